@@ -1,0 +1,1 @@
+"""One file a noun: options, one service call, rendering."""

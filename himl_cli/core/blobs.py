@@ -1,0 +1,50 @@
+"""Stored files as records, whatever keeps them: a folder here or a container in Azure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class BlobInfo:
+    """One stored file. `name` has `/` separators and is untrusted; `size` in bytes; `md5` of the whole (16 bytes) where known.
+
+    `etag` changes whenever the content changes.
+    """
+
+    name: str
+    size: int
+    etag: str = ""
+    md5: bytes | None = None
+    modified: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class FetchRequest:
+    """Bytes `offset` to `offset + length` of a blob; valid only while its ETag is `blob.etag`."""
+
+    blob: BlobInfo
+    offset: int
+    length: int
+
+
+@dataclass(frozen=True, slots=True)
+class StoreRequest:
+    """Store the file at `path` as `name`; `md5` is that of its `size` bytes and is kept beside the blob."""
+
+    path: Path
+    name: str
+    size: int
+    md5: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class DatastoreInfo:
+    """A place for data in a workspace; `location` is a folder or a URL without secrets."""
+
+    name: str
+    kind: str
+    location: str
+    is_default: bool = False

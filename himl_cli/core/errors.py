@@ -1,0 +1,92 @@
+"""The failures a user can act on. Anything else that escapes is a bug and keeps its traceback.
+
+HimlError                 exit 1
+├── JobFailed             exit 1   the job that was waited for did not complete
+├── TransferIncomplete    exit 1   some files were left as they are
+├── DiskFailed            exit 1   a file or folder here cannot be read or written
+├── BadUsage              exit 2   the command line, a setting or a file that it names is wrong
+│   └── NeedsYes          exit 2   a question, and nobody to answer it
+├── NotFound              exit 3
+│   ├── RunNotFound
+│   └── WorkspaceNotFound
+├── NotAllowed            exit 4   not signed in, or no permission
+├── ServiceFailed         exit 5   the service or the network failed after retries
+├── IntegrityFailed       exit 6   bytes that do not match their checksum
+└── Interrupted           exit 130
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+class HimlError(Exception):
+    """A failure with what to say about it: one line, a hint that names the next move, an exit code.
+
+    `code` is a stable word for scripts (`--json`); changing one is a breaking change.
+    """
+
+    code = "failed"
+    exit_code = 1
+
+    def __init__(self, message: str, *, hint: str = "") -> None:
+        super().__init__(message)
+        self.hint = hint
+
+
+class JobFailed(HimlError):
+    code = "job_failed"
+
+
+class TransferIncomplete(HimlError):
+    code = "transfer_incomplete"
+
+
+class DiskFailed(HimlError):
+    code = "disk_failed"
+
+
+class BadUsage(HimlError):
+    code = "usage"
+    exit_code = 2
+
+
+class NeedsYes(BadUsage):
+    code = "needs_yes"
+
+
+class NotFound(HimlError):
+    code = "not_found"
+    exit_code = 3
+
+
+class RunNotFound(NotFound):
+    code = "run_not_found"
+
+    def __init__(self, run: str, where: str, *, similar: Sequence[str] = ()) -> None:
+        hint = f"Did you mean {' or '.join(similar)}?" if similar else "See 'himl runs list' for the runs there are."
+        super().__init__(f"No run '{run}' in {where}.", hint=hint)
+
+
+class WorkspaceNotFound(NotFound):
+    code = "workspace_not_found"
+
+
+class NotAllowed(HimlError):
+    code = "not_allowed"
+    exit_code = 4
+
+
+class ServiceFailed(HimlError):
+    code = "service_failed"
+    exit_code = 5
+
+
+class IntegrityFailed(HimlError):
+    code = "integrity_failed"
+    exit_code = 6
+
+
+class Interrupted(HimlError):
+    code = "interrupted"
+    exit_code = 130

@@ -1,0 +1,71 @@
+"""A job as it was asked for: what to run, with which files, variables and names."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from pathlib import Path
+
+
+class EntryKind(str, Enum):
+    script = "script"
+    module = "module"
+    shell = "shell"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What is started: a path relative to the snapshot root (`/` separators), or a dotted module name."""
+
+    kind: EntryKind
+    target: str
+
+
+@dataclass(frozen=True)
+class DataSpec:
+    """One `--input` or `--output`: KEY names its variable, NAME a dataset or a folder of the datastore."""
+
+    key: str
+    name: str
+    version: str | None = None
+    datastore: str | None = None
+    mode: str | None = None
+    target: str | None = None
+    local: str | None = None
+    overwrite: bool = True
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """The files a job starts from: paths relative to `root` (`/` separators) and their total size in bytes."""
+
+    root: Path
+    files: Sequence[str]
+    size: int
+
+
+@dataclass(frozen=True)
+class JobSpec:
+    """Everything a workspace needs to run a job.
+
+    `processes` is None when ranks were not asked for; `max_seconds` None means no limit; `in_place` runs in
+    `snapshot.root` itself instead of a copy.
+    """
+
+    experiment: str
+    entry: Entry
+    snapshot: Snapshot
+    arguments: Sequence[str] = ()
+    python: str = ""
+    in_place: bool = False
+    processes: int | None = None
+    distribution: str = "pytorch"
+    max_seconds: float | None = None
+    env: Mapping[str, str] = field(default_factory=dict)
+    tags: Mapping[str, str] = field(default_factory=dict)
+    display_name: str = ""
+    description: str = ""
+    inputs: Sequence[DataSpec] = ()
+    outputs: Sequence[DataSpec] = ()
+    default_datastore: str | None = None

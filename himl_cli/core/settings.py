@@ -1,0 +1,155 @@
+"""Settings files: `himl.private.toml`, `himl.toml`, and `[tool.himl]` in `pyproject.toml`, the nearest of each upward.
+
+Reads files and knows where each key stands; what an option may hold is decided by whoever asks.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from himl_cli.core.errors import BadUsage
+
+PRIVATE_FILE, FILE, PYPROJECT = "himl.private.toml", "himl.toml", "pyproject.toml"
+SECTIONS = ("submit", "azure")
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One key of a settings file: its value as TOML gives it, and where it stands (`line` 0 where that is not known)."""
+
+    key: str
+    value: Any
+    file: Path
+    line: int
+
+    @property
+    def place(self) -> str:
+        """`FILE:LINE`, as compilers write it."""
+        return f"{self.file}:{self.line}" if self.line else str(self.file)
+
+    def wrong(self, what: str, *, hint: str = "") -> BadUsage:
+        """An error about this key; *what* completes the sentence `'himl.toml', line 3: 'cluster' ...`."""
+        line = f", line {self.line}" if self.line else ""
+        return BadUsage(f"'{self.file}'{line}: '{self.key}' {what}", hint=hint)
+
+
+@dataclass(frozen=True)
+class SettingsFile:
+    """A settings file that was read; `prefix` is the table that holds our sections (`tool.himl` in pyproject.toml)."""
+
+    path: Path
+    prefix: tuple[str, ...]
+    text: str
+    content: Mapping[str, Any]
+
+    def section(self, name: str) -> dict[str, Setting]:
+        """The keys of a section. Raises BadUsage where the section is not a table."""
+        table = self.content.get(name, {})
+        if not isinstance(table, Mapping):
+            raise BadUsage(f"'{self.path}': '{name}' is no section.", hint=f"Write it as [{'.'.join((*self.prefix, name))}].")
+        return {key: Setting(key, value, self.path, line_of(self.text, (*self.prefix, name), key)) for key, value in table.items()}
+
+
+def find_settings(start: Path) -> Sequence[SettingsFile]:
+    """The settings files that count for *start*, the one that wins first. Raises BadUsage for one that cannot be understood."""
+    private = _nearest(start, (PRIVATE_FILE,))
+    public = _nearest(start, (FILE, PYPROJECT))
+    return [file for file in (private, public) if file is not None]
+
+
+def section_settings(start: Path, section: str) -> dict[str, Setting]:
+    """The keys of *section* over all files that count; the private file wins."""
+    merged: dict[str, Setting] = {}
+    for file in reversed(find_settings(start)):
+        merged |= file.section(section)
+    return merged
+
+
+def _nearest(start: Path, names: Sequence[str]) -> SettingsFile | None:
+    """The first of *names* that holds settings, in *start* or the nearest folder above."""
+    for folder in (start, *start.parents):
+        for name in names:
+            found = _read(folder / name) if (folder / name).is_file() else None
+            if found is not None:
+                return found
+    return None
+
+
+def _read(path: Path) -> SettingsFile | None:
+    """The file's settings; None for a pyproject.toml without `[tool.himl]`."""
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as err:
+        raise BadUsage(f"'{path}' is not UTF-8 text (byte {err.start}).", hint="Save it as UTF-8, or remove it.") from err
+    except OSError as err:
+        raise BadUsage(f"Cannot read '{path}': {err.strerror}.") from err
+    prefix = ("tool", "himl") if path.name == PYPROJECT else ()
+    if prefix and "himl" not in text:
+        return None
+    content: Any = _parsed(path, text)
+    for part in prefix:
+        content = content.get(part) if isinstance(content, Mapping) else None
+    if content is None:
+        return None
+    if not isinstance(content, Mapping):
+        raise BadUsage(f"'{path}': '{'.'.join(prefix)}' is no section.")
+    _check_sections(path, prefix, text, content)
+    return SettingsFile(path, prefix, text, content)
+
+
+def _parsed(path: Path, text: str) -> Any:
+    parser = import_module("tomllib" if sys.version_info >= (3, 11) else "tomli")
+    try:
+        return parser.loads(text)
+    except ValueError as err:  # TOMLDecodeError is one
+        raise _corrupt(path, text, str(err)) from err
+
+
+def _corrupt(path: Path, text: str, complaint: str) -> BadUsage:
+    """The TOML parser's complaint with the line, and the key where that line has one."""
+    at = re.search(r"\s*\(at (?:line (\d+), column \d+|end of document)\)", complaint)
+    lines = text.splitlines() or [""]
+    number = int(at[1]) if at and at[1] else len(lines)
+    line = lines[min(number, len(lines)) - 1].strip()
+    key = line.partition("=")[0].strip() if "=" in line else ""
+    what = complaint[: at.start()] if at else complaint
+    return BadUsage(
+        f"'{path}', line {number}{f' (key {key!r})' if key else ''}: {what}.", hint='The file is no valid TOML; text stands in quotes: cluster = "gpu"'
+    )
+
+
+def _check_sections(path: Path, prefix: tuple[str, ...], text: str, content: Mapping[str, Any]) -> None:
+    for name in content:
+        if name not in SECTIONS:
+            near = get_close_matches(name, SECTIONS, n=1)
+            hint = (
+                f"Did you mean [{'.'.join((*prefix, near[0]))}]?"
+                if near
+                else f"Sections: {', '.join(f'[{known}]' for known in SECTIONS)}; options of submit stand in [submit]."
+            )
+            raise Setting(name, None, path, line_of(text, prefix, name)).wrong("is not known.", hint=hint)
+
+
+def line_of(text: str, table: tuple[str, ...], key: str) -> int:
+    """The line, from 1, on which *key* of *table* is set or its own table begins; 0 where a plain reading does not find it."""
+    current: tuple[str, ...] = ()
+    for number, line in enumerate(text.splitlines(), start=1):
+        header = re.match(r"\s*\[\[?([^\]]+)\]", line)
+        if header:
+            current = _parts(header[1])
+            if current[: len(table) + 1] == (*table, key):
+                return number
+        elif "=" in line and (*current, *_parts(line.partition("=")[0]))[: len(table) + 1] == (*table, key):
+            return number
+    return 0
+
+
+def _parts(dotted: str) -> tuple[str, ...]:
+    return tuple(part.strip().strip("\"'") for part in dotted.split("."))

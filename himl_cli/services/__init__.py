@@ -1,0 +1,1 @@
+"""What the toolkit does; knows no terminal and no Azure SDK."""

@@ -1,0 +1,126 @@
+"""What a workspace promises. Services know these Protocols and nothing behind them.
+
+Speaks himl's own records and raises himl's own errors, never an SDK's. The contract tests in
+`tests/contract/` hold every implementation to the promises in these docstrings.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Protocol, runtime_checkable
+
+from himl_cli.core.blobs import BlobInfo, DatastoreInfo, FetchRequest, StoreRequest
+from himl_cli.core.errors import HimlError
+from himl_cli.core.events import Notify
+from himl_cli.core.jobs import JobSpec
+from himl_cli.core.runs import Metric, Run, RunQuery
+
+
+class FetchSink(Protocol):
+    """Takes the bytes of a bulk fetch. Called from the thread that called `fetch`, one call at a time."""
+
+    def write(self, request: FetchRequest, offset: int, data: bytes) -> None:
+        """*data* belongs at *offset* of the blob; pieces of one request come in order."""
+
+    def finish(self, request: FetchRequest, md5: bytes | None) -> None:
+        """All bytes of *request* were written; *md5* is the service's for the whole blob, where it tells one."""
+
+    def fail(self, request: FetchRequest, error: HimlError) -> None:
+        """*request* will not be completed. `BlobChanged` when the blob no longer has the ETag asked for."""
+
+
+class StoreSink(Protocol):
+    """Hears of a bulk store. Called from the thread that called `store`, one call at a time."""
+
+    def advance(self, request: StoreRequest, amount: int) -> None:
+        """*amount* more bytes were sent."""
+
+    def finish(self, request: StoreRequest, stored: BlobInfo) -> None:
+        """The file is stored under its name, whole."""
+
+    def fail(self, request: StoreRequest, error: HimlError) -> None:
+        """The file is not stored; what had the name before still has it."""
+
+
+class BlobStore(Protocol):
+    """Files by name: a run's artifacts or a datastore."""
+
+    @property
+    def label(self) -> str:
+        """What messages call this place."""
+
+    def list(self, prefix: str = "") -> Iterator[Sequence[BlobInfo]]:
+        """Every blob whose name starts with *prefix* (a string prefix), sorted by name, in pages."""
+
+    def stat(self, name: str) -> BlobInfo | None:
+        """The blob called *name*, or None."""
+
+    def md5(self, blob: BlobInfo) -> bytes | None:
+        """MD5 of the whole content, from the record or by reading it where that is cheap; None where unknown."""
+
+    def read(self, name: str, offset: int = 0) -> Iterator[bytes]:
+        """The bytes of one blob from *offset* to its present end. Raises NotFound."""
+
+    def fetch(self, requests: Iterable[FetchRequest], sink: FetchSink, *, workers: int) -> None:
+        """Bring all *requests*, up to *workers* at once; each ends in exactly one `finish` or `fail`."""
+
+    def store(self, requests: Iterable[StoreRequest], sink: StoreSink, *, workers: int) -> None:
+        """Store all *requests*, replacing what has the name; each ends in exactly one `finish` or `fail`."""
+
+
+class Workspace(Protocol):
+    """A place that keeps runs and their files."""
+
+    @property
+    def label(self) -> str:
+        """What messages call this place: `local workspace ./.himl` or `workspace team/lab`."""
+
+    def run(self, run_id: str) -> Run:
+        """Raises RunNotFound, naming similar ids of this workspace."""
+
+    def runs(self, query: RunQuery) -> Iterator[Run]:
+        """The runs that match, newest first, fetched as they are consumed. Children only when `query.parent` is set."""
+
+    def tag(self, run_id: str, tags: Mapping[str, str]) -> Run:
+        """Set *tags* on the run (others stay) and return it as it is then. Raises RunNotFound."""
+
+    def cancel(self, run_id: str) -> bool:
+        """Ask the run to stop; False when it had ended already. Raises RunNotFound."""
+
+    def metrics(self, run_id: str) -> Sequence[Metric]:
+        """Metrics of the run and of runs nested in it, by name. Raises RunNotFound."""
+
+    def parameters(self, run_id: str) -> Mapping[str, str]:
+        """Parameters that were logged. Raises RunNotFound."""
+
+    def run_files(self, run_id: str) -> BlobStore:
+        """The run's artifacts: `outputs/…`, `logs/…`, `user_logs/…` and what was logged. Raises RunNotFound."""
+
+    def datastores(self) -> Sequence[DatastoreInfo]:
+        """All datastores, the default one first."""
+
+    def datastore(self, name: str | None = None) -> BlobStore:
+        """The datastore called *name*, or the default one. Raises NotFound, naming those that exist."""
+
+
+@runtime_checkable
+class SubmitsJobs(Protocol):
+    """A workspace that runs jobs."""
+
+    def submit(self, spec: JobSpec, *, notify: Notify) -> Run:
+        """Start the job and return once it is recorded and its files are laid. Raises HimlError; nothing then runs."""
+
+
+@runtime_checkable
+class DeletesRuns(Protocol):
+    """A workspace whose runs can be deleted."""
+
+    def delete(self, run_id: str) -> None:
+        """Remove the run, its children and all their files. Raises RunNotFound; BadUsage while it runs."""
+
+
+class BlobChanged(HimlError):
+    """The blob is no longer what was listed; list it again and retry."""
+
+    code = "blob_changed"
+    exit_code = 5

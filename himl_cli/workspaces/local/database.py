@@ -1,0 +1,126 @@
+"""The SQLite file of a local workspace: opened by any number of processes, written in short transactions."""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from himl_cli.core.errors import HimlError, ServiceFailed
+from himl_cli.workspaces.local.mounts import is_network_folder
+
+SCHEMA_VERSION = 1
+BUSY_SECONDS = 60.0
+
+SCHEMA = """
+CREATE TABLE IF NOT EXISTS runs (
+    id TEXT PRIMARY KEY, job TEXT NOT NULL, parent TEXT, experiment TEXT NOT NULL, display_name TEXT NOT NULL,
+    description TEXT NOT NULL, command TEXT NOT NULL, folder TEXT NOT NULL, status TEXT NOT NULL, reason TEXT NOT NULL DEFAULT '',
+    exit_code INTEGER, created INTEGER NOT NULL, started INTEGER, ended INTEGER
+);
+CREATE INDEX IF NOT EXISTS runs_by_time ON runs (created, id);
+CREATE INDEX IF NOT EXISTS runs_by_experiment ON runs (experiment, created);
+CREATE INDEX IF NOT EXISTS runs_by_parent ON runs (parent);
+CREATE INDEX IF NOT EXISTS runs_open ON runs (job) WHERE ended IS NULL;
+CREATE TABLE IF NOT EXISTS tags (run TEXT NOT NULL, name TEXT NOT NULL, value TEXT NOT NULL, PRIMARY KEY (run, name)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS parameters (run TEXT NOT NULL, name TEXT NOT NULL, value TEXT NOT NULL, PRIMARY KEY (run, name)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS metrics (run TEXT NOT NULL, name TEXT NOT NULL, step INTEGER NOT NULL, time INTEGER NOT NULL, value REAL);
+CREATE INDEX IF NOT EXISTS metrics_by_run ON metrics (run, name);
+CREATE TABLE IF NOT EXISTS digests (
+    datastore TEXT NOT NULL, name TEXT NOT NULL, size INTEGER NOT NULL, mtime INTEGER NOT NULL, md5 BLOB NOT NULL, PRIMARY KEY (datastore, name)
+) WITHOUT ROWID;
+"""
+
+
+class Database:
+    """One connection to `workspace.db`, safe to share between threads.
+
+    Writes that decide a run's state are flushed to disk (`durable=True`); metrics survive a crash of any process, and
+    only the last ones may be lost to a power cut. Times are integers, milliseconds since 1970 UTC.
+    """
+
+    def __init__(self, path: Path, *, create: bool = False) -> None:
+        self.path = path
+        self._lock = threading.RLock()
+        with translated(path):
+            self._connection = self._connect(create)
+
+    def _connect(self, create: bool) -> sqlite3.Connection:
+        mode = "rwc" if create else "rw"
+        connection = sqlite3.connect(
+            f"{self.path.absolute().as_uri()}?mode={mode}", uri=True, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False
+        )
+        connection.row_factory = sqlite3.Row
+        version = connection.execute("PRAGMA user_version").fetchone()[0]
+        if version > SCHEMA_VERSION:
+            raise ServiceFailed(f"'{self.path}' was written by a newer himl.", hint="Update himl: pip install -U himl-cli")
+        if version < SCHEMA_VERSION:
+            self._create_schema(connection)
+        connection.execute("PRAGMA synchronous=NORMAL")
+        return connection
+
+    def _create_schema(self, connection: sqlite3.Connection) -> None:
+        self._choose_journal(connection)
+        connection.execute("BEGIN IMMEDIATE")
+        for statement in SCHEMA.split(";"):
+            connection.execute(statement)
+        connection.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
+        connection.execute("COMMIT")
+
+    def _choose_journal(self, connection: sqlite3.Connection) -> None:
+        """WAL on local disks; it needs shared memory, which network file systems lack (sqlite.org/wal.html)."""
+        journal = "DELETE" if is_network_folder(self.path.parent) else "WAL"
+        deadline = time.monotonic() + BUSY_SECONDS
+        while True:
+            try:
+                connection.execute(f"PRAGMA journal_mode={journal}")
+                return
+            except sqlite3.OperationalError as err:  # changing the journal does not honour the busy timeout
+                if "locked" not in str(err) or time.monotonic() > deadline:
+                    raise
+                time.sleep(0.01)
+
+    def rows(self, statement: str, values: tuple[object, ...] = ()) -> list[sqlite3.Row]:
+        with self._lock, translated(self.path):
+            return self._connection.execute(statement, values).fetchall()
+
+    @contextmanager
+    def writing(self, *, durable: bool = False) -> Iterator[sqlite3.Connection]:
+        """One transaction: all of it is kept, or nothing."""
+        with self._lock, translated(self.path):
+            connection = self._connection
+            connection.execute(f"PRAGMA synchronous={'FULL' if durable else 'NORMAL'}")
+            connection.execute("BEGIN IMMEDIATE")
+            try:
+                yield connection
+            except BaseException:
+                connection.execute("ROLLBACK")
+                raise
+            connection.execute("COMMIT")
+
+    def close(self) -> None:
+        with self._lock:
+            self._connection.close()
+
+
+@contextmanager
+def translated(path: Path) -> Iterator[None]:
+    """Turn SQLite's errors about *path* into ours."""
+    try:
+        yield
+    except sqlite3.Error as err:
+        raise _as_himl_error(path, err) from err
+
+
+def _as_himl_error(path: Path, err: sqlite3.Error) -> HimlError:
+    text = str(err)
+    if "not a database" in text or "malformed" in text:
+        return ServiceFailed(f"'{path}' is damaged: {text}.", hint=f"The runs' files beside it are unharmed; move '{path.name}' away to start a new record.")
+    if "readonly" in text or "unable to open" in text:
+        return ServiceFailed(f"Cannot write '{path}': {text}.", hint="Check the folder's permissions, or name another with --workspace.")
+    if "full" in text:
+        return ServiceFailed(f"No space left to write '{path}'.", hint="Free some space; 'himl runs delete' removes runs with their files.")
+    return ServiceFailed(f"Cannot use '{path}': {text}.")

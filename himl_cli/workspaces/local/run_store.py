@@ -1,0 +1,183 @@
+"""Runs and their tags in the local database."""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+
+from himl_cli.core.runs import Run, RunQuery, RunStatus
+from himl_cli.workspaces.local.database import Database
+
+PAGE = 200
+LOST = "its supervisor ended without recording an outcome (killed, or the machine went down)"
+
+
+def now_ms() -> int:
+    return time.time_ns() // 1_000_000
+
+
+def as_time(milliseconds: int | None) -> datetime | None:
+    return None if milliseconds is None else datetime.fromtimestamp(milliseconds / 1000, timezone.utc)
+
+
+@dataclass(frozen=True)
+class NewRun:
+    """What is known of a run when it is recorded; `job` is the run whose supervisor keeps it (its own id for a job)."""
+
+    id: str
+    job: str
+    experiment: str
+    display_name: str = ""
+    description: str = ""
+    command: str = ""
+    folder: str = ""
+    parent: str | None = None
+    status: RunStatus = RunStatus.queued
+    started: int | None = None
+    tags: Mapping[str, str] = field(default_factory=dict)
+
+
+class RunStore:
+    """Reads and writes runs. `lost` arguments are ids of jobs whose supervisor is gone: their open runs read as failed."""
+
+    def __init__(self, database: Database, *, label: str = "") -> None:
+        self.database = database
+        self.label = label
+
+    def add(self, run: NewRun) -> None:
+        with self.database.writing(durable=True) as connection:
+            connection.execute(
+                "INSERT INTO runs (id, job, parent, experiment, display_name, description, command, folder, status, created, started)"
+                " VALUES (?,?,?,?,?,?,?,?,?,?,?)",
+                (run.id, run.job, run.parent, run.experiment, run.display_name, run.description, run.command, run.folder, run.status.value, now_ms(), run.started),
+            )
+            _put_tags(connection, run.id, run.tags)
+
+    def start(self, run_id: str) -> None:
+        """The run's script is about to start."""
+        self._update(run_id, "status = ?, started = ?", (RunStatus.running.value, now_ms()))
+
+    def end(self, run_id: str, status: RunStatus, *, exit_code: int | None = None, reason: str = "", ended: int | None = None) -> None:
+        """Record how the run ended; the first end that is recorded stays."""
+        values = (status.value, exit_code, reason, ended or now_ms())
+        self._update(run_id, "status = ?, exit_code = ?, reason = ?, ended = ?", values)
+
+    def rename(self, run_id: str, display_name: str) -> None:
+        self._update(run_id, "display_name = ?", (display_name,), open_only=False)
+
+    def reopen(self, run_id: str) -> None:
+        """A nested run that a client resumed is running again."""
+        self._update(run_id, "status = ?, ended = NULL, exit_code = NULL, reason = ''", (RunStatus.running.value,), open_only=False)
+
+    def _update(self, run_id: str, what: str, values: tuple[object, ...], *, open_only: bool = True) -> None:
+        guard = " AND ended IS NULL" if open_only else ""
+        with self.database.writing(durable=True) as connection:
+            connection.execute(f"UPDATE runs SET {what} WHERE id = ?{guard}", (*values, run_id))
+
+    def tag(self, run_id: str, tags: Mapping[str, str]) -> None:
+        with self.database.writing() as connection:
+            _put_tags(connection, run_id, tags)
+
+    def delete_tag(self, run_id: str, name: str) -> None:
+        with self.database.writing() as connection:
+            connection.execute("DELETE FROM tags WHERE run = ? AND name = ?", (run_id, name))
+
+    def delete(self, run_ids: Iterable[str]) -> None:
+        with self.database.writing(durable=True) as connection:
+            for run_id in run_ids:
+                for table in ("tags", "parameters", "metrics"):
+                    connection.execute(f"DELETE FROM {table} WHERE run = ?", (run_id,))
+                connection.execute("DELETE FROM runs WHERE id = ?", (run_id,))
+
+    def open_jobs(self) -> list[str]:
+        """Ids of the jobs that have runs without an end."""
+        return [row["job"] for row in self.database.rows("SELECT DISTINCT job FROM runs WHERE ended IS NULL")]
+
+    def job_of(self, run_id: str) -> str | None:
+        """The job that keeps the run, or None where there is no such run."""
+        rows = self.database.rows("SELECT job FROM runs WHERE id = ?", (run_id,))
+        return rows[0]["job"] if rows else None
+
+    def get(self, run_id: str, lost: Iterable[str] = ()) -> Run | None:
+        rows = self.database.rows("SELECT * FROM runs WHERE id = ?", (run_id,))
+        found = self._records(rows, set(lost))
+        return found[0] if found else None
+
+    def ids(self) -> list[str]:
+        return [row["id"] for row in self.database.rows("SELECT id FROM runs ORDER BY created DESC")]
+
+    def open_runs_of(self, job: str) -> list[str]:
+        return [row["id"] for row in self.database.rows("SELECT id FROM runs WHERE job = ? AND ended IS NULL", (job,))]
+
+    def descendants(self, run_id: str) -> list[str]:
+        """Ids of the run and of all runs below it."""
+        tree = "WITH RECURSIVE tree(id) AS (VALUES (?) UNION SELECT runs.id FROM runs JOIN tree ON runs.parent = tree.id) SELECT id FROM tree"
+        return [row["id"] for row in self.database.rows(tree, (run_id,))]
+
+    def query(self, wanted: RunQuery, lost: Iterable[str] = ()) -> Iterator[Run]:
+        """Runs that match, newest first, a page at a time."""
+        gone = set(lost)
+        where, values = _conditions(wanted, gone)
+        before: tuple[int, str] | None = None
+        left = wanted.limit
+        while left is None or left > 0:
+            size = PAGE if left is None else min(PAGE, left)
+            clause, more = (" AND (created, id) < (?, ?)", before) if before else ("", ())
+            rows = self.database.rows(f"SELECT * FROM runs WHERE {where}{clause} ORDER BY created DESC, id DESC LIMIT ?", (*values, *more, size))
+            yield from self._records(rows, gone)
+            if len(rows) < size:
+                return
+            before = (rows[-1]["created"], rows[-1]["id"])
+            left = None if left is None else left - len(rows)
+
+    def _records(self, rows: list[sqlite3.Row], lost: set[str]) -> list[Run]:
+        tags: dict[str, dict[str, str]] = {row["id"]: {} for row in rows}
+        marks = ",".join("?" * len(tags))
+        for row in self.database.rows(f"SELECT run, name, value FROM tags WHERE run IN ({marks}) ORDER BY name", tuple(tags)):
+            tags[row["run"]][row["name"]] = row["value"]
+        return [self._record(row, tags[row["id"]], lost) for row in rows]
+
+    def _record(self, row: sqlite3.Row, tags: dict[str, str], lost: set[str]) -> Run:
+        is_lost = row["ended"] is None and row["job"] in lost
+        return Run(
+            id=row["id"],
+            experiment=row["experiment"],
+            status=RunStatus.failed if is_lost else RunStatus(row["status"]),
+            created=datetime.fromtimestamp(row["created"] / 1000, timezone.utc),
+            display_name=row["display_name"],
+            description=row["description"],
+            started=None if is_lost else as_time(row["started"]),
+            ended=as_time(row["ended"]),
+            tags=tags,
+            parent=row["parent"],
+            exit_code=row["exit_code"],
+            reason=LOST if is_lost else row["reason"],
+            command=row["command"],
+            workspace=self.label,
+            folder=row["folder"],
+        )
+
+
+def _put_tags(connection: sqlite3.Connection, run_id: str, tags: Mapping[str, str]) -> None:
+    connection.executemany("INSERT OR REPLACE INTO tags (run, name, value) VALUES (?,?,?)", [(run_id, name, value) for name, value in tags.items()])
+
+
+def _conditions(wanted: RunQuery, lost: set[str]) -> tuple[str, tuple[object, ...]]:
+    """The WHERE clause of a query and its values."""
+    parts = ["parent = ?" if wanted.parent else "parent IS NULL"]
+    values: list[object] = [wanted.parent] if wanted.parent else []
+    if wanted.experiment is not None:
+        parts.append("experiment = ?")
+        values.append(wanted.experiment)
+    for name, value in wanted.tags.items():
+        parts.append("EXISTS (SELECT 1 FROM tags WHERE run = runs.id AND name = ? AND value = ?)")
+        values += [name, value]
+    if wanted.statuses:
+        gone = ",".join("?" * len(lost))
+        marks = ",".join("?" * len(wanted.statuses))
+        parts.append(f"CASE WHEN ended IS NULL AND job IN ({gone}) THEN 'Failed' ELSE status END IN ({marks})")
+        values += [*sorted(lost), *(status.value for status in wanted.statuses)]
+    return " AND ".join(parts), tuple(values)
