@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from himl_cli.core.errors import HimlError, ServiceFailed
+from himl_cli.core.errors import DiskFailed, HimlError
 from himl_cli.workspaces.local.mounts import is_network_folder
 
 SCHEMA_VERSION = 1
@@ -49,18 +49,25 @@ class Database:
             self._connection = self._connect(create)
 
     def _connect(self, create: bool) -> sqlite3.Connection:
-        mode = "rwc" if create else "rw"
-        connection = sqlite3.connect(
-            f"{self.path.absolute().as_uri()}?mode={mode}", uri=True, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False
-        )
-        connection.row_factory = sqlite3.Row
-        version = connection.execute("PRAGMA user_version").fetchone()[0]
+        try:
+            connection, version = self._open("mode=rwc" if create else "mode=rw")
+        except sqlite3.OperationalError as err:
+            if "unable to open" not in str(err) or not self.path.is_file():
+                raise
+            connection, version = self._open("immutable=1")  # a folder that may only be read holds no log beside the database
         if version > SCHEMA_VERSION:
-            raise ServiceFailed(f"'{self.path}' was written by a newer himl.", hint="Update himl: pip install -U himl-cli")
+            raise DiskFailed(f"'{self.path}' was written by a newer himl.", hint="Update himl: pip install -U himl-cli")
         if version < SCHEMA_VERSION:
             self._create_schema(connection)
-        connection.execute("PRAGMA synchronous=NORMAL")
         return connection
+
+    def _open(self, how: str) -> tuple[sqlite3.Connection, int]:
+        """A connection, and the version of the schema that it found."""
+        name = f"{self.path.absolute().as_uri()}?{how}"
+        connection = sqlite3.connect(name, uri=True, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
+        connection.row_factory = sqlite3.Row
+        version: int = connection.execute("PRAGMA user_version").fetchone()[0]
+        return connection, version
 
     def _create_schema(self, connection: sqlite3.Connection) -> None:
         self._choose_journal(connection)
@@ -118,9 +125,9 @@ def translated(path: Path) -> Iterator[None]:
 def _as_himl_error(path: Path, err: sqlite3.Error) -> HimlError:
     text = str(err)
     if "not a database" in text or "malformed" in text:
-        return ServiceFailed(f"'{path}' is damaged: {text}.", hint=f"The runs' files beside it are unharmed; move '{path.name}' away to start a new record.")
+        return DiskFailed(f"'{path}' is damaged: {text}.", hint=f"The runs' files beside it are unharmed; move '{path.name}' away to start a new record.")
     if "readonly" in text or "unable to open" in text:
-        return ServiceFailed(f"Cannot write '{path}': {text}.", hint="Check the folder's permissions, or name another with --workspace.")
+        return DiskFailed(f"Cannot write '{path}': {text}.", hint="Check the folder's permissions, or name another with --workspace.")
     if "full" in text:
-        return ServiceFailed(f"No space left to write '{path}'.", hint="Free some space; 'himl runs delete' removes runs with their files.")
-    return ServiceFailed(f"Cannot use '{path}': {text}.")
+        return DiskFailed(f"No space left to write '{path}'.", hint="Free some space; 'himl runs delete' removes runs with their files.")
+    return DiskFailed(f"Cannot use '{path}': {text}.")

@@ -16,7 +16,13 @@ class MetricStore:
     def __init__(self, database: Database) -> None:
         self.database = database
 
-    def log(self, run_id: str, points: Iterable[tuple[str, float, int, int]], parameters: Mapping[str, str] | None = None, tags: Mapping[str, str] | None = None) -> None:
+    def log(
+        self,
+        run_id: str,
+        points: Iterable[tuple[str, float, int, int]],
+        parameters: Mapping[str, str] | None = None,
+        tags: Mapping[str, str] | None = None,
+    ) -> None:
         """Keep *points* (name, value, step, milliseconds since 1970 UTC), *parameters* and *tags* in one transaction."""
         with self.database.writing() as connection:
             connection.executemany(

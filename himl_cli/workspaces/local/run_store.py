@@ -52,7 +52,19 @@ class RunStore:
             connection.execute(
                 "INSERT INTO runs (id, job, parent, experiment, display_name, description, command, folder, status, created, started)"
                 " VALUES (?,?,?,?,?,?,?,?,?,?,?)",
-                (run.id, run.job, run.parent, run.experiment, run.display_name, run.description, run.command, run.folder, run.status.value, now_ms(), run.started),
+                (
+                    run.id,
+                    run.job,
+                    run.parent,
+                    run.experiment,
+                    run.display_name,
+                    run.description,
+                    run.command,
+                    run.folder,
+                    run.status.value,
+                    now_ms(),
+                    run.started,
+                ),
             )
             _put_tags(connection, run.id, run.tags)
 

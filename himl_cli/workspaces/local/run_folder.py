@@ -1,0 +1,124 @@
+"""What lies where in the folder of one local run, and whether its supervisor is alive."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from himl_cli.core.errors import DiskFailed, HimlError
+
+RESERVE_BYTES = 128 * 1024
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """`path` is `.himl/runs/<run_id>`."""
+
+    path: Path
+
+    @property
+    def run_id(self) -> str:
+        return self.path.name
+
+    @property
+    def code(self) -> Path:
+        """The snapshot: where the script runs, and its `outputs/` and `logs/` grow."""
+        return self.path / "code"
+
+    @property
+    def user_logs(self) -> Path:
+        return self.path / "user_logs"
+
+    @property
+    def artifacts(self) -> Path:
+        """What was logged through MLflow; shows at the root of the run's artifacts."""
+        return self.path / "artifacts"
+
+    @property
+    def lock(self) -> Path:
+        """Held by the supervisor as long as it lives; the operating system frees it, whatever happens."""
+        return self.path / "lock"
+
+    @property
+    def _cancel(self) -> Path:
+        return self.path / "cancel"
+
+    @property
+    def _reserve(self) -> Path:
+        return self.path / "reserve"
+
+    @property
+    def _record(self) -> Path:
+        return self.path / "job.json"
+
+    def is_supervised(self) -> bool:
+        """Whether a supervisor holds the lock. No process id is trusted: after a reboot it may be another's."""
+        from filelock import FileLock, Timeout
+
+        if not self.lock.exists():
+            return False
+        lock = FileLock(self.lock)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            return True
+        except OSError:  # a folder that may only be read: nobody here can have started the job
+            return False
+        lock.release()
+        return False
+
+    def ask_to_cancel(self) -> None:
+        """Leave word for the supervisor, which looks for it several times a second."""
+        try:
+            self._cancel.touch()
+        except OSError as err:
+            raise DiskFailed(f"Cannot ask run '{self.run_id}' to stop: {err.strerror}: '{self._cancel}'.") from err
+
+    def is_cancel_asked(self) -> bool:
+        return self._cancel.exists()
+
+    def reserve_space(self) -> None:
+        """Take the bytes that recording the end will need, while there are any."""
+        self._reserve.write_bytes(os.urandom(RESERVE_BYTES))
+
+    def free_reserve(self) -> None:
+        self._reserve.unlink(missing_ok=True)
+
+    def is_disk_full(self) -> bool:
+        return shutil.disk_usage(self.path).free < RESERVE_BYTES
+
+    def write_record(self, record: dict[str, Any]) -> None:
+        """Keep facts about the job beside it: where its inputs and outputs lie. No environment: that may hold secrets."""
+        self._record.write_text(json.dumps(record, indent=1), encoding="utf-8")
+
+    def read_record(self) -> dict[str, Any]:
+        """The facts kept, or {} where the job was not started."""
+        try:
+            found = json.loads(self._record.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return {}
+        except (OSError, ValueError) as err:
+            raise DiskFailed(f"Cannot read '{self._record}': {err}.") from err
+        return found if isinstance(found, dict) else {}
+
+    def remove(self) -> None:
+        """Delete the folder with all in it. Raises DiskFailed naming the first file that would not go."""
+        try:
+            shutil.rmtree(self.path)
+        except FileNotFoundError:
+            return
+        except OSError as err:
+            raise DiskFailed(f"Cannot delete '{err.filename}': {err.strerror}.") from err
+
+
+def explain_disk_error(err: OSError, what: str) -> HimlError:
+    """One line about a file that could not be written."""
+    hint = "Check the folder's permissions, or name another with --workspace."
+    if err.errno == errno.ENOSPC:
+        hint = "Free some space; 'himl runs delete' removes runs with their files."
+    return DiskFailed(f"{what}: {err.strerror or err}: '{err.filename or ''}'.", hint=hint)

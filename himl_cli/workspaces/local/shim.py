@@ -1,0 +1,200 @@
+"""Runs one process of a job and never outlives its supervisor. Started as `python -I -S shim.py COMMAND…`; imports nothing of himl.
+
+stdin: words from the supervisor, a line each (INT, TERM, KILL); its end means that the supervisor is gone.
+stdout: one JSON object a line: `{"pid": 7}` at the start, then `{"exit": 3}`, `{"signal": 11}` or `{"error": "…"}`.
+stderr: the job's log; the command gets it as both its stdout and stderr.
+
+The command gets a process group of its own (on Windows a Job Object). What it leaves behind is ended when it ends.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+
+SECONDS_TO_LEAVE = 1.0  # what a process gets between TERM and KILL once nobody waits for it any more
+
+if sys.platform == "win32":
+    import ctypes
+
+    class Family:
+        """The command in a Job Object that kills its processes when this process ends (learn.microsoft.com: Job Objects)."""
+
+        KILL_ON_JOB_CLOSE = 0x2000
+        EXTENDED_LIMIT_INFORMATION = 9
+        SET_QUOTA_AND_TERMINATE = 0x0101
+
+        def __init__(self) -> None:
+            self._kernel = ctypes.WinDLL("kernel32", use_last_error=True)
+            self._kernel.CreateJobObjectW.restype = ctypes.c_void_p
+            self._kernel.OpenProcess.restype = ctypes.c_void_p
+            self._job = ctypes.c_void_p(self._kernel.CreateJobObjectW(None, None))
+            limits = (ctypes.c_uint32 * 36)()  # JOBOBJECT_EXTENDED_LIMIT_INFORMATION, 144 bytes on 64 bit
+            limits[4] = self.KILL_ON_JOB_CLOSE
+            self._kernel.SetInformationJobObject(self._job, self.EXTENDED_LIMIT_INFORMATION, limits, ctypes.sizeof(limits))
+            self._process: subprocess.Popen[bytes] | None = None
+
+        def start(self, command: list[str]) -> subprocess.Popen[bytes]:
+            flags = subprocess.CREATE_NEW_PROCESS_GROUP
+            self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=2, stderr=2, creationflags=flags)
+            handle = ctypes.c_void_p(self._kernel.OpenProcess(self.SET_QUOTA_AND_TERMINATE, False, self._process.pid))
+            self._kernel.AssignProcessToJobObject(self._job, handle)
+            self._kernel.CloseHandle(handle)
+            return self._process
+
+        def send(self, word: str) -> None:
+            if word == "KILL":
+                self._kernel.TerminateJobObject(self._job, 1)
+            elif self._process is not None and self._process.poll() is None:
+                self._process.send_signal(signal.CTRL_BREAK_EVENT)
+
+        def end(self, seconds: float) -> None:
+            if self._process is not None and self._process.poll() is None:
+                self.send("TERM")
+                deadline = time.monotonic() + seconds
+                while self._process.poll() is None and time.monotonic() < deadline:
+                    time.sleep(0.02)
+            self.send("KILL")
+
+else:
+
+    class Family:
+        """The command's process group, and on Linux also those of its descendants that left the group."""
+
+        def __init__(self) -> None:
+            self._group = 0
+            self._prctl = become_subreaper()
+
+        def start(self, command: list[str]) -> subprocess.Popen[bytes]:
+            process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=2, stderr=2, preexec_fn=self._in_the_child)
+            self._group = process.pid
+            return process
+
+        def _in_the_child(self) -> None:
+            os.setpgid(0, 0)
+            if self._prctl is not None:
+                self._prctl(1, int(signal.SIGKILL), 0, 0, 0)  # PR_SET_PDEATHSIG: even when this process is killed
+
+        def send(self, word: str) -> None:
+            number = getattr(signal, "SIG" + word)
+            try:
+                os.killpg(self._group, number)
+            except (ProcessLookupError, PermissionError):
+                pass  # the group is empty (macOS says so with EPERM)
+            for pid in self._strays():
+                try:
+                    os.kill(pid, number)
+                except ProcessLookupError:
+                    pass
+
+        def end(self, seconds: float) -> None:
+            """TERM, then KILL, until no process of the family is left."""
+            if not self._is_alive():
+                return
+            self.send("TERM")
+            deadline = time.monotonic() + seconds
+            while self._is_alive():
+                if time.monotonic() > deadline:
+                    self.send("KILL")
+                time.sleep(0.02)
+
+        def _is_alive(self) -> bool:
+            if self._strays():
+                return True
+            try:
+                os.killpg(self._group, 0)
+            except (ProcessLookupError, PermissionError):
+                return False
+            # On Linux a group of nothing but zombies, which nobody has reaped, is none; elsewhere init reaps them.
+            return self._prctl is None or any(group == self._group and state != "Z" for _, state, group in all_processes())
+
+        def _strays(self) -> list[int]:
+            """Descendants outside the group, by the kernel's list of children (Linux)."""
+            if self._prctl is None:
+                return []
+            facts = {pid: (state, group) for pid, state, group in all_processes()}
+            found: list[int] = []
+            todo = [os.getpid()]
+            while todo:
+                below = [pid for pid in children_of(todo.pop()) if pid in facts]
+                todo += below
+                found += [pid for pid in below if facts[pid][0] != "Z" and facts[pid][1] != self._group]
+            return found
+
+
+def become_subreaper() -> Callable[..., int] | None:
+    """Linux: orphans of the command become children of this process (prctl(2), PR_SET_CHILD_SUBREAPER). Gives prctl, elsewhere None."""
+    if sys.platform != "linux":
+        return None
+    import ctypes
+
+    prctl: Callable[..., int] = ctypes.CDLL(None).prctl
+    prctl(36, 1, 0, 0, 0)
+    return prctl
+
+
+def all_processes() -> list[tuple[int, str, int]]:
+    """Id, state and process group of every process (Linux; proc(5))."""
+    found: list[tuple[int, str, int]] = []
+    for name in os.listdir("/proc"):
+        if name.isdigit():
+            try:
+                with open(f"/proc/{name}/stat", errors="replace") as stat:
+                    fields = stat.read().rpartition(")")[2].split()
+            except OSError:
+                continue  # it ended in the meantime
+            found.append((int(name), fields[0], int(fields[2])))
+    return found
+
+
+def children_of(pid: int) -> list[int]:
+    found: list[int] = []
+    try:
+        for task in os.listdir(f"/proc/{pid}/task"):
+            with open(f"/proc/{pid}/task/{task}/children") as children:
+                found += [int(child) for child in children.read().split()]
+    except OSError:
+        pass  # the process ended, or the kernel keeps no such list
+    return found
+
+
+def main(command: list[str]) -> None:
+    for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK"):
+        if hasattr(signal, name):  # a handler, not SIG_IGN: that would be inherited by the command
+            signal.signal(getattr(signal, name), lambda number, frame: None)
+    family = Family()
+    try:
+        process = family.start(command)
+    except OSError as err:
+        report(error=f"cannot start '{command[0]}': {err.strerror or err}")
+        return
+    report(pid=process.pid)
+    threading.Thread(target=obey, args=(family,), daemon=True).start()
+    code = process.wait()
+    family.end(SECONDS_TO_LEAVE)
+    report(**({"signal": -code} if code < 0 else {"exit": code}))
+
+
+def obey(family: Family) -> None:
+    """Pass the supervisor's words on; when the pipe closes, end everything, this process included."""
+    for line in sys.stdin:
+        family.send(line.strip())
+    family.end(SECONDS_TO_LEAVE)
+    os._exit(1)
+
+
+def report(**facts: str | int) -> None:
+    try:
+        os.write(1, json.dumps(facts).encode() + b"\n")
+    except OSError:
+        pass  # the supervisor is gone: nobody is left to tell, and obey() ends the rest
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
