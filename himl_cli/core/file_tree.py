@@ -61,16 +61,21 @@ def _sorted_names(folder: str, under: str, prefix: str, skip_workspaces: bool) -
     try:
         with os.scandir(folder) as entries:
             for entry in entries:
-                if is_bookkeeping(entry.name):
-                    continue
+                kind = "" if is_bookkeeping(entry.name) else _kind(entry)
                 name = under + entry.name
-                if entry.is_dir():
-                    leads_there = (name + "/").startswith(prefix) or prefix.startswith(name + "/")
-                    if leads_there and not (skip_workspaces and entry.name == WORKSPACE_FOLDER):
-                        names.append(entry.name + "/")
-                elif name.startswith(prefix) and entry.is_file():
+                leads_there = (name + "/").startswith(prefix) or prefix.startswith(name + "/")
+                if kind == "folder" and leads_there and not (skip_workspaces and entry.name == WORKSPACE_FOLDER):
+                    names.append(entry.name + "/")
+                elif kind == "file" and name.startswith(prefix):
                     names.append(entry.name)
     except (FileNotFoundError, NotADirectoryError):
         return []
     names.sort()
     return names
+
+
+def _kind(entry: os.DirEntry[str]) -> str:
+    try:
+        return "folder" if entry.is_dir() else "file" if entry.is_file() else ""
+    except OSError:  # a link that leads to itself
+        return ""

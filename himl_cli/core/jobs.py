@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
 
+LARGE_SNAPSHOT_BYTES = 300 * 1024 * 1024
+
 
 class EntryKind(str, Enum):
     script = "script"
@@ -43,6 +45,22 @@ class Snapshot:
     root: Path
     files: Sequence[str]
     size: int
+
+
+@dataclass(frozen=True)
+class SnapshotReport:
+    """A snapshot, its bytes by top-level folder or file, and the name of the ignore file that was honoured."""
+
+    snapshot: Snapshot
+    by_top: Mapping[str, int]
+    ignore_file: str
+
+    @property
+    def is_large(self) -> bool:
+        return self.snapshot.size > LARGE_SNAPSHOT_BYTES
+
+    def largest(self, count: int = 3) -> list[tuple[str, int]]:
+        return sorted(self.by_top.items(), key=lambda item: -item[1])[:count]
 
 
 @dataclass(frozen=True)

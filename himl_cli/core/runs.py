@@ -44,8 +44,8 @@ class Run:
 
     @property
     def duration(self) -> float | None:
-        """Seconds from start to end, or until now while it runs; None before the start."""
-        if self.started is None:
+        """Seconds from start to end, or until now while it runs; None before the start, and where the end was never recorded."""
+        if self.started is None or (self.ended is None and self.status.is_final):
             return None
         return max(0.0, ((self.ended or datetime.now(timezone.utc)) - self.started).total_seconds())
 

@@ -1,0 +1,43 @@
+"""Bundles: options that many commands share, written once and taken by a command as one parameter."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any, get_type_hints
+
+
+class Bundle:
+    """Options that belong together. The parameters of a subclass's `__init__` are annotated as a command's would be."""
+
+
+def bundled(function: Callable[..., None]) -> Callable[..., None]:
+    """*function* with each parameter that is a `Bundle` spread into that bundle's options, for Typer to read."""
+    hints = get_type_hints(function, include_extras=True)
+    spread: list[inspect.Parameter] = []
+    bundles: dict[str, tuple[type[Bundle], list[str]]] = {}
+    for parameter in inspect.signature(function).parameters.values():
+        kind = hints[parameter.name]
+        own = _options_of(kind) if isinstance(kind, type) and issubclass(kind, Bundle) else None
+        if own is None:
+            spread.append(parameter.replace(annotation=kind, kind=inspect.Parameter.KEYWORD_ONLY))
+        else:
+            spread += own
+            bundles[parameter.name] = (kind, [option.name for option in own])
+
+    def call(**values: Any) -> None:
+        for name, (kind, options) in bundles.items():
+            values[name] = kind(**{option: values.pop(option) for option in options})
+        function(**values)
+
+    call.__name__, call.__doc__ = function.__name__, function.__doc__
+    call.__annotations__ = {parameter.name: parameter.annotation for parameter in spread}
+    call.__signature__ = inspect.Signature(spread)  # type: ignore[attr-defined]  # inspect.signature() honours it
+    return call
+
+
+def _options_of(bundle: type[Bundle]) -> list[inspect.Parameter]:
+    init: Callable[..., None] = bundle.__init__
+    hints = get_type_hints(init, include_extras=True)
+    parameters = [parameter for parameter in inspect.signature(init).parameters.values() if parameter.name != "self"]
+    return [parameter.replace(annotation=hints[parameter.name], kind=inspect.Parameter.KEYWORD_ONLY) for parameter in parameters]

@@ -1,0 +1,35 @@
+"""Printing logs: bytes as they are, or lines of a JSON document."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import nullcontext
+
+from himl_cli.commands._session import Session
+from himl_cli.core.errors import BadUsage
+from himl_cli.core.runs import Run
+from himl_cli.render.output import Format
+from himl_cli.services.run_logs import follow_log, read_log, watching
+
+
+def print_logs(session: Session, runs: Sequence[Run], name: str | None, *, follow: bool) -> None:
+    """Print the log of each of *runs*. Raises NotFound where one has none, Interrupted when *follow* is cut short."""
+    if follow and len(runs) > 1:
+        raise BadUsage(f"--follow takes one run, and {len(runs)} are meant.", hint="Give one run id.")
+    if session.output.format is Format.json:
+        _as_json(session, runs, name, follow=follow)
+        return
+    for run in runs:
+        if len(runs) > 1:
+            session.output.notice(f"==> {run.id} <==")
+        with watching(run.id) if follow else nullcontext():
+            for piece in follow_log(session.workspace, run.id, name) if follow else read_log(session.workspace, run.id, name):
+                session.output.write(piece)
+                session.output.flush()
+
+
+def _as_json(session: Session, runs: Sequence[Run], name: str | None, *, follow: bool) -> None:
+    """Bytes that are no UTF-8 become the lone surrogates by which Python writes them."""
+    if follow:
+        raise BadUsage("--follow and --json do not go together: a JSON document has an end.", hint="Leave one of them out.")
+    session.output.json([{"run": run.id, "log": b"".join(read_log(session.workspace, run.id, name)).decode("utf-8", "surrogateescape")} for run in runs])

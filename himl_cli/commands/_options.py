@@ -1,0 +1,170 @@
+"""The options that many commands share. A flag that is written out in two command files belongs here."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from difflib import get_close_matches
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from himl_cli.commands._bundles import Bundle
+from himl_cli.core.errors import BadUsage
+from himl_cli.render.output import Format, Output
+
+if TYPE_CHECKING:
+    from himl_cli.core.runs import RunSelection, RunStatus
+
+OUTPUT, WHERE, WHICH = "Output", "Workspace", "Which runs"
+ALL_RUNS = sys.maxsize
+"""`--num_runs all`: a limit that no workspace reaches."""
+
+RunArgs = Annotated[list[str] | None, typer.Argument(metavar="[RUN]...", help="Run ids, as --run.", show_default=False)]
+
+
+class OutputOptions(Bundle):
+    """How a command talks."""
+
+    def __init__(
+        self,
+        format: Annotated[
+            Format, typer.Option("--format", metavar="FORMAT", help="human, json or quiet.", rich_help_panel=OUTPUT, show_default=False)
+        ] = Format.human,
+        json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.", rich_help_panel=OUTPUT)] = False,
+        quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Ids or paths alone on stdout.", rich_help_panel=OUTPUT)] = False,
+        verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Debug log and tracebacks on stderr.", rich_help_panel=OUTPUT)] = False,
+        yes: Annotated[bool, typer.Option("--yes", help="Never ask; take yes for the answer.", rich_help_panel=OUTPUT)] = False,
+    ) -> None:
+        asked = {form for form, said in ((Format.json, json), (Format.quiet, quiet), (format, format is not Format.human)) if said}
+        if len(asked) > 1:
+            raise BadUsage(
+                f"Two output formats at once: {' and '.join(sorted(form.value for form in asked))}.", hint="Give one of --format, --json and --quiet."
+            )
+        self.format = asked.pop() if asked else Format.human
+        self.verbose = verbose
+        self.yes = yes
+
+    def output(self) -> Output:
+        return Output(self.format, verbose=self.verbose, yes=self.yes)
+
+
+class WorkspaceOptions(Bundle):
+    """Which workspace is meant."""
+
+    def __init__(
+        self,
+        workspace: Annotated[
+            str | None, typer.Option("--workspace", "-w", metavar="SPEC", help="local, a .himl folder, or an Azure config.json.", rich_help_panel=WHERE)
+        ] = None,
+        config_file: Annotated[str | None, typer.Option("--config_file", metavar="PATH", help="An Azure config.json.", rich_help_panel=WHERE)] = None,
+    ) -> None:
+        if workspace is not None and config_file is not None:
+            raise BadUsage("Two workspaces at once: --workspace and --config_file.", hint="Give one of them.")
+        self.workspace = _filled("--workspace", workspace)
+        self.config_file = _filled("--config_file", config_file)
+
+
+ExperimentOpt = Annotated[str | None, typer.Option("--experiment", metavar="NAME", help="The newest runs of an experiment.", rich_help_panel=WHICH)]
+NumRunsOpt = Annotated[str | None, typer.Option("--num_runs", metavar="N", help="How many of them, or all.", rich_help_panel=WHICH)]
+TagsOpt = Annotated[list[str] | None, typer.Option("--tags", metavar="K=V,...", help="Only those with these tags.", rich_help_panel=WHICH)]
+StatusOpt = Annotated[
+    list[str] | None,
+    typer.Option("--status", metavar="S,...", help="Only those in these states: Queued, Running, Completed, Failed, Canceled.", rich_help_panel=WHICH),
+]
+
+
+class FilterOptions(Bundle):
+    """The filters of a workspace's runs."""
+
+    def __init__(self, experiment: ExperimentOpt = None, num_runs: NumRunsOpt = None, tags: TagsOpt = None, status: StatusOpt = None) -> None:
+        self.experiment = _filled("--experiment", experiment)
+        self.num_runs = None if num_runs is None else parse_count("--num_runs", num_runs)
+        self.tags = parse_pairs("--tags", split_list(tags))
+        self.statuses = [parse_status(name) for name in split_list(status)]
+
+
+class SelectionOptions(Bundle):
+    """Which runs are meant."""
+
+    def __init__(
+        self,
+        run: Annotated[
+            list[str] | None, typer.Option("--run", metavar="ID,...", help="Run ids, recovery ids, Studio URLs, or latest.", rich_help_panel=WHICH)
+        ] = None,
+        experiment: ExperimentOpt = None,
+        num_runs: NumRunsOpt = None,
+        tags: TagsOpt = None,
+        status: StatusOpt = None,
+        latest_run_file: Annotated[
+            str | None,
+            typer.Option(
+                "--latest_run_file", metavar="PATH", help="The run that this file names.  [default: nearest most_recent_run.txt]", rich_help_panel=WHICH
+            ),
+        ] = None,
+        children: Annotated[bool, typer.Option("--children", help="The children of those runs instead.", rich_help_panel=WHICH)] = False,
+    ) -> None:
+        self.run = run or []
+        self.filters = FilterOptions(experiment, num_runs, tags, status)
+        self.latest_run_file = _filled("--latest_run_file", latest_run_file)
+        self.children = children
+
+    def selection(self, plain: Sequence[str] | None = None) -> RunSelection:
+        """What was asked for; *plain* are run ids that stood as plain arguments."""
+        from himl_cli.core.runs import RunSelection
+
+        named = [*(_filled("RUN", name) or "" for name in plain or ()), *(_filled("--run", name) or "" for name in self.run)]
+        return RunSelection(
+            runs=split_list(named),
+            experiment=self.filters.experiment,
+            num_runs=self.filters.num_runs,
+            tags=self.filters.tags,
+            statuses=self.filters.statuses,
+            latest_run_file=self.latest_run_file,
+            children=self.children,
+        )
+
+
+def split_list(values: Iterable[str] | None) -> list[str]:
+    """Comma-separated or repeated, as one list."""
+    return [part.strip() for value in values or () for part in value.split(",") if part.strip()]
+
+
+def parse_pairs(option: str, values: Iterable[str]) -> Mapping[str, str]:
+    """KEY=VALUE entries as a mapping; a value may hold `=` and be empty. Raises BadUsage naming the entry."""
+    pairs: dict[str, str] = {}
+    for value in values:
+        key, equals, rest = value.partition("=")
+        if not equals or not key.strip():
+            raise BadUsage(f"{option} takes KEY=VALUE, got '{value}'.", hint=f"For example {option} team=blue")
+        pairs[key.strip()] = rest
+    return pairs
+
+
+def parse_count(option: str, text: str) -> int:
+    """A whole number from 1, or `all`. Raises BadUsage."""
+    if text.strip().lower() == "all":
+        return ALL_RUNS
+    if not text.strip().isdecimal() or int(text) < 1:
+        raise BadUsage(f"{option} takes a whole number from 1, or 'all', got '{text}'.")
+    return int(text)
+
+
+def parse_status(name: str) -> RunStatus:
+    """A status in any case; hi-ml's users write `Finished` or `Cancelled` too. Raises BadUsage naming the nearest."""
+    from himl_cli.core.runs import RunStatus
+
+    known = {status.value.lower(): status for status in RunStatus} | {"cancelled": RunStatus.canceled, "finished": RunStatus.completed}
+    found = known.get(name.lower())
+    if found is None:
+        near = get_close_matches(name.lower(), known, n=1)
+        hint = f"Did you mean {known[near[0]].value}? " if near else ""
+        raise BadUsage(f"There is no status '{name}'.", hint=f"{hint}Statuses: {', '.join(status.value for status in RunStatus)}.")
+    return found
+
+
+def _filled(option: str, value: str | None) -> str | None:
+    """*value*, unless it is blank: an unset shell variable must not silently select something else."""
+    if value is not None and not value.strip():
+        raise BadUsage(f"{option} got an empty value.", hint="Is a shell variable unset?")
+    return value

@@ -1,0 +1,80 @@
+"""Settings of `submit` as defaults of its options, checked against the options they set."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from himl_cli.commands._group import normalized
+from himl_cli.core.settings import Setting, section_settings
+from himl_cli.core.spelling import did_you_mean
+
+
+class SettingsMap(dict[str, Any]):
+    """Values by parameter name, as Typer's `default_map` wants them, with the setting that each came from."""
+
+    def __init__(self, settings: Mapping[str, Setting], values: Mapping[str, Any]) -> None:
+        super().__init__(values)
+        self._settings = settings
+
+    def source(self, name: str) -> str:
+        """Where the value stands: `FILE:LINE`."""
+        return self._settings[name].place
+
+
+def submit_settings(command: Any, start: Path) -> SettingsMap:
+    """What the settings files say about *command*'s options. Raises BadUsage with file, line and key for what cannot be used."""
+    options = {parameter.name: parameter for parameter in command.params if parameter.param_type_name == "option"}
+    settings: dict[str, Setting] = {}
+    values: dict[str, Any] = {}
+    for key, setting in section_settings(start, "submit").items():
+        name = normalized(key)
+        if name not in options:
+            raise setting.wrong("is no option of 'himl submit'.", hint=did_you_mean(name, options) or "See 'himl submit --help' for the options.")
+        settings[name] = setting
+        values[name] = checked(options[name], setting)
+    return SettingsMap(settings, values)
+
+
+def checked(option: Any, setting: Setting) -> Any:
+    """The setting's value in the form that the parser takes for *option*. Raises BadUsage for a wrong type or choice."""
+    value = _fitting(option, setting)
+    try:
+        option.type_cast_value(None, value)
+    except typer.TyperException as err:
+        raise setting.wrong(f"cannot be {setting.value!r}: {getattr(err, 'message', err)}") from err
+    return value
+
+
+def _fitting(option: Any, setting: Setting) -> Any:
+    value = setting.value
+    if option.is_flag:
+        if not isinstance(value, bool):
+            raise setting.wrong(f"must be true or false, not {value!r}.")
+        return value
+    if option.multiple:
+        return _as_list(setting)
+    if isinstance(value, bool) or not isinstance(value, (str, int, float)):
+        raise setting.wrong(f"must be one value, not {value!r}.")
+    if isinstance(value, str) and option.type.name.startswith(("int", "float")):
+        raise setting.wrong(f"must be a number, not {value!r}.", hint=f"Write it without quotes: {setting.key} = 4")
+    return str(value)
+
+
+def _as_list(setting: Setting) -> list[str]:
+    """A list, a single value, or a table (`tag.team = "blue"` is `--tag team=blue`)."""
+    value = setting.value
+    if isinstance(value, Mapping):
+        value = [f"{key}={_as_text(setting, entry)}" for key, entry in value.items()]
+    return [_as_text(setting, entry) for entry in (value if isinstance(value, list) else [value])]
+
+
+def _as_text(setting: Setting, entry: Any) -> str:
+    if isinstance(entry, bool):
+        return str(entry).lower()
+    if not isinstance(entry, (str, int, float)):
+        raise setting.wrong(f"must hold plain values, not {entry!r}.")
+    return str(entry)

@@ -1,0 +1,78 @@
+"""How failures look: one line and a hint on stderr, or one JSON object."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Any
+
+import typer
+
+from himl_cli.core.errors import BadUsage, DiskFailed, HimlError, ServiceFailed
+from himl_cli.core.redaction import redact
+from himl_cli.core.spelling import NEAR_OPTION, did_you_mean
+
+
+class ReaderGone(Exception):
+    """Whoever read our stdout closed it (`himl runs list | head`); nothing is wrong, and nothing more is wanted."""
+
+
+class InternalError(HimlError):
+    """A bug of himl itself."""
+
+    code = "internal"
+
+
+def as_himl_error(failure: Exception, *, verbose: bool = False) -> HimlError:
+    """What to tell the user about *failure*: our own errors as they are, the parser's as `BadUsage`, the rest as what they are."""
+    if isinstance(failure, HimlError):
+        return failure
+    if isinstance(failure, typer.TyperException):
+        return _usage_error(failure)
+    hint = "" if verbose else "Run the command again with --verbose to see where it happened."
+    if isinstance(failure, OSError) and failure.strerror:
+        where = f": '{failure.filename}'" if failure.filename is not None else ""
+        kind = ServiceFailed if isinstance(failure, (ConnectionError, TimeoutError)) else DiskFailed
+        return kind(f"{failure.strerror}{where}.", hint=hint)
+    return InternalError(f"This is a bug in himl: {type(failure).__name__}: {failure}", hint=hint)
+
+
+def say_error(error: HimlError, *, as_json: bool, traceback_of: Exception | None = None) -> None:
+    """Print *error* on stderr; with *traceback_of*, what led to it comes first."""
+    if traceback_of is not None and not as_json:
+        import traceback
+
+        typer.echo(redact("".join(traceback.format_exception(traceback_of))), err=True, nl=False)
+    message, hint = redact(one_line(str(error))), redact(one_line(error.hint))
+    if as_json:
+        import json
+
+        typer.echo(json.dumps({"error": {"code": error.code, "message": message, "hint": hint}}), err=True)
+        return
+    colour = None if not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb" else False
+    typer.echo(f"{typer.style('error:', fg='red', bold=True)} {message}", err=True, color=colour)
+    if hint:
+        typer.echo(f"{typer.style('hint:', fg='cyan', bold=True)} {hint}", err=True, color=colour)
+
+
+def one_line(text: str) -> str:
+    """*text* with every run of white space and control characters as one space."""
+    return " ".join("".join(character if character.isprintable() or 0xDC80 <= ord(character) <= 0xDCFF else " " for character in text).split())
+
+
+def silence_stdout() -> None:
+    """Point stdout at nothing, so that Python's own flush at exit has nothing to complain about."""
+    try:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except (OSError, ValueError):  # a stdout without a file (tests) has nothing to flush
+        return
+
+
+def _usage_error(failure: Any) -> BadUsage:
+    """The parser's complaint in our form; the option that was meant is named where one is near."""
+    context = getattr(failure, "ctx", None)
+    hint = f"See '{context.command_path} --help'." if context is not None else ""
+    option = getattr(failure, "option_name", None)
+    if option is None or not hasattr(failure, "possibilities"):
+        return BadUsage(failure.format_message(), hint=hint)
+    return BadUsage(f"No such option '{option}'. {did_you_mean(option, failure.possibilities or (), cutoff=NEAR_OPTION)}".strip(), hint=hint)

@@ -1,0 +1,92 @@
+"""Records as JSON: the form of each kind of record, in one place."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import fields, is_dataclass
+from datetime import datetime, timezone
+from enum import Enum
+from pathlib import PurePath
+from typing import Any
+
+from himl_cli.core.errors import HimlError
+from himl_cli.core.run_details import RunDetails
+from himl_cli.core.runs import Metric, Run
+
+
+def json_form(value: Any) -> Any:
+    """*value* in types that strict JSON has: times in UTC (ISO 8601), NaN and infinities as strings, bytes as hex digits, records by field."""
+    if isinstance(value, Run):
+        return run_form(value)
+    if isinstance(value, Metric):
+        return metric_form(value)
+    if isinstance(value, RunDetails):
+        return run_form(value.run) | {name: json_form(getattr(value, name)) for name in ("parameters", "metrics", "children")}
+    if is_dataclass(value) and not isinstance(value, type):
+        return {field.name: json_form(getattr(value, field.name)) for field in fields(value)}
+    if isinstance(value, Mapping):
+        return {str(name): json_form(entry) for name, entry in value.items()}
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return [json_form(entry) for entry in value]
+    return _plain_form(value)
+
+
+def _plain_form(value: Any) -> Any:
+    if isinstance(value, Enum):
+        return value.value
+    if isinstance(value, float):
+        return float_form(value)
+    if isinstance(value, datetime):
+        return utc_text(value)
+    if isinstance(value, bytes):
+        return value.hex()
+    if isinstance(value, HimlError):
+        return {"code": value.code, "message": str(value), "hint": value.hint}
+    if isinstance(value, PurePath):
+        return str(value)
+    return value
+
+
+def run_form(run: Run) -> dict[str, Any]:
+    """A run: `id, experiment, display_name, status, started, duration (seconds), tags` first, then all else that is known."""
+    duration = run.duration
+    return {
+        "id": run.id,
+        "experiment": run.experiment,
+        "display_name": run.display_name,
+        "status": run.status.value,
+        "started": json_form(run.started),
+        "duration": None if duration is None else round(duration, 3),
+        "tags": dict(run.tags),
+        "created": json_form(run.created),
+        "ended": json_form(run.ended),
+        "parent": run.parent,
+        "exit_code": run.exit_code,
+        "reason": run.reason,
+        "description": run.description,
+        "command": run.command,
+        "workspace": run.workspace,
+        "folder": run.folder,
+        "recovery_id": run.recovery_id,
+    }
+
+
+def metric_form(metric: Metric) -> dict[str, Any]:
+    """A metric in short: its last value and step, how many values there are, and the run that logged it."""
+    return {"name": metric.name, "value": float_form(metric.last.value), "step": metric.last.step, "count": len(metric.points), "run": metric.run}
+
+
+def float_form(value: float) -> float | str:
+    """JSON has no word for these three."""
+    if math.isnan(value):
+        return "NaN"
+    if math.isinf(value):
+        return "Infinity" if value > 0 else "-Infinity"
+    return value
+
+
+def utc_text(time: datetime) -> str:
+    """`2026-03-01T12:00:00.000Z`; always of this width, so that text sorts by time."""
+    utc = time.astimezone(timezone.utc)
+    return f"{utc:%Y-%m-%dT%H:%M:%S}.{utc.microsecond // 1000:03d}Z"

@@ -1,0 +1,151 @@
+"""The one object that owns every format. stdout is data; stderr is talk."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from enum import Enum
+from typing import IO, TYPE_CHECKING, Any, TextIO
+
+from himl_cli.core.errors import HimlError, NeedsYes
+from himl_cli.core.redaction import redact
+from himl_cli.render.errors import ReaderGone, one_line
+
+if TYPE_CHECKING:
+    from himl_cli.render.tables import Column
+
+
+class Declined(HimlError):
+    """The user was asked, and did not say yes."""
+
+    code = "declined"
+
+
+class Format(str, Enum):
+    """What goes to stdout: words for people, one JSON document, or ids and paths alone."""
+
+    human = "human"
+    json = "json"
+    quiet = "quiet"
+
+
+class Output:
+    """Prints results in the format asked for. Every write raises ReaderGone once the reader of stdout has left."""
+
+    def __init__(self, format: Format = Format.human, *, verbose: bool = False, yes: bool = False) -> None:
+        self.format = format
+        self.verbose = verbose
+        self.yes = yes
+
+    @property
+    def is_terminal(self) -> bool:
+        """Whether a person reads stdout."""
+        return sys.stdout.isatty()
+
+    @property
+    def draws_progress(self) -> bool:
+        """Whether bars may be drawn on stderr."""
+        return self.format is Format.human and sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
+
+    def result(self, data: Any, *, human: str | Callable[[], str], quiet: str | Iterable[str] = ()) -> None:
+        """One result in three forms: *data* as a JSON document, *human* text, *quiet* lines. Only the form asked for is made."""
+        if self.format is Format.json:
+            self.json(data)
+        elif self.format is Format.quiet:
+            self.lines([quiet] if isinstance(quiet, str) else quiet)
+        else:
+            text = human() if callable(human) else human
+            self.lines([text] if text else [])
+
+    def table(self, records: Iterable[Any], columns: Sequence[Column], *, quiet: Callable[[Any], str], empty: str = "") -> None:
+        """*records* as a JSON array, as a table (tab-separated off a terminal), or by *quiet*, a line each.
+
+        With no record, *empty* is said on stderr in the human format.
+        """
+        if self.format is Format.json:
+            self.json(list(records))
+        elif self.format is Format.quiet:
+            self.lines(quiet(record) for record in records)
+        else:
+            from himl_cli.render.tables import as_table, as_tabs
+
+            rows = list(records)
+            if not rows and empty:
+                self.notice(empty)
+            self.lines([as_table(rows, columns)] if self.is_terminal and rows else [] if self.is_terminal else as_tabs(rows, columns))
+
+    def json(self, data: Any) -> None:
+        """*data* as one strict JSON document in UTF-8, whatever the terminal's encoding."""
+        import json
+
+        from himl_cli.render.json_form import json_form
+
+        text = json.dumps(json_form(data), ensure_ascii=False, allow_nan=False, indent=2 if self.is_terminal else None)
+        self.write(f"{text}\n".encode("utf-8", "backslashreplace"))  # a lone surrogate becomes its JSON escape
+
+    def lines(self, lines: Iterable[str]) -> None:
+        """Text for stdout, a line each."""
+        for line in lines:
+            self.write(encoded(f"{line}\n", sys.stdout))
+        self.flush()
+
+    def write(self, data: bytes) -> None:
+        """Bytes for stdout, as they are."""
+        self._to_stdout(lambda stream: stream.write(data))
+
+    def stream(self, data: bytes) -> None:
+        """A job's own output as it comes: on stdout for people, on stderr where stdout holds the result."""
+        if self.format is Format.human:
+            self.write(data)
+            self.flush()
+        else:
+            self.talk(data)
+
+    def talk(self, data: bytes) -> None:
+        """Bytes for stderr, as they are."""
+        sys.stderr.flush()
+        sys.stderr.buffer.write(data)
+        sys.stderr.buffer.flush()
+
+    def flush(self) -> None:
+        self._to_stdout(lambda stream: stream.flush())
+
+    def notice(self, text: str) -> None:
+        """One sentence for the user, on stderr; nothing when quiet."""
+        if self.format is not Format.quiet:
+            sys.stderr.write(one_line(redact(text)) + "\n")
+            sys.stderr.flush()
+
+    def confirm(self, question: str) -> bool:
+        """Ask on stderr; True at once with `--yes`. Raises NeedsYes where nobody can answer."""
+        if self.yes:
+            return True
+        if self.format is not Format.human or not sys.stdin.isatty() or not sys.stderr.isatty():
+            raise NeedsYes(f"{one_line(question)} There is nobody to answer here.", hint="Add --yes to go ahead without being asked.")
+        sys.stderr.write(f"{one_line(question)} [y/N] ")
+        sys.stderr.flush()
+        return sys.stdin.readline().strip().lower() in ("y", "yes")
+
+    def insist(self, question: str) -> None:
+        """As `confirm`, and anything but yes raises Declined."""
+        if not self.confirm(question):
+            raise Declined("Nothing was done.")
+
+    def _to_stdout(self, act: Callable[[IO[bytes]], object]) -> None:
+        try:
+            act(sys.stdout.buffer)
+        except OSError as err:
+            if err.errno == errno.EPIPE or (sys.platform == "win32" and err.errno == errno.EINVAL):  # how Windows calls a closed pipe
+                raise ReaderGone from err
+            raise
+
+
+def encoded(text: str, stream: TextIO) -> bytes:
+    """*text* in the encoding of *stream*; odd bytes of file names come out as they were, other misfits escaped."""
+    encoding = stream.encoding or "utf-8"
+    try:
+        return text.encode(encoding, "surrogateescape")
+    except UnicodeEncodeError:
+        return text.encode(encoding, "backslashreplace")

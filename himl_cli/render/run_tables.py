@@ -1,0 +1,36 @@
+"""The table of runs: its columns, for people and for programs."""
+
+from __future__ import annotations
+
+from himl_cli.core.runs import Run
+from himl_cli.render.durations import duration_text, local_time
+from himl_cli.render.json_form import utc_text
+from himl_cli.render.style import STATUS_STYLES
+from himl_cli.render.tables import Column
+
+AUTOMATIC_TAGS = ("build_", "command_line", "run_recovery_id", "mlflow.", "himl.")
+"""Tags that come by themselves start so; a person's table leaves them out."""
+
+
+def own_tags(run: Run) -> dict[str, str]:
+    """The tags that somebody gave the run."""
+    return {name: value for name, value in run.tags.items() if not name.startswith(AUTOMATIC_TAGS)}
+
+
+def tags_text(tags: dict[str, str]) -> str:
+    return " ".join(f"{name}={value}" for name, value in tags.items())
+
+
+def _seconds(run: Run) -> str:
+    return "" if run.duration is None else f"{run.duration:.3f}"
+
+
+RUN_COLUMNS = (
+    Column("ID", lambda run: run.id),
+    Column("EXPERIMENT", lambda run: run.experiment, rank=5, least=8),
+    Column("DISPLAY NAME", lambda run: run.display_name, rank=4, least=10),
+    Column("STATUS", lambda run: run.status.value, rank=1, least=9, style=lambda run: STATUS_STYLES[run.status.value]),
+    Column("STARTED", lambda run: local_time(run.started), plain=lambda run: utc_text(run.started) if run.started else "", rank=2, least=12),
+    Column("DURATION", lambda run: duration_text(run.duration), plain=_seconds, rank=3, least=8, right=True),
+    Column("TAGS", lambda run: tags_text(own_tags(run)), plain=lambda run: tags_text(dict(run.tags)), rank=6, least=8, style=lambda run: "dim"),
+)

@@ -1,0 +1,132 @@
+"""One run in full, for people."""
+
+from __future__ import annotations
+
+import os
+import sys
+import textwrap
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
+
+from himl_cli.core.run_details import RunDetails
+from himl_cli.core.runs import Metric, Run
+from himl_cli.render.durations import duration_text, local_time
+from himl_cli.render.errors import one_line
+from himl_cli.render.json_form import float_form, utc_text
+from himl_cli.render.run_tables import AUTOMATIC_TAGS, own_tags
+from himl_cli.render.style import STATUS_STYLES, styled, width
+
+LABEL = 12
+
+
+def run_view(details: RunDetails) -> Iterator[str]:
+    """The lines that show a run: facts, tags, parameters, metrics, children."""
+    run = details.run
+    yield f"{styled(one_line(run.id), 'bold')}  {styled(run.status.value, STATUS_STYLES[run.status.value])}"
+    yield from _facts(run)
+    yield from _section("Tags", own_tags(run))
+    yield from _section(
+        "Submitted with", {name: value for name, value in run.tags.items() if name.startswith(AUTOMATIC_TAGS) and name != "mlflow.log-model.history"}
+    )
+    yield from _section("Parameters", details.parameters)
+    yield from _metrics(run, details.metrics)
+    yield from _children(details.children)
+
+
+def _facts(run: Run) -> Iterator[str]:
+    facts = {
+        "Name": run.display_name,
+        "About": run.description,
+        "Experiment": run.experiment,
+        "Outcome": _outcome(run),
+        "Started": _times(run),
+        "Command": run.command,
+        "Parent": run.parent or "",
+        "Folder": _folder(run),
+        "Workspace": run.workspace,
+    }
+    yield from _pairs({name: value for name, value in facts.items() if value}, label_width=LABEL)
+
+
+def _outcome(run: Run) -> str:
+    code = "" if run.exit_code is None else f"exit code {run.exit_code}"
+    return run.reason if code and code in run.reason else ", ".join(part for part in (code, run.reason) if part)
+
+
+def _folder(run: Run) -> str:
+    """For a person the shorter of the path from here and the whole one; off a terminal the whole one."""
+    if not run.folder or not sys.stdout.isatty():
+        return run.folder
+    try:
+        return min(os.path.relpath(run.folder), run.folder, key=len)
+    except ValueError:  # another drive, on Windows
+        return run.folder
+
+
+def _times(run: Run) -> str:
+    """When and how long; off a terminal in UTC."""
+    if run.started is None:
+        return f"not yet; submitted {_time_text(run.created)}" if not run.status.is_final else ""
+    took = f", {'took' if run.ended else 'running for'} {duration_text(run.duration)}"
+    return f"{_time_text(run.started)}{took}"
+
+
+def _time_text(time: datetime) -> str:
+    return local_time(time) if sys.stdout.isatty() else utc_text(time)
+
+
+def _section(title: str, pairs: Mapping[str, str]) -> Iterator[str]:
+    if pairs:
+        yield ""
+        yield styled(title, "bold")
+        yield from _pairs(pairs, label_width=min(30, max(len(one_line(name)) for name in pairs)), indent="  ")
+
+
+def _pairs(pairs: Mapping[str, str], *, label_width: int, indent: str = "") -> Iterator[str]:
+    """`name  value` lines with the values below each other; long values are folded on a terminal only."""
+    for name, value in pairs.items():
+        head = f"{indent}{one_line(name).ljust(label_width)}  "
+        if not sys.stdout.isatty():
+            yield f"{head}{one_line(value)}".rstrip()
+            continue
+        folded = textwrap.wrap(one_line(value), max(20, width() - len(head)), break_long_words=True, break_on_hyphens=False) or [""]
+        yield f"{styled(head, 'dim')}{folded[0]}".rstrip()
+        yield from (" " * len(head) + line for line in folded[1:])
+
+
+def _metrics(run: Run, metrics: Sequence[Metric]) -> Iterator[str]:
+    """A line a metric; those of nested runs carry their run."""
+    if not metrics:
+        return
+    nested = any(metric.run != run.id for metric in metrics)
+    rows = [
+        (one_line(metric.name), _number(metric.last.value), str(metric.last.step), str(len(metric.points)), metric.run if metric.run != run.id else "")
+        for metric in metrics
+    ]
+    header = ("NAME", "LAST", "STEP", "VALUES", "NESTED RUN" if nested else "")
+    yield ""
+    yield styled("Metrics", "bold")
+    yield from aligned([header, *rows], right=(1, 2, 3))
+
+
+def _number(value: float) -> str:
+    form = float_form(value)
+    return form if isinstance(form, str) else f"{form:.6g}"
+
+
+def _children(children: Sequence[Run]) -> Iterator[str]:
+    if not children:
+        return
+    rows = [(one_line(child.id), one_line(child.display_name), child.status.value, duration_text(child.duration)) for child in children]
+    yield ""
+    yield styled("Children", "bold")
+    yield from aligned([("ID", "NAME", "STATUS", "DURATION"), *rows], right=(3,))
+
+
+def aligned(rows: Sequence[Sequence[str]], *, right: Sequence[int] = (), indent: str = "  ") -> Iterator[str]:
+    """Rows as lines with their cells below each other; the first row is a header."""
+    widths = [max(len(row[place]) for row in rows) for place in range(len(rows[0]))]
+    for number, row in enumerate(rows):
+        cells = [cell.rjust(size) if place in right else cell.ljust(size) for place, (cell, size) in enumerate(zip(row, widths, strict=True))]
+        line = indent + "  ".join(cells).rstrip()
+        yield styled(line, "dim") if number == 0 else line

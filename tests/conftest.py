@@ -1,0 +1,135 @@
+"""What every test stands on: a clean world, the installed binary, a project folder, and special places to write to."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.leftovers import MARK, processes_marked, stop
+from tests.running import Himl
+from tests.special_folders import SmallDisk, made_read_only, mounted_small_disk
+
+NEEDS = "NEEDS "
+FOREIGN_PREFIXES = ("HIML_", "AZURE", "AZUREML_", "MLFLOW_", "SLURM_", "OMPI_", "PMI", "TORCHELASTIC_", "TORCH_", "DATABRICKS_")
+RANK_NAMES = {"RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "NODE_RANK", "MASTER_ADDR", "MASTER_PORT", "MPI_LOCALRANKID"}
+FOREIGN_NAMES = RANK_NAMES | {"PYTHONPATH", "FORCE_COLOR", "CLICOLOR_FORCE", "TERM", "VIRTUAL_ENV", "CONDA_PREFIX", "SSH_CONNECTION"}
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_process_is_left() -> Iterator[None]:
+    """Whatever the tests started is gone when they are through (checked where /proc tells)."""
+    mark = uuid.uuid4().hex
+    os.environ[MARK] = mark
+    yield
+    left = processes_marked(mark, patience=10.0)
+    stop(left)
+    assert not left, f"processes that the tests left behind: {left}"
+
+
+@pytest.fixture(autouse=True)
+def clean_world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No setting of this machine reaches a test: its own home and caches, 80 columns, no colour."""
+    for name in os.environ:
+        if name in FOREIGN_NAMES or (name.startswith(FOREIGN_PREFIXES) and not name.startswith("HIML_TEST_")):
+            monkeypatch.delenv(name)
+    home = tmp_path / "home"
+    home.mkdir()
+    for name in ("HOME", "USERPROFILE"):
+        monkeypatch.setenv(name, str(home))
+    for name in ("XDG_CACHE_HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME", "XDG_STATE_HOME", "APPDATA", "LOCALAPPDATA"):
+        monkeypatch.setenv(name, str(home / name.lower()))
+    for name, value in {"COLUMNS": "80", "LINES": "24", "NO_COLOR": "1", "TZ": "UTC", "GIT_CONFIG_NOSYSTEM": "1"}.items():
+        monkeypatch.setenv(name, value)
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """An empty project folder; `himl` runs in it unless told otherwise."""
+    folder = tmp_path / "project"
+    folder.mkdir()
+    return folder
+
+
+@pytest.fixture
+def himl(project: Path) -> Himl:
+    """The installed `himl` program, run as users run it."""
+    return Himl(Path(sys.executable).with_name("himl.exe" if sys.platform == "win32" else "himl"), project)
+
+
+def lacking(what: str) -> None:
+    """Skip this test loudly, or fail it where HIML_TEST_REQUIRE_ALL says that nothing may be missing."""
+    if os.environ.get("HIML_TEST_REQUIRE_ALL") == "1":
+        pytest.fail(f"{NEEDS}{what}, and HIML_TEST_REQUIRE_ALL=1")
+    pytest.skip(f"{NEEDS}{what}")
+
+
+@pytest.fixture
+def require_program() -> Callable[[str], str]:
+    """Call it with a program's name to get its path, or to skip the test loudly where it is not installed."""
+
+    def find(name: str) -> str:
+        found = shutil.which(name)
+        if found is None:
+            lacking(f"the program '{name}'")
+        return str(found)
+
+    return find
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[SmallDisk]:
+    """A disk of 4 MiB; commands that are to see it run with its `prefix`."""
+    with mounted_small_disk(tmp_path / "small_disk", kib=4096) as disk:
+        if disk is None:
+            lacking("a small disk (tmpfs mounted as root, or by `unshare -rm`)")
+        else:
+            yield disk
+
+
+@pytest.fixture
+def read_only() -> Iterator[Callable[[Path], Path]]:
+    """Call it with a folder to make that read-only until the test ends."""
+    undo: list[Callable[[], None]] = []
+
+    def protect(folder: Path) -> Path:
+        restore = made_read_only(folder)
+        if restore is None:
+            lacking("a folder that cannot be written (by permission, or by a read-only mount as root)")
+        else:
+            undo.append(restore)
+        return folder
+
+    yield protect
+    for restore in reversed(undo):
+        restore()
+
+
+@pytest.fixture
+def git(require_program: Callable[[str], str]) -> Callable[..., str]:
+    """Run git in a folder with a fixed author; gives what it printed."""
+    program = require_program("git")
+
+    def run(folder: Path, *arguments: str) -> str:
+        author = ("-c", "user.name=Ada", "-c", "user.email=ada@example.org", "-c", "init.defaultBranch=main", "-c", "commit.gpgsign=false")
+        return subprocess.run([program, *author, *arguments], cwd=folder, check=True, capture_output=True, text=True).stdout
+
+    return run
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Name what was not tested here, so that a green line does not hide it."""
+    counts: dict[str, int] = {}
+    for report in terminalreporter.stats.get("skipped", []):
+        reason = str(report.longrepr[2]) if isinstance(report.longrepr, tuple) else str(report.longrepr)
+        _, needs, what = reason.partition(NEEDS)
+        if needs:
+            counts[what] = counts.get(what, 0) + 1
+    for what, count in sorted(counts.items()):
+        terminalreporter.write_line(f"NOT TESTED HERE: {count} test(s) need {what}", red=True, bold=True)

@@ -1,0 +1,94 @@
+"""Settings files: which count, where a key stands, and what is said about a wrong one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from himl_cli.core.errors import BadUsage
+from himl_cli.core.settings import line_of, section_settings
+from tests.running import write_files
+
+
+def values(folder: Path, section: str = "submit") -> dict[str, object]:
+    return {key: setting.value for key, setting in section_settings(folder, section).items()}
+
+
+def test_no_file_means_no_settings(project: Path) -> None:
+    assert section_settings(project, "submit") == {}
+
+
+def test_the_nearest_file_counts(project: Path) -> None:
+    write_files(project, {"himl.toml": "[submit]\ncluster='far'\nfollow=true\n", "a/himl.toml": "[submit]\ncluster='near'\n", "a/b/x": ""})
+    assert values(project / "a" / "b") == {"cluster": "near"}
+
+
+def test_private_settings_win_key_by_key(project: Path) -> None:
+    write_files(project, {"himl.toml": "[submit]\ncluster='cpu'\nfollow=true\n", "himl.private.toml": "[submit]\ncluster='gpu'\n[azure]\ntenant_id='t'\n"})
+    assert values(project) == {"cluster": "gpu", "follow": True}
+    assert section_settings(project, "submit")["cluster"].place == f"{project / 'himl.private.toml'}:2"
+    assert values(project, "azure") == {"tenant_id": "t"}
+
+
+def test_pyproject_counts_where_it_has_our_table_and_there_is_no_himl_toml(project: Path) -> None:
+    write_files(project, {"pyproject.toml": "[project]\nname='x'\n\n[tool.himl.submit]\ncluster = 'gpu'\n"})
+    assert values(project) == {"cluster": "gpu"}
+    assert section_settings(project, "submit")["cluster"].line == 5
+    write_files(project, {"himl.toml": "[submit]\ncluster='own'\n"})
+    assert values(project) == {"cluster": "own"}
+
+
+def test_a_pyproject_without_our_table_is_passed_over(project: Path) -> None:
+    write_files(project, {"himl.toml": "[submit]\ncluster='up'\n", "a/pyproject.toml": "[tool.ruff]\nline-length=160 # himl\n"})
+    assert values(project / "a") == {"cluster": "up"}
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("[submit]\ncluster = gpu\n", "line 2 (key 'cluster')"),
+        ("[submit]\nfollow = true\ncluster = 'gpu\n", "line 3 (key 'cluster')"),
+        ("[submit\n", "line 1"),
+        ("[submit]\ncluster = 'a'\ncluster = 'b'\n", "line 3 (key 'cluster')"),
+    ],
+)
+def test_corrupt_toml_is_named_with_line_and_key(project: Path, content: str, said: str) -> None:
+    write_files(project, {"himl.toml": content})
+    with pytest.raises(BadUsage, match=r"himl\.toml'") as caught:
+        section_settings(project, "submit")
+    assert said in str(caught.value)
+
+
+def test_bytes_that_are_no_text_are_named(project: Path) -> None:
+    write_files(project, {"himl.toml": b"[submit]\ncluster = '\xff'\n"})
+    with pytest.raises(BadUsage, match=r"himl.toml' is not UTF-8 text \(byte 20\)"):
+        section_settings(project, "submit")
+
+
+def test_an_unknown_section_names_the_nearest(project: Path) -> None:
+    write_files(project, {"himl.toml": "\n[submitt]\ncluster='gpu'\n"})
+    with pytest.raises(BadUsage, match="line 2: 'submitt' is not known") as caught:
+        section_settings(project, "submit")
+    assert caught.value.hint == "Did you mean [submit]?"
+
+
+def test_a_section_that_is_no_table(project: Path) -> None:
+    write_files(project, {"himl.toml": "submit = 3\n"})
+    with pytest.raises(BadUsage, match="'submit' is no section"):
+        section_settings(project, "submit")
+
+
+@pytest.mark.parametrize(
+    ("text", "table", "key", "line"),
+    [
+        ("[submit]\n# cluster = 1\ncluster = 'x'\n", ("submit",), "cluster", 3),
+        ("[other]\ncluster = 1\n[submit]\ncluster = 2\n", ("submit",), "cluster", 4),
+        ("submit.cluster = 'x'\n", ("submit",), "cluster", 1),
+        ("[submit]\n\n[submit.tag]\nteam='x'\n", ("submit",), "tag", 3),
+        ('[submit]\n"cluster" = 1\n', ("submit",), "cluster", 2),
+        ("[submit]\n", ("submit",), "cluster", 0),
+    ],
+)
+def test_the_line_of_a_key(text: str, table: tuple[str, ...], key: str, line: int) -> None:
+    assert line_of(text, table, key) == line
