@@ -96,6 +96,9 @@ class Workspace(Protocol):
     def run_files(self, run_id: str) -> BlobStore:
         """The run's artifacts: `outputs/…`, `logs/…`, `user_logs/…` and what was logged. Raises RunNotFound."""
 
+    def output_files(self, run_id: str, key: str) -> BlobStore:
+        """The files of the run's output called *key*, wherever it lies. Raises RunNotFound, NotFound naming the keys there are."""
+
     def datastores(self) -> Sequence[DatastoreInfo]:
         """All datastores, the default one first."""
 

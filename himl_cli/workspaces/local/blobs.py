@@ -10,7 +10,7 @@ from itertools import count
 from pathlib import Path
 
 from himl_cli.core.blobs import BlobInfo, StoreRequest
-from himl_cli.core.errors import HimlError, ServiceFailed
+from himl_cli.core.errors import DiskFailed, HimlError
 from himl_cli.core.file_tree import PART_SUFFIX, FoundFile, walk_files
 from himl_cli.workspaces.base import StoreSink
 from himl_cli.workspaces.local.database import Database
@@ -133,7 +133,7 @@ class DatastoreFolder(StoredFiles):
                 raise
             return describe(FoundFile(request.name, path, os.stat(path)), request.md5)
         except OSError as err:
-            raise ServiceFailed(f"Cannot store '{request.name}' in {self.label}: {err.strerror or err}.", hint="Check space and permissions there.") from err
+            raise DiskFailed(f"Cannot store '{request.name}' in {self.label}: {err.strerror or err}.", hint="Check space and permissions there.") from err
 
     def _copy(self, request: StoreRequest, part: str, sink: StoreSink) -> None:
         """Write the file to *part*. Raises HimlError when its bytes are not those that were promised."""

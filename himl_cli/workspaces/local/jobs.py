@@ -22,6 +22,8 @@ from himl_cli.workspaces.local.job_environment import PLACEHOLDER
 from himl_cli.workspaces.local.order import Order
 from himl_cli.workspaces.local.run_folder import RunFolder, explain_disk_error
 
+SECONDS_BETWEEN_LOOKS = 0.05
+
 
 @dataclass(frozen=True)
 class JobFolders:
@@ -83,7 +85,9 @@ def _start(order: Order, folder: RunFolder) -> None:
     process.stdout.close()
     _check_started(events, folder)
     if interrupted:
-        raise Interrupted(f"Run '{folder.run_id}' was canceled before it started.")
+        while folder.is_supervised():
+            time.sleep(SECONDS_BETWEEN_LOOKS)
+        raise Interrupted(f"Run '{folder.run_id}' was canceled.", hint=f"What it wrote is kept: himl runs show {folder.run_id}")
 
 
 def _hand_over(process: subprocess.Popen[bytes], order: Order) -> None:

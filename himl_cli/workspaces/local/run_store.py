@@ -19,6 +19,11 @@ def now_ms() -> int:
     return time.time_ns() // 1_000_000
 
 
+def storable(text: str) -> str:
+    """*text* as SQLite keeps it: bytes of a command line or file name that are no UTF-8 become escapes."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
 def as_time(milliseconds: int | None) -> datetime | None:
     return None if milliseconds is None else datetime.fromtimestamp(milliseconds / 1000, timezone.utc)
 
@@ -48,23 +53,13 @@ class RunStore:
         self.label = label
 
     def add(self, run: NewRun) -> None:
+        texts = [run.id, run.job, run.parent, run.experiment, run.display_name, run.description, run.command, run.folder]
+        values = (*(text and storable(text) for text in texts), run.status.value, now_ms(), run.started)
         with self.database.writing(durable=True) as connection:
             connection.execute(
                 "INSERT INTO runs (id, job, parent, experiment, display_name, description, command, folder, status, created, started)"
                 " VALUES (?,?,?,?,?,?,?,?,?,?,?)",
-                (
-                    run.id,
-                    run.job,
-                    run.parent,
-                    run.experiment,
-                    run.display_name,
-                    run.description,
-                    run.command,
-                    run.folder,
-                    run.status.value,
-                    now_ms(),
-                    run.started,
-                ),
+                values,
             )
             _put_tags(connection, run.id, run.tags)
 
@@ -161,7 +156,7 @@ class RunStore:
             created=datetime.fromtimestamp(row["created"] / 1000, timezone.utc),
             display_name=row["display_name"],
             description=row["description"],
-            started=None if is_lost else as_time(row["started"]),
+            started=as_time(row["started"]),
             ended=as_time(row["ended"]),
             tags=tags,
             parent=row["parent"],
@@ -174,7 +169,9 @@ class RunStore:
 
 
 def _put_tags(connection: sqlite3.Connection, run_id: str, tags: Mapping[str, str]) -> None:
-    connection.executemany("INSERT OR REPLACE INTO tags (run, name, value) VALUES (?,?,?)", [(run_id, name, value) for name, value in tags.items()])
+    connection.executemany(
+        "INSERT OR REPLACE INTO tags (run, name, value) VALUES (?,?,?)", [(run_id, storable(name), storable(value)) for name, value in tags.items()]
+    )
 
 
 def _conditions(wanted: RunQuery, lost: set[str]) -> tuple[str, tuple[object, ...]]:

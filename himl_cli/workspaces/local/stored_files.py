@@ -13,7 +13,7 @@ from datetime import datetime, timezone
 from itertools import islice
 
 from himl_cli.core.blobs import BlobInfo, FetchRequest
-from himl_cli.core.errors import HimlError, NotFound, ServiceFailed
+from himl_cli.core.errors import DiskFailed, HimlError, NotFound
 from himl_cli.core.file_tree import FoundFile, is_bookkeeping
 from himl_cli.workspaces.base import BlobChanged, FetchSink
 
@@ -67,7 +67,7 @@ class StoredFiles(ABC):
                 known = self._recorded(page)
                 yield [describe(found, known.get(found.name)) for found in page]
         except OSError as err:
-            raise ServiceFailed(f"Cannot read '{err.filename}' of {self.label}: {err.strerror}.", hint="Check the folder's permissions.") from err
+            raise DiskFailed(f"Cannot read '{err.filename}' of {self.label}: {err.strerror}.", hint="Check the folder's permissions.") from err
 
     def stat(self, name: str) -> BlobInfo | None:
         path = self._path(name)
@@ -159,8 +159,8 @@ class StoredFiles(ABC):
         if blob.etag and now != blob.etag and not grown:
             raise BlobChanged(f"'{blob.name}' changed while it was read.", hint="Run the command again when nothing writes to it.")
 
-    def _unreadable(self, name: str, err: OSError) -> ServiceFailed:
-        return ServiceFailed(f"Cannot read '{name}' of {self.label}: {err.strerror or err}.", hint="Check the file's permissions.")
+    def _unreadable(self, name: str, err: OSError) -> DiskFailed:
+        return DiskFailed(f"Cannot read '{name}' of {self.label}: {err.strerror or err}.", hint="Check the file's permissions.")
 
 
 class _SourceMd5:

@@ -1,0 +1,156 @@
+"""`himl runs`: what ran, how it ended, and what can be done about it.
+
+Services are imported in the commands that need them, so that help comes at once.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from himl_cli.commands._group import command, group
+from himl_cli.commands._options import ALL_RUNS, FilterOptions, OutputOptions, RunArgs, SelectionOptions, WorkspaceOptions, parse_pairs
+from himl_cli.commands._session import open_session
+
+LISTED = 20
+
+app = group("List, show, follow, cancel, tag and delete runs.")
+
+
+@command(app, "list")
+def list_runs(filters: FilterOptions, where: WorkspaceOptions, talk: OutputOptions) -> None:
+    """List runs, newest first.
+
+    The last 20, unless --num_runs says otherwise.
+
+    \b
+      himl runs list --experiment train --status Failed
+      himl runs list --num_runs all --json
+    """
+    from himl_cli.core.runs import RunQuery
+    from himl_cli.render.run_tables import RUN_COLUMNS
+
+    limit = None if filters.num_runs == ALL_RUNS else filters.num_runs or LISTED
+    with open_session(where, talk) as session:
+        runs = session.workspace.runs(RunQuery(filters.experiment, filters.statuses, filters.tags, limit=limit))
+        session.output.table(runs, RUN_COLUMNS, quiet=lambda run: str(run.id), empty=f"No runs in {session.workspace.label}.")
+
+
+@command(app, "show")
+def show(selection: SelectionOptions, where: WorkspaceOptions, talk: OutputOptions, runs: RunArgs = None) -> None:
+    """Show one run in full: outcome, tags, metrics, children.
+
+    Without a run: the one submitted last from this folder.
+
+    \b
+      himl runs show
+      himl runs show train_1772366400_0a1b2c3d --json
+    """
+    from himl_cli.render.run_view import run_view
+    from himl_cli.services.run_details import run_details
+    from himl_cli.services.run_lookup import find_runs, means_one_run
+
+    wanted = selection.selection(runs)
+    with open_session(where, talk) as session:
+        details = [run_details(session.workspace, run) for run in find_runs(session.workspace, wanted, cwd=session.cwd)]
+        session.output.result(
+            details[0] if means_one_run(wanted) else details,
+            human=lambda: "\n\n\n".join("\n".join(run_view(each)) for each in details),
+            quiet=[each.run.id for each in details],
+        )
+
+
+@command(app, "logs")
+def logs(
+    selection: SelectionOptions,
+    where: WorkspaceOptions,
+    talk: OutputOptions,
+    runs: RunArgs = None,
+    follow: Annotated[bool, typer.Option("--follow", help="Go on until the run has ended.", rich_help_panel="Log")] = False,
+    file: Annotated[
+        str | None, typer.Option("--file", metavar="NAME", help="Another log than the main one, e.g. std_log_process_1.txt.", rich_help_panel="Log")
+    ] = None,
+) -> None:
+    """Print the log of a run, also while it runs.
+
+    Byte for byte. Ctrl-C ends --follow, and not the run.
+
+    \b
+      himl runs logs --follow
+      himl runs logs latest --file std_log_process_1.txt
+    """
+    from himl_cli.commands._logs import print_logs
+    from himl_cli.services.run_lookup import find_runs
+
+    with open_session(where, talk) as session:
+        print_logs(session, find_runs(session.workspace, selection.selection(runs), cwd=session.cwd), file, follow=follow)
+
+
+@command(app, "cancel")
+def cancel(selection: SelectionOptions, where: WorkspaceOptions, talk: OutputOptions, runs: RunArgs = None) -> None:
+    """Stop runs.
+
+    Which ones has to be said.
+
+    \b
+      himl runs cancel latest
+    """
+    from himl_cli.services.run_changes import cancel_runs
+    from himl_cli.services.run_lookup import find_runs
+
+    with open_session(where, talk) as session:
+        outcomes = cancel_runs(session.workspace, find_runs(session.workspace, selection.selection(runs), cwd=session.cwd, explicit=True))
+        lines = [f"Asked run '{each.id}' to stop." if each.asked else f"Run '{each.id}' had ended already: {each.status}." for each in outcomes]
+        session.output.result(outcomes, human="\n".join(lines), quiet=[each.id for each in outcomes if each.asked])
+
+
+@command(app, "tag")
+def tag(
+    selection: SelectionOptions,
+    where: WorkspaceOptions,
+    talk: OutputOptions,
+    given: Annotated[list[str] | None, typer.Argument(metavar="[RUN]... KEY=VALUE...", help="Run ids, and the tags to set.", show_default=False)] = None,
+) -> None:
+    """Set tags on runs.
+
+    Other tags stay. Which runs has to be said.
+
+    \b
+      himl runs tag train_1772366400_0a1b2c3d team=blue stage=final
+      himl runs tag --experiment train --num_runs 5 keep=yes
+    """
+    from himl_cli.services.run_changes import tag_runs
+    from himl_cli.services.run_lookup import find_runs
+
+    plain = [word for word in given or () if "=" not in word or "://" in word]
+    tags = parse_pairs("himl runs tag RUN", [word for word in given or () if word not in plain])
+    with open_session(where, talk) as session:
+        tagged = tag_runs(session.workspace, find_runs(session.workspace, selection.selection(plain), cwd=session.cwd, explicit=True), tags)
+        text = ", ".join(f"{key}={value}" for key, value in tags.items())
+        session.output.result(tagged, human="\n".join(f"Tagged run '{run.id}': {text}" for run in tagged), quiet=[run.id for run in tagged])
+
+
+@command(app, "delete")
+def delete(selection: SelectionOptions, where: WorkspaceOptions, talk: OutputOptions, runs: RunArgs = None) -> None:
+    """Delete runs with all their files; asks first.
+
+    Runs of a local workspace, that is, and their children with them.
+
+    \b
+      himl runs delete train_1772366400_0a1b2c3d
+      himl runs delete --experiment scratch --num_runs all --yes
+    """
+    from himl_cli.services.run_changes import check_deletable
+    from himl_cli.services.run_lookup import find_runs
+
+    with open_session(where, talk) as session:
+        doomed = find_runs(session.workspace, selection.selection(runs), cwd=session.cwd, explicit=True)
+        deleter = check_deletable(session.workspace, doomed)
+        names = [run.id for run in doomed]
+        session.output.insist(
+            f"Delete {len(names)} runs with all their files: {', '.join(names)}?" if len(names) > 1 else f"Delete run '{names[0]}' with all its files?"
+        )
+        for name in names:
+            deleter.delete(name)
+        session.output.result({"deleted": names}, human="\n".join(f"Deleted run '{name}'." for name in names), quiet=names)

@@ -1,0 +1,69 @@
+"""Values of `--input` and `--output`: `[KEY=]NAME[:VERSION][,option=value…]`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from difflib import get_close_matches
+
+from himl_cli.core.errors import BadUsage
+from himl_cli.core.jobs import DataSpec
+
+KEY = re.compile(r"[A-Za-z_]\w*", re.ASCII)
+INPUT_OPTIONS = {"datastore": (), "mode": ("download", "mount"), "target": (), "local": ()}
+OUTPUT_OPTIONS = {"datastore": (), "mode": ("mount", "upload"), "local": (), "overwrite": ("true", "false")}
+
+
+def parse_inputs(texts: Sequence[str]) -> list[DataSpec]:
+    """All `--input` values; keys default to INPUT_0, INPUT_1, … Raises BadUsage."""
+    return _unique("input", [_parse("input", text, f"INPUT_{number}", INPUT_OPTIONS) for number, text in enumerate(texts)])
+
+
+def parse_outputs(texts: Sequence[str]) -> list[DataSpec]:
+    """All `--output` values; keys default to OUTPUT_0, OUTPUT_1, … Raises BadUsage."""
+    return _unique("output", [_parse("output", text, f"OUTPUT_{number}", OUTPUT_OPTIONS) for number, text in enumerate(texts)])
+
+
+def _parse(kind: str, text: str, default_key: str, known: dict[str, tuple[str, ...]]) -> DataSpec:
+    head, *rest = text.split(",")
+    key, equals, name = head.partition("=")
+    if not equals:
+        key, name = default_key, head
+    if not KEY.fullmatch(key):
+        raise BadUsage(f"--{kind} '{text}': '{key}' cannot be a key.", hint="A key becomes part of a variable's name: letters, digits and _, no digit first.")
+    options = _options(kind, text, rest, known)
+    name, version = _split_version(name) if kind == "input" else (name, None)
+    if not name and "local" not in options:
+        raise BadUsage(f"--{kind} '{text}': no name.", hint=f"Write --{kind} [KEY=]NAME[,local=PATH]")
+    overwrite = options.pop("overwrite", "true") == "true"
+    return DataSpec(key, name, version, overwrite=overwrite, **options)
+
+
+def _options(kind: str, text: str, pairs: Sequence[str], known: dict[str, tuple[str, ...]]) -> dict[str, str]:
+    options: dict[str, str] = {}
+    for pair in pairs:
+        option, equals, value = pair.partition("=")
+        if option not in known:
+            near = get_close_matches(option, known, n=1)
+            raise BadUsage(f"--{kind} '{text}': unknown '{option}'.", hint=f"Did you mean {near[0]}=…?" if near else f"There are: {', '.join(known)}.")
+        if not equals or not value:
+            raise BadUsage(f"--{kind} '{text}': '{option}' has no value.", hint=f"Write {option}=VALUE")
+        if known[option] and value not in known[option]:
+            raise BadUsage(f"--{kind} '{text}': {option} cannot be '{value}'.", hint=f"It is one of: {', '.join(known[option])}.")
+        options[option] = value
+    if options.get("target", "").rstrip("/\\") in (".", "./") and "target" in options:
+        raise BadUsage(f"--{kind} '{text}': target=. is refused: the data would cover the script's own folder.", hint="Name another folder.")
+    return options
+
+
+def _split_version(name: str) -> tuple[str, str | None]:
+    base, colon, version = name.rpartition(":")
+    return (base, version) if colon and base and version else (name, None)
+
+
+def _unique(kind: str, specs: list[DataSpec]) -> list[DataSpec]:
+    keys = [spec.key for spec in specs]
+    twice = next((key for key in keys if keys.count(key) > 1), None)
+    if twice:
+        raise BadUsage(f"Two --{kind} options have the key '{twice}'.", hint=f"Give each its own: --{kind} KEY=NAME")
+    return specs

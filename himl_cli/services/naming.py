@@ -1,0 +1,56 @@
+"""Names and tags that a job gets from where it was sent."""
+
+from __future__ import annotations
+
+import getpass
+import re
+from collections.abc import Mapping
+from pathlib import PurePath
+
+from himl_cli.core.errors import BadUsage
+from himl_cli.services.git import GitFacts
+
+LONGEST_EXPERIMENT = 255  # Azure ML's limit is 256 characters, the first of them a letter or digit
+
+
+def friendly_experiment(name: str) -> str:
+    """*name* as Azure ML takes it: every run of characters outside `[a-zA-Z0-9_]` becomes one `_` (hi-ml's rule). Raises BadUsage for an empty one."""
+    friendly = re.sub(r"[^a-zA-Z0-9_]+", "_", name)[:LONGEST_EXPERIMENT]
+    if not friendly.strip("_"):
+        raise BadUsage(f"'{name}' cannot name an experiment.", hint="Use letters, digits and _: --experiment NAME")
+    return friendly
+
+
+def choose_experiment(asked: str | None, target: str, *, from_branch: bool, git: GitFacts | None) -> str:
+    """The experiment's name: *asked*, else the git branch where that is wanted, else the stem of the script or the last part of the module."""
+    if asked is not None:
+        return friendly_experiment(asked)
+    if from_branch:
+        if git is None or not git.branch:
+            raise BadUsage("--experiment_from_branch: no git branch is checked out here.", hint="Name the experiment with --experiment NAME")
+        return friendly_experiment(git.branch)
+    path = PurePath(target)
+    return friendly_experiment(path.stem if path.suffix in (".py", ".sh") else target.rsplit(".", 1)[-1])
+
+
+def automatic_tags(git: GitFacts | None, build: Mapping[str, str], command_line: str) -> dict[str, str]:
+    """Tags that a run gets by itself: git's facts, each replaced by what *build* says, the user, the command line. Empty ones are left out."""
+    facts: dict[str, str] = {}
+    if git is not None:
+        facts = {
+            "build_source_repository": git.repository,
+            "build_branch": git.branch,
+            "build_source_id": git.commit,
+            "build_source_author": git.author,
+            "build_source_message": git.message,
+            "build_source_dirty": str(git.is_dirty).lower(),
+        }
+    tags = {**facts, "build_user": _user(), "command_line": command_line, **build}
+    return {name: value for name, value in tags.items() if value}
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError, ImportError):  # a user id without a name, as in some containers
+        return ""

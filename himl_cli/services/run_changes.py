@@ -1,0 +1,44 @@
+"""Stopping, tagging and deleting runs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from himl_cli.core.errors import BadUsage, HimlError
+from himl_cli.core.runs import Run
+from himl_cli.workspaces.base import DeletesRuns, Workspace
+
+
+@dataclass(frozen=True)
+class CancelOutcome:
+    """Whether the run was asked to stop; where not, it had ended with `status` before."""
+
+    id: str
+    asked: bool
+    status: str
+
+
+def cancel_runs(workspace: Workspace, runs: Sequence[Run]) -> list[CancelOutcome]:
+    """Ask every one of *runs* to stop. Raises ServiceFailed where one cannot be asked."""
+    asked = {run.id: workspace.cancel(run.id) for run in runs}
+    return [CancelOutcome(name, was_asked, workspace.run(name).status.value) for name, was_asked in asked.items()]
+
+
+def tag_runs(workspace: Workspace, runs: Sequence[Run], tags: Mapping[str, str]) -> list[Run]:
+    """Set *tags* on every one of *runs*; gives the runs as they are then. Raises BadUsage without tags."""
+    if not tags:
+        raise BadUsage("No tag was given.", hint="For example: himl runs tag RUN team=blue")
+    return [workspace.tag(run.id, tags) for run in runs]
+
+
+def check_deletable(workspace: Workspace, runs: Sequence[Run]) -> DeletesRuns:
+    """The workspace as one that deletes runs. Raises BadUsage while one of *runs* runs, HimlError where runs cannot be deleted."""
+    if not isinstance(workspace, DeletesRuns):
+        raise HimlError(f"Runs of {workspace.label} cannot be deleted.", hint="Only runs of a local workspace can.")
+    active = [run for run in runs if not run.status.is_final]
+    if active:
+        raise BadUsage(
+            f"Run '{active[0].id}' is {active[0].status.value.lower()}; nothing was deleted.", hint=f"Stop it first: himl runs cancel {active[0].id}"
+        )
+    return workspace

@@ -1,0 +1,13 @@
+"""Asking a workspace for everything it knows of one run."""
+
+from __future__ import annotations
+
+from himl_cli.core.run_details import RunDetails
+from himl_cli.core.runs import Run, RunQuery
+from himl_cli.workspaces.base import Workspace
+
+
+def run_details(workspace: Workspace, run: Run) -> RunDetails:
+    """What *run* logged, and its children in the order they were made. Raises RunNotFound when it was deleted meanwhile."""
+    children = list(workspace.runs(RunQuery(parent=run.id)))
+    return RunDetails(run, workspace.parameters(run.id), workspace.metrics(run.id), children[::-1])

@@ -1,0 +1,66 @@
+"""Reading the log of a run, also while it grows."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from difflib import get_close_matches
+
+from himl_cli.core.errors import Interrupted, NotFound
+from himl_cli.workspaces.base import BlobStore, Workspace
+
+MAIN_LOGS = ("user_logs/std_log.txt", "user_logs/std_log_process_0.txt", "std_log_process_0.txt", "azureml-logs/70_driver_log.txt")
+LOG_FOLDERS = ("user_logs/", "logs/", "azureml-logs/", "system_logs/")
+POLL_SECONDS = 0.05
+
+
+def read_log(workspace: Workspace, run_id: str, name: str | None = None) -> Iterator[bytes]:
+    """The log called *name*, else the run's main one, piece by piece as it is now. Raises NotFound naming the logs there are."""
+    files = workspace.run_files(run_id)
+    found = _find(files, name)
+    if found is None:
+        raise _no_log(files, run_id, name)
+    return files.read(found)
+
+
+def follow_log(workspace: Workspace, run_id: str, name: str | None = None, *, at_each_look: Callable[[], None] = lambda: None) -> Iterator[bytes]:
+    """As `read_log`, and then what is added, until the run has ended; a log that is not there yet is waited for."""
+    files = workspace.run_files(run_id)
+    found, done = None, 0
+    while True:
+        has_ended = workspace.run(run_id).status.is_final  # asked before reading, so that no last bytes are missed
+        found = found or _find(files, name)
+        if found is not None:
+            for piece in files.read(found, done):
+                done += len(piece)
+                yield piece
+        if has_ended:
+            break
+        at_each_look()
+        time.sleep(POLL_SECONDS)
+    if found is None:
+        raise _no_log(files, run_id, name)
+
+
+@contextmanager
+def watching(run_id: str) -> Iterator[None]:
+    """Within it, Ctrl-C ends the watching and not the run. Raises Interrupted, which says so."""
+    try:
+        yield
+    except KeyboardInterrupt as err:
+        raise Interrupted(f"Stopped watching; run '{run_id}' goes on.", hint=f"To cancel it: himl runs cancel {run_id}") from err
+
+
+def _find(files: BlobStore, name: str | None) -> str | None:
+    candidates = MAIN_LOGS if name is None else (name, *(folder + name for folder in LOG_FOLDERS))
+    return next((candidate for candidate in candidates if files.stat(candidate) is not None), None)
+
+
+def _no_log(files: BlobStore, run_id: str, name: str | None) -> NotFound:
+    there = [blob.name for folder in LOG_FOLDERS for page in files.list(folder) for blob in page]
+    if name is None and not there:
+        return NotFound(f"Run '{run_id}' has no log yet.", hint=f"To wait for it: himl runs logs {run_id} --follow")
+    near = get_close_matches(name or "", there, n=3, cutoff=0.4) or there[:5]
+    what = f"log '{name}'" if name is not None else "main log"
+    return NotFound(f"Run '{run_id}' has no {what}.", hint=f"There are: {', '.join(near)}." if near else "It has no logs.")

@@ -1,0 +1,155 @@
+"""From what the user said about runs to the runs themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from difflib import get_close_matches
+from pathlib import Path
+
+from himl_cli.core.errors import BadUsage, NotFound, RunNotFound
+from himl_cli.core.runs import Run, RunQuery, RunSelection
+from himl_cli.services.latest_run_file import FILE_NAME
+from himl_cli.services.naming import friendly_experiment
+from himl_cli.services.run_reference import RunReference, parse_reference
+from himl_cli.workspaces.base import Workspace
+
+LATEST = "latest"
+LONGEST_REFERENCE = 2000
+LOOKED_THROUGH = 500
+"""How many recent runs are looked through for experiments of a similar name."""
+
+
+def find_runs(workspace: Workspace, selection: RunSelection, *, cwd: Path, explicit: bool = False) -> list[Run]:
+    """The runs that are meant: those named, else the newest of the experiment, else the one in the latest-run file.
+
+    The file is looked for in *cwd* and above unless it is named; with *explicit* one of the selectors must be given. Never
+    empty: raises RunNotFound or NotFound instead, and BadUsage for selectors that contradict each other.
+    """
+    check_selection(selection, explicit=explicit)
+    found = _selected(workspace, selection, cwd)
+    return _children(workspace, found) if selection.children else found
+
+
+def check_selection(selection: RunSelection, *, explicit: bool = False) -> None:
+    """Raises BadUsage for two selectors at once, for filters without an experiment, and, with *explicit*, for none."""
+    given = {"--run": bool(selection.runs), "--experiment": selection.experiment is not None, "--latest_run_file": selection.latest_run_file is not None}
+    selectors = [name for name, is_given in given.items() if is_given]
+    if len(selectors) > 1:
+        raise BadUsage(f"Two selections at once: {' and '.join(selectors)}.", hint="Give one of them.")
+    filters = {"--num_runs": selection.num_runs is not None, "--tags": bool(selection.tags), "--status": bool(selection.statuses)}
+    lonely = [name for name, is_given in filters.items() if is_given and selection.experiment is None]
+    if lonely:
+        raise BadUsage(f"{' and '.join(lonely)} select among the runs of an experiment.", hint="Add --experiment NAME; 'himl runs list' filters all runs.")
+    if selection.num_runs is not None and selection.num_runs < 1:
+        raise BadUsage(f"--num_runs must be at least 1, got {selection.num_runs}.")
+    if explicit and not selectors:
+        raise BadUsage("Say which run is meant.", hint="Give its id, --run latest, or --experiment NAME.")
+
+
+def means_one_run(selection: RunSelection) -> bool:
+    """Whether *selection* can only stand for a single run, whatever the workspace holds."""
+    return len(selection.runs) <= 1 and selection.num_runs in (None, 1) and not selection.children
+
+
+def _selected(workspace: Workspace, selection: RunSelection, cwd: Path) -> list[Run]:
+    if selection.runs:
+        runs = [_named(workspace, text) for text in selection.runs]
+        return list({run.id: run for run in runs}.values())
+    if selection.experiment is not None:
+        return _of_experiment(workspace, selection, selection.experiment)
+    if selection.latest_run_file is not None:
+        return [_in_file(workspace, cwd / Path(selection.latest_run_file).expanduser())]
+    return [_in_file(workspace, nearest_latest_run_file(cwd))]
+
+
+def _named(workspace: Workspace, text: str) -> Run:
+    if text.lower() == LATEST:
+        return newest_run(workspace)
+    return _referenced(workspace, parse_reference(text))
+
+
+def newest_run(workspace: Workspace) -> Run:
+    """The run that was made last. Raises NotFound in a workspace without runs."""
+    for run in workspace.runs(RunQuery(limit=1)):
+        return run
+    raise NotFound(f"There is no run in {workspace.label} yet.", hint="'himl submit SCRIPT' makes one.")
+
+
+def _referenced(workspace: Workspace, reference: RunReference) -> Run:
+    run = workspace.run(reference.run_id)
+    if reference.experiment is not None and reference.experiment not in (run.experiment, friendly_experiment(run.experiment)):
+        raise NotFound(
+            f"Run '{run.id}' belongs to experiment '{run.experiment}', not '{reference.experiment}'.", hint=f"Give {run.recovery_id} or the run id alone."
+        )
+    return run
+
+
+def _of_experiment(workspace: Workspace, selection: RunSelection, experiment: str) -> list[Run]:
+    """The newest runs of *experiment*, or of what `submit` makes of that name."""
+    for name in dict.fromkeys((experiment, friendly_experiment(experiment))):
+        query = RunQuery(name, selection.statuses, selection.tags, limit=selection.num_runs or 1)
+        found = list(workspace.runs(query))
+        if found:
+            return found
+    raise _nothing_in_experiment(workspace, selection, experiment)
+
+
+def _nothing_in_experiment(workspace: Workspace, selection: RunSelection, experiment: str) -> NotFound:
+    conditions = [f"{key}={value}" for key, value in selection.tags.items()]
+    conditions += [" or ".join(status.value for status in selection.statuses)] if selection.statuses else []
+    known = dict.fromkeys(run.experiment for run in workspace.runs(RunQuery(limit=LOOKED_THROUGH)))
+    if experiment in known:
+        return NotFound(f"No run of experiment '{experiment}' is {' and '.join(conditions)}.", hint=f"See himl runs list --experiment {experiment}")
+    near = get_close_matches(experiment, known, n=2, cutoff=0.5)
+    hint = (
+        f"Did you mean {' or '.join(near)}?" if near else f"There are: {', '.join(list(known)[:5])}." if known else "'himl submit SCRIPT' makes the first run."
+    )
+    return NotFound(f"No run of an experiment '{experiment}' in {workspace.label}.", hint=hint)
+
+
+def nearest_latest_run_file(start: Path) -> Path:
+    """The nearest `most_recent_run.txt` in *start* or above. Raises NotFound."""
+    for folder in (start, *start.parents):
+        if (folder / FILE_NAME).is_file():
+            return folder / FILE_NAME
+    raise NotFound(f"No run was named, and there is no {FILE_NAME} in '{start}' or above.", hint="Give a run id, --run latest, or --experiment NAME.")
+
+
+def read_latest_run_file(path: Path) -> RunReference:
+    """The run that *path* names in its one line. Raises NotFound for no file, BadUsage for anything else in it."""
+    hint = "It should hold one line, experiment:run_id; give --run to do without it."
+    try:
+        with path.open("rb") as source:
+            content = source.read(LONGEST_REFERENCE + 1)
+    except FileNotFoundError as err:
+        raise NotFound(f"There is no file '{path}'.", hint="Give a run id, --run latest, or --experiment NAME.") from err
+    except OSError as err:
+        raise BadUsage(f"Cannot read '{path}': {err.strerror}.", hint=hint) from err
+    lines = [line.strip() for line in content.decode("utf-8-sig", "replace").splitlines() if line.strip()]
+    if len(lines) != 1:
+        raise BadUsage(f"'{path}' is empty." if not lines else f"'{path}' has {len(lines)} lines where one is expected.", hint=hint)
+    if len(content) > LONGEST_REFERENCE or not lines[0].isprintable() or "\ufffd" in lines[0] or " " in lines[0]:
+        raise BadUsage(f"'{path}' does not hold a run id.", hint=hint)
+    try:
+        return parse_reference(lines[0])
+    except BadUsage as err:
+        raise BadUsage(f"'{path}': {err}", hint=hint) from err
+
+
+def _in_file(workspace: Workspace, path: Path) -> Run:
+    reference = read_latest_run_file(path)
+    try:
+        return _referenced(workspace, reference)
+    except RunNotFound as err:
+        raise NotFound(
+            f"No run '{reference.run_id}', which '{path}' names, in {workspace.label}.",
+            hint="It was deleted, or lies in another workspace; see 'himl runs list'.",
+        ) from err
+
+
+def _children(workspace: Workspace, parents: Iterable[Run]) -> list[Run]:
+    parents = list(parents)
+    found: Sequence[Run] = [child for parent in parents for child in workspace.runs(RunQuery(parent=parent.id))]
+    if not found:
+        raise NotFound(f"No children: {', '.join(run.id for run in parents)}.", hint="Leave --children out to get the runs themselves.")
+    return list(found)

@@ -1,0 +1,136 @@
+"""What is sent with a job: the files below the snapshot root that no ignore file excludes."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from himl_cli.core.errors import BadUsage
+from himl_cli.core.jobs import Snapshot, SnapshotReport
+
+if TYPE_CHECKING:
+    from pathspec import GitIgnoreSpec
+
+ROOT_MARKERS = ("pyproject.toml", "environment.yml", ".git")
+ALWAYS_LEFT_OUT = frozenset({".git", ".hg", ".svn", ".himl", "__pycache__", ".ipynb_checkpoints"})
+SECRET_FILES = frozenset({"himl.private.toml", ".env", "InnerEyePrivateSettings.yml", "settings_private.yml"})
+RESULTS_OF_EARLIER_RUNS = frozenset({"outputs", "logs", "most_recent_run.txt"})
+
+
+def find_snapshot_root(start: Path) -> Path:
+    """The nearest folder from *start* upward that looks like a project's root, else *start*."""
+    for folder in (start, *start.parents):
+        if any((folder / marker).exists() for marker in ROOT_MARKERS):
+            return folder
+    return start
+
+
+def take_snapshot(root: Path, ignored_folders: Sequence[str] = ()) -> SnapshotReport:
+    """List the files below *root* to be sent: `.amlignore` rules (where the root has one), else `.gitignore` rules, at every level as in git.
+
+    Left out whatever the rules say: version control, workspaces, caches, virtual environments, files of secrets, results of
+    earlier runs at the top level. Symlinks are followed, loops once. Raises BadUsage for a folder that cannot be read.
+    """
+    name = ".amlignore" if (root / ".amlignore").is_file() else ".gitignore"
+    files: list[str] = []
+    by_top: dict[str, int] = {}
+    for relative, size in _Walk(root, name, ignored_folders).files():
+        files.append(relative)
+        top = relative.split("/", 1)[0]
+        by_top[top] = by_top.get(top, 0) + size
+    return SnapshotReport(Snapshot(root, files, sum(by_top.values())), by_top, name)
+
+
+class _Walk:
+    """One walk over the project, with the ignore rules of the folders it is in."""
+
+    def __init__(self, root: Path, ignore_name: str, ignored_folders: Sequence[str]) -> None:
+        self.root = root
+        self.ignore_name = ignore_name
+        self.ignored_folders = {os.path.normpath(folder).replace(os.sep, "/") for folder in ignored_folders}
+
+    def files(self) -> Iterator[tuple[str, int]]:
+        try:
+            here = self.root.stat()
+        except OSError as err:
+            raise _unreadable(self.root, err) from err
+        yield from self._folder(self.root, "", self._rules_above(), frozenset({_identity(str(self.root), here)}))
+
+    def _rules_above(self) -> list[tuple[str, GitIgnoreSpec]]:
+        """Rules of the repository's folders above the snapshot root, nearest last; each with the path from its folder to the root."""
+        rules: list[tuple[str, GitIgnoreSpec]] = []
+        if self.ignore_name != ".gitignore" or (self.root / ".git").exists():
+            return rules
+        for folder in self.root.parents:
+            if spec := _read_rules(folder / self.ignore_name):
+                rules.insert(0, (self.root.relative_to(folder).as_posix() + "/", spec))
+            if (folder / ".git").exists():
+                return rules
+        return []  # no repository around the root: what lies above is none of its business
+
+    def _folder(self, folder: Path, prefix: str, rules: list[tuple[str, GitIgnoreSpec]], above: frozenset[tuple[int, int]]) -> Iterator[tuple[str, int]]:
+        if spec := _read_rules(folder / self.ignore_name):
+            rules = [*rules, ("", spec)]
+        for entry in _entries(folder):
+            name = prefix + entry.name
+            try:
+                info = entry.stat()
+            except OSError:
+                continue  # a dangling link, or gone since it was listed
+            is_folder = stat.S_ISDIR(info.st_mode)
+            if self._is_left_out(name, entry.name, is_folder) or _is_ignored(entry.name + "/" * is_folder, rules):
+                continue
+            if not is_folder:
+                if stat.S_ISREG(info.st_mode):
+                    yield name, info.st_size
+                continue
+            identity = _identity(entry.path, info)
+            if identity not in above and not os.path.exists(os.path.join(entry.path, "pyvenv.cfg")):
+                deeper = [(f"{path}{entry.name}/", spec) for path, spec in rules]
+                yield from self._folder(Path(entry.path), name + "/", deeper, above | {identity})
+
+    def _is_left_out(self, name: str, base: str, is_folder: bool) -> bool:
+        if base in ALWAYS_LEFT_OUT or base in SECRET_FILES or name in RESULTS_OF_EARLIER_RUNS:
+            return True
+        return is_folder and (base in self.ignored_folders or name in self.ignored_folders)
+
+
+def _entries(folder: Path) -> list[os.DirEntry[str]]:
+    try:
+        with os.scandir(folder) as found:
+            return sorted(found, key=lambda entry: entry.name)
+    except OSError as err:
+        raise _unreadable(folder, err) from err
+
+
+def _unreadable(folder: Path, err: OSError) -> BadUsage:
+    return BadUsage(f"Cannot read '{folder}' for the snapshot: {err.strerror}.", hint="Exclude it in an ignore file or with --ignored_folders.")
+
+
+def _identity(path: str, info: os.stat_result) -> tuple[int, int]:
+    """What tells folders apart, by device and inode (on Windows a directory entry's stat lacks them)."""
+    if info.st_ino == 0:
+        info = os.stat(path)
+    return info.st_dev, info.st_ino
+
+
+def _read_rules(path: Path) -> GitIgnoreSpec | None:
+    try:
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return None
+    from pathspec import GitIgnoreSpec
+
+    return GitIgnoreSpec.from_lines(lines)
+
+
+def _is_ignored(name: str, rules: list[tuple[str, GitIgnoreSpec]]) -> bool:
+    """Whether the nearest rule that speaks of *name* excludes it (a `!` rule includes it again), as in git."""
+    for path, spec in reversed(rules):
+        verdict = spec.check_file(path + name).include
+        if verdict is not None:
+            return verdict
+    return False

@@ -1,0 +1,98 @@
+"""Waiting for a run that was just submitted here: its output as it grows, and Ctrl-C's rule."""
+
+from __future__ import annotations
+
+import re
+import signal
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+
+from himl_cli.core.errors import Interrupted, JobFailed, NotFound
+from himl_cli.core.events import Notice, Notify
+from himl_cli.core.runs import Run, RunStatus
+from himl_cli.services.run_logs import follow_log
+from himl_cli.workspaces.base import Workspace
+
+TAIL_BYTES = 64 * 1024
+FAILED_RANK = re.compile(r"rank (\d+): ")  # how a run's reason begins when one of several ranks failed
+
+
+def wait_for_run(workspace: Workspace, run_id: str, write: Callable[[bytes], None], notify: Notify, interrupted: Sequence[int]) -> Run:
+    """Hand the run's output to *write* until the run has ended; return it as it ended.
+
+    Once *interrupted* (see `interruptions`) holds a signal, the run is canceled; Interrupted is raised when it has ended.
+    """
+    cancel = _Cancel(workspace, run_id, interrupted, notify)
+    with suppress(NotFound):  # a job that ended before its log was opened
+        for piece in follow_log(workspace, run_id, at_each_look=cancel):
+            write(piece)
+    run = workspace.run(run_id)
+    if interrupted and run.status is RunStatus.canceled:
+        raise Interrupted(f"Run '{run_id}' was canceled.", hint=f"What it wrote is kept: himl runs show {run_id}")
+    return run
+
+
+def raise_unless_completed(run: Run) -> None:
+    """Raises JobFailed, naming the run and why it did not complete."""
+    if run.status is RunStatus.canceled:
+        raise JobFailed(f"Run '{run.id}' was canceled.", hint=f"See himl runs show {run.id}")
+    if run.status is not RunStatus.completed:
+        raise JobFailed(f"Run '{run.id}' failed: {run.reason or 'no reason is known'}.", hint=f"Its output: himl runs logs {run.id}")
+
+
+def last_lines_of_failed_rank(workspace: Workspace, run: Run, count: int = 20) -> tuple[str, bytes] | None:
+    """The log's name and its last *count* lines when a rank failed whose output was not shown; else None."""
+    found = FAILED_RANK.match(run.reason)
+    if found is None or found[1] == "0":
+        return None
+    name = f"user_logs/std_log_process_{found[1]}.txt"
+    files = workspace.run_files(run.id)
+    blob = files.stat(name)
+    if blob is None:
+        return None
+    tail = b"".join(files.read(name, max(0, blob.size - TAIL_BYTES)))
+    return name, b"".join(tail.splitlines(keepends=True)[-count:])
+
+
+class _Cancel:
+    """Asks the run to stop, once, when an interruption was noted."""
+
+    def __init__(self, workspace: Workspace, run_id: str, interrupted: Sequence[int], notify: Notify) -> None:
+        self._workspace = workspace
+        self._run_id = run_id
+        self._interrupted = interrupted
+        self._notify = notify
+        self._asked = False
+
+    def __call__(self) -> None:
+        if self._interrupted and not self._asked:
+            self._asked = True
+            self._notify(Notice(f"Canceling run '{self._run_id}': it has 10 seconds to end by itself."))
+            self._workspace.cancel(self._run_id)
+
+
+@contextmanager
+def interruptions() -> Iterator[list[int]]:
+    """A list that each SIGINT and SIGTERM is noted in, instead of ending this process at once; the third raises KeyboardInterrupt.
+
+    It is to hold from before the job starts until its end is known: a signal in between must not be lost, nor leave a job
+    running that nobody waits for.
+    """
+    seen: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield seen
+        return
+
+    def note(number: int, frame: object) -> None:
+        seen.append(number)
+        if len(seen) > 2:
+            raise KeyboardInterrupt
+
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    before = [signal.signal(number, note) for number in numbers]
+    try:
+        yield seen
+    finally:
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)

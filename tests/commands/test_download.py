@@ -1,0 +1,208 @@
+"""`himl download`: what arrives, what is said, and the exit code."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.recorded_runs import RecordedRuns
+from tests.running import Himl, write_files
+
+FILES = {
+    "outputs/results.json": b"{}",
+    "outputs/checkpoints/last.ckpt": b"weights" * 1000,
+    "outputs/checkpoints/epoch=3.ckpt": b"w3" * 100,
+    "logs/events": b"events",
+    "user_logs/std_log.txt": b"epoch 1\n",
+}
+
+
+@pytest.fixture
+def recorded(project: Path) -> RecordedRuns:
+    runs = RecordedRuns(project)
+    runs.add("train_1_aa", files={"outputs/old.txt": "old"})
+    runs.add("train_2_bb", files=FILES)
+    runs.add("bare_3_cc", experiment="bare")
+    (project / "most_recent_run.txt").write_text("train:train_2_bb\n")
+    return runs
+
+
+def files_in(folder: Path) -> dict[str, bytes]:
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file() and not path.relative_to(folder).parts[0].startswith(".himl-")
+    }
+
+
+@pytest.mark.usefixtures("recorded")
+def test_the_latest_runs_files_arrive_and_the_summary_says_so(himl: Himl, project: Path) -> None:
+    first = himl.ok("download")
+    again = himl.ok("download")
+    assert files_in(project / "outputs") == {f"train_2_bb/{name}": body for name, body in FILES.items()}
+    place = os.path.join("outputs", "train_2_bb")
+    assert first.stdout.startswith(f"Downloaded 5 files (7.2 KB) to '{place}' in ")
+    assert again.stdout.startswith(f"Downloaded 0 files (0 B) to '{place}' in ")
+    assert again.stdout.endswith("; 5 complete already.\n")
+    assert (first.stderr, again.stderr) == ("", "")
+
+
+@pytest.mark.usefixtures("recorded")
+def test_prefix_globs_flat_and_strip_prefix(himl: Himl, project: Path) -> None:
+    himl.ok("download", "--prefix", "outputs/checkpoints", "--flat", "--strip-prefix", "--output_dir", "a", "--exclude", "epoch*")
+    himl.ok("download", "train_2_bb", "--include", "*.ckpt,events", "--output-dir", "b")
+    himl.ok("download", "--prefix", "outputs/results.json", "--flat", "--output_dir", "c")
+    assert files_in(project / "a") == {"last.ckpt": FILES["outputs/checkpoints/last.ckpt"]}
+    assert {*files_in(project / "b")} == {f"train_2_bb/{name}" for name in FILES if name.endswith(("ckpt", "events"))}
+    assert {*files_in(project / "c")} == {"outputs/results.json"}
+
+
+@pytest.mark.usefixtures("recorded")
+def test_json_is_one_document_and_quiet_is_the_folder(himl: Himl, project: Path) -> None:
+    document = himl.ok("download", "--json").json()
+    quiet = himl.ok("download", "-q").stdout
+    assert document.pop("seconds") < 60
+    assert document == {
+        "files": 5,
+        "bytes": sum(map(len, FILES.values())),
+        "skipped": 0,
+        "unverified": 0,
+        "differing": [],
+        "refused": [],
+        "failed": [],
+        "places": [os.path.join("outputs", "train_2_bb")],
+    }
+    assert quiet == f"{os.path.join('outputs', 'train_2_bb')}\n"
+
+
+@pytest.mark.usefixtures("recorded")
+def test_several_runs_go_to_a_folder_each_and_one_without_files_is_named(himl: Himl, project: Path) -> None:
+    outcome = himl.ok("download", "--run", "train_1_aa,train_2_bb", "--run", "bare_3_cc", "--prefix", "outputs/o")
+    assert files_in(project / "outputs") == {"train_1_aa/outputs/old.txt": b"old"}
+    assert "train_2_bb" in outcome.stderr
+    assert "bare_3_cc" in outcome.stderr
+
+
+@pytest.mark.usefixtures("recorded")
+def test_hi_mls_option_names_work(himl: Himl, project: Path) -> None:
+    himl.ok("download", "--run_ids", "train_1_aa", "--parallel", "2")
+    himl.ok("download", "--run_recovery_ids", "train:train_2_bb", "--prefix", "logs")
+    assert {*files_in(project / "outputs")} == {"train_1_aa/outputs/old.txt", "train_2_bb/logs/events"}
+
+
+@pytest.mark.usefixtures("recorded")
+def test_list_names_the_files_and_downloads_nothing(himl: Himl, project: Path) -> None:
+    quiet = himl.ok("download", "--list", "-q")
+    table = himl.ok("download", "--list", "--prefix", "logs")
+    records = himl.ok("download", "--experiment", "train", "--num_runs", "all", "--list", "--json").json()
+    assert quiet.stdout.splitlines() == sorted(FILES)
+    assert table.stdout.splitlines()[0] == "name\tsize\tmodified"
+    assert table.stdout.splitlines()[1].startswith("logs/events\t6\t20")
+    assert [(record["run"], record["name"], record["size"]) for record in records][-1] == ("train_1_aa", "outputs/old.txt", 3)
+    assert not (project / "outputs").exists()
+
+
+@pytest.mark.usefixtures("recorded")
+def test_a_file_that_differs_is_left_listed_and_exit_code_1_unless_overwritten(himl: Himl, project: Path) -> None:
+    write_files(project / "outputs" / "train_2_bb", {"outputs/results.json": "mine"})
+    left = himl("download", "--prefix", "outputs/r")
+    as_json = himl("download", "--prefix", "outputs/r", "--json")
+    kept = (project / "outputs/train_2_bb/outputs/results.json").read_bytes()
+    replaced = himl("download", "--prefix", "outputs/r", "--overwrite")
+    assert (left.code, as_json.code, replaced.code, kept) == (1, 1, 0, b"mine")
+    assert "differs, left as it is: train_2_bb/outputs/results.json\n" in left.stderr
+    assert "--overwrite" in left.stderr
+    assert as_json.json()["differing"] == ["train_2_bb/outputs/results.json"]
+    assert (project / "outputs/train_2_bb/outputs/results.json").read_bytes() == b"{}"
+
+
+@pytest.mark.usefixtures("recorded")
+def test_a_log_that_grew_is_renewed(himl: Himl, project: Path) -> None:
+    himl.ok("download")
+    with open(project / ".himl/runs/train_2_bb/user_logs/std_log.txt", "ab") as log:
+        log.write(b"epoch 2\n")
+    outcome = himl.ok("download")
+    assert outcome.stdout.startswith("Downloaded 1 file (16 B)")
+    assert (project / "outputs/train_2_bb/user_logs/std_log.txt").read_bytes() == b"epoch 1\nepoch 2\n"
+
+
+@pytest.mark.usefixtures("recorded")
+def test_no_validate_compares_sizes_only_and_says_so(himl: Himl, project: Path) -> None:
+    write_files(project / "outputs" / "train_2_bb", {"outputs/results.json": "[]"})
+    outcome = himl.ok("download", "--no_validate", "--prefix", "outputs/results.json")
+    assert outcome.stdout.endswith("; 1 complete already; 1 not verifiable.\n")
+
+
+@pytest.mark.usefixtures("recorded")
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (["--prefix", "output/"], 3, "Did you mean 'outputs'?"),
+        (["--include", "*.png"], 3, "passes --include and --exclude"),
+        (["train_2_bX"], 3, "train_2_bb"),
+        (["--output_dir", "most_recent_run.txt"], 2, "is a file"),
+        (["--run", "train_1_aa,train_2_bb", "--flat"], 2, "--flat takes one run"),
+        (["--workers", "0"], 2, "--workers"),
+        (["--include", "[z-a]"], 2, "glob"),
+        (["--output_key", "model"], 3, "no output 'model'"),
+        (["--workspace", "nowhere"], 3, "nowhere"),
+    ],
+)
+def test_bad_input_is_one_line_and_a_hint_and_leaves_nothing(himl: Himl, project: Path, arguments: list[str], code: int, said: str) -> None:
+    before = sorted(path.name for path in project.iterdir())
+    outcome = himl("download", *arguments)
+    assert (outcome.code, outcome.stdout) == (code, "")
+    assert said in outcome.stderr
+    assert 1 <= len(outcome.stderr.splitlines()) <= 2
+    assert sorted(path.name for path in project.iterdir()) == before
+
+
+def test_an_output_dataset_is_taken_instead_of_the_artifacts(himl: Himl, recorded: RecordedRuns, project: Path) -> None:
+    (project / ".himl/runs/train_2_bb/job.json").write_text(json.dumps({"outputs": {"model": str(project / "elsewhere")}}))
+    write_files(project / "elsewhere", {"m/weights": "w"})
+    himl.ok("download", "--output_key", "model")
+    assert files_in(project / "outputs") == {"train_2_bb/m/weights": b"w"}
+
+
+@pytest.mark.usefixtures("recorded")
+def test_of_several_ranks_one_downloads_and_all_succeed(himl: Himl, project: Path) -> None:
+    ranks = [himl.start("download", "--json", env={"LOCAL_RANK": str(rank), "LOCAL_WORLD_SIZE": "4"}, new_session=False) for rank in (3, 1, 0, 2)]
+    documents = [json.loads(rank.communicate(timeout=60)[0]) for rank in ranks]
+    assert [rank.returncode for rank in ranks] == [0] * 4
+    assert documents == [documents[0]] * 4
+    assert (documents[0]["files"], len(files_in(project / "outputs"))) == (5, 5)
+
+
+@pytest.mark.usefixtures("recorded")
+def test_ranks_fail_alike(himl: Himl, project: Path) -> None:
+    write_files(project / "outputs" / "train_2_bb", {"outputs/results.json": "mine"})
+    ranks = [himl.start("download", env={"LOCAL_RANK": str(rank)}, new_session=False) for rank in (1, 0)]
+    said = [rank.communicate(timeout=60)[1] for rank in ranks]
+    assert [rank.returncode for rank in ranks] == [1, 1]
+    assert said[0] == said[1] != b""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="NEEDS file names that are not Unicode")
+def test_odd_names_are_shown_and_arrive(himl: Himl, recorded: RecordedRuns, project: Path) -> None:
+    folder = project / ".himl/runs/bare_3_cc/code/outputs"
+    folder.mkdir(parents=True)
+    for name in (b"gr\xfc\xdfe", b"line\nbreak", b"plain"):
+        with open(os.fsencode(folder) + b"/" + name, "wb") as file:
+            file.write(name)
+    outcome = himl("download", "bare_3_cc", "--json")
+    listed = himl.ok("download", "bare_3_cc", "--list", "-q")
+    assert (outcome.code, outcome.json()["files"], [one["name"] for one in outcome.json()["refused"]]) == (1, 2, ["outputs/line\nbreak"])
+    assert sorted(os.listdir(os.fsencode(project / "outputs/bare_3_cc/outputs"))) == [b"gr\xfc\xdfe", b"plain"]
+    assert b"outputs/gr\xfc\xdfe\n" in listed.raw_stdout
+
+
+@pytest.mark.usefixtures("recorded")
+def test_what_comes_is_not_imported_before_it_is_needed(himl: Himl) -> None:
+    source = "import sys, himl_cli.commands.download, himl_cli.commands.datastore; print(sorted({'filelock', 'sqlite3', 'rich', 'hashlib'} & {*sys.modules}))"
+    done = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"

@@ -1,0 +1,161 @@
+"""Every failure is one line and a hint on stderr, with the right exit code, and nothing on stdout."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.recorded_runs import RecordedRuns
+from tests.running import Himl, write_files
+
+CASES: list[tuple[list[str], int, str]] = [
+    (["dowload"], 2, "No such command 'dowload'. Did you mean 'download'?"),
+    (["frobnicate"], 2, "No such command 'frobnicate'."),
+    (["--bogus"], 2, "No such option '--bogus'."),
+    (["runs", "lsit"], 2, "No such command 'lsit'. Did you mean 'list'?"),
+    (["runs", "list", "--experimnt", "x"], 2, "No such option '--experimnt'. Did you mean '--experiment'?"),
+    (["runs", "list", "--experiment"], 2, "Option '--experiment' requires an argument."),
+    (["runs", "list", "--format", "xml"], 2, "Invalid value for '--format': 'xml' is not one of 'human', 'json', 'quiet'."),
+    (["runs", "list", "--json", "--quiet"], 2, "Two output formats at once: json and quiet."),
+    (["runs", "list", "--num_runs", "0"], 2, "--num_runs takes a whole number from 1, or 'all', got '0'."),
+    (["runs", "list", "--num_runs", "-3"], 2, "--num_runs takes a whole number from 1, or 'all', got '-3'."),
+    (["runs", "list", "--num_runs", "many"], 2, "--num_runs takes a whole number from 1, or 'all', got 'many'."),
+    (["runs", "list", "--tags", "team"], 2, "--tags takes KEY=VALUE, got 'team'."),
+    (["runs", "list", "--tags", "=blue"], 2, "--tags takes KEY=VALUE, got '=blue'."),
+    (["runs", "list", "--status", "runing"], 2, "There is no status 'runing'."),
+    (["runs", "list", "--workspace", "nowhere"], 3, "There is no workspace at"),
+    (["runs", "list", "-w", "a", "--config_file", "b.json"], 2, "Two workspaces at once: --workspace and --config_file."),
+    (["runs", "show", "nope"], 3, "No run 'nope' in local workspace"),
+    (["runs", "show", "a:b:c"], 2, "'a:b:c' is no run."),
+    (["runs", "show", "other:train_1_aa"], 3, "Run 'train_1_aa' belongs to experiment 'train', not 'other'."),
+    (["runs", "show", "https://ml.azure.com/experiments"], 2, "is no address of a run."),
+    (["runs", "show", "--run", "train_1_aa", "--experiment", "train"], 2, "Two selections at once: --run and --experiment."),
+    (["runs", "show", "train_1_aa", "--latest_run_file", "x"], 2, "Two selections at once: --run and --latest_run_file."),
+    (["runs", "show", "train_1_aa", "--tags", "a=b"], 2, "--tags select among the runs of an experiment."),
+    (["runs", "show", "--num_runs", "2"], 2, "--num_runs select among the runs of an experiment."),
+    (["runs", "show", "--experiment", "trian"], 3, "No run of an experiment 'trian' in local workspace"),
+    (["runs", "show", "--experiment", "train", "--status", "queued"], 3, "No run of experiment 'train' is Queued."),
+    (["runs", "show", "--experiment", ""], 2, "--experiment got an empty value."),
+    (["runs", "show", "--run", ""], 2, "--run got an empty value."),
+    (["runs", "cancel", ""], 2, "RUN got an empty value."),
+    (["runs", "show", "--latest_run_file", "nope.txt"], 3, "There is no file"),
+    (["runs", "show"], 3, "No run was named, and there is no most_recent_run.txt in"),
+    (["runs", "show", "train_1_aa", "--children"], 3, "No children: train_1_aa."),
+    (["runs", "cancel"], 2, "Say which run is meant."),
+    (["runs", "tag", "a=b"], 2, "Say which run is meant."),
+    (["runs", "tag", "train_1_aa"], 2, "No tag was given."),
+    (["runs", "tag", "train_1_aa", "=v"], 2, "takes KEY=VALUE, got '=v'."),
+    (["runs", "delete", "train_1_aa"], 2, "There is nobody to answer here."),
+    (["runs", "delete"], 2, "Say which run is meant."),
+    (["runs", "logs", "train_1_aa"], 3, "Run 'train_1_aa' has no log yet."),
+    (["runs", "logs", "train_1_aa", "failed_2_bb", "--follow"], 2, "--follow takes one run, and 2 are meant."),
+    (["runs", "logs", "failed_2_bb", "--file", "std_lg.txt"], 3, "Run 'failed_2_bb' has no log 'std_lg.txt'."),
+]
+
+
+@pytest.fixture(autouse=True)
+def recorded(project: Path) -> RecordedRuns:
+    runs = RecordedRuns(project)
+    runs.add("train_1_aa")
+    runs.add("failed_2_bb", files={"user_logs/std_log.txt": "hello\n"})
+    return runs
+
+
+@pytest.mark.parametrize(("arguments", "code", "message"), CASES, ids=[" ".join(case[0]) for case in CASES])
+def test_a_failure_is_one_line_and_an_exit_code(himl: Himl, arguments: list[str], code: int, message: str) -> None:
+    outcome = himl(*arguments)
+    lines = outcome.stderr.splitlines()
+    assert (outcome.code, outcome.stdout) == (code, "")
+    assert lines[0].startswith('{"error"' if "--json" in arguments else "error: ")
+    assert message in lines[0]
+    assert all(line.startswith("hint: ") for line in lines[1:])
+    assert len(lines) <= 2
+
+
+@pytest.mark.parametrize(("arguments", "code", "message"), CASES[::4], ids=[" ".join(case[0]) for case in CASES[::4]])
+def test_with_json_a_failure_is_one_object_on_stderr(himl: Himl, arguments: list[str], code: int, message: str) -> None:
+    outcome = himl(*arguments, "--format", "json")
+    assert outcome.stdout == ""
+    assert outcome.code in (code, 2)
+    assert set(outcome.error_json()) == {"code", "message", "hint"}
+
+
+def test_an_unknown_run_names_near_ones(himl: Himl) -> None:
+    outcome = himl("runs", "show", "train_1_ab", "--json")
+    assert (outcome.code, outcome.error_json()["code"]) == (3, "run_not_found")
+    assert "train_1_aa" in outcome.error_json()["hint"]
+
+
+def test_no_workspace_is_exit_3_with_what_to_do(himl: Himl, tmp_path: Path) -> None:
+    outcome = himl("runs", "list", cwd=tmp_path)
+    assert outcome.code == 3
+    assert "himl submit" in outcome.stderr.splitlines()[1]
+
+
+def test_a_damaged_record_is_named(himl: Himl, project: Path) -> None:
+    write_files(project, {"other/.himl/workspace.db": b"this is no database, " * 100})
+    outcome = himl("runs", "list", "--workspace", "other")
+    assert outcome.code == 1
+    assert "workspace.db' is damaged" in outcome.stderr
+
+
+def test_a_bug_is_one_line_and_its_traceback_comes_with_verbose(project: Path, recorded: RecordedRuns) -> None:
+    """A status that no version writes stands for whatever nobody thought of."""
+    import sqlite3
+
+    with sqlite3.connect(project / ".himl" / "workspace.db") as connection:
+        connection.execute("UPDATE runs SET status = 'Exploded'")
+    connection.close()
+    short = _himl(project, "runs", "list")
+    assert short.returncode == 1
+    assert short.stderr.splitlines()[0].startswith("error: This is a bug in himl: ValueError: 'Exploded'")
+    assert "Traceback" not in short.stderr
+    assert "Traceback" in _himl(project, "runs", "list", "--verbose").stderr
+
+
+def _himl(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-m", "himl_cli", *arguments], cwd=folder, capture_output=True, text=True)
+
+
+UNKNOWN = [
+    (["submit", "train.py", "--epochs", "5"], "--epochs", "himl submit train.py -- --epochs 5"),
+    (["submit", "--epochs", "5", "train.py"], "--epochs", "himl submit train.py -- --epochs 5"),
+    (["submit", "train.py", "--experiment", "e", "--lr=0.1", "--tag", "a=b"], "--lr", "himl submit train.py --experiment e --tag a=b -- --lr=0.1"),
+    (["submit", "train.py", "--name", "two words", "--", "--rest"], "--name", "himl submit train.py -- --name 'two words'"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "option", "meant"), UNKNOWN, ids=[meant for _, _, meant in UNKNOWN])
+def test_an_unknown_option_of_submit_says_where_script_arguments_stand(himl: Himl, project: Path, arguments: list[str], option: str, meant: str) -> None:
+    (project / "train.py").write_text("")
+    outcome = himl(*arguments)
+    assert outcome.code == 2
+    assert outcome.stderr.splitlines()[0] == f"error: No such option '{option}'."
+    assert outcome.stderr.splitlines()[1].endswith(f"Arguments of the script stand after --: {meant}")
+
+
+def test_a_second_target_of_submit_says_where_script_arguments_stand(himl: Himl, project: Path) -> None:
+    (project / "train.py").write_text("")
+    outcome = himl("submit", "train.py", "extra")
+    assert outcome.code == 2
+    assert "himl submit train.py -- extra" in outcome.stderr
+
+
+def test_secrets_are_masked_in_errors(himl: Himl) -> None:
+    outcome = himl("runs", "show", "https://store.blob.core.windows.net/x?sv=1&sig=abcdefSECRET%3D")
+    assert outcome.code == 2
+    assert "SECRET" not in outcome.stderr
+    assert "sig=***" in outcome.stderr
+
+
+def test_runs_of_a_folder_that_cannot_be_written_can_still_be_read(himl: Himl, project: Path, read_only: Callable[[Path], Path]) -> None:
+    read_only(project)
+    assert himl.ok("runs", "list", "-q").stdout == "failed_2_bb\ntrain_1_aa\n"
+    assert himl.ok("runs", "show", "train_1_aa", "-q").stdout == "train_1_aa\n"
+    outcome = himl("runs", "tag", "train_1_aa", "a=b")
+    assert (outcome.code, outcome.stdout) == (1, "")
+    assert "Cannot write" in outcome.stderr

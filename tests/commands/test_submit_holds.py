@@ -1,0 +1,321 @@
+"""What must hold whatever happens to a job: a true recorded state, no process left, no log lost, no record damaged."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sqlite3
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.leftovers import MARK
+from tests.running import Himl, write_files
+from tests.special_folders import SmallDisk
+
+POSIX = pytest.mark.skipif(os.name == "nt", reason="signals and process groups of POSIX")
+
+STUBBORN = """
+import os, signal, subprocess, sys, time
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+signal.signal(signal.SIGINT, signal.SIG_IGN)
+subprocess.Popen([sys.executable, "-c", "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(600)"])
+subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True)
+time.sleep(0.5)
+print("up", flush=True)
+time.sleep(600)
+"""
+
+
+def runs(himl: Himl) -> list[dict[str, Any]]:
+    return list(himl.ok("runs", "list", "--num_runs", "all", "--json").json())
+
+
+def status(himl: Himl) -> str:
+    return str(runs(himl)[0]["status"])
+
+
+def processes_below(project: Path) -> list[int]:
+    """Processes that work in *project* or below it, by /proc."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                where = os.readlink(entry / "cwd")
+            except OSError:
+                continue
+            if where.startswith(str(project)) and (entry / "cmdline").read_bytes():
+                found.append(int(entry.name))
+    return found
+
+
+def wait_until(holds: Callable[[], bool], seconds: float = 20.0) -> bool:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if holds():
+            return True
+        time.sleep(0.05)
+    return holds()
+
+
+def started(himl: Himl, project: Path, *options: str) -> subprocess.Popen[bytes]:
+    """A submit of train.py that waits, and whose script has printed `up`."""
+    process = himl.start("submit", "train.py", *options)
+    logs = project / ".himl" / "runs"
+    assert wait_until(lambda: any(b"up" in log.read_bytes() for log in logs.glob("*/user_logs/std_log.txt")))
+    return process
+
+
+def supervisor_of(project: Path) -> int:
+    """The supervisor's process, found by what it was started as."""
+    for pid in processes_below(project / ".himl"):
+        if b"himl_cli.workspaces.local.supervisor" in Path(f"/proc/{pid}/cmdline").read_bytes():
+            return pid
+    raise AssertionError("no supervisor")
+
+
+@POSIX
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupting_a_waiting_submit_cancels_the_job(himl: Himl, project: Path, number: signal.Signals) -> None:
+    write_files(project, {"train.py": "import time\ntry:\n    print('up', flush=True); time.sleep(600)\nexcept KeyboardInterrupt:\n    print('saved')\n"})
+    process = started(himl, project)
+    process.send_signal(number)
+    output, talk = process.communicate(timeout=20)
+    assert (process.returncode, status(himl)) == (130, "Canceled"), talk
+    assert output == b"up\nsaved\n"
+    assert processes_below(project) == []
+
+
+@POSIX
+def test_ctrl_c_on_a_script_that_ignores_signals_ends_it_by_sigkill(himl: Himl, project: Path) -> None:
+    write_files(project, {"train.py": STUBBORN})
+    process = started(himl, project)
+    begun = time.monotonic()
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=40)
+    assert (process.returncode, status(himl)) == (130, "Canceled")
+    assert time.monotonic() - begun > 14, "SIGKILL comes after 10 s and 5 more"
+    assert processes_below(project) == []
+
+
+@POSIX
+def test_a_closed_terminal_leaves_the_job_running(himl: Himl, project: Path) -> None:
+    write_files(project, {"train.py": "import time\nprint('up', flush=True)\ntime.sleep(2)\nprint('done')\n"})
+    process = started(himl, project)
+    os.killpg(process.pid, signal.SIGHUP)
+    process.communicate(timeout=10)
+    assert process.returncode == -signal.SIGHUP
+    assert status(himl) == "Running"
+    assert wait_until(lambda: status(himl) == "Completed")
+    assert himl.ok("runs", "logs", "latest").stdout == "up\ndone\n"
+
+
+@POSIX
+def test_a_killed_submit_leaves_the_job_running(himl: Himl, project: Path) -> None:
+    write_files(project, {"train.py": "import time\nprint('up', flush=True)\ntime.sleep(1)\nprint('done')\n"})
+    process = started(himl, project)
+    process.kill()
+    process.communicate(timeout=10)
+    assert wait_until(lambda: status(himl) == "Completed")
+
+
+@POSIX
+def test_a_killed_supervisor_leaves_no_process_and_a_failed_run(himl: Himl, project: Path) -> None:
+    write_files(project, {"train.py": STUBBORN})
+    process = started(himl, project)
+    os.kill(supervisor_of(project), signal.SIGKILL)
+    _, talk = process.communicate(timeout=20)
+    assert process.returncode == 1
+    assert b"supervisor" in talk
+    assert wait_until(lambda: processes_below(project) == [], 3)
+    (run,) = runs(himl)
+    assert run["status"] == "Failed"
+    assert himl.ok("runs", "logs", run["id"]).stdout == "up\n"
+
+
+@POSIX
+def test_killing_supervisor_and_shim_together_leaves_no_script(himl: Himl, project: Path) -> None:
+    write_files(project, {"train.py": "import time\nprint('up', flush=True)\ntime.sleep(600)\n"})
+    process = started(himl, project)
+    for pid in processes_below(project):
+        if b"himl_cli" in Path(f"/proc/{pid}/cmdline").read_bytes():
+            os.kill(pid, signal.SIGKILL)
+    process.communicate(timeout=20)
+    assert wait_until(lambda: processes_below(project) == [], 3)
+    assert status(himl) == "Failed"
+
+
+@POSIX
+def test_a_supervisor_that_is_told_to_terminate_ends_the_job_and_records_it(himl: Himl, project: Path) -> None:
+    write_files(project, {"train.py": "import time\nprint('up', flush=True)\ntime.sleep(600)\n"})
+    process = started(himl, project)
+    os.kill(supervisor_of(project), signal.SIGTERM)
+    process.communicate(timeout=20)
+    (run,) = runs(himl)
+    assert (run["status"], "SIGTERM" in run["reason"]) == ("Failed", True)
+    assert processes_below(project) == []
+
+
+def test_after_a_reboot_a_run_without_an_end_reads_as_failed(himl: Himl, project: Path) -> None:
+    """What a machine that went down leaves: an open record, a lock file that nobody holds. No process id is looked at."""
+    write_files(project, {"train.py": ""})
+    himl.ok("submit", "train.py")
+    with sqlite3.connect(project / ".himl" / "workspace.db") as database:
+        database.execute("UPDATE runs SET status = 'Running', ended = NULL, exit_code = NULL")
+    (run,) = himl.ok("runs", "list", "--status", "failed", "--json").json()
+    assert (run["status"], "supervisor" in run["reason"]) == ("Failed", True)
+    assert himl.ok("runs", "list", "--status", "running", "--json").json() == []
+
+
+@POSIX
+def test_a_script_that_dies_by_a_signal_says_which(himl: Himl, project: Path) -> None:
+    write_files(project, {"train.py": "import os, signal\nprint('before', flush=True)\nos.kill(os.getpid(), signal.SIGSEGV)\n"})
+    outcome = himl("submit", "train.py")
+    assert (outcome.code, "signal 11 (SIGSEGV)" in outcome.stderr, outcome.stdout) == (1, True, "before\n")
+    assert runs(himl)[0]["exit_code"] == 139
+
+
+@POSIX
+def test_what_a_finished_script_left_in_the_background_is_ended(himl: Himl, project: Path) -> None:
+    sleep = "[sys.executable, '-c', 'import time; time.sleep(600)']"
+    script = f"import subprocess, sys\nfor apart in (False, True):\n    subprocess.Popen({sleep}, start_new_session=apart)\n"
+    write_files(project, {"train.py": script})
+    himl.ok("submit", "train.py")
+    assert processes_below(project) == []
+
+
+def test_eight_submits_at_once(himl: Himl, project: Path) -> None:
+    write_files(project, {"train.py": "import os, pathlib\npathlib.Path('outputs/id').write_text(os.environ['AZUREML_RUN_ID'])\n"})
+    processes = [himl.start("submit", "train.py", "-q") for _ in range(8)]
+    ids = {process.communicate(timeout=60)[0].decode().strip() for process in processes}
+    assert [process.returncode for process in processes] == [0] * 8
+    recorded = runs(himl)
+    assert {run["id"] for run in recorded} == ids
+    assert {run["status"] for run in recorded} == {"Completed"}
+    assert len(ids) == 8
+    assert all((project / ".himl" / "runs" / run_id / "code" / "outputs" / "id").read_text() == run_id for run_id in ids)
+    with sqlite3.connect(project / ".himl" / "workspace.db") as database:
+        assert database.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+
+
+def test_twenty_thousand_output_files(himl: Himl, project: Path, tmp_path: Path) -> None:
+    write_files(project, {"train.py": "for i in range(20000):\n    open(f'outputs/{i}', 'w').close()\n"})
+    himl.ok("submit", "train.py")
+    listed = himl.ok("download", "--list", "--prefix", "outputs/", "-q").stdout.splitlines()
+    assert len(listed) == 20000
+    assert himl.ok("runs", "delete", "latest", "--yes").code == 0
+    assert list((project / ".himl" / "runs").iterdir()) == []
+
+
+def test_log_bytes_that_are_not_utf_8_come_out_as_they_went_in(himl: Himl, project: Path) -> None:
+    write_files(project, {"train.py": "import sys\nsys.stdout.buffer.write(bytes(range(256)) * 3)\n"})
+    assert himl.ok("submit", "train.py").raw_stdout == bytes(range(256)) * 3
+    assert himl.ok("runs", "logs", "latest").raw_stdout == bytes(range(256)) * 3
+
+
+def test_two_hundred_megabytes_of_log(himl: Himl, project: Path) -> None:
+    write_files(project, {"train.py": "import sys\nfor i in range(200):\n    sys.stdout.buffer.write(b'%09d\\n' % i * 100_000)\n"})
+    with (project / "copy").open("wb") as copy:
+        subprocess.run([str(himl.program), "submit", "train.py"], cwd=project, stdout=copy, stderr=subprocess.DEVNULL, check=True, timeout=120)
+    log = project / ".himl" / "runs" / runs(himl)[0]["id"] / "user_logs" / "std_log.txt"
+    assert log.stat().st_size == (project / "copy").stat().st_size == 200_000_000
+    assert himl("runs", "logs", "latest").raw_stdout == log.read_bytes()
+
+
+def test_a_missing_interpreter_is_said(himl: Himl, project: Path, require_program: Callable[[str], str]) -> None:
+    require_program("bash")
+    write_files(project, {"run.sh": "exec /nowhere/python train.py\n"})
+    outcome = himl("submit", "run.sh")
+    assert (outcome.code, "/nowhere/python" in outcome.stdout) == (1, True)
+    assert runs(himl)[0]["exit_code"] == 127
+
+
+def test_an_interpreter_that_vanishes_before_the_start_is_said(himl: Himl, project: Path, tmp_path: Path) -> None:
+    broken = tmp_path / "python"
+    broken.write_text("#!/nowhere/interpreter\n")
+    broken.chmod(0o755)
+    write_files(project, {"train.py": ""})
+    outcome = himl("submit", "train.py", "--python", broken)
+    assert outcome.code == 1
+    (run,) = runs(himl)
+    assert (run["status"], str(broken) in run["reason"]) == ("Failed", True)
+
+
+def test_a_project_that_may_only_be_read(himl: Himl, project: Path, tmp_path: Path, read_only: Callable[[Path], Path]) -> None:
+    write_files(project, {"train.py": "print('ran')"})
+    read_only(project)
+    refused = himl("submit", "train.py")
+    assert (refused.code, len(refused.stderr.strip().splitlines())) == (1, 3), refused.stderr
+    assert "--workspace" in refused.stderr
+    elsewhere = himl("submit", "train.py", "--workspace", tmp_path / "lab")
+    assert (elsewhere.code, elsewhere.stdout) == (0, "ran\n")
+    assert "most_recent_run.txt" in elsewhere.stderr
+
+
+def test_a_workspace_that_may_only_be_read_can_be_read(himl: Himl, project: Path, read_only: Callable[[Path], Path]) -> None:
+    write_files(project, {"train.py": "print('ran')"})
+    himl.ok("submit", "train.py")
+    read_only(project)
+    (run,) = runs(himl)
+    assert (run["status"], himl.ok("runs", "logs", run["id"]).stdout) == ("Completed", "ran\n")
+    refused = himl("runs", "tag", run["id"], "a=b")
+    assert (refused.code, "workspace.db" in refused.stderr) == (1, True)
+
+
+def on_disk(himl: Himl, disk: SmallDisk, script: str) -> subprocess.CompletedProcess[str]:
+    """Run a shell script in the small disk's folder; `himl` is the program."""
+    code = f'cd "{disk.folder}" && himl() {{ "{himl.program}" "$@"; }} && {script}'
+    return subprocess.run([*disk.prefix, "sh", "-c", code], capture_output=True, text=True, timeout=60, env=dict(os.environ))
+
+
+def test_a_disk_that_fills_while_the_job_runs(himl: Himl, small_disk: SmallDisk) -> None:
+    fill = 'printf \'print(1, flush=True)\\nopen("outputs/big", "wb").write(b"x" * 9000000)\\n\' > train.py'
+    done = on_disk(himl, small_disk, f"{fill}; himl submit train.py; echo code $?; himl runs list --json")
+    assert "code 1" in done.stdout
+    assert '"Failed"' in done.stdout
+    assert "no space is left" in done.stdout
+    assert "No space left on device" in done.stdout + done.stderr
+
+
+def test_a_disk_that_is_too_small_for_the_snapshot(himl: Himl, small_disk: SmallDisk, project: Path) -> None:
+    (project / "big.bin").write_bytes(os.urandom(9_000_000))
+    write_files(project, {"train.py": ""})
+    done = on_disk(
+        himl,
+        small_disk,
+        f"cd '{project}'; himl submit train.py --workspace '{small_disk.folder}'; echo code $?; himl runs list --json --workspace '{small_disk.folder}'",
+    )
+    assert "code 1" in done.stdout
+    assert "No space left on device" in done.stderr
+    assert '"Failed"' in done.stdout
+
+
+def test_a_disk_that_is_full_from_the_start(himl: Himl, small_disk: SmallDisk) -> None:
+    fill = "printf 'print(1)' > train.py; cat /dev/zero > full 2>/dev/null; "
+    done = on_disk(
+        himl, small_disk, f"{fill} himl submit train.py; echo code $?; rm full; himl runs list --json; himl submit train.py -q >/dev/null; echo code $?"
+    )
+    assert [line for line in done.stdout.splitlines() if line.startswith("code")] == ["code 1", "code 0"], done.stdout + done.stderr
+    assert "No space left" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@POSIX
+def test_nothing_of_the_tests_escapes_the_check_for_leftovers(himl: Himl, project: Path) -> None:
+    """The mark that the session's last check looks for reaches the script through supervisor and shim."""
+    write_files(project, {"train.py": f"import os; print(os.environ['{MARK}'])"})
+    assert himl.ok("submit", "train.py").stdout.strip() == os.environ[MARK]
+
+
+@POSIX
+def test_ctrl_c_of_a_terminal_reaches_the_whole_foreground_group(himl: Himl, project: Path) -> None:
+    """The supervisor is not in that group, so the outcome is recorded all the same."""
+    write_files(project, {"train.py": "import time\nprint('up', flush=True)\ntime.sleep(600)\n"})
+    process = started(himl, project)
+    os.killpg(process.pid, signal.SIGINT)
+    process.communicate(timeout=20)
+    assert (process.returncode, status(himl)) == (130, "Canceled")

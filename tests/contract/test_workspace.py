@@ -1,0 +1,147 @@
+"""The promises of the `Workspace` Protocol. A new backend adds one seed and inherits every case."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from himl_cli.core.errors import BadUsage, NotFound, RunNotFound
+from himl_cli.core.runs import RunQuery, RunStatus
+from himl_cli.workspaces.base import DeletesRuns, Workspace
+from tests.recorded_runs import RecordedRuns
+
+BAD_IDS = ["nope", "..", "", "../train_1_aa", "/", "a\0b", "x" * 500]
+
+
+def local(folder: Path) -> Workspace:
+    """The runs that the cases speak of, in a local workspace."""
+    runs = RecordedRuns(folder)
+    runs.add("train_1_aa", tags={"team": "blue"}, files={"outputs/model.bin": b"m" * 10, "user_logs/std_log.txt": "hello"})
+    runs.add("train_2_bb", status=RunStatus.failed, exit_code=3, reason="exit code 3", tags={"team": "red"})
+    runs.add("other_3_cc", experiment="other", tags={"team": "blue", "stage": "final"})
+    runs.add("child_a", parent="train_1_aa")
+    runs.add("child_b", parent="train_1_aa", status=RunStatus.failed)
+    runs.log("train_1_aa", [("loss", 1.0, 1, 1), ("loss", 0.5, 2, 2), ("acc", 0.9, 2, 3)], {"lr": "0.1"})
+    runs.log("child_a", [("loss", 0.25, 1, 1)])
+    return runs.workspace
+
+
+@pytest.fixture(params=[local], ids=["local"])
+def workspace(request: pytest.FixtureRequest, project: Path) -> Workspace:
+    seed: Callable[[Path], Workspace] = request.param
+    return seed(project)
+
+
+def ids(workspace: Workspace, query: RunQuery) -> list[str]:
+    return [run.id for run in workspace.runs(query)]
+
+
+@pytest.mark.parametrize(
+    ("query", "expected"),
+    [
+        (RunQuery(), ["other_3_cc", "train_2_bb", "train_1_aa"]),
+        (RunQuery(limit=2), ["other_3_cc", "train_2_bb"]),
+        (RunQuery(limit=0), []),
+        (RunQuery("train"), ["train_2_bb", "train_1_aa"]),
+        (RunQuery("nothing"), []),
+        (RunQuery(statuses=[RunStatus.failed]), ["train_2_bb"]),
+        (RunQuery(statuses=[RunStatus.failed, RunStatus.completed]), ["other_3_cc", "train_2_bb", "train_1_aa"]),
+        (RunQuery(tags={"team": "blue"}), ["other_3_cc", "train_1_aa"]),
+        (RunQuery(tags={"team": "blue", "stage": "final"}), ["other_3_cc"]),
+        (RunQuery(parent="train_1_aa"), ["child_b", "child_a"]),
+        (RunQuery(parent="train_1_aa", statuses=[RunStatus.failed]), ["child_b"]),
+        (RunQuery(parent="train_2_bb"), []),
+    ],
+)
+def test_queries(workspace: Workspace, query: RunQuery, expected: list[str]) -> None:
+    assert ids(workspace, query) == expected
+
+
+def test_a_run_is_the_same_alone_and_in_a_list(workspace: Workspace) -> None:
+    for run in workspace.runs(RunQuery()):
+        assert workspace.run(run.id) == run
+    assert workspace.run("child_a").parent == "train_1_aa"
+
+
+def test_how_a_run_ended_is_kept(workspace: Workspace) -> None:
+    run = workspace.run("train_2_bb")
+    assert (run.status, run.exit_code, run.reason, run.duration) == (RunStatus.failed, 3, "exit code 3", 65.0)
+
+
+@pytest.mark.parametrize("run_id", BAD_IDS)
+def test_an_unknown_run_is_the_same_error_everywhere(workspace: Workspace, run_id: str) -> None:
+    for ask in (workspace.run, workspace.metrics, workspace.parameters, workspace.run_files, workspace.cancel):
+        with pytest.raises(RunNotFound, match="No run '") as caught:
+            ask(run_id)
+        assert workspace.label in str(caught.value)
+    with pytest.raises(RunNotFound, match="No run '"):
+        workspace.tag(run_id, {"a": "b"})
+
+
+def test_a_similar_run_is_named(workspace: Workspace) -> None:
+    with pytest.raises(RunNotFound) as caught:
+        workspace.run("train_1_ab")
+    assert "train_1_aa" in caught.value.hint
+
+
+def test_tags_are_added_and_replaced(workspace: Workspace) -> None:
+    assert workspace.tag("train_1_aa", {"team": "green", "note": "a=b ü"}).tags == {"team": "green", "note": "a=b ü"}
+    assert workspace.run("train_1_aa").tags == {"team": "green", "note": "a=b ü"}
+    assert workspace.run("train_2_bb").tags == {"team": "red"}
+
+
+def test_metrics_come_with_those_of_nested_runs(workspace: Workspace) -> None:
+    metrics = {(metric.run, metric.name): [(point.step, point.value) for point in metric.points] for metric in workspace.metrics("train_1_aa")}
+    assert metrics == {("train_1_aa", "loss"): [(1, 1.0), (2, 0.5)], ("train_1_aa", "acc"): [(2, 0.9)], ("child_a", "loss"): [(1, 0.25)]}
+    assert [metric.name for metric in workspace.metrics("train_2_bb")] == []
+
+
+def test_parameters(workspace: Workspace) -> None:
+    assert workspace.parameters("train_1_aa") == {"lr": "0.1"}
+    assert workspace.parameters("train_2_bb") == {}
+
+
+def test_files_of_a_run(workspace: Workspace) -> None:
+    files = workspace.run_files("train_1_aa")
+    assert [(blob.name, blob.size) for page in files.list() for blob in page] == [("outputs/model.bin", 10), ("user_logs/std_log.txt", 5)]
+    assert b"".join(files.read("user_logs/std_log.txt", 2)) == b"llo"
+
+
+def test_a_run_that_has_ended_cannot_be_canceled(workspace: Workspace) -> None:
+    assert workspace.cancel("train_2_bb") is False
+    assert workspace.run("train_2_bb").status is RunStatus.failed
+
+
+def test_an_unknown_datastore_names_those_that_exist(workspace: Workspace) -> None:
+    default = workspace.datastores()[0]
+    assert default.is_default
+    with pytest.raises(NotFound, match=f"No datastore 'nope' in .*; there are: {default.name}"):
+        workspace.datastore("nope")
+    assert workspace.datastore().label == workspace.datastore(default.name).label
+
+
+def test_deleting_takes_children_along(workspace: Workspace) -> None:
+    if not isinstance(workspace, DeletesRuns):
+        pytest.skip("this backend deletes no runs")
+    workspace.delete("train_1_aa")
+    assert ids(workspace, RunQuery()) == ["other_3_cc", "train_2_bb"]
+    for gone in ("train_1_aa", "child_a"):
+        with pytest.raises(RunNotFound):
+            workspace.run(gone)
+    with pytest.raises(RunNotFound):
+        workspace.delete("train_1_aa")
+
+
+def test_a_run_that_goes_on_is_not_deleted(project: Path) -> None:
+    """Only while its supervisor lives: the lock is held here in its place."""
+    from filelock import FileLock
+
+    runs = RecordedRuns(project)
+    runs.add("busy_1_aa", status=RunStatus.running)
+    with FileLock(project / ".himl" / "runs" / "busy_1_aa" / "lock"):
+        with pytest.raises(BadUsage, match="Run 'busy_1_aa' is running"):
+            runs.workspace.delete("busy_1_aa")
+        assert runs.workspace.run("busy_1_aa").status is RunStatus.running
+    assert runs.workspace.run("busy_1_aa").status is RunStatus.failed

@@ -1,0 +1,119 @@
+"""What goes into a snapshot: ignore files as git reads them, and what is never sent."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from himl_cli.core.errors import BadUsage
+from himl_cli.core.jobs import LARGE_SNAPSHOT_BYTES
+from himl_cli.services.snapshot import find_snapshot_root, take_snapshot
+from tests.running import write_files
+
+
+def sent(root: Path, ignored: tuple[str, ...] = ()) -> set[str]:
+    return set(take_snapshot(root, ignored).snapshot.files)
+
+
+def test_count_and_size_are_those_of_the_files(project: Path) -> None:
+    write_files(project, {"train.py": "x" * 10, "lib/net.py": "y" * 5})
+    report = take_snapshot(project)
+    assert (list(report.snapshot.files), report.snapshot.size) == (["lib/net.py", "train.py"], 15)
+    assert report.largest(1) == [("train.py", 10)]
+
+
+def test_ignore_files_match_what_git_itself_would_list(project: Path, git: Callable[..., str]) -> None:
+    write_files(
+        project,
+        {
+            ".gitignore": "*.log\n!keep.log\n/data/\nbuild\ndoc/**/*.tmp\n",
+            "nested/.gitignore": "!special.log\nsecret*\n",
+            **dict.fromkeys(["a.log", "keep.log", "data/x", "nested/data/x", "build/x", "nested/build", "nested/special.log", "nested/other.log"], ""),
+            **dict.fromkeys(["nested/secret.txt", "nested/deep/secrets", "doc/a/b/c.tmp", "doc/c.tmp", "doc/readme", "src/ä ö.py", "src/#x.py"], ""),
+        },
+    )
+    git(project, "init", "-q")
+    listed = git(project, "ls-files", "-z", "--cached", "--others", "--exclude-standard").split("\0")
+    assert sent(project) == {name for name in listed if name}
+
+
+def test_rules_of_the_repository_above_the_root_hold(project: Path) -> None:
+    write_files(project, {".git/HEAD": "", ".gitignore": "*.bin\nsub/skip/\n", "sub/a.bin": "", "sub/skip/x": "", "sub/train.py": ""})
+    assert sent(project / "sub") == {"train.py"}
+
+
+def test_an_amlignore_takes_the_place_of_gitignore_at_all_levels(project: Path) -> None:
+    write_files(
+        project,
+        {
+            ".amlignore": "data/\n",
+            ".gitignore": "*.txt\n",
+            "a.txt": "",
+            "data/x": "",
+            "sub/.gitignore": "*\n",
+            "sub/b.py": "",
+            "sub/.amlignore": "c.py\n",
+            "sub/c.py": "",
+        },
+    )
+    assert sent(project) == {".amlignore", ".gitignore", "a.txt", "sub/.gitignore", "sub/b.py", "sub/.amlignore"}
+
+
+def test_what_is_never_sent(project: Path) -> None:
+    secrets = ["himl.private.toml", ".env", "sub/.env", "InnerEyePrivateSettings.yml"]
+    results = ["outputs/best.ckpt", "logs/events", "most_recent_run.txt"]
+    others = [".git/config", ".himl/workspace.db", "__pycache__/a.pyc", "venv/pyvenv.cfg", "venv/lib/x.py"]
+    write_files(project, dict.fromkeys([*secrets, *results, *others, "train.py", "lib/outputs/kept.txt", "lib/logs/kept.py"], ""))
+    assert sent(project) == {"train.py", "lib/outputs/kept.txt", "lib/logs/kept.py"}
+
+
+def test_ignored_folders_by_name_and_by_path(project: Path) -> None:
+    write_files(project, dict.fromkeys(["a/data/x", "b/data/x", "b/c/x", "c", "train.py"], ""))
+    assert sent(project, ("data", "b/c/")) == {"c", "train.py"}
+
+
+@pytest.mark.skipif(os.name == "nt", reason="making links and sockets needs privileges on Windows")
+def test_links_loops_sockets_and_pipes(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_files(project, {"train.py": "", "lib/net.py": ""})
+    (project / "loop").symlink_to(project)
+    (project / "lib" / "up").symlink_to("..")
+    (project / "linked").symlink_to("lib")
+    (project / "dangling").symlink_to("nowhere")
+    os.mkfifo(project / "pipe")
+    monkeypatch.chdir(project)
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind("s")
+        files = sent(project)
+    assert files >= {"train.py", "lib/net.py", "linked/net.py"}
+    assert not {name for name in files if name.startswith(("loop", "pipe", "s", "dangling"))}
+
+
+def test_a_folder_that_cannot_be_read_is_named(project: Path) -> None:
+    write_files(project, {"train.py": ""})
+    with pytest.raises(BadUsage, match="nowhere"):
+        take_snapshot(project / "nowhere")
+
+
+def test_a_large_snapshot_names_what_is_large(project: Path) -> None:
+    write_files(project, {"train.py": "", "data/small": "s"})
+    with (project / "data" / "big.bin").open("wb") as stream:
+        stream.truncate(LARGE_SNAPSHOT_BYTES + 1)
+    report = take_snapshot(project)
+    assert report.is_large
+    assert report.largest(1) == [("data", LARGE_SNAPSHOT_BYTES + 2)]
+
+
+@pytest.mark.parametrize("marker", ["pyproject.toml", "environment.yml", ".git/HEAD"])
+def test_the_root_is_the_nearest_folder_that_looks_like_a_project(project: Path, marker: str) -> None:
+    write_files(project, {marker: "", "a/b/train.py": ""})
+    assert find_snapshot_root(project / "a" / "b") == project
+
+
+def test_without_a_project_the_root_is_the_script_s_folder(tmp_path: Path) -> None:
+    folder = tmp_path / "a"
+    folder.mkdir()
+    assert find_snapshot_root(folder) == folder

@@ -1,0 +1,110 @@
+"""The database of a local workspace: damage, versions, many processes, values that SQLite lacks."""
+
+from __future__ import annotations
+
+import math
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from himl_cli.core.errors import DiskFailed
+from himl_cli.core.runs import RunQuery, RunStatus
+from himl_cli.workspaces.local.database import SCHEMA_VERSION, Database
+from himl_cli.workspaces.local.metric_store import MetricStore
+from himl_cli.workspaces.local.mounts import file_system_of
+from himl_cli.workspaces.local.run_store import PAGE, NewRun, RunStore
+
+WRITER = """
+import pathlib, sys
+from himl_cli.workspaces.local.database import Database
+from himl_cli.workspaces.local.run_store import NewRun, RunStore
+store = RunStore(Database(pathlib.Path(sys.argv[1]), create=True))
+for number in range(50):
+    store.add(NewRun(f"{sys.argv[2]}_{number}", "job", "e", tags={"n": str(number)}))
+"""
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> Database:
+    return Database(tmp_path / "workspace.db", create=True)
+
+
+def test_a_file_that_is_no_database_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "workspace.db"
+    path.write_bytes(b"not a database " * 100)
+    with pytest.raises(DiskFailed, match=r"workspace\.db' is damaged"):
+        Database(path, create=True)
+    assert path.read_bytes() == b"not a database " * 100
+
+
+def test_a_database_of_a_newer_himl_is_left_alone(tmp_path: Path, database: Database) -> None:
+    with sqlite3.connect(database.path) as connection:
+        connection.execute(f"PRAGMA user_version={SCHEMA_VERSION + 1}")
+    with pytest.raises(DiskFailed, match="newer himl") as caught:
+        Database(database.path, create=True)
+    assert "pip install" in caught.value.hint
+
+
+def test_processes_that_create_and_write_at_once_lose_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "workspace.db"
+    writers = [subprocess.Popen([sys.executable, "-c", WRITER, str(path), str(number)]) for number in range(6)]
+    assert [writer.wait(60) for writer in writers] == [0] * 6
+    assert len(RunStore(Database(path)).ids()) == 300
+
+
+def test_values_that_sqlite_lacks_come_back(database: Database) -> None:
+    store = MetricStore(database)
+    store.log("r", [("x", value, step, 0) for step, value in enumerate((math.nan, math.inf, -math.inf, 0.5))])
+    (metric,) = store.metrics(["r"])
+    values = [point.value for point in metric.points]
+    assert math.isnan(values[0])
+    assert values[1:] == [math.inf, -math.inf, 0.5]
+
+
+def test_a_transaction_that_fails_leaves_nothing(database: Database) -> None:
+    RunStore(database).add(NewRun("a", "a", "e"))
+    with pytest.raises(DiskFailed):
+        RunStore(database).add(NewRun("a", "a", "other", tags={"left": "behind"}))
+    assert database.rows("SELECT * FROM tags") == []
+
+
+def test_runs_come_newest_first_over_pages(database: Database) -> None:
+    store = RunStore(database)
+    names = [f"r{number:04}" for number in range(PAGE * 2 + 5)]
+    for name in names:
+        store.add(NewRun(name, name, "even" if int(name[1:]) % 2 == 0 else "odd"))
+    assert [run.id for run in store.query(RunQuery())] == names[::-1]
+    assert [run.id for run in store.query(RunQuery(limit=PAGE + 3))] == names[::-1][: PAGE + 3]
+    assert {run.experiment for run in store.query(RunQuery(experiment="odd"))} == {"odd"}
+
+
+def test_filters_hold_together(database: Database) -> None:
+    store = RunStore(database)
+    for name, team in (("a", "blue"), ("b", "red"), ("c", "blue")):
+        store.add(NewRun(name, name, "e", tags={"team": team}))
+    store.end("a", RunStatus.failed, reason="exit code 1")
+    found = store.query(RunQuery(tags={"team": "blue"}, statuses=[RunStatus.failed]), lost=["c"])
+    assert {(run.id, run.status) for run in found} == {("a", RunStatus.failed), ("c", RunStatus.failed)}
+    assert [run.id for run in store.query(RunQuery(statuses=[RunStatus.queued]), lost=["c"])] == ["b"]
+
+
+def test_the_first_end_stays(database: Database) -> None:
+    store = RunStore(database)
+    store.add(NewRun("a", "a", "e"))
+    store.end("a", RunStatus.canceled, exit_code=130)
+    store.end("a", RunStatus.completed, exit_code=0)
+    run = store.get("a")
+    assert run is not None
+    assert (run.status, run.exit_code) == (RunStatus.canceled, 130)
+
+
+@pytest.mark.parametrize(
+    ("folder", "kind"),
+    [("/home/ada/lab", "ext4"), ("/mnt/share/lab", "nfs4"), ("/mnt/shared", "ext4"), ("/mnt/with space/x", "cifs"), ("/", "ext4")],
+)
+def test_the_file_system_is_that_of_the_deepest_mount(folder: str, kind: str) -> None:
+    table = "/dev/sda / ext4 rw 0 0\nproc /proc proc rw 0 0\nserver:/x /mnt/share nfs4 rw 0 0\n//s/y /mnt/with\\040space cifs rw 0 0\nshort line\n"
+    assert file_system_of(Path(folder), table) == kind
