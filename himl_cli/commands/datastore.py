@@ -1,0 +1,95 @@
+"""`himl datastore`: files of a datastore, up, down and listed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from himl_cli.commands._group import command, group
+from himl_cli.commands._options import WHERE, OutputOptions, WorkspaceOptions
+from himl_cli.commands._session import open_session
+from himl_cli.commands._transfer import FilterOptions, MovingOptions, StripOpt, conclude
+
+app = group("Upload, download and list files of a datastore.")
+
+DatastoreOpt = Annotated[str | None, typer.Option("--datastore", metavar="NAME", help="Which one (default: the default one).", rich_help_panel=WHERE)]
+
+
+@command(app, "upload")
+def upload_files(
+    local: Annotated[Path, typer.Argument(metavar="LOCAL", help="A folder, whose contents are uploaded, or a file.")],
+    remote_prefix: Annotated[str, typer.Argument(metavar="REMOTE_PREFIX", help="The folder in the datastore; '.' is its top.")],
+    globs: FilterOptions,
+    how: MovingOptions,
+    where: WorkspaceOptions,
+    talk: OutputOptions,
+    datastore: DatastoreOpt = None,
+) -> None:
+    """Upload a folder's contents, or a file.
+
+    Identical files are skipped; files there that differ are left as they are and listed, unless --overwrite is given.
+
+    \b
+      himl datastore upload data/digits digits
+      himl datastore upload model.ckpt models --datastore shared
+    """
+    from himl_cli.services.transfer.requests import UploadRequest
+    from himl_cli.services.transfer.upload import upload
+
+    with open_session(where, talk) as session:
+        store = session.workspace.datastore(datastore)
+        result = upload(store, UploadRequest(local, remote_prefix, globs.filters(), how.overwrite, how.validate, how.workers), session.notify)
+    conclude(session.output, result, "Uploaded", [remote_prefix])
+
+
+@command(app, "download")
+def download_files(
+    prefix: Annotated[str, typer.Argument(metavar="PREFIX", help="Names that start so, or one file; '' is all.")],
+    local_dir: Annotated[Path, typer.Argument(metavar="LOCAL_DIR", help="The folder to write to; the whole remote path is kept below it.")],
+    globs: FilterOptions,
+    how: MovingOptions,
+    where: WorkspaceOptions,
+    talk: OutputOptions,
+    datastore: DatastoreOpt = None,
+    strip_prefix: StripOpt = False,
+) -> None:
+    """Download files, checked by MD5.
+
+    Complete files are skipped, partial ones resumed; files here that differ are left as they are and listed, unless
+    --overwrite is given.
+
+    \b
+      himl datastore download digits data
+      himl datastore download models/ . --strip_prefix --include '*.ckpt'
+    """
+    from himl_cli.services.transfer.per_node import download_blobs
+    from himl_cli.services.transfer.requests import DownloadRequest
+
+    request = DownloadRequest(local_dir, globs.filters(prefix), "", strip_prefix, how.overwrite, how.validate, how.workers)
+    with open_session(where, talk) as session:
+        result = download_blobs(session.workspace.datastore(datastore), request, notify=session.notify)
+    conclude(session.output, result, "Downloaded", [str(local_dir)])
+
+
+@command(app, "list")
+def list_stored(
+    globs: FilterOptions,
+    where: WorkspaceOptions,
+    talk: OutputOptions,
+    prefix: Annotated[str, typer.Argument(metavar="PREFIX", help="Names that start so, or one file.", show_default=False)] = "",
+    datastore: DatastoreOpt = None,
+) -> None:
+    """List files with their sizes.
+
+    \b
+      himl datastore list
+      himl datastore list models/ --include '*.ckpt' -q
+    """
+    from himl_cli.render.transfers import FILE_COLUMNS
+    from himl_cli.services.transfer.listing import list_files
+
+    with open_session(where, talk) as session:
+        store = session.workspace.datastore(datastore)
+        session.output.table(list_files(store, globs.filters(prefix)), FILE_COLUMNS, quiet=lambda file: str(file.name), empty=f"No files in {store.label}.")

@@ -1,0 +1,106 @@
+"""`himl download`: the files of runs, checked and complete."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from himl_cli.commands._bundles import Bundle
+from himl_cli.commands._group import command, group
+from himl_cli.commands._options import OutputOptions, RunArgs, SelectionOptions, WorkspaceOptions
+from himl_cli.commands._session import open_session
+from himl_cli.commands._transfer import FILES, FilterOptions, MovingOptions, conclude
+
+if TYPE_CHECKING:
+    from himl_cli.core.runs import Run
+    from himl_cli.services.transfer.per_node import FilesOf
+    from himl_cli.workspaces.base import Workspace
+
+WHERETO = "Where to"
+
+app = group()
+
+
+class SourceOptions(Bundle):
+    """Which of a run's files."""
+
+    def __init__(
+        self,
+        prefix: Annotated[
+            str, typer.Option("--prefix", metavar="P", help="Only names that start so, or one file.", rich_help_panel=FILES, show_default=False)
+        ] = "",
+        output_key: Annotated[
+            str | None, typer.Option("--output_key", metavar="KEY", help="The run's output dataset KEY, not its artifacts.", rich_help_panel=FILES)
+        ] = None,
+        list_only: Annotated[bool, typer.Option("--list", help="List the files, download nothing.", rich_help_panel=FILES)] = False,
+    ) -> None:
+        self.prefix = prefix
+        self.output_key = output_key
+        self.list_only = list_only
+
+    def files_of(self, workspace: Workspace) -> FilesOf:
+        return workspace.run_files if self.output_key is None else partial(workspace.output_files, key=self.output_key)
+
+
+class TargetOptions(Bundle):
+    """Where files go."""
+
+    def __init__(
+        self,
+        output_dir: Annotated[Path, typer.Option("--output_dir", metavar="DIR", help="Files go to DIR/RUN_ID/NAME.", rich_help_panel=WHERETO)] = Path(
+            "outputs"
+        ),
+        flat: Annotated[bool, typer.Option("--flat", help="Files go to DIR/NAME (one run only).", rich_help_panel=WHERETO)] = False,
+        strip_prefix: Annotated[bool, typer.Option("--strip_prefix", help="Drop the folders of the prefix from names.", rich_help_panel=WHERETO)] = False,
+    ) -> None:
+        self.folder = output_dir
+        self.flat = flat
+        self.strip_prefix = strip_prefix
+
+    def places(self, runs: Sequence[Run]) -> list[str]:
+        return [str(self.folder)] if self.flat else [str(self.folder / run.id) for run in runs]
+
+
+@command(app, "download")
+def download(
+    selection: SelectionOptions,
+    source: SourceOptions,
+    globs: FilterOptions,
+    target: TargetOptions,
+    how: MovingOptions,
+    where: WorkspaceOptions,
+    talk: OutputOptions,
+    runs: RunArgs = None,
+) -> None:
+    """Download the files of runs, checked by MD5.
+
+    Without a run: of the one submitted last from this folder. Complete files are skipped, partial ones resumed; files
+    here that differ are left as they are and listed, unless --overwrite is given.
+
+    \b
+      himl download --prefix outputs
+      himl download train_1772366400_0a1b2c3d --include '*.ckpt' --output_dir models
+      himl download --experiment train --num_runs 3 --list
+    """
+    from himl_cli.render.transfers import FILE_COLUMNS, FILE_OF_RUN_COLUMNS
+    from himl_cli.services.run_lookup import find_runs
+    from himl_cli.services.transfer.listing import list_files
+    from himl_cli.services.transfer.per_node import download_runs
+    from himl_cli.services.transfer.requests import DownloadRequest
+
+    filters = globs.filters(source.prefix)
+    with open_session(where, talk) as session:
+        found = find_runs(session.workspace, selection.selection(runs), cwd=session.cwd)
+        files_of = source.files_of(session.workspace)
+        if source.list_only:
+            files = chain.from_iterable(list_files(files_of(run.id), filters, run=run.id) for run in found)
+            session.output.table(files, FILE_COLUMNS if len(found) == 1 else FILE_OF_RUN_COLUMNS, quiet=lambda file: str(file.name), empty="No files.")
+            return
+        request = DownloadRequest(target.folder, filters, "", target.strip_prefix, how.overwrite, how.validate, how.workers)
+        result = download_runs(files_of, found, request, flat=target.flat, notify=session.notify)
+    conclude(session.output, result, "Downloaded", target.places(found))
