@@ -1,0 +1,107 @@
+"""What one `mlflow.log_metric` costs inside a job (aim: under 3 ms), beside a bare HTTP POST of the same bytes.
+
+The bare POST goes by http.client over one kept connection to a server that only answers `{}`: what is left for MLflow's
+client, the route and SQLite is the ratio. Needs MLflow in the environment of himl.
+"""
+
+from __future__ import annotations
+
+import argparse
+import http.client
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from contextlib import closing
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+from himl_cli.core.runs import RunStatus
+from himl_cli.workspaces.local.database import Database
+from himl_cli.workspaces.local.metric_store import MetricStore
+from himl_cli.workspaces.local.run_store import NewRun, RunStore, now_ms
+from himl_cli.workspaces.local.tracking.server import TrackingServer
+
+JOB = "benchmark_1700000000_00000000"
+SCRIPT = """
+import json, sys, time
+import mlflow
+with mlflow.start_run():
+    mlflow.log_metric("warm", 1.0)
+    seconds = []
+    for step in range(int(sys.argv[1])):
+        start = time.perf_counter()
+        mlflow.log_metric("loss", 1.0 / (step + 1), step=step)
+        seconds.append(time.perf_counter() - start)
+print(json.dumps(seconds))
+"""
+
+
+class Echo(BaseHTTPRequestHandler):
+    """Reads the body and answers `{}` in one write."""
+
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self.wfile.write(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}")
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Say nothing."""
+
+
+def time_log_metric(calls: int) -> list[float]:
+    """Seconds of each call of a script that logs to a job's server."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        with closing(Database(folder / "workspace.db", create=True)) as database:
+            RunStore(database).add(NewRun(JOB, JOB, "benchmark", status=RunStatus.running, started=now_ms()))
+            with TrackingServer(database, JOB, artifacts_of=lambda run_id: folder / run_id, new_child_id=lambda: "unused") as server:
+                env = {**os.environ, **server.environment(os.environ).set}
+                done = subprocess.run([sys.executable, "-c", SCRIPT, str(calls)], env=env, cwd=folder, stdout=subprocess.PIPE, check=True)
+            kept = MetricStore(database).metrics([JOB], name="loss")[0]
+            if len(kept.points) != calls:
+                raise SystemExit(f"{calls} values were logged, {len(kept.points)} were kept")
+            found: list[float] = json.loads(done.stdout.splitlines()[-1])
+            return found
+
+
+def time_bare_post(calls: int) -> list[float]:
+    """Seconds of each POST of a metric's bytes over one connection."""
+    seconds = []
+    with ThreadingHTTPServer(("127.0.0.1", 0), Echo) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        with closing(http.client.HTTPConnection("127.0.0.1", server.server_port)) as connection:
+            for step in range(calls):
+                start = time.perf_counter()
+                body = json.dumps({"run_uuid": JOB, "run_id": JOB, "key": "loss", "value": 1.0 / (step + 1), "timestamp": now_ms(), "step": step})
+                connection.request("POST", "/api/2.0/mlflow/runs/log-metric", body, {"Content-Type": "application/json"})
+                connection.getresponse().read()
+                seconds.append(time.perf_counter() - start)
+        server.shutdown()
+    return seconds
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--calls", type=int, default=500)
+    parser.add_argument("--rounds", type=int, default=3)
+    args = parser.parse_args()
+    bare: list[float] = []
+    logged: list[float] = []
+    for _ in range(args.rounds):  # in turns, so that a slow minute of the machine hits both
+        bare += time_bare_post(args.calls)
+        logged += time_log_metric(args.calls)
+    unit = statistics.median(bare)
+    for name, seconds in (("bare POST", bare), ("mlflow.log_metric", logged)):
+        median, slow = statistics.median(seconds), statistics.quantiles(seconds, n=100)[98]
+        print(f"{name:18} median {median * 1000:6.2f} ms   99th percentile {slow * 1000:6.2f} ms   ratio {median / unit:5.2f}")
+
+
+if __name__ == "__main__":
+    main()

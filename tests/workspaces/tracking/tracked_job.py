@@ -1,0 +1,136 @@
+"""A recorded job with its tracking server, and scripts and plain requests that talk to it."""
+
+from __future__ import annotations
+
+import http.client
+import itertools
+import json
+import os
+import subprocess
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from himl_cli.core.runs import Run, RunStatus
+from himl_cli.workspaces.local.database import Database
+from himl_cli.workspaces.local.metric_store import MetricStore
+from himl_cli.workspaces.local.run_store import NewRun, RunStore, now_ms
+from himl_cli.workspaces.local.tracking.server import TrackingServer
+
+SCRIPTS = Path(__file__).with_name("scripts")
+JOB = "train_1700000000_0badcafe"
+API = "/api/2.0/mlflow/"
+
+
+@dataclass(frozen=True)
+class Reply:
+    status: int
+    body: dict[str, Any]
+
+    @property
+    def error(self) -> tuple[int, str]:
+        return self.status, str(self.body.get("error_code", ""))
+
+
+@dataclass
+class TrackedJob:
+    """`store` and `metrics` read what the server has kept."""
+
+    database: Database
+    server: TrackingServer
+    folder: Path
+    store: RunStore = field(init=False)
+    metric_store: MetricStore = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.store = RunStore(self.database)
+        self.metric_store = MetricStore(self.database)
+
+    def artifacts(self, run_id: str = JOB) -> Path:
+        return self.folder / run_id / "artifacts"
+
+    def files(self, run_id: str = JOB) -> set[str]:
+        folder = self.artifacts(run_id)
+        return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+
+    def run(self, run_id: str = JOB) -> Run:
+        found = self.store.get(run_id)
+        assert found is not None, run_id
+        return found
+
+    def children(self, parent: str = JOB) -> dict[str, Run]:
+        """The runs below *parent* by display name."""
+        runs = [self.run(run_id) for run_id in self.store.descendants(parent) if run_id != parent]
+        return {run.display_name: run for run in runs}
+
+    def values(self, name: str, run_id: str = JOB) -> list[float]:
+        return [point.value for metric in self.metric_store.metrics([run_id], name=name) for point in metric.points]
+
+    def parameters(self, run_id: str = JOB) -> dict[str, str]:
+        return self.metric_store.parameters(run_id)
+
+    @property
+    def secret(self) -> str:
+        return self.server.environment({}).set["MLFLOW_TRACKING_TOKEN"]
+
+    def environment(self, extra: Mapping[str, str] | None = None) -> dict[str, str]:
+        """What a process of the job sees, with *extra* as the user's own variables."""
+        base = {**os.environ, **(extra or {})}
+        changes = self.server.environment(base)
+        return {**{name: value for name, value in base.items() if name not in changes.drop}, **changes.set}
+
+    def script(self, python: Path, name: str, *arguments: str, env: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+        """Run one of the scripts with a client's interpreter, in the job's folder."""
+        command = [str(python), str(SCRIPTS / name), *arguments]
+        work = self.folder / "work"
+        work.mkdir(exist_ok=True)
+        return subprocess.run(command, cwd=work, env=self.environment(env), capture_output=True, text=True, timeout=300, stdin=subprocess.DEVNULL)
+
+    def ok(self, python: Path, name: str, *arguments: str, env: Mapping[str, str] | None = None) -> str:
+        """As `script`; it must succeed. Returns what it wrote to stderr."""
+        done = self.script(python, name, *arguments, env=env)
+        assert done.returncode == 0, f"{name} exited with {done.returncode}:\n{done.stdout}\n{done.stderr}"
+        return done.stderr
+
+    def send(self, method: str, target: str, body: bytes | None = None, headers: Mapping[str, str] | None = None) -> Reply:
+        """One request as it is given, with the job's token unless *headers* has its own."""
+        with closing(http.client.HTTPConnection("127.0.0.1", self.server.port, timeout=30)) as connection:
+            connection.request(method, target, body, {"Authorization": f"Bearer {self.secret}", **(headers or {})})
+            response = connection.getresponse()
+            return Reply(response.status, json.loads(response.read()))
+
+    def post(self, route: str, **fields: object) -> Reply:
+        return self.send("POST", API + route, json.dumps(fields).encode())
+
+    def get(self, route_and_query: str) -> Reply:
+        return self.send("GET", API + route_and_query)
+
+    def new_child(self, name: str = "", tags: Mapping[str, str] | None = None, **fields: object) -> str:
+        """The id of a nested run that is made as clients do."""
+        pairs = [{"key": key, "value": value} for key, value in (tags or {}).items()]
+        reply = self.post("runs/create", experiment_id="1", run_name=name, tags=pairs, **fields)
+        assert reply.status == 200, reply
+        return str(reply.body["run"]["info"]["run_id"])
+
+    def found(self, filter: str = "", order_by: Sequence[str] = (), **fields: object) -> list[str]:
+        """Names of the runs that a search finds."""
+        experiment = self.server.environment({}).set["MLFLOW_EXPERIMENT_ID"]
+        reply = self.post("runs/search", experiment_ids=[experiment], filter=filter, order_by=list(order_by), **fields)
+        assert reply.status == 200, reply
+        return [run["info"]["run_name"] for run in reply.body["runs"]]
+
+
+@contextmanager
+def tracked_job(folder: Path) -> Iterator[TrackedJob]:
+    """A running job whose runs lie below *folder*, and its server."""
+    folder.mkdir(parents=True, exist_ok=True)
+    database = Database(folder / "workspace.db", create=True)
+    RunStore(database).add(NewRun(id=JOB, job=JOB, experiment="train", display_name="the job", status=RunStatus.running, started=now_ms(), tags={"git": "abc"}))
+    numbers = itertools.count(1)
+    server = TrackingServer(
+        database, JOB, artifacts_of=lambda run_id: folder / run_id / "artifacts", new_child_id=lambda: f"train_1700000000_{next(numbers):08x}"
+    )
+    with closing(database), server:
+        yield TrackedJob(database, server, folder)
