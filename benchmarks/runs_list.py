@@ -1,0 +1,52 @@
+"""How long `himl runs list` takes with 2,000 recorded runs (aim: well under half a second)."""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import time
+from pathlib import Path
+
+from benchmarks.measure import HIML, print_timings, take_turns
+from himl_cli.core.runs import RunStatus
+from himl_cli.workspaces.local.database import Database
+from himl_cli.workspaces.local.run_store import NewRun, RunStore, now_ms
+
+RUNS = 2000
+BASELINE = "himl runs list"
+CANDIDATES = {
+    BASELINE: [HIML, "runs", "list"],
+    "himl runs list --json": [HIML, "runs", "list", "--json"],
+    "himl runs list --experiment nested --tags fold=3": [HIML, "runs", "list", "--experiment", "nested", "--tags", "fold=3"],
+    "himl runs list --num_runs all": [HIML, "runs", "list", "--num_runs", "all"],
+    "himl runs list --num_runs all --json": [HIML, "runs", "list", "--num_runs", "all", "--json"],
+}
+
+
+def record_runs(folder: Path) -> float:
+    """Record completed runs with five tags each in a new workspace; gives the seconds that took."""
+    (folder / ".himl").mkdir()
+    store = RunStore(Database(folder / ".himl" / "workspace.db", create=True))
+    start = time.perf_counter()
+    for number in range(RUNS):
+        run_id = f"digits_{1_750_000_000 + number}_{number:08x}"
+        tags = {"git_branch": "main", "git_commit": f"{number:040x}", "user": "ada", "fold": str(number % 5), "run_recovery_id": f"digits:{run_id}"}
+        experiment = "nested" if number % 2 else "digits"
+        store.add(NewRun(run_id, job=run_id, experiment=experiment, display_name=f"trial {number}", command="train.py", started=now_ms(), tags=tags))
+        store.end(run_id, RunStatus.completed, exit_code=0)
+    return time.perf_counter() - start
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=11)
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        print(f"recorded {RUNS:,} runs in {record_runs(folder):.1f} s")
+        timings = take_turns(CANDIDATES, rounds=args.rounds, folder=folder)
+    print_timings(timings, baseline=BASELINE)
+
+
+if __name__ == "__main__":
+    main()

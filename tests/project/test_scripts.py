@@ -1,0 +1,80 @@
+"""What the scripts say on a machine that lacks what they need."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+PROJECT = Path(__file__).parents[2]
+NEEDED = ("bash", "cat", "cksum", "dirname", "env", "grep", "rm")
+SCRIPTS = ("scripts/demo", "scripts/test", "scripts/check", "scripts/fix", ".ci/run", ".ci/wheel")
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="a PATH of a few linked programs is made with symbolic links")
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """The project's scripts and what they read, in a folder with a space in its name, without .venv."""
+    folder = tmp_path / "a checkout"
+    for name in ("scripts", ".ci", "examples"):
+        shutil.copytree(PROJECT / name, folder / name)
+    for name in ("pyproject.toml", "requirements-dev.lock"):
+        shutil.copyfile(PROJECT / name, folder / name)
+    return folder
+
+
+@pytest.fixture
+def bare_path(tmp_path: Path, require_program: Callable[[str], str]) -> Path:
+    """A PATH folder with the commonest programs and no Python."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    for name in NEEDED:
+        (folder / name).symlink_to(require_program(name))
+    return folder
+
+
+def add_python(bare_path: Path, guard: str) -> None:
+    """A `python3` on PATH that runs *guard* before anything else."""
+    startup = bare_path.parent / "startup"
+    startup.mkdir()
+    (startup / "sitecustomize.py").write_text(guard)
+    python = bare_path / "python3"
+    python.write_text(f'#!/bin/sh\nPYTHONPATH="{startup}" exec "{sys.executable}" "$@"\n')
+    python.chmod(0o755)
+
+
+def run(script: Path, path: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([str(script)], env={"PATH": str(path), "HOME": str(path.parent)}, cwd=path, capture_output=True, text=True, timeout=60)
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_every_script_can_be_run(name: str) -> None:
+    assert os.access(PROJECT / name, os.X_OK)
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_without_python_they_say_the_line_that_installs_it(name: str, checkout: Path, bare_path: Path) -> None:
+    done = run(checkout / name, bare_path)
+    assert done.returncode == 1
+    assert done.stderr == "No Python 3.10 to 3.14 on PATH. On Debian or Ubuntu, install it with: apt-get install python3 python3-venv\n"
+
+
+def test_a_python_that_is_too_old_is_as_none(checkout: Path, bare_path: Path) -> None:
+    add_python(bare_path, "import sys\nsys.version_info = (3, 9, 18, 'final', 0)\n")
+    done = run(checkout / "scripts" / "demo", bare_path)
+    assert done.returncode == 1
+    assert done.stderr.startswith("No Python 3.10 to 3.14 on PATH.")
+
+
+def test_without_the_venv_module_they_say_the_line_that_installs_it(checkout: Path, bare_path: Path) -> None:
+    add_python(bare_path, "import sys\nsys.modules['ensurepip'] = None\n")
+    done = run(checkout / "scripts" / "demo", bare_path)
+    assert done.returncode == 1
+    assert done.stderr == "Python's venv module is missing. Install it with: apt-get install python3-venv\n"
+    assert not (checkout / ".venv").exists()
