@@ -57,6 +57,13 @@ def test_the_job_sees_the_environment_of_a_job(himl: Himl, project: Path) -> Non
     assert Path(job["cwd"]) == project / ".himl" / "runs" / run["id"] / "code"
 
 
+def test_a_tracking_server_of_the_user_s_own_is_left_to_him(himl: Himl, project: Path) -> None:
+    write_files(project, {"show.py": SHOW})
+    env = seen(himl, "submit", "show.py", "--env_var", "MLFLOW_TRACKING_URI=https://mlflow.example.org")["env"]
+    assert env["MLFLOW_TRACKING_URI"] == "https://mlflow.example.org"
+    assert not {"MLFLOW_RUN_ID", "MLFLOW_TRACKING_TOKEN", "MLFLOW_EXPERIMENT_ID"} & set(env)
+
+
 def test_variables_given_to_a_job_are_in_no_file(himl: Himl, project: Path) -> None:
     write_files(project, {"train.py": ""})
     himl.ok("submit", "train.py", "--env_var", "API_TOKEN=marked-secret", "--", "--password", "marked-secret")
@@ -253,3 +260,21 @@ def test_the_snapshot_keeps_permissions(himl: Himl, project: Path) -> None:
     write_files(project, {"tool.sh": "#!/bin/sh\necho ran\n", "train.py": "import subprocess; subprocess.run(['./tool.sh'], check=True)"})
     (project / "tool.sh").chmod(0o755)
     assert himl.ok("submit", "train.py").stdout == "ran\n"
+
+
+def test_settings_are_shown_with_their_sources_and_secrets_masked(himl: Himl, project: Path) -> None:
+    write_files(project, {"himl.toml": '# lab\n[submit]\nexperiment = "from_file"\n'})
+    outcome = himl.ok("submit", "--show_settings", "--json", "--env_var", "API_TOKEN=marked", "--env_var", "N=1", env={"HIML_SUBMIT_DESCRIPTION": "words"})
+    shown = {row["option"]: (row["value"], row["source"]) for row in outcome.json()}
+    assert shown["experiment"] == ("from_file", "himl.toml:3")
+    assert shown["description"] == ("words", "HIML_SUBMIT_DESCRIPTION")
+    assert shown["env_var"] == ("API_TOKEN=***, N=1", "command line")
+    assert shown["num_nodes"] == ("1", "default")
+    assert [path.name for path in project.iterdir()] == ["himl.toml"]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="command lines are text on Windows")
+def test_arguments_that_are_no_utf_8(himl: Himl, project: Path) -> None:
+    write_files(project, {"train.py": "import os, sys; print(os.fsencode(sys.argv[1]))"})
+    assert himl.ok("submit", "train.py", "--", os.fsdecode(b"\xff\xfe")).stdout == "b'\\xff\\xfe'\n"
+    assert latest(himl)["status"] == "Completed"

@@ -144,6 +144,8 @@ class Supervisor:
 
     def _environment(self, tracking: TrackingServer) -> dict[str, str]:
         base = job_environment(self.order, self.folder.run_id, os.environ)
+        if "MLFLOW_TRACKING_URI" in self.spec.env:  # a server of the user's own knows nothing of our run
+            return {**base, **self.spec.env}
         changes = tracking.environment(base)
         env = {name: value for name, value in base.items() if name not in changes.drop}
         return {**env, **changes.set, **self.spec.env}
