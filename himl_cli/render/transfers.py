@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 from himl_cli.render.durations import duration_text, local_time, size_text
 from himl_cli.render.json_form import utc_text
+from himl_cli.render.output import Format, Output
 from himl_cli.render.tables import Column
 
 if TYPE_CHECKING:
-    from himl_cli.render.output import Output
     from himl_cli.services.transfer.results import TransferResult
 
 LISTED = 50
@@ -25,8 +25,9 @@ FILE_OF_RUN_COLUMNS = (Column("RUN", lambda file: file.run, rank=3, least=20), *
 
 def say_transferred(output: Output, result: TransferResult, verb: str, places: Sequence[str]) -> None:
     """The summary of a transfer to *places*, on stdout; what is not as it was asked for, on stderr."""
-    for line in _left(result):
-        output.notice(line)
+    if output.format is Format.human:  # the others have it in the document, or did not ask
+        for line in _left(result):
+            output.notice(line)
     data: dict[str, Any] = {**result.as_record(), "places": list(places)}
     output.result(data, human=lambda: summary(result, verb, places), quiet=places)
 

@@ -266,7 +266,7 @@ def test_settings_are_shown_with_their_sources_and_secrets_masked(himl: Himl, pr
     write_files(project, {"himl.toml": '# lab\n[submit]\nexperiment = "from_file"\n'})
     outcome = himl.ok("submit", "--show_settings", "--json", "--env_var", "API_TOKEN=marked", "--env_var", "N=1", env={"HIML_SUBMIT_DESCRIPTION": "words"})
     shown = {row["option"]: (row["value"], row["source"]) for row in outcome.json()}
-    assert shown["experiment"] == ("from_file", "himl.toml:3")
+    assert shown["experiment"] == ("from_file", f"{project / 'himl.toml'}:3")
     assert shown["description"] == ("words", "HIML_SUBMIT_DESCRIPTION")
     assert shown["env_var"] == ("API_TOKEN=***, N=1", "command line")
     assert shown["num_nodes"] == ("1", "default")
