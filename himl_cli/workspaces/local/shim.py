@@ -105,12 +105,12 @@ else:
                 time.sleep(0.02)
 
         def _is_alive(self) -> bool:
-            if self._strays():
-                return True
             try:
                 os.killpg(self._group, 0)
             except (ProcessLookupError, PermissionError):
-                return False
+                return bool(children_of(os.getpid())) and bool(self._strays())
+            if self._strays():
+                return True
             # On Linux a group of nothing but zombies, which nobody has reaped, is none; elsewhere init reaps them.
             return self._prctl is None or any(group == self._group and state != "Z" for _, state, group in all_processes())
 
