@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -206,3 +208,25 @@ def test_what_comes_is_not_imported_before_it_is_needed(himl: Himl) -> None:
     source = "import sys, himl_cli.commands.download, himl_cli.commands.datastore; print(sorted({'filelock', 'sqlite3', 'rich', 'hashlib'} & {*sys.modules}))"
     done = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="NEEDS POSIX signals")
+def test_ctrl_c_exits_with_130_and_the_next_call_goes_on(himl: Himl, recorded: RecordedRuns, project: Path) -> None:
+    size = 300 << 20
+    recorded.add("large_4_dd", files={"outputs/a": "first"})
+    source = project / ".himl/runs/large_4_dd/code/outputs/big"
+    source.touch()
+    os.truncate(source, size)
+    folder = project / "outputs/large_4_dd/outputs"
+    process = himl.start("download", "large_4_dd")
+    deadline = time.monotonic() + 30
+    while not (folder / ".big.himl-part").exists() and time.monotonic() < deadline:
+        time.sleep(0.005)
+    process.send_signal(signal.SIGINT)
+    said = process.communicate(timeout=30)[1]
+    left = sorted(path.name for path in folder.iterdir())
+    again = himl.ok("download", "large_4_dd", "--json").json()
+
+    assert (process.returncode, len(said.splitlines()) <= 2) == (130, True), said
+    assert left == [".big.himl-part", "a"]
+    assert (again["files"], again["skipped"], (folder / "big").stat().st_size) == (1, 1, size)

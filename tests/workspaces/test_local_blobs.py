@@ -114,6 +114,24 @@ def test_a_log_that_was_replaced_or_cut_has_changed(run: tuple[RunFiles, Path, P
     assert {name: type(error) for name, error in sink.errors.items()} == {"logs/cut": BlobChanged, "logs/replaced": BlobChanged}
 
 
+@posix_names
+def test_a_file_that_is_replaced_while_it_is_fetched_has_changed(run: tuple[RunFiles, Path, Path]) -> None:
+    store, _, code = run
+    path = code / "outputs/big"
+    path.write_bytes(b"old" * 1_000_000)
+
+    class Replacing(Received):
+        def write(self, request: FetchRequest, offset: int, data: bytes) -> None:
+            if offset == 0:
+                path.with_name("new").write_bytes(b"new" * 1_000_000)
+                os.replace(path.with_name("new"), path)
+
+    sink = Replacing()
+    store.fetch([FetchRequest(named(store, "outputs/big"), 0, 3_000_000)], sink, workers=1)
+    assert isinstance(sink.errors["outputs/big"], BlobChanged)
+    assert sink.md5s == {}
+
+
 def test_the_md5_of_a_resumed_or_ranged_fetch_is_that_of_the_whole_source(run: tuple[RunFiles, Path, Path]) -> None:
     store, _, code = run
     body = bytes(range(256)) * 20_000

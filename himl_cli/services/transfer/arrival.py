@@ -1,0 +1,171 @@
+"""One file on its way in: its partial file, what of it is still to come, and its MD5."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+
+from himl_cli.core.blobs import FetchRequest
+from himl_cli.core.errors import HimlError, IntegrityFailed
+from himl_cli.services.transfer.disk import write_at
+from himl_cli.services.transfer.integrity import FileDigest, Hashing
+from himl_cli.services.transfer.names import part_name
+from himl_cli.services.transfer.plan import Wanted
+from himl_cli.services.transfer.state import TransferState
+
+SMALL = 4 << 20  # up to here a file is digested as it passes by, and begun anew rather than resumed
+LARGE = 32 << 20  # above, it comes in pieces, several at once where the store can
+PIECE = 8 << 20
+OPEN_FLAGS = os.O_WRONLY | os.O_CREAT | getattr(os, "O_BINARY", 0) | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
+
+
+class Arrival:
+    """Writes beside the final place, at the offsets that the bytes belong to. OSErrors of the partial file come out as they are."""
+
+    def __init__(self, wanted: Wanted, source: str, state: TransferState, hashing: Hashing | None) -> None:
+        self.wanted = wanted
+        self.part = os.path.join(os.path.dirname(wanted.path), part_name(os.path.basename(wanted.path)))
+        self.error: HimlError | None = None
+        self.service_md5: bytes | None = None
+        self._state = state
+        self._hashing = hashing
+        self._descriptor = -1
+        self._positions: dict[int, int] = {}
+        self._small_md5 = hashlib.md5(usedforsecurity=False) if hashing is not None and not self.is_resumable else None
+        self._digest: FileDigest | None = None
+        self._done = self._resumed(source) if self.is_resumable else []
+        self.requests = [FetchRequest(wanted.blob, start, stop - start) for start, stop in self._missing()]
+        self.outstanding = len(self.requests)
+        if self._done and self.is_resumable:
+            self._follow()
+
+    @property
+    def is_resumable(self) -> bool:
+        return self.wanted.blob.size > SMALL
+
+    @property
+    def _comes_in_pieces(self) -> bool:
+        return self.wanted.blob.size > LARGE
+
+    def _resumed(self, source: str) -> list[tuple[int, int]]:
+        """What an earlier transfer left of exactly this blob; else the partial file is begun anew."""
+        blob, target = self.wanted.blob, self.wanted.target
+        size = self._part_size()
+        if size is not None and self._state.has_part(target, source, blob.etag, blob.size) and size <= blob.size:
+            if not self._comes_in_pieces:
+                return [(0, size)] if size else []
+            return [(start, stop) for start, stop in self._state.ranges(target) if stop <= size]
+        if size is not None:
+            os.unlink(self.part)
+        self._state.begin_part(target, source, blob.etag, blob.size)
+        return []
+
+    def _part_size(self) -> int | None:
+        try:
+            status = os.lstat(self.part)
+        except FileNotFoundError:
+            return None
+        if stat.S_ISREG(status.st_mode):
+            return status.st_size
+        os.unlink(self.part)  # a link that somebody put there
+        return None
+
+    def _missing(self) -> list[tuple[int, int]]:
+        size = self.wanted.blob.size
+        if not self._comes_in_pieces:
+            start = self._done[0][1] if self._done else 0
+            return [(start, size)] if start < size else []
+        done = set(self._done)
+        pieces = [(start, min(start + PIECE, size)) for start in range(0, size, PIECE)]
+        return [piece for piece in pieces if piece not in done]
+
+    def _follow(self) -> None:
+        if self._hashing is not None and self._digest is None:
+            self._digest = self._hashing.follow(self.part, self.wanted.blob.size)
+            for start, stop in self._done:
+                self._digest.written(start, stop)
+
+    def _open(self) -> None:
+        if self.is_resumable:
+            self._descriptor = os.open(self.part, OPEN_FLAGS, 0o666)
+            self._follow()
+            return
+        try:
+            self._descriptor = os.open(self.part, OPEN_FLAGS | os.O_EXCL, 0o666)
+        except FileExistsError:
+            os.unlink(self.part)
+            self._descriptor = os.open(self.part, OPEN_FLAGS | os.O_EXCL, 0o666)
+
+    def write(self, request: FetchRequest, offset: int, data: bytes) -> None:
+        position = self._positions.get(request.offset, request.offset)
+        if offset != position or offset + len(data) > request.offset + request.length:
+            self.error = IntegrityFailed(f"'{request.blob.name}' came with other bytes than were asked for.")
+            return
+        if self._descriptor < 0:
+            self._open()
+        write_at(self._descriptor, offset, data)
+        self._positions[request.offset] = position + len(data)
+        if self._small_md5 is not None:
+            self._small_md5.update(data)
+        elif self._digest is not None:
+            self._digest.written(request.offset, position + len(data))
+
+    def finish(self, request: FetchRequest, md5: bytes | None) -> None:
+        """*request* is complete, as the store says; `error` is set when it is not."""
+        self.outstanding -= 1
+        stop = request.offset + request.length
+        if self._positions.get(request.offset, request.offset) != stop:
+            self.error = self.error or IntegrityFailed(f"'{request.blob.name}' came without its end.")
+            return
+        self.service_md5 = md5 or self.service_md5
+        if self._comes_in_pieces and self.error is None:
+            self._state.add_range(self.wanted.target, request.offset, stop)
+
+    def fail(self, error: HimlError) -> None:
+        self.outstanding -= 1
+        self.error = self.error or error
+
+    @property
+    def is_digested(self) -> bool:
+        return self._digest is None or self._digest.ready.is_set()
+
+    def md5(self) -> bytes | None:
+        """MD5 of what arrived (None when it is not computed); waits for the thread."""
+        if self._digest is not None:
+            return self._digest.result()
+        return None if self._small_md5 is None else self._small_md5.digest()
+
+    def land(self) -> os.stat_result:
+        """Put the partial file in its final place; gives the state of the file there."""
+        if self._descriptor < 0 and not self.is_resumable:
+            self._open()  # an empty file
+        self._close()
+        os.replace(self.part, self.wanted.path)
+        if self.is_resumable:
+            self._state.forget_part(self.wanted.target)
+        return os.stat(self.wanted.path)
+
+    def suspend(self) -> None:
+        """Stop here: a large file can be resumed from what there is."""
+        if not self.is_resumable:
+            self.discard()
+            return
+        if self._digest is not None:
+            self._digest.cancel()
+        self._close()
+
+    def discard(self) -> None:
+        """Take the partial file away."""
+        if self._digest is not None:
+            self._digest.cancel()
+        self._close()
+        if os.path.lexists(self.part):
+            os.unlink(self.part)
+        if self.is_resumable:
+            self._state.forget_part(self.wanted.target)
+
+    def _close(self) -> None:
+        descriptor, self._descriptor = self._descriptor, -1
+        if descriptor >= 0:
+            os.close(descriptor)

@@ -1,0 +1,114 @@
+"""MD5 of files while they arrive, on a thread of its own, whatever order their parts come in."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from queue import SimpleQueue
+from types import TracebackType
+
+CHUNK = 1 << 20
+
+
+class FileDigest:
+    """The MD5 of one file that is being written. It is read back from the file, so what is checked is what lies there."""
+
+    def __init__(self, path: str, size: int, queue: SimpleQueue[FileDigest | None]) -> None:
+        self.path = path
+        self.size = size
+        self.position = 0
+        self.ready = threading.Event()
+        self.cancelled = False
+        self._queue = queue
+        self._start = 0
+        self._ends: dict[int, int] = {}
+        self._waiting = False
+        self._md5 = hashlib.md5(usedforsecurity=False)
+        self._error: OSError | None = None
+        self._reading = threading.Lock()
+
+    def written(self, start: int, stop: int) -> None:
+        """The file holds its bytes from *start*, where one of its parts begins, to *stop*."""
+        if stop > start:
+            self._ends[start] = stop
+        there = self.available()
+        if not self._waiting and (there >= self.size or there - self.position >= CHUNK):
+            self._waiting = True
+            self._queue.put(self)
+
+    def available(self) -> int:
+        """Up to where the file is there without a gap."""
+        stop = self._ends.get(self._start, self._start)
+        while stop in self._ends:
+            stop = self._ends[stop]
+        return stop
+
+    def result(self) -> bytes:
+        """The MD5 once `ready` is set. Raises OSError when the file could not be read."""
+        self.ready.wait()
+        if self._error is not None:
+            raise self._error
+        return self._md5.digest()
+
+    def cancel(self) -> None:
+        """The file may go: once this returns, the thread does not have it open."""
+        self.cancelled = True
+        with self._reading:
+            self.ready.set()
+
+    def catch_up(self) -> None:
+        """Digest what is there; called on the thread."""
+        self._waiting = False
+        with self._reading:
+            if not self.ready.is_set():
+                try:
+                    self._digest_what_is_there()
+                except OSError as err:
+                    self._error = err
+                if self._error is not None or self.position >= self.size:
+                    self.ready.set()
+
+    def _digest_what_is_there(self) -> None:
+        with open(self.path, "rb", buffering=0) as source:
+            source.seek(self.position)
+            while not self.cancelled and self.position < (stop := self.available()):
+                piece = source.read(min(CHUNK, stop - self.position))
+                if not piece:
+                    raise OSError(f"'{self.path}' is shorter than what was written to it")
+                self._md5.update(piece)
+                self.position += len(piece)
+                if self.position in self._ends:  # this part is through, and the next one has begun
+                    self._start = self.position
+
+
+class Hashing:
+    """The thread, for as long as a transfer runs. Leaving cancels what is not ready."""
+
+    def __init__(self) -> None:
+        self._queue: SimpleQueue[FileDigest | None] = SimpleQueue()
+        self._thread: threading.Thread | None = None
+        self._last: set[FileDigest] = set()
+
+    def __enter__(self) -> Hashing:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        for digest in self._last:
+            digest.cancel()
+        if self._thread is not None:
+            self._queue.put(None)
+            self._thread.join()
+
+    def follow(self, path: str, size: int) -> FileDigest:
+        """Digest the file at *path* as it grows to *size*."""
+        if self._thread is None:
+            thread = threading.Thread(target=self._work, name="md5", daemon=True)
+            thread.start()  # Ctrl-C may strike here: only a thread that runs is waited for
+            self._thread = thread
+        digest = FileDigest(path, size, self._queue)
+        self._last = {known for known in self._last if not known.ready.is_set()} | {digest}
+        return digest
+
+    def _work(self) -> None:
+        while (digest := self._queue.get()) is not None:
+            digest.catch_up()

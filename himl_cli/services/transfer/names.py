@@ -1,0 +1,87 @@
+"""Names from a store are untrusted: which of them can be a file below the target folder, and where."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import sys
+import unicodedata
+
+from himl_cli.core.file_tree import PART_SUFFIX, is_bookkeeping
+
+LONGEST = 255
+DRIVE = re.compile(r"[A-Za-z]:")
+WINDOWS_SIGNS = frozenset('<>:"|?*\\')
+WINDOWS_DEVICES = frozenset({"con", "prn", "aux", "nul", "conin$", "conout$", *(f"{port}{digit}" for port in ("com", "lpt") for digit in "123456789¹²³")})
+
+
+class UnsafeName(ValueError):
+    """The name cannot be a file below the target folder; the text says why, for the end of a sentence."""
+
+
+def safe_relative(name: str, *, windows: bool = sys.platform == "win32") -> tuple[str, ...]:
+    """The folders and the file name of *name* below the target folder, spelt as they are.
+
+    Raises UnsafeName for what could land elsewhere (absolute, `..`, drives, backslashes that some system follows), for
+    what the file system cannot hold (control characters, parts over 255 bytes, on Windows its reserved names), and for names
+    that himl keeps for its own files.
+    """
+    if not name:
+        raise UnsafeName("it is empty")
+    parts = tuple(name.split("/"))
+    for part in parts:
+        _check_path(part)
+        _check_signs(part)
+        if windows:
+            _check_windows(part)
+    if DRIVE.fullmatch(parts[0]):
+        raise UnsafeName("it names a drive")
+    return parts
+
+
+def _check_path(part: str) -> None:
+    if part == "":
+        raise UnsafeName("it is absolute, or has an empty folder name in it")
+    for piece in part.split("\\"):
+        if piece in (".", ".."):
+            raise UnsafeName("it has '.' or '..' in it")
+    if part.startswith("\\") or ("\\" in part and DRIVE.match(part)):
+        raise UnsafeName("it is an absolute path on Windows")
+    if is_bookkeeping(part):
+        raise UnsafeName("himl keeps this name for its own files")
+
+
+def _check_signs(part: str) -> None:
+    if any(unicodedata.category(sign) == "Cc" for sign in part):
+        raise UnsafeName("it has control characters in it")
+    try:
+        size = len(part.encode("utf-8", "surrogateescape"))
+    except UnicodeEncodeError:
+        raise UnsafeName("it is not valid Unicode") from None
+    if size > LONGEST:
+        raise UnsafeName(f"a part of it is longer than {LONGEST} bytes")
+
+
+def _check_windows(part: str) -> None:
+    if WINDOWS_SIGNS & set(part):
+        raise UnsafeName("it has signs in it that Windows does not allow")
+    if part.endswith((".", " ")):
+        raise UnsafeName("a part of it ends in a dot or a space, which Windows drops")
+    if part.split(".")[0].rstrip(" ").casefold() in WINDOWS_DEVICES:
+        raise UnsafeName("it is the name of a device on Windows")
+
+
+def part_name(base: str) -> str:
+    """The temporary name beside the file called *base*, no longer than a file system allows."""
+    plain = f".{base}{PART_SUFFIX}"
+    if len(plain.encode("utf-8", "surrogateescape")) <= LONGEST:
+        return plain
+    raw = base.encode("utf-8", "surrogateescape")
+    mark = hashlib.sha256(raw).hexdigest()[:16]
+    start = raw[: LONGEST - len(mark) - len(PART_SUFFIX) - 2].decode("utf-8", "ignore")
+    return f".{start}.{mark}{PART_SUFFIX}"
+
+
+def folded(target: str) -> str:
+    """One spelling for all names that a file system which folds case and Unicode forms takes for the same."""
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFD", target).casefold())

@@ -1,0 +1,157 @@
+"""One rank of a node acts; the others wait and take over how it ended."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from himl_cli.core.errors import HimlError, Interrupted
+from himl_cli.core.file_tree import RANKS_NAME
+from himl_cli.core.transfers import TransferResult
+from himl_cli.services.transfer.disk import explained
+from himl_cli.services.transfer.launch import LocalRank, local_rank
+from himl_cli.services.transfer.targets import TargetFolder
+
+if TYPE_CHECKING:
+    from filelock import BaseFileLock
+
+WAIT_SECONDS = 600.0
+IDLE_SECONDS = 3600.0
+FIRST_PAUSE, LONGEST_PAUSE = 0.02, 0.5
+
+
+def rank_zero_only(
+    folder: Path,
+    key: str,
+    act: Callable[[], TransferResult],
+    *,
+    environment: Mapping[str, str] = os.environ,
+    wait_seconds: float = WAIT_SECONDS,
+) -> TransferResult:
+    """What *act* gives, done once on this node: by local rank 0, while the other ranks wait for it.
+
+    Outside a launch of several ranks, simply `act()`. Call number n of a rank with *folder* and *key* goes with call number n
+    of rank 0. Waiting ranks get rank 0's result or raise its error; they raise HimlError when rank 0 died, or did not begin
+    within *wait_seconds*.
+    """
+    me = local_rank(environment)
+    if me is None:
+        return act()
+    meeting = _Meeting(folder, key, me)
+    if me.rank == 0:
+        meeting.clean_up()
+        return meeting.act(act)
+    return meeting.wait(wait_seconds)
+
+
+class _Meeting:
+    """A folder in the target where the ranks of one launch meet over one key."""
+
+    def __init__(self, folder: Path, key: str, me: LocalRank) -> None:
+        self._launches = TargetFolder(folder).folder / RANKS_NAME
+        self._launch = self._launches / me.launch
+        self._folder = self._launch / hashlib.sha256(key.encode("utf-8", "surrogateescape")).hexdigest()[:16]
+        self._rank = me.rank
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+        except OSError as err:
+            raise explained(err, f"Cannot write to '{folder}'") from err
+
+    def act(self, act: Callable[[], TransferResult]) -> TransferResult:
+        """Rank 0's part: it begins once it holds the lock, so a lock that is free after that means that it ended."""
+        number = 1 + sum(1 for path in self._folder.glob("0-*"))
+        with self._lock(number):
+            self._begin(number)
+            try:
+                result = act()
+            except HimlError as err:
+                self._tell(number, {"error": {"message": str(err), "hint": err.hint, "code": err.code, "exit_code": err.exit_code}})
+                raise
+            except KeyboardInterrupt:
+                self._tell(number, {"error": {"message": "Interrupted.", "hint": "", "code": Interrupted.code, "exit_code": Interrupted.exit_code}})
+                raise
+            self._tell(number, {"result": result.as_record()})
+            return result
+
+    def wait(self, wait_seconds: float) -> TransferResult:
+        number = 1 + sum(1 for path in self._folder.glob(f"{self._rank}-*"))
+        self._begin(number)
+        deadline, pause = time.monotonic() + wait_seconds, FIRST_PAUSE
+        while True:
+            outcome = self._outcome(number)
+            if outcome is None and (self._folder / f"0-{number}").exists() and self._is_free(number):
+                outcome = self._outcome(number)  # it may have been told just before the lock was let go
+                if outcome is None:
+                    raise HimlError("Local rank 0, which was to fetch the files, died.", hint="Its own output says why.")
+            if outcome is not None:
+                return _taken_over(outcome)
+            if time.monotonic() > deadline and not (self._folder / f"0-{number}").exists():
+                raise HimlError(f"Local rank 0 did not begin within {wait_seconds:.0f} s.", hint="All ranks of a node have to run the same himl commands.")
+            time.sleep(pause)
+            pause = min(pause * 1.5, LONGEST_PAUSE)
+
+    def _begin(self, number: int) -> None:
+        (self._folder / f"{self._rank}-{number}").touch()
+
+    def _lock(self, number: int) -> BaseFileLock:
+        from filelock import FileLock
+
+        return FileLock(self._folder / f"lock-{number}")
+
+    def _is_free(self, number: int) -> bool:
+        return _is_free(self._folder / f"lock-{number}")
+
+    def _tell(self, number: int, outcome: dict[str, Any]) -> None:
+        """Write the outcome so that it is there whole or not at all."""
+        part = self._folder / f"outcome-{number}.part"
+        part.write_text(json.dumps(outcome))
+        os.replace(part, self._folder / f"outcome-{number}")
+
+    def _outcome(self, number: int) -> dict[str, Any] | None:
+        try:
+            outcome: dict[str, Any] = json.loads((self._folder / f"outcome-{number}").read_text())
+        except OSError:  # not there yet (or, on Windows, just being put there)
+            return None
+        return outcome
+
+    def clean_up(self) -> None:
+        """Remove what launches left that nothing has touched for an hour, unless one of their ranks is still at work."""
+        for launch in self._launches.iterdir():
+            try:
+                is_idle = launch != self._launch and time.time() - _last_touched(launch) > IDLE_SECONDS
+                if is_idle and all(_is_free(lock) for lock in launch.glob("*/lock-*")):
+                    shutil.rmtree(launch, ignore_errors=True)
+            except OSError:  # another node cleans up at the same time
+                continue
+
+
+def _is_free(path: Path) -> bool:
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        return False
+    lock.release()
+    return True
+
+
+def _last_touched(launch: Path) -> float:
+    return max((path.stat().st_mtime for path in (launch, *launch.rglob("*"))), default=0.0)
+
+
+def _taken_over(outcome: dict[str, Any]) -> TransferResult:
+    """Rank 0's outcome as this rank's own."""
+    if "result" in outcome:
+        return TransferResult.from_record(outcome["result"])
+    told = outcome["error"]
+    error = HimlError(told["message"], hint=told["hint"])
+    error.code, error.exit_code = told["code"], told["exit_code"]
+    raise error

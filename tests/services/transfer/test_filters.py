@@ -1,0 +1,64 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from himl_cli.core.errors import BadUsage
+from himl_cli.services.transfer.filters import Filters
+
+
+@pytest.mark.parametrize(
+    ("glob", "name", "matches"),
+    [
+        ("*.ckpt", "outputs/checkpoints/last.ckpt", True),
+        ("*.ckpt", "last.ckpt", True),
+        ("*.ckpt", "outputs/last.ckpt.txt", False),
+        ("checkpoints/*", "outputs/checkpoints/last.ckpt", True),
+        ("checkpoints/*", "outputs/my_checkpoints/last.ckpt", False),
+        ("checkpoints/*", "outputs/checkpoints/sub/last.ckpt", False),
+        ("checkpoints/**", "outputs/checkpoints/sub/last.ckpt", True),
+        ("checkpoints/", "outputs/checkpoints/sub/last.ckpt", True),
+        ("/outputs/*", "outputs/a", True),
+        ("/a", "outputs/a", False),
+        ("outputs/**/a", "outputs/a", True),
+        ("outputs/**/a", "outputs/x/y/a", True),
+        ("epoch=?.ckpt", "epoch=3.ckpt", True),
+        ("epoch=?.ckpt", "epoch=10.ckpt", False),
+        ("epoch=[1-3].ckpt", "epoch=2.ckpt", True),
+        ("epoch=[!1-3].ckpt", "epoch=2.ckpt", False),
+        ("a[!b]c", "a/c", False),
+        ("a?c", "a/c", False),
+        ("a[b", "a[b", True),
+        ("[[]x", "[x", True),
+        ("[a&&b]", "&", True),
+        ("[+--]", ",", True),
+        ("[a-]", "-", True),
+        ("[!]", "!", True),
+        ("a.c", "abc", False),
+        ("*", "line\nbreak", True),
+    ],
+)
+def test_a_glob_means(glob: str, name: str, matches: bool) -> None:
+    assert Filters(include=(glob,)).admit(name) is matches
+    assert Filters(exclude=(glob,)).admit(name) is not matches
+
+
+def test_exclude_wins_and_any_include_is_enough() -> None:
+    filters = Filters(include=("*.a", "*.b"), exclude=("x.*",))
+    assert [name for name in ("1.a", "1.b", "1.c", "x.a") if filters.admit(name)] == ["1.a", "1.b"]
+
+
+def test_a_glob_that_cannot_be_read_is_a_usage_error() -> None:
+    with pytest.raises(BadUsage, match=r"\[z-a\]"):
+        Filters(include=("[z-a]",)).admit("x")
+
+
+@given(st.text(alphabet="ab*?[]!^\\-/.(){}+|$", max_size=8), st.text(alphabet="ab/.-]", max_size=6))
+def test_no_glob_breaks_and_a_plain_name_matches_itself(glob: str, name: str) -> None:
+    try:
+        assert Filters(include=(glob,)).admit(name) in (True, False)
+    except BadUsage:
+        assert "[" in glob
+    if name and not name.startswith("/") and not name.endswith("/"):
+        assert Filters(include=(name,)).admit(name)
