@@ -11,9 +11,9 @@ from himl_cli.commands._bundles import Bundle
 from himl_cli.commands._options import split_list
 
 if TYPE_CHECKING:
+    from himl_cli.core.transfers import TransferResult
     from himl_cli.render.output import Output
     from himl_cli.services.transfer.filters import Filters
-    from himl_cli.services.transfer.results import TransferResult
 
 FILES, CHECKS = "Which files", "How"
 WORKERS = 32

@@ -11,7 +11,7 @@ from himl_cli.render.output import Format, Output
 from himl_cli.render.tables import Column
 
 if TYPE_CHECKING:
-    from himl_cli.services.transfer.results import TransferResult
+    from himl_cli.core.transfers import TransferResult
 
 LISTED = 50
 
