@@ -46,10 +46,10 @@ def submit(
       himl submit -m lab.train --processes_per_node 2
       himl submit train.py --input mnist,local=data/mnist
     """
+    from himl_cli.core.interruptions import interruptions
     from himl_cli.render.settings import say_settings
     from himl_cli.render.submission import say_left_running, say_snapshot, say_submitted
     from himl_cli.services.submission import check_place, prepare_job, submit_job
-    from himl_cli.services.waiting import interruptions
     from himl_cli.workspaces.open import nearest_azure_config
 
     cwd = Path.cwd()

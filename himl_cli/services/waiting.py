@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import re
-import signal
-import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 
 from himl_cli.core.errors import Interrupted, JobFailed, NotFound
 from himl_cli.core.events import Notice, Notify
@@ -21,7 +19,8 @@ FAILED_RANK = re.compile(r"rank (\d+): ")  # how a run's reason begins when one 
 def wait_for_run(workspace: Workspace, run_id: str, write: Callable[[bytes], None], notify: Notify, interrupted: Sequence[int]) -> Run:
     """Hand the run's output to *write* until the run has ended; return it as it ended.
 
-    Once *interrupted* (see `interruptions`) holds a signal, the run is canceled; Interrupted is raised when it has ended.
+    Once *interrupted* holds a signal, the run is canceled, and Interrupted is raised when it has ended. The list is that of
+    `core.interruptions`, which is to hold from before the job starts: no signal may be lost in between.
     """
     cancel = _Cancel(workspace, run_id, interrupted, notify)
     with suppress(NotFound):  # a job that ended before its log was opened
@@ -70,29 +69,3 @@ class _Cancel:
             self._asked = True
             self._notify(Notice(f"Canceling run '{self._run_id}': it has 10 seconds to end by itself."))
             self._workspace.cancel(self._run_id)
-
-
-@contextmanager
-def interruptions() -> Iterator[list[int]]:
-    """A list that each SIGINT and SIGTERM is noted in, instead of ending this process at once; the third raises KeyboardInterrupt.
-
-    It is to hold from before the job starts until its end is known: a signal in between must not be lost, nor leave a job
-    running that nobody waits for.
-    """
-    seen: list[int] = []
-    if threading.current_thread() is not threading.main_thread():
-        yield seen
-        return
-
-    def note(number: int, frame: object) -> None:
-        seen.append(number)
-        if len(seen) > 2:
-            raise KeyboardInterrupt
-
-    numbers = [signal.SIGINT, signal.SIGTERM]
-    before = [signal.signal(number, note) for number in numbers]
-    try:
-        yield seen
-    finally:
-        for number, handler in zip(numbers, before, strict=True):
-            signal.signal(number, handler)

@@ -9,13 +9,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from himl_cli.core.errors import BadUsage, DiskFailed, Interrupted, JobFailed, NotFound
 from himl_cli.core.events import Notice, Notify
+from himl_cli.core.interruptions import interruptions
 from himl_cli.core.jobs import DataSpec, JobSpec
 from himl_cli.core.redaction import mask_arguments
 from himl_cli.workspaces.local.job_environment import PLACEHOLDER
@@ -79,7 +79,7 @@ def _start(order: Order, folder: RunFolder) -> None:
             **_detached(),
         )
     assert process.stdin is not None and process.stdout is not None
-    with _canceling(folder) as interrupted:
+    with interruptions(folder.ask_to_cancel) as interrupted:
         _hand_over(process, order)
         events = list(_events_until_started(process))
     process.stdout.close()
@@ -118,30 +118,6 @@ def _check_started(events: list[dict[str, Any]], folder: RunFolder) -> None:
     why = (folder.path / "supervisor.log").read_text(errors="replace").strip().splitlines()[-1:] or ["it said nothing"]
     folder.remove()
     raise JobFailed(f"The job's supervisor did not start: {why[0]}", hint="Is himl installed whole? Try: himl --version")
-
-
-@contextmanager
-def _canceling(folder: RunFolder) -> Iterator[list[bool]]:
-    """Turn Ctrl-C while the job is being started into its cancelation, and go on listening until that is recorded."""
-    import signal
-    import threading
-
-    seen: list[bool] = []
-    if threading.current_thread() is not threading.main_thread():
-        yield seen
-        return
-
-    def cancel(number: int, frame: object) -> None:
-        seen.append(True)
-        folder.ask_to_cancel()
-
-    numbers = [signal.SIGINT, signal.SIGTERM]
-    before = [signal.signal(number, cancel) for number in numbers]
-    try:
-        yield seen
-    finally:
-        for number, handler in zip(numbers, before, strict=True):
-            signal.signal(number, handler)
 
 
 def _detached() -> dict[str, Any]:
