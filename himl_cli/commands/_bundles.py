@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from typing import Any, get_type_hints
+from typing import Any
 
 
 class Bundle:
@@ -13,14 +13,13 @@ class Bundle:
 
 def bundled(function: Callable[..., None]) -> Callable[..., None]:
     """*function* with each parameter that is a `Bundle` spread into that bundle's options, for Typer to read."""
-    hints = get_type_hints(function, include_extras=True)
     spread: list[inspect.Parameter] = []
     bundles: dict[str, tuple[type[Bundle], list[str]]] = {}
-    for parameter in inspect.signature(function).parameters.values():
-        kind = hints[parameter.name]
+    for parameter in inspect.signature(function, eval_str=True).parameters.values():  # get_type_hints adds Optional on 3.10
+        kind = parameter.annotation
         own = _options_of(kind) if isinstance(kind, type) and issubclass(kind, Bundle) else None
         if own is None:
-            spread.append(parameter.replace(annotation=kind, kind=inspect.Parameter.KEYWORD_ONLY))
+            spread.append(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY))
         else:
             spread += own
             bundles[parameter.name] = (kind, [option.name for option in own])
@@ -38,6 +37,5 @@ def bundled(function: Callable[..., None]) -> Callable[..., None]:
 
 def _options_of(bundle: type[Bundle]) -> list[inspect.Parameter]:
     init: Callable[..., None] = bundle.__init__
-    hints = get_type_hints(init, include_extras=True)
-    parameters = [parameter for parameter in inspect.signature(init).parameters.values() if parameter.name != "self"]
-    return [parameter.replace(annotation=hints[parameter.name], kind=inspect.Parameter.KEYWORD_ONLY) for parameter in parameters]
+    parameters = [parameter for parameter in inspect.signature(init, eval_str=True).parameters.values() if parameter.name != "self"]
+    return [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in parameters]

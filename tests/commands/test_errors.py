@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -107,7 +108,7 @@ def test_a_bug_is_one_line_and_its_traceback_comes_with_verbose(project: Path, r
     """A status that no version writes stands for whatever nobody thought of."""
     import sqlite3
 
-    with sqlite3.connect(project / ".himl" / "workspace.db") as connection:
+    with closing(sqlite3.connect(project / ".himl" / "workspace.db")) as connection, connection:
         connection.execute("UPDATE runs SET status = 'Exploded'")
     connection.close()
     short = _himl(project, "runs", "list")

@@ -8,6 +8,7 @@ import sqlite3
 import subprocess
 import time
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -164,7 +165,7 @@ def test_after_a_reboot_a_run_without_an_end_reads_as_failed(himl: Himl, project
     """What a machine that went down leaves: an open record, a lock file that nobody holds. No process id is looked at."""
     write_files(project, {"train.py": ""})
     himl.ok("submit", "train.py")
-    with sqlite3.connect(project / ".himl" / "workspace.db") as database:
+    with closing(sqlite3.connect(project / ".himl" / "workspace.db")) as database, database:
         database.execute("UPDATE runs SET status = 'Running', ended = NULL, exit_code = NULL")
     (run,) = himl.ok("runs", "list", "--status", "failed", "--json").json()
     assert (run["status"], "supervisor" in run["reason"]) == ("Failed", True)
@@ -198,7 +199,7 @@ def test_eight_submits_at_once(himl: Himl, project: Path) -> None:
     assert {run["status"] for run in recorded} == {"Completed"}
     assert len(ids) == 8
     assert all((project / ".himl" / "runs" / run_id / "code" / "outputs" / "id").read_text() == run_id for run_id in ids)
-    with sqlite3.connect(project / ".himl" / "workspace.db") as database:
+    with closing(sqlite3.connect(project / ".himl" / "workspace.db")) as database, database:
         assert database.execute("PRAGMA integrity_check").fetchone() == ("ok",)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 import threading
 import time
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -47,6 +48,7 @@ class Database:
         self._lock = threading.RLock()
         with translated(path):
             self._connection = self._connect(create)
+        weakref.finalize(self, self._connection.close)
 
     def _connect(self, create: bool) -> sqlite3.Connection:
         try:
@@ -56,6 +58,7 @@ class Database:
                 raise
             connection, version = self._open("immutable=1")  # a folder that may only be read holds no log beside the database
         if version > SCHEMA_VERSION:
+            connection.close()
             raise DiskFailed(f"'{self.path}' was written by a newer himl.", hint="Update himl: pip install -U himl-cli")
         if version < SCHEMA_VERSION:
             self._create_schema(connection)
@@ -66,7 +69,11 @@ class Database:
         name = f"{self.path.absolute().as_uri()}?{how}"
         connection = sqlite3.connect(name, uri=True, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
         connection.row_factory = sqlite3.Row
-        version: int = connection.execute("PRAGMA user_version").fetchone()[0]
+        try:
+            version: int = connection.execute("PRAGMA user_version").fetchone()[0]
+        except sqlite3.Error:
+            connection.close()
+            raise
         return connection, version
 
     def _create_schema(self, connection: sqlite3.Connection) -> None:
