@@ -68,7 +68,7 @@ class Himl:
     def ok(self, *arguments: str | Path, cwd: Path | None = None, env: Mapping[str, str] | None = None) -> Outcome:
         """As a call, and it must succeed."""
         outcome = self(*arguments, cwd=cwd, env=env)
-        assert outcome.code == 0, f"himl {' '.join(map(str, arguments))} exited with {outcome.code}:\n{outcome.stdout}\n{outcome.stderr}"
+        assert outcome.code == 0, f"himl {' '.join(map(ascii, arguments))} exited with {outcome.code}:\n{outcome.stdout}\n{outcome.stderr}"
         return outcome
 
     def start(self, *arguments: str | Path, cwd: Path | None = None, env: Mapping[str, str] | None = None, new_session: bool = True) -> subprocess.Popen[bytes]:

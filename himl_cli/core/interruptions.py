@@ -1,0 +1,36 @@
+"""SIGINT and SIGTERM while something is under way that must not be dropped."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+PATIENCE = 2  # signals that are noted; whoever sends one more wants out at once
+
+
+@contextmanager
+def interruptions(react: Callable[[], None] = lambda: None) -> Iterator[list[int]]:
+    """A list that each SIGINT and SIGTERM is noted in, instead of ending this process; *react* is called for each.
+
+    The third one raises KeyboardInterrupt. Outside the main thread, where Python hears no signals, the list stays empty.
+    """
+    seen: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield seen
+        return
+
+    def note(number: int, frame: object) -> None:
+        seen.append(number)
+        if len(seen) > PATIENCE:
+            raise KeyboardInterrupt
+        react()
+
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    before = [signal.signal(number, note) for number in numbers]
+    try:
+        yield seen
+    finally:
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)
