@@ -1,6 +1,16 @@
-"""`python -m himl_cli`, for where the `himl` program is not on PATH."""
+"""The program's entry: `himl`, and `python -m himl_cli` for where that is not on PATH."""
 
-from himl_cli.app import main
+import signal
+
+
+def main() -> None:
+    """Run himl. Ctrl-C while its modules are still being imported ends the process plainly, without a traceback."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    from himl_cli.app import main as run
+
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    run()
+
 
 if __name__ == "__main__":
     main()

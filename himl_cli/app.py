@@ -19,6 +19,7 @@ from himl_cli import __version__
 from himl_cli.commands._group import HimlGroup, before_double_dash, normalized
 from himl_cli.core.errors import HimlError, Interrupted
 from himl_cli.render.errors import ReaderGone, as_himl_error, say_error, silence_stdout
+from himl_cli.render.streams import stand_in_for_closed_streams
 
 READER_GONE_CODE = 141
 """What a shell reports of a program that a closed pipe ended (128 + SIGPIPE)."""
@@ -143,4 +144,5 @@ def himl(
 
 def main() -> None:
     """The console script `himl`."""
+    stand_in_for_closed_streams()
     typer.main.get_command(app)()

@@ -41,6 +41,10 @@ class OutputOptions(Bundle):
             raise BadUsage(
                 f"Two output formats at once: {' and '.join(sorted(form.value for form in asked))}.", hint="Give one of --format, --json and --quiet."
             )
+        if verbose:
+            from himl_cli.commands._logging import start_logging
+
+            start_logging(verbose=True)
         self.format = asked.pop() if asked else Format.human
         self.verbose = verbose
         self.yes = yes

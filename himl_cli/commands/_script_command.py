@@ -18,6 +18,12 @@ from himl_cli.core.errors import BadUsage
 from himl_cli.core.spelling import NEAR_OPTION, did_you_mean
 
 SCRIPT_ARGUMENTS = "himl.script_arguments"
+NOT_YET_HINT = "jobs run here, in the Python environment that --python names."
+NOT_YET = {
+    *("shm_size", "docker_args", "identity", "no_mpi_single_node", "conda_env", "requirements", "environment", "docker_image", "pip_extra_index_url"),
+    *("private_wheel", "sweep", "sampling", "max_trials", "max_concurrent", "primary_metric", "goal", "early_stop", "crossval", "crossval_arg"),
+    *("crossval_count_arg", "different_seeds", "seed_arg", "resume", "checkpoint", "dry_run", "sdk", "create_cluster"),
+}
 TARGET_SUFFIXES = (".py", ".sh", ".yml", ".yaml", ".json")
 
 
@@ -59,6 +65,8 @@ class ScriptCommand(HimlCommand):
 
     def _misplaced(self, ctx: Any, unknown: str | None, own: Sequence[str], err: Any) -> BadUsage:
         """The parser's complaint about what is no option or target of ours, with the command that may have been meant."""
+        if unknown is not None and unknown.lstrip("-") in NOT_YET:
+            return BadUsage(f"This version of himl has no '{unknown}' yet.", hint=f"Leave it out; {NOT_YET_HINT}")
         kept, moved = self._sorted_out(ctx, own)
         meant = shlex.join([*ctx.command_path.split(), *kept, "--", *moved])
         stand = f"Arguments of the script stand after --: {meant}"

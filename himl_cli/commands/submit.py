@@ -71,6 +71,9 @@ def _wait(session: Session, run: Run, interrupted: list[int]) -> None:
     from himl_cli.render.submission import say_ended
     from himl_cli.services.waiting import last_lines_of_failed_rank, raise_unless_completed, wait_for_run
 
-    ended = wait_for_run(session.workspace, run.id, session.output.stream, session.notify, interrupted)
+    try:
+        ended = wait_for_run(session.workspace, run.id, session.output.stream, session.notify, interrupted)
+    finally:
+        session.output.end_line()
     say_ended(session.output, ended, last_lines_of_failed_rank(session.workspace, ended))
     raise_unless_completed(ended)

@@ -3,6 +3,7 @@
 HimlError                 exit 1
 ├── JobFailed             exit 1   the job that was waited for did not complete
 ├── TransferIncomplete    exit 1   some files were left as they are
+├── BlobChanged           exit 1   a file is no longer what was listed
 ├── DiskFailed            exit 1   a file or folder here cannot be read or written
 ├── BadUsage              exit 2   the command line, a setting or a file that it names is wrong
 │   └── NeedsYes          exit 2   a question, and nobody to answer it
@@ -40,6 +41,12 @@ class JobFailed(HimlError):
 
 class TransferIncomplete(HimlError):
     code = "transfer_incomplete"
+
+
+class BlobChanged(HimlError):
+    """The blob is no longer what was listed; list it again and retry."""
+
+    code = "blob_changed"
 
 
 class DiskFailed(HimlError):

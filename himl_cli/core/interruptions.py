@@ -7,14 +7,12 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-PATIENCE = 2  # signals that are noted; whoever sends one more wants out at once
-
 
 @contextmanager
 def interruptions(react: Callable[[], None] = lambda: None) -> Iterator[list[int]]:
     """A list that each SIGINT and SIGTERM is noted in, instead of ending this process; *react* is called for each.
 
-    The third one raises KeyboardInterrupt. Outside the main thread, where Python hears no signals, the list stays empty.
+    A second one from somebody who will not wait raises KeyboardInterrupt. Outside the main thread, where Python hears no signals, the list stays empty.
     """
     seen: list[int] = []
     if threading.current_thread() is not threading.main_thread():
@@ -23,7 +21,7 @@ def interruptions(react: Callable[[], None] = lambda: None) -> Iterator[list[int
 
     def note(number: int, frame: object) -> None:
         seen.append(number)
-        if len(seen) > PATIENCE:
+        if len(seen) > 1:
             raise KeyboardInterrupt
         react()
 

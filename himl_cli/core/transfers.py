@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from himl_cli.core.errors import DiskFailed, HimlError, IntegrityFailed, NotAllowed, ServiceFailed, TransferIncomplete
+from himl_cli.core.errors import BlobChanged, DiskFailed, HimlError, IntegrityFailed, NotAllowed, ServiceFailed, TransferIncomplete
 
 NAMED = 3
 
@@ -99,7 +99,7 @@ class TransferResult:
             return _kind_of(self.failed)(f"Failed: {named([one.name for one in self.failed])}. {first}", hint=hint)
         if self.refused:
             names = named([one.name for one in self.refused])
-            return TransferIncomplete(f"Left out: {names} ({self.refused[0].reason}).", hint="Such names cannot be kept here; the other files are complete.")
+            return TransferIncomplete(f"Left out: {names} ({self.refused[0].reason}).", hint="The other files are complete.")
         if self.differing:
             return TransferIncomplete(f"Left as they are, because they differ: {named(self.differing)}.", hint="Add --overwrite to replace them.")
         return None
@@ -110,6 +110,8 @@ def _kind_of(failed: Sequence[Failure]) -> type[HimlError]:
     codes = {one.code for one in failed}
     if all(code.startswith("disk_") for code in codes):
         return DiskFailed
+    if codes == {BlobChanged.code}:
+        return TransferIncomplete
     return NotAllowed if codes == {NotAllowed.code} else ServiceFailed
 
 

@@ -38,6 +38,7 @@ class Output:
         self.format = format
         self.verbose = verbose
         self.yes = yes
+        self._is_mid_line = False
 
     @property
     def is_terminal(self) -> bool:
@@ -102,6 +103,14 @@ class Output:
             self.flush()
         else:
             self.talk(data)
+        if data and (self.format is not Format.human or self.is_terminal):
+            self._is_mid_line = not data.endswith(b"\n")
+
+    def end_line(self) -> None:
+        """Let what is said next begin on a line of its own, where a job's output shares its place and broke off."""
+        if self._is_mid_line:
+            self.talk(b"\n")
+            self._is_mid_line = False
 
     def talk(self, data: bytes) -> None:
         """Bytes for stderr, as they are."""

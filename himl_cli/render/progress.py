@@ -33,7 +33,7 @@ class Watcher:
     def __init__(self, output: Output) -> None:
         self._output = output
         self._bar: Progress | None = None
-        self._files = self._done = 0
+        self._done = 0
 
     def __call__(self, event: Event) -> None:
         if isinstance(event, Notice):
@@ -58,13 +58,12 @@ class Watcher:
             self._bar.start()
         task = self._bar.task_ids[0]
         if isinstance(event, Planned):
-            self._files += event.files
             self._bar.update(task, total=(self._bar.tasks[0].total or 0) + event.bytes)
         elif isinstance(event, Moved):
             self._bar.advance(task, event.bytes)
         else:
             self._done += 1
-        self._bar.update(task, description=f"{self._done:,} of {self._files:,} files")
+        self._bar.update(task, description=f"{self._done:,} file{'s' * (self._done != 1)}")
 
 
 def _new_bar() -> Progress:

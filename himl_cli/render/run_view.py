@@ -67,8 +67,9 @@ def _times(run: Run) -> str:
     """When and how long; off a terminal in UTC."""
     if run.started is None:
         return f"not yet; submitted {_time_text(run.created)}" if not run.status.is_final else ""
-    took = f", {'took' if run.ended else 'running for'} {duration_text(run.duration)}"
-    return f"{_time_text(run.started)}{took}"
+    if run.duration is None:
+        return _time_text(run.started)
+    return f"{_time_text(run.started)}, {'took' if run.ended else 'running for'} {duration_text(run.duration)}"
 
 
 def _time_text(time: datetime) -> str:

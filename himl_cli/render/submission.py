@@ -15,10 +15,9 @@ def say_snapshot(output: Output, report: SnapshotReport | None) -> None:
     count = len(report.snapshot.files)
     output.notice(f"Snapshot of '{report.snapshot.root}': {count:,} file{'s' * (count != 1)}, {size_text(report.snapshot.size)}.")
     if report.is_large:
-        largest = ", ".join(f"{name} ({size_text(size)})" for name, size in report.largest())
-        output.notice(
-            f"warning: that is much to copy. Largest: {largest}. Leave out what the job does not need in '{report.snapshot.root / report.ignore_file}'."
-        )
+        root = report.snapshot.root
+        largest = ", ".join(f"{name} ({size_text(size)}{', a link' if (root / name).is_symlink() else ''})" for name, size in report.largest())
+        output.notice(f"warning: that is much to copy. Largest: {largest}. Leave out what the job does not need in '{root / report.ignore_file}'.")
 
 
 def say_submitted(output: Output, run: Run) -> None:

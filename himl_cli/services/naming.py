@@ -14,11 +14,14 @@ LONGEST_EXPERIMENT = 255  # Azure ML's limit is 256 characters, the first of the
 
 
 def friendly_experiment(name: str) -> str:
-    """*name* as Azure ML takes it: every run of characters outside `[a-zA-Z0-9_]` becomes one `_` (hi-ml's rule). Raises BadUsage for an empty one."""
+    """*name* as Azure ML takes it: every run of characters outside `[a-zA-Z0-9_]` becomes one `_` (hi-ml's rule).
+
+    A name of which nothing else is left, as of a script with a Chinese name, becomes `experiment`. Raises BadUsage for an empty one.
+    """
+    if not name.strip():
+        raise BadUsage("The experiment's name is empty.", hint="Name it with --experiment NAME")
     friendly = re.sub(r"[^a-zA-Z0-9_]+", "_", name)[:LONGEST_EXPERIMENT]
-    if not friendly.strip("_"):
-        raise BadUsage(f"'{name}' cannot name an experiment.", hint="Use letters, digits and _: --experiment NAME")
-    return friendly
+    return friendly if friendly.strip("_") else "experiment"
 
 
 def choose_experiment(asked: str | None, target: str, *, from_branch: bool, git: GitFacts | None) -> str:

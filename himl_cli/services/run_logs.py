@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from difflib import get_close_matches
 
 from himl_cli.core.errors import Interrupted, NotFound
+from himl_cli.core.runs import Run
 from himl_cli.workspaces.base import BlobStore, Workspace
 
 MAIN_LOGS = ("user_logs/std_log.txt", "user_logs/std_log_process_0.txt", "std_log_process_0.txt", "azureml-logs/70_driver_log.txt")
@@ -20,7 +21,7 @@ def read_log(workspace: Workspace, run_id: str, name: str | None = None) -> Iter
     files = workspace.run_files(run_id)
     found = _find(files, name)
     if found is None:
-        raise _no_log(files, run_id, name)
+        raise _no_log(files, workspace.run(run_id), name)
     return files.read(found)
 
 
@@ -40,7 +41,7 @@ def follow_log(workspace: Workspace, run_id: str, name: str | None = None, *, at
         at_each_look()
         time.sleep(POLL_SECONDS)
     if found is None:
-        raise _no_log(files, run_id, name)
+        raise _no_log(files, workspace.run(run_id), name)
 
 
 @contextmanager
@@ -57,10 +58,12 @@ def _find(files: BlobStore, name: str | None) -> str | None:
     return next((candidate for candidate in candidates if files.stat(candidate) is not None), None)
 
 
-def _no_log(files: BlobStore, run_id: str, name: str | None) -> NotFound:
+def _no_log(files: BlobStore, run: Run, name: str | None) -> NotFound:
     there = [blob.name for folder in LOG_FOLDERS for page in files.list(folder) for blob in page]
     if name is None and not there:
-        return NotFound(f"Run '{run_id}' has no log yet.", hint=f"To wait for it: himl runs logs {run_id} --follow")
+        if run.status.is_final:
+            return NotFound(f"Run '{run.id}' ended without a log.", hint=f"See himl runs show {run.id}")
+        return NotFound(f"Run '{run.id}' has no log yet.", hint=f"To wait for it: himl runs logs {run.id} --follow")
     near = get_close_matches(name or "", there, n=3, cutoff=0.4) or there[:5]
     what = f"log '{name}'" if name is not None else "main log"
-    return NotFound(f"Run '{run_id}' has no {what}.", hint=f"There are: {', '.join(near)}." if near else "It has no logs.")
+    return NotFound(f"Run '{run.id}' has no {what}.", hint=f"There are: {', '.join(near)}." if near else "It has no logs.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import shlex
@@ -23,6 +24,8 @@ from himl_cli.services.latest_run_file import FILE_NAME, write_latest_run
 from himl_cli.services.naming import automatic_tags, choose_experiment
 from himl_cli.services.snapshot import find_snapshot_root, take_snapshot
 from himl_cli.workspaces.base import SubmitsJobs
+
+log = logging.getLogger(__name__)
 
 DURATION = re.compile(r"(\d+(?:\.\d+)?)([smhd])")
 SECONDS_IN = {"s": 1, "m": 60, "h": 3600, "d": 86400}
@@ -75,6 +78,7 @@ def prepare_job(request: SubmitRequest, env: Mapping[str, str] | None = None) ->
     entry = _find_entry(request, start, root)
     python = find_python(request.python, env if env is not None else os.environ, Path(sys.prefix))
     git = git_facts(root)
+    log.debug("entry %s, snapshot root %s, interpreter %s, git %s", entry, root, python, git)
     experiment = choose_experiment(request.experiment, entry.target, from_branch=request.experiment_from_branch, git=git)
     report = None if request.in_place else take_snapshot(root, request.ignored_folders)
     if report is not None and entry.kind is not EntryKind.module and entry.target not in report.snapshot.files:
@@ -172,7 +176,7 @@ def check_place(cluster: str | None, record_in: str | None, azure_config: Path |
         )
     raise BadUsage(
         f"{asked}: no Azure ML workspace is configured.",
-        hint="Put its config.json (from the Azure portal) in the project's folder; leave the option out to run here.",
+        hint="Its config.json (from the Azure portal) in the project's folder names one, for a later himl; this version runs jobs here: leave it out.",
     )
 
 

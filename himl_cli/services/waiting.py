@@ -23,9 +23,12 @@ def wait_for_run(workspace: Workspace, run_id: str, write: Callable[[bytes], Non
     `core.interruptions`, which is to hold from before the job starts: no signal may be lost in between.
     """
     cancel = _Cancel(workspace, run_id, interrupted, notify)
-    with suppress(NotFound):  # a job that ended before its log was opened
-        for piece in follow_log(workspace, run_id, at_each_look=cancel):
-            write(piece)
+    try:
+        with suppress(NotFound):  # a job that ended before its log was opened
+            for piece in follow_log(workspace, run_id, at_each_look=cancel):
+                write(piece)
+    except KeyboardInterrupt as err:
+        raise Interrupted(f"Stopped waiting; run '{run_id}' is still being stopped.", hint=f"See how it ends: himl runs show {run_id}") from err
     run = workspace.run(run_id)
     if interrupted and run.status is RunStatus.canceled:
         raise Interrupted(f"Run '{run_id}' was canceled.", hint=f"What it wrote is kept: himl runs show {run_id}")
@@ -37,21 +40,25 @@ def raise_unless_completed(run: Run) -> None:
     if run.status is RunStatus.canceled:
         raise JobFailed(f"Run '{run.id}' was canceled.", hint=f"See himl runs show {run.id}")
     if run.status is not RunStatus.completed:
-        raise JobFailed(f"Run '{run.id}' failed: {run.reason or 'no reason is known'}.", hint=f"Its output: himl runs logs {run.id}")
+        look = f"Its output: himl runs logs {run.id}" if run.started else f"See himl runs show {run.id}"
+        name = _log_of_failed_rank(run)
+        raise JobFailed(f"Run '{run.id}' failed: {run.reason or 'no reason is known'}.", hint=look + (f" --file {name}" if name else ""))
 
 
 def last_lines_of_failed_rank(workspace: Workspace, run: Run, count: int = 20) -> tuple[str, bytes] | None:
     """The log's name and its last *count* lines when a rank failed whose output was not shown; else None."""
-    found = FAILED_RANK.match(run.reason)
-    if found is None or found[1] == "0":
-        return None
-    name = f"user_logs/std_log_process_{found[1]}.txt"
+    name = _log_of_failed_rank(run)
     files = workspace.run_files(run.id)
-    blob = files.stat(name)
-    if blob is None:
+    blob = files.stat(name) if name else None
+    if name is None or blob is None:
         return None
     tail = b"".join(files.read(name, max(0, blob.size - TAIL_BYTES)))
     return name, b"".join(tail.splitlines(keepends=True)[-count:])
+
+
+def _log_of_failed_rank(run: Run) -> str | None:
+    found = FAILED_RANK.match(run.reason)
+    return f"user_logs/std_log_process_{found[1]}.txt" if found and found[1] != "0" else None
 
 
 class _Cancel:

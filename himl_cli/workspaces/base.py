@@ -120,10 +120,3 @@ class DeletesRuns(Protocol):
 
     def delete(self, run_id: str) -> None:
         """Remove the run, its children and all their files. Raises RunNotFound; BadUsage while it runs."""
-
-
-class BlobChanged(HimlError):
-    """The blob is no longer what was listed; list it again and retry."""
-
-    code = "blob_changed"
-    exit_code = 5

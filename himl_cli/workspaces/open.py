@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,6 +12,8 @@ from himl_cli.core.errors import BadUsage, WorkspaceNotFound
 
 if TYPE_CHECKING:
     from himl_cli.workspaces.local.workspace import LocalWorkspace
+
+log = logging.getLogger(__name__)
 
 LOCAL_FOLDER = ".himl"
 CONFIG_KEYS = ("subscription_id", "resource_group", "workspace_name")
@@ -31,6 +34,7 @@ def open_workspace(spec: str | None, config_file: str | None, *, start: Path, cr
             hint="Leave it out, or give a .himl folder with --workspace.",
         )
     folder = named_folder(spec) if spec and spec != "local" else nearest_local(start)
+    log.debug("workspace asked for: %s; found: %s", spec or "the nearest", folder)
     if folder is None and create:
         config = nearest_azure_config(start)
         folder = (_project_of(config) if config else start) / LOCAL_FOLDER

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from tests.running import Himl, write_files
+from tests.terminal import Terminal
 
 SHOW = "import json, os, sys; print(json.dumps({'argv': sys.argv[1:], 'cwd': os.getcwd(), 'env': dict(os.environ), 'python': sys.executable}))"
 
@@ -81,6 +82,46 @@ def test_a_module_and_a_shell_script(himl: Himl, project: Path, require_program:
     assert himl.ok("submit", "run.sh", "--", "a b", "c").stdout == "shell a b c\n2\n"
 
 
+@pytest.mark.skipif(os.name == "nt", reason="terminals of POSIX")
+def test_in_place_a_debugger_can_be_used(himl: Himl, project: Path) -> None:
+    write_files(project, {"train.py": "x = 41\nbreakpoint()\nprint('x is', x)\n", "pyproject.toml": ""})
+    terminal = Terminal([str(himl.program), "submit", "train.py", "--in_place"], cwd=project)
+    terminal.wait_for("(Pdb)")
+    terminal.type("x = x + 1\n")
+    terminal.type("continue\n")
+    assert terminal.finish() == 0, terminal.screen
+    assert "x is 42" in terminal.screen
+
+
+def test_a_name_without_latin_letters_or_with_a_dash(himl: Himl, project: Path) -> None:
+    write_files(project, {"實驗.py": "print('ran')", "--weird.py": "print('odd')"})
+    assert himl.ok("submit", "實驗.py").stdout == "ran\n"
+    assert latest(himl)["experiment"] == "experiment"
+    assert himl.ok("submit", "./--weird.py").stdout == "odd\n"
+
+
+@pytest.mark.parametrize("option", ["--conda_env", "--sweep", "--docker-image"])
+def test_an_option_of_a_later_version_is_not_taken_for_the_script_s(himl: Himl, project: Path, option: str) -> None:
+    write_files(project, {"train.py": ""})
+    outcome = himl("submit", "train.py", option, "x")
+    assert (outcome.code, "This version of himl has no" in outcome.stderr, " -- " in outcome.stderr) == (2, True, False)
+
+
+def test_verbose_says_what_was_decided_and_no_secret(himl: Himl, project: Path) -> None:
+    write_files(project, {"train.py": ""})
+    outcome = himl.ok("submit", "train.py", "-v", "--env_var", "API_TOKEN=marked-secret", "--", "--password", "marked-secret")
+    assert "snapshot root" in outcome.stderr
+    assert "starting a supervisor" in outcome.stderr
+    assert "marked-secret" not in outcome.stderr
+
+
+@pytest.mark.parametrize("options", [(), ("--json",), ("-q",)])
+def test_what_is_said_after_broken_off_output_stands_on_its_own_line(himl: Himl, project: Path, options: tuple[str, ...]) -> None:
+    write_files(project, {"train.py": "import sys; sys.stdout.write('no newline'); sys.exit(3)"})
+    talk = himl("submit", "train.py", *options).stderr.splitlines()
+    assert [line for line in talk if line.startswith(("error:", '{"error"'))]
+
+
 def test_names_description_and_tags(himl: Himl, project: Path) -> None:
     write_files(project, {"train.py": ""})
     himl.ok(
@@ -109,6 +150,7 @@ def test_a_rank_that_fails_ends_the_others_and_is_shown(himl: Himl, project: Pat
     assert outcome.code == 1
     assert "rank 1: exit code 7" in outcome.stderr
     assert "boom" in outcome.stderr
+    assert "--file user_logs/std_log_process_1.txt" in outcome.stderr
     assert latest(himl)["exit_code"] == 7
 
 
@@ -205,7 +247,7 @@ def test_a_cluster_without_azure_makes_nothing(himl: Himl, project: Path) -> Non
     assert outcome.code == 2
     assert len(outcome.stderr.strip().splitlines()) == 2
     assert "config.json" in outcome.stderr
-    assert "run here" in outcome.stderr
+    assert "runs jobs here" in outcome.stderr
     assert [path.name for path in project.iterdir()] == ["train.py"]
 
 

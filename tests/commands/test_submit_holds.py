@@ -6,6 +6,7 @@ import os
 import signal
 import sqlite3
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from contextlib import closing
@@ -134,7 +135,7 @@ def test_a_killed_supervisor_leaves_no_process_and_a_failed_run(himl: Himl, proj
     assert b"supervisor" in talk
     assert wait_until(lambda: processes_below(project) == [], 3)
     (run,) = runs(himl)
-    assert run["status"] == "Failed"
+    assert (run["status"], run["duration"]) == ("Failed", None)
     assert himl.ok("runs", "logs", run["id"]).stdout == "up\n"
 
 
@@ -303,6 +304,41 @@ def test_a_disk_that_is_full_from_the_start(himl: Himl, small_disk: SmallDisk) -
     assert [line for line in done.stdout.splitlines() if line.startswith("code")] == ["code 1", "code 0"], done.stdout + done.stderr
     assert "No space left" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_disk_that_others_filled_still_gives_and_takes_back(himl: Himl, small_disk: SmallDisk) -> None:
+    fill = "printf 'print(1)' > train.py; himl submit train.py -q >/dev/null; dd if=/dev/zero of=fill bs=1k 2>/dev/null;"
+    look = "himl runs list --json; himl runs logs latest; himl runs delete latest --yes; echo code $?; rm fill; himl runs list --json; himl submit train.py -q >/dev/null; echo code $?"
+    done = on_disk(himl, small_disk, f"{fill} {look}")
+    lines = done.stdout.splitlines()
+    assert '"Completed"' in lines[0], done.stdout + done.stderr
+    assert [line for line in lines[1:] if line.startswith("code")] == ["code 0", "code 0"], done.stdout + done.stderr
+    assert "[]" in lines
+
+
+@POSIX
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-", "<&- >&- 2>&-"])
+def test_closed_streams_do_no_harm(himl: Himl, project: Path, closed: str) -> None:
+    write_files(project, {"train.py": "print('ran')"})
+    done = subprocess.run(["sh", "-c", f'"{himl.program}" submit train.py {closed}; echo $?'], cwd=project, capture_output=True, text=True, timeout=60)
+    assert done.stdout.splitlines()[-1:] == ["0"], done
+    assert "Traceback" not in done.stderr
+    assert "bug" not in done.stderr
+    assert status(himl) == "Completed"
+    with closing(sqlite3.connect(project / ".himl" / "workspace.db")) as database:
+        assert database.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="finding daemons that left their group needs Linux")
+def test_a_killed_shim_leaves_no_daemon_of_the_script(himl: Himl, project: Path) -> None:
+    daemon = "subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'], start_new_session=True)"
+    write_files(project, {"train.py": f"import subprocess, sys, time\n{daemon}\nprint('up', flush=True)\ntime.sleep(600)\n"})
+    process = started(himl, project)
+    (shim,) = [pid for pid in processes_below(project / ".himl") if b"shim.py" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    os.kill(shim, signal.SIGKILL)
+    process.communicate(timeout=20)
+    assert (process.returncode, status(himl)) == (1, "Failed")
+    assert wait_until(lambda: processes_below(project) == [], 3)
 
 
 @POSIX

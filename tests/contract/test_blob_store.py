@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from himl_cli.core.blobs import BlobInfo, FetchRequest, StoreRequest
-from himl_cli.core.errors import HimlError, NotFound
-from himl_cli.workspaces.base import BlobChanged, BlobStore
+from himl_cli.core.errors import BlobChanged, HimlError, NotFound
+from himl_cli.workspaces.base import BlobStore
 from himl_cli.workspaces.local.blobs import DatastoreFolder, RunFiles
 from himl_cli.workspaces.local.database import Database
 

@@ -10,7 +10,7 @@ from dataclasses import replace
 from itertools import chain
 
 from himl_cli.core.blobs import BlobInfo, FetchRequest
-from himl_cli.core.errors import BadUsage, DiskFailed, HimlError, IntegrityFailed, NotFound, ServiceFailed
+from himl_cli.core.errors import BadUsage, BlobChanged, DiskFailed, HimlError, IntegrityFailed, NotFound, ServiceFailed
 from himl_cli.core.events import Finished, Moved, Notice, Notify, ignore
 from himl_cli.core.transfers import TransferResult
 from himl_cli.services.transfer.arrival import Arrival
@@ -21,7 +21,7 @@ from himl_cli.services.transfer.requests import DownloadRequest
 from himl_cli.services.transfer.state import Fetched, TransferState
 from himl_cli.services.transfer.tally import Tally
 from himl_cli.services.transfer.targets import TargetFolder
-from himl_cli.workspaces.base import BlobChanged, BlobStore
+from himl_cli.workspaces.base import BlobStore
 
 TRIES = 3
 

@@ -26,12 +26,12 @@ def download_runs(files_of: FilesOf, runs: Sequence[Run], request: DownloadReque
     if flat and len(runs) > 1:
         raise BadUsage(f"--flat takes one run, and {len(runs)} are selected.", hint="Leave out --flat, or select one run.")
     key = repr(("download", [run.id for run in runs], flat, request))
-    return rank_zero_only(request.folder, key, lambda: _download_each(files_of, runs, request, flat, notify))
+    return rank_zero_only(request.folder, key, lambda: _download_each(files_of, runs, request, flat, notify), notify=notify)
 
 
 def download_blobs(store: BlobStore, request: DownloadRequest, *, notify: Notify = ignore) -> TransferResult:
     """As `download`, and on a node with several ranks only by rank 0."""
-    return rank_zero_only(request.folder, repr(("download", store.label, request)), lambda: download(store, request, notify))
+    return rank_zero_only(request.folder, repr(("download", store.label, request)), lambda: download(store, request, notify), notify=notify)
 
 
 def _download_each(files_of: FilesOf, runs: Sequence[Run], request: DownloadRequest, flat: bool, notify: Notify) -> TransferResult:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from himl_cli.core.errors import HimlError, Interrupted
+from himl_cli.core.events import Notice, Notify, ignore
 from himl_cli.core.file_tree import RANKS_NAME
 from himl_cli.core.transfers import TransferResult
 from himl_cli.services.transfer.disk import explained
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from filelock import BaseFileLock
 
 WAIT_SECONDS = 600.0
+SILENT_SECONDS = 3.0
 IDLE_SECONDS = 3600.0
 FIRST_PAUSE, LONGEST_PAUSE = 0.02, 0.5
 
@@ -33,6 +35,7 @@ def rank_zero_only(
     *,
     environment: Mapping[str, str] = os.environ,
     wait_seconds: float = WAIT_SECONDS,
+    notify: Notify = ignore,
 ) -> TransferResult:
     """What *act* gives, done once on this node: by local rank 0, while the other ranks wait for it.
 
@@ -47,7 +50,7 @@ def rank_zero_only(
     if me.rank == 0:
         meeting.clean_up()
         return meeting.act(act)
-    return meeting.wait(wait_seconds)
+    return meeting.wait(wait_seconds, notify)
 
 
 class _Meeting:
@@ -79,10 +82,10 @@ class _Meeting:
             self._tell(number, {"result": result.as_record()})
             return result
 
-    def wait(self, wait_seconds: float) -> TransferResult:
+    def wait(self, wait_seconds: float, notify: Notify) -> TransferResult:
         number = 1 + sum(1 for path in self._folder.glob(f"{self._rank}-*"))
         self._begin(number)
-        deadline, pause = time.monotonic() + wait_seconds, FIRST_PAUSE
+        begun, pause, is_said = time.monotonic(), FIRST_PAUSE, False
         while True:
             outcome = self._outcome(number)
             if outcome is None and (self._folder / f"0-{number}").exists() and self._is_free(number):
@@ -91,7 +94,10 @@ class _Meeting:
                     raise HimlError("Local rank 0, which was to fetch the files, died.", hint="Its own output says why.")
             if outcome is not None:
                 return _taken_over(outcome)
-            if time.monotonic() > deadline and not (self._folder / f"0-{number}").exists():
+            if not is_said and time.monotonic() > begun + SILENT_SECONDS:
+                is_said = True
+                notify(Notice(f"Local rank {self._rank} of this launch waits for local rank 0 to fetch the files."))
+            if time.monotonic() > begun + wait_seconds and not (self._folder / f"0-{number}").exists():
                 raise HimlError(f"Local rank 0 did not begin within {wait_seconds:.0f} s.", hint="All ranks of a node have to run the same himl commands.")
             time.sleep(pause)
             pause = min(pause * 1.5, LONGEST_PAUSE)

@@ -15,6 +15,7 @@ from himl_cli.workspaces.local.mounts import is_network_folder
 
 SCHEMA_VERSION = 1
 BUSY_SECONDS = 60.0
+NO_ROOM_BESIDE = ("unable to open", "disk I/O error")  # no file can be made beside the database
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS runs (
@@ -51,12 +52,7 @@ class Database:
         weakref.finalize(self, self._connection.close)
 
     def _connect(self, create: bool) -> sqlite3.Connection:
-        try:
-            connection, version = self._open("mode=rwc" if create else "mode=rw")
-        except sqlite3.OperationalError as err:
-            if "unable to open" not in str(err) or not self.path.is_file():
-                raise
-            connection, version = self._open("immutable=1")  # a folder that may only be read holds no log beside the database
+        connection, version = self._open_somehow(create)
         if version > SCHEMA_VERSION:
             connection.close()
             raise DiskFailed(f"'{self.path}' was written by a newer himl.", hint="Update himl: pip install -U himl-cli")
@@ -64,12 +60,26 @@ class Database:
             self._create_schema(connection)
         return connection
 
-    def _open(self, how: str) -> tuple[sqlite3.Connection, int]:
-        """A connection, and the version of the schema that it found."""
+    def _open_somehow(self, create: bool) -> tuple[sqlite3.Connection, int]:
+        """As usual; else without the shared memory that a full disk has no room for; else as a file that may only be read."""
+        try:
+            return self._open("mode=rwc" if create else "mode=rw")
+        except sqlite3.OperationalError as err:
+            if not self.path.is_file() or not any(symptom in str(err) for symptom in NO_ROOM_BESIDE):
+                raise
+        try:
+            return self._open("mode=rw", alone=True)
+        except sqlite3.OperationalError:
+            return self._open("immutable=1")
+
+    def _open(self, how: str, *, alone: bool = False) -> tuple[sqlite3.Connection, int]:
+        """A connection, and the version of the schema that it found. *alone*: nobody else may have the database open."""
         name = f"{self.path.absolute().as_uri()}?{how}"
         connection = sqlite3.connect(name, uri=True, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
         connection.row_factory = sqlite3.Row
         try:
+            if alone:
+                connection.execute("PRAGMA locking_mode=EXCLUSIVE")
             version: int = connection.execute("PRAGMA user_version").fetchone()[0]
         except sqlite3.Error:
             connection.close()

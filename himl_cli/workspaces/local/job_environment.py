@@ -52,12 +52,15 @@ def free_port() -> int:
 
 def job_command(order: Order) -> list[str]:
     """The program and its arguments, placeholders filled in."""
+    target = order.spec.entry.target
+    if target.startswith("-"):  # a script's name must not be taken for an option of the interpreter
+        target = f"./{target}"
     entry, arguments = order.spec.entry, [fill_placeholders(text, order) for text in order.spec.arguments]
     if entry.kind is EntryKind.module:
-        return [order.spec.python, "-m", entry.target, *arguments]
+        return [order.spec.python, "-m", target, *arguments]
     if entry.kind is EntryKind.shell:
-        return [find_shell() or "bash", entry.target, *arguments]
-    return [order.spec.python, entry.target, *arguments]
+        return [find_shell() or "bash", target, *arguments]
+    return [order.spec.python, target, *arguments]
 
 
 def find_shell() -> str | None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import logging
+import os
 import secrets
 import shlex
 import subprocess
@@ -21,6 +23,8 @@ from himl_cli.core.redaction import mask_arguments
 from himl_cli.workspaces.local.job_environment import PLACEHOLDER
 from himl_cli.workspaces.local.order import Order
 from himl_cli.workspaces.local.run_folder import RunFolder, explain_disk_error
+
+log = logging.getLogger(__name__)
 
 SECONDS_BETWEEN_LOOKS = 0.05
 
@@ -52,13 +56,13 @@ def launch(workspace: Path, spec: JobSpec, folders: JobFolders) -> str:
     run_id = f"{spec.experiment}_{int(time.time())}_{secrets.token_hex(4)}"
     folder = RunFolder(workspace / "runs" / run_id)
     tagged = replace(spec, tags={**spec.tags, "run_recovery_id": f"{spec.experiment}:{run_id}"})
-    order = Order(str(folder.path), str(workspace), tagged, shown_command(spec), folders.inputs, folders.outputs)
+    order = Order(str(folder.path), str(workspace), tagged, shown_command(spec), folders.inputs, folders.outputs, _terminal(spec))
     try:
         folder.path.mkdir(parents=True)
         _start(order, folder)
     except OSError as err:
         folder.remove()
-        raise explain_disk_error(err, "Cannot start the job") from err
+        raise explain_disk_error(err, "Cannot start the job", folder.path) from err
     return run_id
 
 
@@ -69,12 +73,13 @@ def shown_command(spec: JobSpec) -> str:
 
 
 def _start(order: Order, folder: RunFolder) -> None:
-    with (folder.path / "supervisor.log").open("wb") as log:
+    log.debug("starting a supervisor for %s; inputs %s, outputs %s", folder.path, order.inputs, order.outputs)
+    with (folder.path / "supervisor.log").open("wb") as said:
         process = subprocess.Popen(
             [sys.executable, "-m", "himl_cli.workspaces.local.supervisor"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=log,
+            stderr=said,
             cwd=folder.path,
             **_detached(),
         )
@@ -83,11 +88,19 @@ def _start(order: Order, folder: RunFolder) -> None:
         _hand_over(process, order)
         events = list(_events_until_started(process))
     process.stdout.close()
+    process.returncode = 0  # it outlives this process, which Popen would warn of
     _check_started(events, folder)
     if interrupted:
         while folder.is_supervised():
             time.sleep(SECONDS_BETWEEN_LOOKS)
         raise Interrupted(f"Run '{folder.run_id}' was canceled.", hint=f"What it wrote is kept: himl runs show {folder.run_id}")
+
+
+def _terminal(spec: JobSpec) -> str:
+    """The terminal that a debugger in an in-place job may read from, by name; '' where there is none (and on Windows)."""
+    if not spec.in_place or sys.platform == "win32" or sys.stdin is None or not sys.stdin.isatty():
+        return ""
+    return os.ttyname(sys.stdin.fileno())
 
 
 def _hand_over(process: subprocess.Popen[bytes], order: Order) -> None:
@@ -102,6 +115,7 @@ def _hand_over(process: subprocess.Popen[bytes], order: Order) -> None:
 def _events_until_started(process: subprocess.Popen[bytes]) -> Iterator[dict[str, Any]]:
     assert process.stdout is not None
     for line in process.stdout:
+        log.debug("the supervisor says %s", line.decode().strip())
         event = json.loads(line)
         yield event
         if event["event"] in ("started", "refused"):

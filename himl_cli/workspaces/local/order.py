@@ -12,7 +12,10 @@ from himl_cli.core.jobs import DataSpec, Entry, EntryKind, JobSpec, Snapshot
 
 @dataclass(frozen=True)
 class Order:
-    """A job with the folders that its inputs and outputs resolve to (absolute, by key), and its name in the record."""
+    """A job with the folders that its inputs and outputs resolve to (absolute, by key), and its command as the record shows it.
+
+    `terminal` names the device that the job's standard input is read from; '' means that there is nothing to read.
+    """
 
     run_folder: str
     workspace: str
@@ -20,6 +23,7 @@ class Order:
     command: str
     inputs: dict[str, str]
     outputs: dict[str, str]
+    terminal: str = ""
 
     def to_json(self) -> str:
         fields = asdict(self)

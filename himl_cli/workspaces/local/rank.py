@@ -9,9 +9,12 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+from himl_cli.workspaces.local.shim import children_of
 
 SHIM = Path(__file__).with_name("shim.py")
 
@@ -59,12 +62,12 @@ class Rank:
     The command's output goes straight to *log* (append mode), so a log line is never lost to a dying supervisor.
     """
 
-    def __init__(self, number: int, command: Sequence[str], *, env: Mapping[str, str], cwd: Path, log: Path, ends: queue.Queue[RankEnd]) -> None:
+    def __init__(self, number: int, command: Sequence[str], *, env: Mapping[str, str], cwd: Path, log: Path, terminal: str, ends: queue.Queue[RankEnd]) -> None:
         self.number = number
         self._ends = ends
         with log.open("ab") as stream:
             self._shim = subprocess.Popen(
-                [sys.executable, "-I", "-S", str(SHIM), *command],
+                [sys.executable, "-I", "-S", str(SHIM), terminal, *command],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=stream,
@@ -112,3 +115,13 @@ class Rank:
                 os.killpg(pid, signal.SIGKILL)
             except (ProcessLookupError, PermissionError):
                 pass
+
+
+def end_adopted(seconds: float = 2.0) -> None:
+    """Kill what became a child of this process because its shim was killed (Linux, after `become_subreaper`). All ranks must be closed."""
+    deadline = time.monotonic() + seconds
+    while (adopted := children_of(os.getpid())) and time.monotonic() < deadline:
+        for pid in adopted:
+            os.kill(pid, signal.SIGKILL)  # its own children are adopted in turn
+        for pid in adopted:
+            os.waitpid(pid, 0)

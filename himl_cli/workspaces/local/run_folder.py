@@ -113,12 +113,12 @@ class RunFolder:
         except FileNotFoundError:
             return
         except OSError as err:
-            raise DiskFailed(f"Cannot delete '{err.filename}': {err.strerror}.") from err
+            raise explain_disk_error(err, "Cannot delete the run's files", self.path) from err
 
 
-def explain_disk_error(err: OSError, what: str) -> HimlError:
-    """One line about a file that could not be written."""
-    hint = "Check the folder's permissions, or name another with --workspace."
+def explain_disk_error(err: OSError, what: str, where: Path) -> HimlError:
+    """One line about what could not be read or written: the file itself where it is known, else *where*; a full disk is that of *where*."""
     if err.errno == errno.ENOSPC:
-        hint = "Free some space; 'himl runs delete' removes runs with their files."
-    return DiskFailed(f"{what}: {err.strerror or err}: '{err.filename or ''}'.", hint=hint)
+        return DiskFailed(f"{what}: {err.strerror}: '{where}'.", hint="Free some space; 'himl runs delete' removes runs with their files.")
+    named = err.filename if err.filename and os.path.isabs(err.filename) else where
+    return DiskFailed(f"{what}: {err.strerror or err}: '{named}'.", hint="Check the permissions, or name another workspace with --workspace.")

@@ -1,10 +1,11 @@
-"""Runs one process of a job and never outlives its supervisor. Started as `python -I -S shim.py COMMAND…`; imports nothing of himl.
+"""Runs one process of a job and never outlives its supervisor. Started as `python -I -S shim.py TERMINAL COMMAND…`; imports nothing of himl.
 
 stdin: words from the supervisor, a line each (INT, TERM, KILL); its end means that the supervisor is gone.
 stdout: one JSON object a line: `{"pid": 7}` at the start, then `{"exit": 3}`, `{"signal": 11}` or `{"error": "…"}`.
 stderr: the job's log; the command gets it as both its stdout and stderr.
 
-The command gets a process group of its own (on Windows a Job Object). What it leaves behind is ended when it ends.
+TERMINAL is the device that the command reads from; '' gives it nothing to read. The command gets a process group of its
+own (on Windows a Job Object). What it leaves behind is ended when it ends.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ if sys.platform == "win32":
             self._kernel.SetInformationJobObject(self._job, self.EXTENDED_LIMIT_INFORMATION, limits, ctypes.sizeof(limits))
             self._process: subprocess.Popen[bytes] | None = None
 
-        def start(self, command: list[str]) -> subprocess.Popen[bytes]:
+        def start(self, command: list[str], terminal: str) -> subprocess.Popen[bytes]:
             flags = subprocess.CREATE_NEW_PROCESS_GROUP
             self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=2, stderr=2, creationflags=flags)
             handle = ctypes.c_void_p(self._kernel.OpenProcess(self.SET_QUOTA_AND_TERMINATE, False, self._process.pid))
@@ -71,8 +72,9 @@ else:
             self._group = 0
             self._prctl = become_subreaper()
 
-        def start(self, command: list[str]) -> subprocess.Popen[bytes]:
-            process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=2, stderr=2, preexec_fn=self._in_the_child)
+        def start(self, command: list[str], terminal: str) -> subprocess.Popen[bytes]:
+            with open(terminal or os.devnull, "rb", buffering=0, opener=lambda path, flags: os.open(path, flags | os.O_NOCTTY)) as source:
+                process = subprocess.Popen(command, stdin=source, stdout=2, stderr=2, preexec_fn=self._in_the_child)
             self._group = process.pid
             return process
 
@@ -164,13 +166,13 @@ def children_of(pid: int) -> list[int]:
     return found
 
 
-def main(command: list[str]) -> None:
+def main(terminal: str, command: list[str]) -> None:
     for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK"):
         if hasattr(signal, name):  # a handler, not SIG_IGN: that would be inherited by the command
             signal.signal(getattr(signal, name), lambda number, frame: None)
     family = Family()
     try:
-        process = family.start(command)
+        process = family.start(command, terminal)
     except OSError as err:
         report(error=f"cannot start '{command[0]}': {err.strerror or err}")
         return
@@ -197,4 +199,4 @@ def report(**facts: str | int) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main(sys.argv[1], sys.argv[2:])

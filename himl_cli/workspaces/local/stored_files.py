@@ -13,9 +13,9 @@ from datetime import datetime, timezone
 from itertools import islice
 
 from himl_cli.core.blobs import BlobInfo, FetchRequest
-from himl_cli.core.errors import DiskFailed, HimlError, NotFound
+from himl_cli.core.errors import BlobChanged, DiskFailed, HimlError, NotFound
 from himl_cli.core.file_tree import FoundFile, is_bookkeeping
-from himl_cli.workspaces.base import BlobChanged, FetchSink
+from himl_cli.workspaces.base import FetchSink
 
 PAGE = 1000
 CHUNK = 1 << 20

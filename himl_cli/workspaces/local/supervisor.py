@@ -25,9 +25,10 @@ from himl_cli.workspaces.local.database import Database
 from himl_cli.workspaces.local.job_environment import free_port, job_command, job_environment, rank_environment
 from himl_cli.workspaces.local.kept_files import Stamp, Stopped, keep_changed, lay_snapshot, stamps
 from himl_cli.workspaces.local.order import Order, order_from_json
-from himl_cli.workspaces.local.rank import Rank, RankEnd
+from himl_cli.workspaces.local.rank import Rank, RankEnd, end_adopted
 from himl_cli.workspaces.local.run_folder import RunFolder, explain_disk_error
 from himl_cli.workspaces.local.run_store import NewRun, RunStore
+from himl_cli.workspaces.local.shim import become_subreaper
 from himl_cli.workspaces.local.tracking.server import TrackingServer
 
 POLL_SECONDS = 0.1
@@ -41,6 +42,7 @@ def main() -> None:
     for name in ("SIGINT", "SIGHUP"):
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)
+    become_subreaper()
     order = order_from_json(sys.stdin.read())
     sys.stdin.close()
     with FileLock(RunFolder(Path(order.run_folder)).lock):
@@ -75,7 +77,7 @@ class Supervisor:
         except Stopped:
             status, exit_code, reason = RunStatus.canceled, None, CANCELED
         except OSError as err:
-            status, exit_code, reason = RunStatus.failed, None, str(explain_disk_error(err, "cannot prepare the job"))
+            status, exit_code, reason = RunStatus.failed, None, str(explain_disk_error(err, "cannot lay or keep the job's files", self.folder.path)).rstrip(".")
         except BaseException as err:  # whatever happens, the run must not stay open
             traceback.print_exc()
             status, exit_code, reason = RunStatus.failed, None, f"himl itself failed: {type(err).__name__}: {err}"
@@ -100,7 +102,7 @@ class Supervisor:
             )
             store.add(new)
         except (OSError, HimlError) as err:
-            error = err if isinstance(err, HimlError) else explain_disk_error(err, "Cannot record the run")
+            error = err if isinstance(err, HimlError) else explain_disk_error(err, "Cannot record the run", self.folder.path)
             tell("refused", message=str(error), hint=error.hint)
             return None
         tell("recorded")
@@ -118,6 +120,7 @@ class Supervisor:
             finally:
                 for rank in ranks:
                     rank.close()
+                end_adopted()
         if self.spec.in_place:
             keep_changed(self.cwd, self._before, self.folder.code)
         return self._outcome(ends, stop)
@@ -153,7 +156,7 @@ class Supervisor:
     def _start_ranks(self, env: dict[str, str]) -> list[Rank]:
         command, port = job_command(self.order), free_port()
         return [
-            Rank(number, command, env=env | rank_environment(self.order, number, port), cwd=self.cwd, log=log, ends=self._ends)
+            Rank(number, command, env=env | rank_environment(self.order, number, port), cwd=self.cwd, log=log, terminal=self.order.terminal, ends=self._ends)
             for number, log in enumerate(self._logs())
         ]
 

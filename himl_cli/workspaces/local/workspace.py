@@ -49,7 +49,7 @@ class LocalWorkspace:
     def run(self, run_id: str) -> Run:
         found = self._runs.get(run_id, self._lost_among(run_id))
         if found is None:
-            raise RunNotFound(run_id, self.label, similar=get_close_matches(run_id, self._runs.ids(), n=3, cutoff=0.5))
+            raise RunNotFound(run_id, self.label, similar=_similar(run_id, self._runs.ids()))
         return found
 
     def _lost_among(self, run_id: str) -> list[str]:
@@ -135,7 +135,7 @@ class LocalWorkspace:
         except FileExistsError:
             return  # another submit made it at the same moment
         except OSError as err:
-            raise explain_disk_error(err, "Cannot make a local workspace") from err
+            raise explain_disk_error(err, "Cannot make a local workspace", self.folder) from err
 
     def delete(self, run_id: str) -> None:
         found = self.run(run_id)
@@ -147,10 +147,16 @@ class LocalWorkspace:
         self._runs.delete(doomed)
 
 
+def _similar(run_id: str, known: Sequence[str]) -> list[str]:
+    """Up to three ids that may have been meant: those that begin so, else those spelt alike; newest first."""
+    begins = [name for name in known if run_id and name.startswith(run_id)]
+    return begins[:3] or get_close_matches(run_id, known, n=3, cutoff=0.5)
+
+
 def _shown(folder: Path) -> str:
     """The folder as a person would write it from here."""
     try:
         relative = os.path.relpath(folder)
     except ValueError:  # another drive, on Windows
         return str(folder)
-    return relative if len(relative) < len(str(folder)) else str(folder)
+    return str(folder) if relative.startswith(os.path.join("..", "..")) else relative

@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 
 from himl_cli.core.blobs import BlobInfo, FetchRequest, StoreRequest
-from himl_cli.core.errors import HimlError, NotFound, ServiceFailed
-from himl_cli.workspaces.base import BlobChanged, FetchSink, StoreSink
+from himl_cli.core.errors import BlobChanged, HimlError, NotFound, ServiceFailed
+from himl_cli.workspaces.base import FetchSink, StoreSink
 
 PIECE = 1 << 18
 
