@@ -11,10 +11,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from tests.leftovers import MARK, processes_marked, stop
 from tests.running import Himl
 from tests.special_folders import SmallDisk, made_read_only, mounted_small_disk
+
+settings.register_profile("himl", deadline=None)  # these machines are shared: a slow moment is no failure
+settings.load_profile("himl")
 
 NEEDS = "NEEDS "
 FOREIGN_PREFIXES = ("HIML_", "AZURE", "AZUREML_", "MLFLOW_", "SLURM_", "OMPI_", "PMI", "TORCHELASTIC_", "TORCH_", "DATABRICKS_")

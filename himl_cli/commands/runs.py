@@ -142,7 +142,7 @@ def delete(selection: SelectionOptions, where: WorkspaceOptions, talk: OutputOpt
       himl runs delete train_1772366400_0a1b2c3d
       himl runs delete --experiment scratch --num_runs all --yes
     """
-    from himl_cli.services.run_changes import check_deletable
+    from himl_cli.services.run_changes import check_deletable, delete_runs
     from himl_cli.services.run_lookup import find_runs
 
     with open_session(where, talk) as session:
@@ -152,6 +152,5 @@ def delete(selection: SelectionOptions, where: WorkspaceOptions, talk: OutputOpt
         session.output.insist(
             f"Delete {len(names)} runs with all their files: {', '.join(names)}?" if len(names) > 1 else f"Delete run '{names[0]}' with all its files?"
         )
-        for name in names:
-            deleter.delete(name)
+        delete_runs(deleter, doomed)
         session.output.result({"deleted": names}, human="\n".join(f"Deleted run '{name}'." for name in names), quiet=names)

@@ -68,11 +68,15 @@ def submit(
 
 
 def _wait(session: Session, run: Run, interrupted: list[int]) -> None:
+    from himl_cli.render.errors import ReaderGone
     from himl_cli.render.submission import say_ended
     from himl_cli.services.waiting import last_lines_of_failed_rank, raise_unless_completed, wait_for_run
 
     try:
         ended = wait_for_run(session.workspace, run.id, session.output.stream, session.notify, interrupted)
+    except ReaderGone:
+        session.output.notice(f"Nobody reads the output any more; run {run.id} goes on. To stop it: himl runs cancel {run.id}")
+        raise
     finally:
         session.output.end_line()
     say_ended(session.output, ended, last_lines_of_failed_rank(session.workspace, ended))

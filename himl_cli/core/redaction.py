@@ -14,12 +14,14 @@ _SECRETS = re.compile(
       | \b(?:Bearer|Basic)\s+                                                      # an Authorization header
       | \b[\w-]*(?:password|passwd|secret|api[_-]?key|access[_-]?key|auth[_-]?token|(?<![a-z])token)["']?\s*[=:]\s*["']?   # name=value
       | ://[^/\s:@]+:(?=[^/\s@]+@)                                                 # user:password@host
-    )(?P<secret>[^\s"'&;,@]+)""",
+    )(?P<secret>[^\s"'&;@]+)""",
     re.VERBOSE | re.IGNORECASE,
 )
-_USER_IN_URL = re.compile(r"(https?://)[^/\s@'\"]+@", re.IGNORECASE)
+_USER_IN_URL = re.compile(r"(https?://)[^/\s'\"]+@", re.IGNORECASE)
 _SECRET_OPTION = re.compile(
-    r"passw(or)?d|passphrase|pwd|secret|token(?!s|iz)|credential|(api|account|access|shared|private)[_-]?key|\bsas\b|connection[_-]?string", re.IGNORECASE
+    r"passw(or)?d|passphrase|pwd|secret|token(?!s|iz)|credential|(api|account|access|shared|private)[_-]?key|\bsas\b|connection[_-]?string"
+    r"|(^|[-_])(pass|auth|pat)$",
+    re.IGNORECASE,
 )
 _JWT = re.compile(r"\beyJ[\w-]{8,}\.[\w-]{4,}\.[\w-]*")
 
@@ -37,7 +39,7 @@ def mask_arguments(arguments: Sequence[str]) -> list[str]:
     for argument in arguments:
         is_option = argument.startswith("-")
         name, equals, _ = argument.partition("=")
-        if follows_secret and not is_option:
+        if follows_secret and not argument.startswith("--"):
             shown.append(MASK)
         elif is_option and equals and _SECRET_OPTION.search(name):
             shown.append(f"{name}={MASK}")

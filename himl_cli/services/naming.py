@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import PurePath
 
 from himl_cli.core.errors import BadUsage
+from himl_cli.core.redaction import redact
 from himl_cli.services.git import GitFacts
 
 LONGEST_EXPERIMENT = 255  # Azure ML's limit is 256 characters, the first of them a letter or digit
@@ -49,7 +50,7 @@ def automatic_tags(git: GitFacts | None, build: Mapping[str, str], command_line:
             "build_source_dirty": str(git.is_dirty).lower(),
         }
     tags = {**facts, "build_user": _user(), "command_line": command_line, **build}
-    return {name: value for name, value in tags.items() if value}
+    return {name: redact(value) for name, value in tags.items() if value}
 
 
 def _user() -> str:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
-from himl_cli.core.errors import BadUsage, HimlError
+from himl_cli.core.errors import BadUsage, HimlError, RunNotFound
 from himl_cli.core.runs import Run
 from himl_cli.workspaces.base import DeletesRuns, Workspace
 
@@ -20,7 +21,7 @@ class CancelOutcome:
 
 
 def cancel_runs(workspace: Workspace, runs: Sequence[Run]) -> list[CancelOutcome]:
-    """Ask every one of *runs* to stop. Raises ServiceFailed where one cannot be asked."""
+    """Ask every one of *runs* to stop. Raises DiskFailed where one cannot be asked."""
     asked = {run.id: workspace.cancel(run.id) for run in runs}
     return [CancelOutcome(name, was_asked, workspace.run(name).status.value) for name, was_asked in asked.items()]
 
@@ -42,3 +43,10 @@ def check_deletable(workspace: Workspace, runs: Sequence[Run]) -> DeletesRuns:
             f"Run '{active[0].id}' is {active[0].status.value.lower()}; nothing was deleted.", hint=f"Stop it first: himl runs cancel {active[0].id}"
         )
     return workspace
+
+
+def delete_runs(deleter: DeletesRuns, runs: Sequence[Run]) -> None:
+    """Delete every one of *runs*; one that went already, as a child goes with its parent, is passed over."""
+    for run in runs:
+        with suppress(RunNotFound):
+            deleter.delete(run.id)

@@ -36,6 +36,7 @@ def follow_log(workspace: Workspace, run_id: str, name: str | None = None, *, at
             for piece in files.read(found, done):
                 done += len(piece)
                 yield piece
+                at_each_look()  # here too: a script may write faster than anybody reads
         if has_ended:
             break
         at_each_look()

@@ -42,7 +42,7 @@ def raise_unless_completed(run: Run) -> None:
     if run.status is not RunStatus.completed:
         look = f"Its output: himl runs logs {run.id}" if run.started else f"See himl runs show {run.id}"
         name = _log_of_failed_rank(run)
-        raise JobFailed(f"Run '{run.id}' failed: {run.reason or 'no reason is known'}.", hint=look + (f" --file {name}" if name else ""))
+        raise JobFailed(f"Run '{run.id}' failed: {(run.reason or 'no reason is known').rstrip('.')}.", hint=look + (f" --file {name}" if name else ""))
 
 
 def last_lines_of_failed_rank(workspace: Workspace, run: Run, count: int = 20) -> tuple[str, bytes] | None:

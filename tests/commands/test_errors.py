@@ -52,7 +52,7 @@ CASES: list[tuple[list[str], int, str]] = [
     (["runs", "tag", "train_1_aa", "=v"], 2, "takes KEY=VALUE, got '=v'."),
     (["runs", "delete", "train_1_aa"], 2, "There is nobody to answer here."),
     (["runs", "delete"], 2, "Say which run is meant."),
-    (["runs", "logs", "train_1_aa"], 3, "Run 'train_1_aa' has no log yet."),
+    (["runs", "logs", "train_1_aa"], 3, "Run 'train_1_aa' ended without a log."),
     (["runs", "logs", "train_1_aa", "failed_2_bb", "--follow"], 2, "--follow takes one run, and 2 are meant."),
     (["runs", "logs", "failed_2_bb", "--file", "std_lg.txt"], 3, "Run 'failed_2_bb' has no log 'std_lg.txt'."),
 ]

@@ -122,6 +122,84 @@ def test_what_is_said_after_broken_off_output_stands_on_its_own_line(himl: Himl,
     assert [line for line in talk if line.startswith(("error:", '{"error"'))]
 
 
+LOGGING = """
+import math, mlflow, pathlib
+mlflow.set_experiment("something else")
+with mlflow.start_run():
+    mlflow.log_params({"lr": 0.1})
+    for step in range(3):
+        mlflow.log_metric("loss", 1 / (step + 1), step=step)
+    mlflow.log_metric("odd", math.nan)
+    pathlib.Path("report.txt").write_text("fine")
+    mlflow.log_artifact("report.txt")
+    for fold in (0, 1):
+        with mlflow.start_run(nested=True, run_name=f"fold {fold}"):
+            mlflow.log_metric("fold_loss", fold)
+            mlflow.log_text(str(fold), "fold.txt")
+"""
+
+
+def test_what_a_script_logs_with_mlflow_is_shown_and_downloaded(himl: Himl, project: Path) -> None:
+    write_files(project, {"train.py": LOGGING})
+    himl.ok("submit", "train.py", env={"HTTP_PROXY": "http://127.0.0.1:9"})
+    run = latest(himl)
+    assert (run["experiment"], run["parameters"]) == ("train", {"lr": "0.1"})
+    metrics = {(metric["name"], metric["run"] == run["id"]): metric for metric in run["metrics"]}
+    loss = metrics["loss", True]
+    assert (loss["value"], loss["step"], loss["count"]) == (pytest.approx(1 / 3), 2, 3)
+    assert metrics["odd", True]["value"] == "NaN"
+    assert [metric["value"] for metric in run["metrics"] if metric["name"] == "fold_loss"] == [0.0, 1.0]
+    children = {child["display_name"]: child for child in run["children"]}
+    assert {name: child["status"] for name, child in children.items()} == {"fold 0": "Completed", "fold 1": "Completed"}
+    himl.ok("download", run["id"], children["fold 1"]["id"])
+    assert (project / "outputs" / run["id"] / "report.txt").read_text() == "fine"
+    assert (project / "outputs" / children["fold 1"]["id"] / "fold.txt").read_text() == "1"
+
+
+def test_the_snapshot_s_size_is_said_and_a_large_one_is_warned_of(himl: Himl, project: Path) -> None:
+    write_files(project, {"train.py": "", "lib/net.py": ""})
+    assert "2 files" in himl.ok("submit", "train.py").stderr
+    with (project / "lib" / "weights.bin").open("wb") as stream:
+        stream.truncate(301 * 1024 * 1024)
+    talk = himl.ok("submit", "train.py").stderr
+    assert "warning" in talk
+    assert "lib (315.6 MB)" in talk
+    assert ".gitignore" in talk
+
+
+def test_follow_and_no_wait_exclude_each_other(himl: Himl, project: Path) -> None:
+    write_files(project, {"train.py": "print('shown')"})
+    assert himl("submit", "train.py", "--follow", "--no_wait").code == 2
+    assert himl.ok("submit", "train.py", "--follow").stdout == "shown\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nothere.py"], "There is no script 'nothere.py'"),
+        (["lib"], "'lib' is a folder"),
+        (["train.py", "--tag", "novalue"], "--tag takes KEY=VALUE"),
+        (["train.py", "--env_var", "=x"], "--env_var takes KEY=VALUE"),
+        (["train.py", "--input", "1x=y"], "cannot be a key"),
+        ([], "Nothing to run"),
+        (["train.py", "-m", "lib"], "both given"),
+    ],
+)
+def test_bad_input_is_one_line_a_hint_and_nothing_made(himl: Himl, project: Path, arguments: list[str], message: str) -> None:
+    write_files(project, {"train.py": "", "lib/net.py": ""})
+    outcome = himl("submit", *arguments)
+    lines = outcome.stderr.strip().splitlines()
+    assert (outcome.code, message in lines[0], len(lines)) == (2, True, 2), outcome.stderr
+    assert sorted(path.name for path in project.iterdir()) == ["lib", "train.py"]
+
+
+def test_a_job_inside_a_job_is_no_rank_of_it(himl: Himl, project: Path) -> None:
+    inner = "import os; print(sorted(name for name in os.environ if name in ('RANK', 'WORLD_SIZE') or name.startswith('AZURE_ML_')))"
+    outer = f"import subprocess; subprocess.run(['{himl.program}', 'submit', 'inner.py'], check=True)"
+    write_files(project, {"inner.py": inner, "outer.py": outer})
+    assert himl.ok("submit", "outer.py", "--processes_per_node", "1", "--output", "preds").stdout.splitlines().count("[]") == 1
+
+
 def test_names_description_and_tags(himl: Himl, project: Path) -> None:
     write_files(project, {"train.py": ""})
     himl.ok(

@@ -15,9 +15,10 @@ from typing import Any
 
 import pytest
 
+from tests.conftest import lacking
 from tests.leftovers import MARK
 from tests.running import Himl, write_files
-from tests.special_folders import SmallDisk
+from tests.special_folders import SmallDisk, made_read_only
 
 POSIX = pytest.mark.skipif(os.name == "nt", reason="signals and process groups of POSIX")
 
@@ -102,6 +103,98 @@ def test_ctrl_c_on_a_script_that_ignores_signals_ends_it_by_sigkill(himl: Himl, 
     assert (process.returncode, status(himl)) == (130, "Canceled")
     assert time.monotonic() - begun > 14, "SIGKILL comes after 10 s and 5 more"
     assert processes_below(project) == []
+
+
+@POSIX
+def test_sigterm_follows_a_sigint_that_is_ignored(himl: Himl, project: Path) -> None:
+    write_files(project, {"train.py": "import signal, time\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\nprint('up', flush=True)\ntime.sleep(600)\n"})
+    process = started(himl, project)
+    begun = time.monotonic()
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=40)
+    assert (process.returncode, status(himl)) == (130, "Canceled")
+    assert 9 < time.monotonic() - begun < 14, "SIGTERM comes after 10 s, SIGKILL would after 15"
+
+
+@POSIX
+def test_ctrl_c_reaches_a_script_that_writes_faster_than_anybody_reads(himl: Himl, project: Path) -> None:
+    write_files(project, {"train.py": "print('up', flush=True)\nwhile True:\n    print('x' * 5000)\n"})
+    process = started(himl, project)
+    process.send_signal(signal.SIGINT)
+    assert wait_until(lambda: status(himl) == "Canceled"), "canceled although nobody has read the output yet"
+    process.communicate(timeout=60)
+    assert process.returncode == 130
+
+
+@POSIX
+def test_ctrl_c_while_a_large_file_is_copied(himl: Himl, project: Path) -> None:
+    write_files(project, {"train.py": "print('ran')"})
+    with (project / "big.bin").open("wb") as stream:
+        stream.truncate(20_000_000_000)
+    process = himl.start("submit", "train.py")
+    copies = project / ".himl" / "runs"
+    assert wait_until(lambda: any(copies.glob("*/code/big.bin")))
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(timeout=20)
+    assert (process.returncode, status(himl), output) == (130, "Canceled", b"")
+    himl.ok("runs", "delete", "--run", "latest", "--yes")
+
+
+@POSIX
+def test_a_second_ctrl_c_stops_waiting_and_says_that_the_run_is_still_ending(himl: Himl, project: Path) -> None:
+    script = "import signal, time\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\nprint('up', flush=True)\ntime.sleep(600)\n"
+    write_files(project, {"train.py": script})
+    process = started(himl, project)
+    process.send_signal(signal.SIGINT)
+    time.sleep(0.5)
+    process.send_signal(signal.SIGINT)
+    _, talk = process.communicate(timeout=9)
+    assert (process.returncode, b"still being stopped" in talk) == (130, True)
+    assert wait_until(lambda: status(himl) == "Canceled")
+
+
+@POSIX
+def test_a_job_can_be_canceled_on_a_full_disk(himl: Himl, small_disk: SmallDisk) -> None:
+    script = "import time; print(1, flush=True); time.sleep(600)"
+    fill = f"echo '{script}' > train.py; himl submit train.py -q --no_wait >/dev/null; dd if=/dev/zero of=fill bs=1k 2>/dev/null"
+    done = on_disk(himl, small_disk, f"{fill}; himl runs cancel --run latest; echo code $?; rm fill; himl runs logs latest --follow; himl runs list --json")
+    assert "code 0" in done.stdout, done.stdout + done.stderr
+    assert '"Canceled"' in done.stdout
+
+
+def test_a_running_job_is_running_for_who_may_only_read(himl: Himl, project: Path) -> None:
+    write_files(project, {"train.py": "import time\nprint('up', flush=True)\ntime.sleep(600)\n"})
+    process = started(himl, project)
+    undo = made_read_only(project)
+    try:
+        seen = [run["status"] for run in runs(himl)]
+    finally:
+        if undo:
+            undo()
+    himl.ok("runs", "cancel", "--run", "latest")
+    process.communicate(timeout=20)
+    if undo is None:
+        lacking("a folder that cannot be written (by permission, or by a read-only mount as root)")
+    assert seen == ["Running"]
+
+
+def test_a_job_that_succeeded_stays_so_when_its_outputs_cannot_be_kept(himl: Himl, project: Path) -> None:
+    """In place, and the place where outputs are kept is taken by a file."""
+    script = "import os, pathlib\nrun = os.environ['AZUREML_RUN_ID']\n(pathlib.Path('.himl/runs') / run / 'code' / 'outputs').write_text('in the way')\n"
+    write_files(project, {"train.py": script + "pathlib.Path('outputs/new').write_text('n')\n"})
+    assert himl("submit", "train.py", "--in_place").code == 0
+    (run,) = runs(himl)
+    assert (run["status"], run["exit_code"], "could be kept" in run["reason"]) == ("Completed", 0, True)
+
+
+def test_nested_runs_that_were_left_open_end_with_their_job(himl: Himl, project: Path) -> None:
+    nested = "import mlflow, os\nmlflow.start_run()\nmlflow.start_run(nested=True)\nmlflow.log_metric('loss', 0.5)\nos._exit(3)\n"
+    write_files(project, {"train.py": nested})
+    assert himl("submit", "train.py").code == 1
+    shown = himl.ok("runs", "show", "latest", "--json").json()
+    assert [child["status"] for child in shown["children"]] == ["Failed"]
+    refused = himl("runs", "show", shown["children"][0]["id"], "--json")
+    assert refused.json()["status"] == "Failed"
 
 
 @POSIX
@@ -302,14 +395,16 @@ def test_a_disk_that_is_full_from_the_start(himl: Himl, small_disk: SmallDisk) -
         himl, small_disk, f"{fill} himl submit train.py; echo code $?; rm full; himl runs list --json; himl submit train.py -q >/dev/null; echo code $?"
     )
     assert [line for line in done.stdout.splitlines() if line.startswith("code")] == ["code 1", "code 0"], done.stdout + done.stderr
+    assert "[]" in done.stdout.splitlines(), "a job that was refused leaves nothing"
     assert "No space left" in done.stderr
     assert "Traceback" not in done.stderr
 
 
 def test_a_disk_that_others_filled_still_gives_and_takes_back(himl: Himl, small_disk: SmallDisk) -> None:
-    fill = "printf 'print(1)' > train.py; himl submit train.py -q >/dev/null; dd if=/dev/zero of=fill bs=1k 2>/dev/null;"
-    look = "himl runs list --json; himl runs logs latest; himl runs delete latest --yes; echo code $?; rm fill; himl runs list --json; himl submit train.py -q >/dev/null; echo code $?"
-    done = on_disk(himl, small_disk, f"{fill} {look}")
+    script = "print(1); open('outputs/model', 'wb').write(bytes(500_000))"
+    fill = f'echo "{script}" > train.py; himl submit train.py -q >/dev/null; dd if=/dev/zero of=fill bs=1k 2>/dev/null;'
+    look = "himl runs list --json; himl runs logs latest; himl runs delete latest --yes; echo code $?; himl runs list --json;"
+    done = on_disk(himl, small_disk, f"{fill} {look} rm fill; himl submit train.py -q >/dev/null; echo code $?")
     lines = done.stdout.splitlines()
     assert '"Completed"' in lines[0], done.stdout + done.stderr
     assert [line for line in lines[1:] if line.startswith("code")] == ["code 0", "code 0"], done.stdout + done.stderr

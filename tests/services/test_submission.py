@@ -85,6 +85,11 @@ def test_git_facts_become_tags_and_build_options_win(request_here: SubmitRequest
     assert tags["build_source_repository"] == "https://***@example.org/lab.git"
 
 
+def test_secrets_in_what_ci_says_do_not_reach_the_tags(request_here: SubmitRequest) -> None:
+    build = {"build_source_repository": "https://gitlab-ci-token:marked-secret@example.org/lab.git", "build_source_message": "password=marked-secret"}
+    assert "marked-secret" not in str(prepare_job(replace(request_here, build=build)).spec.tags)
+
+
 def test_the_experiment_can_follow_the_branch(request_here: SubmitRequest, project: Path, git: Callable[..., str]) -> None:
     git(project, "init", "-q")
     git(project, "checkout", "-qb", "ada/new-loss")

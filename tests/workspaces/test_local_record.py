@@ -72,6 +72,18 @@ def test_a_transaction_that_fails_leaves_nothing(database: Database) -> None:
     assert database.rows("SELECT * FROM tags") == []
 
 
+def test_a_full_disk_is_called_so_and_the_next_write_works(database: Database) -> None:
+    """SQLite is told a largest size, so that a write fails as on a full disk, in both kinds of journal."""
+    for journal in ("WAL", "DELETE"):
+        database.rows(f"PRAGMA journal_mode={journal}")
+        database.rows("PRAGMA max_page_count=30")
+        with pytest.raises(DiskFailed, match="No space left"):
+            MetricStore(database).log("r", [("x" * 100, 0.5, step, 0) for step in range(20_000)])
+        database.rows("PRAGMA max_page_count=1000000")
+        RunStore(database).add(NewRun(journal, journal, "e"))
+    assert len(RunStore(database).ids()) == 2
+
+
 def test_runs_come_newest_first_over_pages(database: Database) -> None:
     store = RunStore(database)
     names = [f"r{number:04}" for number in range(PAGE * 2 + 5)]
@@ -104,8 +116,9 @@ def test_the_first_end_stays(database: Database) -> None:
 
 @pytest.mark.parametrize(
     ("folder", "kind"),
-    [("/home/ada/lab", "ext4"), ("/mnt/share/lab", "nfs4"), ("/mnt/shared", "ext4"), ("/mnt/with space/x", "cifs"), ("/", "ext4")],
+    [("/home/ada/lab", "ext4"), ("/données/lab", "nfs"), ("/mnt/share/lab", "nfs4"), ("/mnt/shared", "ext4"), ("/mnt/with space/x", "cifs"), ("/", "ext4")],
 )
 def test_the_file_system_is_that_of_the_deepest_mount(folder: str, kind: str) -> None:
-    table = "/dev/sda / ext4 rw 0 0\nproc /proc proc rw 0 0\nserver:/x /mnt/share nfs4 rw 0 0\n//s/y /mnt/with\\040space cifs rw 0 0\nshort line\n"
+    table = "/dev/sda / ext4 rw 0 0\nproc /proc proc rw 0 0\nserver:/x /mnt/share nfs4 rw 0 0\nshort line\n"
+    table += "//s/y /mnt/with\\040space cifs rw 0 0\ns:/d /données nfs rw 0 0\n"
     assert file_system_of(Path(folder), table) == kind

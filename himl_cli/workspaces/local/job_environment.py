@@ -13,12 +13,17 @@ from pathlib import Path
 from himl_cli.core.jobs import EntryKind
 from himl_cli.workspaces.local.order import Order
 
+DATA_NAMES = ("AZURE_ML_INPUT_", "AZURE_ML_OUTPUT_")
+RANK_NAMES = {
+    *("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "NODE_RANK", "MASTER_ADDR", "MASTER_PORT"),
+    *("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_LOCAL_RANK", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_SIZE"),
+}
 PLACEHOLDER = re.compile(r"\$\{\{\s*(inputs|outputs)\.([A-Za-z_]\w*)\s*\}\}")
 
 
 def job_environment(order: Order, run_id: str, base: Mapping[str, str]) -> dict[str, str]:
-    """The variables all ranks share: *base* (the user's), the run's names, folders of inputs and outputs."""
-    env = dict(base)
+    """The variables all ranks share: *base* (the user's, less those of a job that it may itself run in), the run's names, data folders."""
+    env = {name: value for name, value in base.items() if name not in RANK_NAMES and not name.startswith(DATA_NAMES)}
     folder = str(Path(order.spec.python).parent)
     if folder not in env.get("PATH", "").split(os.pathsep)[:1]:
         env["PATH"] = os.pathsep.join([folder, env["PATH"]]) if env.get("PATH") else folder

@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import logging
 import os
-import secrets
 import shlex
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from himl_cli.core.jobs import DataSpec, JobSpec
 from himl_cli.core.redaction import mask_arguments
 from himl_cli.workspaces.local.job_environment import PLACEHOLDER
 from himl_cli.workspaces.local.order import Order
-from himl_cli.workspaces.local.run_folder import RunFolder, explain_disk_error
+from himl_cli.workspaces.local.run_folder import RunFolder, explain_disk_error, new_run_id
 
 log = logging.getLogger(__name__)
 
@@ -53,12 +53,16 @@ def launch(workspace: Path, spec: JobSpec, folders: JobFolders) -> str:
 
     Raises DiskFailed when the run cannot be recorded, Interrupted after Ctrl-C (the run is canceled then).
     """
-    run_id = f"{spec.experiment}_{int(time.time())}_{secrets.token_hex(4)}"
+    run_id = new_run_id(spec.experiment)
     folder = RunFolder(workspace / "runs" / run_id)
     tagged = replace(spec, tags={**spec.tags, "run_recovery_id": f"{spec.experiment}:{run_id}"})
     order = Order(str(folder.path), str(workspace), tagged, shown_command(spec), folders.inputs, folders.outputs, _terminal(spec))
     try:
         folder.path.mkdir(parents=True)
+    except OSError as err:
+        raise explain_disk_error(err, "Cannot start the job", folder.path) from err
+    try:
+        folder.let_it_run()
         _start(order, folder)
     except OSError as err:
         folder.remove()
@@ -84,16 +88,23 @@ def _start(order: Order, folder: RunFolder) -> None:
             **_detached(),
         )
     assert process.stdin is not None and process.stdout is not None
-    with interruptions(folder.ask_to_cancel) as interrupted:
+    with interruptions(lambda: _try_to_cancel(folder)) as interrupted:
         _hand_over(process, order)
         events = list(_events_until_started(process))
     process.stdout.close()
     process.returncode = 0  # it outlives this process, which Popen would warn of
     _check_started(events, folder)
     if interrupted:
+        folder.ask_to_cancel()
         while folder.is_supervised():
             time.sleep(SECONDS_BETWEEN_LOOKS)
         raise Interrupted(f"Run '{folder.run_id}' was canceled.", hint=f"What it wrote is kept: himl runs show {folder.run_id}")
+
+
+def _try_to_cancel(folder: RunFolder) -> None:
+    """From a signal's handler nothing may be raised; what fails here fails again, and is said, right after the start."""
+    with suppress(DiskFailed):
+        folder.ask_to_cancel()
 
 
 def _terminal(spec: JobSpec) -> str:

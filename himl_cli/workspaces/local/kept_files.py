@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from himl_cli.core.jobs import Snapshot
 
 KEPT_FOLDERS = ("outputs", "logs")
+BLOCK = 8 << 20
 
 Stamp = tuple[int, int, int]  # inode, size in bytes, modification time in nanoseconds
 
@@ -19,25 +19,54 @@ class Stopped(Exception):
 
 
 def lay_snapshot(snapshot: Snapshot, target: Path, *, is_stopped: Callable[[], bool]) -> None:
-    """Copy the snapshot's files, with their permissions, below *target*. Raises OSError, or Stopped.
+    """Copy the snapshot's files, with their permissions, below *target*. Raises OSError, or Stopped once *is_stopped* says so."""
+    copied = 0
+    for number, name in enumerate(snapshot.files):
+        for size in copy_file(snapshot.root / name, target / name):
+            copied += size
+            if copied >= BLOCK:
+                copied = 0
+                _stop_if(is_stopped)
+        if number % 100 == 0:
+            _stop_if(is_stopped)
+
+
+def _stop_if(is_stopped: Callable[[], bool]) -> None:
+    if is_stopped():
+        raise Stopped
+
+
+def copy_file(source: Path, target: Path) -> Iterator[int]:
+    """Copy one file with its permissions; gives the size of each block that was copied. Raises OSError.
 
     A file that vanished since it was listed is passed over, as an editor's temporary files do all the time.
     """
-    made: set[Path] = set()
-    for number, name in enumerate(snapshot.files):
-        if number % 100 == 0 and is_stopped():
-            raise Stopped
-        copy = target / name
-        if copy.parent not in made:
-            copy.parent.mkdir(parents=True, exist_ok=True)
-            made.add(copy.parent)
-        source = snapshot.root / name
+    try:
+        stream = source.open("rb")
+    except FileNotFoundError:
+        return
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with stream, target.open("wb") as copy:
+        while block := stream.read(BLOCK):
+            copy.write(block)
+            yield len(block)
+        os.chmod(target, os.fstat(stream.fileno()).st_mode & 0o777)
+
+
+def make_kept_folders(root: Path) -> list[Path]:
+    """Make `outputs/` and `logs/` below *root*, as a job finds them everywhere; gives those that were not there."""
+    missing = [root / name for name in KEPT_FOLDERS if not (root / name).exists()]
+    for folder in missing:
+        folder.mkdir(exist_ok=True)
+    return missing
+
+
+def remove_if_empty(folders: list[Path]) -> None:
+    for folder in folders:
         try:
-            shutil.copyfile(source, copy)
-            shutil.copymode(source, copy)
-        except FileNotFoundError:
-            if source.exists():
-                raise
+            folder.rmdir()
+        except OSError:
+            continue  # the job wrote into it, or took it away
 
 
 def stamps(root: Path) -> dict[str, Stamp]:
@@ -52,14 +81,12 @@ def stamps(root: Path) -> dict[str, Stamp]:
     return found
 
 
-def keep_changed(root: Path, before: dict[str, Stamp], target: Path) -> int:
-    """Copy what is new or changed below *root* since *before* to *target*; return the number of files. Raises OSError."""
-    changed = [name for name, stamp in stamps(root).items() if before.get(name) != stamp]
-    for name in changed:
-        copy = target / name
-        copy.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(root / name, copy)
-    return len(changed)
+def keep_changed(root: Path, before: dict[str, Stamp], target: Path) -> None:
+    """Copy what is new or changed below *root* since *before* to *target*. Raises OSError."""
+    for name, stamp in stamps(root).items():
+        if before.get(name) != stamp:
+            for _ in copy_file(root / name, target / name):
+                pass
 
 
 def _kept(root: Path) -> Iterator[Path]:

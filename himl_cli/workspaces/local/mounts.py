@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 
@@ -23,7 +24,7 @@ def file_system_of(folder: Path, mount_table: str) -> str:
         parts = line.split()
         if len(parts) < 3:
             continue
-        mount_point = parts[1].encode().decode("unicode_escape")
+        mount_point = re.sub(r"\\([0-7]{3})", lambda octal: chr(int(octal[1], 8)), parts[1])
         holds = folder.as_posix() == mount_point or folder.as_posix().startswith(mount_point.rstrip("/") + "/")
         if holds and len(mount_point) >= len(best):
             best, kind = mount_point, parts[2]

@@ -5,14 +5,23 @@ from __future__ import annotations
 import errno
 import json
 import os
+import secrets
 import shutil
+import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from himl_cli.core.errors import DiskFailed, HimlError
 
+LONGEST_EXPERIMENT = 200  # in a run id: names of files end at 255 bytes
 RESERVE_BYTES = 128 * 1024
+
+
+def new_run_id(experiment: str) -> str:
+    """`EXPERIMENT_<unix seconds>_<8 hex>`, short enough for a folder's name (hi-ml's pattern of recovery ids matches it)."""
+    return f"{experiment[:LONGEST_EXPERIMENT]}_{int(time.time())}_{secrets.token_hex(4)}"
 
 
 @dataclass(frozen=True)
@@ -45,8 +54,8 @@ class RunFolder:
         return self.path / "lock"
 
     @property
-    def _cancel(self) -> Path:
-        return self.path / "cancel"
+    def _go(self) -> Path:
+        return self.path / "go"
 
     @property
     def _reserve(self) -> Path:
@@ -57,30 +66,40 @@ class RunFolder:
         return self.path / "job.json"
 
     def is_supervised(self) -> bool:
-        """Whether a supervisor holds the lock. No process id is trusted: after a reboot it may be another's."""
-        from filelock import FileLock, Timeout
+        """Whether a supervisor holds the lock. No process id is trusted: after a reboot it may be another's.
 
-        if not self.lock.exists():
-            return False
-        lock = FileLock(self.lock)
+        Looking takes no lock that another look could mistake for the supervisor's, and needs no permission to write (POSIX;
+        on Windows a second look at the same instant may see a supervisor that is none).
+        """
+        if sys.platform == "win32":
+            return _is_held_by_file_lock(self.lock)
+        import fcntl
+
         try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            return True
-        except OSError:  # a folder that may only be read: nobody here can have started the job
+            handle = os.open(self.lock, os.O_RDONLY)
+        except OSError:
             return False
-        lock.release()
+        try:
+            fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        finally:
+            os.close(handle)
         return False
 
+    def let_it_run(self) -> None:
+        """Make the file whose absence tells the supervisor to stop: taking it away works on a full disk, making one would not."""
+        self._go.touch()
+
     def ask_to_cancel(self) -> None:
-        """Leave word for the supervisor, which looks for it several times a second."""
+        """Leave word for the supervisor, which looks for it several times a second. Raises DiskFailed."""
         try:
-            self._cancel.touch()
+            self._go.unlink(missing_ok=True)
         except OSError as err:
-            raise DiskFailed(f"Cannot ask run '{self.run_id}' to stop: {err.strerror}: '{self._cancel}'.") from err
+            raise explain_disk_error(err, f"Cannot ask run '{self.run_id}' to stop", self.path) from err
 
     def is_cancel_asked(self) -> bool:
-        return self._cancel.exists()
+        return not self._go.exists()
 
     def reserve_space(self) -> None:
         """Take the bytes that recording the end will need, while there are any."""
@@ -108,12 +127,25 @@ class RunFolder:
 
     def remove(self) -> None:
         """Delete the folder with all in it. Raises DiskFailed naming the first file that would not go."""
-        try:
-            shutil.rmtree(self.path)
-        except FileNotFoundError:
-            return
-        except OSError as err:
-            raise explain_disk_error(err, "Cannot delete the run's files", self.path) from err
+        while self.path.exists():
+            try:
+                shutil.rmtree(self.path)
+            except FileNotFoundError:
+                continue  # somebody else removes it too
+            except OSError as err:
+                raise explain_disk_error(err, "Cannot delete the run's files", self.path) from err
+
+
+def _is_held_by_file_lock(path: Path) -> bool:
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        return True
+    lock.release()
+    return False
 
 
 def explain_disk_error(err: OSError, what: str, where: Path) -> HimlError:

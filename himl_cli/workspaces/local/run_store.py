@@ -12,7 +12,7 @@ from himl_cli.core.runs import Run, RunQuery, RunStatus
 from himl_cli.workspaces.local.database import Database
 
 PAGE = 200
-LOST = "its supervisor ended without recording an outcome (killed, or the machine went down)"
+LOST = "its supervisor ended without recording an outcome (it was killed, the machine went down, or the record could not be written)"
 
 
 def now_ms() -> int:

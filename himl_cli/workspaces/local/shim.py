@@ -49,6 +49,9 @@ if sys.platform == "win32":
             self._kernel.CloseHandle(handle)
             return self._process
 
+        def wait(self, process: subprocess.Popen[bytes]) -> int:
+            return process.wait()
+
         def send(self, word: str) -> None:
             if word == "KILL":
                 self._kernel.TerminateJobObject(self._job, 1)
@@ -82,6 +85,14 @@ else:
             os.setpgid(0, 0)
             if self._prctl is not None:
                 self._prctl(1, int(signal.SIGKILL), 0, 0, 0)  # PR_SET_PDEATHSIG: even when this process is killed
+
+        def wait(self, process: subprocess.Popen[bytes]) -> int:
+            """The command's return code. Orphans of the command that end meanwhile are reaped, since they are this process's children."""
+            while True:
+                pid, status = os.waitpid(-1, 0)
+                if pid == process.pid:
+                    process.returncode = os.waitstatus_to_exitcode(status)
+                    return process.returncode
 
         def send(self, word: str) -> None:
             number = getattr(signal, "SIG" + word)
@@ -178,7 +189,7 @@ def main(terminal: str, command: list[str]) -> None:
         return
     report(pid=process.pid)
     threading.Thread(target=obey, args=(family,), daemon=True).start()
-    code = process.wait()
+    code = family.wait(process)
     family.end(SECONDS_TO_LEAVE)
     report(**({"signal": -code} if code < 0 else {"exit": code}))
 

@@ -10,7 +10,6 @@ import contextlib
 import json
 import os
 import queue
-import secrets
 import signal
 import sys
 import time
@@ -23,10 +22,10 @@ from himl_cli.core.errors import HimlError
 from himl_cli.core.runs import RunStatus
 from himl_cli.workspaces.local.database import Database
 from himl_cli.workspaces.local.job_environment import free_port, job_command, job_environment, rank_environment
-from himl_cli.workspaces.local.kept_files import Stamp, Stopped, keep_changed, lay_snapshot, stamps
+from himl_cli.workspaces.local.kept_files import Stamp, Stopped, keep_changed, lay_snapshot, make_kept_folders, remove_if_empty, stamps
 from himl_cli.workspaces.local.order import Order, order_from_json
 from himl_cli.workspaces.local.rank import Rank, RankEnd, end_adopted
-from himl_cli.workspaces.local.run_folder import RunFolder, explain_disk_error
+from himl_cli.workspaces.local.run_folder import RunFolder, explain_disk_error, new_run_id
 from himl_cli.workspaces.local.run_store import NewRun, RunStore
 from himl_cli.workspaces.local.shim import become_subreaper
 from himl_cli.workspaces.local.tracking.server import TrackingServer
@@ -36,6 +35,7 @@ SECONDS_TO_TERM = 10.0  # Ctrl-C's rule: SIGINT, after 10 s SIGTERM, after 5 mor
 SECONDS_TO_KILL = 15.0
 SECONDS_TO_RECORD = 30.0
 CANCELED = "canceled"
+TERMINATED = "its supervisor was told to terminate (SIGTERM), as when the machine shuts down"
 
 
 def main() -> None:
@@ -67,6 +67,7 @@ class Supervisor:
         self._ends: queue.Queue[RankEnd] = queue.Queue()
         self._terminated = False
         self._before: dict[str, Stamp] = {}
+        self._made: list[Path] = []
 
     def run(self) -> None:
         if not (store := self._record()):
@@ -75,7 +76,7 @@ class Supervisor:
         try:
             status, exit_code, reason = self._run_job(store)
         except Stopped:
-            status, exit_code, reason = RunStatus.canceled, None, CANCELED
+            status, exit_code, reason = (RunStatus.failed, None, TERMINATED) if self._terminated else (RunStatus.canceled, None, CANCELED)
         except OSError as err:
             status, exit_code, reason = RunStatus.failed, None, str(explain_disk_error(err, "cannot lay or keep the job's files", self.folder.path)).rstrip(".")
         except BaseException as err:  # whatever happens, the run must not stay open
@@ -110,20 +111,31 @@ class Supervisor:
 
     def _run_job(self, store: RunStore) -> tuple[RunStatus, int | None, str]:
         self._lay_files()
-        with TrackingServer(store.database, self.folder.run_id, artifacts_of=self._artifacts_of, new_child_id=self._child_id) as tracking:
+        tracking = TrackingServer(store.database, self.folder.run_id, artifacts_of=self._artifacts_of, new_child_id=self._child_id)
+        try:
             env = self._environment(tracking)
             store.start(self.folder.run_id)
             ranks = self._start_ranks(env)
             tell("started")
-            try:
-                ends, stop = self._watch(ranks)
-            finally:
-                for rank in ranks:
-                    rank.close()
-                end_adopted()
-        if self.spec.in_place:
-            keep_changed(self.cwd, self._before, self.folder.code)
-        return self._outcome(ends, stop)
+            status, code, reason = self._outcome(*self._watch(ranks))
+        finally:
+            trouble = self._finish(tracking)
+        return status, code, "; ".join(part for part in (reason, trouble) if part)
+
+    def _finish(self, tracking: TrackingServer) -> str:
+        """What comes after the script and cannot change how it ended; trouble is told, to stand beside its outcome."""
+        trouble = ""
+        try:
+            if self.spec.in_place:
+                keep_changed(self.cwd, self._before, self.folder.code)
+                remove_if_empty(self._made)
+        except OSError as err:
+            trouble = f"not all of its outputs could be kept: {err.strerror}: '{err.filename or self.folder.code}'"
+        try:
+            tracking.close()
+        except (OSError, HimlError) as err:
+            trouble = trouble or f"what it logged could not be tidied: {err}".rstrip(".")
+        return trouble
 
     def _lay_files(self) -> None:
         self.folder.user_logs.mkdir()
@@ -134,11 +146,11 @@ class Supervisor:
             Path(path).mkdir(parents=True, exist_ok=True)
         self.folder.code.mkdir()
         if self.spec.in_place:
+            self._made = make_kept_folders(self.cwd)
             self._before = stamps(self.cwd)
         else:
             lay_snapshot(self.spec.snapshot, self.folder.code, is_stopped=self._is_stopped)
-            for name in ("outputs", "logs"):
-                (self.folder.code / name).mkdir(exist_ok=True)
+            make_kept_folders(self.folder.code)
 
     def _logs(self) -> list[Path]:
         if self.spec.processes is None or self.spec.processes == 1:
@@ -165,16 +177,21 @@ class Supervisor:
         ends: list[RankEnd] = []
         stopping, stop, sent = 0.0, "", 0
         deadline = time.monotonic() + self.spec.max_seconds if self.spec.max_seconds else None
-        while len(ends) < len(ranks):
-            with contextlib.suppress(queue.Empty):
-                ends.append(self._ends.get(timeout=POLL_SECONDS))
-            now = time.monotonic()
-            if not stopping and (stop := self._reason_to_stop(ends, deadline)):
-                stopping = now
-            while stopping and sent < len(words := self._words(stop)) and now - stopping >= words[sent][0]:
-                for rank in ranks:
-                    rank.send(words[sent][1])
-                sent += 1
+        try:
+            while len(ends) < len(ranks):
+                with contextlib.suppress(queue.Empty):
+                    ends.append(self._ends.get(timeout=POLL_SECONDS))
+                now = time.monotonic()
+                if not stopping and (stop := self._reason_to_stop(ends, deadline)):
+                    stopping = now
+                while stopping and sent < len(words := self._words(stop)) and now - stopping >= words[sent][0]:
+                    for rank in ranks:
+                        rank.send(words[sent][1])
+                    sent += 1
+        finally:
+            for rank in ranks:
+                rank.close()
+            end_adopted()
         return ends, stop
 
     def _words(self, stop: str) -> list[tuple[float, str]]:
@@ -185,8 +202,8 @@ class Supervisor:
 
     def _reason_to_stop(self, ends: list[RankEnd], deadline: float | None) -> str:
         if self._terminated:
-            return "its supervisor was told to terminate (SIGTERM), as when the machine shuts down"
-        if self._is_stopped():
+            return TERMINATED
+        if self.folder.is_cancel_asked():
             return CANCELED
         if any(not end.is_success for end in ends):
             return "a rank failed"
@@ -210,14 +227,14 @@ class Supervisor:
 
     def _record_end(self, store: RunStore, status: RunStatus, exit_code: int | None, reason: str) -> None:
         """Write the end, using the space set aside for it; where even that fails, the free lock says 'failed' to every reader."""
-        self.folder.free_reserve()
         deadline = time.monotonic() + SECONDS_TO_RECORD
         while True:
             try:
+                self.folder.free_reserve()
                 self._close_children(store, status)
                 store.end(self.folder.run_id, status, exit_code=exit_code, reason=reason)
                 return
-            except HimlError:
+            except (OSError, HimlError):
                 if time.monotonic() > deadline:
                     raise
                 time.sleep(0.5)
@@ -229,7 +246,7 @@ class Supervisor:
                 store.end(run_id, status, reason="the job ended")
 
     def _is_stopped(self) -> bool:
-        return self.folder.is_cancel_asked()
+        return self._terminated or self.folder.is_cancel_asked()
 
     def _note_termination(self, number: int, frame: object) -> None:
         self._terminated = True
@@ -238,7 +255,7 @@ class Supervisor:
         return RunFolder(self.folder.path.parent / run_id).artifacts
 
     def _child_id(self) -> str:
-        return f"{self.spec.experiment}_{int(time.time())}_{secrets.token_hex(4)}"
+        return new_run_id(self.spec.experiment)
 
 
 if __name__ == "__main__":

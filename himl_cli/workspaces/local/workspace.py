@@ -127,7 +127,7 @@ class LocalWorkspace:
         return self.run(launch(self.folder, spec, folders))
 
     def _make(self) -> None:
-        """Make the folder, which tells git to ignore it. Raises ServiceFailed where it cannot be made."""
+        """Make the folder, which tells git to ignore it. Raises DiskFailed where it cannot be made."""
         try:
             (self.folder / "datastores" / DEFAULT_DATASTORE).mkdir(parents=True)
             (self.folder / "runs").mkdir()
@@ -139,8 +139,9 @@ class LocalWorkspace:
 
     def delete(self, run_id: str) -> None:
         found = self.run(run_id)
-        if not found.status.is_final:
-            raise BadUsage(f"Run '{run_id}' is {found.status.value.lower()}.", hint=f"Stop it first: himl runs cancel {run_id}")
+        job = self._runs.job_of(run_id) or run_id
+        if not found.status.is_final or not self.run(job).status.is_final:
+            raise BadUsage(f"Run '{job}' is still at work.", hint=f"Stop it first: himl runs cancel {job}")
         doomed = self._runs.descendants(run_id)
         for name in doomed:
             RunFolder(self.folder / "runs" / name).remove()

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from himl_cli.core.runs import MetricPoint, Run, RunStatus
+from himl_cli.core.runs import Run, RunStatus
 
 Json = dict[str, object]
 
@@ -46,10 +46,6 @@ def json_pairs(pairs: Mapping[str, str]) -> list[Json]:
 def json_metric(name: str, value: float, step: int, time: int) -> Json:
     """*time* in milliseconds since 1970 UTC."""
     return {"key": name, "value": json_number(value), "timestamp": time, "step": step}
-
-
-def json_point(name: str, point: MetricPoint) -> Json:
-    return json_metric(name, point.value, point.step, milliseconds(point.time))
 
 
 @dataclass(frozen=True)
