@@ -156,7 +156,8 @@ def test_a_second_ctrl_c_stops_waiting_and_says_that_the_run_is_still_ending(him
 @POSIX
 def test_a_job_can_be_canceled_on_a_full_disk(himl: Himl, small_disk: SmallDisk) -> None:
     script = "import time; print(1, flush=True); time.sleep(600)"
-    fill = f"echo '{script}' > train.py; himl submit train.py -q --no_wait >/dev/null; dd if=/dev/zero of=fill bs=1k 2>/dev/null"
+    begin = f"echo '{script}' > train.py; himl submit train.py -q --no_wait >/dev/null; until himl runs logs latest | grep -q 1; do sleep 0.1; done"
+    fill = f"{begin}; dd if=/dev/zero of=fill bs=1k 2>/dev/null"
     done = on_disk(himl, small_disk, f"{fill}; himl runs cancel --run latest; echo code $?; rm fill; himl runs logs latest --follow; himl runs list --json")
     assert "code 0" in done.stdout, done.stdout + done.stderr
     assert '"Canceled"' in done.stdout

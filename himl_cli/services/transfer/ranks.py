@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from himl_cli.core.errors import HimlError, Interrupted
 from himl_cli.core.events import Notice, Notify, ignore
 from himl_cli.core.file_tree import RANKS_NAME
+from himl_cli.core.locks import is_held
 from himl_cli.core.transfers import TransferResult
 from himl_cli.services.transfer.disk import explained
 from himl_cli.services.transfer.launch import LocalRank, local_rank
@@ -111,7 +112,7 @@ class _Meeting:
         return FileLock(self._folder / f"lock-{number}")
 
     def _is_free(self, number: int) -> bool:
-        return _is_free(self._folder / f"lock-{number}")
+        return not is_held(self._folder / f"lock-{number}")
 
     def _tell(self, number: int, outcome: dict[str, Any]) -> None:
         """Write the outcome so that it is there whole or not at all."""
@@ -131,22 +132,10 @@ class _Meeting:
         for launch in self._launches.iterdir():
             try:
                 is_idle = launch != self._launch and time.time() - _last_touched(launch) > IDLE_SECONDS
-                if is_idle and all(_is_free(lock) for lock in launch.glob("*/lock-*")):
+                if is_idle and not any(is_held(lock) for lock in launch.glob("*/lock-*")):
                     shutil.rmtree(launch, ignore_errors=True)
             except OSError:  # another node cleans up at the same time
                 continue
-
-
-def _is_free(path: Path) -> bool:
-    from filelock import FileLock, Timeout
-
-    lock = FileLock(path)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        return False
-    lock.release()
-    return True
 
 
 def _last_touched(launch: Path) -> float:

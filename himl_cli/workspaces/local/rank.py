@@ -119,6 +119,8 @@ class Rank:
 
 def end_adopted(seconds: float = 2.0) -> None:
     """Kill what became a child of this process because its shim was killed (Linux, after `become_subreaper`). All ranks must be closed."""
+    if sys.platform == "win32":
+        return
     deadline = time.monotonic() + seconds
     while (adopted := children_of(os.getpid())) and time.monotonic() < deadline:
         for pid in adopted:

@@ -7,13 +7,13 @@ import json
 import os
 import secrets
 import shutil
-import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from himl_cli.core.errors import DiskFailed, HimlError
+from himl_cli.core.locks import is_held
 
 LONGEST_EXPERIMENT = 200  # in a run id: names of files end at 255 bytes
 RESERVE_BYTES = 128 * 1024
@@ -66,26 +66,8 @@ class RunFolder:
         return self.path / "job.json"
 
     def is_supervised(self) -> bool:
-        """Whether a supervisor holds the lock. No process id is trusted: after a reboot it may be another's.
-
-        Looking takes no lock that another look could mistake for the supervisor's, and needs no permission to write (POSIX;
-        on Windows a second look at the same instant may see a supervisor that is none).
-        """
-        if sys.platform == "win32":
-            return _is_held_by_file_lock(self.lock)
-        import fcntl
-
-        try:
-            handle = os.open(self.lock, os.O_RDONLY)
-        except OSError:
-            return False
-        try:
-            fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-        finally:
-            os.close(handle)
-        return False
+        """Whether a supervisor holds the lock. No process id is trusted: after a reboot it may be another's."""
+        return is_held(self.lock)
 
     def let_it_run(self) -> None:
         """Make the file whose absence tells the supervisor to stop: taking it away works on a full disk, making one would not."""
@@ -134,18 +116,6 @@ class RunFolder:
                 continue  # somebody else removes it too
             except OSError as err:
                 raise explain_disk_error(err, "Cannot delete the run's files", self.path) from err
-
-
-def _is_held_by_file_lock(path: Path) -> bool:
-    from filelock import FileLock, Timeout
-
-    lock = FileLock(path)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        return True
-    lock.release()
-    return False
 
 
 def explain_disk_error(err: OSError, what: str, where: Path) -> HimlError:
