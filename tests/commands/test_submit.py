@@ -251,6 +251,13 @@ def test_inputs_and_outputs(himl: Himl, project: Path) -> None:
     assert (store / "results" / "a").is_dir()
 
 
+def test_what_holds_on_azure_only_is_said(himl: Himl, project: Path) -> None:
+    write_files(project, {"train.py": "", "data/x.txt": "1"})
+    talk = himl.ok("submit", "train.py", "--input", "a=mnist:3,target=/data,local=data").stderr
+    assert "target=/data" in talk
+    assert str(project / "data") in talk
+
+
 @pytest.mark.parametrize(
     ("arguments", "message", "code"),
     [

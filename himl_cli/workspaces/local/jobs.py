@@ -153,6 +153,13 @@ def _detached() -> dict[str, Any]:
 
 
 def _input_folder(item: DataSpec, default: Path, notify: Notify) -> Path:
+    folder = _found_input(item, default, notify)
+    if item.target is not None:
+        notify(Notice(f"Input '{item.key}': 'target={item.target}' is for Azure ML; here the folder is '{folder}'."))
+    return folder
+
+
+def _found_input(item: DataSpec, default: Path, notify: Notify) -> Path:
     if item.local is not None:
         folder = Path(item.local).absolute()
         if not folder.exists():
