@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from difflib import get_close_matches
 
@@ -25,7 +25,7 @@ def read_log(workspace: Workspace, run_id: str, name: str | None = None) -> Iter
     return files.read(found)
 
 
-def follow_log(workspace: Workspace, run_id: str, name: str | None = None, *, at_each_look: Callable[[], None] = lambda: None) -> Iterator[bytes]:
+def follow_log(workspace: Workspace, run_id: str, name: str | None = None) -> Iterator[bytes]:
     """As `read_log`, and then what is added, until the run has ended; a log that is not there yet is waited for."""
     files = workspace.run_files(run_id)
     found, done = None, 0
@@ -36,10 +36,8 @@ def follow_log(workspace: Workspace, run_id: str, name: str | None = None, *, at
             for piece in files.read(found, done):
                 done += len(piece)
                 yield piece
-                at_each_look()  # here too: a script may write faster than anybody reads
         if has_ended:
             break
-        at_each_look()
         time.sleep(POLL_SECONDS)
     if found is None:
         raise _no_log(files, workspace.run(run_id), name)

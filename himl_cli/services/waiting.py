@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 
-from himl_cli.core.errors import Interrupted, JobFailed, NotFound
+from himl_cli.core.errors import HimlError, Interrupted, JobFailed, NotFound
 from himl_cli.core.events import Notice, Notify
 from himl_cli.core.runs import Run, RunStatus
 from himl_cli.services.run_logs import follow_log
 from himl_cli.workspaces.base import Workspace
 
+SECONDS_BETWEEN_LOOKS = 0.05
 TAIL_BYTES = 64 * 1024
 FAILED_RANK = re.compile(r"rank (\d+): ")  # how a run's reason begins when one of several ranks failed
 
@@ -22,10 +24,9 @@ def wait_for_run(workspace: Workspace, run_id: str, write: Callable[[bytes], Non
     Once *interrupted* holds a signal, the run is canceled, and Interrupted is raised when it has ended. The list is that of
     `core.interruptions`, which is to hold from before the job starts: no signal may be lost in between.
     """
-    cancel = _Cancel(workspace, run_id, interrupted, notify)
     try:
-        with suppress(NotFound):  # a job that ended before its log was opened
-            for piece in follow_log(workspace, run_id, at_each_look=cancel):
+        with _canceling(workspace, run_id, notify, interrupted), suppress(NotFound):  # a job may end before its log was opened
+            for piece in follow_log(workspace, run_id):
                 write(piece)
     except KeyboardInterrupt as err:
         raise Interrupted(f"Stopped waiting; run '{run_id}' is still being stopped.", hint=f"See how it ends: himl runs show {run_id}") from err
@@ -61,18 +62,25 @@ def _log_of_failed_rank(run: Run) -> str | None:
     return f"user_logs/std_log_process_{found[1]}.txt" if found and found[1] != "0" else None
 
 
-class _Cancel:
-    """Asks the run to stop, once, when an interruption was noted."""
+@contextmanager
+def _canceling(workspace: Workspace, run_id: str, notify: Notify, interrupted: Sequence[int]) -> Iterator[None]:
+    """Cancels the run once *interrupted* holds a signal; in a thread, since the main one may be held up by whoever reads the output."""
+    is_over = threading.Event()
 
-    def __init__(self, workspace: Workspace, run_id: str, interrupted: Sequence[int], notify: Notify) -> None:
-        self._workspace = workspace
-        self._run_id = run_id
-        self._interrupted = interrupted
-        self._notify = notify
-        self._asked = False
+    def watch() -> None:
+        while not is_over.wait(SECONDS_BETWEEN_LOOKS):
+            if interrupted:
+                notify(Notice(f"Canceling run '{run_id}': it has 10 seconds to end by itself."))
+                try:
+                    workspace.cancel(run_id)
+                except HimlError as err:
+                    notify(Notice(f"{err} {err.hint}".strip()))
+                return
 
-    def __call__(self) -> None:
-        if self._interrupted and not self._asked:
-            self._asked = True
-            self._notify(Notice(f"Canceling run '{self._run_id}': it has 10 seconds to end by itself."))
-            self._workspace.cancel(self._run_id)
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        is_over.set()
+        watcher.join()

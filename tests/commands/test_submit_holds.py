@@ -120,6 +120,7 @@ def test_sigterm_follows_a_sigint_that_is_ignored(himl: Himl, project: Path) -> 
 def test_ctrl_c_reaches_a_script_that_writes_faster_than_anybody_reads(himl: Himl, project: Path) -> None:
     write_files(project, {"train.py": "print('up', flush=True)\nwhile True:\n    print('x' * 5000)\n"})
     process = started(himl, project)
+    time.sleep(0.5)  # until the pipe is full, and the waiting submit held up by it
     process.send_signal(signal.SIGINT)
     assert wait_until(lambda: status(himl) == "Canceled"), "canceled although nobody has read the output yet"
     process.communicate(timeout=60)
