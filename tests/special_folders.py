@@ -6,7 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,15 +50,21 @@ def made_read_only(folder: Path) -> Callable[[], None] | None:
     if sys.platform == "win32":
         return None
     if os.geteuid() != 0:
-        mode = folder.stat().st_mode
-        folder.chmod(0o555)
-        return lambda: folder.chmod(mode)
+        modes = {path: path.stat().st_mode for path in (folder, *folder.rglob("*")) if not path.is_symlink()}
+        for path, mode in modes.items():
+            path.chmod(mode & ~0o222)
+        return lambda: _restore(modes)
     if sys.platform != "linux" or not _works(["mount", "--bind", str(folder), str(folder)]):
         return None
     if not _works(["mount", "-o", "remount,ro,bind", str(folder)]):
         _unmount(folder)
         return None
     return lambda: _unmount(folder)
+
+
+def _restore(modes: Mapping[Path, int]) -> None:
+    for path, mode in modes.items():
+        path.chmod(mode)
 
 
 def _unmount(folder: Path) -> None:

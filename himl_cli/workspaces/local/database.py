@@ -15,7 +15,7 @@ from himl_cli.workspaces.local.mounts import is_network_folder
 
 SCHEMA_VERSION = 1
 BUSY_SECONDS = 60.0
-NO_ROOM_BESIDE = ("unable to open", "disk I/O error")  # no file can be made beside the database
+NO_ROOM_BESIDE = ("unable to open", "disk I/O error", "readonly database")  # no file can be made beside the database
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS runs (
