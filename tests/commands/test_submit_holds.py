@@ -42,6 +42,12 @@ def status(himl: Himl) -> str:
     return str(runs(himl)[0]["status"])
 
 
+def is_sound(project: Path) -> bool:
+    """Whether SQLite finds no fault in the workspace's database."""
+    with closing(sqlite3.connect(project / ".himl" / "workspace.db")) as database:
+        return bool(database.execute("PRAGMA integrity_check").fetchone() == ("ok",))
+
+
 def processes_below(project: Path) -> list[int]:
     """Processes that work in *project* or below it, by /proc."""
     found = []
@@ -232,6 +238,7 @@ def test_a_killed_supervisor_leaves_no_process_and_a_failed_run(himl: Himl, proj
     (run,) = runs(himl)
     assert (run["status"], run["duration"]) == ("Failed", None)
     assert himl.ok("runs", "logs", run["id"]).stdout == "up\n"
+    assert is_sound(project)
 
 
 @POSIX
@@ -295,8 +302,7 @@ def test_eight_submits_at_once(himl: Himl, project: Path) -> None:
     assert {run["status"] for run in recorded} == {"Completed"}
     assert len(ids) == 8
     assert all((project / ".himl" / "runs" / run_id / "code" / "outputs" / "id").read_text() == run_id for run_id in ids)
-    with closing(sqlite3.connect(project / ".himl" / "workspace.db")) as database, database:
-        assert database.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+    assert is_sound(project)
 
 
 def test_twenty_thousand_output_files(himl: Himl, project: Path, tmp_path: Path) -> None:
@@ -375,6 +381,7 @@ def test_a_disk_that_fills_while_the_job_runs(himl: Himl, small_disk: SmallDisk)
     assert "code 1" in done.stdout
     assert '"Failed"' in done.stdout
     assert "no space is left" in done.stdout
+    assert not small_disk.is_shared or is_sound(small_disk.folder)
     assert "No space left on device" in done.stdout + done.stderr
 
 
@@ -422,8 +429,7 @@ def test_closed_streams_do_no_harm(himl: Himl, project: Path, closed: str) -> No
     assert "Traceback" not in done.stderr
     assert "bug" not in done.stderr
     assert status(himl) == "Completed"
-    with closing(sqlite3.connect(project / ".himl" / "workspace.db")) as database:
-        assert database.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+    assert is_sound(project)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="finding daemons that left their group needs Linux")
