@@ -29,6 +29,8 @@ def as_himl_error(failure: Exception, *, verbose: bool = False) -> HimlError:
         return failure
     if isinstance(failure, typer.TyperException):
         return _usage_error(failure)
+    if isinstance(failure, FileNotFoundError) and failure.filename is None:  # only asking for the current folder fails without a name
+        return DiskFailed("The current folder does not exist any more.", hint="Change to one that does.")
     hint = "" if verbose else "Run the command again with --verbose to see where it happened."
     if isinstance(failure, OSError) and failure.strerror:
         where = f": '{failure.filename}'" if failure.filename is not None else ""

@@ -176,7 +176,7 @@ def check_place(cluster: str | None, record_in: str | None, azure_config: Path |
         )
     raise BadUsage(
         f"{asked}: no Azure ML workspace is configured.",
-        hint="Its config.json (from the Azure portal) in the project's folder names one, for a later himl; this version runs jobs here: leave it out.",
+        hint="To configure one, put its config.json (Azure portal) in the project's folder. Without the option jobs run here, all that this version can do.",
     )
 
 

@@ -160,3 +160,9 @@ def test_runs_of_a_folder_that_cannot_be_written_can_still_be_read(himl: Himl, p
     outcome = himl("runs", "tag", "train_1_aa", "a=b")
     assert (outcome.code, outcome.stdout) == (1, "")
     assert "Cannot write" in outcome.stderr
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows does not delete a folder that somebody is in")
+def test_a_current_folder_that_was_deleted_is_said(himl: Himl, project: Path) -> None:
+    done = subprocess.run(["sh", "-c", f'mkdir gone && cd gone && rmdir ../gone && "{himl.program}" runs list'], cwd=project, capture_output=True, text=True)
+    assert (done.returncode, "current folder" in done.stderr) == (1, True)

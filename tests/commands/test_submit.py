@@ -332,7 +332,7 @@ def test_a_cluster_without_azure_makes_nothing(himl: Himl, project: Path) -> Non
     assert outcome.code == 2
     assert len(outcome.stderr.strip().splitlines()) == 2
     assert "config.json" in outcome.stderr
-    assert "runs jobs here" in outcome.stderr
+    assert "Without the option jobs run here" in outcome.stderr
     assert [path.name for path in project.iterdir()] == ["train.py"]
 
 
