@@ -18,7 +18,11 @@ HimlError                 exit 1
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Sequence
+
+FULL_DISK = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}
+"""Numbers of OSErrors that mean: no room, on the disk or in the user's share of it."""
 
 
 class HimlError(Exception):

@@ -201,8 +201,8 @@ def test_nested_runs_that_were_left_open_end_with_their_job(himl: Himl, project:
     assert himl("submit", "train.py").code == 1
     shown = himl.ok("runs", "show", "latest", "--json").json()
     assert [child["status"] for child in shown["children"]] == ["Failed"]
-    refused = himl("runs", "show", shown["children"][0]["id"], "--json")
-    assert refused.json()["status"] == "Failed"
+    child = himl.ok("runs", "show", shown["children"][0]["id"], "--json").json()
+    assert (child["status"], child["reason"]) == ("Failed", "the job ended"), "recorded, not only read off a free lock"
 
 
 @POSIX
@@ -409,11 +409,20 @@ def test_a_disk_that_is_full_from_the_start(himl: Himl, small_disk: SmallDisk) -
     assert "Traceback" not in done.stderr
 
 
+def test_a_job_that_is_refused_for_want_of_space_leaves_nothing(himl: Himl, small_disk: SmallDisk) -> None:
+    """Room for the workspace and the run's folder, none for what recording the end would need."""
+    begin = "printf 'print(1)' > train.py; mkdir -p .himl/runs; dd if=/dev/zero of=fill bs=1k 2>/dev/null; truncate -s -60K fill"
+    done = on_disk(himl, small_disk, f"{begin}; himl submit train.py; echo code $?; ls .himl/runs | wc -l")
+    assert done.stdout.split() == ["code", "1", "0"], done.stdout + done.stderr
+    assert "Cannot record the run: No space left" in done.stderr
+
+
 def test_a_disk_that_others_filled_still_gives_and_takes_back(himl: Himl, small_disk: SmallDisk) -> None:
     script = "print(1); open('outputs/model', 'wb').write(bytes(500_000))"
-    fill = f'echo "{script}" > train.py; himl submit train.py -q >/dev/null; dd if=/dev/zero of=fill bs=1k 2>/dev/null;'
+    fill = f'echo "{script}" > train.py; himl submit train.py -q >/dev/null;'
+    settle = "while [ -e .himl/workspace.db-wal ]; do sleep 0.05; done; dd if=/dev/zero of=fill bs=1k 2>/dev/null;"  # an ending supervisor gives room back
     look = "himl runs list --json; himl runs logs latest; himl runs delete latest --yes; echo code $?; himl runs list --json;"
-    done = on_disk(himl, small_disk, f"{fill} {look} rm fill; himl submit train.py -q >/dev/null; echo code $?")
+    done = on_disk(himl, small_disk, f"{fill} {settle} {look} rm fill; himl submit train.py -q >/dev/null; echo code $?")
     lines = done.stdout.splitlines()
     assert '"Completed"' in lines[0], done.stdout + done.stderr
     assert [line for line in lines[1:] if line.startswith("code")] == ["code 0", "code 0"], done.stdout + done.stderr
@@ -452,10 +461,11 @@ def test_nothing_of_the_tests_escapes_the_check_for_leftovers(himl: Himl, projec
 
 
 @POSIX
-def test_ctrl_c_of_a_terminal_reaches_the_whole_foreground_group(himl: Himl, project: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_to_the_whole_foreground_group_cancels_the_job(himl: Himl, project: Path, number: signal.Signals) -> None:
     """The supervisor is not in that group, so the outcome is recorded all the same."""
     write_files(project, {"train.py": "import time\nprint('up', flush=True)\ntime.sleep(600)\n"})
     process = started(himl, project)
-    os.killpg(process.pid, signal.SIGINT)
+    os.killpg(process.pid, number)
     process.communicate(timeout=20)
     assert (process.returncode, status(himl)) == (130, "Canceled")

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import os
 from pathlib import Path
 
-from himl_cli.core.errors import DiskFailed
+from himl_cli.core.errors import FULL_DISK, DiskFailed
 
 CHUNK = 1 << 20
-FULL = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}
 
 
 class DiskFull(DiskFailed):
@@ -21,7 +19,7 @@ class DiskFull(DiskFailed):
 
 def explained(err: OSError, what: str) -> DiskFailed:
     """*err* as ours; *what* is the sentence's beginning, such as `Cannot write 'x'`."""
-    if err.errno in FULL:
+    if err.errno in FULL_DISK:
         return DiskFull(f"{what}: no space left on the disk.", hint="Free some space and run the command again: what is complete is kept.")
     return DiskFailed(f"{what}: {err.strerror or err}.", hint="Check the path and its permissions.")
 

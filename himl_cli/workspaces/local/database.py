@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from himl_cli.core.errors import DiskFailed, HimlError
+from himl_cli.workspaces.local.disk_errors import CHECK_PERMISSIONS, FREE_SPACE
 from himl_cli.workspaces.local.mounts import is_network_folder
 
 SCHEMA_VERSION = 1
@@ -145,7 +146,7 @@ def _as_himl_error(path: Path, err: sqlite3.Error) -> HimlError:
     if "not a database" in text or "malformed" in text:
         return DiskFailed(f"'{path}' is damaged: {text}.", hint=f"The runs' files beside it are unharmed; move '{path.name}' away to start a new record.")
     if "readonly" in text or "unable to open" in text:
-        return DiskFailed(f"Cannot write '{path}': {text}.", hint="Check the folder's permissions, or name another with --workspace.")
+        return DiskFailed(f"Cannot write '{path}': {text}.", hint=CHECK_PERMISSIONS)
     if "full" in text:
-        return DiskFailed(f"No space left to write '{path}'.", hint="Free some space; 'himl runs delete' removes runs with their files.")
+        return DiskFailed(f"No space left to write '{path}'.", hint=FREE_SPACE)
     return DiskFailed(f"Cannot use '{path}': {text}.")

@@ -20,9 +20,10 @@ from himl_cli.core.events import Notice, Notify
 from himl_cli.core.interruptions import interruptions
 from himl_cli.core.jobs import DataSpec, JobSpec
 from himl_cli.core.redaction import mask_arguments
+from himl_cli.workspaces.local.disk_errors import explain_disk_error
 from himl_cli.workspaces.local.job_environment import PLACEHOLDER
 from himl_cli.workspaces.local.order import Order
-from himl_cli.workspaces.local.run_folder import RunFolder, explain_disk_error, new_run_id
+from himl_cli.workspaces.local.run_folder import RunFolder, new_run_id
 
 log = logging.getLogger(__name__)
 

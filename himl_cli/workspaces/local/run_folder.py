@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import secrets
@@ -12,8 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from himl_cli.core.errors import DiskFailed, HimlError
+from himl_cli.core.errors import DiskFailed
 from himl_cli.core.locks import is_held
+from himl_cli.workspaces.local.disk_errors import explain_disk_error
 
 LONGEST_EXPERIMENT = 200  # in a run id: names of files end at 255 bytes
 RESERVE_BYTES = 128 * 1024
@@ -116,11 +116,3 @@ class RunFolder:
                 continue  # somebody else removes it too
             except OSError as err:
                 raise explain_disk_error(err, "Cannot delete the run's files", self.path) from err
-
-
-def explain_disk_error(err: OSError, what: str, where: Path) -> HimlError:
-    """One line about what could not be read or written: the file itself where it is known, else *where*; a full disk is that of *where*."""
-    if err.errno == errno.ENOSPC:
-        return DiskFailed(f"{what}: {err.strerror}: '{where}'.", hint="Free some space; 'himl runs delete' removes runs with their files.")
-    named = err.filename if err.filename and os.path.isabs(err.filename) else where
-    return DiskFailed(f"{what}: {err.strerror or err}: '{named}'.", hint="Check the permissions, or name another workspace with --workspace.")

@@ -21,11 +21,12 @@ from filelock import FileLock
 from himl_cli.core.errors import HimlError
 from himl_cli.core.runs import RunStatus
 from himl_cli.workspaces.local.database import Database
+from himl_cli.workspaces.local.disk_errors import explain_disk_error
 from himl_cli.workspaces.local.job_environment import free_port, job_command, job_environment, rank_environment
 from himl_cli.workspaces.local.kept_files import Stamp, Stopped, keep_changed, lay_snapshot, make_kept_folders, remove_if_empty, stamps
 from himl_cli.workspaces.local.order import Order, order_from_json
 from himl_cli.workspaces.local.rank import Rank, RankEnd, end_adopted
-from himl_cli.workspaces.local.run_folder import RunFolder, explain_disk_error, new_run_id
+from himl_cli.workspaces.local.run_folder import RunFolder, new_run_id
 from himl_cli.workspaces.local.run_store import NewRun, RunStore
 from himl_cli.workspaces.local.shim import become_subreaper
 from himl_cli.workspaces.local.tracking.server import TrackingServer
@@ -35,6 +36,7 @@ SECONDS_TO_TERM = 10.0  # Ctrl-C's rule: SIGINT, after 10 s SIGTERM, after 5 mor
 SECONDS_TO_KILL = 15.0
 SECONDS_TO_RECORD = 30.0
 CANCELED = "canceled"
+RANK_FAILED = "a rank failed"
 TERMINATED = "its supervisor was told to terminate (SIGTERM), as when the machine shuts down"
 
 
@@ -206,7 +208,7 @@ class Supervisor:
         if self.folder.is_cancel_asked():
             return CANCELED
         if any(not end.is_success for end in ends):
-            return "a rank failed"
+            return RANK_FAILED
         if deadline is not None and time.monotonic() > deadline:
             return f"stopped after --max_run_duration ({self.spec.max_seconds:g} s)"
         return ""
@@ -216,7 +218,7 @@ class Supervisor:
         code = failed.code if failed else 0
         if stop == CANCELED:
             return RunStatus.canceled, code, CANCELED
-        if stop and stop != "a rank failed":
+        if stop and stop != RANK_FAILED:
             return RunStatus.failed, code, stop
         if failed is None:
             return RunStatus.completed, 0, ""

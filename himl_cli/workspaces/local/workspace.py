@@ -15,8 +15,9 @@ from himl_cli.core.jobs import JobSpec
 from himl_cli.core.runs import Metric, Run, RunQuery
 from himl_cli.workspaces.base import BlobStore
 from himl_cli.workspaces.local.database import Database
+from himl_cli.workspaces.local.disk_errors import explain_disk_error
 from himl_cli.workspaces.local.metric_store import MetricStore
-from himl_cli.workspaces.local.run_folder import RunFolder, explain_disk_error
+from himl_cli.workspaces.local.run_folder import RunFolder
 from himl_cli.workspaces.local.run_store import RunStore
 
 DEFAULT_DATASTORE = "local"
