@@ -1,4 +1,8 @@
-"""Python environments that hold one MLflow client each, made on demand and kept below `.cache/clients`."""
+"""Python environments that hold one client each, made on demand and kept below `.cache/clients`.
+
+MLflow's own clients, old and new; and for Azure ML the vendor's: azureml-core, and MLflow with azureml-mlflow. The third
+of the vendor's, azure-ai-ml, is in the environment of the tests.
+"""
 
 from __future__ import annotations
 
@@ -14,40 +18,68 @@ from filelock import FileLock
 
 CACHE = Path(__file__).resolve().parent.parent / ".cache" / "clients"
 SECONDS_TO_BUILD = 1800
+AZUREML_CORE, AZUREML_MLFLOW = "azureml-core", "azureml-mlflow"
 REQUIREMENTS: Mapping[str, tuple[str, ...]] = {
     "mlflow2": ("mlflow==2.22.5", "scikit-learn>=1.4,<1.8", "pillow"),
     "mlflow3": ("mlflow>=3.17,<4", "scikit-learn>=1.4,<2", "pillow"),
+    AZUREML_CORE: ("azureml-core>=1.61,<1.62", "setuptools<81"),  # it imports pkg_resources
+    AZUREML_MLFLOW: ("azureml-mlflow>=1.62,<1.63", "mlflow-skinny>=3,<4", "azure-identity>=1.16,<2"),
 }
+NEWEST_PYTHON: Mapping[str, tuple[int, int]] = {AZUREML_CORE: (3, 11)}  # nobody maintains it since
 SKINNY = "skinny3"  # mlflow-skinny, which the environment of the tests holds
-FULL = tuple(REQUIREMENTS)
+FULL = ("mlflow2", "mlflow3")
 ALL = (SKINNY, *FULL)
 
 
+class PythonMissing(Exception):
+    """No Python here that the client runs on; the text names the ones that would do."""
+
+
 def client_python(name: str) -> Path:
-    """The interpreter of the client called *name*, built first where it is not there. Raises CalledProcessError when that fails."""
+    """The interpreter of the client called *name*, built first where it is not there. Raises CalledProcessError when that fails, PythonMissing."""
     if name == SKINNY:
         return Path(sys.executable)
     requirements = REQUIREMENTS[name]
-    version = f"{sys.version_info.major}.{sys.version_info.minor}"
+    base = _base_python(name)
+    version = _version_of(base)
     folder = CACHE / f"{name}-{hashlib.sha256(' '.join((version, *requirements)).encode()).hexdigest()[:12]}"
     CACHE.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{folder}.lock", timeout=SECONDS_TO_BUILD):
         complete = folder / "complete"
         if not complete.exists():
             shutil.rmtree(folder, ignore_errors=True)
-            _build(folder, requirements)
+            _build(base, folder, requirements)
             complete.touch()
     return _python_of(folder)
 
 
-def _build(folder: Path, requirements: tuple[str, ...]) -> None:
+def _base_python(name: str) -> str:
+    """The Python of the tests, or where that is too new for the client the newest one on PATH that is not."""
+    newest = NEWEST_PYTHON.get(name, sys.version_info[:2])
+    if sys.version_info[:2] <= newest:
+        return sys.executable
+    wanted = [f"{newest[0]}.{minor}" for minor in range(newest[1], 9, -1)]
+    for version in wanted:
+        found = shutil.which(f"python{version}")
+        if found and _version_of(found) == version:
+            return found
+    raise PythonMissing(f"Python {' or '.join(wanted)} for {name}")
+
+
+def _version_of(python: str) -> str:
+    """`3.11`; empty where it does not run, as a version manager's shim may not."""
+    program = "import sys; print('%d.%d' % sys.version_info[:2])"
+    return subprocess.run([python, "-c", program], capture_output=True, text=True, timeout=60, check=False).stdout.strip()
+
+
+def _build(base: str, folder: Path, requirements: tuple[str, ...]) -> None:
     python = str(_python_of(folder))
     uv = shutil.which("uv")
     if uv:
-        _run(uv, "venv", "--quiet", "--python", sys.executable, str(folder))
+        _run(uv, "venv", "--quiet", "--python", base, str(folder))
         _run(uv, "pip", "install", "--quiet", "--python", python, *requirements)
         return
-    _run(sys.executable, "-m", "venv", str(folder))
+    _run(base, "-m", "venv", str(folder))
     _run(python, "-m", "pip", "install", "--quiet", "--upgrade", "pip")
     _run(python, "-m", "pip", "install", "--quiet", *requirements)
 

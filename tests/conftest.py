@@ -13,6 +13,10 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+from tests.azure_stage import azure as azure
+from tests.azure_stage import azure_environment as azure_environment
+from tests.azure_stage import shared_stage as shared_stage
+from tests.azure_stage import stage as stage
 from tests.leftovers import MARK, processes_marked, stop
 from tests.running import Himl
 from tests.special_folders import SmallDisk, made_read_only, mounted_small_disk

@@ -1,0 +1,150 @@
+"""Which routes the double has, and which client asks each: `python -m tests.azure.route_table` runs them all and renews docs/azure-double.md."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from starlette.routing import Route
+
+from tests import clients
+from tests.azure.lab import BEST, RUNNING, SWEEP, Lab, fill
+from tests.servers.azureml.app import CONTROL_PLANE, DATA_PLANE, routes_of
+from tests.servers.azureml.log import Seen
+from tests.servers.azureml.stage import running_stage
+
+DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "azure-double.md"
+BEGIN, END = "<!-- routes: begin -->", "<!-- routes: end -->"
+HIML = "himl"
+CLIENTS = ("azure-ai-ml", clients.AZUREML_CORE, clients.AZUREML_MLFLOW, HIML)
+PROGRAMS: Sequence[tuple[str, str, str]] = (
+    ("azure-ai-ml", "azure_ai_ml_read", ""),
+    ("azure-ai-ml", "azure_ai_ml_act", ""),
+    ("azure-ai-ml", "azure_ai_ml_submit", ""),
+    (clients.AZUREML_CORE, "azureml_core_read", ""),
+    (clients.AZUREML_CORE, "azureml_core_write", ""),
+    (clients.AZUREML_CORE, "azureml_core_job", RUNNING),
+    (clients.AZUREML_MLFLOW, "mlflow_read", ""),
+    (clients.AZUREML_MLFLOW, "mlflow_write", ""),
+    (clients.AZUREML_MLFLOW, "mlflow_job", RUNNING),
+)
+COMMANDS: Sequence[Sequence[str]] = (
+    ("doctor",),
+    ("workspace", "show"),
+    ("runs", "list"),
+    ("runs", "list", "--experiment", "lungs", "--tags", "kind=best"),
+    ("runs", "show", "--run", SWEEP),
+    ("runs", "show", "--run", BEST),
+    ("runs", "logs", "--run", BEST),
+    ("runs", "tag", BEST, "a=b"),
+    ("runs", "cancel", RUNNING),
+    ("download", "--run", BEST, "--output_dir", "out"),
+    ("download", "--run", BEST, "--output_key", "predictions", "--output_dir", "named"),
+    ("download", "--run", BEST, "--output_key", "weights", "--output_dir", "model"),
+    ("datastore", "list"),
+    ("datastore", "upload", "config.json", "up"),
+    ("datastore", "download", "scans/", "data"),
+)
+WORKSPACE = re.compile(r"/subscriptions/[^/]+/resourceGroups/[^/]+/providers/Microsoft\.MachineLearningServices/workspaces/[^/]+", re.IGNORECASE)
+FAMILY = re.compile(r"^(/history)/(?:experiments/\{experiment\}|experimentids/\{experiment_id\})(/runs.*)$")
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of the table: routes that differ only in how they name the experiment share one."""
+
+    plane: str
+    method: str
+    path: str
+
+    @property
+    def shown(self) -> str:
+        return f"{self.plane} {self.method} `{self.path}`"
+
+
+def row_of(plane: str, route: Route) -> Row:
+    method = next(iter(sorted((route.methods or set()) - {"HEAD"})))
+    family = FAMILY.match(route.path)
+    path = f"{family[1]}[/experiments/NAME|/experimentids/ID]{family[2]}" if family else route.path
+    path = re.sub(r"\{(\w+)(?::path)?\}", lambda name: name[1].upper(), path)
+    return Row(plane, method, re.sub(r"^(/history)(/runs/)", r"\1[/experiments/NAME|/experimentids/ID]\2", path) or "/")
+
+
+def all_routes() -> dict[Row, list[Route]]:
+    """The double's routes below a workspace, by the line that shows them."""
+    rows: dict[Row, list[Route]] = {}
+    for plane, modules in (("ARM", CONTROL_PLANE), ("DP", DATA_PLANE)):
+        for route in routes_of(modules):
+            assert isinstance(route, Route), route
+            rows.setdefault(row_of(plane, route), []).append(route)
+    return rows
+
+
+def answering(seen: Seen, rows: Mapping[Row, Iterable[Route]]) -> Row | None:
+    """The line of the route that answered; None for what is not below a workspace (sign-in, discovery, storage)."""
+    plane = "ARM" if seen.host == "management.azure.com" else "DP"
+    found = WORKSPACE.search(seen.path)
+    if found is None:
+        return None
+    service = "" if plane == "ARM" else f"/{seen.path.split('/')[1]}"
+    path = f"{service}{seen.path[found.end() :]}"
+    for row, routes in rows.items():
+        if (row.plane, row.method) == (plane, seen.method) and any(route.path_regex.match(path or "/") or route.path_regex.match(path) for route in routes):
+            return row
+    return None
+
+
+def table(asked: Mapping[Row, set[str]]) -> str:
+    """Markdown: a line a route, a column a client."""
+    head = f"| route | {' | '.join(CLIENTS)} |\n|---|{'---|' * len(CLIENTS)}\n"
+    lines = [f"| {row.shown.replace('|', chr(92) + '|')} | {' | '.join('x' if one in who else '' for one in CLIENTS)} |" for row, who in asked.items()]
+    return head + "\n".join(lines) + "\n"
+
+
+def documented() -> str:
+    """What stands between the marks in the document."""
+    return DOCUMENT.read_text(encoding="utf-8").partition(BEGIN)[2].partition(END)[0].strip()
+
+
+def _heard() -> dict[Row, set[str]]:
+    rows = all_routes()
+    asked: dict[Row, set[str]] = {row: set() for row in rows}
+    with tempfile.TemporaryDirectory() as folder, running_stage(Path(folder)) as stage:
+        for number, (client, program, job) in enumerate((*PROGRAMS, (HIML, "", ""))):
+            stage.clear()
+            lab, place = fill(stage.workspace()), Path(folder) / str(number)
+            place.mkdir()
+            if program:
+                lab.program(Path(sys.executable) if client == "azure-ai-ml" else clients.client_python(client), program, place, job=job)
+            else:
+                _run_himl(lab, place)
+            for seen in stage.log.all():
+                row = answering(seen, rows)
+                if row is not None:
+                    asked[row].add(client)
+    return asked
+
+
+def _run_himl(lab: Lab, folder: Path) -> None:
+    lab.azure.write_config(folder)
+    program = Path(sys.executable).with_name("himl.exe" if sys.platform == "win32" else "himl")
+    env = {**os.environ, "HOME": str(folder), "USERPROFILE": str(folder), **lab.azure.environment()}
+    for command in COMMANDS:
+        done = subprocess.run([str(program), *command], cwd=folder, env=env, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, f"{command}: {done.stderr}"
+
+
+def main() -> None:
+    text = DOCUMENT.read_text(encoding="utf-8")
+    before, _, rest = text.partition(BEGIN)
+    DOCUMENT.write_text(f"{before}{BEGIN}\n{table(_heard())}{END}{rest.partition(END)[2]}", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,176 @@
+"""The control plane's routes for jobs. A job is the run of the same name, seen from here."""
+
+from __future__ import annotations
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from tests.servers.azureml.access import authorized
+from tests.servers.azureml.answers import ServiceError, arm_error, bad_request, not_found
+from tests.servers.azureml.arm_job_forms import job_document, job_type_of
+from tests.servers.azureml.arm_paging import page_of
+from tests.servers.azureml.frame import body_of, demand, workspace_of
+from tests.servers.azureml.principals import Right
+from tests.servers.azureml.state import Azure, Json, Run, Workspace, new_id, now
+
+FIRST_STATUS = {"Command": "Starting", "Sweep": "Running", "Pipeline": "NotStarted", "AutoML": "NotStarted"}
+RUN_TYPES = {"Command": "azureml.scriptrun", "Sweep": "hyperdrive", "Pipeline": "azureml.PipelineRun", "AutoML": "automl"}
+CANCELATION, DELETION = "jc", "jd"
+_CHANGEABLE = ("displayName", "description", "tags", "isArchived")
+
+
+def list_jobs(request: Request) -> Response:
+    """Root jobs, the newest first; no order, no filter by status (wire document 2.9)."""
+    workspace, query = workspace_of(request), request.query_params
+    view = query.get("listViewType", "ActiveOnly")
+    found = [run for run in reversed(workspace.runs.values()) if run.parent_id is None and (view == "All" or run.hidden is (view == "ArchivedOnly"))]
+    if query.get("jobType"):
+        found = [run for run in found if job_type_of(run) == query["jobType"]]
+    if query.get("tag"):
+        name, _, value = query["tag"].partition("=")
+        found = [run for run in found if name in run.tags and value in ("", run.tags[name])]
+    return page_of(request, [job_document(workspace, run) for run in found], size=100)
+
+
+def get_job(request: Request) -> Response:
+    return JSONResponse(job_document(workspace_of(request), _asked(request)))
+
+
+def put_job(request: Request) -> Response:
+    """Submit a job (201), or change what may change of one that is there (200)."""
+    demand(request, Right.WRITE, "jobs/write")
+    workspace, name, properties = workspace_of(request), request.path_params["name"], body_of(request).get("properties", {})
+    known = workspace.runs.get(name)
+    if known is not None:
+        _change(known, properties)
+        return JSONResponse(job_document(workspace, known))
+    kind = properties.get("jobType")
+    if kind not in FIRST_STATUS:
+        raise bad_request(f"The job type '{kind}' is not supported.")
+    _check(workspace, kind, properties)
+    run = workspace.keep_run(_submitted(workspace, name, kind, properties))
+    document = job_document(workspace, run)
+    return JSONResponse(document, 201, headers={"Location": f"https://{request.headers['host']}{document['id']}?{request.url.query}"})
+
+
+def cancel_job(request: Request) -> Response:
+    """Ask for the end: 202 with the address that tells when, or 200 where the job had ended. One whose script has ended is refused."""
+    demand(request, Right.WRITE, "jobs/cancel/action")
+    run = _asked(request)
+    if run.status == "Finalizing":
+        raise bad_request(f"The job {run.run_id} is in the state Finalizing and cannot be canceled.")
+    if run.is_ended:
+        return Response(status_code=200)
+    run.status, run.cancel_polls = "CancelRequested", 1
+    return _accepted(request, CANCELATION, run.run_id)
+
+
+def delete_job(request: Request) -> Response:
+    demand(request, Right.WRITE, "jobs/delete")
+    workspace, name = workspace_of(request), request.path_params["name"]
+    if name not in workspace.runs:
+        return Response(status_code=204)
+    if not workspace.runs[name].is_ended:
+        raise ServiceError(409, "UserError", f"The job {name} has not ended.", inner="Conflict")
+    workspace.forget_run(name)
+    return _accepted(request, DELETION, name)
+
+
+async def operation(request: Request) -> Response:
+    """How a cancelation or a deletion goes: 202 until it is through, then 200. Below the subscription, not below the workspace."""
+    azure: Azure = request.app.state.azure
+    try:
+        authorized(request, azure, "https://management.azure.com/", run_tokens=False)
+    except ServiceError as e:
+        return arm_error(e)
+    what, _, rest = request.path_params["operation"].partition(":")
+    workspace_id, _, name = rest.partition(":")
+    workspace = azure.workspace_by_id(workspace_id)
+    if workspace is None:
+        return arm_error(not_found(f"Operation {what} not found."))
+    run = workspace.runs.get(name)
+    if what == CANCELATION and run is not None:
+        if run.cancel_polls > 0:
+            run.cancel_polls -= 1
+            return JSONResponse({}, 202, headers=_where(request, workspace, what, name))
+        run.cancel()
+    return Response(status_code=200)
+
+
+def _accepted(request: Request, what: str, name: str) -> Response:
+    headers = _where(request, workspace_of(request), what, name)
+    return JSONResponse(None, 202, headers={**headers, "x-ms-async-operation-timeout": "PT1H"})
+
+
+def _where(request: Request, workspace: Workspace, what: str, name: str) -> dict[str, str]:
+    """The address that tells when it is done. The service sends no `Retry-After`, whereupon clients wait 30 s; this one does, for the tests' sake."""
+    place = f"subscriptions/{workspace.subscription}/providers/Microsoft.MachineLearningServices/locations/{workspace.location}/mfeOperationResults"
+    version = request.query_params.get("api-version", "")
+    return {"Location": f"https://{request.headers['host']}/{place}/{what}:{workspace.workspace_id}:{name}?api-version={version}", "Retry-After": "1"}
+
+
+def _asked(request: Request) -> Run:
+    name = request.path_params["name"]
+    run = workspace_of(request).runs.get(name)
+    if run is None:
+        raise not_found(f"Job {name} not found.")
+    return run
+
+
+def _change(run: Run, properties: Json) -> None:
+    """Everything else of a job is fixed."""
+    given = {key: properties[key] for key in _CHANGEABLE if properties.get(key) is not None}
+    run.display_name = given.get("displayName", run.display_name)
+    run.description = given.get("description", run.description)
+    run.tags = given.get("tags", run.tags)
+    run.hidden = given.get("isArchived", run.hidden)
+    run.revision += 1
+
+
+def _check(workspace: Workspace, kind: str, properties: Json) -> None:
+    """The service refuses jobs that name what is not there."""
+    if kind == "Command" and not (properties.get("command") and properties.get("environmentId")):
+        raise bad_request("A command job needs 'command' and 'environmentId'.")
+    compute = properties.get("computeId")
+    if compute and compute.rpartition("/")[2] not in workspace.computes:
+        raise bad_request(f"Compute {compute} not found.")
+    code = properties.get("codeId") or properties.get("trial", {}).get("codeId")
+    if code:
+        name, _, version = code.rpartition("/codes/")[2].partition("/versions/")
+        if version not in workspace.assets["codes"].get(name, {}):
+            raise not_found(f"Code version {code} not found.")
+
+
+def _submitted(workspace: Workspace, name: str, kind: str, properties: Json) -> Run:
+    begun = now()
+    return Run(
+        run_id=name,
+        experiment=workspace.experiment(properties.get("experimentName") or "Default"),
+        status=FIRST_STATUS[kind],
+        created=begun,
+        started=None,
+        ended=None,
+        display_name=properties.get("displayName") or name,
+        user_name="Ada Lovelace",
+        data_container_id=f"dcid.{name}",
+        number=next(workspace.numbers),
+        description=properties.get("description"),
+        tags=dict(properties.get("tags") or {}),
+        properties={**(properties.get("properties") or {}), **({"ContentSnapshotId": new_id()} if properties.get("codeId") else {})},
+        target=(properties.get("computeId") or "").rpartition("/")[2] or None,
+        run_type=RUN_TYPES[kind],
+        job=properties,
+    )
+
+
+routes = [
+    Route("/jobs", list_jobs),
+    Route("/jobs/{name}", get_job),
+    Route("/jobs/{name}", put_job, methods=["PUT"]),
+    Route("/jobs/{name}", delete_job, methods=["DELETE"]),
+    Route("/jobs/{name}/cancel", cancel_job, methods=["POST"]),
+]
+open_routes = [
+    Route("/subscriptions/{subscription}/providers/Microsoft.MachineLearningServices/locations/{location}/mfeOperationResults/{operation}", operation)
+]

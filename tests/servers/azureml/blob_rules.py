@@ -1,0 +1,113 @@
+"""What stands between a client and Azurite: whose token may do what, faults of a storage service, and its form of an error."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Sequence
+from datetime import datetime, timezone
+from urllib.parse import parse_qs
+from xml.sax.saxutils import escape
+
+from tests.servers.azureml.effects import first
+from tests.servers.azureml.faults import Action, ChangeEtag, ExpireSas, SmallPages, Status
+from tests.servers.azureml.messages import Head
+from tests.servers.azureml.principals import Right, TokenRefused, read_token
+from tests.servers.azureml.signatures import for_plain_http
+from tests.servers.azureml.state import Azure
+from tests.servers.azureml.storage import DELEGATED, Storage
+
+READS = {"GET", "HEAD"}
+OLDEST_VERSION_FOR_TOKENS = "2017-11-09"
+
+
+class StorageRefusal(Exception):
+    """The storage service says no. Codes and texts are the service's own."""
+
+    def __init__(self, status: int, code: str, message: str, headers: Sequence[tuple[str, str]] = ()) -> None:
+        super().__init__(message)
+        self.status, self.code, self.message, self.headers = status, code, message, headers
+
+
+def refusal_of(action: Status) -> StorageRefusal:
+    return StorageRefusal(action.status, action.code, action.message, action.headers)
+
+
+def answer_of(refusal: StorageRefusal, method: str) -> tuple[Head, bytes]:
+    """The answer: XML, and the code in `x-ms-error-code`; a HEAD has headers only."""
+    moment = datetime.now(timezone.utc).isoformat()
+    text = f"{refusal.message}\nRequestId:{uuid.uuid4()}\nTime:{moment}"
+    body = f'\ufeff<?xml version="1.0" encoding="utf-8"?><Error><Code>{refusal.code}</Code><Message>{escape(text)}</Message></Error>'.encode()
+    if method == "HEAD":
+        body = b""
+    headers = [("x-ms-error-code", refusal.code), ("x-ms-request-id", str(uuid.uuid4())), ("Content-Type", "application/xml"), *refusal.headers]
+    return Head(["HTTP/1.1", str(refusal.status), refusal.code], [*headers, ("Content-Length", str(len(body)))]), body
+
+
+def admitted(azure: Azure, host: str, request: Head, actions: Sequence[Action]) -> Head:
+    """*request* as Azurite is to see it. Raises StorageRefusal."""
+    account = host.partition(".")[0]
+    found = azure.storage(account)
+    assert found is not None, account  # the front lets no connection to other accounts come this far
+    _, storage = found
+    _meet_faults(request, actions)
+    scheme = request.get("authorization").partition(" ")[0].lower()
+    if scheme == "bearer":
+        _check_token(azure, storage, request)
+        request.drop("authorization")
+        _extend(request, storage.vouching_sas)
+    elif not scheme and "sig=" not in request.first[1]:
+        raise StorageRefusal(
+            401, "NoAuthenticationInformation", "Server failed to authenticate the request. Please refer to the information in the www-authenticate header."
+        )
+    elif not storage.takes_keys and "skoid=" not in request.first[1]:
+        raise StorageRefusal(403, "KeyBasedAuthenticationNotPermitted", "Key based authentication is not permitted on this storage account.")
+    elif not scheme:
+        path, _, query = request.first[1].partition("?")
+        query = "&".join(part for part in query.split("&") if part not in DELEGATED.split("&"))  # Azurite signs with the key only
+        request.first[1] = f"{path}?{for_plain_http(account, storage.key, path, query)}"
+    if not storage.is_open:
+        raise StorageRefusal(403, "AuthorizationFailure", "This request is not authorized to perform this operation.")
+    return request
+
+
+def _meet_faults(request: Head, actions: Sequence[Action]) -> None:
+    if first(actions, ExpireSas):
+        message = "Server failed to authenticate the request. Make sure the value of Authorization header is formed correctly including the signature."
+        raise StorageRefusal(403, "AuthenticationFailed", f"{message}\nSignature not valid in the specified time frame.")
+    if first(actions, ChangeEtag) and request.get("if-match"):
+        raise StorageRefusal(412, "ConditionNotMet", "The condition specified using HTTP conditional header(s) is not met.")
+    pages = first(actions, SmallPages)
+    if pages and "comp=list" in request.first[1]:
+        path, _, query = request.first[1].partition("?")
+        kept = [part for part in query.split("&") if not part.startswith("maxresults=")]
+        request.first[1] = f"{path}?{'&'.join(kept)}&maxresults={pages.size}"
+
+
+def _check_token(azure: Azure, storage: Storage, request: Head) -> None:
+    """As the service does: a token for storage, of the account's tenant, whose principal has the data role."""
+    workspace, _ = azure.storage(storage.account) or (None, None)
+    assert workspace is not None
+    login = f"https://login.microsoftonline.com/{workspace.tenant}/oauth2/authorize"
+    challenge = [("WWW-Authenticate", f"Bearer authorization_uri={login} resource_id=https://storage.azure.com")]
+    try:
+        claims = read_token(request.get("authorization").partition(" ")[2])
+    except TokenRefused as e:
+        raise StorageRefusal(401, "InvalidAuthenticationInfo", f"Server failed to authenticate the request. {e}", challenge) from e
+    principal = azure.principals.get(claims.get("appid", ""))
+    good_audience = claims["aud"].rstrip("/") in ("https://storage.azure.com", f"https://{storage.host}")
+    if principal is None or not good_audience or principal.tenant != workspace.tenant or claims["made"] < principal.revoked_before:
+        raise StorageRefusal(401, "InvalidAuthenticationInfo", "Server failed to authenticate the request. Issuer or audience validation failed.", challenge)
+    if request.get("x-ms-version") < OLDEST_VERSION_FOR_TOKENS:
+        raise StorageRefusal(
+            403, "AuthenticationFailed", "Server failed to authenticate the request. Authentication scheme Bearer is not supported in this version."
+        )
+    right = Right.STORAGE_READ if request.first[0] in READS else Right.STORAGE_WRITE
+    if right not in principal.rights:
+        raise StorageRefusal(403, "AuthorizationPermissionMismatch", "This request is not authorized to perform this operation using this permission.")
+
+
+def _extend(request: Head, query: str) -> None:
+    """Add *query* to the request's own, without a parameter twice."""
+    own = parse_qs(request.first[1].partition("?")[2], keep_blank_values=True)
+    added = "&".join(part for part in query.split("&") if part.partition("=")[0] not in own)
+    request.first[1] += ("&" if "?" in request.first[1] else "?") + added
