@@ -32,12 +32,15 @@ class FetchRequest:
 
 @dataclass(frozen=True, slots=True)
 class StoreRequest:
-    """Store the file at `path` as `name`; `md5` is that of its `size` bytes and is kept beside the blob."""
+    """Store the file at `path`, of `size` bytes, as `name`.
+
+    `md5` is that of its content; where it is None (large files, which are to be read once only), whoever stores the file computes it.
+    """
 
     path: Path
     name: str
     size: int
-    md5: bytes
+    md5: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@
 
 HimlError                 exit 1
 ├── JobFailed             exit 1   the job that was waited for did not complete
+├── ChecksFailed          exit 1   something that himl needs is not in order
 ├── TransferIncomplete    exit 1   some files were left as they are
 ├── BlobChanged           exit 1   a file is no longer what was listed
 ├── DiskFailed            exit 1   a file or folder here cannot be read or written
@@ -43,6 +44,10 @@ class JobFailed(HimlError):
     code = "job_failed"
 
 
+class ChecksFailed(HimlError):
+    code = "checks_failed"
+
+
 class TransferIncomplete(HimlError):
     code = "transfer_incomplete"
 
@@ -72,11 +77,14 @@ class NotFound(HimlError):
 
 
 class RunNotFound(NotFound):
+    """`similar` holds ids that may have been meant."""
+
     code = "run_not_found"
 
     def __init__(self, run: str, where: str, *, similar: Sequence[str] = ()) -> None:
         hint = f"Did you mean {' or '.join(similar)}?" if similar else "See 'himl runs list' for the runs there are."
         super().__init__(f"No run '{run}' in {where}.", hint=hint)
+        self.similar = tuple(similar)
 
 
 class WorkspaceNotFound(NotFound):

@@ -24,7 +24,7 @@ class RunStatus(str, Enum):
 
 @dataclass(frozen=True)
 class Run:
-    """One run. Times are UTC; `parent` is the run that started it, `reason` why it ended as it did."""
+    """One run. Times are UTC; `parent` is the run that started it, `reason` why it ended as it did, `url` its page where it has one."""
 
     id: str
     experiment: str
@@ -41,6 +41,7 @@ class Run:
     command: str = ""
     workspace: str = ""
     folder: str = ""
+    url: str = ""
 
     @property
     def duration(self) -> float | None:

@@ -8,8 +8,7 @@ from typing import NamedTuple
 from urllib.parse import unquote, urlsplit
 
 from himl_cli.core.errors import BadUsage
-
-_LEGACY = re.compile(r"(?P<two>\w+)_\d+_[0-9a-f]+|(?P<one>\w+)_\d+", re.ASCII)
+from himl_cli.core.run_ids import implied_experiment
 
 
 class RunReference(NamedTuple):
@@ -39,10 +38,10 @@ def split_recovery_id(text: str) -> tuple[str, str]:
     reference = parse_reference(text)
     if reference.experiment is not None:
         return reference.experiment, reference.run_id
-    legacy = _LEGACY.fullmatch(reference.run_id)
-    if legacy is None:
+    experiment = implied_experiment(reference.run_id)
+    if experiment is None:
         raise BadUsage(f"'{text}' is no recovery id.", hint="Recovery ids look like experiment:run_id, or EXPERIMENT_<digits>_<hex>.")
-    return legacy["two"] or legacy["one"], reference.run_id
+    return experiment, reference.run_id
 
 
 def _run_in_url(url: str) -> str:

@@ -6,14 +6,17 @@ Speaks himl's own records and raises himl's own errors, never an SDK's. The cont
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 from himl_cli.core.blobs import BlobInfo, DatastoreInfo, FetchRequest, StoreRequest
+from himl_cli.core.checks import Check
 from himl_cli.core.errors import HimlError
 from himl_cli.core.events import Notify
 from himl_cli.core.jobs import JobSpec
 from himl_cli.core.runs import Metric, Run, RunQuery
+from himl_cli.core.workspace_facts import WorkspaceFacts
 
 
 class FetchSink(Protocol):
@@ -36,7 +39,7 @@ class StoreSink(Protocol):
         """*amount* more bytes were sent."""
 
     def finish(self, request: StoreRequest, stored: BlobInfo) -> None:
-        """The file is stored under its name, whole."""
+        """The file is stored under its name, whole; `stored.md5` is that of what was sent, and on record with the file."""
 
     def fail(self, request: StoreRequest, error: HimlError) -> None:
         """The file is not stored; what had the name before still has it."""
@@ -48,6 +51,10 @@ class BlobStore(Protocol):
     @property
     def label(self) -> str:
         """What messages call this place."""
+
+    @property
+    def origin(self) -> str:
+        """What tells this place from every other one, in any workspace; the same whenever it is opened. Holds no secret."""
 
     def list(self, prefix: str = "") -> Iterator[Sequence[BlobInfo]]:
         """Every blob whose name starts with *prefix* (a string prefix), sorted by name, in pages."""
@@ -65,7 +72,11 @@ class BlobStore(Protocol):
         """Bring all *requests*, up to *workers* at once; each ends in exactly one `finish` or `fail`."""
 
     def store(self, requests: Iterable[StoreRequest], sink: StoreSink, *, workers: int) -> None:
-        """Store all *requests*, replacing what has the name; each ends in exactly one `finish` or `fail`."""
+        """Store all *requests*, replacing what has the name; each ends in exactly one `finish` or `fail`.
+
+        A file that has not the size and MD5 of its request is not stored, nor, where the request has no MD5, one that is changed
+        or replaced while it is read.
+        """
 
 
 class Workspace(Protocol):
@@ -79,7 +90,10 @@ class Workspace(Protocol):
         """Raises RunNotFound, naming similar ids of this workspace."""
 
     def runs(self, query: RunQuery) -> Iterator[Run]:
-        """The runs that match, newest first, fetched as they are consumed. Children only when `query.parent` is set."""
+        """The runs that match, newest first, fetched as they are consumed; archived ones are left out.
+
+        Children come only when `query.parent` is set; an experiment or a parent that does not exist has no runs.
+        """
 
     def tag(self, run_id: str, tags: Mapping[str, str]) -> Run:
         """Set *tags* on the run (others stay) and return it as it is then. Raises RunNotFound."""
@@ -88,7 +102,10 @@ class Workspace(Protocol):
         """Ask the run to stop; False when it had ended already. Raises RunNotFound."""
 
     def metrics(self, run_id: str) -> Sequence[Metric]:
-        """Metrics of the run and of runs nested in it, by name. Raises RunNotFound."""
+        """Metrics of the run and of the runs that its script nested in it, by name. Raises RunNotFound.
+
+        Children that are jobs of their own (trials of a sweep, steps of a pipeline) are not nested: there may be hundreds.
+        """
 
     def parameters(self, run_id: str) -> Mapping[str, str]:
         """Parameters that were logged. Raises RunNotFound."""
@@ -120,3 +137,61 @@ class DeletesRuns(Protocol):
 
     def delete(self, run_id: str) -> None:
         """Remove the run, its children and all their files. Raises RunNotFound; BadUsage while it runs."""
+
+
+@runtime_checkable
+class JoinsWorkspaces(Protocol):
+    """A workspace made of several, each run being kept by one of them."""
+
+    def home_of(self, run_id: str) -> Workspace:
+        """The workspace that keeps the run. Raises RunNotFound."""
+
+
+@runtime_checkable
+class AnswersSlowly(Protocol):
+    """A workspace behind a network: each look costs requests, so whoever waits for something looks seldom."""
+
+    @property
+    def seconds_between_looks(self) -> tuple[float, float]:
+        """How long to wait at first, and at most once nothing new has come for a while."""
+
+
+@runtime_checkable
+class HoldsConnections(Protocol):
+    """A workspace that keeps connections open between calls."""
+
+    def close(self) -> None:
+        """Close them. Whoever uses the workspace afterwards opens new ones."""
+
+
+@runtime_checkable
+class ChecksItself(Protocol):
+    """A workspace that can say what is wrong with it."""
+
+    def checks(self) -> Iterator[Check]:
+        """Look at what this workspace needs, one thing after another, and go on after a failure where that makes sense.
+
+        Raises nothing that a user could mend: that is a failed check, with its remedy.
+        """
+
+
+@runtime_checkable
+class DescribesItself(Protocol):
+    """A workspace that can say what it is and where it was found."""
+
+    def describe(self) -> WorkspaceFacts:
+        """What is known of the workspace. Raises what a request to it raises."""
+
+
+@dataclass(frozen=True)
+class FoundWorkspace:
+    """A workspace that is meant: its `kind` (`azure`, `local`), where that was read, and whether the user named it on the command line.
+
+    `open` gives the workspace; it raises NotAllowed where what is set for signing in to it cannot be used.
+    """
+
+    label: str
+    kind: str
+    source: str
+    is_named: bool
+    open: Callable[[], Workspace]

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from himl_cli.core.blobs import BlobInfo, FetchRequest, StoreRequest
 from himl_cli.core.errors import BlobChanged, HimlError, NotFound
+from himl_cli.workspaces.azure.workspace import AzureWorkspace
 from himl_cli.workspaces.base import BlobStore
 from himl_cli.workspaces.local.blobs import DatastoreFolder, RunFiles
 from himl_cli.workspaces.local.database import Database
+from tests.azure_workspaces import opened as opened_workspace
+from tests.blob_sinks import Received, Stored, listed, named, sending
+from tests.servers.azureml.principals import Right
+from tests.servers.azureml.seeding import StagedWorkspace
 
 BODIES = {
     "outputs/a": b"1",
@@ -28,7 +34,8 @@ BODIES = {
     "user_logs/std_log.txt": b"epoch 1\n",
 }
 Put = Callable[[str, bytes], None]
-Seed = Callable[[Path, Mapping[str, bytes]], AbstractContextManager[tuple[BlobStore, Put]]]
+Opened = tuple[BlobStore, Put]
+Seed = Callable[[pytest.FixtureRequest, Path, Mapping[str, bytes]], AbstractContextManager[Opened]]
 
 
 def put_in(folder: Path) -> Put:
@@ -40,7 +47,7 @@ def put_in(folder: Path) -> Put:
 
 
 @contextmanager
-def run_files(folder: Path, bodies: Mapping[str, bytes]) -> Iterator[tuple[BlobStore, Put]]:
+def run_files(request: pytest.FixtureRequest, folder: Path, bodies: Mapping[str, bytes]) -> Iterator[Opened]:
     def put(name: str, body: bytes) -> None:
         put_in(folder / ("run" if name.startswith("user_logs") else "run/code"))(name, body)
 
@@ -50,7 +57,7 @@ def run_files(folder: Path, bodies: Mapping[str, bytes]) -> Iterator[tuple[BlobS
 
 
 @contextmanager
-def datastore(folder: Path, bodies: Mapping[str, bytes]) -> Iterator[tuple[BlobStore, Put]]:
+def datastore(request: pytest.FixtureRequest, folder: Path, bodies: Mapping[str, bytes]) -> Iterator[Opened]:
     for name, body in bodies.items():
         put_in(folder / "data")(name, body)
     database = Database(folder / "workspace.db", create=True)
@@ -58,49 +65,60 @@ def datastore(folder: Path, bodies: Mapping[str, bytes]) -> Iterator[tuple[BlobS
     database.close()
 
 
-@pytest.fixture(params=[run_files, datastore], ids=["run files", "datastore"])
-def seeded(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[BlobStore, Put]]:
+@contextmanager
+def azure_datastore(request: pytest.FixtureRequest, folder: Path, bodies: Mapping[str, bytes]) -> Iterator[Opened]:
+    """A container that is a datastore, by its account's key."""
+    azure: StagedWorkspace = request.getfixturevalue("azure_environment")
+    azure.put_blobs("workspaceblobstore", bodies)
+    with opened_workspace(azure, folder) as workspace:
+        yield workspace.datastore(), lambda name, body: azure.put_blob("workspaceblobstore", name, body)
+
+
+@contextmanager
+def azure_run(azure: StagedWorkspace, folder: Path, bodies: Mapping[str, bytes]) -> Iterator[tuple[AzureWorkspace, BlobStore, Put]]:
+    run = azure.add_run("run_1", "demo")
+    azure.put_artifacts(azure.add_run("run_10", "demo"), {"outputs/of_another_run": b""})
+    azure.put_artifacts(run, bodies)
+    with opened_workspace(azure, folder) as workspace:
+        yield workspace, workspace.run_files("run_1"), lambda name, body: azure.put_artifact(run, name, body)
+
+
+@contextmanager
+def azure_artifacts(request: pytest.FixtureRequest, folder: Path, bodies: Mapping[str, bytes]) -> Iterator[Opened]:
+    """A run's artifacts, listed in the storage account."""
+    with azure_run(request.getfixturevalue("azure_environment"), folder, bodies) as (_, store, put):
+        yield store, put
+
+
+@contextmanager
+def azure_artifact_links(request: pytest.FixtureRequest, folder: Path, bodies: Mapping[str, bytes]) -> Iterator[Opened]:
+    """A run's artifacts for somebody who may not read the storage account: by the artifact service's links."""
+    azure: StagedWorkspace = request.getfixturevalue("azure_environment")
+    reader = azure.add_principal({Right.READ})
+    environment: pytest.MonkeyPatch = request.getfixturevalue("monkeypatch")
+    for name, value in azure.environment(reader).items():
+        environment.setenv(name, value)
+    with azure_run(azure, folder, bodies) as (_, store, put):
+        yield store, put
+    assert azure.requests("/prefix/contentinfo/") or not azure.requests("comp=list")
+
+
+IN_FOLDERS = {"run files": run_files, "datastore": datastore}
+IN_AZURE = {"azure datastore": azure_datastore, "azure artifacts": azure_artifacts, "azure artifact links": azure_artifact_links}
+SEEDS: dict[str, Seed] = {**IN_FOLDERS, **IN_AZURE}
+WRITABLE: dict[str, Seed] = {"datastore": datastore, "azure datastore": azure_datastore}
+
+
+@pytest.fixture(params=[*SEEDS.values()], ids=[*SEEDS])
+def seeded(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Opened]:
     seed: Seed = request.param
-    with seed(tmp_path, BODIES) as opened:
+    with seed(request, tmp_path, BODIES) as opened:
         yield opened
 
 
 @pytest.fixture
-def store(seeded: tuple[BlobStore, Put]) -> BlobStore:
+def store(seeded: Opened) -> BlobStore:
     return seeded[0]
-
-
-@dataclass
-class Received:
-    """A FetchSink that keeps what it gets and insists on the promises."""
-
-    bodies: dict[tuple[str, int], bytes] = field(default_factory=dict)
-    md5s: dict[tuple[str, int], bytes | None] = field(default_factory=dict)
-    errors: dict[str, HimlError] = field(default_factory=dict)
-
-    def write(self, request: FetchRequest, offset: int, data: bytes) -> None:
-        key = (request.blob.name, request.offset)
-        assert key not in self.md5s, "nothing comes after the end"
-        assert offset == request.offset + len(self.bodies.get(key, b"")), "pieces of one request come in order"
-        self.bodies[key] = self.bodies.get(key, b"") + data
-
-    def finish(self, request: FetchRequest, md5: bytes | None) -> None:
-        assert (request.blob.name, request.offset) not in self.md5s, "a request ends once"
-        self.md5s[(request.blob.name, request.offset)] = md5
-
-    def fail(self, request: FetchRequest, error: HimlError) -> None:
-        assert request.blob.name not in self.errors, "a request ends once"
-        self.errors[request.blob.name] = error
-
-
-def listed(store: BlobStore, prefix: str = "") -> list[BlobInfo]:
-    return [blob for page in store.list(prefix) for blob in page]
-
-
-def named(store: BlobStore, name: str) -> BlobInfo:
-    blob = store.stat(name)
-    assert blob is not None
-    return blob
 
 
 def test_list_gives_all_blobs_sorted_as_plain_strings_with_their_sizes(store: BlobStore) -> None:
@@ -160,7 +178,7 @@ def test_fetch_brings_ranges_and_any_md5_is_that_of_the_whole(store: BlobStore) 
     assert {md5 for md5 in sink.md5s.values() if md5 is not None} <= {hashlib.md5(body).digest()}
 
 
-def test_what_changed_since_it_was_listed_is_not_delivered(seeded: tuple[BlobStore, Put]) -> None:
+def test_what_changed_since_it_was_listed_is_not_delivered(seeded: Opened) -> None:
     store, put = seeded
     before = named(store, "outputs/c0")
     put("outputs/c0", b"another")
@@ -170,18 +188,23 @@ def test_what_changed_since_it_was_listed_is_not_delivered(seeded: tuple[BlobSto
     assert named(store, "outputs/c0").etag != before.etag
 
 
-def test_what_changes_while_it_is_fetched_is_not_delivered(seeded: tuple[BlobStore, Put]) -> None:
+def test_what_changes_while_it_is_fetched_is_delivered_as_it_was_listed_or_not_at_all(seeded: Opened) -> None:
+    """A folder cannot keep what it held; a service that keeps a version for whoever is reading it may still deliver that."""
     store, put = seeded
 
     class Disturbing(Received):
         def write(self, request: FetchRequest, offset: int, data: bytes) -> None:
+            super().write(request, offset, data)
             put("outputs/large", BODIES["outputs/large"][:-1] + b"!")
 
     sink = Disturbing()
     blob = named(store, "outputs/large")
     store.fetch([FetchRequest(blob, 0, blob.size)], sink, workers=1)
-    assert isinstance(sink.errors["outputs/large"], BlobChanged)
-    assert sink.md5s == {}
+    if sink.md5s:
+        assert not isinstance(store, DatastoreFolder | RunFiles)
+        assert (sink.bodies, sink.errors) == ({("outputs/large", 0): BODIES["outputs/large"]}, {})
+    else:
+        assert isinstance(sink.errors["outputs/large"], BlobChanged)
 
 
 def test_a_blob_shorter_than_asked_for_is_not_finished(store: BlobStore) -> None:
@@ -200,34 +223,11 @@ def test_what_the_sink_raises_ends_the_fetch(store: BlobStore) -> None:
         store.fetch((FetchRequest(blob, 0, blob.size) for blob in listed(store)), Full(), workers=1)
 
 
-@dataclass
-class Stored:
-    """A StoreSink that keeps what it hears."""
-
-    blobs: dict[str, BlobInfo] = field(default_factory=dict)
-    errors: dict[str, HimlError] = field(default_factory=dict)
-    sent: int = 0
-
-    def advance(self, request: StoreRequest, amount: int) -> None:
-        self.sent += amount
-
-    def finish(self, request: StoreRequest, stored: BlobInfo) -> None:
-        self.blobs[request.name] = stored
-
-    def fail(self, request: StoreRequest, error: HimlError) -> None:
-        self.errors[request.name] = error
-
-
-@pytest.fixture(params=[datastore], ids=["datastore"])
+@pytest.fixture(params=[*WRITABLE.values()], ids=[*WRITABLE])
 def writable(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[BlobStore]:
     seed: Seed = request.param
-    with seed(tmp_path, BODIES) as (store, _):
+    with seed(request, tmp_path, BODIES) as (store, _):
         yield store
-
-
-def sending(path: Path, name: str, body: bytes) -> StoreRequest:
-    path.write_bytes(body)
-    return StoreRequest(path, name, len(body), hashlib.md5(body).digest())
 
 
 def test_store_keeps_the_file_and_its_md5_and_replaces(writable: BlobStore, tmp_path: Path) -> None:
@@ -255,9 +255,46 @@ def test_store_keeps_nothing_of_a_file_that_is_not_as_promised(writable: BlobSto
     assert b"".join(writable.read("outputs/a")) == b"1"
 
 
-@pytest.mark.parametrize("name", ["../evil", "/evil", "a//b", "", "outputs/a/below_a_file", "outputs/c"])
+def test_store_keeps_the_md5_of_a_file_that_came_without_one(writable: BlobStore, tmp_path: Path) -> None:
+    body = bytes(range(256)) * 36_000
+    sink = Stored()
+    writable.store([replace(sending(tmp_path / "1", "outputs/new/x", body), md5=None)], sink, workers=4)
+    assert (sink.errors, sink.sent) == ({}, len(body))
+    assert sink.blobs["outputs/new/x"] == named(writable, "outputs/new/x")
+    assert named(writable, "outputs/new/x").md5 == hashlib.md5(body).digest()
+    assert b"".join(writable.read("outputs/new/x")) == body
+
+
+@pytest.mark.parametrize("when", [0, 20 << 20], ids=["while it is read", "when all of it was sent"])
+def test_store_keeps_nothing_of_a_file_without_promised_md5_that_changes_meanwhile(writable: BlobStore, tmp_path: Path, when: int) -> None:
+    class Disturbing(Stored):
+        def advance(self, request: StoreRequest, amount: int) -> None:
+            super().advance(request, amount)
+            if self.sent >= when:
+                os.utime(request.path, ns=(1, 1 + self.sent))
+
+    sink = Disturbing()
+    writable.store([replace(sending(tmp_path / "1", "outputs/a", bytes(20 << 20)), md5=None)], sink, workers=4)
+    assert ({*sink.errors}, sink.blobs) == ({"outputs/a"}, {})
+    assert b"".join(writable.read("outputs/a")) == b"1"
+
+
+@pytest.mark.parametrize("name", ["../evil", "/evil", "a//b", "", "a/../b", "a/./b", "a\0b", "x" * 1025])
 def test_store_refuses_names_that_cannot_be(writable: BlobStore, tmp_path: Path, name: str) -> None:
     sink = Stored()
     writable.store([sending(tmp_path / "1", name, b"x")], sink, workers=1)
     assert ({*sink.errors}, len(sink.blobs)) == ({name}, 0)
     assert [blob.name for blob in listed(writable)] == sorted(BODIES)
+
+
+@pytest.mark.parametrize("name", ["outputs/a/below_a_file", "outputs/c"])
+def test_a_name_that_is_a_folder_of_others_or_below_a_file_is_refused_by_folders_and_kept_by_azure(writable: BlobStore, tmp_path: Path, name: str) -> None:
+    """A container has no folders: there, both names can be."""
+    sink = Stored()
+    writable.store([sending(tmp_path / "1", name, b"x")], sink, workers=1)
+    if isinstance(writable, DatastoreFolder):
+        assert ({*sink.errors}, len(sink.blobs)) == ({name}, 0)
+        assert [blob.name for blob in listed(writable)] == sorted(BODIES)
+    else:
+        assert ({*sink.blobs}, sink.errors) == ({name}, {})
+        assert [blob.name for blob in listed(writable)] == sorted([*BODIES, name])

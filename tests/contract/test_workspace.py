@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 import pytest
 
-from himl_cli.core.errors import BadUsage, NotFound, RunNotFound
+from himl_cli.core.errors import BadUsage, HimlError, NotFound, RunNotFound
 from himl_cli.core.runs import RunQuery, RunStatus
-from himl_cli.workspaces.base import DeletesRuns, Workspace
+from himl_cli.services.run_changes import check_deletable
+from himl_cli.workspaces.base import DeletesRuns, JoinsWorkspaces, Workspace
+from himl_cli.workspaces.joined import JoinedWorkspace
+from tests.azure_workspaces import opened
 from tests.recorded_runs import RecordedRuns
+from tests.servers.azureml.seeding import StagedWorkspace
 
 BAD_IDS = ["nope", "..", "", "../train_1_aa", "/", "a\0b", "x" * 500]
 
 
-def local(folder: Path) -> Workspace:
+Seed = Callable[[pytest.FixtureRequest, Path], AbstractContextManager[Workspace]]
+
+
+@contextmanager
+def local(request: pytest.FixtureRequest, folder: Path) -> Iterator[Workspace]:
     """The runs that the cases speak of, in a local workspace."""
     runs = RecordedRuns(folder)
     runs.add("train_1_aa", tags={"team": "blue"}, files={"outputs/model.bin": b"m" * 10, "user_logs/std_log.txt": "hello"})
@@ -25,13 +36,54 @@ def local(folder: Path) -> Workspace:
     runs.add("child_b", parent="train_1_aa", status=RunStatus.failed)
     runs.log("train_1_aa", [("loss", 1.0, 1, 1), ("loss", 0.5, 2, 2), ("acc", 0.9, 2, 3)], {"lr": "0.1"})
     runs.log("child_a", [("loss", 0.25, 1, 1)])
-    return runs.workspace
+    (folder / "model" / "sub").mkdir(parents=True)
+    (folder / "model" / "sub" / "weights").write_bytes(b"w" * 7)
+    (folder / ".himl" / "runs" / "train_1_aa" / "job.json").write_text(json.dumps({"outputs": {"model": str(folder / "model")}}))
+    yield runs.workspace
 
 
-@pytest.fixture(params=[local], ids=["local"])
-def workspace(request: pytest.FixtureRequest, project: Path) -> Workspace:
-    seed: Callable[[Path], Workspace] = request.param
-    return seed(project)
+@contextmanager
+def azure(request: pytest.FixtureRequest, folder: Path) -> Iterator[Workspace]:
+    """The same runs in an Azure ML workspace."""
+    staged: StagedWorkspace = request.getfixturevalue("azure_environment")
+    times = (datetime(2026, 3, 1, 12, tzinfo=timezone.utc) + timedelta(seconds=number) for number in range(5))
+    trained = staged.add_run("train_1_aa", "train", created=next(times), seconds=65, tags={"team": "blue"}, parameters={"lr": "0.1"})
+    staged.add_run("train_2_bb", "train", created=next(times), seconds=65, status="Failed", error="exit code 3", tags={"team": "red"})
+    staged.add_run("other_3_cc", "other", created=next(times), tags={"team": "blue", "stage": "final"})
+    child = staged.add_run("child_a", "train", created=next(times), parent="train_1_aa")
+    staged.add_run("child_b", "train", created=next(times), parent="train_1_aa", status="Failed")
+    staged.add_metric(trained, "loss", [1.0, 0.5], steps=[1, 2])
+    staged.add_metric(trained, "acc", [0.9], steps=[2])
+    staged.add_metric(child, "loss", [0.25], steps=[1])
+    staged.put_artifacts(trained, {"outputs/model.bin": b"m" * 10, "user_logs/std_log.txt": b"hello"})
+    staged.add_output(trained, "model", {"sub/weights": b"w" * 7})
+    with opened(staged, folder) as workspace:
+        yield workspace
+
+
+@contextmanager
+def joined_behind(request: pytest.FixtureRequest, folder: Path) -> Iterator[Workspace]:
+    """The same runs in Azure ML, looked at together with an empty local workspace."""
+    (folder / "near").mkdir()
+    near = RecordedRuns(folder / "near").workspace
+    with azure(request, folder) as far:
+        yield JoinedWorkspace(near, lambda: far, far.label)
+
+
+@contextmanager
+def joined_before(request: pytest.FixtureRequest, folder: Path) -> Iterator[Workspace]:
+    """The same runs in a local workspace, looked at together with an empty one behind it."""
+    (folder / "far").mkdir()
+    far = RecordedRuns(folder / "far").workspace
+    with local(request, folder) as near:
+        yield JoinedWorkspace(near, lambda: far, far.label)
+
+
+@pytest.fixture(params=[local, azure, joined_behind, joined_before], ids=["local", "azure", "joined behind", "joined before"])
+def workspace(request: pytest.FixtureRequest, project: Path) -> Iterator[Workspace]:
+    seed: Seed = request.param
+    with seed(request, project) as opened_workspace:
+        yield opened_workspace
 
 
 def ids(workspace: Workspace, query: RunQuery) -> list[str]:
@@ -53,6 +105,12 @@ def ids(workspace: Workspace, query: RunQuery) -> list[str]:
         (RunQuery(parent="train_1_aa"), ["child_b", "child_a"]),
         (RunQuery(parent="train_1_aa", statuses=[RunStatus.failed]), ["child_b"]),
         (RunQuery(parent="train_2_bb"), []),
+        (RunQuery(parent="nope"), []),
+        (RunQuery("other", parent="train_1_aa"), []),
+        (RunQuery("train", tags={"team": "blue"}, statuses=[RunStatus.completed], limit=5), ["train_1_aa"]),
+        (RunQuery(tags={"team": "Blue"}), []),
+        (RunQuery(limit=1), ["other_3_cc"]),
+        (RunQuery(parent="train_1_aa", limit=1), ["child_b"]),
     ],
 )
 def test_queries(workspace: Workspace, query: RunQuery, expected: list[str]) -> None:
@@ -60,8 +118,9 @@ def test_queries(workspace: Workspace, query: RunQuery, expected: list[str]) -> 
 
 
 def test_a_run_is_the_same_alone_and_in_a_list(workspace: Workspace) -> None:
-    for run in workspace.runs(RunQuery()):
-        assert workspace.run(run.id) == run
+    for query in (RunQuery(), RunQuery("train"), RunQuery(parent="train_1_aa")):
+        for run in workspace.runs(query):
+            assert workspace.run(run.id) == run
     assert workspace.run("child_a").parent == "train_1_aa"
 
 
@@ -109,6 +168,15 @@ def test_files_of_a_run(workspace: Workspace) -> None:
     assert b"".join(files.read("user_logs/std_log.txt", 2)) == b"llo"
 
 
+def test_files_of_an_output(workspace: Workspace) -> None:
+    files = workspace.output_files("train_1_aa", "model")
+    assert [(blob.name, blob.size) for page in files.list() for blob in page] == [("sub/weights", 7)]
+    with pytest.raises(NotFound, match=r"Run 'train_1_aa' has no output 'modle'; it has: .*model"):
+        workspace.output_files("train_1_aa", "modle")
+    with pytest.raises(RunNotFound, match="No run 'nope'"):
+        workspace.output_files("nope", "model")
+
+
 def test_a_run_that_has_ended_cannot_be_canceled(workspace: Workspace) -> None:
     assert workspace.cancel("train_2_bb") is False
     assert workspace.run("train_2_bb").status is RunStatus.failed
@@ -122,9 +190,13 @@ def test_an_unknown_datastore_names_those_that_exist(workspace: Workspace) -> No
     assert workspace.datastore().label == workspace.datastore(default.name).label
 
 
-def test_deleting_takes_children_along(workspace: Workspace) -> None:
-    if not isinstance(workspace, DeletesRuns):
-        pytest.skip("this backend deletes no runs")
+def test_deleting_takes_children_along_where_runs_can_be_deleted(workspace: Workspace) -> None:
+    home = workspace.home_of("train_1_aa") if isinstance(workspace, JoinsWorkspaces) else workspace
+    if not isinstance(home, DeletesRuns):
+        with pytest.raises(HimlError, match="cannot be deleted"):
+            check_deletable(workspace, [workspace.run("train_1_aa")])
+        return
+    assert isinstance(workspace, DeletesRuns)
     workspace.delete("train_1_aa")
     assert ids(workspace, RunQuery()) == ["other_3_cc", "train_2_bb"]
     for gone in ("train_1_aa", "child_a"):

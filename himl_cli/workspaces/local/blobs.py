@@ -29,6 +29,7 @@ class RunFiles(StoredFiles):
 
     def __init__(self, run_folder: Path, code_folder: Path, label: str) -> None:
         self.label = label
+        self.origin = str(run_folder.resolve())
         self._roots = {"logs": code_folder / "logs", "outputs": code_folder / "outputs", "user_logs": run_folder / "user_logs"}
         self._artifacts = run_folder / "artifacts"
 
@@ -69,6 +70,7 @@ class DatastoreFolder(StoredFiles):
 
     def __init__(self, folder: Path, name: str, database: Database) -> None:
         self.label = f"datastore '{name}'"
+        self.origin = str(folder.resolve())
         self._folder = folder
         self._name = name
         self._database = database
@@ -125,21 +127,22 @@ class DatastoreFolder(StoredFiles):
         try:
             os.makedirs(os.path.dirname(path), exist_ok=True)
             try:
-                self._copy(request, part, sink)
+                md5 = self._copy(request, part, sink)
                 os.replace(part, path)
             except BaseException:
                 if os.path.lexists(part):
                     os.unlink(part)
                 raise
-            return describe(FoundFile(request.name, path, os.stat(path)), request.md5)
+            return describe(FoundFile(request.name, path, os.stat(path)), md5)
         except OSError as err:
             raise DiskFailed(f"Cannot store '{request.name}' in {self.label}: {err.strerror or err}.", hint="Check space and permissions there.") from err
 
-    def _copy(self, request: StoreRequest, part: str, sink: StoreSink) -> None:
-        """Write the file to *part*. Raises HimlError when its bytes are not those that were promised."""
+    def _copy(self, request: StoreRequest, part: str, sink: StoreSink) -> bytes:
+        """Write the file to *part*; gives its MD5. Raises HimlError when its bytes are not those that were promised, or change meanwhile."""
         digest = hashlib.md5(usedforsecurity=False)
         size = 0
         with open(request.path, "rb", buffering=0) as source, open(part, "xb", buffering=0) as target:
+            before = os.fstat(source.fileno())
             while piece := source.read(CHUNK):
                 digest.update(piece)
                 size += len(piece)
@@ -147,8 +150,15 @@ class DatastoreFolder(StoredFiles):
                     break
                 _write_all(target.fileno(), piece)
                 sink.advance(request, len(piece))
-        if size != request.size or digest.digest() != request.md5:
+        is_promised = _state(os.stat(request.path)) == _state(before) if request.md5 is None else digest.digest() == request.md5
+        if size != request.size or not is_promised:
             raise HimlError(f"'{request.path}' changed while it was stored.", hint="Run the command again when nothing writes to it.")
+        return digest.digest()
+
+
+def _state(status: os.stat_result) -> tuple[int, int, int]:
+    """What is another once a file was written to or replaced."""
+    return status.st_ino, status.st_size, status.st_mtime_ns
 
 
 def _write_all(descriptor: int, data: bytes) -> None:

@@ -43,6 +43,7 @@ class StoredFiles(ABC):
     """The reading part of a BlobStore over files. Subclasses say which files there are and where they lie."""
 
     label: str
+    origin: str
 
     @abstractmethod
     def _files(self, prefix: str) -> Iterator[FoundFile]:

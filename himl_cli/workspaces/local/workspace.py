@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from difflib import get_close_matches
 from functools import cached_property
 from pathlib import Path
 
 from himl_cli.core.blobs import DatastoreInfo
+from himl_cli.core.checks import Check
 from himl_cli.core.errors import BadUsage, NotFound, RunNotFound, WorkspaceNotFound
 from himl_cli.core.events import Notice, Notify
 from himl_cli.core.jobs import JobSpec
+from himl_cli.core.near import similar_ids
 from himl_cli.core.runs import Metric, Run, RunQuery
+from himl_cli.core.workspace_facts import WorkspaceFacts
 from himl_cli.workspaces.base import BlobStore
 from himl_cli.workspaces.local.database import Database
 from himl_cli.workspaces.local.disk_errors import explain_disk_error
@@ -50,7 +52,7 @@ class LocalWorkspace:
     def run(self, run_id: str) -> Run:
         found = self._runs.get(run_id, self._lost_among(run_id))
         if found is None:
-            raise RunNotFound(run_id, self.label, similar=_similar(run_id, self._runs.ids()))
+            raise RunNotFound(run_id, self.label, similar=similar_ids(run_id, self._runs.ids()))
         return found
 
     def _lost_among(self, run_id: str) -> list[str]:
@@ -116,6 +118,16 @@ class LocalWorkspace:
             raise NotFound(f"No datastore '{wanted}' in {self.label}; there are: {', '.join(known)}.", hint=hint)
         return DatastoreFolder(Path(known[wanted].location), wanted, self._runs.database)
 
+    def checks(self) -> Iterator[Check]:
+        from himl_cli.workspaces.local.health import checks
+
+        return checks(self.folder, self.label)
+
+    def describe(self) -> WorkspaceFacts:
+        from himl_cli.workspaces.local.health import describe
+
+        return describe(self.folder, self.label, DEFAULT_DATASTORE)
+
     def submit(self, spec: JobSpec, *, notify: Notify) -> Run:
         from himl_cli.workspaces.local.jobs import launch, resolve_folders
 
@@ -147,12 +159,6 @@ class LocalWorkspace:
         for name in doomed:
             RunFolder(self.folder / "runs" / name).remove()
         self._runs.delete(doomed)
-
-
-def _similar(run_id: str, known: Sequence[str]) -> list[str]:
-    """Up to three ids that may have been meant: those that begin so, else those spelt alike; newest first."""
-    begins = [name for name in known if run_id and name.startswith(run_id)]
-    return begins[:3] or get_close_matches(run_id, known, n=3, cutoff=0.5)
 
 
 def _shown(folder: Path) -> str:

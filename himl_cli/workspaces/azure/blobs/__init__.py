@@ -1,0 +1,1 @@
+"""Blobs of Azure Storage as himl's `BlobStore`: listed and described by its REST interface, moved by libcurl."""

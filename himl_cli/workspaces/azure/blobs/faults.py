@@ -1,0 +1,128 @@
+"""What went wrong with a request to storage, in himl's own sentences."""
+
+from __future__ import annotations
+
+import logging
+
+from himl_cli.core.errors import BlobChanged, HimlError, NotAllowed, NotFound, ServiceFailed
+from himl_cli.core.redaction import redact
+from himl_cli.workspaces.azure.blobs.lines import Broken, Line
+from himl_cli.workspaces.azure.blobs.place import Place
+from himl_cli.workspaces.azure.blobs.refusals import refusal
+from himl_cli.workspaces.azure.blobs.retries import Fault
+from himl_cli.workspaces.azure.blobs.wire import error_code, seconds_from
+
+log = logging.getLogger(__name__)
+
+FEW = 3  # tries of what is most likely a wrong name
+PASSING = {408, 429, 500, 502, 503, 504, 509}
+NO_PROXY_NAME, NO_HOST, NO_CONNECTION, TIMED_OUT = 5, 6, 7, 28
+TLS_FAILED, BAD_CERTIFICATE, BAD_BUNDLE = 35, 60, 77
+HOPELESS = {1, 3, 4, 27, 48, 58, 59, 60, 66, 77, 80, 82, 83, 90, 91}
+
+
+class BlocksNotTaken(ServiceFailed):
+    """This blob is not made of blocks; it can be replaced whole only."""
+
+
+class BlobNotFound(NotFound):
+    """The container is there, the blob is not."""
+
+
+def fault_of(line: Line, broken: Broken | None, place: Place, name: str) -> Fault:
+    """The fault of an exchange that did not end with what was asked for."""
+    if broken is not None:
+        return _broken(broken, place)
+    body = line.take() if len(line.chunks) < 64 else b""
+    code = line.header(b"x-ms-error-code") or error_code(body)
+    status = line.status
+    log.debug("storage answered %d %s to a request for '%s' (request id %s)", status, code, redact(name), line.header(b"x-ms-request-id"))
+    if status in (401, 403):
+        return Fault(refusal(line, body, place, code), code, is_refusal=True)
+    if status in PASSING:
+        wait = seconds_from(line.header(b"retry-after"))
+        return Fault(_overloaded(status, code, place, wait), code, may_pass=True, retry_after=wait)
+    return Fault(_plain(status, code, place, name), code)
+
+
+_SAID: dict[str, tuple[type[HimlError], str, str]] = {
+    "BlobArchived": (ServiceFailed, "{blob} lies in the archive tier.", "Set its access tier to Hot or Cool first; that takes hours."),
+    "BlobImmutableDueToPolicy": (NotAllowed, "{blob} is protected by an immutability policy.", "Store it under another name."),
+    "BlobImmutableDueToLegalHold": (NotAllowed, "{blob} is under a legal hold.", "Store it under another name."),
+    "BlobOperationNotSupported": (
+        BlocksNotTaken,
+        "{blob} was made by a program that uses the lake's own interface (dfs): it cannot be replaced in blocks.",
+        "Delete it there first.",
+    ),
+    "InvalidBlobOrBlock": (ServiceFailed, "{blob} was left unfinished there by another program.", "Delete it there, or use another name."),
+    "InvalidBlobType": (ServiceFailed, "{blob} is of another kind (an append or page blob).", "Delete it there, or use another name."),
+    "InvalidBlockList": (
+        ServiceFailed,
+        "The parts of {blob} are not all there: another program is writing it too.",
+        "Run the command again when nothing else writes it.",
+    ),
+    "LeaseIdMissing": (ServiceFailed, "{blob} is locked by a lease.", "Whoever holds the lease has to release it."),
+}
+_NO_CONTAINER = ("ContainerNotFound", "ContainerBeingDeleted", "FilesystemNotFound", "ResourceNotFound")
+
+
+def _plain(status: int, code: str, place: Place, name: str) -> HimlError:
+    blob = f"'{name}' in {place.label}"
+    if code in _SAID:
+        kind, sentence, hint = _SAID[code]
+        return kind(sentence.format(blob=blob), hint=hint)
+    if status == 404 and code in _NO_CONTAINER:
+        return NotFound(
+            f"{place.storage.capitalize()} has no container '{place.container}' ({place.label}).",
+            hint="Was it deleted, or the datastore registered with a wrong name?",
+        )
+    if status == 404:
+        return BlobNotFound(f"No file {blob}.")
+    if status == 412:
+        return BlobChanged(f"'{name}' changed while it was read.", hint="Run the command again when nothing writes to it.")
+    if status == 416:
+        return BlobChanged(f"'{name}' is shorter than it was listed.")
+    if 300 <= status < 400:
+        return ServiceFailed(
+            f"{place.host} sends requests elsewhere (HTTP {status}); that is not Azure Storage.", hint="Is a proxy or a log-in page in between?"
+        )
+    return ServiceFailed(f"{place.storage.capitalize()} refused the request for '{name}' ({status} {code or 'without a reason'}).")
+
+
+def _overloaded(status: int, code: str, place: Place, wait: float | None) -> ServiceFailed:
+    if status in (429, 503) or code == "ServerBusy":
+        what = f"asks to wait {wait:.0f} s" if wait is not None and wait >= 1 else "is too busy, also after waiting"
+        return ServiceFailed(f"{place.storage.capitalize()} {what} ({status} {code or 'throttled'}).", hint="Try again later, or with fewer --workers.")
+    return ServiceFailed(
+        f"{place.storage.capitalize()} keeps failing ({status} {code or 'without a reason'}).", hint="Run the command again: what is complete is kept."
+    )
+
+
+def _broken(broken: Broken, place: Place) -> Fault:
+    number, text = broken.number, redact(broken.text)
+    log.debug("a request to %s broke: %d %s", place.host, number, text)
+    if number == NO_HOST:
+        error = ServiceFailed(
+            f"The host '{place.host}' of {place.storage} ({place.label}) is not found.",
+            hint="Is the account's name right, and this machine online? A private endpoint is found only inside its network.",
+        )
+        return Fault(error, may_pass=True, most_tries=FEW)
+    if number == NO_PROXY_NAME:
+        return Fault(ServiceFailed("The proxy's host is not found.", hint="Is HTTPS_PROXY right?"))
+    if "CONNECT tunnel failed" in text or "Proxy CONNECT" in text:
+        error = ServiceFailed(f"The proxy does not let {place.host} through ({text}).", hint="Check HTTPS_PROXY, and NO_PROXY for hosts that need none.")
+        return Fault(error, may_pass="response 5" in text, most_tries=FEW)
+    if number in (BAD_CERTIFICATE, TLS_FAILED) and ("certificate" in text.lower() or number == BAD_CERTIFICATE):
+        error = ServiceFailed(
+            f"The certificate of {place.host} is not trusted ({text}).", hint="Behind a proxy that inspects TLS, set REQUESTS_CA_BUNDLE to its CA file."
+        )
+        return Fault(error)
+    if number == BAD_BUNDLE:
+        return Fault(
+            ServiceFailed(f"The file of certificate authorities cannot be used ({text}).", hint="Check REQUESTS_CA_BUNDLE, CURL_CA_BUNDLE and SSL_CERT_FILE.")
+        )
+    if number == NO_CONNECTION:
+        error = ServiceFailed(f"No connection to {place.host} ({text}).", hint="Is this machine online, and is HTTPS_PROXY right?")
+        return Fault(error, may_pass=True)
+    what = "sent nothing for too long" if number == TIMED_OUT else f"broke the connection off ({text})"
+    return Fault(ServiceFailed(f"{place.host} {what}, also after several tries."), may_pass=number not in HOPELESS)

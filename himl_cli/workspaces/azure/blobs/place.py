@@ -1,0 +1,20 @@
+"""Which storage an error speaks of."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A container as messages name it: `label` is what the user asked for, `sign_in` how requests are signed."""
+
+    label: str
+    account: str
+    container: str
+    host: str
+    sign_in: str = ""
+
+    @property
+    def storage(self) -> str:
+        return f"storage account '{self.account}'"

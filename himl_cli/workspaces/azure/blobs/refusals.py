@@ -1,0 +1,67 @@
+"""Why storage refuses a sign-in (401, 403), in himl's own sentences, and what may help."""
+
+from __future__ import annotations
+
+import time
+
+from himl_cli.core.errors import NotAllowed
+from himl_cli.workspaces.azure import clock
+from himl_cli.workspaces.azure.blobs.lines import Line
+from himl_cli.workspaces.azure.blobs.place import Place
+from himl_cli.workspaces.azure.blobs.wire import error_detail, time_from
+
+UNKNOWN_SIGN_IN = ("AuthenticationFailed", "InvalidAuthenticationInfo")
+RIGHT_MISSING = ("AuthorizationPermissionMismatch", "InsufficientAccountPermissions", "UnauthorizedBlobOverwrite")
+NO_KEYS = ("KeyBasedAuthenticationNotPermitted", "PublicAccessNotPermitted")
+NETWORK = ("AuthorizationFailure", "AuthorizationSourceIPMismatch", "IpAuthorizationFailed", "NetworkAclDenied")
+
+ROLES = "Ask for the role 'Storage Blob Data Reader' to read, 'Storage Blob Data Contributor' to write."
+
+
+def refusal(line: Line, body: bytes, place: Place, code: str) -> NotAllowed:
+    """The error for an answer of 401 or 403 with the service's *code*."""
+    storage = place.storage.capitalize()
+    off = _clock_off(line)
+    if off is not None and code in (*UNKNOWN_SIGN_IN, "AuthorizationFailure", ""):
+        return NotAllowed(
+            f"{storage} refuses the sign-in, and this machine's clock is {clock.said(off)} the service's.",
+            hint="Set the clock (or switch network time on), and run the command again.",
+        )
+    if code in UNKNOWN_SIGN_IN:
+        return _not_valid(body, place, storage)
+    if code in RIGHT_MISSING:
+        signed = f" with {place.sign_in}" if place.sign_in else ""
+        hint = "The SAS token has to allow reading and listing, to upload also creating and writing: make another one." if _is_sas(place) else ROLES
+        return NotAllowed(f"Not allowed to do this in container '{place.container}' of {place.storage}{signed}.", hint=hint)
+    if code in NO_KEYS:
+        return NotAllowed(f"{storage} takes no account keys, and the sign-in here was not enough.", hint=ROLES)
+    if code in NETWORK:
+        return NotAllowed(
+            f"The firewall of {place.storage} does not let this machine in, or the right to its data is missing ({code}).",
+            hint="Work from a network that its rules allow, or have this machine's address added; to read, the role 'Storage Blob Data Reader' is needed.",
+        )
+    if code == "AccountIsDisabled":
+        return NotAllowed(f"{storage} is disabled.", hint="Ask whoever pays for the subscription.")
+    return NotAllowed(f"{storage} refuses the request ({line.status} {code or 'without a reason'}).", hint="'himl doctor' checks what is missing.")
+
+
+def _not_valid(body: bytes, place: Place, storage: str) -> NotAllowed:
+    detail = error_detail(body).lower() or body.decode("utf-8", "replace").lower()
+    late = "expired" if "time frame" in detail or "expired" in detail else "not valid"
+    hint = "Is the right account signed in, and in the tenant of the storage account? 'himl doctor' says which it is."
+    if _is_sas(place) or "key" in place.sign_in:
+        hint = "Was the account's key changed, or the datastore's SAS token? Update the datastore's credentials in the workspace."
+    return NotAllowed(f"{storage} says that {place.sign_in or 'the sign-in'} is {late}.", hint=hint)
+
+
+def _is_sas(place: Place) -> bool:
+    return place.sign_in.endswith("SAS token")
+
+
+def _clock_off(line: Line) -> float | None:
+    """Seconds that the clock here is ahead of the service's, where that matters."""
+    moment = time_from(line.header(b"date"))
+    if moment is None:
+        return None
+    off = time.time() - moment.timestamp()
+    return off if abs(off) > clock.TOLERABLE_SECONDS else None

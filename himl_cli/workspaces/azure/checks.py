@@ -1,0 +1,105 @@
+"""Whether an Azure ML workspace can be used from here: the lines that it gives to `himl doctor`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from datetime import datetime, timezone
+from functools import partial
+from urllib.parse import quote
+
+from himl_cli.core.checks import Check
+from himl_cli.core.errors import HimlError, NotAllowed
+from himl_cli.workspaces.azure import clock
+from himl_cli.workspaces.azure.connection import Connection
+from himl_cli.workspaces.base import BlobStore
+
+PROBE = "himl-doctor/"
+"""A prefix that nothing has: listing it shows whether listing is allowed, and brings one short answer."""
+
+CURL, SIGN_IN, CLOCK, WORKSPACE, DATASTORE = "curl", "sign-in", "clock", "workspace", "datastore"
+
+
+def checks(connection: Connection, datastore: Callable[[], BlobStore]) -> Iterator[Check]:
+    """The library that moves bytes, signing in, the clock, the workspace, its default datastore, asked anew and not from the cache."""
+    yield _tried(CURL, _curl)
+    signed_in = _tried(SIGN_IN, partial(_sign_in, connection))
+    yield signed_in
+    yield _tried(CLOCK, partial(_clock, connection))
+    if not _is_well(signed_in):
+        yield from (Check.skipped(name, f"Not looked at: the {SIGN_IN} failed.") for name in (WORKSPACE, DATASTORE))
+        return
+    reached = _tried(WORKSPACE, partial(_workspace, connection))
+    yield reached
+    yield (
+        _tried(DATASTORE, partial(_datastore, connection, datastore))
+        if _is_well(reached)
+        else Check.skipped(DATASTORE, f"Not looked at: the {WORKSPACE} failed.")
+    )
+
+
+def _tried(name: str, look: Callable[[], Check]) -> Check:
+    """What *look* finds; an error that a user can mend is a failed check, and its hint the remedy."""
+    try:
+        return look()
+    except HimlError as err:
+        return Check.failed(name, str(err), err.hint)
+
+
+def _is_well(check: Check) -> bool:
+    return check.state is not check.state.failed
+
+
+def _curl() -> Check:
+    try:
+        import pycurl
+    except ImportError as err:
+        return Check.failed(CURL, f"pycurl cannot be loaded: {err}.", "Install it again: pip install --force-reinstall pycurl")
+    return Check.passed(CURL, f"{str(pycurl.version).split()[0]}, {str(pycurl.version).split()[1]}.")
+
+
+def _sign_in(connection: Connection) -> Check:
+    signed_in = connection.sign_in()
+    is_named = signed_in.principal[:8] in signed_in.credential
+    who = f", as {signed_in.principal}" if signed_in.principal and not is_named else ""
+    tenant = f", tenant {signed_in.tenant_id}" if signed_in.tenant_id else ""
+    return Check.passed(SIGN_IN, f"{signed_in.credential}{who}{tenant}; good for {_time_to(signed_in.expires)}.")
+
+
+def _time_to(end: datetime) -> str:
+    minutes = max(0, round((end - datetime.now(timezone.utc)).total_seconds() / 60))
+    return f"{minutes} minutes" if minutes < 120 else f"{round(minutes / 60)} hours"
+
+
+def _clock(connection: Connection) -> Check:
+    ahead = connection.clock_skew()
+    if ahead is None:
+        return Check.skipped(CLOCK, "The service did not say what time it is.")
+    if abs(ahead) > clock.TOLERABLE_SECONDS:
+        return Check.failed(
+            CLOCK, f"This machine's clock is {clock.said(ahead)} the service's.", "Set it, best by synchronising it: signatures are refused else."
+        )
+    return Check.passed(CLOCK, f"within {max(1, round(abs(ahead)))} s of the service's.")
+
+
+def _workspace(connection: Connection) -> Check:
+    """Resource manager is asked, or in a job, whose token it may not take, run history."""
+    if connection.in_job:
+        run_id = os.environ["AZUREML_RUN_ID"]
+        connection.rest.get(connection.history(f"/runs/{quote(run_id, safe='')}"))
+        return Check.passed(WORKSPACE, f"{connection.address.label} answers, and knows this job's run '{run_id}'.")
+    record = connection.record(fresh=True)
+    return Check.passed(WORKSPACE, f"{connection.address.label} answers, in {record.location}.")
+
+
+def _datastore(connection: Connection, datastore: Callable[[], BlobStore]) -> Check:
+    """A job may well run without an identity: datastores that want one are then out of its reach, and that is no failure."""
+    try:
+        store = datastore()
+        for _ in store.list(PROBE):
+            break
+    except NotAllowed as err:
+        if not connection.in_job:
+            raise
+        return Check.note(DATASTORE, str(err), err.hint)
+    return Check.passed(DATASTORE, f"{store.label} can be listed.")

@@ -1,0 +1,78 @@
+"""The clouds of Azure: where each one signs in, manages resources and keeps blobs."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, replace
+
+from himl_cli.core.errors import BadUsage
+from himl_cli.core.spelling import did_you_mean
+
+CLOUD_VARIABLE = "AZUREML_CURRENT_CLOUD"  # the vendor's SDKs read it too
+AUTHORITY_VARIABLE = "AZURE_AUTHORITY_HOST"  # azure-identity reads it too
+
+
+@dataclass(frozen=True)
+class Cloud:
+    """Addresses of one cloud, without a slash at the end; scopes are what tokens are asked for."""
+
+    name: str
+    resource_manager: str
+    authority: str
+    storage_suffix: str
+    studio: str
+    data_plane_suffix: str  # hosts of the Azure ML services end with it: eastus.api.azureml.ms
+
+    @property
+    def management_scope(self) -> str:
+        """The scope of resource manager, which the Azure ML services accept as well."""
+        return f"{self.resource_manager}/.default"
+
+    @property
+    def storage_scope(self) -> str:
+        """The scope of blobs; the same in every cloud."""
+        return "https://storage.azure.com/.default"
+
+
+PUBLIC = Cloud(
+    name="AzureCloud",
+    resource_manager="https://management.azure.com",
+    authority="https://login.microsoftonline.com",
+    storage_suffix="core.windows.net",
+    studio="https://ml.azure.com",
+    data_plane_suffix=".api.azureml.ms",
+)
+US_GOVERNMENT = Cloud(
+    name="AzureUSGovernment",
+    resource_manager="https://management.usgovcloudapi.net",
+    authority="https://login.microsoftonline.us",
+    storage_suffix="core.usgovcloudapi.net",
+    studio="https://ml.azure.us",
+    data_plane_suffix=".api.ml.azure.us",
+)
+CHINA = Cloud(
+    name="AzureChinaCloud",
+    resource_manager="https://management.chinacloudapi.cn",
+    authority="https://login.chinacloudapi.cn",
+    storage_suffix="core.chinacloudapi.cn",
+    studio="https://studio.ml.azure.cn",
+    data_plane_suffix=".api.ml.azure.cn",
+)
+CLOUDS = {cloud.name.lower(): cloud for cloud in (PUBLIC, US_GOVERNMENT, CHINA)}
+
+
+def current_cloud(name: str | None = None) -> Cloud:
+    """The cloud called *name*, else the one of AZUREML_CURRENT_CLOUD, else the public one.
+
+    AZURE_AUTHORITY_HOST replaces the place of sign-in. Raises BadUsage for a name that is none.
+    """
+    chosen = name or os.environ.get(CLOUD_VARIABLE, "")
+    cloud = CLOUDS.get(chosen.lower()) if chosen else PUBLIC
+    if cloud is None:
+        known = [one.name for one in CLOUDS.values()]
+        where = "" if name else f" ({CLOUD_VARIABLE})"
+        raise BadUsage(f"'{chosen}'{where} is no cloud that himl knows.", hint=did_you_mean(chosen, known) or f"There are {', '.join(known)}.")
+    authority = os.environ.get(AUTHORITY_VARIABLE, "").strip().rstrip("/")
+    if not authority:
+        return cloud
+    return replace(cloud, authority=authority if "://" in authority else f"https://{authority}")

@@ -1,0 +1,196 @@
+"""What all parts of one Azure ML workspace share: its address, who is signed in, requests, and what was found out about it."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable
+from dataclasses import replace
+from types import TracebackType
+from urllib.parse import quote, urlsplit
+
+from himl_cli.core.errors import ServiceFailed
+from himl_cli.workspaces.azure import clock
+from himl_cli.workspaces.azure.address import WorkspaceAddress
+from himl_cli.workspaces.azure.credentials import Chain
+from himl_cli.workspaces.azure.job_identity import RUN_TOKEN, JobIdentity, has_run_token, seconds_of, tenant_of_run_token
+from himl_cli.workspaces.azure.kept import Kept
+from himl_cli.workspaces.azure.people import tell_on_stderr
+from himl_cli.workspaces.azure.record import WorkspaceRecord
+from himl_cli.workspaces.azure.rest import Rest
+from himl_cli.workspaces.azure.settings import AzureSettings
+from himl_cli.workspaces.azure.sources import user_sources
+from himl_cli.workspaces.azure.tokens import SignedIn, Tokens
+
+WORKSPACE_API = "2024-10-01"
+RECORD_SECONDS = 24 * 3600.0
+RECORDS = "workspaces"
+OPEN_PAGE = "/metadata/endpoints"  # of resource manager; needs no token
+DISCOVERY = "/discovery"  # of the workspace's services; needs none either
+
+
+class Connection:
+    """Made without a request; the first call that needs one signs in."""
+
+    def __init__(self, address: WorkspaceAddress, issuer: Chain | JobIdentity, kept: Kept, kept_tokens: Kept) -> None:
+        self.address = address
+        self.kept = kept
+        self.tokens = Tokens(issuer, kept_tokens)
+        self.rest = Rest(self.tokens, address, self._scope_of, self.forget_record)
+        self._issuer = issuer
+        self._record: WorkspaceRecord | None = None
+        self._lock = threading.RLock()
+
+    @classmethod
+    def open(cls, address: WorkspaceAddress, *, settings: AzureSettings, tell: Callable[[str], None] = tell_on_stderr) -> Connection:
+        """Connect to *address*; *tell* shows a line to a person who is asked to sign in.
+
+        Raises NotAllowed where a service principal is only partly set.
+        """
+        kept = Kept.of_user()
+        if address.is_job:
+            made: list[Connection] = []
+            job = JobIdentity(settings, address.cloud, lambda old: made[0]._new_run_token(old))
+            made.append(cls(address, job, kept, Kept(None)))
+            return made[0]
+        chain = Chain(user_sources(settings, address.cloud, address.subscription_id, tell), authority=address.cloud.authority)
+        return cls(address, chain, kept, kept)
+
+    @property
+    def in_job(self) -> bool:
+        """Whether this is the workspace of the Azure ML job that we are in."""
+        return self.address.is_job
+
+    @property
+    def has_run_token(self) -> bool:
+        """Whether the workspace's services are asked with a job's run token."""
+        return self.in_job and has_run_token()
+
+    def record(self, *, fresh: bool = False) -> WorkspaceRecord:
+        """What himl has to know of the workspace: from memory, from what was kept for a day, else from the service.
+
+        *fresh* asks the service in any case. In a job without an identity the environment tells it. Raises as `Rest` does.
+        """
+        with self._lock:
+            if fresh or self._record is None:
+                known = None if fresh else self._known_record()
+                self._record = known or self._asked_record()
+            return self._record
+
+    def forget_record(self) -> None:
+        """Drop what was kept of the workspace: it proved wrong (the name of its services is not known any more, say)."""
+        self._record = None
+        self.kept.forget(RECORDS, self._record_key)
+
+    def arm(self, path: str = "") -> str:
+        """The URL in resource manager of the workspace, or of *path* below it; the caller gives `api-version` as a parameter."""
+        return f"{self.address.cloud.resource_manager}{quote(self.address.path)}{path}"
+
+    def history(self, path: str = "") -> str:
+        """A URL of run history: *path* below the workspace."""
+        return self._service("history/v1.0", path)
+
+    def artifact(self, path: str) -> str:
+        """A URL of the artifact service."""
+        return self._service("artifact/v2.0", path)
+
+    def metric(self, path: str) -> str:
+        """A URL of the metric service."""
+        return self._service("metric/v2.0", path)
+
+    def mlflow(self, path: str) -> str:
+        """A URL of the workspace's MLflow REST interface: *path* as MLflow writes it (`/runs/search`)."""
+        return self._service("mlflow/v2.0", f"/api/2.0/mlflow{path}")
+
+    def index(self, path: str) -> str:
+        """A URL of the index service, which knows the runs of the whole workspace."""
+        return self._service("index/v1.0", path)
+
+    def datastore(self, path: str) -> str:
+        """A URL of the service of datastores, which takes a job's run token."""
+        return self._service("datastore/v1.0", path)
+
+    def data(self, path: str) -> str:
+        """A URL of the service of registered data."""
+        return self._service("data/v1.0", path)
+
+    def model_registry(self, path: str) -> str:
+        """A URL of the service of registered models."""
+        return self._service("modelregistry/v1.0", path)
+
+    def sign_in(self) -> SignedIn:
+        """Sign in, and say who that is. Raises NotAllowed, or ServiceFailed where the place of sign-in is out of reach."""
+        return self.tokens.who(self._data_plane_scope if self.in_job else self.address.cloud.management_scope)
+
+    def clock_skew(self) -> float | None:
+        """Seconds that this machine's clock is ahead of Azure's (negative: behind), to about a second; None unknown.
+
+        Asks resource manager for a page that needs no sign-in. Raises ServiceFailed where it cannot be reached.
+        """
+        reply = self.rest.send("GET", f"{self.address.cloud.resource_manager}{OPEN_PAGE}", params={"api-version": "2015-01-01"})
+        return clock.ahead_of(reply.headers)
+
+    def close(self) -> None:
+        """Close all connections to the services."""
+        self.rest.close()
+        self._issuer.close()
+
+    def __enter__(self) -> Connection:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def _service(self, service: str, path: str) -> str:
+        return f"{self.record().data_plane}/{service}{quote(self.address.path)}{path}"
+
+    @property
+    def _record_key(self) -> str:
+        return f"{self.address.cloud.name} {self.address.path.lower()}"
+
+    @property
+    def _data_plane_scope(self) -> str:
+        return RUN_TOKEN if self.has_run_token else self.address.cloud.management_scope
+
+    def _known_record(self) -> WorkspaceRecord | None:
+        kept = WorkspaceRecord.from_json(self.kept.get(RECORDS, self._record_key))
+        if kept is None and self.in_job:
+            kept = WorkspaceRecord.from_job(tenant_of_run_token())
+        return kept
+
+    def _asked_record(self) -> WorkspaceRecord:
+        answer = self.rest.get(self.arm(), params={"api-version": WORKSPACE_API})
+        record = WorkspaceRecord.from_arm(answer, self.address)
+        if not record.data_plane:
+            record = self._discovered(record)
+        self.kept.put(RECORDS, self._record_key, record.as_json(), seconds=RECORD_SECONDS)
+        return record
+
+    def _discovered(self, record: WorkspaceRecord) -> WorkspaceRecord:
+        """*record* with the address of the services as the discovery endpoint tells it."""
+        found = self.rest.get(record.discovery_url) if record.discovery_url.startswith("https://") else None
+        data_plane = str((found or {}).get("api") or "").rstrip("/")
+        if not data_plane.startswith("https://"):
+            raise ServiceFailed(f"{self.address.label} does not tell where its services are.", hint="Ask its owner whether it is still being created.")
+        return replace(record, data_plane=data_plane)
+
+    def _scope_of(self, url: str) -> str | None:
+        """For which scope a URL's token is. Raises ServiceFailed for a place that gets none of ours."""
+        parts, cloud = urlsplit(url), self.address.cloud
+        host = (parts.hostname or "").lower()
+        if parts.scheme != "https":
+            raise ServiceFailed(f"himl sends no sign-in to {host} without TLS.")
+        if parts.path in (OPEN_PAGE, DISCOVERY):
+            return None
+        if host == urlsplit(cloud.resource_manager).hostname:
+            return cloud.management_scope
+        if host.endswith(cloud.data_plane_suffix) or (self._record is not None and host == urlsplit(self._record.data_plane).hostname):
+            return self._data_plane_scope
+        raise ServiceFailed(f"himl sends its sign-in to Azure only, not to '{host}'.")
+
+    def _new_run_token(self, old: str) -> tuple[str, float]:
+        """A new token of the run that we are, for the *old* one."""
+        experiment, run = os.environ.get("AZUREML_ARM_PROJECT_NAME", ""), os.environ.get("AZUREML_RUN_ID", "")
+        url = self.history(f"/experiments/{quote(experiment)}/runs/{quote(run)}/token")
+        given = self.rest.get(url, token=old)
+        return str(given["token"]), seconds_of(str(given["expiryTimeUtc"]))

@@ -1,0 +1,139 @@
+"""What himl remembers between calls, with an expiry: tokens, workspace records, datastore secrets.
+
+One small JSON file a value, in the user's cache folder. The folder is the user's alone (0700) and so is each file (0600)
+from the moment it exists; on Windows the access list of the user's profile does the same. A folder that belongs to
+somebody else, a link in its place, a file that cannot be read or understood count as empty, and nothing is then kept.
+Files are replaced whole, so that any number of processes may read and write at once; the last one to write wins.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import stat
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+log = logging.getLogger(__name__)
+
+VERSION = "1"
+"""Part of the folder's name: another layout gets another number, and old files are then never read."""
+
+LONGEST_SECONDS = 2 * 24 * 3600.0
+"""No value lives longer, so that files older than this can be removed unread."""
+
+
+class Kept:
+    """Values by kind and key. Never raises for what lies, or cannot lie, on the disk."""
+
+    def __init__(self, folder: Path | None) -> None:
+        """Keep values below *folder*; nowhere with None."""
+        self._folder = folder
+
+    @classmethod
+    def of_user(cls) -> Kept:
+        """In the user's cache folder, or nowhere where HIML_NO_CACHE is set (to anything but 0)."""
+        return cls(_default_folder())
+
+    def get(self, kind: str, key: str) -> Any | None:
+        """The value, or None where none is kept or its time is over."""
+        path = self._path(kind, key)
+        if path is None or not _is_private(path.parent):
+            return None
+        try:
+            held = json.loads(path.read_bytes())
+            value, expires, its_key = held["value"], float(held["expires"]), held["key"]
+        except (OSError, ValueError, TypeError, KeyError):
+            return None
+        return value if its_key == key and time.time() < expires else None
+
+    def put(self, kind: str, key: str, value: Any, *, seconds: float) -> None:
+        """Keep a JSON *value* for so many seconds, two days at most."""
+        path = self._path(kind, key)
+        if path is None or seconds <= 0:
+            return
+        content = json.dumps({"key": key, "expires": time.time() + min(seconds, LONGEST_SECONDS), "value": value}).encode()
+        try:
+            _make_private(path.parent)
+            _replace(path, content)
+            _sweep(path.parent)
+        except OSError as err:
+            log.debug("nothing is kept in %s: %s", path.parent, err)
+
+    def forget(self, kind: str, key: str) -> None:
+        """Drop the value, if there is one."""
+        path = self._path(kind, key)
+        if path is None:
+            return
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as err:
+            log.debug("cannot remove %s: %s", path, err)
+
+    def _path(self, kind: str, key: str) -> Path | None:
+        if self._folder is None:
+            return None
+        return self._folder / f"v{VERSION}" / kind / f"{hashlib.sha256(key.encode()).hexdigest()[:40]}.json"
+
+
+def _default_folder() -> Path | None:
+    if os.environ.get("HIML_NO_CACHE", "") not in ("", "0"):
+        return None
+    import platformdirs
+
+    return platformdirs.user_cache_path("himl", appauthor=False) / "azure"
+
+
+def _make_private(folder: Path) -> None:
+    """Make *folder* (a kind's) and the two above it, for this user only. Raises OSError where they are not ours."""
+    for level in (folder.parent.parent, folder.parent, folder):
+        level.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if not _is_private(folder):
+        raise PermissionError(f"'{folder}' is open to others")
+
+
+def _is_private(folder: Path) -> bool:
+    """Whether *folder* and the two above it are real folders of this user that nobody else can enter; modes are mended."""
+    return all(_is_own(level) for level in (folder, folder.parent, folder.parent.parent))
+
+
+def _is_own(folder: Path) -> bool:
+    try:
+        found = folder.lstat()
+        if not stat.S_ISDIR(found.st_mode):
+            return False
+        if sys.platform == "win32":
+            return True
+        if found.st_uid != os.geteuid():
+            return False
+        if stat.S_IMODE(found.st_mode) & 0o077:
+            folder.chmod(0o700)
+    except OSError:
+        return False
+    return True
+
+
+def _replace(path: Path, content: bytes) -> None:
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=".")  # mkstemp makes it 0600
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+        os.replace(name, path)
+    except BaseException:
+        os.unlink(name)
+        raise
+
+
+def _sweep(folder: Path) -> None:
+    """Remove what nobody will ask for any more: values of accounts that are not used now, parts of processes that were killed."""
+    for path in folder.iterdir():
+        try:
+            if path.stat().st_mtime < time.time() - LONGEST_SECONDS:
+                path.unlink()
+        except OSError:  # another process was faster, or has it open
+            continue

@@ -1,0 +1,168 @@
+"""Requests to Azure's control plane and to the workspace's own services: JSON in, JSON out, himl's errors."""
+
+from __future__ import annotations
+
+import json as json_form
+import logging
+import threading
+import weakref
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from time import perf_counter
+from typing import Any
+from urllib.parse import quote, urlencode, urlsplit
+
+from himl_cli.core.errors import HimlError, ServiceFailed, WorkspaceNotFound
+from himl_cli.core.redaction import redact
+from himl_cli.workspaces.azure.address import WorkspaceAddress
+from himl_cli.workspaces.azure.challenge import claims_of
+from himl_cli.workspaces.azure.closed_network import says_closed
+from himl_cli.workspaces.azure.errors import refusal
+from himl_cli.workspaces.azure.failure import Failure
+from himl_cli.workspaces.azure.tokens import Tokens
+
+log = logging.getLogger(__name__)
+
+OTHER_TENANT = "InvalidAuthenticationTokenTenant"  # a new token of the same tenant would be refused too
+
+
+@dataclass(frozen=True)
+class Reply:
+    """An answer below 400; `headers` have lower-case names, `body` is the JSON value or None where there was none."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: Any
+
+
+class Rest:
+    """Sends requests with the right token, from any number of threads.
+
+    Retries and their bounds: `retries.patiently`. A 401 gets one more try with a new token, with the claims that the
+    answer asked for (`challenge.py`). Redirects are not followed, so
+    that a token never goes to a host that it was not made for.
+
+    Every call raises ServiceNotFound for 404 (WorkspaceNotFound where subscription, group or workspace are missing),
+    NotAllowed for 401 and 403, and ServiceFailed for all else that is no success.
+    """
+
+    def __init__(self, tokens: Tokens, address: WorkspaceAddress, scope_of: Callable[[str], str | None], lost: Callable[[], None]) -> None:
+        """*scope_of* says for which scope a URL's token is, None for no token; it raises for a host that gets none of ours.
+
+        *lost* is called where the workspace, or a host of its services, is not there any more.
+        """
+        self._tokens = tokens
+        self._address = address
+        self._scope_of = scope_of
+        self._lost = lost
+        self._pipeline: Any = None
+        self._lock = threading.Lock()
+
+    def get(self, url: str, *, params: Mapping[str, str] | None = None, token: str | None = None) -> Any:
+        """The JSON at *url*; with *token* in place of the one that is held."""
+        return self.send("GET", url, params=params, token=token).body
+
+    def post(self, url: str, *, params: Mapping[str, str] | None = None, json: Any = None, repeatable: bool = True) -> Any:
+        """Post *json* and give the answer. What makes something new at each call must say that it is not *repeatable*."""
+        return self.send("POST", url, params=params, json=json, repeatable=repeatable).body
+
+    def patch(self, url: str, *, params: Mapping[str, str] | None = None, json: Any = None) -> Any:
+        """Change what is at *url*; must be one that may be repeated."""
+        return self.send("PATCH", url, params=params, json=json).body
+
+    def send(
+        self, method: str, url: str, *, params: Mapping[str, str] | None = None, json: Any = None, repeatable: bool = True, token: str | None = None
+    ) -> Reply:
+        """Any request, for callers that need the status or the headers (202 with a `Location`)."""
+        full = _with_query(url, params)
+        scope = self._scope_of(full)
+        used = token or (self._tokens.get(scope) if scope else None)
+        response = self._run(method, full, json, used, repeatable)
+        if response.status_code == 401 and scope and used and not token and _is_worth_a_new_token(response):
+            response = self._run(method, full, json, self._tokens.renew(scope, used, claims_of(response.headers)), repeatable)
+        return self._checked(method, full, scope, response)
+
+    def close(self) -> None:
+        """Close the connections; a later request opens new ones."""
+        with self._lock:
+            if self._pipeline is not None:
+                self._closer()
+                self._pipeline = None
+
+    def _run(self, method: str, url: str, body: Any, token: str | None, repeatable: bool) -> Any:
+        from azure.core.exceptions import AzureError
+
+        from himl_cli.workspaces.azure.pipeline import request_for
+        from himl_cli.workspaces.azure.unreachable import is_unknown_name, network_error
+
+        began = perf_counter()
+        try:
+            response = self._opened().run(request_for(method, url, body, token), repeatable=repeatable).http_response
+        except AzureError as err:
+            if is_unknown_name(err):
+                self._lost()
+            raise network_error(err, url) from err
+        log.debug("%s %s -> %d in %.3f s", method, redact(url), response.status_code, perf_counter() - began)
+        return response
+
+    def _opened(self) -> Any:
+        with self._lock:
+            if self._pipeline is None:
+                from himl_cli.workspaces.azure.pipeline import build
+                from himl_cli.workspaces.azure.quiet import quieten
+
+                quieten()
+                self._pipeline = build()
+                self._closer = weakref.finalize(self, self._pipeline.__exit__)
+            return self._pipeline
+
+    def _checked(self, method: str, url: str, scope: str | None, response: Any) -> Reply:
+        status, headers = response.status_code, {name.lower(): value for name, value in response.headers.items()}
+        plain = url.partition("?")[0]
+        if status >= 400:
+            failure = Failure(method, plain, status, headers, _lenient(response))
+            error = refusal(failure, self._address, self._tokens.credential_for(scope) if scope else "no sign-in")
+            if isinstance(error, WorkspaceNotFound):
+                self._lost()
+            raise error
+        if status >= 300:
+            raise _redirected(plain, headers)
+        return Reply(status, headers, _decoded(response, plain))
+
+
+def _is_worth_a_new_token(response: Any) -> bool:
+    text = response.text()
+    return OTHER_TENANT not in text and not says_closed(text)
+
+
+def _with_query(url: str, params: Mapping[str, str] | None) -> str:
+    if not params:
+        return url
+    return f"{url}{'&' if '?' in url else '?'}{urlencode(params, quote_via=quote)}"
+
+
+def _lenient(response: Any) -> Any:
+    try:
+        return json_form.loads(response.content)
+    except ValueError:
+        return response.content.decode("utf-8", "replace")
+
+
+def _decoded(response: Any, url: str) -> Any:
+    if not response.content.strip():
+        return None
+    try:
+        return json_form.loads(response.content)
+    except ValueError as err:
+        kind = response.headers.get("content-type", "something").partition(";")[0]
+        raise ServiceFailed(
+            f"{urlsplit(url).hostname} answered with {kind} that is no JSON.", hint="A proxy or a sign-in page of this network may be in between."
+        ) from err
+
+
+def _redirected(url: str, headers: Mapping[str, str]) -> HimlError:
+    target = urlsplit(headers.get("location", "")).hostname or "nowhere"
+    return ServiceFailed(
+        f"{urlsplit(url).hostname} sends us to {target}, which himl does not follow with its sign-in.",
+        hint="A proxy or a sign-in page of this network may be in between.",
+    )

@@ -1,0 +1,93 @@
+"""When a request is tried again, and for how long."""
+
+from __future__ import annotations
+
+import logging
+import random
+import time
+from collections.abc import Callable
+from email.utils import parsedate_to_datetime
+from typing import Any
+from urllib.parse import urlsplit
+
+from azure.core.exceptions import AzureError, ServiceRequestError
+
+from himl_cli.workspaces.azure.closed_network import says_closed
+from himl_cli.workspaces.azure.unreachable import broke_off, is_for_good
+
+log = logging.getLogger(__name__)
+
+TRIES = 5
+CONNECT_TRIES = 3
+LONGEST_WAIT = 60.0  # a service that asks for more gets no further request
+TOTAL_SECONDS = 180.0  # no try begins later than this after the first
+WORTH_SAYING = 2.0  # a wait of this many seconds is said
+BUSY, FAILING = {408, 429, 503}, {500, 502, 504}
+
+
+def patiently(send: Callable[[], Any], url: str, *, repeatable: bool) -> Any:
+    """The answer of *send*, which is called again for what may pass: no connection, a broken one, 408, 429 and 5xx.
+
+    At most five tries, three where no connection comes about. `Retry-After` is honoured up to 60 s; a longer one ends the
+    tries at once, and so do a wait that would end later than 180 s after the first try and a network that is closed to us. What is not *repeatable* is
+    tried again only where it was surely not carried out. The last answer is given, or the last of azure-core's errors raised.
+    """
+    deadline = time.monotonic() + TOTAL_SECONDS
+    for number in range(1, TRIES + 1):
+        response, trouble = None, None
+        try:
+            response = send()
+        except AzureError as err:
+            trouble = err
+        wait = _wait(response, trouble, number, repeatable)
+        if wait is None or number == TRIES or time.monotonic() + wait > deadline:
+            break
+        _say(url, response, wait)
+        time.sleep(wait)
+    if trouble is not None:
+        raise trouble
+    return response
+
+
+def _wait(response: Any, trouble: AzureError | None, number: int, repeatable: bool) -> float | None:
+    """Seconds until the next try; None where there should be none."""
+    backoff: float = random.uniform(0.5, 1.0) * 0.5 * 2 ** (number - 1)
+    if trouble is not None:
+        never_sent = isinstance(trouble, ServiceRequestError) and not broke_off(trouble)
+        if never_sent and number >= CONNECT_TRIES:
+            return None
+        return backoff if (never_sent or repeatable) and not is_for_good(trouble) else None
+    status, asked = response.status_code, retry_after(response.headers)
+    if status not in BUSY | FAILING or (status in FAILING and not repeatable) or says_closed(_text(response)):
+        return None
+    if status == 503 and asked is None and not repeatable:
+        return None
+    if asked is None:
+        return backoff
+    return asked if asked <= LONGEST_WAIT else None
+
+
+def _text(response: Any) -> str:
+    """The body, of either of azure-core's two kinds of answers."""
+    content = response.content if hasattr(response, "content") else response.body()
+    return bytes(content).decode("utf-8", "replace")
+
+
+def retry_after(headers: Any) -> float | None:
+    """The seconds that a service asks to wait, from whichever header it uses; None where it asks nothing."""
+    for name in ("retry-after-ms", "x-ms-retry-after-ms"):
+        if (headers.get(name) or "").isdecimal():
+            return int(headers[name]) / 1000
+    text = headers.get("retry-after") or ""
+    if text.isdecimal():
+        return float(text)
+    try:
+        return max(0.0, parsedate_to_datetime(text).timestamp() - time.time()) if text else None
+    except ValueError:
+        return None
+
+
+def _say(url: str, response: Any, wait: float) -> None:
+    why = f"answered {response.status_code}" if response is not None else "did not answer"
+    level = logging.WARNING if wait >= WORTH_SAYING else logging.DEBUG
+    log.log(level, "%s %s; trying again in %.1f s", urlsplit(url).hostname, why, wait)

@@ -1,0 +1,131 @@
+"""An Azure ML workspace behind the `Workspace` Protocol."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, TypeVar
+
+from himl_cli.core.blobs import DatastoreInfo
+from himl_cli.core.checks import Check
+from himl_cli.core.errors import HimlError, RunNotFound
+from himl_cli.core.runs import Metric, Run, RunQuery
+from himl_cli.core.workspace_facts import WorkspaceFacts
+from himl_cli.workspaces.azure.connection import Connection
+from himl_cli.workspaces.azure.errors import ServiceNotFound
+from himl_cli.workspaces.azure.experiments import Experiments
+from himl_cli.workspaces.azure.history import RunFacts, RunHistory, can_be_id
+from himl_cli.workspaces.azure.run_lists import RunLists
+from himl_cli.workspaces.azure.run_records import RawRun
+from himl_cli.workspaces.base import BlobStore
+
+if TYPE_CHECKING:
+    from himl_cli.workspaces.azure.datastores import Datastores
+
+Answer = TypeVar("Answer")
+
+
+class AzureWorkspace:
+    """Runs, their files and datastores of one workspace. Making one sends nothing; `connection` is the way to its services."""
+
+    seconds_between_looks = (1.0, 5.0)
+
+    def __init__(self, connection: Connection) -> None:
+        self.connection = connection
+        self._history = RunHistory(connection)
+        self._lists = RunLists(connection, self._history, Experiments(connection))
+
+    @property
+    def label(self) -> str:
+        return self.connection.address.label
+
+    @cached_property
+    def _datastores(self) -> Datastores:
+        from himl_cli.workspaces.azure.datastores import Datastores
+
+        return Datastores(self.connection)
+
+    def close(self) -> None:
+        """Close all connections, to the services and to storage; a later request opens new ones."""
+        if "_datastores" in vars(self):
+            self._datastores.close()
+        self.connection.close()
+
+    def run(self, run_id: str) -> Run:
+        return self._lists.record(self._raw(run_id))
+
+    def runs(self, query: RunQuery) -> Iterator[Run]:
+        return self._lists.runs(query)
+
+    def tag(self, run_id: str, tags: Mapping[str, str]) -> Run:
+        self._facts(run_id)
+        return self._lists.record(self._history.tag(run_id, dict(tags)))
+
+    def cancel(self, run_id: str) -> bool:
+        from himl_cli.workspaces.azure.cancelation import ask_to_cancel
+
+        if self._lists.record(self._raw(run_id)).status.is_final:
+            return False
+        return ask_to_cancel(self.connection, self._history, run_id)
+
+    def metrics(self, run_id: str) -> Sequence[Metric]:
+        from himl_cli.workspaces.azure.metrics import read_metrics
+        from himl_cli.workspaces.azure.nested_runs import with_nested
+
+        return read_metrics(self.connection, with_nested(self._history, self._facts(run_id)))
+
+    def parameters(self, run_id: str) -> Mapping[str, str]:
+        from himl_cli.workspaces.azure.parameters import read_parameters
+
+        return read_parameters(self.connection, self._raw(run_id))
+
+    def run_files(self, run_id: str) -> BlobStore:
+        """The artifacts; no request of its own where the run was seen before."""
+        return self._datastores.artifacts(self._facts(run_id).container_id, f"run '{run_id}'", run_id=run_id)
+
+    def output_files(self, run_id: str, key: str) -> BlobStore:
+        from himl_cli.workspaces.azure.outputs import DEFAULT_OUTPUT, find_output
+
+        label = f"output '{key}' of run '{run_id}'"
+        if key == DEFAULT_OUTPUT:
+            return self._datastores.artifacts(self._facts(run_id).container_id, label, run_id=run_id)
+        place = find_output(self.connection, self._history, self._found(run_id, self._history.data), key)
+        return self._datastores.at_uri(place.uri, label, is_file=place.is_file)
+
+    def datastores(self) -> Sequence[DatastoreInfo]:
+        return self._datastores.infos()
+
+    def datastore(self, name: str | None = None) -> BlobStore:
+        return self._datastores.open(name)
+
+    def checks(self) -> Iterator[Check]:
+        from himl_cli.workspaces.azure.checks import checks
+
+        return checks(self.connection, self.datastore)
+
+    def describe(self) -> WorkspaceFacts:
+        from himl_cli.workspaces.azure.description import describe
+
+        return describe(self.connection, self.datastores)
+
+    def _raw(self, run_id: str) -> RawRun:
+        return self._found(run_id, self._history.get)
+
+    def _facts(self, run_id: str) -> RunFacts:
+        return self._found(run_id, self._history.facts)
+
+    def _found(self, run_id: str, ask: Callable[[str], Answer]) -> Answer:
+        """What *ask* says of the run. Raises RunNotFound, naming ids like this one; an id that cannot be one is not asked for."""
+        if not can_be_id(run_id):
+            raise RunNotFound(run_id, self.label)
+        try:
+            return ask(run_id)
+        except ServiceNotFound as err:
+            raise RunNotFound(run_id, self.label, similar=self._similar(run_id)) from err
+
+    def _similar(self, run_id: str) -> Sequence[str]:
+        """Ids like this one among the newest of the experiment that it names, else of the workspace; two requests at most."""
+        try:
+            return self._lists.similar_ids(run_id)
+        except HimlError:
+            return []  # a hint is not worth another error

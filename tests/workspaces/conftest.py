@@ -1,0 +1,19 @@
+"""Fixtures of the tests on workspaces."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from himl_cli.workspaces.azure.workspace import AzureWorkspace
+from tests.azure_workspaces import opened
+from tests.servers.azureml.seeding import StagedWorkspace
+
+
+@pytest.fixture
+def workspace(azure_environment: StagedWorkspace, project: Path) -> Iterator[AzureWorkspace]:
+    """The workspace `azure` of the double, opened; nothing was asked of it yet."""
+    with opened(azure_environment, project) as opened_workspace:
+        yield opened_workspace

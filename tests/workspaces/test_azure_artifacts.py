@@ -1,0 +1,139 @@
+"""A run's artifacts in Azure: which route they come by, and logs that grow while they are fetched."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from himl_cli.core.blobs import FetchRequest
+from himl_cli.core.errors import BlobChanged, NotAllowed
+from himl_cli.services.transfer.download import download
+from himl_cli.services.transfer.requests import DownloadRequest
+from tests.azure_workspaces import opened
+from tests.blob_sinks import Received, listed, named
+from tests.servers.azureml.faults import ExpireSas
+from tests.servers.azureml.principals import Right
+from tests.servers.azureml.seeding import StagedWorkspace
+from tests.servers.azureml.stage import Stage
+from tests.workspaces.test_azure_blob_signing import use
+
+LOG = "user_logs/std_log.txt"
+
+
+def test_a_warm_download_lists_with_its_second_request(stage: Stage, azure_environment: StagedWorkspace, project: Path) -> None:
+    azure = azure_environment
+    azure.put_artifacts(azure.add_run("run_1", "demo"), {"outputs/a": b"1"})
+    for _ in range(2):
+        stage.log.clear()
+        with opened(azure, project) as workspace:
+            assert [blob.name for blob in listed(workspace.run_files(workspace.run("run_1").id))] == ["outputs/a"]
+    assert len(stage.log.find("comp=list")) == 1
+    assert len(stage.log.all()) <= 2
+
+
+def test_without_rights_to_storage_the_services_links_are_used_and_the_next_time_at_once(
+    stage: Stage, azure_environment: StagedWorkspace, project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    azure = azure_environment
+    files = {f"outputs/{number}": bytes([number]) * number for number in range(7)}
+    azure.put_artifacts(azure.add_run("run_1", "demo"), files)
+    azure.state.page_size = 3
+    use(azure, monkeypatch, {Right.READ})
+    for is_first in (True, False):
+        stage.log.clear()
+        with opened(azure, project) as workspace:
+            result = download(workspace.run_files("run_1"), DownloadRequest(project / f"out{is_first}"))
+        assert (result.files, result.problem(), result.unverified) == (7, None, 0)
+        assert bool(stage.log.find("comp=list")) is is_first
+        assert len(stage.log.find("/prefix/contentinfo/")) == 3
+
+
+def test_the_services_links_count_where_the_accounts_keys_do_not(
+    stage: Stage, azure_environment: StagedWorkspace, project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are user-delegation signatures of the service's own identity."""
+    azure = azure_environment
+    azure.put_artifacts(azure.add_run("run_1", "demo"), {"outputs/a": b"1"})
+    azure.state.storage.takes_keys = False
+    use(azure, monkeypatch, {Right.READ, Right.SECRETS})
+    with opened(azure, project) as workspace:
+        assert b"".join(workspace.run_files("run_1").read("outputs/a")) == b"1"
+    statuses = [seen.status for seen in stage.log.find(azure.state.storage.host)]
+    assert 403 in statuses
+    assert statuses[-1] in (200, 206)
+
+
+def test_in_a_job_the_run_token_is_enough_and_resource_manager_is_not_asked(
+    stage: Stage, azure_environment: StagedWorkspace, project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from himl_cli.workspaces.azure.config import address_of_job
+    from himl_cli.workspaces.azure.connection import Connection
+    from himl_cli.workspaces.azure.settings import azure_settings
+    from himl_cli.workspaces.azure.workspace import AzureWorkspace
+
+    azure = azure_environment
+    run = azure.add_run("run_1", "demo", status="Running")
+    azure.put_artifacts(run, {"outputs/a": b"1"})
+    for name in azure.environment():
+        if name.startswith(("HIML_", "AZURE_")):
+            monkeypatch.delenv(name)
+    for name, value in azure.job_environment(run).items():
+        monkeypatch.setenv(name, value)
+    address = address_of_job()
+    assert address is not None
+    with Connection.open(address, settings=azure_settings(project)) as connection:
+        store = AzureWorkspace(connection).run_files("run_1")
+        assert [(blob.name, blob.size) for blob in listed(store)] == [("outputs/a", 1)]
+        assert b"".join(store.read("outputs/a")) == b"1"
+    assert not stage.log.find("management.azure.com")
+
+
+def test_a_link_that_is_refused_is_asked_for_again(stage: Stage, azure_environment: StagedWorkspace, project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    azure = azure_environment
+    azure.put_artifacts(azure.add_run("run_1", "demo"), {"outputs/a": b"1"})
+    use(azure, monkeypatch, {Right.READ})
+    sink = Received()
+    with opened(azure, project) as workspace:
+        store = workspace.run_files("run_1")
+        blobs = listed(store)
+        stage.faults.add(ExpireSas(), "GET .*/outputs/a")
+        store.fetch([FetchRequest(blob, 0, blob.size) for blob in blobs], sink, workers=1)
+    assert (sink.bodies, sink.errors) == ({("outputs/a", 0): b"1"}, {})
+    assert len(stage.log.find(r"/artifacts/contentinfo/.*/outputs/a")) == 1
+
+
+def test_a_firewall_is_said_where_neither_way_works(azure_environment: StagedWorkspace, project: Path) -> None:
+    azure_environment.put_artifacts(azure_environment.add_run("run_1", "demo"), {"outputs/a": b"1"})
+    azure_environment.state.storage.is_open = False
+    with opened(azure_environment, project) as workspace, pytest.raises(NotAllowed, match="firewall"):
+        listed(workspace.run_files("run_1"))
+
+
+def test_a_log_that_grows_is_fetched_as_it_was_listed_and_read_to_its_present_end(azure_environment: StagedWorkspace, project: Path) -> None:
+    azure = azure_environment
+    run = azure.add_run("run_1", "demo", status="Running")
+    azure.append_log(run, "epoch 1\n")
+    sink = Received()
+    with opened(azure, project) as workspace:
+        store = workspace.run_files("run_1")
+        blob = named(store, LOG)
+        azure.append_log(run, "epoch 2\n")
+        store.fetch([FetchRequest(blob, 0, blob.size)], sink, workers=1)
+        assert b"".join(store.read(LOG)) == b"epoch 1\nepoch 2\n"
+        assert b"".join(store.read(LOG, 8)) == b"epoch 2\n"
+        assert b"".join(store.read(LOG, 16)) == b""
+    assert (sink.bodies, sink.errors) == ({(LOG, 0): b"epoch 1\n"}, {})
+
+
+def test_a_log_that_became_shorter_or_a_file_that_changed_is_not_taken_for_one_that_grew(azure_environment: StagedWorkspace, project: Path) -> None:
+    azure = azure_environment
+    run = azure.add_run("run_1", "demo")
+    azure.put_artifacts(run, {"outputs/a": b"1", LOG: b"epoch 1\n"})
+    sink = Received()
+    with opened(azure, project) as workspace:
+        store = workspace.run_files("run_1")
+        blobs = listed(store)
+        azure.put_artifacts(run, {"outputs/a": b"12", LOG: b""})
+        store.fetch([FetchRequest(blob, 0, blob.size) for blob in blobs], sink, workers=1)
+    assert {name: type(error) for name, error in sink.errors.items()} == {"outputs/a": BlobChanged, LOG: BlobChanged}

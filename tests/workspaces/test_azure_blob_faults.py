@@ -1,0 +1,271 @@
+"""What storage and networks do to a transfer: either exactly the right bytes arrive, or an error says why, after a bounded number of tries."""
+
+from __future__ import annotations
+
+import _thread
+import hashlib
+import signal
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from himl_cli.core.blobs import FetchRequest
+from himl_cli.core.errors import BlobChanged, NotAllowed, ServiceFailed
+from himl_cli.services.transfer.download import download
+from himl_cli.services.transfer.requests import DownloadRequest
+from himl_cli.workspaces.azure.blobs.blocks import BLOCK
+from himl_cli.workspaces.azure.blobs.retries import Retries
+from tests.azure_blobs import DEFAULT, HASTY, hasty_store, storage_that_lists
+from tests.blob_sinks import Received, Stored, listed, named, sending
+from tests.servers.azureml.faults import (
+    Action,
+    ChangeEtag,
+    FlipByte,
+    Latency,
+    Reset,
+    ResetUpload,
+    Stall,
+    Status,
+    Truncate,
+    WrongMd5,
+)
+from tests.servers.azureml.seeding import StagedWorkspace
+from tests.servers.azureml.stage import Stage
+
+BODY = bytes(range(256)) * 8_000
+GET = r"GET .*/big"
+PASSING = [Reset(), Reset(after=700_000), Truncate(after=700_000), Stall(6), Status(500), Status(503), Status(429), Status(408)]
+
+
+@pytest.fixture
+def azure(azure_environment: StagedWorkspace) -> StagedWorkspace:
+    azure_environment.put_blob(DEFAULT, "big", BODY)
+    return azure_environment
+
+
+def is_soon(holds: Callable[[], bool]) -> bool:
+    """Whether it holds within five seconds: the double counts a body's bytes once it is through, which the client may know earlier."""
+    ends = time.monotonic() + 5
+    while not holds() and time.monotonic() < ends:
+        time.sleep(0.02)
+    return holds()
+
+
+@pytest.mark.parametrize("fault", PASSING, ids=str)
+def test_a_fault_that_passes_is_not_seen_by_the_sink(stage: Stage, azure: StagedWorkspace, fault: Action) -> None:
+    stage.faults.add(fault, GET, times=2)
+    store, sink = hasty_store(azure), Received()
+    blob = named(store, "big")
+    store.fetch([FetchRequest(blob, 0, blob.size)], sink, workers=2)
+    assert (sink.bodies, sink.errors) == ({("big", 0): BODY}, {})
+    assert sink.md5s[("big", 0)] == hashlib.md5(BODY).digest()
+    assert len(stage.log.find(GET)) == 3
+
+
+@pytest.mark.parametrize("fault", [Truncate(after=700_000), Stall(20, after=700_000)], ids=str)
+def test_what_arrived_before_a_break_is_not_asked_for_again(stage: Stage, azure: StagedWorkspace, fault: Action) -> None:
+    stage.faults.add(fault, GET)
+    store = hasty_store(azure)
+    blob = named(store, "big")
+    store.fetch([FetchRequest(blob, 0, blob.size)], Received(), workers=1)
+    first, second = stage.log.find(GET)
+    assert "range" not in first.headers
+    start, end = second.headers["range"].removeprefix("bytes=").split("-")
+    assert 600_000 < int(start) <= 700_000
+    assert int(end) == len(BODY) - 1
+    assert is_soon(lambda: second.received == len(BODY) - int(start))
+
+
+def test_what_arrived_of_a_small_blob_before_a_break_is_kept_too(stage: Stage, azure: StagedWorkspace) -> None:
+    azure.put_blob(DEFAULT, "small", BODY[:100_000])
+    stage.faults.add(Truncate(after=50_000), "GET .*/small")
+    store, sink = hasty_store(azure), Received()
+    blob = named(store, "small")
+    store.fetch([FetchRequest(blob, 0, blob.size)], sink, workers=1)
+    assert sink.bodies == {("small", 0): BODY[:100_000]}
+    assert 0 < int(stage.log.find("GET .*/small")[1].headers["range"].removeprefix("bytes=").split("-")[0]) <= 50_000
+
+
+@pytest.mark.parametrize("fault", [Reset(), Truncate(after=0), Status(500), Status(503)], ids=str)
+def test_a_fault_that_stays_ends_in_service_failed_after_the_tries_there_are(stage: Stage, azure: StagedWorkspace, fault: Action) -> None:
+    stage.faults.add(fault, GET, times=None)
+    store, sink = hasty_store(azure), Received()
+    blob = named(store, "big")
+    store.fetch([FetchRequest(blob, 0, blob.size)], sink, workers=1)
+    assert isinstance(sink.errors["big"], ServiceFailed)
+    assert (sink.bodies, sink.md5s) == ({}, {})
+    assert HASTY.tries <= len(stage.log.find(GET)) <= HASTY.tries + 1  # libcurl repeats by itself what was sent on a connection that was closed already
+
+
+def test_a_service_that_is_down_is_not_asked_to_the_end_for_each_blob(stage: Stage, azure: StagedWorkspace) -> None:
+    azure.put_blobs(DEFAULT, {f"many/{number:02}": b"x" for number in range(40)})
+    store, sink = hasty_store(azure), Received()
+    blobs = listed(store, "many/")
+    stage.faults.add(Status(500), "GET .*/many/", times=None)
+    store.fetch([FetchRequest(blob, 0, 1) for blob in blobs], sink, workers=4)
+    assert len(sink.errors) == 40
+    assert len(stage.log.find("GET .*/many/")) <= 8 * HASTY.tries + 32 * 2
+
+
+def test_retry_after_is_waited_for(stage: Stage, azure: StagedWorkspace) -> None:
+    stage.faults.add(Status(503, retry_after=1), GET)
+    store, sink = hasty_store(azure), Received()
+    blob, started = named(store, "big"), time.monotonic()
+    store.fetch([FetchRequest(blob, 0, blob.size)], sink, workers=1)
+    assert sink.bodies == {("big", 0): BODY}
+    assert time.monotonic() - started >= 0.95
+
+
+def test_retry_after_counts_up_to_a_bound(stage: Stage, azure: StagedWorkspace) -> None:
+    stage.faults.add(Status(503, retry_after=3600), GET)
+    store, sink = hasty_store(azure, retries=Retries(tries=4, first=0.01, longest=0.02, longest_asked=0.1)), Received()
+    blob = named(store, "big")
+    store.fetch([FetchRequest(blob, 0, blob.size)], sink, workers=1)
+    assert sink.bodies == {("big", 0): BODY}
+
+
+def test_a_changed_etag_is_blob_changed_at_once(stage: Stage, azure: StagedWorkspace) -> None:
+    stage.faults.add(ChangeEtag(), r"/big", times=None, skip=1)
+    store, sink = hasty_store(azure), Received()
+    blob = named(store, "big")
+    store.fetch([FetchRequest(blob, 0, blob.size)], sink, workers=1)
+    assert (type(sink.errors["big"]), sink.bodies) == (BlobChanged, {})
+    assert len(stage.log.find(GET)) == 1
+
+
+@pytest.mark.parametrize(
+    ("body", "content_range"),
+    [(b"1234", ""), (b"1234", "bytes 0-3/8"), (b"12345678", "bytes 4-11/12")],
+    ids=["the whole", "another range", "more than was asked for"],
+)
+def test_other_bytes_than_were_asked_for_are_not_passed_on(body: bytes, content_range: str) -> None:
+    """As a cache in between may send them."""
+    sink = Received()
+    with storage_that_lists(["a"], body, content_range=content_range) as store:
+        store.fetch([FetchRequest(replace(blob, size=8), 4, 4) for blob in listed(store)], sink, workers=1)
+    assert (type(sink.errors["a"]), sink.bodies) == (ServiceFailed, {})
+
+
+def test_the_end_of_a_blob_that_became_shorter_is_blob_changed(azure: StagedWorkspace) -> None:
+    store, sink = hasty_store(azure), Received()
+    blob = named(store, "big")
+    azure.put_blob(DEFAULT, "big", BODY[: 1 << 20])
+    store.fetch([FetchRequest(replace(blob, etag=named(store, "big").etag), 1 << 20, 5)], sink, workers=1)
+    assert (type(sink.errors["big"]), sink.bodies) == (BlobChanged, {})
+
+
+@pytest.mark.parametrize(
+    ("fault", "code"),
+    [(FlipByte(1000), "integrity_failed"), (WrongMd5(), "integrity_failed"), (ChangeEtag(), "blob_changed"), (Status(500), "service_failed")],
+    ids=["a flipped byte", "a wrong MD5", "a changed ETag", "errors for ever"],
+)
+def test_a_download_that_cannot_be_right_leaves_nothing_and_the_next_one_succeeds(
+    stage: Stage, azure: StagedWorkspace, tmp_path: Path, fault: Action, code: str
+) -> None:
+    azure.put_blob(DEFAULT, "good", b"good")
+    stage.faults.add(fault, GET, times=None)
+    store = hasty_store(azure)
+    result = download(store, DownloadRequest(tmp_path / "out"))
+    assert [(one.name, one.code) for one in result.failed] == [("big", code)]
+    assert ((tmp_path / "out" / "good").read_bytes(), (tmp_path / "out" / "big").exists()) == (b"good", False)
+    stage.faults.clear()
+    assert download(store, DownloadRequest(tmp_path / "out")).problem() is None
+    assert (tmp_path / "out" / "big").read_bytes() == BODY
+
+
+@pytest.mark.parametrize("fault", [FlipByte(1000), WrongMd5(), ChangeEtag()], ids=["a flipped byte", "a wrong MD5", "a changed ETag"])
+def test_damage_that_happens_once_is_mended_by_another_try(stage: Stage, azure: StagedWorkspace, tmp_path: Path, fault: Action) -> None:
+    stage.faults.add(fault, GET)
+    assert download(hasty_store(azure), DownloadRequest(tmp_path / "out")).problem() is None
+    assert (tmp_path / "out" / "big").read_bytes() == BODY
+    assert len(stage.log.find(GET)) == 2
+
+
+def test_a_second_download_brings_only_what_the_first_did_not(stage: Stage, azure: StagedWorkspace, tmp_path: Path) -> None:
+    large = hashlib.shake_128(b"seed").digest(12 << 20)
+    azure.put_blob(DEFAULT, "large", large)
+    stage.faults.add(Truncate(after=7 << 20), "GET .*/large")
+    stage.faults.add(Status(500), "GET .*/large", times=None, skip=1)
+    store = hasty_store(azure)
+    assert [one.code for one in download(store, DownloadRequest(tmp_path / "out")).failed] == ["service_failed"]
+    stage.faults.clear()
+    stage.log.clear()
+    assert download(store, DownloadRequest(tmp_path / "out")).problem() is None
+    assert (tmp_path / "out" / "large").read_bytes() == large
+    assert is_soon(lambda: sum(seen.received for seen in stage.log.find("GET .*/large")) == 5 << 20)
+
+
+def test_ctrl_c_ends_a_transfer_that_hangs_within_two_seconds(stage: Stage, azure: StagedWorkspace) -> None:
+    stage.faults.add(Stall(8), GET, times=None)
+    store = hasty_store(azure, stall=60)
+    blob = named(store, "big")
+    timer = threading.Timer(0.3, _thread.interrupt_main)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever runs the tests may ignore it
+    try:
+        timer.start()
+        started = time.monotonic()
+        with pytest.raises(KeyboardInterrupt):
+            store.fetch([FetchRequest(blob, 0, blob.size)], Received(), workers=1)
+        assert time.monotonic() - started < 2
+        timer.join()
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.parametrize("fault", [ResetUpload(after=20_000), Status(500), Status(503, retry_after=0), Latency(0.2)], ids=str)
+def test_an_upload_survives_faults_that_pass(stage: Stage, azure: StagedWorkspace, tmp_path: Path, fault: Action) -> None:
+    stage.faults.add(fault, "PUT .*", times=2)
+    sink = Stored()
+    large = hashlib.shake_128(b"seed").digest(10 << 20)
+    hasty_store(azure).store([sending(tmp_path / "1", "up/small", BODY), sending(tmp_path / "2", "up/large", large)], sink, workers=4)
+    assert (sink.errors, {*sink.blobs}, sink.sent) == ({}, {"up/small", "up/large"}, len(BODY) + len(large))
+    assert (azure.get_blob(DEFAULT, "up/small"), azure.get_blob(DEFAULT, "up/large")) == (BODY, large)
+
+
+def test_an_upload_that_fails_leaves_what_had_the_name(stage: Stage, azure: StagedWorkspace, tmp_path: Path) -> None:
+    stage.faults.add(Status(500), "PUT .*", times=None)
+    sink = Stored()
+    large = bytes(10 << 20)
+    hasty_store(azure).store([sending(tmp_path / "1", "new", b"x"), sending(tmp_path / "2", "big", large)], sink, workers=4)
+    assert ({*sink.errors}, sink.blobs) == ({"new", "big"}, {})
+    assert (azure.blob_names(DEFAULT), azure.get_blob(DEFAULT, "big")) == (["big"], BODY)
+
+
+def test_a_second_upload_of_a_large_file_sends_only_the_blocks_that_are_missing(stage: Stage, azure: StagedWorkspace, tmp_path: Path) -> None:
+    large = hashlib.shake_128(b"seed").digest(4 * BLOCK + 17)
+    sink = Stored()
+    stage.faults.add(Status(400, code="InvalidInput"), "PUT .*comp=block&", times=None, skip=3)
+    store = hasty_store(azure)
+    store.store([sending(tmp_path / "1", "up", large)], sink, workers=1)
+    assert {*sink.errors} == {"up"}
+    stage.faults.clear()
+    stage.log.clear()
+    again = Stored()
+    store.store([sending(tmp_path / "1", "up", large)], again, workers=4)
+    assert (again.errors, again.sent) == ({}, len(large) - 3 * BLOCK)
+    assert is_soon(lambda: sum(seen.sent for seen in stage.log.find("PUT .*comp=block&")) == len(large) - 3 * BLOCK)
+    assert azure.get_blob(DEFAULT, "up") == large
+
+
+def test_a_refusal_that_no_new_signature_mends_is_asked_about_once(stage: Stage, azure: StagedWorkspace) -> None:
+    stage.faults.add(Status(403, code="AuthorizationPermissionMismatch"), GET, times=None)
+    store, sink = hasty_store(azure), Received()
+    blob = named(store, "big")
+    store.fetch([FetchRequest(blob, 0, blob.size)], sink, workers=1)
+    assert isinstance(sink.errors["big"], NotAllowed)
+    assert "SAS token has to allow reading" in sink.errors["big"].hint
+    assert len(stage.log.find(GET)) == 1
+
+
+def test_waiting_costs_no_processor_time(stage: Stage, azure: StagedWorkspace) -> None:
+    stage.faults.add(Status(503), "comp=list", times=None)
+    store = hasty_store(azure, retries=Retries(tries=3, first=1.0))
+    processor, clock = time.thread_time(), time.monotonic()
+    with pytest.raises(ServiceFailed):
+        listed(store)
+    assert time.monotonic() - clock > 1.0
+    assert time.thread_time() - processor < 0.3

@@ -1,0 +1,234 @@
+"""Signatures and tokens of storage: got once, renewed while a transfer goes on, replaced by the user's own sign-in where there is no other way."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+
+from himl_cli.core.blobs import FetchRequest
+from himl_cli.core.errors import HimlError, NotAllowed
+from himl_cli.workspaces.azure.blobs.signing import SasSigner, Signature, sas_expiry
+from tests.azure_blobs import DEFAULT
+from tests.azure_workspaces import opened
+from tests.blob_sinks import Received, Stored, listed, sending
+from tests.servers.azureml.faults import ExpireSas, Latency, Status, WrongDate
+from tests.servers.azureml.principals import Right
+from tests.servers.azureml.seeding import StagedWorkspace
+from tests.servers.azureml.stage import Stage
+
+FILES = {f"f/{number:02}": bytes([number]) * 1000 for number in range(12)}
+SECRETS = r"POST .*/listSecrets"
+
+
+def use(azure: StagedWorkspace, monkeypatch: pytest.MonkeyPatch, rights: set[Right]) -> None:
+    """Let an application with *rights* be the one that signs in."""
+    for name, value in azure.environment(azure.add_principal(rights)).items():
+        monkeypatch.setenv(name, value)
+
+
+def fetched(azure: StagedWorkspace, folder: Path, name: str, *, workers: int = 4) -> Received:
+    """All blobs of the datastore *name*, as they arrive."""
+    sink = Received()
+    with opened(azure, folder) as workspace:
+        store = workspace.datastore(name)
+        store.fetch([FetchRequest(blob, 0, blob.size) for blob in listed(store)], sink, workers=workers)
+    return sink
+
+
+def is_complete(sink: Received) -> bool:
+    return not sink.errors and {name: body for (name, _), body in sink.bodies.items()} == FILES
+
+
+def test_a_warm_datastore_asks_resource_manager_for_nothing_and_no_account_key_is_kept(
+    stage: Stage, azure_environment: StagedWorkspace, project: Path, tmp_path: Path
+) -> None:
+    azure = azure_environment
+    azure.put_blobs(DEFAULT, FILES)
+    assert is_complete(fetched(azure, project, DEFAULT))
+    stage.log.clear()
+    assert is_complete(fetched(azure, project, DEFAULT))
+    assert not stage.log.find("management.azure.com")
+    kept = [path for path in (tmp_path / "home").rglob("*") if path.is_file()]
+    assert any(b"sig=" in path.read_bytes() for path in kept)
+    assert not any(azure.state.storage.key.encode() in path.read_bytes() for path in kept)
+    assert all(path.stat().st_mode & 0o077 == 0 for path in kept if b"sig=" in path.read_bytes())
+
+
+def test_a_sas_that_ends_during_a_transfer_is_renewed(stage: Stage, azure_environment: StagedWorkspace, project: Path) -> None:
+    azure = azure_environment
+    azure.add_datastore("signed", credentials="Sas", sas_permissions="rl", sas_seconds=3)
+    azure.put_blobs("signed", FILES)
+    stage.faults.add(Latency(0.8), "GET .*/f/", times=None)
+    assert is_complete(fetched(azure, project, "signed", workers=2))
+    assert len(stage.log.find(SECRETS)) >= 2
+
+
+@pytest.mark.parametrize("credentials", ["AccountKey", "Sas"])
+def test_a_signature_that_is_refused_is_renewed_once_and_the_sink_sees_nothing(
+    stage: Stage, azure_environment: StagedWorkspace, project: Path, credentials: str
+) -> None:
+    azure = azure_environment
+    azure.add_datastore("signed", credentials=credentials, sas_permissions="rl")
+    azure.put_blobs("signed", FILES)
+    stage.faults.add(ExpireSas(), "GET .*/f/", skip=3)
+    assert is_complete(fetched(azure, project, "signed", workers=1))
+    assert len(stage.log.find(SECRETS)) == 2
+
+
+def test_a_signature_that_is_refused_for_ever_is_an_error_and_asked_about_a_few_times_only(
+    stage: Stage, azure_environment: StagedWorkspace, project: Path
+) -> None:
+    azure = azure_environment
+    azure.put_blobs(DEFAULT, FILES)
+    stage.faults.add(ExpireSas(), "GET .*/f/", times=None)
+    sink = fetched(azure, project, DEFAULT)
+    assert {type(error) for error in sink.errors.values()} == {NotAllowed}
+    assert len(sink.errors) == len(FILES)
+    assert "a signature by the account's key is expired" in str(sink.errors["f/00"])
+    assert len(stage.log.find(SECRETS)) <= 3
+
+
+@pytest.mark.parametrize("request_of", ["up/small", "comp=block&", "comp=blocklist&"], ids=["a whole file", "a block", "the list of blocks"])
+def test_a_signature_that_is_refused_during_an_upload_is_renewed(
+    stage: Stage, azure_environment: StagedWorkspace, project: Path, tmp_path: Path, request_of: str
+) -> None:
+    azure = azure_environment
+    stage.faults.add(ExpireSas(), f"PUT .*({request_of})")
+    sink = Stored()
+    large = bytes(9 << 20)
+    with opened(azure, project) as workspace:
+        workspace.datastore().store([sending(tmp_path / "1", "up/small", b"1"), sending(tmp_path / "2", "up/large", large)], sink, workers=1)
+    assert (sink.errors, sink.sent) == ({}, 1 + len(large))
+    assert azure.get_blob(DEFAULT, "up/large") == large
+    assert len(stage.log.find(SECRETS)) == 2
+
+
+def test_a_token_that_is_refused_during_a_transfer_is_renewed(stage: Stage, azure_environment: StagedWorkspace, project: Path) -> None:
+    azure = azure_environment
+    azure.add_datastore("own", credentials="None")
+    azure.put_blobs("own", FILES)
+    sink = Received()
+    with opened(azure, project) as workspace:
+        store = workspace.datastore("own")
+        blobs = listed(store)
+        time.sleep(0.01)
+        azure.state.principal.revoked_before = time.time()
+        store.fetch([FetchRequest(blob, 0, blob.size) for blob in blobs], sink, workers=4)
+    assert is_complete(sink)
+    assert stage.log.find("GET .*/f/")[0].status == 401
+    assert not stage.log.find(SECRETS)
+
+
+def test_a_datastore_of_a_service_principal_signs_in_as_that(
+    stage: Stage, azure_environment: StagedWorkspace, project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    azure = azure_environment
+    other = azure.add_principal({Right.STORAGE_READ})
+    azure.add_datastore("lake", kind="AzureDataLakeGen2", credentials="ServicePrincipal", service_principal=other)
+    azure.put_blobs("lake", FILES)
+    use(azure, monkeypatch, {Right.READ, Right.SECRETS})
+    assert is_complete(fetched(azure, project, "lake"))
+
+
+@pytest.mark.parametrize("rights", [{Right.READ, Right.STORAGE_READ}], ids=["no right to secrets"])
+def test_without_the_right_to_secrets_the_own_sign_in_is_used(
+    stage: Stage, azure_environment: StagedWorkspace, project: Path, monkeypatch: pytest.MonkeyPatch, rights: set[Right]
+) -> None:
+    azure_environment.put_blobs(DEFAULT, FILES)
+    use(azure_environment, monkeypatch, rights)
+    assert is_complete(fetched(azure_environment, project, DEFAULT))
+
+
+def test_an_account_that_takes_no_keys_is_read_by_the_own_sign_in(stage: Stage, azure_environment: StagedWorkspace, project: Path) -> None:
+    azure_environment.put_blobs(DEFAULT, FILES)
+    azure_environment.state.storage.takes_keys = False
+    assert is_complete(fetched(azure_environment, project, DEFAULT))
+
+
+def complaint(azure: StagedWorkspace, folder: Path, name: str = DEFAULT) -> HimlError:
+    with opened(azure, folder) as workspace, pytest.raises(NotAllowed) as caught:
+        listed(workspace.datastore(name))
+    return caught.value
+
+
+def test_a_missing_right_to_the_data_names_the_role(azure_environment: StagedWorkspace, project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    use(azure_environment, monkeypatch, {Right.READ})
+    error = complaint(azure_environment, project)
+    assert "Storage Blob Data Reader" in error.hint
+    assert "your own sign-in" in str(error)
+
+
+def test_a_missing_right_to_write_names_the_role(azure_environment: StagedWorkspace, project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    use(azure_environment, monkeypatch, {Right.READ, Right.STORAGE_READ})
+    sink = Stored()
+    with opened(azure_environment, project) as workspace:
+        workspace.datastore().store([sending(tmp_path / "1", "x", b"x")], sink, workers=1)
+    assert "Storage Blob Data Contributor" in sink.errors["x"].hint
+
+
+def test_a_firewall_is_named(azure_environment: StagedWorkspace, project: Path) -> None:
+    azure_environment.state.storage.is_open = False
+    assert "firewall" in str(complaint(azure_environment, project))
+
+
+def test_a_clock_that_is_off_is_named_with_how_far(stage: Stage, azure_environment: StagedWorkspace, project: Path) -> None:
+    stage.faults.add(WrongDate(-7200), "comp=list", times=None)
+    stage.faults.add(ExpireSas(), "comp=list", times=None)
+    assert "clock is 2 hours ahead of" in str(complaint(azure_environment, project))
+
+
+def test_no_signature_or_token_is_in_an_error_or_log(stage: Stage, azure_environment: StagedWorkspace, project: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("DEBUG")
+    azure_environment.put_blobs(DEFAULT, {"a": b"1"})
+    stage.faults.add(Status(403, code="AuthenticationFailed"), r"GET .*/a\?", times=None)
+    sink = fetched(azure_environment, project, DEFAULT)
+    said = caplog.text + "".join(f"{error} {error.hint}" for error in sink.errors.values())
+    assert "AuthenticationFailed" in said
+    assert "sig=" not in said.replace("sig=***", "")
+    assert azure_environment.state.storage.key not in said
+    assert azure_environment.state.principal.secret not in said
+
+
+def test_a_sas_is_renewed_before_its_end() -> None:
+    ends = time.time() + 3600
+    made = Signature.of_sas(f"?sv=1&se={time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime(ends))}&sig=x")
+    assert made.query.startswith("sv=1")
+    assert abs(made.expires - ends) <= 1
+    assert 250 < made.expires - made.renew_at <= 300
+    assert not made.is_due
+
+
+@pytest.mark.parametrize(
+    ("ends", "known"), [("2030-01-01T00:00:00Z", True), ("2030-01-01T00%3A00Z", True), ("2030-01-01", True), ("", False), ("nonsense", False)]
+)
+def test_the_end_of_a_sas_is_read_in_every_form_that_it_has(ends: str, known: bool) -> None:
+    assert (sas_expiry(f"sv=1&se={ends}") > time.time()) is known
+
+
+def test_a_new_signature_that_is_refused_at_once_is_not_renewed_again() -> None:
+    made = iter(["sig=1", "sig=2", "sig=3"])
+    signer = SasSigner(lambda code: next(made))
+    first = signer.current()
+    assert signer.renewed(first, "AuthenticationFailed")
+    assert signer.renewed(first, "AuthenticationFailed")  # somebody else's request: there is a newer one already
+    assert not signer.renewed(signer.current(), "AuthenticationFailed")
+    signer.worked()
+    assert signer.renewed(signer.current(), "AuthenticationFailed")
+    assert signer.current().query == "sig=3"
+
+
+@pytest.mark.parametrize(
+    "ends",
+    [
+        "2030-01-01T10:00:00Z",
+        "2030-01-01T10%3A00%3A00.0000000Z",
+        "2030-01-01T12:00:00+02:00",
+        "2030-01-01T12:00:00%2B02:00",
+        "2030-01-01T05:00-05:00",
+        "2030-01-01T10:00:00",
+    ],
+)
+def test_the_end_of_a_sas_is_one_moment_however_it_is_written(ends: str) -> None:
+    assert sas_expiry(f"?sv=2023-11-03&se={ends}&sig=x") == 1893492000.0

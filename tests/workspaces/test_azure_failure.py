@@ -1,0 +1,168 @@
+"""Error bodies, waits, times and sign-in codes in all the forms that the services have for them."""
+
+from __future__ import annotations
+
+import time
+from email.utils import formatdate
+from typing import Any
+
+import pytest
+
+from himl_cli.core.errors import HimlError, NotAllowed, ServiceFailed, WorkspaceNotFound
+from himl_cli.workspaces.azure import clock
+from himl_cli.workspaces.azure.address import WorkspaceAddress
+from himl_cli.workspaces.azure.clouds import PUBLIC
+from himl_cli.workspaces.azure.errors import ServiceNotFound, ServiceRefused, refusal
+from himl_cli.workspaces.azure.failure import Failure
+from himl_cli.workspaces.azure.job_identity import seconds_of
+from himl_cli.workspaces.azure.retries import retry_after
+from himl_cli.workspaces.azure.sign_in_errors import AADSTS, reason_of
+
+ADDRESS = WorkspaceAddress("s", "team", "lab", PUBLIC, "a test")
+DATA_PLANE = {"error": {"code": "UserError", "message": "Gone.", "innerError": {"code": "NotFound", "innerError": {"code": "RunNotFound"}}}}
+ARM = {
+    "error": {
+        "code": "UserError",
+        "message": "Gone.",
+        "additionalInfo": [{"type": "ComponentName", "info": {"value": "x"}}, {"type": "InnerError", "info": {"value": {"code": "NotFoundError"}}}],
+    }
+}
+
+
+def failed(body: Any, status: int = 404, headers: dict[str, str] | None = None, path: str = "/runs/r") -> Failure:
+    return Failure("GET", f"https://management.azure.com{ADDRESS.path}{path}", status, headers or {}, body)
+
+
+def told(body: Any, status: int, headers: dict[str, str] | None = None, path: str = "/runs/r") -> HimlError:
+    return refusal(failed(body, status, headers, path), ADDRESS, "Azure CLI")
+
+
+@pytest.mark.parametrize(
+    ("body", "codes", "message"),
+    [
+        (DATA_PLANE, ("RunNotFound", "NotFound", "UserError"), "Gone."),
+        (ARM, ("NotFoundError", "UserError"), "Gone."),
+        ({"error_code": "RESOURCE_DOES_NOT_EXIST", "message": "Gone."}, ("RESOURCE_DOES_NOT_EXIST",), "Gone."),
+        ({"error": "invalid_client", "message": "Gone."}, (), "Gone."),
+        ("Gone.", (), "Gone."),
+        ("<!DOCTYPE html><html>", (), ""),
+        ({"error": {"code": None, "message": None, "additionalInfo": None, "innerError": "x"}}, (), ""),
+        (None, (), ""),
+        ([1], (), ""),
+    ],
+)
+def test_codes_and_message_are_read_from_every_form(body: Any, codes: tuple[str, ...], message: str) -> None:
+    failure = failed(body)
+    assert (failure.codes, failure.message) == (codes, message)
+
+
+def test_a_long_message_is_cut_and_secrets_in_it_are_masked() -> None:
+    error = told({"error": {"code": "Bad", "message": f"token=abc {'x' * 5000}"}}, 400)
+    assert len(str(error)) < 400
+    assert "abc" not in str(error)
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "kind", "words"),
+    [
+        ({"error": {"code": "InvalidSubscriptionId", "message": "x"}}, 400, WorkspaceNotFound, "sees no subscription 's'"),
+        ({"error": {"code": "SubscriptionNotFound", "message": "x"}}, 404, WorkspaceNotFound, "sees no subscription 's'"),
+        ({"error": {"code": "ResourceNotFound", "message": "The Resource '…/workspaces/lab' under …"}}, 404, WorkspaceNotFound, "no workspace 'lab'"),
+        ({"error": {"code": "ResourceNotFound", "message": "The Resource '…/workspaces/lab/jobs/j' under …"}}, 404, ServiceNotFound, "has no /…/runs/r"),
+        ({"error": {"code": "ReadOnlyDisabledSubscription", "message": "x"}}, 409, NotAllowed, "subscription 's' is disabled"),
+        (DATA_PLANE, 404, ServiceNotFound, r"RunNotFound: Gone"),
+        ("<html>", 407, ServiceFailed, "proxy wants a user"),
+        ("", 502, ServiceRefused, "failed at GET /…/runs/r: 502"),
+        ("", 418, ServiceRefused, "refused GET /…/runs/r: 418"),
+        ("", 401, NotAllowed, "does not accept the sign-in by Azure CLI"),
+        ("", 403, NotAllowed, "Azure CLI is not allowed to do this"),
+    ],
+)
+def test_each_refusal_becomes_its_own_kind_of_error(body: Any, status: int, kind: type[HimlError], words: str) -> None:
+    error = told(body, status)
+    assert type(error) is kind
+    assert words in str(error)
+    assert error.hint or kind is ServiceNotFound or status == 418
+
+
+def test_a_missing_workspace_is_known_by_its_path_too() -> None:
+    assert type(told("", 404, path="")) is WorkspaceNotFound
+
+
+def test_the_tenant_is_read_from_the_challenge() -> None:
+    headers = {"www-authenticate": 'Bearer authorization_uri="https://login.windows.net/1111-22", error="invalid_token"'}
+    error = told({"error": {"code": "InvalidAuthenticationTokenTenant", "message": "x"}}, 401, headers)
+    assert "az login --tenant 1111-22" in error.hint
+
+
+@pytest.mark.parametrize(
+    ("headers", "body", "request_id"),
+    [
+        ({"x-ms-request-id": "h"}, {"correlation": {"request": "b"}}, "h"),
+        ({"x-ms-correlation-request-id": "c"}, {}, "c"),
+        ({}, {"error": {"code": "x"}, "correlation": {"operation": "o", "request": "b"}}, "b"),
+        ({}, {"correlation": {"request": None}}, ""),
+        ({}, {"correlation": "x"}, ""),
+        ({}, "text", ""),
+    ],
+)
+def test_the_requests_id_is_read_from_wherever_it_is(headers: dict[str, str], body: Any, request_id: str) -> None:
+    assert failed(body, 500, headers).request_id == request_id
+    assert ("support" in told(body, 500, headers).hint) == bool(request_id)
+
+
+@pytest.mark.parametrize(
+    ("headers", "seconds"),
+    [({}, None), ({"retry-after": "7"}, 7.0), ({"retry-after-ms": "250"}, 0.25), ({"x-ms-retry-after-ms": "1500"}, 1.5), ({"retry-after": "soon"}, None)],
+)
+def test_a_wait_is_read_from_whichever_header_tells_it(headers: dict[str, str], seconds: float | None) -> None:
+    assert retry_after(headers) == seconds
+
+
+def test_a_wait_until_a_date_is_one_from_now() -> None:
+    wait = retry_after({"retry-after": formatdate(time.time() + 30, usegmt=True)})
+    assert wait is not None
+    assert 28 < wait <= 30
+    assert retry_after({"retry-after": formatdate(time.time() - 30, usegmt=True)}) == 0
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [(1, "1 second ahead of"), (-90, "2 minutes behind"), (3600, "1 hour ahead of"), (-200_000, "2 days behind"), (0.2, "0 seconds ahead of")],
+)
+def test_how_far_a_clock_is_off_is_said_in_one_unit(seconds: float, words: str) -> None:
+    assert clock.said(seconds) == words
+
+
+@pytest.mark.parametrize("headers", [{}, {"Date": "yesterday"}, {"Date": formatdate(usegmt=True)}, {"date": formatdate(time.time() + 200, usegmt=True)}])
+def test_a_clock_that_is_right_or_unknown_is_no_complaint(headers: dict[str, str]) -> None:
+    assert clock.complaint(headers) == ""
+
+
+@pytest.mark.parametrize(
+    "text", ["2026-01-02T03:04:05Z", "2026-01-02T03:04:05+00:00", "2026-01-02T03:04:05.0000000+00:00", "2026-01-02T03:04:05.0Z", "2026-01-02T04:04:05+01:00"]
+)
+def test_times_are_read_in_the_services_spellings(text: str) -> None:
+    assert seconds_of(text) == 1767323045
+
+
+@pytest.mark.parametrize("number", AADSTS)
+def test_every_known_sign_in_code_has_words_and_a_next_move(number: str) -> None:
+    reason = reason_of(Exception(f"Authentication failed: AADSTS{number}: Something long. Trace ID: 1 Correlation ID: 2"))
+    assert reason == AADSTS[number]
+    assert reason.hint
+
+
+@pytest.mark.parametrize(
+    ("message", "text"),
+    [
+        ("Authentication failed: AADSTS99: The moon is wrong. More.\nTrace ID: 1", "AADSTS99: The moon is wrong. More"),
+        ("AADSTS99: The moon is wrong. Trace ID: 1-2 Correlation ID: 3-4", "AADSTS99: The moon is wrong"),
+        ("Failed to invoke the Azure CLI", "no answer in time"),
+        ("", "Exception"),
+        ("x" * 500, f"{'x' * 160}…"),
+        ("boom client_secret=abc", "boom client_secret=***"),
+    ],
+)
+def test_an_unknown_reason_is_told_shortly_and_without_secrets(message: str, text: str) -> None:
+    assert reason_of(Exception(message)).text == text

@@ -1,0 +1,122 @@
+"""Datastores inside an Azure ML job: its run token opens those that have a secret, an identity the others."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from himl_cli.core.errors import BadUsage, NotAllowed, NotFound
+from himl_cli.workspaces.azure.config import address_of_job
+from himl_cli.workspaces.azure.connection import Connection
+from himl_cli.workspaces.azure.datastores import Datastores
+from himl_cli.workspaces.azure.settings import azure_settings
+from tests.azure_blobs import DEFAULT
+from tests.azure_connections import SIGN_IN
+from tests.blob_sinks import Stored, listed, sending
+from tests.servers.azureml.faults import Status
+from tests.servers.azureml.seeding import StagedWorkspace
+from tests.servers.azureml.stage import Stage
+
+
+@pytest.fixture
+def job(azure: StagedWorkspace, monkeypatch: pytest.MonkeyPatch) -> StagedWorkspace:
+    """This process is a run of the workspace, with no identity but its run token."""
+    for name in SIGN_IN:
+        monkeypatch.delenv(name, raising=False)
+    for name, value in azure.job_environment(azure.add_run("run_1", "exp")).items():
+        monkeypatch.setenv(name, value)
+    return azure
+
+
+@pytest.fixture
+def connection(job: StagedWorkspace, project: Path) -> Iterator[Connection]:
+    address = address_of_job()
+    assert address is not None
+    with Connection.open(address, settings=azure_settings(project)) as connection:
+        yield connection
+
+
+def hosts(stage: Stage) -> set[str]:
+    return {seen.host for seen in stage.log.all()}
+
+
+def test_the_default_one_is_read_and_written_with_the_run_token_alone(connection: Connection, job: StagedWorkspace, stage: Stage, tmp_path: Path) -> None:
+    job.put_blob(DEFAULT, "data/a", b"1")
+    store, sink = Datastores(connection).open(), Stored()
+    assert b"".join(store.read("data/a")) == b"1"
+    store.store([sending(tmp_path / "b", "data/b", b"22")], sink, workers=1)
+    assert sink.errors == {}
+    assert job.get_blob(DEFAULT, "data/b") == b"22"
+    assert hosts(stage) == {"eastus.api.azureml.ms", job.state.storage.host}
+
+
+@pytest.mark.parametrize("kind", ["AzureBlob", "AzureDataLakeGen2"])
+@pytest.mark.parametrize("credentials", ["AccountKey", "Sas", "ServicePrincipal"])
+def test_every_kind_of_secret_is_told_to_the_run_token(connection: Connection, job: StagedWorkspace, stage: Stage, kind: str, credentials: str) -> None:
+    job.add_datastore("data", kind=kind, credentials=credentials, sas_permissions="rcwl", account=job.state.second_storage)
+    job.put_blob("data", "a", b"1")
+    assert [blob.name for blob in listed(Datastores(connection).open("data"))] == ["a"]
+    assert "management.azure.com" not in hosts(stage)
+
+
+def test_all_are_listed_page_by_page_the_default_one_first(connection: Connection, job: StagedWorkspace, stage: Stage) -> None:
+    job.state.page_size = 2
+    job.add_datastore("lake", kind="AzureDataLakeGen1", credentials="None")
+    infos = Datastores(connection).infos()
+    assert [info.name for info in infos] == [DEFAULT, *sorted(name for name in job.state.datastores if name != DEFAULT)]
+    assert [info.is_default for info in infos] == [True] + [False] * (len(infos) - 1)
+    assert {info.name: info.kind for info in infos}["lake"] == "data lake gen1"
+    assert infos[0].location == f"https://{job.state.storage.host}/{job.state.datastores[DEFAULT].container}"
+    assert len(stage.log.find(r"GET .*/datastore/v1\.0/.*/datastores\b")) == 3
+
+
+def test_an_unknown_one_and_an_unsupported_one_are_told_as_elsewhere(connection: Connection, job: StagedWorkspace) -> None:
+    stores = Datastores(connection)
+    with pytest.raises(NotFound, match=f"No datastore 'workspaceblobstor' .* there are: {DEFAULT}, ") as caught:
+        stores.open("workspaceblobstor")
+    assert f"'{DEFAULT}'" in caught.value.hint
+    with pytest.raises(BadUsage, match="is a file share"):
+        stores.open("workspacefilestore")
+
+
+def test_one_without_a_secret_wants_an_identity_and_says_so(connection: Connection, job: StagedWorkspace) -> None:
+    job.add_datastore("open", credentials="None")
+    with pytest.raises(NotAllowed, match=r"the job's identity \(it runs without one") as caught:
+        listed(Datastores(connection).open("open"))
+    assert "--identity managed" in caught.value.hint
+
+
+def test_one_without_a_secret_is_opened_by_the_identity(connection: Connection, job: StagedWorkspace, project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    job.add_datastore("open", credentials="None")
+    job.put_blob("open", "a", b"1")
+    for name, value in job.identity_environment(job.add_principal()).items():
+        monkeypatch.setenv(name, value)
+    with Connection.open(connection.address, settings=azure_settings(project)) as own:
+        assert [blob.name for blob in listed(Datastores(own).open("open"))] == ["a"]
+
+
+def test_an_identity_goes_on_where_the_run_token_is_refused(
+    connection: Connection, job: StagedWorkspace, stage: Stage, project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job.put_blob(DEFAULT, "a", b"1")
+    stage.faults.add(Status(403, code="UserError", message="No."), "/datastore/v1.0/", times=None)
+    with pytest.raises(NotAllowed, match=r"eastus\.api\.azureml\.ms answered 403"):
+        Datastores(connection).open()
+    for name, value in job.identity_environment(job.add_principal()).items():
+        monkeypatch.setenv(name, value)
+    with Connection.open(connection.address, settings=azure_settings(project)) as own:
+        stores = Datastores(own)
+        assert [blob.name for blob in listed(stores.open())] == ["a"]
+        assert stores.infos()[0].name == DEFAULT
+
+
+def test_no_secret_is_in_what_is_kept_or_said(connection: Connection, job: StagedWorkspace, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("DEBUG")
+    listed(Datastores(connection).open())
+    key = job.state.storage.key
+    kept = [path for path in (tmp_path / "home").rglob("*") if path.is_file()]
+    assert kept
+    assert not [path for path in kept if key.encode() in path.read_bytes()]
+    assert key not in caplog.text

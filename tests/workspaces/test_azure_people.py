@@ -1,0 +1,71 @@
+"""Signing in by asking a person: only where there is one, and once."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from tests.azure_connections import SIGN_IN, sign_ins
+from tests.running import Himl
+from tests.servers.azureml.device_code import USER_CODE
+from tests.servers.azureml.seeding import StagedWorkspace
+from tests.servers.azureml.stage import Stage
+from tests.terminal import Terminal
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="terminals are POSIX's here")
+
+
+@pytest.fixture
+def environment(azure: StagedWorkspace, project: Path, monkeypatch: pytest.MonkeyPatch) -> Mapping[str, str]:
+    """What lets himl reach the workspace; nothing in it signs in, and there is no display."""
+    azure.write_config(project)
+    azure.add_run("run_1", "exp")
+    for name in ("DISPLAY", "WAYLAND_DISPLAY", "BROWSER"):
+        monkeypatch.delenv(name, raising=False)
+    kept = {name: value for name, value in azure.environment().items() if name not in SIGN_IN}
+    return kept | {"HIML_TENANT_ID": azure.state.tenant, "PATH": os.defpath, "SSH_TTY": "/dev/pts/9"}
+
+
+def test_a_person_at_a_terminal_without_a_browser_gets_a_code_once(himl: Himl, stage: Stage, project: Path, environment: Mapping[str, str]) -> None:
+    terminal = Terminal([str(himl.program), "runs", "list"], cwd=project, env=environment)
+    terminal.wait_for(f"https://microsoft.com/devicelogin in any browser and enter the code {USER_CODE}.")
+    assert terminal.finish() == 0
+    assert "run_1" in terminal.screen
+    asked = sign_ins(stage)
+    again = Terminal([str(himl.program), "runs", "list"], cwd=project, env=environment)
+    assert again.finish() == 0
+    assert (USER_CODE in again.screen, sign_ins(stage)) == (False, asked)
+
+
+def test_what_a_person_signed_in_serves_programs_without_a_terminal_too(himl: Himl, project: Path, environment: Mapping[str, str]) -> None:
+    refused = himl("runs", "list", env=environment)
+    assert refused.code == 4
+    assert "browser and device code (no terminal)" in refused.stderr
+    assert Terminal([str(himl.program), "runs", "list"], cwd=project, env=environment).finish() == 0
+    outcome = himl("runs", "list", env=environment)
+    assert (outcome.code, "run_1" in outcome.stdout) == (0, True)
+
+
+def test_a_person_is_asked_again_where_a_service_wants_a_stronger_sign_in(
+    himl: Himl, azure: StagedWorkspace, stage: Stage, project: Path, environment: Mapping[str, str]
+) -> None:
+    assert Terminal([str(himl.program), "runs", "list"], cwd=project, env=environment).finish() == 0
+    azure.state.principal.claims_wanted = '{"access_token":{"acrs":{"essential":true,"value":"p1"}}}'
+    refused = himl("runs", "list", env=environment)
+    assert refused.code == 4
+    assert "Nothing here gives the stronger sign-in that the service wants. Tried: " in refused.stderr
+    for is_first in (True, False):
+        terminal = Terminal([str(himl.program), "runs", "list"], cwd=project, env=environment)
+        assert terminal.finish() == 0
+        assert (USER_CODE in terminal.screen, "run_1" in terminal.screen) == (is_first, True)
+
+
+def test_a_person_who_interrupts_the_sign_in_ends_the_command(himl: Himl, project: Path, environment: Mapping[str, str], stage: Stage) -> None:
+    terminal = Terminal([str(himl.program), "runs", "list"], cwd=project, env=environment)
+    terminal.wait_for(USER_CODE)
+    terminal.interrupt()
+    assert terminal.finish() == 130

@@ -1,0 +1,106 @@
+"""Runs of a whole Azure ML workspace: ids from its index, which is not trusted with more than that, and records from the run history."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import datetime, timedelta, timezone
+
+import pytest
+
+from himl_cli.core.runs import RunQuery, RunStatus
+from himl_cli.workspaces.azure.workspace import AzureWorkspace
+from tests.many_runs import add_many, ids, newest, times
+from tests.servers.azureml.faults import Latency, Page, Status
+from tests.servers.azureml.seeding import StagedWorkspace
+
+
+def test_the_newest_runs_of_a_workspace_cost_two_requests_and_the_names_of_experiments_once(workspace: AzureWorkspace, azure: StagedWorkspace) -> None:
+    for number, time in zip(range(30), times(), strict=False):
+        azure.add_run(str(number), f"e{number % 3}", created=time)
+        azure.add_run(f"child{number}", f"e{number % 3}", created=time, parent=str(number))
+    assert ids(workspace, RunQuery(limit=20)) == newest(20, of=30)
+    assert len(azure.requests(r"/index/|batchrundata")) == 2
+    azure.stage.log.clear()
+    assert [run.experiment for run in workspace.runs(RunQuery(limit=2))] == ["e2", "e1"]
+    assert len(azure.requests()) == 2
+
+
+def test_names_of_experiments_that_are_not_known_are_asked_for_at_once(workspace: AzureWorkspace, azure: StagedWorkspace) -> None:
+    for number in range(4):
+        azure.add_run(str(number), f"e{number}")
+    azure.stage.faults.add(Latency(0.2), match="/experimentids/", times=None)
+    assert {run.experiment for run in workspace.runs(RunQuery())} == {"e0", "e1", "e2", "e3"}
+    first, *others = azure.stage.log.find("/experimentids/")
+    assert len(others) == 3
+    assert all(one.started < first.started + first.seconds for one in others)
+
+
+def test_the_newest_run_of_a_workspace_comes_by_its_time_not_by_its_experiment(workspace: AzureWorkspace, azure: StagedWorkspace) -> None:
+    now = datetime(2026, 3, 1, 12, tzinfo=timezone.utc)
+    azure.add_run("later", "a", created=now + timedelta(hours=1))
+    azure.add_run("earlier", "b", created=now)
+    assert ids(workspace, RunQuery()) == ["later", "earlier"]
+
+
+def test_a_workspace_whose_index_does_not_answer_is_listed_by_its_jobs(workspace: AzureWorkspace, azure: StagedWorkspace) -> None:
+    azure.state.page_size = 4
+    add_many(azure, 10)
+    azure.add_run("child", "many", parent="9")
+    azure.state.runs["7"].status = "Failed"
+    azure.stage.faults.add(Status(404, code="UserError"), match="/index/", times=None)
+    assert ids(workspace, RunQuery(limit=3)) == ["9", "8", "7"]
+    assert ids(workspace, RunQuery(statuses=[RunStatus.failed])) == ["7"]
+    assert ids(workspace, RunQuery()) == newest(10, of=10)
+
+
+@pytest.mark.parametrize("query", [RunQuery(statuses=[RunStatus.failed]), RunQuery(tags={"team": "blue"}), RunQuery(tags={"team name": "blue"})])
+def test_old_runs_of_a_workspace_are_picked_by_the_index_and_new_ones_by_their_records(
+    workspace: AzureWorkspace, azure: StagedWorkspace, query: RunQuery
+) -> None:
+    add_many(azure, 1000)
+    for number in (5, 950):
+        azure.state.runs[str(number)].status = "Failed"
+        azure.state.runs[str(number)].tags |= {"team": "blue", "team name": "blue"}
+    azure.state.runs["950"].indexed_status = "Running"
+    assert ids(workspace, query) == ["950", "5"]
+    pages = 10 if "team name" in query.tags else 2
+    assert len(azure.requests("/index/")) == pages
+    azure.stage.log.clear()
+    assert ids(workspace, replace(query, limit=1)) == ["950"]
+    assert len(azure.requests("/index/|batchrundata")) == 2
+
+
+@pytest.mark.parametrize("fault", [Page('{"value": [], "continuationToken": null}', content_type="application/json"), Status(400, code="UserError")])
+def test_an_index_that_does_not_know_or_take_conditions_hides_no_run(workspace: AzureWorkspace, azure: StagedWorkspace, fault: Page | Status) -> None:
+    add_many(azure, 250)
+    for number in (5, 200):
+        azure.state.runs[str(number)].status = "Failed"
+    azure.stage.faults.add(fault, match="/index/", skip=1)
+    assert ids(workspace, RunQuery(statuses=[RunStatus.failed])) == ["200", "5"]
+
+
+def test_conditions_on_few_runs_of_a_workspace_are_not_asked_of_the_index(workspace: AzureWorkspace, azure: StagedWorkspace) -> None:
+    add_many(azure, 100)
+    assert ids(workspace, RunQuery(statuses=[RunStatus.failed])) == []
+    assert len(azure.requests("/index/")) == 1
+
+
+def test_a_record_that_the_batch_failed_to_give_is_asked_for_by_itself(workspace: AzureWorkspace, azure: StagedWorkspace) -> None:
+    add_many(azure, 3)
+    azure.stage.faults.add(Page('{"successfulResults": {}, "failedResults": {"1": {}}}', content_type="application/json"), match="batchrundata")
+    assert ids(workspace, RunQuery()) == newest(3, of=3)
+
+
+@pytest.mark.parametrize("status", [404, 400])
+def test_a_service_without_the_batch_of_records_gives_each_by_itself(workspace: AzureWorkspace, azure: StagedWorkspace, status: int) -> None:
+    add_many(azure, 12)
+    azure.stage.faults.add(Status(status, code="UserError"), match="batchrundata", times=None)
+    assert ids(workspace, RunQuery()) == newest(12, of=12)
+
+
+def test_a_run_that_went_since_the_index_saw_it_is_left_out(workspace: AzureWorkspace, azure: StagedWorkspace) -> None:
+    add_many(azure, 3)
+    runs = workspace.runs(RunQuery(limit=3))
+    azure.stage.faults.add(Status(404, code="UserError"), match="batchrundata")
+    azure.stage.faults.add(Status(404, code="UserError"), match="GET .*/runs/1$")
+    assert [run.id for run in runs] == ["2", "0"]

@@ -1,0 +1,296 @@
+"""Signing in: who is signed in by what, what is said when it fails, and that nobody's token serves another."""
+
+from __future__ import annotations
+
+import re
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from himl_cli.core.errors import BadUsage, NotAllowed, ServiceFailed
+from himl_cli.workspaces.azure.settings import azure_settings
+from tests.azure_connections import SIGN_IN, connected, sign_ins, write_settings
+from tests.servers.azureml.faults import Reset, Status
+from tests.servers.azureml.seeding import StagedWorkspace
+from tests.servers.azureml.stage import Stage
+
+
+@pytest.fixture
+def unsigned(azure_environment: StagedWorkspace, monkeypatch: pytest.MonkeyPatch) -> StagedWorkspace:
+    """The workspace, reachable, with nothing set that signs in, and no vendor's tool on PATH."""
+    for name in SIGN_IN:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("PATH", "")
+    return azure_environment
+
+
+def test_a_service_principal_of_the_variables_signs_in(azure_environment: StagedWorkspace, project: Path) -> None:
+    principal = azure_environment.state.principal
+    with connected(azure_environment, project) as connection:
+        signed_in = connection.sign_in()
+    assert signed_in.credential == f"service principal {principal.client_id[:8]}… (HIML_SERVICE_PRINCIPAL_ID)"
+    assert (signed_in.principal, signed_in.tenant_id) == (principal.client_id, principal.tenant)
+    assert 86_000 < signed_in.expires.timestamp() - time.time() < 86_400
+
+
+def test_a_service_principal_of_the_private_file_signs_in_and_variables_win(unsigned: StagedWorkspace, project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    principal = unsigned.state.principal
+    path = write_settings(
+        project,
+        {"tenant_id": principal.tenant, "service_principal_id": principal.client_id, "service_principal_password": principal.secret},
+    )
+    with connected(unsigned, project) as connection:
+        assert connection.sign_in().credential == f"service principal {principal.client_id[:8]}… ({path}:3)"
+    other = unsigned.add_principal()
+    monkeypatch.setenv("HIML_SERVICE_PRINCIPAL_ID", other.client_id)
+    monkeypatch.setenv("HIML_SERVICE_PRINCIPAL_PASSWORD", other.secret)
+    with connected(unsigned, project) as connection:
+        assert connection.sign_in().principal == other.client_id
+
+
+@pytest.mark.parametrize(
+    ("given", "missing"),
+    [
+        ({"service_principal_id": "i", "service_principal_password": "p"}, r"no tenant_id\."),
+        ({"service_principal_id": "i", "tenant_id": "t"}, r"no service_principal_password\."),
+        ({"service_principal_password": "p", "tenant_id": "t"}, r"no service_principal_id\."),
+        ({"service_principal_id": "i"}, r"no tenant_id and no service_principal_password\."),
+    ],
+)
+def test_a_partly_set_service_principal_is_told_by_its_missing_part(
+    unsigned: StagedWorkspace, stage: Stage, project: Path, given: dict[str, str], missing: str
+) -> None:
+    write_settings(project, given)
+    with pytest.raises(NotAllowed, match=missing) as caught, connected(unsigned, project):
+        raise AssertionError("it was opened")
+    assert f"service_principal_{'id' if 'service_principal_id' in given else 'password'} ({project}" in str(caught.value)
+    assert "HIML_" in caught.value.hint
+    assert not stage.log.all()
+
+
+@pytest.mark.parametrize(
+    ("values", "name", "complaint"),
+    [
+        ({"service_principal_password": "p"}, "himl.toml", r"himl\.toml', line 2: 'service_principal_password' is a secret"),
+        ({"tenat_id": "t"}, "himl.private.toml", r"'tenat_id' is not known"),
+        ({"tenant_id": 7}, "himl.private.toml", r"'tenant_id' must be text"),
+        ({"cloud": "Moon"}, "himl.toml", r"himl\.toml', line 2: 'cloud' is no cloud that himl knows: 'Moon'"),
+    ],
+)
+def test_settings_that_cannot_be_meant_are_refused(project: Path, values: dict[str, object], name: str, complaint: str) -> None:
+    write_settings(project, values, name)
+    with pytest.raises(BadUsage, match=complaint):
+        azure_settings(project)
+
+
+def test_the_cloud_may_be_set_and_its_variable_wins(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_settings(project, {"cloud": "AzureChinaCloud"}, "himl.toml")
+    assert azure_settings(project).cloud == "AzureChinaCloud"
+    monkeypatch.setenv("AZUREML_CURRENT_CLOUD", "AzureCloud")
+    assert azure_settings(project).cloud == ""
+
+
+def test_a_password_is_not_shown_by_the_settings(project: Path) -> None:
+    write_settings(project, {"tenant_id": "t", "service_principal_id": "i", "service_principal_password": "s3cr3t"})
+    settings = azure_settings(project)
+    assert "s3cr3t" not in f"{settings!r} {settings.service_principal()!r}"
+
+
+@pytest.mark.parametrize(
+    ("broken", "complaint", "hint"),
+    [
+        ("secret", "the client secret is wrong", "HIML_SERVICE_PRINCIPAL_PASSWORD"),
+        ("expired", "the client secret has expired", "az ad app credential reset"),
+        ("client", "no such application in this tenant", "HIML_SERVICE_PRINCIPAL_ID"),
+        ("tenant", "no such tenant", "HIML_TENANT_ID"),
+        ("malformed tenant", "tenant", "HIML_TENANT_ID"),
+    ],
+)
+def test_each_refusal_has_its_own_sentence(
+    azure_environment: StagedWorkspace, project: Path, monkeypatch: pytest.MonkeyPatch, broken: str, complaint: str, hint: str
+) -> None:
+    nobody = "00000000-0000-0000-0000-000000000000"
+    principal = azure_environment.add_principal(secret_expired=True) if broken == "expired" else azure_environment.state.principal
+    values = {
+        "HIML_SERVICE_PRINCIPAL_ID": nobody if broken == "client" else principal.client_id,
+        "HIML_SERVICE_PRINCIPAL_PASSWORD": "s3cr3t" if broken == "secret" else principal.secret,
+        "HIML_TENANT_ID": nobody if broken == "tenant" else "no tenant!" if broken.startswith("malformed") else principal.tenant,
+    }
+    for name, value in values.items():
+        monkeypatch.setenv(name, value)
+    with connected(azure_environment, project) as connection, pytest.raises(NotAllowed, match=complaint) as caught:
+        connection.record()
+    told = f"{caught.value} {caught.value.hint}"
+    assert "Sign-in as service principal" in told
+    assert "(HIML_SERVICE_PRINCIPAL_ID)" in told
+    assert hint in told
+    assert values["HIML_SERVICE_PRINCIPAL_PASSWORD"] not in told
+    assert caught.value.exit_code == 4
+    assert "\n" not in str(caught.value)
+
+
+def test_what_was_tried_is_named_when_nothing_signs_in(unsigned: StagedWorkspace, stage: Stage, project: Path) -> None:
+    with connected(unsigned, project) as connection, pytest.raises(NotAllowed) as caught:
+        connection.record()
+    assert str(caught.value) == (
+        "Not signed in to Azure. Tried: environment variables (not set), Azure CLI (not installed), browser and device code (no terminal)."
+    )
+    assert "az login" in caught.value.hint
+    assert "HIML_SERVICE_PRINCIPAL_ID" in caught.value.hint
+    assert not stage.log.all()
+
+
+def test_the_vendors_variables_sign_in_too_and_a_missing_one_is_named(unsigned: StagedWorkspace, project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    principal = unsigned.state.principal
+    monkeypatch.setenv("AZURE_CLIENT_SECRET", principal.secret)
+    monkeypatch.setenv("AZURE_CLIENT_ID", principal.client_id)
+    with connected(unsigned, project) as connection, pytest.raises(NotAllowed, match=r"AZURE_CLIENT_SECRET \(AZURE_TENANT_ID missing\)"):
+        connection.record()
+    monkeypatch.setenv("AZURE_TENANT_ID", principal.tenant)
+    with connected(unsigned, project) as connection:
+        assert connection.sign_in().credential == "service principal of AZURE_CLIENT_SECRET"
+
+
+def test_a_managed_identity_signs_in_where_its_endpoint_is(unsigned: StagedWorkspace, project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    identity = unsigned.add_principal()
+    for name, value in unsigned.identity_environment(identity).items():
+        monkeypatch.setenv(name, value)
+    with connected(unsigned, project) as connection:
+        signed_in = connection.sign_in()
+    assert (signed_in.credential, signed_in.principal) == ("managed identity", identity.client_id)
+
+
+def test_all_that_applies_is_tried_in_order_and_named(unsigned: StagedWorkspace, project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    federated = project / "token"
+    federated.write_text("assertion")
+    nobody = unsigned.add_principal(tenant="11111111-2222-3333-4444-555555555555")
+    variables = unsigned.identity_environment(nobody) | {"MSI_SECRET": "another"}
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("AZURE_TENANT_ID", unsigned.state.tenant)
+    monkeypatch.setenv("AZURE_CLIENT_ID", unsigned.state.principal.client_id)
+    monkeypatch.setenv("AZURE_FEDERATED_TOKEN_FILE", str(federated))
+    with connected(unsigned, project) as connection, pytest.raises(NotAllowed) as caught:
+        connection.record()
+    assert re.findall(r"([\w ]+) \(", str(caught.value).partition("Tried: ")[2]) == [
+        "environment variables",
+        " workload identity",
+        " managed identity",
+        " Azure CLI",
+        " browser and device code",
+    ]
+    assert "managed identity (this machine has none)" in str(caught.value)
+    assert "az login" in caught.value.hint
+
+
+def test_a_place_of_sign_in_out_of_reach_is_a_failure_of_the_network(azure_environment: StagedWorkspace, stage: Stage, project: Path) -> None:
+    stage.faults.add(Reset(), "login", times=None)
+    with connected(azure_environment, project) as connection, pytest.raises(ServiceFailed, match=r"login\.microsoftonline\.com"):
+        connection.record()
+
+
+@pytest.mark.parametrize("where", ["openid-configuration", "POST .*/token"])
+@pytest.mark.parametrize("status", [429, 503])
+def test_a_place_of_sign_in_that_is_busy_is_no_refusal(azure_environment: StagedWorkspace, stage: Stage, project: Path, where: str, status: int) -> None:
+    stage.faults.add(Status(status, retry_after=0), where, times=2)
+    with connected(azure_environment, project) as connection:
+        connection.record()
+    stage.faults.add(Status(status, retry_after=7200), where, times=None)
+    azure_environment.state.principal.revoked_before = time.time()
+    with connected(azure_environment, project) as connection, pytest.raises(ServiceFailed, match=f"failed at the sign-in: it answered {status}"):
+        connection.record(fresh=True)
+
+
+def test_a_sovereign_cloud_has_its_own_hosts(azure_environment: StagedWorkspace, stage: Stage, project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AZUREML_CURRENT_CLOUD", "AzureUSGovernment")
+    with connected(azure_environment, project) as connection:
+        connection.tokens.get(connection.address.cloud.storage_scope)
+        assert connection.arm().startswith("https://management.usgovcloudapi.net/subscriptions/")
+    assert {seen.host for seen in stage.log.all()} == {"login.microsoftonline.us"}
+
+
+def test_a_token_is_kept_for_the_next_call_and_for_nobody_else(
+    azure_environment: StagedWorkspace, stage: Stage, project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for _ in range(3):
+        with connected(azure_environment, project) as connection:
+            connection.record(fresh=True)
+    assert sign_ins(stage) == 1
+    other = azure_environment.add_principal()
+    monkeypatch.setenv("HIML_SERVICE_PRINCIPAL_ID", other.client_id)
+    monkeypatch.setenv("HIML_SERVICE_PRINCIPAL_PASSWORD", "wrong")
+    with connected(azure_environment, project) as connection, pytest.raises(NotAllowed, match="secret is wrong"):
+        connection.record(fresh=True)
+    monkeypatch.setenv("HIML_SERVICE_PRINCIPAL_PASSWORD", other.secret)
+    with connected(azure_environment, project) as connection:
+        connection.record(fresh=True)
+        assert connection.sign_in().principal == other.client_id
+
+
+def test_without_a_cache_each_call_signs_in(azure_environment: StagedWorkspace, stage: Stage, project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HIML_NO_CACHE", "1")
+    for _ in range(2):
+        with connected(azure_environment, project) as connection:
+            connection.record()
+            connection.record(fresh=True)
+    assert sign_ins(stage) == 2
+
+
+def test_threads_share_one_sign_in(azure_environment: StagedWorkspace, stage: Stage, project: Path) -> None:
+    with connected(azure_environment, project) as connection, ThreadPoolExecutor(8) as pool:
+        scope = connection.address.cloud.management_scope
+        tokens = set(pool.map(lambda _: connection.tokens.get(scope), range(40)))
+    assert (len(tokens), sign_ins(stage)) == (1, 1)
+
+
+def test_a_token_that_the_service_rejects_is_renewed_once_for_all_threads(azure_environment: StagedWorkspace, stage: Stage, project: Path) -> None:
+    with connected(azure_environment, project) as connection:
+        connection.record()
+    azure_environment.state.principal.revoked_before = time.time()
+    with connected(azure_environment, project) as connection, ThreadPoolExecutor(8) as pool:
+        records = list(pool.map(lambda _: connection.rest.get(connection.arm(), params={"api-version": "2024-10-01"}), range(16)))
+    assert len(records) == 16
+    assert sign_ins(stage) == 2
+
+
+def test_a_token_that_stays_rejected_is_told_with_the_credential(azure_environment: StagedWorkspace, stage: Stage, project: Path) -> None:
+    azure_environment.state.principal.revoked_before = time.time() + 3600
+    with connected(azure_environment, project) as connection, pytest.raises(NotAllowed, match=r"does not accept the sign-in by service principal") as caught:
+        connection.record()
+    assert (sign_ins(stage), caught.value.exit_code) == (2, 4)
+
+
+def test_a_token_is_renewed_before_it_ends(azure_environment: StagedWorkspace, stage: Stage, project: Path) -> None:
+    azure_environment.state.principal.token_seconds = 290
+    with connected(azure_environment, project) as connection:
+        scope = connection.address.cloud.management_scope
+        first, azure_environment.state.principal.token_seconds = connection.tokens.get(scope), 3600
+        second = connection.tokens.get(scope)
+        assert connection.tokens.get(scope) == second != first
+    assert sign_ins(stage) == 2
+
+
+def test_a_token_that_is_still_good_serves_when_it_cannot_be_renewed(
+    azure_environment: StagedWorkspace, stage: Stage, project: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    azure_environment.state.principal.token_seconds = 200
+    with connected(azure_environment, project) as connection:
+        connection.record()
+        stage.faults.add(Status(400, code="no"), "login", times=None)
+        connection.record(fresh=True)
+    assert any("could not be renewed" in record.message for record in caplog.records)
+
+
+def test_a_workspace_of_another_tenant_is_told_with_that_tenant(
+    azure_environment: StagedWorkspace, stage: Stage, project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stranger = azure_environment.add_principal(tenant="11111111-2222-3333-4444-555555555555")
+    for name, value in azure_environment.environment(stranger).items():
+        monkeypatch.setenv(name, value)
+    with connected(azure_environment, project) as connection, pytest.raises(NotAllowed, match="from another tenant") as caught:
+        connection.record()
+    assert f"az login --tenant {azure_environment.state.tenant}" in caught.value.hint
+    assert f"HIML_TENANT_ID={azure_environment.state.tenant}" in caught.value.hint
+    assert sign_ins(stage) == 1
