@@ -38,6 +38,8 @@ COMMANDS = {
     "runs": Listed("himl_cli.commands.runs", "List, show, follow, cancel, tag and delete runs.", "Jobs and runs"),
     "download": Listed("himl_cli.commands.download", "Download the files of runs, checked by MD5.", "Files"),
     "datastore": Listed("himl_cli.commands.datastore", "Upload, download and list files of a datastore.", "Files"),
+    "workspace": Listed("himl_cli.commands.workspace", "Show which workspace is meant, and what it is.", "Set-up"),
+    "doctor": Listed("himl_cli.commands.doctor", "Check what himl needs, and say what to do about it.", "Set-up"),
 }
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,14 @@ if TYPE_CHECKING:
     from himl_cli.core.events import Notify
     from himl_cli.render.output import Output
     from himl_cli.workspaces.base import SubmitsJobs, Workspace
+
+
+class For(Enum):
+    """What a command needs a workspace for; that decides which is meant where several are configured (`workspaces.open`)."""
+
+    runs = "runs"
+    data = "data"
+    jobs = "jobs"
 
 
 class Session:
@@ -39,17 +48,24 @@ class Session:
 
 
 @contextmanager
-def open_session(where: WorkspaceOptions, talk: OutputOptions, *, create: bool = False) -> Iterator[Session]:
-    """Open the workspace that is meant; *create* makes a local one where there is none.
+def open_session(where: WorkspaceOptions, talk: OutputOptions, need: For = For.runs) -> Iterator[Session]:
+    """Open the workspace that is meant for what the command needs, and close it; one for jobs is made where there is none.
 
     Raises WorkspaceNotFound, or what the workspace raises when it cannot be read.
     """
     from himl_cli.commands._logging import start_logging
     from himl_cli.render.progress import observing
-    from himl_cli.workspaces.open import open_workspace
+    from himl_cli.workspaces.base import HoldsConnections
+    from himl_cli.workspaces.open import open_for_jobs, open_runs, open_workspace
 
     cwd = Path.cwd()
     start_logging(verbose=talk.verbose)
     output = talk.output()
+    opener = {For.runs: open_runs, For.data: open_workspace, For.jobs: open_for_jobs}[need]
     with observing(output) as notify:
-        yield Session(open_workspace(where.workspace, where.config_file, start=cwd, create=create), output, notify, cwd)
+        workspace = opener(where.workspace, where.config_file, start=cwd)
+        try:
+            yield Session(workspace, output, notify, cwd)
+        finally:
+            if isinstance(workspace, HoldsConnections):
+                workspace.close()

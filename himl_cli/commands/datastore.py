@@ -9,12 +9,14 @@ import typer
 
 from himl_cli.commands._group import command, group
 from himl_cli.commands._options import WHERE, OutputOptions, WorkspaceOptions
-from himl_cli.commands._session import open_session
+from himl_cli.commands._session import For, open_session
 from himl_cli.commands._transfer import FilterOptions, MovingOptions, StripOpt, conclude
 
-app = group("Upload, download and list files of a datastore.")
+app = group("Upload, download and list files of a datastore: of the Azure ML workspace where one is configured, else of the local one.")
 
-DatastoreOpt = Annotated[str | None, typer.Option("--datastore", metavar="NAME", help="Which one (default: the default one).", rich_help_panel=WHERE)]
+DatastoreOpt = Annotated[
+    str | None, typer.Option("--datastore", metavar="NAME", help="Which one (default: the workspace's default one).", rich_help_panel=WHERE)
+]
 
 
 @command(app, "upload")
@@ -38,7 +40,7 @@ def upload_files(
     from himl_cli.services.transfer.requests import UploadRequest
     from himl_cli.services.transfer.upload import upload
 
-    with open_session(where, talk) as session:
+    with open_session(where, talk, For.data) as session:
         store = session.workspace.datastore(datastore)
         result = upload(store, UploadRequest(local, remote_prefix, globs.filters(), how.overwrite, how.validate, how.workers), session.notify)
     conclude(session.output, result, "Uploaded", [remote_prefix])
@@ -68,7 +70,7 @@ def download_files(
     from himl_cli.services.transfer.requests import DownloadRequest
 
     request = DownloadRequest(local_dir, globs.filters(prefix), "", strip_prefix, how.overwrite, how.validate, how.workers)
-    with open_session(where, talk) as session:
+    with open_session(where, talk, For.data) as session:
         result = download_blobs(session.workspace.datastore(datastore), request, notify=session.notify)
     conclude(session.output, result, "Downloaded", [str(local_dir)])
 
@@ -90,6 +92,6 @@ def list_stored(
     from himl_cli.render.transfers import FILE_COLUMNS
     from himl_cli.services.transfer.listing import list_files
 
-    with open_session(where, talk) as session:
+    with open_session(where, talk, For.data) as session:
         store = session.workspace.datastore(datastore)
         session.output.table(list_files(store, globs.filters(prefix)), FILE_COLUMNS, quiet=lambda file: str(file.name), empty=f"No files in {store.label}.")

@@ -102,5 +102,5 @@ def download(
             session.output.table(files, FILE_COLUMNS if len(found) == 1 else FILE_OF_RUN_COLUMNS, quiet=lambda file: str(file.name), empty="No files.")
             return
         request = DownloadRequest(target.folder, filters, "", target.strip_prefix, how.overwrite, how.validate, how.workers)
-        result = download_runs(files_of, found, request, flat=target.flat, notify=session.notify)
+        result = download_runs(files_of, found, request, output_key=source.output_key, flat=target.flat, notify=session.notify)
     conclude(session.output, result, "Downloaded", target.places(found))

@@ -29,13 +29,13 @@ def list_runs(filters: FilterOptions, where: WorkspaceOptions, talk: OutputOptio
       himl runs list --num_runs all --json
     """
     from himl_cli.core.runs import RunQuery
-    from himl_cli.render.run_tables import RUN_COLUMNS
+    from himl_cli.render.run_tables import run_columns
 
     limit = None if filters.num_runs == ALL_RUNS else filters.num_runs or LISTED
     matching = " match" if filters.experiment or filters.statuses or filters.tags else ""
     with open_session(where, talk) as session:
         runs = session.workspace.runs(RunQuery(filters.experiment, filters.statuses, filters.tags, limit=limit))
-        session.output.table(runs, RUN_COLUMNS, quiet=lambda run: str(run.id), empty=f"No runs in {session.workspace.label}{matching}.")
+        session.output.table(runs, run_columns, quiet=lambda run: str(run.id), empty=f"No runs in {session.workspace.label}{matching}.")
 
 
 @command(app, "show")

@@ -13,7 +13,7 @@ import typer
 from himl_cli.commands._group import command, group
 from himl_cli.commands._options import OutputOptions, WorkspaceOptions
 from himl_cli.commands._script_command import ScriptCommand, script_arguments, value_sources
-from himl_cli.commands._session import Session, open_session
+from himl_cli.commands._session import For, Session, open_session
 from himl_cli.commands._submit_options import AfterOptions, BuildOptions, DataOptions, NamingOptions, PlaceOptions, SentOptions, submit_request
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ def submit(
         return say_settings(talk.output(), ctx.params, value_sources(ctx))
     check_place(place.cluster, place.record_in, nearest_azure_config(cwd))
     job = prepare_job(submit_request(cwd, target, module, script_arguments(ctx), place, sent, naming, build, data))
-    with open_session(where, talk, create=True) as session, interruptions() as interrupted:
+    with open_session(where, talk, For.jobs) as session, interruptions() as interrupted:
         say_snapshot(session.output, job.report)
         run = submit_job(session.jobs, job, cwd, session.notify)
         say_submitted(session.output, run)

@@ -68,6 +68,7 @@ def run_form(run: Run) -> dict[str, Any]:
         "command": run.command,
         "workspace": run.workspace,
         "folder": run.folder,
+        "url": run.url,
         "recovery_id": run.recovery_id,
     }
 

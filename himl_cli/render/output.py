@@ -60,10 +60,12 @@ class Output:
             text = human() if callable(human) else human
             self.lines([text] if text else [])
 
-    def table(self, records: Iterable[Any], columns: Sequence[Column], *, quiet: Callable[[Any], str], empty: str = "") -> None:
+    def table(
+        self, records: Iterable[Any], columns: Sequence[Column] | Callable[[Sequence[Any]], Sequence[Column]], *, quiet: Callable[[Any], str], empty: str = ""
+    ) -> None:
         """*records* as a JSON array, as a table (tab-separated off a terminal), or by *quiet*, a line each.
 
-        With no record, *empty* is said on stderr in the human format.
+        *columns* may depend on the records. With no record, *empty* is said on stderr in the human format.
         """
         if self.format is Format.json:
             self.json(list(records))
@@ -73,9 +75,10 @@ class Output:
             from himl_cli.render.tables import as_table, as_tabs
 
             rows = list(records)
+            shown = columns(rows) if callable(columns) else columns
             if not rows and empty:
                 self.notice(empty)
-            self.lines([as_table(rows, columns)] if self.is_terminal and rows else [] if self.is_terminal else as_tabs(rows, columns))
+            self.lines([as_table(rows, shown)] if self.is_terminal and rows else [] if self.is_terminal else as_tabs(rows, shown))
 
     def json(self, data: Any) -> None:
         """*data* as one strict JSON document in UTF-8, whatever the terminal's encoding."""

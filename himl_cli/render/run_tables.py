@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from himl_cli.core.runs import Run
 from himl_cli.render.durations import duration_text, local_time
 from himl_cli.render.json_form import utc_text
@@ -17,6 +19,11 @@ def own_tags(run: Run) -> dict[str, str]:
     return {name: value for name, value in run.tags.items() if not name.startswith(AUTOMATIC_TAGS)}
 
 
+def own_name(run: Run) -> str:
+    """The display name where it says more than the id: Azure ML's default is the id itself."""
+    return "" if run.display_name == run.id else run.display_name
+
+
 def tags_text(tags: dict[str, str]) -> str:
     return " ".join(f"{name}={value}" for name, value in tags.items())
 
@@ -28,9 +35,21 @@ def _seconds(run: Run) -> str:
 RUN_COLUMNS = (
     Column("ID", lambda run: run.id),
     Column("EXPERIMENT", lambda run: run.experiment, rank=5, least=8),
-    Column("DISPLAY NAME", lambda run: run.display_name, rank=4, least=10),
+    Column("DISPLAY NAME", lambda run: own_name(run), plain=lambda run: run.display_name, rank=4, least=10),
     Column("STATUS", lambda run: run.status.value, rank=1, least=9, style=lambda run: STATUS_STYLES[run.status.value]),
     Column("STARTED", lambda run: local_time(run.started), plain=lambda run: utc_text(run.started) if run.started else "", rank=2, least=12),
     Column("DURATION", lambda run: duration_text(run.duration), plain=_seconds, rank=3, least=8, right=True),
     Column("TAGS", lambda run: tags_text(own_tags(run)), plain=lambda run: tags_text(dict(run.tags)), rank=6, least=8, style=lambda run: "dim"),
 )
+
+WORKSPACE_COLUMN = Column("WORKSPACE", lambda run: _short(run.workspace), plain=lambda run: run.workspace, rank=3, least=9)
+
+
+def run_columns(runs: Sequence[Run]) -> Sequence[Column]:
+    """The columns for *runs*: where they are kept is one of them (the last) once that is not the same for all."""
+    return (*RUN_COLUMNS, WORKSPACE_COLUMN) if len({run.workspace for run in runs}) > 1 else RUN_COLUMNS
+
+
+def _short(label: str) -> str:
+    """A workspace in a word or two: `local`, or `GROUP/NAME`."""
+    return "local" if label.startswith("local workspace") else label.removeprefix("workspace ")

@@ -13,7 +13,7 @@ from himl_cli.core.runs import Metric, Run
 from himl_cli.render.durations import duration_text, local_time
 from himl_cli.render.errors import one_line
 from himl_cli.render.json_form import float_form, utc_text
-from himl_cli.render.run_tables import AUTOMATIC_TAGS, own_tags
+from himl_cli.render.run_tables import AUTOMATIC_TAGS, own_name, own_tags
 from himl_cli.render.style import STATUS_STYLES, styled, width
 
 LABEL = 12
@@ -35,7 +35,7 @@ def run_view(details: RunDetails) -> Iterator[str]:
 
 def _facts(run: Run) -> Iterator[str]:
     facts = {
-        "Name": run.display_name,
+        "Name": own_name(run),
         "About": run.description,
         "Experiment": run.experiment,
         "Outcome": _outcome(run),
@@ -44,6 +44,7 @@ def _facts(run: Run) -> Iterator[str]:
         "Parent": run.parent or "",
         "Folder": _folder(run),
         "Workspace": run.workspace,
+        "Studio": run.url,
     }
     yield from _pairs({name: value for name, value in facts.items() if value}, label_width=LABEL)
 
@@ -84,11 +85,11 @@ def _section(title: str, pairs: Mapping[str, str]) -> Iterator[str]:
 
 
 def _pairs(pairs: Mapping[str, str], *, label_width: int, indent: str = "") -> Iterator[str]:
-    """`name  value` lines with the values below each other; long values are folded on a terminal only."""
+    """`name  value` lines with the values below each other; long values are folded on a terminal, but no address: it is there to be clicked."""
     for name, value in pairs.items():
         head = f"{indent}{one_line(name).ljust(label_width)}  "
-        if not sys.stdout.isatty():
-            yield f"{head}{one_line(value)}".rstrip()
+        if not sys.stdout.isatty() or value.startswith("https://"):
+            yield f"{styled(head, 'dim')}{one_line(value)}".rstrip()
             continue
         folded = textwrap.wrap(one_line(value), max(20, width() - len(head)), break_long_words=True, break_on_hyphens=False) or [""]
         yield f"{styled(head, 'dim')}{folded[0]}".rstrip()
@@ -118,7 +119,7 @@ def _number(value: float) -> str:
 def _children(children: Sequence[Run]) -> Iterator[str]:
     if not children:
         return
-    rows = [(one_line(child.id), one_line(child.display_name), child.status.value, duration_text(child.duration)) for child in children]
+    rows = [(one_line(child.id), one_line(own_name(child)), child.status.value, duration_text(child.duration)) for child in children]
     yield ""
     yield styled("Children", "bold")
     yield from aligned([("ID", "NAME", "STATUS", "DURATION"), *rows], right=(3,))

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from himl_cli.core.errors import BadUsage, HimlError, RunNotFound
 from himl_cli.core.runs import Run
-from himl_cli.workspaces.base import DeletesRuns, Workspace
+from himl_cli.workspaces.base import DeletesRuns, JoinsWorkspaces, Workspace
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,13 @@ def tag_runs(workspace: Workspace, runs: Sequence[Run], tags: Mapping[str, str])
 
 
 def check_deletable(workspace: Workspace, runs: Sequence[Run]) -> DeletesRuns:
-    """The workspace as one that deletes runs. Raises BadUsage while one of *runs* runs, HimlError where runs cannot be deleted."""
+    """The workspace as one that deletes *runs*. Raises BadUsage while one of them runs, HimlError where one cannot be deleted."""
+    for run in runs:
+        home = workspace.home_of(run.id) if isinstance(workspace, JoinsWorkspaces) else workspace
+        if not isinstance(home, DeletesRuns):
+            raise HimlError(
+                f"Run '{run.id}' is in {home.label}, whose runs cannot be deleted.", hint="Only runs of a local workspace can; nothing was deleted."
+            )
     if not isinstance(workspace, DeletesRuns):
         raise HimlError(f"Runs of {workspace.label} cannot be deleted.", hint="Only runs of a local workspace can.")
     active = [run for run in runs if not run.status.is_final]

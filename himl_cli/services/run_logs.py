@@ -9,11 +9,13 @@ from difflib import get_close_matches
 
 from himl_cli.core.errors import Interrupted, NotFound
 from himl_cli.core.runs import Run
-from himl_cli.workspaces.base import BlobStore, Workspace
+from himl_cli.workspaces.base import AnswersSlowly, BlobStore, JoinsWorkspaces, Workspace
 
 MAIN_LOGS = ("user_logs/std_log.txt", "user_logs/std_log_process_0.txt", "std_log_process_0.txt", "azureml-logs/70_driver_log.txt")
 LOG_FOLDERS = ("user_logs/", "logs/", "azureml-logs/", "system_logs/")
-POLL_SECONDS = 0.05
+LOOKS = (0.05, 0.05)
+"""Seconds between two looks at a run that is kept here: its output is to appear as it comes."""
+GROWTH = 1.5
 
 
 def read_log(workspace: Workspace, run_id: str, name: str | None = None) -> Iterator[bytes]:
@@ -26,21 +28,33 @@ def read_log(workspace: Workspace, run_id: str, name: str | None = None) -> Iter
 
 
 def follow_log(workspace: Workspace, run_id: str, name: str | None = None) -> Iterator[bytes]:
-    """As `read_log`, and then what is added, until the run has ended; a log that is not there yet is waited for."""
+    """As `read_log`, and then what is added, until the run has ended; a log that is not there yet is waited for.
+
+    Only new bytes are asked for. A service is asked seldom, and more seldom while nothing new comes.
+    """
     files = workspace.run_files(run_id)
-    found, done = None, 0
+    at_first, at_most = seconds_between_looks(workspace, run_id)
+    found, done, pause = None, 0, at_first
     while True:
         has_ended = workspace.run(run_id).status.is_final  # asked before reading, so that no last bytes are missed
         found = found or _find(files, name)
+        before = done
         if found is not None:
             for piece in files.read(found, done):
                 done += len(piece)
                 yield piece
         if has_ended:
             break
-        time.sleep(POLL_SECONDS)
+        pause = at_first if done > before else min(at_most, pause * GROWTH)
+        time.sleep(pause)
     if found is None:
         raise _no_log(files, workspace.run(run_id), name)
+
+
+def seconds_between_looks(workspace: Workspace, run_id: str) -> tuple[float, float]:
+    """How long to wait between two looks at the run: at first, and at most while nothing happens. Raises RunNotFound."""
+    home = workspace.home_of(run_id) if isinstance(workspace, JoinsWorkspaces) else workspace
+    return home.seconds_between_looks if isinstance(home, AnswersSlowly) else LOOKS
 
 
 @contextmanager

@@ -7,16 +7,19 @@ from difflib import get_close_matches
 from pathlib import Path
 
 from himl_cli.core.errors import BadUsage, NotFound, RunNotFound
+from himl_cli.core.near import similar_ids
 from himl_cli.core.runs import Run, RunQuery, RunSelection
 from himl_cli.services.latest_run_file import FILE_NAME
 from himl_cli.services.naming import friendly_experiment
 from himl_cli.services.run_reference import RunReference, parse_reference
+from himl_cli.services.studio_url import workspace_in_url
 from himl_cli.workspaces.base import Workspace
 
 LATEST = "latest"
+OPEN_ANOTHER = "Open that one by its config.json: --config_file PATH (Studio's menu at the top right has it for download)."
 LONGEST_REFERENCE = 2000
-LOOKED_THROUGH = 500
-"""How many recent runs are looked through for experiments of a similar name."""
+LOOKED_THROUGH = 200
+"""How many recent runs are looked through for experiments or runs of a similar name."""
 
 
 def find_runs(workspace: Workspace, selection: RunSelection, *, cwd: Path, explicit: bool = False) -> list[Run]:
@@ -65,7 +68,32 @@ def _selected(workspace: Workspace, selection: RunSelection, cwd: Path) -> list[
 def _named(workspace: Workspace, text: str) -> Run:
     if text.lower() == LATEST:
         return newest_run(workspace)
-    return _referenced(workspace, parse_reference(text))
+    reference = parse_reference(text)
+    try:
+        run = _referenced(workspace, reference)
+    except RunNotFound as err:
+        raise _elsewhere(workspace, text) or _unknown_in_experiment(workspace, reference, err) from err
+    asked, kept = workspace_in_url(text), workspace_in_url(run.url)
+    if asked and kept and not asked.is_same(kept):
+        raise NotFound(f"The address names a run of workspace {asked.label}, and {run.workspace} is open.", hint=OPEN_ANOTHER)
+    return run
+
+
+def _elsewhere(workspace: Workspace, text: str) -> NotFound | None:
+    """What to say of an unknown run whose address names another workspace than the one that is open."""
+    asked = workspace_in_url(text)
+    if asked is None or f" {asked.label} ".casefold() in f" {workspace.label} ".casefold():
+        return None
+    return NotFound(f"The address names a run of workspace {asked.label}, and {workspace.label} is open.", hint=OPEN_ANOTHER)
+
+
+def _unknown_in_experiment(workspace: Workspace, reference: RunReference, err: RunNotFound) -> RunNotFound:
+    """*err*, naming similar runs of the experiment that the reference names."""
+    if reference.experiment is None:
+        return err
+    known = [run.id for run in workspace.runs(RunQuery(reference.experiment, limit=LOOKED_THROUGH))]
+    similar = similar_ids(reference.run_id, known)
+    return RunNotFound(reference.run_id, workspace.label, similar=similar) if similar else err
 
 
 def newest_run(workspace: Workspace) -> Run:

@@ -101,3 +101,11 @@ def test_bad_input_is_said_in_a_line_and_leaves_nothing(himl: Himl, project: Pat
     assert (outcome.code, outcome.stdout) == (code, "")
     assert said in outcome.stderr
     assert sorted(path.name for path in project.iterdir()) == [".himl", "data"]
+
+
+def test_a_file_of_another_workspace_is_not_replaced(himl: Himl, project: Path) -> None:
+    for name in ("one", "two"):
+        write_files(project / name / ".himl/datastores/local", {"d/f.txt": f"of {name}".encode()})
+    himl.ok("datastore", "download", "d", "out", "--workspace", "one")
+    assert himl("datastore", "download", "d", "out", "--workspace", "two").code == 1
+    assert (project / "out/d/f.txt").read_text() == "of one"

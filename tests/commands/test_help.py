@@ -25,7 +25,7 @@ print("LOADED", loaded, file=sys.stderr)
 """
 
 
-@pytest.mark.parametrize("command", [[], ["submit"], ["runs", "list"], ["download"]])
+@pytest.mark.parametrize("command", [[], ["submit"], ["runs", "list"], ["download"], ["doctor"], ["workspace", "show"]])
 def test_help_loads_nothing_heavy(command: list[str]) -> None:
     done = subprocess.run([sys.executable, "-c", ASK.format(heavy=HEAVY), *command, "--help"], capture_output=True, text=True)
     assert done.stderr.strip() == "LOADED []"
@@ -37,6 +37,7 @@ def test_top_level_help_names_every_command_in_groups(himl: Himl) -> None:
     assert all(f"\n  {name} " in text for name in COMMANDS)
     assert "\nJobs and runs:\n" in text
     assert "\nFiles:\n" in text
+    assert "\nSet-up:\n" in text
 
 
 def test_h_is_help(himl: Himl) -> None:
@@ -44,7 +45,7 @@ def test_h_is_help(himl: Himl) -> None:
     assert himl.ok("runs", "show", "-h").stdout == himl.ok("runs", "show", "--help").stdout
 
 
-@pytest.mark.parametrize("command", [["runs", "show"], ["runs", "list"], ["submit"]])
+@pytest.mark.parametrize("command", [["runs", "show"], ["runs", "list"], ["submit"], ["doctor"], ["workspace", "show"]])
 def test_help_is_in_groups_with_underscores_and_fits_80_columns(himl: Himl, command: list[str]) -> None:
     text = himl.ok(*command, "--help").stdout
     assert "\nWorkspace:\n" in text

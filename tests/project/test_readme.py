@@ -1,4 +1,4 @@
-"""The README names commands and options that there are."""
+"""The README and the guide to Azure ML name commands and options that there are."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ import pytest
 
 from tests.running import Himl
 
-README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+ROOT = Path(__file__).parents[2]
+README = "".join((ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "docs/azure.md"))
 
 
 def commands() -> list[str]:
@@ -24,12 +25,12 @@ def commands() -> list[str]:
 def names_of(command: str) -> list[str]:
     """The command's own words: `runs list` of `runs list --tags a=b`."""
     first, *rest = shlex.split(command.replace("[", "").replace("]", ""))[1:]
-    return [first, rest[0]] if first in ("runs", "datastore") else [first]
+    return [first, rest[0]] if first in ("runs", "datastore", "workspace") else [first]
 
 
 def test_the_readme_shows_commands() -> None:
     assert len(commands()) > 15
-    assert {"submit", "download", "runs", "datastore"} == {names_of(command)[0] for command in commands()}
+    assert {"submit", "download", "runs", "datastore", "workspace", "doctor"} == {names_of(command)[0] for command in commands()}
 
 
 @pytest.mark.parametrize("command", commands())

@@ -83,6 +83,23 @@ def test_an_unknown_run_names_similar_ones(recorded: RecordedRuns) -> None:
     assert "old_1_aa" in caught.value.hint
 
 
+def test_an_unknown_run_of_a_named_experiment_names_similar_ones_of_that(recorded: RecordedRuns) -> None:
+    """Among all runs, others are nearer."""
+    for number in range(5):
+        recorded.add(f"train_1_a{number}", experiment="noise")
+    recorded.add("train_7_zz", experiment="asked")
+    with pytest.raises(RunNotFound, match="No run 'train_1_zz'") as caught:
+        found(recorded, RunSelection(runs=["asked:train_1_zz"]))
+    assert caught.value.similar == ("train_7_zz",)
+
+
+def test_an_address_of_another_workspace_is_said(recorded: RecordedRuns) -> None:
+    url = "https://ml.azure.com/runs/gone_9_ff?wsid=/subscriptions/s/resourcegroups/team/workspaces/lab"
+    with pytest.raises(NotFound, match=r"The address names a run of workspace team/lab, and local workspace .* is open") as caught:
+        found(recorded, RunSelection(runs=[url]))
+    assert "--config_file" in caught.value.hint
+
+
 def test_an_unknown_experiment_names_similar_ones(recorded: RecordedRuns) -> None:
     with pytest.raises(NotFound, match="No run of an experiment 'my_exq'") as caught:
         found(recorded, RunSelection(experiment="my_exq"))

@@ -8,7 +8,7 @@ import stat
 
 from himl_cli.core.blobs import FetchRequest
 from himl_cli.core.errors import HimlError, IntegrityFailed
-from himl_cli.services.transfer.disk import write_at
+from himl_cli.services.transfer.disk import OPEN_FLAGS, open_new, write_at
 from himl_cli.services.transfer.integrity import FileDigest, Hashing
 from himl_cli.services.transfer.names import part_name
 from himl_cli.services.transfer.plan import Wanted
@@ -16,8 +16,8 @@ from himl_cli.services.transfer.state import TransferState
 
 SMALL = 4 << 20  # up to here a file is digested as it passes by, and begun anew rather than resumed
 LARGE = 32 << 20  # above, it comes in pieces, several at once where the store can
-PIECE = 8 << 20
-OPEN_FLAGS = os.O_WRONLY | os.O_CREAT | getattr(os, "O_BINARY", 0) | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
+PIECE = 2 << 20  # small, so that its beginning is whole, and can be digested, while the rest is on the way
+MOST_PIECES = 1 << 14
 
 
 class Arrival:
@@ -77,7 +77,8 @@ class Arrival:
             start = self._done[0][1] if self._done else 0
             return [(start, size)] if start < size else []
         done = set(self._done)
-        pieces = [(start, min(start + PIECE, size)) for start in range(0, size, PIECE)]
+        length = PIECE * max(1, -(-size // (PIECE * MOST_PIECES)))
+        pieces = [(start, min(start + length, size)) for start in range(0, size, length)]
         return [piece for piece in pieces if piece not in done]
 
     def _follow(self) -> None:
@@ -91,11 +92,7 @@ class Arrival:
             self._descriptor = os.open(self.part, OPEN_FLAGS, 0o666)
             self._follow()
             return
-        try:
-            self._descriptor = os.open(self.part, OPEN_FLAGS | os.O_EXCL, 0o666)
-        except FileExistsError:
-            os.unlink(self.part)
-            self._descriptor = os.open(self.part, OPEN_FLAGS | os.O_EXCL, 0o666)
+        self._descriptor = open_new(self.part)
 
     def write(self, request: FetchRequest, offset: int, data: bytes) -> None:
         position = self._positions.get(request.offset, request.offset)

@@ -9,6 +9,8 @@ from pathlib import Path
 from himl_cli.core.errors import FULL_DISK, DiskFailed
 
 CHUNK = 1 << 20
+SMALL_READ = 32 << 10
+OPEN_FLAGS = os.O_WRONLY | os.O_CREAT | getattr(os, "O_BINARY", 0) | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
 
 
 class DiskFull(DiskFailed):
@@ -28,14 +30,32 @@ def md5_of(path: str | Path) -> bytes:
     """MD5 of the file. Raises OSError."""
     digest = hashlib.md5(usedforsecurity=False)
     with open(path, "rb", buffering=0) as source:
-        while piece := source.read(CHUNK):
-            digest.update(piece)
+        piece = source.read(SMALL_READ)
+        digest.update(piece)
+        if len(piece) == SMALL_READ:
+            buffer = memoryview(bytearray(CHUNK))  # one for all: memory that is new each time costs as much as reading into it
+            while length := source.readinto(buffer):
+                digest.update(buffer[:length])
     return digest.digest()
+
+
+def open_new(path: str) -> int:
+    """A descriptor for writing a new file at *path*; what has that name, also a link, is removed first. Raises OSError."""
+    try:
+        return os.open(path, OPEN_FLAGS | os.O_EXCL, 0o666)
+    except FileExistsError:
+        os.unlink(path)
+        return os.open(path, OPEN_FLAGS | os.O_EXCL, 0o666)
 
 
 def write_at(descriptor: int, offset: int, data: bytes) -> None:
     """Write all of *data* at *offset*. Raises OSError."""
     os.lseek(descriptor, offset, os.SEEK_SET)
-    view = memoryview(data)
-    while view:
-        view = view[os.write(descriptor, view) :]
+    write_all(descriptor, data)
+
+
+def write_all(descriptor: int, data: bytes) -> None:
+    """Write all of *data* where the descriptor stands. Raises OSError."""
+    written = os.write(descriptor, data)
+    while written < len(data):
+        written += os.write(descriptor, memoryview(data)[written:])

@@ -21,6 +21,7 @@ from himl_cli.services.transfer.requests import DownloadRequest
 from himl_cli.services.transfer.state import Fetched, TransferState
 from himl_cli.services.transfer.tally import Tally
 from himl_cli.services.transfer.targets import TargetFolder
+from himl_cli.services.transfer.whole import IN_MEMORY, WholeArrival
 from himl_cli.workspaces.base import BlobStore
 
 TRIES = 3
@@ -61,8 +62,8 @@ class _Download:
         self._hashing = hashing if request.validate else None
         self._tally = tally
         self._plan = DownloadPlan(store, request, folder, state, tally)
-        self._active: dict[str, Arrival] = {}
-        self._digesting: list[Arrival] = []
+        self._active: dict[str, Arrival | WholeArrival] = {}
+        self._digesting: list[Arrival | WholeArrival] = []
         self._again: deque[Wanted] = deque()
 
     def run(self, blobs: Iterator[BlobInfo]) -> None:
@@ -99,15 +100,20 @@ class _Download:
                     break
                 yield request
 
-    def _begin(self, wanted: Wanted) -> Arrival | None:
+    def _begin(self, wanted: Wanted) -> Arrival | WholeArrival | None:
         try:
             self._folder.make_folder_of(wanted.path)
-            arrival = Arrival(wanted, self._plan.source(wanted.blob), self._state, self._hashing)
+            arrival = self._arrival(wanted)
         except OSError as err:
             self._tally.fail(wanted.blob.name, _local(err, wanted))
             return None
         self._active[wanted.blob.name] = arrival
         return arrival
+
+    def _arrival(self, wanted: Wanted) -> Arrival | WholeArrival:
+        if wanted.blob.size <= IN_MEMORY:
+            return WholeArrival(wanted, is_hashed=self._hashing is not None)
+        return Arrival(wanted, self._plan.source(wanted.blob), self._state, self._hashing)
 
     def write(self, request: FetchRequest, offset: int, data: bytes) -> None:
         if self._digesting:
@@ -135,7 +141,7 @@ class _Download:
         if arrival.outstanding == 0:
             self._arrived(arrival)
 
-    def _arrived(self, arrival: Arrival) -> None:
+    def _arrived(self, arrival: Arrival | WholeArrival) -> None:
         """Nothing more of it will come."""
         self._digesting.append(arrival)
         self._settle(wait=False)
@@ -150,7 +156,7 @@ class _Download:
             else:
                 self._digesting.append(arrival)
 
-    def _complete(self, arrival: Arrival) -> None:
+    def _complete(self, arrival: Arrival | WholeArrival) -> None:
         blob = arrival.wanted.blob
         try:
             md5 = arrival.md5()
@@ -166,7 +172,7 @@ class _Download:
         else:
             del self._active[blob.name]
 
-    def _land(self, arrival: Arrival, md5: bytes | None, *, is_verified: bool) -> None:
+    def _land(self, arrival: Arrival | WholeArrival, md5: bytes | None, *, is_verified: bool) -> None:
         wanted = arrival.wanted
         if not wanted.may_replace and os.path.lexists(wanted.path):
             is_same = md5 is not None and os.path.isfile(wanted.path) and md5_of(wanted.path) == md5
@@ -183,7 +189,7 @@ class _Download:
         self._state.record(Fetched(wanted.target, self._plan.source(wanted.blob), wanted.blob.etag, status.st_size, status.st_mtime_ns, md5))
         self._notify(Finished(wanted.blob.name))
 
-    def _give_up(self, arrival: Arrival) -> None:
+    def _give_up(self, arrival: Arrival | WholeArrival) -> None:
         """Try the file again from its beginning where that may help; else it failed."""
         wanted, error = arrival.wanted, arrival.error or ServiceFailed(f"'{arrival.wanted.blob.name}' did not arrive.")
         del self._active[wanted.blob.name]

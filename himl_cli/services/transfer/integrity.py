@@ -20,7 +20,7 @@ class FileDigest:
         self.ready = threading.Event()
         self.cancelled = False
         self._queue = queue
-        self._start = 0
+        self._front = 0  # where the last part begins that is there without a gap before it
         self._ends: dict[int, int] = {}
         self._waiting = False
         self._md5 = hashlib.md5(usedforsecurity=False)
@@ -37,10 +37,12 @@ class FileDigest:
             self._queue.put(self)
 
     def available(self) -> int:
-        """Up to where the file is there without a gap."""
-        stop = self._ends.get(self._start, self._start)
+        """Up to where the file is there without a gap. Looks on from where it was the last time, so that many parts cost no more than few."""
+        front = self._front
+        stop = self._ends.get(front, front)
         while stop in self._ends:
-            stop = self._ends[stop]
+            front, stop = stop, self._ends[stop]
+        self._front = front
         return stop
 
     def result(self) -> bytes:
@@ -56,29 +58,27 @@ class FileDigest:
         with self._reading:
             self.ready.set()
 
-    def catch_up(self) -> None:
-        """Digest what is there; called on the thread."""
+    def catch_up(self, buffer: memoryview) -> None:
+        """Digest what is there, by way of *buffer*; called on the thread."""
         self._waiting = False
         with self._reading:
             if not self.ready.is_set():
                 try:
-                    self._digest_what_is_there()
+                    self._digest_what_is_there(buffer)
                 except OSError as err:
                     self._error = err
                 if self._error is not None or self.position >= self.size:
                     self.ready.set()
 
-    def _digest_what_is_there(self) -> None:
+    def _digest_what_is_there(self, buffer: memoryview) -> None:
         with open(self.path, "rb", buffering=0) as source:
             source.seek(self.position)
             while not self.cancelled and self.position < (stop := self.available()):
-                piece = source.read(min(CHUNK, stop - self.position))
-                if not piece:
+                length = source.readinto(buffer[: stop - self.position])
+                if not length:
                     raise OSError(f"'{self.path}' is shorter than what was written to it")
-                self._md5.update(piece)
-                self.position += len(piece)
-                if self.position in self._ends:  # this part is through, and the next one has begun
-                    self._start = self.position
+                self._md5.update(buffer[:length])
+                self.position += length
 
 
 class Hashing:
@@ -110,5 +110,6 @@ class Hashing:
         return digest
 
     def _work(self) -> None:
+        buffer = memoryview(bytearray(CHUNK))
         while (digest := self._queue.get()) is not None:
-            digest.catch_up()
+            digest.catch_up(buffer)

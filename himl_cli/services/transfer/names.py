@@ -10,6 +10,7 @@ import unicodedata
 from himl_cli.core.file_tree import PART_SUFFIX, is_bookkeeping
 
 LONGEST = 255
+PLAIN = re.compile(r"(?:[\w-][\w.=+-]{0,254}/)*[\w-][\w.=+-]{0,254}", re.ASCII)  # names that need no closer look but on Windows
 DRIVE = re.compile(r"[A-Za-z]:")
 WINDOWS_SIGNS = frozenset('<>:"|?*\\')
 WINDOWS_DEVICES = frozenset({"con", "prn", "aux", "nul", "conin$", "conout$", *(f"{port}{digit}" for port in ("com", "lpt") for digit in "123456789¹²³")})
@@ -29,6 +30,8 @@ def safe_relative(name: str, *, windows: bool = sys.platform == "win32") -> tupl
     if not name:
         raise UnsafeName("it is empty")
     parts = tuple(name.split("/"))
+    if not windows and PLAIN.fullmatch(name):
+        return parts
     for part in parts:
         _check_path(part)
         _check_signs(part)

@@ -17,21 +17,24 @@ from himl_cli.workspaces.base import BlobStore
 FilesOf = Callable[[str], BlobStore]
 
 
-def download_runs(files_of: FilesOf, runs: Sequence[Run], request: DownloadRequest, *, flat: bool = False, notify: Notify = ignore) -> TransferResult:
-    """Bring the files of *runs* to `request.folder/<run id>`, with *flat* to the folder itself; *files_of* gives a run's store.
+def download_runs(
+    files_of: FilesOf, runs: Sequence[Run], request: DownloadRequest, *, output_key: str | None = None, flat: bool = False, notify: Notify = ignore
+) -> TransferResult:
+    """Bring the files of *runs* to `request.folder/<run id>`, with *flat* to the folder itself; *files_of* gives a run's store
+    (of the output *output_key* where that is given).
 
     On a node with several ranks only rank 0 does it. A run without matching files is named, and the others go on; raises
     NotFound when no run has any, BadUsage for *flat* with several runs, and what `download` raises.
     """
     if flat and len(runs) > 1:
         raise BadUsage(f"--flat takes one run, and {len(runs)} are selected.", hint="Leave out --flat, or select one run.")
-    key = repr(("download", [run.id for run in runs], flat, request))
+    key = repr(("download", [run.id for run in runs], output_key, flat, request))
     return rank_zero_only(request.folder, key, lambda: _download_each(files_of, runs, request, flat, notify), notify=notify)
 
 
 def download_blobs(store: BlobStore, request: DownloadRequest, *, notify: Notify = ignore) -> TransferResult:
     """As `download`, and on a node with several ranks only by rank 0."""
-    return rank_zero_only(request.folder, repr(("download", store.label, request)), lambda: download(store, request, notify), notify=notify)
+    return rank_zero_only(request.folder, repr(("download", store.origin, request)), lambda: download(store, request, notify), notify=notify)
 
 
 def _download_each(files_of: FilesOf, runs: Sequence[Run], request: DownloadRequest, flat: bool, notify: Notify) -> TransferResult:

@@ -37,6 +37,7 @@ class DownloadPlan:
 
     def __init__(self, store: BlobStore, request: DownloadRequest, folder: TargetFolder, state: TransferState, tally: Tally) -> None:
         self._store = store
+        self._origin = store.origin
         self._request = request
         self._folder = folder
         self._state = state
@@ -54,19 +55,19 @@ class DownloadPlan:
 
     def source(self, blob: BlobInfo) -> str:
         """What the state file calls the blob's origin."""
-        return f"{self._store.label}\n{blob.name}"
+        return f"{self._origin}\n{blob.name}"
 
     def _decide(self, blob: BlobInfo) -> Wanted | None:
         wanted = self._place(blob)
         if wanted is None:
             return None
         try:
-            here = os.lstat(wanted.path)
-        except FileNotFoundError:
-            return wanted
+            here = self._folder.state_of(wanted.path)
         except OSError as err:
             self._tally.refuse(blob.name, f"it cannot be reached here: {err.strerror}")
             return None
+        if here is None:
+            return wanted
         if stat.S_ISDIR(here.st_mode):
             self._tally.refuse(blob.name, "a folder of this name is here")
             return None

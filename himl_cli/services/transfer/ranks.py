@@ -5,19 +5,21 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import platform
 import shutil
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from himl_cli.core.errors import HimlError, Interrupted
+from himl_cli.core.errors import BadUsage, HimlError, IntegrityFailed, Interrupted, NotAllowed, NotFound, ServiceFailed
 from himl_cli.core.events import Notice, Notify, ignore
 from himl_cli.core.file_tree import RANKS_NAME
 from himl_cli.core.locks import is_held
 from himl_cli.core.transfers import TransferResult
 from himl_cli.services.transfer.disk import explained
-from himl_cli.services.transfer.launch import LocalRank, local_rank
+from himl_cli.services.transfer.launch import LAUNCH_VARIABLES, LocalRank, local_rank
 from himl_cli.services.transfer.targets import TargetFolder
 
 if TYPE_CHECKING:
@@ -27,6 +29,10 @@ WAIT_SECONDS = 600.0
 SILENT_SECONDS = 3.0
 IDLE_SECONDS = 3600.0
 FIRST_PAUSE, LONGEST_PAUSE = 0.02, 0.5
+KINDS = {kind.exit_code: kind for kind in (BadUsage, NotFound, NotAllowed, ServiceFailed, IntegrityFailed, Interrupted)}
+"""What an error of another rank is raised as; its own class may ask for more than its words."""
+
+_calls_with_barrier: Counter[tuple[Path, str]] = Counter()
 
 
 def rank_zero_only(
@@ -54,13 +60,58 @@ def rank_zero_only(
     return meeting.wait(wait_seconds, notify)
 
 
+def rank_zero_then_barrier(
+    folder: Path, key: str, act: Callable[[], TransferResult], barrier: Callable[[], None], *, environment: Mapping[str, str] = os.environ
+) -> TransferResult:
+    """As `rank_zero_only`, for ranks that have a *barrier* of their own, which may span nodes.
+
+    Rank 0 of each node acts and then comes to the barrier, also when it failed with a HimlError, so that no other rank is left
+    waiting there; then all ranks of the node return its result or raise its error. All ranks must make the same calls. A
+    process that cannot tell its rank on the node acts for itself.
+    """
+    place = folder.absolute()
+    _calls_with_barrier[place, key] += 1
+    number, me = _calls_with_barrier[place, key], local_rank(environment)
+    if me is not None and me.rank > 0:
+        barrier()
+        return _Meeting(folder, key, _same_for_all(me, environment)).told(number)
+    result, error = TransferResult(), None
+    try:
+        if me is None:
+            result = act()
+        else:
+            meeting = _Meeting(folder, key, _same_for_all(me, environment))
+            meeting.clean_up()
+            meeting.forget(number)
+            result = meeting.tell_of(number, act)
+    except HimlError as err:
+        error = err
+    barrier()
+    if error is not None:
+        raise error
+    return result
+
+
+def _same_for_all(me: LocalRank, environment: Mapping[str, str]) -> LocalRank:
+    """*me* in a launch named without its processes: the script that began as rank 0 may itself have started the other ranks.
+
+    A name that was used before does no harm here: an outcome is read only after rank 0 has put its own there.
+    """
+    known = [f"{name}={environment[name]}" for name in LAUNCH_VARIABLES if name in environment]
+    return LocalRank(me.rank, _short_hash("\n".join(["barrier", platform.node(), *known])))
+
+
+def _short_hash(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:16]
+
+
 class _Meeting:
     """A folder in the target where the ranks of one launch meet over one key."""
 
     def __init__(self, folder: Path, key: str, me: LocalRank) -> None:
         self._launches = TargetFolder(folder).folder / RANKS_NAME
         self._launch = self._launches / me.launch
-        self._folder = self._launch / hashlib.sha256(key.encode("utf-8", "surrogateescape")).hexdigest()[:16]
+        self._folder = self._launch / _short_hash(key)
         self._rank = me.rank
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
@@ -72,16 +123,31 @@ class _Meeting:
         number = 1 + sum(1 for path in self._folder.glob("0-*"))
         with self._lock(number):
             self._begin(number)
-            try:
-                result = act()
-            except HimlError as err:
-                self._tell(number, {"error": {"message": str(err), "hint": err.hint, "code": err.code, "exit_code": err.exit_code}})
-                raise
-            except KeyboardInterrupt:
-                self._tell(number, {"error": {"message": "Interrupted.", "hint": "", "code": Interrupted.code, "exit_code": Interrupted.exit_code}})
-                raise
-            self._tell(number, {"result": result.as_record()})
-            return result
+            return self.tell_of(number, act)
+
+    def tell_of(self, number: int, act: Callable[[], TransferResult]) -> TransferResult:
+        """Act, and leave word of how that ended."""
+        try:
+            result = act()
+        except HimlError as err:
+            self._tell(number, {"error": {"message": str(err), "hint": err.hint, "code": err.code, "exit_code": err.exit_code}})
+            raise
+        except KeyboardInterrupt:
+            self._tell(number, {"error": {"message": "Interrupted.", "hint": "", "code": Interrupted.code, "exit_code": Interrupted.exit_code}})
+            raise
+        self._tell(number, {"result": result.as_record()})
+        return result
+
+    def forget(self, number: int) -> None:
+        """Remove what an earlier launch of this name may have left."""
+        (self._folder / f"outcome-{number}").unlink(missing_ok=True)
+
+    def told(self, number: int) -> TransferResult:
+        """How it ended for rank 0, which is known to have left word by now. Raises its error."""
+        outcome = self._outcome(number)
+        if outcome is None:
+            raise HimlError("Local rank 0, which was to fetch the files, left no word of how that ended.", hint="Its own output says why.")
+        return _taken_over(outcome)
 
     def wait(self, wait_seconds: float, notify: Notify) -> TransferResult:
         number = 1 + sum(1 for path in self._folder.glob(f"{self._rank}-*"))
@@ -117,8 +183,11 @@ class _Meeting:
     def _tell(self, number: int, outcome: dict[str, Any]) -> None:
         """Write the outcome so that it is there whole or not at all."""
         part = self._folder / f"outcome-{number}.part"
-        part.write_text(json.dumps(outcome))
-        os.replace(part, self._folder / f"outcome-{number}")
+        try:
+            part.write_text(json.dumps(outcome))
+            os.replace(part, self._folder / f"outcome-{number}")
+        except OSError as err:
+            raise explained(err, "Cannot tell the other ranks of this node how it ended") from err
 
     def _outcome(self, number: int) -> dict[str, Any] | None:
         try:
@@ -147,6 +216,6 @@ def _taken_over(outcome: dict[str, Any]) -> TransferResult:
     if "result" in outcome:
         return TransferResult.from_record(outcome["result"])
     told = outcome["error"]
-    error = HimlError(told["message"], hint=told["hint"])
+    error = KINDS.get(told["exit_code"], HimlError)(told["message"], hint=told["hint"])
     error.code, error.exit_code = told["code"], told["exit_code"]
     raise error

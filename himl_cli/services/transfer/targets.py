@@ -21,6 +21,7 @@ class TargetFolder:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self._top = str(folder)
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except (FileExistsError, NotADirectoryError) as err:
@@ -28,6 +29,8 @@ class TargetFolder:
         except OSError as err:
             raise explained(err, f"Cannot make '{folder}'") from err
         self._known: set[str] = set()
+        self._absent: set[str] = set()
+        self._last: tuple[tuple[str, ...], str] = ((), self._top)
 
     def folds_names(self) -> bool:
         """Whether names that differ in case or Unicode form only are one file here."""
@@ -45,11 +48,28 @@ class TargetFolder:
     def place(self, target: str) -> str:
         """The path of *target*, a name with `/` separators. Raises UnsafeName when it may not or cannot be a file here."""
         parts = safe_relative(target)
-        folder = str(self.folder)
-        for part in parts[:-1]:
-            folder = os.path.join(folder, part)
-            self._check_folder(folder)
+        folder = self._folder_of(parts)
+        if folder not in self._known and folder not in self._absent:
+            above = self._top
+            for part in parts[:-1]:
+                above = os.path.join(above, part)
+                self._check_folder(above)
         return os.path.join(folder, parts[-1])
+
+    def _folder_of(self, parts: tuple[str, ...]) -> str:
+        """The folder that the last of *parts* goes to; that of the name before, mostly."""
+        if parts[:-1] != self._last[0]:
+            self._last = parts[:-1], os.path.join(self._top, *parts[:-1])
+        return self._last[1]
+
+    def state_of(self, path: str) -> os.stat_result | None:
+        """What is at *path*, from `place`, links not followed; None for nothing. Raises OSError where that cannot be seen."""
+        if os.path.dirname(path) in self._absent:
+            return None
+        try:
+            return os.lstat(path)
+        except FileNotFoundError:
+            return None
 
     def _check_folder(self, folder: str) -> None:
         """A symlink on the way could lead anywhere: files land only in real folders."""
@@ -58,6 +78,7 @@ class TargetFolder:
         try:
             mode = os.lstat(folder).st_mode
         except FileNotFoundError:
+            _remember(folder, self._absent)
             return
         except OSError as err:
             raise UnsafeName(f"its folder cannot be reached here: {err.strerror}") from err
@@ -66,19 +87,21 @@ class TargetFolder:
             raise UnsafeName(f"'{shown}' is a link here, and could lead out of the target folder")
         if not stat.S_ISDIR(mode):
             raise UnsafeName(f"'{shown}' is a file here")
-        self._remember(folder)
+        _remember(folder, self._known)
 
     def make_folder_of(self, path: str) -> None:
         """Make the folder that *path*, from `place`, lies in. Raises OSError."""
         folder = os.path.dirname(path)
         if folder not in self._known:
             os.makedirs(folder, exist_ok=True)
-            self._remember(folder)
+            self._absent.clear()  # those above it are there now, too
+            _remember(folder, self._known)
 
-    def _remember(self, folder: str) -> None:
-        if len(self._known) >= FOLDERS_REMEMBERED:
-            self._known.clear()
-        self._known.add(folder)
+
+def _remember(folder: str, folders: set[str]) -> None:
+    if len(folders) >= FOLDERS_REMEMBERED:
+        folders.clear()
+    folders.add(folder)
 
 
 def _is_junction(folder: str) -> bool:

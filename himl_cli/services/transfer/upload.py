@@ -20,6 +20,7 @@ from himl_cli.services.transfer.tally import Tally
 from himl_cli.workspaces.base import BlobStore
 
 TRIES = 3
+DIGESTED_BEFORE = 8 << 20  # bytes up to which a file is read for its MD5 first: it is still in memory when it is sent
 
 
 def upload(store: BlobStore, request: UploadRequest, notify: Notify = ignore) -> TransferResult:
@@ -51,7 +52,7 @@ def _checked_prefix(prefix: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class _Sending:
-    """A file on its way, as it was when it was digested."""
+    """A file on its way, as it was when it was asked for."""
 
     found: FoundFile
     tries: int
@@ -138,11 +139,11 @@ class _Upload:
         return stored is not None and stored == md5_of(found.path)
 
     def _begin(self, sending: _Sending) -> StoreRequest | None:
-        """Digest the file as it is now."""
+        """The file as it is now; a large one is digested by whoever reads it for sending."""
         path, name = sending.found.path, self._prefix + sending.found.name
         try:
             now = FoundFile(sending.found.name, path, os.stat(path))
-            md5 = md5_of(path)
+            md5 = md5_of(path) if now.stat.st_size <= DIGESTED_BEFORE else None
         except OSError as err:
             self._tally.fail(name, explained(err, f"Cannot read '{path}'"))
             return None
@@ -176,7 +177,7 @@ class _Upload:
 
 
 def _has_changed(sending: _Sending) -> bool:
-    """Whether the file is no longer what was digested."""
+    """Whether the file is no longer what was asked for."""
     try:
         now = os.stat(sending.found.path)
     except OSError:

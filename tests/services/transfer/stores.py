@@ -37,6 +37,7 @@ class MemoryStore:
     shuffle: bool = False
     before_piece: Callable[[FetchRequest, int], None] = lambda request, offset: None
     label: str = "the store"
+    origin: str = "memory"
     moved: int = 0
     fetched: list[tuple[str, int]] = field(default_factory=list)
     versions: dict[str, int] = field(default_factory=dict)
@@ -108,7 +109,7 @@ class MemoryStore:
     def store(self, requests: Iterable[StoreRequest], sink: StoreSink, *, workers: int) -> None:
         for request in requests:
             body = request.path.read_bytes()
-            if md5_bytes(body) != request.md5 or len(body) != request.size:
+            if request.md5 not in (None, md5_bytes(body)) or len(body) != request.size:
                 sink.fail(request, HimlError(f"{request.name} changed"))
                 continue
             self.put(request.name, body)

@@ -198,9 +198,9 @@ def test_a_file_fetched_earlier_is_renewed_when_its_source_grew_but_not_when_it_
     assert (numbers(result), result.differing) == ((1, 0, 0), ("notes",))
 
 
-def test_the_file_of_another_run_is_not_taken_for_an_older_version(tmp_path: Path) -> None:
-    download(MemoryStore({"metrics": b"of run 1"}, label="run 1"), DownloadRequest(tmp_path))
-    result = download(MemoryStore({"metrics": b"of run 2"}, label="run 2"), DownloadRequest(tmp_path))
+def test_the_file_of_another_place_is_not_taken_for_an_older_version(tmp_path: Path) -> None:
+    download(MemoryStore({"metrics": b"of run 1"}, origin="run 1"), DownloadRequest(tmp_path))
+    result = download(MemoryStore({"metrics": b"of run 2"}, origin="run 2"), DownloadRequest(tmp_path))
     assert (files_in(tmp_path), result.differing) == ({"metrics": b"of run 1"}, ("metrics",))
 
 

@@ -12,9 +12,9 @@ from himl_cli.core.errors import BadUsage, NotFound, ServiceFailed, TransferInco
 from himl_cli.core.events import Event, Finished, Moved
 from himl_cli.services.transfer.filters import Filters
 from himl_cli.services.transfer.requests import UploadRequest
-from himl_cli.services.transfer.upload import upload
+from himl_cli.services.transfer.upload import DIGESTED_BEFORE, upload
 from himl_cli.workspaces.base import StoreSink
-from tests.services.transfer.stores import MemoryStore
+from tests.services.transfer.stores import MemoryStore, md5_bytes, pattern
 
 
 @pytest.fixture
@@ -152,3 +152,17 @@ def test_links_pipes_workspaces_and_state_files_do_no_harm(local: Path) -> None:
     store = MemoryStore()
     upload(store, UploadRequest(local, "p"))
     assert {*store.bodies} == {"p/a", "p/a-b", "p/sub/c.txt", "p/sub/d"}
+
+
+def test_large_files_are_left_to_the_store_to_digest_so_that_they_are_read_once(tmp_path: Path) -> None:
+    class Noting(MemoryStore):
+        def store(self, requests: Iterable[StoreRequest], sink: StoreSink, *, workers: int) -> None:
+            self.asked = [*requests]
+            super().store(self.asked, sink, workers=workers)
+
+    (tmp_path / "large").write_bytes(pattern(DIGESTED_BEFORE + 1))
+    (tmp_path / "small").write_bytes(b"small")
+    store = Noting()
+    result = upload(store, UploadRequest(tmp_path, "p"))
+    assert [(request.name, request.md5) for request in store.asked] == [("p/large", None), ("p/small", md5_bytes(b"small"))]
+    assert (result.files, result.problem(), {*store.bodies}) == (2, None, {"p/large", "p/small"})

@@ -1,0 +1,1 @@
+"""Whether everything that himl needs is in order."""

@@ -1,0 +1,57 @@
+"""All checks, in the order in which one depends on another."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+from himl_cli.core.checks import Check, CheckState
+from himl_cli.core.errors import ChecksFailed, HimlError, NotAllowed
+from himl_cli.services.doctor.installation import installation_checks
+from himl_cli.workspaces.base import ChecksItself, FoundWorkspace
+
+CONFIGURATION, SIGN_IN = "configuration", "sign-in"
+NO_AZURE = "No Azure ML workspace is configured: no config.json with its keys here or above, no HIML_* variables."
+HOW_TO_CONFIGURE = "Put the workspace's config.json (from Studio's menu at the top right) into the project's folder."
+
+
+def checkup(find: Callable[[], Sequence[FoundWorkspace]]) -> Iterator[Check]:
+    """Look at the installation, then at each of the workspaces that *find* gives; goes on after a failure where that makes sense."""
+    yield from installation_checks()
+    try:
+        found = find()
+    except HimlError as err:
+        yield Check.failed(CONFIGURATION, str(err), err.hint)
+        return
+    yield from _configuration(found)
+    for each in found:
+        yield from _checks_of(each)
+
+
+def _checks_of(found: FoundWorkspace) -> Iterator[Check]:
+    """The workspace's own checks; none of them where what is set for signing in cannot be used."""
+    try:
+        workspace = found.open()
+    except NotAllowed as err:
+        yield Check.failed(SIGN_IN, str(err), err.hint)
+        return
+    if isinstance(workspace, ChecksItself):
+        yield from workspace.checks()
+
+
+def _configuration(found: Sequence[FoundWorkspace]) -> Iterator[Check]:
+    """Which workspaces are meant, and why."""
+    if not found:
+        yield Check.failed(CONFIGURATION, f"No workspace. {NO_AZURE}", f"{HOW_TO_CONFIGURE} Or run 'himl submit SCRIPT', which makes a local workspace.")
+    for each in found:
+        yield Check.passed(CONFIGURATION, f"{each.label}, from {each.source}.")
+    if found and all(each.kind == "local" for each in found) and not any(each.is_named for each in found):
+        yield Check.note(CONFIGURATION, NO_AZURE, HOW_TO_CONFIGURE)
+
+
+def verdict(checks: Sequence[Check]) -> HimlError | None:
+    """The error to raise once all was shown: what failed, or None."""
+    failed = list(dict.fromkeys(check.name for check in checks if check.state is CheckState.failed))
+    if not failed:
+        return None
+    hint = "Mend the first one first: what comes after may depend on it." if len(failed) > 1 else ""
+    return ChecksFailed(f"Not in order: {', '.join(failed)}.", hint=hint)

@@ -1,0 +1,106 @@
+"""Failures on an Azure ML workspace: one line, a hint, the right exit code."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.running import Himl
+from tests.servers.azureml.faults import Status
+from tests.servers.azureml.principals import Right
+from tests.servers.azureml.seeding import DEFAULT, StagedWorkspace
+
+NOBODY = "00000000-1111-2222-3333-444444444444"
+
+CASES: list[tuple[list[str], int, str, str]] = [
+    (["runs", "show", "train_1_ab"], 3, "No run 'train_1_ab' in workspace", "train_1_aa"),
+    (["runs", "show", "train:train_1_ab"], 3, "No run 'train_1_ab' in workspace", "train_1_aa"),
+    (["runs", "show", "other:train_1_aa"], 3, "belongs to experiment 'train', not 'other'", "train:train_1_aa"),
+    (["runs", "show", "--experiment", "trian"], 3, "No run of an experiment 'trian'", "Did you mean train?"),
+    (["runs", "show", "../../train_1_aa"], 3, "No run '../../train_1_aa'", ""),
+    (["runs", "logs", "train_1_aa", "--file", "std_lg.txt"], 3, "has no log 'std_lg.txt'", "std_log.txt"),
+    (["download", "train_1_aa", "--prefix", "output/"], 3, "starts with 'output/'", "outputs/"),
+    (["download", "train_1_aa", "--output_key", "x"], 3, "'x'", "model"),
+    (["datastore", "list", "--datastore", "workspaceblob"], 3, "No datastore 'workspaceblob'", "workspaceblobstore"),
+    (["datastore", "list", "dta/"], 3, "starts with 'dta/'", "data/"),
+    (["datastore", "list", "--datastore", "workspacefilestore"], 2, "file share", "azcopy"),
+    (["datastore", "list", "--datastore", "gone"], 3, "gone-container", ""),
+    (["runs", "list", "--config_file", "nope.json"], 3, "There is no file 'nope.json'", "config.json"),
+    (["submit", "x.py", "--config_file", "config.json"], 2, "runs and records jobs here only", ".himl"),
+]
+
+
+@pytest.fixture
+def seeded(azure_environment: StagedWorkspace, project: Path) -> StagedWorkspace:
+    azure = azure_environment
+    azure.write_config(project)
+    run = azure.add_run("train_1_aa", "train")
+    azure.put_artifacts(run, {"outputs/m.bin": b"m", "user_logs/std_log.txt": b"log\n"})
+    azure.add_output(run, "model", {"m": b"m"})
+    azure.put_blob(DEFAULT, "data/a.txt", b"a")
+    gone = azure.add_datastore("gone", container="container-that-goes")
+    gone.container = "gone-container"
+    (project / "x.py").write_text("")
+    return azure
+
+
+@pytest.mark.usefixtures("seeded")
+@pytest.mark.parametrize(("arguments", "code", "message", "hint"), CASES, ids=[" ".join(case[0]) for case in CASES])
+def test_a_failure_is_one_line_a_hint_and_an_exit_code(himl: Himl, arguments: list[str], code: int, message: str, hint: str) -> None:
+    outcome = himl(*arguments)
+    lines = outcome.stderr.splitlines()
+    assert (outcome.code, outcome.stdout) == (code, ""), outcome.stderr
+    assert lines[0].startswith("error: ")
+    assert message in lines[0]
+    assert hint in " ".join(lines)
+    assert all(line.startswith("hint: ") for line in lines[1:])
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("subscription_id", NOBODY, f"sees no subscription '{NOBODY}'"),
+        ("resource_group", "nowhere", "There is no resource group 'nowhere'"),
+        ("workspace_name", "nothing", "There is no workspace 'nothing'"),
+    ],
+)
+@pytest.mark.parametrize("command", [["runs", "list"], ["download", "train_1_aa"], ["datastore", "list"], ["workspace", "show"]])
+def test_a_wrong_workspace_is_exit_3(himl: Himl, seeded: StagedWorkspace, project: Path, command: list[str], key: str, value: str, said: str) -> None:
+    content = json.loads((project / "config.json").read_text()) | {key: value}
+    (project / "config.json").write_text(json.dumps(content))
+    outcome = himl(*command)
+    assert (outcome.code, outcome.stdout) == (3, ""), outcome.stderr
+    assert said in outcome.stderr.splitlines()[0]
+
+
+def test_no_rights_is_exit_4_and_names_the_role(himl: Himl, seeded: StagedWorkspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in seeded.environment(seeded.add_principal(set())).items():
+        monkeypatch.setenv(name, value)
+    outcome = himl("runs", "list")
+    assert (outcome.code, outcome.stdout) == (4, "")
+    assert "AzureML Data Scientist" in outcome.stderr
+
+
+def test_reading_without_the_right_to_tag_is_exit_4(himl: Himl, seeded: StagedWorkspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in seeded.environment(seeded.add_principal({Right.READ})).items():
+        monkeypatch.setenv(name, value)
+    assert himl.ok("runs", "show", "train_1_aa", "-q").stdout == "train_1_aa\n"
+    assert himl("runs", "tag", "train_1_aa", "a=b").code == 4
+
+
+def test_a_service_that_goes_on_failing_is_exit_5(himl: Himl, seeded: StagedWorkspace) -> None:
+    himl.ok("runs", "list")
+    seeded.stage.faults.add(Status(503, retry_after=0), "api.azureml.ms", times=None)
+    outcome = himl("runs", "list", "--json")
+    assert (outcome.code, outcome.stdout, outcome.error_json()["code"]) == (5, "", "service_failed")
+
+
+def test_a_list_of_both_fails_with_azure_and_says_how_to_do_without(himl: Himl, seeded: StagedWorkspace, project: Path) -> None:
+    (project / ".himl").mkdir()
+    seeded.stage.faults.add(Status(503, retry_after=0), "management|api.azureml.ms", times=None)
+    outcome = himl("runs", "list")
+    assert (outcome.code, outcome.stdout) == (5, "")
+    assert "--workspace local" in outcome.stderr
+    assert himl.ok("runs", "list", "-w", "local").code == 0

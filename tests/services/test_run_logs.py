@@ -1,0 +1,31 @@
+"""How often a run is looked at while its log is followed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from himl_cli.services.run_logs import follow_log, seconds_between_looks
+from himl_cli.workspaces.joined import JoinedWorkspace
+from himl_cli.workspaces.open import open_workspace
+from tests.recorded_runs import RecordedRuns
+
+CONFIG = {"subscription_id": "00000000-1111-2222-3333-444444444444", "resource_group": "team", "workspace_name": "lab"}
+
+
+def test_a_service_is_asked_seldom_and_a_run_kept_here_often(project: Path) -> None:
+    runs = RecordedRuns(project)
+    runs.add("train_1_aa")
+    (project / "config.json").write_text(json.dumps(CONFIG))
+    azure = open_workspace(None, None, start=project)
+    at_first, at_most = seconds_between_looks(azure, "any")
+    assert 1.0 <= at_first <= 2.0 <= at_most <= 10.0
+    assert max(seconds_between_looks(runs.workspace, "train_1_aa")) <= 0.1
+    both = JoinedWorkspace(runs.workspace, lambda: azure, azure.label)
+    assert seconds_between_looks(both, "train_1_aa") == seconds_between_looks(runs.workspace, "train_1_aa")
+
+
+def test_a_log_of_a_run_that_has_ended_is_given_once(project: Path) -> None:
+    runs = RecordedRuns(project)
+    runs.add("train_1_aa", files={"user_logs/std_log.txt": "one\ntwo\n"})
+    assert b"".join(follow_log(runs.workspace, "train_1_aa")) == b"one\ntwo\n"
