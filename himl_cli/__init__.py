@@ -1,3 +1,45 @@
-"""himl: train on Azure Machine Learning, or here, with one command-line tool."""
+"""himl: train on Azure Machine Learning, or here, with one command-line tool.
+
+What scripts import from here is listed in `__init__.pyi` and described in docs/python.md; each name is imported when it is
+first asked for, so that `import himl_cli` costs nothing.
+"""
 
 __version__ = "0.1.0"
+
+_HOMES = {
+    "Datastore": "api.datastore",
+    "Experiment": "api.experiment",
+    "HimlError": "core.errors",
+    "Run": "api.run",
+    "Workspace": "api.workspace",
+    "create_run_recovery_id": "api.runs",
+    "download_checkpoints_from_run_id": "api.files",
+    "download_files_from_run_id": "api.files",
+    "download_from_datastore": "api.files",
+    "fetch_run": "api.runs",
+    "get_most_recent_run": "api.runs",
+    "get_most_recent_run_id": "api.runs",
+    "get_workspace": "api.configured",
+    "is_local_rank_zero": "api.ranks",
+    "is_running_in_azure_ml": "api.runs",
+    "set_environment_variables_for_multi_node": "api.multi_node",
+    "split_recovery_id": "api.runs",
+    "torch_barrier": "api.ranks",
+    "upload_to_datastore": "api.files",
+}
+
+__all__ = ["__version__", *_HOMES]
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOMES:
+        raise AttributeError(f"module '{__name__}' has no attribute '{name}'", name=name, obj=None)
+    from importlib import import_module
+
+    value = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOMES})

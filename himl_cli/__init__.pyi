@@ -1,0 +1,22 @@
+from himl_cli.api.configured import get_workspace as get_workspace
+from himl_cli.api.datastore import Datastore as Datastore
+from himl_cli.api.experiment import Experiment as Experiment
+from himl_cli.api.files import download_checkpoints_from_run_id as download_checkpoints_from_run_id
+from himl_cli.api.files import download_files_from_run_id as download_files_from_run_id
+from himl_cli.api.files import download_from_datastore as download_from_datastore
+from himl_cli.api.files import upload_to_datastore as upload_to_datastore
+from himl_cli.api.multi_node import set_environment_variables_for_multi_node as set_environment_variables_for_multi_node
+from himl_cli.api.ranks import is_local_rank_zero as is_local_rank_zero
+from himl_cli.api.ranks import torch_barrier as torch_barrier
+from himl_cli.api.run import Run as Run
+from himl_cli.api.runs import create_run_recovery_id as create_run_recovery_id
+from himl_cli.api.runs import fetch_run as fetch_run
+from himl_cli.api.runs import get_most_recent_run as get_most_recent_run
+from himl_cli.api.runs import get_most_recent_run_id as get_most_recent_run_id
+from himl_cli.api.runs import is_running_in_azure_ml as is_running_in_azure_ml
+from himl_cli.api.runs import split_recovery_id as split_recovery_id
+from himl_cli.api.workspace import Workspace as Workspace
+from himl_cli.core.errors import HimlError as HimlError
+
+__version__: str
+__all__: list[str]

@@ -1,0 +1,35 @@
+"""Errors that are himl's and also the built-in ones that hi-ml's users catch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from himl_cli.core.errors import BadUsage, NotFound, WorkspaceNotFound
+
+
+class NoWorkspace(WorkspaceNotFound, ValueError):
+    """No workspace was given, and none is configured (hi-ml: ValueError)."""
+
+
+class ConfigNotFound(WorkspaceNotFound, FileNotFoundError):
+    """The config file that was given is not there (hi-ml: FileNotFoundError)."""
+
+
+class NotThere(NotFound, FileNotFoundError):
+    """The files that are meant, or the datastore or folder that should hold them, are not there (hi-ml: FileNotFoundError)."""
+
+
+class NoRecoveryId(BadUsage, ValueError):
+    """The text is no recovery id of a run (hi-ml: ValueError)."""
+
+
+@contextmanager
+def raising(ours: type[NotFound | BadUsage], both: type[NotFound | BadUsage]) -> Iterator[None]:
+    """Within it, errors of exactly the kind *ours* (by their code) are raised as *both*, with the same words."""
+    try:
+        yield
+    except ours as err:
+        if err.code != ours.code:
+            raise
+        raise both(str(err), hint=err.hint) from err

@@ -1,0 +1,90 @@
+"""Ranks of a distributed script: which of them acts, and where all of them meet."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sys
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from himl_cli.core.events import Notify, ignore
+from himl_cli.core.transfers import TransferResult
+from himl_cli.services.transfer.launch import RANKS, local_rank
+from himl_cli.services.transfer.ranks import rank_zero_only, rank_zero_then_barrier
+
+DONE_VARIABLE = "HIML_DONE_BEFORE_RANKS"
+ELASTIC = "TORCHELASTIC_RUN_ID"
+LONGEST = 27_000  # Windows allows 32,767 characters in a variable
+
+_calls: Counter[str] = Counter()
+
+
+def is_local_rank_zero() -> bool:
+    """Whether this process is the one of its node that downloads.
+
+    That is the process whose launcher says so (LOCAL_RANK and its kin are 0); without such a variable, as hi-ml has it, one
+    without RANK: PyTorch Lightning starts the other ranks from there. RANK alone is not a rank on the node; only 0 is taken for one.
+    """
+    me = local_rank(os.environ)
+    if me is not None:
+        return me.rank == 0
+    is_told = any(os.environ.get(name, "").isdecimal() for name in RANKS)
+    return is_told or os.environ.get("RANK", "0") == "0"
+
+
+def torch_barrier() -> None:
+    """Wait until all processes of the distributed PyTorch job are here; returns at once where torch.distributed is not set up.
+
+    PyTorch is not imported: a script that has set it up has imported it.
+    """
+    distributed = _set_up_distributed()
+    if distributed is not None:
+        distributed.barrier()
+
+
+def once_per_node(folder: Path, key: str, act: Callable[[], TransferResult], *, notify: Notify = ignore) -> TransferResult:
+    """What *act* gives, done by local rank 0 alone; the other ranks of the node wait for it and share its outcome.
+
+    They meet at torch.distributed's barrier, over all nodes, where that is set up, and else by files in *folder*. A script
+    that starts its other ranks itself (PyTorch Lightning) and called this before is not waited for: the ranks it starts
+    inherit word of what is done.
+    """
+    distributed = _set_up_distributed()
+    if distributed is not None:
+        return rank_zero_then_barrier(folder, key, act, distributed.barrier)
+    me, mark = local_rank(os.environ), _mark(folder, key)
+    if me is not None and me.rank > 0 and _is_done(mark):
+        return TransferResult()
+    result = act() if me is None else rank_zero_only(folder, key, act, notify=notify)
+    if me is None or me.rank == 0:
+        _leave_word(mark)
+    return result
+
+
+def _set_up_distributed() -> Any:
+    """torch.distributed where the script has initialised it, else None."""
+    distributed = sys.modules.get("torch.distributed")
+    return distributed if distributed is not None and distributed.is_available() and distributed.is_initialized() else None
+
+
+def _mark(folder: Path, key: str) -> str:
+    text = f"{os.path.realpath(folder)}\n{key}"
+    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:12]
+
+
+def _leave_word(mark: str) -> None:
+    """For the processes that this one may yet start."""
+    done = f"{os.environ.get(DONE_VARIABLE, '')} {mark}".strip()
+    if len(done) <= LONGEST:
+        os.environ[DONE_VARIABLE] = done
+
+
+def _is_done(mark: str) -> bool:
+    """Whether the script that started this rank made this call, the same number of times, before; torchrun's rank 0 is none such."""
+    if ELASTIC in os.environ:
+        return False
+    _calls[mark] += 1
+    return os.environ.get(DONE_VARIABLE, "").split().count(mark) >= _calls[mark]

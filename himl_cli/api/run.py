@@ -1,0 +1,210 @@
+"""A run as scripts hold it, with the names of azureml-core's `Run` that hi-ml's users call to read one."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from datetime import datetime
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from himl_cli.api.experiment import Experiment
+from himl_cli.api.moving import bring, complete
+from himl_cli.api.waiting import wait_until_ended
+from himl_cli.core.runs import Metric, RunQuery, RunStatus
+from himl_cli.services.transfer.download import download
+from himl_cli.services.transfer.filters import Filters
+from himl_cli.services.transfer.requests import DownloadRequest
+
+if TYPE_CHECKING:
+    from himl_cli.api.workspace import Workspace
+    from himl_cli.core.runs import Run as Record
+    from himl_cli.workspaces.base import BlobStore
+
+
+class Run:
+    """One run, found in *workspace*.
+
+    Its attributes are as they were when it was fetched, those of methods are asked for. All methods raise `himl_cli`'s errors:
+    RunNotFound when it was deleted meanwhile, NotAllowed, ServiceFailed.
+    """
+
+    def __init__(self, workspace: Workspace, record: Record) -> None:
+        self._found_in = workspace
+        self.record = record
+        """What is known of the run, in himl's own words: times in UTC, exit code, reason, command."""
+
+    @property
+    def id(self) -> str:
+        return self.record.id
+
+    @cached_property
+    def workspace(self) -> Workspace:
+        """The workspace that keeps the run; where it was found by looking in several, this may ask which one that is."""
+        return self._found_in.home_of(self.id)
+
+    @property
+    def experiment(self) -> Experiment:
+        return Experiment(self.workspace, self.record.experiment)
+
+    @property
+    def display_name(self) -> str:
+        return self.record.display_name
+
+    @property
+    def description(self) -> str:
+        return self.record.description
+
+    @property
+    def status(self) -> str:
+        """Queued, Running, Completed, Failed or Canceled, when it was fetched."""
+        return self.record.status.value
+
+    @property
+    def tags(self) -> dict[str, str]:
+        """The tags when it was fetched; a copy."""
+        return dict(self.record.tags)
+
+    @property
+    def parent(self) -> Run | None:
+        """The run that started this one."""
+        return Run(self._found_in, self._found_in.opened.run(self.record.parent)) if self.record.parent else None
+
+    def get_status(self) -> str:
+        """The status now."""
+        return self._now().status.value
+
+    def get_tags(self) -> dict[str, str]:
+        """The tags now."""
+        return dict(self._now().tags)
+
+    def get_details(self) -> dict[str, Any]:
+        """What is known of the run now, under azureml-core's names as far as himl knows them; times are ISO 8601 in UTC."""
+        run = self._now()
+        return {
+            "runId": run.id,
+            "experiment": run.experiment,
+            "displayName": run.display_name,
+            "description": run.description,
+            "status": run.status.value,
+            "createdTimeUtc": _iso(run.created),
+            "startTimeUtc": _iso(run.started),
+            "endTimeUtc": _iso(run.ended),
+            "parentRunId": run.parent,
+            "tags": dict(run.tags),
+            "parameters": dict(self._found_in.opened.parameters(run.id)),
+            "command": run.command,
+            "exitCode": run.exit_code,
+            "error": {"message": run.reason} if run.reason and run.status is RunStatus.failed else None,
+        }
+
+    def get_portal_url(self) -> str:
+        """The run's page in Azure ML Studio; empty for a run of a local workspace."""
+        return self.record.url
+
+    def get_metrics(self, name: str | None = None, recursive: bool = False) -> dict[str, Any]:
+        """What the run logged, by name: a number, or a list in the order of steps where there are several.
+
+        With *recursive*, what it and all runs below it logged: `{run id: {name: ...}}`, for those that logged anything. Of a
+        table, each column of numbers is a metric `NAME/COLUMN`; images are files of the run.
+        """
+        found: dict[str, dict[str, Any]] = {}
+        for run in (self, *(self.get_children(recursive=True) if recursive else ())):
+            metrics = self._found_in.opened.metrics(run.id) if run.id not in found else []  # runs nested in it come along
+            for metric in metrics:
+                if name in (None, metric.name):
+                    found.setdefault(metric.run, {})[metric.name] = _value(metric)
+        return found if recursive else found.get(self.id, {})
+
+    def get_file_names(self) -> list[str]:
+        """The names of all files of the run, sorted."""
+        return [blob.name for page in self.files().list() for blob in page]
+
+    def get_children(self, recursive: bool = False, tags: Mapping[str, str] | None = None, status: str | None = None) -> Iterator[Run]:
+        """The runs that this one started, newest first, fetched as they are consumed; with *recursive* also those they started.
+
+        *tags* and *status* select among them. Raises BadUsage for a status that there is not.
+        """
+        wanted = [_status(status)] if status else []
+        for record in self._found_in.opened.runs(RunQuery(parent=self.id)):
+            child = Run(self._found_in, record)
+            if (not wanted or record.status in wanted) and all(record.tags.get(key) == value for key, value in (tags or {}).items()):
+                yield child
+            if recursive:
+                yield from child.get_children(recursive=True, tags=tags, status=status)
+
+    def download_file(self, name: str, output_file_path: str | os.PathLike[str] | None = None, _validate_checksum: bool = True) -> None:
+        """Bring one file, checked by MD5, replacing what is there.
+
+        It goes to *output_file_path*, into it where that is a folder or ends with a slash, and without it to its own last
+        name in the current folder. Raises NotThere, and IntegrityFailed and its kin when it did not arrive.
+        """
+        from himl_cli.api.single_file import bring_file
+
+        bring_file(self.files, self.id, name, output_file_path)
+
+    def download_files(self, prefix: str | None = None, output_directory: str | os.PathLike[str] | None = None, append_prefix: bool = True) -> None:
+        """Bring the files whose names start with *prefix*, checked by MD5, replacing what is there, to *output_directory*.
+
+        They keep their whole names below it; without *append_prefix*, the folders of *prefix* are dropped. Raises NotThere
+        where there are none, and what went wrong with single files once all were tried.
+        """
+        request = DownloadRequest(Path(output_directory or "."), Filters(prefix or ""), strip_prefix=not append_prefix, overwrite=True)
+        complete(bring(request.folder, repr(("download files", self.id, request)), lambda notify: download(self.files(), request, notify)))
+
+    def wait_for_completion(self, show_output: bool = False, wait_post_processing: bool = False, raise_on_error: bool = True) -> dict[str, Any]:
+        """Wait until the run has ended; gives its details then.
+
+        With *show_output* its log is written to stdout as it grows. *wait_post_processing* is accepted and has no effect.
+        Ctrl-C ends the waiting, not the run. Raises JobFailed, unless *raise_on_error* is False, where the run did not complete.
+        """
+        self.record = wait_until_ended(self._found_in.opened, self.id, show_output=show_output, raise_on_error=raise_on_error)
+        return self.get_details()
+
+    def cancel(self) -> bool:
+        """Ask the run to stop; False when it had ended already."""
+        return self._found_in.opened.cancel(self.id)
+
+    def tag(self, key: str, value: str | None = None) -> None:
+        """Set one tag."""
+        self.set_tags({key: value or ""})
+
+    def set_tags(self, tags: Mapping[str, str]) -> None:
+        """Set *tags*; others stay as they are."""
+        self.record = self._found_in.opened.tag(self.id, {key: str(value) for key, value in tags.items()})
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Run) and (self.workspace, self.id) == (other.workspace, other.id)
+
+    def __hash__(self) -> int:
+        return hash((self.workspace, self.id))
+
+    def __repr__(self) -> str:
+        return f"Run({self.id!r}, experiment {self.record.experiment!r}, {self.status}, {self.record.workspace or self._found_in.opened.label})"
+
+    def _now(self) -> Record:
+        self.record = self._found_in.opened.run(self.id)
+        return self.record
+
+    def files(self) -> BlobStore:
+        """The run's files as himl's services know them."""
+        return self._found_in.opened.run_files(self.id)
+
+
+def _iso(time: datetime | None) -> str | None:
+    return time.isoformat() if time else None
+
+
+def _value(metric: Metric) -> float | list[float]:
+    values = [point.value for point in metric.points]
+    return values[0] if len(values) == 1 else values
+
+
+def _status(text: str) -> RunStatus:
+    from himl_cli.core.errors import BadUsage
+
+    for status in RunStatus:
+        if status.value.lower() == text.lower():
+            return status
+    raise BadUsage(f"'{text}' is no status of a run.", hint=f"There are {', '.join(status.value for status in RunStatus)}.")

@@ -1,0 +1,29 @@
+"""A project folder with recorded runs, which the tests of the Python functions work in."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from himl_cli.core.runs import RunStatus
+from tests.recorded_runs import RecordedRuns
+from tests.running import write_files
+
+FILES = {"outputs/model.bin": "m" * 10, "outputs/checkpoints/last.ckpt": "last", "outputs/checkpoints_old/last.ckpt": "old", "user_logs/std_log.txt": "hello\n"}
+
+
+@pytest.fixture
+def local_runs(project: Path, monkeypatch: pytest.MonkeyPatch) -> RecordedRuns:
+    """A local workspace with a run that has files, metrics, tags and children; its project is the current folder."""
+    runs = RecordedRuns(project)
+    runs.add("train_1_aa", tags={"team": "blue"}, display_name="first", files=FILES)
+    runs.add("train_2_bb", status=RunStatus.failed, exit_code=3, reason="exit code 3", tags={"team": "red"})
+    runs.add("child_a", parent="train_1_aa", tags={"fold": "0"})
+    runs.add("child_b", parent="train_1_aa", status=RunStatus.failed, tags={"fold": "1"})
+    runs.add("grandchild", parent="child_b")
+    runs.log("train_1_aa", [("loss", 1.0, 1, 1), ("loss", 0.5, 2, 2), ("acc", 0.9, 2, 3)], {"lr": "0.1"})
+    runs.log("child_a", [("loss", 0.25, 1, 1)])
+    write_files(project / ".himl" / "datastores" / "local", {"foo/bar/1.txt": "one", "foo/bar/2.txt": "two", "foo/other.txt": "three"})
+    monkeypatch.chdir(project)
+    return runs

@@ -1,0 +1,13 @@
+"""Looking at what a download left."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from himl_cli.core.file_tree import is_bookkeeping
+
+
+def arrived(folder: Path) -> dict[str, str]:
+    """The files below *folder* by their names, with their text; without what himl keeps for itself."""
+    found = [path for path in folder.rglob("*") if path.is_file() and not any(is_bookkeeping(part) for part in path.relative_to(folder).parts)]
+    return {path.relative_to(folder).as_posix(): path.read_text() for path in sorted(found)}
