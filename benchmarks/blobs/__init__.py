@@ -1,0 +1,1 @@
+"""Places that keep blobs for measurements: nginx to download from, Azurite to upload to."""
