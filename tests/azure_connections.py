@@ -11,10 +11,12 @@ from typing import Any
 from himl_cli.workspaces.azure.address import WorkspaceAddress
 from himl_cli.workspaces.azure.clouds import current_cloud
 from himl_cli.workspaces.azure.connection import Connection
+from himl_cli.workspaces.azure.patience import Patience
 from himl_cli.workspaces.azure.settings import azure_settings
 from tests.servers.azureml.seeding import StagedWorkspace
 from tests.servers.azureml.stage import Stage
 
+HASTY = Patience(first=0.01)
 SIGN_IN = ("HIML_TENANT_ID", "HIML_SERVICE_PRINCIPAL_ID", "HIML_SERVICE_PRINCIPAL_PASSWORD", "AZURE_TENANT_ID", "AZURE_CLIENT_ID", "AZURE_CLIENT_SECRET")
 
 
@@ -27,8 +29,8 @@ def address_of(staged: StagedWorkspace, **other: Any) -> WorkspaceAddress:
 
 @contextmanager
 def connected(staged: StagedWorkspace, folder: Path, **other: Any) -> Iterator[Connection]:
-    """A connection as a command in *folder* makes it, from the variables and settings that are in force."""
-    with Connection.open(address_of(staged, **other), settings=azure_settings(folder)) as connection:
+    """A connection as a command in *folder* makes it, from the variables and settings that are in force, but with short waits."""
+    with Connection.open(address_of(staged, **other), settings=azure_settings(folder), patience=HASTY) as connection:
         yield connection
 
 

@@ -58,11 +58,11 @@ class MovingOptions(Bundle):
         self.workers = workers
 
 
-def conclude(output: Output, result: TransferResult, verb: str, places: Sequence[str]) -> None:
-    """Show the outcome, then raise the error that it amounts to, if any."""
+def conclude(output: Output, result: TransferResult, verb: str, places: Sequence[str], inside: str = "") -> None:
+    """Show the outcome (*inside* is what the places are part of), then raise the error that it amounts to, if any."""
     from himl_cli.render.transfers import say_transferred
 
-    say_transferred(output, result, verb, places)
+    say_transferred(output, result, verb, places, inside)
     problem = result.problem()
     if problem is not None:
         raise problem

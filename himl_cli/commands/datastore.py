@@ -43,7 +43,8 @@ def upload_files(
     with open_session(where, talk, For.data) as session:
         store = session.workspace.datastore(datastore)
         result = upload(store, UploadRequest(local, remote_prefix, globs.filters(), how.overwrite, how.validate, how.workers), session.notify)
-    conclude(session.output, result, "Uploaded", [remote_prefix])
+        inside = f"{store.label} of {session.workspace.label}"
+    conclude(session.output, result, "Uploaded", [remote_prefix], inside)
 
 
 @command(app, "download")

@@ -35,12 +35,15 @@ class StoreRequest:
     """Store the file at `path`, of `size` bytes, as `name`.
 
     `md5` is that of its content; where it is None (large files, which are to be read once only), whoever stores the file computes it.
+    `replaces` is the ETag of what has the name, empty where nothing has: anything else there is left as it is (BlobChanged).
+    None replaces whatever is there.
     """
 
     path: Path
     name: str
     size: int
     md5: bytes | None = None
+    replaces: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,18 +23,19 @@ FILE_COLUMNS = (
 FILE_OF_RUN_COLUMNS = (Column("RUN", lambda file: file.run, rank=3, least=20), *FILE_COLUMNS)
 
 
-def say_transferred(output: Output, result: TransferResult, verb: str, places: Sequence[str]) -> None:
-    """The summary of a transfer to *places*, on stdout; what is not as it was asked for, on stderr."""
+def say_transferred(output: Output, result: TransferResult, verb: str, places: Sequence[str], inside: str = "") -> None:
+    """The summary of a transfer to *places* (in what *inside* says), on stdout; what is not as it was asked for, on stderr."""
     if output.format is Format.human:  # the others have it in the document, or did not ask
         for line in _left(result):
             output.notice(line)
     data: dict[str, Any] = {**result.as_record(), "places": list(places)}
-    output.result(data, human=lambda: summary(result, verb, places), quiet=places)
+    output.result(data, human=lambda: summary(result, verb, places, inside), quiet=places)
 
 
-def summary(result: TransferResult, verb: str, places: Sequence[str]) -> str:
+def summary(result: TransferResult, verb: str, places: Sequence[str], inside: str = "") -> str:
     """One line: `Downloaded 3 files (1.2 MB) to 'outputs/run_1' in 0.4s; 5 were complete already.`"""
     where = f" to '{places[0]}'" if len(places) == 1 else f" to {len(places)} folders"
+    where += f" ({inside})" if inside else ""
     said = [f"{verb} {_files(result.files)} ({size_text(result.bytes)}){where} in {duration_text(result.seconds)}"]
     for count, words in ((result.skipped, "complete already"), (result.unverified, "not verifiable"), (len(result.differing), "left because they differ")):
         if count:

@@ -72,7 +72,7 @@ class BlobStore(Protocol):
         """Bring all *requests*, up to *workers* at once; each ends in exactly one `finish` or `fail`."""
 
     def store(self, requests: Iterable[StoreRequest], sink: StoreSink, *, workers: int) -> None:
-        """Store all *requests*, replacing what has the name; each ends in exactly one `finish` or `fail`.
+        """Store all *requests*, replacing what has the name (as far as `replaces` allows); each ends in exactly one `finish` or `fail`.
 
         A file that has not the size and MD5 of its request is not stored, nor, where the request has no MD5, one that is changed
         or replaced while it is read.

@@ -32,7 +32,7 @@ def test_a_folder_goes_up_and_comes_back(himl: Himl, project: Path, store: Path)
     down = himl.ok("datastore", "download", "digits", "back")
     assert files_in(store) == {f"digits/{name}": body for name, body in FILES.items()}
     assert files_in(project / "back") == files_in(store)
-    assert up.stdout.startswith("Uploaded 3 files (14 B) to 'digits' in ")
+    assert up.stdout.startswith("Uploaded 3 files (14 B) to 'digits' (datastore 'local' of local workspace '.himl') in ")
     assert (again["files"], again["skipped"], again["places"]) == (0, 3, ["digits/"])
     assert down.stdout.startswith("Downloaded 3 files (14 B) to 'back' in ")
 

@@ -279,6 +279,24 @@ def test_store_keeps_nothing_of_a_file_without_promised_md5_that_changes_meanwhi
     assert b"".join(writable.read("outputs/a")) == b"1"
 
 
+@pytest.mark.parametrize("size", [9, 9 << 20], ids=["small", "large"])
+def test_store_replaces_what_it_was_told_to_and_nothing_else(writable: BlobStore, tmp_path: Path, size: int) -> None:
+    body, sink = b"x" * size, Stored()
+    now = named(writable, "outputs/a").etag
+    told = {"outputs/a": now, "outputs/new": "", "outputs/c0": "", "outputs/a b": "0x1", "outputs/gone": "0x1"}
+    requests = [replace(sending(tmp_path / str(number), name, body), replaces=etag) for number, (name, etag) in enumerate(told.items())]
+    writable.store(requests, sink, workers=2)
+    assert ({*sink.blobs}, {type(error) for error in sink.errors.values()}) == ({"outputs/a", "outputs/new"}, {BlobChanged})
+    assert [b"".join(writable.read(name)) for name in ("outputs/a", "outputs/new", "outputs/c0", "outputs/a b")] == [body, body, b"55555", b"22"]
+    assert writable.stat("outputs/gone") is None
+
+
+def test_store_takes_it_for_done_where_the_very_content_is_there_already(writable: BlobStore, tmp_path: Path) -> None:
+    sink = Stored()
+    writable.store([replace(sending(tmp_path / "1", "outputs/c0", BODIES["outputs/c0"]), replaces="")], sink, workers=1)
+    assert ({*sink.blobs}, sink.errors) == ({"outputs/c0"}, {})
+
+
 @pytest.mark.parametrize("name", ["../evil", "/evil", "a//b", "", "a/../b", "a/./b", "a\0b", "x" * 1025])
 def test_store_refuses_names_that_cannot_be(writable: BlobStore, tmp_path: Path, name: str) -> None:
     sink = Stored()

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
 
 from himl_cli.core.blobs import FetchRequest
-from himl_cli.core.errors import BlobChanged, NotAllowed
+from himl_cli.core.errors import BlobChanged, NotAllowed, ServiceFailed
 from himl_cli.services.transfer.download import download
 from himl_cli.services.transfer.requests import DownloadRequest
+from tests.azure_blobs import use
 from tests.azure_workspaces import opened
 from tests.blob_sinks import Received, listed, named
-from tests.servers.azureml.faults import ExpireSas
+from tests.servers.azureml.faults import ExpireSas, Page
 from tests.servers.azureml.principals import Right
 from tests.servers.azureml.seeding import StagedWorkspace
 from tests.servers.azureml.stage import Stage
-from tests.workspaces.test_azure_blob_signing import use
 
 LOG = "user_logs/std_log.txt"
 
@@ -100,7 +101,7 @@ def test_a_link_that_is_refused_is_asked_for_again(stage: Stage, azure_environme
         stage.faults.add(ExpireSas(), "GET .*/outputs/a")
         store.fetch([FetchRequest(blob, 0, blob.size) for blob in blobs], sink, workers=1)
     assert (sink.bodies, sink.errors) == ({("outputs/a", 0): b"1"}, {})
-    assert len(stage.log.find(r"/artifacts/contentinfo/.*/outputs/a")) == 1
+    assert len(stage.log.find("/prefix/contentinfo/")) == 2  # the list, and the new links of its folder
 
 
 def test_a_firewall_is_said_where_neither_way_works(azure_environment: StagedWorkspace, project: Path) -> None:
@@ -137,3 +138,33 @@ def test_a_log_that_became_shorter_or_a_file_that_changed_is_not_taken_for_one_t
         azure.put_artifacts(run, {"outputs/a": b"12", LOG: b""})
         store.fetch([FetchRequest(blob, 0, blob.size) for blob in blobs], sink, workers=1)
     assert {name: type(error) for name, error in sink.errors.items()} == {"outputs/a": BlobChanged, LOG: BlobChanged}
+
+
+def test_a_link_whose_time_is_over_is_asked_for_again_with_those_of_its_folder(
+    stage: Stage, azure_environment: StagedWorkspace, project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    azure = azure_environment
+    azure.put_artifacts(azure.add_run("run_1", "demo"), {f"outputs/{number}": b"1" for number in range(5)})
+    azure.state.storage.sas_seconds = 2
+    use(azure, monkeypatch, {Right.READ})
+    sink = Received()
+    with opened(azure, project) as workspace:
+        store = workspace.run_files("run_1")
+        blobs = listed(store)
+        time.sleep(2.1)
+        azure.state.storage.sas_seconds = 3600
+        stage.log.clear()
+        store.fetch([FetchRequest(blob, 0, blob.size) for blob in blobs], sink, workers=2)
+    assert (len(sink.md5s), sink.errors) == (5, {})
+    assert len(stage.log.find("/contentinfo/")) == 1
+    assert all(seen.status == 200 for seen in stage.log.all())
+
+
+def test_a_list_of_artifacts_that_does_not_end_is_an_error(
+    stage: Stage, azure_environment: StagedWorkspace, project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    azure_environment.add_run("run_1", "demo")
+    use(azure_environment, monkeypatch, {Right.READ})
+    stage.faults.add(Page('{"value": [], "continuationToken": "again"}', content_type="application/json"), "/prefix/contentinfo/", times=None)
+    with opened(azure_environment, project) as workspace, pytest.raises(ServiceFailed, match="does not end"):
+        listed(workspace.run_files("run_1"))

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import _thread
 import hashlib
+import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -120,12 +123,13 @@ def test_retry_after_is_waited_for(stage: Stage, azure: StagedWorkspace) -> None
     assert time.monotonic() - started >= 0.95
 
 
-def test_retry_after_counts_up_to_a_bound(stage: Stage, azure: StagedWorkspace) -> None:
-    stage.faults.add(Status(503, retry_after=3600), GET)
-    store, sink = hasty_store(azure, retries=Retries(tries=4, first=0.01, longest=0.02, longest_asked=0.1)), Received()
+def test_a_service_that_asks_for_a_longer_wait_is_not_asked_again(stage: Stage, azure: StagedWorkspace) -> None:
+    stage.faults.add(Status(503, retry_after=3600), GET, times=None)
+    store, sink = hasty_store(azure), Received()
     blob = named(store, "big")
     store.fetch([FetchRequest(blob, 0, blob.size)], sink, workers=1)
-    assert sink.bodies == {("big", 0): BODY}
+    assert "asks to wait 3600 s" in str(sink.errors["big"])
+    assert len(stage.log.find(GET)) == 1
 
 
 def test_a_changed_etag_is_blob_changed_at_once(stage: Stage, azure: StagedWorkspace) -> None:
@@ -269,3 +273,33 @@ def test_waiting_costs_no_processor_time(stage: Stage, azure: StagedWorkspace) -
         listed(store)
     assert time.monotonic() - clock > 1.0
     assert time.thread_time() - processor < 0.3
+
+
+@pytest.mark.parametrize("size", [100, 9 << 20], ids=["small", "large"])
+def test_an_upload_whose_answer_was_lost_is_not_taken_for_somebody_elses(stage: Stage, azure: StagedWorkspace, tmp_path: Path, size: int) -> None:
+    """It is told to replace nothing, and then finds what it stored itself."""
+    stage.faults.add(Reset(), "PUT .*/new(?!.*comp=block&)")
+    sink, body = Stored(), hashlib.shake_128(b"seed").digest(size)
+    hasty_store(azure).store([replace(sending(tmp_path / "1", "new", body), replaces="")], sink, workers=1)
+    assert (sink.errors, sink.sent, sink.blobs["new"].md5) == ({}, size, hashlib.md5(body).digest())
+    assert azure.get_blob(DEFAULT, "new") == body
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+def test_after_a_fork_parent_and_child_read_at_full_speed(azure: StagedWorkspace) -> None:
+    """As the workers of a data loader do; connections that both used would get each other's answers."""
+    storage, container = azure.state.storage, azure.state.datastores[DEFAULT].container
+    azure.put_blob(DEFAULT, "small", b"1")
+    program = f"""if True:
+        import os
+        from himl_cli.workspaces.azure.blobs.container import AzureBlobs
+        store = AzureBlobs.of_sas("https://{storage.host}/{container}", "{storage.container_sas(container)}")
+        assert b"".join(store.read("small")) == b"1"
+        child = os.fork()
+        for _ in range(30):
+            assert b"".join(store.read("small")) == b"1"
+        if child:
+            assert os.waitpid(child, 0)[1] == 0
+            assert b"".join(store.read("small")) == b"1"
+    """
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=20)

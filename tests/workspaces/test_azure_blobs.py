@@ -14,9 +14,11 @@ from hypothesis import strategies as st
 
 from himl_cli.core.blobs import BlobInfo, FetchRequest
 from himl_cli.core.errors import BadUsage, ServiceFailed
+from himl_cli.core.events import Event, Planned
 from himl_cli.services.transfer.download import download
-from himl_cli.services.transfer.requests import DownloadRequest
-from himl_cli.workspaces.azure.blobs.blocks import BLOCK, MOST_BLOCKS, BlockReader, block_id, block_size
+from himl_cli.services.transfer.requests import DownloadRequest, UploadRequest
+from himl_cli.services.transfer.upload import upload
+from himl_cli.workspaces.azure.blobs.blocks import BLOCK, MOST_BLOCKS, Block, BlockReader, block_id, block_size
 from himl_cli.workspaces.azure.blobs.listing import listed_page
 from himl_cli.workspaces.azure.blobs.names import can_be_asked_for, quoted
 from himl_cli.workspaces.azure.blobs.order import in_plain_order, out_of_folders
@@ -80,7 +82,20 @@ def test_a_blob_that_is_a_folder_of_others_too_is_refused_by_name(azure_environm
     azure_environment.put_blobs(DEFAULT, dict.fromkeys(["same", "same/below", "Case", "case"], b"x"))
     result = download(hasty_store(azure_environment), DownloadRequest(tmp_path / "out"))
     assert [one.name for one in result.refused][:1] == ["same"]
-    assert {"out/same/below", "out/Case"} <= {*files_below(tmp_path)}
+    there = {*files_below(tmp_path)}
+    named_or_kept = {one.removeprefix("out/") for one in there} | {one.name for one in result.refused}
+    assert named_or_kept == {"same", "same/below", "Case", "case"}
+    assert len(there) + len(result.refused) == 4
+
+
+def test_odd_names_arrive_on_the_disk_or_are_refused_by_name(azure_environment: StagedWorkspace, tmp_path: Path) -> None:
+    azure_environment.put_blobs(DEFAULT, {name: name[:9].encode() for name in ODD_NAMES})
+    result = download(hasty_store(azure_environment), DownloadRequest(tmp_path / "out"))
+    refused = {one.name for one in result.refused}
+    there = {path.relative_to(tmp_path / "out").as_posix(): path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()}
+    assert {name: there.get(name) for name in ODD_NAMES if name not in refused} == {name: name[:9].encode() for name in ODD_NAMES if name not in refused}
+    assert refused >= {"a", "x" * 1024}
+    assert result.failed == ()
 
 
 def files_below(folder: Path) -> list[str]:
@@ -94,9 +109,24 @@ def test_a_listing_of_many_pages_is_whole_and_asked_a_page_ahead(stage: Stage, a
     store = hasty_store(azure_environment)
     assert [blob.name for blob in listed(store, "many/")] == names
     assert len(stage.log.find("comp=list")) == 7
-    stage.log.clear()
-    next(iter(store.list("many/")))
-    assert len(stage.log.find("comp=list")) == 7  # `list` gives pages of up to 1,000
+
+
+def test_while_a_page_is_worked_on_the_next_one_is_on_its_way(stage: Stage, azure_environment: StagedWorkspace) -> None:
+    names = sorted(f"many/{number:04}" for number in range(1100))
+    azure_environment.put_blobs(DEFAULT, dict.fromkeys(names, b""))
+    stage.faults.add(SmallPages(1000), "comp=list", times=None)
+    pages = hasty_store(azure_environment).list("many/")
+    assert len(next(pages)) == 1000
+    ends = time.monotonic() + 5
+    while len(stage.log.find("comp=list")) < 2 and time.monotonic() < ends:
+        time.sleep(0.02)
+    assert len(stage.log.find("comp=list")) == 2
+    assert [blob.name for page in pages for blob in page] == names[1000:]
+
+
+def test_a_listing_that_does_not_end_is_an_error() -> None:
+    with storage_that_lists(["a"], b"x", marker="again") as store, pytest.raises(ServiceFailed, match="does not end"):
+        listed(store)
 
 
 def test_a_page_that_fails_midway_is_asked_for_again_and_an_endless_failure_is_an_error(stage: Stage, azure_environment: StagedWorkspace) -> None:
@@ -300,14 +330,41 @@ def test_a_blob_that_cannot_be_made_of_blocks_nor_sent_whole_is_an_error(stage: 
     assert "Delete it there first" in sink.errors["lake"].hint
 
 
-def test_a_file_that_is_not_read_to_its_end_gives_back_the_memory_that_was_set_aside_for_it(tmp_path: Path) -> None:
-    room = Room(3 * BLOCK)
-    reader = BlockReader(sending(tmp_path / "1", "x", bytes(10 * BLOCK)), room)
+def first_of(reader: BlockReader) -> Block:
+    """Its first block, waited for."""
     ends = time.monotonic() + 10
     while (block := reader.next()) is None and time.monotonic() < ends:
         time.sleep(0.01)
     assert block is not None
+    return block
+
+
+def test_a_file_that_is_not_read_to_its_end_gives_back_the_memory_that_was_set_aside_for_it(tmp_path: Path) -> None:
+    room = Room(3 * BLOCK)
+    reader = BlockReader(sending(tmp_path / "1", "x", bytes(10 * BLOCK)), room)
+    block = first_of(reader)
     assert not room.take(3 * BLOCK)
     reader.close()
     room.give_back(len(block.body))
     assert room.take(3 * BLOCK)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_whatever_ends_the_reading_of_a_file_is_heard_of(tmp_path: Path) -> None:
+    reader = BlockReader(replace(sending(tmp_path / "1", "x", b"1"), path=Path("not\0a path")), Room(BLOCK))
+    with pytest.raises(RuntimeError, match="ended before its time"):
+        first_of(reader)
+    assert reader.is_through
+
+
+def test_what_was_stored_between_listing_and_upload_is_left_as_it_is(azure_environment: StagedWorkspace, tmp_path: Path) -> None:
+    (tmp_path / "up").mkdir()
+    (tmp_path / "up" / "a").write_bytes(b"ours")
+
+    def meanwhile(event: Event) -> None:
+        if isinstance(event, Planned):
+            azure_environment.put_blob(DEFAULT, "a", b"theirs")
+
+    result = upload(hasty_store(azure_environment), UploadRequest(tmp_path / "up"), meanwhile)
+    assert (result.files, result.differing) == (0, ("a",))
+    assert azure_environment.get_blob(DEFAULT, "a") == b"theirs"

@@ -100,6 +100,51 @@ def test_where_discovery_is_elsewhere_than_tracking_it_is_asked(azure_environmen
     assert len(stage.log.find("/discovery")) == 1
 
 
+def test_services_whose_name_nobody_knows_are_looked_for_anew(
+    azure_environment: StagedWorkspace, stage: Stage, project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The workspace was made again elsewhere, say; a resource manager that cannot be reached is no sign of that."""
+    azure_environment.state.services_host = "nobody.invalid"
+    monkeypatch.setenv("NO_PROXY", "nobody.invalid")
+    monkeypatch.setenv("no_proxy", "nobody.invalid")
+    with connected(azure_environment, project) as connection, pytest.raises(ServiceFailed, match=r"nobody\.invalid is not known here"):
+        connection.rest.get(connection.history("/runs/r"))
+    azure_environment.state.services_host = ""
+    with connected(azure_environment, project) as connection:
+        assert connection.record().data_plane == "https://eastus.api.azureml.ms"
+    assert len(stage.log.find(GET_WORKSPACE)) == 2
+
+
+FORKED = """
+import os, sys, time
+from pathlib import Path
+from himl_cli.workspaces.azure.config import address_from_config, find_config
+from himl_cli.workspaces.azure.connection import Connection
+from himl_cli.workspaces.azure.settings import azure_settings
+
+with Connection.open(address_from_config(find_config(Path.cwd())), settings=azure_settings(Path.cwd())) as connection:
+    url = connection.history("/runs/run_1")
+    connection.rest.get(url)
+    child = os.fork()
+    began = time.monotonic()
+    for _ in range(30):
+        assert connection.rest.get(url)["runId"] == "run_1"
+    assert connection.record(fresh=True).location == "eastus"
+    seconds = time.monotonic() - began
+    if child == 0:
+        os._exit(0 if seconds < 5 else 1)
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), seconds < 5)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no fork")
+def test_a_forked_process_has_connections_of_its_own(azure_environment: StagedWorkspace, project: Path) -> None:
+    azure_environment.add_run("run_1", "exp")
+    azure_environment.write_config(project)
+    outcome = subprocess.run([sys.executable, "-c", FORKED], cwd=project, capture_output=True, text=True, timeout=120, check=False)
+    assert (outcome.stdout.strip(), outcome.stderr) == ("0 True", "")
+
+
 def test_a_garbled_answer_is_not_kept(azure_environment: StagedWorkspace, stage: Stage, project: Path) -> None:
     stage.faults.add(FlipByte(0), GET_WORKSPACE, times=None)
     with connected(azure_environment, project) as connection, pytest.raises(ServiceFailed, match="came garbled"):

@@ -15,6 +15,8 @@ from himl_cli.workspaces.azure.storage_uris import DataPlace, data_place
 from tests.azure_blobs import DEFAULT
 from tests.azure_connections import connected
 from tests.blob_sinks import Stored, listed, sending
+from tests.servers.azureml.faults import Page
+from tests.servers.azureml.principals import Right
 from tests.servers.azureml.seeding import StagedWorkspace
 from tests.servers.azureml.stage import Stage
 
@@ -149,3 +151,21 @@ def test_the_endpoint_is_the_records_else_the_clouds_and_always_tls_but_for_an_e
     assert record().url(US_GOVERNMENT) == "https://acct.blob.core.usgovcloudapi.net/c"
     assert record(endpoint="core.example.net", protocol="http").url(PUBLIC) == "https://acct.blob.core.example.net/c"
     assert record(endpoint="localhost:10000", protocol="http").url(PUBLIC) == "http://acct.blob.localhost:10000/c"
+
+
+def test_of_two_datastores_of_a_container_the_one_with_a_secret_is_taken(azure_environment: StagedWorkspace, project: Path) -> None:
+    azure = azure_environment
+    azure.add_datastore("a_without", credentials="None", container="shared")
+    azure.add_datastore("with_secret", credentials="AccountKey", container="shared")
+    azure.put_blob("with_secret", "x", b"1")
+    azure.state.principal.rights.discard(Right.STORAGE_READ)
+    with connected(azure, project) as connection:
+        store = Datastores(connection).at_uri(f"https://{azure.state.storage.host}/shared/", "output 'x'")
+        assert [blob.name for blob in listed(store)] == ["x"]
+
+
+def test_a_list_of_datastores_that_does_not_end_is_an_error(stage: Stage, azure_environment: StagedWorkspace, project: Path) -> None:
+    page = '{"value": [], "nextLink": "https://management.azure.com/subscriptions/x/datastores?api-version=1"}'
+    stage.faults.add(Page(page, content_type="application/json"), "management.azure.com.*/datastores", times=None)
+    with connected(azure_environment, project) as connection, pytest.raises(ServiceFailed, match="does not end"):
+        Datastores(connection).infos()

@@ -14,9 +14,9 @@ from himl_cli.workspaces.azure.address import WorkspaceAddress
 from himl_cli.workspaces.azure.clouds import PUBLIC
 from himl_cli.workspaces.azure.errors import ServiceNotFound, ServiceRefused, refusal
 from himl_cli.workspaces.azure.failure import Failure
-from himl_cli.workspaces.azure.job_identity import seconds_of
 from himl_cli.workspaces.azure.retries import retry_after
 from himl_cli.workspaces.azure.sign_in_errors import AADSTS, reason_of
+from himl_cli.workspaces.azure.times import as_time
 
 ADDRESS = WorkspaceAddress("s", "team", "lab", PUBLIC, "a test")
 DATA_PLANE = {"error": {"code": "UserError", "message": "Gone.", "innerError": {"code": "NotFound", "innerError": {"code": "RunNotFound"}}}}
@@ -69,6 +69,7 @@ def test_a_long_message_is_cut_and_secrets_in_it_are_masked() -> None:
         ({"error": {"code": "SubscriptionNotFound", "message": "x"}}, 404, WorkspaceNotFound, "sees no subscription 's'"),
         ({"error": {"code": "ResourceNotFound", "message": "The Resource '…/workspaces/lab' under …"}}, 404, WorkspaceNotFound, "no workspace 'lab'"),
         ({"error": {"code": "ResourceNotFound", "message": "The Resource '…/workspaces/lab/jobs/j' under …"}}, 404, ServiceNotFound, "has no /…/runs/r"),
+        ({"error": {"code": "MissingSubscriptionRegistration", "message": "x"}}, 409, NotAllowed, "subscription 's' is not registered"),
         ({"error": {"code": "ReadOnlyDisabledSubscription", "message": "x"}}, 409, NotAllowed, "subscription 's' is disabled"),
         (DATA_PLANE, 404, ServiceNotFound, r"RunNotFound: Gone"),
         ("<html>", 407, ServiceFailed, "proxy wants a user"),
@@ -140,10 +141,20 @@ def test_a_clock_that_is_right_or_unknown_is_no_complaint(headers: dict[str, str
 
 
 @pytest.mark.parametrize(
-    "text", ["2026-01-02T03:04:05Z", "2026-01-02T03:04:05+00:00", "2026-01-02T03:04:05.0000000+00:00", "2026-01-02T03:04:05.0Z", "2026-01-02T04:04:05+01:00"]
+    "text",
+    [
+        "2026-01-02T03:04:05Z",
+        "2026-01-02T03:04:05+00:00",
+        "2026-01-02T03:04:05.0000000+00:00",
+        "2026-01-02T03:04:05.0Z",
+        "2026-01-02T04:04:05+01:00",
+        "2026-01-02T03:04:05",
+    ],
 )
 def test_times_are_read_in_the_services_spellings(text: str) -> None:
-    assert seconds_of(text) == 1767323045
+    time_read = as_time(text)
+    assert time_read is not None
+    assert time_read.timestamp() == 1767323045
 
 
 @pytest.mark.parametrize("number", AADSTS)

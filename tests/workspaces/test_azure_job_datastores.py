@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from himl_cli.core.errors import BadUsage, NotAllowed, NotFound
+from himl_cli.core.errors import BadUsage, NotAllowed, NotFound, ServiceFailed
 from himl_cli.workspaces.azure.config import address_of_job
 from himl_cli.workspaces.azure.connection import Connection
 from himl_cli.workspaces.azure.datastores import Datastores
@@ -15,7 +15,7 @@ from himl_cli.workspaces.azure.settings import azure_settings
 from tests.azure_blobs import DEFAULT
 from tests.azure_connections import SIGN_IN
 from tests.blob_sinks import Stored, listed, sending
-from tests.servers.azureml.faults import Status
+from tests.servers.azureml.faults import Page, Status
 from tests.servers.azureml.seeding import StagedWorkspace
 from tests.servers.azureml.stage import Stage
 
@@ -110,6 +110,22 @@ def test_an_identity_goes_on_where_the_run_token_is_refused(
         stores = Datastores(own)
         assert [blob.name for blob in listed(stores.open())] == ["a"]
         assert stores.infos()[0].name == DEFAULT
+
+
+def test_a_service_principal_with_a_tenant_that_cannot_be_is_told(connection: Connection, job: StagedWorkspace) -> None:
+    nobody = job.add_principal(tenant="no tenant!")
+    job.add_datastore("data", kind="AzureDataLakeGen2", credentials="ServicePrincipal", service_principal=nobody)
+    with pytest.raises(NotAllowed, match=r"datastore 'data' cannot sign in: its tenant 'no tenant!' is no id"):
+        listed(Datastores(connection).open("data"))
+
+
+@pytest.mark.parametrize("text", ["[]", '""', "3"])
+def test_an_answer_that_is_no_datastore_is_a_failure(connection: Connection, stage: Stage, text: str) -> None:
+    stage.faults.add(Page(text, content_type="application/json"), "/datastore/", times=None)
+    stores = Datastores(connection)
+    for ask in (stores.open, stores.infos, lambda: stores.open(DEFAULT)):
+        with pytest.raises(ServiceFailed, match=r"The answer of eastus\.api\.azureml\.ms holds no "):
+            ask()
 
 
 def test_no_secret_is_in_what_is_kept_or_said(connection: Connection, job: StagedWorkspace, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

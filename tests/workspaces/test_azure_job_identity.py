@@ -16,6 +16,7 @@ from himl_cli.workspaces.azure.config import address_of_job
 from himl_cli.workspaces.azure.connection import Connection
 from himl_cli.workspaces.azure.settings import azure_settings
 from tests.azure_connections import SIGN_IN
+from tests.servers.azureml.faults import Latency, Page, Status
 from tests.servers.azureml.principals import Principal, make_token
 from tests.servers.azureml.seeding import StagedWorkspace
 from tests.servers.azureml.stage import Stage
@@ -142,6 +143,41 @@ def test_a_run_token_near_its_end_is_renewed(azure: StagedWorkspace, stage: Stag
         for _ in range(2):
             assert connection.rest.get(connection.history("/runs/run_1"))["runId"] == "run_1"
             assert len(stage.log.find(r"GET .*/experiments/exp/runs/run_1/token")) == 1
+
+
+@pytest.mark.parametrize(
+    "text", ["{}", "[]", '""', '{"token": ""}', '{"token": "x", "expiryTimeUtc": "soon"}', '{"token": 3, "expiryTimeUtc": "2090-01-01T00:00:00Z"}']
+)
+def test_an_answer_without_a_new_run_token_is_told(azure: StagedWorkspace, stage: Stage, project: Path, monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    set_job(azure, monkeypatch, seconds=-60)
+    stage.faults.add(Page(text, content_type="application/json"), "/token")
+    with opened(project) as connection, pytest.raises(NotAllowed, match=r"run token is no longer accepted, and there is no new one .*holds no"):
+        connection.rest.get(connection.history("/runs/run_1"))
+
+
+def test_a_run_token_is_renewed_while_another_thread_asks_for_the_workspace(
+    azure: StagedWorkspace, stage: Stage, project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each of the two wants what the other holds: neither may wait for ever."""
+    set_job(azure, monkeypatch, seconds=60)
+    for name, value in azure.identity_environment(azure.add_principal()).items():
+        monkeypatch.setenv(name, value)
+    with opened(project) as connection:
+        url = connection.history("/runs/run_1")
+        connection.tokens.get(connection.address.cloud.management_scope)
+        stage.faults.add(Latency(1.0), "GET management")
+        stage.faults.add(Status(401, code="InvalidAuthenticationToken"), "GET management")
+        done: list[str] = []
+        threads = [
+            threading.Thread(target=lambda: done.append(connection.record(fresh=True).location), daemon=True),
+            threading.Thread(target=lambda: done.append(connection.rest.get(url)["runId"]), daemon=True),
+        ]
+        for thread in threads:
+            thread.start()
+            time.sleep(0.3)
+        for thread in threads:
+            thread.join(15)
+        assert sorted(done) == ["eastus", "run_1"]
 
 
 def test_a_run_token_past_its_end_is_told(azure: StagedWorkspace, project: Path, monkeypatch: pytest.MonkeyPatch) -> None:

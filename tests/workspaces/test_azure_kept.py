@@ -52,7 +52,7 @@ def test_what_nobody_asks_for_any_more_is_removed(folder: Path) -> None:
     [old] = files_in(folder)
     three_days_ago = time.time() - 3 * 24 * 3600
     os.utime(old, (three_days_ago, three_days_ago))
-    kept.put("tokens", "new", 2, seconds=60)
+    Kept(folder).put("tokens", "new", 2, seconds=60)
     assert old not in files_in(folder)
     assert kept.get("tokens", "new") == 2
 

@@ -11,7 +11,7 @@ import pytest
 
 from himl_cli.core.runs import Metric
 from himl_cli.workspaces.azure.workspace import AzureWorkspace
-from tests.servers.azureml.faults import Status
+from tests.servers.azureml.faults import Page, Status
 from tests.servers.azureml.seeding import StagedWorkspace
 from tests.servers.azureml.state import Point
 
@@ -150,3 +150,10 @@ def test_parameters_of_a_run_that_mlflow_does_not_know_are_those_of_the_run_hist
     run.parameters |= {"layers": [1, 2], "none": None}  # type: ignore[dict-item]  # what a client may have sent as JSON
     azure.stage.faults.add(Status(404, code="RESOURCE_DOES_NOT_EXIST"), match="/runs/get")
     assert workspace.parameters("r1") == {"layers": "[1, 2]", "lr": "0.1", "none": ""}
+
+
+@pytest.mark.parametrize("answer", [Status(400, code="UserError"), Page('{"run": null}', content_type="application/json")])
+def test_parameters_survive_an_answer_of_mlflow_that_says_nothing(workspace: AzureWorkspace, azure: StagedWorkspace, answer: Status | Page) -> None:
+    azure.add_run("r1", parameters={"lr": "0.1"})
+    azure.stage.faults.add(answer, match="/runs/get")
+    assert workspace.parameters("r1") == {"lr": "0.1"}

@@ -100,6 +100,10 @@ def test_what_would_make_something_twice_is_not_repeated(connection: Connection,
         connection.rest.post(url, json=body, repeatable=False)
     assert len(stage.log.find("POST .*rundata")) == 2
     stage.faults.clear()
+    stage.faults.add(Status(408), "rundata")
+    with pytest.raises(ServiceRefused):
+        connection.rest.post(url, json=body, repeatable=False)
+    stage.faults.clear()
     stage.faults.add(Status(429, retry_after=0), "rundata")
     assert connection.rest.post(url, json=body, repeatable=False)["runMetadata"]["runId"] == "run_1"
     stage.faults.add(Status(500), "rundata")
@@ -184,6 +188,17 @@ def test_the_clock_is_compared_with_the_services(connection: Connection, stage: 
     far = connection.clock_skew()
     assert far is not None
     assert 540 < far < 660
+
+
+@pytest.mark.parametrize("text", ["[]", '""', "null", "3"])
+def test_an_answer_of_another_form_is_a_failure(connection: Connection, stage: Stage, text: str) -> None:
+    stage.faults.add(Page(text, content_type="application/json"), RUN)
+    with pytest.raises(ServiceFailed, match=r"The answer of eastus\.api\.azureml\.ms holds no run\."):
+        connection.rest.get_object(connection.history("/runs/run_1"), "run")
+
+
+def test_no_answer_shows_its_body(connection: Connection) -> None:
+    assert "run_1" not in repr(connection.rest.send("GET", connection.history("/runs/run_1")))
 
 
 def test_a_page_in_place_of_json_is_a_failure(connection: Connection, stage: Stage) -> None:

@@ -10,7 +10,7 @@ import pytest
 from himl_cli.core.errors import NotFound, RunNotFound
 from himl_cli.workspaces.azure.workspace import AzureWorkspace
 from himl_cli.workspaces.base import BlobStore
-from tests.azure_workspaces import opened_in_job
+from tests.azure_workspaces import opened, opened_in_job
 from tests.servers.azureml.faults import Page, Status
 from tests.servers.azureml.seeding import StagedWorkspace
 
@@ -25,6 +25,21 @@ def test_files_of_a_run_that_was_seen_ask_the_run_history_nothing_more(workspace
     azure.stage.log.clear()
     assert contents(workspace.run_files("r1")) == {"outputs/a": b"1", "user_logs/std_log.txt": b"hello"}
     assert azure.requests("/history/") == []
+
+
+@pytest.mark.parametrize(("key", "services"), [("default", ["/runs/r1"]), ("model", ["/runs/r1", "/rundata", "/batchGetResolvedUris"])])
+def test_files_cost_a_request_and_their_list_once_the_workspace_was_seen_and_the_place_of_an_output_two_more(
+    workspace: AzureWorkspace, azure: StagedWorkspace, project: Path, key: str, services: list[str]
+) -> None:
+    run = azure.add_run("r1")
+    azure.put_artifacts(run, {"a": b"1"})
+    azure.add_output(run, "model", {"a": b"2"})
+    list(workspace.output_files(workspace.run("r1").id, key).list())
+    azure.stage.log.clear()
+    with opened(azure, project) as later:
+        assert [blob.name for page in later.output_files(later.run("r1").id, key).list() for blob in page] == ["a"]
+    assert [seen.path[seen.path.rindex(end) :] for seen, end in zip(azure.stage.log.find(r"api\.azureml\.ms/"), services, strict=True)] == services
+    assert len(azure.requests("comp=list")) == 1
 
 
 def test_a_step_that_reused_anothers_results_has_that_ones_files(workspace: AzureWorkspace, azure: StagedWorkspace) -> None:

@@ -79,6 +79,13 @@ def test_an_index_that_does_not_know_or_take_conditions_hides_no_run(workspace: 
     assert ids(workspace, RunQuery(statuses=[RunStatus.failed])) == ["200", "5"]
 
 
+def test_the_record_of_a_run_is_asked_for_once_though_the_index_names_it_twice(workspace: AzureWorkspace, azure: StagedWorkspace) -> None:
+    add_many(azure, 150)
+    azure.state.runs["140"].status = "Failed"
+    assert ids(workspace, RunQuery(statuses=[RunStatus.failed])) == ["140"]
+    assert (len(azure.requests("/index/")), len(azure.requests("batchrundata"))) == (2, 1)
+
+
 def test_conditions_on_few_runs_of_a_workspace_are_not_asked_of_the_index(workspace: AzureWorkspace, azure: StagedWorkspace) -> None:
     add_many(azure, 100)
     assert ids(workspace, RunQuery(statuses=[RunStatus.failed])) == []

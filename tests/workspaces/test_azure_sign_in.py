@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import platform
 import re
+import subprocess
+import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -11,6 +15,8 @@ import pytest
 
 from himl_cli.core.errors import BadUsage, NotAllowed, ServiceFailed
 from himl_cli.workspaces.azure.settings import azure_settings
+from himl_cli.workspaces.azure.sources import managed_identity
+from himl_cli.workspaces.azure.tokens import Token
 from tests.azure_connections import SIGN_IN, connected, sign_ins, write_settings
 from tests.servers.azureml.faults import Reset, Status
 from tests.servers.azureml.seeding import StagedWorkspace
@@ -263,21 +269,97 @@ def test_a_token_that_stays_rejected_is_told_with_the_credential(azure_environme
 
 
 def test_a_token_is_renewed_before_it_ends(azure_environment: StagedWorkspace, stage: Stage, project: Path) -> None:
-    azure_environment.state.principal.token_seconds = 290
+    azure_environment.state.principal.token_seconds = 2
     with connected(azure_environment, project) as connection:
         scope = connection.address.cloud.management_scope
         first, azure_environment.state.principal.token_seconds = connection.tokens.get(scope), 3600
+        assert connection.tokens.get(scope) == first
+        time.sleep(1.1)
         second = connection.tokens.get(scope)
         assert connection.tokens.get(scope) == second != first
     assert sign_ins(stage) == 2
 
 
+def test_a_token_that_never_lives_long_serves_for_half_of_its_life(azure_environment: StagedWorkspace, stage: Stage, project: Path) -> None:
+    azure_environment.state.principal.token_seconds = 200
+    for _ in range(3):
+        with connected(azure_environment, project) as connection:
+            connection.record()
+            connection.record(fresh=True)
+    assert sign_ins(stage) == 1
+
+
+@pytest.mark.parametrize(("life", "left"), [(86_400, 300), (3600, 300), (600, 300), (400, 200), (10, 5)])
+def test_a_token_is_replaced_five_minutes_before_its_end_or_at_half_of_its_life(life: float, left: float) -> None:
+    token = Token("x", expires=1000 + life, credential="c", obtained=1000)
+    assert token.renew_at == 1000 + life - left
+
+
+def test_a_token_does_not_show_itself() -> None:
+    assert "s3cr3t" not in repr(Token("s3cr3t", 1.0, "c"))
+
+
+def test_a_token_kept_for_one_cloud_or_principal_is_given_to_no_other(
+    azure_environment: StagedWorkspace, stage: Stage, project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One home folder, one scope: whoever differs in anything that decides who is signed in gets a token of their own."""
+    seen: dict[str, str] = {}
+    others = [
+        azure_environment.state.principal,
+        azure_environment.add_principal(),
+        azure_environment.add_principal(tenant="11111111-2222-3333-4444-555555555555"),
+    ]
+    for cloud in ("AzureCloud", "AzureUSGovernment"):
+        for principal in others:
+            for name, value in (azure_environment.environment(principal) | {"AZUREML_CURRENT_CLOUD": cloud}).items():
+                monkeypatch.setenv(name, value)
+            with connected(azure_environment, project) as connection:
+                seen[f"{cloud} {principal.client_id}"] = connection.tokens.get("https://storage.azure.com/.default")
+            with connected(azure_environment, project) as connection:
+                assert connection.tokens.get("https://storage.azure.com/.default") == seen[f"{cloud} {principal.client_id}"]
+    assert (len(set(seen.values())), sign_ins(stage)) == (6, 6)
+
+
+def test_what_is_kept_of_a_managed_identity_is_for_this_machine_alone() -> None:
+    """Machines with different identities may share a home folder."""
+    assert platform.node() in managed_identity("a").identity
+    assert managed_identity("a").identity != managed_identity("b").identity
+
+
+NOBODY = """
+import os
+from pathlib import Path
+import platformdirs
+from himl_cli.workspaces.azure.clouds import PUBLIC
+from himl_cli.workspaces.azure.kept import Kept
+from himl_cli.workspaces.azure.settings import azure_settings
+from himl_cli.workspaces.azure.sources import user_sources
+
+settings = azure_settings(Path.cwd())
+Kept.of_user()  # imports what it needs before the user changes
+os.setuid(54321)
+kept = Kept.of_user()
+kept.put("tokens", "k", 1, seconds=60)
+print([source.name for source in user_sources(settings, PUBLIC, "s", print)], kept.get("tokens", "k"), Path("~").exists())
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root can become a user that nobody knows")
+@pytest.mark.usefixtures("unsigned")
+def test_a_user_without_a_home_folder_is_no_error_and_nothing_is_kept() -> None:
+    """A container that runs with a user id that nobody knows."""
+    environment = {name: value for name, value in os.environ.items() if name not in ("HOME", "XDG_CACHE_HOME")}
+    outcome = subprocess.run([sys.executable, "-c", NOBODY], env=environment, capture_output=True, text=True, check=False)
+    assert outcome.stdout == "['environment variables', 'Azure CLI', 'browser and device code'] None False\n", outcome.stderr
+
+
 def test_a_token_that_is_still_good_serves_when_it_cannot_be_renewed(
     azure_environment: StagedWorkspace, stage: Stage, project: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    azure_environment.state.principal.token_seconds = 200
+    azure_environment.state.principal.token_seconds = 4
     with connected(azure_environment, project) as connection:
         connection.record()
+        time.sleep(2.1)
         stage.faults.add(Status(400, code="no"), "login", times=None)
         connection.record(fresh=True)
     assert any("could not be renewed" in record.message for record in caplog.records)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 
 from himl_cli.core.blobs import FetchRequest
 from himl_cli.core.errors import HimlError, IntegrityFailed
@@ -76,10 +78,8 @@ class Arrival:
         if not self._comes_in_pieces:
             start = self._done[0][1] if self._done else 0
             return [(start, size)] if start < size else []
-        done = set(self._done)
         length = PIECE * max(1, -(-size // (PIECE * MOST_PIECES)))
-        pieces = [(start, min(start + length, size)) for start in range(0, size, length)]
-        return [piece for piece in pieces if piece not in done]
+        return [(begin, min(begin + length, stop)) for start, stop in _gaps(self._done, size) for begin in range(start, stop, length)]
 
     def _follow(self) -> None:
         if self._hashing is not None and self._digest is None:
@@ -151,6 +151,13 @@ class Arrival:
         if self._digest is not None:
             self._digest.cancel()
         self._close()
+        if self._comes_in_pieces:
+            with suppress(HimlError):  # where it cannot be noted, these bytes come once more
+                self._note_begun_pieces()
+
+    def _note_begun_pieces(self) -> None:
+        for start, stop in self._positions.items():
+            self._state.add_range(self.wanted.target, start, stop)
 
     def discard(self) -> None:
         """Take the partial file away."""
@@ -166,3 +173,14 @@ class Arrival:
         descriptor, self._descriptor = self._descriptor, -1
         if descriptor >= 0:
             os.close(descriptor)
+
+
+def _gaps(done: Iterable[tuple[int, int]], size: int) -> Iterator[tuple[int, int]]:
+    """What of 0 to *size* lies in none of the ranges *done*, which are in order."""
+    position = 0
+    for start, stop in done:
+        if start > position:
+            yield position, start
+        position = max(position, stop)
+    if position < size:
+        yield position, size

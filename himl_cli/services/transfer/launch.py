@@ -48,13 +48,13 @@ def local_rank(environment: Mapping[str, str]) -> LocalRank | None:
         value = environment.get(variable, "")
         if value.isdecimal():
             is_alone = int(value) == 0 and environment.get(count, "") == "1"
-            return None if is_alone else LocalRank(int(value), _launch_id(environment, variable))
+            return None if is_alone else LocalRank(int(value), _launch_id(environment))
     return None
 
 
-def _launch_id(environment: Mapping[str, str], variable: str) -> str:
+def _launch_id(environment: Mapping[str, str]) -> str:
     known = [f"{name}={environment[name]}" for name in LAUNCH_VARIABLES if name in environment]
-    text = "\n".join([_node(), _launcher(variable), *known])
+    text = "\n".join([_node(), _launcher(), *known])
     return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:16]
 
 
@@ -66,7 +66,7 @@ def _node() -> str:
         return platform.node()
 
 
-def _launcher(variable: str) -> str:
+def _launcher() -> str:
     """The nearest process above this one that has no rank: pid and start time (a pid alone is used again).
 
     Empty where the system does not tell, or where each rank has a container to itself.
@@ -75,7 +75,7 @@ def _launcher(variable: str) -> str:
         return ""
     pid = _parent_of("self")
     while pid:
-        if not _has_rank(pid, variable):
+        if not _has_rank(pid):
             return f"{pid}@{_status(str(pid))[19:20]}"
         pid = _parent_of(str(pid))
     return ""
@@ -86,13 +86,16 @@ def _parent_of(pid: str) -> int:
     return int(status[1]) if status else 0
 
 
-def _has_rank(pid: int, variable: str) -> bool:
-    """Whether the process was started with *variable*; one that may not be looked at belongs to somebody else, so it has none."""
+def _has_rank(pid: int) -> bool:
+    """Whether the process was started as a rank, by any launcher: scripts hand its rank on under another one's name.
+
+    A process that may not be looked at belongs to somebody else, so it is none.
+    """
     try:
         entries = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
     except OSError:
         return False
-    return any(entry.startswith(f"{variable}=".encode()) for entry in entries)
+    return any(entry.partition(b"=")[0].decode(errors="replace") in RANKS for entry in entries)
 
 
 def _status(pid: str) -> list[str]:

@@ -6,11 +6,11 @@ import os
 import time
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from himl_cli.core.blobs import BlobInfo, StoreRequest
-from himl_cli.core.errors import BadUsage, HimlError, NotFound, ServiceFailed
+from himl_cli.core.errors import BadUsage, BlobChanged, HimlError, NotFound, ServiceFailed
 from himl_cli.core.events import Finished, Moved, Notify, Planned, ignore
 from himl_cli.core.file_tree import FoundFile, walk_files
 from himl_cli.core.transfers import TransferResult
@@ -56,6 +56,7 @@ class _Sending:
 
     found: FoundFile
     tries: int
+    replaces: str | None
 
 
 class _Upload:
@@ -109,7 +110,7 @@ class _Upload:
                 self.met += 1
                 if not self._has_to_move(found, there):
                     continue
-                sending = _Sending(found, 0)
+                sending = _Sending(found, 0, "" if there is None else there.etag or None)
                 self._notify(Planned(1, found.stat.st_size))
             request = self._begin(sending)
             if request is not None:
@@ -147,15 +148,15 @@ class _Upload:
         except OSError as err:
             self._tally.fail(name, explained(err, f"Cannot read '{path}'"))
             return None
-        self._active[name] = _Sending(now, sending.tries + 1)
-        return StoreRequest(Path(path), name, now.stat.st_size, md5)
+        self._active[name] = _Sending(now, sending.tries + 1, sending.replaces)
+        return StoreRequest(Path(path), name, now.stat.st_size, md5, sending.replaces)
 
     def advance(self, request: StoreRequest, amount: int) -> None:
         self._tally.bytes += amount
         self._notify(Moved(request.name, amount))
 
     def finish(self, request: StoreRequest, stored: BlobInfo) -> None:
-        sending = self._active.pop(request.name)
+        sending = replace(self._active.pop(request.name), replaces=stored.etag)
         if _has_changed(sending):
             self._try_again(request, sending, HimlError(f"'{request.path}' keeps changing while it is uploaded."))
             return
@@ -166,6 +167,8 @@ class _Upload:
         sending = self._active.pop(request.name)
         if _has_changed(sending):
             self._try_again(request, sending, error)
+        elif isinstance(error, BlobChanged) and not self._request.overwrite:
+            self._tally.differing.append(request.name)
         else:
             self._tally.fail(request.name, error)
 

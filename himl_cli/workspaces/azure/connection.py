@@ -13,13 +13,16 @@ from himl_cli.core.errors import ServiceFailed
 from himl_cli.workspaces.azure import clock
 from himl_cli.workspaces.azure.address import WorkspaceAddress
 from himl_cli.workspaces.azure.credentials import Chain
-from himl_cli.workspaces.azure.job_identity import RUN_TOKEN, JobIdentity, has_run_token, seconds_of, tenant_of_run_token
+from himl_cli.workspaces.azure.forks import tell_of_forks
+from himl_cli.workspaces.azure.job_identity import RUN_TOKEN, JobIdentity, has_run_token, tenant_of_run_token
 from himl_cli.workspaces.azure.kept import Kept
+from himl_cli.workspaces.azure.patience import Patience
 from himl_cli.workspaces.azure.people import tell_on_stderr
 from himl_cli.workspaces.azure.record import WorkspaceRecord
 from himl_cli.workspaces.azure.rest import Rest
 from himl_cli.workspaces.azure.settings import AzureSettings
 from himl_cli.workspaces.azure.sources import user_sources
+from himl_cli.workspaces.azure.times import as_time
 from himl_cli.workspaces.azure.tokens import SignedIn, Tokens
 
 WORKSPACE_API = "2024-10-01"
@@ -32,29 +35,36 @@ DISCOVERY = "/discovery"  # of the workspace's services; needs none either
 class Connection:
     """Made without a request; the first call that needs one signs in."""
 
-    def __init__(self, address: WorkspaceAddress, issuer: Chain | JobIdentity, kept: Kept, kept_tokens: Kept) -> None:
+    def __init__(self, address: WorkspaceAddress, issuer: Chain | JobIdentity, kept: Kept, kept_tokens: Kept, patience: Patience) -> None:
         self.address = address
         self.kept = kept
         self.tokens = Tokens(issuer, kept_tokens)
-        self.rest = Rest(self.tokens, address, self._scope_of, self.forget_record)
+        self.rest = Rest(self.tokens, address, self._scope_of, self.forget_record, patience)
         self._issuer = issuer
         self._record: WorkspaceRecord | None = None
         self._lock = threading.RLock()
+        tell_of_forks(self)
+
+    def after_fork(self) -> None:
+        """In a forked process: a lock that may be held by a thread of the parent is not waited for."""
+        self._lock = threading.RLock()
 
     @classmethod
-    def open(cls, address: WorkspaceAddress, *, settings: AzureSettings, tell: Callable[[str], None] = tell_on_stderr) -> Connection:
-        """Connect to *address*; *tell* shows a line to a person who is asked to sign in.
+    def open(
+        cls, address: WorkspaceAddress, *, settings: AzureSettings, tell: Callable[[str], None] = tell_on_stderr, patience: Patience | None = None
+    ) -> Connection:
+        """Connect to *address*; *tell* shows a line to a person who is asked to sign in, *patience* says how long requests are tried.
 
         Raises NotAllowed where a service principal is only partly set.
         """
-        kept = Kept.of_user()
+        kept, patience = Kept.of_user(), patience or Patience()
         if address.is_job:
             made: list[Connection] = []
             job = JobIdentity(settings, address.cloud, lambda old: made[0]._new_run_token(old))
-            made.append(cls(address, job, kept, Kept(None)))
+            made.append(cls(address, job, kept, Kept(None), patience))
             return made[0]
         chain = Chain(user_sources(settings, address.cloud, address.subscription_id, tell), authority=address.cloud.authority)
-        return cls(address, chain, kept, kept)
+        return cls(address, chain, kept, kept, patience)
 
     @property
     def in_job(self) -> bool:
@@ -72,10 +82,9 @@ class Connection:
         *fresh* asks the service in any case. In a job without an identity the environment tells it. Raises as `Rest` does.
         """
         with self._lock:
-            if fresh or self._record is None:
-                known = None if fresh else self._known_record()
-                self._record = known or self._asked_record()
-            return self._record
+            found = None if fresh else self._record or self._known_record()
+            self._record = found = found or self._asked_record()
+            return found
 
     def forget_record(self) -> None:
         """Drop what was kept of the workspace: it proved wrong (the name of its services is not known any more, say)."""
@@ -168,8 +177,8 @@ class Connection:
 
     def _discovered(self, record: WorkspaceRecord) -> WorkspaceRecord:
         """*record* with the address of the services as the discovery endpoint tells it."""
-        found = self.rest.get(record.discovery_url) if record.discovery_url.startswith("https://") else None
-        data_plane = str((found or {}).get("api") or "").rstrip("/")
+        found = self.rest.get_object(record.discovery_url, "address") if record.discovery_url.startswith("https://") else {}
+        data_plane = str(found.get("api") or "").rstrip("/")
         if not data_plane.startswith("https://"):
             raise ServiceFailed(f"{self.address.label} does not tell where its services are.", hint="Ask its owner whether it is still being created.")
         return replace(record, data_plane=data_plane)
@@ -184,13 +193,20 @@ class Connection:
             return None
         if host == urlsplit(cloud.resource_manager).hostname:
             return cloud.management_scope
-        if host.endswith(cloud.data_plane_suffix) or (self._record is not None and host == urlsplit(self._record.data_plane).hostname):
+        known = self._record or (self._known_record() if self.in_job else None)
+        if host.endswith(cloud.data_plane_suffix) or (known is not None and host == urlsplit(known.data_plane).hostname):
             return self._data_plane_scope
         raise ServiceFailed(f"himl sends its sign-in to Azure only, not to '{host}'.")
 
     def _new_run_token(self, old: str) -> tuple[str, float]:
         """A new token of the run that we are, for the *old* one."""
+        record = self._record or self._known_record()  # not by `record()`: whoever holds its lock may be waiting for a token
+        if record is None:
+            raise ServiceFailed("The job's environment does not tell where the workspace's services are.")
         experiment, run = os.environ.get("AZUREML_ARM_PROJECT_NAME", ""), os.environ.get("AZUREML_RUN_ID", "")
-        url = self.history(f"/experiments/{quote(experiment)}/runs/{quote(run)}/token")
-        given = self.rest.get(url, token=old)
-        return str(given["token"]), seconds_of(str(given["expiryTimeUtc"]))
+        url = f"{record.data_plane}/history/v1.0{quote(self.address.path)}/experiments/{quote(experiment)}/runs/{quote(run)}/token"
+        given = self.rest.get_object(url, "run token", token=old)
+        text, ends = given.get("token"), as_time(str(given.get("expiryTimeUtc") or ""))
+        if not isinstance(text, str) or not text or ends is None:
+            raise ServiceFailed("The answer for a new run token holds none.")
+        return text, ends.timestamp()

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 from himl_cli.core.errors import HimlError, NotAllowed, ServiceFailed
+from himl_cli.workspaces.azure.forks import tell_of_forks
 from himl_cli.workspaces.azure.sign_in_errors import STRONGER, Reason, reason_of
 from himl_cli.workspaces.azure.tokens import Token
 
@@ -54,6 +55,12 @@ class Chain:
         self._made: dict[str, Any] = {}
         self._chosen: Source | None = None
         self._lock = threading.RLock()
+        tell_of_forks(self)
+
+    def after_fork(self) -> None:
+        """In a forked process: the connections of the parent's credentials are left to the parent."""
+        self._lock = threading.RLock()
+        self._made = {}
 
     @property
     def identity(self) -> str:

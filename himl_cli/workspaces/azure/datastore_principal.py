@@ -46,7 +46,13 @@ class PrincipalTokens:
         secret = self._read_secret()
         if not secret:
             raise NotAllowed(f"The workspace gives no secret of the service principal of {self._record.label}.")
-        credential = self._credential(secret)
+        try:
+            credential = self._credential(secret)
+        except ValueError as err:  # azure-identity's, for malformed ids
+            raise NotAllowed(
+                f"The service principal of {self._record.label} cannot sign in: its tenant '{self._record.tenant_id}' is no id and no domain.",
+                hint="Update the datastore's credentials in the workspace.",
+            ) from err
         try:
             token = credential.get_token(scope)
         except ClientAuthenticationError as err:

@@ -13,6 +13,7 @@ from typing import Any
 
 from himl_cli.core.errors import HimlError, NotAllowed
 from himl_cli.workspaces.azure import job_datastores
+from himl_cli.workspaces.azure.blobs.refusals import NO_KEYS
 from himl_cli.workspaces.azure.blobs.signing import BearerSigner, Signature, Signer, Tokens
 from himl_cli.workspaces.azure.connection import Connection
 from himl_cli.workspaces.azure.datastore_records import DatastoreRecord
@@ -27,7 +28,6 @@ SECRETS = "secrets"
 SAS_HOURS = 8
 BUSY = (408, 429)
 OWN_SIGN_IN = "your own sign-in"
-NO_KEYS = ("KeyBasedAuthenticationNotPermitted", "PublicAccessNotPermitted")
 
 
 def signer_for(connection: Connection, record: DatastoreRecord) -> Signer:

@@ -74,6 +74,13 @@ def _no_subscription(failure: Failure, address: WorkspaceAddress) -> HimlError:
     )
 
 
+def _not_registered(failure: Failure, address: WorkspaceAddress) -> HimlError:
+    return NotAllowed(
+        f"The subscription '{address.subscription_id}' is not registered for Azure Machine Learning.",
+        hint="Its owner can run: az provider register --namespace Microsoft.MachineLearningServices",
+    )
+
+
 def _no_group(failure: Failure, address: WorkspaceAddress) -> HimlError:
     return WorkspaceNotFound(
         f"There is no resource group '{address.resource_group}' in subscription '{address.subscription_id}' ({address.source}).",
@@ -110,7 +117,8 @@ def _wrong_tenant(failure: Failure, address: WorkspaceAddress) -> HimlError:
 _MEANINGS: dict[str, Callable[[Failure, WorkspaceAddress], HimlError | None]] = {
     "subscriptionnotfound": _no_subscription,
     "invalidsubscriptionid": _no_subscription,
-    "subscriptionnotregistered": _no_subscription,
+    "subscriptionnotregistered": _not_registered,
+    "missingsubscriptionregistration": _not_registered,
     "resourcegroupnotfound": _no_group,
     "resourcenotfound": _resource_missing,
     "workspacenotfound": _no_workspace,

@@ -49,7 +49,7 @@ def record_of(connection: Connection, name: str) -> DatastoreRecord:
 
 def default_of(connection: Connection) -> DatastoreRecord:
     """The default datastore. Raises ServiceNotFound."""
-    return replace(_record(connection.rest.get(connection.datastore("/default"))), is_default=True)
+    return replace(_record(connection.rest.get_object(connection.datastore("/default"), "datastore")), is_default=True)
 
 
 def all_of(connection: Connection) -> Iterator[DatastoreRecord]:
@@ -58,7 +58,7 @@ def all_of(connection: Connection) -> Iterator[DatastoreRecord]:
     token = ""
     for _ in range(MOST_PAGES):
         params = {"count": "30", **({"continuationToken": token} if token else {})}
-        answer = connection.rest.get(connection.datastore("/datastores"), params=params)
+        answer = connection.rest.get_object(connection.datastore("/datastores"), "list of datastores", params=params)
         for resource in answer.get("value") or []:
             record = _record(resource)
             yield replace(record, is_default=record.name == default)
@@ -77,8 +77,7 @@ def secret_of(connection: Connection, name: str) -> Mapping[str, Any]:
 
 
 def _one(connection: Connection, name: str) -> Mapping[str, Any]:
-    answer = connection.rest.get(connection.datastore(f"/datastores/{quote(name, safe='')}"))
-    return answer if isinstance(answer, Mapping) else {}
+    return connection.rest.get_object(connection.datastore(f"/datastores/{quote(name, safe='')}"), "datastore")
 
 
 def _section(resource: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -14,7 +14,6 @@ import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Callable
-from datetime import datetime
 from typing import Any
 
 from himl_cli.core.errors import HimlError, NotAllowed
@@ -22,6 +21,7 @@ from himl_cli.workspaces.azure.clouds import Cloud
 from himl_cli.workspaces.azure.credentials import Chain, Source
 from himl_cli.workspaces.azure.settings import AzureSettings
 from himl_cli.workspaces.azure.sources import digest, from_principal, managed_identity
+from himl_cli.workspaces.azure.times import as_time
 from himl_cli.workspaces.azure.tokens import RENEW_SECONDS, Token
 
 RUN_TOKEN = "run token"
@@ -122,15 +122,10 @@ def _expires_of(given: dict[str, Any]) -> float:
         return float(given["expires_on"])
     if "expires_in" in given:
         return time.time() + float(given["expires_in"])
-    return seconds_of(str(given["expiresOn"]))
-
-
-def seconds_of(text: str) -> float:
-    """Seconds since 1970 of an ISO time; more than six digits of a second are cut. Raises ValueError."""
-    head, dot, rest = text.replace("Z", "+00:00").partition(".")
-    digits = "".join(char for char in rest.split("+")[0] if char.isdigit())
-    zone = rest[len(digits) :] if dot else ""
-    return datetime.fromisoformat(f"{head}.{digits[:6].ljust(6, '0')}{zone}" if dot else head).timestamp()
+    ends = as_time(str(given["expiresOn"]))
+    if ends is None:
+        raise ValueError("expiresOn is no time")
+    return ends.timestamp()
 
 
 def _expiry(token: str) -> float:

@@ -34,6 +34,7 @@ class Kept:
     def __init__(self, folder: Path | None) -> None:
         """Keep values below *folder*; nowhere with None."""
         self._folder = folder
+        self._swept: set[Path] = set()
 
     @classmethod
     def of_user(cls) -> Kept:
@@ -61,7 +62,9 @@ class Kept:
         try:
             _make_private(path.parent)
             _replace(path, content)
-            _sweep(path.parent)
+            if path.parent not in self._swept:  # once is enough, with thousands of values
+                self._swept.add(path.parent)
+                _sweep(path.parent)
         except OSError as err:
             log.debug("nothing is kept in %s: %s", path.parent, err)
 
@@ -86,7 +89,11 @@ def _default_folder() -> Path | None:
         return None
     import platformdirs
 
-    return platformdirs.user_cache_path("himl", appauthor=False) / "azure"
+    try:
+        folder = platformdirs.user_cache_path("himl", appauthor=False) / "azure"
+    except RuntimeError:  # a user without a home folder; older platformdirs give a relative one
+        return None
+    return folder if folder.is_absolute() else None
 
 
 def _make_private(folder: Path) -> None:

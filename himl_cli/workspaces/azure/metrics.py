@@ -15,8 +15,8 @@ from urllib.parse import quote
 from himl_cli.core.runs import Metric, MetricPoint
 from himl_cli.workspaces.azure.connection import Connection
 from himl_cli.workspaces.azure.errors import ServiceNotFound
-from himl_cli.workspaces.azure.run_records import as_time
 from himl_cli.workspaces.azure.threads import ask_all
+from himl_cli.workspaces.azure.times import as_time
 
 NUMBERS = {"double", "int", "bool", "float", "long"}
 ROWS_WITHOUT_STEPS = {"azureml.v1.list", "azureml.v1.table"}

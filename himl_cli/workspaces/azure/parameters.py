@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 from himl_cli.workspaces.azure.connection import Connection
-from himl_cli.workspaces.azure.errors import ServiceNotFound
+from himl_cli.workspaces.azure.errors import ServiceNotFound, ServiceRefused
 from himl_cli.workspaces.azure.run_records import RawRun
 
 
@@ -17,7 +17,11 @@ def read_parameters(connection: Connection, raw: RawRun) -> dict[str, str]:
         answer = connection.rest.get(connection.mlflow("/runs/get"), params={"run_id": raw["runId"], "run_uuid": raw["runId"]})
     except ServiceNotFound:  # MLflow does not know every kind of run
         answer = {}
-    logged = answer.get("run", {}).get("data", {}).get("params") or []
+    except ServiceRefused as err:  # nor take every id
+        if err.status != 400:
+            raise
+        answer = {}
+    logged = ((answer.get("run") or {}).get("data") or {}).get("params") or []
     found |= {parameter["key"]: _as_text(parameter.get("value")) for parameter in logged}
     return dict(sorted(found.items()))
 

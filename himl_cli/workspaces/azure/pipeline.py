@@ -17,6 +17,7 @@ from azure.core.pipeline.transport import RequestsTransport
 from azure.core.rest import HttpRequest, HttpResponse
 
 from himl_cli import __version__
+from himl_cli.workspaces.azure.patience import Patience
 from himl_cli.workspaces.azure.retries import BUSY, FAILING, patiently
 from himl_cli.workspaces.azure.trust import ca_bundle
 
@@ -27,11 +28,11 @@ CONNECTIONS = 32  # kept open at most, for threads that share the pipeline
 class Transport(RequestsTransport):  # type: ignore[misc]  # azure-core makes the class when it is asked for, untyped
     """requests with himl's patience (`retries.py`); `failing_status` remembers the last answer that stayed busy or failing.
 
-    With 10 s to connect and 60 s without a byte (*read_seconds*), a call ends within 250 s: the last try begins 180 s
-    after the first at the latest.
+    A try ends after 10 s without a connection, and after 60 s (*read_seconds*) without a byte; the last one begins 180 s
+    after the first at the latest. An answer that comes drop by drop may take longer.
     """
 
-    def __init__(self, read_seconds: float = READ_SECONDS) -> None:
+    def __init__(self, patience: Patience, read_seconds: float = READ_SECONDS) -> None:
         """Raises BadUsage where a variable names certificates that do not exist."""
         session = requests.Session()
         session.auth = _as_it_is  # else requests would put what ~/.netrc has for the host in place of our token
@@ -39,18 +40,19 @@ class Transport(RequestsTransport):  # type: ignore[misc]  # azure-core makes th
         session.mount("https://", requests.adapters.HTTPAdapter(pool_connections=8, pool_maxsize=CONNECTIONS))
         super().__init__(session=session, connection_timeout=CONNECT_SECONDS, read_timeout=read_seconds, connection_verify=ca_bundle())
         self.failing_status = 0
+        self._patience = patience
 
     def send(self, request: Any, *, repeatable: bool = True, **options: Any) -> Any:
         """As azure-core has it; a request that is not *repeatable* is not sent twice where it may have been carried out."""
-        response = patiently(partial(super().send, request, **options), request.url, repeatable=repeatable)
+        response = patiently(partial(super().send, request, **options), request.url, repeatable=repeatable, patience=self._patience)
         if response.status_code in BUSY | FAILING:
             self.failing_status = response.status_code
         return response
 
 
-def build() -> Pipeline[HttpRequest, HttpResponse]:
+def build(patience: Patience) -> Pipeline[HttpRequest, HttpResponse]:
     """A pipeline for any number of threads. Raises BadUsage where a variable names certificates that do not exist."""
-    return Pipeline(Transport())
+    return Pipeline(Transport(patience))
 
 
 def request_for(method: str, url: str, body: Any, token: str | None) -> HttpRequest:

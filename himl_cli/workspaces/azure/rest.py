@@ -7,7 +7,7 @@ import logging
 import threading
 import weakref
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Any
 from urllib.parse import quote, urlencode, urlsplit
@@ -19,6 +19,8 @@ from himl_cli.workspaces.azure.challenge import claims_of
 from himl_cli.workspaces.azure.closed_network import says_closed
 from himl_cli.workspaces.azure.errors import refusal
 from himl_cli.workspaces.azure.failure import Failure
+from himl_cli.workspaces.azure.forks import tell_of_forks
+from himl_cli.workspaces.azure.patience import Patience
 from himl_cli.workspaces.azure.tokens import Tokens
 
 log = logging.getLogger(__name__)
@@ -32,7 +34,7 @@ class Reply:
 
     status: int
     headers: Mapping[str, str]
-    body: Any
+    body: Any = field(repr=False)  # may be a secret
 
 
 class Rest:
@@ -46,21 +48,38 @@ class Rest:
     NotAllowed for 401 and 403, and ServiceFailed for all else that is no success.
     """
 
-    def __init__(self, tokens: Tokens, address: WorkspaceAddress, scope_of: Callable[[str], str | None], lost: Callable[[], None]) -> None:
+    def __init__(self, tokens: Tokens, address: WorkspaceAddress, scope_of: Callable[[str], str | None], lost: Callable[[], None], patience: Patience) -> None:
         """*scope_of* says for which scope a URL's token is, None for no token; it raises for a host that gets none of ours.
 
-        *lost* is called where the workspace, or a host of its services, is not there any more.
+        *lost* is called where the workspace, or a host of its services, is not there any more (a network that is down is no
+        sign of that). *patience* says how long requests are tried.
         """
         self._tokens = tokens
         self._address = address
         self._scope_of = scope_of
         self._lost = lost
+        self._patience = patience
         self._pipeline: Any = None
         self._lock = threading.Lock()
+        tell_of_forks(self)
+
+    def after_fork(self) -> None:
+        """In a forked process: the parent's connections are left to the parent."""
+        self._lock = threading.Lock()
+        if self._pipeline is not None:
+            self._closer.detach()
+            self._pipeline = None
 
     def get(self, url: str, *, params: Mapping[str, str] | None = None, token: str | None = None) -> Any:
         """The JSON at *url*; with *token* in place of the one that is held."""
         return self.send("GET", url, params=params, token=token).body
+
+    def get_object(self, url: str, what: str, *, params: Mapping[str, str] | None = None, token: str | None = None) -> Mapping[str, Any]:
+        """As `get`, for an answer that has to be a JSON object. Raises ServiceFailed, too, where it is none: it holds no *what*."""
+        answer = self.get(url, params=params, token=token)
+        if not isinstance(answer, Mapping):
+            raise ServiceFailed(f"The answer of {urlsplit(url).hostname} holds no {what}.", hint="A proxy of this network may be in between.")
+        return answer
 
     def post(self, url: str, *, params: Mapping[str, str] | None = None, json: Any = None, repeatable: bool = True) -> Any:
         """Post *json* and give the answer. What makes something new at each call must say that it is not *repeatable*."""
@@ -93,13 +112,13 @@ class Rest:
         from azure.core.exceptions import AzureError
 
         from himl_cli.workspaces.azure.pipeline import request_for
-        from himl_cli.workspaces.azure.unreachable import is_unknown_name, network_error
+        from himl_cli.workspaces.azure.unreachable import is_for_good, is_unknown_name, network_error
 
         began = perf_counter()
         try:
             response = self._opened().run(request_for(method, url, body, token), repeatable=repeatable).http_response
         except AzureError as err:
-            if is_unknown_name(err):
+            if is_unknown_name(err) and is_for_good(err) and urlsplit(url).hostname != urlsplit(self._address.cloud.resource_manager).hostname:
                 self._lost()
             raise network_error(err, url) from err
         log.debug("%s %s -> %d in %.3f s", method, redact(url), response.status_code, perf_counter() - began)
@@ -112,7 +131,7 @@ class Rest:
                 from himl_cli.workspaces.azure.quiet import quieten
 
                 quieten()
-                self._pipeline = build()
+                self._pipeline = build(self._patience)
                 self._closer = weakref.finalize(self, self._pipeline.__exit__)
             return self._pipeline
 

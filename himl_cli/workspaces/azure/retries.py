@@ -13,34 +13,31 @@ from urllib.parse import urlsplit
 from azure.core.exceptions import AzureError, ServiceRequestError
 
 from himl_cli.workspaces.azure.closed_network import says_closed
+from himl_cli.workspaces.azure.patience import Patience
 from himl_cli.workspaces.azure.unreachable import broke_off, is_for_good
 
 log = logging.getLogger(__name__)
 
-TRIES = 5
-CONNECT_TRIES = 3
-LONGEST_WAIT = 60.0  # a service that asks for more gets no further request
-TOTAL_SECONDS = 180.0  # no try begins later than this after the first
 WORTH_SAYING = 2.0  # a wait of this many seconds is said
-BUSY, FAILING = {408, 429, 503}, {500, 502, 504}
+BUSY, FAILING = {429, 503}, {408, 500, 502, 504}  # surely not carried out; perhaps carried out
 
 
-def patiently(send: Callable[[], Any], url: str, *, repeatable: bool) -> Any:
+def patiently(send: Callable[[], Any], url: str, *, repeatable: bool, patience: Patience) -> Any:
     """The answer of *send*, which is called again for what may pass: no connection, a broken one, 408, 429 and 5xx.
 
-    At most five tries, three where no connection comes about. `Retry-After` is honoured up to 60 s; a longer one ends the
-    tries at once, and so do a wait that would end later than 180 s after the first try and a network that is closed to us. What is not *repeatable* is
+    How often and how long says *patience*. `Retry-After` is honoured; one that is longer than that ends the tries at once,
+    and so do a wait that would end too late after the first try and a network that is closed to us. What is not *repeatable* is
     tried again only where it was surely not carried out. The last answer is given, or the last of azure-core's errors raised.
     """
-    deadline = time.monotonic() + TOTAL_SECONDS
-    for number in range(1, TRIES + 1):
+    deadline = time.monotonic() + patience.total
+    for number in range(1, patience.tries + 1):
         response, trouble = None, None
         try:
             response = send()
         except AzureError as err:
             trouble = err
-        wait = _wait(response, trouble, number, repeatable)
-        if wait is None or number == TRIES or time.monotonic() + wait > deadline:
+        wait = _wait(response, trouble, number, repeatable, patience)
+        if wait is None or number == patience.tries or time.monotonic() + wait > deadline:
             break
         _say(url, response, wait)
         time.sleep(wait)
@@ -49,12 +46,12 @@ def patiently(send: Callable[[], Any], url: str, *, repeatable: bool) -> Any:
     return response
 
 
-def _wait(response: Any, trouble: AzureError | None, number: int, repeatable: bool) -> float | None:
+def _wait(response: Any, trouble: AzureError | None, number: int, repeatable: bool, patience: Patience) -> float | None:
     """Seconds until the next try; None where there should be none."""
-    backoff: float = random.uniform(0.5, 1.0) * 0.5 * 2 ** (number - 1)
+    backoff: float = random.uniform(0.5, 1.0) * patience.first * 2 ** (number - 1)
     if trouble is not None:
         never_sent = isinstance(trouble, ServiceRequestError) and not broke_off(trouble)
-        if never_sent and number >= CONNECT_TRIES:
+        if never_sent and number >= patience.connect_tries:
             return None
         return backoff if (never_sent or repeatable) and not is_for_good(trouble) else None
     status, asked = response.status_code, retry_after(response.headers)
@@ -64,7 +61,7 @@ def _wait(response: Any, trouble: AzureError | None, number: int, repeatable: bo
         return None
     if asked is None:
         return backoff
-    return asked if asked <= LONGEST_WAIT else None
+    return asked if asked <= patience.longest_asked else None
 
 
 def _text(response: Any) -> str:

@@ -13,11 +13,11 @@ from himl_cli.core.redaction import redact
 from himl_cli.core.runs import Run, RunStatus
 from himl_cli.workspaces.azure.address import WorkspaceAddress
 from himl_cli.workspaces.azure.run_states import status_of
+from himl_cli.workspaces.azure.times import as_time
 
 SYSTEM_TAG = "_aml_system_"
 """How the names of tags begin that the service writes for itself; Studio does not show them either."""
 LONGEST_REASON = 500
-_FRACTION = re.compile(r"\.(\d+)")
 _EXIT_CODE = re.compile(r"\b(?:exit|status|return) ?code:? (-?\d+)", re.IGNORECASE)
 _ENDED_BADLY = (RunStatus.failed, RunStatus.canceled)
 
@@ -60,18 +60,6 @@ def studio_url(run_id: str, address: WorkspaceAddress, tenant_id: str = "") -> s
     place = f"/subscriptions/{address.subscription_id}/resourcegroups/{address.resource_group}/workspaces/{address.name}"
     tenant = f"&tid={quote(tenant_id, safe='')}" if tenant_id else ""
     return f"{address.cloud.studio}/runs/{quote(run_id, safe='')}?wsid={quote(place)}{tenant}"
-
-
-def as_time(text: str | None) -> datetime | None:
-    """A time of the service in UTC (it writes seven digits after the point, which Python 3.10 does not read); None for none."""
-    if not text:
-        return None
-    six_digits = _FRACTION.sub(lambda found: f".{found[1][:6]:0<6}", text.replace("Z", "+00:00"), count=1)
-    try:
-        time = datetime.fromisoformat(six_digits)
-    except ValueError:
-        return None
-    return time.astimezone(timezone.utc) if time.tzinfo else time.replace(tzinfo=timezone.utc)
 
 
 def _reason(raw: RawRun) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import platform
 import shutil
 import sys
 from collections.abc import Callable, Iterator
@@ -56,7 +57,7 @@ def managed_identity(client_id: str | None, *, is_explicit: bool = False) -> Sou
     endpoint = os.environ.get("IDENTITY_ENDPOINT") or os.environ.get("MSI_ENDPOINT") or "metadata endpoint"
     statuses = {"retry_total": 3, "retry_connect": 0, "retry_read": 0}  # a metadata endpoint answers 404 and 410 while it starts
     make = partial(Credential, "ManagedIdentityCredential", client_id=client_id or None, **statuses)
-    return Source("managed identity", make, f"{endpoint} {client_id}", is_explicit=is_explicit)
+    return Source("managed identity", make, f"{platform.node()} {endpoint} {client_id}", is_explicit=is_explicit)  # home folders are shared
 
 
 def _of_environment(cloud: Cloud) -> Iterator[Source]:
@@ -84,15 +85,15 @@ def _of_machine() -> Iterator[Source]:
 
 
 def _of_tools(tenant_id: str, subscription_id: str) -> Iterator[Source]:
-    az_folder = Path(os.environ.get("AZURE_CONFIG_DIR") or Path.home() / ".azure")
+    az_folder = Path(os.environ.get("AZURE_CONFIG_DIR") or _home() / ".azure")
     unusable = "" if shutil.which("az") else "not installed"
     identity = f"{subscription_id} {tenant_id} {_digest_of_file(az_folder / 'azureProfile.json')}"
     yield Source(AZURE_CLI, lambda: AzureCli(subscription_id, tenant_id, PROCESS_SECONDS), identity, unusable=unusable)
     if shutil.which("azd"):
-        azd_folder = Path(os.environ.get("AZD_CONFIG_DIR") or Path.home() / ".azd")
+        azd_folder = Path(os.environ.get("AZD_CONFIG_DIR") or _home() / ".azd")
         make = partial(tool, "AzureDeveloperCliCredential", tenant_id=tenant_id, process_timeout=PROCESS_SECONDS)
         yield Source("Azure Developer CLI", make, f"{tenant_id} {_digest_of_file(azd_folder / 'auth' / 'auth.json')}")
-    context = Path.home() / ".Azure" / "AzureRmContext.json"
+    context = _home() / ".Azure" / "AzureRmContext.json"
     if context.is_file() and (shutil.which("pwsh") or shutil.which("powershell")):
         make = partial(tool, "AzurePowerShellCredential", tenant_id=tenant_id, process_timeout=PROCESS_SECONDS)
         yield Source("Azure PowerShell", make, f"{tenant_id} {_digest_of_file(context)}")
@@ -128,6 +129,14 @@ def is_azure_machine() -> bool:
         return Path("/sys/class/dmi/id/chassis_asset_tag").read_text(encoding="ascii").strip() == AZURE_MACHINE_TAG
     except (OSError, UnicodeDecodeError):
         return False
+
+
+def _home() -> Path:
+    """The user's home folder; the root where this user has none (a container with a user id that nobody knows)."""
+    try:
+        return Path.home()
+    except RuntimeError:
+        return Path(os.sep)
 
 
 def digest(content: bytes) -> str:

@@ -8,27 +8,34 @@ import logging
 import threading
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from typing import Any, Protocol
 
 from himl_cli.core.errors import HimlError
+from himl_cli.workspaces.azure.forks import tell_of_forks
 from himl_cli.workspaces.azure.kept import Kept
 
 log = logging.getLogger(__name__)
 
 KIND = "tokens"
 RENEW_SECONDS = 300.0
-"""A token is replaced when it has less than this left, as the vendor's clients do."""
+"""A token is replaced when it has less than this left, as the vendor's clients do (one that never had twice as much: at half of its life)."""
 
 
 @dataclass(frozen=True)
 class Token:
     """`expires` in seconds since 1970 by this machine's clock; `credential` is what messages call the one that gave it."""
 
-    text: str
+    text: str = field(repr=False)
     expires: float
     credential: str
+    obtained: float = field(default_factory=time.time)
+
+    @property
+    def renew_at(self) -> float:
+        """When to get another: five minutes before its end, but not before half of its life is over."""
+        return self.expires - min(RENEW_SECONDS, max(0.0, self.expires - self.obtained) / 2)
 
     def lasts(self, seconds: float = 0.0) -> bool:
         """Whether it is good for so much longer."""
@@ -75,6 +82,11 @@ class Tokens:
         self._issuer = issuer
         self._kept = kept
         self._held: dict[str, Token] = {}
+        self._lock = threading.RLock()
+        tell_of_forks(self)
+
+    def after_fork(self) -> None:
+        """In a forked process: a lock that may be held by a thread of the parent is not waited for."""
         self._lock = threading.RLock()
 
     @property
@@ -125,7 +137,7 @@ class Tokens:
             held = self._held.get(scope)
             if held is None:
                 held = self._held_before(scope)
-            if held is not None and held.lasts(RENEW_SECONDS):
+            if held is not None and time.time() < held.renew_at:
                 self._held[scope] = held
                 return held
             try:
@@ -140,14 +152,14 @@ class Tokens:
         token = self._issuer.fetch(scope, anew=anew, claims=claims)
         log.debug("signed in by %s for %s", token.credential, scope)
         self._held[scope] = token
-        value = {"token": token.text, "expires": token.expires, "credential": token.credential}
-        self._kept.put(KIND, self._key(scope), value, seconds=token.expires - time.time() - RENEW_SECONDS)
+        value = {"token": token.text, "expires": token.expires, "credential": token.credential, "obtained": token.obtained}
+        self._kept.put(KIND, self._key(scope), value, seconds=token.renew_at - time.time())
         return token
 
     def _held_before(self, scope: str) -> Token | None:
         value = self._kept.get(KIND, self._key(scope))
         try:
-            return Token(str(value["token"]), float(value["expires"]), str(value["credential"])) if value is not None else None
+            return Token(str(value["token"]), float(value["expires"]), str(value["credential"]), float(value["obtained"])) if value is not None else None
         except (KeyError, TypeError, ValueError):
             return None
 

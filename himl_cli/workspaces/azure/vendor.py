@@ -14,9 +14,10 @@ class Credential:
         """The class called *name*, with these arguments."""
         import azure.identity
 
+        from himl_cli.workspaces.azure.patience import Patience
         from himl_cli.workspaces.azure.pipeline import Transport
 
-        self._transport = Transport(SIGN_IN_SECONDS)
+        self._transport = Transport(Patience(), SIGN_IN_SECONDS)
         patience = {"retry_total": 0}  # the transport tries again
         self._inner = getattr(azure.identity, name)(*arguments, transport=self._transport, **patience | options)
 

@@ -10,7 +10,7 @@ from itertools import count
 from pathlib import Path
 
 from himl_cli.core.blobs import BlobInfo, StoreRequest
-from himl_cli.core.errors import DiskFailed, HimlError
+from himl_cli.core.errors import BlobChanged, DiskFailed, HimlError
 from himl_cli.core.file_tree import PART_SUFFIX, FoundFile, walk_files
 from himl_cli.workspaces.base import StoreSink
 from himl_cli.workspaces.local.database import Database
@@ -128,6 +128,7 @@ class DatastoreFolder(StoredFiles):
             os.makedirs(os.path.dirname(path), exist_ok=True)
             try:
                 md5 = self._copy(request, part, sink)
+                self._check_untaken(request, md5)
                 os.replace(part, path)
             except BaseException:
                 if os.path.lexists(part):
@@ -136,6 +137,14 @@ class DatastoreFolder(StoredFiles):
             return describe(FoundFile(request.name, path, os.stat(path)), md5)
         except OSError as err:
             raise DiskFailed(f"Cannot store '{request.name}' in {self.label}: {err.strerror or err}.", hint="Check space and permissions there.") from err
+
+    def _check_untaken(self, request: StoreRequest, md5: bytes) -> None:
+        """Raises BlobChanged when the name has something else by now than the request is to replace."""
+        if request.replaces is None:
+            return
+        there = self.stat(request.name)
+        if (there.etag if there is not None else "") != request.replaces and (there is None or self.md5(there) != md5):
+            raise BlobChanged(f"'{request.name}' in {self.label} was changed by somebody else meanwhile; it is left as it is.", hint="Run the command again.")
 
     def _copy(self, request: StoreRequest, part: str, sink: StoreSink) -> bytes:
         """Write the file to *part*; gives its MD5. Raises HimlError when its bytes are not those that were promised, or change meanwhile."""

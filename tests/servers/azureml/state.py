@@ -158,6 +158,7 @@ class Workspace:
     assets: dict[str, dict[str, dict[str, Json]]] = field(default_factory=lambda: {kind: {} for kind in ("codes", "environments", "data", "components")})
     numbers: Iterator[int] = field(default_factory=lambda: itertools.count(1))
     tells_tracking: bool = True  # whether its resource names the tracking address, and so the data plane
+    services_host: str = ""  # where its services are said to be; empty: where its region's are
     tracking_host: str = ""  # that its resource names for tracking; empty: that of the data plane
     is_private: bool = False  # behind a private link: what lies in it is refused to whoever comes from outside
     page_size: int = 500  # what the services give at most on a page; tests make it small
@@ -173,7 +174,7 @@ class Workspace:
 
     @property
     def data_plane_host(self) -> str:
-        return f"{self.location}.{CLOUDS[self.cloud].data_plane}"
+        return self.services_host or f"{self.location}.{CLOUDS[self.cloud].data_plane}"
 
     def experiment(self, name: str) -> Experiment:
         """The experiment called *name*, made when it is not there."""

@@ -139,6 +139,26 @@ def test_an_interrupted_file_is_resumed(tmp_path: Path, size: int, error: type[B
     assert store.moved <= 2 * PIECE + 1
 
 
+def test_of_pieces_that_were_under_way_only_what_is_missing_comes_again(tmp_path: Path) -> None:
+    """On a slow line many pieces are begun and none is through."""
+    store = MemoryStore({"big": pattern(LARGE + 2 * PIECE)}, shuffle=True)
+    begun: set[int] = set()
+
+    def interrupt(request: FetchRequest, offset: int) -> None:
+        begun.add(request.offset)
+        if store.moved > LARGE // 2:
+            raise KeyboardInterrupt
+
+    store.before_piece = interrupt
+    with pytest.raises(KeyboardInterrupt):
+        download(store, DownloadRequest(tmp_path, workers=16))
+    assert len(begun) >= 12
+    store.before_piece = lambda request, offset: None
+    moved, store.moved = store.moved, 0
+    assert download(store, DownloadRequest(tmp_path, workers=16)).problem() is None
+    assert (files_in(tmp_path), store.moved) == (store.bodies, LARGE + 2 * PIECE - moved)
+
+
 def test_a_partial_file_of_another_version_is_begun_anew(tmp_path: Path) -> None:
     store = MemoryStore({"big": pattern(2 * SMALL)})
 

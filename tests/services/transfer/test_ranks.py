@@ -58,6 +58,10 @@ print(json.dumps(said))
 """
 
 
+WRAPPER = 'export LOCAL_RANK="$SLURM_LOCALID"; "$@"; exit $?'
+"""What scripts do under srun: hand the rank on under the name that PyTorch reads."""
+
+
 def launch(
     folder: Path, order: Sequence[int], plan: Mapping[str, Any], pause: float = 0.0, variables: Mapping[str, str] = MappingProxyType({})
 ) -> dict[str, list[list[Any]]]:
@@ -100,6 +104,16 @@ def test_ranks_do_not_wait_for_a_rank_0_that_died(tmp_path: Path) -> None:
     assert said["0"] == []
     assert [(said[rank][0][0], "died" in said[rank][0][1], said[rank][0][3]) for rank in "12"] == [("failed", True, 1)] * 2
     assert time.monotonic() - started < 20
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="the wrapper is a shell script")
+def test_ranks_meet_through_a_script_that_hands_the_rank_on(tmp_path: Path) -> None:
+    launcher = LAUNCHER.replace('"LOCAL_RANK": str(rank)', '"SLURM_LOCALID": str(rank)')
+    plan = json.dumps({"steps": [{"key": "k", "say": "wrapped"}]})
+    command = [sys.executable, "-c", launcher, "[2, 0, 1]", "3", "0", "sh", "-c", WRAPPER, "sh", sys.executable, "-c", RANK, str(tmp_path), plan]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=100)
+    assert json.loads(done.stdout) == {str(rank): [["ok", 7]] for rank in range(3)}, done.stderr
+    assert acted(tmp_path) == ["0 wrapped"]
 
 
 def test_the_wait_for_a_rank_0_that_never_begins_is_bounded(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from himl_cli.core.blobs import StoreRequest
 from himl_cli.core.errors import HimlError
 from himl_cli.workspaces.azure.blobs.access import Access
 from himl_cli.workspaces.azure.blobs.blocks import Block
+from himl_cli.workspaces.azure.blobs.commit import CommitTask
 from himl_cli.workspaces.azure.blobs.lines import Exchange, Line
 from himl_cli.workspaces.azure.blobs.local_file import State, changed, state_now
 from himl_cli.workspaces.azure.blobs.retries import Fault, Health
@@ -19,6 +20,11 @@ from himl_cli.workspaces.azure.blobs.types import media_type
 from himl_cli.workspaces.azure.blobs.wire import md5_text
 
 _NAMES = re.compile(rb"<Name>([^<]+)</Name>")
+
+
+def damaged_on_the_way(fault: Fault) -> Fault:
+    """A digest that was made from the very bytes that were sent is right: where the service finds another, they were damaged."""
+    return Fault(fault.error, fault.code, may_pass=True) if fault.code == "Md5Mismatch" else fault
 
 
 class BlockTask(Task):
@@ -33,10 +39,7 @@ class BlockTask(Task):
 
     def answered(self, line: Line) -> float | None:
         if line.status != self.good:
-            fault = self.fault(line)
-            if fault.code == "Md5Mismatch":  # the digest was made from these very bytes: damaged on the way
-                fault = Fault(fault.error, fault.code, may_pass=True)
-            return self.after(fault)
+            return self.after(damaged_on_the_way(self.fault(line)))
         self.moved()
         self._done(line)
         return None
@@ -83,8 +86,29 @@ class PutBlock(BlockTask):
         )
 
 
-class PutWhole(BlockTask):
-    """Sends a large file in one request, read as it goes; the service checks its MD5."""
+class _Making(CommitTask):
+    """Makes a large file's blob; *done* hears of its answer, *failed* of its error."""
+
+    def __init__(
+        self, request: StoreRequest, md5: bytes, access: Access, health: Health, done: Callable[[Line], None], failed: Callable[[HimlError], None]
+    ) -> None:
+        super().__init__(request, access, health)
+        self.md5 = md5
+        self._done = done
+        self._failed = failed
+
+    def judged(self, fault: Fault) -> Fault:
+        return damaged_on_the_way(fault)
+
+    def stored(self, line: Line) -> None:
+        self._done(line)
+
+    def fail(self, error: HimlError) -> None:
+        self._failed(error)
+
+
+class PutWhole(_Making):
+    """Sends a large file in one request, read as it goes, as long as it is in *state*; the service checks its MD5."""
 
     def __init__(
         self,
@@ -96,36 +120,41 @@ class PutWhole(BlockTask):
         done: Callable[[Line], None],
         failed: Callable[[HimlError], None],
     ) -> None:
-        super().__init__(request.name, access, health, done, failed)
-        self._request = request
+        super().__init__(request, md5, access, health, done, failed)
         self._state = state
-        self._md5 = md5
 
-    def exchange(self) -> Exchange:
-        if state_now(self._request) != self._state:
-            raise changed(self._request)
+    def send(self) -> Exchange:
+        if state_now(self.request) != self._state:
+            raise changed(self.request)
         signed = self.sign()
-        headers = [*signed.headers, "x-ms-blob-type: BlockBlob", f"Content-Type: {media_type(self.name)}", f"Content-MD5: {md5_text(self._md5)}", "Expect:"]
-        return Exchange(signed.url, headers, "PUT", file=self._request.path)
+        about = ["x-ms-blob-type: BlockBlob", f"Content-Type: {media_type(self.name)}", f"Content-MD5: {md5_text(self.md5)}", "Expect:"]
+        return Exchange(signed.url, [*signed.headers, *self.condition, *about], "PUT", file=self.request.path)
 
 
-class PutBlockList(BlockTask):
+class PutBlockList(_Making):
     """Makes the blob of its blocks, with the whole file's MD5 beside it."""
 
     def __init__(
-        self, ids: Sequence[str], md5: bytes, name: str, access: Access, health: Health, done: Callable[[Line], None], failed: Callable[[HimlError], None]
+        self,
+        request: StoreRequest,
+        ids: Sequence[str],
+        md5: bytes,
+        access: Access,
+        health: Health,
+        done: Callable[[Line], None],
+        failed: Callable[[HimlError], None],
     ) -> None:
-        super().__init__(name, access, health, done, failed)
-        self._md5 = md5
+        super().__init__(request, md5, access, health, done, failed)
         listed = "".join(f"<Latest>{one}</Latest>" for one in ids)
         self._body = f'<?xml version="1.0" encoding="utf-8"?><BlockList>{listed}</BlockList>'.encode()
 
-    def exchange(self) -> Exchange:
+    def send(self) -> Exchange:
         signed = self.sign("comp=blocklist")
         headers = [
             *signed.headers,
+            *self.condition,
             f"Content-MD5: {md5_text(hashlib.md5(self._body, usedforsecurity=False).digest())}",
-            f"x-ms-blob-content-md5: {md5_text(self._md5)}",
+            f"x-ms-blob-content-md5: {md5_text(self.md5)}",
             f"x-ms-blob-content-type: {media_type(self.name)}",
             "Content-Type: application/xml",
             "Expect:",

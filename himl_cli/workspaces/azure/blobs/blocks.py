@@ -48,7 +48,7 @@ class BlockReader:
     def __init__(self, request: StoreRequest, room: Room) -> None:
         self._request = request
         self._room = room
-        self._queue: Queue[Block | BaseException | None] = Queue(AHEAD)
+        self._queue: Queue[Block | Exception | None] = Queue(AHEAD)
         self._is_stopped = False
         self._in_hand = 0  # bytes of room that no block was handed over for
         self._whole = hashlib.md5(usedforsecurity=False)
@@ -63,7 +63,7 @@ class BlockReader:
     def next(self) -> Block | None:
         """The next block; None when it is not ready yet, or there are no more (then `is_through`).
 
-        Raises HimlError when the file is not what was promised, or cannot be read.
+        Raises HimlError when the file is not what was promised, or cannot be read; whatever else ended the thread as RuntimeError.
         """
         try:
             found = self._queue.get_nowait()
@@ -92,6 +92,7 @@ class BlockReader:
         return there_was_room
 
     def _work(self) -> None:
+        end: Exception | None = RuntimeError(f"reading '{self._request.path}' ended before its time")  # should nothing else be known
         try:
             for index, piece in enumerate(pieces_of(self._request, block_size(self._request.size), self._may_read)):
                 self._whole.update(piece)
@@ -101,14 +102,14 @@ class BlockReader:
                 self._in_hand -= len(piece)
             if self._request.md5 not in (None, self.md5):
                 raise changed(self._request)
-        except BaseException as error:  # whatever it is, it is raised where the block is waited for
-            self._put(error)
-        else:
-            self._put(None)
+            end = None
+        except HimlError as error:
+            end = error
         finally:
             self._room.give_back(self._in_hand)
+            self._put(end)
 
-    def _put(self, item: Block | BaseException | None) -> bool:
+    def _put(self, item: Block | Exception | None) -> bool:
         """Whether it could be handed over before the reading was stopped."""
         while not self._is_stopped:
             try:

@@ -106,7 +106,7 @@ class LargeFile:
             self._fail(changed(self._request))
             return None
         self._is_committing = True
-        return PutBlockList(self._ids, reader.md5, *self._common, lambda line: self._stored(line, reader.md5), self._fail)
+        return PutBlockList(self._request, self._ids, reader.md5, *self._common[1:], lambda line: self._stored(line, reader.md5), self._fail)
 
     def _stored(self, line: Line, md5: bytes) -> None:
         self.is_over = True

@@ -21,7 +21,7 @@ def in_plain_order(blobs: Iterable[BlobInfo]) -> Iterator[BlobInfo]:
     """*blobs*, ordered by UTF-16 code units or as plain strings, ordered as plain strings.
 
     The two differ for names that have a character above U+D7FF where they first differ. Such names are held back until no
-    other can come before them; all others pass at once.
+    other can come before them (all of them, where already their first characters are such); all others pass at once.
     """
     held: list[BlobInfo] = []
     stem = ""

@@ -12,6 +12,8 @@ from datetime import datetime, timezone
 from typing import Protocol
 from urllib.parse import unquote
 
+from himl_cli.workspaces.azure.blobs.refusals import RIGHT_MISSING
+
 EARLY = 300.0  # seconds before its end that a signature is replaced
 ASK_AGAIN = 60.0
 _ENDS = re.compile(
@@ -19,7 +21,6 @@ _ENDS = re.compile(
     r"(?:T(?P<hour>\d\d):(?P<minute>\d\d)(?::(?P<second>\d\d)(?:\.\d+)?)?(?:Z|(?P<sign>[-+ ])(?P<zone_hours>\d\d):?(?P<zone_minutes>\d\d))?)?(?:&|$)"
 )
 _PARTS = ("year", "month", "day", "hour", "minute", "second", "zone_hours", "zone_minutes")
-RIGHTS_MISSING = ("AuthorizationPermissionMismatch", "InsufficientAccountPermissions", "UnauthorizedBlobOverwrite")
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,7 @@ class Signer(ABC):
 
     def renewed(self, refused: Signature, code: str) -> bool:
         """Whether `current` gives a later signature than *refused*, so that trying again may help."""
-        if code in RIGHTS_MISSING:
+        if code in RIGHT_MISSING:
             return False
         with self._lock:
             if self._signature is not refused:

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from himl_cli.core.blobs import StoreRequest
 from himl_cli.core.errors import HimlError
 from himl_cli.workspaces.azure.blobs.access import Access
+from himl_cli.workspaces.azure.blobs.block_tasks import damaged_on_the_way
+from himl_cli.workspaces.azure.blobs.commit import CommitTask
 from himl_cli.workspaces.azure.blobs.large_file import LargeFile
 from himl_cli.workspaces.azure.blobs.lines import Exchange, Line
 from himl_cli.workspaces.azure.blobs.local_file import changed, whole_content
@@ -82,48 +84,34 @@ class StoreTasks:
             file.close()
 
 
-class PutTask(Task):
+class PutTask(CommitTask):
     """A whole file as one blob; the service checks its MD5 and keeps it."""
 
     def __init__(self, request: StoreRequest, sink: StoreSink, access: Access, health: Health, room: Room) -> None:
-        super().__init__(request.name, access, health)
-        self._request = request
+        super().__init__(request, access, health)
         self._sink = sink
         self._room = room
         self._body: bytes | None = None
-        self._md5 = b""
 
-    def exchange(self) -> Exchange:
+    def send(self) -> Exchange:
         if self._body is None:
-            self._body, self._md5 = whole_content(self._request)
-        headers = [
-            *self.sign().headers,
-            "x-ms-blob-type: BlockBlob",
-            f"Content-Type: {media_type(self.name)}",
-            f"Content-MD5: {md5_text(self._md5)}",
-            "Expect:",
-        ]
-        assert self._signed is not None
-        return Exchange(self._signed.url, headers, "PUT", self._body)
+            self._body, self.md5 = whole_content(self.request)
+        signed = self.sign()
+        about = ["x-ms-blob-type: BlockBlob", f"Content-Type: {media_type(self.name)}", f"Content-MD5: {md5_text(self.md5)}", "Expect:"]
+        return Exchange(signed.url, [*signed.headers, *self.condition, *about], "PUT", self._body)
 
-    def answered(self, line: Line) -> float | None:
-        if line.status != 201:
-            return self.after(self._looked_at(self.fault(line)))
-        self.moved()
-        self._room.give_back(self._request.size)
-        self._sink.advance(self._request, self._request.size)
-        self._sink.finish(self._request, stored_blob(line, self._request, self._md5))
-        return None
-
-    def _looked_at(self, fault: Fault) -> Fault:
+    def judged(self, fault: Fault) -> Fault:
         """A wrong MD5 is the file's own change since it was digested, or damage on the way."""
-        if fault.code != "Md5Mismatch" or self._body is None:
-            return fault
-        if hashlib.md5(self._body, usedforsecurity=False).digest() != self._md5:
-            return Fault(changed(self._request))
-        return Fault(fault.error, fault.code, may_pass=True)
+        if fault.code == "Md5Mismatch" and self._body is not None and hashlib.md5(self._body, usedforsecurity=False).digest() != self.md5:
+            return Fault(changed(self.request))
+        return damaged_on_the_way(fault)
+
+    def stored(self, line: Line) -> None:
+        self._room.give_back(self.request.size)
+        self._sink.advance(self.request, self.request.size)
+        self._sink.finish(self.request, stored_blob(line, self.request, self.md5))
 
     def fail(self, error: HimlError) -> None:
         self._body = None
-        self._room.give_back(self._request.size)
-        self._sink.fail(self._request, error)
+        self._room.give_back(self.request.size)
+        self._sink.fail(self.request, error)
