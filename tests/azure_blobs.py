@@ -37,10 +37,13 @@ def use(azure: StagedWorkspace, environment: pytest.MonkeyPatch, rights: set[Rig
 
 
 @contextmanager
-def storage_that_lists(names: Sequence[str], body: bytes, *, content_range: str = "", marker: str = "") -> Iterator[AzureBlobs]:
+def storage_that_lists(
+    names: Sequence[str], body: bytes, *, content_range: str = "", marker: str = "", connections: list[int] | None = None
+) -> Iterator[AzureBlobs]:
     """A storage service that lists *names*, whatever they are, and answers every request for one of them with *body*.
 
     It knows nothing of ranges; with *content_range* it says that what it sends is one. With *marker* there is always another page.
+    Each connection adds the port it comes from to *connections*.
     """
     md5 = base64.b64encode(hashlib.md5(body).digest()).decode()
     properties = f"<Properties><Content-Length>{len(body)}</Content-Length><Etag>0x1</Etag><Content-MD5>{md5}</Content-MD5></Properties>"
@@ -49,6 +52,11 @@ def storage_that_lists(names: Sequence[str], body: bytes, *, content_range: str 
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
+
+        def setup(self) -> None:
+            super().setup()
+            if connections is not None:
+                connections.append(self.client_address[1])
 
         def do_GET(self) -> None:
             content = listing if "comp=list" in self.path else body

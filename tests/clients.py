@@ -16,6 +16,9 @@ from pathlib import Path
 
 from filelock import FileLock
 
+ENVIRONMENT = dict(os.environ)
+"""As it was before any test set a variable: an environment may be built in the middle of a test that sends everything to a double."""
+
 CACHE = Path(__file__).resolve().parent.parent / ".cache" / "clients"
 SECONDS_TO_BUILD = 1800
 AZUREML_CORE, AZUREML_MLFLOW = "azureml-core", "azureml-mlflow"
@@ -85,7 +88,7 @@ def _build(base: str, folder: Path, requirements: tuple[str, ...]) -> None:
 
 
 def _run(*command: str) -> None:
-    subprocess.run(command, check=True, timeout=SECONDS_TO_BUILD, stdin=subprocess.DEVNULL, env={**os.environ, "PIP_DISABLE_PIP_VERSION_CHECK": "1"})
+    subprocess.run(command, check=True, timeout=SECONDS_TO_BUILD, stdin=subprocess.DEVNULL, env={**ENVIRONMENT, "PIP_DISABLE_PIP_VERSION_CHECK": "1"})
 
 
 def _python_of(folder: Path) -> Path:

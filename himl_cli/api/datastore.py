@@ -6,6 +6,7 @@ import os
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING
 
+from himl_cli.api.errors import NotThere, raising
 from himl_cli.api.moving import bring, leave_what_is_there, send
 from himl_cli.core.blobs import DatastoreInfo
 from himl_cli.core.errors import NotFound
@@ -31,14 +32,15 @@ class Datastore:
 
     @staticmethod
     def get(workspace: object, datastore_name: str) -> Datastore:
-        """The datastore of that name; *workspace* may be a vendor's object too. Raises NotFound naming those that exist."""
+        """The datastore of that name; *workspace* may be a vendor's object too. Raises NotThere naming those that exist."""
         from himl_cli.api.configured import get_workspace
 
         opened = get_workspace(workspace)
         found = opened.datastores.get(datastore_name)
         if found is None:
-            opened.opened.datastore(datastore_name)  # raises the error that names those there are
-            raise NotFound(f"No datastore '{datastore_name}' in {opened.opened.label}.")
+            with raising(NotFound, NotThere):
+                opened.opened.datastore(datastore_name)  # raises the error that names those there are
+            raise NotThere(f"No datastore '{datastore_name}' in {opened.opened.label}.")
         return found
 
     def download(self, target_path: str | os.PathLike[str], prefix: str = "", overwrite: bool = False, show_progress: bool = False) -> int:

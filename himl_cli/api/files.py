@@ -10,7 +10,9 @@ import os
 from pathlib import Path
 
 from himl_cli.api.configured import find_run, get_workspace
+from himl_cli.api.errors import NotThere, raising
 from himl_cli.api.moving import bring, complete, leave_what_is_there, send
+from himl_cli.core.errors import NotFound
 from himl_cli.core.events import Notify
 from himl_cli.core.transfers import TransferResult
 from himl_cli.services.transfer.download import download
@@ -103,7 +105,7 @@ def upload_to_datastore(
 
     Files that exist there are left, unless *overwrite* is set: then those that differ are replaced. Each rank that calls it
     uploads. Raises BadUsage for a file in place of a folder, NotThere (also a FileNotFoundError) for a folder that is empty or
-    not there, NotFound for an unknown datastore, and what went wrong with single files once all were tried.
+    not there and for an unknown datastore, and what went wrong with single files once all were tried.
     """
     request = UploadRequest(Path(local_data_folder), _posix(remote_path), overwrite=overwrite)
     store = _datastore(datastore_name, aml_workspace, workspace_config_path)
@@ -115,7 +117,9 @@ def _files_of(run_id: str, workspace: object | None, workspace_config_path: Path
 
 
 def _datastore(name: str, workspace: object | None, workspace_config_path: PathLike | None) -> BlobStore:
-    return get_workspace(workspace, workspace_config_path).opened.datastore(name)
+    opened = get_workspace(workspace, workspace_config_path).opened
+    with raising(NotFound, NotThere):
+        return opened.datastore(name)
 
 
 def _posix(path: PathLike) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from himl_cli.api import configured
-from himl_cli.api.errors import NoRecoveryId, raising
+from himl_cli.api.errors import NoRecoveryId, NotThere, raising
 from himl_cli.api.run import Run
 from himl_cli.core.errors import BadUsage
 from himl_cli.services import run_reference
@@ -26,14 +26,21 @@ def fetch_run(workspace: object, run_recovery_id: str) -> Run:
 def get_most_recent_run(run_recovery_file: str | os.PathLike[str], workspace: object = None) -> Run:
     """The run that the file names, `most_recent_run.txt` say, as `submit` writes it.
 
-    Raises NotFound where the file or the run is not there, BadUsage for a file that holds anything but one run.
+    Raises NotThere (also a FileNotFoundError) where there is no file, RunNotFound for a run that is not there, BadUsage for a file
+    that holds anything but one run.
     """
     return fetch_run(workspace, get_most_recent_run_id(run_recovery_file))
 
 
 def get_most_recent_run_id(run_recovery_file: str | os.PathLike[str]) -> str:
-    """The one line of the file: `experiment:run_id`, or a run id. Raises NotFound for no file, BadUsage for anything else in it."""
-    found = read_latest_run_file(Path(run_recovery_file))
+    """The one line of the file: `experiment:run_id`, or a run id.
+
+    Raises NotThere (also a FileNotFoundError) for no file, BadUsage for anything else in it.
+    """
+    path = Path(run_recovery_file)
+    if not path.exists():
+        raise NotThere(f"There is no file '{path}'.", hint="It is written where a run is submitted: 'most_recent_run.txt'.")
+    found = read_latest_run_file(path)
     return found.run_id if found.experiment is None else f"{found.experiment}:{found.run_id}"
 
 

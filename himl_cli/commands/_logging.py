@@ -1,10 +1,15 @@
-"""Log records on stderr, without secrets."""
+"""Log records on stderr, without secrets: himl's own warnings as plain lines for people, all else in a logger's form."""
 
 from __future__ import annotations
 
 import logging
+import sys
+from typing import TextIO
 
 from himl_cli.core.redaction import redact
+from himl_cli.render.errors import one_line
+
+OWN_LOGGER = "himl_cli"
 
 
 class RedactingFilter(logging.Filter):
@@ -22,12 +27,32 @@ class RedactingFormatter(logging.Formatter):
         return redact(super().format(record))
 
 
+class PlainFormatter(RedactingFormatter):
+    """Says what himl itself logs as `himl: …`, on one line."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        if record.name.partition(".")[0] != OWN_LOGGER:
+            return super().format(record)
+        return f"himl: {one_line(redact(record.getMessage()))}"
+
+
+class StderrHandler(logging.StreamHandler[TextIO]):
+    """Writes to what `sys.stderr` is at that moment: a progress bar puts itself in its place, so that lines come above it."""
+
+    def __init__(self) -> None:
+        logging.Handler.__init__(self)
+
+    @property
+    def stream(self) -> TextIO:  # type: ignore[override]
+        return sys.stderr
+
+
 def start_logging(*, verbose: bool) -> None:
     """Send log records to stderr: warnings of any library, and with *verbose* everything himl logs and its libraries' INFO."""
-    handler = logging.StreamHandler()
+    handler = StderrHandler()
     handler.addFilter(RedactingFilter())
-    handler.setFormatter(RedactingFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    handler.setFormatter((RedactingFormatter if verbose else PlainFormatter)("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(logging.INFO if verbose else logging.WARNING)
-    logging.getLogger("himl_cli").setLevel(logging.DEBUG if verbose else logging.WARNING)
+    logging.getLogger(OWN_LOGGER).setLevel(logging.DEBUG if verbose else logging.WARNING)

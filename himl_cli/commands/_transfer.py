@@ -9,6 +9,7 @@ import typer
 
 from himl_cli.commands._bundles import Bundle
 from himl_cli.commands._options import split_list
+from himl_cli.core.errors import BadUsage
 
 if TYPE_CHECKING:
     from himl_cli.core.transfers import TransferResult
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from himl_cli.services.transfer.filters import Filters
 
 FILES, CHECKS = "Which files", "How"
-WORKERS = 32
+WORKERS, MOST_WORKERS = 32, 256
 
 StripOpt = Annotated[bool, typer.Option("--strip_prefix", help="Drop the folders of the prefix from the names.", rich_help_panel=FILES)]
 
@@ -50,19 +51,24 @@ class MovingOptions(Bundle):
         overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files that differ.", rich_help_panel=CHECKS)] = False,
         no_validate: Annotated[bool, typer.Option("--no_validate", help="Do not check MD5s.", rich_help_panel=CHECKS)] = False,
         workers: Annotated[
-            int, typer.Option("--workers", metavar="N", min=1, max=256, help="Transfers at once.  [default: 32]", rich_help_panel=CHECKS, show_default=False)
+            int, typer.Option("--workers", metavar="N", help="Transfers at once, 1 to 256.  [default: 32]", rich_help_panel=CHECKS, show_default=False)
         ] = WORKERS,
     ) -> None:
+        if not 1 <= workers <= MOST_WORKERS:
+            raise BadUsage(f"--workers takes a whole number from 1 to {MOST_WORKERS}, got {workers}.")
         self.overwrite = overwrite
         self.validate = not no_validate
         self.workers = workers
 
 
-def conclude(output: Output, result: TransferResult, verb: str, places: Sequence[str], inside: str = "") -> None:
-    """Show the outcome (*inside* is what the places are part of), then raise the error that it amounts to, if any."""
+def conclude(output: Output, result: TransferResult, verb: str, places: Sequence[str], *, inside: str = "", nothing: str = "") -> None:
+    """Show the outcome (*inside* is what the places are part of, *nothing* what to say where there was nothing to move).
+
+    Raises the error that it amounts to, if any.
+    """
     from himl_cli.render.transfers import say_transferred
 
-    say_transferred(output, result, verb, places, inside)
-    problem = result.problem()
+    is_listed = say_transferred(output, result, verb, places, inside, nothing)
+    problem = result.problem(is_listed=is_listed)
     if problem is not None:
         raise problem

@@ -38,13 +38,13 @@ def upload_files(
       himl datastore upload model.ckpt models --datastore shared
     """
     from himl_cli.services.transfer.requests import UploadRequest
-    from himl_cli.services.transfer.upload import upload
+    from himl_cli.services.transfer.upload import checked_prefix, upload
 
     with open_session(where, talk, For.data) as session:
         store = session.workspace.datastore(datastore)
         result = upload(store, UploadRequest(local, remote_prefix, globs.filters(), how.overwrite, how.validate, how.workers), session.notify)
         inside = f"{store.label} of {session.workspace.label}"
-    conclude(session.output, result, "Uploaded", [remote_prefix], inside)
+    conclude(session.output, result, "Uploaded", [checked_prefix(remote_prefix) or "."], inside=inside)
 
 
 @command(app, "download")
@@ -72,8 +72,9 @@ def download_files(
 
     request = DownloadRequest(local_dir, globs.filters(prefix), "", strip_prefix, how.overwrite, how.validate, how.workers)
     with open_session(where, talk, For.data) as session:
-        result = download_blobs(session.workspace.datastore(datastore), request, notify=session.notify)
-    conclude(session.output, result, "Downloaded", [str(local_dir)])
+        store = session.workspace.datastore(datastore)
+        result = download_blobs(store, request, notify=session.notify)
+    conclude(session.output, result, "Downloaded", [str(local_dir)], nothing=f"There are no files in {store.label}.")
 
 
 @command(app, "list")

@@ -25,10 +25,12 @@ def doctor(where: WorkspaceOptions, talk: OutputOptions) -> None:
     from himl_cli.commands._logging import start_logging
     from himl_cli.render.checks import say_checks
     from himl_cli.services.doctor.checkup import checkup, verdict
-    from himl_cli.workspaces.open import open_each
+    from himl_cli.workspaces.open import open_each, search_remarks
 
     start_logging(verbose=talk.verbose)
-    checks = say_checks(talk.output(), checkup(partial(open_each, where.workspace, where.config_file, start=Path.cwd())))
+    find = partial(open_each, where.workspace, where.config_file, start=Path.cwd())
+    remarks = partial(search_remarks, where.workspace, where.config_file, start=Path.cwd())
+    checks = say_checks(talk.output(), checkup(find, remarks))
     problem = verdict(checks)
     if problem is not None:
         raise problem

@@ -84,7 +84,7 @@ def download(
 
     \b
       himl download --prefix outputs
-      himl download train_1772366400_0a1b2c3d --include '*.ckpt' --output_dir models
+      himl download train_1772366400_0a1b2c3d --include '*.ckpt' --flat
       himl download --experiment train --num_runs 3 --list
     """
     from himl_cli.render.transfers import FILE_COLUMNS, FILE_OF_RUN_COLUMNS
@@ -103,4 +103,5 @@ def download(
             return
         request = DownloadRequest(target.folder, filters, "", target.strip_prefix, how.overwrite, how.validate, how.workers)
         result = download_runs(files_of, found, request, output_key=source.output_key, flat=target.flat, notify=session.notify)
-    conclude(session.output, result, "Downloaded", target.places(found))
+    nothing = f"Run '{found[0].id}' has no files." if len(found) == 1 else "None of these runs has any files."
+    conclude(session.output, result, "Downloaded", target.places(found), nothing=nothing)

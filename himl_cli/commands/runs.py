@@ -121,13 +121,16 @@ def tag(
       himl runs tag train_1772366400_0a1b2c3d team=blue stage=final
       himl runs tag --experiment train --num_runs 5 keep=yes
     """
-    from himl_cli.services.run_changes import tag_runs
+    from himl_cli.services.run_changes import check_tags, tag_runs, tags_explained
     from himl_cli.services.run_lookup import find_runs
 
     plain = [word for word in given or () if "=" not in word or "://" in word]
     tags = parse_pairs("himl runs tag RUN", [word for word in given or () if word not in plain])
+    check_tags(tags)
     with open_session(where, talk) as session:
-        tagged = tag_runs(session.workspace, find_runs(session.workspace, selection.selection(plain), cwd=session.cwd, explicit=True), tags)
+        with tags_explained():
+            found = find_runs(session.workspace, selection.selection(plain), cwd=session.cwd, explicit=True)
+        tagged = tag_runs(session.workspace, found, tags)
         text = ", ".join(f"{key}={value}" for key, value in tags.items())
         session.output.result(tagged, human="\n".join(f"Tagged run '{run.id}': {text}" for run in tagged), quiet=[run.id for run in tagged])
 

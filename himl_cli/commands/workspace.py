@@ -28,8 +28,12 @@ def show(where: WorkspaceOptions, talk: OutputOptions) -> None:
     from himl_cli.commands._logging import start_logging
     from himl_cli.render.workspace_view import workspace_view
     from himl_cli.services.workspace_facts import facts_of
-    from himl_cli.workspaces.open import open_each
+    from himl_cli.workspaces.open import open_each, search_remarks
 
     start_logging(verbose=talk.verbose)
-    facts = facts_of(open_each(where.workspace, where.config_file, start=Path.cwd()))
-    talk.output().result(facts, human=lambda: "\n\n".join("\n".join(workspace_view(each)) for each in facts), quiet=[each.label for each in facts])
+    output = talk.output()
+    found = open_each(where.workspace, where.config_file, start=Path.cwd())
+    for remark in search_remarks(where.workspace, where.config_file, start=Path.cwd()):
+        output.notice(remark)
+    facts = facts_of(found)
+    output.result(facts, human=lambda: "\n\n".join("\n".join(workspace_view(each)) for each in facts), quiet=[each.label for each in facts])

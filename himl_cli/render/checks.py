@@ -14,6 +14,8 @@ from himl_cli.render.style import styled, width
 
 STYLES = {CheckState.passed: "green", CheckState.failed: "red", CheckState.note: "yellow", CheckState.skipped: "dim"}
 STATE_WIDTH, NAME_WIDTH = 8, 17
+NARROW = 60
+"""Columns below which what is said of a check stands below its name."""
 
 
 def say_checks(output: Output, checks: Iterable[Check]) -> Sequence[Check]:
@@ -38,6 +40,10 @@ def check_lines(check: Check) -> Iterator[str]:
         yield "\t".join(filter(None, (check.state.value, check.name, said, remedy)))
         return
     indent = STATE_WIDTH + NAME_WIDTH
+    if width() < NARROW:
+        yield styled(check.state.value.ljust(STATE_WIDTH), STYLES[check.state]) + check.name
+        yield from (f"  {line}" for line in (*_folded(said, 2), *_folded(remedy, 2)))
+        return
     head = styled(check.state.value.ljust(STATE_WIDTH), STYLES[check.state]) + check.name.ljust(NAME_WIDTH)
     first, *rest = [*_folded(said, indent), *_folded(remedy, indent)]
     yield f"{head}{first}".rstrip()
@@ -45,4 +51,4 @@ def check_lines(check: Check) -> Iterator[str]:
 
 
 def _folded(text: str, indent: int) -> list[str]:
-    return textwrap.wrap(text, max(30, width() - indent), break_on_hyphens=False) if text else []
+    return textwrap.wrap(text, width() - indent, break_on_hyphens=False) if text else []

@@ -66,7 +66,7 @@ def run_form(run: Run) -> dict[str, Any]:
         "reason": run.reason,
         "description": run.description,
         "command": run.command,
-        "workspace": run.workspace,
+        "workspace": run.workspace.removeprefix("workspace "),
         "folder": run.folder,
         "url": run.url,
         "recovery_id": run.recovery_id,

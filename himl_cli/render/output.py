@@ -55,7 +55,7 @@ class Output:
         if self.format is Format.json:
             self.json(data)
         elif self.format is Format.quiet:
-            self.lines([quiet] if isinstance(quiet, str) else quiet)
+            self._names([quiet] if isinstance(quiet, str) else quiet)
         else:
             text = human() if callable(human) else human
             self.lines([text] if text else [])
@@ -70,7 +70,7 @@ class Output:
         if self.format is Format.json:
             self.json(list(records))
         elif self.format is Format.quiet:
-            self.lines(quiet(record) for record in records)
+            self._names(quiet(record) for record in records)
         else:
             from himl_cli.render.tables import as_table, as_tabs
 
@@ -94,6 +94,10 @@ class Output:
         for line in lines:
             self.write(encoded(f"{line}\n", sys.stdout))
         self.flush()
+
+    def _names(self, names: Iterable[str]) -> None:
+        """Names, a line each: as they are for programs; on a terminal, which would obey control characters in them, without those."""
+        self.lines(map(one_line, names) if self.is_terminal else names)
 
     def write(self, data: bytes) -> None:
         """Bytes for stdout, as they are."""

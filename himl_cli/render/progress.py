@@ -13,6 +13,9 @@ if TYPE_CHECKING:
 
     from himl_cli.render.output import Output
 
+NARROW = 60
+"""Columns below which there is no room for a bar beside its numbers."""
+
 
 @contextmanager
 def observing(output: Output) -> Iterator[Notify]:
@@ -69,9 +72,13 @@ class Watcher:
 def _new_bar() -> Progress:
     """One bar for all files, gone when the work is done."""
     from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+    from rich.progress import BarColumn, DownloadColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
-    columns = (TextColumn("{task.description}"), BarColumn(bar_width=None), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn(compact=True))
-    bar = Progress(*columns, console=Console(stderr=True), transient=True, expand=True)
+    console = Console(stderr=True)
+    columns: list[ProgressColumn] = [TextColumn("{task.description}"), DownloadColumn(), TransferSpeedColumn()]
+    if console.width >= NARROW:
+        columns[1:1] = [BarColumn(bar_width=None)]
+        columns.append(TimeRemainingColumn(compact=True))
+    bar = Progress(*columns, console=console, transient=True, expand=True)
     bar.add_task("", total=0)
     return bar

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from himl_cli.core.transfers import TransferResult, causes, named
 from himl_cli.render.durations import duration_text, local_time, size_text
 from himl_cli.render.json_form import utc_text
 from himl_cli.render.output import Format, Output
 from himl_cli.render.tables import Column
-
-if TYPE_CHECKING:
-    from himl_cli.core.transfers import TransferResult
 
 LISTED = 50
 
@@ -23,13 +21,19 @@ FILE_COLUMNS = (
 FILE_OF_RUN_COLUMNS = (Column("RUN", lambda file: file.run, rank=3, least=20), *FILE_COLUMNS)
 
 
-def say_transferred(output: Output, result: TransferResult, verb: str, places: Sequence[str], inside: str = "") -> None:
-    """The summary of a transfer to *places* (in what *inside* says), on stdout; what is not as it was asked for, on stderr."""
-    if output.format is Format.human:  # the others have it in the document, or did not ask
+def say_transferred(output: Output, result: TransferResult, verb: str, places: Sequence[str], inside: str = "", nothing: str = "") -> bool:
+    """The summary of a transfer to *places* (in what *inside* says) on stdout, or *nothing* where there was nothing to move.
+
+    What is not as it was asked for is listed on stderr where the error that follows cannot name it all; True when it was.
+    """
+    is_listed = output.format is Format.human and not result.is_told_by_problem  # the others have it in the document, or did not ask
+    if is_listed:
         for line in _left(result):
             output.notice(line)
     data: dict[str, Any] = {**result.as_record(), "places": list(places)}
-    output.result(data, human=lambda: summary(result, verb, places, inside), quiet=places)
+    is_nothing = result.is_empty and nothing
+    output.result(data, human=lambda: nothing if is_nothing else summary(result, verb, places, inside), quiet=() if is_nothing else places)
+    return is_listed
 
 
 def summary(result: TransferResult, verb: str, places: Sequence[str], inside: str = "") -> str:
@@ -37,7 +41,8 @@ def summary(result: TransferResult, verb: str, places: Sequence[str], inside: st
     where = f" to '{places[0]}'" if len(places) == 1 else f" to {len(places)} folders"
     where += f" ({inside})" if inside else ""
     said = [f"{verb} {_files(result.files)} ({size_text(result.bytes)}){where} in {duration_text(result.seconds)}"]
-    for count, words in ((result.skipped, "complete already"), (result.unverified, "not verifiable"), (len(result.differing), "left because they differ")):
+    differ = "left because it differs" if len(result.differing) == 1 else "left because they differ"
+    for count, words in ((result.skipped, "complete already"), (result.unverified, "not verifiable"), (len(result.differing), differ)):
         if count:
             said.append(f"{count:,} {words}")
     for count, words in ((len(result.refused), "left out"), (len(result.failed), "failed")):
@@ -49,7 +54,9 @@ def summary(result: TransferResult, verb: str, places: Sequence[str], inside: st
 def _left(result: TransferResult) -> Iterable[str]:
     lines = [f"differs, left as it is: {name}" for name in result.differing]
     lines += [f"left out: {one.name}: {one.reason}" for one in result.refused]
-    lines += [f"failed: {one.name}: {one.message}" for one in result.failed]
+    for cause, alike in causes(result.failed).items():
+        first = alike[0]
+        lines.append(f"failed: {first.name}: {first.message}" if len(alike) == 1 else f"failed: {named([one.name for one in alike])}: {cause}")
     yield from lines[:LISTED]
     if len(lines) > LISTED:
         yield f"... and {len(lines) - LISTED:,} more; --json lists them all."

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 from himl_cli.core.errors import BadUsage, HimlError, RunNotFound
@@ -28,9 +28,24 @@ def cancel_runs(workspace: Workspace, runs: Sequence[Run]) -> list[CancelOutcome
 
 def tag_runs(workspace: Workspace, runs: Sequence[Run], tags: Mapping[str, str]) -> list[Run]:
     """Set *tags* on every one of *runs*; gives the runs as they are then. Raises BadUsage without tags."""
-    if not tags:
-        raise BadUsage("No tag was given.", hint="For example: himl runs tag RUN team=blue")
+    check_tags(tags)
     return [workspace.tag(run.id, tags) for run in runs]
+
+
+def check_tags(tags: Mapping[str, str]) -> None:
+    """Raises BadUsage where there are none."""
+    if not tags:
+        raise BadUsage("No tag was given.", hint="A tag is KEY=VALUE, for example: himl runs tag RUN team=blue")
+
+
+@contextmanager
+def tags_explained() -> Iterator[None]:
+    """Within it, the error about an unknown run says how a tag is written: what was taken for a run may have been meant as one."""
+    try:
+        yield
+    except RunNotFound as err:
+        err.hint = f"{err.hint} A tag is KEY=VALUE."
+        raise
 
 
 def check_deletable(workspace: Workspace, runs: Sequence[Run]) -> DeletesRuns:

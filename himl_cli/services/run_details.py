@@ -9,5 +9,10 @@ from himl_cli.workspaces.base import Workspace
 
 def run_details(workspace: Workspace, run: Run) -> RunDetails:
     """What *run* logged, and its children in the order they were made. Raises RunNotFound when it was deleted meanwhile."""
-    children = list(workspace.runs(RunQuery(parent=run.id)))
-    return RunDetails(run, workspace.parameters(run.id), workspace.metrics(run.id), children[::-1])
+    children = children_of(workspace, run)
+    return RunDetails(run, workspace.parameters(run.id), workspace.metrics(run.id), children)
+
+
+def children_of(workspace: Workspace, run: Run) -> list[Run]:
+    """The children of *run* in the order they were made."""
+    return list(workspace.runs(RunQuery(parent=run.id)))[::-1]

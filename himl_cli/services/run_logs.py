@@ -21,7 +21,7 @@ GROWTH = 1.5
 def read_log(workspace: Workspace, run_id: str, name: str | None = None) -> Iterator[bytes]:
     """The log called *name*, else the run's main one, piece by piece as it is now. Raises NotFound naming the logs there are."""
     files = workspace.run_files(run_id)
-    found = _find(files, name)
+    found = _find(files, name) or _called(files, name)
     if found is None:
         raise _no_log(files, workspace.run(run_id), name)
     return files.read(found)
@@ -34,10 +34,11 @@ def follow_log(workspace: Workspace, run_id: str, name: str | None = None) -> It
     """
     files = workspace.run_files(run_id)
     at_first, at_most = seconds_between_looks(workspace, run_id)
-    found, done, pause = None, 0, at_first
+    found, done, pause, is_looked_for = None, 0, at_first, False
     while True:
         has_ended = workspace.run(run_id).status.is_final  # asked before reading, so that no last bytes are missed
-        found = found or _find(files, name)
+        found = found or _find(files, name) or (_called(files, name) if has_ended or not is_looked_for else None)
+        is_looked_for = True
         before = done
         if found is not None:
             for piece in files.read(found, done):
@@ -71,12 +72,25 @@ def _find(files: BlobStore, name: str | None) -> str | None:
     return next((candidate for candidate in candidates if files.stat(candidate) is not None), None)
 
 
+def _called(files: BlobStore, name: str | None) -> str | None:
+    """The one log in whatever folder whose last part is *name*; None where there is none, or several."""
+    if not name:
+        return None
+    alike = [log for log in _logs(files) if log.endswith(f"/{name}")]
+    return alike[0] if len(alike) == 1 else None
+
+
+def _logs(files: BlobStore) -> list[str]:
+    return [blob.name for folder in LOG_FOLDERS for page in files.list(folder) for blob in page]
+
+
 def _no_log(files: BlobStore, run: Run, name: str | None) -> NotFound:
-    there = [blob.name for folder in LOG_FOLDERS for page in files.list(folder) for blob in page]
+    there = _logs(files)
     if name is None and not there:
         if run.status.is_final:
             return NotFound(f"Run '{run.id}' ended without a log.", hint=f"See himl runs show {run.id}")
         return NotFound(f"Run '{run.id}' has no log yet.", hint=f"To wait for it: himl runs logs {run.id} --follow")
-    near = get_close_matches(name or "", there, n=3, cutoff=0.4) or there[:5]
+    alike = [log for log in there if name and log.endswith(f"/{name}")]
+    near = alike[:5] or get_close_matches(name or "", there, n=3, cutoff=0.4) or there[:5]
     what = f"log '{name}'" if name is not None else "main log"
     return NotFound(f"Run '{run.id}' has no {what}.", hint=f"There are: {', '.join(near)}." if near else "It has no logs.")

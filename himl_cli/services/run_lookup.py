@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from difflib import get_close_matches
 from pathlib import Path
 
@@ -11,6 +11,7 @@ from himl_cli.core.near import similar_ids
 from himl_cli.core.runs import Run, RunQuery, RunSelection
 from himl_cli.services.latest_run_file import FILE_NAME
 from himl_cli.services.naming import friendly_experiment
+from himl_cli.services.run_details import children_of
 from himl_cli.services.run_reference import RunReference, parse_reference
 from himl_cli.services.studio_url import workspace_in_url
 from himl_cli.workspaces.base import Workspace
@@ -156,7 +157,7 @@ def read_latest_run_file(path: Path) -> RunReference:
     lines = [line.strip() for line in content.decode("utf-8-sig", "replace").splitlines() if line.strip()]
     if len(lines) != 1:
         raise BadUsage(f"'{path}' is empty." if not lines else f"'{path}' has {len(lines)} lines where one is expected.", hint=hint)
-    if len(content) > LONGEST_REFERENCE or not lines[0].isprintable() or "\ufffd" in lines[0] or " " in lines[0]:
+    if len(content) > LONGEST_REFERENCE or not lines[0].isprintable() or "\ufffd" in lines[0] or " " in lines[0].rpartition(":")[2].strip():
         raise BadUsage(f"'{path}' does not hold a run id.", hint=hint)
     try:
         return parse_reference(lines[0])
@@ -177,7 +178,7 @@ def _in_file(workspace: Workspace, path: Path) -> Run:
 
 def _children(workspace: Workspace, parents: Iterable[Run]) -> list[Run]:
     parents = list(parents)
-    found: Sequence[Run] = [child for parent in parents for child in workspace.runs(RunQuery(parent=parent.id))]
+    found = [child for parent in parents for child in children_of(workspace, parent)]
     if not found:
         raise NotFound(f"No children: {', '.join(run.id for run in parents)}.", hint="Leave --children out to get the runs themselves.")
-    return list(found)
+    return found

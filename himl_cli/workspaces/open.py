@@ -67,6 +67,13 @@ def nearest_azure_config(start: Path) -> Path | None:
     return find_config(start)
 
 
+def search_remarks(spec: str | None, config_file: str | None, *, start: Path) -> Sequence[str]:
+    """What a person should know of the search for a `config.json`, where that is what was asked for: files passed over, where it stopped."""
+    from himl_cli.workspaces.azure import config_remarks
+
+    return () if spec or config_file or own_azure(start) else tuple(config_remarks.search_remarks(start))
+
+
 def _named_azure(path: Path, start: Path) -> WorkspaceAddress:
     """The workspace of a config file; inside an Azure ML job always the job's own, the only one that its identity is for."""
     from himl_cli.workspaces.azure.config import address_from_config
@@ -144,6 +151,12 @@ def open_for_jobs(spec: str | None, config_file: str | None, *, start: Path) -> 
 
 
 def _existing(meant: Meant) -> Path:
+    remarks = () if meant.local or meant.is_named else search_remarks(None, None, start=meant.start)
+    if remarks:
+        raise WorkspaceNotFound(
+            f"No workspace: no {LOCAL_FOLDER} folder in '{meant.start}' or above, and no Azure ML config.json that can be used.",
+            hint=f"{remarks[0]} See 'himl doctor'.",
+        )
     if meant.local is None:
         raise WorkspaceNotFound(
             f"No workspace: no {LOCAL_FOLDER} folder and no Azure ML config.json in '{meant.start}' or above.",

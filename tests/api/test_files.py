@@ -10,7 +10,15 @@ from pathlib import Path
 
 import pytest
 
-from himl_cli import download_checkpoints_from_run_id, download_files_from_run_id, download_from_datastore, get_workspace, upload_to_datastore
+from himl_cli import (
+    Datastore,
+    download_checkpoints_from_run_id,
+    download_files_from_run_id,
+    download_from_datastore,
+    get_most_recent_run,
+    get_workspace,
+    upload_to_datastore,
+)
 from himl_cli.core.errors import BadUsage, NotFound, RunNotFound
 from tests.api.conftest import FILES
 from tests.api.places import arrived
@@ -162,3 +170,17 @@ def test_on_a_terminal_progress_is_a_bar(local_runs: RecordedRuns, tmp_path: Pat
     assert terminal.finish() == 0
     assert "MB" in terminal.screen
     assert "Downloaded 53 files" in terminal.screen
+
+
+@pytest.mark.usefixtures("local_runs")
+def test_a_datastore_and_a_latest_run_file_that_are_not_there_are_file_not_found(tmp_path: Path) -> None:
+    workspace = get_workspace()
+    with pytest.raises(FileNotFoundError, match="No datastore 'nope'") as caught:
+        Datastore.get(workspace, "nope")
+    assert isinstance(caught.value, NotFound)
+    with pytest.raises(FileNotFoundError, match="No datastore 'nope'"):
+        upload_to_datastore("nope", tmp_path, "x", workspace)
+    with pytest.raises(FileNotFoundError, match="There is no file") as missing:
+        get_most_recent_run(tmp_path / "missing", workspace)
+    assert isinstance(missing.value, NotFound)
+    assert "--run" not in missing.value.hint

@@ -149,7 +149,7 @@ def test_inside_a_job_with_its_run_token_alone_nothing_is_out_of_order(himl: Him
     for name, value in azure.job_environment(run).items():
         monkeypatch.setenv(name, value)
     outcome = himl("doctor")
-    assert f"{azure.label}, from the job's own." in outcome.stdout
+    assert f"{azure.label}, from the job's environment." in outcome.stdout
     assert (outcome.code, states(outcome)) == (0, ["ok"] * 5), outcome.stdout
     assert "job_1_aa" in lines_of(outcome)["workspace"][1]
     assert himl.ok("workspace", "show", "--json").json()[0]["facts"]["default_datastore"] == "workspaceblobstore"

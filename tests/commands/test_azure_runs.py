@@ -107,7 +107,7 @@ def test_a_run_is_found_by_each_way_to_name_it(himl: Himl, seeded: StagedWorkspa
 def test_a_run_is_found_by_experiment_latest_file_and_children(himl: Himl, project: Path) -> None:
     assert himl.ok("runs", "show", "latest", "-q").stdout == "train_4_dd\n"
     assert himl.ok("runs", "show", "--experiment", "train", "--status", "completed,failed", "--num_runs", "5", "-q").stdout == "train_3_cc\ntrain_2_bb\n"
-    assert himl.ok("runs", "show", "train_3_cc", "--children", "-q").stdout == "fold_1\nfold_0\n"
+    assert himl.ok("runs", "show", "train_3_cc", "--children", "-q").stdout == "fold_0\nfold_1\n"
     (project / "most_recent_run.txt").write_text("train:train_2_bb\n")
     assert himl.ok("runs", "show", "-q").stdout == "train_2_bb\n"
 
@@ -195,7 +195,7 @@ def test_runs_of_both_are_listed_newest_first_with_their_workspace(himl: Himl, b
     assert [(row[0], row[-1]) for row in rows[1:4]] == [
         ("here_2_bb", "local workspace '.himl'"),
         ("here_1_aa", "local workspace '.himl'"),
-        ("train_4_dd", both.label),
+        ("train_4_dd", both.label.removeprefix("workspace ")),
     ]
     assert ids(himl.ok("runs", "list", "--experiment", "base", "--json")) == ["here_2_bb", "base_1_aa"]
     assert himl.ok("runs", "show", "latest", "-q").stdout == "here_2_bb\n"
@@ -253,7 +253,7 @@ def test_inside_a_job_its_own_workspace_and_token_are_enough(
     azure.append_log(run, "epoch 1\n")
     for name, value in azure.job_environment(run).items():
         monkeypatch.setenv(name, value)
-    assert himl.ok("runs", "show", "job_1_aa", "--json").json()["workspace"] == azure.label
+    assert himl.ok("runs", "show", "job_1_aa", "--json").json()["workspace"] == azure.label.removeprefix("workspace ")
     assert himl.ok("runs", "logs", "job_1_aa").stdout == "epoch 1\n"
     himl.ok("runs", "tag", "job_1_aa", "stage=final")
     himl.ok("download", "job_1_aa", "--prefix", "outputs/")

@@ -33,7 +33,7 @@ def test_a_folder_goes_up_and_comes_back(himl: Himl, project: Path, store: Path)
     assert files_in(store) == {f"digits/{name}": body for name, body in FILES.items()}
     assert files_in(project / "back") == files_in(store)
     assert up.stdout.startswith("Uploaded 3 files (14 B) to 'digits' (datastore 'local' of local workspace '.himl') in ")
-    assert (again["files"], again["skipped"], again["places"]) == (0, 3, ["digits/"])
+    assert (again["files"], again["skipped"], again["places"]) == (0, 3, ["digits"])
     assert down.stdout.startswith("Downloaded 3 files (14 B) to 'back' in ")
 
 
@@ -52,7 +52,7 @@ def test_what_differs_in_the_store_is_left_unless_overwritten(himl: Himl, store:
     kept = (store / "digits/train.csv").read_bytes()
     replaced = himl.ok("datastore", "upload", "data", "digits", "--overwrite")
     assert (left.code, kept) == (1, b"other")
-    assert "differs, left as it is: digits/train.csv" in left.stderr
+    assert "Left as it is, because it differs: 'digits/train.csv'." in left.stderr
     assert "2 complete already" in replaced.stdout
     assert (store / "digits/train.csv").read_bytes() == FILES["train.csv"]
 
@@ -109,3 +109,9 @@ def test_a_file_of_another_workspace_is_not_replaced(himl: Himl, project: Path) 
     himl.ok("datastore", "download", "d", "out", "--workspace", "one")
     assert himl("datastore", "download", "d", "out", "--workspace", "two").code == 1
     assert (project / "out/d/f.txt").read_text() == "of one"
+
+
+@pytest.mark.usefixtures("store")
+@pytest.mark.parametrize(("prefix", "place"), [("/abs/", "abs"), ("a//b", "a/b"), (".", "."), ("/", ".")])
+def test_the_summary_names_the_folder_that_the_files_lie_in(himl: Himl, prefix: str, place: str) -> None:
+    assert f" to '{place}' (" in himl.ok("datastore", "upload", "data/train.csv", prefix).stdout

@@ -92,3 +92,44 @@ def test_workspace_show_without_a_workspace_is_not_found(himl: Himl) -> None:
     outcome = himl("workspace", "show")
     assert (outcome.code, outcome.stdout) == (3, "")
     assert "himl doctor" in outcome.stderr
+
+
+BROKEN = {"{broken": "line 1: ", '{"subscription_id": "x"}': "does not say resource_group and workspace_name."}
+
+
+@pytest.mark.parametrize("content", BROKEN)
+def test_a_config_file_that_was_passed_over_is_named_with_what_is_wrong(himl: Himl, project: Path, content: str) -> None:
+    inner = project / "inner"
+    inner.mkdir()
+    (project / "config.json").write_text(json.dumps(CONFIG))
+    (inner / "config.json").write_text(content)
+    (inner / ".azureml").mkdir()
+    (inner / ".azureml" / "config.json").write_text('{"model": "of another program"}')
+    noted = [check["message"] for check in himl("doctor", "--json", cwd=inner).json() if check["name"] == "configuration" and check["state"] == "note"]
+    assert len(noted) == 1
+    assert f"Passed over: '{inner / 'config.json'}'" in noted[0]
+    assert BROKEN[content] in noted[0]
+
+
+def test_a_search_that_pythonpath_cut_short_says_so(himl: Himl, project: Path) -> None:
+    deep = project / "sub" / "deep"
+    deep.mkdir(parents=True)
+    (project / "config.json").write_text(json.dumps(CONFIG))
+    env = {"PYTHONPATH": str(project / "sub")}
+    said = f"The search for config.json stopped at '{project / 'sub'}', which is on PYTHONPATH: '{project / 'config.json'}' was not looked at."
+    assert f"note\tconfiguration\t{said}\n" in himl("doctor", cwd=deep, env=env).stdout
+    refused = himl("runs", "list", cwd=deep, env=env)
+    assert (refused.code, said in refused.stderr) == (3, True)
+    (deep / ".himl").mkdir()
+    assert himl.ok("workspace", "show", cwd=deep, env=env).stderr == f"{said}\n"
+    assert himl.ok("workspace", "show", "--workspace", "local", cwd=deep, env=env).stderr == ""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a POSIX terminal")
+@pytest.mark.usefixtures("recorded")
+def test_lines_fit_a_narrow_terminal(himl: Himl) -> None:
+    terminal = Terminal([str(himl.program), "doctor"], cwd=himl.folder, columns=40, env={"NO_COLOR": "1", "COLUMNS": "40"})
+    assert terminal.finish() == 0
+    lines = terminal.screen.splitlines()
+    assert lines[0] == "ok      python"
+    assert max(len(line) for line in lines if "/" not in line) <= 40

@@ -117,10 +117,34 @@ def test_a_file_that_differs_is_left_listed_and_exit_code_1_unless_overwritten(h
     kept = (project / "outputs/train_2_bb/outputs/results.json").read_bytes()
     replaced = himl("download", "--prefix", "outputs/r", "--overwrite")
     assert (left.code, as_json.code, replaced.code, kept) == (1, 1, 0, b"mine")
-    assert "differs, left as it is: train_2_bb/outputs/results.json\n" in left.stderr
-    assert "--overwrite" in left.stderr
+    name = "train_2_bb/outputs/results.json"
+    assert left.stderr == f"error: Left as it is, because it differs: '{name}'.\nhint: Add --overwrite to replace it.\n"
+    assert left.stdout.endswith("; 1 left because it differs.\n")
     assert as_json.json()["differing"] == ["train_2_bb/outputs/results.json"]
     assert (project / "outputs/train_2_bb/outputs/results.json").read_bytes() == b"{}"
+
+
+@pytest.mark.usefixtures("recorded")
+def test_many_files_that_differ_are_listed_and_then_counted(himl: Himl, project: Path) -> None:
+    write_files(project / "outputs" / "train_2_bb", dict.fromkeys(FILES, "mine"))
+    said = himl("download").stderr.splitlines()
+    assert said[:-2] == [f"differs, left as it is: train_2_bb/{name}" for name in sorted(FILES)]
+    assert said[-2:] == ["error: 5 files: left as they are, because they differ.", "hint: Add --overwrite to replace them."]
+
+
+@pytest.mark.usefixtures("recorded")
+def test_a_run_without_files_is_said_and_no_folder_is_promised(himl: Himl, project: Path) -> None:
+    assert himl.ok("download", "bare_3_cc").stdout == "Run 'bare_3_cc' has no files.\n"
+    assert himl.ok("download", "bare_3_cc", "-q").stdout == ""
+    assert not (project / "outputs").exists()
+    assert "Run 'bare_3_cc' has no files.\n" in himl.ok("download", "bare_3_cc", "train_1_aa").stderr
+
+
+@pytest.mark.usefixtures("recorded")
+@pytest.mark.parametrize("workers", ["0", "257"])
+def test_a_number_of_workers_that_cannot_be_is_said_plainly(himl: Himl, workers: str) -> None:
+    outcome = himl("download", "--workers", workers)
+    assert (outcome.code, outcome.stderr) == (2, f"error: --workers takes a whole number from 1 to 256, got {workers}.\n")
 
 
 @pytest.mark.usefixtures("recorded")

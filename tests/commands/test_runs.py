@@ -158,7 +158,7 @@ def test_show_as_json_is_strict_and_complete(himl: Himl) -> None:
 def test_show_gives_an_array_where_several_runs_may_be_meant(himl: Himl) -> None:
     assert ids(himl.ok("runs", "show", "train_3_cc", "base_1_aa", "--json")) == ["train_3_cc", "base_1_aa"]
     assert ids(himl.ok("runs", "show", "--experiment", "base", "--num_runs", "5", "--json")) == ["base_1_aa"]
-    assert ids(himl.ok("runs", "show", "train_3_cc", "--children", "--json")) == ["fold_1", "fold_0"]
+    assert ids(himl.ok("runs", "show", "train_3_cc", "--children", "--json")) == ["fold_0", "fold_1"], "in the order that show lists them"
 
 
 @pytest.mark.usefixtures("recorded")
@@ -290,3 +290,12 @@ def test_a_run_that_goes_on_cannot_be_deleted(himl: Himl, project: Path) -> None
     assert f"himl runs cancel {run_id}" in outcome.stderr
     himl.ok("runs", "cancel", run_id)
     himl("runs", "logs", run_id, "--follow", timeout=40)
+
+
+@pytest.mark.usefixtures("recorded")
+def test_a_tag_that_is_not_written_as_one_is_explained(himl: Himl) -> None:
+    alone = himl("runs", "tag", "base_1_aa", "noequals")
+    beside = himl("runs", "tag", "base_1_aa", "team=red", "noequals")
+    assert (alone.code, beside.code) == (2, 3)
+    assert all("A tag is KEY=VALUE" in each.stderr for each in (alone, beside))
+    assert "No run 'noequals'" in beside.stderr

@@ -72,3 +72,13 @@ def test_progress_on_a_terminal_is_a_bar_that_goes_away(tmp_path: Path, format: 
     assert terminal.finish() == 0
     assert ("1 file " in terminal.screen) is is_drawn
     assert ("[b]one[/b] thing" in terminal.screen) is (format != "quiet")
+
+
+@posix
+def test_names_that_would_command_a_terminal_are_cleaned_there_and_raw_for_programs(tmp_path: Path) -> None:
+    code = "from himl_cli.render.output import *\nfor how in (lambda o, n: o.table(n, (), quiet=str), lambda o, n: o.result(n, human='', quiet=n)):\n"
+    code += "    how(Output(Format.quiet), ['ok\\x1b[31mred', 'two\\nlines'])"
+    terminal = Terminal([sys.executable, "-c", code], cwd=tmp_path)
+    assert terminal.finish() == 0
+    assert terminal.screen == "ok [31mred\ntwo lines\n" * 2
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout == b"ok\x1b[31mred\ntwo\nlines\n" * 2

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from datetime import datetime, timezone
 
+import pytest
+
 from himl_cli.core.runs import Run, RunStatus
 from himl_cli.render.run_tables import RUN_COLUMNS, WORKSPACE_COLUMN, run_columns
+from himl_cli.render.tables import fitted
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=timezone.utc)
 
@@ -16,16 +19,29 @@ def run(run_id: str, workspace: str) -> Run:
 
 def test_the_workspace_is_a_column_once_there_are_two() -> None:
     here, there = run("a", "local workspace '.himl'"), run("b", "workspace team/lab")
-    assert tuple(run_columns([here, here])) == RUN_COLUMNS
+    titles = [column.title for column in RUN_COLUMNS]
+    assert [column.title for column in run_columns([here, here])] == titles
     assert tuple(run_columns([])) == RUN_COLUMNS
-    assert tuple(run_columns([here, there])) == (*RUN_COLUMNS, WORKSPACE_COLUMN)
+    assert [column.title for column in run_columns([here, there])] == [*titles, WORKSPACE_COLUMN.title]
+
+
+@pytest.mark.parametrize(("named", "kept"), [(1, "EXPERIMENT"), (4, "DISPLAY NAME")])
+def test_of_the_experiment_and_a_name_that_most_runs_lack_the_experiment_is_kept(named: int, kept: str) -> None:
+    runs = [
+        Run(f"train_177236640{number}_0a1b2c3d", "a_long_experiment", RunStatus.completed, NOON, started=NOON, display_name="a long name" * (number < named))
+        for number in range(4)
+    ]
+    columns = run_columns(runs)
+    natural = [max(len(column.title), *(len(column.text(run)) for run in runs)) for column in columns]
+    shown = {column.title for column, size in zip(columns, fitted(natural, columns, 75), strict=True) if size}
+    assert {"EXPERIMENT", "DISPLAY NAME"} & shown == {kept}
 
 
 def test_a_workspace_is_short_for_people_and_whole_for_programs() -> None:
     here, there = run("a", "local workspace '.himl'"), run("b", "workspace team/lab")
     assert [WORKSPACE_COLUMN.text(each) for each in (here, there)] == ["local", "team/lab"]
     assert WORKSPACE_COLUMN.plain is not None
-    assert WORKSPACE_COLUMN.plain(there) == "workspace team/lab"
+    assert [WORKSPACE_COLUMN.plain(each) for each in (here, there)] == ["local workspace '.himl'", "team/lab"]
 
 
 def test_a_name_that_is_the_id_is_not_shown_twice() -> None:

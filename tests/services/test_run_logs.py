@@ -5,7 +5,10 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from himl_cli.services.run_logs import follow_log, seconds_between_looks
+import pytest
+
+from himl_cli.core.errors import NotFound
+from himl_cli.services.run_logs import follow_log, read_log, seconds_between_looks
 from himl_cli.workspaces.joined import JoinedWorkspace
 from himl_cli.workspaces.open import open_workspace
 from tests.recorded_runs import RecordedRuns
@@ -23,6 +26,16 @@ def test_a_service_is_asked_seldom_and_a_run_kept_here_often(project: Path) -> N
     assert max(seconds_between_looks(runs.workspace, "train_1_aa")) <= 0.1
     both = JoinedWorkspace(runs.workspace, lambda: azure, azure.label)
     assert seconds_between_looks(both, "train_1_aa") == seconds_between_looks(runs.workspace, "train_1_aa")
+
+
+def test_a_log_is_found_by_the_last_part_of_its_name_unless_several_have_it(project: Path) -> None:
+    runs = RecordedRuns(project)
+    runs.add("train_1_aa", files={"logs/deep/a.log": "a", "logs/one/b.log": "1", "user_logs/two/b.log": "2"})
+    assert b"".join(read_log(runs.workspace, "train_1_aa", "a.log")) == b"a"
+    assert b"".join(follow_log(runs.workspace, "train_1_aa", "a.log")) == b"a"
+    with pytest.raises(NotFound) as caught:
+        read_log(runs.workspace, "train_1_aa", "b.log")
+    assert caught.value.hint == "There are: user_logs/two/b.log, logs/one/b.log."
 
 
 def test_a_log_of_a_run_that_has_ended_is_given_once(project: Path) -> None:

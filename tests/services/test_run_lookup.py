@@ -170,3 +170,12 @@ def test_a_folder_of_that_name_is_passed_over(tmp_path: Path) -> None:
 def test_selections_that_contradict_themselves(recorded: RecordedRuns, selection: RunSelection, said: str) -> None:
     with pytest.raises(BadUsage, match=said):
         found(recorded, selection)
+
+
+def test_the_experiment_in_a_latest_run_file_may_have_spaces_and_a_run_id_may_not(tmp_path: Path) -> None:
+    path = tmp_path / "most_recent_run.txt"
+    path.write_text("my exp:run_1\n")
+    assert read_latest_run_file(path) == ("run_1", "my exp")
+    path.write_text("my exp:some words\n")
+    with pytest.raises(BadUsage, match="does not hold a run id"):
+        read_latest_run_file(path)

@@ -80,7 +80,7 @@ def test_a_signature_that_is_refused_for_ever_is_an_error_and_asked_about_a_few_
     sink = fetched(azure, project, DEFAULT)
     assert {type(error) for error in sink.errors.values()} == {NotAllowed}
     assert len(sink.errors) == len(FILES)
-    assert "a signature by the account's key is expired" in str(sink.errors["f/00"])
+    assert "a signature by the account's key is expired; a new one was refused too" in str([*sink.errors.values()])
     assert len(stage.log.find(SECRETS)) <= 3
 
 
@@ -250,3 +250,11 @@ def test_no_secret_is_in_what_python_shows_of_our_records() -> None:
     signed = Signed("https://host/a?sig=hidden", signature.headers, signature)
     exchange = Exchange(signed.url, [*signed.headers], "PUT", b"hidden")
     assert "hidden" not in f"{signature!r} {signed!r} {exchange!r}"
+
+
+def test_a_sas_of_the_datastore_whose_time_is_over_is_named_with_its_end(azure_environment: StagedWorkspace, project: Path) -> None:
+    azure_environment.add_datastore("old", credentials="Sas", sas_seconds=-100)
+    error = complaint(azure_environment, project, "old")
+    assert "the datastore's SAS token" in str(error)
+    assert "is over since 20" in str(error)
+    assert "Update the datastore's credentials" in error.hint

@@ -55,7 +55,7 @@ def test_what_cannot_be_a_datastores_name_is_not_asked_for(stage: Stage, azure_e
 )
 def test_a_kind_that_is_not_supported_says_so_and_names_a_way_out(azure_environment: StagedWorkspace, project: Path, kind: str, way_out: str) -> None:
     azure_environment.add_datastore("odd", kind=kind)
-    with connected(azure_environment, project) as connection, pytest.raises(BadUsage, match=r"'odd' is a .* does not support") as caught:
+    with connected(azure_environment, project) as connection, pytest.raises(BadUsage, match=r"'odd' is .* does not support") as caught:
         Datastores(connection).open("odd")
     assert way_out in caught.value.hint
 

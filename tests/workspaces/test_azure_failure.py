@@ -135,9 +135,10 @@ def test_how_far_a_clock_is_off_is_said_in_one_unit(seconds: float, words: str) 
     assert clock.said(seconds) == words
 
 
-@pytest.mark.parametrize("headers", [{}, {"Date": "yesterday"}, {"Date": formatdate(usegmt=True)}, {"date": formatdate(time.time() + 200, usegmt=True)}])
-def test_a_clock_that_is_right_or_unknown_is_no_complaint(headers: dict[str, str]) -> None:
-    assert clock.complaint(headers) == ""
+def test_a_clock_that_is_right_or_unknown_is_no_complaint() -> None:
+    now = time.time()
+    for headers in ({}, {"Date": "yesterday"}, {"Date": formatdate(now, usegmt=True)}, {"date": formatdate(now + 200, usegmt=True)}):
+        assert clock.complaint(headers) == ""
 
 
 @pytest.mark.parametrize(

@@ -67,7 +67,7 @@ def test_all_are_listed_page_by_page_the_default_one_first(connection: Connectio
     infos = Datastores(connection).infos()
     assert [info.name for info in infos] == [DEFAULT, *sorted(name for name in job.state.datastores if name != DEFAULT)]
     assert [info.is_default for info in infos] == [True] + [False] * (len(infos) - 1)
-    assert {info.name: info.kind for info in infos}["lake"] == "data lake gen1"
+    assert {info.name: info.kind for info in infos}["lake"] == "Data Lake Gen1"
     assert infos[0].location == f"https://{job.state.storage.host}/{job.state.datastores[DEFAULT].container}"
     assert len(stage.log.find(r"GET .*/datastore/v1\.0/.*/datastores\b")) == 3
 

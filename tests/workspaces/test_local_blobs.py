@@ -16,7 +16,7 @@ from himl_cli.core.file_tree import walk_files
 from himl_cli.workspaces.local.blobs import DatastoreFolder, RunFiles
 from himl_cli.workspaces.local.database import Database
 from himl_cli.workspaces.local.stored_files import PAGE
-from tests.contract.test_blob_store import Received, Stored, listed, named
+from tests.blob_sinks import Received, Stored, listed, named
 
 posix_names = pytest.mark.skipif(sys.platform == "win32", reason="NEEDS POSIX file names and links")
 

@@ -10,12 +10,15 @@ from himl_cli.services.doctor.installation import installation_checks
 from himl_cli.workspaces.base import ChecksItself, FoundWorkspace
 
 CONFIGURATION, SIGN_IN = "configuration", "sign-in"
-NO_AZURE = "No Azure ML workspace is configured: no config.json with its keys here or above, no HIML_* variables."
+NO_AZURE = "No Azure ML workspace is configured: no config.json with its keys was found here or above, and no HIML_* variables."
 HOW_TO_CONFIGURE = "Put the workspace's config.json (from Studio's menu at the top right) into the project's folder."
 
 
-def checkup(find: Callable[[], Sequence[FoundWorkspace]]) -> Iterator[Check]:
-    """Look at the installation, then at each of the workspaces that *find* gives; goes on after a failure where that makes sense."""
+def checkup(find: Callable[[], Sequence[FoundWorkspace]], remarks: Callable[[], Sequence[str]] = tuple) -> Iterator[Check]:
+    """Look at the installation, then at each of the workspaces that *find* gives; goes on after a failure where that makes sense.
+
+    *remarks* gives what is worth knowing of how they were found.
+    """
     yield from installation_checks()
     try:
         found = find()
@@ -23,6 +26,7 @@ def checkup(find: Callable[[], Sequence[FoundWorkspace]]) -> Iterator[Check]:
         yield Check.failed(CONFIGURATION, str(err), err.hint)
         return
     yield from _configuration(found)
+    yield from (Check.note(CONFIGURATION, remark) for remark in remarks())
     for each in found:
         yield from _checks_of(each)
 

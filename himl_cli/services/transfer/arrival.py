@@ -124,6 +124,11 @@ class Arrival:
         self.error = self.error or error
 
     @property
+    def received(self) -> int:
+        """How many bytes came, without those of an earlier transfer."""
+        return sum(position - start for start, position in self._positions.items())
+
+    @property
     def is_digested(self) -> bool:
         return self._digest is None or self._digest.ready.is_set()
 

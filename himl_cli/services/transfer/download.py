@@ -31,7 +31,7 @@ def download(store: BlobStore, request: DownloadRequest, notify: Notify = ignore
     """Bring the blobs that *request* means to its folder; what went wrong with single files is in the result.
 
     Raises NotFound when nothing matches, BadUsage when the folder is a file, DiskFailed when the folder cannot be written
-    or the disk is full. However it ends, no file has its final name before it is complete and checked, and a later call
+    or the disk is full, NotAllowed when file after file is refused. However it ends, no file has its final name before it is complete and checked, and a later call
     goes on from what is there.
     """
     started = time.monotonic()
@@ -81,12 +81,14 @@ class _Download:
         finally:
             for arrival in self._active.values():
                 arrival.suspend()
+            self._folder.remove_forsaken()
 
     def _requests(self, wanted: Iterator[Wanted]) -> Iterator[FetchRequest]:
         while True:
             one = self._again.popleft() if self._again else next(wanted, None)
             if one is None:
                 return
+            self._tally.check_hope()
             arrival = self._begin(one)
             if arrival is None:
                 continue
@@ -105,7 +107,7 @@ class _Download:
             self._folder.make_folder_of(wanted.path)
             arrival = self._arrival(wanted)
         except OSError as err:
-            self._tally.fail(wanted.blob.name, _local(err, wanted))
+            self._fail(wanted, _local(err, wanted))
             return None
         self._active[wanted.blob.name] = arrival
         return arrival
@@ -126,7 +128,6 @@ class _Download:
         except OSError as err:
             arrival.error = _local(err, arrival.wanted)
             return
-        self._tally.bytes += len(data)
         self._notify(Moved(request.blob.name, len(data)))
 
     def finish(self, request: FetchRequest, md5: bytes | None) -> None:
@@ -185,6 +186,7 @@ class _Download:
         else:
             status = arrival.land()
             self._tally.files += 1
+            self._tally.bytes += arrival.received
         self._tally.unverified += not is_verified
         self._state.record(Fetched(wanted.target, self._plan.source(wanted.blob), wanted.blob.etag, status.st_size, status.st_mtime_ns, md5))
         self._notify(Finished(wanted.blob.name))
@@ -195,16 +197,23 @@ class _Download:
         del self._active[wanted.blob.name]
         if not isinstance(error, (IntegrityFailed, BlobChanged)):
             arrival.suspend()
-            self._tally.fail(wanted.blob.name, error)
+            self._fail(wanted, error)
             return
         arrival.discard()
         blob = self._store.stat(wanted.blob.name) if isinstance(error, BlobChanged) else wanted.blob
         if blob is None:
-            self._tally.fail(wanted.blob.name, NotFound(f"'{wanted.blob.name}' was removed while it was fetched."))
+            self._fail(wanted, NotFound(f"'{wanted.blob.name}' was removed while it was fetched."))
         elif wanted.tries + 1 < TRIES:
             self._again.append(replace(wanted, blob=blob, tries=wanted.tries + 1))
+        elif isinstance(error, BlobChanged):
+            often = ServiceFailed(f"'{blob.name}' changed each of the {TRIES} times it was read.", hint="Run the command again when nothing writes to it.")
+            self._fail(wanted, often)
         else:
-            self._tally.fail(wanted.blob.name, error)
+            self._fail(wanted, error)
+
+    def _fail(self, wanted: Wanted, error: HimlError) -> None:
+        self._tally.fail(wanted.blob.name, error)
+        self._folder.forsake(wanted.path)
 
 
 def _local(err: OSError, wanted: Wanted) -> DiskFailed:

@@ -36,10 +36,14 @@ BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 @dataclass(frozen=True)
 class LocalRank:
-    """This process among those that one launcher started on this node; `launch` is the same for all of them and for no other launch."""
+    """This process among those that one launcher started on this node; `launch` is the same for all of them and for no other launch.
+
+    `variable` is the one that told the rank.
+    """
 
     rank: int
     launch: str
+    variable: str = ""
 
 
 def local_rank(environment: Mapping[str, str]) -> LocalRank | None:
@@ -48,7 +52,7 @@ def local_rank(environment: Mapping[str, str]) -> LocalRank | None:
         value = environment.get(variable, "")
         if value.isdecimal():
             is_alone = int(value) == 0 and environment.get(count, "") == "1"
-            return None if is_alone else LocalRank(int(value), _launch_id(environment))
+            return None if is_alone else LocalRank(int(value), _launch_id(environment), variable)
     return None
 
 

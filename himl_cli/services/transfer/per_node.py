@@ -42,7 +42,10 @@ def _download_each(files_of: FilesOf, runs: Sequence[Run], request: DownloadRequ
     missing: list[NotFound] = []
     for run in runs:
         try:
-            total += download(files_of(run.id), replace(request, under="" if flat else run.id), notify)
+            one = download(files_of(run.id), replace(request, under="" if flat else run.id), notify)
+            if one.is_empty and len(runs) > 1:
+                notify(Notice(f"Run '{run.id}' has no files."))
+            total += one
         except NotFound as err:
             if len(runs) > 1:
                 notify(Notice(str(err)))

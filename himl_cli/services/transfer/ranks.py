@@ -98,7 +98,7 @@ def _same_for_all(me: LocalRank, environment: Mapping[str, str]) -> LocalRank:
     A name that was used before does no harm here: an outcome is read only after rank 0 has put its own there.
     """
     known = [f"{name}={environment[name]}" for name in LAUNCH_VARIABLES if name in environment]
-    return LocalRank(me.rank, _short_hash("\n".join(["barrier", platform.node(), *known])))
+    return LocalRank(me.rank, _short_hash("\n".join(["barrier", platform.node(), *known])), me.variable)
 
 
 def _short_hash(text: str) -> str:
@@ -113,6 +113,7 @@ class _Meeting:
         self._launch = self._launches / me.launch
         self._folder = self._launch / _short_hash(key)
         self._rank = me.rank
+        self._variable = me.variable
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
         except OSError as err:
@@ -165,9 +166,17 @@ class _Meeting:
                 is_said = True
                 notify(Notice(f"Local rank {self._rank} of this launch waits for local rank 0 to fetch the files."))
             if time.monotonic() > begun + wait_seconds and not (self._folder / f"0-{number}").exists():
-                raise HimlError(f"Local rank 0 did not begin within {wait_seconds:.0f} s.", hint="All ranks of a node have to run the same himl commands.")
+                raise self._alone(wait_seconds)
             time.sleep(pause)
             pause = min(pause * 1.5, LONGEST_PAUSE)
+
+    def _alone(self, waited: float) -> HimlError:
+        """What to say when no rank 0 of this launch came; one that other processes belong to may have fetched the same files."""
+        said = f"Local rank 0 did not begin within {waited:.0f} s, and this process is local rank {self._rank} ({self._variable})."
+        if any(path.parent.parent != self._launch for path in self._launches.glob(f"*/{self._folder.name}/0-*")):
+            said += " Another launch had a local rank 0 that fetched the same files."
+        hint = f"One launcher has to start all ranks of a node, and each runs the same himl commands. A process by itself needs no {self._variable}."
+        return HimlError(said, hint=hint)
 
     def _begin(self, number: int) -> None:
         (self._folder / f"{self._rank}-{number}").touch()

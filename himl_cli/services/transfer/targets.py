@@ -30,6 +30,8 @@ class TargetFolder:
             raise explained(err, f"Cannot make '{folder}'") from err
         self._known: set[str] = set()
         self._absent: set[str] = set()
+        self._made: set[str] = set()
+        self._forsaken: set[str] = set()
         self._last: tuple[tuple[str, ...], str] = ((), self._top)
 
     def folds_names(self) -> bool:
@@ -93,9 +95,27 @@ class TargetFolder:
         """Make the folder that *path*, from `place`, lies in. Raises OSError."""
         folder = os.path.dirname(path)
         if folder not in self._known:
+            above = folder
+            while above not in self._made and not os.path.isdir(above):
+                _remember(above, self._made)
+                above = os.path.dirname(above)
             os.makedirs(folder, exist_ok=True)
             self._absent.clear()  # those above it are there now, too
             _remember(folder, self._known)
+
+    def forsake(self, path: str) -> None:
+        """*path*, from `place`, did not arrive: perhaps its folder was made for nothing."""
+        self._forsaken.add(os.path.dirname(path))
+
+    def remove_forsaken(self) -> None:
+        """Remove the folders that were made here for files that did not arrive, and that hold nothing."""
+        for folder in self._forsaken:
+            while folder in self._made:
+                try:
+                    os.rmdir(folder)
+                except OSError:  # something is in it
+                    break
+                folder = os.path.dirname(folder)
 
 
 def _remember(folder: str, folders: set[str]) -> None:

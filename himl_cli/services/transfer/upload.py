@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -27,10 +27,10 @@ def upload(store: BlobStore, request: UploadRequest, notify: Notify = ignore) ->
     """Store the files that *request* means; what went wrong with single files is in the result.
 
     A file that changes meanwhile is sent again, a few times. Raises NotFound when there is nothing to upload, BadUsage for a
-    prefix that climbs.
+    prefix that climbs, NotAllowed when file after file is refused.
     """
     started = time.monotonic()
-    prefix = _checked_prefix(request.prefix)
+    prefix = checked_prefix(request.prefix)
     tally = Tally()
     work = _Upload(store, request, prefix, notify, tally)
     try:
@@ -42,8 +42,8 @@ def upload(store: BlobStore, request: UploadRequest, notify: Notify = ignore) ->
     return tally.result(time.monotonic() - started)
 
 
-def _checked_prefix(prefix: str) -> str:
-    """*prefix* without slashes around it; `.` and `/` are the top."""
+def checked_prefix(prefix: str) -> str:
+    """The folder that *prefix* means: no slashes around it, single ones in it; `.` and `/` are the top, ''. Raises BadUsage for one that climbs."""
     parts = [part for part in prefix.split("/") if part not in ("", ".")]
     if ".." in parts:
         raise BadUsage(f"'{prefix}' leads out of the store.", hint="Name a folder below its top.")
@@ -69,6 +69,7 @@ class _Upload:
         self._notify = notify
         self._tally = tally
         self._active: dict[str, _Sending] = {}
+        self._sent: Counter[str] = Counter()
         self._again: deque[_Sending] = deque()
         self.met = 0
 
@@ -111,6 +112,7 @@ class _Upload:
                 if not self._has_to_move(found, there):
                     continue
                 sending = _Sending(found, 0, "" if there is None else there.etag or None)
+                self._tally.check_hope()
                 self._notify(Planned(1, found.stat.st_size))
             request = self._begin(sending)
             if request is not None:
@@ -152,19 +154,21 @@ class _Upload:
         return StoreRequest(Path(path), name, now.stat.st_size, md5, sending.replaces)
 
     def advance(self, request: StoreRequest, amount: int) -> None:
-        self._tally.bytes += amount
+        self._sent[request.name] += amount
         self._notify(Moved(request.name, amount))
 
     def finish(self, request: StoreRequest, stored: BlobInfo) -> None:
-        sending = replace(self._active.pop(request.name), replaces=stored.etag)
+        sending, sent = replace(self._active.pop(request.name), replaces=stored.etag), self._sent.pop(request.name, 0)
         if _has_changed(sending):
             self._try_again(request, sending, HimlError(f"'{request.path}' keeps changing while it is uploaded."))
             return
         self._tally.files += 1
+        self._tally.bytes += sent
         self._notify(Finished(request.name))
 
     def fail(self, request: StoreRequest, error: HimlError) -> None:
         sending = self._active.pop(request.name)
+        self._sent.pop(request.name, None)
         if _has_changed(sending):
             self._try_again(request, sending, error)
         elif isinstance(error, BlobChanged) and not self._request.overwrite:

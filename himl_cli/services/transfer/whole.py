@@ -49,6 +49,11 @@ class WholeArrival:
         self.outstanding -= 1
         self.error = self.error or error
 
+    @property
+    def received(self) -> int:
+        """How many bytes came."""
+        return self._length
+
     def md5(self) -> bytes | None:
         """MD5 of what arrived (None when it is not computed)."""
         if not self._is_hashed:

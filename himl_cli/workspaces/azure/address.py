@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from himl_cli.workspaces.azure.clouds import Cloud
 
-JOB_SOURCE = "the job's own"
+JOB_SOURCE = "the job's environment"
 """`WorkspaceAddress.source` of the workspace that the Azure ML job which we are in belongs to."""
 
 _WORKSPACE_ID = re.compile(

@@ -39,7 +39,7 @@ def find_config(start: Path) -> Path | None:
     folder above *start* that is on PYTHONPATH; where none is, it goes to the root. hi-ml documents this rule.
     """
     for path in _candidates(start.absolute()):
-        if _names_workspace(path):
+        if names_workspace(path):
             return path
         log.debug("passed over: %s names no Azure ML workspace", path)
     return None
@@ -50,7 +50,7 @@ def address_from_config(path: Path, *, cloud: str | None = None) -> WorkspaceAdd
 
     Raises WorkspaceNotFound where there is no file, BadUsage naming the file and the key that is wrong.
     """
-    content = _read(path)
+    content = read_config(path)
     scope = content.get("Scope")
     ids = parse_workspace_id(scope) if isinstance(scope, str) else None
     values = dict(zip(CONFIG_KEYS, ids, strict=True)) if ids else content
@@ -90,11 +90,12 @@ def _address(values: list[str], cloud: str | None, source: str) -> WorkspaceAddr
 
 
 def _candidates(start: Path) -> Iterator[Path]:
-    for folder in _searched_folders(start):
+    for folder in searched_folders(start):
         yield from (folder / name for name in CONFIG_NAMES if (folder / name).is_file())
 
 
-def _searched_folders(start: Path) -> list[Path]:
+def searched_folders(start: Path) -> list[Path]:
+    """*start* and those above it that are looked at, nearest first."""
     folders = [start, *start.parents]
     on_path = {_comparable(entry) for entry in os.environ.get("PYTHONPATH", "").split(os.pathsep) if entry}
     last = max((place for place, folder in enumerate(folders) if _comparable(str(folder)) in on_path), default=len(folders))
@@ -105,16 +106,18 @@ def _comparable(path: str) -> str:
     return os.path.normcase(os.path.realpath(path))
 
 
-def _names_workspace(path: Path) -> bool:
+def names_workspace(path: Path) -> bool:
+    """Whether the file has the keys of a workspace, be their values right or wrong."""
     try:
-        content = _read(path)
+        content = read_config(path)
     except (BadUsage, WorkspaceNotFound):
         return False
     has_keys = all(isinstance(content.get(key), str) for key in CONFIG_KEYS)
     return has_keys or (isinstance(content.get("Scope"), str) and parse_workspace_id(content["Scope"]) is not None)
 
 
-def _read(path: Path) -> Mapping[str, Any]:
+def read_config(path: Path) -> Mapping[str, Any]:
+    """The JSON object in the file. Raises WorkspaceNotFound where there is no file, BadUsage for what is no JSON object."""
     try:
         content = json.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError as err:

@@ -12,7 +12,7 @@ from himl_cli.core.errors import BadUsage
 from himl_cli.workspaces.azure.clouds import Cloud
 
 BLOB, LAKE = "AzureBlob", "AzureDataLakeGen2"
-KINDS = {BLOB: "blob", LAKE: "data lake gen2", "AzureFile": "file share", "AzureDataLakeGen1": "data lake gen1", "OneLake": "onelake"}
+KINDS = {BLOB: "blob", LAKE: "Data Lake Gen2", "AzureFile": "file share", "AzureDataLakeGen1": "Data Lake Gen1", "OneLake": "OneLake"}
 _WAYS_OUT = {
     "AzureFile": "Copy it to a blob datastore with azcopy, or mount it in a job on the cluster.",
     "AzureDataLakeGen1": "Azure retired Gen1 in 2024: move the data to Gen2 and register that.",
@@ -77,10 +77,8 @@ class DatastoreRecord:
     def url(self, cloud: Cloud) -> str:
         """Its container on the blob endpoint. Raises BadUsage for a kind that has none."""
         if self.kind not in (BLOB, LAKE):
-            what = KINDS.get(self.kind, self.kind)
-            raise BadUsage(
-                f"The {self.label} is a {what}, which himl does not support.", hint=_WAYS_OUT.get(self.kind, "Register the data as a blob datastore.")
-            )
+            what = "a file share" if self.kind == "AzureFile" else KINDS.get(self.kind, self.kind)
+            raise BadUsage(f"The {self.label} is {what}, which himl does not support.", hint=_WAYS_OUT.get(self.kind, "Register the data as a blob datastore."))
         host = f"{self.account}.blob.{self.endpoint or cloud.storage_suffix}"
         return f"{'http' if self.protocol == 'http' and _is_here(host) else 'https'}://{host}/{self.container}"
 

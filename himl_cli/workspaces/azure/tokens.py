@@ -152,14 +152,14 @@ class Tokens:
         token = self._issuer.fetch(scope, anew=anew, claims=claims)
         log.debug("signed in by %s for %s", token.credential, scope)
         self._held[scope] = token
-        value = {"token": token.text, "expires": token.expires, "credential": token.credential, "obtained": token.obtained}
+        value = {"token": token.text, "expires": token.expires, "credential": token.credential}
         self._kept.put(KIND, self._key(scope), value, seconds=token.renew_at - time.time())
         return token
 
     def _held_before(self, scope: str) -> Token | None:
         value = self._kept.get(KIND, self._key(scope))
         try:
-            return Token(str(value["token"]), float(value["expires"]), str(value["credential"]), float(value["obtained"])) if value is not None else None
+            return Token(str(value["token"]), float(value["expires"]), str(value["credential"])) if value is not None else None
         except (KeyError, TypeError, ValueError):
             return None
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 
 from himl_cli.core.blobs import BlobInfo, FetchRequest, StoreRequest
-from himl_cli.core.errors import BlobChanged, HimlError, NotFound, ServiceFailed
+from himl_cli.core.errors import BlobChanged, HimlError, NotAllowed, NotFound, ServiceFailed
 from himl_cli.workspaces.base import FetchSink, StoreSink
 
 PIECE = 1 << 18
@@ -25,7 +25,8 @@ class MemoryStore:
     """Blobs in memory. ETags are versions, so that changing a blob is `put`.
 
     `md5_in` says where an MD5 is told: "list", "finish", "ask" (by `md5`) or "" (nowhere). `damage` gives how many of the next
-    fetches of a blob arrive with a wrong byte; `cut` how many without their end; `broken` are blobs whose fetch fails. With
+    fetches of a blob arrive with a wrong byte; `cut` how many without their end; `broken` are blobs whose fetch fails, and those
+    whose fetch is not allowed in the words of `refusal` (`{name}` in it is the blob's), where there are any. With
     `shuffle`, requests are served side by side, their pieces in any order between them. `before_piece` is called before each piece.
     """
 
@@ -34,6 +35,7 @@ class MemoryStore:
     damage: dict[str, int] = field(default_factory=dict)
     cut: dict[str, int] = field(default_factory=dict)
     broken: set[str] = field(default_factory=set)
+    refusal: str = ""
     shuffle: bool = False
     before_piece: Callable[[FetchRequest, int], None] = lambda request, offset: None
     label: str = "the store"
@@ -86,7 +88,7 @@ class MemoryStore:
         name = request.blob.name
         self.fetched.append((name, request.offset))
         if name in self.broken:
-            sink.fail(request, ServiceFailed(f"no luck with {name}"))
+            sink.fail(request, NotAllowed(self.refusal.format(name=name), hint="ask") if self.refusal else ServiceFailed(f"no luck with {name}"))
             return
         body = bytearray(self.bodies.get(name, b"")[request.offset : request.offset + request.length])
         if self.damage.get(name, 0) > 0 and request.offset == 0:
@@ -108,6 +110,9 @@ class MemoryStore:
 
     def store(self, requests: Iterable[StoreRequest], sink: StoreSink, *, workers: int) -> None:
         for request in requests:
+            if self.refusal:
+                sink.fail(request, NotAllowed(self.refusal.format(name=request.name), hint="ask"))
+                continue
             body = request.path.read_bytes()
             if request.md5 not in (None, md5_bytes(body)) or len(body) != request.size:
                 sink.fail(request, HimlError(f"{request.name} changed"))

@@ -105,8 +105,36 @@ def test_a_blob_that_changes_midway_is_fetched_as_it_is_then(tmp_path: Path) -> 
     store.before_piece = change
     result = download(store, DownloadRequest(tmp_path))
     assert files_in(tmp_path) == {"log": store.bodies["log"]}
-    assert {failure.name: failure.code for failure in result.failed} == {"gone": "not_found", "restless": "blob_changed"}
+    assert {failure.name: failure.code for failure in result.failed} == {"gone": "not_found", "restless": "service_failed"}
+    assert "3 times" in {failure.name: failure.message for failure in result.failed}["restless"]
     assert isinstance(result.problem(), ServiceFailed)
+
+
+def test_the_bytes_of_the_result_are_those_of_the_files_that_arrived(tmp_path: Path) -> None:
+    sizes = {"small": 100, "middle": SMALL + 5, "large": LARGE + 5}
+    store = MemoryStore({name: pattern(size) for name, size in sizes.items()} | {"never": b"x" * 50}, damage=dict.fromkeys(sizes, 1) | {"never": 99})
+    result = download(store, DownloadRequest(tmp_path))
+    assert (result.files, result.bytes, [one.name for one in result.failed]) == (3, sum(sizes.values()), ["never"])
+    assert store.moved == 2 * sum(sizes.values()) + 3 * 50
+
+
+def test_a_refusal_of_file_after_file_ends_the_transfer(tmp_path: Path) -> None:
+    files = bodies(200)
+    store = MemoryStore(dict(files), broken={*files}, refusal="You may not read here.")
+    with pytest.raises(NotAllowed, match=r"^You may not read here\. So it was for the first 64 files; the others were not tried\.$") as caught:
+        download(store, DownloadRequest(tmp_path / "all"))
+    assert (caught.value.hint, len(store.fetched)) == ("ask", 64)
+    one_arrives = MemoryStore(dict(files), broken={*files} - {"outputs/00003.bin"}, refusal="You may not read here.")
+    assert len(download(one_arrives, DownloadRequest(tmp_path / "one")).failed) == 199
+    each_by_itself = MemoryStore(dict(files), broken={*files}, refusal="'{name}' is locked.")
+    assert len(download(each_by_itself, DownloadRequest(tmp_path / "locked")).failed) == 200
+
+
+def test_folders_made_for_files_that_did_not_arrive_do_not_stay(tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    store = MemoryStore({"a/b/c": b"1", "a/d": b"2", "e/f/g": b"3", "mine/x": b"4"}, broken={"a/b/c", "e/f/g", "mine/x"})
+    download(store, DownloadRequest(tmp_path))
+    assert sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_dir()) == ["a", "mine"]
 
 
 def test_a_blob_that_fails_does_not_stop_the_others(tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ LONG = "x" * 200
 class Synthetic:
     '''Blobs that are made up while they are listed and fetched.'''
 
-    label = "the store"
+    label = origin = "the store"
 
     def __init__(self, number, size):
         self.number, self.size, self.md5_of_all = number, size, None

@@ -119,6 +119,17 @@ def test_ranks_meet_through_a_script_that_hands_the_rank_on(tmp_path: Path) -> N
 def test_the_wait_for_a_rank_0_that_never_begins_is_bounded(tmp_path: Path) -> None:
     said = launch(tmp_path, [1], {"steps": [{"say": "x", "key": "k"}], "wait": 0.5})
     assert "did not begin within" in said["1"][0][1]
+    assert "local rank 1 (LOCAL_RANK)" in said["1"][0][1]
+    assert "Another launch" not in said["1"][0][1]
+    assert "One launcher has to start all ranks" in said["1"][0][2]
+
+
+def test_a_rank_0_of_another_launch_that_fetched_the_same_is_named(tmp_path: Path) -> None:
+    rank_zero_only(tmp_path, "k", TransferResult, environment={"LOCAL_RANK": "0", "MASTER_PORT": "1"})
+    with pytest.raises(HimlError, match="Another launch had a local rank 0 that fetched the same files"):
+        rank_zero_only(tmp_path, "k", TransferResult, environment={"SLURM_LOCALID": "1", "MASTER_PORT": "2"}, wait_seconds=0.1)
+    with pytest.raises(HimlError, match=r"local rank 1 \(SLURM_LOCALID\)\.$"):
+        rank_zero_only(tmp_path, "other", TransferResult, environment={"SLURM_LOCALID": "1", "MASTER_PORT": "2"}, wait_seconds=0.1)
 
 
 def test_calls_in_sequence_go_together_by_their_number(tmp_path: Path) -> None:

@@ -131,6 +131,14 @@ def test_a_file_that_changes_while_it_is_sent_is_sent_again(local: Path, before:
     store.disturb(local / "a", 2, before=before)
     result = upload(store, UploadRequest(local / "a", "p"))
     assert (result.problem(), result.files, store.bodies) == (None, 1, {"p/a": b"1++"})
+    assert result.bytes == len(b"1++"), "what was sent before counts only as sent, not as stored"
+
+
+def test_a_refusal_of_file_after_file_ends_the_transfer(tmp_path: Path) -> None:
+    for number in range(100):
+        (tmp_path / f"{number:03d}").write_text("x")
+    with pytest.raises(NotAllowed, match="So it was for the first 64 files; the others were not tried"):
+        upload(MemoryStore(refusal="You may not write here."), UploadRequest(tmp_path, "p"))
 
 
 @pytest.mark.parametrize("before", [True, False])

@@ -55,7 +55,7 @@ class ContainerAccess(Access):
 
     @property
     def place(self) -> Place:  # type: ignore[override]
-        return Place(self._place.label, self._place.account, self._place.container, self._place.host, self._signer.sign_in)
+        return Place(self._place.label, self._place.account, self._place.container, self._place.host, self._signer.sign_in, self._signer.expires)
 
     def signed(self, name: str, query: str = "") -> Signed:
         return self._with(f"{self._url}/{self._quoted_root}{quoted(name)}", query)

@@ -6,6 +6,7 @@ import logging
 
 from himl_cli.core.errors import BlobChanged, HimlError, NotAllowed, NotFound, ServiceFailed
 from himl_cli.core.redaction import redact
+from himl_cli.workspaces.azure.blobs.broken import broken_fault
 from himl_cli.workspaces.azure.blobs.lines import Broken, Line
 from himl_cli.workspaces.azure.blobs.place import Place
 from himl_cli.workspaces.azure.blobs.refusals import refusal
@@ -14,11 +15,7 @@ from himl_cli.workspaces.azure.blobs.wire import error_code, seconds_from
 
 log = logging.getLogger(__name__)
 
-FEW = 3  # tries of what is most likely a wrong name
 PASSING = {408, 429, 500, 502, 503, 504, 509}
-NO_PROXY_NAME, NO_HOST, NO_CONNECTION, TIMED_OUT = 5, 6, 7, 28
-TLS_FAILED, BAD_CERTIFICATE, BAD_BUNDLE = 35, 60, 77
-HOPELESS = {1, 3, 4, 27, 48, 58, 59, 60, 66, 77, 80, 82, 83, 90, 91}
 
 
 class BlocksNotTaken(ServiceFailed):
@@ -32,7 +29,7 @@ class BlobNotFound(NotFound):
 def fault_of(line: Line, broken: Broken | None, place: Place, name: str) -> Fault:
     """The fault of an exchange that did not end with what was asked for."""
     if broken is not None:
-        return _broken(broken, place)
+        return broken_fault(broken, place)
     body = line.take() if len(line.chunks) < 64 else b""
     code = line.header(b"x-ms-error-code") or error_code(body)
     status = line.status
@@ -41,7 +38,8 @@ def fault_of(line: Line, broken: Broken | None, place: Place, name: str) -> Faul
         return Fault(refusal(line, body, place, code), code, is_refusal=True)
     if status in PASSING:
         wait = seconds_from(line.header(b"retry-after"))
-        return Fault(_overloaded(status, code, place, wait), code, may_pass=True, retry_after=wait)
+        said = f"{place.storage.capitalize()} answered {status}"
+        return Fault(_overloaded(status, code, place, wait), code, may_pass=True, retry_after=wait, said=said)
     return Fault(_plain(status, code, place, name), code)
 
 
@@ -96,33 +94,3 @@ def _overloaded(status: int, code: str, place: Place, wait: float | None) -> Ser
     return ServiceFailed(
         f"{place.storage.capitalize()} keeps failing ({status} {code or 'without a reason'}).", hint="Run the command again: what is complete is kept."
     )
-
-
-def _broken(broken: Broken, place: Place) -> Fault:
-    number, text = broken.number, redact(broken.text)
-    log.debug("a request to %s broke: %d %s", place.host, number, text)
-    if number == NO_HOST:
-        error = ServiceFailed(
-            f"The host '{place.host}' of {place.storage} ({place.label}) is not found.",
-            hint="Is the account's name right, and this machine online? A private endpoint is found only inside its network.",
-        )
-        return Fault(error, may_pass=True, most_tries=FEW)
-    if number == NO_PROXY_NAME:
-        return Fault(ServiceFailed("The proxy's host is not found.", hint="Is HTTPS_PROXY right?"))
-    if "CONNECT tunnel failed" in text or "Proxy CONNECT" in text:
-        error = ServiceFailed(f"The proxy does not let {place.host} through ({text}).", hint="Check HTTPS_PROXY, and NO_PROXY for hosts that need none.")
-        return Fault(error, may_pass="response 5" in text, most_tries=FEW)
-    if number in (BAD_CERTIFICATE, TLS_FAILED) and ("certificate" in text.lower() or number == BAD_CERTIFICATE):
-        error = ServiceFailed(
-            f"The certificate of {place.host} is not trusted ({text}).", hint="Behind a proxy that inspects TLS, set REQUESTS_CA_BUNDLE to its CA file."
-        )
-        return Fault(error)
-    if number == BAD_BUNDLE:
-        return Fault(
-            ServiceFailed(f"The file of certificate authorities cannot be used ({text}).", hint="Check REQUESTS_CA_BUNDLE, CURL_CA_BUNDLE and SSL_CERT_FILE.")
-        )
-    if number == NO_CONNECTION:
-        error = ServiceFailed(f"No connection to {place.host} ({text}).", hint="Is this machine online, and is HTTPS_PROXY right?")
-        return Fault(error, may_pass=True)
-    what = "sent nothing for too long" if number == TIMED_OUT else f"broke the connection off ({text})"
-    return Fault(ServiceFailed(f"{place.host} {what}, also after several tries."), may_pass=number not in HOPELESS)

@@ -17,6 +17,7 @@ from typing import Any, BinaryIO
 from himl_cli import __version__
 from himl_cli.core.errors import DiskFailed
 from himl_cli.workspaces.azure.blobs.proxies import proxy_for
+from himl_cli.workspaces.azure.forks import tell_of_forks
 from himl_cli.workspaces.azure.trust import ca_bundle
 
 BUFFER = 128 << 10
@@ -263,12 +264,11 @@ class Exchanger:
         self._limits = limits or Limits()
         self._idle: deque[Lines] = deque()
         self._inherited: list[Lines] = []
-        self._process = os.getpid()
+        tell_of_forks(self)
 
     @contextmanager
     def lines(self) -> Iterator[Lines]:
         """Lines of one's own for a while; requests that have not ended when it is over are given up."""
-        self._leave_to_parent()
         try:
             lines = self._idle.pop()
         except IndexError:
@@ -279,15 +279,12 @@ class Exchanger:
             lines.release_all()
             self._idle.append(lines)
 
-    def _leave_to_parent(self) -> None:
-        """After a fork the connections are still the parent's: they are neither used nor closed here."""
-        if self._process != os.getpid():
-            self._process = os.getpid()
-            self._inherited.extend(self._idle)  # kept, for dropping them would close them
-            self._idle = deque()
+    def after_fork(self) -> None:
+        """The connections are still the parent's: they are neither used nor closed here."""
+        self._inherited.extend(self._idle)  # kept, for dropping them would close them
+        self._idle = deque()
 
     def close(self) -> None:
         """Close all connections that are not in use."""
-        self._leave_to_parent()
         while self._idle:
             self._idle.pop().close()

@@ -7,13 +7,14 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """A container as messages name it: `label` is what the user asked for, `sign_in` how requests are signed."""
+    """A container as messages name it: `label` is what the user asked for, `sign_in` how requests are signed, good until `expires`."""
 
     label: str
     account: str
     container: str
     host: str
     sign_in: str = ""
+    expires: float = 0.0
 
     @property
     def storage(self) -> str:

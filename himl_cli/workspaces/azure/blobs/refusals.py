@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
+from datetime import datetime, timezone
 
-from himl_cli.core.errors import NotAllowed
+from himl_cli.core.errors import HimlError, NotAllowed
 from himl_cli.workspaces.azure import clock
 from himl_cli.workspaces.azure.blobs.lines import Line
 from himl_cli.workspaces.azure.blobs.place import Place
@@ -27,7 +28,7 @@ def refusal(line: Line, body: bytes, place: Place, code: str) -> NotAllowed:
             f"{storage} refuses the sign-in, and this machine's clock is {clock.said(off)} the service's.",
             hint="Set the clock (or switch network time on), and run the command again.",
         )
-    if code in UNKNOWN_SIGN_IN:
+    if code in UNKNOWN_SIGN_IN or (code == "AuthorizationFailure" and _is_over(place)):
         return _not_valid(body, place, storage)
     if code in RIGHT_MISSING:
         signed = f" with {place.sign_in}" if place.sign_in else ""
@@ -46,12 +47,24 @@ def refusal(line: Line, body: bytes, place: Place, code: str) -> NotAllowed:
 
 
 def _not_valid(body: bytes, place: Place, storage: str) -> NotAllowed:
-    detail = error_detail(body).lower() or body.decode("utf-8", "replace").lower()
-    late = "expired" if "time frame" in detail or "expired" in detail else "not valid"
     hint = "Is the right account signed in, and in the tenant of the storage account? 'himl doctor' says which it is."
     if _is_sas(place) or "key" in place.sign_in:
         hint = "Was the account's key changed, or the datastore's SAS token? Update the datastore's credentials in the workspace."
-    return NotAllowed(f"{storage} says that {place.sign_in or 'the sign-in'} is {late}.", hint=hint)
+    if _is_over(place):
+        ends = datetime.fromtimestamp(place.expires, timezone.utc)
+        return NotAllowed(f"The time of {place.sign_in} for {place.storage} is over since {ends:%Y-%m-%d %H:%M} UTC.", hint=hint)
+    detail = error_detail(body).lower() or body.decode("utf-8", "replace").lower()
+    why = "expired" if "time frame" in detail or "expired" in detail else "not valid"
+    return NotAllowed(f"{storage} says that {place.sign_in or 'the sign-in'} is {why}.", hint=hint)
+
+
+def refused_again(error: HimlError) -> NotAllowed:
+    """*error*, where a new signature was refused like the old one."""
+    return NotAllowed(f"{str(error).removesuffix('.')}; a new one was refused too.", hint=error.hint)
+
+
+def _is_over(place: Place) -> bool:
+    return 0 < place.expires < time.time()
 
 
 def _is_sas(place: Place) -> bool:

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 import random
+import time
 from dataclasses import dataclass, field
 
 from himl_cli.core.errors import HimlError
+
+log = logging.getLogger(__name__)
+
+UNCONNECTED_TRIES = 3
+WORTH_SAYING = 2.0  # seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -13,7 +20,8 @@ class Fault:
     """Why a request did not do what it should: the error it comes to, and what may help.
 
     `may_pass`: it may work when tried again, `most_tries` times at most, after `retry_after` seconds where the service said
-    so. `is_refusal`: a new signature may help. `code` is the service's word.
+    so. `is_refusal`: a new signature may help. `is_unconnected`: no connection came about. `code` is the service's word, `said`
+    what happened, as a sentence's beginning.
     """
 
     error: HimlError
@@ -22,6 +30,8 @@ class Fault:
     is_refusal: bool = False
     retry_after: float | None = None
     most_tries: int = 1_000
+    is_unconnected: bool = False
+    said: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,19 +59,37 @@ class Health:
     """What the last requests say of the service, shared by all requests of one transfer.
 
     Once a request was given up, the others are not tried to the end each: they stop after two failures until one works.
+    Where no connection at all came about yet, three tries are enough.
     """
 
     retries: Retries = field(default_factory=Retries)
     is_given_up: bool = False
+    has_worked: bool = False
+    quiet_until: float = 0.0
 
     def worked(self) -> None:
+        """A request did what it should."""
         self.is_given_up = False
+        self.has_worked = True
 
     def wait(self, failures: int, fault: Fault) -> float:
         """Seconds to wait before trying again. Raises the fault's error when it was tried enough."""
-        most = min(self.retries.tries, fault.most_tries, 2 if self.is_given_up else self.retries.tries)
+        most = min(self.retries.tries, fault.most_tries)
+        if self.is_given_up:
+            most = min(most, 2)
+        if fault.is_unconnected and not self.has_worked:
+            most = min(most, UNCONNECTED_TRIES)
         asks_too_much = fault.retry_after is not None and fault.retry_after > self.retries.longest_asked
         if not fault.may_pass or failures >= most or asks_too_much:
             self.is_given_up = self.is_given_up or fault.may_pass
             raise fault.error
-        return self.retries.wait(failures, fault.retry_after)
+        seconds = self.retries.wait(failures, fault.retry_after)
+        self._say(fault, seconds)
+        return seconds
+
+    def _say(self, fault: Fault, seconds: float) -> None:
+        """Name a pause that is felt; one for all requests that make it."""
+        now = time.monotonic()
+        if seconds >= WORTH_SAYING and now >= self.quiet_until and fault.said:
+            self.quiet_until = now + seconds
+            log.warning("%s; trying again in %.0f s", fault.said, seconds)

@@ -13,6 +13,7 @@ from typing import Protocol
 from urllib.parse import unquote
 
 from himl_cli.workspaces.azure.blobs.refusals import RIGHT_MISSING
+from himl_cli.workspaces.azure.forks import tell_of_forks
 
 EARLY = 300.0  # seconds before its end that a signature is replaced
 ASK_AGAIN = 60.0
@@ -54,6 +55,7 @@ class Signer(ABC):
         self._lock = threading.Lock()
         self._signature: Signature | None = None
         self._is_unproven = False
+        tell_of_forks(self)
 
     @abstractmethod
     def _make(self, refused: Signature | None, code: str) -> Signature:
@@ -83,6 +85,15 @@ class Signer(ABC):
                 return False
             self._signature, self._is_unproven = made, True
             return True
+
+    @property
+    def expires(self) -> float:
+        """When the current signature's time is over, in seconds since 1970; 0 where that is not known."""
+        return self._signature.expires if self._signature is not None else 0.0
+
+    def after_fork(self) -> None:
+        """Another thread of the parent may have held the lock."""
+        self._lock = threading.Lock()
 
     def worked(self) -> None:
         """The service took the current signature."""

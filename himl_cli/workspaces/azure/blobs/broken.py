@@ -1,0 +1,71 @@
+"""Why a request got no whole answer, by libcurl's numbers (https://curl.se/libcurl/c/libcurl-errors.html), in himl's own words."""
+
+from __future__ import annotations
+
+import logging
+import re
+from urllib.parse import urlsplit
+
+from himl_cli.core.errors import HimlError, ServiceFailed
+from himl_cli.core.redaction import redact
+from himl_cli.workspaces.azure.blobs.lines import Broken
+from himl_cli.workspaces.azure.blobs.place import Place
+from himl_cli.workspaces.azure.blobs.proxies import proxy_for
+from himl_cli.workspaces.azure.blobs.retries import Fault
+
+log = logging.getLogger(__name__)
+
+FEW = 3  # tries of what is most likely a wrong name or setting
+NO_PROXY_NAME, NO_HOST, NO_CONNECTION, TIMED_OUT = 5, 6, 7, 28
+TLS_FAILED, BAD_CERTIFICATE, BAD_BUNDLE = 35, 60, 77
+HOPELESS = {1, 3, 4, 27, 48, 58, 59, 60, 66, 77, 80, 82, 83, 90, 91}
+_ANSWERED = re.compile(r"CONNECT.*?(?:response|code) (\d{3})")
+CHECK_PROXY = "Check HTTPS_PROXY (http://HOST:PORT), or name the host in NO_PROXY."
+
+
+def broken_fault(broken: Broken, place: Place) -> Fault:
+    """What it comes to, and whether another try may help."""
+    number, text = broken.number, redact(broken.text)
+    log.debug("a request to %s broke: %d %s", place.host, number, text)
+    answered = _ANSWERED.search(text)
+    if number == NO_PROXY_NAME or answered or (number == NO_CONNECTION and _proxy(place)):
+        return _proxy_failed(place, answered[1] if answered else "")
+    if number == NO_HOST:
+        error = ServiceFailed(
+            f"The host '{place.host}' of {place.storage} ({place.label}) is not found.",
+            hint="Is the account's name right, and this machine online? A private endpoint is found only inside its network.",
+        )
+        return Fault(error, may_pass=True, most_tries=FEW)
+    if number == NO_CONNECTION:
+        error = ServiceFailed(f"No connection to {place.host} ({text}).", hint="Is this machine online?")
+        return Fault(error, may_pass=True, is_unconnected=True, said=f"No connection to {place.host}")
+    if number in (BAD_BUNDLE, BAD_CERTIFICATE) or (number == TLS_FAILED and "certificate" in text.lower()):
+        return Fault(_untrusted(number, place, text))
+    what = "sent nothing for too long" if number == TIMED_OUT else f"broke the connection off ({text})"
+    error = ServiceFailed(f"{place.host} {what}, also after several tries.")
+    return Fault(error, may_pass=number not in HOPELESS, said=f"{place.host} {what}")
+
+
+def _proxy_failed(place: Place, answered: str) -> Fault:
+    proxy = _proxy(place)
+    if answered == "407":
+        return Fault(ServiceFailed(f"The proxy {proxy} wants a user and a password.", hint="Set HTTPS_PROXY to http://USER:PASSWORD@HOST:PORT."))
+    said = f"The proxy {proxy} did not connect to {place.host}"
+    error = ServiceFailed(f"{said}{f' (it answered {answered})' if answered else ''}.", hint=CHECK_PROXY)
+    return Fault(error, may_pass=answered == "" or answered.startswith("5"), is_unconnected=True, said=said)
+
+
+def _proxy(place: Place) -> str:
+    """The proxy on the way, as `HOST:PORT`; empty where there is none."""
+    parts = urlsplit(proxy_for(f"https://{place.host}", place.host))
+    return parts.netloc.rpartition("@")[2] or parts.path
+
+
+def _untrusted(number: int, place: Place, text: str) -> HimlError:
+    if number == BAD_BUNDLE:
+        return ServiceFailed(
+            f"The file of certificate authorities cannot be used ({text}).", hint="Check REQUESTS_CA_BUNDLE, CURL_CA_BUNDLE and SSL_CERT_FILE."
+        )
+    return ServiceFailed(
+        f"The certificate of {place.host} is not trusted ({text}).", hint="Behind a proxy that inspects TLS, set REQUESTS_CA_BUNDLE to its CA file."
+    )
