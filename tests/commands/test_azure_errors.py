@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.running import Himl
-from tests.servers.azureml.faults import Status
+from tests.running import Himl, write_files
+from tests.servers.azureml.faults import ChangeEtag, Status
 from tests.servers.azureml.principals import Right
 from tests.servers.azureml.seeding import DEFAULT, StagedWorkspace
+from tests.servers.azureml.stage import Stage
 
 NOBODY = "00000000-1111-2222-3333-444444444444"
 
@@ -104,3 +105,30 @@ def test_a_list_of_both_fails_with_azure_and_says_how_to_do_without(himl: Himl, 
     assert (outcome.code, outcome.stdout) == (5, "")
     assert "--workspace local" in outcome.stderr
     assert himl.ok("runs", "list", "-w", "local").code == 0
+
+
+def test_a_right_that_is_missing_is_said_once_and_ends_an_upload(himl: Himl, seeded: StagedWorkspace, stage: Stage, project: Path) -> None:
+    seeded.add_datastore("readable", credentials="Sas", sas_permissions="rl")
+    write_files(project / "many", {f"{number:03d}.txt": "x" for number in range(300)})
+    outcome = himl("datastore", "upload", "many", "up", "--datastore", "readable", "--workers", "4")
+    error, *hint = outcome.stderr.splitlines()
+    assert (outcome.code, outcome.stdout) == (4, "")
+    assert "files; the others were not tried." in error
+    assert [line.startswith("hint: ") and "Run the command again" not in line for line in hint] == [True]
+    assert len(stage.log.find(r"PUT .*/up/")) < 150
+
+
+def test_a_blob_that_keeps_changing_is_a_fault_of_the_transfer(himl: Himl, seeded: StagedWorkspace, stage: Stage) -> None:
+    seeded.put_blob(DEFAULT, "restless", b"x" * 100)
+    stage.faults.add(ChangeEtag(), r"GET .*/restless", times=None)
+    outcome = himl("datastore", "download", "restless", "out")
+    assert (outcome.code, outcome.stderr.splitlines()[0]) == (5, "error: 'restless' changed each of the 3 times it was read.")
+
+
+def test_waiting_for_a_busy_service_is_said_in_himls_own_words(himl: Himl, seeded: StagedWorkspace, stage: Stage) -> None:
+    assert seeded.label
+    stage.faults.add(Status(503, retry_after=3), r"GET .*/runs/train_1_aa", times=1)
+    said = himl.ok("runs", "show", "train_1_aa").stderr
+    assert said.startswith("himl: ")
+    assert "trying again in 3" in said
+    assert "WARNING" not in said

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -72,6 +73,17 @@ def test_progress_on_a_terminal_is_a_bar_that_goes_away(tmp_path: Path, format: 
     assert terminal.finish() == 0
     assert ("1 file " in terminal.screen) is is_drawn
     assert ("[b]one[/b] thing" in terminal.screen) is (format != "quiet")
+
+
+@posix
+@pytest.mark.parametrize(("columns", "has_bar"), [(40, False), (80, True)])
+def test_a_narrow_terminal_has_the_numbers_and_no_bar(tmp_path: Path, columns: int, has_bar: bool) -> None:
+    terminal = Terminal([sys.executable, "-c", EVENTS.format(format="human")], cwd=tmp_path, columns=columns)
+    assert terminal.finish() == 0
+    drawn = [line for line in re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", terminal.screen).replace("\r", "\n").splitlines() if line.strip()]
+    assert ("\u2501" in terminal.screen) is has_bar
+    assert any("1.0/2.0 MB" in line for line in drawn)
+    assert max(map(len, drawn)) <= columns
 
 
 @posix

@@ -14,7 +14,7 @@ from himl_cli.services.transfer.requests import DownloadRequest
 from tests.azure_blobs import use
 from tests.azure_workspaces import opened
 from tests.blob_sinks import Received, listed, named
-from tests.servers.azureml.faults import ExpireSas, Page
+from tests.servers.azureml.faults import ExpireSas, Page, Status
 from tests.servers.azureml.principals import Right
 from tests.servers.azureml.seeding import StagedWorkspace
 from tests.servers.azureml.stage import Stage
@@ -102,6 +102,19 @@ def test_a_link_that_is_refused_is_asked_for_again(stage: Stage, azure_environme
         store.fetch([FetchRequest(blob, 0, blob.size) for blob in blobs], sink, workers=1)
     assert (sink.bodies, sink.errors) == ({("outputs/a", 0): b"1"}, {})
     assert len(stage.log.find("/prefix/contentinfo/")) == 2  # the list, and the new links of its folder
+
+
+def test_a_pause_is_said_once_however_many_links_are_asked(
+    stage: Stage, azure_environment: StagedWorkspace, project: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    azure = azure_environment
+    azure.put_artifacts(azure.add_run("run_1", "demo"), {f"outputs/{number}": b"1" for number in range(4)})
+    use(azure, monkeypatch, {Right.READ})
+    stage.faults.add(Status(503, retry_after=2), "HEAD .*/outputs/", times=4)
+    with opened(azure, project) as workspace:
+        assert len(listed(workspace.run_files("run_1"))) == 4
+    said = [record.getMessage() for record in caplog.records if record.levelname == "WARNING" and record.name.startswith("himl_cli")]
+    assert said == [f"Storage account '{azure.state.storage.account}' answered 503; trying again in 2 s"]
 
 
 def test_a_firewall_is_said_where_neither_way_works(azure_environment: StagedWorkspace, project: Path) -> None:

@@ -134,6 +134,15 @@ def test_a_pause_that_is_felt_is_said_once_for_all_that_make_it(stage: Stage, az
     assert len(sink.md5s) == 4
 
 
+def test_milliseconds_to_wait_count_as_the_other_services_do(stage: Stage, azure: StagedWorkspace) -> None:
+    stage.faults.add(Status(503, headers=(("x-ms-retry-after-ms", "700"),)), GET)
+    store, sink = hasty_store(azure), Received()
+    blob, started = named(store, "big"), time.monotonic()
+    store.fetch([FetchRequest(blob, 0, blob.size)], sink, workers=1)
+    assert sink.bodies == {("big", 0): BODY}
+    assert time.monotonic() - started >= 0.65
+
+
 def test_a_service_that_asks_for_a_longer_wait_is_not_asked_again(stage: Stage, azure: StagedWorkspace) -> None:
     stage.faults.add(Status(503, retry_after=3600), GET, times=None)
     store, sink = hasty_store(azure), Received()

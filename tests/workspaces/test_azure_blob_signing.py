@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import time
+from datetime import datetime, timezone
 from pathlib import Path
 
 import pytest
@@ -80,7 +82,9 @@ def test_a_signature_that_is_refused_for_ever_is_an_error_and_asked_about_a_few_
     sink = fetched(azure, project, DEFAULT)
     assert {type(error) for error in sink.errors.values()} == {NotAllowed}
     assert len(sink.errors) == len(FILES)
-    assert "a signature by the account's key is expired; a new one was refused too" in str([*sink.errors.values()])
+    told = {str(error) for error in sink.errors.values()}
+    account = azure.state.storage.account
+    assert told == {f"Storage account '{account}' refuses a signature by the account's key, also when it was got anew just now (AuthenticationFailed)."}
     assert len(stage.log.find(SECRETS)) <= 3
 
 
@@ -252,9 +256,55 @@ def test_no_secret_is_in_what_python_shows_of_our_records() -> None:
     assert "hidden" not in f"{signature!r} {signed!r} {exchange!r}"
 
 
-def test_a_sas_of_the_datastore_whose_time_is_over_is_named_with_its_end(azure_environment: StagedWorkspace, project: Path) -> None:
+def test_a_sas_of_the_datastore_whose_time_is_over_is_named_with_its_end_before_storage_is_asked(
+    stage: Stage, azure_environment: StagedWorkspace, project: Path
+) -> None:
     azure_environment.add_datastore("old", credentials="Sas", sas_seconds=-100)
-    error = complaint(azure_environment, project, "old")
-    assert "the datastore's SAS token" in str(error)
-    assert "is over since 20" in str(error)
-    assert "Update the datastore's credentials" in error.hint
+    ended = datetime.fromtimestamp(time.time() - 100, timezone.utc)
+    for _ in range(2):
+        error = complaint(azure_environment, project, "old")
+        assert re.fullmatch(rf"The SAS of datastore 'old' ended on {ended:%Y-%m-%d} at \d\d:\d\d UTC\.", str(error))
+        assert "Ask its owner to renew it" in error.hint
+        assert error.exit_code == 4
+    assert not stage.log.find(azure_environment.state.storage.host)
+
+
+def test_that_a_sas_is_over_is_not_asked_about_for_each_file(stage: Stage, azure_environment: StagedWorkspace, project: Path) -> None:
+    azure = azure_environment
+    azure.add_datastore("signed", credentials="Sas", sas_permissions="rl", sas_seconds=2)
+    azure.put_blobs("signed", FILES)
+    sink = Received()
+    with opened(azure, project) as workspace:
+        store = workspace.datastore("signed")
+        blobs = listed(store)
+        azure.state.datastores["signed"].sas_seconds = -100  # nobody renewed it
+        time.sleep(2.1)
+        store.fetch([FetchRequest(blob, 0, blob.size) for blob in blobs], sink, workers=1)
+    assert len(sink.errors) == len(FILES)
+    assert all("The SAS of datastore 'signed' ended on" in str(error) for error in sink.errors.values())
+    assert len(stage.log.find(SECRETS)) == 2
+
+
+@pytest.mark.parametrize(
+    ("credentials", "what", "way_out"),
+    [
+        ("AccountKey", "a signature by the account's key", "out of date"),
+        ("Sas", "the datastore's SAS token", "revoked"),
+        ("None", "your own sign-in", "tenant"),
+    ],
+)
+def test_what_is_refused_although_it_was_got_anew_is_told_so_with_a_way_out(
+    stage: Stage, azure_environment: StagedWorkspace, project: Path, credentials: str, what: str, way_out: str
+) -> None:
+    azure = azure_environment
+    azure.add_datastore("signed", credentials=credentials)
+    azure.put_blobs("signed", {"one": b"1"})
+    stage.faults.add(ExpireSas(), "GET .*/one", times=2)
+    [error] = fetched(azure, project, "signed").errors.values()
+    assert f"refuses {what}, also when it was got anew just now" in str(error)
+    assert way_out in error.hint
+
+
+def test_a_closed_firewall_is_no_matter_of_signatures(azure_environment: StagedWorkspace, project: Path) -> None:
+    azure_environment.state.storage.is_open = False
+    assert "anew" not in str(complaint(azure_environment, project))

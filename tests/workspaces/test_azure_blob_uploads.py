@@ -32,7 +32,9 @@ from tests.servers.azureml.stage import Stage
         ("a//b", "slash"),
     ],
 )
-def test_a_name_that_the_service_would_change_is_refused_with_the_reason(azure_environment: StagedWorkspace, tmp_path: Path, name: str, why: str) -> None:
+def test_a_name_that_the_service_would_change_is_refused_with_the_reason(
+    stage: Stage, azure_environment: StagedWorkspace, tmp_path: Path, name: str, why: str
+) -> None:
     """It drops dots at the end of folders and names, and takes backslashes for slashes: another file would be overwritten."""
     azure_environment.put_blobs(DEFAULT, {"file": b"1", "dir/x": b"1", "a/b": b"1"})
     sink, store = Stored(), hasty_store(azure_environment)
@@ -41,6 +43,7 @@ def test_a_name_that_the_service_would_change_is_refused_with_the_reason(azure_e
     assert {azure_environment.get_blob(DEFAULT, one) for one in azure_environment.blob_names(DEFAULT)} == {b"1"}
     if why in ("drops the dot", "backslash"):
         assert store.stat(name) is None
+    assert not stage.log.find(azure_environment.state.storage.host)  # it is not even asked
 
 
 def test_a_blob_that_cannot_be_made_of_blocks_is_sent_whole(stage: Stage, azure_environment: StagedWorkspace, tmp_path: Path) -> None:

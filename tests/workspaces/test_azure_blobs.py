@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import socket
 import time
 from pathlib import Path
 
@@ -13,7 +14,10 @@ from himl_cli.core.errors import BadUsage, ServiceFailed
 from himl_cli.services.transfer.download import download
 from himl_cli.services.transfer.requests import DownloadRequest
 from himl_cli.workspaces.azure.blobs.blocks import BLOCK
+from himl_cli.workspaces.azure.blobs.container import AzureBlobs
+from himl_cli.workspaces.azure.blobs.lines import Exchanger, Limits
 from himl_cli.workspaces.azure.blobs.retries import Retries
+from himl_cli.workspaces.azure.blobs.signing import SasSigner
 from tests.azure_blobs import DEFAULT, hasty_store, storage_that_lists
 from tests.blob_sinks import Received, Stored, listed, named, sending
 from tests.servers.azureml.faults import SmallPages, Status
@@ -196,8 +200,34 @@ def test_a_proxy_that_is_not_there_is_named_without_its_password_after_three_tri
     for name in ("HTTPS_PROXY", "https_proxy"):
         monkeypatch.setenv(name, "http://user:hidden@127.0.0.1:9")
     started = time.monotonic()
-    with pytest.raises(ServiceFailed, match=r"The proxy 127\.0\.0\.1:9 did not connect to .*blob") as caught:
+    with pytest.raises(ServiceFailed) as caught:
         listed(hasty_store(azure_environment, retries=Retries()))
+    assert str(caught.value) == f"The proxy 127.0.0.1:9 did not connect to {azure_environment.state.storage.host}."  # as a resource manager out of reach
     assert time.monotonic() - started < 5
     assert "HTTPS_PROXY" in caught.value.hint
     assert "hidden" not in str(caught.value)
+
+
+def test_a_proxy_that_does_not_answer_is_given_up_after_three_tries_of_which_each_is_said(
+    azure_environment: StagedWorkspace, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    storage = azure_environment.state.storage
+    url = f"https://{storage.host}/{azure_environment.state.default_datastore.container}"
+    store = AzureBlobs(url, SasSigner.fixed("sig=x"), exchanger=Exchanger(Limits(connect=0.3)))
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        for name in ("HTTPS_PROXY", "https_proxy"):
+            monkeypatch.setenv(name, f"http://127.0.0.1:{silent.getsockname()[1]}")
+        with pytest.raises(ServiceFailed) as caught:
+            listed(store)
+    said = [record.getMessage() for record in caplog.records if record.levelname == "WARNING" and record.name.startswith("himl_cli")]
+    assert said == [f"{str(caught.value).removesuffix('.')}; trying again"] * 2
+    assert f"did not connect to {storage.host}" in str(caught.value)
+
+
+def test_storage_that_refuses_connections_is_told_so_soon() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    started = time.monotonic()
+    with pytest.raises(ServiceFailed, match=r"^127\.0\.0\.1 refuses connections\.$"):
+        listed(AzureBlobs.of_sas(f"http://127.0.0.1:{port}/account/container", "sig=x"))
+    assert time.monotonic() - started < 5

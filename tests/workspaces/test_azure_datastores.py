@@ -51,11 +51,18 @@ def test_what_cannot_be_a_datastores_name_is_not_asked_for(stage: Stage, azure_e
 
 
 @pytest.mark.parametrize(
-    ("kind", "way_out"), [("AzureFile", "azcopy"), ("AzureDataLakeGen1", "Gen2"), ("OneLake", "azcopy")], ids=["file share", "gen1", "onelake"]
+    ("kind", "called", "way_out"),
+    [("AzureFile", "a file share", "azcopy"), ("AzureDataLakeGen1", "Azure Data Lake Gen1", "Gen2"), ("OneLake", "OneLake", "azcopy")],
+    ids=["file share", "gen1", "onelake"],
 )
-def test_a_kind_that_is_not_supported_says_so_and_names_a_way_out(azure_environment: StagedWorkspace, project: Path, kind: str, way_out: str) -> None:
+def test_a_kind_that_is_not_supported_says_so_and_names_a_way_out(
+    azure_environment: StagedWorkspace, project: Path, kind: str, called: str, way_out: str
+) -> None:
     azure_environment.add_datastore("odd", kind=kind)
-    with connected(azure_environment, project) as connection, pytest.raises(BadUsage, match=r"'odd' is .* does not support") as caught:
+    with (
+        connected(azure_environment, project) as connection,
+        pytest.raises(BadUsage, match=rf"The datastore 'odd' is {called}, which himl does not support") as caught,
+    ):
         Datastores(connection).open("odd")
     assert way_out in caught.value.hint
 

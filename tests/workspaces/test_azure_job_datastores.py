@@ -67,7 +67,7 @@ def test_all_are_listed_page_by_page_the_default_one_first(connection: Connectio
     infos = Datastores(connection).infos()
     assert [info.name for info in infos] == [DEFAULT, *sorted(name for name in job.state.datastores if name != DEFAULT)]
     assert [info.is_default for info in infos] == [True] + [False] * (len(infos) - 1)
-    assert {info.name: info.kind for info in infos}["lake"] == "Data Lake Gen1"
+    assert {info.name: info.kind for info in infos}["lake"] == "Azure Data Lake Gen1"
     assert infos[0].location == f"https://{job.state.storage.host}/{job.state.datastores[DEFAULT].container}"
     assert len(stage.log.find(r"GET .*/datastore/v1\.0/.*/datastores\b")) == 3
 
@@ -124,7 +124,7 @@ def test_an_answer_that_is_no_datastore_is_a_failure(connection: Connection, sta
     stage.faults.add(Page(text, content_type="application/json"), "/datastore/", times=None)
     stores = Datastores(connection)
     for ask in (stores.open, stores.infos, lambda: stores.open(DEFAULT)):
-        with pytest.raises(ServiceFailed, match=r"The answer of eastus\.api\.azureml\.ms holds no "):
+        with pytest.raises(ServiceFailed, match=r"eastus\.api\.azureml\.ms answered with something unexpected: it holds no "):
             ask()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import threading
 from datetime import timedelta
@@ -10,8 +11,10 @@ from typing import Any
 import pytest
 
 from himl_cli.core.runs import Metric
+from himl_cli.workspaces.azure.nested_runs import MOST_NESTED
 from himl_cli.workspaces.azure.workspace import AzureWorkspace
-from tests.servers.azureml.faults import Page, Status
+from tests.many_runs import times
+from tests.servers.azureml.faults import Status
 from tests.servers.azureml.seeding import StagedWorkspace
 from tests.servers.azureml.state import Point
 
@@ -120,6 +123,31 @@ def test_what_a_sweep_or_a_pipeline_started_is_not_nested(workspace: AzureWorksp
     assert len(azure.requests(READS)) == 2
 
 
+@pytest.mark.parametrize("depth", [1, 2])
+def test_of_very_many_nested_runs_the_newest_are_taken_in_bounded_requests_and_that_is_said(
+    workspace: AzureWorkspace, azure: StagedWorkspace, caplog: pytest.LogCaptureFixture, depth: int
+) -> None:
+    azure.add_metric(azure.add_run("top"), "loss", [1.0])
+    parent = "top" if depth == 1 else azure.add_run("between", parent="top").run_id
+    for number, time in zip(range(MOST_NESTED + 40), times(), strict=False):
+        azure.add_metric(azure.add_run(f"child_{number}", parent=parent, created=time), "loss", [float(number)])
+    with caplog.at_level(logging.WARNING):
+        found = [metric.run for metric in workspace.metrics("top")]
+    taken = MOST_NESTED + 1 - depth
+    assert found == ["top", *(f"child_{number}" for number in range(MOST_NESTED + 40 - taken, MOST_NESTED + 40))]
+    assert [record.getMessage() for record in caplog.records] == [f"run 'top' has more than {MOST_NESTED} nested runs; the others' metrics are left out"]
+    assert len(azure.requests("/children")) <= 4
+
+
+def test_as_many_nested_runs_as_are_taken_are_all_of_them(workspace: AzureWorkspace, azure: StagedWorkspace, caplog: pytest.LogCaptureFixture) -> None:
+    azure.add_run("top")
+    for number in range(MOST_NESTED):
+        azure.add_run(f"child_{number}", parent="top")
+    assert workspace.metrics("top") == []
+    assert len(azure.requests("/metric/")) == MOST_NESTED + 1
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+
+
 @pytest.mark.parametrize(
     "fields",
     [
@@ -152,8 +180,7 @@ def test_parameters_of_a_run_that_mlflow_does_not_know_are_those_of_the_run_hist
     assert workspace.parameters("r1") == {"layers": "[1, 2]", "lr": "0.1", "none": ""}
 
 
-@pytest.mark.parametrize("answer", [Status(400, code="UserError"), Page('{"run": null}', content_type="application/json")])
-def test_parameters_survive_an_answer_of_mlflow_that_says_nothing(workspace: AzureWorkspace, azure: StagedWorkspace, answer: Status | Page) -> None:
+def test_parameters_survive_an_id_that_mlflow_does_not_take(workspace: AzureWorkspace, azure: StagedWorkspace) -> None:
     azure.add_run("r1", parameters={"lr": "0.1"})
-    azure.stage.faults.add(answer, match="/runs/get")
+    azure.stage.faults.add(Status(400, code="UserError"), match="/runs/get")
     assert workspace.parameters("r1") == {"lr": "0.1"}

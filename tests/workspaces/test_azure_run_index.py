@@ -35,6 +35,13 @@ def test_names_of_experiments_that_are_not_known_are_asked_for_at_once(workspace
     assert all(one.started < first.started + first.seconds for one in others)
 
 
+def test_a_deleted_experiment_costs_its_name_and_no_run(workspace: AzureWorkspace, azure: StagedWorkspace) -> None:
+    azure.add_run("run_1", "here")
+    gone = azure.add_run("run_2", "gone").experiment.experiment_id
+    azure.stage.faults.add(Status(404, code="NotFoundError"), f"/experimentids/{gone}", times=None)
+    assert {run.id: run.experiment for run in workspace.runs(RunQuery())} == {"run_1": "here", "run_2": gone}
+
+
 def test_the_newest_run_of_a_workspace_comes_by_its_time_not_by_its_experiment(workspace: AzureWorkspace, azure: StagedWorkspace) -> None:
     now = datetime(2026, 3, 1, 12, tzinfo=timezone.utc)
     azure.add_run("later", "a", created=now + timedelta(hours=1))

@@ -14,13 +14,20 @@ from pathlib import Path
 import pytest
 
 from himl_cli.core.errors import BadUsage, NotAllowed, ServiceFailed
+from himl_cli.workspaces.azure.credentials import Chain, Source
+from himl_cli.workspaces.azure.patience import Patience
+from himl_cli.workspaces.azure.pipeline import CONNECT_SECONDS
 from himl_cli.workspaces.azure.settings import azure_settings
 from himl_cli.workspaces.azure.sources import managed_identity
 from himl_cli.workspaces.azure.tokens import Token
+from himl_cli.workspaces.azure.vendor import SIGN_IN as SIGN_IN_PATIENCE
+from himl_cli.workspaces.azure.vendor import Credential
 from tests.azure_connections import SIGN_IN, connected, sign_ins, write_settings
-from tests.servers.azureml.faults import Reset, Status
+from tests.servers.azureml.faults import Reset, Stall, Status
 from tests.servers.azureml.seeding import StagedWorkspace
 from tests.servers.azureml.stage import Stage
+
+NOBODY = "00000000-0000-0000-0000-000000000000"
 
 
 @pytest.fixture
@@ -137,6 +144,30 @@ def test_each_refusal_has_its_own_sentence(
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "named"),
+    [("tenant_id", "no tenant!", "tenant_id in {}:2"), ("tenant_id", NOBODY, "tenant_id in {}:2"),
+     ("service_principal_id", NOBODY, "service_principal_id in {}:3"), ("service_principal_password", "s3cr3t", "service_principal_password in {}:4")],
+)  # fmt: skip
+def test_a_value_that_came_from_a_file_is_named_by_its_place_there(unsigned: StagedWorkspace, project: Path, key: str, value: str, named: str) -> None:
+    principal = unsigned.state.principal
+    values = {"tenant_id": principal.tenant, "service_principal_id": principal.client_id, "service_principal_password": principal.secret}
+    path = write_settings(project, values | {key: value})
+    with connected(unsigned, project) as connection, pytest.raises(NotAllowed) as caught:
+        connection.record()
+    assert named.format(path) in caught.value.hint
+    assert "HIML_" not in caught.value.hint
+    assert "AZURE_" not in caught.value.hint
+
+
+def test_a_tenant_of_the_vendors_variables_is_named_as_theirs(unsigned: StagedWorkspace, project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in (("AZURE_TENANT_ID", NOBODY), ("AZURE_CLIENT_ID", NOBODY), ("AZURE_CLIENT_SECRET", "s3cr3t")):
+        monkeypatch.setenv(name, value)
+    with connected(unsigned, project) as connection, pytest.raises(NotAllowed) as caught:
+        connection.record()
+    assert caught.value.hint == "Check AZURE_TENANT_ID."
+
+
 def test_what_was_tried_is_named_when_nothing_signs_in(unsigned: StagedWorkspace, stage: Stage, project: Path) -> None:
     with connected(unsigned, project) as connection, pytest.raises(NotAllowed) as caught:
         connection.record()
@@ -195,6 +226,24 @@ def test_a_place_of_sign_in_out_of_reach_is_a_failure_of_the_network(azure_envir
     stage.faults.add(Reset(), "login", times=None)
     with connected(azure_environment, project) as connection, pytest.raises(ServiceFailed, match=r"login\.microsoftonline\.com"):
         connection.record()
+
+
+@pytest.mark.parametrize("where", ["login", "openid-configuration", "POST .*/token"])
+def test_a_place_of_sign_in_that_stalls_is_given_up_in_bounded_time(azure_environment: StagedWorkspace, stage: Stage, where: str) -> None:
+    principal, patience = azure_environment.state.principal, Patience(tries=4, first=0.01, total=0.9, read=0.8)
+    assert 30 <= SIGN_IN_PATIENCE.total + CONNECT_SECONDS + SIGN_IN_PATIENCE.read <= 41, "so long at most, then"
+    stage.faults.add(Stall(20), where, times=None)
+
+    def make() -> Credential:
+        return Credential("ClientSecretCredential", principal.tenant, principal.client_id, principal.secret, patience=patience)
+
+    chain = Chain([Source("service principal", make, "x", is_explicit=True)], authority="https://login.microsoftonline.com")
+    began = time.monotonic()
+    with pytest.raises(ServiceFailed, match=r"login\.microsoftonline\.com took too long to answer") as caught:
+        chain.fetch("https://management.azure.com/.default", anew=False)
+    chain.close()
+    assert (caught.value.exit_code, time.monotonic() - began < 4) == (5, True)
+    assert len(stage.log.find("login")) <= 5
 
 
 @pytest.mark.parametrize("where", ["openid-configuration", "POST .*/token"])

@@ -31,8 +31,8 @@ def download(store: BlobStore, request: DownloadRequest, notify: Notify = ignore
     """Bring the blobs that *request* means to its folder; what went wrong with single files is in the result.
 
     Raises NotFound when nothing matches, BadUsage when the folder is a file, DiskFailed when the folder cannot be written
-    or the disk is full, NotAllowed when file after file is refused. However it ends, no file has its final name before it is complete and checked, and a later call
-    goes on from what is there.
+    or the disk is full, NotAllowed when file after file is refused. However it ends, no file has its final name before it is
+    complete and checked, and a later call goes on from what is there.
     """
     started = time.monotonic()
     if request.folder.is_file():

@@ -41,6 +41,7 @@ class LinkAccess(Access):
     """One link a file, asked for when it is needed, and again when its time is over or it is refused."""
 
     def __init__(self, connection: Connection, container_id: str, label: str) -> None:
+        super().__init__()
         self._connection = connection
         self._container_id = container_id
         self.origin = origin_of(connection, container_id)

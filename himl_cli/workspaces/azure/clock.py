@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from email.utils import parsedate_to_datetime
+
+from himl_cli.workspaces.azure.times import http_time
 
 TOLERABLE_SECONDS = 300
 """Entra ID and storage accept five minutes; beyond that tokens and signatures are refused."""
@@ -12,12 +13,8 @@ TOLERABLE_SECONDS = 300
 
 def ahead_of(headers: Mapping[str, str]) -> float | None:
     """Seconds that this clock is ahead of the sender's (negative: behind), to about a second; None without a `Date`."""
-    date = next((value for name, value in headers.items() if name.lower() == "date"), "")
-    try:
-        theirs = parsedate_to_datetime(date).timestamp()
-    except ValueError:
-        return None
-    return time.time() - theirs
+    theirs = http_time(next((value for name, value in headers.items() if name.lower() == "date"), ""))
+    return time.time() - theirs.timestamp() if theirs is not None else None
 
 
 def said(seconds: float) -> str:

@@ -155,7 +155,11 @@ class Connection:
 
     @property
     def _record_key(self) -> str:
-        return f"{self.address.cloud.name} {self.address.path.lower()}"
+        return self.key("")
+
+    def key(self, what: str) -> str:
+        """The key under which *what* is kept that only this account may be told of this workspace in this cloud."""
+        return f"{self.tokens.identity} {self.address.cloud.name} {self.address.path.lower()} {what}"
 
     @property
     def _data_plane_scope(self) -> str:
@@ -180,7 +184,7 @@ class Connection:
         found = self.rest.get_object(record.discovery_url, "address") if record.discovery_url.startswith("https://") else {}
         data_plane = str(found.get("api") or "").rstrip("/")
         if not data_plane.startswith("https://"):
-            raise ServiceFailed(f"{self.address.label} does not tell where its services are.", hint="Ask its owner whether it is still being created.")
+            raise ServiceFailed(f"It is not told where the services of {self.address.label} are.", hint="Ask its owner whether it is still being created.")
         return replace(record, data_plane=data_plane)
 
     def _scope_of(self, url: str) -> str | None:

@@ -10,8 +10,8 @@ from __future__ import annotations
 import hashlib
 import logging
 import threading
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
@@ -36,6 +36,7 @@ class Source:
     is_explicit: bool = False  # set on purpose: when it fails, no other is tried
     asks_a_person: bool = False
     unusable: str = ""  # why it cannot be tried; then only named
+    settings: Mapping[str, str] = field(default_factory=dict)  # what hints name in place of himl's variables
 
 
 class Tried(NamedTuple):
@@ -115,7 +116,7 @@ class Chain:
             if source.is_explicit and no_answer is not None:
                 raise no_answer from err
             log.debug("%s gave no token: %s", source.name, type(err).__name__)
-            tried.append(Tried(source.name, reason_of(err) if no_answer is None else Reason(str(no_answer).rstrip("."))))
+            tried.append(Tried(source.name, reason_of(err, source.settings) if no_answer is None else Reason(str(no_answer).rstrip("."))))
             return None
         return Token(given.token, float(given.expires_on), source.name)
 

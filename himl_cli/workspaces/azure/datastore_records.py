@@ -12,7 +12,7 @@ from himl_cli.core.errors import BadUsage
 from himl_cli.workspaces.azure.clouds import Cloud
 
 BLOB, LAKE = "AzureBlob", "AzureDataLakeGen2"
-KINDS = {BLOB: "blob", LAKE: "Data Lake Gen2", "AzureFile": "file share", "AzureDataLakeGen1": "Data Lake Gen1", "OneLake": "OneLake"}
+KINDS = {BLOB: "blob", LAKE: "Azure Data Lake Gen2", "AzureFile": "file share", "AzureDataLakeGen1": "Azure Data Lake Gen1", "OneLake": "OneLake"}
 _WAYS_OUT = {
     "AzureFile": "Copy it to a blob datastore with azcopy, or mount it in a job on the cluster.",
     "AzureDataLakeGen1": "Azure retired Gen1 in 2024: move the data to Gen2 and register that.",

@@ -14,7 +14,7 @@ from typing import Any
 from himl_cli.core.errors import HimlError, NotAllowed
 from himl_cli.workspaces.azure import job_datastores
 from himl_cli.workspaces.azure.blobs.refusals import NO_KEYS
-from himl_cli.workspaces.azure.blobs.signing import BearerSigner, Signature, Signer, Tokens
+from himl_cli.workspaces.azure.blobs.signing import ASK_AGAIN, BearerSigner, Signature, Signer, Tokens
 from himl_cli.workspaces.azure.connection import Connection
 from himl_cli.workspaces.azure.datastore_records import DatastoreRecord
 from himl_cli.workspaces.azure.errors import ServiceNotFound, ServiceRefused
@@ -50,6 +50,7 @@ class _SecretSigner(Signer):
         self._connection = connection
         self._record = record
         self._own: BearerSigner | None = None
+        self._over: tuple[float, HimlError] | None = None
         self._key = f"{connection.tokens.identity} {connection.address.path.lower()} {record.name.lower()} {record.account}/{record.container}"
 
     @property
@@ -65,6 +66,8 @@ class _SecretSigner(Signer):
             self._connection.kept.forget(SECRETS, self._key)
             if code in NO_KEYS:
                 return self._own_signature(None, "")
+        if self._over is not None and time.time() < self._over[0]:
+            raise self._over[1]
         kept = self._connection.kept.get(SECRETS, self._key)
         if isinstance(kept, str) and kept:
             return Signature.of_sas(kept)
@@ -76,6 +79,9 @@ class _SecretSigner(Signer):
             log.debug("the secret of %s may not be read (%s): going on with %s", self._record.label, err, OWN_SIGN_IN)
             return self._own_signature(None, "")
         signature = Signature.of_sas(_sas_of(secret, self._record))
+        if 0 < signature.expires <= time.time():
+            self._over = time.time() + ASK_AGAIN, _over(self._record, signature.expires)
+            raise self._over[1]
         self._connection.kept.put(SECRETS, self._key, signature.query, seconds=signature.renew_at - time.time())
         return signature
 
@@ -86,6 +92,15 @@ class _SecretSigner(Signer):
         if refused is not None:
             self._own.renewed(refused, code)
         return self._own.current()
+
+
+def _over(record: DatastoreRecord, ended: float) -> NotAllowed:
+    """The error for a SAS that the workspace still hands out, whose time is over."""
+    when = datetime.fromtimestamp(ended, timezone.utc)
+    return NotAllowed(
+        f"The SAS of {record.label} ended on {when:%Y-%m-%d at %H:%M} UTC.",
+        hint="Ask its owner to renew it and to update the datastore's credentials in the workspace. (Not over yet? Check this machine's clock.)",
+    )
 
 
 def _secret_of(connection: Connection, record: DatastoreRecord) -> Mapping[str, Any]:

@@ -15,7 +15,7 @@ from himl_cli.workspaces.azure.address import WorkspaceAddress
 from himl_cli.workspaces.azure.closed_network import says_closed
 from himl_cli.workspaces.azure.failure import Failure
 
-DENIED_ACTION = re.compile(r"perform action '(?P<action>[^']+)'(?: over scope '(?P<scope>[^']+)')?")
+DENIED_ACTION = re.compile(r"perform action '(?P<action>[^']+)'")
 
 
 class ServiceNotFound(NotFound):
@@ -153,13 +153,12 @@ def _closed(failure: Failure, address: WorkspaceAddress) -> HimlError:
 def _forbidden(failure: Failure, address: WorkspaceAddress, credential: str) -> HimlError:
     denied = DENIED_ACTION.search(failure.message)
     if denied:
-        scope = f" on '{denied['scope']}'" if denied["scope"] else ""
         return NotAllowed(
-            f"{credential} lacks a role that allows '{denied['action']}'{scope}.",
+            f"{_capital(credential)} lacks a role that allows '{denied['action']}'.",
             hint=f"Ask an owner of {address.label} for the role 'AzureML Data Scientist'; a new role counts after a few minutes.",
         )
     return NotAllowed(
-        f"{credential} is not allowed to do this: {failure.host} answered 403{failure.in_brackets}.",
+        f"{_capital(credential)} is not allowed to do this: {failure.host} answered 403{failure.in_brackets}.",
         hint=f"Ask an owner of {address.label} for the role 'AzureML Data Scientist'.",
     )
 
@@ -176,6 +175,11 @@ def _refused(failure: Failure, address: WorkspaceAddress) -> HimlError:
         status=failure.status,
         service_code=failure.code,
     )
+
+
+def _capital(text: str) -> str:
+    """*text* as the beginning of a sentence."""
+    return text[:1].upper() + text[1:]
 
 
 def _short(failure: Failure, address: WorkspaceAddress) -> str:

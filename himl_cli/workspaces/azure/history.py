@@ -6,9 +6,11 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain, repeat
 from typing import Any
 from urllib.parse import quote
 
+from himl_cli.workspaces.azure.answers import object_of, pages, understood
 from himl_cli.workspaces.azure.connection import Connection
 from himl_cli.workspaces.azure.errors import ServiceNotFound, ServiceRefused
 from himl_cli.workspaces.azure.run_records import RawRun
@@ -68,23 +70,27 @@ class RunHistory:
 
     def get(self, run_id: str) -> RawRun:
         """Raises ServiceNotFound."""
-        return self._seen(self._connection.rest.get(self._url(run_id)))
+        url = self._url(run_id)
+        return self._seen(self._connection.rest.get_object(url, "run"), url)
 
     def facts(self, run_id: str) -> RunFacts:
         """What never changes in the run; no request where it was seen before. Raises ServiceNotFound."""
-        return self._facts.get(run_id) or _facts_of(self.get(run_id))
+        return self._facts.get(run_id) or _facts_of(self.get(run_id))  # `get` has seen to its form
 
     def data(self, run_id: str) -> RunData:
         """The run with its outputs and its definition, which `get` leaves out. Raises ServiceNotFound."""
         wanted = {"runId": run_id, "selectRunMetadata": True, "selectRunDefinition": True, "selectJobSpecification": True}
-        answer = self._connection.rest.post(self._connection.history("/rundata"), json=wanted)
-        if not answer.get("runMetadata"):
+        url = self._connection.history("/rundata")
+        answer = self._connection.rest.post_object(url, "run", json=wanted)
+        if "runMetadata" in answer and not answer["runMetadata"]:
             raise ServiceNotFound(f"The run history has no data of run '{run_id}'.")
-        return RunData(run_id, self._seen(answer["runMetadata"]), answer.get("runDefinition") or {})
+        definition = object_of(answer.get("runDefinition") or {}, url, "definition of a job")
+        return RunData(run_id, self._seen(object_of(answer.get("runMetadata"), url, "run"), url), definition)
 
     def tag(self, run_id: str, tags: dict[str, str]) -> RawRun:
         """Set *tags*, and leave others. The run must exist: a patch of one that does not would make it."""
-        return self._seen(self._connection.rest.patch(self._url(run_id), json={"runId": run_id, "tags": tags}))
+        url = self._url(run_id)
+        return self._seen(object_of(self._connection.rest.patch(url, json={"runId": run_id, "tags": tags}), url, "run"), url)
 
     def of_experiment(self, experiment: str, *, filter: str, top: int) -> Iterator[Sequence[RawRun]]:
         """Pages of the experiment's runs, newest first, *top* on the first and more on each that follows.
@@ -98,7 +104,7 @@ class RunHistory:
         def ask(token: str | None, top: int) -> Any:
             return self._connection.rest.post(url, json={"filter": filter or None, "orderby": NEWEST_FIRST, "top": top, "continuationToken": token})
 
-        yield from self._pages(ask, top)
+        yield from self._pages(ask, url, top)
 
     def children(self, run_id: str, *, filter: str = "", top: int = PAGE) -> Iterator[Sequence[RawRun]]:
         """Pages of the run's children, as of_experiment gives them. No page where there is no such run."""
@@ -110,22 +116,17 @@ class RunHistory:
             said = {"$orderby": NEWEST_FIRST, "$top": str(top), "$filter": filter, "$continuationtoken": token}
             return self._connection.rest.get(url, params={name: value for name, value in said.items() if value})
 
-        yield from self._pages(ask, top)
+        yield from self._pages(ask, url, top)
 
-    def _pages(self, ask: Callable[[str | None, int], Any], top: int) -> Iterator[Sequence[RawRun]]:
+    def _pages(self, ask: Callable[[str | None, int], Any], url: str, top: int) -> Iterator[Sequence[RawRun]]:
+        sizes = chain((min(PAGE, top * GROWTH**number) for number in range(5)), repeat(PAGE))
+        runs = pages(lambda token: ask(token, next(sizes)), url, "runs", follow=self._connection.rest.get)
         try:
-            answer = ask(None, top)
+            first = next(runs)
         except ServiceNotFound:
             return
-        while True:
-            yield [self._seen(raw) for raw in answer.get("value") or []]
-            top = min(PAGE, GROWTH * top)
-            if answer.get("continuationToken"):
-                answer = ask(answer["continuationToken"], top)
-            elif answer.get("nextLink"):
-                answer = self._connection.rest.get(answer["nextLink"])
-            else:
-                return
+        for page in chain([first], runs):
+            yield [self._seen(raw, url) for raw in page.items]
 
     def many(self, run_ids: Sequence[str]) -> list[RawRun]:
         """The runs of these ids, in that order; those that are gone are left out. A request a hundred runs, and one for each that did not come."""
@@ -137,16 +138,18 @@ class RunHistory:
     def _batch(self, run_ids: Sequence[str]) -> dict[str, RawRun]:
         requests = {run_id: {"runId": run_id, "selectRunMetadata": True} for run_id in run_ids}
         found: dict[str, RawRun] = {}
+        url = self._connection.history("/batchrundata")
         try:
-            answer = self._connection.rest.post(self._connection.history("/batchrundata"), json={"requests": requests})
+            answer = self._connection.rest.post_object(url, "runs", json={"requests": requests})
         except ServiceNotFound:  # a service without this route: each run by itself
             pass
         except ServiceRefused as err:  # one that takes fewer at once
             if err.status != 400:
                 raise
         else:
-            results = (answer.get("successfulResults") or {}).items()
-            found = {run_id: self._seen(result["runMetadata"]) for run_id, result in results if result.get("runMetadata")}
+            with understood(url, "its list of runs"):
+                results = {run_id: result["runMetadata"] for run_id, result in (answer["successfulResults"] or {}).items() if result.get("runMetadata")}
+            found = {run_id: self._seen(raw, url) for run_id, raw in results.items()}
         rest = [run_id for run_id in run_ids if run_id not in found]
         return found | {raw["runId"]: raw for raw in ask_all(self._or_none, rest) if raw is not None}
 
@@ -159,9 +162,13 @@ class RunHistory:
     def _url(self, run_id: str, below: str = "") -> str:
         return self._connection.history(f"/runs/{quote(run_id, safe='')}{below}")
 
-    def _seen(self, raw: RawRun) -> RawRun:
+    def _seen(self, raw: RawRun, url: str) -> RawRun:
+        """*raw*, an answer of *url*. Raises ServiceFailed where it does not have what every run has."""
+        with understood(url, "a run in it"):
+            facts = _facts_of(raw)
+            "".join((raw["runId"], raw["experimentId"], facts.container_id))  # raises TypeError for what is no text
         with self._lock:
-            self._facts[raw["runId"]] = _facts_of(raw)
+            self._facts[facts.id] = facts
             while len(self._facts) > REMEMBERED:
                 self._facts.popitem(last=False)
         return raw

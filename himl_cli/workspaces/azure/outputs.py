@@ -12,6 +12,7 @@ from typing import Any
 
 from himl_cli.core.errors import NotFound
 from himl_cli.workspaces.azure import api_versions
+from himl_cli.workspaces.azure.answers import understood
 from himl_cli.workspaces.azure.connection import Connection
 from himl_cli.workspaces.azure.errors import ServiceNotFound, ServiceRefused
 from himl_cli.workspaces.azure.history import RunData, RunHistory
@@ -29,11 +30,12 @@ def find_output(connection: Connection, history: RunHistory, data: RunData, key:
     Raises NotFound naming the keys there are, or where its place is not told.
     """
     told = _reused(history, data)
-    assets: Mapping[str, Any] = told.run.get("outputs") or {}
-    defined = defined_places(told.definition, told.id)
+    with understood(connection.history(), "what it tells of outputs"):
+        assets = {name: {**(asset or {})} for name, asset in (told.run.get("outputs") or {}).items()}
+        defined = defined_places(told.definition, told.id)
     if key not in assets and key not in defined:
         raise NotFound(f"Run '{data.id}' has no output '{key}'; it has: {', '.join(sorted({DEFAULT_OUTPUT, *assets, *defined}))}.")
-    asset: Mapping[str, Any] = assets.get(key) or {}
+    asset = assets.get(key) or {}
     meant = defined.get(key)
     place = _place_of_asset(connection, asset, meant) or meant
     if place is not None:
@@ -67,18 +69,23 @@ def _place_of_asset(connection: Connection, asset: Mapping[str, Any], meant: Out
     url = connection.model_registry(f"/models{RESOLVED}") if is_model else connection.data(f"/dataversion{RESOLVED}")
     version = {"api-version": api_versions.MODELS} if is_model else None
     try:
-        found = _only(connection.rest.post(url, params=version, json={"values": [asset_id]}))
+        answer = connection.rest.post_object(url, "asset", params=version, json={"values": [asset_id]})
     except ServiceNotFound:
         return None
     except ServiceRefused as err:
         if err.status != 400:
             raise
         return None
+    with understood(url, "the asset in it"):
+        return _place_told(_only(answer), kind, meant, is_model=is_model)
+
+
+def _place_told(found: Mapping[str, Any], kind: str, meant: OutputPlace | None, *, is_model: bool) -> OutputPlace | None:
     if is_model:
         return OutputPlace(found["path"], meant is not None and meant.is_file) if found.get("path") else None
     return OutputPlace(found["uri"], str(found.get("type") or kind).lower() == "urifile") if found.get("uri") else None
 
 
-def _only(answer: Any) -> Mapping[str, Any]:
+def _only(answer: Mapping[str, Any]) -> Mapping[str, Any]:
     """What is said of the one asset that was asked for, under whatever spelling of its id."""
-    return next(iter(((answer or {}).get("values") or {}).values()), None) or {}
+    return next(iter((answer["values"] or {}).values()), None) or {}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from himl_cli.workspaces.azure.answers import understood
 from himl_cli.workspaces.azure.connection import Connection
 from himl_cli.workspaces.azure.errors import ServiceNotFound, ServiceRefused
 from himl_cli.workspaces.azure.run_records import RawRun
@@ -12,18 +13,25 @@ from himl_cli.workspaces.azure.run_records import RawRun
 
 def read_parameters(connection: Connection, raw: RawRun) -> dict[str, str]:
     """By name; values that are not text are told as JSON. One request."""
-    found = {name: _as_text(value) for name, value in (raw.get("parameters") or {}).items()}
+    with understood(connection.history(), "the run's list of parameters"):
+        found = {name: _as_text(value) for name, value in (raw.get("parameters") or {}).items()}
+    return dict(sorted((found | _logged(connection, raw["runId"])).items()))
+
+
+def _logged(connection: Connection, run_id: str) -> dict[str, str]:
+    """What MLflow logged; nothing of a run that it does not know."""
+    url = connection.mlflow("/runs/get")
     try:
-        answer = connection.rest.get(connection.mlflow("/runs/get"), params={"run_id": raw["runId"], "run_uuid": raw["runId"]})
+        answer = connection.rest.get_object(url, "run", params={"run_id": run_id, "run_uuid": run_id})
     except ServiceNotFound:  # MLflow does not know every kind of run
-        answer = {}
+        return {}
     except ServiceRefused as err:  # nor take every id
         if err.status != 400:
             raise
-        answer = {}
-    logged = ((answer.get("run") or {}).get("data") or {}).get("params") or []
-    found |= {parameter["key"]: _as_text(parameter.get("value")) for parameter in logged}
-    return dict(sorted(found.items()))
+        return {}
+    with understood(url, "the run in it"):
+        logged = (answer["run"].get("data") or {}).get("params") or []
+        return {parameter["key"]: _as_text(parameter.get("value")) for parameter in logged}
 
 
 def _as_text(value: Any) -> str:

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 class Patience:
     """At most so many `tries`, `connect_tries` where no connection comes about; no try begins later than `total` seconds after the first.
 
-    Waits double from `first` seconds on. A service that asks for more than `longest_asked` seconds gets no further request.
+    A try ends after `read` seconds without a byte. Waits double from `first` seconds on.
+    A service that asks for more than `longest_asked` seconds gets no further request.
     """
 
     tries: int = 5
@@ -17,3 +18,4 @@ class Patience:
     first: float = 0.5
     longest_asked: float = 60.0
     total: float = 180.0
+    read: float = 60.0

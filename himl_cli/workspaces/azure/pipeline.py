@@ -21,24 +21,23 @@ from himl_cli.workspaces.azure.patience import Patience
 from himl_cli.workspaces.azure.retries import BUSY, FAILING, patiently
 from himl_cli.workspaces.azure.trust import ca_bundle
 
-CONNECT_SECONDS, READ_SECONDS = 10.0, 60.0
+CONNECT_SECONDS = 10.0
 CONNECTIONS = 32  # kept open at most, for threads that share the pipeline
 
 
 class Transport(RequestsTransport):  # type: ignore[misc]  # azure-core makes the class when it is asked for, untyped
     """requests with himl's patience (`retries.py`); `failing_status` remembers the last answer that stayed busy or failing.
 
-    A try ends after 10 s without a connection, and after 60 s (*read_seconds*) without a byte; the last one begins 180 s
-    after the first at the latest. An answer that comes drop by drop may take longer.
+    A try ends after 10 s without a connection, and as soon as *patience* says. An answer that comes drop by drop may take longer.
     """
 
-    def __init__(self, patience: Patience, read_seconds: float = READ_SECONDS) -> None:
+    def __init__(self, patience: Patience) -> None:
         """Raises BadUsage where a variable names certificates that do not exist."""
         session = requests.Session()
         session.auth = _as_it_is  # else requests would put what ~/.netrc has for the host in place of our token
         session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
         session.mount("https://", requests.adapters.HTTPAdapter(pool_connections=8, pool_maxsize=CONNECTIONS))
-        super().__init__(session=session, connection_timeout=CONNECT_SECONDS, read_timeout=read_seconds, connection_verify=ca_bundle())
+        super().__init__(session=session, connection_timeout=CONNECT_SECONDS, read_timeout=patience.read, connection_verify=ca_bundle())
         self.failing_status = 0
         self._patience = patience
 

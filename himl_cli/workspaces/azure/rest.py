@@ -15,6 +15,7 @@ from urllib.parse import quote, urlencode, urlsplit
 from himl_cli.core.errors import HimlError, ServiceFailed, WorkspaceNotFound
 from himl_cli.core.redaction import redact
 from himl_cli.workspaces.azure.address import WorkspaceAddress
+from himl_cli.workspaces.azure.answers import object_of
 from himl_cli.workspaces.azure.challenge import claims_of
 from himl_cli.workspaces.azure.closed_network import says_closed
 from himl_cli.workspaces.azure.errors import refusal
@@ -76,10 +77,11 @@ class Rest:
 
     def get_object(self, url: str, what: str, *, params: Mapping[str, str] | None = None, token: str | None = None) -> Mapping[str, Any]:
         """As `get`, for an answer that has to be a JSON object. Raises ServiceFailed, too, where it is none: it holds no *what*."""
-        answer = self.get(url, params=params, token=token)
-        if not isinstance(answer, Mapping):
-            raise ServiceFailed(f"The answer of {urlsplit(url).hostname} holds no {what}.", hint="A proxy of this network may be in between.")
-        return answer
+        return object_of(self.get(url, params=params, token=token), url, what)
+
+    def post_object(self, url: str, what: str, *, params: Mapping[str, str] | None = None, json: Any = None) -> Mapping[str, Any]:
+        """As `post`, for an answer that has to be a JSON object, as `get_object` has it."""
+        return object_of(self.post(url, params=params, json=json), url, what)
 
     def post(self, url: str, *, params: Mapping[str, str] | None = None, json: Any = None, repeatable: bool = True) -> Any:
         """Post *json* and give the answer. What makes something new at each call must say that it is not *repeatable*."""

@@ -6,7 +6,6 @@ import logging
 import random
 import time
 from collections.abc import Callable
-from email.utils import parsedate_to_datetime
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -14,6 +13,7 @@ from azure.core.exceptions import AzureError, ServiceRequestError
 
 from himl_cli.workspaces.azure.closed_network import says_closed
 from himl_cli.workspaces.azure.patience import Patience
+from himl_cli.workspaces.azure.times import asked_wait
 from himl_cli.workspaces.azure.unreachable import broke_off, is_for_good
 
 log = logging.getLogger(__name__)
@@ -72,19 +72,12 @@ def _text(response: Any) -> str:
 
 def retry_after(headers: Any) -> float | None:
     """The seconds that a service asks to wait, from whichever header it uses; None where it asks nothing."""
-    for name in ("retry-after-ms", "x-ms-retry-after-ms"):
-        if (headers.get(name) or "").isdecimal():
-            return int(headers[name]) / 1000
-    text = headers.get("retry-after") or ""
-    if text.isdecimal():
-        return float(text)
-    try:
-        return max(0.0, parsedate_to_datetime(text).timestamp() - time.time()) if text else None
-    except ValueError:
-        return None
+    return asked_wait(headers.get)
 
 
 def _say(url: str, response: Any, wait: float) -> None:
-    why = f"answered {response.status_code}" if response is not None else "did not answer"
+    """Name a pause; one that is felt, to the user."""
+    status = response.status_code if response is not None else 0
+    why = f"is busy ({status})" if status in BUSY else f"failed ({status})" if status else "did not answer"
     level = logging.WARNING if wait >= WORTH_SAYING else logging.DEBUG
-    log.log(level, "%s %s; trying again in %.1f s", urlsplit(url).hostname, why, wait)
+    log.log(level, "%s %s; trying again in %.0f s", urlsplit(url).hostname, why, wait)

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 from himl_cli.core.runs import RunQuery
 from himl_cli.workspaces.azure import api_versions
+from himl_cli.workspaces.azure.answers import pages, understood
 from himl_cli.workspaces.azure.connection import Connection
 from himl_cli.workspaces.azure.errors import ServiceNotFound, ServiceRefused
 from himl_cli.workspaces.azure.run_conditions import index_conditions, is_met_in_index, roots_in_index
@@ -38,7 +39,7 @@ class IndexPage(NamedTuple):
 
     @property
     def ids(self) -> list[str]:
-        return [str(run["properties"]["runId"]) for run in self.runs]
+        return [run["properties"]["runId"] for run in self.runs]
 
 
 def newest_ids(connection: Connection, query: RunQuery, *, top: int) -> Iterator[Sequence[str]]:
@@ -68,9 +69,9 @@ def _pages(connection: Connection, query: RunQuery, top: int) -> Iterator[Sequen
 
 def _picked(connection: Connection, conditions: Sequence[dict[str, Any]], newest: IndexPage, query: RunQuery) -> Iterator[IndexPage] | None:
     """Pages of the runs that the index picks by *conditions*; None where it refuses them, or misses all that it has shown to meet them."""
-    pages = _of_index(connection, conditions, LARGEST_PAGE)
+    picked = _of_index(connection, conditions, LARGEST_PAGE)
     try:
-        first = next(pages)
+        first = next(picked)
     except ServiceRefused as err:
         if err.status != 400:
             raise
@@ -80,7 +81,7 @@ def _picked(connection: Connection, conditions: Sequence[dict[str, Any]], newest
     if expected and set(expected).isdisjoint(first.ids):
         log.debug("the index does not know conditions, looking at all runs instead")
         return None
-    return chain([first], pages)
+    return chain([first], picked)
 
 
 def _of_index(connection: Connection, conditions: Sequence[dict[str, Any]], top: int) -> Iterator[IndexPage]:
@@ -93,20 +94,30 @@ def _of_index(connection: Connection, conditions: Sequence[dict[str, Any]], top:
         "searchBuilder": "AppendPrefix",
         "continuationToken": None,
     }
-    while True:
-        answer = connection.rest.post(connection.index("/entities"), json=body)
-        body["continuationToken"] = answer.get("continuationToken")
-        yield IndexPage(answer.get("value") or [], has_more=bool(body["continuationToken"]))
-        body["pageSize"] = LARGEST_PAGE
-        if not body["continuationToken"]:
-            return
+    url = connection.index("/entities")
+
+    def ask(token: str | None) -> Any:
+        more = {"continuationToken": token, "pageSize": LARGEST_PAGE} if token else {}
+        return connection.rest.post(url, json=body | more)
+
+    for page in pages(ask, url, "runs"):
+        with understood(url, "a run in it"):
+            _check(page.items)
+        yield IndexPage(page.items, page.has_more)
+
+
+def _check(runs: Sequence[Entity]) -> None:
+    """Raise where these lack what is used of them."""
+    "".join(run["properties"]["runId"] for run in runs)  # raises TypeError for what is no text
+    for run in runs:
+        shown = run.get("annotations") or {}
+        (shown.get("tags") or {}).keys()
 
 
 def _of_jobs(connection: Connection) -> Iterator[Sequence[str]]:
-    answer = connection.rest.get(connection.arm("/jobs"), params={"api-version": api_versions.JOBS, "listViewType": "ActiveOnly"})
-    while True:
-        yield [job["name"] for job in answer.get("value") or []]
-        link = answer.get("nextLink")
-        if not link:
-            return
-        answer = connection.rest.get(link)
+    url = connection.arm("/jobs")
+    first = {"api-version": api_versions.JOBS, "listViewType": "ActiveOnly"}
+    for page in pages(lambda _: connection.rest.get(url, params=first), url, "jobs", follow=connection.rest.get):
+        with understood(url, "a job in it"):
+            names = [str(job["name"]) for job in page.items]
+        yield names

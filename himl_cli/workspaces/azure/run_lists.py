@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from himl_cli.core.near import similar_ids
 from himl_cli.core.run_ids import implied_experiment
 from himl_cli.core.runs import Run, RunQuery
+from himl_cli.workspaces.azure.answers import understood
 from himl_cli.workspaces.azure.connection import Connection
 from himl_cli.workspaces.azure.errors import ServiceRefused
 from himl_cli.workspaces.azure.experiments import Experiments
@@ -38,7 +39,9 @@ class RunLists:
     def record(self, raw: RawRun) -> Run:
         """The run as we tell it; a request where its experiment's name is not known yet."""
         name = self._experiments.name(raw["experimentId"])
-        return as_run(raw, experiment=name, address=self._connection.address, tenant_id=self._connection.record().tenant_id)
+        tenant_id = self._connection.record().tenant_id
+        with understood(self._connection.history(), f"run '{raw['runId']}'"):
+            return as_run(raw, experiment=name, address=self._connection.address, tenant_id=tenant_id)
 
     def runs(self, query: RunQuery) -> Iterator[Run]:
         left = query.limit
@@ -56,7 +59,10 @@ class RunLists:
                     return
 
     def similar_ids(self, run_id: str) -> list[str]:
-        """Ids like this one among the newest of the experiment that it names, else of the workspace; two requests at most."""
+        """Ids like this one among the newest of the experiment that it names, else of the workspace.
+
+        Two requests; a third in a workspace whose index does not answer, which is looked through by its jobs.
+        """
         experiment = implied_experiment(run_id)
         if experiment is not None:
             page = next(self._history.of_experiment(experiment, filter="", top=LOOKED_THROUGH), [])

@@ -23,12 +23,13 @@ SECRET = "service_principal_password"
 
 @dataclass(frozen=True)
 class ServicePrincipal:
-    """An application that signs in with a secret; `place` says where its id was set."""
+    """An application that signs in with a secret; `place` says where its id was set, `in_files` as AzureSettings has it."""
 
     tenant_id: str
     client_id: str
     secret: str = field(repr=False)
     place: str
+    in_files: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,11 @@ class AzureSettings:
     service_principal_password: str = field(default="", repr=False)
     cloud: str = ""
     places: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def in_files(self) -> dict[str, str]:
+        """What was not set by its variable: the variable's name, and what to name instead (`tenant_id in FILE:LINE`)."""
+        return {name: f"{key} in {self.places[key]}" for key, name in VARIABLES.items() if self.places.get(key, name) != name}
 
     def service_principal(self) -> ServicePrincipal | None:
         """The service principal, or None where neither its id nor its password is set.
@@ -57,7 +63,7 @@ class AzureSettings:
                 hint=f"Set {' and '.join(VARIABLES[key] for key in missing)}, or the keys in [azure] of {PRIVATE_FILE}; or unset the rest.",
             )
         place = self.places.get("service_principal_id", "given")
-        return ServicePrincipal(self.tenant_id, self.service_principal_id, self.service_principal_password, place)
+        return ServicePrincipal(self.tenant_id, self.service_principal_id, self.service_principal_password, place, self.in_files)
 
 
 def azure_settings(start: Path) -> AzureSettings:

@@ -6,6 +6,7 @@ The AADSTS numbers are Entra ID's: https://learn.microsoft.com/entra/identity-pl
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from himl_cli.core.redaction import redact
@@ -56,6 +57,7 @@ AADSTS = {
     "65001": Reason("the tenant has not consented to this application", "Ask an administrator of the tenant for consent."),
 }
 
+_OR_VENDORS = " (or AZURE_TENANT_ID)"
 _NO_TENANT = Reason("no such tenant", "Check HIML_TENANT_ID (or AZURE_TENANT_ID).")
 
 STRONGER = "the service wants a stronger sign-in"
@@ -75,8 +77,19 @@ _PHRASES = (
 )
 
 
-def reason_of(err: BaseException) -> Reason:
-    """The reason in *err*'s message."""
+def reason_of(err: BaseException, settings: Mapping[str, str] | None = None) -> Reason:
+    """The reason in *err*'s message. *settings* has what the hint should name in place of a variable, where that was set elsewhere."""
+    reason = _reason_of(err)
+    return Reason(reason.text, _with_places(reason.hint, settings or {}))
+
+
+def _with_places(hint: str, settings: Mapping[str, str]) -> str:
+    for variable, place in settings.items():
+        hint = hint.replace(f"{variable}{_OR_VENDORS}", place).replace(variable, place)
+    return hint
+
+
+def _reason_of(err: BaseException) -> Reason:
     message = redact(str(err))
     number = re.search(r"AADSTS(\d+)", message)
     if number:

@@ -13,6 +13,7 @@ import platform
 import shutil
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -37,8 +38,9 @@ def user_sources(settings: AzureSettings, cloud: Cloud, subscription_id: str, te
     principal = settings.service_principal()
     if principal is not None:
         return [from_principal(principal, cloud)]
-    found = [*_of_environment(cloud), *_of_machine(), *_of_tools(settings.tenant_id, subscription_id)]
-    return [*found, *_of_people(settings.tenant_id, cloud, tell)]
+    found = [*_of_environment(cloud), *_of_machine()]
+    asked = [*_of_tools(settings.tenant_id, subscription_id), *_of_people(settings.tenant_id, cloud, tell)]
+    return [*found, *(replace(source, settings=settings.in_files) for source in asked)]
 
 
 def from_principal(principal: ServicePrincipal, cloud: Cloud) -> Source:
@@ -49,13 +51,13 @@ def from_principal(principal: ServicePrincipal, cloud: Cloud) -> Source:
 
     shown = principal.client_id if len(principal.client_id) <= 12 else f"{principal.client_id[:8]}…"
     identity = f"{principal.tenant_id} {principal.client_id} {digest(principal.secret.encode())}"
-    return Source(f"service principal {shown} ({principal.place})", make, identity, is_explicit=True)
+    return Source(f"service principal {shown} ({principal.place})", make, identity, is_explicit=True, settings=principal.in_files)
 
 
 def managed_identity(client_id: str | None, *, is_explicit: bool = False) -> Source:
     """The machine's identity, or its assigned one with *client_id*."""
     endpoint = os.environ.get("IDENTITY_ENDPOINT") or os.environ.get("MSI_ENDPOINT") or "metadata endpoint"
-    statuses = {"retry_total": 3, "retry_connect": 0, "retry_read": 0}  # a metadata endpoint answers 404 and 410 while it starts
+    statuses: dict[str, Any] = {"retry_total": 3, "retry_connect": 0, "retry_read": 0}  # a metadata endpoint answers 404 and 410 while it starts
     make = partial(Credential, "ManagedIdentityCredential", client_id=client_id or None, **statuses)
     return Source("managed identity", make, f"{platform.node()} {endpoint} {client_id}", is_explicit=is_explicit)  # home folders are shared
 
@@ -68,7 +70,8 @@ def _of_environment(cloud: Cloud) -> Iterator[Source]:
         identity = " ".join([env.get("AZURE_TENANT_ID", ""), env.get("AZURE_CLIENT_ID", ""), digest(env[secret].encode())])
         unusable = f"{' and '.join(missing)} missing" if missing else ""
         make = partial(Credential, "EnvironmentCredential", **place_of_sign_in(cloud))
-        yield Source(f"service principal of {secret}", make, identity, is_explicit=not missing, unusable=unusable)
+        names = {"HIML_TENANT_ID": "AZURE_TENANT_ID", "HIML_SERVICE_PRINCIPAL_ID": "AZURE_CLIENT_ID", "HIML_SERVICE_PRINCIPAL_PASSWORD": secret}
+        yield Source(f"service principal of {secret}", make, identity, is_explicit=not missing, unusable=unusable, settings=names)
     else:
         yield Source("environment variables", _nothing, unusable="not set")
     token_file = env.get("AZURE_FEDERATED_TOKEN_FILE")

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import re
+import time
+from collections.abc import Callable
 from datetime import datetime, timezone
+from email.utils import parsedate_to_datetime
 
 _FRACTION = re.compile(r"\.(\d+)")
+_MONTHS = {name: number for number, name in enumerate(["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"], start=1)}
 
 
 def as_time(text: str | None) -> datetime | None:
@@ -17,7 +21,39 @@ def as_time(text: str | None) -> datetime | None:
         return None
     six_digits = _FRACTION.sub(lambda found: f".{found[1][:6]:0<6}", text.replace("Z", "+00:00"), count=1)
     try:
-        time = datetime.fromisoformat(six_digits)
+        moment = datetime.fromisoformat(six_digits)
     except ValueError:
         return None
-    return time.astimezone(timezone.utc) if time.tzinfo else time.replace(tzinfo=timezone.utc)
+    return moment.astimezone(timezone.utc) if moment.tzinfo else moment.replace(tzinfo=timezone.utc)
+
+
+def http_time(text: str | None) -> datetime | None:
+    """The moment in an HTTP date (RFC 9110, 5.6.7: `Fri, 20 Nov 2026 10:40:57 GMT` and its two old forms); None for what is none."""
+    if not text:
+        return None
+    if text.endswith(" GMT") and len(text) == 29:  # the form of all services; lists of blobs hold one each
+        try:
+            return datetime(int(text[12:16]), _MONTHS[text[8:11]], int(text[5:7]), int(text[17:19]), int(text[20:22]), int(text[23:25]), tzinfo=timezone.utc)
+        except (ValueError, KeyError):
+            return None
+    try:
+        moment = parsedate_to_datetime(text)
+    except ValueError:
+        return None
+    return moment.astimezone(timezone.utc) if moment.tzinfo else moment.replace(tzinfo=timezone.utc)
+
+
+def asked_wait(header: Callable[[str], str | None]) -> float | None:
+    """The seconds that an answer asks to wait before another try, by whichever of its headers; None where it asks nothing.
+
+    *header* gives the value of a header by its name in lower case. `Retry-After` is a number of seconds or an HTTP date.
+    """
+    for name in ("retry-after-ms", "x-ms-retry-after-ms"):
+        milliseconds = header(name) or ""
+        if milliseconds.isdecimal():
+            return int(milliseconds) / 1000
+    text = header("retry-after") or ""
+    if text.isdecimal():
+        return float(text)
+    moment = http_time(text)
+    return max(0.0, moment.timestamp() - time.time()) if moment is not None else None

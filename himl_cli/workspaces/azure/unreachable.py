@@ -78,9 +78,9 @@ def _explained(err: BaseException, host: str) -> HimlError | None:
     if isinstance(err, socket.gaierror):
         return ServiceFailed(_NO_NAME[0].format(host=host), hint=_NO_NAME[1])
     if isinstance(err, ConnectionRefusedError):
-        return ServiceFailed(f"{host} refuses connections.", hint="Check the network and the proxy, then try again.")
+        return not_connected(host, errno.ECONNREFUSED)
     if isinstance(err, OSError) and err.errno in (errno.ENETUNREACH, errno.EHOSTUNREACH):
-        return ServiceFailed(f"There is no network route to {host}.", hint="Check the network, VPN included.")
+        return not_connected(host, err.errno)
     return None
 
 
@@ -99,15 +99,28 @@ _KINDS = {
 
 
 def _proxy_failed(err: BaseException, host: str) -> HimlError:
-    proxy = _proxy()
     told = " ".join(str(inner) for inner in _chain(err))
     answered = re.search(r"Tunnel connection failed: (\d{3})", told)
-    if answered and answered[1] == "407":
+    return proxy_failed(_proxy(), host, answered[1] if answered else "")
+
+
+def proxy_failed(proxy: str, host: str, answered: str) -> ServiceFailed:
+    """The error for a *proxy* (HOST:PORT) that did not lead to *host*; *answered* is the status it gave, empty for none."""
+    if answered == "407":
         return ServiceFailed(f"The proxy {proxy} wants a user and a password.", hint="Set HTTPS_PROXY to http://USER:PASSWORD@HOST:PORT.")
     return ServiceFailed(
-        f"The proxy {proxy} did not connect to {host}{f' (it answered {answered[1]})' if answered else ''}.",
+        f"The proxy {proxy} did not connect to {host}{f' (it answered {answered})' if answered else ''}.",
         hint="Check HTTPS_PROXY (http://HOST:PORT), or name the host in NO_PROXY.",
     )
+
+
+def not_connected(host: str, number: int) -> ServiceFailed:
+    """The error for *host* where the system says *number* (an `errno`, 0 for a time that ran out) to a connection."""
+    if number in (errno.ENETUNREACH, errno.EHOSTUNREACH):
+        return ServiceFailed(f"There is no network route to {host}.", hint="Check the network, VPN included.")
+    if number == errno.ECONNREFUSED:
+        return ServiceFailed(f"{host} refuses connections.", hint="Check the network and the proxy, then try again.")
+    return ServiceFailed(f"{host} took too long to accept a connection.", hint="Check the network, the proxy and the VPN, then try again.")
 
 
 def _proxy() -> str:

@@ -4,22 +4,24 @@ from __future__ import annotations
 
 from typing import Any
 
-SIGN_IN_SECONDS = 30.0
+from himl_cli.workspaces.azure.patience import Patience
+
+SIGN_IN = Patience(tries=4, total=16.0, longest_asked=16.0, read=15.0)
+"""A place of sign-in that stalls is given up within some 40 s; somebody may be waiting for it."""
 
 
 class Credential:
     """A credential of azure-identity that makes its requests as himl does, and remembers when they are not answered."""
 
-    def __init__(self, name: str, *arguments: str, **options: Any) -> None:
+    def __init__(self, name: str, *arguments: str, patience: Patience = SIGN_IN, **options: Any) -> None:
         """The class called *name*, with these arguments."""
         import azure.identity
 
-        from himl_cli.workspaces.azure.patience import Patience
         from himl_cli.workspaces.azure.pipeline import Transport
 
-        self._transport = Transport(Patience(), SIGN_IN_SECONDS)
-        patience = {"retry_total": 0}  # the transport tries again
-        self._inner = getattr(azure.identity, name)(*arguments, transport=self._transport, **patience | options)
+        self._transport = Transport(patience)
+        retries = {"retry_total": 0}  # the transport tries again
+        self._inner = getattr(azure.identity, name)(*arguments, transport=self._transport, **retries | options)
 
     @property
     def failing_status(self) -> int:

@@ -124,7 +124,7 @@ class AzureWorkspace:
             raise RunNotFound(run_id, self.label, similar=self._similar(run_id)) from err
 
     def _similar(self, run_id: str) -> Sequence[str]:
-        """Ids like this one among the newest of the experiment that it names, else of the workspace; two requests at most."""
+        """Ids like this one among the newest of the experiment that it names, else of the workspace; two requests, rarely three."""
         try:
             return self._lists.similar_ids(run_id)
         except HimlError:

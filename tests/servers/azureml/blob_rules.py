@@ -5,7 +5,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Sequence
 from datetime import datetime, timezone
-from urllib.parse import parse_qs
+from urllib.parse import parse_qs, quote, unquote
 from xml.sax.saxutils import escape
 
 from tests.servers.azureml.effects import first
@@ -17,6 +17,7 @@ from tests.servers.azureml.state import Azure
 from tests.servers.azureml.storage import DELEGATED, Storage
 
 READS = {"GET", "HEAD"}
+MOST_PARTS = 254
 OLDEST_VERSION_FOR_TOKENS = "2017-11-09"
 
 
@@ -50,6 +51,7 @@ def admitted(azure: Azure, host: str, request: Head, actions: Sequence[Action]) 
     assert found is not None, account  # the front lets no connection to other accounts come this far
     _, storage = found
     _meet_faults(request, actions)
+    _name_as_the_service_does(request)
     scheme = request.get("authorization").partition(" ")[0].lower()
     if scheme == "bearer":
         _check_token(azure, storage, request)
@@ -68,6 +70,24 @@ def admitted(azure: Azure, host: str, request: Head, actions: Sequence[Action]) 
     if not storage.is_open:
         raise StorageRefusal(403, "AuthorizationFailure", "This request is not authorized to perform this operation.")
     return request
+
+
+def _name_as_the_service_does(request: Head) -> None:
+    """Blob names are not what was sent: dots at the end of a part are dropped, a backslash is a slash. Azurite keeps both.
+
+    Names with control characters and those of more than 254 parts are refused.
+    """
+    path, mark, query = request.first[1].partition("?")
+    _, container, *parts = unquote(path).replace("\\", "/").split("/")
+    if not parts:
+        return
+    if any(sign < " " or sign == "\x7f" for part in parts for sign in part):
+        raise StorageRefusal(400, "InvalidUri", "The requested URI does not represent any resource on the server.")
+    if len(parts) > MOST_PARTS:
+        raise StorageRefusal(400, "InvalidInput", "One of the request inputs is not valid.")
+    named = [part.rstrip(".") for part in parts]
+    if named != parts or "\\" in unquote(path):
+        request.first[1] = f"/{container}/{quote('/'.join(named), safe='/~')}{mark}{query}"
 
 
 def _meet_faults(request: Head, actions: Sequence[Action]) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from himl_cli.core.blobs import FetchRequest
-from himl_cli.core.errors import BadUsage, IntegrityFailed, NotFound, ServiceFailed, TransferIncomplete
+from himl_cli.core.errors import BadUsage, IntegrityFailed, NotAllowed, NotFound, ServiceFailed, TransferIncomplete
 from himl_cli.core.events import Event, Finished, Moved, Planned
 from himl_cli.core.transfers import TransferResult
 from himl_cli.services.transfer.arrival import LARGE, PIECE, SMALL
@@ -131,10 +131,11 @@ def test_a_refusal_of_file_after_file_ends_the_transfer(tmp_path: Path) -> None:
 
 
 def test_folders_made_for_files_that_did_not_arrive_do_not_stay(tmp_path: Path) -> None:
-    (tmp_path / "mine").mkdir()
+    folder = tmp_path / "out"
+    (folder / "mine").mkdir(parents=True)
     store = MemoryStore({"a/b/c": b"1", "a/d": b"2", "e/f/g": b"3", "mine/x": b"4"}, broken={"a/b/c", "e/f/g", "mine/x"})
-    download(store, DownloadRequest(tmp_path))
-    assert sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_dir()) == ["a", "mine"]
+    download(store, DownloadRequest(folder))
+    assert sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_dir()) == ["a", "mine"]
 
 
 def test_a_blob_that_fails_does_not_stop_the_others(tmp_path: Path) -> None:

@@ -132,6 +132,13 @@ def test_a_rank_0_of_another_launch_that_fetched_the_same_is_named(tmp_path: Pat
         rank_zero_only(tmp_path, "other", TransferResult, environment={"SLURM_LOCALID": "1", "MASTER_PORT": "2"}, wait_seconds=0.1)
 
 
+def test_an_earlier_call_of_the_same_launch_is_not_taken_for_another(tmp_path: Path) -> None:
+    for rank in "01":
+        rank_zero_only(tmp_path, "k", TransferResult, environment={"LOCAL_RANK": rank})
+    with pytest.raises(HimlError, match=r"local rank 1 \(LOCAL_RANK\)\.$"):
+        rank_zero_only(tmp_path, "k", TransferResult, environment={"LOCAL_RANK": "1"}, wait_seconds=0.1)
+
+
 def test_calls_in_sequence_go_together_by_their_number(tmp_path: Path) -> None:
     steps = [{"say": "x", "key": "k"}, {"say": "fail", "key": "k"}, {"say": "xyz", "key": "other"}, {"say": "xx", "key": "k", "sleep": 0.3}]
     said = launch(tmp_path, [2, 0, 1], {"steps": steps})

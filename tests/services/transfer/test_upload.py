@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from himl_cli.core.blobs import BlobInfo, StoreRequest
-from himl_cli.core.errors import BadUsage, NotFound, ServiceFailed, TransferIncomplete
+from himl_cli.core.errors import BadUsage, NotAllowed, NotFound, ServiceFailed, TransferIncomplete
 from himl_cli.core.events import Event, Finished, Moved
 from himl_cli.services.transfer.filters import Filters
 from himl_cli.services.transfer.requests import UploadRequest
@@ -132,6 +132,24 @@ def test_a_file_that_changes_while_it_is_sent_is_sent_again(local: Path, before:
     result = upload(store, UploadRequest(local / "a", "p"))
     assert (result.problem(), result.files, store.bodies) == (None, 1, {"p/a": b"1++"})
     assert result.bytes == len(b"1++"), "what was sent before counts only as sent, not as stored"
+
+
+def test_what_was_sent_of_a_file_that_then_failed_does_not_count(local: Path) -> None:
+    class Halfway(MemoryStore):
+        """Breaks off once, after some of the bytes, because the file changed."""
+
+        def store(self, requests: Iterable[StoreRequest], sink: StoreSink, *, workers: int) -> None:
+            for request in requests:
+                if not self.moved:
+                    self.moved = 1
+                    sink.advance(request, 1)
+                    request.path.write_bytes(b"later")
+                    sink.fail(request, ServiceFailed("broken off"))
+                else:
+                    super().store([request], sink, workers=workers)
+
+    result = upload(Halfway(), UploadRequest(local / "a", "p"))
+    assert (result.files, result.bytes) == (1, len(b"later"))
 
 
 def test_a_refusal_of_file_after_file_ends_the_transfer(tmp_path: Path) -> None:

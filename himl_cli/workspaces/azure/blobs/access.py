@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from urllib.parse import quote, urlsplit
 
 from himl_cli.workspaces.azure.blobs.names import quoted
 from himl_cli.workspaces.azure.blobs.place import Place
+from himl_cli.workspaces.azure.blobs.retries import Pauses
 from himl_cli.workspaces.azure.blobs.signing import Signature, Signer
 from himl_cli.workspaces.azure.blobs.wire import VERSION_HEADER
 
@@ -27,6 +28,9 @@ class Access(ABC):
     place: Place
     origin: str  # as `BlobStore.origin`
 
+    def __init__(self) -> None:
+        self.pauses = Pauses()  # of all requests of the store
+
     @abstractmethod
     def signed(self, name: str, query: str = "") -> Signed:
         """The blob called *name*; *query* is what to do with it, such as `comp=block`."""
@@ -44,6 +48,7 @@ class ContainerAccess(Access):
     """Blobs below *root* (empty, or ending in `/`) of the container at *url*."""
 
     def __init__(self, url: str, root: str, signer: Signer, label: str) -> None:
+        super().__init__()
         parts = urlsplit(url)
         account, _, container = parts.path.strip("/").rpartition("/")  # an emulator has the account in the path
         self.root = root
@@ -55,7 +60,7 @@ class ContainerAccess(Access):
 
     @property
     def place(self) -> Place:  # type: ignore[override]
-        return Place(self._place.label, self._place.account, self._place.container, self._place.host, self._signer.sign_in, self._signer.expires)
+        return replace(self._place, sign_in=self._signer.sign_in, expires=self._signer.expires, is_new=self._signer.is_unproven)
 
     def signed(self, name: str, query: str = "") -> Signed:
         return self._with(f"{self._url}/{self._quoted_root}{quoted(name)}", query)

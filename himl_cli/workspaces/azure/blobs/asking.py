@@ -34,7 +34,7 @@ class Question(Task, Generic[Answer]):
         good: tuple[int, ...] = (200,),
         signed: Callable[[], Signed] | None = None,
     ) -> None:
-        super().__init__(name, access, Health(retries))
+        super().__init__(name, access, Health(retries, access.pauses))
         self._understand = understand
         self._method = method
         self._headers = headers

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import re
 from urllib.parse import urlsplit
@@ -12,6 +13,7 @@ from himl_cli.workspaces.azure.blobs.lines import Broken
 from himl_cli.workspaces.azure.blobs.place import Place
 from himl_cli.workspaces.azure.blobs.proxies import proxy_for
 from himl_cli.workspaces.azure.blobs.retries import Fault
+from himl_cli.workspaces.azure.unreachable import not_connected, proxy_failed
 
 log = logging.getLogger(__name__)
 
@@ -20,7 +22,7 @@ NO_PROXY_NAME, NO_HOST, NO_CONNECTION, TIMED_OUT = 5, 6, 7, 28
 TLS_FAILED, BAD_CERTIFICATE, BAD_BUNDLE = 35, 60, 77
 HOPELESS = {1, 3, 4, 27, 48, 58, 59, 60, 66, 77, 80, 82, 83, 90, 91}
 _ANSWERED = re.compile(r"CONNECT.*?(?:response|code) (\d{3})")
-CHECK_PROXY = "Check HTTPS_PROXY (http://HOST:PORT), or name the host in NO_PROXY."
+_TOLD_APART = (errno.ECONNREFUSED, errno.ENETUNREACH, errno.EHOSTUNREACH)
 
 
 def broken_fault(broken: Broken, place: Place) -> Fault:
@@ -28,31 +30,36 @@ def broken_fault(broken: Broken, place: Place) -> Fault:
     number, text = broken.number, redact(broken.text)
     log.debug("a request to %s broke: %d %s", place.host, number, text)
     answered = _ANSWERED.search(text)
-    if number == NO_PROXY_NAME or answered or (number == NO_CONNECTION and _proxy(place)):
-        return _proxy_failed(place, answered[1] if answered else "")
+    timed_out = number == TIMED_OUT and "too slow" not in text  # a connection; of a request that gets nowhere it says "Operation too slow"
+    if number == NO_PROXY_NAME or answered or ((number == NO_CONNECTION or timed_out) and _proxy(place)):
+        return _proxy_failed(place, answered[1] if answered else "", took_long=timed_out)
     if number == NO_HOST:
         error = ServiceFailed(
-            f"The host '{place.host}' of {place.storage} ({place.label}) is not found.",
+            f"The name {place.host} of {place.storage} ({place.label}) is not known here (DNS).",
             hint="Is the account's name right, and this machine online? A private endpoint is found only inside its network.",
         )
         return Fault(error, may_pass=True, most_tries=FEW)
-    if number == NO_CONNECTION:
-        error = ServiceFailed(f"No connection to {place.host} ({text}).", hint="Is this machine online?")
-        return Fault(error, may_pass=True, is_unconnected=True, said=f"No connection to {place.host}")
+    if number == NO_CONNECTION or timed_out:
+        return _unconnected(broken, place, text, took_long=timed_out)
     if number in (BAD_BUNDLE, BAD_CERTIFICATE) or (number == TLS_FAILED and "certificate" in text.lower()):
         return Fault(_untrusted(number, place, text))
     what = "sent nothing for too long" if number == TIMED_OUT else f"broke the connection off ({text})"
     error = ServiceFailed(f"{place.host} {what}, also after several tries.")
-    return Fault(error, may_pass=number not in HOPELESS, said=f"{place.host} {what}")
+    return Fault(error, may_pass=number not in HOPELESS, took_long=number == TIMED_OUT, said=f"{place.host} {what}")
 
 
-def _proxy_failed(place: Place, answered: str) -> Fault:
-    proxy = _proxy(place)
-    if answered == "407":
-        return Fault(ServiceFailed(f"The proxy {proxy} wants a user and a password.", hint="Set HTTPS_PROXY to http://USER:PASSWORD@HOST:PORT."))
-    said = f"The proxy {proxy} did not connect to {place.host}"
-    error = ServiceFailed(f"{said}{f' (it answered {answered})' if answered else ''}.", hint=CHECK_PROXY)
-    return Fault(error, may_pass=answered == "" or answered.startswith("5"), is_unconnected=True, said=said)
+def _unconnected(broken: Broken, place: Place, text: str, *, took_long: bool) -> Fault:
+    if took_long or broken.system in _TOLD_APART:
+        error = not_connected(place.host, 0 if took_long else broken.system)
+    else:
+        error = ServiceFailed(f"No connection to {place.host} ({text}).", hint="Check the network, the proxy and the VPN, then try again.")
+    return Fault(error, may_pass=True, is_unconnected=True, took_long=took_long, said=str(error).removesuffix("."))
+
+
+def _proxy_failed(place: Place, answered: str, *, took_long: bool) -> Fault:
+    error = proxy_failed(_proxy(place), place.host, answered)
+    may_pass = not answered or answered.startswith("5")
+    return Fault(error, may_pass=may_pass, is_unconnected=True, took_long=took_long, said=str(error).removesuffix("."))
 
 
 def _proxy(place: Place) -> str:

@@ -100,7 +100,7 @@ class AzureBlobs(BlobReader):
 
     def store(self, requests: Iterable[StoreRequest], sink: StoreSink, *, workers: int) -> None:
         """As `BlobStore.store`: up to 8 MiB in one request, above in blocks; every request carries the MD5 of its bytes."""
-        tasks = StoreTasks(iter(requests), sink, self._container, Health(self._retries))
+        tasks = StoreTasks(iter(requests), sink, self._container, Health(self._retries, self._container.pauses))
         try:
             with self._exchanger.lines() as lines:
                 Run(lines, tasks, workers, self._go_on_beside).finish()

@@ -9,9 +9,10 @@ from himl_cli.core.redaction import redact
 from himl_cli.workspaces.azure.blobs.broken import broken_fault
 from himl_cli.workspaces.azure.blobs.lines import Broken, Line
 from himl_cli.workspaces.azure.blobs.place import Place
-from himl_cli.workspaces.azure.blobs.refusals import refusal
+from himl_cli.workspaces.azure.blobs.refusals import refusal, refused_again
 from himl_cli.workspaces.azure.blobs.retries import Fault
-from himl_cli.workspaces.azure.blobs.wire import error_code, seconds_from
+from himl_cli.workspaces.azure.blobs.wire import error_code
+from himl_cli.workspaces.azure.times import asked_wait
 
 log = logging.getLogger(__name__)
 
@@ -35,9 +36,9 @@ def fault_of(line: Line, broken: Broken | None, place: Place, name: str) -> Faul
     status = line.status
     log.debug("storage answered %d %s to a request for '%s' (request id %s)", status, code, redact(name), line.header(b"x-ms-request-id"))
     if status in (401, 403):
-        return Fault(refusal(line, body, place, code), code, is_refusal=True)
+        return Fault(refusal(line, body, place, code), code, is_refusal=True, again=refused_again(line, place, code))
     if status in PASSING:
-        wait = seconds_from(line.header(b"retry-after"))
+        wait = asked_wait(lambda field: line.header(field.encode()))
         said = f"{place.storage.capitalize()} answered {status}"
         return Fault(_overloaded(status, code, place, wait), code, may_pass=True, retry_after=wait, said=said)
     return Fault(_plain(status, code, place, name), code)
@@ -91,6 +92,4 @@ def _overloaded(status: int, code: str, place: Place, wait: float | None) -> Ser
     if status in (429, 503) or code == "ServerBusy":
         what = f"asks to wait {wait:.0f} s" if wait is not None and wait >= 1 else "is too busy, also after waiting"
         return ServiceFailed(f"{place.storage.capitalize()} {what} ({status} {code or 'throttled'}).", hint="Try again later, or with fewer --workers.")
-    return ServiceFailed(
-        f"{place.storage.capitalize()} keeps failing ({status} {code or 'without a reason'}).", hint="Run the command again: what is complete is kept."
-    )
+    return ServiceFailed(f"{place.storage.capitalize()} keeps failing ({status} {code or 'without a reason'}).", hint="Try again later.")

@@ -31,7 +31,7 @@ FROM_FILE = "PUT from a file"
 class Limits:
     """Seconds for a connection to stand, and for a request without progress (under 100 bytes a second) to be given up."""
 
-    connect: float = 20.0
+    connect: float = 10.0
     stall: float = 30.0
 
 
@@ -129,10 +129,11 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class Broken:
-    """A request without a whole answer: libcurl's number for why, and its words."""
+    """A request without a whole answer: libcurl's number for why and its words, and the system's number (`errno`), 0 for none."""
 
     number: int
     text: str
+    system: int = 0
 
 
 class Lines:
@@ -201,7 +202,7 @@ class Lines:
         while left:
             left, well, badly = self._multi.info_read()
             ended += [(self._busy[handle], None) for handle in well]
-            ended += [(self._busy[handle], Broken(number, text)) for handle, number, text in badly]
+            ended += [(self._busy[handle], Broken(number, text, int(handle.getinfo(self._codes.OS_ERRNO)))) for handle, number, text in badly]
         return ended
 
     def release(self, line: Line) -> None:

@@ -9,7 +9,8 @@ from xml.etree import ElementTree
 
 from himl_cli.core.blobs import BlobInfo
 from himl_cli.core.errors import ServiceFailed
-from himl_cli.workspaces.azure.blobs.wire import md5_from, time_from
+from himl_cli.workspaces.azure.blobs.wire import md5_from
+from himl_cli.workspaces.azure.times import http_time
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +61,7 @@ def _blob(one: ElementTree.Element, root: str) -> BlobInfo | None:
         return None
     md5 = texts.get("Content-MD5")
     size, etag = int(texts.get("Content-Length") or 0), texts.get("Etag", "").strip('"')
-    return BlobInfo(_name(one)[len(root) :], size, etag, md5_from(md5) if md5 else None, time_from(texts.get("Last-Modified", "")))
+    return BlobInfo(_name(one)[len(root) :], size, etag, md5_from(md5) if md5 else None, http_time(texts.get("Last-Modified", "")))
 
 
 def _name(one: ElementTree.Element) -> str:

@@ -7,7 +7,8 @@ from datetime import datetime
 
 from himl_cli.core.blobs import BlobInfo, StoreRequest
 from himl_cli.workspaces.azure.blobs.lines import Line
-from himl_cli.workspaces.azure.blobs.wire import md5_from, time_from
+from himl_cli.workspaces.azure.blobs.wire import md5_from
+from himl_cli.workspaces.azure.times import http_time
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,10 +29,10 @@ def properties_of(line: Line, name: str) -> Properties:
         int(line.header(b"content-length") or 0),
         etag_of(line),
         md5_from(md5) if md5 else None,
-        time_from(line.header(b"last-modified")),
+        http_time(line.header(b"last-modified")),
     )
     is_directory = line.header(b"x-ms-meta-hdi_isfolder").lower() == "true" or line.header(b"x-ms-resource-type") == "directory"
-    return Properties(blob, line.header(b"x-ms-blob-type") == "AppendBlob", is_directory, time_from(line.header(b"x-ms-creation-time")))
+    return Properties(blob, line.header(b"x-ms-blob-type") == "AppendBlob", is_directory, http_time(line.header(b"x-ms-creation-time")))
 
 
 def etag_of(line: Line) -> str:
@@ -47,4 +48,4 @@ def whole_md5(line: Line) -> bytes | None:
 
 def stored_blob(line: Line, request: StoreRequest, md5: bytes) -> BlobInfo:
     """The blob that the answer to storing *request* speaks of."""
-    return BlobInfo(request.name, request.size, etag_of(line), md5, time_from(line.header(b"last-modified")))
+    return BlobInfo(request.name, request.size, etag_of(line), md5, http_time(line.header(b"last-modified")))

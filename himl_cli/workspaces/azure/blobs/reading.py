@@ -100,7 +100,7 @@ class BlobReader(ABC):
 
     def fetch(self, requests: Iterable[FetchRequest], sink: FetchSink, *, workers: int) -> None:
         """As `BlobStore.fetch`: *workers* connections, one thread, the caller's; requests are taken as connections get free."""
-        health = Health(self._retries)
+        health = Health(self._retries, self._access.pauses)
         tasks = (FetchTask(request, sink, self._access, health, may_grow=self._may_grow(request.blob.name)) for request in requests)
         with self._exchanger.lines() as lines:
             Run(lines, Tasks(tasks), workers, self._go_on_beside).finish()

@@ -5,11 +5,12 @@ from __future__ import annotations
 import time
 from datetime import datetime, timezone
 
-from himl_cli.core.errors import HimlError, NotAllowed
+from himl_cli.core.errors import NotAllowed
 from himl_cli.workspaces.azure import clock
 from himl_cli.workspaces.azure.blobs.lines import Line
 from himl_cli.workspaces.azure.blobs.place import Place
-from himl_cli.workspaces.azure.blobs.wire import error_detail, time_from
+from himl_cli.workspaces.azure.blobs.wire import error_detail
+from himl_cli.workspaces.azure.times import http_time
 
 UNKNOWN_SIGN_IN = ("AuthenticationFailed", "InvalidAuthenticationInfo")
 RIGHT_MISSING = ("AuthorizationPermissionMismatch", "InsufficientAccountPermissions", "UnauthorizedBlobOverwrite")
@@ -58,9 +59,21 @@ def _not_valid(body: bytes, place: Place, storage: str) -> NotAllowed:
     return NotAllowed(f"{storage} says that {place.sign_in or 'the sign-in'} is {why}.", hint=hint)
 
 
-def refused_again(error: HimlError) -> NotAllowed:
-    """*error*, where a new signature was refused like the old one."""
-    return NotAllowed(f"{str(error).removesuffix('.')}; a new one was refused too.", hint=error.hint)
+def refused_again(line: Line, place: Place, code: str) -> NotAllowed | None:
+    """The error where what *place* signs with was got anew and refused with *code* all the same; None where that says nothing new."""
+    if code not in UNKNOWN_SIGN_IN or _is_over(place) or _clock_off(line) is not None:
+        return None
+    what = place.sign_in or "the sign-in"
+    told = f"{place.storage.capitalize()} refuses {what}, also when it was got anew just now ({code})."
+    if "key" in place.sign_in:
+        hint = "The key that the workspace has of the account is probably out of date: its owner should update the datastore's credentials in the workspace."
+    elif _is_sas(place):
+        hint = "It was probably revoked, or made for another container: its owner should update the datastore's credentials in the workspace."
+    elif place.sign_in.endswith("link"):
+        hint = "Was the key of the workspace's storage account changed? Its owner should synchronise the workspace's keys."
+    else:
+        hint = "Is the right account signed in, and in the tenant of the storage account? 'himl doctor' says which it is."
+    return NotAllowed(told, hint=hint)
 
 
 def _is_over(place: Place) -> bool:
@@ -73,7 +86,7 @@ def _is_sas(place: Place) -> bool:
 
 def _clock_off(line: Line) -> float | None:
     """Seconds that the clock here is ahead of the service's, where that matters."""
-    moment = time_from(line.header(b"date"))
+    moment = http_time(line.header(b"date"))
     if moment is None:
         return None
     off = time.time() - moment.timestamp()

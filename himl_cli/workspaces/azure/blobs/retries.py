@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import random
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from himl_cli.core.errors import HimlError
 
@@ -21,7 +21,8 @@ class Fault:
 
     `may_pass`: it may work when tried again, `most_tries` times at most, after `retry_after` seconds where the service said
     so. `is_refusal`: a new signature may help. `is_unconnected`: no connection came about. `code` is the service's word, `said`
-    what happened, as a sentence's beginning.
+    what happened, as a sentence's beginning. `took_long`: the try itself was felt. `again` is the error where a signature made
+    just now is refused, too.
     """
 
     error: HimlError
@@ -32,13 +33,15 @@ class Fault:
     most_tries: int = 1_000
     is_unconnected: bool = False
     said: str = ""
+    took_long: bool = False
+    again: HimlError | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Retries:
     """A request is made `tries` times at most; waits double from `first` to `longest` seconds, each shortened by up to half at random.
 
-    With the defaults the waits come to some 20 s; beside them, each try may take up to 20 s to connect and 30 s without
+    With the defaults the waits come to some 20 s; beside them, each try may take up to 10 s to connect and 30 s without
     progress. A Retry-After counts up to `longest_asked` seconds; where the service asks for more, that ends the tries at
     once. Bytes that arrived are not asked for again, and begin the count anew.
     """
@@ -55,6 +58,21 @@ class Retries:
 
 
 @dataclass(slots=True)
+class Pauses:
+    """Says pauses that are felt, one for all requests of a store that make it."""
+
+    until: float = 0.0
+
+    def say(self, fault: Fault, seconds: float) -> None:
+        """A request that came to *fault* waits so many seconds."""
+        now = time.monotonic()
+        if not fault.said or now < self.until or (seconds < WORTH_SAYING and not fault.took_long):
+            return
+        self.until = now + seconds
+        log.warning("%s; trying again%s", fault.said, f" in {seconds:.0f} s" if seconds >= 1 else "")
+
+
+@dataclass(slots=True)
 class Health:
     """What the last requests say of the service, shared by all requests of one transfer.
 
@@ -62,10 +80,10 @@ class Health:
     Where no connection at all came about yet, three tries are enough.
     """
 
-    retries: Retries = field(default_factory=Retries)
+    retries: Retries
+    pauses: Pauses
     is_given_up: bool = False
     has_worked: bool = False
-    quiet_until: float = 0.0
 
     def worked(self) -> None:
         """A request did what it should."""
@@ -84,12 +102,5 @@ class Health:
             self.is_given_up = self.is_given_up or fault.may_pass
             raise fault.error
         seconds = self.retries.wait(failures, fault.retry_after)
-        self._say(fault, seconds)
+        self.pauses.say(fault, seconds)
         return seconds
-
-    def _say(self, fault: Fault, seconds: float) -> None:
-        """Name a pause that is felt; one for all requests that make it."""
-        now = time.monotonic()
-        if seconds >= WORTH_SAYING and now >= self.quiet_until and fault.said:
-            self.quiet_until = now + seconds
-            log.warning("%s; trying again in %.0f s", fault.said, seconds)

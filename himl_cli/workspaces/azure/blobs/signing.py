@@ -54,7 +54,7 @@ class Signer(ABC):
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._signature: Signature | None = None
-        self._is_unproven = False
+        self.is_unproven = False  # the signature was made in place of a refused one, and was not taken yet
         tell_of_forks(self)
 
     @abstractmethod
@@ -78,12 +78,12 @@ class Signer(ABC):
         with self._lock:
             if self._signature is not refused:
                 return True
-            if self._is_unproven:  # this one was new already
+            if self.is_unproven:  # this one was new already
                 return False
             made = self._make(refused, code)
             if made is refused:
                 return False
-            self._signature, self._is_unproven = made, True
+            self._signature, self.is_unproven = made, True
             return True
 
     @property
@@ -97,7 +97,7 @@ class Signer(ABC):
 
     def worked(self) -> None:
         """The service took the current signature."""
-        self._is_unproven = False
+        self.is_unproven = False
 
 
 class SasSigner(Signer):

@@ -13,7 +13,6 @@ from himl_cli.core.errors import HimlError
 from himl_cli.workspaces.azure.blobs.access import Access, Signed
 from himl_cli.workspaces.azure.blobs.faults import fault_of
 from himl_cli.workspaces.azure.blobs.lines import Broken, Exchange, Line, Lines
-from himl_cli.workspaces.azure.blobs.refusals import refused_again
 from himl_cli.workspaces.azure.blobs.retries import Fault, Health
 
 LONGEST_LOOK = 1.0  # seconds without a look at what the caller wants, such as Ctrl-C
@@ -87,8 +86,8 @@ class Task(ABC):
                 self._was_renewed = True
                 return 0.0
             self._failures += 1
-            if fault.is_refusal and self._was_renewed:
-                raise refused_again(fault.error)
+            if fault.is_refusal and (self._was_renewed or self.access.place.is_new):
+                raise fault.again or fault.error
             return self._health.wait(self._failures, fault)
         except HimlError as error:
             self.fail(error)
