@@ -181,3 +181,24 @@ def test_a_list_of_artifacts_that_does_not_end_is_an_error(
     stage.faults.add(Page('{"value": [], "continuationToken": "again"}', content_type="application/json"), "/prefix/contentinfo/", times=None)
     with opened(azure_environment, project) as workspace, pytest.raises(ServiceFailed, match="does not end"):
         listed(workspace.run_files("run_1"))
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "[]",
+        '""',
+        "{}",
+        '{"value": [{}]}',
+        '{"value": 1}',
+        *(f'{{"value": [{{"path": "a", "contentUri": "{uri}"}}]}}' for uri in ("", "https://[x", "https://host")),
+    ],
+)
+def test_links_of_another_form_are_the_services_failure(
+    stage: Stage, azure_environment: StagedWorkspace, project: Path, monkeypatch: pytest.MonkeyPatch, answer: str
+) -> None:
+    azure_environment.add_run("run_1", "demo")
+    use(azure_environment, monkeypatch, {Right.READ})
+    stage.faults.add(Page(answer, content_type="application/json"), "/prefix/contentinfo/", times=None)
+    with opened(azure_environment, project) as workspace, pytest.raises(ServiceFailed):
+        listed(workspace.run_files("run_1"))

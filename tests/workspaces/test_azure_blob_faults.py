@@ -223,6 +223,16 @@ def test_a_second_download_brings_only_what_the_first_did_not(stage: Stage, azur
     assert is_soon(lambda: sum(seen.received for seen in stage.log.find("GET .*/large")) == 5 << 20)
 
 
+def test_a_service_that_stays_silent_is_given_up_after_three_tries(stage: Stage, azure: StagedWorkspace) -> None:
+    stage.faults.add(Stall(10), "GET .*/big", times=None)
+    store = hasty_store(azure, stall=1)
+    blob, sink = named(store, "big"), Received()
+    stage.log.clear()
+    store.fetch([FetchRequest(blob, 0, blob.size)], sink, workers=1)
+    assert "3 times in a row" in str(sink.errors["big"])
+    assert len(stage.log.find("GET .*/big")) == 3
+
+
 def test_ctrl_c_ends_a_transfer_that_hangs_within_two_seconds(stage: Stage, azure: StagedWorkspace) -> None:
     stage.faults.add(Stall(8), GET, times=None)
     store = hasty_store(azure, stall=60)

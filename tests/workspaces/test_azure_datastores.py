@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -176,3 +177,24 @@ def test_a_list_of_datastores_that_does_not_end_is_an_error(stage: Stage, azure_
     stage.faults.add(Page(page, content_type="application/json"), "management.azure.com.*/datastores", times=None)
     with connected(azure_environment, project) as connection, pytest.raises(ServiceFailed, match="does not end"):
         Datastores(connection).infos()
+
+
+ODD = ["[]", '""', "{}", '{"value": [{}]}', '{"value": [[]]}', '{"value": 1}', '{"value": [{"name": "a", "properties": "b"}]}']
+
+
+@pytest.mark.parametrize("answer", ODD)
+@pytest.mark.parametrize(
+    ("asked", "use_of"),
+    [
+        (r"GET .*/datastores\?", Datastores.infos),
+        ("GET .*/datastores/workspaceblobstore", lambda datastores: listed(datastores.open("workspaceblobstore"))),
+        ("POST .*/listSecrets", lambda datastores: listed(datastores.open("workspaceblobstore"))),
+    ],
+    ids=["the list", "one", "its secret"],
+)
+def test_an_answer_about_datastores_that_has_another_form_is_the_services_failure(
+    stage: Stage, azure_environment: StagedWorkspace, project: Path, asked: str, use_of: Callable[[Datastores], object], answer: str
+) -> None:
+    stage.faults.add(Page(answer, content_type="application/json"), asked, times=None)
+    with connected(azure_environment, project) as connection, pytest.raises(ServiceFailed):
+        use_of(Datastores(connection))

@@ -30,9 +30,14 @@ ASKED: dict[str, tuple[str, Ask]] = {
     "names of metrics": ("/metric/.*/list", lambda workspace: workspace.metrics("run_1")),
     "points of a metric": ("/metric/.*/full", lambda workspace: workspace.metrics("run_1")),
     "parameters": ("/mlflow/.*/runs/get", lambda workspace: workspace.parameters("run_1")),
-    "outputs": ("/rundata", lambda workspace: workspace.output_files("run_1", "model")),
+    "outputs": ("/rundata", lambda workspace: workspace.output_files("run_1", "data")),
+    "an asset's place": ("batchGetResolvedUris", lambda workspace: workspace.output_files("run_1", "data")),
 }
-FORMS = ["{}", "[]", '""', "null", "3", '{"value": [{}]}', '{"value": {}}', '{"value": [3]}', '{"run": null}', '{"value": [], "continuationToken": 3}']
+FORMS = [
+    *("{}", "[]", '""', "null", "3"),
+    *('{"value": [{}]}', '{"value": {}}', '{"value": [3]}', '{"run": null}'),
+    '{"value": [], "nextLink": {"x": 1}, "continuationToken": {"x": 1}}',
+]
 ODD_RUNS = [
     {"runId": 3},
     {"experimentId": None},
@@ -49,6 +54,7 @@ ODD_RUNS = [
 def stage_run(azure: StagedWorkspace) -> None:
     run = azure.add_run("run_1", "exp")
     azure.add_metric(run, "loss", [1.0])
+    azure.add_output(run, "data", {"file": b"1"})
 
 
 def page(form: object) -> Page:

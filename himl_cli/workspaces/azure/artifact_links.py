@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from itertools import takewhile
 from typing import Any
-from urllib.parse import quote, urlsplit
+from urllib.parse import SplitResult, quote, urlsplit
 
 from himl_cli.core.blobs import BlobInfo, StoreRequest
 from himl_cli.core.errors import ServiceFailed
+from himl_cli.workspaces.azure.answers import pages, unexpected
 from himl_cli.workspaces.azure.blobs.access import Access, Signed
 from himl_cli.workspaces.azure.blobs.asking import Question
 from himl_cli.workspaces.azure.blobs.faults import BlobNotFound
@@ -74,23 +76,19 @@ class LinkAccess(Access):
         """The names of all files below *folder* (empty: of all), sorted; their links are kept for later."""
         url = self._url("prefix/contentinfo", folder)
         names: dict[str, None] = {}
-        token, seen = "", {""}
-        while True:
-            try:
-                page = self._connection.rest.get(url, params={"continuationToken": token} if token else None)
-            except ServiceNotFound:  # nothing is there
-                break
-            for item in page.get("value") or []:
-                name = str(item.get("path") or "")
-                if name and item.get("container", self._container_id) == self._container_id:
-                    self._keep(name, item)
-                    names[name] = None
-            token = str(page.get("continuationToken") or "")
-            if not token:
-                break
-            if token in seen:
-                raise ServiceFailed("The list of artifacts does not end: the service gives the same page again.")
-            seen.add(token)
+
+        def ask(token: str | None) -> Any:
+            return self._connection.rest.get(url, params={"continuationToken": token} if token else None)
+
+        with suppress(ServiceNotFound):  # nothing is there
+            for page in pages(ask, url, "artifacts"):
+                for item in page.items:
+                    name = str(item.get("path") or "")
+                    if not name:
+                        raise unexpected(url, "an artifact has no path")
+                    if item.get("container", self._container_id) == self._container_id:
+                        self._keep(name, item)
+                        names[name] = None
         return sorted(names)
 
     def _renewed_around(self, name: str) -> tuple[str, Signature]:
@@ -102,13 +100,13 @@ class LinkAccess(Access):
 
     def _asked(self, name: str) -> tuple[str, Signature]:
         try:
-            return self._keep(name, self._connection.rest.get(self._url("contentinfo", name)))
+            return self._keep(name, self._connection.rest.get_object(self._url("contentinfo", name), "link"))
         except ServiceNotFound as err:
             raise BlobNotFound(f"No file '{name}' in {self._place.label}.") from err
 
     def _keep(self, name: str, item: Any) -> tuple[str, Signature]:
-        parts = urlsplit(str(item.get("contentUri") or ""))
-        if parts.scheme != "https" or not parts.hostname:
+        parts = _parts_of(str(item.get("contentUri") or ""))
+        if parts.scheme != "https" or not parts.hostname or parts.path.count("/") < 2:
             raise ServiceFailed(f"The artifact service gives no link to '{name}'.")
         self._place = Place(self._place.label, parts.hostname.split(".")[0], parts.path.split("/")[1], parts.hostname, SIGN_IN)
         link = self._links[name] = f"https://{parts.netloc}{quote(parts.path, safe=_IN_PATHS)}", Signature.of_sas(parts.query)
@@ -116,6 +114,13 @@ class LinkAccess(Access):
 
     def _url(self, what: str, path: str) -> str:
         return self._connection.artifact(f"/artifacts/{what}/ExperimentRun/{quote(self._container_id, safe='')}/{quote(path)}")
+
+
+def _parts_of(link: str) -> SplitResult:
+    try:
+        return urlsplit(link)
+    except ValueError:  # half an IPv6 address, say
+        return urlsplit("")
 
 
 class ArtifactLinks(BlobReader):

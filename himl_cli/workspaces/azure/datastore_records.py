@@ -41,12 +41,12 @@ class DatastoreRecord:
 
     @classmethod
     def from_arm(cls, resource: Mapping[str, Any]) -> DatastoreRecord:
-        """Out of the resource that GET and list give."""
-        properties = resource.get("properties") or {}
+        """Out of the resource that GET and list give. Raises KeyError, AttributeError, TypeError where it is none."""
+        properties = resource["properties"]
         signs = properties.get("credentials") or {}
         return cls(
-            name=str(resource.get("name") or ""),
-            kind=str(properties.get("datastoreType") or ""),
+            name=str(resource["name"]),
+            kind=str(properties["datastoreType"]),
             account=str(properties.get("accountName") or ""),
             container=str(properties.get("containerName") or properties.get("filesystem") or properties.get("fileShareName") or ""),
             endpoint=str(properties.get("endpoint") or ""),

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
-from himl_cli.core.errors import HimlError, NotAllowed
+from himl_cli.core.errors import HimlError, NotAllowed, ServiceFailed
 from himl_cli.workspaces.azure import job_datastores
 from himl_cli.workspaces.azure.blobs.refusals import NO_KEYS
 from himl_cli.workspaces.azure.blobs.signing import ASK_AGAIN, BearerSigner, Signature, Signer, Tokens
@@ -112,13 +112,17 @@ def _secret_from_arm(connection: Connection, record: DatastoreRecord) -> Mapping
     from urllib.parse import quote
 
     url = connection.arm(f"/datastores/{quote(record.name, safe='')}/listSecrets")
+
+    def ask(hours: int) -> Mapping[str, Any]:
+        body = {"expirableSecret": True, "expireAfterHours": hours}
+        return connection.rest.post_object(url, "secret", params={"api-version": SECRETS_API}, json=body)
+
     try:
-        answer = connection.rest.post(url, params={"api-version": SECRETS_API}, json={"expirableSecret": True, "expireAfterHours": SAS_HOURS})
+        return ask(SAS_HOURS)
     except ServiceRefused as err:
         if err.status != 400:
             raise
-        answer = connection.rest.post(url, params={"api-version": SECRETS_API}, json={"expirableSecret": True, "expireAfterHours": 1})
-    return answer if isinstance(answer, Mapping) else {}
+        return ask(1)
 
 
 def _sas_of(secret: Mapping[str, Any], record: DatastoreRecord) -> str:
@@ -128,7 +132,7 @@ def _sas_of(secret: Mapping[str, Any], record: DatastoreRecord) -> str:
         return token
     key = str(secret.get("key") or "")
     if not key:
-        raise HimlError(f"The workspace gives no secret for {record.label} that himl can use.", hint="Update the datastore's credentials in the workspace.")
+        raise ServiceFailed(f"The workspace gives no secret for {record.label} that himl can use.", hint="Update the datastore's credentials in the workspace.")
     return _made_sas(key, record)
 
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 from urllib.parse import quote, urlsplit
 
 from himl_cli.core.blobs import DatastoreInfo
 from himl_cli.core.errors import NotFound, ServiceFailed
 from himl_cli.core.spelling import did_you_mean
 from himl_cli.workspaces.azure import job_datastores
+from himl_cli.workspaces.azure.answers import pages, understood
 from himl_cli.workspaces.azure.artifacts import RunArtifacts
 from himl_cli.workspaces.azure.blobs.container import AzureBlobs
 from himl_cli.workspaces.azure.blobs.lines import Exchanger
@@ -100,7 +102,7 @@ class Datastores:
 
     def _from_arm(self, name: str) -> DatastoreRecord:
         url = self._connection.arm(f"/datastores/{quote(name, safe='')}")
-        return DatastoreRecord.from_arm(self._connection.rest.get(url, params={"api-version": API}))
+        return _record_from(self._connection.rest.get_object(url, "datastore", params={"api-version": API}), url)
 
     def _default(self) -> DatastoreRecord:
         return by_run_token(self._connection, lambda: job_datastores.default_of(self._connection), self._default_from_arm)
@@ -128,22 +130,18 @@ class Datastores:
         return by_run_token(self._connection, lambda: [*job_datastores.all_of(self._connection)], lambda: [*self._pages({})])
 
     def _pages(self, query: dict[str, str]) -> Iterator[DatastoreRecord]:
-        params: dict[str, str] | None = {"api-version": API, "count": "30", **query}
-        url = self._connection.arm("/datastores")
-        host = urlsplit(url).hostname
-        seen: set[str] = set()
-        while True:
-            answer = self._connection.rest.get(url, params=params)
-            for resource in answer.get("value") or []:
-                yield DatastoreRecord.from_arm(resource)
-            url, params = str(answer.get("nextLink") or ""), None
-            if not url:
-                return
-            if urlsplit(url).hostname != host:
+        url, rest = self._connection.arm("/datastores"), self._connection.rest
+
+        def follow(link: str) -> Any:
+            with understood(url, "the link to more datastores"):
+                is_strange = urlsplit(link).hostname != urlsplit(url).hostname
+            if is_strange:
                 raise ServiceFailed("The list of datastores goes on at a strange place.", hint="Is a proxy in between that changes answers?")
-            if url in seen:
-                raise ServiceFailed("The list of datastores does not end: the service gives the same page again.")
-            seen.add(url)
+            return rest.get(link)
+
+        for page in pages(lambda _: rest.get(url, params={"api-version": API, "count": "30", **query}), url, "datastores", follow=follow):
+            for resource in page.items:
+                yield _record_from(resource, url)
 
     def _kept(self) -> DatastoreRecord | None:
         return DatastoreRecord.from_json(self._connection.kept.get(RECORDS, self._key))
@@ -154,3 +152,9 @@ class Datastores:
     @property
     def _key(self) -> str:
         return f"{self._connection.address.cloud.name} {self._connection.address.path.lower()} {ARTIFACT_STORE}"
+
+
+def _record_from(resource: Mapping[str, Any], url: str) -> DatastoreRecord:
+    """The record in *resource*, an answer of *url*. Raises ServiceFailed where it is none."""
+    with understood(url, "the datastore"):
+        return DatastoreRecord.from_arm(resource)

@@ -17,7 +17,7 @@ from himl_cli.workspaces.azure.unreachable import not_connected, proxy_failed
 
 log = logging.getLogger(__name__)
 
-FEW = 3  # tries of what is most likely a wrong name or setting
+FEW = 3  # tries of what is most likely a wrong name or setting, and of what costs half a minute each
 NO_PROXY_NAME, NO_HOST, NO_CONNECTION, TIMED_OUT = 5, 6, 7, 28
 TLS_FAILED, BAD_CERTIFICATE, BAD_BUNDLE = 35, 60, 77
 HOPELESS = {1, 3, 4, 27, 48, 58, 59, 60, 66, 77, 80, 82, 83, 90, 91}
@@ -43,9 +43,11 @@ def broken_fault(broken: Broken, place: Place) -> Fault:
         return _unconnected(broken, place, text, took_long=timed_out)
     if number in (BAD_BUNDLE, BAD_CERTIFICATE) or (number == TLS_FAILED and "certificate" in text.lower()):
         return Fault(_untrusted(number, place, text))
-    what = "sent nothing for too long" if number == TIMED_OUT else f"broke the connection off ({text})"
-    error = ServiceFailed(f"{place.host} {what}, also after several tries.")
-    return Fault(error, may_pass=number not in HOPELESS, took_long=number == TIMED_OUT, said=f"{place.host} {what}")
+    if number == TIMED_OUT:
+        what = "sent nothing for too long"
+        return Fault(ServiceFailed(f"{place.host} {what}, {FEW} times in a row."), may_pass=True, most_tries=FEW, took_long=True, said=f"{place.host} {what}")
+    what = f"broke the connection off ({text})"
+    return Fault(ServiceFailed(f"{place.host} {what}, also after several tries."), may_pass=number not in HOPELESS, said=f"{place.host} {what}")
 
 
 def _unconnected(broken: Broken, place: Place, text: str, *, took_long: bool) -> Fault:
