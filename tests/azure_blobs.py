@@ -12,10 +12,10 @@ from xml.sax.saxutils import escape
 
 import pytest
 
-from himl_cli.workspaces.azure.blobs.container import AzureBlobs
-from himl_cli.workspaces.azure.blobs.lines import Exchanger, Limits
-from himl_cli.workspaces.azure.blobs.retries import Retries
-from himl_cli.workspaces.azure.blobs.signing import SasSigner
+from himl_cli.workspaces.azure.storage.blobs.container import AzureBlobs
+from himl_cli.workspaces.azure.storage.blobs.lines import Exchanger, Limits
+from himl_cli.workspaces.azure.storage.blobs.retries import Retries
+from himl_cli.workspaces.azure.storage.blobs.signing import SasSigner
 from tests.servers.azureml.principals import Right
 from tests.servers.azureml.seeding import StagedWorkspace
 

@@ -8,11 +8,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from himl_cli.workspaces.azure.address import WorkspaceAddress
-from himl_cli.workspaces.azure.clouds import current_cloud
 from himl_cli.workspaces.azure.connection import Connection
-from himl_cli.workspaces.azure.patience import Patience
-from himl_cli.workspaces.azure.settings import azure_settings
+from himl_cli.workspaces.azure.places.address import WorkspaceAddress
+from himl_cli.workspaces.azure.places.clouds import current_cloud
+from himl_cli.workspaces.azure.places.settings import azure_settings
+from himl_cli.workspaces.azure.requests.patience import Patience
 from tests.servers.azureml.seeding import StagedWorkspace
 from tests.servers.azureml.stage import Stage
 

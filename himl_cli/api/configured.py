@@ -15,7 +15,7 @@ from himl_cli.core.errors import WorkspaceNotFound
 if TYPE_CHECKING:
     from typing import TypeGuard
 
-    from himl_cli.workspaces.azure.address import WorkspaceAddress
+    from himl_cli.workspaces.azure.places.address import WorkspaceAddress
 
 CONFIG_NAMES = ("config.json", ".azureml/config.json")
 

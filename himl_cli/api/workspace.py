@@ -14,7 +14,7 @@ from himl_cli.core.runs import RunQuery
 from himl_cli.workspaces.base import JoinsWorkspaces
 
 if TYPE_CHECKING:
-    from himl_cli.workspaces.azure.address import WorkspaceAddress
+    from himl_cli.workspaces.azure.places.address import WorkspaceAddress
     from himl_cli.workspaces.base import Workspace as Opened
 
 

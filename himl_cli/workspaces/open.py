@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from himl_cli.core.errors import BadUsage, WorkspaceNotFound
 
 if TYPE_CHECKING:
-    from himl_cli.workspaces.azure.address import WorkspaceAddress
+    from himl_cli.workspaces.azure.places.address import WorkspaceAddress
     from himl_cli.workspaces.base import FoundWorkspace, Workspace
     from himl_cli.workspaces.local.workspace import LocalWorkspace
 
@@ -53,7 +53,7 @@ def find_workspaces(spec: str | None, config_file: str | None, *, start: Path) -
 
 def configured_azure(start: Path) -> WorkspaceAddress | None:
     """The job's own workspace inside an Azure ML job; else that of the nearest config.json; else that of the HIML_* variables."""
-    from himl_cli.workspaces.azure.config import address_from_config, address_from_environment
+    from himl_cli.workspaces.azure.places.config import address_from_config, address_from_environment
 
     cloud = _cloud_setting(start)
     config = None if (own := own_azure(start)) else nearest_azure_config(start)
@@ -62,21 +62,21 @@ def configured_azure(start: Path) -> WorkspaceAddress | None:
 
 def nearest_azure_config(start: Path) -> Path | None:
     """The nearest `config.json` upward that names an Azure ML workspace, by the rules of `azure.config`."""
-    from himl_cli.workspaces.azure.config import find_config
+    from himl_cli.workspaces.azure.places.config import find_config
 
     return find_config(start)
 
 
 def search_remarks(spec: str | None, config_file: str | None, *, start: Path) -> Sequence[str]:
     """What a person should know of the search for a `config.json`, where that is what was asked for: files passed over, where it stopped."""
-    from himl_cli.workspaces.azure import config_remarks
+    from himl_cli.workspaces.azure.places import config_remarks
 
     return () if spec or config_file or own_azure(start) else tuple(config_remarks.search_remarks(start))
 
 
 def _named_azure(path: Path, start: Path) -> WorkspaceAddress:
     """The workspace of a config file; inside an Azure ML job always the job's own, the only one that its identity is for."""
-    from himl_cli.workspaces.azure.config import address_from_config
+    from himl_cli.workspaces.azure.places.config import address_from_config
 
     own = own_azure(start)
     if own is not None:
@@ -168,7 +168,7 @@ def _existing(meant: Meant) -> Path:
 def open_azure(address: WorkspaceAddress, start: Path) -> Workspace:
     """The Azure ML workspace at *address*, with the credentials that the settings for *start* name. No request is made yet."""
     from himl_cli.workspaces.azure.connection import Connection
-    from himl_cli.workspaces.azure.settings import azure_settings
+    from himl_cli.workspaces.azure.places.settings import azure_settings
     from himl_cli.workspaces.azure.workspace import AzureWorkspace
 
     return AzureWorkspace(Connection.open(address, settings=azure_settings(start)))
@@ -176,28 +176,28 @@ def open_azure(address: WorkspaceAddress, start: Path) -> Workspace:
 
 def is_in_azure_job() -> bool:
     """Whether this process is part of an Azure ML job."""
-    from himl_cli.workspaces.azure.config import address_of_job
+    from himl_cli.workspaces.azure.places.config import address_of_job
 
     return address_of_job() is not None
 
 
 def own_azure(start: Path) -> WorkspaceAddress | None:
     """The workspace of the Azure ML job that this process is part of; None elsewhere. The settings for *start* may name its cloud."""
-    from himl_cli.workspaces.azure.config import address_of_job
+    from himl_cli.workspaces.azure.places.config import address_of_job
 
     return address_of_job(cloud=_cloud_setting(start))
 
 
 def azure_at(subscription_id: str, resource_group: str, name: str, source: str, start: Path) -> WorkspaceAddress:
     """The address of a workspace whose ids are known, in the cloud that the settings for *start* name; *source* says from where."""
-    from himl_cli.workspaces.azure.address import WorkspaceAddress
-    from himl_cli.workspaces.azure.clouds import current_cloud
+    from himl_cli.workspaces.azure.places.address import WorkspaceAddress
+    from himl_cli.workspaces.azure.places.clouds import current_cloud
 
     return WorkspaceAddress(subscription_id, resource_group, name, current_cloud(_cloud_setting(start)), source)
 
 
 def _cloud_setting(start: Path) -> str | None:
-    from himl_cli.workspaces.azure.settings import azure_settings
+    from himl_cli.workspaces.azure.places.settings import azure_settings
 
     return azure_settings(start).cloud or None
 

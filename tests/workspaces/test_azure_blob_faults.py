@@ -20,8 +20,8 @@ from himl_cli.core.blobs import FetchRequest
 from himl_cli.core.errors import BlobChanged, NotAllowed, ServiceFailed
 from himl_cli.services.transfer.download import download
 from himl_cli.services.transfer.requests import DownloadRequest
-from himl_cli.workspaces.azure.blobs.blocks import BLOCK
-from himl_cli.workspaces.azure.blobs.retries import Retries
+from himl_cli.workspaces.azure.storage.blobs.blocks import BLOCK
+from himl_cli.workspaces.azure.storage.blobs.retries import Retries
 from tests.azure_blobs import DEFAULT, HASTY, hasty_store, storage_that_lists
 from tests.blob_sinks import Received, Stored, listed, named, sending
 from tests.servers.azureml.faults import (
@@ -320,7 +320,7 @@ def test_after_a_fork_the_child_makes_a_connection_of_its_own_and_the_parent_kee
     """As the workers of a data loader do; on a connection that both used each would get the other's answers."""
     program = """if True:
         import os, sys
-        from himl_cli.workspaces.azure.blobs.container import AzureBlobs
+        from himl_cli.workspaces.azure.storage.blobs.container import AzureBlobs
         store = AzureBlobs.of_sas(sys.argv[1], "sig=x")
         def look():
             assert [blob.name for page in store.list() for blob in page] == ["a"]

@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 
 from himl_cli.core.blobs import BlobInfo
 from himl_cli.core.errors import ServiceFailed
-from himl_cli.workspaces.azure.blobs.blocks import BLOCK, MOST_BLOCKS, block_id, block_size
-from himl_cli.workspaces.azure.blobs.listing import listed_page
-from himl_cli.workspaces.azure.blobs.names import can_be_asked_for, quoted
-from himl_cli.workspaces.azure.blobs.order import in_plain_order, out_of_folders
+from himl_cli.workspaces.azure.storage.blobs.blocks import BLOCK, MOST_BLOCKS, block_id, block_size
+from himl_cli.workspaces.azure.storage.blobs.listing import listed_page
+from himl_cli.workspaces.azure.storage.blobs.names import can_be_asked_for, quoted
+from himl_cli.workspaces.azure.storage.blobs.order import in_plain_order, out_of_folders
 
 NAMES = st.text(st.sampled_from("ab-./\uff08\U0001f600"), min_size=1, max_size=8)
 PATHS = st.lists(st.lists(st.text(st.sampled_from("ab-.0"), min_size=1, max_size=3), min_size=1, max_size=4).map("/".join), max_size=40)

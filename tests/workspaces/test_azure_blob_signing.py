@@ -11,9 +11,9 @@ import pytest
 
 from himl_cli.core.blobs import FetchRequest
 from himl_cli.core.errors import HimlError, NotAllowed, ServiceFailed
-from himl_cli.workspaces.azure.blobs.access import Signed
-from himl_cli.workspaces.azure.blobs.lines import Exchange
-from himl_cli.workspaces.azure.blobs.signing import SasSigner, Signature, sas_expiry
+from himl_cli.workspaces.azure.storage.blobs.access import Signed
+from himl_cli.workspaces.azure.storage.blobs.lines import Exchange
+from himl_cli.workspaces.azure.storage.blobs.signing import SasSigner, Signature, sas_expiry
 from tests.azure_blobs import DEFAULT, use
 from tests.azure_workspaces import opened
 from tests.blob_sinks import Received, Stored, listed, sending

@@ -12,8 +12,8 @@ import pytest
 from himl_cli.core.events import Event, Planned
 from himl_cli.services.transfer.requests import UploadRequest
 from himl_cli.services.transfer.upload import upload
-from himl_cli.workspaces.azure.blobs.blocks import BLOCK, Block, BlockReader
-from himl_cli.workspaces.azure.blobs.room import Room
+from himl_cli.workspaces.azure.storage.blobs.blocks import BLOCK, Block, BlockReader
+from himl_cli.workspaces.azure.storage.blobs.room import Room
 from tests.azure_blobs import DEFAULT, hasty_store
 from tests.blob_sinks import Stored, sending
 from tests.servers.azureml.faults import Status

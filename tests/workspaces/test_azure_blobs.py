@@ -13,11 +13,11 @@ from himl_cli.core.blobs import FetchRequest
 from himl_cli.core.errors import BadUsage, ServiceFailed
 from himl_cli.services.transfer.download import download
 from himl_cli.services.transfer.requests import DownloadRequest
-from himl_cli.workspaces.azure.blobs.blocks import BLOCK
-from himl_cli.workspaces.azure.blobs.container import AzureBlobs
-from himl_cli.workspaces.azure.blobs.lines import Exchanger, Limits
-from himl_cli.workspaces.azure.blobs.retries import Retries
-from himl_cli.workspaces.azure.blobs.signing import SasSigner
+from himl_cli.workspaces.azure.storage.blobs.blocks import BLOCK
+from himl_cli.workspaces.azure.storage.blobs.container import AzureBlobs
+from himl_cli.workspaces.azure.storage.blobs.lines import Exchanger, Limits
+from himl_cli.workspaces.azure.storage.blobs.retries import Retries
+from himl_cli.workspaces.azure.storage.blobs.signing import SasSigner
 from tests.azure_blobs import DEFAULT, hasty_store, storage_that_lists
 from tests.blob_sinks import Received, Stored, listed, named, sending
 from tests.servers.azureml.faults import SmallPages, Status

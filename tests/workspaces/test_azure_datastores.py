@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from himl_cli.core.errors import BadUsage, HimlError, NotFound, ServiceFailed
-from himl_cli.workspaces.azure.address import WorkspaceAddress
-from himl_cli.workspaces.azure.clouds import PUBLIC, US_GOVERNMENT
-from himl_cli.workspaces.azure.datastore_records import DatastoreRecord
-from himl_cli.workspaces.azure.datastores import Datastores
-from himl_cli.workspaces.azure.storage_uris import DataPlace, data_place
+from himl_cli.workspaces.azure.places.address import WorkspaceAddress
+from himl_cli.workspaces.azure.places.clouds import PUBLIC, US_GOVERNMENT
+from himl_cli.workspaces.azure.storage.datastore_records import DatastoreRecord
+from himl_cli.workspaces.azure.storage.datastores import Datastores
+from himl_cli.workspaces.azure.storage.storage_uris import DataPlace, data_place
 from tests.azure_blobs import DEFAULT
 from tests.azure_connections import connected
 from tests.blob_sinks import Stored, listed, sending

@@ -9,14 +9,14 @@ from typing import Any
 import pytest
 
 from himl_cli.core.errors import HimlError, NotAllowed, ServiceFailed, WorkspaceNotFound
-from himl_cli.workspaces.azure import clock
-from himl_cli.workspaces.azure.address import WorkspaceAddress
-from himl_cli.workspaces.azure.clouds import PUBLIC
-from himl_cli.workspaces.azure.errors import ServiceNotFound, ServiceRefused, refusal
-from himl_cli.workspaces.azure.failure import Failure
-from himl_cli.workspaces.azure.retries import retry_after
-from himl_cli.workspaces.azure.sign_in_errors import AADSTS, reason_of
-from himl_cli.workspaces.azure.times import as_time
+from himl_cli.workspaces.azure.places.address import WorkspaceAddress
+from himl_cli.workspaces.azure.places.clouds import PUBLIC
+from himl_cli.workspaces.azure.requests import clock
+from himl_cli.workspaces.azure.requests.errors import ServiceNotFound, ServiceRefused, refusal
+from himl_cli.workspaces.azure.requests.failure import Failure
+from himl_cli.workspaces.azure.requests.retries import retry_after
+from himl_cli.workspaces.azure.requests.times import as_time
+from himl_cli.workspaces.azure.sign_in.sign_in_errors import AADSTS, reason_of
 
 ADDRESS = WorkspaceAddress("s", "team", "lab", PUBLIC, "a test")
 DATA_PLANE = {"error": {"code": "UserError", "message": "Gone.", "innerError": {"code": "NotFound", "innerError": {"code": "RunNotFound"}}}}

@@ -14,14 +14,14 @@ from pathlib import Path
 import pytest
 
 from himl_cli.core.errors import BadUsage, NotAllowed, ServiceFailed
-from himl_cli.workspaces.azure.credentials import Chain, Source
-from himl_cli.workspaces.azure.patience import Patience
-from himl_cli.workspaces.azure.pipeline import CONNECT_SECONDS
-from himl_cli.workspaces.azure.settings import azure_settings
-from himl_cli.workspaces.azure.sources import managed_identity
-from himl_cli.workspaces.azure.tokens import Token
-from himl_cli.workspaces.azure.vendor import SIGN_IN as SIGN_IN_PATIENCE
-from himl_cli.workspaces.azure.vendor import Credential
+from himl_cli.workspaces.azure.places.settings import azure_settings
+from himl_cli.workspaces.azure.requests.patience import Patience
+from himl_cli.workspaces.azure.requests.pipeline import CONNECT_SECONDS
+from himl_cli.workspaces.azure.sign_in.credentials import Chain, Source
+from himl_cli.workspaces.azure.sign_in.sources import managed_identity
+from himl_cli.workspaces.azure.sign_in.tokens import Token
+from himl_cli.workspaces.azure.sign_in.vendor import SIGN_IN as SIGN_IN_PATIENCE
+from himl_cli.workspaces.azure.sign_in.vendor import Credential
 from tests.azure_connections import SIGN_IN, connected, sign_ins, write_settings
 from tests.servers.azureml.faults import Reset, Stall, Status
 from tests.servers.azureml.seeding import StagedWorkspace
@@ -379,10 +379,10 @@ NOBODY = """
 import os
 from pathlib import Path
 import platformdirs
-from himl_cli.workspaces.azure.clouds import PUBLIC
-from himl_cli.workspaces.azure.kept import Kept
-from himl_cli.workspaces.azure.settings import azure_settings
-from himl_cli.workspaces.azure.sources import user_sources
+from himl_cli.workspaces.azure.places.clouds import PUBLIC
+from himl_cli.workspaces.azure.requests.kept import Kept
+from himl_cli.workspaces.azure.places.settings import azure_settings
+from himl_cli.workspaces.azure.sign_in.sources import user_sources
 
 settings = azure_settings(Path.cwd())
 Kept.of_user()  # imports what it needs before the user changes

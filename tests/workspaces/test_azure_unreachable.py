@@ -12,9 +12,9 @@ import pytest
 from azure.core.exceptions import AzureError
 
 from himl_cli.core.errors import BadUsage, HimlError, ServiceFailed
-from himl_cli.workspaces.azure.patience import Patience
-from himl_cli.workspaces.azure.pipeline import Transport, request_for
-from himl_cli.workspaces.azure.unreachable import network_error
+from himl_cli.workspaces.azure.requests.patience import Patience
+from himl_cli.workspaces.azure.requests.pipeline import Transport, request_for
+from himl_cli.workspaces.azure.requests.unreachable import network_error
 from tests.azure_connections import connected
 from tests.servers.azureml.faults import Stall
 from tests.servers.azureml.seeding import StagedWorkspace

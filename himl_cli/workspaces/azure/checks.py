@@ -10,8 +10,8 @@ from urllib.parse import quote
 
 from himl_cli.core.checks import Check
 from himl_cli.core.errors import HimlError, NotAllowed
-from himl_cli.workspaces.azure import clock
 from himl_cli.workspaces.azure.connection import Connection
+from himl_cli.workspaces.azure.requests import clock
 from himl_cli.workspaces.base import BlobStore
 
 PROBE = "himl-doctor/"

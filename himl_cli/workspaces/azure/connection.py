@@ -10,20 +10,20 @@ from types import TracebackType
 from urllib.parse import quote, urlsplit
 
 from himl_cli.core.errors import ServiceFailed
-from himl_cli.workspaces.azure import clock
-from himl_cli.workspaces.azure.address import WorkspaceAddress
-from himl_cli.workspaces.azure.credentials import Chain
-from himl_cli.workspaces.azure.forks import tell_of_forks
-from himl_cli.workspaces.azure.job_identity import RUN_TOKEN, JobIdentity, has_run_token, tenant_of_run_token
-from himl_cli.workspaces.azure.kept import Kept
-from himl_cli.workspaces.azure.patience import Patience
-from himl_cli.workspaces.azure.people import tell_on_stderr
+from himl_cli.workspaces.azure.places.address import WorkspaceAddress
+from himl_cli.workspaces.azure.places.settings import AzureSettings
 from himl_cli.workspaces.azure.record import WorkspaceRecord
+from himl_cli.workspaces.azure.requests import clock
+from himl_cli.workspaces.azure.requests.forks import tell_of_forks
+from himl_cli.workspaces.azure.requests.kept import Kept
+from himl_cli.workspaces.azure.requests.patience import Patience
+from himl_cli.workspaces.azure.requests.times import as_time
 from himl_cli.workspaces.azure.rest import Rest
-from himl_cli.workspaces.azure.settings import AzureSettings
-from himl_cli.workspaces.azure.sources import user_sources
-from himl_cli.workspaces.azure.times import as_time
-from himl_cli.workspaces.azure.tokens import SignedIn, Tokens
+from himl_cli.workspaces.azure.sign_in.credentials import Chain
+from himl_cli.workspaces.azure.sign_in.job_identity import RUN_TOKEN, JobIdentity, has_run_token, tenant_of_run_token
+from himl_cli.workspaces.azure.sign_in.people import tell_on_stderr
+from himl_cli.workspaces.azure.sign_in.sources import user_sources
+from himl_cli.workspaces.azure.sign_in.tokens import SignedIn, Tokens
 
 WORKSPACE_API = "2024-10-01"
 RECORD_SECONDS = 24 * 3600.0

@@ -9,7 +9,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from himl_cli.core.errors import ServiceFailed
-from himl_cli.workspaces.azure.address import WorkspaceAddress
+from himl_cli.workspaces.azure.places.address import WorkspaceAddress
 
 
 @dataclass(frozen=True)

@@ -14,15 +14,15 @@ from urllib.parse import quote, urlencode, urlsplit
 
 from himl_cli.core.errors import HimlError, ServiceFailed, WorkspaceNotFound
 from himl_cli.core.redaction import redact
-from himl_cli.workspaces.azure.address import WorkspaceAddress
-from himl_cli.workspaces.azure.answers import object_of
-from himl_cli.workspaces.azure.challenge import claims_of
-from himl_cli.workspaces.azure.closed_network import says_closed
-from himl_cli.workspaces.azure.errors import refusal
-from himl_cli.workspaces.azure.failure import Failure
-from himl_cli.workspaces.azure.forks import tell_of_forks
-from himl_cli.workspaces.azure.patience import Patience
-from himl_cli.workspaces.azure.tokens import Tokens
+from himl_cli.workspaces.azure.places.address import WorkspaceAddress
+from himl_cli.workspaces.azure.requests.answers import object_of
+from himl_cli.workspaces.azure.requests.challenge import claims_of
+from himl_cli.workspaces.azure.requests.closed_network import says_closed
+from himl_cli.workspaces.azure.requests.errors import refusal
+from himl_cli.workspaces.azure.requests.failure import Failure
+from himl_cli.workspaces.azure.requests.forks import tell_of_forks
+from himl_cli.workspaces.azure.requests.patience import Patience
+from himl_cli.workspaces.azure.sign_in.tokens import Tokens
 
 log = logging.getLogger(__name__)
 
@@ -113,8 +113,8 @@ class Rest:
     def _run(self, method: str, url: str, body: Any, token: str | None, repeatable: bool) -> Any:
         from azure.core.exceptions import AzureError
 
-        from himl_cli.workspaces.azure.pipeline import request_for
-        from himl_cli.workspaces.azure.unreachable import is_for_good, is_unknown_name, network_error
+        from himl_cli.workspaces.azure.requests.pipeline import request_for
+        from himl_cli.workspaces.azure.requests.unreachable import is_for_good, is_unknown_name, network_error
 
         began = perf_counter()
         try:
@@ -129,8 +129,8 @@ class Rest:
     def _opened(self) -> Any:
         with self._lock:
             if self._pipeline is None:
-                from himl_cli.workspaces.azure.pipeline import build
-                from himl_cli.workspaces.azure.quiet import quieten
+                from himl_cli.workspaces.azure.requests.pipeline import build
+                from himl_cli.workspaces.azure.requests.quiet import quieten
 
                 quieten()
                 self._pipeline = build(self._patience)

@@ -12,15 +12,15 @@ from himl_cli.core.errors import HimlError, RunNotFound
 from himl_cli.core.runs import Metric, Run, RunQuery
 from himl_cli.core.workspace_facts import WorkspaceFacts
 from himl_cli.workspaces.azure.connection import Connection
-from himl_cli.workspaces.azure.errors import ServiceNotFound
-from himl_cli.workspaces.azure.experiments import Experiments
-from himl_cli.workspaces.azure.history import RunFacts, RunHistory, can_be_id
-from himl_cli.workspaces.azure.run_lists import RunLists
-from himl_cli.workspaces.azure.run_records import RawRun
+from himl_cli.workspaces.azure.requests.errors import ServiceNotFound
+from himl_cli.workspaces.azure.runs.experiments import Experiments
+from himl_cli.workspaces.azure.runs.history import RunFacts, RunHistory, can_be_id
+from himl_cli.workspaces.azure.runs.lists import RunLists
+from himl_cli.workspaces.azure.runs.records import RawRun
 from himl_cli.workspaces.base import BlobStore
 
 if TYPE_CHECKING:
-    from himl_cli.workspaces.azure.datastores import Datastores
+    from himl_cli.workspaces.azure.storage.datastores import Datastores
 
 Answer = TypeVar("Answer")
 
@@ -41,7 +41,7 @@ class AzureWorkspace:
 
     @cached_property
     def _datastores(self) -> Datastores:
-        from himl_cli.workspaces.azure.datastores import Datastores
+        from himl_cli.workspaces.azure.storage.datastores import Datastores
 
         return Datastores(self.connection)
 
@@ -62,20 +62,20 @@ class AzureWorkspace:
         return self._lists.record(self._history.tag(run_id, dict(tags)))
 
     def cancel(self, run_id: str) -> bool:
-        from himl_cli.workspaces.azure.cancelation import ask_to_cancel
+        from himl_cli.workspaces.azure.runs.cancelation import ask_to_cancel
 
         if self._lists.record(self._raw(run_id)).status.is_final:
             return False
         return ask_to_cancel(self.connection, self._history, run_id)
 
     def metrics(self, run_id: str) -> Sequence[Metric]:
-        from himl_cli.workspaces.azure.metrics import read_metrics
-        from himl_cli.workspaces.azure.nested_runs import with_nested
+        from himl_cli.workspaces.azure.runs.metrics import read_metrics
+        from himl_cli.workspaces.azure.runs.nested import with_nested
 
         return read_metrics(self.connection, with_nested(self._history, self._facts(run_id)))
 
     def parameters(self, run_id: str) -> Mapping[str, str]:
-        from himl_cli.workspaces.azure.parameters import read_parameters
+        from himl_cli.workspaces.azure.runs.parameters import read_parameters
 
         return read_parameters(self.connection, self._raw(run_id))
 
@@ -84,7 +84,7 @@ class AzureWorkspace:
         return self._datastores.artifacts(self._facts(run_id).container_id, f"run '{run_id}'", run_id=run_id)
 
     def output_files(self, run_id: str, key: str) -> BlobStore:
-        from himl_cli.workspaces.azure.outputs import DEFAULT_OUTPUT, find_output
+        from himl_cli.workspaces.azure.runs.outputs import DEFAULT_OUTPUT, find_output
 
         label = f"output '{key}' of run '{run_id}'"
         if key == DEFAULT_OUTPUT:

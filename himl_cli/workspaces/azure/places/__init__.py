@@ -1,0 +1,1 @@
+"""Where a workspace and its services lie: addresses, clouds, configuration."""

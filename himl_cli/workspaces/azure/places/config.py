@@ -1,0 +1,150 @@
+"""Where the workspace to use is written: a `config.json`, the HIML_* variables, the environment of an Azure ML job.
+
+Imports nothing heavy and makes no request; the order of these places is decided in `workspaces/open.py`.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from himl_cli.core.errors import BadUsage, WorkspaceNotFound
+from himl_cli.workspaces.azure.places.address import JOB_SOURCE, WorkspaceAddress, parse_workspace_id
+from himl_cli.workspaces.azure.places.clouds import current_cloud
+
+log = logging.getLogger(__name__)
+
+CONFIG_NAMES = ("config.json", ".azureml/config.json")
+CONFIG_KEYS = ("subscription_id", "resource_group", "workspace_name")
+VARIABLES = ("HIML_SUBSCRIPTION_ID", "HIML_RESOURCE_GROUP", "HIML_WORKSPACE_NAME")
+JOB_VARIABLES = ("AZUREML_ARM_SUBSCRIPTION", "AZUREML_ARM_RESOURCEGROUP", "AZUREML_ARM_WORKSPACE_NAME")
+WHERE_TO_GET_ONE = "Download 'config.json' of the workspace from Azure ML Studio (the menu at the top right) into the project's folder."
+
+_FORMS = {
+    "subscription_id": (re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}"), "is no subscription id (8-4-4-4-12 hexadecimal digits)"),
+    "resource_group": (re.compile(r"[\w\-.()]{1,90}"), "is no name of a resource group"),
+    "workspace_name": (re.compile(r"[A-Za-z0-9][\w\-]{0,254}"), "is no name of a workspace"),
+}
+
+
+def find_config(start: Path) -> Path | None:
+    """The nearest `config.json` (also in `.azureml/`) that names a workspace, in *start* or a folder above.
+
+    A file of that name that does not hold the workspace's keys is passed over. The search goes no higher than the last
+    folder above *start* that is on PYTHONPATH; where none is, it goes to the root. hi-ml documents this rule.
+    """
+    for path in _candidates(start.absolute()):
+        if names_workspace(path):
+            return path
+        log.debug("passed over: %s names no Azure ML workspace", path)
+    return None
+
+
+def address_from_config(path: Path, *, cloud: str | None = None) -> WorkspaceAddress:
+    """The workspace that the file names: the portal's keys, or the `Scope` of older files.
+
+    Raises WorkspaceNotFound where there is no file, BadUsage naming the file and the key that is wrong.
+    """
+    content = read_config(path)
+    scope = content.get("Scope")
+    ids = parse_workspace_id(scope) if isinstance(scope, str) else None
+    values = dict(zip(CONFIG_KEYS, ids, strict=True)) if ids else content
+    where = f"'{path}'"
+    missing = [key for key in CONFIG_KEYS if not values.get(key)]
+    if missing:
+        raise BadUsage(f"{where} does not say {_listed(missing)}.", hint=WHERE_TO_GET_ONE)
+    return _address([_checked(key, values[key], f"{where}: '{key}'") for key in CONFIG_KEYS], cloud, str(path))
+
+
+def address_from_environment(*, cloud: str | None = None) -> WorkspaceAddress | None:
+    """The workspace that HIML_SUBSCRIPTION_ID, HIML_RESOURCE_GROUP and HIML_WORKSPACE_NAME name; None where none of them is set.
+
+    Raises BadUsage where some are missing or wrong.
+    """
+    values = {name: os.environ.get(name, "").strip() for name in VARIABLES}
+    missing = [name for name, value in values.items() if not value]
+    if len(missing) == len(VARIABLES):
+        return None
+    if missing:
+        given = [name for name in VARIABLES if name not in missing]
+        raise BadUsage(f"{_listed(given)} {'is' if len(given) == 1 else 'are'} set, {_listed(missing)} not.", hint="Set all three, or none of them.")
+    return _address([_checked(key, values[name], name) for key, name in zip(CONFIG_KEYS, VARIABLES, strict=True)], cloud, "HIML_* variables")
+
+
+def address_of_job(*, cloud: str | None = None) -> WorkspaceAddress | None:
+    """The workspace of the Azure ML job that we are in; None elsewhere, a job of a local workspace included."""
+    values = [os.environ.get(name, "") for name in JOB_VARIABLES]
+    if not os.environ.get("AZUREML_RUN_ID") or not all(values):
+        return None
+    return _address(values, cloud, JOB_SOURCE)
+
+
+def _address(values: list[str], cloud: str | None, source: str) -> WorkspaceAddress:
+    subscription, group, name = values
+    return WorkspaceAddress(subscription, group, name, current_cloud(cloud), source)
+
+
+def _candidates(start: Path) -> Iterator[Path]:
+    for folder in searched_folders(start):
+        yield from (folder / name for name in CONFIG_NAMES if (folder / name).is_file())
+
+
+def searched_folders(start: Path) -> list[Path]:
+    """*start* and those above it that are looked at, nearest first."""
+    folders = [start, *start.parents]
+    on_path = {_comparable(entry) for entry in os.environ.get("PYTHONPATH", "").split(os.pathsep) if entry}
+    last = max((place for place, folder in enumerate(folders) if _comparable(str(folder)) in on_path), default=len(folders))
+    return folders[: last + 1]
+
+
+def _comparable(path: str) -> str:
+    return os.path.normcase(os.path.realpath(path))
+
+
+def names_workspace(path: Path) -> bool:
+    """Whether the file has the keys of a workspace, be their values right or wrong."""
+    try:
+        content = read_config(path)
+    except (BadUsage, WorkspaceNotFound):
+        return False
+    has_keys = all(isinstance(content.get(key), str) for key in CONFIG_KEYS)
+    return has_keys or (isinstance(content.get("Scope"), str) and parse_workspace_id(content["Scope"]) is not None)
+
+
+def read_config(path: Path) -> Mapping[str, Any]:
+    """The JSON object in the file. Raises WorkspaceNotFound where there is no file, BadUsage for what is no JSON object."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
+    except FileNotFoundError as err:
+        raise WorkspaceNotFound(f"There is no file '{path}'.", hint=WHERE_TO_GET_ONE) from err
+    except UnicodeDecodeError as err:
+        raise BadUsage(f"'{path}' is not UTF-8 text (byte {err.start}).", hint="Save it as UTF-8.") from err
+    except OSError as err:
+        raise BadUsage(f"Cannot read '{path}': {err.strerror}.") from err
+    except json.JSONDecodeError as err:
+        raise BadUsage(f"'{path}', line {err.lineno}: {err.msg}.", hint=f"The file is no valid JSON. {WHERE_TO_GET_ONE}") from err
+    if not isinstance(content, dict):
+        raise BadUsage(f"'{path}' holds no JSON object.", hint=WHERE_TO_GET_ONE)
+    return content
+
+
+def _checked(key: str, value: Any, where: str) -> str:
+    """*value* if it can be what *key* says. Raises BadUsage beginning with *where*."""
+    if not isinstance(value, str):
+        raise BadUsage(f"{where} is no text: {json.dumps(value)}.", hint=WHERE_TO_GET_ONE)
+    text = value.strip()
+    if text.startswith("<") and text.endswith(">"):
+        raise BadUsage(f"{where} is still the placeholder {text}.", hint=WHERE_TO_GET_ONE)
+    form, complaint = _FORMS[key]
+    if not form.fullmatch(text):
+        raise BadUsage(f"{where} {complaint}: '{text}'.", hint=WHERE_TO_GET_ONE)
+    return text
+
+
+def _listed(names: list[str]) -> str:
+    return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))

@@ -1,0 +1,1 @@
+"""Asking a service over HTTP: transport, retries, what refusals mean, and what is kept of the answers."""

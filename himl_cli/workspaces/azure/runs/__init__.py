@@ -1,0 +1,1 @@
+"""Runs: records, lists, metrics, outputs."""

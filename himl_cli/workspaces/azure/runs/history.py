@@ -1,0 +1,187 @@
+"""The run history: one run, the runs of an experiment in pages, the children of a run."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain, repeat
+from typing import Any
+from urllib.parse import quote
+
+from himl_cli.workspaces.azure.connection import Connection
+from himl_cli.workspaces.azure.requests.answers import object_of, pages, understood
+from himl_cli.workspaces.azure.requests.errors import ServiceNotFound, ServiceRefused
+from himl_cli.workspaces.azure.requests.threads import ask_all
+from himl_cli.workspaces.azure.runs.records import RawRun
+
+PAGE = 500
+"""Runs on a page where all are wanted; what the vendor's SDK asks for."""
+GROWTH = 4
+"""How much larger each page is than the one before: few requests for whoever reads on, few runs for whoever does not."""
+BATCH = 100
+LONGEST_ID = 256
+REMEMBERED = 2000
+STARTS_JOBS = ("hyperdrive", "sweep", "pipelinerun", "automl")
+"""Words in the kind of a run whose children are jobs; a step of a pipeline calls itself `azureml.StepRun`."""
+NEWEST_FIRST = "CreatedUtc desc"
+
+
+def can_be_name(name: str) -> bool:
+    """Whether *name* can stand as one part of an address; others would lead elsewhere, and are not asked for."""
+    return bool(name.strip(".")) and name.isprintable() and "/" not in name and "\\" not in name
+
+
+def can_be_id(run_id: str) -> bool:
+    """Whether the service could have a run of this id."""
+    return len(run_id) <= LONGEST_ID and can_be_name(run_id)
+
+
+@dataclass(frozen=True)
+class RunFacts:
+    """Of a run, what never changes.
+
+    `container_id` is where its artifacts lie: for a step of a pipeline that reused the results of an earlier one, that one's.
+    `starts_jobs`: its children are jobs of their own (a sweep, a pipeline, AutoML), not runs that its script nested in it.
+    """
+
+    id: str
+    container_id: str
+    starts_jobs: bool
+
+
+@dataclass(frozen=True)
+class RunData:
+    """All that the run history has of a run: its record, here with its outputs, and the definition of its job, empty where it has none."""
+
+    id: str
+    run: RawRun
+    definition: Mapping[str, Any]
+
+
+class RunHistory:
+    """The service that records runs. Gives runs as it tells them."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._facts: OrderedDict[str, RunFacts] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def get(self, run_id: str) -> RawRun:
+        """Raises ServiceNotFound."""
+        url = self._url(run_id)
+        return self._seen(self._connection.rest.get_object(url, "run"), url)
+
+    def facts(self, run_id: str) -> RunFacts:
+        """What never changes in the run; no request where it was seen before. Raises ServiceNotFound."""
+        return self._facts.get(run_id) or _facts_of(self.get(run_id))  # `get` has seen to its form
+
+    def data(self, run_id: str) -> RunData:
+        """The run with its outputs and its definition, which `get` leaves out. Raises ServiceNotFound."""
+        wanted = {"runId": run_id, "selectRunMetadata": True, "selectRunDefinition": True, "selectJobSpecification": True}
+        url = self._connection.history("/rundata")
+        answer = self._connection.rest.post_object(url, "run", json=wanted)
+        if "runMetadata" in answer and not answer["runMetadata"]:
+            raise ServiceNotFound(f"The run history has no data of run '{run_id}'.")
+        definition = object_of(answer.get("runDefinition") or {}, url, "definition of a job")
+        return RunData(run_id, self._seen(object_of(answer.get("runMetadata"), url, "run"), url), definition)
+
+    def tag(self, run_id: str, tags: dict[str, str]) -> RawRun:
+        """Set *tags*, and leave others. The run must exist: a patch of one that does not would make it."""
+        url = self._url(run_id)
+        return self._seen(object_of(self._connection.rest.patch(url, json={"runId": run_id, "tags": tags}), url, "run"), url)
+
+    def of_experiment(self, experiment: str, *, filter: str, top: int) -> Iterator[Sequence[RawRun]]:
+        """Pages of the experiment's runs, newest first, *top* on the first and more on each that follows.
+
+        No page where there is no such experiment.
+        """
+        if not can_be_name(experiment):
+            return
+        url = self._connection.history(f"/experiments/{quote(experiment, safe='')}/runs:query")
+
+        def ask(token: str | None, top: int) -> Any:
+            return self._connection.rest.post(url, json={"filter": filter or None, "orderby": NEWEST_FIRST, "top": top, "continuationToken": token})
+
+        yield from self._pages(ask, url, top)
+
+    def children(self, run_id: str, *, filter: str = "", top: int = PAGE) -> Iterator[Sequence[RawRun]]:
+        """Pages of the run's children, as of_experiment gives them. No page where there is no such run."""
+        if not can_be_id(run_id):
+            return
+        url = self._url(run_id, "/children")
+
+        def ask(token: str | None, top: int) -> Any:
+            said = {"$orderby": NEWEST_FIRST, "$top": str(top), "$filter": filter, "$continuationtoken": token}
+            return self._connection.rest.get(url, params={name: value for name, value in said.items() if value})
+
+        yield from self._pages(ask, url, top)
+
+    def _pages(self, ask: Callable[[str | None, int], Any], url: str, top: int) -> Iterator[Sequence[RawRun]]:
+        sizes = chain((min(PAGE, top * GROWTH**number) for number in range(5)), repeat(PAGE))
+        runs = pages(lambda token: ask(token, next(sizes)), url, "runs", follow=self._connection.rest.get)
+        try:
+            first = next(runs)
+        except ServiceNotFound:
+            return
+        for page in chain([first], runs):
+            yield [self._seen(raw, url) for raw in page.items]
+
+    def many(self, run_ids: Sequence[str]) -> list[RawRun]:
+        """The runs of these ids, in that order; those that are gone are left out. A request a hundred runs, and one for each that did not come."""
+        found: dict[str, RawRun] = {}
+        for start in range(0, len(run_ids), BATCH):
+            found |= self._batch(run_ids[start : start + BATCH])
+        return [found[run_id] for run_id in run_ids if run_id in found]
+
+    def _batch(self, run_ids: Sequence[str]) -> dict[str, RawRun]:
+        requests = {run_id: {"runId": run_id, "selectRunMetadata": True} for run_id in run_ids}
+        found: dict[str, RawRun] = {}
+        url = self._connection.history("/batchrundata")
+        try:
+            answer = self._connection.rest.post_object(url, "runs", json={"requests": requests})
+        except ServiceNotFound:  # a service without this route: each run by itself
+            pass
+        except ServiceRefused as err:  # one that takes fewer at once
+            if err.status != 400:
+                raise
+        else:
+            with understood(url, "its list of runs"):
+                results = {run_id: result["runMetadata"] for run_id, result in (answer["successfulResults"] or {}).items() if result.get("runMetadata")}
+            found = {run_id: self._seen(raw, url) for run_id, raw in results.items()}
+        rest = [run_id for run_id in run_ids if run_id not in found]
+        return found | {raw["runId"]: raw for raw in ask_all(self._or_none, rest) if raw is not None}
+
+    def _or_none(self, run_id: str) -> RawRun | None:
+        try:
+            return self.get(run_id)
+        except ServiceNotFound:
+            return None
+
+    def _url(self, run_id: str, below: str = "") -> str:
+        return self._connection.history(f"/runs/{quote(run_id, safe='')}{below}")
+
+    def _seen(self, raw: RawRun, url: str) -> RawRun:
+        """*raw*, an answer of *url*. Raises ServiceFailed where it does not have what every run has."""
+        with understood(url, "a run in it"):
+            facts = _facts_of(raw)
+            "".join((raw["runId"], raw["experimentId"], facts.container_id))  # raises TypeError for what is no text
+        with self._lock:
+            self._facts[facts.id] = facts
+            while len(self._facts) > REMEMBERED:
+                self._facts.popitem(last=False)
+        return raw
+
+
+def _facts_of(raw: RawRun) -> RunFacts:
+    return RunFacts(raw["runId"], raw.get("dataContainerId") or f"dcid.{raw['runId']}", _starts_jobs(raw))
+
+
+def _starts_jobs(raw: RawRun) -> bool:
+    properties, new_kind = raw.get("properties") or {}, raw.get("runTypeV2") or {}
+    template = (properties.get("runTemplate") or "").lower()
+    if "child" in template:  # AutoML's children carry the source of their parent
+        return False
+    kinds = (raw.get("runType"), new_kind.get("orchestrator"), template, properties.get("azureml.runsource"))
+    return any(word in (kind or "").lower() for kind in kinds for word in STARTS_JOBS)

@@ -1,0 +1,84 @@
+"""From what the service says of a run to our record of it."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from datetime import datetime, timezone
+from typing import Any
+from urllib.parse import quote
+
+from himl_cli.core.redaction import redact
+from himl_cli.core.runs import Run, RunStatus
+from himl_cli.workspaces.azure.places.address import WorkspaceAddress
+from himl_cli.workspaces.azure.requests.times import as_time
+from himl_cli.workspaces.azure.runs.states import status_of
+
+SYSTEM_TAG = "_aml_system_"
+"""How the names of tags begin that the service writes for itself; Studio does not show them either."""
+LONGEST_REASON = 500
+_EXIT_CODE = re.compile(r"\b(?:exit|status|return) ?code:? (-?\d+)", re.IGNORECASE)
+_ENDED_BADLY = (RunStatus.failed, RunStatus.canceled)
+
+RawRun = Mapping[str, Any]
+"""A run as the run history gives it."""
+
+
+def as_run(raw: RawRun, *, experiment: str, address: WorkspaceAddress, tenant_id: str = "") -> Run:
+    """The record of *raw*. Its command is not in the run history's answer, and its exit code only in the words of its error."""
+    status = status_of(raw.get("status") or "")
+    reason = _reason(raw) if status in _ENDED_BADLY else ""
+    found = _EXIT_CODE.search(reason)
+    return Run(
+        id=raw["runId"],
+        experiment=experiment,
+        status=status,
+        created=as_time(raw.get("createdUtc")) or datetime.fromtimestamp(0, timezone.utc),
+        display_name=raw.get("displayName") or "",
+        description=raw.get("description") or "",
+        started=as_time(raw.get("startTimeUtc")),
+        ended=as_time(raw.get("endTimeUtc")) if status.is_final else None,
+        tags=user_tags(raw),
+        parent=raw.get("parentRunId") or None,
+        exit_code=int(found[1]) if found else None,
+        reason=reason,
+        command=raw.get("scriptName") or "",
+        workspace=address.label,
+        url=studio_url(raw["runId"], address, tenant_id),
+    )
+
+
+def user_tags(raw: RawRun) -> dict[str, str]:
+    """The run's tags by name, without the service's own; those of MLflow stay, as in Studio."""
+    tags = raw.get("tags") or {}
+    return {name: "" if tags[name] is None else str(tags[name]) for name in sorted(tags) if not name.startswith(SYSTEM_TAG)}
+
+
+def studio_url(run_id: str, address: WorkspaceAddress, tenant_id: str = "") -> str:
+    """The run's page in Studio."""
+    place = f"/subscriptions/{address.subscription_id}/resourcegroups/{address.resource_group}/workspaces/{address.name}"
+    tenant = f"&tid={quote(tenant_id, safe='')}" if tenant_id else ""
+    return f"{address.cloud.studio}/runs/{quote(run_id, safe='')}?wsid={quote(place)}{tenant}"
+
+
+def _reason(raw: RawRun) -> str:
+    """Why the run ended as it did, in one line and without secrets; "" where the service does not say."""
+    body = raw.get("error") or {}
+    error = body.get("error") or body
+    message = _innermost(error.get("message") or "") or raw.get("cancelationReason") or error.get("code") or ""
+    line = redact(" ".join(message.split()))
+    return line if len(line) <= LONGEST_REASON else line[: LONGEST_REASON - 1] + "…"
+
+
+def _innermost(message: str) -> str:
+    """The message itself, where the service wrapped it in JSON (`{"NonCompliant": "..."}`, `{"error": {"message": "..."}}`)."""
+    if not message.lstrip().startswith("{"):
+        return message
+    try:
+        value: Any = json.loads(message)
+    except ValueError:
+        return message
+    while isinstance(value, dict) and value:
+        value = value.get("error") or value.get("message") or value.get("Message") or next(iter(value.values()))
+    return value if isinstance(value, str) and value else message

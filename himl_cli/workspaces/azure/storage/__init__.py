@@ -1,0 +1,1 @@
+"""Files: datastores, artifacts, blobs."""

@@ -1,0 +1,148 @@
+"""One request of a bulk fetch: asked for, checked, resumed from where its bytes got to."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from himl_cli.core.blobs import FetchRequest
+from himl_cli.core.errors import BlobChanged, HimlError, NotFound, ServiceFailed
+from himl_cli.workspaces.azure.storage.blobs.access import Access
+from himl_cli.workspaces.azure.storage.blobs.faults import BlobNotFound
+from himl_cli.workspaces.azure.storage.blobs.lines import Exchange, Line
+from himl_cli.workspaces.azure.storage.blobs.names import can_be_asked_for
+from himl_cli.workspaces.azure.storage.blobs.properties import Properties, etag_of, properties_of, whole_md5
+from himl_cli.workspaces.azure.storage.blobs.retries import Fault, Health
+from himl_cli.workspaces.azure.storage.blobs.tasks import Task, WrongAnswer
+from himl_cli.workspaces.base import FetchSink
+
+ENOUGH = 1 << 20  # bytes after which earlier failures are forgotten
+SMALL = 256 << 10  # bytes that come in one piece
+LOOKS = 5  # at a blob that grows between two requests
+
+
+class FetchTask(Task):
+    """Brings the bytes of *request* to *sink*; never others than were asked for, and only of the ETag that was listed.
+
+    Where the blob is only ever appended to (an append blob, or a name that *may_grow*), having grown since is no harm: the
+    bytes that were listed are still its first.
+    """
+
+    def __init__(self, request: FetchRequest, sink: FetchSink, access: Access, health: Health, *, may_grow: bool) -> None:
+        super().__init__(request.blob.name, access, health)
+        self._request = request
+        self._sink = sink
+        self._may_grow = may_grow
+        self._etag = request.blob.etag
+        self._position = request.offset
+        self._end = request.offset + request.length
+        self._proven = request.offset  # position at which failures were last forgotten
+        self._has_grown = False
+        self._is_looking = False  # a HEAD is under way, to see how the blob changed
+        self._looks = 0
+        self._is_accepted = False
+        self._md5: bytes | None = None
+
+    @property
+    def _is_whole(self) -> bool:
+        return self._position == 0 and self._end == self._request.blob.size and not self._has_grown
+
+    def exchange(self) -> Exchange:
+        if not can_be_asked_for(self.name):
+            raise NotFound(f"No file '{self.name}' in {self.access.place.label}.")
+        signed = self.sign()
+        if self._is_looking:
+            return Exchange(signed.url, [*signed.headers], "HEAD")
+        headers = [*signed.headers]
+        if self._etag:
+            headers.append(f'If-Match: "{self._etag}"')
+        self._is_accepted = False
+        if self._position == self._end:
+            return Exchange(signed.url, headers, "HEAD")
+        if not self._is_whole:
+            headers.append(f"Range: bytes={self._position}-{self._end - 1}")
+        return Exchange(signed.url, headers, in_pieces=self._end - self._position > SMALL)
+
+    def part(self, line: Line) -> None:
+        if not self._is_accepted:
+            self._accept(line)
+        self._deliver(line)
+
+    def _accept(self, line: Line) -> None:
+        """Look at the answer's head before any of its bytes count. Raises WrongAnswer."""
+        status = line.status
+        if status not in (200, 206):
+            raise WrongAnswer(self._refused(line))
+        if self._etag and etag_of(line) not in ("", self._etag):
+            raise WrongAnswer(Fault(BlobChanged(f"'{self.name}' changed while it was read.")))
+        if self._position == self._end:  # a HEAD, for no bytes at all
+            pass
+        elif status == 206:
+            start = line.header(b"content-range").removeprefix("bytes ").partition("-")[0]
+            if start != str(self._position):
+                raise WrongAnswer(self._other_bytes())
+        elif self._position != 0:
+            raise WrongAnswer(self._other_bytes())
+        if not self._has_grown:
+            self._md5 = whole_md5(line)
+        self._is_accepted = True
+
+    def _other_bytes(self) -> Fault:
+        return Fault(ServiceFailed(f"{self.access.place.host} sent other bytes of '{self.name}' than were asked for."), may_pass=True)
+
+    def _deliver(self, line: Line) -> None:
+        data = line.take()
+        if self._position + len(data) > self._end:
+            raise WrongAnswer(self._other_bytes())
+        if data:
+            start, self._position = self._position, self._position + len(data)
+            self._sink.write(self._request, start, data)
+            if self._position - self._proven >= ENOUGH:
+                self._proven = self._position
+                self.moved()
+
+    def broke_off(self, line: Line) -> None:
+        if line.chunks and line.status in (200, 206) and not self._is_looking:
+            self.part(line)
+
+    def answered(self, line: Line) -> float | None:
+        if self._is_looking:
+            return self._looked(line)
+        if line.status == 412 and self._looks < LOOKS and line.header(b"x-ms-error-code") in ("ConditionNotMet", ""):
+            self._looks += 1
+            self._is_looking = True
+            return 0.0
+        self.part(line)
+        if self._position != self._end:
+            raise WrongAnswer(Fault(BlobChanged(f"'{self.name}' is shorter than it was listed.")))
+        self.moved()
+        self._sink.finish(self._request, self._md5)
+        return None
+
+    def _refused(self, line: Line) -> Fault:
+        fault = self.fault(line)
+        if isinstance(fault.error, BlobNotFound):
+            return Fault(BlobChanged(f"'{self.name}' is no longer in {self.access.place.label}."))
+        return fault
+
+    def _looked(self, line: Line) -> float | None:
+        """The blob is another than was listed: go on if it has only grown."""
+        self._is_looking = False
+        if line.status != 200:
+            return self.after(self._refused(line))
+        now = properties_of(line, self.name)
+        if not self._only_grew(now):
+            self.fail(BlobChanged(f"'{self.name}' changed while it was read.", hint="Run the command again when nothing writes to it."))
+            return None
+        self._has_grown, self._etag, self._md5 = True, now.blob.etag, None
+        return 0.0
+
+    def _only_grew(self, now: Properties) -> bool:
+        blob = self._request.blob
+        if now.blob.size < blob.size or blob.md5 is not None:
+            return False
+        if now.is_append_blob and blob.modified is not None and now.created is not None:
+            return now.created <= blob.modified + timedelta(seconds=1)  # else it was deleted and begun anew
+        return self._may_grow
+
+    def fail(self, error: HimlError) -> None:
+        self._sink.fail(self._request, error)
