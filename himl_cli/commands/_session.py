@@ -54,6 +54,7 @@ def open_session(where: WorkspaceOptions, talk: OutputOptions, need: For = For.r
     Raises WorkspaceNotFound, or what the workspace raises when it cannot be read.
     """
     from himl_cli.commands._logging import start_logging
+    from himl_cli.core.interruptions import terminations
     from himl_cli.render.progress import observing
     from himl_cli.workspaces.base import HoldsConnections
     from himl_cli.workspaces.open import open_for_jobs, open_runs, open_workspace
@@ -62,7 +63,7 @@ def open_session(where: WorkspaceOptions, talk: OutputOptions, need: For = For.r
     start_logging(verbose=talk.verbose)
     output = talk.output()
     opener = {For.runs: open_runs, For.data: open_workspace, For.jobs: open_for_jobs}[need]
-    with observing(output) as notify:
+    with terminations(), observing(output) as notify:
         workspace = opener(where.workspace, where.config_file, start=cwd)
         try:
             yield Session(workspace, output, notify, cwd)

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 
 from tests.running import Himl, write_files
+from tests.servers.azureml.faults import Drip
 from tests.servers.azureml.seeding import DEFAULT, StagedWorkspace
 from tests.servers.azureml.stage import Stage
 
@@ -166,3 +169,29 @@ def test_a_file_of_another_workspace_is_not_replaced(azure_environment: StagedWo
     assert outcome.code == 1
     assert "differ" in outcome.stderr
     assert (project / "out/d/f.txt").read_text() == "of one"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals end a process there at once")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_download_that_was_stopped_goes_on_from_what_came(azure_environment: StagedWorkspace, stage: Stage, himl: Himl, project: Path, number: int) -> None:
+    azure, body = azure_environment, bytes(range(256)) * (40 << 12)
+    azure.put_blobs(DEFAULT, {"big.bin": body})
+    azure.write_config(project)
+    stage.faults.add(Drip(400_000), "GET .*/big.bin", times=None)  # so that many pieces are under way and none is through
+    with himl.start("datastore", "download", "big.bin", "out") as process:
+        deadline = time.monotonic() + 30
+        while on_disk(project / "out") < 8 << 20 and time.monotonic() < deadline:
+            time.sleep(0.02)
+        process.send_signal(number)
+        _, said = process.communicate(timeout=30)
+    assert (process.returncode, b"Interrupted" in said) == (130, True)
+    stage.faults.clear()
+    stage.log.clear()
+    himl.ok("datastore", "download", "big.bin", "out")
+    assert (project / "out/big.bin").read_bytes() == body
+    assert sum(seen.received for seen in stage.log.find("GET .*/big.bin")) < len(body) - (6 << 20)
+
+
+def on_disk(folder: Path) -> int:
+    """Bytes that the files in *folder* really take: holes do not count."""
+    return sum(path.stat().st_blocks * 512 for path in folder.rglob("*") if path.is_file())
