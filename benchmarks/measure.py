@@ -27,8 +27,8 @@ class Timing:
 
 
 def clean_environment() -> dict[str, str]:
-    """The environment without settings of himl, which would change what is measured."""
-    return {name: value for name, value in os.environ.items() if not name.startswith("HIML_")}
+    """The environment without settings that change what is measured: himl's, and one that has Python compile our modules each time anew."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("HIML_") and name != "PYTHONDONTWRITEBYTECODE"}
 
 
 def time_command(command: Sequence[str], folder: Path) -> float:

@@ -103,6 +103,9 @@ ONLY_UP = ("azure-storage-blob checked",)
 
 
 def environment(base: Mapping[str, str], himl: HimlWorkspace, scratch: Path) -> dict[str, str]:
-    """What all of them run in: himl's workspace and nothing else that would change what they do; azcopy's logs and plans in *scratch*."""
-    clean = {name: value for name, value in base.items() if not name.startswith(("HIML_", "RCLONE_", "AZCOPY_"))}
+    """What all of them run in: himl's workspace and nothing else that would change what they do; azcopy's logs and plans in *scratch*.
+
+    Modules are compiled once, as those of an installed program are.
+    """
+    clean = {name: value for name, value in base.items() if not name.startswith(("HIML_", "RCLONE_", "AZCOPY_")) and name != "PYTHONDONTWRITEBYTECODE"}
     return {**clean, **himl.environment(), "AZCOPY_LOG_LOCATION": str(scratch / "azcopy-log"), "AZCOPY_JOB_PLAN_LOCATION": str(scratch / "azcopy-plan")}

@@ -53,7 +53,7 @@ class Exchange:
 class Line:
     """A request under way and what came back so far: header lines in `head`, body pieces in `chunks`."""
 
-    __slots__ = ("_file", "_headers", "_host", "_status", "chunks", "handle", "head", "kind")
+    __slots__ = ("_file", "_host", "_lowered", "_status", "_text", "chunks", "handle", "head", "kind")
 
     def __init__(self, handle: Any, kind: str, status: int) -> None:
         self.handle = handle
@@ -62,7 +62,7 @@ class Line:
         self.head: list[bytes] = []
         self.chunks: list[bytes] = []
         self._host = ""
-        self._headers: dict[bytes, bytes] = {}
+        self._text = self._lowered = b""  # the head as one text, once it was asked for
         self._file: BinaryIO | None = None
 
     def begin(self, exchange: Exchange, codes: Any, proxies: dict[str, str]) -> None:
@@ -73,7 +73,7 @@ class Line:
             self.handle.setopt(codes.PROXY, proxies[host])
             self._host = host
         self.head.clear()
-        self._headers.clear()
+        self._text = self._lowered = b""
         self.chunks.clear()
         self.handle.setopt(codes.URL, exchange.url)
         self.handle.setopt(codes.HTTPHEADER, exchange.headers)
@@ -112,13 +112,15 @@ class Line:
 
     def header(self, name: bytes) -> str:
         """The value of header *name* (in lower case) of the answer whose head is there; empty where there is none."""
-        if not self._headers:
-            for line in self.head:
-                if line[:5] == b"HTTP/":  # what stood before was a proxy's answer, or a `100 Continue`
-                    self._headers.clear()
-                field, _, value = line.partition(b":")
-                self._headers[field.lower()] = value
-        return self._headers.get(name, b"").strip().decode("latin-1")
+        if not self._text:
+            text = b"\n" + b"".join(self.head)
+            self._text = text[max(text.rfind(b"\nHTTP/"), 0) :]  # what stood before was a proxy's answer, or a `100 Continue`
+            self._lowered = self._text.lower()
+        start = self._lowered.find(b"\n" + name + b":")
+        if start < 0:
+            return ""
+        start += len(name) + 2
+        return self._text[start : self._text.find(b"\n", start)].strip().decode("latin-1")
 
     def take(self) -> bytes:
         """The body that came since the last time."""
