@@ -30,6 +30,12 @@ class Heard:
     said: Any
     himl: Himl
 
+    @classmethod
+    def of(cls, visited: tuple[Lab, Any], himl: Himl, project: Path) -> Heard:
+        """What a visit brought, beside *himl* in a *project* whose config.json names the same workspace."""
+        visited[0].azure.write_config(project)
+        return cls(*visited, himl)
+
     def json(self, *arguments: str) -> Any:
         """What `himl` prints of the same workspace, as JSON."""
         done = self.himl(*arguments, "--json", env=self.lab.azure.environment())

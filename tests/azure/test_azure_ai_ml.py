@@ -30,14 +30,12 @@ def acting(visit: Visit) -> tuple[Lab, Any]:
 
 @pytest.fixture
 def read(reading: tuple[Lab, Any], himl: Himl, project: Path) -> Heard:
-    reading[0].azure.write_config(project)
-    return Heard(*reading, himl)
+    return Heard.of(reading, himl, project)
 
 
 @pytest.fixture
 def acted(acting: tuple[Lab, Any], himl: Himl, project: Path) -> Heard:
-    acting[0].azure.write_config(project)
-    return Heard(*acting, himl)
+    return Heard.of(acting, himl, project)
 
 
 def test_it_finds_the_workspace(read: Heard) -> None:

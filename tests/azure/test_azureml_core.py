@@ -27,14 +27,12 @@ def writing(visit: Visit) -> tuple[Lab, Any]:
 
 @pytest.fixture
 def read(reading: tuple[Lab, Any], himl: Himl, project: Path) -> Heard:
-    reading[0].azure.write_config(project)
-    return Heard(*reading, himl)
+    return Heard.of(reading, himl, project)
 
 
 @pytest.fixture
 def wrote(writing: tuple[Lab, Any], himl: Himl, project: Path) -> Heard:
-    writing[0].azure.write_config(project)
-    return Heard(*writing, himl)
+    return Heard.of(writing, himl, project)
 
 
 def test_it_finds_the_workspace_and_its_experiments(read: Heard) -> None:
