@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from himl_cli.core.blobs import BlobInfo
@@ -30,6 +30,7 @@ def test_names_in_the_order_of_utf_16_come_out_in_that_of_plain_strings(names: s
 
 
 @given(PATHS, st.integers(0, 5))
+@example(["a/a.", "a/a/0"], 1)
 def test_names_in_the_order_of_folders_come_out_in_that_of_plain_strings(paths: list[str], held: int) -> None:
     names = {name for name in paths if not any(other.startswith(name + "/") for other in paths)}
 

@@ -67,7 +67,8 @@ def out_of_folders(blobs: Iterable[BlobInfo], has_rivals: Callable[[str], bool],
                 known = base
                 break
             free = base + "/"
-            base = _folder_below(blob.name, free)
+            folders = (_folder_below(one.name, free) for one in held)
+            base = next(below for below in folders if _may_precede(blob.name, below))  # the first that this name may belong before
             waiting = [one for one in held if _may_precede(one.name, base)]
             yield from sorted((one for one in held if not _may_precede(one.name, base)), key=_BY_NAME)
             held = waiting
