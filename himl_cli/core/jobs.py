@@ -64,11 +64,29 @@ class SnapshotReport:
 
 
 @dataclass(frozen=True)
+class EnvironmentSpec:
+    """The Python environment of a job on a cluster: a registered one by `name` (`version` None: the latest), else one made from files.
+
+    Made from files: `image` is the Docker image, `conda` the text of a conda file (empty: the image's own Python counts),
+    `wheels` are private wheels that the conda file installs by their file names.
+    """
+
+    name: str = ""
+    version: str | None = None
+    image: str = ""
+    conda: str = ""
+    wheels: Sequence[Path] = ()
+
+
+@dataclass(frozen=True)
 class JobSpec:
     """Everything a workspace needs to run a job.
 
-    `processes` is None when ranks were not asked for; `max_seconds` None means no limit; `in_place` runs in
-    `snapshot.root` itself instead of a copy.
+    `processes` (a node) is None when ranks were not asked for; `max_seconds` None means no limit; `in_place` runs in
+    `snapshot.root` itself instead of a copy. `distribution` is `pytorch`, `mpi`, or empty for a plain process.
+
+    What counts on a cluster only: `cluster` (its name; empty: the job runs here), `nodes`, `shm_size`, `docker_args`, `identity`
+    (`user`, `managed` or None for the run's own token), `environment`, `sdk` (`v2`, or `v1` for the deprecated azureml-core).
     """
 
     experiment: str
@@ -87,3 +105,10 @@ class JobSpec:
     inputs: Sequence[DataSpec] = ()
     outputs: Sequence[DataSpec] = ()
     default_datastore: str | None = None
+    cluster: str = ""
+    nodes: int = 1
+    shm_size: str = ""
+    docker_args: Sequence[str] = ()
+    identity: str | None = None
+    environment: EnvironmentSpec | None = None
+    sdk: str = "v2"
