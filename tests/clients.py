@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Mapping
+from importlib import import_module
 from pathlib import Path
 
 from filelock import FileLock
@@ -19,13 +20,25 @@ from filelock import FileLock
 ENVIRONMENT = dict(os.environ)
 """As it was before any test set a variable: an environment may be built in the middle of a test that sends everything to a double."""
 
-CACHE = Path(__file__).resolve().parent.parent / ".cache" / "clients"
+PROJECT = Path(__file__).resolve().parent.parent
+CACHE = PROJECT / ".cache" / "clients"
 SECONDS_TO_BUILD = 1800
+
+
+def required_by_himl(extra: str) -> tuple[str, ...]:
+    """What the project asks for, with an *extra*: an environment is built anew when that changes."""
+    project = import_module("tomllib" if sys.version_info >= (3, 11) else "tomli").loads((PROJECT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    return (*project["dependencies"], *project["optional-dependencies"][extra])
+
+
 AZUREML_CORE, AZUREML_MLFLOW = "azureml-core", "azureml-mlflow"
+HIML_V1 = "himl-v1"
+"""himl itself, as the sources are, with its extra `v1`: beside the program, azureml-core and all that both need."""
 REQUIREMENTS: Mapping[str, tuple[str, ...]] = {
     "mlflow2": ("mlflow==2.22.5", "scikit-learn>=1.4,<1.8", "pillow"),
     "mlflow3": ("mlflow>=3.17,<4", "scikit-learn>=1.4,<2", "pillow"),
     AZUREML_CORE: ("azureml-core>=1.61,<1.62", "setuptools<81"),  # it imports pkg_resources
+    HIML_V1: ("-e", f"{PROJECT}[v1]", *required_by_himl("v1")),
     AZUREML_MLFLOW: ("azureml-mlflow>=1.62,<1.63", "mlflow-skinny>=3,<4", "azure-identity>=1.16,<2"),
 }
 NEWEST_PYTHON: Mapping[str, tuple[int, int]] = {AZUREML_CORE: (3, 11)}  # nobody maintains it since

@@ -23,13 +23,16 @@ DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "azure-double.md"
 BEGIN, END = "<!-- routes: begin -->", "<!-- routes: end -->"
 HIML = "himl"
 CLIENTS = ("azure-ai-ml", clients.AZUREML_CORE, clients.AZUREML_MLFLOW, HIML)
+RUNS_JOBS = ("azure_ai_ml_jobs", "azureml_core_submit")
 PROGRAMS: Sequence[tuple[str, str, str]] = (
     ("azure-ai-ml", "azure_ai_ml_read", ""),
     ("azure-ai-ml", "azure_ai_ml_act", ""),
     ("azure-ai-ml", "azure_ai_ml_submit", ""),
+    ("azure-ai-ml", RUNS_JOBS[0], ""),
     (clients.AZUREML_CORE, "azureml_core_read", ""),
     (clients.AZUREML_CORE, "azureml_core_write", ""),
     (clients.AZUREML_CORE, "azureml_core_job", RUNNING),
+    (clients.AZUREML_CORE, RUNS_JOBS[1], ""),
     (clients.AZUREML_MLFLOW, "mlflow_read", ""),
     (clients.AZUREML_MLFLOW, "mlflow_write", ""),
     (clients.AZUREML_MLFLOW, "mlflow_job", RUNNING),
@@ -120,6 +123,9 @@ def _heard() -> dict[Row, set[str]]:
             stage.clear()
             lab, place = fill(stage.workspace()), Path(folder) / str(number)
             place.mkdir()
+            if program in RUNS_JOBS:
+                lab.azure.add_environment("torch")
+                lab.azure.run_jobs(python=clients.client_python(clients.AZUREML_MLFLOW))
             if program:
                 lab.program(Path(sys.executable) if client == "azure-ai-ml" else clients.client_python(client), program, place, job=job)
             else:

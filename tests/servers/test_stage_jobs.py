@@ -8,16 +8,11 @@ from typing import Any
 
 import pytest
 
-from tests.servers.asking import ARM, Answer, ask, token_for
+from tests.servers.asking import ARM, ask
 from tests.servers.azureml.seeding import StagedWorkspace
+from tests.servers.submitting import call
 
 COMMAND = {"jobType": "Command", "command": "python train.py", "environmentId": "azureml:training:1", "experimentName": "e"}
-
-
-def call(azure: StagedWorkspace, method: str, path: str, body: dict[str, Any] | None = None) -> Answer:
-    url = path if path.startswith("https://") else f"{ARM}{azure.state.path}{path}"
-    content = None if body is None else json.dumps(body).encode()
-    return ask(azure.stage, method, url, token=token_for(azure.stage, azure.state.principal), headers={"Content-Type": "application/json"}, body=content)
 
 
 def pages(azure: StagedWorkspace, path: str) -> Iterator[list[str]]:
@@ -29,6 +24,7 @@ def pages(azure: StagedWorkspace, path: str) -> Iterator[list[str]]:
 
 
 def test_a_submitted_job_is_a_run(azure: StagedWorkspace) -> None:
+    azure.add_environment("training")
     properties = {**COMMAND, "computeId": f"{azure.state.path}/computes/cpu-cluster", "tags": {"a": "b"}}
     answer = call(azure, "PUT", "/jobs/new_1?api-version=2025-01-01-preview", {"properties": properties})
     assert (answer.status, answer.json["properties"]["status"]) == (201, "Starting")
@@ -36,18 +32,56 @@ def test_a_submitted_job_is_a_run(azure: StagedWorkspace) -> None:
     history = f"https://{azure.state.data_plane_host}/history/v1.0{azure.state.path}/runs/new_1"
     run = call(azure, "GET", history).json
     assert (run["runId"], run["status"], run["tags"], run["target"]) == ("new_1", "Starting", {"a": "b"}, "cpu-cluster")
-    assert call(azure, "PUT", "/jobs/new_1", {"properties": {**properties, "tags": {"c": "d"}}}).status == 200
+    again = {**call(azure, "GET", "/jobs/new_1").json["properties"], "tags": {"c": "d"}}
+    assert call(azure, "PUT", "/jobs/new_1", {"properties": again}).status == 200
     assert call(azure, "GET", history).json["tags"] == {"c": "d"}
 
 
 @pytest.mark.parametrize(
     ("change", "status"),
-    [({"jobType": "Dance"}, 400), ({"command": None}, 400), ({"computeId": "{W}/computes/none"}, 400), ({"codeId": "{W}/codes/none/versions/1"}, 404)],
+    [
+        ({"jobType": "Dance"}, 400),
+        ({"command": None}, 400),
+        ({"command": "cat ${{inputs.nothing}}"}, 400),
+        ({"computeId": "{W}/computes/none"}, 400),
+        ({"codeId": "{W}/codes/none/versions/1"}, 404),
+        ({"environmentId": "azureml:training:2"}, 404),
+        ({"environmentId": "azureml:other@latest"}, 404),
+        ({"experimentName": "two words"}, 400),
+        ({"inputs": {"x": {"jobInputType": "uri_folder", "uri": "{W}/data/none/versions/1"}}}, 404),
+        ({"resources": {"shmSize": "100 GB"}}, 400),
+        ({"limits": {"jobLimitsType": "Command", "timeout": "an hour"}}, 400),
+        ({"limits": {"jobLimitsType": "Command", "timeout": "PT1.5S"}}, 400),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else str(value),
 )
-def test_a_job_that_names_what_is_not_there_is_refused(azure: StagedWorkspace, change: dict[str, str | None], status: int) -> None:
-    filled = {name: value and value.replace("{W}", azure.state.path) for name, value in change.items()}
+def test_a_job_that_names_what_is_not_there_is_refused(azure: StagedWorkspace, change: dict[str, Any], status: int) -> None:
+    azure.add_environment("training")
+    filled = json.loads(json.dumps(change).replace("{W}", azure.state.path))
     assert call(azure, "PUT", "/jobs/new_1", {"properties": {**COMMAND, **filled}}).status == status
     assert azure.state.runs == {}
+
+
+@pytest.mark.parametrize(
+    "environment", ["azureml:training:1", "azureml:training@latest", "{W}/environments/training/versions/1", "azureml:AzureML-torch@latest"]
+)
+def test_an_environment_is_named_in_several_ways(azure: StagedWorkspace, environment: str) -> None:
+    azure.add_environment("training")
+    properties = {**COMMAND, "environmentId": environment.replace("{W}", azure.state.path)}
+    assert call(azure, "PUT", "/jobs/new_1", {"properties": properties}).status == 201
+
+
+def test_a_job_that_is_sent_twice_is_refused_the_second_time(azure: StagedWorkspace) -> None:
+    azure.add_environment("training")
+    assert call(azure, "PUT", "/jobs/new_1", {"properties": COMMAND}).status == 201
+    again = call(azure, "PUT", "/jobs/new_1", {"properties": COMMAND})
+    causes = [one["info"]["value"]["code"] for one in again.json["error"]["additionalInfo"] if one["type"] == "InnerError"]
+    assert (again.status, causes) == (400, ["JobPropertyImmutable"])
+
+
+def test_a_name_that_no_job_can_have_is_refused(azure: StagedWorkspace) -> None:
+    azure.add_environment("training")
+    assert [call(azure, "PUT", f"/jobs/{name}", {"properties": COMMAND}).status for name in ("-a", "a.b", "a" * 256)] == [400] * 3
 
 
 def test_a_list_has_root_jobs_newest_first_in_pages_without_archived_ones(azure: StagedWorkspace) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 
-from azureml.core.run import Run  # type: ignore[import-not-found]
+from azureml.core.run import Run
 
 
 def main() -> None:

@@ -9,9 +9,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from azureml.core import Datastore, Experiment, Workspace  # type: ignore[import-not-found]
-from azureml.core.authentication import ServicePrincipalAuthentication  # type: ignore[import-not-found]
-from azureml.core.run import Run  # type: ignore[import-not-found]
+from azureml.core import Datastore, Experiment, Workspace
+from azureml.core.authentication import ServicePrincipalAuthentication
+from azureml.core.run import Run
 
 BEST, SWEEP = "kind_owl_best", "bold_kite_sweep"
 

@@ -6,8 +6,8 @@ import json
 import sys
 from pathlib import Path
 
-from azureml.core import Datastore, Experiment, Workspace  # type: ignore[import-not-found]
-from azureml.core.run import Run  # type: ignore[import-not-found]
+from azureml.core import Datastore, Experiment, Workspace
+from azureml.core.run import Run
 from azureml_core_read import digests_below, opened  # type: ignore[import-not-found]
 
 

@@ -17,6 +17,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.servers.azureml", description=__doc__)
     parser.add_argument("--runs", type=int, default=300, help="runs in the experiment 'many' (default: %(default)s)")
     parser.add_argument("--empty", action="store_true", help="a workspace without runs")
+    parser.add_argument("--run_jobs", action="store_true", help="run the command jobs that are submitted, on this machine, with its own `python`")
     parser.add_argument("--env_file", type=Path, help="write the variables there, too, for `source`")
     options = parser.parse_args()
     stopped = threading.Event()
@@ -24,6 +25,9 @@ def main() -> None:
         signal.signal(number, lambda *_: stopped.set())
     with tempfile.TemporaryDirectory(prefix="himl-azureml-", ignore_cleanup_errors=True) as folder, running_stage(Path(folder)) as stage:
         workspace = stage.workspace("samples", group="research")
+        if options.run_jobs:
+            workspace.run_jobs()
+            workspace.add_environment("training")
         if not options.empty:
             fill(workspace, many=options.runs)
         state = workspace.state

@@ -20,8 +20,11 @@ from tests.servers.azureml import (
     arm_workspace,
     artifacts,
     assets,
+    computes_v1,
     control_port,
     datastores_v1,
+    environments_v1,
+    execution_v1,
     history,
     history_more,
     identity,
@@ -29,6 +32,7 @@ from tests.servers.azureml import (
     metrics,
     mlflow_routes,
     mlflow_search,
+    snapshots_v1,
 )
 from tests.servers.azureml.compression import compressing
 from tests.servers.azureml.faults import Faults
@@ -38,7 +42,8 @@ from tests.servers.azureml.log import RequestLog
 from tests.servers.azureml.state import Azure
 
 CONTROL_PLANE: list[ModuleType] = [arm_workspace, arm_datastores, arm_computes, arm_codes, arm_assets, arm_jobs]
-DATA_PLANE: list[ModuleType] = [history, history_more, artifacts, metrics, mlflow_routes, mlflow_search, assets, datastores_v1, index]
+SDK_V1: list[ModuleType] = [snapshots_v1, execution_v1, environments_v1, computes_v1]
+DATA_PLANE: list[ModuleType] = [history, history_more, artifacts, metrics, mlflow_routes, mlflow_search, assets, datastores_v1, index, *SDK_V1]
 
 
 async def discovery(request: Request) -> Response:

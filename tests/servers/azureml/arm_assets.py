@@ -66,7 +66,7 @@ def put_version(request: Request) -> Response:
     if existed:
         versions[version] |= {key: properties[key] for key in ("description", "tags", "isArchived") if key in properties}
     else:
-        versions[version] = _registered(workspace, kind, properties)
+        register_version(workspace, kind, name, version, properties)
     document = version_of(workspace, kind, name, version)
     return JSONResponse(document, 200 if existed else 201, headers={"Location": f"https://{request.headers['host']}{document['id']}?{request.url.query}"})
 
@@ -91,6 +91,11 @@ def container_of(workspace: Workspace, kind: str, name: str) -> Json:
     data = {"createdAt": created, "createdBy": "Ada Lovelace", "createdByType": "User", "lastModifiedAt": created}
     path = f"{workspace.path}/{kind}/{name}"
     return {"id": path, "name": name, "type": f"Microsoft.MachineLearningServices/workspaces/{kind}", "properties": properties, "systemData": data}
+
+
+def register_version(workspace: Workspace, kind: str, name: str, version: str, properties: Json) -> None:
+    """Keep a new version of an asset; *properties* as a client sends them."""
+    workspace.assets[kind].setdefault(name, {})[version] = _registered(workspace, kind, properties)
 
 
 def _registered(workspace: Workspace, kind: str, given: Json) -> Json:

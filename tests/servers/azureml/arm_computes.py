@@ -57,7 +57,7 @@ def document_of(workspace: Workspace, name: str) -> dict[str, Any]:
         "resourceId": None,
         "computeType": compute["kind"],
         "computeLocation": workspace.location,
-        "provisioningState": "Succeeded",
+        "provisioningState": compute.get("state", "Succeeded"),
         "provisioningErrors": None,
         "isAttachedCompute": False,
         "properties": cluster,

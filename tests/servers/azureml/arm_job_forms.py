@@ -37,7 +37,7 @@ def _properties(workspace: Workspace, run: Run) -> Json:
         "componentId": None,
         "notificationSetting": None,
         "jobType": job_type_of(run),
-        "inputs": (run.job or {}).get("inputs") or {},
+        "inputs": {name: _input(given) for name, given in ((run.job or {}).get("inputs") or {}).items()},
         "outputs": _outputs(run),
     }
     own = {"Sweep": _sweep, "Pipeline": _pipeline}.get(job_type_of(run), _command)
@@ -55,11 +55,16 @@ def _services(workspace: Workspace, run: Run) -> Json:
     return services
 
 
+def _input(given: Json) -> Json:
+    """As it was sent, with the service's own mode where it named none."""
+    return {"description": None, **({} if given.get("jobInputType") == "literal" else {"mode": "ReadOnlyMount"}), **given}
+
+
 def _outputs(run: Run) -> Json:
     nothing = {"description": None, "assetName": None, "assetVersion": None, "mode": "ReadWriteMount", "jobOutputType": "uri_folder"}
     default = f"azureml://datastores/workspaceartifactstore/ExperimentRun/{run.data_container_id}"
     given = {name: {**nothing, **output} for name, output in ((run.job or {}).get("outputs") or {}).items()}
-    named = {name: {**nothing, "uri": output.uri} for name, output in run.outputs.items() if name != "default"}
+    named = {name: {**nothing, **given.get(name, {}), "uri": output.uri} for name, output in run.outputs.items() if name != "default"}
     return {**given, **named, "default": {**nothing, "uri": default}}
 
 

@@ -8,7 +8,9 @@ from starlette.routing import Route
 
 from tests.servers.azureml.access import authorized
 from tests.servers.azureml.answers import ServiceError, arm_error, bad_request, not_found
+from tests.servers.azureml.arm_job_checks import check_change, check_new_job
 from tests.servers.azureml.arm_job_forms import job_document, job_type_of
+from tests.servers.azureml.arm_job_submitter import submitter_of
 from tests.servers.azureml.arm_paging import page_of
 from tests.servers.azureml.frame import body_of, demand, workspace_of
 from tests.servers.azureml.principals import Right
@@ -43,14 +45,18 @@ def put_job(request: Request) -> Response:
     workspace, name, properties = workspace_of(request), request.path_params["name"], body_of(request).get("properties", {})
     known = workspace.runs.get(name)
     if known is not None:
+        check_change(job_document(workspace, known).get("properties", {"jobType": ""}), properties)
         _change(known, properties)
         return JSONResponse(job_document(workspace, known))
     kind = properties.get("jobType")
     if kind not in FIRST_STATUS:
         raise bad_request(f"The job type '{kind}' is not supported.")
-    _check(workspace, kind, properties)
+    check_new_job(workspace, name, kind, properties)
+    submitter = submitter_of(request, properties.get("identity"))
     run = workspace.keep_run(_submitted(workspace, name, kind, properties))
     document = job_document(workspace, run)
+    if workspace.jobs is not None and kind == "Command":
+        workspace.jobs.submit(run, submitter)
     return JSONResponse(document, 201, headers={"Location": f"https://{request.headers['host']}{document['id']}?{request.url.query}"})
 
 
@@ -62,7 +68,9 @@ def cancel_job(request: Request) -> Response:
         raise bad_request(f"The job {run.run_id} is in the state Finalizing and cannot be canceled.")
     if run.is_ended:
         return Response(status_code=200)
-    run.status, run.cancel_polls = "CancelRequested", 1
+    run.cancel_polls = 1
+    if not workspace_of(request).cancels(run):
+        run.status = "CancelRequested"
     return _accepted(request, CANCELATION, run.run_id)
 
 
@@ -91,8 +99,8 @@ async def operation(request: Request) -> Response:
         return arm_error(not_found(f"Operation {what} not found."))
     run = workspace.runs.get(name)
     if what == CANCELATION and run is not None:
-        if run.cancel_polls > 0:
-            run.cancel_polls -= 1
+        if run.cancel_polls > 0 or (workspace.cancels(run) and not run.is_ended):
+            run.cancel_polls = max(0, run.cancel_polls - 1)
             return JSONResponse({}, 202, headers=_where(request, workspace, what, name))
         run.cancel()
     return Response(status_code=200)
@@ -126,20 +134,6 @@ def _change(run: Run, properties: Json) -> None:
     run.tags = given.get("tags", run.tags)
     run.hidden = given.get("isArchived", run.hidden)
     run.revision += 1
-
-
-def _check(workspace: Workspace, kind: str, properties: Json) -> None:
-    """The service refuses jobs that name what is not there."""
-    if kind == "Command" and not (properties.get("command") and properties.get("environmentId")):
-        raise bad_request("A command job needs 'command' and 'environmentId'.")
-    compute = properties.get("computeId")
-    if compute and compute.rpartition("/")[2] not in workspace.computes:
-        raise bad_request(f"Compute {compute} not found.")
-    code = properties.get("codeId") or properties.get("trial", {}).get("codeId")
-    if code:
-        name, _, version = code.rpartition("/codes/")[2].partition("/versions/")
-        if version not in workspace.assets["codes"].get(name, {}):
-            raise not_found(f"Code version {code} not found.")
 
 
 def _submitted(workspace: Workspace, name: str, kind: str, properties: Json) -> Run:

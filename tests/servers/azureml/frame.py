@@ -19,7 +19,7 @@ from tests.servers.azureml.state import Azure, Workspace
 
 _PROVIDER = "/providers/Microsoft.MachineLearningServices/workspaces/"
 _WORKSPACE = re.compile(rf"/subscriptions/([^/]+)/resourceGroups/([^/]+){re.escape(_PROVIDER)}([^/]+)", re.IGNORECASE)
-_DATA_PLANE = re.compile(r"/(\w+)/v\d+\.\d+(/subscriptions/.*)")
+_DATA_PLANE = re.compile(r"/(\w+)/(?:v\d+\.\d+|workspaces)(/subscriptions/.*)")
 ErrorForm = Callable[[ServiceError], JSONResponse]
 
 

@@ -102,7 +102,8 @@ def cancel_run(request: Request) -> Response:
     run = changeable_run(request)
     if run.status == "Finalizing":
         raise bad_request(f"Run {run.run_id} is in the state Finalizing and cannot be canceled.")
-    run.cancel()
+    if not workspace_of(request).cancels(run):
+        run.cancel()
     return JSONResponse(run_form(workspace_of(request), run))
 
 

@@ -117,6 +117,7 @@ def _content(run: Run) -> Json:
 
 
 def _place(run: Run) -> Json:
+    nodes = int(((run.job or {}).get("resources") or {}).get("instanceCount") or 1)
     return {
         "scriptName": run.script,
         "target": run.target,
@@ -124,13 +125,13 @@ def _place(run: Run) -> Json:
         "cancelUri": None,
         "completeUri": None,
         "diagnosticsUri": "",
-        "computeRequest": {"nodeCount": 1, "gpuCount": 0},
+        "computeRequest": {"nodeCount": nodes, "gpuCount": 0},
         "compute": {
             "target": run.target,
             "targetType": "amlcompute",
             "vmSize": None,
             "instanceType": None,
-            "instanceCount": 1,
+            "instanceCount": nodes,
             "gpuCount": 0,
             "priority": None,
             "region": None,

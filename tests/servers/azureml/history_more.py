@@ -74,6 +74,8 @@ def post_event(request: Request) -> Response:
         _note_end(run, event)
     elif name not in QUIET_EVENTS:
         raise bad_request(f"Unknown event '{name}'.")
+    else:
+        _note_error(run, event)
     return Response(status_code=200)
 
 
@@ -81,6 +83,13 @@ def _note_end(run: Run, event: dict[str, object]) -> None:
     data = event.get("data")
     if run.status == "Failed" and isinstance(data, dict) and data.get("ErrorDetails"):
         run.error = {"error": {"code": "UserError", "message": str(data["ErrorDetails"])}}
+
+
+def _note_error(run: Run, event: dict[str, object]) -> None:
+    """A client tells what went wrong before it tells that the run failed."""
+    data = event.get("data")
+    if isinstance(data, dict) and isinstance(data.get("ErrorResponse"), dict):
+        run.error = data["ErrorResponse"]
 
 
 def get_token(request: Request) -> Response:

@@ -90,6 +90,15 @@ async def managed_identity(request: Request) -> JSONResponse:
     )
 
 
+async def on_behalf_of(request: Request) -> JSONResponse:
+    """What `OBO_ENDPOINT` of a job answers: a token in the name of whoever submitted it, as the endpoint's address says."""
+    principal = _azure(request).principals.get(request.path_params["client_id"])
+    if principal is None:
+        return JSONResponse({"statusCode": 400, "message": "The job has no such identity."}, 400)
+    granted = _granted(principal, request.query_params.get("resource", ""))
+    return JSONResponse(granted | {"expires_on": str(int(time.time() + principal.token_seconds)), "resource": request.query_params.get("resource")})
+
+
 def _granted(principal: Principal, audience: str, claims: str = "") -> dict[str, Any]:
     text, seconds = make_token(principal, audience, claims)
     return {"token_type": "Bearer", "expires_in": int(seconds), "ext_expires_in": int(seconds), "access_token": text}
@@ -127,4 +136,7 @@ routes = [
     Route("/{tenant}/oauth2/v2.0/token", token, methods=["POST"]),
     Route("/{tenant}/oauth2/token", token, methods=["POST"]),
 ]
-plain_routes = [Route("/identity/token", managed_identity, methods=["GET", "POST"])]
+plain_routes = [
+    Route("/identity/token", managed_identity, methods=["GET", "POST"]),
+    Route("/identity/obo/{client_id}", on_behalf_of),
+]

@@ -55,7 +55,8 @@ def keep(run: Run, document: Mapping[str, Any]) -> None:
     kind = (document.get("properties") or {}).get(KIND, SCALAR)
     metric = run.metrics.setdefault(name, Metric(name, kind, dict(columns), namespace=document.get("namespace")))
     metric.columns |= columns
-    metric.points += points
+    kept = {point.metric_id for point in metric.points}
+    metric.points += [point for point in points if point.metric_id not in kept]  # sent again
     run.revision += 1
 
 

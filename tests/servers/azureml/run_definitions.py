@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from tests.servers.azureml.job_definitions import definition_of_job
 from tests.servers.azureml.state import Json, Output, Run, Workspace
 
 DEFAULT_OUTPUT = "default"
@@ -35,6 +36,8 @@ def definition_of(run: Run) -> Json | None:
     """The definition that a test gave the run, else one of its outputs: that of a pipeline is spelled in its own way, and tells no places."""
     if run.definition is not None or is_without_job(run):
         return run.definition
+    if run.job is not None and run.job.get("jobType") == "Command":
+        return definition_of_job(run)
     if run.run_type == PIPELINE:
         nowhere = {"Uri": None, "AssetName": None, "AssetVersion": None, "Description": None, "JobOutputType": 3}
         bound = nowhere | {"DatastoreId": None, "PathOnDatastore": None, "PathOnCompute": None, "Mode": "ReadWriteMount", "AssetUri": None}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import secrets
+import time
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,7 +13,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tests.servers.azureml.answers import ServiceError, error_document
+from tests.servers.azureml.arm_assets import register_version
 from tests.servers.azureml.hosts import CLOUDS
+from tests.servers.azureml.jobs.manner import Manner
+from tests.servers.azureml.jobs.runner import JobRunner
 from tests.servers.azureml.principals import Principal, Right, make_run_token
 from tests.servers.azureml.run_definitions import MODELS
 from tests.servers.azureml.state import ENDED, Datastore, Metric, Output, Point, Run, Workspace, new_id, now
@@ -135,6 +139,16 @@ class StagedWorkspace:
     def add_compute(self, name: str, *, size: str = "STANDARD_DS3_V2", max_nodes: int = 4, kind: str = "AmlCompute") -> None:
         self.state.computes[name] = {"size": size, "max_nodes": max_nodes, "kind": kind, "created": now()}
 
+    def add_environment(self, name: str, version: str = "1", **properties: Any) -> str:
+        """Register an environment; its ARM id. *properties* as PUT has them (default: an image)."""
+        register_version(self.state, "environments", name, version, {"image": "docker.io/python:3.11", **properties})
+        return f"{self.state.path}/environments/{name}/versions/{version}"
+
+    def add_data(self, name: str, uri: str, version: str = "1", *, kind: str = "uri_folder") -> str:
+        """Register data that lies at *uri*; its ARM id."""
+        register_version(self.state, "data", name, version, {"dataType": kind, "dataUri": uri})
+        return f"{self.state.path}/data/{name}/versions/{version}"
+
     def add_run(
         self,
         run_id: str = "",
@@ -197,6 +211,37 @@ class StagedWorkspace:
         asset = f"azureml://locations/{state.location}/workspaces/{state.workspace_id}/{name}/versions/1"
         run.outputs[key] = Output(f"azureml://{where}", asset, kind)
         return run.outputs[key]
+
+    def run_jobs(self, *, hold: bool | str = False, **manner: Any) -> JobRunner:
+        """Let command jobs that are submitted from now on really run, until the runner is closed (it is a context) or the workspace is gone.
+
+        *hold*: each job waits in the status Queued (or in the one named) until `release`. *manner*: `whole_logs`, `python` (see `Manner`).
+        """
+        if self.state.jobs is not None:
+            self.state.jobs.close()
+        return JobRunner(self, Manner("Queued" if hold is True else hold or "", **manner))
+
+    def wait_for(self, run_id: str, *statuses: str, seconds: float = 60) -> Run:
+        """The run once it is in one of *statuses* (default: once it has ended). An AssertionError tells its log where it ends otherwise, or takes longer."""
+        wanted, deadline = statuses or ENDED, time.monotonic() + seconds
+        while True:
+            run = self.state.runs.get(run_id)
+            if run is not None and run.status in wanted:
+                return run
+            if (run is not None and run.is_ended) or time.monotonic() > deadline:
+                raise AssertionError(f"{run_id} is {run and run.status}, not {' or '.join(wanted)}: {run and run.error}\n{self.logs(run_id)}")
+            time.sleep(0.02)
+
+    def logs(self, run_id: str) -> str:
+        """All of a run's user logs."""
+        run = self.state.runs.get(run_id)
+        blobs = self.state.storage.list("azureml", f"{run.artifact_prefix}user_logs/") if run else ()
+        return "".join(f"--- {blob.name}\n{self.state.storage.get('azureml', blob.name).decode(errors='replace')}\n" for blob in blobs)
+
+    def artifacts(self, run_id: str) -> dict[str, bytes]:
+        """A run's files by name."""
+        prefix, storage = self.state.runs[run_id].artifact_prefix, self.state.storage
+        return {blob.name.removeprefix(prefix): storage.get("azureml", blob.name) for blob in storage.list("azureml", prefix)}
 
     def put_artifact(self, run: Run, name: str, content: bytes) -> None:
         """A file among *run*'s artifacts, e.g. `outputs/model.pt` or `user_logs/std_log.txt`."""

@@ -74,11 +74,21 @@ class Stage:
     def own_workspaces(self) -> Iterator[None]:
         """Workspaces that are made within this context are gone after it."""
         before = len(self._staged)
-        yield
-        while len(self._staged) > before:
-            self._release(self._staged.pop().state)
+        try:
+            yield
+        finally:
+            while len(self._staged) > before:
+                self._release(self._staged.pop().state)
+
+    def end_jobs(self) -> None:
+        """No job runs any more in any workspace."""
+        for staged in self._staged:
+            if staged.state.jobs is not None:
+                staged.state.jobs.close()
 
     def _release(self, workspace: Workspace) -> None:
+        if workspace.jobs is not None:
+            workspace.jobs.close()
         self.azure.forget_workspace(workspace)
         for storage in (workspace.storage, workspace.second_storage):
             self._accounts.give_back(storage)
@@ -119,6 +129,7 @@ def running_stage(folder: Path) -> Iterator[Stage]:
         port = stack.enter_context(azurite(accounts.names, accounts.key, folder))
         stage = Stage(folder, port, accounts)
         stack.enter_context(_in_thread(stage))
+        stack.callback(stage.end_jobs)
         yield stage
 
 

@@ -7,7 +7,7 @@ import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
-from typing import Any
+from typing import Any, Protocol
 
 from tests.servers.azureml.hosts import CLOUDS
 from tests.servers.azureml.principals import Principal
@@ -136,6 +136,19 @@ class Datastore:
     service_principal: Principal | None = None
 
 
+class RunsJobs(Protocol):
+    """What executes the command jobs of a workspace; without it they stay in their first status."""
+
+    def submit(self, run: Run, submitter: Principal | None) -> None:
+        """Begin with the job of *run*, sent by *submitter*."""
+
+    def cancel(self, run: Run) -> bool:
+        """Ask for the end of a job; whether it is one of these."""
+
+    def close(self) -> None:
+        """End all of them."""
+
+
 @dataclass(repr=False)
 class Workspace:
     """One workspace and all that lies in it. Look-ups that fail give None: what the answer is then differs from route to route."""
@@ -157,6 +170,8 @@ class Workspace:
     computes: dict[str, Json] = field(default_factory=dict)
     assets: dict[str, dict[str, dict[str, Json]]] = field(default_factory=lambda: {kind: {} for kind in ("codes", "environments", "data", "components")})
     numbers: Iterator[int] = field(default_factory=lambda: itertools.count(1))
+    jobs: RunsJobs | None = None
+    snapshots: dict[str, Json] = field(default_factory=dict)  # of azureml-core: their trees, oldest first
     tells_tracking: bool = True  # whether its resource names the tracking address, and so the data plane
     services_host: str = ""  # where its services are said to be; empty: where its region's are
     tracking_host: str = ""  # that its resource names for tracking; empty: that of the data plane
@@ -199,6 +214,10 @@ class Workspace:
     def forget_run(self, run_id: str) -> None:
         run = self.runs.pop(run_id)
         del run.experiment.runs[run_id]
+
+    def cancels(self, run: Run) -> bool:
+        """Ask for the end of *run* where it is a job that really runs; whether it is one."""
+        return self.jobs is not None and self.jobs.cancel(run)
 
     @property
     def default_datastore(self) -> Datastore:

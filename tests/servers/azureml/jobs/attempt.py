@@ -1,0 +1,160 @@
+"""One try at a job: its folders, its processes, and what they leave."""
+
+from __future__ import annotations
+
+import shlex
+import threading
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tests.servers.azureml.jobs import outputs
+from tests.servers.azureml.jobs.code import code_place
+from tests.servers.azureml.jobs.command import filled
+from tests.servers.azureml.jobs.failures import JobFailed, exited
+from tests.servers.azureml.jobs.fixed_folders import FixedFolders
+from tests.servers.azureml.jobs.growing import GrowingLog
+from tests.servers.azureml.jobs.identities import identity_variables
+from tests.servers.azureml.jobs.inputs import LITERAL, Inputs
+from tests.servers.azureml.jobs.manner import Manner
+from tests.servers.azureml.jobs.places import Place
+from tests.servers.azureml.jobs.processes import Process, end, end_strays
+from tests.servers.azureml.jobs.ranks import Rank, ranks_of
+from tests.servers.azureml.jobs.transfers import fetch_folder, files_below, send_folder
+from tests.servers.azureml.jobs.variables import context_variable, data_variables, machine_variables
+from tests.servers.azureml.principals import Principal
+from tests.servers.azureml.state import Run
+
+if TYPE_CHECKING:
+    from tests.servers.azureml.seeding import StagedWorkspace
+
+LOOK = 0.05  # seconds between two looks at the processes and their logs
+
+
+class Attempt:
+    """It has *folder* for itself. `lay` and `start` begin it, `watch` sees it end, `leave` sends what it left; `clear` is called in any case."""
+
+    def __init__(self, staged: StagedWorkspace, run: Run, folder: Path, submitter: Principal | None, manner: Manner) -> None:
+        assert run.job is not None, "a run without a job"
+        self._staged, self._run, self._job = staged, run, run.job
+        self._folder, self._submitter, self._manner = folder, submitter, manner
+        self._ranks = ranks_of(self._job)
+        self._nodes = sorted({rank.node for rank in self._ranks})
+        self._fixed = FixedFolders(self._working_folder(0))
+        self._inputs: dict[str, str] = {}
+        self._outputs: dict[str, outputs.LaidOutput] = {}
+        self._processes: list[Process] = []
+        self._logs: dict[Path, GrowingLog] = {}
+
+    def lay(self) -> None:
+        """Code on every node, inputs, folders for outputs. Raises JobFailed for data that is not there."""
+        workspace, data = self._staged.state, self._folder / "cap" / "data-capability" / "wd"
+        for node in self._nodes:
+            self._working_folder(node).mkdir(parents=True)
+            if self._job.get("codeId"):
+                fetch_folder(code_place(workspace, self._job["codeId"]), self._working_folder(node))
+        for place in (data, self._home, self._temp):
+            place.mkdir(parents=True)
+        reader = Inputs(workspace, data, self._fixed)
+        self._inputs = {name: reader.lay(name, given) for name, given in (self._job.get("inputs") or {}).items()}
+        writer = outputs.Outputs(workspace, self._run, data, self._fixed)
+        self._outputs = {name: writer.lay(name, given) for name, given in (self._job.get("outputs") or {}).items() if name != outputs.DEFAULT}
+
+    def start(self) -> None:
+        """All processes, together."""
+        shown = {name: output.shown for name, output in self._outputs.items()}
+        command = filled(self._job["command"], self._run.run_id, self._inputs, shown)
+        common = self._common_variables(shown)
+        for rank in self._ranks:
+            path = self._folder / rank.log
+            working = self._working_folder(rank.node)
+            here = {"AZUREML_CR_EXECUTION_WORKING_DIR_PATH": str(working), **rank.variables}
+            self._processes.append(Process(command, working, common | here, path))
+            self._follow(path, rank.log)
+
+    def watch(self, interrupted: threading.Event, seconds: float | None) -> bool:
+        """Send logs while they grow, until all processes have ended well (true), or *interrupted* is set or the time is over (false).
+
+        Raises JobFailed as soon as one of them ended otherwise.
+        """
+        deadline = None if seconds is None else time.monotonic() + seconds
+        while not interrupted.wait(LOOK):
+            codes = [process.code for process in self._processes]
+            self._push_logs()
+            failing = next((place for place, code in enumerate(codes) if code), None)
+            if failing is not None:
+                raise self._exited(self._ranks[failing], codes[failing] or 0)
+            if all(code == 0 for code in codes):
+                return True
+            if deadline is not None and time.monotonic() > deadline:
+                return False
+        return False
+
+    def leave(self, *, succeeded: bool) -> None:
+        """Send what it wrote, once nothing of it runs any more."""
+        self.stop()
+        self._push_logs()
+        for node in self._nodes:
+            send_folder(self._working_folder(node) / "outputs", self._artifact("outputs"))
+        for output in self._outputs.values():
+            output.send(succeeded=succeeded)
+            outputs.record(self._staged.state, self._run, output)
+
+    def stop(self) -> None:
+        """End whatever of it still runs."""
+        end(self._processes)
+        end_strays(f"AZ_BATCHAI_JOB_TEMP={self._temp}")
+
+    def clear(self) -> None:
+        """Leave no process and no folder outside of its own."""
+        self.stop()
+        self._fixed.remove()
+
+    def _common_variables(self, shown: Mapping[str, str]) -> dict[str, str]:
+        """Of all processes; the user's own come before the service's, which cannot be replaced."""
+        service = self._staged.job_environment(self._run)
+        kinds = {name: given["jobInputType"] for name, given in (self._job.get("inputs") or {}).items()}
+        data = data_variables({name: path for name, path in self._inputs.items() if kinds[name] != LITERAL}, shown)
+        return {
+            **machine_variables(self._home, self._temp, self._manner.python),
+            **{name: str(value) for name, value in (self._job.get("environmentVariables") or {}).items()},
+            **service,
+            **context_variable(self._staged.state, self._run, service["AZUREML_RUN_TOKEN"]),
+            "AZUREML_CR_DATA_CAPABILITY_PATH": str(self._folder / "cap" / "data-capability" / "wd"),
+            **data,
+            **identity_variables(self._staged, self._job.get("identity"), self._submitter),
+        }
+
+    def _exited(self, rank: Rank, code: int) -> JobFailed:
+        try:
+            program = shlex.split(self._job["command"])[0]
+        except (ValueError, IndexError):
+            program = "bash"
+        return exited(program, code, rank.log, self._logs[self._folder / rank.log].last_lines())
+
+    def _push_logs(self) -> None:
+        for node in self._nodes:
+            folder = self._working_folder(node)
+            for path in files_below(folder / "logs"):
+                self._follow(path, path.relative_to(folder).as_posix())
+        for log in list(self._logs.values()):
+            log.push()
+
+    def _follow(self, path: Path, name: str) -> None:
+        if path not in self._logs:
+            self._logs[path] = GrowingLog(path, self._artifact(name), whole=self._manner.whole_logs)
+
+    def _artifact(self, name: str) -> Place:
+        return Place(self._staged.state.storage, "azureml", self._run.artifact_prefix + name)
+
+    def _working_folder(self, node: int) -> Path:
+        return self._folder / (f"node_{node}" if node else "exe") / "wd"
+
+    @property
+    def _home(self) -> Path:
+        return self._folder / "home"
+
+    @property
+    def _temp(self) -> Path:
+        return self._folder / "tmp"
