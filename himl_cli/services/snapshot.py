@@ -6,18 +6,18 @@ import os
 import stat
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from himl_cli.core.errors import BadUsage
+from himl_cli.core.file_tree import is_bookkeeping
 from himl_cli.core.jobs import Snapshot, SnapshotReport
-
-if TYPE_CHECKING:
-    from pathspec import GitIgnoreSpec
+from himl_cli.services.ignore_rules import IgnoreRules, read_rules
+from himl_cli.services.latest_run_file import FILE_NAME
+from himl_cli.services.secret_files import may_hold_secrets
 
 ROOT_MARKERS = ("pyproject.toml", "environment.yml", ".git")
 ALWAYS_LEFT_OUT = frozenset({".git", ".hg", ".svn", ".himl", "__pycache__", ".ipynb_checkpoints"})
-SECRET_FILES = frozenset({"himl.private.toml", ".env", "InnerEyePrivateSettings.yml", "settings_private.yml"})
-RESULTS_OF_EARLIER_RUNS = frozenset({"outputs", "logs", "most_recent_run.txt"})
+RESULTS_OF_EARLIER_RUNS = frozenset({"outputs", "logs"})
+GIT_FILE, OWN_FILE = ".gitignore", ".amlignore"
 
 
 def find_snapshot_root(start: Path) -> Path:
@@ -32,9 +32,10 @@ def take_snapshot(root: Path, ignored_folders: Sequence[str] = ()) -> SnapshotRe
     """List the files below *root* to be sent: `.amlignore` rules (where the root has one), else `.gitignore` rules, at every level as in git.
 
     Left out whatever the rules say: version control, workspaces, caches, virtual environments, files of secrets, results of
-    earlier runs at the top level. Symlinks are followed, loops once. Raises BadUsage for a folder that cannot be read.
+    earlier runs (`outputs` and `logs` at the top level). Symlinks are followed, loops once; what is neither a file nor a folder
+    is passed over. Raises BadUsage for a folder that cannot be read.
     """
-    name = ".amlignore" if (root / ".amlignore").is_file() else ".gitignore"
+    name = OWN_FILE if (root / OWN_FILE).is_file() else GIT_FILE
     files: list[str] = []
     by_top: dict[str, int] = {}
     for relative, size in _Walk(root, name, ignored_folders).files():
@@ -59,21 +60,23 @@ class _Walk:
             raise _unreadable(self.root, err) from err
         yield from self._folder(self.root, "", self._rules_above(), frozenset({_identity(str(self.root), here)}))
 
-    def _rules_above(self) -> list[tuple[str, GitIgnoreSpec]]:
-        """Rules of the repository's folders above the snapshot root, nearest last; each with the path from its folder to the root."""
-        rules: list[tuple[str, GitIgnoreSpec]] = []
-        if self.ignore_name != ".gitignore" or (self.root / ".git").exists():
-            return rules
-        for folder in self.root.parents:
-            if spec := _read_rules(folder / self.ignore_name):
-                rules.insert(0, (self.root.relative_to(folder).as_posix() + "/", spec))
-            if (folder / ".git").exists():
-                return rules
-        return []  # no repository around the root: what lies above is none of its business
+    def _rules_above(self) -> list[tuple[str, IgnoreRules]]:
+        """Rules of the repository around the root, nearest last; each with the path from its folder to the root.
 
-    def _folder(self, folder: Path, prefix: str, rules: list[tuple[str, GitIgnoreSpec]], above: frozenset[tuple[int, int]]) -> Iterator[tuple[str, int]]:
-        if spec := _read_rules(folder / self.ignore_name):
-            rules = [*rules, ("", spec)]
+        They begin with the repository's own list (`.git/info/exclude`). Without a repository there are none: what lies above is none of its business.
+        """
+        if self.ignore_name != GIT_FILE:
+            return []
+        top = next((folder for folder in (self.root, *self.root.parents) if (folder / ".git").exists()), None)
+        if top is None:
+            return []
+        between = [folder for folder in reversed(self.root.parents) if folder.is_relative_to(top)]
+        found = [(top, read_rules(top / ".git" / "info" / "exclude")), *((folder, read_rules(folder / GIT_FILE)) for folder in between)]
+        return [(_path_from(folder, self.root), rules) for folder, rules in found if rules is not None]
+
+    def _folder(self, folder: Path, prefix: str, rules: list[tuple[str, IgnoreRules]], above: frozenset[tuple[int, int]]) -> Iterator[tuple[str, int]]:
+        if (own := read_rules(folder / self.ignore_name)) is not None:
+            rules = [*rules, ("", own)]
         for entry in _entries(folder):
             name = prefix + entry.name
             try:
@@ -81,21 +84,26 @@ class _Walk:
             except OSError:
                 continue  # a dangling link, or gone since it was listed
             is_folder = stat.S_ISDIR(info.st_mode)
-            if self._is_left_out(name, entry.name, is_folder) or _is_ignored(entry.name + "/" * is_folder, rules):
+            if self._is_left_out(name, entry.name, is_folder) or _is_ignored(entry.name, rules, is_folder):
                 continue
             if not is_folder:
-                if stat.S_ISREG(info.st_mode):
+                if stat.S_ISREG(info.st_mode) and not _is_secret(entry, info.st_size):
                     yield name, info.st_size
                 continue
             identity = _identity(entry.path, info)
             if identity not in above and not os.path.exists(os.path.join(entry.path, "pyvenv.cfg")):
-                deeper = [(f"{path}{entry.name}/", spec) for path, spec in rules]
+                deeper = [(f"{path}{entry.name}/", each) for path, each in rules]
                 yield from self._folder(Path(entry.path), name + "/", deeper, above | {identity})
 
     def _is_left_out(self, name: str, base: str, is_folder: bool) -> bool:
-        if base in ALWAYS_LEFT_OUT or base in SECRET_FILES or name in RESULTS_OF_EARLIER_RUNS:
+        if base in ALWAYS_LEFT_OUT or base == FILE_NAME or is_bookkeeping(base) or name in RESULTS_OF_EARLIER_RUNS:
             return True
         return is_folder and (base in self.ignored_folders or name in self.ignored_folders)
+
+
+def _is_secret(entry: os.DirEntry[str], size: int) -> bool:
+    """Whether the file holds secrets, by its own name or by that of the file a link leads to."""
+    return may_hold_secrets(entry.path, size) or (entry.is_symlink() and may_hold_secrets(os.path.realpath(entry.path), size))
 
 
 def _entries(folder: Path) -> list[os.DirEntry[str]]:
@@ -117,20 +125,15 @@ def _identity(path: str, info: os.stat_result) -> tuple[int, int]:
     return info.st_dev, info.st_ino
 
 
-def _read_rules(path: Path) -> GitIgnoreSpec | None:
-    try:
-        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        return None
-    from pathspec import GitIgnoreSpec
-
-    return GitIgnoreSpec.from_lines(lines)
+def _path_from(folder: Path, root: Path) -> str:
+    """The path from *folder* down to *root*, with a slash at its end; empty where they are the same."""
+    return "" if folder == root else root.relative_to(folder).as_posix() + "/"
 
 
-def _is_ignored(name: str, rules: list[tuple[str, GitIgnoreSpec]]) -> bool:
+def _is_ignored(name: str, rules: list[tuple[str, IgnoreRules]], is_folder: bool) -> bool:
     """Whether the nearest rule that speaks of *name* excludes it (a `!` rule includes it again), as in git."""
-    for path, spec in reversed(rules):
-        verdict = spec.check_file(path + name).include
+    for path, each in reversed(rules):
+        verdict = each.verdict(path + name, is_folder=is_folder)
         if verdict is not None:
             return verdict
     return False

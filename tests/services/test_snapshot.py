@@ -46,6 +46,27 @@ def test_rules_of_the_repository_above_the_root_hold(project: Path) -> None:
     assert sent(project / "sub") == {"train.py"}
 
 
+def test_the_repository_s_own_list_and_all_folders_between_it_and_the_root_hold(project: Path) -> None:
+    ignores = {".git/info/exclude": "*.own\n!b.mid\n", ".gitignore": "*.top\n", "mid/.gitignore": "!a.top\n*.mid\n", "mid/sub/.gitignore": "*.low\n"}
+    write_files(project, {**ignores, **dict.fromkeys([f"mid/sub/{name}" for name in ("a.own", "a.top", "b.top", "b.mid", "c.low", "train.py")], "")})
+    assert sent(project / "mid" / "sub") == {".gitignore", "a.top", "train.py"}
+
+
+def test_without_a_repository_what_lies_above_the_root_does_not_count(project: Path) -> None:
+    write_files(project, {".gitignore": "*\n", "sub/train.py": ""})
+    assert sent(project / "sub") == {"train.py"}
+
+
+def test_a_root_that_is_itself_ignored_is_sent(project: Path) -> None:
+    write_files(project, {".git/HEAD": "", ".gitignore": "scratch/\n", "scratch/train.py": ""})
+    assert sent(project / "scratch") == {"train.py"}
+
+
+def test_rules_that_are_no_patterns_do_no_harm(project: Path) -> None:
+    write_files(project, {".gitignore": "\\\n[\n!!\n*.log\n", "a.log": "", "train.py": ""})
+    assert sent(project) == {".gitignore", "train.py"}
+
+
 def test_an_amlignore_takes_the_place_of_gitignore_at_all_levels(project: Path) -> None:
     write_files(
         project,
@@ -64,11 +85,42 @@ def test_an_amlignore_takes_the_place_of_gitignore_at_all_levels(project: Path) 
 
 
 def test_what_is_never_sent(project: Path) -> None:
-    secrets = ["himl.private.toml", ".env", "sub/.env", "InnerEyePrivateSettings.yml"]
-    results = ["outputs/best.ckpt", "logs/events", "most_recent_run.txt"]
+    results = ["outputs/best.ckpt", "logs/events", "most_recent_run.txt", "sub/most_recent_run.txt", "data/.himl-transfer.json", "data/.a.ckpt.himl-part"]
     others = [".git/config", ".himl/workspace.db", "__pycache__/a.pyc", "venv/pyvenv.cfg", "venv/lib/x.py"]
-    write_files(project, dict.fromkeys([*secrets, *results, *others, "train.py", "lib/outputs/kept.txt", "lib/logs/kept.py"], ""))
+    write_files(project, dict.fromkeys([*results, *others, "train.py", "lib/outputs/kept.txt", "lib/logs/kept.py"], ""))
     assert sent(project) == {"train.py", "lib/outputs/kept.txt", "lib/logs/kept.py"}
+
+
+SECRETS = ["himl.private.toml", ".env", ".env.local", "prod.env", ".envrc", "InnerEyePrivateSettings.yml", "InnerEyeTestVariables.txt", "settings_private.yml"]
+
+
+@pytest.mark.parametrize("name", [*SECRETS, "HIML.Private.TOML"])
+def test_files_of_secrets_are_never_sent_whatever_the_rules_say(project: Path, name: str) -> None:
+    write_files(project, {name: "secret", f"sub/{name}": "secret", ".gitignore": "!*\n", "train.py": ""})
+    assert sent(project) == {".gitignore", "train.py"}
+
+
+def test_samples_and_programs_are_no_secrets(project: Path) -> None:
+    write_files(project, dict.fromkeys([".env.example", "prod.env.sample", "environment.yml", "env.py", ".env/readme", "settings.yml"], ""))
+    assert sent(project) == {".env.example", "prod.env.sample", "environment.yml", "env.py", ".env/readme", "settings.yml"}
+
+
+def test_innereye_s_settings_are_known_by_their_form(project: Path) -> None:
+    innereye = "# for all\nvariables:\n  tenant_id: 't'\n  subscription_id: 's'\n  cluster: 'gpu'\n"
+    pipeline = "trigger: main\nvariables:\n  resource_group: x\n"
+    write_files(
+        project,
+        {"InnerEye/settings.yml": innereye, "other.yaml": innereye.replace("\n", "\r\n"), "azure-pipelines.yml": pipeline, "config.yml": "tenant_id: x"},
+    )
+    assert sent(project) == {"azure-pipelines.yml", "config.yml"}
+
+
+@pytest.mark.skipif(os.name == "nt", reason="making links needs privileges on Windows")
+def test_a_link_to_a_file_of_secrets_is_one(project: Path) -> None:
+    write_files(project, {".env": "KEY=secret", "train.py": ""})
+    (project / "settings.txt").symlink_to(".env")
+    (project / "linked.py").symlink_to("train.py")
+    assert sent(project) == {"train.py", "linked.py"}
 
 
 def test_ignored_folders_by_name_and_by_path(project: Path) -> None:
@@ -90,6 +142,17 @@ def test_links_loops_sockets_and_pipes(project: Path, monkeypatch: pytest.Monkey
         files = sent(project)
     assert files >= {"train.py", "lib/net.py", "linked/net.py"}
     assert not {name for name in files if name.startswith(("loop", "pipe", "s", "dangling"))}
+
+
+@pytest.mark.skipif(os.name == "nt", reason="making links needs privileges on Windows")
+def test_links_that_are_ignored_or_lead_nowhere_or_to_themselves_do_no_harm(project: Path) -> None:
+    write_files(project, {".gitignore": "ignored*\n", "train.py": ""})
+    (project / "ignored").symlink_to("nowhere")
+    (project / "ignored_loop").symlink_to(".")
+    (project / "self").symlink_to("self")
+    (project / "a").symlink_to("b")
+    (project / "b").symlink_to("a")
+    assert sent(project) == {".gitignore", "train.py"}
 
 
 def test_a_folder_that_cannot_be_read_is_named(project: Path) -> None:
