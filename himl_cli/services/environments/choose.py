@@ -1,0 +1,150 @@
+"""Which Python environment a job on a cluster gets. Reads files; asks nobody."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from himl_cli.core.errors import BadUsage
+from himl_cli.core.events import Notice, Notify
+from himl_cli.core.jobs import EnvironmentSpec
+from himl_cli.core.redaction import redact
+from himl_cli.services.environments.conda_file import CondaFile, conda_text, read_conda_file
+from himl_cli.services.environments.merging import merge
+from himl_cli.services.environments.pip_lines import Kind, PipLine
+from himl_cli.services.environments.project_python import folders_up_to
+from himl_cli.services.environments.requirements import requirements_as_conda
+from himl_cli.services.environments.wheels import check_wheel
+
+DEFAULT_IMAGE = "mcr.microsoft.com/azureml/openmpi5.0-cuda12.4-ubuntu22.04:20260901.v1"
+"""Azure ML's own base image with MPI, CUDA and conda; it runs on machines without a GPU too. Pinned, so that an environment stays what it was."""
+
+CONDA_NAMES = ("environment.yml", "environment.yaml")
+NEAR_NAMES = ("requirements.txt", "conda.yml", "conda.yaml", "conda_dependencies.yml", "env.yml", "env.yaml")
+
+_REGISTERED = re.compile(r"(?:azureml:)?(?P<name>[A-Za-z0-9][\w.-]{0,254})(?:[:@](?P<version>[A-Za-z0-9][\w.-]*))?")
+_IMAGE = re.compile(r"[a-z0-9]([\w.:-]*[A-Za-z0-9])?(/[\w.-]+)*(:[\w.-]+)?(@sha256:[0-9a-f]{64})?")
+
+
+@dataclass(frozen=True)
+class EnvironmentRequest:
+    """The options about the environment, as typed; paths are relative to `cwd`."""
+
+    cwd: Path
+    conda_env: Sequence[str] = ()
+    requirements: str | None = None
+    environment: str | None = None
+    docker_image: str | None = None
+    pip_extra_index_url: str | None = None
+    private_wheel: str | None = None
+
+
+def environment_spec(request: EnvironmentRequest, script_folder: Path, root: Path, notify: Notify, env: Mapping[str, str] | None = None) -> EnvironmentSpec:
+    """The environment that was asked for, else that of the nearest conda file from *script_folder* up to the snapshot's *root*.
+
+    No request is made. Raises BadUsage for a file that is missing or cannot be used, for options that contradict each other,
+    and, naming the options, where nothing says what the environment is.
+    """
+    _check_together(request)
+    if request.environment is not None:
+        return _registered(request.environment)
+    image = _image(request.docker_image)
+    described = _described(request, script_folder, root, os.environ if env is None else env, notify)
+    if described is None:
+        return _image_alone(request, image, folders_up_to(script_folder, root))
+    wheel = _wheel(request)
+    return EnvironmentSpec(image=image, conda=conda_text(_with_additions(described, request, wheel)), wheels=(wheel,) if wheel else ())
+
+
+def _check_together(request: EnvironmentRequest) -> None:
+    made_by = {
+        "--conda_env": request.conda_env,
+        "--requirements": request.requirements,
+        "--docker_image": request.docker_image,
+        "--pip_extra_index_url": request.pip_extra_index_url,
+        "--private_wheel": request.private_wheel,
+    }
+    given = [option for option, value in made_by.items() if value]
+    if request.environment is not None and given:
+        raise BadUsage(
+            f"--environment and {given[0]} were both given.", hint="A registered environment is used as it is; give either it or what to make one from."
+        )
+    if request.conda_env and request.requirements:
+        raise BadUsage("--conda_env and --requirements were both given.", hint="List the requirements in the conda file, below '- pip:'.")
+
+
+def _registered(text: str) -> EnvironmentSpec:
+    found = _REGISTERED.fullmatch(text.strip())
+    if found is None:
+        raise BadUsage(
+            f"--environment '{text}' is no name of an environment.", hint="Write NAME or NAME:VERSION, of an environment that is registered in the workspace."
+        )
+    version = found["version"]
+    return EnvironmentSpec(name=found["name"], version=None if version in (None, "latest") else version)
+
+
+def _image(asked: str | None) -> str:
+    if asked is None:
+        return DEFAULT_IMAGE
+    if not _IMAGE.fullmatch(asked.strip()):
+        raise BadUsage(f"--docker_image '{redact(asked)}' is no name of an image.", hint=f"It looks like {DEFAULT_IMAGE}")
+    return asked.strip()
+
+
+def _described(request: EnvironmentRequest, script_folder: Path, root: Path, env: Mapping[str, str], notify: Notify) -> CondaFile | None:
+    """What the environment is to hold, by the files that were named or found; None where there are none."""
+    if request.conda_env:
+        return merge([read_conda_file(request.cwd / name) for name in dict.fromkeys(request.conda_env)])
+    if request.requirements:
+        made = requirements_as_conda(request.cwd / request.requirements, script_folder, root, env)
+        notify(Notice(f"Environment of the job: {made.packages[0].text} and the packages of '{request.requirements}'."))
+        return made
+    for folder in folders_up_to(script_folder, root):
+        for name in CONDA_NAMES:
+            if (folder / name).is_file():
+                notify(Notice(f"Environment of the job: '{folder / name}'."))
+                return merge([read_conda_file(folder / name)])
+    return None
+
+
+def _image_alone(request: EnvironmentRequest, image: str, folders: Sequence[Path]) -> EnvironmentSpec:
+    """The image as it is, for lack of a conda file in *folders*. Raises BadUsage where no image was asked for, or something is to be installed in it."""
+    if request.docker_image is None:
+        near = next((folder / name for folder in folders for name in NEAR_NAMES if (folder / name).is_file()), None)
+        found = f"There is one to name: {_option_for(near, request.cwd)}. Else" if near else "Give"
+        raise BadUsage(
+            f"Nothing says which packages the job needs: no {CONDA_NAMES[0]} from the script's folder up to '{folders[-1]}'.",
+            hint=f"{found} --conda_env FILE, --requirements FILE, --environment NAME, or --docker_image IMAGE alone.",
+        )
+    for option, value in (("--pip_extra_index_url", request.pip_extra_index_url), ("--private_wheel", request.private_wheel)):
+        if value:
+            raise BadUsage(
+                f"{option} needs an environment to install into, and --docker_image alone is used as it is.",
+                hint="Add --conda_env FILE or --requirements FILE.",
+            )
+    return EnvironmentSpec(image=image)
+
+
+def _option_for(path: Path, cwd: Path) -> str:
+    """The option that takes *path*, with the path as the user would type it."""
+    shown = os.path.relpath(path, cwd) if path.is_relative_to(cwd) else str(path)
+    return f"{'--requirements' if path.suffix == '.txt' else '--conda_env'} {shown}"
+
+
+def _wheel(request: EnvironmentRequest) -> Path | None:
+    return check_wheel(request.cwd / request.private_wheel, request.private_wheel) if request.private_wheel else None
+
+
+def _with_additions(described: CondaFile, request: EnvironmentRequest, wheel: Path | None) -> CondaFile:
+    pip = list(described.pip)
+    if request.pip_extra_index_url:
+        url = request.pip_extra_index_url.strip()
+        if not re.fullmatch(r"https?://[^\s]+", url):
+            raise BadUsage(f"--pip_extra_index_url '{redact(url)}' is no address of an index.", hint="It looks like https://INDEX.example/simple/")
+        pip.append(PipLine(Kind.option, f"--extra-index-url {url}"))
+    if wheel is not None:
+        pip.append(PipLine(Kind.package, wheel.name))
+    return replace(described, pip=pip)

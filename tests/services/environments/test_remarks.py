@@ -1,0 +1,51 @@
+"""A warning where a script imports himl_cli and its environment lacks it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from himl_cli.core.jobs import EnvironmentSpec
+from himl_cli.services.environments.remarks import environment_remarks
+
+LACKS = EnvironmentSpec(image="i", conda="dependencies:\n- python=3.11\n- pip:\n  - torch\n")
+
+
+def remarks(tmp_path: Path, script: str, spec: EnvironmentSpec = LACKS, name: str = "train.py") -> str:
+    path = tmp_path / name
+    path.write_text(script, encoding="utf-8")
+    return " ".join(environment_remarks(spec, path))
+
+
+@pytest.mark.parametrize(
+    "script", ["import himl_cli", "from himl_cli import x", "import os, himl_cli.job as j", "def f():\n    from himl_cli.job import inputs\n"]
+)
+def test_an_import_anywhere_is_warned_about(tmp_path: Path, script: str) -> None:
+    text = remarks(tmp_path, script)
+    assert "'train.py' imports himl_cli" in text
+    assert "lacks himl-cli" in text
+
+
+@pytest.mark.parametrize(
+    "script", ["import himl_client", "# import himl_cli", "x = 'import himl_cli'", "from .himl_cli import x", "import himl_cli (", "'\\d'"]
+)
+def test_no_import_no_warning(tmp_path: Path, script: str) -> None:
+    assert not remarks(tmp_path, script)
+
+
+@pytest.mark.parametrize("line", ["himl-cli", "himl_cli==0.1", "Himl.CLI[plot]>=1", "git+https://example.org/himl-cli.git"])
+def test_an_environment_that_has_it(tmp_path: Path, line: str) -> None:
+    assert not remarks(tmp_path, "import himl_cli", EnvironmentSpec(image="i", conda=f"dependencies:\n- pip:\n  - {line}\n"))
+    assert not remarks(tmp_path, "import himl_cli", EnvironmentSpec(image="i", conda=LACKS.conda, wheels=(Path("himl_cli-0.1-py3-none-any.whl"),)))
+
+
+@pytest.mark.parametrize("spec", [EnvironmentSpec(name="registered"), EnvironmentSpec(image="alone")])
+def test_of_environments_that_are_not_known_nothing_is_said(tmp_path: Path, spec: EnvironmentSpec) -> None:
+    assert not remarks(tmp_path, "import himl_cli", spec)
+
+
+def test_scripts_of_other_kinds(tmp_path: Path) -> None:
+    assert not remarks(tmp_path, "import himl_cli", name="run.sh")
+    assert not environment_remarks(LACKS, None)
+    assert not environment_remarks(LACKS, tmp_path / "nowhere.py")
