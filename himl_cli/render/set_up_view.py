@@ -1,0 +1,36 @@
+"""What `himl init` did, for people."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from himl_cli.core.setup import PreparedFile, SetUp
+from himl_cli.render.errors import one_line
+from himl_cli.render.output import Output
+
+
+def say_set_up(output: Output, done: SetUp, folder: Path) -> None:
+    """The files that are there now; paths alone when quiet. What to do next goes to stderr."""
+    output.result(done, human=lambda: "\n".join(_lines(done, folder)), quiet=[str(file.path) for file in done.files if file.is_new])
+    if any(file.is_private for file in done.files):
+        output.notice("himl.private.toml holds who signs in: keep it out of version control. himl sends it with no job.")
+    output.notice("Next: himl doctor")
+
+
+def _lines(done: SetUp, folder: Path) -> Iterator[str]:
+    for file in done.files:
+        yield f"{_verb(file)} {one_line(_shown(file.path, folder))}{': ' if file.keys else ''}{one_line(', '.join(file.keys))}"
+    if len(done.read) > 1:
+        yield f"Read {', '.join(one_line(_shown(path, folder)) for path in done.read)}"
+    if done.left_out:
+        yield "Left out:"
+        yield from (f"  {one_line(left.name)}: {one_line(left.why)}" for left in done.left_out)
+
+
+def _verb(file: PreparedFile) -> str:
+    return "Wrote" if file.is_new else "There already:"
+
+
+def _shown(path: Path, folder: Path) -> str:
+    return str(path.relative_to(folder) if path.is_relative_to(folder) else path)

@@ -1,0 +1,30 @@
+"""Which tool's settings a file holds, by its name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from himl_cli.core.errors import BadUsage
+from himl_cli.core.setup import TakenSettings
+from himl_cli.services.secret_files import SAMPLE_ENDINGS, YAML_ENDINGS, is_dotenv_name
+from himl_cli.services.settings_import.deepseismic import read_deepseismic
+from himl_cli.services.settings_import.innereye import PRIVATE_FILES, read_innereye
+
+KINDS = "InnerEye's settings (.yml), DeepSeismic's .env, or a config.json of the Azure portal"
+
+
+def read_settings(path: Path, folder: Path, read_config: Callable[[Path], Mapping[str, str]]) -> TakenSettings:
+    """What the file says; *read_config* reads a `config.json`, *folder* is where the user is. Raises BadUsage for any other kind of file.
+
+    Only names are taken that are never part of a snapshot, since such files tend to hold secrets.
+    """
+    if not path.is_file():
+        raise BadUsage(f"--from: there is no file '{path}'.", hint=f"It takes {KINDS}.")
+    if path.suffix == ".json":
+        return TakenSettings(workspace=read_config(path), read=[path])
+    if path.suffix.lower() in YAML_ENDINGS or path.name in PRIVATE_FILES:
+        return read_innereye(path, folder)
+    if is_dotenv_name(path.name) or path.name.casefold().endswith(SAMPLE_ENDINGS):
+        return read_deepseismic(path)
+    raise BadUsage(f"--from '{path.name}': himl does not know this kind of file.", hint=f"It takes {KINDS}.")
