@@ -7,8 +7,10 @@ import re
 import sys
 from collections.abc import Iterator, Sequence
 from importlib.metadata import PackageNotFoundError, requires, version
-from operator import eq, ge, gt, le, lt, ne
 from typing import NamedTuple
+
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 
 from himl_cli.core.checks import Check
 
@@ -19,17 +21,14 @@ OLDEST_PYTHON = (3, 10)
 NAMED = ("azure-core", "azure-identity", "azure-storage-blob", "azure-ai-ml", "pycurl", "typer")
 """Dependencies whose versions are worth a line when somebody asks for help."""
 
-_REQUIREMENT = re.compile(r"(?P<name>[\w.-]+)(?:\[[^\]]*\])?\s*(?P<bounds>[^;]*)(?:;\s*(?P<marker>.*))?")
-_BOUND = re.compile(r"(>=|<=|==|!=|<|>)\s*([\w.]+)")
-_EXTRA = re.compile(r"extra\s*==\s*['\"]([\w-]+)['\"]")
-_COMPARE = {">=": ge, "<=": le, "==": eq, "!=": ne, "<": lt, ">": gt}
+_EXTRA = re.compile(r"""extra == ["']([\w-]+)["']|["']([\w-]+)["'] == extra""")
 
 
-class Requirement(NamedTuple):
+class Wanted(NamedTuple):
     """One line of a package's metadata: a package, the versions that will do, and the extra that asks for it ('' the base install)."""
 
     name: str
-    bounds: str
+    bounds: SpecifierSet
     extra: str
 
 
@@ -49,35 +48,35 @@ def python_check(running: tuple[int, ...]) -> Check:
     return Check.passed("python", said)
 
 
-def packages_check(wanted: Sequence[Requirement]) -> Check:
+def packages_check(wanted: Sequence[Wanted]) -> Check:
     """Whether each is installed in a version that will do."""
     found = {one.name: installed(one.name) for one in wanted}
     wrong = [f"{one.name} is missing" for one in wanted if found[one.name] is None]
-    wrong += [f"{one.name} {have} is not {one.bounds}" for one in wanted if (have := found[one.name]) is not None and not fits(have, one.bounds)]
+    wrong += [
+        f"{one.name} {have} is not {one.bounds}" for one in wanted if (have := found[one.name]) is not None and not one.bounds.contains(have, prereleases=True)
+    ]
     if wrong:
         return Check.failed("packages", f"{'; '.join(wrong)}.", f"Install himl again: {sys.executable} -m pip install --upgrade {PACKAGE}")
     versions = ", ".join(f"{name} {found[name]}" for name in NAMED if found.get(name))
     return Check.passed("packages", f"himl {installed(PACKAGE) or 'from its sources'}, {versions}." if versions else "All there.")
 
 
-def _extras_check(wanted: Sequence[Requirement]) -> Iterator[Check]:
+def _extras_check(wanted: Sequence[Wanted]) -> Iterator[Check]:
     """What is not installed, for information: nothing that the other commands need."""
     lacking = sorted({one.extra for one in wanted if one.extra != EVERYTHING and installed(one.name) is None})
     if lacking:
         yield Check.note("extras", f"Not installed: {', '.join(lacking)}.", f"To install one: pip install '{PACKAGE}[{lacking[0]}]'")
 
 
-def requirements(lines: Sequence[str]) -> list[Requirement]:
-    """The requirements that hold on this Python: markers other than extras are those of older versions."""
-    found: list[Requirement] = []
+def requirements(lines: Sequence[str]) -> list[Wanted]:
+    """The requirements that hold on this Python, each with the extra that its marker names."""
+    found: list[Wanted] = []
     for line in lines:
-        parts = _REQUIREMENT.match(line)
-        if parts is None:
-            continue
-        marker = parts["marker"] or ""
-        extra = _EXTRA.search(marker)
-        if extra or not marker:
-            found.append(Requirement(parts["name"], parts["bounds"].strip().strip("()"), extra[1] if extra else ""))
+        one = Requirement(line)
+        extra = _EXTRA.search(str(one.marker or ""))
+        name = next(filter(None, extra.groups())) if extra else ""
+        if one.marker is None or one.marker.evaluate({"extra": name}):
+            found.append(Wanted(one.name, one.specifier, name))
     return found
 
 
@@ -87,15 +86,3 @@ def installed(name: str) -> str | None:
         return version(name)
     except PackageNotFoundError:
         return None
-
-
-def fits(have: str, bounds: str) -> bool:
-    """Whether version *have* is within *bounds* (`>=1.2,<2`). Letters of pre-releases are not compared."""
-    return all(_COMPARE[sign](*_comparable(have, bound)) for sign, bound in _BOUND.findall(bounds))
-
-
-def _comparable(one: str, two: str) -> tuple[list[int], list[int]]:
-    numbers = [[int(number) for number in re.findall(r"\d+", text)] for text in (one, two)]
-    size = max(map(len, numbers))
-    first, second = ([*each, *[0] * (size - len(each))] for each in numbers)
-    return first, second
