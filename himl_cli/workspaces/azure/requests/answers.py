@@ -64,6 +64,23 @@ def pages(ask: Callable[[str | None], Any], url: str, what: str, *, follow: Call
         answer = ask(token) if token or follow is None else follow(link)
 
 
+def resources(get: Callable[..., Any], url: str, what: str, query: Mapping[str, str]) -> Iterator[Mapping[str, Any]]:
+    """The resources in resource manager's list of *what* at *url*, its pages asked for by *get* (as `Rest.get`) as they are consumed.
+
+    Raises ServiceFailed for a list that is none, or that goes on elsewhere, and what *get* raises.
+    """
+
+    def follow(link: str) -> Any:
+        with understood(url, f"the link to more {what}"):
+            is_strange = urlsplit(link).hostname != urlsplit(url).hostname
+        if is_strange:
+            raise ServiceFailed(f"The list of {what} goes on at a strange place.", hint="Is a proxy in between that changes answers?")
+        return get(link)
+
+    for page in pages(lambda _: get(url, params=query), url, what, follow=follow):
+        yield from page.items
+
+
 def _items(answer: Any, url: str, what: str) -> Sequence[Mapping[str, Any]]:
     """The list in *answer*, which is there even when it is empty."""
     if not isinstance(answer, Mapping) or "value" not in answer:

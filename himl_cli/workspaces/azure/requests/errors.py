@@ -34,6 +34,7 @@ class ServiceRefused(ServiceFailed):
         super().__init__(message, hint=hint)
         self.status = status
         self.service_code = service_code
+        self.is_lasting = 400 <= status < 500 and status not in (408, 409, 429)
 
 
 def refusal(failure: Failure, address: WorkspaceAddress, credential: str) -> HimlError:

@@ -10,9 +10,9 @@ from himl_cli.core.blobs import BlobInfo, FetchRequest, StoreRequest
 from himl_cli.core.errors import NotAllowed
 from himl_cli.workspaces.azure.connection import Connection
 from himl_cli.workspaces.azure.storage.artifact_links import ArtifactLinks, origin_of
+from himl_cli.workspaces.azure.storage.artifact_writing import store_artifacts
 from himl_cli.workspaces.azure.storage.blobs.container import AzureBlobs
 from himl_cli.workspaces.azure.storage.blobs.lines import Exchanger
-from himl_cli.workspaces.azure.storage.blobs.read_only import refuse_all
 from himl_cli.workspaces.base import BlobStore, FetchSink, StoreSink
 
 log = logging.getLogger(__name__)
@@ -26,7 +26,7 @@ Answer = TypeVar("Answer")
 
 
 class RunArtifacts:
-    """A run's artifacts as a `BlobStore`, read-only.
+    """A run's artifacts as a `BlobStore`.
 
     Listing the storage account takes one request for 5,000 files, with sizes and MD5s; the service tells neither, but it
     needs no right to the storage account: a job's own run token is enough. Which of the two works is found out once and kept
@@ -80,8 +80,8 @@ class RunArtifacts:
         self._store().fetch(requests, sink, workers=workers)
 
     def store(self, requests: Iterable[StoreRequest], sink: StoreSink, *, workers: int) -> None:
-        """Every request fails: a run's artifacts are not added to."""
-        refuse_all(requests, sink, self.label)
+        """As `BlobStore.store`, by links that the artifact service gives to whoever may write to the run."""
+        store_artifacts(self._connection, self._exchanger, self._container_id, self._label, requests, sink, workers=workers)
 
     def _tried(self, ask: Callable[[BlobStore], Answer]) -> Answer:
         """What *ask* says of the storage account, or where that is not allowed, of the service's links."""

@@ -5,13 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
 from himl_cli.core.blobs import DatastoreInfo
-from himl_cli.core.errors import NotFound, ServiceFailed
+from himl_cli.core.errors import NotFound
 from himl_cli.core.spelling import did_you_mean
 from himl_cli.workspaces.azure.connection import Connection
-from himl_cli.workspaces.azure.requests.answers import pages, understood
+from himl_cli.workspaces.azure.requests.answers import resources, understood
 from himl_cli.workspaces.azure.requests.errors import ServiceNotFound
 from himl_cli.workspaces.azure.storage import job_datastores
 from himl_cli.workspaces.azure.storage.artifacts import RunArtifacts
@@ -56,7 +56,14 @@ class Datastores:
 
         Raises NotFound naming those that exist, BadUsage for a kind that himl does not support.
         """
-        record = self._record(name) if name is not None else self._default()
+        return self.of_record(self.find(name))
+
+    def find(self, name: str | None = None) -> DatastoreRecord:
+        """The record of the datastore called *name*, or of the default one; of any kind. Raises NotFound naming those that exist."""
+        return self._record(name) if name is not None else self._default()
+
+    def of_record(self, record: DatastoreRecord) -> AzureBlobs:
+        """What lies in the datastore that `find` gave. Raises BadUsage for a kind that himl does not support."""
         return self._blobs(record, "", record.label)
 
     def artifacts(self, container_id: str, label: str, *, run_id: str) -> BlobStore:
@@ -130,18 +137,9 @@ class Datastores:
         return by_run_token(self._connection, lambda: [*job_datastores.all_of(self._connection)], lambda: [*self._pages({})])
 
     def _pages(self, query: dict[str, str]) -> Iterator[DatastoreRecord]:
-        url, rest = self._connection.arm("/datastores"), self._connection.rest
-
-        def follow(link: str) -> Any:
-            with understood(url, "the link to more datastores"):
-                is_strange = urlsplit(link).hostname != urlsplit(url).hostname
-            if is_strange:
-                raise ServiceFailed("The list of datastores goes on at a strange place.", hint="Is a proxy in between that changes answers?")
-            return rest.get(link)
-
-        for page in pages(lambda _: rest.get(url, params={"api-version": API, "count": "30", **query}), url, "datastores", follow=follow):
-            for resource in page.items:
-                yield _record_from(resource, url)
+        url = self._connection.arm("/datastores")
+        for resource in resources(self._connection.rest.get, url, "datastores", {"api-version": API, "count": "30", **query}):
+            yield _record_from(resource, url)
 
     def _kept(self) -> DatastoreRecord | None:
         return DatastoreRecord.from_json(self._connection.kept.get(RECORDS, self._key))

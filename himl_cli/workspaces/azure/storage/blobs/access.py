@@ -65,9 +65,9 @@ class ContainerAccess(Access):
     def signed(self, name: str, query: str = "") -> Signed:
         return self._with(f"{self._url}/{self._quoted_root}{quoted(name)}", query)
 
-    def listing(self, prefix: str, marker: str) -> Signed:
-        """One page of the blobs whose names begin with *prefix*."""
-        query = f"restype=container&comp=list&include=metadata&prefix={quote(self.root + prefix, safe='')}"
+    def listing(self, prefix: str, marker: str, most: int = 0) -> Signed:
+        """One page of the blobs whose names begin with *prefix*, as long as the service likes, or *most* of them."""
+        query = f"restype=container&comp=list&include=metadata&prefix={quote(self.root + prefix, safe='')}{f'&maxresults={most}' if most else ''}"
         return self._with(self._url, f"{query}&marker={quote(marker, safe='')}" if marker else query)
 
     def level(self, prefix: str) -> Signed:

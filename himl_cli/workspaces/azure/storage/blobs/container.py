@@ -60,6 +60,15 @@ class AzureBlobs(BlobReader):
         while page := [*islice(ordered, PAGE)]:
             yield page
 
+    def has_any(self, prefix: str) -> bool:
+        """Whether a blob's name starts with *prefix*; one request, more only where the service gives empty pages. Raises as `list`."""
+        marker = ""
+        while True:
+            page = self._asked(self._question_for_page(prefix, marker, most=1))
+            if page.blobs or not page.marker:
+                return bool(page.blobs)
+            marker = page.marker
+
     def _has_rivals(self, folder: str) -> bool:
         """Whether some names go on after that of *folder* with a sign that comes before `/`."""
         question = Question(
@@ -89,14 +98,16 @@ class AzureBlobs(BlobReader):
                 self._under_way.remove(under_way)
 
     def _ask_for_page(self, prefix: str, marker: str) -> Pending[ListedPage]:
-        question = Question(
+        return Pending(self._question_for_page(prefix, marker), self._exchanger)
+
+    def _question_for_page(self, prefix: str, marker: str, most: int = 0) -> Question[ListedPage]:
+        return Question(
             prefix,
             self._container,
             self._retries,
             lambda line: listed_page(line.take(), self._container.root),
-            signed=lambda: self._container.listing(prefix, marker),
+            signed=lambda: self._container.listing(prefix, marker, most),
         )
-        return Pending(question, self._exchanger)
 
     def store(self, requests: Iterable[StoreRequest], sink: StoreSink, *, workers: int) -> None:
         """As `BlobStore.store`: up to 8 MiB in one request, above in blocks; every request carries the MD5 of its bytes."""

@@ -1,0 +1,139 @@
+"""Datasets for jobs that run here: their folder, or their files brought from a workspace that knows them."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import re
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+
+from himl_cli.core.errors import BadUsage, NotFound, TransferIncomplete
+from himl_cli.core.events import Notice, Notify
+from himl_cli.core.file_tree import walk_files
+from himl_cli.core.jobs import DataSpec, JobSpec
+from himl_cli.core.transfers import TransferResult, named
+from himl_cli.services.transfer.disk import explained
+from himl_cli.services.transfer.download import download
+from himl_cli.services.transfer.ranks import rank_zero_only
+from himl_cli.services.transfer.requests import DownloadRequest
+from himl_cli.workspaces.base import BlobStore, Dataset, FindsDatasets, KeepsDatasets
+
+log = logging.getLogger(__name__)
+
+FILES = "files"
+"""The part of a cache folder that the dataset is in; what himl notes of its transfers lies beside it."""
+
+
+def bring_inputs(spec: JobSpec, here: FindsDatasets, azure: Callable[[], object | None], notify: Notify) -> JobSpec:
+    """*spec* with a folder of this machine (`local`) for each input that is neither one already nor a folder of a datastore of *here*.
+
+    Such inputs are downloaded from the workspace that *azure* gives, which is called only where it is needed; where it gives
+    None they stay as they are. Raises NotFound for what that workspace does not have, and what the download raises.
+    """
+    names = {store.name for store in here.datastores()}
+    default = spec.default_datastore
+    missing = [item for item in spec.inputs if _is_missing(item, here, default if default in names else None)]
+    is_foreign = default is not None and default not in names
+    workspace = azure() if missing or is_foreign else None
+    if not isinstance(workspace, KeepsDatasets):
+        return spec
+    brought = {item.key: _with_folder(item, bring_dataset(workspace, item, default, notify)) for item in missing}
+    inputs = [brought.get(item.key, item) for item in spec.inputs]
+    return replace(spec, inputs=inputs, default_datastore=None if is_foreign else default)
+
+
+def bring_dataset(workspace: KeepsDatasets, item: DataSpec, default_datastore: str | None, notify: Notify) -> Path:
+    """The folder (or file) with the dataset's files: its `target`, else one in himl's cache. What is complete there is not brought again.
+
+    On a node with several ranks only rank 0 brings it. Raises NotFound where the workspace has no such dataset or it is
+    empty, TransferIncomplete where the target holds other files under its names, and what `download` raises.
+    """
+    dataset = workspace.dataset(item, default_datastore)
+    folder, under = (Path(item.target).expanduser().absolute(), "") if item.target else (_cache_folder(dataset), FILES)
+    if item.mode == "mount":
+        notify(Notice(f"Input '{item.key}': nothing is mounted here; the dataset is downloaded instead."))
+    version = f", version {dataset.version}," if dataset.version else ""
+    notify(Notice(f"Input '{item.key}': dataset '{dataset.name}'{version} of {workspace.label} comes to '{folder / under}'."))
+    request = DownloadRequest(folder, under=under, overwrite=item.target is None)
+    result = rank_zero_only(folder, repr(("dataset", dataset.files.origin, request)), lambda: _download(dataset.files, request, notify), notify=notify)
+    _check(result, dataset, item, folder)
+    return folder / under / _only_name(dataset.files) if dataset.is_file else folder / under
+
+
+def _is_missing(item: DataSpec, here: FindsDatasets, default: str | None) -> bool:
+    return item.local is None and here.input_folder(item, default) is None
+
+
+def _with_folder(item: DataSpec, folder: Path) -> DataSpec:
+    """The input as one that has its folder: nothing of what was asked for is left to do."""
+    return replace(item, local=str(folder), target=None, mode=None, version=None)
+
+
+def _cache_folder(dataset: Dataset) -> Path:
+    """A folder of the user's cache for this version of the dataset at this place. Raises BadUsage for a user without a home, DiskFailed."""
+    import platformdirs
+
+    try:
+        root = platformdirs.user_cache_path("himl", appauthor=False) / "datasets"
+    except RuntimeError:
+        raise BadUsage("There is no folder to keep datasets in: this user has no home folder.", hint="Say where with target=FOLDER.") from None
+    digest = hashlib.sha256(f"{dataset.files.origin} {dataset.name} {dataset.version}".encode()).hexdigest()[:12]
+    shown = re.sub(r"[^A-Za-z0-9_.-]+", "_", f"{dataset.name}-{dataset.version}" if dataset.version else dataset.name)[:80]
+    try:
+        root.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as err:
+        raise explained(err, f"Cannot make '{root}'") from err
+    return root / f"{shown}-{digest}"
+
+
+def _download(store: BlobStore, request: DownloadRequest, notify: Notify) -> TransferResult:
+    began = time.time()
+    result = download(store, request, notify)
+    if request.under and not (result.failed or result.refused or result.is_empty):
+        _drop_what_is_gone(store, request.folder / request.under, result.files + result.skipped, began)
+    return result
+
+
+def _drop_what_is_gone(store: BlobStore, folder: Path, count: int, began: float) -> None:
+    """Remove files that the dataset has no more: a cache that is older than its last change. *count* files of it are here."""
+    here = {found.name: found for found in walk_files(str(folder))}
+    if len(here) == count:
+        return
+    for page in store.list():
+        for blob in page:
+            here.pop(blob.name, None)
+    for found in here.values():
+        if found.stat.st_mtime < began:  # else another himl brought it meanwhile
+            log.debug("'%s' is not in the dataset any more", found.path)
+            path = Path(found.path)
+            with suppress(OSError):
+                path.unlink()
+                for above in path.parents:
+                    if above == folder:
+                        break
+                    above.rmdir()  # only an empty one
+
+
+def _check(result: TransferResult, dataset: Dataset, item: DataSpec, folder: Path) -> None:
+    if result.is_empty:
+        raise NotFound(f"Input '{item.key}': dataset '{dataset.name}' has no files.", hint="Is it the right name and version?")
+    if result.differing and not (result.failed or result.refused):
+        raise TransferIncomplete(
+            f"Input '{item.key}': '{folder}' holds other content under names of dataset '{dataset.name}': {named(result.differing)}.",
+            hint="Nothing of it was replaced. Name another folder with target=, or leave that out.",
+        )
+    problem = result.problem()
+    if problem is not None:
+        raise problem
+
+
+def _only_name(store: BlobStore) -> str:
+    """The name of the one file in *store*. Raises NotFound where it is gone meanwhile."""
+    for page in store.list():
+        for blob in page:
+            return blob.name
+    raise NotFound(f"The file of {store.label} is gone.")

@@ -1,0 +1,52 @@
+"""The folders that the inputs and outputs of a job here resolve to."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from himl_cli.core.errors import BadUsage, NotFound
+from himl_cli.core.events import Notice, Notify
+from himl_cli.core.jobs import DataSpec
+
+
+def input_folder(item: DataSpec, default: Path, notify: Notify) -> Path:
+    """The folder of an input; *default* is that of the default datastore. Raises NotFound where there is none."""
+    folder = _found_input(item, default, notify)
+    if item.target is not None:
+        notify(Notice(f"Input '{item.key}': 'target={item.target}' is for Azure ML; here the folder is '{folder}'."))
+    return folder
+
+
+def _found_input(item: DataSpec, default: Path, notify: Notify) -> Path:
+    if item.local is not None:
+        folder = Path(item.local).absolute()
+        if not folder.exists():
+            raise NotFound(f"Input '{item.key}': '{item.local}' does not exist.")
+        return folder
+    folder = datastore_folder(item, default)
+    if not folder.exists():
+        hint = f"Put the data there ('himl datastore upload FOLDER {item.name}'), or name a folder: --input {item.key}={item.name},local=FOLDER"
+        raise NotFound(f"Input '{item.key}': no folder '{item.name}' in the local datastore '{folder.parent}'.", hint=hint)
+    if item.version is not None:
+        notify(Notice(f"Input '{item.key}': folders here have no versions; ':{item.version}' is passed over."))
+    return folder
+
+
+def output_folder(item: DataSpec, default: Path) -> Path:
+    """The folder of an output, which need not exist. Raises BadUsage for a file, and for one that must not exist."""
+    folder = Path(item.local).absolute() if item.local is not None else datastore_folder(item, default)
+    if folder.is_file():
+        raise BadUsage(f"Output '{item.key}': '{folder}' is a file.", hint="Name a folder.")
+    if not item.overwrite and folder.exists():
+        raise BadUsage(f"Output '{item.key}': '{folder}' exists, and overwrite=false was given.", hint="Choose another name, or leave overwrite=false out.")
+    return folder
+
+
+def datastore_folder(item: DataSpec, default: Path) -> Path:
+    """The folder NAME of the datastore named (where there is one here), else of the default one."""
+    named = default.parent / item.datastore if item.datastore else default
+    root = named if named.is_dir() else default
+    folder = root / item.name
+    if ".." in Path(item.name).parts or Path(item.name).is_absolute():
+        raise BadUsage(f"'{item.name}' leaves the datastore.", hint="Name a folder inside it, or give a path with local=PATH.")
+    return folder

@@ -1,0 +1,296 @@
+"""The code of a job: uploaded once for each content, whole, and registered only when all of it is there."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import signal
+import sys
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from himl_cli.core.errors import BadUsage, HimlError, NotAllowed, ServiceFailed
+from himl_cli.core.events import Event, Finished, Moved, Planned, ignore
+from himl_cli.core.jobs import Snapshot
+from himl_cli.workspaces.azure.connection import Connection
+from himl_cli.workspaces.azure.jobs.code import CodeAssets
+from himl_cli.workspaces.azure.jobs.content_hash import fingerprint
+from tests.azure_connections import connected
+from tests.running import write_files
+from tests.servers.azureml.faults import Page, Reset, ResetUpload, Status
+from tests.servers.azureml.principals import Right
+from tests.servers.azureml.seeding import StagedWorkspace
+from tests.servers.azureml.stage import Stage
+
+FILES: dict[str, str | bytes] = {"train.py": "print(1)\n", "lab/model.py": "x = 1\n", "lab/__init__.py": b"", "größe ü #1.txt": "ß"}
+LARGE = 9 << 20  # more than goes in one request
+
+
+def write_code(folder: Path, files: dict[str, str | bytes]) -> Snapshot:
+    write_files(folder, files)
+    return Snapshot(folder, sorted(files), sum((folder / name).stat().st_size for name in files))
+
+
+@pytest.fixture
+def code(tmp_path: Path) -> Snapshot:
+    return write_code(tmp_path / "my-code", FILES)
+
+
+@pytest.fixture
+def connection(azure_environment: StagedWorkspace, project: Path) -> Iterator[Connection]:
+    with connected(azure_environment, project) as opened:
+        yield opened
+
+
+def registered(azure: StagedWorkspace) -> list[dict[str, object]]:
+    return [properties for versions in azure.state.assets["codes"].values() for properties in versions.values()]
+
+
+def uploaded(azure: StagedWorkspace) -> dict[str, bytes]:
+    """The files at the one registered code's place, by their names in the snapshot."""
+    (properties,) = registered(azure)
+    container, _, folder = str(properties["codeUri"]).split(":443/")[1].partition("/")
+    storage = azure.state.storage
+    return {blob.name.removeprefix(f"{folder}/"): storage.get(container, blob.name) for blob in storage.list(container, f"{folder}/")}
+
+
+def contents(snapshot: Snapshot) -> dict[str, bytes]:
+    return {name: (snapshot.root / name).read_bytes() for name in snapshot.files}
+
+
+def test_new_code_is_uploaded_and_registered(stage: Stage, azure_environment: StagedWorkspace, connection: Connection, code: Snapshot) -> None:
+    events: list[Event] = []
+    asset = CodeAssets(connection).ensure(code, events.append)
+    (properties,) = registered(azure_environment)
+    assert asset.is_new
+    assert asset.id.lower().startswith(f"{azure_environment.state.path}/codes/".lower())
+    assert asset.id.endswith("/versions/1")
+    assert str(properties["codeUri"]).endswith("/my-code")
+    assert properties["properties"] == {"hash_sha256": fingerprint(code).sha256, "hash_version": "202208"}
+    assert uploaded(azure_environment) == contents(code)
+    assert Planned(len(FILES), code.size) in events
+    assert Counter(event.name for event in events if isinstance(event, Finished)) == Counter(FILES.keys())
+    assert sum(event.bytes for event in events if isinstance(event, Moved)) == code.size
+    assert len(stage.log.find(r"management\.azure\.com")) == 3
+
+
+def test_what_was_uploaded_from_here_is_not_asked_for_again(stage: Stage, connection: Connection, code: Snapshot) -> None:
+    first = CodeAssets(connection).ensure(code, ignore)
+    stage.log.clear()
+    second = CodeAssets(connection).ensure(code, ignore)
+    assert (second.id, second.is_new) == (first.id, False)
+    assert stage.log.all() == []
+
+
+def test_what_somebody_else_uploaded_is_one_question(stage: Stage, azure_environment: StagedWorkspace, connection: Connection, code: Snapshot) -> None:
+    codes = CodeAssets(connection)
+    first = codes.ensure(code, ignore)
+    codes.forget(code)
+    stage.log.clear()
+    assert CodeAssets(connection).find(code) == CodeAssets(connection).ensure(code, ignore)
+    assert CodeAssets(connection).ensure(code, ignore).id == first.id
+    assert [seen.method for seen in stage.log.find(r"management\.azure\.com")] == ["GET"]
+    assert len(registered(azure_environment)) == 1
+
+
+def test_find_uploads_nothing(stage: Stage, azure_environment: StagedWorkspace, connection: Connection, code: Snapshot) -> None:
+    assert CodeAssets(connection).find(code) is None
+    assert registered(azure_environment) == []
+    assert not stage.log.find("startPendingUpload")
+
+
+@pytest.mark.parametrize("change", ["content", "name", "more"])
+def test_other_code_is_uploaded_anew(azure_environment: StagedWorkspace, connection: Connection, code: Snapshot, tmp_path: Path, change: str) -> None:
+    CodeAssets(connection).ensure(code, ignore)
+    other = {**FILES}
+    if change == "content":
+        other["train.py"] = "print(2)\n"
+    elif change == "name":
+        other["Train.py"] = other.pop("train.py")
+    else:
+        other["more.py"] = ""
+    assert CodeAssets(connection).ensure(write_code(tmp_path / "other", other), ignore).is_new
+    assert len(registered(azure_environment)) == 2
+
+
+def test_code_that_another_account_uploaded_is_not_taken_from_this_machine(
+    azure_environment: StagedWorkspace, project: Path, connection: Connection, code: Snapshot, stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = CodeAssets(connection).ensure(code, ignore)
+    for name, value in azure_environment.environment(azure_environment.add_principal()).items():
+        monkeypatch.setenv(name, value)
+    stage.log.clear()
+    with connected(azure_environment, project) as other:
+        assert CodeAssets(other).ensure(code, ignore).id == first.id
+    assert len(stage.log.find("GET .*hash=")) == 1
+
+
+def test_a_large_file_goes_in_blocks(azure_environment: StagedWorkspace, connection: Connection, tmp_path: Path) -> None:
+    large = hashlib.shake_128(b"seed").digest(LARGE)
+    snapshot = write_code(tmp_path / "code", {"weights.bin": large, "train.py": "print(1)\n"})
+    CodeAssets(connection).ensure(snapshot, ignore)
+    assert uploaded(azure_environment) == contents(snapshot)
+
+
+@pytest.mark.parametrize("step", ["GET [^ ]*/codes/", "POST [^ ]*/startPendingUpload", "PUT [^ ]*blob[^ ]*train.py", "PUT [^ ]*/codes/"])
+@pytest.mark.parametrize(
+    "fault",
+    [Status(429, retry_after=0.1), Status(500), Status(503), Reset(), ResetUpload()],
+    ids=["429", "500", "503", "answer lost", "reset"],
+)
+def test_a_moment_of_trouble_is_survived(
+    stage: Stage, azure_environment: StagedWorkspace, connection: Connection, code: Snapshot, step: str, fault: Status | Reset | ResetUpload
+) -> None:
+    stage.faults.add(fault, step)
+    assert CodeAssets(connection).ensure(code, ignore).is_new
+    assert uploaded(azure_environment) == contents(code)
+    assert len(stage.log.find(step)) == 2
+
+
+@pytest.mark.parametrize("status", [400, 409])
+def test_a_registration_that_was_carried_out_unheard_counts(
+    stage: Stage, azure_environment: StagedWorkspace, connection: Connection, code: Snapshot, status: int
+) -> None:
+    """A service may refuse the second try, since what it wants is there."""
+    stage.faults.add(Reset(), "PUT [^ ]*/codes/")
+    stage.faults.add(Status(status, code="UserError", message="It exists."), "PUT [^ ]*/codes/", skip=1)
+    asset = CodeAssets(connection).ensure(code, ignore)
+    assert asset.is_new
+    assert len(registered(azure_environment)) == 1
+
+
+@pytest.mark.parametrize("step", ["POST [^ ]*/startPendingUpload", "PUT [^ ]*blob[^ ]*model.py", "PUT [^ ]*/codes/"])
+def test_a_refusal_registers_nothing(stage: Stage, azure_environment: StagedWorkspace, connection: Connection, code: Snapshot, step: str) -> None:
+    stage.faults.add(Status(400, code="Nope", message="Not so."), step, times=None)
+    with pytest.raises(ServiceFailed):
+        CodeAssets(connection).ensure(code, ignore)
+    stage.faults.clear()
+    assert registered(azure_environment) == []
+    assert CodeAssets(connection).ensure(code, ignore).is_new
+
+
+def test_without_the_right_to_write_it_is_said(azure_environment: StagedWorkspace, project: Path, code: Snapshot, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in azure_environment.environment(azure_environment.add_principal({Right.READ})).items():
+        monkeypatch.setenv(name, value)
+    with connected(azure_environment, project) as other, pytest.raises(NotAllowed, match="startPendingUpload"):
+        CodeAssets(other).ensure(code, ignore)
+
+
+def test_an_answer_that_is_none_is_one_error(stage: Stage, connection: Connection, code: Snapshot) -> None:
+    stage.faults.add(Page("<html>sign in</html>"), "POST [^ ]*/startPendingUpload", times=None)
+    with pytest.raises(ServiceFailed, match="no JSON"):
+        CodeAssets(connection).ensure(code, ignore)
+
+
+def test_a_file_that_changes_while_it_is_sent_is_not_registered(azure_environment: StagedWorkspace, connection: Connection, tmp_path: Path) -> None:
+    large = bytes(LARGE)
+    snapshot = write_code(tmp_path / "code", {"weights.bin": large, **FILES})
+
+    def write(event: Event) -> None:
+        if event == Finished("train.py"):
+            (snapshot.root / "train.py").write_text("print(2)\n")
+            os.utime(snapshot.root / "train.py", (1, 1))
+
+    with pytest.raises(HimlError, match=r"'train\.py' changed while the code was being sent"):
+        CodeAssets(connection).ensure(snapshot, write)
+    assert registered(azure_environment) == []
+
+
+def test_a_file_that_changes_before_its_turn_is_named_as_in_the_snapshot(azure_environment: StagedWorkspace, connection: Connection, tmp_path: Path) -> None:
+    snapshot = write_code(tmp_path / "code", {f"lab/{number:03}.py": "x" for number in range(200)})
+
+    def write(event: Event) -> None:
+        (snapshot.root / "lab/199.py").write_text("longer")
+
+    with pytest.raises(HimlError, match=r"^'lab/199\.py' changed while the code was being sent"):
+        CodeAssets(connection).ensure(snapshot, lambda event: write(event) if isinstance(event, Finished) else None)
+    assert registered(azure_environment) == []
+
+
+@pytest.mark.parametrize("how", ["longer", "gone"])
+def test_a_file_that_changes_before_it_is_sent_is_not_registered(azure_environment: StagedWorkspace, connection: Connection, code: Snapshot, how: str) -> None:
+    codes = CodeAssets(connection)
+    assert codes.find(code) is None
+    if how == "gone":
+        (code.root / "train.py").unlink()
+    else:
+        (code.root / "train.py").write_text("print('other')\n")
+    with pytest.raises(HimlError, match=r"'train\.py' changed while the code was being sent") as caught:
+        codes.ensure(code, ignore)
+    assert "no job was started" in str(caught.value)
+    assert registered(azure_environment) == []
+
+
+def test_ctrl_c_registers_nothing(azure_environment: StagedWorkspace, connection: Connection, code: Snapshot) -> None:
+    def interrupt(event: Event) -> None:
+        if isinstance(event, Finished):
+            signal.raise_signal(signal.SIGINT)
+
+    assert threading.current_thread() is threading.main_thread()
+    with pytest.raises(KeyboardInterrupt):
+        CodeAssets(connection).ensure(code, interrupt)
+    assert registered(azure_environment) == []
+    assert CodeAssets(connection).ensure(code, ignore).is_new
+
+
+def test_nothing_to_send_is_said(connection: Connection, tmp_path: Path, stage: Stage) -> None:
+    with pytest.raises(BadUsage, match="nothing to send"):
+        CodeAssets(connection).ensure(Snapshot(tmp_path, (), 0), ignore)
+    assert stage.log.all() == []
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="such names cannot be on Windows")
+@pytest.mark.parametrize(("name", "why"), [("notes.", "drops the dot"), ("a\\b.py", "backslash"), ("a\nb", "control character")])
+def test_a_name_that_storage_would_change_is_refused_before_anything_is_sent(
+    stage: Stage, azure_environment: StagedWorkspace, connection: Connection, tmp_path: Path, name: str, why: str
+) -> None:
+    snapshot = write_code(tmp_path / "code", {name: "x", "train.py": ""})
+    with pytest.raises(BadUsage, match=why):
+        CodeAssets(connection).ensure(snapshot, ignore)
+    assert not stage.log.find("startPendingUpload")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names are bytes on Linux only")
+def test_a_name_that_is_no_text_is_refused(connection: Connection, tmp_path: Path) -> None:
+    name = os.fsdecode(b"bad\xff.py")
+    snapshot = write_code(tmp_path / "code", {name: "x"})
+    with pytest.raises(BadUsage, match="no Unicode text"):
+        CodeAssets(connection).ensure(snapshot, ignore)
+
+
+@pytest.mark.parametrize("name", ["my code", "größe", "a%b"])
+def test_a_folder_whose_name_would_have_to_be_quoted_is_called_otherwise(
+    azure_environment: StagedWorkspace, connection: Connection, tmp_path: Path, name: str
+) -> None:
+    CodeAssets(connection).ensure(write_code(tmp_path / name, FILES), ignore)
+    (properties,) = registered(azure_environment)
+    assert str(properties["codeUri"]).endswith("/code")
+
+
+def test_the_signature_is_never_told(
+    stage: Stage, azure_environment: StagedWorkspace, connection: Connection, code: Snapshot, caplog: pytest.LogCaptureFixture
+) -> None:
+    stage.faults.add(Status(403, code="AuthorizationFailure", message="No."), "PUT [^ ]*blob[^ ]*train.py", times=None)
+    with caplog.at_level(logging.DEBUG), pytest.raises(HimlError) as caught:
+        CodeAssets(connection).ensure(code, ignore)
+    assert caplog.text
+    assert "sig=" not in f"{caplog.text} {caught.value} {caught.value.hint}".replace("sig=***", "")
+
+
+def test_code_that_is_not_complete_is_not_used(azure_environment: StagedWorkspace, connection: Connection, code: Snapshot) -> None:
+    codes = CodeAssets(connection)
+    codes.ensure(code, ignore)
+    codes.forget(code)
+    registered(azure_environment)[0]["provisioningState"] = "Failed"
+    assert CodeAssets(connection).find(code) is None
+
+
+def test_the_hash_is_of_names_sizes_and_contents_in_order_of_lower_case(tmp_path: Path) -> None:
+    snapshot = write_code(tmp_path, {"b.py": "22", "A.py": "1", "a/é": ""})
+    told = "3" + "#A.py#1" + "#a/é#0" + "#b.py#2" + "1" + "22"
+    assert fingerprint(snapshot).sha256 == hashlib.sha256(told.encode()).hexdigest()
