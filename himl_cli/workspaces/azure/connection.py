@@ -123,6 +123,10 @@ class Connection:
         """A URL of the service of registered data."""
         return self._service("data/v1.0", path)
 
+    def environment(self, path: str) -> str:
+        """A URL of the service of environments, in the form of the vendor's older SDK."""
+        return self._service("environment/v1.0", path)
+
     def model_registry(self, path: str) -> str:
         """A URL of the service of registered models."""
         return self._service("modelregistry/v1.0", path)

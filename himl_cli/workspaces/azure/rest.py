@@ -92,15 +92,23 @@ class Rest:
         return self.send("PATCH", url, params=params, json=json).body
 
     def send(
-        self, method: str, url: str, *, params: Mapping[str, str] | None = None, json: Any = None, repeatable: bool = True, token: str | None = None
+        self,
+        method: str,
+        url: str,
+        *,
+        params: Mapping[str, str] | None = None,
+        json: Any = None,
+        repeatable: bool = True,
+        token: str | None = None,
+        headers: Mapping[str, str] | None = None,
     ) -> Reply:
-        """Any request, for callers that need the status or the headers (202 with a `Location`)."""
+        """Any request, for callers that need the status or the headers (202 with a `Location`), or send *headers* of their own."""
         full = _with_query(url, params)
         scope = self._scope_of(full)
         used = token or (self._tokens.get(scope) if scope else None)
-        response = self._run(method, full, json, used, repeatable)
+        response = self._run(method, full, json, used, repeatable, headers)
         if response.status_code == 401 and scope and used and not token and _is_worth_a_new_token(response):
-            response = self._run(method, full, json, self._tokens.renew(scope, used, claims_of(response.headers)), repeatable)
+            response = self._run(method, full, json, self._tokens.renew(scope, used, claims_of(response.headers)), repeatable, headers)
         return self._checked(method, full, scope, response)
 
     def close(self) -> None:
@@ -110,7 +118,7 @@ class Rest:
                 self._closer()
                 self._pipeline = None
 
-    def _run(self, method: str, url: str, body: Any, token: str | None, repeatable: bool) -> Any:
+    def _run(self, method: str, url: str, body: Any, token: str | None, repeatable: bool, headers: Mapping[str, str] | None) -> Any:
         from azure.core.exceptions import AzureError
 
         from himl_cli.workspaces.azure.requests.pipeline import request_for
@@ -118,7 +126,7 @@ class Rest:
 
         began = perf_counter()
         try:
-            response = self._opened().run(request_for(method, url, body, token), repeatable=repeatable).http_response
+            response = self._opened().run(request_for(method, url, body, token, headers), repeatable=repeatable).http_response
         except AzureError as err:
             if is_unknown_name(err) and is_for_good(err) and urlsplit(url).hostname != urlsplit(self._address.cloud.resource_manager).hostname:
                 self._lost()

@@ -29,6 +29,11 @@ class Cloud:
         return f"{self.resource_manager}/.default"
 
     @property
+    def jobs_scope(self) -> str:
+        """The scope of the token that a job runs with which acts as the user who sent it."""
+        return f"https://ml.azure.{self.studio.rpartition('.')[2]}/.default"
+
+    @property
     def storage_scope(self) -> str:
         """The scope of blobs; the same in every cloud."""
         return "https://storage.azure.com/.default"

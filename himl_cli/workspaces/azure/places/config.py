@@ -76,6 +76,20 @@ def address_from_environment(*, cloud: str | None = None) -> WorkspaceAddress | 
     return _address([_checked(key, values[name], name) for key, name in zip(CONFIG_KEYS, VARIABLES, strict=True)], cloud, "HIML_* variables")
 
 
+def ids_in_environment() -> dict[str, str]:
+    """The keys of a workspace that HIML_SUBSCRIPTION_ID, HIML_RESOURCE_GROUP and HIML_WORKSPACE_NAME set, some or all, unchecked."""
+    values = {key: os.environ.get(name, "").strip() for key, name in zip(CONFIG_KEYS, VARIABLES, strict=True)}
+    return {key: value for key, value in values.items() if value}
+
+
+def config_text(ids: Mapping[str, str], where: str) -> str:
+    """A `config.json` for the workspace with these keys. Raises BadUsage, beginning with *where*, for what is missing or wrong."""
+    missing = [key for key in CONFIG_KEYS if not ids.get(key)]
+    if missing:
+        raise BadUsage(f"{where} does not say {_listed(missing)}.", hint=f"Add {' '.join(f'--{key} ...' for key in missing)}, or a config.json of the portal.")
+    return json.dumps({key: _checked(key, ids[key], f"{where}: '{key}'") for key in CONFIG_KEYS}, indent=4) + "\n"
+
+
 def address_of_job(*, cloud: str | None = None) -> WorkspaceAddress | None:
     """The workspace of the Azure ML job that we are in; None elsewhere, a job of a local workspace included."""
     values = [os.environ.get(name, "") for name in JOB_VARIABLES]

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from himl_cli.core.errors import NotAllowed
+from himl_cli.core.redaction import MASK
 from himl_cli.core.settings import PRIVATE_FILE, Setting, section_settings
 from himl_cli.core.spelling import did_you_mean
 from himl_cli.workspaces.azure.places.clouds import CLOUD_VARIABLE, CLOUDS
@@ -82,6 +83,19 @@ def azure_settings(start: Path) -> AzureSettings:
         if text:
             values[key], places[key] = text, name
     return AzureSettings(**values, places=places)
+
+
+def settings_facts(start: Path) -> Sequence[tuple[str, str, str]]:
+    """Each key with its value and where that stands (`default` where it is not set); the secret's value is masked.
+
+    Raises what `azure_settings` raises.
+    """
+    settings = azure_settings(start)
+    values = {key: getattr(settings, key) for key in KEYS}
+    values[SECRET] = MASK if values[SECRET] else ""
+    variable = os.environ.get(CLOUD_VARIABLE, "").strip()
+    places = {**settings.places, "cloud": CLOUD_VARIABLE} if variable else settings.places
+    return [(key, variable if key == "cloud" and variable else value, places.get(key, "default")) for key, value in values.items()]
 
 
 def _checked(setting: Setting) -> str:

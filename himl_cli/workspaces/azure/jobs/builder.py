@@ -1,0 +1,104 @@
+"""Jobs and environments as azure-ai-ml builds them: the body of the request that it would send."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+from azure.ai.ml import Input, MLClient, MpiDistribution, Output, PyTorchDistribution, command
+from azure.ai.ml.entities import BuildContext, Environment, ManagedIdentityConfiguration, UserIdentityConfiguration
+
+from himl_cli.workspaces.azure.jobs.client import Composed, composed
+from himl_cli.workspaces.azure.jobs.job_form import JobForm, JobShape
+from himl_cli.workspaces.azure.places.address import WorkspaceAddress
+
+_NAME = "himl"  # the name is in the address of the request only, which is not kept
+
+
+@dataclass(frozen=True)
+class Built:
+    """A request's JSON body, the version of the service that it is made for, and its path below the workspace."""
+
+    path: str
+    api_version: str
+    body: Mapping[str, Any]
+
+
+def build_job(address: WorkspaceAddress, form: JobForm) -> Built:
+    """The request that creates the job. Raises BadUsage where azure-ai-ml does not take it.
+
+    azure-ai-ml 1.35 leaves out where an input is to lie on the node: that is added here. It is asked to skip its validation, which
+    is of YAML that people write (0.2 s of CPU, for its schemas warn of themselves); the service checks what it gets in any case.
+    """
+    job = command_job(form, name=_NAME, code=form.texts.code, environment=form.texts.environment)
+    built = _built(composed(address, lambda client: client.jobs.create_or_update(job, skip_validation=True)), address)
+    properties = built.body["properties"]
+    properties["properties"] = dict(form.texts.properties)  # else those of the folder that we are in
+    for shape in form.shape.inputs:
+        if shape.target is not None:
+            properties["inputs"][shape.key]["pathOnCompute"] = shape.target
+    return built
+
+
+def build_environment(address: WorkspaceAddress, image: str, conda: Mapping[str, Any] | None) -> Built:
+    """The request that registers an environment without a name, under the one that azure-ai-ml gives it: the same for the same contents."""
+    return _environment(address, Environment(image=image, conda_file=dict(conda) if conda else None))
+
+
+def build_context_environment(address: WorkspaceAddress, name: str, version: str, context_url: str) -> Built:
+    """The request that registers the environment which the Dockerfile at *context_url* makes."""
+    context = BuildContext(path=context_url, dockerfile_path="Dockerfile")
+    return _environment(address, Environment(name=name, version=version, build=context))
+
+
+def command_job(form: JobForm, *, name: str | None, code: str, environment: Any) -> Any:
+    """azure-ai-ml's own object for the job."""
+    shape, texts = form.shape, form.texts
+    return command(
+        name=name,
+        display_name=texts.display_name or None,
+        description=texts.description or None,
+        experiment_name=texts.experiment,
+        tags=dict(texts.tags),
+        properties=dict(texts.properties),
+        command=texts.command,
+        code=code,
+        environment=environment,
+        environment_variables=dict(texts.variables),
+        compute=shape.compute or None,
+        inputs={one.key: Input(type=one.type, path=texts.inputs[one.key], mode=one.mode) for one in shape.inputs},
+        outputs={one.key: Output(type=one.type, path=texts.outputs[one.key], mode=one.mode, name=texts.assets.get(one.key)) for one in shape.outputs},
+        distribution=_distribution(shape),
+        instance_count=shape.nodes,
+        shm_size=shape.shm_size or None,
+        docker_args=shape.docker_args or None,
+        timeout=shape.seconds,
+        identity=_identity(shape),
+    )
+
+
+def _distribution(shape: JobShape) -> Any:
+    kind = {"pytorch": PyTorchDistribution, "mpi": MpiDistribution}.get(shape.distribution)
+    return kind(process_count_per_instance=shape.processes or 1) if kind else None
+
+
+def _identity(shape: JobShape) -> Any:
+    kind = {"user": UserIdentityConfiguration, "managed": ManagedIdentityConfiguration}.get(shape.identity or "")
+    return kind() if kind else None
+
+
+def _environment(address: WorkspaceAddress, environment: Environment) -> Built:
+    def register(client: MLClient) -> object:
+        return client.environments.create_or_update(environment)
+
+    return _built(composed(address, register), address)
+
+
+def _built(found: Composed, address: WorkspaceAddress) -> Built:
+    parts = urlsplit(found.request.url)
+    body = found.request.body
+    path = parts.path[len(address.path) :] if parts.path.lower().startswith(address.path.lower()) else parts.path
+    return Built(path, parse_qs(parts.query)["api-version"][0], json.loads(body) if isinstance(body, str | bytes) else body)

@@ -1,0 +1,139 @@
+"""A job as it goes to Azure ML, in two parts: its shape, which decides the form of the request, and the texts that stand in it.
+
+Jobs that are sent one after the other mostly have the same shape: what a request of that shape looks like is found out once
+(`templates.py`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from himl_cli.core.jobs import JobSpec
+from himl_cli.workspaces.azure.jobs.command_text import command_text
+from himl_cli.workspaces.azure.jobs.forms import INPUT_MODES, OUTPUT_MODES, JobInput, JobOutput
+
+SERVERLESS = "serverless"
+"""Azure ML's word for a job that names no compute."""
+GIT_DIRTY = "azureml.git.dirty"
+GIT_PROPERTIES = {
+    "build_source_repository": "mlflow.source.git.repoURL",
+    "build_branch": "mlflow.source.git.branch",
+    "build_source_id": "mlflow.source.git.commit",
+    "build_source_dirty": GIT_DIRTY,
+}
+"""Tags of git's facts, and the properties under which Studio looks for the same."""
+
+
+@dataclass(frozen=True)
+class InputShape:
+    """`target` is the path that the input is to have on the node, None for one that the service chooses."""
+
+    key: str
+    type: str
+    mode: str
+    target: str | None
+
+
+@dataclass(frozen=True)
+class OutputShape:
+    """`is_registered`: the output becomes a version of a data asset when the job ends."""
+
+    key: str
+    type: str
+    mode: str
+    is_registered: bool
+
+
+@dataclass(frozen=True)
+class JobShape:
+    """`compute` is empty for a job without one; `processes` (a node) and `distribution` as JobSpec has them; `seconds` None: no limit."""
+
+    compute: str
+    nodes: int
+    processes: int | None
+    distribution: str
+    shm_size: str
+    docker_args: str
+    seconds: int | None
+    identity: str | None
+    inputs: tuple[InputShape, ...]
+    outputs: tuple[OutputShape, ...]
+    has_description: bool
+
+
+@dataclass(frozen=True)
+class JobTexts:
+    """What stands in the request as it is: `code` and `environment` are resource ids, `inputs` and `outputs` paths by key, `assets` names by key of outputs."""
+
+    display_name: str
+    description: str
+    experiment: str
+    command: str
+    code: str
+    environment: str
+    tags: Mapping[str, str]
+    variables: Mapping[str, str]
+    properties: Mapping[str, str]
+    inputs: Mapping[str, str]
+    outputs: Mapping[str, str]
+    assets: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class JobForm:
+    """A whole job, nothing left to look up."""
+
+    shape: JobShape
+    texts: JobTexts
+
+
+def shape_of(spec: JobSpec, inputs: Mapping[str, JobInput], outputs: Mapping[str, JobOutput]) -> JobShape:
+    """The shape of *spec*, whose data was found to be *inputs* and *outputs*."""
+    return JobShape(
+        compute="" if spec.cluster.lower() == SERVERLESS else spec.cluster,
+        nodes=spec.nodes,
+        processes=spec.processes,
+        distribution=spec.distribution,
+        shm_size=spec.shm_size,
+        docker_args=" ".join(spec.docker_args),
+        seconds=None if spec.max_seconds is None else max(1, math.ceil(spec.max_seconds)),
+        identity=spec.identity,
+        inputs=tuple(InputShape(key, item.type, item.mode, item.target) for key, item in inputs.items()),
+        outputs=tuple(OutputShape(key, item.type, item.mode, item.asset_name is not None) for key, item in outputs.items()),
+        has_description=bool(spec.description),
+    )
+
+
+def likely_shape(spec: JobSpec) -> JobShape:
+    """The shape that *spec* mostly has: before its data were looked for."""
+    inputs = {item.key: JobInput("uri_folder", "", INPUT_MODES[item.mode or "download"], item.target) for item in spec.inputs}
+    outputs = {item.key: JobOutput("", OUTPUT_MODES[item.mode or "mount"], item.name) for item in spec.outputs}
+    return shape_of(spec, inputs, outputs)
+
+
+def texts_of(spec: JobSpec, run_id: str, code: str, environment: str, inputs: Mapping[str, JobInput], outputs: Mapping[str, JobOutput]) -> JobTexts:
+    """The texts of *spec* as run *run_id*. Raises BadUsage for a placeholder in its arguments that names nothing."""
+    return JobTexts(
+        display_name=spec.display_name or run_id,
+        description=spec.description,
+        experiment=spec.experiment,
+        command=command_text(spec),
+        code=code,
+        environment=environment,
+        tags={**spec.tags, "run_recovery_id": f"{spec.experiment}:{run_id}"},
+        variables=dict(spec.env),
+        properties=git_properties(spec.tags),
+        inputs={key: item.path for key, item in inputs.items()},
+        outputs={key: item.path for key, item in outputs.items()},
+        assets={key: item.asset_name for key, item in outputs.items() if item.asset_name is not None},
+    )
+
+
+def git_properties(tags: Mapping[str, str]) -> dict[str, str]:
+    """The properties that azure-ai-ml makes of the folder it is called in; here of the snapshot's, which its tags tell."""
+    found = {name: tags[tag] for tag, name in GIT_PROPERTIES.items() if tags.get(tag)}
+    if GIT_DIRTY in found:
+        found[GIT_DIRTY] = str(found[GIT_DIRTY] == "true")
+    return found

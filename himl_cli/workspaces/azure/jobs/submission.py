@@ -1,0 +1,169 @@
+"""Submitting a job to Azure ML: everything it refers to is found or made, in an order that wastes nothing, then the job is created."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import quote
+
+from himl_cli.core.errors import BadUsage, Interrupted
+from himl_cli.core.events import Notice, Notify
+from himl_cli.core.interruptions import terminations
+from himl_cli.core.jobs import EnvironmentSpec, JobSpec
+from himl_cli.core.run_ids import new_run_id
+from himl_cli.core.runs import Run
+from himl_cli.workspaces.azure.connection import Connection
+from himl_cli.workspaces.azure.jobs.code import CodeAssets
+from himl_cli.workspaces.azure.jobs.command_text import command_text
+from himl_cli.workspaces.azure.jobs.computes import check_compute
+from himl_cli.workspaces.azure.jobs.data import resolve_inputs, resolve_outputs
+from himl_cli.workspaces.azure.jobs.environments import EnvironmentAsset, JobEnvironment, say_unchanged
+from himl_cli.workspaces.azure.jobs.forms import CodeAsset, JobInput, JobOutput
+from himl_cli.workspaces.azure.jobs.job_form import JobForm, shape_of, texts_of
+from himl_cli.workspaces.azure.jobs.sdk import loading_sdk
+from himl_cli.workspaces.azure.jobs.sending import create_job
+from himl_cli.workspaces.azure.jobs.submitted import submitted_run
+from himl_cli.workspaces.azure.jobs.templates import Templates
+from himl_cli.workspaces.azure.requests.errors import ServiceNotFound, ServiceRefused
+from himl_cli.workspaces.azure.requests.threads import ask_all
+from himl_cli.workspaces.azure.storage.datastores import Datastores
+
+log = logging.getLogger(__name__)
+
+ASSETS_API = "2024-10-01"
+
+
+@dataclass(frozen=True)
+class _Found:
+    """What the service has of what a job refers to; None has to be made."""
+
+    tenant_id: str
+    inputs: Mapping[str, JobInput]
+    outputs: Mapping[str, JobOutput]
+    environment: EnvironmentAsset | None
+    code: CodeAsset | None
+
+
+@dataclass(frozen=True)
+class _Ready:
+    """A job with all that it refers to, and the request that creates it: the version of the service and a body."""
+
+    found: _Found
+    code: CodeAsset
+    environment: EnvironmentAsset
+    form: JobForm
+    request: tuple[str, Mapping[str, Any]]
+
+
+class Submission:
+    """One job on its way. `run` may be called once."""
+
+    def __init__(self, connection: Connection, datastores: Datastores, spec: JobSpec, notify: Notify) -> None:
+        """Raises BadUsage for a job that no cluster could run."""
+        self._connection = connection
+        self._datastores = datastores
+        self._spec = spec
+        self._notify = notify
+        self._run_id = azure_run_id(spec.experiment)
+        self._codes = CodeAssets(connection)
+        self._environment = JobEnvironment(connection, datastores, _environment_of(spec))
+        self._templates = Templates(connection.kept, connection.address)
+        command_text(spec)  # raises for placeholders that name nothing
+
+    def run(self) -> Run:
+        """Submit the job. Until the job itself is created, an interruption leaves nothing that runs; it raises Interrupted.
+
+        Raises NotFound for a compute, an environment or data that is not there, before anything is uploaded; BadUsage,
+        NotAllowed, ServiceFailed.
+        """
+        ready = self._undisturbed(self._prepared)
+        try:
+            created = create_job(self._connection, self._run_id, *ready.request)
+        except (ServiceNotFound, ServiceRefused) as err:
+            if err.status not in (400, 404):
+                raise
+            again = self._undisturbed(lambda: self._renewed(ready))
+            if again.request == ready.request:
+                raise
+            log.debug("the service refuses the job (%s); what was remembered of it is made anew", err)
+            created = create_job(self._connection, self._run_id, *again.request)
+        return submitted_run(created, self._connection, self._spec, ready.found.tenant_id)
+
+    def _undisturbed(self, prepare: Callable[[], _Ready]) -> _Ready:
+        """What *prepare* makes ready. Raises Interrupted where it is not let finish."""
+        try:
+            with terminations():
+                return prepare()
+        except KeyboardInterrupt as err:
+            raise Interrupted("Interrupted before the job was created: nothing runs.") from err
+
+    def _prepared(self) -> _Ready:
+        found = self._find()
+        if found.code is not None:
+            self._notify(Notice("Code unchanged since an earlier submit: not uploaded again."))
+        if found.environment is not None and found.environment.is_kept:
+            say_unchanged(self._notify)
+        code = found.code or self._uploaded(found)
+        environment = found.environment or self._environment.register(self._notify)
+        return self._ready(found, code, environment)
+
+    def _uploaded(self, found: _Found) -> CodeAsset:
+        """The code, uploaded; azure-ai-ml is loaded meanwhile where it will be needed."""
+        shape = shape_of(self._spec, found.inputs, found.outputs)
+        is_sdk_needed = found.environment is None or not self._templates.is_kept(shape)
+        with loading_sdk() if is_sdk_needed else nullcontext():
+            return self._codes.upload(self._spec.snapshot, self._notify)
+
+    def _renewed(self, ready: _Ready) -> _Ready:
+        """The job without what was remembered of it where the service has lost that since; all else stays as it is."""
+        code, environment = ready.code, ready.environment
+        if not code.is_new and self._is_gone(code.id):
+            self._codes.forget(self._spec.snapshot)
+            code = self._codes.upload(self._spec.snapshot, self._notify)
+        if environment.is_kept and self._is_gone(environment.id):
+            self._environment.forget()
+            environment = self._environment.register(self._notify)
+        self._templates.forget(ready.form.shape)
+        return self._ready(ready.found, code, environment)
+
+    def _ready(self, found: _Found, code: CodeAsset, environment: EnvironmentAsset) -> _Ready:
+        texts = texts_of(self._spec, self._run_id, code.id, environment.id, found.inputs, found.outputs)
+        form = JobForm(shape_of(self._spec, found.inputs, found.outputs), texts)
+        return _Ready(found, code, environment, form, self._templates.request(form))
+
+    def _is_gone(self, id: str) -> bool:
+        url = f"{self._connection.address.cloud.resource_manager}{quote(id)}"
+        try:
+            self._connection.rest.get(url, params={"api-version": ASSETS_API})
+        except ServiceNotFound:
+            return True
+        return False
+
+    def _find(self) -> _Found:
+        """Ask for everything at once; nothing is uploaded or registered before all of it is known to be in order."""
+        spec, connection = self._spec, self._connection
+        questions: list[Callable[[], Any]] = [
+            lambda: check_compute(connection, spec.cluster, spec.nodes),
+            lambda: connection.record().tenant_id,
+            self._environment.find,
+            lambda: self._codes.find(spec.snapshot),
+            lambda: resolve_outputs(connection, self._datastores, spec.outputs, spec.default_datastore, self._notify),
+        ]
+        _, tenant_id, environment, code, outputs = ask_all(lambda ask: ask(), questions)
+        inputs = resolve_inputs(connection, self._datastores, spec.inputs, spec.default_datastore, self._notify)
+        return _Found(tenant_id, inputs, outputs, environment, code)
+
+
+def azure_run_id(experiment: str) -> str:
+    """A new run id that the service takes as a job's name: it begins with a letter or digit, and has 255 characters at most."""
+    return new_run_id(re.sub(r"^[^A-Za-z0-9]+", "", experiment) or "job")
+
+
+def _environment_of(spec: JobSpec) -> EnvironmentSpec:
+    if spec.environment is None or not (spec.environment.name or spec.environment.image):
+        raise BadUsage("A job on a cluster needs an environment.", hint="Name a conda file with --conda_env, or a registered environment with --environment.")
+    return spec.environment

@@ -1,0 +1,133 @@
+"""A job as YAML for Azure ML's own command line (`az ml job create`), by its documented schema.
+
+Written here and not by azure-ai-ml: what that dumps of a command job is a step of a pipeline, which it does not load again
+(1.35), and importing it takes a second. That it loads what is written here, and makes the same job of it, is tested.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from himl_cli.core.jobs import DataSpec, EnvironmentSpec, JobSpec
+from himl_cli.core.redaction import MASK, mask_arguments, redact
+from himl_cli.workspaces.azure.jobs.command_text import command_text
+from himl_cli.workspaces.azure.jobs.data_folders import folder_path
+from himl_cli.workspaces.azure.jobs.environments import conda_contents
+from himl_cli.workspaces.azure.jobs.forms import INPUT_MODES, OUTPUT_MODES
+from himl_cli.workspaces.azure.jobs.job_form import JobShape, git_properties, likely_shape
+from himl_cli.workspaces.azure.jobs.registered_data import can_be_registered
+from himl_cli.workspaces.azure.jobs.registered_environments import ELSEWHERE
+
+SCHEMA = "https://azuremlschemas.azureedge.net/latest/commandJob.schema.json"
+DEFAULT_DATASTORE = "workspaceblobstore"
+HERE = "local"  # the schema's word for a job that runs where it is sent from
+ANY_IMAGE = "mcr.microsoft.com/azureml/openmpi5.0-ubuntu24.04"
+"""For a job that runs here, which has no environment of its own: the schema wants one."""
+_IDENTITIES = {"user": "user_identity", "managed": "managed"}
+
+
+def job_yaml(spec: JobSpec) -> str:
+    """The job as it would be sent, as far as that is known without a request: names of data and environments stay references.
+
+    Credentials are masked; what the schema cannot say stands in comments. Raises BadUsage as `submit` does before its first request.
+    """
+    import yaml
+
+    document = _masked(_document(spec))
+    text: str = yaml.safe_dump(document, sort_keys=False, allow_unicode=True, width=1000)
+    return "".join(f"# {line}\n" for line in _remarks(spec, text)) + text
+
+
+def _document(spec: JobSpec) -> dict[str, Any]:
+    shape = likely_shape(spec)
+    fields: dict[str, Any] = {
+        "$schema": SCHEMA,
+        "type": "command",
+        "experiment_name": spec.experiment,
+        "display_name": spec.display_name,
+        "description": spec.description,
+        "tags": dict(spec.tags),
+        "properties": git_properties(spec.tags),
+        "code": str(spec.snapshot.root.absolute()),
+        "command": command_text(replace(spec, arguments=mask_arguments(spec.arguments))),
+        "environment": _environment(spec.environment),
+        "environment_variables": dict(spec.env),
+        "inputs": {item.key: _input(item, spec.default_datastore) for item in spec.inputs},
+        "outputs": {item.key: _output(item, spec.default_datastore) for item in spec.outputs},
+        "compute": _compute(spec, shape),
+        "distribution": _distribution(shape),
+        "resources": {"instance_count": shape.nodes, "shm_size": shape.shm_size, "docker_args": shape.docker_args},
+        "limits": {"timeout": shape.seconds},
+        "identity": {"type": _IDENTITIES.get(shape.identity or "")},
+    }
+    fields = {name: _without_nothing(value) if name in ("resources", "limits", "identity") else value for name, value in fields.items()}
+    return _without_nothing(fields)
+
+
+def _without_nothing(fields: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in fields.items() if value not in (None, "", {})}
+
+
+def _compute(spec: JobSpec, shape: JobShape) -> str:
+    if not spec.cluster:
+        return HERE
+    return f"azureml:{shape.compute}" if shape.compute else ""
+
+
+def _distribution(shape: JobShape) -> dict[str, Any]:
+    return {"type": shape.distribution, "process_count_per_instance": shape.processes or 1} if shape.distribution else {}
+
+
+def _environment(spec: EnvironmentSpec | None) -> Any:
+    if spec is None:
+        return {"image": ANY_IMAGE}
+    if spec.name:
+        if spec.name.startswith(ELSEWHERE):
+            return spec.name if spec.name.startswith("azureml:") else f"azureml:{spec.name}"
+        return f"azureml:{spec.name}:{spec.version}" if spec.version not in (None, "latest") else f"azureml:{spec.name}@latest"
+    return _without_nothing({"image": spec.image, "conda_file": dict(conda_contents(spec) or {})})
+
+
+def _input(item: DataSpec, default_datastore: str | None) -> dict[str, str]:
+    name = folder_path(item)
+    if item.version not in (None, "latest"):
+        path = f"azureml:{item.name}:{item.version}"
+    elif item.datastore or not can_be_registered(item.name):
+        path = _folder(item, name, default_datastore)
+    else:
+        path = f"azureml:{item.name}@latest"
+    return {"type": "uri_folder", "path": path, "mode": INPUT_MODES[item.mode or "download"]}
+
+
+def _output(item: DataSpec, default_datastore: str | None) -> dict[str, str]:
+    path = _folder(item, folder_path(item), default_datastore)
+    name = {"name": item.name} if can_be_registered(item.name) else {}
+    return {"type": "uri_folder", "path": path, "mode": OUTPUT_MODES[item.mode or "mount"], **name}
+
+
+def _folder(item: DataSpec, name: str, default_datastore: str | None) -> str:
+    return f"azureml://datastores/{item.datastore or default_datastore or DEFAULT_DATASTORE}/paths/{name}/"
+
+
+def _masked(value: Any, name: str = "") -> Any:
+    """*value* with credentials masked, in any text in it and where a name says that it is one."""
+    if isinstance(value, str):
+        option = f"--{name}="
+        return mask_arguments([option + value])[0].removeprefix(option) if name else redact(value)
+    if isinstance(value, Mapping):
+        return {key: _masked(item, str(key)) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_masked(item) for item in value]
+    return value
+
+
+def _remarks(spec: JobSpec, text: str) -> Sequence[str]:
+    """What the document does not say, and 'himl submit' does."""
+    remarks = [f"input '{item.key}' lies at '{item.target}' on the node (himl submit; the schema has no field for it)" for item in spec.inputs if item.target]
+    if spec.environment is not None:
+        remarks += [f"'{wheel.name}' is built into the image by himl submit" for wheel in spec.environment.wheels]
+    if MASK in text:
+        remarks.append(f"values that are credentials are shown as {MASK}")
+    return remarks

@@ -1,0 +1,165 @@
+"""The YAML of `--dry_run`: azure-ai-ml loads it, and the job that it then sends is the one that himl sends."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from himl_cli.core.errors import BadUsage
+from himl_cli.core.events import ignore
+from himl_cli.core.jobs import DataSpec, EnvironmentSpec, JobSpec
+from himl_cli.services.git import git_facts
+from himl_cli.services.naming import automatic_tags
+from himl_cli.workspaces.azure.jobs.sdk import load_sdk, silenced
+from himl_cli.workspaces.azure.workspace import AzureWorkspace
+from himl_cli.workspaces.open import job_yaml
+from tests.azure_jobs import MADE, cluster_spec
+from tests.azure_workspaces import opened
+from tests.servers.azureml.seeding import StagedWorkspace
+
+OWN = ("displayName", "tags", "properties")  # compared by themselves: a name that is made up, a tag with the run's id, facts of git
+
+
+@pytest.fixture
+def workspace(azure_environment: StagedWorkspace, project: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[AzureWorkspace]:
+    monkeypatch.chdir(project)  # azure-ai-ml looks for git where it is called
+    load_sdk()
+    with opened(azure_environment, project) as opened_workspace:
+        yield opened_workspace
+
+
+def by_sdk(workspace: AzureWorkspace, azure: StagedWorkspace, text: str, folder: Path) -> dict[str, Any]:
+    """The job that azure-ai-ml sends for the YAML *text*."""
+    from azure.ai.ml import load_job
+
+    from himl_cli.workspaces.azure.jobs.client import client_for
+
+    path = folder / "job.yml"
+    path.write_text(text, encoding="utf-8")
+    with silenced():
+        name = client_for(workspace.connection).jobs.create_or_update(load_job(path)).name
+    return dict(azure.state.runs[name].job or {})
+
+
+def by_himl(workspace: AzureWorkspace, azure: StagedWorkspace, spec: JobSpec) -> dict[str, Any]:
+    return dict(azure.state.runs[workspace.submit(spec, notify=ignore).id].job or {})
+
+
+SPECS: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "words": {
+        "arguments": ["--x", "a b", "it's", 'say "x"', "$HOME", "é漢🙂", "", "a\nb: c", "#no"],
+        "description": "a: b # c",
+        "env": {"N": "01", "E": "", "T": "yes"},
+    },
+    "several processes": {"nodes": 2, "processes": 4, "distribution": "pytorch", "docker_args": ["--ipc=host", "--cap-add=X"]},
+    "mpi": {"nodes": 2, "distribution": "mpi", "shm_size": "16g", "max_seconds": 5400.0},
+    "as the user": {"identity": "user"},
+    "as the cluster": {"identity": "managed", "display_name": "shown", "tags": {"n": "1", "b": "true", "e": ""}},
+    "image alone": {"environment": EnvironmentSpec(image="docker.io/python:3.11")},
+    "registered": {"environment": EnvironmentSpec("torch", "1")},
+    "registered, the latest": {"environment": EnvironmentSpec("torch")},
+    "data": {
+        "arguments": ["${{inputs.a}}", "--o=${{ outputs.o }}/x"],
+        "inputs": [DataSpec("a", "pictures", version="1", mode="mount"), DataSpec("b", "pictures")],
+        "outputs": [DataSpec("o", "trained"), DataSpec("p", "kept", datastore="second", mode="upload")],
+    },
+}
+
+
+@pytest.mark.parametrize("fields", SPECS.values(), ids=list(SPECS))
+def test_the_yaml_makes_the_same_job(workspace: AzureWorkspace, azure: StagedWorkspace, project: Path, fields: dict[str, Any]) -> None:
+    azure.add_datastore("second")
+    seed(azure)
+    spec = cluster_spec(project / "code", **fields)
+    azure.stage.log.clear()
+    text = job_yaml(spec)
+    assert azure.requests() == []
+    theirs, ours = by_sdk(workspace, azure, text, project), by_himl(workspace, azure, spec)
+    assert {name: value for name, value in theirs.items() if name not in OWN} == {name: value for name, value in ours.items() if name not in OWN}
+    assert {**theirs["tags"], "run_recovery_id": ours["tags"]["run_recovery_id"]} == ours["tags"]
+    assert spec.display_name in ("", theirs["displayName"])
+
+
+def test_facts_of_git_are_where_azure_ai_ml_puts_them(workspace: AzureWorkspace, azure: StagedWorkspace, project: Path, git: Callable[..., str]) -> None:
+    spec = cluster_spec(project)
+    git(project, "init")
+    git(project, "remote", "add", "origin", "https://example.org/team/lab.git")
+    git(project, "add", ".")
+    git(project, "commit", "-m", "first")
+    for change in ("", "print(2)\n"):
+        (project / "train.py").write_text(change or "print('trained')\n")
+        tagged = cluster_spec(project, {"train.py": change or "print('trained')\n"}, tags=automatic_tags(git_facts(project), {}, "train.py"))
+        theirs = by_sdk(workspace, azure, job_yaml(spec), project.parent)  # in the checkout, the file would be a change
+        ours = by_himl(workspace, azure, tagged)
+        assert theirs["properties"] == ours["properties"]
+        assert ours["properties"]["azureml.git.dirty"] == str(bool(change))
+
+
+def test_credentials_are_masked_and_the_text_stays_yaml(project: Path) -> None:
+    conda = "dependencies:\n- python=3.11\n- pip:\n  - --extra-index-url https://ada:pa55word@pypi.example.org/simple\n"
+    spec = cluster_spec(
+        project,
+        environment=EnvironmentSpec(image=MADE.image, conda=conda),
+        env={"WANDB_API_KEY": "k3y-0f-mine", "PLAIN": "x"},
+        arguments=["--url", "https://a.blob.core.windows.net/c?sig=s1gnature", "--password", "hunter2"],
+    )
+    text = job_yaml(spec)
+    assert not any(secret in text for secret in ("pa55word", "k3y-0f-mine", "s1gnature", "hunter2"))
+    assert yaml.safe_load(text)["environment_variables"] == {"WANDB_API_KEY": "***", "PLAIN": "x"}
+    assert "shown as ***" in text
+
+
+def test_what_the_schema_cannot_say_stands_in_comments(project: Path) -> None:
+    wheel = project / "own-1.0-py3-none-any.whl"
+    environment = EnvironmentSpec(image=MADE.image, conda=MADE.conda, wheels=[wheel])
+    text = job_yaml(cluster_spec(project, environment=environment, inputs=[DataSpec("d", "pictures", target="/data/d")]))
+    comments = [line for line in text.splitlines() if line.startswith("#")]
+    assert any("'/data/d'" in line for line in comments)
+    assert any(wheel.name in line for line in comments)
+
+
+def test_a_job_that_runs_here_is_told_as_one(project: Path) -> None:
+    text = job_yaml(cluster_spec(project, cluster="", environment=None))
+    load_sdk()
+    from azure.ai.ml import load_job
+
+    path = project / "job.yml"
+    path.write_text(text, encoding="utf-8")
+    with silenced():
+        job: Any = load_job(path)
+    assert job.compute == "local"
+    assert os.path.samefile(job.code, project)
+
+
+@pytest.mark.parametrize(
+    ("name", "path"),
+    [
+        ({"name": "pictures", "version": "3"}, "azureml:pictures:3"),
+        ({"name": "pictures"}, "azureml:pictures@latest"),
+        ({"name": "pictures", "datastore": "d"}, "azureml://datastores/d/paths/pictures/"),
+        ({"name": "a/b"}, "azureml://datastores/own/paths/a/b/"),
+    ],
+)
+def test_names_of_data_stay_references(project: Path, name: dict[str, str], path: str) -> None:
+    document = yaml.safe_load(job_yaml(cluster_spec(project, inputs=[DataSpec("i", **name)], default_datastore="own")))  # type: ignore[arg-type]
+    assert document["inputs"]["i"]["path"] == path
+
+
+def test_what_submit_refuses_is_refused_here_too(project: Path) -> None:
+    with pytest.raises(BadUsage, match="names no input"):
+        job_yaml(cluster_spec(project, arguments=["${{inputs.x}}"]))
+
+
+def seed(azure: StagedWorkspace) -> None:
+    """An environment and a data asset, registered."""
+    common = {"isArchived": False, "isAnonymous": False, "properties": {}, "tags": {}, "_created": "2026-01-01T00:00:00Z"}
+    azure.state.assets["environments"]["torch"] = {"1": {"image": "docker.io/x:1", **common}}
+    where = f"subscriptions/{azure.state.subscription}/resourcegroups/{azure.state.group}/workspaces/{azure.state.name}"
+    uri = f"azureml://{where}/datastores/workspaceblobstore/paths/pictures/"
+    azure.state.assets["data"]["pictures"] = {"1": {"dataType": "uri_folder", "dataUri": uri, **common}}

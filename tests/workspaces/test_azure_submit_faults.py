@@ -1,0 +1,153 @@
+"""Submitting while the network, the service or the user gets in the way: never two jobs, never an unclear end."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from himl_cli.core.errors import Interrupted, ServiceFailed
+from himl_cli.core.events import Event, Moved, ignore
+from himl_cli.workspaces.azure.requests.errors import ServiceRefused
+from himl_cli.workspaces.azure.workspace import AzureWorkspace
+from tests.azure_connections import connected
+from tests.azure_jobs import CONDA, cluster_spec, snapshot_of
+from tests.running import Himl
+from tests.servers.azureml.faults import Latency, Reset, ResetUpload, Stall, Status
+from tests.servers.azureml.seeding import StagedWorkspace
+
+JOB = r"PUT .*/jobs/"
+LOOK = r"GET .*/jobs/"
+
+
+@pytest.fixture
+def hasty(azure_environment: StagedWorkspace, project: Path) -> Iterator[AzureWorkspace]:
+    """The workspace `azure`, opened with short waits between tries."""
+    with connected(azure_environment, project) as connection:
+        workspace = AzureWorkspace(connection)
+        yield workspace
+        workspace.close()
+
+
+@pytest.mark.parametrize("fault", [Reset(), ResetUpload(), Status(500), Status(429, retry_after=0), Status(503)])
+def test_a_request_that_is_repeated_makes_no_second_job(hasty: AzureWorkspace, azure: StagedWorkspace, project: Path, fault: Reset | Status) -> None:
+    azure.stage.faults.add(fault, JOB, times=2)
+    run = hasty.submit(cluster_spec(project), notify=ignore)
+    assert list(azure.state.runs) == [run.id]
+    assert len(azure.requests(JOB)) == 3
+
+
+def test_a_job_whose_answers_were_all_lost_is_found(hasty: AzureWorkspace, azure: StagedWorkspace, project: Path) -> None:
+    azure.stage.faults.add(Reset(), JOB, times=None)
+    run = hasty.submit(cluster_spec(project), notify=ignore)
+    assert list(azure.state.runs) == [run.id]
+    assert len(azure.requests(LOOK)) == 1
+
+
+def test_a_job_that_was_not_created_is_not_reported_as_one(hasty: AzureWorkspace, azure: StagedWorkspace, project: Path) -> None:
+    azure.stage.faults.add(Status(500), JOB, times=None)
+    with pytest.raises(ServiceRefused, match="failed at PUT"):
+        hasty.submit(cluster_spec(project), notify=ignore)
+    assert not azure.state.runs
+    assert len(azure.requests(LOOK)) == 1
+
+
+def test_where_nobody_knows_whether_there_is_a_job_that_is_said_with_its_id(hasty: AzureWorkspace, azure: StagedWorkspace, project: Path) -> None:
+    azure.stage.faults.add(Reset(), rf"{JOB}|{LOOK}", times=None)
+    with pytest.raises(ServiceFailed, match="It is not known whether job '") as caught:
+        hasty.submit(cluster_spec(project), notify=ignore)
+    (run_id,) = azure.state.runs
+    assert f"'{run_id}'" in str(caught.value)
+    assert f"himl runs show {run_id}" in caught.value.hint
+
+
+def test_what_the_service_lost_meanwhile_is_made_anew(hasty: AzureWorkspace, azure: StagedWorkspace, project: Path) -> None:
+    hasty.submit(cluster_spec(project), notify=ignore)
+    azure.state.assets["codes"].clear()
+    azure.state.assets["environments"].clear()
+    azure.stage.log.clear()
+    run = hasty.submit(cluster_spec(project), notify=ignore)
+    assert run.id in azure.state.runs
+    assert [len(azure.requests(one)) for one in ("startPendingUpload", "PUT .*/environments/", JOB)] == [1, 1, 2]
+
+
+def test_a_remembered_form_of_the_request_that_is_not_taken_any_more_is_made_anew(hasty: AzureWorkspace, azure: StagedWorkspace, project: Path) -> None:
+    hasty.submit(cluster_spec(project), notify=ignore)
+    (kept,) = (project.parent / "home").rglob("job-templates/*.json")
+    kept.write_text(kept.read_text().replace('"Command"', '"Kommando"'))
+    run = hasty.submit(cluster_spec(project), notify=ignore)
+    assert run.id in azure.state.runs
+    assert len(azure.requests(JOB)) == 3
+
+
+@pytest.mark.parametrize("text", ["", "{", '{"key": "", "expires": 9e9, "value": {"api_version": 1}}'])
+def test_a_remembered_form_that_cannot_be_read_counts_as_none(hasty: AzureWorkspace, azure: StagedWorkspace, project: Path, text: str) -> None:
+    hasty.submit(cluster_spec(project), notify=ignore)
+    (kept,) = (project.parent / "home").rglob("job-templates/*.json")
+    kept.write_text(text)
+    hasty.submit(cluster_spec(project), notify=ignore)
+    assert len(azure.state.runs) == 2
+
+
+def test_a_job_that_is_refused_for_what_it_says_is_sent_once(hasty: AzureWorkspace, azure: StagedWorkspace, project: Path) -> None:
+    azure.stage.faults.add(Status(400, code="UserError", message="A tag is too long."), JOB, times=None)
+    with pytest.raises(ServiceRefused, match="A tag is too long"):
+        hasty.submit(cluster_spec(project), notify=ignore)
+    assert len(azure.requests(JOB)) == 1
+    assert len(azure.requests("startPendingUpload")) == 1
+    assert not azure.state.runs
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interruption_before_the_job_is_created_leaves_nothing(hasty: AzureWorkspace, azure: StagedWorkspace, project: Path, number: signal.Signals) -> None:
+    def interrupt(event: Event) -> None:
+        if isinstance(event, Moved):
+            os.kill(os.getpid(), number)
+
+    with pytest.raises(Interrupted, match="nothing runs"):
+        hasty.submit(cluster_spec(project), notify=interrupt)
+    assert azure.requests(JOB) == []
+    assert not azure.state.assets["codes"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interruption_while_the_job_is_created_says_its_id(hasty: AzureWorkspace, azure: StagedWorkspace, project: Path, number: signal.Signals) -> None:
+    azure.stage.faults.add(Latency(1.0), JOB)
+    through = threading.Event()
+
+    def interrupt_when_it_is_sent() -> None:
+        while not azure.state.runs and not through.wait(0.01):
+            pass
+        if not through.is_set():
+            os.kill(os.getpid(), number)
+
+    thread = threading.Thread(target=interrupt_when_it_is_sent)
+    thread.start()
+    try:
+        with pytest.raises(Interrupted, match="was created before the interruption") as caught:
+            hasty.submit(cluster_spec(project), notify=ignore)
+    finally:
+        through.set()
+        thread.join()
+    (run_id,) = azure.state.runs
+    assert caught.value.hint == f"To stop it: himl runs cancel {run_id}"
+
+
+def test_an_interruption_does_not_wait_for_a_service_that_stalls(himl: Himl, azure_environment: StagedWorkspace, project: Path) -> None:
+    azure, files = azure_environment, {"train.py": "print(1)\n", "environment.yml": CONDA}
+    azure.write_config(project)
+    snapshot_of(project, files)
+    azure.stage.faults.add(Stall(90), "GET .*/(computes|codes)/", times=None)
+    process = himl.start("submit", "train.py", "--cluster", "cpu-cluster")
+    while not azure.requests("GET .*/computes/"):
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert b"nothing runs" in said
