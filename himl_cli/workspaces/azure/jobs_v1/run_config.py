@@ -1,0 +1,56 @@
+"""The ScriptRunConfig for a job."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+from himl_cli.core.errors import BadUsage
+from himl_cli.core.jobs import JobSpec
+from himl_cli.workspaces.azure.jobs.command_text import command_text
+from himl_cli.workspaces.azure.jobs.computes import SERVERLESS
+from himl_cli.workspaces.azure.jobs_v1.wording import start_of
+
+
+def check_possible(spec: JobSpec) -> None:
+    """Raises BadUsage for what azureml-core cannot do, and for placeholders that name no data."""
+    command_text(spec)
+    if spec.identity is not None:
+        raise BadUsage(f"--identity {spec.identity}: not with --sdk v1.", hint="Leave --sdk v1 out.")
+    if spec.cluster.lower() == SERVERLESS:
+        raise BadUsage("--cluster serverless: not with --sdk v1.", hint="Name a cluster, or leave --sdk v1 out.")
+
+
+def script_run_config(spec: JobSpec, folder: Path, environment: Any, inputs: dict[str, Any], outputs: dict[str, Any]) -> Any:
+    """An `azureml.core.ScriptRunConfig` that runs *spec* from the files in *folder*."""
+    from azureml.core import ScriptRunConfig
+    from azureml.core.runconfig import DockerConfiguration
+
+    limit = {} if spec.max_seconds is None else {"max_run_duration_seconds": math.ceil(spec.max_seconds)}
+    shm = {"shm_size": spec.shm_size} if spec.shm_size else {}
+    config = ScriptRunConfig(
+        source_directory=str(folder),
+        compute_target=spec.cluster,
+        environment=environment,
+        distributed_job_config=_distribution(spec),
+        docker_runtime_config=DockerConfiguration(use_docker=True, arguments=list(spec.docker_args), **shm),
+        **limit,
+        **start_of(spec),
+    )
+    config.run_config.environment_variables = dict(spec.env)
+    config.run_config.data = inputs
+    config.run_config.output_data = outputs
+    return config
+
+
+def _distribution(spec: JobSpec) -> Any:
+    """MpiConfiguration, PyTorchConfiguration (whose number of processes is that of all nodes together), or None for a plain process."""
+    from azureml.core.runconfig import MpiConfiguration, PyTorchConfiguration
+
+    processes = spec.processes or 1
+    if spec.distribution == "mpi":
+        return MpiConfiguration(process_count_per_node=processes, node_count=spec.nodes)
+    if spec.distribution == "pytorch":
+        return PyTorchConfiguration(process_count=processes * spec.nodes, node_count=spec.nodes)
+    return None

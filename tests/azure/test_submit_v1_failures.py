@@ -1,0 +1,109 @@
+"""`himl submit --sdk v1` where it cannot go on: refused in a line, survived, or interrupted."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.azure.v1_project import himl as himl
+from tests.azure.v1_project import lab as lab
+from tests.azure.v1_project import refused, submitted
+from tests.running import Himl
+from tests.servers.azureml.faults import Latency, Reset, Status
+from tests.servers.azureml.principals import Right
+from tests.servers.azureml.seeding import StagedWorkspace
+
+pytestmark = pytest.mark.timeout(1800)  # the first use of a client builds its environment
+
+
+def test_an_unknown_cluster_is_refused_before_anything_is_uploaded(lab: StagedWorkspace, himl: Himl) -> None:
+    refused(himl("submit", "--sdk", "v1", "--cluster", "nope", "train.py"), 3, "nope", "cpu-cluster")
+    assert lab.requests("PUT |snapshots|snapshotrun") == []
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--cluster", "cpu-cluster", "--identity", "user"), ("--identity user", "--sdk v1")),
+        (("--cluster", "serverless"), ("--cluster serverless", "--sdk v1")),
+    ],
+)
+def test_what_v1_cannot_do_is_refused_before_any_request(lab: StagedWorkspace, himl: Himl, options: tuple[str, ...], words: tuple[str, ...]) -> None:
+    refused(himl("submit", "--sdk", "v1", *options, "train.py"), 2, *words)
+    assert lab.requests() == []
+
+
+@pytest.mark.parametrize(("status", "place"), [(429, "snapshots/getblob"), (503, "snapshotrun")])
+def test_a_service_that_fails_once_is_asked_again(lab: StagedWorkspace, himl: Himl, status: int, place: str) -> None:
+    lab.stage.faults.add(Status(status), place)
+    run_id = submitted(himl, "train.py")
+    assert list(lab.state.runs) == [run_id]
+
+
+def test_a_service_that_goes_on_failing_is_told_in_a_line_and_nothing_runs(lab: StagedWorkspace, himl: Himl) -> None:
+    lab.stage.faults.add(Status(500), "snapshotrun", times=None)
+    refused(himl("submit", "--sdk", "v1", "--cluster", "cpu-cluster", "train.py"), 5, "500")
+    assert lab.state.runs == {}
+
+
+def test_a_lost_answer_does_not_submit_twice(lab: StagedWorkspace, himl: Himl) -> None:
+    lab.stage.faults.add(Reset(), "snapshotrun")
+    run_id = submitted(himl, "train.py")
+    assert list(lab.state.runs) == [run_id]
+
+
+def test_what_fails_once_the_job_runs_is_told_and_the_id_with_it(lab: StagedWorkspace, himl: Himl) -> None:
+    lab.stage.faults.add(Status(400), "PATCH .*/history/", times=None)
+    done = himl.ok("submit", "--sdk", "v1", "--cluster", "cpu-cluster", "train.py")
+    [run_id] = lab.state.runs
+    messages = " ".join(done.stderr.split())
+    assert run_id in done.stdout
+    assert "The job was submitted, but then" in messages
+    assert "submitted without its tags" in messages
+
+
+def test_whoever_may_only_read_is_told_so(lab: StagedWorkspace, himl: Himl) -> None:
+    reader = lab.environment(lab.add_principal({Right.READ}))
+    done = himl("submit", "--sdk", "v1", "--cluster", "cpu-cluster", "train.py", env=reader)
+    refused(done, 4)
+    assert lab.state.runs == {}
+
+
+def test_without_azureml_core_the_command_that_installs_it_is_named_before_anything_else(lab: StagedWorkspace, himl: Himl, project: Path) -> None:
+    without = Himl(Path(sys.executable).with_name(himl.program.name), project)
+    refused(without("submit", "--sdk", "v1", "--cluster", "cpu-cluster", "train.py"), 2, "azureml-core", "pip install 'himl-cli[v1]'")
+    assert lab.requests() == []
+    assert not (project / "most_recent_run.txt").exists()
+
+
+def interrupted(himl: Himl, lab: StagedWorkspace, at: str) -> tuple[int, str]:
+    """The exit code and the messages of a submit that is interrupted once the request *at* was sent."""
+    process = himl.start("submit", "--sdk", "v1", "--cluster", "cpu-cluster", "train.py")
+    deadline = time.monotonic() + 60
+    while not lab.requests(at) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    _, messages = process.communicate(timeout=60)
+    return process.returncode, " ".join(messages.decode().split())
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no SIGINT to another process")
+def test_interrupted_before_the_job_was_created_nothing_runs(lab: StagedWorkspace, himl: Himl) -> None:
+    lab.stage.faults.add(Latency(4), "snapshots/getblob")
+    code, messages = interrupted(himl, lab, "snapshots/latest")
+    assert code == 130, messages
+    assert "no job was submitted" in messages
+    assert lab.state.runs == {}
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no SIGINT to another process")
+def test_interrupted_afterwards_the_id_is_told(lab: StagedWorkspace, himl: Himl) -> None:
+    lab.stage.faults.add(Latency(4), "PATCH .*/history/")
+    code, messages = interrupted(himl, lab, "snapshotrun")
+    [run_id] = lab.state.runs
+    assert code == 130, messages
+    assert f"himl runs cancel {run_id}" in messages
