@@ -1,4 +1,4 @@
-"""A run as scripts hold it, with the names of azureml-core's `Run` that hi-ml's users call to read one."""
+"""A run as scripts hold it, with the names of azureml-core's `Run` that hi-ml's users call."""
 
 from __future__ import annotations
 
@@ -11,19 +11,28 @@ from typing import TYPE_CHECKING, Any
 
 from himl_cli.api.experiment import Experiment
 from himl_cli.api.moving import bring, complete
+from himl_cli.api.recording import Recording, reason_of
 from himl_cli.api.waiting import wait_until_ended
+from himl_cli.core.errors import BadUsage
+from himl_cli.core.logged import RunEnd
 from himl_cli.core.runs import Metric, RunQuery, RunStatus
 from himl_cli.services.transfer.download import download
 from himl_cli.services.transfer.filters import Filters
 from himl_cli.services.transfer.requests import DownloadRequest
+from himl_cli.workspaces.base import RecordsRuns
 
 if TYPE_CHECKING:
+    from types import TracebackType
+
+    from himl_cli.api.offline_run import OfflineRun
     from himl_cli.api.workspace import Workspace
+    from himl_cli.core.logged import Logged
     from himl_cli.core.runs import Run as Record
+    from himl_cli.services.run_writing import RunWriter
     from himl_cli.workspaces.base import BlobStore
 
 
-class Run:
+class Run(Recording):
     """One run, found in *workspace*.
 
     Its attributes are as they were when it was fetched, those of methods are asked for. All methods raise `himl_cli`'s errors:
@@ -109,6 +118,8 @@ class Run:
         With *recursive*, what it and all runs below it logged: `{run id: {name: ...}}`, for those that logged anything. Of a
         table, each column of numbers is a metric `NAME/COLUMN`; images are files of the run.
         """
+        if "_writer" in vars(self):
+            self.flush()
         found: dict[str, dict[str, Any]] = {}
         for run in (self, *(self.get_children(recursive=True) if recursive else ())):
             metrics = self._found_in.opened.metrics(run.id) if run.id not in found else []  # runs nested in it come along
@@ -174,6 +185,63 @@ class Run:
         """Set *tags*; others stay as they are."""
         self.record = self._found_in.opened.tag(self.id, {key: str(value) for key, value in tags.items()})
 
+    @staticmethod
+    def get_context(allow_offline: bool = True) -> Run | OfflineRun:
+        """The run that this process is part of: a job's, on Azure ML or here; else one that only tells the log what it is told.
+
+        Makes no request. Without *allow_offline*, BadUsage is raised outside of a job.
+        """
+        from himl_cli.api.run_context import current_run
+
+        return current_run(allow_offline)
+
+    def flush(self, timeout_seconds: int = 300) -> None:
+        self._writer.settle()
+
+    def complete(self) -> None:
+        """Send what is left, and record that the run completed; of a job's run, its own service or supervisor records that."""
+        self._end(RunEnd(RunStatus.completed))
+
+    def fail(self, error_details: str | BaseException | None = None, error_code: str | None = None) -> None:
+        """Send what is left, and record that the run failed; of a job's run, its own service or supervisor records that."""
+        self._end(RunEnd(RunStatus.failed, reason_of(error_details, error_code)))
+
+    def __enter__(self) -> Run:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if error is None:
+            self.complete()
+        else:
+            self.fail(error)
+
+    def _end(self, end: RunEnd) -> None:
+        try:
+            self._writer.flush()
+        finally:
+            self.record = self._recorder.end_run(self.id, end)
+
+    def _keep(self, entry: Logged) -> None:
+        self._writer.add(entry)
+
+    def _store_files(self, files: Mapping[str, Path]) -> None:
+        from himl_cli.services.run_files import store_files
+
+        store_files(self.workspace.opened.run_files(self.id), files)
+
+    @cached_property
+    def _writer(self) -> RunWriter:
+        from himl_cli.services.run_writing import RunWriter
+
+        return RunWriter(self._recorder, self.id)
+
+    @property
+    def _recorder(self) -> RecordsRuns:
+        opened = self.workspace.opened
+        if not isinstance(opened, RecordsRuns):
+            raise BadUsage(f"Nothing can be written to the runs of {opened.label}.")
+        return opened
+
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Run) and (self.workspace, self.id) == (other.workspace, other.id)
 
@@ -202,8 +270,6 @@ def _value(metric: Metric) -> float | list[float]:
 
 
 def _status(text: str) -> RunStatus:
-    from himl_cli.core.errors import BadUsage
-
     for status in RunStatus:
         if status.value.lower() == text.lower():
             return status

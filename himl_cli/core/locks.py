@@ -1,10 +1,15 @@
-"""Whether somebody holds a lock file. The locks themselves are filelock's."""
+"""Whether somebody holds a lock file, and holding one as long as this process lives."""
 
 from __future__ import annotations
 
 import os
 import sys
+import time
+import weakref
 from pathlib import Path
+from typing import Any
+
+SECONDS_TO_TAKE = 2.0
 
 
 def is_held(path: Path) -> bool:
@@ -40,3 +45,79 @@ def _is_held_by_file_lock(path: Path) -> bool:
         return True
     lock.release()
     return False
+
+
+class HeldLock:
+    """The lock of *path*, held until `release` or the end of this process, however that comes.
+
+    A process that is forked from this one neither holds it nor gives it back (filelock's own would, when the fork exits).
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._held: Any = None
+
+    def take(self) -> bool:
+        """Whether it is ours now. Someone who merely looks at it is waited for. Raises OSError."""
+        deadline = time.monotonic() + SECONDS_TO_TAKE
+        while self._held is None:
+            self._held = _try_to_take(self._path)
+            if self._held is None:
+                if time.monotonic() > deadline:
+                    return False
+                time.sleep(0.02)
+        _held_here.add(self)
+        return True
+
+    def release(self) -> None:
+        """Give it back; nothing happens where it is not held."""
+        held, self._held = self._held, None
+        if held is None:
+            return
+        if sys.platform == "win32":
+            held.release()
+            return
+        import fcntl
+
+        fcntl.flock(held, fcntl.LOCK_UN)  # closing alone would leave it to processes that were forked meanwhile
+        os.close(held)
+
+    def leave_to_parent(self) -> None:
+        """In a forked process: close our end of it, which unlocks nothing."""
+        held, self._held = self._held, None
+        if held is not None and sys.platform != "win32":
+            os.close(held)
+
+
+_held_here: weakref.WeakSet[HeldLock] = weakref.WeakSet()
+
+
+def _leave_all_to_parent() -> None:
+    for lock in list(_held_here):
+        lock.leave_to_parent()
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows, which has no fork
+    os.register_at_fork(after_in_child=_leave_all_to_parent)
+
+
+def _try_to_take(path: Path) -> Any:
+    """What holds the lock; None where somebody else has it."""
+    if sys.platform == "win32":
+        from filelock import FileLock, Timeout
+
+        lock = FileLock(path, thread_local=False)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            return None
+        return lock
+    import fcntl
+
+    handle = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o644)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(handle)
+        return None
+    return handle

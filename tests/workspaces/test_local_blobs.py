@@ -77,10 +77,18 @@ def test_a_run_without_any_folder_has_no_files(tmp_path: Path) -> None:
     assert listed(store) == []
 
 
-def test_nothing_is_stored_among_the_files_of_a_run(run: tuple[RunFiles, Path, Path], tmp_path: Path) -> None:
+def test_a_file_that_is_stored_replaces_the_one_that_is_shown(run: tuple[RunFiles, Path, Path], tmp_path: Path) -> None:
+    """Also where the script itself wrote that."""
+    files, _, code = run
+    (code / "outputs").mkdir(parents=True, exist_ok=True)
+    (code / "outputs" / "mine").write_bytes(b"old")
+    (tmp_path / "x").write_bytes(b"new")
     sink = Stored()
-    run[0].store([StoreRequest(tmp_path / "x", "outputs/x", 0, b"")], sink, workers=1)
-    assert "cannot be added to" in str(sink.errors["outputs/x"])
+    files.store([StoreRequest(tmp_path / "x", name, 3) for name in ("outputs/mine", "outputs/other", "note")], sink, workers=1)
+    assert sink.errors == {}
+    assert [b"".join(files.read(name)) for name in ("outputs/mine", "outputs/other", "note")] == [b"new"] * 3
+    assert {path.name for path in (code / "outputs").iterdir()} >= {"mine"}
+    assert not (code / "outputs" / "other").exists()
 
 
 @pytest.mark.parametrize(("name", "may_grow"), [("user_logs/std_log.txt", True), ("logs/events", True), ("outputs/log", False)])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import threading
 import time
@@ -48,9 +49,27 @@ class Database:
     def __init__(self, path: Path, *, create: bool = False) -> None:
         self.path = path
         self._lock = threading.RLock()
+        self._is_forked = False
         with translated(path):
             self._connection = self._connect(create)
-        weakref.finalize(self, self._connection.close)
+        self._create = create
+        self._left_open: list[sqlite3.Connection] = []
+        self._closer = weakref.finalize(self, self._connection.close)
+        _opened.add(self)
+
+    def after_fork(self) -> None:
+        """In a forked process: SQLite forbids to use, and even to close, what the parent opened. A connection of our own is made when it is needed."""
+        self._lock = threading.RLock()
+        self._closer.detach()
+        self._left_open.append(self._connection)
+        self._is_forked = True
+
+    def _own(self) -> sqlite3.Connection:
+        if self._is_forked:
+            self._is_forked = False
+            self._connection = self._connect(self._create)
+            self._closer = weakref.finalize(self, self._connection.close)
+        return self._connection
 
     def _connect(self, create: bool) -> sqlite3.Connection:
         connection, version = self._open_somehow(create)
@@ -110,13 +129,13 @@ class Database:
 
     def rows(self, statement: str, values: tuple[object, ...] = ()) -> list[sqlite3.Row]:
         with self._lock, translated(self.path):
-            return self._connection.execute(statement, values).fetchall()
+            return self._own().execute(statement, values).fetchall()
 
     @contextmanager
     def writing(self, *, durable: bool = False) -> Iterator[sqlite3.Connection]:
         """One transaction: all of it is kept, or nothing."""
         with self._lock, translated(self.path):
-            connection = self._connection
+            connection = self._own()
             connection.execute(f"PRAGMA synchronous={'FULL' if durable else 'NORMAL'}")
             connection.execute("BEGIN IMMEDIATE")
             try:
@@ -130,6 +149,18 @@ class Database:
     def close(self) -> None:
         with self._lock:
             self._connection.close()
+
+
+_opened: weakref.WeakSet[Database] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    for database in list(_opened):
+        database.after_fork()
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows, which has no fork
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 @contextmanager

@@ -3,11 +3,25 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime, timezone
 
 from himl_cli.core.runs import Metric, MetricPoint
 from himl_cli.workspaces.local.database import Database
+
+
+@dataclass(frozen=True)
+class MetricRow:
+    """Values by the names of metrics, logged together at *time* (milliseconds since 1970 UTC).
+
+    *step* None: the row is counted as the next one of *series*, the metrics that have its rows.
+    """
+
+    values: Mapping[str, float]
+    step: int | None
+    time: int
+    series: tuple[str, ...] = ()
 
 
 class MetricStore:
@@ -33,6 +47,24 @@ class MetricStore:
                 if pairs:
                     connection.executemany(f"INSERT OR REPLACE INTO {table} (run, name, value) VALUES (?,?,?)", [(run_id, n, v) for n, v in pairs.items()])
 
+    def log_rows(self, run_id: str, rows: Sequence[MetricRow], beside: Callable[[], None]) -> None:
+        """Keep *rows* in one transaction, and within it do what *beside* does: where that raises, nothing is kept."""
+        with self.database.writing() as connection:
+            following: dict[tuple[str, ...], int] = {}
+            points: list[tuple[str, str, float | None, int, int]] = []
+            for row in rows:
+                step = row.step
+                if step is None:
+                    if row.series not in following:
+                        marks = ",".join("?" * len(row.series))
+                        found = connection.execute(f"SELECT MAX(step) FROM metrics WHERE run = ? AND name IN ({marks})", (run_id, *row.series)).fetchone()
+                        following[row.series] = 0 if found[0] is None else found[0] + 1
+                    step = following[row.series]
+                    following[row.series] += 1
+                points += [(run_id, name, None if math.isnan(value) else value, step, row.time) for name, value in row.values.items()]
+            connection.executemany("INSERT INTO metrics (run, name, value, step, time) VALUES (?,?,?,?,?)", points)
+            beside()
+
     def metrics(self, run_ids: Sequence[str], *, name: str | None = None) -> list[Metric]:
         """The metrics of *run_ids* in that order, by name; points by step, then time."""
         marks = ",".join("?" * len(run_ids))
@@ -45,6 +77,21 @@ class MetricStore:
             series.setdefault((row["run"], row["name"]), []).append(point)
         place = {run_id: number for number, run_id in enumerate(run_ids)}
         return [Metric(key[1], series[key], key[0]) for key in sorted(series, key=lambda key: (place[key[0]], key[1]))]
+
+    def version(self) -> int:
+        """A number that is another one once another process wrote to the database."""
+        found: int = self.database.rows("PRAGMA data_version")[0][0]
+        return found
+
+    def since(self, row: int, run_ids: Sequence[str]) -> tuple[int, list[tuple[str, tuple[str, float, int, int]]]]:
+        """The number of the last row of all metrics, and what came after *row* for *run_ids*: run, and (name, value, step, milliseconds)."""
+        newest = self.database.rows("SELECT COALESCE(MAX(rowid), 0) FROM metrics")[0][0]
+        found = self.database.rows("SELECT run, name, value, step, time FROM metrics WHERE rowid > ? AND rowid <= ?", (row, newest)) if run_ids else []
+        wanted = set(run_ids)
+        points = [
+            (one["run"], (one["name"], math.nan if one["value"] is None else one["value"], one["step"], one["time"])) for one in found if one["run"] in wanted
+        ]
+        return newest, points
 
     def parameters(self, run_id: str) -> dict[str, str]:
         return {row["name"]: row["value"] for row in self.database.rows("SELECT name, value FROM parameters WHERE run = ? ORDER BY name", (run_id,))}

@@ -30,7 +30,10 @@ def as_time(milliseconds: int | None) -> datetime | None:
 
 @dataclass(frozen=True)
 class NewRun:
-    """What is known of a run when it is recorded; `job` is the run whose supervisor keeps it (its own id for a job)."""
+    """What is known of a run when it is recorded; `job` is the run whose supervisor keeps it (its own id for a job).
+
+    `reason_if_lost` is why it failed should its keeper end without recording an outcome; empty: `LOST`.
+    """
 
     id: str
     job: str
@@ -43,6 +46,7 @@ class NewRun:
     status: RunStatus = RunStatus.queued
     started: int | None = None
     tags: Mapping[str, str] = field(default_factory=dict)
+    reason_if_lost: str = ""
 
 
 class RunStore:
@@ -54,11 +58,11 @@ class RunStore:
 
     def add(self, run: NewRun) -> None:
         texts = [run.id, run.job, run.parent, run.experiment, run.display_name, run.description, run.command, run.folder]
-        values = (*(text and storable(text) for text in texts), run.status.value, now_ms(), run.started)
+        values = (*(text and storable(text) for text in texts), run.status.value, run.reason_if_lost, now_ms(), run.started)
         with self.database.writing(durable=True) as connection:
             connection.execute(
-                "INSERT INTO runs (id, job, parent, experiment, display_name, description, command, folder, status, created, started)"
-                " VALUES (?,?,?,?,?,?,?,?,?,?,?)",
+                "INSERT INTO runs (id, job, parent, experiment, display_name, description, command, folder, status, reason, created, started)"
+                " VALUES (?,?,?,?,?,?,?,?,?,?,?,?)",
                 values,
             )
             _put_tags(connection, run.id, run.tags)
@@ -161,7 +165,7 @@ class RunStore:
             tags=tags,
             parent=row["parent"],
             exit_code=row["exit_code"],
-            reason=LOST if is_lost else row["reason"],
+            reason=(row["reason"] or LOST) if is_lost else row["reason"] if row["ended"] is not None else "",
             command=row["command"],
             workspace=self.label,
             folder=row["folder"],

@@ -11,6 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime, timezone
 from itertools import islice
+from pathlib import Path
 
 from himl_cli.core.blobs import BlobInfo, FetchRequest
 from himl_cli.core.errors import BlobChanged, DiskFailed, HimlError, NotFound
@@ -52,6 +53,11 @@ class StoredFiles(ABC):
     @abstractmethod
     def _path(self, name: str) -> str | None:
         """Where the file called *name* lies; None for a name that cannot be."""
+
+    def path_of(self, name: str) -> Path | None:
+        """Where the file called *name* lies, or would lie; None for a name that cannot be."""
+        path = self._path(name)
+        return None if path is None else Path(path)
 
     def _may_grow(self, name: str) -> bool:
         """Whether the file is only ever appended to, so that its listed bytes stay what they were."""

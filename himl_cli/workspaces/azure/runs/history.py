@@ -48,6 +48,7 @@ class RunFacts:
 
     id: str
     container_id: str
+    experiment_id: str
     starts_jobs: bool
 
 
@@ -166,7 +167,7 @@ class RunHistory:
         """*raw*, an answer of *url*. Raises ServiceFailed where it does not have what every run has."""
         with understood(url, "a run in it"):
             facts = _facts_of(raw)
-            "".join((raw["runId"], raw["experimentId"], facts.container_id))  # raises TypeError for what is no text
+            "".join((raw["runId"], facts.experiment_id, facts.container_id))  # raises TypeError for what is no text
         with self._lock:
             self._facts[facts.id] = facts
             while len(self._facts) > REMEMBERED:
@@ -175,7 +176,7 @@ class RunHistory:
 
 
 def _facts_of(raw: RawRun) -> RunFacts:
-    return RunFacts(raw["runId"], raw.get("dataContainerId") or f"dcid.{raw['runId']}", _starts_jobs(raw))
+    return RunFacts(raw["runId"], raw.get("dataContainerId") or f"dcid.{raw['runId']}", raw["experimentId"], _starts_jobs(raw))
 
 
 def _starts_jobs(raw: RawRun) -> bool:

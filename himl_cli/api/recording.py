@@ -1,0 +1,133 @@
+"""What a run lets a script log and upload, under azureml-core's names; a run in a workspace and one that is none share it."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from himl_cli.core.errors import BadUsage
+from himl_cli.core.logged import Logged
+from himl_cli.services import logged_values
+
+
+class Recording(ABC):
+    """Values are gathered and sent in the background, within about a second; `flush` waits for that. Files are sent at once.
+
+    All methods may be called from any thread and any rank: every rank writes to the same run.
+    """
+
+    def log(self, name: str, value: Any, description: str = "", step: int | None = None) -> None:
+        """Log one value: a number, a truth value or a text; scalars of numpy and PyTorch count as numbers. The same name again adds to the metric.
+
+        Raises BadUsage for a list. *description* is accepted and not kept, as in azureml-core.
+        """
+        self._keep(logged_values.scalar(name, value, step))
+
+    def log_list(self, name: str, value: Iterable[Any], description: str = "") -> None:
+        """Log a list of values at once. Raises BadUsage for what is no list."""
+        self._keep(logged_values.values(name, value))
+
+    def log_row(self, name: str, description: str | None = None, **kwargs: Any) -> None:
+        """Add one row to the table *name*; its columns are the other arguments."""
+        if not kwargs:
+            raise BadUsage(f"'{name}': a row has columns.", hint=f"For example log_row('{name}', epoch=1, loss=0.5)")
+        self._keep(logged_values.row(name, kwargs))
+
+    def log_table(self, name: str, value: Mapping[str, Any], description: str = "") -> None:
+        """Log a table: a dictionary of columns of one length. Raises BadUsage for anything else."""
+        self._keep(logged_values.table(name, value))
+
+    def log_image(self, name: str, path: str | os.PathLike[str] | None = None, plot: Any = None, description: str = "") -> None:
+        """Log an image: the file *path*, or *plot*, a figure of matplotlib or matplotlib.pyplot itself. It is a file of the run afterwards.
+
+        Raises BadUsage unless exactly one of the two is given, and for a file that is not there.
+        """
+        if (path is None) == (plot is None):
+            raise BadUsage(f"'{name}': log_image takes either path or plot.")
+        if plot is not None:
+            file = f"{name}_{int(time.time())}.png"
+            self._store_plot(file, plot)
+        else:
+            given = Path(os.fspath(path or ""))
+            file = given.name if given.is_absolute() or ".." in given.parts else given.as_posix()
+            self.upload_file(file, given)
+        self._keep(logged_values.image(name, file))
+
+    def log_text(self, text: str, artifact_file: str) -> None:
+        """Store *text* as the file *artifact_file* of the run."""
+        self._store_bytes(artifact_file, str(text).encode())
+
+    def upload_file(self, name: str, path_or_stream: Any, datastore_name: str | None = None) -> None:
+        """Store a file, or what is left in a binary stream, among the run's files as *name*; what had the name is replaced.
+
+        *datastore_name* is accepted and not used. Raises BadUsage for a file that is not there.
+        """
+        if hasattr(path_or_stream, "read"):
+            content = path_or_stream.read()
+            self._store_bytes(name, content.encode() if isinstance(content, str) else bytes(content))
+        else:
+            self._store_files({name: Path(path_or_stream)})
+
+    def upload_files(
+        self, names: Sequence[str], paths: Sequence[str | os.PathLike[str]], return_artifacts: bool = False, timeout_seconds: int | None = None
+    ) -> None:
+        """Store several files. Raises BadUsage where there are not as many names as paths."""
+        if len(names) != len(paths):
+            raise BadUsage(f"upload_files takes as many names as paths, not {len(names)} and {len(paths)}.")
+        self._store_files({name: Path(path) for name, path in zip(names, paths, strict=True)})
+
+    def upload_folder(self, name: str, path: str | os.PathLike[str], datastore_name: str | None = None) -> None:
+        """Store all files below the folder *path* as `NAME/…`. Raises BadUsage where it is no folder."""
+        from himl_cli.core.file_tree import walk_files
+
+        folder = Path(path)
+        if not folder.is_dir():
+            raise BadUsage(f"There is no folder '{path}' to upload.")
+        prefix = f"{name.strip('/')}/" if name.strip("/.") else ""
+        self._store_files({prefix + found.name: Path(found.path) for found in walk_files(str(folder), skip_workspaces=True)})
+
+    @abstractmethod
+    def flush(self, timeout_seconds: int = 300) -> None:
+        """Come back once what was logged is kept and can be read back. Raises ServiceFailed where it cannot be sent now; it is sent later then."""
+
+    @abstractmethod
+    def complete(self) -> None:
+        """The run is done: send what is left, and record that it completed."""
+
+    @abstractmethod
+    def fail(self, error_details: str | BaseException | None = None, error_code: str | None = None) -> None:
+        """The run went wrong: send what is left, and record that it failed, with *error_details* as the reason."""
+
+    @abstractmethod
+    def _keep(self, entry: Logged) -> None: ...
+
+    @abstractmethod
+    def _store_files(self, files: Mapping[str, Path]) -> None: ...
+
+    def _store_bytes(self, name: str, content: bytes) -> None:
+        with tempfile.TemporaryDirectory(prefix="himl-") as folder:
+            path = Path(folder, "content")
+            path.write_bytes(content)
+            self._store_files({name: path})
+
+    def _store_plot(self, name: str, plot: Any) -> None:
+        if not callable(getattr(plot, "savefig", None)):
+            raise BadUsage(
+                f"'{name}': a plot has a method savefig, and {type(plot).__name__} has none.", hint="Give a figure of matplotlib, or matplotlib.pyplot."
+            )
+        with tempfile.TemporaryDirectory(prefix="himl-") as folder:
+            path = Path(folder, "plot.png")
+            plot.savefig(path, format="png")
+            self._store_files({name: path})
+
+
+def reason_of(error_details: str | BaseException | None, error_code: str | None) -> str:
+    """Why a run failed, in words."""
+    if isinstance(error_details, BaseException):
+        return f"{type(error_details).__name__}: {error_details}"
+    return error_details or error_code or "the program said that it failed"
