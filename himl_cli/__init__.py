@@ -7,11 +7,15 @@ first asked for, so that `import himl_cli` costs nothing.
 __version__ = "0.1.0"
 
 _HOMES = {
+    "AzureRunInfo": "api.submitting.run_info",
+    "DatasetConfig": "api.submitting.dataset_config",
     "Datastore": "api.datastore",
     "Experiment": "api.experiment",
     "HimlError": "core.errors",
+    "RUN_CONTEXT": "api.run_context",
     "Run": "api.run",
     "Workspace": "api.workspace",
+    "create_aml_run_object": "api.new_run",
     "create_run_recovery_id": "api.runs",
     "download_checkpoints_from_run_id": "api.files",
     "download_files_from_run_id": "api.files",
@@ -24,6 +28,7 @@ _HOMES = {
     "is_running_in_azure_ml": "api.runs",
     "set_environment_variables_for_multi_node": "api.multi_node",
     "split_recovery_id": "api.runs",
+    "submit_to_azure_if_needed": "api.submitting.if_needed",
     "torch_barrier": "api.ranks",
     "upload_to_datastore": "api.files",
 }

@@ -6,15 +6,20 @@ from himl_cli.api.files import download_files_from_run_id as download_files_from
 from himl_cli.api.files import download_from_datastore as download_from_datastore
 from himl_cli.api.files import upload_to_datastore as upload_to_datastore
 from himl_cli.api.multi_node import set_environment_variables_for_multi_node as set_environment_variables_for_multi_node
+from himl_cli.api.new_run import create_aml_run_object as create_aml_run_object
 from himl_cli.api.ranks import is_local_rank_zero as is_local_rank_zero
 from himl_cli.api.ranks import torch_barrier as torch_barrier
 from himl_cli.api.run import Run as Run
+from himl_cli.api.run_context import RUN_CONTEXT as RUN_CONTEXT
 from himl_cli.api.runs import create_run_recovery_id as create_run_recovery_id
 from himl_cli.api.runs import fetch_run as fetch_run
 from himl_cli.api.runs import get_most_recent_run as get_most_recent_run
 from himl_cli.api.runs import get_most_recent_run_id as get_most_recent_run_id
 from himl_cli.api.runs import is_running_in_azure_ml as is_running_in_azure_ml
 from himl_cli.api.runs import split_recovery_id as split_recovery_id
+from himl_cli.api.submitting.dataset_config import DatasetConfig as DatasetConfig
+from himl_cli.api.submitting.if_needed import submit_to_azure_if_needed as submit_to_azure_if_needed
+from himl_cli.api.submitting.run_info import AzureRunInfo as AzureRunInfo
 from himl_cli.api.workspace import Workspace as Workspace
 from himl_cli.core.errors import HimlError as HimlError
 

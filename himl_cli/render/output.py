@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from enum import Enum
-from typing import IO, TYPE_CHECKING, Any, TextIO
+from typing import IO, TYPE_CHECKING, Any, TextIO, cast
 
 from himl_cli.core.errors import HimlError, NeedsYes
 from himl_cli.core.redaction import redact
@@ -122,8 +123,9 @@ class Output:
     def talk(self, data: bytes) -> None:
         """Bytes for stderr, as they are."""
         sys.stderr.flush()
-        sys.stderr.buffer.write(data)
-        sys.stderr.buffer.flush()
+        stream = _binary(sys.stderr)
+        stream.write(data)
+        stream.flush()
 
     def flush(self) -> None:
         self._to_stdout(lambda stream: stream.flush())
@@ -151,11 +153,30 @@ class Output:
 
     def _to_stdout(self, act: Callable[[IO[bytes]], object]) -> None:
         try:
-            act(sys.stdout.buffer)
+            act(_binary(sys.stdout))
         except OSError as err:
             if err.errno == errno.EPIPE or (sys.platform == "win32" and err.errno == errno.EINVAL):  # how Windows calls a closed pipe
                 raise ReaderGone from err
             raise
+
+
+class _AsText(io.RawIOBase):
+    """Bytes on their way to a stream that takes text only, as a notebook's does."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, data: Any) -> int:
+        self._stream.write(bytes(data).decode("utf-8", "replace"))
+        return len(data)
+
+    def flush(self) -> None:
+        self._stream.flush()
+
+
+def _binary(stream: TextIO) -> IO[bytes]:
+    found: IO[bytes] | None = getattr(stream, "buffer", None)
+    return found if found is not None else cast("IO[bytes]", _AsText(stream))
 
 
 def encoded(text: str, stream: TextIO) -> bytes:

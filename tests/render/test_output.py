@@ -25,6 +25,13 @@ def test_each_format_prints_its_form_alone() -> None:
     assert run(code.format("quiet")).stdout.split() == [b"a", b"b"]
 
 
+def test_a_stream_that_takes_text_only_gets_text() -> None:
+    """As standard output and error are in a notebook."""
+    kernel = "import io, sys\nclass Text(io.TextIOBase):\n  encoding = 'utf-8'\n  write = lambda self, text: kept.append(text) or len(text)\nkept = []"
+    code = f"{kernel}\nsaid, sys.stdout = sys.stdout, Text()\nOutput().lines(['zw\u00f6lf'])\nOutput().stream(b'log')\nprint(ascii(''.join(kept)), file=said)"
+    assert run(code).stdout.strip() == b"'zw\\xf6lf\\nlog'"
+
+
 def test_human_text_is_made_only_when_it_is_asked_for() -> None:
     assert run("Output(Format.json).result(1, human=lambda: 1 / 0)").stdout.strip() == b"1"
 

@@ -1,0 +1,42 @@
+"""Write the prime numbers below a number to a dataset."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from himl_cli import submit_to_azure_if_needed
+
+
+def primes_below(limit: int) -> list[int]:
+    """All primes smaller than *limit*, by Eratosthenes' sieve."""
+    is_prime = [False, False, *([True] * (limit - 2))][: max(limit, 0)]
+    for number in range(2, int(max(limit, 0) ** 0.5) + 1):
+        if is_prime[number]:
+            for multiple in range(number * number, limit, number):
+                is_prime[multiple] = False
+    return [number for number, prime in enumerate(is_prime) if prime]
+
+
+def main() -> None:
+    run_info = submit_to_azure_if_needed(
+        compute_cluster_name="cpu-cluster",
+        wait_for_completion=True,
+        wait_for_completion_show_output=True,
+        default_datastore="himldatasets",
+        output_datasets=["himl_sample4_output"],
+    )
+    parser = argparse.ArgumentParser(description="Print prime numbers.")
+    parser.add_argument("-n", "--n", type=int, default=100, help="print the primes below this number")
+    parser.add_argument("-o", "--output", default="primes.txt", help="name of the file to write")
+    args = parser.parse_args()
+    output_folder = run_info.output_datasets[0] or Path("outputs") / "himl_sample4_output"
+    output_folder.mkdir(parents=True, exist_ok=True)
+    output = output_folder / args.output
+    primes = primes_below(args.n)
+    output.write_text("\n".join(map(str, primes)))
+    print(f"{len(primes)} primes written to {output}")
+
+
+if __name__ == "__main__":
+    main()

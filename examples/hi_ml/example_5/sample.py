@@ -1,0 +1,39 @@
+"""Train a classifier on the files that inputs.py has written beside this script; they go along in the snapshot."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import joblib
+import numpy as np
+from sklearn.metrics import confusion_matrix
+from sklearn.model_selection import train_test_split
+from sklearn.svm import SVC
+
+from himl_cli import submit_to_azure_if_needed
+
+
+def main() -> None:
+    run_info = submit_to_azure_if_needed(
+        compute_cluster_name="cpu-cluster",
+        wait_for_completion=True,
+        wait_for_completion_show_output=True,
+    )
+    parser = argparse.ArgumentParser(description="Train a support vector machine on the Iris dataset.")
+    parser.add_argument("--kernel", default="linear", choices=["linear", "rbf", "poly", "sigmoid"])
+    parser.add_argument("--penalty", type=float, default=1.0, help="penalty of what lies on the wrong side")
+    args = parser.parse_args()
+    input_folder = Path(__file__).parent / "dataset"
+    measures = np.loadtxt(input_folder / "X.csv", delimiter=",")
+    kinds = np.loadtxt(input_folder / "Y.csv", dtype=int)
+    train_x, test_x, train_y, test_y = train_test_split(measures, kinds, random_state=0)
+    model = SVC(kernel=args.kernel, C=args.penalty, gamma="scale").fit(train_x, train_y)
+    accuracy = float(model.score(test_x, test_y))
+    print(f"Accuracy on the test set: {accuracy:.2f}")
+    print(confusion_matrix(test_y, model.predict(test_x)))
+    joblib.dump(model, run_info.output_folder / "model.joblib")
+
+
+if __name__ == "__main__":
+    main()

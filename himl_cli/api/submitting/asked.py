@@ -1,0 +1,53 @@
+"""What a script asks for when it calls `submit_to_azure_if_needed`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from himl_cli.api.submitting.dataset_config import DatasetConfig
+
+PathLike = str | os.PathLike[str]
+Datasets = Sequence[str | DatasetConfig]
+AfterSubmission = Callable[..., Any]
+
+
+@dataclass(frozen=True)
+class Asked:
+    """The arguments of `submit_to_azure_if_needed`, by the same names; what they mean stands there."""
+
+    compute_cluster_name: str
+    entry_script: PathLike | None
+    aml_workspace: Any | None
+    workspace_config_file: PathLike | None
+    ml_client: Any | None
+    snapshot_root_directory: PathLike | None
+    script_params: Sequence[str] | None
+    conda_environment_file: PathLike | None
+    aml_environment_name: str
+    experiment_name: str | None
+    environment_variables: Mapping[str, str] | None
+    pip_extra_index_url: str
+    private_pip_wheel_path: PathLike | None
+    docker_base_image: str
+    docker_shm_size: str
+    ignored_folders: Sequence[PathLike] | None
+    default_datastore: str
+    input_datasets: Datasets | None
+    output_datasets: Datasets | None
+    num_nodes: int
+    wait_for_completion: bool
+    wait_for_completion_show_output: bool
+    max_run_duration: str
+    submit_to_azureml: bool | None
+    tags: Mapping[str, str] | None
+    after_submission: AfterSubmission | None
+    hyperdrive_config: Any | None
+    hyperparam_args: Mapping[str, Any] | None
+    strictly_aml_v1: bool
+    identity_based_auth: bool
+    pytorch_processes_per_node_v2: int | None
+    use_mpi_run_for_single_node_jobs: bool
+    display_name: str | None

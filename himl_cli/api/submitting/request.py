@@ -1,0 +1,119 @@
+"""The call's arguments as a request that `himl submit` would make."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from himl_cli.api.submitting.asked import Asked, PathLike
+from himl_cli.api.submitting.dataset_config import DatasetConfig
+from himl_cli.core.errors import BadUsage
+from himl_cli.services.environments.choose import CONDA_NAMES
+from himl_cli.services.submission import SubmitRequest
+
+EXPERIMENT_VARIABLE = "HIML_EXPERIMENT_NAME"
+HERE = "local"
+
+
+def request_of(asked: Asked, inputs: Sequence[DatasetConfig], outputs: Sequence[DatasetConfig], flag: str, default_image: str) -> SubmitRequest:
+    """What is to be submitted; *flag* is left out of the script's arguments, *default_image* is the image that nobody asked for.
+
+    Raises BadUsage for what this version does not do and for a cluster that is not named.
+    """
+    _check(asked)
+    cwd = Path.cwd()
+    root = _absolute(cwd, asked.snapshot_root_directory) or cwd
+    target, module = _entry(asked.entry_script, root, cwd)
+    return SubmitRequest(
+        cwd,
+        target=target,
+        module=module,
+        arguments=tuple(map(str, asked.script_params)) if asked.script_params is not None else tuple(word for word in sys.argv[1:] if word != flag),
+        cluster=asked.compute_cluster_name,
+        num_nodes=asked.num_nodes,
+        processes_per_node=asked.pytorch_processes_per_node_v2,
+        no_mpi_single_node=not asked.use_mpi_run_for_single_node_jobs,
+        shm_size=asked.docker_shm_size,
+        identity="user" if asked.identity_based_auth else None,
+        max_run_duration=asked.max_run_duration or None,
+        snapshot_root=str(root),
+        ignored_folders=[_below(root, folder) for folder in asked.ignored_folders or ()],
+        env_vars={name: str(value) for name, value in (asked.environment_variables or {}).items()},
+        experiment=asked.experiment_name or os.environ.get(EXPERIMENT_VARIABLE) or None,
+        display_name=asked.display_name or "",
+        tags={name: str(value) for name, value in (asked.tags or {}).items()},
+        inputs=[config.to_input(index) for index, config in enumerate(inputs)],
+        outputs=[config.to_output(index) for index, config in enumerate(outputs)],
+        default_datastore=asked.default_datastore or None,
+        sdk="v1" if asked.strictly_aml_v1 else "v2",
+        **_environment(asked, cwd, default_image),
+    )
+
+
+def _check(asked: Asked) -> None:
+    if asked.hyperdrive_config is not None or asked.hyperparam_args:
+        name = "hyperdrive_config" if asked.hyperdrive_config is not None else "hyperparam_args"
+        raise BadUsage(f"{name}: this version of himl submits no hyperparameter search.", hint="Leave it out to submit a single run.")
+    if asked.compute_cluster_name in ("", HERE):
+        raise BadUsage("compute_cluster_name does not name a cluster of Azure ML.", hint="To run the script here, leave --azureml out.")
+
+
+def _entry(given: PathLike | None, root: Path, cwd: Path) -> tuple[str | None, str | None]:
+    """The script, or the module (`-m NAME`, or the one that `python -m` runs from the snapshot's root); one of them is None."""
+    if given is not None and str(given).startswith("-m "):
+        return None, str(given)[3:].strip()
+    if given is not None:
+        path = root / given
+        return _seen_from(cwd, path if path.exists() else cwd / given), None
+    running = sys.modules["__main__"]
+    file, spec = getattr(running, "__file__", None), getattr(running, "__spec__", None)
+    if file is None:
+        raise BadUsage("No script is running that could be submitted.", hint="Name one with entry_script.")
+    if spec is not None and Path(sys.argv[0]).absolute() == Path(file).absolute():
+        module = spec.name.removesuffix(".__main__")
+        if Path(file).resolve() in _files_of(module, root.resolve()):
+            return None, module
+    return _seen_from(cwd, Path(file).absolute()), None
+
+
+def _seen_from(cwd: Path, path: Path) -> str:
+    """*path* as a person in *cwd* would write it; it becomes a tag of the run."""
+    return str(path.relative_to(cwd) if path.is_relative_to(cwd) else path)
+
+
+def _files_of(module: str, root: Path) -> tuple[Path, Path]:
+    place = root.joinpath(*module.split("."))
+    return place.with_name(f"{place.name}.py"), place / "__main__.py"
+
+
+def _environment(asked: Asked, cwd: Path, default_image: str) -> dict[str, Any]:
+    """A registered environment counts alone, as in hi-ml; else one is made from files."""
+    if asked.aml_environment_name:
+        return {"environment": asked.aml_environment_name}
+    found = _absolute(cwd, asked.conda_environment_file) or _nearest_conda_file(cwd)
+    has_own_image = asked.docker_base_image not in ("", default_image)
+    return {
+        "conda_env": (str(found),) if found else (),
+        "docker_image": asked.docker_base_image if (found and asked.docker_base_image) or has_own_image else None,
+        "pip_extra_index_url": asked.pip_extra_index_url or None,
+        "private_wheel": str(asked.private_pip_wheel_path) if asked.private_pip_wheel_path else None,
+    }
+
+
+def _nearest_conda_file(cwd: Path) -> Path | None:
+    """hi-ml looks in the current folder and above, wherever the script lies."""
+    candidates = (folder / name for folder in (cwd, *cwd.parents) for name in CONDA_NAMES)
+    return next((path for path in candidates if path.is_file()), None)
+
+
+def _absolute(cwd: Path, given: PathLike | None) -> Path | None:
+    return cwd / given if given else None
+
+
+def _below(root: Path, folder: PathLike) -> str:
+    """A folder of the snapshot as the snapshot names it: relative to its root."""
+    path = Path(folder)
+    return str(path.relative_to(root)) if path.is_absolute() and path.is_relative_to(root) else str(path)

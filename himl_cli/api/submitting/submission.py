@@ -1,0 +1,90 @@
+"""Sending the script that runs to Azure ML, and ending the process."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from himl_cli.api.submitting.asked import Asked
+from himl_cli.api.submitting.dataset_config import DatasetConfig
+from himl_cli.api.submitting.meant import meant_workspace
+from himl_cli.api.submitting.request import request_of
+from himl_cli.api.submitting.words import in_words_of_arguments
+from himl_cli.core.errors import BadUsage, Interrupted
+from himl_cli.core.runs import Run
+from himl_cli.render.output import Output
+from himl_cli.render.progress import observing
+from himl_cli.render.submission import say_ended, say_prepared, say_sent
+from himl_cli.services.run_logs import last_lines, watching
+from himl_cli.services.submission import PreparedJob, prepare_job, submit_job
+from himl_cli.services.transfer.launch import local_rank
+from himl_cli.services.waiting import follow_to_end, raise_unless_completed, wait_for_end
+from himl_cli.workspaces.base import HoldsConnections, SubmitsJobs, Workspace
+from himl_cli.workspaces.open import require_sdk_v1, sdk_run, sdk_view
+
+
+def submit_and_exit(asked: Asked, inputs: Sequence[DatasetConfig], outputs: Sequence[DatasetConfig], flag: str, default_image: str) -> NoReturn:
+    """Submit what was asked for, say where it is, wait where that is wanted, and end the process with code 0.
+
+    Raises HimlError where that fails; nothing is sent then, or the message says what was.
+    """
+    me = local_rank(os.environ)
+    if me is not None and me.rank > 0:
+        sys.exit(0)  # a launcher started the script several times; its first rank submits it
+    output = Output()
+    with in_words_of_arguments():
+        request = request_of(asked, inputs, outputs, flag, default_image)
+        if asked.strictly_aml_v1:
+            require_sdk_v1()
+        workspace = meant_workspace(asked)
+        if workspace is None:
+            raise BadUsage(
+                "No Azure ML workspace is given, and none is configured.",
+                hint="Put the workspace's config.json in the project's folder, or pass workspace_config_file. See 'himl doctor'.",
+            )
+        try:
+            _submit(asked, workspace, prepare_job(request), output)
+        except Interrupted as err:
+            output.notice(f"{err} {err.hint}".strip())
+            sys.exit(err.exit_code)
+        finally:
+            if isinstance(workspace, HoldsConnections):
+                workspace.close()
+    sys.exit(0)
+
+
+def _submit(asked: Asked, workspace: Workspace, job: PreparedJob, output: Output) -> None:
+    if not isinstance(workspace, SubmitsJobs):
+        raise BadUsage(f"{workspace.label} runs no jobs.")
+    say_prepared(output, job.remarks, job.report)
+    follows = asked.wait_for_completion and asked.wait_for_completion_show_output
+    with observing(output) as notify:
+        run = submit_job(workspace, job, Path.cwd(), notify)
+    with watching(run.id):
+        say_sent(output, run, waits=asked.wait_for_completion, follows=follows)
+        _call_after_submission(asked, workspace, run)
+        if asked.wait_for_completion:
+            _wait(workspace, run, output, follows=follows)
+
+
+def _call_after_submission(asked: Asked, workspace: Workspace, run: Run) -> None:
+    """Give the user's function what the SDK that was chosen has for the run."""
+    if asked.after_submission is None:
+        return
+    if asked.strictly_aml_v1:
+        asked.after_submission(sdk_run(workspace, run.id))
+    else:
+        job, client = sdk_view(workspace, run.id)
+        asked.after_submission(job, asked.ml_client if asked.ml_client is not None else client)
+
+
+def _wait(workspace: Workspace, run: Run, output: Output, *, follows: bool) -> None:
+    """Wait until the run has ended, its log shown as it grows, or where it failed its last lines. Raises JobFailed."""
+    with observing(output) as notify:
+        ended = follow_to_end(workspace, run.id, output.stream, notify) if follows else wait_for_end(workspace, run.id, notify)
+    output.end_line()
+    say_ended(output, ended, last_lines(workspace, ended.id) if not follows and ended.status.value == "Failed" else None)
+    raise_unless_completed(ended)

@@ -1,0 +1,14 @@
+"""What a script imports inside a job: the folders of its data.
+
+    from himl_cli.job import inputs, outputs
+
+    images = inputs()["images"]     # himl submit train.py --input images=NAME
+    outputs()["model"] / "m.bin"    # --output model=NAME
+
+Without keys, `--input NAME` and `--output NAME` are called INPUT_0, INPUT_1, … and OUTPUT_0, OUTPUT_1, …
+"""
+
+from __future__ import annotations
+
+from himl_cli.api.submitting.data_folders import inputs as inputs
+from himl_cli.api.submitting.data_folders import outputs as outputs

@@ -1,0 +1,40 @@
+"""Running scripts that use himl's functions, in processes of their own as users run them."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+SAY = """
+import json
+def say(**values):
+    print(json.dumps(values, default=str))
+"""
+
+
+def run_script(script: Path, *arguments: str, cwd: Path | None = None, env: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    """`python SCRIPT arguments`, in the script's folder unless told otherwise; a warning of Python's is an error."""
+    return subprocess.run(
+        [sys.executable, "-W", "error", str(script), *arguments], cwd=cwd or script.parent, env=os.environ | dict(env or {}), capture_output=True, text=True
+    )
+
+
+def said(script: Path, *arguments: str, cwd: Path | None = None, env: Mapping[str, str] | None = None) -> dict[str, Any]:
+    """The last line that the script printed, as JSON; it must end with 0."""
+    done = run_script(script, *arguments, cwd=cwd, env=env)
+    assert done.returncode == 0, done.stderr
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def write_script(folder: Path, name: str, call: str, after: str) -> Path:
+    """A script that calls `submit_to_azure_if_needed(`*call*`)`, has the answer as `info`, and goes on with *after*, where it may `say(key=value)`."""
+    imports = "import sys\nfrom pathlib import Path\nfrom himl_cli import DatasetConfig, submit_to_azure_if_needed"
+    path = folder / name
+    path.write_text(f"{SAY}\n{imports}\ninfo = submit_to_azure_if_needed({call})\n{after}\n")
+    return path

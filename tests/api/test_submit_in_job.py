@@ -1,0 +1,104 @@
+"""A script that could submit itself, inside a job: of Azure ML, and of himl here."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.api.scripts import run_script, said, write_script
+from tests.running import Himl, write_files
+from tests.servers.azureml.seeding import StagedWorkspace
+
+HEAVY = ("azure", "azureml", "yaml", "pycurl", "requests", "msgspec", "rich", "typer", "mlflow", "msal", "pathspec")
+CALL = 'compute_cluster_name="gpu", input_datasets=["a", DatasetConfig("b", local_folder="here")], output_datasets=["c"], submit_to_azureml=True'
+ALL = """
+say(
+    inputs=info.input_datasets, outputs=info.output_datasets, azure=info.is_running_in_azure_ml, out=info.output_folder, logs=info.logs_folder,
+    has_run=info.run is not None, heavy=sorted({name.split(".")[0] for name in sys.modules} & set(HEAVY)), cwd=Path.cwd(), made=Path("outputs").is_dir(),
+)
+""".replace("HEAVY", repr(HEAVY))
+
+
+@pytest.fixture
+def job(azure: StagedWorkspace) -> dict[str, str]:
+    """The variables of a job in Azure ML with two inputs and an output."""
+    run = azure.add_run("train_1_aa", "train", status="Running")
+    data = {"AZURE_ML_INPUT_INPUT_0": "/data/a", "AZURE_ML_INPUT_INPUT_1": "/data/b", "AZURE_ML_OUTPUT_OUTPUT_0": "/data/c"}
+    return azure.job_environment(run) | data
+
+
+def test_a_job_gets_its_own_paths_at_no_cost(azure: StagedWorkspace, job: dict[str, str], project: Path) -> None:
+    found = said(write_script(project, "train.py", CALL, ALL), env=job)
+    assert found == {
+        "inputs": ["/data/a", "/data/b"],
+        "outputs": ["/data/c"],
+        "azure": True,
+        "out": "outputs",
+        "logs": "logs",
+        "has_run": True,
+        "heavy": [],
+        "cwd": str(project),
+        "made": True,
+    }
+    assert azure.requests() == []
+
+
+@pytest.mark.parametrize("name", ["AZUREML_DATAREFERENCE_INPUT_0", "INPUT_0"])
+def test_jobs_of_the_older_sdk_are_understood(job: dict[str, str], project: Path, name: str) -> None:
+    variables = {**job, "AZURE_ML_INPUT_INPUT_0": "", name: "/v1/a"}
+    assert said(write_script(project, "train.py", CALL, ALL), env=variables)["inputs"] == ["/v1/a", "/data/b"]
+
+
+def test_a_dataset_that_the_job_was_submitted_without_has_no_path(job: dict[str, str], project: Path) -> None:
+    script = write_script(project, "train.py", 'input_datasets=["a", "b", "extra"]', "say(inputs=info.input_datasets)")
+    done = run_script(script, env=job)
+    assert json.loads(done.stdout)["inputs"] == ["/data/a", "/data/b", None]
+    assert "submitted without the input dataset 'extra'" in done.stderr
+
+
+def test_several_nodes_get_the_variables_of_pytorch(job: dict[str, str], project: Path) -> None:
+    after = "import os\nsay(**{name: os.environ.get(name) for name in ('MASTER_ADDR', 'MASTER_PORT', 'NODE_RANK')})"
+    script = write_script(project, "train.py", "num_nodes=2", after)
+    found = said(script, env={**job, "AZ_BATCH_MASTER_NODE": "10.0.0.4:6000", "OMPI_COMM_WORLD_RANK": "1"})
+    assert found == {"MASTER_ADDR": "10.0.0.4", "MASTER_PORT": "6000", "NODE_RANK": "1"}
+
+
+def test_a_job_here_gets_the_paths_that_it_was_submitted_with(himl: Himl, project: Path) -> None:
+    write_files(project, {"data/a/x": "1"})
+    write_script(project, "train.py", CALL.replace(", submit_to_azureml=True", ""), ALL)
+    out = himl.ok("submit", "train.py", "--input", "a,local=data/a", "--output", f"c,local={project / 'made'}").stdout
+    found = json.loads(out.splitlines()[-1])
+    assert found["inputs"] == [str(project / "data" / "a"), None]
+    assert (found["outputs"], found["azure"], found["has_run"], found["heavy"]) == ([str(project / "made")], False, True, [])
+    assert (found["out"], found["logs"], found["made"]) == ("outputs", "logs", True)
+
+
+def test_a_job_here_does_not_send_itself(himl: Himl, project: Path) -> None:
+    write_script(project, "train.py", 'compute_cluster_name="gpu"', "say(azure=info.is_running_in_azure_ml)")
+    out = himl.ok("submit", "train.py", "--", "--azureml").stdout
+    assert "The script runs in a job of himl already, and is not sent to Azure ML." in out
+    assert json.loads(out.splitlines()[-1]) == {"azure": False}
+
+
+def test_what_is_written_to_the_folders_is_kept_with_the_run(himl: Himl, project: Path, tmp_path: Path) -> None:
+    write_script(project, "train.py", "", "(info.output_folder / 'model.txt').write_text('m')\n(info.logs_folder / 'log.txt').write_text('l')")
+    run_id = himl.ok("submit", "train.py", "-q").stdout.strip()
+    himl.ok("download", run_id, "--flat", "--output_dir", tmp_path / "got")
+    assert (tmp_path / "got" / "outputs" / "model.txt").read_text() == "m"
+    assert (tmp_path / "got" / "logs" / "log.txt").read_text() == "l"
+
+
+def test_data_by_its_keys(himl: Himl, project: Path) -> None:
+    write_files(project, {"data/x": "1"})
+    (project / "look.py").write_text(
+        "from himl_cli.job import inputs, outputs\n"
+        "print(sorted(inputs()), sorted(outputs()), len(inputs()), 'b' in inputs(), (inputs()['a'] / 'x').read_text(), outputs().get('d'))\n"
+        "(outputs()['c'] / 'y').write_text('2')\n"
+        "inputs()['b']\n"
+    )
+    done = himl("submit", "look.py", "--input", "a=n,local=data", "--output", f"c=n,local={project / 'made'}")
+    assert "['a'] ['c'] 1 False 1 None" in done.stdout
+    assert "NoSuchData: No input 'b'; there are: a." in done.stdout
+    assert (project / "made" / "y").read_text() == "2"
