@@ -1,0 +1,1 @@
+"""What `submit_azure` measures: a project, and the vendor's way to submit it."""
