@@ -1,0 +1,130 @@
+"""`himl tb`: runs in TensorBoard.
+
+Services are imported in the functions that need them, so that help comes at once.
+"""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from himl_cli.commands._bundles import Bundle
+from himl_cli.commands._group import command, group
+from himl_cli.commands._options import OutputOptions, RunArgs, SelectionOptions, WorkspaceOptions
+from himl_cli.commands._session import Session, open_session
+from himl_cli.core.errors import BadUsage
+
+if TYPE_CHECKING:
+    from himl_cli.core.runs import Run
+    from himl_cli.services.tensorboard.feeds import RunFeed
+
+FILES, BOARD = "Event files", "TensorBoard"
+LAST_PORT = 65535
+
+app = group()
+
+
+class EventOptions(Bundle):
+    """Which event files, and where their copies go."""
+
+    def __init__(
+        self,
+        log_dir: Annotated[
+            str, typer.Option("--log_dir", metavar="DIR", help="Their folder inside a run; if it has none, all are taken.", rich_help_panel=FILES)
+        ] = "logs",
+        run_logs_dir: Annotated[
+            Path | None, typer.Option("--run_logs_dir", metavar="DIR", help="Where copies go.  [default: himl's cache]", rich_help_panel=FILES, file_okay=False)
+        ] = None,
+        refresh: Annotated[int, typer.Option("--refresh", metavar="SECONDS", help="How often new ones are fetched.", rich_help_panel=FILES)] = 15,
+        sync_only: Annotated[bool, typer.Option("--sync_only", help="Fetch once, print where they are, and end.", rich_help_panel=FILES)] = False,
+    ) -> None:
+        if refresh < 1:
+            raise BadUsage(f"--refresh takes a whole number of seconds from 1, got {refresh}.")
+        self.log_dir = log_dir
+        self.copies = run_logs_dir.expanduser() if run_logs_dir else None
+        self.refresh = refresh
+        self.sync_only = sync_only
+
+
+class BoardOptions(Bundle):
+    """Where TensorBoard listens."""
+
+    def __init__(
+        self,
+        port: Annotated[int, typer.Option("--port", metavar="N", help="Its port; the next free one if that is taken.", rich_help_panel=BOARD)] = 6006,
+        host: Annotated[
+            str, typer.Option("--host", metavar="HOST", help="Its host; others than localhost let others in.", rich_help_panel=BOARD)
+        ] = "localhost",
+        open_browser: Annotated[bool, typer.Option("--open", help="Open it in the browser.", rich_help_panel=BOARD)] = False,
+    ) -> None:
+        if not 0 <= port <= LAST_PORT:
+            raise BadUsage(f"--port takes a number from 0 to {LAST_PORT}, got {port}.")
+        if not host.strip():
+            raise BadUsage("--host got an empty value.", hint="Is a shell variable unset?")
+        self.port = port
+        self.host = host
+        self.open_browser = open_browser
+
+
+@command(app, "tb")
+def tb(
+    selection: SelectionOptions,
+    events: EventOptions,
+    board: BoardOptions,
+    where: WorkspaceOptions,
+    talk: OutputOptions,
+    runs: RunArgs = None,
+) -> None:
+    """Show runs in TensorBoard, also while they go on.
+
+    Without a run: the one submitted last from this folder. Runs of here are shown where they lie; of others the event
+    files are fetched, and then only what is new in them. Ctrl-C ends it.
+
+    \b
+      himl tb
+      himl tb --experiment train --num_runs 5 --open
+      himl tb train_1772366400_0a1b2c3d --sync_only --run_logs_dir logs
+    """
+    from himl_cli.services.run_lookup import find_runs
+    from himl_cli.services.tensorboard.sync import feeds_of
+
+    with suppress(*() if events.sync_only else (KeyboardInterrupt,)), open_session(where, talk) as session:
+        found = find_runs(session.workspace, selection.selection(runs), cwd=session.cwd)
+        feeds = feeds_of(session.workspace, found, events.log_dir, events.copies)
+        if events.sync_only:
+            _sync(session, feeds)
+        else:
+            _serve(session, found, feeds, events.refresh, board)
+
+
+def _sync(session: Session, feeds: list[RunFeed]) -> None:
+    from himl_cli.render.tensorboard import say_synced
+    from himl_cli.services.tensorboard.sync import sync_once
+
+    synced, problem = sync_once(feeds, session.notify)
+    if synced:
+        say_synced(session.output, synced)
+    if problem is not None:
+        raise problem
+
+
+def _serve(session: Session, runs: list[Run], feeds: list[RunFeed], refresh: int, board: BoardOptions) -> None:
+    from himl_cli.render.tensorboard import say_served
+    from himl_cli.services.tensorboard.serving import Address, serve
+
+    def said(url: str) -> None:
+        say_served(session.output, url, [run.id for run in runs])
+        if board.open_browser:
+            _open(session, url)
+
+    serve(feeds, Address(board.host, board.port), refresh, session.notify, said)
+
+
+def _open(session: Session, url: str) -> None:
+    import webbrowser
+
+    if not webbrowser.open(url):
+        session.output.notice(f"No browser can be opened here: open {url} yourself.")

@@ -1,0 +1,50 @@
+"""Bringing the new bytes of several event files of one run at once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from himl_cli.core.blobs import BlobInfo, FetchRequest
+from himl_cli.core.errors import BlobChanged, HimlError
+from himl_cli.services.tensorboard.growing_copy import GrowingCopy
+from himl_cli.workspaces.base import BlobStore
+
+WORKERS = 8
+
+
+class Brought:
+    """A `FetchSink` over copies by the names of their originals: how many new bytes came, and which files have to be asked for again."""
+
+    def __init__(self, copies: Mapping[str, GrowingCopy]) -> None:
+        self._copies = copies
+        self.bytes = 0
+        self.is_behind = False
+        self.error: HimlError | None = None
+
+    def write(self, request: FetchRequest, offset: int, data: bytes) -> None:
+        self.bytes += self._copies[request.blob.name].take(offset, data)
+
+    def finish(self, request: FetchRequest, md5: bytes | None) -> None:
+        copy = self._copies[request.blob.name]
+        copy.close()
+        self.is_behind = self.is_behind or copy.is_other
+
+    def fail(self, request: FetchRequest, error: HimlError) -> None:
+        self._copies[request.blob.name].close()
+        if isinstance(error, BlobChanged):
+            self.is_behind = True
+        else:
+            self.error = self.error or error
+
+
+def bring(store: BlobStore, blobs: Mapping[str, BlobInfo], copies: Mapping[str, GrowingCopy]) -> Brought:
+    """Add what is new in *blobs* to their *copies*, both by the names in the store; what came stays, whatever fails. Raises DiskFailed."""
+    brought = Brought(copies)
+    requests = [request for name, blob in blobs.items() if (request := copies[name].request(blob)) is not None]
+    try:
+        if requests:
+            store.fetch(iter(requests), brought, workers=WORKERS)
+    finally:
+        for copy in copies.values():
+            copy.close()
+    return brought

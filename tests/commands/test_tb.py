@@ -1,0 +1,317 @@
+"""`himl tb` through the installed program and the real TensorBoard."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from http.client import HTTPException
+from pathlib import Path
+from typing import Any
+from urllib.error import URLError
+from urllib.parse import urlencode
+from urllib.request import ProxyHandler, build_opener
+
+import pytest
+
+from tests.event_files import NAME, WRITER, event_bytes, scalars
+from tests.recorded_runs import RecordedRuns
+from tests.running import Himl, write_files
+from tests.servers.azureml.faults import Stall, Status
+from tests.servers.azureml.seeding import StagedWorkspace
+
+posix = pytest.mark.skipif(sys.platform == "win32", reason="needs signals of POSIX")
+
+LONG = event_bytes([1.0, 0.5, 0.25, 0.125])
+SHORT = event_bytes([1.0, 0.5])
+DIRECT = build_opener(ProxyHandler({}))
+SECONDS = 60.0
+
+
+def until(is_so: Callable[[], bool], what: str) -> None:
+    deadline = time.monotonic() + SECONDS
+    while not is_so():
+        assert time.monotonic() < deadline, f"it did not come about that {what}"
+        time.sleep(0.05)
+
+
+class Board:
+    """A `himl tb` that runs, and TensorBoard's own answers."""
+
+    def __init__(self, process: subprocess.Popen[bytes], said: Path) -> None:
+        self.process = process
+        self._said = said
+        assert process.stdout is not None
+        self.line = process.stdout.readline().decode()
+        found = re.search(r"http://[^\s\"]+/", self.line)
+        assert found, self.line + self.talk
+        self.url = found[0]
+
+    @property
+    def talk(self) -> str:
+        return self._said.read_text("utf-8")
+
+    @property
+    def port(self) -> int:
+        return int(self.url.rstrip("/").rpartition(":")[2])
+
+    def ask(self, path: str, **query: str) -> Any:
+        """None where it does not know of it (yet)."""
+        try:
+            with DIRECT.open(f"http://127.0.0.1:{self.port}/{path}?{urlencode(query)}", timeout=10) as answer:
+                return json.load(answer)
+        except (URLError, HTTPException, OSError):
+            return None
+
+    def values(self, run: str) -> list[float]:
+        return [value for _, _, value in self.ask("data/plugin/scalars/scalars", run=run, tag="loss") or []]
+
+    def shows(self, run: str, values: Sequence[float]) -> None:
+        until(lambda: self.values(run) == list(values), f"{run} is {values}, but {self.values(run)}; there are {self.ask('data/runs')}; {self.talk}")
+
+    def says(self, text: str, times: int = 1) -> None:
+        until(lambda: self.talk.count(text) >= times, f"'{text}' is said, but: {self.talk}")
+
+    def end(self, number: int = signal.SIGINT) -> int:
+        self.process.send_signal(number)
+        code = self.process.wait(30)
+        until(lambda: is_closed(self.port), "TensorBoard has ended")
+        return code
+
+
+def is_closed(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) != 0
+
+
+@contextmanager
+def serving(himl: Himl, tmp_path: Path, *options: str, env: dict[str, str] | None = None) -> Iterator[Board]:
+    """`himl tb` on a port that is free, looking every second."""
+    port = () if "--port" in options else ("--port", "0")
+    said, own = tmp_path / "said.txt", tmp_path / "tmp"
+    own.mkdir(exist_ok=True)
+    with said.open("wb") as talk:
+        process = subprocess.Popen(
+            [str(himl.program), "tb", *port, "--refresh", "1", *options],
+            cwd=himl.folder,
+            env=os.environ | {"TMPDIR": str(own)} | (env or {}),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=talk,
+            start_new_session=True,
+        )
+    try:
+        yield Board(process, said)
+    finally:
+        process.kill()
+        process.communicate()
+
+
+GROWS = f"""
+{WRITER}
+writer = EventFileWriter("logs/train")
+for step in range(2):
+    write(writer, "loss", step, 1.0 / (step + 1))
+while not os.path.exists(sys.argv[1]):
+    time.sleep(0.05)
+write(writer, "loss", 2, 0.25)
+writer.close()
+"""
+
+
+READERS = {
+    "data server": ({}, "GrpcDataProvider"),
+    "data server behind a proxy": ({"https_proxy": "http://127.0.0.1:9", "http_proxy": "http://127.0.0.1:9"}, "GrpcDataProvider"),
+    "none": ({"TENSORBOARD_DATA_SERVER_BINARY": "/no/such/file"}, "MultiplexerDataProvider"),
+}
+
+
+@posix
+@pytest.mark.parametrize("reader", READERS)
+def test_a_run_of_here_is_shown_where_it_lies_and_grows(himl: Himl, project: Path, tmp_path: Path, reader: str) -> None:
+    """TensorBoard reads by its data server where there is one, and else by itself."""
+    env, provider = READERS[reader]
+    write_files(project, {"train.py": GROWS})
+    run = himl.ok("submit", "train.py", "--no_wait", "-q", "--display_name", "First try", "--", str(tmp_path / "go")).stdout.strip()
+    try:
+        with serving(himl, tmp_path, env=env) as board:
+            board.shows(f"First_try-{run}/train", [1.0, 0.5])
+            (tmp_path / "go").touch()
+            board.shows(f"First_try-{run}/train", [1.0, 0.5, 0.25])
+            assert provider in board.ask("data/environment")["debug"]["data_provider"]
+            assert board.end() == 0
+            assert board.process.stdout is not None
+            assert board.process.stdout.read() == b"", "one line, and no more"
+            assert board.talk == "Ctrl-C ends it.\n"
+    finally:
+        (tmp_path / "go").touch()
+        himl("runs", "logs", "--follow")
+    assert [*(tmp_path / "home").rglob("*tfevents*"), *(tmp_path / "tmp").glob("himl*")] == [], "nothing is copied, and nothing stays behind"
+
+
+@pytest.fixture
+def seeded(azure_environment: StagedWorkspace, project: Path) -> StagedWorkspace:
+    """A run that has ended, one that goes on, one without event files."""
+    azure = azure_environment
+    azure.write_config(project)
+    azure.put_artifacts(azure.add_run("train_1_aa", "train", display_name="Done"), {f"logs/{NAME}": LONG, "outputs/model.pt": b"m"})
+    going = azure.add_run("train_2_bb", "train", status="Running", display_name="Going on")
+    azure.state.storage.append("azureml", f"{going.artifact_prefix}logs/{NAME}", SHORT)
+    azure.put_artifact(azure.add_run("train_3_cc", "train", status="Failed"), "user_logs/std_log.txt", b"boom")
+    return azure
+
+
+@posix
+def test_runs_of_a_service_are_fetched_as_they_grow_and_left_alone_once_they_ended(himl: Himl, seeded: StagedWorkspace, tmp_path: Path) -> None:
+    with serving(himl, tmp_path, "--experiment", "train", "--num_runs", "all") as board:
+        board.shows("Done-train_1_aa", [1.0, 0.5, 0.25, 0.125])
+        board.shows("Going_on-train_2_bb", [1.0, 0.5])
+        board.says("Run 'train_3_cc' has no event files.")
+        run = seeded.state.runs["train_2_bb"]
+        seeded.state.storage.append("azureml", f"{run.artifact_prefix}logs/{NAME}", LONG[len(SHORT) :])
+        board.shows("Going_on-train_2_bb", [1.0, 0.5, 0.25, 0.125])
+        seen = len(seeded.requests(r"train_1_aa"))
+        of_other = len(seeded.requests(r"GET .*prefix=.*train_2_bb"))
+        until(lambda: len(seeded.requests(r"GET .*prefix=.*train_2_bb")) > of_other + 1, "the run that goes on is looked at")
+        assert len(seeded.requests(r"train_1_aa")) == seen
+        assert board.end(signal.SIGTERM) == 0
+        assert board.talk.count("train_3_cc") == 1
+
+
+@posix
+def test_what_is_here_is_shown_while_the_rest_is_waited_for_and_ctrl_c_does_not_wait(
+    himl: Himl, seeded: StagedWorkspace, project: Path, tmp_path: Path
+) -> None:
+    himl.ok("tb", "train_1_aa", "--sync_only", "--run_logs_dir", "copies")
+    seeded.stage.faults.add(Stall(60.0), r"GET .*prefix=.*train_[12]_", times=None)
+    with serving(himl, tmp_path, "train_1_aa", "train_2_bb", "--run_logs_dir", "copies") as board:
+        board.shows("Done-train_1_aa", [1.0, 0.5, 0.25, 0.125])
+        assert board.values("Going_on-train_2_bb") == []
+        assert board.end() == 0
+        assert board.talk == "Ctrl-C ends it.\n"
+
+
+@posix
+def test_a_file_that_became_another_one_is_shown_as_it_is_now(himl: Himl, seeded: StagedWorkspace, tmp_path: Path) -> None:
+    with serving(himl, tmp_path, "train_2_bb", "--log_dir", "outputs") as board:
+        board.shows("Going_on-train_2_bb/logs", [1.0, 0.5])
+        run = seeded.state.runs["train_2_bb"]
+        seeded.put_artifact(run, f"outputs/again/{NAME}", LONG)
+        board.shows("Going_on-train_2_bb/again", [1.0, 0.5, 0.25, 0.125])
+        seeded.put_artifact(run, f"outputs/again/{NAME}", event_bytes([9.0, 8.0]))
+        board.shows("Going_on-train_2_bb/again", [9.0, 8.0])
+        assert board.end() == 0
+
+
+@posix
+def test_a_service_that_refuses_for_a_while_is_said_once_and_outlived(himl: Himl, seeded: StagedWorkspace, tmp_path: Path) -> None:
+    with serving(himl, tmp_path, "train_2_bb") as board:
+        board.shows("Going_on-train_2_bb", [1.0, 0.5])
+        seeded.stage.faults.add(Status(403, code="Forbidden", message="Not now."), r"/history/.*train_2_bb", times=None)
+        board.says("Still trying; TensorBoard shows what is here.")
+        refused = len(seeded.requests(r"/history/.*train_2_bb.*403"))
+        until(lambda: len(seeded.requests(r"/history/.*train_2_bb.*403")) > refused + 1, "it is tried again")
+        run = seeded.state.runs["train_2_bb"]
+        seeded.state.storage.append("azureml", f"{run.artifact_prefix}logs/{NAME}", LONG[len(SHORT) :])
+        seeded.stage.faults.clear()
+        board.says("The service answers again.")
+        board.shows("Going_on-train_2_bb", [1.0, 0.5, 0.25, 0.125])
+        assert board.talk.count("Still trying") == 1
+        assert board.end() == 0
+
+
+@posix
+def test_a_taken_port_moves_on_and_others_being_let_in_is_said(himl: Himl, project: Path, tmp_path: Path) -> None:
+    RecordedRuns(project).add("train_1_aa", files={f"logs/{NAME}": LONG})
+    with socket.socket() as taken:
+        taken.bind(("0.0.0.0", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with serving(himl, tmp_path, "--run", "latest", "--host", "0.0.0.0", "--port", str(port)) as board:
+            assert port < board.port <= port + 100
+            assert f"Port {port} is taken: TensorBoard takes {board.port}." in board.talk
+            assert f"whoever reaches 0.0.0.0:{board.port} sees these runs" in board.talk
+            board.shows("train_1_aa", [1.0, 0.5, 0.25, 0.125])
+            assert board.end() == 0
+
+
+@posix
+def test_the_browser_is_opened_and_a_killed_himl_takes_tensorboard_with_it(himl: Himl, project: Path, tmp_path: Path) -> None:
+    RecordedRuns(project).add("train_1_aa", files={f"logs/{NAME}": LONG})
+    browser = tmp_path / "browser"
+    browser.write_text(f'#!/bin/sh\necho "$1" > "{tmp_path / "opened"}"\n')
+    browser.chmod(0o755)
+    with serving(himl, tmp_path, "--run", "latest", "--open", env={"BROWSER": f"{browser} %s"}) as board:
+        until(lambda: (tmp_path / "opened").is_file() and (tmp_path / "opened").read_text() == f"{board.url}\n", "the browser was told")
+        board.process.kill()
+        until(lambda: is_closed(board.port), "TensorBoard has ended")
+
+
+@posix
+def test_the_address_is_one_line_in_each_format(himl: Himl, project: Path, tmp_path: Path) -> None:
+    RecordedRuns(project).add("train_1_aa", files={f"logs/{NAME}": LONG})
+    for option in ((), ("-q",), ("--json",)):
+        with serving(himl, tmp_path, "train_1_aa", *option) as board:
+            document = json.dumps({"url": board.url, "runs": ["train_1_aa"]})
+            assert board.line == {(): f"TensorBoard: {board.url}\n", ("-q",): f"{board.url}\n"}.get(option, f"{document}\n")
+            if "-q" not in option:
+                board.says("Ctrl-C ends it.\n")
+            assert board.end() == 0
+            assert board.talk == ("" if "-q" in option else "Ctrl-C ends it.\n")
+
+
+def test_sync_only_fetches_once_and_prints_where(himl: Himl, seeded: StagedWorkspace, project: Path) -> None:
+    options = ("tb", "--experiment", "train", "--num_runs", "all", "--sync_only", "--run_logs_dir", "copies")
+    first = himl.ok(*options)
+    going, done = project / "copies" / "Going_on-train_2_bb", project / "copies" / "Done-train_1_aa"
+    rows = [f"train_2_bb\t1\t{len(SHORT)}\t{going}", f"train_1_aa\t1\t{len(LONG)}\t{done}"]
+    assert sorted(first.stdout.splitlines()[1:]) == sorted(rows)
+    assert first.stderr == "Run 'train_3_cc' has no event files.\n"
+    assert sorted(himl.ok(*options, "-q").stdout.splitlines()) == sorted([str(done), str(going)])
+    (one,) = himl.ok("tb", "train_1_aa", "--sync_only", "--run_logs_dir", "copies", "--json").json()
+    assert one == {"run": "train_1_aa", "display_name": "Done", "folder": str(done), "files": 1, "new_bytes": 0}
+    assert scalars(done) == [(0, 1.0), (1, 0.5), (2, 0.25), (3, 0.125)]
+    assert [path.name for path in done.iterdir()] == [NAME]
+
+
+def test_copies_go_to_the_cache_unless_said_otherwise(himl: Himl, seeded: StagedWorkspace, project: Path, tmp_path: Path) -> None:
+    folder = Path(himl.ok("tb", "train_1_aa", "--sync_only", "-q").stdout.strip())
+    assert (folder.name, (folder / NAME).read_bytes()) == ("Done-train_1_aa", LONG)
+    assert tmp_path / "home" in folder.parents
+    assert [path.name for path in project.iterdir()] == ["config.json"]
+
+
+def test_no_event_files_at_all_is_exit_3(himl: Himl, seeded: StagedWorkspace) -> None:
+    outcome = himl("tb", "train_3_cc", "--sync_only")
+    assert (outcome.code, outcome.stdout) == (3, "")
+    assert outcome.stderr.startswith("error: Run 'train_3_cc' has no event files.\n")
+    served = himl("tb", "train_3_cc", "--port", "0")
+    assert (served.code, served.stderr) == (3, outcome.stderr)
+
+
+def test_a_service_that_fails_is_exit_5_and_what_came_is_told(himl: Himl, seeded: StagedWorkspace) -> None:
+    seeded.stage.faults.add(Status(503, retry_after=3600), r"GET .*train_2_bb.*logs", times=None)
+    outcome = himl("tb", "--run", "train_1_aa,train_2_bb", "--sync_only", "--run_logs_dir", "copies")
+    assert outcome.code == 5
+    assert [line.split("\t")[0] for line in outcome.stdout.splitlines()] == ["run", "train_1_aa"]
+
+
+@pytest.mark.parametrize(
+    "options", [("--refresh", "0"), ("--port", "65536"), ("--host", " "), ("--host", "no.such.host.invalid"), ("--run_logs_dir", "train.py")]
+)
+def test_what_cannot_be_is_exit_2(himl: Himl, project: Path, options: tuple[str, ...]) -> None:
+    RecordedRuns(project).add("train_1_aa", files={f"logs/{NAME}": LONG})
+    write_files(project, {"train.py": ""})
+    assert himl("tb", "train_1_aa", *options).code == 2
+
+
+def test_other_ways_to_write_the_options_of_hi_ml(himl: Himl, seeded: StagedWorkspace, project: Path) -> None:
+    himl.ok("tb", "--run_recovery_ids", "train:train_1_aa", "--run-logs-dir", "copies", "--log-dir", "logs", "--sync-only")
+    assert (project / "copies" / "Done-train_1_aa" / NAME).read_bytes() == LONG

@@ -1,0 +1,196 @@
+"""Event files of runs: which they are, and copies that only ever grow by what is new."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from himl_cli.core.blobs import BlobInfo
+from himl_cli.core.runs import Run, RunStatus
+from himl_cli.services.tensorboard.event_files import event_files, readable_name
+from himl_cli.services.tensorboard.feeds import CopiedHere
+from himl_cli.services.tensorboard.growing_copy import OVERLAP, GrowingCopy
+from himl_cli.services.tensorboard.shown_folder import ShownFolder
+from himl_cli.services.tensorboard.sync import feeds_of, sync_once
+from himl_cli.workspaces.azure.workspace import AzureWorkspace
+from tests.azure_workspaces import opened
+from tests.event_files import NAME, event_bytes, scalars
+from tests.recorded_runs import RecordedRuns
+from tests.servers.azureml.seeding import StagedWorkspace
+
+LONG = event_bytes([1.0, 0.5, 0.25, 0.125])
+SHORT = event_bytes([1.0, 0.5])
+RUN = "train_1_aa"
+
+
+@pytest.fixture
+def workspace(azure_environment: StagedWorkspace, project: Path) -> Iterator[AzureWorkspace]:
+    with opened(azure_environment, project) as found:
+        yield found
+
+
+def feed_of(workspace: AzureWorkspace, folder: Path, log_dir: str = "logs") -> CopiedHere:
+    (feed,) = feeds_of(workspace, [workspace.run(RUN)], log_dir, folder)
+    assert isinstance(feed, CopiedHere)
+    return feed
+
+
+def put(azure: StagedWorkspace, name: str, content: bytes) -> None:
+    azure.put_artifact(azure.state.runs[RUN], name, content)
+
+
+def received(azure: StagedWorkspace, wanted: int) -> int:
+    """Bytes of event files that have gone over the wire; the double notes them once they are out, so *wanted* is waited for."""
+    deadline = time.monotonic() + 10
+    while True:
+        count = sum(seen.received for seen in azure.stage.log.find(r"GET .*tfevents[^?]*(\?|$)"))
+        if count >= wanted or time.monotonic() > deadline:
+            return count
+        time.sleep(0.01)
+
+
+def test_only_new_bytes_of_a_log_that_grows_are_asked_for_and_added_in_place(azure: StagedWorkspace, workspace: AzureWorkspace, tmp_path: Path) -> None:
+    run = azure.add_run(RUN, "train", status="Running", display_name="First try")
+    blob = run.artifact_prefix + f"logs/fold 0/{NAME}"
+    azure.state.storage.append("azureml", blob, SHORT)
+    feed = feed_of(workspace, tmp_path / "copies")
+    feed.look()
+    path = tmp_path / "copies" / "First_try-train_1_aa" / "fold 0" / NAME
+    assert (path.read_bytes(), [file.path for file in feed.files], feed.new_bytes) == (SHORT, [path], len(SHORT))
+    inode = path.stat().st_ino
+    azure.state.storage.append("azureml", blob, LONG[len(SHORT) :])
+    feed.look()
+    assert (path.read_bytes(), path.stat().st_ino, feed.new_bytes, feed.is_over) == (LONG, inode, len(LONG) - len(SHORT), False)
+    assert scalars(path.parent) == [(0, 1.0), (1, 0.5), (2, 0.25), (3, 0.125)]
+    feed.look()
+    assert (feed.new_bytes, received(azure, len(LONG) + OVERLAP)) == (0, len(LONG) + OVERLAP)
+
+
+def test_a_blob_that_is_stored_anew_and_longer_is_the_same_file(azure: StagedWorkspace, workspace: AzureWorkspace, tmp_path: Path) -> None:
+    """Its folder is not `logs`: then all event files are taken, by their whole names."""
+    azure.add_run(RUN, "train", status="Running")
+    put(azure, f"outputs/tb/{NAME}", SHORT)
+    feed = feed_of(workspace, tmp_path)
+    feed.look()
+    put(azure, f"outputs/tb/{NAME}", LONG)
+    feed.look()
+    assert [file.name for file in feed.files] == [f"outputs/tb/{NAME}"]
+    assert (tmp_path / RUN / "outputs" / "tb" / NAME).read_bytes() == LONG
+    assert received(azure, len(LONG) + OVERLAP) == len(LONG) + OVERLAP
+
+
+@pytest.mark.parametrize("other", [event_bytes([9.0]), event_bytes([9.0, 8.0, 7.0, 6.0, 5.0])], ids=["shorter", "longer"])
+def test_another_file_of_the_same_name_is_kept_under_a_new_one(azure: StagedWorkspace, workspace: AzureWorkspace, tmp_path: Path, other: bytes) -> None:
+    azure.add_run(RUN, "train", status="Running")
+    put(azure, f"logs/{NAME}", SHORT)
+    feed = feed_of(workspace, tmp_path)
+    feed.look()
+    put(azure, f"logs/{NAME}", other)
+    feed.look()
+    second = tmp_path / RUN / f"{NAME}.v2"
+    assert ([file.path for file in feed.files], second.read_bytes(), (tmp_path / RUN / NAME).read_bytes()) == ([second], other, SHORT)
+    again = feed_of(workspace, tmp_path)
+    assert [(file.name, file.path) for file in again.files] == [(second.name, second)], "what is shown before the first look"
+    again.look()
+    assert again.new_bytes == 0
+
+
+def test_another_himl_goes_on_with_what_is_on_the_disk(azure: StagedWorkspace, workspace: AzureWorkspace, tmp_path: Path) -> None:
+    azure.add_run(RUN, "train")
+    put(azure, f"logs/{NAME}", LONG)
+    (tmp_path / RUN).mkdir()
+    (tmp_path / RUN / NAME).write_bytes(LONG[:50])  # in the middle of a record
+    feed = feed_of(workspace, tmp_path)
+    assert [file.name for file in feed.files] == [NAME]
+    feed.look()
+    assert ((tmp_path / RUN / NAME).read_bytes(), feed.new_bytes, feed.is_over) == (LONG, len(LONG) - 50, True)
+
+
+def test_names_that_leave_the_folder_are_left_out(azure: StagedWorkspace, workspace: AzureWorkspace, tmp_path: Path) -> None:
+    azure.add_run(RUN, "train")
+    azure.put_artifacts(azure.state.runs[RUN], {f"logs/a/..\\..\\..\\{NAME}": SHORT, f"logs/ok/{NAME}": SHORT})
+    feed = feed_of(workspace, tmp_path / "copies")
+    feed.look()
+    assert [path.relative_to(tmp_path / "copies").as_posix() for path in (tmp_path / "copies").rglob("*tfevents*")] == [f"{RUN}/ok/{NAME}"]
+
+
+def test_several_runs_are_looked_at_and_one_that_failed_does_not_stop_the_others(azure: StagedWorkspace, workspace: AzureWorkspace, tmp_path: Path) -> None:
+    for number in range(12):
+        azure.put_artifact(azure.add_run(f"train_{number}", "train", status="Running"), f"logs/{NAME}", SHORT)
+    (tmp_path / "train_5").write_text("a file where the folder is to be")
+    feeds = feeds_of(workspace, [workspace.run(f"train_{number}") for number in range(12)], "logs", tmp_path)
+    synced, problem = sync_once(feeds, lambda event: None)
+    assert [one.run for one in synced] == [f"train_{number}" for number in range(12) if number != 5]
+    assert problem is not None
+    assert "train_5" in str(problem)
+
+
+def test_runs_of_here_are_served_where_they_lie(project: Path, tmp_path: Path) -> None:
+    here = RecordedRuns(project)
+    first = here.add("train_1_aa", files={f"logs/a/{NAME}": LONG, "logs/notes.txt": "x", f"outputs/{NAME}": SHORT})
+    second = here.add("train_2_bb", status=RunStatus.canceled, files={f"outputs/deep/{NAME}": SHORT})
+    feeds = feeds_of(here.workspace, [here.workspace.run(first), here.workspace.run(second)], "logs", tmp_path)
+    synced, problem = sync_once(feeds, lambda event: None)
+    runs = project / ".himl" / "runs"
+    assert problem is None
+    assert [(one.folder, one.files, one.new_bytes) for one in synced] == [(runs / first / "code" / "logs", 1, 0), (runs / second / "code", 1, 0)]
+    shown = ShownFolder(tmp_path / "shown")
+    for feed in feeds:
+        shown.show(feed.name, feed.files)
+    assert scalars(tmp_path / "shown" / first / "a") == scalars(runs / first / "code" / "logs" / "a")
+
+
+def test_what_is_no_longer_a_run_s_file_is_no_longer_shown(project: Path, tmp_path: Path) -> None:
+    here = RecordedRuns(project)
+    run = here.add("train_1_aa", files={f"logs/a/{NAME}": LONG, f"logs/b/{NAME}": LONG})
+    (feed,) = feeds_of(here.workspace, [here.workspace.run(run)], "logs", None)
+    shown = ShownFolder(tmp_path / "shown")
+    feed.look()
+    shown.show(feed.name, feed.files)
+    (project / ".himl" / "runs" / run / "code" / "logs" / "a" / NAME).unlink()
+    feed.look()
+    shown.show(feed.name, feed.files)
+    assert [path.relative_to(tmp_path / "shown").as_posix() for path in (tmp_path / "shown").rglob("*tfevents*")] == [f"{run}/b/{NAME}"]
+    assert (tmp_path / "shown" / run / "b" / NAME).read_bytes() == LONG
+
+
+@pytest.mark.parametrize("log_dir", ["logs", "logs/", "./logs", "logs\\"])
+def test_the_folder_may_be_written_in_several_ways(project: Path, log_dir: str) -> None:
+    here = RecordedRuns(project)
+    run = here.add("train_1_aa", files={f"logs/a/{NAME}": LONG, f"logs_2/{NAME}": LONG})
+    assert [*event_files(here.workspace.run_files(run), log_dir)] == [f"a/{NAME}"]
+
+
+@pytest.mark.parametrize(
+    ("display_name", "name"),
+    [("", RUN), (RUN, RUN), ("First try", f"First_try-{RUN}"), ("lr=0.1, big", f"lr=0.1_big-{RUN}"), ("../../x", f"x-{RUN}"), ("größer 🙂", f"größer-{RUN}")],
+)
+def test_runs_have_readable_names_that_are_folders(project: Path, display_name: str, name: str) -> None:
+    here = RecordedRuns(project)
+    here.add(RUN, display_name=display_name)
+    run: Run = here.workspace.run(RUN)
+    assert readable_name(run) == name
+
+
+@given(st.lists(st.binary(min_size=0, max_size=60), min_size=1, max_size=6), st.integers(1, 40))
+def test_a_copy_is_what_its_original_is_however_that_grew(tmp_path_factory: pytest.TempPathFactory, pieces: list[bytes], at_once: int) -> None:
+    path, original, asked = tmp_path_factory.mktemp("copy") / "sub" / NAME, b"", 0
+    for piece in pieces:
+        original += piece
+        copy = GrowingCopy(path)  # as a himl that was started anew
+        request = copy.request(BlobInfo(NAME, len(original)))
+        if request is None:
+            continue
+        asked += request.length
+        wanted = original[request.offset : request.offset + request.length]
+        for start in range(0, len(wanted), at_once):
+            copy.take(request.offset + start, wanted[start : start + at_once])
+        copy.close()
+        assert (copy.is_other, copy.path) == (False, path)
+    assert (path.read_bytes() if original else b"") == original
+    assert asked <= len(original) + OVERLAP * len(pieces)
