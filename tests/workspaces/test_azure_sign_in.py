@@ -329,6 +329,17 @@ def test_a_token_is_renewed_before_it_ends(azure_environment: StagedWorkspace, s
     assert sign_ins(stage) == 2
 
 
+def test_a_token_that_another_process_got_meanwhile_serves_here_too(azure_environment: StagedWorkspace, stage: Stage, project: Path) -> None:
+    """Such as that of a person who signed in again, which a process without a terminal cannot ask for."""
+    azure_environment.state.principal.token_seconds = 2
+    with connected(azure_environment, project) as connection, connected(azure_environment, project) as other:
+        scope = connection.address.cloud.management_scope
+        first, azure_environment.state.principal.token_seconds = connection.tokens.get(scope), 3600
+        time.sleep(1.1)
+        assert other.tokens.get(scope) == connection.tokens.get(scope) != first
+    assert sign_ins(stage) == 2
+
+
 def test_a_token_that_never_lives_long_serves_for_half_of_its_life(azure_environment: StagedWorkspace, stage: Stage, project: Path) -> None:
     azure_environment.state.principal.token_seconds = 200
     for _ in range(3):

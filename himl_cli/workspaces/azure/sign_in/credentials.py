@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
-from himl_cli.core.errors import HimlError, NotAllowed, ServiceFailed
+from himl_cli.core.errors import HimlError, NotAllowedNow, ServiceFailed
 from himl_cli.workspaces.azure.requests.forks import tell_of_forks
 from himl_cli.workspaces.azure.sign_in.sign_in_errors import STRONGER, Reason, reason_of
 from himl_cli.workspaces.azure.sign_in.tokens import Token
@@ -142,7 +142,7 @@ class Chain:
                 _close(self._made.pop(source.name))
 
     def _unmet(self, tried: Tried) -> HimlError:
-        return NotAllowed(
+        return NotAllowedNow(
             f"The service wants a stronger sign-in than that by {tried.name}: a second factor, or a device that the tenant trusts.", hint=tried.reason.hint
         )
 
@@ -150,10 +150,10 @@ class Chain:
         explicit = next((source for source in self._sources if source.is_explicit and tried and tried[-1].name == source.name), None)
         if explicit is not None:
             reason = tried[-1].reason
-            return NotAllowed(f"Sign-in as {explicit.name} failed: {reason.text}.", hint=reason.hint or self._hint)
+            return NotAllowedNow(f"Sign-in as {explicit.name} failed: {reason.text}.", hint=reason.hint or self._hint)
         listed = ", ".join(f"{name} ({reason.text})" for name, reason in tried)
         special = next((reason.hint for name, reason in tried if name == AZURE_CLI), "")  # what most people sign in with
-        return NotAllowed(f"{what}. Tried: {listed or 'nothing'}.", hint=special or self._hint)
+        return NotAllowedNow(f"{what}. Tried: {listed or 'nothing'}.", hint=special or self._hint)
 
 
 def _close(credential: Any) -> None:

@@ -135,8 +135,8 @@ class Tokens:
     def _token(self, scope: str) -> Token:
         with self._lock:
             held = self._held.get(scope)
-            if held is None:
-                held = self._held_before(scope)
+            if held is None or time.time() >= held.renew_at:
+                held = self._held_before(scope) or held  # another process may have signed in meanwhile
             if held is not None and time.time() < held.renew_at:
                 self._held[scope] = held
                 return held

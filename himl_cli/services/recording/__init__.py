@@ -1,0 +1,1 @@
+"""Telling a run that is kept here to another workspace while it goes on."""
