@@ -1,4 +1,4 @@
-"""The README and the guide to Azure ML name commands and options that there are."""
+"""The README and the guides to Azure ML name commands and options that there are."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from tests.running import Himl
 
 ROOT = Path(__file__).parents[2]
-README = "".join((ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "docs/azure.md"))
+README = "".join((ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "docs/azure.md", "docs/submit.md"))
 
 
 def commands() -> list[str]:
@@ -30,7 +30,7 @@ def names_of(command: str) -> list[str]:
 
 def test_the_readme_shows_commands() -> None:
     assert len(commands()) > 15
-    assert {"submit", "download", "runs", "datastore", "workspace", "doctor"} == {names_of(command)[0] for command in commands()}
+    assert {"submit", "init", "download", "runs", "datastore", "workspace", "doctor"} == {names_of(command)[0] for command in commands()}
 
 
 @pytest.mark.parametrize("command", commands())
