@@ -23,7 +23,7 @@ def print_logs(session: Session, runs: Sequence[Run], name: str | None, *, follo
         if len(runs) > 1:
             session.output.notice(f"==> {run.id} <==")
         with watching(run.id) if follow else nullcontext():
-            for piece in follow_log(session.workspace, run.id, name) if follow else read_log(session.workspace, run.id, name):
+            for piece in follow_log(session.workspace, run.id, name, session.notify) if follow else read_log(session.workspace, run.id, name):
                 session.output.write(piece)
                 session.output.flush()
 

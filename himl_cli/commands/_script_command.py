@@ -6,8 +6,9 @@ What stands after the first `--` is the script's, untouched; options may be set 
 from __future__ import annotations
 
 import os
+import re
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +19,17 @@ from himl_cli.core.errors import BadUsage
 from himl_cli.core.spelling import NEAR_OPTION, did_you_mean
 
 SCRIPT_ARGUMENTS = "himl.script_arguments"
-NOT_YET_HINT = "jobs run here, in the Python environment that --python names."
+VARIABLE_PREFIX = "HIML_SUBMIT_"
 NOT_YET = {
-    *("shm_size", "docker_args", "identity", "no_mpi_single_node", "conda_env", "requirements", "environment", "docker_image", "pip_extra_index_url"),
-    *("private_wheel", "sweep", "sampling", "max_trials", "max_concurrent", "primary_metric", "goal", "early_stop", "crossval", "crossval_arg"),
-    *("crossval_count_arg", "different_seeds", "seed_arg", "resume", "checkpoint", "dry_run", "sdk", "create_cluster"),
+    **dict.fromkeys(
+        ("sweep", "sampling", "max_trials", "max_concurrent", "primary_metric", "goal", "early_stop", "crossval", "crossval_arg", "crossval_count_arg"),
+        "it submits one job at a time.",
+    ),
+    **dict.fromkeys(("different_seeds", "seed_arg", "resume"), "it submits one job at a time."),
+    "checkpoint": "'himl download RUN --prefix outputs/checkpoints' brings an earlier run's checkpoints here.",
+    "create_cluster": "make the cluster in Azure ML Studio, and name it with --cluster.",
 }
+"""Options of a later version, and what to do without each."""
 TARGET_SUFFIXES = (".py", ".sh", ".yml", ".yaml", ".json")
 
 
@@ -39,10 +45,12 @@ class ScriptCommand(HimlCommand):
     def make_context(self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any) -> Any:
         own = before_double_dash(args)
         if "default_map" not in extra and not {"-h", "--help"} & set(own):
-            from himl_cli.commands._settings import submit_settings
+            from himl_cli.commands._settings import check_variables, read_lists_by_line, submit_settings
 
+            check_variables(self, os.environ)
+            read_lists_by_line(self)
             extra["default_map"] = submit_settings(self, Path.cwd())
-        extra.setdefault("auto_envvar_prefix", "HIML_SUBMIT")
+        extra.setdefault("auto_envvar_prefix", VARIABLE_PREFIX.rstrip("_"))
         return super().make_context(info_name, args, parent, **extra)
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
@@ -63,10 +71,18 @@ class ScriptCommand(HimlCommand):
                 raise
             raise self._misplaced(ctx, unknown, own, err) from err
 
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except BadUsage as err:
+            err.args = (_with_places(str(err), value_sources(ctx)), *err.args[1:])
+            raise
+
     def _misplaced(self, ctx: Any, unknown: str | None, own: Sequence[str], err: Any) -> BadUsage:
         """The parser's complaint about what is no option or target of ours, with the command that may have been meant."""
-        if unknown is not None and unknown.lstrip("-") in NOT_YET:
-            return BadUsage(f"This version of himl has no '{unknown}' yet.", hint=f"Leave it out; {NOT_YET_HINT}")
+        later = NOT_YET.get(unknown.lstrip("-")) if unknown is not None else None
+        if later is not None:
+            return BadUsage(f"This version of himl has no '{unknown}' yet.", hint=f"Leave it out; {later}")
         kept, moved = self._sorted_out(ctx, own)
         meant = shlex.join([*ctx.command_path.split(), *kept, "--", *moved])
         stand = f"Arguments of the script stand after --: {meant}"
@@ -111,7 +127,7 @@ def normalized_option(token: str) -> str:
 
 def environment_variable(option: str) -> str:
     """The variable that sets an option of submit."""
-    return f"HIML_SUBMIT_{option.upper()}"
+    return VARIABLE_PREFIX + option.upper()
 
 
 def value_sources(ctx: typer.Context) -> dict[str, str]:
@@ -127,6 +143,12 @@ def value_sources(ctx: typer.Context) -> dict[str, str]:
         else:
             sources[name] = "command line" if source == "COMMANDLINE" else "default"
     return sources
+
+
+def _with_places(message: str, sources: Mapping[str, str]) -> str:
+    """*message*, and where the options that it names were set, unless that was the command line."""
+    places = {name: sources.get(name, "default") for name in re.findall(r"--(\w+)", message)}
+    return " ".join([message, *(f"--{name} is set by {place}." for name, place in places.items() if place not in ("default", "command line"))])
 
 
 def _variable_of(ctx: typer.Context, name: str) -> str:

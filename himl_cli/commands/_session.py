@@ -5,7 +5,7 @@ Imports nothing but options: `himl submit --help` loads this module too.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import Enum
 from pathlib import Path
@@ -25,6 +25,7 @@ class For(Enum):
     runs = "runs"
     data = "data"
     jobs = "jobs"
+    clusters = "clusters"
 
 
 class Session:
@@ -54,19 +55,54 @@ def open_session(where: WorkspaceOptions, talk: OutputOptions, need: For = For.r
     Raises WorkspaceNotFound, or what the workspace raises when it cannot be read.
     """
     from himl_cli.commands._logging import start_logging
-    from himl_cli.core.interruptions import terminations
+    from himl_cli.commands._recorder import resume_recordings
+    from himl_cli.core.errors import Interrupted
+    from himl_cli.core.interruptions import take_time_to_end, terminations
     from himl_cli.render.progress import observing
     from himl_cli.workspaces.base import HoldsConnections
-    from himl_cli.workspaces.open import open_for_jobs, open_runs, open_workspace
 
     cwd = Path.cwd()
     start_logging(verbose=talk.verbose)
     output = talk.output()
-    opener = {For.runs: open_runs, For.data: open_workspace, For.jobs: open_for_jobs}[need]
     with terminations(), observing(output) as notify:
-        workspace = opener(where.workspace, where.config_file, start=cwd)
+        workspace = _open(where, need, cwd)
+        if need in (For.runs, For.jobs):
+            resume_recordings(workspace)
         try:
             yield Session(workspace, output, notify, cwd)
+        except (KeyboardInterrupt, Interrupted):
+            take_time_to_end()
+            raise
         finally:
             if isinstance(workspace, HoldsConnections):
                 workspace.close()
+
+
+def _open(where: WorkspaceOptions, need: For, cwd: Path) -> Workspace:
+    from himl_cli.workspaces.open import open_for_jobs, open_runs, open_workspace
+
+    if need in (For.jobs, For.clusters):
+        return open_for_jobs(where.workspace, where.config_file, start=cwd, on_cluster=need is For.clusters)
+    opener = open_runs if need is For.runs else open_workspace
+    return opener(where.workspace, where.config_file, start=cwd)
+
+
+@contextmanager
+def azure_beside(cwd: Path) -> Iterator[Callable[[], Workspace | None]]:
+    """A function that opens the configured Azure ML workspace (None where there is none), for commands that mostly do without; closed at the end."""
+    from himl_cli.workspaces.base import HoldsConnections
+    from himl_cli.workspaces.open import open_configured_azure
+
+    opened: list[Workspace | None] = []
+
+    def workspace() -> Workspace | None:
+        if not opened:
+            opened.append(open_configured_azure(cwd))
+        return opened[0]
+
+    try:
+        yield workspace
+    finally:
+        for each in filter(None, opened):
+            if isinstance(each, HoldsConnections):
+                each.close()

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from copy import copy
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 import typer
 
 from himl_cli.commands._group import normalized
+from himl_cli.commands._script_command import VARIABLE_PREFIX, environment_variable
+from himl_cli.core.errors import BadUsage
 from himl_cli.core.settings import Setting, section_settings
-from himl_cli.core.spelling import did_you_mean
+from himl_cli.core.spelling import NEAR_OPTION, did_you_mean
 
 
 class SettingsMap(dict[str, Any]):
@@ -39,6 +43,38 @@ def submit_settings(command: Any, start: Path) -> SettingsMap:
     return SettingsMap(settings, values)
 
 
+def check_variables(command: Any, environ: Mapping[str, str]) -> None:
+    """Raises BadUsage for a variable that is called like one of *command*'s and sets no option of it, or sets one to what it cannot be."""
+    options = {parameter.name: parameter for parameter in command.params if parameter.param_type_name == "option"}
+    known = {environment_variable(name): option for name, option in options.items()}
+    for name in sorted(environ):
+        if name in known and environ[name]:
+            _check_value(name, known[name], environ[name])
+        elif name.startswith(VARIABLE_PREFIX) and environ[name]:
+            meant = normalized(name[len(VARIABLE_PREFIX) :].lower())
+            near = get_close_matches(meant, options, n=1, cutoff=NEAR_OPTION)
+            hint = f"Did you mean {environment_variable(near[0])}?" if near else "See 'himl submit --help' for the options, or unset it."
+            raise BadUsage(f"The variable {name} sets no option of 'himl submit'.", hint=hint)
+
+
+def _check_value(name: str, option: Any, text: str) -> None:
+    if option.multiple:
+        return
+    try:
+        option.type.convert(text, option, None)
+    except typer.TyperException as err:
+        complaint = "must be true or false" if option.is_flag else getattr(err, "message", str(err)).rstrip(".")
+        raise BadUsage(f"The variable {name} cannot be '{text}': {complaint}.") from err
+
+
+def read_lists_by_line(command: Any) -> None:
+    """Let a variable hold several values of an option that may be repeated, one a line, so that values may have spaces."""
+    for parameter in command.params:
+        if parameter.param_type_name == "option" and parameter.multiple:
+            parameter.type = copy(parameter.type)
+            parameter.type.split_envvar_value = lambda text: [line for line in text.splitlines() if line.strip()]
+
+
 def checked(option: Any, setting: Setting) -> Any:
     """The setting's value in the form that the parser takes for *option*. Raises BadUsage for a wrong type or choice."""
     value = _fitting(option, setting)
@@ -61,6 +97,8 @@ def _fitting(option: Any, setting: Setting) -> Any:
         raise setting.wrong(f"must be one value, not {value!r}.")
     if isinstance(value, str) and option.type.name.startswith(("int", "float")):
         raise setting.wrong(f"must be a number, not {value!r}.", hint=f"Write it without quotes: {setting.key} = 4")
+    if option.type.name == "str" and not isinstance(value, str):
+        raise setting.wrong(f"must be text, not {value!r}.", hint=f'Write it in quotes: {setting.key} = "{value}"')
     return str(value)
 
 

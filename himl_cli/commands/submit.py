@@ -1,4 +1,4 @@
-"""`himl submit`: run a script, a module or a shell script as a job.
+"""`himl submit`: run a script, a module or a shell script as a job, here or on a cluster.
 
 Services are imported in the functions that need them, so that help comes at once.
 """
@@ -6,18 +6,16 @@ Services are imported in the functions that need them, so that help comes at onc
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from himl_cli.commands._group import command, group
 from himl_cli.commands._options import OutputOptions, WorkspaceOptions
 from himl_cli.commands._script_command import ScriptCommand, script_arguments, value_sources
-from himl_cli.commands._session import For, Session, open_session
-from himl_cli.commands._submit_options import AfterOptions, BuildOptions, DataOptions, NamingOptions, PlaceOptions, SentOptions, submit_request
-
-if TYPE_CHECKING:
-    from himl_cli.core.runs import Run
+from himl_cli.commands._submit_naming import BuildOptions, NamingOptions
+from himl_cli.commands._submit_options import AfterOptions, DataOptions, submit_request
+from himl_cli.commands._submit_place import EnvironmentOptions, PlaceOptions, SentOptions
 
 app = group()
 
@@ -27,6 +25,7 @@ def submit(
     ctx: typer.Context,
     place: PlaceOptions,
     sent: SentOptions,
+    environment: EnvironmentOptions,
     naming: NamingOptions,
     build: BuildOptions,
     data: DataOptions,
@@ -38,46 +37,36 @@ def submit(
 ) -> None:
     """Run a script as a job: a snapshot of its project, recorded with its log, outputs and metrics.
 
-    Arguments of the script stand after --.
+    Here, or with --cluster on Azure ML. Arguments of the script stand after --.
 
     \b
       himl submit train.py -- --epochs 5
-      himl submit train.py --tag team=blue --no_wait
-      himl submit -m lab.train --processes_per_node 2
-      himl submit train.py --input mnist,local=data/mnist
+      himl submit train.py --cluster gpu --follow
+      himl submit train.py --cluster gpu --dry_run > job.yml
+      himl submit -m lab.train --cluster gpu --num_nodes 2 --processes_per_node 4
+      himl submit train.py --input mnist,local=data/mnist --tag team=blue
     """
-    from himl_cli.core.interruptions import interruptions
-    from himl_cli.render.settings import say_settings
-    from himl_cli.render.submission import say_left_running, say_snapshot, say_submitted
-    from himl_cli.services.submission import check_place, prepare_job, submit_job
-    from himl_cli.workspaces.open import nearest_azure_config
+    from himl_cli.commands._submit_run import run_here, run_on_cluster, say_all_settings, say_dry_run
+    from himl_cli.services.submission import prepare_job
+    from himl_cli.workspaces.open import azure_for_jobs, azure_to_record_in, check_azure_settings, require_sdk_v1
 
     cwd = Path.cwd()
+    sources = value_sources(ctx)
     if after.show_settings:
-        return say_settings(talk.output(), ctx.params, value_sources(ctx))
-    check_place(place.cluster, place.record_in, nearest_azure_config(cwd))
-    job = prepare_job(submit_request(cwd, target, module, script_arguments(ctx), place, sent, naming, build, data))
-    with open_session(where, talk, For.jobs) as session, interruptions() as interrupted:
-        say_snapshot(session.output, job.report)
-        run = submit_job(session.jobs, job, cwd, session.notify)
-        say_submitted(session.output, run)
-        if after.wait:
-            _wait(session, run, interrupted)
-        else:
-            say_left_running(session.output, run)
+        return say_all_settings(talk, where, ctx.params, sources)
+    request = submit_request(cwd, target, module, script_arguments(ctx), (place, sent, environment, naming, build, data, after), sources)
+    waits = after.waits(on_cluster=bool(request.on_cluster), sources=sources)
+    if after.dry_run:
+        check_azure_settings(cwd)
+        return say_dry_run(talk, prepare_job(request))
+    if request.is_told_to_azure:
+        from himl_cli.commands._submit_recorded import run_recorded
 
-
-def _wait(session: Session, run: Run, interrupted: list[int]) -> None:
-    from himl_cli.render.errors import ReaderGone
-    from himl_cli.render.submission import say_ended
-    from himl_cli.services.waiting import last_lines_of_failed_rank, raise_unless_completed, wait_for_run
-
-    try:
-        ended = wait_for_run(session.workspace, run.id, session.output.stream, session.notify, interrupted)
-    except ReaderGone:
-        session.output.notice(f"Nobody reads the output any more; run {run.id} goes on. To stop it: himl runs cancel {run.id}")
-        raise
-    finally:
-        session.output.end_line()
-    say_ended(session.output, ended, last_lines_of_failed_rank(session.workspace, ended))
-    raise_unless_completed(ended)
+        address = azure_to_record_in(where.workspace, where.config_file, start=cwd)
+        return run_recorded(where, talk, prepare_job(request), address, waits=waits)
+    if not request.on_cluster:
+        return run_here(where, talk, prepare_job(request), waits=waits)
+    if request.sdk == "v1":
+        require_sdk_v1()
+    azure_for_jobs(where.workspace, where.config_file, start=cwd)  # before anything is looked at
+    run_on_cluster(where, talk, prepare_job(request), waits=waits, follows=after.follow)

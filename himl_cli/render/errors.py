@@ -31,7 +31,8 @@ def as_himl_error(failure: Exception, *, verbose: bool = False) -> HimlError:
         return _usage_error(failure)
     if isinstance(failure, FileNotFoundError) and failure.filename is None:  # only asking for the current folder fails without a name
         return DiskFailed("The current folder does not exist any more.", hint="Change to one that does.")
-    hint = "" if verbose else "Run the command again with --verbose to see where it happened."
+    notes = [str(note) for note in getattr(failure, "__notes__", ())]
+    hint = " ".join([*([] if verbose else ["Run the command again with --verbose to see where it happened."]), *notes])
     if isinstance(failure, OSError) and failure.strerror:
         where = f": '{failure.filename}'" if failure.filename is not None else ""
         kind = ServiceFailed if isinstance(failure, (ConnectionError, TimeoutError)) else DiskFailed

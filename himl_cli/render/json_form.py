@@ -12,17 +12,17 @@ from typing import Any
 
 from himl_cli.core.errors import HimlError
 from himl_cli.core.run_details import RunDetails
-from himl_cli.core.runs import Metric, Run
+from himl_cli.core.runs import Metric, Run, Texts
 
 
 def json_form(value: Any) -> Any:
     """*value* in types that strict JSON has: times in UTC (ISO 8601), NaN and infinities as strings, bytes as hex digits, records by field."""
     if isinstance(value, Run):
         return run_form(value)
-    if isinstance(value, Metric):
+    if isinstance(value, (Metric, Texts)):
         return metric_form(value)
     if isinstance(value, RunDetails):
-        return run_form(value.run) | {name: json_form(getattr(value, name)) for name in ("parameters", "metrics", "children")}
+        return run_form(value.run) | {name: json_form(getattr(value, name)) for name in ("parameters", "metrics", "texts", "children")}
     if is_dataclass(value) and not isinstance(value, type):
         return {field.name: json_form(getattr(value, field.name)) for field in fields(value)}
     if isinstance(value, Mapping):
@@ -73,9 +73,9 @@ def run_form(run: Run) -> dict[str, Any]:
     }
 
 
-def metric_form(metric: Metric) -> dict[str, Any]:
-    """A metric in short: its last value and step, how many values there are, and the run that logged it."""
-    return {"name": metric.name, "value": float_form(metric.last.value), "step": metric.last.step, "count": len(metric.points), "run": metric.run}
+def metric_form(metric: Metric | Texts) -> dict[str, Any]:
+    """A metric or texts in short: the last value and its step, how many values there are, and the run that logged them."""
+    return {"name": metric.name, "value": _plain_form(metric.last.value), "step": metric.last.step, "count": len(metric.points), "run": metric.run}
 
 
 def float_form(value: float) -> float | str:

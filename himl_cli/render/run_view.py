@@ -8,8 +8,9 @@ import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 
+from himl_cli.core.recordings import RECORDED_IN, STOPPED, STUDIO
 from himl_cli.core.run_details import RunDetails
-from himl_cli.core.runs import Metric, Run
+from himl_cli.core.runs import Metric, Run, Texts
 from himl_cli.render.durations import duration_text, local_time
 from himl_cli.render.errors import one_line
 from himl_cli.render.json_form import float_form, utc_text
@@ -17,19 +18,20 @@ from himl_cli.render.run_tables import AUTOMATIC_TAGS, own_name, own_tags
 from himl_cli.render.style import STATUS_STYLES, styled, width
 
 LABEL = 12
+LONGEST_TEXT = 200
+SHOWN_ELSEWHERE = ("mlflow.log-model.history", RECORDED_IN, STUDIO, STOPPED)
 
 
 def run_view(details: RunDetails) -> Iterator[str]:
-    """The lines that show a run: facts, tags, parameters, metrics, children."""
+    """The lines that show a run: facts, tags, parameters, metrics, texts, children."""
     run = details.run
     yield f"{styled(one_line(run.id), 'bold')}  {styled(run.status.value, STATUS_STYLES[run.status.value])}"
     yield from _facts(run)
     yield from _section("Tags", own_tags(run))
-    yield from _section(
-        "Submitted with", {name: value for name, value in run.tags.items() if name.startswith(AUTOMATIC_TAGS) and name != "mlflow.log-model.history"}
-    )
+    yield from _section("Submitted with", {name: value for name, value in run.tags.items() if name.startswith(AUTOMATIC_TAGS) and name not in SHOWN_ELSEWHERE})
     yield from _section("Parameters", details.parameters)
     yield from _metrics(run, details.metrics)
+    yield from _texts(run, details.texts)
     yield from _children(details.children)
 
 
@@ -44,7 +46,9 @@ def _facts(run: Run) -> Iterator[str]:
         "Parent": run.parent or "",
         "Folder": _folder(run),
         "Workspace": run.workspace,
-        "Studio": run.url,
+        "Recorded in": run.tags.get(RECORDED_IN, ""),
+        "Not told": run.tags.get(STOPPED, ""),
+        "Studio": run.url or run.tags.get(STUDIO, ""),
     }
     yield from _pairs({name: value for name, value in facts.items() if value}, label_width=LABEL)
 
@@ -109,6 +113,24 @@ def _metrics(run: Run, metrics: Sequence[Metric]) -> Iterator[str]:
     yield ""
     yield styled("Metrics", "bold")
     yield from aligned([header, *rows], right=(1, 2, 3))
+
+
+def _texts(run: Run, texts: Sequence[Texts]) -> Iterator[str]:
+    """The last text of each name, shortened; those of nested runs carry their run."""
+    if not texts:
+        return
+    nested = any(each.run != run.id for each in texts)
+    rows = [
+        (one_line(each.name), str(each.last.step), str(len(each.points)), _short(one_line(each.last.value)), each.run if each.run != run.id else "")
+        for each in texts
+    ]
+    yield ""
+    yield styled("Texts", "bold")
+    yield from aligned([("NAME", "STEP", "VALUES", "LAST", "NESTED RUN" if nested else ""), *rows], right=(1, 2))
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= LONGEST_TEXT else text[: LONGEST_TEXT - 1] + "…"
 
 
 def _number(value: float) -> str:

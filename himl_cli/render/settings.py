@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from himl_cli.core.redaction import mask_arguments, redact
+from himl_cli.core.redaction import mask_arguments, mask_line, redact
 from himl_cli.render.output import Output
 from himl_cli.render.tables import Column
+
+COMMAND_LINES = ("docker_args",)
+"""Options whose values are several arguments each."""
 
 
 class ShownSetting(NamedTuple):
@@ -18,9 +21,10 @@ class ShownSetting(NamedTuple):
     source: str
 
 
-def say_settings(output: Output, values: Mapping[str, Any], sources: Mapping[str, str]) -> None:
-    """A row an option: name, value, and `command line`, a variable, `FILE:LINE` or `default`."""
+def say_settings(output: Output, values: Mapping[str, Any], sources: Mapping[str, str], azure: Sequence[tuple[str, str, str]] = ()) -> None:
+    """A row an option: name, value, and `command line`, a variable, `FILE:LINE` or `default`; then those of *azure*, as `azure.KEY`."""
     rows = [ShownSetting(name, shown_value(name, value), sources.get(name, "default")) for name, value in sorted(values.items()) if name != "target"]
+    rows += [ShownSetting(f"azure.{key}", redact(value), source) for key, value, source in azure]
     columns = [
         Column("Option", lambda row: row.option),
         Column("Value", lambda row: row.value, rank=2, least=10),
@@ -39,10 +43,11 @@ def shown_value(name: str, value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, (list, tuple)):
-        return ", ".join(_masked(str(entry)) for entry in value)
-    return redact(f"{name}={value}").partition("=")[2]
+        masked = mask_line if name in COMMAND_LINES else _masked
+        return ", ".join(masked(str(entry)) for entry in value)
+    return _masked(f"{name}={value}").partition("=")[2]
 
 
 def _masked(entry: str) -> str:
     """A KEY=VALUE entry with a secret's value masked."""
-    return mask_arguments([f"--{entry}"])[0][2:]
+    return mask_arguments([entry])[0]

@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from himl_cli.core.jobs import SnapshotReport
-from himl_cli.core.runs import Run
+from himl_cli.core.redaction import MASK
+from himl_cli.core.runs import Run, RunStatus
 from himl_cli.render.durations import duration_text, size_text
-from himl_cli.render.output import Output
+from himl_cli.render.output import Format, Output
+
+
+def say_prepared(output: Output, remarks: Sequence[str], report: SnapshotReport | None) -> None:
+    """What was decided for the user, and how much is sent."""
+    for remark in remarks:
+        output.notice(remark)
+    say_snapshot(output, report)
 
 
 def say_snapshot(output: Output, report: SnapshotReport | None) -> None:
@@ -14,14 +24,46 @@ def say_snapshot(output: Output, report: SnapshotReport | None) -> None:
         return
     count = len(report.snapshot.files)
     output.notice(f"Snapshot of '{report.snapshot.root}': {count:,} file{'s' * (count != 1)}, {size_text(report.snapshot.size)}.")
+    if report.downloads:
+        folders = ", ".join(f"'{folder}'" for folder in report.downloads)
+        output.notice(f"Left out, since himl downloaded it: {folders}. Data that the job needs is named by --input.")
     if report.is_large:
         root = report.snapshot.root
         largest = ", ".join(f"{name} ({size_text(size)}{', a link' if (root / name).is_symlink() else ''})" for name, size in report.largest())
-        output.notice(f"warning: that is much to copy. Largest: {largest}. Leave out what the job does not need in '{root / report.ignore_file}'.")
+        ignore_file = root / report.ignore_file
+        made = "" if ignore_file.exists() else ", a file to make: one name or pattern a line"
+        output.notice(f"warning: that is much to copy. Largest: {largest}. Leave out what the job does not need in '{ignore_file}'{made}.")
 
 
 def say_submitted(output: Output, run: Run) -> None:
     output.notice(f"Run {run.id} (experiment {run.experiment}) in {run.workspace}.")
+
+
+def say_recorded(output: Output, run: Run, twin: Run) -> None:
+    """That the job runs here, and where else it is seen."""
+    output.notice(f"Run {run.id} (experiment {run.experiment}) in {run.workspace}, recorded in {twin.workspace}.{f' Studio: {twin.url}' if twin.url else ''}")
+
+
+def say_sent(output: Output, run: Run, *, waits: bool, follows: bool) -> None:
+    """That the job is on its way: run id, experiment and its page in Studio; how to go on where it is not waited for.
+
+    That is the result, on stdout, unless a log is to follow there, or the run is printed when it has ended.
+    """
+    lines = [run.id, f"Experiment  {run.experiment}", *([f"Studio      {run.url}"] if run.url else [])]
+    if not waits:
+        output.result(run, human="\n".join(lines), quiet=run.id)
+        output.notice(f"Watch it with 'himl runs logs --follow {run.id}', stop it with 'himl runs cancel {run.id}'.")
+    elif follows or output.format is not Format.human:
+        output.notice(f"Run {run.id} (experiment {run.experiment}) in {run.workspace}.{f' Studio: {run.url}' if run.url else ''}")
+    else:
+        output.lines(lines)
+
+
+def say_job_yaml(output: Output, text: str) -> None:
+    """The job's YAML; in JSON as the text of one field."""
+    if MASK in text:
+        output.notice(f"Secrets are shown as {MASK}: put them back before you use this.")
+    output.result({"job_yaml": text}, human=text.rstrip("\n"), quiet=text.rstrip("\n"))
 
 
 def say_left_running(output: Output, run: Run) -> None:
@@ -30,12 +72,17 @@ def say_left_running(output: Output, run: Run) -> None:
     output.notice(f"Watch it with 'himl runs logs --follow {run.id}', stop it with 'himl runs cancel {run.id}'.")
 
 
+def say_unfinished(output: Output, run: Run) -> None:
+    """The result of a submit whose waiting broke off: the run as it was sent, for programs alone; what happened is told as an error."""
+    output.result(run, human="", quiet=run.id)
+
+
 def say_ended(output: Output, run: Run, rest: tuple[str, bytes] | None) -> None:
     """The result of a submit that waited; *rest* is the name and the end of a log that was not shown yet."""
     if rest is not None:
         output.notice(f"The last lines of {rest[0]}:")
         output.talk(rest[1])
     output.result(run, human="", quiet=run.id)
-    if run.exit_code == 0:
+    if run.status is RunStatus.completed:
         output.notice(f"{run.status.value} in {duration_text(run.duration)}. Details: himl runs show {run.id}")
         output.notice(f"Results: himl download {run.id}")

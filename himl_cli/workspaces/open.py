@@ -1,87 +1,35 @@
 """The only door to a workspace: decides which one is meant and imports its backend when it is opened.
 
 Runs are looked for in two places, since a job that runs here is recorded here, also where an Azure ML workspace is configured:
-`open_runs` opens both. Everything else belongs to one place: `open_workspace` for data, `open_for_jobs` for what runs here.
+`open_runs` opens both. Everything else belongs to one place: `open_workspace` for data, `open_for_jobs` for a job.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
-from dataclasses import dataclass
+import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from himl_cli.core.errors import BadUsage, WorkspaceNotFound
+from himl_cli.core.workspace_ids import HOW_TO_CONFIGURE
+from himl_cli.workspaces.meant import LOCAL_FOLDER as LOCAL_FOLDER
+from himl_cli.workspaces.meant import Meant, cloud_setting, configured_azure, named_folder, nearest_azure_config, project_of
+from himl_cli.workspaces.meant import find_workspaces as find_workspaces
+from himl_cli.workspaces.meant import is_in_azure_job as is_in_azure_job
+from himl_cli.workspaces.meant import nearest_local as nearest_local
+from himl_cli.workspaces.meant import own_azure as own_azure
+from himl_cli.workspaces.meant import search_remarks as search_remarks
 
 if TYPE_CHECKING:
+    from himl_cli.core.jobs import JobSpec
     from himl_cli.workspaces.azure.places.address import WorkspaceAddress
+    from himl_cli.workspaces.azure.workspace import AzureWorkspace
     from himl_cli.workspaces.base import FoundWorkspace, Workspace
     from himl_cli.workspaces.local.workspace import LocalWorkspace
 
 log = logging.getLogger(__name__)
-
-LOCAL_FOLDER = ".himl"
-
-
-@dataclass(frozen=True)
-class Meant:
-    """The workspaces that are meant: an Azure ML one, a local one (its folder), or both; and from where they were looked for."""
-
-    azure: WorkspaceAddress | None
-    local: Path | None
-    start: Path
-    is_named: bool = False
-
-
-def find_workspaces(spec: str | None, config_file: str | None, *, start: Path) -> Meant:
-    """The workspaces that *spec* or *config_file* names; else the configured Azure ML one and the nearest local one upward from *start*.
-
-    Raises BadUsage for both arguments at once and for a configuration that cannot be used, NotFound for a config file that
-    is not there. Either workspace may be missing; a local folder that was named need not exist yet.
-    """
-    if spec and config_file:
-        raise BadUsage("--workspace and --config_file were both given.", hint="Give one of them.")
-    if config_file or (spec and spec.endswith(".json")):
-        return Meant(_named_azure(Path(config_file or spec or "").expanduser(), start), None, start, is_named=True)
-    if spec:
-        return Meant(None, nearest_local(start) if spec == "local" else named_folder(spec), start, is_named=True)
-    meant = Meant(configured_azure(start), nearest_local(start), start)
-    log.debug("workspaces: Azure ML %s; local %s", meant.azure and f"{meant.azure.label} ({meant.azure.source})", meant.local)
-    return meant
-
-
-def configured_azure(start: Path) -> WorkspaceAddress | None:
-    """The job's own workspace inside an Azure ML job; else that of the nearest config.json; else that of the HIML_* variables."""
-    from himl_cli.workspaces.azure.places.config import address_from_config, address_from_environment
-
-    cloud = _cloud_setting(start)
-    config = None if (own := own_azure(start)) else nearest_azure_config(start)
-    return own or (address_from_config(config, cloud=cloud) if config else address_from_environment(cloud=cloud))
-
-
-def nearest_azure_config(start: Path) -> Path | None:
-    """The nearest `config.json` upward that names an Azure ML workspace, by the rules of `azure.config`."""
-    from himl_cli.workspaces.azure.places.config import find_config
-
-    return find_config(start)
-
-
-def search_remarks(spec: str | None, config_file: str | None, *, start: Path) -> Sequence[str]:
-    """What a person should know of the search for a `config.json`, where that is what was asked for: files passed over, where it stopped."""
-    from himl_cli.workspaces.azure.places import config_remarks
-
-    return () if spec or config_file or own_azure(start) else tuple(config_remarks.search_remarks(start))
-
-
-def _named_azure(path: Path, start: Path) -> WorkspaceAddress:
-    """The workspace of a config file; inside an Azure ML job always the job's own, the only one that its identity is for."""
-    from himl_cli.workspaces.azure.places.config import address_from_config
-
-    own = own_azure(start)
-    if own is not None:
-        log.warning("'%s' is not used: inside an Azure ML job, the job's own workspace is.", path)
-    return own or address_from_config(path, cloud=_cloud_setting(start))
 
 
 def open_workspace(spec: str | None, config_file: str | None, *, start: Path) -> Workspace:
@@ -100,6 +48,8 @@ def open_runs(spec: str | None, config_file: str | None, *, start: Path) -> Work
     """
     meant = find_workspaces(spec, config_file, start=start)
     if meant.azure is None:
+        for remark in () if meant.is_named else search_remarks(None, None, start=start):
+            log.warning("%s", remark)
         return _open_local(_existing(meant))
     if meant.local is None:
         return open_azure(meant.azure, start)
@@ -131,23 +81,136 @@ def _why(source: str, meant: Meant) -> str:
     return f"'{source}' ({'as named' if meant.is_named else 'the nearest here or above'})"
 
 
-def open_for_jobs(spec: str | None, config_file: str | None, *, start: Path) -> LocalWorkspace:
-    """The local workspace that records a job which runs here; one that does not exist yet will do, the job makes it.
+def open_for_jobs(spec: str | None, config_file: str | None, *, start: Path, on_cluster: bool = False) -> Workspace:
+    """The workspace that takes a job: the Azure ML one for a cluster, else the local one, which need not exist yet, the job makes it.
 
-    That is the one *spec* names, else the nearest upward from *start*, else one beside the Azure `config.json`, else one in
-    *start*. Raises BadUsage where an Azure ML workspace is named.
+    The local one is the one *spec* names, else the nearest upward from *start*, else one beside the Azure `config.json`, else one in
+    *start*. Raises BadUsage where the workspace that is named, or configured, is of the other kind.
     """
+    if on_cluster:
+        return open_azure(azure_for_jobs(spec, config_file, start=start), start)
+    check_azure_settings(start)
     if config_file or (spec and spec.endswith(".json")):
         raise BadUsage(
-            f"'{config_file or spec}' names an Azure ML workspace, and this version of himl runs and records jobs here only.",
-            hint="Leave it out, or give a .himl folder with --workspace.",
+            f"'{config_file or spec}' names an Azure ML workspace, and this job runs and is recorded here.",
+            hint="Add --cluster NAME to run it there, --record_in azure to see it there too, or leave the workspace out; --workspace takes a .himl folder.",
         )
     folder = named_folder(spec) if spec and spec != "local" else nearest_local(start)
     if folder is None:
         config = nearest_azure_config(start)
-        folder = (_project_of(config) if config else start) / LOCAL_FOLDER
+        folder = (project_of(config) if config else start) / LOCAL_FOLDER
     log.debug("the job is recorded in %s", folder)
     return _open_local(folder, create=True)
+
+
+def azure_for_jobs(spec: str | None, config_file: str | None, *, start: Path) -> WorkspaceAddress:
+    """The Azure ML workspace whose clusters are meant; no request is made. Raises BadUsage where none is named or configured."""
+    if spec and not config_file and not spec.endswith(".json"):
+        raise BadUsage(f"--workspace {spec} is a local workspace, which has no clusters.", hint="Leave it out, or run the job here: --cluster local")
+    address = find_workspaces(spec, config_file, start=start).azure
+    if address is None:
+        raise _not_configured("A job for a cluster", start, "Without --cluster jobs run here.")
+    return address
+
+
+def azure_to_record_in(spec: str | None, config_file: str | None, *, start: Path) -> WorkspaceAddress:
+    """The Azure ML workspace that a job which runs here is told to: the one that is named, else the one that is configured; no request is made.
+
+    Raises BadUsage where there is none.
+    """
+    is_named = config_file or (spec and spec.endswith(".json"))
+    address = find_workspaces(spec, config_file, start=start).azure if is_named else configured_azure(start)
+    if address is None:
+        raise _not_configured("--record_in azure", start, "Without --record_in the job is recorded here.")
+    return address
+
+
+def recording_place(address: WorkspaceAddress, start: Path) -> dict[str, str]:
+    """What `open_recording` needs to open the workspace at *address* later, and as the settings for *start* say. Holds no secret."""
+    return {
+        "subscription_id": address.subscription_id,
+        "resource_group": address.resource_group,
+        "name": address.name,
+        "source": address.source,
+        "start": str(start),
+    }
+
+
+def open_recording(folder: Path, place: Mapping[str, str]) -> tuple[LocalWorkspace, AzureWorkspace]:
+    """The local workspace in *folder*, and the Azure ML workspace that `recording_place` told. No request is made yet."""
+    start = Path(place["start"])
+    address = azure_at(place["subscription_id"], place["resource_group"], place["name"], place["source"], start)
+    return _open_local(folder), open_azure(address, start)
+
+
+def local_folder(workspace: Workspace) -> Path | None:
+    """The folder of a local workspace, or of the local one of two; None where there is none."""
+    from himl_cli.workspaces.base import RetellsRuns
+    from himl_cli.workspaces.joined import JoinedWorkspace
+
+    local = workspace.local if isinstance(workspace, JoinedWorkspace) else workspace
+    return local.folder if isinstance(local, RetellsRuns) else None
+
+
+def sdk_view(workspace: object, run_id: str) -> tuple[Any, Any]:
+    """The job of an Azure ML workspace as azure-ai-ml has it, and its client, signed in as the workspace is. Raises RunNotFound, TypeError."""
+    from himl_cli.workspaces.azure.workspace import AzureWorkspace
+
+    if not isinstance(workspace, AzureWorkspace):
+        raise TypeError("Only an Azure ML workspace has its jobs in the SDK.")
+    return workspace.sdk_view(run_id)
+
+
+def sdk_run(workspace: object, run_id: str) -> Any:
+    """The run of an Azure ML workspace as azureml-core has it. Raises BadUsage without that package, RunNotFound, TypeError."""
+    from himl_cli.workspaces.azure.jobs_v1.sdk_run import sdk_run as run_of_sdk
+    from himl_cli.workspaces.azure.workspace import AzureWorkspace
+
+    if not isinstance(workspace, AzureWorkspace):
+        raise TypeError("Only an Azure ML workspace has its runs in the SDK.")
+    return run_of_sdk(workspace.connection, run_id)
+
+
+def job_yaml(spec: JobSpec) -> str:
+    """The job as YAML that Azure ML's own command line takes. Makes no request; credentials are masked."""
+    from himl_cli.workspaces.azure.jobs.yaml_form import job_yaml as as_yaml
+
+    return as_yaml(spec)
+
+
+def require_sdk_v1() -> None:
+    """Raises BadUsage, with the command that installs it, where azureml-core is missing."""
+    from himl_cli.workspaces.azure.jobs_v1.sdk import require_sdk
+
+    require_sdk()
+
+
+def open_configured_azure(start: Path) -> Workspace | None:
+    """The Azure ML workspace that is configured for *start*, or None. No request is made yet."""
+    address = configured_azure(start)
+    return open_azure(address, start) if address else None
+
+
+def azure_facts(spec: str | None, config_file: str | None, *, start: Path) -> Sequence[tuple[str, str, str]]:
+    """What is set about Azure ML: key, value and where it stands, for the workspace and for signing in; empty values where nothing is set.
+
+    The password's value is masked. Raises BadUsage for settings that cannot be used.
+    """
+    from himl_cli.workspaces.azure.places.settings import settings_facts
+
+    address = find_workspaces(spec, config_file, start=start).azure
+    ids = (address.subscription_id, address.resource_group, address.name) if address else ("", "", "")
+    source = address.source if address else "default"
+    workspace = [(key, value, source) for key, value in zip(("subscription_id", "resource_group", "workspace_name"), ids, strict=True)]
+    return [*workspace, *settings_facts(start)]
+
+
+def _not_configured(asked: str, start: Path, else_: str) -> BadUsage:
+    """The error of a command that needs an Azure ML workspace; what was asked for, and what happens where it is not."""
+    remarks = search_remarks(None, None, start=start)
+    if remarks:
+        return BadUsage(f"{asked}, and no config.json that can be used. {remarks[0]}", hint=f"{HOW_TO_CONFIGURE} {else_}")
+    return BadUsage(f"{asked}, and no Azure ML workspace is configured.", hint=f"{HOW_TO_CONFIGURE} {else_}")
 
 
 def _existing(meant: Meant) -> Path:
@@ -165,7 +228,7 @@ def _existing(meant: Meant) -> Path:
     return meant.local
 
 
-def open_azure(address: WorkspaceAddress, start: Path) -> Workspace:
+def open_azure(address: WorkspaceAddress, start: Path) -> AzureWorkspace:
     """The Azure ML workspace at *address*, with the credentials that the settings for *start* name. No request is made yet."""
     from himl_cli.workspaces.azure.connection import Connection
     from himl_cli.workspaces.azure.places.settings import azure_settings
@@ -174,18 +237,12 @@ def open_azure(address: WorkspaceAddress, start: Path) -> Workspace:
     return AzureWorkspace(Connection.open(address, settings=azure_settings(start)))
 
 
-def is_in_azure_job() -> bool:
-    """Whether this process is part of an Azure ML job."""
-    from himl_cli.workspaces.azure.places.config import address_of_job
-
-    return address_of_job() is not None
-
-
-def own_azure(start: Path) -> WorkspaceAddress | None:
-    """The workspace of the Azure ML job that this process is part of; None elsewhere. The settings for *start* may name its cloud."""
-    from himl_cli.workspaces.azure.places.config import address_of_job
-
-    return address_of_job(cloud=_cloud_setting(start))
+def own_local_run() -> tuple[LocalWorkspace, str] | None:
+    """The workspace that keeps the job which this process is part of, and the run's id; None outside of a job that himl runs here."""
+    folder, run_id = Path(os.environ.get("HIML_RUN_FOLDER", "")), os.environ.get("AZUREML_RUN_ID", "")
+    if not run_id or folder.name != run_id or not folder.is_dir():  # left over from another job, or a job elsewhere started by this one
+        return None
+    return _open_local(folder.parent.parent), run_id
 
 
 def azure_at(subscription_id: str, resource_group: str, name: str, source: str, start: Path) -> WorkspaceAddress:
@@ -193,13 +250,7 @@ def azure_at(subscription_id: str, resource_group: str, name: str, source: str, 
     from himl_cli.workspaces.azure.places.address import WorkspaceAddress
     from himl_cli.workspaces.azure.places.clouds import current_cloud
 
-    return WorkspaceAddress(subscription_id, resource_group, name, current_cloud(_cloud_setting(start)), source)
-
-
-def _cloud_setting(start: Path) -> str | None:
-    from himl_cli.workspaces.azure.places.settings import azure_settings
-
-    return azure_settings(start).cloud or None
+    return WorkspaceAddress(subscription_id, resource_group, name, current_cloud(cloud_setting(start)), source)
 
 
 def address_of(workspace: Workspace) -> WorkspaceAddress | None:
@@ -219,18 +270,6 @@ def _open_local(folder: Path, *, create: bool = False) -> LocalWorkspace:
     return LocalWorkspace(folder)
 
 
-def named_folder(spec: str) -> Path:
-    """The local workspace that a path means: itself when it is called `.himl` or holds a record, else the `.himl` in it."""
-    path = Path(spec).expanduser().absolute()
-    if path.name == LOCAL_FOLDER or (path / "workspace.db").is_file() or path.is_file():
-        return path
-    return path / LOCAL_FOLDER
-
-
-def nearest_local(start: Path) -> Path | None:
-    """The nearest `.himl` folder in *start* or a parent."""
-    return next((folder / LOCAL_FOLDER for folder in (start, *start.parents) if (folder / LOCAL_FOLDER).is_dir()), None)
-
-
-def _project_of(config: Path) -> Path:
-    return config.parent.parent if config.parent.name == ".azureml" else config.parent
+def check_azure_settings(start: Path) -> None:
+    """Raises BadUsage where `[azure]` in the settings for *start* holds what cannot be used, also where Azure ML is not needed at once."""
+    cloud_setting(start)

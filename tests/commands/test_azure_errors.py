@@ -29,7 +29,7 @@ CASES: list[tuple[list[str], int, str, str]] = [
     (["datastore", "list", "--datastore", "workspacefilestore"], 2, "file share", "azcopy"),
     (["datastore", "list", "--datastore", "gone"], 3, "gone-container", ""),
     (["runs", "list", "--config_file", "nope.json"], 3, "There is no file 'nope.json'", "config.json"),
-    (["submit", "x.py", "--config_file", "config.json"], 2, "runs and records jobs here only", ".himl"),
+    (["submit", "x.py", "--config_file", "config.json"], 2, "this job runs and is recorded here", ".himl"),
 ]
 
 

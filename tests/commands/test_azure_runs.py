@@ -159,6 +159,21 @@ def test_ctrl_c_ends_following_and_not_the_run(himl: Himl, seeded: StagedWorkspa
     assert not seeded.requests("/cancel")
 
 
+@posix
+def test_impatient_ctrl_c_ends_following_with_the_same_words(himl: Himl, seeded: StagedWorkspace) -> None:
+    seeded.append_log(seeded.state.runs["train_4_dd"], "first line\n")
+    with himl.start("runs", "logs", "train_4_dd", "--follow") as watcher:
+        assert watcher.stdout is not None
+        watcher.stdout.readline()
+        while watcher.poll() is None:
+            os.kill(watcher.pid, signal.SIGINT)
+            time.sleep(0.002)
+        said = watcher.communicate(timeout=20)[1].decode()
+    assert watcher.returncode in (130, -signal.SIGINT)  # the latter where one came after the last words, when Python itself was gone
+    assert ("Traceback" in said, "Exception ignored" in said) == (False, False)
+    assert "error: Stopped watching; run 'train_4_dd' goes on." in said
+
+
 def test_cancel_asks_the_service_once(himl: Himl, seeded: StagedWorkspace) -> None:
     assert himl.ok("runs", "cancel", "train_4_dd").stdout == "Asked run 'train_4_dd' to stop.\n"
     assert len(seeded.requests("POST .*/cancel")) == 1

@@ -25,7 +25,7 @@ print("LOADED", loaded, file=sys.stderr)
 """
 
 
-@pytest.mark.parametrize("command", [[], ["submit"], ["runs", "list"], ["download"], ["doctor"], ["workspace", "show"]])
+@pytest.mark.parametrize("command", [[], ["submit"], ["runs", "list"], ["tb"], ["download"], ["doctor"], ["workspace", "show"], ["init"]])
 def test_help_loads_nothing_heavy(command: list[str]) -> None:
     done = subprocess.run([sys.executable, "-c", ASK.format(heavy=HEAVY), *command, "--help"], capture_output=True, text=True)
     assert done.stderr.strip() == "LOADED []"
@@ -45,7 +45,7 @@ def test_h_is_help(himl: Himl) -> None:
     assert himl.ok("runs", "show", "-h").stdout == himl.ok("runs", "show", "--help").stdout
 
 
-EVERY = ["submit", "download", "doctor", "workspace show"]
+EVERY = ["submit", "tb", "download", "doctor", "workspace show", "init"]
 EVERY += [f"runs {verb}" for verb in ("list", "show", "logs", "cancel", "tag", "delete")] + [f"datastore {verb}" for verb in ("upload", "download", "list")]
 
 

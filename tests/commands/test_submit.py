@@ -42,6 +42,38 @@ def test_a_script_runs_here_and_is_recorded(himl: Himl, project: Path) -> None:
     assert run["id"] in outcome.stderr
 
 
+def test_an_empty_target_is_nothing_to_run(himl: Himl) -> None:
+    outcome = himl("submit", "")
+    assert (outcome.code, outcome.stderr.splitlines()[0]) == (2, "error: Nothing to run.")
+
+
+def test_what_himl_downloaded_is_not_sent_with_the_next_job(himl: Himl, project: Path) -> None:
+    write_files(project, {"train.py": "import os; print(sorted(os.listdir()), sorted(os.listdir('lib')))", "lib/net.py": "", "own/outputs/kept": "1"})
+    himl.ok("submit", "train.py")
+    himl.ok("download", "latest", "--prefix", "user_logs", "--output_dir", "lib/got")
+    himl.ok("download", "latest", "--prefix", "user_logs", "--output_dir", "got")
+    outcome = himl.ok("submit", "train.py")
+    assert outcome.stdout.endswith("'own', 'train.py'] ['net.py']\n")
+    assert "'got'" not in outcome.stdout
+    assert "Left out, since himl downloaded it: 'got', 'lib/got'." in outcome.stderr
+
+
+def test_a_script_among_downloads_is_told_why_it_is_left_out(himl: Himl, project: Path) -> None:
+    write_files(project, {"train.py": "", "pyproject.toml": ""})
+    himl.ok("submit", "train.py")
+    himl.ok("download", "latest", "--prefix", "user_logs", "--output_dir", "got")
+    write_files(project, {"got/again.py": ""})
+    outcome = himl("submit", "got/again.py")
+    assert (outcome.code, "himl downloaded files to 'got'" in outcome.stderr) == (2, True)
+
+
+@pytest.mark.parametrize("argument", ["${{inputs.a-b}}", "x${{ outputs.data }}", "${{inputs.ä}}"])
+def test_a_placeholder_that_names_nothing_is_refused_whatever_its_key(himl: Himl, project: Path, argument: str) -> None:
+    write_files(project, {"train.py": ""})
+    outcome = himl("submit", "train.py", "--", argument)
+    assert (outcome.code, "names no" in outcome.stderr) == (2, True)
+
+
 def test_arguments_arrive_as_they_were_typed(himl: Himl, project: Path) -> None:
     write_files(project, {"show.py": SHOW})
     arguments = ["--a b", "", "'", '"', "--", "-m", "$HOME", "*", "ä€", "--num-runs", "\n"]
@@ -100,7 +132,7 @@ def test_a_name_without_latin_letters_or_with_a_dash(himl: Himl, project: Path) 
     assert himl.ok("submit", "./--weird.py").stdout == "odd\n"
 
 
-@pytest.mark.parametrize("option", ["--conda_env", "--sweep", "--docker-image"])
+@pytest.mark.parametrize("option", ["--checkpoint", "--sweep", "--early-stop"])
 def test_an_option_of_a_later_version_is_not_taken_for_the_script_s(himl: Himl, project: Path, option: str) -> None:
     write_files(project, {"train.py": ""})
     outcome = himl("submit", "train.py", option, "x")
@@ -164,7 +196,9 @@ def test_the_snapshot_s_size_is_said_and_a_large_one_is_warned_of(himl: Himl, pr
     talk = himl.ok("submit", "train.py").stderr
     assert "warning" in talk
     assert "lib (315.6 MB)" in talk
-    assert ".gitignore" in talk
+    assert f"'{project / '.gitignore'}', a file to make" in talk
+    write_files(project, {".gitignore": "lib/\n"})
+    assert "warning" not in himl.ok("submit", "train.py").stderr
 
 
 def test_follow_and_no_wait_exclude_each_other(himl: Himl, project: Path) -> None:
@@ -332,7 +366,7 @@ def test_a_cluster_without_azure_makes_nothing(himl: Himl, project: Path) -> Non
     assert outcome.code == 2
     assert len(outcome.stderr.strip().splitlines()) == 2
     assert "config.json" in outcome.stderr
-    assert "Without the option jobs run here" in outcome.stderr
+    assert "Without --cluster jobs run here" in outcome.stderr
     assert [path.name for path in project.iterdir()] == ["train.py"]
 
 

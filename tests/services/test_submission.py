@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from himl_cli.core.errors import BadUsage, HimlError
+from himl_cli.core.errors import BadUsage
 from himl_cli.core.jobs import DataSpec, Entry, EntryKind
 from himl_cli.services.data_specs import parse_inputs, parse_outputs
 from himl_cli.services.interpreter import find_python
 from himl_cli.services.naming import choose_experiment, friendly_experiment
-from himl_cli.services.submission import SubmitRequest, check_place, parse_duration, prepare_job
+from himl_cli.services.submission import SubmitRequest, parse_duration, prepare_job
 from tests.running import write_files
 
 
@@ -172,20 +172,3 @@ def test_a_tool_s_own_environment_is_not_used_for_jobs(tmp_path: Path) -> None:
     for name in ("tool/bin/python", "usr/python3"):
         (tmp_path / name).chmod(0o755)
     assert find_python(None, {"PATH": str(tmp_path / "usr")}, tmp_path / "tool") == str(tmp_path / "usr" / "python3")
-
-
-@pytest.mark.parametrize(("cluster", "record_in"), [("gpu", None), (None, "azure")])
-def test_a_cluster_needs_azure(cluster: str | None, record_in: str | None, tmp_path: Path) -> None:
-    for config in (None, tmp_path / "config.json"):
-        with pytest.raises(BadUsage) as caught:
-            check_place(cluster, record_in, config)
-        assert "here" in caught.value.hint
-
-
-def test_cluster_local_means_here() -> None:
-    failure: HimlError | None = None
-    try:
-        check_place("local", "local", None)
-    except HimlError as err:
-        failure = err
-    assert failure is None

@@ -1,0 +1,131 @@
+"""What `himl submit` does once its options are read: run here, run on a cluster, or only show."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from himl_cli.commands._options import OutputOptions, WorkspaceOptions
+from himl_cli.commands._session import For, Session, azure_beside, open_session
+from himl_cli.core.errors import JobFailed
+from himl_cli.core.interruptions import interruptions
+from himl_cli.render.errors import ReaderGone
+from himl_cli.render.progress import observing
+from himl_cli.render.submission import say_ended, say_job_yaml, say_left_running, say_prepared, say_sent, say_submitted, say_unfinished
+from himl_cli.services.run_logs import naming, watching
+from himl_cli.services.submission import submit_job
+from himl_cli.services.waiting import (
+    follow_to_end,
+    last_lines_of_failed_rank,
+    last_lines_of_failure,
+    raise_unless_completed,
+    wait_for_end,
+    wait_for_run,
+)
+from himl_cli.workspaces.base import FindsDatasets
+
+if TYPE_CHECKING:
+    from himl_cli.core.runs import Run
+    from himl_cli.services.submission import PreparedJob
+
+
+def run_here(where: WorkspaceOptions, talk: OutputOptions, job: PreparedJob, *, waits: bool) -> None:
+    """Run the job on this machine. Ctrl-C cancels it while it is waited for. Raises JobFailed, Interrupted."""
+    with open_session(where, talk, For.jobs) as session:
+        say_prepared(session.output, job.remarks, job.report)
+        job = with_inputs(session, job)
+        with interruptions() as interrupted:
+            run = submit_job(session.jobs, job, session.cwd, session.notify)
+            say_submitted(session.output, run)
+            if waits:
+                wait_here(session, run, interrupted)
+            else:
+                say_left_running(session.output, run)
+
+
+def with_inputs(session: Session, job: PreparedJob) -> PreparedJob:
+    """The job with the folders of inputs that are not here yet, but in the Azure ML workspace that is configured."""
+    if not (job.spec.inputs or job.spec.default_datastore) or not isinstance(session.workspace, FindsDatasets):
+        return job
+    from himl_cli.services.datasets import bring_inputs
+
+    with azure_beside(session.cwd) as azure, observing(session.output) as notify:  # the bar is gone before the job's output is shown
+        return replace(job, spec=bring_inputs(job.spec, session.workspace, azure, notify))
+
+
+def wait_here(session: Session, run: Run, interrupted: list[int]) -> None:
+    """Show the output of a job that runs here until its end. Raises JobFailed, Interrupted."""
+    with _printing(session, run), naming(run.id):
+        try:
+            ended = wait_for_run(session.workspace, run.id, session.output.stream, session.notify, interrupted)
+        except ReaderGone:
+            session.output.notice(f"Nobody reads the output any more; run {run.id} goes on. To stop it: himl runs cancel {run.id}")
+            raise
+        finally:
+            session.output.end_line()
+        say_ended(session.output, ended, last_lines_of_failed_rank(session.workspace, ended))
+        raise_unless_completed(ended)
+
+
+@contextmanager
+def _printing(session: Session, run: Run) -> Iterator[None]:
+    """Within it the run is waited for; where that breaks off before the run was printed, it is: whoever reads the id (`run=$(himl submit -q)`) needs it then."""
+    try:
+        yield
+    except (JobFailed, ReaderGone):
+        raise
+    except Exception:
+        say_unfinished(session.output, run)
+        raise
+
+
+def run_on_cluster(where: WorkspaceOptions, talk: OutputOptions, job: PreparedJob, *, waits: bool, follows: bool) -> None:
+    """Send the job to its cluster. Once it is there, Ctrl-C ends the waiting only. Raises JobFailed, Interrupted."""
+    with open_session(where, talk, For.clusters) as session:
+        say_prepared(session.output, job.remarks, job.report)
+        with observing(session.output) as notify:  # its bar is gone before a log is printed
+            run = submit_job(session.jobs, job, session.cwd, notify)
+        if not waits:
+            with watching(run.id):
+                say_sent(session.output, run, waits=False, follows=False)
+            return
+        with _printing(session, run), watching(run.id):
+            say_sent(session.output, run, waits=True, follows=follows)
+            _wait_there(session, run, follows=follows)
+
+
+def _wait_there(session: Session, run: Run, *, follows: bool) -> None:
+    try:
+        if follows:
+            ended = follow_to_end(session.workspace, run.id, session.output.stream, session.notify)
+        else:
+            ended = wait_for_end(session.workspace, run.id, session.notify)
+    except ReaderGone:
+        session.output.notice(f"Nobody reads the output any more; run {run.id} goes on. To stop it: himl runs cancel {run.id}")
+        raise
+    finally:
+        session.output.end_line()
+    unseen = last_lines_of_failed_rank if follows else last_lines_of_failure
+    say_ended(session.output, ended, unseen(session.workspace, ended))
+    raise_unless_completed(ended)
+
+
+def say_dry_run(talk: OutputOptions, job: PreparedJob) -> None:
+    """Print the job as Azure ML would get it; nothing is sent, no request is made."""
+    from himl_cli.workspaces.open import job_yaml
+
+    output = talk.output()
+    say_prepared(output, job.remarks, job.report)
+    say_job_yaml(output, job_yaml(job.spec))
+
+
+def say_all_settings(talk: OutputOptions, where: WorkspaceOptions, values: Mapping[str, Any], sources: Mapping[str, str]) -> None:
+    """Print the value of each option and of what is set about Azure ML, and where each came from."""
+    from himl_cli.render.settings import say_settings
+    from himl_cli.workspaces.open import azure_facts
+
+    facts = [] if where.workspace == "local" else azure_facts(where.workspace, where.config_file, start=Path.cwd())
+    say_settings(talk.output(), values, sources, facts)

@@ -1,0 +1,60 @@
+"""What is started, and the folder that is sent with it."""
+
+from __future__ import annotations
+
+from difflib import get_close_matches
+from pathlib import Path
+
+from himl_cli.core.errors import BadUsage
+from himl_cli.core.jobs import Entry, EntryKind
+from himl_cli.services.snapshot import find_snapshot_root
+from himl_cli.services.submission.request import SubmitRequest
+
+KINDS = {".py": EntryKind.script, ".sh": EntryKind.shell}
+
+
+def find_root(request: SubmitRequest) -> tuple[Path, Path]:
+    """The script's path (or the current folder, for a module) and the snapshot root. Raises BadUsage."""
+    start = request.cwd / request.target if request.target else request.cwd
+    if request.target:
+        _check_script(start, request.target)
+        start = start.parent.resolve() / start.name
+    if request.snapshot_root is None:
+        return start, find_snapshot_root(start.parent if request.target else start)
+    root = (request.cwd / request.snapshot_root).resolve()
+    if not root.is_dir():
+        raise BadUsage(f"--snapshot_root '{request.snapshot_root}' is no folder.")
+    return start, root
+
+
+def find_entry(request: SubmitRequest, script: Path, root: Path) -> Entry:
+    """What is started, relative to *root*. Raises BadUsage for a script outside it and for what is no module's name."""
+    if request.module:
+        if not all(part.isidentifier() for part in request.module.split(".")):
+            raise BadUsage(f"-m '{request.module}' is no module name.", hint="Write it with dots, without .py: -m package.module")
+        return Entry(EntryKind.module, request.module)
+    if not script.is_relative_to(root):
+        raise BadUsage(f"'{request.target}' lies outside the snapshot root '{root}'.", hint="Give a --snapshot_root that holds the script.")
+    return Entry(KINDS[script.suffix], script.relative_to(root).as_posix())
+
+
+def entry_file(entry: Entry, root: Path) -> Path | None:
+    """The Python file that is started; None for a shell script, and for a module that does not lie below *root*."""
+    if entry.kind is EntryKind.script:
+        return root / entry.target
+    if entry.kind is EntryKind.shell:
+        return None
+    module = root.joinpath(*entry.target.split("."))
+    candidates = (module.with_name(f"{module.name}.py"), module / "__main__.py")
+    return next((path for path in candidates if path.is_file()), None)
+
+
+def _check_script(path: Path, shown: str) -> None:
+    if path.is_dir():
+        raise BadUsage(f"'{shown}' is a folder, not a script.", hint=f"Name the script in it: himl submit {shown.rstrip('/')}/train.py")
+    if not path.exists():
+        scripts = [name.name for kind in KINDS for name in path.parent.glob(f"*{kind}")] if path.parent.is_dir() else []
+        near = get_close_matches(path.name, scripts, n=1)
+        raise BadUsage(f"There is no script '{shown}'.", hint=f"Did you mean '{near[0]}'?" if near else "Check the path; it is relative to the current folder.")
+    if path.suffix not in KINDS:
+        raise BadUsage(f"'{shown}' is neither a .py nor a .sh script.", hint="Name such a script, or a module: himl submit -m package.module")

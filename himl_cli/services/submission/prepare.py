@@ -1,0 +1,124 @@
+"""Checking all that was asked for, and making the job of it."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shlex
+import sys
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from himl_cli.core.errors import BadUsage
+from himl_cli.core.events import Event, Notice
+from himl_cli.core.jobs import Entry, EntryKind, EnvironmentSpec, JobSpec, Snapshot, SnapshotReport
+from himl_cli.core.redaction import mask_arguments
+from himl_cli.services.data_specs import parse_inputs, parse_outputs
+from himl_cli.services.git import git_facts
+from himl_cli.services.interpreter import find_python
+from himl_cli.services.naming import automatic_tags, azure_experiment, choose_experiment, experiment_remarks
+from himl_cli.services.snapshot import take_snapshot
+from himl_cli.services.submission.cluster_checks import check_for_cluster, check_names, shortened
+from himl_cli.services.submission.entry import entry_file, find_entry, find_root
+from himl_cli.services.submission.place import check_place, place_remarks, settled
+from himl_cli.services.submission.quantities import check_size, parse_duration
+from himl_cli.services.submission.ranks import ranks_of
+from himl_cli.services.submission.request import PreparedJob, SubmitRequest
+
+log = logging.getLogger(__name__)
+
+
+def prepare_job(request: SubmitRequest, env: Mapping[str, str] | None = None) -> PreparedJob:
+    """Check all that was asked for and list the snapshot; no network, and nothing is written. Raises BadUsage or NotFound."""
+    check_place(request)
+    remarks = place_remarks(request)
+    request = settled(request)
+    max_seconds = parse_duration(request.max_run_duration, "--max_run_duration") if request.max_run_duration else None
+    inputs, outputs = parse_inputs(request.inputs), parse_outputs(request.outputs)
+    start, root = find_root(request)
+    entry = find_entry(request, start, root)
+    python = "" if request.on_cluster else find_python(request.python, env if env is not None else os.environ, Path(sys.prefix))
+    git = git_facts(root)
+    log.debug("entry %s, snapshot root %s, interpreter %s, git %s", entry, root, python, git)
+    experiment = choose_experiment(request.experiment, entry.target, from_branch=request.experiment_from_branch, git=git)
+    experiment = azure_experiment(experiment) if request.on_cluster or request.is_told_to_azure else experiment
+    remarks += experiment_remarks(request.experiment, experiment)
+    distribution, processes = ranks_of(request)
+    spec = JobSpec(
+        experiment=experiment,
+        entry=entry,
+        snapshot=Snapshot(root, (), 0),
+        arguments=request.arguments,
+        python=python,
+        in_place=request.in_place,
+        processes=processes,
+        distribution=distribution,
+        max_seconds=max_seconds,
+        env=request.env_vars,
+        tags={**automatic_tags(git, request.build, command_line(request)), **request.tags},
+        display_name=request.display_name,
+        description=request.description,
+        inputs=inputs,
+        outputs=outputs,
+        default_datastore=request.default_datastore,
+    )
+    if request.on_cluster:
+        spec = _for_cluster(spec, request, start, remarks)
+    if request.is_told_to_azure:
+        check_names(spec, request.tags)
+    report = None if request.in_place else _snapshot(request, entry, root)
+    return PreparedJob(replace(spec, snapshot=report.snapshot) if report else spec, report, remarks)
+
+
+def command_line(request: SubmitRequest) -> str:
+    """What was run, as the user would type it, secrets masked."""
+    return shlex.join([*(["-m", request.module] if request.module else [str(request.target)]), *mask_arguments(request.arguments)])
+
+
+def _for_cluster(spec: JobSpec, request: SubmitRequest, start: Path, remarks: list[str]) -> JobSpec:
+    """The job with what counts on a cluster only; what was decided on the way is added to *remarks*."""
+    there = replace(
+        spec,
+        tags={**shortened(spec.tags), **request.tags},
+        cluster=request.on_cluster,
+        nodes=request.num_nodes,
+        shm_size=check_size("--shm_size", request.shm_size),
+        docker_args=request.docker_args,
+        identity=request.identity,
+        sdk=request.sdk,
+    )
+    check_for_cluster(there, request.tags)
+    environment = _environment(request, start, spec.snapshot.root, remarks)
+    from himl_cli.services.environments.remarks import environment_remarks
+
+    remarks += environment_remarks(environment, entry_file(spec.entry, spec.snapshot.root))
+    return replace(there, environment=environment)
+
+
+def _environment(request: SubmitRequest, start: Path, root: Path, remarks: list[str]) -> EnvironmentSpec:
+    from himl_cli.services.environments.choose import EnvironmentRequest, environment_spec
+
+    def note(event: Event) -> None:
+        if isinstance(event, Notice):
+            remarks.append(event.text)
+
+    wanted = EnvironmentRequest(
+        request.cwd,
+        request.conda_env,
+        request.requirements,
+        request.environment,
+        request.docker_image,
+        request.pip_extra_index_url,
+        request.private_wheel,
+    )
+    return environment_spec(wanted, start.parent if request.target else start, root, note)
+
+
+def _snapshot(request: SubmitRequest, entry: Entry, root: Path) -> SnapshotReport:
+    report = take_snapshot(root, request.ignored_folders)
+    if entry.kind is not EntryKind.module and entry.target not in report.snapshot.files:
+        downloaded = next((folder for folder in report.downloads if entry.target.startswith(f"{folder}/")), None)
+        why = f"himl downloaded files to '{downloaded}'; move the script" if downloaded else f"Look in its {report.ignore_file}"
+        raise BadUsage(f"'{entry.target}' is left out of the snapshot of '{root}'.", hint=f"{why}, or give another --snapshot_root.")
+    return report

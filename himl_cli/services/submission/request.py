@@ -1,0 +1,89 @@
+"""A job as the user asked for it, and as it is ready to be sent."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+
+from himl_cli.core.jobs import DataSpec, JobSpec, SnapshotReport
+
+HERE = "local"
+"""The cluster's name that means this machine, whatever the settings say."""
+AZURE = "azure"
+"""The place to record a job in, beside the local workspace, that is an Azure ML workspace."""
+
+
+@dataclass(frozen=True)
+class SubmitRequest:
+    """The options of `himl submit`, as typed; `cwd` is where the user is, `build` the `--build_*` options by tag name.
+
+    `typed` names the options that stood on the command line: what a settings file says for all jobs is passed over where it does
+    not fit one, what was typed is an error there. None: all that differs from the default counts as typed.
+    """
+
+    cwd: Path
+    target: str | None = None
+    module: str | None = None
+    arguments: Sequence[str] = ()
+    cluster: str | None = None
+    record_in: str | None = None
+    python: str | None = None
+    in_place: bool = False
+    num_nodes: int = 1
+    processes_per_node: int | None = None
+    distribution: str | None = None
+    no_mpi_single_node: bool = False
+    shm_size: str = "100g"
+    docker_args: Sequence[str] = ()
+    identity: str | None = None
+    max_run_duration: str | None = None
+    snapshot_root: str | None = None
+    ignored_folders: Sequence[str] = ()
+    conda_env: Sequence[str] = ()
+    requirements: str | None = None
+    environment: str | None = None
+    docker_image: str | None = None
+    pip_extra_index_url: str | None = None
+    private_wheel: str | None = None
+    env_vars: Mapping[str, str] = field(default_factory=dict)
+    experiment: str | None = None
+    experiment_from_branch: bool = False
+    display_name: str = ""
+    description: str = ""
+    tags: Mapping[str, str] = field(default_factory=dict)
+    build: Mapping[str, str] = field(default_factory=dict)
+    inputs: Sequence[str | DataSpec] = ()
+    outputs: Sequence[str | DataSpec] = ()
+    default_datastore: str | None = None
+    sdk: str = "v2"
+    typed: frozenset[str] | None = None
+
+    @property
+    def on_cluster(self) -> str:
+        """The cluster that the job runs on; empty where it runs here."""
+        return "" if self.cluster in (None, HERE) else str(self.cluster)
+
+    @property
+    def is_told_to_azure(self) -> bool:
+        """Whether the job runs here and is recorded in an Azure ML workspace too."""
+        return self.record_in == AZURE and not self.on_cluster
+
+    def is_set(self, name: str) -> bool:
+        """Whether the option says something else than its default."""
+        default = next(each.default for each in fields(self) if each.name == name)
+        value = getattr(self, name)
+        return bool(value) if isinstance(value, Sequence) and not isinstance(value, str) else value is not None and value != default
+
+    def is_typed(self, name: str) -> bool:
+        """Whether the user said so for this very job."""
+        return self.is_set(name) and (self.typed is None or name in self.typed)
+
+
+@dataclass(frozen=True)
+class PreparedJob:
+    """The job, what is sent with it (None in place: nothing is), and what the user should know beforehand, a sentence each."""
+
+    spec: JobSpec
+    report: SnapshotReport | None
+    remarks: Sequence[str] = ()

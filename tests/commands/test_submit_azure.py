@@ -1,0 +1,339 @@
+"""`himl submit --cluster` through the installed program, on the double of Azure ML, which runs the jobs."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.running import Himl, write_files
+from tests.servers.azureml.faults import Latency, Status
+from tests.servers.azureml.jobs.runner import JobRunner
+from tests.servers.azureml.seeding import StagedWorkspace
+
+posix = pytest.mark.skipif(sys.platform == "win32", reason="needs signals of POSIX")
+
+TRAIN = """
+import os, pathlib, sys
+print("epochs", sys.argv[2], os.environ["COLOUR"], flush=True)
+pathlib.Path("outputs").mkdir(exist_ok=True)
+pathlib.Path("outputs/best.txt").write_text("0.9")
+"""
+CONDA = "name: lab\ndependencies:\n- python=3.11\n- pip\n- pip:\n  - mlflow-skinny\n"
+
+
+@pytest.fixture
+def azure_project(azure_environment: StagedWorkspace, project: Path) -> StagedWorkspace:
+    """A project with a script and an environment, and the config.json of a workspace."""
+    azure_environment.write_config(project)
+    write_files(project, {"train.py": TRAIN, "environment.yml": CONDA})
+    return azure_environment
+
+
+@pytest.fixture
+def running(azure_project: StagedWorkspace) -> Iterator[StagedWorkspace]:
+    """As `azure_project`, and the jobs are run."""
+    with azure_project.run_jobs():
+        yield azure_project
+
+
+@pytest.fixture
+def held(azure_project: StagedWorkspace) -> Iterator[JobRunner]:
+    """As `azure_project`; a job is queued until it is released."""
+    with azure_project.run_jobs(hold=True) as jobs:
+        yield jobs
+
+
+SUBMIT = ("submit", "train.py", "--cluster", "cpu-cluster", "--env_var", "COLOUR=blue")
+
+
+def submitted(himl: Himl, *options: str, arguments: tuple[str, ...] = ("--epochs", "3")) -> str:
+    """The id of a job that was sent and is not waited for."""
+    return himl.ok(*SUBMIT, *options, "-q", "--", *arguments).stdout.strip()
+
+
+def test_a_job_goes_its_whole_way(himl: Himl, running: StagedWorkspace, project: Path) -> None:
+    """Submitted, followed, shown, its log read, tagged, listed, downloaded."""
+    outcome = himl.ok(*SUBMIT, "--follow", "--tag", "team=blue", "--display_name", "First try", "--", "--epochs", "3")
+    assert outcome.stdout == "epochs 3 blue\n"
+    experiment, run_id = (project / "most_recent_run.txt").read_text().strip().split(":")
+    assert experiment == "train"
+    assert f"Run {run_id} (experiment train) in {running.label}. Studio: https://ml.azure.com/runs/{run_id}?" in outcome.stderr
+    assert not (project / ".himl").exists()
+    shown = himl.ok("runs", "show", "--json").json()
+    assert (shown["id"], shown["status"], shown["display_name"], shown["tags"]["team"]) == (run_id, "Completed", "First try", "blue")
+    assert shown["tags"]["run_recovery_id"] == f"train:{run_id}"
+    assert himl.ok("runs", "logs").stdout == "epochs 3 blue\n"
+    himl.ok("runs", "tag", run_id, "stage=final")
+    assert himl.ok("runs", "list", "--tags", "stage=final", "-q").stdout == f"{run_id}\n"
+    himl.ok("download", "--prefix", "outputs")
+    assert (project / "outputs" / run_id / "outputs" / "best.txt").read_text() == "0.9"
+
+
+def test_without_waiting_the_run_its_experiment_and_its_page_are_printed(himl: Himl, azure_project: StagedWorkspace) -> None:
+    outcome = himl.ok(*SUBMIT, "--", "--epochs", "3")
+    run_id, experiment, studio = outcome.stdout.splitlines()
+    assert experiment == "Experiment  train"
+    assert studio.startswith(f"Studio      https://ml.azure.com/runs/{run_id}?wsid={azure_project.state.path.replace('resourceGroups', 'resourcegroups')[:20]}")
+    assert f"himl runs logs --follow {run_id}" in outcome.stderr
+    assert f"himl runs cancel {run_id}" in outcome.stderr
+    document = himl.ok(*SUBMIT, "--json", "--", "--epochs", "3").json()
+    assert (document["experiment"], document["status"]) == ("train", "Queued")
+    assert document["url"].startswith("https://ml.azure.com/runs/")
+
+
+def test_code_that_did_not_change_is_not_uploaded_again(himl: Himl, azure_project: StagedWorkspace) -> None:
+    first = himl.ok(*SUBMIT, "--", "--epochs", "3")
+    second = himl.ok(*SUBMIT, "--", "--epochs", "4")
+    assert "not uploaded again" not in first.stderr
+    assert "Code unchanged since an earlier submit: not uploaded again." in second.stderr
+    assert len(azure_project.state.runs) == 2
+
+
+def test_waiting_says_how_it_went_and_prints_no_log(himl: Himl, running: StagedWorkspace) -> None:
+    outcome = himl.ok(*SUBMIT, "--wait", "--", "--epochs", "3")
+    run_id = outcome.stdout.splitlines()[0]
+    assert "epochs" not in outcome.stdout + outcome.stderr
+    assert f"Details: himl runs show {run_id}" in outcome.stderr
+    assert himl.ok(*SUBMIT, "--wait", "--json", "--", "--epochs", "3").json()["status"] == "Completed"
+    quiet = himl.ok(*SUBMIT, "--wait", "-q", "--", "--epochs", "3")
+    assert (quiet.stdout.strip() in running.state.runs, quiet.stderr) == (True, "")
+
+
+def test_a_job_that_fails_is_exit_1_with_the_last_lines_of_its_log(himl: Himl, running: StagedWorkspace, project: Path) -> None:
+    write_files(project, {"train.py": "import sys\nfor n in range(40): print('line', n)\nsys.exit(7)\n"})
+    waited = himl(*SUBMIT, "--wait")
+    assert waited.code == 1
+    assert "line 39" in waited.stderr
+    assert "line 19\n" not in waited.stderr
+    run_id = waited.stdout.splitlines()[0]
+    assert waited.stderr.splitlines()[-2] == f"error: Run '{run_id}' failed: Execution failed. User process 'python' exited with status code 7."
+    followed = himl(*SUBMIT, "--follow")
+    assert (followed.code, followed.stdout.splitlines()[-1], "line 39" in followed.stderr) == (1, "line 39", False)
+
+
+def test_the_log_of_the_rank_that_failed_is_shown(himl: Himl, running: StagedWorkspace, project: Path) -> None:
+    write_files(project, {"train.py": "import os, sys, time\nif os.environ['RANK'] == '1':\n    print('boom'); sys.exit(7)\ntime.sleep(60)"})
+    followed = himl(*SUBMIT, "--processes_per_node", "2", "--follow")
+    assert (followed.code, followed.stdout) == (1, "")
+    assert "The last lines of user_logs/std_log_process_1.txt:\nboom\n" in followed.stderr
+    assert followed.stderr.splitlines()[-1].endswith("--file user_logs/std_log_process_1.txt")
+
+
+def test_a_queued_job_is_canceled(himl: Himl, held: JobRunner, azure_project: StagedWorkspace) -> None:
+    run_id = submitted(himl)
+    azure_project.wait_for(run_id, "Queued")
+    assert himl("runs", "logs", run_id).code == 3
+    assert himl.ok("runs", "cancel", run_id).stdout == f"Asked run '{run_id}' to stop.\n"
+    azure_project.wait_for(run_id, "Canceled")
+    assert himl.ok("runs", "show", run_id, "--json").json()["status"] == "Canceled"
+    assert "ended without a log" in himl("runs", "logs", "--follow", run_id).stderr
+
+
+@posix
+@pytest.mark.parametrize("mode", ["--wait", "--follow"])
+def test_ctrl_c_leaves_the_job_running_and_says_how_to_cancel(himl: Himl, held: JobRunner, azure_project: StagedWorkspace, mode: str) -> None:
+    with himl.start(*SUBMIT, mode, "--", "--epochs", "3") as waiting:
+        assert waiting.stderr is not None
+        said = b""
+        while b"is queued" not in said:
+            line = waiting.stderr.readline()
+            assert line, said
+            said += line
+        os.kill(waiting.pid, signal.SIGINT)
+        _, rest = waiting.communicate(timeout=30)
+    (run_id,) = azure_project.state.runs
+    assert waiting.returncode == 130
+    assert f"Stopped watching; run '{run_id}' goes on." in rest.decode()
+    assert f"himl runs cancel {run_id}" in rest.decode()
+    held.release(run_id)
+    azure_project.wait_for(run_id, "Completed")
+
+
+@posix
+def test_a_quiet_submit_that_is_interrupted_while_it_waits_prints_the_id(himl: Himl, held: JobRunner, azure_project: StagedWorkspace) -> None:
+    """`run=$(himl submit -q --wait ...)` has it then, and can go on with the job."""
+    with himl.start(*SUBMIT, "--wait", "-q", "--", "--epochs", "3") as waiting:
+        deadline = time.monotonic() + 60
+        while not azure_project.requests("GET .*/history/.*/runs/") and time.monotonic() < deadline:
+            time.sleep(0.05)
+        os.kill(waiting.pid, signal.SIGINT)
+        printed, said = waiting.communicate(timeout=30)
+    (run_id,) = azure_project.state.runs
+    assert (waiting.returncode, printed.decode()) == (130, f"{run_id}\n"), said
+    held.release(run_id)
+    azure_project.wait_for(run_id, "Completed")
+
+
+@posix
+def test_certificate_authorities_that_vanish_while_a_job_is_watched_are_named_and_the_run_too(
+    himl: Himl, held: JobRunner, azure_project: StagedWorkspace, project: Path
+) -> None:
+    """It is borne with, as a network that is away: the file may be about to be replaced."""
+    bundle = project / "authorities.pem"
+    bundle.write_bytes(Path(azure_project.environment()["REQUESTS_CA_BUNDLE"]).read_bytes())
+    with himl.start(*SUBMIT, "--follow", "--", "--epochs", "3", env={"REQUESTS_CA_BUNDLE": str(bundle)}) as waiting:
+        assert waiting.stderr is not None
+        while b"is queued" not in waiting.stderr.readline():
+            assert waiting.poll() is None
+        bundle.rename(project / "elsewhere.pem")
+        assert b"authorities.pem' (REQUESTS_CA_BUNDLE) are not there any more. Still trying" in (line := waiting.stderr.readline()), line
+        (project / "elsewhere.pem").rename(bundle)
+        (run_id,) = azure_project.state.runs
+        held.release(run_id)
+        printed, said = waiting.communicate(timeout=60)
+    assert (waiting.returncode, printed) == (0, b"epochs 3 blue\n"), said
+
+
+def test_a_log_that_is_waited_for_is_printed_once_it_comes(himl: Himl, held: JobRunner, azure_project: StagedWorkspace) -> None:
+    run_id = submitted(himl)
+    with himl.start("runs", "logs", "--follow", run_id) as watcher:
+        assert watcher.stderr is not None
+        assert b"has no log yet" in watcher.stderr.readline()
+        held.release(run_id)
+        printed, _ = watcher.communicate(timeout=60)
+    assert (watcher.returncode, printed) == (0, b"epochs 3 blue\n")
+
+
+def test_following_outlives_a_service_that_is_away_for_a_while(himl: Himl, held: JobRunner, azure_project: StagedWorkspace) -> None:
+    """It is said once that it does not answer, and once that it does again; nothing of the log is lost."""
+    with himl.start(*SUBMIT, "--follow", "--", "--epochs", "3") as waiting:
+        assert waiting.stderr is not None
+        while b"is queued" not in waiting.stderr.readline():
+            assert waiting.poll() is None
+        azure_project.stage.faults.add(Status(503, retry_after=300), "GET .*/runs/", times=2)
+        (run_id,) = azure_project.state.runs
+        held.release(run_id)
+        printed, said = waiting.communicate(timeout=60)
+    assert (waiting.returncode, printed) == (0, b"epochs 3 blue\n"), said
+    assert said.decode().count("Still trying; the run goes on meanwhile.") == 1
+    assert said.decode().count("The service answers again.") == 1
+
+
+def test_waiting_outlives_a_service_that_is_away_for_a_while(himl: Himl, running: StagedWorkspace) -> None:
+    running.stage.faults.add(Status(503, retry_after=300), "GET .*/runs/", times=2)
+    outcome = himl.ok(*SUBMIT, "--wait", "--", "--epochs", "3")
+    assert outcome.stderr.count("Still trying") == 1
+
+
+def test_a_log_that_the_service_writes_anew_each_time_is_followed(himl: Himl, azure_project: StagedWorkspace, project: Path) -> None:
+    write_files(project, {"train.py": "import time\nfor n in range(4):\n    print('line', n, flush=True); time.sleep(0.7)\n"})
+    with azure_project.run_jobs(whole_logs=True):
+        assert himl.ok(*SUBMIT, "--follow").stdout == "line 0\nline 1\nline 2\nline 3\n"
+
+
+def test_a_dry_run_shows_the_job_and_asks_nobody(himl: Himl, project: Path) -> None:
+    """No workspace is needed; what is a secret is masked, and that is said."""
+    write_files(project, {"train.py": TRAIN, "environment.yml": CONDA})
+    index = "https://ada:marked-secret@pypi.example.org/simple"
+    options = ("--env_var", "API_TOKEN=marked-secret", "--pip_extra_index_url", index, "--dry_run")
+    outcome = himl.ok(*SUBMIT, *options, "--", "--epochs", "3", "--password", "marked-secret")
+    lines = outcome.stdout.splitlines()
+    assert "compute: azureml:cpu-cluster" in lines
+    assert "command: python train.py --epochs 3" in outcome.stdout
+    assert "marked-secret" not in outcome.stdout + outcome.stderr
+    assert "Secrets are shown as ***" in outcome.stderr
+    assert himl.ok(*SUBMIT, *options, "--json").json()["job_yaml"].count("compute: azureml:cpu-cluster") == 1
+    assert himl.ok("submit", "train.py", "--dry_run", "-q").stdout.count("compute: local") == 1
+    assert sorted(path.name for path in project.iterdir()) == ["environment.yml", "train.py"]
+
+
+def test_secrets_of_a_job_reach_neither_the_terminal_nor_a_file_here(himl: Himl, azure_project: StagedWorkspace, project: Path, tmp_path: Path) -> None:
+    index = "https://ada:marked-secret@pypi.example.org/simple"
+    options = ("--env_var", "API_TOKEN=marked-secret", "--pip_extra_index_url", index, "-v")
+    for _ in range(2):  # the second time from what was kept of the first
+        outcome = himl.ok(*SUBMIT, *options, "--", "--password", "marked-secret")
+        assert "marked-secret" not in outcome.stdout + outcome.stderr
+    sent = [(run.job or {})["environmentVariables"]["API_TOKEN"] for run in azure_project.state.runs.values()]
+    assert sent == ["marked-secret"] * 2
+    assert [path for path in tmp_path.rglob("*") if path.is_file() and b"marked-secret" in path.read_bytes()] == []
+    assert "marked-secret" not in str([run.tags for run in azure_project.state.runs.values()])
+
+
+@posix
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_submit_leaves_nothing_that_runs(himl: Himl, azure_project: StagedWorkspace, project: Path, number: signal.Signals) -> None:
+    azure_project.stage.faults.add(Latency(3), "GET .*/computes/")
+    with himl.start(*SUBMIT) as sending:
+        deadline = time.monotonic() + 30
+        while not azure_project.requests("GET .*/computes/") and not azure_project.requests("token"):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        sending.send_signal(number)
+        _, said = sending.communicate(timeout=30)
+    assert (sending.returncode, azure_project.state.runs) == (130, {})
+    assert "nothing runs" in said.decode()
+    assert not (project / "most_recent_run.txt").exists()
+
+
+def test_several_nodes_and_processes(himl: Himl, running: StagedWorkspace, project: Path) -> None:
+    write_files(project, {"train.py": "import os\nprint(*(os.environ[n] for n in ('RANK', 'LOCAL_RANK', 'NODE_RANK', 'WORLD_SIZE')))\n"})
+    outcome = himl.ok(*SUBMIT, "--num_nodes", "2", "--processes_per_node", "2", "--follow")
+    assert outcome.stdout == "0 0 0 4\n"
+    assert himl.ok("runs", "logs", "--file", "std_log_process_3.txt").stdout == "3 1 1 4\n"
+
+
+def test_what_is_wrong_is_said_before_the_service_is_asked(himl: Himl, azure_project: StagedWorkspace, project: Path) -> None:
+    cases = {
+        ("--in_place",): "--in_place: that is for jobs that run here",
+        ("--python", "python3"): "--python python3: that is for jobs that run here",
+        ("--record_in", "azure"): "--record_in azure: that is for jobs that run here",
+        ("--shm_size", "lots"): "--shm_size 'lots' is no size",
+        ("--environment", "lab:1", "--conda_env", "environment.yml"): "--environment and --conda_env were both given",
+        ("--private_wheel", "gone.whl"): "gone.whl",
+        ("--conda_env", "gone.yml"): "gone.yml",
+        ("--identity", "nobody"): "--identity cannot be 'nobody'",
+        ("--display_name", "n" * 300): "Azure ML takes 256",
+        ("--workspace", "local"): "has no clusters",
+    }
+    for options, message in cases.items():
+        outcome = himl(*SUBMIT, *options)
+        lines = outcome.stderr.strip().splitlines()
+        assert (outcome.code, message in lines[0], len(lines)) == (2, True, 2), outcome.stderr
+    assert azure_project.requests() == []
+    assert sorted(path.name for path in project.iterdir()) == ["config.json", "environment.yml", "train.py"]
+
+
+def test_a_cluster_that_does_not_exist_names_those_that_do(himl: Himl, azure_project: StagedWorkspace) -> None:
+    outcome = himl("submit", "train.py", "--cluster", "gpu")
+    assert (outcome.code, outcome.stdout) == (3, "")
+    assert "cpu-cluster" in outcome.stderr
+    assert "gpu-cluster" in outcome.stderr
+    assert not azure_project.requests("^PUT")
+
+
+def test_settings_send_jobs_to_a_cluster_and_flags_keep_them_here(himl: Himl, azure_project: StagedWorkspace, project: Path) -> None:
+    """What settings say about the other place is passed over; what was typed and does not fit is said."""
+    settings = 'cluster = "cpu-cluster"\npython = "python3"\nnum_nodes = 2\nshm_size = "8g"\nfollow = false\nenv_var = {COLOUR = "red"}\n'
+    write_files(project, {"himl.toml": f"[submit]\n{settings}"})
+    run_id = himl.ok("submit", "train.py", "-q").stdout.strip()
+    resources = (azure_project.state.runs[run_id].job or {})["resources"]
+    assert (resources["instanceCount"], resources["shmSize"]) == (2, "8g")
+    here = himl.ok("submit", "train.py", "--cluster", "local", "--docker_args", "--ipc=host", "--", "--epochs", "1")
+    assert here.stdout == "epochs 1 red\n"
+    assert "Passed over, since the job runs here and not on a cluster: --docker_args, num_nodes = 2." in here.stderr
+
+
+def test_a_job_that_runs_here_gets_its_input_from_azure(himl: Himl, azure_project: StagedWorkspace, project: Path) -> None:
+    write_files(project, {"train.py": "import os, pathlib\nprint((pathlib.Path(os.environ['AZURE_ML_INPUT_pets']) / 'cat.txt').read_text())\n"})
+    azure_project.put_blobs("workspaceblobstore", {"animals/cat.txt": b"meow"})
+    outcome = himl.ok("submit", "train.py", "--input", "pets=animals")
+    assert outcome.stdout == "meow\n"
+    assert not azure_project.requests("^PUT")
+
+
+def test_a_default_datastore_that_only_azure_has_does_not_hinder_a_job_here(himl: Himl, azure_project: StagedWorkspace, project: Path) -> None:
+    azure_project.add_datastore("lake")
+    write_files(project, {"himl.toml": "[submit]\ndefault_datastore = 'lake'\n", "train.py": "print('ran')"})
+    assert himl.ok("submit", "train.py", "--output", "y=preds").stdout == "ran\n"
+
+
+def test_a_workspace_named_by_its_config_takes_the_job(himl: Himl, azure_project: StagedWorkspace, project: Path) -> None:
+    (project / "config.json").rename(project / "lab.json")
+    assert himl(*SUBMIT).code == 2
+    assert himl.ok(*SUBMIT, "--config_file", "lab.json", "-q").stdout.strip() in azure_project.state.runs

@@ -1,0 +1,86 @@
+"""Where jobs on a cluster find their data, and where their logs are found: `himl submit --cluster` on the double, which runs the jobs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.running import Himl, write_files
+from tests.servers.azureml.seeding import StagedWorkspace
+
+TRAIN = "import sys\nprint('trained', *sys.argv[1:])\n"
+SUBMIT = ("submit", "train.py", "--cluster", "cpu-cluster")
+
+
+@pytest.fixture
+def lab(azure_environment: StagedWorkspace, project: Path) -> StagedWorkspace:
+    """A project with a script and an environment, and the config.json of a workspace."""
+    azure_environment.write_config(project)
+    write_files(project, {"train.py": TRAIN, "environment.yml": "dependencies:\n- python=3.11\n- pip:\n  - himl-cli\n"})
+    return azure_environment
+
+
+@pytest.fixture
+def running(lab: StagedWorkspace) -> Iterator[StagedWorkspace]:
+    """As `lab`, and the jobs are run."""
+    with lab.run_jobs():
+        yield lab
+
+
+LOOK = """
+import sys
+from pathlib import Path
+from himl_cli.job import inputs
+assert inputs()["scans"] == Path("in/scans") and inputs()["more"] == Path(sys.argv[2]).parent, dict(inputs())
+print(Path("in/scans/a.txt").read_text(), Path(sys.argv[2]).read_text(), sys.argv[1])
+"""
+
+
+@pytest.mark.parametrize("options", [("--processes_per_node", "2"), ("--num_nodes", "2", "--distribution", "mpi")])
+def test_inputs_lie_at_their_targets_for_every_rank(himl: Himl, running: StagedWorkspace, project: Path, tmp_path: Path, options: tuple[str, ...]) -> None:
+    running.put_blobs("workspaceblobstore", {"scans/a.txt": b"A"})
+    write_files(project, {"look.py": LOOK})
+    fixed = (tmp_path / "with blanks" / "scans").as_posix()
+    data = ("--input", "scans=scans,target=in/scans", "--input", f"more=scans,target={fixed},mode=mount")
+    sent = himl.ok("submit", "look.py", "--cluster", "cpu-cluster", *data, *options, "-q", "--wait", "--", "${{inputs.scans}}", "${{inputs.more}}/a.txt")
+    for rank in range(2):
+        assert himl.ok("runs", "logs", sent.stdout.strip(), "--file", f"std_log_process_{rank}.txt").stdout == "A A in/scans\n"
+
+
+def test_a_target_that_is_taken_ends_the_job_and_the_log_says_why(himl: Himl, running: StagedWorkspace, project: Path, tmp_path: Path) -> None:
+    running.put_blobs("workspaceblobstore", {"scans/a.txt": b"A"})
+    taken = tmp_path / "taken"
+    write_files(taken, {"own.txt": "mine"})
+    outcome = himl(*SUBMIT, "--input", f"scans,target={taken.as_posix()}", "--follow")
+    assert outcome.code == 1
+    assert f"himl: the input INPUT_0 cannot lie at {taken.as_posix()}: something else is there" in outcome.stdout
+    assert [path.name for path in taken.iterdir()] == ["own.txt"]
+
+
+def test_logs_of_ranks_are_found_by_number_however_it_is_written(himl: Himl, lab: StagedWorkspace, project: Path) -> None:
+    write_files(project, {"train.py": "import os\nprint('rank', os.environ['RANK'])\n"})
+    with lab.run_jobs(log_digits=3):
+        run_id = himl.ok(*SUBMIT, "--processes_per_node", "2", "-q", "--wait").stdout.strip()
+    assert sorted(lab.artifacts(run_id)) == ["user_logs/std_log_process_000.txt", "user_logs/std_log_process_001.txt"]
+    assert himl.ok("runs", "logs", run_id).stdout == "rank 0\n"
+    for name in ("std_log_process_1.txt", "user_logs/std_log_process_1.txt", "user_logs/std_log_process_001.txt"):
+        assert himl.ok("runs", "logs", run_id, "--file", name).stdout == "rank 1\n"
+    assert "has no log 'std_log_process_2.txt'" in himl("runs", "logs", run_id, "--file", "std_log_process_2.txt").stderr
+
+
+def test_the_launcher_s_log_is_not_taken_for_the_script_s(himl: Himl, running: StagedWorkspace) -> None:
+    run_id = himl.ok(*SUBMIT, "--distribution", "mpi", "-q", "--wait").stdout.strip()
+    assert {"user_logs/mpi_log.txt", "user_logs/std_log_process_0.txt"} <= set(running.artifacts(run_id))
+    assert himl.ok("runs", "logs", run_id).stdout == "trained\n"
+    assert himl.ok("runs", "logs", run_id, "--file", "mpi_log.txt").stdout != ""
+
+
+def test_keys_are_found_where_the_service_tells_them_in_upper_case(himl: Himl, lab: StagedWorkspace, project: Path) -> None:
+    lab.put_blobs("workspaceblobstore", {"scans/a.txt": b"A"})
+    script = "from himl_cli.job import inputs, outputs\n(outputs()['made'] / 'b.txt').write_text((inputs()['scans'] / 'a.txt').read_text() * 2)\n"
+    write_files(project, {"train.py": script})
+    with lab.run_jobs(data_names="upper"):
+        himl.ok(*SUBMIT, "--input", "scans=scans", "--output", "made=doubled", "--wait")
+    assert lab.get_blob("workspaceblobstore", "doubled/b.txt") == b"AA"
