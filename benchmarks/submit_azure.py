@@ -66,10 +66,7 @@ class Contest:
         before = len(state.runs)
         log.clear()
         os.chdir(project)
-        command = (
-            [HIML, "submit", "--cluster", "cpu-cluster", "-q", "train.py"] if name == OURS else [sys.executable, sdk_submit.__file__, str(job_of(project))]
-        )
-        spent = spend(command, self._environment())
+        spent = spend(command_of(name, project), self._environment())
         if len(state.runs) != before + 1:
             sys.exit(f"{name}: {len(state.runs) - before} runs were made by one submit")
         lines = [f"{seen.method} {seen.host}{seen.path}" for seen in log.all()]

@@ -6,7 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from himl_cli.core.events import Notify, ignore
 from himl_cli.core.jobs import Entry, EntryKind, EnvironmentSpec, JobSpec, Snapshot
+from himl_cli.workspaces.azure.jobs.code import CodeAssets
+from himl_cli.workspaces.azure.jobs.forms import CodeAsset
 
 FILES = {"train.py": "print('trained')\n", "data/list.txt": "a\nb\n"}
 CONDA = "name: training\ndependencies:\n- python=3.11\n- pip:\n  - mlflow-skinny\n"
@@ -27,3 +30,8 @@ def cluster_spec(folder: Path, files: Mapping[str, str] = FILES, **fields: Any) 
     given: dict[str, Any] = {"experiment": "sent", "distribution": "", "cluster": "cpu-cluster", "shm_size": "100g", "environment": MADE}
     given |= {"entry": Entry(EntryKind.script, "train.py"), "snapshot": snapshot_of(folder, files), **fields}
     return JobSpec(**given)
+
+
+def ensured(codes: CodeAssets, snapshot: Snapshot, notify: Notify = ignore) -> CodeAsset:
+    """The snapshot's code version, uploaded where there is none, as a submission does it."""
+    return codes.find(snapshot) or codes.upload(snapshot, notify)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from himl_cli.api.configured import get_workspace
@@ -44,7 +45,7 @@ def create_aml_run_object(
     experiment = friendly_experiment(experiment_name)
     snapshot = take_snapshot(Path(snapshot_directory)).snapshot if snapshot_directory is not None else None
     run_id = new_run_id(experiment)
-    command = shlex.join(mask_arguments([Path(sys.argv[0]).name, *sys.argv[1:]])) if sys.argv and sys.argv[0] else ""
+    command = _command(sys.argv)
     tags = {"run_recovery_id": f"{experiment}:{run_id}"}
     run = Run(place, place.opened.start_run(NewRun(run_id, experiment, run_name or "", tags=tags, command=command)))
     if snapshot is not None and snapshot.files:
@@ -54,3 +55,14 @@ def create_aml_run_object(
             run.fail(err)
             raise
     return run
+
+
+def _command(words: Sequence[str]) -> str:
+    """What *words*, Python's own list of a program's name and arguments, say of the program; "" where there is none. Secrets are masked.
+
+    Of `python -c` and `python -m` while it looks for the module, Python keeps the option in place of a name.
+    """
+    name = Path(words[0]).name if words else ""
+    if name in ("", "-", "-m"):
+        return ""
+    return shlex.join(mask_arguments(["python", "-c", "...", *words[1:]] if name == "-c" else [name, *words[1:]]))

@@ -76,7 +76,10 @@ class Recording(ABC):
     def upload_files(
         self, names: Sequence[str], paths: Sequence[str | os.PathLike[str]], return_artifacts: bool = False, timeout_seconds: int | None = None
     ) -> None:
-        """Store several files. Raises BadUsage where there are not as many names as paths."""
+        """Store several files. Raises BadUsage where there are not as many names as paths.
+
+        *return_artifacts* and *timeout_seconds* are accepted and have no effect: nothing is returned, and requests have limits of their own.
+        """
         if len(names) != len(paths):
             raise BadUsage(f"upload_files takes as many names as paths, not {len(names)} and {len(paths)}.")
         self._store_files({name: Path(path) for name, path in zip(names, paths, strict=True)})
@@ -93,7 +96,10 @@ class Recording(ABC):
 
     @abstractmethod
     def flush(self, timeout_seconds: int = 300) -> None:
-        """Come back once what was logged is kept and can be read back. Raises ServiceFailed where it cannot be sent now; it is sent later then."""
+        """Come back once what was logged is kept and can be read back. Raises ServiceFailed where it cannot be sent now; it is sent later then.
+
+        It is sent whole; *timeout_seconds* is how long to wait at most until it can be read back, which a service may put off.
+        """
 
     @abstractmethod
     def complete(self) -> None:

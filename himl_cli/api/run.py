@@ -15,7 +15,7 @@ from himl_cli.api.recording import Recording, reason_of
 from himl_cli.api.waiting import wait_until_ended
 from himl_cli.core.errors import BadUsage
 from himl_cli.core.logged import RunEnd
-from himl_cli.core.runs import Metric, RunQuery, RunStatus
+from himl_cli.core.runs import Metric, MetricPoint, RunQuery, RunStatus, TextPoint, Texts
 from himl_cli.services.transfer.download import download
 from himl_cli.services.transfer.filters import Filters
 from himl_cli.services.transfer.requests import DownloadRequest
@@ -113,20 +113,24 @@ class Run(Recording):
         return self.record.url
 
     def get_metrics(self, name: str | None = None, recursive: bool = False) -> dict[str, Any]:
-        """What the run logged, by name: a number, or a list in the order of steps where there are several.
+        """What the run logged, by name: a number or a text, or a list in the order of steps where there are several.
 
         With *recursive*, what it and all runs below it logged: `{run id: {name: ...}}`, for those that logged anything. Of a
-        table, each column of numbers is a metric `NAME/COLUMN`; images are files of the run.
+        table, each column is a metric `NAME/COLUMN`; truth values are 1.0 and 0.0; images are files of the run.
         """
         if "_writer" in vars(self):
             self.flush()
-        found: dict[str, dict[str, Any]] = {}
+        found: dict[str, dict[str, list[MetricPoint | TextPoint]]] = {}
         for run in (self, *(self.get_children(recursive=True) if recursive else ())):
-            metrics = self._found_in.opened.metrics(run.id) if run.id not in found else []  # runs nested in it come along
-            for metric in metrics:
+            if run.id in found:  # runs nested in one that was asked for come along with it
+                continue
+            values = self._found_in.opened.values(run.id)
+            logged: list[Metric | Texts] = [*values.metrics, *values.texts]
+            for metric in logged:
                 if name in (None, metric.name):
-                    found.setdefault(metric.run, {})[metric.name] = _value(metric)
-        return found if recursive else found.get(self.id, {})
+                    found.setdefault(metric.run, {}).setdefault(metric.name, []).extend(metric.points)
+        told = {run_id: {metric: _value(points) for metric, points in names.items()} for run_id, names in found.items()}
+        return told if recursive else told.get(self.id, {})
 
     def get_file_names(self) -> list[str]:
         """The names of all files of the run, sorted."""
@@ -196,7 +200,7 @@ class Run(Recording):
         return current_run(allow_offline)
 
     def flush(self, timeout_seconds: int = 300) -> None:
-        self._writer.settle()
+        self._writer.settle(timeout_seconds)
 
     def complete(self) -> None:
         """Send what is left, and record that the run completed; of a job's run, its own service or supervisor records that."""
@@ -264,8 +268,8 @@ def _iso(time: datetime | None) -> str | None:
     return time.isoformat() if time else None
 
 
-def _value(metric: Metric) -> float | list[float]:
-    values = [point.value for point in metric.points]
+def _value(points: list[MetricPoint | TextPoint]) -> float | str | list[float | str]:
+    values = [point.value for point in sorted(points, key=lambda point: (point.step, point.time))]  # one name may have numbers and texts
     return values[0] if len(values) == 1 else values
 
 

@@ -72,7 +72,7 @@ def wait_here(session: Session, run: Run, interrupted: list[int]) -> None:
 
 @contextmanager
 def _printing(session: Session, run: Run) -> Iterator[None]:
-    """Within it the run is waited for; where that breaks off before the run was printed, it is: whoever reads the id (`run=$(himl submit -q)`) needs it then."""
+    """Within it the run is waited for; where that breaks off, the run is printed all the same, for whoever reads its id (`run=$(himl submit -q)`)."""
     try:
         yield
     except (JobFailed, ReaderGone):
@@ -119,7 +119,8 @@ def say_dry_run(talk: OutputOptions, job: PreparedJob) -> None:
 
     output = talk.output()
     say_prepared(output, job.remarks, job.report)
-    say_job_yaml(output, job_yaml(job.spec))
+    wheels = job.spec.environment.wheels if job.spec.environment else ()
+    say_job_yaml(output, job_yaml(job.spec), [wheel.name for wheel in wheels])
 
 
 def say_all_settings(talk: OutputOptions, where: WorkspaceOptions, values: Mapping[str, Any], sources: Mapping[str, str]) -> None:

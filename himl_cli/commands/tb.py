@@ -38,7 +38,7 @@ class EventOptions(Bundle):
         run_logs_dir: Annotated[
             Path | None, typer.Option("--run_logs_dir", metavar="DIR", help="Where copies go.  [default: himl's cache]", rich_help_panel=FILES, file_okay=False)
         ] = None,
-        refresh: Annotated[int, typer.Option("--refresh", metavar="SECONDS", help="How often new ones are fetched.", rich_help_panel=FILES)] = 15,
+        refresh: Annotated[int, typer.Option("--refresh", metavar="SECONDS", help="Time between looks for new ones.", rich_help_panel=FILES)] = 15,
         sync_only: Annotated[bool, typer.Option("--sync_only", help="Fetch once, print where they are, and end.", rich_help_panel=FILES)] = False,
     ) -> None:
         if refresh < 1:
@@ -56,7 +56,7 @@ class BoardOptions(Bundle):
         self,
         port: Annotated[int, typer.Option("--port", metavar="N", help="Its port; the next free one if that is taken.", rich_help_panel=BOARD)] = 6006,
         host: Annotated[
-            str, typer.Option("--host", metavar="HOST", help="Its host; others than localhost let others in.", rich_help_panel=BOARD)
+            str, typer.Option("--host", metavar="HOST", help="Its host; any but localhost lets other machines in.", rich_help_panel=BOARD)
         ] = "localhost",
         open_browser: Annotated[bool, typer.Option("--open", help="Open it in the browser.", rich_help_panel=BOARD)] = False,
     ) -> None:
@@ -80,8 +80,8 @@ def tb(
 ) -> None:
     """Show runs in TensorBoard, also while they go on.
 
-    Without a run: the one submitted last from this folder. Runs of here are shown where they lie; of others the event
-    files are fetched, and then only what is new in them. Ctrl-C ends it.
+    Without a run: the one submitted last from this folder. Local runs are shown where they lie; of others the event files
+    are fetched, and then only what is new in them. Ctrl-C ends it.
 
     \b
       himl tb

@@ -96,9 +96,16 @@ class NotAllowed(HimlError):
     exit_code = 4
 
 
+class NotAllowedNow(NotAllowed):
+    """Not for lack of a right: nobody is signed in (any more), or this network is one from which nobody is let in."""
+
+
 class ServiceFailed(HimlError):
+    """`is_lasting` where the same request would be refused again, so that only another one can help."""
+
     code = "service_failed"
     exit_code = 5
+    is_lasting = False
 
 
 class IntegrityFailed(HimlError):

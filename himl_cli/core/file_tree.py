@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 PART_SUFFIX = ".himl-part"
 STATE_NAME = ".himl-transfer"
+STATE_FILE = f"{STATE_NAME}.db"
+"""What himl remembers of a folder that it downloads to; it stays there."""
 RANKS_NAME = ".himl-ranks"
 WORKSPACE_FOLDER = ".himl"
 

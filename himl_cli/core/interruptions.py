@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -32,6 +33,19 @@ def interruptions(react: Callable[[], None] = lambda: None) -> Iterator[list[int
     finally:
         for number, handler in zip(numbers, before, strict=True):
             signal.signal(number, handler)
+
+
+def take_time_to_end(seconds: float = 2.0) -> None:
+    """From now on Ctrl-C is passed over for so many seconds: the end is near, and one more would only cut it short with a traceback."""
+    if threading.current_thread() is not threading.main_thread():
+        return
+    deadline = time.monotonic() + seconds
+
+    def pass_over(number: int, frame: object) -> None:
+        if time.monotonic() > deadline:
+            raise KeyboardInterrupt
+
+    signal.signal(signal.SIGINT, pass_over)
 
 
 @contextmanager

@@ -49,11 +49,15 @@ class Snapshot:
 
 @dataclass(frozen=True)
 class SnapshotReport:
-    """A snapshot, its bytes by top-level folder or file, and the name of the ignore file that was honoured."""
+    """A snapshot, its bytes by top-level folder or file, and the name of the ignore file that was honoured.
+
+    `downloads` are the folders that were left out because himl downloads to them.
+    """
 
     snapshot: Snapshot
     by_top: Mapping[str, int]
     ignore_file: str
+    downloads: Sequence[str] = ()
 
     @property
     def is_large(self) -> bool:
@@ -83,7 +87,8 @@ class JobSpec:
     """Everything a workspace needs to run a job.
 
     `processes` (a node) is None when ranks were not asked for; `max_seconds` None means no limit; `in_place` runs in
-    `snapshot.root` itself instead of a copy. `distribution` is `pytorch`, `mpi`, or empty for a plain process.
+    `snapshot.root` itself instead of a copy. `distribution` is `pytorch`, `mpi`, or empty for a plain process. `run_id` is empty where
+    the workspace chooses it.
 
     What counts on a cluster only: `cluster` (its name; empty: the job runs here), `nodes`, `shm_size`, `docker_args`, `identity`
     (`user`, `managed` or None for the run's own token), `environment`, `sdk` (`v2`, or `v1` for the deprecated azureml-core).
@@ -112,3 +117,4 @@ class JobSpec:
     identity: str | None = None
     environment: EnvironmentSpec | None = None
     sdk: str = "v2"
+    run_id: str = ""

@@ -46,6 +46,10 @@ class Logged:
         """The names of all columns, in the order in which they first occur."""
         return [*dict.fromkeys(column for row in self.rows for column in row.values)]
 
+    def name_of(self, column: str) -> str:
+        """What a column is called among a run's metrics: of a table `NAME/COLUMN`, also where it has only one."""
+        return f"{self.name}/{column}" if self.kind is LoggedKind.table else self.name
+
 
 @dataclass(frozen=True)
 class NewRun:

@@ -6,44 +6,79 @@ import re
 from collections.abc import Sequence
 
 MASK = "***"
+DEEPEST = 5  # layers of a command line within a command line
 
+_NAMED = r"(?:password|passwd|secret|apikey|(?<!public)[_-]key|(?<![a-z])token)"
 _SECRETS = re.compile(
-    r"""(?P<keep>
+    rf"""(?P<keep>
         [?&](?:sig|sv_sig|signature|token|access_token|code|client_secret)=        # a signed link
       | (?:AccountKey|SharedAccessSignature|SharedAccessKey)=                      # a connection string
       | \b(?:Bearer|Basic)\s+                                                      # an Authorization header
-      | \b[\w-]*(?:password|passwd|secret|api[_-]?key|access[_-]?key|auth[_-]?token|(?<![a-z])token)["']?\s*[=:]\s*["']?   # name=value
-      | ://[^/\s:@]+:(?=[^/\s@]+@)                                                 # user:password@host
-    )(?P<secret>[^\s"'&;@]+)""",
+      | {_NAMED}["']?\s*[=:]\s*["']?                                               # name=value
+    )(?P<secret>[^\s"'&;]+)""",
     re.VERBOSE | re.IGNORECASE,
 )
 _USER_IN_URL = re.compile(r"(https?://)[^/\s'\"]+@", re.IGNORECASE)
-_SECRET_OPTION = re.compile(
+_PASSWORD_IN_URL = re.compile(r"(://[^/\s:@]+:)[^\s\"'&;@/]+(?=@)")
+_SECRET_NAME = re.compile(
     r"passw(or)?d|passphrase|pwd|secret|token(?!s|iz)|credential|(api|account|access|shared|private)[_-]?key|\bsas\b|connection[_-]?string"
-    r"|(^|[-_])(pass|auth|pat)$",
+    r"|(^|[-_.])(pass|auth|pat|(?<!public[-_])key)$|pw$|(?-i:[a-z0-9](?<!public)Key$)",
     re.IGNORECASE,
 )
+_TOKEN = re.compile(r"\b(?:gh[pousr]_|github_pat_|hf_)\w{20,}")
 _JWT = re.compile(r"\beyJ[\w-]{8,}\.[\w-]{4,}\.[\w-]*")
+_ASSIGNMENT = re.compile(r"(?P<before>(?:-e|--env(?:[-_]var)?=)?(?P<quote>[\"']?)(?P<name>[\w.-]+)=)(?P<value>.*)", re.DOTALL)
+_WORD = re.compile(r"(?:'[^']*'|\"(?:\\.|[^\"\\])*\"|\\.|[^\s])+?(?=\s|$)")
 
 
 def redact(text: str) -> str:
     """*text* with the values of signatures, keys, passwords and tokens replaced by `***`."""
-    text = _USER_IN_URL.sub(rf"\1{MASK}@", text)
-    return _JWT.sub(MASK, _SECRETS.sub(lambda found: found["keep"] + MASK, text))
+    text = _PASSWORD_IN_URL.sub(rf"\1{MASK}", _USER_IN_URL.sub(rf"\1{MASK}@", text))
+    return _TOKEN.sub(MASK, _JWT.sub(MASK, _SECRETS.sub(lambda found: found["keep"] + MASK, text)))
 
 
 def mask_arguments(arguments: Sequence[str]) -> list[str]:
-    """A command line's arguments with secrets masked: by shape, and whatever follows an option with a secret's name."""
+    """A command line's arguments with secrets masked: by shape, and by name in `--name value`, `--name=value`, `NAME=value` and `-e NAME=value`.
+
+    An argument that is itself a command line (`--docker_args "-e NAME=value"`) is read as one.
+    """
+    return _masked_words(arguments, DEEPEST)
+
+
+def mask_line(line: str) -> str:
+    """A command line in one text, as `mask_arguments` masks it; its spaces and quotes stay."""
+    return _masked_line(line, DEEPEST)
+
+
+def _masked_words(words: Sequence[str], depth: int) -> list[str]:
     shown: list[str] = []
     follows_secret = False
-    for argument in arguments:
-        is_option = argument.startswith("-")
-        name, equals, _ = argument.partition("=")
-        if follows_secret and not argument.startswith("--"):
-            shown.append(MASK)
-        elif is_option and equals and _SECRET_OPTION.search(name):
-            shown.append(f"{name}={MASK}")
-        else:
-            shown.append(redact(argument))
-        follows_secret = is_option and not equals and _SECRET_OPTION.search(argument) is not None
+    for word in words:
+        is_value = follows_secret and not word.startswith("--")
+        shown.append(_mask_of(word) if is_value else _masked_word(word, depth))
+        follows_secret = word.startswith("-") and "=" not in word and _SECRET_NAME.search(word) is not None
     return shown
+
+
+def _mask_of(word: str) -> str:
+    """The mask in the quotes of *word*, if it has any: a line that was masked stays as it is."""
+    quote = word[:1] if len(word) > 1 and word[0] == word[-1] and word[0] in "'\"" else ""
+    return f"{quote}{MASK}{quote}"
+
+
+def _masked_line(line: str, depth: int) -> str:
+    words = _masked_words(_WORD.findall(line), depth)
+    return "".join(space + word for space, word in zip(_WORD.split(line), [*words, ""], strict=True))
+
+
+def _masked_word(word: str, depth: int) -> str:
+    """*word* masked; *depth* says how many more layers of quotes, assignments and lines within it are looked into."""
+    found = _ASSIGNMENT.fullmatch(word)
+    if found is not None and _SECRET_NAME.search(found["name"]):
+        return f"{found['before']}{MASK}{found['quote']}"
+    quote = word[:1]
+    if depth > 0 and quote in ("'", '"') and word.endswith(quote) and len(word) > 1:
+        return f"{quote}{_masked_word(word[1:-1], depth - 1)}{quote}"
+    if depth > 0 and len(word.split()) > 1:
+        return redact(_masked_line(word, depth - 1))
+    return redact(found["before"] + _masked_word(found["value"], depth - 1) if found is not None and depth > 0 else word)

@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from himl_cli.core.runs import Metric, Run
+from himl_cli.core.runs import Metric, Run, Texts
 
 
 @dataclass(frozen=True)
 class RunDetails:
-    """A run with what it logged and the runs below it; `metrics` holds those of nested runs too, each with its run."""
+    """A run with what it logged and the runs below it; `metrics` and `texts` hold those of nested runs too, each with its run."""
 
     run: Run
     parameters: Mapping[str, str]
     metrics: Sequence[Metric]
     children: Sequence[Run]
+    texts: Sequence[Texts] = ()

@@ -100,3 +100,33 @@ class Metric:
     @property
     def last(self) -> MetricPoint:
         return self.points[-1]
+
+
+@dataclass(frozen=True)
+class TextPoint:
+    """One logged text: `step` as for numbers, `time` in UTC."""
+
+    value: str
+    step: int
+    time: datetime
+
+
+@dataclass(frozen=True)
+class Texts:
+    """What was logged under one name and is no number, in the order logged, and the run that logged it."""
+
+    name: str
+    points: Sequence[TextPoint]
+    run: str
+
+    @property
+    def last(self) -> TextPoint:
+        return self.points[-1]
+
+
+@dataclass(frozen=True)
+class LoggedValues:
+    """All that was logged to a run, those of nested runs too: numbers and texts, each by name."""
+
+    metrics: Sequence[Metric]
+    texts: Sequence[Texts] = ()

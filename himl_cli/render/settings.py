@@ -27,8 +27,8 @@ def say_settings(output: Output, values: Mapping[str, Any], sources: Mapping[str
     rows += [ShownSetting(f"azure.{key}", redact(value), source) for key, value, source in azure]
     columns = [
         Column("Option", lambda row: row.option),
-        Column("Value", lambda row: row.value, rank=2, least=10),
-        Column("From", lambda row: row.source, rank=1, least=10),
+        Column("Value", lambda row: row.value),
+        Column("From", lambda row: row.source),
     ]
     if output.format.value == "json":
         output.json([row._asdict() for row in rows])

@@ -59,8 +59,10 @@ def say_sent(output: Output, run: Run, *, waits: bool, follows: bool) -> None:
         output.lines(lines)
 
 
-def say_job_yaml(output: Output, text: str) -> None:
-    """The job's YAML; in JSON as the text of one field."""
+def say_job_yaml(output: Output, text: str, wheels: Sequence[str] = ()) -> None:
+    """The job's YAML; in JSON as the text of one field. *wheels* are files that an image made of the YAML alone would lack."""
+    for wheel in wheels:
+        output.notice(f"'{wheel}' is put into the image by himl submit; an image that is made of this YAML alone lacks it.")
     if MASK in text:
         output.notice(f"Secrets are shown as {MASK}: put them back before you use this.")
     output.result({"job_yaml": text}, human=text.rstrip("\n"), quiet=text.rstrip("\n"))
@@ -79,7 +81,7 @@ def say_unfinished(output: Output, run: Run) -> None:
 
 def say_ended(output: Output, run: Run, rest: tuple[str, bytes] | None) -> None:
     """The result of a submit that waited; *rest* is the name and the end of a log that was not shown yet."""
-    if rest is not None:
+    if rest is not None and rest[1].strip():
         output.notice(f"The last lines of {rest[0]}:")
         output.talk(rest[1])
     output.result(run, human="", quiet=run.id)

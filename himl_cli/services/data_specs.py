@@ -14,14 +14,19 @@ INPUT_OPTIONS = {"datastore": (), "mode": ("download", "mount"), "target": (), "
 OUTPUT_OPTIONS = {"datastore": (), "mode": ("mount", "upload"), "local": (), "overwrite": ("true", "false")}
 
 
-def parse_inputs(texts: Sequence[str]) -> list[DataSpec]:
-    """All `--input` values; keys default to INPUT_0, INPUT_1, … Raises BadUsage."""
-    return _unique("input", [_parse("input", text, f"INPUT_{number}", INPUT_OPTIONS) for number, text in enumerate(texts)])
+def parse_inputs(values: Sequence[str | DataSpec]) -> list[DataSpec]:
+    """All `--input` values, those that are specifications already as they are; keys default to INPUT_0, INPUT_1, … Raises BadUsage."""
+    return _all("input", values, INPUT_OPTIONS)
 
 
-def parse_outputs(texts: Sequence[str]) -> list[DataSpec]:
-    """All `--output` values; keys default to OUTPUT_0, OUTPUT_1, … Raises BadUsage."""
-    return _unique("output", [_parse("output", text, f"OUTPUT_{number}", OUTPUT_OPTIONS) for number, text in enumerate(texts)])
+def parse_outputs(values: Sequence[str | DataSpec]) -> list[DataSpec]:
+    """All `--output` values, those that are specifications already as they are; keys default to OUTPUT_0, OUTPUT_1, … Raises BadUsage."""
+    return _all("output", values, OUTPUT_OPTIONS)
+
+
+def _all(kind: str, values: Sequence[str | DataSpec], known: dict[str, tuple[str, ...]]) -> list[DataSpec]:
+    specs = [value if isinstance(value, DataSpec) else _parse(kind, value, f"{kind.upper()}_{number}", known) for number, value in enumerate(values)]
+    return _unique(kind, specs)
 
 
 def _parse(kind: str, text: str, default_key: str, known: dict[str, tuple[str, ...]]) -> DataSpec:
@@ -33,6 +38,8 @@ def _parse(kind: str, text: str, default_key: str, known: dict[str, tuple[str, .
         raise BadUsage(f"--{kind} '{text}': '{key}' cannot be a key.", hint="A key becomes part of a variable's name: letters, digits and _, no digit first.")
     options = _options(kind, text, rest, known)
     name, version = _split_version(name) if kind == "input" else (name, None)
+    if kind == "output" and (wrong := _split_version(name)[1]) is not None and (wrong.isdigit() or wrong == "latest"):
+        raise BadUsage(f"--output '{text}': an output has no version, Azure ML counts them.", hint=f"Write {name.rpartition(':')[0]} without ':{wrong}'.")
     if not name and "local" not in options:
         raise BadUsage(f"--{kind} '{text}': no name.", hint=f"Write --{kind} [KEY=]NAME[,local=PATH]")
     overwrite = options.pop("overwrite", "true") == "true"

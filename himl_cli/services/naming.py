@@ -37,6 +37,18 @@ def choose_experiment(asked: str | None, target: str, *, from_branch: bool, git:
     return friendly_experiment(path.stem if path.suffix in (".py", ".sh") else target.rsplit(".", 1)[-1])
 
 
+def experiment_remarks(asked: str | None, chosen: str) -> list[str]:
+    """That the experiment is called otherwise than was asked for, where it is."""
+    if asked is None or asked == chosen:
+        return []
+    return [f"The experiment is called '{chosen}', since Azure ML does not take the name '{asked}'."]
+
+
+def azure_experiment(name: str) -> str:
+    """A friendly name as the service takes it: it begins with a letter or digit."""
+    return name.lstrip("_") or "experiment"
+
+
 def automatic_tags(git: GitFacts | None, build: Mapping[str, str], command_line: str) -> dict[str, str]:
     """Tags that a run gets by itself: git's facts, each replaced by what *build* says, the user, the command line. Empty ones are left out."""
     facts: dict[str, str] = {}

@@ -10,7 +10,8 @@ from himl_cli.workspaces.base import Workspace
 def run_details(workspace: Workspace, run: Run) -> RunDetails:
     """What *run* logged, and its children in the order they were made. Raises RunNotFound when it was deleted meanwhile."""
     children = children_of(workspace, run)
-    return RunDetails(run, workspace.parameters(run.id), workspace.metrics(run.id), children)
+    values = workspace.values(run.id)
+    return RunDetails(run, workspace.parameters(run.id), values.metrics, children, values.texts)
 
 
 def children_of(workspace: Workspace, run: Run) -> list[Run]:

@@ -12,9 +12,10 @@ import os
 import threading
 import weakref
 from collections import deque
+from collections.abc import Sequence
 from itertools import islice
 
-from himl_cli.core.errors import DiskFailed, HimlError, ServiceFailed
+from himl_cli.core.errors import DiskFailed, HimlError, NotAllowed, NotAllowedNow, NotFound, ServiceFailed
 from himl_cli.core.logged import Logged
 from himl_cli.workspaces.base import RecordsRuns
 
@@ -25,6 +26,9 @@ SECONDS_BETWEEN_TRIES = (5.0, 60.0)
 FULL = 500
 """Entries at which they are sent at once, and of one batch."""
 MOST_KEPT = 1_000_000
+_NOT_NOW = (ServiceFailed, DiskFailed, NotAllowedNow)
+_OF_THE_RUN = (NotFound, NotAllowed)
+"""What concerns all that is written, and not one entry of it."""
 
 _known: weakref.WeakSet[RunWriter] = weakref.WeakSet()
 _busy: set[RunWriter] = set()
@@ -67,25 +71,37 @@ class RunWriter:
     def flush(self) -> None:
         """Send what there is, and come back once it is kept.
 
-        Raises ServiceFailed or DiskFailed where it cannot be sent now (it stays, and is sent later), and what else the
-        workspace raises for entries that it does not take (those are dropped).
+        Raises ServiceFailed, DiskFailed or NotAllowedNow where it cannot be sent now (it stays, and is sent later), and what
+        else the workspace raises for entries that it does not take (those are dropped, once the others are sent).
         """
+        refused: HimlError | None = None
         with self._sending:
             while batch := self._next():
-                try:
-                    self._workspace.log(self._run_id, batch)
-                except (ServiceFailed, DiskFailed):
-                    raise
-                except HimlError:
-                    self._done(batch)
-                    raise
-                self._done(batch)
+                refused = self._send(batch) or refused
         self._say_dropped()
+        if refused is not None:
+            raise refused
 
-    def settle(self) -> None:
-        """As `flush`, and wait until all of it can be read back."""
+    def _send(self, batch: Sequence[Logged]) -> HimlError | None:
+        """Send *batch*; where it is not taken, its halves, so that one entry does not take others with it. What was refused, if anything was."""
+        try:
+            self._workspace.log(self._run_id, batch)
+        except _NOT_NOW:
+            raise
+        except HimlError as err:
+            if len(batch) > 1 and not isinstance(err, _OF_THE_RUN):
+                half = len(batch) // 2
+                first = self._send(batch[:half])
+                return self._send(batch[half:]) or first
+            self._done(batch)
+            return err
+        self._done(batch)
+        return None
+
+    def settle(self, seconds: float) -> None:
+        """As `flush`, and wait, as many seconds at most, until all of it can be read back."""
         self.flush()
-        self._workspace.settle(self._run_id)
+        self._workspace.settle(self._run_id, seconds)
 
     @property
     def left(self) -> int:
@@ -99,7 +115,7 @@ class RunWriter:
         while self.left:
             try:
                 self.flush()
-            except (ServiceFailed, DiskFailed) as err:
+            except _NOT_NOW as err:
                 log.warning("%d entries that were logged to run '%s' are lost: %s", self.left, self._run_id, err)
                 return
             except HimlError as err:
@@ -122,7 +138,7 @@ class RunWriter:
         with self._lock:
             return [*islice(self._waiting, FULL)]
 
-    def _done(self, batch: list[Logged]) -> None:
+    def _done(self, batch: Sequence[Logged]) -> None:
         with self._lock:
             for entry in batch:
                 if self._waiting and self._waiting[0] is entry:  # else there was no room for it meanwhile
@@ -164,7 +180,7 @@ class RunWriter:
         """How many tries in a row failed, with this one."""
         try:
             self.flush()
-        except (ServiceFailed, DiskFailed) as err:
+        except _NOT_NOW as err:
             if failures == 0:
                 log.warning("What is logged to run '%s' cannot be sent now and is kept: %s", self._run_id, err)
             return failures + 1

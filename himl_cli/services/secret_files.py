@@ -13,9 +13,15 @@ SAMPLE_ENDINGS = (".example", ".sample", ".template", ".dist", ".defaults")
 YAML_ENDINGS = (".yml", ".yaml")
 LARGEST_SETTINGS_FILE = 64 * 1024  # bytes
 
-_VARIABLES = re.compile(rb"^variables[ \t]*:[ \t]*(?:#.*)?\r?$", re.MULTILINE)
+_VARIABLES = re.compile(rb"^[\"']?variables[\"']?[ \t]*:", re.MULTILINE)
+_KEY = rb"(?:^[ \t]+|[{,][ \t]*)[\"']?(%s)[\"']?[ \t]*:"
 _WORKSPACE_KEYS = re.compile(
-    rb"^[ \t]+[\"']?(tenant_id|subscription_id|application_id|resource_group|workspace_name)[\"']?[ \t]*:", re.MULTILINE | re.IGNORECASE
+    _KEY % rb"tenant_id|subscription_id|application_id|resource_group|workspace_name",
+    re.MULTILINE | re.IGNORECASE,
+)
+_SECRET_KEYS = re.compile(
+    _KEY % rb"\w*(?:application|principal|account|storage|access|client|api)_key|\w*(?:password|secret)",
+    re.MULTILINE | re.IGNORECASE,
 )
 
 
@@ -34,10 +40,12 @@ def may_hold_secrets(path: str, size: int) -> bool:
 
 
 def _is_innereye_settings(path: str) -> bool:
-    """Whether the file has `variables:` with at least two keys that name a workspace or who signs in to it."""
+    """Whether the file has `variables:` with a key that is a secret, or at least two that name a workspace or who signs in to it."""
     try:
         with open(path, "rb") as stream:
             content = stream.read(LARGEST_SETTINGS_FILE)
     except OSError:
         return False
-    return _VARIABLES.search(content) is not None and len({key.lower() for key in _WORKSPACE_KEYS.findall(content)}) >= 2
+    if _VARIABLES.search(content) is None:
+        return False
+    return _SECRET_KEYS.search(content) is not None or len({key.lower() for key in _WORKSPACE_KEYS.findall(content)}) >= 2

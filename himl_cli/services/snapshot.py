@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from himl_cli.core.errors import BadUsage
-from himl_cli.core.file_tree import is_bookkeeping
+from himl_cli.core.file_tree import STATE_FILE, is_bookkeeping
 from himl_cli.core.jobs import Snapshot, SnapshotReport
 from himl_cli.services.ignore_rules import IgnoreRules, read_rules
 from himl_cli.services.latest_run_file import FILE_NAME
@@ -32,17 +32,18 @@ def take_snapshot(root: Path, ignored_folders: Sequence[str] = ()) -> SnapshotRe
     """List the files below *root* to be sent: `.amlignore` rules (where the root has one), else `.gitignore` rules, at every level as in git.
 
     Left out whatever the rules say: version control, workspaces, caches, virtual environments, files of secrets, results of
-    earlier runs (`outputs` and `logs` at the top level). Symlinks are followed, loops once; what is neither a file nor a folder
-    is passed over. Raises BadUsage for a folder that cannot be read.
+    earlier runs (`outputs` and `logs` at the top level, and folders that himl downloaded to). Symlinks are followed, loops once;
+    what is neither a file nor a folder is passed over. Raises BadUsage for a folder that cannot be read.
     """
     name = OWN_FILE if (root / OWN_FILE).is_file() else GIT_FILE
     files: list[str] = []
     by_top: dict[str, int] = {}
-    for relative, size in _Walk(root, name, ignored_folders).files():
+    walk = _Walk(root, name, ignored_folders)
+    for relative, size in walk.files():
         files.append(relative)
         top = relative.split("/", 1)[0]
         by_top[top] = by_top.get(top, 0) + size
-    return SnapshotReport(Snapshot(root, files, sum(by_top.values())), by_top, name)
+    return SnapshotReport(Snapshot(root, files, sum(by_top.values())), by_top, name, walk.downloads)
 
 
 class _Walk:
@@ -52,6 +53,7 @@ class _Walk:
         self.root = root
         self.ignore_name = ignore_name
         self.ignored_folders = {os.path.normpath(folder).replace(os.sep, "/") for folder in ignored_folders}
+        self.downloads: list[str] = []
 
     def files(self) -> Iterator[tuple[str, int]]:
         try:
@@ -89,6 +91,9 @@ class _Walk:
             if not is_folder:
                 if stat.S_ISREG(info.st_mode) and not _is_secret(entry, info.st_size):
                     yield name, info.st_size
+                continue
+            if os.path.exists(os.path.join(entry.path, STATE_FILE)):
+                self.downloads.append(name)
                 continue
             identity = _identity(entry.path, info)
             if identity not in above and not os.path.exists(os.path.join(entry.path, "pyvenv.cfg")):

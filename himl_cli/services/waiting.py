@@ -1,21 +1,26 @@
-"""Waiting for a run that was just submitted here: its output as it grows, and Ctrl-C's rule."""
+"""Waiting for a run that was just submitted: its output as it grows, and, for one that runs here, Ctrl-C's rule."""
 
 from __future__ import annotations
 
 import re
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 
-from himl_cli.core.errors import HimlError, Interrupted, JobFailed, NotFound
-from himl_cli.core.events import Notice, Notify
+from himl_cli.core.errors import HimlError, Interrupted, JobFailed, NotFound, ServiceFailed
+from himl_cli.core.events import Notice, Notify, ignore
 from himl_cli.core.runs import Run, RunStatus
-from himl_cli.services.run_logs import follow_log
+from himl_cli.services.patience import Patience
+from himl_cli.services.run_logs import GROWTH, follow_log, last_lines, seconds_between_looks
 from himl_cli.workspaces.base import Workspace
 
 SECONDS_BETWEEN_LOOKS = 0.05
-TAIL_BYTES = 64 * 1024
-FAILED_RANK = re.compile(r"rank (\d+): ")  # how a run's reason begins when one of several ranks failed
+SELDOM = 3
+"""A run of which nothing but the end is wanted is looked at so many times less often."""
+FAILED_RANK = re.compile(r"rank (\d+): ")  # how a local run's reason begins when one of several ranks failed
+NAMED_LOG = re.compile(r"\s*Please check log file '(?P<name>[^']+)'.*", re.DOTALL)  # how Azure ML goes on, with the log's end after it
+FIRST_LOG = re.compile(r".*/(std_log|std_log_process_0+)\.txt")
 
 
 def wait_for_run(workspace: Workspace, run_id: str, write: Callable[[bytes], None], notify: Notify, interrupted: Sequence[int]) -> Run:
@@ -39,27 +44,61 @@ def wait_for_run(workspace: Workspace, run_id: str, write: Callable[[bytes], Non
 def raise_unless_completed(run: Run) -> None:
     """Raises JobFailed, naming the run and why it did not complete."""
     if run.status is RunStatus.canceled:
-        raise JobFailed(f"Run '{run.id}' was canceled.", hint=f"See himl runs show {run.id}")
+        because = f": {run.reason.rstrip('.')}" if run.reason else ""
+        raise JobFailed(f"Run '{run.id}' was canceled{because}.", hint=f"See himl runs show {run.id}")
     if run.status is not RunStatus.completed:
         look = f"Its output: himl runs logs {run.id}" if run.started else f"See himl runs show {run.id}"
         name = _log_of_failed_rank(run)
-        raise JobFailed(f"Run '{run.id}' failed: {(run.reason or 'no reason is known').rstrip('.')}.", hint=look + (f" --file {name}" if name else ""))
+        reason = NAMED_LOG.sub("", run.reason) or "no reason is known"
+        raise JobFailed(f"Run '{run.id}' failed: {reason.rstrip('.')}.", hint=look + (f" --file {name}" if name else ""))
 
 
-def last_lines_of_failed_rank(workspace: Workspace, run: Run, count: int = 20) -> tuple[str, bytes] | None:
-    """The log's name and its last *count* lines when a rank failed whose output was not shown; else None."""
+def wait_for_end(workspace: Workspace, run_id: str, notify: Notify) -> Run:
+    """The run as it ended; *notify* hears of its states. A service that does not answer is borne with for ten minutes."""
+    pause, at_most = seconds_between_looks(workspace, run_id)
+    patience, status = Patience(notify), None
+    while True:
+        try:
+            run = workspace.run(run_id)
+        except ServiceFailed as err:
+            patience.bear(err)
+        else:
+            patience.answered()
+            if run.status.is_final:
+                return run
+            if run.status is not status:
+                notify(Notice(f"Run '{run_id}' is {run.status.value.lower()}."))
+            status = run.status
+        time.sleep(pause)
+        pause = min(at_most * SELDOM, pause * GROWTH)
+
+
+def follow_to_end(workspace: Workspace, run_id: str, write: Callable[[bytes], None], notify: Notify) -> Run:
+    """Hand the run's log to *write* as it comes, and give the run as it ended."""
+    with suppress(NotFound):  # it may end without a log
+        for piece in follow_log(workspace, run_id, notify=notify):
+            write(piece)
+    return wait_for_end(workspace, run_id, ignore)
+
+
+def last_lines_of_failed_rank(workspace: Workspace, run: Run) -> tuple[str, bytes] | None:
+    """The log's name and its last lines when a rank failed whose output was not shown, since the first rank's is; else None."""
     name = _log_of_failed_rank(run)
-    files = workspace.run_files(run.id)
-    blob = files.stat(name) if name else None
-    if name is None or blob is None:
-        return None
-    tail = b"".join(files.read(name, max(0, blob.size - TAIL_BYTES)))
-    return name, b"".join(tail.splitlines(keepends=True)[-count:])
+    return last_lines(workspace, run.id, name) if name else None
+
+
+def last_lines_of_failure(workspace: Workspace, run: Run) -> tuple[str, bytes] | None:
+    """The name and the last lines of the log that says why the run failed; None where it did not, or left no log."""
+    return last_lines(workspace, run.id, _log_of_failed_rank(run)) if run.status is RunStatus.failed else None
 
 
 def _log_of_failed_rank(run: Run) -> str | None:
+    """The log of the rank that failed, where that is not the first one."""
     found = FAILED_RANK.match(run.reason)
-    return f"user_logs/std_log_process_{found[1]}.txt" if found and found[1] != "0" else None
+    if found:
+        return f"user_logs/std_log_process_{found[1]}.txt" if found[1] != "0" else None
+    named = NAMED_LOG.search(run.reason)
+    return named["name"] if named and not FIRST_LOG.fullmatch(named["name"]) else None
 
 
 @contextmanager

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from himl_cli.core.blobs import BlobInfo, DatastoreInfo, FetchRequest, StoreRequest
 from himl_cli.core.checks import Check
 from himl_cli.core.errors import HimlError
 from himl_cli.core.events import Notify
-from himl_cli.core.jobs import JobSpec
-from himl_cli.core.runs import Metric, Run, RunQuery
+from himl_cli.core.jobs import DataSpec, JobSpec
+from himl_cli.core.logged import Logged, NewRun, RunEnd
+from himl_cli.core.runs import LoggedValues, Metric, Run, RunQuery
 from himl_cli.core.workspace_facts import WorkspaceFacts
 
 
@@ -107,6 +109,9 @@ class Workspace(Protocol):
         Children that are jobs of their own (trials of a sweep, steps of a pipeline) are not nested: there may be hundreds.
         """
 
+    def values(self, run_id: str) -> LoggedValues:
+        """The same metrics, and the texts that were logged beside them. Raises RunNotFound."""
+
     def parameters(self, run_id: str) -> Mapping[str, str]:
         """Parameters that were logged. Raises RunNotFound."""
 
@@ -129,6 +134,101 @@ class SubmitsJobs(Protocol):
 
     def submit(self, spec: JobSpec, *, notify: Notify) -> Run:
         """Start the job and return once it is recorded and its files are laid. Raises HimlError; nothing then runs."""
+
+
+@runtime_checkable
+class RecordsRuns(Protocol):
+    """A workspace whose runs programs write to: runs that they keep themselves, and the run of the job that they are part of.
+
+    Files are stored by `run_files(run_id).store`. Every method raises RunNotFound where there is no such run, and may be
+    called again after an error with the same arguments, also where it is not known whether it was carried out.
+    """
+
+    def start_run(self, new: NewRun) -> Run:
+        """Record that the run began and give it as it is then; one of this id that is there already stays as it is.
+
+        It is alive as long as this process, or until `end_run`. Raises RunNotFound for a parent that is not there.
+        """
+
+    def log(self, run_id: str, entries: Sequence[Logged]) -> None:
+        """Keep *entries*, in their order. A row whose id was kept before is not kept again."""
+
+    def log_parameters(self, run_id: str, parameters: Mapping[str, str]) -> None:
+        """Keep *parameters*. Raises BadUsage for one that was logged with another value before."""
+
+    def settle(self, run_id: str, seconds: float = 60.0) -> None:
+        """Wait until what was logged can be read back, as many seconds at most."""
+
+    def end_run(self, run_id: str, end: RunEnd) -> Run:
+        """Record how the run ended, and give it; the first end that is recorded stays. Raises BadUsage where that is not a program's to say."""
+
+
+@runtime_checkable
+class RetellsRuns(Protocol):
+    """A workspace of this machine whose runs can be told to another one while they go on: it says what came since it was asked last."""
+
+    @property
+    def folder(self) -> Path:
+        """Where it lies. Beside what is its own, those who retell runs keep their notes there."""
+
+    def prepare(self, notify: Notify) -> None:
+        """Make it where it is not there yet. Raises DiskFailed."""
+
+    def logged(self, run_id: str, after: int) -> tuple[Sequence[Logged], int]:
+        """Some of what was logged to the run itself after the place *after* (0: from the first on), in order, and the place to go on from.
+
+        Nothing where there is no more. The ids of rows are the same whenever they are asked for.
+        """
+
+    def file_path(self, run_id: str, name: str) -> Path | None:
+        """Where the file of `run_files(run_id)` called *name* lies; None for a name that cannot be."""
+
+
+@runtime_checkable
+class ServesFiles(Protocol):
+    """A workspace whose runs' files lie on this machine, where other programs can read them while they grow."""
+
+    def file_path(self, run_id: str, name: str) -> Path | None:
+        """Where the file of `run_files(run_id)` called *name* lies; None for a name that cannot be."""
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Files that belong together under a name; `version` is empty for a folder that nobody registered, `is_file` where it is one file."""
+
+    name: str
+    version: str
+    files: BlobStore
+    is_file: bool = False
+
+
+@runtime_checkable
+class KeepsDatasets(Protocol):
+    """A workspace that knows datasets by name, wherever their files lie."""
+
+    @property
+    def label(self) -> str:
+        """As `Workspace.label`."""
+
+    def dataset(self, item: DataSpec, default_datastore: str | None) -> Dataset:
+        """The dataset that an input means: a registered one, else a folder of its datastore, or of *default_datastore*, or of the default one.
+
+        Registers nothing. Raises NotFound, naming the versions or the datastores that exist.
+        """
+
+
+@runtime_checkable
+class FindsDatasets(Protocol):
+    """A workspace whose datasets are folders of this machine."""
+
+    def datastores(self) -> Sequence[DatastoreInfo]:
+        """As `Workspace.datastores`."""
+
+    def input_folder(self, item: DataSpec, default_datastore: str | None) -> Path | None:
+        """The folder of the dataset in the datastore that it names (where that is one here), else in *default_datastore* (None: the default one).
+
+        None where there is no such folder. Raises BadUsage for a name that leaves the datastore.
+        """
 
 
 @runtime_checkable

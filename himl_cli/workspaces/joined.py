@@ -14,7 +14,8 @@ from typing import TypeVar
 
 from himl_cli.core.blobs import DatastoreInfo
 from himl_cli.core.errors import HimlError, NotAllowed, RunNotFound, ServiceFailed, WorkspaceNotFound
-from himl_cli.core.runs import Metric, Run, RunQuery
+from himl_cli.core.recordings import RECORDED_FROM
+from himl_cli.core.runs import LoggedValues, Metric, Run, RunQuery
 from himl_cli.workspaces.base import BlobStore, DeletesRuns, HoldsConnections, Workspace
 
 SIMILAR = 4
@@ -28,13 +29,13 @@ class JoinedWorkspace:
     """
 
     def __init__(self, local: Workspace, open_remote: Callable[[], Workspace], remote_label: str) -> None:
-        self._local = local
+        self.local = local
         self._open_remote = open_remote
         self._remote_label = remote_label
 
     @property
     def label(self) -> str:
-        return f"{self._local.label} and {self._remote_label}"
+        return f"{self.local.label} and {self._remote_label}"
 
     @cached_property
     def _remote(self) -> Workspace:
@@ -52,11 +53,11 @@ class JoinedWorkspace:
     def _ask(self, run_id: str, act: Callable[[Workspace], Answer]) -> Answer:
         """What *act* gives for the workspace that keeps the run: the local one if it is there, else the service, which says so if not."""
         try:
-            self._local.run(run_id)
+            self.local.run(run_id)
         except RunNotFound as err:
             here = err
         else:
-            return act(self._local)
+            return act(self.local)
         with _way_out(here.similar):
             try:
                 return act(self._remote)
@@ -68,11 +69,12 @@ class JoinedWorkspace:
         return self._ask(run_id, lambda keeper: keeper.run(run_id))
 
     def runs(self, query: RunQuery) -> Iterator[Run]:
-        """The runs of both, newest first; children are looked for where their parent is."""
+        """The runs of both, newest first; children are looked for where their parent is. A run of here that is told there too comes once."""
         if query.parent is not None:
-            yield from (self._local.runs(query) if self._is_local(query.parent) else self._remote_runs(query))
+            yield from (self.local.runs(query) if self._is_local(query.parent) else self._remote_runs(query))
             return
-        both = heapq.merge(self._local.runs(query), self._remote_runs(query), key=lambda run: run.created, reverse=True)
+        others = (run for run in self._remote_runs(query) if RECORDED_FROM not in run.tags or not self._is_local(run.id))
+        both = heapq.merge(self.local.runs(query), others, key=lambda run: run.created, reverse=True)
         yield from islice(both, query.limit)
 
     def _remote_runs(self, query: RunQuery) -> Iterator[Run]:
@@ -81,7 +83,7 @@ class JoinedWorkspace:
 
     def _is_local(self, run_id: str) -> bool:
         try:
-            self._local.run(run_id)
+            self.local.run(run_id)
         except RunNotFound:
             return False
         return True
@@ -94,6 +96,9 @@ class JoinedWorkspace:
 
     def metrics(self, run_id: str) -> Sequence[Metric]:
         return self._ask(run_id, lambda keeper: keeper.metrics(run_id))
+
+    def values(self, run_id: str) -> LoggedValues:
+        return self._ask(run_id, lambda keeper: keeper.values(run_id))
 
     def parameters(self, run_id: str) -> Mapping[str, str]:
         return self._ask(run_id, lambda keeper: keeper.parameters(run_id))

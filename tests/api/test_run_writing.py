@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -93,14 +95,39 @@ def test_what_is_logged_is_read_back(run: Run, himl: Himl) -> None:
         "loss": [1.0, 0.5, 0.25],
         "accuracy": 0.9,
         "sizes": [1.0, 2.0, 3.0],
+        "fruit/kind": ["lime", "fig"],
         "fruit/size": [3.0, 1.5],
         "table/epoch": [1.0, 2.0],
         "table/accuracy": [0.7, 0.8],
     }
     assert run.get_metrics() == expected
     run.complete()
-    ours = {metric["name"]: metric["value"] for metric in shown(himl, run)["metrics"]}
+    ours = {logged["name"]: logged["value"] for kind in ("metrics", "texts") for logged in shown(himl, run)[kind]}
     assert ours == {name: value[-1] if isinstance(value, list) else value for name, value in expected.items()}
+
+
+def test_texts_are_read_back_as_they_were_logged(run: Run, himl: Himl) -> None:
+    """As azureml-core does it: texts stay texts, also where they look like numbers."""
+    run.log("Kernel type", "linear")
+    run.log("num", "3.5")
+    run.log_row("m", a=1, s="x")
+    run.log_list("words", ["a", "b"])
+    assert run.get_metrics() == {"Kernel type": "linear", "num": "3.5", "m/a": 1.0, "m/s": "x", "words": ["a", "b"]}
+    assert run.get_metrics("num") == {"num": "3.5"}
+    run.complete()
+    lines = [line.split() for line in himl.ok("runs", "show", run.id).stdout.splitlines()]
+    assert ["Kernel", "type", "0", "1", "linear"] in lines
+    assert ["words", "1", "2", "b"] in lines
+    assert ["m/s", "0", "1", "x"] in lines
+    (texts,) = [texts for texts in shown(himl, run)["texts"] if texts["name"] == "words"]
+    assert texts == {"name": "words", "value": "b", "step": 1, "count": 2, "run": run.id}
+
+
+def test_a_long_text_is_shortened_for_people(run: Run, himl: Himl) -> None:
+    run.log("story", "once " * 1000)
+    run.complete()
+    assert max(map(len, himl.ok("runs", "show", run.id).stdout.splitlines())) < 400
+    assert shown(himl, run)["texts"][0]["value"] == "once " * 1000
 
 
 def test_flush_keeps_what_was_logged(run: Run, place: Workspace) -> None:
@@ -172,6 +199,18 @@ def test_the_experiment_gets_a_name_that_azure_takes(place: Workspace) -> None:
         create_aml_run_object("")
 
 
+MAKE = "from himl_cli import create_aml_run_object; run = create_aml_run_object('train'); run.complete(); print(run.id)"
+
+
+def test_the_command_of_a_run_is_what_people_typed(place: Workspace, project: Path) -> None:
+    (project / "make.py").write_text(MAKE)
+    commands = {}
+    for start in (["make.py", "--lr", "0.1"], ["-m", "make", "7"], ["-c", MAKE], ["-c", MAKE, "--token", "s3cret"]):
+        done = subprocess.run([sys.executable, *start], cwd=project, capture_output=True, text=True, check=True)
+        commands[start[0] + str(len(start))] = fetch_run(place, done.stdout.strip()).record.command
+    assert commands == {"make.py3": "make.py --lr 0.1", "-m3": "make.py 7", "-c2": "python -c ...", "-c4": "python -c ... --token '***'"}
+
+
 def test_a_run_from_outside_is_written_to_as_well(run: Run, place: Workspace) -> None:
     """By its id alone, as from another process."""
     other = place.get_run(run.id)
@@ -195,6 +234,17 @@ def test_what_is_no_number_is_kept_here_as_lines_of_json(project: Path, monkeypa
     run.download_file("logged/t.jsonl", "t.jsonl")
     rows = [json.loads(line)["values"] for line in Path("t.jsonl").read_text().splitlines()]
     assert rows == [{"name": "a", "score": 0.5}, {"name": "b", "score": "NaN"}]
+
+
+def test_one_name_may_have_numbers_and_texts_here(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Azure ML refuses what has another type than before, and here nothing is lost of it."""
+    (project / ".himl").mkdir()
+    monkeypatch.chdir(project)
+    with create_aml_run_object("train") as run:
+        run.log("x", 1, step=0)
+        run.log("x", "one", step=1)
+        run.log("x", 2, step=2)
+    assert run.get_metrics() == {"x": [1.0, "one", 2.0]}
 
 
 def test_a_run_kept_here_is_canceled_on_record(project: Path, himl: Himl, monkeypatch: pytest.MonkeyPatch) -> None:

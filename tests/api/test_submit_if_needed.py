@@ -95,7 +95,7 @@ def test_all_arguments_reach_the_job(lab: StagedWorkspace, project: Path) -> Non
         output_datasets=["small", DatasetConfig("tiny", use_mounting=False)], default_datastore="workspaceblobstore" """
     send(write_script(project, "train.py", call, HERE))
     job = job_of(lab)
-    assert job["command"] == "python train.py --epochs 2"
+    assert job["command"].endswith("; export AZURE_ML_INPUT_INPUT_1=/tmp/faces; python train.py --epochs 2")
     assert (job["experimentName"], job["displayName"], job["limits"]["timeout"]) == ("my_experiment", "my run", "PT1H30M")
     assert job["environmentVariables"]["A"] == "1"
     assert {"team": "blue", "number": "3"}.items() <= job["tags"].items()
@@ -103,9 +103,18 @@ def test_all_arguments_reach_the_job(lab: StagedWorkspace, project: Path) -> Non
     assert (job["distribution"]["distributionType"], job["distribution"]["processCountPerInstance"]) == ("PyTorch", 4)
     assert job["identity"]["identityType"] == "UserIdentity"
     first, second = job["inputs"]["INPUT_0"], job["inputs"]["INPUT_1"]
-    assert (first["mode"], second["mode"], second["pathOnCompute"]) == ("Download", "ReadOnlyMount", "/tmp/faces")
+    assert (first["mode"], second["mode"]) == ("Download", "ReadOnlyMount")
     outputs = {key: (output["mode"], output["assetName"]) for key, output in job["outputs"].items() if key != "default"}
     assert outputs == {"OUTPUT_0": ("ReadWriteMount", "small"), "OUTPUT_1": ("Upload", "tiny")}
+
+
+def test_a_script_finds_its_dataset_at_the_target_folder(lab: StagedWorkspace, project: Path) -> None:
+    lab.put_blob("workspaceblobstore", "faces/1.png", b"1")
+    call = f'{CLUSTER}, input_datasets=[DatasetConfig("faces", target_folder="data/faces")]'
+    with lab.run_jobs():
+        send(write_script(project, "train.py", call, "print(info.input_datasets, Path('data/faces/1.png').read_text())"))
+        run = lab.wait_for(sent(lab).run_id, "Completed")
+    assert "[PosixPath('data/faces')] 1" in lab.logs(run.run_id)
 
 
 def test_a_registered_environment_counts_alone(lab: StagedWorkspace, project: Path) -> None:

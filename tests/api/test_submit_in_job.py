@@ -51,6 +51,32 @@ def test_jobs_of_the_older_sdk_are_understood(job: dict[str, str], project: Path
     assert said(write_script(project, "train.py", CALL, ALL), env=variables)["inputs"] == ["/v1/a", "/data/b"]
 
 
+def test_data_are_found_by_all_names_that_services_give_their_variables(job: dict[str, str], project: Path) -> None:
+    """The exact key first, then the key in upper case, then the older SDK's; no variable that is somebody else's."""
+    (project / "look.py").write_text(
+        "import json\nfrom himl_cli.job import inputs, outputs\n"
+        "found = [str(inputs().get(key)) for key in ('seen', 'Mixed', 'referred', 'old', 'older', 'HOME', 'LANG')]\n"
+        "print(json.dumps({'found': found, 'inputs': list(inputs()), 'outputs': {key: str(path) for key, path in outputs().items()}}))\n"
+    )
+    variables = {
+        "AZURE_ML_INPUT_seen": "/exact",
+        "AZURE_ML_INPUT_SEEN": "/upper",
+        "AZURE_ML_INPUT_MIXED": "/mixed",
+        "AZUREML_DATAREFERENCE_referred": "/referred",
+        "AZUREML_DATASET_ENVIRONMENT_VARS": "old:mount,older:download",
+        "old": "/old",
+        "older": "/older",
+        "LANG": "C",
+        "AZUREML_DATASET_FILE_OUTPUTS": "made;more/",
+        "made": "/made",
+        "more": "/more",
+    }
+    found = said(project / "look.py", env=job | variables)
+    assert found["found"] == ["/exact", "/mixed", "/referred", "/old", "/older", "None", "None"]
+    assert found["inputs"] == ["INPUT_0", "INPUT_1", "MIXED", "old", "older", "seen"]
+    assert found["outputs"] == {"OUTPUT_0": "/data/c", "made": "/made", "more": "/more"}
+
+
 def test_a_dataset_that_the_job_was_submitted_without_has_no_path(job: dict[str, str], project: Path) -> None:
     script = write_script(project, "train.py", 'input_datasets=["a", "b", "extra"]', "say(inputs=info.input_datasets)")
     done = run_script(script, env=job)
@@ -80,6 +106,31 @@ def test_a_job_here_does_not_send_itself(himl: Himl, project: Path) -> None:
     out = himl.ok("submit", "train.py", "--", "--azureml").stdout
     assert "The script runs in a job of himl already, and is not sent to Azure ML." in out
     assert json.loads(out.splitlines()[-1]) == {"azure": False}
+
+
+PARSED = """
+import argparse
+parser = argparse.ArgumentParser()
+parser.add_argument("--epochs", type=int)
+say(epochs=parser.parse_args().epochs, arguments=sys.argv[1:])
+"""
+
+
+def test_the_flag_is_taken_out_of_what_the_script_sees_here(himl: Himl, project: Path) -> None:
+    """hi-ml: nobody's parser has to know it."""
+    write_script(project, "train.py", 'compute_cluster_name="gpu"', PARSED)
+    out = himl.ok("submit", "train.py", "--", "--epochs", "3", "--azureml").stdout
+    assert json.loads(out.splitlines()[-1]) == {"epochs": 3, "arguments": ["--epochs", "3"]}
+
+
+def test_the_flag_is_taken_out_of_what_the_script_sees_in_azure(job: dict[str, str], project: Path) -> None:
+    script = write_script(project, "train.py", "", PARSED)
+    assert said(script, "--azureml", "--epochs", "3", env=job) == {"epochs": 3, "arguments": ["--epochs", "3"]}
+
+
+def test_a_job_of_himl_within_a_job_of_azure_is_none_of_azure(himl: Himl, job: dict[str, str], project: Path) -> None:
+    (project / "look.py").write_text("import himl_cli; print(himl_cli.is_running_in_azure_ml())")
+    assert himl.ok("submit", "look.py", "--workspace", "local", env=job).stdout == "False\n"
 
 
 def test_what_is_written_to_the_folders_is_kept_with_the_run(himl: Himl, project: Path, tmp_path: Path) -> None:

@@ -53,7 +53,33 @@ COMMANDS: Sequence[Sequence[str]] = (
     ("datastore", "list"),
     ("datastore", "upload", "config.json", "up"),
     ("datastore", "download", "scans/", "data"),
+    ("submit", "train.py", "--cluster", "cpu-cluster", "--input", "scans", "--output", "model", "--wait"),
+    ("submit", "train.py", "--cluster", "cpu-cluster", "--environment", "torch", "--input", "scans:1", "--follow"),
+    ("submit", "train.py", "--record_in", "azure"),
+    ("submit", "own_run.py"),
 )
+PROJECT: Mapping[str, str] = {
+    "environment.yml": "dependencies:\n- python=3.11\n- pip\n- pip:\n  - himl-cli\n",
+    "train.py": """
+from pathlib import Path
+from himl_cli import RUN_CONTEXT
+
+RUN_CONTEXT.log("loss", 0.5, step=0)
+RUN_CONTEXT.log("kind", "linear")
+RUN_CONTEXT.log_text("a note", "note.txt")
+RUN_CONTEXT.tag("stage", "final")
+Path("outputs").mkdir(exist_ok=True)
+Path("outputs/model.txt").write_text("weights")
+""",
+    "own_run.py": """
+from himl_cli import create_aml_run_object
+
+with create_aml_run_object("digits", snapshot_directory=".") as run:
+    run.log_table("scores", {"fold": [0, 1], "accuracy": [0.9, 0.8]})
+    assert run.get_metrics()
+""",
+}
+"""What himl submits; own_run.py runs here and starts a run of Azure ML."""
 WORKSPACE = re.compile(r"/subscriptions/[^/]+/resourceGroups/[^/]+/providers/Microsoft\.MachineLearningServices/workspaces/[^/]+", re.IGNORECASE)
 FAMILY = re.compile(r"^(/history)/(?:experiments/\{experiment\}|experimentids/\{experiment_id\})(/runs.*)$")
 
@@ -123,9 +149,9 @@ def _heard() -> dict[Row, set[str]]:
             stage.clear()
             lab, place = fill(stage.workspace()), Path(folder) / str(number)
             place.mkdir()
-            if program in RUNS_JOBS:
+            if program in RUNS_JOBS or client == HIML:
                 lab.azure.add_environment("torch")
-                lab.azure.run_jobs(python=clients.client_python(clients.AZUREML_MLFLOW))
+                lab.azure.run_jobs(python=Path(sys.executable) if client == HIML else clients.client_python(clients.AZUREML_MLFLOW))
             if program:
                 lab.program(Path(sys.executable) if client == "azure-ai-ml" else clients.client_python(client), program, place, job=job)
             else:
@@ -139,6 +165,8 @@ def _heard() -> dict[Row, set[str]]:
 
 def _run_himl(lab: Lab, folder: Path) -> None:
     lab.azure.write_config(folder)
+    for name, content in PROJECT.items():
+        (folder / name).write_text(content, encoding="utf-8")
     program = Path(sys.executable).with_name("himl.exe" if sys.platform == "win32" else "himl")
     env = {**os.environ, "HOME": str(folder), "USERPROFILE": str(folder), **lab.azure.environment()}
     for command in COMMANDS:

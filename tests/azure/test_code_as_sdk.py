@@ -15,6 +15,7 @@ from himl_cli.workspaces.azure.jobs.code import CodeAssets
 from himl_cli.workspaces.azure.jobs.content_hash import fingerprint
 from tests.azure.lab import Lab
 from tests.azure_connections import connected
+from tests.azure_jobs import ensured
 from tests.running import write_files
 from tests.servers.azureml.seeding import StagedWorkspace
 from tests.servers.azureml.stage import Stage
@@ -54,7 +55,7 @@ def test_the_sdk_asks_for_our_hash_and_finds_our_upload(
     stage: Stage, azure_environment: StagedWorkspace, project: Path, tmp_path: Path, code: Snapshot
 ) -> None:
     with connected(azure_environment, project) as connection:
-        ours = CodeAssets(connection).ensure(code, ignore)
+        ours = ensured(CodeAssets(connection), code, ignore)
     assert ours.is_new
     stage.log.clear()
     theirs = submit_by_sdk(azure_environment, tmp_path)
@@ -69,6 +70,6 @@ def test_we_find_the_upload_of_the_sdk(stage: Stage, azure_environment: StagedWo
     theirs = submit_by_sdk(azure_environment, tmp_path)
     stage.log.clear()
     with connected(azure_environment, project) as connection:
-        ours = CodeAssets(connection).ensure(code, ignore)
+        ours = ensured(CodeAssets(connection), code, ignore)
     assert (ours.id.lower(), ours.is_new) == (theirs.lower(), False)
     assert len(stage.log.find(r"management\.azure\.com")) == 1

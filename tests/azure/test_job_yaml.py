@@ -15,6 +15,7 @@ from himl_cli.core.events import ignore
 from himl_cli.core.jobs import DataSpec, EnvironmentSpec, JobSpec
 from himl_cli.services.git import git_facts
 from himl_cli.services.naming import automatic_tags
+from himl_cli.workspaces.azure.jobs.command_text import command_text
 from himl_cli.workspaces.azure.jobs.sdk import load_sdk, silenced
 from himl_cli.workspaces.azure.workspace import AzureWorkspace
 from himl_cli.workspaces.open import job_yaml
@@ -63,6 +64,7 @@ SPECS: dict[str, dict[str, Any]] = {
     "as the cluster": {"identity": "managed", "display_name": "shown", "tags": {"n": "1", "b": "true", "e": ""}},
     "image alone": {"environment": EnvironmentSpec(image="docker.io/python:3.11")},
     "registered": {"environment": EnvironmentSpec("torch", "1")},
+    "of a registry": {"environment": EnvironmentSpec("azureml://registries/azureml/environments/sklearn-1.5/versions/3")},
     "registered, the latest": {"environment": EnvironmentSpec("torch")},
     "data": {
         "arguments": ["${{inputs.a}}", "--o=${{ outputs.o }}/x"],
@@ -115,13 +117,32 @@ def test_credentials_are_masked_and_the_text_stays_yaml(project: Path) -> None:
     assert "shown as ***" in text
 
 
+@pytest.mark.skipif(os.name == "nt", reason="no such names there")
+def test_a_name_that_storage_cannot_hold_is_refused_like_in_a_submit(workspace: AzureWorkspace, azure: StagedWorkspace, project: Path) -> None:
+    spec = cluster_spec(project / "code", {"train.py": "", "new\nline.txt": ""})
+    azure.stage.log.clear()
+    for act in (lambda: job_yaml(spec), lambda: workspace.submit(spec, notify=ignore)):
+        with pytest.raises(BadUsage, match=r"'new\\nline\.txt' cannot be sent with the code"):
+            act()
+    assert azure.requests() == []
+
+
+def test_a_masked_argument_stays_a_quoted_word(project: Path) -> None:
+    text = job_yaml(cluster_spec(project, arguments=["--wandb-key", "k3y", "--token=t0ken"]))
+    assert yaml.safe_load(text)["command"] == "python train.py --wandb-key '***' '--token=***'"
+
+
 def test_what_the_schema_cannot_say_stands_in_comments(project: Path) -> None:
     wheel = project / "own-1.0-py3-none-any.whl"
     environment = EnvironmentSpec(image=MADE.image, conda=MADE.conda, wheels=[wheel])
-    text = job_yaml(cluster_spec(project, environment=environment, inputs=[DataSpec("d", "pictures", target="/data/d")]))
-    comments = [line for line in text.splitlines() if line.startswith("#")]
-    assert any("'/data/d'" in line for line in comments)
-    assert any(wheel.name in line for line in comments)
+    text = job_yaml(cluster_spec(project, environment=environment))
+    assert any(wheel.name in line for line in text.splitlines() if line.startswith("#"))
+
+
+def test_where_an_input_is_to_lie_is_in_the_command(project: Path) -> None:
+    spec = cluster_spec(project, inputs=[DataSpec("d", "pictures", target="/data/d")])
+    assert yaml.safe_load(job_yaml(spec))["command"] == command_text(spec)
+    assert 'ln -sn "${{inputs.d}}" /data/d' in command_text(spec)
 
 
 def test_a_job_that_runs_here_is_told_as_one(project: Path) -> None:

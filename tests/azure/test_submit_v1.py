@@ -92,7 +92,9 @@ def test_data_reach_the_job_and_come_back(lab: StagedWorkspace, himl: Himl, proj
 import os, sys
 from pathlib import Path
 source, target = map(Path, sys.argv[1:3])
-assert source == Path(os.environ["AZURE_ML_INPUT_INPUT_0"]) and target == Path(os.environ["AZURE_ML_OUTPUT_result"]), os.environ
+from himl_cli.job import inputs, outputs
+assert source == inputs()["INPUT_0"] and target == outputs()["result"], os.environ
+assert (list(inputs()), list(outputs())) == (["INPUT_0"], ["result"]), os.environ
 for one in source.rglob("*.txt"):
     (target / one.name).write_text(one.read_text() * 2)
 """

@@ -17,6 +17,8 @@ from tests.servers.azureml.faults import Latency, Reset, Status
 from tests.servers.azureml.principals import Right
 from tests.servers.azureml.seeding import StagedWorkspace
 
+ELSEWHERE = "azureml://registries/azureml/environments"
+
 pytestmark = pytest.mark.timeout(1800)  # the first use of a client builds its environment
 
 
@@ -30,6 +32,7 @@ def test_an_unknown_cluster_is_refused_before_anything_is_uploaded(lab: StagedWo
     [
         (("--cluster", "cpu-cluster", "--identity", "user"), ("--identity user", "--sdk v1")),
         (("--cluster", "serverless"), ("--cluster serverless", "--sdk v1")),
+        (("--cluster", "cpu-cluster", "--environment", f"{ELSEWHERE}/x/versions/1"), (ELSEWHERE, "--sdk v1")),
     ],
 )
 def test_what_v1_cannot_do_is_refused_before_any_request(lab: StagedWorkspace, himl: Himl, options: tuple[str, ...], words: tuple[str, ...]) -> None:
@@ -50,6 +53,14 @@ def test_a_service_that_goes_on_failing_is_told_in_a_line_and_nothing_runs(lab: 
     assert lab.state.runs == {}
 
 
+def test_a_failure_before_there_is_a_job_says_that_there_is_none(lab: StagedWorkspace, himl: Himl) -> None:
+    for place in ("computes/", "snapshotrun"):
+        lab.stage.faults.add(Status(500), place, times=None)
+        refused(himl("submit", "--sdk", "v1", "--cluster", "cpu-cluster", "train.py"), 5, "No job was created.")
+        lab.stage.faults.clear()
+    assert lab.state.runs == {}
+
+
 def test_a_lost_answer_does_not_submit_twice(lab: StagedWorkspace, himl: Himl) -> None:
     lab.stage.faults.add(Reset(), "snapshotrun")
     run_id = submitted(himl, "train.py")
@@ -64,6 +75,24 @@ def test_what_fails_once_the_job_runs_is_told_and_the_id_with_it(lab: StagedWork
     assert run_id in done.stdout
     assert "The job was submitted, but then" in messages
     assert "submitted without its tags" in messages
+
+
+def test_a_job_that_the_run_history_does_not_tell_of_yet_is_reported(lab: StagedWorkspace, himl: Himl, project: Path) -> None:
+    lab.stage.faults.add(Status(404), r"POST .*(rundata|history).*runs|GET .*history.*/runs/[^/]*$", times=None)
+    done = himl.ok("submit", "--sdk", "v1", "--cluster", "cpu-cluster", "--json", "train.py", "--", "--password", "hunter2")
+    [run_id] = lab.state.runs
+    shown = done.json()
+    assert (shown["id"], shown["status"], shown["experiment"]) == (run_id, "Queued", "train")
+    assert run_id in shown["url"]
+    assert "hunter2" not in done.stdout + done.stderr
+    assert (project / "most_recent_run.txt").read_text().strip() == f"train:{run_id}"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no such names there")
+def test_a_name_that_storage_cannot_hold_is_refused_before_any_request(lab: StagedWorkspace, himl: Himl, project: Path) -> None:
+    (project / "new\nline.txt").touch()
+    refused(himl("submit", "--sdk", "v1", "--cluster", "cpu-cluster", "train.py"), 2, r"'new\nline.txt' cannot be sent")
+    assert lab.requests() == []
 
 
 def test_whoever_may_only_read_is_told_so(lab: StagedWorkspace, himl: Himl) -> None:
@@ -107,3 +136,17 @@ def test_interrupted_afterwards_the_id_is_told(lab: StagedWorkspace, himl: Himl)
     [run_id] = lab.state.runs
     assert code == 130, messages
     assert f"himl runs cancel {run_id}" in messages
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no SIGINT to another process")
+def test_interrupted_while_the_job_gets_its_tags_the_id_is_told(lab: StagedWorkspace, himl: Himl) -> None:
+    lab.stage.faults.add(Latency(4), "PATCH .*/history/", skip=1)
+    process = himl.start("submit", "--sdk", "v1", "--cluster", "cpu-cluster", "train.py")
+    deadline = time.monotonic() + 60
+    while len(lab.requests("PATCH .*/history/")) < 2 and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    _, messages = process.communicate(timeout=60)
+    [run_id] = lab.state.runs
+    assert process.returncode == 130
+    assert f"himl runs cancel {run_id}" in " ".join(messages.decode().split())

@@ -37,6 +37,8 @@ def log_all(run: Run) -> None:
     run.log_row("row", a=1, b=2.5, c="x")
     run.log_row("rows", a=1, b=2.5)
     run.log_row("rows", a=2, b=0.5)
+    run.log_row("single", x=1)
+    run.log_list("words", ["a", "b"])
     run.log_table("table", {"epoch": [1, 2], "accuracy": [0.7, 0.8], "note": ["a", "b"]})
     run.log_image("curve", plot=Figure())
 
@@ -66,12 +68,21 @@ def test_azureml_core_reads_what_it_would_have_written(written: Run, azure: Stag
     assert theirs["metrics"].pop("curve").startswith(f"aml://artifactId/ExperimentRun/dcid.{theirs['id']}/curve_")
     assert ours["metrics"] == theirs["metrics"]
     assert typed(ours["metrics"]) == typed(theirs["metrics"])
-    assert len(ours["metrics"]) == 9
+    assert len(ours["metrics"]) == 11
+    assert as_himl_names(theirs["metrics"]) == written.get_metrics()
+    other = get_workspace().get_run(theirs["id"])
+    assert other.get_metrics() == written.get_metrics()
     assert (ours["id"], ours["status"], ours["error"], said["model"]) == (written.id, "Completed", None, "weights")
     assert ours["files"] == sorted([image, "outputs/model.bin"])
     assert ours["tags"] == written.tags
     failed = said["himl"]["failed"]
     assert (failed["status"], failed["error"]) == (theirs["status"], theirs["error"]) == ("Failed", "no memory left")
+
+
+def as_himl_names(metrics: dict[str, Any]) -> dict[str, Any]:
+    """What azureml-core's `get_metrics` gives as himl's does: of tables, each column by a name of its own."""
+    columns = {f"{name}/{column}": content for name, value in metrics.items() if isinstance(value, dict) for column, content in value.items()}
+    return columns | {name: value for name, value in metrics.items() if not isinstance(value, dict)}
 
 
 def typed(value: Any) -> Any:

@@ -47,6 +47,13 @@ def test_an_empty_target_is_nothing_to_run(himl: Himl) -> None:
     assert (outcome.code, outcome.stderr.splitlines()[0]) == (2, "error: Nothing to run.")
 
 
+def test_options_that_do_nothing_are_said(himl: Himl, project: Path) -> None:
+    write_files(project, {"train.py": ""})
+    outcome = himl.ok("submit", "train.py", "--in_place", "--ignored_folders", "data", "--distribution", "mpi")
+    assert "nothing is copied: --ignored_folders." in outcome.stderr
+    assert "one plain process: --distribution." in outcome.stderr
+
+
 def test_what_himl_downloaded_is_not_sent_with_the_next_job(himl: Himl, project: Path) -> None:
     write_files(project, {"train.py": "import os; print(sorted(os.listdir()), sorted(os.listdir('lib')))", "lib/net.py": "", "own/outputs/kept": "1"})
     himl.ok("submit", "train.py")
@@ -421,6 +428,17 @@ def test_the_snapshot_keeps_permissions(himl: Himl, project: Path) -> None:
     write_files(project, {"tool.sh": "#!/bin/sh\necho ran\n", "train.py": "import subprocess; subprocess.run(['./tool.sh'], check=True)"})
     (project / "tool.sh").chmod(0o755)
     assert himl.ok("submit", "train.py").stdout == "ran\n"
+
+
+@pytest.mark.skipif(os.name == "nt", reason="terminals are another matter on Windows")
+def test_a_narrow_terminal_shows_settings_in_full(himl: Himl, project: Path) -> None:
+    text = "".join(f"word-{number}-" for number in range(30))
+    terminal = Terminal([str(himl.program), "submit", "--show_settings", "--description", text], cwd=project, columns=70)
+    assert terminal.finish() == 0
+    shown = re.sub(r"\x1b\[[0-9;]*m", "", terminal.screen)
+    row = shown[shown.index("\ndescription") : shown.index("\ndisplay_name")].strip()
+    assert "".join(line.removeprefix("description").strip().split("  ")[0] for line in row.splitlines()) == text
+    assert "…" not in shown
 
 
 def test_settings_are_shown_with_their_sources_and_secrets_masked(himl: Himl, project: Path) -> None:

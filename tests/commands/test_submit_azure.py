@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from zipfile import ZipFile
 
 import pytest
 
@@ -241,6 +242,14 @@ def test_a_dry_run_shows_the_job_and_asks_nobody(himl: Himl, project: Path) -> N
     assert himl.ok(*SUBMIT, *options, "--json").json()["job_yaml"].count("compute: azureml:cpu-cluster") == 1
     assert himl.ok("submit", "train.py", "--dry_run", "-q").stdout.count("compute: local") == 1
     assert sorted(path.name for path in project.iterdir()) == ["environment.yml", "train.py"]
+
+
+def test_a_dry_run_says_that_a_private_wheel_is_not_in_the_text(himl: Himl, project: Path) -> None:
+    write_files(project, {"train.py": TRAIN, "environment.yml": CONDA})
+    with ZipFile(project / "own-1.0-py3-none-any.whl", "w") as wheel:
+        wheel.writestr("own-1.0.dist-info/METADATA", "Name: own\nVersion: 1.0\n")
+    outcome = himl.ok(*SUBMIT, "--private_wheel", "own-1.0-py3-none-any.whl", "--dry_run")
+    assert "'own-1.0-py3-none-any.whl' is put into the image by himl submit" in outcome.stderr
 
 
 def test_secrets_of_a_job_reach_neither_the_terminal_nor_a_file_here(himl: Himl, azure_project: StagedWorkspace, project: Path, tmp_path: Path) -> None:

@@ -100,6 +100,17 @@ def test_interrupting_a_waiting_submit_cancels_the_job(himl: Himl, project: Path
 
 
 @POSIX
+def test_a_quiet_submit_that_is_interrupted_prints_the_id_all_the_same(himl: Himl, project: Path) -> None:
+    write_files(project, {"train.py": "import time\nprint('up', flush=True); time.sleep(600)\n"})
+    process = himl.start("submit", "train.py", "-q")
+    assert process.stderr is not None
+    assert process.stderr.readline() == b"up\n"
+    process.send_signal(signal.SIGINT)
+    printed, _ = process.communicate(timeout=20)
+    assert (process.returncode, printed.decode()) == (130, himl.ok("runs", "list", "-q").stdout)
+
+
+@POSIX
 def test_ctrl_c_on_a_script_that_ignores_signals_ends_it_by_sigkill(himl: Himl, project: Path) -> None:
     write_files(project, {"train.py": STUBBORN})
     process = started(himl, project)

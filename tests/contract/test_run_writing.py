@@ -134,6 +134,32 @@ def test_texts_and_images_are_no_metrics(workspace: Seen, run_id: str) -> None:
     assert values(workspace, run_id) == {}
 
 
+def test_texts_come_back_beside_the_numbers(workspace: Seen, run_id: str) -> None:
+    child = workspace.start_run(NewRun("train_2_bb", "train", parent=run_id)).id
+    workspace.log(child, [logged_values.scalar("kernel/kind", "rbf", 3)])
+    workspace.log(run_id, [logged_values.scalar("word", "yes"), logged_values.scalar("word", "größer\nno"), logged_values.scalar("number", "3.5")])
+    workspace.log(run_id, [logged_values.values("words", ["a", None, "b"]), logged_values.values("mixed", [1, "a"]), logged_values.image("plot", "plot.png")])
+    workspace.log(run_id, [logged_values.table("fruit", {"kind": ["lime", "fig"], "size": [3, math.nan]}), logged_values.row("one", {"kind": "plum"})])
+    workspace.settle(run_id)
+    workspace.end_run(child, COMPLETED)
+    found = workspace.values(run_id)
+    assert {(texts.run, texts.name): [(point.step, point.value) for point in texts.points] for texts in found.texts} == {
+        (run_id, "fruit/kind"): [(0, "lime"), (1, "fig")],
+        (run_id, "mixed"): [(0, "1"), (1, "a")],
+        (run_id, "number"): [(0, "3.5")],
+        (run_id, "one/kind"): [(0, "plum")],
+        (run_id, "word"): [(0, "yes"), (0, "größer\nno")],
+        (run_id, "words"): [(0, "a"), (2, "b")],
+        (child, "kernel/kind"): [(3, "rbf")],
+    }
+    assert [metric.name for metric in found.metrics] == [metric.name for metric in workspace.metrics(run_id)] == ["fruit/size"]
+
+
+def test_a_table_of_one_column_is_named_as_every_table(workspace: Seen, run_id: str) -> None:
+    workspace.log(run_id, [logged_values.row("rr", {"x": 1}), logged_values.table("t", {"a": [1, 2]}), logged_values.row("same", {"same": 3})])
+    assert values(workspace, run_id) == {"rr/x": [(0, 1.0)], "t/a": [(0, 1.0), (1, 2.0)], "same/same": [(0, 3.0)]}
+
+
 def test_what_is_sent_twice_is_kept_once(workspace: Seen, run_id: str) -> None:
     entries = [logged_values.scalar("loss", 0.5), logged_values.values("sizes", [1, 2]), logged_values.table("t", {"a": [1, 2], "b": ["x", "y"]})]
     workspace.log(run_id, entries)

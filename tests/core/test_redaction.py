@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from himl_cli.core.redaction import redact
+from himl_cli.core.redaction import mask_arguments, mask_line, redact
 
 
 @pytest.mark.parametrize(
@@ -21,6 +21,11 @@ from himl_cli.core.redaction import redact
         "token eyJhbGciOiJHIDDEN.eyJzdWIiOiJHIDDEN.c2lnHIDDEN",
         "--api-key=HIDDEN",
         "MLFLOW_TRACKING_TOKEN=HIDDEN",
+        "AZURE_STORAGE_KEY=HIDDEN",
+        "for ghp_HIDDEN0123456789abcdefgh",
+        "application_key: 'HIDDEN'",
+        "password=p@HIDDEN",
+        "mysql://me:HIDDEN@host/db",
     ],
 )
 def test_secrets_are_masked(text: str) -> None:
@@ -31,7 +36,46 @@ def test_secrets_are_masked(text: str) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["No run 'train_1_aa' in local workspace '.himl'.", "--num_tokens=5", "tokenizer=bert", "a=b", "https://example.org/x?y=z", "key: value", "C:\\Users\\x"],
+    [
+        "No run 'train_1_aa' in local workspace '.himl'.",
+        "--num_tokens=5",
+        "tokenizer=bert",
+        "a=b",
+        "https://example.org/x?y=z",
+        "key: value",
+        "public_key=abc",
+        "num_keys=3",
+        "C:\\Users\\x",
+    ],
 )
 def test_ordinary_text_stays(text: str) -> None:
     assert redact(text) == text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "shown"),
+    [
+        (["--wandb-key", "HIDDEN", "--lr", "1"], ["--wandb-key", "***", "--lr", "1"]),
+        (["--wandbKey=HIDDEN", "monkey=1", "MYPW=HIDDEN"], ["--wandbKey=***", "monkey=1", "MYPW=***"]),
+        (["STORAGE_KEY=HIDDEN with spaces"], ["STORAGE_KEY=***"]),
+        (["-e", "MY_PAT=HIDDEN", "-eMY_PAT=HIDDEN", "--env=MY_PAT=HIDDEN"], ["-e", "MY_PAT=***", "-eMY_PAT=***", "--env=MY_PAT=***"]),
+        (["bash", "-c", "train --api-key HIDDEN && done"], ["bash", "-c", "train --api-key *** && done"]),
+        (["--docker_args=-e MY_PAT=HIDDEN --shm-size 4g"], ["--docker_args=-e MY_PAT=*** --shm-size 4g"]),
+    ],
+)
+def test_arguments_are_masked_by_their_names(arguments: list[str], shown: list[str]) -> None:
+    assert mask_arguments(arguments) == shown
+
+
+@pytest.mark.parametrize(
+    ("line", "shown"),
+    [
+        ("-e MY_TOKEN=HIDDEN --password HIDDEN  --gpus all", "-e MY_TOKEN=*** --password ***  --gpus all"),
+        ("-e 'MY_PAT=HID DEN' -e \"B=c d\"", "-e 'MY_PAT=***' -e \"B=c d\""),
+        ("-e MY_PAT='HID DEN' x", "-e MY_PAT=*** x"),
+        (" 'left open --password HIDDEN ", " 'left open --password *** "),
+        ("'" * 3000, "'" * 3000),
+    ],
+)
+def test_a_line_is_masked_and_stays_otherwise(line: str, shown: str) -> None:
+    assert mask_line(line) == shown

@@ -6,24 +6,32 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from tests.servers.asking import ARM, Answer, ask, token_for
+from tests.servers.asking import ARM, VERSION, Answer, ask, token_for
 from tests.servers.azureml.seeding import StagedWorkspace
 from tests.servers.azureml.state import Run
+
+PUT_VERSION = "2025-01-01-preview"
 
 
 def call(azure: StagedWorkspace, method: str, path: str, body: dict[str, Any] | None = None, headers: Mapping[str, str] | None = None) -> Answer:
     """One request as the workspace's principal; *path* below the workspace's resource, or a whole URL."""
-    url = path if path.startswith("https://") else f"{ARM}{azure.state.path}{path}"
+    url = path if path.startswith("https://") else f"{ARM}{azure.state.path}{_with_version(path)}"
     content = None if body is None else json.dumps(body).encode()
     given = {"Content-Type": "application/json", **(headers or {})}
     return ask(azure.stage, method, url, token=token_for(azure.stage, azure.state.principal), headers=given, body=content)
 
 
-def put_job(azure: StagedWorkspace, command: str, *, headers: Mapping[str, str] | None = None, **properties: Any) -> Answer:
-    """What is said to `job_1`, with an environment that is there."""
+def _with_version(path: str) -> str:
+    if "api-version=" in path:
+        return path
+    return path.replace("?", f"{VERSION}&", 1) if "?" in path else path + VERSION
+
+
+def put_job(azure: StagedWorkspace, command: str, *, headers: Mapping[str, str] | None = None, version: str = PUT_VERSION, **properties: Any) -> Answer:
+    """What is said to `job_1`, with an environment that is there; by azure-ai-ml's *version* of the route, or another one."""
     compute = f"{azure.state.path}/computes/cpu-cluster"
     job = {"jobType": "Command", "command": command, "environmentId": azure.add_environment("training"), "experimentName": "e", "computeId": compute}
-    return call(azure, "PUT", "/jobs/job_1?api-version=2025-01-01-preview", {"properties": {**job, **properties}}, headers)
+    return call(azure, "PUT", f"/jobs/job_1?api-version={version}", {"properties": {**job, **properties}}, headers)
 
 
 def submit(azure: StagedWorkspace, command: str, **properties: Any) -> None:

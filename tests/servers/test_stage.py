@@ -16,7 +16,7 @@ from azure.identity import ClientSecretCredential
 from azure.storage.blob import BlobServiceClient
 
 from tests.leftovers import MARK, processes_marked
-from tests.servers.asking import ARM, ask, token_for
+from tests.servers.asking import ARM, VERSION, ask, token_for
 from tests.servers.azureml.faults import Status
 from tests.servers.azureml.seeding import StagedWorkspace
 from tests.servers.azureml.stage import Stage
@@ -35,7 +35,7 @@ def test_a_workspace_answers_under_its_real_host_names(azure: StagedWorkspace) -
 
 def test_ids_are_matched_whatever_their_case(azure: StagedWorkspace) -> None:
     token = token_for(azure.stage, azure.state.principal)
-    assert ask(azure.stage, "GET", ARM + azure.state.path.upper(), token=token).json["name"] == azure.state.name
+    assert ask(azure.stage, "GET", ARM + azure.state.path.upper() + VERSION, token=token).json["name"] == azure.state.name
 
 
 def test_two_workspaces_do_not_see_each_other(stage: Stage) -> None:
@@ -45,7 +45,7 @@ def test_two_workspaces_do_not_see_each_other(stage: Stage) -> None:
     assert one.get_blob("workspaceartifactstore", "ExperimentRun/dcid.the_same_id/outputs/a") == b"first"
     assert other.get_blob("workspaceartifactstore", "ExperimentRun/dcid.the_same_id/outputs/a") == b"second"
     assert one.state.storage.account != other.state.storage.account
-    assert ask(stage, "GET", f"{ARM}{other.state.path}", token=token_for(stage, one.state.principal)).status == 401
+    assert ask(stage, "GET", f"{ARM}{other.state.path}{VERSION}", token=token_for(stage, one.state.principal)).status == 401
 
 
 def test_workspaces_end_with_their_test_and_leave_nothing_in_their_accounts(stage: Stage) -> None:
@@ -53,7 +53,7 @@ def test_workspaces_end_with_their_test_and_leave_nothing_in_their_accounts(stag
         gone = stage.workspace()
         gone.put_artifact(gone.add_run("a_run"), "outputs/a", b"content")
         token = token_for(stage, gone.state.principal)
-    assert ask(stage, "GET", ARM + gone.state.path, token=token).status == 401
+    assert ask(stage, "GET", ARM + gone.state.path + VERSION, token=token).status == 401
     with pytest.raises(OSError, match="502"):
         ask(stage, "GET", f"https://{gone.state.storage.host}/")
     stage.log.expect_unknown(gone.state.storage.host)
@@ -65,9 +65,9 @@ def test_workspaces_end_with_their_test_and_leave_nothing_in_their_accounts(stag
 def test_a_request_that_nobody_plays_is_noticed(azure: StagedWorkspace) -> None:
     stage = azure.stage
     token = token_for(stage, azure.state.principal)
-    assert ask(stage, "GET", f"{ARM}{azure.state.path}/unheardOf", token=token).status == 404
+    assert ask(stage, "GET", f"{ARM}{azure.state.path}/unheardOf{VERSION}", token=token).status == 404
     assert ask(stage, "GET", f"https://{azure.state.data_plane_host}/history/v1.0{azure.state.path}/unheardOf", token=token).status == 404
-    assert ask(stage, "DELETE", f"{ARM}{azure.state.path}", token=token).status == 405
+    assert ask(stage, "DELETE", f"{ARM}{azure.state.path}{VERSION}", token=token).status == 405
     assert len(stage.log.unknown()) == 3
     stage.log.expect_unknown("unheardOf")
     stage.log.expect_unknown("^DELETE")
@@ -125,7 +125,7 @@ def test_requests_are_recorded_with_their_sizes_and_without_their_secrets(azure:
     assert (down.method, down.status, down.received, down.sent) == ("GET", 200, 1000, 0)
     assert (up.method, up.status, up.sent) == ("PUT", 201, 300)
     token = token_for(stage, azure.state.principal)
-    ask(stage, "GET", ARM + azure.state.path, token=token)
+    ask(stage, "GET", ARM + azure.state.path + VERSION, token=token)
     text = json.dumps([seen.as_json() for seen in stage.log.all()])
     signature = link.partition("sig=")[2]
     assert all(secret not in text for secret in (signature, token, azure.state.principal.secret))
@@ -138,7 +138,7 @@ def test_other_processes_set_faults_and_read_requests_by_the_proxys_own_port(azu
         fault = {"action": "Status", "arguments": {"status": 503, "retry_after": 7}, "match": "GET management", "times": 1}
         connection.request("POST", "/stage/faults", body=json.dumps(fault))
         assert connection.getresponse().read() == b""
-        answer = ask(stage, "GET", ARM + azure.state.path)
+        answer = ask(stage, "GET", ARM + azure.state.path + VERSION)
         assert (answer.status, answer.headers["retry-after"]) == (503, "7")
         connection.request("GET", "/stage/requests")
         seen = json.loads(connection.getresponse().read())
@@ -152,7 +152,7 @@ def test_other_processes_set_faults_and_read_requests_by_the_proxys_own_port(azu
 def test_faults_are_counted_and_may_be_skipped(azure: StagedWorkspace) -> None:
     azure.stage.faults.add(Status(503), "management", times=2, skip=1)
     token = token_for(azure.stage, azure.state.principal)
-    assert [ask(azure.stage, "GET", ARM + azure.state.path, token=token).status for _ in range(5)] == [200, 503, 503, 200, 200]
+    assert [ask(azure.stage, "GET", ARM + azure.state.path + VERSION, token=token).status for _ in range(5)] == [200, 503, 503, 200, 200]
 
 
 def test_the_vendors_client_moves_blobs_with_the_key_and_with_an_identity(azure_environment: StagedWorkspace) -> None:

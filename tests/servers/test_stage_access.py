@@ -13,7 +13,7 @@ from urllib.parse import urlencode
 import pytest
 from azure.storage.blob import generate_container_sas
 
-from tests.servers.asking import ARM, ask, sign_in, token_for
+from tests.servers.asking import ARM, VERSION, ask, sign_in, token_for
 from tests.servers.azureml.hosts import CLOUDS
 from tests.servers.azureml.principals import Right, make_token
 from tests.servers.azureml.seeding import StagedWorkspace
@@ -53,11 +53,11 @@ def test_sign_in_is_refused_with_the_services_own_numbers(azure: StagedWorkspace
 
 @pytest.mark.parametrize("resource", MANAGEMENT_RESOURCES)
 def test_the_audiences_that_clients_use_are_accepted(azure: StagedWorkspace, resource: str) -> None:
-    assert ask(azure.stage, "GET", ARM + azure.state.path, token=token_for(azure.stage, azure.state.principal, resource)).status == 200
+    assert ask(azure.stage, "GET", ARM + azure.state.path + VERSION, token=token_for(azure.stage, azure.state.principal, resource)).status == 200
 
 
 def test_tokens_are_really_checked(azure: StagedWorkspace) -> None:
-    stage, principal, url = azure.stage, azure.state.principal, ARM + azure.state.path
+    stage, principal, url = azure.stage, azure.state.principal, ARM + azure.state.path + VERSION
     good = token_for(stage, principal)
     head, body, seal = good.split(".")
     assert refused(stage, url, "") == "AuthenticationFailed"
@@ -75,10 +75,10 @@ def test_tokens_are_really_checked(azure: StagedWorkspace) -> None:
 def test_a_principal_without_a_role_is_refused(azure: StagedWorkspace) -> None:
     stage = azure.stage
     nobody, reader = azure.add_principal([]), azure.add_principal([Right.READ])
-    answer = ask(stage, "GET", ARM + azure.state.path, token=token_for(stage, nobody))
+    answer = ask(stage, "GET", ARM + azure.state.path + VERSION, token=token_for(stage, nobody))
     assert (answer.status, answer.json["error"]["code"]) == (403, "AuthorizationFailed")
-    assert ask(stage, "GET", ARM + azure.state.path, token=token_for(stage, reader)).status == 200
-    secrets = f"{ARM}{azure.state.path}/datastores/workspaceblobstore/listSecrets"
+    assert ask(stage, "GET", ARM + azure.state.path + VERSION, token=token_for(stage, reader)).status == 200
+    secrets = f"{ARM}{azure.state.path}/datastores/workspaceblobstore/listSecrets{VERSION}"
     assert ask(stage, "POST", secrets, token=token_for(stage, reader)).status == 403
     assert ask(stage, "POST", secrets, token=token_for(stage, azure.state.principal)).json["key"] == azure.state.storage.key
 
@@ -92,9 +92,9 @@ def test_what_is_not_there_is_named_by_arm_itself(azure: StagedWorkspace) -> Non
         "ResourceNotFound": f"{state.path}x",
     }
     for code, path in changed.items():
-        answer = ask(stage, "GET", ARM + path, token=token)
+        answer = ask(stage, "GET", ARM + path + VERSION, token=token)
         assert (answer.status, answer.json["error"]["code"], answer.headers["x-ms-failure-cause"]) == (404, code, "gateway")
-    answer = ask(stage, "GET", f"{ARM}{state.path}/datastores/none", token=token)
+    answer = ask(stage, "GET", f"{ARM}{state.path}/datastores/none{VERSION}", token=token)
     causes = [one["info"]["value"]["code"] for one in answer.json["error"]["additionalInfo"] if one["type"] == "InnerError"]
     assert (answer.status, causes) == (404, ["NotFoundError"])
 
@@ -110,7 +110,7 @@ def test_a_jobs_own_token_is_good_on_the_data_plane_of_its_workspace_only(azure:
     token = azure.job_environment(azure.add_run("job_1"))["AZUREML_RUN_TOKEN"]
     assert ask(stage, "GET", f"https://{azure.state.data_plane_host}/history/v1.0{azure.state.path}/runs/job_1", token=token).status == 200
     assert ask(stage, "GET", f"https://{azure.state.data_plane_host}/history/v1.0{other.state.path}/runs/job_1", token=token).status == 403
-    assert refused(stage, ARM + azure.state.path, token) == "InvalidAuthenticationToken"
+    assert refused(stage, ARM + azure.state.path + VERSION, token) == "InvalidAuthenticationToken"
 
 
 def test_a_managed_identity_gets_its_token_from_the_jobs_endpoint(azure: StagedWorkspace) -> None:
@@ -124,7 +124,7 @@ def test_a_managed_identity_gets_its_token_from_the_jobs_endpoint(azure: StagedW
         assert connection.getresponse().status == 400
     finally:
         connection.close()
-    assert ask(azure.stage, "GET", ARM + azure.state.path, token=token).status == 200
+    assert ask(azure.stage, "GET", ARM + azure.state.path + VERSION, token=token).status == 200
 
 
 def test_storage_takes_an_identity_by_its_role_and_nobody_without_credentials(azure: StagedWorkspace) -> None:
@@ -157,7 +157,7 @@ def test_sovereign_clouds_answer_under_their_own_names(stage: Stage, cloud: str)
         }
     )
     granted = ask(stage, "POST", f"https://{hosts.logins[0]}/{state.tenant}/oauth2/v2.0/token", body=form.encode()).json
-    datastores = f"https://{hosts.resource_manager}{state.path}/datastores/workspaceblobstore"
+    datastores = f"https://{hosts.resource_manager}{state.path}/datastores/workspaceblobstore{VERSION}"
     assert ask(stage, "GET", datastores, token=granted["access_token"]).json["properties"]["endpoint"] == hosts.blob.removeprefix("blob.")
     link = state.storage.blob_link(state.default_datastore.container, "a")
     assert link.startswith(f"https://{state.storage.account}.{hosts.blob}/")
@@ -167,7 +167,7 @@ def test_sovereign_clouds_answer_under_their_own_names(stage: Stage, cloud: str)
 def test_long_answers_are_compressed_for_those_who_can_read_it(azure: StagedWorkspace) -> None:
     token, run = token_for(azure.stage, azure.state.principal), azure.add_run("run_1")
     history = f"https://{azure.state.data_plane_host}/history/v1.0{azure.state.path}/runs/{run.run_id}"
-    for url, key, value in ((ARM + azure.state.path, "name", azure.state.name), (history, "runId", "run_1")):
+    for url, key, value in ((ARM + azure.state.path + VERSION, "name", azure.state.name), (history, "runId", "run_1")):
         answer = ask(azure.stage, "GET", url, token=token, headers={"Accept-Encoding": "gzip"})
         assert (answer.headers["content-encoding"], answer.headers["transfer-encoding"]) == ("gzip", "chunked")
         assert json.loads(gzip.decompress(answer.body))[key] == value

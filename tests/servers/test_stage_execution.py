@@ -127,7 +127,7 @@ def test_one_rank_that_fails_ends_all(running: StagedWorkspace) -> None:
 
 
 def arm_cancel(azure: StagedWorkspace) -> None:
-    assert call(azure, "POST", "/jobs/job_1/cancel?api-version=1").status == 202
+    assert call(azure, "POST", "/jobs/job_1/cancel").status == 202
 
 
 def history_cancel(azure: StagedWorkspace) -> None:
@@ -147,7 +147,7 @@ def test_a_cancelation_ends_the_processes(running: StagedWorkspace, cancel: Call
 def test_the_answer_to_a_cancelation_waits_for_its_end(running: StagedWorkspace) -> None:
     submit(running, SLEEP)
     appears(running, "begun")
-    where = call(running, "POST", "/jobs/job_1/cancel?api-version=1").headers["location"]
+    where = call(running, "POST", "/jobs/job_1/cancel").headers["location"]
     statuses = set()
     while (status := call(running, "GET", where).status) != 200:
         statuses.add(status)

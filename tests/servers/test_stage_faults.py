@@ -13,7 +13,7 @@ from email.utils import parsedate_to_datetime
 
 import pytest
 
-from tests.servers.asking import ARM, Answer, ask, token_for
+from tests.servers.asking import ARM, VERSION, Answer, ask, token_for
 from tests.servers.azureml.faults import (
     ChangeEtag,
     Drip,
@@ -64,14 +64,14 @@ def test_a_status_comes_with_its_code_and_when_to_ask_again(azure: StagedWorkspa
 def test_a_status_of_the_control_plane_has_its_form_and_reads_the_whole_request(azure: StagedWorkspace) -> None:
     token = token_for(azure.stage, azure.state.principal)
     azure.stage.faults.add(Status(429, retry_after=1, code="TooManyRequests", message="Slow down."), "listSecrets")
-    answer = ask(azure.stage, "POST", f"{ARM}{azure.state.path}/datastores/{STORE}/listSecrets", token=token, body=b"{}" * 10_000)
+    answer = ask(azure.stage, "POST", f"{ARM}{azure.state.path}/datastores/{STORE}/listSecrets{VERSION}", token=token, body=b"{}" * 10_000)
     assert (answer.status, answer.json["error"]["code"], answer.headers["retry-after"]) == (429, "TooManyRequests", "1")
     assert azure.stage.log.find("listSecrets")[0].sent == 20_000
 
 
 def test_a_page_may_come_in_place_of_the_answer(azure: StagedWorkspace, link: str) -> None:
     azure.stage.faults.add(Page("<p>Sign in to the network"), times=2)
-    for url in (link, ARM + azure.state.path):
+    for url in (link, ARM + azure.state.path + VERSION):
         answer = ask(azure.stage, "GET", url)
         assert (answer.status, answer.headers["content-type"], answer.body) == (200, "text/html", b"<p>Sign in to the network")
 

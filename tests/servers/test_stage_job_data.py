@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from tests.servers.asking import token_for
+from tests.servers.azureml.api_versions import WITH_PATHS
 from tests.servers.azureml.seeding import DEFAULT, StagedWorkspace
 from tests.servers.submitting import call, ended, printed, put_job
 
@@ -70,9 +71,27 @@ def test_data_lies_where_the_job_wants_it(running: StagedWorkspace, tmp_path: Pa
         running,
         f"cat {fixed}/a.txt here/a.txt",
         inputs={"d": folder(f"{SHORT}scans", pathOnCompute=str(fixed)), "e": folder(f"{SHORT}scans", pathOnCompute="here")},
+        version=WITH_PATHS[0],
     )
     assert printed(running) == "AA"
     assert not fixed.parent.exists()
+
+
+def test_versions_that_know_no_path_pass_over_it(running: StagedWorkspace) -> None:
+    ended(running, "ls; cat ${{inputs.d}}/a.txt", inputs={"d": folder(f"{SHORT}scans", pathOnCompute="here")})
+    assert printed(running) == "A"
+
+
+def test_variables_hold_paths_and_never_a_reference_that_stood_in_them(running: StagedWorkspace) -> None:
+    ended(running, 'printf %s "$MINE"', inputs={"d": folder(f"{SHORT}scans")}, environmentVariables={"MINE": "${{inputs.d}}"})
+    assert printed(running) == "${{inputs.d}}"
+
+
+def test_variables_may_be_called_in_upper_case(azure: StagedWorkspace) -> None:
+    azure.put_blobs(DEFAULT, SCANS)
+    with azure.run_jobs(data_names="upper"):
+        ended(azure, 'cat "$AZURE_ML_INPUT_D"/a.txt; echo "${AZURE_ML_INPUT_d:-none}"', inputs={"d": folder(f"{SHORT}scans")})
+    assert printed(azure) == "Anone\n"
 
 
 @pytest.mark.parametrize("uri", [f"{SHORT}none/", "azureml://datastores/none/paths/x", "https://elsewhere.blob.core.windows.net/c/x", "ftp://x/y"])
@@ -109,7 +128,16 @@ def test_an_output_is_registered_as_the_next_version_of_its_name(running: Staged
     version = call(running, "GET", "/data/masks/versions/5").json["properties"]
     assert version["dataUri"].endswith("/datastores/workspaceblobstore/paths/masks/job_1/")
     shown = call(running, "GET", "/jobs/job_1").json["properties"]["outputs"]["o"]
-    assert (shown["assetName"], shown["assetVersion"]) == ("masks", "5")
+    assert (shown["assetName"], shown["assetVersion"]) == ("masks", None)
+
+
+def test_an_output_is_not_registered_under_the_name_of_data_of_another_type(running: StagedWorkspace) -> None:
+    running.add_data("masks", "https://example.org/x.csv", "1", kind="uri_file")
+    ended(running, "echo 1 > ${{outputs.o}}/x", outputs={"o": output(uri=f"{SHORT}masks/", assetName="masks")})
+    assert running.blob_names(DEFAULT, "masks/") == ["masks/x"]
+    assert call(running, "GET", "/data/masks/versions/2").status == 404
+    version = {"dataType": "uri_folder", "dataUri": f"{SHORT}masks/"}
+    assert call(running, "PUT", "/data/masks/versions/2", {"properties": version}).status == 400
 
 
 @pytest.mark.parametrize(("mode", "kept"), [("ReadWriteMount", ["masks/x"]), ("Upload", [])])
@@ -121,7 +149,7 @@ def test_what_a_failing_job_wrote_is_kept_where_it_was_mounted(running: StagedWo
 def test_an_output_can_be_a_file_or_lie_in_a_fixed_folder(running: StagedWorkspace, tmp_path: Path) -> None:
     fixed = tmp_path / "results"
     outputs = {"f": output("uri_file", uri=f"{SHORT}single/result.csv"), "g": output(uri=f"{SHORT}fixed", pathOnCompute=str(fixed))}
-    ended(running, f"echo 1 > ${{{{outputs.f}}}}; echo 2 > {fixed}/y", outputs=outputs)
+    ended(running, f"echo 1 > ${{{{outputs.f}}}}; echo 2 > {fixed}/y", outputs=outputs, version=WITH_PATHS[0])
     assert running.get_blob(DEFAULT, "single/result.csv") == b"1\n"
     assert running.get_blob(DEFAULT, "fixed/y") == b"2\n"
 

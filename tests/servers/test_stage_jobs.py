@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.servers.asking import ARM, ask
+from tests.servers.asking import ARM, Answer, ask
 from tests.servers.azureml.seeding import StagedWorkspace
 from tests.servers.submitting import call
 
@@ -95,7 +95,7 @@ def test_a_list_has_root_jobs_newest_first_in_pages_without_archived_ones(azure:
 
 def test_a_cancelation_is_accepted_and_comes_to_pass(azure: StagedWorkspace) -> None:
     azure.add_run("going", status="Running")
-    accepted = call(azure, "POST", "/jobs/going/cancel?api-version=1")
+    accepted = call(azure, "POST", "/jobs/going/cancel")
     assert (accepted.status, azure.state.runs["going"].status) == (202, "CancelRequested")
     answers = [call(azure, "GET", accepted.headers["location"]).status for _ in range(2)]
     assert (answers, azure.state.runs["going"].status) == ([202, 200], "Canceled")
@@ -131,7 +131,7 @@ def test_code_is_found_by_its_hash_whatever_its_name(azure: StagedWorkspace) -> 
 def test_versions_of_assets_are_kept_as_they_were_registered(azure: StagedWorkspace) -> None:
     for version, uri in (("1", "azureml://datastores/workspaceblobstore/paths/x/"), ("2", "https://example.org/y")):
         assert call(azure, "PUT", f"/data/images/versions/{version}", {"properties": {"dataType": "uri_folder", "dataUri": uri}}).status == 201
-    assert call(azure, "PUT", "/data/images/versions/1", {"properties": {"dataType": "uri_file", "dataUri": "z"}}).status == 200
+    assert call(azure, "PUT", "/data/images/versions/1", {"properties": {"dataType": "uri_folder", "dataUri": "z"}}).status == 200
     first = call(azure, "GET", "/data/images/versions/1").json
     assert (first["name"], first["properties"]["dataType"]) == ("1", "uri_folder")
     assert first["properties"]["dataUri"].endswith(f"/workspaces/{azure.state.name}/datastores/workspaceblobstore/paths/x/")
@@ -139,3 +139,31 @@ def test_versions_of_assets_are_kept_as_they_were_registered(azure: StagedWorksp
     assert (container["latestVersion"], container["nextVersion"]) == ("2", "3")
     assert [one["name"] for one in call(azure, "GET", "/data/images/versions?$orderBy=createdtime desc&$top=1".replace(" ", "%20")).json["value"]] == ["2"]
     assert call(azure, "GET", "/data/none").status == 404
+
+
+@pytest.mark.parametrize(
+    ("path", "code"),
+    [
+        ("/jobs?api-version=2025-01-02-preview", "NoRegisteredProviderFound"),
+        ("/data?api-version=2020-06-01", "NoRegisteredProviderFound"),
+        ("?api-version=2025-01-01-previw", "NoRegisteredProviderFound"),
+        ("/jobs?api-version=", "MissingApiVersionParameter"),
+    ],
+)
+def test_a_version_that_was_never_published_is_refused(azure: StagedWorkspace, path: str, code: str) -> None:
+    answer = call(azure, "GET", path)
+    assert (answer.status, answer.json["error"]["code"]) == (400, code)
+
+
+def test_workspaces_and_computes_have_older_versions(azure: StagedWorkspace) -> None:
+    assert [call(azure, "GET", f"{path}?api-version=2020-06-01").status for path in ("", "/computes/cpu-cluster")] == [200, 200]
+
+
+def test_an_anonymous_environment_is_answered_as_new_each_time(azure: StagedWorkspace) -> None:
+    def registered() -> Answer:
+        path, properties = "/environments/CliV2AnonymousEnvironment/versions/abc", {"image": "docker.io/python:3.11", "isAnonymous": True}
+        return call(azure, "PUT", path, {"properties": properties})
+
+    first, second = registered(), registered()
+    assert (first.status, second.status) == (201, 201)
+    assert first.json["systemData"]["createdAt"] == second.json["systemData"]["createdAt"]

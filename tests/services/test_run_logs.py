@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from himl_cli.core.errors import NotFound
-from himl_cli.services.run_logs import follow_log, read_log, seconds_between_looks
+from himl_cli.core.errors import BadUsage, HimlError, JobFailed, NotFound, ServiceFailed
+from himl_cli.render.errors import as_himl_error
+from himl_cli.services.run_logs import follow_log, read_log, seconds_between_looks, watching
 from himl_cli.workspaces.joined import JoinedWorkspace
 from himl_cli.workspaces.open import open_workspace
 from tests.recorded_runs import RecordedRuns
@@ -42,3 +43,19 @@ def test_a_log_of_a_run_that_has_ended_is_given_once(project: Path) -> None:
     runs = RecordedRuns(project)
     runs.add("train_1_aa", files={"user_logs/std_log.txt": "one\ntwo\n"})
     assert b"".join(follow_log(runs.workspace, "train_1_aa")) == b"one\ntwo\n"
+
+
+@pytest.mark.parametrize("failure", [ServiceFailed("Away.", hint="Try again."), BadUsage("No such file."), OSError("odd"), PermissionError(13, "Denied", "x")])
+def test_whatever_ends_the_watching_names_the_run_and_how_to_cancel_it(failure: Exception) -> None:
+    with pytest.raises(type(failure)) as caught, watching("train_1_aa"):
+        raise failure
+    told = as_himl_error(caught.value)
+    assert "Run 'train_1_aa' goes on, unless it has ended;" in told.hint
+    assert told.hint.endswith("to cancel it: himl runs cancel train_1_aa")
+
+
+@pytest.mark.parametrize("failure", [JobFailed("Run 'a' failed.", hint="See it."), NotFound("No run 'a'.", hint="See it.")])
+def test_what_is_said_of_the_run_itself_stays_as_it_is(failure: HimlError) -> None:
+    with pytest.raises(type(failure)) as caught, watching("train_1_aa"):
+        raise failure
+    assert caught.value.hint == "See it."

@@ -117,6 +117,39 @@ def test_what_is_refused_is_said_and_does_not_stop_the_rest(workspace: AzureWork
     assert (logged(azure, "bad"), logged(azure)) == ([], [2.0])
 
 
+@pytest.mark.parametrize("refusals", [1, 2, 3, 4, 5])
+def test_an_entry_that_is_refused_does_not_take_others_with_it(workspace: AzureWorkspace, azure: StagedWorkspace, refusals: int) -> None:
+    """Of four entries in one batch: the batch, its first half and that one's first entry are refused; then the second entry; then the other half."""
+    writer = RunWriter(workspace, RUN)
+    for number in range(4):
+        writer.add(logged_values.scalar(f"m{number}", float(number)))
+    azure.stage.faults.add(Status(400, code="UserError", message="No such metric."), BATCH, times=refusals)
+    lost = max(0, min(refusals - 2, 2))
+    if lost:
+        with pytest.raises(HimlError, match="were refused"):
+            writer.flush()
+    else:
+        writer.flush()
+    assert [number for number in range(4) if logged(azure, f"m{number}")] == [*range(lost, 4)]
+    assert writer.left == 0
+
+
+def test_a_metric_that_is_refused_among_others_is_named_in_a_warning(
+    workspace: AzureWorkspace, azure: StagedWorkspace, caplog: pytest.LogCaptureFixture
+) -> None:
+    writer = RunWriter(workspace, RUN)
+    writer.add(logged_values.scalar("loss", 2.0))
+    writer.flush()
+    writer.add(logged_values.scalar("loss", "none yet"))
+    writer.add(logged_values.scalar("accuracy", 1))
+    writer.add(logged_values.scalar("accuracy", 0.5))
+    writer.flush()
+    assert (logged(azure), logged(azure, "accuracy")) == ([2.0], [1.0, 0.5])
+    assert [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING] == [
+        f"Metric 'loss' of run '{RUN}' was refused: Metric loss is of another type."
+    ]
+
+
 def test_a_run_that_is_gone_is_an_error(workspace: AzureWorkspace) -> None:
     writer = RunWriter(workspace, "nope_1_aa")
     writer.add(logged_values.scalar("loss", 1.0))

@@ -124,3 +124,9 @@ def test_what_a_dotenv_file_leaves_out(project: Path) -> None:
 
 def test_a_json_file_is_read_by_those_who_know_it(project: Path) -> None:
     assert taken(project, {"config.json": "{}"}, "config.json").workspace == {"workspace_name": "config.json"}
+
+
+@pytest.mark.parametrize("name", [".env.example", "prod.env.sample"])
+def test_a_sample_which_is_sent_with_jobs_is_not_taken_for_settings(project: Path, name: str) -> None:
+    with pytest.raises(BadUsage, match="does not know this kind of file"):
+        taken(project, {name: "SUBSCRIPTION_ID=s\n"}, name)

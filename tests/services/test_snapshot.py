@@ -115,6 +115,21 @@ def test_innereye_s_settings_are_known_by_their_form(project: Path) -> None:
     assert sent(project) == {"azure-pipelines.yml", "config.yml"}
 
 
+@pytest.mark.parametrize(
+    "content",
+    [
+        "variables:\n  datasets_account_key: 'x'\n",
+        "variables:\n  subscription_id: 's'\n  application_key: k\n",
+        "variables: {cluster: gpu, APPLICATION_KEY: k}\n",
+        "'variables': # ours\n  \"service_principal_password\" : k\n",
+    ],
+)
+def test_settings_with_a_key_or_a_password_are_known_too(project: Path, content: str) -> None:
+    harmless = "variables:\n  cluster: gpu\n  primary_key: id\n  cache_key: a\n"
+    write_files(project, {"q.yml": content, "harmless.yml": harmless, "plain.yml": content.replace("variables", "values")})
+    assert sent(project) == {"harmless.yml", "plain.yml"}
+
+
 @pytest.mark.skipif(os.name == "nt", reason="making links needs privileges on Windows")
 def test_a_link_to_a_file_of_secrets_is_one(project: Path) -> None:
     write_files(project, {".env": "KEY=secret", "train.py": ""})

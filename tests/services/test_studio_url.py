@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from himl_cli.services.studio_url import StudioWorkspace, workspace_in_url
+from himl_cli.core.workspace_ids import WorkspaceIds
+from himl_cli.services.studio_url import workspace_in_url
 
 RUN = "https://ml.azure.com/runs/abc?wsid="
 
@@ -27,5 +28,5 @@ def test_the_wsid_is_read(url: str, expected: tuple[str, str, str] | None) -> No
 
 
 def test_case_does_not_count() -> None:
-    assert StudioWorkspace("s", "Group", "W").is_same(StudioWorkspace("S", "group", "w"))
-    assert not StudioWorkspace("s", "g", "w").is_same(StudioWorkspace("s", "g", "w2"))
+    assert WorkspaceIds("s", "Group", "W").is_same(WorkspaceIds("S", "group", "w"))
+    assert not WorkspaceIds("s", "g", "w").is_same(WorkspaceIds("s", "g", "w2"))

@@ -155,6 +155,12 @@ def test_bad_data_specs(text: str, message: str) -> None:
         parse_inputs([text])
 
 
+@pytest.mark.parametrize("text", ["x:3", "a=x:latest"])
+def test_an_output_has_no_version(text: str) -> None:
+    with pytest.raises(BadUsage, match="an output has no version"):
+        parse_outputs([text])
+
+
 def test_the_same_key_twice() -> None:
     with pytest.raises(BadUsage, match="key 'a'"):
         parse_outputs(["a=x", "a=y"])

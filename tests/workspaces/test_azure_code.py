@@ -21,6 +21,7 @@ from himl_cli.workspaces.azure.connection import Connection
 from himl_cli.workspaces.azure.jobs.code import CodeAssets
 from himl_cli.workspaces.azure.jobs.content_hash import fingerprint
 from tests.azure_connections import connected
+from tests.azure_jobs import ensured
 from tests.running import write_files
 from tests.servers.azureml.faults import Page, Reset, ResetUpload, Status
 from tests.servers.azureml.principals import Right
@@ -65,7 +66,7 @@ def contents(snapshot: Snapshot) -> dict[str, bytes]:
 
 def test_new_code_is_uploaded_and_registered(stage: Stage, azure_environment: StagedWorkspace, connection: Connection, code: Snapshot) -> None:
     events: list[Event] = []
-    asset = CodeAssets(connection).ensure(code, events.append)
+    asset = ensured(CodeAssets(connection), code, events.append)
     (properties,) = registered(azure_environment)
     assert asset.is_new
     assert asset.id.lower().startswith(f"{azure_environment.state.path}/codes/".lower())
@@ -80,20 +81,20 @@ def test_new_code_is_uploaded_and_registered(stage: Stage, azure_environment: St
 
 
 def test_what_was_uploaded_from_here_is_not_asked_for_again(stage: Stage, connection: Connection, code: Snapshot) -> None:
-    first = CodeAssets(connection).ensure(code, ignore)
+    first = ensured(CodeAssets(connection), code, ignore)
     stage.log.clear()
-    second = CodeAssets(connection).ensure(code, ignore)
+    second = ensured(CodeAssets(connection), code, ignore)
     assert (second.id, second.is_new) == (first.id, False)
     assert stage.log.all() == []
 
 
 def test_what_somebody_else_uploaded_is_one_question(stage: Stage, azure_environment: StagedWorkspace, connection: Connection, code: Snapshot) -> None:
     codes = CodeAssets(connection)
-    first = codes.ensure(code, ignore)
+    first = ensured(codes, code, ignore)
     codes.forget(code)
     stage.log.clear()
-    assert CodeAssets(connection).find(code) == CodeAssets(connection).ensure(code, ignore)
-    assert CodeAssets(connection).ensure(code, ignore).id == first.id
+    assert CodeAssets(connection).find(code) == ensured(CodeAssets(connection), code, ignore)
+    assert ensured(CodeAssets(connection), code, ignore).id == first.id
     assert [seen.method for seen in stage.log.find(r"management\.azure\.com")] == ["GET"]
     assert len(registered(azure_environment)) == 1
 
@@ -106,7 +107,7 @@ def test_find_uploads_nothing(stage: Stage, azure_environment: StagedWorkspace, 
 
 @pytest.mark.parametrize("change", ["content", "name", "more"])
 def test_other_code_is_uploaded_anew(azure_environment: StagedWorkspace, connection: Connection, code: Snapshot, tmp_path: Path, change: str) -> None:
-    CodeAssets(connection).ensure(code, ignore)
+    ensured(CodeAssets(connection), code, ignore)
     other = {**FILES}
     if change == "content":
         other["train.py"] = "print(2)\n"
@@ -114,26 +115,26 @@ def test_other_code_is_uploaded_anew(azure_environment: StagedWorkspace, connect
         other["Train.py"] = other.pop("train.py")
     else:
         other["more.py"] = ""
-    assert CodeAssets(connection).ensure(write_code(tmp_path / "other", other), ignore).is_new
+    assert ensured(CodeAssets(connection), write_code(tmp_path / "other", other), ignore).is_new
     assert len(registered(azure_environment)) == 2
 
 
 def test_code_that_another_account_uploaded_is_not_taken_from_this_machine(
     azure_environment: StagedWorkspace, project: Path, connection: Connection, code: Snapshot, stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first = CodeAssets(connection).ensure(code, ignore)
+    first = ensured(CodeAssets(connection), code, ignore)
     for name, value in azure_environment.environment(azure_environment.add_principal()).items():
         monkeypatch.setenv(name, value)
     stage.log.clear()
     with connected(azure_environment, project) as other:
-        assert CodeAssets(other).ensure(code, ignore).id == first.id
+        assert ensured(CodeAssets(other), code, ignore).id == first.id
     assert len(stage.log.find("GET .*hash=")) == 1
 
 
 def test_a_large_file_goes_in_blocks(azure_environment: StagedWorkspace, connection: Connection, tmp_path: Path) -> None:
     large = hashlib.shake_128(b"seed").digest(LARGE)
     snapshot = write_code(tmp_path / "code", {"weights.bin": large, "train.py": "print(1)\n"})
-    CodeAssets(connection).ensure(snapshot, ignore)
+    ensured(CodeAssets(connection), snapshot, ignore)
     assert uploaded(azure_environment) == contents(snapshot)
 
 
@@ -147,7 +148,7 @@ def test_a_moment_of_trouble_is_survived(
     stage: Stage, azure_environment: StagedWorkspace, connection: Connection, code: Snapshot, step: str, fault: Status | Reset | ResetUpload
 ) -> None:
     stage.faults.add(fault, step)
-    assert CodeAssets(connection).ensure(code, ignore).is_new
+    assert ensured(CodeAssets(connection), code, ignore).is_new
     assert uploaded(azure_environment) == contents(code)
     assert len(stage.log.find(step)) == 2
 
@@ -159,7 +160,7 @@ def test_a_registration_that_was_carried_out_unheard_counts(
     """A service may refuse the second try, since what it wants is there."""
     stage.faults.add(Reset(), "PUT [^ ]*/codes/")
     stage.faults.add(Status(status, code="UserError", message="It exists."), "PUT [^ ]*/codes/", skip=1)
-    asset = CodeAssets(connection).ensure(code, ignore)
+    asset = ensured(CodeAssets(connection), code, ignore)
     assert asset.is_new
     assert len(registered(azure_environment)) == 1
 
@@ -168,23 +169,23 @@ def test_a_registration_that_was_carried_out_unheard_counts(
 def test_a_refusal_registers_nothing(stage: Stage, azure_environment: StagedWorkspace, connection: Connection, code: Snapshot, step: str) -> None:
     stage.faults.add(Status(400, code="Nope", message="Not so."), step, times=None)
     with pytest.raises(ServiceFailed):
-        CodeAssets(connection).ensure(code, ignore)
+        ensured(CodeAssets(connection), code, ignore)
     stage.faults.clear()
     assert registered(azure_environment) == []
-    assert CodeAssets(connection).ensure(code, ignore).is_new
+    assert ensured(CodeAssets(connection), code, ignore).is_new
 
 
 def test_without_the_right_to_write_it_is_said(azure_environment: StagedWorkspace, project: Path, code: Snapshot, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in azure_environment.environment(azure_environment.add_principal({Right.READ})).items():
         monkeypatch.setenv(name, value)
     with connected(azure_environment, project) as other, pytest.raises(NotAllowed, match="startPendingUpload"):
-        CodeAssets(other).ensure(code, ignore)
+        ensured(CodeAssets(other), code, ignore)
 
 
 def test_an_answer_that_is_none_is_one_error(stage: Stage, connection: Connection, code: Snapshot) -> None:
     stage.faults.add(Page("<html>sign in</html>"), "POST [^ ]*/startPendingUpload", times=None)
     with pytest.raises(ServiceFailed, match="no JSON"):
-        CodeAssets(connection).ensure(code, ignore)
+        ensured(CodeAssets(connection), code, ignore)
 
 
 def test_a_file_that_changes_while_it_is_sent_is_not_registered(azure_environment: StagedWorkspace, connection: Connection, tmp_path: Path) -> None:
@@ -197,7 +198,7 @@ def test_a_file_that_changes_while_it_is_sent_is_not_registered(azure_environmen
             os.utime(snapshot.root / "train.py", (1, 1))
 
     with pytest.raises(HimlError, match=r"'train\.py' changed while the code was being sent"):
-        CodeAssets(connection).ensure(snapshot, write)
+        ensured(CodeAssets(connection), snapshot, write)
     assert registered(azure_environment) == []
 
 
@@ -208,7 +209,7 @@ def test_a_file_that_changes_before_its_turn_is_named_as_in_the_snapshot(azure_e
         (snapshot.root / "lab/199.py").write_text("longer")
 
     with pytest.raises(HimlError, match=r"^'lab/199\.py' changed while the code was being sent"):
-        CodeAssets(connection).ensure(snapshot, lambda event: write(event) if isinstance(event, Finished) else None)
+        ensured(CodeAssets(connection), snapshot, lambda event: write(event) if isinstance(event, Finished) else None)
     assert registered(azure_environment) == []
 
 
@@ -221,7 +222,7 @@ def test_a_file_that_changes_before_it_is_sent_is_not_registered(azure_environme
     else:
         (code.root / "train.py").write_text("print('other')\n")
     with pytest.raises(HimlError, match=r"'train\.py' changed while the code was being sent") as caught:
-        codes.ensure(code, ignore)
+        ensured(codes, code, ignore)
     assert "no job was started" in str(caught.value)
     assert registered(azure_environment) == []
 
@@ -233,14 +234,14 @@ def test_ctrl_c_registers_nothing(azure_environment: StagedWorkspace, connection
 
     assert threading.current_thread() is threading.main_thread()
     with pytest.raises(KeyboardInterrupt):
-        CodeAssets(connection).ensure(code, interrupt)
+        ensured(CodeAssets(connection), code, interrupt)
     assert registered(azure_environment) == []
-    assert CodeAssets(connection).ensure(code, ignore).is_new
+    assert ensured(CodeAssets(connection), code, ignore).is_new
 
 
 def test_nothing_to_send_is_said(connection: Connection, tmp_path: Path, stage: Stage) -> None:
     with pytest.raises(BadUsage, match="nothing to send"):
-        CodeAssets(connection).ensure(Snapshot(tmp_path, (), 0), ignore)
+        ensured(CodeAssets(connection), Snapshot(tmp_path, (), 0), ignore)
     assert stage.log.all() == []
 
 
@@ -251,7 +252,7 @@ def test_a_name_that_storage_would_change_is_refused_before_anything_is_sent(
 ) -> None:
     snapshot = write_code(tmp_path / "code", {name: "x", "train.py": ""})
     with pytest.raises(BadUsage, match=why):
-        CodeAssets(connection).ensure(snapshot, ignore)
+        ensured(CodeAssets(connection), snapshot, ignore)
     assert not stage.log.find("startPendingUpload")
 
 
@@ -260,14 +261,14 @@ def test_a_name_that_is_no_text_is_refused(connection: Connection, tmp_path: Pat
     name = os.fsdecode(b"bad\xff.py")
     snapshot = write_code(tmp_path / "code", {name: "x"})
     with pytest.raises(BadUsage, match="no Unicode text"):
-        CodeAssets(connection).ensure(snapshot, ignore)
+        ensured(CodeAssets(connection), snapshot, ignore)
 
 
 @pytest.mark.parametrize("name", ["my code", "größe", "a%b"])
 def test_a_folder_whose_name_would_have_to_be_quoted_is_called_otherwise(
     azure_environment: StagedWorkspace, connection: Connection, tmp_path: Path, name: str
 ) -> None:
-    CodeAssets(connection).ensure(write_code(tmp_path / name, FILES), ignore)
+    ensured(CodeAssets(connection), write_code(tmp_path / name, FILES), ignore)
     (properties,) = registered(azure_environment)
     assert str(properties["codeUri"]).endswith("/code")
 
@@ -277,14 +278,14 @@ def test_the_signature_is_never_told(
 ) -> None:
     stage.faults.add(Status(403, code="AuthorizationFailure", message="No."), "PUT [^ ]*blob[^ ]*train.py", times=None)
     with caplog.at_level(logging.DEBUG), pytest.raises(HimlError) as caught:
-        CodeAssets(connection).ensure(code, ignore)
+        ensured(CodeAssets(connection), code, ignore)
     assert caplog.text
     assert "sig=" not in f"{caplog.text} {caught.value} {caught.value.hint}".replace("sig=***", "")
 
 
 def test_code_that_is_not_complete_is_not_used(azure_environment: StagedWorkspace, connection: Connection, code: Snapshot) -> None:
     codes = CodeAssets(connection)
-    codes.ensure(code, ignore)
+    ensured(codes, code, ignore)
     codes.forget(code)
     registered(azure_environment)[0]["provisioningState"] = "Failed"
     assert CodeAssets(connection).find(code) is None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -55,10 +56,80 @@ def test_each_kind_of_entry_has_its_program(kind: EntryKind, target: str, text: 
     assert command_text(spec_of(["x"], kind=kind, target=target)) == text
 
 
-@pytest.mark.parametrize(("argument", "known"), [("${{inputs.two}}", "one"), ("a ${{ outputs.one }}", "out")])
+@pytest.mark.parametrize(
+    ("argument", "known"),
+    [("${{inputs.two}}", "one"), ("a ${{ outputs.one }}", "out"), ("${{inputs.a-b}}", "one"), ("${{outputs.größe}}", "out")],
+)
 def test_a_placeholder_that_names_nothing_is_refused(argument: str, known: str) -> None:
     with pytest.raises(BadUsage, match=f"there are: {known}"):
         command_text(spec_of([argument]))
+
+
+def laid_out(target: str, folder: Path, bash: str, ranks: int = 1) -> list[tuple[int, str]]:
+    """Exit code and output of ranks that begin together in *folder* with an input whose files lie in `given`."""
+    given = folder / "given files"
+    given.mkdir(exist_ok=True)
+    (given / "a.txt").write_text("A")
+    spec = replace(spec_of(["${{inputs.one}}/a.txt"], kind=EntryKind.shell, target="show.sh"), inputs=[DataSpec("one", "pictures", target=target)])
+    (folder / "show.sh").write_text('cat "$1" "$AZURE_ML_INPUT_one/a.txt"; echo " $AZURE_ML_INPUT_one"')
+    text = command_text(spec).replace("${{inputs.one}}", str(given))
+    started = [subprocess.Popen([bash, "-c", text], cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) for _ in range(ranks)]
+    ended = [(one.communicate()[0], one.returncode) for one in started]
+    assert sorted(path.name for path in given.iterdir()) == ["a.txt"]
+    return [(code, said) for said, code in ended]
+
+
+@pytest.mark.parametrize("target", ["data", "deep/er/data/", "a b/it's $HOME", "-x", "../beside", "{absolute}/deep/data"])
+def test_an_input_lies_where_it_was_asked_for_whichever_rank_is_first(tmp_path: Path, require_program: Callable[[str], str], target: str) -> None:
+    folder = tmp_path / "wd"
+    folder.mkdir()
+    target = target.replace("{absolute}", str(tmp_path))
+    said = f"AA {'./-x' if target == '-x' else target.rstrip('/')}\n"
+    assert laid_out(target, folder, require_program("bash"), ranks=8) == [(0, said)] * 8
+    assert laid_out(target, folder, require_program("bash")) == [(0, said)]
+    assert (folder / target).is_symlink()
+
+
+@pytest.mark.parametrize("there", ["folder", "file", "link", "dangling"])
+def test_what_is_there_already_is_left_and_the_job_says_so(tmp_path: Path, require_program: Callable[[str], str], there: str) -> None:
+    target, other = tmp_path / "data", tmp_path / "other"
+    other.mkdir()
+    make: dict[str, Callable[[], None]] = {
+        "folder": target.mkdir,
+        "file": target.touch,
+        "link": lambda: target.symlink_to(other),
+        "dangling": lambda: target.symlink_to(tmp_path / "gone"),
+    }
+    make[there]()
+    before = target.lstat()
+    ((code, said),) = laid_out(str(target), tmp_path, require_program("bash"))
+    assert (code, said) == (1, f"himl: the input one cannot lie at {target}: something else is there, or nothing may be written there.\n")
+    assert target.lstat() == before
+    assert list(other.iterdir()) == []
+
+
+def test_a_file_as_an_input_is_linked_too(tmp_path: Path, require_program: Callable[[str], str]) -> None:
+    spec = replace(spec_of([], kind=EntryKind.shell, target="show.sh"), inputs=[DataSpec("one", "pictures", target="in/list.txt")])
+    (tmp_path / "given.txt").write_text("A")
+    (tmp_path / "show.sh").write_text("cat in/list.txt")
+    text = command_text(spec).replace("${{inputs.one}}", str(tmp_path / "given.txt"))
+    assert subprocess.run([require_program("bash"), "-c", text], cwd=tmp_path, check=True, capture_output=True).stdout == b"A"
+
+
+@pytest.mark.parametrize(
+    ("targets", "why"),
+    [
+        (["/data", "/data/deep"], "one would be inside the other"),
+        (["x", "./x/"], "one would be inside the other"),
+        (["lib"], "the snapshot has files of its own there"),
+        (["./train.py"], "the snapshot has files of its own there"),
+        (["x/.."], "target=. is refused"),
+    ],
+)
+def test_targets_that_cannot_be_links_are_refused(targets: Sequence[str], why: str) -> None:
+    inputs = [DataSpec(f"k{number}", "pictures", target=target) for number, target in enumerate(targets)]
+    with pytest.raises(BadUsage, match=why):
+        command_text(replace(spec_of([]), inputs=inputs, snapshot=Snapshot(Path("."), ("train.py", "lib/a.py"), 0)))
 
 
 @pytest.mark.parametrize("experiment", ["train", "_train", "___", "9lives", "x" * 400])

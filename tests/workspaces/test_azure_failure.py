@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from himl_cli.core.errors import HimlError, NotAllowed, ServiceFailed, WorkspaceNotFound
+from himl_cli.core.errors import HimlError, NotAllowed, NotAllowedNow, ServiceFailed, WorkspaceNotFound
 from himl_cli.workspaces.azure.places.address import WorkspaceAddress
 from himl_cli.workspaces.azure.places.clouds import PUBLIC
 from himl_cli.workspaces.azure.requests import clock
@@ -75,7 +75,7 @@ def test_a_long_message_is_cut_and_secrets_in_it_are_masked() -> None:
         ("<html>", 407, ServiceFailed, "proxy wants a user"),
         ("", 502, ServiceRefused, "failed at GET /…/runs/r: 502"),
         ("", 418, ServiceRefused, "refused GET /…/runs/r: 418"),
-        ("", 401, NotAllowed, "does not accept the sign-in by Azure CLI"),
+        ("", 401, NotAllowedNow, "does not accept the sign-in by Azure CLI"),
         ("", 403, NotAllowed, "Azure CLI is not allowed to do this"),
     ],
 )

@@ -260,7 +260,8 @@ def test_an_output_is_a_folder_that_is_registered_at_the_end(stage: Stage, resol
         "OUTPUT_0": JobOutput(f"azureml://datastores/{DEFAULT}/paths/predictions/", "rw_mount", "predictions"),
         "up": JobOutput(f"azureml://datastores/{DEFAULT}/paths/maps/", "upload", "maps"),
     }
-    assert len(stage.log.find(r"management\.azure\.com")) == 1
+    assert len(stage.log.find(r"management\.azure\.com.*/data/(predictions|maps)\?")) == 2
+    assert len(stage.log.find(r"management\.azure\.com")) == 3
     assert resolve.said == []
 
 
@@ -276,6 +277,15 @@ def test_an_output_goes_to_the_datastore_that_is_named(azure_environment: Staged
 def test_an_output_below_folders_is_not_registered_and_that_is_said(resolve: Resolver) -> None:
     assert resolve.outputs(DataSpec("k", "team/maps"))["k"] == JobOutput(f"azureml://datastores/{DEFAULT}/paths/team/maps/", "rw_mount", None)
     assert resolve.said == ["Output 'k': no data asset can be called 'team/maps', so the folder is not registered."]
+
+
+@pytest.mark.parametrize("kind", ["uri_file", "mltable"])
+def test_an_output_named_as_data_of_another_type_is_not_registered_and_that_is_said(azure_environment: StagedWorkspace, resolve: Resolver, kind: str) -> None:
+    register(azure_environment, "mnist", kind=kind)
+    register(azure_environment, "preds")
+    given = resolve.outputs(DataSpec("a", "mnist"), DataSpec("b", "preds"), DataSpec("c", "new"))
+    assert {key: one.asset_name for key, one in given.items()} == {"a": None, "b": "preds", "c": "new"}
+    assert resolve.said == [f"Output 'a': the data asset 'mnist' is of type {kind}, not uri_folder, so the folder is not registered."]
 
 
 def test_an_output_that_must_be_new_is(azure_environment: StagedWorkspace, resolve: Resolver) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
 from himl_cli.core.errors import NotAllowed
+from himl_cli.workspaces.azure.places.clouds import PUBLIC
 from tests.azure_blobs import DEFAULT
 from tests.azure_workspaces import opened
 from tests.blob_sinks import listed
@@ -34,6 +36,18 @@ def test_a_signature_that_one_account_got_is_not_used_for_another(azure: StagedW
     sign_in(monkeypatch, azure, azure.add_principal({Right.READ}))
     with pytest.raises(NotAllowed, match="your own sign-in"):
         names(azure, project)
+
+
+def test_what_is_kept_of_storage_belongs_to_one_cloud(azure: StagedWorkspace, project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    azure.put_artifacts(azure.add_run("run_1", "demo"), {"outputs/a": b"1"})
+    azure.put_blob(DEFAULT, "a", b"1")
+    sign_in(monkeypatch, azure, azure.add_principal({Right.READ, Right.SECRETS}))
+    names(azure, project)
+    sign_in(monkeypatch, azure, azure.add_principal({Right.READ}))
+    names(azure, project, "run_1")
+    kept = [json.loads(path.read_text())["key"] for kind in ("secrets", "artifact_routes") for path in (project.parent / "home").rglob(f"{kind}/*.json")]
+    assert len(kept) == 2
+    assert all(f" {PUBLIC.name} " in key for key in kept)
 
 
 def test_where_one_workspaces_files_lie_is_not_taken_for_anothers(stage: Stage, azure: StagedWorkspace, project: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -118,6 +118,31 @@ def test_why_a_run_failed_is_one_line_without_secrets(error: Any, reason: str, e
     assert (run.reason, run.exit_code) == (reason, exit_code)
 
 
+COMMAND = {"traits": ["azureml.scriptrun", "scriptRun", "remote"]}
+
+
+@pytest.mark.parametrize(
+    ("fields", "exit_code"),
+    [
+        ({"status": "Completed", "runTypeV2": COMMAND, "target": "cpu-cluster"}, 0),
+        ({"status": "Running", "runTypeV2": COMMAND, "target": "cpu-cluster"}, None),
+        ({"status": "Canceled", "runTypeV2": COMMAND, "target": "cpu-cluster"}, None),
+        ({"status": "Completed", "runTypeV2": {"traits": ["unspecified"]}, "target": "local"}, None),
+        ({"status": "Completed", "runTypeV2": COMMAND, "target": "local"}, None),
+        ({"status": "Completed", "runTypeV2": COMMAND, "runType": "hyperdrive", "target": "cpu-cluster"}, None),
+        ({"status": "Completed", "runTypeV2": None}, None),
+    ],
+)
+def test_the_exit_code_of_a_command_that_completed_is_known(fields: dict[str, Any], exit_code: int | None) -> None:
+    assert record(**fields).exit_code == exit_code
+
+
+def test_the_command_is_what_himl_was_told_to_run() -> None:
+    tags = {"command_line": "train.py --epochs 3"}
+    assert record(tags=tags, scriptName="train.py").command == "train.py --epochs 3"
+    assert record(tags={}, scriptName="train.py").command == "train.py"
+
+
 def test_a_long_reason_is_cut_and_one_of_a_run_that_completed_is_not_told() -> None:
     body = {"error": {"message": "x" * 5000}}
     assert len(record(status="Failed", error=body).reason) == 500

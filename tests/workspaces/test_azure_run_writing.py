@@ -91,6 +91,20 @@ def test_a_start_whose_answer_is_lost_makes_one_run(workspace: AzureWorkspace, a
     assert azure.state.runs["train_2_bb"].tags == {"a": "b"}
 
 
+def test_a_start_that_was_cut_short_goes_on_when_it_is_asked_for_again(workspace: AzureWorkspace, azure: StagedWorkspace) -> None:
+    azure.stage.faults.add(Status(403, code="AuthorizationFailed"), r"POST .*/events", times=1)
+    with pytest.raises(NotAllowed):
+        workspace.start_run(NewRun("train_2_bb", "new"))
+    assert workspace.run("train_2_bb").status is RunStatus.queued
+    assert workspace.start_run(NewRun("train_2_bb", "new")).status is RunStatus.running
+
+
+def test_a_job_that_waits_is_not_begun_by_who_looks_for_it(workspace: AzureWorkspace, azure: StagedWorkspace) -> None:
+    azure.add_run("job_1_cc", "train", status="NotStarted")
+    assert workspace.start_run(NewRun("job_1_cc", "train")).status is RunStatus.queued
+    assert not azure.requests(r"POST .*/events")
+
+
 def test_secrets_in_a_reason_are_masked(workspace: AzureWorkspace, azure: StagedWorkspace) -> None:
     workspace.end_run(RUN, RunEnd(RunStatus.failed, "cannot read https://a.blob.core.windows.net/c?sv=1&sig=abc%2Fdef\nsecond line"))
     assert "abc%2Fdef" not in str(azure.state.runs[RUN].error)
@@ -108,3 +122,9 @@ def test_settling_waits_as_long_as_the_service_says(workspace: AzureWorkspace, a
     azure.stage.faults.add(Status(202), r"GET .*/metricsingest/wait", times=1)
     workspace.settle(RUN)
     assert len(azure.requests(r"GET .*/metricsingest/wait")) == 2
+
+
+def test_settling_ends_when_its_time_is_over(workspace: AzureWorkspace, azure: StagedWorkspace) -> None:
+    azure.stage.faults.add(Status(202), r"GET .*/metricsingest/wait", times=None)
+    workspace.settle(RUN, 0)
+    assert len(azure.requests(r"GET .*/metricsingest/wait")) == 1

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import subprocess
 import sys
+import threading
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +19,10 @@ from himl_cli.core.jobs import DataSpec, EnvironmentSpec
 from himl_cli.core.runs import RunStatus
 from himl_cli.workspaces.azure.workspace import AzureWorkspace
 from tests.azure_jobs import CONDA, FILES, MADE, cluster_spec, snapshot_of
+from tests.servers.azureml.answers import time_text
 from tests.servers.azureml.principals import Right
 from tests.servers.azureml.seeding import StagedWorkspace
+from tests.servers.azureml.state import now
 
 UNCHANGED_CODE = "Code unchanged since an earlier submit: not uploaded again."
 UNCHANGED_ENVIRONMENT = "Environment unchanged since an earlier submit: not registered again."
@@ -102,7 +107,9 @@ def test_every_option_reaches_the_service(workspace: AzureWorkspace, azure: Stag
     )
     run = workspace.submit(spec, notify=ignore)
     job = sent(azure, run.id)
-    assert job["command"] == "python train.py --in=${{inputs.pictures}}'/a b' 'it'\"'\"'s'"
+    assert job["command"].startswith("[ -e /data/pictures ] || ")
+    assert job["command"].endswith("; export AZURE_ML_INPUT_pictures=/data/pictures; python train.py --in=/data/pictures'/a b' 'it'\"'\"'s'")
+    assert run.command == "python train.py --in=/data/pictures'/a b' 'it'\"'\"'s'"
     assert job["computeId"].endswith("/computes/gpu-cluster")
     assert job["distribution"] == {"distributionType": "PyTorch", "processCountPerInstance": 4}
     assert job["resources"] == {"instanceCount": 2, "shmSize": "16g", "dockerArgs": "--ipc=host --cap-add SYS_PTRACE", "properties": {}}
@@ -110,7 +117,7 @@ def test_every_option_reaches_the_service(workspace: AzureWorkspace, azure: Stag
     assert job["identity"] == {"identityType": "Managed"}
     assert job["environmentVariables"] == {"EMPTY": "", "NUMBER": "01"}
     asset = f"{azure.state.path}/data/pictures/versions/1"
-    assert job["inputs"] == {"pictures": {"jobInputType": "uri_folder", "mode": "ReadOnlyMount", "uri": asset, "pathOnCompute": "/data/pictures"}}
+    assert job["inputs"] == {"pictures": {"jobInputType": "uri_folder", "mode": "ReadOnlyMount", "uri": asset}}
     place = "azureml://datastores/workspaceblobstore/paths/trained/"
     assert job["outputs"] == {"model": {"jobOutputType": "uri_folder", "mode": "ReadWriteMount", "uri": place, "assetName": "trained"}}
 
@@ -201,16 +208,21 @@ def test_only_what_changed_is_sent_again(workspace: AzureWorkspace, azure: Stage
     assert notices(events) == [UNCHANGED_CODE]
 
 
+@pytest.mark.parametrize(("made", "is_said"), [(timedelta(hours=-2), True), (timedelta(hours=1), False)])
 def test_an_environment_that_somebody_else_registered_is_shared(
-    workspace: AzureWorkspace, azure: StagedWorkspace, project: Path, monkeypatch: pytest.MonkeyPatch
+    workspace: AzureWorkspace, azure: StagedWorkspace, project: Path, made: timedelta, is_said: bool
 ) -> None:
+    """The service answers 201 whether it is new or not: the time at which it was made tells."""
     first = workspace.submit(cluster_spec(project), notify=ignore)
+    name, version = sent(azure, first.id)["environmentId"].rpartition("/environments/")[2].split("/versions/")
+    azure.state.assets["environments"][name][version]["_created"] = time_text(now() + made)
     for path in (project.parent / "home").rglob("environments/*.json"):
         path.unlink()
     events: list[Event] = []
     second = workspace.submit(cluster_spec(project), notify=events.append)
     assert sent(azure, first.id)["environmentId"] == sent(azure, second.id)["environmentId"]
-    assert UNCHANGED_ENVIRONMENT in notices(events)
+    assert len(azure.requests("PUT .*/environments/")) == 2
+    assert (UNCHANGED_ENVIRONMENT in notices(events)) is is_said
 
 
 @pytest.mark.parametrize(
@@ -242,6 +254,7 @@ def test_azure_ai_ml_shows_the_job_that_was_sent(workspace: AzureWorkspace, azur
     job, client = workspace.sdk_view(run.id)
     assert (job.name, job.display_name, job.status) == (run.id, "seen", "Starting")
     assert client.jobs.get(run.id).experiment_name == "sent"
+    assert logging.getLogger("azure.ai.ml").level == logging.NOTSET  # the script may want to hear it
 
 
 @pytest.mark.parametrize("arguments", [[], ["--input", "pictures", "--output", "trained", "--identity", "user"]], ids=["plain", "with data"])
@@ -260,3 +273,14 @@ def register(azure: StagedWorkspace, name: str, *versions: str) -> None:
     for version in versions:
         kept = {"image": "docker.io/x:1", "isArchived": False, "isAnonymous": False, "properties": {}, "tags": {}, "_created": "2026-01-01T00:00:00Z"}
         azure.state.assets["environments"].setdefault(name, {})[version] = kept
+
+
+def test_only_the_thread_that_submits_hears_of_it(workspace: AzureWorkspace, azure: StagedWorkspace, project: Path) -> None:
+    heard: list[str] = []
+
+    def note(event: Event) -> None:
+        if isinstance(event, Notice) and "is not registered" in event.text:
+            heard.append(threading.current_thread().name)
+
+    workspace.submit(cluster_spec(project, outputs=[DataSpec("model", "a b")]), notify=note)
+    assert heard == [threading.current_thread().name]

@@ -11,14 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from himl_cli.core.errors import Interrupted, ServiceFailed
+from himl_cli.core.errors import Interrupted, NotFound, ServiceFailed
 from himl_cli.core.events import Event, Moved, ignore
 from himl_cli.workspaces.azure.requests.errors import ServiceRefused
 from himl_cli.workspaces.azure.workspace import AzureWorkspace
 from tests.azure_connections import connected
 from tests.azure_jobs import CONDA, cluster_spec, snapshot_of
 from tests.running import Himl
-from tests.servers.azureml.faults import Latency, Reset, ResetUpload, Stall, Status
+from tests.servers.azureml.faults import Latency, Page, Reset, ResetUpload, Stall, Status
 from tests.servers.azureml.seeding import StagedWorkspace
 
 JOB = r"PUT .*/jobs/"
@@ -151,3 +151,51 @@ def test_an_interruption_does_not_wait_for_a_service_that_stalls(himl: Himl, azu
     _, said = process.communicate(timeout=60)
     assert process.returncode == 130
     assert b"nothing runs" in said
+
+
+@pytest.mark.parametrize("place", ["GET .*/computes/", "startPendingUpload", "PUT .*/environments/", JOB])
+def test_a_failure_before_there_is_a_job_says_that_there_is_none(hasty: AzureWorkspace, azure: StagedWorkspace, project: Path, place: str) -> None:
+    azure.stage.faults.add(Status(503), place, times=None)
+    with pytest.raises(ServiceFailed) as caught:
+        hasty.submit(cluster_spec(project), notify=ignore)
+    assert caught.value.hint.startswith("No job was created. ")
+    assert not azure.state.runs
+
+
+def test_what_was_mistyped_is_not_told_to_have_created_no_job(hasty: AzureWorkspace, project: Path) -> None:
+    with pytest.raises(NotFound, match="No compute 'nope'") as caught:
+        hasty.submit(cluster_spec(project, cluster="nope"), notify=ignore)
+    assert "No job" not in caught.value.hint
+
+
+def test_an_answer_that_is_no_job_is_followed_by_a_look(hasty: AzureWorkspace, azure: StagedWorkspace, project: Path) -> None:
+    azure.stage.faults.add(Reset(), JOB)
+    azure.stage.faults.add(Page("[]", content_type="application/json"), JOB, times=None, skip=1)
+    run = hasty.submit(cluster_spec(project), notify=ignore)
+    assert list(azure.state.runs) == [run.id]
+    assert len(azure.requests(LOOK)) == 1
+
+
+def test_an_answer_that_is_not_understood_names_the_job(hasty: AzureWorkspace, azure: StagedWorkspace, project: Path) -> None:
+    azure.stage.faults.add(Page('{"properties": 1}', content_type="application/json"), JOB, times=None)
+    with pytest.raises(ServiceFailed, match=r"Job 'sent_\w+' was created, but: ") as caught:
+        hasty.submit(cluster_spec(project), notify=ignore)
+    assert "himl runs show sent_" in caught.value.hint
+
+
+def test_a_right_that_was_taken_while_an_answer_was_lost_hides_no_job(hasty: AzureWorkspace, azure: StagedWorkspace, project: Path) -> None:
+    azure.stage.faults.add(Reset(), JOB)
+    azure.stage.faults.add(Status(403, code="AuthorizationFailed"), JOB, times=None, skip=1)
+    run = hasty.submit(cluster_spec(project), notify=ignore)
+    assert list(azure.state.runs) == [run.id]
+
+
+def test_no_option_that_may_hold_a_secret_is_remembered(hasty: AzureWorkspace, azure: StagedWorkspace, project: Path) -> None:
+    spec = cluster_spec(project, docker_args=["-e SOME_KEY=hunter2"], env={"OTHER_KEY": "hunter2"}, arguments=["--password", "hunter2"])
+    run = hasty.submit(spec, notify=ignore)
+    job = azure.state.runs[run.id].job
+    assert job is not None
+    assert job["resources"]["dockerArgs"] == "-e SOME_KEY=hunter2"
+    kept = [path for path in (project.parent / "home").rglob("*") if path.is_file()]
+    assert any("job-templates" in str(path) for path in kept)
+    assert [path for path in kept if b"hunter2" in path.read_bytes()] == []

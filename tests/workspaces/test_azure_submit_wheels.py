@@ -79,6 +79,25 @@ def test_the_same_wheel_is_sent_once_and_another_one_again(workspace: AzureWorks
     assert context_files(azure, registered(azure, third.id))[WHEEL] == b"PK another"
 
 
+def test_the_default_datastore_does_not_matter(workspace: AzureWorkspace, azure: StagedWorkspace, project: Path) -> None:
+    azure.state.datastores[DEFAULT].is_default = False
+    azure.add_datastore("shares", kind="AzureFile", is_default=True)
+    run = workspace.submit(cluster_spec(project, environment=with_wheel(project)), notify=ignore)
+    assert context_files(azure, registered(azure, run.id))[WHEEL] == b"PK wheel"
+
+
+@pytest.mark.parametrize("kind", ["", "AzureFile"])
+def test_a_workspace_without_a_place_for_wheels_is_told_so(workspace: AzureWorkspace, azure: StagedWorkspace, project: Path, kind: str) -> None:
+    blobs = azure.state.datastores.pop("workspaceblobstore")
+    if kind:
+        azure.add_datastore("workspaceblobstore", kind=kind)
+    azure.add_datastore("other", is_default=True, container=blobs.container)
+    with pytest.raises(BadUsage, match="Private wheels go into the datastore 'workspaceblobstore'") as caught:
+        workspace.submit(cluster_spec(project, environment=with_wheel(project)), notify=ignore)
+    assert "--environment" in caught.value.hint
+    assert not azure.state.runs
+
+
 def test_a_wheel_that_is_gone_is_said_before_any_change(workspace: AzureWorkspace, azure: StagedWorkspace, project: Path) -> None:
     environment = with_wheel(project)
     environment.wheels[0].unlink()

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
 
 from himl_cli.core.errors import BadUsage, WorkspaceNotFound
 from himl_cli.workspaces.joined import JoinedWorkspace
-from himl_cli.workspaces.open import find_workspaces, open_each, open_for_jobs, open_runs, open_workspace
+from himl_cli.workspaces.local.workspace import LocalWorkspace
+from himl_cli.workspaces.open import azure_to_record_in, find_workspaces, open_each, open_for_jobs, open_runs, open_workspace
+from tests.running import write_files
 
 SUBSCRIPTION = "00000000-1111-2222-3333-444444444444"
 VARIABLES = {"HIML_SUBSCRIPTION_ID": SUBSCRIPTION, "HIML_RESOURCE_GROUP": "by", "HIML_WORKSPACE_NAME": "variables"}
@@ -104,15 +107,61 @@ def test_runs_are_looked_for_in_both_and_data_in_azure(project: Path) -> None:
     assert open_runs(None, str(project / "config.json"), start=project).label == "workspace by/config"
 
 
+def folder_for_jobs(start: Path) -> Path:
+    """The local workspace that would record a job."""
+    workspace = open_for_jobs(None, None, start=start)
+    assert isinstance(workspace, LocalWorkspace)
+    return workspace.folder
+
+
+def test_a_cluster_needs_an_azure_workspace_and_gets_it(project: Path) -> None:
+    with pytest.raises(BadUsage, match="no Azure ML workspace is configured"):
+        open_for_jobs(None, None, start=project, on_cluster=True)
+    with pytest.raises(BadUsage, match="has no clusters"):
+        open_for_jobs("local", None, start=project, on_cluster=True)
+    config = write_config(project)
+    for spec, config_file in ((None, None), (str(config), None), (None, str(config))):
+        assert open_for_jobs(spec, config_file, start=project, on_cluster=True).label == "workspace by/config"
+
+
+@pytest.mark.parametrize(("content", "said"), [("{bad", "line 1"), ('{"workspace_name": "w"}', "does not say subscription_id and resource_group")])
+def test_a_config_that_cannot_be_used_is_named_where_azure_is_needed(project: Path, content: str, said: str) -> None:
+    write_files(project, {"config.json": content})
+    for ask in (lambda: open_for_jobs(None, None, start=project, on_cluster=True), lambda: azure_to_record_in(None, None, start=project)):
+        with pytest.raises(BadUsage, match=r"no config\.json that can be used") as caught:
+            ask()
+        assert str(project / "config.json") in str(caught.value)
+        assert said in str(caught.value)
+        assert "himl init" in caught.value.hint
+
+
+@pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="needs a file that this user cannot read")
+def test_a_config_that_cannot_be_read_is_named_too(project: Path) -> None:
+    write_files(project, {"config.json": "{}"})
+    (project / "config.json").chmod(0)
+    with pytest.raises(BadUsage, match="Cannot read"):
+        open_for_jobs(None, None, start=project, on_cluster=True)
+
+
+def test_a_config_that_was_passed_over_is_told_where_runs_are_listed_here_alone(project: Path, caplog: pytest.LogCaptureFixture) -> None:
+    open_for_jobs(None, None, start=project)
+    (project / ".himl").mkdir()
+    open_runs(None, None, start=project)
+    assert not caplog.records
+    write_files(project, {"config.json": "{bad"})
+    open_runs(None, None, start=project)
+    assert [record.getMessage().startswith(f"Passed over: '{project / 'config.json'}'") for record in caplog.records if record.levelname == "WARNING"] == [True]
+
+
 def test_jobs_that_run_here_are_recorded_here_also_beside_an_azure_config(project: Path) -> None:
     deep = project / "a" / "b"
     deep.mkdir(parents=True)
-    assert open_for_jobs(None, None, start=deep).folder == deep / ".himl"
+    assert folder_for_jobs(deep) == deep / ".himl"
     config = write_config(project, file=".azureml/config.json")
-    assert open_for_jobs(None, None, start=deep).folder == project / ".himl"
+    assert folder_for_jobs(deep) == project / ".himl"
     (project / "a" / ".himl").mkdir()
-    assert open_for_jobs(None, None, start=deep).folder == project / "a" / ".himl"
-    with pytest.raises(BadUsage, match="runs and records jobs here only"):
+    assert folder_for_jobs(deep) == project / "a" / ".himl"
+    with pytest.raises(BadUsage, match="runs and is recorded here"):
         open_for_jobs(str(config), None, start=deep)
 
 

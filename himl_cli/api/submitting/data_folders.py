@@ -8,8 +8,11 @@ from pathlib import Path
 
 from himl_cli.core.errors import NotFound
 
-NAMES = {"input": ("AZURE_ML_INPUT_{}", "AZUREML_DATAREFERENCE_{}", "{}"), "output": ("AZURE_ML_OUTPUT_{}", "AZUREML_DATAREFERENCE_{}", "{}")}
-"""Variables that tell a dataset's folder, the usual one first; the others are those of jobs that the older SDK submitted."""
+PREFIXES = {"input": "AZURE_ML_INPUT_", "output": "AZURE_ML_OUTPUT_"}
+"""How the variables begin that tell the folders; Azure ML writes the key behind them as it is, or in upper case: its sources disagree."""
+LEGACY_PREFIX = "AZUREML_DATAREFERENCE_"
+LEGACY_LISTS = {"input": ("AZUREML_DATASET_ENVIRONMENT_VARS", ",", ":"), "output": ("AZUREML_DATASET_FILE_OUTPUTS", ";", "/")}
+"""In jobs that the older SDK submitted variables are called as the data, and one more lists them: its name, what parts its items, what ends a name."""
 
 
 class NoSuchData(NotFound, KeyError):
@@ -22,27 +25,43 @@ class NoSuchData(NotFound, KeyError):
 class DataFolders(Mapping[str, Path]):
     """Folders by key, read from the environment when they are asked for. Raises NoSuchData (also a KeyError) for a key that is not there.
 
-    Windows does not tell upper from lower case in variables: there, keys are found in any case and listed in upper case.
+    A key in another case than it was submitted in may be found, where the service or (on Windows) the system tells names in upper case.
     """
 
     def __init__(self, kind: str) -> None:
         self._kind = kind
-        self._prefix = NAMES[kind][0].format("")
+        self._prefix = PREFIXES[kind]
 
     def __getitem__(self, key: str) -> Path:
-        folder = os.environ.get(self._prefix + key)
+        folder = self._told(key)
         if not folder:
             raise NoSuchData(f"No {self._kind} '{key}'; there are: {', '.join(self) or 'none'}.", hint=f"Submit with --{self._kind} {key}=NAME")
         return Path(folder)
 
     def __iter__(self) -> Iterator[str]:
-        return (name[len(self._prefix) :] for name in sorted(os.environ) if name.startswith(self._prefix) and os.environ[name])
+        told = [name[len(self._prefix) :] for name in os.environ if name.startswith(self._prefix) and os.environ[name]]
+        keys = {*told, *(key for key in self._listed() if self._told(key))}
+        in_upper_case = {key.upper() for key in keys if key != key.upper()}
+        return iter(sorted(keys - in_upper_case))
 
     def __len__(self) -> int:
         return sum(1 for _ in self)
 
     def __repr__(self) -> str:
         return f"{self._kind}s({dict(self)})"
+
+    def _told(self, key: str) -> str | None:
+        """What the first variable says that is set: the exact one, in upper case, those of the older SDK."""
+        names = [f"{self._prefix}{key}", f"{self._prefix}{key.upper()}", f"{LEGACY_PREFIX}{key}", *([key] if self._may_be_bare(key) else ())]
+        return next(filter(None, map(os.environ.get, names)), None)
+
+    def _may_be_bare(self, key: str) -> bool:
+        """Whether the variable of the key's own name is the data's and not any other: it is listed, or has the name that himl gives."""
+        return key in self._listed() or key.startswith(f"{self._kind.upper()}_")
+
+    def _listed(self) -> list[str]:
+        name, parting, end = LEGACY_LISTS[self._kind]
+        return [item.partition(end)[0] for item in os.environ.get(name, "").split(parting) if item.partition(end)[0]]
 
 
 def inputs() -> DataFolders:
@@ -57,6 +76,4 @@ def outputs() -> DataFolders:
 
 def numbered_folder(kind: str, index: int) -> Path | None:
     """The folder of `INPUT_index` or `OUTPUT_index`; None where the job has no such dataset."""
-    key = f"{kind.upper()}_{index}"
-    folder = next(filter(None, (os.environ.get(name.format(key)) for name in NAMES[kind])), None)
-    return Path(folder) if folder else None
+    return DataFolders(kind).get(f"{kind.upper()}_{index}")

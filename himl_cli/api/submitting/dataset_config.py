@@ -48,7 +48,7 @@ class DatasetConfig:
             version=None if self.version is None else str(self.version),
             datastore=self.datastore or None,
             mode="mount" if self.use_mounting else "download",
-            target=None if self.target_folder is None else str(self.target_folder),
+            target=None if self.target_folder is None else Path(self.target_folder).as_posix(),
             local=None if self.local_folder is None else str(self.local_folder),
         )
 

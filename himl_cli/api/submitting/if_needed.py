@@ -58,8 +58,9 @@ def submit_to_azure_if_needed(
     """Send the script that calls this to Azure ML if the command line has `--azureml`, and end this process; else say where its data is.
 
     Arguments and defaults are hi-ml's. *submit_to_azureml* True or False decides in place of the flag. Inside a job nothing is sent
-    ever: the job's own paths are given. Outside of a job, input datasets are found by `local_folder`, else in the local workspace,
-    else downloaded from the Azure ML workspace that is configured, else their path is None.
+    ever: the job's own paths are given, and the flag is taken out of `sys.argv`, as it is out of the arguments that a job is sent
+    with. Outside of a job, input datasets are found by `local_folder`, else in the local workspace, else downloaded from the Azure ML
+    workspace that is configured, else their path is None.
 
     The snapshot is the folder *snapshot_root_directory* (default: the current one) without *ignored_folders*; the script is
     *entry_script* (default: the one that runs) with *script_params* (default: those of this process without the flag). The environment is
@@ -88,6 +89,7 @@ def _in_job(inputs: Sequence[DatasetConfig], outputs: Sequence[DatasetConfig], i
     """In a job of Azure ML, or in one that himl runs here."""
     from himl_cli.workspaces.open import is_in_azure_job, own_local_run
 
+    sys.argv[1:] = [word for word in sys.argv[1:] if word != AZUREML_FLAG]  # the script's own parser does not know it
     is_in_azure = own_local_run() is None and is_in_azure_job()  # a job of Azure ML may run others of himl
     if is_wanted and not is_in_azure:
         log.warning("The script runs in a job of himl already, and is not sent to Azure ML. To send it, start it with python.")

@@ -15,6 +15,7 @@ from himl_cli.api.submitting.request import request_of
 from himl_cli.api.submitting.words import in_words_of_arguments
 from himl_cli.core.errors import BadUsage, Interrupted
 from himl_cli.core.runs import Run
+from himl_cli.core.workspace_ids import HOW_TO_CONFIGURE
 from himl_cli.render.output import Output
 from himl_cli.render.progress import observing
 from himl_cli.render.submission import say_ended, say_prepared, say_sent
@@ -43,7 +44,7 @@ def submit_and_exit(asked: Asked, inputs: Sequence[DatasetConfig], outputs: Sequ
         if workspace is None:
             raise BadUsage(
                 "No Azure ML workspace is given, and none is configured.",
-                hint="Put the workspace's config.json in the project's folder, or pass workspace_config_file. See 'himl doctor'.",
+                hint=f"{HOW_TO_CONFIGURE} Or pass workspace_config_file.",
             )
         try:
             _submit(asked, workspace, prepare_job(request), output)

@@ -6,12 +6,12 @@ from collections.abc import Callable, Iterator, Sequence
 
 from himl_cli.core.checks import Check, CheckState
 from himl_cli.core.errors import ChecksFailed, HimlError, NotAllowed
+from himl_cli.core.workspace_ids import HOW_TO_CONFIGURE
 from himl_cli.services.doctor.installation import installation_checks
 from himl_cli.workspaces.base import ChecksItself, FoundWorkspace
 
 CONFIGURATION, SIGN_IN = "configuration", "sign-in"
 NO_AZURE = "No Azure ML workspace is configured: no config.json with its keys was found here or above, and no HIML_* variables."
-HOW_TO_CONFIGURE = "Put the workspace's config.json (from Studio's menu at the top right) into the project's folder."
 
 
 def checkup(find: Callable[[], Sequence[FoundWorkspace]], remarks: Callable[[], Sequence[str]] = tuple) -> Iterator[Check]:

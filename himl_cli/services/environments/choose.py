@@ -26,6 +26,11 @@ CONDA_NAMES = ("environment.yml", "environment.yaml")
 NEAR_NAMES = ("requirements.txt", "conda.yml", "conda.yaml", "conda_dependencies.yml", "env.yml", "env.yaml")
 
 _REGISTERED = re.compile(r"(?:azureml:)?(?P<name>[A-Za-z0-9][\w.-]{0,254})(?:[:@](?P<version>[A-Za-z0-9][\w.-]*))?")
+_ELSEWHERE = re.compile(
+    r"(?:azureml:)?(?P<id>(?:azureml://registries/[\w.-]+|/subscriptions/[^\s?#]+/workspaces/[\w.-]+)/environments/[\w.-]+/(?:versions|labels)/[\w.-]+)",
+    re.IGNORECASE,
+)
+"""An environment of a registry, or one by its id in resource manager."""
 _IMAGE = re.compile(r"[a-z0-9]([\w.:-]*[A-Za-z0-9])?(/[\w.-]+)*(:[\w.-]+)?(@sha256:[0-9a-f]{64})?")
 
 
@@ -77,10 +82,14 @@ def _check_together(request: EnvironmentRequest) -> None:
 
 
 def _registered(text: str) -> EnvironmentSpec:
+    elsewhere = _ELSEWHERE.fullmatch(text.strip())
+    if elsewhere is not None:
+        return EnvironmentSpec(name=elsewhere["id"])
     found = _REGISTERED.fullmatch(text.strip())
     if found is None:
         raise BadUsage(
-            f"--environment '{text}' is no name of an environment.", hint="Write NAME or NAME:VERSION, of an environment that is registered in the workspace."
+            f"--environment '{text}' is no name of an environment.",
+            hint="Write NAME or NAME:VERSION, of one that is registered in the workspace, or azureml://registries/REGISTRY/environments/NAME/versions/VERSION",
         )
     version = found["version"]
     return EnvironmentSpec(name=found["name"], version=None if version in (None, "latest") else version)

@@ -18,6 +18,8 @@ ENVIRONMENT_NAME = "himl"
 
 _PACKAGE = re.compile(r"(?P<channel>\S+:)?(?P<name>[A-Za-z0-9_][\w.-]*)\s*(?P<spec>[=<>!~*\d\[].*)?")
 
+_VERSION = re.compile(r"={0,2}(\d[\w.]*)")
+
 
 @dataclass(frozen=True)
 class CondaPackage:
@@ -57,7 +59,20 @@ def read_conda_file(path: Path, option: str = "--conda_env") -> CondaFile:
             pip += _pip_section(entry, path)
         else:
             packages.append(parse_conda_package(entry, path))
+    _check_versions(packages, path)
     return CondaFile(str(path), _channels(content.get("channels"), path), packages, pip, _variables(content.get("variables"), path))
+
+
+def _check_versions(packages: Sequence[CondaPackage], path: Path) -> None:
+    """Raises BadUsage where one package is asked for in two versions at once; ranges are left to conda."""
+    wanted: dict[str, str] = {}
+    for package in packages:
+        found = _VERSION.fullmatch(package.spec)
+        if found is None:
+            continue
+        one, other = sorted((wanted.setdefault(package.name, found[1]), found[1]), key=len)
+        if other != one and not other.startswith(f"{one}."):
+            raise BadUsage(f"'{path}' wants {package.name} {wanted[package.name]} and {package.name} {found[1]}.", hint="Ask for one of them.")
 
 
 def parse_conda_package(entry: Any, path: Path) -> CondaPackage:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from himl_cli.core.errors import BadUsage
 from himl_cli.core.setup import TakenSettings
-from himl_cli.services.secret_files import SAMPLE_ENDINGS, YAML_ENDINGS, is_dotenv_name
+from himl_cli.services.secret_files import YAML_ENDINGS, is_dotenv_name
 from himl_cli.services.settings_import.deepseismic import read_deepseismic
 from himl_cli.services.settings_import.innereye import PRIVATE_FILES, read_innereye
 
@@ -17,7 +17,7 @@ KINDS = "InnerEye's settings (.yml), DeepSeismic's .env, or a config.json of the
 def read_settings(path: Path, folder: Path, read_config: Callable[[Path], Mapping[str, str]]) -> TakenSettings:
     """What the file says; *read_config* reads a `config.json`, *folder* is where the user is. Raises BadUsage for any other kind of file.
 
-    Only names are taken that are never part of a snapshot, since such files tend to hold secrets.
+    Those of them that hold secrets are never part of a snapshot; hence no `.env.example`, which is.
     """
     if not path.is_file():
         raise BadUsage(f"--from: there is no file '{path}'.", hint=f"It takes {KINDS}.")
@@ -25,6 +25,6 @@ def read_settings(path: Path, folder: Path, read_config: Callable[[Path], Mappin
         return TakenSettings(workspace=read_config(path), read=[path])
     if path.suffix.lower() in YAML_ENDINGS or path.name in PRIVATE_FILES:
         return read_innereye(path, folder)
-    if is_dotenv_name(path.name) or path.name.casefold().endswith(SAMPLE_ENDINGS):
+    if is_dotenv_name(path.name):
         return read_deepseismic(path)
     raise BadUsage(f"--from '{path.name}': himl does not know this kind of file.", hint=f"It takes {KINDS}.")

@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from himl_cli.core.errors import DiskFailed
-from himl_cli.core.file_tree import STATE_NAME
+from himl_cli.core.file_tree import STATE_FILE, STATE_NAME
 from himl_cli.services.transfer.disk import DiskFull, explained
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ class TransferState:
     """Opened for one transfer; waits, saying so, while another himl has the folder. Raises DiskFailed where it cannot be written."""
 
     def __init__(self, folder: Path, say: Callable[[str], None]) -> None:
-        self._path = folder / f"{STATE_NAME}.db"
+        self._path = folder / STATE_FILE
         self._lock = _locked(folder, say)
         self._pending: list[tuple[object, ...]] = []
         self._flushed = time.monotonic()

@@ -10,6 +10,7 @@ from types import TracebackType
 from urllib.parse import quote, urlsplit
 
 from himl_cli.core.errors import ServiceFailed
+from himl_cli.workspaces.azure.places import api_versions
 from himl_cli.workspaces.azure.places.address import WorkspaceAddress
 from himl_cli.workspaces.azure.places.settings import AzureSettings
 from himl_cli.workspaces.azure.record import WorkspaceRecord
@@ -25,7 +26,6 @@ from himl_cli.workspaces.azure.sign_in.people import tell_on_stderr
 from himl_cli.workspaces.azure.sign_in.sources import user_sources
 from himl_cli.workspaces.azure.sign_in.tokens import SignedIn, Tokens
 
-WORKSPACE_API = "2024-10-01"
 RECORD_SECONDS = 24 * 3600.0
 RECORDS = "workspaces"
 OPEN_PAGE = "/metadata/endpoints"  # of resource manager; needs no token
@@ -140,7 +140,7 @@ class Connection:
 
         Asks resource manager for a page that needs no sign-in. Raises ServiceFailed where it cannot be reached.
         """
-        reply = self.rest.send("GET", f"{self.address.cloud.resource_manager}{OPEN_PAGE}", params={"api-version": "2015-01-01"})
+        reply = self.rest.send("GET", f"{self.address.cloud.resource_manager}{OPEN_PAGE}", params={"api-version": api_versions.ENDPOINTS})
         return clock.ahead_of(reply.headers)
 
     def close(self) -> None:
@@ -176,7 +176,7 @@ class Connection:
         return kept
 
     def _asked_record(self) -> WorkspaceRecord:
-        answer = self.rest.get(self.arm(), params={"api-version": WORKSPACE_API})
+        answer = self.rest.get(self.arm(), params={"api-version": api_versions.WORKSPACES})
         record = WorkspaceRecord.from_arm(answer, self.address)
         if not record.data_plane:
             record = self._discovered(record)

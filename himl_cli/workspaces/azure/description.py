@@ -13,7 +13,6 @@ from himl_cli.workspaces.azure.connection import Connection
 def describe(connection: Connection, datastores: Callable[[], Sequence[DatastoreInfo]]) -> WorkspaceFacts:
     """Its ids, place, default datastore and page in Studio; what a job cannot find out is "". Raises what the requests for them raise."""
     address, record = connection.address, connection.record()
-    wsid = f"/subscriptions/{address.subscription_id}/resourcegroups/{address.resource_group}/workspaces/{address.name}"  # as Studio writes it
     facts = {
         "workspace_name": address.name,
         "resource_group": address.resource_group,
@@ -24,7 +23,7 @@ def describe(connection: Connection, datastores: Callable[[], Sequence[Datastore
         "cloud": address.cloud.name,
         "storage_account": record.storage_account.rpartition("/")[2],
         "default_datastore": _default_datastore(connection, datastores),
-        "studio_url": f"{address.cloud.studio}/?wsid={wsid}" + (f"&tid={record.tenant_id}" if record.tenant_id else ""),
+        "studio_url": address.studio_url(tenant_id=record.tenant_id),
     }
     return WorkspaceFacts("azure", address.label, address.source, facts)
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from himl_cli.core.blobs import DatastoreInfo
 from himl_cli.core.checks import Check
 from himl_cli.core.errors import HimlError, RunNotFound
-from himl_cli.core.runs import Metric, Run, RunQuery
+from himl_cli.core.events import Notify
+from himl_cli.core.jobs import DataSpec, JobSpec
+from himl_cli.core.logged import Logged, NewRun, RunEnd
+from himl_cli.core.runs import LoggedValues, Metric, Run, RunQuery
 from himl_cli.core.workspace_facts import WorkspaceFacts
 from himl_cli.workspaces.azure.connection import Connection
 from himl_cli.workspaces.azure.requests.errors import ServiceNotFound
@@ -17,9 +20,11 @@ from himl_cli.workspaces.azure.runs.experiments import Experiments
 from himl_cli.workspaces.azure.runs.history import RunFacts, RunHistory, can_be_id
 from himl_cli.workspaces.azure.runs.lists import RunLists
 from himl_cli.workspaces.azure.runs.records import RawRun
-from himl_cli.workspaces.base import BlobStore
+from himl_cli.workspaces.azure.runs.states import may_begin
+from himl_cli.workspaces.base import BlobStore, Dataset
 
 if TYPE_CHECKING:
+    from himl_cli.workspaces.azure.runs.writing import RunWriting
     from himl_cli.workspaces.azure.storage.datastores import Datastores
 
 Answer = TypeVar("Answer")
@@ -74,6 +79,12 @@ class AzureWorkspace:
 
         return read_metrics(self.connection, with_nested(self._history, self._facts(run_id)))
 
+    def values(self, run_id: str) -> LoggedValues:
+        from himl_cli.workspaces.azure.runs.metrics import read_values
+        from himl_cli.workspaces.azure.runs.nested import with_nested
+
+        return read_values(self.connection, with_nested(self._history, self._facts(run_id)))
+
     def parameters(self, run_id: str) -> Mapping[str, str]:
         from himl_cli.workspaces.azure.runs.parameters import read_parameters
 
@@ -97,6 +108,65 @@ class AzureWorkspace:
 
     def datastore(self, name: str | None = None) -> BlobStore:
         return self._datastores.open(name)
+
+    def submit(self, spec: JobSpec, *, notify: Notify) -> Run:
+        """Start the job; it waits for a node when this returns. Interrupted earlier, nothing runs (the error says it)."""
+        if spec.sdk == "v1":
+            from himl_cli.workspaces.azure.jobs_v1.submission import submit_v1
+
+            return submit_v1(self.connection, self._datastores, spec, notify)
+        from himl_cli.workspaces.azure.jobs.submission import Submission
+
+        return Submission(self.connection, self._datastores, spec, notify).run()
+
+    def sdk_view(self, run_id: str) -> tuple[Any, Any]:
+        """The job as azure-ai-ml has it, and its client, signed in as this workspace is: for scripts that go on with both."""
+        from himl_cli.workspaces.azure.jobs.sdk_view import sdk_view
+
+        return sdk_view(self.connection, run_id)
+
+    def start_run(self, new: NewRun) -> Run:
+        if not can_be_id(new.id):
+            raise RunNotFound(new.id, self.label)
+        try:
+            found = self._history.get(new.id)
+        except ServiceNotFound:
+            if new.parent is not None:
+                self._facts(new.parent)
+            self._writing.start(new)
+        else:
+            if not may_begin(found):
+                return self._lists.record(found)
+            self._writing.begin(new.id)
+        return self.run(new.id)
+
+    def log(self, run_id: str, entries: Sequence[Logged]) -> None:
+        self._writing.log(run_id, entries, self._facts(run_id).container_id)
+
+    def log_parameters(self, run_id: str, parameters: Mapping[str, str]) -> None:
+        self._facts(run_id)
+        self._writing.log_parameters(run_id, parameters)
+
+    def settle(self, run_id: str, seconds: float = 60.0) -> None:
+        self._writing.settle(self._facts(run_id), seconds)
+
+    def end_run(self, run_id: str, end: RunEnd) -> Run:
+        before = self.run(run_id)
+        if before.status.is_final:
+            return before
+        self._writing.end(run_id, end)
+        return self.run(run_id)
+
+    @cached_property
+    def _writing(self) -> RunWriting:
+        from himl_cli.workspaces.azure.runs.writing import RunWriting
+
+        return RunWriting(self.connection)
+
+    def dataset(self, item: DataSpec, default_datastore: str | None) -> Dataset:
+        from himl_cli.workspaces.azure.jobs.datasets import find_dataset
+
+        return find_dataset(self.connection, self._datastores, item, default_datastore)
 
     def checks(self) -> Iterator[Check]:
         from himl_cli.workspaces.azure.checks import checks
@@ -126,6 +196,6 @@ class AzureWorkspace:
     def _similar(self, run_id: str) -> Sequence[str]:
         """Ids like this one among the newest of the experiment that it names, else of the workspace; two requests, rarely three."""
         try:
-            return self._lists.similar_ids(run_id)
+            return [one for one in self._lists.similar_ids(run_id) if one != run_id]
         except HimlError:
             return []  # a hint is not worth another error

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import shutil
 import socket
 import sys
@@ -11,14 +10,16 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from himl_cli.core.jobs import EntryKind
+from himl_cli.core.placeholders import PLACEHOLDER
 from himl_cli.workspaces.local.order import Order
 
+RUN_FOLDER = "HIML_RUN_FOLDER"
+"""Where the job's run is kept: by it, what the script logs finds the workspace."""
 DATA_NAMES = ("AZURE_ML_INPUT_", "AZURE_ML_OUTPUT_")
 RANK_NAMES = {
     *("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "NODE_RANK", "MASTER_ADDR", "MASTER_PORT"),
     *("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_LOCAL_RANK", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_SIZE"),
 }
-PLACEHOLDER = re.compile(r"\$\{\{\s*(inputs|outputs)\.([A-Za-z_]\w*)\s*\}\}")
 
 
 def job_environment(order: Order, run_id: str, base: Mapping[str, str]) -> dict[str, str]:
@@ -28,6 +29,7 @@ def job_environment(order: Order, run_id: str, base: Mapping[str, str]) -> dict[
     if folder not in env.get("PATH", "").split(os.pathsep)[:1]:
         env["PATH"] = os.pathsep.join([folder, env["PATH"]]) if env.get("PATH") else folder
     env |= {"AZUREML_RUN_ID": run_id, "AZUREML_ROOT_RUN_ID": run_id, "AZUREML_ARM_PROJECT_NAME": order.spec.experiment}
+    env[RUN_FOLDER] = order.run_folder
     env["PYTHONUNBUFFERED"] = "1"  # a log that is followed must show lines as they are printed
     env |= {f"AZURE_ML_INPUT_{key}": path for key, path in order.inputs.items()}
     env |= {f"AZURE_ML_OUTPUT_{key}": path for key, path in order.outputs.items()}

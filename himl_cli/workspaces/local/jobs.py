@@ -15,15 +15,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from himl_cli.core.errors import BadUsage, DiskFailed, Interrupted, JobFailed, NotFound
-from himl_cli.core.events import Notice, Notify
+from himl_cli.core.errors import DiskFailed, Interrupted, JobFailed
+from himl_cli.core.events import Notify
 from himl_cli.core.interruptions import interruptions
-from himl_cli.core.jobs import DataSpec, JobSpec
+from himl_cli.core.jobs import JobSpec
+from himl_cli.core.placeholders import check_placeholders
+from himl_cli.core.processes import detached
 from himl_cli.core.redaction import mask_arguments
+from himl_cli.core.run_ids import new_run_id
 from himl_cli.workspaces.local.disk_errors import explain_disk_error
-from himl_cli.workspaces.local.job_environment import PLACEHOLDER
+from himl_cli.workspaces.local.job_data import input_folder, output_folder
 from himl_cli.workspaces.local.order import Order
-from himl_cli.workspaces.local.run_folder import RunFolder, new_run_id
+from himl_cli.workspaces.local.run_folder import RunFolder
 
 log = logging.getLogger(__name__)
 
@@ -43,9 +46,9 @@ def resolve_folders(spec: JobSpec, default_datastore: Path, notify: Notify) -> J
 
     Raises NotFound for an input that is nowhere, BadUsage for an output that must not exist or an unknown placeholder.
     """
-    inputs = {item.key: str(_input_folder(item, default_datastore, notify)) for item in spec.inputs}
-    outputs = {item.key: str(_output_folder(item, default_datastore)) for item in spec.outputs}
-    _check_placeholders(spec, {"inputs": inputs, "outputs": outputs})
+    inputs = {item.key: str(input_folder(item, default_datastore, notify)) for item in spec.inputs}
+    outputs = {item.key: str(output_folder(item, default_datastore)) for item in spec.outputs}
+    check_placeholders(spec)
     return JobFolders(inputs, outputs)
 
 
@@ -54,7 +57,7 @@ def launch(workspace: Path, spec: JobSpec, folders: JobFolders) -> str:
 
     Raises DiskFailed when the run cannot be recorded, Interrupted after Ctrl-C (the run is canceled then).
     """
-    run_id = new_run_id(spec.experiment)
+    run_id = spec.run_id or new_run_id(spec.experiment)
     folder = RunFolder(workspace / "runs" / run_id)
     tagged = replace(spec, tags={**spec.tags, "run_recovery_id": f"{spec.experiment}:{run_id}"})
     order = Order(str(folder.path), str(workspace), tagged, shown_command(spec), folders.inputs, folders.outputs, _terminal(spec))
@@ -86,7 +89,7 @@ def _start(order: Order, folder: RunFolder) -> None:
             stdout=subprocess.PIPE,
             stderr=said,
             cwd=folder.path,
-            **_detached(),
+            **detached(),
         )
     assert process.stdin is not None and process.stdout is not None
     with interruptions(lambda: _try_to_cancel(folder)) as interrupted:
@@ -144,60 +147,3 @@ def _check_started(events: list[dict[str, Any]], folder: RunFolder) -> None:
     why = (folder.path / "supervisor.log").read_text(errors="replace").strip().splitlines()[-1:] or ["it said nothing"]
     folder.remove()
     raise JobFailed(f"The job's supervisor did not start: {why[0]}", hint="Is himl installed whole? Try: himl --version")
-
-
-def _detached() -> dict[str, Any]:
-    """How to start a process that a closed terminal and Ctrl-C do not reach."""
-    if sys.platform == "win32":
-        return {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP | subprocess.CREATE_NO_WINDOW}
-    return {"start_new_session": True}
-
-
-def _input_folder(item: DataSpec, default: Path, notify: Notify) -> Path:
-    folder = _found_input(item, default, notify)
-    if item.target is not None:
-        notify(Notice(f"Input '{item.key}': 'target={item.target}' is for Azure ML; here the folder is '{folder}'."))
-    return folder
-
-
-def _found_input(item: DataSpec, default: Path, notify: Notify) -> Path:
-    if item.local is not None:
-        folder = Path(item.local).absolute()
-        if not folder.exists():
-            raise NotFound(f"Input '{item.key}': '{item.local}' does not exist.")
-        return folder
-    folder = _datastore_folder(item, default)
-    if not folder.exists():
-        hint = f"Put the data there ('himl datastore upload FOLDER {item.name}'), or name a folder: --input {item.key}={item.name},local=FOLDER"
-        raise NotFound(f"Input '{item.key}': no folder '{item.name}' in the local datastore '{folder.parent}'.", hint=hint)
-    if item.version is not None:
-        notify(Notice(f"Input '{item.key}': folders here have no versions; ':{item.version}' is passed over."))
-    return folder
-
-
-def _output_folder(item: DataSpec, default: Path) -> Path:
-    folder = Path(item.local).absolute() if item.local is not None else _datastore_folder(item, default)
-    if folder.is_file():
-        raise BadUsage(f"Output '{item.key}': '{folder}' is a file.", hint="Name a folder.")
-    if not item.overwrite and folder.exists():
-        raise BadUsage(f"Output '{item.key}': '{folder}' exists, and overwrite=false was given.", hint="Choose another name, or leave overwrite=false out.")
-    return folder
-
-
-def _datastore_folder(item: DataSpec, default: Path) -> Path:
-    """The folder NAME of the datastore named (where there is one here), else of the default one."""
-    named = default.parent / item.datastore if item.datastore else default
-    root = named if named.is_dir() else default
-    folder = root / item.name
-    if ".." in Path(item.name).parts or Path(item.name).is_absolute():
-        raise BadUsage(f"'{item.name}' leaves the datastore.", hint="Name a folder inside it, or give a path with local=PATH.")
-    return folder
-
-
-def _check_placeholders(spec: JobSpec, folders: dict[str, dict[str, str]]) -> None:
-    for argument in spec.arguments:
-        for found in PLACEHOLDER.finditer(argument):
-            known = folders[found[1]]
-            if found[2] not in known:
-                names = ", ".join(known) or "none"
-                raise BadUsage(f"'{found[0]}' names no {found[1][:-1]}; there are: {names}.", hint=f"Add --{found[1][:-1]} {found[2]}=NAME")

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-import secrets
 import shutil
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,13 +13,7 @@ from himl_cli.core.errors import DiskFailed
 from himl_cli.core.locks import is_held
 from himl_cli.workspaces.local.disk_errors import explain_disk_error
 
-LONGEST_EXPERIMENT = 200  # in a run id: names of files end at 255 bytes
 RESERVE_BYTES = 128 * 1024
-
-
-def new_run_id(experiment: str) -> str:
-    """`EXPERIMENT_<unix seconds>_<8 hex>`, short enough for a folder's name (hi-ml's pattern of recovery ids matches it)."""
-    return f"{experiment[:LONGEST_EXPERIMENT]}_{int(time.time())}_{secrets.token_hex(4)}"
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from pathlib import Path
 from filelock import FileLock
 
 from himl_cli.core.errors import HimlError
+from himl_cli.core.run_ids import new_run_id
 from himl_cli.core.runs import RunStatus
 from himl_cli.workspaces.local.database import Database
 from himl_cli.workspaces.local.disk_errors import explain_disk_error
@@ -26,7 +27,7 @@ from himl_cli.workspaces.local.job_environment import free_port, job_command, jo
 from himl_cli.workspaces.local.kept_files import Stamp, Stopped, keep_changed, lay_snapshot, make_kept_folders, remove_if_empty, stamps
 from himl_cli.workspaces.local.order import Order, order_from_json
 from himl_cli.workspaces.local.rank import Rank, RankEnd, end_adopted
-from himl_cli.workspaces.local.run_folder import RunFolder, new_run_id
+from himl_cli.workspaces.local.run_folder import RunFolder
 from himl_cli.workspaces.local.run_store import NewRun, RunStore
 from himl_cli.workspaces.local.shim import become_subreaper
 from himl_cli.workspaces.local.tracking.server import TrackingServer

@@ -6,21 +6,28 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from himl_cli.core.blobs import DatastoreInfo
 from himl_cli.core.checks import Check
 from himl_cli.core.errors import BadUsage, NotFound, RunNotFound, WorkspaceNotFound
 from himl_cli.core.events import Notice, Notify
-from himl_cli.core.jobs import JobSpec
+from himl_cli.core.jobs import DataSpec, JobSpec
+from himl_cli.core.logged import Logged, NewRun, RunEnd
 from himl_cli.core.near import similar_ids
-from himl_cli.core.runs import Metric, Run, RunQuery
+from himl_cli.core.runs import LoggedValues, Metric, Run, RunQuery, RunStatus
 from himl_cli.core.workspace_facts import WorkspaceFacts
 from himl_cli.workspaces.base import BlobStore
 from himl_cli.workspaces.local.database import Database
 from himl_cli.workspaces.local.disk_errors import explain_disk_error
+from himl_cli.workspaces.local.kept_runs import KeptRuns
 from himl_cli.workspaces.local.metric_store import MetricStore
 from himl_cli.workspaces.local.run_folder import RunFolder
 from himl_cli.workspaces.local.run_store import RunStore
+from himl_cli.workspaces.local.written_values import WrittenValues
+
+if TYPE_CHECKING:
+    from himl_cli.workspaces.local.blobs import RunFiles
 
 DEFAULT_DATASTORE = "local"
 
@@ -44,6 +51,14 @@ class LocalWorkspace:
     @cached_property
     def _metrics(self) -> MetricStore:
         return MetricStore(self._runs.database)
+
+    @cached_property
+    def _written(self) -> WrittenValues:
+        return WrittenValues(self._metrics)
+
+    @property
+    def _kept(self) -> KeptRuns:
+        return KeptRuns(self.folder, self._runs, self.label)
 
     def _lost(self) -> list[str]:
         """Jobs without an end whose supervisor is gone."""
@@ -70,24 +85,39 @@ class LocalWorkspace:
         return self.run(run_id)
 
     def cancel(self, run_id: str) -> bool:
-        """Ask the run's job to stop: a nested run has no process of its own."""
+        """Ask the run's job to stop: a nested run has no process of its own. A run that a program keeps is canceled on record."""
         if self.run(run_id).status.is_final:
             return False
-        RunFolder(self.folder / "runs" / (self._runs.job_of(run_id) or run_id)).ask_to_cancel()
+        job = self._runs.job_of(run_id) or run_id
+        if self._kept.is_kept(job):
+            self._kept.end(run_id, RunEnd(RunStatus.canceled, "canceled"))
+        else:
+            RunFolder(self.folder / "runs" / job).ask_to_cancel()
         return True
 
     def metrics(self, run_id: str) -> Sequence[Metric]:
         self.run(run_id)
         return self._metrics.metrics(self._runs.descendants(run_id))
 
+    def values(self, run_id: str) -> LoggedValues:
+        from himl_cli.workspaces.local.logged_texts import read_texts
+
+        metrics = self.metrics(run_id)
+        return LoggedValues(
+            metrics, [texts for each in self._runs.descendants(run_id) for texts in read_texts(RunFolder(self.folder / "runs" / each).artifacts, each)]
+        )
+
     def parameters(self, run_id: str) -> Mapping[str, str]:
         self.run(run_id)
         return self._metrics.parameters(run_id)
 
     def run_files(self, run_id: str) -> BlobStore:
+        self.run(run_id)
+        return self._files(run_id)
+
+    def _files(self, run_id: str) -> RunFiles:
         from himl_cli.workspaces.local.blobs import RunFiles
 
-        self.run(run_id)
         folder = RunFolder(self.folder / "runs" / run_id)
         return RunFiles(folder.path, folder.code, label=f"run '{run_id}'")
 
@@ -118,6 +148,12 @@ class LocalWorkspace:
             raise NotFound(f"No datastore '{wanted}' in {self.label}; there are: {', '.join(known)}.", hint=hint)
         return DatastoreFolder(Path(known[wanted].location), wanted, self._runs.database)
 
+    def input_folder(self, item: DataSpec, default_datastore: str | None) -> Path | None:
+        from himl_cli.workspaces.local.job_data import datastore_folder
+
+        folder = datastore_folder(item, self.folder / "datastores" / (default_datastore or DEFAULT_DATASTORE))
+        return folder if folder.exists() else None
+
     def checks(self) -> Iterator[Check]:
         from himl_cli.workspaces.local.health import checks
 
@@ -134,12 +170,15 @@ class LocalWorkspace:
         if spec.default_datastore:
             self.datastore(spec.default_datastore)
         folders = resolve_folders(spec, self.folder / "datastores" / (spec.default_datastore or DEFAULT_DATASTORE), notify)
-        if not self.folder.is_dir():
-            self._make()
-            notify(Notice(f"Made a local workspace: '{_shown(self.folder)}'."))
+        self.prepare(notify)
         return self.run(launch(self.folder, spec, folders))
 
-    def _make(self) -> None:
+    def prepare(self, notify: Notify) -> None:
+        if not self.folder.is_dir():
+            self.make()
+            notify(Notice(f"Made a local workspace: '{_shown(self.folder)}'."))
+
+    def make(self) -> None:
         """Make the folder, which tells git to ignore it. Raises DiskFailed where it cannot be made."""
         try:
             (self.folder / "datastores" / DEFAULT_DATASTORE).mkdir(parents=True)
@@ -149,6 +188,44 @@ class LocalWorkspace:
             return  # another submit made it at the same moment
         except OSError as err:
             raise explain_disk_error(err, "Cannot make a local workspace", self.folder) from err
+
+    def start_run(self, new: NewRun) -> Run:
+        self._kept.start(new)
+        return self.run(new.id)
+
+    def log(self, run_id: str, entries: Sequence[Logged]) -> None:
+        self._require(run_id)
+        self._written.keep(run_id, entries, RunFolder(self.folder / "runs" / run_id).artifacts)
+
+    def log_parameters(self, run_id: str, parameters: Mapping[str, str]) -> None:
+        known = self.parameters(run_id)
+        for name, value in parameters.items():
+            if known.get(name, value) != value:
+                raise BadUsage(
+                    f"Parameter '{name}' of run '{run_id}' was logged as '{known[name]}' before, not as '{value}'.", hint="A parameter keeps its value."
+                )
+        self._metrics.log(run_id, [], parameters)
+
+    def settle(self, run_id: str, seconds: float = 60.0) -> None:
+        """Nothing to wait for: what is kept can be read."""
+        self._require(run_id)
+
+    def end_run(self, run_id: str, end: RunEnd) -> Run:
+        if not self.run(run_id).status.is_final:
+            self._kept.end(run_id, end)
+        return self.run(run_id)
+
+    def logged(self, run_id: str, after: int) -> tuple[Sequence[Logged], int]:
+        from himl_cli.workspaces.local.retelling import logged_after
+
+        return logged_after(self._runs.database, run_id, after)
+
+    def file_path(self, run_id: str, name: str) -> Path | None:
+        return self._files(run_id).path_of(name)
+
+    def _require(self, run_id: str) -> None:
+        if self._runs.job_of(run_id) is None:
+            self.run(run_id)  # raises, naming ids like it
 
     def delete(self, run_id: str) -> None:
         found = self.run(run_id)

@@ -10,7 +10,7 @@ import json
 import math
 import threading
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from urllib.parse import quote
 
@@ -43,7 +43,7 @@ class WrittenValues:
 
 def _metric_rows(entry: Logged) -> list[MetricRow]:
     columns = entry.columns
-    names = {column: entry.name if len(columns) == 1 else f"{entry.name}/{column}" for column in columns if _is_numeric(entry.rows, column)}
+    names = {column: entry.name_of(column) for column in columns if _is_numeric(entry.rows, column)}
     found = []
     for row in entry.rows:
         values = {name: float(value) for column, name in names.items() if isinstance(value := row.values.get(column), (int, float))}
@@ -63,7 +63,8 @@ def _append(entries: Sequence[Logged], artifacts: Path) -> None:
         if entry.kind is not LoggedKind.table and all(_is_numeric(entry.rows, column) for column in entry.columns):
             continue
         path = artifacts / "logged" / f"{quote(entry.name, safe=' ')}.jsonl"
-        lines = "".join(_line(row) for row in entry.rows).encode()
+        texts = {column for column in entry.columns if not _is_numeric(entry.rows, column)}
+        lines = "".join(_line(entry, row, texts) for row in entry.rows).encode()
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             with path.open("ab", buffering=0) as file:
@@ -72,10 +73,11 @@ def _append(entries: Sequence[Logged], artifacts: Path) -> None:
             raise explain_disk_error(err, "Cannot keep what was logged", path) from err
 
 
-def _line(row: LoggedRow) -> str:
+def _line(entry: Logged, row: LoggedRow, texts: Collection[str]) -> str:
+    """A row as a line; the values of *texts*, columns with more than numbers in them, as text, as Azure ML has them."""
     step = {} if row.step is None else {"step": row.step}
-    values = {column: _in_json(value) for column, value in row.values.items()}
-    return json.dumps({"time": row.time.isoformat(), **step, "values": values}, ensure_ascii=False) + "\n"
+    values = {column: str(value) if column in texts and value is not None else _in_json(value) for column, value in row.values.items()}
+    return json.dumps({"time": row.time.isoformat(), "kind": entry.kind.value, **step, "values": values}, ensure_ascii=False) + "\n"
 
 
 def _in_json(value: Value) -> Value:

@@ -34,6 +34,8 @@ def log_all(run: Run) -> None:
     run.log_row("row", a=1, b=2.5, c="x")
     run.log_row("rows", a=1, b=2.5)
     run.log_row("rows", a=2, b=0.5)
+    run.log_row("single", x=1)
+    run.log_list("words", ["a", "b"])
     run.log_table("table", {"epoch": [1, 2], "accuracy": [0.7, 0.8], "note": ["a", "b"]})
     run.log_image("curve", plot=Figure())
 

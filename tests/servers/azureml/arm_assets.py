@@ -55,7 +55,10 @@ def get_version(request: Request) -> Response:
 
 
 def put_version(request: Request) -> Response:
-    """Register a version: 201, or 200 where it is there already. What was registered stays; only tags and description may change."""
+    """Register a version: 201, or 200 where it is there already, but for anonymous environments, which get 201 each time (recorded).
+
+    What was registered stays; only tags and description may change.
+    """
     workspace, kind = workspace_of(request), _kind(request)
     demand(request, Right.WRITE, f"{kind}/versions/write")
     name, version, properties = request.path_params["name"], request.path_params["version"], body_of(request).get("properties")
@@ -63,12 +66,15 @@ def put_version(request: Request) -> Response:
         raise bad_request("The request has no 'properties'.")
     versions = workspace.assets[kind].setdefault(name, {})
     existed = version in versions
+    if kind == "data" and not may_be_registered(workspace, name, properties.get("dataType") or "uri_folder"):
+        raise bad_request(f"The data container {name} is of another type than {properties.get('dataType')}: all versions of a container are of one type.")
     if existed:
         versions[version] |= {key: properties[key] for key in ("description", "tags", "isArchived") if key in properties}
     else:
         register_version(workspace, kind, name, version, properties)
     document = version_of(workspace, kind, name, version)
-    return JSONResponse(document, 200 if existed else 201, headers={"Location": f"https://{request.headers['host']}{document['id']}?{request.url.query}"})
+    is_told = existed and not (kind == "environments" and versions[version]["isAnonymous"])
+    return JSONResponse(document, 200 if is_told else 201, headers={"Location": f"https://{request.headers['host']}{document['id']}?{request.url.query}"})
 
 
 def version_of(workspace: Workspace, kind: str, name: str, version: str) -> Json:
@@ -96,6 +102,11 @@ def container_of(workspace: Workspace, kind: str, name: str) -> Json:
 def register_version(workspace: Workspace, kind: str, name: str, version: str, properties: Json) -> None:
     """Keep a new version of an asset; *properties* as a client sends them."""
     workspace.assets[kind].setdefault(name, {})[version] = _registered(workspace, kind, properties)
+
+
+def may_be_registered(workspace: Workspace, name: str, kind: str) -> bool:
+    """Whether data of type *kind* can be a version of the asset *name*: all of its versions are of one type."""
+    return all(version["dataType"] == kind for version in workspace.assets["data"].get(name, {}).values())
 
 
 def _registered(workspace: Workspace, kind: str, given: Json) -> Json:

@@ -8,6 +8,7 @@ from starlette.routing import Route
 
 from tests.servers.azureml.access import authorized
 from tests.servers.azureml.answers import ServiceError, arm_error, bad_request, not_found
+from tests.servers.azureml.api_versions import has_paths
 from tests.servers.azureml.arm_job_checks import check_change, check_new_job
 from tests.servers.azureml.arm_job_forms import job_document, job_type_of
 from tests.servers.azureml.arm_job_submitter import submitter_of
@@ -52,6 +53,8 @@ def put_job(request: Request) -> Response:
     if kind not in FIRST_STATUS:
         raise bad_request(f"The job type '{kind}' is not supported.")
     check_new_job(workspace, name, kind, properties)
+    if not has_paths(request):
+        _drop_paths(properties)
     submitter = submitter_of(request, properties.get("identity"))
     run = workspace.keep_run(_submitted(workspace, name, kind, properties))
     document = job_document(workspace, run)
@@ -134,6 +137,12 @@ def _change(run: Run, properties: Json) -> None:
     run.tags = given.get("tags", run.tags)
     run.hidden = given.get("isArchived", run.hidden)
     run.revision += 1
+
+
+def _drop_paths(properties: Json) -> None:
+    """Keys that a version does not know are passed over, as azure-ai-ml counts on for another one."""
+    for given in [*(properties.get("inputs") or {}).values(), *(properties.get("outputs") or {}).values()]:
+        given.pop("pathOnCompute", None)
 
 
 def _submitted(workspace: Workspace, name: str, kind: str, properties: Json) -> Run:

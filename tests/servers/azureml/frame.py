@@ -14,6 +14,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from tests.servers.azureml.access import authorized, check_tenant, outside_private_link
 from tests.servers.azureml.answers import UNKNOWN, ServiceError, arm_error, data_plane_error, mlflow_error
+from tests.servers.azureml.api_versions import check_version
 from tests.servers.azureml.principals import Caller, Right
 from tests.servers.azureml.state import Azure, Workspace
 
@@ -84,6 +85,8 @@ class Plane:
         caller = authorized(request, self._azure, resource, run_tokens=not self._is_arm)
         workspace = self._workspace(below)
         check_tenant(workspace, caller)
+        if self._is_arm:
+            check_version(request, workspace, rest)
         if workspace.is_private and (rest or not self._is_arm):
             raise outside_private_link(is_arm=self._is_arm)
         content = await request.body()

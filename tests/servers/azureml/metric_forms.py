@@ -13,6 +13,7 @@ from tests.servers.azureml.state import Json, Metric, Point, Run, new_id, now
 
 KIND = "uxMetricType"
 SCALAR = "azureml.v1.scalar"
+NUMBERS = ("double", "float", "int", "none")
 
 
 def listed(metric: Metric) -> Json:
@@ -58,6 +59,20 @@ def keep(run: Run, document: Mapping[str, Any]) -> None:
     kept = {point.metric_id for point in metric.points}
     metric.points += [point for point in points if point.metric_id not in kept]  # sent again
     run.revision += 1
+
+
+def fits(run: Run, document: Mapping[str, Any]) -> bool:
+    """Whether a metric that a client sends has the types that rows of its name had before; numbers of all kinds are alike."""
+    metric = run.metrics.get(document.get("name") or "")
+    if metric is None:
+        return True
+    before = columns_of(metric)
+    kinds = document.get("columns") or {metric.name: "Double"}
+    return all(_type_of(before.get(name, kind)) == _type_of(kind) for name, kind in kinds.items())
+
+
+def _type_of(kind: str) -> str:
+    return "number" if kind.lower() in NUMBERS else kind.lower()
 
 
 def _point(row: Mapping[str, Any], columns: Mapping[str, str]) -> Point:

@@ -8,14 +8,15 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from tests.servers.azureml.answers import not_found
+from tests.servers.azureml.answers import bad_request, error_document, not_found
 from tests.servers.azureml.frame import body_of, workspace_of
 from tests.servers.azureml.history_runs import changeable_run, run_of
-from tests.servers.azureml.metric_forms import keep, listed, with_points
+from tests.servers.azureml.metric_forms import fits, keep, listed, with_points
 from tests.servers.azureml.paging import name_in, token_after
 from tests.servers.azureml.state import Json, Metric, Point
 
 MOST_IN_A_SAMPLE = 100
+MOST_IN_A_BATCH = 50
 
 
 def list_metrics(request: Request) -> Response:
@@ -43,10 +44,22 @@ def sample_metric(request: Request) -> Response:
 
 
 def write_metrics(request: Request) -> Response:
-    run = changeable_run(request)
-    for document in body_of(request).get("values") or []:
-        keep(run, document)
-    return JSONResponse({"errors": []})
+    """Keep what comes, 50 forms at most; of a metric whose type is another than before an error is told among `errors`."""
+    run, documents = changeable_run(request), body_of(request).get("values") or []
+    if len(documents) > MOST_IN_A_BATCH:
+        raise bad_request(f"A batch holds {MOST_IN_A_BATCH} metrics at most, not {len(documents)}.")
+    errors: list[Json] = []
+    for document in documents:
+        if fits(run, document):
+            keep(run, document)
+        else:
+            errors.append(_refusal(document))
+    return JSONResponse({"errors": errors})
+
+
+def _refusal(document: Json) -> Json:
+    error = bad_request(f"Metric {document['name']} is of another type.")
+    return {"metric": {"name": document["name"]}, "errorResponse": error_document(error)}
 
 
 def _asked(request: Request) -> Metric:

@@ -215,7 +215,7 @@ class StagedWorkspace:
     def run_jobs(self, *, hold: bool | str = False, **manner: Any) -> JobRunner:
         """Let command jobs that are submitted from now on really run, until the runner is closed (it is a context) or the workspace is gone.
 
-        *hold*: each job waits in the status Queued (or in the one named) until `release`. *manner*: `whole_logs`, `python` (see `Manner`).
+        *hold*: each job waits in the status Queued (or in the one named) until `release`. *manner*: as in `Manner`.
         """
         if self.state.jobs is not None:
             self.state.jobs.close()

@@ -84,7 +84,22 @@ def test_a_registered_environment(project: Path, text: str, name: str, version: 
     assert chosen(project, environment=text) == EnvironmentSpec(name=name, version=version)
 
 
-@pytest.mark.parametrize("text", ["", "a b", "env:", "azureml://registries/azureml/environments/x", "a/b"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "azureml://registries/azureml/environments/x/versions/3",
+        "azureml://registries/azureml/environments/x/labels/latest",
+        "/subscriptions/s/resourceGroups/g/providers/Microsoft.MachineLearningServices/workspaces/w/environments/x/versions/3",
+    ],
+)
+def test_an_environment_of_a_registry_or_by_its_id(project: Path, text: str) -> None:
+    assert chosen(project, environment=text) == chosen(project, environment=f"azureml:{text}") == EnvironmentSpec(name=text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "a b", "env:", "azureml://registries/azureml/environments/x", "azureml://registries/azureml/environments/x/versions/", "azureml://elsewhere/x", "a/b"],
+)
 def test_what_is_no_name_of_a_registered_environment(project: Path, text: str) -> None:
     assert f"'{text}'" in refused(project, environment=text)[0]
 

@@ -63,6 +63,12 @@ def test_what_two_files_say_differently_names_both(tmp_path: Path, first: str, s
     assert "hunter2" not in message
 
 
+def test_two_versions_of_one_package_in_one_file_are_refused(tmp_path: Path) -> None:
+    said = refused(tmp_path, "dependencies: [python=3.11, numpy, Python==3.12]\n")
+    assert "wants python 3.11 and python 3.12." in said
+    text_of(tmp_path, "dependencies: [python=3.11, python=3.11.4, numpy>=1, numpy<3, pip=24.*]\n")
+
+
 def test_packages_with_markers_of_their_own_do_not_contradict(tmp_path: Path) -> None:
     text = text_of(tmp_path, "dependencies: [pip: ['a==1; python_version < \"3.9\"']]", "dependencies: [pip: ['a==2; python_version >= \"3.9\"']]")
     assert len(yaml.safe_load(text)["dependencies"][-1]["pip"]) == 2

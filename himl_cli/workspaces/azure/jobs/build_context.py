@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
 
 from himl_cli.core.blobs import BlobInfo, StoreRequest
-from himl_cli.core.errors import BadUsage, HimlError
+from himl_cli.core.errors import BadUsage, HimlError, NotFound
 from himl_cli.core.jobs import EnvironmentSpec
 from himl_cli.workspaces.azure.connection import Connection
 from himl_cli.workspaces.azure.requests.threads import AT_ONCE
+from himl_cli.workspaces.azure.storage.datastore_records import BLOB, DatastoreRecord
 from himl_cli.workspaces.azure.storage.datastores import Datastores
 
 DOCKERFILE, CONDA_FILE = "Dockerfile", "conda.yml"
 FOLDER = "himl-environments"
-"""The folder of the workspace's default datastore that contexts lie in, each under the digest of its contents."""
+"""The folder of DATASTORE that contexts lie in, each under the digest of its contents."""
+DATASTORE = "workspaceblobstore"
+"""In the workspace's own storage account, whatever its default datastore is: from others Azure ML may not be let read what it builds of."""
+_OTHER_WAY = "Register an environment that has the wheel, and name it with --environment."
 _PLACE = "/himl-environment"
 _PREFIX = "/azureml-envs/himl"
 _WITH_CONDA = f"""\
@@ -36,37 +40,49 @@ def dockerfile(spec: EnvironmentSpec) -> str:
     return f"FROM {spec.image}\nCOPY . {_PLACE}/\nWORKDIR {_PLACE}\n{install}WORKDIR /\n"
 
 
-def context_digest(spec: EnvironmentSpec) -> str:
-    """What tells this context from every other one: 64 hexadecimal digits. Raises BadUsage for a wheel that cannot be read."""
+def context_files(spec: EnvironmentSpec) -> dict[str, bytes]:
+    """The files of the context by name, read once: what is uploaded is what was digested. Raises BadUsage for a wheel that cannot be read."""
+    texts = {DOCKERFILE: dockerfile(spec)} | ({CONDA_FILE: spec.conda} if spec.conda else {})
+    return {name: text.encode() for name, text in texts.items()} | {wheel.name: _content(wheel) for wheel in spec.wheels}
+
+
+def context_digest(files: Mapping[str, bytes]) -> str:
+    """What tells this context from every other one: 64 hexadecimal digits."""
     digest = hashlib.sha256()
-    parts = [(DOCKERFILE, dockerfile(spec).encode()), (CONDA_FILE, spec.conda.encode()), *((wheel.name, _content(wheel)) for wheel in spec.wheels)]
-    for name, content in parts:
+    for name, content in files.items():
         digest.update(f"{len(name)} {name} {len(content)} ".encode())
         digest.update(content)
     return digest.hexdigest()
 
 
-def upload_context(connection: Connection, datastores: Datastores, spec: EnvironmentSpec, digest: str) -> str:
-    """Store the context in the workspace's default datastore, and give its URL. Raises BadUsage for a datastore that holds no blobs, and as uploads do."""
-    record = datastores.find()
-    folder = f"{FOLDER}/{digest}"
+def upload_context(connection: Connection, datastores: Datastores, files: Mapping[str, bytes]) -> str:
+    """Store the context in DATASTORE, and give its URL. Raises BadUsage where the workspace has no such blob datastore, and as uploads do."""
+    record = _room(datastores)
+    folder = f"{FOLDER}/{context_digest(files)}"
     with tempfile.TemporaryDirectory(prefix="himl-") as staged:
-        files = _stage(spec, Path(staged))
         sink = _FirstFailure()
-        requests = [StoreRequest(path, f"{folder}/{path.name}", path.stat().st_size, hashlib.md5(path.read_bytes()).digest()) for path in files]
+        requests = [_request(Path(staged), folder, name, content) for name, content in files.items()]
         datastores.of_record(record).store(requests, sink, workers=AT_ONCE)
     if sink.error is not None:
         raise sink.error
     return f"{record.url(connection.address.cloud)}/{quote(folder)}/"
 
 
-def _stage(spec: EnvironmentSpec, folder: Path) -> Sequence[Path]:
-    texts = {DOCKERFILE: dockerfile(spec)} | ({CONDA_FILE: spec.conda} if spec.conda else {})
-    for name, text in texts.items():
-        (folder / name).write_text(text, encoding="utf-8", newline="\n")
-    for wheel in spec.wheels:
-        (folder / wheel.name).write_bytes(_content(wheel))
-    return sorted(folder.iterdir())
+def _room(datastores: Datastores) -> DatastoreRecord:
+    try:
+        record = datastores.find(DATASTORE)
+    except NotFound as err:
+        raise BadUsage(f"Private wheels go into the datastore '{DATASTORE}', which this workspace does not have.", hint=_OTHER_WAY) from err
+    if record.kind != BLOB:
+        raise BadUsage(f"Private wheels go into the datastore '{DATASTORE}', which holds no blobs in this workspace.", hint=_OTHER_WAY)
+    return record
+
+
+def _request(staged: Path, folder: str, name: str, content: bytes) -> StoreRequest:
+    """The request that stores *content*, which is laid into *staged* for it."""
+    path = staged / name
+    path.write_bytes(content)
+    return StoreRequest(path, f"{folder}/{name}", len(content), hashlib.md5(content, usedforsecurity=False).digest())
 
 
 def _content(wheel: Path) -> bytes:

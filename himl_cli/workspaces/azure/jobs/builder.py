@@ -13,6 +13,7 @@ from azure.ai.ml.entities import BuildContext, Environment, ManagedIdentityConfi
 
 from himl_cli.workspaces.azure.jobs.client import Composed, composed
 from himl_cli.workspaces.azure.jobs.job_form import JobForm, JobShape
+from himl_cli.workspaces.azure.jobs.sdk import silenced
 from himl_cli.workspaces.azure.places.address import WorkspaceAddress
 
 _NAME = "himl"  # the name is in the address of the request only, which is not kept
@@ -27,27 +28,26 @@ class Built:
     body: Mapping[str, Any]
 
 
+@silenced()
 def build_job(address: WorkspaceAddress, form: JobForm) -> Built:
     """The request that creates the job. Raises BadUsage where azure-ai-ml does not take it.
 
-    azure-ai-ml 1.35 leaves out where an input is to lie on the node: that is added here. It is asked to skip its validation, which
-    is of YAML that people write (0.2 s of CPU, for its schemas warn of themselves); the service checks what it gets in any case.
+    It is asked to skip its validation, which is of YAML that people write (0.2 s of CPU, for its schemas warn of themselves);
+    the service checks what it gets in any case.
     """
     job = command_job(form, name=_NAME, code=form.texts.code, environment=form.texts.environment)
     built = _built(composed(address, lambda client: client.jobs.create_or_update(job, skip_validation=True)), address)
-    properties = built.body["properties"]
-    properties["properties"] = dict(form.texts.properties)  # else those of the folder that we are in
-    for shape in form.shape.inputs:
-        if shape.target is not None:
-            properties["inputs"][shape.key]["pathOnCompute"] = shape.target
+    built.body["properties"]["properties"] = dict(form.texts.properties)  # else those of the folder that we are in
     return built
 
 
+@silenced()
 def build_environment(address: WorkspaceAddress, image: str, conda: Mapping[str, Any] | None) -> Built:
     """The request that registers an environment without a name, under the one that azure-ai-ml gives it: the same for the same contents."""
     return _environment(address, Environment(image=image, conda_file=dict(conda) if conda else None))
 
 
+@silenced()
 def build_context_environment(address: WorkspaceAddress, name: str, version: str, context_url: str) -> Built:
     """The request that registers the environment which the Dockerfile at *context_url* makes."""
     context = BuildContext(path=context_url, dockerfile_path="Dockerfile")
@@ -74,7 +74,7 @@ def command_job(form: JobForm, *, name: str | None, code: str, environment: Any)
         distribution=_distribution(shape),
         instance_count=shape.nodes,
         shm_size=shape.shm_size or None,
-        docker_args=shape.docker_args or None,
+        docker_args=texts.docker_args or None,
         timeout=shape.seconds,
         identity=_identity(shape),
     )

@@ -28,7 +28,10 @@ TOKEN_SECONDS = 600
 
 
 def client_for(connection: Connection) -> MLClient:
-    """A client that acts as who is signed in to *connection*, for scripts that go on with azure-ai-ml itself."""
+    """A client that acts as who is signed in to *connection*, for scripts that go on with azure-ai-ml itself.
+
+    It leaves the variable of the cloud set, which azure-ai-ml reads again for its later requests.
+    """
     return _client(_OurTokens(connection), connection.address, connection_verify=ca_bundle())
 
 
@@ -55,7 +58,7 @@ def composed(address: WorkspaceAddress, act: Callable[[MLClient], object]) -> Co
 
 @contextmanager
 def _same_cloud() -> Iterator[None]:
-    """azure-ai-ml sets the variable of the cloud for the whole process; it is set back, for another workspace may be in another cloud."""
+    """azure-ai-ml sets the variable of the cloud for the whole process; here it is set back, for another workspace may be in another cloud."""
     before = os.environ.get(CLOUD_VARIABLE)
     try:
         yield

@@ -16,14 +16,14 @@ from himl_cli.workspaces.azure.connection import Connection
 from himl_cli.workspaces.azure.jobs.code_upload import folder_for, upload_code
 from himl_cli.workspaces.azure.jobs.content_hash import VERSION, Fingerprint, fingerprint
 from himl_cli.workspaces.azure.jobs.forms import CodeAsset
+from himl_cli.workspaces.azure.places import api_versions
 from himl_cli.workspaces.azure.requests.answers import pages, understood
 from himl_cli.workspaces.azure.requests.errors import ServiceNotFound, ServiceRefused
+from himl_cli.workspaces.azure.requests.kept import LONGEST_SECONDS
 
 log = logging.getLogger(__name__)
 
-API = "2023-04-01"
 KIND = "codes"
-KEPT_SECONDS = 2 * 24 * 3600.0
 NUMBER = "1"  # the version of code that nobody named; its name is new each time
 
 
@@ -53,15 +53,11 @@ class CodeAssets:
         found = self._registered(self._fingerprint(snapshot).sha256)
         return None if found is None else self._keep(snapshot, found, is_new=False)
 
-    def ensure(self, snapshot: Snapshot, notify: Notify) -> CodeAsset:
-        """As `find`; where there is none, upload the files, telling *notify* of each, and register them.
-
-        However it ends early, nothing is registered: whoever looks for this content finds none.
-        """
-        return self.find(snapshot) or self.upload(snapshot, notify)
-
     def upload(self, snapshot: Snapshot, notify: Notify) -> CodeAsset:
-        """Upload and register the snapshot whatever is known. Raises BadUsage for a name that Azure Storage cannot hold, and as `find` does."""
+        """Upload the snapshot, telling *notify* of each file, and register it, whatever is known. However it ends early, nothing is registered.
+
+        Raises BadUsage for a name that Azure Storage cannot hold, and as `find` does.
+        """
         digested, folder = self._fingerprint(snapshot), folder_for(snapshot)
         url = self._connection.arm(f"/codes/{uuid.uuid4()}/versions/{NUMBER}")
         room = self._room(url)
@@ -80,7 +76,7 @@ class CodeAssets:
     def _registered(self, sha256: str) -> str | None:
         """The id of a code version with this hash; the name in the address does not matter to the service."""
         url = self._connection.arm(f"/codes/{uuid.uuid4()}/versions")
-        query = {"api-version": API, "hash": sha256, "hashVersion": VERSION}
+        query = {"api-version": api_versions.CODES, "hash": sha256, "hashVersion": VERSION}
         first = next(pages(lambda _: self._connection.rest.get(url, params=query), url, "code versions"))
         with understood(url, "the list of code versions"):
             return next((str(item["id"]) for item in first.items if _is_usable(item, sha256)), None)
@@ -88,7 +84,7 @@ class CodeAssets:
     def _room(self, url: str) -> _Room:
         """A container of its own for the upload. Asking twice, after an answer that was lost, leaves an empty container behind and nothing else."""
         body = {"pendingUploadType": "TemporaryBlobReference"}
-        answer = self._connection.rest.post_object(f"{url}/startPendingUpload", "place for code", params={"api-version": API}, json=body)
+        answer = self._connection.rest.post_object(f"{url}/startPendingUpload", "place for code", params={"api-version": api_versions.CODES}, json=body)
         with understood(url, "the place for code"):
             reference = answer["blobReferenceForConsumption"]
             uri, signed = str(reference["blobUri"]).rstrip("/"), str(reference["credential"].get("sasUri") or "")
@@ -104,7 +100,7 @@ class CodeAssets:
         """Make the uploaded files a code version, and give its id."""
         properties = {"codeUri": code_uri, "isAnonymous": True, "properties": {"hash_sha256": sha256, "hash_version": VERSION}}
         try:
-            answer = self._connection.rest.send("PUT", url, params={"api-version": API}, json={"properties": properties}).body
+            answer = self._connection.rest.send("PUT", url, params={"api-version": api_versions.CODES}, json={"properties": properties}).body
         except ServiceRefused as err:
             answer = self._carried_out(url) if err.status < 500 else None
             if answer is None:
@@ -115,13 +111,13 @@ class CodeAssets:
     def _carried_out(self, url: str) -> Any | None:
         """What an earlier try registered whose answer was lost (the service refuses a second one); None where it did not."""
         try:
-            return self._connection.rest.get(url, params={"api-version": API})
+            return self._connection.rest.get(url, params={"api-version": api_versions.CODES})
         except ServiceNotFound:
             return None
 
     def _keep(self, snapshot: Snapshot, id: str, *, is_new: bool) -> CodeAsset:
         log.debug("code %s is %s", self._fingerprint(snapshot).sha256, id)
-        self._connection.kept.put(KIND, self._key(snapshot), id, seconds=KEPT_SECONDS)
+        self._connection.kept.put(KIND, self._key(snapshot), id, seconds=LONGEST_SECONDS)
         return CodeAsset(id, is_new)
 
     def _key(self, snapshot: Snapshot) -> str:

@@ -28,8 +28,13 @@ def folder_for(snapshot: Snapshot) -> str:
     for name in snapshot.files:
         reason = reason_not_to_store(f"{folder}/{name}")
         if reason:
-            raise BadUsage(f"'{name}' cannot be sent with the code: {reason}.", hint="Rename it, or exclude it in an ignore file.")
+            raise BadUsage(f"{_shown(name)} cannot be sent with the code: {reason}.", hint="Rename it, or exclude it in an ignore file.")
     return folder
+
+
+def _shown(name: str) -> str:
+    """*name* in quotes, characters that cannot be seen as escapes."""
+    return f"'{name}'" if name.isprintable() else repr(name)
 
 
 def upload_code(signed_url: str, folder: str, snapshot: Snapshot, notify: Notify) -> None:

@@ -2,45 +2,60 @@
 
 from __future__ import annotations
 
-import re
 import shlex
+from collections.abc import Callable, Mapping
 
-from himl_cli.core.errors import BadUsage
 from himl_cli.core.jobs import EntryKind, JobSpec
+from himl_cli.core.placeholders import PLACEHOLDER, check_placeholders
+from himl_cli.workspaces.azure.jobs.targets import check_targets, laying_out, targets_of
 
-PLACEHOLDER = re.compile(r"\$\{\{\s*(inputs|outputs)\.([A-Za-z_]\w*)\s*\}\}")
-_STARTS = {EntryKind.script: "python", EntryKind.module: "python -m", EntryKind.shell: "bash"}
+_STARTS = {EntryKind.script: ("python",), EntryKind.module: ("python", "-m"), EntryKind.shell: ("bash",)}
 
 
 def command_text(spec: JobSpec) -> str:
+    """The command as it is sent: what lays inputs out where they were asked for, then the script (`script_text`).
+
+    Raises BadUsage for a placeholder that names no input or output of the job, and for targets that cannot be.
+    """
+    check_targets(spec)
+    return laying_out(targets_of(spec.inputs)) + script_text(spec)
+
+
+def script_text(spec: JobSpec) -> str:
     """`python SCRIPT ARGUMENTS`, each of them one word for bash; `${{inputs.KEY}}` and `${{outputs.KEY}}` stay for the service to fill in.
 
-    Raises BadUsage for a placeholder that names no input or output of the job.
+    An input that has a target is named by that. Raises BadUsage for a placeholder that names no input or output of the job.
     """
-    target = spec.entry.target
-    if target.startswith("-"):  # a script's name must not be taken for an option of the interpreter
-        target = f"./{target}"
-    _check_placeholders(spec)
-    return " ".join([_STARTS[spec.entry.kind], shlex.quote(target), *(_word(argument) for argument in spec.arguments)])
+    check_placeholders(spec)
+    targets = targets_of(spec.inputs)
+    return shell_line(spec, lambda kind, key: _folder(kind, key, targets))
 
 
-def _word(argument: str) -> str:
+def shell_line(spec: JobSpec, fill: Callable[[str, str], str]) -> str:
+    """The command as a line for bash; *fill* gives what is to stand for a placeholder, from `inputs` or `outputs` and the key, quoted already."""
+    return " ".join([*_STARTS[spec.entry.kind], shlex.quote(script_name(spec)), *(_word(argument, fill) for argument in spec.arguments)])
+
+
+def script_name(spec: JobSpec) -> str:
+    """The script or module, so written that no interpreter takes it for an option."""
+    return f"./{spec.entry.target}" if spec.entry.target.startswith("-") else spec.entry.target
+
+
+def _folder(kind: str, key: str, targets: Mapping[str, str]) -> str:
+    target = targets.get(key) if kind == "inputs" else None
+    return f"${{{{{kind}.{key}}}}}" if target is None else shlex.quote(target)
+
+
+def _word(argument: str, fill: Callable[[str, str], str]) -> str:
     """*argument* as one word of bash; placeholders stand outside the quotes."""
     pieces: list[str] = []
     end = 0
     for found in PLACEHOLDER.finditer(argument):
-        pieces += [argument[end : found.start()], f"${{{{{found[1]}.{found[2]}}}}}"]
+        pieces += [_quoted(argument[end : found.start()]), fill(found[1], found[2])]
         end = found.end()
-    pieces.append(argument[end:])
-    if len(pieces) == 1:
-        return shlex.quote(argument)
-    return "".join(piece if number % 2 else shlex.quote(piece) if piece else "" for number, piece in enumerate(pieces))
+    return "".join([*pieces, _quoted(argument[end:])]) or "''"
 
 
-def _check_placeholders(spec: JobSpec) -> None:
-    known = {"inputs": [item.key for item in spec.inputs], "outputs": [item.key for item in spec.outputs]}
-    for argument in spec.arguments:
-        for found in PLACEHOLDER.finditer(argument):
-            keys, kind = known[found[1]], found[1][:-1]
-            if found[2] not in keys:
-                raise BadUsage(f"'{found[0]}' names no {kind}; there are: {', '.join(keys) or 'none'}.", hint=f"Add --{kind} {found[2]}=NAME")
+def _quoted(text: str) -> str:
+    """*text* quoted for bash; nothing for nothing, which stands beside something."""
+    return shlex.quote(text) if text else ""

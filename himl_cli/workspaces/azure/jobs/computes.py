@@ -10,12 +10,10 @@ from urllib.parse import quote
 from himl_cli.core.errors import BadUsage, NotFound
 from himl_cli.core.spelling import did_you_mean
 from himl_cli.workspaces.azure.connection import Connection
+from himl_cli.workspaces.azure.jobs.forms import SERVERLESS
+from himl_cli.workspaces.azure.places import api_versions
 from himl_cli.workspaces.azure.requests.answers import resources, understood
 from himl_cli.workspaces.azure.requests.errors import ServiceNotFound
-
-API = "2024-10-01"
-SERVERLESS = "serverless"
-"""Azure ML's word for nodes that it finds itself: there is no compute of that name to look for."""
 
 BROKEN_STATES = ("Failed", "Deleting", "Canceled")
 NO_JOBS = {
@@ -41,7 +39,7 @@ def check_compute(connection: Connection, name: str, nodes: int = 1) -> None:
         raise _unknown(connection, name)
     url = connection.arm(f"/computes/{quote(name, safe='')}")
     try:
-        found = connection.rest.get_object(url, "compute", params={"api-version": API})
+        found = connection.rest.get_object(url, "compute", params={"api-version": api_versions.COMPUTES})
     except ServiceNotFound as err:
         raise _unknown(connection, name) from err
     with understood(url, "the compute"):
@@ -70,7 +68,7 @@ def _most_nodes(kind: str, own: Mapping[str, Any]) -> int | None:
 
 
 def _unknown(connection: Connection, name: str) -> NotFound:
-    found = resources(connection.rest.get, connection.arm("/computes"), "computes", {"api-version": API})
+    found = resources(connection.rest.get, connection.arm("/computes"), "computes", {"api-version": api_versions.COMPUTES})
     names = sorted(str(item.get("name")) for item in found)
     there = f"there are: {', '.join(names)}" if names else "it has none"
     return NotFound(f"No compute '{name}' in {connection.address.label}; {there}.", hint=did_you_mean(name, names))

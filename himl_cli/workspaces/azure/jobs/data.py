@@ -9,8 +9,8 @@ from himl_cli.core.events import Notice, Notify
 from himl_cli.core.jobs import DataSpec
 from himl_cli.workspaces.azure.connection import Connection
 from himl_cli.workspaces.azure.jobs.data_folders import DataFolder, DataFolders
-from himl_cli.workspaces.azure.jobs.forms import INPUT_MODES, OUTPUT_MODES, JobInput, JobOutput
-from himl_cli.workspaces.azure.jobs.registered_data import FOLDER, LATEST, DataAsset, RegisteredData, can_be_registered
+from himl_cli.workspaces.azure.jobs.forms import INPUT_MODES, LATEST, OUTPUT_MODES, JobInput, JobOutput
+from himl_cli.workspaces.azure.jobs.registered_data import FOLDER, DataAsset, RegisteredData, can_be_registered
 from himl_cli.workspaces.azure.requests.threads import ask_all
 from himl_cli.workspaces.azure.storage.datastores import Datastores
 from himl_cli.workspaces.azure.storage.storage_uris import data_place
@@ -51,19 +51,33 @@ def resolve_outputs(
 ) -> dict[str, JobOutput]:
     """What each output is in the job, by key: the folder NAME of its datastore, registered at the job's end as data asset NAME.
 
-    Raises NotFound naming the datastores that exist, BadUsage for an output that must not exist and does.
+    Where that cannot be, *notify* hears so, and the folder is written all the same. Raises NotFound naming the datastores that
+    exist, BadUsage for an output that must not exist and does.
     """
     folders, assets = DataFolders(datastores, default_datastore), RegisteredData(connection)
+    found = ask_all(lambda item: assets.find(item.name, None), specs)
     outputs: dict[str, JobOutput] = {}
-    for item in specs:
+    for item, asset in zip(specs, found, strict=True):
         folder = folders.of(item)
         if not item.overwrite:
-            _check_new(assets, folders, item, folder)
-        is_registered = can_be_registered(item.name)
-        if not is_registered:
-            notify(Notice(f"Output '{item.key}': no data asset can be called '{item.name}', so the folder is not registered."))
-        outputs[item.key] = JobOutput(folder.uri, OUTPUT_MODES[item.mode or "mount"], item.name if is_registered else None)
+            _check_new(asset, folders, item, folder)
+        obstacle = _no_registration(item.name, asset)
+        if obstacle:
+            notify(Notice(f"Output '{item.key}': {obstacle}, so the folder is not registered."))
+        outputs[item.key] = JobOutput(folder.uri, OUTPUT_MODES[item.mode or "mount"], None if obstacle else item.name)
     return outputs
+
+
+def _no_registration(name: str, asset: DataAsset | None) -> str:
+    """Why a folder cannot become the next version of the data asset *name*, which is *asset* by now; empty where it can.
+
+    All versions of an asset are of one type: the service would find out at the job's end, and tell nobody.
+    """
+    if not can_be_registered(name):
+        return f"no data asset can be called '{name}'"
+    if asset is not None and asset.kind != FOLDER:
+        return f"the data asset '{name}' is of type {asset.kind}, not {FOLDER}"
+    return ""
 
 
 def existing_folder(connection: Connection, assets: RegisteredData, folders: DataFolders, item: DataSpec) -> DataFolder:
@@ -96,9 +110,8 @@ def _say_where(connection: Connection, item: DataSpec, asset: DataAsset, notify:
         notify(Notice(f"Input '{item.key}': the data asset '{item.name}' is registered and lies in {there}; 'datastore={item.datastore}' is passed over."))
 
 
-def _check_new(assets: RegisteredData, folders: DataFolders, item: DataSpec, folder: DataFolder) -> None:
+def _check_new(asset: DataAsset | None, folders: DataFolders, item: DataSpec, folder: DataFolder) -> None:
     hint = "Choose another name, or leave overwrite=false out."
-    asset = assets.find(item.name, None)
     if asset is not None:
         raise BadUsage(f"Output '{item.key}': the data asset '{item.name}' exists (version {asset.version}), and overwrite=false was given.", hint=hint)
     if folders.has_files(folder):

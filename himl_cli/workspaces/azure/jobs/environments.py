@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import timedelta
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -14,17 +16,20 @@ from himl_cli.core.errors import BadUsage
 from himl_cli.core.events import Notice, Notify
 from himl_cli.core.jobs import EnvironmentSpec
 from himl_cli.workspaces.azure.connection import Connection
-from himl_cli.workspaces.azure.jobs.build_context import context_digest, upload_context
+from himl_cli.workspaces.azure.jobs.build_context import context_digest, context_files, upload_context
 from himl_cli.workspaces.azure.jobs.registered_environments import environment_id
 from himl_cli.workspaces.azure.jobs.sdk import load_sdk
 from himl_cli.workspaces.azure.requests.answers import understood
+from himl_cli.workspaces.azure.requests.kept import LONGEST_SECONDS
+from himl_cli.workspaces.azure.requests.times import as_time, http_time
+from himl_cli.workspaces.azure.rest import Reply
 from himl_cli.workspaces.azure.storage.datastores import Datastores
 
 if TYPE_CHECKING:
     from himl_cli.workspaces.azure.jobs.builder import Built
 
 KIND = "environments"
-KEPT_SECONDS = 2 * 24 * 3600.0
+CLOCK_SECONDS = 2.0  # two clocks of the service may differ by that
 WITH_WHEELS = "himl-private-wheels"
 """The name under which environments with private wheels are registered; their versions are digests of their contents."""
 
@@ -60,12 +65,13 @@ class JobEnvironment:
         """Register an environment made from files, as azure-ai-ml does it: the same files give the same version, which may be there already."""
         built = self._built()
         url = self._connection.arm(quote(built.path))
+        begun = time.monotonic()
         reply = self._connection.rest.send("PUT", url, params={"api-version": built.api_version}, json=built.body)
         with understood(url, "the environment"):
             id = str(reply.body["id"])
-        if reply.status == 200:
-            say_unchanged(notify)
-        self._connection.kept.put(KIND, self._key, id, seconds=KEPT_SECONDS)
+            if _was_there(reply, time.monotonic() - begun):
+                say_unchanged(notify)
+        self._connection.kept.put(KIND, self._key, id, seconds=LONGEST_SECONDS)
         return EnvironmentAsset(id, is_kept=False)
 
     def forget(self) -> None:
@@ -79,17 +85,23 @@ class JobEnvironment:
         address = self._connection.address
         if not self._spec.wheels:
             return build_environment(address, self._spec.image, conda_contents(self._spec))
-        context = upload_context(self._connection, self._datastores, self._spec, self._context)
-        return build_context_environment(address, WITH_WHEELS, self._context, context)
+        context = upload_context(self._connection, self._datastores, self._context)
+        return build_context_environment(address, WITH_WHEELS, context_digest(self._context), context)
 
     @cached_property
-    def _context(self) -> str:
-        return context_digest(self._spec)
+    def _context(self) -> Mapping[str, bytes]:
+        return context_files(self._spec)
 
     @cached_property
     def _key(self) -> str:
-        contents = json.dumps([self._spec.image, self._spec.conda, self._context if self._spec.wheels else ""])
+        contents = json.dumps([self._spec.image, self._spec.conda, context_digest(self._context) if self._spec.wheels else ""])
         return self._connection.key(f"environment {hashlib.sha256(contents.encode()).hexdigest()}")
+
+
+def _was_there(reply: Reply, seconds: float) -> bool:
+    """Whether the environment was made before a request that took *seconds*: the status does not tell. By the service's own clock."""
+    created, now = as_time((reply.body.get("systemData") or {}).get("createdAt")), http_time(reply.headers.get("date"))
+    return created is not None and now is not None and created < now - timedelta(seconds=seconds + CLOCK_SECONDS)
 
 
 def say_unchanged(notify: Notify) -> None:

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+SERVERLESS = "serverless"
+"""Azure ML's word for nodes that it finds itself: a job for them names no compute, and there is none of that name to look for."""
+LATEST = "latest"
+"""The word for the newest version of what has versions."""
 INPUT_MODES = {"mount": "ro_mount", "download": "download"}
 OUTPUT_MODES = {"mount": "rw_mount", "upload": "upload"}
 """himl's words for how data reaches a job, and azure-ai-ml's."""
@@ -22,7 +26,7 @@ class JobInput:
     """One input: `type` is `uri_folder`, `uri_file` or `mltable`; `mode` a value of INPUT_MODES.
 
     `path` is what goes into the request: the resource id of a version of a data asset, or `azureml://datastores/D/paths/P/`.
-    `target` is the path that the job is to find it at on its node, None for one that the service chooses.
+    `target` is the path at which the job is to find it, None for one that the service chooses: for requests that can say it.
     """
 
     type: str

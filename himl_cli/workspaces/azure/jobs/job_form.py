@@ -6,16 +6,14 @@ Jobs that are sent one after the other mostly have the same shape: what a reques
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from himl_cli.core.jobs import JobSpec
 from himl_cli.workspaces.azure.jobs.command_text import command_text
-from himl_cli.workspaces.azure.jobs.forms import INPUT_MODES, OUTPUT_MODES, JobInput, JobOutput
+from himl_cli.workspaces.azure.jobs.forms import INPUT_MODES, OUTPUT_MODES, SERVERLESS, JobInput, JobOutput
+from himl_cli.workspaces.azure.runs.limits import limit_of, limit_properties
 
-SERVERLESS = "serverless"
-"""Azure ML's word for a job that names no compute."""
 GIT_DIRTY = "azureml.git.dirty"
 GIT_PROPERTIES = {
     "build_source_repository": "mlflow.source.git.repoURL",
@@ -28,12 +26,11 @@ GIT_PROPERTIES = {
 
 @dataclass(frozen=True)
 class InputShape:
-    """`target` is the path that the input is to have on the node, None for one that the service chooses."""
+    """One input: `type` and `mode` as JobInput has them."""
 
     key: str
     type: str
     mode: str
-    target: str | None
 
 
 @dataclass(frozen=True)
@@ -55,12 +52,12 @@ class JobShape:
     processes: int | None
     distribution: str
     shm_size: str
-    docker_args: str
     seconds: int | None
     identity: str | None
     inputs: tuple[InputShape, ...]
     outputs: tuple[OutputShape, ...]
     has_description: bool
+    has_docker_args: bool
 
 
 @dataclass(frozen=True)
@@ -71,6 +68,7 @@ class JobTexts:
     description: str
     experiment: str
     command: str
+    docker_args: str
     code: str
     environment: str
     tags: Mapping[str, str]
@@ -97,18 +95,18 @@ def shape_of(spec: JobSpec, inputs: Mapping[str, JobInput], outputs: Mapping[str
         processes=spec.processes,
         distribution=spec.distribution,
         shm_size=spec.shm_size,
-        docker_args=" ".join(spec.docker_args),
-        seconds=None if spec.max_seconds is None else max(1, math.ceil(spec.max_seconds)),
+        seconds=None if spec.max_seconds is None else limit_of(spec.max_seconds),
         identity=spec.identity,
-        inputs=tuple(InputShape(key, item.type, item.mode, item.target) for key, item in inputs.items()),
+        inputs=tuple(InputShape(key, item.type, item.mode) for key, item in inputs.items()),
         outputs=tuple(OutputShape(key, item.type, item.mode, item.asset_name is not None) for key, item in outputs.items()),
         has_description=bool(spec.description),
+        has_docker_args=bool(spec.docker_args),
     )
 
 
 def likely_shape(spec: JobSpec) -> JobShape:
     """The shape that *spec* mostly has: before its data were looked for."""
-    inputs = {item.key: JobInput("uri_folder", "", INPUT_MODES[item.mode or "download"], item.target) for item in spec.inputs}
+    inputs = {item.key: JobInput("uri_folder", "", INPUT_MODES[item.mode or "download"]) for item in spec.inputs}
     outputs = {item.key: JobOutput("", OUTPUT_MODES[item.mode or "mount"], item.name) for item in spec.outputs}
     return shape_of(spec, inputs, outputs)
 
@@ -120,15 +118,21 @@ def texts_of(spec: JobSpec, run_id: str, code: str, environment: str, inputs: Ma
         description=spec.description,
         experiment=spec.experiment,
         command=command_text(spec),
+        docker_args=" ".join(spec.docker_args),
         code=code,
         environment=environment,
         tags={**spec.tags, "run_recovery_id": f"{spec.experiment}:{run_id}"},
         variables=dict(spec.env),
-        properties=git_properties(spec.tags),
+        properties=job_properties(spec),
         inputs={key: item.path for key, item in inputs.items()},
         outputs={key: item.path for key, item in outputs.items()},
         assets={key: item.asset_name for key, item in outputs.items() if item.asset_name is not None},
     )
+
+
+def job_properties(spec: JobSpec) -> dict[str, str]:
+    """The facts of *spec* that go with the job beside its tags: of git, and how long it may run."""
+    return {**git_properties(spec.tags), **limit_properties(spec.max_seconds)}
 
 
 def git_properties(tags: Mapping[str, str]) -> dict[str, str]:

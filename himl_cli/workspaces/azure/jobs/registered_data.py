@@ -12,12 +12,12 @@ from urllib.parse import quote
 from himl_cli.core.errors import NotFound
 from himl_cli.core.spelling import did_you_mean
 from himl_cli.workspaces.azure.connection import Connection
+from himl_cli.workspaces.azure.jobs.forms import LATEST
+from himl_cli.workspaces.azure.places import api_versions
 from himl_cli.workspaces.azure.requests.answers import resources, understood
 from himl_cli.workspaces.azure.requests.errors import ServiceNotFound, ServiceRefused
 
-API = "2023-04-01"
 FOLDER, FILE = "uri_folder", "uri_file"
-LATEST = "latest"
 SHOWN = 10  # versions or names that a message names
 MOST_NAMES = 1000  # that are looked through for a near one
 _NEW_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,254}")
@@ -64,7 +64,7 @@ class RegisteredData:
         url = self._url(name, "1")
         properties = {"dataType": FOLDER, "dataUri": uri, "isAnonymous": False, "isArchived": False}
         try:
-            answer = self._rest.send("PUT", url, params={"api-version": API}, json={"properties": properties}).body
+            answer = self._rest.send("PUT", url, params={"api-version": api_versions.DATA}, json={"properties": properties}).body
         except ServiceRefused as err:
             found = self._latest(name) if err.status < 500 else None
             if found is None:
@@ -74,13 +74,13 @@ class RegisteredData:
 
     def near(self, name: str) -> str:
         """A hint at assets whose names are like *name*; empty without any."""
-        found = resources(self._rest.get, self._connection.arm("/data"), "data assets", {"api-version": API})
+        found = resources(self._rest.get, self._connection.arm("/data"), "data assets", {"api-version": api_versions.DATA})
         return did_you_mean(name, [str(item.get("name")) for item in islice(found, MOST_NAMES)])
 
     def _latest(self, name: str) -> DataAsset | None:
         url = self._connection.arm(f"/data/{quote(name, safe='')}")
         try:
-            answer = self._rest.get_object(url, "data asset", params={"api-version": API})
+            answer = self._rest.get_object(url, "data asset", params={"api-version": api_versions.DATA})
         except ServiceNotFound:
             return None
         with understood(url, "the data asset"):
@@ -94,7 +94,7 @@ class RegisteredData:
     def _version(self, name: str, version: str) -> DataAsset | None:
         url = self._url(name, version)
         try:
-            return _asset(name, self._rest.get(url, params={"api-version": API}), url)
+            return _asset(name, self._rest.get(url, params={"api-version": api_versions.DATA}), url)
         except ServiceNotFound:
             return None
 
@@ -113,7 +113,7 @@ class RegisteredData:
         """The newest first; none where nothing is called *name*."""
         url = self._connection.arm(f"/data/{quote(name, safe='')}/versions")
         try:
-            yield from resources(self._rest.get, url, "versions", {"api-version": API, "$orderBy": "createdtime desc", "$top": str(SHOWN + 1)})
+            yield from resources(self._rest.get, url, "versions", {"api-version": api_versions.DATA, "$orderBy": "createdtime desc", "$top": str(SHOWN + 1)})
         except ServiceNotFound:
             return
 

@@ -9,11 +9,11 @@ from urllib.parse import quote
 from himl_cli.core.errors import NotFound
 from himl_cli.core.spelling import did_you_mean
 from himl_cli.workspaces.azure.connection import Connection
+from himl_cli.workspaces.azure.jobs.forms import LATEST
+from himl_cli.workspaces.azure.places import api_versions
 from himl_cli.workspaces.azure.requests.answers import resources, understood
 from himl_cli.workspaces.azure.requests.errors import ServiceNotFound
 
-API = "2024-10-01"
-LATEST = "latest"
 ELSEWHERE = ("azureml://", "/subscriptions/")
 """How the names of environments begin that lie in a registry or are ids already: the service looks for those itself."""
 CURATED = "AzureML-"
@@ -37,7 +37,7 @@ def environment_id(connection: Connection, name: str, version: str | None) -> st
     try:
         if version in (None, LATEST):
             return _latest(connection, url, name)
-        answer = connection.rest.get_object(f"{url}/versions/{quote(str(version), safe='')}", "environment", params={"api-version": API})
+        answer = connection.rest.get_object(f"{url}/versions/{quote(str(version), safe='')}", "environment", params={"api-version": api_versions.ENVIRONMENTS})
     except ServiceNotFound as err:
         raise _missing(connection, url, name, version) from err
     with understood(url, "the environment"):
@@ -45,7 +45,7 @@ def environment_id(connection: Connection, name: str, version: str | None) -> st
 
 
 def _latest(connection: Connection, url: str, name: str) -> str:
-    answer = connection.rest.get_object(url, "environment", params={"api-version": API})
+    answer = connection.rest.get_object(url, "environment", params={"api-version": api_versions.ENVIRONMENTS})
     with understood(url, "the environment"):
         latest = answer["properties"].get("latestVersion")
     if not latest:
@@ -74,6 +74,6 @@ def _names(connection: Connection, url: str, what: str) -> list[str]:
             return str(item["name"])
 
     try:
-        return [name_of(item) for item in resources(connection.rest.get, url, what, {"api-version": API})]
+        return [name_of(item) for item in resources(connection.rest.get, url, what, {"api-version": api_versions.ENVIRONMENTS})]
     except ServiceNotFound:
         return []

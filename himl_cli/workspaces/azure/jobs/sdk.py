@@ -10,25 +10,38 @@ from contextlib import contextmanager, suppress
 
 from himl_cli.workspaces.azure.requests.quiet import quieten
 
+TALKERS = ("azure.ai.ml", "azure.ai.ml._utils._experimental")
+
 
 @contextmanager
 def silenced() -> Iterator[None]:
-    """Within it, azure-ai-ml and what it stands on warn of nothing: of what is experimental or deprecated in themselves. One thread at a time."""
+    """Within it, azure-ai-ml and what it stands on warn of nothing: of what is experimental or deprecated in themselves. One thread at a time.
+
+    Afterwards azure-ai-ml's loggers are as they were: a script that goes on with it hears what it has to say.
+    """
     quieten()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
+    loggers = [logging.getLogger(name) for name in TALKERS]
+    levels = [logger.level for logger in loggers]
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            for logger in loggers:
+                logger.setLevel(logging.CRITICAL)
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
 
 
 def load_sdk() -> None:
-    """Import azure-ai-ml, if it is not there yet. It lets its own logger speak on stderr when it is imported; that is undone."""
+    """Import azure-ai-ml, if it is not there yet. It lets its own logger speak on stderr when it is imported; `silenced` undoes that."""
     with silenced():
-        logger = logging.getLogger("azure.ai.ml")
-        level = logger.level
-        import azure.ai.ml
-        import azure.ai.ml.entities  # noqa: F401
+        _import()
 
-        logger.setLevel(level)
+
+def _import() -> None:
+    import azure.ai.ml
+    import azure.ai.ml.entities  # noqa: F401
 
 
 @contextmanager
@@ -40,11 +53,12 @@ def loading_sdk() -> Iterator[None]:
 
     def load() -> None:
         with suppress(ImportError):  # it is raised where azure-ai-ml is used
-            load_sdk()
+            _import()
 
     thread = threading.Thread(target=load, name="himl-sdk", daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        thread.join()
+    with silenced():  # here and not on the thread: filters of warnings are the process's, and must be set back in turn
+        thread.start()
+        try:
+            yield
+        finally:
+            thread.join()

@@ -18,9 +18,9 @@ def sdk_view(connection: Connection, run_id: str) -> tuple[Any, Any]:
 
     from himl_cli.workspaces.azure.jobs.client import client_for
 
-    client = client_for(connection)
     try:
         with silenced():
+            client = client_for(connection)
             return client.jobs.get(run_id), client
     except ResourceNotFoundError as err:
         raise RunNotFound(run_id, connection.address.label) from err

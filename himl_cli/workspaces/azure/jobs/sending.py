@@ -10,6 +10,7 @@ from urllib.parse import quote
 from himl_cli.core.errors import HimlError, Interrupted, NotAllowed, ServiceFailed
 from himl_cli.core.interruptions import interruptions
 from himl_cli.workspaces.azure.connection import Connection
+from himl_cli.workspaces.azure.jobs.before_creation import say_nothing_runs
 from himl_cli.workspaces.azure.requests.answers import object_of
 from himl_cli.workspaces.azure.requests.errors import ServiceNotFound
 
@@ -18,22 +19,21 @@ log = logging.getLogger(__name__)
 USER_TOKEN = "x-azureml-token"  # of the user whom a job is to act as
 
 
-def create_job(connection: Connection, run_id: str, api_version: str, body: Mapping[str, Any]) -> Mapping[str, Any]:
+def create_job(connection: Connection, run_id: str, api_version: str, body: Mapping[str, Any], headers: Mapping[str, str]) -> Mapping[str, Any]:
     """Create job *run_id* and give what the service says of it.
 
     A request is repeated where its answer was lost: its id is the job's name, of which there is never a second one. The service
     refuses the repetition then (400, the job is there), so that after any refusal, and where all tries failed, the job is
-    looked for. A signal waits until it is known whether there is one.
+    looked for. A signal waits until it is known whether there is one. *headers* go with the request (`acting_as_user`).
 
     Raises Interrupted after one, with the id of the job; ServiceFailed, too, where it stays unknown; and as `Rest` does.
     """
     url = connection.arm(f"/jobs/{quote(run_id, safe='')}")
-    headers = _acting_as_user(connection, body)
     with interruptions() as signals:
         try:
             created = _put(connection, url, run_id, {"api-version": api_version}, body, headers)
         except KeyboardInterrupt as err:
-            raise Interrupted(f"Interrupted while job '{run_id}' was being created: it may be there.", hint=_tells(run_id)) from err
+            raise Interrupted(f"Interrupted while job '{run_id}' was being created: it may be there.", hint=tells(run_id)) from err
     if signals:
         raise Interrupted(f"Job '{run_id}' was created before the interruption, and goes on.", hint=f"To stop it: himl runs cancel {run_id}")
     return created
@@ -41,32 +41,37 @@ def create_job(connection: Connection, run_id: str, api_version: str, body: Mapp
 
 def _put(connection: Connection, url: str, run_id: str, query: Mapping[str, str], body: Mapping[str, Any], headers: Mapping[str, str]) -> Mapping[str, Any]:
     try:
-        answer = connection.rest.send("PUT", url, params=query, json=body, headers=headers).body
-    except (NotAllowed, ServiceNotFound):
+        return object_of(connection.rest.send("PUT", url, params=query, json=body, headers=headers).body, url, "job")
+    except ServiceNotFound as err:
+        say_nothing_runs(err)
         raise
     except HimlError as err:
         log.debug("creating %s failed: %s", run_id, err)
-        answer = _looked_for(connection, url, run_id, query, err)
-    return object_of(answer, url, "job")
+        return _looked_for(connection, url, run_id, query, err)
 
 
-def _looked_for(connection: Connection, url: str, run_id: str, query: Mapping[str, str], trouble: HimlError) -> Any:
+def _looked_for(connection: Connection, url: str, run_id: str, query: Mapping[str, str], trouble: HimlError) -> Mapping[str, Any]:
     """The job, where it was created in spite of *trouble*. Raises *trouble* where it was not."""
     try:
-        return connection.rest.get(url, params=query)
+        return connection.rest.get_object(url, "job", params=query)
     except ServiceNotFound:
+        say_nothing_runs(trouble)
         raise trouble from None
     except HimlError:
-        raise ServiceFailed(f"It is not known whether job '{run_id}' was created: {trouble}", hint=_tells(run_id)) from trouble
+        if isinstance(trouble, NotAllowed):  # what is to be done about that comes first
+            trouble.hint = f"{trouble.hint} {tells(run_id)}".strip()
+            raise trouble from None
+        raise ServiceFailed(f"It is not known whether job '{run_id}' was created: {trouble}", hint=tells(run_id)) from trouble
 
 
-def _tells(run_id: str) -> str:
-    return f"'himl runs show {run_id}' tells whether there is such a job, 'himl runs cancel {run_id}' stops it."
-
-
-def _acting_as_user(connection: Connection, body: Mapping[str, Any]) -> dict[str, str]:
+def acting_as_user(connection: Connection, body: Mapping[str, Any]) -> dict[str, str]:
     """The token that a job gets which acts as the user who sends it."""
     identity = body["properties"].get("identity") or {}
     if identity.get("identityType") != "UserIdentity":
         return {}
     return {USER_TOKEN: connection.tokens.get(connection.address.cloud.jobs_scope)}
+
+
+def tells(run_id: str) -> str:
+    """Where to see whether there is a job *run_id*."""
+    return f"'himl runs show {run_id}' tells whether there is such a job, 'himl runs cancel {run_id}' stops it."

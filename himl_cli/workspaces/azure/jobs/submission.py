@@ -10,14 +10,15 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
 
-from himl_cli.core.errors import BadUsage, Interrupted
-from himl_cli.core.events import Notice, Notify
-from himl_cli.core.interruptions import terminations
+from himl_cli.core.errors import BadUsage
+from himl_cli.core.events import Event, Notice, Notify
 from himl_cli.core.jobs import EnvironmentSpec, JobSpec
 from himl_cli.core.run_ids import new_run_id
 from himl_cli.core.runs import Run
 from himl_cli.workspaces.azure.connection import Connection
+from himl_cli.workspaces.azure.jobs.before_creation import before_creation
 from himl_cli.workspaces.azure.jobs.code import CodeAssets
+from himl_cli.workspaces.azure.jobs.code_upload import folder_for
 from himl_cli.workspaces.azure.jobs.command_text import command_text
 from himl_cli.workspaces.azure.jobs.computes import check_compute
 from himl_cli.workspaces.azure.jobs.data import resolve_inputs, resolve_outputs
@@ -25,16 +26,15 @@ from himl_cli.workspaces.azure.jobs.environments import EnvironmentAsset, JobEnv
 from himl_cli.workspaces.azure.jobs.forms import CodeAsset, JobInput, JobOutput
 from himl_cli.workspaces.azure.jobs.job_form import JobForm, shape_of, texts_of
 from himl_cli.workspaces.azure.jobs.sdk import loading_sdk
-from himl_cli.workspaces.azure.jobs.sending import create_job
+from himl_cli.workspaces.azure.jobs.sending import acting_as_user, create_job
 from himl_cli.workspaces.azure.jobs.submitted import submitted_run
 from himl_cli.workspaces.azure.jobs.templates import Templates
+from himl_cli.workspaces.azure.places import api_versions
 from himl_cli.workspaces.azure.requests.errors import ServiceNotFound, ServiceRefused
 from himl_cli.workspaces.azure.requests.threads import ask_all
 from himl_cli.workspaces.azure.storage.datastores import Datastores
 
 log = logging.getLogger(__name__)
-
-ASSETS_API = "2024-10-01"
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class Submission:
     """One job on its way. `run` may be called once."""
 
     def __init__(self, connection: Connection, datastores: Datastores, spec: JobSpec, notify: Notify) -> None:
-        """Raises BadUsage for a job that no cluster could run."""
+        """Raises BadUsage for a job that no cluster could run, and for files that Azure Storage cannot hold."""
         self._connection = connection
         self._datastores = datastores
         self._spec = spec
@@ -73,6 +73,7 @@ class Submission:
         self._environment = JobEnvironment(connection, datastores, _environment_of(spec))
         self._templates = Templates(connection.kept, connection.address)
         command_text(spec)  # raises for placeholders that name nothing
+        folder_for(spec.snapshot)
 
     def run(self) -> Run:
         """Submit the job. Until the job itself is created, an interruption leaves nothing that runs; it raises Interrupted.
@@ -80,26 +81,26 @@ class Submission:
         Raises NotFound for a compute, an environment or data that is not there, before anything is uploaded; BadUsage,
         NotAllowed, ServiceFailed.
         """
-        ready = self._undisturbed(self._prepared)
+        with before_creation():
+            ready = self._prepared()
         try:
-            created = create_job(self._connection, self._run_id, *ready.request)
+            created = self._create(ready)
         except (ServiceNotFound, ServiceRefused) as err:
             if err.status not in (400, 404):
                 raise
-            again = self._undisturbed(lambda: self._renewed(ready))
+            with before_creation():
+                again = self._renewed(ready)
             if again.request == ready.request:
                 raise
             log.debug("the service refuses the job (%s); what was remembered of it is made anew", err)
-            created = create_job(self._connection, self._run_id, *again.request)
-        return submitted_run(created, self._connection, self._spec, ready.found.tenant_id)
+            created = self._create(again)
+        return submitted_run(created, self._connection, self._spec, self._run_id, ready.found.tenant_id)
 
-    def _undisturbed(self, prepare: Callable[[], _Ready]) -> _Ready:
-        """What *prepare* makes ready. Raises Interrupted where it is not let finish."""
-        try:
-            with terminations():
-                return prepare()
-        except KeyboardInterrupt as err:
-            raise Interrupted("Interrupted before the job was created: nothing runs.") from err
+    def _create(self, ready: _Ready) -> Mapping[str, Any]:
+        api_version, body = ready.request
+        with before_creation():
+            headers = acting_as_user(self._connection, body)
+        return create_job(self._connection, self._run_id, api_version, body, headers)
 
     def _prepared(self) -> _Ready:
         found = self._find()
@@ -138,7 +139,7 @@ class Submission:
     def _is_gone(self, id: str) -> bool:
         url = f"{self._connection.address.cloud.resource_manager}{quote(id)}"
         try:
-            self._connection.rest.get(url, params={"api-version": ASSETS_API})
+            self._connection.rest.get(url, params={"api-version": api_versions.ENVIRONMENTS})
         except ServiceNotFound:
             return True
         return False
@@ -146,14 +147,17 @@ class Submission:
     def _find(self) -> _Found:
         """Ask for everything at once; nothing is uploaded or registered before all of it is known to be in order."""
         spec, connection = self._spec, self._connection
+        heard: list[Event] = []  # on another thread
         questions: list[Callable[[], Any]] = [
             lambda: check_compute(connection, spec.cluster, spec.nodes),
             lambda: connection.record().tenant_id,
             self._environment.find,
             lambda: self._codes.find(spec.snapshot),
-            lambda: resolve_outputs(connection, self._datastores, spec.outputs, spec.default_datastore, self._notify),
+            lambda: resolve_outputs(connection, self._datastores, spec.outputs, spec.default_datastore, heard.append),
         ]
         _, tenant_id, environment, code, outputs = ask_all(lambda ask: ask(), questions)
+        for event in heard:
+            self._notify(event)
         inputs = resolve_inputs(connection, self._datastores, spec.inputs, spec.default_datastore, self._notify)
         return _Found(tenant_id, inputs, outputs, environment, code)
 

@@ -7,30 +7,52 @@ from dataclasses import replace
 from datetime import datetime, timezone
 from typing import Any
 
+from himl_cli.core.errors import ServiceFailed
 from himl_cli.core.jobs import JobSpec
 from himl_cli.core.redaction import mask_arguments
-from himl_cli.core.runs import Run
+from himl_cli.core.runs import Run, RunStatus
 from himl_cli.workspaces.azure.connection import Connection
-from himl_cli.workspaces.azure.jobs.command_text import command_text
+from himl_cli.workspaces.azure.jobs.command_text import script_text
+from himl_cli.workspaces.azure.jobs.sending import tells
 from himl_cli.workspaces.azure.requests.answers import understood
 from himl_cli.workspaces.azure.requests.times import as_time
 from himl_cli.workspaces.azure.runs.records import studio_url
 from himl_cli.workspaces.azure.runs.states import status_of
 
 
-def submitted_run(answer: Mapping[str, Any], connection: Connection, spec: JobSpec, tenant_id: str) -> Run:
-    """The run that *answer*, the service's on the creation of *spec*, tells of; credentials in its command are masked."""
-    with understood(connection.arm("/jobs"), "the job"):
-        properties, run_id = answer["properties"], str(answer["name"])
-        return Run(
-            id=run_id,
-            experiment=str(properties.get("experimentName") or spec.experiment),
-            status=status_of(str(properties.get("status") or "")),
-            created=as_time((answer.get("systemData") or {}).get("createdAt")) or datetime.now(timezone.utc),
-            display_name=str(properties.get("displayName") or ""),
-            description=str(properties.get("description") or ""),
-            tags={name: str(value) for name, value in sorted((properties.get("tags") or {}).items())},
-            command=command_text(replace(spec, arguments=mask_arguments(spec.arguments))),
-            workspace=connection.address.label,
-            url=studio_url(run_id, connection.address, tenant_id),
-        )
+def run_of(spec: JobSpec, run_id: str, connection: Connection, tenant_id: str) -> Run:
+    """The run that *spec* has become, by what is known here: it waits. Credentials in its command are masked."""
+    return Run(
+        id=run_id,
+        experiment=spec.experiment,
+        status=RunStatus.queued,
+        created=datetime.now(timezone.utc),
+        display_name=spec.display_name,
+        description=spec.description,
+        tags={name: spec.tags[name] for name in sorted(spec.tags)},
+        command=script_text(replace(spec, arguments=mask_arguments(spec.arguments))),
+        workspace=connection.address.label,
+        url=studio_url(run_id, connection.address, tenant_id),
+    )
+
+
+def submitted_run(answer: Mapping[str, Any], connection: Connection, spec: JobSpec, run_id: str, tenant_id: str) -> Run:
+    """The run that *answer*, the service's on the creation of *spec* as job *run_id*, tells of.
+
+    Raises ServiceFailed, which names the job, for an answer that is not understood.
+    """
+    known = run_of(spec, run_id, connection, tenant_id)
+    try:
+        with understood(connection.arm("/jobs"), "the job"):
+            properties = answer["properties"]
+            return replace(
+                known,
+                experiment=str(properties.get("experimentName") or known.experiment),
+                status=status_of(str(properties.get("status") or "")),
+                created=as_time((answer.get("systemData") or {}).get("createdAt")) or known.created,
+                display_name=str(properties.get("displayName") or ""),
+                description=str(properties.get("description") or ""),
+                tags={name: str(value) for name, value in sorted((properties.get("tags") or {}).items())},
+            )
+    except ServiceFailed as err:
+        raise ServiceFailed(f"Job '{run_id}' was created, but: {err}", hint=tells(run_id)) from err

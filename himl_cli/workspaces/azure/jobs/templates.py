@@ -18,12 +18,11 @@ from himl_cli import __version__
 from himl_cli.workspaces.azure.jobs.job_form import JobForm, JobShape, JobTexts
 from himl_cli.workspaces.azure.jobs.sdk import load_sdk
 from himl_cli.workspaces.azure.places.address import WorkspaceAddress
-from himl_cli.workspaces.azure.requests.kept import Kept
+from himl_cli.workspaces.azure.requests.kept import LONGEST_SECONDS, Kept
 
 log = logging.getLogger(__name__)
 
 KIND = "job-templates"
-KEPT_SECONDS = 2 * 24 * 3600.0
 _MARK = "himl-mark"
 
 
@@ -84,7 +83,7 @@ class Templates:
         if not _has_all_marks(template, marked):
             log.debug("azure-ai-ml changes texts of a job; it builds each job by itself")
             return None
-        self._kept.put(KIND, self._key(shape), asdict(template), seconds=KEPT_SECONDS)
+        self._kept.put(KIND, self._key(shape), asdict(template), seconds=LONGEST_SECONDS)
         return template
 
     def _key(self, shape: JobShape) -> str:
@@ -108,6 +107,7 @@ def _marked(address: WorkspaceAddress, shape: JobShape) -> JobTexts:
         description=mark("description") if shape.has_description else "",
         experiment=mark("experiment"),
         command=mark("command"),
+        docker_args=mark("docker-args") if shape.has_docker_args else "",
         code=f"{address.path}/codes/{mark('code')}/versions/1",
         environment=f"{address.path}/environments/{mark('environment')}/versions/1",
         tags=map_mark("tags"),
@@ -121,7 +121,7 @@ def _marked(address: WorkspaceAddress, shape: JobShape) -> JobTexts:
 
 def _replacements(marks: JobTexts, texts: JobTexts) -> tuple[dict[str, str], dict[str, Mapping[str, str]]]:
     """What stands for each mark that is a text, and for each that is the one name of an object."""
-    plain = ("display_name", "description", "experiment", "command", "code", "environment")
+    plain = ("display_name", "description", "experiment", "command", "docker_args", "code", "environment")
     found = {getattr(marks, name): getattr(texts, name) for name in plain if getattr(marks, name)}
     for name in ("inputs", "outputs", "assets"):
         found |= {mark: getattr(texts, name)[key] for key, mark in getattr(marks, name).items()}

@@ -12,11 +12,12 @@ from typing import Any
 
 from himl_cli.core.jobs import DataSpec, EnvironmentSpec, JobSpec
 from himl_cli.core.redaction import MASK, mask_arguments, redact
+from himl_cli.workspaces.azure.jobs.code_upload import folder_for
 from himl_cli.workspaces.azure.jobs.command_text import command_text
 from himl_cli.workspaces.azure.jobs.data_folders import folder_path
 from himl_cli.workspaces.azure.jobs.environments import conda_contents
-from himl_cli.workspaces.azure.jobs.forms import INPUT_MODES, OUTPUT_MODES
-from himl_cli.workspaces.azure.jobs.job_form import JobShape, git_properties, likely_shape
+from himl_cli.workspaces.azure.jobs.forms import INPUT_MODES, LATEST, OUTPUT_MODES
+from himl_cli.workspaces.azure.jobs.job_form import JobShape, job_properties, likely_shape
 from himl_cli.workspaces.azure.jobs.registered_data import can_be_registered
 from himl_cli.workspaces.azure.jobs.registered_environments import ELSEWHERE
 
@@ -35,6 +36,8 @@ def job_yaml(spec: JobSpec) -> str:
     """
     import yaml
 
+    if spec.cluster:
+        folder_for(spec.snapshot)
     document = _masked(_document(spec))
     text: str = yaml.safe_dump(document, sort_keys=False, allow_unicode=True, width=1000)
     return "".join(f"# {line}\n" for line in _remarks(spec, text)) + text
@@ -49,7 +52,7 @@ def _document(spec: JobSpec) -> dict[str, Any]:
         "display_name": spec.display_name,
         "description": spec.description,
         "tags": dict(spec.tags),
-        "properties": git_properties(spec.tags),
+        "properties": job_properties(spec),
         "code": str(spec.snapshot.root.absolute()),
         "command": command_text(replace(spec, arguments=mask_arguments(spec.arguments))),
         "environment": _environment(spec.environment),
@@ -58,7 +61,7 @@ def _document(spec: JobSpec) -> dict[str, Any]:
         "outputs": {item.key: _output(item, spec.default_datastore) for item in spec.outputs},
         "compute": _compute(spec, shape),
         "distribution": _distribution(shape),
-        "resources": {"instance_count": shape.nodes, "shm_size": shape.shm_size, "docker_args": shape.docker_args},
+        "resources": {"instance_count": shape.nodes, "shm_size": shape.shm_size, "docker_args": " ".join(spec.docker_args)},
         "limits": {"timeout": shape.seconds},
         "identity": {"type": _IDENTITIES.get(shape.identity or "")},
     }
@@ -86,13 +89,13 @@ def _environment(spec: EnvironmentSpec | None) -> Any:
     if spec.name:
         if spec.name.startswith(ELSEWHERE):
             return spec.name if spec.name.startswith("azureml:") else f"azureml:{spec.name}"
-        return f"azureml:{spec.name}:{spec.version}" if spec.version not in (None, "latest") else f"azureml:{spec.name}@latest"
+        return f"azureml:{spec.name}:{spec.version}" if spec.version not in (None, LATEST) else f"azureml:{spec.name}@latest"
     return _without_nothing({"image": spec.image, "conda_file": dict(conda_contents(spec) or {})})
 
 
 def _input(item: DataSpec, default_datastore: str | None) -> dict[str, str]:
     name = folder_path(item)
-    if item.version not in (None, "latest"):
+    if item.version not in (None, LATEST):
         path = f"azureml:{item.name}:{item.version}"
     elif item.datastore or not can_be_registered(item.name):
         path = _folder(item, name, default_datastore)
@@ -125,7 +128,7 @@ def _masked(value: Any, name: str = "") -> Any:
 
 def _remarks(spec: JobSpec, text: str) -> Sequence[str]:
     """What the document does not say, and 'himl submit' does."""
-    remarks = [f"input '{item.key}' lies at '{item.target}' on the node (himl submit; the schema has no field for it)" for item in spec.inputs if item.target]
+    remarks: list[str] = []
     if spec.environment is not None:
         remarks += [f"'{wheel.name}' is built into the image by himl submit" for wheel in spec.environment.wheels]
     if MASK in text:

@@ -11,8 +11,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from himl_cli.core.errors import NotFound
-from himl_cli.workspaces.azure.connection import WORKSPACE_API, Connection
+from himl_cli.workspaces.azure.connection import Connection
 from himl_cli.workspaces.azure.jobs.forms import JobInput, JobOutput
+from himl_cli.workspaces.azure.places import api_versions
 
 VERSION = re.compile(r".*/data/(?P<name>[^/]+)/versions/(?P<version>[^/]+)/?", re.IGNORECASE)
 PLACE = re.compile(r"azureml://(?:.*/)?datastores/(?P<datastore>[^/]+)/paths/(?P<path>.*)", re.IGNORECASE)
@@ -49,7 +50,8 @@ def _place_of(connection: Connection, given: JobInput) -> dict[str, Any]:
         return {"uri": Uri(given.path, is_file=given.type == "uri_file")}
     if given.type == "mltable":
         return {"dataset": Dataset(dataset_name=found["name"], dataset_version=found["version"])}
-    record = connection.rest.get_object(connection.arm(f"/data/{found['name']}/versions/{found['version']}"), "data", params={"api-version": WORKSPACE_API})
+    url = connection.arm(f"/data/{found['name']}/versions/{found['version']}")
+    record = connection.rest.get_object(url, "data", params={"api-version": api_versions.DATA})
     place = (record.get("properties") or {}).get("dataUri")
     if not place:
         raise NotFound(f"Azure ML does not tell where the data '{found['name']}:{found['version']}' lie.")

@@ -12,7 +12,8 @@ from urllib.parse import quote
 from himl_cli.core.errors import BadUsage
 from himl_cli.core.jobs import EnvironmentSpec
 from himl_cli.workspaces.azure.connection import Connection
-from himl_cli.workspaces.azure.jobs.registered_environments import LATEST, environment_id
+from himl_cli.workspaces.azure.jobs.forms import LATEST
+from himl_cli.workspaces.azure.jobs.registered_environments import environment_id
 from himl_cli.workspaces.azure.requests.errors import ServiceNotFound
 
 

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import Any
 
 from himl_cli.core.errors import BadUsage
 from himl_cli.core.jobs import JobSpec
+from himl_cli.workspaces.azure.jobs.code_upload import folder_for
 from himl_cli.workspaces.azure.jobs.command_text import command_text
-from himl_cli.workspaces.azure.jobs.computes import SERVERLESS
+from himl_cli.workspaces.azure.jobs.forms import SERVERLESS
+from himl_cli.workspaces.azure.jobs.registered_environments import ELSEWHERE
 from himl_cli.workspaces.azure.jobs_v1.wording import start_of
+from himl_cli.workspaces.azure.runs.limits import limit_of
 
 
 def check_possible(spec: JobSpec) -> None:
-    """Raises BadUsage for what azureml-core cannot do, and for placeholders that name no data."""
+    """Raises BadUsage for what azureml-core cannot do, for placeholders that name no data, and for files that storage cannot hold."""
     command_text(spec)
+    folder_for(spec.snapshot)
+    if spec.environment is not None and spec.environment.name.startswith(ELSEWHERE):
+        raise BadUsage(f"--environment {spec.environment.name}: not with --sdk v1.", hint="Name one of the workspace, or leave --sdk v1 out.")
     if spec.identity is not None:
         raise BadUsage(f"--identity {spec.identity}: not with --sdk v1.", hint="Leave --sdk v1 out.")
     if spec.cluster.lower() == SERVERLESS:
@@ -27,7 +32,7 @@ def script_run_config(spec: JobSpec, folder: Path, environment: Any, inputs: dic
     from azureml.core import ScriptRunConfig
     from azureml.core.runconfig import DockerConfiguration
 
-    limit = {} if spec.max_seconds is None else {"max_run_duration_seconds": math.ceil(spec.max_seconds)}
+    limit = {} if spec.max_seconds is None else {"max_run_duration_seconds": limit_of(spec.max_seconds)}
     shm = {"shm_size": spec.shm_size} if spec.shm_size else {}
     config = ScriptRunConfig(
         source_directory=str(folder),

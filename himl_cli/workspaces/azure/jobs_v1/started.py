@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from himl_cli.core.errors import HimlError, Interrupted, NotAllowed, ServiceFailed
+from himl_cli.core.errors import HimlError, Interrupted
 from himl_cli.core.events import Notice, Notify
 from himl_cli.workspaces.azure.connection import Connection
+from himl_cli.workspaces.azure.jobs.before_creation import say_nothing_runs
+from himl_cli.workspaces.azure.jobs.sending import tells
 from himl_cli.workspaces.azure.requests.errors import ServiceNotFound
 from himl_cli.workspaces.azure.runs.history import RunHistory
 
@@ -23,8 +25,8 @@ def settled(connection: Connection, run_id: str, notify: Notify) -> Iterator[Non
         yield
     except KeyboardInterrupt as err:
         raise _interrupted(connection, run_id) from err
-    except (NotAllowed, ServiceFailed) as err:
-        if not _is_known_to_exist(connection, run_id):
+    except HimlError as err:
+        if not _is_known_to_exist(connection, run_id, err):
             raise
         notify(Notice(f"The job was submitted, but then: {err}"))
 
@@ -39,11 +41,16 @@ def _interrupted(connection: Connection, run_id: str) -> Interrupted:
     return Interrupted("Interrupted; no job was submitted.")
 
 
-def _is_known_to_exist(connection: Connection, run_id: str) -> bool:
+def _is_known_to_exist(connection: Connection, run_id: str, trouble: HimlError) -> bool:
+    """Whether there is the run; *trouble*, which led here, says so where there is none, and how to find out where nobody knows."""
     try:
-        return _exists(connection, run_id)
+        is_there = _exists(connection, run_id)
     except HimlError:
-        return False  # the failure that led here says more
+        trouble.hint = f"{trouble.hint} {tells(run_id)}".strip()
+        return False
+    if not is_there:
+        say_nothing_runs(trouble)
+    return is_there
 
 
 def _exists(connection: Connection, run_id: str) -> bool:

@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
+from urllib.parse import quote
 
 from himl_cli.workspaces.azure.places.clouds import Cloud
 
 JOB_SOURCE = "the job's environment"
 """`WorkspaceAddress.source` of the workspace that the Azure ML job which we are in belongs to."""
-
-_WORKSPACE_ID = re.compile(
-    r"/subscriptions/(?P<subscription>[^/]+)/resourceGroups/(?P<group>[^/]+)"
-    r"(?:/providers/Microsoft\.MachineLearningServices)?/workspaces/(?P<name>[^/?&#]+)",
-    re.IGNORECASE,
-)
 
 
 @dataclass(frozen=True)
@@ -37,13 +31,13 @@ class WorkspaceAddress:
         """What messages call it."""
         return f"workspace {self.resource_group}/{self.name}"
 
+    def studio_url(self, page: str = "", tenant_id: str = "") -> str:
+        """A page of the workspace in Studio, by its path (`runs/ID`, parts quoted)."""
+        place = f"/subscriptions/{self.subscription_id}/resourcegroups/{self.resource_group}/workspaces/{self.name}"  # as Studio writes it
+        tenant = f"&tid={quote(tenant_id, safe='')}" if tenant_id else ""
+        return f"{self.cloud.studio}/{page}?wsid={quote(place)}{tenant}"
+
     @property
     def is_job(self) -> bool:
         """Whether it is the workspace of the Azure ML job that we are in."""
         return self.source == JOB_SOURCE
-
-
-def parse_workspace_id(text: str) -> tuple[str, str, str] | None:
-    """Subscription, resource group and name in an ARM id, or in a Studio URL's `wsid`; None where there is none."""
-    found = _WORKSPACE_ID.search(text)
-    return (found["subscription"], found["group"], found["name"]) if found else None

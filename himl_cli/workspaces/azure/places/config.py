@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from himl_cli.core.errors import BadUsage, WorkspaceNotFound
-from himl_cli.workspaces.azure.places.address import JOB_SOURCE, WorkspaceAddress, parse_workspace_id
+from himl_cli.core.workspace_ids import HOW_TO_CONFIGURE, parse_workspace_id
+from himl_cli.workspaces.azure.places.address import JOB_SOURCE, WorkspaceAddress
 from himl_cli.workspaces.azure.places.clouds import current_cloud
 
 log = logging.getLogger(__name__)
@@ -23,7 +24,6 @@ CONFIG_NAMES = ("config.json", ".azureml/config.json")
 CONFIG_KEYS = ("subscription_id", "resource_group", "workspace_name")
 VARIABLES = ("HIML_SUBSCRIPTION_ID", "HIML_RESOURCE_GROUP", "HIML_WORKSPACE_NAME")
 JOB_VARIABLES = ("AZUREML_ARM_SUBSCRIPTION", "AZUREML_ARM_RESOURCEGROUP", "AZUREML_ARM_WORKSPACE_NAME")
-WHERE_TO_GET_ONE = "Download 'config.json' of the workspace from Azure ML Studio (the menu at the top right) into the project's folder."
 
 _FORMS = {
     "subscription_id": (re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}"), "is no subscription id (8-4-4-4-12 hexadecimal digits)"),
@@ -57,7 +57,7 @@ def address_from_config(path: Path, *, cloud: str | None = None) -> WorkspaceAdd
     where = f"'{path}'"
     missing = [key for key in CONFIG_KEYS if not values.get(key)]
     if missing:
-        raise BadUsage(f"{where} does not say {_listed(missing)}.", hint=WHERE_TO_GET_ONE)
+        raise BadUsage(f"{where} does not say {_listed(missing)}.", hint=HOW_TO_CONFIGURE)
     return _address([_checked(key, values[key], f"{where}: '{key}'") for key in CONFIG_KEYS], cloud, str(path))
 
 
@@ -87,7 +87,9 @@ def config_text(ids: Mapping[str, str], where: str) -> str:
     missing = [key for key in CONFIG_KEYS if not ids.get(key)]
     if missing:
         raise BadUsage(f"{where} does not say {_listed(missing)}.", hint=f"Add {' '.join(f'--{key} ...' for key in missing)}, or a config.json of the portal.")
-    return json.dumps({key: _checked(key, ids[key], f"{where}: '{key}'") for key in CONFIG_KEYS}, indent=4) + "\n"
+    return (
+        json.dumps({key: _checked(key, ids[key], f"{where}: '{key}'", "Studio shows it in the menu at its top right.") for key in CONFIG_KEYS}, indent=4) + "\n"
+    )
 
 
 def address_of_job(*, cloud: str | None = None) -> WorkspaceAddress | None:
@@ -135,28 +137,28 @@ def read_config(path: Path) -> Mapping[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError as err:
-        raise WorkspaceNotFound(f"There is no file '{path}'.", hint=WHERE_TO_GET_ONE) from err
+        raise WorkspaceNotFound(f"There is no file '{path}'.", hint=HOW_TO_CONFIGURE) from err
     except UnicodeDecodeError as err:
         raise BadUsage(f"'{path}' is not UTF-8 text (byte {err.start}).", hint="Save it as UTF-8.") from err
     except OSError as err:
         raise BadUsage(f"Cannot read '{path}': {err.strerror}.") from err
     except json.JSONDecodeError as err:
-        raise BadUsage(f"'{path}', line {err.lineno}: {err.msg}.", hint=f"The file is no valid JSON. {WHERE_TO_GET_ONE}") from err
+        raise BadUsage(f"'{path}', line {err.lineno}: {err.msg}.", hint=f"The file is no valid JSON. {HOW_TO_CONFIGURE}") from err
     if not isinstance(content, dict):
-        raise BadUsage(f"'{path}' holds no JSON object.", hint=WHERE_TO_GET_ONE)
+        raise BadUsage(f"'{path}' holds no JSON object.", hint=HOW_TO_CONFIGURE)
     return content
 
 
-def _checked(key: str, value: Any, where: str) -> str:
+def _checked(key: str, value: Any, where: str, hint: str = HOW_TO_CONFIGURE) -> str:
     """*value* if it can be what *key* says. Raises BadUsage beginning with *where*."""
     if not isinstance(value, str):
-        raise BadUsage(f"{where} is no text: {json.dumps(value)}.", hint=WHERE_TO_GET_ONE)
+        raise BadUsage(f"{where} is no text: {json.dumps(value)}.", hint=hint)
     text = value.strip()
     if text.startswith("<") and text.endswith(">"):
-        raise BadUsage(f"{where} is still the placeholder {text}.", hint=WHERE_TO_GET_ONE)
+        raise BadUsage(f"{where} is still the placeholder {text}.", hint=hint)
     form, complaint = _FORMS[key]
     if not form.fullmatch(text):
-        raise BadUsage(f"{where} {complaint}: '{text}'.", hint=WHERE_TO_GET_ONE)
+        raise BadUsage(f"{where} {complaint}: '{text}'.", hint=hint)
     return text
 
 

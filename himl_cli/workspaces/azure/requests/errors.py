@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
-from himl_cli.core.errors import HimlError, NotAllowed, NotFound, ServiceFailed, WorkspaceNotFound
+from himl_cli.core.errors import HimlError, NotAllowed, NotAllowedNow, NotFound, ServiceFailed, WorkspaceNotFound
 from himl_cli.workspaces.azure.places.address import WorkspaceAddress
 from himl_cli.workspaces.azure.requests import clock
 from himl_cli.workspaces.azure.requests.closed_network import says_closed
@@ -132,20 +132,20 @@ _MEANINGS: dict[str, Callable[[Failure, WorkspaceAddress], HimlError | None]] = 
 def _rejected(failure: Failure, credential: str) -> HimlError:
     off = clock.complaint(failure.headers)
     if off:
-        return NotAllowed(f"{failure.host} does not accept the sign-in. {off}", hint="Set the clock (switch on its synchronisation), then try again.")
+        return NotAllowedNow(f"{failure.host} does not accept the sign-in. {off}", hint="Set the clock (switch on its synchronisation), then try again.")
     if failure.claims:
-        return NotAllowed(
+        return NotAllowedNow(
             f"{failure.host} wants a stronger sign-in than that by {credential}{failure.in_brackets}.",
             hint="A conditional access rule wants more: sign in with a second factor, or from a device that the tenant trusts, or ask its administrator.",
         )
-    return NotAllowed(
+    return NotAllowedNow(
         f"{failure.host} does not accept the sign-in by {credential}{failure.in_brackets}.",
         hint="Sign in again ('az login', or renew the service principal's secret).",
     )
 
 
 def _closed(failure: Failure, address: WorkspaceAddress) -> HimlError:
-    return NotAllowed(
+    return NotAllowedNow(
         f"The firewall of {address.label} lets nobody in from this network ({failure.host} answered {failure.status}).",
         hint="Use a machine or VPN inside the workspace's network, or ask its owner to allow this one.",
     )

@@ -20,7 +20,7 @@ from azure.core.rest import HttpRequest, HttpResponse
 from himl_cli import __version__
 from himl_cli.workspaces.azure.requests.patience import Patience
 from himl_cli.workspaces.azure.requests.retries import BUSY, FAILING, patiently
-from himl_cli.workspaces.azure.requests.trust import ca_bundle
+from himl_cli.workspaces.azure.requests.trust import ca_bundle, lost_authorities
 
 CONNECT_SECONDS = 10.0
 CONNECTIONS = 32  # kept open at most, for threads that share the pipeline
@@ -38,13 +38,23 @@ class Transport(RequestsTransport):  # type: ignore[misc]  # azure-core makes th
         session.auth = _as_it_is  # else requests would put what ~/.netrc has for the host in place of our token
         session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
         session.mount("https://", requests.adapters.HTTPAdapter(pool_connections=8, pool_maxsize=CONNECTIONS))
-        super().__init__(session=session, connection_timeout=CONNECT_SECONDS, read_timeout=patience.read, connection_verify=ca_bundle())
+        self._authorities = ca_bundle()
+        super().__init__(session=session, connection_timeout=CONNECT_SECONDS, read_timeout=patience.read, connection_verify=self._authorities)
         self.failing_status = 0
         self._patience = patience
 
     def send(self, request: Any, *, repeatable: bool = True, **options: Any) -> Any:
-        """As azure-core has it; a request that is not *repeatable* is not sent twice where it may have been carried out."""
-        response = patiently(partial(super().send, request, **options), request.url, repeatable=repeatable, patience=self._patience)
+        """As azure-core has it; a request that is not *repeatable* is not sent twice where it may have been carried out.
+
+        Raises ServiceFailed where the file of certificate authorities went away meanwhile: it may be about to be replaced.
+        """
+        try:
+            response = patiently(partial(super().send, request, **options), request.url, repeatable=repeatable, patience=self._patience)
+        except OSError as err:  # of requests itself, before anything was sent: azure-core passes it on
+            lost = lost_authorities(self._authorities)
+            if lost is None:
+                raise
+            raise lost from err
         if response.status_code in BUSY | FAILING:
             self.failing_status = response.status_code
         return response

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import logging
 
-TALKERS = ("azure.ai.ml", "azure.ai.ml._utils._experimental", "azure.core", "azure.identity", "msal", "urllib3.connectionpool")
+TALKERS = ("azure.core", "azure.identity", "msal", "urllib3.connectionpool")
 
 
 def quieten() -> None:
     """Let their loggers pass nothing below CRITICAL, unless somebody set a level for them on purpose.
 
-    azure-identity warns of every credential that does not apply, azure-core logs a line a request, msal its cache;
-    azure-ai-ml warns of what is experimental in it.
+    azure-identity warns of every credential that does not apply, azure-core logs a line a request, msal its cache.
     """
     for name in TALKERS:
         logger = logging.getLogger(name)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from himl_cli.core.errors import BadUsage
+from himl_cli.core.errors import BadUsage, ServiceFailed
 
 CA_VARIABLES = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE", "SSL_CERT_DIR")
 
@@ -28,6 +28,15 @@ def ca_bundle() -> str:
     import certifi
 
     return certifi.where()
+
+
+def lost_authorities(path: str) -> ServiceFailed | None:
+    """The error for a file of authorities, as `ca_bundle` gave it, that is not there any more; None where it is."""
+    if Path(path).exists():
+        return None
+    return ServiceFailed(
+        f"The certificate authorities in '{path}' ({ca_source()}) are not there any more.", hint="Put the file back, or correct the variable that names it."
+    )
 
 
 def ca_source() -> str:

@@ -14,7 +14,7 @@ from himl_cli.workspaces.azure.connection import Connection
 from himl_cli.workspaces.azure.requests.answers import object_of, pages, understood
 from himl_cli.workspaces.azure.requests.errors import ServiceNotFound, ServiceRefused
 from himl_cli.workspaces.azure.requests.threads import ask_all
-from himl_cli.workspaces.azure.runs.records import RawRun
+from himl_cli.workspaces.azure.runs.records import RawRun, starts_jobs
 
 PAGE = 500
 """Runs on a page where all are wanted; what the vendor's SDK asks for."""
@@ -23,8 +23,6 @@ GROWTH = 4
 BATCH = 100
 LONGEST_ID = 256
 REMEMBERED = 2000
-STARTS_JOBS = ("hyperdrive", "sweep", "pipelinerun", "automl")
-"""Words in the kind of a run whose children are jobs; a step of a pipeline calls itself `azureml.StepRun`."""
 NEWEST_FIRST = "CreatedUtc desc"
 
 
@@ -176,13 +174,4 @@ class RunHistory:
 
 
 def _facts_of(raw: RawRun) -> RunFacts:
-    return RunFacts(raw["runId"], raw.get("dataContainerId") or f"dcid.{raw['runId']}", raw["experimentId"], _starts_jobs(raw))
-
-
-def _starts_jobs(raw: RawRun) -> bool:
-    properties, new_kind = raw.get("properties") or {}, raw.get("runTypeV2") or {}
-    template = (properties.get("runTemplate") or "").lower()
-    if "child" in template:  # AutoML's children carry the source of their parent
-        return False
-    kinds = (raw.get("runType"), new_kind.get("orchestrator"), template, properties.get("azureml.runsource"))
-    return any(word in (kind or "").lower() for kind in kinds for word in STARTS_JOBS)
+    return RunFacts(raw["runId"], raw.get("dataContainerId") or f"dcid.{raw['runId']}", raw["experimentId"], starts_jobs(raw))

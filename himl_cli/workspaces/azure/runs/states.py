@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 from himl_cli.core.runs import RunStatus
 
@@ -16,6 +17,14 @@ _OF_HISTORY = {
 """The states that the run history's own client names; the run history is asked for no others, which it might refuse."""
 _OF_JOBS = {RunStatus.queued: ("Provisioning", "Waiting"), RunStatus.running: ("NotResponding", "Unknown")}
 _STATUSES = {state.lower(): status for states in (_OF_HISTORY, _OF_JOBS) for status, names in states.items() for state in names}
+
+LOCAL_TARGET = "local"
+"""Where runs are said to be that have no job."""
+
+
+def may_begin(raw: Mapping[str, Any]) -> bool:
+    """Whether *raw*, as the run history gives it, is a run without a job that was made and never began: the moment between was cut short."""
+    return (raw.get("status") or "").lower() == "notstarted" and raw.get("target") == LOCAL_TARGET
 
 
 def status_of(state: str) -> RunStatus:

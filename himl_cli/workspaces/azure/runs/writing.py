@@ -23,6 +23,7 @@ from himl_cli.workspaces.azure.requests.answers import understood
 from himl_cli.workspaces.azure.requests.errors import ServiceNotFound, ServiceRefused
 from himl_cli.workspaces.azure.runs.history import RunFacts
 from himl_cli.workspaces.azure.runs.metric_forms import batches
+from himl_cli.workspaces.azure.runs.states import LOCAL_TARGET
 
 log = logging.getLogger(__name__)
 
@@ -30,7 +31,6 @@ EVENT = "Microsoft.MachineLearning.Run."
 _ENDS = {RunStatus.completed: "Completed", RunStatus.failed: "Failed", RunStatus.canceled: "Canceled"}
 MOST_PARAMETERS = 100  # in one batch, as MLflow allows
 LONGEST_REASON = 2000
-SETTLE_SECONDS = 60.0
 SECONDS_BETWEEN_LOOKS = 1.0
 
 
@@ -49,13 +49,17 @@ class RunWriting:
             "displayName": new.display_name or new.id,
             "description": new.description or None,
             "parentRunId": new.parent,
-            "target": "local",
+            "target": LOCAL_TARGET,
             "tags": dict(new.tags),
             "scriptName": new.command or None,
             "runTypeV2": {"orchestrator": "External", "traits": ["unspecified"]},
         }
         self._connection.rest.patch(url, json={name: value for name, value in body.items() if value is not None})
-        self._tell(new.id, "Start", {"StartTime": _now()})
+        self.begin(new.id)
+
+    def begin(self, run_id: str) -> None:
+        """Let a run begin that was made."""
+        self._tell(run_id, "Start", {"StartTime": _now()})
 
     def end(self, run_id: str, end: RunEnd) -> None:
         """Move the run to its end; *end.reason* becomes the error that people see of a failed one."""
@@ -91,13 +95,13 @@ class RunWriting:
                     raise
                 raise BadUsage(f"Parameters of run '{run_id}' were refused: {err}", hint="A parameter keeps the value that it was logged with first.") from err
 
-    def settle(self, run: RunFacts) -> None:
-        """Wait until the metric service has taken in what it was sent, a minute at most: what comes later is only seen later."""
+    def settle(self, run: RunFacts, seconds: float) -> None:
+        """Wait until the metric service has taken in what it was sent, *seconds* at most: what comes later is only seen later."""
         url = self._connection.history(f"/experimentids/{quote(run.experiment_id, safe='')}/runs/{quote(run.id, safe='')}/metricsingest/wait")
-        deadline = time.monotonic() + SETTLE_SECONDS
+        deadline = time.monotonic() + seconds
         try:
-            while self._connection.rest.send("GET", url).status == 202 and time.monotonic() < deadline:
-                time.sleep(SECONDS_BETWEEN_LOOKS)
+            while self._connection.rest.send("GET", url).status == 202 and (left := deadline - time.monotonic()) > 0:
+                time.sleep(min(SECONDS_BETWEEN_LOOKS, left))
         except ServiceNotFound:  # nothing was logged that it could wait for
             return
 

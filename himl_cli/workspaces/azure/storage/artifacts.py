@@ -116,4 +116,4 @@ class RunArtifacts:
 
     @property
     def _key(self) -> str:
-        return f"{self._connection.tokens.identity} {self._connection.address.path.lower()}"
+        return self._connection.key("routes")

@@ -13,6 +13,7 @@ from typing import Any
 
 from himl_cli.core.errors import HimlError, NotAllowed, ServiceFailed
 from himl_cli.workspaces.azure.connection import Connection
+from himl_cli.workspaces.azure.places import api_versions
 from himl_cli.workspaces.azure.requests.errors import ServiceNotFound, ServiceRefused
 from himl_cli.workspaces.azure.storage import job_datastores
 from himl_cli.workspaces.azure.storage.blobs.refusals import NO_KEYS
@@ -22,8 +23,6 @@ from himl_cli.workspaces.azure.storage.job_datastores import by_run_token
 
 log = logging.getLogger(__name__)
 
-API = "2024-10-01"
-SECRETS_API = "2025-06-01"  # the first stable one that lets a secret expire
 SECRETS = "secrets"
 SAS_HOURS = 8
 BUSY = (408, 429)
@@ -51,7 +50,7 @@ class _SecretSigner(Signer):
         self._record = record
         self._own: BearerSigner | None = None
         self._over: tuple[float, HimlError] | None = None
-        self._key = f"{connection.tokens.identity} {connection.address.path.lower()} {record.name.lower()} {record.account}/{record.container}"
+        self._key = connection.key(f"secret {record.name.lower()} {record.account}/{record.container}")
 
     @property
     def sign_in(self) -> str:  # type: ignore[override]
@@ -115,7 +114,7 @@ def _secret_from_arm(connection: Connection, record: DatastoreRecord) -> Mapping
 
     def ask(hours: int) -> Mapping[str, Any]:
         body = {"expirableSecret": True, "expireAfterHours": hours}
-        return connection.rest.post_object(url, "secret", params={"api-version": SECRETS_API}, json=body)
+        return connection.rest.post_object(url, "secret", params={"api-version": api_versions.DATASTORE_SECRETS}, json=body)
 
     try:
         return ask(SAS_HOURS)

@@ -11,6 +11,7 @@ from himl_cli.core.blobs import DatastoreInfo
 from himl_cli.core.errors import NotFound
 from himl_cli.core.spelling import did_you_mean
 from himl_cli.workspaces.azure.connection import Connection
+from himl_cli.workspaces.azure.places import api_versions
 from himl_cli.workspaces.azure.requests.answers import resources, understood
 from himl_cli.workspaces.azure.requests.errors import ServiceNotFound
 from himl_cli.workspaces.azure.storage import job_datastores
@@ -20,7 +21,7 @@ from himl_cli.workspaces.azure.storage.blobs.lines import Exchanger
 from himl_cli.workspaces.azure.storage.blobs.one_file import OneFile
 from himl_cli.workspaces.azure.storage.blobs.signing import Signer
 from himl_cli.workspaces.azure.storage.datastore_records import DatastoreRecord
-from himl_cli.workspaces.azure.storage.datastore_signing import API, signer_for
+from himl_cli.workspaces.azure.storage.datastore_signing import signer_for
 from himl_cli.workspaces.azure.storage.job_datastores import by_run_token
 from himl_cli.workspaces.azure.storage.storage_uris import data_place
 from himl_cli.workspaces.base import BlobStore
@@ -109,7 +110,7 @@ class Datastores:
 
     def _from_arm(self, name: str) -> DatastoreRecord:
         url = self._connection.arm(f"/datastores/{quote(name, safe='')}")
-        return _record_from(self._connection.rest.get_object(url, "datastore", params={"api-version": API}), url)
+        return _record_from(self._connection.rest.get_object(url, "datastore", params={"api-version": api_versions.DATASTORES}), url)
 
     def _default(self) -> DatastoreRecord:
         return by_run_token(self._connection, lambda: job_datastores.default_of(self._connection), self._default_from_arm)
@@ -138,7 +139,7 @@ class Datastores:
 
     def _pages(self, query: dict[str, str]) -> Iterator[DatastoreRecord]:
         url = self._connection.arm("/datastores")
-        for resource in resources(self._connection.rest.get, url, "datastores", {"api-version": API, "count": "30", **query}):
+        for resource in resources(self._connection.rest.get, url, "datastores", {"api-version": api_versions.DATASTORES, "count": "30", **query}):
             yield _record_from(resource, url)
 
     def _kept(self) -> DatastoreRecord | None:

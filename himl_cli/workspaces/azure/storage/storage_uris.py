@@ -7,14 +7,11 @@ from dataclasses import dataclass
 from urllib.parse import unquote, urlsplit
 
 from himl_cli.core.errors import BadUsage
+from himl_cli.core.workspace_ids import WORKSPACE_ID, WorkspaceIds
 from himl_cli.workspaces.azure.places.address import WorkspaceAddress
 
 _SHORT = re.compile(r"azureml://datastores/(?P<store>[^/]+)(?:/paths)?(?:/(?P<path>.*))?$", re.IGNORECASE | re.DOTALL)
-_LONG = re.compile(
-    r"azureml://subscriptions/(?P<subscription>[^/]+)/resourcegroups/(?P<group>[^/]+)"
-    r"(?:/providers/Microsoft\.MachineLearningServices)?/workspaces/(?P<workspace>[^/]+)/datastores/(?P<store>[^/]+)(?:/paths)?(?:/(?P<path>.*))?$",
-    re.IGNORECASE | re.DOTALL,
-)
+_LONG = re.compile(rf"azureml://{WORKSPACE_ID}/datastores/(?P<store>[^/]+)(?:/paths)?(?:/(?P<path>.*))?$", re.IGNORECASE | re.DOTALL)
 _STORAGE = re.compile(r"(?P<account>[a-z0-9]+)\.(?:blob|dfs)\.(?P<suffix>.+)", re.IGNORECASE)
 
 
@@ -35,9 +32,9 @@ def data_place(uri: str, address: WorkspaceAddress) -> DataPlace:
         return DataPlace(found["path"] or "", datastore=found["store"])
     found = _LONG.match(uri)
     if found is not None:
-        there = (found["subscription"].lower(), found["group"].lower(), found["workspace"].lower())
-        if there != (address.subscription_id.lower(), address.resource_group.lower(), address.name.lower()):
-            raise BadUsage(f"'{uri}' lies in another workspace: {found['group']}/{found['workspace']}.", hint="Name that workspace with --workspace.")
+        there = WorkspaceIds(found["subscription"], found["group"], found["name"])
+        if not there.is_same(WorkspaceIds(address.subscription_id, address.resource_group, address.name)):
+            raise BadUsage(f"'{uri}' lies in another workspace: {there.label}.", hint="Name that workspace with --workspace.")
         return DataPlace(found["path"] or "", datastore=found["store"])
     return _in_storage(uri)
 

@@ -20,9 +20,9 @@ from tests.servers.azureml.jobs.inputs import LITERAL, Inputs
 from tests.servers.azureml.jobs.manner import Manner
 from tests.servers.azureml.jobs.places import Place
 from tests.servers.azureml.jobs.processes import Process, end, end_strays
-from tests.servers.azureml.jobs.ranks import Rank, ranks_of
+from tests.servers.azureml.jobs.ranks import Rank, launcher_log, ranks_of
 from tests.servers.azureml.jobs.transfers import fetch_folder, files_below, send_folder
-from tests.servers.azureml.jobs.variables import context_variable, data_variables, machine_variables
+from tests.servers.azureml.jobs.variables import context_variable, data_variables, legacy_data_variables, machine_variables
 from tests.servers.azureml.principals import Principal
 from tests.servers.azureml.state import Run
 
@@ -39,7 +39,7 @@ class Attempt:
         assert run.job is not None, "a run without a job"
         self._staged, self._run, self._job = staged, run, run.job
         self._folder, self._submitter, self._manner = folder, submitter, manner
-        self._ranks = ranks_of(self._job)
+        self._ranks = ranks_of(self._job, manner.log_digits)
         self._nodes = sorted({rank.node for rank in self._ranks})
         self._fixed = FixedFolders(self._working_folder(0))
         self._inputs: dict[str, str] = {}
@@ -72,6 +72,10 @@ class Attempt:
             here = {"AZUREML_CR_EXECUTION_WORKING_DIR_PATH": str(working), **rank.variables}
             self._processes.append(Process(command, working, common | here, path))
             self._follow(path, rank.log)
+        if launcher_log(self._job):
+            path = self._folder / launcher_log(self._job)
+            path.write_text(f"{len(self._ranks)} processes on {len(self._nodes)} nodes\n", encoding="utf-8")
+            self._follow(path, launcher_log(self._job))
 
     def watch(self, interrupted: threading.Event, seconds: float | None) -> bool:
         """Send logs while they grow, until all processes have ended well (true), or *interrupted* is set or the time is over (false).
@@ -115,7 +119,9 @@ class Attempt:
         """Of all processes; the user's own come before the service's, which cannot be replaced."""
         service = self._staged.job_environment(self._run)
         kinds = {name: given["jobInputType"] for name, given in (self._job.get("inputs") or {}).items()}
-        data = data_variables({name: path for name, path in self._inputs.items() if kinds[name] != LITERAL}, shown)
+        inputs = {name: path for name, path in self._inputs.items() if kinds[name] != LITERAL}
+        is_legacy = self._run.definition is not None  # azureml-core's own
+        data = legacy_data_variables(inputs, shown) if is_legacy else data_variables(inputs, shown, self._manner.data_names)
         return {
             **machine_variables(self._home, self._temp, self._manner.python),
             **{name: str(value) for name, value in (self._job.get("environmentVariables") or {}).items()},
@@ -128,9 +134,10 @@ class Attempt:
 
     def _exited(self, rank: Rank, code: int) -> JobFailed:
         try:
-            program = shlex.split(self._job["command"])[0]
+            first = shlex.split(self._job["command"])[0]
         except (ValueError, IndexError):
-            program = "bash"
+            first = ""
+        program = first if first[:1].isalpha() else "bash"
         return exited(program, code, rank.log, self._logs[self._folder / rank.log].last_lines())
 
     def _push_logs(self) -> None:

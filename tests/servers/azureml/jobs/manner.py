@@ -11,9 +11,14 @@ from pathlib import Path
 class Manner:
     """`hold` is the status in which each job waits to be released; empty: none waits. With `whole_logs` logs are replaced as they grow, not appended to.
 
+    Numbers of ranks have at least so many `log_digits` in the names of logs. `data_names` is how the variables of data are called: with
+    the `exact` key behind the prefix, or with the key in `upper` case.
+
     `python` is what the jobs call `python`; in its folder are the programs that stand before all others.
     """
 
     hold: str = ""
     whole_logs: bool = False
+    log_digits: int = 1
+    data_names: str = "exact"
     python: Path = field(default_factory=lambda: Path(sys.executable))

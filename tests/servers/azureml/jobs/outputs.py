@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.servers.azureml.arm_assets import register_version
+from tests.servers.azureml.arm_assets import may_be_registered, register_version
 from tests.servers.azureml.jobs.fixed_folders import FixedFolders
 from tests.servers.azureml.jobs.places import Place, place_of
 from tests.servers.azureml.jobs.transfers import send_file, send_folder
@@ -81,7 +81,10 @@ class Outputs:
 
 
 def record(workspace: Workspace, run: Run, output: LaidOutput) -> None:
-    """Note the output as an asset: under the name that was asked for with the next version, else under one made from the run's."""
+    """Note the output as an asset: under the name that was asked for with the next version, else under one made from the run's.
+
+    The job itself does not tell which version that is. An asset of another type does not get it, and nobody is told.
+    """
     given = output.given
     asset = given.get("assetName") or f"azureml_{run.run_id}_output_data_{output.name}"
     versions = workspace.assets["data"].get(asset, {})
@@ -89,9 +92,7 @@ def record(workspace: Workspace, run: Run, output: LaidOutput) -> None:
     version = str(given.get("assetVersion") or max(numbers, default=0) + 1)
     is_anonymous = not given.get("assetName")
     properties = {"dataType": given["jobOutputType"], "dataUri": output.uri, "isAnonymous": is_anonymous, "description": given.get("description")}
-    if not is_anonymous and version not in versions:
+    if not is_anonymous and version not in versions and may_be_registered(workspace, asset, given["jobOutputType"]):
         register_version(workspace, "data", asset, version, properties)
     place = f"azureml://locations/{workspace.location}/workspaces/{workspace.workspace_id}/data/{asset}/versions/{version}"
     run.outputs[output.name] = Output(output.uri, place, KINDS[given["jobOutputType"]])
-    if run.job is not None and not is_anonymous:
-        run.job["outputs"][output.name]["assetVersion"] = version

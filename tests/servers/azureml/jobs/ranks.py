@@ -24,8 +24,11 @@ class Rank:
     variables: Mapping[str, str]
 
 
-def ranks_of(job: Json) -> Sequence[Rank]:
-    """The processes that *job* (the `properties` of PUT job) asks for; one for each node where it names no distribution."""
+def ranks_of(job: Json, digits: int = 1) -> Sequence[Rank]:
+    """The processes that *job* (the `properties` of PUT job) asks for; one for each node where it names no distribution.
+
+    Their numbers have at least so many *digits* in the names of logs.
+    """
     nodes = int((job.get("resources") or {}).get("instanceCount") or 1)
     distribution = job.get("distribution") or {}
     kind, each = distribution.get("distributionType"), int(distribution.get("processCountPerInstance") or 1)
@@ -34,7 +37,7 @@ def ranks_of(job: Json) -> Sequence[Rank]:
     ranks = []
     for index in range(world):
         node, local = divmod(index, each)
-        log = f"user_logs/std_log_process_{index:0{len(str(world - 1))}}.txt" if kind or world > 1 else "user_logs/std_log.txt"
+        log = f"user_logs/std_log_process_{index:0{max(digits, len(str(world - 1)))}}.txt" if kind or world > 1 else "user_logs/std_log.txt"
         variables = {"AZUREML_CR_NODE_RANK": str(node), **_of_nodes(nodes, port)}
         if kind == PYTORCH:
             variables |= _of_pytorch(index, local, node, world, port)
@@ -42,6 +45,11 @@ def ranks_of(job: Json) -> Sequence[Rank]:
             variables |= _of_mpi(index, local, world, each)
         ranks.append(Rank(index, local, node, world, log, variables))
     return ranks
+
+
+def launcher_log(job: Json) -> str:
+    """The log of MPI itself, beside those of the ranks; empty for other jobs."""
+    return "user_logs/mpi_log.txt" if (job.get("distribution") or {}).get("distributionType") == MPI else ""
 
 
 def _of_nodes(nodes: int, port: int) -> dict[str, str]:

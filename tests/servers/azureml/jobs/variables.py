@@ -43,6 +43,18 @@ def context_variable(workspace: Workspace, run: Run, token: str) -> dict[str, st
     return {"AZUREML_CR_AZUREML_CONTEXT": json.dumps(facts)}
 
 
-def data_variables(inputs: Mapping[str, str], outputs: Mapping[str, str]) -> dict[str, str]:
-    """Where the data lies; literals have no variable."""
-    return {f"AZURE_ML_INPUT_{name}": path for name, path in inputs.items()} | {f"AZURE_ML_OUTPUT_{name}": path for name, path in outputs.items()}
+def data_variables(inputs: Mapping[str, str], outputs: Mapping[str, str], names: str) -> dict[str, str]:
+    """Where the data lies; literals have no variable. *names* as in `Manner`: public sources disagree."""
+
+    def called(name: str) -> str:
+        return name.upper() if names == "upper" else name
+
+    found = {f"AZURE_ML_INPUT_{called(name)}": path for name, path in inputs.items()}
+    return found | {f"AZURE_ML_OUTPUT_{called(name)}": path for name, path in outputs.items()}
+
+
+def legacy_data_variables(inputs: Mapping[str, str], outputs: Mapping[str, str]) -> dict[str, str]:
+    """The same in jobs that azureml-core defined: called as the data, and listed in the variables that its `Run` reads."""
+    data = {**inputs, **outputs}
+    lists = {"AZUREML_DATASET_ENVIRONMENT_VARS": ",".join(f"{name}:mount" for name in inputs), "AZUREML_DATASET_FILE_OUTPUTS": ";".join(outputs)}
+    return {**data, **{f"AZUREML_DATAREFERENCE_{name}": path for name, path in data.items()}, **{name: text for name, text in lists.items() if text}}

@@ -6,10 +6,9 @@ import binascii
 import re
 from base64 import b64decode, b64encode
 
-VERSION = "2023-11-03"
-"""The `x-ms-version` of every request: tells names that XML cannot hold, and takes bearer tokens."""
+from himl_cli.workspaces.azure.places import api_versions
 
-VERSION_HEADER = f"x-ms-version: {VERSION}"
+VERSION_HEADER = f"x-ms-version: {api_versions.STORAGE}"
 
 _CODE = re.compile(rb"<Code>([^<]*)</Code>")
 _DETAIL = re.compile(rb"<AuthenticationErrorDetail>([^<]*)</AuthenticationErrorDetail>")

@@ -1,0 +1,39 @@
+"""`himl submit --max_run_duration` on a cluster: who ended the job is told."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.azure_jobs import CONDA
+from tests.running import Himl, write_files
+from tests.servers.azureml.seeding import StagedWorkspace
+
+SUBMIT = ("submit", "train.py", "--cluster", "cpu-cluster", "--max_run_duration")
+
+
+@pytest.fixture
+def running(azure_environment: StagedWorkspace, project: Path) -> Iterator[StagedWorkspace]:
+    """A project whose script does not end by itself, and a workspace that runs what it is sent."""
+    azure_environment.write_config(project)
+    write_files(project, {"train.py": "import time\nprint('begun', flush=True)\ntime.sleep(100)\n", "environment.yml": CONDA})
+    with azure_environment.run_jobs():
+        yield azure_environment
+
+
+def test_a_job_that_ran_too_long_says_so(running: StagedWorkspace, himl: Himl) -> None:
+    done = himl(*SUBMIT, "1s", "--wait")
+    assert done.code == 1
+    assert "was canceled: it ran for as long as --max_run_duration let it (1 s)." in " ".join(done.stderr.split())
+    (run_id,) = running.state.runs
+    assert "--max_run_duration" in himl.ok("runs", "show", run_id, "--json").json()["reason"]
+
+
+def test_one_that_was_canceled_before_says_nothing_of_the_limit(running: StagedWorkspace, himl: Himl) -> None:
+    run_id = himl.ok(*SUBMIT, "1h", "-q").stdout.strip()
+    running.wait_for(run_id, "Running")
+    himl.ok("runs", "cancel", run_id)
+    running.wait_for(run_id, "Canceled")
+    assert himl.ok("runs", "show", run_id, "--json").json()["reason"] == ""

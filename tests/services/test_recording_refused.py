@@ -1,0 +1,215 @@
+"""Recordings that are not taken: what is kept back, for how long, and what goes on all the same."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from himl_cli.core.logged import NewRun, RunEnd
+from himl_cli.core.recordings import STOPPED
+from himl_cli.core.runs import RunStatus
+from himl_cli.services import logged_values
+from himl_cli.services.recording.note import DamagedNote, Note, NoteFile, Told, unfinished
+from himl_cli.services.recording.recorder import Recorder, Timing
+from himl_cli.services.recording.values import tell_values
+from himl_cli.workspaces.azure.workspace import AzureWorkspace
+from himl_cli.workspaces.local.workspace import LocalWorkspace
+from tests.recorded_runs import RecordedRuns
+from tests.servers.azureml.faults import Status
+from tests.servers.azureml.seeding import StagedWorkspace
+from tests.told_runs import ID, QUICK, record, until, values
+from tests.told_runs import file as file
+from tests.told_runs import here as here
+from tests.told_runs import recorded as recorded
+from tests.told_runs import there as there
+
+REFUSED = Status(403, code="AuthorizationFailed", message="You shall not write.")
+DAY = 86400.0
+NO_NOTES = (
+    "",
+    "{",
+    "[]",
+    "{}",
+    '{"run_id": "a", "place": {}}',
+    '{"run_id": "a", "place": {"start": 3}, "runs": {}}',
+    '{"runs": {"a": 1}}',
+    "\udcff",
+)
+
+
+def forget_the_wait(file: NoteFile) -> None:
+    note = file.read()
+    assert note is not None
+    note.not_before = time.time() - 1
+    file.write(note)
+
+
+def test_a_right_that_is_missing_puts_the_rest_off(
+    recorded: RecordedRuns, here: LocalWorkspace, there: AzureWorkspace, azure_environment: StagedWorkspace, file: NoteFile
+) -> None:
+    """The note stays, the run says so, and the next command but some time later goes on with it."""
+    recorded.add(ID)
+    recorded.log(ID, [("loss", 1.0, 0, 0)])
+    azure_environment.stage.faults.add(REFUSED, "/metric/", times=None)
+    record(here, there, file)
+    assert (azure_environment.state.runs[ID].status, file.is_worked_on(), [*unfinished(here.folder)]) == ("Running", False, [])
+    assert "answered 403" in here.run(ID).tags[STOPPED]
+    assert "It is kept, and tried again later." in here.run(ID).tags[STOPPED]
+    azure_environment.stage.faults.clear()
+    forget_the_wait(file)
+    assert [*unfinished(here.folder)] == [ID]
+    record(here, there, file)
+    assert (there.run(ID).status, values(there)) == (RunStatus.completed, {(ID, "loss"): [(0, 1.0)]})
+    assert here.run(ID).tags[STOPPED] == ""
+    assert file.read() is None
+
+
+def test_a_right_that_comes_back_while_the_run_goes_on_needs_no_command(
+    here: LocalWorkspace, there: AzureWorkspace, azure_environment: StagedWorkspace, file: NoteFile
+) -> None:
+    here.start_run(NewRun(ID, "train"))
+    here.log(ID, [logged_values.scalar("loss", 0.5)])
+    azure_environment.stage.faults.add(REFUSED, "/metric/", times=None)
+    thread = threading.Thread(target=record, args=(here, there, file))
+    thread.start()
+    until(lambda: here.run(ID).tags.get(STOPPED))
+    until(lambda: len(azure_environment.requests("/metric/.*-> 403")) > 5)
+    azure_environment.stage.faults.clear()
+    until(lambda: not here.run(ID).tags[STOPPED])
+    here.end_run(ID, RunEnd(RunStatus.completed))
+    thread.join(30)
+    assert (there.run(ID).status, [*values(there)]) == (RunStatus.completed, [(ID, "loss")])
+
+
+def test_the_end_of_the_run_ends_a_long_pause(here: LocalWorkspace, there: AzureWorkspace, azure_environment: StagedWorkspace, file: NoteFile) -> None:
+    here.start_run(NewRun(ID, "train"))
+    here.log(ID, [logged_values.scalar("loss", 0.5)])
+    azure_environment.stage.faults.add(REFUSED, "/metric/", times=None)
+    thread = threading.Thread(target=record, args=(here, there, file, Timing(look=0.01, longest_pause=0.02, refused=3600)))
+    thread.start()
+    until(lambda: here.run(ID).tags.get(STOPPED))
+    azure_environment.stage.faults.clear()
+    here.end_run(ID, RunEnd(RunStatus.completed))
+    thread.join(30)
+    assert there.run(ID).status is RunStatus.completed
+
+
+def test_what_is_refused_longer_is_tried_more_seldom_and_given_up_in_the_end() -> None:
+    note, now = Note(ID, {}), time.time()
+    assert note.is_due()
+    assert note.put_off()
+    assert 500 < note.not_before - now < 700
+    assert not note.is_due()
+    for since, wait in ((6 * 3600, 6 * 3600), (5 * DAY, DAY)):
+        note.refused_since = now - since
+        assert note.put_off()
+        assert abs(note.not_before - now - wait) < 300
+    note.not_before = now + 2 * DAY  # by a clock that was wrong
+    assert note.is_due()
+    note.refused_since = now - 31 * DAY
+    assert not note.put_off()
+
+
+def test_a_workspace_that_refuses_for_a_month_ends_the_recording(
+    recorded: RecordedRuns, here: LocalWorkspace, there: AzureWorkspace, azure_environment: StagedWorkspace, file: NoteFile
+) -> None:
+    recorded.add(ID, status=RunStatus.completed)
+    file.write(Note(ID, {}, refused_since=time.time() - 31 * DAY))
+    azure_environment.stage.faults.add(REFUSED, "", times=None)
+    record(here, there, file)
+    assert file.read() is None
+    assert "answered 403" in here.run(ID).tags[STOPPED]
+
+
+def test_a_moment_without_disk_ends_nothing(here: LocalWorkspace, there: AzureWorkspace, azure_environment: StagedWorkspace, file: NoteFile) -> None:
+    """Neither while all goes well, nor where what is away has to be noted, nor where it is back."""
+    here.start_run(NewRun(ID, "train"))
+    thread = threading.Thread(target=Recorder(here, there, file, Note(ID, {}), QUICK).run)
+    thread.start()
+    folder, away = file.path.parent, here.folder / "away"
+    folder.rename(away)
+    here.log(ID, [logged_values.scalar("loss", 1.0)])
+    until(lambda: values(there))
+    azure_environment.stage.faults.add(Status(503, retry_after=300), "/metric/", times=None)
+    here.log(ID, [logged_values.scalar("loss", 0.5)])
+    until(lambda: len(azure_environment.requests("/metric/.*-> 503")) > 1)
+    azure_environment.stage.faults.clear()
+    until(lambda: [len(points) for points in values(there).values()] == [2])
+    assert thread.is_alive()
+    away.rename(folder)
+    here.end_run(ID, RunEnd(RunStatus.completed))
+    thread.join(30)
+    assert (there.run(ID).status, file.read()) == (RunStatus.completed, None)
+
+
+def test_a_metric_that_is_not_taken_keeps_back_no_other(
+    recorded: RecordedRuns, here: LocalWorkspace, there: AzureWorkspace, azure_environment: StagedWorkspace, file: NoteFile, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The batch is refused, all of `bad`, and its halves."""
+    recorded.add(ID)
+    recorded.log(ID, [("bad", 1.0, 0, 0), ("bad", 2.0, 1, 0), ("good", 3.0, 0, 0)])
+    azure_environment.stage.faults.add(Status(400, code="UserError", message="No."), "/metric/", times=4)
+    tell_values(here, there, here.run(ID), Told())
+    assert values(there) == {(ID, "good"): [(0, 3.0)]}
+    assert "Metric 'bad' was not taken (2 points, the first at step 0): " in caplog.text
+
+
+def test_a_point_that_is_not_taken_keeps_back_no_other(
+    recorded: RecordedRuns, here: LocalWorkspace, there: AzureWorkspace, azure_environment: StagedWorkspace, file: NoteFile, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Refused are the batch, the metric, and of its points 0 to 2 those from 1 on, and then 1."""
+    recorded.add(ID)
+    recorded.log(ID, [("loss", float(step), step, 0) for step in range(3)])
+    azure_environment.stage.faults.add(Status(400, code="UserError", message="No."), "/metric/", times=2)
+    azure_environment.stage.faults.add(Status(400, code="UserError", message="No."), "/metric/", times=2, skip=3)
+    tell_values(here, there, here.run(ID), Told())
+    assert values(there) == {(ID, "loss"): [(0, 0.0), (2, 2.0)]}
+    assert "Metric 'loss' was not taken (step 1): " in caplog.text
+
+
+def test_a_metric_of_which_nothing_is_taken_is_not_tried_point_by_point(
+    recorded: RecordedRuns, here: LocalWorkspace, there: AzureWorkspace, azure_environment: StagedWorkspace, file: NoteFile, caplog: pytest.LogCaptureFixture
+) -> None:
+    recorded.add(ID)
+    recorded.log(ID, [("loss", float(step), step, step) for step in range(2000)])
+    azure_environment.stage.faults.add(Status(400, code="UserError", message="No."), "/metric/", times=None)
+    told = Told()
+    tell_values(here, there, here.run(ID), told)
+    assert "Metric 'loss' was not taken (2000 points, the first at step 0): " in caplog.text
+    assert len(azure_environment.requests("/metric/")) < 200
+    assert here.logged(ID, told.last_point)[0] == []
+
+
+@pytest.mark.parametrize("text", NO_NOTES)
+def test_what_is_no_note_is_set_aside(here: LocalWorkspace, there: AzureWorkspace, file: NoteFile, text: str) -> None:
+    file.release()
+    file.path.write_bytes(text.encode(errors="surrogateescape"))
+    assert [*unfinished(here.folder)] == [ID]
+    with pytest.raises(DamagedNote, match="is damaged"):
+        file.take()
+    aside = file.set_aside()
+    assert aside.read_bytes() == text.encode(errors="surrogateescape")
+    assert [*unfinished(here.folder)] == []
+    assert [path.name for path in aside.parent.iterdir()] == [aside.name]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="a folder cannot be closed there")
+def test_a_note_that_cannot_be_replaced_for_a_moment_is_replaced_after_it(tmp_path: Path) -> None:
+    """On Windows that is so while somebody reads it."""
+    file = NoteFile(tmp_path, ID)
+    file.begin(Note(ID, {}))
+    file.path.parent.chmod(0o500)
+    if os.access(file.path.parent, os.W_OK):
+        pytest.skip("this user may write everywhere")
+    thread = threading.Timer(0.3, lambda: file.path.parent.chmod(0o700))
+    thread.start()
+    file.write(Note(ID, {}, failure="written"))
+    thread.join()
+    note = file.read()
+    assert note is not None
+    assert note.failure == "written"
+    file.release()
