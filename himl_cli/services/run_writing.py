@@ -196,8 +196,14 @@ class RunWriter:
             log.warning("%d entries that were logged to run '%s' are lost: it could not be reached for too long.", dropped, self._run_id)
 
 
+# What is registered last is called first. Finalizers are registered all at once, with the first of them: this one is made so that
+# `_end_all` comes before those that close connections, to a database or to a service, which it still needs.
+weakref.finalize(RunWriter, int)
+
+
 @atexit.register
 def _end_all() -> None:
+    """Send what is there before the interpreter ends."""
     for writer in list(_busy):
         writer.end()
 

@@ -69,6 +69,14 @@ def test_a_script_that_says_it_failed_and_goes_on_has_completed(project: Path, h
     assert (shown(himl, run_id)["status"], values(shown(himl, run_id))) == ("Completed", {"a": 1.0})
 
 
+def test_what_was_logged_just_before_the_end_is_kept(project: Path, himl: Himl) -> None:
+    """Also where something was sent before, so that the workspace's record is open and closes itself as the interpreter ends."""
+    write_files(project, {"train.py": "import time\nfrom himl_cli import RUN_CONTEXT\nRUN_CONTEXT.log('a', 1)\ntime.sleep(1.5)\nRUN_CONTEXT.log('a', 2)\n"})
+    run_id = himl.ok("submit", "train.py", "-q").stdout.strip().splitlines()[-1]
+    assert values(shown(himl, run_id)) == {"a": 2.0}
+    assert "lost" not in himl.ok("runs", "logs", "--run", run_id).stdout
+
+
 def test_all_ranks_write_to_the_same_run(project: Path, himl: Himl) -> None:
     program = """
 import os
