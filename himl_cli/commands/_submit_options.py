@@ -28,11 +28,21 @@ class DataOptions(Bundle):
         self,
         input: Annotated[
             list[str] | None,
-            typer.Option("--input", metavar="SPEC", help="Data it reads: [KEY=]NAME[:VERSION], then as needed ,datastore=D ,mode=download|mount ,target=PATH ,local=PATH", rich_help_panel=DATA),
+            typer.Option(
+                "--input",
+                metavar="SPEC",
+                help="Data it reads: [KEY=]NAME[:VERSION][,OPTION=...]. Options: datastore, mode (download, mount), target, local.",
+                rich_help_panel=DATA,
+            ),
         ] = None,
         output: Annotated[
             list[str] | None,
-            typer.Option("--output", metavar="SPEC", help="Data it writes: [KEY=]NAME, then as needed ,datastore=D ,mode=mount|upload ,overwrite=false ,local=PATH", rich_help_panel=DATA),
+            typer.Option(
+                "--output",
+                metavar="SPEC",
+                help="Data it writes: [KEY=]NAME[,OPTION=...]. Options: datastore, mode (mount, upload), overwrite (true, false), local.",
+                rich_help_panel=DATA,
+            ),
         ] = None,
         default_datastore: Annotated[
             Text, typer.Option("--default_datastore", metavar="NAME", help="Datastore of inputs and outputs that name none.", rich_help_panel=DATA)

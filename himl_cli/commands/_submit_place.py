@@ -40,13 +40,13 @@ class PlaceOptions(Bundle):
             str, typer.Option("--shm_size", metavar="SIZE", help="Shared memory on a cluster.", rich_help_panel=WHERE, show_default=True)
         ] = "100g",
         docker_args: Annotated[
-            list[str] | None, typer.Option("--docker_args", metavar="ARGS", help="For 'docker run' on a cluster.", rich_help_panel=WHERE)
+            list[str] | None, typer.Option("--docker_args", metavar="ARGS", help="Arguments of 'docker run' on a cluster.", rich_help_panel=WHERE)
         ] = None,
         identity: Annotated[
             Text, typer.Option("--identity", metavar="WHOSE", help="user or managed: as whom it signs in to Azure.", rich_help_panel=WHERE)
         ] = None,
         max_run_duration: Annotated[
-            Text, typer.Option("--max_run_duration", metavar="TIME", help="End the job after 30s, 30m, 2h or 1.5d.", rich_help_panel=WHERE)
+            Text, typer.Option("--max_run_duration", metavar="TIME", help="End the job after that time: 30s, 30m, 2h, 1.5d.", rich_help_panel=WHERE)
         ] = None,
         python: Annotated[
             Text, typer.Option("--python", metavar="PATH", help="The interpreter here (default: the active environment's).", rich_help_panel=WHERE)
@@ -92,8 +92,13 @@ class EnvironmentOptions(Bundle):
             list[str] | None,
             typer.Option("--conda_env", metavar="FILE,...", help="Conda files (default: the nearest environment.yml).", rich_help_panel=ENVIRONMENT),
         ] = None,
-        requirements: Annotated[Text, typer.Option("--requirements", metavar="FILE", help="A pip file in its place.", rich_help_panel=ENVIRONMENT)] = None,
-        environment: Annotated[Text, typer.Option("--environment", metavar="NAME[:V]", help="A registered environment.", rich_help_panel=ENVIRONMENT)] = None,
+        requirements: Annotated[
+            Text, typer.Option("--requirements", metavar="FILE", help="Requirements of pip in its place.", rich_help_panel=ENVIRONMENT)
+        ] = None,
+        environment: Annotated[
+            Text,
+            typer.Option("--environment", metavar="NAME[:V]", help="A registered one, as it is; also azureml://registries/...", rich_help_panel=ENVIRONMENT),
+        ] = None,
         docker_image: Annotated[
             Text, typer.Option("--docker_image", metavar="IMAGE", help="Docker image (default: one of Azure ML).", rich_help_panel=ENVIRONMENT)
         ] = None,

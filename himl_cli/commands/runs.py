@@ -40,7 +40,7 @@ def list_runs(filters: FilterOptions, where: WorkspaceOptions, talk: OutputOptio
 
 @command(app, "show")
 def show(selection: SelectionOptions, where: WorkspaceOptions, talk: OutputOptions, runs: RunArgs = None) -> None:
-    """Show one run in full: outcome, tags, metrics, children.
+    """Show one run in full: outcome, tags, metrics, texts, children.
 
     Without a run: the one submitted last from this folder.
 

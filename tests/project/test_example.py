@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import joblib
 import pytest
+import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from tests.running import Himl
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "train.py"
 
@@ -61,6 +65,16 @@ def test_the_seed_decides_the_result(trained: Path, tmp_path: Path) -> None:
     assert train(tmp_path, "--epochs", "4", "--output_dir", "again").returncode == 0
     assert (tmp_path / "again" / "results.json").read_bytes() == (trained / "outputs" / "results.json").read_bytes()
     assert not (tmp_path / "outputs").exists()
+
+
+def test_on_a_cluster_it_gets_what_it_imports_and_the_way_to_mlflow_there(himl: Himl) -> None:
+    """By the command of the README; azureml-mlflow is what knows the address that Azure ML tells MLflow."""
+    requirements = EXAMPLE.with_name("requirements-cluster.txt")
+    shown = himl.ok("submit", str(EXAMPLE), "--cluster", "gpu", "--requirements", str(requirements), "--dry_run").stdout
+    *_, pip = yaml.safe_load(shown)["environment"]["conda_file"]["dependencies"]
+    names = {re.split(r"[<>=]", line)[0] for line in pip["pip"]}
+    imported = {line.split(">=")[0] for line in EXAMPLE.with_name("requirements.txt").read_text().splitlines() if not line.startswith("#")}
+    assert names == imported | {"azureml-mlflow"}
 
 
 def test_no_epoch_is_a_usage_error(tmp_path: Path) -> None:

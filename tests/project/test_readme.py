@@ -30,7 +30,7 @@ def names_of(command: str) -> list[str]:
 
 def test_the_readme_shows_commands() -> None:
     assert len(commands()) > 15
-    assert {"submit", "init", "download", "runs", "datastore", "workspace", "doctor"} == {names_of(command)[0] for command in commands()}
+    assert {"submit", "init", "download", "runs", "tb", "datastore", "workspace", "doctor"} == {names_of(command)[0] for command in commands()}
 
 
 @pytest.mark.parametrize("command", commands())
