@@ -270,9 +270,9 @@ def test_only_one_takes_a_note(here: LocalWorkspace, there: AzureWorkspace, file
 def test_whoever_starts_the_job_is_waited_for(here: LocalWorkspace, there: AzureWorkspace, file: NoteFile) -> None:
     file.write(Note(ID, {}, is_starting=True))
     taken: list[Note | None] = []
-    waiting = threading.Thread(target=lambda: taken.append(NoteFile(here.folder, ID).take(0.1)))
+    waiting = threading.Thread(target=lambda: taken.append(NoteFile(here.folder, ID).take(0.5)))
     waiting.start()
-    waiting.join(0.3)  # longer than its patience
+    waiting.join(0.8)  # longer than its patience
     assert waiting.is_alive()
     file.write(Note(ID, {}, failure="it did not start"))
     file.release()

@@ -114,13 +114,15 @@ class NoteFile:
     def take(self, patience: float = SECONDS_FOR_ANOTHER) -> Note | None:
         """The note, its lock held by this process from now on; None where there is none, or somebody else stays at work on it for *patience* seconds.
 
-        Whoever starts the job holds the lock until that is done, and is waited for.
+        Whoever starts the job holds the lock until that is done, and is waited for; only then does the patience begin.
         """
         deadline = time.monotonic() + patience
         while (note := self.read()) is not None:
             if not is_held(self._lock_path) and self._lock.take():
                 return self.read()  # it may be done, or have changed, since it was read
-            if not note.is_starting and time.monotonic() > deadline:
+            if note.is_starting:
+                deadline = time.monotonic() + patience
+            elif time.monotonic() > deadline:
                 return None
             time.sleep(SECONDS_BETWEEN_TRIES)
         return None
