@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import sys
 import time
-import weakref
 from pathlib import Path
 from typing import Any
+
+from himl_cli.core.forks import tell_of_forks
 
 SECONDS_TO_TAKE = 2.0
 
@@ -66,7 +67,7 @@ class HeldLock:
                 if time.monotonic() > deadline:
                     return False
                 time.sleep(0.02)
-        _held_here.add(self)
+        tell_of_forks(self)
         return True
 
     def release(self) -> None:
@@ -82,23 +83,11 @@ class HeldLock:
         fcntl.flock(held, fcntl.LOCK_UN)  # closing alone would leave it to processes that were forked meanwhile
         os.close(held)
 
-    def leave_to_parent(self) -> None:
+    def after_fork(self) -> None:
         """In a forked process: close our end of it, which unlocks nothing."""
         held, self._held = self._held, None
         if held is not None and sys.platform != "win32":
             os.close(held)
-
-
-_held_here: weakref.WeakSet[HeldLock] = weakref.WeakSet()
-
-
-def _leave_all_to_parent() -> None:
-    for lock in list(_held_here):
-        lock.leave_to_parent()
-
-
-if hasattr(os, "register_at_fork"):  # not on Windows, which has no fork
-    os.register_at_fork(after_in_child=_leave_all_to_parent)
 
 
 def _try_to_take(path: Path) -> Any:

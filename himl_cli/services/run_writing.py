@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import atexit
 import logging
-import os
 import threading
 import weakref
 from collections import deque
@@ -16,6 +15,7 @@ from collections.abc import Sequence
 from itertools import islice
 
 from himl_cli.core.errors import DiskFailed, HimlError, NotAllowed, NotAllowedNow, NotFound, ServiceFailed
+from himl_cli.core.forks import tell_of_forks
 from himl_cli.core.logged import Logged
 from himl_cli.workspaces.base import RecordsRuns
 
@@ -30,7 +30,6 @@ _NOT_NOW = (ServiceFailed, DiskFailed, NotAllowedNow)
 _OF_THE_RUN = (NotFound, NotAllowed)
 """What concerns all that is written, and not one entry of it."""
 
-_known: weakref.WeakSet[RunWriter] = weakref.WeakSet()
 _busy: set[RunWriter] = set()
 """Those that have something to send: nobody else may hold them any more."""
 
@@ -50,7 +49,7 @@ class RunWriter:
         self._dropped = 0
         self._is_fork = False
         self._make_locks()
-        _known.add(self)
+        tell_of_forks(self)
 
     def add(self, entry: Logged) -> None:
         """Take *entry*; it is sent soon. Raises only in a forked process, as `flush` does."""
@@ -123,6 +122,7 @@ class RunWriter:
 
     def after_fork(self) -> None:
         """What waits is the parent's to send, and its locks may be held by threads that are not here."""
+        _busy.discard(self)
         self._waiting.clear()
         self._is_fork = True
         self._make_locks()
@@ -206,13 +206,3 @@ def _end_all() -> None:
     """Send what is there before the interpreter ends."""
     for writer in list(_busy):
         writer.end()
-
-
-def _after_fork() -> None:
-    _busy.clear()
-    for writer in list(_known):
-        writer.after_fork()
-
-
-if hasattr(os, "register_at_fork"):  # not on Windows, which has no fork
-    os.register_at_fork(after_in_child=_after_fork)

@@ -10,12 +10,12 @@ from types import TracebackType
 from urllib.parse import quote, urlsplit
 
 from himl_cli.core.errors import ServiceFailed
+from himl_cli.core.forks import tell_of_forks
 from himl_cli.workspaces.azure.places import api_versions
 from himl_cli.workspaces.azure.places.address import WorkspaceAddress
 from himl_cli.workspaces.azure.places.settings import AzureSettings
 from himl_cli.workspaces.azure.record import WorkspaceRecord
 from himl_cli.workspaces.azure.requests import clock
-from himl_cli.workspaces.azure.requests.forks import tell_of_forks
 from himl_cli.workspaces.azure.requests.kept import Kept
 from himl_cli.workspaces.azure.requests.patience import Patience
 from himl_cli.workspaces.azure.requests.times import as_time

@@ -13,6 +13,7 @@ from typing import Any
 from urllib.parse import quote, urlencode, urlsplit
 
 from himl_cli.core.errors import HimlError, ServiceFailed, WorkspaceNotFound
+from himl_cli.core.forks import tell_of_forks
 from himl_cli.core.redaction import redact
 from himl_cli.workspaces.azure.places.address import WorkspaceAddress
 from himl_cli.workspaces.azure.requests.answers import object_of
@@ -20,7 +21,6 @@ from himl_cli.workspaces.azure.requests.challenge import claims_of
 from himl_cli.workspaces.azure.requests.closed_network import says_closed
 from himl_cli.workspaces.azure.requests.errors import refusal
 from himl_cli.workspaces.azure.requests.failure import Failure
-from himl_cli.workspaces.azure.requests.forks import tell_of_forks
 from himl_cli.workspaces.azure.requests.patience import Patience
 from himl_cli.workspaces.azure.sign_in.tokens import Tokens
 

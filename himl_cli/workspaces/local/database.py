@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sqlite3
 import threading
 import time
@@ -12,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from himl_cli.core.errors import DiskFailed, HimlError
+from himl_cli.core.forks import tell_of_forks
 from himl_cli.workspaces.local.disk_errors import CHECK_PERMISSIONS, FREE_SPACE
 from himl_cli.workspaces.local.mounts import is_network_folder
 
@@ -55,7 +55,7 @@ class Database:
         self._create = create
         self._left_open: list[sqlite3.Connection] = []
         self._closer = weakref.finalize(self, self._connection.close)
-        _opened.add(self)
+        tell_of_forks(self)
 
     def after_fork(self) -> None:
         """In a forked process: SQLite forbids to use, and even to close, what the parent opened. A connection of our own is made when it is needed."""
@@ -149,18 +149,6 @@ class Database:
     def close(self) -> None:
         with self._lock:
             self._connection.close()
-
-
-_opened: weakref.WeakSet[Database] = weakref.WeakSet()
-
-
-def _after_fork() -> None:
-    for database in list(_opened):
-        database.after_fork()
-
-
-if hasattr(os, "register_at_fork"):  # not on Windows, which has no fork
-    os.register_at_fork(after_in_child=_after_fork)
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 from himl_cli.core.errors import HimlError, NotAllowedNow, ServiceFailed
-from himl_cli.workspaces.azure.requests.forks import tell_of_forks
+from himl_cli.core.forks import tell_of_forks
 from himl_cli.workspaces.azure.sign_in.sign_in_errors import STRONGER, Reason, reason_of
 from himl_cli.workspaces.azure.sign_in.tokens import Token
 

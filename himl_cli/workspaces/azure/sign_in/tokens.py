@@ -13,7 +13,7 @@ from datetime import datetime, timezone
 from typing import Any, Protocol
 
 from himl_cli.core.errors import HimlError
-from himl_cli.workspaces.azure.requests.forks import tell_of_forks
+from himl_cli.core.forks import tell_of_forks
 from himl_cli.workspaces.azure.requests.kept import Kept
 
 log = logging.getLogger(__name__)

@@ -16,7 +16,7 @@ from typing import Any, BinaryIO
 
 from himl_cli import __version__
 from himl_cli.core.errors import DiskFailed
-from himl_cli.workspaces.azure.requests.forks import tell_of_forks
+from himl_cli.core.forks import tell_of_forks
 from himl_cli.workspaces.azure.requests.trust import ca_bundle
 from himl_cli.workspaces.azure.storage.blobs.proxies import proxy_for
 

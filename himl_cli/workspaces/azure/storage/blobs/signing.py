@@ -12,7 +12,7 @@ from datetime import datetime, timezone
 from typing import Protocol
 from urllib.parse import unquote
 
-from himl_cli.workspaces.azure.requests.forks import tell_of_forks
+from himl_cli.core.forks import tell_of_forks
 from himl_cli.workspaces.azure.storage.blobs.refusals import RIGHT_MISSING
 
 EARLY = 300.0  # seconds before its end that a signature is replaced

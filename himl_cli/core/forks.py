@@ -1,4 +1,4 @@
-"""What a process that was forked must not use: its parent's connections and locks.
+"""What a process that was forked must not use: its parent's connections, locks, and what waits to be sent.
 
 Two processes on one TLS connection garble it for both; a lock that another thread of the parent held is never given back.
 """
@@ -11,7 +11,7 @@ from typing import Protocol
 
 
 class Forked(Protocol):
-    """Something with connections or locks of its own."""
+    """Something that belongs to the process that made it."""
 
     def after_fork(self) -> None:
         """In the child: forget, without closing, what belongs to the parent."""
