@@ -7,13 +7,18 @@ from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
 
+from himl_cli.core.sweeps import SweepSpec
+
 LARGE_SNAPSHOT_BYTES = 300 * 1024 * 1024
 
 
 class EntryKind(str, Enum):
+    """What is started; the target of `command` is a line for bash, arguments and placeholders in it."""
+
     script = "script"
     module = "module"
     shell = "shell"
+    command = "command"
 
 
 @dataclass(frozen=True)
@@ -92,6 +97,9 @@ class JobSpec:
 
     What counts on a cluster only: `cluster` (its name; empty: the job runs here), `nodes`, `shm_size`, `docker_args`, `identity`
     (`user`, `managed` or None for the run's own token), `environment`, `sdk` (`v2`, or `v1` for the deprecated azureml-core).
+
+    `sweep` makes it many runs: the job's run is their parent, and each trial gets `--NAME VALUE` for every hyperparameter that no argument names as
+    `${{search_space.NAME}}`. `parent` is the run that the job belongs to.
     """
 
     experiment: str
@@ -118,3 +126,5 @@ class JobSpec:
     environment: EnvironmentSpec | None = None
     sdk: str = "v2"
     run_id: str = ""
+    parent: str = ""
+    sweep: SweepSpec | None = None

@@ -17,6 +17,8 @@ from himl_cli.core.errors import HimlError
 from himl_cli.core.events import Notify
 from himl_cli.core.jobs import DataSpec, JobSpec
 from himl_cli.core.logged import Logged, NewRun, RunEnd
+from himl_cli.core.pipelines import PipelineSpec
+from himl_cli.core.results import RunResults
 from himl_cli.core.runs import LoggedValues, Metric, Run, RunQuery
 from himl_cli.core.workspace_facts import WorkspaceFacts
 
@@ -134,6 +136,37 @@ class SubmitsJobs(Protocol):
 
     def submit(self, spec: JobSpec, *, notify: Notify) -> Run:
         """Start the job and return once it is recorded and its files are laid. Raises HimlError; nothing then runs."""
+
+
+@runtime_checkable
+class RunsPipelines(Protocol):
+    """A workspace that runs pipelines."""
+
+    def submit_pipeline(self, spec: PipelineSpec, *, notify: Notify) -> Run:
+        """Start the pipeline and return its run once that is recorded; its steps are children of it. Raises HimlError; nothing then runs."""
+
+
+@runtime_checkable
+class ResumesRuns(Protocol):
+    """A workspace that goes on with what stopped before its end."""
+
+    def resume(self, run_id: str, *, env: Mapping[str, str], max_concurrent: int | None, notify: Notify) -> Run:
+        """Go on with the run, under its own id: of a sweep with the trials that are missing, of a pipeline with the steps that are, of a job with another try.
+
+        What each of them wrote stays where it is. *env* are the job's own variables, which no file keeps. Raises RunNotFound; BadUsage for a
+        run that still is at work, that has nothing left to do, or of which variables are missing.
+        """
+
+
+@runtime_checkable
+class ReadsManyRuns(Protocol):
+    """A workspace that gives what many runs logged for the price of a few."""
+
+    def results(self, runs: Sequence[Run], *, wanted: Callable[[str], bool], whole: bool) -> Mapping[str, RunResults]:
+        """What each of *runs* logged under names that are *wanted*, by run id; without *whole*, last values only.
+
+        A run that logged nothing has an empty record. What programs nested in a run counts as its own only where the run itself has nothing of that name.
+        """
 
 
 @runtime_checkable
