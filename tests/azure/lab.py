@@ -41,12 +41,18 @@ class Lab:
     azure: StagedWorkspace
     runs: Mapping[str, Run]
 
-    def program(self, python: Path, name: str, folder: Path, *, job: str = "", seconds: float = 90) -> Any:
+    def program(self, python: Path, name: str, folder: Path, *, job: str = "", variables: Mapping[str, str] | None = None, seconds: float = 90) -> Any:
         """What the program *name* prints as JSON, run in *folder* and with a folder of its own for files; *job*: as that job would run it."""
         command = [str(python), str(PROGRAMS / f"{name}.py"), str(folder / "files")]
         identity = self.azure.job_environment(self.runs[job]) if job else self.azure.environment()
         done = subprocess.run(
-            command, env=self._environment(folder) | identity, cwd=folder, capture_output=True, encoding="utf-8", timeout=seconds, check=False
+            command,
+            env={**self._environment(folder), **identity, **(variables or {})},
+            cwd=folder,
+            capture_output=True,
+            encoding="utf-8",
+            timeout=seconds,
+            check=False,
         )
         assert done.returncode == 0, f"{name}: {done.stdout}\n{done.stderr}"
         return json.loads(done.stdout.splitlines()[-1])

@@ -22,17 +22,21 @@ from tests.servers.azureml.stage import running_stage
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "azure-double.md"
 BEGIN, END = "<!-- routes: begin -->", "<!-- routes: end -->"
 HIML = "himl"
-CLIENTS = ("azure-ai-ml", clients.AZUREML_CORE, clients.AZUREML_MLFLOW, HIML)
-RUNS_JOBS = ("azure_ai_ml_jobs", "azureml_core_submit")
+HYPERDRIVE = "azureml-train-core"  # himl's own extra holds it
+CLIENTS = ("azure-ai-ml", clients.AZUREML_CORE, HYPERDRIVE, clients.AZUREML_MLFLOW, HIML)
+RUNS_JOBS = ("azure_ai_ml_jobs", "azureml_core_submit", "azure_ai_ml_pipeline", "azure_ai_ml_sweep", "hyperdrive_submit")
 PROGRAMS: Sequence[tuple[str, str, str]] = (
     ("azure-ai-ml", "azure_ai_ml_read", ""),
     ("azure-ai-ml", "azure_ai_ml_act", ""),
     ("azure-ai-ml", "azure_ai_ml_submit", ""),
     ("azure-ai-ml", RUNS_JOBS[0], ""),
+    ("azure-ai-ml", "azure_ai_ml_sweep", ""),
+    ("azure-ai-ml", RUNS_JOBS[2], ""),
     (clients.AZUREML_CORE, "azureml_core_read", ""),
     (clients.AZUREML_CORE, "azureml_core_write", ""),
     (clients.AZUREML_CORE, "azureml_core_job", RUNNING),
     (clients.AZUREML_CORE, RUNS_JOBS[1], ""),
+    (HYPERDRIVE, "hyperdrive_submit", ""),
     (clients.AZUREML_MLFLOW, "mlflow_read", ""),
     (clients.AZUREML_MLFLOW, "mlflow_write", ""),
     (clients.AZUREML_MLFLOW, "mlflow_job", RUNNING),
@@ -57,6 +61,9 @@ COMMANDS: Sequence[Sequence[str]] = (
     ("submit", "train.py", "--cluster", "cpu-cluster", "--environment", "torch", "--input", "scans:1", "--follow"),
     ("submit", "train.py", "--record_in", "azure"),
     ("submit", "own_run.py"),
+    ("runs", "aggregate", SWEEP, "--json"),
+    ("submit", "train.py", "--cluster", "cpu-cluster", "--environment", "torch", "--sweep", "lr=0.1,0.2", "--primary_metric", "loss", "--wait"),
+    ("submit", "piped/pipeline.json", "--create_cluster", "--wait"),
 )
 PROJECT: Mapping[str, str] = {
     "environment.yml": "dependencies:\n- python=3.11\n- pip\n- pip:\n  - himl-cli\n",
@@ -71,6 +78,12 @@ RUN_CONTEXT.tag("stage", "final")
 Path("outputs").mkdir(exist_ok=True)
 Path("outputs/model.txt").write_text("weights")
 """,
+    "piped/.env": "AML_COMPUTE_CLUSTER_NAME=new-cluster\nAML_COMPUTE_CLUSTER_SKU=Standard_NC6\n",
+    "piped/pipeline.json": """
+{"step1": {"type": "PythonScriptStep", "name": "one", "script": "one.py", "source_directory": "steps", "requirements": "requirements.txt"}}
+""",
+    "piped/requirements.txt": "numpy\n",
+    "piped/steps/one.py": "print(1)\n",
     "own_run.py": """
 from himl_cli import create_aml_run_object
 
@@ -153,7 +166,7 @@ def _heard() -> dict[Row, set[str]]:
                 lab.azure.add_environment("torch")
                 lab.azure.run_jobs(python=Path(sys.executable) if client == HIML else clients.client_python(clients.AZUREML_MLFLOW))
             if program:
-                lab.program(Path(sys.executable) if client == "azure-ai-ml" else clients.client_python(client), program, place, job=job)
+                lab.program(_python_of(client), program, place, job=job, seconds=300)
             else:
                 _run_himl(lab, place)
             for seen in stage.log.all():
@@ -163,9 +176,14 @@ def _heard() -> dict[Row, set[str]]:
     return asked
 
 
+def _python_of(client: str) -> Path:
+    return Path(sys.executable) if client == "azure-ai-ml" else clients.client_python(clients.HIML_V1 if client == HYPERDRIVE else client)
+
+
 def _run_himl(lab: Lab, folder: Path) -> None:
     lab.azure.write_config(folder)
     for name, content in PROJECT.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(content, encoding="utf-8")
     program = Path(sys.executable).with_name("himl.exe" if sys.platform == "win32" else "himl")
     env = {**os.environ, "HOME": str(folder), "USERPROFILE": str(folder), **lab.azure.environment()}
@@ -175,9 +193,9 @@ def _run_himl(lab: Lab, folder: Path) -> None:
 
 
 def main() -> None:
-    text = DOCUMENT.read_text(encoding="utf-8")
-    before, _, rest = text.partition(BEGIN)
-    DOCUMENT.write_text(f"{before}{BEGIN}\n{table(_heard())}{END}{rest.partition(END)[2]}", encoding="utf-8")
+    heard = table(_heard())
+    before, _, rest = DOCUMENT.read_text(encoding="utf-8").partition(BEGIN)  # only now: it may have been edited meanwhile
+    DOCUMENT.write_text(f"{before}{BEGIN}\n{heard}{END}{rest.partition(END)[2]}", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -177,17 +177,6 @@ def test_a_job_whose_time_is_over_is_canceled(running: StagedWorkspace) -> None:
     ended(running, SLEEP, "Canceled", limits={"jobLimitsType": "Command", "timeout": "PT1S"})
 
 
-def test_a_preempted_job_begins_anew(azure: StagedWorkspace) -> None:
-    with azure.run_jobs() as jobs:
-        submit(azure, "[ -e outputs ] && exit 1; mkdir outputs; echo begun $AZ_BATCHAI_JOB_TEMP; sleep 600")
-        appears(azure, "begun")
-        before = printed(azure)
-        jobs.preempt("job_1")
-        until(lambda: "begun" in azure.logs("job_1") and before not in azure.logs("job_1"), azure)
-        arm_cancel(azure)
-        azure.wait_for("job_1", "Canceled")
-
-
 def test_nothing_of_a_job_outlives_its_workspace(stage: Stage) -> None:
     with stage.own_workspaces():
         azure = stage.workspace()

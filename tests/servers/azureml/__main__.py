@@ -17,7 +17,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.servers.azureml", description=__doc__)
     parser.add_argument("--runs", type=int, default=300, help="runs in the experiment 'many' (default: %(default)s)")
     parser.add_argument("--empty", action="store_true", help="a workspace without runs")
-    parser.add_argument("--run_jobs", action="store_true", help="run the command jobs that are submitted, on this machine, with its own `python`")
+    parser.add_argument("--run_jobs", action="store_true", help="run the jobs that are submitted, on this machine, with its own `python`")
     parser.add_argument("--env_file", type=Path, help="write the variables there, too, for `source`")
     options = parser.parse_args()
     stopped = threading.Event()

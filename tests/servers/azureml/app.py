@@ -14,9 +14,11 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from tests.servers.azureml import (
     arm_assets,
     arm_codes,
+    arm_components,
     arm_computes,
     arm_datastores,
     arm_jobs,
+    arm_new_computes,
     arm_workspace,
     artifacts,
     assets,
@@ -27,6 +29,7 @@ from tests.servers.azureml import (
     execution_v1,
     history,
     history_more,
+    hyperdrive_v1,
     identity,
     index,
     metrics,
@@ -41,8 +44,8 @@ from tests.servers.azureml.hosts import Role, role_of
 from tests.servers.azureml.log import RequestLog
 from tests.servers.azureml.state import Azure
 
-CONTROL_PLANE: list[ModuleType] = [arm_workspace, arm_datastores, arm_computes, arm_codes, arm_assets, arm_jobs]
-SDK_V1: list[ModuleType] = [snapshots_v1, execution_v1, environments_v1, computes_v1]
+CONTROL_PLANE: list[ModuleType] = [arm_workspace, arm_datastores, arm_new_computes, arm_computes, arm_codes, arm_components, arm_assets, arm_jobs]
+SDK_V1: list[ModuleType] = [snapshots_v1, execution_v1, hyperdrive_v1, environments_v1, computes_v1]
 DATA_PLANE: list[ModuleType] = [history, history_more, artifacts, metrics, mlflow_routes, mlflow_search, assets, datastores_v1, index, *SDK_V1]
 
 
@@ -61,7 +64,7 @@ def application(azure: Azure, log: RequestLog, faults: Faults) -> ASGIApp:
     """The app; the front decides which hosts come here."""
     planes = {Role.ARM: Plane(azure, routes_of(CONTROL_PLANE), is_arm=True), Role.DATA: Plane(azure, routes_of(DATA_PLANE), is_arm=False)}
     open_apps: dict[Role | None, Starlette] = {
-        Role.ARM: _app([*arm_workspace.open_routes, *arm_jobs.open_routes], compressing(planes[Role.ARM])),
+        Role.ARM: _app([*arm_workspace.open_routes, *arm_jobs.open_routes, *arm_new_computes.open_routes], compressing(planes[Role.ARM])),
         Role.DATA: _app([Route("/discovery", discovery)], compressing(planes[Role.DATA])),
         Role.LOGIN: _app(identity.routes, None),
         None: _app([*identity.plain_routes, *control_port.routes], None),

@@ -33,8 +33,12 @@ def document_of(workspace: Workspace, name: str) -> dict[str, Any]:
     compute = workspace.computes[name]
     cluster = {
         "vmSize": compute["size"],
-        "vmPriority": "Dedicated",
-        "scaleSettings": {"maxNodeCount": compute["max_nodes"], "minNodeCount": 0, "nodeIdleTimeBeforeScaleDown": "PT2M"},
+        "vmPriority": compute.get("priority", "Dedicated"),
+        "scaleSettings": {
+            "maxNodeCount": compute["max_nodes"],
+            "minNodeCount": compute.get("min_nodes", 0),
+            "nodeIdleTimeBeforeScaleDown": compute.get("idle", "PT2M"),
+        },
         "subnet": None,
         "currentNodeCount": 0,
         "targetNodeCount": 0,

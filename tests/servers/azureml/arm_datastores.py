@@ -49,7 +49,7 @@ def list_secrets(request: Request) -> Response:
 
 
 def put_datastore(request: Request) -> Response:
-    """Register a datastore on one of the workspace's two accounts."""
+    """Register a datastore on one of the workspace's two accounts; a key that comes with it has to be the account's, unless the caller wants no check."""
     demand(request, Right.WRITE, "datastores/write")
     workspace, properties = workspace_of(request), body_of(request)["properties"]
     name, kind = request.path_params["name"], properties["datastoreType"]
@@ -57,6 +57,10 @@ def put_datastore(request: Request) -> Response:
     storage = accounts.get(properties.get("accountName", ""))
     if storage is None or kind not in _WHERE:
         raise bad_request("The account does not exist.")
+    key = ((properties.get("credentials") or {}).get("secrets") or {}).get("key")
+    is_checked = request.query_params.get("skipValidation", "").lower() != "true"
+    if key is not None and key != storage.key and is_checked:
+        raise bad_request("Unable to access data using the credentials of the request.")
     existed = name in workspace.datastores
     datastore = Datastore(name, properties[_WHERE[kind]], storage, kind, properties.get("credentials", {}).get("credentialsType", "None"))
     workspace.datastores[name] = datastore

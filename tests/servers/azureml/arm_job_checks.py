@@ -7,7 +7,9 @@ import re
 from tests.servers.azureml.answers import ServiceError, bad_request, not_found
 from tests.servers.azureml.jobs.command import unknown_references
 from tests.servers.azureml.jobs.durations import seconds_of
+from tests.servers.azureml.jobs.pipelines.graph import check_pipeline
 from tests.servers.azureml.jobs.places import data_version, names_data_version
+from tests.servers.azureml.jobs.sweeps.checks import check_sweep
 from tests.servers.azureml.state import Json, Workspace
 
 CURATED = "AzureML-"
@@ -15,10 +17,12 @@ _NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9\-_]{0,254}")
 _SIZE = re.compile(r"[1-9]\d*[bkmg]", re.IGNORECASE)
 _ALLOWED = "it has to begin with a letter or a digit and to hold letters, digits, '-' and '_' only."
 _ENVIRONMENT = re.compile(r"(?:.*/environments/([^/]+)/(versions|labels)/([^/]+)|(?:azureml:)?([^:@/]+)([:@])([^:@/]+))", re.IGNORECASE)
-_FIXED = (
-    *("jobType", "experimentName", "command", "codeId", "environmentId", "computeId", "inputs", "outputs"),
-    *("distribution", "resources", "limits", "identity", "environmentVariables", "queueSettings"),
-)
+_FIXED_OF_ALL = ("jobType", "experimentName", "computeId", "inputs", "outputs", "limits", "identity", "queueSettings")
+_FIXED = {
+    "Command": (*_FIXED_OF_ALL, "command", "codeId", "environmentId", "distribution", "resources", "environmentVariables"),
+    "Sweep": (*_FIXED_OF_ALL, "searchSpace", "samplingAlgorithm", "objective", "earlyTermination", "trial"),
+}
+"""Fields of a job that do not change; of other types that is not known."""
 
 
 def check_new_job(workspace: Workspace, name: str, kind: str, properties: Json) -> None:
@@ -30,18 +34,24 @@ def check_new_job(workspace: Workspace, name: str, kind: str, properties: Json) 
         raise bad_request(f"The experiment name '{experiment}' is not valid: {_ALLOWED}")
     if kind == "Command":
         _check_command(properties)
+    if kind == "Sweep":
+        check_sweep(properties)
+    if kind == "Pipeline":
+        check_pipeline(workspace, properties)
     _check_compute(workspace, properties.get("computeId"))
     trial = properties.get("trial") or {}
-    _check_code(workspace, properties.get("codeId") or trial.get("codeId"))
-    _check_environment(workspace, properties.get("environmentId") or trial.get("environmentId"))
+    check_code(workspace, properties.get("codeId") or trial.get("codeId"))
+    check_environment(workspace, properties.get("environmentId") or trial.get("environmentId"))
     for given in (properties.get("inputs") or {}).values():
         _check_data(workspace, str(given.get("uri") or ""))
 
 
 def check_change(document: Json, properties: Json) -> None:
-    """Of a command job that is there only name and notes may change. Raises ServiceError 400, also where the very request that made it is sent again:
-    what the service added to the job then seems to be taken away."""
-    if document["jobType"] == "Command" and any(properties.get(field) != document[field] for field in _FIXED):
+    """Of a command job or a sweep that is there only name and notes may change. Raises ServiceError 400.
+
+    So also where the very request that made it is sent again: what the service added to the job then seems to be taken away.
+    """
+    if any(properties.get(field) != document[field] for field in _FIXED.get(document["jobType"], ())):
         raise ServiceError(
             400,
             "UserError",
@@ -74,13 +84,14 @@ def _check_compute(workspace: Workspace, compute: str | None) -> None:
         raise bad_request(f"Unknown compute target '{name}'.")
 
 
-def _check_code(workspace: Workspace, code: str | None) -> None:
+def check_code(workspace: Workspace, code: str | None) -> None:
+    """Raises ServiceError 404 where the code version is not there."""
     name, _, version = (code or "").rpartition("/codes/")[2].partition("/versions/")
     if code and version not in workspace.assets["codes"].get(name, {}):
         raise not_found(f"Code version {code} not found.")
 
 
-def _check_environment(workspace: Workspace, environment: str | None) -> None:
+def check_environment(workspace: Workspace, environment: str | None) -> None:
     """Curated ones and those of a registry are there; others have to be registered."""
     if not environment or environment.startswith("azureml://registries/"):
         return

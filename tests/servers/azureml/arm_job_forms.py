@@ -89,13 +89,18 @@ def _sweep(workspace: Workspace, run: Run) -> Json:
     job = run.job or {}
     trial = {"codeId": None, "environmentId": f"{workspace.path}/environments/training/versions/1", "command": "python train.py --lr ${{search_space.lr}}"}
     objective = job.get("objective") or {"goal": "maximize", "primaryMetric": "accuracy"}
+    sampling = job.get("samplingAlgorithm") or {"samplingAlgorithmType": "Random"}
+    defaults = {"seed": None, "logbase": None, "rule": "Random"} if sampling["samplingAlgorithmType"] == "Random" else {}
+    limits = {"jobLimitsType": "Sweep", "maxTotalTrials": 3, "maxConcurrentTrials": 1, "timeout": "PT2H", "trialTimeout": None}
+    given = job.get("trial") or {}
+    resources = {"instanceCount": 1, "instanceType": None, "locations": None, "properties": None, "dockerArgs": None, **(given.get("resources") or {})}
     return {
         "searchSpace": job.get("searchSpace") or {"lr": ["choice", [[0.1, 0.01, 0.001]]]},
-        "samplingAlgorithm": job.get("samplingAlgorithm") or {"samplingAlgorithmType": "Random"},
+        "samplingAlgorithm": {**defaults, **sampling},
         "objective": {**objective, "goal": str(objective["goal"]).capitalize()},
-        "limits": job.get("limits") or {"jobLimitsType": "Sweep", "maxTotalTrials": 3, "maxConcurrentTrials": 1, "timeout": "PT2H", "trialTimeout": None},
+        "limits": {**limits, **(job.get("limits") or {})},
         "earlyTermination": job.get("earlyTermination"),
-        "trial": {**trial, "environmentVariables": {}, "distribution": None, "resources": {"instanceCount": 1}, **(job.get("trial") or {})},
+        "trial": {**trial, "environmentVariables": {}, "distribution": None, **given, "resources": resources},
         "queueSettings": job.get("queueSettings"),
     }
 

@@ -14,11 +14,11 @@ from tests.servers.azureml.arm_job_forms import job_document, job_type_of
 from tests.servers.azureml.arm_job_submitter import submitter_of
 from tests.servers.azureml.arm_paging import page_of
 from tests.servers.azureml.frame import body_of, demand, workspace_of
+from tests.servers.azureml.job_records import FIRST_STATUS, new_job, start
 from tests.servers.azureml.principals import Right
-from tests.servers.azureml.state import Azure, Json, Run, Workspace, new_id, now
+from tests.servers.azureml.run_definitions import STEP
+from tests.servers.azureml.state import Azure, Json, Run, Workspace
 
-FIRST_STATUS = {"Command": "Starting", "Sweep": "Running", "Pipeline": "NotStarted", "AutoML": "NotStarted"}
-RUN_TYPES = {"Command": "azureml.scriptrun", "Sweep": "hyperdrive", "Pipeline": "azureml.PipelineRun", "AutoML": "automl"}
 CANCELATION, DELETION = "jc", "jd"
 _CHANGEABLE = ("displayName", "description", "tags", "isArchived")
 
@@ -56,17 +56,18 @@ def put_job(request: Request) -> Response:
     if not has_paths(request):
         _drop_paths(properties)
     submitter = submitter_of(request, properties.get("identity"))
-    run = workspace.keep_run(_submitted(workspace, name, kind, properties))
+    run = new_job(workspace, name, properties)
     document = job_document(workspace, run)
-    if workspace.jobs is not None and kind == "Command":
-        workspace.jobs.submit(run, submitter)
+    start(workspace, run, submitter)
     return JSONResponse(document, 201, headers={"Location": f"https://{request.headers['host']}{document['id']}?{request.url.query}"})
 
 
 def cancel_job(request: Request) -> Response:
-    """Ask for the end: 202 with the address that tells when, or 200 where the job had ended. One whose script has ended is refused."""
+    """Ask for the end: 202 with the address that tells when, or 200 where the job had ended. Refused for a step, and where the script has ended."""
     demand(request, Right.WRITE, "jobs/cancel/action")
     run = _asked(request)
+    if run.run_type == STEP:
+        raise bad_request(f"The job {run.run_id} is a step of a pipeline, and is not canceled by itself.")
     if run.status == "Finalizing":
         raise bad_request(f"The job {run.run_id} is in the state Finalizing and cannot be canceled.")
     if run.is_ended:
@@ -143,28 +144,6 @@ def _drop_paths(properties: Json) -> None:
     """Keys that a version does not know are passed over, as azure-ai-ml counts on for another one."""
     for given in [*(properties.get("inputs") or {}).values(), *(properties.get("outputs") or {}).values()]:
         given.pop("pathOnCompute", None)
-
-
-def _submitted(workspace: Workspace, name: str, kind: str, properties: Json) -> Run:
-    begun = now()
-    return Run(
-        run_id=name,
-        experiment=workspace.experiment(properties.get("experimentName") or "Default"),
-        status=FIRST_STATUS[kind],
-        created=begun,
-        started=None,
-        ended=None,
-        display_name=properties.get("displayName") or name,
-        user_name="Ada Lovelace",
-        data_container_id=f"dcid.{name}",
-        number=next(workspace.numbers),
-        description=properties.get("description"),
-        tags=dict(properties.get("tags") or {}),
-        properties={**(properties.get("properties") or {}), **({"ContentSnapshotId": new_id()} if properties.get("codeId") else {})},
-        target=(properties.get("computeId") or "").rpartition("/")[2] or None,
-        run_type=RUN_TYPES[kind],
-        job=properties,
-    )
 
 
 routes = [

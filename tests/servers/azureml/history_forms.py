@@ -79,7 +79,7 @@ def _course(run: Run) -> Json:
         "effectiveStartTimeUtc": None,
         "duration": duration if run.is_ended else None,
         "cancelationReason": None,
-        "currentAttemptId": 1,
+        "currentAttemptId": run.attempt,
         "queueingInfo": None,
     }
 

@@ -85,8 +85,19 @@ def experiment_form(workspace: Workspace, experiment: Experiment) -> Json:
 
 def last_values(run: Run) -> dict[str, Point]:
     """Of each metric that MLflow can show (one number a row), the row with the highest step, the latest of those."""
-    shown = {metric.name: points for metric in run.metrics.values() if (points := numbers(metric))}
-    return {name: max(points, key=lambda point: (point.step or 0, point.created)) for name, points in shown.items()}
+    found = {metric.name: _last(metric) for metric in list(run.metrics.values())}
+    return {name: point for name, point in found.items() if point is not None}
+
+
+def _last(metric: Metric) -> Point | None:
+    """Remembered for as long as no row comes: a search looks at every run of an experiment."""
+    count = len(metric.points)
+    if metric.last is None or metric.last[0] != count:
+        points = numbers(metric)
+        if not points:
+            return None
+        metric.last = count, max(points, key=lambda point: (point.step or 0, point.created))
+    return metric.last[1]
 
 
 def numbers(metric: Metric) -> list[Point]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,8 @@ from tests.servers.azureml.state import Run, Workspace
 if TYPE_CHECKING:
     from mlflow import entities
 
+_CHILDREN = re.compile(r"\s*tags\.(?:mlflow\.parentRunId|[`\"]mlflow\.parentRunId[`\"])\s*=\s*'([^'\"]*)'\s*")
+"""The filter that asks for the children of a run: answered without MLflow, which costs every test process a second."""
 VIEWS = {"ACTIVE_ONLY": (False,), "DELETED_ONLY": (True,), "ALL": (False, True)}
 
 
@@ -34,8 +37,9 @@ def search_runs(request: Request) -> Response:
 def _searched(runs: list[Run], text: str, order: list[str]) -> Sequence[Run]:
     """The runs that match, in the order asked for; without wishes newest first, without making 100,000 records for that."""
     newest_first = sorted(runs, key=lambda run: (milliseconds(run.started or run.created), run.run_id), reverse=True)
-    if not text and not order:
-        return newest_first
+    parent = _CHILDREN.fullmatch(text)
+    if not order and (parent or not text):
+        return [run for run in newest_first if run.parent_id == parent[1]] if parent else newest_first
     from mlflow.exceptions import MlflowException
     from mlflow.utils.search_utils import SearchUtils
 

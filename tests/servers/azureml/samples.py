@@ -7,6 +7,7 @@ from datetime import timedelta
 
 from tests.servers.azureml.seeding import DEFAULT, StagedWorkspace
 from tests.servers.azureml.state import Run, now
+from tests.servers.azureml.sweep_seeding import add_sweep
 
 LOG = "epoch {epoch}: loss {loss:.4f}\n"
 
@@ -69,20 +70,11 @@ def _running(workspace: StagedWorkspace) -> Run:
 
 
 def _sweep(workspace: StagedWorkspace) -> Run:
-    sweep = workspace.add_run(
-        "bold_kite_sweep00001", "tuning", created=now() - timedelta(days=1), seconds=3000, run_type="hyperdrive", tags={"_aml_system_max_total_jobs": "3"}
-    )
-    for number, rate in enumerate((0.1, 0.01, 0.001)):
-        trial = workspace.add_run(
-            f"{sweep.run_id}_{number}",
-            "tuning",
-            parent=sweep.run_id,
-            created=sweep.created + timedelta(seconds=number),
-            seconds=900,
-            parameters={"lr": str(rate)},
-        )
-        workspace.add_metric(trial, "accuracy", [0.5 + number / 10])
-        workspace.put_artifact(trial, "outputs/model.txt", f"lr {rate}".encode())
+    rates = (0.1, 0.01, 0.001)
+    curves = [[0.5 + number / 10 - 1 / (epoch + 3) for epoch in range(10)] for number in range(len(rates))]
+    sweep = add_sweep(workspace, "bold_kite_sweep00001", [{"lr": rate} for rate in rates], lambda number, _: {"accuracy": curves[number]}, seconds=900)
+    for name, rate in zip(sweep.children, rates, strict=True):
+        workspace.put_artifact(workspace.state.runs[name], "outputs/model.txt", f"lr {rate}".encode())
     return sweep
 
 

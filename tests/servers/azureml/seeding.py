@@ -213,7 +213,7 @@ class StagedWorkspace:
         return run.outputs[key]
 
     def run_jobs(self, *, hold: bool | str = False, **manner: Any) -> JobRunner:
-        """Let command jobs that are submitted from now on really run, until the runner is closed (it is a context) or the workspace is gone.
+        """Let jobs that are submitted from now on really run, until the runner is closed (it is a context) or the workspace is gone.
 
         *hold*: each job waits in the status Queued (or in the one named) until `release`. *manner*: as in `Manner`.
         """

@@ -44,6 +44,7 @@ class Metric:
     columns: dict[str, str] = field(default_factory=dict)
     points: list[Point] = field(default_factory=list)
     namespace: str | None = None
+    last: tuple[int, Point] | None = None  # the last of so many points, kept for searches of many runs
 
 
 @dataclass
@@ -99,6 +100,7 @@ class Run:
     revision: int = 1
     uuid: str = field(default_factory=new_id)
     indexed_status: str | None = None  # what the index, which comes later than run history, still has for its status
+    attempt: int = 1  # which try at the job this is: the service starts it again when its node was taken away
     cancel_polls: int = 0  # how many more polls of a cancel answer "not yet"
 
     def __repr__(self) -> str:
@@ -137,7 +139,7 @@ class Datastore:
 
 
 class RunsJobs(Protocol):
-    """What executes the command jobs of a workspace; without it they stay in their first status."""
+    """What executes the jobs of a workspace; without it they stay in their first status."""
 
     def submit(self, run: Run, submitter: Principal | None) -> None:
         """Begin with the job of *run*, sent by *submitter*."""
@@ -177,6 +179,8 @@ class Workspace:
     tracking_host: str = ""  # that its resource names for tracking; empty: that of the data plane
     is_private: bool = False  # behind a private link: what lies in it is refused to whoever comes from outside
     page_size: int = 500  # what the services give at most on a page; tests make it small
+    most_history: int | None = None  # a curve asked for with more `max_results` than this is refused
+    bulk_history: bool = False  # whether curves of several runs can be asked for at once
 
     def __repr__(self) -> str:
         return f"Workspace({self.name!r}, {len(self.runs)} runs)"

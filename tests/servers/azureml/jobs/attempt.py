@@ -19,8 +19,9 @@ from tests.servers.azureml.jobs.identities import identity_variables
 from tests.servers.azureml.jobs.inputs import LITERAL, Inputs
 from tests.servers.azureml.jobs.manner import Manner
 from tests.servers.azureml.jobs.places import Place
-from tests.servers.azureml.jobs.processes import Process, end, end_strays
+from tests.servers.azureml.jobs.processes import Process, end, end_strays, kill
 from tests.servers.azureml.jobs.ranks import Rank, launcher_log, ranks_of
+from tests.servers.azureml.jobs.sweeps.trials import sweep_variables
 from tests.servers.azureml.jobs.transfers import fetch_folder, files_below, send_folder
 from tests.servers.azureml.jobs.variables import context_variable, data_variables, legacy_data_variables, machine_variables
 from tests.servers.azureml.principals import Principal
@@ -29,6 +30,8 @@ from tests.servers.azureml.state import Run
 if TYPE_CHECKING:
     from tests.servers.azureml.seeding import StagedWorkspace
 
+KEPT = ("outputs", "logs")
+"""Folders below the working folder whose files are kept when a node is taken away, and are there again in the next try."""
 LOOK = 0.05  # seconds between two looks at the processes and their logs
 
 
@@ -54,12 +57,22 @@ class Attempt:
             self._working_folder(node).mkdir(parents=True)
             if self._job.get("codeId"):
                 fetch_folder(code_place(workspace, self._job["codeId"]), self._working_folder(node))
+            self._restore(self._working_folder(node))
         for place in (data, self._home, self._temp):
             place.mkdir(parents=True)
         reader = Inputs(workspace, data, self._fixed)
         self._inputs = {name: reader.lay(name, given) for name, given in (self._job.get("inputs") or {}).items()}
         writer = outputs.Outputs(workspace, self._run, data, self._fixed)
         self._outputs = {name: writer.lay(name, given) for name, given in (self._job.get("outputs") or {}).items() if name != outputs.DEFAULT}
+        for output in self._outputs.values() if self._run.attempt > 1 else ():
+            output.restore()
+
+    def _restore(self, folder: Path) -> None:
+        """What earlier tries left in `outputs` and `logs` is there again, at the same paths."""
+        for name in KEPT if self._run.attempt > 1 else ():
+            fetch_folder(self._artifact(name), folder / name)
+            if not any((folder / name).iterdir()):
+                (folder / name).rmdir()
 
     def start(self) -> None:
         """All processes, together."""
@@ -96,14 +109,24 @@ class Attempt:
         return False
 
     def leave(self, *, succeeded: bool) -> None:
-        """Send what it wrote, once nothing of it runs any more."""
+        """Send what it wrote, once nothing of it runs any more, and note its outputs."""
         self.stop()
+        self._send(succeeded=succeeded)
+        for output in self._outputs.values():
+            outputs.record(self._staged.state, self._run, output)
+
+    def lose(self) -> None:
+        """Its node is taken away: the processes end without a signal that they could hear; what they wrote is kept."""
+        kill(self._processes)
+        self.stop()
+        self._send(succeeded=False)
+
+    def _send(self, *, succeeded: bool) -> None:
         self._push_logs()
         for node in self._nodes:
             send_folder(self._working_folder(node) / "outputs", self._artifact("outputs"))
         for output in self._outputs.values():
             output.send(succeeded=succeeded)
-            outputs.record(self._staged.state, self._run, output)
 
     def stop(self) -> None:
         """End whatever of it still runs."""
@@ -129,6 +152,7 @@ class Attempt:
             **context_variable(self._staged.state, self._run, service["AZUREML_RUN_TOKEN"]),
             "AZUREML_CR_DATA_CAPABILITY_PATH": str(self._folder / "cap" / "data-capability" / "wd"),
             **data,
+            **sweep_variables(self._staged.state, self._run, {**inputs, **shown}),
             **identity_variables(self._staged, self._job.get("identity"), self._submitter),
         }
 

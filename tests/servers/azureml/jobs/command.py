@@ -1,4 +1,4 @@
-"""A job's command: references to inputs, outputs and the job's name, and what they stand for."""
+"""A job's command: references to inputs, outputs, the job's name and the values of a trial, and what they stand for."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 from tests.servers.azureml.state import Json
 
 _REFERENCE = re.compile(r"\$\{\{\s*(?:(inputs|outputs)\.(\w+)|(name))\s*\}\}")
+_VALUE = re.compile(r"\$\{\{\s*search_space\.([\w.-]+)\s*\}\}")
 
 
 def filled(command: str, name: str, inputs: Mapping[str, str], outputs: Mapping[str, str]) -> str:
@@ -20,7 +21,14 @@ def filled(command: str, name: str, inputs: Mapping[str, str], outputs: Mapping[
     return _REFERENCE.sub(value, command)
 
 
+def with_values(command: str, values: Mapping[str, str]) -> str:
+    """*command* with what a trial's values stand for, text for text as well."""
+    return _VALUE.sub(lambda found: values[found[1]], command)
+
+
 def unknown_references(job: Json) -> list[str]:
     """References of the command to what the job does not have, as `inputs.x`."""
     known: dict[str, Mapping[str, Any]] = {"inputs": job.get("inputs") or {}, "outputs": job.get("outputs") or {}}
-    return [f"{found[1]}.{found[2]}" for found in _REFERENCE.finditer(job.get("command") or "") if found[1] and found[2] not in known[found[1]]]
+    command = job.get("command") or ""
+    unknown = [f"{found[1]}.{found[2]}" for found in _REFERENCE.finditer(command) if found[1] and found[2] not in known[found[1]]]
+    return unknown + [f"search_space.{found[1]}" for found in _VALUE.finditer(command) if found[1] not in (job.get("searchSpace") or {})]

@@ -18,6 +18,7 @@ from tests.servers.azureml.principals import Principal
 from tests.servers.azureml.state import Run
 
 if TYPE_CHECKING:
+    from tests.servers.azureml.jobs.runner import JobRunner
     from tests.servers.azureml.seeding import StagedWorkspace
 
 BEFORE = ("Preparing", "Queued")
@@ -33,6 +34,10 @@ class Course:
         self._turn = threading.Lock()  # held while a status is changed: a cancelation does not fall between two
         self._canceled = False
         self._thread = threading.Thread(target=self._live, name=f"job {run.run_id}", daemon=True)
+
+    @classmethod
+    def of(cls, runner: JobRunner, run: Run, submitter: Principal | None) -> Course:
+        return cls(runner.staged, run, submitter, runner.manner)
 
     def begin(self) -> None:
         self._thread.start()
@@ -52,8 +57,9 @@ class Course:
         self._released.set()
 
     def preempt(self) -> None:
-        """Take its node away: its processes are killed, and it is queued again."""
-        self._interrupted.set()
+        """Take its node away, if it has one: its processes are killed, and it is queued again."""
+        if self._run.status == "Running":
+            self._interrupted.set()
 
     def join(self) -> None:
         """Wait until nothing of it is left."""
@@ -75,7 +81,7 @@ class Course:
                     self._enter("Completed")
                     return
                 except JobPreempted:
-                    self._interrupted.clear()
+                    self._run.attempt += 1
         except JobCanceled:
             with self._turn:
                 self._run.cancel()
@@ -107,9 +113,11 @@ class Course:
         if ended:
             self._finalize(attempt, succeeded=True)
             return
-        attempt.leave(succeeded=False)
         if self._interrupted.is_set() and not self._canceled:
+            self._interrupted.clear()
+            attempt.lose()
             raise JobPreempted
+        attempt.leave(succeeded=False)
         raise JobCanceled
 
     def _finalize(self, attempt: Attempt, *, succeeded: bool) -> None:

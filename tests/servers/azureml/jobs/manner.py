@@ -14,6 +14,9 @@ class Manner:
     Numbers of ranks have at least so many `log_digits` in the names of logs. `data_names` is how the variables of data are called: with
     the `exact` key behind the prefix, or with the key in `upper` case.
 
+    With `prepares` a sweep has a child `{sweep}_preparation` beside its trials, as older ones do; with `fails_with_a_trial` it fails when one trial does,
+    not only when the first three or all of them do.
+
     `python` is what the jobs call `python`; in its folder are the programs that stand before all others.
     """
 
@@ -21,4 +24,6 @@ class Manner:
     whole_logs: bool = False
     log_digits: int = 1
     data_names: str = "exact"
+    prepares: bool = False
+    fails_with_a_trial: bool = False
     python: Path = field(default_factory=lambda: Path(sys.executable))

@@ -8,7 +8,7 @@ from pathlib import Path
 from tests.servers.azureml.arm_assets import may_be_registered, register_version
 from tests.servers.azureml.jobs.fixed_folders import FixedFolders
 from tests.servers.azureml.jobs.places import Place, place_of
-from tests.servers.azureml.jobs.transfers import send_file, send_folder
+from tests.servers.azureml.jobs.transfers import fetch_file, fetch_folder, send_file, send_folder
 from tests.servers.azureml.state import Json, Output, Run, Workspace
 
 DEFAULT = "default"
@@ -50,6 +50,15 @@ class LaidOutput:
     def shown(self) -> str:
         """What stands for it in the command."""
         return self.uri if self.is_direct else str(self.path)
+
+    def restore(self) -> None:
+        """Lay what an earlier try wrote through a mount: it went to storage then."""
+        if self.is_direct or self.given.get("mode") == "Upload":
+            return
+        if self.given["jobOutputType"] != "uri_file":
+            fetch_folder(self.place, self.path)
+        else:
+            fetch_file(self.place, self.path)
 
     def send(self, *, succeeded: bool) -> None:
         """To storage: what was mounted in any case, what was to be uploaded only after success."""

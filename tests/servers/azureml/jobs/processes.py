@@ -65,6 +65,14 @@ def end(processes: Sequence[Process]) -> None:
         process.wait(GRACE)
 
 
+def kill(processes: Sequence[Process]) -> None:
+    """End all of them at once, as a machine that is taken away does: nothing of them hears of it."""
+    for process in processes:
+        process.signal(getattr(signal, "SIGKILL", signal.SIGTERM))
+    for process in processes:
+        process.wait(GRACE)
+
+
 def end_strays(mark: str) -> None:
     """End what left its group but still carries *mark* (`NAME=value`) in its environment, as the end of a container does; needs /proc."""
     for folder in Path("/proc").glob("[0-9]*"):

@@ -1,0 +1,1 @@
+"""Pipeline jobs: what the service refuses, and how it runs the rest."""
