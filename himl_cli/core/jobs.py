@@ -100,6 +100,9 @@ class JobSpec:
 
     `sweep` makes it many runs: the job's run is their parent, and each trial gets `--NAME VALUE` for every hyperparameter that no argument names as
     `${{search_space.NAME}}`. `parent` is the run that the job belongs to.
+
+    `brought` are files that lie in the working folder when the script starts, by their names there (`/` separators): paths here, on a cluster paths in an
+    input (`${{inputs.KEY}}/…`). What an earlier try left under the name stays.
     """
 
     experiment: str
@@ -128,3 +131,4 @@ class JobSpec:
     run_id: str = ""
     parent: str = ""
     sweep: SweepSpec | None = None
+    brought: Mapping[str, str] = field(default_factory=dict)

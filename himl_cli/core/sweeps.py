@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
@@ -14,6 +15,18 @@ Scalar = str | int | float | bool
 
 HYPERPARAMETERS = "hyperparameters"
 """The tag of a trial that holds its values, a JSON object: HyperDrive's name, which both workspaces use."""
+TRIAL = "himl.trial"
+"""The tag of a trial that holds its number (0…)."""
+STOPPED_EARLY = "himl.stopped_early"
+"""The tag of a trial that a policy stopped: the policy's word. It counts only where the trial is canceled, for it may have ended by itself first."""
+MANY = "himl.many"
+"""The tag of a run whose children are jobs of their own: `sweep`, `crossval`, `seeds` or `pipeline`."""
+SWEPT = "himl.sweep"
+"""The tag of a sweep that says in a line what is searched and how."""
+PRIMARY_METRIC = "himl.primary_metric"
+GOAL = "himl.goal"
+BEST_TRIAL = "himl.best_trial"
+"""Tags of a sweep: the metric that trials are compared by, `minimize` or `maximize`, and at the end the id of the best trial's run."""
 
 
 class Draw(str, Enum):
@@ -29,6 +42,14 @@ class Draw(str, Enum):
     qloguniform = "qloguniform"
     qnormal = "qnormal"
     qlognormal = "qlognormal"
+
+
+def argument_names(draw: Draw) -> tuple[str, ...]:
+    """What Azure ML calls the arguments of a distribution, in their order; none for `choice`."""
+    if draw in (Draw.choice, Draw.randint):
+        return ("upper",) if draw is Draw.randint else ()
+    ends = ("mu", "sigma") if draw.value.endswith("normal") else ("min_value", "max_value")
+    return (*ends, "q") if draw.value.startswith("q") else ends
 
 
 @dataclass(frozen=True)
@@ -62,7 +83,8 @@ class SweepSpec:
     """Trials of one job. `kind` is what the user asked for: `sweep`, `crossval` or `seeds`.
 
     `sampling` is `grid`, `random` or `bayesian`; `seed` None: the workspace's choice. `max_trials` is the number of trials in all (of a grid at most
-    its points); `max_concurrent` None: the workspace's choice. `goal` is `minimize` or `maximize`.
+    its points); `max_concurrent` None: the workspace's choice. `goal` is `minimize` or `maximize`. `max_seconds` limits the sweep as a whole (on a
+    cluster only), None: the workspace's own limit.
     """
 
     space: Mapping[str, SearchRange]
@@ -74,6 +96,7 @@ class SweepSpec:
     early_stop: EarlyStop | None = None
     seed: int | None = None
     kind: str = "sweep"
+    max_seconds: float | None = None
 
 
 @dataclass(frozen=True)
@@ -86,13 +109,19 @@ class Trial:
     is_over: bool = False
 
 
+def best_of(goal: str, values: Iterable[float]) -> float | None:
+    """The best of the values that are finite numbers; None where there is none."""
+    finite = (value for value in values if math.isfinite(value))
+    return min(finite, default=None) if goal == "minimize" else max(finite, default=None)
+
+
 def hyperparameters_of(tags: Mapping[str, str]) -> dict[str, Scalar]:
-    """The values of a trial by name, as its tags tell them; empty for a run that is no trial."""
+    """The values of a trial by name, as its tags tell them; empty for a run that is no trial. Dashes before a name, as of azureml's `--lr`, are left out."""
     try:
         found = json.loads(tags.get(HYPERPARAMETERS, "{}"))
     except ValueError:
         return {}
-    return found if isinstance(found, dict) else {}
+    return {name.lstrip("-"): value for name, value in found.items()} if isinstance(found, dict) else {}
 
 
 def with_search_space(arguments: Sequence[str], names: Iterable[str]) -> list[str]:

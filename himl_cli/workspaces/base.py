@@ -13,6 +13,9 @@ from typing import Protocol, runtime_checkable
 
 from himl_cli.core.blobs import BlobInfo, DatastoreInfo, FetchRequest, StoreRequest
 from himl_cli.core.checks import Check
+from himl_cli.core.clusters import ClusterSpec
+from himl_cli.core.containers import ContainerSpec
+from himl_cli.core.documents import DocumentChanges
 from himl_cli.core.errors import HimlError
 from himl_cli.core.events import Notify
 from himl_cli.core.jobs import DataSpec, JobSpec
@@ -147,6 +150,33 @@ class RunsPipelines(Protocol):
 
 
 @runtime_checkable
+class SubmitsDocuments(Protocol):
+    """A workspace that runs jobs which are written down in files of its own format."""
+
+    def submit_document(self, path: Path, changes: DocumentChanges, *, notify: Notify) -> Run:
+        """Start the job of the file, with what is otherwise by *changes*. Raises BadUsage, with the key, for what is wrong with it; nothing then runs."""
+
+
+@runtime_checkable
+class CreatesClusters(Protocol):
+    """A workspace whose jobs run on clusters that can be made."""
+
+    def has_cluster(self, name: str) -> bool:
+        """Whether there is a compute called *name*."""
+
+    def create_cluster(self, spec: ClusterSpec, *, notify: Notify) -> None:
+        """Make the cluster, and return once it can take jobs. Raises BadUsage for a size or a number that cannot be had."""
+
+
+@runtime_checkable
+class RegistersDatastores(Protocol):
+    """A workspace that can be told of containers."""
+
+    def ensure_datastore(self, spec: ContainerSpec, *, notify: Notify) -> str:
+        """The name of the datastore that is this container; it is registered where there is none. Raises BadUsage where that needs a key."""
+
+
+@runtime_checkable
 class ResumesRuns(Protocol):
     """A workspace that goes on with what stopped before its end."""
 
@@ -215,6 +245,14 @@ class RetellsRuns(Protocol):
 
     def file_path(self, run_id: str, name: str) -> Path | None:
         """Where the file of `run_files(run_id)` called *name* lies; None for a name that cannot be."""
+
+
+@runtime_checkable
+class NamesPlaces(Protocol):
+    """A workspace whose runs' files lie in a datastore, where jobs can read them."""
+
+    def place_of(self, run_id: str) -> tuple[str, str]:
+        """The datastore, and the folder in it (without a slash at its end), that the run's files lie in. Raises RunNotFound."""
 
 
 @runtime_checkable

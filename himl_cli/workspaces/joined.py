@@ -15,8 +15,9 @@ from typing import TypeVar
 from himl_cli.core.blobs import DatastoreInfo
 from himl_cli.core.errors import HimlError, NotAllowed, RunNotFound, ServiceFailed, WorkspaceNotFound
 from himl_cli.core.recordings import RECORDED_FROM
+from himl_cli.core.results import RunResults
 from himl_cli.core.runs import LoggedValues, Metric, Run, RunQuery
-from himl_cli.workspaces.base import BlobStore, DeletesRuns, HoldsConnections, Workspace
+from himl_cli.workspaces.base import BlobStore, DeletesRuns, HoldsConnections, ReadsManyRuns, Workspace
 
 SIMILAR = 4
 Answer = TypeVar("Answer")
@@ -103,6 +104,18 @@ class JoinedWorkspace:
     def parameters(self, run_id: str) -> Mapping[str, str]:
         return self._ask(run_id, lambda keeper: keeper.parameters(run_id))
 
+    def results(self, runs: Sequence[Run], *, wanted: Callable[[str], bool], whole: bool) -> Mapping[str, RunResults]:
+        """Each workspace is asked once for the runs that came from it. Raises HimlError where one cannot read many runs."""
+        here = [run for run in runs if run.workspace == self.local.label]
+        there = [run for run in runs if run.workspace != self.local.label]
+        found: dict[str, RunResults] = {}
+        if here:
+            found |= read_many(self.local, here, wanted=wanted, whole=whole)
+        if there:
+            with _way_out():
+                found |= read_many(self._remote, there, wanted=wanted, whole=whole)
+        return found
+
     def run_files(self, run_id: str) -> BlobStore:
         return self._ask(run_id, lambda keeper: keeper.run_files(run_id))
 
@@ -127,6 +140,13 @@ class JoinedWorkspace:
         if not isinstance(keeper, DeletesRuns):
             raise HimlError(f"Run '{run_id}' is in {keeper.label}, whose runs cannot be deleted.", hint="Only runs of a local workspace can be.")
         keeper.delete(run_id)
+
+
+def read_many(workspace: Workspace, runs: Sequence[Run], *, wanted: Callable[[str], bool], whole: bool) -> Mapping[str, RunResults]:
+    """What *runs*, all of them kept by *workspace*, logged. Raises HimlError where it cannot read many runs."""
+    if not isinstance(workspace, ReadsManyRuns):
+        raise HimlError(f"What many runs of {workspace.label} logged cannot be read at once.")
+    return workspace.results(runs, wanted=wanted, whole=whole)
 
 
 @contextmanager

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from himl_cli.core.errors import BadUsage, NotFound
 from himl_cli.core.events import Notice, Notify
 from himl_cli.core.jobs import DataSpec
+
+RUN_NAME = "${{name}}"
+"""What stands for the run's id in the name of an output, as on Azure ML."""
 
 
 def input_folder(item: DataSpec, default: Path, notify: Notify) -> Path:
@@ -32,9 +36,10 @@ def _found_input(item: DataSpec, default: Path, notify: Notify) -> Path:
     return folder
 
 
-def output_folder(item: DataSpec, default: Path) -> Path:
-    """The folder of an output, which need not exist. Raises BadUsage for a file, and for one that must not exist."""
-    folder = Path(item.local).absolute() if item.local is not None else datastore_folder(item, default)
+def output_folder(item: DataSpec, default: Path, run_id: str) -> Path:
+    """The folder of an output of the run *run_id*, which need not exist. Raises BadUsage for a file, and for one that must not exist."""
+    named = placed_output(item, run_id)
+    folder = Path(named.local).absolute() if named.local is not None else datastore_folder(named, default)
     if folder.is_file():
         raise BadUsage(f"Output '{item.key}': '{folder}' is a file.", hint="Name a folder.")
     if not item.overwrite and folder.exists():
@@ -50,3 +55,19 @@ def datastore_folder(item: DataSpec, default: Path) -> Path:
     if ".." in Path(item.name).parts or Path(item.name).is_absolute():
         raise BadUsage(f"'{item.name}' leaves the datastore.", hint="Name a folder inside it, or give a path with local=PATH.")
     return folder
+
+
+def placed_output(item: DataSpec, run_id: str) -> DataSpec:
+    """*item* as it is for the run: `${{name}}` in its name is the run's id; one that names no place gets Azure ML's, where no two runs meet."""
+    name = item.name or f"azureml/{RUN_NAME}/{item.key}"
+    local = None if item.local is None else item.local.replace(RUN_NAME, run_id)
+    return replace(item, name=name.replace(RUN_NAME, run_id), local=local)
+
+
+def trial_output(item: DataSpec) -> DataSpec:
+    """*item* as it is for each trial of a sweep: a folder of its own in the one that was asked for, since trials at once would overwrite each other's files."""
+    if RUN_NAME in (item.local or item.name) or not (item.local or item.name):
+        return item
+    if item.local is not None:
+        return replace(item, local=str(Path(item.local) / RUN_NAME))
+    return replace(item, name=f"{item.name}/{RUN_NAME}")

@@ -11,11 +11,13 @@ from pathlib import Path
 
 from himl_cli.core.jobs import EntryKind
 from himl_cli.core.placeholders import PLACEHOLDER
+from himl_cli.workspaces.local.command_line import fill_command
 from himl_cli.workspaces.local.order import Order
 
 RUN_FOLDER = "HIML_RUN_FOLDER"
 """Where the job's run is kept: by it, what the script logs finds the workspace."""
 DATA_NAMES = ("AZURE_ML_INPUT_", "AZURE_ML_OUTPUT_")
+SWEEP_NAME = "AZUREML_SWEEP_"
 RANK_NAMES = {
     *("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "NODE_RANK", "MASTER_ADDR", "MASTER_PORT"),
     *("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_LOCAL_RANK", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_SIZE"),
@@ -24,15 +26,16 @@ RANK_NAMES = {
 
 def job_environment(order: Order, run_id: str, base: Mapping[str, str]) -> dict[str, str]:
     """The variables all ranks share: *base* (the user's, less those of a job that it may itself run in), the run's names, data folders."""
-    env = {name: value for name, value in base.items() if name not in RANK_NAMES and not name.startswith(DATA_NAMES)}
+    env = {name: value for name, value in base.items() if name not in RANK_NAMES and not name.startswith((*DATA_NAMES, SWEEP_NAME))}
     folder = str(Path(order.spec.python).parent)
     if folder not in env.get("PATH", "").split(os.pathsep)[:1]:
         env["PATH"] = os.pathsep.join([folder, env["PATH"]]) if env.get("PATH") else folder
-    env |= {"AZUREML_RUN_ID": run_id, "AZUREML_ROOT_RUN_ID": run_id, "AZUREML_ARM_PROJECT_NAME": order.spec.experiment}
+    env |= {"AZUREML_RUN_ID": run_id, "AZUREML_ROOT_RUN_ID": order.spec.parent or run_id, "AZUREML_ARM_PROJECT_NAME": order.spec.experiment}
     env[RUN_FOLDER] = order.run_folder
     env["PYTHONUNBUFFERED"] = "1"  # a log that is followed must show lines as they are printed
     env |= {f"AZURE_ML_INPUT_{key}": path for key, path in order.inputs.items()}
     env |= {f"AZURE_ML_OUTPUT_{key}": path for key, path in order.outputs.items()}
+    env |= {f"{SWEEP_NAME}{name}": value for name, value in order.values.items()}
     return env
 
 
@@ -63,6 +66,8 @@ def job_command(order: Order) -> list[str]:
     if target.startswith("-"):  # a script's name must not be taken for an option of the interpreter
         target = f"./{target}"
     entry, arguments = order.spec.entry, [fill_placeholders(text, order) for text in order.spec.arguments]
+    if entry.kind is EntryKind.command:
+        return [find_shell() or "bash", "-c", fill_command(entry.target, {"inputs": order.inputs, "outputs": order.outputs})]
     if entry.kind is EntryKind.module:
         return [order.spec.python, "-m", target, *arguments]
     if entry.kind is EntryKind.shell:

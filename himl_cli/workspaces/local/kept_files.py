@@ -53,6 +53,13 @@ def copy_file(source: Path, target: Path) -> Iterator[int]:
         os.chmod(target, os.fstat(stream.fileno()).st_mode & 0o777)
 
 
+def bring_file(source: Path, target: Path, *, is_stopped: Callable[[], bool]) -> None:
+    """Copy a file that the job asked for. Raises OSError, also where it is not there any more, or Stopped."""
+    source.stat()
+    for _ in copy_file(source, target):
+        _stop_if(is_stopped)
+
+
 def make_kept_folders(root: Path) -> list[Path]:
     """Make `outputs/` and `logs/` below *root*, as a job finds them everywhere; gives those that were not there."""
     missing = [root / name for name in KEPT_FOLDERS if not (root / name).exists()]

@@ -47,6 +47,11 @@ class MetricStore:
                 if pairs:
                     connection.executemany(f"INSERT OR REPLACE INTO {table} (run, name, value) VALUES (?,?,?)", [(run_id, n, v) for n, v in pairs.items()])
 
+    def log_missing_parameters(self, run_id: str, parameters: Mapping[str, str]) -> None:
+        """Keep those of *parameters* of which the run has none."""
+        with self.database.writing() as connection:
+            connection.executemany("INSERT OR IGNORE INTO parameters (run, name, value) VALUES (?,?,?)", [(run_id, n, v) for n, v in parameters.items()])
+
     def log_rows(self, run_id: str, rows: Sequence[MetricRow], beside: Callable[[], None]) -> None:
         """Keep *rows* in one transaction, and within it do what *beside* does: where that raises, nothing is kept."""
         with self.database.writing() as connection:
@@ -92,6 +97,18 @@ class MetricStore:
             (one["run"], (one["name"], math.nan if one["value"] is None else one["value"], one["step"], one["time"])) for one in found if one["run"] in wanted
         ]
         return newest, points
+
+    def values_after(self, name: str, places: Mapping[str, int]) -> list[tuple[str, int, float]]:
+        """What was logged as *name*, in the order logged, to each run of *places* after the place given there (0: all): run, place, value."""
+        if not places:
+            return []
+        asked = ",".join(["(?,?)"] * len(places))
+        statement = (
+            f"WITH asked(run, place) AS (VALUES {asked}) SELECT metrics.run, metrics.rowid, metrics.value FROM asked"
+            " JOIN metrics ON metrics.run = asked.run AND metrics.name = ? AND metrics.rowid > asked.place ORDER BY metrics.rowid"
+        )
+        rows = self.database.rows(statement, (*(part for pair in places.items() for part in pair), name))
+        return [(row["run"], row["rowid"], math.nan if row["value"] is None else row["value"]) for row in rows]
 
     def parameters(self, run_id: str) -> dict[str, str]:
         return {row["name"]: row["value"] for row in self.database.rows("SELECT name, value FROM parameters WHERE run = ? ORDER BY name", (run_id,))}

@@ -3,41 +3,36 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
 from typing import Any
 
-from himl_cli.core.jobs import DataSpec, Entry, EntryKind, JobSpec, Snapshot
+from himl_cli.core.jobs import JobSpec
+from himl_cli.workspaces.local.job_form import job_form, job_from_form
 
 
 @dataclass(frozen=True)
 class Order:
     """A job with the folders that its inputs and outputs resolve to (absolute, by key), and its command as the record shows it.
 
-    `terminal` names the device that the job's standard input is read from; '' means that there is nothing to read.
+    `terminal` names the device that the job's standard input is read from; '' means that there is nothing to read. `again`: what is in the run's
+    folder already is gone on with. `values` are those of a trial's hyperparameters: logged as parameters unless its script logs them itself.
     """
 
     run_folder: str
     workspace: str
     spec: JobSpec
     command: str
-    inputs: dict[str, str]
-    outputs: dict[str, str]
+    inputs: Mapping[str, str]
+    outputs: Mapping[str, str]
     terminal: str = ""
+    again: bool = False
+    values: Mapping[str, str] = field(default_factory=dict)
 
     def to_json(self) -> str:
-        fields = asdict(self)
-        fields["spec"]["snapshot"]["root"] = str(self.spec.snapshot.root)
-        fields["spec"]["entry"]["kind"] = self.spec.entry.kind.value
-        return json.dumps(fields)
+        return json.dumps({each.name: getattr(self, each.name) for each in fields(self)} | {"spec": job_form(self.spec)})
 
 
 def order_from_json(text: str) -> Order:
     fields: dict[str, Any] = json.loads(text)
-    spec = fields.pop("spec")
-    spec["entry"] = Entry(EntryKind(spec["entry"]["kind"]), spec["entry"]["target"])
-    snapshot = spec["snapshot"]
-    spec["snapshot"] = Snapshot(Path(snapshot["root"]), snapshot["files"], snapshot["size"])
-    for name in ("inputs", "outputs"):
-        spec[name] = [DataSpec(**item) for item in spec[name]]
-    return Order(spec=JobSpec(**spec), **fields)
+    return Order(**{**fields, "spec": job_from_form(fields["spec"])})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -54,8 +55,16 @@ class RunFolder:
         return self.path / "reserve"
 
     @property
+    def _why(self) -> Path:
+        return self.path / "why"
+
+    @property
     def _record(self) -> Path:
         return self.path / "job.json"
+
+    @property
+    def _plan(self) -> Path:
+        return self.path / "plan.json"
 
     def is_supervised(self) -> bool:
         """Whether a supervisor holds the lock. No process id is trusted: after a reboot it may be another's."""
@@ -63,10 +72,14 @@ class RunFolder:
 
     def let_it_run(self) -> None:
         """Make the file whose absence tells the supervisor to stop: taking it away works on a full disk, making one would not."""
+        self._why.unlink(missing_ok=True)
         self._go.touch()
 
-    def ask_to_cancel(self) -> None:
-        """Leave word for the supervisor, which looks for it several times a second. Raises DiskFailed."""
+    def ask_to_cancel(self, why: str = "") -> None:
+        """Leave word for the supervisor, which looks for it several times a second, and the reason to record. Raises DiskFailed."""
+        if why:
+            with suppress(OSError):  # on a full disk it is stopped without saying why
+                self._why.write_text(why, encoding="utf-8")
         try:
             self._go.unlink(missing_ok=True)
         except OSError as err:
@@ -74,6 +87,13 @@ class RunFolder:
 
     def is_cancel_asked(self) -> bool:
         return not self._go.exists()
+
+    def why_canceled(self) -> str:
+        """The reason that was left with the word to stop."""
+        try:
+            return self._why.read_text(encoding="utf-8") or "canceled"
+        except (OSError, ValueError):
+            return "canceled"
 
     def reserve_space(self) -> None:
         """Take the bytes that recording the end will need, while there are any."""
@@ -86,18 +106,20 @@ class RunFolder:
         return shutil.disk_usage(self.path).free < RESERVE_BYTES
 
     def write_record(self, record: dict[str, Any]) -> None:
-        """Keep facts about the job beside it: where its inputs and outputs lie. No environment: that may hold secrets."""
-        self._record.write_text(json.dumps(record, indent=1), encoding="utf-8")
+        """Keep facts about the job beside it: where its inputs and outputs lie. No environment: that may hold secrets. Raises OSError."""
+        _write(self._record, record)
 
     def read_record(self) -> dict[str, Any]:
         """The facts kept, or {} where the job was not started."""
-        try:
-            found = json.loads(self._record.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            return {}
-        except (OSError, ValueError) as err:
-            raise DiskFailed(f"Cannot read '{self._record}': {err}.") from err
-        return found if isinstance(found, dict) else {}
+        return _read(self._record)
+
+    def write_plan(self, plan: dict[str, Any]) -> None:
+        """Keep what the run is for, so that it can be gone on with. No variables. Raises OSError."""
+        _write(self._plan, plan)
+
+    def read_plan(self) -> dict[str, Any]:
+        """The plan kept, or {} where there is none."""
+        return _read(self._plan)
 
     def remove(self) -> None:
         """Delete the folder with all in it. Raises DiskFailed naming the first file that would not go."""
@@ -108,3 +130,20 @@ class RunFolder:
                 continue  # somebody else removes it too
             except OSError as err:
                 raise explain_disk_error(err, "Cannot delete the run's files", self.path) from err
+
+
+def _write(path: Path, content: dict[str, Any]) -> None:
+    """Whole or not at all: whoever writes may be killed."""
+    part = path.with_name(f"{path.name}.part")
+    part.write_text(json.dumps(content, indent=1), encoding="utf-8")
+    part.replace(path)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as err:
+        raise DiskFailed(f"Cannot read '{path}': {err}.") from err
+    return found if isinstance(found, dict) else {}

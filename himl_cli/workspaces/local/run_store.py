@@ -8,7 +8,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 
+from himl_cli.core.pipelines import STEP
 from himl_cli.core.runs import Run, RunQuery, RunStatus
+from himl_cli.core.sweeps import TRIAL
 from himl_cli.workspaces.local.database import Database
 
 PAGE = 200
@@ -127,6 +129,14 @@ class RunStore:
         """Ids of the run and of all runs below it."""
         tree = "WITH RECURSIVE tree(id) AS (VALUES (?) UNION SELECT runs.id FROM runs JOIN tree ON runs.parent = tree.id) SELECT id FROM tree"
         return [row["id"] for row in self.database.rows(tree, (run_id,))]
+
+    def nested(self, run_id: str) -> list[str]:
+        """Ids of the run and of those that its script nested in it; trials and steps are jobs of their own."""
+        tree = (
+            "WITH RECURSIVE tree(id) AS (VALUES (?) UNION SELECT runs.id FROM runs JOIN tree ON runs.parent = tree.id"
+            " WHERE NOT EXISTS (SELECT 1 FROM tags WHERE run = runs.id AND name IN (?, ?))) SELECT id FROM tree"
+        )
+        return [row["id"] for row in self.database.rows(tree, (run_id, TRIAL, STEP))]
 
     def query(self, wanted: RunQuery, lost: Iterable[str] = ()) -> Iterator[Run]:
         """Runs that match, newest first, a page at a time."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,6 +15,8 @@ from himl_cli.core.events import Notice, Notify
 from himl_cli.core.jobs import DataSpec, JobSpec
 from himl_cli.core.logged import Logged, NewRun, RunEnd
 from himl_cli.core.near import similar_ids
+from himl_cli.core.pipelines import PipelineSpec
+from himl_cli.core.results import RunResults
 from himl_cli.core.runs import LoggedValues, Metric, Run, RunQuery, RunStatus
 from himl_cli.core.workspace_facts import WorkspaceFacts
 from himl_cli.workspaces.base import BlobStore
@@ -28,6 +30,7 @@ from himl_cli.workspaces.local.written_values import WrittenValues
 
 if TYPE_CHECKING:
     from himl_cli.workspaces.local.blobs import RunFiles
+    from himl_cli.workspaces.local.many.plan import Plan
 
 DEFAULT_DATASTORE = "local"
 
@@ -87,7 +90,7 @@ class LocalWorkspace:
     def cancel(self, run_id: str) -> bool:
         """Ask the run's job to stop: a nested run has no process of its own. A run that a program keeps is canceled on record."""
         if self.run(run_id).status.is_final:
-            return False
+            return self._cancel_orphans(run_id)
         job = self._runs.job_of(run_id) or run_id
         if self._kept.is_kept(job):
             self._kept.end(run_id, RunEnd(RunStatus.canceled, "canceled"))
@@ -95,21 +98,35 @@ class LocalWorkspace:
             RunFolder(self.folder / "runs" / job).ask_to_cancel()
         return True
 
+    def _cancel_orphans(self, run_id: str) -> bool:
+        """Stop the children of a run that ended before them; whether there were any."""
+        from himl_cli.workspaces.local.many.orphans import at_work_below
+
+        orphans = at_work_below(self.folder / "runs", self._runs, run_id)
+        for orphan in orphans:
+            RunFolder(self.folder / "runs" / orphan).ask_to_cancel("its parent was canceled")
+        return bool(orphans)
+
     def metrics(self, run_id: str) -> Sequence[Metric]:
         self.run(run_id)
-        return self._metrics.metrics(self._runs.descendants(run_id))
+        return self._metrics.metrics(self._runs.nested(run_id))
 
     def values(self, run_id: str) -> LoggedValues:
         from himl_cli.workspaces.local.logged_texts import read_texts
 
         metrics = self.metrics(run_id)
         return LoggedValues(
-            metrics, [texts for each in self._runs.descendants(run_id) for texts in read_texts(RunFolder(self.folder / "runs" / each).artifacts, each)]
+            metrics, [texts for each in self._runs.nested(run_id) for texts in read_texts(RunFolder(self.folder / "runs" / each).artifacts, each)]
         )
 
     def parameters(self, run_id: str) -> Mapping[str, str]:
         self.run(run_id)
         return self._metrics.parameters(run_id)
+
+    def results(self, runs: Sequence[Run], *, wanted: Callable[[str], bool], whole: bool) -> Mapping[str, RunResults]:
+        from himl_cli.workspaces.local.many_results import read_results
+
+        return read_results(self._runs.database, self.folder / "runs", [run.id for run in runs], wanted=wanted, whole=whole)
 
     def run_files(self, run_id: str) -> BlobStore:
         self.run(run_id)
@@ -165,13 +182,41 @@ class LocalWorkspace:
         return describe(self.folder, self.label, DEFAULT_DATASTORE)
 
     def submit(self, spec: JobSpec, *, notify: Notify) -> Run:
-        from himl_cli.workspaces.local.jobs import launch, resolve_folders
+        from himl_cli.workspaces.local.jobs import chosen_run_id, launch, resolve_folders
 
-        if spec.default_datastore:
-            self.datastore(spec.default_datastore)
-        folders = resolve_folders(spec, self.folder / "datastores" / (spec.default_datastore or DEFAULT_DATASTORE), notify)
+        if spec.sweep is not None:
+            from himl_cli.workspaces.local.many.launching import planned_sweep
+
+            return self._launch_many(planned_sweep(self.folder, spec, self._default_folder(spec.default_datastore), notify), notify)
+        run_id = chosen_run_id(spec)
+        folders = resolve_folders(spec, self._default_folder(spec.default_datastore), run_id, notify)
         self.prepare(notify)
-        return self.run(launch(self.folder, spec, folders))
+        launch(self.folder, spec, folders, run_id)
+        return self.run(run_id)
+
+    def submit_pipeline(self, spec: PipelineSpec, *, notify: Notify) -> Run:
+        from himl_cli.workspaces.local.many.launching import planned_pipeline
+
+        return self._launch_many(planned_pipeline(self.folder, spec, self._default_folder, notify), notify)
+
+    def _launch_many(self, plan: Plan, notify: Notify) -> Run:
+        from himl_cli.workspaces.local.many.launching import launch
+
+        self.prepare(notify)
+        launch(plan)
+        return self.run(plan.run_id)
+
+    def resume(self, run_id: str, *, env: Mapping[str, str], max_concurrent: int | None, notify: Notify) -> Run:
+        from himl_cli.workspaces.local.resuming import resume
+
+        resume(self.folder, self.run(run_id), env=env, max_concurrent=max_concurrent)
+        return self.run(run_id)
+
+    def _default_folder(self, datastore: str | None) -> Path:
+        """The folder of the datastore that counts where none is named. Raises NotFound."""
+        if datastore:
+            self.datastore(datastore)
+        return self.folder / "datastores" / (datastore or DEFAULT_DATASTORE)
 
     def prepare(self, notify: Notify) -> None:
         if not self.folder.is_dir():
@@ -233,6 +278,8 @@ class LocalWorkspace:
         if not found.status.is_final or not self.run(job).status.is_final:
             raise BadUsage(f"Run '{job}' is still at work.", hint=f"Stop it first: himl runs cancel {job}")
         doomed = self._runs.descendants(run_id)
+        for busy in (each for each in doomed if each != run_id and not self.run(each).status.is_final):
+            raise BadUsage(f"Run '{busy}', a child of '{run_id}', is still at work.", hint=f"Stop it first: himl runs cancel {run_id}")
         for name in doomed:
             RunFolder(self.folder / "runs" / name).remove()
         self._runs.delete(doomed)

@@ -1,0 +1,151 @@
+"""What every process does that looks after a run from its record to its end: it holds the run's lock, and records the end whatever happens."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import signal
+import sys
+import time
+import traceback
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from pathlib import Path
+
+from himl_cli.core.errors import HimlError
+from himl_cli.core.locks import HeldLock
+from himl_cli.core.runs import RunStatus
+from himl_cli.workspaces.local.database import Database
+from himl_cli.workspaces.local.disk_errors import explain_disk_error
+from himl_cli.workspaces.local.kept_files import Stopped
+from himl_cli.workspaces.local.run_folder import RunFolder
+from himl_cli.workspaces.local.run_store import NewRun, RunStore
+
+SECONDS_TO_RECORD = 30.0
+CANCELED = "canceled"
+TERMINATED = "its supervisor was told to terminate (SIGTERM), as when the machine shuts down"
+BUSY, DONE, DISK = "busy", "done", "disk"
+"""Why a run is refused: somebody keeps it, it is completed, it cannot be recorded."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run ended."""
+
+    status: RunStatus
+    exit_code: int | None = None
+    reason: str = ""
+
+
+def read_order() -> str:
+    """The document that this process was started with. From here on Ctrl-C and a closed terminal do not reach it."""
+    for name in ("SIGINT", "SIGHUP"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
+    text = sys.stdin.read()
+    sys.stdin.close()
+    return text
+
+
+def tell(event: str, **facts: str) -> None:
+    """Say it to the process that waits for the start; that one may be gone."""
+    with contextlib.suppress(OSError, ValueError):
+        sys.stdout.write(json.dumps({"event": event, **facts}) + "\n")
+        sys.stdout.flush()
+
+
+class RunKeeper(ABC):
+    """One run that this process looks after. With *again*, a run that is on record and not completed is gone on with."""
+
+    def __init__(self, run_folder: str, workspace: str, *, again: bool) -> None:
+        self.folder = RunFolder(Path(run_folder))
+        self._workspace = Path(workspace)
+        self._again = again
+        self._lock = HeldLock(self.folder.lock)
+        self._terminated = False
+
+    @abstractmethod
+    def new_run(self) -> NewRun:
+        """The run as it is recorded first."""
+
+    @abstractmethod
+    def work(self, store: RunStore) -> Outcome:
+        """Do what the run is for. Raises Stopped when `is_stopped` says so before anything runs."""
+
+    def keep(self) -> None:
+        """Tells `recorded`, then `started`; or `refused` alone, and nothing was done."""
+        if not self._lock.take():
+            tell("refused", why=BUSY, message=f"Run '{self.folder.run_id}' is still at work.", hint=f"To stop it: himl runs cancel {self.folder.run_id}")
+            return
+        if not (store := self._record()):
+            return
+        signal.signal(signal.SIGTERM, self._note_termination)
+        self._record_end(store, self._outcome(store))
+        tell("started")
+
+    def is_stopped(self) -> bool:
+        return self._terminated or self.folder.is_cancel_asked()
+
+    def _outcome(self, store: RunStore) -> Outcome:
+        try:
+            return self.work(store)
+        except Stopped:
+            return Outcome(RunStatus.failed, reason=TERMINATED) if self._terminated else Outcome(RunStatus.canceled, reason=self.folder.why_canceled())
+        except OSError as err:
+            reason = str(explain_disk_error(err, "cannot lay or keep the job's files", self.folder.path)).rstrip(".")
+        except BaseException as err:  # whatever happens, the run must not stay open
+            traceback.print_exc()
+            reason = f"himl itself failed: {type(err).__name__}: {err}"
+        return Outcome(RunStatus.failed, reason=reason)
+
+    def _record(self) -> RunStore | None:
+        """Write the run into the workspace, or refuse the job and leave nothing."""
+        run_id = self.folder.run_id
+        try:
+            self.folder.reserve_space()
+            store = RunStore(Database(self._workspace / "workspace.db", create=True))
+            known = store.get(run_id) if self._again else None
+            if known is not None and known.status is RunStatus.completed:
+                self.folder.free_reserve()
+                tell("refused", why=DONE, message=f"Run '{run_id}' is completed: nothing is left to do.", hint=f"See himl runs show {run_id}")
+                return None
+            if self._again:
+                self.folder.let_it_run()
+            if known is None:
+                store.add(self.new_run())
+            else:
+                store.reopen(run_id)
+        except (OSError, HimlError) as err:
+            error = err if isinstance(err, HimlError) else explain_disk_error(err, "Cannot record the run", self.folder.path)
+            tell("refused", why=DISK, message=str(error), hint=error.hint)
+            return None
+        tell("recorded")
+        return store
+
+    def _record_end(self, store: RunStore, outcome: Outcome) -> None:
+        """Write the end, using the space set aside for it; where even that fails, the free lock says 'failed' to every reader."""
+        deadline = time.monotonic() + SECONDS_TO_RECORD
+        while True:
+            try:
+                self.folder.free_reserve()
+                self._close_nested(store, outcome.status)
+                self.before_the_end(store)
+                store.end(self.folder.run_id, outcome.status, exit_code=outcome.exit_code, reason=outcome.reason)
+                return
+            except (OSError, HimlError):
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.5)
+
+    def before_the_end(self, store: RunStore) -> None:
+        """What is recorded just before the end is. Raises HimlError; it is called again then."""
+        return
+
+    def _close_nested(self, store: RunStore, status: RunStatus) -> None:
+        """Nested runs that the script left open end as the job did."""
+        for run_id in store.open_runs_of(self.folder.run_id):
+            if run_id != self.folder.run_id:
+                store.end(run_id, status, reason="the job ended")
+
+    def _note_termination(self, number: int, frame: object) -> None:
+        self._terminated = True

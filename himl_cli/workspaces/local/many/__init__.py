@@ -1,0 +1,1 @@
+"""Many runs on this machine: trials of a sweep, steps of a pipeline."""

@@ -1,0 +1,117 @@
+"""What many runs logged, read in bulk: a query for hundreds of runs, points as columns of numbers."""
+
+from __future__ import annotations
+
+import math
+from array import array
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import groupby
+from operator import itemgetter
+from pathlib import Path
+
+from himl_cli.core.logged import Value
+from himl_cli.core.pipelines import STEP
+from himl_cli.core.results import RunResults, Series
+from himl_cli.core.runs import TextPoint
+from himl_cli.core.sweeps import HYPERPARAMETERS
+from himl_cli.workspaces.local.database import Database
+from himl_cli.workspaces.local.logged_files import LoggedFiles, read_logged_files
+from himl_cli.workspaces.local.run_folder import RunFolder
+
+RUNS_AT_ONCE = 500
+RUNS_OF_POINTS = 20
+"""How many runs' points are in memory as rows at a time."""
+NAMES_AT_ONCE = 400
+Wanted = Callable[[str], bool]
+
+
+def read_results(database: Database, runs_folder: Path, run_ids: Sequence[str], *, wanted: Wanted, whole: bool) -> dict[str, RunResults]:
+    """As `ReadsManyRuns.results`; the runs' files lie in folders of *runs_folder*."""
+    nested = dict(_nested(database, run_ids))
+    everyone = [*run_ids, *nested]
+    last = _last_values(database, everyone, wanted)
+    points = _series(database, everyone, wanted) if whole else {}
+    parameters = _parameters(database, run_ids)
+    found: dict[str, RunResults] = {}
+    for run_id in everyone:
+        logged = read_logged_files(RunFolder(runs_folder / run_id).artifacts, wanted)
+        found[run_id] = _result(logged, last.get(run_id, {}), points.get(run_id, {}), parameters.get(run_id, {}), whole=whole)
+    for child, root in nested.items():
+        found[root] = found[root].filled(found[child])
+    return {run_id: found[run_id] for run_id in run_ids}
+
+
+def _result(logged: LoggedFiles, numbers: Mapping[str, float], points: Mapping[str, Series], parameters: Mapping[str, str], *, whole: bool) -> RunResults:
+    last: dict[str, Value] = {**logged.last, **numbers}
+    if not whole:
+        return RunResults(last, parameters=parameters)
+    in_tables = {f"{name}/{column}" for name, columns in logged.tables.items() for column in columns}
+    texts: dict[str, Sequence[TextPoint]] = {name: found for name, found in logged.texts.items() if found}
+    series = {name: one for name, one in points.items() if name not in in_tables}
+    return RunResults(last, series, texts, logged.tables, logged.lists, logged.images, parameters)
+
+
+def _chunks(items: Sequence[str], size: int) -> Iterator[tuple[tuple[str, ...], str]]:
+    """Some of *items* at a time, and as many question marks."""
+    for start in range(0, len(items), size):
+        chunk = tuple(items[start : start + size])
+        yield chunk, ",".join("?" * len(chunk))
+
+
+def _nested(database: Database, run_ids: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Runs that scripts nested in these, oldest first, each with the one of *run_ids* that it belongs to; trials and steps are jobs of their own."""
+    asked = set(run_ids)
+    for chunk, marks in _chunks(run_ids, RUNS_AT_ONCE):
+        statement = (
+            f"WITH RECURSIVE tree(id, root, created) AS (SELECT id, id, created FROM runs WHERE id IN ({marks})"
+            " UNION SELECT runs.id, tree.root, runs.created FROM runs JOIN tree ON runs.parent = tree.id"
+            " WHERE NOT EXISTS (SELECT 1 FROM tags WHERE tags.run = runs.id AND tags.name IN (?, ?)))"
+            " SELECT id, root FROM tree WHERE id <> root ORDER BY created, id"
+        )
+        yield from ((row["id"], row["root"]) for row in database.rows(statement, (*chunk, HYPERPARAMETERS, STEP)) if row["id"] not in asked)
+
+
+def _parameters(database: Database, run_ids: Sequence[str]) -> dict[str, dict[str, str]]:
+    found: dict[str, dict[str, str]] = {}
+    for chunk, marks in _chunks(run_ids, RUNS_AT_ONCE):
+        for row in database.rows(f"SELECT run, name, value FROM parameters WHERE run IN ({marks}) ORDER BY run, name", chunk):
+            found.setdefault(row["run"], {})[row["name"]] = row["value"]
+    return found
+
+
+def _last_values(database: Database, run_ids: Sequence[str], wanted: Wanted) -> dict[str, dict[str, float]]:
+    """Of each metric the value with the highest step; of those the latest, then the one logged last."""
+    found: dict[str, dict[str, float]] = {}
+    for chunk, marks in _chunks(run_ids, RUNS_AT_ONCE):
+        for clause, names in _of_names(database, chunk, marks, wanted):
+            statement = (
+                f"SELECT m.run, m.name, m.value FROM (SELECT DISTINCT run, name FROM metrics WHERE run IN ({marks}){clause}) AS d"
+                " JOIN metrics AS m ON m.rowid = (SELECT l.rowid FROM metrics AS l WHERE l.run = d.run AND l.name = d.name"
+                " ORDER BY l.step DESC, l.time DESC, l.rowid DESC LIMIT 1)"
+            )
+            for run_id, name, value in database.rows(statement, (*chunk, *names)):
+                found.setdefault(run_id, {})[name] = math.nan if value is None else value
+    return found
+
+
+def _series(database: Database, run_ids: Sequence[str], wanted: Wanted) -> dict[str, dict[str, Series]]:
+    found: dict[str, dict[str, Series]] = {}
+    for chunk, marks in _chunks(run_ids, RUNS_OF_POINTS):
+        for clause, names in _of_names(database, chunk, marks, wanted):
+            statement = f"SELECT run, name, step, time, value FROM metrics WHERE run IN ({marks}){clause} ORDER BY run, name, step, time, rowid"
+            for (run_id, name), rows in groupby(database.rows(statement, (*chunk, *names)), itemgetter(0, 1)):
+                _, _, steps, times, values = zip(*rows, strict=True)
+                numbers = array("d", [math.nan if value is None else value for value in values] if None in values else values)
+                found.setdefault(run_id, {})[name] = Series(array("q", steps), numbers, array("d", [time / 1000 for time in times]))
+    return found
+
+
+def _of_names(database: Database, chunk: tuple[str, ...], marks: str, wanted: Wanted) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """Conditions on the name, with their values, that together let through what is wanted; no condition where that is everything."""
+    names = [row[0] for row in database.rows(f"SELECT DISTINCT name FROM metrics WHERE run IN ({marks})", chunk)]
+    chosen = [name for name in names if wanted(name)]
+    if len(chosen) == len(names):
+        yield "", ()
+        return
+    for some, places in _chunks(chosen, NAMES_AT_ONCE):
+        yield f" AND name IN ({places})", some

@@ -1,0 +1,345 @@
+"""Sweeps that run here, by the installed program: which trials there are, what each gets, when they stop, how the whole ends."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.many_here import KEEPER, NOTING, SUPERVISOR, children, kill, lines, log_of, notes_folder, pids, show, statuses, wait_until
+from tests.running import Himl, Outcome, write_files
+from tests.special_folders import SmallDisk
+
+POSIX = pytest.mark.skipif(os.name == "nt", reason="signals of POSIX, /proc")
+
+ARGUMENTS = "import json, os, sys\nopen('outputs/seen.json', 'w').write(json.dumps([sys.argv[1:], dict(os.environ), open('data.txt').read()]))\n"
+LOSS_OF_LR = "import sys\nfrom himl_cli import RUN_CONTEXT\nlr = float(sys.argv[2])\nfor step in range(3):\n    RUN_CONTEXT.log('val/loss', lr * (3 - step))\n"
+# By plain MLflow; a trial whose loss is high logs and then waits to be stopped.
+POOR_ONES_WAIT = """
+import sys, time
+import mlflow
+loss = float(sys.argv[2])
+for step in range(6):
+    mlflow.log_metric("val/loss", loss, step=step)
+if loss > 1:
+    print("waiting", flush=True)
+    time.sleep(600)
+"""
+
+
+def sweep(himl: Himl, *options: str | Path, code: int = 0, **env: str) -> str:
+    """Submit train.py as a sweep and wait for it; its run's id."""
+    done = himl("submit", "train.py", "--experiment", "exp", "-q", *options, env=env)
+    assert done.code == code, done.stderr
+    return str(himl.ok("runs", "list", "-q", "--num_runs", "1").stdout.strip())
+
+
+def seen(project: Path, run: str) -> tuple[list[str], dict[str, str], str]:
+    arguments, environment, data = json.loads((project / f".himl/runs/{run}/code/outputs/seen.json").read_text())
+    return arguments, environment, data
+
+
+def test_a_grid_runs_every_combination_with_its_values(himl: Himl, project: Path) -> None:
+    write_files(project, {"train.py": ARGUMENTS, "data.txt": "snapshot"})
+    parent = sweep(himl, "--sweep", "lr=0.1,0.01", "--sweep", "net=small,large", "--max_concurrent", "2", "--", "--epochs", "3")
+    found = children(himl, parent)
+    assert [(run["id"], run["status"], run["display_name"]) for run in found] == [
+        (f"{parent}_{number}", "Completed", text)
+        for number, text in enumerate(["lr=0.1, net=small", "lr=0.1, net=large", "lr=0.01, net=small", "lr=0.01, net=large"])
+    ]
+    assert [json.loads(run["tags"]["hyperparameters"]) for run in found][2] == {"lr": 0.01, "net": "small"}
+    arguments, environment, data = seen(project, f"{parent}_2")
+    assert (arguments, data) == (["--epochs", "3", "--lr", "0.01", "--net", "small"], "snapshot")
+    wanted = {"AZUREML_SWEEP_lr": "0.01", "AZUREML_SWEEP_net": "small", "AZUREML_RUN_ID": f"{parent}_2", "AZUREML_ROOT_RUN_ID": parent}
+    assert {name: environment[name] for name in wanted} == wanted
+    assert [run["id"] for run in himl.ok("runs", "list", "--json").json()] == [parent]
+    assert show(himl, f"{parent}_1")["parameters"] == {"lr": "0.1", "net": "large"}
+
+
+def test_a_placeholder_takes_the_value_where_it_stands(himl: Himl, project: Path) -> None:
+    write_files(project, {"train.py": ARGUMENTS, "data.txt": ""})
+    parent = sweep(himl, "--sweep", "lr=0.5,1", "--", "--rate=${{search_space.lr}}", "--last")
+    assert seen(project, f"{parent}_1")[0] == ["--rate=1", "--last"]
+
+
+def test_a_random_sweep_draws_the_same_again(himl: Himl, project: Path) -> None:
+    write_files(project, {"train.py": "", "data.txt": ""})
+    options = ("--sweep", "lr=loguniform(-6,-1)", "--sweep", "seed=randint(1000)", "--max_trials", "4", "--max_concurrent", "4")
+    first, second = (children(himl, sweep(himl, *options)) for _ in range(2))
+    values = [json.loads(run["tags"]["hyperparameters"]) for run in first]
+    assert values == [json.loads(run["tags"]["hyperparameters"]) for run in second]
+    assert len({value["lr"] for value in values}) == 4
+    other = children(himl, sweep(himl, *options, "--sampling", "random(seed=5)"))
+    assert [json.loads(run["tags"]["hyperparameters"]) for run in other] != values
+
+
+def test_so_many_trials_run_at_once_and_no_more(himl: Himl, project: Path, tmp_path: Path) -> None:
+    """Each trial goes on only when three of them run; a fourth that runs beside them makes it fail."""
+    script = """
+import os, sys, time
+from pathlib import Path
+notes = Path(os.environ["NOTES"])
+mine = notes / f"alive-{sys.argv[2]}"
+mine.touch()
+if int(sys.argv[2]) < 3:
+    while len(list(notes.glob("met-*"))) < 3 and len(list(notes.glob("alive-*"))) < 3:
+        time.sleep(0.01)
+    (notes / f"met-{sys.argv[2]}").touch()
+    while len(list(notes.glob("met-*"))) < 3:
+        time.sleep(0.01)
+many = len(list(notes.glob("alive-*")))
+mine.unlink()
+sys.exit(many > 3)
+"""
+    write_files(project, {"train.py": script})
+    parent = sweep(himl, "--sweep", "n=0,1,2,3,4,5,6", "--max_concurrent", "3", NOTES=str(notes_folder(tmp_path)))
+    assert statuses(himl, parent) == ["Completed"] * 7
+
+
+def test_the_log_tells_the_course_and_the_best_trial_is_noted(himl: Himl, project: Path) -> None:
+    write_files(project, {"train.py": LOSS_OF_LR})
+    parent = sweep(himl, "--sweep", "lr=0.5,0.25,1")
+    tags = show(himl, parent)["tags"]
+    assert {name: tags[f"himl.{name}"] for name in ("best_trial", "primary_metric", "goal", "many")} == {
+        "best_trial": f"{parent}_1",
+        "primary_metric": "val/loss",
+        "goal": "minimize",
+        "many": "sweep",
+    }
+    told = [line.split(" ", 1)[1] for line in log_of(project, parent).splitlines()]
+    assert told[0] == "3 trials, 1 at once"
+    assert told[1] == f"trial 0, lr=0.5: started, {parent}_0"
+    assert told[2].startswith("trial 0, lr=0.5: completed after ")
+    assert told[2].endswith("s, val/loss 0.5 (1 of 3 ended)")
+    assert told[-2:] == [f"best: trial 1, lr=0.25, val/loss 0.25, {parent}_1", "completed"]
+    assert show(himl, parent)["metrics"] == []
+
+
+def test_waiting_shows_the_course(himl: Himl, project: Path) -> None:
+    write_files(project, {"train.py": ""})
+    done = himl("submit", "train.py", "--sweep", "n=1,2")
+    assert done.code == 0, done.stderr
+    assert "trial 1, n=2: completed" in done.stdout
+
+
+def test_a_failing_trial_fails_the_sweep_after_all_others(himl: Himl, project: Path) -> None:
+    write_files(project, {"train.py": "import sys\nprint('boom'); sys.exit(3 if sys.argv[2] == '2' else 0)\n"})
+    parent = sweep(himl, "--sweep", "n=1,2,3,4", code=1)
+    assert statuses(himl, parent) == ["Completed", "Failed", "Completed", "Completed"]
+    run = show(himl, parent)
+    assert (run["status"], run["reason"]) == ("Failed", "1 of 4 trials failed")
+    assert "exit code 3; its last line: boom (2 of 4 ended)" in log_of(project, parent)
+
+
+def test_after_three_failures_at_the_start_no_more_trials_are_started(himl: Himl, project: Path) -> None:
+    write_files(project, {"train.py": "raise SystemExit(1)"})
+    parent = sweep(himl, "--sweep", "n=1,2,3,4,5,6", code=1)
+    assert statuses(himl, parent) == ["Failed"] * 3
+    assert show(himl, parent)["reason"] == "the first 3 trials to end failed; 3 of 6 were not started"
+
+
+@pytest.mark.parametrize("policy", ["bandit(slack_factor=0.5)", "median", "truncation(truncation_percentage=50)"])
+def test_poor_trials_are_stopped_early_by_what_plain_mlflow_logs(himl: Himl, project: Path, policy: str) -> None:
+    write_files(project, {"train.py": POOR_ONES_WAIT})
+    parent = sweep(himl, "--sweep", "loss=0.1,50,0.12", "--early_stop", policy)
+    found = children(himl, parent)
+    assert [run["status"] for run in found] == ["Completed", "Canceled", "Completed"]
+    word = policy.partition("(")[0]
+    assert found[1]["reason"].startswith(f"stopped early by {word} at interval ")
+    assert found[1]["tags"]["himl.stopped_early"] == word
+    assert show(himl, parent)["status"] == "Completed"
+    assert f"trial 1, loss=50: stopped early by {word}" in log_of(project, parent)
+
+
+def test_bayesian_sampling_learns_from_the_trials_before(himl: Himl, project: Path) -> None:
+    pytest.importorskip("optuna")
+    write_files(project, {"train.py": "import sys\nfrom himl_cli import RUN_CONTEXT\nRUN_CONTEXT.log('val/loss', (float(sys.argv[2]) - 3) ** 2)\n"})
+    parent = sweep(himl, "--sweep", "x=uniform(0,10)", "--sampling", "bayesian", "--max_trials", "4")
+    values = [json.loads(run["tags"]["hyperparameters"])["x"] for run in children(himl, parent)]
+    assert len(set(values)) == 4
+    assert all(0 <= value <= 10 for value in values)
+
+
+def test_a_script_that_writes_its_values_otherwise_may_log_them(himl: Himl, project: Path) -> None:
+    """1 becomes 1.0 in a script that reads floats; MLflow refuses to change a parameter that is logged."""
+    write_files(project, {"train.py": "import sys, mlflow\nmlflow.log_params({'lr': float(sys.argv[2])})\n"})
+    parent = sweep(himl, "--sweep", "lr=1")
+    assert show(himl, f"{parent}_0")["parameters"] == {"lr": "1.0"}
+
+
+def test_each_trial_writes_its_outputs_to_a_folder_of_its_own(himl: Himl, project: Path) -> None:
+    write_files(project, {"train.py": "import os, sys\nfrom pathlib import Path\n(Path(os.environ['AZURE_ML_OUTPUT_model']) / 'm').write_text(sys.argv[2])\n"})
+    parent = sweep(himl, "--sweep", "n=1,2", "--output", "model=models", "--max_concurrent", "2")
+    store = project / ".himl/datastores/local/models"
+    assert {path.parent.name: path.read_text() for path in store.glob("*/m")} == {f"{parent}_0": "1", f"{parent}_1": "2"}
+    himl.ok("download", f"{parent}_1", "--output_key", "model", "--output_dir", "got", "--flat")
+    assert (project / "got/m").read_text() == "2"
+
+
+def test_ranks_of_a_trial(himl: Himl, project: Path) -> None:
+    write_files(project, {"train.py": "import os\nprint('rank', os.environ['RANK'], 'of', os.environ['WORLD_SIZE'])\n"})
+    parent = sweep(himl, "--sweep", "n=1,2", "--processes_per_node", "2")
+    assert (project / f".himl/runs/{parent}_1/user_logs/std_log_process_1.txt").read_text() == "rank 1 of 2\n"
+
+
+def test_the_limit_on_time_counts_for_each_trial(himl: Himl, project: Path) -> None:
+    write_files(project, {"train.py": "import sys, time\ntime.sleep(600 if sys.argv[2] == '1' else 0)\n"})
+    parent = sweep(himl, "--sweep", "n=1,2", "--max_run_duration", "2s", code=1)
+    assert statuses(himl, parent) == ["Failed", "Completed"]
+
+
+@POSIX
+def test_canceling_the_sweep_cancels_its_trials(himl: Himl, project: Path, tmp_path: Path) -> None:
+    write_files(project, {"train.py": NOTING})
+    notes = notes_folder(tmp_path, holds=True)
+    himl.ok("submit", "train.py", "--no_wait", "--sweep", "n=1,2,3,4", "--max_concurrent", "2", env={"NOTES": str(notes)})
+    parent = himl.ok("runs", "list", "-q").stdout.strip()
+    wait_until(lambda: len(lines(notes / "starts")) == 2)
+    himl.ok("runs", "cancel", parent)
+    wait_until(lambda: not pids(project, KEEPER))
+    assert statuses(himl, parent) == ["Canceled", "Canceled"]
+    assert {run["reason"] for run in children(himl, parent)} == {"its parent was canceled"}
+    assert show(himl, parent)["status"] == "Canceled"
+    assert lines(notes / "ends") == []
+
+
+@POSIX
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupting_a_submit_that_waits_cancels_everything(himl: Himl, project: Path, tmp_path: Path, number: signal.Signals) -> None:
+    write_files(project, {"train.py": NOTING})
+    notes = notes_folder(tmp_path, holds=True)
+    process = himl.start("submit", "train.py", "--sweep", "n=1,2,3", "--max_concurrent", "2", env={"NOTES": str(notes)})
+    wait_until(lambda: len(lines(notes / "starts")) == 2)
+    process.send_signal(number)
+    process.communicate(timeout=60)
+    assert process.returncode == 130
+    parent = himl.ok("runs", "list", "-q").stdout.strip()
+    assert (show(himl, parent)["status"], statuses(himl, parent)) == ("Canceled", ["Canceled", "Canceled"])
+    assert pids(project, b"himl_cli") == []
+
+
+@POSIX
+def test_canceling_one_trial_lets_the_others_go_on(himl: Himl, project: Path, tmp_path: Path) -> None:
+    write_files(project, {"train.py": NOTING})
+    notes = notes_folder(tmp_path, holds=True)
+    himl.ok("submit", "train.py", "--no_wait", "--sweep", "n=1,2,3", env={"NOTES": str(notes)})
+    parent = himl.ok("runs", "list", "-q").stdout.strip()
+    wait_until(lambda: len(lines(notes / "starts")) == 1)
+    himl.ok("runs", "cancel", f"{parent}_0")
+    wait_until(lambda: len(lines(notes / "starts")) == 2)
+    (notes / "hold").unlink()
+    wait_until(lambda: not pids(project, KEEPER))
+    assert statuses(himl, parent) == ["Canceled", "Completed", "Completed"]
+    assert show(himl, parent)["reason"] == "1 of 3 trials were canceled"
+
+
+@POSIX
+def test_a_killed_keeper_loses_no_result_and_its_trials_can_be_canceled(himl: Himl, project: Path, tmp_path: Path) -> None:
+    write_files(project, {"train.py": NOTING})
+    notes = notes_folder(tmp_path, holds=True)
+    himl.ok("submit", "train.py", "--no_wait", "--sweep", "n=1,2,3", "--max_concurrent", "2", env={"NOTES": str(notes)})
+    parent = himl.ok("runs", "list", "-q").stdout.strip()
+    wait_until(lambda: len(lines(notes / "starts")) == 2)
+    kill(project, KEEPER)
+    run = show(himl, parent)
+    assert (run["status"], "supervisor ended without recording" in run["reason"]) == ("Failed", True)
+    assert statuses(himl, parent) == ["Running", "Running"]
+    refused = himl("runs", "delete", parent, "--yes")
+    assert (refused.code, "is still at work" in refused.stderr) == (2, True)
+    himl.ok("runs", "cancel", f"{parent}_0")
+    wait_until(lambda: statuses(himl, parent) == ["Canceled", "Running"])
+    himl.ok("runs", "cancel", parent)
+    wait_until(lambda: statuses(himl, parent) == ["Canceled", "Canceled"])
+    himl.ok("runs", "delete", parent, "--yes")
+    assert list((project / ".himl/runs").iterdir()) == []
+
+
+@POSIX
+def test_a_keeper_that_is_told_to_terminate_ends_its_trials_and_records_it(himl: Himl, project: Path, tmp_path: Path) -> None:
+    write_files(project, {"train.py": NOTING})
+    notes = notes_folder(tmp_path, holds=True)
+    himl.ok("submit", "train.py", "--no_wait", "--sweep", "n=1,2,3", "--max_concurrent", "2", env={"NOTES": str(notes)})
+    parent = himl.ok("runs", "list", "-q").stdout.strip()
+    wait_until(lambda: len(lines(notes / "starts")) == 2)
+    for pid in pids(project, KEEPER):
+        os.kill(pid, signal.SIGTERM)
+    wait_until(lambda: not pids(project, KEEPER))
+    assert statuses(himl, parent) == ["Failed", "Failed"]
+    assert "SIGTERM" in show(himl, parent)["reason"]
+
+
+def test_crossval_and_seeds_pass_their_number(himl: Himl, project: Path) -> None:
+    write_files(project, {"train.py": ARGUMENTS, "data.txt": ""})
+    splits = sweep(himl, "--crossval", "2")
+    assert seen(project, f"{splits}_1")[0] == ["--crossval_index", "1"]
+    assert show(himl, splits)["tags"]["himl.many"] == "crossval"
+    seeds = sweep(himl, "--different_seeds", "2")
+    assert seen(project, f"{seeds}_0")[0] == ["--random_seed", "0"]
+
+
+def test_no_file_holds_the_variables(himl: Himl, project: Path) -> None:
+    write_files(project, {"train.py": 'import os; assert os.environ["WANDB_API_KEY"][-8:] == "secret-1"'})
+    parent = sweep(himl, "--sweep", "n=1,2", "--env_var", "WANDB_API_KEY=very-secret-1")
+    assert statuses(himl, parent) == ["Completed", "Completed"]
+    files = [path for path in (project / ".himl").rglob("*") if path.is_file()]
+    assert not [path for path in files if b"very-secret-1" in path.read_bytes()]
+
+
+@POSIX
+def test_a_trial_whose_supervisor_is_killed_has_failed_and_the_others_go_on(himl: Himl, project: Path, tmp_path: Path) -> None:
+    write_files(project, {"train.py": NOTING})
+    notes = notes_folder(tmp_path, holds=True)
+    himl.ok("submit", "train.py", "--no_wait", "--sweep", "n=1,2", env={"NOTES": str(notes)})
+    parent = himl.ok("runs", "list", "-q").stdout.strip()
+    wait_until(lambda: len(lines(notes / "starts")) == 1)
+    for pid in pids(project, SUPERVISOR):
+        os.kill(pid, signal.SIGKILL)
+    (notes / "hold").unlink()
+    wait_until(lambda: not pids(project, KEEPER))
+    assert statuses(himl, parent) == ["Failed", "Completed"]
+    assert show(himl, parent)["reason"] == "1 of 2 trials failed"
+
+
+def test_every_trial_starts_from_the_checkpoint_as_it_was_when_the_sweep_began(himl: Himl, project: Path) -> None:
+    """Also those that are started later, and again: from the parent's folder."""
+    script = """
+import os, sys
+from pathlib import Path
+Path(os.environ["SOURCE"]).unlink(missing_ok=True)
+assert Path("outputs/checkpoints/last.ckpt").read_text() == "weights"
+sys.exit("FAIL" in os.environ)
+"""
+    write_files(project, {"src/train.py": script, "last.ckpt": "weights"})
+    options = ("--checkpoint", "last.ckpt", "--sweep", "n=1,2")
+    failed = himl("submit", "src/train.py", "--snapshot_root", "src", *options, env={"SOURCE": str(project / "last.ckpt"), "FAIL": "1"})
+    assert failed.code == 1, failed.stderr
+    parent = himl.ok("runs", "list", "-q").stdout.strip()
+    himl.ok("submit", "--resume", parent, env={"SOURCE": str(project / "last.ckpt")})
+    assert statuses(himl, parent) == ["Completed", "Completed"]
+
+
+def test_a_disk_that_fills_while_trials_run_leaves_the_sweep_with_its_end(himl: Himl, small_disk: SmallDisk) -> None:
+    """Once there is room again, it can be resumed."""
+    write_script = (
+        'printf \'import os, sys\\nwith open("outputs/x", "wb") as s: s.write(b"x" * (9000000 if os.path.exists(os.environ["FILL"]) else 1))\\n\' > train.py'
+    )
+    submit = "FILL=$PWD/train.py himl submit train.py --sweep n=1,2; echo code $?"
+    resume = "rm -f .himl/runs/*/code/outputs/x; FILL=/nowhere himl submit --resume latest -q >/dev/null; echo code $?"
+    script = f"{write_script}; {submit}; himl runs show latest --json; {resume}; himl runs show latest --json"
+    done = himl_on_disk(himl, small_disk, script)
+    told = [line for line in done.stdout.splitlines() if line.startswith(("code", "{"))]
+    assert [told[0], told[2]] == ["code 1", "code 0"], done.stdout + done.stderr
+    before, after = json.loads(told[1]), json.loads(told[3])
+    assert (before["status"], before["reason"]) == ("Failed", "2 of 2 trials failed")
+    assert [run["status"] for run in after["children"]] == ["Completed", "Completed"]
+
+
+def himl_on_disk(himl: Himl, disk: SmallDisk, script: str) -> Outcome:
+    """What a shell did that runs in the folder of the disk, with `himl` on its PATH."""
+    environment = os.environ | {"PATH": f"{himl.program.parent}{os.pathsep}{os.environ['PATH']}"}
+    done = subprocess.run([*disk.prefix, "sh", "-c", f"cd '{disk.folder}'; {script}"], capture_output=True, env=environment, timeout=100)
+    return Outcome(done.returncode, done.stdout, done.stderr)
