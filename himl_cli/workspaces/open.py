@@ -24,6 +24,7 @@ from himl_cli.workspaces.meant import search_remarks as search_remarks
 
 if TYPE_CHECKING:
     from himl_cli.core.jobs import JobSpec
+    from himl_cli.core.pipelines import PipelineSpec
     from himl_cli.workspaces.azure.places.address import WorkspaceAddress
     from himl_cli.workspaces.azure.workspace import AzureWorkspace
     from himl_cli.workspaces.base import FoundWorkspace, Workspace
@@ -174,6 +175,13 @@ def sdk_run(workspace: object, run_id: str) -> Any:
 def job_yaml(spec: JobSpec) -> str:
     """The job as YAML that Azure ML's own command line takes. Makes no request; credentials are masked."""
     from himl_cli.workspaces.azure.jobs.yaml_form import job_yaml as as_yaml
+
+    return as_yaml(spec)
+
+
+def pipeline_yaml(spec: PipelineSpec) -> str:
+    """The pipeline as YAML, as `job_yaml` has it for a job."""
+    from himl_cli.workspaces.azure.jobs.pipelines.yaml_form import pipeline_yaml as as_yaml
 
     return as_yaml(spec)
 

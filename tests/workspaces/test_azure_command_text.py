@@ -38,8 +38,8 @@ def test_bash_gives_the_script_each_argument_as_it_was(tmp_path: Path, require_p
 
 
 def test_placeholders_are_filled_in_wherever_they_stand(tmp_path: Path, require_program: Callable[[str], str]) -> None:
-    arguments = ["${{inputs.one}}", "--in=${{ inputs.one }}/a b", "it's ${{outputs.out}}:${{inputs.one}}", "${{x}}", "${{search_space.lr}}"]
-    filled = ["/in/one", "--in=/in/one/a b", "it's /out:/in/one", "${{x}}", "${{search_space.lr}}"]
+    arguments = ["${{inputs.one}}", "--in=${{ inputs.one }}/a b", "it's ${{outputs.out}}:${{inputs.one}}", "${{x}}"]
+    filled = ["/in/one", "--in=/in/one/a b", "it's /out:/in/one", "${{x}}"]
     assert seen_by_script(command_text(spec_of(arguments)), tmp_path, require_program("bash")) == ["train.py", *filled]
 
 
@@ -58,7 +58,7 @@ def test_each_kind_of_entry_has_its_program(kind: EntryKind, target: str, text: 
 
 @pytest.mark.parametrize(
     ("argument", "known"),
-    [("${{inputs.two}}", "one"), ("a ${{ outputs.one }}", "out"), ("${{inputs.a-b}}", "one"), ("${{outputs.größe}}", "out")],
+    [("${{inputs.two}}", "one"), ("a ${{ outputs.one }}", "out"), ("${{inputs.a-b}}", "one"), ("${{outputs.größe}}", "out"), ("${{search_space.lr}}", "none")],
 )
 def test_a_placeholder_that_names_nothing_is_refused(argument: str, known: str) -> None:
     with pytest.raises(BadUsage, match=f"there are: {known}"):

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from himl_cli.core.blobs import DatastoreInfo
 from himl_cli.core.checks import Check
+from himl_cli.core.clusters import ClusterSpec
+from himl_cli.core.containers import ContainerSpec
+from himl_cli.core.documents import DocumentChanges
 from himl_cli.core.errors import HimlError, RunNotFound
 from himl_cli.core.events import Notify
 from himl_cli.core.jobs import DataSpec, JobSpec
 from himl_cli.core.logged import Logged, NewRun, RunEnd
+from himl_cli.core.pipelines import PipelineSpec
+from himl_cli.core.results import RunResults
 from himl_cli.core.runs import LoggedValues, Metric, Run, RunQuery
 from himl_cli.core.workspace_facts import WorkspaceFacts
 from himl_cli.workspaces.azure.connection import Connection
@@ -85,6 +91,11 @@ class AzureWorkspace:
 
         return read_values(self.connection, with_nested(self._history, self._facts(run_id)))
 
+    def results(self, runs: Sequence[Run], *, wanted: Callable[[str], bool], whole: bool) -> Mapping[str, RunResults]:
+        from himl_cli.workspaces.azure.runs.many import ManyRuns
+
+        return ManyRuns(self.connection, self._history).results(runs, wanted, whole=whole) if runs else {}
+
     def parameters(self, run_id: str) -> Mapping[str, str]:
         from himl_cli.workspaces.azure.runs.parameters import read_parameters
 
@@ -93,6 +104,11 @@ class AzureWorkspace:
     def run_files(self, run_id: str) -> BlobStore:
         """The artifacts; no request of its own where the run was seen before."""
         return self._datastores.artifacts(self._facts(run_id).container_id, f"run '{run_id}'", run_id=run_id)
+
+    def place_of(self, run_id: str) -> tuple[str, str]:
+        from himl_cli.workspaces.azure.storage.datastores import ARTIFACT_STORE
+
+        return ARTIFACT_STORE, f"ExperimentRun/{self._facts(run_id).container_id}"
 
     def output_files(self, run_id: str, key: str) -> BlobStore:
         from himl_cli.workspaces.azure.runs.outputs import DEFAULT_OUTPUT, find_output
@@ -118,6 +134,33 @@ class AzureWorkspace:
         from himl_cli.workspaces.azure.jobs.submission import Submission
 
         return Submission(self.connection, self._datastores, spec, notify).run()
+
+    def submit_pipeline(self, spec: PipelineSpec, *, notify: Notify) -> Run:
+        """Start the pipeline as one job; its steps wait for nodes when this returns, or for each other."""
+        from himl_cli.workspaces.azure.jobs.pipelines.submission import PipelineSubmission
+
+        return PipelineSubmission(self.connection, self._datastores, spec, notify).run()
+
+    def submit_document(self, path: Path, changes: DocumentChanges, *, notify: Notify) -> Run:
+        """Start the job of an Azure ML YAML file."""
+        from himl_cli.workspaces.azure.jobs.documents.submission import submit_document
+
+        return submit_document(self.connection, path, changes, notify)
+
+    def has_cluster(self, name: str) -> bool:
+        from himl_cli.workspaces.azure.jobs.new_clusters import has_cluster
+
+        return has_cluster(self.connection, name)
+
+    def create_cluster(self, spec: ClusterSpec, *, notify: Notify) -> None:
+        from himl_cli.workspaces.azure.jobs.new_clusters import create_cluster
+
+        create_cluster(self.connection, spec, notify)
+
+    def ensure_datastore(self, spec: ContainerSpec, *, notify: Notify) -> str:
+        from himl_cli.workspaces.azure.storage.new_datastores import ensure_datastore
+
+        return ensure_datastore(self.connection, self._datastores, spec, notify)
 
     def sdk_view(self, run_id: str) -> tuple[Any, Any]:
         """The job as azure-ai-ml has it, and its client, signed in as this workspace is: for scripts that go on with both."""

@@ -12,7 +12,7 @@ from azure.ai.ml import Input, MLClient, MpiDistribution, Output, PyTorchDistrib
 from azure.ai.ml.entities import BuildContext, Environment, ManagedIdentityConfiguration, UserIdentityConfiguration
 
 from himl_cli.workspaces.azure.jobs.client import Composed, composed
-from himl_cli.workspaces.azure.jobs.job_form import JobForm, JobShape
+from himl_cli.workspaces.azure.jobs.job_form import JobForm
 from himl_cli.workspaces.azure.jobs.sdk import silenced
 from himl_cli.workspaces.azure.places.address import WorkspaceAddress
 
@@ -35,8 +35,8 @@ def build_job(address: WorkspaceAddress, form: JobForm) -> Built:
     It is asked to skip its validation, which is of YAML that people write (0.2 s of CPU, for its schemas warn of themselves);
     the service checks what it gets in any case.
     """
-    job = command_job(form, name=_NAME, code=form.texts.code, environment=form.texts.environment)
-    built = _built(composed(address, lambda client: client.jobs.create_or_update(job, skip_validation=True)), address)
+    job = _job(form)
+    built = built_of(composed(address, lambda client: client.jobs.create_or_update(job, skip_validation=True)), address)
     built.body["properties"]["properties"] = dict(form.texts.properties)  # else those of the folder that we are in
     return built
 
@@ -52,6 +52,15 @@ def build_context_environment(address: WorkspaceAddress, name: str, version: str
     """The request that registers the environment which the Dockerfile at *context_url* makes."""
     context = BuildContext(path=context_url, dockerfile_path="Dockerfile")
     return _environment(address, Environment(name=name, version=version, build=context))
+
+
+def _job(form: JobForm) -> Any:
+    trial = command_job(form, name=_NAME, code=form.texts.code, environment=form.texts.environment)
+    if form.shape.sweep is None:
+        return trial
+    from himl_cli.workspaces.azure.jobs.sweep_builder import sweep_job
+
+    return sweep_job(trial._to_job(), form.shape.sweep, trial_seconds=form.shape.seconds)
 
 
 def command_job(form: JobForm, *, name: str | None, code: str, environment: Any) -> Any:
@@ -71,22 +80,24 @@ def command_job(form: JobForm, *, name: str | None, code: str, environment: Any)
         compute=shape.compute or None,
         inputs={one.key: Input(type=one.type, path=texts.inputs[one.key], mode=one.mode) for one in shape.inputs},
         outputs={one.key: Output(type=one.type, path=texts.outputs[one.key], mode=one.mode, name=texts.assets.get(one.key)) for one in shape.outputs},
-        distribution=_distribution(shape),
+        distribution=distribution_of(shape.distribution, shape.processes),
         instance_count=shape.nodes,
         shm_size=shape.shm_size or None,
         docker_args=texts.docker_args or None,
         timeout=shape.seconds,
-        identity=_identity(shape),
+        identity=identity_of(shape.identity),
     )
 
 
-def _distribution(shape: JobShape) -> Any:
-    kind = {"pytorch": PyTorchDistribution, "mpi": MpiDistribution}.get(shape.distribution)
-    return kind(process_count_per_instance=shape.processes or 1) if kind else None
+def distribution_of(name: str, processes: int | None) -> Any:
+    """azure-ai-ml's object for a distribution of that *name*, with so many *processes* a node; None for a plain process."""
+    kind = {"pytorch": PyTorchDistribution, "mpi": MpiDistribution}.get(name)
+    return kind(process_count_per_instance=processes or 1) if kind else None
 
 
-def _identity(shape: JobShape) -> Any:
-    kind = {"user": UserIdentityConfiguration, "managed": ManagedIdentityConfiguration}.get(shape.identity or "")
+def identity_of(name: str | None) -> Any:
+    """azure-ai-ml's object for the identity of that *name*; None for a job's own token."""
+    kind = {"user": UserIdentityConfiguration, "managed": ManagedIdentityConfiguration}.get(name or "")
     return kind() if kind else None
 
 
@@ -94,10 +105,11 @@ def _environment(address: WorkspaceAddress, environment: Environment) -> Built:
     def register(client: MLClient) -> object:
         return client.environments.create_or_update(environment)
 
-    return _built(composed(address, register), address)
+    return built_of(composed(address, register), address)
 
 
-def _built(found: Composed, address: WorkspaceAddress) -> Built:
+def built_of(found: Composed, address: WorkspaceAddress) -> Built:
+    """The request *found* as it is to be sent to the workspace at *address*."""
     parts = urlsplit(found.request.url)
     body = found.request.body
     path = parts.path[len(address.path) :] if parts.path.lower().startswith(address.path.lower()) else parts.path

@@ -13,6 +13,7 @@ from typing import Any
 from azure.ai.ml import MLClient
 from azure.ai.ml.exceptions import MlException
 from azure.core.credentials import AccessToken
+from azure.core.exceptions import ClientAuthenticationError
 from azure.core.pipeline.transport import HttpTransport
 
 from himl_cli.core.errors import BadUsage
@@ -27,12 +28,12 @@ TOKEN_SECONDS = 600
 """For how long azure-ai-ml may hold a token of ours before it asks again; himl itself knows when it ends."""
 
 
-def client_for(connection: Connection) -> MLClient:
+def client_for(connection: Connection, **options: Any) -> MLClient:
     """A client that acts as who is signed in to *connection*, for scripts that go on with azure-ai-ml itself.
 
     It leaves the variable of the cloud set, which azure-ai-ml reads again for its later requests.
     """
-    return _client(_OurTokens(connection), connection.address, connection_verify=ca_bundle())
+    return _client(_OurTokens(connection), connection.address, connection_verify=ca_bundle(), **options)
 
 
 class Composed(Exception):
@@ -48,7 +49,7 @@ def composed(address: WorkspaceAddress, act: Callable[[MLClient], object]) -> Co
 
     Raises BadUsage where azure-ai-ml finds something wrong with what it is given.
     """
-    with explained(), silenced(), _same_cloud():
+    with explained(), silenced(), same_cloud():
         try:
             act(_client(_NoTokens(), address, transport=_Desk()))
         except Composed as request:
@@ -57,7 +58,7 @@ def composed(address: WorkspaceAddress, act: Callable[[MLClient], object]) -> Co
 
 
 @contextmanager
-def _same_cloud() -> Iterator[None]:
+def same_cloud() -> Iterator[None]:
     """azure-ai-ml sets the variable of the cloud for the whole process; here it is set back, for another workspace may be in another cloud."""
     before = os.environ.get(CLOUD_VARIABLE)
     try:
@@ -123,9 +124,11 @@ class _NoTokens:
 
 
 class _Desk(HttpTransport[Any, Any]):
-    """Where requests end that are not to be sent."""
+    """Where requests end that are not to be sent. Who only asks (for the workspace's id, to keep notes under) hears that nobody is signed in."""
 
     def send(self, request: Any, **options: Any) -> Any:
+        if request.method == "GET":
+            raise ClientAuthenticationError("nobody is asked")
         raise Composed(request)
 
     def open(self) -> None:

@@ -47,11 +47,16 @@ class CodeAssets:
 
         Raises BadUsage for an empty snapshot, DiskFailed for a file that cannot be read, HimlError for one that changes, and as `Rest` does.
         """
-        kept = self._connection.kept.get(KIND, self._key(snapshot))
-        if isinstance(kept, str) and kept:
-            return CodeAsset(kept, is_new=False)
+        known = self.known(snapshot)
+        if known is not None:
+            return known
         found = self._registered(self._fingerprint(snapshot).sha256)
         return None if found is None else self._keep(snapshot, found, is_new=False)
+
+    def known(self, snapshot: Snapshot) -> CodeAsset | None:
+        """The code version with this content that is known here; no request. Raises as `find` does for files."""
+        kept = self._connection.kept.get(KIND, self._key(snapshot))
+        return CodeAsset(kept, is_new=False) if isinstance(kept, str) and kept else None
 
     def upload(self, snapshot: Snapshot, notify: Notify) -> CodeAsset:
         """Upload the snapshot, telling *notify* of each file, and register it, whatever is known. However it ends early, nothing is registered.

@@ -4,36 +4,53 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 from himl_cli.core.jobs import EntryKind, JobSpec
-from himl_cli.core.placeholders import PLACEHOLDER, check_placeholders
+from himl_cli.core.placeholders import PLACEHOLDER, SEARCH_SPACE, check_placeholders
+from himl_cli.core.sweeps import with_search_space
+from himl_cli.workspaces.azure.jobs.brought import bringing
+from himl_cli.workspaces.azure.jobs.sweeps import value_word
 from himl_cli.workspaces.azure.jobs.targets import check_targets, laying_out, targets_of
 
 _STARTS = {EntryKind.script: ("python",), EntryKind.module: ("python", "-m"), EntryKind.shell: ("bash",)}
 
 
 def command_text(spec: JobSpec) -> str:
-    """The command as it is sent: what lays inputs out where they were asked for, then the script (`script_text`).
+    """The command as it is sent: what lays inputs out where they were asked for and brings files, then the script (`script_text`).
 
     Raises BadUsage for a placeholder that names no input or output of the job, and for targets that cannot be.
     """
     check_targets(spec)
-    return laying_out(targets_of(spec.inputs)) + script_text(spec)
+    return laying_out(targets_of(spec.inputs)) + bringing(spec.brought) + script_text(spec)
 
 
 def script_text(spec: JobSpec) -> str:
-    """`python SCRIPT ARGUMENTS`, each of them one word for bash; `${{inputs.KEY}}` and `${{outputs.KEY}}` stay for the service to fill in.
+    """`python SCRIPT ARGUMENTS`, each of them one word for bash; `${{inputs.KEY}}`, `${{outputs.KEY}}` and a trial's values stay for the service to fill in.
 
-    An input that has a target is named by that. Raises BadUsage for a placeholder that names no input or output of the job.
+    An input that has a target is named by that. Raises BadUsage for a placeholder that names no input, output or hyperparameter of the job, and for
+    choices that no quotes fit.
     """
     check_placeholders(spec)
-    targets = targets_of(spec.inputs)
-    return shell_line(spec, lambda kind, key: _folder(kind, key, targets))
+    targets, sweep = targets_of(spec.inputs), spec.sweep
+
+    def fill(kind: str, key: str) -> str:
+        return value_word(key, sweep) if kind == SEARCH_SPACE and sweep is not None else _folder(kind, key, targets)
+
+    if sweep is None or spec.entry.kind is EntryKind.command:
+        return shell_line(spec, fill)
+    return shell_line(replace(spec, arguments=with_search_space(spec.arguments, sweep.space)), fill)
 
 
 def shell_line(spec: JobSpec, fill: Callable[[str, str], str]) -> str:
-    """The command as a line for bash; *fill* gives what is to stand for a placeholder, from `inputs` or `outputs` and the key, quoted already."""
-    return " ".join([*_STARTS[spec.entry.kind], shlex.quote(script_name(spec)), *(_word(argument, fill) for argument in spec.arguments)])
+    """The command as a line for bash; *fill* gives what is to stand for a placeholder, from its kind (`inputs`, …) and the key, quoted already.
+
+    A line that the user wrote stays as it is, placeholders too: whoever wrote it has put quotes where they belong.
+    """
+    words = [_word(argument, fill) for argument in spec.arguments]
+    if spec.entry.kind is EntryKind.command:
+        return " ".join([spec.entry.target, *words])
+    return " ".join([*_STARTS[spec.entry.kind], shlex.quote(script_name(spec)), *words])
 
 
 def script_name(spec: JobSpec) -> str:

@@ -10,8 +10,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from himl_cli.core.jobs import JobSpec
+from himl_cli.core.sweeps import GOAL, MANY, PRIMARY_METRIC, SweepSpec
 from himl_cli.workspaces.azure.jobs.command_text import command_text
 from himl_cli.workspaces.azure.jobs.forms import INPUT_MODES, OUTPUT_MODES, SERVERLESS, JobInput, JobOutput
+from himl_cli.workspaces.azure.jobs.sweeps import outputs_for
 from himl_cli.workspaces.azure.runs.limits import limit_of, limit_properties
 
 GIT_DIRTY = "azureml.git.dirty"
@@ -45,7 +47,10 @@ class OutputShape:
 
 @dataclass(frozen=True)
 class JobShape:
-    """`compute` is empty for a job without one; `processes` (a node) and `distribution` as JobSpec has them; `seconds` None: no limit."""
+    """`compute` is empty for a job without one; `processes` (a node) and `distribution` as JobSpec has them; `seconds` None: no limit.
+
+    `sweep` is None for a single run; else the rest is that of each trial, the limit too.
+    """
 
     compute: str
     nodes: int
@@ -58,6 +63,7 @@ class JobShape:
     outputs: tuple[OutputShape, ...]
     has_description: bool
     has_docker_args: bool
+    sweep: SweepSpec | None = None
 
 
 @dataclass(frozen=True)
@@ -101,6 +107,7 @@ def shape_of(spec: JobSpec, inputs: Mapping[str, JobInput], outputs: Mapping[str
         outputs=tuple(OutputShape(key, item.type, item.mode, item.asset_name is not None) for key, item in outputs.items()),
         has_description=bool(spec.description),
         has_docker_args=bool(spec.docker_args),
+        sweep=spec.sweep,
     )
 
 
@@ -108,7 +115,7 @@ def likely_shape(spec: JobSpec) -> JobShape:
     """The shape that *spec* mostly has: before its data were looked for."""
     inputs = {item.key: JobInput("uri_folder", "", INPUT_MODES[item.mode or "download"]) for item in spec.inputs}
     outputs = {item.key: JobOutput("", OUTPUT_MODES[item.mode or "mount"], item.name) for item in spec.outputs}
-    return shape_of(spec, inputs, outputs)
+    return shape_of(spec, inputs, outputs_for(spec, outputs))
 
 
 def texts_of(spec: JobSpec, run_id: str, code: str, environment: str, inputs: Mapping[str, JobInput], outputs: Mapping[str, JobOutput]) -> JobTexts:
@@ -121,7 +128,7 @@ def texts_of(spec: JobSpec, run_id: str, code: str, environment: str, inputs: Ma
         docker_args=" ".join(spec.docker_args),
         code=code,
         environment=environment,
-        tags={**spec.tags, "run_recovery_id": f"{spec.experiment}:{run_id}"},
+        tags={**job_tags(spec), "run_recovery_id": f"{spec.experiment}:{run_id}"},
         variables=dict(spec.env),
         properties=job_properties(spec),
         inputs={key: item.path for key, item in inputs.items()},
@@ -130,9 +137,16 @@ def texts_of(spec: JobSpec, run_id: str, code: str, environment: str, inputs: Ma
     )
 
 
+def job_tags(spec: JobSpec) -> dict[str, str]:
+    """The tags of *spec*; those of a sweep say how its trials are compared."""
+    if spec.sweep is None:
+        return dict(spec.tags)
+    return {**spec.tags, MANY: spec.sweep.kind, PRIMARY_METRIC: spec.sweep.primary_metric, GOAL: spec.sweep.goal}
+
+
 def job_properties(spec: JobSpec) -> dict[str, str]:
-    """The facts of *spec* that go with the job beside its tags: of git, and how long it may run."""
-    return {**git_properties(spec.tags), **limit_properties(spec.max_seconds)}
+    """The facts of *spec* that go with the job beside its tags: of git, and how long it may run. A sweep as a whole has no limit, its trials do."""
+    return {**git_properties(spec.tags), **limit_properties(spec.max_seconds if spec.sweep is None else None)}
 
 
 def git_properties(tags: Mapping[str, str]) -> dict[str, str]:

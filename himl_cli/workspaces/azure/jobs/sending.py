@@ -69,6 +69,11 @@ def acting_as_user(connection: Connection, body: Mapping[str, Any]) -> dict[str,
     identity = body["properties"].get("identity") or {}
     if identity.get("identityType") != "UserIdentity":
         return {}
+    return user_token(connection)
+
+
+def user_token(connection: Connection) -> dict[str, str]:
+    """The header with a token of who is signed in, for what acts in their name."""
     return {USER_TOKEN: connection.tokens.get(connection.address.cloud.jobs_scope)}
 
 

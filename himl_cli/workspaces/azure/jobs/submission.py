@@ -28,6 +28,7 @@ from himl_cli.workspaces.azure.jobs.job_form import JobForm, shape_of, texts_of
 from himl_cli.workspaces.azure.jobs.sdk import loading_sdk
 from himl_cli.workspaces.azure.jobs.sending import acting_as_user, create_job
 from himl_cli.workspaces.azure.jobs.submitted import submitted_run
+from himl_cli.workspaces.azure.jobs.sweeps import check_names, outputs_for
 from himl_cli.workspaces.azure.jobs.templates import Templates
 from himl_cli.workspaces.azure.places import api_versions
 from himl_cli.workspaces.azure.requests.errors import ServiceNotFound, ServiceRefused
@@ -70,8 +71,10 @@ class Submission:
         self._notify = notify
         self._run_id = azure_run_id(spec.experiment)
         self._codes = CodeAssets(connection)
-        self._environment = JobEnvironment(connection, datastores, _environment_of(spec))
+        self._environment = JobEnvironment(connection, datastores, environment_of(spec))
         self._templates = Templates(connection.kept, connection.address)
+        if spec.sweep is not None:
+            check_names(spec.sweep)
         command_text(spec)  # raises for placeholders that name nothing
         folder_for(spec.snapshot)
 
@@ -159,7 +162,7 @@ class Submission:
         for event in heard:
             self._notify(event)
         inputs = resolve_inputs(connection, self._datastores, spec.inputs, spec.default_datastore, self._notify)
-        return _Found(tenant_id, inputs, outputs, environment, code)
+        return _Found(tenant_id, inputs, outputs_for(spec, outputs, self._notify), environment, code)
 
 
 def azure_run_id(experiment: str) -> str:
@@ -167,7 +170,8 @@ def azure_run_id(experiment: str) -> str:
     return new_run_id(re.sub(r"^[^A-Za-z0-9]+", "", experiment) or "job")
 
 
-def _environment_of(spec: JobSpec) -> EnvironmentSpec:
+def environment_of(spec: JobSpec) -> EnvironmentSpec:
+    """The environment of a job for a cluster. Raises BadUsage where it has none."""
     if spec.environment is None or not (spec.environment.name or spec.environment.image):
         raise BadUsage("A job on a cluster needs an environment.", hint="Name a conda file with --conda_env, or a registered environment with --environment.")
     return spec.environment

@@ -16,7 +16,7 @@ from himl_cli.workspaces.azure.jobs.command_text import script_text
 from himl_cli.workspaces.azure.jobs.sending import tells
 from himl_cli.workspaces.azure.requests.answers import understood
 from himl_cli.workspaces.azure.requests.times import as_time
-from himl_cli.workspaces.azure.runs.records import studio_url
+from himl_cli.workspaces.azure.runs.records import studio_url, user_tags
 from himl_cli.workspaces.azure.runs.states import status_of
 
 
@@ -41,7 +41,11 @@ def submitted_run(answer: Mapping[str, Any], connection: Connection, spec: JobSp
 
     Raises ServiceFailed, which names the job, for an answer that is not understood.
     """
-    known = run_of(spec, run_id, connection, tenant_id)
+    return as_answered(run_of(spec, run_id, connection, tenant_id), answer, connection)
+
+
+def as_answered(known: Run, answer: Mapping[str, Any], connection: Connection) -> Run:
+    """*known*, a run that was just created, with what the service's *answer* says of it. Raises ServiceFailed as `submitted_run` does."""
     try:
         with understood(connection.arm("/jobs"), "the job"):
             properties = answer["properties"]
@@ -52,7 +56,7 @@ def submitted_run(answer: Mapping[str, Any], connection: Connection, spec: JobSp
                 created=as_time((answer.get("systemData") or {}).get("createdAt")) or known.created,
                 display_name=str(properties.get("displayName") or ""),
                 description=str(properties.get("description") or ""),
-                tags={name: str(value) for name, value in sorted((properties.get("tags") or {}).items())},
+                tags=user_tags({"runId": known.id, "tags": properties.get("tags"), "properties": properties.get("properties")}),
             )
     except ServiceFailed as err:
-        raise ServiceFailed(f"Job '{run_id}' was created, but: {err}", hint=tells(run_id)) from err
+        raise ServiceFailed(f"Job '{known.id}' was created, but: {err}", hint=tells(known.id)) from err

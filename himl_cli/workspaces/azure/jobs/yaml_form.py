@@ -17,9 +17,11 @@ from himl_cli.workspaces.azure.jobs.command_text import command_text
 from himl_cli.workspaces.azure.jobs.data_folders import folder_path
 from himl_cli.workspaces.azure.jobs.environments import conda_contents
 from himl_cli.workspaces.azure.jobs.forms import INPUT_MODES, LATEST, OUTPUT_MODES
-from himl_cli.workspaces.azure.jobs.job_form import JobShape, job_properties, likely_shape
+from himl_cli.workspaces.azure.jobs.job_form import JobShape, job_properties, job_tags, likely_shape
 from himl_cli.workspaces.azure.jobs.registered_data import can_be_registered
 from himl_cli.workspaces.azure.jobs.registered_environments import ELSEWHERE
+from himl_cli.workspaces.azure.jobs.sweep_yaml import sweep_document
+from himl_cli.workspaces.azure.jobs.sweeps import check_names, of_each_trial
 
 SCHEMA = "https://azuremlschemas.azureedge.net/latest/commandJob.schema.json"
 DEFAULT_DATASTORE = "workspaceblobstore"
@@ -34,16 +36,23 @@ def job_yaml(spec: JobSpec) -> str:
 
     Credentials are masked; what the schema cannot say stands in comments. Raises BadUsage as `submit` does before its first request.
     """
-    import yaml
-
     if spec.cluster:
         folder_for(spec.snapshot)
-    document = _masked(_document(spec))
-    text: str = yaml.safe_dump(document, sort_keys=False, allow_unicode=True, width=1000)
-    return "".join(f"# {line}\n" for line in _remarks(spec, text)) + text
+        if spec.sweep is not None:
+            check_names(spec.sweep)
+    return yaml_text(job_document(spec), [spec])
 
 
-def _document(spec: JobSpec) -> dict[str, Any]:
+def yaml_text(document: Mapping[str, Any], jobs: Sequence[JobSpec]) -> str:
+    """*document* as text, credentials masked, with comments on what it does not say of *jobs*."""
+    import yaml
+
+    text: str = yaml.safe_dump(_masked(document), sort_keys=False, allow_unicode=True, width=1000)
+    return "".join(f"# {line}\n" for line in _remarks(jobs, text)) + text
+
+
+def job_document(spec: JobSpec) -> dict[str, Any]:
+    """The document itself, credentials in it but for those in the command."""
     shape = likely_shape(spec)
     fields: dict[str, Any] = {
         "$schema": SCHEMA,
@@ -51,14 +60,14 @@ def _document(spec: JobSpec) -> dict[str, Any]:
         "experiment_name": spec.experiment,
         "display_name": spec.display_name,
         "description": spec.description,
-        "tags": dict(spec.tags),
+        "tags": job_tags(spec),
         "properties": job_properties(spec),
         "code": str(spec.snapshot.root.absolute()),
         "command": command_text(replace(spec, arguments=mask_arguments(spec.arguments))),
         "environment": _environment(spec.environment),
         "environment_variables": dict(spec.env),
         "inputs": {item.key: _input(item, spec.default_datastore) for item in spec.inputs},
-        "outputs": {item.key: _output(item, spec.default_datastore) for item in spec.outputs},
+        "outputs": {item.key: _output(item, spec.default_datastore, is_of_trial=spec.sweep is not None) for item in spec.outputs},
         "compute": _compute(spec, shape),
         "distribution": _distribution(shape),
         "resources": {"instance_count": shape.nodes, "shm_size": shape.shm_size, "docker_args": " ".join(spec.docker_args)},
@@ -66,7 +75,8 @@ def _document(spec: JobSpec) -> dict[str, Any]:
         "identity": {"type": _IDENTITIES.get(shape.identity or "")},
     }
     fields = {name: _without_nothing(value) if name in ("resources", "limits", "identity") else value for name, value in fields.items()}
-    return _without_nothing(fields)
+    document = _without_nothing(fields)
+    return document if spec.sweep is None else sweep_document(document, spec.sweep)
 
 
 def _without_nothing(fields: Mapping[str, Any]) -> dict[str, Any]:
@@ -104,8 +114,10 @@ def _input(item: DataSpec, default_datastore: str | None) -> dict[str, str]:
     return {"type": "uri_folder", "path": path, "mode": INPUT_MODES[item.mode or "download"]}
 
 
-def _output(item: DataSpec, default_datastore: str | None) -> dict[str, str]:
+def _output(item: DataSpec, default_datastore: str | None, *, is_of_trial: bool) -> dict[str, str]:
     path = _folder(item, folder_path(item), default_datastore)
+    if is_of_trial:
+        return {"type": "uri_folder", "path": of_each_trial(path), "mode": OUTPUT_MODES[item.mode or "mount"]}
     name = {"name": item.name} if can_be_registered(item.name) else {}
     return {"type": "uri_folder", "path": path, "mode": OUTPUT_MODES[item.mode or "mount"], **name}
 
@@ -126,11 +138,10 @@ def _masked(value: Any, name: str = "") -> Any:
     return value
 
 
-def _remarks(spec: JobSpec, text: str) -> Sequence[str]:
+def _remarks(jobs: Sequence[JobSpec], text: str) -> Sequence[str]:
     """What the document does not say, and 'himl submit' does."""
-    remarks: list[str] = []
-    if spec.environment is not None:
-        remarks += [f"'{wheel.name}' is built into the image by himl submit" for wheel in spec.environment.wheels]
+    wheels = {wheel.name for spec in jobs if spec.environment is not None for wheel in spec.environment.wheels}
+    remarks = [f"'{wheel}' is built into the image by himl submit" for wheel in sorted(wheels)]
     if MASK in text:
         remarks.append(f"values that are credentials are shown as {MASK}")
     return remarks

@@ -11,6 +11,7 @@ from himl_cli.workspaces.azure.jobs.code_upload import folder_for
 from himl_cli.workspaces.azure.jobs.command_text import command_text
 from himl_cli.workspaces.azure.jobs.forms import SERVERLESS
 from himl_cli.workspaces.azure.jobs.registered_environments import ELSEWHERE
+from himl_cli.workspaces.azure.jobs_v1.hyperdrive import check_sweep
 from himl_cli.workspaces.azure.jobs_v1.wording import start_of
 from himl_cli.workspaces.azure.runs.limits import limit_of
 
@@ -19,6 +20,8 @@ def check_possible(spec: JobSpec) -> None:
     """Raises BadUsage for what azureml-core cannot do, for placeholders that name no data, and for files that storage cannot hold."""
     command_text(spec)
     folder_for(spec.snapshot)
+    if spec.sweep is not None:
+        check_sweep(spec)
     if spec.environment is not None and spec.environment.name.startswith(ELSEWHERE):
         raise BadUsage(f"--environment {spec.environment.name}: not with --sdk v1.", hint="Name one of the workspace, or leave --sdk v1 out.")
     if spec.identity is not None:

@@ -6,7 +6,7 @@ import io
 import logging
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from importlib.util import find_spec
 
@@ -16,7 +16,11 @@ from himl_cli.workspaces.azure.requests.quiet import quieten
 
 INSTALL = "pip install 'himl-cli[v1]'"
 DEPRECATED = "--sdk v1 uses azureml-core, which is deprecated and no longer maintained; without the option the job goes by azure-ai-ml."
-NO_FILE_LIMIT = "AML_SNAPSHOT_NO_FILE_LIMIT"  # read by azureml-core: its own bound of 2,000 files does not count
+VARIABLES = {
+    "AML_SNAPSHOT_NO_FILE_LIMIT": "1",  # azureml-core's own bound of 2,000 files does not count
+    "HBI_WORKSPACE_JOB": "true",  # azureml-telemetry, which comes with azureml-train-core, tells nobody what is submitted
+}
+"""Variables that azureml's packages read."""
 SNAPSHOT_BYTES = 1 << 40
 
 log = logging.getLogger(__name__)
@@ -39,8 +43,8 @@ def quiet_sdk() -> Iterator[None]:
     It prints to both streams from wherever it is, logs warnings about itself, and refuses more than 300 MB, where himl only warns.
     """
     quieten()
-    said, limit = io.StringIO(), os.environ.get(NO_FILE_LIMIT)
-    os.environ[NO_FILE_LIMIT] = "1"
+    said, before = io.StringIO(), {name: os.environ.get(name) for name in VARIABLES}
+    os.environ.update(VARIABLES)
     logger = logging.getLogger("azureml")
     level = logger.level
     try:
@@ -51,10 +55,17 @@ def quiet_sdk() -> Iterator[None]:
             yield
     finally:
         logger.setLevel(level)
-        if limit is None:
-            os.environ.pop(NO_FILE_LIMIT, None)
+        _set_back(before)
         if said.getvalue().strip():
             log.debug("azureml-core said: %s", redact(said.getvalue().strip()))
+
+
+def _set_back(variables: Mapping[str, str | None]) -> None:
+    for name, value in variables.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
 
 
 def _lift_size_limit() -> None:

@@ -17,10 +17,13 @@ from himl_cli.workspaces.azure.jobs.before_creation import before_creation
 from himl_cli.workspaces.azure.jobs.computes import check_compute
 from himl_cli.workspaces.azure.jobs.data import resolve_inputs, resolve_outputs
 from himl_cli.workspaces.azure.jobs.forms import JobInput, JobOutput
+from himl_cli.workspaces.azure.jobs.job_form import job_tags
 from himl_cli.workspaces.azure.jobs.submission import azure_run_id
 from himl_cli.workspaces.azure.jobs.submitted import run_of
+from himl_cli.workspaces.azure.jobs.sweeps import outputs_for
 from himl_cli.workspaces.azure.jobs_v1.data import sdk_inputs, sdk_outputs
 from himl_cli.workspaces.azure.jobs_v1.environments import registered_environment, sdk_environment
+from himl_cli.workspaces.azure.jobs_v1.hyperdrive import hyperdrive_config
 from himl_cli.workspaces.azure.jobs_v1.refusals import sdk_errors
 from himl_cli.workspaces.azure.jobs_v1.run_config import check_possible, script_run_config
 from himl_cli.workspaces.azure.jobs_v1.sdk import DEPRECATED, quiet_sdk, require_sdk
@@ -68,7 +71,7 @@ def _find(connection: Connection, datastores: Datastores, spec: JobSpec, notify:
     tenant_id = connection.record().tenant_id
     check_compute(connection, spec.cluster, spec.nodes)
     inputs = resolve_inputs(connection, datastores, spec.inputs, spec.default_datastore, notify)
-    outputs = resolve_outputs(connection, datastores, spec.outputs, spec.default_datastore, notify)
+    outputs = outputs_for(spec, resolve_outputs(connection, datastores, spec.outputs, spec.default_datastore, notify), notify)
     named = spec.environment if spec.environment is not None and spec.environment.name else None
     return _Found(tenant_id, inputs, outputs, registered_environment(connection, named.name, named.version) if named else None)
 
@@ -84,7 +87,8 @@ def _send(connection: Connection, spec: JobSpec, run_id: str, found: _Found) -> 
         environment = sdk_environment(workspace, spec.environment or EnvironmentSpec(), found.environment, remarks)
         data = sdk_inputs(connection, found.inputs), sdk_outputs(found.outputs, overwrite=overwrite)
         config = script_run_config(spec, folder, environment, *data)
-        run = Experiment(workspace, spec.experiment).submit(config, run_id=run_id)
+        experiment = Experiment(workspace, spec.experiment)
+        run = experiment.submit(config, run_id=run_id) if spec.sweep is None else experiment.submit(hyperdrive_config(spec.sweep, config, run_id))
         snapshot_id = str(run.properties.get("ContentSnapshotId") or "")
     if _was_seen(connection, snapshot_id):
         remarks.append("Code unchanged since an earlier submit: not uploaded again.")
@@ -101,9 +105,9 @@ def _was_seen(connection: Connection, snapshot_id: str) -> bool:
 
 def _describe(connection: Connection, spec: JobSpec, run_id: str, notify: Notify) -> None:
     """Give the run its names and tags, which a ScriptRunConfig cannot hold. The job runs by now: a failure is only told."""
-    tags = {**spec.tags, "run_recovery_id": f"{spec.experiment}:{run_id}"}
+    tags = {**job_tags(spec), "run_recovery_id": f"{spec.experiment}:{run_id}"}
     names = {"displayName": spec.display_name, "description": spec.description}
-    properties = limit_properties(spec.max_seconds)
+    properties = limit_properties(spec.max_seconds if spec.sweep is None else None)
     change = {"runId": run_id, "tags": tags, "properties": properties, **{name: text for name, text in names.items() if text}}
     try:
         connection.rest.patch(connection.history(f"/experiments/{quote(spec.experiment, safe='')}/runs/{quote(run_id, safe='')}"), json=change)

@@ -7,6 +7,7 @@ from typing import Any
 from himl_cli.core.jobs import EntryKind, JobSpec
 from himl_cli.core.placeholders import PLACEHOLDER
 from himl_cli.workspaces.azure.jobs.command_text import script_name, shell_line
+from himl_cli.workspaces.azure.jobs_v1.hyperdrive import without_values
 
 TEMPLATES = {"inputs": "DatasetConsumptionConfig:", "outputs": "DatasetOutputConfig:"}
 """How azureml-core writes a path into the arguments of a script that is known only in the job."""
@@ -19,9 +20,10 @@ def start_of(spec: JobSpec) -> dict[str, Any]:
 
     The service fills a placeholder in only where it is a whole argument; within one, the shell does.
     """
-    partly = any(PLACEHOLDER.search(text) and not PLACEHOLDER.fullmatch(text) for text in spec.arguments)
+    arguments = spec.arguments if spec.sweep is None else without_values(spec.arguments)
+    partly = any(PLACEHOLDER.search(text) and not PLACEHOLDER.fullmatch(text) for text in arguments)
     if spec.entry.kind is EntryKind.script and not partly:
-        return {"script": script_name(spec), "arguments": [_as_template(text) for text in spec.arguments]}
+        return {"script": script_name(spec), "arguments": [_as_template(text) for text in arguments]}
     return {"command": shell_line(spec, _path)}
 
 

@@ -15,6 +15,7 @@ from himl_cli.workspaces.azure.runs.conditions import fulfils, history_filter, i
 from himl_cli.workspaces.azure.runs.experiments import Experiments
 from himl_cli.workspaces.azure.runs.history import PAGE, RunHistory
 from himl_cli.workspaces.azure.runs.index import newest_ids
+from himl_cli.workspaces.azure.runs.pipeline_steps import PipelineSteps
 from himl_cli.workspaces.azure.runs.records import RawRun, as_run
 
 log = logging.getLogger(__name__)
@@ -35,6 +36,7 @@ class RunLists:
         self._connection = connection
         self._history = history
         self._experiments = experiments
+        self._steps = PipelineSteps(connection)
 
     def record(self, raw: RawRun) -> Run:
         """The run as we tell it; a request where its experiment's name is not known yet."""
@@ -52,7 +54,8 @@ class RunLists:
             shown = [raw for raw in page if not raw.get("hidden") and raw["runId"] not in passed]
             passed.update(raw["runId"] for raw in shown)
             self._experiments.learn(raw["experimentId"] for raw in shown)
-            for run in filter(lambda run: fulfils(run, query), map(self.record, shown)):
+            labelled = (self._steps.labelled(raw, self.record(raw)) for raw in shown)
+            for run in filter(lambda run: fulfils(run, query), labelled):
                 yield run
                 left = None if left is None else left - 1
                 if left == 0:

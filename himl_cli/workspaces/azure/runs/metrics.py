@@ -49,7 +49,7 @@ def _read(connection: Connection, run_ids: Sequence[str], kinds: Collection[str]
 def _names(connection: Connection, run_id: str, kinds: Collection[str]) -> Iterator[tuple[str, str | None]]:
     """Name and namespace of each metric of the run that has a column of one of *kinds*."""
     try:
-        for page in _pages(connection, run_id, "list", {"metricNamespace": None}):
+        for page in metric_pages(connection, run_id, "list", {"metricNamespace": None}):
             with understood(connection.metric(""), "a metric in it"):
                 told = [(metric["metricKey"], _has(metric, kinds)) for metric in page.items]
                 names = [(str(key["name"]), key.get("namespace")) for key, is_wanted in told if is_wanted]
@@ -63,7 +63,7 @@ def _has(metric: Mapping[str, Any], kinds: Collection[str]) -> bool:
 
 
 def _series(connection: Connection, run_id: str, name: str, namespace: str | None) -> list[Metric | Texts]:
-    found = list(_pages(connection, run_id, "full", {"metricName": name, "metricNamespace": namespace, "startTime": None, "endTime": None}))
+    found = list(metric_pages(connection, run_id, "full", {"metricName": name, "metricNamespace": namespace, "startTime": None, "endTime": None}))
     with understood(connection.metric(""), f"metric '{name}'"):
         return list(_columns(found, run_id, name))
 
@@ -81,12 +81,12 @@ def _columns(found: Sequence[Page], run_id: str, name: str) -> Iterator[Metric |
             if points:
                 yield Metric(called, sorted(points, key=lambda point: (point.step, point.time)), run_id)
         elif kind in TEXTS:
-            texts = [TextPoint(str(text), step, _time(row)) for row, step in rows if (text := (row.get("data") or {}).get(column)) is not None]
+            texts = [TextPoint(str(text), step, time_of(row)) for row, step in rows if (text := (row.get("data") or {}).get(column)) is not None]
             if texts:
                 yield Texts(called, sorted(texts, key=lambda point: (point.step, point.time)), run_id)
 
 
-def _pages(connection: Connection, run_id: str, what: str, body: Mapping[str, Any]) -> Iterator[Page]:
+def metric_pages(connection: Connection, run_id: str, what: str, body: Mapping[str, Any]) -> Iterator[Page]:
     url = connection.metric(f"/runs/{quote(run_id, safe='')}/{what}")
     return pages(lambda token: connection.rest.post(url, json={**body, "continuationToken": token}), url, "metrics")
 
@@ -96,14 +96,14 @@ def _point(row: Mapping[str, Any], column: str, step: int, *, only: bool) -> Met
     data = row.get("data") or {}
     if column not in data or (data[column] is None and not only):
         return None
-    return MetricPoint(_number(data[column]), step, _time(row))
+    return MetricPoint(as_number(data[column]), step, time_of(row))
 
 
-def _time(row: Mapping[str, Any]) -> datetime:
+def time_of(row: Mapping[str, Any]) -> datetime:
     return as_time(row.get("createdUtc")) or _BEGINNING
 
 
-def _number(value: Any) -> float:
+def as_number(value: Any) -> float:
     """A number as JSON may hold it: NaN and the infinities come as words or as null."""
     try:
         return float("nan" if value is None else value)

@@ -15,9 +15,8 @@ from himl_cli.workspaces.azure.places.address import WorkspaceAddress
 from himl_cli.workspaces.azure.requests.times import as_time
 from himl_cli.workspaces.azure.runs.limits import limit_reached
 from himl_cli.workspaces.azure.runs.states import LOCAL_TARGET, status_of
+from himl_cli.workspaces.azure.runs.sweep_tags import own_names, sweep_tags
 
-SYSTEM_TAG = "_aml_system_"
-"""How the names of tags begin that the service writes for itself; Studio does not show them either."""
 LONGEST_REASON = 500
 _EXIT_CODE = re.compile(r"\b(?:exit|status|return) ?code:? (-?\d+)", re.IGNORECASE)
 _ENDED_BADLY = (RunStatus.failed, RunStatus.canceled)
@@ -78,9 +77,11 @@ def _is_command(raw: RawRun) -> bool:
 
 
 def user_tags(raw: RawRun) -> dict[str, str]:
-    """The run's tags by name, without the service's own; those of MLflow stay, as in Studio."""
+    """The run's tags by name, without the service's own; those of MLflow stay, as in Studio. A sweep and its trials have himl's tags for that as well."""
     tags = raw.get("tags") or {}
-    return {name: "" if tags[name] is None else str(tags[name]) for name in sorted(tags) if not name.startswith(SYSTEM_TAG)}
+    own = own_names(raw)
+    told = {name: "" if tags[name] is None else str(tags[name]) for name in tags if name not in own}
+    return dict(sorted((sweep_tags(raw) | told).items()))
 
 
 def studio_url(run_id: str, address: WorkspaceAddress, tenant_id: str = "") -> str:

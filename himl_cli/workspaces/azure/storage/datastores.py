@@ -123,12 +123,17 @@ class Datastores:
 
     def _registered(self, account: str, container: str) -> DatastoreRecord:
         """The datastore of this container; one with a secret before one without."""
-        there = [one for one in self._all() if (one.account.lower(), one.container) == (account, container)]
-        if not there:
+        found = self.of_container(account, container)
+        if found is None:
             raise NotFound(
                 f"No datastore of the {self._connection.address.label} is of container '{container}' of account '{account}'.", hint="Register one for it."
             )
-        return min(there, key=lambda one: (one.credentials == "None", one.name))
+        return found
+
+    def of_container(self, account: str, container: str) -> DatastoreRecord | None:
+        """The datastore of this container of blobs; one with a secret before one without, None where there is none."""
+        there = [one for one in self._all() if (one.account.lower(), one.container) == (account, container)]
+        return min(there, key=lambda one: (one.credentials == "None", one.name), default=None)
 
     def _unknown(self, name: str) -> NotFound:
         names = [info.name for info in self.infos()]

@@ -1,0 +1,1 @@
+"""Jobs that are written down in Azure ML's own YAML."""

@@ -1,0 +1,1 @@
+"""Pipelines: several jobs as one, each reading what others wrote."""

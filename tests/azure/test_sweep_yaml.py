@@ -1,0 +1,38 @@
+"""A sweep's YAML of `--dry_run`: azure-ai-ml loads it, and the sweep that it then sends is the one that himl sends."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from himl_cli.workspaces.azure.workspace import AzureWorkspace
+from himl_cli.workspaces.open import job_yaml
+from tests.azure.test_job_yaml import OWN, by_himl, by_sdk, seed
+from tests.azure.test_job_yaml import workspace as workspace
+from tests.azure_jobs import cluster_spec
+from tests.azure_sweeps import SWEEPS
+from tests.servers.azureml.seeding import StagedWorkspace
+
+
+@pytest.mark.parametrize("fields", SWEEPS.values(), ids=list(SWEEPS))
+def test_the_yaml_makes_the_same_sweep(workspace: AzureWorkspace, azure: StagedWorkspace, project: Path, fields: dict[str, Any]) -> None:
+    azure.add_datastore("second")
+    seed(azure)
+    spec = cluster_spec(project / "code", **fields)
+    azure.stage.log.clear()
+    text = job_yaml(spec)
+    assert azure.requests() == []
+    theirs, ours = by_sdk(workspace, azure, text, project), by_himl(workspace, azure, spec)
+    assert ours["jobType"] == "Sweep"
+    assert {name: value for name, value in theirs.items() if name not in OWN} == {name: value for name, value in ours.items() if name not in OWN}
+    assert {**theirs["tags"], "run_recovery_id": ours["tags"]["run_recovery_id"]} == ours["tags"]
+    assert spec.display_name in ("", theirs["displayName"])
+
+
+def test_a_seed_for_the_trials_goes_with_the_sweep(project: Path) -> None:
+    document = yaml.safe_load(job_yaml(cluster_spec(project, **SWEEPS["every draw, with a seed"])))
+    assert document["sampling_algorithm"] == {"type": "random", "seed": 7}
+    assert document["limits"] == {"max_total_trials": 20, "max_concurrent_trials": 4, "timeout": 86400, "trial_timeout": 5400}

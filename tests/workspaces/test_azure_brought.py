@@ -1,0 +1,64 @@
+"""What the command of a job on a cluster does to bring files to their place, run by bash."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from himl_cli.workspaces.azure.jobs.brought import bringing
+
+PLACE = "outputs/checkpoints/it's a file.ckpt"
+
+
+@pytest.fixture
+def node(tmp_path: Path, require_program: Callable[[str], str]) -> Callable[..., subprocess.Popen[str]]:
+    """Starts the command in a job's folder, the input being the folder `input` beside it."""
+    bash, work = require_program("bash"), tmp_path / "work"
+    work.mkdir()
+    (tmp_path / "input").mkdir()
+    command = bringing({PLACE: "${{inputs.himl_checkpoint}}/my $weights.ckpt"}).replace("${{inputs.himl_checkpoint}}", (tmp_path / "input").as_posix())
+
+    def start(**variables: str) -> subprocess.Popen[str]:
+        env = {name: value for name, value in os.environ.items() if "RANK" not in name} | variables
+        return subprocess.Popen([bash, "-c", f"{command}echo begun"], cwd=work, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+    return start
+
+
+def test_the_file_lies_in_its_place_when_the_script_begins(node: Callable[..., subprocess.Popen[str]], tmp_path: Path) -> None:
+    (tmp_path / "input" / "my $weights.ckpt").write_text("weights")
+    out, err = node().communicate()
+    assert (out, err) == ("begun\n", "")
+    assert (tmp_path / "work" / PLACE).read_text() == "weights"
+    assert [path.name for path in (tmp_path / "work" / PLACE).parent.iterdir()] == ["it's a file.ckpt"]
+
+
+def test_what_an_earlier_try_left_stays(node: Callable[..., subprocess.Popen[str]], tmp_path: Path) -> None:
+    (tmp_path / "input" / "my $weights.ckpt").write_text("weights")
+    (tmp_path / "work" / PLACE).parent.mkdir(parents=True)
+    (tmp_path / "work" / PLACE).write_text("reached")
+    assert node().communicate()[0] == "begun\n"
+    assert (tmp_path / "work" / PLACE).read_text() == "reached"
+
+
+@pytest.mark.parametrize("variable", ["LOCAL_RANK", "OMPI_COMM_WORLD_LOCAL_RANK"])
+def test_other_ranks_of_the_node_wait_for_it(node: Callable[..., subprocess.Popen[str]], tmp_path: Path, variable: str) -> None:
+    (tmp_path / "input" / "my $weights.ckpt").write_text("weights")
+    ranks = [node(**{variable: str(number)}) for number in (2, 1, 0)]
+    assert [rank.communicate()[0] for rank in ranks] == ["begun\n"] * 3
+    assert (tmp_path / "work" / PLACE).read_text() == "weights"
+
+
+def test_a_copy_that_fails_ends_the_job_with_a_word(node: Callable[..., subprocess.Popen[str]]) -> None:
+    rank = node()
+    out, err = rank.communicate()
+    assert (rank.returncode, out) == (1, "")
+    assert err.endswith(f"himl: cannot bring {PLACE}.\n")
+
+
+def test_a_job_without_such_files_has_nothing_in_front_of_its_command() -> None:
+    assert bringing({}) == ""

@@ -1,0 +1,167 @@
+"""Sweeps on Azure ML: what their commands are to bash, where trials write, what records tell of them."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from himl_cli.core.errors import BadUsage
+from himl_cli.core.events import ignore
+from himl_cli.core.jobs import DataSpec, Entry, EntryKind
+from himl_cli.core.runs import Run, RunQuery, RunStatus
+from himl_cli.core.sweeps import Draw, SearchRange, SweepSpec, hyperparameters_of, value_text
+from himl_cli.workspaces.azure.jobs.command_text import command_text
+from himl_cli.workspaces.azure.places.address import WorkspaceAddress
+from himl_cli.workspaces.azure.places.clouds import PUBLIC
+from himl_cli.workspaces.azure.runs.records import as_run
+from himl_cli.workspaces.azure.workspace import AzureWorkspace
+from tests.azure_jobs import cluster_spec
+from tests.azure_sweeps import SWEEPS
+from tests.servers.azureml.seeding import StagedWorkspace
+from tests.workspaces.test_azure_command_text import seen_by_script
+from tests.workspaces.test_azure_submit import LOADED, asked
+
+WORDS = ["linear", "0.1", "1e-05", "a b", "$HOME", "`ls`", "$(ls)", "*", "~", "a\nb", "\\", "é漢🙂", "#no", "a;b&c|d", "${x}", "{a,b}", 'say "x"', "-x"]
+ADDRESS = WorkspaceAddress("sub", "team", "lab", PUBLIC, "a test")
+
+
+def choice(*values: str | float | bool) -> SearchRange:
+    return SearchRange(Draw.choice, values)
+
+
+def given_to_trial(folder: Path, bash: str, values: Mapping[str, SearchRange], at: int = 0, **fields: Any) -> list[str]:
+    """The arguments that the script of a trial gets: with the values at this place in each list."""
+    text = command_text(cluster_spec(folder / "code", sweep=SweepSpec(values), **fields))
+    for name, one in values.items():
+        text = text.replace(f"${{{{search_space.{name}}}}}", value_text(one.values[at]))
+    return seen_by_script(text, folder, bash)[1:]
+
+
+@pytest.mark.parametrize("at", range(len(WORDS)))
+def test_each_choice_reaches_the_script_as_one_word(tmp_path: Path, require_program: Callable[[str], str], at: int) -> None:
+    given = given_to_trial(tmp_path, require_program("bash"), {"name": choice(*WORDS), "lr": choice(*range(len(WORDS)))}, at, arguments=["--x", "a b"])
+    assert given == ["--x", "a b", "--name", WORDS[at], "--lr", str(at)]
+
+
+def test_a_choice_with_a_quote_is_put_into_the_other_quotes(tmp_path: Path, require_program: Callable[[str], str]) -> None:
+    given = given_to_trial(tmp_path, require_program("bash"), {"name": choice("it's", "a b")})
+    assert given == ["--name", "it's"]
+
+
+def test_choices_that_no_quotes_fit_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(BadUsage, match="no quotes fit around 'it's'"):
+        command_text(cluster_spec(tmp_path, sweep=SweepSpec({"name": choice("it's", "$HOME")})))
+
+
+def test_a_value_may_stand_wherever_an_argument_says(tmp_path: Path, require_program: Callable[[str], str]) -> None:
+    arguments = ["--optimizer.lr=${{search_space.lr}}", "${{ search_space.name }}/x"]
+    text = {"lr": choice(0.1), "name": choice("a b")}
+    command = command_text(cluster_spec(tmp_path, sweep=SweepSpec(text), arguments=arguments))
+    assert command == "python train.py --optimizer.lr=${{search_space.lr}} '${{search_space.name}}'/x"
+
+
+def test_a_line_for_bash_stays_as_it_is(tmp_path: Path) -> None:
+    line = "python train.py --lr '${{search_space.lr}}' --in ${{inputs.d}} && echo done"
+    spec = cluster_spec(tmp_path, entry=Entry(EntryKind.command, line), sweep=SweepSpec({"lr": choice("a b")}), inputs=[DataSpec("d", "pictures")])
+    assert command_text(spec) == line
+
+
+def test_trials_run_and_write_to_places_of_their_own(workspace: AzureWorkspace, azure: StagedWorkspace, project: Path) -> None:
+    script = "import sys, pathlib\npathlib.Path(sys.argv[1], 'said.txt').write_text(' '.join(sys.argv[2:]))\n"
+    spec = cluster_spec(
+        project / "code",
+        {"train.py": script},
+        arguments=["${{outputs.o}}"],
+        outputs=[DataSpec("o", "made", mode="upload")],
+        sweep=SweepSpec({"flag": choice(True, False), "n": choice(1, 0.5)}, max_trials=4, max_concurrent=2),
+    )
+    with azure.run_jobs():
+        run = workspace.submit(spec, notify=ignore)
+        azure.wait_for(run.id, "Completed")
+    places = {name: azure.get_blob("workspaceblobstore", name).decode() for name in azure.blob_names("workspaceblobstore") if name.startswith("made/")}
+    values = ["--flag True --n 1", "--flag True --n 0.5", "--flag False --n 1", "--flag False --n 0.5"]
+    assert places == {f"made/{run.id}_{index}/said.txt": text for index, text in enumerate(values)}
+    assert "made" not in azure.state.assets["data"]
+    assert workspace.run(run.id).status is RunStatus.completed
+
+
+def test_records_of_a_sweep_and_its_trials(workspace: AzureWorkspace, azure: StagedWorkspace, project: Path) -> None:
+    script = "import os, sys\nfrom himl_cli import RUN_CONTEXT\nRUN_CONTEXT.log('acc', float(sys.argv[-1]))\n"
+    sweep = SweepSpec({"lr": choice(0.1, 0.5)}, max_trials=2, primary_metric="acc", goal="maximize", kind="crossval")
+    with azure.run_jobs():
+        sent = workspace.submit(cluster_spec(project / "code", {"train.py": script}, tags={"team": "blue"}, sweep=sweep), notify=ignore)
+        azure.wait_for(sent.id, "Completed")
+    assert sent.tags == {"team": "blue", "himl.many": "crossval", "himl.primary_metric": "acc", "himl.goal": "maximize", "run_recovery_id": f"sent:{sent.id}"}
+    parent = workspace.run(sent.id)
+    assert parent.tags == {**sent.tags, "himl.best_trial": f"{sent.id}_1"}
+    trials = sorted(workspace.runs(RunQuery(parent=sent.id)), key=lambda run: run.id)
+    assert [(trial.tags["himl.trial"], hyperparameters_of(trial.tags)) for trial in trials] == [("0", {"lr": 0.1}), ("1", {"lr": 0.5})]
+
+
+def record(**fields: Any) -> Run:
+    raw = {"runId": "r1", "experimentId": "e", "status": "Running", "createdUtc": "2026-03-01T12:00:00+00:00"} | fields
+    return as_run(raw, experiment="train", address=ADDRESS)
+
+
+def test_the_services_notes_in_tags_are_left_out_in_all_their_forms() -> None:
+    notes = {"max_total_jobs": "4", "generator_config": "{}", "r1_0": '{"lr": 0.1}'}
+    tags = {**notes, **{f"_aml_system_{name}": value for name, value in notes.items()}, "r1_x": "mine", "max": "mine", "r2_0": "mine"}
+    assert record(tags=tags).tags == {"max": "mine", "r1_x": "mine", "r2_0": "mine"}
+
+
+def test_hyperparameters_of_a_trial_are_kept_whatever_stands_beside_them() -> None:
+    tags = {"hyperparameters": '{"--lr": 0.1}', "_aml_system_hyperparameters": '{"--lr": 0.1}'}
+    trial = record(runId="p_12", parentRunId="p", tags=tags)
+    assert trial.tags == {"hyperparameters": '{"--lr": 0.1}', "himl.trial": "12"}
+    assert hyperparameters_of(trial.tags) == {"lr": 0.1}
+    assert record(runId="other", parentRunId="p", tags=tags).tags == {"hyperparameters": '{"--lr": 0.1}'}
+
+
+@pytest.mark.parametrize("config", [None, "", "no json", "[]", "{}", '"x"'])
+def test_a_property_that_is_not_understood_says_nothing(config: str | None) -> None:
+    assert record(properties={"primary_metric_config": config}).tags == {}
+
+
+def test_a_sweep_of_another_client_is_known_by_its_properties() -> None:
+    properties = {"primary_metric_config": json.dumps({"name": "AUC", "goal": "MAXIMIZE"}), "best_child_run_id": "r1_3"}
+    assert record(properties=properties).tags == {"himl.many": "sweep", "himl.primary_metric": "AUC", "himl.goal": "maximize", "himl.best_trial": "r1_3"}
+
+
+def test_a_pipeline_is_known_by_its_type() -> None:
+    assert record(runType="azureml.PipelineRun").tags == {"himl.many": "pipeline"}
+    assert record(runType="azureml.StepRun").tags == {}
+
+
+def test_names_that_azure_ml_does_not_take_are_refused_before_any_request(workspace: AzureWorkspace, azure: StagedWorkspace, project: Path) -> None:
+    for name in ("optimizer.lr", "1st", "größe", "a-b"):
+        with pytest.raises(BadUsage, match="Azure ML takes letters"):
+            workspace.submit(cluster_spec(project, sweep=SweepSpec({name: choice(1)})), notify=ignore)
+    assert azure.requests() == []
+
+
+def test_azure_ai_ml_reads_the_sweep_and_lists_its_trials(workspace: AzureWorkspace, azure: StagedWorkspace, project: Path) -> None:
+    fields = {**SWEEPS["bandit by a factor"], "max_seconds": 3600.0}
+    run = workspace.submit(cluster_spec(project, **fields), notify=ignore)
+    job, client = workspace.sdk_view(run.id)
+    assert (job.type, job.sampling_algorithm.type, job.objective.primary_metric) == ("sweep", "random", "val/loss")
+    assert (job.limits.max_total_trials, job.limits.max_concurrent_trials, job.limits.trial_timeout) == (5, 5, 3600)
+    assert (job.early_termination.slack_factor, job.early_termination.delay_evaluation) == (0.1, 5)
+    assert list(client.jobs.list(parent_job_name=run.id)) == []
+
+
+def test_a_second_sweep_of_the_same_shape_needs_no_sdk_and_two_requests(azure_environment: StagedWorkspace, project: Path) -> None:
+    azure_environment.write_config(project)
+    (project / "train.py").write_text("")
+    (project / "environment.yml").write_text("dependencies:\n- python=3.11\n- pip:\n  - himl-cli\n")
+    command = [sys.executable, "-c", LOADED, "submit", "train.py", "--cluster", "cpu-cluster", "--sweep", "lr=0.1,0.2", "--", "--fixed"]
+    for attempt, expected in enumerate(["loaded", "not loaded"]):
+        azure_environment.stage.log.clear()
+        done = subprocess.run([*command, str(attempt)], cwd=project, capture_output=True, text=True, timeout=60, check=False)
+        assert (done.returncode, done.stdout.splitlines()[-1:]) == (0, [expected]), done.stderr
+    assert [line.partition("/jobs/")[0] for line in asked(azure_environment)] == ["GET /computes/cpu-cluster", "PUT "]
