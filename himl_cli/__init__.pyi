@@ -1,3 +1,4 @@
+from himl_cli.api.aggregation import aggregate_hyperdrive_metrics as aggregate_hyperdrive_metrics
 from himl_cli.api.configured import get_workspace as get_workspace
 from himl_cli.api.datastore import Datastore as Datastore
 from himl_cli.api.experiment import Experiment as Experiment
@@ -18,6 +19,14 @@ from himl_cli.api.runs import get_most_recent_run_id as get_most_recent_run_id
 from himl_cli.api.runs import is_running_in_azure_ml as is_running_in_azure_ml
 from himl_cli.api.runs import split_recovery_id as split_recovery_id
 from himl_cli.api.submitting.dataset_config import DatasetConfig as DatasetConfig
+from himl_cli.api.submitting.hyperdrive_config import create_crossval_hyperdrive_config as create_crossval_hyperdrive_config
+from himl_cli.api.submitting.hyperparam_args import EARLY_TERMINATION_ARG as EARLY_TERMINATION_ARG
+from himl_cli.api.submitting.hyperparam_args import GOAL_ARG as GOAL_ARG
+from himl_cli.api.submitting.hyperparam_args import MAX_CONCURRENT_TRIALS_ARG as MAX_CONCURRENT_TRIALS_ARG
+from himl_cli.api.submitting.hyperparam_args import MAX_TOTAL_TRIALS_ARG as MAX_TOTAL_TRIALS_ARG
+from himl_cli.api.submitting.hyperparam_args import PARAM_SAMPLING_ARG as PARAM_SAMPLING_ARG
+from himl_cli.api.submitting.hyperparam_args import PRIMARY_METRIC_ARG as PRIMARY_METRIC_ARG
+from himl_cli.api.submitting.hyperparam_args import SAMPLING_ALGORITHM_ARG as SAMPLING_ALGORITHM_ARG
 from himl_cli.api.submitting.if_needed import submit_to_azure_if_needed as submit_to_azure_if_needed
 from himl_cli.api.submitting.run_info import AzureRunInfo as AzureRunInfo
 from himl_cli.api.workspace import Workspace as Workspace

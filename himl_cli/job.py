@@ -1,14 +1,19 @@
-"""What a script imports inside a job: the folders of its data.
+"""What a script imports inside a job: the folders of its data, and the checkpoint that an earlier try of it left.
 
     from himl_cli.job import inputs, outputs
 
     images = inputs()["images"]     # himl submit train.py --input images=NAME
     outputs()["model"] / "m.bin"    # --output model=NAME
 
+    from himl_cli.job import recovery_checkpoint
+
+    checkpoint = recovery_checkpoint()  # None, or the file to go on from: the job was pre-empted, or resumed
+
 Without keys, `--input NAME` and `--output NAME` are called INPUT_0, INPUT_1, … and OUTPUT_0, OUTPUT_1, …
 """
 
 from __future__ import annotations
 
+from himl_cli.api.recovery import recovery_checkpoint as recovery_checkpoint
 from himl_cli.api.submitting.data_folders import inputs as inputs
 from himl_cli.api.submitting.data_folders import outputs as outputs

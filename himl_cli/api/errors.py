@@ -24,6 +24,14 @@ class NoRecoveryId(BadUsage, ValueError):
     """The text is no recovery id of a run (hi-ml: ValueError)."""
 
 
+class NoChildren(BadUsage, ValueError):
+    """A run that has children is meant, and this one has none, or none is given (hi-ml: ValueError)."""
+
+
+class PackageMissing(BadUsage, ImportError):
+    """A package that himl does not bring along is not installed; the hint says how to."""
+
+
 @contextmanager
 def raising(ours: type[NotFound | BadUsage], both: type[NotFound | BadUsage]) -> Iterator[None]:
     """Within it, errors of exactly the kind *ours* (by their code) are raised as *both*, with the same words."""

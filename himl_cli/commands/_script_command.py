@@ -20,16 +20,6 @@ from himl_cli.core.spelling import NEAR_OPTION, did_you_mean
 
 SCRIPT_ARGUMENTS = "himl.script_arguments"
 VARIABLE_PREFIX = "HIML_SUBMIT_"
-NOT_YET = {
-    **dict.fromkeys(
-        ("sweep", "sampling", "max_trials", "max_concurrent", "primary_metric", "goal", "early_stop", "crossval", "crossval_arg", "crossval_count_arg"),
-        "it submits one job at a time.",
-    ),
-    **dict.fromkeys(("different_seeds", "seed_arg", "resume"), "it submits one job at a time."),
-    "checkpoint": "'himl download RUN --prefix outputs/checkpoints' brings an earlier run's checkpoints here.",
-    "create_cluster": "make the cluster in Azure ML Studio, and name it with --cluster.",
-}
-"""Options of a later version, and what to do without each."""
 TARGET_SUFFIXES = (".py", ".sh", ".yml", ".yaml", ".json")
 
 
@@ -80,9 +70,6 @@ class ScriptCommand(HimlCommand):
 
     def _misplaced(self, ctx: Any, unknown: str | None, own: Sequence[str], err: Any) -> BadUsage:
         """The parser's complaint about what is no option or target of ours, with the command that may have been meant."""
-        later = NOT_YET.get(unknown.lstrip("-")) if unknown is not None else None
-        if later is not None:
-            return BadUsage(f"This version of himl has no '{unknown}' yet.", hint=f"Leave it out; {later}")
         kept, moved = self._sorted_out(ctx, own)
         meant = shlex.join([*ctx.command_path.split(), *kept, "--", *moved])
         stand = f"Arguments of the script stand after --: {meant}"

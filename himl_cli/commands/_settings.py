@@ -103,11 +103,17 @@ def _fitting(option: Any, setting: Setting) -> Any:
 
 
 def _as_list(setting: Setting) -> list[str]:
-    """A list, a single value, or a table (`tag.team = "blue"` is `--tag team=blue`)."""
+    """A list, a single value, or a table (`tag.team = "blue"` is `--tag team=blue`, `sweep.lr = [0.1, 0.01]` is `--sweep lr=0.1,0.01`)."""
     value = setting.value
     if isinstance(value, Mapping):
-        value = [f"{key}={_as_text(setting, entry)}" for key, entry in value.items()]
+        value = [f"{key}={_as_values(setting, entry)}" for key, entry in value.items()]
     return [_as_text(setting, entry) for entry in (value if isinstance(value, list) else [value])]
+
+
+def _as_values(setting: Setting, entry: Any) -> str:
+    if isinstance(entry, list) and normalized(setting.key) == "sweep":
+        return ",".join(_as_text(setting, each) for each in entry)
+    return _as_text(setting, entry)
 
 
 def _as_text(setting: Setting, entry: Any) -> str:

@@ -47,8 +47,17 @@ class DataOptions(Bundle):
         default_datastore: Annotated[
             Text, typer.Option("--default_datastore", metavar="NAME", help="Datastore of inputs and outputs that name none.", rich_help_panel=DATA)
         ] = None,
+        checkpoint: Annotated[
+            Text,
+            typer.Option(
+                "--checkpoint",
+                metavar="SOURCE",
+                help="Start with this in outputs/checkpoints: a file, RUN, RUN:FILE or RUN:FOLDER/ (default file: last.ckpt).",
+                rich_help_panel=DATA,
+            ),
+        ] = None,
     ) -> None:
-        self.fields = {"inputs": tuple(input or ()), "outputs": tuple(output or ()), "default_datastore": default_datastore}
+        self.fields = {"inputs": tuple(input or ()), "outputs": tuple(output or ()), "default_datastore": default_datastore, "checkpoint": checkpoint}
 
 
 class AfterOptions(Bundle):

@@ -48,10 +48,14 @@ class PlaceOptions(Bundle):
         max_run_duration: Annotated[
             Text, typer.Option("--max_run_duration", metavar="TIME", help="End the job after that time: 30s, 30m, 2h, 1.5d.", rich_help_panel=WHERE)
         ] = None,
+        create_cluster: Annotated[
+            bool, typer.Option("--create_cluster", help="Make the cluster of a pipeline's .env where it is missing.", rich_help_panel=WHERE)
+        ] = False,
         python: Annotated[
             Text, typer.Option("--python", metavar="PATH", help="The interpreter here (default: the active environment's).", rich_help_panel=WHERE)
         ] = None,
     ) -> None:
+        self.create_cluster = create_cluster
         self.fields = {
             "cluster": cluster,
             "record_in": record_in,

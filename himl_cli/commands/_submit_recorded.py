@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, cast
 from himl_cli.commands._options import OutputOptions, WorkspaceOptions
 from himl_cli.commands._recorder import start_recorder
 from himl_cli.commands._session import For, open_session
+from himl_cli.commands._submit_checkpoint import with_checkpoint
 from himl_cli.commands._submit_run import wait_here, with_inputs
 from himl_cli.core.errors import Interrupted, JobFailed
 from himl_cli.core.interruptions import interruptions
@@ -27,7 +28,7 @@ def run_recorded(where: WorkspaceOptions, talk: OutputOptions, job: PreparedJob,
     """Run the job on this machine, and tell it to the workspace at *address*. Ctrl-C cancels it while it is waited for. Raises JobFailed, Interrupted."""
     with open_session(_local_part(where), talk, For.jobs) as session:
         say_prepared(session.output, job.remarks, job.report)
-        job = with_inputs(session, job)
+        job = with_checkpoint(session, where, with_inputs(session, job))
         here = cast("Source", session.workspace)
         recording = Recording(recording_place(address, session.cwd), start_recorder)
         with interruptions() as interrupted:

@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 from himl_cli.commands._options import OutputOptions, WorkspaceOptions
 from himl_cli.commands._session import For, Session, azure_beside, open_session
-from himl_cli.core.errors import JobFailed
+from himl_cli.commands._submit_checkpoint import with_checkpoint, with_checkpoint_there
+from himl_cli.core.errors import BadUsage, JobFailed
 from himl_cli.core.interruptions import interruptions
 from himl_cli.render.errors import ReaderGone
 from himl_cli.render.progress import observing
-from himl_cli.render.submission import say_ended, say_job_yaml, say_left_running, say_prepared, say_sent, say_submitted, say_unfinished
+from himl_cli.render.submission import say_ended, say_job_yaml, say_left_running, say_prepared, say_sent, say_submitted, say_unfinished, say_without_values
+from himl_cli.services.run_details import failed_child, sweep_outcome
 from himl_cli.services.run_logs import naming, watching
 from himl_cli.services.submission import submit_job
 from himl_cli.services.waiting import (
@@ -36,7 +38,7 @@ def run_here(where: WorkspaceOptions, talk: OutputOptions, job: PreparedJob, *, 
     """Run the job on this machine. Ctrl-C cancels it while it is waited for. Raises JobFailed, Interrupted."""
     with open_session(where, talk, For.jobs) as session:
         say_prepared(session.output, job.remarks, job.report)
-        job = with_inputs(session, job)
+        job = with_checkpoint(session, where, with_inputs(session, job))
         with interruptions() as interrupted:
             run = submit_job(session.jobs, job, session.cwd, session.notify)
             say_submitted(session.output, run)
@@ -56,22 +58,22 @@ def with_inputs(session: Session, job: PreparedJob) -> PreparedJob:
         return replace(job, spec=bring_inputs(job.spec, session.workspace, azure, notify))
 
 
-def wait_here(session: Session, run: Run, interrupted: list[int]) -> None:
-    """Show the output of a job that runs here until its end. Raises JobFailed, Interrupted."""
-    with _printing(session, run), naming(run.id):
+def wait_here(session: Session, run: Run, interrupted: list[int], *, start: int = 0) -> None:
+    """Show the output of a job that runs here, from the byte *start* of its log on, until its end. Raises JobFailed, Interrupted."""
+    with printing_unfinished(session, run), naming(run.id):
         try:
-            ended = wait_for_run(session.workspace, run.id, session.output.stream, session.notify, interrupted)
+            ended = wait_for_run(session.workspace, run.id, session.output.stream, session.notify, interrupted, start=start)
         except ReaderGone:
             session.output.notice(f"Nobody reads the output any more; run {run.id} goes on. To stop it: himl runs cancel {run.id}")
             raise
         finally:
             session.output.end_line()
-        say_ended(session.output, ended, last_lines_of_failed_rank(session.workspace, ended))
-        raise_unless_completed(ended)
+        say_ended(session.output, ended, last_lines_of_failed_rank(session.workspace, ended), sweep_outcome(session.workspace, ended))
+        raise_unless_completed(ended, failed_child(session.workspace, ended))
 
 
 @contextmanager
-def _printing(session: Session, run: Run) -> Iterator[None]:
+def printing_unfinished(session: Session, run: Run) -> Iterator[None]:
     """Within it the run is waited for; where that breaks off, the run is printed all the same, for whoever reads its id (`run=$(himl submit -q)`)."""
     try:
         yield
@@ -86,37 +88,43 @@ def run_on_cluster(where: WorkspaceOptions, talk: OutputOptions, job: PreparedJo
     """Send the job to its cluster. Once it is there, Ctrl-C ends the waiting only. Raises JobFailed, Interrupted."""
     with open_session(where, talk, For.clusters) as session:
         say_prepared(session.output, job.remarks, job.report)
+        job = with_checkpoint_there(session, where, job)
         with observing(session.output) as notify:  # its bar is gone before a log is printed
             run = submit_job(session.jobs, job, session.cwd, notify)
         if not waits:
             with watching(run.id):
                 say_sent(session.output, run, waits=False, follows=False)
             return
-        with _printing(session, run), watching(run.id):
+        with printing_unfinished(session, run), watching(run.id):
             say_sent(session.output, run, waits=True, follows=follows)
-            _wait_there(session, run, follows=follows)
+            wait_there(session, run, follows=follows, trials=job.spec.sweep.max_trials if job.spec.sweep else 0)
 
 
-def _wait_there(session: Session, run: Run, *, follows: bool) -> None:
+def wait_there(session: Session, run: Run, *, follows: bool, trials: int = 0) -> None:
+    """Wait for a run on a cluster, its log shown where that *follows*, else a sentence now and then; of a sweep about its *trials*. Raises JobFailed."""
     try:
         if follows:
             ended = follow_to_end(session.workspace, run.id, session.output.stream, session.notify)
         else:
-            ended = wait_for_end(session.workspace, run.id, session.notify)
+            ended = wait_for_end(session.workspace, run.id, session.notify, trials)
     except ReaderGone:
         session.output.notice(f"Nobody reads the output any more; run {run.id} goes on. To stop it: himl runs cancel {run.id}")
         raise
     finally:
         session.output.end_line()
     unseen = last_lines_of_failed_rank if follows else last_lines_of_failure
-    say_ended(session.output, ended, unseen(session.workspace, ended))
-    raise_unless_completed(ended)
+    sweep = sweep_outcome(session.workspace, ended)
+    say_ended(session.output, ended, unseen(session.workspace, ended), sweep)
+    say_without_values(session.output, sweep)
+    raise_unless_completed(ended, failed_child(session.workspace, ended))
 
 
 def say_dry_run(talk: OutputOptions, job: PreparedJob) -> None:
     """Print the job as Azure ML would get it; nothing is sent, no request is made."""
     from himl_cli.workspaces.open import job_yaml
 
+    if job.checkpoint is not None:
+        raise BadUsage("--checkpoint does not go with --dry_run: where the checkpoint lies has to be asked for.", hint="Leave one of them out.")
     output = talk.output()
     say_prepared(output, job.remarks, job.report)
     wheels = job.spec.environment.wheels if job.spec.environment else ()

@@ -10,12 +10,13 @@ from typing import Annotated
 import typer
 
 from himl_cli.commands._group import command, group
-from himl_cli.commands._options import ALL_RUNS, FilterOptions, OutputOptions, RunArgs, SelectionOptions, WorkspaceOptions, parse_pairs
+from himl_cli.commands._options import ALL_RUNS, FilterOptions, OutputOptions, RunArgs, SelectionOptions, WorkspaceOptions, parse_pairs, split_list
 from himl_cli.commands._session import open_session
 
 LISTED = 20
+METRICS = "Metrics"
 
-app = group("List, show, follow, cancel, tag and delete runs.")
+app = group("List, show, compare, follow, cancel, tag and delete runs.")
 
 
 @command(app, "list")
@@ -62,6 +63,44 @@ def show(selection: SelectionOptions, where: WorkspaceOptions, talk: OutputOptio
         )
 
 
+@command(app, "aggregate")
+def aggregate(
+    selection: SelectionOptions,
+    where: WorkspaceOptions,
+    talk: OutputOptions,
+    runs: RunArgs = None,
+    child_arg: Annotated[
+        str | None,
+        typer.Option("--child_arg", metavar="NAME", help="Call runs by this tag or argument.  [default: what differs between them]", rich_help_panel=METRICS),
+    ] = None,
+    metrics: Annotated[list[str] | None, typer.Option("--metrics", metavar="GLOB,...", help="Only metrics of these names.", rich_help_panel=METRICS)] = None,
+    no_stats: Annotated[bool, typer.Option("--no_stats", help="No mean, std, min, max and median.", rich_help_panel=METRICS)] = False,
+    output_csv: Annotated[str | None, typer.Option("--output_csv", metavar="FILE", help="The table as CSV.", rich_help_panel=METRICS)] = None,
+    output_parquet: Annotated[
+        str | None, typer.Option("--output_parquet", metavar="FILE", help="All points as Parquet, a row a point.", rich_help_panel=METRICS)
+    ] = None,
+    plot: Annotated[str | None, typer.Option("--plot", metavar="FILE", help="Curves over all runs, .png or .svg.", rich_help_panel=METRICS)] = None,
+) -> None:
+    """Metrics of many runs side by side, with statistics.
+
+    A sweep, cross-validation or pipeline stands for its children. Also while they run.
+
+    \b
+      himl runs aggregate
+      himl runs aggregate --run abc --metrics 'val/*' --plot curves.png
+      himl runs aggregate --experiment train --num_runs 5 --child_arg seed --output_csv seeds.csv
+    """
+    from pathlib import Path
+
+    from himl_cli.commands._aggregate import Wishes, aggregate_runs
+
+    paths = [None if name is None else Path(name) for name in (output_csv, output_parquet, plot)]
+    wishes = Wishes(child_arg, split_list(metrics), not no_stats, *paths)
+    wishes.check()
+    with open_session(where, talk) as session:
+        aggregate_runs(session, selection.selection(runs), wishes)
+
+
 @command(app, "logs")
 def logs(
     selection: SelectionOptions,
@@ -92,18 +131,19 @@ def logs(
 def cancel(selection: SelectionOptions, where: WorkspaceOptions, talk: OutputOptions, runs: RunArgs = None) -> None:
     """Stop runs.
 
-    Which ones has to be said.
+    Which ones has to be said. A sweep or a pipeline stops with all that is below it; a trial stops alone.
 
     \b
       himl runs cancel latest
+      himl runs cancel train_1772366400_0a1b2c3d_3
     """
+    from himl_cli.render.run_changes import cancel_text
     from himl_cli.services.run_changes import cancel_runs
     from himl_cli.services.run_lookup import find_runs
 
     with open_session(where, talk) as session:
         outcomes = cancel_runs(session.workspace, find_runs(session.workspace, selection.selection(runs), cwd=session.cwd, explicit=True))
-        lines = [f"Asked run '{each.id}' to stop." if each.asked else f"Run '{each.id}' had ended already: {each.status}." for each in outcomes]
-        session.output.result(outcomes, human="\n".join(lines), quiet=[each.id for each in outcomes if each.asked])
+        session.output.result(outcomes, human="\n".join(map(cancel_text, outcomes)), quiet=[each.id for each in outcomes if each.asked])
 
 
 @command(app, "tag")

@@ -22,7 +22,7 @@ def json_form(value: Any) -> Any:
     if isinstance(value, (Metric, Texts)):
         return metric_form(value)
     if isinstance(value, RunDetails):
-        return run_form(value.run) | {name: json_form(getattr(value, name)) for name in ("parameters", "metrics", "texts", "children")}
+        return details_form(value)
     if is_dataclass(value) and not isinstance(value, type):
         return {field.name: json_form(getattr(value, field.name)) for field in fields(value)}
     if isinstance(value, Mapping):
@@ -71,6 +71,22 @@ def run_form(run: Run) -> dict[str, Any]:
         "url": run.url,
         "recovery_id": run.recovery_id,
     }
+
+
+def details_form(details: RunDetails) -> dict[str, Any]:
+    """A run with all that was logged; its trials with their values and the last value of the primary metric, its steps with what is below them."""
+    form = run_form(details.run) | {name: json_form(getattr(details, name)) for name in ("parameters", "metrics", "texts")}
+    if details.sweep is None:
+        return form | {"children": [_nested_form(child, details) for child in details.children]}
+    sweep = details.sweep
+    trials = {trial.run.id: {"hyperparameters": dict(trial.hyperparameters), "primary_metric": json_form(trial.value)} for trial in sweep.trials}
+    children = [run_form(child) | trials.get(child.id, {}) for child in details.children]
+    return form | {"primary_metric": {"name": sweep.metric, "goal": sweep.goal, "best": sweep.best or None}, "children": children}
+
+
+def _nested_form(run: Run, details: RunDetails) -> dict[str, Any]:
+    below = details.below.get(run.id)
+    return run_form(run) if below is None else run_form(run) | {"children": [_nested_form(each, details) for each in below]}
 
 
 def metric_form(metric: Metric | Texts) -> dict[str, Any]:

@@ -6,18 +6,17 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from himl_cli.core.runs import Run
+from himl_cli.core.sweeps import HYPERPARAMETERS
+from himl_cli.core.tag_names import AUTOMATIC_TAGS as AUTOMATIC_TAGS
 from himl_cli.render.durations import duration_text, local_time
 from himl_cli.render.json_form import utc_text
 from himl_cli.render.style import STATUS_STYLES
 from himl_cli.render.tables import Column
 
-AUTOMATIC_TAGS = ("build_", "command_line", "run_recovery_id", "mlflow.", "himl.")
-"""Tags that come by themselves start so; a person's table leaves them out."""
-
 
 def own_tags(run: Run) -> dict[str, str]:
     """The tags that somebody gave the run."""
-    return {name: value for name, value in run.tags.items() if not name.startswith(AUTOMATIC_TAGS)}
+    return {name: value for name, value in run.tags.items() if not name.startswith(AUTOMATIC_TAGS) and name != HYPERPARAMETERS}
 
 
 def own_name(run: Run) -> str:

@@ -8,18 +8,26 @@ import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 
+from himl_cli.core.pipelines import STEP, STEP_AFTER
 from himl_cli.core.recordings import RECORDED_IN, STOPPED, STUDIO
 from himl_cli.core.run_details import RunDetails
 from himl_cli.core.runs import Metric, Run, Texts
+from himl_cli.core.sweeps import BEST_TRIAL, GOAL, HYPERPARAMETERS, MANY, PRIMARY_METRIC, STOPPED_EARLY, SWEPT, TRIAL, hyperparameters_of, values_text
+from himl_cli.render.aligned import aligned
 from himl_cli.render.durations import duration_text, local_time
 from himl_cli.render.errors import one_line
 from himl_cli.render.json_form import float_form, utc_text
 from himl_cli.render.run_tables import AUTOMATIC_TAGS, own_name, own_tags
+from himl_cli.render.steps_view import is_pipeline, steps_view
 from himl_cli.render.style import STATUS_STYLES, styled, width
+from himl_cli.render.trials_view import trials_view
 
 LABEL = 12
 LONGEST_TEXT = 200
-SHOWN_ELSEWHERE = ("mlflow.log-model.history", RECORDED_IN, STUDIO, STOPPED)
+SHOWN_ELSEWHERE = (
+    *("mlflow.log-model.history", RECORDED_IN, STUDIO, STOPPED),
+    *(SWEPT, MANY, PRIMARY_METRIC, GOAL, BEST_TRIAL, HYPERPARAMETERS, TRIAL, STOPPED_EARLY, STEP, STEP_AFTER),
+)
 
 
 def run_view(details: RunDetails) -> Iterator[str]:
@@ -32,10 +40,16 @@ def run_view(details: RunDetails) -> Iterator[str]:
     yield from _section("Parameters", details.parameters)
     yield from _metrics(run, details.metrics)
     yield from _texts(run, details.texts)
-    yield from _children(details.children)
+    if details.sweep is not None:
+        yield from trials_view(details.sweep)
+    elif is_pipeline(details.children):
+        yield from steps_view(details.children, details.below)
+    else:
+        yield from _children(details.children)
 
 
 def _facts(run: Run) -> Iterator[str]:
+    values = values_text(hyperparameters_of(run.tags))
     facts = {
         "Name": own_name(run),
         "About": run.description,
@@ -43,7 +57,11 @@ def _facts(run: Run) -> Iterator[str]:
         "Outcome": _outcome(run),
         "Started": _times(run),
         "Command": run.command,
+        "Sweep": run.tags.get(SWEPT, ""),
+        "Best trial": run.tags.get(BEST_TRIAL, ""),
+        "Values": "" if values == run.display_name else values,
         "Parent": run.parent or "",
+        "Waited for": run.tags.get(STEP_AFTER, "").replace(",", ", "),
         "Folder": _folder(run),
         "Workspace": run.workspace,
         "Recorded in": run.tags.get(RECORDED_IN, ""),
@@ -145,12 +163,3 @@ def _children(children: Sequence[Run]) -> Iterator[str]:
     yield ""
     yield styled("Children", "bold")
     yield from aligned([("ID", "NAME", "STATUS", "DURATION"), *rows], right=(3,))
-
-
-def aligned(rows: Sequence[Sequence[str]], *, right: Sequence[int] = (), indent: str = "  ") -> Iterator[str]:
-    """Rows as lines with their cells below each other; the first row is a header."""
-    widths = [max(len(row[place]) for row in rows) for place in range(len(rows[0]))]
-    for number, row in enumerate(rows):
-        cells = [cell.rjust(size) if place in right else cell.ljust(size) for place, (cell, size) in enumerate(zip(row, widths, strict=True))]
-        line = indent + "  ".join(cells).rstrip()
-        yield styled(line, "dim") if number == 0 else line

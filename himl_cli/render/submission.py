@@ -6,9 +6,12 @@ from collections.abc import Sequence
 
 from himl_cli.core.jobs import SnapshotReport
 from himl_cli.core.redaction import MASK
+from himl_cli.core.run_details import SweepView
 from himl_cli.core.runs import Run, RunStatus
+from himl_cli.core.sweeps import MANY
 from himl_cli.render.durations import duration_text, size_text
 from himl_cli.render.output import Format, Output
+from himl_cli.render.trials_view import best_lines
 
 
 def say_prepared(output: Output, remarks: Sequence[str], report: SnapshotReport | None) -> None:
@@ -37,6 +40,10 @@ def say_snapshot(output: Output, report: SnapshotReport | None) -> None:
 
 def say_submitted(output: Output, run: Run) -> None:
     output.notice(f"Run {run.id} (experiment {run.experiment}) in {run.workspace}.")
+
+
+def say_resumed(output: Output, run: Run) -> None:
+    output.notice(f"Going on with run {run.id} (experiment {run.experiment}) in {run.workspace}.")
 
 
 def say_recorded(output: Output, run: Run, twin: Run) -> None:
@@ -79,12 +86,21 @@ def say_unfinished(output: Output, run: Run) -> None:
     output.result(run, human="", quiet=run.id)
 
 
-def say_ended(output: Output, run: Run, rest: tuple[str, bytes] | None) -> None:
-    """The result of a submit that waited; *rest* is the name and the end of a log that was not shown yet."""
+def say_without_values(output: Output, sweep: SweepView | None) -> None:
+    """That the trials cannot be compared, where none of them logged the metric for that."""
+    if sweep is not None and sweep.metric and not any(trial.value is not None for trial in sweep.trials):
+        output.notice(f"No trial logged '{sweep.metric}', which they are compared by; --primary_metric names another one.")
+
+
+def say_ended(output: Output, run: Run, rest: tuple[str, bytes] | None, sweep: SweepView | None = None) -> None:
+    """The result of a submit that waited; *rest* is the name and the end of a log that was not shown yet, *sweep* are the trials of a run that has some."""
     if rest is not None and rest[1].strip():
         output.notice(f"The last lines of {rest[0]}:")
         output.talk(rest[1])
-    output.result(run, human="", quiet=run.id)
+    output.result(run, human=lambda: "\n".join(best_lines(sweep)) if sweep else "", quiet=run.id)
     if run.status is RunStatus.completed:
         output.notice(f"{run.status.value} in {duration_text(run.duration)}. Details: himl runs show {run.id}")
-        output.notice(f"Results: himl download {run.id}")
+    if sweep is not None:
+        output.notice(f"All metrics side by side: himl runs aggregate {run.id}")
+    elif run.status is RunStatus.completed:
+        output.notice(f"Results: himl download {run.id}{' --children' if MANY in run.tags else ''}")

@@ -7,23 +7,36 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 from himl_cli.core.errors import BadUsage, HimlError, RunNotFound
+from himl_cli.core.pipelines import STEP
 from himl_cli.core.runs import Run
+from himl_cli.core.sweeps import HYPERPARAMETERS, MANY
 from himl_cli.workspaces.base import DeletesRuns, JoinsWorkspaces, Workspace
 
 
 @dataclass(frozen=True)
 class CancelOutcome:
-    """Whether the run was asked to stop; where not, it had ended with `status` before."""
+    """Whether the run was asked to stop; where not, it had ended with `status` before.
+
+    `kind` is what the run is among many: `sweep` or `pipeline`, whose children stop with it, or `trial` or `step` of its `parent`; empty for a run by itself.
+    """
 
     id: str
     asked: bool
     status: str
+    kind: str = ""
+    parent: str | None = None
 
 
 def cancel_runs(workspace: Workspace, runs: Sequence[Run]) -> list[CancelOutcome]:
     """Ask every one of *runs* to stop. Raises DiskFailed where one cannot be asked."""
-    asked = {run.id: workspace.cancel(run.id) for run in runs}
-    return [CancelOutcome(name, was_asked, workspace.run(name).status.value) for name, was_asked in asked.items()]
+    asked = [(run, workspace.cancel(run.id)) for run in {run.id: run for run in runs}.values()]
+    return [CancelOutcome(run.id, was_asked, workspace.run(run.id).status.value, _kind(run), run.parent) for run, was_asked in asked]
+
+
+def _kind(run: Run) -> str:
+    if MANY in run.tags:
+        return "pipeline" if run.tags[MANY] == "pipeline" else "sweep"
+    return "step" if STEP in run.tags else "trial" if HYPERPARAMETERS in run.tags and run.parent else ""
 
 
 def tag_runs(workspace: Workspace, runs: Sequence[Run], tags: Mapping[str, str]) -> list[Run]:

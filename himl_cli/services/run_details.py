@@ -2,18 +2,91 @@
 
 from __future__ import annotations
 
-from himl_cli.core.run_details import RunDetails
-from himl_cli.core.runs import Run, RunQuery
-from himl_cli.workspaces.base import Workspace
+import logging
+from collections.abc import Sequence
+
+from himl_cli.core.errors import HimlError
+from himl_cli.core.run_details import RunDetails, SweepView, TrialView
+from himl_cli.core.runs import Run, RunQuery, RunStatus
+from himl_cli.core.sweeps import BEST_TRIAL, GOAL, MANY, PRIMARY_METRIC, SWEPT, TRIAL, best_of, hyperparameters_of
+from himl_cli.workspaces.base import ReadsManyRuns, Workspace
+
+log = logging.getLogger(__name__)
 
 
 def run_details(workspace: Workspace, run: Run) -> RunDetails:
     """What *run* logged, and its children in the order they were made. Raises RunNotFound when it was deleted meanwhile."""
     children = children_of(workspace, run)
     values = workspace.values(run.id)
-    return RunDetails(run, workspace.parameters(run.id), values.metrics, children, values.texts)
+    sweep = sweep_view(workspace, run, children)
+    below = {} if sweep else _below(workspace, children)
+    return RunDetails(run, workspace.parameters(run.id), values.metrics, children, values.texts, sweep, below)
 
 
 def children_of(workspace: Workspace, run: Run) -> list[Run]:
-    """The children of *run* in the order they were made."""
-    return list(workspace.runs(RunQuery(parent=run.id)))[::-1]
+    """The children of *run* in the order they were made; trials by their numbers."""
+    children = list(workspace.runs(RunQuery(parent=run.id)))
+    children.reverse()
+    children.sort(key=_number)
+    return children
+
+
+def sweep_view(workspace: Workspace, run: Run, children: Sequence[Run]) -> SweepView | None:
+    """The trials of *run* with the last values of its primary metric, for a request or two in all; None where its *children* are no trials."""
+    values = {child.id: hyperparameters_of(child.tags) for child in children}
+    trials = [child for child in children if values[child.id]]
+    if not trials:
+        return None
+    metric, goal = run.tags.get(PRIMARY_METRIC, ""), run.tags.get(GOAL, "minimize")
+    last = _last_values(workspace, trials, metric)
+    views = [TrialView(child, values[child.id], last.get(child.id)) for child in trials]
+    best_value = best_of(goal, (view.value for view in views if view.value is not None))
+    best = next((view.run.id for view in views if best_value is not None and view.value == best_value), "")
+    known = run.tags.get(BEST_TRIAL, "")
+    return SweepView(metric, goal, views, best, known if known != best else "")
+
+
+def sweep_outcome(workspace: Workspace, run: Run) -> SweepView | None:
+    """The trials of a sweep that has ended; None for another run, and where they cannot be asked for: the run's own outcome is known without them."""
+    if MANY not in run.tags and SWEPT not in run.tags:
+        return None
+    try:
+        return sweep_view(workspace, run, children_of(workspace, run))
+    except HimlError as err:
+        log.debug("no table of trials: %s", err)
+        return None
+
+
+def failed_child(workspace: Workspace, run: Run) -> str:
+    """The id of the first child of a failed sweep or pipeline that failed itself: its log says why. Empty for other runs, and where nobody can say."""
+    if run.status is not RunStatus.failed or MANY not in run.tags:
+        return ""
+    try:
+        children = children_of(workspace, run)
+    except HimlError as err:
+        log.debug("no children: %s", err)
+        return ""
+    return next((child.id for child in children if child.status is RunStatus.failed), "")
+
+
+def _last_values(workspace: Workspace, trials: Sequence[Run], metric: str) -> dict[str, float]:
+    if not metric or not isinstance(workspace, ReadsManyRuns):
+        return {}
+    found = workspace.results(trials, wanted=lambda name: name == metric, whole=False)
+    values = {run_id: results.last.get(metric) for run_id, results in found.items()}
+    return {run_id: float(value) for run_id, value in values.items() if isinstance(value, (int, float)) and not isinstance(value, bool)}
+
+
+def _below(workspace: Workspace, children: Sequence[Run]) -> dict[str, Sequence[Run]]:
+    """The children of those runs that are many themselves, and of theirs."""
+    below: dict[str, Sequence[Run]] = {}
+    for child in children:
+        if MANY in child.tags:
+            below[child.id] = children_of(workspace, child)
+            below |= _below(workspace, below[child.id])
+    return below
+
+
+def _number(run: Run) -> int:
+    text = run.tags.get(TRIAL, "")
+    return int(text) if text.isdecimal() else -1

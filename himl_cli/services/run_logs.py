@@ -14,7 +14,9 @@ from himl_cli.core.runs import Run, RunStatus
 from himl_cli.services.patience import Patience
 from himl_cli.workspaces.base import AnswersSlowly, BlobStore, JoinsWorkspaces, Workspace
 
-MAIN_LOGS = ("user_logs/std_log.txt", "user_logs/std_log_process_0.txt", "std_log_process_0.txt", "azureml-logs/70_driver_log.txt")
+SWEEP_LOG = "azureml-logs/hyperdrive.txt"
+PIPELINE_LOG = "logs/azureml/executionlogs.txt"
+MAIN_LOGS = ("user_logs/std_log.txt", "user_logs/std_log_process_0.txt", "std_log_process_0.txt", "azureml-logs/70_driver_log.txt", SWEEP_LOG, PIPELINE_LOG)
 RANK_LOGS = "user_logs/std_log_process_"
 RANK_LOG = re.compile(r"(?:user_logs/)?std_log_process_(\d+)\.txt")
 LOG_FOLDERS = ("user_logs/", "logs/", "azureml-logs/", "system_logs/")
@@ -33,14 +35,14 @@ def read_log(workspace: Workspace, run_id: str, name: str | None = None) -> Iter
     return files.read(found)
 
 
-def follow_log(workspace: Workspace, run_id: str, name: str | None = None, notify: Notify = ignore) -> Iterator[bytes]:
-    """As `read_log`, and then what is added, until the run has ended; a log that is not there yet is waited for.
+def follow_log(workspace: Workspace, run_id: str, name: str | None = None, notify: Notify = ignore, *, start: int = 0) -> Iterator[bytes]:
+    """As `read_log`, from the byte *start* on, and then what is added, until the run has ended; a log that is not there yet is waited for.
 
     Only new bytes are asked for. A service is asked seldom, and more seldom while nothing new comes; one that does not answer
     is borne with for ten minutes. *notify* hears of that, and of a run's state as long as a service has no log of it.
     """
     at_first, at_most = seconds_between_looks(workspace, run_id)
-    log = _GrowingLog(workspace, run_id, name, notify if (at_first, at_most) != LOOKS else ignore)
+    log = _GrowingLog(workspace, run_id, name, notify if (at_first, at_most) != LOOKS else ignore, start)
     patience, pause = Patience(notify), at_first
     while not log.is_over:
         before = log.done
@@ -58,11 +60,11 @@ def follow_log(workspace: Workspace, run_id: str, name: str | None = None, notif
 class _GrowingLog:
     """A log that is read piece by piece: how far that went, and whether more can come."""
 
-    def __init__(self, workspace: Workspace, run_id: str, name: str | None, say: Notify) -> None:
+    def __init__(self, workspace: Workspace, run_id: str, name: str | None, say: Notify, start: int) -> None:
         self.workspace = workspace
         self.run_id = run_id
         self.name = name
-        self.done = 0
+        self.done = start
         self.is_over = False
         self._say = say
         self._files: BlobStore | None = None

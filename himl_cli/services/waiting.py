@@ -13,6 +13,7 @@ from himl_cli.core.events import Notice, Notify, ignore
 from himl_cli.core.runs import Run, RunStatus
 from himl_cli.services.patience import Patience
 from himl_cli.services.run_logs import GROWTH, follow_log, last_lines, seconds_between_looks
+from himl_cli.services.sweeps.progress import SweepProgress
 from himl_cli.workspaces.base import Workspace
 
 SECONDS_BETWEEN_LOOKS = 0.05
@@ -23,15 +24,15 @@ NAMED_LOG = re.compile(r"\s*Please check log file '(?P<name>[^']+)'.*", re.DOTAL
 FIRST_LOG = re.compile(r".*/(std_log|std_log_process_0+)\.txt")
 
 
-def wait_for_run(workspace: Workspace, run_id: str, write: Callable[[bytes], None], notify: Notify, interrupted: Sequence[int]) -> Run:
-    """Hand the run's output to *write* until the run has ended; return it as it ended.
+def wait_for_run(workspace: Workspace, run_id: str, write: Callable[[bytes], None], notify: Notify, interrupted: Sequence[int], *, start: int = 0) -> Run:
+    """Hand the run's output to *write*, from the byte *start* of its log on, until the run has ended; return it as it ended.
 
     Once *interrupted* holds a signal, the run is canceled, and Interrupted is raised when it has ended. The list is that of
     `core.interruptions`, which is to hold from before the job starts: no signal may be lost in between.
     """
     try:
         with _canceling(workspace, run_id, notify, interrupted), suppress(NotFound):  # a job may end before its log was opened
-            for piece in follow_log(workspace, run_id):
+            for piece in follow_log(workspace, run_id, start=start):
                 write(piece)
     except KeyboardInterrupt as err:
         raise Interrupted(f"Stopped waiting; run '{run_id}' is still being stopped.", hint=f"See how it ends: himl runs show {run_id}") from err
@@ -41,25 +42,33 @@ def wait_for_run(workspace: Workspace, run_id: str, write: Callable[[bytes], Non
     return run
 
 
-def raise_unless_completed(run: Run) -> None:
-    """Raises JobFailed, naming the run and why it did not complete."""
+def raise_unless_completed(run: Run, failed_child: str = "") -> None:
+    """Raises JobFailed, naming the run and why it did not complete; of many runs, *failed_child* is one whose log says it."""
     if run.status is RunStatus.canceled:
         because = f": {run.reason.rstrip('.')}" if run.reason else ""
         raise JobFailed(f"Run '{run.id}' was canceled{because}.", hint=f"See himl runs show {run.id}")
     if run.status is not RunStatus.completed:
-        look = f"Its output: himl runs logs {run.id}" if run.started else f"See himl runs show {run.id}"
-        name = _log_of_failed_rank(run)
+        if failed_child:
+            look = f"What went wrong: himl runs logs {failed_child}"
+        else:
+            look = f"Its output: himl runs logs {run.id}" if run.started else f"See himl runs show {run.id}"
+        name = None if failed_child else _log_of_failed_rank(run)
         reason = NAMED_LOG.sub("", run.reason) or "no reason is known"
         raise JobFailed(f"Run '{run.id}' failed: {reason.rstrip('.')}.", hint=look + (f" --file {name}" if name else ""))
 
 
-def wait_for_end(workspace: Workspace, run_id: str, notify: Notify) -> Run:
-    """The run as it ended; *notify* hears of its states. A service that does not answer is borne with for ten minutes."""
+def wait_for_end(workspace: Workspace, run_id: str, notify: Notify, trials: int = 0) -> Run:
+    """The run as it ended; *notify* hears of its states, and how many of the *trials* of a sweep have ended.
+
+    A service that does not answer is borne with for ten minutes.
+    """
     pause, at_most = seconds_between_looks(workspace, run_id)
     patience, status = Patience(notify), None
+    progress = SweepProgress(workspace, run_id, trials, notify)
     while True:
         try:
             run = workspace.run(run_id)
+            progress.look()
         except ServiceFailed as err:
             patience.bear(err)
         else:

@@ -4,17 +4,26 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 
 def write_whole(path: Path, text: str, *, is_private: bool = False) -> None:
     """Write *text* (UTF-8) to *path*, in place of what is there; a private file can be read by its owner only, from the start. Raises OSError."""
+    with replacing(path, is_private=is_private) as temporary, open(temporary, "w", encoding="utf-8", newline="\n") as stream:
+        stream.write(text)
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
+@contextmanager
+def replacing(path: Path, *, is_private: bool = False) -> Iterator[str]:
+    """The name of a new, empty file beside *path*, which takes its place once this ends well, and else is gone. Raises OSError."""
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    os.close(handle)
     try:
-        with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as stream:
-            stream.write(text)
-            stream.flush()
-            os.fsync(stream.fileno())
+        yield temporary
         if not is_private:
             os.chmod(temporary, 0o666 & ~_umask())
         os.replace(temporary, path)

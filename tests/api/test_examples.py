@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -154,11 +155,18 @@ def test_metrics_of_a_job_here(examples: Path, himl: Himl, monkeypatch: pytest.M
     assert metrics["Accuracy"] == pytest.approx(0.97, abs=0.03)
 
 
-def test_metrics_of_a_job_on_azure_ml(lab: StagedWorkspace, examples: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_search_for_hyperparameters_on_azure_ml(lab: StagedWorkspace, examples: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run(examples / "example_7", "inputs_via_upload.py")
-    run(examples / "example_8", "sample.py", "--kernel", "rbf", "--penalty", "1.5", "--azureml")
-    (submitted,) = lab.state.runs
+    script = examples / "example_8" / "sample.py"
+    assert "MAX_TOTAL_TRIALS_ARG: 12" in script.read_text()
+    script.write_text(script.read_text().replace("MAX_TOTAL_TRIALS_ARG: 12", "MAX_TOTAL_TRIALS_ARG: 3"))
+    run(examples / "example_8", "sample.py", "--azureml")
+    (sweep,) = [one for one in lab.state.runs.values() if one.parent_id is None]
     monkeypatch.chdir(examples)
-    metrics = fetch_run(None, submitted).get_metrics()
-    assert metrics["Penalty"] == 1.5
-    assert metrics["Accuracy"] > 0.9
+    trials = [*fetch_run(None, sweep.run_id).get_children()]
+    assert len(trials) == 3
+    for trial in trials:
+        values, metrics = json.loads(trial.tags["hyperparameters"]), trial.get_metrics()
+        assert (metrics["Kernel type"], metrics["Penalty"]) == (values["kernel"], values["penalty"])
+    accuracy = {trial.id: trial.get_metrics()["Accuracy"] for trial in trials}
+    assert accuracy[sweep.properties["best_child_run_id"]] == max(accuracy.values())

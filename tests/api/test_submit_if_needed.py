@@ -235,8 +235,8 @@ def test_a_client_of_the_sdk_says_which_workspace(lab: StagedWorkspace, project:
     ("call", "said"),
     [
         ("", "compute_cluster_name does not name a cluster"),
-        (f"{CLUSTER}, hyperdrive_config=object()", "hyperdrive_config: this version of himl submits no hyperparameter search"),
-        (f"{CLUSTER}, hyperparam_args=dict(a=1)", "hyperparam_args: this version"),
+        (f"{CLUSTER}, hyperdrive_config=object()", "hyperdrive_config is no HyperDriveConfig, but of type object"),
+        (f"{CLUSTER}, hyperparam_args=dict(a=1)", "hyperparam_args: unknown 'a'"),
         (f'{CLUSTER}, max_run_duration="soon"', "'soon' is no duration"),
         (f'{CLUSTER}, docker_shm_size="big"', "docker_shm_size 'big' is no size"),
         (f'{CLUSTER}, conda_environment_file="none.yml"', "none.yml"),

@@ -237,7 +237,7 @@ def test_ctrl_c_ends_following_and_not_the_run(himl: Himl, project: Path) -> Non
 @pytest.mark.usefixtures("recorded")
 def test_cancel_of_a_run_that_has_ended_says_so(himl: Himl) -> None:
     assert himl.ok("runs", "cancel", "train_2_bb").stdout == "Run 'train_2_bb' had ended already: Failed.\n"
-    assert himl.ok("runs", "cancel", "train_2_bb", "--json").json() == [{"id": "train_2_bb", "asked": False, "status": "Failed"}]
+    assert himl.ok("runs", "cancel", "train_2_bb", "--json").json() == [{"id": "train_2_bb", "asked": False, "status": "Failed", "kind": "", "parent": None}]
 
 
 @pytest.mark.usefixtures("recorded")

@@ -139,13 +139,6 @@ def test_a_name_without_latin_letters_or_with_a_dash(himl: Himl, project: Path) 
     assert himl.ok("submit", "./--weird.py").stdout == "odd\n"
 
 
-@pytest.mark.parametrize("option", ["--checkpoint", "--sweep", "--early-stop"])
-def test_an_option_of_a_later_version_is_not_taken_for_the_script_s(himl: Himl, project: Path, option: str) -> None:
-    write_files(project, {"train.py": ""})
-    outcome = himl("submit", "train.py", option, "x")
-    assert (outcome.code, "This version of himl has no" in outcome.stderr, " -- " in outcome.stderr) == (2, True, False)
-
-
 def test_verbose_says_what_was_decided_and_no_secret(himl: Himl, project: Path) -> None:
     write_files(project, {"train.py": ""})
     outcome = himl.ok("submit", "train.py", "-v", "--env_var", "API_TOKEN=marked-secret", "--", "--password", "marked-secret")
@@ -436,7 +429,7 @@ def test_a_narrow_terminal_shows_settings_in_full(himl: Himl, project: Path) -> 
     terminal = Terminal([str(himl.program), "submit", "--show_settings", "--description", text], cwd=project, columns=70)
     assert terminal.finish() == 0
     shown = re.sub(r"\x1b\[[0-9;]*m", "", terminal.screen)
-    row = shown[shown.index("\ndescription") : shown.index("\ndisplay_name")].strip()
+    row = shown[shown.index("\ndescription") : shown.index("\ndifferent_seeds")].strip()
     assert "".join(line.removeprefix("description").strip().split("  ")[0] for line in row.splitlines()) == text
     assert "…" not in shown
 

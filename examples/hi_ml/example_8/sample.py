@@ -1,4 +1,4 @@
-"""Train a classifier on the dataset of example 7, and log how well it does."""
+"""Train a classifier on the dataset of example 7, and log how well it does; on Azure ML, search for the best hyperparameters."""
 
 from __future__ import annotations
 
@@ -11,7 +11,24 @@ from sklearn.metrics import confusion_matrix
 from sklearn.model_selection import train_test_split
 from sklearn.svm import SVC
 
-from himl_cli import submit_to_azure_if_needed
+from himl_cli import (
+    GOAL_ARG,
+    MAX_CONCURRENT_TRIALS_ARG,
+    MAX_TOTAL_TRIALS_ARG,
+    PARAM_SAMPLING_ARG,
+    PRIMARY_METRIC_ARG,
+    SAMPLING_ALGORITHM_ARG,
+    submit_to_azure_if_needed,
+)
+
+SEARCH = {
+    PARAM_SAMPLING_ARG: {"kernel": ["linear", "rbf", "poly", "sigmoid"], "penalty": [0.5, 1, 1.5]},
+    SAMPLING_ALGORITHM_ARG: "random",
+    PRIMARY_METRIC_ARG: "Accuracy",
+    GOAL_ARG: "maximize",
+    MAX_TOTAL_TRIALS_ARG: 12,
+    MAX_CONCURRENT_TRIALS_ARG: 4,
+}
 
 
 def main() -> None:
@@ -21,6 +38,7 @@ def main() -> None:
         wait_for_completion_show_output=True,
         default_datastore="himldatasets",
         input_datasets=["himl_sample7_input"],
+        hyperparam_args=SEARCH,
     )
     parser = argparse.ArgumentParser(description="Train a support vector machine on the Iris dataset.")
     parser.add_argument("--kernel", default="linear", choices=["linear", "rbf", "poly", "sigmoid"])

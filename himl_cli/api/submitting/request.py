@@ -10,7 +10,10 @@ from typing import Any
 
 from himl_cli.api.submitting.asked import Asked, PathLike
 from himl_cli.api.submitting.dataset_config import DatasetConfig
+from himl_cli.api.submitting.hyperdrive_config import sweep_of_config
+from himl_cli.api.submitting.hyperparam_args import sweep_of_args
 from himl_cli.core.errors import BadUsage
+from himl_cli.core.sweeps import SweepSpec
 from himl_cli.services.environments.choose import CONDA_NAMES
 from himl_cli.services.submission import SubmitRequest
 
@@ -21,7 +24,7 @@ HERE = "local"
 def request_of(asked: Asked, inputs: Sequence[DatasetConfig], outputs: Sequence[DatasetConfig], flag: str, default_image: str) -> SubmitRequest:
     """What is to be submitted; *flag* is left out of the script's arguments, *default_image* is the image that nobody asked for.
 
-    Raises BadUsage for what this version does not do and for a cluster that is not named.
+    Raises BadUsage for a search for hyperparameters that cannot be sent, and for a cluster that is not named.
     """
     _check(asked)
     cwd = Path.cwd()
@@ -49,16 +52,22 @@ def request_of(asked: Asked, inputs: Sequence[DatasetConfig], outputs: Sequence[
         outputs=[config.to_output(index) for index, config in enumerate(outputs)],
         default_datastore=asked.default_datastore or None,
         sdk="v1" if asked.strictly_aml_v1 else "v2",
+        ready_sweep=_sweep(asked),
         **_environment(asked, cwd, default_image),
     )
 
 
 def _check(asked: Asked) -> None:
-    if asked.hyperdrive_config is not None or asked.hyperparam_args:
-        name = "hyperdrive_config" if asked.hyperdrive_config is not None else "hyperparam_args"
-        raise BadUsage(f"{name}: this version of himl submits no hyperparameter search.", hint="Leave it out to submit a single run.")
+    if asked.hyperdrive_config is not None and asked.hyperparam_args:
+        raise BadUsage("hyperdrive_config and hyperparam_args were both given.", hint="They say the same in two forms: leave one of them out.")
     if asked.compute_cluster_name in ("", HERE):
         raise BadUsage("compute_cluster_name does not name a cluster of Azure ML.", hint="To run the script here, leave --azureml out.")
+
+
+def _sweep(asked: Asked) -> SweepSpec | None:
+    if asked.hyperdrive_config is not None:
+        return sweep_of_config(asked.hyperdrive_config)
+    return sweep_of_args(asked.hyperparam_args) if asked.hyperparam_args else None
 
 
 def _entry(given: PathLike | None, root: Path, cwd: Path) -> tuple[str | None, str | None]:

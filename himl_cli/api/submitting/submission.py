@@ -19,10 +19,11 @@ from himl_cli.core.workspace_ids import HOW_TO_CONFIGURE
 from himl_cli.render.output import Output
 from himl_cli.render.progress import observing
 from himl_cli.render.submission import say_ended, say_prepared, say_sent
-from himl_cli.services.run_logs import last_lines, watching
+from himl_cli.services.run_details import sweep_outcome
+from himl_cli.services.run_logs import watching
 from himl_cli.services.submission import PreparedJob, prepare_job, submit_job
 from himl_cli.services.transfer.launch import local_rank
-from himl_cli.services.waiting import follow_to_end, raise_unless_completed, wait_for_end
+from himl_cli.services.waiting import follow_to_end, last_lines_of_failed_rank, last_lines_of_failure, raise_unless_completed, wait_for_end
 from himl_cli.workspaces.base import HoldsConnections, SubmitsJobs, Workspace
 from himl_cli.workspaces.open import require_sdk_v1, sdk_run, sdk_view
 
@@ -68,7 +69,7 @@ def _submit(asked: Asked, workspace: Workspace, job: PreparedJob, output: Output
         say_sent(output, run, waits=asked.wait_for_completion, follows=follows)
         _call_after_submission(asked, workspace, run)
         if asked.wait_for_completion:
-            _wait(workspace, run, output, follows=follows)
+            _wait(workspace, run, output, follows=follows, trials=job.spec.sweep.max_trials if job.spec.sweep else 0)
 
 
 def _call_after_submission(asked: Asked, workspace: Workspace, run: Run) -> None:
@@ -82,10 +83,11 @@ def _call_after_submission(asked: Asked, workspace: Workspace, run: Run) -> None
         asked.after_submission(job, asked.ml_client if asked.ml_client is not None else client)
 
 
-def _wait(workspace: Workspace, run: Run, output: Output, *, follows: bool) -> None:
-    """Wait until the run has ended, its log shown as it grows, or where it failed its last lines. Raises JobFailed."""
+def _wait(workspace: Workspace, run: Run, output: Output, *, follows: bool, trials: int) -> None:
+    """Wait until the run has ended, its log shown as it grows, or where it failed its last lines, and of a sweep the best *trials*. Raises JobFailed."""
     with observing(output) as notify:
-        ended = follow_to_end(workspace, run.id, output.stream, notify) if follows else wait_for_end(workspace, run.id, notify)
+        ended = follow_to_end(workspace, run.id, output.stream, notify) if follows else wait_for_end(workspace, run.id, notify, trials)
     output.end_line()
-    say_ended(output, ended, last_lines(workspace, ended.id) if not follows and ended.status.value == "Failed" else None)
+    unseen = last_lines_of_failed_rank if follows else last_lines_of_failure
+    say_ended(output, ended, unseen(workspace, ended), sweep_outcome(workspace, ended))
     raise_unless_completed(ended)

@@ -30,6 +30,13 @@ ARGUMENTS = {
     "display_name": "display_name",
     "ignored_folders": "ignored_folders",
     "default_datastore": "default_datastore",
+    "sweep": "hyperparameter",
+    "sampling": "sampling_algorithm",
+    "max_trials": "max_total_trials",
+    "max_concurrent": "max_concurrent_trials",
+    "early_stop": "early_termination",
+    "primary_metric": "primary_metric",
+    "goal": "goal",
 }
 """Options of `himl submit`, and what the same thing is called in `submit_to_azure_if_needed`."""
 

@@ -13,7 +13,9 @@ from pathlib import Path
 from himl_cli.core.errors import BadUsage
 from himl_cli.core.events import Event, Notice
 from himl_cli.core.jobs import Entry, EntryKind, EnvironmentSpec, JobSpec, Snapshot, SnapshotReport
+from himl_cli.core.placeholders import check_placeholders
 from himl_cli.core.redaction import mask_arguments
+from himl_cli.core.sweeps import SWEPT
 from himl_cli.services.data_specs import parse_inputs, parse_outputs
 from himl_cli.services.git import git_facts
 from himl_cli.services.interpreter import find_python
@@ -21,10 +23,12 @@ from himl_cli.services.naming import automatic_tags, azure_experiment, choose_ex
 from himl_cli.services.snapshot import take_snapshot
 from himl_cli.services.submission.cluster_checks import check_for_cluster, check_names, shortened
 from himl_cli.services.submission.entry import entry_file, find_entry, find_root
+from himl_cli.services.submission.many import many_arguments, settled_many, sweep_for
 from himl_cli.services.submission.place import check_place, place_remarks, settled
 from himl_cli.services.submission.quantities import check_size, parse_duration
 from himl_cli.services.submission.ranks import ranks_of
 from himl_cli.services.submission.request import PreparedJob, SubmitRequest
+from himl_cli.services.sweeps import sweep_remarks, sweep_text
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +37,10 @@ def prepare_job(request: SubmitRequest, env: Mapping[str, str] | None = None) ->
     """Check all that was asked for and list the snapshot; no network, and nothing is written. Raises BadUsage or NotFound."""
     check_place(request)
     remarks = place_remarks(request)
-    request = settled(request)
+    request = settled_many(settled(request))
+    sweep = sweep_for(request)
+    arguments = many_arguments(request)
+    remarks += sweep_remarks(sweep, arguments) if sweep else []
     max_seconds = parse_duration(request.max_run_duration, "--max_run_duration") if request.max_run_duration else None
     inputs, outputs = parse_inputs(request.inputs), parse_outputs(request.outputs)
     start, root = find_root(request)
@@ -49,26 +56,28 @@ def prepare_job(request: SubmitRequest, env: Mapping[str, str] | None = None) ->
         experiment=experiment,
         entry=entry,
         snapshot=Snapshot(root, (), 0),
-        arguments=request.arguments,
+        arguments=arguments,
         python=python,
         in_place=request.in_place,
         processes=processes,
         distribution=distribution,
         max_seconds=max_seconds,
         env=request.env_vars,
-        tags={**automatic_tags(git, request.build, command_line(request)), **request.tags},
+        tags={**automatic_tags(git, request.build, command_line(request)), **({SWEPT: sweep_text(sweep)} if sweep else {}), **request.tags},
         display_name=request.display_name,
         description=request.description,
         inputs=inputs,
         outputs=outputs,
         default_datastore=request.default_datastore,
+        sweep=sweep,
     )
     if request.on_cluster:
         spec = _for_cluster(spec, request, start, remarks)
+    check_placeholders(spec)
     if request.is_told_to_azure:
         check_names(spec, request.tags)
     report = None if request.in_place else _snapshot(request, entry, root)
-    return PreparedJob(replace(spec, snapshot=report.snapshot) if report else spec, report, remarks)
+    return PreparedJob(replace(spec, snapshot=report.snapshot) if report else spec, report, remarks, request.checkpoint)
 
 
 def command_line(request: SubmitRequest) -> str:

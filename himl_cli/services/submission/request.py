@@ -7,6 +7,8 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 from himl_cli.core.jobs import DataSpec, JobSpec, SnapshotReport
+from himl_cli.core.sweeps import SweepSpec
+from himl_cli.services.sweeps.asked import SEED, SPLIT
 
 HERE = "local"
 """The cluster's name that means this machine, whatever the settings say."""
@@ -19,7 +21,8 @@ class SubmitRequest:
     """The options of `himl submit`, as typed; `cwd` is where the user is, `build` the `--build_*` options by tag name.
 
     `typed` names the options that stood on the command line: what a settings file says for all jobs is passed over where it does
-    not fit one, what was typed is an error there. None: all that differs from the default counts as typed.
+    not fit one, what was typed is an error there. None: all that differs from the default counts as typed. `ready_sweep` is a sweep
+    that no options have to be read for.
     """
 
     cwd: Path
@@ -56,7 +59,21 @@ class SubmitRequest:
     inputs: Sequence[str | DataSpec] = ()
     outputs: Sequence[str | DataSpec] = ()
     default_datastore: str | None = None
+    checkpoint: str | None = None
     sdk: str = "v2"
+    sweep: Sequence[str] = ()
+    sampling: str | None = None
+    max_trials: int | None = None
+    max_concurrent: int | None = None
+    primary_metric: str = "val/loss"
+    goal: str = "minimize"
+    early_stop: str | None = None
+    crossval: int | None = None
+    crossval_arg: str = SPLIT
+    crossval_count_arg: str | None = None
+    different_seeds: int | None = None
+    seed_arg: str = SEED
+    ready_sweep: SweepSpec | None = None
     typed: frozenset[str] | None = None
 
     @property
@@ -82,8 +99,12 @@ class SubmitRequest:
 
 @dataclass(frozen=True)
 class PreparedJob:
-    """The job, what is sent with it (None in place: nothing is), and what the user should know beforehand, a sentence each."""
+    """The job, what is sent with it (None in place: nothing is), and what the user should know beforehand, a sentence each.
+
+    `checkpoint` is the SOURCE that it starts from, which is yet to be looked for.
+    """
 
     spec: JobSpec
     report: SnapshotReport | None
     remarks: Sequence[str] = ()
+    checkpoint: str | None = None

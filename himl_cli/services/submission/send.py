@@ -19,8 +19,13 @@ def submit_job(workspace: SubmitsJobs, job: PreparedJob, cwd: Path, notify: Noti
     """
     run = workspace.submit(job.spec, notify=notify)
     with watching(run.id):
-        try:
-            write_latest_run(cwd, run)
-        except OSError as err:
-            notify(Notice(f"Could not write {FILE_NAME} in '{cwd}': {err.strerror}."))
+        note_latest(run, cwd, notify)
     return run
+
+
+def note_latest(run: Run, cwd: Path, notify: Notify) -> None:
+    """Make *run* the latest one of *cwd*; *notify* hears of a folder that cannot be written to."""
+    try:
+        write_latest_run(cwd, run)
+    except OSError as err:
+        notify(Notice(f"Could not write {FILE_NAME} in '{cwd}': {err.strerror}."))

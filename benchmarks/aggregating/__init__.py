@@ -1,0 +1,1 @@
+"""What `benchmarks.aggregate` compares, each in a file of its own."""

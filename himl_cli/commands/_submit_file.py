@@ -1,0 +1,116 @@
+"""What `himl submit` does with a file that tells of a whole job: a pipeline's JSON, or a job in Azure ML's YAML."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
+
+from himl_cli.commands._options import OutputOptions, WorkspaceOptions
+from himl_cli.commands._session import For, Session, azure_beside, open_session
+from himl_cli.commands._submit_options import AfterOptions
+from himl_cli.commands._submit_run import printing_unfinished, wait_here, wait_there
+from himl_cli.core.errors import BadUsage
+from himl_cli.core.interruptions import interruptions
+from himl_cli.render.progress import observing
+from himl_cli.render.submission import say_job_yaml, say_left_running, say_prepared, say_sent, say_snapshot, say_submitted
+from himl_cli.services.pipelines.data import as_named, find_here, find_there
+from himl_cli.services.pipelines.prepare import prepare_pipeline
+from himl_cli.services.pipelines.send import ensure_cluster, submit_pipeline
+from himl_cli.services.run_logs import watching
+from himl_cli.services.submission.target import is_pipeline
+from himl_cli.workspaces.base import FindsDatasets
+from himl_cli.workspaces.open import azure_for_jobs, check_azure_settings
+
+if TYPE_CHECKING:
+    from himl_cli.core.runs import Run
+    from himl_cli.render.output import Output
+    from himl_cli.services.pipelines.prepared import PreparedPipeline
+    from himl_cli.services.submission import SubmitRequest
+
+
+def submit_file(
+    where: WorkspaceOptions, talk: OutputOptions, request: SubmitRequest, after: AfterOptions, sources: Mapping[str, str], *, create_cluster: bool
+) -> None:
+    """Run the pipeline or the job that the request's target tells of. Raises BadUsage, NotFound, JobFailed, Interrupted."""
+    if not is_pipeline(str(request.target)):
+        from himl_cli.commands._submit_document import submit_document_file
+
+        if create_cluster:
+            raise BadUsage("--create_cluster is for pipeline files (.json), whose .env says what cluster that is.")
+        return submit_document_file(where, talk, request, after, sources)
+    prepared = prepare_pipeline(request, creates_cluster=create_cluster)
+    waits = after.waits(on_cluster=bool(prepared.spec.cluster), sources=sources)
+    if after.dry_run:
+        check_azure_settings(request.cwd)
+        return _say_dry_run(talk, prepared)
+    if prepared.spec.cluster:
+        _check_azure(where, request, prepared)
+        return _run_there(where, talk, prepared, waits=waits, follows=after.follow)
+    run_here(where, talk, lambda session: _ready_here(session, prepared), waits=waits)
+
+
+def _check_azure(where: WorkspaceOptions, request: SubmitRequest, prepared: PreparedPipeline) -> None:
+    """Raises BadUsage where no Azure ML workspace is meant, before anything is looked at; it says why the pipeline goes there."""
+    try:
+        azure_for_jobs(where.workspace, where.config_file, start=request.cwd)
+    except BadUsage as err:
+        raise BadUsage(str(err), hint=err.hint if request.cluster is not None else prepared.remarks[0]) from err
+
+
+def run_here(where: WorkspaceOptions, talk: OutputOptions, ready: Callable[[Session], Callable[[], Run]], *, waits: bool) -> None:
+    """Run on this machine what *ready* gives once all is at hand. Ctrl-C cancels it while it is waited for. Raises JobFailed, Interrupted."""
+    with open_session(where, talk, For.jobs) as session:
+        start = ready(session)
+        with interruptions() as interrupted:
+            run = start()
+            say_submitted(session.output, run)
+            if waits:
+                wait_here(session, run, interrupted)
+            else:
+                say_left_running(session.output, run)
+
+
+def run_there(session: Session, run: Run, *, waits: bool, follows: bool) -> None:
+    """Say that the run is on its way, and wait for it where that is wanted: Ctrl-C ends the waiting only. Raises JobFailed, Interrupted."""
+    if not waits:
+        with watching(run.id):
+            say_sent(session.output, run, waits=False, follows=False)
+        return
+    with printing_unfinished(session, run), watching(run.id):
+        say_sent(session.output, run, waits=True, follows=follows)
+        wait_there(session, run, follows=follows)
+
+
+def _ready_here(session: Session, prepared: PreparedPipeline) -> Callable[[], Run]:
+    _say(session.output, prepared)
+    spec = prepared.spec
+    if isinstance(session.workspace, FindsDatasets):
+        with azure_beside(session.cwd) as azure, observing(session.output) as notify:  # the bar is gone before the output is shown
+            spec = find_here(prepared, session.workspace, azure, notify)
+    return lambda: submit_pipeline(session.workspace, spec, session.cwd, session.notify)
+
+
+def _run_there(where: WorkspaceOptions, talk: OutputOptions, prepared: PreparedPipeline, *, waits: bool, follows: bool) -> None:
+    with open_session(where, talk, For.clusters) as session:
+        _say(session.output, prepared)
+        with observing(session.output) as notify:
+            ensure_cluster(prepared, session.workspace, notify)
+            spec = find_there(prepared, session.workspace, notify)
+            run = submit_pipeline(session.workspace, spec, session.cwd, notify)
+        run_there(session, run, waits=waits, follows=follows)
+
+
+def _say(output: Output, prepared: PreparedPipeline) -> None:
+    say_prepared(output, prepared.remarks, None)
+    for report in prepared.reports:
+        say_snapshot(output, report)
+
+
+def _say_dry_run(talk: OutputOptions, prepared: PreparedPipeline) -> None:
+    from himl_cli.workspaces.open import pipeline_yaml
+
+    output = talk.output()
+    _say(output, prepared)
+    spec = as_named(prepared)
+    wheels = {wheel.name for step in spec.steps if step.job.environment for wheel in step.job.environment.wheels}
+    say_job_yaml(output, pipeline_yaml(spec), sorted(wheels))

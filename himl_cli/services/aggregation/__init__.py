@@ -1,0 +1,1 @@
+"""What many runs logged, side by side: which runs are meant, what they are called, their statistics, and files of it."""

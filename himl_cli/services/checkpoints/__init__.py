@@ -1,0 +1,1 @@
+"""Checkpoints: which one to go on from, and where a new run's first one comes from."""

@@ -1,0 +1,81 @@
+"""What the names of checkpoints say: of which epoch one is, and which one to go on from. Pure text."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import IntEnum
+
+FOLDER = "outputs/checkpoints"
+LAST = "last.ckpt"
+
+_RETRY = re.compile(r"^retry_(\d+)$")
+_VERSION = re.compile(r"-v(\d+)$")
+_NUMBER = re.compile(r"\d+")
+_TEMPORARY = re.compile(r"(\.(tmp|temp|part|partial|lock|download|incomplete|swp)|~)$", re.IGNORECASE)
+
+
+class Kind(IntEnum):
+    """What a checkpoint is for, the less telling first: the end of a training, an autosave, a recovery checkpoint whose name has its epoch."""
+
+    last = 1
+    autosave = 2
+    recovery = 3
+
+
+@dataclass(frozen=True, order=True)
+class Rank:
+    """Which of two checkpoints to go on from: the greater one. `attempt` is the try that wrote it, `version` Lightning's `-v1`."""
+
+    kind: Kind
+    epoch: int
+    attempt: int
+    version: int
+
+
+def rank_of(name: str, folder: str = FOLDER) -> Rank | None:
+    """The rank of the file (or folder) called *name*, as a run has it; None for what is no checkpoint to go on from.
+
+    It lies in *folder*, or, from the second try on, in the folder of the same name in `retry_001`, `retry_002`, … beside it. Recovery checkpoints begin
+    with `recovery`, and the first number in their name is the epoch, as in hi-ml: `recovery_epoch=9.ckpt`, `recovery_9`, `recovery_epoch=9-step=90-v1.ckpt`.
+    """
+    attempt = _attempt(name, folder)
+    base = name.rpartition("/")[2]
+    if attempt is None or base.startswith(".") or _TEMPORARY.search(base):
+        return None
+    stem = base.rpartition(".")[0] or base
+    found = _VERSION.search(stem)
+    plain = stem[: found.start()] if found else stem
+    version = int(found[1]) if found else 0
+    number = _NUMBER.search(plain)
+    if plain.startswith("recovery"):
+        return Rank(Kind.recovery, int(number[0]) if number else -1, attempt, version)
+    if plain in ("autosave", "last"):
+        return Rank(Kind[plain], -1, attempt, version)
+    return None
+
+
+def best_first(names: Iterable[str], folder: str = FOLDER, *, least: Kind = Kind.last) -> list[str]:
+    """Those of *names* that are checkpoints of the kind *least* or a more telling one, the one to go on from first."""
+    ranked = [(rank, name) for name in names if (rank := rank_of(name, folder)) is not None and rank.kind >= least]
+    return [name for _, name in sorted(ranked, reverse=True)]
+
+
+def retry_pattern(folder: str = FOLDER) -> str:
+    """The glob for the folders of later tries."""
+    above, _, last = folder.rpartition("/")
+    return f"{above}/retry_*/{last}" if above else f"retry_*/{last}"
+
+
+def _attempt(name: str, folder: str) -> int | None:
+    """Which try wrote the file, 0 for the first; None where it lies elsewhere."""
+    place = name.rpartition("/")[0]
+    if place == folder:
+        return 0
+    above, _, last = folder.rpartition("/")
+    parts = place.split("/")
+    if len(parts) < 2 or parts[-1] != last or "/".join(parts[:-2]) != above:
+        return None
+    found = _RETRY.match(parts[-2])
+    return int(found[1]) if found else None

@@ -1,0 +1,49 @@
+"""Whether a checkpoint was written to its end: a process that is killed leaves half of one behind."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+ZIP, SAFETENSORS = b"PK\x03\x04", ".safetensors"
+LONGEST_HEADER = 100_000_000
+
+
+def is_whole(path: Path) -> bool:
+    """False for what is empty, or can be seen to end too early; True for the rest. A folder is whole when it has files and all are.
+
+    Files of torch.save (since 1.6), NumPy's `.npz` and Keras's `.keras` are zip archives, whose index stands at their end; a file of safetensors says
+    how long it is. Of other formats only their being empty can be seen: these should be written beside their place and renamed.
+    """
+    try:
+        if path.is_dir():
+            files = [file for file in path.rglob("*") if file.is_file()]
+            return bool(files) and all(map(_is_whole_file, files))
+        return _is_whole_file(path)
+    except OSError:
+        return False
+
+
+def _is_whole_file(path: Path) -> bool:
+    size = path.stat().st_size
+    if size == 0:
+        return False
+    with path.open("rb") as stream:
+        start = stream.read(8)
+        if start.startswith(ZIP):
+            from zipfile import is_zipfile
+
+            return is_zipfile(stream)
+        if path.suffix == SAFETENSORS:
+            length = int.from_bytes(start, "little")
+            return length < min(size, LONGEST_HEADER) and _tensors_end(stream.read(length)) + length + 8 == size
+    return True
+
+
+def _tensors_end(header: bytes) -> int:
+    """How many bytes of data the header of a file of safetensors speaks of."""
+    try:
+        entries = json.loads(header)
+        return max((entry["data_offsets"][1] for name, entry in entries.items() if name != "__metadata__"), default=0)
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError):
+        return -1

@@ -1,0 +1,73 @@
+"""Going on with a run that stopped before its end."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from himl_cli.core.errors import BadUsage
+from himl_cli.core.events import Notify
+from himl_cli.core.runs import Run, RunSelection
+from himl_cli.core.sweeps import MANY, SWEPT
+from himl_cli.services.run_logs import MAIN_LOGS
+from himl_cli.services.run_lookup import find_runs
+from himl_cli.services.submission import SubmitRequest, command_line
+from himl_cli.services.submission.many import KINDS, OF_ALL, OF_ONE, OF_SEARCHES, settled_many, sweep_for
+from himl_cli.services.submission.send import note_latest
+from himl_cli.services.sweeps import sweep_text
+from himl_cli.workspaces.base import JoinsWorkspaces, ResumesRuns, Workspace
+
+COUNT = ("max_concurrent", "env_vars")
+OF_RECORD = (*KINDS, *OF_SEARCHES, *OF_ALL, *(name for names in OF_ONE.values() for name in names))
+"""Options that may be given again, and then have to say what the run's record says."""
+
+
+def resume_run(workspace: Workspace, wanted: str, request: SubmitRequest, notify: Notify) -> tuple[Run, int]:
+    """Go on with the run that *wanted* names, and give it, and where in its log begins what is new.
+
+    Of *request*, `env_vars` and `max_concurrent` count; what else it says has to agree with the run's record.
+    Raises RunNotFound, and BadUsage for a run that cannot go on or that was another job.
+    """
+    if request.max_concurrent is not None and request.max_concurrent < 1:
+        raise BadUsage(f"--max_concurrent {request.max_concurrent}: at least 1 is needed.")
+    (run,) = find_runs(workspace, RunSelection(runs=(wanted,)), cwd=request.cwd)
+    home = workspace.home_of(run.id) if isinstance(workspace, JoinsWorkspaces) else workspace
+    if not isinstance(home, ResumesRuns):
+        raise BadUsage(
+            f"Run '{run.id}' is in {home.label}, where no run can be resumed.",
+            hint="Submit it again; a job that a cluster pre-empts is started again by Azure ML itself.",
+        )
+    check_agrees(run, request)
+    seen = _log_size(workspace, run)
+    resumed = home.resume(run.id, env=request.env_vars, max_concurrent=request.max_concurrent, notify=notify)
+    note_latest(resumed, Path(request.cwd), notify)
+    return resumed, seen
+
+
+def _log_size(workspace: Workspace, run: Run) -> int:
+    """How much there is already of a log that goes on: that of a sweep or a pipeline. Another try of a job has a log of its own."""
+    log = workspace.run_files(run.id).stat(MAIN_LOGS[0]) if MANY in run.tags else None
+    return log.size if log else 0
+
+
+def check_agrees(run: Run, request: SubmitRequest) -> None:
+    """Raises BadUsage where *request* tells of another script, other arguments or another sweep than *run*'s record."""
+    if request.target or request.module:
+        asked = command_line(request)
+        made_by = run.tags.get("command_line", run.command)
+        if asked != made_by:
+            raise BadUsage(f"Run '{run.id}' was made by '{made_by}', not by '{asked}'.", hint=f"Leave the script out: himl submit --resume {run.id}")
+    if any(map(request.is_typed, OF_RECORD[: len(KINDS)])):
+        asked_sweep = sweep_for(settled_many(_typed_alone(request)))
+        text = sweep_text(asked_sweep) if asked_sweep else "a single run"
+        if text != run.tags.get(SWEPT):
+            raise BadUsage(
+                f"Run '{run.id}' is: {run.tags.get(SWEPT, 'a single run')}; not: {text}.", hint=f"Leave these options out: himl submit --resume {run.id}"
+            )
+
+
+def _typed_alone(request: SubmitRequest) -> SubmitRequest:
+    """The request without what settings say of many runs, and without what may differ."""
+    defaults = SubmitRequest(request.cwd)
+    dropped = ["max_concurrent", *(name for name in KINDS if not request.is_typed(name))]
+    return replace(request, **{name: getattr(defaults, name) for name in dropped})

@@ -1,0 +1,34 @@
+"""How far a sweep has come, told while it is waited for."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from himl_cli.core.events import Notice, Notify
+from himl_cli.core.runs import RunQuery, RunStatus
+from himl_cli.workspaces.base import Workspace
+
+WORDS = {RunStatus.failed: "failed", RunStatus.canceled: "canceled"}
+
+
+class SweepProgress:
+    """Tells *notify* how many of *trials* have ended, whenever that has changed; without trials, nothing is asked or told."""
+
+    def __init__(self, workspace: Workspace, run_id: str, trials: int, notify: Notify) -> None:
+        self._workspace = workspace
+        self._run_id = run_id
+        self._trials = trials
+        self._notify = notify
+        self._told = ""
+
+    def look(self) -> None:
+        """One request for the trials there are. Raises what the workspace raises."""
+        if not self._trials:
+            return
+        states = Counter(run.status for run in self._workspace.runs(RunQuery(parent=self._run_id)))
+        ended = sum(count for status, count in states.items() if status.is_final)
+        parts = [f"{ended} of {self._trials} trials ended", *(f"{states[status]} {word}" for status, word in WORDS.items() if states[status])]
+        text = ", ".join(parts)
+        if ended and text != self._told:
+            self._notify(Notice(f"{text}."))
+            self._told = text

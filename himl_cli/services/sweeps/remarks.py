@@ -1,0 +1,32 @@
+"""What the user should know about a sweep before it starts."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from himl_cli.core.placeholders import PLACEHOLDER, SEARCH_SPACE
+from himl_cli.core.sweeps import Draw, SearchRange, SweepSpec
+from himl_cli.services.sweeps.wording import range_text, sweep_text
+
+
+def sweep_remarks(spec: SweepSpec, arguments: Sequence[str]) -> list[str]:
+    """A sentence each: what will be run, which values `loguniform` gives, and which arguments the script gets twice."""
+    what = {"sweep": "Sweep", "crossval": "Cross-validation", "seeds": "Different seeds"}.get(spec.kind, "Sweep")
+    remarks = [f"{what}: {sweep_text(spec)}."]
+    remarks += [_exponents(name, found) for name, found in spec.space.items() if found.draw in (Draw.loguniform, Draw.qloguniform)]
+    named = {found[2] for argument in arguments for found in PLACEHOLDER.finditer(argument) if found[1] == SEARCH_SPACE}
+    for name in spec.space:
+        if name not in named and any(argument == f"--{name}" or argument.startswith(f"--{name}=") for argument in arguments):
+            remarks.append(f"warning: --{name} stands among the script's arguments as well; each trial's value is added behind them.")
+    return remarks
+
+
+def _exponents(name: str, found: SearchRange) -> str:
+    """Which values come, and, where the arguments look like values themselves, what would give these."""
+    low, high = (float(value) for value in found.values[:2])
+    text = f"{name}: {math.exp(low):.3g} to {math.exp(high):.3g}, since the arguments of {found.draw.value} are exponents of e, as Azure ML has them."
+    if low > 0 and high <= 1:
+        step = f",{range_text(found).rpartition(',')[2][:-1]}" if found.draw is Draw.qloguniform else ""
+        text = f"warning: {text} For values from {low:g} to {high:g}: --sweep '{name}={found.draw.value}({math.log(low):.4g},{math.log(high):.4g}{step})'"
+    return text

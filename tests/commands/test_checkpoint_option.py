@@ -1,0 +1,109 @@
+"""`himl submit --checkpoint`: a run that starts from a file, or from what an earlier run kept."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.running import Himl, write_files
+
+MAKES = """
+from pathlib import Path
+for name in ("recovery_epoch=3.ckpt", "recovery_epoch=12.ckpt", "best.pt"):
+    path = Path("outputs/checkpoints", name)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(name)
+Path("outputs/model.bin").write_text("model")
+"""
+LOOKS = """
+from pathlib import Path
+from himl_cli.job import recovery_checkpoint
+found = recovery_checkpoint()
+print(sorted(path.name for path in Path("outputs/checkpoints").glob("*")), found and found.name, found and found.read_text())
+"""
+
+
+@pytest.fixture
+def made(himl: Himl, project: Path) -> str:
+    """The id of a run that kept checkpoints."""
+    write_files(project, {"make.py": MAKES, "look.py": LOOKS})
+    return himl.ok("submit", "make.py", "-q").stdout.strip()
+
+
+def test_without_it_there_is_nothing(himl: Himl, made: str) -> None:
+    assert himl.ok("submit", "look.py").stdout == "[] None None\n"
+
+
+def test_of_a_run_the_recovery_checkpoint_of_the_highest_epoch_is_taken_where_it_kept_no_last_one(himl: Himl, made: str) -> None:
+    outcome = himl.ok("submit", "look.py", "--checkpoint", made)
+    assert outcome.stdout == "['last.ckpt'] last.ckpt recovery_epoch=12.ckpt\n"
+    assert f"Checkpoint outputs/checkpoints/recovery_epoch=12.ckpt of run {made} goes to outputs/checkpoints/last.ckpt." in outcome.stderr
+
+
+@pytest.mark.parametrize("source", ["{run}:recovery_epoch=3.ckpt", "make:{run}:outputs/checkpoints/recovery_epoch=3.ckpt"])
+def test_one_file_of_a_run(himl: Himl, made: str, source: str) -> None:
+    assert himl.ok("submit", "look.py", "--checkpoint", source.format(run=made)).stdout == "['last.ckpt'] last.ckpt recovery_epoch=3.ckpt\n"
+
+
+def test_a_file_of_another_kind_keeps_its_ending_and_any_path_of_the_run_may_be_named(himl: Himl, made: str) -> None:
+    assert himl.ok("submit", "look.py", "--checkpoint", f"{made}:best.pt").stdout == "['last.pt'] last.pt best.pt\n"
+    assert himl.ok("submit", "look.py", "--checkpoint", f"{made}:outputs/model.bin").stdout == "['last.bin'] last.bin model\n"
+
+
+def test_a_recovery_id_means_the_run(himl: Himl, made: str) -> None:
+    assert "recovery_epoch=12.ckpt" in himl.ok("submit", "look.py", "--checkpoint", f"make:{made}").stdout
+
+
+def test_a_folder_of_a_run_comes_whole_with_its_names(himl: Himl, made: str) -> None:
+    stdout = himl.ok("submit", "look.py", "--checkpoint", f"{made}:outputs/checkpoints/").stdout
+    assert stdout == "['best.pt', 'recovery_epoch=12.ckpt', 'recovery_epoch=3.ckpt'] recovery_epoch=12.ckpt recovery_epoch=12.ckpt\n"
+
+
+def test_a_file_here_comes_before_a_run_of_that_name(himl: Himl, made: str, project: Path) -> None:
+    write_files(project, {made: "a file", "weights.ckpt": "weights"})
+    assert himl.ok("submit", "look.py", "--checkpoint", made).stdout.endswith(" a file\n")
+    assert himl.ok("submit", "look.py", "--checkpoint", "weights.ckpt").stdout == "['last.ckpt'] last.ckpt weights\n"
+    assert (project / "weights.ckpt").read_text() == "weights"
+
+
+def test_the_first_job_of_a_folder_may_start_from_a_file(himl: Himl, project: Path) -> None:
+    write_files(project, {"look.py": LOOKS, "weights.ckpt": "weights"})
+    missing = himl("submit", "look.py", "--checkpoint", "early")
+    assert (missing.code, "There is no file 'early', and no run yet." in missing.stderr) == (3, True)
+    assert himl.ok("submit", "look.py", "--checkpoint", "weights.ckpt").stdout == "['last.ckpt'] last.ckpt weights\n"
+
+
+def test_each_trial_of_a_sweep_has_it(himl: Himl, made: str) -> None:
+    parent = himl.ok("submit", "look.py", "--checkpoint", made, "--sweep", "lr=1,2", "-q").stdout.strip()
+    for trial in range(2):
+        assert "last.ckpt recovery_epoch=12.ckpt" in himl.ok("runs", "logs", f"{parent}_{trial}").stdout
+
+
+def test_a_file_that_is_not_there_is_said_with_those_that_are(himl: Himl, made: str) -> None:
+    outcome = himl("submit", "look.py", "--checkpoint", f"{made}:final.ckpt")
+    assert outcome.code == 3
+    assert f"Run '{made}' has no 'final.ckpt'." in outcome.stderr
+    assert "outputs/checkpoints/best.pt, outputs/checkpoints/recovery_epoch=12.ckpt" in outcome.stderr
+    assert len(himl.ok("runs", "list", "-q").stdout.split()) == 1
+
+
+@pytest.mark.parametrize(("source", "code", "words"), [
+    ("lost/a.ckpt", 3, "There is no file 'lost/a.ckpt'."),
+    ("nothing", 3, "No run 'nothing'"),
+    ("https://example.org/a.ckpt", 2, "has to be downloaded first"),
+    ("look:nothing:a", 3, "No run 'nothing'"),
+])  # fmt: skip
+def test_what_is_no_checkpoint_is_refused_and_nothing_runs(himl: Himl, made: str, source: str, code: int, words: str) -> None:
+    outcome = himl("submit", "look.py", "--checkpoint", source)
+    assert (outcome.code, words in outcome.stderr) == (code, True), outcome.stderr
+    assert len(himl.ok("runs", "list", "-q").stdout.split()) == 1
+
+
+def test_a_run_that_kept_nothing_and_one_in_place_are_refused(himl: Himl, made: str, project: Path) -> None:
+    write_files(project, {"idle.py": ""})
+    idle = himl.ok("submit", "idle.py", "-q").stdout.strip()
+    outcome = himl("submit", "look.py", "--checkpoint", idle)
+    assert (outcome.code, "It kept nothing in outputs/." in outcome.stderr) == (3, True)
+    refused = himl("submit", "look.py", "--checkpoint", made, "--in_place")
+    assert (refused.code, "--checkpoint does not go with --in_place" in refused.stderr) == (2, True)

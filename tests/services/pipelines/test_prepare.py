@@ -1,0 +1,202 @@
+"""From a pipeline's JSON file to steps that a workspace can run."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from himl_cli.core.clusters import ClusterSpec
+from himl_cli.core.errors import BadUsage
+from himl_cli.core.jobs import DataSpec, Entry, EntryKind
+from himl_cli.core.pipelines import StepOutput
+from himl_cli.services.pipelines.data import as_named
+from himl_cli.services.pipelines.prepare import prepare_pipeline
+from himl_cli.services.pipelines.prepared import PreparedPipeline
+from himl_cli.services.submission import SubmitRequest
+from tests.running import write_files
+
+ARGUMENTS = ["--splits", "splits", "--train_data_paths", "normalized_data/file.npy", "--label_paths", "label.npy"]
+DEEPSEISMIC = {
+    "type": "MpiStep",
+    "name": "train step",
+    "script": "train.py",
+    "input_datareference_path": "normalized_data/",
+    "input_datareference_name": "normalized_data_conditioned",
+    "input_dataset_name": "normalizeddataconditioned",
+    "source_directory": "train/",
+    "arguments": ARGUMENTS,
+    "requirements": "train/requirements.txt",
+    "node_count": 1,
+    "processes_per_node": 1,
+    "base_image": "pytorch/pytorch",
+}
+PREPARE = {"type": "PythonScriptStep", "name": "prepare", "script": "prep.py", "source_directory": "prep", "output": "clean-data"}
+TRAIN = {"type": "MpiStep", "script": "train.py", "source_directory": "train", "input_dataset_name": "clean-data", "processes_per_node": "2"}
+
+
+@pytest.fixture
+def folder(project: Path) -> Path:
+    write_files(project, {"prep/prep.py": "", "train/train.py": "", "train/lib/net.py": "", "train/requirements.txt": "numpy\n"})
+    return project
+
+
+def prepared(folder: Path, steps: dict[str, Any], env: dict[str, str] | None = None, creates_cluster: bool = False, **options: Any) -> PreparedPipeline:
+    (folder / "pipeline.json").write_text(json.dumps(steps))
+    return prepare_pipeline(SubmitRequest(**{"cwd": folder, "target": "pipeline.json", **options}), env or {}, creates_cluster=creates_cluster)
+
+
+def test_the_example_of_deepseismics_documents(folder: Path) -> None:
+    found = prepared(folder, {"step1": DEEPSEISMIC}, cluster="gpu", experiment="DEV-train-pipeline")
+    (step,) = found.spec.steps
+    job = step.job
+    assert (step.key, step.name, found.spec.experiment, found.spec.cluster) == ("step1", "train step", "DEV_train_pipeline", "gpu")
+    assert job.entry == Entry(EntryKind.script, "train.py")
+    assert job.arguments == [*ARGUMENTS, "--input_data", "${{inputs.input_data}}"]
+    assert (job.distribution, job.nodes, job.processes) == ("mpi", 1, 1)
+    assert job.environment is not None
+    assert job.environment.image == "pytorch/pytorch"
+    assert "numpy" in job.environment.conda
+    assert sorted(job.snapshot.files) == ["lib/net.py", "requirements.txt", "train.py"]
+    assert job.inputs == [DataSpec("input_data", "normalized_data", mode="mount")]
+    assert found.data["step1"].datastores == ["normalizeddataconditioned", "normalized_data_conditioned"]
+    assert as_named(found).steps[0].job.inputs[0].datastore == "normalizeddataconditioned"
+
+
+def test_steps_are_ordered_by_their_data(folder: Path) -> None:
+    found = prepared(folder, {"step1": TRAIN, "step2": PREPARE, "step3": {**TRAIN, "output": "model"}})
+    assert [step.key for step in found.spec.steps] == ["step2", "step1", "step3"]
+    prepare, train, _ = found.spec.steps
+    assert list(prepare.job.arguments) == ["--output", "${{outputs.clean_data}}"]
+    assert prepare.job.outputs == [DataSpec("clean_data", "")]
+    assert train.takes == {"input_data": StepOutput("step2", "clean_data")}
+    assert list(train.job.arguments) == ["--input_data", "${{inputs.input_data}}"]
+    assert (train.job.processes, prepare.job.processes, train.name) == (2, None, "step1")
+    assert not found.data
+
+
+def test_files_are_looked_for_beside_the_json_then_in_the_current_folder(folder: Path) -> None:
+    write_files(folder, {"jobs/prep/prep.py": ""})
+    (folder / "jobs" / "pipeline.json").write_text(json.dumps({"step1": PREPARE, "step2": TRAIN}))
+    steps = prepare_pipeline(SubmitRequest(cwd=folder, target="jobs/pipeline.json"), {}).spec.steps
+    assert [step.job.snapshot.root for step in steps] == [folder / "jobs" / "prep", folder / "train"]
+
+
+def test_what_is_passed_over_is_said(folder: Path) -> None:
+    steps = {"step1": {**PREPARE, "node_count": 2}, "step2": {**TRAIN, "node_count": 3, "input_datareference_path": "x"}, "step3": {**PREPARE, "output": None}}
+    remarks = "\n".join(prepared(folder, steps).remarks)
+    assert "step1: passed over, since it has no meaning for this step: node_count." in remarks
+    assert "step2: passed over, since it has no meaning for this step: input_datareference_path." in remarks
+    assert "step2: one node here in place of 3." in remarks
+    assert "step3 names no input" not in remarks  # step2, before it, makes nothing
+
+
+def test_a_step_behind_an_output_that_names_no_input_is_told_how(folder: Path) -> None:
+    remarks = prepared(folder, {"step1": PREPARE, "step2": {**TRAIN, "input_dataset_name": None}}).remarks
+    assert 'step2 names no input. To read what step1 makes, add "input_datareference_name": "clean-data".' in remarks
+
+
+def test_options_that_count_reach_every_step(folder: Path) -> None:
+    found = prepared(
+        folder,
+        {"step1": PREPARE, "step2": {**TRAIN, "requirements": "train/requirements.txt"}},
+        cluster="gpu",
+        environment="lab:3",
+        env_vars={"A": "1"},
+        tags={"team": "blue"},
+        max_run_duration="2h",
+    )
+    first, second = (step.job for step in found.spec.steps)
+    assert first.environment is not None
+    assert second.environment is not None
+    assert (first.environment.name, second.environment.name) == ("lab", "")
+    assert all((job.env, job.tags["team"], job.max_seconds, job.cluster) == ({"A": "1"}, "blue", 7200.0, "gpu") for job in (first, second))
+    assert found.spec.tags["team"] == "blue"
+
+
+def test_a_setting_for_scripts_is_passed_over(folder: Path) -> None:
+    found = prepared(folder, {"step1": PREPARE}, record_in="azure", num_nodes=4, typed=frozenset())
+    assert "Passed over: record_in = azure. A pipeline file that runs here is recorded here alone." in found.remarks
+    assert found.spec.steps[0].job.nodes == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"inputs": ["a"]}, "--input does not count for a pipeline file"),
+        ({"num_nodes": 2}, "--num_nodes does not count"),
+        ({"sweep": ("lr=1,2",)}, "--sweep does not count"),
+        ({"arguments": ("--x",)}, "a pipeline file holds its own"),
+        ({"module": "lab"}, "A file and -m MODULE were both given"),
+        ({"target": "pipelin.json"}, "There is no file 'pipelin.json'"),
+        ({"cluster": "gpu"}, "step1: Nothing says which packages the job needs"),
+    ],
+)
+def test_options_that_do_not_count_are_refused(folder: Path, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(BadUsage, match=message):
+        prepared(folder, {"step1": PREPARE}, **options)
+
+
+ENV = """\
+BLOB_ACCOUNT_NAME=labstore
+BLOB_CONTAINER_NAME='seismic'
+BLOB_ACCOUNT_KEY=hunter2==
+AML_COMPUTE_CLUSTER_NAME=gpu # ours
+AML_COMPUTE_CLUSTER_MAX_NODES=4
+"""
+
+
+def test_the_dotenv_says_where_it_goes_and_where_data_lies(folder: Path) -> None:
+    (folder / ".env").write_text(ENV)
+    found = prepared(folder, {"step1": DEEPSEISMIC}, creates_cluster=True)
+    assert found.spec.cluster == "gpu"
+    assert found.remarks[0] == f"Goes to cluster 'gpu', by AML_COMPUTE_CLUSTER_NAME in '{folder / '.env'}'; --cluster local runs it here."
+    assert found.cluster == ClusterSpec("gpu", "Standard_NC6", 0, 4)
+    assert found.container is not None
+    assert (found.container.account, found.container.container, found.container.key) == ("labstore", "seismic", "hunter2==")
+    assert found.container.name == "normalizeddataconditioned"
+    assert "hunter2" not in repr(found)
+
+
+def test_variables_and_options_win_over_the_dotenv(folder: Path) -> None:
+    (folder / ".env").write_text(ENV)
+    set_here = {"AML_COMPUTE_CLUSTER_NAME": "other", "AML_COMPUTE_CLUSTER_SKU": "Standard_NC24"}
+    by_variable = prepared(folder, {"step1": DEEPSEISMIC}, set_here, creates_cluster=True)
+    assert by_variable.cluster == ClusterSpec("other", "Standard_NC24", 0, 4)
+    assert "by the variable AML_COMPUTE_CLUSTER_NAME" in by_variable.remarks[0]
+    assert prepared(folder, {"step1": DEEPSEISMIC}, set_here, cluster="third").spec.cluster == "third"
+    here = prepared(folder, {"step1": DEEPSEISMIC}, set_here, cluster="local")
+    assert (here.spec.cluster, here.container, here.cluster) == ("", None, None)
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        ("AML_COMPUTE_CLUSTER_MAX_NODES=many", "AML_COMPUTE_CLUSTER_MAX_NODES cannot be 'many'"),
+        ("AML_COMPUTE_CLUSTER_MIN_NODES=9", "AML_COMPUTE_CLUSTER_MIN_NODES is 9, and AML_COMPUTE_CLUSTER_MAX_NODES is 4"),
+        ("BLOB_CONTAINER_NAME=", "BLOB_ACCOUNT_NAME is set, and BLOB_CONTAINER_NAME is not"),
+        ("hunter3", "line 7: no NAME=value"),
+    ],
+)
+def test_a_dotenv_that_cannot_be_used(folder: Path, lines: str, message: str) -> None:
+    (folder / ".env").write_text(f"{ENV}#\n{lines}\n")
+    with pytest.raises(BadUsage, match=message) as caught:
+        prepared(folder, {"step1": DEEPSEISMIC}, creates_cluster=True)
+    assert "hunter" not in str(caught.value) + caught.value.hint
+
+
+def test_a_dotenv_of_something_else_is_passed_over(folder: Path) -> None:
+    (folder.parent / ".env").write_text(ENV)
+    (folder / ".env").write_text("not even a variable\n")
+    assert prepared(folder, {"step1": DEEPSEISMIC}).spec.cluster == "gpu"
+
+
+def test_the_files_of_a_step_are_sent_without_its_secrets(folder: Path) -> None:
+    write_files(folder, {"prep/.env": "BLOB_ACCOUNT_KEY=x\n", "prep/.amlignore": "big\n", "prep/big/file": "x"})
+    (step,) = prepared(folder, {"step1": PREPARE}).spec.steps
+    assert sorted(step.job.snapshot.files) == [".amlignore", "prep.py"]
+    write_files(folder, {"prep/.amlignore": "prep.py\n"})
+    with pytest.raises(BadUsage, match=r"step1: 'script' 'prep\.py' is left out of the snapshot"):
+        prepared(folder, {"step1": PREPARE})
