@@ -7,7 +7,10 @@ from typing import Any
 
 from himl_cli.core.jobs import DataSpec, JobSpec
 from himl_cli.core.pipelines import PipelineSpec, StepOutput, StepSpec
+from himl_cli.core.runs import RunQuery
+from himl_cli.workspaces.azure.workspace import AzureWorkspace
 from tests.azure_jobs import cluster_spec
+from tests.servers.azureml.seeding import StagedWorkspace
 
 PREPARE = "import pathlib, sys\nfolder = pathlib.Path(sys.argv[2])\nfolder.joinpath('numbers.txt').write_text('1 2 3')\nprint('prepared')\n"
 TRAIN = "import pathlib, sys\nprint('sum', sum(map(int, pathlib.Path(sys.argv[2], 'numbers.txt').read_text().split())))\n"
@@ -34,3 +37,15 @@ def train(root: Path, script: str = TRAIN, key: str = "step2", source: str = "st
 def pipeline_of(*steps: StepSpec, **fields: Any) -> PipelineSpec:
     """A pipeline of *steps* on `cpu-cluster`."""
     return PipelineSpec(**{"experiment": "piped", "steps": steps, "cluster": "cpu-cluster", "command": "himl submit pipeline.json", **fields})
+
+
+def sent(azure: StagedWorkspace, run_id: str) -> dict[str, Any]:
+    """The properties of the job, as they came."""
+    job = azure.state.runs[run_id].job
+    assert job is not None
+    return job
+
+
+def steps_of(workspace: AzureWorkspace, run_id: str) -> dict[str, Any]:
+    """The runs of a pipeline's steps by their keys."""
+    return {step.tags["himl.step"]: step for step in workspace.runs(RunQuery(parent=run_id))}

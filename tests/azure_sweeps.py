@@ -25,13 +25,16 @@ SWEEPS: dict[str, dict[str, Any]] = {
     "crossval": {"sweep": SweepSpec({"crossval_index": SearchRange(Draw.choice, [0, 1, 2])}, max_trials=3, kind="crossval")},
     "every draw, with a seed": {"sweep": SweepSpec(EVERY_DRAW, "random", 20, 4, "Accuracy", "maximize", seed=7, max_seconds=86400.0), "max_seconds": 5400.0},
     "random, without a seed": {"sweep": SweepSpec({"lr": RATES}, "random", 3)},
+    "more trials than may run at a time by number": {"sweep": SweepSpec({"n": SearchRange(Draw.choice, [*range(200)])}, max_trials=200)},
     "bayesian": {"sweep": SweepSpec({"lr": SearchRange(Draw.uniform, [0.0, 1.0])}, "bayesian", 20, 2)},
     "bandit by a factor": {"sweep": SweepSpec({"lr": RATES}, "random", 5, early_stop=EarlyStop("bandit", 2, 5, slack_factor=0.1))},
     "bandit by an amount": {"sweep": SweepSpec({"lr": RATES}, "random", 5, early_stop=EarlyStop("bandit", slack_amount=0.2))},
     "median": {"sweep": SweepSpec({"lr": RATES}, "random", 5, early_stop=EarlyStop("median", 1, 5))},
     "truncation": {"sweep": SweepSpec({"lr": RATES}, "random", 5, early_stop=EarlyStop("truncation", 3, 1, truncation_percentage=20))},
     "truth values and odd words": {
-        "sweep": SweepSpec({"augment": SearchRange(Draw.choice, [True, False]), "name": SearchRange(Draw.choice, ["a b", "$HOME", "é漢"])}, max_trials=6),
+        "sweep": SweepSpec(
+            {"augment": SearchRange(Draw.choice, [True, False]), "name": SearchRange(Draw.choice, ["a b", "$HOME", "é漢", "it's"])}, max_trials=8
+        ),
         "arguments": ["--fixed", "x y", "--n=${{search_space.name}}"],
     },
     "ranks, data, names": {

@@ -13,7 +13,7 @@ from himl_cli.api.errors import NoChildren, PackageMissing
 from himl_cli.api.run import Run
 from himl_cli.core.logged import Value
 from himl_cli.core.results import Aggregation, Child, RunResults
-from himl_cli.core.sweeps import Scalar
+from himl_cli.core.sweeps import MANY, Scalar
 from himl_cli.services.aggregation.chosen_runs import children_chosen
 from himl_cli.services.aggregation.gathering import aggregate
 from himl_cli.services.aggregation.labels import value_of
@@ -38,22 +38,29 @@ def aggregate_hyperdrive_metrics(
     the run's file. It is NaN where a child has nothing. The parent is *run* (himl's, or azureml-core's) or the one that *run_id* means, in
     *aml_workspace* or the one configured as for `get_workspace`, here first where both have been used. *keep_metrics* leaves out other metrics.
 
+    Columns are called as the children's tags have the values (`df[0.1]`); of a cross-validation they are texts, as hi-ml's (`df["0"]`).
+
     Raises PackageMissing (also an ImportError) where pandas is not installed, NoChildren (also a ValueError) for a run without children, BadUsage where
     neither run is given or no child has the argument, RunNotFound.
     """
     if find_spec("pandas") is None:
         raise PackageMissing("aggregate_hyperdrive_metrics gives a DataFrame, and pandas is not installed.", hint=f"Install it: {PANDAS}")
-    parent = _parent(run_id, run, aml_workspace, workspace_config_path)
+    found, is_crossval = gathered(child_run_arg_name, meant(run_id, run, aml_workspace, workspace_config_path), keep_metrics)
+    return _frame(found, column_names(found, child_run_arg_name, is_crossval))
+
+
+def gathered(argument: str, parent: Run, keep_metrics: Sequence[str] | None) -> tuple[Aggregation, bool]:
+    """The children of *parent* and what they logged, and whether they are a cross-validation's. Raises NoChildren, and BadUsage where none has *argument*."""
     opened = parent.workspace.opened
     chosen = children_chosen(opened, parent.record)
     if chosen.parent is None:
         raise NoChildren(f"Run '{parent.id}' has no children: it is no sweep, cross-validation or pipeline, or has not started any yet.")
     globs = [glob.escape(name) for name in keep_metrics or ()]
-    found = aggregate(opened, chosen.runs, child_arg=child_run_arg_name, globs=globs, whole=True)
-    return _frame(found, _column_names(found, child_run_arg_name))
+    return aggregate(opened, chosen.runs, child_arg=argument, globs=globs, whole=True), parent.tags.get(MANY) == "crossval"
 
 
-def _parent(run_id: str | None, run: object, workspace: object, config: str | os.PathLike[str] | None) -> Run:
+def meant(run_id: str | None, run: object, workspace: object, config: str | os.PathLike[str] | None) -> Run:
+    """The run that one of the two says: himl's, azureml-core's, or an id in the workspace given or configured. Raises NoChildren where neither does."""
     if isinstance(run, Run):
         return run
     if run is not None:
@@ -64,28 +71,28 @@ def _parent(run_id: str | None, run: object, workspace: object, config: str | os
     return configured.find_run(run_id, workspace, config)
 
 
-def _column_names(found: Aggregation, argument: str) -> list[Scalar]:
-    """The values themselves where they tell the children apart, as numbers where they are some; else the labels."""
+def column_names(found: Aggregation, argument: str, is_crossval: bool) -> list[Scalar]:
+    """The values themselves where they tell the children apart (1 and 1.0 do not), else the labels."""
     values = [value_of(argument, child.run, child.results) for child in found.children]
-    known = [value for value in values if value is not None]
-    return known if len({*map(repr, known)}) == len(values) else [child.label for child in found.children]
+    known = [str(value) if is_crossval else value for value in values if value is not None]
+    return known if len({*known}) == len(values) else [child.label for child in found.children]
 
 
 def _frame(found: Aggregation, columns: Sequence[Scalar]) -> pd.DataFrame:
     import pandas as pd
 
-    names = sorted({name for child in found.children for name in _names(child.results)})
-    cells = {
-        column: pd.Series([_cell(child, name) for name in names], index=names, dtype=object) for column, child in zip(columns, found.children, strict=True)
-    }
+    names = sorted({name for child in found.children for name in names_of(child.results)})
+    cells = {column: pd.Series([cell(child, name) for name in names], index=names, dtype=object) for column, child in zip(columns, found.children, strict=True)}
     return pd.DataFrame(cells, index=names, columns=list(columns)).infer_objects()
 
 
-def _names(results: RunResults) -> list[str]:
+def names_of(results: RunResults) -> list[str]:
+    """All that was logged, by name."""
     return [*results.series, *results.texts, *results.tables, *results.lists, *results.images]
 
 
-def _cell(child: Child, name: str) -> object:
+def cell(child: Child, name: str) -> object:
+    """What the child logged under *name*, as hi-ml has it; NaN where it is nothing."""
     results = child.results
     if name in results.tables:
         return {column: _one_or_all(values) for column, values in results.tables[name].items()}

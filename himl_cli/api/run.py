@@ -19,7 +19,7 @@ from himl_cli.core.runs import Metric, MetricPoint, RunQuery, RunStatus, TextPoi
 from himl_cli.services.transfer.download import download
 from himl_cli.services.transfer.filters import Filters
 from himl_cli.services.transfer.requests import DownloadRequest
-from himl_cli.workspaces.base import RecordsRuns
+from himl_cli.workspaces.abilities import RecordsRuns
 
 if TYPE_CHECKING:
     from types import TracebackType

@@ -15,7 +15,7 @@ from himl_cli.core.events import Notify
 from himl_cli.core.transfers import TransferResult
 from himl_cli.services.transfer.disk import explained
 from himl_cli.services.transfer.download import download
-from himl_cli.services.transfer.filters import Filters
+from himl_cli.services.transfer.filters import Filters, literal
 from himl_cli.services.transfer.requests import DownloadRequest
 from himl_cli.workspaces.base import BlobStore
 
@@ -47,8 +47,7 @@ def _target(base: str, path: str | os.PathLike[str] | None) -> Path:
 
 def _only(name: str, folder: Path) -> DownloadRequest:
     """The file *name* alone (there may be a folder of that name, too), without its folders."""
-    literal = "/" + "".join(f"[{sign}]" if sign in "*?[" else sign for sign in name)
-    return DownloadRequest(folder, Filters(name, include=(literal,)), strip_prefix=True, overwrite=True)
+    return DownloadRequest(folder, Filters(name, include=(literal(name),)), strip_prefix=True, overwrite=True)
 
 
 def _renamed(files: BlobStore, name: str, target: Path, notify: Notify) -> TransferResult:

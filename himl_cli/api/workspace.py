@@ -11,7 +11,7 @@ from himl_cli.api.datastore import Datastore
 from himl_cli.api.experiment import Experiment
 from himl_cli.api.run import Run
 from himl_cli.core.runs import RunQuery
-from himl_cli.workspaces.base import JoinsWorkspaces
+from himl_cli.workspaces.abilities import JoinsWorkspaces
 
 if TYPE_CHECKING:
     from himl_cli.workspaces.azure.places.address import WorkspaceAddress

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from himl_cli.core.errors import NotFound
 from himl_cli.core.runs import RunStatus
-from himl_cli.core.sweeps import GOAL, PRIMARY_METRIC, STOPPED_EARLY
+from himl_cli.core.sweeps import GOAL, MANY, PRIMARY_METRIC, STOPPED_EARLY
 from himl_cli.render.aggregation import document, tab_lines, table_lines
 from himl_cli.render.output import Format
 from himl_cli.services.aggregation.chosen_runs import ChosenRuns, choose_runs
@@ -69,6 +69,10 @@ def _say_nothing_logged(session: Session, found: Aggregation, wishes: Wishes) ->
         if others:
             named = ", ".join(others[:NAMED]) + (", …" if len(others) > NAMED else "")
             raise NotFound(f"None of {len(found.children)} runs logged a metric like {' or '.join(wishes.globs)}.", hint=f"There are: {named}.")
+    parents = sum(1 for child in found.children if MANY in child.run.tags)
+    if parents:
+        of_them = "That run is a sweep or a pipeline" if parents == 1 else f"{parents} of the runs are sweeps or pipelines"
+        session.output.notice(f"{of_them}: with --children what is below them is put side by side.")
     session.output.notice("No metrics were logged yet." if any(not child.run.status.is_final for child in found.children) else "No metrics were logged.")
 
 

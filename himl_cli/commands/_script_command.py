@@ -15,11 +15,11 @@ from typing import Any
 import typer
 
 from himl_cli.commands._group import HimlCommand, before_double_dash, normalized
+from himl_cli.commands._variables import VARIABLE_PREFIX, environment_variable
 from himl_cli.core.errors import BadUsage
 from himl_cli.core.spelling import NEAR_OPTION, did_you_mean
 
 SCRIPT_ARGUMENTS = "himl.script_arguments"
-VARIABLE_PREFIX = "HIML_SUBMIT_"
 TARGET_SUFFIXES = (".py", ".sh", ".yml", ".yaml", ".json")
 
 
@@ -110,11 +110,6 @@ def normalized_option(token: str) -> str:
     """An option as typed, in the parser's spelling: `--num-runs` is `--num_runs`."""
     bare = token.lstrip("-")
     return token[: len(token) - len(bare)] + normalized(bare)
-
-
-def environment_variable(option: str) -> str:
-    """The variable that sets an option of submit."""
-    return VARIABLE_PREFIX + option.upper()
 
 
 def value_sources(ctx: typer.Context) -> dict[str, str]:

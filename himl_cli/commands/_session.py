@@ -16,7 +16,8 @@ from himl_cli.commands._options import OutputOptions, WorkspaceOptions
 if TYPE_CHECKING:
     from himl_cli.core.events import Notify
     from himl_cli.render.output import Output
-    from himl_cli.workspaces.base import SubmitsJobs, Workspace
+    from himl_cli.workspaces.base import Workspace
+    from himl_cli.workspaces.job_abilities import SubmitsJobs
 
 
 class For(Enum):
@@ -41,7 +42,7 @@ class Session:
     def jobs(self) -> SubmitsJobs:
         """The workspace as one that runs jobs. Raises HimlError where it cannot."""
         from himl_cli.core.errors import HimlError
-        from himl_cli.workspaces.base import SubmitsJobs
+        from himl_cli.workspaces.job_abilities import SubmitsJobs
 
         if not isinstance(self.workspace, SubmitsJobs):
             raise HimlError(f"{self.workspace.label} does not run jobs.")
@@ -59,7 +60,7 @@ def open_session(where: WorkspaceOptions, talk: OutputOptions, need: For = For.r
     from himl_cli.core.errors import Interrupted
     from himl_cli.core.interruptions import take_time_to_end, terminations
     from himl_cli.render.progress import observing
-    from himl_cli.workspaces.base import HoldsConnections
+    from himl_cli.workspaces.abilities import HoldsConnections
 
     cwd = Path.cwd()
     start_logging(verbose=talk.verbose)
@@ -90,7 +91,7 @@ def _open(where: WorkspaceOptions, need: For, cwd: Path) -> Workspace:
 @contextmanager
 def azure_beside(cwd: Path) -> Iterator[Callable[[], Workspace | None]]:
     """A function that opens the configured Azure ML workspace (None where there is none), for commands that mostly do without; closed at the end."""
-    from himl_cli.workspaces.base import HoldsConnections
+    from himl_cli.workspaces.abilities import HoldsConnections
     from himl_cli.workspaces.open import open_configured_azure
 
     opened: list[Workspace | None] = []

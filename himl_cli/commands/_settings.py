@@ -11,7 +11,7 @@ from typing import Any
 import typer
 
 from himl_cli.commands._group import normalized
-from himl_cli.commands._script_command import VARIABLE_PREFIX, environment_variable
+from himl_cli.commands._variables import VARIABLE_PREFIX, environment_variable
 from himl_cli.core.errors import BadUsage
 from himl_cli.core.settings import Setting, section_settings
 from himl_cli.core.spelling import NEAR_OPTION, did_you_mean

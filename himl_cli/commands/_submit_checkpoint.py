@@ -44,7 +44,7 @@ def with_checkpoint(session: Session, where: WorkspaceOptions, job: PreparedJob)
 @contextmanager
 def _runs(session: Session, where: WorkspaceOptions, source: str) -> Iterator[Workspace]:
     """All runs that may be meant, here and on Azure ML."""
-    from himl_cli.workspaces.base import HoldsConnections
+    from himl_cli.workspaces.abilities import HoldsConnections
     from himl_cli.workspaces.open import open_runs
 
     try:

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from himl_cli.commands._options import OutputOptions, WorkspaceOptions
 from himl_cli.commands._session import For, Session, azure_beside, open_session
-from himl_cli.commands._submit_file import run_here, run_there
 from himl_cli.commands._submit_options import AfterOptions
+from himl_cli.commands._submit_run import start_here, wait_or_leave
 from himl_cli.core.errors import HimlError
 from himl_cli.render.progress import observing
 from himl_cli.render.submission import say_job_yaml, say_prepared, say_snapshot
@@ -18,7 +18,8 @@ from himl_cli.services.job_yaml.shown import changed_yaml
 from himl_cli.services.pipelines.data import bring_to_steps
 from himl_cli.services.pipelines.send import noted, submit_pipeline
 from himl_cli.services.submission import PreparedJob, submit_job
-from himl_cli.workspaces.base import FindsDatasets, SubmitsDocuments
+from himl_cli.workspaces.abilities import FindsDatasets
+from himl_cli.workspaces.job_abilities import SubmitsDocuments
 from himl_cli.workspaces.open import azure_for_jobs
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ def submit_document_file(where: WorkspaceOptions, talk: OutputOptions, request: 
         _say(output, prepared)
         return say_job_yaml(output, changed_yaml(prepared))
     if not prepared.goes_to_azure:
-        return run_here(where, talk, lambda session: _ready_here(session, prepared), waits=waits)
+        return start_here(where, talk, lambda session: _ready_here(session, prepared), waits=waits)
     azure_for_jobs(where.workspace, where.config_file, start=request.cwd)  # before anything is looked at
     with open_session(where, talk, For.clusters) as session:
         _say(session.output, prepared)
@@ -49,7 +50,7 @@ def submit_document_file(where: WorkspaceOptions, talk: OutputOptions, request: 
                 raise HimlError(f"{workspace.label} does not run jobs in YAML.")
             documents = workspace
             run = noted(lambda: documents.submit_document(prepared.document.path, prepared.changes, notify=notify), session.cwd, notify)
-        run_there(session, run, waits=waits, follows=after.follow)
+        wait_or_leave(session, run, waits=waits, follows=after.follow)
 
 
 def _ready_here(session: Session, prepared: PreparedDocument) -> Callable[[], Run]:

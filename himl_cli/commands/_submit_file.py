@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from himl_cli.commands._options import OutputOptions, WorkspaceOptions
 from himl_cli.commands._session import For, Session, azure_beside, open_session
-from himl_cli.commands._submit_options import AfterOptions
-from himl_cli.commands._submit_run import printing_unfinished, wait_here, wait_there
+from himl_cli.commands._submit_options import TYPED, AfterOptions
+from himl_cli.commands._submit_run import start_here, wait_or_leave
 from himl_cli.core.errors import BadUsage
-from himl_cli.core.interruptions import interruptions
 from himl_cli.render.progress import observing
-from himl_cli.render.submission import say_job_yaml, say_left_running, say_prepared, say_sent, say_snapshot, say_submitted
+from himl_cli.render.submission import say_job_yaml, say_prepared, say_snapshot
 from himl_cli.services.pipelines.data import as_named, find_here, find_there
 from himl_cli.services.pipelines.prepare import prepare_pipeline
-from himl_cli.services.pipelines.send import ensure_cluster, submit_pipeline
-from himl_cli.services.run_logs import watching
+from himl_cli.services.pipelines.send import check_cluster, submit_pipeline
 from himl_cli.services.submission.target import is_pipeline
-from himl_cli.workspaces.base import FindsDatasets
+from himl_cli.workspaces.abilities import FindsDatasets
 from himl_cli.workspaces.open import azure_for_jobs, check_azure_settings
 
 if TYPE_CHECKING:
@@ -35,10 +34,14 @@ def submit_file(
     if not is_pipeline(str(request.target)):
         from himl_cli.commands._submit_document import submit_document_file
 
-        if create_cluster:
+        if create_cluster and sources["create_cluster"] == TYPED:
             raise BadUsage("--create_cluster is for pipeline files (.json), whose .env says what cluster that is.")
         return submit_document_file(where, talk, request, after, sources)
     prepared = prepare_pipeline(request, creates_cluster=create_cluster)
+    if create_cluster and sources["create_cluster"] == TYPED and not prepared.spec.cluster:
+        raise BadUsage(
+            "--create_cluster: this pipeline runs here.", hint="Leave it out, or name the cluster: --cluster NAME, or AML_COMPUTE_CLUSTER_NAME in .env"
+        )
     waits = after.waits(on_cluster=bool(prepared.spec.cluster), sources=sources)
     if after.dry_run:
         check_azure_settings(request.cwd)
@@ -46,7 +49,7 @@ def submit_file(
     if prepared.spec.cluster:
         _check_azure(where, request, prepared)
         return _run_there(where, talk, prepared, waits=waits, follows=after.follow)
-    run_here(where, talk, lambda session: _ready_here(session, prepared), waits=waits)
+    start_here(where, talk, lambda session: _ready_here(session, prepared), waits=waits)
 
 
 def _check_azure(where: WorkspaceOptions, request: SubmitRequest, prepared: PreparedPipeline) -> None:
@@ -55,30 +58,6 @@ def _check_azure(where: WorkspaceOptions, request: SubmitRequest, prepared: Prep
         azure_for_jobs(where.workspace, where.config_file, start=request.cwd)
     except BadUsage as err:
         raise BadUsage(str(err), hint=err.hint if request.cluster is not None else prepared.remarks[0]) from err
-
-
-def run_here(where: WorkspaceOptions, talk: OutputOptions, ready: Callable[[Session], Callable[[], Run]], *, waits: bool) -> None:
-    """Run on this machine what *ready* gives once all is at hand. Ctrl-C cancels it while it is waited for. Raises JobFailed, Interrupted."""
-    with open_session(where, talk, For.jobs) as session:
-        start = ready(session)
-        with interruptions() as interrupted:
-            run = start()
-            say_submitted(session.output, run)
-            if waits:
-                wait_here(session, run, interrupted)
-            else:
-                say_left_running(session.output, run)
-
-
-def run_there(session: Session, run: Run, *, waits: bool, follows: bool) -> None:
-    """Say that the run is on its way, and wait for it where that is wanted: Ctrl-C ends the waiting only. Raises JobFailed, Interrupted."""
-    if not waits:
-        with watching(run.id):
-            say_sent(session.output, run, waits=False, follows=False)
-        return
-    with printing_unfinished(session, run), watching(run.id):
-        say_sent(session.output, run, waits=True, follows=follows)
-        wait_there(session, run, follows=follows)
 
 
 def _ready_here(session: Session, prepared: PreparedPipeline) -> Callable[[], Run]:
@@ -94,10 +73,10 @@ def _run_there(where: WorkspaceOptions, talk: OutputOptions, prepared: PreparedP
     with open_session(where, talk, For.clusters) as session:
         _say(session.output, prepared)
         with observing(session.output) as notify:
-            ensure_cluster(prepared, session.workspace, notify)
-            spec = find_there(prepared, session.workspace, notify)
+            check_cluster(prepared, session.workspace)
+            spec = replace(find_there(prepared, session.workspace, notify), new_cluster=prepared.cluster)
             run = submit_pipeline(session.workspace, spec, session.cwd, notify)
-        run_there(session, run, waits=waits, follows=follows)
+        wait_or_leave(session, run, waits=waits, follows=follows)
 
 
 def _say(output: Output, prepared: PreparedPipeline) -> None:

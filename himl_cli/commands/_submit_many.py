@@ -20,14 +20,24 @@ class ManyOptions(Bundle):
         sweep: Annotated[
             list[str] | None,
             typer.Option(
-                "--sweep", metavar="NAME=SPEC", help="Values of --NAME: 0.1,0.01 or uniform(a,b), loguniform, normal, randint(n).", rich_help_panel=MANY
+                "--sweep",
+                metavar="NAME=SPEC",
+                help="Values of --NAME: 0.1,0.01 or uniform(a,b), loguniform(a,b) (e^a to e^b), normal(mu,sigma), randint(n).",
+                rich_help_panel=MANY,
             ),
         ] = None,
         sampling: Annotated[
-            Text, typer.Option("--sampling", metavar="HOW", help="grid, random, random(seed=7) or bayesian (default: grid of lists).", rich_help_panel=MANY)
+            Text,
+            typer.Option(
+                "--sampling",
+                metavar="HOW",
+                help="grid, random, random(seed=7) or bayesian (default: grid where all are lists, else random).",
+                rich_help_panel=MANY,
+            ),
         ] = None,
         max_trials: Annotated[
-            int | None, typer.Option("--max_trials", metavar="N", help="Trials in all (default: the whole grid).", rich_help_panel=MANY)
+            int | None,
+            typer.Option("--max_trials", metavar="N", help="Trials in all (default: the whole grid); random and bayesian need it.", rich_help_panel=MANY),
         ] = None,
         max_concurrent: Annotated[
             int | None, typer.Option("--max_concurrent", metavar="N", help="Trials at a time (default: here 1, on a cluster all).", rich_help_panel=MANY)
@@ -38,7 +48,12 @@ class ManyOptions(Bundle):
         goal: Annotated[str, typer.Option("--goal", metavar="GOAL", help="minimize or maximize it.", rich_help_panel=MANY, show_default=True)] = "minimize",
         early_stop: Annotated[
             Text,
-            typer.Option("--early_stop", metavar="POLICY", help="bandit(slack_factor=0.1), median or truncation(...): stop poor trials.", rich_help_panel=MANY),
+            typer.Option(
+                "--early_stop",
+                metavar="POLICY",
+                help="Stop poor trials: bandit(slack_factor=0.1), median, truncation(truncation_percentage=20).",
+                rich_help_panel=MANY,
+            ),
         ] = None,
         crossval: Annotated[int | None, typer.Option("--crossval", metavar="N", help="Run N splits: --crossval_index 0 to N-1.", rich_help_panel=MANY)] = None,
         crossval_arg: Annotated[
@@ -52,7 +67,10 @@ class ManyOptions(Bundle):
         ] = None,
         seed_arg: Annotated[str, typer.Option("--seed_arg", metavar="NAME", help="Another name for that argument.", rich_help_panel=MANY)] = "random_seed",
         resume: Annotated[
-            Text, typer.Option("--resume", metavar="RUN", help="Go on with a run of here that stopped: do what is missing.", rich_help_panel=MANY)
+            Text,
+            typer.Option(
+                "--resume", metavar="RUN", help="Go on with a run that is kept here: do what is missing, or try again; needs no TARGET.", rich_help_panel=MANY
+            ),
         ] = None,
     ) -> None:
         self.resume = resume

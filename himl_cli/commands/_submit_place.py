@@ -49,7 +49,7 @@ class PlaceOptions(Bundle):
             Text, typer.Option("--max_run_duration", metavar="TIME", help="End the job after that time: 30s, 30m, 2h, 1.5d.", rich_help_panel=WHERE)
         ] = None,
         create_cluster: Annotated[
-            bool, typer.Option("--create_cluster", help="Make the cluster of a pipeline's .env where it is missing.", rich_help_panel=WHERE)
+            bool, typer.Option("--create_cluster", help="Make a pipeline's cluster where it is missing (size: .env).", rich_help_panel=WHERE)
         ] = False,
         python: Annotated[
             Text, typer.Option("--python", metavar="PATH", help="The interpreter here (default: the active environment's).", rich_help_panel=WHERE)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -27,7 +27,7 @@ from himl_cli.services.waiting import (
     wait_for_end,
     wait_for_run,
 )
-from himl_cli.workspaces.base import FindsDatasets
+from himl_cli.workspaces.abilities import FindsDatasets
 
 if TYPE_CHECKING:
     from himl_cli.core.runs import Run
@@ -36,11 +36,21 @@ if TYPE_CHECKING:
 
 def run_here(where: WorkspaceOptions, talk: OutputOptions, job: PreparedJob, *, waits: bool) -> None:
     """Run the job on this machine. Ctrl-C cancels it while it is waited for. Raises JobFailed, Interrupted."""
-    with open_session(where, talk, For.jobs) as session:
+
+    def ready(session: Session) -> Callable[[], Run]:
         say_prepared(session.output, job.remarks, job.report)
-        job = with_checkpoint(session, where, with_inputs(session, job))
+        whole = with_checkpoint(session, where, with_inputs(session, job))
+        return lambda: submit_job(session.jobs, whole, session.cwd, session.notify)
+
+    start_here(where, talk, ready, waits=waits)
+
+
+def start_here(where: WorkspaceOptions, talk: OutputOptions, ready: Callable[[Session], Callable[[], Run]], *, waits: bool) -> None:
+    """Run on this machine what *ready* gives once all is at hand. Ctrl-C cancels it while it is waited for. Raises JobFailed, Interrupted."""
+    with open_session(where, talk, For.jobs) as session:
+        start = ready(session)
         with interruptions() as interrupted:
-            run = submit_job(session.jobs, job, session.cwd, session.notify)
+            run = start()
             say_submitted(session.output, run)
             if waits:
                 wait_here(session, run, interrupted)
@@ -91,13 +101,18 @@ def run_on_cluster(where: WorkspaceOptions, talk: OutputOptions, job: PreparedJo
         job = with_checkpoint_there(session, where, job)
         with observing(session.output) as notify:  # its bar is gone before a log is printed
             run = submit_job(session.jobs, job, session.cwd, notify)
-        if not waits:
-            with watching(run.id):
-                say_sent(session.output, run, waits=False, follows=False)
-            return
-        with printing_unfinished(session, run), watching(run.id):
-            say_sent(session.output, run, waits=True, follows=follows)
-            wait_there(session, run, follows=follows, trials=job.spec.sweep.max_trials if job.spec.sweep else 0)
+        wait_or_leave(session, run, waits=waits, follows=follows, trials=job.spec.sweep.max_trials if job.spec.sweep else 0)
+
+
+def wait_or_leave(session: Session, run: Run, *, waits: bool, follows: bool, trials: int = 0) -> None:
+    """Say that the run is on its way, and wait for it where that is wanted: Ctrl-C ends the waiting only. Raises JobFailed, Interrupted."""
+    if not waits:
+        with watching(run.id):
+            say_sent(session.output, run, waits=False, follows=False)
+        return
+    with printing_unfinished(session, run), watching(run.id):
+        say_sent(session.output, run, waits=True, follows=follows)
+        wait_there(session, run, follows=follows, trials=trials)
 
 
 def wait_there(session: Session, run: Run, *, follows: bool, trials: int = 0) -> None:
@@ -116,7 +131,7 @@ def wait_there(session: Session, run: Run, *, follows: bool, trials: int = 0) ->
     sweep = sweep_outcome(session.workspace, ended)
     say_ended(session.output, ended, unseen(session.workspace, ended), sweep)
     say_without_values(session.output, sweep)
-    raise_unless_completed(ended, failed_child(session.workspace, ended))
+    raise_unless_completed(ended, failed_child(session.workspace, ended), sweep)
 
 
 def say_dry_run(talk: OutputOptions, job: PreparedJob) -> None:

@@ -41,7 +41,7 @@ def list_runs(filters: FilterOptions, where: WorkspaceOptions, talk: OutputOptio
 
 @command(app, "show")
 def show(selection: SelectionOptions, where: WorkspaceOptions, talk: OutputOptions, runs: RunArgs = None) -> None:
-    """Show one run in full: outcome, tags, metrics, texts, children.
+    """Show one run in full: outcome, tags, metrics, texts, trials or steps.
 
     Without a run: the one submitted last from this folder.
 
@@ -66,12 +66,12 @@ def show(selection: SelectionOptions, where: WorkspaceOptions, talk: OutputOptio
 @command(app, "aggregate")
 def aggregate(
     selection: SelectionOptions,
-    where: WorkspaceOptions,
-    talk: OutputOptions,
     runs: RunArgs = None,
     child_arg: Annotated[
         str | None,
-        typer.Option("--child_arg", metavar="NAME", help="Call runs by this tag or argument.  [default: what differs between them]", rich_help_panel=METRICS),
+        typer.Option(
+            "--child_arg", metavar="NAME", help="Name the columns by this tag or argument.  [default: what differs between them]", rich_help_panel=METRICS
+        ),
     ] = None,
     metrics: Annotated[list[str] | None, typer.Option("--metrics", metavar="GLOB,...", help="Only metrics of these names.", rich_help_panel=METRICS)] = None,
     no_stats: Annotated[bool, typer.Option("--no_stats", help="No mean, std, min, max and median.", rich_help_panel=METRICS)] = False,
@@ -80,15 +80,19 @@ def aggregate(
         str | None, typer.Option("--output_parquet", metavar="FILE", help="All points as Parquet, a row a point.", rich_help_panel=METRICS)
     ] = None,
     plot: Annotated[str | None, typer.Option("--plot", metavar="FILE", help="Curves over all runs, .png or .svg.", rich_help_panel=METRICS)] = None,
+    *,
+    where: WorkspaceOptions,  # last, so that help tells of them last
+    talk: OutputOptions,
 ) -> None:
     """Metrics of many runs side by side, with statistics.
 
-    A sweep, cross-validation or pipeline stands for its children. Also while they run.
+    One sweep, cross-validation or pipeline stands for its children, several runs each for itself
+    (--children: for theirs). Also while they run.
 
     \b
       himl runs aggregate
       himl runs aggregate --run abc --metrics 'val/*' --plot curves.png
-      himl runs aggregate --experiment train --num_runs 5 --child_arg seed --output_csv seeds.csv
+      himl runs aggregate --experiment train --num_runs 5 --output_csv seeds.csv
     """
     from pathlib import Path
 

@@ -7,9 +7,16 @@ from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
 
+from himl_cli.core.errors import BadUsage
+from himl_cli.core.placeholders import PLACEHOLDER, SEARCH_SPACE
 from himl_cli.core.sweeps import SweepSpec
 
 LARGE_SNAPSHOT_BYTES = 300 * 1024 * 1024
+PLACEHOLDERS = {
+    "inputs": ("input", "Add --input {}=NAME"),
+    "outputs": ("output", "Add --output {}=NAME"),
+    SEARCH_SPACE: ("hyperparameter", "Add --sweep {}=SPEC"),
+}
 
 
 class EntryKind(str, Enum):
@@ -132,3 +139,17 @@ class JobSpec:
     parent: str = ""
     sweep: SweepSpec | None = None
     brought: Mapping[str, str] = field(default_factory=dict)
+
+
+def check_placeholders(spec: JobSpec) -> None:
+    """Raises BadUsage where a placeholder in the arguments names no input, output or hyperparameter of *spec*."""
+    known = {
+        "inputs": [item.key for item in spec.inputs],
+        "outputs": [item.key for item in spec.outputs],
+        SEARCH_SPACE: list(spec.sweep.space) if spec.sweep else [],
+    }
+    for argument in spec.arguments:
+        for found in PLACEHOLDER.finditer(argument):
+            keys, (kind, hint) = known[found[1]], PLACEHOLDERS[found[1]]
+            if found[2] not in keys:
+                raise BadUsage(f"'{found[0]}' names no {kind}; there are: {', '.join(keys) or 'none'}.", hint=hint.format(found[2]))

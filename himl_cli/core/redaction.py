@@ -25,6 +25,10 @@ _SECRET_NAME = re.compile(
     r"|(^|[-_.])(pass|auth|pat|(?<!public[-_])key)$|pw$|(?-i:[a-z0-9](?<!public)Key$)",
     re.IGNORECASE,
 )
+_COUNTED = re.compile(  # of what a number is no secret: `--token_count 5`, `--max_token 9`, `--pad_token_id 0`
+    r"^[-\w.]*?(?:(?:^|[-_.])(?:num|n|max|min)[-_]token|token[-_](?:count|size|len|length|num|dim|limit|rate|dropout|id|idx|index|weight))$", re.IGNORECASE
+)
+_NUMBER = re.compile(r"[\"']?[-+]?\d{1,9}(?:\.\d{1,9})?[\"']?")
 _TOKEN = re.compile(r"\b(?:gh[pousr]_|github_pat_|hf_)\w{20,}")
 _JWT = re.compile(r"\beyJ[\w-]{8,}\.[\w-]{4,}\.[\w-]*")
 _ASSIGNMENT = re.compile(r"(?P<before>(?:-e|--env(?:[-_]var)?=)?(?P<quote>[\"']?)(?P<name>[\w.-]+)=)(?P<value>.*)", re.DOTALL)
@@ -52,12 +56,17 @@ def mask_line(line: str) -> str:
 
 def _masked_words(words: Sequence[str], depth: int) -> list[str]:
     shown: list[str] = []
-    follows_secret = False
+    follows_secret, name = False, ""
     for word in words:
-        is_value = follows_secret and not word.startswith("--")
+        is_value = follows_secret and not word.startswith("--") and _is_secret(name, word)
         shown.append(_mask_of(word) if is_value else _masked_word(word, depth))
-        follows_secret = word.startswith("-") and "=" not in word and _SECRET_NAME.search(word) is not None
+        follows_secret, name = word.startswith("-") and "=" not in word and _SECRET_NAME.search(word) is not None, word
     return shown
+
+
+def _is_secret(name: str, value: str) -> bool:
+    """Whether *value* is to be hidden because of the *name* it is given by."""
+    return _SECRET_NAME.search(name) is not None and not (_COUNTED.match(name) and _NUMBER.fullmatch(value))
 
 
 def _mask_of(word: str) -> str:
@@ -74,7 +83,7 @@ def _masked_line(line: str, depth: int) -> str:
 def _masked_word(word: str, depth: int) -> str:
     """*word* masked; *depth* says how many more layers of quotes, assignments and lines within it are looked into."""
     found = _ASSIGNMENT.fullmatch(word)
-    if found is not None and _SECRET_NAME.search(found["name"]):
+    if found is not None and _is_secret(found["name"], found["value"]):
         return f"{found['before']}{MASK}{found['quote']}"
     quote = word[:1]
     if depth > 0 and quote in ("'", '"') and word.endswith(quote) and len(word) > 1:

@@ -23,7 +23,7 @@ class SweepView:
     """The trials of a sweep in their order, and what they are compared by.
 
     `best` is the run with the best last value (empty: none has a value that is a number). `best_on_the_way` is the run that had the best value of all at
-    some step, as the workspace tells it; empty where that is the same one, or not known.
+    some step, as the workspace tells it; empty where that is the same one, or not known. `is_repeated` for folds and seeds: none of them is the best.
     """
 
     metric: str
@@ -31,10 +31,13 @@ class SweepView:
     trials: Sequence[TrialView]
     best: str = ""
     best_on_the_way: str = ""
+    is_repeated: bool = False
 
     @property
     def ranked(self) -> Sequence[TrialView]:
-        """The trials, the best one first, those without a value last."""
+        """The trials, the best one first, those without a value last; folds and seeds in their order."""
+        if self.is_repeated:
+            return self.trials
         sign = -1.0 if self.goal == "maximize" else 1.0
         ranks = {trial.run.id: (trial.value is None or trial.value != trial.value, sign * (trial.value or 0.0)) for trial in self.trials}
         return sorted(self.trials, key=lambda trial: ranks[trial.run.id] if not ranks[trial.run.id][0] else (True, 0.0))

@@ -21,6 +21,8 @@ STOPPED_EARLY = "himl.stopped_early"
 """The tag of a trial that a policy stopped: the policy's word. It counts only where the trial is canceled, for it may have ended by itself first."""
 MANY = "himl.many"
 """The tag of a run whose children are jobs of their own: `sweep`, `crossval`, `seeds` or `pipeline`."""
+REPEATED = ("crossval", "seeds")
+"""Kinds of which no trial is the best: their mean and spread are what counts."""
 SWEPT = "himl.sweep"
 """The tag of a sweep that says in a line what is searched and how."""
 PRIMARY_METRIC = "himl.primary_metric"

@@ -4,3 +4,5 @@ from __future__ import annotations
 
 AUTOMATIC_TAGS = ("build_", "command_line", "run_recovery_id", "mlflow.", "himl.")
 """Tags that come by themselves start so; people are shown the others."""
+TRIES = "himl.tries"
+"""The tag of a run here that was begun again: a JSON list with, for each further try, the number of the last row of metrics that was there before it."""

@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import math
+import re
+from bisect import bisect_right
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from itertools import accumulate
 from typing import Any
 
 from himl_cli.core.logged import Value
@@ -17,6 +22,7 @@ STATISTICS = ("mean", "std", "min", "max", "median")
 GAP = 2
 LONGEST_CELL = 24
 STATUS = "status"
+LONG_NUMBER = re.compile(r"(?<![\w.])-?\d+\.\d{6,}(?:e[-+]?\d+)?(?![\w.])")
 Row = Sequence[str]
 
 
@@ -25,6 +31,7 @@ def table_lines(aggregation: Aggregation, statistics: Mapping[str, Any] | None) 
 
     *statistics* are records by metric with a field for each of `STATISTICS`; None leaves them out.
     """
+    aggregation = replace(aggregation, children=_with_short_labels(aggregation.children))
     upright = [*_by_metric(aggregation, statistics, _short)]
     if _width_of(upright) <= width():
         yield from _drawn(upright)
@@ -34,9 +41,10 @@ def table_lines(aggregation: Aggregation, statistics: Mapping[str, Any] | None) 
         yield from _drawn(turned)
         return
     fixed = 1 + (len(STATISTICS) if statistics is not None else 0)
-    fitting = next((count for count in range(len(aggregation.children), 0, -1) if _width_of([row[: fixed + count] for row in upright]) <= width()), 0)
-    shown = [row[: fixed + fitting] for row in upright]
-    yield from _drawn([_cut(row) for row in shown if fitting or row[0] != STATUS or any(row[1:])])
+    cut = [_cut(row) for row in upright]
+    fitting = _fitting(_widths(cut), fixed)
+    shown = [row[: fixed + fitting] for row in cut]
+    yield from _drawn([row for row in shown if fitting or row[0] != STATUS or any(row[1:])])
     yield ""
     yield styled(
         f"{len(aggregation.children) - fitting} of {len(aggregation.children)} runs are not shown: no room. --output_csv FILE or --json has all.", "dim"
@@ -128,12 +136,25 @@ def _by_run(aggregation: Aggregation, statistics: Mapping[str, Any] | None) -> I
         yield [each, *([""] if shows_status else []), *(_short(getattr(statistics[name], each)) for name in aggregation.metrics if statistics is not None)]
 
 
+def _with_short_labels(children: Sequence[Child]) -> Sequence[Child]:
+    """The same with six digits of the numbers in labels, as far as these stay different."""
+    labels = [LONG_NUMBER.sub(lambda found: f"{float(found[0]):.6g}", child.label) for child in children]
+    counts = Counter(labels)
+    return [replace(child, label=label) if counts[label] == 1 else child for child, label in zip(children, labels, strict=True)]
+
+
 def _all_completed(children: Iterable[Child]) -> bool:
     return all(child.run.status is RunStatus.completed for child in children)
 
 
 def _width_of(rows: Sequence[Row]) -> int:
     return sum(_widths(rows)) + GAP * (len(rows[0]) - 1)
+
+
+def _fitting(sizes: Sequence[int], fixed: int) -> int:
+    """How many columns of *sizes* there is room for behind the *fixed* first ones."""
+    ends = accumulate(size + GAP for size in sizes)
+    return max(0, bisect_right(list(ends), width() + GAP) - fixed)
 
 
 def _widths(rows: Sequence[Row]) -> list[int]:

@@ -11,8 +11,9 @@ from datetime import datetime
 from himl_cli.core.pipelines import STEP, STEP_AFTER
 from himl_cli.core.recordings import RECORDED_IN, STOPPED, STUDIO
 from himl_cli.core.run_details import RunDetails
-from himl_cli.core.runs import Metric, Run, Texts
-from himl_cli.core.sweeps import BEST_TRIAL, GOAL, HYPERPARAMETERS, MANY, PRIMARY_METRIC, STOPPED_EARLY, SWEPT, TRIAL, hyperparameters_of, values_text
+from himl_cli.core.runs import Metric, Run, RunStatus, Texts
+from himl_cli.core.sweeps import BEST_TRIAL, GOAL, HYPERPARAMETERS, MANY, PRIMARY_METRIC, REPEATED, STOPPED_EARLY, SWEPT, TRIAL, hyperparameters_of, values_text
+from himl_cli.core.tag_names import TRIES
 from himl_cli.render.aligned import aligned
 from himl_cli.render.durations import duration_text, local_time
 from himl_cli.render.errors import one_line
@@ -26,7 +27,7 @@ LABEL = 12
 LONGEST_TEXT = 200
 SHOWN_ELSEWHERE = (
     *("mlflow.log-model.history", RECORDED_IN, STUDIO, STOPPED),
-    *(SWEPT, MANY, PRIMARY_METRIC, GOAL, BEST_TRIAL, HYPERPARAMETERS, TRIAL, STOPPED_EARLY, STEP, STEP_AFTER),
+    *(SWEPT, MANY, PRIMARY_METRIC, GOAL, BEST_TRIAL, HYPERPARAMETERS, TRIAL, STOPPED_EARLY, STEP, STEP_AFTER, TRIES),
 )
 
 
@@ -55,10 +56,11 @@ def _facts(run: Run) -> Iterator[str]:
         "About": run.description,
         "Experiment": run.experiment,
         "Outcome": _outcome(run),
+        "To go on": f"himl submit --resume {run.id}" if _can_go_on(run) else "",
         "Started": _times(run),
         "Command": run.command,
         "Sweep": run.tags.get(SWEPT, ""),
-        "Best trial": run.tags.get(BEST_TRIAL, ""),
+        "Best trial": "" if run.tags.get(MANY) in REPEATED else run.tags.get(BEST_TRIAL, ""),
         "Values": "" if values == run.display_name else values,
         "Parent": run.parent or "",
         "Waited for": run.tags.get(STEP_AFTER, "").replace(",", ", "),
@@ -74,6 +76,11 @@ def _facts(run: Run) -> Iterator[str]:
 def _outcome(run: Run) -> str:
     code = "" if run.exit_code is None else f"exit code {run.exit_code}"
     return run.reason if code and code in run.reason else ", ".join(part for part in (code, run.reason) if part)
+
+
+def _can_go_on(run: Run) -> bool:
+    """Whether it is a sweep or a pipeline of this machine that stopped before its end."""
+    return bool(MANY in run.tags and run.folder) and run.status in (RunStatus.failed, RunStatus.canceled)
 
 
 def _folder(run: Run) -> str:

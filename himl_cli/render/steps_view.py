@@ -15,6 +15,10 @@ from himl_cli.render.errors import one_line
 from himl_cli.render.style import styled
 
 
+LONGEST_NAME = 40
+"""Longer ones would break the lines of all; `runs show STEP-RUN` has them whole."""
+
+
 class _Line(NamedTuple):
     name: str
     status: str
@@ -40,7 +44,7 @@ def steps_view(children: Sequence[Run], below: Mapping[str, Sequence[Run]]) -> I
 def _tree(children: Sequence[Run], below: Mapping[str, Sequence[Run]], indent: str) -> Iterator[_Line]:
     keys = {child.tags.get(STEP, child.id): child for child in children}
     waits = {key: [each for each in child.tags.get(STEP_AFTER, "").split(",") if each in keys] for key, child in keys.items()}
-    depths = {key: _depth(key, waits) for key in keys}
+    depths = _depths(waits)
     over = {key: max(waited, key=lambda each: depths[each]) if waited else "" for key, waited in waits.items()}
     over = {key: parent if _has_root(key, over) else "" for key, parent in over.items()}
     yield from _branch("", keys, over, waits, below, indent)
@@ -65,7 +69,8 @@ def _branch(
 
 
 def _name(run: Run, key: str) -> str:
-    return one_line(run.display_name or key)
+    name = one_line(run.display_name or key)
+    return name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 1]}…"
 
 
 def _has_root(key: str, over: Mapping[str, str]) -> bool:
@@ -77,5 +82,19 @@ def _has_root(key: str, over: Mapping[str, str]) -> bool:
     return False
 
 
-def _depth(key: str, waits: Mapping[str, Sequence[str]], seen: frozenset[str] = frozenset()) -> int:
-    return 0 if key in seen else 1 + max((_depth(each, waits, seen | {key}) for each in waits[key]), default=0)
+def _depths(waits: Mapping[str, Sequence[str]]) -> dict[str, int]:
+    """How many steps stand above each one on its longest way up; 0 for those that wait for a circle."""
+    left = {key: set(waited) for key, waited in waits.items()}
+    followers: dict[str, list[str]] = {key: [] for key in waits}
+    for key, waited in left.items():
+        for each in waited:
+            followers[each].append(key)
+    depths = dict.fromkeys(waits, 0)
+    free = [key for key, waited in left.items() if not waited]
+    for key in free:  # grows on the way
+        for each in followers[key]:
+            depths[each] = max(depths[each], depths[key] + 1)
+            left[each].discard(key)
+            if not left[each]:
+                free.append(each)
+    return {key: 0 if left[key] else depths[key] for key in waits}

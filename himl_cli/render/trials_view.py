@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import statistics
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -28,8 +30,7 @@ def trials_view(sweep: SweepView) -> Iterator[str]:
     yield ""
     yield styled(f"Trials: {counts_text(sweep.trials)}", "bold")
     yield from _for_people(sweep, ranked) if sys.stdout.isatty() else _in_full(sweep, ranked)
-    if sweep.best_on_the_way:
-        yield styled(f"The best value of all, at some step, is that of {_name(sweep.best_on_the_way, ranked)}.", "dim")
+    yield from _below(sweep)
 
 
 def counts_text(trials: Sequence[TrialView]) -> str:
@@ -39,13 +40,26 @@ def counts_text(trials: Sequence[TrialView]) -> str:
 
 
 def best_lines(sweep: SweepView, most: int = BEST_SHOWN) -> Iterator[str]:
-    """The *most* best trials as a table; nothing where none has a value."""
-    shown = [trial for trial in sweep.ranked if trial.value is not None][:most]
+    """The *most* best trials as a table, of folds and seeds all; nothing where none has a value."""
+    with_value = [trial for trial in sweep.ranked if trial.value is not None]
+    shown = with_value if sweep.is_repeated else with_value[:most]
     if not shown:
         return
     yield ""
-    yield styled(f"The best of {len(sweep.trials)} trials" if len(shown) < len(sweep.trials) else "Trials, the best one first", "bold")
+    heading = f"The best of {len(sweep.trials)} trials" if len(shown) < len(sweep.trials) else "Trials, the best one first"
+    yield styled(f"{len(shown)} of {len(sweep.trials)} runs" if sweep.is_repeated else heading, "bold")
     yield from _for_people(sweep, shown) if sys.stdout.isatty() else _in_full(sweep, shown)
+    yield from _below(sweep)
+
+
+def _below(sweep: SweepView) -> Iterator[str]:
+    """Mean and spread of folds and seeds; of a search which trial was best on the way, where another one is at the end."""
+    if sweep.best_on_the_way:
+        yield styled(f"The best value of all, at some step, is that of {_name(sweep.best_on_the_way, sweep.trials)}.", "dim")
+    values = [trial.value for trial in sweep.trials if trial.value is not None and math.isfinite(trial.value)]
+    if sweep.is_repeated and values:
+        spread = f", std {number_text(statistics.stdev(values))}" if len(values) > 1 else ""
+        yield f"{sweep.metric}: mean {number_text(statistics.fmean(values))}{spread} of {len(values)} run{'s' * (len(values) != 1)}"
 
 
 def trial_columns(sweep: SweepView) -> Sequence[Column]:

@@ -20,7 +20,8 @@ from himl_cli.services.transfer.disk import explained
 from himl_cli.services.transfer.download import download
 from himl_cli.services.transfer.ranks import rank_zero_only
 from himl_cli.services.transfer.requests import DownloadRequest
-from himl_cli.workspaces.base import BlobStore, Dataset, FindsDatasets, KeepsDatasets
+from himl_cli.workspaces.abilities import Dataset, FindsDatasets, KeepsDatasets
+from himl_cli.workspaces.base import BlobStore
 
 log = logging.getLogger(__name__)
 

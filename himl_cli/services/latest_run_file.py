@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from himl_cli.core.runs import Run
-from himl_cli.services.whole_file import write_whole
+from himl_cli.core.whole_file import write_whole
 
 FILE_NAME = "most_recent_run.txt"
 

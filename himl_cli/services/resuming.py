@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import replace
 from pathlib import Path
 
 from himl_cli.core.errors import BadUsage
 from himl_cli.core.events import Notify
+from himl_cli.core.redaction import mask_arguments
 from himl_cli.core.runs import Run, RunSelection
 from himl_cli.core.sweeps import MANY, SWEPT
 from himl_cli.services.run_logs import MAIN_LOGS
 from himl_cli.services.run_lookup import find_runs
 from himl_cli.services.submission import SubmitRequest, command_line
-from himl_cli.services.submission.many import KINDS, OF_ALL, OF_ONE, OF_SEARCHES, settled_many, sweep_for
+from himl_cli.services.submission.many import KINDS, OF_ALL, OF_ONE, OF_SEARCHES, asked_sweep, settled_many
 from himl_cli.services.submission.send import note_latest
 from himl_cli.services.sweeps import sweep_text
-from himl_cli.workspaces.base import JoinsWorkspaces, ResumesRuns, Workspace
+from himl_cli.services.sweeps.seeds import without_seed
+from himl_cli.workspaces.abilities import JoinsWorkspaces
+from himl_cli.workspaces.base import Workspace
+from himl_cli.workspaces.job_abilities import ResumesRuns
 
 COUNT = ("max_concurrent", "env_vars")
 OF_RECORD = (*KINDS, *OF_SEARCHES, *OF_ALL, *(name for names in OF_ONE.values() for name in names))
@@ -57,17 +62,33 @@ def check_agrees(run: Run, request: SubmitRequest) -> None:
         made_by = run.tags.get("command_line", run.command)
         if asked != made_by:
             raise BadUsage(f"Run '{run.id}' was made by '{made_by}', not by '{asked}'.", hint=f"Leave the script out: himl submit --resume {run.id}")
+    elif request.arguments:
+        _check_arguments(run, request)
     if any(map(request.is_typed, OF_RECORD[: len(KINDS)])):
-        asked_sweep = sweep_for(settled_many(_typed_alone(request)))
-        text = sweep_text(asked_sweep) if asked_sweep else "a single run"
-        if text != run.tags.get(SWEPT):
-            raise BadUsage(
-                f"Run '{run.id}' is: {run.tags.get(SWEPT, 'a single run')}; not: {text}.", hint=f"Leave these options out: himl submit --resume {run.id}"
-            )
+        again = asked_sweep(settled_many(_typed_alone(request)))
+        text, made = sweep_text(again) if again else "a single run", run.tags.get(SWEPT, "")
+        if text not in (made, without_seed(made)):
+            was = run.tags.get(SWEPT) or ("a pipeline" if run.tags.get(MANY) == "pipeline" else "a single run")
+            raise BadUsage(f"Run '{run.id}' is: {was}; not: {text}.", hint=f"Leave these options out: himl submit --resume {run.id}")
+
+
+def _check_arguments(run: Run, request: SubmitRequest) -> None:
+    """Raises BadUsage for arguments without a script that are not those of *run*."""
+    made_by = run.tags.get("command_line", run.command)
+    given = mask_arguments(request.arguments)
+    try:
+        words = shlex.split(made_by)
+    except ValueError:  # of another client
+        words = []
+    if given != words[2 if words[:1] == ["-m"] else 1 :]:
+        raise BadUsage(
+            f"Run '{run.id}' goes on with the arguments of '{made_by}', not with '{shlex.join(given)}'.",
+            hint=f"Leave them out: himl submit --resume {run.id}",
+        )
 
 
 def _typed_alone(request: SubmitRequest) -> SubmitRequest:
     """The request without what settings say of many runs, and without what may differ."""
-    defaults = SubmitRequest(request.cwd)
+    defaults = SubmitRequest(cwd=request.cwd)
     dropped = ["max_concurrent", *(name for name in KINDS if not request.is_typed(name))]
     return replace(request, **{name: getattr(defaults, name) for name in dropped})

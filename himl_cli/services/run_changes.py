@@ -10,7 +10,8 @@ from himl_cli.core.errors import BadUsage, HimlError, RunNotFound
 from himl_cli.core.pipelines import STEP
 from himl_cli.core.runs import Run
 from himl_cli.core.sweeps import HYPERPARAMETERS, MANY
-from himl_cli.workspaces.base import DeletesRuns, JoinsWorkspaces, Workspace
+from himl_cli.workspaces.abilities import DeletesRuns, JoinsWorkspaces
+from himl_cli.workspaces.base import Workspace
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,13 @@ from collections.abc import Sequence
 from himl_cli.core.errors import HimlError
 from himl_cli.core.run_details import RunDetails, SweepView, TrialView
 from himl_cli.core.runs import Run, RunQuery, RunStatus
-from himl_cli.core.sweeps import BEST_TRIAL, GOAL, MANY, PRIMARY_METRIC, SWEPT, TRIAL, best_of, hyperparameters_of
-from himl_cli.workspaces.base import ReadsManyRuns, Workspace
+from himl_cli.core.sweeps import BEST_TRIAL, GOAL, MANY, PRIMARY_METRIC, REPEATED, SWEPT, TRIAL, best_of, hyperparameters_of
+from himl_cli.workspaces.abilities import ReadsManyRuns
+from himl_cli.workspaces.base import Workspace
 
 log = logging.getLogger(__name__)
+BEST_SO_FAR = "best_child_by_primary_metric/"
+"""What the names of the columns begin with of a table that Azure ML keeps for itself among the metrics of a sweep."""
 
 
 def run_details(workspace: Workspace, run: Run) -> RunDetails:
@@ -20,7 +23,9 @@ def run_details(workspace: Workspace, run: Run) -> RunDetails:
     values = workspace.values(run.id)
     sweep = sweep_view(workspace, run, children)
     below = {} if sweep else _below(workspace, children)
-    return RunDetails(run, workspace.parameters(run.id), values.metrics, children, values.texts, sweep, below)
+    metrics = [metric for metric in values.metrics if not (sweep and metric.name.startswith(BEST_SO_FAR))]
+    texts = [each for each in values.texts if not (sweep and each.name.startswith(BEST_SO_FAR))]
+    return RunDetails(run, workspace.parameters(run.id), metrics, children, texts, sweep, below)
 
 
 def children_of(workspace: Workspace, run: Run) -> list[Run]:
@@ -40,6 +45,8 @@ def sweep_view(workspace: Workspace, run: Run, children: Sequence[Run]) -> Sweep
     metric, goal = run.tags.get(PRIMARY_METRIC, ""), run.tags.get(GOAL, "minimize")
     last = _last_values(workspace, trials, metric)
     views = [TrialView(child, values[child.id], last.get(child.id)) for child in trials]
+    if run.tags.get(MANY) in REPEATED:
+        return SweepView(metric, goal, views, is_repeated=True)
     best_value = best_of(goal, (view.value for view in views if view.value is not None))
     best = next((view.run.id for view in views if best_value is not None and view.value == best_value), "")
     known = run.tags.get(BEST_TRIAL, "")

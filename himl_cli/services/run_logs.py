@@ -12,7 +12,8 @@ from himl_cli.core.errors import HimlError, Interrupted, JobFailed, NotFound, Se
 from himl_cli.core.events import Notice, Notify, ignore
 from himl_cli.core.runs import Run, RunStatus
 from himl_cli.services.patience import Patience
-from himl_cli.workspaces.base import AnswersSlowly, BlobStore, JoinsWorkspaces, Workspace
+from himl_cli.workspaces.abilities import AnswersSlowly, JoinsWorkspaces
+from himl_cli.workspaces.base import BlobStore, Workspace
 
 SWEEP_LOG = "azureml-logs/hyperdrive.txt"
 PIPELINE_LOG = "logs/azureml/executionlogs.txt"

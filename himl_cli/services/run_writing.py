@@ -17,7 +17,7 @@ from itertools import islice
 from himl_cli.core.errors import DiskFailed, HimlError, NotAllowed, NotAllowedNow, NotFound, ServiceFailed
 from himl_cli.core.forks import tell_of_forks
 from himl_cli.core.logged import Logged
-from himl_cli.workspaces.base import RecordsRuns
+from himl_cli.workspaces.abilities import RecordsRuns
 
 log = logging.getLogger(__name__)
 

@@ -10,7 +10,9 @@ from contextlib import contextmanager, suppress
 
 from himl_cli.core.errors import HimlError, Interrupted, JobFailed, NotFound, ServiceFailed
 from himl_cli.core.events import Notice, Notify, ignore
+from himl_cli.core.run_details import SweepView
 from himl_cli.core.runs import Run, RunStatus
+from himl_cli.core.sweeps import MANY
 from himl_cli.services.patience import Patience
 from himl_cli.services.run_logs import GROWTH, follow_log, last_lines, seconds_between_looks
 from himl_cli.services.sweeps.progress import SweepProgress
@@ -42,8 +44,11 @@ def wait_for_run(workspace: Workspace, run_id: str, write: Callable[[bytes], Non
     return run
 
 
-def raise_unless_completed(run: Run, failed_child: str = "") -> None:
-    """Raises JobFailed, naming the run and why it did not complete; of many runs, *failed_child* is one whose log says it."""
+def raise_unless_completed(run: Run, failed_child: str = "", sweep: SweepView | None = None) -> None:
+    """Raises JobFailed, naming the run and why it did not complete; of many runs, *failed_child* is one whose log says it.
+
+    The same where trials of *sweep* failed: Azure ML may call such a sweep completed.
+    """
     if run.status is RunStatus.canceled:
         because = f": {run.reason.rstrip('.')}" if run.reason else ""
         raise JobFailed(f"Run '{run.id}' was canceled{because}.", hint=f"See himl runs show {run.id}")
@@ -54,7 +59,16 @@ def raise_unless_completed(run: Run, failed_child: str = "") -> None:
             look = f"Its output: himl runs logs {run.id}" if run.started else f"See himl runs show {run.id}"
         name = None if failed_child else _log_of_failed_rank(run)
         reason = NAMED_LOG.sub("", run.reason) or "no reason is known"
-        raise JobFailed(f"Run '{run.id}' failed: {reason.rstrip('.')}.", hint=look + (f" --file {name}" if name else ""))
+        raise JobFailed(f"Run '{run.id}' failed: {reason.rstrip('.')}.", hint=look + (f" --file {name}" if name else "") + _way_on(run))
+    failed = [trial.run.id for trial in sweep.trials if trial.run.status is RunStatus.failed] if sweep is not None else []
+    if sweep is not None and failed:
+        raise JobFailed(f"Run '{run.id}': {len(failed)} of {len(sweep.trials)} trials failed.", hint=f"What went wrong: himl runs logs {failed[0]}")
+
+
+def _way_on(run: Run) -> str:
+    """How a hint goes on about a sweep or a pipeline of this machine."""
+    words = f"; to do what is missing: himl submit --resume {run.id}"
+    return words if MANY in run.tags and run.folder and words not in run.reason else ""
 
 
 def wait_for_end(workspace: Workspace, run_id: str, notify: Notify, trials: int = 0) -> Run:

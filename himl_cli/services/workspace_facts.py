@@ -7,7 +7,8 @@ from dataclasses import replace
 
 from himl_cli.core.errors import WorkspaceNotFound
 from himl_cli.core.workspace_facts import WorkspaceFacts
-from himl_cli.workspaces.base import DescribesItself, FoundWorkspace
+from himl_cli.workspaces.abilities import DescribesItself
+from himl_cli.workspaces.base import FoundWorkspace
 
 
 def facts_of(found: Sequence[FoundWorkspace]) -> list[WorkspaceFacts]:

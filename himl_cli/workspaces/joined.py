@@ -17,7 +17,8 @@ from himl_cli.core.errors import HimlError, NotAllowed, RunNotFound, ServiceFail
 from himl_cli.core.recordings import RECORDED_FROM
 from himl_cli.core.results import RunResults
 from himl_cli.core.runs import LoggedValues, Metric, Run, RunQuery
-from himl_cli.workspaces.base import BlobStore, DeletesRuns, HoldsConnections, ReadsManyRuns, Workspace
+from himl_cli.workspaces.abilities import DeletesRuns, HoldsConnections, ReadsManyRuns
+from himl_cli.workspaces.base import BlobStore, Workspace
 
 SIMILAR = 4
 Answer = TypeVar("Answer")

@@ -13,11 +13,19 @@ from typing import Any
 import pytest
 
 import himl_cli
-from himl_cli import aggregate_hyperdrive_metrics, fetch_run, get_workspace
+from himl_cli import (
+    aggregate_hyperdrive_metrics,
+    download_files_from_hyperdrive_children,
+    fetch_run,
+    get_metrics_for_hyperdrive_run,
+    get_metrics_for_run,
+    get_tags_from_hyperdrive_run,
+    get_workspace,
+)
 from himl_cli.core.errors import BadUsage, RunNotFound
 from himl_cli.core.logged import Logged, NewRun, RunEnd
 from himl_cli.core.runs import RunStatus
-from himl_cli.core.sweeps import HYPERPARAMETERS
+from himl_cli.core.sweeps import HYPERPARAMETERS, MANY
 from himl_cli.services import logged_values
 from himl_cli.workspaces.local.workspace import LocalWorkspace
 from tests.recorded_runs import RecordedRuns
@@ -62,6 +70,67 @@ def test_a_column_a_child_and_a_row_a_metric() -> None:
     assert found.equals(aggregate_hyperdrive_metrics("child_run_index", run=fetch_run(None, PARENT)))
     assert found.equals(aggregate_hyperdrive_metrics("--child_run_index", run_id=PARENT, aml_workspace=get_workspace()))
     assert found.equals(aggregate_hyperdrive_metrics("child_run_index", run_id=f"crossval:{PARENT}", workspace_config_path=Path(".himl")))
+
+
+@pytest.mark.parametrize(
+    ("kind", "values", "columns"),
+    [
+        ("crossval", (0, 1), ["0", "1"]),
+        ("sweep", (0.5, 0.1), [0.5, 0.1]),
+        ("sweep", ("0", "1"), ["0", "1"]),
+        ("sweep", (1, 1.0), ["1", "1.0"]),
+    ],
+)
+def test_columns_are_called_as_in_hi_ml(
+    project: Path, monkeypatch: pytest.MonkeyPatch, kind: str, values: Sequence[float | str], columns: list[object]
+) -> None:
+    """Of a cross-validation by texts whoever submitted it, else as the tags have the values, unless two of these are equal."""
+    workspace = RecordedRuns(project).workspace
+    monkeypatch.chdir(project)
+    workspace.start_run(NewRun("cv", "e", tags={MANY: kind}))
+    for index, each in enumerate(values):
+        child = workspace.start_run(NewRun(f"cv_{index}", "e", parent="cv", tags={HYPERPARAMETERS: json.dumps({"fold": each})})).id
+        workspace.log(child, scalars("loss", [float(index)]))
+    found = aggregate_hyperdrive_metrics("fold", run_id="cv")
+    assert [(name, found[name]["loss"]) for name in found.columns] == [(columns[0], 0.0), (columns[1], 1.0)]
+    assert get_metrics_for_hyperdrive_run("fold", run_id="cv") == {column: {"loss": float(index)} for index, column in enumerate(columns)}
+
+
+@pytest.mark.usefixtures("workspace")
+def test_the_metrics_of_children_and_of_one_run(caplog: pytest.LogCaptureFixture) -> None:
+    child = fetch_run(None, f"{PARENT}_1")
+    assert get_metrics_for_hyperdrive_run("child_run_index", run=fetch_run(None, PARENT), keep_metrics=["loss"]) == {
+        fold: {"loss": CURVES[fold]["loss"]} for fold in (0, 1)
+    }
+    assert get_metrics_for_run(child.id) == get_metrics_for_run(run=child) == CURVES[1]
+    assert get_metrics_for_run(run=child, keep_metrics=["loss", "auc"]) == {"loss": CURVES[1]["loss"]}
+    assert f"Run '{child.id}' has no metric 'auc'." in caplog.text
+    assert (get_tags_from_hyperdrive_run(child, "child_run_index"), get_tags_from_hyperdrive_run(child, "lr")) == (1, None)
+    with pytest.raises(ValueError, match=f"'{PARENT}' is no trial of a sweep"):
+        get_tags_from_hyperdrive_run(fetch_run(None, PARENT), "child_run_index")
+    with pytest.raises(ValueError, match="Which run is meant has to be said"):
+        get_metrics_for_run()
+
+
+def test_files_of_children_go_to_folders_by_their_values(
+    azure_environment: StagedWorkspace, project: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    azure_environment.write_config(project)
+    monkeypatch.chdir(project)
+    add_sweep(azure_environment, "hyper_1", [{"lr": 0.1, "x": "a-b"}, {"lr": 0.2, "x": "ab"}], lambda _, values: {"loss": [1.0]})
+    for index in range(2):
+        azure_environment.put_artifacts(azure_environment.state.runs[f"hyper_1_{index}"], {"outputs/a.txt": b"a%d" % index, "outputs/b/c.txt": b"c"})
+    azure_environment.put_artifacts(azure_environment.state.runs["hyper_1_1"], {"only.txt": b"one"})
+    parent = fetch_run(get_workspace(), "hyper_1")
+    found = download_files_from_hyperdrive_children(parent, "outputs/a.txt,outputs/b,only.txt", project / "got", "lr")
+    names = ["01/outputs/a.txt", "01/outputs/b", "02/outputs/a.txt", "02/outputs/b", "02/only.txt"]
+    assert found == [str(project / "got" / name) for name in names]
+    assert [(project / "got" / f"0{number}" / "outputs" / "a.txt").read_bytes() for number in (1, 2)] == [b"a0", b"a1"]
+    assert "only.txt" in caplog.text
+    for argument, words in (("", "has to be said"), ("depth", "has no hyperparameter 'depth'"), ("x", "would go to the same folder 'ab'")):
+        with pytest.raises(ValueError, match=words):
+            download_files_from_hyperdrive_children(parent, "outputs/a.txt", project / "other", argument)
+    assert not (project / "other").exists()
 
 
 @pytest.mark.usefixtures("workspace")

@@ -10,8 +10,14 @@ from typing import Any
 
 import pytest
 
-from himl_cli import create_crossval_hyperdrive_config
+from himl_cli import (
+    create_crossval_hyperdrive_config,
+    create_crossval_hyperparam_args_v2,
+    create_grid_hyperdrive_config,
+    create_grid_hyperparam_args_v2,
+)
 from himl_cli.api.submitting.hyperdrive_config import sweep_of_config
+from himl_cli.api.submitting.hyperparam_args import sweep_of_args
 from himl_cli.core.errors import BadUsage
 from himl_cli.core.sweeps import Draw, EarlyStop, SearchRange
 from tests.api.scripts import write_script
@@ -84,15 +90,31 @@ def test_a_cross_validation_needs_no_azureml_package(lab: StagedWorkspace, proje
     (sweep,) = [run for run in lab.state.runs.values() if run.parent_id is None]
     assert sorted(said_by_trials(lab)) == [["--epochs", "2", "--crossval_index", str(index)] for index in range(3)]
     assert sweep.tags["himl.many"] == "crossval"
+    tags = [json.loads(run.tags["hyperparameters"]) for run in lab.state.runs.values() if run.parent_id]
+    assert sorted(tags, key=str) == [{"crossval_index": str(index)} for index in range(3)]
     assert (sweep.job or {})["objective"] == {"goal": "minimize", "primaryMetric": "val/loss"}
 
 
 def test_its_arguments_are_hi_mls() -> None:
     sweep = sweep_of_config(create_crossval_hyperdrive_config(4, cross_val_index_arg_name="--fold", metric_name="auc"))
-    assert dict(sweep.space) == {"fold": SearchRange(Draw.choice, (0, 1, 2, 3))}
+    assert dict(sweep.space) == {"fold": SearchRange(Draw.choice, ("0", "1", "2", "3"))}  # texts, as in hi-ml
     assert (sweep.sampling, sweep.max_trials, sweep.primary_metric, sweep.goal) == ("grid", 4, "auc", "minimize")
     with pytest.raises(ValueError, match="num_splits is at least 1"):
         create_crossval_hyperdrive_config(0)
+
+
+def test_a_grid_is_a_sweep_by_either_argument() -> None:
+    space = {"model": SearchRange(Draw.choice, ("small", "large"))}
+    by_config = sweep_of_config(create_grid_hyperdrive_config(["small", "large"], "--model", "auc"))
+    by_args = sweep_of_args(create_grid_hyperparam_args_v2(["small", "large"], "model", "auc"))
+    for sweep in (by_config, by_args):
+        assert (dict(sweep.space), sweep.sampling, sweep.max_trials, sweep.primary_metric, sweep.goal) == (space, "grid", 2, "auc", "minimize")
+    splits = sweep_of_args(create_crossval_hyperparam_args_v2(2))
+    assert (dict(splits.space), splits.primary_metric) == ({"crossval_index": SearchRange(Draw.choice, ("0", "1"))}, "val/loss")
+    with pytest.raises(ValueError, match="values is a list with one value at least"):
+        create_grid_hyperdrive_config([], "model", "auc")
+    with pytest.raises(ValueError, match="num_splits is at least 1"):
+        create_crossval_hyperparam_args_v2(0)
 
 
 def config(**fields: Any) -> SimpleNamespace:
@@ -135,3 +157,11 @@ def test_policies_are_understood(policy: dict[str, Any], stop: EarlyStop | None)
 def test_what_cannot_be_sent_is_said(given: object, words: str) -> None:
     with pytest.raises(BadUsage, match=words):
         sweep_of_config(given)
+
+
+def test_limits_that_hyperdrive_has_by_itself_are_said_to_a_sweep_job() -> None:
+    usual = sweep_of_config(config())
+    assert (usual.max_seconds, usual.max_concurrent) == (7 * 24 * 3600, None)
+    other = sweep_of_config(config(max_duration_minutes=90, max_total_runs=200, max_concurrent_runs=4))
+    assert (other.max_seconds, other.max_concurrent) == (5400, 4)
+    assert sweep_of_config(config(max_total_runs=200, max_concurrent_runs=200)).max_concurrent is None

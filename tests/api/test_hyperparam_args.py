@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from himl_cli.api.submitting.hyperparam_args import sweep_of_args
+from himl_cli.api.submitting.hyperparam_args import EARLY_TERMINATION_ARG, sweep_of_args, trial_seconds_of
 from himl_cli.core.errors import BadUsage
 from himl_cli.core.sweeps import Draw, EarlyStop, SearchRange, SweepSpec
 from himl_cli.workspaces.azure.jobs.sdk import load_sdk
@@ -99,6 +99,22 @@ def test_samplings_and_policies_of_azure_ai_ml_are_understood() -> None:
     assert of(max_concurrent_trials=2).max_concurrent == 2
 
 
+def test_what_hi_ml_hands_to_azure_ai_ml_is_taken_by_its_name() -> None:
+    given = {"parameter_sampling": SPACE, "early_termination_policy": "median_stopping", "timeout": 7200, "trial_timeout": 600, "max_concurrent_trials": 2}
+    found = sweep_of_args(given)
+    assert (found.early_stop, found.max_seconds, found.max_concurrent, trial_seconds_of(given)) == (EarlyStop("median"), 7200, 2, 600)
+    assert EARLY_TERMINATION_ARG == "early_termination_policy"
+
+
+def test_the_limits_of_a_sweep_and_its_trials_are_sent(lab: StagedWorkspace, project: Path) -> None:
+    call = f'{CLUSTER}, hyperparam_args={{"parameter_sampling": {{"lr": [0.1, 0.2]}}, "timeout": 7200, "trial_timeout": 600}}'
+    send(write_script(project, "train.py", call, HERE))
+    limits = job_of(lab)["limits"]
+    assert (limits["timeout"], limits["trialTimeout"]) == ("PT2H", "PT10M")
+    both = run_script(write_script(project, "both.py", f'{call}, max_run_duration="1h"', HERE), "--azureml")
+    assert "max_run_duration and hyperparam_args' trial_timeout are two limits of each trial" in both.stderr
+
+
 def test_a_grid_has_no_more_trials_than_points() -> None:
     assert sweep_of_args({"parameter_sampling": SPACE, "max_total_trials": 50}).max_trials == 3
     assert sweep_of_args({"parameter_sampling": SPACE, "max_total_trials": 2}).max_trials == 2
@@ -117,6 +133,9 @@ def test_a_grid_has_no_more_trials_than_points() -> None:
         ({"parameter_sampling": {"lr": "uniform(1)"}}, "uniform takes 2 arguments"),
         ({"parameter_sampling": {"lr": "uniform(0,1)"}}, "'max_total_trials' is missing"),
         ({"parameter_sampling": SPACE, "max_total_trials": "many"}, "whole number"),
+        ({"parameter_sampling": SPACE, "compute": "gpu"}, "'compute' cannot be given here"),
+        ({"parameter_sampling": SPACE, "timeout": "2h"}, "'timeout' is a number of seconds"),
+        ({"parameter_sampling": SPACE, "early_termination": "median", "early_termination_policy": "median"}, "are the same"),
         ({"parameter_sampling": SPACE, "sampling_algorithm": "sobol"}, "no sampling 'sobol'"),
         ({"parameter_sampling": SPACE, "early_termination": "bandit(slack=1)"}, "unknown 'slack'"),
     ],

@@ -245,6 +245,9 @@ def test_a_client_of_the_sdk_says_which_workspace(lab: StagedWorkspace, project:
         (f'{CLUSTER}, entry_script="none.py"', "none.py"),
         (f'{CLUSTER}, input_datasets=[""]', "The name of the dataset is empty"),
         (f"{CLUSTER}, pytorch_processes_per_node_v2=0", "pytorch_processes_per_node_v2 0: at least 1 is needed"),
+        (f"{CLUSTER}, pytorch_processes_per_node_v2=10**30", "pytorch_processes_per_node_v2 can be 1,024 at most"),
+        (f"{CLUSTER}, pytorch_processes_per_node_v2=2.5", "pytorch_processes_per_node_v2 must be a whole number from 1 on, not 2.5"),
+        (f"{CLUSTER}, num_nodes=65_001", "num_nodes can be 65,000 at most"),
     ],
 )
 def test_arguments_that_cannot_be_used_are_value_errors(lab: StagedWorkspace, project: Path, call: str, said: str) -> None:

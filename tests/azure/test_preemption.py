@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,13 +26,18 @@ SUBMIT = ("submit", "train.py", "--cluster", "cpu-cluster", "-q")
 
 
 @pytest.fixture
-def jobs(azure_environment: StagedWorkspace, project: Path) -> Iterator[JobRunner]:
+def jobs(azure_environment: StagedWorkspace, project: Path, request: pytest.FixtureRequest) -> Iterator[JobRunner]:
+    """Of each test's own `disk`, by its parameter: what the next try finds is not known for sure."""
     azure_environment.write_config(project)
     write_files(project, {"train.py": LOOKS, "environment.yml": ENVIRONMENT})
-    with azure_environment.run_jobs() as running:
+    with azure_environment.run_jobs(disk=getattr(request, "param", "new")) as running:
         yield running
 
 
+on_either_disk = pytest.mark.parametrize("jobs", ["new", "restored"], indirect=True)
+
+
+@on_either_disk
 @pytest.mark.parametrize("seed", range(2))
 def test_a_training_whose_node_is_taken_away_ends_as_if_nothing_had_happened(
     himl: Himl, azure: StagedWorkspace, jobs: JobRunner, project: Path, tmp_path: Path, seed: int
@@ -50,30 +56,91 @@ def test_a_training_whose_node_is_taken_away_ends_as_if_nothing_had_happened(
     assert first == -1 < second
 
 
-def test_where_the_disk_is_new_the_checkpoint_comes_from_what_the_run_kept(himl: Himl, azure: StagedWorkspace, jobs: JobRunner, project: Path) -> None:
-    taken = """
-import shutil, sys, time
+TRIES = """
+import os, sys, time
 from pathlib import Path
-if Path("outputs/mark").exists():
-    shutil.rmtree("outputs")
-    from himl_cli.job import recovery_checkpoint
-    found = recovery_checkpoint()
-    print(found.name, found.read_text(), Path("outputs").exists())
+from himl_cli.job import recovery_checkpoint
+found = recovery_checkpoint()
+print("found", found and found.name, found and found.read_text(), flush=True)
+folder, notes = Path("outputs/checkpoints"), Path(os.environ["NOTES"])
+number = len(list(notes.iterdir())) + 1
+(notes / str(number)).touch()
+folder.mkdir(parents=True, exist_ok=True)
+for name, text in ({"recovery_epoch=2": "two", "recovery_epoch=9": ""}, {"recovery_epoch=4": "four", "autosave": "no"}, {})[number - 1].items():
+    (folder / f"{name}.ckpt").write_text(text)
+if number == 3:
     sys.exit()
-for name, text in {"checkpoints/recovery_epoch=2": "two", "retry_001/checkpoints/recovery_epoch=4": "four", "checkpoints/recovery_epoch=9": ""}.items():
-    path = Path("outputs", f"{name}.ckpt")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text)
-Path("outputs/mark").touch()
-print("waits", flush=True)
+print("waits", number, flush=True)
 time.sleep(600)
 """
-    write_files(project, {"train.py": taken})
-    run_id = himl.ok(*SUBMIT).stdout.strip()
-    wait_until(lambda: "waits" in azure.logs(run_id))
-    jobs.preempt(run_id)
+
+
+@on_either_disk
+def test_the_checkpoint_of_the_highest_epoch_of_all_tries_is_found(himl: Himl, azure: StagedWorkspace, jobs: JobRunner, project: Path, tmp_path: Path) -> None:
+    write_files(project, {"train.py": TRIES})
+    (tmp_path / "notes").mkdir()
+    run_id = himl.ok(*SUBMIT, "--env_var", f"NOTES={(tmp_path / 'notes').as_posix()}").stdout.strip()
+    for number, found in ((1, "found None None"), (2, "found recovery_epoch=2.ckpt two")):
+        wait_until(lambda number=number: f"waits {number}" in azure.logs(run_id))  # type: ignore[misc]
+        assert found in azure.logs(run_id)
+        jobs.preempt(run_id)
     azure.wait_for(run_id, "Completed")
-    assert himl.ok("runs", "logs", run_id).stdout == "recovery_epoch=4.ckpt four False\n"
+    assert himl.ok("runs", "logs", run_id).stdout.splitlines()[-1] == "found recovery_epoch=4.ckpt four"
+
+
+def test_what_is_on_the_disk_does_not_hide_a_higher_epoch_of_the_run(himl: Himl, azure: StagedWorkspace, jobs: JobRunner, project: Path) -> None:
+    """Nor the other way round, and an equal one is not brought."""
+    looks = """
+import sys, time
+from pathlib import Path
+from himl_cli.job import recovery_checkpoint
+def found(*epochs):
+    for path in Path("outputs/checkpoints").glob("*"):
+        path.unlink()
+    for epoch in epochs:
+        Path("outputs/checkpoints", f"recovery_epoch={epoch}.ckpt").write_text("disk")
+    best = recovery_checkpoint()
+    print(best.name, best.read_text(), flush=True)
+Path("outputs/checkpoints").mkdir(parents=True)
+print("waits", flush=True)
+while not Path(sys.argv[1]).exists():
+    time.sleep(0.02)
+found(3, 1)
+found(7)
+found(5)
+"""
+    write_files(project, {"train.py": looks})
+    run_id = himl.ok(*SUBMIT, "--", str(project / "go")).stdout.strip()
+    wait_until(lambda: "waits" in azure.logs(run_id))
+    azure.put_artifacts(azure.state.runs[run_id], {"outputs/checkpoints/recovery_epoch=5.ckpt": b"run"})
+    (project / "go").touch()
+    azure.wait_for(run_id, "Completed")
+    assert himl.ok("runs", "logs", run_id).stdout.splitlines() == [
+        "waits",
+        "recovery_epoch=5.ckpt run",
+        "recovery_epoch=7.ckpt disk",
+        "recovery_epoch=5.ckpt disk",
+    ]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="modes of POSIX")
+def test_a_folder_that_others_can_write_to_is_not_loaded_from(himl: Himl, azure: StagedWorkspace, jobs: JobRunner, project: Path) -> None:
+    shared = """
+import hashlib, os, tempfile
+from pathlib import Path
+place = Path(tempfile.gettempdir(), "himl_recovery_" + hashlib.sha256(os.environ["AZUREML_RUN_ID"].encode()).hexdigest()[:16])
+place.mkdir()
+place.chmod(0o777)
+from himl_cli.job import recovery_checkpoint
+try:
+    recovery_checkpoint()
+finally:
+    place.rmdir()
+"""
+    write_files(project, {"train.py": shared})
+    run_id = himl.ok(*SUBMIT).stdout.strip()
+    azure.wait_for(run_id, "Failed")
+    assert "Others can write to" in himl.ok("runs", "logs", run_id).stdout
 
 
 def test_a_checkpoint_of_a_run_is_read_where_it_lies(himl: Himl, azure: StagedWorkspace, jobs: JobRunner) -> None:
@@ -89,16 +156,18 @@ def test_a_checkpoint_of_a_run_is_read_where_it_lies(himl: Himl, azure: StagedWo
     assert himl.ok("runs", "logs", whole).stdout == "['best.ckpt', 'last.ckpt'] last.ckpt the last\n"
 
 
+@on_either_disk
 def test_a_job_that_was_preempted_goes_on_from_its_own_checkpoint_and_not_from_the_one_it_began_with(
     himl: Himl, azure: StagedWorkspace, jobs: JobRunner, project: Path
 ) -> None:
     stops = """
 import time
 from pathlib import Path
-place = Path("outputs/checkpoints/last.ckpt")
-print("found", place.read_text(), flush=True)
-if place.read_text() == "weights":
-    place.write_text("own")
+from himl_cli.job import recovery_checkpoint
+found = recovery_checkpoint().read_text()
+print("found", found, flush=True)
+if found == "weights":
+    Path("outputs/checkpoints/last.ckpt").write_text("own")
     print("waits", flush=True)
     time.sleep(600)
 """

@@ -97,6 +97,34 @@ def test_what_hyperdrive_cannot_do_is_refused_first(lab: StagedWorkspace, himl: 
     assert lab.requests() == []
 
 
+REFUSES = """
+import warnings
+warnings.simplefilter("ignore")
+from himl_cli.core.errors import HimlError
+from himl_cli.workspaces.azure.jobs_v1.refusals import sdk_errors
+import azureml.core
+from azureml.train import hyperdrive
+try:
+    with sdk_errors(None):
+        hyperdrive.TruncationSelectionPolicy(truncation_percentage=200)
+except HimlError as err:
+    print(type(err).__name__, err.exit_code, err)
+"""
+
+
+def test_what_azureml_refuses_of_a_sweep_is_a_usage_error() -> None:
+    done = subprocess.run([str(client_python(HIML_V1)), "-c", REFUSES], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "\nBadUsage 2 azureml-core refuses the job: " in f"\n{done.stdout}", done.stdout + done.stderr
+
+
+def test_many_trials_without_a_number_at_a_time_are_sent_with_the_most_that_there_may_be(lab: StagedWorkspace, himl: Himl, project_with_score: Path) -> None:
+    run_id = submitted(himl, "score.py", "--sweep", f"lr={','.join(map(str, range(150)))}")
+    job = lab.state.runs[run_id].job
+    assert job is not None
+    assert (job["limits"]["maxTotalTrials"], job["limits"]["maxConcurrentTrials"]) == (150, 100)
+
+
 def test_a_value_that_is_named_as_its_argument_is_given_once(lab: StagedWorkspace, himl: Himl, project_with_score: Path) -> None:
     run_id = submitted(himl, "score.py", "--sweep", "lr=0.1,0.2", "--", "--lr", "${{search_space.lr}}", "--fixed", "x")
     definition = lab.state.runs[run_id].definition

@@ -222,3 +222,14 @@ def test_where_the_service_fails_it_is_said(himl: Himl, azure_environment: Stage
     done = himl("runs", "aggregate", "there", "--output_csv", "m.csv")
     assert (done.code, done.stdout) == (4, "")
     assert not (project / "m.csv").exists()
+
+
+def test_several_sweeps_stand_for_themselves_and_it_is_said_how_to_get_their_trials(himl: Himl, project: Path) -> None:
+    runs = RecordedRuns(project)
+    for name in ("first", "second"):
+        runs.add(name, tags={"himl.many": "sweep"})
+        runs.add(f"{name}_0", parent=name, tags={HYPERPARAMETERS: '{"lr": 0.1}', "himl.trial": "0"})
+        runs.log(f"{name}_0", [("loss", 0.5, 0, 0)])
+    told = himl.ok("runs", "aggregate", "--run", "first,second").stderr
+    assert "2 of the runs are sweeps or pipelines: with --children what is below them is put side by side." in told
+    assert "loss" in himl.ok("runs", "aggregate", "--run", "first,second", "--children").stdout

@@ -96,9 +96,15 @@ def test_a_secret_among_the_arguments_is_not_kept(himl: Himl, project: Path) -> 
     assert himl("submit", "train.py", "--", "--api_key", "sesame-open-1").code == 1
     run = latest(himl)
     refused = himl("submit", "--resume", run)
-    assert (refused.code, "its arguments hold a secret" in refused.stderr) == (2, True)
+    assert (refused.code, "its arguments hold a secret" in refused.stderr, "--api_key" in refused.stderr) == (2, True, True)
     files = [path for path in (project / ".himl" / "runs" / run).rglob("*") if path.is_file()]
     assert not [path for path in files if b"sesame-open-1" in path.read_bytes()]
+
+
+def test_a_count_of_tokens_is_no_secret(himl: Himl, project: Path) -> None:
+    write_files(project, {"train.py": "import sys\nprint(sys.argv[1:])\nraise SystemExit(1)"})
+    assert himl("submit", "train.py", "--", "--token_count", "5").code == 1
+    assert himl("submit", "--resume", latest(himl)).stdout == "['--token_count', '5']\n"
 
 
 def test_a_trial_is_resumed_with_its_sweep(himl: Himl, project: Path) -> None:
@@ -125,6 +131,16 @@ def test_resuming_a_sweep_runs_the_trials_that_failed_and_those_that_were_not_st
     assert sorted(lines(notes / "ends")) == sorted([f"{run}_{number}" for number in (0, 0, 1, 1, 2, 2, 3, 4)])
     assert "resumed: 5 of 5 trials are left, 0 at work" in log_of(project, run)
     assert [each["tags"]["hyperparameters"] for each in children(himl, run)] == [f'{{"n": {number}}}' for number in (1, 2, 3, 0, 4)]
+
+
+def test_a_tag_that_somebody_changed_does_not_hinder(himl: Himl, project: Path) -> None:
+    write_files(project, {"train.py": "import sys\nfrom pathlib import Path\nsys.exit(sys.argv[2] == '2' and not Path('../../../../mended').exists())\n"})
+    assert himl("submit", "train.py", "--sweep", "n=1,2").code == 1
+    run = latest(himl)
+    himl.ok("runs", "tag", f"{run}_0", "himl.trial=the first")
+    (project / "mended").touch()
+    himl.ok("submit", "--resume", run)
+    assert statuses(himl, run) == ["Completed"] * 2
 
 
 def test_a_trial_that_was_stopped_early_is_not_run_again(himl: Himl, project: Path, tmp_path: Path) -> None:
@@ -164,7 +180,7 @@ def test_killing_a_sweep_at_any_moment_loses_no_result_and_resume_finishes_it(hi
     env = {"NOTES": str(notes)}
     himl.ok("submit", "train.py", "--no_wait", "--sweep", f"n={','.join(map(str, range(12)))}", "--max_concurrent", "3", env=env)
     run = latest(himl)
-    moment = random.random() * 1.5
+    moment = random.Random(f"{who}/{chance}").random() * 1.5
     time.sleep(moment)
     kill(project, KEEPER)
     if who == "all":
@@ -201,3 +217,61 @@ def test_of_two_that_resume_at_once_one_does(himl: Himl, project: Path, tmp_path
     (notes / "hold").unlink()
     wait_until(lambda: show(himl, run)["status"] == "Completed")
     assert sorted(lines(notes / "ends")) == [f"{run}_0", f"{run}_1"]
+
+
+# The first try of a trial logs 100 at steps 0 to 3 and fails; the next one goes on from $FROM, and logs its argument times the step's number.
+TWO_TRIES = """
+import os, sys
+from pathlib import Path
+from himl_cli import RUN_CONTEXT
+begun = Path("outputs/begun")
+if not begun.exists():
+    begun.touch()
+    for step in range(4):
+        RUN_CONTEXT.log("acc", 100, step=step)
+    sys.exit(9)
+for step in range(int(os.environ["FROM"]), 6):
+    RUN_CONTEXT.log("acc", float(sys.argv[2]) * step, step=step)
+"""
+
+
+@pytest.mark.parametrize(("begin", "earlier", "best"), [("0", [], 1), ("2", [100.0, 100.0], 0)])
+def test_what_a_later_try_logs_takes_the_place_of_what_the_one_before_logged_from_there_on(
+    himl: Himl, project: Path, begin: str, earlier: list[float], best: int
+) -> None:
+    """Of a script that begins anew nothing of the first try is left, of one that goes on the steps before that; also where the best trial is chosen."""
+    write_files(project, {"train.py": TWO_TRIES})
+    assert himl("submit", "train.py", "--sweep", "n=1,2", "--primary_metric", "acc", "--goal", "maximize", env={"FROM": begin}).code == 1
+    run = latest(himl)
+    himl.ok("submit", "--resume", run, env={"FROM": begin})
+    assert show(himl, run)["tags"]["himl.best_trial"] == f"{run}_{best}"
+    (acc,) = show(himl, f"{run}_1")["metrics"]
+    assert (acc["value"], acc["step"], acc["count"]) == (10.0, 5, 6)
+    trials = himl.ok("runs", "aggregate", run, "--json").json()["children"]
+    assert trials[1]["series"]["acc"]["steps"] == [0, 1, 2, 3, 4, 5]
+    assert trials[1]["series"]["acc"]["values"] == [*earlier, *(2.0 * step for step in range(int(begin), 6))]
+    assert "best 100" in log_of(project, run) or begin == "0"
+
+
+def test_a_random_sweep_goes_on_with_its_seed(himl: Himl, project: Path) -> None:
+    """Trials that were never started get what they would have got; the same options may be given again, without the seed that was drawn."""
+    write_files(project, {"train.py": "import os\nos.environ['GOOD']"})
+    options = ("--sweep", "lr=uniform(0,1)", "--max_trials", "5")
+    assert himl("submit", "train.py", *options).code == 1
+    run = latest(himl)
+    sampling = show(himl, run)["tags"]["himl.sweep"].split(", ")[1]
+    himl.ok("submit", "--resume", run, *options, env={"GOOD": "1"})
+    resumed = [each["tags"]["hyperparameters"] for each in children(himl, run)]
+    himl.ok("submit", "train.py", *options, "--sampling", sampling, env={"GOOD": "1"})
+    assert [each["tags"]["hyperparameters"] for each in children(himl, latest(himl))] == resumed
+
+
+def test_a_shorter_second_try_has_the_last_value(himl: Himl, project: Path) -> None:
+    write_files(project, {"train.py": TWO_TRIES.replace("6)", "2)")})
+    assert himl("submit", "train.py", "--sweep", "n=1,2", "--primary_metric", "acc", env={"FROM": "0"}).code == 1
+    run = latest(himl)
+    himl.ok("submit", "--resume", run, env={"FROM": "0"})
+    (acc,) = show(himl, f"{run}_1")["metrics"]
+    assert (acc["value"], acc["step"], acc["count"]) == (2.0, 1, 2)
+    aggregated = himl.ok("runs", "aggregate", run, "--json").json()
+    assert [trial["last"]["acc"] for trial in aggregated["children"]] == [1.0, 2.0]

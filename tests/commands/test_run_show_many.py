@@ -204,3 +204,21 @@ def test_a_sweep_on_azure_is_shown_for_a_few_requests(himl: Himl, azure_environm
     assert len(rows) == 121
     asked = [seen for seen in azure_environment.stage.log.all() if "/token" not in seen.path]
     assert len(asked) < 20, [str(seen) for seen in asked]
+
+
+@pytest.mark.parametrize("kind", ["crossval", "seeds"])
+def test_of_folds_and_seeds_none_is_the_best(himl: Himl, recorded: RecordedRuns, kind: str) -> None:
+    add_sweep_here(recorded, 4, tags={MANY: kind, BEST_TRIAL: f"{SWEEP}_2"})
+    shown = himl.ok("runs", "show", SWEEP).stdout
+    assert "best" not in shown.casefold()
+    assert [row[0] for row in table(shown)[1:5]] == [f"{SWEEP}_{number}" for number in range(4)]
+    assert shown.splitlines()[-1] == "val/loss: mean 1.125, std 0.853913 of 4 runs"
+    assert himl.ok("runs", "show", SWEEP, "--json").json()["primary_metric"]["best"] is None
+
+
+def test_a_sweep_that_stopped_says_how_to_go_on(himl: Himl, recorded: RecordedRuns) -> None:
+    recorded.add("stopped", status=RunStatus.failed, reason="its supervisor ended", tags={MANY: "sweep"})
+    recorded.add("done", tags={MANY: "sweep"})
+    recorded.add("plain", status=RunStatus.failed)
+    assert "himl submit --resume stopped" in himl.ok("runs", "show", "stopped").stdout
+    assert all("--resume" not in himl.ok("runs", "show", name).stdout for name in ("done", "plain"))

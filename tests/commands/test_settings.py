@@ -92,6 +92,7 @@ def test_a_wrong_setting_is_named_with_file_line_and_key(himl: Himl, project: Pa
         ("tag = 'x'", "--tag takes KEY=VALUE"),
         ("max_run_duration = '30'", "--max_run_duration '30' is no duration."),
         ("num_nodes = 0", "--num_nodes 0: at least 1 is needed."),
+        ("processes_per_node = 1025", "--processes_per_node can be 1,024 at most, not 1,025."),
     ],
 )
 def test_a_value_that_fits_the_type_only_is_told_with_its_place_too(himl: Himl, project: Path, content: str, complaint: str) -> None:

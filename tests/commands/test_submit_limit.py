@@ -19,16 +19,27 @@ def running(azure_environment: StagedWorkspace, project: Path) -> Iterator[Stage
     """A project whose script does not end by itself, and a workspace that runs what it is sent."""
     azure_environment.write_config(project)
     write_files(project, {"train.py": "import time\nprint('begun', flush=True)\ntime.sleep(100)\n", "environment.yml": CONDA})
-    with azure_environment.run_jobs():
+    with azure_environment.run_jobs(minute=1.0):
         yield azure_environment
 
 
 def test_a_job_that_ran_too_long_says_so(running: StagedWorkspace, himl: Himl) -> None:
-    done = himl(*SUBMIT, "1s", "--wait")
+    done = himl(*SUBMIT, "1m", "--wait")
     assert done.code == 1
-    assert "was canceled: it ran for as long as --max_run_duration let it (1 s)." in " ".join(done.stderr.split())
+    assert "was canceled: it ran for as long as --max_run_duration let it (60 s)." in " ".join(done.stderr.split())
     (run_id,) = running.state.runs
     assert "--max_run_duration" in himl.ok("runs", "show", run_id, "--json").json()["reason"]
+
+
+def test_less_than_a_minute_is_a_minute_since_the_service_takes_it_for_60_days(running: StagedWorkspace, himl: Himl) -> None:
+    done = himl(*SUBMIT, "5s", "--wait")
+    said = " ".join(done.stderr.split())
+    assert done.code == 1
+    assert "--max_run_duration is a minute at least on a cluster: 60 s, not 5 s." in said
+    assert "it ran for as long as --max_run_duration let it (60 s)." in said
+    (run,) = running.state.runs.values()
+    assert run.job
+    assert run.job["limits"]["timeout"] == "PT1M"
 
 
 def test_one_that_was_canceled_before_says_nothing_of_the_limit(running: StagedWorkspace, himl: Himl) -> None:

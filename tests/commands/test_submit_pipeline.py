@@ -45,7 +45,7 @@ def folder(project: Path) -> Path:
     return project
 
 
-def children(himl: Himl, run_id: str) -> dict[str, dict[str, str]]:
+def children(himl: Himl, run_id: str) -> dict[str, dict[str, Any]]:
     """The steps' runs by display name."""
     listed = himl.ok("runs", "show", "--run", run_id, "--children", "--json").json()
     runs = listed if isinstance(listed, list) else [listed]
@@ -206,3 +206,48 @@ def test_the_example_runs_on_a_cluster(himl: Himl, lab: StagedWorkspace, folder:
     assert {name: each["status"] for name, each in runs.items()} == dict.fromkeys(("prepare digits", "train", "evaluate"), "Completed")
     himl.ok("download", runs["evaluate"]["id"], "--output_dir", "got", "--flat", "--prefix", "outputs")
     assert json.loads((folder / "got" / "outputs" / "results.json").read_text())["test_images"] == 719
+
+
+WRITE = "import pathlib, sys\npathlib.Path(sys.argv[1], 'n.txt').write_text('11')\n"
+LATER = {"type": "PythonScriptStep", "script": "read.py", "source_directory": "src", "input_datareference_path": "later/", "input_datareference_name": "x"}
+
+
+def test_a_folder_that_a_step_before_it_makes_need_not_be_there(himl: Himl, folder: Path) -> None:
+    write_files(folder, {"src/write.py": WRITE})
+    place = folder / ".himl" / "datastores" / "local" / "later"
+    writes = {"type": "PythonScriptStep", "script": "write.py", "source_directory": "src", "arguments": [str(place)]}
+    (folder / "pipeline.json").write_text(json.dumps({"step1": writes, "step2": {**LATER, "type": "MpiStep"}}))
+    outcome = himl.ok("submit", "pipeline.json", "--json")
+    assert f"step2: there is no folder 'later' yet; it is '{place}', and a step before it has to fill it." in outcome.stderr
+    himl.ok("download", children(himl, outcome.json()["id"])["step2"]["id"], "--output_dir", "got", "--flat", "--prefix", "outputs")
+    assert (folder / "got" / "outputs" / "read_0.txt").read_text() == "11"
+
+
+def test_a_datastore_that_the_file_names_counts_before_the_container_of_the_dotenv(himl: Himl, lab: StagedWorkspace, folder: Path) -> None:
+    """As in DeepSeismic, where the first step named the datastore of all."""
+    lab.add_datastore("seismic", container="named")
+    lab.put_blobs("seismic", {"raw/seed.txt": b"40", "later/n.txt": b"5"})
+    first = {**STEPS["step2"], "input_datareference_path": "raw", "input_dataset_name": "seismic"}
+    (folder / "pipeline.json").write_text(json.dumps({"step1": first, "step2": {**LATER, "type": "MpiStep"}}))
+    (folder / ".env").write_text("BLOB_ACCOUNT_NAME=labstore\nBLOB_CONTAINER_NAME=other\nBLOB_ACCOUNT_KEY=aGVsbG8=\n")
+    run = himl.ok("submit", "pipeline.json", "--cluster", "cpu-cluster", *IMAGE, "--no_wait", "--json")
+    jobs = (lab.state.runs[run.json()["id"]].job or {})["jobs"]
+    assert [jobs[step]["inputs"]["input_data"]["uri"] for step in ("step1", "step2")] == [
+        "azureml://datastores/seismic/paths/raw/",
+        "azureml://datastores/seismic/paths/later/",
+    ]
+    assert "Reads datastore 'seismic', which the file names, whatever container BLOB_CONTAINER_NAME says." in run.stderr
+
+
+def test_a_dry_run_keeps_the_order_of_steps_that_share_no_data(himl: Himl, folder: Path) -> None:
+    write_files(folder, {"src/note.py": "import sys\nprint('noted', sys.argv[1:])\n"})
+    note = {"type": "PythonScriptStep", "script": "note.py", "source_directory": "src"}
+    (folder / "pipeline.json").write_text(json.dumps({"step1": note, "step2": STEPS["step2"] | {"input_datareference_path": "raw"}, "step3": note}))
+    text = himl.ok("submit", "pipeline.json", "--cluster", "gpu", *IMAGE, "--dry_run").stdout
+    assert "${{parent.jobs.step1.outputs.himl_done}}" in text
+    assert "mode: direct" in text
+    (folder / "pipeline.json").write_text(json.dumps({"step1": note, "step2": note, "step3": note}))
+    (folder / "pipeline.yml").write_text(himl.ok("submit", "pipeline.json", "--cluster", "gpu", *IMAGE, "--dry_run").stdout)
+    run = himl.ok("submit", "pipeline.yml", "--cluster", "local", "--json").json()
+    assert {name: each["tags"]["himl.after"] for name, each in children(himl, run["id"]).items()} == {"step1": "", "step2": "step1", "step3": "step2"}
+    assert himl.ok("runs", "logs", f"{run['id']}_step3").stdout == "noted []\n"

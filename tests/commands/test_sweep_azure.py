@@ -52,6 +52,17 @@ def test_a_sweep_whose_trials_all_fail_fails(lab: StagedWorkspace, himl: Himl) -
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_failed_trial_is_told_whatever_the_sweep_says_of_itself(lab: StagedWorkspace, himl: Himl, *, fails: bool) -> None:
+    with lab.run_jobs(fails_with_a_trial=fails):
+        done = himl("submit", "train.py", *SWEEP, "--sweep", "lr=0.1", "--sweep", "name=good,fails", "--wait", "-q")
+    run_id = done.stdout.split()[0]
+    text = " ".join(done.stderr.split())
+    assert (done.code, lab.state.runs[run_id].status) == (1, "Failed" if fails else "Completed")
+    assert ("1 of 2 trials failed" in text) is not fails
+    assert f"himl runs logs {run_id}_1" in text
+
+
 def test_canceling_a_sweep_cancels_its_trials(lab: StagedWorkspace, himl: Himl) -> None:
     with lab.run_jobs(hold=True):
         run_id = himl.ok("submit", "train.py", *SWEEP, "--sweep", "lr=0.1,0.5", "-q").stdout.strip()

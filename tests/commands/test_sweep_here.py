@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 from pathlib import Path
@@ -66,15 +67,19 @@ def test_a_placeholder_takes_the_value_where_it_stands(himl: Himl, project: Path
     assert seen(project, f"{parent}_1")[0] == ["--rate=1", "--last"]
 
 
-def test_a_random_sweep_draws_the_same_again(himl: Himl, project: Path) -> None:
+def test_a_random_sweep_with_a_seed_draws_the_same_again_and_without_one_anew(himl: Himl, project: Path) -> None:
     write_files(project, {"train.py": "", "data.txt": ""})
     options = ("--sweep", "lr=loguniform(-6,-1)", "--sweep", "seed=randint(1000)", "--max_trials", "4", "--max_concurrent", "4")
-    first, second = (children(himl, sweep(himl, *options)) for _ in range(2))
-    values = [json.loads(run["tags"]["hyperparameters"]) for run in first]
-    assert values == [json.loads(run["tags"]["hyperparameters"]) for run in second]
+    first = sweep(himl, *options)
+    values = drawn(himl, first)
     assert len({value["lr"] for value in values}) == 4
-    other = children(himl, sweep(himl, *options, "--sampling", "random(seed=5)"))
-    assert [json.loads(run["tags"]["hyperparameters"]) for run in other] != values
+    (seed,) = re.findall(r", (random\(seed=\d+\)), 4 trials", show(himl, first)["tags"]["himl.sweep"])
+    assert drawn(himl, sweep(himl, *options, "--sampling", seed)) == values
+    assert drawn(himl, sweep(himl, *options)) != values
+
+
+def drawn(himl: Himl, parent: str) -> list[dict[str, float]]:
+    return [json.loads(run["tags"]["hyperparameters"]) for run in children(himl, parent)]
 
 
 def test_so_many_trials_run_at_once_and_no_more(himl: Himl, project: Path, tmp_path: Path) -> None:
@@ -152,11 +157,12 @@ def test_poor_trials_are_stopped_early_by_what_plain_mlflow_logs(himl: Himl, pro
     assert found[1]["reason"].startswith(f"stopped early by {word} at interval ")
     assert found[1]["tags"]["himl.stopped_early"] == word
     assert show(himl, parent)["status"] == "Completed"
-    assert f"trial 1, loss=50: stopped early by {word}" in log_of(project, parent)
+    told = log_of(project, parent)
+    assert f"trial 1, loss=50: stopped early by {word}" in told
+    assert told.count("stopped early by") == 1
 
 
 def test_bayesian_sampling_learns_from_the_trials_before(himl: Himl, project: Path) -> None:
-    pytest.importorskip("optuna")
     write_files(project, {"train.py": "import sys\nfrom himl_cli import RUN_CONTEXT\nRUN_CONTEXT.log('val/loss', (float(sys.argv[2]) - 3) ** 2)\n"})
     parent = sweep(himl, "--sweep", "x=uniform(0,10)", "--sampling", "bayesian", "--max_trials", "4")
     values = [json.loads(run["tags"]["hyperparameters"])["x"] for run in children(himl, parent)]
@@ -190,6 +196,36 @@ def test_the_limit_on_time_counts_for_each_trial(himl: Himl, project: Path) -> N
     write_files(project, {"train.py": "import sys, time\ntime.sleep(600 if sys.argv[2] == '1' else 0)\n"})
     parent = sweep(himl, "--sweep", "n=1,2", "--max_run_duration", "2s", code=1)
     assert statuses(himl, parent) == ["Failed", "Completed"]
+
+
+def test_what_a_sitecustomize_prints_confuses_nobody(himl: Himl, project: Path) -> None:
+    write_files(project, {"train.py": "pass", "site/sitecustomize.py": "import sys\nprint('welcome', end='', flush=True)\n"})
+    parent = sweep(himl, "--sweep", "n=1,2,3", PYTHONPATH=str(project / "site"))
+    assert statuses(himl, parent) == ["Completed"] * 3
+
+
+@POSIX
+def test_a_trial_that_cannot_be_asked_to_stop_keeps_no_other_from_it(himl: Himl, project: Path, tmp_path: Path) -> None:
+    write_files(project, {"train.py": NOTING})
+    notes = notes_folder(tmp_path, holds=True)
+    himl.ok("submit", "train.py", "--no_wait", "--sweep", "n=1,2", "--max_concurrent", "2", env={"NOTES": str(notes)})
+    parent = himl.ok("runs", "list", "-q").stdout.strip()
+    wait_until(lambda: len(lines(notes / "starts")) == 2)
+    runs = project / ".himl" / "runs"
+    stuck = runs / f"{parent}_0" / "go"
+    supervisors = pids(project, SUPERVISOR)
+    for pid in supervisors:
+        os.kill(pid, signal.SIGSTOP)  # that the file is gone for a moment must not be seen
+    stuck.unlink()
+    stuck.mkdir()
+    for pid in supervisors:
+        os.kill(pid, signal.SIGCONT)
+    himl.ok("runs", "cancel", parent)
+    wait_until(lambda: "It is tried again." in log_of(project, parent))
+    wait_until(lambda: show(himl, f"{parent}_1")["status"] == "Canceled")
+    stuck.rmdir()
+    wait_until(lambda: show(himl, parent)["status"] == "Canceled")
+    assert statuses(himl, parent) == ["Canceled", "Canceled"]
 
 
 @POSIX
@@ -246,7 +282,8 @@ def test_a_killed_keeper_loses_no_result_and_its_trials_can_be_canceled(himl: Hi
     wait_until(lambda: len(lines(notes / "starts")) == 2)
     kill(project, KEEPER)
     run = show(himl, parent)
-    assert (run["status"], "supervisor ended without recording" in run["reason"]) == ("Failed", True)
+    assert (run["status"], "keeper ended without recording" in run["reason"]) == ("Failed", True)
+    assert run["reason"].endswith(f"what it had started goes on to its end; to do what is missing: himl submit --resume {parent}")
     assert statuses(himl, parent) == ["Running", "Running"]
     refused = himl("runs", "delete", parent, "--yes")
     assert (refused.code, "is still at work" in refused.stderr) == (2, True)
@@ -279,6 +316,47 @@ def test_crossval_and_seeds_pass_their_number(himl: Himl, project: Path) -> None
     assert show(himl, splits)["tags"]["himl.many"] == "crossval"
     seeds = sweep(himl, "--different_seeds", "2")
     assert seen(project, f"{seeds}_0")[0] == ["--random_seed", "0"]
+
+
+def test_a_failed_trial_is_the_best_only_where_no_other_has_a_value(himl: Himl, project: Path) -> None:
+    script = LOSS_OF_LR + "import os\nsys.exit(lr < float(os.environ['FAILS_BELOW']))\n"
+    write_files(project, {"train.py": script})
+    parent = sweep(himl, "--sweep", "lr=0.25,0.5,1", code=1, FAILS_BELOW="0.3")
+    assert show(himl, parent)["tags"]["himl.best_trial"] == f"{parent}_1"
+    assert f"best: trial 1, lr=0.5, val/loss 0.5, {parent}_1" in log_of(project, parent)
+    broken = sweep(himl, "--sweep", "lr=0.5,0.25", code=1, FAILS_BELOW="9")
+    assert show(himl, broken)["tags"]["himl.best_trial"] == f"{broken}_1"
+    assert "best (none was completed, this one is failed): trial 1, lr=0.25" in log_of(project, broken)
+
+
+def test_folds_end_with_mean_and_spread_and_none_is_the_best(himl: Himl, project: Path) -> None:
+    write_files(project, {"train.py": "import sys\nfrom himl_cli import RUN_CONTEXT\nRUN_CONTEXT.log('val/loss', 1 + 2 * int(sys.argv[2]))\n"})
+    parent = sweep(himl, "--crossval", "3")
+    assert "himl.best_trial" not in show(himl, parent)["tags"]
+    told = log_of(project, parent)
+    assert "val/loss: mean 3, std 2 of 3 runs" in told
+    assert "best" not in told
+
+
+def test_the_log_tells_numbers_in_six_digits(himl: Himl, project: Path) -> None:
+    write_files(project, {"train.py": ""})
+    parent = sweep(himl, "--sweep", "lr=0.033234493303921135")
+    assert "trial 0, lr=0.0332345: started" in log_of(project, parent)
+
+
+@POSIX
+def test_waiting_for_a_sweep_whose_keeper_is_killed_says_how_to_go_on(himl: Himl, project: Path, tmp_path: Path) -> None:
+    write_files(project, {"train.py": NOTING})
+    notes = notes_folder(tmp_path, holds=True)
+    process = himl.start("submit", "train.py", "--sweep", "n=1,2", env={"NOTES": str(notes)})
+    wait_until(lambda: len(lines(notes / "starts")) == 1)
+    kill(project, KEEPER)
+    _, told = process.communicate(timeout=60)
+    (notes / "hold").unlink()
+    parent = himl.ok("runs", "list", "-q").stdout.strip()
+    wait_until(lambda: statuses(himl, parent) == ["Completed"])
+    assert process.returncode == 1
+    assert f"; to do what is missing: himl submit --resume {parent}" in (told if isinstance(told, str) else told.decode())
 
 
 def test_no_file_holds_the_variables(himl: Himl, project: Path) -> None:

@@ -92,6 +92,10 @@ def refused(himl: Himl, project: Path, *options: str, env: dict[str, str] | None
         (("--crossval_arg", "fold"), "--crossval_arg belongs to --crossval"),
         (("--seed_arg", "seed", "--crossval", "2"), "--seed_arg belongs to --different_seeds"),
         (("--crossval", "3", "--max_trials", "2"), "--max_trials belongs to --sweep"),
+        (("--crossval", "3", "--early_stop", "median"), "--early_stop belongs to --sweep"),
+        (("--different_seeds", "3", "--early_stop", "median"), "--early_stop belongs to --sweep"),
+        (("--crossval", "2", "--crossval_arg", "--fold", "--crossval_count_arg", "fold"), "--crossval_arg and --crossval_count_arg are both 'fold'."),
+        (("--sweep", "api_key=sesame-1,sesame-2"), "--sweep api_key: this looks like a secret"),
         (("--sweep", "lr=1,2", "--", "${{search_space.depth}}"), "'${{search_space.depth}}' names no hyperparameter; there are: lr."),
         (("--create_cluster",), "--create_cluster is for pipelines"),
     ],
@@ -183,7 +187,7 @@ def test_a_failed_trial_is_exit_code_1_and_resume_does_what_is_missing(himl: Him
     assert outcome.code == 1
     assert outcome.stderr.splitlines()[-2:] == [
         f"error: Run '{run_id}' failed: 1 of 3 trials failed.",
-        f"hint: What went wrong: himl runs logs {run_id}_1",
+        f"hint: What went wrong: himl runs logs {run_id}_1; to do what is missing: himl submit --resume {run_id}",
     ]
     without = himl("submit", "--resume", run_id)
     assert (without.code, "MARKS" in without.stderr) == (2, True)
@@ -209,7 +213,7 @@ def test_resume_takes_the_same_options_again_and_refuses_others(himl: Himl, fail
     for options, said in [
         (("train.py",), "was made by 'once.py --fixed 1', not by 'train.py'."),
         (("once.py", "--", "--fixed", "2"), "was made by 'once.py --fixed 1'"),
-        (("--different_seeds", "3"), "not: random_seed=0,1,2, grid, 3 trials, minimize val/loss."),
+        (("--different_seeds", "3"), "not: random_seed=0,1,2, 3 runs, mean of val/loss."),
         (("--sweep", "random_seed=0,1", "--goal", "maximize"), "maximize val/loss."),
         (("--cluster", "gpu"), "--cluster does not go with --resume"),
         (("--experiment", "other"), "--experiment does not go with --resume"),
@@ -220,6 +224,28 @@ def test_resume_takes_the_same_options_again_and_refuses_others(himl: Himl, fail
         assert (outcome.code, outcome.stdout) == (2, "")
         assert said in outcome.stderr.splitlines()[0]
     himl.ok("submit", "once.py", "--resume", run, "--env_var", variable, "--different_seeds", "2", "--max_concurrent", "2", "--", "--fixed", "1")
+
+
+def test_early_stopping_that_settings_tell_of_counts_for_searches_alone(himl: Himl, project: Path) -> None:
+    write_files(project, {"himl.toml": "[submit]\nearly_stop = 'median'\n"})
+    told = himl.ok("submit", "train.py", "--crossval", "2").stderr
+    assert told.splitlines()[0] == "Cross-validation: crossval_index=0,1, 2 runs, mean of val/loss."
+    assert himl.ok("submit", "train.py", "--sweep", "x=1,2").stderr.splitlines()[0] == "Sweep: x=1,2, grid, 2 trials, minimize val/loss, median."
+
+
+def test_a_secret_that_is_swept_is_named_and_not_shown(himl: Himl, project: Path) -> None:
+    outcome = refused(himl, project, "--sweep", "token=hunter2secret,abcSECRET")
+    assert "hunter2" not in outcome.stderr
+    assert "--env_var TOKEN=VALUE" in outcome.stderr
+    himl.ok("submit", "train.py", "--sweep", "token_count=1,2")
+
+
+def test_the_yaml_of_a_sweep_here_runs_one_trial_at_a_time_as_the_sweep_does(himl: Himl, project: Path) -> None:
+    text = himl.ok("submit", "train.py", "--sweep", "lr=1,2", "--dry_run").stdout
+    assert "max_concurrent_trials: 1\n" in text
+    write_files(project, {"job.yml": text})
+    again = himl.ok("submit", "job.yml")
+    assert "2 trials, 1 at once" in again.stdout
 
 
 def test_resume_finds_the_latest_run_and_writes_it_down(himl: Himl, project: Path, failed: tuple[str, str]) -> None:

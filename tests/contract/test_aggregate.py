@@ -17,8 +17,8 @@ from himl_cli.core.sweeps import HYPERPARAMETERS
 from himl_cli.services import logged_values
 from himl_cli.services.aggregation.chosen_runs import children_chosen
 from himl_cli.services.aggregation.gathering import aggregate
+from himl_cli.workspaces.abilities import ReadsManyRuns
 from himl_cli.workspaces.azure.workspace import AzureWorkspace
-from himl_cli.workspaces.base import ReadsManyRuns
 from himl_cli.workspaces.local.workspace import LocalWorkspace
 from tests.azure_workspaces import opened
 from tests.recorded_runs import RecordedRuns

@@ -15,8 +15,8 @@ from himl_cli.core.errors import BadUsage, RunNotFound
 from himl_cli.core.logged import Logged, LoggedKind, LoggedRow, NewRun, RunEnd
 from himl_cli.core.runs import RunQuery, RunStatus
 from himl_cli.services import logged_values
+from himl_cli.workspaces.abilities import RecordsRuns
 from himl_cli.workspaces.azure.workspace import AzureWorkspace
-from himl_cli.workspaces.base import RecordsRuns
 from himl_cli.workspaces.local.workspace import LocalWorkspace
 from tests.azure_workspaces import opened
 from tests.blob_sinks import Stored

@@ -13,7 +13,8 @@ import pytest
 from himl_cli.core.errors import BadUsage, HimlError, NotFound, RunNotFound
 from himl_cli.core.runs import RunQuery, RunStatus
 from himl_cli.services.run_changes import check_deletable
-from himl_cli.workspaces.base import DeletesRuns, JoinsWorkspaces, Workspace
+from himl_cli.workspaces.abilities import DeletesRuns, JoinsWorkspaces
+from himl_cli.workspaces.base import Workspace
 from himl_cli.workspaces.joined import JoinedWorkspace
 from tests.azure_workspaces import opened
 from tests.recorded_runs import RecordedRuns

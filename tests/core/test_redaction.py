@@ -57,6 +57,14 @@ def test_ordinary_text_stays(text: str) -> None:
     [
         (["--wandb-key", "HIDDEN", "--lr", "1"], ["--wandb-key", "***", "--lr", "1"]),
         (["--wandbKey=HIDDEN", "monkey=1", "MYPW=HIDDEN"], ["--wandbKey=***", "monkey=1", "MYPW=***"]),
+        (
+            ["--token_count", "5", "--max_token", "9", "--pad_token_id", "0", "--token_count=HIDDEN", "--token-len", "HIDDEN"],
+            ["--token_count", "5", "--max_token", "9", "--pad_token_id", "0", "--token_count=***", "--token-len", "***"],
+        ),
+        (
+            ["--token", "123456", "--api_token=1234", "--api_token_id", "0123456789", "--password_length=12"],
+            ["--token", "***", "--api_token=***", "--api_token_id", "***", "--password_length=***"],
+        ),
         (["STORAGE_KEY=HIDDEN with spaces"], ["STORAGE_KEY=***"]),
         (["-e", "MY_PAT=HIDDEN", "-eMY_PAT=HIDDEN", "--env=MY_PAT=HIDDEN"], ["-e", "MY_PAT=***", "-eMY_PAT=***", "--env=MY_PAT=***"]),
         (["bash", "-c", "train --api-key HIDDEN && done"], ["bash", "-c", "train --api-key *** && done"]),

@@ -261,6 +261,24 @@ def test_the_same_results_give_the_same_bytes(tmp_path: Path) -> None:
         assert one.read_bytes() == two.read_bytes()
 
 
+@pytest.mark.parametrize("panels", [2, 4, 8])
+def test_a_colour_bar_stands_beside_any_number_of_panels(panels: int) -> None:
+    runs = together(*(child(i, {f"part_{number}/loss": decaying(0.01 * i) for number in range(panels)}, {"lr": 10.0 ** (-i / 10)}) for i in range(15)))
+    assert len(figures(runs)["loss"].axes) == panels + 1
+
+
+def test_curves_of_very_many_runs_are_drawn_with_few_points_each_peaks_and_gaps_kept() -> None:
+    def curve(index: int) -> Points:
+        return [(step, 9.0 if step == 700 else math.nan if step == 300 else math.sin(step + index)) for step in range(2000)]
+
+    (figure,) = figures(together(*(child(i, {"loss": curve(i)}, {"lr": 10.0 ** (-i / 10)}) for i in range(600)))).values()
+    (lines,) = [found for found in figure.axes[0].collections if type(found).__name__ == "LineCollection"]
+    paths = [path.vertices for path in lines.get_paths()]
+    assert sum(len(path) for path in paths) < 300_000
+    assert len(paths) == 2 * 600
+    assert sum(9.0 in path[:, 1] for path in paths) == 600
+
+
 def test_a_curve_of_many_points_keeps_its_peaks() -> None:
     values = np.zeros(100_000)
     values[[7, 50_123]] = [-3.0, 9.0]

@@ -173,8 +173,17 @@ def test_a_job_whose_processes_have_ended_cannot_be_canceled(azure: StagedWorksp
         azure.wait_for("job_1", "Completed")
 
 
-def test_a_job_whose_time_is_over_is_canceled(running: StagedWorkspace) -> None:
-    ended(running, SLEEP, "Canceled", limits={"jobLimitsType": "Command", "timeout": "PT1S"})
+def test_a_job_whose_time_is_over_is_canceled(azure: StagedWorkspace) -> None:
+    with azure.run_jobs(minute=1.0):
+        run = ended(azure, SLEEP, "Canceled", limits={"jobLimitsType": "Command", "timeout": "PT1M"})
+    assert run.started
+    assert run.ended
+    assert 60 <= (run.ended - run.started).total_seconds() < 180
+
+
+def test_a_limit_of_less_than_a_minute_is_60_days(azure: StagedWorkspace) -> None:
+    with azure.run_jobs(minute=0.01):
+        ended(azure, "sleep 0.5", "Completed", limits={"jobLimitsType": "Command", "timeout": "PT59S"})
 
 
 def test_nothing_of_a_job_outlives_its_workspace(stage: Stage) -> None:

@@ -58,6 +58,43 @@ def test_trials_are_searched_by_their_parent_page_by_page(swept: StagedWorkspace
     assert search(swept, filter="metrics.accuracy > 0.3 and tags.mlflow.parentRunId = 'sweep_1'") == ["sweep_1_2"]
 
 
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"filter": "tags.kind != 'best'"},
+        {"filter": "metrics.accuracy > 0.1 AND tags.`mlflow.rootRunId` LIKE 'sweep%'"},
+        {"filter": "tags.kind = 'a' OR tags.kind = 'b'"},
+        {"order_by": ["metrics.accuracy DESC"]},
+        {"order_by": ["tags.kind"]},
+    ],
+)
+def test_what_the_service_does_not_take_of_mlflow_is_refused(swept: StagedWorkspace, asked: dict[str, object]) -> None:
+    experiment = swept.state.experiment("tuning").experiment_id
+    assert mlflow(swept, "POST", "runs/search", {"experiment_ids": [experiment], **asked}).status == 400
+
+
+def test_all_runs_of_one_root_are_found_at_once(swept: StagedWorkspace) -> None:
+    swept.add_run("fold", "tuning", parent="sweep_1_0")
+    assert {*search(swept, filter="tags.mlflow.rootRunId = 'sweep_1'")} == {"sweep_1", "sweep_1_0", "sweep_1_1", "sweep_1_2", "fold"}
+
+
+def test_tags_of_the_source_are_dropped_when_a_run_is_made_and_kept_afterwards(azure: StagedWorkspace) -> None:
+    experiment = azure.state.experiment("tuning").experiment_id
+    source = {"key": "mlflow.source.name", "value": "train.py"}
+    run = mlflow(azure, "POST", "runs/create", {"experiment_id": experiment, "tags": [source, {"key": "kind", "value": "a"}]}).json["run"]
+    run_id = run["info"]["run_id"]
+    assert azure.state.runs[run_id].tags == {"kind": "a"}
+    mlflow(azure, "POST", "runs/set-tag", {"run_id": run_id, **source})
+    assert azure.state.runs[run_id].tags == {"kind": "a", "mlflow.source.name": "train.py"}
+
+
+def test_a_search_may_lack_metrics_that_a_run_has(swept: StagedWorkspace) -> None:
+    swept.state.search_lacks = ["accuracy"]
+    runs = mlflow(swept, "POST", "runs/search", {"experiment_ids": [swept.state.experiment("tuning").experiment_id]}).json["runs"]
+    assert [one["key"] for run in runs for one in run["data"]["metrics"]] == [ODD]
+    assert mlflow(swept, "GET", "runs/get?run_id=sweep_1_0").json["run"]["data"]["metrics"]
+
+
 def test_last_values_and_odd_names_and_words_for_what_is_no_number(swept: StagedWorkspace) -> None:
     runs = mlflow(swept, "POST", "runs/search", {"experiment_ids": [swept.state.experiment("tuning").experiment_id]}).json["runs"]
     last = {run["info"]["run_id"]: {one["key"]: one["value"] for one in run["data"]["metrics"]} for run in runs}
@@ -69,14 +106,15 @@ def test_last_values_and_odd_names_and_words_for_what_is_no_number(swept: Staged
 
 
 def test_a_curve_comes_in_pages_and_a_workspace_may_limit_them(swept: StagedWorkspace) -> None:
-    swept.state.page_size = 3
     path = "metrics/get-history?run_id=sweep_1_1&metric_key=accuracy&max_results="
+    swept.state.most_history = 999
+    assert [mlflow(swept, "GET", path + str(most)).status for most in (999, 1000, 25000)] == [200, 400, 400]
+    swept.state.most_history = None
+    swept.state.page_size = 3
     first = mlflow(swept, "GET", path + "25000").json
     assert [one["value"] for one in first["metrics"]] == [0.2, 0.9, "Infinity"]
     second = mlflow(swept, "GET", f"{path}25000&page_token={first['next_page_token']}").json
     assert ([one["value"] for one in second["metrics"]], "next_page_token" in second) == (["NaN"], False)
-    swept.state.most_history = 1000
-    assert [mlflow(swept, "GET", path + str(most)).status for most in (1000, 25000)] == [200, 400]
     assert mlflow(swept, "GET", f"metrics/get-history?run_id=sweep_1_2&metric_key={quote(ODD, safe='')}").json["metrics"][0]["value"] == 1e300
 
 

@@ -28,7 +28,7 @@ def current(azure: StagedWorkspace, run_id: str) -> int:
 
 
 def test_what_a_try_wrote_is_there_again_and_its_log_is_not(azure: StagedWorkspace) -> None:
-    with azure.run_jobs() as jobs:
+    with azure.run_jobs(disk="restored") as jobs:
         submit(azure, f"{COUNTS} [ $tries = 2 ] || sleep 600")
         for number in (1, 2):
             appears(azure, f"begun {number}")
@@ -43,7 +43,7 @@ def test_what_a_try_wrote_is_there_again_and_its_log_is_not(azure: StagedWorkspa
 
 
 def test_metrics_of_all_tries_stand_behind_each_other(azure: StagedWorkspace) -> None:
-    with azure.run_jobs() as jobs:
+    with azure.run_jobs(disk="restored") as jobs:
         submit(azure, f"{COUNTS} {LOGS} 0.$tries; [ $tries = 1 ] || sleep 600", environmentVariables={"LOG": LOG})
         until(lambda: "accuracy" in azure.state.runs["job_1"].metrics, azure)
         jobs.preempt("job_1")
@@ -54,7 +54,7 @@ def test_metrics_of_all_tries_stand_behind_each_other(azure: StagedWorkspace) ->
 def test_mounted_outputs_are_kept_and_uploaded_ones_are_not(azure: StagedWorkspace) -> None:
     outputs = {name: {"jobOutputType": "uri_folder", "mode": mode, "assetName": name} for name, mode in (("kept", "ReadWriteMount"), ("lost", "Upload"))}
     command = "ls ${{outputs.kept}} ${{outputs.lost}}; touch ${{outputs.kept}}/a ${{outputs.lost}}/b"
-    with azure.run_jobs() as jobs:
+    with azure.run_jobs(disk="restored") as jobs:
         submit(azure, f"{COUNTS} {command}; touch outputs/done; [ $tries = 1 ] || {{ echo waits; sleep 600; }}", outputs=outputs)
         appears(azure, "waits")
         jobs.preempt("job_1")
@@ -66,7 +66,7 @@ def test_mounted_outputs_are_kept_and_uploaded_ones_are_not(azure: StagedWorkspa
 
 
 def test_a_node_is_taken_away_at_any_moment(azure: StagedWorkspace) -> None:
-    with azure.run_jobs() as jobs:
+    with azure.run_jobs(disk="restored") as jobs:
         submit(azure, f"{COUNTS} sleep 600")
         until(lambda: azure.state.runs["job_1"].status == "Running", azure)
         jobs.preempt_after("job_1", random.uniform(0, 0.3))
@@ -77,9 +77,35 @@ def test_a_node_is_taken_away_at_any_moment(azure: StagedWorkspace) -> None:
 
 
 def test_a_trial_is_preempted_like_any_job(azure: StagedWorkspace) -> None:
-    with azure.run_jobs() as jobs:
+    with azure.run_jobs(disk="restored") as jobs:
         submit_sweep(azure, f"{COUNTS} [ $tries = 1 ] || [ ${{{{search_space.lr}}}} = 2 ] || sleep 600", {"lr": ["choice", [[1, 2]]]}, limits=limits(2, 2))
         until(lambda: len(trials(azure)) == 2 and "begun 1" in azure.logs("sweep_1_0"), azure)
         jobs.preempt("sweep_1_0")
         azure.wait_for("sweep_1", "Completed")
     assert (statuses(azure), [trial.attempt for trial in trials(azure)]) == (["Completed"] * 2, [2, 1])
+
+
+def test_on_a_new_disk_nothing_of_it_is_there_and_each_try_is_kept_by_itself(azure: StagedWorkspace) -> None:
+    with azure.run_jobs() as jobs:
+        submit(azure, "ls -A; mkdir outputs; echo $AZ_BATCHAI_JOB_TEMP > outputs/place; echo waits $(cat outputs/place); sleep 600")
+        for number in (1, 2):
+            appears(azure, "waits")
+            until(lambda number=number: azure.state.runs["job_1"].attempt == number, azure)  # type: ignore[misc]
+            jobs.preempt("job_1")
+            until(lambda number=number: azure.state.runs["job_1"].attempt == number + 1, azure)  # type: ignore[misc]
+        appears(azure, "waits")
+        call(azure, "POST", "/jobs/job_1/cancel")
+        azure.wait_for("job_1", "Canceled")
+    places = [azure.artifacts("job_1")[f"outputs/{folder}place"] for folder in ("", "retry_001/", "retry_002/")]
+    assert len({*places}) == 3
+    assert printed(azure).splitlines()[0].startswith("waits")
+
+
+def test_a_job_that_gets_no_other_node_has_failed(azure: StagedWorkspace) -> None:
+    with azure.run_jobs(ends_preempted=True) as jobs:
+        submit(azure, "echo waits; sleep 600")
+        appears(azure, "waits")
+        jobs.preempt("job_1")
+        run = azure.wait_for("job_1", "Failed")
+    assert "PreemptionError" in str(run.error)
+    assert run.attempt == 1

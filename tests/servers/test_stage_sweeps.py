@@ -17,6 +17,7 @@ from tests.servers.test_stage_execution import until
 
 RATES = {"lr": ["choice", [[0.1, 0.2, 0.3, 0.4]]]}
 RANDOM = {"samplingAlgorithmType": "Random", "seed": 7}
+BAYESIAN = {"samplingAlgorithmType": "Bayesian"}
 WAITS = "touch outputs; sleep 600"
 
 
@@ -50,8 +51,44 @@ def test_a_sweep_runs_at_once_and_says_of_itself_what_the_service_says(azure: St
         "name": "Bandit",
         "properties": {"evaluation_interval": 2, "delay_evaluation": 0, "slack_factor": 0.1},
     }
+    assert told["tags"]["_aml_system_max_duration_minutes"] == "60"
     assert (told["properties"]["runTemplate"], told["properties"]["space_size"]) == ("HyperDrive", "4")
     assert json.loads(told["properties"]["primary_metric_config"]) == {"name": "accuracy", "goal": "maximize"}
+
+
+def test_what_a_sweep_without_limits_says_of_itself(azure: StagedWorkspace) -> None:
+    policy = {"policyType": "TruncationSelection", "truncationPercentage": 20}
+    told = put_sweep(azure, "true", limits={"jobLimitsType": "Sweep", "maxTotalTrials": 200}, earlyTermination=policy).json["properties"]
+    assert (told["tags"]["_aml_system_max_duration_minutes"], told["tags"]["_aml_system_max_concurrent_jobs"]) == ("86400", "200")
+    assert (told["limits"]["maxTotalTrials"], told["limits"]["maxConcurrentTrials"], told["limits"]["timeout"]) == (200, None, None)
+    assert json.loads(told["tags"]["_aml_system_policy_config"])["properties"]["exclude_finished_jobs"] is False
+
+
+WORDS = {"word": ["choice", [["a  b"]]]}
+
+
+@pytest.mark.parametrize(("way", "single", "plain", "double"), [("variable", "$AZUREML_SWEEP_word", "a b", "a  b"), ("text", "a  b", "a b", "a  b")])
+def test_what_stands_for_a_value_in_a_command(azure: StagedWorkspace, way: str, single: str, plain: str, double: str) -> None:
+    placeholder = "${{search_space.word}}"
+    with azure.run_jobs(values_by=way):
+        swept(azure, f'echo \'{placeholder}\'; echo {placeholder}; echo "{placeholder}"; echo "$AZUREML_SWEEP_word"', WORDS)
+    assert printed(azure, 0).splitlines() == [single, plain, double, "a  b"]
+
+
+@pytest.mark.parametrize(
+    ("place", "of_trial", "of_sweep"),
+    [
+        ("tag", "hyperparameters", "_aml_system_sweep_1_0"),
+        ("system_tag", "_aml_system_hyperparameters", "_aml_system_sweep_1_0"),
+        ("sweep", "", "_aml_system_sweep_1_0"),
+        ("old_sweep", "", "sweep_1_0"),
+    ],
+)
+def test_where_the_values_of_a_trial_are_recorded(azure: StagedWorkspace, place: str, of_trial: str, of_sweep: str) -> None:
+    with azure.run_jobs(values_in=place):
+        sweep = swept(azure, "true", {"lr": ["choice", [[0.1]]]})
+    assert azure.state.runs["sweep_1_0"].tags == ({of_trial: '{"lr": 0.1}'} if of_trial else {})
+    assert [name for name in sweep.tags if name.endswith("sweep_1_0")] == [of_sweep]
 
 
 def test_children_are_runs_with_parent_and_root(running: StagedWorkspace) -> None:
@@ -67,7 +104,7 @@ def test_children_are_runs_with_parent_and_root(running: StagedWorkspace) -> Non
 
 
 def test_random_points_are_drawn_by_their_seed(running: StagedWorkspace) -> None:
-    space = {"lr": ["uniform", [0.001, 0.1]], "width": ["randint", [8]], "decay": ["loguniform", [-6, -1]], "noise": ["qnormal", [0, 5, 0.5]]}
+    space = {"lr": ["uniform", [0.001, 0.1]], "width": ["randint", [8]], "decay": ["loguniform", [-6, -1]], "noise": ["qnormal", [0, 50, 4]]}
     found = []
     for _ in range(2):
         swept(running, "true", space, samplingAlgorithm=RANDOM, limits=limits(3, 3))
@@ -80,7 +117,7 @@ def test_random_points_are_drawn_by_their_seed(running: StagedWorkspace) -> None
         assert 0.001 <= one["lr"] <= 0.1
         assert one["width"] in range(8)
         assert 0.002 < one["decay"] < 0.37
-        assert one["noise"] * 2 == int(one["noise"] * 2)
+        assert one["noise"] % 4 == 0
 
 
 def test_random_points_of_a_small_space_are_not_drawn_twice(running: StagedWorkspace) -> None:
@@ -89,8 +126,8 @@ def test_random_points_of_a_small_space_are_not_drawn_twice(running: StagedWorks
 
 
 def test_bayesian_sampling_stays_within_the_space(running: StagedWorkspace) -> None:
-    swept(running, "true", {"lr": ["quniform", [0, 1, 0.25]]}, samplingAlgorithm={"samplingAlgorithmType": "Bayesian"}, limits=limits(2, 1))
-    assert all(one["lr"] in (0, 0.25, 0.5, 0.75, 1) for one in values(running))
+    swept(running, "true", {"lr": ["quniform", [0, 100, 25]]}, samplingAlgorithm={"samplingAlgorithmType": "Bayesian"}, limits=limits(2, 1))
+    assert all(one["lr"] in (0, 25, 50, 75, 100) for one in values(running))
 
 
 def test_no_more_trials_run_at_a_time_than_the_limit_allows(azure: StagedWorkspace) -> None:
@@ -137,8 +174,14 @@ def test_a_sweep_can_be_made_to_fail_with_any_trial(azure: StagedWorkspace) -> N
 
 
 def test_when_the_first_three_fail_no_more_are_started(running: StagedWorkspace) -> None:
-    swept(running, "exit 1", RATES, "Failed")
+    sweep = swept(running, "exit 1", RATES, "Failed")
     assert statuses(running) == ["Failed"] * 3
+    assert "initial child jobs have failed due to user error" in str(sweep.error)
+
+
+def test_a_sweep_of_two_that_fail_has_other_words(running: StagedWorkspace) -> None:
+    sweep = swept(running, "exit 1", {"lr": ["choice", [[0.1, 0.2]]]}, "Failed")
+    assert "User errors were found in at least one of the child runs." in str(sweep.error)
 
 
 BANDIT = {"policyType": "Bandit", "slackAmount": 0.2}
@@ -176,6 +219,12 @@ def test_a_policy_compares_what_was_logged_by_the_same_interval(policy: dict[str
     assert "".join(name for name in series if is_ended(policy, name, 2, series, maximize=maximize)) == ended
 
 
+def test_truncation_ranks_those_that_came_as_far() -> None:
+    policy = {"policyType": "TruncationSelection", "truncationPercentage": 50}
+    series = {"a": [0.1], "b": [0.3, 0.2], "c": [0.4, 0.4]}
+    assert [name for name in series if is_ended(policy, name, 2, series, maximize=True)] == ["b"]
+
+
 def test_a_policy_looks_at_multiples_of_its_interval_after_its_delay() -> None:
     policy = {"evaluationInterval": 2, "delayEvaluation": 3}
     assert [interval for interval in range(1, 9) if is_looked_at(policy, interval)] == [4, 6, 8]
@@ -199,11 +248,12 @@ def test_one_trial_is_canceled_alone(running: StagedWorkspace) -> None:
     assert statuses(running) == ["Canceled", "Completed", "Completed", "Completed"]
 
 
-def test_times_end_trials_and_the_sweep(running: StagedWorkspace) -> None:
-    swept(running, "sleep 600", {"lr": ["choice", [[1]]]}, limits=limits(1, 1, trialTimeout="PT1S"))
-    assert statuses(running) == ["Canceled"]
-    running.state.forget_run("sweep_1")
-    swept(running, "sleep 600", RATES, "Canceled", limits=limits(4, 4, timeout="PT1S"))
+def test_times_end_trials_and_the_sweep(azure: StagedWorkspace) -> None:
+    with azure.run_jobs(minute=1.0):
+        swept(azure, "sleep 600", {"lr": ["choice", [[1]]]}, limits=limits(1, 1, trialTimeout="PT1M"))
+        assert statuses(azure) == ["Canceled"]
+        azure.state.forget_run("sweep_1")
+        swept(azure, "sleep 600", RATES, "Canceled", limits=limits(4, 4, timeout="PT1M"))
 
 
 def test_an_older_sweep_has_a_child_that_is_no_trial(azure: StagedWorkspace) -> None:
@@ -228,6 +278,11 @@ def test_an_older_sweep_has_a_child_that_is_no_trial(azure: StagedWorkspace) -> 
         {"space": {"lr": ["randint", [0]]}, "samplingAlgorithm": RANDOM},
         {"limits": limits(1001, 1)},
         {"limits": limits(1, 0)},
+        {"limits": limits(200, 101)},
+        {"space": {"lr": ["quniform", [0, 1, 0.1]]}, "samplingAlgorithm": RANDOM},
+        {"space": {"lr": ["quniform", [0.0, 10, 1]]}, "samplingAlgorithm": BAYESIAN},
+        {"space": {"lr": ["quniform", [0, 100_001, 1]]}, "samplingAlgorithm": BAYESIAN},
+        {"space": {"lr": ["choice", [[1, "a"]]]}, "samplingAlgorithm": BAYESIAN},
         {"limits": limits(1, 1, timeout="an hour")},
         {"objective": {"goal": "maximize"}},
         {"objective": {"goal": "win", "primaryMetric": "a"}},
@@ -264,3 +319,12 @@ def test_inputs_and_outputs_of_trials_have_places_of_their_own(running: StagedWo
     command = 'cat "$AZUREML_SWEEP_scans/a.txt" > ${{outputs.model}}/copy.txt; echo ${{search_space.lr}} >> ${{outputs.model}}/copy.txt'
     swept(running, command, RATES, inputs=inputs, outputs=outputs, limits=limits(2, 2))
     assert [running.get_blob("workspaceblobstore", f"azureml/sweep_1_{index}/model/copy.txt") for index in range(2)] == [b"data0.1\n", b"data0.2\n"]
+
+
+@pytest.mark.parametrize(("which", "names"), [("own", ["sweep_1_0", "sweep_1_1"]), ("sweep", ["sweep_1"])])
+def test_whose_name_stands_in_the_place_of_an_output(azure: StagedWorkspace, which: str, names: list[str]) -> None:
+    uri = "azureml://datastores/workspaceblobstore/paths/made/${{name}}/"
+    outputs = {"model": {"jobOutputType": "uri_folder", "mode": "ReadWriteMount", "uri": uri}}
+    with azure.run_jobs(trial_name=which):
+        swept(azure, "echo ${{search_space.lr}} > ${{outputs.model}}/rate.txt", RATES, outputs=outputs, limits=limits(2, 1))
+    assert sorted(name for name in azure.blob_names("workspaceblobstore") if name.startswith("made/")) == [f"made/{name}/rate.txt" for name in names]

@@ -7,17 +7,23 @@ import threading
 import pytest
 
 from himl_cli.core.errors import ServiceFailed
-from himl_cli.workspaces.azure.requests.threads import AT_ONCE, ask_all
+from himl_cli.workspaces.azure.requests.pipeline import CONNECTIONS
+from himl_cli.workspaces.azure.requests.threads import AT_ONCE, MANY_AT_ONCE, ask_all
 
 
 def test_answers_come_in_the_order_of_the_questions() -> None:
     assert ask_all(lambda number: number * number, range(100)) == [number * number for number in range(100)]
 
 
-def test_questions_are_asked_at_once() -> None:
+@pytest.mark.parametrize("at_once", [AT_ONCE, MANY_AT_ONCE])
+def test_questions_are_asked_at_once(at_once: int) -> None:
     """Each waits until all of them are asked: one after the other, they would wait for ever."""
-    together = threading.Barrier(AT_ONCE, timeout=60)
-    assert sorted(ask_all(lambda _: together.wait(), range(AT_ONCE))) == list(range(AT_ONCE))
+    together = threading.Barrier(at_once, timeout=60)
+    assert sorted(ask_all(lambda _: together.wait(), range(at_once), at_once=at_once)) == list(range(at_once))
+
+
+def test_many_are_no_more_than_the_connections_that_are_kept() -> None:
+    assert MANY_AT_ONCE <= CONNECTIONS
 
 
 def test_the_first_error_is_raised_and_what_was_not_begun_is_dropped() -> None:

@@ -83,7 +83,7 @@ def test_more_points_than_fit_into_an_answer_all_come(azure_environment: StagedW
 
 
 def test_a_service_that_gives_less_at_once_is_asked_for_more_pages(azure_environment: StagedWorkspace, workspace: AzureWorkspace) -> None:
-    azure_environment.state.most_history = 1000
+    azure_environment.state.most_history = 999
     azure_environment.state.page_size = 3
     swept(azure_environment, 8, ["loss"], points=7)
     found = read(workspace, children(workspace), whole=True)
@@ -105,6 +105,59 @@ def test_a_search_that_takes_no_lists_of_ids_is_done_without(azure_environment: 
     azure_environment.stage.faults.add(Status(400, code="UserError", message="no IN"), "/runs/search", times=None)
     found = read(workspace, list(workspace.runs(RunQuery("train"))))
     assert {run_id: repr(dict(results.last)) for run_id, results in found.items()} == {f"run_{number}": "{'loss': nan}" for number in range(5)}
+
+
+def nest(azure: StagedWorkspace, parent: str, name: str, metric: str = "fold") -> None:
+    """A run that a script nested in its own, with a metric."""
+    azure.add_metric(azure.add_run(name, "tuning", parent=parent), metric, [0.5])
+
+
+def test_what_scripts_nested_in_trials_counts_for_these(azure_environment: StagedWorkspace, workspace: AzureWorkspace) -> None:
+    swept(azure_environment, 5, ["loss"])
+    nest(azure_environment, "sweep_2", "child")
+    nest(azure_environment, "child", "grandchild", "deep")
+    found = read(workspace, children(workspace)[:4])  # 4, 3, 2, 1: the siblings that are left out stay out
+    assert {run_id: dict(results.last) for run_id, results in found.items() if len(results.last) > 1} == {"sweep_2": {"loss": 2.0, "fold": 0.5, "deep": 0.5}}
+    assert len(found) == 4
+
+
+@pytest.mark.parametrize("route", ["/runs/search", ""], ids=["the history tells them", "nobody does"])
+def test_nested_runs_where_mlflow_does_not_take_the_search(
+    azure_environment: StagedWorkspace, workspace: AzureWorkspace, caplog: pytest.LogCaptureFixture, route: str
+) -> None:
+    swept(azure_environment, 5, ["loss"])
+    nest(azure_environment, "sweep_2", "child")
+    runs = children(workspace)
+    for refused in ["/runs/search", *([] if route else ["runs:query"])]:
+        azure_environment.stage.faults.add(Status(400, code="UserError", message="no such field"), refused, times=None)
+    found = read(workspace, runs)
+    assert {run_id: results.last["loss"] for run_id, results in found.items()} == {f"sweep_{index}": float(index) for index in range(5)}
+    assert found["sweep_2"].last.get("fold") == (0.5 if route else None)
+    assert ("what they logged is missing" in caplog.text) is not bool(route)
+
+
+@pytest.mark.parametrize("lacking", [["loss", "accuracy"], ["accuracy"]], ids=["all of them", "one"])
+@pytest.mark.parametrize("whole", [False, True])
+def test_metrics_that_a_search_does_not_tell_are_not_lost(
+    azure_environment: StagedWorkspace, workspace: AzureWorkspace, lacking: list[str], *, whole: bool
+) -> None:
+    swept(azure_environment, 6, ["loss", "accuracy"], points=3)
+    azure_environment.state.search_lacks = lacking
+    found = read(workspace, children(workspace), whole=whole)
+    assert {run_id: dict(results.last) for run_id, results in found.items()} == {
+        f"sweep_{index}": {"loss": float(index), "accuracy": float(index)} for index in range(6)
+    }
+    assert not whole or all(len(results.series[name].values) == 3 for results in found.values() for name in ("loss", "accuracy"))
+
+
+def test_runs_that_never_began_are_not_asked_for_metrics(azure_environment: StagedWorkspace, workspace: AzureWorkspace) -> None:
+    swept(azure_environment, 20, [])
+    for run in list(azure_environment.state.runs.values())[5:]:
+        run.started = None
+    runs = children(workspace)
+    asked(azure_environment)
+    assert all(not results.last for results in read(workspace, runs).values())
+    assert sum("/list" in line for line in asked(azure_environment)) <= 8
 
 
 def test_runs_that_mlflow_does_not_know_are_read_from_the_metric_service(azure_environment: StagedWorkspace, workspace: AzureWorkspace) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,9 +13,11 @@ from himl_cli.core.containers import ContainerSpec
 from himl_cli.core.errors import BadUsage, NotAllowed
 from himl_cli.core.events import Event, Notice, ignore
 from himl_cli.workspaces.azure.workspace import AzureWorkspace
-from himl_cli.workspaces.base import CreatesClusters, RegistersDatastores, RunsPipelines, SubmitsDocuments
+from himl_cli.workspaces.job_abilities import CreatesClusters, RegistersDatastores, RunsPipelines, SubmitsDocuments
+from tests.servers.azureml.faults import Status
 from tests.servers.azureml.principals import Right
 from tests.servers.azureml.seeding import StagedWorkspace
+from tests.servers.submitting import call
 
 
 def words(events: list[Event]) -> list[str]:
@@ -87,13 +90,40 @@ def test_a_container_is_registered_once_and_its_key_is_shown_nowhere(
 
 
 @pytest.mark.parametrize(
-    ("key", "message"), [("", "there is no key to register it with"), ("no key!", "it is not base64"), ("d3Jvbmc=", "does not take container")]
+    ("key", "message"),
+    [("", "there is no key to register it with"), ("no key!", "it is not base64"), ("d3Jvbmc=", "does not take container .* Unable to access data")],
 )
 def test_a_container_without_a_good_key_is_not_registered(workspace: AzureWorkspace, azure: StagedWorkspace, key: str, message: str) -> None:
     with pytest.raises(BadUsage, match=message) as caught:
         workspace.ensure_datastore(ContainerSpec(azure.state.second_storage.account, "seismic-data", key), notify=ignore)
     assert "BLOB_ACCOUNT_KEY" in caught.value.hint
     assert key not in str(caught.value) or not key
+
+
+def test_a_refusal_for_another_reason_is_told_in_the_services_words_without_the_key(workspace: AzureWorkspace, azure: StagedWorkspace) -> None:
+    storage = azure.state.second_storage
+    refusal = Status(400, code="ValidationError", message=f"Data stores of this kind are blocked by a policy. Key: {storage.key}")
+    azure.stage.faults.add(refusal, "PUT .*/datastores/")
+    with pytest.raises(BadUsage, match="blocked by a policy") as caught:
+        workspace.ensure_datastore(ContainerSpec(storage.account, "seismic-data", storage.key), notify=ignore)
+    assert storage.key not in f"{caught.value} {caught.value.hint}"
+
+
+def test_a_registered_datastore_is_as_recorded(workspace: AzureWorkspace, azure: StagedWorkspace) -> None:
+    storage = azure.state.second_storage
+    name = workspace.ensure_datastore(ContainerSpec(storage.account, "seismic-data", storage.key), notify=ignore)
+    told = call(azure, "GET", f"/datastores/{name}").json["properties"]
+    assert (told["serviceDataAccessAuthIdentity"], told["tags"], told["credentials"]) == ("None", {}, {"credentialsType": "AccountKey"})
+
+
+def test_a_name_that_no_datastore_has_is_refused_where_one_has_to_be_registered(workspace: AzureWorkspace, azure: StagedWorkspace) -> None:
+    storage = azure.state.second_storage
+    spec = ContainerSpec(storage.account, "seismic-data", storage.key, name="my-store")
+    with pytest.raises(BadUsage, match="No datastore can be called 'my-store'"):
+        workspace.ensure_datastore(spec, notify=ignore)
+    assert azure.requests("^PUT .*/datastores/") == []
+    azure.add_datastore("seismic", container="volumes")
+    assert workspace.ensure_datastore(replace(spec, account=azure.state.storage.account, container="volumes"), notify=ignore) == "seismic"
 
 
 @pytest.mark.parametrize("spec", [ContainerSpec("My_Account", "c-d"), ContainerSpec("account1", "Up")], ids=["account", "container"])

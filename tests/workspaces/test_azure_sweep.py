@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
@@ -15,7 +16,7 @@ from himl_cli.core.errors import BadUsage
 from himl_cli.core.events import ignore
 from himl_cli.core.jobs import DataSpec, Entry, EntryKind
 from himl_cli.core.runs import Run, RunQuery, RunStatus
-from himl_cli.core.sweeps import Draw, SearchRange, SweepSpec, hyperparameters_of, value_text
+from himl_cli.core.sweeps import Draw, Scalar, SearchRange, SweepSpec, hyperparameters_of, value_text
 from himl_cli.workspaces.azure.jobs.command_text import command_text
 from himl_cli.workspaces.azure.places.address import WorkspaceAddress
 from himl_cli.workspaces.azure.places.clouds import PUBLIC
@@ -23,7 +24,9 @@ from himl_cli.workspaces.azure.runs.records import as_run
 from himl_cli.workspaces.azure.workspace import AzureWorkspace
 from tests.azure_jobs import cluster_spec
 from tests.azure_sweeps import SWEEPS
+from tests.servers.azureml.jobs.manner import Manner
 from tests.servers.azureml.seeding import StagedWorkspace
+from tests.servers.azureml.sweep_seeding import add_sweep
 from tests.workspaces.test_azure_command_text import seen_by_script
 from tests.workspaces.test_azure_submit import LOADED, asked
 
@@ -35,35 +38,67 @@ def choice(*values: str | float | bool) -> SearchRange:
     return SearchRange(Draw.choice, values)
 
 
-def given_to_trial(folder: Path, bash: str, values: Mapping[str, SearchRange], at: int = 0, **fields: Any) -> list[str]:
+def as_text(name: str, value: str) -> str:
+    """What stands for a placeholder where the service fills the value in itself."""
+    return value
+
+
+def as_variable(name: str, value: str) -> str:
+    """What stands for it where the shell does, as public traces have it."""
+    return f"$AZUREML_SWEEP_{name}"
+
+
+BOTH_WAYS = pytest.mark.parametrize("stands_for", [as_text, as_variable])
+
+
+def given_to_trial(
+    folder: Path, bash: str, values: Mapping[str, SearchRange], stands_for: Callable[[str, str], str], *, at: int = 0, **fields: Any
+) -> list[str]:
     """The arguments that the script of a trial gets: with the values at this place in each list."""
-    text = command_text(cluster_spec(folder / "code", sweep=SweepSpec(values), **fields))
+    text, variables = command_text(cluster_spec(folder / "code", sweep=SweepSpec(values), **fields)), ""
     for name, one in values.items():
-        text = text.replace(f"${{{{search_space.{name}}}}}", value_text(one.values[at]))
-    return seen_by_script(text, folder, bash)[1:]
+        value = value_text(one.values[at])
+        text = text.replace(f"${{{{search_space.{name}}}}}", stands_for(name, value))
+        variables += f"export AZUREML_SWEEP_{name}={shlex.quote(value)}; "
+    return seen_by_script(variables + text, folder, bash)[1:]
 
 
+@BOTH_WAYS
 @pytest.mark.parametrize("at", range(len(WORDS)))
-def test_each_choice_reaches_the_script_as_one_word(tmp_path: Path, require_program: Callable[[str], str], at: int) -> None:
-    given = given_to_trial(tmp_path, require_program("bash"), {"name": choice(*WORDS), "lr": choice(*range(len(WORDS)))}, at, arguments=["--x", "a b"])
+def test_each_choice_reaches_the_script_as_one_word(
+    tmp_path: Path, require_program: Callable[[str], str], at: int, stands_for: Callable[[str, str], str]
+) -> None:
+    values = {"name": choice(*WORDS), "lr": choice(*range(len(WORDS)))}
+    given = given_to_trial(tmp_path, require_program("bash"), values, stands_for, at=at, arguments=["--x", "a b"])
     assert given == ["--x", "a b", "--name", WORDS[at], "--lr", str(at)]
 
 
-def test_a_choice_with_a_quote_is_put_into_the_other_quotes(tmp_path: Path, require_program: Callable[[str], str]) -> None:
-    given = given_to_trial(tmp_path, require_program("bash"), {"name": choice("it's", "a b")})
-    assert given == ["--name", "it's"]
+@BOTH_WAYS
+@pytest.mark.parametrize(
+    ("argument", "given"), [("${{search_space.a}}_x", "1_x"), ("${{search_space.a}}${{search_space.b}}0", "120"), ("é${{search_space.a}}é a", "é1é a")]
+)
+def test_what_stands_behind_a_value_is_no_part_of_its_name(
+    tmp_path: Path, require_program: Callable[[str], str], argument: str, given: str, stands_for: Callable[[str, str], str]
+) -> None:
+    values = {"a": choice(1), "b": choice(2)}
+    assert given_to_trial(tmp_path, require_program("bash"), values, stands_for, arguments=[argument, "${{search_space.b}}"]) == [given, "2"]
 
 
-def test_choices_that_no_quotes_fit_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(BadUsage, match="no quotes fit around 'it's'"):
-        command_text(cluster_spec(tmp_path, sweep=SweepSpec({"name": choice("it's", "$HOME")})))
+@pytest.mark.parametrize("way", ["variable", "text"])
+def test_odd_words_reach_the_trials_of_a_job(workspace: AzureWorkspace, azure: StagedWorkspace, project: Path, way: str) -> None:
+    script = "import pathlib, sys\npathlib.Path('outputs').mkdir(exist_ok=True)\npathlib.Path('outputs/said.txt').write_text(sys.argv[-1])\n"
+    words = ["a b", "it's $HOME", 'say "x"', "`ls`"]
+    with azure.run_jobs(values_by=way):
+        run = workspace.submit(cluster_spec(project / "code", {"train.py": script}, sweep=SweepSpec({"w": choice(*words)}, max_trials=4)), notify=ignore)
+        azure.wait_for(run.id, "Completed")
+    assert [azure.artifacts(f"{run.id}_{index}")["outputs/said.txt"].decode() for index in range(4)] == words
 
 
 def test_a_value_may_stand_wherever_an_argument_says(tmp_path: Path, require_program: Callable[[str], str]) -> None:
     arguments = ["--optimizer.lr=${{search_space.lr}}", "${{ search_space.name }}/x"]
     text = {"lr": choice(0.1), "name": choice("a b")}
     command = command_text(cluster_spec(tmp_path, sweep=SweepSpec(text), arguments=arguments))
-    assert command == "python train.py --optimizer.lr=${{search_space.lr}} '${{search_space.name}}'/x"
+    assert command == 'python train.py --optimizer.lr=${{search_space.lr}} "$AZUREML_SWEEP_name"/x'
 
 
 def test_a_line_for_bash_stays_as_it_is(tmp_path: Path) -> None:
@@ -150,7 +185,7 @@ def test_azure_ai_ml_reads_the_sweep_and_lists_its_trials(workspace: AzureWorksp
     run = workspace.submit(cluster_spec(project, **fields), notify=ignore)
     job, client = workspace.sdk_view(run.id)
     assert (job.type, job.sampling_algorithm.type, job.objective.primary_metric) == ("sweep", "random", "val/loss")
-    assert (job.limits.max_total_trials, job.limits.max_concurrent_trials, job.limits.trial_timeout) == (5, 5, 3600)
+    assert (job.limits.max_total_trials, job.limits.max_concurrent_trials, job.limits.trial_timeout) == (5, None, 3600)
     assert (job.early_termination.slack_factor, job.early_termination.delay_evaluation) == (0.1, 5)
     assert list(client.jobs.list(parent_job_name=run.id)) == []
 
@@ -165,3 +200,32 @@ def test_a_second_sweep_of_the_same_shape_needs_no_sdk_and_two_requests(azure_en
         done = subprocess.run([*command, str(attempt)], cwd=project, capture_output=True, text=True, timeout=60, check=False)
         assert (done.returncode, done.stdout.splitlines()[-1:]) == (0, [expected]), done.stderr
     assert [line.partition("/jobs/")[0] for line in asked(azure_environment)] == ["GET /computes/cpu-cluster", "PUT "]
+
+
+@pytest.mark.parametrize(("place", "requests"), [("tag", 1), ("system_tag", 1), ("sweep", 2), ("old_sweep", 2)])
+def test_values_of_trials_are_found_wherever_the_service_keeps_them(workspace: AzureWorkspace, azure: StagedWorkspace, place: str, requests: int) -> None:
+    rates: list[dict[str, Scalar]] = [{"lr": rate, "name": "a b"} for rate in (0.1, 0.2, 0.3)]
+    add_sweep(azure, "tune", rates, manner=Manner(values_in=place))
+    assert hyperparameters_of(workspace.run("tune_2").tags) == rates[2]
+    azure.stage.log.clear()
+    trials = {run.id: run for run in workspace.runs(RunQuery(parent="tune"))}
+    assert [hyperparameters_of(trials[f"tune_{index}"].tags) for index in range(3)] == rates
+    assert [trials[f"tune_{index}"].tags["himl.trial"] for index in range(3)] == ["0", "1", "2"]
+    assert len(azure.requests("/runs/tune")) == requests
+    assert [name for name in workspace.run("tune").tags if name.startswith(("_aml", "tune"))] == []
+
+
+def test_a_trial_whose_values_nobody_tells_is_known_by_its_number(workspace: AzureWorkspace, azure: StagedWorkspace) -> None:
+    sweep = add_sweep(azure, "tune", [{"lr": 0.1}], manner=Manner(values_in="sweep"))
+    sweep.tags.clear()
+    assert workspace.run("tune_0").tags == {"himl.trial": "0"}
+
+
+def test_a_child_that_is_called_like_a_trial_is_none(workspace: AzureWorkspace, azure: StagedWorkspace) -> None:
+    azure.add_run("search")
+    for index in range(2):
+        azure.add_run(f"search_{index}", parent="search")
+    assert [run.tags for run in workspace.runs(RunQuery(parent="search"))] == [{}, {}]
+    azure.stage.log.clear()
+    assert workspace.run("search_1").tags == {}
+    assert len(azure.requests()) == 1, "that it is no sweep is known by then"

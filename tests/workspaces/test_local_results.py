@@ -65,3 +65,15 @@ def test_files_that_hold_no_records_are_passed_over(recorded: RecordedRuns, proj
     (folder / "word.jsonl").write_text('[1]\n{"kind": "scalar"}\n{"time": "2026-03-01T12:00:00+00:00", "kind": "scalar", "values": {"word": "yes"}}\n{"ti')
     (folder / "notes.txt").write_text("mine")
     assert last(recorded.workspace)["sweep_0"]["word"] == "yes"
+
+
+def test_a_nested_run_that_its_script_tagged_like_a_trial_is_nested_for_show_and_aggregate(project: Path) -> None:
+    runs = RecordedRuns(project)
+    runs.add("job")
+    runs.add("inner", parent="job", tags={"hyperparameters": '{"lr": 0.1}'})
+    runs.log("inner", [("loss", 0.5, 0, 0)])
+    runs.add("trial", parent="job", tags={"hyperparameters": '{"lr": 0.1}', "himl.trial": "0"})
+    runs.log("trial", [("acc", 1.0, 0, 0)])
+    found = runs.workspace.results([runs.workspace.run("job")], wanted=lambda name: True, whole=False)
+    assert dict(found["job"].last) == {"loss": 0.5}
+    assert [metric.name for metric in runs.workspace.metrics("job")] == ["loss"]

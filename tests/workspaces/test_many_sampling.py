@@ -149,6 +149,33 @@ def test_a_bayesian_search_that_goes_on_learns_from_the_trials_before() -> None:
     assert make_sampler(spec("bayesian", space, 40)).values(40, after) is None
 
 
+@pytest.mark.parametrize("stop_at", [1, 4, 15])
+def test_a_bayesian_search_that_goes_on_draws_what_it_would_have_drawn(stop_at: int) -> None:
+    space = {"x": SearchRange(Draw.uniform, (-5, 5)), "lr": SearchRange(Draw.loguniform, (-9, -2))}
+    whole = searched(space, 20)
+    resumed = searched(space, 20, past=searched(space, 20, stop_at=stop_at))
+    assert resumed == whole
+    assert len({trial.values["x"] for trial in resumed}) == 20
+
+
+def test_trials_at_work_are_known_to_a_bayesian_search_that_goes_on() -> None:
+    """They count as bad ones, so that others keep away from them, whoever started them."""
+    space = {"x": SearchRange(Draw.uniform, (-5, 5))}
+    before = searched(space, 40, stop_at=20)
+    one = make_sampler(spec("bayesian", space, 40))
+    past: list[Trial] = []
+    for index in range(26):
+        values = one.values(index, past)
+        assert values is not None
+        past.append(before[index] if index < 20 else Trial(index, values, (), is_over=False))
+    wanted = one.values(26, past)
+    resumed = make_sampler(spec("bayesian", space, 40))
+    assert resumed.values(26, past) == wanted
+    assert make_sampler(spec("bayesian", space, 40)).values(26, before) != wanted
+    ended = [*past[:20], *(Trial(trial.index, trial.values, (0.5,), is_over=True) for trial in past[20:])]
+    assert resumed.values(27, ended) is not None
+
+
 def test_trials_without_a_value_and_running_ones_do_not_stop_a_bayesian_search() -> None:
     sampler = make_sampler(spec("bayesian", {"x": SearchRange(Draw.uniform, (0, 1))}, 10))
     past: list[Trial] = []

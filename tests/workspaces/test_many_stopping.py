@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from himl_cli.core.sweeps import EarlyStop, Trial
-from himl_cli.workspaces.local.many.stopping import trials_to_stop
+from himl_cli.workspaces.local.many.stopping import last_interval, trials_to_stop
+from tests.servers.azureml.jobs.sweeps.policies import is_ended
 
 VALUES = st.floats(allow_nan=True, allow_infinity=True, width=32)
 METRICS = st.lists(st.tuples(st.lists(VALUES, max_size=8), st.booleans()), max_size=8)
@@ -118,3 +119,23 @@ def test_goals_are_mirrors(policy: EarlyStop, metrics: list[tuple[list[float], b
     low = [Trial(index, {}, tuple(metric), is_over=is_over) for index, (metric, is_over) in enumerate(metrics)]
     high = [Trial(index, {}, tuple(-value for value in metric), is_over=is_over) for index, (metric, is_over) in enumerate(metrics)]
     assert set(trials_to_stop(policy, "minimize", low)) == set(trials_to_stop(policy, "maximize", high))
+
+
+def test_truncation_passes_over_those_that_did_not_come_as_far_but_not_over_finished_ones() -> None:
+    policy = EarlyStop("truncation", truncation_percentage=50)
+    assert list(trials_to_stop(policy, "maximize", trials([0.1], [0.3, 0.2], [0.4, 0.4], over=[0]))) == [1]
+    assert trials_to_stop(policy, "maximize", trials([0.1, 0.1], [0.3, 0.2], over=[0])) == {}, "the finished one is the worst"
+
+
+WIRE = {"bandit": "Bandit", "median": "MedianStopping", "truncation": "TruncationSelection"}
+
+
+@given(policy=POLICIES, goal=st.sampled_from(["minimize", "maximize"]), metrics=METRICS)
+def test_trials_are_stopped_here_as_they_are_in_the_double_of_azure_ml(policy: EarlyStop, goal: str, metrics: list[tuple[list[float], bool]]) -> None:
+    fields = {"slackFactor": policy.slack_factor, "slackAmount": policy.slack_amount, "truncationPercentage": policy.truncation_percentage}
+    wire = {"policyType": WIRE[policy.policy], **fields}
+    series = {str(index): metric for index, (metric, _) in enumerate(metrics)}
+    due = {index: last_interval(policy, len(metric)) for index, (metric, is_over) in enumerate(metrics) if not is_over}
+    there = {index for index, interval in due.items() if interval and is_ended(wire, str(index), interval, series, maximize=goal == "maximize")}
+    all_trials = [Trial(index, {}, tuple(metric), is_over=is_over) for index, (metric, is_over) in enumerate(metrics)]
+    assert set(trials_to_stop(policy, goal, all_trials)) == there

@@ -10,6 +10,8 @@ from himl_cli.core.errors import NotFound
 
 PREFIXES = {"input": "AZURE_ML_INPUT_", "output": "AZURE_ML_OUTPUT_"}
 """How the variables begin that tell the folders; Azure ML writes the key behind them as it is, or in upper case: its sources disagree."""
+OF_ORDER = ("himl_after_", "himl_done")
+"""How keys begin that only keep the order of a pipeline's steps: nobody reads them."""
 LEGACY_PREFIX = "AZUREML_DATAREFERENCE_"
 LEGACY_LISTS = {"input": ("AZUREML_DATASET_ENVIRONMENT_VARS", ",", ":"), "output": ("AZUREML_DATASET_FILE_OUTPUTS", ";", "/")}
 """In jobs that the older SDK submitted variables are called as the data, and one more lists them: its name, what parts its items, what ends a name."""
@@ -42,7 +44,7 @@ class DataFolders(Mapping[str, Path]):
         told = [name[len(self._prefix) :] for name in os.environ if name.startswith(self._prefix) and os.environ[name]]
         keys = {*told, *(key for key in self._listed() if self._told(key))}
         in_upper_case = {key.upper() for key in keys if key != key.upper()}
-        return iter(sorted(keys - in_upper_case))
+        return iter(sorted(key for key in keys - in_upper_case if not key.lower().startswith(OF_ORDER)))
 
     def __len__(self) -> int:
         return sum(1 for _ in self)

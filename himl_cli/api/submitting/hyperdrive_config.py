@@ -2,50 +2,90 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any
 
+from himl_cli.api.submitting.hyperparam_args import GOAL_ARG, MAX_TOTAL_TRIALS_ARG, PARAM_SAMPLING_ARG, PRIMARY_METRIC_ARG, SAMPLING_ALGORITHM_ARG
 from himl_cli.api.submitting.search_spaces import space_of
 from himl_cli.api.submitting.words import WrongArgument
 from himl_cli.core.errors import BadUsage
-from himl_cli.core.sweeps import Draw, EarlyStop, SearchRange, SweepSpec
+from himl_cli.core.sweeps import Draw, EarlyStop, Scalar, SearchRange, SweepSpec
 
 LONGEST_MINUTES = 10080
-"""HyperDrive's own limit, which a HyperDriveConfig has where nobody sets one."""
+"""HyperDrive's own limit, which a HyperDriveConfig has where nobody sets one. A sweep job without one would have 60 days."""
 SAMPLINGS = {"random": "random", "grid": "grid", "bayesianoptimization": "bayesian"}
 POLICIES = {"bandit": "bandit", "medianstopping": "median", "truncationselection": "truncation"}
 NO_POLICY = "default"
 
 
 @dataclass(frozen=True)
-class CrossValidation:
-    """What `create_crossval_hyperdrive_config` gives: one run for each of `num_splits` splits, which it finds in its argument `--{argument}`."""
+class Grid:
+    """What `create_grid_hyperdrive_config` and its kin give: one run for each of *values*, which it finds in its argument `--{argument}`."""
 
-    num_splits: int
+    values: Sequence[Scalar]
     argument: str
     metric: str
+    kind: str = "sweep"
 
     @property
     def sweep(self) -> SweepSpec:
-        space = {self.argument: SearchRange(Draw.choice, tuple(range(self.num_splits)))}
-        return SweepSpec(space, max_trials=self.num_splits, primary_metric=self.metric, kind="crossval")
+        space = {self.argument: SearchRange(Draw.choice, tuple(self.values))}
+        return SweepSpec(space, max_trials=len(self.values), primary_metric=self.metric, kind=self.kind)
 
 
-def create_crossval_hyperdrive_config(num_splits: int, cross_val_index_arg_name: str = "crossval_index", metric_name: str = "val/loss") -> CrossValidation:
+def create_crossval_hyperdrive_config(num_splits: int, cross_val_index_arg_name: str = "crossval_index", metric_name: str = "val/loss") -> Grid:
     """What `submit_to_azure_if_needed` takes as *hyperdrive_config* to run a cross-validation: *num_splits* runs of the script.
 
     Each gets `--{cross_val_index_arg_name} i`, from 0 on, and should log *metric_name*, by which Azure ML shows the best. Unlike hi-ml's it needs no
     azureml package, and works with both SDKs. Raises BadUsage (also a ValueError) for fewer than one split.
     """
-    if num_splits < 1:
-        raise WrongArgument(f"num_splits is at least 1, not {num_splits}.")
-    return CrossValidation(num_splits, cross_val_index_arg_name.lstrip("-"), metric_name)
+    return Grid(_splits(num_splits), cross_val_index_arg_name.lstrip("-"), metric_name, "crossval")
+
+
+def create_grid_hyperdrive_config(values: Sequence[Scalar], argument_name: str, metric_name: str) -> Grid:
+    """What `submit_to_azure_if_needed` takes as *hyperdrive_config* to run the script once for each of *values*, with `--{argument_name} VALUE`.
+
+    Otherwise as `create_crossval_hyperdrive_config`. Raises BadUsage (also a ValueError) where there are no values.
+    """
+    return Grid(_some(values), argument_name.lstrip("-"), metric_name)
+
+
+def create_crossval_hyperparam_args_v2(num_splits: int, cross_val_index_arg_name: str = "crossval_index", metric_name: str = "val/loss") -> dict[str, Any]:
+    """A cross-validation as `create_crossval_hyperdrive_config`, for *hyperparam_args* of `submit_to_azure_if_needed`."""
+    return create_grid_hyperparam_args_v2(_splits(num_splits), cross_val_index_arg_name, metric_name)
+
+
+def create_grid_hyperparam_args_v2(values: Sequence[Scalar], argument_name: str, metric_name: str) -> dict[str, Any]:
+    """A grid as `create_grid_hyperdrive_config`, for *hyperparam_args* of `submit_to_azure_if_needed`; the values are a list, not azure-ai-ml's Choice."""
+    return {
+        MAX_TOTAL_TRIALS_ARG: len(values),
+        PARAM_SAMPLING_ARG: {argument_name: _some(values)},
+        SAMPLING_ALGORITHM_ARG: "grid",
+        PRIMARY_METRIC_ARG: metric_name,
+        GOAL_ARG: "Minimize",
+    }
+
+
+def _splits(number: int) -> list[str]:
+    """The numbers of the splits, as texts: so they stand in the tags of hi-ml's runs."""
+    if isinstance(number, bool) or not isinstance(number, Integral):
+        raise WrongArgument(f"num_splits is a whole number, not {number!r}.")
+    if number < 1:
+        raise WrongArgument(f"num_splits is at least 1, not {number}.")
+    return [str(index) for index in range(number)]
+
+
+def _some(values: Sequence[Scalar]) -> list[Scalar]:
+    if isinstance(values, str) or not values:
+        raise WrongArgument(f"values is a list with one value at least, not {values!r}.")
+    return list(values)
 
 
 def sweep_of_config(config: Any) -> SweepSpec:
-    """The sweep that *config* describes, a CrossValidation or a HyperDriveConfig of azureml. Raises BadUsage for what cannot be sent."""
-    if isinstance(config, CrossValidation):
+    """The sweep that *config* describes, a Grid or a HyperDriveConfig of azureml. Raises BadUsage for what cannot be sent."""
+    if isinstance(config, Grid):
         return config.sweep
     if not hasattr(config, "_generator_config") or not hasattr(config, "_primary_metric_config"):
         raise BadUsage(
@@ -59,11 +99,11 @@ def sweep_of_config(config: Any) -> SweepSpec:
         space=space_of(generator["parameter_space"]),
         sampling=_known(SAMPLINGS, generator["name"], "sampling"),
         max_trials=config._max_total_runs,
-        max_concurrent=config._max_concurrent_runs,
+        max_concurrent=None if config._max_concurrent_runs == config._max_total_runs else config._max_concurrent_runs,  # the SDK's word for all
         primary_metric=metric["name"],
         goal=metric["goal"].lower(),
         early_stop=_early_stop(config._policy_config),
-        max_seconds=minutes * 60 if minutes and minutes < LONGEST_MINUTES else None,
+        max_seconds=(minutes or LONGEST_MINUTES) * 60,
     )
 
 

@@ -18,16 +18,31 @@ PRIMARY_METRIC_ARG = "primary_metric"
 SAMPLING_ALGORITHM_ARG = "sampling_algorithm"
 GOAL_ARG = "goal"
 MAX_CONCURRENT_TRIALS_ARG = "max_concurrent_trials"
-EARLY_TERMINATION_ARG = "early_termination"
+EARLY_TERMINATION_ARG = "early_termination_policy"
+OTHER_EARLY_TERMINATION = "early_termination"
+TIMEOUT, TRIAL_TIMEOUT = "timeout", "trial_timeout"
 NAMES = (
     *(PARAM_SAMPLING_ARG, MAX_TOTAL_TRIALS_ARG, PRIMARY_METRIC_ARG, SAMPLING_ALGORITHM_ARG, GOAL_ARG),
-    *(MAX_CONCURRENT_TRIALS_ARG, EARLY_TERMINATION_ARG),
+    *(MAX_CONCURRENT_TRIALS_ARG, EARLY_TERMINATION_ARG, OTHER_EARLY_TERMINATION, TIMEOUT, TRIAL_TIMEOUT),
 )
+"""What may be given: hi-ml hands all of it but the space to azure-ai-ml's `command.sweep`, so these are its arguments."""
+NOT_TAKEN = {
+    "search_space": f"The hyperparameters are '{PARAM_SAMPLING_ARG}'.",
+    "compute": "The cluster is compute_cluster_name.",
+    "identity": "identity_based_auth=True runs the job as you.",
+    "queue_settings": "Leave it out.",
+    "job_tier": "Leave it out.",
+    "priority": "Leave it out.",
+}
+"""Arguments of `command.sweep` that are none here, and what to do instead."""
 
 
 def sweep_of_args(given: Mapping[str, Any]) -> SweepSpec:
     """The sweep that *given* describes, by the names in NAMES. Raises BadUsage for what it does not say or says wrongly."""
+    check_args(given)
     for name in given:
+        if name in NOT_TAKEN:
+            raise BadUsage(f"hyperparam_args: '{name}' cannot be given here.", hint=NOT_TAKEN[name])
         if name not in NAMES:
             raise BadUsage(f"hyperparam_args: unknown '{name}'.", hint=did_you_mean(str(name), NAMES) or f"There are: {', '.join(NAMES)}.")
     if not given.get(PARAM_SAMPLING_ARG):
@@ -47,9 +62,29 @@ def sweep_of_args(given: Mapping[str, Any]) -> SweepSpec:
         max_concurrent=_whole(given, MAX_CONCURRENT_TRIALS_ARG),
         primary_metric=str(given.get(PRIMARY_METRIC_ARG) or SweepSpec.primary_metric),
         goal=str(given.get(GOAL_ARG) or SweepSpec.goal).lower(),
-        early_stop=_early_stop(given.get(EARLY_TERMINATION_ARG)),
+        early_stop=_early_stop(_policy(given)),
         seed=seed,
+        max_seconds=_seconds(given, TIMEOUT),
     )
+
+
+def trial_seconds_of(given: Mapping[str, Any]) -> float | None:
+    """How long each trial may take, in seconds; None where *given* does not say. Raises BadUsage for what is no number of seconds."""
+    check_args(given)
+    return _seconds(given, TRIAL_TIMEOUT)
+
+
+def check_args(given: object) -> None:
+    """Raises BadUsage for what is no dictionary."""
+    if not isinstance(given, Mapping):
+        raise BadUsage(f"hyperparam_args is a dictionary, not {type(given).__qualname__}.", hint=f"{{'{PARAM_SAMPLING_ARG}': {{'lr': [0.1, 0.01]}}}}")
+
+
+def _policy(given: Mapping[str, Any]) -> Any:
+    both = [name for name in (EARLY_TERMINATION_ARG, OTHER_EARLY_TERMINATION) if given.get(name) is not None]
+    if len(both) > 1:
+        raise BadUsage(f"hyperparam_args: {both[0]} and {both[1]} are the same.", hint="Leave one of them out.")
+    return given[both[0]] if both else None
 
 
 def _sampling(given: Any) -> tuple[str, int | None]:
@@ -78,3 +113,10 @@ def _whole(given: Mapping[str, Any], name: str) -> int | None:
     if value is None or (isinstance(value, int) and not isinstance(value, bool)):
         return value
     raise BadUsage(f"hyperparam_args: '{name}' is a whole number, not {value!r}.")
+
+
+def _seconds(given: Mapping[str, Any], name: str) -> float | None:
+    value = given.get(name)
+    if value is None or (isinstance(value, (int, float)) and not isinstance(value, bool) and value > 0):
+        return value
+    raise BadUsage(f"hyperparam_args: '{name}' is a number of seconds, not {value!r}.")

@@ -14,7 +14,8 @@ from himl_cli.api.submitting.run_info import LOGS_FOLDER, OUTPUT_FOLDER, AzureRu
 from himl_cli.api.submitting.words import in_words_of_arguments
 from himl_cli.core.errors import BadUsage, NotFound
 from himl_cli.core.jobs import DataSpec
-from himl_cli.workspaces.base import KeepsDatasets, Workspace
+from himl_cli.workspaces.abilities import KeepsDatasets
+from himl_cli.workspaces.base import Workspace
 
 log = logging.getLogger(__name__)
 

@@ -11,11 +11,11 @@ from typing import Any
 from himl_cli.api.submitting.asked import Asked, PathLike
 from himl_cli.api.submitting.dataset_config import DatasetConfig
 from himl_cli.api.submitting.hyperdrive_config import sweep_of_config
-from himl_cli.api.submitting.hyperparam_args import sweep_of_args
+from himl_cli.api.submitting.hyperparam_args import sweep_of_args, trial_seconds_of
 from himl_cli.core.errors import BadUsage
 from himl_cli.core.sweeps import SweepSpec
 from himl_cli.services.environments.choose import CONDA_NAMES
-from himl_cli.services.submission import SubmitRequest
+from himl_cli.services.submission import SubmitRequest, parse_duration
 
 EXPERIMENT_VARIABLE = "HIML_EXPERIMENT_NAME"
 HERE = "local"
@@ -31,7 +31,7 @@ def request_of(asked: Asked, inputs: Sequence[DatasetConfig], outputs: Sequence[
     root = _absolute(cwd, asked.snapshot_root_directory) or cwd
     target, module = _entry(asked.entry_script, root, cwd)
     return SubmitRequest(
-        cwd,
+        cwd=cwd,
         target=target,
         module=module,
         arguments=tuple(map(str, asked.script_params)) if asked.script_params is not None else tuple(word for word in sys.argv[1:] if word != flag),
@@ -41,7 +41,7 @@ def request_of(asked: Asked, inputs: Sequence[DatasetConfig], outputs: Sequence[
         no_mpi_single_node=not asked.use_mpi_run_for_single_node_jobs,
         shm_size=asked.docker_shm_size,
         identity="user" if asked.identity_based_auth else None,
-        max_run_duration=asked.max_run_duration or None,
+        max_run_duration=_longest(asked),
         snapshot_root=str(root),
         ignored_folders=[_below(root, folder) for folder in asked.ignored_folders or ()],
         env_vars={name: str(value) for name, value in (asked.environment_variables or {}).items()},
@@ -58,7 +58,7 @@ def request_of(asked: Asked, inputs: Sequence[DatasetConfig], outputs: Sequence[
 
 
 def _check(asked: Asked) -> None:
-    if asked.hyperdrive_config is not None and asked.hyperparam_args:
+    if asked.hyperdrive_config is not None and asked.hyperparam_args is not None:
         raise BadUsage("hyperdrive_config and hyperparam_args were both given.", hint="They say the same in two forms: leave one of them out.")
     if asked.compute_cluster_name in ("", HERE):
         raise BadUsage("compute_cluster_name does not name a cluster of Azure ML.", hint="To run the script here, leave --azureml out.")
@@ -67,7 +67,17 @@ def _check(asked: Asked) -> None:
 def _sweep(asked: Asked) -> SweepSpec | None:
     if asked.hyperdrive_config is not None:
         return sweep_of_config(asked.hyperdrive_config)
-    return sweep_of_args(asked.hyperparam_args) if asked.hyperparam_args else None
+    return sweep_of_args(asked.hyperparam_args) if asked.hyperparam_args is not None else None
+
+
+def _longest(asked: Asked) -> str | None:
+    """How long the job, or each trial, may take."""
+    seconds = trial_seconds_of(asked.hyperparam_args) if asked.hyperparam_args is not None else None
+    if seconds is None:
+        return asked.max_run_duration or None
+    if asked.max_run_duration and parse_duration(asked.max_run_duration, "--max_run_duration") != seconds:
+        raise BadUsage("max_run_duration and hyperparam_args' trial_timeout are two limits of each trial.", hint="Leave one of them out.")
+    return f"{seconds}s"
 
 
 def _entry(given: PathLike | None, root: Path, cwd: Path) -> tuple[str | None, str | None]:

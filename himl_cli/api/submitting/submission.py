@@ -24,7 +24,9 @@ from himl_cli.services.run_logs import watching
 from himl_cli.services.submission import PreparedJob, prepare_job, submit_job
 from himl_cli.services.transfer.launch import local_rank
 from himl_cli.services.waiting import follow_to_end, last_lines_of_failed_rank, last_lines_of_failure, raise_unless_completed, wait_for_end
-from himl_cli.workspaces.base import HoldsConnections, SubmitsJobs, Workspace
+from himl_cli.workspaces.abilities import HoldsConnections
+from himl_cli.workspaces.base import Workspace
+from himl_cli.workspaces.job_abilities import SubmitsJobs
 from himl_cli.workspaces.open import require_sdk_v1, sdk_run, sdk_view
 
 
@@ -89,5 +91,6 @@ def _wait(workspace: Workspace, run: Run, output: Output, *, follows: bool, tria
         ended = follow_to_end(workspace, run.id, output.stream, notify) if follows else wait_for_end(workspace, run.id, notify, trials)
     output.end_line()
     unseen = last_lines_of_failed_rank if follows else last_lines_of_failure
-    say_ended(output, ended, unseen(workspace, ended), sweep_outcome(workspace, ended))
-    raise_unless_completed(ended)
+    sweep = sweep_outcome(workspace, ended)
+    say_ended(output, ended, unseen(workspace, ended), sweep)
+    raise_unless_completed(ended, sweep=sweep)

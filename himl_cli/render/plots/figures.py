@@ -48,7 +48,7 @@ def figure_of(family: Family, children: Sequence[Child], scheme: Scheme, names: 
         explained |= draw_panel(axes, family.panels[place], scheme, names, runs)
     figure.suptitle(plain(_title(family, children)), x=0.01, ha="left", fontsize=13)
     if scheme.scale:
-        _add_colour_bar(figure, grid, scheme.scale)
+        _add_colour_bar(figure, grid.flat[: len(family.panels)], scheme.scale)
     handles = [Line2D([], [], color=look.colour, linestyle=look.style, linewidth=max(look.width, 1.5)) for look in named.values()]
     handles += [Line2D([], [], color=colour, linewidth=2) for colour in scheme.categories.values()]
     labels = [plain(word) for word in words] + [*explained]
@@ -98,8 +98,8 @@ def _foot(children: Sequence[Child], names: Sequence[str]) -> str:
     return " ".join(said)
 
 
-def _add_colour_bar(figure: Figure, grid: Any, scale: Scale) -> None:
-    bar = figure.colorbar(ScalarMappable(scale.norm, scale.colours), ax=grid, shrink=0.9, aspect=30, pad=0.01)
+def _add_colour_bar(figure: Figure, panels: Any, scale: Scale) -> None:
+    bar = figure.colorbar(ScalarMappable(scale.norm, scale.colours), ax=panels, shrink=0.9, aspect=30, pad=0.01)
     bar.set_label(plain(shortened(scale.name, 40)) + (" (log scale)" if isinstance(scale.norm, LogNorm) else ""))
     bar.ax.tick_params(labelsize=8)
     if isinstance(scale.norm, LogNorm):

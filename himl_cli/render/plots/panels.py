@@ -13,7 +13,7 @@ from himl_cli.render.plots.families import Panel
 from himl_cli.render.plots.limits import Limits, limits_of
 from himl_cli.render.plots.looks import FEW as NAMED
 from himl_cli.render.plots.looks import Look, Scheme
-from himl_cli.render.plots.points import Curve, band_of, spread_of, thinned
+from himl_cli.render.plots.points import Curve, band_of, points_each, spread_of, thinned
 from himl_cli.render.plots.wording import plain, shortened
 
 INK = "#111111"
@@ -47,13 +47,12 @@ def _remarks(panel: Panel, runs: int) -> list[str]:
 def _draw_curves(axes: Any, panel: Panel, scheme: Scheme) -> dict[str, Any]:
     limits = limits_of(np.concatenate([curve.values for curve in panel.curves]))
     _set_limits(axes.set_yscale, axes.set_ylim, limits)
-    curves = [thinned(curve) for curve in panel.curves]
+    curves = [thinned(curve, points_each(len(panel.curves))) for curve in panel.curves]
     is_many = any(scheme.looks[curve.child].name == "" for curve in curves)
     if is_many:
-        plain_ones = [curve for curve in curves if not scheme.looks[curve.child].is_best]
-        lines = [line for curve in plain_ones for line in _lines(curve, limits)]
-        looks = [scheme.looks[curve.child] for curve in plain_ones for _ in _lines(curve, limits)]
-        axes.add_collection(LineCollection(lines, colors=[look.colour for look in looks], linewidths=0.9, alpha=looks[0].alpha if looks else 1.0, zorder=2))
+        lines = [(line, look) for curve in curves if not (look := scheme.looks[curve.child]).is_best for line in _lines(curve, limits)]
+        alpha = lines[0][1].alpha if lines else 1.0
+        axes.add_collection(LineCollection([line for line, _ in lines], colors=[look.colour for _, look in lines], linewidths=0.9, alpha=alpha, zorder=2))
     for curve in curves:
         look = scheme.looks[curve.child]
         if not is_many or look.is_best:

@@ -14,6 +14,7 @@ from himl_cli.core.results import Series
 FEW = 10  # from this many runs on, the band is that of the quartiles: a standard deviation says little of what is skewed
 MOST_STEPS = 1000  # of mean and band
 MOST_POINTS = 4000  # of one curve
+MOST_OF_ALL, FEWEST_POINTS = 200_000, 200  # of all curves of a panel, which has some hundred pixels; of one of very many
 PRESENT = 0.9
 
 
@@ -80,19 +81,31 @@ def _as_float(value: Any) -> float:
         return float("inf") if value > 0 else float("-inf")
 
 
-def thinned(curve: Curve) -> Curve:
-    """A curve of thousands of points as its lows and highs, so that a file of a picture stays small and no peak is lost."""
+def thinned(curve: Curve, most: int = MOST_POINTS) -> Curve:
+    """A curve of more than *most* points as its lows and highs, so that it is drawn fast, a file of a picture stays small and no peak is lost."""
     size = curve.steps.size
-    if size <= MOST_POINTS:
+    if size <= most:
         return curve
-    kept = {0, size - 1}
-    for piece in np.array_split(np.arange(size), MOST_POINTS // 2):
-        values = curve.values[piece]
-        known = np.where(np.isfinite(values), values, 0.0)
-        kept.update((int(piece[np.argmin(known)]), int(piece[np.argmax(known)])))
-        kept.update(int(place) for place in piece[~np.isfinite(values)][:1])
-    places = sorted(kept)
+    width = -(-size // max(1, most // 2))
+    known = np.isfinite(curve.values)
+    lows, highs, gaps = (
+        _in_pieces(values, width, filler)
+        for values, filler in ((np.where(known, curve.values, np.inf), np.inf), (np.where(known, curve.values, -np.inf), -np.inf), (known, True))
+    )
+    begins = np.arange(lows.shape[0]) * width
+    places = np.concatenate([[0, size - 1], begins + lows.argmin(axis=1), begins + highs.argmax(axis=1), (begins + gaps.argmin(axis=1))[~gaps.all(axis=1)]])
+    places = np.unique(places)
     return Curve(curve.child, curve.steps[places], curve.values[places])
+
+
+def points_each(curves: int) -> int:
+    """How many points each of so many curves of a panel is drawn with."""
+    return min(MOST_POINTS, max(FEWEST_POINTS, MOST_OF_ALL // max(1, curves)))
+
+
+def _in_pieces(values: Any, width: int, filler: float) -> Any:
+    """*values* as rows of so many; the last row is filled up."""
+    return np.pad(values, (0, -values.size % width), constant_values=filler).reshape(-1, width)
 
 
 def spread_of(curves: Sequence[Curve]) -> Spread | None:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import re
-import tempfile
 import unicodedata
 import warnings
 from collections.abc import Iterator, Sequence
@@ -19,6 +17,7 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 
 from himl_cli.core.errors import DiskFailed
 from himl_cli.core.results import Aggregation
+from himl_cli.core.whole_file import replacing
 from himl_cli.render.plots.families import Family, curves_by_metric, families_of
 from himl_cli.render.plots.figures import figure_of
 from himl_cli.render.plots.looks import scheme_of
@@ -90,28 +89,9 @@ def _further_fonts() -> list[str]:
 def _save(figure: Any, path: Path) -> None:
     is_svg = path.suffix.lower() == ".svg"
     canvas = FigureCanvasSVG(figure) if is_svg else FigureCanvasAgg(figure)
-    temporary = ""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:40]}.")
-        with os.fdopen(handle, "wb") as stream:
+        with replacing(path) as temporary, open(temporary, "wb") as stream:
             canvas.print_figure(stream, format="svg" if is_svg else "png", dpi=DPI, metadata={"Date": None} if is_svg else {"Software": None})
-        os.chmod(temporary, 0o666 & ~_umask())
-        os.replace(temporary, path)
     except OSError as err:
-        _remove(temporary)
         raise DiskFailed(f"Cannot write '{path}': {err.strerror or err}.", hint="Choose another file for --plot.") from err
-    except BaseException:
-        _remove(temporary)
-        raise
-
-
-def _remove(path: str) -> None:
-    if path and os.path.exists(path):
-        os.unlink(path)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

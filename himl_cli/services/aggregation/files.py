@@ -13,8 +13,8 @@ from typing import Any
 from himl_cli.core.errors import BadUsage, DiskFailed
 from himl_cli.core.logged import Value
 from himl_cli.core.results import Aggregation, Child
+from himl_cli.core.whole_file import replacing, write_whole
 from himl_cli.services.aggregation.statistics import NAMES, Statistics
-from himl_cli.services.whole_file import replacing, write_whole
 
 INSTALL = "pip install 'himl-cli[parquet]'"
 POINTS_AT_ONCE = 500_000

@@ -8,8 +8,10 @@ from fnmatch import fnmatchcase
 from himl_cli.core.errors import HimlError
 from himl_cli.core.results import Aggregation, Child
 from himl_cli.core.runs import Run
-from himl_cli.services.aggregation.labels import labels_of, own_hyperparameters, value_of
-from himl_cli.workspaces.base import ReadsManyRuns, Workspace
+from himl_cli.core.sweeps import hyperparameters_of
+from himl_cli.services.aggregation.labels import labels_of, value_of
+from himl_cli.workspaces.abilities import ReadsManyRuns
+from himl_cli.workspaces.base import Workspace
 
 
 def aggregate(workspace: Workspace, runs: Sequence[Run], *, child_arg: str | None = None, globs: Sequence[str] = (), whole: bool = False) -> Aggregation:
@@ -23,7 +25,7 @@ def aggregate(workspace: Workspace, runs: Sequence[Run], *, child_arg: str | Non
     results = workspace.results(runs, wanted=matching(globs), whole=whole)
     ordered = _by_fold(runs) if child_arg is None else sorted(runs, key=_fold_of(runs, lambda run: value_of(child_arg, run, results[run.id])))
     labels = labels_of(ordered, [results[run.id] for run in ordered], child_arg)
-    children = [Child(run, label, own_hyperparameters(run), results[run.id]) for run, label in zip(ordered, labels, strict=True)]
+    children = [Child(run, label, hyperparameters_of(run.tags), results[run.id]) for run, label in zip(ordered, labels, strict=True)]
     return Aggregation(metric_names(children), children)
 
 
@@ -41,12 +43,12 @@ def matching(globs: Sequence[str]) -> Callable[[str], bool]:
 
 def _by_fold(runs: Sequence[Run]) -> list[Run]:
     """Runs that differ in one hyperparameter that counts them (the fold, the seed) by its number; others stay in their order."""
-    values = [own_hyperparameters(run) for run in runs]
+    values = [hyperparameters_of(run.tags) for run in runs]
     names = {name for each in values for name in each}
     if len(names) != 1:
         return list(runs)
     name = names.pop()
-    return sorted(runs, key=_fold_of(runs, lambda run: own_hyperparameters(run).get(name)))
+    return sorted(runs, key=_fold_of(runs, lambda run: hyperparameters_of(run.tags).get(name)))
 
 
 def _fold_of(runs: Sequence[Run], read: Callable[[Run], object]) -> Callable[[Run], int]:

@@ -28,7 +28,7 @@ def labels_of(runs: Sequence[Run], results: Sequence[RunResults], child_arg: str
         if all(value is None for value in values):
             raise _unknown(child_arg, runs)
         return unique([_name(run) if value is None else value_text(value) for run, value in zip(runs, values, strict=True)])
-    labels = _distinguishing([own_hyperparameters(run) for run in runs])
+    labels = _distinguishing([hyperparameters_of(run.tags) for run in runs])
     for values_of_all in ([_tags(run) for run in runs], [_arguments(run) for run in runs], [found.parameters for found in results]):
         labels = labels or _distinguishing(values_of_all, most=MOST_NAMES)
     if labels:
@@ -45,16 +45,11 @@ def labels_of(runs: Sequence[Run], results: Sequence[RunResults], child_arg: str
 def value_of(name: str, run: Run, results: RunResults) -> Scalar | None:
     """What the run has under *name*: a hyperparameter, else a tag, else a parameter or an argument of its command; dashes in front do not count."""
     wanted = _plain(name)
-    for values in (own_hyperparameters(run), run.tags, results.parameters, _arguments(run)):
+    for values in (hyperparameters_of(run.tags), run.tags, results.parameters, _arguments(run)):
         for key, value in values.items():
             if _plain(key) == wanted:
                 return value
     return None
-
-
-def own_hyperparameters(run: Run) -> dict[str, Scalar]:
-    """A trial's values by name, without the dashes that sweeps of the older SDK write in front."""
-    return {name.lstrip("-") or name: value for name, value in hyperparameters_of(run.tags).items()}
 
 
 def unique(labels: Sequence[str]) -> list[str]:
@@ -64,7 +59,7 @@ def unique(labels: Sequence[str]) -> list[str]:
 
 
 def _unknown(child_arg: str, runs: Sequence[Run]) -> BadUsage:
-    known = dict.fromkeys(name for run in runs for values in (own_hyperparameters(run), _tags(run)) for name in values)
+    known = dict.fromkeys(name for run in runs for values in (hyperparameters_of(run.tags), _tags(run)) for name in values)
     hint = f"There are: {', '.join([*known][:8])}." if known else "Leave --child_arg out: the runs are told apart by what differs between them."
     return BadUsage(f"None of the runs has a hyperparameter, tag, parameter or argument '{child_arg}'.", hint=hint)
 

@@ -11,7 +11,7 @@ from himl_cli.core.events import Notice, Notify
 from himl_cli.services.checkpoints.sources import Checkpoint, find_checkpoint
 from himl_cli.services.transfer.disk import explained
 from himl_cli.services.transfer.download import download
-from himl_cli.services.transfer.filters import Filters
+from himl_cli.services.transfer.filters import Filters, literal
 from himl_cli.services.transfer.requests import DownloadRequest
 from himl_cli.workspaces.base import Workspace
 
@@ -40,9 +40,8 @@ def _downloaded(found: Checkpoint, workspace: Workspace, notify: Notify) -> Path
     assert found.run is not None
     files = workspace.run_files(found.run.id)
     root = _cache_folder(f"{files.origin} {found.run.id}")
-    literal = tuple("/" + "".join(f"[{sign}]" if sign in "*?[" else sign for sign in name) for name in found.names)
     prefix = found.folder or found.names[0]
-    result = download(files, DownloadRequest(root, Filters(prefix, include=literal), overwrite=True), notify)
+    result = download(files, DownloadRequest(root, Filters(prefix, include=tuple(map(literal, found.names))), overwrite=True), notify)
     problem = result.problem()
     if problem is not None:
         raise problem

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from himl_cli.services.checkpoints.names import FOLDER, Kind, best_first, retry_pattern
+from himl_cli.services.checkpoints.names import FOLDER, Kind, Rank, best_first, rank_of, retry_pattern
 from himl_cli.services.checkpoints.whole import is_whole
 
 if TYPE_CHECKING:
@@ -26,21 +26,22 @@ def on_disk(root: Path, folder: str = FOLDER, *, least: Kind = Kind.last) -> Pat
     return None
 
 
-def bring_best(files: BlobStore, root: Path, folder: str = FOLDER) -> TransferResult:
-    """Bring the checkpoint to go on from out of the run's *files* to *root*, its name kept; nothing where there is none.
+def bring_best(files: BlobStore, root: Path, folder: str = FOLDER, *, than: Rank | None = None) -> TransferResult:
+    """Bring the checkpoint to go on from out of the run's *files* to *root*, its name kept; nothing where there is none, or none better *than* that.
 
     One that proves half-written is removed and the next best brought. Raises ServiceFailed, IntegrityFailed and their kin.
     """
     from himl_cli.core.transfers import TransferResult
     from himl_cli.services.transfer.download import download
-    from himl_cli.services.transfer.filters import Filters
+    from himl_cli.services.transfer.filters import Filters, literal
     from himl_cli.services.transfer.requests import DownloadRequest
 
     above = folder.rpartition("/")[0]
     sizes = {blob.name: blob.size for page in files.list(f"{above}/" if above else "") for blob in page}
     total = TransferResult()
-    for name in best_first((name for name, size in sizes.items() if size), folder):
-        result = download(files, DownloadRequest(root, Filters(name, include=(_literally(name),)), overwrite=True))
+    better = (name for name, size in sizes.items() if size and is_better(rank_of(name, folder), than))
+    for name in best_first(better, folder):
+        result = download(files, DownloadRequest(root, Filters(name, include=(literal(name),)), overwrite=True))
         problem = result.problem()
         if problem is not None:
             raise problem
@@ -52,12 +53,12 @@ def bring_best(files: BlobStore, root: Path, folder: str = FOLDER) -> TransferRe
     return total
 
 
+def is_better(rank: Rank | None, than: Rank | None) -> bool:
+    """Whether to go on from a checkpoint of *rank* and not from the other; None is none."""
+    return rank is not None and (than is None or rank > than)
+
+
 def _names(root: Path, folder: str) -> Iterator[str]:
     for place in [root / folder, *root.glob(retry_pattern(folder))]:
         if place.is_dir():
             yield from (path.relative_to(root).as_posix() for path in place.iterdir())
-
-
-def _literally(name: str) -> str:
-    """A pattern for the one file called so."""
-    return "/" + "".join(f"[{sign}]" if sign in "*?[" else sign for sign in name)

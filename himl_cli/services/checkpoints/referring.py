@@ -16,7 +16,8 @@ from himl_cli.services.checkpoints.sources import Checkpoint, find_checkpoint
 from himl_cli.services.transfer.disk import md5_of
 from himl_cli.services.transfer.requests import UploadRequest
 from himl_cli.services.transfer.upload import upload
-from himl_cli.workspaces.base import JoinsWorkspaces, NamesPlaces, Workspace
+from himl_cli.workspaces.abilities import JoinsWorkspaces, NamesPlaces
+from himl_cli.workspaces.base import Workspace
 
 KEY = "himl_checkpoint"
 UPLOADED = "himl_checkpoints"

@@ -8,7 +8,8 @@ from himl_cli.core.checks import Check, CheckState
 from himl_cli.core.errors import ChecksFailed, HimlError, NotAllowed
 from himl_cli.core.workspace_ids import HOW_TO_CONFIGURE
 from himl_cli.services.doctor.installation import installation_checks
-from himl_cli.workspaces.base import ChecksItself, FoundWorkspace
+from himl_cli.workspaces.abilities import ChecksItself
+from himl_cli.workspaces.base import FoundWorkspace
 
 CONFIGURATION, SIGN_IN = "configuration", "sign-in"
 NO_AZURE = "No Azure ML workspace is configured: no config.json with its keys was found here or above, and no HIML_* variables."

@@ -16,7 +16,7 @@ from himl_cli.services.environments.conda_file import CondaFile, conda_text, rea
 from himl_cli.services.environments.merging import merge
 from himl_cli.services.environments.pip_lines import Kind, PipLine
 from himl_cli.services.environments.project_python import folders_up_to
-from himl_cli.services.environments.requirements import requirements_as_conda
+from himl_cli.services.environments.requirements import python_alone, requirements_as_conda
 from himl_cli.services.environments.wheels import check_wheel
 
 DEFAULT_IMAGE = "mcr.microsoft.com/azureml/openmpi5.0-cuda12.4-ubuntu22.04:20260901.v1"
@@ -36,7 +36,7 @@ _IMAGE = re.compile(r"[a-z0-9]([\w.:-]*[A-Za-z0-9])?(/[\w.-]+)*(:[\w.-]+)?(@sha2
 
 @dataclass(frozen=True)
 class EnvironmentRequest:
-    """The options about the environment, as typed; paths are relative to `cwd`."""
+    """The options about the environment, as typed; paths are relative to `cwd`. `may_be_bare`: where nothing says what it is, Python and pip are enough."""
 
     cwd: Path
     conda_env: Sequence[str] = ()
@@ -45,6 +45,7 @@ class EnvironmentRequest:
     docker_image: str | None = None
     pip_extra_index_url: str | None = None
     private_wheel: str | None = None
+    may_be_bare: bool = False
 
 
 def environment_spec(request: EnvironmentRequest, script_folder: Path, root: Path, notify: Notify, env: Mapping[str, str] | None = None) -> EnvironmentSpec:
@@ -116,7 +117,11 @@ def _described(request: EnvironmentRequest, script_folder: Path, root: Path, env
             if (folder / name).is_file():
                 notify(Notice(f"Environment of the job: '{folder / name}'."))
                 return merge([read_conda_file(folder / name)])
-    return None
+    if not request.may_be_bare or request.docker_image is not None:
+        return None
+    bare = python_alone(script_folder, root, env)
+    notify(Notice(f"Nothing says which packages it needs, so its environment is {bare.packages[0].text} and pip alone."))
+    return bare
 
 
 def _image_alone(request: EnvironmentRequest, image: str, folders: Sequence[Path]) -> EnvironmentSpec:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from himl_cli.core.errors import BadUsage
@@ -23,10 +24,14 @@ _CONSTRAINT = re.compile(r"(?:-c|--constraint)\b.*")
 
 def requirements_as_conda(path: Path, script_folder: Path, root: Path, env: Mapping[str, str]) -> CondaFile:
     """The file's packages, those of the files that it includes, and the project's Python version. Raises BadUsage naming file and line."""
+    return replace(python_alone(script_folder, root, env), path=str(path), pip=list(_lines(path, "--requirements", ())))
+
+
+def python_alone(script_folder: Path, root: Path, env: Mapping[str, str]) -> CondaFile:
+    """The project's Python version and pip, and no package."""
     version = python_version(script_folder, root, env)
-    pip = list(_lines(path, "--requirements", ()))
     packages = [CondaPackage(f"python={version}", "python", f"={version}"), CondaPackage("pip", "pip", "", is_bare=True)]
-    return CondaFile(str(path), [CHANNEL], packages, pip)
+    return CondaFile(str(root), [CHANNEL], packages, [])
 
 
 def _lines(path: Path, option: str, above: tuple[Path, ...]) -> Iterator[PipLine]:

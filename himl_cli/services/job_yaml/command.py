@@ -11,6 +11,7 @@ from himl_cli.services.job_yaml.command_line import filled, filled_command
 from himl_cli.services.job_yaml.data import Values, local_path, read_inputs, read_output
 from himl_cli.services.job_yaml.document import Part
 from himl_cli.services.snapshot import take_snapshot
+from himl_cli.services.submission.quantities import MOST_NODES, MOST_PROCESSES
 
 NAMING = ("$schema", "type", "name", "version", "experiment_name", "display_name", "description", "tags", "properties", "id")
 RUNNING = ("code", "command", "environment", "environment_variables", "distribution", "resources")
@@ -51,7 +52,7 @@ def running(part: Part, common: JobSpec, values: Values, laid: Laid, *, outputs_
         snapshot=_snapshot(part, laid),
         processes=processes,
         distribution=distribution,
-        max_seconds=common.max_seconds or _limit(outputs_of, "timeout"),
+        max_seconds=common.max_seconds or outputs_of.part("limits").seconds("timeout"),
         env={**_variables(part, values), **common.env},
         inputs=[item for key, item in values.data.items()],
         outputs=[read_output(outputs, key) for key in outputs.content],
@@ -96,7 +97,7 @@ def _variable(variables: Part, key: str) -> str:
 
 def _ranks(part: Part, laid: Laid) -> tuple[int | None, str]:
     """Processes (None: a plain one) and what starts them."""
-    nodes = part.part("resources").count("instance_count", 1)
+    nodes = part.part("resources").count("instance_count", 1, most=MOST_NODES)
     if nodes is not None and nodes > 1:
         laid.remarks.append(f"'{part.prefix}resources.instance_count': one node here in place of {nodes}.")
     distribution = part.part("distribution")
@@ -105,12 +106,4 @@ def _ranks(part: Part, laid: Laid) -> tuple[int | None, str]:
     kind = distribution.text("type").lower()
     if kind not in DISTRIBUTIONS:
         raise distribution.wrong("type", f"'{kind}' cannot be had here.", hint=f"Here it is one of: {', '.join(DISTRIBUTIONS)}.")
-    return distribution.count("process_count_per_instance", 1), kind
-
-
-def _limit(part: Part, key: str) -> float | None:
-    limits = part.part("limits")
-    seconds = limits.number(key)
-    if seconds is not None and seconds <= 0:
-        raise limits.wrong(key, f"must be a number of seconds, not {seconds:g}.")
-    return float(seconds) if seconds is not None else None
+    return distribution.count("process_count_per_instance", 1, most=MOST_PROCESSES), kind

@@ -105,7 +105,7 @@ def literal_text(part: Part, key: str, value: Any) -> str:
     """A plain value as Azure ML puts it into a command."""
     if value is None or isinstance(value, (list, Mapping)):
         raise part.wrong(key, "has no value." if value is None else "must be a plain value or a dataset.")
-    return str(value)
+    return part.written(key, value)
 
 
 def _mode(item: Part) -> str | None:

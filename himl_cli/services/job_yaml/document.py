@@ -10,6 +10,7 @@ from typing import Any
 from himl_cli.core.errors import BadUsage
 from himl_cli.core.redaction import redact
 from himl_cli.core.spelling import did_you_mean
+from himl_cli.services.submission.quantities import count_wanted
 from himl_cli.services.text_files import read_text
 from himl_cli.services.yaml_files import parse_mapping
 
@@ -42,6 +43,12 @@ class Part:
             return ""
         if isinstance(value, (Mapping, list)):
             raise self.wrong(key, "must be text.")
+        return self.written(key, value)
+
+    def written(self, key: str, value: Any) -> str:
+        """A plain value of *key* as text. Raises BadUsage for the character that no program can be given."""
+        if "\0" in str(value):
+            raise self.wrong(key, "has the character NUL, \\0.", hint="No program can be given that.")
         return str(value)
 
     def part(self, key: str) -> Part:
@@ -53,13 +60,15 @@ class Part:
             raise self.wrong(key, f"must hold keys and values, not {value!r}.")
         return Part(self.shown, self.folder, {str(name): entry for name, entry in value.items()}, f"{self.prefix}{key}.")
 
-    def count(self, key: str, default: int | None = None) -> int | None:
-        """The whole number from 1 of *key*. Raises BadUsage for anything else."""
+    def count(self, key: str, default: int | None = None, *, most: int | None = None) -> int | None:
+        """The whole number from 1 to *most* of *key*. Raises BadUsage for anything else."""
         value = self.content.get(key)
         if value is None:
             return default
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise self.wrong(key, f"must be a whole number from 1 on, not {value!r}.")
+        if most is not None and value > most:
+            raise self.wrong(key, count_wanted(value, most))
         return value
 
     def number(self, key: str) -> float | None:
@@ -68,6 +77,13 @@ class Part:
         if value is not None and (isinstance(value, bool) or not isinstance(value, (int, float))):
             raise self.wrong(key, f"must be a number, not {value!r}.")
         return value
+
+    def seconds(self, key: str) -> float | None:
+        """The seconds, more than none, of *key*. Raises BadUsage for anything else."""
+        found = self.number(key)
+        if found is not None and not found > 0:
+            raise self.wrong(key, f"must be a number of seconds, not {found:g}.")
+        return None if found is None else float(found)
 
     def check_keys(self, known: Collection[str]) -> None:
         """Raises BadUsage for a key that is not *known*."""

@@ -18,6 +18,7 @@ PIPELINE_KEYS = (*NAMING, "inputs", "outputs", "jobs", "settings", "compute", "i
 STEP_KEYS = (*COMMAND_KEYS, "component")
 COMPONENT_KEYS = (*COMMAND_KEYS, "additional_includes")
 
+_KEY = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,254}")
 _BINDING = re.compile(r"\$\{\{\s*parent\.(?:inputs\.(?P<input>\w+)|outputs\.(?P<outer>\w+)|jobs\.(?P<job>[\w-]+)\.outputs\.(?P<output>\w+))\s*\}\}")
 
 
@@ -32,11 +33,14 @@ class PipelineReader:
         self.jobs = part.part("jobs")
         self.inputs = read_inputs(part.part("inputs"))
         self.outputs = part.part("outputs")
+        self.made: dict[str, StepOutput] = {}
+        """Whose outputs those of the pipeline are, once `steps` has read them."""
 
     def steps(self) -> Sequence[StepSpec]:
         """All steps, in an order in which they can run. Raises BadUsage naming the key."""
         if not self.jobs.content:
             raise self.part.wrong("jobs", "is missing.")
+        self._check_keys()
         note_idle(self.part, self.laid)
         steps = {key: self._step(key) for key in self.jobs.content}
         for step in steps.values():
@@ -46,6 +50,16 @@ class PipelineReader:
         except CycleFound as err:
             raise self.jobs.wrong(err.way[0], f"closes a cycle: {err}.", hint="Each reads what the next makes; one of them has to read other data.") from None
         return [steps[key] for key in order]
+
+    def _check_keys(self) -> None:
+        """Raises BadUsage for a key that cannot be in the name of a run's folder on every machine."""
+        seen: dict[str, str] = {}
+        for key in self.jobs.content:
+            if not _KEY.fullmatch(key):
+                raise self.jobs.wrong(key, "cannot be the key of a job.", hint="It has to be letters, digits, '_' and '-', no digit and no '-' first.")
+            twin = seen.setdefault(key.lower(), key)
+            if twin != key:
+                raise self.jobs.wrong(key, f"and '{twin}' differ only in capital letters.", hint="Give one of them another key.")
 
     def _step(self, key: str) -> StepSpec:
         part = self.jobs.part(key)
@@ -60,7 +74,7 @@ class PipelineReader:
         values, takes = self._values(part)
         given = Values(values.literals, {**values.data, **{name: DataSpec(name, source.output) for name, source in takes.items()}})
         given = with_defaults(component, given) if component is not part else given
-        outputs = self._outputs(part, component)
+        outputs = self._outputs(key, part, component)
         holder = Part(component.shown, component.folder, {**component.content, "outputs": {name: {} for name in outputs}}, component.prefix)
         job = running(holder, replace(self.common, display_name=""), given, self.laid, outputs_of=holder)
         if component is not part:
@@ -72,7 +86,7 @@ class PipelineReader:
         """The job of a component with what the step says instead: variables and limits."""
         note_idle(part, self.laid)
         variables = part.part("environment_variables")
-        seconds = part.part("limits").number("timeout")
+        seconds = part.part("limits").seconds("timeout")
         env = {**job.env, **{name: variables.text(name) for name in variables.content}, **self.common.env}
         return replace(job, env=env, max_seconds=self.common.max_seconds or seconds or job.max_seconds)
 
@@ -111,7 +125,7 @@ class PipelineReader:
         there = ", ".join((*self.inputs.literals, *self.inputs.data)) or "none"
         raise inputs.wrong(key, f"has '{text}', and the pipeline has no such input; there are: {there}.")
 
-    def _outputs(self, part: Part, component: Part) -> dict[str, DataSpec]:
+    def _outputs(self, step: str, part: Part, component: Part) -> dict[str, DataSpec]:
         """The outputs of a step by key: in the folder that it or the pipeline names, else each in one of its own."""
         outputs = part.part("outputs")
         declared = component.part("outputs")
@@ -123,6 +137,7 @@ class PipelineReader:
                 found[key] = read_output(outputs, key)
             elif bound["outer"] and bound["outer"] in self.outputs.content:
                 found[key] = replace(read_output(self.outputs, bound["outer"]), key=key)
+                self.made[bound["outer"]] = StepOutput(step, key)
             else:
                 raise outputs.wrong(key, f"has '{text}', and the pipeline has no such output.", hint=f"There are: {', '.join(self.outputs.content) or 'none'}.")
         return found

@@ -106,9 +106,11 @@ def _here(request: SubmitRequest, document: JobDocument, changes: DocumentChange
     job: JobSpec | None = None
     pipeline: PipelineSpec | None = None
     if document.kind == PIPELINE:
+        reader = PipelineReader(root, common, laid)
         pipeline = PipelineSpec(
             experiment=common.experiment,
-            steps=PipelineReader(root, common, laid).steps(),
+            steps=reader.steps(),
+            outputs=reader.made,
             display_name=common.display_name,
             description=common.description,
             tags=common.tags,

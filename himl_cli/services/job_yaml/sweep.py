@@ -11,7 +11,7 @@ from himl_cli.services.job_yaml.command import AROUND, NAMING, RUNNING, Laid, no
 from himl_cli.services.job_yaml.components import component_at, with_defaults
 from himl_cli.services.job_yaml.data import read_inputs
 from himl_cli.services.job_yaml.document import Part
-from himl_cli.services.sweeps import check_sweep
+from himl_cli.services.sweeps import check_sweep, seeded
 from himl_cli.services.sweeps.checks import points_of
 from himl_cli.services.sweeps.spaces import checked_range
 from himl_cli.services.sweeps.stops import AZURE_WORDS, SAMPLINGS, checked_stop
@@ -34,7 +34,7 @@ def sweep_job(part: Part, common: JobSpec, laid: Laid) -> JobSpec:
     if limits.given("timeout") is not None:
         laid.idle["limits.timeout"] = None
     note_idle(part, laid)
-    seconds = limits.number("trial_timeout")
+    seconds = limits.seconds("trial_timeout")
     return replace(job, max_seconds=common.max_seconds or seconds)
 
 
@@ -64,7 +64,7 @@ def _sweep(part: Part) -> SweepSpec:
         if not value:
             raise objective.wrong(key, "is missing.")
     _checked(part, spec)
-    return spec
+    return seeded(spec, on_cluster=False)
 
 
 def _checked(part: Part, spec: SweepSpec) -> None:

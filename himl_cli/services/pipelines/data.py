@@ -4,29 +4,39 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from pathlib import Path
 
 from himl_cli.core.errors import NotFound
-from himl_cli.core.events import Notify
+from himl_cli.core.events import Notice, Notify
 from himl_cli.core.jobs import DataSpec, JobSpec
 from himl_cli.core.pipelines import PipelineSpec
 from himl_cli.core.spelling import did_you_mean
 from himl_cli.services.datasets import bring_inputs
 from himl_cli.services.pipelines.prepared import DataInput, PreparedPipeline
-from himl_cli.workspaces.base import FindsDatasets, RegistersDatastores, Workspace
+from himl_cli.services.transfer.disk import explained
+from himl_cli.workspaces.abilities import FindsDatasets
+from himl_cli.workspaces.base import Workspace
+from himl_cli.workspaces.job_abilities import RegistersDatastores
 
 
 def find_there(prepared: PreparedPipeline, workspace: Workspace, notify: Notify) -> PipelineSpec:
     """The pipeline with the datastore of each folder that a step reads, in a workspace with clusters; datasets are looked up when it is sent.
 
-    The container that was named is registered there where it is not yet. Raises what those requests raise.
+    A datastore that a step calls by its name is that, as with DeepSeismic; else it is the container that was named, which is registered there where it is
+    not yet. Raises what those requests raise.
     """
     folders = {key: item for key, item in prepared.data.items() if item.is_folder}
     if not folders:
         return prepared.spec
-    if prepared.container is not None and isinstance(workspace, RegistersDatastores):
-        name = workspace.ensure_datastore(prepared.container, notify=notify)
-        return _with_inputs(prepared.spec, {key: _with_datastore(_input(prepared.spec, key), name) for key in folders})
-    return _with_inputs(prepared.spec, _by_names(prepared.spec, folders, workspace))
+    container = prepared.container
+    if container is None or not isinstance(workspace, RegistersDatastores):
+        return _with_inputs(prepared.spec, _by_names(prepared.spec, folders, workspace))
+    known = {store.name for store in workspace.datastores()}
+    named = {key: next((name for name in item.datastores if name in known), "") for key, item in folders.items()}
+    for name in dict.fromkeys(filter(None, named.values())):
+        notify(Notice(f"Reads datastore '{name}', which the file names, whatever container BLOB_CONTAINER_NAME says."))
+    other = "" if all(named.values()) else workspace.ensure_datastore(container, notify=notify)
+    return _with_inputs(prepared.spec, {key: _with_datastore(_input(prepared.spec, key), name or other) for key, name in named.items()})
 
 
 def as_named(prepared: PreparedPipeline) -> PipelineSpec:
@@ -41,9 +51,10 @@ def as_named(prepared: PreparedPipeline) -> PipelineSpec:
 def find_here(prepared: PreparedPipeline, here: FindsDatasets, azure: Callable[[], Workspace | None], notify: Notify) -> PipelineSpec:
     """The pipeline with a folder of this machine for each input that is data: of a datastore here, else brought from the workspace of *azure*.
 
-    Raises NotFound naming the step and the key, and what the download raises.
+    A folder that is nowhere is made, and that is said, for all steps but the first: one before it may fill it. Raises NotFound naming the step and the
+    key, and what the download raises.
     """
-    known = {store.name for store in here.datastores()}
+    known = {store.name: store.location for store in here.datastores()}
     steps = []
     for step in prepared.spec.steps:
         item = prepared.data.get(step.key)
@@ -69,7 +80,7 @@ def _found_here(
     item: DataInput,
     job: JobSpec,
     here: FindsDatasets,
-    known: set[str],
+    known: Mapping[str, str],
     azure: Callable[[], Workspace | None],
     notify: Notify,
 ) -> JobSpec:
@@ -79,14 +90,32 @@ def _found_here(
     default = job.default_datastore if job.default_datastore in known else None
     if here.input_folder(at_home.inputs[0], default) is not None:
         return at_home
+    store = named or default or next(iter(known), None)
+    may_be_made = item.is_folder and store is not None and key != prepared.spec.steps[0].key
     workspace = azure()
     if workspace is None:
+        if may_be_made and store is not None:
+            return _to_be_filled(key, job, Path(known[store]), notify)
         raise _nowhere(prepared, key, item)
     there = _by_names(prepared.spec, {key: item}, workspace)[key] if item.is_folder else wanted
     try:
         return bring_inputs(replace(job, inputs=[there]), here, azure, notify)
     except NotFound as err:
+        if may_be_made and store is not None:
+            return _to_be_filled(key, job, Path(known[store]), notify)
         raise NotFound(f"'{prepared.shown}', {key}: '{item.field}' {err}", hint=_outputs_like(prepared, item) or err.hint) from err
+
+
+def _to_be_filled(key: str, job: JobSpec, datastore: Path, notify: Notify) -> JobSpec:
+    """The job with an empty folder as its input, in the folder of a datastore."""
+    (wanted,) = job.inputs
+    folder = datastore / wanted.name
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as err:
+        raise explained(err, f"{key}: cannot make the folder '{folder}'") from err
+    notify(Notice(f"{key}: there is no folder '{wanted.name}' yet; it is '{folder}', and a step before it has to fill it."))
+    return replace(job, inputs=[replace(wanted, local=str(folder))])
 
 
 def _by_names(spec: PipelineSpec, folders: Mapping[str, DataInput], workspace: Workspace) -> dict[str, DataSpec]:

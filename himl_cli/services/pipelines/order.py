@@ -46,6 +46,30 @@ def output_read(file: PipelineFile, step: Step, made: Mapping[str, str]) -> Step
     return StepOutput(made[output], output_key(output)) if output is not None else None
 
 
+def passed_on(file: PipelineFile, reads: Mapping[str, StepOutput]) -> dict[str, StepOutput]:
+    """What steps that name no input read, as in DeepSeismic: the output of the step before them in the file, if it makes one.
+
+    Not where that step waits, by what others read (*reads* has what the file says), for the step itself.
+    """
+    found: dict[str, StepOutput] = {}
+    for before, step in zip(file.steps, file.steps[1:], strict=False):
+        names_none = not (step.input_datareference_name or step.input_dataset_name or step.input_datareference_path)
+        if names_none and before.output and not _waits_for(before.key, step.key, {**reads, **found}):
+            found[step.key] = StepOutput(before.key, output_key(before.output))
+    return found
+
+
+def _waits_for(step: str, other: str, reads: Mapping[str, StepOutput]) -> bool:
+    """Whether *step* reads from *other*, be it by steps in between."""
+    seen: set[str] = set()
+    while step in reads and step not in seen:
+        seen.add(step)
+        step = reads[step].step
+        if step == other:
+            return True
+    return False
+
+
 def in_order(file: PipelineFile, reads: Mapping[str, StepOutput]) -> Sequence[Step]:
     """The steps so that each comes behind the one it reads from, else as in the file. Raises BadUsage for a cycle, naming its steps."""
     steps = {step.key: step for step in file.steps}

@@ -61,7 +61,7 @@ def prepare_pipeline(request: SubmitRequest, env: Mapping[str, str] | None = Non
         default_datastore=request.default_datastore,
         command=command_line(request),
     )
-    nodes = max(step.job.nodes for step in steps)
+    largest = max(steps, key=lambda step: step.job.nodes)
     return PreparedPipeline(
         str(request.target),
         spec,
@@ -69,7 +69,7 @@ def prepare_pipeline(request: SubmitRequest, env: Mapping[str, str] | None = Non
         [*remarks, *maker.remarks],
         maker.data,
         _container(file, variables, maker.data) if request.on_cluster else None,
-        variables.cluster_spec(request.on_cluster, nodes) if creates_cluster and request.on_cluster else None,
+        variables.cluster_spec(request.on_cluster, largest.job.nodes, largest.key) if creates_cluster and request.on_cluster else None,
     )
 
 
@@ -116,5 +116,5 @@ def _common(request: SubmitRequest, path: Path, remarks: list[str], env: Mapping
 def _container(file: PipelineFile, variables: PipelineVariables, data: Mapping[str, DataInput]) -> ContainerSpec | None:
     """The container of `.env`, where a step reads a folder of it; called as DeepSeismic called it where it is registered."""
     readers = [step for step in file.steps if step.key in data and data[step.key].is_folder]
-    names = [step.input_dataset_name for step in readers if DATASTORE_NAME.fullmatch(step.input_dataset_name)]
+    names = [step.input_dataset_name for step in (*readers, file.steps[0]) if DATASTORE_NAME.fullmatch(step.input_dataset_name)]
     return variables.container(names[0] if names else "") if readers else None

@@ -13,6 +13,7 @@ from typing import Any
 from himl_cli.core.errors import BadUsage
 from himl_cli.core.redaction import redact
 from himl_cli.core.spelling import did_you_mean
+from himl_cli.services.submission.quantities import LONGEST_SHOWN, MOST, count_wanted, whole_number
 from himl_cli.services.text_files import read_text
 
 PYTHON_STEP, MPI_STEP = "PythonScriptStep", "MpiStep"
@@ -94,6 +95,8 @@ def _parsed(file: PipelineFile) -> Any:
         ) from err
     except RecursionError as err:
         raise BadUsage(f"'{file.shown}' is nested too deeply to be a pipeline.") from err
+    except ValueError as err:  # Python makes no number of so many digits
+        raise BadUsage(f"'{file.shown}' holds a number that is too long.") from err
 
 
 def _step(file: PipelineFile, key: str, value: Any) -> Step:
@@ -117,24 +120,32 @@ def _step(file: PipelineFile, key: str, value: Any) -> Step:
 def _text(file: PipelineFile, step: str, key: str, value: Any) -> str:
     if not isinstance(value, str):
         raise file.wrong(step, key, f"must be text, not {_kind(value)}.")
-    return value.strip()
+    return _without_nul(file, step, key, value.strip())
+
+
+def _without_nul(file: PipelineFile, step: str, key: str, text: str) -> str:
+    """*text*. Raises BadUsage where it has the character that no program can be given."""
+    if "\0" in text:
+        raise file.wrong(step, key, "has the character NUL, \\u0000.", hint="No name and no argument can have it.")
+    return text
 
 
 def _count(file: PipelineFile, step: str, key: str, value: Any) -> int:
     """A whole number from 1, which may be given as text."""
     number = value.strip() if isinstance(value, str) else value
     if isinstance(number, str) and number.isascii() and number.isdigit():
-        number = int(number)
-    if isinstance(number, bool) or not isinstance(number, int) or number < 1:
-        raise file.wrong(step, key, f"must be a whole number from 1 on, not {json.dumps(value)}.")
-    return number
+        number = int(number.lstrip("0")[: LONGEST_SHOWN + 1] or "0")  # of thousands of digits Python makes no number; cut, it still is too large
+    found = whole_number(number, MOST[key])
+    if found is None:
+        raise file.wrong(step, key, count_wanted(number if isinstance(number, int) and number > 0 else value, MOST[key]))
+    return found
 
 
 def _arguments(file: PipelineFile, step: str, value: Any) -> list[str]:
     """The script's arguments: a list of texts and numbers, or one text that is split as a shell does."""
     if isinstance(value, str):
         try:
-            return shlex.split(value)
+            return shlex.split(_without_nul(file, step, "arguments", value))
         except ValueError as err:
             raise file.wrong(step, "arguments", "has a quote that does not end.", hint="Close it, or give the arguments as a list.") from err
     if not isinstance(value, Sequence):
@@ -142,6 +153,7 @@ def _arguments(file: PipelineFile, step: str, value: Any) -> list[str]:
     for entry in value:
         if entry is None or isinstance(entry, (Mapping, list)):
             raise file.wrong(step, "arguments", f"holds {_kind(entry)}.", hint="Each of them is a text or a number.")
+        _without_nul(file, step, "arguments", str(entry))
     return [entry if isinstance(entry, str) else json.dumps(entry) if not isinstance(entry, bool) else str(entry) for entry in value]
 
 

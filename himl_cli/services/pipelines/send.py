@@ -12,23 +12,22 @@ from himl_cli.core.runs import Run
 from himl_cli.services.latest_run_file import FILE_NAME, write_latest_run
 from himl_cli.services.pipelines.prepared import PreparedPipeline
 from himl_cli.services.run_logs import watching
-from himl_cli.workspaces.base import CreatesClusters, RunsPipelines, Workspace
+from himl_cli.workspaces.base import Workspace
+from himl_cli.workspaces.job_abilities import CreatesClusters, RunsPipelines
 
 SERVERLESS = "serverless"
 """The word for nodes without a cluster."""
 
 
-def ensure_cluster(prepared: PreparedPipeline, workspace: Workspace, notify: Notify) -> None:
-    """Make the pipeline's cluster where it is to be made and is not there; else look whether it is, before a container is registered for nothing.
+def check_cluster(prepared: PreparedPipeline, workspace: Workspace) -> None:
+    """Look whether the pipeline's cluster is there, unless it is to be made, before a container is registered for nothing.
 
     Raises NotFound, and as the workspace does.
     """
     if not isinstance(workspace, CreatesClusters):
         return
     name = prepared.spec.cluster
-    if prepared.cluster is not None:
-        workspace.create_cluster(prepared.cluster, notify=notify)
-    elif prepared.container is not None and name.lower() != SERVERLESS and not workspace.has_cluster(name):
+    if prepared.cluster is None and prepared.container is not None and name.lower() != SERVERLESS and not workspace.has_cluster(name):
         raise NotFound(f"No compute '{name}' in {workspace.label}.", hint="--create_cluster makes it; --cluster names another one.")
 
 

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from himl_cli.core.errors import BadUsage
 from himl_cli.core.events import Event, Notice
-from himl_cli.core.jobs import DataSpec, Entry, EntryKind, EnvironmentSpec, JobSpec, SnapshotReport
+from himl_cli.core.jobs import DataSpec, Entry, EntryKind, EnvironmentSpec, JobSpec, SnapshotReport, check_placeholders
 from himl_cli.core.pipelines import StepOutput, StepSpec
-from himl_cli.core.placeholders import check_placeholders
-from himl_cli.services.pipelines.order import in_order, makers, output_key, output_read
+from himl_cli.services.pipelines.order import in_order, makers, output_key, output_read, passed_on
 from himl_cli.services.pipelines.places import StepFiles, step_files
 from himl_cli.services.pipelines.prepared import DataInput
 from himl_cli.services.pipelines.schema import MPI_STEP, PipelineFile, Step
@@ -38,14 +38,17 @@ class StepMaker:
         return list(self._snapshots.values())
 
     def steps(self) -> Sequence[StepSpec]:
-        """All steps, in an order in which they can run. Raises BadUsage naming the step and the key."""
+        """All steps, each to run behind the one before it: in the file's order, unless their data wants another. Raises BadUsage naming step and key."""
         made = makers(self.file)
         reads = {step.key: output for step in self.file.steps if (output := output_read(self.file, step, made)) is not None}
+        implied = passed_on(self.file, reads)
+        reads |= implied
         ordered = in_order(self.file, reads)
-        self._remark_on_order(made, reads)
-        return [self._step(step, reads) for step in ordered]
+        self.remarks += [f"{key} names no input, so it reads what {output.step}, the step before it, makes (--input_data)." for key, output in implied.items()]
+        before = [None, *(step.key for step in ordered)]
+        return [self._step(step, reads, [last] if last else []) for step, last in zip(ordered, before, strict=False)]
 
-    def _step(self, step: Step, reads: Mapping[str, StepOutput]) -> StepSpec:
+    def _step(self, step: Step, reads: Mapping[str, StepOutput], waits_for: Sequence[str]) -> StepSpec:
         files = step_files(self.file, step, self.request.cwd)
         source = reads.get(step.key)
         data = DataSpec(INPUT, source.output) if source else self._data(step)
@@ -67,12 +70,14 @@ class StepMaker:
             environment=self._environment(step, files) if self.common.cluster else None,
         )
         self._check(step, job)
-        return StepSpec(step.key, step.name, job, {INPUT: source} if source else {})
+        return StepSpec(step.key, step.name, job, {INPUT: source} if source else {}, waits_for)
 
     def _data(self, step: Step) -> DataSpec | None:
         """The input of a step that reads no other's output; None where it has none."""
+        self._check_inside(step)
         if step.input_datareference_path:
-            datastores = [name for name in (step.input_dataset_name, step.input_datareference_name) if name]
+            names = (step.input_dataset_name, step.input_datareference_name, self.file.steps[0].input_dataset_name)
+            datastores = [*dict.fromkeys(name for name in names if name)]
             self.data[step.key] = DataInput("input_datareference_path", step.input_datareference_path, True, datastores)
             return DataSpec(INPUT, step.input_datareference_path.strip("/") or "/")
         field = next((name for name in ("input_dataset_name", "input_datareference_name") if getattr(step, name)), None)
@@ -80,6 +85,12 @@ class StepMaker:
             return None
         self.data[step.key] = DataInput(field, getattr(step, field))
         return DataSpec(INPUT, getattr(step, field))
+
+    def _check_inside(self, step: Step) -> None:
+        """Raises BadUsage for data that would lie outside its datastore."""
+        for key in ("input_datareference_path", "input_dataset_name", "input_datareference_name"):
+            if ".." in re.split(r"[/\\]", getattr(step, key)):
+                raise self.file.wrong(step.key, key, f"'{getattr(step, key)}' leaves the datastore.", hint="Name a folder inside it.")
 
     def _mounted(self, item: DataSpec) -> DataSpec:
         """The input as DeepSeismic's steps had it on a cluster: mounted."""
@@ -110,6 +121,7 @@ class StepMaker:
             step.base_image or asked.docker_image,
             asked.pip_extra_index_url,
             asked.private_wheel,
+            may_be_bare=True,
         )
         try:
             return environment_spec(wanted, (files.source / files.script).parent, files.source, note)
@@ -132,10 +144,3 @@ class StepMaker:
             self.remarks.append(f"{step.key}: passed over, since it has no meaning for this step: {', '.join(idle)}.")
         if not job.cluster and job.nodes > 1:
             self.remarks.append(f"{step.key}: one node here in place of {job.nodes}.")
-
-    def _remark_on_order(self, made: Mapping[str, str], reads: Mapping[str, StepOutput]) -> None:
-        """DeepSeismic gave a step that names no input the output of the one before; here a step reads what it names."""
-        for before, step in zip(self.file.steps, self.file.steps[1:], strict=False):
-            names_none = not (step.input_datareference_name or step.input_dataset_name or step.input_datareference_path)
-            if names_none and before.output and before.key in made.values() and step.key not in reads:
-                self.remarks.append(f'{step.key} names no input. To read what {before.key} makes, add "input_datareference_name": "{before.output}".')

@@ -10,6 +10,7 @@ from himl_cli.core.clusters import ClusterSpec
 from himl_cli.core.containers import ContainerSpec
 from himl_cli.core.errors import BadUsage
 from himl_cli.services.settings_import.dotenv import parse_dotenv
+from himl_cli.services.submission.quantities import MOST_NODES
 from himl_cli.services.text_files import read_text
 
 FILE = ".env"
@@ -49,17 +50,24 @@ class PipelineVariables:
             raise BadUsage(f"{given} is set, and {lacking} is not.", hint=f"Set both, in {self.sources.get(given)!r} or the environment, or neither.")
         return ContainerSpec(account, container, self.values.get(KEY, ""), self.values.get(SUBSCRIPTION, ""), name)
 
-    def cluster_spec(self, name: str, nodes: int) -> ClusterSpec:
-        """The cluster *name* as it is to be made; without a word on its size it gets *nodes* at most. Raises BadUsage for numbers that are none."""
+    def cluster_spec(self, name: str, nodes: int, step: str) -> ClusterSpec:
+        """The cluster *name* as it is to be made; without a word on its size it gets *nodes* at most, which *step* wants.
+
+        Raises BadUsage for numbers that are none, and for fewer.
+        """
         least, most = self._count(LEAST, 0), self._count(MOST, nodes)
         if least > most:
-            raise BadUsage(f"{LEAST} is {least}, and {MOST} is {most}.", hint="A cluster has at least as many nodes at most.")
+            raise BadUsage(f"{LEAST} is {least}, and {MOST} is {most}.", hint="The first is the smaller number.")
+        if nodes > most:
+            raise BadUsage(f"{MOST} is {most}, and {step} has a node_count of {nodes}.", hint="The largest step has to fit into the cluster.")
         return ClusterSpec(name, self.values.get(SIZE, "") or DEFAULT_SIZE, least, most)
 
     def _count(self, name: str, default: int) -> int:
         text = self.values.get(name, "")
         if text and not (text.isascii() and text.isdigit()):
             raise BadUsage(f"{name} cannot be '{text}'.", hint="It is a whole number of nodes.")
+        if len(text.lstrip("0")) > len(str(MOST_NODES)) or int(text or 0) > MOST_NODES:
+            raise BadUsage(f"{name}: a cluster has {MOST_NODES:,} nodes at most.")
         return int(text) if text else default
 
 

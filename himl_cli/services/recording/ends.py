@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import Protocol
 
 from himl_cli.core.errors import DiskFailed, HimlError, NotAllowed, NotAllowedNow, NotFound, ServiceFailed
-from himl_cli.workspaces.base import RecordsRuns, RetellsRuns, SubmitsJobs, Workspace
+from himl_cli.workspaces.abilities import RecordsRuns, RetellsRuns
+from himl_cli.workspaces.base import Workspace
+from himl_cli.workspaces.job_abilities import SubmitsJobs
 
 
 class Source(Workspace, RetellsRuns, SubmitsJobs, Protocol):

@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 
 from himl_cli.core.errors import DiskFailed
 from himl_cli.core.locks import HeldLock, is_held
-from himl_cli.services.whole_file import write_whole
+from himl_cli.core.whole_file import write_whole
 
 FOLDER = "recordings"
 SECONDS_BETWEEN_TRIES = 0.1

@@ -11,7 +11,7 @@ from typing import Any
 from himl_cli.core.errors import BadUsage, DiskFailed
 from himl_cli.core.settings import FILE, PRIVATE_FILE, find_settings
 from himl_cli.core.setup import PreparedFile, Section
-from himl_cli.services.whole_file import write_whole
+from himl_cli.core.whole_file import write_whole
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from himl_cli.core.errors import BadUsage
-from himl_cli.core.jobs import DataSpec, JobSpec
-from himl_cli.core.placeholders import check_placeholders
+from himl_cli.core.jobs import DataSpec, JobSpec, check_placeholders
 
 LONGEST_DISPLAY_NAME = 256
 LONGEST_DESCRIPTION = 5000

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import fields, replace
+from dataclasses import replace
 
 from himl_cli.core.errors import BadUsage
 from himl_cli.core.sweeps import SweepSpec
 from himl_cli.services.submission.request import SubmitRequest
-from himl_cli.services.sweeps import SweepRequest, check_sweep, sweep_of
+from himl_cli.services.sweeps import check_sweep, seeded, sweep_of
 from himl_cli.services.sweeps.asked import argument_name
 
 KINDS = ("sweep", "crossval", "different_seeds")
-OF_SEARCHES = ("sampling", "max_trials")
-OF_ALL = ("max_concurrent", "primary_metric", "goal", "early_stop")
+OF_SEARCHES = ("sampling", "max_trials", "early_stop")
+"""Folds and seeds are for their mean, which is worth nothing where the poor ones were stopped."""
+OF_ALL = ("max_concurrent", "primary_metric", "goal")
 OF_ONE = {"crossval": ("crossval_arg", "crossval_count_arg"), "different_seeds": ("seed_arg",)}
 ONE_RUN = ("in_place", "record_in")
 """Options of jobs that are one run."""
@@ -28,6 +29,8 @@ def settled_many(request: SubmitRequest) -> SubmitRequest:
         raise BadUsage(f"{_options(chosen)} were given at once.", hint=_as_grid(request, chosen))
     request = _without(request, [name for name in KINDS if name not in chosen])
     _check_stray(request, chosen)
+    if "sweep" not in chosen:
+        request = _without(request, ["early_stop"])  # of the settings
     if not chosen and request.ready_sweep is None:
         return request
     conflicts = one_run or ["record_in"] * request.is_told_to_azure or ["in_place"] * (request.in_place and not typed)
@@ -38,21 +41,30 @@ def settled_many(request: SubmitRequest) -> SubmitRequest:
 
 
 def sweep_for(request: SubmitRequest) -> SweepSpec | None:
-    """The sweep that the options mean; None where the job is a single run. Raises BadUsage."""
+    """The sweep that the options mean, with a seed wherever values are drawn; None where the job is a single run. Raises BadUsage."""
+    asked = asked_sweep(request)
+    return seeded(asked, on_cluster=bool(request.on_cluster), sdk=request.sdk) if asked else None
+
+
+def asked_sweep(request: SubmitRequest) -> SweepSpec | None:
+    """As `sweep_for`; the seed is that which was asked for, or none."""
     on_cluster = bool(request.on_cluster)
     if request.ready_sweep is not None:
         check_sweep(request.ready_sweep, on_cluster=on_cluster)
         return request.ready_sweep
     if not any(map(request.is_set, KINDS)):
         return None
-    return sweep_of(SweepRequest(**{each.name: getattr(request, each.name) for each in fields(SweepRequest)}), on_cluster=on_cluster)
+    return sweep_of(request, on_cluster=on_cluster)
 
 
 def many_arguments(request: SubmitRequest) -> Sequence[str]:
     """The script's arguments, with the number of splits where it is asked for. Raises BadUsage."""
     if request.crossval is None or request.crossval_count_arg is None:
         return request.arguments
-    return (*request.arguments, f"--{argument_name('--crossval_count_arg', request.crossval_count_arg)}", str(request.crossval))
+    name = argument_name("--crossval_count_arg", request.crossval_count_arg)
+    if name == argument_name("--crossval_arg", request.crossval_arg):
+        raise BadUsage(f"--crossval_arg and --crossval_count_arg are both '{name}'.", hint="The split's number and the number of splits need a name each.")
+    return (*request.arguments, f"--{name}", str(request.crossval))
 
 
 def _check_stray(request: SubmitRequest, chosen: Sequence[str]) -> None:
@@ -66,7 +78,7 @@ def _check_stray(request: SubmitRequest, chosen: Sequence[str]) -> None:
 
 
 def _without(request: SubmitRequest, names: Sequence[str]) -> SubmitRequest:
-    defaults = SubmitRequest(request.cwd)
+    defaults = SubmitRequest(cwd=request.cwd)
     return replace(request, **{name: getattr(defaults, name) for name in names})
 
 

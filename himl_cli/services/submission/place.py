@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from himl_cli.core.errors import BadUsage
+from himl_cli.services.submission.quantities import MOST, count_wanted, whole_number
 from himl_cli.services.submission.request import AZURE, HERE, SubmitRequest
 
 DISTRIBUTIONS = ("pytorch", "mpi")
@@ -27,12 +28,16 @@ def check_place(request: SubmitRequest) -> None:
         value = getattr(request, name)
         if value is not None and value not in choices:
             raise BadUsage(f"--{name} cannot be '{value}'.", hint=f"It is one of: {', '.join(choices)}.")
-    if request.cluster is not None and not request.cluster.strip():
-        raise BadUsage("--cluster got an empty value.", hint="Is a shell variable unset?")
+    for name in ("cluster", "checkpoint"):
+        value = getattr(request, name)
+        if value is not None and not value.strip():
+            raise BadUsage(f"--{name} got an empty value.", hint="Is a shell variable unset?")
     for name in ("num_nodes", "processes_per_node"):
         value = getattr(request, name)
-        if value is not None and value < 1:
+        if isinstance(value, int) and value < 1:
             raise BadUsage(f"--{name} {value}: at least 1 is needed.")
+        if value is not None and whole_number(value, MOST[name]) is None:
+            raise BadUsage(f"--{name} {count_wanted(value, MOST[name])}")
     if request.on_cluster:
         _check_cluster(request)
     else:
@@ -59,7 +64,7 @@ def settled(request: SubmitRequest) -> SubmitRequest:
     dropped = [*HERE_ONLY] if request.on_cluster else [*CLUSTER_ONLY, "num_nodes"]
     if request.on_cluster:
         dropped += _overridden(request)
-    defaults = SubmitRequest(request.cwd)
+    defaults = SubmitRequest(cwd=request.cwd)
     return replace(request, **{name: getattr(defaults, name) for name in dropped})
 
 

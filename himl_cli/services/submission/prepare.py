@@ -12,8 +12,7 @@ from pathlib import Path
 
 from himl_cli.core.errors import BadUsage
 from himl_cli.core.events import Event, Notice
-from himl_cli.core.jobs import Entry, EntryKind, EnvironmentSpec, JobSpec, Snapshot, SnapshotReport
-from himl_cli.core.placeholders import check_placeholders
+from himl_cli.core.jobs import Entry, EntryKind, EnvironmentSpec, JobSpec, Snapshot, SnapshotReport, check_placeholders
 from himl_cli.core.redaction import mask_arguments
 from himl_cli.core.sweeps import SWEPT
 from himl_cli.services.data_specs import parse_inputs, parse_outputs
@@ -28,7 +27,7 @@ from himl_cli.services.submission.place import check_place, place_remarks, settl
 from himl_cli.services.submission.quantities import check_size, parse_duration
 from himl_cli.services.submission.ranks import ranks_of
 from himl_cli.services.submission.request import PreparedJob, SubmitRequest
-from himl_cli.services.sweeps import sweep_remarks, sweep_text
+from himl_cli.services.sweeps import copies_remarks, sweep_remarks, sweep_text
 
 log = logging.getLogger(__name__)
 
@@ -41,43 +40,53 @@ def prepare_job(request: SubmitRequest, env: Mapping[str, str] | None = None) ->
     sweep = sweep_for(request)
     arguments = many_arguments(request)
     remarks += sweep_remarks(sweep, arguments) if sweep else []
-    max_seconds = parse_duration(request.max_run_duration, "--max_run_duration") if request.max_run_duration else None
-    inputs, outputs = parse_inputs(request.inputs), parse_outputs(request.outputs)
+    spec = replace(_of_options(request), arguments=arguments, sweep=sweep)
     start, root = find_root(request)
     entry = find_entry(request, start, root)
-    python = "" if request.on_cluster else find_python(request.python, env if env is not None else os.environ, Path(sys.prefix))
-    git = git_facts(root)
-    log.debug("entry %s, snapshot root %s, interpreter %s, git %s", entry, root, python, git)
-    experiment = choose_experiment(request.experiment, entry.target, from_branch=request.experiment_from_branch, git=git)
-    experiment = azure_experiment(experiment) if request.on_cluster or request.is_told_to_azure else experiment
-    remarks += experiment_remarks(request.experiment, experiment)
-    distribution, processes = ranks_of(request)
-    spec = JobSpec(
-        experiment=experiment,
-        entry=entry,
-        snapshot=Snapshot(root, (), 0),
-        arguments=arguments,
-        python=python,
-        in_place=request.in_place,
-        processes=processes,
-        distribution=distribution,
-        max_seconds=max_seconds,
-        env=request.env_vars,
-        tags={**automatic_tags(git, request.build, command_line(request)), **({SWEPT: sweep_text(sweep)} if sweep else {}), **request.tags},
-        display_name=request.display_name,
-        description=request.description,
-        inputs=inputs,
-        outputs=outputs,
-        default_datastore=request.default_datastore,
-        sweep=sweep,
-    )
+    spec = _with_entry(spec, request, entry, root, env if env is not None else os.environ, remarks)
     if request.on_cluster:
         spec = _for_cluster(spec, request, start, remarks)
     check_placeholders(spec)
     if request.is_told_to_azure:
         check_names(spec, request.tags)
     report = None if request.in_place else _snapshot(request, entry, root)
+    if report and spec.sweep and not request.on_cluster:
+        remarks += copies_remarks(spec.sweep, report.snapshot.size)
     return PreparedJob(replace(spec, snapshot=report.snapshot) if report else spec, report, remarks, request.checkpoint)
+
+
+def _of_options(request: SubmitRequest) -> JobSpec:
+    """What the options alone say of the job; what is run, and from which files, is yet to be found."""
+    max_seconds = parse_duration(request.max_run_duration, "--max_run_duration") if request.max_run_duration else None
+    distribution, processes = ranks_of(request)
+    return JobSpec(
+        experiment="",
+        entry=Entry(EntryKind.script, ""),
+        snapshot=Snapshot(request.cwd, (), 0),
+        in_place=request.in_place,
+        processes=processes,
+        distribution=distribution,
+        max_seconds=max_seconds,
+        env=request.env_vars,
+        display_name=request.display_name,
+        description=request.description,
+        inputs=parse_inputs(request.inputs),
+        outputs=parse_outputs(request.outputs),
+        default_datastore=request.default_datastore,
+    )
+
+
+def _with_entry(spec: JobSpec, request: SubmitRequest, entry: Entry, root: Path, env: Mapping[str, str], remarks: list[str]) -> JobSpec:
+    """The job with what follows from its script and its project; what was decided on the way is added to *remarks*."""
+    python = "" if request.on_cluster else find_python(request.python, env, Path(sys.prefix))
+    git = git_facts(root)
+    log.debug("entry %s, snapshot root %s, interpreter %s, git %s", entry, root, python, git)
+    experiment = choose_experiment(request.experiment, entry.target, from_branch=request.experiment_from_branch, git=git)
+    experiment = azure_experiment(experiment) if request.on_cluster or request.is_told_to_azure else experiment
+    remarks += experiment_remarks(request.experiment, experiment)
+    said = {SWEPT: sweep_text(spec.sweep)} if spec.sweep else {}
+    tags = {**automatic_tags(git, request.build, command_line(request)), **said, **request.tags}
+    return replace(spec, experiment=experiment, entry=entry, snapshot=Snapshot(root, (), 0), python=python, tags=tags)
 
 
 def command_line(request: SubmitRequest) -> str:

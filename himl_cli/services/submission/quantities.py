@@ -1,7 +1,8 @@
-"""Durations and sizes as they are typed."""
+"""Durations, sizes and counts as they are typed."""
 
 from __future__ import annotations
 
+import json
 import re
 
 from himl_cli.core.errors import BadUsage
@@ -9,6 +10,13 @@ from himl_cli.core.errors import BadUsage
 DURATION = re.compile(r"(\d+(?:\.\d+)?)([smhd])")
 SECONDS_IN = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 SIZE = re.compile(r"0*[1-9]\d*[bkmg]", re.IGNORECASE)
+MOST_NODES = 65_000
+"""As many as a cluster of Azure ML can have."""
+MOST_PROCESSES = 1024
+"""Of one node: more than its processors and GPUs could serve. Each is started here, so a digit too many would fill the memory."""
+MOST = {"num_nodes": MOST_NODES, "node_count": MOST_NODES, "processes_per_node": MOST_PROCESSES}
+"""What counts may be at most, by the names of options and of fields."""
+LONGEST_SHOWN = 24
 
 
 def parse_duration(text: str, option: str = "") -> float:
@@ -24,3 +32,19 @@ def check_size(option: str, text: str) -> str:
     if not SIZE.fullmatch(text.strip()):
         raise BadUsage(f"{option} '{text}' is no size.", hint="Write a whole number and a unit: 512m or 100g.")
     return text.strip().lower()
+
+
+def whole_number(value: object, most: int) -> int | None:
+    """*value* where it is a whole number from 1 to *most*, else None."""
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most:
+        return None
+    return value
+
+
+def count_wanted(value: object, most: int) -> str:
+    """What is wrong with a count that `whole_number` did not take, to complete the sentence `'node_count' …`."""
+    if isinstance(value, int) and value > most:
+        return f"can be {most:,} at most{f', not {value:,}' if value < 10**LONGEST_SHOWN else ''}."
+    text = json.dumps(value, default=repr)
+    shown = text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]}…"
+    return f"must be a whole number from 1 on, not {shown}."

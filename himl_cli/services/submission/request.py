@@ -8,7 +8,7 @@ from pathlib import Path
 
 from himl_cli.core.jobs import DataSpec, JobSpec, SnapshotReport
 from himl_cli.core.sweeps import SweepSpec
-from himl_cli.services.sweeps.asked import SEED, SPLIT
+from himl_cli.services.sweeps.asked import SweepRequest
 
 HERE = "local"
 """The cluster's name that means this machine, whatever the settings say."""
@@ -16,8 +16,8 @@ AZURE = "azure"
 """The place to record a job in, beside the local workspace, that is an Azure ML workspace."""
 
 
-@dataclass(frozen=True)
-class SubmitRequest:
+@dataclass(frozen=True, kw_only=True)
+class SubmitRequest(SweepRequest):
     """The options of `himl submit`, as typed; `cwd` is where the user is, `build` the `--build_*` options by tag name.
 
     `typed` names the options that stood on the command line: what a settings file says for all jobs is passed over where it does
@@ -61,18 +61,7 @@ class SubmitRequest:
     default_datastore: str | None = None
     checkpoint: str | None = None
     sdk: str = "v2"
-    sweep: Sequence[str] = ()
-    sampling: str | None = None
-    max_trials: int | None = None
-    max_concurrent: int | None = None
-    primary_metric: str = "val/loss"
-    goal: str = "minimize"
-    early_stop: str | None = None
-    crossval: int | None = None
-    crossval_arg: str = SPLIT
     crossval_count_arg: str | None = None
-    different_seeds: int | None = None
-    seed_arg: str = SEED
     ready_sweep: SweepSpec | None = None
     typed: frozenset[str] | None = None
 

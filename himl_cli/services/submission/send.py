@@ -9,7 +9,7 @@ from himl_cli.core.runs import Run
 from himl_cli.services.latest_run_file import FILE_NAME, write_latest_run
 from himl_cli.services.run_logs import watching
 from himl_cli.services.submission.request import PreparedJob
-from himl_cli.workspaces.base import SubmitsJobs
+from himl_cli.workspaces.job_abilities import SubmitsJobs
 
 
 def submit_job(workspace: SubmitsJobs, job: PreparedJob, cwd: Path, notify: Notify) -> Run:

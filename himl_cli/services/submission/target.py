@@ -14,6 +14,12 @@ YAML_ENDINGS = (".yml", ".yaml")
 OPTIONS = {"env_vars": "env_var", "tags": "tag", "inputs": "input", "outputs": "output"}
 """Fields of a request that are called otherwise than their options."""
 NO_OPTIONS = ("cwd", "target", "typed")
+IN_PIPELINES = ("inputs", "outputs", "num_nodes", "processes_per_node", "distribution", "snapshot_root")
+NOT_IN_YAML = (
+    *("crossval", "crossval_arg", "crossval_count_arg", "different_seeds", "seed_arg", "checkpoint"),
+    *("in_place", "record_in", "sdk", "no_mpi_single_node", "python", "default_datastore", "ignored_folders"),
+)
+"""What files of the one kind can say, and those of the other cannot."""
 
 
 def is_file(target: str | None) -> bool:
@@ -48,6 +54,9 @@ def check_options(request: SubmitRequest, counting: frozenset[str], what: str) -
     for each in fields(SubmitRequest):
         if each.name not in counting and each.name not in NO_OPTIONS and request.is_typed(each.name):
             option = f"--{OPTIONS.get(each.name, each.name)}"
+            can_say = each.name in IN_PIPELINES if is_pipeline(str(request.target)) else each.name not in NOT_IN_YAML
+            if not can_say:
+                raise BadUsage(f"{option} does not count for {what}.", hint="Leave it out.")
             raise BadUsage(f"{option} does not count for {what}, which says that itself.", hint=f"Write it into '{request.target}'.")
 
 

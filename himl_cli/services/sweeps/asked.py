@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from himl_cli.core.errors import BadUsage
 from himl_cli.core.sweeps import Draw, SearchRange, SweepSpec
-from himl_cli.services.sweeps.checks import check_sweep, points_of
+from himl_cli.services.sweeps.checks import check_count, check_sweep, points_of
 from himl_cli.services.sweeps.spaces import NAME, parse_space
 from himl_cli.services.sweeps.stops import parse_early_stop, parse_sampling
 
@@ -35,7 +35,7 @@ class SweepRequest:
 def sweep_of(asked: SweepRequest, *, on_cluster: bool) -> SweepSpec:
     """The sweep that is meant, one of the three kinds being set. Raises BadUsage for what cannot be run where it would run."""
     early_stop = parse_early_stop(asked.early_stop) if asked.early_stop else None
-    kind, space, sampling, seed, trials = _trials(asked)
+    kind, space, sampling, seed, trials = _trials(asked, on_cluster=on_cluster)
     spec = SweepSpec(
         space=space,
         sampling=sampling,
@@ -51,11 +51,13 @@ def sweep_of(asked: SweepRequest, *, on_cluster: bool) -> SweepSpec:
     return spec
 
 
-def _trials(asked: SweepRequest) -> tuple[str, dict[str, SearchRange], str, int | None, int]:
+def _trials(asked: SweepRequest, *, on_cluster: bool) -> tuple[str, dict[str, SearchRange], str, int | None, int]:
     """The kind, the space, the sampling with its seed, and the number of trials."""
     if asked.crossval is not None:
+        check_count(asked.crossval, on_cluster=on_cluster, hint="Give --crossval {} at most.")  # before that many values are made
         return "crossval", _numbered("--crossval", asked.crossval, 2, "--crossval_arg", asked.crossval_arg), "grid", None, asked.crossval
     if asked.different_seeds is not None:
+        check_count(asked.different_seeds, on_cluster=on_cluster, hint="Give --different_seeds {} at most.")
         return "seeds", _numbered("--different_seeds", asked.different_seeds, 1, "--seed_arg", asked.seed_arg), "grid", None, asked.different_seeds
     space = parse_space(asked.sweep)
     is_listed = all(found.draw is Draw.choice for found in space.values())

@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from himl_cli.core.errors import BadUsage
-from himl_cli.core.sweeps import Draw, SearchRange, SweepSpec
+from himl_cli.core.redaction import MASK, mask_arguments
+from himl_cli.core.sweeps import REPEATED, Draw, SearchRange, SweepSpec, value_text
 from himl_cli.services.sweeps.spaces import checked_range
 from himl_cli.services.sweeps.stops import SAMPLINGS, checked_stop
 
 GOALS = ("minimize", "maximize")
 MOST_TRIALS_ON_AZURE = 1000
+MOST_AT_ONCE_ON_AZURE = 100
+MOST_STEPS_ON_AZURE = 100_000
+"""Of a Bayesian quniform."""
 MOST_TRIALS_HERE = 100_000
 BAYESIAN_ON_AZURE = (Draw.choice, Draw.uniform, Draw.quniform)
 UNBOUNDED = (Draw.normal, Draw.lognormal, Draw.qnormal, Draw.qlognormal)
@@ -20,8 +24,11 @@ def check_sweep(spec: SweepSpec, *, on_cluster: bool) -> None:
     """Raises BadUsage where *spec* cannot be run: here, or with *on_cluster* on Azure ML."""
     if not spec.space:
         raise BadUsage("The search space is empty.", hint="Give at least one --sweep NAME=SPEC")
+    check_count(spec.max_trials, on_cluster=on_cluster)
     for name, found in spec.space.items():
         checked_range(found, f"--sweep {name}")
+        if spec.kind not in REPEATED:
+            _check_no_secret(name, found)
     if spec.sampling not in SAMPLINGS:
         raise BadUsage(f"--sampling {spec.sampling}: there is no such sampling.", hint=f"There are: {', '.join(SAMPLINGS)}.")
     if spec.goal not in GOALS:
@@ -34,8 +41,23 @@ def check_sweep(spec: SweepSpec, *, on_cluster: bool) -> None:
     _check_sampling(spec, on_cluster=on_cluster)
     if on_cluster:
         _check_for_azure(spec)
-    elif spec.max_trials > MOST_TRIALS_HERE:
-        raise BadUsage(f"These are {spec.max_trials:,} trials; here {MOST_TRIALS_HERE:,} are the most.", hint="Give --max_trials N.")
+
+
+def _check_no_secret(name: str, found: SearchRange) -> None:
+    """Values are told, logged and kept: what is masked elsewhere cannot be one."""
+    shown = (mask_arguments([f"--{name}={value_text(value)}"])[0] for value in found.values if found.draw is Draw.choice)
+    if any(MASK in text for text in shown):
+        raise BadUsage(
+            f"--sweep {name}: this looks like a secret, and the values of hyperparameters are shown and kept.",
+            hint=f"Give it by --env_var {name.upper()}=VALUE; if it is none, use another name: --sweep x=A,B -- --{name} '${{{{search_space.x}}}}'",
+        )
+
+
+def check_count(trials: int, *, on_cluster: bool, hint: str = "Give --max_trials {}.") -> None:
+    """Raises BadUsage, whose *hint* names the number, for more trials than can be run."""
+    most, who = (MOST_TRIALS_ON_AZURE, "Azure ML takes {:,}.") if on_cluster else (MOST_TRIALS_HERE, "here {:,} are the most.")
+    if trials > most:
+        raise BadUsage(f"These are {trials:,} trials; {who.format(most)}", hint=hint.format(most))
 
 
 def points_of(space: Iterable[SearchRange]) -> int:
@@ -70,5 +92,40 @@ def _check_sampling(spec: SweepSpec, *, on_cluster: bool) -> None:
 
 
 def _check_for_azure(spec: SweepSpec) -> None:
-    if spec.max_trials > MOST_TRIALS_ON_AZURE:
-        raise BadUsage(f"These are {spec.max_trials:,} trials; Azure ML takes {MOST_TRIALS_ON_AZURE:,}.", hint=f"Give --max_trials {MOST_TRIALS_ON_AZURE}.")
+    if spec.max_concurrent is not None and min(spec.max_concurrent, spec.max_trials) > MOST_AT_ONCE_ON_AZURE:
+        raise BadUsage(
+            f"--max_concurrent {spec.max_concurrent}: Azure ML takes {MOST_AT_ONCE_ON_AZURE} at most.",
+            hint="Without --max_concurrent all trials start at once, as far as the cluster has nodes.",
+        )
+    for name, found in spec.space.items():
+        _check_step_for_azure(name, found)
+        if spec.sampling == "bayesian":
+            _check_bayesian_for_azure(name, found)
+
+
+def _check_step_for_azure(name: str, found: SearchRange) -> None:
+    """Its documents and azureml have whole numbers only for q."""
+    if found.draw.value.startswith("q") and float(found.values[2]) != int(float(found.values[2])):
+        raise BadUsage(
+            f"--sweep {name}: Azure ML takes a whole number for q of {found.draw.value}, not {found.values[2]}.",
+            hint=f"List the values, --sweep {name}=A,B,C, or draw whole numbers and divide them in the script.",
+        )
+
+
+def _check_bayesian_for_azure(name: str, found: SearchRange) -> None:
+    """What azureml's own client checks of a Bayesian search space."""
+    if found.draw is Draw.quniform:
+        if not all(isinstance(value, int) for value in found.values):
+            raise BadUsage(f"--sweep {name}: with --sampling bayesian Azure ML takes whole numbers only for quniform.", hint="Use uniform(low,high).")
+        low, high, step = (int(value) for value in found.values)
+        if (high - low) / step > MOST_STEPS_ON_AZURE:
+            raise BadUsage(
+                f"--sweep {name}: with --sampling bayesian quniform has {MOST_STEPS_ON_AZURE:,} steps at most on Azure ML.",
+                hint="Give a larger q, or use uniform(low,high).",
+            )
+    texts = [isinstance(value, (str, bool)) for value in found.values]  # truth values are sent as texts
+    if found.draw is Draw.choice and any(texts) and not all(texts):
+        raise BadUsage(
+            f"--sweep {name}: with --sampling bayesian Azure ML takes a list of numbers or a list of words, not both in one.",
+            hint="Use --sampling random, or write all values in one way.",
+        )

@@ -100,9 +100,11 @@ def _check_choices(values: Sequence[Scalar], where: str) -> None:
         raise BadUsage(f"{where}: the list is empty.", hint="Give at least one value: --sweep lr=0.1,0.01")
     if "" in values:
         raise BadUsage(f"{where}: a value is empty.", hint="Is there a comma too many?")
-    twice = next((value for place, value in enumerate(values) if any(value == other and type(value) is type(other) for other in values[:place])), None)
-    if twice is not None:
-        raise BadUsage(f"{where}: the value {twice} is given twice.", hint="To run the same values several times: --different_seeds N")
+    seen: set[tuple[type, Scalar]] = set()
+    for value in values:
+        if (type(value), value) in seen:
+            raise BadUsage(f"{where}: the value {value} is given twice.", hint="To run the same values several times: --different_seeds N")
+        seen.add((type(value), value))
 
 
 def _check_numbers(draw: Draw, number: dict[str, float], where: str) -> None:

@@ -14,7 +14,8 @@ from himl_cli.services.tensorboard.bringing import bring
 from himl_cli.services.tensorboard.event_files import event_files, is_event_file, readable_name
 from himl_cli.services.tensorboard.growing_copy import GrowingCopy, first_name
 from himl_cli.services.transfer.names import UnsafeName, safe_relative
-from himl_cli.workspaces.base import ServesFiles, Workspace
+from himl_cli.workspaces.abilities import ServesFiles
+from himl_cli.workspaces.base import Workspace
 
 LOOKS = 3
 """At a file that changes while it is read, before the next round is waited for."""

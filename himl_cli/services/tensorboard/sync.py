@@ -15,7 +15,8 @@ from himl_cli.services.tensorboard.event_files import readable_name
 from himl_cli.services.tensorboard.feeds import CopiedHere, RunFeed, ServedInPlace
 from himl_cli.services.tensorboard.rounds import Round
 from himl_cli.services.transfer.disk import explained
-from himl_cli.workspaces.base import JoinsWorkspaces, ServesFiles, Workspace
+from himl_cli.workspaces.abilities import JoinsWorkspaces, ServesFiles
+from himl_cli.workspaces.base import Workspace
 
 LOOK_SECONDS = 0.2
 

@@ -63,6 +63,11 @@ class Filters:
         return NotFound(f"No file in {store.label} starts with '{self.prefix}'.", hint=_what_there_is(store, self.prefix))
 
 
+def literal(name: str) -> str:
+    """The glob that means the one file called *name*, whatever signs that has."""
+    return "/" + "".join(f"[{sign}]" if sign in "*?[" else sign for sign in name)
+
+
 def list_blobs(store: BlobStore, filters: Filters) -> Iterator[BlobInfo]:
     """The blobs of *store* that *filters* mean, sorted by name, fetched as they are consumed. Raises NotFound when there are none to match."""
     return filters.select(store)

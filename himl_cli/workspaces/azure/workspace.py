@@ -20,14 +20,16 @@ from himl_cli.core.pipelines import PipelineSpec
 from himl_cli.core.results import RunResults
 from himl_cli.core.runs import LoggedValues, Metric, Run, RunQuery
 from himl_cli.core.workspace_facts import WorkspaceFacts
+from himl_cli.workspaces.abilities import Dataset
 from himl_cli.workspaces.azure.connection import Connection
 from himl_cli.workspaces.azure.requests.errors import ServiceNotFound
 from himl_cli.workspaces.azure.runs.experiments import Experiments
 from himl_cli.workspaces.azure.runs.history import RunFacts, RunHistory, can_be_id
+from himl_cli.workspaces.azure.runs.limits import say_limits
 from himl_cli.workspaces.azure.runs.lists import RunLists
 from himl_cli.workspaces.azure.runs.records import RawRun
 from himl_cli.workspaces.azure.runs.states import may_begin
-from himl_cli.workspaces.base import BlobStore, Dataset
+from himl_cli.workspaces.base import BlobStore
 
 if TYPE_CHECKING:
     from himl_cli.workspaces.azure.runs.writing import RunWriting
@@ -127,6 +129,7 @@ class AzureWorkspace:
 
     def submit(self, spec: JobSpec, *, notify: Notify) -> Run:
         """Start the job; it waits for a node when this returns. Interrupted earlier, nothing runs (the error says it)."""
+        say_limits([spec.max_seconds], notify)
         if spec.sdk == "v1":
             from himl_cli.workspaces.azure.jobs_v1.submission import submit_v1
 
@@ -137,6 +140,7 @@ class AzureWorkspace:
 
     def submit_pipeline(self, spec: PipelineSpec, *, notify: Notify) -> Run:
         """Start the pipeline as one job; its steps wait for nodes when this returns, or for each other."""
+        say_limits([step.job.max_seconds for step in spec.steps], notify)
         from himl_cli.workspaces.azure.jobs.pipelines.submission import PipelineSubmission
 
         return PipelineSubmission(self.connection, self._datastores, spec, notify).run()

@@ -48,7 +48,10 @@ def output_folder(item: DataSpec, default: Path, run_id: str) -> Path:
 
 
 def datastore_folder(item: DataSpec, default: Path) -> Path:
-    """The folder NAME of the datastore named (where there is one here), else of the default one."""
+    """The folder NAME of the datastore named (where there is one here), else of the default one. Raises BadUsage for names that lead elsewhere."""
+    if item.datastore and (item.datastore in (".", "..") or set(item.datastore) & set("/\\:")):
+        hint = "Datastores here are the folders in '.himl/datastores'; give a path with local=PATH."
+        raise BadUsage(f"'{item.datastore}' cannot be the name of a datastore.", hint=hint)
     named = default.parent / item.datastore if item.datastore else default
     root = named if named.is_dir() else default
     folder = root / item.name

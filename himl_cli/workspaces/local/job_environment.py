@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import socket
 import sys
@@ -67,7 +68,8 @@ def job_command(order: Order) -> list[str]:
         target = f"./{target}"
     entry, arguments = order.spec.entry, [fill_placeholders(text, order) for text in order.spec.arguments]
     if entry.kind is EntryKind.command:
-        return [find_shell() or "bash", "-c", fill_command(entry.target, {"inputs": order.inputs, "outputs": order.outputs})]
+        line = fill_command(entry.target, {"inputs": order.inputs, "outputs": order.outputs})
+        return [find_shell() or "bash", "-c", " ".join([line, *map(shlex.quote, arguments)])]
     if entry.kind is EntryKind.module:
         return [order.spec.python, "-m", target, *arguments]
     if entry.kind is EntryKind.shell:

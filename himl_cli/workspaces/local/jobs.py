@@ -11,10 +11,10 @@ from pathlib import Path
 
 from himl_cli.core.errors import NotFound
 from himl_cli.core.events import Notify
-from himl_cli.core.jobs import EntryKind, JobSpec
-from himl_cli.core.placeholders import check_placeholders
+from himl_cli.core.jobs import EntryKind, JobSpec, check_placeholders
 from himl_cli.core.redaction import mask_arguments, mask_line
 from himl_cli.core.run_ids import new_run_id
+from himl_cli.workspaces.local.command_line import fill_command
 from himl_cli.workspaces.local.job_data import input_folder, output_folder
 from himl_cli.workspaces.local.job_environment import find_shell
 from himl_cli.workspaces.local.order import Order
@@ -37,11 +37,13 @@ class JobFolders:
 def resolve_folders(spec: JobSpec, default_datastore: Path, run_id: str, notify: Notify) -> JobFolders:
     """Find the inputs and decide where outputs of the run *run_id* go; nothing is made.
 
-    Raises NotFound for an input that is nowhere, BadUsage for an output that must not exist or an unknown placeholder.
+    Raises NotFound for an input that is nowhere, BadUsage for an output that must not exist, an unknown placeholder or one that cannot be filled.
     """
     inputs = {item.key: str(input_folder(item, default_datastore, notify)) for item in spec.inputs}
     outputs = {item.key: str(output_folder(item, default_datastore, run_id)) for item in spec.outputs}
     check_placeholders(spec)
+    if spec.entry.kind is EntryKind.command:
+        fill_command(spec.entry.target, {"inputs": inputs, "outputs": outputs})
     return JobFolders(inputs, outputs)
 
 
@@ -70,7 +72,7 @@ def tagged(spec: JobSpec, run_id: str) -> JobSpec:
 def shown_command(spec: JobSpec) -> str:
     """The command line of the job as people read it, secrets masked."""
     if spec.entry.kind is EntryKind.command:
-        return mask_line(spec.entry.target)
+        return " ".join([mask_line(spec.entry.target), *map(shlex.quote, mask_arguments(spec.arguments))])
     return shlex.join([*PROGRAMS[spec.entry.kind], spec.entry.target, *mask_arguments(spec.arguments)])
 
 

@@ -50,7 +50,7 @@ def read_order() -> str:
 def tell(event: str, **facts: str) -> None:
     """Say it to the process that waits for the start; that one may be gone."""
     with contextlib.suppress(OSError, ValueError):
-        sys.stdout.write(json.dumps({"event": event, **facts}) + "\n")
+        sys.stdout.write("\n" + json.dumps({"event": event, **facts}) + "\n")  # whatever a sitecustomize printed may have left a line open
         sys.stdout.flush()
 
 
@@ -93,6 +93,8 @@ class RunKeeper(ABC):
             return Outcome(RunStatus.failed, reason=TERMINATED) if self._terminated else Outcome(RunStatus.canceled, reason=self.folder.why_canceled())
         except OSError as err:
             reason = str(explain_disk_error(err, "cannot lay or keep the job's files", self.folder.path)).rstrip(".")
+        except HimlError as err:
+            reason = str(err).rstrip(".")
         except BaseException as err:  # whatever happens, the run must not stay open
             traceback.print_exc()
             reason = f"himl itself failed: {type(err).__name__}: {err}"

@@ -10,15 +10,14 @@ from operator import itemgetter
 from pathlib import Path
 
 from himl_cli.core.logged import Value
-from himl_cli.core.pipelines import STEP
 from himl_cli.core.results import RunResults, Series
 from himl_cli.core.runs import TextPoint
-from himl_cli.core.sweeps import HYPERPARAMETERS
 from himl_cli.workspaces.local.database import Database
 from himl_cli.workspaces.local.logged_files import LoggedFiles, read_logged_files
 from himl_cli.workspaces.local.run_folder import RunFolder
+from himl_cli.workspaces.local.run_store import RUNS_AT_ONCE, RunStore
+from himl_cli.workspaces.local.tries import counts, cuts_of
 
-RUNS_AT_ONCE = 500
 RUNS_OF_POINTS = 20
 """How many runs' points are in memory as rows at a time."""
 NAMES_AT_ONCE = 400
@@ -27,7 +26,7 @@ Wanted = Callable[[str], bool]
 
 def read_results(database: Database, runs_folder: Path, run_ids: Sequence[str], *, wanted: Wanted, whole: bool) -> dict[str, RunResults]:
     """As `ReadsManyRuns.results`; the runs' files lie in folders of *runs_folder*."""
-    nested = dict(_nested(database, run_ids))
+    nested = dict(RunStore(database).nested_in(run_ids))
     everyone = [*run_ids, *nested]
     last = _last_values(database, everyone, wanted)
     points = _series(database, everyone, wanted) if whole else {}
@@ -58,19 +57,6 @@ def _chunks(items: Sequence[str], size: int) -> Iterator[tuple[tuple[str, ...], 
         yield chunk, ",".join("?" * len(chunk))
 
 
-def _nested(database: Database, run_ids: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """Runs that scripts nested in these, oldest first, each with the one of *run_ids* that it belongs to; trials and steps are jobs of their own."""
-    asked = set(run_ids)
-    for chunk, marks in _chunks(run_ids, RUNS_AT_ONCE):
-        statement = (
-            f"WITH RECURSIVE tree(id, root, created) AS (SELECT id, id, created FROM runs WHERE id IN ({marks})"
-            " UNION SELECT runs.id, tree.root, runs.created FROM runs JOIN tree ON runs.parent = tree.id"
-            " WHERE NOT EXISTS (SELECT 1 FROM tags WHERE tags.run = runs.id AND tags.name IN (?, ?)))"
-            " SELECT id, root FROM tree WHERE id <> root ORDER BY created, id"
-        )
-        yield from ((row["id"], row["root"]) for row in database.rows(statement, (*chunk, HYPERPARAMETERS, STEP)) if row["id"] not in asked)
-
-
 def _parameters(database: Database, run_ids: Sequence[str]) -> dict[str, dict[str, str]]:
     found: dict[str, dict[str, str]] = {}
     for chunk, marks in _chunks(run_ids, RUNS_AT_ONCE):
@@ -80,7 +66,7 @@ def _parameters(database: Database, run_ids: Sequence[str]) -> dict[str, dict[st
 
 
 def _last_values(database: Database, run_ids: Sequence[str], wanted: Wanted) -> dict[str, dict[str, float]]:
-    """Of each metric the value with the highest step; of those the latest, then the one logged last."""
+    """Of each metric the value with the highest step; of those the latest, then the one logged last. Of several tries, of what counts."""
     found: dict[str, dict[str, float]] = {}
     for chunk, marks in _chunks(run_ids, RUNS_AT_ONCE):
         for clause, names in _of_names(database, chunk, marks, wanted):
@@ -91,16 +77,25 @@ def _last_values(database: Database, run_ids: Sequence[str], wanted: Wanted) -> 
             )
             for run_id, name, value in database.rows(statement, (*chunk, *names)):
                 found.setdefault(run_id, {})[name] = math.nan if value is None else value
+    for (run_id, name), cuts in cuts_of(database, run_ids).items():
+        if name in found.get(run_id, {}):
+            left = "".join(" AND NOT (rowid <= ? AND step >= ?)" for _ in cuts)
+            statement = f"SELECT value FROM metrics WHERE run = ? AND name = ?{left} ORDER BY step DESC, time DESC, rowid DESC LIMIT 1"
+            value = database.rows(statement, (run_id, name, *(part for cut in cuts for part in cut)))[0][0]
+            found[run_id][name] = math.nan if value is None else value
     return found
 
 
 def _series(database: Database, run_ids: Sequence[str], wanted: Wanted) -> dict[str, dict[str, Series]]:
     found: dict[str, dict[str, Series]] = {}
     for chunk, marks in _chunks(run_ids, RUNS_OF_POINTS):
+        cuts = cuts_of(database, chunk)
         for clause, names in _of_names(database, chunk, marks, wanted):
-            statement = f"SELECT run, name, step, time, value FROM metrics WHERE run IN ({marks}){clause} ORDER BY run, name, step, time, rowid"
-            for (run_id, name), rows in groupby(database.rows(statement, (*chunk, *names)), itemgetter(0, 1)):
-                _, _, steps, times, values = zip(*rows, strict=True)
+            statement = f"SELECT run, name, step, time, value, rowid FROM metrics WHERE run IN ({marks}){clause} ORDER BY run, name, step, time, rowid"
+            points = database.rows(statement, (*chunk, *names))
+            counting = [row for row in points if counts(row[5], row[2], cuts.get((row[0], row[1]), ()))] if cuts else points
+            for (run_id, name), rows in groupby(counting, itemgetter(0, 1)):
+                _, _, steps, times, values, _ = zip(*rows, strict=True)
                 numbers = array("d", [math.nan if value is None else value for value in values] if None in values else values)
                 found.setdefault(run_id, {})[name] = Series(array("q", steps), numbers, array("d", [time / 1000 for time in times]))
     return found

@@ -9,6 +9,9 @@ from datetime import datetime, timezone
 
 from himl_cli.core.runs import Metric, MetricPoint
 from himl_cli.workspaces.local.database import Database
+from himl_cli.workspaces.local.tries import counts, cuts_of
+
+PAIRS_AT_ONCE = 400  # SQLite before 3.32 takes 999 variables
 
 
 @dataclass(frozen=True)
@@ -71,12 +74,16 @@ class MetricStore:
             beside()
 
     def metrics(self, run_ids: Sequence[str], *, name: str | None = None) -> list[Metric]:
-        """The metrics of *run_ids* in that order, by name; points by step, then time."""
+        """The metrics of *run_ids* in that order, by name; points by step, then time. Of several tries, those that count."""
         marks = ",".join("?" * len(run_ids))
         only = "" if name is None else " AND name = ?"
         values: tuple[object, ...] = (*run_ids, *(() if name is None else (name,)))
         series: dict[tuple[str, str], list[MetricPoint]] = {}
-        for row in self.database.rows(f"SELECT run, name, step, time, value FROM metrics WHERE run IN ({marks}){only} ORDER BY step, time, rowid", values):
+        statement = f"SELECT run, name, step, time, value, rowid AS number FROM metrics WHERE run IN ({marks}){only} ORDER BY step, time, rowid"
+        cuts = cuts_of(self.database, run_ids)
+        for row in self.database.rows(statement, values):
+            if cuts and not counts(row["number"], row["step"], cuts.get((row["run"], row["name"]), ())):
+                continue
             value = math.nan if row["value"] is None else row["value"]
             point = MetricPoint(value, row["step"], datetime.fromtimestamp(row["time"] / 1000, timezone.utc))
             series.setdefault((row["run"], row["name"]), []).append(point)
@@ -99,16 +106,24 @@ class MetricStore:
         return newest, points
 
     def values_after(self, name: str, places: Mapping[str, int]) -> list[tuple[str, int, float]]:
-        """What was logged as *name*, in the order logged, to each run of *places* after the place given there (0: all): run, place, value."""
-        if not places:
-            return []
-        asked = ",".join(["(?,?)"] * len(places))
-        statement = (
-            f"WITH asked(run, place) AS (VALUES {asked}) SELECT metrics.run, metrics.rowid, metrics.value FROM asked"
-            " JOIN metrics ON metrics.run = asked.run AND metrics.name = ? AND metrics.rowid > asked.place ORDER BY metrics.rowid"
-        )
-        rows = self.database.rows(statement, (*(part for pair in places.items() for part in pair), name))
-        return [(row["run"], row["rowid"], math.nan if row["value"] is None else row["value"]) for row in rows]
+        """What was logged as *name*, in the order logged, to each run of *places* after the place given there (0: all): run, place, value.
+
+        Of several tries, what counts now: of those runs the whole has to be read again, since what counted before may not do so any more.
+        """
+        pairs = list(places.items())
+        found: list[tuple[str, int, float]] = []
+        cuts = cuts_of(self.database, list(places))
+        for start in range(0, len(pairs), PAIRS_AT_ONCE):
+            some = pairs[start : start + PAIRS_AT_ONCE]
+            statement = (
+                f"WITH asked(run, place) AS (VALUES {','.join(['(?,?)'] * len(some))})"
+                " SELECT metrics.run, metrics.rowid AS number, metrics.step, metrics.value FROM asked"
+                " JOIN metrics ON metrics.run = asked.run AND metrics.name = ? AND metrics.rowid > asked.place"
+            )
+            rows = self.database.rows(statement, (*(part for pair in some for part in pair), name))
+            counting = [row for row in rows if counts(row["number"], row["step"], cuts.get((row["run"], name), ()))] if cuts else rows
+            found += [(row["run"], row["number"], math.nan if row["value"] is None else row["value"]) for row in counting]
+        return sorted(found, key=lambda one: one[1])
 
     def parameters(self, run_id: str) -> dict[str, str]:
         return {row["name"]: row["value"] for row in self.database.rows("SELECT name, value FROM parameters WHERE run = ? ORDER BY name", (run_id,))}

@@ -9,6 +9,7 @@ from typing import Any
 
 from himl_cli.core.errors import BadUsage
 from himl_cli.core.pipelines import STEP
+from himl_cli.core.redaction import MASK
 from himl_cli.core.runs import Run, RunStatus
 from himl_cli.core.sweeps import TRIAL
 from himl_cli.workspaces.local.job_form import job_from_kept_form
@@ -58,14 +59,25 @@ def _check_state(run: Run) -> None:
 
 def _check_kept(run: Run, forms: list[dict[str, Any]], env: Mapping[str, str]) -> None:
     """Raises BadUsage where the record lacks what no file may hold."""
-    if any(form["has_secrets"] for form in forms):
+    masked = [name for form in forms if form["has_secrets"] for name in _masked_names(form)]
+    if masked:
+        named = ", ".join(dict.fromkeys(masked))
         raise BadUsage(
-            f"Run '{run.id}' cannot be resumed: its arguments hold a secret, which is not kept.", hint=f"{SUBMIT_AGAIN} Give secrets by --env_var NAME=VALUE."
+            f"Run '{run.id}' cannot be resumed: its arguments hold a secret, which is not kept, or look so: {named}.",
+            hint=f"{SUBMIT_AGAIN} Give secrets by --env_var NAME=VALUE.",
         )
     missing = sorted({name for form in forms for name in form["env_names"]} - set(env))
     if missing:
         again = " ".join(f"--env_var {name}=…" for name in missing)
         raise BadUsage(f"Run '{run.id}' had variables whose values are not kept: {', '.join(missing)}.", hint=f"Give them again: {again}")
+
+
+def _masked_names(form: Mapping[str, Any]) -> list[str]:
+    """The arguments that were masked: `--name` of one whose value was, else what is left of it."""
+    words = form["arguments"]
+    pairs = [(words[at - 1] if at else "", word) for at, word in enumerate(words) if MASK in word]
+    names = [before if word == MASK and before.startswith("-") else word for before, word in pairs]
+    return names or ["its command line"]
 
 
 def _with_concurrency(plan: Plan, most: int | None) -> Plan:

@@ -5,16 +5,21 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import sys
+import time
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from himl_cli.core.errors import DiskFailed
 from himl_cli.core.locks import is_held
 from himl_cli.workspaces.local.disk_errors import explain_disk_error
 
 RESERVE_BYTES = 128 * 1024
+SECONDS_IN_USE = 1.0 if sys.platform == "win32" else 0.0
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -132,16 +137,28 @@ class RunFolder:
                 raise explain_disk_error(err, "Cannot delete the run's files", self.path) from err
 
 
+def once_free(act: Callable[[], T], seconds: float = SECONDS_IN_USE) -> T:
+    """What *act* gives, tried for so long where the file is in use: Windows replaces no file that another process reads at that moment."""
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            return act()
+        except PermissionError:
+            if time.monotonic() >= deadline:
+                raise
+            time.sleep(0.02)
+
+
 def _write(path: Path, content: dict[str, Any]) -> None:
     """Whole or not at all: whoever writes may be killed."""
     part = path.with_name(f"{path.name}.part")
     part.write_text(json.dumps(content, indent=1), encoding="utf-8")
-    part.replace(path)
+    once_free(lambda: part.replace(path))
 
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = json.loads(once_free(lambda: path.read_text(encoding="utf-8")))
     except FileNotFoundError:
         return {}
     except (OSError, ValueError) as err:

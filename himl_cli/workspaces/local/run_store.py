@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 
 from himl_cli.core.pipelines import STEP
 from himl_cli.core.runs import Run, RunQuery, RunStatus
-from himl_cli.core.sweeps import TRIAL
+from himl_cli.core.sweeps import MANY, TRIAL
 from himl_cli.workspaces.local.database import Database
 
 PAGE = 200
-LOST = "its supervisor ended without recording an outcome (it was killed, the machine went down, or the record could not be written)"
+RUNS_AT_ONCE = 500
+HOW_LOST = "ended without recording an outcome (it was killed, the machine went down, or the record could not be written)"
+LOST = f"its supervisor {HOW_LOST}"
+LOST_WITH_CHILDREN = f"its keeper {HOW_LOST}; what it had started goes on to its end; to do what is missing: himl submit --resume "
+"""Of a sweep or a pipeline; its id comes behind it."""
 
 
 def now_ms() -> int:
@@ -82,7 +86,7 @@ class RunStore:
         self._update(run_id, "display_name = ?", (display_name,), open_only=False)
 
     def reopen(self, run_id: str) -> None:
-        """A nested run that a client resumed is running again."""
+        """A run that has ended is running again: a job, sweep or pipeline that is gone on with, or a nested run that a client resumed."""
         self._update(run_id, "status = ?, ended = NULL, exit_code = NULL, reason = ''", (RunStatus.running.value,), open_only=False)
 
     def _update(self, run_id: str, what: str, values: tuple[object, ...], *, open_only: bool = True) -> None:
@@ -132,11 +136,20 @@ class RunStore:
 
     def nested(self, run_id: str) -> list[str]:
         """Ids of the run and of those that its script nested in it; trials and steps are jobs of their own."""
-        tree = (
-            "WITH RECURSIVE tree(id) AS (VALUES (?) UNION SELECT runs.id FROM runs JOIN tree ON runs.parent = tree.id"
-            " WHERE NOT EXISTS (SELECT 1 FROM tags WHERE run = runs.id AND name IN (?, ?))) SELECT id FROM tree"
-        )
-        return [row["id"] for row in self.database.rows(tree, (run_id, TRIAL, STEP))]
+        return [run_id, *(nested for nested, _ in self.nested_in([run_id]))]
+
+    def nested_in(self, run_ids: Sequence[str]) -> Iterator[tuple[str, str]]:
+        """The runs that scripts nested in these, oldest first, each with the one of *run_ids* that it belongs to; trials and steps are jobs of their own."""
+        asked = set(run_ids)
+        for start in range(0, len(run_ids), RUNS_AT_ONCE):
+            chunk = run_ids[start : start + RUNS_AT_ONCE]
+            tree = (
+                f"WITH RECURSIVE tree(id, root, created) AS (SELECT id, id, created FROM runs WHERE id IN ({','.join('?' * len(chunk))})"
+                " UNION SELECT runs.id, tree.root, runs.created FROM runs JOIN tree ON runs.parent = tree.id"
+                " WHERE NOT EXISTS (SELECT 1 FROM tags WHERE tags.run = runs.id AND tags.name IN (?, ?)))"
+                " SELECT id, root FROM tree WHERE id <> root ORDER BY created, id"
+            )
+            yield from ((row["id"], row["root"]) for row in self.database.rows(tree, (*chunk, TRIAL, STEP)) if row["id"] not in asked)
 
     def query(self, wanted: RunQuery, lost: Iterable[str] = ()) -> Iterator[Run]:
         """Runs that match, newest first, a page at a time."""
@@ -163,6 +176,7 @@ class RunStore:
 
     def _record(self, row: sqlite3.Row, tags: dict[str, str], lost: set[str]) -> Run:
         is_lost = row["ended"] is None and row["job"] in lost
+        how_lost = LOST_WITH_CHILDREN + row["id"] if MANY in tags else LOST
         return Run(
             id=row["id"],
             experiment=row["experiment"],
@@ -175,7 +189,7 @@ class RunStore:
             tags=tags,
             parent=row["parent"],
             exit_code=row["exit_code"],
-            reason=(row["reason"] or LOST) if is_lost else row["reason"] if row["ended"] is not None else "",
+            reason=(row["reason"] or how_lost) if is_lost else row["reason"] if row["ended"] is not None else "",
             command=row["command"],
             workspace=self.label,
             folder=row["folder"],

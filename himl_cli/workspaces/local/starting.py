@@ -67,11 +67,16 @@ def spawn(module: str, order: str, folder: RunFolder) -> subprocess.Popen[bytes]
 
 
 def events_of(process: subprocess.Popen[bytes]) -> Iterator[dict[str, Any]]:
-    """What the process tells, to the end of its life."""
+    """What the process tells, to the end of its life. What else is printed there (by a sitecustomize) is passed over."""
     assert process.stdout is not None
     for line in process.stdout:
-        log.debug("the supervisor says %s", line.decode().strip())
-        yield json.loads(line)
+        text = line.decode(errors="replace").strip()
+        if text:
+            log.debug("the supervisor says %s", text)
+        with suppress(ValueError):
+            event = json.loads(text)
+            if isinstance(event, dict) and "event" in event:
+                yield event
 
 
 def trouble_in(events: list[dict[str, Any]], folder: RunFolder) -> HimlError | None:

@@ -1,4 +1,4 @@
-"""The process that looks after one local job from its record to its end. Started by `jobs.launch`, in a session of its own.
+"""The process that looks after one local job from its record to its end. In a session of its own; started by `himl submit`, of a trial or a step by the keeper.
 
 It reads the order from stdin and tells its progress on stdout, a JSON object a line: `recorded`, then `started` or
 `refused`; after that nobody needs to listen, so that a closed terminal loses nothing.
@@ -25,6 +25,7 @@ from himl_cli.workspaces.local.run_folder import RunFolder
 from himl_cli.workspaces.local.run_store import NewRun, RunStore
 from himl_cli.workspaces.local.shim import become_subreaper
 from himl_cli.workspaces.local.tracking.server import TrackingServer
+from himl_cli.workspaces.local.tries import begin_try
 
 POLL_SECONDS = 0.1
 SECONDS_TO_TERM = 10.0  # Ctrl-C's rule: SIGINT, after 10 s SIGTERM, after 5 more SIGKILL
@@ -62,6 +63,8 @@ class Supervisor(RunKeeper):
         )
 
     def work(self, store: RunStore) -> Outcome:
+        if self._again:
+            begin_try(store.database, self.folder.run_id)
         self.files.lay(is_stopped=self.is_stopped)
         tracking = TrackingServer(store.database, self.folder.run_id, artifacts_of=self._artifacts_of, new_child_id=self._child_id)
         try:

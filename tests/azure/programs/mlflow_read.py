@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,11 @@ def digests_below(folder: Path) -> dict[str, str]:
     return {path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
+def best_first(runs: Iterable[Any]) -> list[Any]:
+    """In the order of a metric, which Azure ML does not give them."""
+    return sorted(runs, key=lambda run: -run.data.metrics["accuracy"])
+
+
 def main() -> None:
     folder = Path(sys.argv[1])
     client = opened()
@@ -58,7 +64,7 @@ def main() -> None:
         "experiments": sorted(one.name for one in client.search_experiments()),
         "runs": [described(run) for run in client.search_runs(ids)],
         "tagged": [run.info.run_id for run in client.search_runs(ids, "tags.kind = 'best'")],
-        "by_metric": [run.info.run_id for run in client.search_runs(ids, "metrics.accuracy > 0.1", order_by=["metrics.accuracy DESC"])],
+        "by_metric": [run.info.run_id for run in best_first(client.search_runs(ids, "metrics.accuracy > 0.1"))],
         "by_status": [run.info.run_id for run in client.search_runs(ids, "attributes.status = 'FAILED'")],
         "children": sorted(run.info.run_id for run in client.search_runs(ids, f"tags.mlflow.parentRunId = '{SWEEP}'")),
         "two": [run.info.run_id for run in client.search_runs(ids, max_results=2, order_by=["attributes.start_time ASC"])],

@@ -6,13 +6,13 @@ import json
 import os
 import sys
 
-from mlflow_read import SWEEP, curve, opened  # type: ignore[import-not-found]
+from mlflow_read import SWEEP, best_first, curve, opened  # type: ignore[import-not-found]
 
 
 def main() -> None:
     client = opened()
     experiment = client.get_experiment_by_name(os.environ["LAB_EXPERIMENT"])
-    trials = client.search_runs([experiment.experiment_id], f"tags.mlflow.parentRunId = '{SWEEP}'", order_by=["metrics.accuracy DESC"])
+    trials = best_first(client.search_runs([experiment.experiment_id], f"tags.mlflow.parentRunId = '{SWEEP}'"))
     found = {
         "trials": [[run.info.run_id, json.loads(run.data.tags["hyperparameters"]), run.data.metrics, run.info.status] for run in trials],
         "curves": {run.info.run_id: curve(client, run.info.run_id, "accuracy") for run in trials},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from starlette.requests import Request
@@ -15,6 +16,7 @@ from tests.servers.azureml.frame import body_of, demand, workspace_of
 from tests.servers.azureml.principals import Right
 from tests.servers.azureml.state import Datastore, Workspace
 
+_NAME = re.compile(r"[a-zA-Z0-9_]{1,255}")
 _WHERE = {"AzureBlob": "containerName", "AzureDataLakeGen2": "filesystem", "AzureFile": "fileShareName"}
 
 
@@ -53,6 +55,8 @@ def put_datastore(request: Request) -> Response:
     demand(request, Right.WRITE, "datastores/write")
     workspace, properties = workspace_of(request), body_of(request)["properties"]
     name, kind = request.path_params["name"], properties["datastoreType"]
+    if not _NAME.fullmatch(name):
+        raise bad_request(f"The name '{name}' of a datastore may have letters, digits and underscores only, 255 at most.")
     accounts = {one.account: one for one in (workspace.storage, workspace.second_storage)}
     storage = accounts.get(properties.get("accountName", ""))
     if storage is None or kind not in _WHERE:
@@ -63,6 +67,7 @@ def put_datastore(request: Request) -> Response:
         raise bad_request("Unable to access data using the credentials of the request.")
     existed = name in workspace.datastores
     datastore = Datastore(name, properties[_WHERE[kind]], storage, kind, properties.get("credentials", {}).get("credentialsType", "None"))
+    datastore.identity, datastore.tags = properties.get("serviceDataAccessAuthIdentity") or "None", properties.get("tags") or {}
     workspace.datastores[name] = datastore
     return JSONResponse(document_of(workspace, datastore), 200 if existed else 201)
 
@@ -76,7 +81,7 @@ def document_of(workspace: Workspace, datastore: Datastore) -> dict[str, Any]:
         credentials |= authority | {"clientId": principal.client_id, "tenantId": principal.tenant}
     properties = {
         "description": datastore.description,
-        "tags": None,
+        "tags": datastore.tags,
         "properties": None,
         "isDefault": datastore.is_default,
         "credentials": credentials,
@@ -84,7 +89,7 @@ def document_of(workspace: Workspace, datastore: Datastore) -> dict[str, Any]:
         "accountName": datastore.storage.account,
         "endpoint": datastore.storage.suffix.partition(".")[2],
         "protocol": datastore.storage.protocol,
-        "serviceDataAccessAuthIdentity": "None" if datastore.credentials == "None" else "WorkspaceSystemAssignedIdentity",
+        "serviceDataAccessAuthIdentity": "None" if datastore.credentials == "None" else datastore.identity,
     }
     properties[_WHERE.get(datastore.kind, "containerName")] = datastore.container
     path = f"{workspace.path}/datastores/{datastore.name}"

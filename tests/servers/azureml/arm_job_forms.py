@@ -91,14 +91,15 @@ def _sweep(workspace: Workspace, run: Run) -> Json:
     objective = job.get("objective") or {"goal": "maximize", "primaryMetric": "accuracy"}
     sampling = job.get("samplingAlgorithm") or {"samplingAlgorithmType": "Random"}
     defaults = {"seed": None, "logbase": None, "rule": "Random"} if sampling["samplingAlgorithmType"] == "Random" else {}
-    limits = {"jobLimitsType": "Sweep", "maxTotalTrials": 3, "maxConcurrentTrials": 1, "timeout": "PT2H", "trialTimeout": None}
+    seeded = {"maxTotalTrials": 3, "maxConcurrentTrials": 1, "timeout": "PT2H"}
+    limits = {"jobLimitsType": "Sweep", "maxTotalTrials": None, "maxConcurrentTrials": None, "timeout": None, "trialTimeout": None}
     given = job.get("trial") or {}
     resources = {"instanceCount": 1, "instanceType": None, "locations": None, "properties": None, "dockerArgs": None, **(given.get("resources") or {})}
     return {
         "searchSpace": job.get("searchSpace") or {"lr": ["choice", [[0.1, 0.01, 0.001]]]},
         "samplingAlgorithm": {**defaults, **sampling},
         "objective": {**objective, "goal": str(objective["goal"]).capitalize()},
-        "limits": {**limits, **(job.get("limits") or {})},
+        "limits": {**limits, **(job.get("limits") or seeded)},
         "earlyTermination": job.get("earlyTermination"),
         "trial": {**trial, "environmentVariables": {}, "distribution": None, **given, "resources": resources},
         "queueSettings": job.get("queueSettings"),

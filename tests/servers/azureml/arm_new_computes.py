@@ -24,14 +24,13 @@ _NAME = re.compile(r"[a-zA-Z][a-zA-Z0-9-]{1,22}[a-zA-Z0-9]")
 
 
 def put_compute(request: Request) -> Response:
-    """Make a cluster, or change the numbers of its nodes: 201 or 200, and the address that tells when it is done."""
+    """Make a cluster, or change the numbers of its nodes: 201, and the address that tells when it is done."""
     demand(request, Right.WRITE, "computes/write")
     workspace, name, body = workspace_of(request), request.path_params["name"], body_of(request)
     properties = body.get("properties") or {}
     own = properties.get("properties") or {}
     _check(name, body, properties, own)
     scale = own["scaleSettings"]
-    existed = name in workspace.computes
     size, most = str(own["vmSize"]), int(scale["maxNodeCount"])
     asked = CORES[size.upper()] * most
     operation: Json = {"id": new_id(), "polls": POLLS, "error": _over_quota(asked) if asked > QUOTA else None}
@@ -49,7 +48,7 @@ def put_compute(request: Request) -> Response:
     place = f"subscriptions/{workspace.subscription}/providers/Microsoft.MachineLearningServices/locations/{workspace.location}/computeOperationsStatus"
     where = f"https://{request.headers['host']}/{place}/{operation['id']}?api-version={request.query_params['api-version']}&service=new"
     headers = {"Azure-AsyncOperation": where, "Retry-After": "0"}  # the service sends none, whereupon clients wait 30 s
-    return JSONResponse(document_of(workspace, name), 200 if existed else 201, headers=headers)
+    return JSONResponse(document_of(workspace, name) | {"tags": None}, 201, headers=headers)
 
 
 async def operation_status(request: Request) -> Response:
@@ -88,7 +87,7 @@ def _check(name: str, body: Json, properties: Json, own: Json) -> None:
 
 def _over_quota(asked: int) -> Json:
     message = f"Operation results in exceeding quota limits of Core. Maximum allowed: {QUOTA}, Current in use: 0, Additional requested: {asked}."
-    return {"code": "BadRequest", "message": "The request is invalid.", "details": [{"code": "ClusterCoreQuotaReached", "message": message}]}
+    return {"code": "BadRequest", "message": message}  # the code is a guess
 
 
 def _of_operation(azure: Azure, operation: str) -> dict[str, Any] | None:

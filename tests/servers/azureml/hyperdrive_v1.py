@@ -23,6 +23,7 @@ from tests.servers.azureml.snapshots_v1 import code_uri
 from tests.servers.azureml.state import Json, Run, Workspace, new_id, now
 
 SAMPLINGS = {"RANDOM": "Random", "GRID": "Grid", "BayesianOptimization": "Bayesian"}
+NO_POLICY = "Default"
 POLICIES = {"Bandit": "Bandit", "MedianStopping": "MedianStopping", "TruncationSelection": "TruncationSelection"}
 IN_DEFINITION = "(in the definition)"
 _OF_POLICY = {
@@ -85,7 +86,7 @@ def sweep_of(given: Json, definition: Json, code_id: str, workspace: Workspace) 
         "jobType": "Sweep",
         "computeId": f"{workspace.path}/computes/{definition['target']}",
         "searchSpace": generator["parameter_space"],
-        "samplingAlgorithm": {"samplingAlgorithmType": SAMPLINGS[generator["name"]], **(generator.get("properties") or {})},
+        "samplingAlgorithm": {"samplingAlgorithmType": SAMPLINGS.get(generator["name"], generator["name"]), **(generator.get("properties") or {})},
         "objective": {"goal": given["primary_metric_config"]["goal"], "primaryMetric": given["primary_metric_config"]["name"]},
         "earlyTermination": _policy(policy),
         "limits": {
@@ -108,10 +109,10 @@ def sweep_of(given: Json, definition: Json, code_id: str, workspace: Workspace) 
 
 
 def _policy(policy: Json) -> Json | None:
-    if policy["name"] not in POLICIES:
+    if policy["name"] == NO_POLICY:
         return None
     said = {_OF_POLICY[name]: value for name, value in (policy.get("properties") or {}).items() if value is not None}
-    return {"policyType": POLICIES[policy["name"]], **said}
+    return {"policyType": POLICIES.get(policy["name"], policy["name"]), **said}
 
 
 def _answer(given: Json, run: Run) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from datetime import datetime, timedelta, timezone
 
 from tests.servers.azureml.metric_forms import number_text
@@ -54,10 +54,10 @@ def info_form(workspace: Workspace, run: Run) -> Json:
     }
 
 
-def run_form(workspace: Workspace, run: Run) -> Json:
-    """The run with its parameters, its tags and the last value of each metric."""
+def run_form(workspace: Workspace, run: Run, *, without: Collection[str] = ()) -> Json:
+    """The run with its parameters, its tags and the last value of each metric but some."""
     data = {
-        "metrics": [_value_form(name, point) for name, point in last_values(run).items()],
+        "metrics": [_value_form(name, point) for name, point in last_values(run).items() if name not in without],
         "params": _pairs(run.parameters),
         "tags": _pairs(tags_of(run)),
     }

@@ -18,6 +18,8 @@ from tests.servers.azureml.principals import Right
 from tests.servers.azureml.state import Experiment, Metric, Run, new_id
 
 MOST_METRICS, MOST_OTHERS = 1000, 100
+NOT_AT_CREATION = ("mlflow.source.name", "mlflow.source.type")
+"""Tags that the service drops when a run is made, and keeps when they are set afterwards, as a public report has it."""
 MOST_RUNS, MOST_IN_BULK = 100, 25_000
 
 
@@ -55,7 +57,8 @@ def create_run(request: Request) -> Response:
     if body.get("start_time"):
         run.started = moment(int(body["start_time"]))
     for key, value in tags.items():
-        _set_tag(run, key, value)
+        if key not in NOT_AT_CREATION:
+            _set_tag(run, key, value)
     return JSONResponse({"run": run_form(workspace, run)})
 
 
@@ -116,11 +119,11 @@ def metric_history(request: Request) -> Response:
     most = workspace_of(request).most_history
     wanted = int(asked.get("max_results") or 0)
     if most is not None and wanted > most:
-        raise bad_request(f"MaxResults = {wanted} is invalid: MaxResults must be less than {most}.")
+        raise bad_request(f"MaxResults = {wanted} is invalid: MaxResults must be less than {most + 1}.")
     metric = run.metrics.get(asked.get("metric_key", ""), Metric(""))
     rows = sorted(numbers(metric), key=lambda point: point.created)
     begin = int(name_in(asked["page_token"])) if asked.get("page_token") else 0
-    end = begin + min(wanted or 25_000, workspace_of(request).page_size)
+    end = begin + min(wanted or most or 25_000, workspace_of(request).page_size)
     token = {"next_page_token": token_after(str(end))} if end < len(rows) else {}
     return JSONResponse({"metrics": [point_form(metric, point) for point in rows[begin:end]], **token})
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import uuid
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from typing import Any, Protocol
@@ -136,6 +136,8 @@ class Datastore:
     sas_permissions: str = "rwdlac"
     sas_seconds: float = 8 * 3600
     service_principal: Principal | None = None
+    identity: str = "WorkspaceSystemAssignedIdentity"  # with which the services read it
+    tags: dict[str, str] | None = None
 
 
 class RunsJobs(Protocol):
@@ -180,6 +182,7 @@ class Workspace:
     is_private: bool = False  # behind a private link: what lies in it is refused to whoever comes from outside
     page_size: int = 500  # what the services give at most on a page; tests make it small
     most_history: int | None = None  # a curve asked for with more `max_results` than this is refused
+    search_lacks: Collection[str] = ()  # metrics that MLflow's search does not tell: logged of late, or by azureml-core
     bulk_history: bool = False  # whether curves of several runs can be asked for at once
 
     def __repr__(self) -> str:

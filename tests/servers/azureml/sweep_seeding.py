@@ -8,9 +8,10 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from tests.servers.azureml.job_records import new_job
+from tests.servers.azureml.jobs.manner import Manner
 from tests.servers.azureml.jobs.sweeps.best import Best
 from tests.servers.azureml.jobs.sweeps.space import Values
-from tests.servers.azureml.jobs.sweeps.trials import add_trial
+from tests.servers.azureml.jobs.sweeps.trials import AS_IT_IS, add_trial
 from tests.servers.azureml.seeding import Number, StagedWorkspace
 from tests.servers.azureml.state import Metric, Point, Run
 
@@ -29,11 +30,13 @@ def add_sweep(
     goal: str = "maximize",
     statuses: Mapping[int, str] | None = None,
     seconds: float = 60.0,
+    manner: Manner = AS_IT_IS,
     **fields: Any,
 ) -> Run:
     """A sweep *name* with a trial `{name}_{i}` for each of *values*, all Completed but those that *statuses* name by number.
 
     Trials began a second apart and took *seconds*; a sweep any of whose trials is still running is Running itself. *fields*: the sweep's (tags, ...).
+    Of *manner* `values_in` counts.
     """
     properties = {
         "jobType": "Sweep",
@@ -51,7 +54,7 @@ def add_sweep(
     sweep.created = sweep.started = begun
     best = Best(sweep, primary_metric, maximize=goal == "maximize")
     for index, one in enumerate(values):
-        trial = add_trial(azure.state, sweep, index, one)
+        trial = add_trial(azure.state, sweep, index, one, manner)
         _over(trial, (statuses or {}).get(index, "Completed"), begun + timedelta(seconds=index), seconds)
         for metric, curve in (curves(index, one) if curves else {}).items():
             _log(trial, metric, curve)

@@ -112,6 +112,10 @@ def test_where_data_lies(folder: Path, path: str, item: DataSpec) -> None:
         ({"code": "nowhere"}, "'code' 'nowhere' is no folder."),
         ({"code": "git+https://ada:hunter2@example.org/lab"}, "'code' 'git+https://***@example.org/lab' cannot be had here."),
         ({"distribution": {"type": "tensorflow"}}, "'distribution.type' 'tensorflow' cannot be had here."),
+        ({"distribution": {"type": "mpi", "process_count_per_instance": 1025}}, "'distribution.process_count_per_instance' can be 1,024 at most"),
+        ({"resources": {"instance_count": 10**400}}, "'resources.instance_count' can be 65,000 at most"),
+        ({"command": "echo a\0b"}, "'command' has the character NUL"),
+        ({"command": "echo ${{inputs.a}}", "inputs": {"a": "a\0b"}}, "'inputs.a' has the character NUL"),
         ({"distribution": {"type": "mpi", "process_count_per_instance": 0}}, "'distribution.process_count_per_instance' must be a whole number"),
         ({"limits": {"timeout": "soon"}}, "'limits.timeout' must be a number"),
         ({"limits": 3}, "'limits' must hold keys and values"),
@@ -184,6 +188,7 @@ def test_a_sweep(folder: Path) -> None:
         ({"sampling_algorithm": {"type": "random", "rule": "sobol"}}, "'sampling_algorithm.rule' cannot be 'sobol' here"),
         ({"sampling_algorithm": "random", "limits": {}}, "'limits.max_total_trials' is missing"),
         ({"objective": {"goal": "minimize"}}, "'objective.primary_metric' is missing"),
+        ({"limits": {"max_total_trials": 9, "trial_timeout": 0}}, "'limits.trial_timeout' must be a number of seconds, not 0."),
         ({"early_termination": {"type": "bandit"}}, "'early_termination': bandit takes slack_factor or slack_amount"),
         ({"trial": {"command": "ls ${{search_space.x}}"}}, "'trial.command' has '${{search_space.x}}', which names nothing; there are: lr."),
     ],
@@ -238,6 +243,9 @@ def test_a_pipeline_of_inline_jobs_and_component_files(with_parts: Path) -> None
     assert list(train.job.outputs) == [DataSpec("m", "model", datastore="lab")]
 
 
+WRONG_KEYS = ("../x", "a/b", "a:b", "..", "9", "a b", "é", "k" * 300)
+
+
 def step(**changes: Any) -> dict[str, Any]:
     return {**PIPELINE, "jobs": {**PIPELINE["jobs"], "train": {**PIPELINE["jobs"]["train"], **changes}}}
 
@@ -257,6 +265,9 @@ def step(**changes: Any) -> dict[str, Any]:
         (step(component="parts/perp.yml"), "'jobs.train.component' 'parts/perp.yml' is no file."),
         (step(component="parts/prep.yml", inputs={}), "'inputs.raw' gets no value."),
         ({"type": "pipeline", "jobs": {}}, "'jobs' is missing."),
+        *(({**PIPELINE, "jobs": {key: TRAIN}}, f"'jobs.{key}' cannot be the key of a job.") for key in WRONG_KEYS),
+        ({**PIPELINE, "jobs": {"prep": PREP, "Prep": PREP}}, "'jobs.Prep' and 'prep' differ only in capital letters."),
+        (step(component="parts/prep.yml", inputs={"raw": "x"}, limits={"timeout": -5}), "'jobs.train.limits.timeout' must be a number of seconds, not -5."),
     ],
 )
 def test_pipelines_that_cannot_be(with_parts: Path, content: dict[str, Any], message: str) -> None:

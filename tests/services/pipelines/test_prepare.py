@@ -93,9 +93,39 @@ def test_what_is_passed_over_is_said(folder: Path) -> None:
     assert "step3 names no input" not in remarks  # step2, before it, makes nothing
 
 
-def test_a_step_behind_an_output_that_names_no_input_is_told_how(folder: Path) -> None:
-    remarks = prepared(folder, {"step1": PREPARE, "step2": {**TRAIN, "input_dataset_name": None}}).remarks
-    assert 'step2 names no input. To read what step1 makes, add "input_datareference_name": "clean-data".' in remarks
+def test_a_step_that_names_no_input_reads_what_the_step_before_it_makes(folder: Path) -> None:
+    unnamed = {**TRAIN, "input_dataset_name": None}
+    found = prepared(folder, {"step1": PREPARE, "step2": {**unnamed, "output": "model"}, "step3": unnamed, "step4": unnamed})
+    takes = {step.key: dict(step.takes) for step in found.spec.steps}
+    assert takes == {
+        "step1": {},
+        "step2": {"input_data": StepOutput("step1", "clean_data")},
+        "step3": {"input_data": StepOutput("step2", "model")},
+        "step4": {},
+    }
+    assert [list(step.job.arguments)[:2] for step in found.spec.steps[2:]] == [["--input_data", "${{inputs.input_data}}"], []]
+    assert "step3 names no input, so it reads what step2, the step before it, makes (--input_data)." in found.remarks
+
+
+def test_what_the_data_says_counts_before_the_order_in_the_file(folder: Path) -> None:
+    reads_later = {**TRAIN, "input_dataset_name": "late", "output": "early"}
+    found = prepared(folder, {"step1": reads_later, "step2": {**PREPARE, "output": "late"}, "step3": {**TRAIN, "input_dataset_name": "early"}})
+    assert [(step.key, list(step.takes.values())) for step in found.spec.steps] == [
+        ("step2", []),
+        ("step1", [StepOutput("step2", "late")]),
+        ("step3", [StepOutput("step1", "early")]),
+    ]
+
+
+def test_steps_run_one_after_another_as_they_stand_in_the_file(folder: Path) -> None:
+    alone = {**PREPARE, "output": None}
+    found = prepared(folder, {"step1": alone, "step2": PREPARE, "step3": alone, "step4": TRAIN})
+    assert [(step.key, list(step.after)) for step in found.spec.steps] == [
+        ("step1", []),
+        ("step2", ["step1"]),
+        ("step3", ["step2"]),
+        ("step4", ["step2", "step3"]),
+    ]
 
 
 def test_options_that_count_reach_every_step(folder: Path) -> None:

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from himl_cli.core.errors import BadUsage
 from himl_cli.core.sweeps import Draw, EarlyStop, SearchRange, SweepSpec, value_text
-from himl_cli.services.sweeps import SweepRequest, check_sweep, sweep_of, sweep_remarks, sweep_text
+from himl_cli.services.sweeps import SweepRequest, check_sweep, copies_remarks, seeded, sweep_of, sweep_remarks, sweep_text
+from himl_cli.services.sweeps.seeds import without_seed
 
 
 def sweep(*specs: str, on_cluster: bool = False, **options: Any) -> SweepSpec:
@@ -158,8 +159,47 @@ def test_what_azure_refuses_is_refused_before_it_is_asked() -> None:
     assert sweep("lr=loguniform(-9,-2)", sampling="bayesian", max_trials=3).sampling == "bayesian"
     assert "Azure ML takes 1,000" in refusal("lr=uniform(0,1)", max_trials=1001, on_cluster=True)
     assert sweep("lr=uniform(0,1)", max_trials=1000, on_cluster=True).max_trials == 1000
+    assert "--max_concurrent 101: Azure ML takes 100 at most." in refusal("lr=uniform(0,1)", max_trials=200, max_concurrent=101, on_cluster=True)
+    assert sweep("lr=uniform(0,1)", max_trials=100, max_concurrent=500, on_cluster=True).max_concurrent == 100
+    assert sweep("lr=uniform(0,1)", max_trials=200, on_cluster=True).max_concurrent is None
     many = ",".join(map(str, range(50)))
     assert "These are 2,500 trials" in refusal(f"a={many}", f"b={many}", on_cluster=True)
+
+
+@pytest.mark.parametrize(
+    ("spec", "sampling", "said"),
+    [
+        ("lr=quniform(0,1,0.1)", "random", "a whole number for q of quniform, not 0.1. | List the values"),
+        ("lr=qlognormal(0,1,0.5)", "random", "a whole number for q of qlognormal"),
+        ("lr=quniform(0.5,10,1)", "bayesian", "whole numbers only for quniform. | Use uniform(low,high)."),
+        ("lr=quniform(0,200001,2)", "bayesian", "100,000 steps at most"),
+        ("lr=1,a", "bayesian", "a list of numbers or a list of words"),
+    ],
+)
+def test_search_spaces_that_azure_refuses_are_good_here(spec: str, sampling: str, said: str) -> None:
+    assert said in refusal(spec, sampling=sampling, max_trials=3, on_cluster=True)
+    assert sweep(spec, sampling=sampling, max_trials=3).max_trials == 3
+
+
+@pytest.mark.parametrize(
+    ("spec", "sampling"),
+    [
+        ("lr=quniform(0.5,10,2.0)", "random"),
+        ("lr=1,a", "random"),
+        ("lr=quniform(0,200000,2)", "bayesian"),
+        ("lr=1,0.5", "bayesian"),
+        ("lr=a,b", "bayesian"),
+    ],
+)
+def test_search_spaces_that_azure_takes(spec: str, sampling: str) -> None:
+    assert sweep(spec, sampling=sampling, max_trials=3, on_cluster=True).max_trials == 3
+
+
+def test_truth_values_are_texts_to_azure() -> None:
+    flags = SweepSpec({"x": SearchRange(Draw.choice, (True, False))}, "bayesian", 2)
+    check_sweep(flags, on_cluster=True)
+    with pytest.raises(BadUsage, match="not both in one"):
+        check_sweep(SweepSpec({"x": SearchRange(Draw.choice, (True, 1))}, "bayesian", 2), on_cluster=True)
 
 
 @pytest.mark.parametrize(
@@ -234,6 +274,38 @@ def test_a_sweep_in_one_line() -> None:
     assert "… (20 values), grid, 20 trials" in sweep_text(sweep(f"x={','.join(map(str, range(20)))}"))
 
 
+def test_a_seed_is_drawn_where_whoever_draws_the_values_takes_one() -> None:
+    drawing = sweep("x=uniform(0,1)", max_trials=3)
+    assert len({seeded(drawing, on_cluster=False).seed for _ in range(9)} - {None}) > 1
+    assert seeded(drawing, on_cluster=True).seed is not None
+    assert seeded(drawing, on_cluster=True, sdk="v1").seed is None
+    bayesian = sweep("x=uniform(0,1)", sampling="bayesian", max_trials=3)
+    assert (seeded(bayesian, on_cluster=False).seed is None, seeded(bayesian, on_cluster=True).seed) == (False, None)
+    given = sweep("x=uniform(0,1)", sampling="random(seed=7)", max_trials=3)
+    assert seeded(given, on_cluster=False) == given
+    assert without_seed(sweep_text(given)) == sweep_text(drawing)
+    assert seeded(sweep("x=1,2"), on_cluster=False).seed is None
+
+
+def test_random_trials_that_must_be_the_same_are_told() -> None:
+    (_, said) = sweep_remarks(sweep("x=1,2", sampling="random", max_trials=5), ())
+    assert said == "warning: there are 2 combinations, so that some of the 5 trials are the same; --sampling grid runs each once."
+    assert len(sweep_remarks(sweep("x=1,2", sampling="random", max_trials=2), ())) == 1
+
+
+def test_what_many_copies_of_a_large_snapshot_take_is_told() -> None:
+    assert copies_remarks(sweep("x=1,2"), 300_000_000) == []
+    (said,) = copies_remarks(sweep(different_seeds=300), 300_000_000)
+    assert "300 x 300.0 MB, about 90.3 GB of disk" in said
+
+
+def test_what_looks_like_a_secret_is_no_hyperparameter() -> None:
+    for text in ("password=abc,def", "token=1,2", "x=hf_abcdefghijklmnopqrstuvwxyz"):
+        assert "this looks like a secret" in refusal(text)
+    assert sweep("token_count=1,2").max_trials == 2
+    assert sweep(crossval=2, crossval_arg="key").max_trials == 2
+
+
 def test_what_loguniform_gives_is_said_and_how_to_write_what_was_probably_meant() -> None:
     (_, said) = sweep_remarks(sweep("lr=loguniform(-9,-2)", max_trials=3), ())
     assert said == "lr: 0.000123 to 0.135, since the arguments of loguniform are exponents of e, as Azure ML has them."
@@ -249,3 +321,22 @@ def test_what_loguniform_gives_is_said_and_how_to_write_what_was_probably_meant(
 )
 def test_an_argument_that_the_script_gets_twice_is_warned_about(arguments: tuple[str, ...], warns: bool) -> None:
     assert any("--lr stands among the script's arguments" in remark for remark in sweep_remarks(sweep("lr=1,2"), arguments)) is warns
+
+
+@pytest.mark.parametrize("option", ["crossval", "different_seeds"])
+@pytest.mark.parametrize(("on_cluster", "most"), [(False, 100_000), (True, 1000)])
+def test_a_number_that_no_list_could_hold_is_refused_at_once(option: str, on_cluster: bool, most: int) -> None:
+    said = refusal(on_cluster=on_cluster, **{option: 10**18})
+    assert said.startswith("These are 1,000,000,000,000,000,000 trials; ")
+    assert said.endswith(f"| Give --{option} {most} at most.")
+
+
+def test_as_many_values_as_there_may_be_trials_here() -> None:
+    """Compared with each other one by one, they would take minutes."""
+    assert sweep(different_seeds=100_000).max_trials == 100_000
+    texts = [str(number) for number in range(50_000)]
+    assert "the value 7 is given twice" in refusal(f"x={','.join([*texts, '7'])}")
+
+
+def test_values_of_different_types_are_different_values() -> None:
+    assert sweep("x=1,1.0").space["x"].values == (1, 1.0)

@@ -6,8 +6,8 @@ import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
-from himl_cli.core.jobs import EntryKind, JobSpec
-from himl_cli.core.placeholders import PLACEHOLDER, SEARCH_SPACE, check_placeholders
+from himl_cli.core.jobs import EntryKind, JobSpec, check_placeholders
+from himl_cli.core.placeholders import PLACEHOLDER, SEARCH_SPACE
 from himl_cli.core.sweeps import with_search_space
 from himl_cli.workspaces.azure.jobs.brought import bringing
 from himl_cli.workspaces.azure.jobs.sweeps import value_word
@@ -28,8 +28,7 @@ def command_text(spec: JobSpec) -> str:
 def script_text(spec: JobSpec) -> str:
     """`python SCRIPT ARGUMENTS`, each of them one word for bash; `${{inputs.KEY}}`, `${{outputs.KEY}}` and a trial's values stay for the service to fill in.
 
-    An input that has a target is named by that. Raises BadUsage for a placeholder that names no input, output or hyperparameter of the job, and for
-    choices that no quotes fit.
+    An input that has a target is named by that. Raises BadUsage for a placeholder that names no input, output or hyperparameter of the job.
     """
     check_placeholders(spec)
     targets, sweep = targets_of(spec.inputs), spec.sweep
@@ -66,13 +65,17 @@ def _folder(kind: str, key: str, targets: Mapping[str, str]) -> str:
 def _word(argument: str, fill: Callable[[str, str], str]) -> str:
     """*argument* as one word of bash; placeholders stand outside the quotes."""
     pieces: list[str] = []
-    end = 0
+    end, kind = 0, ""
     for found in PLACEHOLDER.finditer(argument):
-        pieces += [_quoted(argument[end : found.start()]), fill(found[1], found[2])]
-        end = found.end()
-    return "".join([*pieces, _quoted(argument[end:])]) or "''"
+        pieces += [_quoted(argument[end : found.start()], kind), fill(found[1], found[2])]
+        end, kind = found.end(), found[1]
+    return "".join([*pieces, _quoted(argument[end:], kind)]) or "''"
 
 
-def _quoted(text: str) -> str:
-    """*text* quoted for bash; nothing for nothing, which stands beside something."""
-    return shlex.quote(text) if text else ""
+def _quoted(text: str, behind: str = "") -> str:
+    """*text* quoted for bash; nothing for nothing, which stands beside something.
+
+    It stands *behind* a placeholder of that kind: for a trial's value the service puts the name of a variable, which must not go on with *text*.
+    """
+    goes_on = behind == SEARCH_SPACE and (text[:1] == "_" or text[:1].isalnum())
+    return f"'{text}'" if goes_on and shlex.quote(text) == text else shlex.quote(text) if text else ""

@@ -7,7 +7,7 @@ from typing import Any
 from azure.ai.ml import sweep as sdk
 
 from himl_cli.core.sweeps import Draw, SearchRange, SweepSpec, argument_names
-from himl_cli.workspaces.azure.jobs.sweeps import early_stop_fields, wire_values
+from himl_cli.workspaces.azure.jobs.sweeps import at_once, early_stop_fields, wire_values
 from himl_cli.workspaces.azure.runs.limits import limit_of
 
 _POLICIES = {"bandit": sdk.BanditPolicy, "median": sdk.MedianStoppingPolicy, "truncation": sdk.TruncationSelectionPolicy}
@@ -43,7 +43,7 @@ def sweep_job(trial: Any, sweep: SweepSpec, *, trial_seconds: int | None) -> Any
         objective=sdk.Objective(goal=sweep.goal, primary_metric=sweep.primary_metric),
         limits=sdk.SweepJobLimits(
             max_total_trials=sweep.max_trials,
-            max_concurrent_trials=min(sweep.max_concurrent or sweep.max_trials, sweep.max_trials),
+            max_concurrent_trials=at_once(sweep),
             timeout=None if sweep.max_seconds is None else limit_of(sweep.max_seconds),
             trial_timeout=trial_seconds,
         ),

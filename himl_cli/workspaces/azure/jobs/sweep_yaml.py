@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from himl_cli.core.sweeps import Draw, SearchRange, SweepSpec, argument_names
-from himl_cli.workspaces.azure.jobs.sweeps import early_stop_fields, wire_values
+from himl_cli.workspaces.azure.jobs.sweeps import at_once, early_stop_fields, wire_values
 from himl_cli.workspaces.azure.runs.limits import limit_of
 
 SCHEMA = "https://azuremlschemas.azureedge.net/latest/sweepJob.schema.json"
@@ -16,10 +16,9 @@ _POLICIES = {"bandit": "bandit", "median": "median_stopping", "truncation": "tru
 
 def sweep_document(trial: Mapping[str, Any], sweep: SweepSpec) -> dict[str, Any]:
     """The document of a sweep, of that of the command job *trial*: what the trials share moves below `trial`."""
-    limits: dict[str, Any] = {
-        "max_total_trials": sweep.max_trials,
-        "max_concurrent_trials": min(sweep.max_concurrent or sweep.max_trials, sweep.max_trials),
-    }
+    limits: dict[str, Any] = {"max_total_trials": sweep.max_trials}
+    if sweep.max_concurrent is not None:
+        limits["max_concurrent_trials"] = at_once(sweep)
     if sweep.max_seconds is not None:
         limits["timeout"] = limit_of(sweep.max_seconds)
     timeout = (trial.get("limits") or {}).get("timeout")

@@ -17,7 +17,8 @@ from himl_cli.workspaces.azure.jobs.forms import JobOutput
 EACH_TRIAL = "${{name}}/"
 """What the service puts the run's id in for, in the path of an output."""
 NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-_SPECIAL_IN_DOUBLE_QUOTES = frozenset('"$`\\')
+VARIABLE = "AZUREML_SWEEP_"
+"""How the names of the variables begin in which a trial finds its values."""
 
 
 def check_names(sweep: SweepSpec) -> None:
@@ -36,21 +37,20 @@ def wire_values(space: SearchRange) -> list[Scalar]:
     return [value_text(value) if isinstance(value, bool) else value for value in space.values]
 
 
-def value_word(name: str, sweep: SweepSpec) -> str:
-    """The placeholder for hyperparameter *name*, so quoted that bash takes each of its values as one word.
+def at_once(sweep: SweepSpec) -> int | None:
+    """How many trials may run at a time; None: all of them, which the service takes for more than it would take as a number."""
+    return None if sweep.max_concurrent is None else min(sweep.max_concurrent, sweep.max_trials)
 
-    The service puts a value's text in its place as it is. Raises BadUsage where one choice needs other quotes than another.
+
+def value_word(name: str, sweep: SweepSpec) -> str:
+    """What stands for hyperparameter *name* in a command, so that bash takes each of its values as one word.
+
+    Mostly its placeholder. The service is said to put `$AZUREML_SWEEP_NAME` in its place, not the value's text, so that no quotes round a placeholder are
+    right for each value; where a choice needs quotes, the variable itself stands in them, which takes them all.
     """
-    placeholder = f"${{{{{SEARCH_SPACE}.{name}}}}}"
     texts = [value for value in sweep.space[name].values if isinstance(value, str)] if sweep.space[name].draw is Draw.choice else []
-    if all(text and shlex.quote(text) == text for text in texts):
-        return placeholder
-    if not any("'" in text for text in texts):
-        return f"'{placeholder}'"
-    if not any(_SPECIAL_IN_DOUBLE_QUOTES & set(text) for text in texts):
-        return f'"{placeholder}"'
-    odd = next(text for text in texts if "'" in text)
-    raise BadUsage(f"Hyperparameter '{name}': no quotes fit around '{odd}' and all other choices in a shell.", hint="Leave out ' or the characters \" $ ` \\")
+    is_plain = all(text and shlex.quote(text) == text for text in texts)
+    return f"${{{{{SEARCH_SPACE}.{name}}}}}" if is_plain else f'"${VARIABLE}{name}"'
 
 
 def trial_outputs(outputs: Mapping[str, JobOutput]) -> dict[str, JobOutput]:

@@ -76,7 +76,10 @@ def job_document(spec: JobSpec) -> dict[str, Any]:
     }
     fields = {name: _without_nothing(value) if name in ("resources", "limits", "identity") else value for name, value in fields.items()}
     document = _without_nothing(fields)
-    return document if spec.sweep is None else sweep_document(document, spec.sweep)
+    if spec.sweep is None:
+        return document
+    is_one_by_one = spec.sweep.max_concurrent is None and not spec.cluster  # as it would run here
+    return sweep_document(document, replace(spec.sweep, max_concurrent=1) if is_one_by_one else spec.sweep)
 
 
 def _without_nothing(fields: Mapping[str, Any]) -> dict[str, Any]:

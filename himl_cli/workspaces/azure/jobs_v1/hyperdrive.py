@@ -11,9 +11,11 @@ from himl_cli.core.errors import BadUsage
 from himl_cli.core.jobs import EntryKind, JobSpec
 from himl_cli.core.placeholders import PLACEHOLDER, SEARCH_SPACE
 from himl_cli.core.sweeps import Draw, EarlyStop, SearchRange, SweepSpec
-from himl_cli.workspaces.azure.jobs.sweeps import wire_values
+from himl_cli.workspaces.azure.jobs.sweeps import at_once, wire_values
 from himl_cli.workspaces.azure.jobs_v1.sdk import INSTALL
 
+MOST_AT_ONCE = 100
+"""Trials at a time that the service takes; without a number the SDK sends that of all trials."""
 _OTHER_WAY = "Leave --sdk v1 out."
 
 
@@ -71,7 +73,7 @@ def hyperdrive_config(sweep: SweepSpec, trial: Any, run_id: str) -> Any:
         primary_metric_name=sweep.primary_metric,
         primary_metric_goal=sdk.PrimaryMetricGoal.from_str(sweep.goal),
         max_total_runs=sweep.max_trials,
-        max_concurrent_runs=min(sweep.max_concurrent or sweep.max_trials, sweep.max_trials),
+        max_concurrent_runs=at_once(sweep) or min(sweep.max_trials, MOST_AT_ONCE),
         custom_run_id=run_id,
         **limit,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -34,13 +35,23 @@ def sdk_errors(connection: Connection) -> Iterator[None]:
             raise refusal(failure, connection.address, connection.tokens.credential_for(connection.address.cloud.management_scope)) from err
         if is_network_error(err):
             raise network_error(err, connection.record().data_plane) from err
-        if isinstance(err, UserErrorException) and not isinstance(err, HttpOperationError):
+        if _is_of(err, UserErrorException, *_of_bad_sweeps()) and not isinstance(err, HttpOperationError):
             raise BadUsage(f"azureml-core refuses the job: {_line(err)}") from err
         raise ServiceFailed(f"azureml-core failed: {_line(err)}", hint="Try again; without --sdk v1 the job goes by azure-ai-ml, which is maintained.") from err
     except OSError as err:
         if is_network_error(err):
             raise network_error(err, connection.record().data_plane) from err
         raise DiskFailed(f"azureml-core cannot use a file: {err.strerror or err}: '{err.filename}'.", hint="It keeps notes in ~/.azureml.") from err
+
+
+def _is_of(err: BaseException, *kinds: type[BaseException]) -> bool:
+    return isinstance(err, kinds)
+
+
+def _of_bad_sweeps() -> tuple[type[BaseException], ...]:
+    """What azureml-train-core raises for a HyperDriveConfig that cannot be; nothing where nobody has loaded it."""
+    module = sys.modules.get("azureml.train.hyperdrive.exceptions")
+    return () if module is None else (module.HyperDriveConfigException,)
 
 
 def _chain(err: BaseException) -> Iterator[BaseException]:

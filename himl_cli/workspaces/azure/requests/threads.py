@@ -10,13 +10,15 @@ from typing import Generic, TypeVar
 
 AT_ONCE = 8
 """Requests under way at once: enough to hide the way to the service, few enough not to be throttled."""
+MANY_AT_ONCE = 32
+"""Where thousands of small answers are read; as many connections are kept open (`pipeline.CONNECTIONS`)."""
 
 Item = TypeVar("Item")
 Answer = TypeVar("Answer")
 
 
-def ask_all(ask: Callable[[Item], Answer], items: Sequence[Item]) -> list[Answer]:
-    """What *ask* says to each of the *items*, in their order; the first error is raised, and what was not begun is dropped.
+def ask_all(ask: Callable[[Item], Answer], items: Sequence[Item], *, at_once: int = AT_ONCE) -> list[Answer]:
+    """What *ask* says to each of the *items*, in their order, by *at_once* threads; the first error is raised, and what was not begun is dropped.
 
     What is under way then is waited for, except by somebody who interrupts: a service that stalls would hold him up for minutes.
     """
@@ -27,7 +29,7 @@ def ask_all(ask: Callable[[Item], Answer], items: Sequence[Item]) -> list[Answer
     for question in questions:
         waiting.put(question)
     # daemons, for the interpreter waits for the threads of an executor, however it ends
-    threads = [threading.Thread(target=_work, args=(waiting,), name="himl-ask", daemon=True) for _ in range(min(AT_ONCE, len(items)))]
+    threads = [threading.Thread(target=_work, args=(waiting,), name="himl-ask", daemon=True) for _ in range(min(at_once, len(items)))]
     for thread in threads:
         thread.start()
     try:

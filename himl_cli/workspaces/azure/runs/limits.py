@@ -6,13 +6,15 @@ The service ends such a job as canceled, and the run history says neither by who
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
+from himl_cli.core.events import Notice, Notify
 from himl_cli.workspaces.azure.requests.times import as_time
 
 MAX_SECONDS = "himl.max_run_seconds"
 """The property with the limit in whole seconds."""
+SHORTEST = 60
 
 
 def limit_properties(max_seconds: float | None) -> dict[str, str]:
@@ -21,8 +23,15 @@ def limit_properties(max_seconds: float | None) -> dict[str, str]:
 
 
 def limit_of(max_seconds: float) -> int:
-    """The limit as the service takes it: whole seconds, one at least."""
-    return max(1, math.ceil(max_seconds))
+    """The limit as the service takes it: whole seconds, a minute at least, for what is less it takes for 60 days."""
+    return max(SHORTEST, math.ceil(max_seconds))
+
+
+def say_limits(limits: Iterable[float | None], notify: Notify) -> None:
+    """Tell where jobs may run for longer than was asked for, once for each limit."""
+    for asked in dict.fromkeys(limits):
+        if asked is not None and asked < SHORTEST:
+            notify(Notice(f"--max_run_duration is a minute at least on a cluster: {SHORTEST} s, not {asked:g} s."))
 
 
 def limit_reached(raw: Mapping[str, Any]) -> str:

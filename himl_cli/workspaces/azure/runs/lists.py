@@ -17,6 +17,7 @@ from himl_cli.workspaces.azure.runs.history import PAGE, RunHistory
 from himl_cli.workspaces.azure.runs.index import newest_ids
 from himl_cli.workspaces.azure.runs.pipeline_steps import PipelineSteps
 from himl_cli.workspaces.azure.runs.records import RawRun, as_run
+from himl_cli.workspaces.azure.runs.trials import Trials
 
 log = logging.getLogger(__name__)
 
@@ -37,9 +38,13 @@ class RunLists:
         self._history = history
         self._experiments = experiments
         self._steps = PipelineSteps(connection)
+        self._trials = Trials(history)
 
     def record(self, raw: RawRun) -> Run:
-        """The run as we tell it; a request where its experiment's name is not known yet."""
+        """The run as we tell it; a request where its experiment's name is not known yet, or a trial's values are not."""
+        return self._told(self._trials.completed([raw])[0])
+
+    def _told(self, raw: RawRun) -> Run:
         name = self._experiments.name(raw["experimentId"])
         tenant_id = self._connection.record().tenant_id
         with understood(self._connection.history(), f"run '{raw['runId']}'"):
@@ -54,7 +59,7 @@ class RunLists:
             shown = [raw for raw in page if not raw.get("hidden") and raw["runId"] not in passed]
             passed.update(raw["runId"] for raw in shown)
             self._experiments.learn(raw["experimentId"] for raw in shown)
-            labelled = (self._steps.labelled(raw, self.record(raw)) for raw in shown)
+            labelled = (self._steps.labelled(raw, self._told(raw)) for raw in self._trials.completed(shown))
             for run in filter(lambda run: fulfils(run, query), labelled):
                 yield run
                 left = None if left is None else left - 1

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,7 +13,7 @@ from himl_cli.core.runs import TextPoint
 from himl_cli.workspaces.azure.connection import Connection
 from himl_cli.workspaces.azure.requests.answers import understood
 from himl_cli.workspaces.azure.requests.errors import ServiceNotFound
-from himl_cli.workspaces.azure.requests.threads import ask_all
+from himl_cli.workspaces.azure.requests.threads import MANY_AT_ONCE, ask_all
 from himl_cli.workspaces.azure.runs.metrics import NUMBERS, ROWS_WITHOUT_STEPS, TABLE, TEXTS, as_number, metric_pages, time_of
 
 ARTIFACTS = {"artifact"}
@@ -33,7 +33,7 @@ class Listed:
 
     @property
     def is_scalar(self) -> bool:
-        """Whether MLflow tells all of it: single numbers with a step."""
+        """Whether it is single numbers with a step, which MLflow tells."""
         return [*self.columns] == [self.name] and self.columns[self.name] in NUMBERS and self.kind not in ROWS_WITHOUT_STEPS
 
     @property
@@ -55,21 +55,14 @@ class Told:
 
 def list_metrics(connection: Connection, run_ids: Sequence[str]) -> list[Listed]:
     """All metrics of these runs; a request a run."""
-    return [one for found in ask_all(lambda run_id: _listed(connection, run_id), run_ids) for one in found]
+    return [one for found in ask_all(lambda run_id: _listed(connection, run_id), run_ids, at_once=MANY_AT_ONCE) for one in found]
 
 
-def read_told(connection: Connection, listed: Iterable[Listed], wanted: Callable[[str], bool], unknown: Collection[str] = ()) -> dict[str, Told]:
-    """Those of *listed* that MLflow does not tell, by run, as far as they (or a column of theirs) are wanted; a request each.
-
-    Of runs that it does not know (*unknown*), all of them.
-    """
-    chosen = [
-        one
-        for one in listed
-        if not (one.is_scalar and one.run not in unknown) and (wanted(one.name) or any(wanted(f"{one.name}/{column}") for column in one.columns))
-    ]
+def read_told(connection: Connection, listed: Iterable[Listed], wanted: Callable[[str], bool]) -> dict[str, Told]:
+    """Those of *listed* of which the name (or that of a column) is wanted, by run; a request each."""
+    chosen = [one for one in listed if wanted(one.name) or any(wanted(f"{one.name}/{column}") for column in one.columns)]
     found: dict[str, Told] = {}
-    for one, rows in zip(chosen, ask_all(lambda one: _rows(connection, one), chosen), strict=True):
+    for one, rows in zip(chosen, ask_all(lambda one: _rows(connection, one), chosen, at_once=MANY_AT_ONCE), strict=True):
         with understood(connection.metric(""), f"metric '{one.name}'"):
             _add(found.setdefault(one.run, Told()), one, rows)
     return found

@@ -13,7 +13,7 @@ from himl_cli.core.results import Series
 from himl_cli.workspaces.azure.connection import Connection
 from himl_cli.workspaces.azure.requests.answers import object_of, understood, unexpected
 from himl_cli.workspaces.azure.requests.errors import ServiceNotFound, ServiceRefused
-from himl_cli.workspaces.azure.requests.threads import ask_all
+from himl_cli.workspaces.azure.requests.threads import MANY_AT_ONCE, ask_all
 from himl_cli.workspaces.azure.runs.metrics import as_number
 
 log = logging.getLogger(__name__)
@@ -84,7 +84,7 @@ class MlflowRuns:
                     log.debug("MLflow's search does not take lists of ids: %s", err)
                     break
         rest = [run_id for run_id in run_ids if run_id not in found]
-        return [*found.values(), *(run for run in ask_all(self._get, rest) if run is not None)]
+        return [*found.values(), *(run for run in ask_all(self._get, rest, at_once=MANY_AT_ONCE) if run is not None)]
 
     def _get(self, run_id: str) -> MlflowRun | None:
         """One run; None for a kind of run or an id that MLflow does not know."""
@@ -112,7 +112,7 @@ class MlflowRuns:
             halves = [(name, half) for name, ids in too_much for half in (ids[: len(ids) // 2], ids[len(ids) // 2 :])]
             asked = [*halves, *(chunks[1:] if asked == chunks[:1] else ())]
         single = [(run_id, name) for name, ids in wanted.items() for run_id in ids if (run_id, name) not in found]
-        found |= dict(zip(single, ask_all(self._history, single), strict=True))
+        found |= dict(zip(single, ask_all(self._history, single, at_once=MANY_AT_ONCE), strict=True))
         return {key: _series(rows) for key, rows in found.items() if rows}
 
     def _bulk(self, asked: tuple[str, Sequence[str]]) -> _Rows | None:

@@ -14,6 +14,7 @@ SYSTEM_TAG = "_aml_system_"
 METRIC_CONFIG, BEST_CHILD = "primary_metric_config", "best_child_run_id"
 """Properties of a sweep."""
 PIPELINE_TYPE = "azureml.pipelinerun"
+SWEEP_TYPES = ("hyperdrive", "sweep")
 _NUMBER = re.compile(r"_(\d+)")
 
 
@@ -52,10 +53,21 @@ def _of_sweep(properties: Mapping[str, Any]) -> dict[str, str]:
     return {name: str(value).lower() if name == GOAL else str(value) for name, value in said.items() if value}
 
 
-def _of_trial(raw: Mapping[str, Any]) -> dict[str, str]:
-    """A trial's number is in its id: `{sweep}_{number}`."""
+def is_sweep(raw: Mapping[str, Any]) -> bool:
+    """Whether the run is a sweep, of whichever client."""
+    return str(raw.get("runType") or "").lower() in SWEEP_TYPES or bool(_of_sweep(raw.get("properties") or {}))
+
+
+def number_of(raw: Mapping[str, Any]) -> str:
+    """The number of a trial, which is in its id, `{sweep}_{number}`; empty for other ids."""
     run_id, parent = str(raw.get("runId") or ""), str(raw.get("parentRunId") or "")
-    if not parent or HYPERPARAMETERS not in (raw.get("tags") or {}) or not run_id.startswith(parent):
-        return {}
-    found = _NUMBER.fullmatch(run_id, len(parent))
-    return {TRIAL: found[1]} if found else {}
+    found = _NUMBER.fullmatch(run_id, len(parent)) if parent and run_id.startswith(parent) else None
+    return found[1] if found else ""
+
+
+def _of_trial(raw: Mapping[str, Any]) -> dict[str, str]:
+    """The values of a trial, under whichever name the service keeps them, and its number."""
+    tags = raw.get("tags") or {}
+    values = tags.get(HYPERPARAMETERS) or tags.get(SYSTEM_TAG + HYPERPARAMETERS)
+    number = number_of(raw)
+    return ({HYPERPARAMETERS: str(values)} | ({TRIAL: number} if number else {})) if values else {}

@@ -12,6 +12,7 @@ from urllib.parse import quote
 from himl_cli.core.containers import ContainerSpec
 from himl_cli.core.errors import BadUsage
 from himl_cli.core.events import Notice, Notify
+from himl_cli.core.redaction import redact
 from himl_cli.workspaces.azure.connection import Connection
 from himl_cli.workspaces.azure.places import api_versions
 from himl_cli.workspaces.azure.requests.errors import ServiceRefused
@@ -19,6 +20,8 @@ from himl_cli.workspaces.azure.storage.datastore_records import BLOB
 from himl_cli.workspaces.azure.storage.datastores import Datastores
 
 LONGEST_NAME = 50  # short enough to be read in lists; the service takes 255
+LONGEST_WORDS = 300
+_NAME = re.compile(r"[A-Za-z0-9_]{1,255}")
 _ACCOUNT = re.compile(r"[a-z0-9]{3,24}")
 _CONTAINER = re.compile(r"[a-z0-9](?:[a-z0-9]|-(?=[a-z0-9])){2,62}")
 
@@ -26,7 +29,7 @@ _CONTAINER = re.compile(r"[a-z0-9](?:[a-z0-9]|-(?=[a-z0-9])){2,62}")
 def ensure_datastore(connection: Connection, datastores: Datastores, spec: ContainerSpec, notify: Notify) -> str:
     """The name of the datastore that is the container; where there is none, one is registered with the account's key, which goes nowhere else.
 
-    Raises BadUsage for names that no account or container has, for a missing or impossible key, and where the service refuses it.
+    Raises BadUsage for names that no account, container or datastore has, for a missing or impossible key, and where the service refuses it.
     """
     if not _ACCOUNT.fullmatch(spec.account):
         raise BadUsage(f"'{spec.account}' is no storage account.", hint="Its name has 3 to 24 small letters and digits.")
@@ -43,6 +46,8 @@ def ensure_datastore(connection: Connection, datastores: Datastores, spec: Conta
 
 
 def _register(connection: Connection, spec: ContainerSpec, name: str) -> None:
+    if not _NAME.fullmatch(name):
+        raise BadUsage(f"No datastore can be called '{name}'.", hint="Take letters, digits and '_', 255 at most.")
     _check_key(spec)
     properties: dict[str, Any] = {
         "datastoreType": BLOB,
@@ -61,9 +66,15 @@ def _register(connection: Connection, spec: ContainerSpec, name: str) -> None:
         if err.status != 400:
             raise
         raise BadUsage(
-            f"Azure ML does not take container '{spec.container}' of account '{spec.account}' with this key.",
-            hint="Check BLOB_ACCOUNT_NAME, BLOB_CONTAINER_NAME and BLOB_ACCOUNT_KEY.",
+            f"Azure ML does not take container '{spec.container}' of account '{spec.account}' as datastore '{name}': {_words(err, spec.key)}",
+            hint="Check BLOB_ACCOUNT_NAME, BLOB_CONTAINER_NAME and BLOB_ACCOUNT_KEY, where it is not something else that it names.",
         ) from err
+
+
+def _words(err: ServiceRefused, key: str) -> str:
+    """One line of the service's own words, without the key."""
+    line = redact(" ".join(str(err).replace(key, "…").split()))
+    return line if len(line) <= LONGEST_WORDS else f"{line[: LONGEST_WORDS - 1]}…"
 
 
 def _check_key(spec: ContainerSpec) -> None:

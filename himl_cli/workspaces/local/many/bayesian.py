@@ -5,14 +5,18 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Mapping, Sequence
+from random import Random
 from typing import Any
 
 from himl_cli.core.sweeps import Draw, Scalar, SearchRange, SweepSpec, Trial, best_of
-from himl_cli.workspaces.local.many.sampling import stepped
+from himl_cli.workspaces.local.many.stepping import stepped
 
 
 class BayesianSampler:
-    """Asks Optuna. Trials of *past* that were started by an earlier process (of a sweep that was resumed) are told to it as well."""
+    """Asks Optuna. Trials of *past* that were started by an earlier process (of a sweep that was resumed) are told to it as well.
+
+    Each draw has random numbers of its own, from the seed and the trial's number: a process that goes on must not draw the first values again.
+    """
 
     def __init__(self, spec: SweepSpec) -> None:
         import optuna
@@ -21,11 +25,7 @@ class BayesianSampler:
         self._spec = spec
         self._optuna = optuna
         self._distributions = {name: _distribution(optuna, found) for name, found in spec.space.items()}
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # older versions call the liar an experiment
-            # Trials that are still running count as bad ones, so that concurrent trials do not all look at the same place.
-            sampler = optuna.samplers.TPESampler(seed=spec.seed or 0, constant_liar=True)
-        self._study = optuna.create_study(sampler=sampler, direction="minimize" if spec.goal == "minimize" else "maximize")
+        self._study = optuna.create_study(sampler=self._sampler(0), direction="minimize" if spec.goal == "minimize" else "maximize")
         self._asked: dict[int, Any] = {}
         self._told: set[int] = set()
 
@@ -35,8 +35,17 @@ class BayesianSampler:
         for trial in past:
             if trial.is_over and trial.index not in self._told:
                 self._tell(trial)
+            elif not trial.is_over and trial.index not in self._asked:
+                self._asked[trial.index] = self._added(trial, self._optuna.trial.TrialState.RUNNING, None)
+        self._study.sampler = self._sampler(index)
         self._asked[index] = asked = self._study.ask(self._distributions)
         return {name: _value(found, asked.params[name]) for name, found in self._spec.space.items()}
+
+    def _sampler(self, index: int) -> Any:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # older versions call the liar an experiment
+            # Trials that are still running count as bad ones, so that concurrent trials do not all look at the same place.
+            return self._optuna.samplers.TPESampler(seed=Random(f"{self._spec.seed or 0}/{index}").getrandbits(32), constant_liar=True)
 
     def _tell(self, trial: Trial) -> None:
         self._told.add(trial.index)
@@ -46,8 +55,13 @@ class BayesianSampler:
         if asked is not None:
             self._study.tell(asked, best, state)
             return
+        self._added(trial, state, best)
+
+    def _added(self, trial: Trial, state: Any, value: float | None) -> int:
+        """Tell of a trial that was not asked for here; its number in the study."""
         inner = {name: _parameter(found, trial.values[name]) for name, found in self._spec.space.items()}
-        self._study.add_trial(self._optuna.trial.create_trial(state=state, params=inner, distributions=self._distributions, value=best))
+        self._study.add_trial(self._optuna.trial.create_trial(state=state, params=inner, distributions=self._distributions, value=value))
+        return len(self._study.get_trials(deepcopy=False)) - 1
 
 
 def _distribution(optuna: Any, found: SearchRange) -> Any:

@@ -55,12 +55,13 @@ def step_outputs(plan: Plan, job: PlannedJob) -> dict[str, str]:
 def filled(spec: JobSpec, values: Mapping[str, str]) -> JobSpec:
     """The job with the values of its hyperparameters in its arguments, or in its command line."""
     if spec.entry.kind is EntryKind.command:
-        return replace(spec, entry=replace(spec.entry, target=fill_command(spec.entry.target, {SEARCH_SPACE: values})))
+        spec = replace(spec, entry=replace(spec.entry, target=fill_command(spec.entry.target, {SEARCH_SPACE: values})))
 
     def fill(argument: str) -> str:
         return PLACEHOLDER.sub(lambda found: values[found[2]] if found[1] == SEARCH_SPACE else found[0], argument)
 
-    return replace(spec, arguments=[fill(argument) for argument in with_search_space(spec.arguments, values)])
+    arguments = spec.arguments if spec.entry.kind is EntryKind.command else with_search_space(spec.arguments, values)
+    return replace(spec, arguments=[fill(argument) for argument in arguments])
 
 
 def _order(plan: Plan, job: PlannedJob, spec: JobSpec, run_id: str, *, outputs: list[DataSpec], inputs: Mapping[str, str], values: Mapping[str, str]) -> Order:

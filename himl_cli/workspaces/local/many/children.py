@@ -9,7 +9,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from himl_cli.core.errors import HimlError
+from himl_cli.core.errors import DiskFailed, HimlError
 from himl_cli.workspaces.local.disk_errors import explain_disk_error
 from himl_cli.workspaces.local.keeping import BUSY
 from himl_cli.workspaces.local.order import Order
@@ -49,6 +49,11 @@ class Children:
         self._at_work.add(run_id)
         self._watch(RunFolder(self._runs / run_id), None)
 
+    def refuse(self, run_id: str, trouble: str) -> None:
+        """A job that cannot even be ordered: it ends as one that could not be started."""
+        self._at_work.add(run_id)
+        self._ended.put((run_id, trouble))
+
     def ended(self, seconds: float) -> tuple[str, str] | None:
         """A job that has ended, waited for so long: its run's id, and what kept it from being recorded; None where none has."""
         try:
@@ -59,23 +64,37 @@ class Children:
         self._processes.pop(run_id, None)
         return run_id, trouble
 
-    def cancel(self, run_id: str, why: str) -> None:
-        """Ask the job to stop. Raises DiskFailed."""
-        RunFolder(self._runs / run_id).ask_to_cancel(why)
+    def put_back(self, run_id: str, trouble: str) -> None:
+        """The end of a job, to be told once more."""
+        self._at_work.add(run_id)
+        self._ended.put((run_id, trouble))
 
-    def cancel_all(self, why: str) -> None:
-        """Ask all to stop; may be called again, for those that were just starting. Raises DiskFailed."""
-        for run_id in self._at_work:
-            self.cancel(run_id, why)
+    def cancel(self, run_id: str, why: str) -> HimlError | None:
+        """Ask the job to stop; why that failed. To be called again and again to its end: a job that is just starting may miss it."""
+        folder = RunFolder(self._runs / run_id)
+        if folder.is_cancel_asked():  # the reason beside it may be just being read
+            return None
+        try:
+            folder.ask_to_cancel(why)
+        except DiskFailed as err:
+            return err
+        return None
 
-    def terminate_all(self) -> None:
-        """Pass the order to terminate on; those that an earlier keeper started are asked to stop, since only their lock is known."""
+    def cancel_all(self, why: str) -> HimlError | None:
+        """Ask all to stop, as `cancel` does; the first that failed."""
+        troubles = [self.cancel(run_id, why) for run_id in self._at_work]
+        return next(filter(None, troubles), None)
+
+    def terminate_all(self) -> HimlError | None:
+        """Pass the order to terminate on, as `cancel` does; those that an earlier keeper started are asked to stop, since only their lock is known."""
+        troubles: list[HimlError | None] = []
         for run_id in self._at_work:
             process = self._processes.get(run_id)
             if process is None:
-                self.cancel(run_id, "the keeper of its parent was told to terminate")
+                troubles.append(self.cancel(run_id, "the keeper of its parent was told to terminate"))
             elif process.poll() is None:
                 process.terminate()
+        return next(filter(None, troubles), None)
 
     def _watch(self, folder: RunFolder, order: Order | None) -> None:
         threading.Thread(target=self._live, args=(folder, order), daemon=True).start()
@@ -94,11 +113,13 @@ class Children:
         """Start it and wait for its end. Whether somebody else keeps the run. Raises OSError, HimlError where there is no run."""
         process = spawn(SUPERVISOR, order, folder)
         self._processes[folder.run_id] = process
-        events = list(events_of(process))
-        process.wait()
-        with suppress(OSError):
-            assert process.stdout is not None
-            process.stdout.close()
+        try:
+            events = list(events_of(process))
+        finally:  # as long as it lives the job is at work, whatever it says
+            process.wait()
+            with suppress(OSError):
+                assert process.stdout is not None
+                process.stdout.close()
         if events and events[-1].get("why") == BUSY:
             return True
         if (trouble := trouble_in(events, folder)) is not None:

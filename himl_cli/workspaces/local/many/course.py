@@ -22,7 +22,7 @@ class Course:
     def say(self, line: str) -> None:
         try:
             with self._log.open("a", encoding="utf-8", errors="backslashreplace") as stream:
-                stream.write(f"{datetime.now():%H:%M:%S} {line}\n")
+                stream.write(f"{datetime.now():%Y-%m-%dT%H:%M:%S} {line}\n")
         except OSError:
             pass
 

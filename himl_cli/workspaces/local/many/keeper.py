@@ -12,6 +12,7 @@ from himl_cli.core.runs import RunStatus
 from himl_cli.core.sweeps import GOAL, MANY, PRIMARY_METRIC
 from himl_cli.workspaces.local.keeping import CANCELED, TERMINATED, Outcome, RunKeeper, read_order, tell
 from himl_cli.workspaces.local.kept_files import bring_file, lay_snapshot
+from himl_cli.workspaces.local.many.child_orders import step_outputs
 from himl_cli.workspaces.local.many.children import Children
 from himl_cli.workspaces.local.many.course import Course
 from himl_cli.workspaces.local.many.family import Family
@@ -69,6 +70,8 @@ class KeeperOfMany(RunKeeper):
                 bring_file(Path(source), target / name, is_stopped=self.is_stopped)
         plan = self._plan.laid()
         self.folder.write_plan({"many": plan.kept()})
+        made = {job.key: step_outputs(plan, job) for job in plan.jobs} if plan.outputs else {}
+        self.folder.write_record({"outputs": {name: made[step][key] for name, (step, key) in plan.outputs.items()}})
         return plan
 
     def _why_stopped(self) -> Outcome | None:

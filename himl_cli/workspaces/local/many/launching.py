@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from himl_cli.core.errors import HimlError
+from himl_cli.core.errors import BadUsage, HimlError
 from himl_cli.core.events import Notify
-from himl_cli.core.jobs import EntryKind, JobSpec
+from himl_cli.core.jobs import EntryKind, JobSpec, check_placeholders
 from himl_cli.core.pipelines import PipelineSpec, StepSpec
-from himl_cli.core.placeholders import check_placeholders
 from himl_cli.core.run_ids import new_run_id
-from himl_cli.core.sweeps import with_search_space
+from himl_cli.core.sweeps import Draw, SweepSpec, with_search_space
+from himl_cli.workspaces.local.job_environment import job_command
 from himl_cli.workspaces.local.jobs import check_shell, chosen_run_id, resolve_folders, shown_command
+from himl_cli.workspaces.local.many.child_orders import filled, step_order
 from himl_cli.workspaces.local.many.plan import PIPELINE, Plan, PlannedJob
 from himl_cli.workspaces.local.many.sampling import check_sampling
 from himl_cli.workspaces.local.run_folder import RunFolder
 from himl_cli.workspaces.local.starting import KEEPER_OF_MANY, begin
+
+NAME = re.compile(r"[A-Za-z_][\w.-]*", re.ASCII)
 
 
 def planned_sweep(workspace: Path, spec: JobSpec, datastore: Path, notify: Notify) -> Plan:
@@ -28,6 +32,7 @@ def planned_sweep(workspace: Path, spec: JobSpec, datastore: Path, notify: Notif
     """
     assert spec.sweep is not None
     check_sampling(spec.sweep)
+    check_values(spec, spec.sweep)
     check_shell(spec)
     run_id = chosen_run_id(spec)
     folders = resolve_folders(spec, datastore, run_id, notify)
@@ -37,6 +42,16 @@ def planned_sweep(workspace: Path, spec: JobSpec, datastore: Path, notify: Notif
     job = PlannedJob(spec, shown_command(whole), str(datastore), folders.inputs, "code")
     folder = str(workspace / "runs" / run_id)
     return Plan(folder, str(workspace), spec.sweep.kind, spec.experiment, spec.display_name, spec.description, tags, job.command, [job])
+
+
+def check_values(spec: JobSpec, sweep: SweepSpec) -> None:
+    """Raises BadUsage for a name that cannot be a variable's (AZUREML_SWEEP_NAME), and for a value that cannot stand where the command line has it."""
+    for name, found in sweep.space.items():
+        if not NAME.fullmatch(name):
+            raise BadUsage(f"'{name}' cannot be the name of a hyperparameter.", hint="It has to be letters, digits, '_', '-' and '.', a letter first.")
+        for value in found.values if found.draw is Draw.choice else ():
+            if isinstance(value, str) and spec.entry.kind is EntryKind.command:
+                filled(spec, {name: value})
 
 
 def planned_pipeline(workspace: Path, spec: PipelineSpec, datastore_of: Callable[[str | None], Path], notify: Notify) -> Plan:
@@ -54,7 +69,12 @@ def planned_pipeline(workspace: Path, spec: PipelineSpec, datastore_of: Callable
             jobs.append(_planned_step(step, datastore, run_id, notify, places))
     folder, tags = str(workspace / "runs" / run_id), {**spec.tags, "run_recovery_id": f"{spec.experiment}:{run_id}"}
     command = spec.command or f"pipeline of {len(jobs)} steps: {', '.join(job.key for job in jobs)}"
-    return Plan(folder, str(workspace), PIPELINE, spec.experiment, spec.display_name, spec.description, tags, command, jobs)
+    outputs = {name: (output.step, output.output) for name, output in spec.outputs.items()}
+    plan = Plan(folder, str(workspace), PIPELINE, spec.experiment, spec.display_name, spec.description, tags, command, jobs, outputs=outputs)
+    for step, job in zip(spec.steps, jobs, strict=True):
+        with _naming(step):
+            job_command(step_order(plan, job))  # whether the folders that it takes from others can stand in it
+    return plan
 
 
 def launch(plan: Plan) -> None:
@@ -68,7 +88,7 @@ def _planned_step(step: StepSpec, datastore: Path, run_id: str, notify: Notify, 
     check_placeholders(job)
     folders = resolve_folders(replace(own, arguments=()), datastore, f"{run_id}_{step.key}", notify)
     snapshot = (job.snapshot.root, tuple(job.snapshot.files))
-    place = places.setdefault(snapshot, f"steps/{step.key}")
+    place = places.setdefault(snapshot, f"steps/{len(places)}")
     takes = {key: (output.step, output.output) for key, output in step.takes.items()}
     return PlannedJob(job, shown_command(job), str(datastore), folders.inputs, place, step.key, step.name, takes, list(step.after))
 

@@ -13,6 +13,7 @@ from himl_cli.core.sweeps import SweepSpec
 from himl_cli.workspaces.local.job_form import Form, job_form, job_from_form, job_from_kept_form, kept_form
 
 PIPELINE = "pipeline"
+LONGEST_TITLE = 60
 
 
 @dataclass(frozen=True)
@@ -36,12 +37,17 @@ class PlannedJob:
     @property
     def title(self) -> str:
         """The step as messages name it."""
-        return f"step '{self.key}'" if self.name in ("", self.key) else f"step '{self.name}' ({self.key})"
+        name = " ".join("".join(each if each.isprintable() else " " for each in self.name).split())
+        name = name if len(name) <= LONGEST_TITLE else f"{name[: LONGEST_TITLE - 1]}…"
+        return f"step '{self.key}'" if name in ("", self.key) else f"step '{name}' ({self.key})"
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A run whose children are jobs of their own. `kind` is `pipeline`, else what sort of sweep it is. `again`: go on with what is there."""
+    """A run whose children are jobs of their own. `kind` is `pipeline`, else what sort of sweep it is. `again`: go on with what is there.
+
+    `outputs` are those of a pipeline by name: key of the step, key of its output.
+    """
 
     run_folder: str
     workspace: str
@@ -53,6 +59,7 @@ class Plan:
     command: str
     jobs: Sequence[PlannedJob]
     again: bool = False
+    outputs: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     @property
     def run_id(self) -> str:

@@ -13,6 +13,7 @@ from typing import Protocol
 
 from himl_cli.core.errors import BadUsage
 from himl_cli.core.sweeps import Draw, Scalar, SearchRange, SweepSpec, Trial
+from himl_cli.workspaces.local.many.stepping import stepped
 
 BAYESIAN = "bayesian"
 INSTALL = "pip install 'himl-cli[sweep]'"
@@ -84,12 +85,6 @@ def drawn(found: SearchRange, source: Random) -> Scalar:
     spread = source.random() * (others[0] - first) if word.endswith("uniform") else _normal(source) * others[0]
     number = math.exp(first + spread) if word.startswith("log") else first + spread
     return stepped(number, found.values[2]) if found.draw.value.startswith("q") else number
-
-
-def stepped(number: float, step: Scalar) -> int | float:
-    """The multiple of *step* that is nearest to *number*, without the dust of binary fractions: 0.3 and not 0.30000000000000004."""
-    count = round(number / float(step))
-    return count * step if isinstance(step, int) else float(f"{count * float(step):.12g}")
 
 
 def _normal(source: Random) -> float:

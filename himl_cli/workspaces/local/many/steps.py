@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from himl_cli.core.pipelines import STEP
 from himl_cli.core.runs import Run, RunStatus
 from himl_cli.workspaces.local.keeping import Outcome
-from himl_cli.workspaces.local.many.child_orders import step_id, step_order
+from himl_cli.workspaces.local.many.child_orders import step_id, step_order, step_outputs
 from himl_cli.workspaces.local.many.course import told_end
 from himl_cli.workspaces.local.many.family import Family
 from himl_cli.workspaces.local.many.plan import PlannedJob
@@ -25,13 +26,14 @@ def run_steps(family: Family) -> Outcome:
 def _run_in_order(family: Family) -> Outcome:
     jobs = family.plan.jobs
     known = {run.tags[STEP]: (run, is_at_work) for run, is_at_work in family.recorded() if STEP in run.tags} if family.plan.again else {}
-    done = sum(1 for run, _ in known.values() if run.status is RunStatus.completed)
-    family.course.say(f"resumed: {len(jobs) - done} of {len(jobs)} steps are left" if family.plan.again else f"{len(jobs)} steps")
+    left = _left(family, {key for key, (run, _) in known.items() if run.status is RunStatus.completed})
+    count = f"{len(jobs)} step{'s' * (len(jobs) != 1)}"
+    family.course.say(f"resumed: {len(left)} of {count} are left" if family.plan.again else count)
     for number, job in enumerate(jobs):
         if family.stopping:
             return family.stopping
-        run, is_at_work = known.get(job.key, (None, False))
-        if run is not None and run.status is RunStatus.completed:
+        _, is_at_work = known.get(job.key, (None, False))
+        if job.key not in left:
             continue
         run, trouble = _run_step(family, job, is_at_work)
         if family.stopping:
@@ -39,6 +41,21 @@ def _run_in_order(family: Family) -> Outcome:
         if run is None or run.status is not RunStatus.completed:
             return _stopped_at(job, run, trouble, jobs[number + 1 :])
     return Outcome(RunStatus.completed)
+
+
+def _left(family: Family, completed: set[str]) -> set[str]:
+    """The keys of the steps that have to run: those that are not completed, and those whose output one of these reads and which is gone."""
+    left: set[str] = set()
+    lost: dict[str, str] = {}
+    for job in reversed(family.plan.jobs):
+        gone = [path for path in step_outputs(family.plan, job).values() if not Path(path).is_dir()] if job.key in lost else []
+        if job.key in completed and not gone:
+            continue
+        if job.key in completed:
+            family.course.say(f"{job.title} runs again: {lost[job.key]} reads its output, and '{gone[0]}' is gone")
+        left.add(job.key)
+        lost |= {step: job.key for step, _ in job.takes.values()}
+    return left
 
 
 def _run_step(family: Family, job: PlannedJob, is_at_work: bool) -> tuple[Run | None, str]:

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from tests.servers.azureml.seeding import StagedWorkspace
 
 KEPT = ("outputs", "logs")
-"""Folders below the working folder whose files are kept when a node is taken away, and are there again in the next try."""
+"""Folders below the working folder whose files are kept when a node is taken away, and are there again in the next try where the disk is restored."""
 LOOK = 0.05  # seconds between two looks at the processes and their logs
 
 
@@ -68,8 +68,8 @@ class Attempt:
             output.restore()
 
     def _restore(self, folder: Path) -> None:
-        """What earlier tries left in `outputs` and `logs` is there again, at the same paths."""
-        for name in KEPT if self._run.attempt > 1 else ():
+        """What earlier tries left in `outputs` and `logs` is there again, at the same paths, where the disk is not new."""
+        for name in KEPT if self._is_restored and self._run.attempt > 1 else ():
             fetch_folder(self._artifact(name), folder / name)
             if not any((folder / name).iterdir()):
                 (folder / name).rmdir()
@@ -124,7 +124,7 @@ class Attempt:
     def _send(self, *, succeeded: bool) -> None:
         self._push_logs()
         for node in self._nodes:
-            send_folder(self._working_folder(node) / "outputs", self._artifact("outputs"))
+            send_folder(self._working_folder(node) / "outputs", self._artifact(self._outputs_kept_in))
         for output in self._outputs.values():
             output.send(succeeded=succeeded)
 
@@ -178,6 +178,15 @@ class Attempt:
 
     def _artifact(self, name: str) -> Place:
         return Place(self._staged.state.storage, "azureml", self._run.artifact_prefix + name)
+
+    @property
+    def _is_restored(self) -> bool:
+        return self._manner.disk == "restored"
+
+    @property
+    def _outputs_kept_in(self) -> str:
+        """Where the run has what this try writes to `outputs`: beside what is there, unless it began with that."""
+        return "outputs" if self._is_restored or self._run.attempt == 1 else f"outputs/retry_{self._run.attempt - 1:03d}"
 
     def _working_folder(self, node: int) -> Path:
         return self._folder / (f"node_{node}" if node else "exe") / "wd"

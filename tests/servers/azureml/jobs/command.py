@@ -22,8 +22,13 @@ def filled(command: str, name: str, inputs: Mapping[str, str], outputs: Mapping[
 
 
 def with_values(command: str, values: Mapping[str, str]) -> str:
-    """*command* with what a trial's values stand for, text for text as well."""
+    """*command* with *values* in the place of a trial's hyperparameters, text for text as well."""
     return _VALUE.sub(lambda found: values[found[1]], command)
+
+
+def named(text: str, name: str) -> str:
+    """*text* with *name* for the job's name."""
+    return _REFERENCE.sub(lambda found: name if found[3] else found[0], text)
 
 
 def unknown_references(job: Json) -> list[str]:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import tempfile
 import threading
 import traceback
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tests.servers.azureml.history_runs import move
 from tests.servers.azureml.jobs.attempt import Attempt
-from tests.servers.azureml.jobs.durations import seconds_of
-from tests.servers.azureml.jobs.failures import JobCanceled, JobFailed, JobPreempted
+from tests.servers.azureml.jobs.durations import limit_of
+from tests.servers.azureml.jobs.failures import JobCanceled, JobFailed, JobPreempted, PreemptedForGood
 from tests.servers.azureml.jobs.manner import Manner
 from tests.servers.azureml.log import Seen
 from tests.servers.azureml.principals import Principal
@@ -105,8 +106,10 @@ class Course:
     def _watch(self, attempt: Attempt) -> None:
         """To the end of its processes, and of what is to be done after them."""
         timeout = ((self._run.job or {}).get("limits") or {}).get("timeout")
+        limit = limit_of(timeout) if timeout else None
+        real = None if limit is None else limit * self._manner.minute / 60
         try:
-            ended = attempt.watch(self._interrupted, seconds_of(timeout) if timeout else None)
+            ended = attempt.watch(self._interrupted, real)
         except JobFailed:
             self._finalize(attempt, succeeded=False)
             raise
@@ -116,8 +119,10 @@ class Course:
         if self._interrupted.is_set() and not self._canceled:
             self._interrupted.clear()
             attempt.lose()
-            raise JobPreempted
+            raise PreemptedForGood if self._manner.ends_preempted else JobPreempted
         attempt.leave(succeeded=False)
+        if limit and real and not self._canceled and self._run.started:
+            self._run.started -= timedelta(seconds=limit - real)  # by its record it ran for as long as it might
         raise JobCanceled
 
     def _finalize(self, attempt: Attempt, *, succeeded: bool) -> None:

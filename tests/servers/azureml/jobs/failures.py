@@ -28,6 +28,13 @@ class JobFailed(Exception):
         return error_document(ServiceError(400, "UserError", str(self), inner=self.inner), self.component)
 
 
+class PreemptedForGood(JobFailed):
+    """Its node was taken away, and it gets no other."""
+
+    def __init__(self) -> None:
+        super().__init__("PreemptionError: Nodes of this job got pre-empted, and it was not started again.", "PreemptionError")
+
+
 class DataMissing(JobFailed):
     """An input that is not there, or names what the job cannot reach: found out when the data is mounted, not when the job is submitted."""
 

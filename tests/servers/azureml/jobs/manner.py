@@ -17,6 +17,16 @@ class Manner:
     With `prepares` a sweep has a child `{sweep}_preparation` beside its trials, as older ones do; with `fails_with_a_trial` it fails when one trial does,
     not only when the first three or all of them do.
 
+    Of the trials of a sweep: `values_by` is what stands for a placeholder of the search space, a `variable` of the shell or the value's `text`;
+    `values_in` is where the values are recorded beside the sweep's own `_aml_system_{trial}`: the trial's tag (`hyperparameters`), `system_tag`
+    (`_aml_system_hyperparameters`), or nowhere (`sweep`; `old_sweep`: the sweep's tag is `{trial}`). `trial_name` is what `${{name}}` is: the trial's `own`
+    name or that of the `sweep`.
+
+    When a node was taken away, the next try has a `disk` that is `new`, and what it writes to `outputs` is kept below `outputs/retry_001`, …, or one that is
+    `restored`: `outputs` and `logs` lie there again. With `ends_preempted` there is no next try: the job has failed.
+
+    Of limits (`timeout`, `trialTimeout`) a `minute` lasts so many seconds.
+
     `python` is what the jobs call `python`; in its folder are the programs that stand before all others.
     """
 
@@ -26,4 +36,10 @@ class Manner:
     data_names: str = "exact"
     prepares: bool = False
     fails_with_a_trial: bool = False
+    values_by: str = "variable"
+    values_in: str = "tag"
+    trial_name: str = "own"
+    minute: float = 60.0
+    disk: str = "new"
+    ends_preempted: bool = False
     python: Path = field(default_factory=lambda: Path(sys.executable))

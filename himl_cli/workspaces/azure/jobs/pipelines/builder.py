@@ -79,7 +79,7 @@ def _node(step: StepForm, component: str) -> Any:
         display_name=step.shown,
         compute=step.compute or None,
         inputs={key: Input(type=item.type, path=item.path, mode=item.mode) for key, item in step.inputs.items()},
-        outputs={item.key: Output(type=FOLDER, path=step.outputs[item.key], mode=step.output_mode(item)) for item in job.outputs},
+        outputs={key: Output(type=FOLDER, path=place, mode=step.output_mode(key)) for key, place in step.outputs.items()},
         environment_variables=dict(job.env),
         tags={STEP: step.spec.key, **({STEP_AFTER: ",".join(step.spec.after)} if step.spec.after else {})},
         identity=identity_of(job.identity),

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from himl_cli.core.errors import NotFound
-from himl_cli.core.events import Notify
+from himl_cli.core.events import Notice, Notify
 from himl_cli.core.jobs import DataSpec
 from himl_cli.core.pipelines import PipelineSpec, StepSpec
 from himl_cli.workspaces.azure.connection import Connection
@@ -29,7 +29,8 @@ def step_inputs(connection: Connection, datastores: Datastores, spec: PipelineSp
     """What all steps read from outside, looked for once however many read it.
 
     With a datastore, NAME is a folder of that, whatever data asset is called so: who names both means the place. A NAME without any folder in it (`/`)
-    is the whole datastore. Without one, it is looked for, and registered, as for other jobs. Raises NotFound naming step and input.
+    is the whole datastore. Without one, it is looked for, and registered, as for other jobs. Raises NotFound naming step and input; a folder that is not
+    there is a Notice for all steps but the first: one before it may make it.
     """
     found: Places = {}
     asked: dict[tuple[object, ...], tuple[str, DataSpec, str | None]] = {}
@@ -40,7 +41,8 @@ def step_inputs(connection: Connection, datastores: Datastores, spec: PipelineSp
                 found[step.key, item.key] = _whole_datastore(datastores, item, default)
             else:
                 asked.setdefault(_meaning(item, default), (step.key, item, default))
-    places = {meaning: _resolved(connection, datastores, *one, notify) for meaning, one in asked.items()}
+    first = spec.steps[0].key if spec.steps else ""
+    places = {meaning: _resolved(connection, datastores, *one, one[0] == first, notify) for meaning, one in asked.items()}
     for step in spec.steps:
         for item in own_inputs(step):
             if (step.key, item.key) not in found:
@@ -57,21 +59,24 @@ def check_outputs(datastores: Datastores, spec: PipelineSpec) -> None:
 
 
 def _meaning(item: DataSpec, default: str | None) -> tuple[object, ...]:
-    return item.name.strip("/"), item.version, item.datastore or default
+    """What tells one input from another: with a datastore a name is a folder, without one it may be a data asset."""
+    return item.name.strip("/"), item.version, item.datastore or default, bool(item.datastore)
 
 
-def _resolved(connection: Connection, datastores: Datastores, step: str, item: DataSpec, default: str | None, notify: Notify) -> JobInput:
+def _resolved(connection: Connection, datastores: Datastores, step: str, item: DataSpec, default: str | None, is_first: bool, notify: Notify) -> JobInput:
     if item.datastore and item.version is None:
-        return of_step(step, lambda: _folder(datastores, item, default))
+        return of_step(step, lambda: _folder(datastores, step, item, default, is_first, notify))
     return of_step(step, lambda: resolve_inputs(connection, datastores, [item], default, notify))[item.key]
 
 
-def _folder(datastores: Datastores, item: DataSpec, default: str | None) -> JobInput:
+def _folder(datastores: Datastores, step: str, item: DataSpec, default: str | None, is_first: bool, notify: Notify) -> JobInput:
     folders = DataFolders(datastores, default)
     folder = folders.of(item)
     if not folders.has_files(folder):
-        hint = f"Put the data there: himl datastore upload FOLDER {folder.path} --datastore {folder.datastore.name}"
-        raise NotFound(f"Input '{item.key}': no folder '{folder.path}' in {folder.datastore.label}.", hint=hint)
+        if is_first:
+            hint = f"Put the data there: himl datastore upload FOLDER {folder.path} --datastore {folder.datastore.name}"
+            raise NotFound(f"Input '{item.key}': no folder '{folder.path}' in {folder.datastore.label}.", hint=hint)
+        notify(Notice(f"{step}: there is no folder '{folder.path}' in {folder.datastore.label} yet; a step before it has to make it."))
     return JobInput(FOLDER, folder.uri, INPUT_MODES[item.mode or "download"], item.target)
 
 

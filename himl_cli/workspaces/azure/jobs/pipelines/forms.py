@@ -17,13 +17,18 @@ from himl_cli.workspaces.azure.runs.limits import limit_of
 
 Answer = TypeVar("Answer")
 FOLDER = "uri_folder"
+DIRECT = "direct"
+"""The mode of an input of which only the address is told: nothing of it is read."""
+AFTER, DONE = "himl_after_", "himl_done"
+"""What an input is called that a step has only to wait for another one, before the name of that; and the output that it is bound to where there is no other."""
 
 
 @dataclass(frozen=True)
 class StepForm:
     """One step but for its code and environment. `node` is what the service calls it, `shown` what people read: no two steps of a pipeline are shown alike.
 
-    `inputs` say what each key is bound to: data, or `${{parent.jobs.NODE.outputs.KEY}}`; `outputs` are places, None where the service chooses.
+    `inputs` say what each key is bound to: data, or `${{parent.jobs.NODE.outputs.KEY}}`; `outputs` are places, None where the service chooses. Among them
+    are those that only keep the order: Azure ML knows none but that of data.
     """
 
     spec: StepSpec
@@ -42,8 +47,9 @@ class StepForm:
         limit = self.spec.job.max_seconds
         return None if limit is None else limit_of(limit)
 
-    def output_mode(self, item: DataSpec) -> str:
-        return OUTPUT_MODES[item.mode or "mount"]
+    def output_mode(self, key: str) -> str:
+        modes = {item.key: item.mode for item in self.spec.job.outputs}
+        return OUTPUT_MODES[modes.get(key) or "mount"]
 
 
 def node_names(steps: Sequence[StepSpec]) -> dict[str, str]:
@@ -89,7 +95,23 @@ def _form(spec: PipelineSpec, step: StepSpec, names: Mapping[str, str], data: Ma
             bound = f"${{{{parent.jobs.{names[taken.step]}.outputs.{taken.output}}}}}"
             inputs[item.key] = JobInput(FOLDER, bound, INPUT_MODES[item.mode or "download"], item.target)
     outputs = {item.key: _place(spec, step, item) for item in step.job.outputs}
+    steps = {other.key: other for other in spec.steps}
+    for other in _merely_awaited(step):
+        inputs[f"{AFTER}{names[other]}"] = JobInput(FOLDER, f"${{{{parent.jobs.{names[other]}.outputs.{_first_output(steps[other])}}}}}", DIRECT)
+    if not outputs and any(step.key in _merely_awaited(other) for other in spec.steps):
+        outputs[DONE] = None
     return StepForm(step, names[step.key], _shown(spec, step), command_text(step.job), inputs, outputs)
+
+
+def _merely_awaited(step: StepSpec) -> list[str]:
+    """The keys of the steps that *step* waits for and takes nothing from."""
+    sources = {output.step for output in step.takes.values()}
+    return [key for key in step.after if key not in sources]
+
+
+def _first_output(step: StepSpec) -> str:
+    """The output by which others see that *step* is done: it is there once the step is completed, whatever is in it."""
+    return step.job.outputs[0].key if step.job.outputs else DONE
 
 
 def _shown(spec: PipelineSpec, step: StepSpec) -> str:

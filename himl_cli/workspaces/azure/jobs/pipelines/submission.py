@@ -12,7 +12,7 @@ from functools import partial
 from typing import Any
 from urllib.parse import quote
 
-from himl_cli.core.errors import NotFound
+from himl_cli.core.errors import BadUsage, NotFound
 from himl_cli.core.events import Notice, Notify
 from himl_cli.core.jobs import JobSpec, Snapshot
 from himl_cli.core.pipelines import PipelineSpec, StepSpec
@@ -24,6 +24,7 @@ from himl_cli.workspaces.azure.jobs.code_upload import folder_for
 from himl_cli.workspaces.azure.jobs.computes import check_compute
 from himl_cli.workspaces.azure.jobs.environments import EnvironmentAsset, JobEnvironment, say_unchanged
 from himl_cli.workspaces.azure.jobs.forms import CodeAsset
+from himl_cli.workspaces.azure.jobs.new_clusters import create_cluster, has_cluster
 from himl_cli.workspaces.azure.jobs.pipelines.components import Components
 from himl_cli.workspaces.azure.jobs.pipelines.data import Places, check_outputs, placeholder_inputs, step_inputs
 from himl_cli.workspaces.azure.jobs.pipelines.forms import StepForm, of_step, step_forms
@@ -83,7 +84,9 @@ class PipelineSubmission:
         NotAllowed, ServiceFailed.
         """
         with before_creation():
-            made = self._prepared(self._find())
+            found = self._find()
+            self._make_cluster()
+            made = self._prepared(found)
         try:
             created = self._create(made)
         except (ServiceNotFound, ServiceRefused) as err:
@@ -104,7 +107,7 @@ class PipelineSubmission:
         computes: dict[str, int] = {}  # with the most nodes that a step wants of it
         for job in (step.job for step in self._spec.steps):
             computes[job.cluster] = max(job.nodes, computes.get(job.cluster, 1))
-        checks: list[Callable[[], Any]] = [partial(_check_compute, connection, name, nodes) for name, nodes in computes.items()]
+        checks: list[Callable[[], Any]] = [partial(self._check_compute, name, nodes) for name, nodes in computes.items()]
         checks += [lambda: connection.record().tenant_id, lambda: check_outputs(self._datastores, self._spec)]
         environments: list[Callable[[], Any]] = [partial(of_step, self._first(environment_of, key), one.find) for key, one in self._environments.items()]
         codes: list[Callable[[], Any]] = [
@@ -114,6 +117,25 @@ class PipelineSubmission:
         rest = answers[len(checks) :]
         data = step_inputs(connection, self._datastores, self._spec, self._notify)
         return _Found(answers[len(computes)], data, rest[len(environments) :], rest[: len(environments)])
+
+    def _check_compute(self, name: str, nodes: int) -> None:
+        """Raises NotFound, unless it is the cluster that is to be made, and BadUsage naming the step."""
+        new = self._spec.new_cluster
+        if new is not None and new.name == name and not has_cluster(self._connection, name):
+            return
+        try:
+            check_compute(self._connection, name, nodes)
+        except NotFound as err:
+            err.hint = f"{err.hint} --create_cluster makes it.".strip()
+            raise
+        except BadUsage as err:
+            step = next(step.key for step in self._spec.steps if (step.job.cluster, step.job.nodes) == (name, max(step.job.nodes, nodes)))
+            raise BadUsage(str(err).replace("--num_nodes", f"{step}: 'node_count'"), hint=err.hint) from err
+
+    def _make_cluster(self) -> None:
+        """Make the cluster that is to be made: it may cost money, so nothing else may be left to be refused."""
+        if self._spec.new_cluster is not None:
+            create_cluster(self._connection, self._spec.new_cluster, self._notify)
 
     def _prepared(self, found: _Found) -> _Made:
         """Upload and register what is missing."""
@@ -173,14 +195,6 @@ class PipelineSubmission:
         except ServiceNotFound:
             return True
         return False
-
-
-def _check_compute(connection: Connection, name: str, nodes: int) -> None:
-    try:
-        check_compute(connection, name, nodes)
-    except NotFound as err:
-        err.hint = f"{err.hint} --create_cluster makes it.".strip()
-        raise
 
 
 def _snapshot_of(job: JobSpec) -> Snapshot:

@@ -9,7 +9,7 @@ from typing import Any
 from himl_cli.core.jobs import DataSpec
 from himl_cli.core.pipelines import PipelineSpec
 from himl_cli.workspaces.azure.jobs.code_upload import folder_for
-from himl_cli.workspaces.azure.jobs.forms import INPUT_MODES, OUTPUT_MODES, SERVERLESS
+from himl_cli.workspaces.azure.jobs.forms import INPUT_MODES, SERVERLESS
 from himl_cli.workspaces.azure.jobs.job_form import git_properties
 from himl_cli.workspaces.azure.jobs.pipelines.data import is_whole_datastore, placeholder_inputs
 from himl_cli.workspaces.azure.jobs.pipelines.forms import FOLDER, StepForm, of_step, step_forms
@@ -52,7 +52,8 @@ def _step(spec: PipelineSpec, form: StepForm) -> dict[str, Any]:
     named = replace(job, inputs=[_named(item) for item in job.inputs], outputs=[_named(item) for item in job.outputs])
     document = of_step(step.key, lambda: job_document(named))
     inputs = {item.key: _input(spec, form, item, document["inputs"][item.key]) for item in job.inputs}
-    outputs = {item.key: _output(form, item) for item in job.outputs}
+    inputs |= {key: {"type": item.type, "path": item.path, "mode": item.mode} for key, item in form.inputs.items() if key not in inputs}
+    outputs = {key: _output(form, key) for key in form.outputs}
     found: dict[str, Any] = {"type": "command", "display_name": form.shown, **{name: document[name] for name in OF_STEP if name in document}}
     return found | ({"inputs": inputs} if inputs else {}) | ({"outputs": outputs} if outputs else {})
 
@@ -71,6 +72,6 @@ def _input(spec: PipelineSpec, form: StepForm, item: DataSpec, own: Mapping[str,
     return own
 
 
-def _output(form: StepForm, item: DataSpec) -> dict[str, str]:
-    place = form.outputs[item.key]
-    return {"type": FOLDER, **({"path": place} if place else {}), "mode": OUTPUT_MODES[item.mode or "mount"]}
+def _output(form: StepForm, key: str) -> dict[str, str]:
+    place = form.outputs[key]
+    return {"type": FOLDER, **({"path": place} if place else {}), "mode": form.output_mode(key)}

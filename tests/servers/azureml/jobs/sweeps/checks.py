@@ -11,6 +11,8 @@ from tests.servers.azureml.jobs.sweeps.space import BadSpace, check_space
 from tests.servers.azureml.state import Json
 
 MOST_TRIALS = 1000
+MOST_AT_ONCE = 100
+MOST_STEPS = 100_000  # of a Bayesian quniform
 DISTRIBUTIONS: Mapping[str, Sequence[str]] = {"Random": (), "Grid": ("choice",), "Bayesian": ("choice", "uniform", "quniform")}
 """What each sampling algorithm can draw from; empty: everything."""
 POLICIES = ("Bandit", "MedianStopping", "TruncationSelection")
@@ -37,6 +39,8 @@ def _check_sampling(properties: Json) -> None:
         raise bad_request(f"The sampling algorithm '{kind}' is not supported: it is one of {', '.join(DISTRIBUTIONS)}.")
     try:
         check_space(properties.get("searchSpace") or {}, only=DISTRIBUTIONS[kind])
+        if kind == "Bayesian":
+            _check_bayesian(properties["searchSpace"])
     except BadSpace as e:
         raise bad_request(str(e)) from e
     policy = properties.get("earlyTermination")
@@ -45,6 +49,18 @@ def _check_sampling(properties: Json) -> None:
     if kind == "Bayesian":
         raise bad_request("Bayesian sampling does not support early termination policies.")
     _check_policy(policy)
+
+
+def _check_bayesian(space: Json) -> None:
+    """What azureml-train-core checks before it asks. Raises BadSpace."""
+    for name, (kind, given) in space.items():
+        texts = [isinstance(value, str) for value in given[0]] if kind == "choice" else []
+        if any(texts) and not all(texts):
+            raise BadSpace(f"Parameter '{name}': either all or none of the values of 'choice' have to be texts.")
+        if kind == "quniform" and not all(isinstance(one, int) for one in given):
+            raise BadSpace(f"Parameter '{name}': 'quniform' takes whole numbers with this sampling algorithm, not {given}.")
+        if kind == "quniform" and (given[1] - given[0]) / given[2] > MOST_STEPS:
+            raise BadSpace(f"Parameter '{name}': 'quniform' has too many points.")
 
 
 def _check_policy(policy: Json) -> None:
@@ -69,8 +85,8 @@ def _check_limits(limits: Json) -> None:
     if total is not None and not 1 <= total <= MOST_TRIALS:
         raise bad_request(f"{{'max_total_jobs': ['Must be between 1 and {MOST_TRIALS}.']}}")
     concurrent = limits.get("maxConcurrentTrials")
-    if concurrent is not None and not 1 <= concurrent <= MOST_TRIALS:
-        raise bad_request(f"{{'max_concurrent_jobs': ['Must be between 1 and {MOST_TRIALS}.']}}")
+    if concurrent is not None and not 1 <= concurrent <= MOST_AT_ONCE:
+        raise bad_request(f"{{'max_concurrent_jobs': ['Must be between 1 and {MOST_AT_ONCE}.']}}")
     for name in ("timeout", "trialTimeout"):
         try:
             if limits.get(name) is not None:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from tests.servers.azureml.history_runs import move
-from tests.servers.azureml.jobs.durations import seconds_of
+from tests.servers.azureml.jobs.durations import limit_of
 from tests.servers.azureml.jobs.failures import JobFailed
 from tests.servers.azureml.jobs.sweeps import space
 from tests.servers.azureml.jobs.sweeps.best import Best, logged
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 LOOK = 0.05  # seconds between two looks at the trials
 FIRST = 3  # when so many trials fail before any other ends, no more are started
 FAILURE = "User errors were found in at least one of the child runs."
+FAILURE_AT_ONCE = "Marking the experiment as failed because initial child jobs have failed due to user error"
 
 
 class SweepCourse:
@@ -41,7 +42,7 @@ class SweepCourse:
         limits = self._job.get("limits") or {}
         total = limits.get("maxTotalTrials") or MOST_TRIALS
         self._concurrent = limits.get("maxConcurrentTrials") or total
-        self._seconds = seconds_of(limits.get("timeout") or LONGEST)
+        self._seconds = limit_of(limits.get("timeout") or LONGEST) * runner.manner.minute / 60
         self._policy = self._job.get("earlyTermination")
         self._metric = str(self._job["objective"]["primaryMetric"])
         self._maximize = str(self._job["objective"]["goal"]).lower() == "maximize"
@@ -126,7 +127,7 @@ class SweepCourse:
             if values is None:
                 self._log.say("GENERATOR", "All jobs generated.")
                 return False
-            trial = add_trial(self._workspace, self._run, len(self._trials), values)
+            trial = add_trial(self._workspace, self._run, len(self._trials), values, self._runner.manner)
             self._log.say("SCHEDULER", f"Scheduling job, id='{trial.run_id}' ")
             self._trials.append(trial)
             self._runner.submit(trial, self._submitter)
@@ -174,7 +175,7 @@ class SweepCourse:
             self._run.cancel()
             return
         if is_failed:
-            self._run.error = JobFailed(FAILURE, component="hyperdrive").document()
+            self._run.error = JobFailed(FAILURE_AT_ONCE if self._has_failed_at_once else FAILURE, component="hyperdrive").document()
         move(self._run, status)
 
     def _prepare(self) -> None:

@@ -30,6 +30,8 @@ def is_ended(policy: Json, trial: str, interval: int, series: Series, *, maximiz
         return False
     sign = 1.0 if maximize else -1.0
     best = {name: max(values, key=lambda value: sign * value) for name, values in seen.items()}
+    if policy["policyType"] == "TruncationSelection":
+        best = {name: value for name, value in best.items() if len(series[name]) >= interval}
     return _POLICIES[policy["policyType"]](policy, trial, seen, best, sign)
 
 
@@ -50,7 +52,7 @@ def _median(policy: Json, trial: str, seen: Series, best: Mapping[str, float], s
 
 
 def _truncation(policy: Json, trial: str, seen: Series, best: Mapping[str, float], sign: float) -> bool:
-    """Among the worst so many percent, rounded down."""
+    """Among the worst so many percent, rounded down, of those that came to this interval, whether they run still or not."""
     count = len(best) * int(policy["truncationPercentage"]) // 100
     return trial in sorted(best, key=lambda name: (sign * best[name], name))[:count]
 

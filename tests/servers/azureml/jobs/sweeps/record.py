@@ -11,7 +11,7 @@ from tests.servers.azureml.jobs.sweeps.space import size_of
 from tests.servers.azureml.state import Json, Run, Workspace
 
 GENERATORS = {"Random": "RANDOM", "Grid": "GRID", "Bayesian": "BayesianOptimization"}
-LONGEST = "PT168H"  # of a sweep that names no time
+LONGEST = "P60D"  # of a sweep that names no time
 PREFIX = "_aml_system_"
 
 
@@ -66,7 +66,9 @@ def _policy(policy: Json | None) -> Json:
     if policy is None:
         return {"name": "Default", "properties": {}}
     names = {"slackFactor": "slack_factor", "slackAmount": "slack_amount", "truncationPercentage": "truncation_percentage"}
-    own = {name: policy[key] for key, name in names.items() if policy.get(key)}
+    own: Json = {name: policy[key] for key, name in names.items() if policy.get(key)}
+    if policy["policyType"] == "TruncationSelection":
+        own["exclude_finished_jobs"] = False
     when = {"evaluation_interval": policy.get("evaluationInterval") or 1, "delay_evaluation": policy.get("delayEvaluation") or 0}
     return {"name": policy["policyType"], "properties": {**when, **own}}
 

@@ -54,8 +54,8 @@ def _check_arguments(name: str, kind: str, given: Sequence[Any]) -> None:
         raise BadSpace(f"Parameter '{name}': the upper bound of 'randint' has to be a whole number of 1 or more.")
     if kind in RANGES and given[0] >= given[1]:
         raise BadSpace(f"Parameter '{name}': the lower bound of '{kind}' has to be less than the upper one.")
-    if kind.startswith("q") and given[2] <= 0:
-        raise BadSpace(f"Parameter '{name}': the step of '{kind}' has to be positive.")
+    if kind.startswith("q") and (given[2] <= 0 or given[2] != int(given[2])):
+        raise BadSpace(f"Parameter '{name}': the step of '{kind}' has to be a whole number of 1 or more.")
 
 
 def size_of(space: Json) -> int | None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 
-from tests.servers.azureml.jobs.command import with_values
+from tests.servers.azureml.jobs.command import named, with_values
+from tests.servers.azureml.jobs.manner import Manner
 from tests.servers.azureml.jobs.sweeps.space import Value, Values
 from tests.servers.azureml.run_definitions_v1 import as_job
 from tests.servers.azureml.state import Json, Run, Workspace, now
@@ -13,12 +14,16 @@ from tests.servers.azureml.state import Json, Run, Workspace, now
 HYPERPARAMETERS = "hyperparameters"
 SWEEP = "hyperdrive"
 PREFIX = "AZUREML_SWEEP_"
+SYSTEM_TAG = "_aml_system_"
+OWN_TAGS = {"tag": HYPERPARAMETERS, "system_tag": SYSTEM_TAG + HYPERPARAMETERS}
+"""Of a trial: the tag with its values, by `values_in`."""
+AS_IT_IS = Manner()
 
 
-def add_trial(workspace: Workspace, sweep: Run, index: int, values: Values) -> Run:
+def add_trial(workspace: Workspace, sweep: Run, index: int, values: Values, manner: Manner = AS_IT_IS) -> Run:
     """The record of the trial with this number, which nobody has started yet. Its values are its tag, and one of the sweep's."""
     text = json.dumps(values)
-    sweep.tags[f"_aml_system_{sweep.run_id}_{index}"] = text
+    sweep.tags[f"{'' if manner.values_in == 'old_sweep' else SYSTEM_TAG}{sweep.run_id}_{index}"] = text
     sweep.revision += 1
     properties = {name: sweep.properties[name] for name in ("ContentSnapshotId",) if name in sweep.properties}
     return workspace.keep_run(
@@ -34,32 +39,36 @@ def add_trial(workspace: Workspace, sweep: Run, index: int, values: Values) -> R
             data_container_id=f"dcid.{sweep.run_id}_{index}",
             number=next(workspace.numbers),
             parent_id=sweep.run_id,
-            tags={HYPERPARAMETERS: text},
+            tags={OWN_TAGS[manner.values_in]: text} if manner.values_in in OWN_TAGS else {},
             properties={"_azureml.ComputeTargetType": "amlctrain", **properties},
             target=sweep.target,
             script=sweep.script,
             definition=_definition(sweep, values),
-            job=job_of(sweep, values),
+            job=job_of(sweep, values, manner),
         )
     )
 
 
-def job_of(run: Run, values: Values) -> Json:
+def job_of(run: Run, values: Values, manner: Manner) -> Json:
     """The command job that a trial of the sweep *run* is."""
     sweep = run.job or {}
     definition = _definition(run, values)
     trial = sweep["trial"] if definition is None else as_job(definition, sweep["trial"]["codeId"])
     told = {f"{PREFIX}{name}": value_text(value) for name, value in values.items()}
     timeout = (sweep.get("limits") or {}).get("trialTimeout")
+    shown = {name: f"${PREFIX}{name}" if manner.values_by == "variable" else value_text(value) for name, value in values.items()}
+    outputs = trial.get("outputs") or sweep.get("outputs") or {}
+    if manner.trial_name == "sweep":
+        outputs = {key: {**given, "uri": named(given["uri"], run.run_id)} if given.get("uri") else given for key, given in outputs.items()}
     return {
         "jobType": "Command",
-        "command": with_values(trial["command"], {name: value_text(value) for name, value in values.items()}),
+        "command": with_values(trial["command"], shown),
         "codeId": trial.get("codeId"),
         "environmentId": trial.get("environmentId"),
         "computeId": sweep.get("computeId"),
         "environmentVariables": {**(trial.get("environmentVariables") or {}), **told},
         "inputs": trial.get("inputs") or sweep.get("inputs") or {},
-        "outputs": trial.get("outputs") or sweep.get("outputs") or {},
+        "outputs": outputs,
         "distribution": trial.get("distribution"),
         "resources": trial.get("resources"),
         "identity": sweep.get("identity"),
@@ -76,7 +85,7 @@ def _definition(run: Run, values: Values) -> Json | None:
 
 
 def value_text(value: Value) -> str:
-    """A value as it stands in the command: text for text, without quotes."""
+    """A value as its variable has it, and as it stands in a command that has the text."""
     return value if isinstance(value, str) else str(value) if isinstance(value, bool) else json.dumps(value)
 
 

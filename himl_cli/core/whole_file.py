@@ -20,7 +20,7 @@ def write_whole(path: Path, text: str, *, is_private: bool = False) -> None:
 @contextmanager
 def replacing(path: Path, *, is_private: bool = False) -> Iterator[str]:
     """The name of a new, empty file beside *path*, which takes its place once this ends well, and else is gone. Raises OSError."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:40]}.")  # a name may be as long as the disk takes
     os.close(handle)
     try:
         yield temporary
