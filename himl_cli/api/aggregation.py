@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from himl_cli.api import configured
 from himl_cli.api.errors import NoChildren, PackageMissing
 from himl_cli.api.run import Run
+from himl_cli.core.errors import RunNotFound
 from himl_cli.core.logged import Value
 from himl_cli.core.results import Aggregation, Child, RunResults
 from himl_cli.core.sweeps import MANY, Scalar
@@ -45,7 +46,12 @@ def aggregate_hyperdrive_metrics(
     """
     if find_spec("pandas") is None:
         raise PackageMissing("aggregate_hyperdrive_metrics gives a DataFrame, and pandas is not installed.", hint=f"Install it: {PANDAS}")
-    found, is_crossval = gathered(child_run_arg_name, meant(run_id, run, aml_workspace, workspace_config_path), keep_metrics)
+    try:
+        parent = meant(run_id, run, aml_workspace, workspace_config_path)
+    except RunNotFound as err:
+        err.hint = f"The name of the argument comes first: aggregate_hyperdrive_metrics('{run_id}', '{child_run_arg_name}')? {err.hint}".rstrip()
+        raise
+    found, is_crossval = gathered(child_run_arg_name, parent, keep_metrics)
     return _frame(found, column_names(found, child_run_arg_name, is_crossval))
 
 

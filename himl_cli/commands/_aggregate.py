@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from himl_cli.core.errors import NotFound
+from himl_cli.core.errors import BadUsage, NotFound
 from himl_cli.core.runs import RunStatus
-from himl_cli.core.sweeps import GOAL, MANY, PRIMARY_METRIC, STOPPED_EARLY
+from himl_cli.core.sweeps import GOAL, PRIMARY_METRIC, STOPPED_EARLY
 from himl_cli.render.aggregation import document, tab_lines, table_lines
 from himl_cli.render.output import Format
 from himl_cli.services.aggregation.chosen_runs import ChosenRuns, choose_runs
@@ -41,6 +41,9 @@ class Wishes:
         for option, path in (("--output_csv", self.csv), ("--output_parquet", self.parquet), ("--plot", self.plot)):
             if path is not None:
                 check_file(option, path)
+        named = [path.absolute() for path in (self.csv, self.parquet, self.plot) if path is not None]
+        if len(set(named)) < len(named):
+            raise BadUsage(f"Two results cannot go to one file: '{max(named, key=named.count)}'.", hint="Name one for each.")
         if self.parquet is not None:
             check_parquet()
         if self.plot is not None:
@@ -69,10 +72,6 @@ def _say_nothing_logged(session: Session, found: Aggregation, wishes: Wishes) ->
         if others:
             named = ", ".join(others[:NAMED]) + (", …" if len(others) > NAMED else "")
             raise NotFound(f"None of {len(found.children)} runs logged a metric like {' or '.join(wishes.globs)}.", hint=f"There are: {named}.")
-    parents = sum(1 for child in found.children if MANY in child.run.tags)
-    if parents:
-        of_them = "That run is a sweep or a pipeline" if parents == 1 else f"{parents} of the runs are sweeps or pipelines"
-        session.output.notice(f"{of_them}: with --children what is below them is put side by side.")
     session.output.notice("No metrics were logged yet." if any(not child.run.status.is_final for child in found.children) else "No metrics were logged.")
 
 

@@ -15,7 +15,7 @@ from himl_cli.render.progress import observing
 from himl_cli.render.submission import say_job_yaml, say_prepared, say_snapshot
 from himl_cli.services.pipelines.data import as_named, find_here, find_there
 from himl_cli.services.pipelines.prepare import prepare_pipeline
-from himl_cli.services.pipelines.send import check_cluster, submit_pipeline
+from himl_cli.services.pipelines.send import check_cluster, in_words_of_the_file, submit_pipeline
 from himl_cli.services.submission.target import is_pipeline
 from himl_cli.workspaces.abilities import FindsDatasets
 from himl_cli.workspaces.open import azure_for_jobs, check_azure_settings
@@ -72,7 +72,7 @@ def _ready_here(session: Session, prepared: PreparedPipeline) -> Callable[[], Ru
 def _run_there(where: WorkspaceOptions, talk: OutputOptions, prepared: PreparedPipeline, *, waits: bool, follows: bool) -> None:
     with open_session(where, talk, For.clusters) as session:
         _say(session.output, prepared)
-        with observing(session.output) as notify:
+        with observing(session.output) as notify, in_words_of_the_file(prepared):
             check_cluster(prepared, session.workspace)
             spec = replace(find_there(prepared, session.workspace, notify), new_cluster=prepared.cluster)
             run = submit_pipeline(session.workspace, spec, session.cwd, notify)

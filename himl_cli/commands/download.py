@@ -87,7 +87,9 @@ def download(
       himl download train_1772366400_0a1b2c3d --include '*.ckpt' --flat
       himl download --experiment train --num_runs 3 --list
     """
+    from himl_cli.core.sweeps import MANY
     from himl_cli.render.transfers import FILE_COLUMNS, FILE_OF_RUN_COLUMNS
+    from himl_cli.services.run_changes import kind_of
     from himl_cli.services.run_lookup import find_runs
     from himl_cli.services.transfer.listing import list_files
     from himl_cli.services.transfer.per_node import download_runs
@@ -104,4 +106,7 @@ def download(
         request = DownloadRequest(target.folder, filters, "", target.strip_prefix, how.overwrite, how.validate, how.workers)
         result = download_runs(files_of, found, request, output_key=source.output_key, flat=target.flat, notify=session.notify)
     nothing = f"Run '{found[0].id}' has no files." if len(found) == 1 else "None of these runs has any files."
+    parents = [run for run in found if MANY in run.tags]
+    if parents and not selection.children:
+        session.output.notice(f"Run '{parents[0].id}' is a {kind_of(parents[0])}: --children downloads the files of the runs below it.")
     conclude(session.output, result, "Downloaded", target.places(found), nothing=nothing)

@@ -86,8 +86,7 @@ def aggregate(
 ) -> None:
     """Metrics of many runs side by side, with statistics.
 
-    One sweep, cross-validation or pipeline stands for its children, several runs each for itself
-    (--children: for theirs). Also while they run.
+    A sweep, cross-validation or pipeline stands for its children. Also while they run.
 
     \b
       himl runs aggregate
@@ -189,15 +188,15 @@ def delete(selection: SelectionOptions, where: WorkspaceOptions, talk: OutputOpt
       himl runs delete train_1772366400_0a1b2c3d
       himl runs delete --experiment scratch --num_runs all --yes
     """
-    from himl_cli.services.run_changes import check_deletable, delete_runs
+    from himl_cli.render.run_changes import deleted_text, deletion_text
+    from himl_cli.services.run_changes import check_deletable, delete_runs, runs_below
     from himl_cli.services.run_lookup import find_runs
 
     with open_session(where, talk) as session:
         doomed = find_runs(session.workspace, selection.selection(runs), cwd=session.cwd, explicit=True)
         deleter = check_deletable(session.workspace, doomed)
-        names = [run.id for run in doomed]
-        session.output.insist(
-            f"Delete {len(names)} runs with all their files: {', '.join(names)}?" if len(names) > 1 else f"Delete run '{names[0]}' with all its files?"
-        )
+        below = runs_below(session.workspace, doomed)
+        session.output.insist(f"{deletion_text(doomed, below)}?")
         delete_runs(deleter, doomed)
-        session.output.result({"deleted": names}, human="\n".join(f"Deleted run '{name}'." for name in names), quiet=names)
+        names = [run.id for run in doomed]
+        session.output.result({"deleted": names}, human="\n".join(deleted_text(run, below[run.id]) for run in doomed), quiet=names)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -22,25 +23,38 @@ class TrialView:
 class SweepView:
     """The trials of a sweep in their order, and what they are compared by.
 
-    `best` is the run with the best last value (empty: none has a value that is a number). `best_on_the_way` is the run that had the best value of all at
-    some step, as the workspace tells it; empty where that is the same one, or not known. `is_repeated` for folds and seeds: none of them is the best.
+    `best` is the run that the workspace has recorded as the best one, by its best value at any step; as long as none is, the one with the best last value
+    that is a number (empty: there is none). `is_repeated` for folds and seeds: none of them is the best.
     """
 
     metric: str
     goal: str
     trials: Sequence[TrialView]
     best: str = ""
-    best_on_the_way: str = ""
     is_repeated: bool = False
 
     @property
     def ranked(self) -> Sequence[TrialView]:
-        """The trials, the best one first, those without a value last; folds and seeds in their order."""
-        if self.is_repeated:
-            return self.trials
-        sign = -1.0 if self.goal == "maximize" else 1.0
-        ranks = {trial.run.id: (trial.value is None or trial.value != trial.value, sign * (trial.value or 0.0)) for trial in self.trials}
-        return sorted(self.trials, key=lambda trial: ranks[trial.run.id] if not ranks[trial.run.id][0] else (True, 0.0))
+        """The best trial, the others by their last values, and those last whose value is no number, or that have none; folds and seeds in their order."""
+        return self.trials if self.is_repeated else sorted(self.trials, key=self._rank)
+
+    @property
+    def best_at_the_end(self) -> str:
+        """The run with the best last value that is a number; empty where none has one."""
+        numbers = [trial for trial in self.trials if trial.value is not None and math.isfinite(trial.value)]
+        return min(numbers, key=lambda trial: self._sign * (trial.value or 0.0)).run.id if numbers else ""
+
+    @property
+    def _sign(self) -> float:
+        return -1.0 if self.goal == "maximize" else 1.0
+
+    def _rank(self, trial: TrialView) -> tuple[int, float]:
+        is_best = trial.run.id == self.best
+        if trial.value is None:
+            return 0 if is_best else 4, 0.0
+        if math.isnan(trial.value):
+            return 0 if is_best else 3, 0.0
+        return 0 if is_best else 2 if math.isinf(trial.value) else 1, self._sign * trial.value
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,11 @@
-"""What `himl runs cancel` says."""
+"""What `himl runs cancel` and `himl runs delete` say."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Protocol
+
+from himl_cli.core.runs import Run
 
 
 class Canceled(Protocol):
@@ -31,3 +34,16 @@ def cancel_text(outcome: Canceled) -> str:
         "step": f"; what waits for it in pipeline '{outcome.parent}' does not start",
     }
     return f"Asked run '{outcome.id}' to stop{meanings.get(outcome.kind, '')}."
+
+
+def deletion_text(runs: Sequence[Run], below: Mapping[str, str]) -> str:
+    """What would be deleted; *below* says by id what goes with a run (`4 trials`; empty: nothing)."""
+    if len(runs) == 1:
+        run = runs[0]
+        return f"Delete run '{run.id}' with its {below[run.id]} and all their files" if below[run.id] else f"Delete run '{run.id}' with all its files"
+    names = ", ".join(f"{run.id} (with its {below[run.id]})" if below[run.id] else run.id for run in runs)
+    return f"Delete {len(runs)} runs with all their files: {names}"
+
+
+def deleted_text(run: Run, below: str) -> str:
+    return f"Deleted run '{run.id}' and its {below}." if below else f"Deleted run '{run.id}'."

@@ -14,7 +14,6 @@ from himl_cli.render.durations import duration_text
 from himl_cli.render.errors import one_line
 from himl_cli.render.style import styled
 
-
 LONGEST_NAME = 40
 """Longer ones would break the lines of all; `runs show STEP-RUN` has them whole."""
 

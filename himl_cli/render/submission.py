@@ -102,5 +102,5 @@ def say_ended(output: Output, run: Run, rest: tuple[str, bytes] | None, sweep: S
         output.notice(f"{run.status.value} in {duration_text(run.duration)}. Details: himl runs show {run.id}")
     if sweep is not None:
         output.notice(f"All metrics side by side: himl runs aggregate {run.id}")
-    elif run.status is RunStatus.completed:
+    if run.status is RunStatus.completed:
         output.notice(f"Results: himl download {run.id}{' --children' if MANY in run.tags else ''}")

@@ -46,16 +46,20 @@ def best_lines(sweep: SweepView, most: int = BEST_SHOWN) -> Iterator[str]:
     if not shown:
         return
     yield ""
-    heading = f"The best of {len(sweep.trials)} trials" if len(shown) < len(sweep.trials) else "Trials, the best one first"
-    yield styled(f"{len(shown)} of {len(sweep.trials)} runs" if sweep.is_repeated else heading, "bold")
+    is_part = len(shown) < len(sweep.trials)
+    if sweep.is_repeated:
+        heading = f"{len(shown)} of {len(sweep.trials)} runs" if is_part else f"All {len(shown)} runs"
+    else:
+        heading = f"The best of {len(sweep.trials)} trials" if is_part else "Trials, the best one first"
+    yield styled(heading, "bold")
     yield from _for_people(sweep, shown) if sys.stdout.isatty() else _in_full(sweep, shown)
     yield from _below(sweep)
 
 
 def _below(sweep: SweepView) -> Iterator[str]:
-    """Mean and spread of folds and seeds; of a search which trial was best on the way, where another one is at the end."""
-    if sweep.best_on_the_way:
-        yield styled(f"The best value of all, at some step, is that of {_name(sweep.best_on_the_way, sweep.trials)}.", "dim")
+    """Mean and spread of folds and seeds; of a search why the best trial is not the one with the best value of the table."""
+    if sweep.best and sweep.best != sweep.best_at_the_end:
+        yield styled(f"The best value at any step is that of {_name(sweep.best, sweep.trials)}; the table has last values.", "dim")
     values = [trial.value for trial in sweep.trials if trial.value is not None and math.isfinite(trial.value)]
     if sweep.is_repeated and values:
         spread = f", std {number_text(statistics.stdev(values))}" if len(values) > 1 else ""

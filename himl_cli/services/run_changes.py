@@ -8,10 +8,13 @@ from dataclasses import dataclass
 
 from himl_cli.core.errors import BadUsage, HimlError, RunNotFound
 from himl_cli.core.pipelines import STEP
-from himl_cli.core.runs import Run
+from himl_cli.core.runs import Run, RunQuery
 from himl_cli.core.sweeps import HYPERPARAMETERS, MANY
 from himl_cli.workspaces.abilities import DeletesRuns, JoinsWorkspaces
 from himl_cli.workspaces.base import Workspace
+
+CHILDREN = {"sweep": "trial", "pipeline": "step", "trial": "nested run", "step": "nested run", "": "nested run"}
+"""What the children of a run are called, by what it is itself."""
 
 
 @dataclass(frozen=True)
@@ -31,10 +34,11 @@ class CancelOutcome:
 def cancel_runs(workspace: Workspace, runs: Sequence[Run]) -> list[CancelOutcome]:
     """Ask every one of *runs* to stop. Raises DiskFailed where one cannot be asked."""
     asked = [(run, workspace.cancel(run.id)) for run in {run.id: run for run in runs}.values()]
-    return [CancelOutcome(run.id, was_asked, workspace.run(run.id).status.value, _kind(run), run.parent) for run, was_asked in asked]
+    return [CancelOutcome(run.id, was_asked, workspace.run(run.id).status.value, kind_of(run), run.parent) for run, was_asked in asked]
 
 
-def _kind(run: Run) -> str:
+def kind_of(run: Run) -> str:
+    """`sweep`, `pipeline`, `trial`, `step`; empty for a run by itself."""
     if MANY in run.tags:
         return "pipeline" if run.tags[MANY] == "pipeline" else "sweep"
     return "step" if STEP in run.tags else "trial" if HYPERPARAMETERS in run.tags and run.parent else ""
@@ -78,6 +82,12 @@ def check_deletable(workspace: Workspace, runs: Sequence[Run]) -> DeletesRuns:
             f"Run '{active[0].id}' is {active[0].status.value.lower()}; nothing was deleted.", hint=f"Stop it first: himl runs cancel {active[0].id}"
         )
     return workspace
+
+
+def runs_below(workspace: Workspace, runs: Sequence[Run]) -> dict[str, str]:
+    """How many children go with each of *runs*, in words (`4 trials`), by its id; empty for a run that has none."""
+    counts = {run.id: sum(1 for _ in workspace.runs(RunQuery(parent=run.id))) for run in runs}
+    return {run.id: f"{counts[run.id]} {CHILDREN[kind_of(run)]}{'s' * (counts[run.id] != 1)}" if counts[run.id] else "" for run in runs}
 
 
 def delete_runs(deleter: DeletesRuns, runs: Sequence[Run]) -> None:

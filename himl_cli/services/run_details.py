@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 
 from himl_cli.core.errors import HimlError
 from himl_cli.core.run_details import RunDetails, SweepView, TrialView
 from himl_cli.core.runs import Run, RunQuery, RunStatus
-from himl_cli.core.sweeps import BEST_TRIAL, GOAL, MANY, PRIMARY_METRIC, REPEATED, SWEPT, TRIAL, best_of, hyperparameters_of
+from himl_cli.core.sweeps import BEST_TRIAL, GOAL, MANY, PRIMARY_METRIC, REPEATED, SWEPT, TRIAL, hyperparameters_of
 from himl_cli.workspaces.abilities import ReadsManyRuns
 from himl_cli.workspaces.base import Workspace
 
@@ -47,10 +48,9 @@ def sweep_view(workspace: Workspace, run: Run, children: Sequence[Run]) -> Sweep
     views = [TrialView(child, values[child.id], last.get(child.id)) for child in trials]
     if run.tags.get(MANY) in REPEATED:
         return SweepView(metric, goal, views, is_repeated=True)
-    best_value = best_of(goal, (view.value for view in views if view.value is not None))
-    best = next((view.run.id for view in views if best_value is not None and view.value == best_value), "")
-    known = run.tags.get(BEST_TRIAL, "")
-    return SweepView(metric, goal, views, best, known if known != best else "")
+    view = SweepView(metric, goal, views)
+    recorded = run.tags.get(BEST_TRIAL, "")
+    return replace(view, best=recorded if recorded in values else view.best_at_the_end)
 
 
 def sweep_outcome(workspace: Workspace, run: Run) -> SweepView | None:

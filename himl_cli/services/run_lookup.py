@@ -43,7 +43,10 @@ def check_selection(selection: RunSelection, *, explicit: bool = False) -> None:
     filters = {"--num_runs": selection.num_runs is not None, "--tags": bool(selection.tags), "--status": bool(selection.statuses)}
     lonely = [name for name, is_given in filters.items() if is_given and selection.experiment is None]
     if lonely:
-        raise BadUsage(f"{' and '.join(lonely)} select among the runs of an experiment.", hint="Add --experiment NAME; 'himl runs list' filters all runs.")
+        raise BadUsage(
+            f"{' and '.join(lonely)} select{'s' * (len(lonely) == 1)} among the runs of an experiment.",
+            hint="Add --experiment NAME; 'himl runs list' filters all runs.",
+        )
     if selection.num_runs is not None and selection.num_runs < 1:
         raise BadUsage(f"--num_runs must be at least 1, got {selection.num_runs}.")
     if explicit and not selectors:

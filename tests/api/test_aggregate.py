@@ -159,6 +159,9 @@ def test_what_cannot_be(workspace: LocalWorkspace) -> None:
         aggregate_hyperdrive_metrics("child_run_index")
     with pytest.raises(RunNotFound, match="No run 'nope'"):
         aggregate_hyperdrive_metrics("child_run_index", run_id="nope")
+    with pytest.raises(RunNotFound) as swapped:
+        aggregate_hyperdrive_metrics(PARENT, "child_run_index")
+    assert f"The name of the argument comes first: aggregate_hyperdrive_metrics('child_run_index', '{PARENT}')?" in swapped.value.hint
     with pytest.raises(BadUsage, match="None of the runs has a hyperparameter, tag, parameter or argument 'fold'") as caught:
         aggregate_hyperdrive_metrics("fold", run_id=PARENT)
     assert caught.value.hint == "There are: child_run_index."

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 import shutil
 from pathlib import Path
 
@@ -153,6 +155,15 @@ def test_metrics_of_a_job_here(examples: Path, himl: Himl, monkeypatch: pytest.M
     metrics = fetch_run(None, run_id).get_metrics()
     assert metrics["Penalty"] == 0.5
     assert metrics["Accuracy"] == pytest.approx(0.97, abs=0.03)
+
+
+def test_the_search_that_the_readme_shows_runs_here(examples: Path, himl: Himl) -> None:
+    (examples / ".himl" / "datastores" / "himldatasets").mkdir(parents=True)
+    run(examples / "example_7", "inputs_via_upload.py")
+    (line,) = re.findall(r"`himl (submit sample\.py [^`]*--sweep[^`]*)`", (examples / "README.md").read_text())
+    done = himl.ok(*shlex.split(line), "-q", cwd=examples / "example_8")
+    trials = himl.ok("runs", "show", done.stdout.strip(), "--children", "--json", cwd=examples / "example_8").json()
+    assert [trial["status"] for trial in trials] == ["Completed"] * 6
 
 
 def test_a_search_for_hyperparameters_on_azure_ml(lab: StagedWorkspace, examples: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -101,6 +101,8 @@ def test_its_arguments_are_hi_mls() -> None:
     assert (sweep.sampling, sweep.max_trials, sweep.primary_metric, sweep.goal) == ("grid", 4, "auc", "minimize")
     with pytest.raises(ValueError, match="num_splits is at least 1"):
         create_crossval_hyperdrive_config(0)
+    with pytest.raises(ValueError, match="num_splits is a whole number, not '3'"):
+        create_crossval_hyperdrive_config("3")  # type: ignore[arg-type]
 
 
 def test_a_grid_is_a_sweep_by_either_argument() -> None:

@@ -126,6 +126,7 @@ def test_a_grid_has_no_more_trials_than_points() -> None:
     [
         ({"parameter_samplin": SPACE}, "unknown 'parameter_samplin'"),
         ({"primary_metric": "loss"}, "'parameter_sampling' is missing"),
+        ([1], "hyperparam_args is a dictionary, not list"),
         ({"parameter_sampling": [0.1]}, "dictionary by name, not list"),
         ({"parameter_sampling": {"lr": 0.1}}, "'lr': float is nothing to draw values from"),
         ({"parameter_sampling": {"lr": [[0.1]]}}, "neither a number nor a text"),

@@ -237,6 +237,8 @@ def test_a_client_of_the_sdk_says_which_workspace(lab: StagedWorkspace, project:
         ("", "compute_cluster_name does not name a cluster"),
         (f"{CLUSTER}, hyperdrive_config=object()", "hyperdrive_config is no HyperDriveConfig, but of type object"),
         (f"{CLUSTER}, hyperparam_args=dict(a=1)", "hyperparam_args: unknown 'a'"),
+        (f"{CLUSTER}, hyperparam_args=dict()", "hyperparam_args: 'parameter_sampling' is missing"),
+        (f"{CLUSTER}, hyperparam_args=[1]", "hyperparam_args is a dictionary, not list"),
         (f'{CLUSTER}, max_run_duration="soon"', "'soon' is no duration"),
         (f'{CLUSTER}, docker_shm_size="big"', "docker_shm_size 'big' is no size"),
         (f'{CLUSTER}, conda_environment_file="none.yml"', "none.yml"),

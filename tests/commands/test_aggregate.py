@@ -224,12 +224,34 @@ def test_where_the_service_fails_it_is_said(himl: Himl, azure_environment: Stage
     assert not (project / "m.csv").exists()
 
 
-def test_several_sweeps_stand_for_themselves_and_it_is_said_how_to_get_their_trials(himl: Himl, project: Path) -> None:
+@pytest.fixture
+def two_sweeps(himl: Himl, project: Path) -> Himl:
+    """Two sweeps of a trial each, and a run by itself."""
     runs = RecordedRuns(project)
-    for name in ("first", "second"):
-        runs.add(name, tags={"himl.many": "sweep"})
+    for name, loss in (("first", 0.5), ("second", 0.25)):
+        runs.add(name, tags={"himl.many": "sweep"}, command="train.py --lr ${{search_space.lr}}")
         runs.add(f"{name}_0", parent=name, tags={HYPERPARAMETERS: '{"lr": 0.1}', "himl.trial": "0"})
-        runs.log(f"{name}_0", [("loss", 0.5, 0, 0)])
-    told = himl.ok("runs", "aggregate", "--run", "first,second").stderr
-    assert "2 of the runs are sweeps or pipelines: with --children what is below them is put side by side." in told
-    assert "loss" in himl.ok("runs", "aggregate", "--run", "first,second", "--children").stdout
+        runs.log(f"{name}_0", [("loss", loss, 0, 0)])
+    runs.add("plain", command="train.py")
+    runs.log("plain", [("loss", 0.125, 0, 0)])
+    return himl
+
+
+@pytest.mark.parametrize("selection", [("first", "second", "plain"), ("first", "first_0", "second", "plain")])
+def test_a_sweep_among_several_runs_stands_for_its_trials_and_no_run_comes_twice(two_sweeps: Himl, selection: tuple[str, ...]) -> None:
+    found = two_sweeps.ok("runs", "aggregate", *selection, "--json").json()["children"]
+    assert [child["id"] for child in found] == ["first_0", "second_0", "plain"]
+    assert all(child["label"] and "$" not in child["label"] for child in found)
+
+
+def test_all_sweeps_of_an_experiment_are_no_run_that_stands_alone(two_sweeps: Himl) -> None:
+    done = two_sweeps.ok("runs", "aggregate", "--experiment", "train", "--num_runs", "all")
+    assert "alone" not in done.stderr
+    assert done.stdout.splitlines()[-1].split("\t")[0] == "loss"
+
+
+def test_two_results_cannot_go_to_one_file(two_sweeps: Himl, project: Path) -> None:
+    done = two_sweeps("runs", "aggregate", "first", "--output_csv", "o.csv", "--output_parquet", "./o.csv")
+    assert done.code == 2
+    assert "Two results cannot go to one file" in done.stderr
+    assert not (project / "o.csv").exists()

@@ -31,6 +31,13 @@ def made(himl: Himl, project: Path) -> str:
     return himl.ok("submit", "make.py", "-q").stdout.strip()
 
 
+def test_an_empty_one_is_refused(himl: Himl, project: Path) -> None:
+    write_files(project, {"look.py": LOOKS})
+    outcome = himl("submit", "look.py", "--checkpoint", "")
+    assert (outcome.code, "--checkpoint got an empty value." in outcome.stderr) == (2, True), outcome.stderr
+    assert not (project / ".himl").exists()
+
+
 def test_without_it_there_is_nothing(himl: Himl, made: str) -> None:
     assert himl.ok("submit", "look.py").stdout == "[] None None\n"
 

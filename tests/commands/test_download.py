@@ -254,3 +254,15 @@ def test_ctrl_c_exits_with_130_and_the_next_call_goes_on(himl: Himl, recorded: R
     assert (process.returncode, len(said.splitlines()) <= 2) == (130, True), said
     assert left == [".big.himl-part", "a"]
     assert (again["files"], again["skipped"], (folder / "big").stat().st_size) == (1, 1, size)
+
+
+def test_of_a_sweep_it_is_said_where_the_trials_files_are(himl: Himl, project: Path) -> None:
+    runs = RecordedRuns(project)
+    runs.add("sweep", tags={"himl.many": "sweep"}, files={"user_logs/std_log.txt": "done"})
+    runs.add("sweep_0", parent="sweep", files={"outputs/model.txt": "weights"})
+    hint = "Run 'sweep' is a sweep: --children downloads the files of the runs below it."
+    assert hint in himl.ok("download", "sweep").stderr
+    assert hint not in himl.ok("download", "sweep", "--children").stderr
+    nothing = himl("tb", "sweep", "--sync_only")
+    assert nothing.code == 3
+    assert "add --children" in nothing.stderr

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import shutil
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -136,6 +137,24 @@ def test_resuming_a_pipeline_runs_the_failed_step_again_and_the_rest(himl: Himl,
     himl.ok("submit", "--resume", parent, env={"NOTES": str(notes)})
     assert lines(notes / "ends") == [f"{parent}_step{number}" for number in (1, 2, 2, 3)]
     assert "resumed: 2 of 3 steps are left" in log_of(project, parent)
+
+
+def test_a_finished_step_whose_output_is_gone_runs_again(himl: Himl, project: Path, tmp_path: Path) -> None:
+    """Those that nothing left to do reads from do not."""
+    makes = NOTING + "\nimport sys\nif '--output' in sys.argv: Path(sys.argv[-1], 'made.txt').write_text('1')\n"
+    reads = NOTING + "\nimport sys\nassert not (notes / 'broken').exists()\nprint(Path(sys.argv[2], 'made.txt').read_text())\n"
+    chain = (step("makes.py", output="first"), step("makes.py", output="second"), step("reads.py", input_dataset_name="second"))
+    write_pipeline(project, {"makes.py": makes, "reads.py": reads}, *chain)
+    notes = notes_folder(tmp_path)
+    (notes / "broken").touch()
+    parent = submit(himl, code=1, NOTES=str(notes))
+    (notes / "broken").unlink()
+    for folder in (project / ".himl" / "datastores" / "local" / "azureml").iterdir():
+        shutil.rmtree(folder)
+    himl.ok("submit", "--resume", parent, env={"NOTES": str(notes)})
+    assert show(himl, parent)["status"] == "Completed"
+    assert "step 'makes' (step2) runs again: step3 reads its output, and '" in log_of(project, parent)
+    assert [run["status"] for run in children(himl, parent)] == ["Completed"] * 3
 
 
 LINE = f"""cat ${{{{inputs.data}}}}/x.txt && cat "${{{{inputs.data}}}}/x.txt" && {shlex.quote(sys.executable)} -c 'print(3)' > ${{{{outputs.out}}}}/made.txt"""

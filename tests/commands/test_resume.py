@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import time
@@ -99,6 +100,23 @@ def test_a_secret_among_the_arguments_is_not_kept(himl: Himl, project: Path) -> 
     assert (refused.code, "its arguments hold a secret" in refused.stderr, "--api_key" in refused.stderr) == (2, True, True)
     files = [path for path in (project / ".himl" / "runs" / run).rglob("*") if path.is_file()]
     assert not [path for path in files if b"sesame-open-1" in path.read_bytes()]
+
+
+def test_other_arguments_are_refused_and_the_same_ones_are_not(himl: Himl, project: Path) -> None:
+    write_files(project, {"train.py": "import sys\nprint(sys.argv[1:])\nraise SystemExit(1)"})
+    assert himl("submit", "train.py", "--", "--val", "2").code == 1
+    run = latest(himl)
+    refused = himl("submit", "--resume", run, "--", "--val", "3")
+    assert (refused.code, "goes on with the arguments of 'train.py --val 2', not with '--val 3'" in refused.stderr) == (2, True), refused.stderr
+    assert himl("submit", "--resume", run, "--", "--val", "2").stdout == "['--val', '2']\n"
+
+
+def test_a_pipeline_is_no_sweep(himl: Himl, project: Path) -> None:
+    step = {"type": "PythonScriptStep", "script": "train.py", "source_directory": "."}
+    write_files(project, {"train.py": "raise SystemExit(1)", "p.json": json.dumps({"step1": step})})
+    assert himl("submit", "p.json").code == 1
+    refused = himl("submit", "--resume", "latest", "--sweep", "a=1")
+    assert (refused.code, "is: a pipeline; not: " in refused.stderr) == (2, True), refused.stderr
 
 
 def test_a_count_of_tokens_is_no_secret(himl: Himl, project: Path) -> None:

@@ -70,11 +70,13 @@ def test_the_goal_decides_which_is_best(himl: Himl, recorded: RecordedRuns) -> N
     assert [row[0] for row in table(himl.ok("runs", "show", SWEEP).stdout)[1:]] == [f"{SWEEP}_2", f"{SWEEP}_1", f"{SWEEP}_0"]
 
 
-def test_a_trial_that_was_better_on_the_way_is_named(himl: Himl, recorded: RecordedRuns) -> None:
+def test_the_best_trial_is_the_recorded_one_everywhere(himl: Himl, recorded: RecordedRuns) -> None:
     add_sweep_here(recorded, 3, tags={BEST_TRIAL: f"{SWEEP}_1"})
     shown = himl.ok("runs", "show", SWEEP).stdout
-    assert f"The best value of all, at some step, is that of {SWEEP}_1.\n" in shown
+    assert f"The best value at any step is that of {SWEEP}_1; the table has last values.\n" in shown
     assert f"Best trial    {SWEEP}_1\n" in shown
+    assert [[row[0], "best" in row] for row in table(shown)[1:4]] == [[f"{SWEEP}_1", True], [f"{SWEEP}_2", False], [f"{SWEEP}_0", False]]
+    assert himl.ok("runs", "show", SWEEP, "--json").json()["primary_metric"]["best"] == f"{SWEEP}_1"
 
 
 def test_values_that_are_no_numbers_are_shown_and_never_best(himl: Himl, recorded: RecordedRuns) -> None:
@@ -82,8 +84,8 @@ def test_values_that_are_no_numbers_are_shown_and_never_best(himl: Himl, recorde
     for index, value in enumerate((math.nan, -math.inf, 1e300)):
         recorded.log(f"{SWEEP}_{index}", [("val/loss", value, 1, 2)])
     rows = table(himl.ok("runs", "show", SWEEP).stdout)[1:]
-    assert [row[3] for row in rows] == ["-Infinity", "1e+300", "NaN"]
-    assert ["best" in row for row in rows] == [False, True, False]
+    assert [row[3] for row in rows] == ["1e+300", "-Infinity", "NaN"]
+    assert ["best" in row for row in rows] == [True, False, False]
 
 
 def test_json_has_every_trial_in_its_order_with_its_values(himl: Himl, recorded: RecordedRuns) -> None:

@@ -256,7 +256,7 @@ def test_tag_takes_a_studio_url_for_the_run_it_is(himl: Himl) -> None:
 
 @pytest.mark.usefixtures("recorded")
 def test_delete_removes_the_run_its_children_and_their_files(himl: Himl, project: Path) -> None:
-    assert himl.ok("runs", "delete", "train_3_cc", "--yes").stdout == "Deleted run 'train_3_cc'.\n"
+    assert himl.ok("runs", "delete", "train_3_cc", "--yes").stdout == "Deleted run 'train_3_cc' and its 2 nested runs.\n"
     assert himl("runs", "show", "fold_0").code == 3
     assert sorted(path.name for path in (project / ".himl" / "runs").iterdir()) == ["base_1_aa", "train_2_bb"]
 
@@ -299,3 +299,15 @@ def test_a_tag_that_is_not_written_as_one_is_explained(himl: Himl) -> None:
     assert (alone.code, beside.code) == (2, 3)
     assert all("A tag is KEY=VALUE" in each.stderr for each in (alone, beside))
     assert "No run 'noequals'" in beside.stderr
+
+
+def test_deleting_says_what_goes_with_a_run(himl: Himl, project: Path) -> None:
+    runs = RecordedRuns(project)
+    for name, kind, children in (("sweep", "sweep", 2), ("pipe", "pipeline", 1)):
+        runs.add(name, tags={"himl.many": kind})
+        for number in range(children):
+            runs.add(f"{name}_{number}", parent=name)
+    refused = himl("runs", "delete", "sweep")
+    assert "Delete run 'sweep' with its 2 trials and all their files?" in refused.stderr
+    assert "Delete 2 runs with all their files: sweep (with its 2 trials), pipe (with its 1 step)?" in himl("runs", "delete", "sweep", "pipe").stderr
+    assert himl.ok("runs", "delete", "sweep", "pipe", "--yes").stdout == "Deleted run 'sweep' and its 2 trials.\nDeleted run 'pipe' and its 1 step.\n"

@@ -80,6 +80,21 @@ def test_a_pipeline_in_yaml_runs_here(himl: Himl, folder: Path) -> None:
     assert (folder / ".himl" / "datastores" / "lab" / "total" / "n.txt").read_text() == "125"
 
 
+def test_outputs_of_a_pipeline_in_yaml_are_the_runs_own(himl: Himl, folder: Path) -> None:
+    part = {
+        "type": "command",
+        "code": ".",
+        "command": "python train.py --n 2 --data ${{inputs.data}} --out ${{outputs.sum}}",
+        "environment": "azureml:lab@latest",
+        "inputs": {"data": {"type": "uri_folder", "path": "data"}},
+        "outputs": {"sum": "${{parent.outputs.final}}"},
+    }
+    write_yaml(folder, "pipeline.yml", {"type": "pipeline", "outputs": {"final": {"type": "uri_folder"}}, "jobs": {"b": part}})
+    run = himl.ok("submit", "pipeline.yml", "--json").json()
+    himl.ok("download", run["id"], "--output_key", "final", "--output_dir", "got", "--flat")
+    assert (folder / "got" / "n.txt").read_text() == "22"
+
+
 def test_a_sweep_in_yaml_runs_here(himl: Himl, folder: Path) -> None:
     sweep = {
         "type": "sweep",

@@ -128,6 +128,34 @@ def test_create_cluster_is_for_pipelines(himl: Himl, folder: Path) -> None:
         assert (outcome.code, "--create_cluster is for pipeline" in outcome.stderr) == (2, True), outcome.stderr
 
 
+def test_create_cluster_is_refused_where_the_pipeline_runs_here(himl: Himl, folder: Path) -> None:
+    for more in ((), ("--cluster", "local"), ("--dry_run",)):
+        outcome = himl("submit", "pipeline.json", "--create_cluster", *more)
+        assert (outcome.code, "--create_cluster: this pipeline runs here." in outcome.stderr) == (2, True), outcome.stderr
+    assert not (folder / ".himl").exists()
+
+
+def test_the_hint_about_missing_data_works_in_a_fresh_folder(himl: Himl, folder: Path) -> None:
+    write_files(folder, {"data/seed.txt": "30"})
+    (folder / "pipeline.json").write_text(json.dumps({**STEPS, "step2": {**STEPS["step2"], "input_datareference_path": "raw/"}}))
+    outcome = himl("submit", "pipeline.json")
+    assert (outcome.code, "mkdir .himl, then himl datastore upload FOLDER raw" in outcome.stderr) == (3, True), outcome.stderr
+    (folder / ".himl").mkdir()
+    himl.ok("datastore", "upload", "data", "raw")
+    himl.ok("submit", "pipeline.json")
+
+
+def test_a_name_of_a_step_does_not_break_lines(himl: Himl, folder: Path) -> None:
+    name = "a\nb\x1b[31m" + "c" * 120
+    (folder / "pipeline.json").write_text(json.dumps({**STEPS, "step2": {**STEPS["step2"], "name": name}}))
+    outcome = himl.ok("submit", "pipeline.json")
+    assert "step 'a b [31mccc" in outcome.stdout
+    assert "\x1b" not in outcome.stdout + outcome.stderr
+    shown = himl.ok("runs", "show", "latest").stdout
+    (line,) = [line for line in shown.splitlines() if "a b [31mccc" in line]
+    assert "c" * 40 not in line
+
+
 def test_the_example_runs_here(himl: Himl, project: Path) -> None:
     shutil.copytree(EXAMPLE, project / "pipeline", ignore=shutil.ignore_patterns("__pycache__"))
     run = himl.ok("submit", "pipeline/pipeline.json", "--json").json()
@@ -181,6 +209,33 @@ def test_a_dotenv_names_cluster_and_storage(himl: Himl, lab: StagedWorkspace, fo
     himl.ok("download", read["id"], "--output_dir", "got", "--flat", "--prefix", "outputs/read_0.txt")
     assert (folder / "got" / "outputs" / "read_0.txt").read_text() == "47"
     assert other.key not in missing.stdout + missing.stderr + made.stdout + made.stderr
+
+
+def test_no_cluster_is_made_for_a_pipeline_that_is_refused(himl: Himl, lab: StagedWorkspace, folder: Path) -> None:
+    new = ("--cluster", "newpool", "--create_cluster")
+    (folder / "pipeline.json").write_text(json.dumps({**STEPS, "step1": {**STEPS["step1"], "input_dataset_name": "cleam"}}))
+    outcome = himl("submit", "pipeline.json", *new, *IMAGE)
+    assert (outcome.code, "'pipeline.json', step1: 'input_dataset_name' 'cleam': no " in outcome.stderr) == (3, True), outcome.stderr
+    step = {**STEPS["step2"], "input_datareference_path": "raw"}
+    (folder / "pipeline.json").write_text(json.dumps({**STEPS, "step2": step}))
+    other = lab.state.second_storage
+    (folder / ".env").write_text(f"BLOB_ACCOUNT_NAME={other.account}\nBLOB_CONTAINER_NAME=field\nBLOB_ACCOUNT_KEY=d3Jvbmc=\n")
+    outcome = himl("submit", "pipeline.json", *new, *IMAGE)
+    assert outcome.code != 0
+    assert lab.requests("^GET .*/computes/newpool")
+    assert not lab.requests("^PUT .*/computes/")
+
+
+def test_a_step_larger_than_its_cluster_is_named(himl: Himl, lab: StagedWorkspace, folder: Path) -> None:
+    (folder / "pipeline.json").write_text(json.dumps({**STEPS, "step1": {**STEPS["step1"], "node_count": 77}}))
+    outcome = himl("submit", "pipeline.json", "--cluster", "cpu-cluster", *IMAGE)
+    assert (outcome.code, "'pipeline.json', step1: 'node_count' 77: the compute" in outcome.stderr) == (2, True), outcome.stderr
+
+
+def test_a_step_without_requirements_runs_on_a_cluster(himl: Himl, lab: StagedWorkspace, folder: Path) -> None:
+    with lab.run_jobs():
+        run = himl.ok("submit", "pipeline.json", "--cluster", "cpu-cluster", "--wait", "--json").json()
+    assert run["status"] == "Completed"
 
 
 def test_a_dry_run_is_yaml_that_runs_again_here(himl: Himl, folder: Path) -> None:

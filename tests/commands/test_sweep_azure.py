@@ -43,6 +43,8 @@ def test_a_sweep_is_waited_for_and_shown(lab: StagedWorkspace, himl: Himl) -> No
     trials = [f"{run_id}_{index}" for index in range(4)]
     assert [trial for trial in trials if himl.ok("runs", "show", trial, "--json").json()["parent"] != run_id] == []
     assert shown["tags"]["himl.best_trial"] in trials[2:]
+    own_of_service = [each["name"] for each in (*shown["metrics"], *shown["texts"]) if each["name"].startswith("best_child_by_primary_metric")]
+    assert own_of_service == []
 
 
 def test_a_sweep_whose_trials_all_fail_fails(lab: StagedWorkspace, himl: Himl) -> None:

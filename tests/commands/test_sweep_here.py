@@ -356,7 +356,7 @@ def test_waiting_for_a_sweep_whose_keeper_is_killed_says_how_to_go_on(himl: Himl
     parent = himl.ok("runs", "list", "-q").stdout.strip()
     wait_until(lambda: statuses(himl, parent) == ["Completed"])
     assert process.returncode == 1
-    assert f"; to do what is missing: himl submit --resume {parent}" in (told if isinstance(told, str) else told.decode())
+    assert f"; to do what is missing: himl submit --resume {parent}" in told.decode()
 
 
 def test_no_file_holds_the_variables(himl: Himl, project: Path) -> None:

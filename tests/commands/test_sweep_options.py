@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import sys
 import time
@@ -95,7 +96,7 @@ def refused(himl: Himl, project: Path, *options: str, env: dict[str, str] | None
         (("--crossval", "3", "--early_stop", "median"), "--early_stop belongs to --sweep"),
         (("--different_seeds", "3", "--early_stop", "median"), "--early_stop belongs to --sweep"),
         (("--crossval", "2", "--crossval_arg", "--fold", "--crossval_count_arg", "fold"), "--crossval_arg and --crossval_count_arg are both 'fold'."),
-        (("--sweep", "api_key=sesame-1,sesame-2"), "--sweep api_key: this looks like a secret"),
+        (("--sweep", "api_key=sesame-1,sesame-2"), "The hyperparameter 'api_key' looks like a secret"),
         (("--sweep", "lr=1,2", "--", "${{search_space.depth}}"), "'${{search_space.depth}}' names no hyperparameter; there are: lr."),
         (("--create_cluster",), "--create_cluster is for pipelines"),
     ],
@@ -236,7 +237,7 @@ def test_early_stopping_that_settings_tell_of_counts_for_searches_alone(himl: Hi
 def test_a_secret_that_is_swept_is_named_and_not_shown(himl: Himl, project: Path) -> None:
     outcome = refused(himl, project, "--sweep", "token=hunter2secret,abcSECRET")
     assert "hunter2" not in outcome.stderr
-    assert "--env_var TOKEN=VALUE" in outcome.stderr
+    assert "Give a secret by --env_var." in outcome.stderr
     himl.ok("submit", "train.py", "--sweep", "token_count=1,2")
 
 
@@ -320,3 +321,11 @@ def test_interrupting_a_submit_that_waits_cancels_the_sweep(himl: Himl, project:
     assert shown["status"] == "Canceled"
     assert {child["status"] for child in shown["children"]} == {"Canceled"}
     assert json.loads(himl.ok("runs", "list", "--status", "Running", "--json").stdout) == []
+
+
+def test_a_random_search_on_a_cluster_is_sent_with_the_seed_that_is_told(himl: Himl, lab: StagedWorkspace) -> None:
+    options = ("--cluster", "cpu-cluster", "--sweep", "lr=uniform(0,1)", "--max_trials", "3", "--dry_run")
+    outcome = himl.ok("submit", "train.py", *options)
+    (seed,) = re.findall(r"^  seed: (\d+)$", outcome.stdout, re.MULTILINE)
+    assert f"random(seed={seed}), 3 trials" in outcome.stderr
+    assert not lab.stage.log.all()

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -18,28 +17,9 @@ from himl_cli.services import logged_values
 from himl_cli.services.aggregation.chosen_runs import children_chosen
 from himl_cli.services.aggregation.gathering import aggregate
 from himl_cli.workspaces.abilities import ReadsManyRuns
-from himl_cli.workspaces.azure.workspace import AzureWorkspace
-from himl_cli.workspaces.local.workspace import LocalWorkspace
-from tests.azure_workspaces import opened
-from tests.recorded_runs import RecordedRuns
-from tests.servers.azureml.seeding import StagedWorkspace
+from tests.both_workspaces import COMPLETED, Seed, Seen, azure, local
 
-Seen = LocalWorkspace | AzureWorkspace
-Seed = Callable[[pytest.FixtureRequest, Path], AbstractContextManager[Seen]]
-COMPLETED = RunEnd(RunStatus.completed)
 PARENT = "sweep_1_aa"
-
-
-@contextmanager
-def local(request: pytest.FixtureRequest, folder: Path) -> Iterator[Seen]:
-    yield RecordedRuns(folder).workspace
-
-
-@contextmanager
-def azure(request: pytest.FixtureRequest, folder: Path) -> Iterator[Seen]:
-    staged: StagedWorkspace = request.getfixturevalue("azure_environment")
-    with opened(staged, folder) as workspace:
-        yield workspace
 
 
 @pytest.fixture(params=[local, azure], ids=["local", "azure"])

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,28 +15,8 @@ from himl_cli.core.logged import Logged, LoggedKind, LoggedRow, NewRun, RunEnd
 from himl_cli.core.runs import RunQuery, RunStatus
 from himl_cli.services import logged_values
 from himl_cli.workspaces.abilities import RecordsRuns
-from himl_cli.workspaces.azure.workspace import AzureWorkspace
-from himl_cli.workspaces.local.workspace import LocalWorkspace
-from tests.azure_workspaces import opened
 from tests.blob_sinks import Stored
-from tests.recorded_runs import RecordedRuns
-from tests.servers.azureml.seeding import StagedWorkspace
-
-Seen = LocalWorkspace | AzureWorkspace
-Seed = Callable[[pytest.FixtureRequest, Path], AbstractContextManager[Seen]]
-COMPLETED = RunEnd(RunStatus.completed)
-
-
-@contextmanager
-def local(request: pytest.FixtureRequest, folder: Path) -> Iterator[Seen]:
-    yield RecordedRuns(folder).workspace
-
-
-@contextmanager
-def azure(request: pytest.FixtureRequest, folder: Path) -> Iterator[Seen]:
-    staged: StagedWorkspace = request.getfixturevalue("azure_environment")
-    with opened(staged, folder) as workspace:
-        yield workspace
+from tests.both_workspaces import COMPLETED, Seed, Seen, azure, local
 
 
 @pytest.fixture(params=[local, azure], ids=["local", "azure"])

@@ -11,13 +11,16 @@ import pytest
 from tests.running import Himl
 
 ROOT = Path(__file__).parents[2]
-README = "".join((ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "docs/azure.md", "docs/submit.md"))
+README = "".join(
+    (ROOT / name).read_text(encoding="utf-8")
+    for name in ("README.md", "docs/azure.md", "docs/submit.md", "docs/many-runs.md", "docs/pipelines.md", "docs/preemption.md")
+)
 
 
 def commands() -> list[str]:
     """Every `himl …` of a code block or a table's first column, arguments of scripts cut off."""
     blocks = "\n".join(re.findall(r"```\w+\n(.*?)```", README, flags=re.DOTALL))
-    shown = re.findall(r"(?:^|\$ |&& |\$\()(himl [^\n#)]*)", blocks, flags=re.MULTILINE)
+    shown = re.findall(r"(?:^|\$ |&& |\$\()(himl (?:'[^'\n]*'|[^\n#)'])*)", blocks, flags=re.MULTILINE)
     listed = re.findall(r"^\| `(himl [^`]*)`", README, flags=re.MULTILINE)
     return sorted({command.split(" -- ")[0].strip() for command in (*shown, *listed)})
 

@@ -11,9 +11,9 @@ def trials(*values: float | None) -> list[TrialView]:
     return [TrialView(run(f"sweep_{number}", tags={"himl.trial": str(number)}), {"fold": number}, value) for number, value in enumerate(values)]
 
 
-def test_the_best_on_the_way_is_told_at_the_end_of_a_submit_too() -> None:
-    view = SweepView("loss", "minimize", trials(0.25, 0.5), best="sweep_0", best_on_the_way="sweep_1")
-    told = "The best value of all, at some step, is that of sweep_1."
+def test_why_the_best_is_not_the_one_with_the_best_last_value_is_told_at_the_end_of_a_submit_too() -> None:
+    view = SweepView("loss", "minimize", trials(0.25, 0.5), best="sweep_1")
+    told = "The best value at any step is that of sweep_1; the table has last values."
     assert list(best_lines(view))[-1] == told
     assert list(trials_view(view))[-1] == told
 

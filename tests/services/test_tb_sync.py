@@ -194,3 +194,9 @@ def test_a_copy_is_what_its_original_is_however_that_grew(tmp_path_factory: pyte
         assert (copy.is_other, copy.path) == (False, path)
     assert (path.read_bytes() if original else b"") == original
     assert asked <= len(original) + OVERLAP * len(pieces)
+
+
+def test_a_trial_without_a_name_is_called_by_its_values(project: Path) -> None:
+    runs = RecordedRuns(project)
+    runs.add("sweep_0", display_name="sweep_0", tags={"hyperparameters": '{"lr": 0.1, "opt": "adam"}'})
+    assert readable_name(runs.workspace.run("sweep_0")) == "lr=0.1_opt=adam-sweep_0"

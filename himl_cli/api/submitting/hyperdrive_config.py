@@ -68,7 +68,7 @@ def create_grid_hyperparam_args_v2(values: Sequence[Scalar], argument_name: str,
     }
 
 
-def _splits(number: int) -> list[str]:
+def _splits(number: Any) -> list[str]:
     """The numbers of the splits, as texts: so they stand in the tags of hi-ml's runs."""
     if isinstance(number, bool) or not isinstance(number, Integral):
         raise WrongArgument(f"num_splits is a whole number, not {number!r}.")

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from himl_cli.core.runs import Run, RunSelection
+from himl_cli.core.sweeps import MANY
 from himl_cli.services.run_details import children_of
 from himl_cli.services.run_lookup import find_runs, means_one_run
 from himl_cli.workspaces.base import Workspace
@@ -27,13 +28,16 @@ class ChosenRuns:
 def choose_runs(workspace: Workspace, selection: RunSelection, *, cwd: Path) -> ChosenRuns:
     """The runs that *selection* puts side by side.
 
-    A single run stands for its children (trials, folds, steps, or runs that its script nested in it), and without children for itself. Never
-    empty: raises what `find_runs` does.
+    A single run stands for its children (trials, folds, steps, or runs that its script nested in it), and without children for itself; of several
+    runs the sweeps and pipelines do. No run comes twice. Never empty: raises what `find_runs` does.
     """
     found = find_runs(workspace, selection, cwd=cwd)
     if means_one_run(selection):
         return children_chosen(workspace, found[0])
-    return ChosenRuns(in_order(found) if selection.children else found)
+    if selection.children:
+        return ChosenRuns(in_order(found))
+    standing = [each for run in found for each in (children_chosen(workspace, run).runs if MANY in run.tags else [run])]
+    return ChosenRuns([*{run.id: run for run in standing}.values()])
 
 
 def children_chosen(workspace: Workspace, parent: Run) -> ChosenRuns:

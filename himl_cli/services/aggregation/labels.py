@@ -7,6 +7,8 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from himl_cli.core.errors import BadUsage
+from himl_cli.core.pipelines import STEP
+from himl_cli.core.placeholders import PLACEHOLDER
 from himl_cli.core.results import RunResults
 from himl_cli.core.runs import Run
 from himl_cli.core.sweeps import HYPERPARAMETERS, Scalar, hyperparameters_of, value_text, values_text
@@ -28,11 +30,13 @@ def labels_of(runs: Sequence[Run], results: Sequence[RunResults], child_arg: str
         if all(value is None for value in values):
             raise _unknown(child_arg, runs)
         return unique([_name(run) if value is None else value_text(value) for run, value in zip(runs, values, strict=True)])
+    if all(STEP in run.tags for run in runs):
+        return unique([_name(run) if _own_name(run) else run.tags[STEP] for run in runs])
     labels = _distinguishing([hyperparameters_of(run.tags) for run in runs])
     for values_of_all in ([_tags(run) for run in runs], [_arguments(run) for run in runs], [found.parameters for found in results]):
         labels = labels or _distinguishing(values_of_all, most=MOST_NAMES)
     if labels:
-        return unique(labels)
+        return unique([label or _name(run) for label, run in zip(labels, runs, strict=True)])
     names = [_own_name(run) for run in runs]
     if all(names) and len(set(names)) == len(runs):
         return names
@@ -94,7 +98,7 @@ def _arguments(run: Run) -> dict[str, Scalar]:
             name, equals, value = word[2:].partition("=")
             following = words[place + 1] if place + 1 < len(words) else "--"
             found[name] = value if equals else True if following.startswith("--") else following
-    return found
+    return {name: value for name, value in found.items() if not (isinstance(value, str) and PLACEHOLDER.search(value))}
 
 
 def _name(run: Run) -> str:

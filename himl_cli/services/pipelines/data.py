@@ -96,7 +96,7 @@ def _found_here(
     if workspace is None:
         if may_be_made and store is not None:
             return _to_be_filled(key, job, Path(known[store]), notify)
-        raise _nowhere(prepared, key, item)
+        raise _nowhere(prepared, key, item, known)
     there = _by_names(prepared.spec, {key: item}, workspace)[key] if item.is_folder else wanted
     try:
         return bring_inputs(replace(job, inputs=[there]), here, azure, notify)
@@ -138,12 +138,15 @@ def _with_inputs(spec: PipelineSpec, inputs: Mapping[str, DataSpec]) -> Pipeline
     return replace(spec, steps=steps)
 
 
-def _nowhere(prepared: PreparedPipeline, key: str, item: DataInput) -> NotFound:
+def _nowhere(prepared: PreparedPipeline, key: str, item: DataInput, known: Mapping[str, str]) -> NotFound:
+    upload = f"himl datastore upload FOLDER {item.name}"
+    home = next((parent for path in known.values() for parent in Path(path).parents if parent.name == ".himl"), None)
+    hint = f"Put the data there: {upload}" if home is None or home.is_dir() else f"Put the data there: mkdir .himl, then {upload}"
     if item.is_folder:
         message = f"'{prepared.shown}', {key}: '{item.field}' names '{item.name}', and no datastore here has that folder."
-        return NotFound(message, hint=f"Put the data there: himl datastore upload FOLDER {item.name}")
+        return NotFound(message, hint=hint)
     message = f"'{prepared.shown}', {key}: '{item.field}' names '{item.name}', which is neither the output of a step nor data here."
-    return NotFound(message, hint=_outputs_like(prepared, item) or f"Put the data there: himl datastore upload FOLDER {item.name}")
+    return NotFound(message, hint=_outputs_like(prepared, item) or hint)
 
 
 def _outputs_like(prepared: PreparedPipeline, item: DataInput) -> str:

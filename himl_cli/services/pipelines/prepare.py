@@ -78,7 +78,8 @@ def _placed(request: SubmitRequest, variables: PipelineVariables) -> tuple[Submi
     if request.cluster is not None or not variables.cluster:
         return request, []
     where = f"Goes to cluster '{variables.cluster}', by {variables.place_of_cluster()}; --cluster local runs it here."
-    return replace(request, cluster=variables.cluster), [where]
+    placed = replace(request, cluster=variables.cluster)
+    return placed, [where] if placed.on_cluster else []
 
 
 def _common(request: SubmitRequest, path: Path, remarks: list[str], env: Mapping[str, str]) -> JobSpec:

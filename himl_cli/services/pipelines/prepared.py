@@ -10,6 +10,9 @@ from himl_cli.core.containers import ContainerSpec
 from himl_cli.core.jobs import SnapshotReport
 from himl_cli.core.pipelines import PipelineSpec
 
+INPUT = "input_data"
+"""The key of a step's input: with dashes before it the argument that its script gets."""
+
 
 @dataclass(frozen=True)
 class DataInput:

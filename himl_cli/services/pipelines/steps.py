@@ -13,13 +13,10 @@ from himl_cli.core.jobs import DataSpec, Entry, EntryKind, EnvironmentSpec, JobS
 from himl_cli.core.pipelines import StepOutput, StepSpec
 from himl_cli.services.pipelines.order import in_order, makers, output_key, output_read, passed_on
 from himl_cli.services.pipelines.places import StepFiles, step_files
-from himl_cli.services.pipelines.prepared import DataInput
+from himl_cli.services.pipelines.prepared import INPUT, DataInput
 from himl_cli.services.pipelines.schema import MPI_STEP, PipelineFile, Step
 from himl_cli.services.snapshot import take_snapshot
 from himl_cli.services.submission import SubmitRequest
-
-INPUT = "input_data"
-"""The key of a step's input: with dashes before it the argument that its script gets."""
 
 
 class StepMaker:
@@ -30,6 +27,7 @@ class StepMaker:
         self.request = request
         self.common = common
         self.remarks: list[str] = []
+        self._noted: dict[str, tuple[int, list[str]]] = {}
         self.data: dict[str, DataInput] = {}
         self._snapshots: dict[Path, SnapshotReport] = {}
 
@@ -104,13 +102,19 @@ class StepMaker:
             raise self.file.wrong(step.key, "script", f"'{step.script}' is left out of the snapshot.", hint=f"Look in '{files.source / report.ignore_file}'.")
         return report
 
+    def _note(self, key: str, text: str) -> None:
+        """A remark about the step; what holds for several is said once, with their names."""
+        place, keys = self._noted.setdefault(text, (len(self.remarks), []))
+        keys.append(key)
+        self.remarks[place : place + 1] = [f"{', '.join(keys)}: {text}"]
+
     def _environment(self, step: Step, files: StepFiles) -> EnvironmentSpec:
         """The step's own environment, else the one of the options, else that of a conda file beside the script."""
         from himl_cli.services.environments.choose import EnvironmentRequest, environment_spec
 
         def note(event: Event) -> None:
             if isinstance(event, Notice):
-                self.remarks.append(f"{step.key}: {event.text}")
+                self._note(step.key, event.text)
 
         asked = self.request
         wanted = EnvironmentRequest(

@@ -48,8 +48,8 @@ def _check_no_secret(name: str, found: SearchRange) -> None:
     shown = (mask_arguments([f"--{name}={value_text(value)}"])[0] for value in found.values if found.draw is Draw.choice)
     if any(MASK in text for text in shown):
         raise BadUsage(
-            f"--sweep {name}: this looks like a secret, and the values of hyperparameters are shown and kept.",
-            hint=f"Give it by --env_var {name.upper()}=VALUE; if it is none, use another name: --sweep x=A,B -- --{name} '${{{{search_space.x}}}}'",
+            f"The hyperparameter '{name}' looks like a secret, and the values of hyperparameters are shown and kept.",
+            hint=f"Give a secret by --env_var. If it is none, use another name: --sweep x=A,B -- --{name} '${{{{search_space.x}}}}'",
         )
 
 

@@ -35,7 +35,10 @@ class SweepProgress:
         self._next_look = now + self._trials / TRIALS_A_SECOND
         states = Counter(run.status for run in self._workspace.runs(RunQuery(parent=self._run_id)))
         ended = sum(count for status, count in states.items() if status.is_final)
-        parts = [f"{ended} of {self._trials} trials ended", *(f"{states[status]} {word}" for status, word in WORDS.items() if states[status])]
+        parts = [
+            f"{ended} of {self._trials} trial{'s' * (self._trials != 1)} ended",
+            *(f"{states[status]} {word}" for status, word in WORDS.items() if states[status]),
+        ]
         text = ", ".join(parts)
         if ended and text != self._told:
             self._notify(Notice(f"{text}."))

@@ -19,6 +19,8 @@ def sweep_remarks(spec: SweepSpec, arguments: Sequence[str]) -> list[str]:
     remarks = [f"{what}: {sweep_text(spec)}."]
     listed = all(found.draw is Draw.choice for found in spec.space.values())
     points = math.prod(len(found.values) for found in spec.space.values()) if listed else 0
+    if spec.sampling == "grid" and points > spec.max_trials:
+        remarks.append(f"{points - spec.max_trials} of {points} combinations are left out (--max_trials {spec.max_trials}).")
     if spec.sampling == "random" and 0 < points < spec.max_trials:
         remarks.append(f"warning: there are {points} combinations, so that some of the {spec.max_trials} trials are the same; --sampling grid runs each once.")
     remarks += [_exponents(name, found) for name, found in spec.space.items() if found.draw in (Draw.loguniform, Draw.qloguniform)]

@@ -67,6 +67,8 @@ def _listed(name: str, spec: str, where: str) -> SearchRange:
     if spec.strip() in ARGUMENTS:
         draw = Draw(spec.strip())
         raise BadUsage(f"{where}: {draw.value} needs arguments.", hint=f"Write --sweep '{name}={_form(draw)}'")
+    if spec.strip().startswith("[") and spec.strip().endswith("]"):
+        raise BadUsage(f"{where}: a list is written without brackets.", hint=f"Write --sweep {name}={spec.strip()[1:-1]}")
     return checked_range(SearchRange(Draw.choice, tuple(map(scalar, split_values(spec))) if spec.strip() else ()), where)
 
 

@@ -8,6 +8,7 @@ from pathlib import PurePosixPath
 
 from himl_cli.core.blobs import BlobInfo
 from himl_cli.core.runs import Run
+from himl_cli.core.sweeps import hyperparameters_of, values_text
 from himl_cli.workspaces.base import BlobStore
 
 MARK = "tfevents"
@@ -34,7 +35,8 @@ def _marked(store: BlobStore, prefix: str) -> list[BlobInfo]:
 
 
 def readable_name(run: Run) -> str:
-    """What the run is called in TensorBoard, and its folder: display name and id, in signs that every file system takes."""
-    shown = UNPLAIN.sub("_", run.display_name).strip("._")[:LONGEST_DISPLAY_NAME]
+    """What the run is called in TensorBoard, and its folder: display name (of a trial without one its values) and id, in signs that every file system takes."""
+    name = run.display_name if run.display_name not in ("", run.id) else values_text(hyperparameters_of(run.tags))
+    shown = UNPLAIN.sub("_", name).strip("._")[:LONGEST_DISPLAY_NAME]
     plain_id = UNPLAIN.sub("_", run.id).lstrip(".") or "run"
-    return plain_id if not shown or run.display_name == run.id else f"{shown}-{plain_id}"
+    return plain_id if not shown else f"{shown}-{plain_id}"

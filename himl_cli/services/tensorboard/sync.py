@@ -10,6 +10,7 @@ from pathlib import Path
 from himl_cli.core.errors import BadUsage, HimlError, NotFound
 from himl_cli.core.events import Notice, Notify
 from himl_cli.core.runs import Run
+from himl_cli.core.sweeps import MANY
 from himl_cli.services.studio_url import workspace_in_url
 from himl_cli.services.tensorboard.event_files import readable_name
 from himl_cli.services.tensorboard.feeds import CopiedHere, RunFeed, ServedInPlace
@@ -93,4 +94,6 @@ def without_files(feed: RunFeed) -> Notice:
 def nothing_to_show(feeds: Sequence[RunFeed]) -> NotFound:
     """That none of the runs has event files."""
     what = f"Run '{feeds[0].run.id}' has no event files." if len(feeds) == 1 else f"None of these {len(feeds)} runs has event files."
+    if any(MANY in feed.run.tags for feed in feeds):
+        return NotFound(what, hint="A sweep's or a pipeline's lie with the runs below it: add --children")
     return NotFound(what, hint="Files with 'tfevents' in their names are looked for, in --log_dir first and then among all files of the run.")

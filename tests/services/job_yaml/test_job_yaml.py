@@ -52,6 +52,16 @@ def refusal(folder: Path, content: dict[str, Any], **options: Any) -> str:
     return f"{caught.value} {caught.value.hint}"
 
 
+@pytest.mark.parametrize(
+    ("options", "hint"),
+    [({"checkpoint": "a.pt"}, "Leave it out."), ({"in_place": True}, "Leave it out."), ({"num_nodes": 2}, "Write it into 'job.yml'.")],
+)
+def test_the_hint_about_options_that_do_not_count(folder: Path, options: dict[str, Any], hint: str) -> None:
+    with pytest.raises(BadUsage, match="does not count for a job's YAML") as caught:
+        prepared(folder, COMMAND, typed=frozenset(options), **options)
+    assert caught.value.hint == hint
+
+
 def test_a_command_job(folder: Path) -> None:
     found = prepared(
         folder,

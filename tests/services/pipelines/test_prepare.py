@@ -156,12 +156,13 @@ def test_a_setting_for_scripts_is_passed_over(folder: Path) -> None:
     ("options", "message"),
     [
         ({"inputs": ["a"]}, "--input does not count for a pipeline file"),
-        ({"num_nodes": 2}, "--num_nodes does not count"),
+        ({"num_nodes": 2}, "--num_nodes does not count for a pipeline file, which says that itself."),
+        ({"crossval": 3}, "--crossval does not count for a pipeline file."),
+        ({"sdk": "v1"}, "--sdk does not count for a pipeline file."),
         ({"sweep": ("lr=1,2",)}, "--sweep does not count"),
         ({"arguments": ("--x",)}, "a pipeline file holds its own"),
         ({"module": "lab"}, "A file and -m MODULE were both given"),
         ({"target": "pipelin.json"}, "There is no file 'pipelin.json'"),
-        ({"cluster": "gpu"}, "step1: Nothing says which packages the job needs"),
     ],
 )
 def test_options_that_do_not_count_are_refused(folder: Path, options: dict[str, Any], message: str) -> None:
@@ -205,6 +206,7 @@ def test_variables_and_options_win_over_the_dotenv(folder: Path) -> None:
     ("lines", "message"),
     [
         ("AML_COMPUTE_CLUSTER_MAX_NODES=many", "AML_COMPUTE_CLUSTER_MAX_NODES cannot be 'many'"),
+        (f"AML_COMPUTE_CLUSTER_MAX_NODES={'9' * 5000}", "AML_COMPUTE_CLUSTER_MAX_NODES: a cluster has 65,000 nodes at most."),
         ("AML_COMPUTE_CLUSTER_MIN_NODES=9", "AML_COMPUTE_CLUSTER_MIN_NODES is 9, and AML_COMPUTE_CLUSTER_MAX_NODES is 4"),
         ("BLOB_CONTAINER_NAME=", "BLOB_ACCOUNT_NAME is set, and BLOB_CONTAINER_NAME is not"),
         ("hunter3", "line 7: no NAME=value"),
@@ -215,6 +217,32 @@ def test_a_dotenv_that_cannot_be_used(folder: Path, lines: str, message: str) ->
     with pytest.raises(BadUsage, match=message) as caught:
         prepared(folder, {"step1": DEEPSEISMIC}, creates_cluster=True)
     assert "hunter" not in str(caught.value) + caught.value.hint
+
+
+def test_a_dotenv_may_say_that_it_runs_here(folder: Path) -> None:
+    found = prepared(folder, {"step1": PREPARE}, {"AML_COMPUTE_CLUSTER_NAME": "local"})
+    assert (found.spec.cluster, [text for text in found.remarks if "cluster" in text]) == ("", [])
+
+
+def test_a_step_larger_than_the_cluster_that_is_to_be_made(folder: Path) -> None:
+    (folder / ".env").write_text(ENV)
+    with pytest.raises(BadUsage, match="AML_COMPUTE_CLUSTER_MAX_NODES is 4, and step2 has a node_count of 5"):
+        prepared(folder, {"step1": DEEPSEISMIC, "step2": {**DEEPSEISMIC, "node_count": 5}}, creates_cluster=True)
+
+
+@pytest.mark.parametrize("key", ["input_datareference_path", "input_dataset_name"])
+def test_data_outside_of_a_datastore(folder: Path, key: str) -> None:
+    with pytest.raises(BadUsage, match=f"step1: '{key}' '../../x' leaves the datastore."):
+        prepared(folder, {"step1": {**PREPARE, key: "../../x"}})
+
+
+def test_a_step_that_names_no_packages_gets_python_and_pip(folder: Path) -> None:
+    found = prepared(folder, {"step1": PREPARE}, cluster="gpu")
+    environment = found.spec.steps[0].job.environment
+    assert environment is not None
+    packages = environment.conda.partition("dependencies:")[2].split()
+    assert sorted(word.partition("=")[0] for word in packages if word != "-") == ["pip", "python"]
+    assert any(text.startswith("step1: Nothing says which packages it needs, so its environment is python=") for text in found.remarks)
 
 
 def test_a_dotenv_of_something_else_is_passed_over(folder: Path) -> None:
@@ -230,3 +258,10 @@ def test_the_files_of_a_step_are_sent_without_its_secrets(folder: Path) -> None:
     write_files(folder, {"prep/.amlignore": "prep.py\n"})
     with pytest.raises(BadUsage, match=r"step1: 'script' 'prep\.py' is left out of the snapshot"):
         prepared(folder, {"step1": PREPARE})
+
+
+def test_what_holds_for_several_steps_is_said_once(folder: Path) -> None:
+    (folder / "requirements.txt").write_text("numpy\n")
+    found = prepared(folder, {"step1": PREPARE, "step2": {**PREPARE, "output": "more"}}, cluster="gpu", requirements="requirements.txt")
+    told = [text for text in found.remarks if "requirements.txt" in text]
+    assert [text.partition(":")[0] for text in told] == ["step1, step2"]

@@ -301,7 +301,7 @@ def test_what_many_copies_of_a_large_snapshot_take_is_told() -> None:
 
 def test_what_looks_like_a_secret_is_no_hyperparameter() -> None:
     for text in ("password=abc,def", "token=1,2", "x=hf_abcdefghijklmnopqrstuvwxyz"):
-        assert "this looks like a secret" in refusal(text)
+        assert "looks like a secret" in refusal(text)
     assert sweep("token_count=1,2").max_trials == 2
     assert sweep(crossval=2, crossval_arg="key").max_trials == 2
 
@@ -340,3 +340,12 @@ def test_as_many_values_as_there_may_be_trials_here() -> None:
 
 def test_values_of_different_types_are_different_values() -> None:
     assert sweep("x=1,1.0").space["x"].values == (1, 1.0)
+
+
+def test_a_list_in_brackets_is_refused_with_the_right_spelling() -> None:
+    assert refusal("lr=[0.1,0.2]").endswith("a list is written without brackets. | Write --sweep lr=0.1,0.2")
+
+
+def test_what_max_trials_leaves_out_of_a_grid_is_said() -> None:
+    assert "3 of 4 combinations are left out (--max_trials 1)." in sweep_remarks(sweep("a=1,2", "b=1,2", max_trials=1), ())
+    assert len(sweep_remarks(sweep("a=1,2", "b=1,2", max_trials=4), ())) == 1

@@ -32,9 +32,11 @@ def _run_in_order(family: Family) -> Outcome:
     for number, job in enumerate(jobs):
         if family.stopping:
             return family.stopping
-        _, is_at_work = known.get(job.key, (None, False))
+        before, is_at_work = known.get(job.key, (None, False))
         if job.key not in left:
             continue
+        if before is not None and before.status is RunStatus.completed:
+            family.store.reopen(before.id)  # its supervisor refuses what is completed
         run, trouble = _run_step(family, job, is_at_work)
         if family.stopping:
             return family.stopping
