@@ -104,10 +104,11 @@ def test_who_may_only_read_there_starts_nothing(himl: Himl, azure_project: Stage
 
 
 def test_a_job_that_does_not_start_has_failed_there(himl: Himl, azure_project: StagedWorkspace, project: Path) -> None:
-    refused = himl(*SUBMIT, "--", "${{inputs.nope}}")
+    (project / "taken").write_text("a file")
+    refused = himl(*SUBMIT, "--output", "model=model,local=taken")
     assert refused.code == 2
     run = azure_project.wait_for(the_run(azure_project).run_id, "Failed")
-    assert "the job did not start: '${{inputs.nope}}' names no input" in str(run.error)
+    assert "the job did not start: Output 'model': " in str(run.error)
     wait_until_told(project)
 
 

@@ -162,7 +162,7 @@ def test_a_folder_of_that_name_is_passed_over(tmp_path: Path) -> None:
     [
         (RunSelection(runs=["old_1_aa"], experiment="my_exp"), "Two selections at once: --run and --experiment"),
         (RunSelection(experiment="my_exp", latest_run_file="x"), "Two selections at once: --experiment and --latest_run_file"),
-        (RunSelection(runs=["old_1_aa"], tags={"a": "b"}), "--tags select among the runs of an experiment"),
+        (RunSelection(runs=["old_1_aa"], tags={"a": "b"}), "--tags selects among the runs of an experiment"),
         (RunSelection(statuses=[RunStatus.failed], num_runs=3), "--num_runs and --status select among"),
         (RunSelection(experiment="my_exp", num_runs=0), "--num_runs must be at least 1"),
     ],
