@@ -79,7 +79,7 @@ class Trials:
     def _find_what_is_left(self) -> Iterable[int]:
         """The numbers of the trials to start; those that are at work already are watched from here on."""
         if not self._family.plan.again:
-            self._say(f"{self.total} trials, {self._spec.max_concurrent or 1} at once")
+            self._say(f"{self.total} trial{'s' * (self.total != 1)}, {self._spec.max_concurrent or 1} at once")
             return range(self.total)
         numbers = {trial_id(self._family.plan, index): index for index in range(self.total)}
         kept: set[int] = set()
