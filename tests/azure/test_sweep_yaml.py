@@ -10,7 +10,7 @@ import yaml
 
 from himl_cli.workspaces.azure.workspace import AzureWorkspace
 from himl_cli.workspaces.open import job_yaml
-from tests.azure.test_job_yaml import OWN, by_himl, by_sdk, seed
+from tests.azure.test_job_yaml import check_same
 from tests.azure.test_job_yaml import workspace as workspace
 from tests.azure_jobs import cluster_spec
 from tests.azure_sweeps import SWEEPS
@@ -19,17 +19,7 @@ from tests.servers.azureml.seeding import StagedWorkspace
 
 @pytest.mark.parametrize("fields", SWEEPS.values(), ids=list(SWEEPS))
 def test_the_yaml_makes_the_same_sweep(workspace: AzureWorkspace, azure: StagedWorkspace, project: Path, fields: dict[str, Any]) -> None:
-    azure.add_datastore("second")
-    seed(azure)
-    spec = cluster_spec(project / "code", **fields)
-    azure.stage.log.clear()
-    text = job_yaml(spec)
-    assert azure.requests() == []
-    theirs, ours = by_sdk(workspace, azure, text, project), by_himl(workspace, azure, spec)
-    assert ours["jobType"] == "Sweep"
-    assert {name: value for name, value in theirs.items() if name not in OWN} == {name: value for name, value in ours.items() if name not in OWN}
-    assert {**theirs["tags"], "run_recovery_id": ours["tags"]["run_recovery_id"]} == ours["tags"]
-    assert spec.display_name in ("", theirs["displayName"])
+    assert check_same(workspace, azure, project, cluster_spec(project / "code", **fields))["jobType"] == "Sweep"
 
 
 def test_a_seed_for_the_trials_goes_with_the_sweep(project: Path) -> None:

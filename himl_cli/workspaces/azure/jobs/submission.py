@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import logging
 import re
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import quote
 
 from himl_cli.core.errors import BadUsage
 from himl_cli.core.events import Event, Notice, Notify
@@ -25,17 +23,14 @@ from himl_cli.workspaces.azure.jobs.data import resolve_inputs, resolve_outputs
 from himl_cli.workspaces.azure.jobs.environments import EnvironmentAsset, JobEnvironment, say_unchanged
 from himl_cli.workspaces.azure.jobs.forms import CodeAsset, JobInput, JobOutput
 from himl_cli.workspaces.azure.jobs.job_form import JobForm, shape_of, texts_of
+from himl_cli.workspaces.azure.jobs.lost import create_or_renew, is_gone
 from himl_cli.workspaces.azure.jobs.sdk import loading_sdk
 from himl_cli.workspaces.azure.jobs.sending import acting_as_user, create_job
 from himl_cli.workspaces.azure.jobs.submitted import submitted_run
 from himl_cli.workspaces.azure.jobs.sweeps import check_names, outputs_for
 from himl_cli.workspaces.azure.jobs.templates import Templates
-from himl_cli.workspaces.azure.places import api_versions
-from himl_cli.workspaces.azure.requests.errors import ServiceNotFound, ServiceRefused
 from himl_cli.workspaces.azure.requests.threads import ask_all
 from himl_cli.workspaces.azure.storage.datastores import Datastores
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -86,17 +81,7 @@ class Submission:
         """
         with before_creation():
             ready = self._prepared()
-        try:
-            created = self._create(ready)
-        except (ServiceNotFound, ServiceRefused) as err:
-            if err.status not in (400, 404):
-                raise
-            with before_creation():
-                again = self._renewed(ready)
-            if again.request == ready.request:
-                raise
-            log.debug("the service refuses the job (%s); what was remembered of it is made anew", err)
-            created = self._create(again)
+        created, ready = create_or_renew(ready, self._create, self._renewed)
         return submitted_run(created, self._connection, self._spec, self._run_id, ready.found.tenant_id)
 
     def _create(self, ready: _Ready) -> Mapping[str, Any]:
@@ -122,30 +107,23 @@ class Submission:
         with loading_sdk() if is_sdk_needed else nullcontext():
             return self._codes.upload(self._spec.snapshot, self._notify)
 
-    def _renewed(self, ready: _Ready) -> _Ready:
-        """The job without what was remembered of it where the service has lost that since; all else stays as it is."""
+    def _renewed(self, ready: _Ready) -> _Ready | None:
+        """The job without what was remembered of it where the service has lost that since; None where the request stays the same."""
         code, environment = ready.code, ready.environment
-        if not code.is_new and self._is_gone(code.id):
+        if not code.is_new and is_gone(self._connection, code.id):
             self._codes.forget(self._spec.snapshot)
             code = self._codes.upload(self._spec.snapshot, self._notify)
-        if environment.is_kept and self._is_gone(environment.id):
+        if environment.is_kept and is_gone(self._connection, environment.id):
             self._environment.forget()
             environment = self._environment.register(self._notify)
         self._templates.forget(ready.form.shape)
-        return self._ready(ready.found, code, environment)
+        again = self._ready(ready.found, code, environment)
+        return None if again.request == ready.request else again
 
     def _ready(self, found: _Found, code: CodeAsset, environment: EnvironmentAsset) -> _Ready:
         texts = texts_of(self._spec, self._run_id, code.id, environment.id, found.inputs, found.outputs)
         form = JobForm(shape_of(self._spec, found.inputs, found.outputs), texts)
         return _Ready(found, code, environment, form, self._templates.request(form))
-
-    def _is_gone(self, id: str) -> bool:
-        url = f"{self._connection.address.cloud.resource_manager}{quote(id)}"
-        try:
-            self._connection.rest.get(url, params={"api-version": api_versions.ENVIRONMENTS})
-        except ServiceNotFound:
-            return True
-        return False
 
     def _find(self) -> _Found:
         """Ask for everything at once; nothing is uploaded or registered before all of it is known to be in order."""

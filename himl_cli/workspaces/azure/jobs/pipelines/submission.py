@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
-from urllib.parse import quote
 
 from himl_cli.core.errors import BadUsage, NotFound
 from himl_cli.core.events import Notice, Notify
@@ -24,6 +22,7 @@ from himl_cli.workspaces.azure.jobs.code_upload import folder_for
 from himl_cli.workspaces.azure.jobs.computes import check_compute
 from himl_cli.workspaces.azure.jobs.environments import EnvironmentAsset, JobEnvironment, say_unchanged
 from himl_cli.workspaces.azure.jobs.forms import CodeAsset
+from himl_cli.workspaces.azure.jobs.lost import create_or_renew, is_gone
 from himl_cli.workspaces.azure.jobs.new_clusters import create_cluster, has_cluster
 from himl_cli.workspaces.azure.jobs.pipelines.components import Components
 from himl_cli.workspaces.azure.jobs.pipelines.data import Places, check_outputs, placeholder_inputs, step_inputs
@@ -32,12 +31,8 @@ from himl_cli.workspaces.azure.jobs.pipelines.submitted import submitted_pipelin
 from himl_cli.workspaces.azure.jobs.sdk import load_sdk, loading_sdk
 from himl_cli.workspaces.azure.jobs.sending import create_job, user_token
 from himl_cli.workspaces.azure.jobs.submission import azure_run_id, environment_of
-from himl_cli.workspaces.azure.places import api_versions
-from himl_cli.workspaces.azure.requests.errors import ServiceNotFound, ServiceRefused
 from himl_cli.workspaces.azure.requests.threads import ask_all
 from himl_cli.workspaces.azure.storage.datastores import Datastores
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -87,18 +82,7 @@ class PipelineSubmission:
             found = self._find()
             self._make_cluster()
             made = self._prepared(found)
-        try:
-            created = self._create(made)
-        except (ServiceNotFound, ServiceRefused) as err:
-            if err.status not in (400, 404):
-                raise
-            with before_creation():
-                is_renewed = self._forget_lost(made)
-                if not is_renewed:
-                    raise
-                log.debug("the service refuses the pipeline (%s); what was remembered of it is made anew", err)
-                made = self._prepared(self._find())
-            created = self._create(made)
+        created, made = create_or_renew(made, self._create, self._renewed)
         return submitted_pipeline(created, self._connection, self._spec, self._run_id, made.found.tenant_id)
 
     def _find(self) -> _Found:
@@ -171,15 +155,19 @@ class PipelineSubmission:
         environments = dict(zip(self._environments, made.environments, strict=True))
         return codes[_key(_snapshot_of(job))].id, environments[_key(environment_of(job))].id
 
+    def _renewed(self, made: _Made) -> _Made | None:
+        """The pipeline without what the service has lost of it; None where that is nothing."""
+        return self._prepared(self._find()) if self._forget_lost(made) else None
+
     def _forget_lost(self, made: _Made) -> bool:
         """Drop what was remembered and what the service has lost since; whether there was anything."""
-        lost = self._components.forget_lost(self._is_gone)
+        lost = self._components.forget_lost(partial(is_gone, self._connection))
         for code, snapshot in zip(made.codes, self._snapshots.values(), strict=True):
-            if not code.is_new and self._is_gone(code.id):
+            if not code.is_new and is_gone(self._connection, code.id):
                 self._codes.forget(snapshot)
                 lost = True
         for asset, environment in zip(made.environments, self._environments.values(), strict=True):
-            if asset.is_kept and self._is_gone(asset.id):
+            if asset.is_kept and is_gone(self._connection, asset.id):
                 environment.forget()
                 lost = True
         return lost
@@ -187,14 +175,6 @@ class PipelineSubmission:
     def _first(self, part: Callable[[JobSpec], Any], key: str) -> str:
         """The key of the first step whose *part* has this *key*."""
         return next(step.key for step in self._spec.steps if _key(part(step.job)) == key)
-
-    def _is_gone(self, id: str) -> bool:
-        url = f"{self._connection.address.cloud.resource_manager}{quote(id)}"
-        try:
-            self._connection.rest.get(url, params={"api-version": api_versions.ENVIRONMENTS})
-        except ServiceNotFound:
-            return True
-        return False
 
 
 def _snapshot_of(job: JobSpec) -> Snapshot:
