@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from himl_cli.core.blobs import DatastoreInfo
+from himl_cli.core.checkpoints import SignedLink
 from himl_cli.core.checks import Check
 from himl_cli.core.events import Notify
 from himl_cli.core.jobs import DataSpec
@@ -83,6 +84,17 @@ class NamesPlaces(Protocol):
 
     def place_of(self, run_id: str) -> tuple[str, str]:
         """The datastore, and the folder in it (without a slash at its end), that the run's files lie in. Raises RunNotFound."""
+
+
+@runtime_checkable
+class LinksFiles(Protocol):
+    """A workspace whose runs' files others can be let read without signing in."""
+
+    def link(self, run_id: str, name: str, *, days: float) -> SignedLink:
+        """A read-only link to the file of `run_files(run_id)` called *name* for so many days, or fewer where the service allows no more.
+
+        Raises RunNotFound, NotFound for a file that is not there, NotAllowed where no link can be signed with what the user may do.
+        """
 
 
 @runtime_checkable
