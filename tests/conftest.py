@@ -17,9 +17,12 @@ from tests.azure_stage import azure as azure
 from tests.azure_stage import azure_environment as azure_environment
 from tests.azure_stage import shared_stage as shared_stage
 from tests.azure_stage import stage as stage
+from tests.forked_himl import FORKED, PROGRAM, forked
 from tests.leftovers import MARK, processes_marked, stop
 from tests.running import Himl
 from tests.special_folders import SmallDisk, made_read_only, mounted_small_disk
+from tests.web_files import shared_web as shared_web
+from tests.web_files import web as web
 
 settings.register_profile("himl", deadline=None)  # these machines are shared: a slow moment is no failure
 settings.load_profile("himl")
@@ -36,6 +39,8 @@ def no_process_is_left() -> Iterator[None]:
     mark = uuid.uuid4().hex
     os.environ[MARK] = mark
     yield
+    for each in FORKED.values():
+        each.close()
     left = processes_marked(mark, patience=10.0)
     stop(left)
     assert not left, f"processes that the tests left behind: {left}"
@@ -43,7 +48,7 @@ def no_process_is_left() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def clean_world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No setting of this machine reaches a test: its own home and caches, 80 columns, no colour."""
+    """No setting of this machine reaches a test: its own home and caches, 80 columns, no colour, no `__pycache__` in its folders."""
     for name in os.environ:
         if name in FOREIGN_NAMES or (name.startswith(FOREIGN_PREFIXES) and not name.startswith("HIML_TEST_")):
             monkeypatch.delenv(name)
@@ -53,7 +58,7 @@ def clean_world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv(name, str(home))
     for name in ("XDG_CACHE_HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME", "XDG_STATE_HOME", "APPDATA", "LOCALAPPDATA"):
         monkeypatch.setenv(name, str(home / name.lower()))
-    for name, value in {"COLUMNS": "80", "LINES": "24", "NO_COLOR": "1", "TZ": "UTC", "GIT_CONFIG_NOSYSTEM": "1"}.items():
+    for name, value in {"COLUMNS": "80", "LINES": "24", "NO_COLOR": "1", "TZ": "UTC", "GIT_CONFIG_NOSYSTEM": "1", "PYTHONDONTWRITEBYTECODE": "1"}.items():
         monkeypatch.setenv(name, value)
 
 
@@ -67,8 +72,14 @@ def project(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def himl(project: Path) -> Himl:
-    """The installed `himl` program, run as users run it."""
-    return Himl(Path(sys.executable).with_name("himl.exe" if sys.platform == "win32" else "himl"), project)
+    """The installed `himl` program, run as users run it, but that its imports are done once (HIML_TEST_START=1: for each call)."""
+    return Himl(PROGRAM, project, forked(PROGRAM))
+
+
+@pytest.fixture
+def started_himl(project: Path) -> Himl:
+    """The installed `himl` program, started anew for each call: for what happens before a command runs."""
+    return Himl(PROGRAM, project)
 
 
 def lacking(what: str) -> None:
@@ -129,6 +140,12 @@ def git(require_program: Callable[[str], str]) -> Callable[..., str]:
         return subprocess.run([program, *author, *arguments], cwd=folder, check=True, capture_output=True, text=True).stdout
 
     return run
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """For `-n auto`: two more than there are cores, since half of the time the tests wait for processes and for answers."""
+    return (len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1) + 2
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tests.forked_himl import ForkedHiml
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -41,10 +43,14 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Himl:
-    """Call it with arguments; `prefix` stands before the program (a mount namespace, `stdbuf`, ...)."""
+    """Call it with arguments; `prefix` stands before the program (a mount namespace, `stdbuf`, ...).
+
+    With *forked*, a copy of a process that has the program's imports behind it runs each call, wherever that makes no difference.
+    """
 
     program: Path
     folder: Path
+    forked: ForkedHiml | None = None
 
     def __call__(
         self,
@@ -55,14 +61,12 @@ class Himl:
         timeout: float = 120,
         prefix: Sequence[str] = (),
     ) -> Outcome:
-        done = subprocess.run(
-            [*prefix, str(self.program), *map(str, arguments)],
-            cwd=cwd or self.folder,
-            env=os.environ | dict(env or {}),
-            input=input,
-            capture_output=True,
-            timeout=timeout,
-        )
+        command = [*prefix, str(self.program), *map(str, arguments)]
+        folder, variables = cwd or self.folder, os.environ | dict(env or {})
+        if self.forked and not prefix and self.forked.can_run(variables):
+            done = self.forked.run(command, folder, variables, input, timeout)
+        else:
+            done = subprocess.run(command, cwd=folder, env=variables, input=input, capture_output=True, timeout=timeout)
         return Outcome(done.returncode, done.stdout, done.stderr)
 
     def ok(self, *arguments: str | Path, cwd: Path | None = None, env: Mapping[str, str] | None = None) -> Outcome:

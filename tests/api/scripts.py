@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from tests.forked_himl import PROGRAM, forked
+
 SAY = """
 import json
 def say(**values):
@@ -17,16 +19,23 @@ def say(**values):
 """
 
 
-def run_script(script: Path, *arguments: str, cwd: Path | None = None, env: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
-    """`python SCRIPT arguments`, in the script's folder unless told otherwise; a warning of Python's is an error."""
-    return subprocess.run(
-        [sys.executable, "-W", "error", str(script), *arguments], cwd=cwd or script.parent, env=os.environ | dict(env or {}), capture_output=True, text=True
-    )
+def run_script(
+    script: Path, *arguments: str, cwd: Path | None = None, env: Mapping[str, str] | None = None, is_started: bool = False
+) -> subprocess.CompletedProcess[str]:
+    """`python SCRIPT arguments`, in the script's folder unless told otherwise; a warning of Python's is an error.
+
+    With *is_started* in a Python that has imported nothing yet: for tests of what is imported.
+    """
+    folder, variables, himl = cwd or script.parent, os.environ | dict(env or {}), forked(PROGRAM)
+    if is_started or not himl.can_run(variables):
+        return subprocess.run([sys.executable, "-W", "error", str(script), *arguments], cwd=folder, env=variables, capture_output=True, text=True)
+    done = himl.run([str(script), *arguments], folder, variables, is_script=True)
+    return subprocess.CompletedProcess(done.args, done.returncode, done.stdout.decode(), done.stderr.decode())
 
 
-def said(script: Path, *arguments: str, cwd: Path | None = None, env: Mapping[str, str] | None = None) -> dict[str, Any]:
+def said(script: Path, *arguments: str, cwd: Path | None = None, env: Mapping[str, str] | None = None, is_started: bool = False) -> dict[str, Any]:
     """The last line that the script printed, as JSON; it must end with 0."""
-    done = run_script(script, *arguments, cwd=cwd, env=env)
+    done = run_script(script, *arguments, cwd=cwd, env=env, is_started=is_started)
     assert done.returncode == 0, done.stderr
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return found

@@ -30,7 +30,7 @@ def job(azure: StagedWorkspace) -> dict[str, str]:
 
 
 def test_a_job_gets_its_own_paths_at_no_cost(azure: StagedWorkspace, job: dict[str, str], project: Path) -> None:
-    found = said(write_script(project, "train.py", CALL, ALL), env=job)
+    found = said(write_script(project, "train.py", CALL, ALL), env=job, is_started=True)
     assert found == {
         "inputs": ["/data/a", "/data/b"],
         "outputs": ["/data/c"],

@@ -12,6 +12,7 @@ import pytest
 
 from tests.azure.conftest import client_python
 from tests.clients import HIML_V1
+from tests.forked_himl import forked
 from tests.running import Himl, Outcome, write_files
 from tests.servers.azureml.jobs.runner import JobRunner
 from tests.servers.azureml.seeding import StagedWorkspace
@@ -30,7 +31,8 @@ print("trained", *sys.argv[1:])
 @pytest.fixture
 def himl(project: Path) -> Himl:
     """himl in an environment that has azureml-core."""
-    return Himl(client_python(HIML_V1).with_name("himl.exe" if sys.platform == "win32" else "himl"), project)
+    program = client_python(HIML_V1).with_name("himl.exe" if sys.platform == "win32" else "himl")
+    return Himl(program, project, forked(program))
 
 
 @pytest.fixture

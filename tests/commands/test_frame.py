@@ -14,6 +14,11 @@ from tests.running import Himl
 
 
 @pytest.fixture
+def himl(started_himl: Himl) -> Himl:
+    return started_himl
+
+
+@pytest.fixture
 def recorded(project: Path) -> RecordedRuns:
     runs = RecordedRuns(project)
     runs.add("first_1_aa", experiment="first")

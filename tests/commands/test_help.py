@@ -25,6 +25,12 @@ print("LOADED", loaded, file=sys.stderr)
 """
 
 
+@pytest.fixture
+def himl(started_himl: Himl) -> Himl:
+    """Every command is really started once, here."""
+    return started_himl
+
+
 @pytest.mark.parametrize("command", [[], ["submit"], ["runs", "list"], ["tb"], ["download"], ["doctor"], ["workspace", "show"], ["init"]])
 def test_help_loads_nothing_heavy(command: list[str]) -> None:
     done = subprocess.run([sys.executable, "-c", ASK.format(heavy=HEAVY), *command, "--help"], capture_output=True, text=True)

@@ -300,7 +300,7 @@ def test_what_a_finished_script_left_in_the_background_is_ended(himl: Himl, proj
     script = f"import subprocess, sys\nfor apart in (False, True):\n    subprocess.Popen({sleep}, start_new_session=apart)\n"
     write_files(project, {"train.py": script})
     himl.ok("submit", "train.py")
-    assert processes_below(project) == []
+    assert wait_until(lambda: processes_below(project) == [], 3)
 
 
 def test_eight_submits_at_once(himl: Himl, project: Path) -> None:

@@ -51,6 +51,11 @@ print("ID", client.jobs.create_or_update(load_job(sys.argv[1])).name)
 
 
 @pytest.fixture
+def himl(started_himl: Himl) -> Himl:
+    return started_himl
+
+
+@pytest.fixture
 def azure_project(azure_environment: StagedWorkspace, project: Path) -> Iterator[StagedWorkspace]:
     """A project with a training script, and a workspace whose jobs are run."""
     azure_environment.write_config(project)

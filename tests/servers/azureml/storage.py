@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from functools import cached_property
+from http.client import HTTPConnection
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
-from azure.core.exceptions import ResourceExistsError, ResourceNotFoundError
+from azure.core.exceptions import ResourceNotFoundError
 from azure.storage.blob import (
     AccountSasPermissions,
     BlobProperties,
@@ -58,8 +60,8 @@ class Storage:
         return BlobServiceClient(f"{self.azurite}/{self.account}", credential=self.key, use_env_settings=False)  # no proxy of this machine
 
     def make_container(self, container: str) -> None:
-        with suppress(ResourceExistsError):
-            self.client.create_container(container)
+        """Nothing where it is there."""
+        self._ask(("PUT", f"/{container}?restype=container", (201, 409)))
 
     def put(self, container: str, name: str, content: bytes, *, metadata: Mapping[str, str] | None = None, md5: bool = True) -> None:
         """Write a block blob, with the MD5 of its whole content unless *md5* is false."""
@@ -123,8 +125,19 @@ class Storage:
 
     def wipe(self) -> None:
         """Leave nothing in it."""
-        for container in self.client.list_containers():
-            self.client.delete_container(container.name)
+        (listed,) = self._ask(("GET", "?comp=list", (200,)))
+        self._ask(*[("DELETE", f"/{container}?restype=container", (202,)) for container in re.findall(r"<Name>(.*?)</Name>", listed)])
+
+    def _ask(self, *questions: tuple[str, str, tuple[int, ...]]) -> tuple[str, ...]:
+        """The answers to requests that every test makes several of: the vendor's client needs ten times as long for each."""
+        answers = []
+        with closing(HTTPConnection(urlsplit(self.azurite).netloc, timeout=60)) as connection:
+            for method, what, expected in questions:
+                connection.request(method, f"/{self.account}{what}&{self.vouching_sas}", headers={"Content-Length": "0"})
+                answer = connection.getresponse()
+                answers.append(answer.read().decode())
+                assert answer.status in expected, f"{method} {what}: {answer.status} {answers[-1]}"
+        return tuple(answers)
 
     def close(self) -> None:
         if "client" in self.__dict__:

@@ -1,0 +1,169 @@
+"""A small HTTPS server of files that can be told to be slow-witted: no ranges, no HEAD, no ETag, connections cut, content replaced on the way."""
+
+from __future__ import annotations
+
+import re
+import ssl
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+from urllib.parse import urlsplit
+
+import trustme
+
+LOOK = "bytes=0-0"
+LONG_AGO = "Fri, 02 Jan 2026 03:04:05 GMT"
+
+
+@dataclass
+class Served:
+    """A file, and how it is served: `headers` come on top (and count before the others), `moved_to` makes it a redirection."""
+
+    body: bytes = b""
+    etag: str = '"one"'
+    modified: str = LONG_AGO
+    ranges: bool = True
+    if_range: bool = True
+    head: bool = True
+    length: bool = True
+    status: int = 0
+    moved_to: str = ""
+    headers: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A request as it came in; `range` is empty for none."""
+
+    method: str
+    path: str
+    query: str
+    range: str
+    headers: dict[str, str]
+
+
+def _nothing(asked: Asked) -> None:
+    """What happens before most answers."""
+
+
+@dataclass
+class FileServer:
+    """`files` by path. Each answer to more than the first look takes the first of `cuts`, and after so many bytes the connection is cut."""
+
+    address: str
+    files: dict[str, Served] = field(default_factory=dict)
+    cuts: list[int] = field(default_factory=list)
+    seen: list[Asked] = field(default_factory=list)
+    before: Callable[[Asked], None] = _nothing
+
+    def __call__(self, path: str, query: str = "") -> str:
+        """The address of the file at *path*."""
+        return f"{self.address}{path}?{query}" if query else f"{self.address}{path}"
+
+    def put(self, path: str, body: bytes, **how: object) -> Served:
+        self.files[path] = Served(body, **how)  # type: ignore[arg-type]
+        return self.files[path]
+
+    def clear(self) -> None:
+        """As it was in the beginning."""
+        self.files, self.cuts, self.seen, self.before = {}, [], [], _nothing
+
+    @property
+    def ranges(self) -> list[str]:
+        """What parts the GETs asked for, without the first look at a file."""
+        return [one.range for one in self.seen if one.method == "GET" and one.range != LOOK]
+
+
+@contextmanager
+def serving_files(bundle: Path | None) -> Iterator[FileServer]:
+    """A server on localhost; its authority's certificate goes to the file *bundle*, None: it speaks plain http."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
+    server.daemon_threads = True
+    if bundle is not None:
+        authority = trustme.CA()
+        authority.cert_pem.write_to_path(str(bundle))
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        authority.issue_cert("localhost", "127.0.0.1").configure_cert(context)
+        server.socket = context.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
+    files = FileServer(f"{'http' if bundle is None else 'https'}://localhost:{server.server_port}")
+    server.files = files  # type: ignore[attr-defined]
+    thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+    thread.start()
+    try:
+        yield files
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self) -> None:
+        self._answer(is_get=True)
+
+    def do_HEAD(self) -> None:
+        self._answer(is_get=False)
+
+    def handle(self) -> None:
+        try:
+            super().handle()
+        except (ConnectionError, ssl.SSLError):  # the client left
+            self.close_connection = True
+
+    def finish(self) -> None:
+        try:
+            super().finish()
+        except (ConnectionError, ssl.SSLError):
+            pass
+
+    def _answer(self, *, is_get: bool) -> None:
+        files: FileServer = self.server.files  # type: ignore[attr-defined]
+        parts = urlsplit(self.path)
+        headers = {name.lower(): value for name, value in self.headers.items()}
+        asked = Asked(self.command, parts.path, parts.query, headers.get("range", ""), headers)
+        files.seen.append(asked)
+        files.before(asked)
+        served = files.files.get(parts.path, Served(status=404))
+        if not is_get and not served.head:
+            served = Served(status=405)
+        status, body, fields = _content(served, asked)
+        self.send_response(status)
+        for name, value in fields.items():
+            self.send_header(name, value)
+        self.end_headers()
+        if not is_get:
+            return
+        cut = files.cuts.pop(0) if files.cuts and asked.range != LOOK else len(body)
+        if "Transfer-Encoding" in fields:
+            body = b"%x\r\n%s\r\n0\r\n\r\n" % (len(body), body) if body else b"0\r\n\r\n"
+            cut += len(body)
+        self.wfile.write(body[:cut])
+        self.close_connection = self.close_connection or cut < len(body)
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Say nothing."""
+
+
+def _content(served: Served, asked: Asked) -> tuple[int, bytes, dict[str, str]]:
+    """The status, the body, and the headers beside the usual."""
+    if served.moved_to:
+        return 302, b"", {"Location": served.moved_to, "Content-Length": "0"}
+    if served.status:
+        return served.status, b"", {"Content-Length": "0", **served.headers}
+    fields = {name: value for name, value in {"ETag": served.etag, "Last-Modified": served.modified}.items() if value}
+    body, status = served.body, 200
+    condition = asked.headers.get("if-range", "")
+    found = re.fullmatch(r"bytes=(\d+)-(\d+)", asked.range)
+    if served.ranges and found and not (served.if_range and condition and condition not in (served.etag, served.modified)):
+        start, stop = int(found[1]), min(int(found[2]) + 1, len(body))
+        if start >= len(body):
+            return 416, b"", {"Content-Range": f"bytes */{len(body)}", "Content-Length": "0"}
+        fields["Content-Range"] = f"bytes {start}-{stop - 1}/{len(body)}"
+        body, status = body[start:stop], 206
+    fields |= {"Content-Length": str(len(body))} if served.length else {"Transfer-Encoding": "chunked"}
+    return status, body, {**fields, **served.headers}
