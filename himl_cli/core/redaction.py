@@ -11,7 +11,7 @@ DEEPEST = 5  # layers of a command line within a command line
 _NAMED = r"(?:password|passwd|secret|apikey|(?<!public)[_-]key|(?<![a-z])token)"
 _SECRETS = re.compile(
     rf"""(?P<keep>
-        [?&](?:sig|sv_sig|signature|token|access_token|code|client_secret)=        # a signed link
+        [?&](?:sig|sv_sig|token|access_token|code|client_secret|(?:x-[a-z]+-)?(?:signature|credential))=  # a signed link
       | (?:AccountKey|SharedAccessSignature|SharedAccessKey)=                      # a connection string
       | \b(?:Bearer|Basic)\s+                                                      # an Authorization header
       | {_NAMED}["']?\s*[=:]\s*["']?                                               # name=value

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from himl_cli.core.pipelines import PipelineSpec
     from himl_cli.workspaces.azure.places.address import WorkspaceAddress
     from himl_cli.workspaces.azure.workspace import AzureWorkspace
-    from himl_cli.workspaces.base import FoundWorkspace, Workspace
+    from himl_cli.workspaces.base import BlobStore, FoundWorkspace, Workspace
     from himl_cli.workspaces.local.workspace import LocalWorkspace
 
 log = logging.getLogger(__name__)
@@ -58,6 +58,13 @@ def open_runs(spec: str | None, config_file: str | None, *, start: Path) -> Work
 
     address = meant.azure
     return JoinedWorkspace(_open_local(meant.local), lambda: open_azure(address, start), address.label)
+
+
+def open_address(address: str) -> BlobStore:
+    """The one file at an http or https address, read-only; no request is made yet. Raises BadUsage for plain http, but of this machine."""
+    from himl_cli.workspaces.web.file import WebFile
+
+    return WebFile(address)
 
 
 def open_each(spec: str | None, config_file: str | None, *, start: Path) -> Sequence[FoundWorkspace]:

@@ -11,6 +11,7 @@ from himl_cli.core.redaction import mask_arguments, mask_line, redact
     "text",
     [
         "https://x.blob.core.windows.net/c/f?sv=2020&sig=HIDDEN%2Fme%3D&se=1",
+        "https://x.s3.amazonaws.com/f?X-Amz-Date=1&X-Amz-Signature=HIDDEN",
         "DefaultEndpointsProtocol=https;AccountName=a;AccountKey=HIDDEN==;EndpointSuffix=x",
         "Authorization: Bearer HIDDEN.abc",
         "authorization: basic HIDDEN",

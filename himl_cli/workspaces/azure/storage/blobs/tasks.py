@@ -71,7 +71,7 @@ class Task(ABC):
             if broken is None:
                 return self.answered(line)
             self.broke_off(line)
-            return self.after(fault_of(line, broken, self.access.place, self.name))
+            return self.after(self.fault(line, broken))
         except WrongAnswer as wrong:
             return self.after(wrong.fault)
 
@@ -93,8 +93,8 @@ class Task(ABC):
             self.fail(error)
             return None
 
-    def fault(self, line: Line) -> Fault:
-        return fault_of(line, None, self.access.place, self.name)
+    def fault(self, line: Line, broken: Broken | None = None) -> Fault:
+        return fault_of(line, broken, self.access.place, self.name)
 
 
 class Source(Protocol):

@@ -1,0 +1,1 @@
+"""One file at an https address, read as the files of a workspace are."""

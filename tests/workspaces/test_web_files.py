@@ -1,0 +1,264 @@
+"""Files at https addresses through the download that serves all other files: whole, checked, resumed, and never put together of two."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import os
+from pathlib import Path
+
+import pytest
+
+from himl_cli.core.blobs import FetchRequest
+from himl_cli.core.errors import BadUsage, HimlError, IntegrityFailed, NotAllowed, NotFound, ServiceFailed
+from himl_cli.core.transfers import TransferResult
+from himl_cli.services.transfer.download import download
+from himl_cli.services.transfer.requests import DownloadRequest
+from himl_cli.workspaces.azure.storage.blobs.lines import Exchanger, Limits
+from himl_cli.workspaces.web.file import WebFile
+from tests.azure_blobs import HASTY
+from tests.blob_sinks import Received, listed, named
+from tests.servers.web import Asked, FileServer, serving_files
+
+MIB = 1 << 20
+SMALL, MIDDLE, LARGE = os.urandom(3000), os.urandom(6 * MIB), os.urandom(36 * MIB)
+SECRET = "sv=2024-11-04&se=2099-01-01&sig=very%2Fsecret"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return tmp_path / "here"
+
+
+def opened(address: str) -> WebFile:
+    return WebFile(address, exchanger=Exchanger(Limits(stall=2.0)), retries=HASTY)
+
+
+def brought(address: str, folder: Path) -> TransferResult:
+    return download(opened(address), DownloadRequest(folder, overwrite=True))
+
+
+def failure(address: str, folder: Path) -> HimlError:
+    """What it comes to; nothing has the final name."""
+    try:
+        problem = brought(address, folder).problem()
+    except HimlError as error:
+        problem = error
+    assert problem is not None
+    assert not [path for path in folder.glob("*") if not path.name.startswith(".")]
+    return problem
+
+
+@pytest.mark.parametrize("body", [SMALL, LARGE], ids=["small", "large"])
+@pytest.mark.parametrize(
+    "how",
+    [{}, {"ranges": False}, {"etag": "", "modified": ""}, {"etag": 'W/"x"'}, {"if_range": False}, {"head": False}],
+    ids=lambda how: "-".join(how) or "plain",
+)
+def test_it_comes_whole_whatever_the_server_can(web: FileServer, folder: Path, body: bytes, how: dict[str, object]) -> None:
+    web.put("/models/last.ckpt", body, **how)
+    result = brought(web("/models/last.ckpt", SECRET), folder)
+    assert (result.problem(), result.files) == (None, 1)
+    assert (folder / "last.ckpt").read_bytes() == body
+
+
+@pytest.mark.parametrize("body", [b"", MIDDLE], ids=["empty", "middle"])
+@pytest.mark.parametrize("ranges", [True, False])
+def test_an_empty_one_and_one_of_some_size(web: FileServer, folder: Path, body: bytes, ranges: bool) -> None:
+    web.put("/last.ckpt", body, ranges=ranges)
+    assert brought(web("/last.ckpt"), folder).files == 1
+    assert (folder / "last.ckpt").read_bytes() == body
+
+
+def test_the_second_time_costs_one_request_also_with_another_signature(web: FileServer, folder: Path) -> None:
+    web.put("/last.ckpt", LARGE, headers={"x-ms-blob-content-md5": base64.b64encode(hashlib.md5(LARGE).digest()).decode()})
+    brought(web("/last.ckpt", SECRET), folder)
+    before = len(web.seen)
+    again = brought(web("/last.ckpt", "sv=2024-11-04&sig=another"), folder)
+    assert (again.skipped, again.bytes, len(web.seen) - before, again.unverified) == (1, 0, 1, 0)
+
+
+def test_a_changed_file_is_brought_anew(web: FileServer, folder: Path) -> None:
+    web.put("/last.ckpt", SMALL)
+    brought(web("/last.ckpt"), folder)
+    web.put("/last.ckpt", MIDDLE, etag='"two"')
+    assert brought(web("/last.ckpt"), folder).files == 1
+    assert (folder / "last.ckpt").read_bytes() == MIDDLE
+
+
+@pytest.mark.parametrize("how", [{}, {"etag": 'W/"x"'}], ids=["etag", "time"])
+def test_what_was_broken_off_is_resumed(web: FileServer, folder: Path, how: dict[str, object]) -> None:
+    web.put("/last.ckpt", LARGE, **how)
+    web.cuts = [50_000] * 1000
+    assert isinstance(failure(web("/last.ckpt", SECRET), folder), ServiceFailed)
+    web.cuts = []
+    result = brought(web("/last.ckpt", "sig=renewed"), folder)
+    assert (result.problem(), result.bytes < len(LARGE)) == (None, True)
+    assert (folder / "last.ckpt").read_bytes() == LARGE
+
+
+@pytest.mark.parametrize("how", [{"ranges": False}, {"etag": "", "modified": ""}], ids=["no ranges", "nothing to tell changes by"])
+def test_a_stream_that_breaks_off_begins_anew_and_has_to_be_the_same(web: FileServer, folder: Path, how: dict[str, object]) -> None:
+    web.put("/last.ckpt", MIDDLE, **how)
+    web.cuts = [2 * MIB, MIB, 5 * MIB]
+    result = brought(web("/last.ckpt"), folder)
+    assert (result.problem(), result.bytes) == (None, len(MIDDLE))
+    assert (folder / "last.ckpt").read_bytes() == MIDDLE
+    assert web.ranges == [""] * 4
+
+
+@pytest.mark.parametrize(
+    "how", [{}, {"ranges": False}, {"etag": "", "modified": ""}, {"etag": "", "if_range": False}], ids=lambda how: "-".join(how) or "plain"
+)
+def test_two_states_of_a_file_are_never_put_together(web: FileServer, folder: Path, how: dict[str, object]) -> None:
+    size = 6 * MIB if how else 36 * MIB  # the larger one comes in many parts
+    first, second = os.urandom(size), os.urandom(size)
+    web.put("/last.ckpt", first, **how)
+    web.cuts = [MIB]
+
+    def replace(asked: Asked) -> None:
+        if len(web.ranges) == 2:
+            new = {"etag": '"two"', "modified": "Sat, 03 Jan 2026 03:04:05 GMT"} | {name: value for name, value in how.items() if value in ("", False)}
+            web.put("/last.ckpt", second, **(how | new))
+
+    web.before = replace
+    result = brought(web("/last.ckpt"), folder)
+    assert result.problem() is None
+    assert (folder / "last.ckpt").read_bytes() == second
+
+
+@pytest.mark.parametrize("body", [SMALL, LARGE], ids=["small", "large"])
+@pytest.mark.parametrize("field", ["x-ms-blob-content-md5", "Content-MD5"])
+def test_a_wrong_md5_is_said_and_leaves_nothing(web: FileServer, folder: Path, body: bytes, field: str) -> None:
+    wrong = base64.b64encode(hashlib.md5(b"other").digest()).decode()
+    web.put("/last.ckpt", body, headers={field: wrong})
+    error = failure(web("/last.ckpt", SECRET), folder)
+    assert (type(error), "Checksums do not match" in str(error)) == (IntegrityFailed, True), error
+
+
+def test_one_that_ends_too_early_is_said(web: FileServer, folder: Path) -> None:
+    web.put("/last.ckpt", SMALL, headers={"Content-Range": f"bytes 0-0/{len(SMALL) + 5}"})
+    web.before = lambda asked: web.files["/last.ckpt"].headers.clear() if asked.range != "bytes=0-0" else None
+    web.files["/last.ckpt"].length = False  # the answer says itself where it ends
+    assert isinstance(failure(web("/last.ckpt"), folder), IntegrityFailed)
+
+
+@pytest.mark.parametrize(("status", "kind", "words"), [
+    (404, NotFound, "There is no file at https://localhost"),
+    (410, NotFound, "There is no file at"),
+    (401, NotAllowed, "has expired, or does not allow reading (401)"),
+    (403, NotAllowed, "has expired, or does not allow reading (403)"),
+    (400, ServiceFailed, "refused the request"),
+    (503, ServiceFailed, "is too busy"),
+    (500, ServiceFailed, "keeps failing (500)"),
+])  # fmt: skip
+def test_refusals_name_the_address_without_its_secret(web: FileServer, folder: Path, status: int, kind: type[HimlError], words: str) -> None:
+    web.put("/last.ckpt", b"", status=status)
+    error = failure(web("/last.ckpt", SECRET), folder)
+    assert (type(error).__mro__[1] if kind is NotFound else type(error), words in str(error)) == (kind, True)
+    assert "secret" not in f"{error}{error.hint}"
+    assert len(web.seen) == (HASTY.tries if status >= 500 else 1)
+
+
+def test_a_link_whose_time_is_over_says_so(web: FileServer, folder: Path) -> None:
+    web.put("/last.ckpt", b"", status=403)
+    error = failure(web("/last.ckpt", "se=2024-05-06T07%3A08%3A09Z&sig=x"), folder)
+    assert f"The link to {web('/last.ckpt')} has expired (2024-05-06 07:08 UTC)." in str(error)
+    assert "himl checkpoint url" in error.hint
+
+
+def test_redirections_are_followed_and_asked_for_again_when_their_link_is_over(web: FileServer, folder: Path) -> None:
+    web.put("/resolve/model.ckpt", b"", moved_to="/signed/1?sig=first")
+    web.put("/signed/1", LARGE)
+
+    def expire(asked: Asked) -> None:
+        if len(web.ranges) == 3:
+            web.put("/resolve/model.ckpt", b"", moved_to="/signed/2?sig=second")
+            web.put("/signed/1", b"", status=403)
+            web.put("/signed/2", LARGE)
+
+    web.before = expire
+    assert brought(web("/resolve/model.ckpt", "token=x"), folder).problem() is None
+    assert (folder / "model.ckpt").read_bytes() == LARGE
+    assert not [asked for asked in web.seen if "token" in asked.query and asked.path != "/resolve/model.ckpt"]
+
+
+def test_a_user_of_the_address_is_told_to_its_own_host_only(web: FileServer, folder: Path, tmp_path: Path) -> None:
+    with serving_files(None) as other:
+        other.put("/b.ckpt", SMALL)
+        other.put("/a.ckpt", b"", moved_to=f"http://127.0.0.1:{other.address.rpartition(':')[2]}/b.ckpt")
+        address = other("/a.ckpt").replace("://", "://ada:pa%20ss@")
+        assert brought(address, folder).problem() is None
+    assert {(asked.path, asked.headers.get("authorization", "")) for asked in other.seen} == {("/a.ckpt", "Basic YWRhOnBhIHNz"), ("/b.ckpt", "")}
+    assert "ada" not in opened(address).label + opened(address).origin
+
+
+def test_places_that_https_must_not_send_to(web: FileServer, folder: Path) -> None:
+    web.put("/a.ckpt", b"", moved_to="http://localhost:1/b.ckpt")
+    assert "by plain http" in str(failure(web("/a.ckpt"), folder))
+    web.put("/a.ckpt", b"", moved_to="file:///etc/passwd")
+    assert "cannot be read" in str(failure(web("/a.ckpt"), folder))
+    web.put("/a.ckpt", b"", moved_to="/a.ckpt")
+    assert "again and again" in str(failure(web("/a.ckpt"), folder))
+
+
+@pytest.mark.parametrize("address", ["http://example.org/a.ckpt?sig=secret", "https:///a.ckpt", "https://[::1/a.ckpt", "ftp://example.org/a"])
+def test_addresses_that_are_not_read(address: str) -> None:
+    with pytest.raises(BadUsage) as caught:
+        WebFile(address)
+    assert "secret" not in str(caught.value)
+
+
+def test_a_web_page_is_no_checkpoint(web: FileServer, folder: Path) -> None:
+    web.put("/blob/last.ckpt", b"<html>Sign in</html>", headers={"Content-Type": "text/html; charset=utf-8"})
+    assert "shows a web page, and no file" in str(failure(web("/blob/last.ckpt"), folder))
+
+
+def test_a_file_of_unknown_size_is_refused(web: FileServer, folder: Path) -> None:
+    web.put("/last.ckpt", SMALL, length=False, ranges=False)
+    assert "does not say how large" in str(failure(web("/last.ckpt"), folder))
+
+
+@pytest.mark.parametrize(("path", "disposition", "name"), [
+    ("/a/last%20one.ckpt", "", "last one.ckpt"),
+    ("/last.ckpt", 'attachment; filename="other.ckpt"', "last.ckpt"),
+    ("/files/content", 'attachment; filename="model.ckpt"', "model.ckpt"),
+    ("/files/content", "attachment; filename*=UTF-8''mod%C3%A9le.ckpt", "modéle.ckpt"),
+    ("/files/content", 'attachment; filename="../../.bashrc"', "bashrc"),
+    ("/files/a%2F..%2Fb.ckpt", "", "a_.._b.ckpt"),
+    ("/nul.ckpt", "", "_nul.ckpt"),
+    ("/", "", "checkpoint"),
+])  # fmt: skip
+def test_what_it_is_called(web: FileServer, folder: Path, path: str, disposition: str, name: str) -> None:
+    web.put(path, SMALL, headers={"Content-Disposition": disposition} if disposition else {})
+    brought(web(path), folder)
+    assert [path.name for path in folder.glob("[!.]*")] == [name]
+
+
+def test_no_query_is_written_anywhere(web: FileServer, folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("DEBUG")
+    web.put("/last.ckpt", LARGE)
+    web.cuts = [50_000] * 1000
+    error = failure(web("/last.ckpt", SECRET), folder)
+    written = b"".join(path.read_bytes() for path in folder.rglob("*") if path.is_file() and path.stat().st_size < MIB)
+    assert b"localhost" in written
+    assert "secret" not in f"{error} {error.hint} {caplog.text}"
+    assert b"secret" not in written
+
+
+def test_addresses_that_mean_two_files_are_told_apart() -> None:
+    origins = {WebFile(f"https://example.org/download?{query}").origin for query in ("id=3&sig=a", "id=3&sig=b", "id=4&sig=a", "sig=a", "token=b")}
+    assert len(origins) == 3
+
+
+@pytest.mark.parametrize("ranges", [True, False])
+def test_parts_come_in_any_order_each_once(web: FileServer, ranges: bool) -> None:
+    web.put("/last.ckpt", MIDDLE, ranges=ranges)
+    store, got = opened(web("/last.ckpt")), Received()
+    blob = named(store, "last.ckpt")
+    places = [(0, 10), (MIB, 2 * MIB), (3 * MIB, 5), (100, 7), (len(MIDDLE) - 3, 3)]
+    store.fetch([FetchRequest(blob, start, length) for start, length in places], got, workers=4)
+    assert got.errors == {}
+    assert [got.bodies[("last.ckpt", start)] for start, _ in places] == [MIDDLE[start : start + length] for start, length in places]
+    assert b"".join(store.read("last.ckpt", 5 * MIB)) == MIDDLE[5 * MIB :]
+    assert (store.stat("other"), listed(store, "x")) == (None, [])
