@@ -77,6 +77,23 @@ install() {
     printf '%s\n' "$wanted" >"$stamp"
 }
 
+has_browser() {
+    local name
+    for name in chromium chromium-browser google-chrome google-chrome-stable; do
+        ! command -v "$name" >/dev/null || return 0
+    done
+    return 1
+}
+
+# Installs the programs that tests need beyond a base system's, as root on Debian; elsewhere the tests that need them are skipped and say so.
+install_programs() {
+    if has_browser || ! command -v apt-get >/dev/null || [ "$(id -u)" != 0 ]; then
+        return 0
+    fi
+    echo "Installing Chromium ..." >&2
+    apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends chromium fonts-dejavu-core >/dev/null
+}
+
 # A virtual environment knows its own path: one that was moved with its folder, or whose Python is gone, is made anew.
 PYTHON="$(venv_python "$ROOT/.venv")"
 if ! is_supported "$PYTHON" || ! { [ ! -e .venv/bin/activate ] || grep -qF "$ROOT/.venv" .venv/bin/activate; }; then

@@ -10,6 +10,8 @@ from himl_cli.core.redaction import redact
 from himl_cli.render.errors import one_line
 
 OWN_LOGGER = "himl_cli"
+RETRYING = ("himl_cli.workspaces.azure.requests.retries", "himl_cli.workspaces.azure.storage.blobs.retries")
+"""Loggers that warn that a request is tried again."""
 
 
 class RedactingFilter(logging.Filter):
@@ -56,3 +58,10 @@ def start_logging(*, verbose: bool) -> None:
     root.handlers = [handler]
     root.setLevel(logging.INFO if verbose else logging.WARNING)
     logging.getLogger(OWN_LOGGER).setLevel(logging.DEBUG if verbose else logging.WARNING)
+
+
+def leave_out_retries() -> None:
+    """From now on say only in a debug log that requests are tried again: for a command that goes on for hours and tells itself when nobody answers."""
+    if not logging.getLogger().isEnabledFor(logging.INFO):
+        for name in RETRYING:
+            logging.getLogger(name).setLevel(logging.ERROR)

@@ -18,8 +18,7 @@ from himl_cli.commands._session import Session, open_session
 from himl_cli.core.errors import BadUsage
 
 if TYPE_CHECKING:
-    from himl_cli.core.runs import Run
-    from himl_cli.services.tensorboard.feeds import RunFeed
+    from himl_cli.services.tensorboard.lineup import Lineup
 
 FILES, BOARD = "Event files", "TensorBoard"
 LAST_PORT = 65535
@@ -38,7 +37,7 @@ class EventOptions(Bundle):
         run_logs_dir: Annotated[
             Path | None, typer.Option("--run_logs_dir", metavar="DIR", help="Where copies go.  [default: himl's cache]", rich_help_panel=FILES, file_okay=False)
         ] = None,
-        refresh: Annotated[int, typer.Option("--refresh", metavar="SECONDS", help="Time between looks for new ones.", rich_help_panel=FILES)] = 15,
+        refresh: Annotated[int, typer.Option("--refresh", metavar="SECONDS", help="Time between looks for new runs and files.", rich_help_panel=FILES)] = 15,
         sync_only: Annotated[bool, typer.Option("--sync_only", help="Fetch once, print where they are, and end.", rich_help_panel=FILES)] = False,
     ) -> None:
         if refresh < 1:
@@ -80,47 +79,56 @@ def tb(
 ) -> None:
     """Show runs in TensorBoard, also while they go on.
 
-    Without a run: the one submitted last from this folder. Local runs are shown where they lie; of others the event files
-    are fetched, and then only what is new in them. Ctrl-C ends it.
+    Without a run: the one submitted last from this folder. A sweep or a pipeline is shown with all runs below it. Runs that
+    are added later join. Local runs are shown where they lie; of others the event files are fetched, and then only what is
+    new in them. Ctrl-C ends it.
 
     \b
       himl tb
       himl tb --experiment train --num_runs 5 --open
       himl tb train_1772366400_0a1b2c3d --sync_only --run_logs_dir logs
     """
-    from himl_cli.services.run_lookup import find_runs
-    from himl_cli.services.tensorboard.sync import feeds_of
+    from himl_cli.services.tensorboard.chosen import ChosenRuns
+    from himl_cli.services.tensorboard.lineup import Lineup
 
     with suppress(*() if events.sync_only else (KeyboardInterrupt,)), open_session(where, talk) as session:
-        found = find_runs(session.workspace, selection.selection(runs), cwd=session.cwd)
-        feeds = feeds_of(session.workspace, found, events.log_dir, events.copies)
+        chosen = ChosenRuns(session.workspace, selection.selection(runs), session.cwd)
+        lineup = Lineup(chosen, events.log_dir, events.copies)
         if events.sync_only:
-            _sync(session, feeds)
+            _sync(session, lineup)
         else:
-            _serve(session, found, feeds, events.refresh, board)
+            _serve(session, lineup, events.refresh, board)
 
 
-def _sync(session: Session, feeds: list[RunFeed]) -> None:
+def _sync(session: Session, lineup: Lineup) -> None:
     from himl_cli.render.tensorboard import say_synced
     from himl_cli.services.tensorboard.sync import sync_once
 
-    synced, problem = sync_once(feeds, session.notify)
+    lineup.begin()
+    synced, problem = sync_once(lineup.feeds, session.notify)
     if synced:
         say_synced(session.output, synced)
     if problem is not None:
         raise problem
 
 
-def _serve(session: Session, runs: list[Run], feeds: list[RunFeed], refresh: int, board: BoardOptions) -> None:
+def _serve(session: Session, lineup: Lineup, refresh: int, board: BoardOptions) -> None:
+    from himl_cli.commands._logging import leave_out_retries
+    from himl_cli.render.progress import Watcher
     from himl_cli.render.tensorboard import say_served
     from himl_cli.services.tensorboard.serving import Address, serve
 
     def said(url: str) -> None:
-        say_served(session.output, url, [run.id for run in runs])
+        say_served(session.output, url, [feed.run.id for feed in lineup.feeds])
+        leave_out_retries()
         if board.open_browser:
             _open(session, url)
 
-    serve(feeds, Address(board.host, board.port), refresh, session.notify, said)
+    watcher = Watcher(session.output)
+    try:
+        serve(lineup, Address(board.host, board.port), refresh, watcher, said, first_look_over=watcher.close)
+    finally:
+        watcher.close()
 
 
 def _open(session: Session, url: str) -> None:

@@ -183,5 +183,10 @@ def _children(workspace: Workspace, parents: Iterable[Run]) -> list[Run]:
     parents = list(parents)
     found = [child for parent in parents for child in children_of(workspace, parent)]
     if not found:
-        raise NotFound(f"No children: {', '.join(run.id for run in parents)}.", hint="Leave --children out to get the runs themselves.")
+        raise no_children(parents)
     return found
+
+
+def no_children(parents: Iterable[Run]) -> NotFound:
+    """That none of *parents* has a run below it."""
+    return NotFound(f"No children: {', '.join(run.id for run in parents)}.", hint="Leave --children out to get the runs themselves.")

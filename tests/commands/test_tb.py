@@ -3,116 +3,26 @@
 from __future__ import annotations
 
 import json
-import os
-import re
 import signal
 import socket
-import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from http.client import HTTPException
 from pathlib import Path
-from typing import Any
-from urllib.error import URLError
-from urllib.parse import urlencode
-from urllib.request import ProxyHandler, build_opener
 
 import pytest
 
+from tests.boards import is_closed, serving, until
 from tests.event_files import NAME, WRITER, event_bytes, scalars
 from tests.recorded_runs import RecordedRuns
 from tests.running import Himl, write_files
-from tests.servers.azureml.faults import Stall, Status
+from tests.servers.azureml.faults import Page, Stall, Status
+from tests.servers.azureml.jobs.sweeps.trials import add_trial
 from tests.servers.azureml.seeding import StagedWorkspace
+from tests.servers.azureml.sweep_seeding import add_sweep
 
 posix = pytest.mark.skipif(sys.platform == "win32", reason="needs signals of POSIX")
 
 LONG = event_bytes([1.0, 0.5, 0.25, 0.125])
 SHORT = event_bytes([1.0, 0.5])
-DIRECT = build_opener(ProxyHandler({}))
-SECONDS = 60.0
-
-
-def until(is_so: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + SECONDS
-    while not is_so():
-        assert time.monotonic() < deadline, f"it did not come about that {what}"
-        time.sleep(0.05)
-
-
-class Board:
-    """A `himl tb` that runs, and TensorBoard's own answers."""
-
-    def __init__(self, process: subprocess.Popen[bytes], said: Path) -> None:
-        self.process = process
-        self._said = said
-        assert process.stdout is not None
-        self.line = process.stdout.readline().decode()
-        found = re.search(r"http://[^\s\"]+/", self.line)
-        assert found, self.line + self.talk
-        self.url = found[0]
-
-    @property
-    def talk(self) -> str:
-        return self._said.read_text("utf-8")
-
-    @property
-    def port(self) -> int:
-        return int(self.url.rstrip("/").rpartition(":")[2])
-
-    def ask(self, path: str, **query: str) -> Any:
-        """None where it does not know of it (yet)."""
-        try:
-            with DIRECT.open(f"http://127.0.0.1:{self.port}/{path}?{urlencode(query)}", timeout=10) as answer:
-                return json.load(answer)
-        except (URLError, HTTPException, OSError):
-            return None
-
-    def values(self, run: str) -> list[float]:
-        return [value for _, _, value in self.ask("data/plugin/scalars/scalars", run=run, tag="loss") or []]
-
-    def shows(self, run: str, values: Sequence[float]) -> None:
-        until(lambda: self.values(run) == list(values), f"{run} is {values}, but {self.values(run)}; there are {self.ask('data/runs')}; {self.talk}")
-
-    def says(self, text: str, times: int = 1) -> None:
-        until(lambda: self.talk.count(text) >= times, f"'{text}' is said, but: {self.talk}")
-
-    def end(self, number: int = signal.SIGINT) -> int:
-        self.process.send_signal(number)
-        code = self.process.wait(30)
-        until(lambda: is_closed(self.port), "TensorBoard has ended")
-        return code
-
-
-def is_closed(port: int) -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) != 0
-
-
-@contextmanager
-def serving(himl: Himl, tmp_path: Path, *options: str, env: dict[str, str] | None = None) -> Iterator[Board]:
-    """`himl tb` on a port that is free, looking every second."""
-    port = () if "--port" in options else ("--port", "0")
-    said, own = tmp_path / "said.txt", tmp_path / "tmp"
-    own.mkdir(exist_ok=True)
-    with said.open("wb") as talk:
-        process = subprocess.Popen(
-            [str(himl.program), "tb", *port, "--refresh", "1", *options],
-            cwd=himl.folder,
-            env=os.environ | {"TMPDIR": str(own)} | (env or {}),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=talk,
-            start_new_session=True,
-        )
-    try:
-        yield Board(process, said)
-    finally:
-        process.kill()
-        process.communicate()
-
 
 GROWS = f"""
 {WRITER}
@@ -149,7 +59,7 @@ def test_a_run_of_here_is_shown_where_it_lies_and_grows(himl: Himl, project: Pat
             assert board.end() == 0
             assert board.process.stdout is not None
             assert board.process.stdout.read() == b"", "one line, and no more"
-            assert board.talk == "Ctrl-C ends it.\n"
+            assert set(board.talk.splitlines()) <= {"Ctrl-C ends it.", f"Run '{run}' has no event files yet."}
     finally:
         (tmp_path / "go").touch()
         himl("runs", "logs", "--follow")
@@ -158,13 +68,16 @@ def test_a_run_of_here_is_shown_where_it_lies_and_grows(himl: Himl, project: Pat
 
 @pytest.fixture
 def seeded(azure_environment: StagedWorkspace, project: Path) -> StagedWorkspace:
-    """A run that has ended, one that goes on, one without event files."""
+    """A run that has ended, one that goes on, one without event files; a sweep that goes on."""
     azure = azure_environment
     azure.write_config(project)
     azure.put_artifacts(azure.add_run("train_1_aa", "train", display_name="Done"), {f"logs/{NAME}": LONG, "outputs/model.pt": b"m"})
     going = azure.add_run("train_2_bb", "train", status="Running", display_name="Going on")
     azure.state.storage.append("azureml", f"{going.artifact_prefix}logs/{NAME}", SHORT)
     azure.put_artifact(azure.add_run("train_3_cc", "train", status="Failed"), "user_logs/std_log.txt", b"boom")
+    add_sweep(azure, "hunt", [{"lr": 0.1}, {"lr": 0.2}], statuses={1: "Running"})
+    for trial in ("hunt_0", "hunt_1"):
+        azure.put_artifact(azure.state.runs[trial], f"logs/{NAME}", LONG)
     return azure
 
 
@@ -204,9 +117,9 @@ def test_a_file_that_became_another_one_is_shown_as_it_is_now(himl: Himl, seeded
         board.shows("Going_on-train_2_bb/logs", [1.0, 0.5])
         run = seeded.state.runs["train_2_bb"]
         seeded.put_artifact(run, f"outputs/again/{NAME}", LONG)
-        board.shows("Going_on-train_2_bb/again", [1.0, 0.5, 0.25, 0.125])
+        board.shows("Going_on-train_2_bb/outputs/again", [1.0, 0.5, 0.25, 0.125])
         seeded.put_artifact(run, f"outputs/again/{NAME}", event_bytes([9.0, 8.0]))
-        board.shows("Going_on-train_2_bb/again", [9.0, 8.0])
+        board.shows("Going_on-train_2_bb/outputs/again", [9.0, 8.0])
         assert board.end() == 0
 
 
@@ -224,6 +137,43 @@ def test_a_service_that_refuses_for_a_while_is_said_once_and_outlived(himl: Himl
         board.says("The service answers again.")
         board.shows("Going_on-train_2_bb", [1.0, 0.5, 0.25, 0.125])
         assert board.talk.count("Still trying") == 1
+        assert board.end() == 0
+
+
+@posix
+def test_runs_join_while_it_runs_and_a_sign_in_that_is_gone_is_said_once_and_outlived(himl: Himl, seeded: StagedWorkspace, tmp_path: Path) -> None:
+    run = seeded.state.runs["train_2_bb"]
+    with serving(himl, tmp_path, "train_2_bb", "hunt") as board:
+        board.shows("Going_on-train_2_bb", [1.0, 0.5])
+        board.shows("lr=0.1-hunt_0", [1.0, 0.5, 0.25, 0.125])
+        expired = json.dumps({"error": "invalid_client", "error_description": "AADSTS7000222: The provided client secret keys for app are expired."})
+        seeded.stage.faults.add(Status(401, code="Unauthorized", message="Expired."), r"/history/|management", times=None)
+        seeded.stage.faults.add(Page(expired, 401, "application/json"), r"POST .*/oauth2/v2.0/token", times=None)
+        board.says("the client secret has expired.")
+        half = len(SHORT) + (len(LONG) - len(SHORT)) // 2 + 3
+        seeded.state.storage.append("azureml", f"{run.artifact_prefix}logs/{NAME}", LONG[len(SHORT) : half])
+        trial = add_trial(seeded.state, seeded.state.runs["hunt"], 2, {"lr": 0.5})
+        trial.status = "Running"
+        seeded.put_artifact(trial, f"logs/{NAME}", SHORT)
+        board.shows("Going_on-train_2_bb", [1.0, 0.5, 0.25])  # and half a record, which TensorBoard waits for the rest of
+        refused = len(seeded.requests(r"POST .*/oauth2/v2.0/token.*401"))
+        until(lambda: len(seeded.requests(r"POST .*/oauth2/v2.0/token.*401")) > refused + 1, "it is tried again")
+        seeded.stage.faults.clear()
+        board.says("The service answers again.")
+        board.shows("lr=0.5-hunt_2", [1.0, 0.5])
+        seeded.state.storage.append("azureml", f"{run.artifact_prefix}logs/{NAME}", LONG[half:])
+        board.shows("Going_on-train_2_bb", [1.0, 0.5, 0.25, 0.125])
+        assert board.end() == 0
+        said = board.talk.splitlines()
+        assert [line for line in said if "answers" not in line and "hunt" not in line and "Still trying" not in line] == ["Ctrl-C ends it."]
+        assert (board.talk.count("Still trying"), board.talk.count("One more run: hunt_2.")) == (1, 1)
+
+
+@posix
+def test_a_file_is_shown_while_the_rest_of_it_comes(himl: Himl, seeded: StagedWorkspace, tmp_path: Path) -> None:
+    seeded.stage.faults.add(Stall(60.0, after=len(SHORT)), rf"GET .*train_1_aa/logs/{NAME}", times=None)
+    with serving(himl, tmp_path, "train_1_aa") as board:
+        board.shows("Done-train_1_aa", [1.0, 0.5])
         assert board.end() == 0
 
 

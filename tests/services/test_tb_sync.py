@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -11,16 +11,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from himl_cli.core.blobs import BlobInfo
-from himl_cli.core.runs import Run, RunStatus
-from himl_cli.services.tensorboard.event_files import event_files, readable_name
-from himl_cli.services.tensorboard.feeds import CopiedHere
+from himl_cli.core.events import Event, Notice
+from himl_cli.core.runs import Run, RunSelection, RunStatus
+from himl_cli.services.tensorboard.chosen import ChosenRuns
+from himl_cli.services.tensorboard.event_files import EventFinder
+from himl_cli.services.tensorboard.feeds import LOOKS, CopiedHere, RunFeed
 from himl_cli.services.tensorboard.growing_copy import OVERLAP, GrowingCopy
+from himl_cli.services.tensorboard.lineup import Lineup
+from himl_cli.services.tensorboard.names import readable_name
 from himl_cli.services.tensorboard.shown_folder import ShownFolder
-from himl_cli.services.tensorboard.sync import feeds_of, sync_once
+from himl_cli.services.tensorboard.sync import sync_once
 from himl_cli.workspaces.azure.workspace import AzureWorkspace
+from himl_cli.workspaces.base import Workspace
 from tests.azure_workspaces import opened
 from tests.event_files import NAME, event_bytes, scalars
 from tests.recorded_runs import RecordedRuns
+from tests.servers.azureml.faults import ChangeEtag
 from tests.servers.azureml.seeding import StagedWorkspace
 
 LONG = event_bytes([1.0, 0.5, 0.25, 0.125])
@@ -34,8 +40,14 @@ def workspace(azure_environment: StagedWorkspace, project: Path) -> Iterator[Azu
         yield found
 
 
+def feeds_of(workspace: Workspace, runs: Sequence[str], folder: Path, log_dir: str = "logs") -> list[RunFeed]:
+    lineup = Lineup(ChosenRuns(workspace, RunSelection(runs=runs), Path.cwd()), log_dir, folder)
+    lineup.begin()
+    return lineup.feeds
+
+
 def feed_of(workspace: AzureWorkspace, folder: Path, log_dir: str = "logs") -> CopiedHere:
-    (feed,) = feeds_of(workspace, [workspace.run(RUN)], log_dir, folder)
+    (feed,) = feeds_of(workspace, [RUN], folder, log_dir)
     assert isinstance(feed, CopiedHere)
     return feed
 
@@ -61,14 +73,14 @@ def test_only_new_bytes_of_a_log_that_grows_are_asked_for_and_added_in_place(azu
     feed = feed_of(workspace, tmp_path / "copies")
     feed.look()
     path = tmp_path / "copies" / "First_try-train_1_aa" / "fold 0" / NAME
-    assert (path.read_bytes(), [file.path for file in feed.files], feed.new_bytes) == (SHORT, [path], len(SHORT))
+    assert (path.read_bytes(), [file.path for file in feed.files], feed.tally.here) == (SHORT, [path], len(SHORT))
     inode = path.stat().st_ino
     azure.state.storage.append("azureml", blob, LONG[len(SHORT) :])
     feed.look()
-    assert (path.read_bytes(), path.stat().st_ino, feed.new_bytes, feed.is_over) == (LONG, inode, len(LONG) - len(SHORT), False)
+    assert (path.read_bytes(), path.stat().st_ino, feed.tally.here, feed.is_over) == (LONG, inode, len(LONG) - len(SHORT), False)
     assert scalars(path.parent) == [(0, 1.0), (1, 0.5), (2, 0.25), (3, 0.125)]
     feed.look()
-    assert (feed.new_bytes, received(azure, len(LONG) + OVERLAP)) == (0, len(LONG) + OVERLAP)
+    assert (feed.tally.here, received(azure, len(LONG) + OVERLAP)) == (0, len(LONG) + OVERLAP)
 
 
 def test_a_blob_that_is_stored_anew_and_longer_is_the_same_file(azure: StagedWorkspace, workspace: AzureWorkspace, tmp_path: Path) -> None:
@@ -97,7 +109,7 @@ def test_another_file_of_the_same_name_is_kept_under_a_new_one(azure: StagedWork
     again = feed_of(workspace, tmp_path)
     assert [(file.name, file.path) for file in again.files] == [(second.name, second)], "what is shown before the first look"
     again.look()
-    assert again.new_bytes == 0
+    assert again.tally.here == 0
 
 
 def test_another_himl_goes_on_with_what_is_on_the_disk(azure: StagedWorkspace, workspace: AzureWorkspace, tmp_path: Path) -> None:
@@ -108,7 +120,34 @@ def test_another_himl_goes_on_with_what_is_on_the_disk(azure: StagedWorkspace, w
     feed = feed_of(workspace, tmp_path)
     assert [file.name for file in feed.files] == [NAME]
     feed.look()
-    assert ((tmp_path / RUN / NAME).read_bytes(), feed.new_bytes, feed.is_over) == (LONG, len(LONG) - 50, True)
+    assert ((tmp_path / RUN / NAME).read_bytes(), feed.tally.here, feed.is_over) == (LONG, len(LONG) - 50, True)
+
+
+def test_two_himl_that_copy_the_same_run_do_each_other_no_harm(azure: StagedWorkspace, workspace: AzureWorkspace, tmp_path: Path) -> None:
+    azure.add_run(RUN, "train", status="Running")
+    put(azure, f"logs/{NAME}", LONG[:50])
+    one, other = feed_of(workspace, tmp_path), feed_of(workspace, tmp_path)
+    one.look()
+    other.look()
+    put(azure, f"logs/{NAME}", LONG)
+    other.look()
+    one.look()
+    assert {path.name: path.read_bytes() for path in (tmp_path / RUN).iterdir()} == {NAME: LONG}
+    put(azure, f"logs/{NAME}", event_bytes([9.0]))
+    for feed in (one, other, one, other):
+        feed.look()
+    assert sorted(path.name for path in (tmp_path / RUN).iterdir()) == [NAME, f"{NAME}.v2"]
+
+
+def test_a_file_that_changes_at_each_look_is_looked_at_again_in_the_next_round(azure: StagedWorkspace, workspace: AzureWorkspace, tmp_path: Path) -> None:
+    azure.add_run(RUN, "train")
+    put(azure, f"outputs/{NAME}", LONG)
+    feed = feed_of(workspace, tmp_path)
+    azure.stage.faults.add(ChangeEtag(), rf"GET .*{RUN}/outputs/{NAME}", times=LOOKS)
+    feed.look()
+    assert (feed.is_over, feed.files) == (False, [])
+    feed.look()
+    assert (feed.is_over, [file.path.read_bytes() for file in feed.files]) == (True, [LONG])
 
 
 def test_names_that_leave_the_folder_are_left_out(azure: StagedWorkspace, workspace: AzureWorkspace, tmp_path: Path) -> None:
@@ -123,18 +162,33 @@ def test_several_runs_are_looked_at_and_one_that_failed_does_not_stop_the_others
     for number in range(12):
         azure.put_artifact(azure.add_run(f"train_{number}", "train", status="Running"), f"logs/{NAME}", SHORT)
     (tmp_path / "train_5").write_text("a file where the folder is to be")
-    feeds = feeds_of(workspace, [workspace.run(f"train_{number}") for number in range(12)], "logs", tmp_path)
+    feeds = feeds_of(workspace, [f"train_{number}" for number in range(12)], tmp_path)
     synced, problem = sync_once(feeds, lambda event: None)
     assert [one.run for one in synced] == [f"train_{number}" for number in range(12) if number != 5]
     assert problem is not None
     assert "train_5" in str(problem)
 
 
+def test_runs_without_event_files_are_named_but_not_all_of_many(project: Path, tmp_path: Path) -> None:
+    here = RecordedRuns(project)
+    ids = [here.add(f"train_{number}", files={f"logs/{NAME}": LONG} if number == 0 else {}) for number in range(7)]
+    here.add("hunt", tags={"himl.many": "sweep"})
+    said: list[Event] = []
+    synced, problem = sync_once(feeds_of(here.workspace, [*ids[:3], "hunt"], tmp_path), said.append)
+    assert ([one.run for one in synced], problem) == (["train_0"], None)
+    sync_once(feeds_of(here.workspace, ids, tmp_path), said.append)
+    assert said == [
+        Notice("Run 'train_1' has no event files."),
+        Notice("Run 'train_2' has no event files."),
+        Notice("6 runs have no event files: train_1, train_2, train_3 and 3 more."),
+    ]
+
+
 def test_runs_of_here_are_served_where_they_lie(project: Path, tmp_path: Path) -> None:
     here = RecordedRuns(project)
     first = here.add("train_1_aa", files={f"logs/a/{NAME}": LONG, "logs/notes.txt": "x", f"outputs/{NAME}": SHORT})
     second = here.add("train_2_bb", status=RunStatus.canceled, files={f"outputs/deep/{NAME}": SHORT})
-    feeds = feeds_of(here.workspace, [here.workspace.run(first), here.workspace.run(second)], "logs", tmp_path)
+    feeds = feeds_of(here.workspace, [first, second], tmp_path)
     synced, problem = sync_once(feeds, lambda event: None)
     runs = project / ".himl" / "runs"
     assert problem is None
@@ -148,7 +202,7 @@ def test_runs_of_here_are_served_where_they_lie(project: Path, tmp_path: Path) -
 def test_what_is_no_longer_a_run_s_file_is_no_longer_shown(project: Path, tmp_path: Path) -> None:
     here = RecordedRuns(project)
     run = here.add("train_1_aa", files={f"logs/a/{NAME}": LONG, f"logs/b/{NAME}": LONG})
-    (feed,) = feeds_of(here.workspace, [here.workspace.run(run)], "logs", None)
+    (feed,) = feeds_of(here.workspace, [run], tmp_path)
     shown = ShownFolder(tmp_path / "shown")
     feed.look()
     shown.show(feed.name, feed.files)
@@ -163,7 +217,7 @@ def test_what_is_no_longer_a_run_s_file_is_no_longer_shown(project: Path, tmp_pa
 def test_the_folder_may_be_written_in_several_ways(project: Path, log_dir: str) -> None:
     here = RecordedRuns(project)
     run = here.add("train_1_aa", files={f"logs/a/{NAME}": LONG, f"logs_2/{NAME}": LONG})
-    assert [*event_files(here.workspace.run_files(run), log_dir)] == [f"a/{NAME}"]
+    assert [*EventFinder(here.workspace.run_files(run), log_dir).find()] == [f"a/{NAME}"]
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -11,27 +12,36 @@ from pathlib import Path
 from types import TracebackType
 
 from himl_cli.core.errors import DiskFailed, HimlError
+from himl_cli.core.events import Notice, Notify, ignore
 from himl_cli.core.processes import detached
+from himl_cli.services.tensorboard.answers import serves
+from himl_cli.services.tensorboard.ports import free_port, is_free
 
 SECONDS_TO_END = 5.0
 LONGEST_RELOAD = 5
 """Seconds between TensorBoard's own looks at the disk, unless it is to look more often."""
 PROXY_EXCEPTIONS = ("no_grpc_proxy", "no_proxy", "NO_PROXY")  # as gRPC reads them, the first that is there
 HERE = ("localhost", "127.0.0.1", "::1")
-EVERYWHERE = {"0.0.0.0", "::"}
+EVERYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}
+TEMPORARY = ("TMPDIR", "TEMP", "TMP")
 LOG_TAIL = 4000
 
 
 class Board:
-    """TensorBoard over *folder*, at *host* and *port*; what it says goes to *log*. Runs from `start` until the `with` ends."""
+    """TensorBoard over *folder*, at *host* and *port*; what it says goes to *log*. Runs from `start` until the `with` ends.
 
-    def __init__(self, folder: Path, log: Path, host: str, port: int, refresh: int) -> None:
+    The folder of *log* is its own: it is where TensorBoard puts temporary files, and gone if whoever started this is killed.
+    """
+
+    def __init__(self, folder: Path, log: Path, host: str, port: int, refresh: int, notify: Notify = ignore) -> None:
         self._folder = folder
         self._log = log
         self._host = host
         self._port = port
         self._reload = min(LONGEST_RELOAD, refresh)
+        self._notify = notify
         self._process: subprocess.Popen[bytes] | None = None
+        self._was_up = False
 
     @property
     def url(self) -> str:
@@ -39,6 +49,10 @@ class Board:
         return f"http://{f'[{host}]' if ':' in host else host}:{self._port}/"
 
     def __enter__(self) -> Board:
+        self._start()
+        return self
+
+    def _start(self) -> None:
         options = [
             f"--logdir={self._folder}",
             f"--host={self._host}",
@@ -47,20 +61,20 @@ class Board:
             "--reload_multifile=true",
             "--reload_multifile_inactive_secs=-1",
         ]
+        own = self._log.parent
         try:
             with self._log.open("wb") as said:
                 self._process = subprocess.Popen(
-                    [sys.executable, "-m", "himl_cli.services.tensorboard.program", *options],
+                    [sys.executable, "-m", "himl_cli.services.tensorboard.program", str(own), *options],
                     stdin=subprocess.PIPE,
                     stdout=said,
                     stderr=said,
-                    env=_environment(),
-                    cwd=self._log.parent,  # `-m` looks there first: nothing of the user's may be taken for TensorBoard
+                    env=_environment(own),
+                    cwd=own,  # `-m` looks there first: nothing of the user's may be taken for TensorBoard
                     **detached(),
                 )
         except OSError as err:
             raise DiskFailed(f"Cannot start TensorBoard: {err.strerror or err}.") from err
-        return self
 
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
         process = self._process
@@ -76,26 +90,47 @@ class Board:
             process.wait()
 
     def is_up(self) -> bool:
-        """Whether it answers."""
-        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self._host, self._host)
-        try:
-            with socket.create_connection((host, self._port), timeout=1):
-                return True
-        except OSError:
-            return False
+        """Whether it answers: it, and not another server that took the port first."""
+        self._was_up = self._was_up or serves(self._folder, EVERYWHERE.get(self._host, self._host), self._port)
+        return self._was_up
 
     def check(self) -> None:
-        """Raises HimlError, with the last of what it said, where it has ended by itself."""
+        """See that it runs; where somebody took its port while it came up, it is started again at the next one.
+
+        Raises HimlError, with the last of what it said, where it has ended by itself.
+        """
         if self._process is None or self._process.poll() is None:
             return
-        with self._log.open("rb") as said:
-            said.seek(max(0, os.fstat(said.fileno()).st_size - LOG_TAIL))
-            lines = [line.strip() for line in said.read().decode("utf-8", "replace").splitlines() if line.strip()]
-        why = lines[-1] if lines else "it said nothing"
-        raise HimlError(f"TensorBoard ended with exit code {self._process.returncode}: {why}", hint="Does 'python -m tensorboard.main --version' work?")
+        if not self._was_up and not is_free(self._host, self._port):
+            taken, self._port = self._port, free_port(self._host, self._port)
+            self._notify(Notice(f"Port {taken} is taken: TensorBoard takes {self._port}."))
+            self._start()
+            return
+        raise HimlError(f"TensorBoard {_ending(self._process.returncode)}: {self._last_words()}", hint="Does 'python -m tensorboard.main --version' work?")
+
+    def _last_words(self) -> str:
+        try:
+            with self._log.open("rb") as said:
+                said.seek(max(0, os.fstat(said.fileno()).st_size - LOG_TAIL))
+                lines = [line.strip() for line in said.read().decode("utf-8", "replace").splitlines() if line.strip()]
+        except OSError:
+            lines = []
+        return lines[-1] if lines else "it said nothing"
 
 
-def _environment() -> dict[str, str]:
-    """This process's, with the way to TensorBoard's data server never going through a proxy."""
+def _ending(code: int) -> str:
+    if code >= 0:
+        return f"ended with exit code {code}"
+    try:
+        return f"was ended by {signal.Signals(-code).name}"
+    except ValueError:
+        return f"was ended by signal {-code}"
+
+
+def _environment(own: Path) -> dict[str, str]:
+    """This process's, with the way to TensorBoard's data server never going through a proxy, and temporary files in *own*.
+
+    Where those of all users lie, TensorBoard fails over a folder that another user's left.
+    """
     beside = next((os.environ[name] for name in PROXY_EXCEPTIONS if os.environ.get(name)), "")
-    return os.environ | {PROXY_EXCEPTIONS[0]: ",".join(filter(None, (beside, *HERE)))}
+    return os.environ | {PROXY_EXCEPTIONS[0]: ",".join(filter(None, (beside, *HERE)))} | dict.fromkeys(TEMPORARY, str(own))

@@ -1,20 +1,18 @@
-"""Which files of a run TensorBoard reads, and what its runs are called there."""
+"""Which files of a run TensorBoard reads."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping
+import posixpath
+from collections.abc import Mapping, Sequence
 from pathlib import PurePosixPath
 
 from himl_cli.core.blobs import BlobInfo
-from himl_cli.core.runs import Run
-from himl_cli.core.sweeps import hyperparameters_of, values_text
 from himl_cli.workspaces.base import BlobStore
 
 MARK = "tfevents"
 """What TensorBoard looks for in the name of a file."""
-LONGEST_DISPLAY_NAME = 60
-UNPLAIN = re.compile(r"[^\w.+=-]+")
+WHOLE_EVERY = 4
+"""Where event files lie outside of the folder asked for: one look in so many is at the whole run, the others at the folder that they have in common."""
 
 
 def is_event_file(name: str) -> bool:
@@ -22,21 +20,57 @@ def is_event_file(name: str) -> bool:
     return MARK in name.rpartition("/")[2]
 
 
-def event_files(store: BlobStore, log_dir: str) -> Mapping[str, BlobInfo]:
-    """The event files below *log_dir* by their names there; where there are none, all of the run's by their whole names."""
-    folder = PurePosixPath(log_dir.replace("\\", "/")).as_posix().strip("/")
-    below = "" if folder in ("", ".") else f"{folder}/"
-    found = {blob.name[len(below) :]: blob for blob in _marked(store, below)}
-    return found if found or not below else {blob.name: blob for blob in _marked(store, "")}
+class EventFinder:
+    """The event files of one run, looked for again and again, in as narrow a part of the run as has them.
+
+    Those below *log_dir* are shown by their names there. Where the first that are found lie elsewhere, all of the run's are taken from
+    then on, by their whole names: what is shown keeps its name.
+    """
+
+    def __init__(self, store: BlobStore, log_dir: str) -> None:
+        self._store = store
+        folder = PurePosixPath(log_dir.replace("\\", "/")).as_posix().strip("/")
+        self._below = "" if folder in ("", ".") else f"{folder}/"
+        self._is_inside = False
+        self._is_everywhere = not self._below
+        self._common = ""
+        self._looks = 0
+
+    def find(self, *, is_last: bool = False) -> Mapping[str, BlobInfo]:
+        """By the names that they are shown by. *is_last*: none may be missed."""
+        self._looks += 1
+        if self._is_everywhere:
+            return {blob.name: blob for blob in self._everywhere(is_last)}
+        if self._is_inside or self._looks == 1:
+            inside = self._marked(self._below)
+            if inside or self._is_inside:
+                return self._inside(inside)
+        found = self._marked("")
+        inside = [blob for blob in found if blob.name.startswith(self._below)]
+        if inside:
+            return self._inside(inside)
+        self._is_everywhere = bool(found)
+        self._common = _common_folder(found)
+        return {blob.name: blob for blob in found}
+
+    def _inside(self, found: Sequence[BlobInfo]) -> Mapping[str, BlobInfo]:
+        self._is_inside = True
+        return {blob.name[len(self._below) :]: blob for blob in found}
+
+    def _everywhere(self, is_last: bool) -> Sequence[BlobInfo]:
+        if self._common and not is_last and self._looks % WHOLE_EVERY:
+            found = self._marked(self._common)
+            if found:
+                return found
+        found = self._marked("")
+        self._common = _common_folder(found)
+        return found
+
+    def _marked(self, prefix: str) -> list[BlobInfo]:
+        return [blob for page in self._store.list(prefix) for blob in page if is_event_file(blob.name)]
 
 
-def _marked(store: BlobStore, prefix: str) -> list[BlobInfo]:
-    return [blob for page in store.list(prefix) for blob in page if is_event_file(blob.name)]
-
-
-def readable_name(run: Run) -> str:
-    """What the run is called in TensorBoard, and its folder: display name (of a trial without one its values) and id, in signs that every file system takes."""
-    name = run.display_name if run.display_name not in ("", run.id) else values_text(hyperparameters_of(run.tags))
-    shown = UNPLAIN.sub("_", name).strip("._")[:LONGEST_DISPLAY_NAME]
-    plain_id = UNPLAIN.sub("_", run.id).lstrip(".") or "run"
-    return plain_id if not shown else f"{shown}-{plain_id}"
+def _common_folder(found: Sequence[BlobInfo]) -> str:
+    """The folder that all of them lie below, with a slash at its end; empty where that is the whole run."""
+    folder = posixpath.commonpath([posixpath.dirname(blob.name) for blob in found]) if found else ""
+    return f"{folder}/" if folder else ""

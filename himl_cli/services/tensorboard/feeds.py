@@ -9,16 +9,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from himl_cli.core.file_tree import walk_files
-from himl_cli.core.runs import Run
-from himl_cli.services.tensorboard.bringing import bring
-from himl_cli.services.tensorboard.event_files import event_files, is_event_file, readable_name
+from himl_cli.core.runs import Run, RunStatus
+from himl_cli.services.tensorboard.bringing import Tally, bring
+from himl_cli.services.tensorboard.event_files import EventFinder, is_event_file
 from himl_cli.services.tensorboard.growing_copy import GrowingCopy, first_name
 from himl_cli.services.transfer.names import UnsafeName, safe_relative
 from himl_cli.workspaces.abilities import ServesFiles
-from himl_cli.workspaces.base import Workspace
+from himl_cli.workspaces.base import BlobStore, Workspace
 
 LOOKS = 3
-"""At a file that changes while it is read, before the next round is waited for."""
+"""At files that change while they are read, before the next round is waited for; looks that brought something do not count."""
 
 
 @dataclass(frozen=True)
@@ -30,51 +30,58 @@ class EventFile:
 
 
 class RunFeed(ABC):
-    """Looks for new event files and new bytes of one run until it has ended. One thread at a time."""
+    """Looks for new event files and new bytes of one run until it has ended. One thread at a time.
 
-    def __init__(self, workspace: Workspace, run: Run, log_dir: str) -> None:
-        self._workspace = workspace
-        self._log_dir = log_dir
-        self._is_fresh = True  # `run` was asked for just now
+    `run` is the record as it was last asked for, by whoever asks for looks.
+    """
+
+    def __init__(self, run: Run, name: str) -> None:
         self.run = run
-        self.name = readable_name(run)
+        self.name = name
         self.files: list[EventFile] = []
-        self.new_bytes = 0
+        self.tally = Tally()
         self.is_over = False
+        self.has_looked = False
 
     @property
     @abstractmethod
     def folder(self) -> Path | None:
         """Where the run's event files lie; None where there are none."""
 
+    def so_far(self) -> list[EventFile]:
+        """`files`, also while a look goes on: those too of which a part has come by now."""
+        return self.files
+
     @abstractmethod
-    def _look(self) -> bool:
+    def _look(self, *, is_last: bool) -> bool:
         """Bring `files` up to date; False where something changed meanwhile, so that another look is needed."""
 
     def look(self) -> None:
-        """See what is new. The state is asked before the files, so that no last bytes are missed. Raises HimlError; a later look goes on."""
-        if not self._is_fresh:
-            self.run = self._workspace.run(self.run.id)
-        is_complete = self._look()
-        self._is_fresh = False
-        self.is_over = is_complete and self.run.status.is_final
+        """See what is new. A state that was asked for before is what counts: no last bytes are missed. Raises HimlError; a later look goes on."""
+        status = self.run.status
+        self.tally = Tally()
+        if self.has_looked and status is RunStatus.queued:
+            return
+        is_complete = self._look(is_last=status.is_final)
+        self.has_looked = True
+        self.is_over = is_complete and status.is_final
 
 
 class ServedInPlace(RunFeed):
     """Event files that lie on this machine."""
 
-    def __init__(self, workspace: Workspace, places: ServesFiles, run: Run, log_dir: str) -> None:
-        super().__init__(workspace, run, log_dir)
+    def __init__(self, store: BlobStore, places: ServesFiles, run: Run, name: str, log_dir: str) -> None:
+        super().__init__(run, name)
         self._places = places
+        self._finder = EventFinder(store, log_dir)
 
     @property
     def folder(self) -> Path | None:
         roots = {file.path.parents[file.name.count("/")] for file in self.files}
         return Path(os.path.commonpath(roots)) if roots else None
 
-    def _look(self) -> bool:
-        found = event_files(self._workspace.run_files(self.run.id), self._log_dir)
-        placed = {name: self._places.file_path(self.run.id, blob.name) for name, blob in found.items()}
+    def _look(self, *, is_last: bool) -> bool:
+        placed = {name: self._places.file_path(self.run.id, blob.name) for name, blob in self._finder.find(is_last=is_last).items()}
         self.files = [EventFile(name, path.absolute()) for name, path in placed.items() if path is not None]
         return True
 
@@ -82,28 +89,38 @@ class ServedInPlace(RunFeed):
 class CopiedHere(RunFeed):
     """Event files of a service, copied to *folder*; what an earlier himl left there is shown from the start."""
 
-    def __init__(self, workspace: Workspace, run: Run, log_dir: str, folder: Path) -> None:
-        super().__init__(workspace, run, log_dir)
+    def __init__(self, workspace: Workspace, run: Run, name: str, log_dir: str, folder: Path) -> None:
+        super().__init__(run, name)
         self._folder = folder
         self._copies: dict[str, GrowingCopy] = {}
-        self._store = workspace.run_files(run.id)  # here, in one thread: it opens what all runs share
+        self._coming: list[GrowingCopy] = []
+        self._store = workspace.run_files(run.id)
+        self._finder = EventFinder(self._store, log_dir)
         self.files = _left_in(folder)
 
     @property
     def folder(self) -> Path | None:
         return self._folder if self.files else None
 
-    def _look(self) -> bool:
-        self.new_bytes = 0
-        return any(self._bring() for _ in range(LOOKS))
+    def so_far(self) -> list[EventFile]:
+        coming = self._coming
+        return [_copied(self._folder, path) for copy in coming if (path := copy.path).exists()] if coming else self.files
 
-    def _bring(self) -> bool:
-        shown = {name: blob for name, blob in event_files(self._store, self._log_dir).items() if blob.size and _can_be_kept(name)}
+    def _look(self, *, is_last: bool) -> bool:
+        in_vain = 0
+        while in_vain < LOOKS:
+            before = self.tally.here
+            if self._bring(is_last):
+                return True
+            in_vain += self.tally.here == before
+        return False
+
+    def _bring(self, is_last: bool) -> bool:
+        shown = {name: blob for name, blob in self._finder.find(is_last=is_last).items() if blob.size and _can_be_kept(name)}
         copies = self._copies_of({name: blob.name for name, blob in shown.items()})
-        brought = bring(self._store, {blob.name: blob for blob in shown.values()}, copies)
-        self.new_bytes += brought.bytes
-        paths = [copies[blob.name].path for blob in shown.values()]
-        self.files = [_copied(self._folder, path) for path in paths if path.exists()]
+        self._coming = [*copies.values()]
+        brought = bring(self._store, {blob.name: blob for blob in shown.values()}, copies, self.tally)
+        self.files = self.so_far()
         if brought.error is not None:
             raise brought.error
         return not brought.is_behind

@@ -51,6 +51,10 @@ class GrowingCopy:
         start = self._size - len(self._overlap)
         return FetchRequest(blob, start, blob.size - start)
 
+    def missing(self, request: FetchRequest) -> int:
+        """How many of the bytes asked for are not here yet."""
+        return request.offset + request.length - self._size
+
     def _measure(self) -> int:
         """Note the size of the copy and its end."""
         try:

@@ -1,0 +1,23 @@
+"""Asking a TensorBoard on this machine which it is."""
+
+from __future__ import annotations
+
+import json
+from http.client import HTTPConnection, HTTPException
+from pathlib import Path
+
+SECONDS = 1.0
+LONGEST_ANSWER = 100_000
+
+
+def serves(folder: Path, host: str, port: int) -> bool:
+    """Whether a TensorBoard over *folder* answers at *host* and *port*. No proxy is asked."""
+    connection = HTTPConnection(host, port, timeout=SECONDS)
+    try:
+        connection.request("GET", "/data/environment", headers={"Connection": "close"})
+        said = json.loads(connection.getresponse().read(LONGEST_ANSWER))
+    except (OSError, HTTPException, ValueError):
+        return False
+    finally:
+        connection.close()
+    return isinstance(said, dict) and said.get("data_location") == str(folder)

@@ -1,0 +1,33 @@
+"""A service that cannot be asked for a while."""
+
+from __future__ import annotations
+
+from himl_cli.core.errors import HimlError, NotAllowed, ServiceFailed
+from himl_cli.core.events import Notice, Notify
+
+
+def may_pass(error: HimlError) -> bool:
+    """Whether to go on asking: the network may come back, somebody may sign in again."""
+    return isinstance(error, (ServiceFailed, NotAllowed))
+
+
+class Troubles:
+    """Says of what goes wrong each kind once, and that it is over."""
+
+    def __init__(self, notify: Notify) -> None:
+        self._notify = notify
+        self._said: set[int] = set()
+        self._is_fresh = False
+
+    def meet(self, error: HimlError) -> None:
+        self._is_fresh = True
+        if error.exit_code not in self._said:
+            self._said.add(error.exit_code)
+            self._notify(Notice(" ".join(filter(None, (str(error), error.hint, "Still trying; TensorBoard shows what is here.")))))
+
+    def conclude(self) -> None:
+        """All that can be asked was asked."""
+        if self._said and not self._is_fresh:
+            self._said.clear()
+            self._notify(Notice("The service answers again."))
+        self._is_fresh = False
