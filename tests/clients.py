@@ -31,17 +31,18 @@ def required_by_himl(extra: str) -> tuple[str, ...]:
     return (*project["dependencies"], *project["optional-dependencies"][extra])
 
 
-AZUREML_CORE, AZUREML_MLFLOW = "azureml-core", "azureml-mlflow"
+AZUREML_CORE, AZUREML_MLFLOW, AZUREML_TENSORBOARD = "azureml-core", "azureml-mlflow", "azureml-tensorboard"
 HIML_V1 = "himl-v1"
 """himl itself, as the sources are, with its extra `v1`: beside the program, azureml-core and all that both need."""
 REQUIREMENTS: Mapping[str, tuple[str, ...]] = {
     "mlflow2": ("mlflow==2.22.5", "scikit-learn>=1.4,<1.8", "pillow"),
     "mlflow3": ("mlflow>=3.17,<4", "scikit-learn>=1.4,<2", "pillow"),
     AZUREML_CORE: ("azureml-core>=1.61,<1.62", "setuptools<81"),  # it imports pkg_resources
+    AZUREML_TENSORBOARD: ("azureml-tensorboard>=1.62,<1.63", "azureml-core>=1.61,<2", "tensorboard>=2.16,<3", "setuptools<81"),
     HIML_V1: ("-e", f"{PROJECT}[v1]", *required_by_himl("v1")),
     AZUREML_MLFLOW: ("azureml-mlflow>=1.62,<1.63", "mlflow-skinny>=3,<4", "azure-identity>=1.16,<2"),
 }
-NEWEST_PYTHON: Mapping[str, tuple[int, int]] = {AZUREML_CORE: (3, 11)}  # nobody maintains it since
+NEWEST_PYTHON: Mapping[str, tuple[int, int]] = {AZUREML_CORE: (3, 11), AZUREML_TENSORBOARD: (3, 11)}  # nobody maintains it since
 SKINNY = "skinny3"  # mlflow-skinny, which the environment of the tests holds
 FULL = ("mlflow2", "mlflow3")
 ALL = (SKINNY, *FULL)

@@ -1,0 +1,1 @@
+"""What `benchmarks.tb` compares, each in a file of its own."""
