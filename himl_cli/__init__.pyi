@@ -1,4 +1,10 @@
 from himl_cli.api.aggregation import aggregate_hyperdrive_metrics as aggregate_hyperdrive_metrics
+from himl_cli.api.checkpoint_parser import MODEL_WEIGHTS_DIR_NAME as MODEL_WEIGHTS_DIR_NAME
+from himl_cli.api.checkpoint_parser import CheckpointParser as CheckpointParser
+from himl_cli.api.checkpoint_parser import checkpoint as checkpoint
+from himl_cli.api.checkpoints import checkpoint_url as checkpoint_url
+from himl_cli.api.checkpoints import fetch_checkpoint as fetch_checkpoint
+from himl_cli.api.checkpoints import push_checkpoints as push_checkpoints
 from himl_cli.api.configured import get_workspace as get_workspace
 from himl_cli.api.datastore import Datastore as Datastore
 from himl_cli.api.experiment import Experiment as Experiment

@@ -38,6 +38,7 @@ COMMANDS = {
     "runs": Listed("himl_cli.commands.runs", "List, show, follow, cancel, tag and delete runs.", "Jobs and runs"),
     "tb": Listed("himl_cli.commands.tb", "Show runs in TensorBoard, also while they go on.", "Jobs and runs"),
     "download": Listed("himl_cli.commands.download", "Download the files of runs, checked by MD5.", "Files"),
+    "checkpoint": Listed("himl_cli.commands.checkpoint", "Fetch checkpoints of runs, push changed ones, make links.", "Files"),
     "datastore": Listed("himl_cli.commands.datastore", "Upload, download and list files of a datastore.", "Files"),
     "init": Listed("himl_cli.commands.init", "Set up this folder for an Azure ML workspace, or a local one.", "Set-up"),
     "workspace": Listed("himl_cli.commands.workspace", "Show which workspace is meant, and what it is.", "Set-up"),

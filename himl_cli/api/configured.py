@@ -73,10 +73,15 @@ def find_run(reference: str, workspace: object | None = None, workspace_config_p
     from himl_cli.core.runs import RunSelection
     from himl_cli.services.run_lookup import find_runs
 
-    given = workspace is not None or workspace_config_path is not None
-    place = get_workspace(workspace, workspace_config_path) if given else _all_runs()
+    place = where_runs_are(workspace, workspace_config_path)
     (record,) = find_runs(place.opened, RunSelection(runs=(reference,)), cwd=Path.cwd())
     return Run(place, record)
+
+
+def where_runs_are(workspace: object | None = None, workspace_config_path: str | os.PathLike[str] | None = None) -> Workspace:
+    """The workspace given or named; without one the local workspace and the one in Azure ML, as one. Raises as `get_workspace`."""
+    given = workspace is not None or workspace_config_path is not None
+    return get_workspace(workspace, workspace_config_path) if given else _all_runs()
 
 
 def _all_runs() -> Workspace:

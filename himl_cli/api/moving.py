@@ -62,7 +62,7 @@ Conclude = Callable[[TransferResult], TransferResult]
 def _observing(show_progress: bool, verb: str, place: str) -> Iterator[tuple[Notify, Conclude]]:
     """Whom to tell of progress, and of the result: the log, or where it was asked for stderr (a bar only on a terminal)."""
     if not show_progress:
-        yield _log_notice, lambda result: result
+        yield log_notice, lambda result: result
         return
     from himl_cli.render.output import Output
     from himl_cli.render.progress import observing
@@ -81,6 +81,7 @@ def _observing(show_progress: bool, verb: str, place: str) -> Iterator[tuple[Not
         output.notice(summary(result, verb, [place]))
 
 
-def _log_notice(event: Event) -> None:
+def log_notice(event: Event) -> None:
+    """What a script hears of a transfer where it asked for no progress."""
     if isinstance(event, Notice):
         log.info("%s", event.text)

@@ -113,6 +113,12 @@ class SelectionOptions(Bundle):
         self.latest_run_file = _filled("--latest_run_file", latest_run_file)
         self.children = children
 
+    @property
+    def is_given(self) -> bool:
+        """Whether any of these options was given."""
+        filters = self.filters
+        return bool(self.run or filters.experiment or filters.num_runs or filters.tags or filters.statuses or self.latest_run_file or self.children)
+
     def selection(self, plain: Sequence[str] | None = None) -> RunSelection:
         """What was asked for; *plain* are run ids that stood as plain arguments."""
         from himl_cli.core.runs import RunSelection

@@ -55,17 +55,13 @@ def open_session(where: WorkspaceOptions, talk: OutputOptions, need: For = For.r
 
     Raises WorkspaceNotFound, or what the workspace raises when it cannot be read.
     """
-    from himl_cli.commands._logging import start_logging
     from himl_cli.commands._recorder import resume_recordings
     from himl_cli.core.errors import Interrupted
-    from himl_cli.core.interruptions import take_time_to_end, terminations
-    from himl_cli.render.progress import observing
+    from himl_cli.core.interruptions import take_time_to_end
     from himl_cli.workspaces.abilities import HoldsConnections
 
     cwd = Path.cwd()
-    start_logging(verbose=talk.verbose)
-    output = talk.output()
-    with terminations(), observing(output) as notify:
+    with talking(talk) as (output, notify):
         workspace = _open(where, need, cwd)
         if need in (For.runs, For.jobs):
             resume_recordings(workspace)
@@ -77,6 +73,24 @@ def open_session(where: WorkspaceOptions, talk: OutputOptions, need: For = For.r
         finally:
             if isinstance(workspace, HoldsConnections):
                 workspace.close()
+
+
+@contextmanager
+def talking(talk: OutputOptions) -> Iterator[tuple[Output, Notify]]:
+    """Where to print and whom to tell of progress, for what needs no workspace; SIGTERM is as Ctrl-C within it."""
+    from himl_cli.commands._logging import start_logging
+    from himl_cli.core.errors import Interrupted
+    from himl_cli.core.interruptions import take_time_to_end, terminations
+    from himl_cli.render.progress import observing
+
+    start_logging(verbose=talk.verbose)
+    output = talk.output()
+    with terminations(), observing(output) as notify:
+        try:
+            yield output, notify
+        except (KeyboardInterrupt, Interrupted):
+            take_time_to_end()
+            raise
 
 
 def _open(where: WorkspaceOptions, need: For, cwd: Path) -> Workspace:

@@ -52,7 +52,7 @@ class DataOptions(Bundle):
             typer.Option(
                 "--checkpoint",
                 metavar="SOURCE",
-                help="Start with this in outputs/checkpoints: a file, RUN, RUN:FILE or RUN:FOLDER/ (default: last.ckpt, else the best recovery checkpoint).",
+                help="Start with this in outputs/checkpoints: a file, a folder, an https address, RUN (its last checkpoint), RUN:FILE or RUN:FOLDER/.",
                 rich_help_panel=DATA,
             ),
         ] = None,

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from himl_cli.commands._options import OutputOptions, WorkspaceOptions
 from himl_cli.commands._session import For, Session, azure_beside, open_session
 from himl_cli.commands._submit_checkpoint import with_checkpoint, with_checkpoint_there
+from himl_cli.core.addresses import is_address, shown
 from himl_cli.core.errors import BadUsage, JobFailed
 from himl_cli.core.interruptions import interruptions
 from himl_cli.render.errors import ReaderGone
@@ -151,5 +152,8 @@ def say_all_settings(talk: OutputOptions, where: WorkspaceOptions, values: Mappi
     from himl_cli.render.settings import say_settings
     from himl_cli.workspaces.open import azure_facts
 
+    checkpoint = str(values.get("checkpoint") or "")
+    if is_address(checkpoint):  # its query may hold a signature
+        values = {**values, "checkpoint": shown(checkpoint)}
     facts = [] if where.workspace == "local" else azure_facts(where.workspace, where.config_file, start=Path.cwd())
     say_settings(talk.output(), values, sources, facts)

@@ -52,7 +52,8 @@ class TransferResult:
 
     `bytes` are those that were moved for `files`: not what came before and was only resumed, not what had to be thrown away.
     `unverified` files were complete by size and ETag only: no MD5 was known for them, or it was not to be checked.
-    `differing` files are here with another content and were left as they are.
+    `differing` files are here with another content and were left as they are. `note` is what whoever asked for the transfer has to say of it to the
+    other ranks of the node.
     """
 
     files: int = 0
@@ -63,6 +64,7 @@ class TransferResult:
     differing: tuple[str, ...] = ()
     refused: tuple[Refused, ...] = ()
     failed: tuple[Failure, ...] = ()
+    note: str = ""
 
     def __add__(self, other: TransferResult) -> TransferResult:
         return TransferResult(
@@ -74,6 +76,7 @@ class TransferResult:
             self.differing + other.differing,
             self.refused + other.refused,
             self.failed + other.failed,
+            self.note or other.note,
         )
 
     def as_record(self) -> dict[str, Any]:
@@ -84,7 +87,7 @@ class TransferResult:
             "failed": [{"name": one.name, "message": one.message, "code": one.code, "hint": one.hint} for one in self.failed],
         }
         numbers = {"files": self.files, "bytes": self.bytes, "seconds": round(self.seconds, 3), "skipped": self.skipped, "unverified": self.unverified}
-        return {**numbers, **lists}
+        return {**numbers, **lists, **({"note": self.note} if self.note else {})}
 
     @classmethod
     def from_record(cls, record: dict[str, Any]) -> TransferResult:

@@ -8,6 +8,7 @@ import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 
+from himl_cli.core.checkpoints import FROM_RUN, PUSHED
 from himl_cli.core.pipelines import STEP, STEP_AFTER
 from himl_cli.core.recordings import RECORDED_IN, STOPPED, STUDIO
 from himl_cli.core.run_details import RunDetails
@@ -26,7 +27,7 @@ from himl_cli.render.trials_view import trials_view
 LABEL = 12
 LONGEST_TEXT = 200
 SHOWN_ELSEWHERE = (
-    *("mlflow.log-model.history", RECORDED_IN, STUDIO, STOPPED),
+    *("mlflow.log-model.history", RECORDED_IN, STUDIO, STOPPED, FROM_RUN, PUSHED),
     *(SWEPT, MANY, PRIMARY_METRIC, GOAL, BEST_TRIAL, HYPERPARAMETERS, TRIAL, STOPPED_EARLY, STEP, STEP_AFTER, TRIES),
 )
 
@@ -59,6 +60,7 @@ def _facts(run: Run) -> Iterator[str]:
         "To go on": f"himl submit --resume {run.id}" if _can_go_on(run) else "",
         "Started": _times(run),
         "Command": run.command,
+        "Changed from" if PUSHED in run.tags else "Began with": run.tags.get(FROM_RUN, ""),
         "Sweep": run.tags.get(SWEPT, ""),
         "Best trial": "" if run.tags.get(MANY) in REPEATED else run.tags.get(BEST_TRIAL, ""),
         "Values": "" if values == run.display_name else values,

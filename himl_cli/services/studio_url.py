@@ -2,9 +2,21 @@
 
 from __future__ import annotations
 
+import re
 from urllib.parse import parse_qs, urlsplit
 
 from himl_cli.core.workspace_ids import WorkspaceIds, parse_workspace_id
+
+_STUDIO = re.compile(r"(?:^|\.)ml\.azure\.[a-z]+(?:\.[a-z]+)?$", re.IGNORECASE)
+
+
+def is_studio_url(url: str) -> bool:
+    """Whether *url* is a page of Azure ML Studio, in any cloud, and no file."""
+    try:
+        host = urlsplit(url.strip()).hostname or ""
+    except ValueError:
+        return False
+    return _STUDIO.search(host) is not None or workspace_in_url(url) is not None
 
 
 def workspace_in_url(url: str) -> WorkspaceIds | None:

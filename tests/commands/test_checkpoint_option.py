@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from himl_cli.core.checkpoints import FROM_RUN
 from tests.running import Himl, write_files
+from tests.servers.web import FileServer
 
 MAKES = """
 from pathlib import Path
@@ -98,7 +100,7 @@ def test_a_file_that_is_not_there_is_said_with_those_that_are(himl: Himl, made: 
 @pytest.mark.parametrize(("source", "code", "words"), [
     ("lost/a.ckpt", 3, "There is no file 'lost/a.ckpt'."),
     ("nothing", 3, "No run 'nothing'"),
-    ("https://example.org/a.ckpt", 2, "has to be downloaded first"),
+    ("http://example.org/a.ckpt", 2, "http://example.org/a.ckpt is a plain http address"),
     ("look:nothing:a", 3, "No run 'nothing'"),
 ])  # fmt: skip
 def test_what_is_no_checkpoint_is_refused_and_nothing_runs(himl: Himl, made: str, source: str, code: int, words: str) -> None:
@@ -114,3 +116,53 @@ def test_a_run_that_kept_nothing_and_one_in_place_are_refused(himl: Himl, made: 
     assert (outcome.code, "It kept nothing in outputs/." in outcome.stderr) == (3, True)
     refused = himl("submit", "look.py", "--checkpoint", made, "--in_place")
     assert (refused.code, "--checkpoint does not go with --in_place" in refused.stderr) == (2, True)
+
+
+SECRET = "sv=2024-11-04&X-Amz-Signature=hush1&sig=hush2&password=hush3"
+
+
+def test_a_file_at_an_address_comes_once_and_its_secret_is_kept_nowhere(himl: Himl, project: Path, web: FileServer) -> None:
+    write_files(project, {"look.py": LOOKS})
+    web.put("/models/weights.pt", b"weights")
+    address = web("/models/weights.pt")
+    first = himl("submit", "look.py", "-v", "--checkpoint", f"{address}?{SECRET}")
+    assert first.stdout == "['last.pt'] last.pt weights\n"
+    asked = len(web.seen)
+    run = himl.ok("submit", "look.py", "-q", "--checkpoint", f"{address}?sig=renewed").stdout.strip()
+    assert len(web.seen) == asked + 1
+    assert himl.ok("runs", "show", run, "--json").json()["tags"][FROM_RUN] == address
+    assert f"Began with    {address}\n" in himl.ok("runs", "show", run).stdout
+    kept = b"".join(path.read_bytes() for path in project.parent.rglob("*") if path.is_file())
+    assert b"localhost" in kept
+    assert b"hush" not in kept
+    assert "hush" not in first.stderr
+
+
+def test_its_settings_and_its_usage_errors_hide_the_secret_too(himl: Himl, project: Path) -> None:
+    write_files(project, {"look.py": LOOKS})
+    address = f"https://ada:hush0@example.org/a.ckpt?{SECRET}"
+    rows = {row["option"]: row["value"] for row in himl.ok("submit", "look.py", "--checkpoint", address, "--show_settings", "--json").json()}
+    assert rows["checkpoint"] == "https://example.org/a.ckpt"
+    refused = himl("submit", "look.py", "--checkpoint", address.replace("https", "http"))
+    assert (refused.code, "hush" in refused.stderr, "plain http" in refused.stderr) == (2, False, True)
+
+
+@pytest.mark.parametrize(("status", "code", "words"), [(404, 3, "There is no file at"), (403, 4, "has expired, or does not allow reading")])
+def test_an_address_that_gives_no_file_is_said_and_nothing_runs(himl: Himl, project: Path, web: FileServer, status: int, code: int, words: str) -> None:
+    write_files(project, {"look.py": LOOKS})
+    web.put("/a.ckpt", b"", status=status)
+    outcome = himl("submit", "look.py", "--checkpoint", web("/a.ckpt", SECRET))
+    assert (outcome.code, words in " ".join(outcome.stderr.split()), "hush" in outcome.stderr) == (code, True, False), outcome.stderr
+    assert not (project / ".himl").exists()
+
+
+def test_the_run_says_what_it_began_with(himl: Himl, made: str, project: Path) -> None:
+    write_files(project, {"kept/weights.ckpt": "weights"})
+    for source, told in {
+        made: f"{made}:outputs/checkpoints/recovery_epoch=12.ckpt",
+        f"{made}:outputs/checkpoints/": f"{made}:outputs/checkpoints/",
+        "kept/weights.ckpt": "./weights.ckpt",
+        "kept": "./kept/",
+    }.items():
+        run = himl.ok("submit", "look.py", "-q", "--checkpoint", source).stdout.strip()
+        assert himl.ok("runs", "show", run, "--json").json()["tags"][FROM_RUN] == told

@@ -13,7 +13,10 @@ from tests.running import Himl
 ROOT = Path(__file__).parents[2]
 README = "".join(
     (ROOT / name).read_text(encoding="utf-8")
-    for name in ("README.md", "docs/azure.md", "docs/submit.md", "docs/many-runs.md", "docs/pipelines.md", "docs/preemption.md")
+    for name in (
+        *("README.md", "docs/azure.md", "docs/submit.md", "docs/many-runs.md", "docs/pipelines.md", "docs/preemption.md"),
+        *("docs/checkpoints.md", "docs/tensorboard.md"),
+    )
 )
 
 
@@ -28,12 +31,12 @@ def commands() -> list[str]:
 def names_of(command: str) -> list[str]:
     """The command's own words: `runs list` of `runs list --tags a=b`."""
     first, *rest = shlex.split(command.replace("[", "").replace("]", ""))[1:]
-    return [first, rest[0]] if first in ("runs", "datastore", "workspace") else [first]
+    return [first, rest[0]] if first in ("runs", "datastore", "workspace", "checkpoint") else [first]
 
 
 def test_the_readme_shows_commands() -> None:
     assert len(commands()) > 15
-    assert {"submit", "init", "download", "runs", "tb", "datastore", "workspace", "doctor"} == {names_of(command)[0] for command in commands()}
+    assert {"submit", "init", "download", "runs", "tb", "datastore", "checkpoint", "workspace", "doctor"} == {names_of(command)[0] for command in commands()}
 
 
 @pytest.mark.parametrize("command", commands())

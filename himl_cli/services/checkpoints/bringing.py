@@ -2,60 +2,79 @@
 
 from __future__ import annotations
 
-import hashlib
-import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from himl_cli.core.errors import BadUsage
+from himl_cli.core.addresses import shown
+from himl_cli.core.checkpoints import FROM_RUN
 from himl_cli.core.events import Notice, Notify
+from himl_cli.services.checkpoints.cache import cache_folder
+from himl_cli.services.checkpoints.chosen_files import ChosenFiles
 from himl_cli.services.checkpoints.sources import Checkpoint, find_checkpoint
-from himl_cli.services.transfer.disk import explained
+from himl_cli.services.submission.cluster_checks import shortened
 from himl_cli.services.transfer.download import download
-from himl_cli.services.transfer.filters import Filters, literal
 from himl_cli.services.transfer.requests import DownloadRequest
-from himl_cli.workspaces.base import Workspace
+from himl_cli.workspaces.base import BlobStore, Workspace
 
-log = logging.getLogger(__name__)
+OpenAddress = Callable[[str], BlobStore]
 
 
-def bring_checkpoint(source: str, workspace: Workspace, cwd: Path, notify: Notify) -> dict[str, str]:
-    """The files that *source* means as paths here, by their place in a new job's working folder; those of a run are downloaded to himl's cache.
+@dataclass(frozen=True)
+class Brought:
+    """`files` are paths here by their place in a new job's working folder; `tags` say on the run what it began with."""
 
-    What is complete there is not downloaded again. Raises NotFound naming what there is, and what the download raises.
+    files: Mapping[str, str]
+    tags: Mapping[str, str]
+
+
+def bring_checkpoint(source: str, workspace: Workspace, cwd: Path, notify: Notify, open_address: OpenAddress) -> Brought:
+    """The files that *source* means; those of a run or an address are downloaded to himl's cache, where they are not complete there.
+
+    Raises NotFound naming what there is, and what the download raises.
     """
     found = find_checkpoint(source, workspace, cwd)
-    brought = bring_found(found, workspace, notify)
+    say_why(found, notify)
+    files = bring_found(found, workspace, notify, open_address)
+    if found.run is not None or found.address:
+        whose = f"of run {found.run.id}" if found.run is not None else f"at {shown(found.address)}"
+        what = f"{', '.join(sorted(found.names)[:3])} {whose}" if found.names else whose
+        notify(Notice(f"Checkpoint {what} goes to {', '.join(sorted(files)[:3])}."))
+    return Brought(files, tags_of(found))
+
+
+def bring_found(found: Checkpoint, workspace: Workspace, notify: Notify, open_address: OpenAddress) -> dict[str, str]:
+    """Paths here of the files that were found, by their place in a new job's working folder."""
     if found.run is not None:
-        notify(Notice(f"Checkpoint {', '.join(sorted(found.names)[:3])} of run {found.run.id} goes to {', '.join(sorted(found.by_place)[:3])}."))
-    return brought
+        files = workspace.run_files(found.run.id)
+        return _downloaded(found, ChosenFiles(files, found.blobs), f"{files.origin} {found.run.id}", notify)
+    if found.address:
+        file = open_address(found.address)
+        (blob,) = (blob for page in file.list() for blob in page)
+        return _downloaded(replace(found, names=[blob.name]), file, file.origin, notify)
+    return dict(found.by_place)
 
 
-def bring_found(found: Checkpoint, workspace: Workspace, notify: Notify) -> dict[str, str]:
-    """The same for what was found."""
-    root = Path() if found.run is None else _downloaded(found, workspace, notify)
-    return {place: str(root / name) for place, name in found.by_place.items()}
+def tags_of(found: Checkpoint) -> dict[str, str]:
+    """The tag that says what a run began with: RUN:PATH, an address without its query, or `./` and the name of a file or folder that was here."""
+    if found.run is not None:
+        told = f"{found.run.id}:{found.folder or found.names[0]}"
+    elif found.address:
+        told = shown(found.address)
+    else:
+        told = f"./{Path(found.folder or found.names[0]).name}{'/' if found.folder else ''}"
+    return shortened({FROM_RUN: told})
 
 
-def _downloaded(found: Checkpoint, workspace: Workspace, notify: Notify) -> Path:
-    assert found.run is not None
-    files = workspace.run_files(found.run.id)
-    root = _cache_folder(f"{files.origin} {found.run.id}")
-    prefix = found.folder or found.names[0]
-    result = download(files, DownloadRequest(root, Filters(prefix, include=tuple(map(literal, found.names))), overwrite=True), notify)
-    problem = result.problem()
-    if problem is not None:
-        raise problem
-    return root
+def say_why(found: Checkpoint, notify: Notify) -> None:
+    """Tell why it is this one, where that is not plain."""
+    if found.why:
+        notify(Notice(found.why))
 
 
-def _cache_folder(key: str) -> Path:
-    import platformdirs
-
-    try:
-        root = platformdirs.user_cache_path("himl", appauthor=False) / "checkpoints" / hashlib.sha256(key.encode()).hexdigest()[:16]
-        root.mkdir(mode=0o700, parents=True, exist_ok=True)
-    except RuntimeError:
-        raise BadUsage("There is no folder to keep checkpoints in: this user has no home folder.", hint="Download it, and name the file.") from None
-    except OSError as err:
-        raise explained(err, "Cannot make himl's cache folder") from err
-    return root
+def _downloaded(found: Checkpoint, files: BlobStore, key: str, notify: Notify) -> dict[str, str]:
+    with cache_folder(key) as root:
+        problem = download(files, DownloadRequest(root, overwrite=True), notify).problem()
+        if problem is not None:
+            raise problem
+        return {place: str(root / name) for place, name in found.by_place.items()}

@@ -42,12 +42,10 @@ def rank_of(name: str, folder: str = FOLDER) -> Rank | None:
     """
     attempt = _attempt(name, folder)
     base = name.rpartition("/")[2]
-    if attempt is None or base.startswith(".") or _TEMPORARY.search(base):
+    if attempt is None or not is_kept(base):
         return None
     stem = base.rpartition(".")[0] or base
-    found = _VERSION.search(stem)
-    plain = stem[: found.start()] if found else stem
-    version = int(found[1]) if found else 0
+    plain, version = without_version(stem)
     number = _NUMBER.search(plain)
     if plain.startswith("recovery"):
         return Rank(Kind.recovery, int(number[0]) if number else -1, attempt, version)
@@ -62,6 +60,27 @@ def best_first(names: Iterable[str], folder: str = FOLDER, *, least: Kind = Kind
     return [name for _, name in sorted(ranked, reverse=True)]
 
 
+def below_folder(name: str, folder: str = FOLDER) -> tuple[int, str] | None:
+    """The try (0 for the first) that the file called *name* is of, and its name below that try's folder of checkpoints; None where it lies elsewhere."""
+    if name.startswith(f"{folder}/"):
+        return 0, name[len(folder) + 1 :]
+    above, _, last = folder.rpartition("/")
+    parts = (name[len(above) + 1 :] if above and name.startswith(f"{above}/") else "" if above else name).split("/", 2)
+    found = _RETRY.match(parts[0]) if len(parts) == 3 and parts[1] == last else None
+    return (int(found[1]), parts[2]) if found else None
+
+
+def is_kept(name: str) -> bool:
+    """False for the names of hidden and temporary files, whichever folder on the way is called so."""
+    return not any(part.startswith(".") or _TEMPORARY.search(part) for part in name.split("/"))
+
+
+def without_version(stem: str) -> tuple[str, int]:
+    """*stem* without Lightning's `-v1` at its end, and that number; 0 where it has none."""
+    found = _VERSION.search(stem)
+    return (stem[: found.start()], int(found[1])) if found else (stem, 0)
+
+
 def retry_pattern(folder: str = FOLDER) -> str:
     """The glob for the folders of later tries."""
     above, _, last = folder.rpartition("/")
@@ -70,12 +89,5 @@ def retry_pattern(folder: str = FOLDER) -> str:
 
 def _attempt(name: str, folder: str) -> int | None:
     """Which try wrote the file, 0 for the first; None where it lies elsewhere."""
-    place = name.rpartition("/")[0]
-    if place == folder:
-        return 0
-    above, _, last = folder.rpartition("/")
-    parts = place.split("/")
-    if len(parts) < 2 or parts[-1] != last or "/".join(parts[:-2]) != above:
-        return None
-    found = _RETRY.match(parts[-2])
-    return int(found[1]) if found else None
+    found = below_folder(name, folder)
+    return None if found is None or "/" in found[1] else found[0]

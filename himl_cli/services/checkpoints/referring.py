@@ -7,11 +7,13 @@ import posixpath
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from urllib.parse import unquote
 
-from himl_cli.core.errors import BadUsage
+from himl_cli.core.addresses import parts_of, shown
+from himl_cli.core.errors import BadUsage, NotAllowed, NotFound
 from himl_cli.core.events import Notice, Notify
 from himl_cli.core.jobs import DataSpec, JobSpec
-from himl_cli.services.checkpoints.bringing import bring_found
+from himl_cli.services.checkpoints.bringing import OpenAddress, bring_found, say_why, tags_of
 from himl_cli.services.checkpoints.sources import Checkpoint, find_checkpoint
 from himl_cli.services.transfer.disk import md5_of
 from himl_cli.services.transfer.requests import UploadRequest
@@ -31,8 +33,8 @@ class Referred:
     brought: Mapping[str, str]
 
 
-def refer_to_checkpoint(source: str, runs: Workspace, cluster: Workspace, spec: JobSpec, cwd: Path, notify: Notify) -> JobSpec:
-    """*spec* with the checkpoint that *source* means, among *runs* or a file here.
+def refer_to_checkpoint(source: str, runs: Workspace, cluster: Workspace, spec: JobSpec, cwd: Path, notify: Notify, open_address: OpenAddress) -> JobSpec:
+    """*spec* with the checkpoint that *source* means, among *runs*, at an address or a file here.
 
     What lies in the workspace of the cluster is read where it lies; all else is uploaded first to the default datastore, below `himl_checkpoints/`, once.
     Raises NotFound naming what there is, and what moving the files raises.
@@ -40,29 +42,67 @@ def refer_to_checkpoint(source: str, runs: Workspace, cluster: Workspace, spec: 
     if any(item.key == KEY for item in spec.inputs):
         raise BadUsage(f"An input is called '{KEY}', which is that of --checkpoint.", hint="Choose another key.")
     found = find_checkpoint(source, runs, cwd)
-    referred = _where_it_lies(found, runs, cluster) or _uploaded(found, runs, cluster, spec.default_datastore, notify)
-    notify(Notice(f"Checkpoint '{source}' is {', '.join(sorted(referred.brought)[:3])} when the job starts."))
-    return replace(spec, inputs=[*spec.inputs, referred.item], brought=referred.brought)
+    say_why(found, notify)
+    referred = _where_it_lies(found, runs, cluster) or _uploaded(found, runs, cluster, spec.default_datastore, notify, open_address)
+    told = shown(source) if found.address else source
+    notify(Notice(f"Checkpoint '{told}' is {', '.join(sorted(referred.brought)[:3])} when the job starts."))
+    return replace(spec, inputs=[*spec.inputs, referred.item], brought=referred.brought, tags={**spec.tags, **tags_of(found)})
 
 
 def _where_it_lies(found: Checkpoint, runs: Workspace, cluster: Workspace) -> Referred | None:
     """None for what is not in the cluster's workspace."""
+    if found.address:
+        return _of_address(found, cluster)
     if found.run is None:
         return None
     home = runs.home_of(found.run.id) if isinstance(runs, JoinsWorkspaces) else runs
     if not isinstance(home, NamesPlaces) or home.label != cluster.label:
         return None
     datastore, folder = home.place_of(found.run.id)
-    inside = found.folder.rstrip("/") or posixpath.dirname(found.names[0])
+    return _referred(found, datastore, f"{folder}/", found.folder.rstrip("/") or posixpath.dirname(found.names[0]))
+
+
+def _of_address(found: Checkpoint, cluster: Workspace) -> Referred | None:
+    """The file at an address in storage that a datastore of the workspace is of; the signature is not needed then. Raises NotFound where it is gone."""
+    parts = parts_of(found.address)
+    host, (container, _, path) = _account_of(parts.hostname or ""), parts.path.lstrip("/").partition("/")
+    if parts.scheme != "https" or ".blob." not in host or not path or "snapshot=" in parts.query or "versionid=" in parts.query:
+        return None
+    for store in cluster.datastores():
+        place = parts_of(store.location)
+        if (place.scheme, place.hostname, place.path.strip("/")) == ("https", host, container):
+            name = unquote(path)
+            _check_there(name, store.name, cluster)
+            return _referred(replace(found, names=[name]), store.name, "", posixpath.dirname(name))
+    return None
+
+
+def _account_of(host: str) -> str:
+    """The host of an account's blobs, also where the lake's own interface to it is named."""
+    account, dfs, suffix = host.partition(".dfs.")
+    return f"{account}.blob.{suffix}" if dfs else host
+
+
+def _check_there(name: str, datastore: str, cluster: Workspace) -> None:
+    try:
+        is_there = cluster.datastore(datastore).stat(name) is not None
+    except NotAllowed:  # whoever runs the job may read it all the same
+        return
+    if not is_there:
+        raise NotFound(f"There is no file '{name}' in datastore '{datastore}'.", hint="Was the checkpoint deleted since the link was made?")
+
+
+def _referred(found: Checkpoint, datastore: str, above: str, inside: str) -> Referred:
+    """The folder *inside*, below *above* in the datastore, as an input."""
     brought = {place: f"${{{{inputs.{KEY}}}}}/{posixpath.relpath(name, inside or '.')}" for place, name in found.by_place.items()}
-    return Referred(DataSpec(KEY, f"{folder}/{inside}", datastore=datastore, mode="mount"), brought)
+    return Referred(DataSpec(KEY, f"{above}{inside}", datastore=datastore, mode="mount"), brought)
 
 
-def _uploaded(found: Checkpoint, runs: Workspace, cluster: Workspace, default_datastore: str | None, notify: Notify) -> Referred:
+def _uploaded(found: Checkpoint, runs: Workspace, cluster: Workspace, default: str | None, notify: Notify, open_address: OpenAddress) -> Referred:
     """The files in a folder that is named after their content."""
-    files = {place: Path(path) for place, path in bring_found(found, runs, notify).items()}
+    files = {place: Path(path) for place, path in bring_found(found, runs, notify, open_address).items()}
     digest = hashlib.sha256("".join(f"{place} {md5_of(str(path)).hex()} " for place, path in sorted(files.items())).encode()).hexdigest()[:16]
-    store, folder = cluster.datastore(default_datastore), f"{UPLOADED}/{digest}"
+    store, folder = cluster.datastore(default), f"{UPLOADED}/{digest}"
     brought = {}
     for number, (place, path) in enumerate(sorted(files.items())):
         problem = upload(store, UploadRequest(path, f"{folder}/{number}"), notify).problem()

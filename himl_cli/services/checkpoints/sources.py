@@ -1,82 +1,170 @@
-"""What a checkpoint SOURCE means: a file here, or files of a run."""
+"""What a checkpoint SOURCE means: a file here, a file at an address, or files of a run."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
+from typing import Literal
 
+from himl_cli.core.addresses import is_address
+from himl_cli.core.blobs import BlobInfo
+from himl_cli.core.checkpoints import Choice
 from himl_cli.core.errors import BadUsage, NotFound, RunNotFound
 from himl_cli.core.runs import Run, RunSelection
-from himl_cli.services.checkpoints.names import FOLDER, LAST, Kind, best_first, rank_of
+from himl_cli.services.checkpoints.candidates import candidates_of
+from himl_cli.services.checkpoints.choosing import Offer, choose
+from himl_cli.services.checkpoints.names import FOLDER, LAST
+from himl_cli.services.checkpoints.refusals import nothing
+from himl_cli.services.checkpoints.swept import best_trial_of, explaining_parents
 from himl_cli.services.run_lookup import find_runs
+from himl_cli.services.studio_url import is_studio_url
 from himl_cli.workspaces.base import BlobStore, Workspace
 
-ADDRESS, DRIVE = re.compile(r"https?://", re.IGNORECASE), re.compile(r"[A-Za-z]:[\\/]")
-SHAPES = "A file, RUN, RUN:FILE, RUN:FOLDER/ and experiment:RUN are understood."
-SHOWN = 5
+DRIVE = re.compile(r"[A-Za-z]:[\\/]")
+NO_RUN = re.compile(r"[./\\]")
+"""What ids of runs do not have in them."""
+NOTED = 10_000
+SHAPES = "A file, an https address, RUN, RUN:FILE, RUN:FOLDER/ and experiment:RUN are understood."
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What was found: `names` are files of `run`, or, where that is None, paths here. `folder` is what is dropped of names; '' for a single file."""
+    """What was found: `names` are files of `run`, or, where that is None, paths here; nobody knows them yet for an `address`, which is '' for all else.
+
+    `folder` is what is dropped of names; '' for a single file. `is_one` where the folder is one checkpoint, as DeepSpeed's are. `blobs` is what the
+    run's store said of the names. `why` is a sentence to tell the user; `epoch`, `metric` and `value` are what the choice was made by, or the name says.
+    """
 
     names: Sequence[str]
     run: Run | None = None
     folder: str = ""
+    address: str = ""
+    blobs: Sequence[BlobInfo] = ()
+    is_one: bool = False
+    why: str = ""
+    epoch: int | None = None
+    metric: str = ""
+    value: float | None = None
+
+    @property
+    def inside(self) -> str:
+        """The file, or the folder without a slash at its end."""
+        return self.folder.rstrip("/") or self.names[0]
+
+    @property
+    def is_in_usual_folder(self) -> bool:
+        """Whether it is that folder, or lies in it."""
+        return f"{self.inside}/".startswith(f"{FOLDER}/")
 
     @property
     def by_place(self) -> dict[str, str]:
-        """The names by where the files go: a single file is `outputs/checkpoints/last` with its own ending, files of a folder keep their names."""
+        """The names by where the files go: what is one checkpoint is `outputs/checkpoints/last` with its own ending, files of a folder keep their names."""
         if self.folder:
-            return {f"{FOLDER}/{name[len(self.folder) :]}": name for name in self.names}
+            above = f"{FOLDER}/{_last_with_ending(self.folder.rstrip('/'))}" if self.is_one else FOLDER
+            return {f"{above}/{name[len(self.folder) :]}": name for name in self.names}
         (name,) = self.names
-        base = name.replace("\\", "/").rpartition("/")[2]
-        _, dot, ending = base.rpartition(".")
-        return {f"{FOLDER}/last{dot}{ending}" if dot else f"{FOLDER}/{LAST}": name}
+        return {f"{FOLDER}/{_last_with_ending(name)}": name}
 
 
 @dataclass(frozen=True)
-class _Meant:
-    """A run as it was written, and the file or folder in it."""
+class Meant:
+    """A run, and the path in it where one was named."""
 
-    run: str
+    run: Run
     path: str | None = None
-    hint: str = field(default=SHAPES)
+    why: str = ""
 
 
-def find_checkpoint(text: str, workspace: Workspace, cwd: Path) -> Checkpoint:
-    """What *text* means; a path that exists wins. Raises NotFound naming what there is, RunNotFound, BadUsage."""
-    here = cwd / Path(text).expanduser()
-    if here.is_file():
-        return Checkpoint([str(here)])
-    if here.is_dir():
-        files = sorted(str(path) for path in here.rglob("*") if path.is_file())
-        if not files:
-            raise NotFound(f"The folder '{text}' is empty, and no checkpoint.")
-        return Checkpoint([file.replace("\\", "/") for file in files], folder=f"{here}/".replace("\\", "/"))
-    if DRIVE.match(text):
+def kind_of(text: str, cwd: Path) -> Literal["path", "address", "run"]:
+    """What sort of SOURCE *text* is; a path that exists wins. Looks at the disk only. Raises NotFound for a path where nothing is, BadUsage for no text."""
+    if not text.strip():
+        raise BadUsage("The checkpoint's source is empty.", hint=f"Is a shell variable unset? {SHAPES}")
+    if _exists(cwd / Path(text).expanduser()):
+        return "path"
+    if is_address(text):
+        return "run" if is_studio_url(text) else "address"
+    if DRIVE.match(text) or (":" not in text and NO_RUN.search(text)):
         raise NotFound(f"There is no file '{text}'.", hint=SHAPES)
-    if ADDRESS.match(text) and "/runs/" not in text:
-        raise BadUsage("A checkpoint at an https address has to be downloaded first.", hint=SHAPES)
-    run, path = _meant(text, workspace, cwd)
-    return _chosen(run, path, workspace.run_files(run.id))
+    return "run"
 
 
-def _meant(text: str, workspace: Workspace, cwd: Path) -> tuple[Run, str | None]:
-    """The run, and the path in it where one is named: `experiment:RUN` comes before `RUN:PATH` where the second part is a run of that experiment."""
-    if ADDRESS.match(text):
+def find_checkpoint(text: str, workspace: Workspace, cwd: Path, choice: Choice = Choice()) -> Checkpoint:  # noqa: B008  (frozen)
+    """What *text* means; of a run without a path, the one that *choice* says.
+
+    For a path or an address nothing is asked of *workspace*. Raises NotFound naming what there is, RunNotFound, BadUsage naming what several fit.
+    """
+    kind = kind_of(text, cwd)
+    if kind == "path":
+        return find_here(text, cwd)
+    if kind == "address":
+        return Checkpoint([], address=text)
+    meant = find_meant(text, workspace, cwd, choice)
+    return checkpoint_of(meant, workspace, choice, workspace.run_files(meant.run.id))
+
+
+def find_here(text: str, cwd: Path) -> Checkpoint:
+    """The file or folder at the path *text*, which exists. Raises NotFound for an empty folder."""
+    here = cwd / Path(text).expanduser()
+    if not here.is_dir():
+        return Checkpoint([str(here)])
+    files = sorted(str(path) for path in here.rglob("*") if path.is_file())
+    if not files:
+        raise NotFound(f"The folder '{text}' is empty, and no checkpoint.")
+    return Checkpoint([file.replace("\\", "/") for file in files], folder=f"{here}/".replace("\\", "/"), is_one=here.name.lower().endswith(".ckpt"))
+
+
+def find_meant(text: str, workspace: Workspace, cwd: Path, choice: Choice) -> Meant:
+    """The run that *text* names, of a sweep its best trial where the best is asked for. `experiment:RUN` comes before `RUN:PATH`.
+
+    Raises RunNotFound and NotFound.
+    """
+    run, path = _run_and_path(text, workspace, cwd)
+    if path is not None and choice != Choice():
+        raise BadUsage(f"'{text}' names a file or folder of the run, and --select chooses one.", hint=f"Leave out --select, or give {run.id} alone.")
+    return Meant(run, path) if path is not None else meant_by(run, workspace, choice)
+
+
+def meant_by(run: Run, workspace: Workspace, choice: Choice) -> Meant:
+    """*run*, or the best trial of a sweep where the best is asked for. Raises NotFound where it has none."""
+    trial = best_trial_of(run, workspace) if choice.kind == "best" else None
+    return Meant(run) if trial is None else Meant(trial, why=f"Run '{run.id}' is a sweep; its best trial is '{trial.id}'.")
+
+
+def checkpoint_of(meant: Meant, workspace: Workspace, choice: Choice, files: BlobStore) -> Checkpoint:
+    """Which of the run's *files* are meant, for one listing of them. Raises NotFound naming what there is, BadUsage naming what several fit."""
+    run = meant.run
+    if meant.path is not None:
+        return _at(run, meant.path, files)
+    names: list[str] = []
+    offer = Offer(run, files, candidates_of(_noting(names, files)), names, lambda: workspace.metrics(run.id))
+    with explaining_parents(run):
+        chosen = choose(offer, choice)
+    one = chosen.candidate
+    why = " ".join(filter(None, (meant.why, chosen.why)))
+    folder = f"{one.name}/" if one.is_folder else ""
+    return Checkpoint([b.name for b in one.blobs], run, folder, "", one.blobs, one.is_folder, why, one.told.epoch, chosen.metric, chosen.value)
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except (OSError, ValueError):  # what no path can be
+        return False
+
+
+def _run_and_path(text: str, workspace: Workspace, cwd: Path) -> tuple[Run, str | None]:
+    if is_address(text):
         return _run(text, workspace, cwd), None
     first, colon, rest = text.partition(":")
     if not colon:
-        if "/" in text or "\\" in text:
-            raise NotFound(f"There is no file '{text}'.", hint=SHAPES)
         return _run(text, workspace, cwd), None
     second, colon, path = rest.partition(":")
     if colon:
         return _run(f"{first}:{second}", workspace, cwd), path or None
-    if rest and "/" not in rest and "\\" not in rest:
+    if rest and not NO_RUN.search(rest):
         try:
             run = workspace.run(rest)
         except RunNotFound:
@@ -92,28 +180,32 @@ def _run(text: str, workspace: Workspace, cwd: Path) -> Run:
     return run
 
 
-def _chosen(run: Run, path: str | None, files: BlobStore) -> Checkpoint:
-    if path is None:
-        names = [blob.name for page in files.list("outputs/") for blob in page]
-        ranked = best_first(names)
-        lasts = [name for name in ranked if (rank := rank_of(name)) is not None and rank.kind is Kind.last]
-        if not ranked:
-            raise _nothing(run, f"no {FOLDER}/{LAST}", files)
-        return Checkpoint([(lasts or ranked)[0]], run)
+def _noting(names: list[str], files: BlobStore) -> Iterator[BlobInfo]:
+    """The files in `outputs/`; as many of their names as an error may have to tell go to *names*."""
+    for blob in (blob for page in files.list("outputs/") for blob in page):
+        if len(names) < NOTED:
+            names.append(blob.name)
+        yield blob
+
+
+def _at(run: Run, path: str, files: BlobStore) -> Checkpoint:
+    """The file or folder called *path*: one without a slash is looked for in the folder of checkpoints first, any other as it is."""
     path = path.lstrip("/")
-    for name in [path] if "/" in path else [f"{FOLDER}/{path}", path]:
-        if not name.endswith("/") and files.stat(name) is not None:
-            return Checkpoint([name], run)
-    for folder in [f"{path.rstrip('/')}/"] if "/" in path.rstrip("/") else [f"{FOLDER}/{path.rstrip('/')}/", f"{path.rstrip('/')}/"]:
-        inside = [blob.name for page in files.list(folder) for blob in page]
+    plain = path.rstrip("/")
+    for name in (plain, f"{FOLDER}/{plain}") if "/" in plain else (f"{FOLDER}/{plain}", plain):
+        inside: list[BlobInfo] = []
+        for blob in (blob for page in files.list(name) for blob in page):
+            if blob.name == name and not path.endswith("/"):
+                return Checkpoint([name], run, blobs=[blob])
+            if blob.name.startswith(f"{name}/"):
+                inside.append(blob)
         if inside:
-            return Checkpoint(inside, run, folder)
-    raise _nothing(run, f"no '{path}'", files)
+            return Checkpoint([blob.name for blob in inside], run, f"{name}/", blobs=inside, is_one=name.lower().endswith(".ckpt"))
+    there = (blob.name for page in files.list("outputs/") for blob in page)
+    raise nothing(run, f"no '{path}'", islice(there, NOTED))
 
 
-def _nothing(run: Run, what: str, files: BlobStore) -> NotFound:
-    there = [blob.name for page in files.list("outputs/") for blob in page]
-    likely = [name for name in there if rank_of(name) or re.search(r"\.(ckpt|pt|pth|bin|safetensors|h5|keras|pkl|joblib|npz|onnx)$", name)] or there
-    more = f" and {len(likely) - SHOWN} more" if len(likely) > SHOWN else ""
-    hint = f"There are: {', '.join(likely[:SHOWN])}{more}. Name one: {run.id}:PATH" if likely else "It kept nothing in outputs/."
-    return NotFound(f"Run '{run.id}' has {what}.", hint=hint)
+def _last_with_ending(name: str) -> str:
+    base = name.replace("\\", "/").rpartition("/")[2]
+    _, dot, ending = base.rpartition(".")
+    return f"last{dot}{ending}" if dot else LAST

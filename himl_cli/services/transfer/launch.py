@@ -17,6 +17,9 @@ RANKS = {
 }
 """Variables that hold a process's rank on its node, the first that is set counts; beside each, the one with their number."""
 
+RANKS_OF_ALL = ("RANK", "OMPI_COMM_WORLD_RANK", "PMI_RANK", "SLURM_PROCID")
+"""Variables that hold a process's rank among those of all nodes, the first that is set counts."""
+
 LAUNCH_VARIABLES = (
     "AZUREML_RUN_ID",
     "TORCHELASTIC_RUN_ID",
@@ -54,6 +57,16 @@ def local_rank(environment: Mapping[str, str]) -> LocalRank | None:
             is_alone = int(value) == 0 and environment.get(count, "") == "1"
             return None if is_alone else LocalRank(int(value), _launch_id(environment), variable)
     return None
+
+
+def rank_of_all(environment: Mapping[str, str]) -> int:
+    """This process's rank among those of all nodes, as far as the launcher tells; 0 outside a launch."""
+    for variable in RANKS_OF_ALL:
+        value = environment.get(variable, "")
+        if value.isdecimal():
+            return int(value)
+    me = local_rank(environment)
+    return me.rank if me is not None else 0
 
 
 def _launch_id(environment: Mapping[str, str]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections import Counter, deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -29,17 +29,21 @@ def upload(store: BlobStore, request: UploadRequest, notify: Notify = ignore) ->
     A file that changes meanwhile is sent again, a few times. Raises NotFound when there is nothing to upload, BadUsage for a
     prefix that climbs, NotAllowed when file after file is refused.
     """
-    started = time.monotonic()
-    prefix = checked_prefix(request.prefix)
-    tally = Tally()
-    work = _Upload(store, request, prefix, notify, tally)
-    try:
-        work.run()
-    except OSError as err:
-        raise explained(err, f"Cannot read '{err.filename or request.local}'") from err
+    work = _Upload(store, request, checked_prefix(request.prefix), notify)
+    result = work.run(work.files())
     if not work.met:
         raise NotFound(f"There is nothing to upload in '{request.local}'.", hint="Are --include and --exclude right?")
-    return tally.result(time.monotonic() - started)
+    return result
+
+
+def upload_named(store: BlobStore, files: Mapping[str, Path], notify: Notify = ignore) -> TransferResult:
+    """Store *files* by the names that they get, which nothing has in *store* so far; otherwise as `upload`."""
+
+    def found() -> Iterator[tuple[FoundFile, None]]:
+        for name, path in files.items():
+            yield FoundFile(name, str(path), path.stat()), None
+
+    return _Upload(store, UploadRequest(Path()), "", notify).run(found())
 
 
 def checked_prefix(prefix: str) -> str:
@@ -62,19 +66,27 @@ class _Sending:
 class _Upload:
     """One call of `upload`, and the sink that hears of its files."""
 
-    def __init__(self, store: BlobStore, request: UploadRequest, prefix: str, notify: Notify, tally: Tally) -> None:
+    def __init__(self, store: BlobStore, request: UploadRequest, prefix: str, notify: Notify) -> None:
         self._store = store
         self._request = request
         self._prefix = prefix + "/" if prefix else ""
         self._notify = notify
-        self._tally = tally
+        self._tally = Tally()
         self._active: dict[str, _Sending] = {}
         self._sent: Counter[str] = Counter()
         self._again: deque[_Sending] = deque()
         self.met = 0
 
-    def run(self) -> None:
-        files = self._files()
+    def run(self, files: Iterator[tuple[FoundFile, BlobInfo | None]]) -> TransferResult:
+        """Store *files*, each given with what has its name there."""
+        started = time.monotonic()
+        try:
+            self._store_all(files)
+        except OSError as err:
+            raise explained(err, f"Cannot read '{err.filename or self._request.local}'") from err
+        return self._tally.result(time.monotonic() - started)
+
+    def _store_all(self, files: Iterator[tuple[FoundFile, BlobInfo | None]]) -> None:
         while True:
             self._store.store(self._requests(files), self, workers=self._request.workers)
             for name in [*self._active]:
@@ -82,7 +94,7 @@ class _Upload:
             if not self._again:
                 return
 
-    def _files(self) -> Iterator[tuple[FoundFile, BlobInfo | None]]:
+    def files(self) -> Iterator[tuple[FoundFile, BlobInfo | None]]:
         """The local files that are meant, each with what the store has under its name."""
         local = self._request.local
         if local.is_file():

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from himl_cli.core.blobs import DatastoreInfo
+from himl_cli.core.checkpoints import SignedLink
 from himl_cli.core.checks import Check
 from himl_cli.core.clusters import ClusterSpec
 from himl_cli.core.containers import ContainerSpec
@@ -111,6 +112,9 @@ class AzureWorkspace:
         from himl_cli.workspaces.azure.storage.datastores import ARTIFACT_STORE
 
         return ARTIFACT_STORE, f"ExperimentRun/{self._facts(run_id).container_id}"
+
+    def link(self, run_id: str, name: str, *, days: float) -> SignedLink:
+        return self._datastores.artifact_link(self._facts(run_id).container_id, f"run '{run_id}'", name, days=days)
 
     def output_files(self, run_id: str, key: str) -> BlobStore:
         from himl_cli.workspaces.azure.runs.outputs import DEFAULT_OUTPUT, find_output

@@ -8,10 +8,11 @@ from datetime import datetime, timezone
 from urllib.parse import parse_qs, quote, unquote
 from xml.sax.saxutils import escape
 
+from tests.servers.azureml.delegation import NoKey, asks_for_key, for_azurite, key_document, signer_of
 from tests.servers.azureml.effects import first
 from tests.servers.azureml.faults import Action, ChangeEtag, ExpireSas, SmallPages, Status
 from tests.servers.azureml.messages import Head
-from tests.servers.azureml.principals import Right, TokenRefused, read_token
+from tests.servers.azureml.principals import Principal, Right, TokenRefused, read_token
 from tests.servers.azureml.signatures import for_plain_http
 from tests.servers.azureml.state import Azure
 from tests.servers.azureml.storage import DELEGATED, Storage
@@ -65,11 +66,37 @@ def admitted(azure: Azure, host: str, request: Head, actions: Sequence[Action]) 
         raise StorageRefusal(403, "KeyBasedAuthenticationNotPermitted", "Key based authentication is not permitted on this storage account.")
     elif not scheme:
         path, _, query = request.first[1].partition("?")
+        query = _by_account_key(azure, storage, path, query)
         query = "&".join(part for part in query.split("&") if part not in DELEGATED.split("&"))  # Azurite signs with the key only
         request.first[1] = f"{path}?{for_plain_http(account, storage.key, path, query)}"
     if not storage.is_open:
         raise StorageRefusal(403, "AuthorizationFailure", "This request is not authorized to perform this operation.")
     return request
+
+
+def key_answer(azure: Azure, host: str, request: Head, body: bytes) -> tuple[Head, bytes]:
+    """A key to sign links with, for whoever may read. Raises StorageRefusal."""
+    found = azure.storage(host.partition(".")[0])
+    assert found is not None
+    if request.get("authorization").partition(" ")[0].lower() != "bearer":
+        raise StorageRefusal(403, "AuthenticationFailed", "Only an identity gets a user delegation key.")
+    principal = _check_token(azure, found[1], request)
+    try:
+        document = key_document(found[1], principal, body)
+    except NoKey as e:
+        raise StorageRefusal(400, "InvalidXmlNodeValue", str(e)) from e
+    return Head(["HTTP/1.1", "200", "OK"], [("Content-Type", "application/xml"), ("Content-Length", str(len(document)))]), document
+
+
+def _by_account_key(azure: Azure, storage: Storage, path: str, query: str) -> str:
+    """*query* as Azurite takes it, where an identity's key signed it. Raises StorageRefusal where that identity may not read."""
+    signer = signer_of(storage, path, query)
+    if not signer:
+        return query
+    principal = next((one for one in azure.principals.values() if one.object_id == signer), None)
+    if principal is None or Right.STORAGE_READ not in principal.rights:
+        raise StorageRefusal(403, "AuthorizationPermissionMismatch", "This request is not authorized to perform this operation using this permission.")
+    return for_azurite(storage, path, query)
 
 
 def _name_as_the_service_does(request: Head) -> None:
@@ -103,7 +130,7 @@ def _meet_faults(request: Head, actions: Sequence[Action]) -> None:
         request.first[1] = f"{path}?{'&'.join(kept)}&maxresults={pages.size}"
 
 
-def _check_token(azure: Azure, storage: Storage, request: Head) -> None:
+def _check_token(azure: Azure, storage: Storage, request: Head) -> Principal:
     """As the service does: a token for storage, of the account's tenant, whose principal has the data role."""
     workspace, _ = azure.storage(storage.account) or (None, None)
     assert workspace is not None
@@ -121,9 +148,10 @@ def _check_token(azure: Azure, storage: Storage, request: Head) -> None:
         raise StorageRefusal(
             403, "AuthenticationFailed", "Server failed to authenticate the request. Authentication scheme Bearer is not supported in this version."
         )
-    right = Right.STORAGE_READ if request.first[0] in READS else Right.STORAGE_WRITE
+    right = Right.STORAGE_READ if request.first[0] in READS or asks_for_key(request) else Right.STORAGE_WRITE
     if right not in principal.rights:
         raise StorageRefusal(403, "AuthorizationPermissionMismatch", "This request is not authorized to perform this operation using this permission.")
+    return principal
 
 
 def _extend(request: Head, query: str) -> None:

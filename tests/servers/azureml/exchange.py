@@ -9,7 +9,8 @@ import uuid
 from collections.abc import Sequence
 
 from tests.servers.azureml.answers import UNKNOWN, ServiceError, error_document
-from tests.servers.azureml.blob_rules import StorageRefusal, admitted, answer_of, refusal_of
+from tests.servers.azureml.blob_rules import StorageRefusal, admitted, answer_of, key_answer, refusal_of
+from tests.servers.azureml.delegation import asks_for_key
 from tests.servers.azureml.effects import Broken, Outlet, changed, first, reset
 from tests.servers.azureml.faults import Action, Page, ResetUpload, Status
 from tests.servers.azureml.hosts import Role, role_of
@@ -69,6 +70,10 @@ class Exchange:
                 raise refusal_of(status)
             if status is not None:
                 return await self._local(request, seen, actions, *_json_answer(status, is_data=role_of(self._host) is Role.DATA))
+            if self._is_blob and asks_for_key(request):
+                body = b"".join([content async for content in body_of(self._reader, request, is_answer=False)])
+                request.set("Content-Length", "0")  # it is read
+                return await self._local(request, seen, actions, *key_answer(self._azure, self._host, request, body))
             if self._is_blob:
                 request = admitted(self._azure, self._host, request, actions)
         except StorageRefusal as e:

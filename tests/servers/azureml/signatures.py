@@ -19,13 +19,14 @@ def for_plain_http(account: str, key: str, path: str, query: str) -> str:
         return query
     names = ("st", "se", "sp", "sr", "ss", "srt")
     terms = tuple(given.get(name, "") for name in names)
-    if dict(parse_qsl(_signed(account, key, path, terms, "https"))).get("sig") != given.get("sig"):
+    if dict(parse_qsl(signed_by_account(account, key, path, terms, "https"))).get("sig") != given.get("sig"):
         return query
     others = [part for part in query.split("&") if part.partition("=")[0] not in SIGNED]
-    return "&".join([*others, _signed(account, key, path, terms, None)])
+    return "&".join([*others, signed_by_account(account, key, path, terms, None)])
 
 
-def _signed(account: str, key: str, path: str, terms: tuple[str, ...], protocol: str | None) -> str:
+def signed_by_account(account: str, key: str, path: str, terms: tuple[str, ...], protocol: str | None) -> str:
+    """A signature with the account's key for what is at *path*; *terms* are the values of `st se sp sr ss srt`, '' where one is not said."""
     start, expiry, permissions, resource, services, types = terms
     times: dict[str, Any] = {"start": start or None, "expiry": expiry, "permission": permissions, "protocol": protocol}
     container, _, name = unquote(path.lstrip("/")).partition("/")

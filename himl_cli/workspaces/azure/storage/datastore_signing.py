@@ -70,12 +70,8 @@ class _SecretSigner(Signer):
         kept = self._connection.kept.get(SECRETS, self._key)
         if isinstance(kept, str) and kept:
             return Signature.of_sas(kept)
-        try:
-            secret = _secret_of(self._connection, self._record)
-        except (NotAllowed, ServiceRefused, ServiceNotFound) as err:
-            if isinstance(err, ServiceRefused) and (err.status >= 500 or err.status in BUSY):
-                raise  # it says nothing of rights
-            log.debug("the secret of %s may not be read (%s): going on with %s", self._record.label, err, OWN_SIGN_IN)
+        secret = readable_secret(self._connection, self._record)
+        if secret is None:
             return self._own_signature(None, "")
         signature = Signature.of_sas(_sas_of(secret, self._record))
         if 0 < signature.expires <= time.time():
@@ -102,20 +98,36 @@ def _over(record: DatastoreRecord, ended: float) -> NotAllowed:
     )
 
 
-def _secret_of(connection: Connection, record: DatastoreRecord) -> Mapping[str, Any]:
+def readable_secret(connection: Connection, record: DatastoreRecord, *, as_it_is: bool = False) -> Mapping[str, Any] | None:
+    """What the workspace gives of the datastore's secret; None where it may not be read. Raises ServiceFailed.
+
+    *as_it_is*: the account's key, where others may be given a SAS made of it.
+    """
+    try:
+        return _secret_of(connection, record, as_it_is=as_it_is)
+    except (NotAllowed, ServiceRefused, ServiceNotFound) as err:
+        if isinstance(err, ServiceRefused) and (err.status >= 500 or err.status in BUSY):
+            raise  # it says nothing of rights
+        log.debug("the secret of %s may not be read (%s): going on with %s", record.label, err, OWN_SIGN_IN)
+        return None
+
+
+def _secret_of(connection: Connection, record: DatastoreRecord, *, as_it_is: bool = False) -> Mapping[str, Any]:
     """What the workspace gives of the datastore's secret. Raises NotAllowed, ServiceFailed."""
-    return by_run_token(connection, lambda: job_datastores.secret_of(connection, record.name), lambda: _secret_from_arm(connection, record))
+    return by_run_token(connection, lambda: job_datastores.secret_of(connection, record.name), lambda: _secret_from_arm(connection, record, as_it_is))
 
 
-def _secret_from_arm(connection: Connection, record: DatastoreRecord) -> Mapping[str, Any]:
+def _secret_from_arm(connection: Connection, record: DatastoreRecord, as_it_is: bool) -> Mapping[str, Any]:
     from urllib.parse import quote
 
     url = connection.arm(f"/datastores/{quote(record.name, safe='')}/listSecrets")
 
     def ask(hours: int) -> Mapping[str, Any]:
-        body = {"expirableSecret": True, "expireAfterHours": hours}
+        body = {"expirableSecret": True, "expireAfterHours": hours} if hours else {"expirableSecret": False}
         return connection.rest.post_object(url, "secret", params={"api-version": api_versions.DATASTORE_SECRETS}, json=body)
 
+    if as_it_is:
+        return ask(0)
     try:
         return ask(SAS_HOURS)
     except ServiceRefused as err:

@@ -8,6 +8,7 @@ from typing import Any
 from urllib.parse import quote
 
 from himl_cli.core.blobs import DatastoreInfo
+from himl_cli.core.checkpoints import SignedLink
 from himl_cli.core.errors import NotFound
 from himl_cli.core.spelling import did_you_mean
 from himl_cli.workspaces.azure.connection import Connection
@@ -71,6 +72,12 @@ class Datastores:
         """The artifacts kept under *container_id*, the `dataContainerId` of run *run_id*. Asks nothing yet."""
         root = f"ExperimentRun/{container_id}/"
         return RunArtifacts(self._connection, self._exchanger, container_id, label, lambda growing: self._artifact_blobs(root, label, growing))
+
+    def artifact_link(self, container_id: str, label: str, name: str, *, days: float) -> SignedLink:
+        """A link to one of the artifacts kept under *container_id*. Raises NotFound, NotAllowed, ServiceFailed."""
+        from himl_cli.workspaces.azure.storage.file_links import link_to_artifact
+
+        return link_to_artifact(self._connection, self._exchanger, container_id, label, name, days, lambda: self._record(ARTIFACT_STORE))
 
     def _artifact_blobs(self, root: str, label: str, growing: Sequence[str]) -> AzureBlobs:
         return self._blobs(self._record(ARTIFACT_STORE), root, label, growing)

@@ -74,6 +74,10 @@ class ContainerAccess(Access):
         """What begins with *prefix* in that folder, not what lies deeper."""
         return self._with(self._url, f"restype=container&comp=list&delimiter=%2F&prefix={quote(self.root + prefix, safe='')}")
 
+    def account(self, query: str) -> Signed:
+        """The account itself."""
+        return self._with(self._url[: self._url.rfind("/") + 1], query)
+
     def _with(self, url: str, query: str) -> Signed:
         signature = self._signer.current()
         whole = f"{query}&{signature.query}" if query and signature.query else query or signature.query

@@ -31,6 +31,7 @@ class Question(Task, Generic[Answer]):
         *,
         method: str = "GET",
         headers: tuple[str, ...] = (),
+        body: bytes | None = None,
         good: tuple[int, ...] = (200,),
         signed: Callable[[], Signed] | None = None,
     ) -> None:
@@ -38,6 +39,7 @@ class Question(Task, Generic[Answer]):
         self._understand = understand
         self._method = method
         self._headers = headers
+        self._body = body
         self._good = good
         self._sign = signed or (lambda: access.signed(name))
         self._answers: list[Answer] = []
@@ -45,7 +47,7 @@ class Question(Task, Generic[Answer]):
 
     def exchange(self) -> Exchange:
         self._signed = self._sign()
-        return Exchange(self._signed.url, [*self._signed.headers, *self._headers], self._method)
+        return Exchange(self._signed.url, [*self._signed.headers, *self._headers], self._method, self._body)
 
     def answered(self, line: Line) -> float | None:
         if line.status not in self._good:

@@ -37,7 +37,7 @@ class Limits:
 
 @dataclass(slots=True)
 class Exchange:
-    """A request. `headers` as lines; `body` is what a PUT sends; an answer `in_pieces` is taken as it comes.
+    """A request. `headers` as lines; `body` is what a PUT or POST sends; an answer `in_pieces` is taken as it comes.
 
     With `file` a PUT sends that, read as it goes.
     """
@@ -99,7 +99,7 @@ class Line:
     def let_go(self, codes: Any) -> None:
         """Forget what was sent and what came back."""
         self.chunks.clear()
-        if self.kind == "PUT":
+        if self.kind in ("PUT", "POST"):
             self.handle.setopt(codes.POSTFIELDS, b"")
         if self._file is not None:
             self._file.close()
@@ -149,7 +149,7 @@ class Lines:
         self._trust = ca_bundle()
         self._multi = pycurl.CurlMulti()
         self._multi.setopt(pycurl.M_MAXCONNECTS, KEPT_CONNECTIONS)
-        self._idle: dict[str, list[Line]] = {"GET": [], "HEAD": [], "PUT": [], FROM_FILE: []}
+        self._idle: dict[str, list[Line]] = {"GET": [], "HEAD": [], "PUT": [], "POST": [], FROM_FILE: []}
         self._busy: dict[Any, Line] = {}
         self._streams: set[Line] = set()
         self._proxies: dict[str, str] = {}
@@ -249,9 +249,10 @@ class Lines:
         if kind == FROM_FILE:
             handle.setopt(curl.UPLOAD, 1)
             handle.setopt(curl.UPLOAD_BUFFERSIZE, BUFFER)
-        if kind == "PUT":
+        if kind in ("PUT", "POST"):
             handle.setopt(curl.UPLOAD_BUFFERSIZE, BUFFER)
             handle.setopt(curl.POST, 1)
+        if kind == "PUT":
             handle.setopt(curl.CUSTOMREQUEST, "PUT")
         return line
 

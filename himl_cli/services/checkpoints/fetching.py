@@ -1,0 +1,168 @@
+"""Bringing a checkpoint to this machine, complete and checked; what it is and where it lies then."""
+
+from __future__ import annotations
+
+import json
+import posixpath
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+from himl_cli.core.addresses import shown
+from himl_cli.core.checkpoints import Choice, FetchedCheckpoint
+from himl_cli.core.errors import BadUsage, NotFound
+from himl_cli.core.events import Notice, Notify, ignore
+from himl_cli.core.runs import RunSelection
+from himl_cli.core.transfers import TransferResult
+from himl_cli.services.checkpoints.chosen_files import ChosenFiles
+from himl_cli.services.checkpoints.names import FOLDER
+from himl_cli.services.checkpoints.sources import Checkpoint, Meant, checkpoint_of, find_here, find_meant, kind_of, meant_by
+from himl_cli.services.checkpoints.whole import is_whole
+from himl_cli.services.run_lookup import find_runs
+from himl_cli.services.transfer.disk import md5_of
+from himl_cli.services.transfer.download import download
+from himl_cli.services.transfer.filters import Filters
+from himl_cli.services.transfer.names import safe_relative
+from himl_cli.services.transfer.ranks import rank_zero_only
+from himl_cli.services.transfer.requests import WORKERS, DownloadRequest
+from himl_cli.workspaces.base import BlobStore, Workspace
+
+PLACE = "checkpoints"
+
+
+class Once(Protocol):
+    """Does something once on each node, and gives its outcome to all ranks, who meet in *folder* over *key* (`services.transfer.ranks`)."""
+
+    def __call__(self, folder: Path, key: str, act: Callable[[], TransferResult], *, notify: Notify = ignore) -> TransferResult: ...
+
+
+@dataclass(frozen=True)
+class CheckpointRequest:
+    """`source` is a SOURCE; where it is None, `selection` says which run is meant. `folder` None: `root/RUN_ID`, of an address `root` itself."""
+
+    source: str | None = None
+    choice: Choice = field(default_factory=Choice)
+    folder: Path | None = None
+    overwrite: bool = False
+    workers: int = WORKERS
+    selection: RunSelection = field(default_factory=RunSelection)
+    root: Path = Path(PLACE)
+
+
+def fetch_checkpoint(
+    request: CheckpointRequest,
+    open_workspace: Callable[[], Workspace],
+    open_address: Callable[[str], BlobStore],
+    cwd: Path,
+    *,
+    once: Once = rank_zero_only,
+    notify: Notify = ignore,
+) -> FetchedCheckpoint:
+    """The checkpoint that *request* means, below its folder; a path that exists stays where it is. Only for a run is the workspace opened.
+
+    The file or folder it names is complete and checked, or this raises: NotFound, BadUsage (also where several fit), TransferIncomplete for another file
+    of the name here, IntegrityFailed, ServiceFailed and their kin. What is complete here is not fetched again, what is partial is gone on with.
+    """
+    kind = "run" if request.source is None else kind_of(request.source, cwd)
+    if kind != "run" and request.choice != Choice():
+        what = "a path here" if kind == "path" else "an address"
+        raise BadUsage(f"Of the checkpoints of a run one can be selected, and the source is {what}.", hint="Leave out what is to be selected.")
+    if request.source is not None and kind == "path":
+        return _here(request.source, cwd)
+    if request.source is not None and kind == "address":
+        return _from_address(request, request.source, open_address(request.source), once, notify)
+    workspace = open_workspace()
+    meant = find_meant(request.source, workspace, cwd, request.choice) if request.source is not None else _selected(request, workspace, cwd)
+    folder = request.folder or request.root / _as_folder(meant.run.id)
+    files = workspace.run_files(meant.run.id)
+    work = _Work(request, folder, files, lambda: checkpoint_of(meant, workspace, request.choice, files), notify)
+    return replace(work.done_by(once, repr(("checkpoint", meant.run.id, meant.path, request.choice, request.overwrite))), run=meant.run)
+
+
+def digest_of(fetched: FetchedCheckpoint) -> str | None:
+    """The MD5 of a single file in hex digits, as it is on the disk; None for a folder. Raises OSError."""
+    return md5_of(fetched.path).hex() if fetched.path.is_file() else None
+
+
+@dataclass(frozen=True)
+class _Work:
+    """Bringing what *look* finds among *files* to *folder*."""
+
+    request: CheckpointRequest
+    folder: Path
+    files: BlobStore
+    look: Callable[[], Checkpoint]
+    notify: Notify
+
+    def done_by(self, once: Once, key: str) -> FetchedCheckpoint:
+        """What came of it, the same in every rank. One that was not told (what started it had fetched before) looks for itself."""
+        result = once(self.folder, key, self._fetch, notify=self.notify)
+        record: dict[str, Any] = json.loads(result.note) if result.note else self._record(self.look(), TransferResult())
+        return FetchedCheckpoint(**record)
+
+    def _fetch(self) -> TransferResult:
+        found = self.look()
+        if found.why:
+            self.notify(Notice(found.why))
+        filters = Filters(f"{FOLDER}/" if found.is_in_usual_folder else "")
+        asked = DownloadRequest(self.folder, filters, "", found.is_in_usual_folder, self.request.overwrite, workers=self.request.workers)
+        result = download(ChosenFiles(self.files, found.blobs), asked, self.notify)
+        problem = result.problem()
+        if problem is not None:
+            raise problem
+        record = self._record(found, result)
+        if (found.is_one or not found.folder) and not is_whole(Path(record["shown"])):
+            self.notify(Notice(f"'{record['shown']}' is complete as the run kept it, but was not written to its end there: it may not load."))
+        return replace(result, note=json.dumps(record))
+
+    def _record(self, found: Checkpoint, result: TransferResult) -> dict[str, Any]:
+        """The fields of a FetchedCheckpoint that JSON can hold."""
+        inside = posixpath.relpath(found.inside, FOLDER) if found.is_in_usual_folder else found.inside
+        path = self.folder / inside
+        return {
+            "shown": str(path),
+            "status": "fetched" if result.files else "complete",
+            "names": list(found.names),
+            "size": path.stat().st_size if path.is_file() else sum(blob.size for blob in found.blobs),
+            "epoch": found.epoch,
+            "metric": found.metric,
+            "value": found.value,
+            "unverified": result.unverified,
+            "seconds": round(result.seconds, 3),
+        }
+
+
+def _here(source: str, cwd: Path) -> FetchedCheckpoint:
+    files = find_here(source, cwd).names
+    text = str(Path(source).expanduser()) if source.startswith("~") else source
+    return FetchedCheckpoint(text, "local", files, sum(Path(file).stat().st_size for file in files))
+
+
+def _from_address(request: CheckpointRequest, address: str, file: BlobStore, once: Once, notify: Notify) -> FetchedCheckpoint:
+    work = _Work(request, request.folder or request.root, file, lambda: _at_address(address, file), notify)
+    return replace(work.done_by(once, repr(("checkpoint", file.origin, request.overwrite))), address=shown(address))
+
+
+def _at_address(address: str, file: BlobStore) -> Checkpoint:
+    blobs = [blob for page in file.list() for blob in page]
+    if not blobs:
+        raise NotFound(f"There is no file at {shown(address)}.")
+    return Checkpoint([blob.name for blob in blobs], address=address, blobs=blobs)
+
+
+def _selected(request: CheckpointRequest, workspace: Workspace, cwd: Path) -> Meant:
+    """The one run that the selection means. Raises BadUsage where these are several."""
+    found = find_runs(workspace, request.selection, cwd=cwd)
+    if len(found) > 1:
+        raise BadUsage(f"{len(found)} runs are selected, and a checkpoint is that of one.", hint=f"Name one: {', '.join(run.id for run in found[:5])}")
+    return meant_by(found[0], workspace, request.choice)
+
+
+def _as_folder(run_id: str) -> str:
+    """*run_id* as the name of a folder here. Raises BadUsage."""
+    try:
+        (name,) = safe_relative(run_id)
+    except ValueError:
+        raise BadUsage(f"'{run_id}' cannot be the name of a folder here.", hint="Give --output_dir.") from None
+    return name

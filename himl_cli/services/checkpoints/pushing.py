@@ -1,0 +1,178 @@
+"""Changed checkpoints, pushed to a run of their own, from which jobs start."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol, cast
+
+from himl_cli.core.blobs import BlobInfo
+from himl_cli.core.checkpoints import FROM_RUN, PUSHED, PushedCheckpoints
+from himl_cli.core.errors import BadUsage, HimlError, Interrupted, NotFound
+from himl_cli.core.events import Notice, Notify, ignore
+from himl_cli.core.interruptions import take_time_to_end
+from himl_cli.core.logged import NewRun, RunEnd
+from himl_cli.core.redaction import redact
+from himl_cli.core.run_ids import new_run_id
+from himl_cli.core.runs import Run, RunSelection, RunStatus
+from himl_cli.services.checkpoints.names import FOLDER, best_first
+from himl_cli.services.checkpoints.places import OUTPUTS, places_of
+from himl_cli.services.naming import azure_experiment, experiment_remarks, friendly_experiment
+from himl_cli.services.run_lookup import find_runs
+from himl_cli.services.transfer.disk import md5_of
+from himl_cli.services.transfer.upload import upload_named
+from himl_cli.workspaces.abilities import JoinsWorkspaces, RecordsRuns
+from himl_cli.workspaces.base import BlobStore, Workspace
+
+log = logging.getLogger(__name__)
+
+COMMAND = "himl checkpoint push"
+INTERRUPTED = f"{COMMAND} was interrupted before all files were stored"
+AGAIN = "Push again: that makes another run."
+
+
+class _Target(Workspace, RecordsRuns, Protocol):
+    """A workspace that runs can be made in."""
+
+
+@dataclass(frozen=True)
+class PushRequest:
+    """`files` (or folders) are changed checkpoints of the run that `source` names; None and '' stand for this run's experiment and a name with its id."""
+
+    files: Sequence[Path]
+    source: str
+    experiment: str | None = None
+    display_name: str = ""
+    tags: Mapping[str, str] = field(default_factory=dict)
+
+
+def push_checkpoints(
+    request: PushRequest, workspace: Workspace, cwd: Path, notify: Notify = ignore, *, elsewhere: Callable[[], Workspace] | None = None
+) -> PushedCheckpoints:
+    """Make a run of the request's files, in *workspace*; of several joined ones, in the one that keeps the source.
+
+    The source is looked for in *workspace*, then in what *elsewhere* opens. The new run ends as Completed once all files are stored, their MD5s on record; else
+    as Failed or Canceled, with the reason. Nothing is made where something is wrong with the request: raises NotFound, RunNotFound, BadUsage.
+    """
+    if not request.files:
+        raise BadUsage("Nothing is named to push.", hint="Name files or folders.")
+    source, keeper = _source(request.source, workspace, elsewhere, cwd)
+    target = workspace.home_of(source.id) if keeper is workspace and isinstance(workspace, JoinsWorkspaces) else workspace
+    if not isinstance(target, RecordsRuns):
+        raise HimlError(f"No run can be made in {target.label}.")
+    originals = _Originals(keeper.run_files(source.id))
+    before = {source.tags[FROM_RUN]} if PUSHED in source.tags and FROM_RUN in source.tags else set()  # its files may lie as they were fetched from there
+    files = places_of(request.files, {source.id, *before}, originals.has, cwd)
+    unchanged = [name for name, path in files.items() if originals.equal(name, path)]
+    for remark in experiment_remarks(request.experiment, _experiment(request, source)):
+        notify(Notice(remark))
+    place = cast("_Target", target)
+    run = _filled(place, _started(place, _new_run(request, source)), files, notify)
+    return PushedCheckpoints(run, source, [*files], unchanged, _start(run, [*files]))
+
+
+def _source(text: str, workspace: Workspace, elsewhere: Callable[[], Workspace] | None, cwd: Path) -> tuple[Run, Workspace]:
+    """The run, and the workspace that it was found in."""
+    if not text.strip():
+        raise BadUsage("--from got an empty value.", hint="Is a shell variable unset?")
+
+    def found(place: Workspace) -> tuple[Run, Workspace]:
+        (run,) = find_runs(place, RunSelection(runs=(text,)), cwd=cwd)
+        return run, place
+
+    try:
+        return found(workspace)
+    except NotFound:
+        if elsewhere is None:
+            raise
+        return found(elsewhere())
+
+
+class _Originals:
+    """What the source run keeps."""
+
+    def __init__(self, files: BlobStore) -> None:
+        self._files = files
+        self._outputs: dict[str, BlobInfo] = {blob.name: blob for page in files.list(OUTPUTS) for blob in page}
+
+    def has(self, name: str) -> bool:
+        return name in self._outputs if name.startswith(OUTPUTS) else self._files.stat(name) is not None
+
+    def equal(self, name: str, path: Path) -> bool:
+        """Whether the file at *path* is what the run has under *name*, as far as the MD5 there is known."""
+        blob = self._outputs.get(name)
+        if blob is None or blob.size != path.stat().st_size:
+            return False
+        there = blob.md5 or self._files.md5(blob)
+        return there is not None and there == md5_of(str(path))
+
+
+def _experiment(request: PushRequest, source: Run) -> str:
+    return source.experiment if request.experiment is None else azure_experiment(friendly_experiment(request.experiment))
+
+
+def _new_run(request: PushRequest, source: Run) -> NewRun:
+    experiment = _experiment(request, source)
+    run_id = new_run_id(azure_experiment(friendly_experiment(experiment)))
+    tags = {name: redact(value) for name, value in request.tags.items()}
+    tags |= {FROM_RUN: source.id, PUSHED: "1", "run_recovery_id": f"{experiment}:{run_id}"}
+    name = request.display_name or f"changed checkpoints of {source.id}"
+    return NewRun(run_id, experiment, name, f"Changed checkpoints of run {source.recovery_id}", tags, command=COMMAND)
+
+
+def _started(target: _Target, new: NewRun) -> Run:
+    """The run as it began. Whoever interrupts that leaves none that goes on."""
+    try:
+        return target.start_run(new)
+    except KeyboardInterrupt:
+        take_time_to_end()
+        with suppress(HimlError):
+            target.end_run(new.id, RunEnd(RunStatus.canceled, INTERRUPTED))
+        raise
+
+
+def _filled(target: _Target, run: Run, files: Mapping[str, Path], notify: Notify) -> Run:
+    """The run once *files* are stored and it has ended. Raises what kept them from it, after the run was ended for that."""
+    try:
+        result = upload_named(target.run_files(run.id), files, notify)
+    except HimlError as err:
+        _give_up(target, run, err)
+        raise
+    except KeyboardInterrupt as err:
+        take_time_to_end()
+        told = _ended(target, run, RunEnd(RunStatus.canceled, INTERRUPTED))
+        raise Interrupted(f"Interrupted: run '{run.id}' has not all of the files, and {told}.", hint=AGAIN) from err
+    problem = result.problem()
+    if problem is None:
+        return target.end_run(run.id, RunEnd(RunStatus.completed))
+    problem.hint = result.failed[0].hint if result.failed else ""
+    _give_up(target, run, problem)
+    raise problem
+
+
+def _start(run: Run, names: Sequence[str]) -> str:
+    """What means these files, as `--checkpoint` reads it."""
+    if best_first(names):
+        return run.id
+    if len(names) == 1:
+        return f"{run.id}:{names[0].removeprefix(f'{FOLDER}/')}"
+    return f"{run.id}:{FOLDER}/" if all(name.startswith(f"{FOLDER}/") for name in names) else f"{run.id}:FILE"
+
+
+def _give_up(target: _Target, run: Run, problem: HimlError) -> None:
+    """End the run as failed for *problem*, and let that say so."""
+    told = _ended(target, run, RunEnd(RunStatus.failed, f"Not all files could be stored: {problem}"))
+    problem.args = (f"{problem} Run '{run.id}' has not all of the files, and {told}.",)
+    problem.hint = f"{problem.hint} {AGAIN}".strip()
+
+
+def _ended(target: _Target, run: Run, end: RunEnd) -> str:
+    """What became of the run."""
+    try:
+        return f"ended as {target.end_run(run.id, end).status.value}"
+    except HimlError as err:
+        log.warning("Run '%s' could not be ended: %s", run.id, err)
+        return "could not be ended: it may go on as Running"

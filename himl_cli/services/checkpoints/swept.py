@@ -1,0 +1,44 @@
+"""Checkpoints of a sweep: they are its trials', and of those the best one is known."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from himl_cli.core.errors import NotFound
+from himl_cli.core.runs import Run
+from himl_cli.core.sweeps import BEST_TRIAL, MANY, REPEATED
+from himl_cli.services.run_details import children_of, sweep_view
+from himl_cli.workspaces.base import Workspace
+
+
+def best_trial_of(run: Run, workspace: Workspace) -> Run | None:
+    """The best trial of a sweep; None for a run that is none. Raises NotFound where there is no best one, or not yet."""
+    if MANY not in run.tags or run.tags[MANY] == "pipeline":
+        return None
+    if run.tags[MANY] in REPEATED:
+        raise NotFound(f"Run '{run.id}' repeats one training, and none of its runs is the best.", hint=_children(run))
+    best = run.tags.get(BEST_TRIAL)
+    if not best:
+        view = sweep_view(workspace, run, children_of(workspace, run))
+        best = view.best if view is not None else None
+    if not best:
+        raise NotFound(f"Sweep '{run.id}' has no best trial{'' if run.status.is_final else ' yet'}.", hint=_children(run))
+    return workspace.run(best)
+
+
+@contextmanager
+def explaining_parents(run: Run) -> Iterator[None]:
+    """Within it, the error that a run of many has no checkpoint names the run that does."""
+    try:
+        yield
+    except NotFound as err:
+        if MANY not in run.tags:
+            raise
+        best = run.tags.get(BEST_TRIAL)
+        told = f"Its best trial is '{best}': name that, or add --select best." if best else _children(run)
+        raise NotFound(f"Run '{run.id}' has no such checkpoint of its own; those below it may.", hint=told) from err
+
+
+def _children(run: Run) -> str:
+    return f"Name one of its runs; 'himl runs show {run.id}' lists them."

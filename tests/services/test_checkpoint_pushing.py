@@ -1,0 +1,93 @@
+"""What `himl checkpoint push` takes, under which names, and what it leaves behind."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import pytest
+
+from himl_cli.core.errors import BadUsage, HimlError, NotFound, RunNotFound
+from himl_cli.core.events import Notice
+from himl_cli.core.logged import NewRun
+from himl_cli.core.runs import RunQuery, RunStatus
+from himl_cli.services.checkpoints.pushing import PushRequest, push_checkpoints
+from tests.both_workspaces import Seed, azure, local
+from tests.recorded_runs import RecordedRuns
+from tests.running import write_files
+
+RUN = "train_1772366400_0a1b2c3d"
+FILES: dict[str, str | bytes] = {"outputs/checkpoints/last.ckpt": "old", "outputs/checkpoints/part/weights.pt": "old", "logs/notes.ckpt": "old"}
+
+
+@pytest.fixture
+def runs(project: Path) -> RecordedRuns:
+    recorded = RecordedRuns(project)
+    recorded.add(RUN, files=FILES)
+    return recorded
+
+
+def wanted(*files: str, source: str = RUN, **more: str) -> PushRequest:
+    return PushRequest([Path(file) for file in files], source, **more)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("files", "kind", "words"), [
+    (["no.ckpt"], NotFound, "There is no file 'no.ckpt'."),
+    (["*.none"], NotFound, "There is no file '\\*.none'."),
+    (["empty.ckpt"], BadUsage, "empty.ckpt' is empty, and no checkpoint."),
+    (["a", "drained"], BadUsage, "last.ckpt' is empty"),
+    (["half.pt"], BadUsage, "half.pt' was not written to its end"),
+    (["hollow"], NotFound, "There are no files in 'hollow'."),
+    (["a/last.ckpt", "b/last.ckpt"], BadUsage, "would both be 'outputs/checkpoints/last.ckpt'"),
+    (["a", f"checkpoints/{RUN}"], BadUsage, "would both be 'outputs/checkpoints/last.ckpt'"),
+    ([], BadUsage, "Nothing is named"),
+])  # fmt: skip
+def test_what_cannot_be_pushed_is_refused_before_a_run_is_made(runs: RecordedRuns, project: Path, files: list[str], kind: type[HimlError], words: str) -> None:
+    write_files(project, {"a/last.ckpt": "a", "b/last.ckpt": "b", "empty.ckpt": "", "half.pt": b"PK\x03\x04 no more", f"checkpoints/{RUN}/last.ckpt": "c"})
+    write_files(project, {"drained/last.ckpt": ""})
+    (project / "hollow" / "deep").mkdir(parents=True)
+    with pytest.raises(kind, match=words):
+        push_checkpoints(wanted(*files), runs.workspace, project)
+    assert [run.id for run in runs.workspace.runs(RunQuery())] == [RUN]
+
+
+def test_the_source_and_the_experiment_have_to_be_some(runs: RecordedRuns, project: Path) -> None:
+    write_files(project, {"a.ckpt": "a"})
+    with pytest.raises(RunNotFound, match="No run 'nothing'"):
+        push_checkpoints(wanted("a.ckpt", source="nothing"), runs.workspace, project)
+    with pytest.raises(BadUsage, match="experiment's name is empty"):
+        push_checkpoints(wanted("a.ckpt", experiment=" "), runs.workspace, project)
+    assert [run.id for run in runs.workspace.runs(RunQuery())] == [RUN]
+    said: list[object] = []
+    pushed = push_checkpoints(wanted("a.ckpt", experiment="my surgery"), runs.workspace, project, said.append)
+    assert pushed.run.experiment == "my_surgery"
+    assert Notice("The experiment is called 'my_surgery', since Azure ML does not take the name 'my surgery'.") in said
+
+
+def test_files_keep_the_places_that_fetch_and_download_gave_them(runs: RecordedRuns, project: Path) -> None:
+    fetched, loaded = f"checkpoints/{RUN}", f"outputs/{RUN}/outputs"
+    write_files(project, {
+        f"{fetched}/part/weights.pt": "1", f"{fetched}/outputs/retry_001/checkpoints/last.ckpt": "2", f"{fetched}/logs/notes.ckpt": "3",
+        f"{loaded}/checkpoints/epoch=3.ckpt": "4", f"{loaded}/model.bin": "5", "other/deep/a.ckpt": "6", "x/top.ckpt": "7", "marks/zero": "",
+    })  # fmt: skip
+    files = [f"{fetched}/part/weights.pt", f"{fetched}/outputs", f"{fetched}/logs", f"outputs/{RUN}", "other", "x/*.ckpt", "marks"]
+    pushed = push_checkpoints(wanted(*files, f"{fetched}/../{RUN}/part/weights.pt"), runs.workspace, project)
+    assert pushed.names == [
+        "outputs/checkpoints/part/weights.pt", "outputs/retry_001/checkpoints/last.ckpt", "logs/notes.ckpt", "outputs/checkpoints/epoch=3.ckpt",
+        "outputs/model.bin", "outputs/checkpoints/deep/a.ckpt", "outputs/checkpoints/top.ckpt", "outputs/checkpoints/zero",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("place", [local, azure])
+def test_what_is_as_it_was_is_named_and_pushed_all_the_same(request: pytest.FixtureRequest, project: Path, place: Seed) -> None:
+    write_files(project, {"first/last.ckpt": "old", "first/part/weights.pt": "old", "first/more.ckpt": "old"})
+    write_files(project, {"then/last.ckpt": "new", "then/part/weights.pt": "old", "then/more.ckpt": "other size"})
+    with place(request, project) as workspace:
+        source = workspace.start_run(NewRun("train_1_aa", "train")).id
+        first = push_checkpoints(PushRequest([Path("first")], source), workspace, project)
+        then = push_checkpoints(PushRequest([Path("then")], first.run.id), workspace, project)
+        stored = {blob.name: workspace.run_files(then.run.id).md5(blob) for page in workspace.run_files(then.run.id).list() for blob in page}
+    assert (first.unchanged, then.unchanged) == ([], ["outputs/checkpoints/part/weights.pt"])
+    texts = {"last.ckpt": b"new", "more.ckpt": b"other size", "part/weights.pt": b"old"}
+    assert stored == {f"outputs/checkpoints/{name}": hashlib.md5(text).digest() for name, text in texts.items()}
+    assert (then.run.status, then.run.tags["himl.checkpoint_from"], then.start) == (RunStatus.completed, first.run.id, then.run.id)
