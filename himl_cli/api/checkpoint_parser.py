@@ -6,13 +6,15 @@ import os
 from argparse import ArgumentTypeError
 from multiprocessing.context import get_spawning_popen
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from himl_cli.api.checkpoints import FOLDER, bring_checkpoint, differs
+from himl_cli.api.checkpoints import FOLDER, bring_checkpoint
 from himl_cli.api.configured import where_runs_are
-from himl_cli.core.addresses import shown
+from himl_cli.api.errors import naming_arguments
+from himl_cli.core.addresses import is_botched_address, shown
 from himl_cli.core.checkpoints import Choice
 from himl_cli.core.errors import BadUsage, HimlError, TransferIncomplete
+from himl_cli.core.redaction import redact
 from himl_cli.services.checkpoints.choosing import choice_of
 from himl_cli.services.checkpoints.sources import find_meant, kind_of
 
@@ -32,25 +34,37 @@ class CheckpointParser:
     each node; all ranks have to ask. Making one looks at no more than the text and the disk. Texts made of it show no signature of an address.
 
     *select* ("last", "best", "epoch=3"), *metric* and *goal* say which of a run's checkpoints is meant where the text names none. An empty text is no
-    checkpoint, and false. Raises NotACheckpoint (also a ValueError) for what can be none: a path that is not there, and no run either.
+    checkpoint, and false. Raises NotACheckpoint (also a ValueError) for what can be none: a path that is not there, and no run either; and for a choice
+    that there is not.
     """
+
+    AML_RUN_ID_FORMAT = "RUN for the run's last checkpoint, RUN:FILE for a file of its outputs/checkpoints, RUN:FOLDER/FILE for any file of it"
+    """How a run's checkpoints are named, in words for people; as `INFO_MESSAGE` and `DOC`, for the texts of a script's own options."""
+
+    INFO_MESSAGE = f"Give a file or folder of this machine, an https address, or a run: {AML_RUN_ID_FORMAT}."
+    DOC = f"The checkpoint to begin with: a file or folder of this machine, an https address of a file, or a run, here or in Azure ML ({AML_RUN_ID_FORMAT})."
 
     def __init__(self, checkpoint: PathLike = "", *, select: str | None = None, metric: str | None = None, goal: str | None = None) -> None:
         self._text = os.fspath(checkpoint)
-        self._choice = choice_of(select, metric, goal)
         self._is_whole = True  # False for a copy that has lost what is secret of the text
         self._here: Path | None = None
         try:
-            self._kind = kind_of(self._text, Path.cwd()) if self._text else None
+            with naming_arguments():
+                self._choice = choice_of(select, metric, goal)
+                self._kind = _kind_of(self._text) if self._text else None
         except HimlError as err:
-            raise NotACheckpoint(f"{err} {err.hint}".strip()) from None
+            raise NotACheckpoint(redact(f"{err} {err.hint}".strip())) from None
         if self._kind == "path":
             self._here = Path(self._text).expanduser().absolute()
+        else:
+            self._text = self._text.strip()
 
     @property
     def checkpoint(self) -> str:
-        """The text; of an address without what may be secret."""
-        return shown(self._text) if self.is_url else self._text
+        """The text, without what may be secret: of an address without its query."""
+        if self.is_url:
+            return shown(self._text)
+        return redact(self._text) if self.is_aml_run_id else self._text
 
     @property
     def is_local_file(self) -> bool:
@@ -79,6 +93,10 @@ class CheckpointParser:
         folder = Path(download_dir)
         return self._bring(folder / MODEL_WEIGHTS_DIR_NAME if self.is_url else folder, workspace, workspace_config_path)
 
+    def get_path(self, checkpoints_folder: PathLike = FOLDER) -> Path:
+        """As `get_or_download_checkpoint`, of which this is hi-ml's older name."""
+        return self.get_or_download_checkpoint(checkpoints_folder)
+
     def __fspath__(self) -> str:
         if self._here is None:
             self._here = self._bring(Path(FOLDER), None, None).absolute()
@@ -93,7 +111,7 @@ class CheckpointParser:
             choice = self._choice_that_counts(workspace, workspace_config_path)
             return bring_checkpoint(self._text, choice, root=root, workspace=workspace, workspace_config_path=workspace_config_path)
         except TransferIncomplete as err:
-            if not differs(err):
+            if not err.differing:
                 raise
             err.args = (f"{err} What lies in '{root}' is not, or no longer, what was to be fetched.",)
             err.hint = "Name it by its path, or move it away."
@@ -131,8 +149,21 @@ class CheckpointParser:
 
     def __getstate__(self) -> dict[str, Any]:
         """What a pickle gets. A signature goes to processes that are being started, and into no file: Lightning keeps a script's arguments in checkpoints."""
-        is_whole = self._is_whole and (not self.is_url or get_spawning_popen() is not None or self.checkpoint == self._text)
+        is_whole = self._is_whole and (get_spawning_popen() is not None or self.checkpoint == self._text)
         return self.__dict__ | {"_text": self._text if is_whole else self.checkpoint, "_is_whole": is_whole}
+
+
+def _kind_of(text: str) -> Literal["path", "address", "run"]:
+    """As `kind_of`; what is meant as an address, and is none, is refused without its text: it may hold a signature. Raises NotFound, BadUsage."""
+    try:
+        kind = kind_of(text, Path.cwd())
+    except HimlError:
+        kind = None
+        if not is_botched_address(text):
+            raise
+    if kind is None or (kind == "run" and is_botched_address(text)):
+        raise BadUsage("It looks like an address, and is none that can be read.", hint="An address reads https://HOST/PATH.")
+    return kind
 
 
 def checkpoint(text: str) -> CheckpointParser:

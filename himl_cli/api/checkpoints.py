@@ -9,7 +9,7 @@ from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 from himl_cli.api.configured import where_runs_are
-from himl_cli.api.errors import NotThere, raising
+from himl_cli.api.errors import NotThere, naming_arguments, raising
 from himl_cli.api.moving import log_notice
 from himl_cli.api.ranks import once_per_node
 from himl_cli.api.run import Run
@@ -25,6 +25,7 @@ FOLDER = fetching.PLACE
 log = logging.getLogger(__name__)
 
 
+@naming_arguments()
 def fetch_checkpoint(
     source: PathLike,
     output_dir: PathLike | None = None,
@@ -51,7 +52,7 @@ def fetch_checkpoint(
     try:
         return bring_checkpoint(os.fspath(source), choice, folder=folder, overwrite=overwrite, workspace=workspace, workspace_config_path=workspace_config_path)
     except TransferIncomplete as err:
-        err.hint = "overwrite=True replaces what differs." if differs(err) else err.hint
+        err.hint = "overwrite=True replaces what differs." if err.differing else err.hint
         raise
 
 
@@ -83,6 +84,7 @@ def push_checkpoints(
     return Run(place, pushed.run)
 
 
+@naming_arguments()
 def checkpoint_url(
     source: str,
     expiry_days: float = 10.0,
@@ -102,11 +104,12 @@ def checkpoint_url(
     place = where_runs_are(workspace, workspace_config_path)
     with raising(NotFound, NotThere):
         link = link_checkpoint(source, place.opened, Path.cwd(), choice=choice_of(select, metric, goal), days=expiry_days).link
-    if link.expires < datetime.now(timezone.utc) + timedelta(days=expiry_days) - timedelta(minutes=1):
+    if link.expires < datetime.now(timezone.utc) + timedelta(days=expiry_days) - timedelta(minutes=16):  # it began a quarter of an hour ago
         log.warning("The link is good until %s UTC, which is less than the %g days asked for.", f"{link.expires:%Y-%m-%d %H:%M}", expiry_days)
     return link.url
 
 
+@naming_arguments()
 def bring_checkpoint(
     source: str,
     choice: Choice,
@@ -124,8 +127,3 @@ def bring_checkpoint(
             request, lambda: where_runs_are(workspace, workspace_config_path).opened, open_address, Path.cwd(), once=once_per_node, notify=log_notice
         )
     return fetched.path
-
-
-def differs(error: TransferIncomplete) -> bool:
-    """Whether it says that files here were left because they differ; its hint is a command's then."""
-    return "--overwrite" in error.hint

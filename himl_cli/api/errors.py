@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from himl_cli.core.errors import BadUsage, NotFound, WorkspaceNotFound
+from himl_cli.core.errors import BadUsage, HimlError, NotFound, WorkspaceNotFound
 
 
 class NoWorkspace(WorkspaceNotFound, ValueError):
@@ -30,6 +31,20 @@ class NoChildren(BadUsage, ValueError):
 
 class PackageMissing(BadUsage, ImportError):
     """A package that himl does not bring along is not installed; the hint says how to."""
+
+
+_WORDS = re.compile(r"--(select|metric|goal|expiry_days|overwrite)\b")
+
+
+@contextmanager
+def naming_arguments() -> Iterator[None]:
+    """Within it, or in what it decorates, errors of himl name Python's arguments of checkpoints where they name the commands' options."""
+    try:
+        yield
+    except HimlError as err:
+        err.args = (_WORDS.sub(r"\1", str(err)),)
+        err.hint = _WORDS.sub(r"\1", err.hint)
+        raise
 
 
 @contextmanager

@@ -13,6 +13,7 @@ import typer
 from himl_cli.commands._group import command
 from himl_cli.commands._options import OutputOptions, WorkspaceOptions, parse_pairs
 from himl_cli.commands._session import open_session
+from himl_cli.core.errors import BadUsage
 
 if TYPE_CHECKING:
     from himl_cli.workspaces.base import Workspace
@@ -26,7 +27,7 @@ def register(app: typer.Typer) -> None:
 
 
 def push(
-    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Changed checkpoints; a folder is all files in it.", show_default=False)],
+    files: Annotated[list[str], typer.Argument(metavar="FILE...", help="Changed checkpoints; a folder is all files in it.", show_default=False)],
     source: Annotated[str, typer.Option("--from", metavar="RUN", help="The run that they come from.", rich_help_panel=NEW_RUN, show_default=False)],
     experiment: Annotated[
         str | None, typer.Option("--experiment", metavar="NAME", help="Its experiment (default: that of --from).", rich_help_panel=NEW_RUN)
@@ -43,15 +44,17 @@ def push(
     is made where the one of --from is, unless --workspace names another workspace.
 
     \b
-      himl checkpoint push checkpoints/train_1772366400_0a1b2c3d --from train_1772366400_0a1b2c3d
-      himl checkpoint push changed/last.ckpt --from train_1772366400_0a1b2c3d --experiment surgery
-      himl submit train.py --checkpoint "$(himl checkpoint push last.ckpt --from latest)"
+      himl checkpoint push changed --from train_1772366400_0a1b2c3d
+      himl checkpoint push changed/last.ckpt --from RUN --experiment surgery
+      himl submit train.py --checkpoint "$(himl checkpoint push A.ckpt --from R)"
     """
     from himl_cli.render.pushing import say_pushed, say_rank_does_nothing
     from himl_cli.services.checkpoints.pushing import PushRequest, push_checkpoints
     from himl_cli.services.transfer.launch import rank_of_all
 
-    request = PushRequest(files, source, experiment, display_name, parse_pairs("--tag", tag or ()))
+    if not all(file.strip() for file in files):
+        raise BadUsage("FILE got an empty value.", hint="Is a shell variable unset?")
+    request = PushRequest([Path(file) for file in files], source, experiment, display_name, parse_pairs("--tag", tag or ()))
     rank = rank_of_all(os.environ)
     if rank > 0:
         say_rank_does_nothing(talk.output(), rank)

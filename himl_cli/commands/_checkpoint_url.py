@@ -35,7 +35,7 @@ def url(
     \b
       himl checkpoint url train_1772366400_0a1b2c3d
       himl checkpoint url train_1772366400_0a1b2c3d:best.ckpt --expiry_days 2
-      himl submit train.py --checkpoint "$(himl checkpoint url train_1772366400_0a1b2c3d -q)"
+      himl submit train.py --checkpoint "$(himl checkpoint url RUN -q)"
     """
     from himl_cli.render.linking import say_linked
     from himl_cli.services.checkpoints.linking import check_days, check_is_of_run, link_checkpoint

@@ -12,8 +12,9 @@ import typer
 
 from himl_cli.commands._group import normalized
 from himl_cli.commands._variables import VARIABLE_PREFIX, environment_variable
+from himl_cli.core.addresses import is_address
 from himl_cli.core.errors import BadUsage
-from himl_cli.core.settings import Setting, section_settings
+from himl_cli.core.settings import PRIVATE_FILE, Setting, section_settings
 from himl_cli.core.spelling import NEAR_OPTION, did_you_mean
 
 
@@ -38,9 +39,16 @@ def submit_settings(command: Any, start: Path) -> SettingsMap:
         name = normalized(key)
         if name not in options:
             raise setting.wrong("is no option of 'himl submit'.", hint=did_you_mean(name, options) or "See 'himl submit --help' for the options.")
+        _check_is_no_secret(setting)
         settings[name] = setting
         values[name] = checked(options[name], setting)
     return SettingsMap(settings, values)
+
+
+def _check_is_no_secret(setting: Setting) -> None:
+    """Raises BadUsage for an address with a query outside of the private file: it may be signed, and each job's code has the file in it."""
+    if setting.file.name != PRIVATE_FILE and isinstance(setting.value, str) and is_address(setting.value) and "?" in setting.value:
+        raise setting.wrong("is a link that may be signed, and this file goes with each job.", hint=f"It belongs in {PRIVATE_FILE}, which stays here.")
 
 
 def check_variables(command: Any, environ: Mapping[str, str]) -> None:

@@ -19,7 +19,7 @@ from himl_cli.commands._group import command, group
 from himl_cli.commands._options import OutputOptions, SelectionOptions, WorkspaceOptions
 from himl_cli.commands._session import open_session, talking
 from himl_cli.commands._transfer import CHECKS, MOST_WORKERS, WORKERS
-from himl_cli.core.errors import BadUsage, WorkspaceNotFound
+from himl_cli.core.errors import BadUsage, NotFound, WorkspaceNotFound
 
 if TYPE_CHECKING:
     from himl_cli.workspaces.base import Workspace
@@ -40,8 +40,8 @@ class TargetOptions(Bundle):
     def __init__(
         self,
         output_dir: Annotated[
-            Path | None,
-            typer.Option("--output_dir", metavar="DIR", help="The folder it goes to.  [default: checkpoints/RUN_ID]", rich_help_panel=WHERETO, file_okay=False),
+            str | None,
+            typer.Option("--output_dir", metavar="DIR", help="The folder it goes to.  [default: checkpoints/RUN_ID]", rich_help_panel=WHERETO),
         ] = None,
         overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files that differ.", rich_help_panel=CHECKS)] = False,
         workers: Annotated[
@@ -50,9 +50,21 @@ class TargetOptions(Bundle):
     ) -> None:
         if not 1 <= workers <= MOST_WORKERS:
             raise BadUsage(f"--workers takes a whole number from 1 to {MOST_WORKERS}, got {workers}.")
-        self.folder = output_dir.expanduser() if output_dir is not None else None
+        self.folder = None if output_dir is None else _folder(output_dir)
         self.overwrite = overwrite
         self.workers = workers
+
+
+def _folder(text: str) -> Path:
+    if not text.strip():
+        raise BadUsage("--output_dir got an empty value.", hint="Is a shell variable unset?")
+    try:
+        folder = Path(text).expanduser()
+    except RuntimeError:
+        raise NotFound(f"There is no folder '{text}': no such user has a home folder here.") from None
+    if folder.exists() and not folder.is_dir():
+        raise BadUsage(f"--output_dir '{text}' is a file, and no folder.")
+    return folder
 
 
 @command(app, "fetch")

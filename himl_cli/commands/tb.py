@@ -35,15 +35,21 @@ class EventOptions(Bundle):
             str, typer.Option("--log_dir", metavar="DIR", help="Their folder inside a run; if it has none, all are taken.", rich_help_panel=FILES)
         ] = "logs",
         run_logs_dir: Annotated[
-            Path | None, typer.Option("--run_logs_dir", metavar="DIR", help="Where copies go.  [default: himl's cache]", rich_help_panel=FILES, file_okay=False)
+            str | None, typer.Option("--run_logs_dir", metavar="DIR", help="Where copies go.  [default: himl's cache]", rich_help_panel=FILES)
         ] = None,
         refresh: Annotated[int, typer.Option("--refresh", metavar="SECONDS", help="Time between looks for new runs and files.", rich_help_panel=FILES)] = 15,
         sync_only: Annotated[bool, typer.Option("--sync_only", help="Fetch once, print where they are, and end.", rich_help_panel=FILES)] = False,
     ) -> None:
         if refresh < 1:
             raise BadUsage(f"--refresh takes a whole number of seconds from 1, got {refresh}.")
+        if ".." in log_dir.replace("\\", "/").split("/"):
+            raise BadUsage(f"--log_dir is a folder inside a run, got '{log_dir}'.", hint="Leave out '..': --log_dir outputs/tb")
+        if run_logs_dir is not None and not run_logs_dir.strip():
+            raise BadUsage("--run_logs_dir got an empty value.", hint="Is a shell variable unset?")
         self.log_dir = log_dir
-        self.copies = run_logs_dir.expanduser() if run_logs_dir else None
+        self.copies = Path(run_logs_dir).expanduser() if run_logs_dir else None
+        if self.copies is not None and self.copies.is_file():
+            raise BadUsage(f"--run_logs_dir takes a folder: '{run_logs_dir}' is a file.")
         self.refresh = refresh
         self.sync_only = sync_only
 

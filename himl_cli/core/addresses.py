@@ -12,16 +12,22 @@ LOCAL_HOSTS = ("localhost", "127.0.0.1", "::1")
 _ADDRESS = re.compile(r"https?://", re.IGNORECASE)
 _FORBIDDEN = re.compile(r'[<>:"/\\|?*\x00-\x1f\x7f-\x9f]')
 _DEVICES = re.compile(r"(con|prn|aux|nul|conin\$|conout\$|(com|lpt)[1-9¹²³])(\.|$)", re.IGNORECASE)
-_SIGNING = re.compile(  # Azure's SAS; what Amazon, Google and CDNs sign links with; names that sound of a secret
-    r"s[a-z]{1,2}|s[kd]o?id|sktid|scid|s[ad]uoid|saoid|ses|sdd|x-(?:amz|goog|ms)-.*|awsaccesskeyid|googleaccessid|expir.*|policy|.*date"
-    r"|.*(?:sig|token|key|secret|pass|auth|cred|hash|hmac|nonce|jwt|code).*",
-    re.IGNORECASE,
-)
+_BOTCHED = re.compile(r"[^/]{2,}://|https?(?![\w.-])(?!:[^/\\?]*$)", re.IGNORECASE)
+_SIGNED_BY = {  # names in a query that belong to a signature, by the one that holds it: Azure's, Amazon's, Google's and their CDNs'
+    "sig": re.compile(r"s[vsprte]|srt|spr|sig|sip|skoid|sktid|skt|ske|sks|skv|skdutid|sdd|saoid|suoid|sduoid|scid|ses"),
+    "signature": re.compile(r"signature|expires|policy|key-pair-id|awsaccesskeyid|googleaccessid"),
+}
+_SIGNING = re.compile(r"x-(?:amz|goog)-.*|token|access_token")
 
 
 def is_address(text: str) -> bool:
     """Whether *text* is an http or https address, and no path or run."""
-    return _ADDRESS.match(text) is not None
+    return _ADDRESS.match(text.strip()) is not None
+
+
+def is_botched_address(text: str) -> bool:
+    """Whether *text* must be meant as an address, and is none that is read: `https:/host`, `s3://bucket`. It may hold a secret all the same."""
+    return not is_address(text) and _BOTCHED.match(text.strip()) is not None
 
 
 def parts_of(address: str) -> SplitResult:
@@ -43,11 +49,15 @@ def shown(address: str) -> str:
 def identity(address: str) -> str:
     """What tells the file at *address* from others, however the address is signed; holds no secret.
 
-    Of the query, what is no signature counts, as a digest: `?id=3` and `?id=4` are two files.
+    Of the query, all but the known parts of signatures counts, as a digest: `?id=3` and `?id=4` are two files. A signature that is not known here costs
+    one more download; a name that is taken for one would put a file in another's place.
     """
     from hashlib import sha256  # only here: all commands import this module
 
-    told = sorted((name, value) for name, value in parse_qsl(parts_of(address).query, keep_blank_values=True) if not _SIGNING.fullmatch(name))
+    asked = parse_qsl(parts_of(address).query, keep_blank_values=True)
+    names = {name.lower() for name, _ in asked}
+    signing = [_SIGNING, *(theirs for held_by, theirs in _SIGNED_BY.items() if held_by in names)]
+    told = sorted((name, value) for name, value in asked if not any(theirs.fullmatch(name.lower()) for theirs in signing))
     digest = sha256(repr(told).encode()).hexdigest()[:16]
     return f"{shown(address)}?{digest}" if told else shown(address)
 

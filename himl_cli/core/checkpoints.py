@@ -12,7 +12,8 @@ from himl_cli.core.runs import Run
 
 Goal = Literal["minimize", "maximize"]
 FROM_RUN = "himl.checkpoint_from"
-"""The tag of a run that began with a checkpoint of another one, or that keeps changed ones: the other run's id, for one file with `:` and its path."""
+"""The tag of a run that began with a checkpoint of another one, or that keeps changed ones: the other run's id, with `:` and the path
+for one file or `FOLDER/`; of what came from no run, `./NAME` for a path, or the address without its query."""
 
 PUSHED = "himl.pushed"
 """The tag of a run that only keeps checkpoints that somebody changed: no training wrote them, one after the other."""

@@ -49,7 +49,10 @@ class ChecksFailed(HimlError):
 
 
 class TransferIncomplete(HimlError):
+    """`differing` are files that were left because they have another content here, and that can be replaced."""
+
     code = "transfer_incomplete"
+    differing: Sequence[str] = ()
 
 
 class BlobChanged(HimlError):

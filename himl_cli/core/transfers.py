@@ -127,7 +127,9 @@ class TransferResult:
         if self.differing:
             left, it = ("Left as it is, because it differs", "it") if len(self.differing) == 1 else ("Left as they are, because they differ", "them")
             said = f"{_counted(self.differing)}: {left[0].lower()}{left[1:]}." if is_listed else f"{left}: {named(self.differing)}."
-            return TransferIncomplete(said, hint=f"Add --overwrite to replace {it}.")
+            incomplete = TransferIncomplete(said, hint=f"Add --overwrite to replace {it}.")
+            incomplete.differing = self.differing
+            return incomplete
         return None
 
 

@@ -39,6 +39,7 @@ def _form(fetched: FetchedCheckpoint, md5: str | None) -> dict[str, Any]:
         "names": list(fetched.names),
         "size": fetched.size,
         "md5": md5,
+        "verified": not fetched.unverified if fetched.status == "fetched" else None,
         "epoch": fetched.epoch,
         "metric": fetched.metric or None,
         "value": fetched.value,

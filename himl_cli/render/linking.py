@@ -7,7 +7,8 @@ from datetime import datetime, timedelta, timezone
 from himl_cli.core.checkpoints import LinkedCheckpoint
 from himl_cli.render.output import Output
 
-NEARLY = timedelta(minutes=1)
+NEARLY = timedelta(minutes=16)
+"""Links begin a quarter of an hour before they are made."""
 
 
 def say_linked(output: Output, linked: LinkedCheckpoint, days: float) -> None:

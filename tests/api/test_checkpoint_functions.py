@@ -82,7 +82,7 @@ def test_a_link_reads_the_file_and_only_that(azure_environment: StagedWorkspace,
     assert "sig=" in link
     with pytest.raises(NotFound):
         checkpoint_url("train_1_aa:none.ckpt")
-    with pytest.raises(BadUsage, match="takes a number above 0"):
+    with pytest.raises(BadUsage, match=r"takes a number from 0\.001"):
         checkpoint_url("train_1_aa", 0)
 
 

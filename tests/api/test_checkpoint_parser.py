@@ -154,6 +154,48 @@ def test_no_text_of_an_address_shows_its_signature(web: FileServer, project: Pat
     assert SECRET.encode() not in unfetched + fetched
 
 
+def test_blanks_around_an_address_do_not_bring_its_signature_to_light(web: FileServer, project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(project)
+    web.put("/best.ckpt", b"best")
+    given = CheckpointParser(f" {web('/best.ckpt', SECRET)}\n")
+    assert (given.is_url, str(given), SECRET.encode() in pickle.dumps(given)) == (True, web("/best.ckpt"), False)
+    assert Path(given).read_text() == "best"
+
+
+@pytest.mark.parametrize("text", ["https:/h.example/x.ckpt?{}", "https//h.example/x.ckpt?{}", "s3://bucket/x.ckpt?{}", "https%3A//h.example/x.ckpt?{}"])
+def test_what_is_nearly_an_address_is_refused_without_its_text(text: str) -> None:
+    with pytest.raises(ValueError, match="looks like an address") as caught:
+        CheckpointParser(text.format(SECRET))
+    assert "h.example" not in str(caught.value)
+    assert SECRET not in f"{caught.value}{caught.value.__cause__}"
+
+
+def test_a_run_with_a_signature_behind_it_shows_none() -> None:
+    given = CheckpointParser(f"train_1_aa:best.ckpt?{SECRET}")
+    assert (given.is_aml_run_id, "zZtop5ecret" in repr(given), b"zZtop5ecret" in pickle.dumps(given)) == (True, False, False)
+
+
+@pytest.mark.parametrize(
+    ("choice", "said"),
+    [
+        ({"select": "bst"}, "no checkpoint to select by 'bst'"),
+        ({"goal": "up"}, "no goal 'up'"),
+        ({"metric": " "}, "^metric got an empty value"),
+        ({"metric": "loss", "select": "last"}, "^metric and goal choose the best checkpoint"),
+    ],
+)
+def test_a_choice_that_there_is_not_is_an_error_of_the_text_in_pythons_words(choice: dict[str, str], said: str) -> None:
+    with pytest.raises(ValueError, match=said) as caught:
+        CheckpointParser("train_1_aa", **choice)
+    assert (isinstance(caught.value, argparse.ArgumentTypeError), "--" in str(caught.value)) == (True, False)
+
+
+def test_hi_mls_texts_and_older_name(local_runs: RecordedRuns, tmp_path: Path) -> None:
+    for text in (CheckpointParser.DOC, CheckpointParser.INFO_MESSAGE):
+        assert CheckpointParser.AML_RUN_ID_FORMAT in text
+    assert CheckpointParser("train_1_aa").get_path(tmp_path) == tmp_path / "train_1_aa" / "last.ckpt"
+
+
 SPAWNING = """
 import multiprocessing, sys
 from himl_cli import checkpoint

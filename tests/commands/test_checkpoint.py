@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from threading import Event
 
 import pytest
 
@@ -82,6 +83,7 @@ def test_json_says_what_was_chosen_and_why(himl: Himl) -> None:
         "names": [f"{HERE}/{name}"],
         "size": 3,
         "md5": "b8a9f715dbb64fd5c56e7783c6820a61",
+        "verified": True,
         "epoch": 2,
         "metric": "val_loss",
         "value": 0.1,
@@ -95,6 +97,12 @@ def test_json_says_what_was_chosen_and_why(himl: Himl) -> None:
         (("lost/last.ckpt",), 3, "There is no file 'lost/last.ckpt'."),
         (("last.ckpt",), 3, "There is no file 'last.ckpt'."),
         (("",), 2, "The checkpoint's source is empty."),
+        (("~nosuchuser/last.ckpt",), 3, "There is no file '~nosuchuser/last.ckpt'."),
+        (("s3://bucket/last.ckpt",), 2, "an address that cannot be read"),
+        (("most_recent_run.txt/",), 3, "'most_recent_run.txt/' is a file, and no folder."),
+        ((RUN, "--output_dir", ""), 2, "--output_dir got an empty value."),
+        ((RUN, "--output_dir", "~nosuchuser/x"), 3, "There is no folder '~nosuchuser/x'"),
+        ((f"{RUN}:/",), 2, "names no file or folder of the run."),
         (("nothing",), 3, "No run 'nothing'"),
         ((f"{RUN}:nothing.ckpt",), 3, f"Run '{RUN}' has no 'nothing.ckpt'."),
         ((RUN, "--select", "epoch=3"), 3, "Epochs in names: 1, 2."),
@@ -137,6 +145,9 @@ def test_an_address_is_fetched_once_and_its_secret_is_kept_nowhere(himl: Himl, p
     asked = len(web.seen)
     again = himl.ok("checkpoint", "fetch", f"{address}?sv=1&sig=hush2", "--json")
     assert (again.json()["status"], again.json()["address"], len(web.seen)) == ("complete", address, asked + 1)
+    assert again.json()["verified"] is None, "nothing came"
+    anew = himl.ok("checkpoint", "fetch", f"{address}?sv=1&sig=hush2", "--json", "--output_dir", "anew")
+    assert anew.json()["verified"] is False, "the server told no MD5"
     kept = b"".join(file.read_bytes() for file in project.parent.rglob("*") if file.is_file())
     assert "hush" not in first.stderr + again.stderr + again.stdout
     assert b"hush" not in kept
@@ -164,21 +175,26 @@ def test_ranks_fail_alike(himl: Himl) -> None:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="NEEDS POSIX signals")
-def test_ctrl_c_exits_with_130_and_the_next_call_goes_on(himl: Himl, recorded: RecordedRuns, project: Path) -> None:
-    size = 300 << 20
-    recorded.add("large_4_dd", files={f"{HERE}/last.ckpt": "first"})
-    os.truncate(project / ".himl/runs/large_4_dd/code" / HERE / "last.ckpt", size)
-    folder = project / "checkpoints/large_4_dd"
-    process = himl.start("checkpoint", "fetch", "large_4_dd")
+def test_ctrl_c_exits_with_130_and_the_next_call_goes_on(himl: Himl, web: FileServer, project: Path) -> None:
+    """In the midst of a file, whose server sends the first part and keeps the others back."""
+    body, go_on = os.urandom(36 << 20), Event()
+    web.put("/large.ckpt", body)
+    web.before = lambda asked: None if len(web.ranges) < 2 else _waited(go_on)
+    process = himl.start("checkpoint", "fetch", web("/large.ckpt"))
     deadline = time.monotonic() + 30
-    while not (folder / ".last.ckpt.himl-part").exists() and time.monotonic() < deadline:
+    while len(web.ranges) < 2 and time.monotonic() < deadline:
         time.sleep(0.005)
     process.send_signal(signal.SIGINT)
     out, said = process.communicate(timeout=30)
     assert (process.returncode, out, b"Interrupted" in said) == (130, b"", True), said
-    assert not (folder / "last.ckpt").exists()
-    assert himl.ok("checkpoint", "fetch", "large_4_dd").stdout == f"{Path('checkpoints/large_4_dd/last.ckpt')}\n"
-    assert (folder / "last.ckpt").stat().st_size == size
+    assert [path.name for path in (project / "checkpoints").glob("[!.]*")] == []
+    go_on.set()
+    assert himl.ok("checkpoint", "fetch", web("/large.ckpt")).stdout == f"{Path('checkpoints/large.ckpt')}\n"
+    assert (project / "checkpoints/large.ckpt").read_bytes() == body
+
+
+def _waited(event: Event) -> None:
+    event.wait(60)
 
 
 @pytest.fixture
@@ -190,14 +206,15 @@ def seeded(azure_environment: StagedWorkspace, project: Path) -> StagedWorkspace
 
 
 @pytest.mark.usefixtures("seeded")
-def test_the_second_time_costs_finding_the_run_and_one_listing(himl: Himl, stage: Stage, project: Path) -> None:
+def test_the_second_time_costs_finding_the_run_and_listing_where_checkpoints_are(himl: Himl, stage: Stage, project: Path) -> None:
     assert himl.ok("checkpoint", "fetch", RUN).stdout == f"{LAST}\n"
-    for source in (RUN, f"{RUN}:last.ckpt"):
+    for source, listings in ((RUN, 2), (f"{RUN}:last.ckpt", 1)):
         stage.log.clear()
         assert himl.ok("checkpoint", "fetch", source).stdout == f"{LAST}\n"
         asked = [str(seen) for seen in stage.log.find("")]
-        assert sum("comp=list" in line for line in asked) == 1, asked
-        assert (len(asked), sum(f"/runs/{RUN} " in line for line in asked)) == (2, 1), asked
+        assert all("checkpoints" in line or "retry_" in line for line in asked if "comp=list" in line), asked
+        assert sum("comp=list" in line for line in asked) == listings, asked
+        assert (len(asked), sum(f"/runs/{RUN} " in line for line in asked)) == (listings + 1, 1), asked
     assert (project / LAST).read_bytes() == b"last" * 1000
 
 

@@ -128,7 +128,7 @@ def test_a_file_at_an_address_comes_once_and_its_secret_is_kept_nowhere(himl: Hi
     first = himl("submit", "look.py", "-v", "--checkpoint", f"{address}?{SECRET}")
     assert first.stdout == "['last.pt'] last.pt weights\n"
     asked = len(web.seen)
-    run = himl.ok("submit", "look.py", "-q", "--checkpoint", f"{address}?sig=renewed").stdout.strip()
+    run = himl.ok("submit", "look.py", "-q", "--checkpoint", f"{address}?{SECRET.replace('hush2', 'renewed')}").stdout.strip()
     assert len(web.seen) == asked + 1
     assert himl.ok("runs", "show", run, "--json").json()["tags"][FROM_RUN] == address
     assert f"Began with    {address}\n" in himl.ok("runs", "show", run).stdout

@@ -40,15 +40,17 @@ def submitted(azure: StagedWorkspace, run_id: str) -> tuple[str, str]:
     return job["inputs"][INPUT]["uri"], job["command"]
 
 
-@pytest.mark.parametrize(("source", "path"), [
-    ("early", "outputs/checkpoints/last.ckpt"),
-    ("early:outputs/checkpoints/", "outputs/checkpoints/"),
+@pytest.mark.parametrize(("source", "path", "brings"), [
+    ("early", "outputs/checkpoints/last.ckpt", "outputs/checkpoints/last.ckpt"),
+    ("early:outputs/checkpoints/", "outputs/checkpoints/", "find . -type f"),
 ])  # fmt: skip
-def test_a_run_of_the_workspace_is_read_where_it_lies(himl: Himl, azure: StagedWorkspace, stage: Stage, early: str, source: str, path: str) -> None:
+def test_a_run_of_the_workspace_is_read_where_it_lies(
+    himl: Himl, azure: StagedWorkspace, stage: Stage, early: str, source: str, path: str, brings: str
+) -> None:
     run_id = himl.ok(*SUBMIT, "--checkpoint", source).stdout.strip()
     uri, command = submitted(azure, run_id)
     assert uri.rstrip("/").endswith(f"/workspaceartifactstore/paths/ExperimentRun/{azure.state.runs[early].data_container_id}/outputs/checkpoints")
-    assert "outputs/checkpoints/last.ckpt" in command
+    assert brings in command
     assert azure.state.runs[run_id].tags[FROM_RUN] == f"early:{path}"
     assert moved(stage) == []
 

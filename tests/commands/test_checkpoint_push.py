@@ -184,3 +184,10 @@ def test_where_the_end_cannot_be_told_that_is_said(himl: Himl, project: Path, az
     azure.stage.faults.add(Status(403, code="AuthorizationFailed"), r"POST .*/events$", skip=1, times=None)
     outcome = himl("checkpoint", "push", "last.ckpt", "--from", kept)
     assert (outcome.code, "could not be ended: it may go on as Running" in outcome.stderr) == (4, True), outcome.stderr
+
+
+def test_an_unset_shell_variable_is_no_file(himl: Himl, made: str) -> None:
+    for files in ([""], ["make.py", " "]):
+        outcome = himl("checkpoint", "push", *files, "--from", made)
+        assert (outcome.code, "FILE got an empty value." in outcome.stderr) == (2, True), outcome.stderr
+    assert run_ids(himl) == [made]

@@ -31,7 +31,9 @@ def himl(started_himl: Himl) -> Himl:
     return started_himl
 
 
-@pytest.mark.parametrize("command", [[], ["submit"], ["runs", "list"], ["tb"], ["download"], ["doctor"], ["workspace", "show"], ["init"]])
+@pytest.mark.parametrize(
+    "command", [[], ["submit"], ["runs", "list"], ["tb"], ["checkpoint", "fetch"], ["download"], ["doctor"], ["workspace", "show"], ["init"]]
+)
 def test_help_loads_nothing_heavy(command: list[str]) -> None:
     done = subprocess.run([sys.executable, "-c", ASK.format(heavy=HEAVY), *command, "--help"], capture_output=True, text=True)
     assert done.stderr.strip() == "LOADED []"
@@ -52,7 +54,8 @@ def test_h_is_help(himl: Himl) -> None:
 
 
 EVERY = ["submit", "tb", "download", "doctor", "workspace show", "init"]
-EVERY += [f"runs {verb}" for verb in ("list", "show", "logs", "cancel", "tag", "delete")] + [f"datastore {verb}" for verb in ("upload", "download", "list")]
+EVERY += [f"runs {verb}" for verb in ("list", "show", "logs", "cancel", "tag", "delete")]
+EVERY += [f"checkpoint {verb}" for verb in ("fetch", "push", "url")] + [f"datastore {verb}" for verb in ("upload", "download", "list")]
 
 
 @pytest.mark.parametrize("command", EVERY)

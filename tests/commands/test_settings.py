@@ -154,6 +154,13 @@ def test_every_option_can_be_set_in_a_file_and_by_a_variable(himl: Himl, project
     assert {name: rows[name]["source"] for name in values} == {name: f"HIML_SUBMIT_{name.upper()}" for name in values}
 
 
+@pytest.mark.parametrize(("file", "code"), [("himl.toml", 2), ("himl.private.toml", 0)])
+def test_a_link_that_may_be_signed_belongs_in_the_private_file(himl: Himl, project: Path, file: str, code: int) -> None:
+    write_files(project, {file: '[submit]\ncheckpoint = "https://example.org/a.ckpt?sig=hush"\n'})
+    outcome = himl("submit", "train.py", "--show_settings")
+    assert (outcome.code, "It belongs in himl.private.toml" in outcome.stderr, "hush" in outcome.stderr + outcome.stdout) == (code, code == 2, False)
+
+
 def test_a_variable_of_no_option_is_refused_with_the_nearest(himl: Himl) -> None:
     outcome = himl("submit", "train.py", env={"HIML_SUBMIT_CLUSTR": "gpu"})
     assert (outcome.code, outcome.stderr.splitlines()) == (

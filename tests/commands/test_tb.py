@@ -233,7 +233,7 @@ def test_sync_only_fetches_once_and_prints_where(himl: Himl, seeded: StagedWorks
 
 def test_copies_go_to_the_cache_unless_said_otherwise(himl: Himl, seeded: StagedWorkspace, project: Path, tmp_path: Path) -> None:
     folder = Path(himl.ok("tb", "train_1_aa", "--sync_only", "-q").stdout.strip())
-    assert (folder.name, (folder / NAME).read_bytes()) == ("Done-train_1_aa", LONG)
+    assert (folder.name, (folder / NAME).read_bytes()) == ("train_1_aa", LONG)
     assert tmp_path / "home" in folder.parents
     assert [path.name for path in project.iterdir()] == ["config.json"]
 
@@ -254,7 +254,16 @@ def test_a_service_that_fails_is_exit_5_and_what_came_is_told(himl: Himl, seeded
 
 
 @pytest.mark.parametrize(
-    "options", [("--refresh", "0"), ("--port", "65536"), ("--host", " "), ("--host", "no.such.host.invalid"), ("--run_logs_dir", "train.py")]
+    "options",
+    [
+        ("--refresh", "0"),
+        ("--port", "65536"),
+        ("--host", " "),
+        ("--host", "no.such.host.invalid"),
+        ("--run_logs_dir", "train.py"),
+        ("--run_logs_dir", ""),
+        ("--log_dir", "../x"),
+    ],
 )
 def test_what_cannot_be_is_exit_2(himl: Himl, project: Path, options: tuple[str, ...]) -> None:
     RecordedRuns(project).add("train_1_aa", files={f"logs/{NAME}": LONG})

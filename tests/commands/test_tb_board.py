@@ -11,11 +11,12 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from http.client import HTTPException
 from pathlib import Path
 
 import pytest
 
-from tests.boards import is_closed, serving, until
+from tests.boards import DIRECT, is_closed, serving, until
 from tests.event_files import NAME, event_bytes
 from tests.leftovers import MARK, processes_marked
 from tests.recorded_runs import RecordedRuns
@@ -70,6 +71,29 @@ def test_a_tensorboard_that_dies_is_one_clear_error(himl: Himl, tmp_path: Path, 
         said = re.fullmatch(r"Ctrl-C ends it\.\nerror: TensorBoard was ended by SIGKILL: .*\nhint: .*\n", board.talk)
         assert said, board.talk
     assert left_in(tmp_path) == []
+
+
+def test_a_data_server_that_dies_is_started_again_at_the_same_port(himl: Himl, tmp_path: Path, mark: str) -> None:
+    """It has all that was read in memory: it is what is killed first where that runs out."""
+    if not Path("/proc").is_dir():
+        pytest.skip("finds the data server by /proc")
+    with serving(himl, tmp_path, RUN) as board:
+        board.shows(RUN, VALUES)
+        board.says(LAST)
+        for server in (line for line in processes_marked(mark, patience=0) if "tensorboard_data_server/bin" in line):
+            os.kill(int(server.split()[0]), signal.SIGKILL)
+        board.says("TensorBoard's data server ended: TensorBoard is started again.")
+        until(lambda: answers(board.url), "it answers")
+        board.shows(RUN, VALUES)
+        assert board.end() == 0
+
+
+def answers(url: str) -> bool:
+    try:
+        with DIRECT.open(f"{url}data/runs", timeout=5) as answer:
+            return bool(answer.status == 200)
+    except (OSError, HTTPException):
+        return False
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from himl_cli.core.checkpoints import FetchedCheckpoint
-from himl_cli.core.errors import BadUsage, NotFound, TransferIncomplete
+from himl_cli.core.errors import BadUsage, IntegrityFailed, NotFound, TransferIncomplete
 from himl_cli.core.events import Event, Notice
 from himl_cli.core.sweeps import BEST_TRIAL, MANY
 from himl_cli.services.checkpoints.choosing import choice_of
@@ -31,8 +31,8 @@ RUNS: Mapping[str, Mapping[str, bytes]] = {
         f"{HERE}/last.ckpt": b"the first try",
         f"{HERE}/same/epoch=7.ckpt": b"seven",
         f"{HERE}/epoch=7-v2.ckpt": b"seven",
-        f"{HERE}/epoch=8-step=1.ckpt": b"8",
-        f"{HERE}/epoch=8-step=2.ckpt": b"9",
+        f"{HERE}/epoch=8-step=81.ckpt": b"8",
+        f"{HERE}/epoch=8-step=82.ckpt": b"9",
         f"{RETRY}/last.ckpt": b"the second try",
     },
     "sharded_1_aa": {f"{HERE}/last.ckpt/latest": b"1", f"{HERE}/last.ckpt/1/model.pt": WEIGHTS, f"{HERE}/last.ckptx": b"", "outputs/log.csv": b"a"},
@@ -119,7 +119,7 @@ def test_one_content_is_no_ambiguity_and_two_are(place: Place) -> None:
     assert place.fetch("train_1_aa", "epoch=7").path.read_bytes() == b"seven"
     with pytest.raises(BadUsage, match="2 checkpoints of epoch 8") as caught:
         place.fetch("train_1_aa", "epoch=8")
-    assert caught.value.hint == "Name one: train_1_aa:epoch=8-step=1.ckpt, train_1_aa:epoch=8-step=2.ckpt"
+    assert caught.value.hint == "Name one: train_1_aa:epoch=8-step=81.ckpt, train_1_aa:epoch=8-step=82.ckpt"
 
 
 def test_a_checkpoint_that_is_a_folder_comes_whole_and_alone(place: Place) -> None:
@@ -167,9 +167,27 @@ def test_a_path_here_is_given_back_as_it_is(place: Place) -> None:
     assert (found.shown, found.status, found.size) == ("train_1_aa", "local", 19)
 
 
-def test_a_checkpoint_that_was_cut_off_when_it_was_written_is_said(place: Place) -> None:
+def test_a_checkpoint_that_was_cut_off_when_it_was_written_is_an_error_and_stays(place: Place) -> None:
+    for _ in range(2):
+        with pytest.raises(IntegrityFailed, match="is as it lies in the run, but was not written to its end"):
+            place.fetch("sharded_1_aa:last.ckptx")
+    assert (place.folder / "checkpoints/sharded_1_aa/last.ckptx").read_bytes() == b""
+    write_files(place.folder, {"half.pt": b"PK\x03\x04 no more", "none.ckpt": ""})
+    for name in ("half.pt", "none.ckpt"):
+        with pytest.raises(IntegrityFailed, match=f"'{name}' was not written to its end"):
+            place.fetch(name)
+
+
+def test_a_path_in_a_run_may_be_written_as_paths_are(place: Place) -> None:
+    for path in ("./last.ckpt", "outputs//checkpoints/./last.ckpt", "outputs\\checkpoints\\last.ckpt"):
+        assert place.fetch(f"train_1_aa:{path}").path.read_bytes() == b"the first try"
+
+
+def test_files_of_a_fetched_folder_that_the_run_does_not_have_are_named(place: Place) -> None:
     said: list[Event] = []
-    write_files(place.folder, {})
-    request = CheckpointRequest("sharded_1_aa:last.ckptx", root=place.folder)
-    fetch_checkpoint(request, lambda: place.workspace, no_address, place.folder, notify=said.append)
-    assert any(isinstance(event, Notice) and "was not written to its end" in event.text for event in said)
+    request = CheckpointRequest("sharded_1_aa:last.ckpt/", root=place.folder)
+    for _ in range(2):
+        fetched = fetch_checkpoint(request, lambda: place.workspace, no_address, place.folder, notify=said.append)
+        assert ([event.text for event in said if isinstance(event, Notice) and "any more" in event.text] == []) == (not (fetched.path / "old").exists())
+        write_files(fetched.path, {"old/model.pt": "of an earlier save"})
+    assert any(isinstance(event, Notice) and event.text.endswith("(any more): old/model.pt.") for event in said), said

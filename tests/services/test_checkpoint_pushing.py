@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import hashlib
+import sys
 from pathlib import Path
 
 import pytest
 
-from himl_cli.core.errors import BadUsage, HimlError, NotFound, RunNotFound
+from himl_cli.core.errors import BadUsage, HimlError, NotFound, RunNotFound, ServiceFailed
 from himl_cli.core.events import Notice
-from himl_cli.core.logged import NewRun
-from himl_cli.core.runs import RunQuery, RunStatus
+from himl_cli.core.logged import NewRun, RunEnd
+from himl_cli.core.runs import Run, RunQuery, RunStatus
 from himl_cli.services.checkpoints.pushing import PushRequest, push_checkpoints
+from himl_cli.services.checkpoints.sources import find_here
+from himl_cli.workspaces.local.workspace import LocalWorkspace
 from tests.both_workspaces import Seed, azure, local
 from tests.recorded_runs import RecordedRuns
 from tests.running import write_files
@@ -41,6 +44,8 @@ def wanted(*files: str, source: str = RUN, **more: str) -> PushRequest:
     (["a/last.ckpt", "b/last.ckpt"], BadUsage, "would both be 'outputs/checkpoints/last.ckpt'"),
     (["a", f"checkpoints/{RUN}"], BadUsage, "would both be 'outputs/checkpoints/last.ckpt'"),
     ([], BadUsage, "Nothing is named"),
+    (["~nosuchuser/last.ckpt"], NotFound, "There is no file '~nosuchuser/last.ckpt'"),
+    (["."], BadUsage, "'.' is the folder of a project, and no checkpoint."),
 ])  # fmt: skip
 def test_what_cannot_be_pushed_is_refused_before_a_run_is_made(runs: RecordedRuns, project: Path, files: list[str], kind: type[HimlError], words: str) -> None:
     write_files(project, {"a/last.ckpt": "a", "b/last.ckpt": "b", "empty.ckpt": "", "half.pt": b"PK\x03\x04 no more", f"checkpoints/{RUN}/last.ckpt": "c"})
@@ -91,3 +96,35 @@ def test_what_is_as_it_was_is_named_and_pushed_all_the_same(request: pytest.Fixt
     texts = {"last.ckpt": b"new", "more.ckpt": b"other size", "part/weights.pt": b"old"}
     assert stored == {f"outputs/checkpoints/{name}": hashlib.md5(text).digest() for name, text in texts.items()}
     assert (then.run.status, then.run.tags["himl.checkpoint_from"], then.start) == (RunStatus.completed, first.run.id, then.run.id)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="NEEDS symbolic links")
+def test_of_a_folder_hidden_files_and_secrets_stay_here_and_links_out_of_it_are_refused(runs: RecordedRuns, project: Path) -> None:
+    write_files(project, {
+        "new/last.ckpt": "new", "new/deep/himl.private.toml": "secret", "new/prod.env": "secret", "new/deep/.git/config": "secret", "new/.cache": "x",
+        "new/.himl-transfer.db": "x", "new/dcp/.metadata": "of torch.distributed.checkpoint", "secret.txt": "secret",
+    })  # fmt: skip
+    (project / "new/deep/link.ckpt").symlink_to(project / "new/last.ckpt")
+    pushed = push_checkpoints(wanted("new"), runs.workspace, project)
+    assert sorted(pushed.names) == [f"outputs/checkpoints/{name}" for name in ("dcp/.metadata", "deep/link.ckpt", "last.ckpt")]
+    assert sorted(find_here("new", project).by_place) == sorted(pushed.names)
+    (project / "new/deep/out.ckpt").symlink_to(project / "secret.txt")
+    for act in (lambda: push_checkpoints(wanted("new"), runs.workspace, project), lambda: find_here("new", project)):
+        with pytest.raises(BadUsage, match=r"out\.ckpt' is reached by a link that leads out of 'new'"):
+            act()
+
+
+class Unended(LocalWorkspace):
+    """A workspace whose service is away once the files are stored."""
+
+    def end_run(self, run_id: str, end: RunEnd) -> Run:
+        raise ServiceFailed("The service is away.", hint="Try again later.")
+
+
+def test_a_run_that_has_all_files_and_could_not_be_ended_is_named(runs: RecordedRuns, project: Path) -> None:
+    write_files(project, {"last.ckpt": "new"})
+    with pytest.raises(ServiceFailed) as caught:
+        push_checkpoints(wanted("last.ckpt"), Unended(project / ".himl"), project)
+    (made,) = [run for run in runs.workspace.runs(RunQuery()) if run.id != RUN]
+    assert str(caught.value).startswith(f"All files are in run '{made.id}', which could not be ended")
+    assert caught.value.hint == "Try again later. Jobs can start from it as it is."

@@ -26,6 +26,10 @@ from himl_cli.services.checkpoints.telling import read_name, same_metric
         ("checkpoint_epoch12_step800.pth", 12, 800, {}),
         ("lightning_logs/version_0/checkpoints/epoch=1-step=20.ckpt", 1, 20, {}),
         ("epoch=2-lr=high.ckpt", 2, None, {}),
+        ("epoch=5 (val_loss=0.05).ckpt", 5, None, {"val_loss": 0.05}),
+        ("best-val_loss=0.30.ckpt", None, None, {"val_loss": 0.3}),
+        ("model-epoch=1-val/acc=0.5.ckpt", 1, None, {"val/acc": 0.5}),
+        ("resnet-val_loss=0.30.ckpt", None, None, {"resnet-val_loss": 0.3}),
         ("last.ckpt", None, None, {}),
         ("timesteps_5.ckpt", None, None, {}),
     ],
@@ -83,6 +87,9 @@ def test_one_metric_spelled_for_a_file_name() -> None:
         ("F1", "maximize"),
         ("valAUC", "maximize"),
         ("mean_dice", "maximize"),
+        ("val_mAP", "maximize"),
+        ("mAP50", "maximize"),
+        ("mIoU", "maximize"),
     ],
 )
 def test_well_known_goals(metric: str, goal: str) -> None:
@@ -90,7 +97,9 @@ def test_well_known_goals(metric: str, goal: str) -> None:
     assert goal_of(metric, "maximize") == "maximize"
 
 
-@pytest.mark.parametrize("metric", ["score", "closs", "accident", "val", "interruptions"])
+@pytest.mark.parametrize(
+    "metric", ["score", "closs", "accident", "neg_log_loss", "val_neg_rmse", "inverseLoss", "error_free_rate", "loss_scale", "interruptions"]
+)
 def test_the_goal_of_other_metrics_is_asked_for(metric: str) -> None:
     with pytest.raises(BadUsage, match=metric) as caught:
         goal_of(metric, None)

@@ -104,7 +104,7 @@ def test_another_file_of_the_same_name_is_kept_under_a_new_one(azure: StagedWork
     feed.look()
     put(azure, f"logs/{NAME}", other)
     feed.look()
-    second = tmp_path / RUN / f"{NAME}.v2"
+    second = tmp_path / RUN / f"{NAME}.himl2"
     assert ([file.path for file in feed.files], second.read_bytes(), (tmp_path / RUN / NAME).read_bytes()) == ([second], other, SHORT)
     again = feed_of(workspace, tmp_path)
     assert [(file.name, file.path) for file in again.files] == [(second.name, second)], "what is shown before the first look"
@@ -136,7 +136,7 @@ def test_two_himl_that_copy_the_same_run_do_each_other_no_harm(azure: StagedWork
     put(azure, f"logs/{NAME}", event_bytes([9.0]))
     for feed in (one, other, one, other):
         feed.look()
-    assert sorted(path.name for path in (tmp_path / RUN).iterdir()) == [NAME, f"{NAME}.v2"]
+    assert sorted(path.name for path in (tmp_path / RUN).iterdir()) == [NAME, f"{NAME}.himl2"]
 
 
 def test_a_file_that_changes_at_each_look_is_looked_at_again_in_the_next_round(azure: StagedWorkspace, workspace: AzureWorkspace, tmp_path: Path) -> None:

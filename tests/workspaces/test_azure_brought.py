@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
 
 from himl_cli.workspaces.azure.jobs.brought import bringing
+from tests.running import write_files
 
 PLACE = "outputs/checkpoints/it's a file.ckpt"
 
@@ -17,10 +19,20 @@ PLACE = "outputs/checkpoints/it's a file.ckpt"
 @pytest.fixture
 def node(tmp_path: Path, require_program: Callable[[str], str]) -> Callable[..., subprocess.Popen[str]]:
     """Starts the command in a job's folder, the input being the folder `input` beside it."""
-    bash, work = require_program("bash"), tmp_path / "work"
+    return node_of(tmp_path, require_program("bash"), {PLACE: "${{inputs.himl_checkpoint}}/my $weights.ckpt"})
+
+
+@pytest.fixture
+def folder_node(tmp_path: Path, require_program: Callable[[str], str]) -> Callable[..., subprocess.Popen[str]]:
+    """The same for all files of the input."""
+    return node_of(tmp_path, require_program("bash"), {"outputs/check points/": "${{inputs.himl_checkpoint}}/"})
+
+
+def node_of(tmp_path: Path, bash: str, brought: Mapping[str, str]) -> Callable[..., subprocess.Popen[str]]:
+    work = tmp_path / "work"
     work.mkdir()
     (tmp_path / "input").mkdir()
-    command = bringing({PLACE: "${{inputs.himl_checkpoint}}/my $weights.ckpt"}).replace("${{inputs.himl_checkpoint}}", (tmp_path / "input").as_posix())
+    command = bringing(brought).replace("${{inputs.himl_checkpoint}}", (tmp_path / "input").as_posix())
 
     def start(**variables: str) -> subprocess.Popen[str]:
         env = {name: value for name, value in os.environ.items() if "RANK" not in name} | variables
@@ -58,6 +70,29 @@ def test_a_copy_that_fails_ends_the_job_with_a_word(node: Callable[..., subproce
     out, err = rank.communicate()
     assert (rank.returncode, out) == (1, "")
     assert err.endswith(f"himl: cannot bring {PLACE}.\n")
+
+
+def test_all_files_of_a_folder_are_brought_by_one_command_and_those_of_another_try_stay(
+    folder_node: Callable[..., subprocess.Popen[str]], tmp_path: Path
+) -> None:
+    names = [*(f"deep/shard {number}.pt" for number in range(30)), "it's $HOME.ckpt", ".metadata", "last.ckpt"]
+    write_files(tmp_path / "input", dict.fromkeys(names, "weights"))
+    write_files(tmp_path / "work/outputs/check points", {"last.ckpt": "reached"})
+    ranks = [folder_node(LOCAL_RANK=str(number)) for number in (1, 0)]
+    assert [rank.communicate() for rank in ranks] == [("begun\n", "")] * 2
+    place = tmp_path / "work/outputs/check points"
+    there = {path.relative_to(place).as_posix(): path.read_text() for path in place.rglob("*") if path.is_file()}
+    assert there == dict.fromkeys(names, "weights") | {"last.ckpt": "reached"}
+
+
+def test_a_folder_that_cannot_be_read_or_copied_ends_the_job_with_a_word(folder_node: Callable[..., subprocess.Popen[str]], tmp_path: Path) -> None:
+    write_files(tmp_path, {"work/outputs/check points/deep": "a file where a folder is to be", "input/deep/a.pt": "weights"})
+    for _ in range(2):
+        rank = folder_node()
+        out, err = rank.communicate()
+        assert (rank.returncode, out) == (1, "")
+        assert err.endswith("himl: cannot bring outputs/check points/.\n")
+        shutil.rmtree(tmp_path / "input", ignore_errors=True)
 
 
 def test_a_job_without_such_files_has_nothing_in_front_of_its_command() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import gzip
 import hashlib
 import os
 from pathlib import Path
@@ -209,9 +210,35 @@ def test_addresses_that_are_not_read(address: str) -> None:
     assert "secret" not in str(caught.value)
 
 
+def test_a_port_that_there_is_not_is_named_as_the_reason() -> None:
+    with pytest.raises(BadUsage, match="its host or its port is none") as caught:
+        WebFile("https://ada:secret@example.org:99999/a.ckpt?sig=secret")
+    assert "secret" not in f"{caught.value}{caught.value.hint}"
+
+
 def test_a_web_page_is_no_checkpoint(web: FileServer, folder: Path) -> None:
     web.put("/blob/last.ckpt", b"<html>Sign in</html>", headers={"Content-Type": "text/html; charset=utf-8"})
     assert "shows a web page, and no file" in str(failure(web("/blob/last.ckpt"), folder))
+
+
+@pytest.mark.parametrize("ranges", [True, False])
+def test_bytes_that_are_compressed_for_the_way_are_refused(web: FileServer, folder: Path, ranges: bool) -> None:
+    web.put("/last.ckpt", gzip.compress(SMALL), ranges=ranges, headers={"Content-Encoding": "gzip"})
+    error = failure(web("/last.ckpt", SECRET), folder)
+    assert (type(error), f"sends {web('/last.ckpt')} compressed (gzip) only" in str(error)) == (ServiceFailed, True)
+
+
+def test_bytes_that_are_compressed_later_on_are_refused(web: FileServer, folder: Path) -> None:
+    web.put("/last.ckpt", MIDDLE)
+    web.before = lambda asked: web.files["/last.ckpt"].headers.update({"Content-Encoding": "br"} if asked.range != "bytes=0-0" else {})
+    assert "compressed (br) only" in str(failure(web("/last.ckpt"), folder))
+
+
+@pytest.mark.parametrize(("path", "told"), [("/last.ckpt", "identity"), ("/last.ckpt", "aws-chunked"), ("/last.tar.gz", "x-gzip")])
+def test_what_some_servers_call_an_encoding_is_none(web: FileServer, folder: Path, path: str, told: str) -> None:
+    web.put(path, SMALL, headers={"Content-Encoding": told})
+    brought(web(path), folder)
+    assert (folder / path[1:]).read_bytes() == SMALL
 
 
 def test_a_file_of_unknown_size_is_refused(web: FileServer, folder: Path) -> None:

@@ -8,11 +8,15 @@ from pathlib import Path
 
 from himl_cli.core.addresses import shown
 from himl_cli.core.checkpoints import FROM_RUN
+from himl_cli.core.errors import IntegrityFailed
 from himl_cli.core.events import Notice, Notify
 from himl_cli.services.checkpoints.cache import cache_folder
 from himl_cli.services.checkpoints.chosen_files import ChosenFiles
+from himl_cli.services.checkpoints.here import check_whole
 from himl_cli.services.checkpoints.sources import Checkpoint, find_checkpoint
+from himl_cli.services.checkpoints.whole import is_whole
 from himl_cli.services.submission.cluster_checks import shortened
+from himl_cli.services.transfer.disk import explained
 from himl_cli.services.transfer.download import download
 from himl_cli.services.transfer.requests import DownloadRequest
 from himl_cli.workspaces.base import BlobStore, Workspace
@@ -44,7 +48,10 @@ def bring_checkpoint(source: str, workspace: Workspace, cwd: Path, notify: Notif
 
 
 def bring_found(found: Checkpoint, workspace: Workspace, notify: Notify, open_address: OpenAddress) -> dict[str, str]:
-    """Paths here of the files that were found, by their place in a new job's working folder."""
+    """Paths here of the files that were found, by their place in a new job's working folder.
+
+    Raises BadUsage for a file here that no job could start from, IntegrityFailed for such a checkpoint of a run or at an address.
+    """
     if found.run is not None:
         files = workspace.run_files(found.run.id)
         return _downloaded(found, ChosenFiles(files, found.blobs), f"{files.origin} {found.run.id}", notify)
@@ -52,6 +59,11 @@ def bring_found(found: Checkpoint, workspace: Workspace, notify: Notify, open_ad
         file = open_address(found.address)
         (blob,) = (blob for page in file.list() for blob in page)
         return _downloaded(replace(found, names=[blob.name]), file, file.origin, notify)
+    try:
+        for name in found.names:
+            check_whole(Path(name), in_folder=bool(found.folder))
+    except OSError as err:
+        raise explained(err, f"Cannot read '{err.filename or found.inside}'") from err
     return dict(found.by_place)
 
 
@@ -77,4 +89,6 @@ def _downloaded(found: Checkpoint, files: BlobStore, key: str, notify: Notify) -
         problem = download(files, DownloadRequest(root, overwrite=True), notify).problem()
         if problem is not None:
             raise problem
+        if (found.is_one or not found.folder) and not is_whole(root / found.inside):
+            raise IntegrityFailed(f"'{found.inside}' was not written to its end, and is no checkpoint.", hint="Choose another one, or train on without it.")
         return {place: str(root / name) for place, name in found.by_place.items()}

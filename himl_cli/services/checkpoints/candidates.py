@@ -16,6 +16,9 @@ from himl_cli.workspaces.base import BlobStore
 _FOLDER_NAME = re.compile(r".+\.ckpt|(?:last|autosave|recovery(?:_(?:epoch=)?\d+)?)(?:-v\d+)?", re.IGNORECASE)
 """Folders that are one checkpoint, as DeepSpeed's and FSDP's are; others only sort files."""
 
+_EXPORT = re.compile(r"\.(onnx|pkl|pickle|joblib|npz|npy|h5|hdf5|keras|tflite|pb|mlmodel|engine|ts)$", re.IGNORECASE)
+_CHECKPOINT = re.compile(r"\.(ckpt|pt|pth|safetensors|bin)$", re.IGNORECASE)
+
 
 @dataclass(frozen=True, eq=False)
 class Candidate:
@@ -70,6 +73,12 @@ def is_recovery(candidate: Candidate) -> bool:
     return candidate.rank is not None and candidate.rank.kind is not Kind.last
 
 
+def without_exports(found: Sequence[Candidate]) -> list[Candidate]:
+    """*found* without what was exported beside checkpoints (`.onnx`, `.pkl`); where there is nothing else, these are the checkpoints."""
+    beside = any(_CHECKPOINT.search(one.name) for one in found)
+    return [one for one in found if one.is_folder or not beside or not _EXPORT.search(one.name)]
+
+
 def newest_of_each_name(found: Iterable[Candidate]) -> list[Candidate]:
     """Of those with one name (in several tries, in several versions) the newest."""
     newest: dict[str, Candidate] = {}
@@ -80,13 +89,28 @@ def newest_of_each_name(found: Iterable[Candidate]) -> list[Candidate]:
     return list(newest.values())
 
 
+def newest_try(found: Sequence[Candidate]) -> list[Candidate]:
+    """Those of *found* that the newest try among them wrote, in their order."""
+    newest = max((one.attempt for one in found), default=0)
+    return [one for one in found if one.attempt == newest]
+
+
 def have_one_content(found: Sequence[Candidate], files: BlobStore) -> bool:
     """Whether all of *found* are the same, byte for byte, as their sizes and MD5s say; False where that is not known."""
-    sizes = {tuple((_inside(one, blob), blob.size) for blob in one.blobs) for one in found}
-    if len(sizes) > 1:
+    if not have_one_size(found):
         return False
     digests = {tuple(blob.md5 or files.md5(blob) for blob in one.blobs) for one in found}
     return len(digests) == 1 and None not in digests.pop()
+
+
+def have_one_size(found: Sequence[Candidate]) -> bool:
+    """Whether all of *found* have files of the same names within them and the same sizes, which does not prove that they are the same."""
+    return len({tuple((_inside(one, blob), blob.size) for blob in one.blobs) for one in found}) == 1
+
+
+def have_md5s(found: Sequence[Candidate], files: BlobStore) -> bool:
+    """Whether the service has an MD5 of each file of *found* on record."""
+    return all(blob.md5 or files.md5(blob) for one in found for blob in one.blobs)
 
 
 def _inside(candidate: Candidate, blob: BlobInfo) -> str:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import Literal, cast
 
 from himl_cli.core.checkpoints import FROM_RUN, PUSHED, Choice, Goal
-from himl_cli.core.errors import BadUsage
+from himl_cli.core.errors import BadUsage, NotFound
 from himl_cli.core.runs import Metric, Run
-from himl_cli.services.checkpoints.candidates import Candidate, have_one_content, is_recovery, newest_of_each_name
+from himl_cli.services.checkpoints.candidates import Candidate, have_one_content, is_recovery, newest_of_each_name, newest_try, without_exports
 from himl_cli.services.checkpoints.names import FOLDER, LAST
 from himl_cli.services.checkpoints.refusals import ambiguous, nothing
 from himl_cli.workspaces.base import BlobStore
@@ -35,7 +35,7 @@ class Offer:
     run: Run
     files: BlobStore
     found: Sequence[Candidate]
-    names: Sequence[str]
+    names: Iterable[str]
     metrics: Callable[[], Sequence[Metric]]
 
 
@@ -69,6 +69,18 @@ def choose(offer: Offer, choice: Choice) -> Chosen:
     return best_of_offer(offer, choice)
 
 
+def choose_in_best_trial(offer: Offer, choice: Choice) -> Chosen:
+    """As `choose`, of a sweep's best trial: where no name says which of its checkpoints is the best, the last one, and that is told."""
+    try:
+        return choose(offer, choice)
+    except NotFound:
+        if choice.kind != "best" or choice.metric is not None:
+            raise
+    last = _last(offer)
+    told = "No name of its checkpoints says which is the best; its last one is taken."
+    return replace(last, why=f"{told} {last.why}".strip())
+
+
 def the_only(offer: Offer, found: Sequence[Candidate], what: str, hint: str = "") -> Candidate:
     """The one of *found*, or any of them where all have one content. Raises BadUsage naming them."""
     if len(found) > 1 and not have_one_content(found, offer.files):
@@ -87,15 +99,15 @@ def _last(offer: Offer) -> Chosen:
         usual = [one for one in alike if one.name.endswith(ENDING)] or alike
         return Chosen(the_only(offer, usual, "that may be the last"), why)
 
+    of_newest_try = newest_try(ranked)
     lasts = [one for one in ranked if not is_recovery(one)]
     if not lasts:
-        return first(ranked, f"Run '{offer.run.id}' has no {LAST}; its recovery checkpoint is taken.")
-    of_newer_try = [one for one in ranked if one.attempt > lasts[0].attempt]
-    if of_newer_try:
-        return first(of_newer_try, f"The newest try of run '{offer.run.id}' has no {LAST}; its recovery checkpoint is taken.")
+        return first(of_newest_try, f"Run '{offer.run.id}' has no {LAST}; its recovery checkpoint is taken.")
+    if of_newest_try[0].attempt > lasts[0].attempt:
+        return first(of_newest_try, f"The newest try of run '{offer.run.id}' has no {LAST}; its recovery checkpoint is taken.")
     later = [one for one in ranked if is_recovery(one) and _is_later(one, lasts[0])] if _may_be_brought(offer.run, lasts[0]) else []
     if later:
-        return first(later, f"Run '{offer.run.id}' began with its {LAST} and wrote recovery checkpoints later; the newest of them is taken.")
+        return first(newest_try(later), f"Run '{offer.run.id}' began with its {LAST} and wrote recovery checkpoints later; that of the highest epoch is taken.")
     return first(lasts)
 
 
@@ -109,13 +121,12 @@ def _is_later(one: Candidate, other: Candidate) -> bool:
 
 
 def _of_epoch(offer: Offer, epoch: int) -> Chosen:
-    fitting = [one for one in offer.found if one.told.epoch == epoch]
+    fitting = [one for one in without_exports(offer.found) if one.told.epoch == epoch]
     if not fitting:
         known = sorted({one.told.epoch for one in offer.found if one.told.epoch is not None})
         hint = f"Epochs in names: {_numbers(known)}." if known else ""
         raise nothing(offer.run, f"no checkpoint whose name says epoch {epoch}", offer.names, hint)
-    newest = max(one.attempt for one in fitting)
-    return Chosen(the_only(offer, newest_of_each_name(one for one in fitting if one.attempt == newest), f"of epoch {epoch}"))
+    return Chosen(the_only(offer, newest_of_each_name(newest_try(fitting)), f"of epoch {epoch}"))
 
 
 def _numbers(numbers: Sequence[int], most: int = 8) -> str:

@@ -4,23 +4,25 @@ from __future__ import annotations
 
 import json
 import posixpath
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
 from himl_cli.core.addresses import shown
 from himl_cli.core.checkpoints import Choice, FetchedCheckpoint
-from himl_cli.core.errors import BadUsage, NotFound
+from himl_cli.core.errors import BadUsage, IntegrityFailed, NotFound
 from himl_cli.core.events import Notice, Notify, ignore
+from himl_cli.core.file_tree import walk_files
 from himl_cli.core.runs import RunSelection
-from himl_cli.core.transfers import TransferResult
+from himl_cli.core.transfers import TransferResult, listed
 from himl_cli.services.checkpoints.chosen_files import ChosenFiles
+from himl_cli.services.checkpoints.here import path_of
 from himl_cli.services.checkpoints.names import FOLDER
 from himl_cli.services.checkpoints.sources import Checkpoint, Meant, checkpoint_of, find_here, find_meant, kind_of, meant_by
 from himl_cli.services.checkpoints.whole import is_whole
 from himl_cli.services.run_lookup import find_runs
-from himl_cli.services.transfer.disk import md5_of
+from himl_cli.services.transfer.disk import explained, md5_of
 from himl_cli.services.transfer.download import download
 from himl_cli.services.transfer.filters import Filters
 from himl_cli.services.transfer.names import safe_relative
@@ -29,6 +31,8 @@ from himl_cli.services.transfer.requests import WORKERS, DownloadRequest
 from himl_cli.workspaces.base import BlobStore, Workspace
 
 PLACE = "checkpoints"
+OF_OTHER_FOLDERS = ("outputs", "logs", "user_logs", "azureml-logs", "system_logs")
+"""What else of a run may have been fetched or downloaded to the folder of its checkpoints."""
 
 
 class Once(Protocol):
@@ -112,9 +116,22 @@ class _Work:
         if problem is not None:
             raise problem
         record = self._record(found, result)
-        if (found.is_one or not found.folder) and not is_whole(Path(record["shown"])):
-            self.notify(Notice(f"'{record['shown']}' is complete as the run kept it, but was not written to its end there: it may not load."))
+        if found.is_one or not found.folder:
+            where = f"at {found.address.partition('?')[0]}" if found.address else "in the run"
+            _check_whole(Path(record["shown"]), record["shown"], f"is as it lies {where}, but was not written to its end: it would not load.")
+        if found.folder:
+            self._name_others(Path(record["shown"]), {name[len(found.folder) :] for name in found.names})
         return replace(result, note=json.dumps(record))
+
+    def _name_others(self, folder: Path, names: Collection[str]) -> None:
+        """Tell which files the folder has that are not the run's: it kept fewer since they were fetched, or somebody put them there."""
+        try:
+            there = [found.name for found in walk_files(str(folder), skip_workspaces=True)]
+        except OSError as err:
+            raise explained(err, f"Cannot read '{err.filename or folder}'") from err
+        others = [name for name in there if name not in names and name.partition("/")[0] not in OF_OTHER_FOLDERS]
+        if others:
+            self.notify(Notice(f"'{folder}' also has what the run does not have there (any more): {listed(others)}."))
 
     def _record(self, found: Checkpoint, result: TransferResult) -> dict[str, Any]:
         """The fields of a FetchedCheckpoint that JSON can hold."""
@@ -134,9 +151,18 @@ class _Work:
 
 
 def _here(source: str, cwd: Path) -> FetchedCheckpoint:
-    files = find_here(source, cwd).names
+    found = find_here(source, cwd)
+    files = found.names
+    if found.is_one or not found.folder:
+        _check_whole(path_of(source, cwd), source, "was not written to its end: it would not load.")
     text = str(Path(source).expanduser()) if source.startswith("~") else source
     return FetchedCheckpoint(text, "local", files, sum(Path(file).stat().st_size for file in files))
+
+
+def _check_whole(path: Path, called: str, words: str) -> None:
+    """Raises IntegrityFailed."""
+    if not is_whole(path):
+        raise IntegrityFailed(f"'{called}' {words}", hint="Choose another one: --select, or RUN:FILE.")
 
 
 def _from_address(request: CheckpointRequest, address: str, file: BlobStore, once: Once, notify: Notify) -> FetchedCheckpoint:

@@ -13,13 +13,14 @@ from himl_cli.services.checkpoints.sources import Checkpoint, find_checkpoint, k
 from himl_cli.workspaces.abilities import JoinsWorkspaces, LinksFiles
 from himl_cli.workspaces.base import Workspace
 
-LONGEST_DAYS = 365.0
+SHORTEST_DAYS, LONGEST_DAYS = 0.001, 365.0
+"""The shortest is a minute and a half: nobody could use a link that is over sooner."""
 
 
 def check_days(days: float) -> None:
     """Raises BadUsage for what is no time that a link may live."""
-    if not 0 < days <= LONGEST_DAYS:
-        raise BadUsage(f"--expiry_days takes a number above 0, up to {LONGEST_DAYS:g}, got {days:g}.", hint="Parts of a day go, too: 0.5")
+    if not SHORTEST_DAYS <= days <= LONGEST_DAYS:
+        raise BadUsage(f"--expiry_days takes a number from {SHORTEST_DAYS:g} to {LONGEST_DAYS:g}, got {days:g}.", hint="Parts of a day go, too: 0.5")
 
 
 def check_is_of_run(source: str, cwd: Path) -> None:

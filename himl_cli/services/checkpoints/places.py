@@ -8,24 +8,23 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from himl_cli.core.errors import BadUsage, NotFound
-from himl_cli.core.file_tree import walk_files
+from himl_cli.services.checkpoints.here import check_whole, files_in, path_of
 from himl_cli.services.checkpoints.names import FOLDER
-from himl_cli.services.checkpoints.whole import is_whole
 from himl_cli.services.transfer.disk import explained
 
 OUTPUTS = "outputs/"
 
 
 def places_of(files: Sequence[Path], sources: Collection[str], has: Callable[[str], bool], cwd: Path) -> Mapping[str, Path]:
-    """The paths that *files* mean by their names in the new run. A folder stands for all files in it, a pattern for what matches.
+    """The paths that *files* mean by their names in the new run. A folder stands for the files in it (`here.files_in`), a pattern for what matches.
 
     They go below `outputs/checkpoints`. What lies below a folder that is called as a run of *sources* was laid there by `fetch` (or `download`), and
     keeps its name; *has* says whether the source run has a file. Raises NotFound for what is not there, DiskFailed, and BadUsage for a file that is
-    empty or was not written to its end, and for two files that would get one name.
+    empty or was not written to its end, for the folder of a project, and for two files that would get one name.
     """
     found: dict[str, Path] = {}
     for file in files:
-        for meant in _matching(cwd / file.expanduser(), file):
+        for meant in _matching(path_of(file, cwd), file):
             for place, path in _inside(meant, file):
                 name = _name(path, place, sources, has)
                 other = found.setdefault(name, path)
@@ -48,29 +47,18 @@ def _inside(path: Path, asked: Path) -> Iterator[tuple[str, Path]]:
     """The files that *path* means, each with its name from there. Raises NotFound, BadUsage, DiskFailed."""
     try:
         if path.is_file():
-            _check(path, may_be_empty=False)
+            check_whole(path)
             yield path.name, path
             return
         is_empty = True
-        for found in walk_files(str(path), skip_workspaces=True) if path.is_dir() else ():
+        for found in files_in(path, asked) if path.is_dir() else ():
             is_empty = False
-            _check(Path(found.path), may_be_empty=not Path(found.path).suffix)  # a mark, as programs leave them beside a checkpoint of many files
+            check_whole(Path(found.path), in_folder=True)
             yield found.name, Path(found.path)
     except OSError as err:
         raise explained(err, f"Cannot read '{err.filename or path}'") from err
     if is_empty:
         raise NotFound(f"There are no files in '{asked}'.")
-
-
-def _check(path: Path, *, may_be_empty: bool) -> None:
-    """Raises BadUsage for a file that no job could start from, OSError for one that cannot be read."""
-    with path.open("rb") as stream:
-        if not stream.read(1):
-            if may_be_empty:
-                return
-            raise BadUsage(f"'{path}' is empty, and no checkpoint.")
-    if not is_whole(path):
-        raise BadUsage(f"'{path}' was not written to its end, and is no checkpoint.")
 
 
 def _name(path: Path, place: str, sources: Collection[str], has: Callable[[str], bool]) -> str:

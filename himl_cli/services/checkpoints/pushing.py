@@ -147,10 +147,24 @@ def _filled(target: _Target, run: Run, files: Mapping[str, Path], notify: Notify
         raise Interrupted(f"Interrupted: run '{run.id}' has not all of the files, and {told}.", hint=AGAIN) from err
     problem = result.problem()
     if problem is None:
-        return target.end_run(run.id, RunEnd(RunStatus.completed))
+        return _completed(target, run)
     problem.hint = result.failed[0].hint if result.failed else ""
     _give_up(target, run, problem)
     raise problem
+
+
+def _completed(target: _Target, run: Run) -> Run:
+    """The run, ended. An error says that its files are all there."""
+    end = RunEnd(RunStatus.completed)
+    try:
+        return target.end_run(run.id, end)
+    except HimlError as err:
+        err.args = (f"All files are in run '{run.id}', which could not be ended and may go on as Running: {err}",)
+        err.hint = f"{err.hint} Jobs can start from it as it is.".strip()
+        raise
+    except KeyboardInterrupt as err:
+        take_time_to_end()
+        raise Interrupted(f"Interrupted: all files are in run '{run.id}', and it {_ended(target, run, end)}.", hint="Jobs can start from it.") from err
 
 
 def _start(run: Run, names: Sequence[str]) -> str:

@@ -9,23 +9,26 @@ from itertools import islice
 from pathlib import Path
 from typing import Literal
 
-from himl_cli.core.addresses import is_address
+from himl_cli.core.addresses import is_address, is_botched_address
 from himl_cli.core.blobs import BlobInfo
 from himl_cli.core.checkpoints import Choice
 from himl_cli.core.errors import BadUsage, NotFound, RunNotFound
 from himl_cli.core.runs import Run, RunSelection
 from himl_cli.services.checkpoints.candidates import candidates_of
-from himl_cli.services.checkpoints.choosing import Offer, choose
+from himl_cli.services.checkpoints.choosing import Offer, choose, choose_in_best_trial
+from himl_cli.services.checkpoints.here import files_in, path_of
 from himl_cli.services.checkpoints.names import FOLDER, LAST
 from himl_cli.services.checkpoints.refusals import nothing
 from himl_cli.services.checkpoints.swept import best_trial_of, explaining_parents
 from himl_cli.services.run_lookup import find_runs
 from himl_cli.services.studio_url import is_studio_url
+from himl_cli.services.transfer.disk import explained
 from himl_cli.workspaces.base import BlobStore, Workspace
 
 DRIVE = re.compile(r"[A-Za-z]:[\\/]")
 NO_RUN = re.compile(r"[./\\]")
 """What ids of runs do not have in them."""
+RETRIES = "outputs/retry_"
 NOTED = 10_000
 SHAPES = "A file, an https address, RUN, RUN:FILE, RUN:FOLDER/ and experiment:RUN are understood."
 
@@ -60,11 +63,15 @@ class Checkpoint:
         return f"{self.inside}/".startswith(f"{FOLDER}/")
 
     @property
+    def folder_place(self) -> str:
+        """Where the files of a folder go, without a slash at the end."""
+        return f"{FOLDER}/{_last_with_ending(self.folder.rstrip('/'))}" if self.is_one else FOLDER
+
+    @property
     def by_place(self) -> dict[str, str]:
         """The names by where the files go: what is one checkpoint is `outputs/checkpoints/last` with its own ending, files of a folder keep their names."""
         if self.folder:
-            above = f"{FOLDER}/{_last_with_ending(self.folder.rstrip('/'))}" if self.is_one else FOLDER
-            return {f"{above}/{name[len(self.folder) :]}": name for name in self.names}
+            return {f"{self.folder_place}/{name[len(self.folder) :]}": name for name in self.names}
         (name,) = self.names
         return {f"{FOLDER}/{_last_with_ending(name)}": name}
 
@@ -82,10 +89,12 @@ def kind_of(text: str, cwd: Path) -> Literal["path", "address", "run"]:
     """What sort of SOURCE *text* is; a path that exists wins. Looks at the disk only. Raises NotFound for a path where nothing is, BadUsage for no text."""
     if not text.strip():
         raise BadUsage("The checkpoint's source is empty.", hint=f"Is a shell variable unset? {SHAPES}")
-    if _exists(cwd / Path(text).expanduser()):
+    if _exists(text, cwd):
         return "path"
     if is_address(text):
         return "run" if is_studio_url(text) else "address"
+    if is_botched_address(text):  # not shown: it may hold a secret
+        raise BadUsage("The checkpoint's source is an address that cannot be read: it does not begin with https://.", hint=SHAPES)
     if DRIVE.match(text) or (":" not in text and NO_RUN.search(text)):
         raise NotFound(f"There is no file '{text}'.", hint=SHAPES)
     return "run"
@@ -100,17 +109,22 @@ def find_checkpoint(text: str, workspace: Workspace, cwd: Path, choice: Choice =
     if kind == "path":
         return find_here(text, cwd)
     if kind == "address":
-        return Checkpoint([], address=text)
+        return Checkpoint([], address=text.strip())
     meant = find_meant(text, workspace, cwd, choice)
     return checkpoint_of(meant, workspace, choice, workspace.run_files(meant.run.id))
 
 
 def find_here(text: str, cwd: Path) -> Checkpoint:
-    """The file or folder at the path *text*, which exists. Raises NotFound for an empty folder."""
-    here = cwd / Path(text).expanduser()
+    """The file or folder at the path *text*, which exists. Raises NotFound for an empty folder, BadUsage as `here.files_in` does, DiskFailed."""
+    here = path_of(text, cwd)
     if not here.is_dir():
+        if text.endswith("/") or not here.is_file():
+            raise NotFound(f"'{text}' is {'a file, and no folder' if here.is_file() else 'neither a file nor a folder'}.")
         return Checkpoint([str(here)])
-    files = sorted(str(path) for path in here.rglob("*") if path.is_file())
+    try:
+        files = [found.path for found in files_in(here, text)]
+    except OSError as err:
+        raise explained(err, f"Cannot read '{err.filename or here}'") from err
     if not files:
         raise NotFound(f"The folder '{text}' is empty, and no checkpoint.")
     return Checkpoint([file.replace("\\", "/") for file in files], folder=f"{here}/".replace("\\", "/"), is_one=here.name.lower().endswith(".ckpt"))
@@ -121,7 +135,7 @@ def find_meant(text: str, workspace: Workspace, cwd: Path, choice: Choice) -> Me
 
     Raises RunNotFound and NotFound.
     """
-    run, path = _run_and_path(text, workspace, cwd)
+    run, path = _run_and_path(text.strip(), workspace, cwd)
     if path is not None and choice != Choice():
         raise BadUsage(f"'{text}' names a file or folder of the run, and --select chooses one.", hint=f"Leave out --select, or give {run.id} alone.")
     return Meant(run, path) if path is not None else meant_by(run, workspace, choice)
@@ -138,20 +152,19 @@ def checkpoint_of(meant: Meant, workspace: Workspace, choice: Choice, files: Blo
     run = meant.run
     if meant.path is not None:
         return _at(run, meant.path, files)
-    names: list[str] = []
-    offer = Offer(run, files, candidates_of(_noting(names, files)), names, lambda: workspace.metrics(run.id))
+    offer = Offer(run, files, candidates_of(_where_checkpoints_are(files)), _Outputs(files), lambda: workspace.metrics(run.id))
     with explaining_parents(run):
-        chosen = choose(offer, choice)
+        chosen = choose_in_best_trial(offer, choice) if meant.why else choose(offer, choice)
     one = chosen.candidate
     why = " ".join(filter(None, (meant.why, chosen.why)))
     folder = f"{one.name}/" if one.is_folder else ""
     return Checkpoint([b.name for b in one.blobs], run, folder, "", one.blobs, one.is_folder, why, one.told.epoch, chosen.metric, chosen.value)
 
 
-def _exists(path: Path) -> bool:
+def _exists(text: str, cwd: Path) -> bool:
     try:
-        return path.exists()
-    except (OSError, ValueError):  # what no path can be
+        return path_of(text, cwd).exists()
+    except (OSError, ValueError, NotFound):  # what no path can be
         return False
 
 
@@ -180,29 +193,37 @@ def _run(text: str, workspace: Workspace, cwd: Path) -> Run:
     return run
 
 
-def _noting(names: list[str], files: BlobStore) -> Iterator[BlobInfo]:
-    """The files in `outputs/`; as many of their names as an error may have to tell go to *names*."""
-    for blob in (blob for page in files.list("outputs/") for blob in page):
-        if len(names) < NOTED:
-            names.append(blob.name)
-        yield blob
+def _where_checkpoints_are(files: BlobStore) -> Iterator[BlobInfo]:
+    """The files in the folders of checkpoints: a run may have a million others in `outputs/`."""
+    for prefix in (f"{FOLDER}/", RETRIES):
+        yield from (blob for page in files.list(prefix) for blob in page)
+
+
+@dataclass(frozen=True)
+class _Outputs:
+    """Names of files in `outputs/`, as many as an error may have to tell; they are listed when it does."""
+
+    files: BlobStore
+
+    def __iter__(self) -> Iterator[str]:
+        return islice((blob.name for page in self.files.list("outputs/") for blob in page), NOTED)
 
 
 def _at(run: Run, path: str, files: BlobStore) -> Checkpoint:
     """The file or folder called *path*: one without a slash is looked for in the folder of checkpoints first, any other as it is."""
-    path = path.lstrip("/")
-    plain = path.rstrip("/")
+    plain = "/".join(part for part in path.replace("\\", "/").split("/") if part not in ("", "."))
+    if not plain:
+        raise BadUsage(f"'{run.id}:{path}' names no file or folder of the run.", hint=SHAPES)
     for name in (plain, f"{FOLDER}/{plain}") if "/" in plain else (f"{FOLDER}/{plain}", plain):
         inside: list[BlobInfo] = []
         for blob in (blob for page in files.list(name) for blob in page):
-            if blob.name == name and not path.endswith("/"):
+            if blob.name == name and not path.endswith(("/", "\\")):
                 return Checkpoint([name], run, blobs=[blob])
             if blob.name.startswith(f"{name}/"):
                 inside.append(blob)
         if inside:
             return Checkpoint([blob.name for blob in inside], run, f"{name}/", blobs=inside, is_one=name.lower().endswith(".ckpt"))
-    there = (blob.name for page in files.list("outputs/") for blob in page)
-    raise nothing(run, f"no '{path}'", islice(there, NOTED))
+    raise nothing(run, f"no '{path}'", _Outputs(files))
 
 
 def _last_with_ending(name: str) -> str:

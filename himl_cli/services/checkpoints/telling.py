@@ -10,7 +10,9 @@ from himl_cli.services.checkpoints.names import without_version
 
 NOT_CHECKPOINTS = re.compile(r"\.(json|jsonl|txt|ya?ml|toml|csv|tsv|log|md|html|png|jpe?g|svg|pdf|py|md5|sha256)$", re.IGNORECASE)
 _ENDING = re.compile(r"\.[A-Za-z]\w*$")  # begins with a letter: `val_loss=0.12` has none
-_PAIR = re.compile(r"(?P<name>[^=]+)=(?P<value>[+-]?(?:(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?|nan|inf))(?=$|[-_,;+ /])", re.IGNORECASE)
+_PAIR = re.compile(r"(?P<name>[^=]+)=(?P<value>[+-]?(?:(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?|nan|inf))(?=$|[-_,;+ /)\]])", re.IGNORECASE)
+_AROUND = "-_,;+ /()[]"
+_COMMON_PREFIX = re.compile(r"(?:.*/)?(?:best|model|checkpoint|ckpt|weights)-", re.IGNORECASE)  # `filename="best-{val_loss:.2f}"`
 _EPOCH = re.compile(r"(?<![a-z])epochs?[ _-]?(\d+)", re.IGNORECASE)
 _STEP = re.compile(r"(?<![a-z])steps?[ _-]?(\d+)", re.IGNORECASE)
 _RECOVERY = re.compile(r"recovery_?(\d+)")
@@ -41,8 +43,8 @@ def read_name(name: str) -> Telling:
     counters: dict[str, int] = {}
     metrics: dict[str, float] = {}
     for found in _PAIR.finditer(stem):
-        label = found["name"].strip("-_,;+ /")
-        counter = _COUNTERS.get(re.split(r"[-_ /]", label)[-1].lower())
+        label = _COMMON_PREFIX.sub("", found["name"].strip(_AROUND))
+        counter = _COUNTERS.get(re.split(r"[-_ /(\[]", label)[-1].lower())
         if counter is None:
             metrics[label] = float(found["value"])
         elif found["value"].isdecimal():
@@ -57,6 +59,11 @@ def read_name(name: str) -> Telling:
 def same_metric(one: str, other: str) -> bool:
     """Whether two names mean one metric: file names cannot hold all signs, so `val/loss` may be `val_loss` there."""
     return _plain(one) == _plain(other)
+
+
+def ends_with_metric(label: str, metric: str) -> bool:
+    """Whether *label*, all that stands before a value in a name, ends with *metric* as a word of its own: `resnet-val_loss` with `val_loss`."""
+    return _plain(label).endswith(f"_{_plain(metric)}")
 
 
 def _plain(metric: str) -> str:

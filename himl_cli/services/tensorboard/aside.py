@@ -1,9 +1,13 @@
-"""One call beside the others."""
+"""Calls beside the others."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from functools import partial
+from itertools import islice
 from queue import Empty, SimpleQueue
 from types import TracebackType
 from typing import Generic, TypeVar
@@ -11,6 +15,10 @@ from typing import Generic, TypeVar
 from himl_cli.core.errors import HimlError
 
 Answer = TypeVar("Answer")
+Item = TypeVar("Item")
+
+AT_ONCE = 8
+SECONDS = 0.5
 
 
 class Aside(Generic[Answer]):
@@ -28,12 +36,37 @@ class Aside(Generic[Answer]):
     def poll(self) -> Answer | HimlError | None:
         """What it gave, or the HimlError that it raised, once; None before that."""
         try:
-            ended = self._ended.get_nowait()
+            return self._checked(self._ended.get_nowait())
         except Empty:
             return None
+
+    def wait(self) -> Answer | HimlError:
+        """As `poll`, once there is something. Ctrl-C ends the waiting."""
+        while True:
+            with suppress(Empty):
+                return self._checked(self._ended.get(timeout=SECONDS))
+
+    def _checked(self, ended: Answer | BaseException) -> Answer | HimlError:
         if isinstance(ended, BaseException) and not isinstance(ended, HimlError):
             raise ended
         return ended
+
+
+def several(ask: Callable[[Item], Answer], items: Sequence[Item]) -> list[Answer]:
+    """What *ask* says to each of *items*, in their order; AT_ONCE are asked at a time. Raises the first HimlError in that order."""
+    answers: list[Answer] = []
+    asides: deque[Aside[Answer]] = deque()
+    waiting = iter(items)
+    for item in islice(waiting, AT_ONCE):
+        asides.append(Aside(partial(ask, item)))
+    while asides:
+        ended = asides.popleft().wait()
+        if isinstance(ended, HimlError):
+            raise ended
+        answers.append(ended)
+        for item in islice(waiting, 1):
+            asides.append(Aside(partial(ask, item)))
+    return answers
 
 
 class Caught:

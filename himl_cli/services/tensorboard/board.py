@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -14,7 +15,8 @@ from types import TracebackType
 from himl_cli.core.errors import DiskFailed, HimlError
 from himl_cli.core.events import Notice, Notify, ignore
 from himl_cli.core.processes import detached
-from himl_cli.services.tensorboard.answers import serves
+from himl_cli.services.tensorboard.answers import has_lost_its_data, serves
+from himl_cli.services.tensorboard.aside import Aside
 from himl_cli.services.tensorboard.ports import free_port, is_free
 
 SECONDS_TO_END = 5.0
@@ -25,6 +27,7 @@ HERE = ("localhost", "127.0.0.1", "::1")
 EVERYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 TEMPORARY = ("TMPDIR", "TEMP", "TMP")
 LOG_TAIL = 4000
+SECONDS_BETWEEN_LOOKS, FAILURES, RESTARTS = 2.0, 2, 3
 
 
 class Board:
@@ -42,6 +45,10 @@ class Board:
         self._notify = notify
         self._process: subprocess.Popen[bytes] | None = None
         self._was_up = False
+        self._is_lost: Aside[bool] | None = None
+        self._ask_at = 0.0
+        self._failed_in_a_row = 0
+        self._restarts = 0
 
     @property
     def url(self) -> str:
@@ -77,6 +84,9 @@ class Board:
             raise DiskFailed(f"Cannot start TensorBoard: {err.strerror or err}.") from err
 
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+        self._end()
+
+    def _end(self) -> None:
         process = self._process
         if process is None:
             return
@@ -99,7 +109,11 @@ class Board:
 
         Raises HimlError, with the last of what it said, where it has ended by itself.
         """
-        if self._process is None or self._process.poll() is None:
+        if self._process is None:
+            return
+        if self._process.poll() is None:
+            if self._was_up and self._has_lost_its_data():
+                self._start_again()
             return
         if not self._was_up and not is_free(self._host, self._port):
             taken, self._port = self._port, free_port(self._host, self._port)
@@ -107,6 +121,33 @@ class Board:
             self._start()
             return
         raise HimlError(f"TensorBoard {_ending(self._process.returncode)}: {self._last_words()}", hint="Does 'python -m tensorboard.main --version' work?")
+
+    def _has_lost_its_data(self) -> bool:
+        """Whether its data server, which has all that was read in memory, is gone: it answers, several times, that it cannot read."""
+        answer = self._is_lost.poll() if self._is_lost is not None else None
+        if answer is not None:
+            self._is_lost, self._ask_at = None, time.monotonic() + SECONDS_BETWEEN_LOOKS
+            self._failed_in_a_row = self._failed_in_a_row + 1 if answer is True else 0
+        elif self._is_lost is None and time.monotonic() >= self._ask_at:
+            host, port = EVERYWHERE.get(self._host, self._host), self._port
+            self._is_lost = Aside(lambda: has_lost_its_data(host, port))
+        return self._failed_in_a_row >= FAILURES
+
+    def _start_again(self) -> None:
+        """At the same port. Raises HimlError where that was done too often."""
+        if self._restarts == RESTARTS:
+            raise HimlError(
+                f"TensorBoard's data server ended {RESTARTS + 1} times.",
+                hint="Is the memory full? Show fewer runs.",
+            )
+        self._restarts += 1
+        self._failed_in_a_row = 0
+        self._notify(Notice("TensorBoard's data server ended: TensorBoard is started again."))
+        if self._process is not None:
+            self._process.kill()  # before its pipe closes: at that it takes the folder with all that is shown with it
+            self._process.wait()
+            self._end()
+        self._start()
 
     def _last_words(self) -> str:
         try:

@@ -36,7 +36,7 @@ class Brought:
 
     def finish(self, request: FetchRequest, md5: bytes | None) -> None:
         copy = self._copies[request.blob.name]
-        copy.close()
+        copy.complete(request.blob)
         self.is_behind = self.is_behind or copy.is_other
         self._tally.files += not copy.is_other
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import defaultdict
 from collections.abc import Collection, Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +13,7 @@ from himl_cli.core.runs import Run, RunQuery, RunSelection
 from himl_cli.core.sweeps import MANY
 from himl_cli.services.aggregation.chosen_runs import PREPARATION
 from himl_cli.services.run_lookup import LATEST, find_runs, nearest_latest_run_file, newest_run, no_children, read_latest_run_file
+from himl_cli.services.tensorboard.aside import several
 from himl_cli.services.tensorboard.homes import Homes
 from himl_cli.services.tensorboard.run_list import RunList
 from himl_cli.services.tensorboard.run_states import Renewed, RunStates
@@ -114,14 +116,24 @@ class ChosenRuns:
 
     def _look_below(self, parents: Iterable[Run], renewed: Renewed, asked: Collection[str] = ()) -> None:
         """New children of those of *parents* that may have some, theirs too, and the states of the children *asked* for."""
-        for parent in parents:
-            if parent.id not in self._parents:
-                continue
-            wanted = [run for run in self._known.values() if run.parent == parent.id and run.id in asked]
-            new = [run for run in self._states.look_below(parent, wanted, self._known, renewed) if not run.id.endswith(PREPARATION)]
-            self._known |= {run.id: run for run in new}
-            renewed.runs |= {run.id: run for run in new}
-            self._parents |= {run.id for run in new if MANY in run.tags}
+        above = [parent for parent in parents if parent.id in self._parents]
+        wanted: dict[str | None, list[Run]] = defaultdict(list)
+        for run_id in asked:
+            wanted[self._known[run_id].parent].append(self._known[run_id])
+        answers = several(lambda parent: self._below(parent, wanted.get(parent.id, ())), above)
+        new: list[Run] = []
+        for parent, (found, states) in zip(above, answers, strict=True):
+            renewed.runs |= states.runs
+            renewed.gone |= states.gone
+            new += [run for run in found if not run.id.endswith(PREPARATION) and run.id not in self._known]
             if parent.status.is_final:  # asked for before its children were
                 self._parents.discard(parent.id)
+        self._known |= {run.id: run for run in new}
+        renewed.runs |= {run.id: run for run in new}
+        self._parents |= {run.id for run in new if MANY in run.tags}
+        if new:
             self._look_below(new, renewed)
+
+    def _below(self, parent: Run, wanted: Collection[Run]) -> tuple[list[Run], Renewed]:
+        states = Renewed()
+        return self._states.look_below(parent, wanted, self._known, states), states

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from himl_cli.core.runs import Run, RunStatus
 from himl_cli.services.tensorboard.bringing import Tally, bring
 from himl_cli.services.tensorboard.event_files import EventFinder, is_event_file
 from himl_cli.services.tensorboard.growing_copy import GrowingCopy, first_name
+from himl_cli.services.tensorboard.names import CopyNames
 from himl_cli.services.transfer.names import UnsafeName, safe_relative
 from himl_cli.workspaces.abilities import ServesFiles
 from himl_cli.workspaces.base import BlobStore, Workspace
@@ -32,7 +34,7 @@ class EventFile:
 class RunFeed(ABC):
     """Looks for new event files and new bytes of one run until it has ended. One thread at a time.
 
-    `run` is the record as it was last asked for, by whoever asks for looks.
+    `run` is the record as it was last asked for, by whoever asks for looks; `left_out` are names of event files that cannot be kept here.
     """
 
     def __init__(self, run: Run, name: str) -> None:
@@ -42,6 +44,9 @@ class RunFeed(ABC):
         self.tally = Tally()
         self.is_over = False
         self.has_looked = False
+        self.left_out: set[str] = set()
+        self._has_begun = False
+        self._went_on = False
 
     @property
     @abstractmethod
@@ -59,12 +64,17 @@ class RunFeed(ABC):
     def look(self) -> None:
         """See what is new. A state that was asked for before is what counts: no last bytes are missed. Raises HimlError; a later look goes on."""
         status = self.run.status
-        self.tally = Tally()
+        if self._has_begun:
+            self.tally = Tally()
+        self._has_begun = True
         if self.has_looked and status is RunStatus.queued:
             return
         is_complete = self._look(is_last=status.is_final)
         self.has_looked = True
-        self.is_over = is_complete and status.is_final
+        if not status.is_final:
+            self._went_on = True
+        elif is_complete:  # of a run that ended just now the last bytes may take a moment: it is looked at once more
+            self.is_over, self._went_on = not self._went_on, False
 
 
 class ServedInPlace(RunFeed):
@@ -96,6 +106,8 @@ class CopiedHere(RunFeed):
         self._coming: list[GrowingCopy] = []
         self._store = workspace.run_files(run.id)
         self._finder = EventFinder(self._store, log_dir)
+        self._names = CopyNames()
+        self._said_left_out: set[str] = set()
         self.files = _left_in(folder)
 
     @property
@@ -116,7 +128,9 @@ class CopiedHere(RunFeed):
         return False
 
     def _bring(self, is_last: bool) -> bool:
-        shown = {name: blob for name, blob in self._finder.find(is_last=is_last).items() if blob.size and _can_be_kept(name)}
+        found = {name: blob for name, blob in self._finder.find(is_last=is_last).items() if blob.size}
+        shown = {name: blob for name, blob in found.items() if _can_be_kept(name)}
+        self._leave_out(found.keys() - shown.keys())
         copies = self._copies_of({name: blob.name for name, blob in shown.items()})
         self._coming = [*copies.values()]
         brought = bring(self._store, {blob.name: blob for blob in shown.values()}, copies, self.tally)
@@ -125,11 +139,15 @@ class CopiedHere(RunFeed):
             raise brought.error
         return not brought.is_behind
 
+    def _leave_out(self, names: AbstractSet[str]) -> None:
+        self.left_out |= names - self._said_left_out
+        self._said_left_out |= names
+
     def _copies_of(self, names: Mapping[str, str]) -> dict[str, GrowingCopy]:
         """The copies by the names in the store, given those by the names shown."""
-        for shown, name in names.items():
+        for shown, name in sorted(names.items()):
             if name not in self._copies:
-                self._copies[name] = GrowingCopy(self._folder.joinpath(*safe_relative(shown)))
+                self._copies[name] = GrowingCopy(self._folder.joinpath(*safe_relative(self._names.of(shown))))
         return {name: self._copies[name] for name in names.values()}
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from contextlib import suppress
 from pathlib import Path
 
 from himl_cli.core.blobs import BlobInfo, FetchRequest
@@ -11,7 +12,8 @@ from himl_cli.services.transfer.disk import explained, write_at
 
 OVERLAP = 16
 """So many bytes that are here already are asked for again: the end of the last record with its checksum tells whether the file is still the same."""
-LATER = re.compile(r"\.v\d+$")
+LATER = re.compile(r"\.himl\d+$")
+"""What himl puts behind the name of a copy whose original became another file; TensorFlow itself ends names with `.v2`."""
 OPEN_FLAGS = os.O_WRONLY | os.O_CREAT | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
 
 
@@ -19,7 +21,7 @@ class GrowingCopy:
     """The copy at *path*. Never replaced by a rename, which TensorBoard's data server would not notice.
 
     Where the original turns out to be another file than the one that was copied, it goes on under a new name beside it.
-    Writing is by offset, so that two programs which bring the same file do each other no harm.
+    Writing is by offset, and a copy that is longer than a listing says is no proof of another file: two programs may bring the same one.
     """
 
     def __init__(self, path: Path) -> None:
@@ -28,7 +30,10 @@ class GrowingCopy:
         while self._named(self._version + 1).exists():
             self._version += 1
         self._size = 0
-        self._overlap = b""
+        self._start = 0
+        self._overlap = b""  # of the copy, from `_start` on
+        self._listed = 0
+        self._etag = ""  # this and the size of the original when the copy was found to be all of it
         self._descriptor: int | None = None
         self.is_other = False
 
@@ -38,42 +43,48 @@ class GrowingCopy:
         return self._named(self._version)
 
     def _named(self, version: int) -> Path:
-        return self._first if version == 1 else self._first.with_name(f"{self._first.name}.v{version}")
+        return self._first if version == 1 else self._first.with_name(f"{self._first.name}.himl{version}")
 
     def request(self, blob: BlobInfo) -> FetchRequest | None:
-        """What of *blob* is missing here, or None. Raises DiskFailed."""
-        if self.is_other or blob.size < self._measure():
+        """What of *blob* is missing here, and the end of what is not, to compare; or None. Raises DiskFailed."""
+        if self.is_other or blob.size < self._listed:
             self._version += 1
-            self._measure()
+            self._listed, self._etag = 0, ""
         self.is_other = False
-        if blob.size == self._size:
+        changed = self._measure(blob.size)
+        if blob.size == self._size and (blob.etag == self._etag if self._etag else changed == _stamp(blob)):
+            self._etag, self._listed = blob.etag, blob.size
             return None
-        start = self._size - len(self._overlap)
-        return FetchRequest(blob, start, blob.size - start)
+        return FetchRequest(blob, self._start, blob.size - self._start)
 
     def missing(self, request: FetchRequest) -> int:
         """How many of the bytes asked for are not here yet."""
-        return request.offset + request.length - self._size
+        return max(0, request.offset + request.length - self._size)
 
-    def _measure(self) -> int:
-        """Note the size of the copy and its end."""
+    def _measure(self, listed: int) -> int | None:
+        """Note the size of the copy and its end, or what comes before *listed* where that is less; gives when it was changed, in seconds."""
         try:
             with self.path.open("rb") as copy:
-                self._size = os.fstat(copy.fileno()).st_size
-                copy.seek(max(0, self._size - OVERLAP))
-                self._overlap = copy.read(min(OVERLAP, self._size))
+                found = os.fstat(copy.fileno())
+                self._size = found.st_size
+                end = min(self._size, listed)
+                self._start = max(0, end - OVERLAP)
+                copy.seek(self._start)
+                self._overlap = copy.read(end - self._start)
         except FileNotFoundError:
-            self._size, self._overlap = 0, b""
+            self._size, self._start, self._overlap = 0, 0, b""
+            return None
         except OSError as err:
             raise explained(err, f"Cannot read '{self.path}'") from err
-        return self._size
+        return int(found.st_mtime)
 
     def take(self, offset: int, data: bytes) -> int:
         """Write those of the bytes from *offset* on that are new, and give how many; none where the original is another file by now. Raises DiskFailed."""
         known = max(0, self._size - offset)
         if known:
-            start = offset - (self._size - len(self._overlap))
-            self.is_other = self.is_other or self._overlap[start : start + len(data)] != data[:known]
+            start = offset - self._start
+            compared = self._overlap[start : start + len(data)]
+            self.is_other = self.is_other or compared != data[: len(compared)]
         new = data[known:]
         if self.is_other or not new:
             return 0
@@ -86,11 +97,27 @@ class GrowingCopy:
             raise explained(err, f"Cannot write '{self.path}'") from err
         return len(new)
 
+    def complete(self, blob: BlobInfo) -> None:
+        """All that was asked for of *blob* has come. Its time is noted at the copy, for a himl that is started later."""
+        self.close()
+        if self.is_other:
+            return
+        self._etag, self._listed = blob.etag, blob.size
+        stamp = _stamp(blob)
+        with suppress(OSError):  # then its end is compared once more
+            if stamp is not None and self.path.stat().st_size == blob.size:
+                os.utime(self.path, (stamp, stamp))
+
     def close(self) -> None:
         """No more bytes come for now."""
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None
+
+
+def _stamp(blob: BlobInfo) -> int | None:
+    """When *blob* was changed, in whole seconds, which each file system keeps."""
+    return int(blob.modified.timestamp()) if blob.modified is not None else None
 
 
 def first_name(name: str) -> str:

@@ -12,7 +12,7 @@ from himl_cli.core.runs import Run
 from himl_cli.services.studio_url import workspace_in_url
 from himl_cli.services.tensorboard.chosen import ChosenRuns
 from himl_cli.services.tensorboard.feeds import CopiedHere, RunFeed, ServedInPlace
-from himl_cli.services.tensorboard.names import RunNames
+from himl_cli.services.tensorboard.names import RunNames, lasting_name
 from himl_cli.services.transfer.disk import explained
 from himl_cli.workspaces.abilities import ServesFiles
 
@@ -27,7 +27,7 @@ class Change:
 
 
 class Lineup:
-    """One feed a run: served in place where the files lie on this machine, else copied below *copies* (None: himl's cache).
+    """One feed a run: served in place where the files lie on this machine, else copied below *copies*, by readable names, or to himl's cache (None), by ids.
 
     `feeds` are those there are; `change` may be called in another thread than the one that looks at them, which then calls `take`.
     """
@@ -65,7 +65,8 @@ class Lineup:
         home, name = self._chosen.homes.of(run), self._names.of(run)
         if isinstance(home, ServesFiles):
             return ServedInPlace(home.run_files(run.id), home, run, name, self._log_dir)
-        return CopiedHere(home, run, name, self._log_dir, (self._copies or _cache(run)).absolute() / name)
+        folder = _cache(run) / lasting_name(run) if self._copies is None else self._copies / name
+        return CopiedHere(home, run, name, self._log_dir, folder.absolute())
 
 
 def _cache(run: Run) -> Path:

@@ -24,6 +24,15 @@ def say_without_files(feeds: Sequence[RunFeed], notify: Notify) -> None:
                 notify(Notice(f"Run '{run_id}' has no event files{yet}."))
 
 
+def say_left_out(feeds: Sequence[RunFeed], notify: Notify) -> None:
+    """Which files of runs are not shown because nothing here can have their names; each is said once."""
+    for feed in feeds:
+        names, feed.left_out = sorted(feed.left_out), set()
+        if names:
+            shown = ", ".join(repr(name) for name in names[:NAMED]) + (f" and {len(names) - NAMED:,} more" if len(names) > NAMED else "")
+            notify(Notice(f"Run '{feed.run.id}': not shown, since no file here can have that name: {shown}."))
+
+
 def say_joined(feeds: Sequence[RunFeed], notify: Notify) -> None:
     """That runs are shown that were not there at the start."""
     ids = [feed.run.id for feed in feeds]

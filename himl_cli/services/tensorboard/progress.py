@@ -12,23 +12,23 @@ WORTH_A_BAR = 4 << 20
 
 
 class Progress:
-    """Tells *notify* of the bytes that one look at *feeds* is to bring, and of those that came."""
+    """Tells *notify* of the bytes that the first look at each of *feeds*, which has not begun yet, is to bring, and of those that came."""
 
     def __init__(self, feeds: Sequence[RunFeed], notify: Notify) -> None:
-        self._feeds = feeds
+        self._tallies = [feed.tally for feed in feeds]
         self._notify = notify
         self._planned = self._moved = self._files = 0
 
     def tell(self) -> None:
         """What came since this was called last."""
-        awaited, here = sum(feed.tally.awaited for feed in self._feeds), sum(feed.tally.here for feed in self._feeds)
+        awaited, here = sum(tally.awaited for tally in self._tallies), sum(tally.here for tally in self._tallies)
         if awaited < WORTH_A_BAR:
             return
         if awaited > self._planned:
             self._notify(Planned(0, awaited - self._planned))
         if here > self._moved:
             self._notify(Moved("", here - self._moved))
-        files = sum(feed.tally.files for feed in self._feeds)
+        files = sum(tally.files for tally in self._tallies)
         for _ in range(self._files, files):
             self._notify(Finished(""))
         self._planned, self._moved, self._files = awaited, here, files

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from himl_cli.core.events import Notice, Notify
-from himl_cli.services.tensorboard.board import Board
+from himl_cli.core.interruptions import take_time_to_end
+from himl_cli.services.tensorboard.board import SECONDS_TO_END, Board
 from himl_cli.services.tensorboard.lineup import Lineup
 from himl_cli.services.tensorboard.ports import free_port, is_here_only
 from himl_cli.services.tensorboard.shown_folder import ShownFolder
@@ -46,4 +47,9 @@ def serve(
                 notify(Notice(f"Port {address.port} is taken: TensorBoard takes {port}."))
             if not is_here_only(address.host):
                 notify(Notice(f"Nobody has to sign in to TensorBoard: whoever reaches {address.host}:{port} sees these runs."))
-            Watch(lineup, shown, refresh, notify).go_on(board, say_url, first_look_over)
+            watch = Watch(lineup, shown, refresh, notify)
+            try:
+                watch.go_on(board, say_url, first_look_over)
+            except KeyboardInterrupt:
+                take_time_to_end(SECONDS_TO_END)  # a second Ctrl-C would leave TensorBoard behind
+                raise

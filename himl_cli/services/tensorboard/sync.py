@@ -9,9 +9,9 @@ from pathlib import Path
 from himl_cli.core.errors import HimlError
 from himl_cli.core.events import Notify
 from himl_cli.services.tensorboard.feeds import RunFeed
-from himl_cli.services.tensorboard.news import nothing_to_show, say_without_files
+from himl_cli.services.tensorboard.looks import Looks
+from himl_cli.services.tensorboard.news import nothing_to_show, say_left_out, say_without_files
 from himl_cli.services.tensorboard.progress import Progress
-from himl_cli.services.tensorboard.rounds import Round
 
 LOOK_SECONDS = 0.2
 
@@ -33,12 +33,14 @@ def sync_once(feeds: Sequence[RunFeed], notify: Notify) -> tuple[Sequence[Synced
     Runs without event files are named; that none has any is a NotFound.
     """
     first: HimlError | None = None
-    this, progress = Round(feeds), Progress(feeds, notify)
-    while not this.is_through:
-        ended = this.ended(LOOK_SECONDS)
+    progress = Progress(feeds, notify)
+    looks = Looks(feeds)
+    while not looks.are_through:
+        ended = looks.ended(LOOK_SECONDS)
         first = first or (ended[1] if ended else None)
         progress.tell()
     synced = [SyncedRun(feed.run.id, feed.run.display_name, feed.folder, len(feed.files), feed.tally.here) for feed in feeds if feed.folder is not None]
+    say_left_out(feeds, notify)
     if synced and first is None:
         say_without_files([feed for feed in feeds if feed.folder is None], notify)
     return synced, first or (None if synced else nothing_to_show(feeds))

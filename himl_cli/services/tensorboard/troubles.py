@@ -17,17 +17,18 @@ class Troubles:
     def __init__(self, notify: Notify) -> None:
         self._notify = notify
         self._said: set[int] = set()
-        self._is_fresh = False
+        self._failing: set[str] = set()
 
-    def meet(self, error: HimlError) -> None:
-        self._is_fresh = True
+    def meet(self, what: str, error: HimlError) -> None:
+        """*what* could not be asked."""
+        self._failing.add(what)
         if error.exit_code not in self._said:
             self._said.add(error.exit_code)
             self._notify(Notice(" ".join(filter(None, (str(error), error.hint, "Still trying; TensorBoard shows what is here.")))))
 
-    def conclude(self) -> None:
-        """All that can be asked was asked."""
-        if self._said and not self._is_fresh:
+    def pass_by(self, what: str) -> None:
+        """*what* was asked, or is not asked any more."""
+        self._failing.discard(what)
+        if self._said and not self._failing:
             self._said.clear()
             self._notify(Notice("The service answers again."))
-        self._is_fresh = False

@@ -82,7 +82,9 @@ class WebAccess(Access):
 def checked(address: str) -> str:
     """*address* where it can be read. Raises BadUsage."""
     parts = parts_of(address)
-    if not is_address(address.strip()) or not _HOST.fullmatch(parts.hostname or ""):
+    if not parts.netloc and is_address(address):  # nothing of it can be shown: what is a password is not known either
+        raise BadUsage("This address cannot be read: its host or its port is none.", hint="It reads https://HOST:PORT/PATH; ports go up to 65535.")
+    if not is_address(address) or not _HOST.fullmatch(parts.hostname or ""):
         raise BadUsage(f"'{shown(address)}' is not an address that can be read.", hint="It reads https://HOST/PATH, all of it in quotes.")
     if parts.scheme.lower() == "http" and parts.hostname not in LOCAL_HOSTS:
         raise BadUsage(f"{shown(address)} is a plain http address: anybody on the way could change the file.", hint="Use https, or download it yourself.")

@@ -14,6 +14,8 @@ from himl_cli.workspaces.azure.storage.blobs.properties import whole_md5
 
 BY_TIME = "Last-Modified "
 PAGES = (".html", ".htm", ".xhtml")
+PACKED = (".gz", ".tgz", ".zst", ".br")
+PACKINGS = {"gzip", "x-gzip", "deflate", "br", "zstd", "compress", "x-compress"}
 
 _TOTAL = re.compile(r"bytes\s+(?:(?P<start>\d+)-[-\d]+|\*)/(?P<total>\d+)", re.IGNORECASE)
 
@@ -86,6 +88,12 @@ def is_page(line: Line, address: str) -> bool:
     """Whether the answer is a page for people, such as a log-in, where a file was asked for."""
     kind = line.header(b"content-type").partition(";")[0].strip().lower()
     return kind in ("text/html", "application/xhtml+xml") and not last_name(address).lower().endswith(PAGES)
+
+
+def packed_by(line: Line, address: str) -> str:
+    """How the bytes are compressed that are sent for the file, though it was asked for as it is; empty for not at all, and for files that are archives."""
+    told = {one.strip().lower() for one in line.header(b"content-encoding").split(",")} & PACKINGS
+    return "" if last_name(address).lower().endswith(PACKED) else ", ".join(sorted(told))
 
 
 def _called(line: Line) -> str:

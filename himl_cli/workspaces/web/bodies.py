@@ -14,8 +14,8 @@ from himl_cli.workspaces.azure.storage.blobs.retries import Fault, Health
 from himl_cli.workspaces.azure.storage.blobs.tasks import Task, WrongAnswer
 from himl_cli.workspaces.base import FetchSink
 from himl_cli.workspaces.web.access import WebAccess
-from himl_cli.workspaces.web.answers import if_range, start_of, total_of, validator_of
-from himl_cli.workspaces.web.faults import fault_on
+from himl_cli.workspaces.web.answers import if_range, packed_by, start_of, total_of, validator_of
+from himl_cli.workspaces.web.faults import compressed, fault_on
 
 ENOUGH = 1 << 20  # bytes after which earlier failures are forgotten
 SMALL = 256 << 10  # bytes that come in one piece
@@ -36,6 +36,8 @@ class Body(Task):
             return
         if line.status not in (200, 206):
             raise WrongAnswer(self.fault(line))
+        if how := packed_by(line, self.access.address):
+            raise WrongAnswer(Fault(compressed(self.access.place, how)))
         blob, total, validator = request.blob, total_of(line), validator_of(line)
         if (validator and blob.etag and validator != blob.etag) or (total is not None and total != blob.size):
             raise WrongAnswer(Fault(BlobChanged(f"The file at {self.access.place.label} changed while it was read.")))

@@ -35,6 +35,11 @@ class WebPlace(Place):
     is_signed: bool = False
 
 
+def compressed(place: WebPlace, how: str) -> ServiceFailed:
+    """The error for a file that comes in another form than it has: neither its size nor its MD5 could be told then."""
+    return ServiceFailed(f"{place.host} sends {place.label} compressed ({how}) only.", hint="Download it by other means, and name the file.")
+
+
 def fault_on(line: Line, broken: Broken | None, place: WebPlace) -> Fault:
     """The fault of a request to *place* that did not end with what was asked for."""
     if broken is not None:

@@ -7,8 +7,8 @@ from himl_cli.workspaces.azure.storage.blobs.lines import Broken, Exchange, Line
 from himl_cli.workspaces.azure.storage.blobs.retries import Fault, Health, Retries
 from himl_cli.workspaces.azure.storage.blobs.tasks import Task, WrongAnswer
 from himl_cli.workspaces.web.access import WebAccess
-from himl_cli.workspaces.web.answers import Told, is_page, told_by
-from himl_cli.workspaces.web.faults import MOVED, FileGone, fault_on
+from himl_cli.workspaces.web.answers import Told, is_page, packed_by, told_by
+from himl_cli.workspaces.web.faults import MOVED, FileGone, compressed, fault_on
 
 MOST_MOVES = 10
 
@@ -70,6 +70,9 @@ class Look(Task):
         place = self.access.place
         if is_page(line, self.access.address):
             self._error = FileGone(f"{place.label} shows a web page, and no file.", hint="Give the address that a browser downloads the file from.")
+            return
+        if how := packed_by(line, self.access.address):
+            self._error = compressed(place, how)
             return
         self._told = told_by(line, self.access.address)
         if self._told is None:

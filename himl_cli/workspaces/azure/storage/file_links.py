@@ -22,7 +22,7 @@ from himl_cli.workspaces.azure.storage.artifact_links import LinkAccess
 from himl_cli.workspaces.azure.storage.blobs.container import AzureBlobs
 from himl_cli.workspaces.azure.storage.blobs.lines import Exchanger
 from himl_cli.workspaces.azure.storage.blobs.names import can_be_asked_for, quoted
-from himl_cli.workspaces.azure.storage.blobs.refusals import NO_KEYS
+from himl_cli.workspaces.azure.storage.blobs.refusals import NO_KEYS, ROLES
 from himl_cli.workspaces.azure.storage.blobs.signing import BearerSigner, Signature, Signer, sas_expiry
 from himl_cli.workspaces.azure.storage.datastore_records import DatastoreRecord
 from himl_cli.workspaces.azure.storage.datastore_signing import OWN_SIGN_IN, readable_secret
@@ -31,7 +31,8 @@ from himl_cli.workspaces.azure.storage.user_delegation import LONGEST, delegatio
 log = logging.getLogger(__name__)
 
 SKEW = timedelta(minutes=15)
-"""A link is good from so long ago on, for clocks that are behind the one here."""
+"""A link is good from so long ago on, for clocks that are behind the one here; one for less than some hours from a part of its time."""
+ROLE = "Ask for the role 'Storage Blob Data Reader' on the storage account; if you have it on the container alone, for 'Storage Blob Delegator' on the account."
 
 
 def link_to_artifact(
@@ -74,8 +75,9 @@ class _FileSigner(Signer):
         self._exchanger = exchanger
         self._url = url
         self._blob = blob
-        now = datetime.now(timezone.utc)
-        self._starts, self._ends = now - SKEW, now + timedelta(days=days)
+        lasts = timedelta(days=days)
+        self._starts = datetime.now(timezone.utc) - min(SKEW, lasts / 10)
+        self._ends = self._starts + lasts  # an account may refuse what lasts longer than its policy says, counted from the start
 
     def _make(self, refused: Signature | None, code: str) -> Signature:
         if refused is not None:
@@ -102,6 +104,8 @@ class _FileSigner(Signer):
         try:
             key = delegation_key(self._url, bearer, self._exchanger, self._starts, ends)
         except NotAllowed as err:
+            if err.hint == ROLES:
+                err.hint = ROLE
             if self._record.credentials != "Sas":
                 raise
             raise NotAllowed(f"The SAS of {self._record.label} is not given away: it opens all of its container. {err}", hint=err.hint) from err

@@ -1,0 +1,63 @@
+"""Checkpoints of sweeps and folds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from himl_cli.core.errors import NotFound
+from himl_cli.core.sweeps import BEST_TRIAL, GOAL, HYPERPARAMETERS, MANY, PRIMARY_METRIC
+from tests.kept_checkpoints import HERE, found
+from tests.recorded_runs import RecordedRuns
+
+
+@pytest.fixture
+def runs(project: Path) -> RecordedRuns:
+    return RecordedRuns(project)
+
+
+def test_a_sweep_stands_for_its_best_trial_only_where_the_best_is_asked_for(runs: RecordedRuns) -> None:
+    runs.add("sweep_1_aa", tags={MANY: "sweep", BEST_TRIAL: "sweep_1_aa_1"})
+    for number in range(2):
+        files = {f"{HERE}/best.ckpt": str(number), f"{HERE}/last.ckpt": str(number)}
+        runs.add(f"sweep_1_aa_{number}", parent="sweep_1_aa", tags={HYPERPARAMETERS: '{"lr": 0.1}'}, files=files)
+    taken = found(runs, "best", source="sweep_1_aa")
+    assert taken.run is not None
+    assert (taken.run.id, taken.why) == ("sweep_1_aa_1", "Run 'sweep_1_aa' is a sweep; its best trial is 'sweep_1_aa_1'.")
+    with pytest.raises(NotFound, match="those below it may") as caught:
+        found(runs, source="sweep_1_aa")
+    assert caught.value.hint == "Its best trial is 'sweep_1_aa_1': name that, or add --select best."
+
+
+def test_of_a_sweep_nobody_wrote_the_best_of_the_best_by_the_last_values_is_taken(runs: RecordedRuns) -> None:
+    runs.add("sweep_1_aa", tags={MANY: "sweep", PRIMARY_METRIC: "val_acc", GOAL: "maximize"})
+    for number, value in enumerate((0.5, 0.9)):
+        trial = runs.add(f"sweep_1_aa_{number}", parent="sweep_1_aa", tags={HYPERPARAMETERS: '{"lr": 0.1}'}, files={f"{HERE}/best.ckpt": str(number)})
+        if number == 0:
+            with pytest.raises(NotFound, match=r"Sweep 'sweep_1_aa' has no best trial\."):
+                found(runs, "best", source="sweep_1_aa")
+        runs.log(trial, [("val_acc", value, 1, 1)])
+    taken = found(runs, "best", source="sweep_1_aa")
+    assert taken.run is not None
+    assert taken.run.id == "sweep_1_aa_1"
+
+
+def test_folds_have_no_best_one(runs: RecordedRuns) -> None:
+    runs.add("folds_1_aa", tags={MANY: "crossval"})
+    with pytest.raises(NotFound, match="none of its runs is the best"):
+        found(runs, "best", source="folds_1_aa")
+
+
+def test_of_the_best_trial_the_last_is_taken_where_no_name_says_best(runs: RecordedRuns) -> None:
+    runs.add("sweep_1_aa", tags={MANY: "sweep", BEST_TRIAL: "sweep_1_aa_0"})
+    runs.add("sweep_1_aa_0", parent="sweep_1_aa", tags={HYPERPARAMETERS: "{}"}, files={f"{HERE}/last.ckpt": "x", f"{HERE}/recovery_1.ckpt": "y"})
+    taken = found(runs, "best", source="sweep_1_aa")
+    assert taken.names == [f"{HERE}/last.ckpt"]
+    assert taken.why == (
+        "Run 'sweep_1_aa' is a sweep; its best trial is 'sweep_1_aa_0'. No name of its checkpoints says which is the best; its last one is taken."
+    )
+    with pytest.raises(NotFound, match="did not log it"):
+        found(runs, "best", "val_loss", source="sweep_1_aa")
+    with pytest.raises(NotFound, match="says that it is the best"):
+        found(runs, "best", source="sweep_1_aa_0")

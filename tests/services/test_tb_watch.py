@@ -1,0 +1,161 @@
+"""What goes on while TensorBoard runs: no run waits for another one, and the end comes only where nothing can follow."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from himl_cli.core.errors import NotFound
+from himl_cli.core.events import Event, Notice
+from himl_cli.core.runs import RunSelection
+from himl_cli.services.tensorboard.aside import AT_ONCE, several
+from himl_cli.services.tensorboard.chosen import ChosenRuns
+from himl_cli.services.tensorboard.feeds import CopiedHere
+from himl_cli.services.tensorboard.lineup import Lineup
+from himl_cli.services.tensorboard.shown_folder import ShownFolder
+from himl_cli.services.tensorboard.watch import Watch
+from himl_cli.workspaces.azure.workspace import AzureWorkspace
+from himl_cli.workspaces.base import Workspace
+from tests.azure_workspaces import opened
+from tests.event_files import NAME, event_bytes
+from tests.recorded_runs import RecordedRuns
+from tests.servers.azureml.faults import Stall
+from tests.servers.azureml.seeding import StagedWorkspace
+
+LONG = event_bytes([1.0, 0.5, 0.25, 0.125])
+SHORT = event_bytes([1.0, 0.5])
+REFRESH = 0.05
+
+
+@pytest.fixture
+def workspace(azure_environment: StagedWorkspace, project: Path) -> Iterator[AzureWorkspace]:
+    with opened(azure_environment, project) as found:
+        yield found
+
+
+class Watched:
+    """A watch over the runs of a selection, without a TensorBoard."""
+
+    def __init__(self, workspace: Workspace, folder: Path, **selection: Any) -> None:
+        self.said: list[Event] = []
+        self.shown = folder / "shown"
+        self.lineup = Lineup(ChosenRuns(workspace, RunSelection(**selection), folder), "logs", folder / "copies")
+        self.lineup.begin()
+        self._watch = Watch(self.lineup, ShownFolder(self.shown), REFRESH, self.said.append)
+
+    def until(self, is_so: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + 30
+        while not is_so():
+            assert time.monotonic() < deadline, self.said
+            self._watch.step(0.02)
+
+    def shows(self, run: str, content: bytes) -> None:
+        path = self.shown / run / NAME
+        self.until(lambda: path.exists() and path.read_bytes() == content)
+
+
+def test_a_run_that_stalls_holds_up_neither_the_others_nor_those_that_join(azure: StagedWorkspace, workspace: AzureWorkspace, tmp_path: Path) -> None:
+    grows = azure.add_run("train_1", "train", status="Running")
+    azure.add_run("train_2", "train", status="Running")
+    azure.state.storage.append("azureml", f"{grows.artifact_prefix}logs/{NAME}", SHORT)
+    azure.stage.faults.add(Stall(60.0), r"GET .*prefix=.*train_2", times=None)
+    watched = Watched(workspace, tmp_path, experiment="train", num_runs=2)
+    watched.shows("train_1", SHORT)
+    azure.state.storage.append("azureml", f"{grows.artifact_prefix}logs/{NAME}", LONG[len(SHORT) :])
+    watched.shows("train_1", LONG)
+    azure.put_artifact(azure.add_run("train_3", "train", status="Running"), f"logs/{NAME}", SHORT)
+    watched.shows("train_3", SHORT)
+    (stalled,) = (feed for feed in watched.lineup.feeds if feed.run.id == "train_2")
+    assert not stalled.has_looked
+
+
+def test_bytes_that_come_after_the_end_of_a_run_are_shown(azure: StagedWorkspace, workspace: AzureWorkspace, tmp_path: Path) -> None:
+    run = azure.add_run("train_1", "train", status="Running")
+    azure.state.storage.append("azureml", f"{run.artifact_prefix}logs/{NAME}", SHORT)
+    lineup = Lineup(ChosenRuns(workspace, RunSelection(runs=["train_1"]), tmp_path), "logs", tmp_path)
+    lineup.begin()
+    (feed,) = lineup.feeds
+    assert isinstance(feed, CopiedHere)
+    feed.look()
+    run.status = "Canceled"
+    lineup.take(lineup.change(["train_1"]))
+    feed.look()
+    assert not feed.is_over
+    azure.state.storage.append("azureml", f"{run.artifact_prefix}logs/{NAME}", LONG[len(SHORT) :])
+    feed.look()
+    assert (feed.is_over, feed.files[0].path.read_bytes()) == (True, LONG)
+
+
+def test_an_experiment_whose_newest_run_has_nothing_to_show_is_waited_for(project: Path) -> None:
+    here = RecordedRuns(project)
+    here.add("train_1")
+    watched = Watched(here.workspace, project, experiment="train")
+    watched.until(lambda: bool(watched.said))
+    here.add("train_2", files={f"logs/{NAME}": LONG})
+    watched.shows("train_2", LONG)
+    assert watched.said[:2] == [Notice("Run 'train_1' has no event files."), Notice("One more run: train_2.")]
+
+
+@pytest.mark.parametrize("status", ["Completed", "Running"])
+def test_runs_that_have_nothing_and_that_none_can_join_are_the_end(azure: StagedWorkspace, workspace: AzureWorkspace, tmp_path: Path, status: str) -> None:
+    """Also one that is deleted before anybody could look at it."""
+    azure.add_run("train_1", "train", status=status)
+    azure.stage.faults.add(Stall(60.0), r"GET .*prefix=.*train_1", times=None if status == "Running" else 0)
+    watched = Watched(workspace, tmp_path, runs=["train_1"])
+    if status == "Running":
+        del azure.state.runs["train_1"]
+        watched.until(lambda: bool(watched.said))
+    with pytest.raises(NotFound, match="Run 'train_1' has no event files"):
+        watched.until(lambda: False)
+
+
+def test_a_name_that_no_file_here_can_have_is_said_once(azure: StagedWorkspace, workspace: AzureWorkspace, tmp_path: Path) -> None:
+    azure.put_artifacts(azure.add_run("train_1", "train", status="Running"), {f"logs/a/..\\..\\{NAME}": SHORT, f"logs/{NAME}": SHORT})
+    watched = Watched(workspace, tmp_path, runs=["train_1"])
+    watched.until(lambda: bool(watched.said))
+    before = len(azure.requests(r"GET .*prefix="))
+    watched.until(lambda: len(azure.requests(r"GET .*prefix=")) > before + 2)
+    (said,) = watched.said
+    assert str(said).count(NAME) == 1
+    assert "not shown" in str(said)
+
+
+def test_a_list_is_read_no_further_than_asking_run_by_run_would_cost(azure: StagedWorkspace, workspace: AzureWorkspace, tmp_path: Path) -> None:
+    """Three runs lie at the bottom of a large experiment."""
+    for number in range(320):
+        azure.add_run(f"train_{number}", "train", status="Running" if number < 3 else "Completed")
+    wanted = ["train_0", "train_1", "train_2"]
+    lineup = Lineup(ChosenRuns(workspace, RunSelection(runs=wanted), tmp_path), "logs", tmp_path)
+    lineup.begin()
+    assert sorted(lineup.change(wanted).runs) == wanted
+    before = len(azure.requests())
+    assert sorted(lineup.change(wanted).runs) == wanted
+    lines = azure.requests()[before:]
+    assert (len(lines), [line for line in lines if "/history/" not in line]) == (3, [])
+
+
+def test_the_children_of_several_runs_are_asked_for_at_once(azure: StagedWorkspace, workspace: AzureWorkspace, tmp_path: Path) -> None:
+    """Those of runs that ended only at first."""
+    for number in range(12):
+        azure.add_run(f"parent_{number}", "train", status="Running" if number % 2 else "Completed")
+        azure.add_run(f"child_{number}", "train", parent=f"parent_{number}", status="Completed")
+    chosen = ChosenRuns(workspace, RunSelection(runs=[f"parent_{number}" for number in range(12)], children=True), tmp_path)
+    assert [run.id for run in chosen.first()] == [f"child_{number}" for number in range(12)]
+    before = len(azure.requests())
+    chosen.again([])
+    assert len([line for line in azure.requests()[before:] if "parent_" in line]) == 6
+
+
+def test_as_many_as_may_be_are_asked_at_a_time() -> None:
+    all_ask = threading.Barrier(AT_ONCE, timeout=30)
+
+    def ask(number: int) -> int:
+        all_ask.wait()
+        return number * number
+
+    assert several(ask, range(2 * AT_ONCE)) == [number * number for number in range(2 * AT_ONCE)]
