@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import uuid
@@ -140,6 +141,14 @@ def git(require_program: Callable[[str], str]) -> Callable[..., str]:
         return subprocess.run([program, *author, *arguments], cwd=folder, check=True, capture_output=True, text=True).stdout
 
     return run
+
+
+def pytest_configure() -> None:
+    """Heed the signals that tests send, also below `nohup` or in the background of a script, where they would be passed over."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    if sys.platform != "win32" and signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.hookimpl(optionalhook=True)
