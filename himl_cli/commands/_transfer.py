@@ -19,7 +19,18 @@ if TYPE_CHECKING:
 FILES, CHECKS = "Which files", "How"
 WORKERS, MOST_WORKERS = 32, 256
 
+OverwriteOpt = Annotated[bool, typer.Option("--overwrite", help="Replace files that differ.", rich_help_panel=CHECKS)]
+WorkersOpt = Annotated[
+    int, typer.Option("--workers", metavar="N", help="Transfers at once, 1 to 256.  [default: 32]", rich_help_panel=CHECKS, show_default=False)
+]
 StripOpt = Annotated[bool, typer.Option("--strip_prefix", help="Drop the folders of the prefix from the names.", rich_help_panel=FILES)]
+
+
+def checked_workers(workers: int) -> int:
+    """The number, where so many transfers can go on at once. Raises BadUsage."""
+    if not 1 <= workers <= MOST_WORKERS:
+        raise BadUsage(f"--workers takes a whole number from 1 to {MOST_WORKERS}, got {workers}.")
+    return workers
 
 
 class FilterOptions(Bundle):
@@ -48,17 +59,13 @@ class MovingOptions(Bundle):
 
     def __init__(
         self,
-        overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files that differ.", rich_help_panel=CHECKS)] = False,
+        overwrite: OverwriteOpt = False,
         no_validate: Annotated[bool, typer.Option("--no_validate", help="Do not check MD5s.", rich_help_panel=CHECKS)] = False,
-        workers: Annotated[
-            int, typer.Option("--workers", metavar="N", help="Transfers at once, 1 to 256.  [default: 32]", rich_help_panel=CHECKS, show_default=False)
-        ] = WORKERS,
+        workers: WorkersOpt = WORKERS,
     ) -> None:
-        if not 1 <= workers <= MOST_WORKERS:
-            raise BadUsage(f"--workers takes a whole number from 1 to {MOST_WORKERS}, got {workers}.")
         self.overwrite = overwrite
         self.validate = not no_validate
-        self.workers = workers
+        self.workers = checked_workers(workers)
 
 
 def conclude(output: Output, result: TransferResult, verb: str, places: Sequence[str], *, inside: str = "", nothing: str = "") -> None:

@@ -18,7 +18,7 @@ from himl_cli.commands._checkpoint_options import ChoiceOptions
 from himl_cli.commands._group import command, group
 from himl_cli.commands._options import OutputOptions, SelectionOptions, WorkspaceOptions
 from himl_cli.commands._session import open_session, talking
-from himl_cli.commands._transfer import CHECKS, MOST_WORKERS, WORKERS
+from himl_cli.commands._transfer import WORKERS, OverwriteOpt, WorkersOpt, checked_workers
 from himl_cli.core.errors import BadUsage, NotFound, WorkspaceNotFound
 
 if TYPE_CHECKING:
@@ -43,16 +43,12 @@ class TargetOptions(Bundle):
             str | None,
             typer.Option("--output_dir", metavar="DIR", help="The folder it goes to.  [default: checkpoints/RUN_ID]", rich_help_panel=WHERETO),
         ] = None,
-        overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files that differ.", rich_help_panel=CHECKS)] = False,
-        workers: Annotated[
-            int, typer.Option("--workers", metavar="N", help="Transfers at once, 1 to 256.  [default: 32]", rich_help_panel=CHECKS, show_default=False)
-        ] = WORKERS,
+        overwrite: OverwriteOpt = False,
+        workers: WorkersOpt = WORKERS,
     ) -> None:
-        if not 1 <= workers <= MOST_WORKERS:
-            raise BadUsage(f"--workers takes a whole number from 1 to {MOST_WORKERS}, got {workers}.")
         self.folder = None if output_dir is None else _folder(output_dir)
         self.overwrite = overwrite
-        self.workers = workers
+        self.workers = checked_workers(workers)
 
 
 def _folder(text: str) -> Path:

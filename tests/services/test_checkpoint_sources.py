@@ -8,7 +8,7 @@ import pytest
 
 from himl_cli.core.errors import BadUsage, NotFound
 from himl_cli.services.checkpoints.sources import kind_of
-from tests.kept_checkpoints import HERE, RUN, add, found
+from tests.kept_checkpoints import HERE, RETRY, RUN, add, found
 from tests.recorded_runs import RecordedRuns
 
 
@@ -22,6 +22,12 @@ def test_where_it_goes_in_a_new_job(runs: RecordedRuns) -> None:
     assert found(runs).by_place == {f"{HERE}/last.ckpt/a": f"{HERE}/last.ckpt/a", f"{HERE}/last.ckpt/b/c": f"{HERE}/last.ckpt/b/c"}
     assert found(runs, "epoch=1").by_place == {f"{HERE}/last.pt": f"{HERE}/epoch=1.pt"}
     assert found(runs, source=f"{RUN}:sub/").by_place == {f"{HERE}/x": f"{HERE}/sub/x"}
+
+
+def test_checkpoints_beside_more_files_than_a_page_of_the_list_has_are_found(runs: RecordedRuns) -> None:
+    others = [f"outputs/predictions/{number}" for number in range(1000)]
+    add(runs, "last.ckpt", *others, f"{RETRY}/last.ckpt")
+    assert found(runs).names == [f"{RETRY}/last.ckpt"]
 
 
 @pytest.mark.parametrize(

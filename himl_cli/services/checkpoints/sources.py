@@ -194,7 +194,12 @@ def _run(text: str, workspace: Workspace, cwd: Path) -> Run:
 
 
 def _where_checkpoints_are(files: BlobStore) -> Iterator[BlobInfo]:
-    """The files in the folders of checkpoints: a run may have a million others in `outputs/`."""
+    """The files in `outputs/` where one page has them all, else those in the folders of checkpoints: a run may have a million others there."""
+    pages = files.list("outputs/")
+    first = next(pages, ())
+    if next(pages, None) is None:
+        yield from first
+        return
     for prefix in (f"{FOLDER}/", RETRIES):
         yield from (blob for page in files.list(prefix) for blob in page)
 
