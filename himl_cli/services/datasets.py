@@ -11,15 +11,15 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
-from himl_cli.core.errors import BadUsage, NotFound, TransferIncomplete
+from himl_cli.core.errors import NotFound, TransferIncomplete
 from himl_cli.core.events import Notice, Notify
 from himl_cli.core.file_tree import walk_files
 from himl_cli.core.jobs import DataSpec, JobSpec
 from himl_cli.core.transfers import TransferResult, named
-from himl_cli.services.transfer.disk import explained
 from himl_cli.services.transfer.download import download
 from himl_cli.services.transfer.ranks import rank_zero_only
 from himl_cli.services.transfer.requests import DownloadRequest
+from himl_cli.services.user_cache import cache_of
 from himl_cli.workspaces.abilities import Dataset, FindsDatasets, KeepsDatasets
 from himl_cli.workspaces.base import BlobStore
 
@@ -76,18 +76,9 @@ def _with_folder(item: DataSpec, folder: Path) -> DataSpec:
 
 def _cache_folder(dataset: Dataset) -> Path:
     """A folder of the user's cache for this version of the dataset at this place. Raises BadUsage for a user without a home, DiskFailed."""
-    import platformdirs
-
-    try:
-        root = platformdirs.user_cache_path("himl", appauthor=False) / "datasets"
-    except RuntimeError:
-        raise BadUsage("There is no folder to keep datasets in: this user has no home folder.", hint="Say where with target=FOLDER.") from None
+    root = cache_of("datasets", "to keep datasets in", "Say where with target=FOLDER.")
     digest = hashlib.sha256(f"{dataset.files.origin} {dataset.name} {dataset.version}".encode()).hexdigest()[:12]
     shown = re.sub(r"[^A-Za-z0-9_.-]+", "_", f"{dataset.name}-{dataset.version}" if dataset.version else dataset.name)[:80]
-    try:
-        root.mkdir(mode=0o700, parents=True, exist_ok=True)
-    except OSError as err:
-        raise explained(err, f"Cannot make '{root}'") from err
     return root / f"{shown}-{digest}"
 
 

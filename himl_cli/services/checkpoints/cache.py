@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from himl_cli.core.errors import BadUsage
 from himl_cli.services.transfer.disk import explained
+from himl_cli.services.user_cache import cache_of
 
 log = logging.getLogger(__name__)
 
@@ -25,12 +25,7 @@ _LOCK, _GONE = ".himl-lock", ".gone-"
 @contextmanager
 def cache_folder(key: str) -> Iterator[Path]:
     """The folder for what *key* names, which stays as it is while it is in use here, and for `KEPT_DAYS` after. Raises BadUsage without a home, DiskFailed."""
-    import platformdirs
-
-    try:
-        top = platformdirs.user_cache_path("himl", appauthor=False) / "checkpoints"
-    except RuntimeError:
-        raise BadUsage("There is no folder to keep checkpoints in: this user has no home folder.", hint="Download it, and name the file.") from None
+    top = cache_of("checkpoints", "to keep checkpoints in", "Download it, and name the file.")
     folder = top / hashlib.sha256(key.encode()).hexdigest()[:16]
     try:
         with _having(top):
@@ -53,7 +48,6 @@ def _having(top: Path) -> Iterator[None]:
     """The cache for oneself, for the moment that it takes to choose a folder: nobody puts one aside that another himl is about to use."""
     from filelock import FileLock
 
-    top.mkdir(mode=0o700, parents=True, exist_ok=True)
     with FileLock(top / _LOCK):
         yield
 

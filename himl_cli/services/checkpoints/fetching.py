@@ -117,7 +117,7 @@ class _Work:
             raise problem
         record = self._record(found, result)
         if found.is_one or not found.folder:
-            where = f"at {found.address.partition('?')[0]}" if found.address else "in the run"
+            where = f"at {shown(found.address)}" if found.address else "in the run"
             _check_whole(Path(record["shown"]), record["shown"], f"is as it lies {where}, but was not written to its end: it would not load.")
         if found.folder:
             self._name_others(Path(record["shown"]), {name[len(found.folder) :] for name in found.names})

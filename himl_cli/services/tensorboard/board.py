@@ -31,7 +31,7 @@ SECONDS_BETWEEN_LOOKS, FAILURES, RESTARTS = 2.0, 2, 3
 
 
 class Board:
-    """TensorBoard over *folder*, at *host* and *port*; what it says goes to *log*. Runs from `start` until the `with` ends.
+    """TensorBoard over *folder*, at *host* and *port*; what it says goes to *log*. Runs within the `with`.
 
     The folder of *log* is its own: it is where TensorBoard puts temporary files, and gone if whoever started this is killed.
     """

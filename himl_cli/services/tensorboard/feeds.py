@@ -20,7 +20,7 @@ from himl_cli.workspaces.abilities import ServesFiles
 from himl_cli.workspaces.base import BlobStore, Workspace
 
 LOOKS = 3
-"""At files that change while they are read, before the next round is waited for; looks that brought something do not count."""
+"""At files that change while they are read, before the next time is waited for; looks that brought something do not count."""
 
 
 @dataclass(frozen=True)

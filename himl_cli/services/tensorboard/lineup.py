@@ -7,13 +7,13 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
-from himl_cli.core.errors import BadUsage, RunNotFound
+from himl_cli.core.errors import RunNotFound
 from himl_cli.core.runs import Run
 from himl_cli.services.studio_url import workspace_in_url
 from himl_cli.services.tensorboard.chosen import ChosenRuns
 from himl_cli.services.tensorboard.feeds import CopiedHere, RunFeed, ServedInPlace
 from himl_cli.services.tensorboard.names import RunNames, lasting_name
-from himl_cli.services.transfer.disk import explained
+from himl_cli.services.user_cache import cache_of
 from himl_cli.workspaces.abilities import ServesFiles
 
 
@@ -71,15 +71,6 @@ class Lineup:
 
 def _cache(run: Run) -> Path:
     """A folder of the user's cache for the workspace of *run*."""
-    import platformdirs
-
-    try:
-        root = platformdirs.user_cache_path("himl", appauthor=False) / "tensorboard"
-    except RuntimeError:
-        raise BadUsage("There is no folder to copy event files to: this user has no home folder.", hint="Say where with --run_logs_dir DIR.") from None
-    try:
-        root.mkdir(mode=0o700, parents=True, exist_ok=True)
-    except OSError as err:
-        raise explained(err, f"Cannot make '{root}'") from err
+    root = cache_of("tensorboard", "to copy event files to", "Say where with --run_logs_dir DIR.")
     asked = workspace_in_url(run.url)  # labels leave the subscription out
     return root / hashlib.sha256(repr(asked or run.workspace).encode()).hexdigest()[:12]

@@ -8,6 +8,7 @@ from typing import Any
 
 from himl_cli.core.blobs import FetchRequest
 from himl_cli.core.errors import BlobChanged, HimlError, IntegrityFailed, ServiceFailed
+from himl_cli.workspaces.azure.storage.blobs.arriving import ENOUGH, Arriving
 from himl_cli.workspaces.azure.storage.blobs.lines import Broken, Exchange, Line
 from himl_cli.workspaces.azure.storage.blobs.properties import whole_md5
 from himl_cli.workspaces.azure.storage.blobs.retries import Fault, Health
@@ -16,9 +17,6 @@ from himl_cli.workspaces.base import FetchSink
 from himl_cli.workspaces.web.access import WebAccess
 from himl_cli.workspaces.web.answers import if_range, packed_by, start_of, total_of, validator_of
 from himl_cli.workspaces.web.faults import compressed, fault_on
-
-ENOUGH = 1 << 20  # bytes after which earlier failures are forgotten
-SMALL = 256 << 10  # bytes that come in one piece
 
 
 class Body(Task):
@@ -62,29 +60,24 @@ class Part(Body):
         super().__init__(request.blob.name, access, health)
         self._request = request
         self._sink = sink
-        self._position = self._proven = request.offset
-        self._end = request.offset + request.length
+        self._bytes = Arriving(request, sink)
         self._md5: bytes | None = None
 
     def exchange(self) -> Exchange:
         signed, self._is_accepted = self.sign(), False
         headers = [*signed.headers]
-        if self._position or self._end != self._request.blob.size:
-            headers += [f"Range: bytes={self._position}-{self._end - 1}", if_range(self._request.blob.etag)]
-        return Exchange(signed.url, headers, in_pieces=self._end - self._position > SMALL)
+        if self._bytes.position or self._bytes.end != self._request.blob.size:
+            headers += [f"Range: bytes={self._bytes.position}-{self._bytes.end - 1}", if_range(self._request.blob.etag)]
+        return Exchange(signed.url, headers, in_pieces=self._bytes.come_in_pieces)
 
     def part(self, line: Line) -> None:
-        self.accept(line, self._request, self._position)
+        self.accept(line, self._request, self._bytes.position)
         self._md5 = whole_md5(line) or self._md5
         data = line.take()
-        if self._position + len(data) > self._end:
+        if not self._bytes.has_room_for(data):
             raise WrongAnswer(self.other_bytes())
-        if data:
-            start, self._position = self._position, self._position + len(data)
-            self._sink.write(self._request, start, data)
-            if self._position - self._proven >= ENOUGH:
-                self._proven = self._position
-                self.moved()
+        if self._bytes.take(data):
+            self.moved()
 
     def broke_off(self, line: Line) -> None:
         if line.chunks and line.status in (200, 206):
@@ -92,7 +85,7 @@ class Part(Body):
 
     def answered(self, line: Line) -> float | None:
         self.part(line)
-        if self._position != self._end:
+        if not self._bytes.is_complete:
             self.fail(self.cut_short())
             return None
         self.moved()

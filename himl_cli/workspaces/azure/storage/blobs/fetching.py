@@ -7,6 +7,7 @@ from datetime import timedelta
 from himl_cli.core.blobs import FetchRequest
 from himl_cli.core.errors import BlobChanged, HimlError, NotFound, ServiceFailed
 from himl_cli.workspaces.azure.storage.blobs.access import Access
+from himl_cli.workspaces.azure.storage.blobs.arriving import Arriving
 from himl_cli.workspaces.azure.storage.blobs.faults import BlobNotFound
 from himl_cli.workspaces.azure.storage.blobs.lines import Exchange, Line
 from himl_cli.workspaces.azure.storage.blobs.names import can_be_asked_for
@@ -15,8 +16,6 @@ from himl_cli.workspaces.azure.storage.blobs.retries import Fault, Health
 from himl_cli.workspaces.azure.storage.blobs.tasks import Task, WrongAnswer
 from himl_cli.workspaces.base import FetchSink
 
-ENOUGH = 1 << 20  # bytes after which earlier failures are forgotten
-SMALL = 256 << 10  # bytes that come in one piece
 LOOKS = 5  # at a blob that grows between two requests
 
 
@@ -33,9 +32,7 @@ class FetchTask(Task):
         self._sink = sink
         self._may_grow = may_grow
         self._etag = request.blob.etag
-        self._position = request.offset
-        self._end = request.offset + request.length
-        self._proven = request.offset  # position at which failures were last forgotten
+        self._bytes = Arriving(request, sink)
         self._has_grown = False
         self._is_looking = False  # a HEAD is under way, to see how the blob changed
         self._looks = 0
@@ -44,7 +41,7 @@ class FetchTask(Task):
 
     @property
     def _is_whole(self) -> bool:
-        return self._position == 0 and self._end == self._request.blob.size and not self._has_grown
+        return self._bytes.position == 0 and self._bytes.end == self._request.blob.size and not self._has_grown
 
     def exchange(self) -> Exchange:
         if not can_be_asked_for(self.name):
@@ -56,11 +53,11 @@ class FetchTask(Task):
         if self._etag:
             headers.append(f'If-Match: "{self._etag}"')
         self._is_accepted = False
-        if self._position == self._end:
+        if self._bytes.is_complete:
             return Exchange(signed.url, headers, "HEAD")
         if not self._is_whole:
-            headers.append(f"Range: bytes={self._position}-{self._end - 1}")
-        return Exchange(signed.url, headers, in_pieces=self._end - self._position > SMALL)
+            headers.append(f"Range: bytes={self._bytes.position}-{self._bytes.end - 1}")
+        return Exchange(signed.url, headers, in_pieces=self._bytes.come_in_pieces)
 
     def part(self, line: Line) -> None:
         if not self._is_accepted:
@@ -74,13 +71,13 @@ class FetchTask(Task):
             raise WrongAnswer(self._refused(line))
         if self._etag and etag_of(line) not in ("", self._etag):
             raise WrongAnswer(Fault(BlobChanged(f"'{self.name}' changed while it was read.")))
-        if self._position == self._end:  # a HEAD, for no bytes at all
+        if self._bytes.is_complete:  # a HEAD, for no bytes at all
             pass
         elif status == 206:
             start = line.header(b"content-range").removeprefix("bytes ").partition("-")[0]
-            if start != str(self._position):
+            if start != str(self._bytes.position):
                 raise WrongAnswer(self._other_bytes())
-        elif self._position != 0:
+        elif self._bytes.position != 0:
             raise WrongAnswer(self._other_bytes())
         if not self._has_grown:
             self._md5 = whole_md5(line)
@@ -91,14 +88,10 @@ class FetchTask(Task):
 
     def _deliver(self, line: Line) -> None:
         data = line.take()
-        if self._position + len(data) > self._end:
+        if not self._bytes.has_room_for(data):
             raise WrongAnswer(self._other_bytes())
-        if data:
-            start, self._position = self._position, self._position + len(data)
-            self._sink.write(self._request, start, data)
-            if self._position - self._proven >= ENOUGH:
-                self._proven = self._position
-                self.moved()
+        if self._bytes.take(data):
+            self.moved()
 
     def broke_off(self, line: Line) -> None:
         if line.chunks and line.status in (200, 206) and not self._is_looking:
@@ -112,7 +105,7 @@ class FetchTask(Task):
             self._is_looking = True
             return 0.0
         self.part(line)
-        if self._position != self._end:
+        if not self._bytes.is_complete:
             raise WrongAnswer(Fault(BlobChanged(f"'{self.name}' is shorter than it was listed.")))
         self.moved()
         self._sink.finish(self._request, self._md5)
