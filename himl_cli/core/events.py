@@ -36,7 +36,20 @@ class Notice:
     text: str
 
 
-Event = Planned | Moved | Finished | Notice
+@dataclass(frozen=True, slots=True)
+class Counting:
+    """So many more things of a kind (`slides`) will be done, one after another."""
+
+    unit: str
+    total: int
+
+
+@dataclass(frozen=True, slots=True)
+class Counted:
+    """One of them is done."""
+
+
+Event = Planned | Moved | Finished | Notice | Counting | Counted
 Notify = Callable[[Event], None]
 
 

@@ -1,0 +1,157 @@
+"""A montage as it was asked for, where each slide lies in it, and what became of each."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+
+from himl_cli.core.errors import HimlError
+
+Size = tuple[int, int]
+"""Width and height, in pixels."""
+
+
+class SlideUnreadable(HimlError):
+    """A slide, or a level of it, that cannot be read; the message is the reason, without the file's name."""
+
+    code = "slide_unreadable"
+
+
+class Backend(str, Enum):
+    """What reads slides; `auto` chooses for each."""
+
+    auto = "auto"
+    tifffile = "tifffile"
+    openslide = "openslide"
+    cucim = "cucim"
+
+
+class LayoutStyle(str, Enum):
+    """How slides are laid out; `himl` is the predecessor's way."""
+
+    fit = "fit"
+    himl = "hi-ml"
+
+
+class ImageFormat(str, Enum):
+    """What is written: pictures, or a Deep Zoom pyramid with a page that shows it."""
+
+    png = "png"
+    jpg = "jpg"
+    dzi = "dzi"
+
+
+@dataclass(frozen=True, slots=True)
+class SlideEntry:
+    """A slide that is to be shown: `image` and `mask` are names in the place that the slides lie in, or absolute paths of this machine.
+
+    Ids need not be unique. `label` and `mask` are None where none is known.
+    """
+
+    slide_id: str
+    image: str
+    label: str | None = None
+    mask: str | None = None
+
+    @property
+    def title(self) -> str:
+        """What its caption says."""
+        return self.slide_id if self.label is None else f"{self.slide_id}: {self.label}"
+
+
+@dataclass(frozen=True, slots=True)
+class Box:
+    """Pixels of a picture: the left upper corner and the extent."""
+
+    x: int
+    y: int
+    width: int
+    height: int
+
+    @property
+    def size(self) -> Size:
+        return self.width, self.height
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """A place in the montage. All boxes are in pixels of the montage.
+
+    `entry` is the number of the slide in the list that was laid out; `image` and `mask` are the room for those pictures (None: no mask in any cell);
+    `caption` is the room for the caption, which may lie over the image; None where there is none.
+    """
+
+    entry: int
+    column: int
+    row: int
+    box: Box
+    image: Box
+    mask: Box | None = None
+    caption: Box | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Where everything lies. `cells` go from left to right, row by row; those of one row have the same `box.y` and `box.height`."""
+
+    style: LayoutStyle
+    size: Size
+    columns: int
+    rows: int
+    background: tuple[int, int, int]
+    cells: Sequence[Cell]
+
+
+@dataclass(frozen=True, slots=True)
+class MontageRequest:
+    """What the picture is to be. `level` None: the coarsest that still fills the cell, slide by slide."""
+
+    output: Path
+    width: int
+    level: int | None = 1
+    layout: LayoutStyle = LayoutStyle.fit
+    formats: tuple[ImageFormat, ...] = (ImageFormat.png, ImageFormat.jpg)
+    backend: Backend = Backend.auto
+    workers: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class CellOutcome:
+    """What became of a cell: a line of montage.csv.
+
+    `picture` is what the slide's own pixels fill (None: nothing of it could be read); `level` and `backend` are what it was read with.
+    `reason` says why it failed, or why its mask did; `remark` tells of another level than the one asked for.
+    """
+
+    slide_id: str
+    label: str | None
+    image: str
+    mask: str | None
+    column: int
+    row: int
+    box: Box
+    picture: Box | None
+    level: int | None
+    backend: str
+    is_ok: bool
+    reason: str = ""
+    remark: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class MontageResult:
+    """What was made: `files` by their final paths, in order of importance; `size` of the full picture, `jpg_size` of montage.jpg (None: none was made)."""
+
+    files: Sequence[Path]
+    size: Size
+    jpg_size: Size | None
+    columns: int
+    rows: int
+    cells: Sequence[CellOutcome]
+    seconds: float
+
+    @property
+    def failed(self) -> list[CellOutcome]:
+        return [cell for cell in self.cells if not cell.is_ok]

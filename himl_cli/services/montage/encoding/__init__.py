@@ -1,0 +1,1 @@
+"""Picture files that are written band by band."""

@@ -1,0 +1,1 @@
+"""Where slides lie in the picture, and what is drawn around them."""
