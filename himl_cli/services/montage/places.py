@@ -17,7 +17,7 @@ class SlidePlace(Protocol):
 
     @property
     def is_read_twice(self) -> bool:
-        """Whether a file may be asked for again at no cost. If not, all slides are not looked into before the layout is made."""
+        """Whether a file may be asked for again at no cost, now that all are expected. If not, the layout is made without looking into slides before."""
 
     def names(self) -> Iterator[str]:
         """Every file in it and in its subfolders, sorted. Raises HimlError where it cannot be listed."""
@@ -34,5 +34,9 @@ class SlidePlace(Protocol):
     def at_hand(self, name: str) -> AbstractContextManager[Path]:
         """The file's path here, good until the context ends; may be called by several threads at once.
 
-        A path is given also for a file that is not there: whoever reads it says so. Raises HimlError where a file cannot be brought.
+        A path may be given also for a file that is not there: whoever reads it says so. No call waits until another one's context ends, so that one thread
+        may have several files at hand. Raises SlideUnreadable where this file cannot be given, with the reason; DiskFailed and others where no file can be.
         """
+
+    def stop(self) -> None:
+        """No file is wanted any more: calls of `at_hand` that wait for one raise Interrupted at once. May be called by any thread."""

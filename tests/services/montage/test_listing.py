@@ -1,0 +1,313 @@
+"""Which slides a montage shows."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+import tifffile
+
+from himl_cli.core.errors import BadUsage, HimlError, NotFound
+from himl_cli.core.events import Event, Notice
+from himl_cli.core.montage import SlideEntry
+from himl_cli.services.montage.compose import sinks
+from himl_cli.services.montage.listing.dataset import local_dataset
+from himl_cli.services.montage.listing.folder import MADE_BESIDE_RECORD, RECORD, TILES
+from himl_cli.services.montage.listing.query import SlideQuery, list_slides
+from himl_cli.services.montage.local_place import LocalPlace
+
+
+@dataclass
+class Folder:
+    """A dataset folder, and what was said while its slides were listed."""
+
+    root: Path
+    said: list[str] = field(default_factory=list)
+
+    def lay(self, *names: str) -> Folder:
+        for name in names:
+            self.write(name, b"x")
+        return self
+
+    def write(self, name: str, content: bytes | str) -> Path:
+        path = self.root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+        return path
+
+    def slides(self, *, glob: str | None = None, csv: str | None = None, include: Path | None = None, exclude: Path | None = None) -> list[SlideEntry]:
+        def note(event: Event) -> None:
+            assert isinstance(event, Notice)
+            self.said.append(event.text)
+
+        return list_slides(LocalPlace(self.root), SlideQuery(glob, csv, include, exclude), note)
+
+    def ids(self, **query: str | Path | None) -> list[str]:
+        return [slide.slide_id for slide in self.slides(**query)]  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Folder:
+    root = tmp_path / "slides"
+    root.mkdir()
+    return Folder(root)
+
+
+def refused(folder: Folder, kind: type[HimlError] = BadUsage, **query: str | Path | None) -> HimlError:
+    with pytest.raises(kind) as caught:
+        folder.slides(**query)  # type: ignore[arg-type]
+    assert type(caught.value) is kind
+    assert "\n" not in str(caught.value)
+    assert caught.value.hint
+    return caught.value
+
+
+class TestFolders:
+    def test_files_with_the_extension_of_a_slide_are_slides(self, folder: Folder) -> None:
+        slides = ["A.SVS", "b.ome.tif", "c.Tiff", "d.mrxs", "e.ndpi", "f.png", "g.jpeg", "h.dcm", "i.qptiff"]
+        folder.lay(*slides, "notes.txt", "labels.csv", "d/Data0000.dat", "tiff", "x.tiff.bak", ".hidden.tiff", ".hidden/y.tiff", "._A.svs")
+        assert folder.slides() == [SlideEntry(name, name) for name in slides]
+        assert folder.said == []
+
+    def test_whatever_tifffile_reads_counts(self, folder: Folder) -> None:
+        names = sorted(f"x.{extension}" for extension in tifffile.TIFF.FILE_EXTENSIONS)
+        folder.lay(*names)
+        assert folder.ids() == names
+
+    def test_file_names_are_ids_while_they_are_unique(self, folder: Folder) -> None:
+        folder.lay("b/1.tiff", "a/2.tiff")
+        assert folder.slides() == [SlideEntry("2.tiff", "a/2.tiff"), SlideEntry("1.tiff", "b/1.tiff")]
+
+    def test_else_all_ids_are_paths(self, folder: Folder) -> None:
+        folder.lay("b/1.tiff", "a/1.tiff", "a/2.tiff", "c/1.txt")
+        assert folder.ids() == ["a/1.tiff", "a/2.tiff", "b/1.tiff"]
+
+    def test_names_that_are_not_slides_do_not_count_for_that(self, folder: Folder) -> None:
+        folder.lay("a/1.tiff", ".thumbs/1.tiff")
+        assert folder.ids() == ["1.tiff"]
+
+    def test_an_escaped_ampersand_is_shown_as_one(self, folder: Folder) -> None:
+        folder.lay("H%26E.tiff")
+        assert folder.slides() == [SlideEntry("H&E.tiff", "H%26E.tiff")]
+
+    @pytest.mark.skipif(sys.platform != "linux", reason="names of any bytes are Linux's")
+    def test_names_of_any_bytes_are_slides(self, folder: Folder) -> None:
+        with open(os.path.join(os.fsencode(folder.root), b"\xff.tiff"), "wb"):
+            pass
+        assert folder.slides() == [SlideEntry("\udcff.tiff", "\udcff.tiff")]
+        listed = folder.write("list", r"\xff.tiff")
+        assert folder.ids(include=listed) == ["\udcff.tiff"]
+        assert folder.said == []
+
+    def test_a_folder_without_slides_is_an_error(self, folder: Folder) -> None:
+        assert str(refused(folder, NotFound)) == f"No slides in folder '{folder.root}': it has no files."
+        folder.lay("a.txt", "montage_files/8/0_0.jpeg", "montage.csv")
+        assert "it has 3 files, none of them a slide" in str(refused(folder, NotFound))
+
+    def test_an_earlier_montage_is_no_slide_and_that_is_said(self, folder: Folder) -> None:
+        own = ["montage.png", "montage.jpg", "montage.csv", "montage.dzi", "index.html", "montage_files/12/0_0.jpeg"]
+        folder.lay(
+            "a.tiff", "sub/montage_files/b.tiff", "sub/montage.png", *own, *(f"outputs/{name}" for name in own), "outputs/.montage.himl-part/new/montage.png"
+        )
+        assert folder.ids() == ["a.tiff", "montage.png", "b.tiff"]
+        assert folder.said == ["Files of an earlier montage are left out: 'montage.jpg', 'montage.png', 'montage_files/12/0_0.jpeg' and 3 more."]
+        folder.said.clear()
+        assert folder.ids(glob="**/*") == ["a.tiff", "montage.png", "b.tiff"]
+        assert len(folder.said) == 1
+
+    def test_it_is_known_by_the_names_that_montages_have(self) -> None:
+        assert {sinks.PNG, sinks.JPG, sinks.DZI, sinks.RECORD, sinks.PAGE} == MADE_BESIDE_RECORD
+        assert (sinks.RECORD, sinks.TILES) == (RECORD, TILES)
+
+
+class TestGlobs:
+    @pytest.mark.parametrize(
+        ("glob", "expected"),
+        [
+            ("**/*.tiff", ["1.tiff", "a/2.tiff", "a/b/3.tiff"]),
+            ("/**/*.tiff", ["1.tiff", "a/2.tiff", "a/b/3.tiff"]),
+            ("./*.tiff", ["1.tiff"]),
+            ("*.tiff", ["1.tiff"]),
+            ("a/*", ["a/2.tiff", "a/x.bin"]),
+            ("a/**", ["a/2.tiff", "a/b/3.tiff", "a/x.bin"]),
+            ("**/b/*", ["a/b/3.tiff"]),
+            ("a/**/[!2]*.tiff", ["a/b/3.tiff"]),
+            ("*/?.tiff", ["a/2.tiff"]),
+            ("**/*.bin", ["a/x.bin"]),
+            ("a/x.bin", ["a/x.bin"]),
+            ("**/.*/*", [".c/4.tif"]),
+            ("**/*.tif", [".c/4.tif"]),
+        ],
+    )
+    def test_a_pattern_is_matched_from_the_root(self, folder: Folder, glob: str, expected: list[str]) -> None:
+        folder.lay("1.tiff", "a/2.tiff", "a/b/3.tiff", "a/x.bin", ".c/4.tif")
+        assert [slide.image for slide in folder.slides(glob=glob)] == expected
+
+    @pytest.mark.parametrize("glob", ["*.svs", "1.tiff/**", "/tmp/*.tiff", "**/a", "[", "a/*.tiff/*"])
+    def test_no_match_is_an_error_that_names_the_pattern(self, folder: Folder, glob: str) -> None:
+        folder.lay("1.tiff", "a/2.tiff")
+        assert str(refused(folder, glob=glob)) == f"--image_glob '{glob}' matches no file in folder '{folder.root}', which has 2 files."
+
+    def test_a_pattern_stays_in_the_folder(self, folder: Folder) -> None:
+        folder.lay("1.tiff")
+        assert "leaves the folder" in str(refused(folder, glob="../*.tiff"))
+        assert "has no pattern" in str(refused(folder, glob=""))
+        assert "has no pattern" in str(refused(folder, glob="/"))
+
+    def test_it_wins_over_the_csv(self, folder: Folder) -> None:
+        folder.lay("1.tiff").write("dataset.csv", "image,slide_id\n1.tiff,one\n")
+        assert folder.ids(glob="*.tiff") == ["1.tiff"]
+        assert folder.said == []
+
+
+class TestTables:
+    def test_the_csv_of_a_folder_is_used_and_that_is_said(self, folder: Folder) -> None:
+        folder.lay("1.tiff", "2.tiff").write("dataset.csv", "slide_id,image,label,mask,site\n007,2.tiff,1,m/2.png,x\nnan,gone.tiff,,,y\n")
+        assert folder.slides() == [SlideEntry("007", "2.tiff", "1", "m/2.png"), SlideEntry("nan", "gone.tiff")]
+        assert folder.said == [f"The slides are those of dataset.csv in folder '{folder.root}'; --image_glob '**/*.tiff' would take its files instead."]
+
+    def test_one_that_is_named_is_used_without_a_word(self, folder: Folder) -> None:
+        folder.write("dataset.csv", "image,slide_id\n1.tiff,one\n")
+        folder.write("other.csv", "image,slide_id\n2.tiff,two\n")
+        assert folder.ids(csv="other.csv") == ["two"]
+        assert folder.said == []
+        assert "'other.csv' is a CSV" in str(refused(folder, csv="other.csv", glob="*.tiff"))
+        refused_missing = pytest.raises(NotFound, match=r"There is no file '.*third\.csv'")
+        with refused_missing:
+            folder.slides(csv="third.csv")
+
+    def test_images_are_relative_to_the_csv(self, folder: Folder, tmp_path: Path) -> None:
+        away = str(tmp_path / "away.tiff")
+        folder.write(
+            "sub/deep/list.csv",
+            f"image,slide_id,mask\n1.tiff,a,./m.png\n../2.tiff,b,../../m.png\n../../../3.tiff,c,\n{away},d,\nx/../4.tiff,e,\nD:\\5.tiff,f,\n",
+        )
+        listed = folder.slides(csv="sub/deep/list.csv")
+        assert [slide.image for slide in listed] == ["sub/deep/1.tiff", "sub/2.tiff", "../3.tiff", away, "sub/deep/x/../4.tiff", "D:\\5.tiff"]
+        assert [slide.mask for slide in listed] == ["sub/deep/m.png", "m.png", *[None] * 4]
+
+    @pytest.mark.skipif(sys.platform == "win32", reason="backslashes are separators there")
+    def test_backslashes_separate_where_only_that_names_a_file(self, folder: Folder) -> None:
+        folder.lay("a/1.tiff", "a\\2.tiff", "a/2.tiff").write("dataset.csv", "image,slide_id\na\\1.tiff,1\na\\2.tiff,2\na\\3.tiff,3\n")
+        assert [slide.image for slide in folder.slides()] == ["a/1.tiff", "a\\2.tiff", "a\\3.tiff"]
+
+    def test_repeated_ids_stay_and_are_named_once(self, folder: Folder) -> None:
+        folder.write("dataset.csv", "image,slide_id\n1.tiff,a\n2.tiff,a\n3.tiff,b\n")
+        assert [slide.image for slide in folder.slides()] == ["1.tiff", "2.tiff", "3.tiff"]
+        assert folder.said[1:] == ["One slide id stands for several slides, all are shown: 'a' (2 times)."]
+        folder.write("dataset.csv", "image,slide_id\n" + "".join(f"{n}.tiff,{n % 5}\n" for n in range(10)))
+        folder.said.clear()
+        assert len(folder.slides()) == 10
+        assert folder.said[1:] == ["5 slide ids stand for several slides each, all are shown: '0' (2 times), '1' (2 times), '2' (2 times) and 2 more."]
+
+    def test_an_entry_without_image_stays(self, folder: Folder) -> None:
+        folder.write("dataset.csv", "image,slide_id\n,a\n  ,b\n2.tiff,c\n")
+        assert folder.slides() == [SlideEntry("a", ""), SlideEntry("b", ""), SlideEntry("c", "2.tiff")]
+
+    def test_one_without_id_is_called_by_its_image(self, folder: Folder) -> None:
+        folder.write("dataset.csv", "image,slide_id\n1.tiff,a\n\nsub/2.tiff,\n")
+        assert folder.slides()[1:] == [SlideEntry("sub/2.tiff", "sub/2.tiff")]
+        assert folder.said[1:] == ["'dataset.csv': without a slide_id, called by their images: line 4."]
+
+
+class TestDatasets:
+    def test_a_folder_or_a_csv(self, folder: Folder) -> None:
+        path = folder.write("some.csv", "image,slide_id\n")
+        assert [local_dataset(each)[1] for each in (folder.root, path)] == [None, "some.csv"]
+        assert [local_dataset(each)[0].folder for each in (folder.root, path)] == [folder.root, folder.root]
+
+    def test_nothing_there(self, folder: Folder) -> None:
+        with pytest.raises(NotFound, match=r"There is no folder or CSV '.*gone'\."):
+            local_dataset(folder.root / "gone")
+
+    def test_a_slide_is_refused_with_what_shows_it(self, folder: Folder) -> None:
+        path = folder.write("a[1].svs", b"x")
+        with pytest.raises(BadUsage, match="neither a folder nor a CSV") as caught:
+            local_dataset(path)
+        assert caught.value.hint == f"To show one slide: himl montage '{folder.root}' --image_glob 'a[[]1].svs'"
+        assert folder.ids(glob="a[[]1].svs") == ["a[1].svs"]
+
+
+class TestLists:
+    @pytest.fixture
+    def lists(self, folder: Folder, tmp_path: Path) -> Folder:
+        folder.lay("a/1.tiff", "a/2.tiff", "b/3.tiff", "H%26E.tiff")
+        return Folder(tmp_path)
+
+    def test_included_are_shown_in_the_order_of_the_folder(self, folder: Folder, lists: Folder) -> None:
+        assert folder.ids(include=lists.write("list.txt", "3.tiff\n1.tiff\n1.tiff\n")) == ["1.tiff", "3.tiff"]
+        assert folder.said == []
+
+    def test_a_list_of_one_line_is_one_id(self, folder: Folder, lists: Folder) -> None:
+        assert folder.ids(include=lists.write("list.txt", "2.tiff")) == ["2.tiff"]
+        assert folder.ids(exclude=lists.write("list.txt", "2.tiff")) == ["H&E.tiff", "1.tiff", "3.tiff"]
+
+    @pytest.mark.parametrize("name", ["1.tiff", "a/1.tiff"])
+    def test_slides_of_a_folder_go_by_file_name_and_by_path(self, folder: Folder, lists: Folder, name: str) -> None:
+        assert folder.slides(include=lists.write("list.txt", name)) == [SlideEntry("1.tiff", "a/1.tiff")]
+        folder.lay("b/1.tiff")
+        expected = {"1.tiff": ["a/1.tiff", "b/1.tiff"], "a/1.tiff": ["a/1.tiff"]}[name]
+        assert folder.ids(include=lists.write("list.txt", name)) == expected
+
+    @pytest.mark.parametrize("name", ["H&E.tiff", "H%26E.tiff"])
+    def test_an_ampersand_matches_in_both_ways(self, folder: Folder, lists: Folder, name: str) -> None:
+        assert folder.ids(include=lists.write("list.txt", name)) == ["H&E.tiff"]
+
+    def test_slides_of_a_csv_go_by_their_ids_alone(self, folder: Folder, lists: Folder) -> None:
+        folder.write("dataset.csv", "image,slide_id\na/1.tiff,one\na/2.tiff,two\n")
+        assert folder.ids(exclude=lists.write("list.txt", "one\na/2.tiff\n")) == ["two"]
+        assert folder.said[1:] == ["--exclude_by_slide_id: no slide has the id 'a/2.tiff'."]
+
+    def test_all_slides_of_a_repeated_id_are_meant(self, folder: Folder, lists: Folder) -> None:
+        folder.write("dataset.csv", "image,slide_id\na/1.tiff,one\na/2.tiff,one\nb/3.tiff,two\n")
+        assert folder.ids(include=lists.write("list.txt", "one")) == ["one", "one"]
+        assert folder.ids(exclude=lists.write("list.txt", "one")) == ["two"]
+
+    @pytest.mark.parametrize("content", ["", "\n \r\n", "slide_id\n", "\ufeff", "slide_id,reason\n\n"])
+    def test_an_empty_list_means_what_it_says(self, folder: Folder, lists: Folder, content: str) -> None:
+        path = lists.write("list.txt", content)
+        assert len(folder.ids(exclude=path)) == 4
+        assert folder.said == []
+        assert str(refused(folder, include=path)) == f"--include_by_slide_id: '{path}' has no ids, so that no slide remains."
+
+    def test_strangers_are_named_and_counted(self, folder: Folder, lists: Folder) -> None:
+        path = lists.write("list.txt", "\n".join(["1.tiff", *(f"x{n}" for n in range(1500)), "y" * 300]))
+        assert folder.ids(include=path) == ["1.tiff"]
+        assert folder.said == ["--include_by_slide_id: no slide has one of these 1,501 ids: 'x0', 'x1', 'x2' and 1,498 more."]
+
+    def test_no_slide_left_is_an_error(self, folder: Folder, lists: Folder) -> None:
+        path = lists.write("list.txt", "x\n" + "y" * 300)
+        assert str(refused(folder, include=path)) == f"--include_by_slide_id: '{path}' has the id of no slide; it has 'x', '{'y' * 79}…'."
+        every = lists.write("all.txt", "1.tiff\n2.tiff\n3.tiff\nH&E.tiff\n")
+        assert str(refused(folder, exclude=every)) == f"--exclude_by_slide_id: '{every}' excludes every slide, 4 in all."
+
+    def test_what_is_no_list_is_refused(self, folder: Folder, lists: Folder) -> None:
+        assert "cannot be used together" in str(refused(folder, include=lists.root / "no", exclude=lists.root / "such"))
+        with pytest.raises(BadUsage, match=r"--include_by_slide_id: there is no file '.*no'"):
+            folder.slides(include=lists.root / "no")
+        with pytest.raises(BadUsage, match=r"--exclude_by_slide_id: cannot read"):
+            folder.slides(exclude=lists.root)
+        with pytest.raises(BadUsage, match=r"is not UTF-8 text"):
+            folder.slides(exclude=lists.write("list", b"II*\0\xff\xfe"))
+        assert "NUL bytes" in str(refused(folder, exclude=lists.write("list", b"II*\0")))
+        assert "is a broken CSV" in str(refused(folder, exclude=lists.write("list", 'slide_id,b\n"x,y\n')))
+        huge = lists.write("huge", b"")
+        os.truncate(huge, (64 << 20) + 1)
+        assert "larger than 64 MiB" in str(refused(folder, exclude=huge))
+
+    def test_lists_are_looked_at_before_the_folder(self, folder: Folder, lists: Folder) -> None:
+        gone = Folder(folder.root / "gone")
+        with pytest.raises(BadUsage, match="there is no file"):
+            gone.slides(include=lists.root / "no")
+
+    def test_thousands_of_slides_and_ids_take_no_time(self, folder: Folder, lists: Folder) -> None:
+        folder.write("dataset.csv", "image,slide_id,label\n" + "".join(f"images/{n}.tiff,slide {n},{n % 3}\n" for n in range(20_000)))
+        path = lists.write("list.csv", "slide_id,why\n" + "".join(f"slide {n},blurred\n" for n in range(0, 40_000, 2)))
+        began = time.process_time()
+        assert len(folder.ids(exclude=path)) == 10_000
+        assert time.process_time() - began < 3
+        assert folder.said[1:] == ["--exclude_by_slide_id: no slide has one of these 10,000 ids: 'slide 20000', 'slide 20002', 'slide 20004' and 9,997 more."]
