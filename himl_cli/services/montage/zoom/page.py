@@ -1,0 +1,92 @@
+"""The page that shows a pyramid: one file that needs no network and no server."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import html
+import json
+import re
+from collections.abc import Sequence
+from importlib.resources import files
+from pathlib import Path
+
+from himl_cli.core.montage import CellOutcome
+from himl_cli.services.montage.zoom.tiling import FORMAT, Tiling
+from himl_cli.services.transfer.disk import explained
+
+SCRIPTS = ("cells.js", "view.js", "panels.js", "page.js")
+LIBRARY, LIBRARY_LICENCE = "openseadragon.min.js", "openseadragon-LICENSE.txt"
+SOURCE_MAP = "//# sourceMappingURL="  # a file that would be asked for, and is not there
+MARK = re.compile(r"\{\{(\w+)\}\}")
+SURROGATE = re.compile("[\ud800-\udfff]")
+FIRST_ODD_BYTE, LAST_ODD_BYTE = 0xDC80, 0xDCFF  # how Python keeps bytes of names that are no text
+
+
+def write_page(path: Path, tiling: Tiling, cells: Sequence[CellOutcome], title: str) -> None:
+    """Write the page that shows the pyramid of *tiling*, whose tiles lie beside *path*, and lets *cells* be searched. Raises DiskFailed."""
+    script = "".join(asset(name) for name in SCRIPTS)
+    library = f"/*\n{asset(LIBRARY_LICENCE)}*/\n{asset(LIBRARY).partition(SOURCE_MAP)[0]}"
+    parts = {
+        "title": html.escape(readable(title)),
+        "policy": html.escape(content_policy(library, script)),
+        "style": asset("page.css"),
+        "data": as_json(page_data(tiling, cells, title)),
+        "library": library,
+        "script": script,
+    }
+    text = MARK.sub(lambda mark: parts[mark[1]], asset("page.html"))
+    try:
+        path.write_text(text, encoding="utf-8", newline="\n")
+    except OSError as err:
+        raise explained(err, f"Cannot write '{path}'") from err
+
+
+def asset(name: str) -> str:
+    """The text of a file that comes with this package."""
+    return (files("himl_cli.services.montage.zoom") / "assets" / name).read_text(encoding="utf-8")
+
+
+def page_data(tiling: Tiling, cells: Sequence[CellOutcome], title: str) -> dict[str, object]:
+    """What the page's script reads; a cell is a list, in the order that `cells.js` names."""
+    width, height = tiling.size
+    return {
+        "title": readable(title),
+        "width": width,
+        "height": height,
+        "tile": tiling.tile,
+        "overlap": tiling.overlap,
+        "levels": tiling.levels,
+        "folder": tiling.folder,
+        "format": FORMAT,
+        "cells": [_cell_data(cell) for cell in cells],
+    }
+
+
+def _cell_data(cell: CellOutcome) -> list[object]:
+    label = None if cell.label is None else readable(cell.label)
+    box = [cell.box.x, cell.box.y, cell.box.width, cell.box.height]
+    texts = [readable(text) for text in (cell.image, cell.backend, cell.reason, cell.remark)]
+    return [readable(cell.slide_id), label, *box, cell.level, int(cell.is_ok), *texts]
+
+
+def readable(text: str) -> str:
+    r"""*text* with `\xff` for each byte that is no text: a page is UTF-8."""
+    return SURROGATE.sub(_escaped, text)
+
+
+def _escaped(character: re.Match[str]) -> str:
+    code = ord(character[0])
+    return f"\\x{code & 0xFF:02x}" if FIRST_ODD_BYTE <= code <= LAST_ODD_BYTE else f"\\u{code:04x}"
+
+
+def as_json(data: object) -> str:
+    """JSON that nothing in HTML takes for markup: in ASCII, and without `<`, `>` and `&`."""
+    text = json.dumps(data, ensure_ascii=True, separators=(",", ":"))
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+
+
+def content_policy(*scripts: str) -> str:
+    """What the page may do: run these scripts and show pictures that lie beside it; load nothing else, from nowhere."""
+    hashes = " ".join(f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'" for script in scripts)
+    return f"default-src 'none'; script-src {hashes}; style-src 'unsafe-inline'; img-src 'self' file: data: blob:; base-uri 'none'; form-action 'none'"
