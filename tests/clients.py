@@ -32,6 +32,8 @@ def required_by_himl(extra: str) -> tuple[str, ...]:
 
 
 AZUREML_CORE, AZUREML_MLFLOW, AZUREML_TENSORBOARD = "azureml-core", "azureml-mlflow", "azureml-tensorboard"
+HI_ML_CPATH = "hi-ml-cpath"
+"""The predecessor's montages, with the versions that it pins itself: 4 GB, for the benchmark only."""
 HIML_V1 = "himl-v1"
 """himl itself, as the sources are, with its extra `v1`: beside the program, azureml-core and all that both need."""
 REQUIREMENTS: Mapping[str, tuple[str, ...]] = {
@@ -39,10 +41,12 @@ REQUIREMENTS: Mapping[str, tuple[str, ...]] = {
     "mlflow3": ("mlflow>=3.17,<4", "scikit-learn>=1.4,<2", "pillow"),
     AZUREML_CORE: ("azureml-core>=1.61,<1.62", "setuptools<81"),  # it imports pkg_resources
     AZUREML_TENSORBOARD: ("azureml-tensorboard>=1.62,<1.63", "azureml-core>=1.61,<2", "tensorboard>=2.16,<3", "setuptools<81"),
+    HI_ML_CPATH: ("hi-ml-cpath==0.5.2", "marshmallow<4", "openslide-python>=1.4,<2", "openslide-bin>=4,<5"),  # it fails with marshmallow 4
     HIML_V1: ("-e", f"{PROJECT}[v1]", *required_by_himl("v1")),
     AZUREML_MLFLOW: ("azureml-mlflow>=1.62,<1.63", "mlflow-skinny>=3,<4", "azure-identity>=1.16,<2"),
 }
-NEWEST_PYTHON: Mapping[str, tuple[int, int]] = {AZUREML_CORE: (3, 11), AZUREML_TENSORBOARD: (3, 11)}  # nobody maintains it since
+NEWEST_PYTHON: Mapping[str, tuple[int, int]] = {AZUREML_CORE: (3, 11), AZUREML_TENSORBOARD: (3, 11), HI_ML_CPATH: (3, 9)}  # nobody maintains it since
+OLDEST_PYTHON = (3, 9)
 SKINNY = "skinny3"  # mlflow-skinny, which the environment of the tests holds
 FULL = ("mlflow2", "mlflow3")
 ALL = (SKINNY, *FULL)
@@ -75,12 +79,19 @@ def _base_python(name: str) -> str:
     newest = NEWEST_PYTHON.get(name, sys.version_info[:2])
     if sys.version_info[:2] <= newest:
         return sys.executable
-    wanted = [f"{newest[0]}.{minor}" for minor in range(newest[1], 9, -1)]
+    wanted = [f"{newest[0]}.{minor}" for minor in range(newest[1], OLDEST_PYTHON[1] - 1, -1)]
     for version in wanted:
-        found = shutil.which(f"python{version}")
-        if found and _version_of(found) == version:
-            return found
+        for found in _candidates(version):
+            if _version_of(found) == version:
+                return found
     raise PythonMissing(f"Python {' or '.join(wanted)} for {name}")
+
+
+def _candidates(version: str) -> list[str]:
+    """Programs that may be this Python: on PATH, or among those that pyenv keeps."""
+    on_path = shutil.which(f"python{version}")
+    kept = Path(os.environ.get("PYENV_ROOT") or Path.home() / ".pyenv") / "versions"
+    return [*([on_path] if on_path else []), *(str(folder / "bin" / "python") for folder in sorted(kept.glob(f"{version}.*"), reverse=True))]
 
 
 def _version_of(python: str) -> str:

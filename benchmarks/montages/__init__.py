@@ -1,0 +1,1 @@
+"""What `benchmarks.montage` reads and compares."""
