@@ -1,0 +1,65 @@
+"""TIFF and SVS slides, read with NVIDIA's cuCIM. It uses no GPU for what is asked of it here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from math import ceil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from cucim import CuImage
+
+from himl_cli.core.montage import Size, SlideUnreadable
+from himl_cli.services.montage.slides.base import Colour
+from himl_cli.services.montage.slides.by_tifffile import LevelCheck
+from himl_cli.services.montage.slides.colours import in_three, laid_over
+from himl_cli.services.montage.slides.damage import told
+from himl_cli.services.montage.slides.regions import bands, boxes
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+_TILE_ROWS = 256
+
+
+class CuSlide:
+    """A Slide."""
+
+    backend = "cucim"
+
+    def __init__(self, path: Path) -> None:
+        """Raises SlideUnreadable where cuCIM refuses it."""
+        self._path = path
+        with told("cuCIM cannot open it", path):
+            self._image = CuImage(str(path))
+            found = self._image.resolutions
+            self.levels: Sequence[Size] = [(int(width), int(height)) for width, height in found["level_dimensions"]]
+            self._downsamples = [float(value) for value in found["level_downsamples"]]
+
+    def strips(self, level: int, background: Colour | None) -> Iterator[NDArray[np.uint8]]:
+        width, height = self.levels[level]
+        with closing(LevelCheck(self._path, self.levels, level)) as check:
+            for top, rows in bands((width, height), _TILE_ROWS):
+                check.rows(top, top + rows - 1)
+                strip: NDArray[np.uint8] = np.empty((rows, width, 3), np.uint8)
+                for box in boxes(width, top, rows):
+                    strip[:, box.x : box.x + box.width] = self._rgb(level, (box.x, box.y), box.size, background)
+                yield strip
+                del strip  # or it would be kept while the next one is made
+
+    def close(self) -> None:
+        self._image.close()
+
+    def _rgb(self, level: int, corner: Size, size: Size, background: Colour | None) -> NDArray[np.uint8]:
+        """cuCIM is given places in pixels of level 0 and rounds down to one of the level: the first that lies in it is meant."""
+        downsample = self._downsamples[level]
+        place = ceil(corner[0] * downsample), ceil(corner[1] * downsample)
+        with told("cuCIM cannot read it", self._path):
+            samples = np.asarray(self._image.read_region(place, size, level))
+        if samples.dtype != np.uint8 or samples.shape[:2] != (size[1], size[0]):
+            raise SlideUnreadable(f"cuCIM gives {samples.dtype} pixels of shape {samples.shape}, which are not read")
+        if samples.shape[2] == 1:
+            return in_three(samples[..., 0])
+        return laid_over(samples[..., :3], samples[..., 3], background) if samples.shape[2] == 4 else samples

@@ -1,0 +1,88 @@
+"""Slides of scanners' formats, read with OpenSlide.
+
+It is given places in pixels of level 0, and interpolates where that is between two pixels of another level: levels of more than 8 million pixels may be
+off by a fraction of a pixel where a strip begins.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import openslide
+from PIL import Image
+
+from himl_cli.core.montage import Size, SlideUnreadable
+from himl_cli.services.montage.slides.base import Colour
+from himl_cli.services.montage.slides.by_tifffile import LevelCheck
+from himl_cli.services.montage.slides.damage import words_of
+from himl_cli.services.montage.slides.regions import bands, boxes
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+_CACHE_BYTES = 8 << 20
+_TILE_ROWS = 256
+
+
+def vendor_of(path: Path) -> str | None:
+    """What OpenSlide takes it for: `aperio`, `generic-tiff` ...; None for nothing that it knows."""
+    try:
+        return openslide.OpenSlide.detect_format(path)
+    except openslide.OpenSlideError:
+        return None
+
+
+class VendorSlide:
+    """A Slide. Reading frees the interpreter's lock."""
+
+    backend = "openslide"
+
+    def __init__(self, path: Path) -> None:
+        """Raises SlideUnreadable where OpenSlide refuses it."""
+        self._path = path
+        try:
+            self._slide = openslide.OpenSlide(path)
+        except openslide.OpenSlideUnsupportedFormatError as err:
+            raise SlideUnreadable("OpenSlide knows no such format, or the file is damaged") from err
+        except openslide.OpenSlideError as err:
+            raise self._refusal(err) from err
+        self._slide.set_cache(openslide.OpenSlideCache(_CACHE_BYTES))
+        self.levels: Sequence[Size] = self._slide.level_dimensions
+
+    def strips(self, level: int, background: Colour | None) -> Iterator[NDArray[np.uint8]]:
+        width, height = self.levels[level]
+        told_rows = self._slide.properties.get(f"openslide.level[{level}].tile-height", "")
+        tile_rows = int(told_rows) if told_rows.isdecimal() and 0 < int(told_rows) <= 4096 else _TILE_ROWS
+        with closing(LevelCheck(self._path, self.levels, level)) as check:
+            if check.is_wide_grey:  # libtiff shifts the rows of tiles at the right edge
+                raise SlideUnreadable("OpenSlide misreads grey of 16 bits; the backend tifffile reads it")
+            for top, rows in bands((width, height), tile_rows):
+                check.rows(top, top + rows - 1)
+                strip: NDArray[np.uint8] = np.empty((rows, width, 3), np.uint8)
+                for box in boxes(width, top, rows):
+                    strip[:, box.x : box.x + box.width] = self._rgb(level, (box.x, box.y), box.size, background)
+                yield strip
+                del strip  # or it would be kept while the next one is made
+
+    def close(self) -> None:
+        self._slide.close()
+
+    def _rgb(self, level: int, corner: Size, size: Size, background: Colour | None) -> NDArray[np.uint8]:
+        downsample = self._slide.level_downsamples[level]
+        place = int(corner[0] * downsample), int(corner[1] * downsample)
+        try:
+            region = self._slide.read_region(place, level, size)
+        except openslide.OpenSlideError as err:
+            raise self._refusal(err) from err
+        if background is None or region.getchannel("A").getextrema() == (255, 255):
+            return np.asarray(region.convert("RGB"))
+        below = Image.new("RGB", size, background)
+        below.paste(region, mask=region)
+        return np.asarray(below)
+
+    def _refusal(self, error: openslide.OpenSlideError) -> SlideUnreadable:
+        return SlideUnreadable(f"OpenSlide: {words_of(error).replace(f'{self._path}: ', '').replace(str(self._path), 'the file')}")

@@ -1,0 +1,128 @@
+"""Plain pictures, read with Pillow: PNG, JPEG, BMP, JPEG 2000, WebP ... They have one level, and are decoded whole.
+
+A picture that says by EXIF how it is to be turned is turned. Of files with several pictures the first one counts.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, cast
+
+import numpy as np
+from PIL import Image, ImageChops
+from PIL.ImageFile import ImageFile
+
+from himl_cli.core.montage import Size, SlideUnreadable
+from himl_cli.services.montage.slides.base import Colour
+from himl_cli.services.montage.slides.colours import as_they_are, eight_bits, in_three
+from himl_cli.services.montage.slides.damage import TROUBLES, told
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+LARGEST = 400_000_000
+"""Pixels beyond which a picture is refused, since it is decoded whole."""
+
+_FORMATS = ("PNG", "JPEG", "BMP", "JPEG2000", "WEBP", "GIF", "PPM", "AVIF")
+"""Names of Pillow's plugins. Others are left out: they start programs (EPS), take anything for theirs (TGA), or write to the terminal (TIFF)."""
+_JPEGS = {"JPEG", "MPO"}
+_STRIP_PIXELS = 4 << 20
+_ORIENTATION = 0x0112
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_ON_SIDE = {Image.Transpose.TRANSPOSE, Image.Transpose.ROTATE_270, Image.Transpose.TRANSVERSE, Image.Transpose.ROTATE_90}
+_TAIL = 64 << 10
+_END_OF_JPEG = b"\xff\xd9"
+
+
+class PictureSlide:
+    """A Slide. Decoding frees the interpreter's lock."""
+
+    backend = "pillow"
+
+    def __init__(self, path: Path, *, as_labels: bool = False) -> None:
+        """Raises SlideUnreadable for what Pillow does not know, and for what is too large."""
+        self._path, self._as_labels = path, as_labels
+        with told("it is no picture of a known format"):
+            self._image = _opened(path)
+        width, height = self._image.size
+        if width * height > LARGEST:
+            self._image.close()
+            raise SlideUnreadable(f"it is {width} x {height} pixels in one piece; more than {LARGEST // 1_000_000} million are read from tiled TIFFs only")
+        self._turn = _turn_of(self._image)
+        self.levels: Sequence[Size] = [(height, width) if self._turn in _ON_SIDE else (width, height)]
+
+    def strips(self, level: int, background: Colour | None) -> Iterator[NDArray[np.uint8]]:
+        assert level == 0
+        with told("it is damaged"):
+            self._check_end()
+            self._image.load()
+            image = self._image if self._turn is None else self._image.transpose(self._turn)
+            width, height = image.size
+            rows = max(1, _STRIP_PIXELS // width)
+            for top in range(0, height, rows):
+                part = image.crop((0, top, width, min(height, top + rows)))
+                yield np.ascontiguousarray(self._rgb(part, background))
+
+    def close(self) -> None:
+        self._image.close()
+
+    def _check_end(self) -> None:
+        """libjpeg takes zeros for grey: look whether the file is whole."""
+        if self._image.format not in _JPEGS:
+            return
+        with self._path.open("rb") as file:
+            file.seek(max(0, self._path.stat().st_size - _TAIL))
+            if _END_OF_JPEG not in file.read():
+                raise SlideUnreadable("it is damaged: the JPEG has no end")
+
+    def _rgb(self, part: Image.Image, background: Colour | None) -> NDArray[np.uint8]:
+        if part.mode in {"I", "F"} or part.mode.startswith("I;16"):
+            samples = np.asarray(part)
+            highest = 1.0 if part.mode == "F" else 65535.0
+            return in_three(as_they_are(samples) if self._as_labels else eight_bits(samples, 0, highest))
+        if part.mode == "1" and self._as_labels:
+            return in_three(np.asarray(part).astype(np.uint8))
+        if part.mode == "CMYK" and self._image.format in _JPEGS and "adobe" not in self._image.info:
+            part = ImageChops.invert(part)  # Pillow takes all inks for inverted, which only Adobe's marker says
+        if background is None or not part.has_transparency_data:
+            return np.asarray(part.convert("RGB"))
+        below = Image.new("RGB", part.size, background)
+        shown = part.convert("RGBA")
+        below.paste(shown, mask=shown)
+        return np.asarray(below)
+
+
+def _turn_of(image: ImageFile) -> Image.Transpose | None:
+    """What EXIF asks for; data that cannot be read ask for nothing."""
+    if image.format == "PNG" and "exif" not in image.info:  # for a PNG, Pillow would decode all of it to look for them
+        return None
+    try:
+        return _TURNS.get(image.getexif().get(_ORIENTATION, 1))
+    except TROUBLES:
+        return None
+
+
+def _opened(path: Path) -> ImageFile:
+    """As `Image.open`, without its limit of size, which is the process's and no caller's. Raises what Pillow raises, and SlideUnreadable."""
+    warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")  # of odd metadata; no picture is the worse for them
+    Image.init()
+    with path.open("rb") as file:
+        prefix = file.read(16)
+    for name in _FORMATS:
+        if name in Image.OPEN:
+            factory, accept = Image.OPEN[name]
+            verdict = accept is None or accept(prefix)
+            if verdict and not isinstance(verdict, str):  # words say what is not installed for it
+                return factory(cast("IO[bytes]", os.fspath(path)), os.fspath(path))
+    raise SlideUnreadable("it is no picture of a known format")
