@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM while something is under way that must not be dropped."""
+"""SIGINT, SIGTERM and SIGHUP while something is under way that must not be dropped."""
 
 from __future__ import annotations
 
@@ -49,17 +49,27 @@ def take_time_to_end(seconds: float = 2.0) -> None:
 
 
 @contextmanager
-def terminations() -> Iterator[None]:
-    """Within it, SIGTERM ends what is under way as Ctrl-C does: by KeyboardInterrupt, so that what there is can be kept."""
-    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+def terminations(*, and_hangups: bool = False) -> Iterator[None]:
+    """Within it, SIGTERM ends what is under way as Ctrl-C does: by KeyboardInterrupt, so that what there is can be kept.
+
+    *and_hangups*: so does SIGHUP, the end of the terminal, of which shells and systems may send several: those after the first are passed over. A signal
+    that has a handler, or is ignored as under `nohup`, is left alone.
+    """
+    if threading.current_thread() is not threading.main_thread():
         yield
         return
+    hangup = getattr(signal, "SIGHUP", None) if and_hangups else None
+    numbers = [number for number in (signal.SIGTERM, hangup) if number is not None and signal.getsignal(number) is signal.SIG_DFL]
 
     def end(number: int, frame: object) -> None:
+        if number == hangup:
+            signal.signal(number, signal.SIG_IGN)
         raise KeyboardInterrupt
 
-    signal.signal(signal.SIGTERM, end)
+    for number in numbers:
+        signal.signal(number, end)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        for number in numbers:
+            signal.signal(number, signal.SIG_DFL)

@@ -19,6 +19,12 @@ class SlideUnreadable(HimlError):
     code = "slide_unreadable"
 
 
+class SlidesFailed(HimlError):
+    """A montage that is made, and lacks slides or masks that could not be read, where none may be missing."""
+
+    code = "slides_failed"
+
+
 class Backend(str, Enum):
     """What reads slides; `auto` chooses for each."""
 
@@ -94,7 +100,10 @@ class Cell:
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """Where everything lies. `cells` go from left to right, row by row; those of one row have the same `box.y` and `box.height`."""
+    """Where everything lies. `cells` go from left to right, row by row; those of one row have the same `box.y` and `box.height`.
+
+    `remark` is a sentence for the user about what could not be laid out.
+    """
 
     style: LayoutStyle
     size: Size
@@ -102,6 +111,7 @@ class Layout:
     rows: int
     background: tuple[int, int, int]
     cells: Sequence[Cell]
+    remark: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,3 +165,26 @@ class MontageResult:
     @property
     def failed(self) -> list[CellOutcome]:
         return [cell for cell in self.cells if not cell.is_ok]
+
+    @property
+    def troubled(self) -> list[CellOutcome]:
+        """Cells whose slide failed, or the mask of it alone."""
+        return [cell for cell in self.cells if cell.reason or not cell.is_ok]
+
+    @property
+    def problem(self) -> SlidesFailed | None:
+        """The error that the montage is where nothing may be missing in it."""
+        count = len(self.troubled)
+        if not count:
+            return None
+        what = "One slide or its mask was" if count == 1 else f"{count:,} slides or their masks were"
+        return SlidesFailed(f"{what} not read, and --strict was given.", hint="montage.csv tells which, and why; the rest is in the picture.")
+
+
+@dataclass(frozen=True, slots=True)
+class WrittenFile:
+    """A file and its bytes, those of the tiles included where it stands for a pyramid; the pixels of the picture it shows, None where it shows none."""
+
+    path: Path
+    bytes: int
+    size: Size | None

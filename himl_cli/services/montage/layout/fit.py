@@ -42,7 +42,9 @@ def fit_layout(aspects: Sequence[float | None], *, has_masks: bool, width: int) 
     least = 2 * LEAST + 1 if has_masks else LEAST
     if wide < least:
         slides = "1 slide" if len(aspects) == 1 else f"{len(aspects):,} slides"
-        raise BadUsage(f"A picture {width} pixels wide has no room for {slides}.", hint=f"--width must be at least {columns * (least + 1) + 1}.")
+        raise BadUsage(
+            f"A picture {width} pixel{'s' * (width != 1)} wide has no room for {slides}.", hint=f"--width must be at least {columns * (least + 1) + 1}."
+        )
     grid = _Grid(columns, -(-len(aspects) // columns), gap, _form(wide, gap, aspect, has_masks, width), width)
     remark = "" if grid.form.letters else f"There are no captions: cells that are {wide} pixels wide have no room for letters. A larger --width has."
     return Layout(

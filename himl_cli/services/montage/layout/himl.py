@@ -28,7 +28,9 @@ def himl_layout(count: int, *, has_masks: bool, width: int) -> Layout:
     wide = width // columns // pictures
     if wide < LEAST:
         slides = "1 slide" if count == 1 else f"{count:,} slides"
-        raise BadUsage(f"A picture {width} pixels wide has no room for {slides}.", hint=f"--width must be at least {columns * pictures * LEAST}.")
+        raise BadUsage(
+            f"A picture {width} pixel{'s' * (width != 1)} wide has no room for {slides}.", hint=f"--width must be at least {columns * pictures * LEAST}."
+        )
     columns = min(columns, count)
     rows = -(-count // columns)
     line = 0 if count == 1 else LINE

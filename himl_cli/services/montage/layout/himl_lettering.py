@@ -1,8 +1,8 @@
 """Letters as the predecessor's Pillow, 10.0, drew them.
 
 From 10.2 on, where two letters touch, Pillow adds what covers a pixel; it took the greater before. All else is the same: letters one by one, of which the
-greater is taken, make the same pixels as then. Where Pillow puts them otherwise in a text (as in scripts that join letters), in
-texts of several lines and in those with combining marks, Pillow's own drawing stays.
+greater is taken, make the same pixels as then. Where Pillow puts them otherwise in a text (as in scripts that join letters), and in texts with combining
+marks, Pillow's own drawing stays.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _LETTER = re.compile("f+[il]?|.", re.DOTALL)
 def draw(canvas: Image.Image, at: tuple[float, float], text: str, size: int) -> None:
     """Draw *text* in white *at* a place of an empty grey *canvas* (mode L)."""
     fonts.draw(canvas, at, text, size)
-    if "\n" in text or any(map(unicodedata.combining, text)):
+    if any(map(unicodedata.combining, text)):
         return
     whole = np.asarray(canvas)
     greatest, covering = np.zeros_like(whole), np.zeros_like(whole)

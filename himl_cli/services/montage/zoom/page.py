@@ -12,8 +12,8 @@ from importlib.resources import files
 from pathlib import Path
 
 from himl_cli.core.montage import CellOutcome
+from himl_cli.services.montage.disk_errors import unwritten
 from himl_cli.services.montage.zoom.tiling import FORMAT, Tiling
-from himl_cli.services.transfer.disk import explained
 
 SCRIPTS = ("cells.js", "view.js", "panels.js", "page.js")
 LIBRARY, LIBRARY_LICENCE = "openseadragon.min.js", "openseadragon-LICENSE.txt"
@@ -39,7 +39,7 @@ def write_page(path: Path, tiling: Tiling, cells: Sequence[CellOutcome], title: 
     try:
         path.write_text(text, encoding="utf-8", newline="\n")
     except OSError as err:
-        raise explained(err, f"Cannot write '{path}'") from err
+        raise unwritten(err, path) from err
 
 
 def asset(name: str) -> str:

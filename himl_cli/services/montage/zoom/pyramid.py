@@ -11,8 +11,8 @@ import numpy as np
 from PIL import Image
 
 from himl_cli.core.montage import Size
+from himl_cli.services.montage.disk_errors import unwritten
 from himl_cli.services.montage.zoom.tiling import NAME, Tiling
-from himl_cli.services.transfer.disk import explained
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -38,7 +38,7 @@ class DeepZoom:
             try:
                 tiles.mkdir(parents=True, exist_ok=True)
             except OSError as err:
-                raise explained(err, f"Cannot make the folder '{tiles}'") from err
+                raise unwritten(err, tiles, "make the folder") from err
             level = _Level(folder, self.tiling, number, pool, level)
         assert level is not None  # there is always level 0
         self._finest = level
@@ -61,7 +61,7 @@ class DeepZoom:
         try:
             self._description.write_text(self.tiling.description, encoding="utf-8", newline="\n")
         except OSError as err:
-            raise explained(err, f"Cannot write '{self._description}'") from err
+            raise unwritten(err, self._description) from err
 
     def abort(self) -> None:
         """See BandSink."""
@@ -161,4 +161,4 @@ def _write_tile(path: Path, pixels: NDArray[np.uint8]) -> None:
     try:
         path.write_bytes(encoded)
     except OSError as err:
-        raise explained(err, f"Cannot write '{path}'") from err
+        raise unwritten(err, path) from err
