@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 PART_SUFFIX = ".himl-part"
@@ -12,11 +12,12 @@ STATE_FILE = f"{STATE_NAME}.db"
 """What himl remembers of a folder that it downloads to; it stays there."""
 RANKS_NAME = ".himl-ranks"
 WORKSPACE_FOLDER = ".himl"
+FOLDER, FILE, OTHER = "folder", "file", "other"
 
 
 @dataclass(frozen=True, slots=True)
 class FoundFile:
-    """A regular file below the folder that was walked: its name with `/` separators, its path, and its state when it was met."""
+    """A file below the folder that was walked: its name with `/` separators, its path, and its state when it was met."""
 
     name: str
     path: str
@@ -29,47 +30,62 @@ def is_bookkeeping(base: str) -> bool:
     return folded.startswith((STATE_NAME, RANKS_NAME)) or (folded.startswith(".") and folded.endswith(PART_SUFFIX))
 
 
-def walk_files(folder: str, prefix: str = "", *, skip_workspaces: bool = False) -> Iterator[FoundFile]:
+def walk_files(folder: str, prefix: str = "", *, skip_workspaces: bool = False, of_any_kind: bool = False) -> Iterator[FoundFile]:
     """Files below *folder* whose name starts with *prefix*, sorted as plain strings (`a-b` < `a/x` < `a0`).
 
     Symlinks are followed (a loop once, a broken one not at all); sockets, pipes, devices and himl's bookkeeping are left
-    out, with *skip_workspaces* `.himl` folders too. Memory is what the folders on the way to one file hold. A folder that
-    vanishes meanwhile has no files; one that cannot be read raises OSError.
+    out, with *skip_workspaces* `.himl` folders too. *of_any_kind*: broken links (their state is the link's own), sockets, pipes and devices are
+    files too. Memory is what the folders on the way to one file hold. A folder that vanishes meanwhile has no files; one that cannot be read raises OSError.
     """
     try:
         here = os.stat(folder)
     except FileNotFoundError:
         return
-    yield from _walk(folder, "", prefix, frozenset({(here.st_dev, here.st_ino)}), skip_workspaces)
+    kinds = {FOLDER, FILE, OTHER} if of_any_kind else {FOLDER, FILE}
+    yield from _walk(folder, "", prefix, frozenset({(here.st_dev, here.st_ino)}), skip_workspaces, kinds)
 
 
-def _walk(folder: str, under: str, prefix: str, above: frozenset[tuple[int, int]], skip_workspaces: bool) -> Iterator[FoundFile]:
+def _walk(folder: str, under: str, prefix: str, above: frozenset[tuple[int, int]], skip_workspaces: bool, kinds: Collection[str]) -> Iterator[FoundFile]:
     # A folder sorts as its name with the slash, so that its files land between its neighbours where they belong.
-    for name in _sorted_names(folder, under, prefix, skip_workspaces):
+    for name in _sorted_names(folder, under, prefix, skip_workspaces, kinds):
         path = os.path.join(folder, name.removesuffix("/"))
-        try:
-            status = os.stat(path)
-        except OSError:  # a broken link, a loop of links, or gone meanwhile
+        status = _status(path, kinds)
+        if status is None:
             continue
         if not name.endswith("/"):
             yield FoundFile(under + name, path, status)
         elif (status.st_dev, status.st_ino) not in above:
-            yield from _walk(path, under + name, prefix, above | {(status.st_dev, status.st_ino)}, skip_workspaces)
+            yield from _walk(path, under + name, prefix, above | {(status.st_dev, status.st_ino)}, skip_workspaces, kinds)
 
 
-def _sorted_names(folder: str, under: str, prefix: str, skip_workspaces: bool) -> list[str]:
+def _status(path: str, kinds: Collection[str]) -> os.stat_result | None:
+    """None for what is gone meanwhile, and for a broken link or a loop of links where those are not among *kinds*."""
+    try:
+        return os.stat(path)
+    except OSError:
+        if OTHER not in kinds:
+            return None
+    try:
+        return os.lstat(path)
+    except OSError:
+        return None
+
+
+def _sorted_names(folder: str, under: str, prefix: str, skip_workspaces: bool, kinds: Collection[str]) -> list[str]:
     """Names in *folder* that can lead to *prefix*; those of folders end with a slash."""
     names: list[str] = []
     try:
         with os.scandir(folder) as entries:
             for entry in entries:
-                kind = "" if is_bookkeeping(entry.name) else _kind(entry)
+                kind = _kind(entry)
+                if kind not in kinds or is_bookkeeping(entry.name):
+                    continue
                 name = under + entry.name
                 leads_there = (name + "/").startswith(prefix) or prefix.startswith(name + "/")
-                if kind == "folder" and leads_there and not (skip_workspaces and entry.name == WORKSPACE_FOLDER):
+                if kind != FOLDER:
+                    names += [entry.name] if name.startswith(prefix) else []
+                elif leads_there and not (skip_workspaces and entry.name == WORKSPACE_FOLDER):
                     names.append(entry.name + "/")
-                elif kind == "file" and name.startswith(prefix):
-                    names.append(entry.name)
     except (FileNotFoundError, NotADirectoryError):
         return []
     names.sort()
@@ -78,6 +94,6 @@ def _sorted_names(folder: str, under: str, prefix: str, skip_workspaces: bool) -
 
 def _kind(entry: os.DirEntry[str]) -> str:
     try:
-        return "folder" if entry.is_dir() else "file" if entry.is_file() else ""
+        return FOLDER if entry.is_dir() else FILE if entry.is_file() else OTHER
     except OSError:  # a link that leads to itself
-        return ""
+        return OTHER

@@ -11,6 +11,8 @@ from himl_cli.core.errors import BadUsage, DiskFailed, NotFound
 from himl_cli.core.file_tree import walk_files
 from himl_cli.core.montage import SlideUnreadable
 
+GZIP = b"\x1f\x8b"
+
 
 class LocalPlace:
     """A folder; implements `SlidePlace`. Absolute names are files anywhere on this machine.
@@ -30,14 +32,14 @@ class LocalPlace:
         return True
 
     def names(self) -> Iterator[str]:
-        """Every file in it and in its subfolders, sorted; links are followed, loops of them once.
+        """Every file in it and in its subfolders, sorted; links are followed, loops of them once. Broken links and what else is no file are named too.
 
         himl's workspaces (`.himl`) and bookkeeping are left out. Raises NotFound where there is no such folder, DiskFailed.
         """
         if not self.folder.is_dir():
             raise NotFound(f"There is no folder '{self.folder}'.", hint="Check the path; it is relative to the current folder.")
         try:
-            for found in walk_files(str(self.folder), skip_workspaces=True):
+            for found in walk_files(str(self.folder), skip_workspaces=True, of_any_kind=True):
                 yield found.name
         except OSError as err:
             where = self.folder if err.filename is None else Path(err.filename)
@@ -49,7 +51,10 @@ class LocalPlace:
     def text(self, name: str) -> str:
         path = self.folder / name
         try:
-            return path.read_bytes().decode("utf-8-sig")
+            data = path.read_bytes()
+            if data.startswith(GZIP):
+                raise BadUsage(f"'{path}' is packed by gzip.", hint="Unpack it first.")
+            return data.decode("utf-8-sig")
         except FileNotFoundError as err:
             raise NotFound(f"There is no file '{path}'.") from err
         except OSError as err:

@@ -14,7 +14,7 @@ import tifffile
 from himl_cli.core.errors import BadUsage, HimlError, NotFound
 from himl_cli.core.events import Event, Notice
 from himl_cli.core.montage import SlideEntry
-from himl_cli.services.montage.compose import sinks
+from himl_cli.services.montage.compose import record, sinks
 from himl_cli.services.montage.listing.dataset import local_dataset
 from himl_cli.services.montage.listing.folder import MADE_BESIDE_RECORD, RECORD, TILES
 from himl_cli.services.montage.listing.query import SlideQuery, list_slides
@@ -105,19 +105,33 @@ class TestFolders:
 
     def test_a_folder_without_slides_is_an_error(self, folder: Folder) -> None:
         assert str(refused(folder, NotFound)) == f"No slides in folder '{folder.root}': it has no files."
-        folder.lay("a.txt", "montage_files/8/0_0.jpeg", "montage.csv")
+        folder.lay("a.txt", "b.dat", "montage.csv")
         assert "it has 3 files, none of them a slide" in str(refused(folder, NotFound))
 
     def test_an_earlier_montage_is_no_slide_and_that_is_said(self, folder: Folder) -> None:
-        own = ["montage.png", "montage.jpg", "montage.csv", "montage.dzi", "index.html", "montage_files/12/0_0.jpeg"]
+        own = ["montage.png", "montage.jpg", "montage.csv", "montage.dzi", "index.html", "montage_files/12/10_0.jpg"]
         folder.lay(
             "a.tiff", "sub/montage_files/b.tiff", "sub/montage.png", *own, *(f"outputs/{name}" for name in own), "outputs/.montage.himl-part/new/montage.png"
         )
         assert folder.ids() == ["a.tiff", "montage.png", "b.tiff"]
-        assert folder.said == ["Files of an earlier montage are left out: 'montage.jpg', 'montage.png', 'montage_files/12/0_0.jpeg' and 3 more."]
+        assert folder.said == ["Files of an earlier montage are left out: 'montage.jpg', 'montage.png', 'montage_files/12/10_0.jpg' and 3 more."]
         folder.said.clear()
         assert folder.ids(glob="**/*") == ["a.tiff", "montage.png", "b.tiff"]
         assert len(folder.said) == 1
+
+    def test_only_tiles_beside_their_description_belong_to_one(self, folder: Folder) -> None:
+        mine = ["montage_files/12/0_0.tiff", "montage_files/12/mine.jpg", "montage_files/12/x/0_0.jpg", "montage_files/mine.tiff"]
+        folder.lay("montage.csv", "montage.dzi", "montage_files/12/0_0.jpg", *mine, "sub/montage.csv", "sub/montage_files/1/0_0.jpg")
+        assert [slide.image for slide in folder.slides()] == [*mine, "sub/montage_files/1/0_0.jpg"]
+
+    @pytest.mark.skipif(sys.platform == "win32", reason="links need a right there, and there are no pipes")
+    def test_what_has_the_name_of_a_slide_and_is_no_file_is_one_that_fails(self, folder: Folder) -> None:
+        folder.lay("a.tiff", "notes.txt")
+        (folder.root / "dead.tiff").symlink_to("nowhere")
+        (folder.root / "dead.txt").symlink_to("nowhere")
+        os.mkfifo(folder.root / "pipe.tiff")
+        assert folder.ids() == ["a.tiff", "dead.tiff", "pipe.tiff"]
+        assert folder.ids(glob="dead*f") == ["dead.tiff"]
 
     def test_it_is_known_by_the_names_that_montages_have(self) -> None:
         assert {sinks.PNG, sinks.JPG, sinks.DZI, sinks.RECORD, sinks.PAGE} == MADE_BESIDE_RECORD
@@ -207,6 +221,12 @@ class TestTables:
     def test_an_entry_without_image_stays(self, folder: Folder) -> None:
         folder.write("dataset.csv", "image,slide_id\n,a\n  ,b\n2.tiff,c\n")
         assert folder.slides() == [SlideEntry("a", ""), SlideEntry("b", ""), SlideEntry("c", "2.tiff")]
+
+    def test_the_record_of_a_montage_lists_no_slides(self, folder: Folder) -> None:
+        folder.write("montage.csv", ",".join(record.COLUMNS) + "\n" + "a" + "," * (len(record.COLUMNS) - 1) + "\n")
+        error = refused(folder, csv="montage.csv")
+        assert str(error) == "'montage.csv' tells of a montage, and is no list of slides."
+        assert error.hint == "Name the folder of the slides, with --include_by_slide_id 'montage.csv'."
 
     def test_one_without_id_is_called_by_its_image(self, folder: Folder) -> None:
         folder.write("dataset.csv", "image,slide_id\n1.tiff,a\n\nsub/2.tiff,\n")

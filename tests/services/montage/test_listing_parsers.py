@@ -82,6 +82,9 @@ def test_any_text_is_read_or_refused_in_one_line(text: str) -> None:
         '"image","slide_id"\n"a b.tiff","007"\n',
         "Image;Slide_ID;remark, if any, or none, or more\na b.tiff;007;x\n",
         "slide_id\timage\n007\ta b.tiff\n",
+        "sep=;\nimage;slide_id\na b.tiff;007\n",
+        '"SEP=|"\r\nimage|slide_id\r\na b.tiff|007\r\n',
+        "sep=\t\nslide_id\timage\n007\ta b.tiff\n",
         "n,image,,slide_id,\n1,a b.tiff,,007,\n",
     ],
 )
@@ -104,6 +107,8 @@ def test_blanks_belong_to_values_unless_the_header_has_them() -> None:
         ("image, label\na,b\n", "'dataset.csv' has no column 'slide_id'; it has: 'image', 'label'."),
         ("image,slide_id,Image\na,b,c\n", "'dataset.csv' has 2 columns 'image'."),
         ("image,slide_id\na\nb,c\nd,e,f\n", "'dataset.csv': its header has 2 fields, line 2 has 1, line 4 has 3."),
+        ("sep=;\nimage;slide_id\na\n", "'dataset.csv': its header has 2 fields, line 3 has 1."),
+        ("sep=;", "'dataset.csv' has no column 'image'; it has: 'sep=', ''."),
         ('image,slide_id\na,"b\nc"\nd\n', "'dataset.csv': its header has 2 fields, line 4 has 1."),
         ('image,slide_id\na,b\n"c,d\ne,f\n', "'dataset.csv', line 3: unexpected end of data."),
         ('image,slide_id\n"a"b,c\n', "'dataset.csv', line 2: ',' expected after '\"'."),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import os
 import subprocess
 import sys
@@ -40,7 +41,7 @@ def test_a_missing_folder_is_not_found(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="links need a right there")
-def test_linked_files_and_folders_are_listed_and_loops_end(tmp_path: Path) -> None:
+def test_linked_files_and_folders_are_listed_and_so_are_broken_links_while_loops_end(tmp_path: Path) -> None:
     place = laid(tmp_path / "data", "a/1.tiff")
     outside = laid(tmp_path / "other", "2.tiff")
     (tmp_path / "data/linked.tiff").symlink_to(outside.folder / "2.tiff")
@@ -48,7 +49,7 @@ def test_linked_files_and_folders_are_listed_and_loops_end(tmp_path: Path) -> No
     (tmp_path / "data/others").symlink_to(outside.folder)
     (tmp_path / "data/a/up").symlink_to(tmp_path / "data")
     (tmp_path / "data/self").symlink_to(tmp_path / "data/self")
-    assert list(place.names()) == ["a/1.tiff", "linked.tiff", "others/2.tiff"]
+    assert list(place.names()) == ["a/1.tiff", "broken.tiff", "linked.tiff", "others/2.tiff", "self"]
     assert place.has("linked.tiff")
     assert not place.has("broken.tiff")
 
@@ -109,6 +110,10 @@ def test_text_is_utf8_and_a_byte_order_mark_is_no_part_of_it(tmp_path: Path) -> 
     (tmp_path / "plain.csv").write_bytes("ä".encode("latin-1"))
     with pytest.raises(BadUsage, match=r"plain\.csv' is not UTF-8 text \(byte 0\)\."):
         place.text("plain.csv")
+    (tmp_path / "plain.csv").write_bytes(gzip.compress(b"image,slide_id"))
+    with pytest.raises(BadUsage, match=r"plain\.csv' is packed by gzip\.") as packed:
+        place.text("plain.csv")
+    assert packed.value.hint == "Unpack it first."
     with pytest.raises(NotFound, match=r"There is no file '.*missing\.csv'\."):
         place.text("missing.csv")
     (tmp_path / "folder.csv").mkdir()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from functools import cache
 from posixpath import basename, dirname
@@ -15,9 +16,10 @@ from himl_cli.services.montage.places import SlidePlace
 
 OPENSLIDE_EXTENSIONS = ("bif", "czi", "dcm", "mrxs", "ndpi", "scn", "svs", "svslide", "tif", "tiff", "vms", "vmu")
 PLAIN_EXTENSIONS = ("jpeg", "jpg", "png")
-RECORD = "montage.csv"
-MADE_BESIDE_RECORD = {RECORD, "montage.png", "montage.jpg", "montage.dzi", "index.html"}
+RECORD, PYRAMID = "montage.csv", "montage.dzi"
+MADE_BESIDE_RECORD = {RECORD, "montage.png", "montage.jpg", PYRAMID, "index.html"}
 TILES = "montage_files"
+_TILE = re.compile(rf"(?:(?P<folder>.*)/)?{TILES}/\d+/\d+_\d+\.jpg", re.ASCII | re.DOTALL)
 ESCAPED_AMPERSAND = "%26"
 """How `&` in file names looks in some mounted datasets."""
 
@@ -62,14 +64,15 @@ def _is_visible(name: str) -> bool:
 
 
 def _made_by_himl(names: Sequence[str]) -> set[str]:
-    """Those of *names* that belong to a montage: they are called so, and its record lies beside them."""
+    """Those of *names* that belong to a montage: they are called so, and its record lies beside them; of tiles the description of their pyramid."""
     folders = {dirname(name) for name in names if basename(name) == RECORD}
-    return {name for name in names if (dirname(name) in folders and basename(name) in MADE_BESIDE_RECORD) or _is_tile(name, folders)}
+    zoomable = {dirname(name) for name in names if basename(name) == PYRAMID}
+    return {name for name in names if (dirname(name) in folders and basename(name) in MADE_BESIDE_RECORD) or _is_tile(name, zoomable)}
 
 
-def _is_tile(name: str, folders: set[str]) -> bool:
-    head, found, _ = f"/{name}".partition(f"/{TILES}/")
-    return bool(found) and head.removeprefix("/") in folders
+def _is_tile(name: str, zoomable: set[str]) -> bool:
+    found = _TILE.fullmatch(name)
+    return found is not None and (found["folder"] or "") in zoomable
 
 
 def _nothing(place: SlidePlace, pattern: Pattern | None, files: int) -> BadUsage | NotFound:

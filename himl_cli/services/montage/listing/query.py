@@ -51,6 +51,15 @@ def list_slides(place: SlidePlace, query: SlideQuery, notify: Notify) -> list[Sl
     return slides
 
 
+def lists_here(place: SlidePlace, query: SlideQuery) -> list[Path]:
+    """The files of this machine that say which slides *query* means. To be called before *place* expects files."""
+    lists = [each for each in (query.include, query.exclude) if each is not None]
+    if query.csv is not None and place.is_read_twice:
+        with place.at_hand(query.csv) as path:
+            lists.append(path)
+    return lists
+
+
 def _csv_of(place: SlidePlace, query: SlideQuery, notify: Notify) -> str | None:
     if query.csv is not None and query.image_glob is not None:
         raise BadUsage(f"--image_glob chooses files of a folder, and '{query.csv}' is a CSV.", hint="Leave --image_glob out, or name the folder.")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath, PureWindowsPath
@@ -13,12 +14,15 @@ from himl_cli.core.errors import BadUsage
 from himl_cli.core.events import Notice, Notify
 from himl_cli.core.montage import SlideEntry
 from himl_cli.core.transfers import listed
+from himl_cli.services.montage.compose import record
 from himl_cli.services.montage.listing.naming import quoted
 from himl_cli.services.montage.places import SlidePlace
 
 REQUIRED = ("image", "slide_id")
 OPTIONAL = ("label", "mask")
 SEPARATORS = ",;\t"
+DECLARED = re.compile(r'"?sep=([^"\w\s]|\t)"?[ ]*(?=[\r\n])', re.IGNORECASE)
+"""A first line by which Excel says what separates columns."""
 MOST_TOLD = 12
 COLUMNS = "Its first line must name the columns image and slide_id; label and mask may be there too."
 
@@ -50,7 +54,10 @@ def read_table(text: str, name: str) -> list[_Row]:
     """The lines of a CSV that are slides: image, slide_id, label and mask of each, empty where there is none; blank lines are passed over. Raises BadUsage."""
     if "\0" in text:
         raise BadUsage(f"'{name}' is no CSV: it has NUL bytes in it.", hint="Save it as 'CSV UTF-8'.")
-    separator = _separator(text)
+    declared = DECLARED.match(text)
+    if declared:
+        text = text[declared.end() :]
+    separator = declared[1] if declared else _separator(text)
     try:
         rows = list(_rows(text, separator, spaced=_is_spaced(text, separator)))
     except _Broken as err:
@@ -60,6 +67,8 @@ def read_table(text: str, name: str) -> list[_Row]:
     if not rows:
         raise BadUsage(f"'{name}' is empty.", hint=COLUMNS)
     header = [_plain(value) for value in rows[0].values]
+    if header == [*record.COLUMNS]:
+        raise BadUsage(f"'{name}' tells of a montage, and is no list of slides.", hint=f"Name the folder of the slides, with --include_by_slide_id '{name}'.")
     places = [_column(column, header, rows[0].values, name) for column in (*REQUIRED, *OPTIONAL)]
     slides = rows[1:]
     _check_lengths(slides, len(header), name)
