@@ -17,7 +17,7 @@ from typing import Any
 from himl_cli.core.errors import BadUsage
 
 PRIVATE_FILE, FILE, PYPROJECT = "himl.private.toml", "himl.toml", "pyproject.toml"
-SECTIONS = ("submit", "azure")
+SECTIONS = ("submit", "azure", "montage")
 
 
 @dataclass(frozen=True)

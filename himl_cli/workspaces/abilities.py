@@ -105,6 +105,14 @@ class ServesFiles(Protocol):
         """Where the file of `run_files(run_id)` called *name* lies; None for a name that cannot be."""
 
 
+@runtime_checkable
+class LiesHere(Protocol):
+    """A store whose files lie on this machine, where other programs can read them."""
+
+    def path_of(self, name: str) -> Path | None:
+        """Where the file called *name* lies, or would lie; None for a name that cannot be."""
+
+
 @dataclass(frozen=True)
 class Dataset:
     """Files that belong together under a name; `version` is empty for a folder that nobody registered, `is_file` where it is one file."""
