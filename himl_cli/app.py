@@ -40,6 +40,7 @@ COMMANDS = {
     "download": Listed("himl_cli.commands.download", "Download the files of runs, checked by MD5.", "Files"),
     "checkpoint": Listed("himl_cli.commands.checkpoint", "Fetch checkpoints of runs, push changed ones, make links.", "Files"),
     "datastore": Listed("himl_cli.commands.datastore", "Upload, download and list files of a datastore.", "Files"),
+    "montage": Listed("himl_cli.commands.montage", "Show any number of slides in one picture.", "Files"),
     "init": Listed("himl_cli.commands.init", "Set up this folder for an Azure ML workspace, or a local one.", "Set-up"),
     "workspace": Listed("himl_cli.commands.workspace", "Show which workspace is meant, and what it is.", "Set-up"),
     "doctor": Listed("himl_cli.commands.doctor", "Check what himl needs, and say what to do about it.", "Set-up"),

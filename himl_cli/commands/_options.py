@@ -65,8 +65,8 @@ class WorkspaceOptions(Bundle):
     ) -> None:
         if workspace is not None and config_file is not None:
             raise BadUsage("Two workspaces at once: --workspace and --config_file.", hint="Give one of them.")
-        self.workspace = _filled("--workspace", workspace)
-        self.config_file = _filled("--config_file", config_file)
+        self.workspace = filled("--workspace", workspace)
+        self.config_file = filled("--config_file", config_file)
 
 
 ExperimentOpt = Annotated[str | None, typer.Option("--experiment", metavar="NAME", help="The newest runs of an experiment.", rich_help_panel=WHICH)]
@@ -82,7 +82,7 @@ class FilterOptions(Bundle):
     """The filters of a workspace's runs."""
 
     def __init__(self, experiment: ExperimentOpt = None, num_runs: NumRunsOpt = None, tags: TagsOpt = None, status: StatusOpt = None) -> None:
-        self.experiment = _filled("--experiment", experiment)
+        self.experiment = filled("--experiment", experiment)
         self.num_runs = None if num_runs is None else parse_count("--num_runs", num_runs)
         self.tags = parse_pairs("--tags", split_list(tags))
         self.statuses = [parse_status(name) for name in split_list(status)]
@@ -110,7 +110,7 @@ class SelectionOptions(Bundle):
     ) -> None:
         self.run = run or []
         self.filters = FilterOptions(experiment, num_runs, tags, status)
-        self.latest_run_file = _filled("--latest_run_file", latest_run_file)
+        self.latest_run_file = filled("--latest_run_file", latest_run_file)
         self.children = children
 
     @property
@@ -123,7 +123,7 @@ class SelectionOptions(Bundle):
         """What was asked for; *plain* are run ids that stood as plain arguments."""
         from himl_cli.core.runs import RunSelection
 
-        named = [*(_filled("RUN", name) or "" for name in plain or ()), *(_filled("--run", name) or "" for name in self.run)]
+        named = [*(filled("RUN", name) or "" for name in plain or ()), *(filled("--run", name) or "" for name in self.run)]
         return RunSelection(
             runs=split_list(named),
             experiment=self.filters.experiment,
@@ -173,7 +173,7 @@ def parse_status(name: str) -> RunStatus:
     return found
 
 
-def _filled(option: str, value: str | None) -> str | None:
+def filled(option: str, value: str | None) -> str | None:
     """*value*, unless it is blank: an unset shell variable must not silently select something else."""
     if value is not None and not value.strip():
         raise BadUsage(f"{option} got an empty value.", hint="Is a shell variable unset?")

@@ -38,7 +38,10 @@ class Entry:
 
 @dataclass(frozen=True)
 class DataSpec:
-    """One `--input` or `--output`: KEY names its variable, NAME a dataset or a folder of the datastore."""
+    """One `--input` or `--output`: KEY names its variable, NAME a dataset or a folder of the datastore.
+
+    With `is_folder` an input is that folder, whatever dataset is registered under the name.
+    """
 
     key: str
     name: str
@@ -48,6 +51,7 @@ class DataSpec:
     target: str | None = None
     local: str | None = None
     overwrite: bool = True
+    is_folder: bool = False
 
 
 @dataclass(frozen=True)

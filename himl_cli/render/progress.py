@@ -4,22 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from threading import Lock
 from typing import TYPE_CHECKING
 
-from himl_cli.core.events import Event, Finished, Moved, Notice, Notify, Planned
+from himl_cli.core.events import Counting, Event, Finished, Moved, Notice, Notify, Planned
+from himl_cli.core.redaction import redact
+from himl_cli.render.errors import one_line
 
 if TYPE_CHECKING:
-    from rich.progress import Progress
-
+    from himl_cli.render.bars import Bars
     from himl_cli.render.output import Output
-
-NARROW = 60
-"""Columns below which there is no room for a bar beside its numbers."""
 
 
 @contextmanager
 def observing(output: Output) -> Iterator[Notify]:
-    """An observer that draws one bar for the whole transfer on a terminal's stderr, and says notices anywhere.
+    """An observer that draws a bar for transfers, and one for what is counted, on a terminal's stderr, and says notices anywhere.
 
     Rich is imported at the first event that is drawn, so that commands without progress do not pay for it.
     """
@@ -31,54 +30,43 @@ def observing(output: Output) -> Iterator[Notify]:
 
 
 class Watcher:
-    """Draws events. Safe to call after `close`, which takes the bar away."""
+    """Draws events, of several threads too. Safe to call after `close`, which takes the bars away."""
 
     def __init__(self, output: Output) -> None:
         self._output = output
-        self._bar: Progress | None = None
-        self._done = 0
+        self._bars: Bars | None = None
+        self._turn = Lock()
 
     def __call__(self, event: Event) -> None:
-        if isinstance(event, Notice):
-            self._say(event.text)
-        elif self._output.draws_progress:
-            self._draw(event)
+        with self._turn:
+            if isinstance(event, Notice):
+                self._say(event.text)
+            elif self._output.draws_progress:
+                self._draw(event)
 
     def close(self) -> None:
-        if self._bar is not None:
-            self._bar.stop()
-            self._bar = None
+        if self._bars is not None:
+            self._bars.stop()
+            self._bars = None
 
     def _say(self, text: str) -> None:
-        if self._bar is None:
+        if self._bars is None:
             self._output.notice(text)
         else:
-            self._bar.console.print(text, markup=False, highlight=False)
+            self._bars.say(one_line(redact(text)))
 
-    def _draw(self, event: Planned | Moved | Finished) -> None:
-        if self._bar is None:
-            self._bar = _new_bar()
-            self._bar.start()
-        task = self._bar.task_ids[0]
+    def _draw(self, event: Event) -> None:
+        if self._bars is None:
+            from himl_cli.render.bars import Bars
+
+            self._bars = Bars()
         if isinstance(event, Planned):
-            self._bar.update(task, total=(self._bar.tasks[0].total or 0) + event.bytes)
+            self._bars.add_bytes(event.bytes)
         elif isinstance(event, Moved):
-            self._bar.advance(task, event.bytes)
+            self._bars.move_bytes(event.bytes)
+        elif isinstance(event, Finished):
+            self._bars.end_file()
+        elif isinstance(event, Counting):
+            self._bars.add_things(event.unit, event.total)
         else:
-            self._done += 1
-        self._bar.update(task, description=f"{self._done:,} file{'s' * (self._done != 1)}")
-
-
-def _new_bar() -> Progress:
-    """One bar for all files, gone when the work is done."""
-    from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn, TransferSpeedColumn
-
-    console = Console(stderr=True)
-    columns: list[ProgressColumn] = [TextColumn("{task.description}"), DownloadColumn(), TransferSpeedColumn()]
-    if console.width >= NARROW:
-        columns[1:1] = [BarColumn(bar_width=None)]
-        columns.append(TimeRemainingColumn(compact=True))
-    bar = Progress(*columns, console=console, transient=True, expand=True)
-    bar.add_task("", total=0)
-    return bar
+            self._bars.end_thing()

@@ -43,7 +43,7 @@ def _parse(kind: str, text: str, default_key: str, known: dict[str, tuple[str, .
     if not name and "local" not in options:
         raise BadUsage(f"--{kind} '{text}': no name.", hint=f"Write --{kind} [KEY=]NAME[,local=PATH]")
     overwrite = options.pop("overwrite", "true") == "true"
-    return DataSpec(key, name, version, overwrite=overwrite, **options)
+    return DataSpec(key, name, version, overwrite=overwrite, is_folder=False, **options)
 
 
 def _options(kind: str, text: str, pairs: Sequence[str], known: dict[str, tuple[str, ...]]) -> dict[str, str]:

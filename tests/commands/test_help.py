@@ -12,7 +12,7 @@ from himl_cli.app import COMMANDS
 from tests.running import Himl
 from tests.terminal import Terminal
 
-HEAVY = ["rich", "pydantic", "msgspec", "azure", "mlflow", "tensorboard", "importlib.metadata", "sqlite3", "asyncio"]
+HEAVY = ["rich", "pydantic", "msgspec", "azure", "mlflow", "tensorboard", "importlib.metadata", "sqlite3", "asyncio", "numpy", "PIL", "tifffile", "openslide"]
 ASK = """
 import sys
 from himl_cli.app import main
@@ -32,7 +32,7 @@ def himl(started_himl: Himl) -> Himl:
 
 
 @pytest.mark.parametrize(
-    "command", [[], ["submit"], ["runs", "list"], ["tb"], ["checkpoint", "fetch"], ["download"], ["doctor"], ["workspace", "show"], ["init"]]
+    "command", [[], ["submit"], ["runs", "list"], ["tb"], ["checkpoint", "fetch"], ["download"], ["montage"], ["doctor"], ["workspace", "show"], ["init"]]
 )
 def test_help_loads_nothing_heavy(command: list[str]) -> None:
     done = subprocess.run([sys.executable, "-c", ASK.format(heavy=HEAVY), *command, "--help"], capture_output=True, text=True)
@@ -53,7 +53,7 @@ def test_h_is_help(himl: Himl) -> None:
     assert himl.ok("runs", "show", "-h").stdout == himl.ok("runs", "show", "--help").stdout
 
 
-EVERY = ["submit", "tb", "download", "doctor", "workspace show", "init"]
+EVERY = ["submit", "tb", "download", "montage", "doctor", "workspace show", "init"]
 EVERY += [f"runs {verb}" for verb in ("list", "show", "logs", "cancel", "tag", "delete")]
 EVERY += [f"checkpoint {verb}" for verb in ("fetch", "push", "url")] + [f"datastore {verb}" for verb in ("upload", "download", "list")]
 

@@ -15,7 +15,7 @@ README = "".join(
     (ROOT / name).read_text(encoding="utf-8")
     for name in (
         *("README.md", "docs/azure.md", "docs/submit.md", "docs/many-runs.md", "docs/pipelines.md", "docs/preemption.md"),
-        *("docs/checkpoints.md", "docs/tensorboard.md"),
+        *("docs/checkpoints.md", "docs/tensorboard.md", "docs/montage.md"),
     )
 )
 
@@ -36,7 +36,9 @@ def names_of(command: str) -> list[str]:
 
 def test_the_readme_shows_commands() -> None:
     assert len(commands()) > 15
-    assert {"submit", "init", "download", "runs", "tb", "datastore", "checkpoint", "workspace", "doctor"} == {names_of(command)[0] for command in commands()}
+    assert {"submit", "init", "download", "runs", "tb", "datastore", "checkpoint", "montage", "workspace", "doctor"} == {
+        names_of(command)[0] for command in commands()
+    }
 
 
 @pytest.mark.parametrize("command", commands())

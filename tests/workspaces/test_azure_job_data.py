@@ -122,6 +122,24 @@ def test_a_folder_of_the_default_datastore_is_registered(azure_environment: Stag
     assert Resolver(resolve.connection).inputs(DataSpec("k", "scans")) == given
 
 
+def test_what_is_said_to_be_a_folder_is_one_whatever_is_registered(stage: Stage, azure_environment: StagedWorkspace, resolve: Resolver) -> None:
+    azure_environment.put_blobs(DEFAULT, {"scans/a": b"1", "mixed/a": b"1", "new/a": b"1", "scans:3/a": b"1"})
+    azure_environment.add_data("scans", f"azureml://datastores/{DEFAULT}/paths/mixed/")
+    names = ("scans", "new", "scans:3")
+    given = resolve.inputs(*(DataSpec(name, name, datastore=DEFAULT, mode="mount", is_folder=True) for name in names))
+    assert given == {name: JobInput("uri_folder", f"azureml://datastores/{DEFAULT}/paths/{name}/", "ro_mount") for name in names}
+    assert (resolve.said, stage.log.find("/data/")) == ([], [])
+
+
+def test_a_folder_that_is_not_there_is_told_though_a_dataset_is_called_so(azure_environment: StagedWorkspace, resolve: Resolver) -> None:
+    azure_environment.add_data("scans", f"azureml://datastores/{DEFAULT}/paths/mixed/")
+    with pytest.raises(NotFound, match=f"no folder 'scans' in datastore '{DEFAULT}'"):
+        resolve.inputs(DataSpec("k", "scans", datastore=DEFAULT, is_folder=True))
+    with pytest.raises(NotFound) as caught:
+        resolve.inputs(DataSpec("k", "scans", datastore="nowhere", is_folder=True))
+    assert DEFAULT in f"{caught.value} {caught.value.hint}"
+
+
 @pytest.mark.parametrize("named_by", ["the input", "the job"])
 def test_a_folder_of_another_datastore_is_found_there(azure_environment: StagedWorkspace, resolve: Resolver, named_by: str) -> None:
     azure_environment.add_datastore("lake", kind="AzureDataLakeGen2", account=azure_environment.state.second_storage)

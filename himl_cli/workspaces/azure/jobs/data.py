@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 
 from himl_cli.core.errors import BadUsage, NotFound
@@ -22,7 +23,8 @@ def resolve_inputs(
     """What each input is in the job, by key. `local=` counts for nothing here.
 
     NAME is a registered data asset, in the version that was asked for or the latest; else a folder of the datastore, which is
-    registered then. Raises NotFound for what is neither, naming the versions, datastores or names that exist.
+    registered then. One that is said to be a folder is not looked for among the assets, and not registered. Raises NotFound for what
+    is neither, naming the versions, datastores or names that exist.
     """
     assets = RegisteredData(connection)
     found = ask_all(lambda item: _registered(assets, item), specs)
@@ -33,8 +35,8 @@ def resolve_inputs(
         kind, path = FOLDER, ""
         if asset is None:
             folder = existing_folder(connection, assets, folders, item)
-            asset = made.get(folder.uri)
-            if asset is None and can_be_registered(item.name):
+            asset = None if item.is_folder else made.get(folder.uri)
+            if asset is None and not item.is_folder and can_be_registered(item.name):
                 asset = made[folder.uri] = assets.register(item.name, folder.uri)
                 notify(Notice(f"Input '{item.key}': registered the folder '{folder.path}' of {folder.datastore.label} as data asset '{item.name}'."))
             path = folder.uri
@@ -86,13 +88,19 @@ def existing_folder(connection: Connection, assets: RegisteredData, folders: Dat
     if item.version not in (None, LATEST):
         raise NotFound(f"Input '{item.key}': no data asset '{item.name}' in {where}, in any version.", hint=assets.near(item.name))
     folder = folders.of(item)
-    if not folders.has_files(folder):
-        hint = assets.near(item.name) or f"Put the data there: himl datastore upload FOLDER {folder.path} --datastore {folder.datastore.name}"
-        raise NotFound(f"Input '{item.key}': no data asset '{item.name}' in {where}, and no such folder in its {folder.datastore.label}.", hint=hint)
-    return folder
+    if folders.has_files(folder):
+        return folder
+    hint = f"Put the data there: himl datastore upload FOLDER {shlex.quote(folder.path)} --datastore {folder.datastore.name}"
+    if item.is_folder:
+        raise NotFound(f"Input '{item.key}': no folder '{folder.path}' in {folder.datastore.label}.", hint=hint)
+    raise NotFound(
+        f"Input '{item.key}': no data asset '{item.name}' in {where}, and no such folder in its {folder.datastore.label}.", hint=assets.near(item.name) or hint
+    )
 
 
 def _registered(assets: RegisteredData, item: DataSpec) -> DataAsset | None:
+    if item.is_folder:
+        return None
     try:
         return assets.find(item.name, item.version, with_uri=bool(item.datastore))
     except NotFound as err:

@@ -16,7 +16,7 @@ def find_dataset(connection: Connection, datastores: Datastores, item: DataSpec,
     """As `KeepsDatasets.dataset`: looked for as for a job (`data.resolve_inputs`), and nothing is registered."""
     assets, label = RegisteredData(connection), f"dataset '{item.name}'"
     try:
-        asset = assets.find(item.name, item.version, with_uri=True)
+        asset = None if item.is_folder else assets.find(item.name, item.version, with_uri=True)
     except NotFound as err:
         raise NotFound(f"Input '{item.key}': {err}", hint=err.hint) from err
     if asset is not None:

@@ -1,0 +1,98 @@
+"""`himl montage` that is stopped in the middle, that runs in a terminal, and whose reader leaves."""
+
+from __future__ import annotations
+
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.montages import left_in, rows_of
+from tests.running import Himl, write_files
+from tests.slides import slide_picture, write_tiff
+from tests.terminal import Terminal
+
+posix = pytest.mark.skipif(sys.platform == "win32", reason="needs signals and terminals of POSIX")
+
+LONG = ("montage", "long.csv", "--width", "24000", "--workers", "2")
+
+
+@pytest.fixture
+def long(project: Path) -> Path:
+    """A CSV whose montage takes some seconds: one slide, many times."""
+    write_tiff(project / "slide.tiff", slide_picture(1, (800, 600)), levels=2)
+    write_files(project, {"long.csv": "image,slide_id\n" + "".join(f"slide.tiff,s{number}\n" for number in range(150))})
+    return project
+
+
+def in_the_middle(process: subprocess.Popen[bytes], folder: Path, least: int = 200_000) -> None:
+    """Until some of the picture is written; fails the test if it is complete before that."""
+    deadline = time.monotonic() + 60
+    while not any(path.stat().st_size > least for path in folder.rglob("montage.*") if ".himl" in str(path)):
+        assert process.poll() is None, "it ended before it could be stopped"
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+@posix
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_stopped_in_the_middle_nothing_is_left(himl: Himl, long: Path, number: signal.Signals) -> None:
+    before = left_in(long)
+    process = himl.start(*LONG)
+    in_the_middle(process, long)
+    process.send_signal(number)
+    stopped = time.monotonic()
+    output, errors = process.communicate(timeout=30)
+    assert time.monotonic() - stopped < 5
+    assert (process.returncode, output, errors) == (130, b"", b"error: Interrupted.\n")
+    assert left_in(long) == before
+    assert not (long / "outputs").exists()
+
+
+@posix
+def test_stopped_in_the_middle_the_earlier_montage_stays_as_it_is(himl: Himl, long: Path) -> None:
+    himl.ok("montage", "long.csv", "--width", "1000", "--image_format", "png,dzi")
+    earlier = {name: (long / name).read_bytes() for name in left_in(long)}
+    process = himl.start(*LONG, "--image_format", "png,jpg,dzi")
+    in_the_middle(process, long / "outputs")
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert {name: (long / name).read_bytes() for name in left_in(long)} == earlier
+
+
+@posix
+def test_what_a_killed_one_left_goes_with_the_next(himl: Himl, long: Path) -> None:
+    process = himl.start(*LONG)
+    in_the_middle(process, long / "outputs")
+    process.kill()
+    process.communicate(timeout=30)
+    assert not list((long / "outputs").glob("montage*")), "nothing half-written has the name of a montage"
+    himl.ok("montage", "long.csv", "--width", "1000", "--image_format", "png")
+    assert left_in(long / "outputs") == ["montage.csv", "montage.png"]
+
+
+@posix
+@pytest.mark.parametrize("columns", [60, 200])
+def test_a_terminal_shows_a_bar_in_one_line_and_then_the_files(himl: Himl, long: Path, columns: int) -> None:
+    terminal = Terminal([str(himl.program), *LONG[:3], "3000"], cwd=long, columns=columns)
+    assert terminal.finish() == 0
+    plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", terminal.screen).replace("\r", "\n")
+    lines = [line for line in plain.splitlines() if line.strip()]
+    drawn = [line for line in lines if re.match(r"[\d,]+/150 slides", line.strip())]
+    assert any("slides/s" in line and "ETA 0:" in line for line in drawn)
+    assert max(map(len, drawn)) <= columns
+    assert [line.split()[0] for line in lines[-4:-1]] == [f"outputs/montage.{suffix}" for suffix in ("png", "jpg", "csv")]
+    assert lines[-1].startswith("150 slides in ")
+    assert len(rows_of(long / "outputs")) == 150
+
+
+@posix
+def test_a_reader_that_leaves_is_no_error_and_the_montage_is_there(himl: Himl, long: Path) -> None:
+    done = subprocess.run(["sh", "-c", f"'{himl.program}' {' '.join(LONG[:3])} 500 -q | true"], cwd=long, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "montage.png" in left_in(long / "outputs")

@@ -1,0 +1,57 @@
+"""Slides to make montages of, and reading what was made."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from tests.slides import write_kind
+
+Row = Mapping[str, str]
+SEEDS = {"a.tiff": 1, "b.svs": 2, "c.png": 3, "d.tiff": 4}
+
+
+def four_slides(folder: Path) -> Path:
+    """Four slides of one shape in three formats, one of them in a subfolder, all with the seeds of SEEDS; and a file that is no slide."""
+    (folder / "more").mkdir(parents=True)
+    write_kind("deflate-pyramid", folder, seed=SEEDS["a.tiff"], name="a")
+    write_kind("svs", folder, seed=SEEDS["b.svs"], name="b")
+    write_kind("png", folder, seed=SEEDS["c.png"], name="c")
+    write_kind("jpeg-pyramid", folder / "more", seed=SEEDS["d.tiff"], name="d")
+    (folder / "notes.txt").write_text("no slide")
+    return folder
+
+
+def rows_of(folder: Path) -> list[Row]:
+    """The lines of its montage.csv."""
+    with (folder / "montage.csv").open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def pixels_of(path: Path) -> NDArray[np.uint8]:
+    """RGB, shape (height, width, 3)."""
+    with Image.open(path) as image:
+        return np.asarray(image.convert("RGB"))
+
+
+def picture_box(row: Row) -> tuple[int, int, int, int]:
+    """Left, upper, right and lower side of the slide's own pixels."""
+    x, y, width, height = (int(row[f"picture_{name}"]) for name in ("x", "y", "width", "height"))
+    return x, y, x + width, y + height
+
+
+def difference(montage: NDArray[np.uint8], row: Row, source: NDArray[np.uint8]) -> float:
+    """How far what the montage shows of a slide is from *source*, in grey levels, at the mean."""
+    left, upper, right, lower = picture_box(row)
+    wanted = np.asarray(Image.fromarray(source).resize((right - left, lower - upper), Image.Resampling.BICUBIC), np.int16)
+    return float(np.abs(montage[upper:lower, left:right].astype(np.int16) - wanted).mean())
+
+
+def left_in(folder: Path) -> list[str]:
+    """The files below it, hidden ones too."""
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
