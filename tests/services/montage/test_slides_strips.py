@@ -12,7 +12,7 @@ from himl_cli.core.montage import Backend, Size
 from himl_cli.services.montage.slides.levels import level_for
 from himl_cli.services.montage.slides.opening import open_slide
 from himl_cli.services.montage.slides.regions import REGION_PIXELS, bands, boxes
-from himl_cli.services.montage.slides.tiff_levels import level_pages
+from himl_cli.services.montage.slides.tiff_levels import level_pages, pages_of
 from himl_cli.services.montage.slides.tiff_pixels import pixel_rule
 from himl_cli.services.montage.slides.tiff_segments import Segments
 from himl_cli.services.montage.slides.tiff_strips import STRIP_BYTES, strips_of
@@ -87,7 +87,7 @@ def test_a_row_of_tiles_that_is_too_large_is_made_in_parts(tmp_path: Path) -> No
     path = tmp_path / "slide.tiff"
     write_tiff(path, slide_picture(0), tile=256, compression="deflate")
     with tifffile.TiffFile(path) as file:
-        (page,) = level_pages(file)
+        (page,) = level_pages(pages_of(file))
         strips = list(strips_of(Segments(page, 0), pixel_rule(page, as_labels=False), SIZE, None, band_bytes=100 * 3 * SIZE[0]))
     assert [len(strip) for strip in strips] == [100, 100, 56, 100, 74]
     assert difference(np.concatenate(strips), slide_picture(0)) == 0

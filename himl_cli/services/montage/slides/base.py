@@ -25,6 +25,10 @@ class Slide(Protocol):
     def levels(self) -> Sequence[Size]:
         """The size of each level in pixels, the finest first; never empty."""
 
+    @property
+    def remark(self) -> str:
+        """What a user should know of what is not shown, or not surely right; nothing as a rule. Complete once the strips are read."""
+
     def strips(self, level: int, background: Colour | None) -> Iterator[NDArray[np.uint8]]:
         """The level from the top down: arrays of shape (rows, width of the level, 3), RGB, C-contiguous, whose rows sum up to its height.
 

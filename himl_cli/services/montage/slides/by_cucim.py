@@ -28,6 +28,7 @@ class CuSlide:
     """A Slide."""
 
     backend = "cucim"
+    remark = ""
 
     def __init__(self, path: Path) -> None:
         """Raises SlideUnreadable where cuCIM refuses it."""

@@ -19,11 +19,14 @@ from himl_cli.core.montage import Size, SlideUnreadable
 from himl_cli.services.montage.slides.base import Colour
 from himl_cli.services.montage.slides.by_tifffile import LevelCheck
 from himl_cli.services.montage.slides.damage import words_of
+from himl_cli.services.montage.slides.openslide_misreads import misreading
 from himl_cli.services.montage.slides.regions import bands, boxes
+from himl_cli.services.montage.slides.tiff_pixels import pixel_rule
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+GENERIC = "generic-tiff"
 _CACHE_BYTES = 8 << 20
 _TILE_ROWS = 256
 
@@ -42,7 +45,7 @@ class VendorSlide:
     backend = "openslide"
 
     def __init__(self, path: Path) -> None:
-        """Raises SlideUnreadable where OpenSlide refuses it."""
+        """Raises SlideUnreadable where OpenSlide refuses it, or is known to misread it."""
         self._path = path
         try:
             self._slide = openslide.OpenSlide(path)
@@ -52,14 +55,23 @@ class VendorSlide:
             raise self._refusal(err) from err
         self._slide.set_cache(openslide.OpenSlideCache(_CACHE_BYTES))
         self.levels: Sequence[Size] = self._slide.level_dimensions
+        self._is_generic = self._slide.properties.get(openslide.PROPERTY_NAME_VENDOR) == GENERIC
+        self.remark = ""
+        if self._is_generic:
+            try:
+                with closing(LevelCheck(path, self.levels, 0)) as check:
+                    self._check_kind(check)
+                    self.remark = check.remark
+            except BaseException:
+                self._slide.close()
+                raise
 
     def strips(self, level: int, background: Colour | None) -> Iterator[NDArray[np.uint8]]:
         width, height = self.levels[level]
         told_rows = self._slide.properties.get(f"openslide.level[{level}].tile-height", "")
         tile_rows = int(told_rows) if told_rows.isdecimal() and 0 < int(told_rows) <= 4096 else _TILE_ROWS
         with closing(LevelCheck(self._path, self.levels, level)) as check:
-            if check.is_wide_grey:  # libtiff shifts the rows of tiles at the right edge
-                raise SlideUnreadable("OpenSlide misreads grey of 16 bits; the backend tifffile reads it")
+            self._check_kind(check)
             for top, rows in bands((width, height), tile_rows):
                 check.rows(top, top + rows - 1)
                 strip: NDArray[np.uint8] = np.empty((rows, width, 3), np.uint8)
@@ -83,6 +95,18 @@ class VendorSlide:
         below = Image.new("RGB", size, background)
         below.paste(region, mask=region)
         return np.asarray(below)
+
+    def _check_kind(self, check: LevelCheck) -> None:
+        """Raises SlideUnreadable for pixels of a plain TIFF that OpenSlide misreads."""
+        page = check.page
+        wrong = misreading(page) if page is not None and self._is_generic else ""
+        if page is None or not wrong:
+            return
+        try:
+            pixel_rule(page, as_labels=False)
+        except SlideUnreadable:
+            raise SlideUnreadable(f"OpenSlide misreads {wrong}") from None
+        raise SlideUnreadable(f"OpenSlide misreads {wrong}; --backend auto reads it")
 
     def _refusal(self, error: openslide.OpenSlideError) -> SlideUnreadable:
         return SlideUnreadable(f"OpenSlide: {words_of(error).replace(f'{self._path}: ', '').replace(str(self._path), 'the file')}")

@@ -16,6 +16,7 @@ from PIL import Image, ImageChops
 from PIL.ImageFile import ImageFile
 
 from himl_cli.core.montage import Size, SlideUnreadable
+from himl_cli.services.montage.slides import jpeg_streams, webp_streams
 from himl_cli.services.montage.slides.base import Colour
 from himl_cli.services.montage.slides.colours import as_they_are, eight_bits, in_three
 from himl_cli.services.montage.slides.damage import TROUBLES, told
@@ -41,14 +42,13 @@ _TURNS = {
     8: Image.Transpose.ROTATE_90,
 }
 _ON_SIDE = {Image.Transpose.TRANSPOSE, Image.Transpose.ROTATE_270, Image.Transpose.TRANSVERSE, Image.Transpose.ROTATE_90}
-_TAIL = 64 << 10
-_END_OF_JPEG = b"\xff\xd9"
 
 
 class PictureSlide:
     """A Slide. Decoding frees the interpreter's lock."""
 
     backend = "pillow"
+    remark = ""
 
     def __init__(self, path: Path, *, as_labels: bool = False) -> None:
         """Raises SlideUnreadable for what Pillow does not know, and for what is too large."""
@@ -65,7 +65,7 @@ class PictureSlide:
     def strips(self, level: int, background: Colour | None) -> Iterator[NDArray[np.uint8]]:
         assert level == 0
         with told("it is damaged"):
-            self._check_end()
+            self._check_stored()
             self._image.load()
             image = self._image if self._turn is None else self._image.transpose(self._turn)
             width, height = image.size
@@ -77,14 +77,17 @@ class PictureSlide:
     def close(self) -> None:
         self._image.close()
 
-    def _check_end(self) -> None:
-        """libjpeg takes zeros for grey: look whether the file is whole."""
-        if self._image.format not in _JPEGS:
-            return
-        with self._path.open("rb") as file:
-            file.seek(max(0, self._path.stat().st_size - _TAIL))
-            if _END_OF_JPEG not in file.read():
+    def _check_stored(self) -> None:
+        """Decoders take zeros for grey, and an end for sound: look for both. Raises SlideUnreadable."""
+        if self._image.format in _JPEGS:
+            data = self._path.read_bytes()
+            if not jpeg_streams.is_whole(data):
                 raise SlideUnreadable("it is damaged: the JPEG has no end")
+            trouble = jpeg_streams.trouble_in(data)
+        else:
+            trouble = webp_streams.trouble_in(self._path.read_bytes()) if self._image.format == "WEBP" else ""
+        if trouble:
+            raise SlideUnreadable(f"it is damaged: {trouble}")
 
     def _rgb(self, part: Image.Image, background: Colour | None) -> NDArray[np.uint8]:
         if part.mode in {"I", "F"} or part.mode.startswith("I;16"):

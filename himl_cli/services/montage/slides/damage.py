@@ -37,7 +37,7 @@ _LONGEST = 200
 
 
 class UnknownKind(SlideUnreadable):
-    """A file that may be sound, of a kind that its reader does not read: another one may."""
+    """A file that may be sound, in a compression that its reader has no decoder of: another one may."""
 
 
 @contextmanager

@@ -33,7 +33,7 @@ def open_slide(path: Path, backend: Backend, *, as_labels: bool = False) -> Slid
     """The slide, opened; the caller closes it.
 
     With *as_labels*, for masks, grey values are kept as they are (cut at 255), not scaled by the range of their bits. `auto` takes OpenSlide for formats
-    of scanners, tifffile for other TIFFs (OpenSlide, where their pixels are of a kind that tifffile does not read) and Pillow for the rest;
+    of scanners, tifffile for other TIFFs (OpenSlide, for a compression that tifffile has no decoder of) and Pillow for the rest;
     other backends stand alone.
     Raises SlideUnreadable with the reason; BadUsage for a backend that is not installed.
     """

@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 from tifffile import TIFF, TiffPage
 
+from himl_cli.core.montage import SlideUnreadable
 from himl_cli.services.montage.slides.base import Colour
 from himl_cli.services.montage.slides.colours import as_they_are, eight_bits, in_three, laid_over, rgb_of_cmyk, rgb_of_ycbcr
 from himl_cli.services.montage.slides.damage import UnknownKind
+from himl_cli.services.montage.slides.tiff_range import SampleRange, sample_range
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -20,20 +22,18 @@ JPEG = frozenset({6, 7, 34892, 33007})
 JPEG_2000 = frozenset({33003, 33004, 33005, 34712})
 
 _APERIO_YCBCR = 33003
-_MAX_SAMPLE_VALUE, _S_MIN_SAMPLE_VALUE, _S_MAX_SAMPLE_VALUE, _COLOUR_MAP = 281, 340, 341, 320
+_COLOUR_MAP = 320
 _GREYS, _WHITE_IS_ZERO, _RGB, _PALETTE, _CMYK, _YCBCR = (0, 1), 0, 2, 3, 5, 6
 _COLOURS_OF = {0: 1, 1: 1, _RGB: 3, _PALETTE: 1, _CMYK: 4, _YCBCR: 3}
 _PREMULTIPLIED, _STRAIGHT = 1, 2
-_UNSIGNED, _FLOAT = 1, 3
 
 
 @dataclass(frozen=True)
 class PixelRule:
-    """`photometric` as in the tag; `lowest` and `highest` are what becomes 0 and 255; `alpha` is the number of the sample that tells how opaque a pixel is."""
+    """`photometric` as in the tag; `values` is what becomes 0 and 255; `alpha` is the number of the sample that tells how opaque a pixel is."""
 
     photometric: int
-    lowest: float
-    highest: float
+    values: SampleRange
     alpha: int | None
     is_premultiplied: bool
     palette: NDArray[np.uint8] | None
@@ -47,7 +47,7 @@ class PixelRule:
         made = self._colours(colours)
         if self.alpha is None or background is None:
             return made
-        alpha = eight_bits(samples[..., self.alpha], self.lowest, self.highest)
+        alpha = eight_bits(samples[..., self.alpha], self.values.lowest, self.values.highest)
         return laid_over(made, alpha, background, premultiplied=self.is_premultiplied)
 
     def _colours(self, colours: NDArray[np.generic]) -> NDArray[np.uint8]:
@@ -55,7 +55,8 @@ class PixelRule:
             return self.palette[np.minimum(colours[..., 0], len(self.palette) - 1)]
         if self.as_labels and self.photometric in _GREYS:
             return in_three(as_they_are(colours[..., 0]))
-        scaled = eight_bits(colours, self.lowest, self.highest)
+        self.values.saw(colours)
+        scaled = eight_bits(colours, self.values.lowest, self.values.highest)
         if self.photometric in _GREYS:
             return in_three(255 - scaled[..., 0] if self.photometric == _WHITE_IS_ZERO else scaled[..., 0])
         if self.photometric == _CMYK:
@@ -64,19 +65,18 @@ class PixelRule:
 
 
 def pixel_rule(page: TiffPage, *, as_labels: bool) -> PixelRule:
-    """How its samples become colours. Raises UnknownKind for pixels, or a compression, that are not read here."""
+    """How its samples become colours. Raises SlideUnreadable for pixels that are not read; UnknownKind for a compression that is not read here."""
     compression = int(page.compression)
     if compression != 1 and compression not in TIFF.DECOMPRESSORS:
         raise UnknownKind(f"no decoder for its compression ({_name(page.compression)})")
     photometric = _photometric(page, compression)
     if page.samplesperpixel < _COLOURS_OF[photometric]:
-        raise UnknownKind(f"its pixels are said to be {_name(page.photometric)}, and have {page.samplesperpixel} samples")
+        raise SlideUnreadable(f"its pixels are said to be {_name(page.photometric)}, and have {page.samplesperpixel} samples")
     if page.imagedepth != 1 or page.tiledepth > 1:
-        raise UnknownKind(f"it is a stack of {page.imagedepth} pictures")
-    lowest, highest = _range(page)
+        raise SlideUnreadable(f"it is a stack of {page.imagedepth} pictures")
     alpha, is_premultiplied = _alpha(page, _COLOURS_OF[photometric])
     palette = _palette(page) if photometric == _PALETTE else None
-    return PixelRule(photometric, lowest, highest, alpha, is_premultiplied, palette, as_labels)
+    return PixelRule(photometric, sample_range(page, as_labels=as_labels), alpha, is_premultiplied, palette, as_labels)
 
 
 def _photometric(page: TiffPage, compression: int) -> int:
@@ -87,23 +87,8 @@ def _photometric(page: TiffPage, compression: int) -> int:
     if photometric == _YCBCR and (compression in JPEG or compression in JPEG_2000):
         return _RGB
     if photometric not in _COLOURS_OF:
-        raise UnknownKind(f"its pixels are of a kind that is not read ({_name(page.photometric)})")
+        raise SlideUnreadable(f"its pixels are of a kind that is not read ({_name(page.photometric)})")
     return photometric
-
-
-def _range(page: TiffPage) -> tuple[float, float]:
-    """The declared range: that of the bits, but 2^n - 1 where MaxSampleValue says that of wider samples n bits are used; 0 to 1 for floats, unless told."""
-    bits = page.bitspersample
-    if page.dtype is None or not isinstance(bits, int):
-        raise UnknownKind(f"its samples are of a kind that is not read ({bits} bits)")
-    if int(page.sampleformat) == _FLOAT:
-        lowest, highest = _number(page, _S_MIN_SAMPLE_VALUE), _number(page, _S_MAX_SAMPLE_VALUE)
-        return (lowest, highest) if lowest is not None and highest is not None and lowest < highest else (0, 1)
-    if int(page.sampleformat) != _UNSIGNED:
-        raise UnknownKind(f"its samples are of a kind that is not read ({_name(page.sampleformat)})")
-    told = _number(page, _MAX_SAMPLE_VALUE) or 0
-    narrower = {float((1 << used) - 1) for used in range(9, bits)}
-    return 0, told if told in narrower else float((1 << bits) - 1)
 
 
 def _alpha(page: TiffPage, colours: int) -> tuple[int | None, bool]:
@@ -118,16 +103,9 @@ def _palette(page: TiffPage) -> NDArray[np.uint8]:
     """Shape (entries, 3). Values are of 16 bits; some writers put 8 bits into them."""
     table = np.asarray(page.tags.valueof(_COLOUR_MAP, ()), np.uint16)
     if table.size == 0 or table.size % 3:
-        raise UnknownKind("its table of colours is missing")
+        raise SlideUnreadable("its table of colours is missing")
     entries = table.reshape(3, -1).T
     return np.ascontiguousarray(eight_bits(entries, 0, 65535) if entries.max() > 255 else entries.astype(np.uint8))
-
-
-def _number(page: TiffPage, tag: int) -> float | None:
-    value = page.tags.valueof(tag)
-    if isinstance(value, tuple):
-        value = max(value) if tag != _S_MIN_SAMPLE_VALUE else min(value)
-    return float(value) if isinstance(value, (int, float)) else None
 
 
 def _name(tag_value: object) -> str:

@@ -1,17 +1,21 @@
 """The tiles and strips of a TIFF page, decoded one by one, and what is wrong with them.
 
-Decoders are lenient: libjpeg fills what is missing with grey, others return black. So the compressed bytes are looked at too.
+Decoders are lenient: libjpeg fills what is missing with grey, others return black. So the compressed bytes are looked at too. They also take memory for
+the size that a tile gives itself, whatever the tags say.
 """
 
 from __future__ import annotations
 
+from threading import Lock
 from typing import TYPE_CHECKING
 
 import numpy as np
-from tifffile import TiffPage
+from tifffile import TIFF, TiffPage
 
 from himl_cli.core.montage import SlideUnreadable
+from himl_cli.services.montage.slides import jpeg_streams, webp_streams
 from himl_cli.services.montage.slides.damage import told
+from himl_cli.services.montage.slides.stored_sizes import stored_size
 from himl_cli.services.montage.slides.tiff_pixels import JPEG, JPEG_2000
 
 if TYPE_CHECKING:
@@ -21,15 +25,15 @@ LARGEST = 512 << 20
 """Bytes of a tile or strip, decoded, beyond which it is refused."""
 
 _END = b"\xff\xd9"
-_LOSSY = JPEG | JPEG_2000 | {34934, 50001, 50002, 22610, 34927}
-"""Compressions of pictures, which have no checksum: JPEG, JPEG 2000, JPEG XR, WebP, JPEG XL."""
+_WEBP = frozenset({34927, 50001})
 
 
 class Segments:
-    """Those of one page; `rows` and `columns` are the pixels of each, `down` and `across` how many there are."""
+    """Those of one page; `rows` and `columns` are the pixels of each, `down` and `across` how many there are. For several threads at once."""
 
     def __init__(self, page: TiffPage, level: int) -> None:
-        """Raises SlideUnreadable where the page does not say where they are, or too few."""
+        """Raises SlideUnreadable where the page does not say where they are, too few, or none."""
+        self._lock = Lock()  # the file has one place where it is read
         self._page, self._level = page, level
         self.kind = "tile" if page.is_tiled else "strip"
         self.rows = page.tilelength if page.is_tiled else page.rowsperstrip
@@ -44,6 +48,8 @@ class Segments:
         if listed < needed:
             size = f"{page.imagewidth} x {page.imagelength} pixels"
             raise SlideUnreadable(f"level {level} says it is {size}, for which {needed} {self.kind}s are needed; it has {listed}")
+        if not any(page.databytecounts) or not any(page.dataoffsets):
+            raise SlideUnreadable(f"none of the {self.kind}s of level {level} is stored")
 
     @property
     def sample_bytes(self) -> int:
@@ -107,7 +113,7 @@ class Segments:
         file = self._page.parent.filehandle
         if offset + count > file.size:
             raise SlideUnreadable(f"the file is cut short: it ends at byte {file.size:,}, and {self._name(index)} at {offset + count:,}")
-        with told(f"{self._name(index)} cannot be read"):
+        with self._lock, told(f"{self._name(index)} cannot be read"):
             file.seek(offset)
             return bytes(file.read(count))
 
@@ -125,13 +131,29 @@ class Segments:
             if end is None:
                 raise SlideUnreadable(f"{self._name(index)} is damaged: the {'JPEG' if compression in JPEG else 'JPEG 2000'} in it has no end")
             data = data[:end]
-        if compression in _LOSSY and bytes(self._longest_zeros) in data:
-            raise SlideUnreadable(f"{self._name(index)} is damaged: zeros in the midst of it")
+        self._check_stored(data, index)
         return data
+
+    def _check_stored(self, data: bytes, index: int) -> None:
+        """Raises SlideUnreadable where it is of another size, or damaged."""
+        compression = int(self._page.compression)
+        if compression in TIFF.IMAGE_COMPRESSIONS or compression in _WEBP:
+            size = stored_size(data)
+            if size is not None and (size[0] > self.columns or size[1] > self.rows):
+                raise SlideUnreadable(f"{self._name(index)} is damaged: it is {size[0]} x {size[1]} pixels, in a place of {self.columns} x {self.rows}")
+        trouble = ""
+        if compression in JPEG:
+            trouble = jpeg_streams.trouble_in(data, self.tables)
+        elif compression in _WEBP:
+            trouble = webp_streams.trouble_in(data)
+        elif compression in JPEG_2000 and bytes(self._longest_zeros) in data:
+            trouble = "zeros in the midst of it"
+        if trouble:
+            raise SlideUnreadable(f"{self._name(index)} is damaged: {trouble}")
 
     @property
     def _longest_zeros(self) -> int:
-        """More zero bytes than a compressed picture holds in a row: an empty block of 8 x 8 samples takes 2 bits at least."""
+        """More zero bytes than a JPEG 2000 holds in a row."""
         return self.rows * self.columns * self._page.samplesperpixel // 256 + 256
 
     def _decoded(self, index: int) -> NDArray[np.generic] | None:

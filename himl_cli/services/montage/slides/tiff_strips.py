@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -23,36 +24,55 @@ STRIP_BYTES = 16 << 20
 BAND_BYTES = 160 << 20
 """A row of tiles that is larger, as RGB, is made in parts, for each of which its tiles are decoded again."""
 
+Mapping = Callable[[Callable[[int], None], Iterable[int]], Iterable[None]]
+"""`map`, or that of a pool of threads."""
 
-def strips_of(segments: Segments, rule: PixelRule, size: Size, background: Colour | None, *, band_bytes: int = BAND_BYTES) -> Iterator[NDArray[np.uint8]]:
-    """As `Slide.strips`; none has more than *band_bytes*, but for one row. Raises SlideUnreadable, also in the middle."""
+
+def strips_of(
+    segments: Segments, rule: PixelRule, size: Size, background: Colour | None, *, band_bytes: int = BAND_BYTES, each: Mapping = map
+) -> Iterator[NDArray[np.uint8]]:
+    """As `Slide.strips`; none has more than *band_bytes*, but for one row. The tiles of a row are decoded by *each*.
+
+    Raises SlideUnreadable, also in the middle.
+    """
     if segments.across > 1:
         segments.check_size()
-        return _from_tiles(segments, rule, size, background, band_bytes)
+        return _from_tiles(segments, rule, size, background, band_bytes, each)
     if segments.is_plain and segments.kind == "strip":
         return _joined(_from_plain_strips(segments, rule, size, background))
     segments.check_size()
     return _joined(_from_whole_rows(segments, rule, size, background))
 
 
-def _from_tiles(segments: Segments, rule: PixelRule, size: Size, background: Colour | None, band_bytes: int) -> Iterator[NDArray[np.uint8]]:
+def _from_tiles(segments: Segments, rule: PixelRule, size: Size, background: Colour | None, band_bytes: int, each: Mapping) -> Iterator[NDArray[np.uint8]]:
     width, height = size
     for down in range(segments.down):
         rows = min(segments.rows, height - down * segments.rows)
         most = max(1, min(rows, band_bytes // (3 * width)))
         for first in range(0, rows, most):
             band: NDArray[np.uint8] = np.empty((min(most, rows - first), width, 3), np.uint8)
-            _fill_from_tiles(band, segments, down, first, rule, background)
+            for _ in each(_Filling(band, segments, down, first, rule, background), range(segments.across)):
+                pass
             yield band
             del band  # or it would be kept while the next one is made
 
 
-def _fill_from_tiles(band: NDArray[np.uint8], segments: Segments, down: int, first: int, rule: PixelRule, background: Colour | None) -> None:
-    """Rows *first* and following of row *down* of tiles."""
-    for across in range(segments.across):
-        part = band[:, across * segments.columns : (across + 1) * segments.columns]
-        samples = segments.decoded(down * segments.across + across)
-        _fill(part, samples if samples is None else samples[first : first + part.shape[0]], rule, background)
+@dataclass(frozen=True)
+class _Filling:
+    """Fills *band* with rows *first* and following of row *down* of tiles, a tile at a time."""
+
+    band: NDArray[np.uint8]
+    segments: Segments
+    down: int
+    first: int
+    rule: PixelRule
+    background: Colour | None
+
+    def __call__(self, across: int) -> None:
+        columns = self.segments.columns
+        part = self.band[:, across * columns : (across + 1) * columns]
+        samples = self.segments.decoded(self.down * self.segments.across + across)
+        _fill(part, samples if samples is None else samples[self.first : self.first + part.shape[0]], self.rule, self.background)
 
 
 def _from_whole_rows(segments: Segments, rule: PixelRule, size: Size, background: Colour | None) -> Iterator[NDArray[np.uint8]]:
