@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import sys
 from collections.abc import Sequence
 from enum import Enum
 from pathlib import Path
@@ -155,12 +153,9 @@ class ClusterOptions(Bundle):
 
 def montage_request(picture: PictureOptions, how: HowOptions) -> MontageRequest:
     """The montage that the options ask for."""
+    from himl_cli.services.montage.threads import cores
+
     return MontageRequest(picture.output, picture.width, picture.level, picture.layout, picture.formats, how.backend, how.workers or cores())
-
-
-def cores() -> int:
-    """How many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
 
 
 def _level(text: str) -> int | None:

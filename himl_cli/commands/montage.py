@@ -5,7 +5,7 @@ Services are imported in the functions that need them, so that help comes at onc
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -47,19 +47,27 @@ def montage(
     if cluster.cluster:
         from himl_cli.commands._montage_cluster import montage_on_cluster
 
-        return montage_on_cluster(where, talk, name, slides, picture, how, cluster)
+        montage_on_cluster(where, talk, name, slides, picture, how, cluster)
+    else:
+        _montage_here(where, talk, name, slides, picture, how, passed_over=cluster.given)
+
+
+def _montage_here(
+    where: WorkspaceOptions, talk: OutputOptions, dataset: str, slides: SlideOptions, picture: PictureOptions, how: HowOptions, *, passed_over: Sequence[str]
+) -> None:
+    """Make the montage and tell of it. Raises SlidesFailed, and what listing slides and making a montage raise."""
     from himl_cli.render.montage import say_montage
     from himl_cli.services.montage.installation import check_installed
 
     check_installed()
     request = montage_request(picture, how)
-    with _place_of(name, slides, where, talk) as (place, csv, output, notify), _readers_quiet(unless=talk.verbose):
+    with _place_of(dataset, slides, where, talk) as (place, csv, output, notify), _readers_quiet(unless=talk.verbose):
         from himl_cli.services.montage.compose.making import make_montage
         from himl_cli.services.montage.listing.query import SlideQuery, list_slides, lists_here
         from himl_cli.services.montage.written import written_files
 
-        if cluster.given:
-            output.notice(f"Passed over, since the montage is made here and not on a cluster: {', '.join(cluster.given)}.")
+        if passed_over:
+            output.notice(f"Passed over, since the montage is made here and not on a cluster: {', '.join(passed_over)}.")
         query = SlideQuery(slides.image_glob, csv, slides.include, slides.exclude)
         entries = list_slides(place, query, notify)
         result = make_montage(request, entries, place, notify, lists_here(place, query))

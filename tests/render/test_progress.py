@@ -101,6 +101,35 @@ def test_threads_count_together(tmp_path: Path) -> None:
     assert "8,000/8,000 slides" in terminal.screen
 
 
+LATE = """
+import threading, time
+from himl_cli.core.events import Counted, Counting, Notice
+from himl_cli.render.output import Output
+from himl_cli.render.progress import observing
+may_stop = threading.Event()
+def count():
+    while not may_stop.is_set():
+        notify(Counting("slides", 10)), notify(Counted())
+with observing(Output()) as notify:
+    thread = threading.Thread(target=count)
+    thread.start()
+    time.sleep(0.2)
+time.sleep(0.2)
+may_stop.set()
+thread.join()
+notify(Notice("late"))
+print("done")
+"""
+
+
+@posix
+def test_a_thread_that_is_still_at_work_draws_nothing_after_the_end(tmp_path: Path) -> None:
+    terminal = Terminal([sys.executable, "-c", LATE], cwd=tmp_path)
+    assert terminal.finish() == 0
+    assert terminal.screen.count("\x1b[?25l") == terminal.screen.count("\x1b[?25h") == 1, "the cursor is shown again"
+    assert terminal.screen.rpartition("\x1b[?25h")[2].endswith("\x1b[2Klate\ndone\n")
+
+
 @pytest.mark.parametrize(("seconds", "text"), [(None, "-:--"), (0.4, "0:00"), (48.9, "0:48"), (725, "12:05"), (3723, "1:02:03"), (360000, "100:00:00")])
 def test_time_left(seconds: float | None, text: str) -> None:
     assert clock(seconds) == text

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from concurrent.futures import Executor
 from functools import partial
@@ -20,6 +19,9 @@ if TYPE_CHECKING:
 PIECE = 1 << 20
 """Pixels that are worked on at a time, unless one row has more."""
 
+SHARE = 4
+"""Pieces that are worked on at a time where there is a pool, however many threads it has: where windows end shows in the rounding of some pixels."""
+
 BICUBIC_SUPPORT = 2.0
 BATCH = 32
 """Rows of the source that come together before a window is resized, unless its overlap with the one before is larger."""
@@ -33,7 +35,7 @@ class Step(Protocol):
 
 def share(pool: Executor | None) -> int:
     """How many pieces are worked on at a time."""
-    return 1 if pool is None else min(4, os.cpu_count() or 1)
+    return 1 if pool is None else SHARE
 
 
 class Nearest:

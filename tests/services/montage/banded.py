@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from itertools import cycle
 from pathlib import Path
-from threading import Event
+from threading import Barrier, Event
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pyvips
 
 from himl_cli.core.montage import Size
+from himl_cli.services.montage.threads import Threads
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -50,16 +50,17 @@ def by_vips(path: Path) -> NDArray[np.uint8]:
 
 
 @contextmanager
-def busy_pool() -> Iterator[ThreadPoolExecutor]:
-    """A pool whose only thread has something else to do until the end."""
-    begun, may_end = Event(), Event()
+def busy_pool(workers: int = 1) -> Iterator[Threads]:
+    """A pool whose threads have something else to do until the end."""
+    begun, may_end = Barrier(workers + 1), Event()
 
     def wait() -> None:
-        begun.set()
+        begun.wait()
         may_end.wait()
 
-    with ThreadPoolExecutor(1) as pool:
-        pool.submit(wait)
+    with Threads(workers) as pool:
+        for _ in range(workers):
+            pool.submit(wait)
         begun.wait()
         try:
             yield pool

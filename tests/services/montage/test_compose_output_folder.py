@@ -16,6 +16,10 @@ from himl_cli.core.errors import BadUsage, DiskFailed, HimlError
 from himl_cli.services.montage.compose.output_folder import OutputFolder
 from himl_cli.services.montage.disk_errors import ASIDE
 
+ROOT = Path(__file__).parents[3]
+needs_kills = pytest.mark.skipif(os.name == "nt", reason="there is no SIGKILL there")
+needs_links = pytest.mark.skipif(os.name == "nt", reason="links need a right there")
+
 
 def tree(folder: Path) -> dict[str, str]:
     """The files below *folder*, by their names."""
@@ -31,7 +35,7 @@ def fill(folder: Path, text: str, *names: str) -> None:
 def killed(tmp_path: Path, code: str) -> None:
     """Run *code* in a process that ends by SIGKILL."""
     setting = "import os, signal, sys\nfrom pathlib import Path\nfrom himl_cli.services.montage.compose.output_folder import OutputFolder\n"
-    end = subprocess.run([sys.executable, "-c", setting + textwrap.dedent(code)], cwd=tmp_path, env=os.environ | {"PYTHONPATH": os.getcwd()}, check=False)
+    end = subprocess.run([sys.executable, "-c", setting + textwrap.dedent(code)], cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)}, check=False)
     assert end.returncode == -signal.SIGKILL
 
 
@@ -68,6 +72,7 @@ def test_a_folder_of_somebody_else_stays(tmp_path: Path) -> None:
     assert os.listdir(tmp_path / "out") == []
 
 
+@needs_links
 def test_where_one_file_cannot_take_its_place_none_does(tmp_path: Path) -> None:
     fill(tmp_path, "old", "montage.png", "montage.jpg", "montage_files/0/0_0.jpg")
     with OutputFolder(tmp_path) as folder:
@@ -91,6 +96,7 @@ def test_two_at_once_are_refused(tmp_path: Path) -> None:
     assert tree(tmp_path) == {"montage.png": "new"}
 
 
+@needs_kills
 def test_what_a_killed_call_left_is_removed(tmp_path: Path) -> None:
     killed(
         tmp_path,
@@ -129,6 +135,7 @@ def killed_while_publishing(tmp_path: Path) -> Path:
     return out
 
 
+@needs_kills
 def test_a_call_that_was_killed_at_its_end_is_brought_to_it(tmp_path: Path) -> None:
     out = killed_while_publishing(tmp_path)
     with OutputFolder(out):
@@ -136,6 +143,7 @@ def test_a_call_that_was_killed_at_its_end_is_brought_to_it(tmp_path: Path) -> N
     assert tree(out) == {"montage.csv": "new", "montage.png": "new", "montage_files/1": "new"}
 
 
+@needs_kills
 def test_where_that_cannot_be_done_all_is_as_before_and_it_is_tried_again(tmp_path: Path) -> None:
     out = killed_while_publishing(tmp_path)
     (out / "montage.csv").mkdir()
@@ -150,6 +158,23 @@ def test_where_that_cannot_be_done_all_is_as_before_and_it_is_tried_again(tmp_pa
     assert tree(out) == {"montage.csv": "new", "montage.png": "new", "montage_files/1": "new"}
 
 
+@needs_kills
+def test_a_call_that_was_killed_while_it_removes_old_files_gives_none_back(tmp_path: Path) -> None:
+    fill(tmp_path / "out", "old", "montage.jpg")
+    killed(
+        tmp_path,
+        """
+        with OutputFolder(Path("out")) as folder:
+            (folder.new / "montage.png").write_text("new")
+            sys.addaudithook(lambda event, arguments: event == "shutil.rmtree" and os.kill(os.getpid(), signal.SIGKILL))
+            folder.publish(["montage.png"], ["montage.jpg"])
+        """,
+    )
+    with OutputFolder(tmp_path / "out"):
+        pass
+    assert tree(tmp_path / "out") == {"montage.png": "new"}
+
+
 def test_a_file_in_the_place_of_the_folder_is_told(tmp_path: Path) -> None:
     (tmp_path / "out").write_text("")
     with pytest.raises(DiskFailed, match="it is a file"), OutputFolder(tmp_path / "out"):
@@ -158,7 +183,7 @@ def test_a_file_in_the_place_of_the_folder_is_told(tmp_path: Path) -> None:
         pytest.fail("entered")
 
 
-@pytest.mark.skipif(os.name == "nt", reason="links need a right there")
+@needs_links
 @pytest.mark.parametrize("path", ["out", "out/below"])
 def test_a_link_that_leads_nowhere_is_told(path: str, tmp_path: Path) -> None:
     (tmp_path / "out").symlink_to("nowhere")

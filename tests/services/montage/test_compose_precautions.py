@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
+from threading import Thread
 
 import pytest
 from PIL import Image
@@ -13,6 +15,7 @@ from PIL import Image
 from himl_cli.core.errors import BadUsage
 from himl_cli.core.events import ignore
 from himl_cli.core.montage import ImageFormat, MontageRequest, SlideEntry
+from himl_cli.services.montage.compose.earlier import earlier_files
 from himl_cli.services.montage.compose.making import make_montage
 from himl_cli.services.montage.listing.query import SlideQuery, list_slides, lists_here
 from himl_cli.services.montage.local_place import LocalPlace
@@ -148,3 +151,16 @@ def test_names_that_no_file_can_have_are_slides_that_fail(folder: Path) -> None:
     entries = [SlideEntry("a", "a.png"), SlideEntry("b", "b\0.png"), SlideEntry("c", "c" * 5000), SlideEntry("d", "")]
     result = make_montage(MontageRequest(folder, 60, formats=PNG), entries, place, ignore)
     assert [cell.is_ok for cell in result.cells] == [True, False, False, False]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="pipes have no place in folders there")
+def test_a_pipe_that_is_called_as_the_record_is_not_waited_for(folder: Path) -> None:
+    os.mkfifo(folder / "montage.csv")
+    slide(folder, "montage.jpg")
+    found: list[tuple[list[str], list[str]]] = []
+    thread = Thread(target=lambda: found.append(earlier_files(folder, ["montage.png"])), daemon=True)
+    thread.start()
+    thread.join(10)
+    with suppress(OSError):
+        os.close(os.open(folder / "montage.csv", os.O_WRONLY | os.O_NONBLOCK))  # whoever waits goes on
+    assert found == [([], ["montage.jpg"])]

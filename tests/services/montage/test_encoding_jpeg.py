@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +15,7 @@ from PIL import Image
 from himl_cli.core.montage import Size
 from himl_cli.services.montage.encoding.jpeg import JpegFile
 from himl_cli.services.montage.resampling import Resampler
+from himl_cli.services.montage.threads import Threads
 from tests.services.montage.banded import busy_pool, by_vips, put, shades
 
 if TYPE_CHECKING:
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture(scope="module")
-def pool() -> Iterator[ThreadPoolExecutor]:
-    with ThreadPoolExecutor(3) as threads:
+def pool() -> Iterator[Threads]:
+    with Threads(3) as threads:
         yield threads
 
 
@@ -41,7 +41,7 @@ def decoded(content: bytes) -> NDArray[np.uint8]:
 
 @pytest.mark.parametrize("size", [(1, 1), (16, 16), (17, 33), (2000, 1500), (1, 65_500), (40, 65_500), (65_500, 100)], ids=str)
 @pytest.mark.parametrize("heights", [(70_000,), (1, 100, 33)], ids=str)
-def test_it_has_the_pixels_of_one_go(size: Size, heights: tuple[int, ...], tmp_path: Path, pool: ThreadPoolExecutor) -> None:
+def test_it_has_the_pixels_of_one_go(size: Size, heights: tuple[int, ...], tmp_path: Path, pool: Threads) -> None:
     pixels, path = shades(size), tmp_path / "x.jpg"
     put(JpegFile(path, size, pool), pixels, heights)
     assert np.array_equal(decoded(path.read_bytes()), decoded(in_one_go(pixels)))
@@ -49,7 +49,7 @@ def test_it_has_the_pixels_of_one_go(size: Size, heights: tuple[int, ...], tmp_p
 
 
 @pytest.mark.parametrize("quality", [20, 90, 100])
-def test_it_has_the_quality_asked_for(quality: int, tmp_path: Path, pool: ThreadPoolExecutor) -> None:
+def test_it_has_the_quality_asked_for(quality: int, tmp_path: Path, pool: Threads) -> None:
     pixels, path = shades((400, 300)), tmp_path / "x.jpg"
     put(JpegFile(path, (400, 300), pool, quality), pixels, (300,))
     expected = in_one_go(pixels, quality)
@@ -61,7 +61,7 @@ def test_it_has_the_quality_asked_for(quality: int, tmp_path: Path, pool: Thread
     assert np.array_equal(decoded(path.read_bytes()), decoded(expected))
 
 
-def test_strips_are_joined_by_restart_markers(tmp_path: Path, pool: ThreadPoolExecutor) -> None:
+def test_strips_are_joined_by_restart_markers(tmp_path: Path, pool: Threads) -> None:
     """Of a whole number of rows of blocks each, numbered 0 to 7 over and over, as the header says."""
     size = (65_500, 32 * 10 + 5)
     path = tmp_path / "x.jpg"
@@ -91,7 +91,7 @@ def test_what_is_too_long_is_scaled_to_fit(size: Size, expected: Size) -> None:
 
 
 @pytest.mark.parametrize("size", [(70_000, 90), (20, 66_000)], ids=str)
-def test_a_scaled_picture_is_the_resized_one(size: Size, tmp_path: Path, pool: ThreadPoolExecutor) -> None:
+def test_a_scaled_picture_is_the_resized_one(size: Size, tmp_path: Path, pool: Threads) -> None:
     pixels, path = shades(size), tmp_path / "x.jpg"
     jpeg = JpegFile(path, size, pool)
     put(jpeg, pixels, (7, 128))
@@ -104,6 +104,17 @@ def test_a_scaled_picture_is_the_resized_one(size: Size, tmp_path: Path, pool: T
     assert difference.max() < 25
 
 
+def test_the_number_of_threads_changes_nothing(tmp_path: Path) -> None:
+    """Nor the number of cores: a montage that a job makes is the one that is made here."""
+    size, made = (70_000, 300), []
+    pixels = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+    for workers in (1, 5):
+        with Threads(workers) as pool:
+            put(JpegFile(tmp_path / "x.jpg", size, pool), pixels, (128,))
+        made.append((tmp_path / "x.jpg").read_bytes())
+    assert made[0] == made[1]
+
+
 def test_a_pool_that_is_busy_holds_nothing_up(tmp_path: Path) -> None:
     for size in ((2000, 1500), (70_000, 80)):
         pixels = shades(size)
@@ -112,7 +123,7 @@ def test_a_pool_that_is_busy_holds_nothing_up(tmp_path: Path) -> None:
         assert by_vips(tmp_path / "x.jpg").shape[:2] == JpegFile.size_for(size)[::-1]
 
 
-def test_what_does_not_fit_is_refused(tmp_path: Path, pool: ThreadPoolExecutor) -> None:
+def test_what_does_not_fit_is_refused(tmp_path: Path, pool: Threads) -> None:
     jpeg = JpegFile(tmp_path / "x.jpg", (30, 20), pool)
     with pytest.raises(ValueError, match=r"shape \(2, 31, 3\)"):
         jpeg.write(np.zeros((2, 31, 3), np.uint8))

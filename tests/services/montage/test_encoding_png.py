@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import struct
-import subprocess
 import sys
 import zlib
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +15,8 @@ from PIL import Image
 
 from himl_cli.core.montage import Size
 from himl_cli.services.montage.encoding.png import PngFile, adler32_of_both
+from himl_cli.services.montage.threads import Threads
+from tests.peaks import peak_of
 from tests.services.montage.banded import busy_pool, by_vips, put, shades
 
 if TYPE_CHECKING:
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture(scope="module")
-def pool() -> Iterator[ThreadPoolExecutor]:
-    with ThreadPoolExecutor(3) as threads:
+def pool() -> Iterator[Threads]:
+    with Threads(3) as threads:
         yield threads
 
 
@@ -49,14 +49,14 @@ def chunks(content: bytes) -> list[tuple[bytes, bytes]]:
 
 @pytest.mark.parametrize("size", [(1, 1), (3, 2), (257, 131), (1, 4000), (2000, 1500), (200_000, 24)], ids=str)
 @pytest.mark.parametrize("heights", [(5000,), (1, 17, 64)], ids=str)
-def test_it_holds_what_was_written(size: Size, heights: tuple[int, ...], tmp_path: Path, pool: ThreadPoolExecutor) -> None:
+def test_it_holds_what_was_written(size: Size, heights: tuple[int, ...], tmp_path: Path, pool: Threads) -> None:
     pixels, path = shades(size), tmp_path / "x.png"
     put(PngFile(path, size, pool), pixels, heights)
     assert np.array_equal(by_pillow(path), pixels)
     assert np.array_equal(by_vips(path), pixels)
 
 
-def test_its_parts_are_those_of_the_format(tmp_path: Path, pool: ThreadPoolExecutor) -> None:
+def test_its_parts_are_those_of_the_format(tmp_path: Path, pool: Threads) -> None:
     """Read without a library of pictures: chunks, one zlib stream with its checksum, rows that are less the row above."""
     pixels, path = shades((2000, 1500)), tmp_path / "x.png"
     put(PngFile(path, (2000, 1500), pool), pixels, (128,))
@@ -75,7 +75,7 @@ def test_its_parts_are_those_of_the_format(tmp_path: Path, pool: ThreadPoolExecu
     assert np.array_equal(rows[:, 1:].cumsum(axis=0, dtype=np.uint8), pixels.reshape(1500, 6000))
 
 
-def test_what_shows_little_is_small(tmp_path: Path, pool: ThreadPoolExecutor) -> None:
+def test_what_shows_little_is_small(tmp_path: Path, pool: Threads) -> None:
     white: NDArray[np.uint8] = np.full((2000, 3000, 3), 255, np.uint8)
     put(PngFile(tmp_path / "x.png", (3000, 2000), pool), white, (256,))
     assert (tmp_path / "x.png").stat().st_size < white.nbytes / 200
@@ -95,7 +95,7 @@ def test_a_pool_that_is_busy_holds_nothing_up(tmp_path: Path) -> None:
     assert np.array_equal(by_pillow(tmp_path / "x.png"), pixels)
 
 
-def test_what_does_not_fit_is_refused(tmp_path: Path, pool: ThreadPoolExecutor) -> None:
+def test_what_does_not_fit_is_refused(tmp_path: Path, pool: Threads) -> None:
     png = PngFile(tmp_path / "x.png", (30, 20), pool)
     for shape, kind in (((2, 31, 3), np.uint8), ((2, 30), np.uint8), ((2, 30, 3), np.uint16), ((21, 30, 3), np.uint8)):
         with pytest.raises(ValueError, match="20 rows of 30 are missing"):
@@ -106,22 +106,21 @@ def test_what_does_not_fit_is_refused(tmp_path: Path, pool: ThreadPoolExecutor) 
     png.abort()
 
 
-MEMORY = """
-import resource, sys
-from concurrent.futures import ThreadPoolExecutor
+SETUP = """
 from pathlib import Path
 import numpy as np
 from himl_cli.services.montage.encoding.jpeg import JpegFile
 from himl_cli.services.montage.encoding.png import PngFile
+from himl_cli.services.montage.threads import Threads
 kind = {"png": PngFile, "jpg": JpegFile}[sys.argv[1]]
 band = np.tile(np.random.default_rng(0).integers(0, 256, (64, 1000, 3), dtype=np.uint8), (1, 60, 1))
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-with ThreadPoolExecutor(2) as pool:
+"""
+WORK = """
+with Threads(2) as pool:
     sink = kind(Path(sys.argv[2]), (60_000, 64 * 12), pool)
     for _ in range(12):
         sink.write(band.copy())
     sink.finish()
-print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
 """
 
 
@@ -129,5 +128,4 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
 @pytest.mark.parametrize("kind", ["png", "jpg"])
 def test_memory_is_that_of_a_few_bands(kind: str, tmp_path: Path) -> None:
     """60,000 wide: the picture has 138 MB, a band 11.5."""
-    ran = subprocess.run([sys.executable, "-c", MEMORY, kind, str(tmp_path / "x")], capture_output=True, text=True, check=True)
-    assert int(ran.stdout) < 100
+    assert peak_of(SETUP, WORK, kind, str(tmp_path / "x")) < 100

@@ -22,10 +22,10 @@ from himl_cli.core.errors import BadUsage
 from himl_cli.core.events import ignore
 from himl_cli.core.montage import Backend, Box, ImageFormat, LayoutStyle, MontageRequest, SlideEntry
 from himl_cli.services.montage.compose.making import make_montage
-from himl_cli.services.montage.layout import fonts, himl_captions
+from himl_cli.services.montage.layout import fonts
 from himl_cli.services.montage.layout.captions import caption_for
 from himl_cli.services.montage.layout.himl import himl_layout, himl_order
-from himl_cli.services.montage.layout.himl_captions import himl_caption
+from himl_cli.services.montage.layout.himl_captions import himl_caption, letters_that_fit
 from himl_cli.services.montage.layout.inscription import Inscription
 from himl_cli.services.montage.local_place import LocalPlace
 from himl_cli.services.montage.resampling import resized
@@ -80,7 +80,7 @@ def assembled(entries: list[SlideEntry], width: int) -> tuple[NDArray[np.uint8],
         assert caption is not None
         assert cell.caption is not None
         caption.paint(part(picture, cell.box), 0)
-        if not features.check("fribidi") or not himl_captions._size(entry.title, cell.image.width):
+        if not features.check("fribidi") or not letters_that_fit(entry.title, cell.image.width):
             part(is_known, cell.caption)[:] = False
     return picture, is_known
 
@@ -177,7 +177,7 @@ def test_letters_shrink_step_by_step() -> None:
         text = "".join(randomly.choices("abcfiltWAVM 0123_-:.éñ", k=randomly.randint(1, 90)))
         width = randomly.randint(4, 900)
         first = next((size for size in range(48, 7, -2) if fonts.extent(text, size)[2] < width), 0)
-        assert himl_captions._size(text, width) == first
+        assert letters_that_fit(text, width) == first
 
 
 def test_a_caption_that_would_be_too_small_to_be_read_is_shortened() -> None:

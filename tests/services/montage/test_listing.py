@@ -14,9 +14,8 @@ import tifffile
 from himl_cli.core.errors import BadUsage, HimlError, NotFound
 from himl_cli.core.events import Event, Notice
 from himl_cli.core.montage import SlideEntry
-from himl_cli.services.montage.compose import record, sinks
+from himl_cli.services.montage.compose import record
 from himl_cli.services.montage.listing.dataset import local_dataset
-from himl_cli.services.montage.listing.folder import MADE_BESIDE_RECORD, RECORD, TILES
 from himl_cli.services.montage.listing.query import SlideQuery, list_slides
 from himl_cli.services.montage.local_place import LocalPlace
 
@@ -132,10 +131,6 @@ class TestFolders:
         os.mkfifo(folder.root / "pipe.tiff")
         assert folder.ids() == ["a.tiff", "dead.tiff", "pipe.tiff"]
         assert folder.ids(glob="dead*f") == ["dead.tiff"]
-
-    def test_it_is_known_by_the_names_that_montages_have(self) -> None:
-        assert {sinks.PNG, sinks.JPG, sinks.DZI, sinks.RECORD, sinks.PAGE} == MADE_BESIDE_RECORD
-        assert (sinks.RECORD, sinks.TILES) == (RECORD, TILES)
 
 
 class TestGlobs:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from himl_cli.core.montage import ImageFormat
 from himl_cli.services.montage.compose.record import COLUMNS
-from himl_cli.services.montage.compose.sinks import DZI, JPG, PAGE, PNG, RECORD, TILES
+from himl_cli.services.montage.names import DZI, JPG, PAGE, PNG, RECORD, TILES
 
 NAMES = {ImageFormat.png: (PNG,), ImageFormat.jpg: (JPG,), ImageFormat.dzi: (TILES, DZI, PAGE)}
 
@@ -33,6 +33,8 @@ def is_record(path: Path) -> bool:
     """Whether *path* tells of a montage."""
     header = ",".join(COLUMNS) + "\n"
     try:
+        if not path.is_file():  # reading a pipe would wait for somebody to write
+            return False
         with path.open(encoding="utf-8", errors="replace") as stream:
             return stream.readline(len(header) + 1) == header
     except OSError:

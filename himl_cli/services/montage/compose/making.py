@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from himl_cli.core.events import Notice, Notify
@@ -20,10 +20,11 @@ from himl_cli.services.montage.compose.pool import Pool
 from himl_cli.services.montage.compose.precautions import check_inputs, check_names
 from himl_cli.services.montage.compose.progress import Progress
 from himl_cli.services.montage.compose.record import write_record
-from himl_cli.services.montage.compose.sinks import DZI, JPG, PAGE, PNG, RECORD, Sinks
+from himl_cli.services.montage.compose.sinks import Sinks
 from himl_cli.services.montage.compose.sources import Sources, look_into
 from himl_cli.services.montage.layout.fit import fit_layout
 from himl_cli.services.montage.layout.himl import himl_layout, himl_order
+from himl_cli.services.montage.names import DZI, JPG, PAGE, PNG, RECORD
 from himl_cli.services.montage.places import SlidePlace
 from himl_cli.services.montage.slides.opening import check_backend
 
@@ -42,25 +43,27 @@ def make_montage(request: MontageRequest, entries: Sequence[SlideEntry], place: 
     """
     began = time.monotonic()
     check_backend(request.backend)
-    with terminations(and_hangups=True), OutputFolder(request.output) as folder, Pool(request.workers) as pool, _given_up_on_errors(place, pool):
+    with (
+        terminations(and_hangups=True),
+        OutputFolder(request.output) as folder,
+        ExitStack() as slides,  # left after the pool: nobody reads them any more
+        Pool(request.workers) as pool,
+        _given_up_on_errors(place, pool),
+    ):
         removed, left = earlier_files(folder.path, names_of(request.formats))
         check_inputs(folder.path, entries, place, lists)
         check_names(folder.path, names_of(request.formats), removed)
         found = _found(request, entries, place, pool)
         layout = _layout(request, found)
         sinks = Sinks(request.formats, folder.new, layout.size, pool)
-        try:
+        with _aborted_on_errors(sinks, pool):
             _tell(notify, remarks.layout_remarks(layout, entries, sinks.jpg_size))
             progress = Progress(len(layout.cells), layout.size[1], notify)
-            cells = _painters(Setting(request, layout, place, pool, _held(layout, found)), found, progress)
+            cells = _painters(Setting(request, layout, place, pool, _held(layout, found)), found, progress, slides)
             for band in painted_bands(layout, cells, pool):
                 sinks.write(band)
                 progress.rows_written(len(band))
             sinks.finish()
-        except BaseException:
-            pool.give_up()
-            sinks.abort()
-            raise
         outcomes = [cell.outcome() for cell in cells]
         names = _complete(folder, sinks, outcomes)
         folder.publish(names, removed)
@@ -78,6 +81,17 @@ def _given_up_on_errors(place: SlidePlace, pool: Pool) -> Iterator[None]:
     except BaseException:
         pool.give_up()
         place.stop()
+        raise
+
+
+@contextmanager
+def _aborted_on_errors(sinks: Sinks, pool: Pool) -> Iterator[None]:
+    """On an error, nothing more is read, and the files that are being written are closed."""
+    try:
+        yield
+    except BaseException:
+        pool.give_up()
+        sinks.abort()
         raise
 
 
@@ -101,8 +115,12 @@ def _held(layout: Layout, found: Sequence[Sources]) -> int:
     return HELD_BYTES // (layout.columns * (2 if any(each.mask is not None for each in found) else 1))
 
 
-def _painters(setting: Setting, found: Sequence[Sources], progress: Progress) -> list[CellPainter]:
-    return [CellPainter(cell, found[cell.entry], setting, progress) for cell in setting.layout.cells]
+def _painters(setting: Setting, found: Sequence[Sources], progress: Progress, slides: ExitStack) -> list[CellPainter]:
+    """The cells; what is open of them at the end is closed with *slides*."""
+    cells = [CellPainter(cell, found[cell.entry], setting, progress) for cell in setting.layout.cells]
+    for cell in cells:
+        slides.callback(cell.close)
+    return cells
 
 
 def _complete(folder: OutputFolder, sinks: Sinks, outcomes: Sequence[CellOutcome]) -> list[str]:

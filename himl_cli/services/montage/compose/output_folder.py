@@ -10,8 +10,8 @@ from pathlib import Path
 from types import TracebackType
 
 from himl_cli.core.errors import BadUsage, DiskFailed, HimlError
-from himl_cli.core.locks import HeldLock
 from himl_cli.core.whole_file import write_whole
+from himl_cli.services.montage.compose.folder_lock import PassingLock
 from himl_cli.services.montage.disk_errors import ASIDE, NEW, explained
 
 OLD, LOCK, COMPLETE = "old", "lock", "complete"
@@ -29,10 +29,10 @@ class OutputFolder:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._aside = path.absolute() / ASIDE
-        self._lock = HeldLock(self._aside / LOCK)
+        self._lock = PassingLock(self._aside / LOCK)
         self._made: list[Path] = []
         self._is_locked = False
-        self._is_published = False
+        self._is_carried_out = False
 
     @property
     def new(self) -> Path:
@@ -41,7 +41,6 @@ class OutputFolder:
 
     def __enter__(self) -> OutputFolder:
         try:
-            self._make()
             self._lock_it()
             self._clear_up()
             self.new.mkdir()
@@ -53,44 +52,82 @@ class OutputFolder:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
-        with suppress(OSError):  # there may be an error on its way that matters more
-            if not self._is_published:
-                self._restore()
-            self._empty()
-        self._unlock()
+        try:
+            with suppress(OSError):  # there may be an error on its way that matters more
+                if self._is_carried_out or not self._order.exists():
+                    self._empty()
+        finally:
+            self._unlock()
 
     def publish(self, names: Sequence[str], stale: Sequence[str]) -> None:
-        """Put the files and folders *names* in place, in this order, and take *stale* away. Raises DiskFailed; then all is as it was before."""
+        """Put the files and folders *names* in place, in this order, and take *stale* away.
+
+        Raises DiskFailed; then all is as it was before. Where that cannot be had either, which the message says, old and new files stay on the disk, and the
+        next call brings this one to its end.
+        """
         order = [*(f"-{name}" for name in stale), *(f"+{name}" for name in names)]
         try:
-            write_whole(self._aside / COMPLETE, "\n".join(order))
+            write_whole(self._order, "\n".join(order))
             self._carry_out(order)
         except BaseException as err:
-            with suppress(OSError):
-                (self._aside / COMPLETE).unlink(missing_ok=True)
+            if self._is_carried_out:
+                raise
+            if not self._is_undone(order):
+                raise self._half_way(err) from err
             if isinstance(err, OSError):
                 raise explained(err, f"Cannot put the montage into '{self.path}'") from err
             raise
-        self._is_published = True
+
+    @property
+    def _order(self) -> Path:
+        """What is to be done to have all files in place. As long as it is there, nothing that it needs may go."""
+        return self._aside / COMPLETE
 
     def _carry_out(self, order: Sequence[str]) -> None:
         """Do what is not done yet of *order*; where that fails, undo all of it."""
-        (self._aside / OLD).mkdir(exist_ok=True)
-        put: list[str] = []
         try:
+            (self._aside / OLD).mkdir(exist_ok=True)
             for step in order:
                 if step[0] == "-":
                     self._take_away(step[1:])
                 else:
-                    put.append(step[1:])
                     self._put(step[1:])
+            self._is_carried_out = True
         except BaseException:
-            for name in put:
-                with suppress(OSError):
-                    if not os.path.lexists(self.new / name):
-                        os.rename(self.path / name, self.new / name)
-            self._restore()
+            if not self._is_carried_out:
+                self._undo(order)
             raise
+
+    def _undo(self, order: Sequence[str]) -> None:
+        """Take new files back, and give old ones their places again, as far as that can be done."""
+        for name in _put_by(order):
+            with suppress(OSError):
+                if not os.path.lexists(self.new / name):
+                    os.rename(self.path / name, self.new / name)
+        for name in self._taken():
+            with suppress(OSError):
+                if not os.path.lexists(self.path / name):
+                    os.rename(self._aside / OLD / name, self.path / name)
+
+    def _is_undone(self, order: Sequence[str]) -> bool:
+        """Whether all is as it was before, and will stay so: the order is off the disk."""
+        is_back = all(os.path.lexists(self.new / name) for name in _put_by(order)) and all(os.path.lexists(self.path / name) for name in self._taken())
+        with suppress(OSError):
+            if is_back:
+                self._order.unlink(missing_ok=True)
+        return is_back and not os.path.lexists(self._order)
+
+    def _half_way(self, err: BaseException) -> DiskFailed:
+        why = err.strerror or str(err) if isinstance(err, OSError) else "interrupted"
+        return DiskFailed(
+            f"Cannot put the montage into '{self.path}': {why}; nor could all be made as it was before.",
+            hint="Run the command again: that brings it to its end first. Until then old and new files lie there side by side.",
+        )
+
+    def _taken(self) -> list[str]:
+        """What is kept of the old files."""
+        old = self._aside / OLD
+        return os.listdir(old) if old.is_dir() else []
 
     def _put(self, name: str) -> None:
         new, final, old = self.new / name, self.path / name, self._aside / OLD / name
@@ -109,14 +146,6 @@ class OutputFolder:
         if os.path.lexists(self.path / name) and not os.path.lexists(self._aside / OLD / name):
             os.rename(self.path / name, self._aside / OLD / name)
 
-    def _restore(self) -> None:
-        """Give what was taken away its place again, as far as that is free."""
-        old = self._aside / OLD
-        for name in os.listdir(old) if old.is_dir() else ():
-            with suppress(OSError):
-                if not os.path.lexists(self.path / name):
-                    os.rename(old / name, self.path / name)
-
     def _make(self) -> None:
         """The folder and those above it; which of them are new is kept in mind."""
         missing = self.path.absolute()
@@ -131,48 +160,48 @@ class OutputFolder:
         self.path.mkdir(parents=True, exist_ok=True)
 
     def _lock_it(self) -> None:
-        """Another call may take the folder away, with the lock in it, at any moment before the lock is ours."""
+        """Another call may take the folders away that it made, with the lock in them, at any moment before the lock is ours."""
         for _ in range(TIMES):
             with suppress(FileNotFoundError):
+                self._make()
                 self._aside.mkdir(exist_ok=True)
                 if not self._lock.take():
                     raise HimlError(
                         f"Another montage is being written to '{self.path}'.", hint="Wait until it is complete, or write to another folder by --output_path."
                     )
-                if (self._aside / LOCK).exists():
-                    self._is_locked = True
-                    return
-                self._lock.release()
+                self._is_locked = True
+                return
         raise HimlError(f"Another montage is being written to '{self.path}'.", hint="Run the command again.")
 
     def _clear_up(self) -> None:
         """What a call that was killed left: its files take their places if they were about to, and the rest goes."""
-        order = self._aside / COMPLETE
-        if order.exists():
-            self._carry_out([step for step in order.read_text(encoding="utf-8").split("\n") if step])
-        else:
-            self._restore()
+        if self._order.exists():
+            self._carry_out([step for step in self._order.read_text(encoding="utf-8").split("\n") if step])
         self._empty()
+        self._is_carried_out = False
 
     def _empty(self) -> None:
-        (self._aside / COMPLETE).unlink(missing_ok=True)
-        for each in (NEW, OLD):
+        """Remove all but the lock; the order goes last, without which nobody knows what became of the rest."""
+        for each in (OLD, NEW):
             if (self._aside / each).is_dir():
                 shutil.rmtree(self._aside / each)
+        self._order.unlink(missing_ok=True)
 
     def _unlock(self) -> None:
         """Give the lock back, and remove folders that were made for nothing."""
         if self._is_locked:
-            with suppress(OSError):
-                self._unlink_lock()  # before it is given back: whoever takes it then sees that it is gone
-            self._lock.release()
-            with suppress(OSError):
-                self._unlink_lock()  # Windows keeps a file that is open
-                self._aside.rmdir()
-        for folder in self._made:
+            with suppress(OSError):  # Windows keeps a file that is open, and filelock removes it there as it gives the lock back
+                self._unlink_lock()
+        self._lock.release()  # from here on the lock, if there is one, is somebody else's
+        for folder in [self._aside, *self._made] if self._is_locked else self._made:
             with suppress(OSError):
                 folder.rmdir()
 
     def _unlink_lock(self) -> None:
         if not any((self._aside / each).exists() for each in (COMPLETE, NEW, OLD)):
             (self._aside / LOCK).unlink(missing_ok=True)
+
+
+def _put_by(order: Sequence[str]) -> list[str]:
+    """The new files of *order*."""
+    return [step[1:] for step in order if step[0] == "+"]

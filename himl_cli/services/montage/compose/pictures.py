@@ -145,6 +145,7 @@ class Picture:
         level, self.remark = level_for(slide.levels, self._setting.request.level, box.size)
         size = slide.levels[level]
         _log.debug("'%s': %s, level %d of %d, %d x %d pixels", self._source.name, slide.backend, level, len(slide.levels), *size)
+        self._open.callback(self._hear, slide)
         strips = self._strips(slide, level)
         if min(_bytes(size), _bytes(box.size)) > self._setting.held:
             self._stream(slide, strips, size, box.size)
@@ -153,6 +154,10 @@ class Picture:
         else:
             self._resize(strips, size, box.size)
         self.box, self.level = box, level
+
+    def _hear(self, slide: Slide) -> None:
+        """What the reader says once it has read."""
+        self.remark = "; ".join(filter(None, (self.remark, slide.remark)))
 
     def _stream(self, slide: Slide, strips: Iterator[NDArray[np.uint8]], size: Size, target: Size) -> None:
         if self._is_mask and self._setting.layout.style is LayoutStyle.fit:

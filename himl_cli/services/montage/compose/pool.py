@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from concurrent.futures import CancelledError, Future, ThreadPoolExecutor, wait
+from concurrent.futures import CancelledError, Future, wait
 from threading import Event
 from types import TracebackType
 from typing import TypeVar
+
+from himl_cli.services.montage.threads import Threads
 
 Result = TypeVar("Result")
 SECONDS = 0.5
 """How long is waited at a time: on Windows, Ctrl-C is heard in between only."""
 
 
-class Pool(ThreadPoolExecutor):
-    """*workers* threads for everything: reading, painting, encoding. None of their tasks may wait for another one.
+class Pool(Threads):
+    """*workers* threads for everything: reading, painting, encoding. None of their tasks may wait for one that has not begun.
 
     After `give_up` tasks end at their next `check`. Left by an error, those that have not begun are dropped.
     """

@@ -9,10 +9,9 @@ from pathlib import Path
 from himl_cli.core.errors import BadUsage
 from himl_cli.core.montage import SlideEntry, SlideUnreadable
 from himl_cli.services.montage.compose.earlier import is_record
-from himl_cli.services.montage.compose.sinks import DZI, JPG, PAGE, PNG, RECORD, TILES
+from himl_cli.services.montage.names import DZI, FILES, PAGE, TILES
 from himl_cli.services.montage.places import SlidePlace
 
-FILES = (PNG, JPG, DZI, RECORD, PAGE)
 HINT = "Choose another folder with --output_path."
 
 

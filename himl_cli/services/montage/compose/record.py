@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import csv
 import io
-import re
 from collections.abc import Iterable
 from pathlib import Path
 
 from himl_cli.core.montage import Box, CellOutcome
 from himl_cli.services.montage.disk_errors import unwritten
+from himl_cli.services.montage.escaping import escaped
 
 COLUMNS = (
     *("slide_id", "label", "image", "mask", "column", "row", "x", "y", "width", "height"),
     *("picture_x", "picture_y", "picture_width", "picture_height", "level", "backend", "status", "reason", "remark"),
 )
 OK, MASK_FAILED, FAILED = "ok", "mask failed", "failed"
-_ODD_BYTE = re.compile("[\udc80-\udcff]")
-_UNREADABLE = re.compile("[\0\ud800-\udfff]")
 
 
 def write_record(path: Path, cells: Iterable[CellOutcome]) -> None:
@@ -38,9 +36,7 @@ def write_record(path: Path, cells: Iterable[CellOutcome]) -> None:
 
 def plain(text: str) -> str:
     r"""*text* with bytes of file names that are no UTF-8 as `\xff`, and zeros, carriage returns and lone surrogates as escapes too."""
-    text = _ODD_BYTE.sub(lambda found: f"\\x{ord(found[0]) - 0xDC00:02x}", text)
-    text = _UNREADABLE.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
-    return text.replace("\r", "\\r")
+    return escaped(text).replace("\0", "\\u0000").replace("\r", "\\r")
 
 
 def _line(cell: CellOutcome) -> list[str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from concurrent.futures import Executor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,6 +10,8 @@ from himl_cli.core.montage import CellOutcome, ImageFormat, Size
 from himl_cli.services.montage.encoding.base import BandSink
 from himl_cli.services.montage.encoding.jpeg import JpegFile
 from himl_cli.services.montage.encoding.png import PngFile
+from himl_cli.services.montage.names import DZI, JPG, PAGE, PNG, TILES
+from himl_cli.services.montage.threads import Threads
 from himl_cli.services.montage.zoom.page import write_page
 from himl_cli.services.montage.zoom.pyramid import DeepZoom
 
@@ -18,14 +19,13 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-PNG, JPG, DZI, TILES, RECORD, PAGE = "montage.png", "montage.jpg", "montage.dzi", "montage_files", "montage.csv", "index.html"
 TITLE = "Montage"
 
 
 class Sinks:
     """What *formats* are written to below *folder*, for a picture of *size*. `abort` is due after any error."""
 
-    def __init__(self, formats: Sequence[ImageFormat], folder: Path, size: Size, pool: Executor) -> None:
+    def __init__(self, formats: Sequence[ImageFormat], folder: Path, size: Size, pool: Threads) -> None:
         """Raises DiskFailed."""
         self._folder = folder
         self._sinks: list[BandSink] = []

@@ -6,7 +6,6 @@ same pixels as if it had been encoded in one go. imagecodecs and Pillow encode a
 
 from __future__ import annotations
 
-from concurrent.futures import Executor
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,6 +16,7 @@ from imagecodecs import jpeg8_encode
 from himl_cli.core.montage import Size
 from himl_cli.services.montage.encoding.pieces import PiecedFile
 from himl_cli.services.montage.resampling import Resampler
+from himl_cli.services.montage.threads import Threads
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -39,7 +39,7 @@ INTERVAL = b"\xff\xdd\x00\x04"
 class JpegFile:
     """The BandSink of a baseline JPEG. What is longer than 65,500 pixels is scaled to fit. Beside the band it holds a few strips of 6 MiB."""
 
-    def __init__(self, path: Path, size: Size, pool: Executor, quality: int = QUALITY) -> None:
+    def __init__(self, path: Path, size: Size, pool: Threads, quality: int = QUALITY) -> None:
         """Raises DiskFailed."""
         self.size = self.size_for(size)
         self._resampler = Resampler(size, self.size, pool=pool)

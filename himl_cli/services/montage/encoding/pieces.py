@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Executor, Future, wait
+from concurrent.futures import Future, wait
 from pathlib import Path
 from typing import Generic, TypeVar
 
 from himl_cli.core.errors import DiskFailed
 from himl_cli.services.montage.encoding.file import PictureFile
+from himl_cli.services.montage.threads import Threads
 
 Piece = TypeVar("Piece")
 
-MOST_AHEAD = min(32, 2 * (os.cpu_count() or 1) + 2)
-"""Pieces that may be on their way: enough for every core, and few enough for memory."""
+MOST_AHEAD = 32
+"""Pieces that may be on their way, for memory's sake, however many threads there are."""
 
 
 class PiecedFile(Generic[Piece]):
@@ -24,16 +24,17 @@ class PiecedFile(Generic[Piece]):
     Where the pool has not begun the oldest piece, because it is busy with other things, this thread does it: nothing waits for a place in the queue.
     """
 
-    def __init__(self, path: Path, pool: Executor, take: Callable[[Piece], None]) -> None:
+    def __init__(self, path: Path, pool: Threads, take: Callable[[Piece], None]) -> None:
         """Raises DiskFailed."""
         self._file = PictureFile(path)
         self._pool, self._take = pool, take
+        self._most_ahead = min(MOST_AHEAD, 2 * pool.workers + 2)
         self._ahead: deque[tuple[Future[Piece], Callable[[], Piece]]] = deque()
 
     def put(self, work: Callable[[], Piece]) -> None:
         """Have *work* done; take what is done, and wait where too much is ahead. Raises what work and *take* raise."""
         self._ahead.append((self._pool.submit(work), work))
-        while self._ahead and (len(self._ahead) > MOST_AHEAD or self._ahead[0][0].done()):
+        while self._ahead and (len(self._ahead) > self._most_ahead or self._ahead[0][0].done()):
             self._take_oldest()
 
     def write(self, data: bytes) -> None:

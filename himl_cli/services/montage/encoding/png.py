@@ -7,7 +7,6 @@ of the whole is reckoned from theirs. Any decoder reads it. ISA-L at level 1 wit
 from __future__ import annotations
 
 import struct
-from concurrent.futures import Executor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -18,6 +17,7 @@ from isal import isal_zlib
 
 from himl_cli.core.montage import Size
 from himl_cli.services.montage.encoding.pieces import PiecedFile
+from himl_cli.services.montage.threads import Threads
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -51,7 +51,7 @@ class _Piece:
 class PngFile:
     """The BandSink of a PNG: RGB, 8 bits. Beside the band that it is given it holds a few pieces of 2 MiB."""
 
-    def __init__(self, path: Path, size: Size, pool: Executor) -> None:
+    def __init__(self, path: Path, size: Size, pool: Threads) -> None:
         """Raises DiskFailed."""
         self._width, self._missing = size
         self._above: NDArray[np.uint8] = np.zeros(self._width * 3, np.uint8)

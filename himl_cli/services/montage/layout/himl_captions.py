@@ -6,9 +6,10 @@ import math
 import re
 
 from himl_cli.core.montage import Box, Size, SlideEntry
+from himl_cli.services.montage.escaping import escaped
 from himl_cli.services.montage.layout import fonts, himl_lettering
 from himl_cli.services.montage.layout.inscription import Inscription, Line
-from himl_cli.services.montage.layout.wording import Wording, escaped, readable, shortened
+from himl_cli.services.montage.layout.wording import Wording, readable, shortened
 
 GREEN = (27, 77, 40)
 LARGEST, STEP, LEAST = 48, 2, 8
@@ -28,7 +29,7 @@ def himl_caption(entry: SlideEntry, picture: Size) -> Inscription | None:
     text = _in_a_line(escaped(entry.title))
     if not text:
         return None
-    size = _size(text, picture[0])
+    size = letters_that_fit(text, picture[0])
     if size:
         return _placed(text, size, picture)
     words = Wording(readable(_in_a_line(entry.slide_id)), readable(_in_a_line(entry.label or "")))
@@ -45,7 +46,7 @@ def _in_a_line(text: str) -> str:
     return _NOT_IN_A_LINE.sub(" ", text)
 
 
-def _size(text: str, width: int) -> int:
+def letters_that_fit(text: str, width: int) -> int:
     """The first size from LARGEST down to LEAST, by STEP, in which *text* is narrower than *width*; 0: none is.
 
     A letter is at most a pixel narrower than its share of LARGEST: sizes that cannot do are not tried.

@@ -2,25 +2,17 @@
 
 from __future__ import annotations
 
-import re
 import unicodedata
 from dataclasses import dataclass
 
 from himl_cli.core.montage import Size, SlideEntry
+from himl_cli.services.montage.escaping import escaped
 from himl_cli.services.montage.layout import fonts
 
 ELLIPSIS = "…"
 MOST_MARKS = 3
 """Combining marks that a letter may carry."""
 JOINERS = "\u200c\u200d"
-UNKNOWN = "\ufffd"
-_ODD_BYTE = re.compile("[\udc80-\udcff]")
-_LONE = re.compile("[\ud800-\udfff]")
-
-
-def escaped(text: str) -> str:
-    r"""*text* with bytes of file names that are no UTF-8 as `\xff`, and other lone surrogates as a replacement character."""
-    return _LONE.sub(UNKNOWN, _ODD_BYTE.sub(lambda found: f"\\x{ord(found[0]) - 0xDC00:02x}", text))
 
 
 def readable(text: str) -> str:

@@ -12,13 +12,11 @@ from himl_cli.core.events import Notice, Notify
 from himl_cli.core.montage import SlideEntry
 from himl_cli.services.montage.listing.naming import some
 from himl_cli.services.montage.listing.patterns import Pattern
+from himl_cli.services.montage.names import DZI, FILES, RECORD, TILES
 from himl_cli.services.montage.places import SlidePlace
 
 OPENSLIDE_EXTENSIONS = ("bif", "czi", "dcm", "mrxs", "ndpi", "scn", "svs", "svslide", "tif", "tiff", "vms", "vmu")
 PLAIN_EXTENSIONS = ("jpeg", "jpg", "png")
-RECORD, PYRAMID = "montage.csv", "montage.dzi"
-MADE_BESIDE_RECORD = {RECORD, "montage.png", "montage.jpg", PYRAMID, "index.html"}
-TILES = "montage_files"
 _TILE = re.compile(rf"(?:(?P<folder>.*)/)?{TILES}/\d+/\d+_\d+\.jpg", re.ASCII | re.DOTALL)
 ESCAPED_AMPERSAND = "%26"
 """How `&` in file names looks in some mounted datasets."""
@@ -66,8 +64,8 @@ def _is_visible(name: str) -> bool:
 def _made_by_himl(names: Sequence[str]) -> set[str]:
     """Those of *names* that belong to a montage: they are called so, and its record lies beside them; of tiles the description of their pyramid."""
     folders = {dirname(name) for name in names if basename(name) == RECORD}
-    zoomable = {dirname(name) for name in names if basename(name) == PYRAMID}
-    return {name for name in names if (dirname(name) in folders and basename(name) in MADE_BESIDE_RECORD) or _is_tile(name, zoomable)}
+    zoomable = {dirname(name) for name in names if basename(name) == DZI}
+    return {name for name in names if (dirname(name) in folders and basename(name) in FILES) or _is_tile(name, zoomable)}
 
 
 def _is_tile(name: str, zoomable: set[str]) -> bool:

@@ -13,14 +13,13 @@ from pathlib import Path
 
 from himl_cli.core.montage import CellOutcome
 from himl_cli.services.montage.disk_errors import unwritten
+from himl_cli.services.montage.escaping import escaped
 from himl_cli.services.montage.zoom.tiling import FORMAT, Tiling
 
 SCRIPTS = ("cells.js", "view.js", "panels.js", "page.js")
 LIBRARY, LIBRARY_LICENCE = "openseadragon.min.js", "openseadragon-LICENSE.txt"
 SOURCE_MAP = "//# sourceMappingURL="  # a file that would be asked for, and is not there
 MARK = re.compile(r"\{\{(\w+)\}\}")
-SURROGATE = re.compile("[\ud800-\udfff]")
-FIRST_ODD_BYTE, LAST_ODD_BYTE = 0xDC80, 0xDCFF  # how Python keeps bytes of names that are no text
 
 
 def write_page(path: Path, tiling: Tiling, cells: Sequence[CellOutcome], title: str) -> None:
@@ -28,7 +27,7 @@ def write_page(path: Path, tiling: Tiling, cells: Sequence[CellOutcome], title: 
     script = "".join(asset(name) for name in SCRIPTS)
     library = f"/*\n{asset(LIBRARY_LICENCE)}*/\n{asset(LIBRARY).partition(SOURCE_MAP)[0]}"
     parts = {
-        "title": html.escape(readable(title)),
+        "title": html.escape(escaped(title)),
         "policy": html.escape(content_policy(library, script)),
         "style": asset("page.css"),
         "data": as_json(page_data(tiling, cells, title)),
@@ -51,7 +50,7 @@ def page_data(tiling: Tiling, cells: Sequence[CellOutcome], title: str) -> dict[
     """What the page's script reads; a cell is a list, in the order that `cells.js` names."""
     width, height = tiling.size
     return {
-        "title": readable(title),
+        "title": escaped(title),
         "width": width,
         "height": height,
         "tile": tiling.tile,
@@ -64,20 +63,10 @@ def page_data(tiling: Tiling, cells: Sequence[CellOutcome], title: str) -> dict[
 
 
 def _cell_data(cell: CellOutcome) -> list[object]:
-    label = None if cell.label is None else readable(cell.label)
+    label = None if cell.label is None else escaped(cell.label)
     box = [cell.box.x, cell.box.y, cell.box.width, cell.box.height]
-    texts = [readable(text) for text in (cell.image, cell.backend, cell.reason, cell.remark)]
-    return [readable(cell.slide_id), label, *box, cell.level, int(cell.is_ok), *texts]
-
-
-def readable(text: str) -> str:
-    r"""*text* with `\xff` for each byte that is no text: a page is UTF-8."""
-    return SURROGATE.sub(_escaped, text)
-
-
-def _escaped(character: re.Match[str]) -> str:
-    code = ord(character[0])
-    return f"\\x{code & 0xFF:02x}" if FIRST_ODD_BYTE <= code <= LAST_ODD_BYTE else f"\\u{code:04x}"
+    texts = [escaped(text) for text in (cell.image, cell.backend, cell.reason, cell.remark)]
+    return [escaped(cell.slide_id), label, *box, cell.level, int(cell.is_ok), *texts]
 
 
 def as_json(data: object) -> str:

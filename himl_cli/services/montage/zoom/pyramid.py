@@ -12,7 +12,8 @@ from PIL import Image
 
 from himl_cli.core.montage import Size
 from himl_cli.services.montage.disk_errors import unwritten
-from himl_cli.services.montage.zoom.tiling import NAME, Tiling
+from himl_cli.services.montage.names import DZI
+from himl_cli.services.montage.zoom.tiling import Tiling
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -31,7 +32,7 @@ class DeepZoom:
     def __init__(self, folder: Path, size: Size, pool: Executor) -> None:
         """Raises DiskFailed."""
         self.tiling = Tiling(size)
-        self._description = folder / f"{NAME}.dzi"
+        self._description = folder / DZI
         level: _Level | None = None
         for number in range(self.tiling.levels):
             tiles = folder / self.tiling.folder / str(number)

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from himl_cli.core.montage import Box, Size
+from himl_cli.services.montage.names import TILES
 
-NAME = "montage"
 FORMAT = "jpg"
 
 
@@ -62,7 +62,7 @@ class Tiling:
     @property
     def folder(self) -> str:
         """Where the tiles lie, beside the description."""
-        return f"{NAME}_files"
+        return TILES
 
     @property
     def description(self) -> str:

@@ -1,0 +1,86 @@
+"""Ten slides in a store, the place that brings them to the user's cache, and what is in that."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import platformdirs
+import pytest
+
+from himl_cli.core.events import Event, Finished, ignore
+from himl_cli.services.checkpoints.chosen_files import ChosenFiles
+from himl_cli.services.montage.places import SlidePlace
+from himl_cli.services.montage.stored_place import open_stored
+from himl_cli.workspaces.base import BlobStore
+from himl_cli.workspaces.local.blobs import DatastoreFolder
+from himl_cli.workspaces.local.database import Database
+from tests.running import write_files
+
+KB = 1000
+NAMES = [f"slides/{number:02}.tif" for number in range(10)]
+BODIES = {name: bytes([place]) * (100 * KB) for place, name in enumerate(NAMES)}
+LARGE = 1_000 * KB * KB
+
+
+def cache() -> Path:
+    return platformdirs.user_cache_path("himl", appauthor=False) / "slides"
+
+
+def cached() -> dict[str, bytes]:
+    """What slides the cache holds, by file name; those that go, or get another name, while it is looked at are left out."""
+    found = {}
+    for path in cache().rglob("*"):
+        if path.suffix in (".tif", ".dcm", ".himl-part"):
+            with suppress(FileNotFoundError):
+                found[path.name] = path.read_bytes()
+    return found
+
+
+def size() -> int:
+    """Bytes of slides in the cache. A file that gets another name meanwhile counts once."""
+    found = {}
+    for path in cache().rglob("*"):
+        if path.suffix in (".tif", ".dcm", ".himl-part"):
+            with suppress(FileNotFoundError):
+                told = path.stat()
+                found[told.st_ino] = told.st_size
+    return sum(found.values())
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return tmp_path / "data"
+
+
+@pytest.fixture
+def store(folder: Path, tmp_path: Path) -> Iterator[BlobStore]:
+    """The slides as a store that does not say where they lie."""
+    write_files(folder, BODIES)
+    database = Database(tmp_path / "workspace.db", create=True)
+    yield listed(folder, database)
+    database.close()
+
+
+def listed(folder: Path, database: Database) -> BlobStore:
+    """*folder* as it is now."""
+    files = DatastoreFolder(folder, "lab", database)
+    return ChosenFiles(files, (blob for page in files.list() for blob in page))
+
+
+@contextmanager
+def opened(store: BlobStore, limit: int = LARGE, expected: Sequence[str] = (), events: list[Event] | None = None) -> Iterator[SlidePlace]:
+    """The place `slides`; *expected* are names in it, all of them by default."""
+    with open_stored(store, "slides", limit, ignore if events is None else events.append) as (place, _):
+        place.expect(expected or [*place.names()])
+        yield place
+
+
+def read(place: SlidePlace, name: str) -> bytes:
+    with place.at_hand(name.removeprefix("slides/")) as path:
+        return path.read_bytes()
+
+
+def fetched(events: Sequence[Event]) -> list[str]:
+    return [event.name for event in events if isinstance(event, Finished)]

@@ -1,0 +1,43 @@
+"""How much memory a montage takes."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.slides import slide_picture, write_giant, write_tiff
+
+ROOT = Path(__file__).parents[3]
+SCRIPT = """
+import sys
+from pathlib import Path
+from himl_cli.core.events import ignore
+from himl_cli.core.montage import ImageFormat, MontageRequest, SlideEntry
+from himl_cli.services.montage.compose.making import make_montage
+from himl_cli.services.montage.local_place import LocalPlace
+
+def most():
+    # of this process since it began: what getrusage tells includes that of the one which started it
+    return int(Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0]) // 1024
+
+def after(width, count, name):
+    request = MontageRequest(Path(sys.argv[1], "out"), width, level=0, formats=(ImageFormat.png,), workers=2)
+    make_montage(request, [SlideEntry(str(number), name) for number in range(count)], LocalPlace(Path(sys.argv[1])), ignore)
+    return most()
+
+print(most(), after(500, 1, "giant.tiff"), after(8_000, 40, "small.tiff"), after(8_000, 400, "small.tiff"))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="read from /proc")
+def test_memory_grows_neither_with_the_number_of_slides_nor_with_their_size(tmp_path: Path) -> None:
+    """The giant has 67 MB of pixels, 360 small ones have 65 MB: fewer than their cells, so that they are what is held."""
+    write_giant(tmp_path / "giant.tiff", (5_600, 4_000), tile=512, compression="deflate")
+    write_tiff(tmp_path / "small.tiff", slide_picture(0, (300, 200)), compression="deflate")
+    ran = subprocess.run([sys.executable, "-c", SCRIPT, str(tmp_path)], cwd=ROOT, capture_output=True, text=True, check=True)
+    before, of_one, of_some, of_many = map(int, ran.stdout.split())
+    assert of_one - before < 55
+    assert of_many - of_some < 22
