@@ -10,6 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from himl_cli.core.montage import Size
+from himl_cli.services.montage.bicubic import Bicubic, as_pillow
 from tests.slides import write_kind
 
 Row = Mapping[str, str]
@@ -37,6 +39,16 @@ def pixels_of(path: Path) -> NDArray[np.uint8]:
     """RGB, shape (height, width, 3)."""
     with Image.open(path) as image:
         return np.asarray(image.convert("RGB"))
+
+
+def resized(pixels: NDArray[np.uint8], target: Size, bicubic: Bicubic = as_pillow) -> NDArray[np.uint8]:
+    """A picture that is held whole, shape (height, width, 3), in another size."""
+    return bicubic((pixels,), target, None)
+
+
+def nearest(pixels: NDArray[np.uint8], target: Size) -> NDArray[np.uint8]:
+    """The same by its nearest pixels, as Pillow takes them."""
+    return np.asarray(Image.fromarray(pixels).resize(target, Image.Resampling.NEAREST))
 
 
 def picture_box(row: Row) -> tuple[int, int, int, int]:

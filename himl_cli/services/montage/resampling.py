@@ -1,8 +1,4 @@
-"""Resizing a picture that comes in strips from the top, in memory for a window of its rows.
-
-The filter is Pillow's bicubic, first along x, then along y: Pillow up to 12 always took this order, 13 no longer does where the height shrinks much more
-than the width, and rounds and clips in between. Twice taken apart, the result is one and the same with all of them.
-"""
+"""Resizing a picture that comes in strips from the top, in memory for a window of its rows."""
 
 from __future__ import annotations
 
@@ -11,9 +7,9 @@ from concurrent.futures import Executor
 from typing import TYPE_CHECKING
 
 import numpy as np
-from PIL import Image
 
 from himl_cli.core.montage import Size
+from himl_cli.services.montage.bicubic import Bicubic, as_pillow
 from himl_cli.services.montage.resizing_steps import PIECE, Across, Down, Nearest, Reduction, Step, share
 
 if TYPE_CHECKING:
@@ -34,16 +30,16 @@ class Resampler:
     """Takes the strips of a picture of *source* size and gives the rows of one of *target* size.
 
     A small picture, see WHOLE, is resized in one go; another differs from that by one grey level here and there, and by GAP where it shrinks much.
-    *nearest* takes the nearest pixel instead, for masks: exactly as Pillow does it. Used by one thread at a time, never by one of *pool*, which it spreads its
-    work over. Raises ValueError for a side below 1.
+    *bicubic* is the filter, None the nearest pixel instead, for masks: exactly as Pillow takes it. Used by one thread at a time, never by one of *pool*, which
+    it spreads its work over. Raises ValueError for a side below 1.
     """
 
-    def __init__(self, source: Size, target: Size, *, nearest: bool = False, pool: Executor | None = None) -> None:
+    def __init__(self, source: Size, target: Size, bicubic: Bicubic | None = as_pillow, *, pool: Executor | None = None) -> None:
         if min(*source, *target) < 1:
             raise ValueError(f"Cannot resize {source[0]} x {source[1]} to {target[0]} x {target[1]}.")
         self.source, self.target = source, target
         self._fed = 0
-        self._steps = _steps(source, target, nearest, pool)
+        self._steps = _steps(source, target, bicubic, pool)
         self._piece = max(1, PIECE * share(pool) // source[0])
 
     def feed(self, strip: NDArray[np.uint8]) -> list[NDArray[np.uint8]]:
@@ -76,8 +72,8 @@ class Resampler:
 class Resized:
     """The rows of a resized picture, from the top, for as long as somebody asks: *strips* are read no further than needed."""
 
-    def __init__(self, strips: Iterator[NDArray[np.uint8]], source: Size, target: Size, *, nearest: bool = False) -> None:
-        self._resampler = Resampler(source, target, nearest=nearest)
+    def __init__(self, strips: Iterator[NDArray[np.uint8]], source: Size, target: Size, bicubic: Bicubic | None = as_pillow) -> None:
+        self._resampler = Resampler(source, target, bicubic)
         self._blocks = _blocks(strips, self._resampler)
         self._block: NDArray[np.uint8] = np.empty((0, target[0], 3), np.uint8)
         self._given = 0
@@ -126,36 +122,24 @@ def _blocks(strips: Iterator[NDArray[np.uint8]], resampler: Resampler) -> Genera
             del strip  # while the next one is made
 
 
-def resized(picture: NDArray[np.uint8], target: Size, *, nearest: bool = False) -> NDArray[np.uint8]:
-    """A picture that is held whole, shape (height, width, 3), resized in one go; shape (target height, target width, 3)."""
-    image = Image.fromarray(picture)
-    if nearest:
-        return np.asarray(image.resize(target, Image.Resampling.NEAREST))
-    if image.width != target[0]:
-        image = image.resize((target[0], image.height), Image.Resampling.BICUBIC)
-    if image.height != target[1]:
-        image = image.resize(target, Image.Resampling.BICUBIC)
-    return np.asarray(image)
-
-
 def _is_small(source: Size, target: Size) -> bool:
     return source[0] * source[1] <= WHOLE and target[0] * target[1] <= WHOLE
 
 
-def _steps(source: Size, target: Size, nearest: bool, pool: Executor | None) -> list[Step]:
-    if nearest:
+def _steps(source: Size, target: Size, bicubic: Bicubic | None, pool: Executor | None) -> list[Step]:
+    if bicubic is None:
         return [Nearest(source, target)]
     if _is_small(source, target):
-        return [_Whole(source[1], target)]
+        return [_Whole(source[1], target, bicubic)]
     steps: list[Step] = []
     across, down = (max(1, int(have / want / GAP)) for have, want in zip(source, target, strict=True))
     width, height = -(-source[0] // across), -(-source[1] // down)
     if (across, down) != (1, 1):
         steps.append(Reduction(source, across, down))
     if width != target[0]:
-        steps.append(Across((source[0] / across, width), target[0], pool))
+        steps.append(Across((source[0] / across, width), target[0], bicubic, pool))
     if height != target[1]:
-        steps.append(Down((source[1] / down, height), target, pool))
+        steps.append(Down((source[1] / down, height), target, bicubic, pool))
     return steps
 
 
@@ -170,16 +154,13 @@ def _through(steps: list[Step], rows: NDArray[np.uint8]) -> Iterator[NDArray[np.
 class _Whole:
     """Gathers the picture and resizes it in one go."""
 
-    def __init__(self, height: int, target: Size) -> None:
-        self._missing, self._target = height, target
+    def __init__(self, height: int, target: Size, bicubic: Bicubic) -> None:
+        self._missing, self._target, self._bicubic = height, target, bicubic
         self._strips: list[NDArray[np.uint8]] = []
 
     def push(self, rows: NDArray[np.uint8]) -> Iterator[NDArray[np.uint8]]:
         self._strips.append(rows)
         self._missing -= len(rows)
         if not self._missing:
-            yield resized(self._gathered(), self._target)
-
-    def _gathered(self) -> NDArray[np.uint8]:
-        strips, self._strips = self._strips, []
-        return strips[0] if len(strips) == 1 else np.concatenate(strips)
+            strips, self._strips = self._strips, []
+            yield self._bicubic(strips, self._target, None)

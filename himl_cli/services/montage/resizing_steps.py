@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image
 
 from himl_cli.core.montage import Size
+from himl_cli.services.montage.bicubic import Bicubic
 from himl_cli.services.montage.side_by_side import side_by_side
 
 if TYPE_CHECKING:
@@ -104,8 +105,8 @@ def _mean(sums: NDArray[np.uint32], rows: int) -> NDArray[np.uint8]:
 class Across:
     """Bicubic along x. `source` is the extent in pixels, a fraction where the last pixel is a mean of fewer than the others, and the number of pixels."""
 
-    def __init__(self, source: tuple[float, int], target: int, pool: Executor | None) -> None:
-        self._extent, self._target, self._pool = source[0], target, pool
+    def __init__(self, source: tuple[float, int], target: int, bicubic: Bicubic, pool: Executor | None) -> None:
+        self._extent, self._target, self._bicubic, self._pool = source[0], target, bicubic, pool
         self._piece = max(1, PIECE // max(source[1], target))
 
     def push(self, rows: NDArray[np.uint8]) -> Iterator[NDArray[np.uint8]]:
@@ -113,8 +114,7 @@ class Across:
         yield from side_by_side(self._pool, self._resized, pieces)
 
     def _resized(self, rows: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        box = (0, 0, self._extent, len(rows))
-        return np.asarray(Image.fromarray(rows).resize((self._target, len(rows)), Image.Resampling.BICUBIC, box))
+        return self._bicubic((rows,), (self._target, len(rows)), (0, 0, self._extent, len(rows)))
 
 
 class Down:
@@ -123,7 +123,7 @@ class Down:
     `_tops` and `_bottoms` tell for each row of the target which rows of the source it needs, and one more on each side, so that rounding cuts nothing off.
     """
 
-    def __init__(self, source: tuple[float, int], target: Size, pool: Executor | None) -> None:
+    def __init__(self, source: tuple[float, int], target: Size, bicubic: Bicubic, pool: Executor | None) -> None:
         extent, height = source
         self._scale = extent / target[1]
         reach = BICUBIC_SUPPORT * max(1.0, self._scale)
@@ -132,7 +132,7 @@ class Down:
         self._bottoms = np.clip(np.ceil(centres + reach + 0.5), None, height).astype(np.int64)
         self._height, self._target = height, target
         self._batch = max(BATCH * share(pool), int(2 * reach))
-        self._pool = pool
+        self._bicubic, self._pool = bicubic, pool
         self._block = max(1, PIECE // target[0])
         self._held: list[NDArray[np.uint8]] = []
         self._top = self._bottom = self._looked = self._made = 0
@@ -146,18 +146,18 @@ class Down:
         ready = int(np.searchsorted(self._bottoms, self._bottom, side="right"))
         if ready > self._made:
             window = self._held[0] if len(self._held) == 1 else np.concatenate(self._held)
-            image = Image.fromarray(window)
             begins = range(self._made, ready, self._block)
-            yield from side_by_side(self._pool, partial(self._rows, image, ready), begins)
+            yield from side_by_side(self._pool, partial(self._rows, window, ready), begins)
             self._made = ready
             self._drop(window)
 
-    def _rows(self, window: Image.Image, ready: int, begin: int) -> NDArray[np.uint8]:
+    def _rows(self, window: NDArray[np.uint8], ready: int, begin: int) -> NDArray[np.uint8]:
         """Rows of the target from *begin* on: a block of them, before *ready*."""
         end = min(begin + self._block, ready)
-        top, bottom = begin * self._scale - self._top, min(end * self._scale - self._top, window.height)
-        box = (0, top, self._target[0], bottom)
-        return np.asarray(window.resize((self._target[0], end - begin), Image.Resampling.BICUBIC, box))
+        top, bottom = int(self._tops[begin]) - self._top, int(self._bottoms[end - 1]) - self._top
+        part = window[top:bottom]
+        first, last = begin * self._scale - self._top - top, min(end * self._scale - self._top - top, len(part))
+        return self._bicubic((part,), (self._target[0], end - begin), (0, first, self._target[0], last))
 
     def _drop(self, window: NDArray[np.uint8]) -> None:
         """Keep of the window what the next row of the target needs."""

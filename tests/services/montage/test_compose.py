@@ -19,12 +19,13 @@ from PIL import Image
 from himl_cli.core.errors import BadUsage, DiskFailed
 from himl_cli.core.events import Counted, Counting, Event, Notice, ignore
 from himl_cli.core.montage import Box, CellOutcome, ImageFormat, LayoutStyle, MontageRequest, MontageResult, SlideEntry, SlideUnreadable
+from himl_cli.services.montage.bicubic import quick
 from himl_cli.services.montage.compose.making import make_montage
 from himl_cli.services.montage.compose.masks import PALETTE
 from himl_cli.services.montage.layout.fit import fit_layout
 from himl_cli.services.montage.layout.placing import fitted
 from himl_cli.services.montage.local_place import LocalPlace
-from himl_cli.services.montage.resampling import resized
+from tests.montages import resized
 from tests.slides import not_utf8_name, reduced, slide_picture, write_broken, write_mask, write_tiff
 
 Pixels: TypeAlias = NDArray[np.uint8]
@@ -90,7 +91,7 @@ def test_each_slide_lies_in_its_cell_with_its_proportions(slides: Slides, tmp_pa
         assert (cell.is_ok, cell.level, cell.backend, cell.reason) == (True, 1, "tifffile", "")
         box = box_of(cell)
         assert abs(box.width / box.height - size[0] / size[1]) < 0.02 * size[0] / size[1]
-        assert np.array_equal(cut(picture, box), resized(shown, box.size))
+        assert np.array_equal(cut(picture, box), resized(shown, box.size, quick()))
     outside = picture.copy()
     for cell in result.cells:
         cut(outside, cell.box)[:] = 255
@@ -193,7 +194,7 @@ def test_a_mask_that_cannot_be_read_leaves_its_slide(slides: Slides, tmp_path: P
     assert cell.is_ok
     assert cell.reason.startswith("mask: ")
     picture = pixels(result)
-    assert np.array_equal(cut(picture, box_of(cell)), resized(slides.pictures[0], box_of(cell).size))
+    assert np.array_equal(cut(picture, box_of(cell)), resized(slides.pictures[0], box_of(cell).size, quick()))
     right = cut(picture, cell.box)[:, cell.box.width // 2 + 10 :]
     assert (right < 250).any()
 
@@ -282,7 +283,7 @@ def test_slides_that_have_to_be_fetched_are_opened_once(slides: Slides, tmp_path
     assert sorted(place.given) == sorted(place.expected) == [f"{number}.tiff" for number in range(5)]
     picture = pixels(result)
     for cell, shown in zip(result.cells, slides.pictures, strict=True):
-        assert np.array_equal(cut(picture, box_of(cell)), resized(shown, box_of(cell).size))
+        assert np.array_equal(cut(picture, box_of(cell)), resized(shown, box_of(cell).size, quick()))
     assert not place.is_stopped
 
 
@@ -319,7 +320,7 @@ def test_any_number_of_slides(count: int, slides: Slides, tmp_path: Path) -> Non
     assert len(result.cells) == count
     assert not result.failed
     last = box_of(result.cells[-1])
-    assert np.array_equal(cut(pixels(result), last), resized(slide_picture(1, (24, 18)), last.size))
+    assert np.array_equal(cut(pixels(result), last), resized(slide_picture(1, (24, 18)), last.size, quick()))
 
 
 def test_files_of_an_earlier_montage_are_not_left_beside_a_new_one(slides: Slides, tmp_path: Path) -> None:

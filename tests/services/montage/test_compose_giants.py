@@ -13,10 +13,11 @@ from PIL import Image
 from himl_cli.core.errors import DiskFailed
 from himl_cli.core.events import ignore
 from himl_cli.core.montage import ImageFormat, MontageRequest, SlideEntry
+from himl_cli.services.montage.bicubic import quick
 from himl_cli.services.montage.compose.making import HELD_BYTES, make_montage
 from himl_cli.services.montage.compose.pictures import LARGE
 from himl_cli.services.montage.local_place import LocalPlace
-from himl_cli.services.montage.resampling import resized
+from tests.montages import resized
 from tests.slides import slide_picture, write_giant
 
 TILE = 512
@@ -34,7 +35,7 @@ def test_a_slide_that_is_read_ahead_is_shown_right(tmp_path: Path) -> None:
         assert cell.picture is not None
         with Image.open(request.output / "montage.png") as image:
             shown = np.asarray(image)[cell.picture.y :, cell.picture.x :][: cell.picture.height, : cell.picture.width]
-        assert np.abs(shown.astype(int) - resized(whole, cell.picture.size)).max() <= 1
+        assert np.abs(shown.astype(int) - resized(whole, cell.picture.size, quick())).max() <= 1
 
 
 class Counting(LocalPlace):

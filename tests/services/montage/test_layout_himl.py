@@ -28,7 +28,7 @@ from himl_cli.services.montage.layout.himl import himl_layout, himl_order
 from himl_cli.services.montage.layout.himl_captions import himl_caption, letters_that_fit
 from himl_cli.services.montage.layout.inscription import Inscription
 from himl_cli.services.montage.local_place import LocalPlace
-from himl_cli.services.montage.resampling import resized
+from tests.montages import nearest, resized
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -75,7 +75,7 @@ def assembled(entries: list[SlideEntry], width: int) -> tuple[NDArray[np.uint8],
         entry = entries[order[cell.entry]]
         part(picture, cell.image)[:] = resized(level_1(entry.image), cell.image.size)
         if cell.mask is not None and entry.mask is not None:
-            part(picture, cell.mask)[:] = resized(level_1(entry.mask), cell.mask.size, nearest=True) * np.uint8(255)
+            part(picture, cell.mask)[:] = nearest(level_1(entry.mask), cell.mask.size) * np.uint8(255)
         caption = caption_for(entry, cell, layout.style)
         assert caption is not None
         assert cell.caption is not None

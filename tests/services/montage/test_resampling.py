@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import subprocess
 import sys
 import tracemalloc
 import weakref
@@ -16,9 +17,12 @@ import pytest
 from PIL import Image
 
 from himl_cli.core.montage import Size
-from himl_cli.services.montage import resampling, resizing_steps
-from himl_cli.services.montage.resampling import Resampler, Resized, resized
+from himl_cli.services.montage import bicubic, resampling, resizing_steps
+from himl_cli.services.montage.bicubic import Bicubic, as_pillow, quick
+from himl_cli.services.montage.resampling import Resampler, Resized
+from tests.montages import nearest, resized
 from tests.peaks import peak_of
+from tests.slides import slide_picture
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -42,6 +46,7 @@ LARGE: list[tuple[Size, Size]] = [
     ((700, 900), (2500, 2000)),
 ]
 LONG: list[tuple[Size, Size]] = [((4_500_000, 1), (3, 2)), ((1, 4_500_000), (2, 3))]
+WAYS = pytest.mark.parametrize("way", [as_pillow, quick(), None], ids=["as_pillow", "quick", "nearest"])
 
 
 def picture(size: Size, seed: int = 0) -> NDArray[np.uint8]:
@@ -87,6 +92,32 @@ def test_small_pictures_equal_pillows(source: Size, target: Size, heights: list[
     assert difference(resized(pixels, target), by_pillow(pixels, target)) == 0
 
 
+@pytest.mark.parametrize(("source", "target"), [*SIZES, *LARGE], ids=str)
+@pytest.mark.parametrize("heights", [[1000], [7, 1, 32]], ids=str)
+def test_the_quick_way_differs_from_pillows_in_its_rounding(source: Size, target: Size, heights: list[int]) -> None:
+    """Also where the picture comes in strips, whose resizing has to look beyond them."""
+    pixels = slide_picture(3, source)
+    quickly, slowly = (fed(Resampler(source, target, way), cut(pixels, heights)) for way in (quick(), as_pillow))
+    assert difference(quickly, slowly) <= 2
+    assert np.abs(quickly.astype(int) - slowly).mean() < 0.35
+
+
+@pytest.mark.parametrize("target", [(1210, 977), (1210, 1), (1, 977), (2500, 977), (1210, 2000)], ids=str)
+@pytest.mark.parametrize("way", [as_pillow, quick()], ids=["as_pillow", "quick"])
+def test_a_part_is_resized_with_what_surrounds_it(way: Bicubic, target: Size) -> None:
+    pixels = slide_picture(2, (2500, 2000))
+    left, top, right, bottom = 300.25, 100.5, 1900.75, 1700.5
+    image = Image.fromarray(pixels).resize((target[0], 2000), Image.Resampling.BICUBIC, (left, 0, right, 2000))
+    expected = np.asarray(image.resize(target, Image.Resampling.BICUBIC, (0, top, target[0], bottom)))
+    assert difference(way((pixels[:7], pixels[7:]), target, (left, top, right, bottom)), expected) <= (0 if way is as_pillow else 2)
+
+
+def test_where_the_quick_package_is_missing_pillow_resizes() -> None:
+    """There are no builds of it for some systems, such as Linux on ARM."""
+    program = "import sys; sys.modules['cykooz_resizer'] = None; from himl_cli.services.montage import bicubic; print(bicubic.quick() is bicubic.as_pillow)"
+    assert subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout == "True\n"
+
+
 def test_a_picture_of_the_same_proportions_equals_one_resize_of_pillow() -> None:
     pixels = picture((2000, 1500))
     expected = np.asarray(Image.fromarray(pixels).resize((1052, 789), Image.Resampling.BICUBIC))
@@ -121,28 +152,29 @@ def test_large_reductions_treat_edges_as_pillow_does() -> None:
 
 
 @pytest.mark.parametrize(("source", "target"), LONG, ids=str)
-def test_one_colour_stays_that_colour_however_much_is_summed(source: Size, target: Size) -> None:
+@WAYS
+def test_one_colour_stays_that_colour_however_much_is_summed(source: Size, target: Size, way: Bicubic | None) -> None:
     pixels: NDArray[np.uint8] = np.full((source[1], source[0], 3), 251, np.uint8)
-    assert (fed(Resampler(source, target), cut(pixels, [1, 70_000])) == 251).all()
+    assert (fed(Resampler(source, target, way), cut(pixels, [1, 70_000])) == 251).all()
 
 
 @pytest.mark.parametrize(("source", "target"), [*SIZES, *LARGE, *LONG], ids=str)
 def test_nearest_is_pillows(source: Size, target: Size) -> None:
     pixels = picture(source)
     expected = np.asarray(Image.fromarray(pixels).resize(target, Image.Resampling.NEAREST))
-    assert difference(fed(Resampler(source, target, nearest=True), cut(pixels, [13, 256] if source[1] < 10_000 else [50_000])), expected) == 0
-    assert difference(resized(pixels, target, nearest=True), expected) == 0
+    assert difference(fed(Resampler(source, target, None), cut(pixels, [13, 256] if source[1] < 10_000 else [50_000])), expected) == 0
+    assert difference(nearest(pixels, target), expected) == 0
 
 
-@pytest.mark.parametrize("nearest", [False, True])
-def test_rows_are_pulled_in_any_numbers(nearest: bool) -> None:
+@WAYS
+def test_rows_are_pulled_in_any_numbers(way: Bicubic | None) -> None:
     source, target = (2500, 2000), (1210, 977)
     pixels = picture(source)
-    expected = fed(Resampler(source, target, nearest=nearest), cut(pixels, [256]))
-    pulled = Resized(cut(pixels, [99]), source, target, nearest=nearest)
+    expected = fed(Resampler(source, target, way), cut(pixels, [256]))
+    pulled = Resized(cut(pixels, [99]), source, target, way)
     canvas: NDArray[np.uint8] = np.zeros((400, 3000, 3), np.uint8)
     parts = [pulled.rows(1), pulled.rows(0), pulled.rows(300), pulled.fill(canvas[:, 1000:2210]), pulled.rows(276)]
-    assert difference(np.concatenate(parts), expected) <= (0 if nearest else 1)
+    assert difference(np.concatenate(parts), expected) <= (0 if way is None else 1)
     assert not canvas[:, :1000].any()
     assert not canvas[:, 2210:].any()
 
@@ -173,8 +205,8 @@ def test_a_strip_is_let_go_of_before_the_next_is_made() -> None:
     assert len(alive) == 20
 
 
-@pytest.mark.parametrize("nearest", [False, True])
-def test_a_small_picture_is_let_go_of_once_it_is_resized(nearest: bool) -> None:
+@WAYS
+def test_a_small_picture_is_let_go_of_once_it_is_resized(way: Bicubic | None) -> None:
     alive: list[weakref.ref[NDArray[np.uint8]]] = []
 
     def made() -> NDArray[np.uint8]:
@@ -182,7 +214,7 @@ def test_a_small_picture_is_let_go_of_once_it_is_resized(nearest: bool) -> None:
         alive.append(weakref.ref(pixels))
         return pixels
 
-    pulled = Resized((made() for _ in range(1)), (300, 200), (200, 100), nearest=nearest)
+    pulled = Resized((made() for _ in range(1)), (300, 200), (200, 100), way)
     pulled.rows(1)
     assert alive[0]() is None
 
@@ -190,7 +222,8 @@ def test_a_small_picture_is_let_go_of_once_it_is_resized(nearest: bool) -> None:
 @contextmanager
 def traced() -> Iterator[None]:
     """What is allocated is noted, with who asked for it."""
-    Resized(iter([picture((30, 20))]), (30, 20), (10, 10)).rows(10)  # what is imported at the first use stays
+    for way in (as_pillow, quick()):
+        Resized(iter([picture((30, 20))]), (30, 20), (10, 10), way).rows(10)  # what is imported at the first use stays
     tracemalloc.start(20)
     try:
         yield
@@ -200,20 +233,21 @@ def traced() -> Iterator[None]:
 
 def held_by_resampling() -> int:
     """Bytes that resizing asked for and has not given back; other threads of this process may be at work."""
-    ours = [tracemalloc.Filter(True, path, all_frames=True) for path in (resampling.__file__, resizing_steps.__file__)]
+    ours = [tracemalloc.Filter(True, path, all_frames=True) for path in (bicubic.__file__, resampling.__file__, resizing_steps.__file__)]
     return sum(trace.size for trace in tracemalloc.take_snapshot().filter_traces(ours).traces)
 
 
 @pytest.mark.parametrize(("source", "target"), [((300, 200), (200, 100)), ((2500, 2000), (1210, 977))], ids=str)
 @pytest.mark.parametrize("count", [10, 100, 977])
-def test_nothing_waits_for_the_cycle_collector(source: Size, target: Size, count: int) -> None:
+@WAYS
+def test_nothing_waits_for_the_cycle_collector(source: Size, target: Size, count: int, way: Bicubic | None) -> None:
     """Also where not all rows were asked for: what was held goes with the last reference."""
     pixels = picture(source)
     gc.collect()
     gc.disable()
     try:
         with traced():
-            pulled = Resized(cut(pixels, [300]), source, target)
+            pulled = Resized(cut(pixels, [300]), source, target, way)
             pulled.rows(min(count, target[1]))
             del pulled
             assert held_by_resampling() < 100_000
@@ -221,10 +255,11 @@ def test_nothing_waits_for_the_cycle_collector(source: Size, target: Size, count
         gc.enable()
 
 
-def test_a_finished_one_holds_nothing() -> None:
+@WAYS
+def test_a_finished_one_holds_nothing(way: Bicubic | None) -> None:
     pixels = picture((300, 200))
     with traced():
-        pulled = Resized(iter([pixels]), (300, 200), (1000, 700))
+        pulled = Resized(iter([pixels]), (300, 200), (1000, 700), way)
         pulled.rows(100)
         assert held_by_resampling() > 1_000_000
         pulled.rows(600)

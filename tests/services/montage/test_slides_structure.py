@@ -253,6 +253,24 @@ def test_remarks_are_in_the_record(tmp_path: Path) -> None:
         ] * 2
 
 
+@pytest.mark.parametrize("gap", [0, 1 << 20])
+def test_tiles_may_lie_anywhere(tmp_path: Path, gap: int) -> None:
+    """Backwards, also with so much between them that a row of them is not read in one go."""
+    path, pixels = tmp_path / "slide.tiff", slide_picture(1, (600, 400))
+    write_tiff(path, pixels, levels=1, compression="deflate")
+    offsets, counts = segments(path)
+    tiles = [path.read_bytes()[offset : offset + count] for offset, count in zip(offsets, counts, strict=True)]
+    zero_tiles(path)
+    places = []
+    with path.open("r+b") as file:
+        for tile in reversed(tiles):
+            file.seek(gap, os.SEEK_END)
+            places.append(file.tell())
+            file.write(tile)
+    overwrite_tags(path, {"TileOffsets": places[::-1]})
+    assert np.array_equal(read(path), pixels)
+
+
 def test_rows_of_many_tiles_are_decoded_by_several_threads(tmp_path: Path) -> None:
     path = tmp_path / "slide.tiff"
     picture = np.tile(slide_picture(0, (550, 40)), (1, 2, 1))

@@ -16,10 +16,10 @@ from himl_cli.services.montage.compose.pool import Pool
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-BAND_BYTES = 12 << 20
+BAND_BYTES = 6 << 20
 LEAST_ROWS = 16
 """A band has a multiple of these, but for the last one: blocks of JPEG are as high."""
-AHEAD_BYTES = 32 << 20
+AHEAD_BYTES = 64 << 20
 """Pixels of cells that are prepared, and not painted to their end. Only those of the present row of cells may be more."""
 
 

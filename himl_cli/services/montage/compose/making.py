@@ -22,6 +22,7 @@ from himl_cli.services.montage.compose.progress import Progress
 from himl_cli.services.montage.compose.record import write_record
 from himl_cli.services.montage.compose.sinks import Sinks
 from himl_cli.services.montage.compose.sources import Sources, look_into
+from himl_cli.services.montage.freed_memory import keep_freed_memory
 from himl_cli.services.montage.layout.fit import fit_layout
 from himl_cli.services.montage.layout.himl import himl_layout, himl_order
 from himl_cli.services.montage.names import DZI, JPG, PAGE, PNG, RECORD
@@ -43,6 +44,7 @@ def make_montage(request: MontageRequest, entries: Sequence[SlideEntry], place: 
     """
     began = time.monotonic()
     check_backend(request.backend)
+    keep_freed_memory()
     with (
         terminations(and_hangups=True),
         OutputFolder(request.output) as folder,

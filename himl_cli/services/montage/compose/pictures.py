@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from himl_cli.core.montage import Box, Layout, LayoutStyle, MontageRequest, Size, SlideUnreadable
+from himl_cli.services.montage.bicubic import Bicubic, as_pillow, quick
 from himl_cli.services.montage.compose.masks import has_labels, is_labels, make_visible
 from himl_cli.services.montage.compose.pool import Pool
 from himl_cli.services.montage.compose.read_ahead import read_ahead
@@ -136,6 +137,13 @@ class Picture:
         self._rows = None
         self._open.close()
 
+    @property
+    def _bicubic(self) -> Bicubic | None:
+        """The old montages were made by Pillow: those that are compared with them are too."""
+        if self._is_mask:
+            return None
+        return as_pillow if self._setting.layout.style is LayoutStyle.himl else quick()
+
     def _opened(self) -> AbstractContextManager[Slide]:
         return opened(self._source.name, self._setting.place, self._setting.request.backend, is_mask=self._is_mask)
 
@@ -163,17 +171,17 @@ class Picture:
         if self._is_mask and self._setting.layout.style is LayoutStyle.fit:
             self._has_labels = has_labels(slide)
         first = next(strips)  # what cannot be read at all is known before anything of it is painted
-        self._rows = Resized(chain((first,), strips), size, target, nearest=self._is_mask)
+        self._rows = Resized(chain((first,), strips), size, target, self._bicubic)
         self.is_streamed = True
 
     def _hold(self, strips: Iterator[NDArray[np.uint8]], size: Size, target: Size) -> None:
         """All of the slide's pixels, which are resized while they are painted."""
         held = deque(strips)
         self._has_labels = self._is_mask and is_labels(iter(held))
-        self._rows = Resized(_drained(held), size, target, nearest=self._is_mask)
+        self._rows = Resized(_drained(held), size, target, self._bicubic)
 
     def _resize(self, strips: Iterator[NDArray[np.uint8]], size: Size, target: Size) -> None:
-        resampler = Resampler(size, target, nearest=self._is_mask)
+        resampler = Resampler(size, target, self._bicubic)
         pixels = np.concatenate([rows for strip in strips for rows in resampler.stream(strip)])
         resampler.finish()
         self._has_labels = self._is_mask and is_labels(iter((pixels,)))

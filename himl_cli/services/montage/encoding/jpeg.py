@@ -14,6 +14,7 @@ import numpy as np
 from imagecodecs import jpeg8_encode
 
 from himl_cli.core.montage import Size
+from himl_cli.services.montage.bicubic import quick
 from himl_cli.services.montage.encoding.pieces import PiecedFile
 from himl_cli.services.montage.resampling import Resampler
 from himl_cli.services.montage.threads import Threads
@@ -42,7 +43,7 @@ class JpegFile:
     def __init__(self, path: Path, size: Size, pool: Threads, quality: int = QUALITY) -> None:
         """Raises DiskFailed."""
         self.size = self.size_for(size)
-        self._resampler = Resampler(size, self.size, pool=pool)
+        self._resampler = Resampler(size, self.size, quick(), pool=pool)
         self._quality = quality
         self._blocks, self._rows = _interval(self.size)
         self._waiting: list[NDArray[np.uint8]] = []

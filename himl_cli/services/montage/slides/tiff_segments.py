@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 LARGEST = 512 << 20
 """Bytes of a tile or strip, decoded, beyond which it is refused."""
 
+AT_ONCE = 8 << 20
+"""Bytes of a row of tiles that are read in one go, where they lie one behind the other."""
+
 _END = b"\xff\xd9"
 _WEBP = frozenset({34927, 50001})
 
@@ -35,6 +38,7 @@ class Segments:
         """Raises SlideUnreadable where the page does not say where they are, too few, or none."""
         self._lock = Lock()  # the file has one place where it is read
         self._page, self._level = page, level
+        self._at_hand = (0, b"")  # bytes of the file, and where they begin
         self.kind = "tile" if page.is_tiled else "strip"
         self.rows = page.tilelength if page.is_tiled else page.rowsperstrip
         self.columns = page.tilewidth if page.is_tiled else page.imagewidth
@@ -69,6 +73,16 @@ class Segments:
         if size > LARGEST:
             what = f"the {self.kind}s of level {self._level} are {self.columns} x {self.rows} pixels"
             raise SlideUnreadable(f"{what}, {size >> 20:,} MB each; they cannot be decoded in parts, and more than {LARGEST >> 20} MB are refused")
+
+    def fetch_row(self, down: int) -> None:
+        """Read row *down* of the tiles in one go, where that is worth it: each read would cost a wait for the other threads. Raises SlideUnreadable."""
+        row = range(down * self.across, (down + 1) * self.across)
+        stored = [(self._page.dataoffsets[index], self._page.databytecounts[index]) for index in row if not self._is_left_out(index)]
+        if self.planes > 1 or not stored:
+            return
+        begin, end = min(offset for offset, _ in stored), max(offset + count for offset, count in stored)
+        if end <= self._page.parent.filehandle.size and end - begin <= min(AT_ONCE, 2 * sum(count for _, count in stored)):
+            self._at_hand = begin, self._read(begin, end - begin, row[0])
 
     def decoded(self, number: int) -> NDArray[np.generic] | None:
         """Samples of the segment, shape (rows, columns, samples of a pixel); None where nothing is stored of it. Raises SlideUnreadable."""
@@ -110,6 +124,9 @@ class Segments:
         return f"{self.kind} {index + 1} of {self.across * self.down * self.planes} of level {self._level}"
 
     def _read(self, offset: int, count: int, index: int) -> bytes:
+        begin, held = self._at_hand
+        if begin <= offset and offset + count <= begin + len(held):
+            return held[offset - begin : offset - begin + count]
         file = self._page.parent.filehandle
         if offset + count > file.size:
             raise SlideUnreadable(f"the file is cut short: it ends at byte {file.size:,}, and {self._name(index)} at {offset + count:,}")

@@ -47,6 +47,7 @@ def strips_of(
 def _from_tiles(segments: Segments, rule: PixelRule, size: Size, background: Colour | None, band_bytes: int, each: Mapping) -> Iterator[NDArray[np.uint8]]:
     width, height = size
     for down in range(segments.down):
+        segments.fetch_row(down)
         rows = min(segments.rows, height - down * segments.rows)
         most = max(1, min(rows, band_bytes // (3 * width)))
         for first in range(0, rows, most):
