@@ -38,12 +38,12 @@ def use(azure: StagedWorkspace, environment: pytest.MonkeyPatch, rights: set[Rig
 
 @contextmanager
 def storage_that_lists(
-    names: Sequence[str], body: bytes, *, content_range: str = "", marker: str = "", connections: list[int] | None = None
+    names: Sequence[str], body: bytes, *, content_range: str = "", marker: str = "", connections: list[int] | None = None, tells_md5: bool = True
 ) -> Iterator[AzureBlobs]:
     """A storage service that lists *names*, whatever they are, and answers every request for one of them with *body*.
 
     It knows nothing of ranges; with *content_range* it says that what it sends is one. With *marker* there is always another page.
-    Each connection adds the port it comes from to *connections*.
+    Each connection adds the port it comes from to *connections*. Without *tells_md5* its answers have no `Content-MD5`.
     """
     md5 = base64.b64encode(hashlib.md5(body).digest()).decode()
     properties = f"<Properties><Content-Length>{len(body)}</Content-Length><Etag>0x1</Etag><Content-MD5>{md5}</Content-MD5></Properties>"
@@ -62,8 +62,9 @@ def storage_that_lists(
             content = listing if "comp=list" in self.path else body
             is_range = bool(content_range) and content is body
             self.send_response(206 if is_range else 200)
-            for name, value in {"ETag": '"0x1"', "Content-MD5": md5, "Content-Length": str(len(content))}.items():
-                self.send_header(name, value)
+            for name, value in {"ETag": '"0x1"', "Content-MD5": md5 if tells_md5 else "", "Content-Length": str(len(content))}.items():
+                if value:
+                    self.send_header(name, value)
             if is_range:
                 self.send_header("Content-Range", content_range)
             self.end_headers()

@@ -23,11 +23,16 @@ class BlobInfo:
 
 @dataclass(frozen=True, slots=True)
 class FetchRequest:
-    """Bytes `offset` to `offset + length` of a blob; valid only while its ETag is `blob.etag`."""
+    """Bytes `offset` to `offset + length` of a blob; valid only while its ETag is `blob.etag`.
+
+    `is_checked` is for bytes that nobody compares with the MD5 of the whole: a store in Azure Storage hands on only what has the checksum that
+    the service told with it, and fails with IntegrityFailed where that is so in no try. Other stores pass it over.
+    """
 
     blob: BlobInfo
     offset: int
     length: int
+    is_checked: bool = False
 
 
 @dataclass(frozen=True, slots=True)

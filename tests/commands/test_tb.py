@@ -14,7 +14,7 @@ from tests.boards import is_closed, serving, until
 from tests.event_files import NAME, WRITER, event_bytes, scalars
 from tests.recorded_runs import RecordedRuns
 from tests.running import Himl, write_files
-from tests.servers.azureml.faults import Page, Stall, Status
+from tests.servers.azureml.faults import FlipByte, Page, Stall, Status
 from tests.servers.azureml.jobs.sweeps.trials import add_trial
 from tests.servers.azureml.seeding import StagedWorkspace
 from tests.servers.azureml.sweep_seeding import add_sweep
@@ -171,7 +171,9 @@ def test_runs_join_while_it_runs_and_a_sign_in_that_is_gone_is_said_once_and_out
 
 @posix
 def test_a_file_is_shown_while_the_rest_of_it_comes(himl: Himl, seeded: StagedWorkspace, tmp_path: Path) -> None:
-    seeded.stage.faults.add(Stall(60.0, after=len(SHORT)), rf"GET .*train_1_aa/logs/{NAME}", times=None)
+    """It comes in ranges of 4 MiB, each shown once it is proved to be right."""
+    seeded.put_artifact(seeded.state.runs["train_1_aa"], f"logs/{NAME}", SHORT + event_bytes([0.0] * 500, tag="long" * 3000) + LONG[len(SHORT) :])
+    seeded.stage.faults.add(Stall(60.0), rf"GET .*train_1_aa/logs/{NAME}", times=None, skip=1)
     with serving(himl, tmp_path, "train_1_aa") as board:
         board.shows("Done-train_1_aa", [1.0, 0.5])
         assert board.end() == 0
@@ -251,6 +253,33 @@ def test_a_service_that_fails_is_exit_5_and_what_came_is_told(himl: Himl, seeded
     outcome = himl("tb", "--run", "train_1_aa,train_2_bb", "--sync_only", "--run_logs_dir", "copies")
     assert outcome.code == 5
     assert [line.split("\t")[0] for line in outcome.stdout.splitlines()] == ["run", "train_1_aa"]
+
+
+def test_bytes_that_stay_damaged_are_exit_6_and_not_kept(himl: Himl, seeded: StagedWorkspace) -> None:
+    seeded.stage.faults.add(FlipByte(-1), rf"GET .*train_2_bb/logs/{NAME}", times=None)
+    outcome = himl("tb", "--run", "train_1_aa,train_2_bb", "--sync_only", "--run_logs_dir", "copies")
+    assert outcome.code == 6
+    assert [line.split("\t")[0] for line in outcome.stdout.splitlines()] == ["run", "train_1_aa"]
+    assert outcome.stderr.startswith(f"error: 'logs/{NAME}' in ")
+    assert "came damaged time and again: its bytes do not match their checksum.\n" in outcome.stderr
+    seeded.stage.faults.clear()
+    himl.ok("tb", "train_2_bb", "--sync_only", "--run_logs_dir", "copies")
+
+
+@posix
+def test_bytes_that_are_damaged_for_a_while_are_said_once_and_outlived(himl: Himl, seeded: StagedWorkspace, tmp_path: Path) -> None:
+    with serving(himl, tmp_path, "train_2_bb") as board:
+        board.shows("Going_on-train_2_bb", [1.0, 0.5])
+        seeded.stage.faults.add(FlipByte(-1), rf"GET .*train_2_bb/logs/{NAME}", times=None)
+        run = seeded.state.runs["train_2_bb"]
+        seeded.state.storage.append("azureml", f"{run.artifact_prefix}logs/{NAME}", LONG[len(SHORT) :])
+        board.says("Still trying; TensorBoard shows what is here.")
+        asked = len(seeded.requests(rf"GET .*train_2_bb/logs/{NAME}"))
+        until(lambda: len(seeded.requests(rf"GET .*train_2_bb/logs/{NAME}")) > asked + 3, "it is tried again")
+        seeded.stage.faults.clear()
+        board.shows("Going_on-train_2_bb", [1.0, 0.5, 0.25, 0.125])
+        assert board.talk.count("Still trying") == 1
+        assert board.end() == 0
 
 
 @pytest.mark.parametrize(

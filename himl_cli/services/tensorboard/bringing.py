@@ -23,7 +23,11 @@ class Tally:
 
 
 class Brought:
-    """A `FetchSink` over copies by the names of their originals: which files have to be asked for again, and what went wrong."""
+    """A `FetchSink` over copies by the names of their originals: which files have to be asked for again, and what went wrong.
+
+    The requests are checked ones. An MD5 on record for the whole is not heeded: what is here before may be none of what comes, and a blob that
+    was appended to keeps the MD5 of its beginning.
+    """
 
     def __init__(self, copies: Mapping[str, GrowingCopy], tally: Tally) -> None:
         self._copies = copies

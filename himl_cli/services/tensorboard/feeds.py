@@ -34,7 +34,8 @@ class EventFile:
 class RunFeed(ABC):
     """Looks for new event files and new bytes of one run until it has ended. One thread at a time.
 
-    `run` is the record as it was last asked for, by whoever asks for looks; `left_out` are names of event files that cannot be kept here.
+    `run` is the record as it was last asked for, by whoever asks for looks; `left_out` are names of event files that cannot be kept here; `is_behind` says that
+    files changed each time the last look read them.
     """
 
     def __init__(self, run: Run, name: str) -> None:
@@ -44,6 +45,7 @@ class RunFeed(ABC):
         self.tally = Tally()
         self.is_over = False
         self.has_looked = False
+        self.is_behind = False
         self.left_out: set[str] = set()
         self._has_begun = False
         self._went_on = False
@@ -70,6 +72,7 @@ class RunFeed(ABC):
         if self.has_looked and status is RunStatus.queued:
             return
         is_complete = self._look(is_last=status.is_final)
+        self.is_behind = not is_complete
         self.has_looked = True
         if not status.is_final:
             self._went_on = True

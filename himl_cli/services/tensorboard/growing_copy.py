@@ -21,6 +21,7 @@ class GrowingCopy:
     """The copy at *path*. Never replaced by a rename, which TensorBoard's data server would not notice.
 
     Where the original turns out to be another file than the one that was copied, it goes on under a new name beside it.
+    Only bytes that have the service's checksum are asked for: whatever breaks, what is here is a beginning of the original.
     Writing is by offset, and a copy that is longer than a listing says is no proof of another file: two programs may bring the same one.
     """
 
@@ -55,7 +56,7 @@ class GrowingCopy:
         if blob.size == self._size and (blob.etag == self._etag if self._etag else changed == _stamp(blob)):
             self._etag, self._listed = blob.etag, blob.size
             return None
-        return FetchRequest(blob, self._start, blob.size - self._start)
+        return FetchRequest(blob, self._start, blob.size - self._start, is_checked=True)
 
     def missing(self, request: FetchRequest) -> int:
         """How many of the bytes asked for are not here yet."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from himl_cli.core.errors import NotFound
+from himl_cli.core.errors import NotFound, ServiceFailed
 from himl_cli.core.events import Notice, Notify
 from himl_cli.core.sweeps import MANY
 from himl_cli.services.tensorboard.feeds import RunFeed
@@ -46,6 +46,11 @@ def nothing_to_show(feeds: Sequence[RunFeed]) -> NotFound:
     """That none of the runs has event files."""
     what = f"Run '{feeds[0].run.id}' has no event files." if len(feeds) == 1 else f"None of these {len(feeds):,} runs has event files."
     return NotFound(what, hint="Files with 'tfevents' in their names are looked for, in --log_dir first and then among all files of the run.")
+
+
+def always_changing(feed: RunFeed) -> ServiceFailed:
+    """That event files of a run were never the same from the beginning of a read to its end."""
+    return ServiceFailed(f"Event files of run '{feed.run.id}' changed each time they were read.", hint="Run the command again when nothing replaces them.")
 
 
 def _listed(ids: Sequence[str]) -> str:

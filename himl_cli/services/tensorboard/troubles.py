@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from himl_cli.core.errors import HimlError, NotAllowed, ServiceFailed
+from himl_cli.core.errors import HimlError, IntegrityFailed, NotAllowed, ServiceFailed
 from himl_cli.core.events import Notice, Notify
 
 
 def may_pass(error: HimlError) -> bool:
-    """Whether to go on asking: the network may come back, somebody may sign in again."""
-    return isinstance(error, (ServiceFailed, NotAllowed))
+    """Whether to go on asking: the network may come back or carry bytes as they are, somebody may sign in again."""
+    return isinstance(error, (ServiceFailed, NotAllowed, IntegrityFailed))
 
 
 class Troubles:

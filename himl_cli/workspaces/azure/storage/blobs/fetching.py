@@ -5,18 +5,21 @@ from __future__ import annotations
 from datetime import timedelta
 
 from himl_cli.core.blobs import FetchRequest
-from himl_cli.core.errors import BlobChanged, HimlError, NotFound, ServiceFailed
+from himl_cli.core.errors import BlobChanged, HimlError, IntegrityFailed, NotFound, ServiceFailed
 from himl_cli.workspaces.azure.storage.blobs.access import Access
-from himl_cli.workspaces.azure.storage.blobs.arriving import Arriving
+from himl_cli.workspaces.azure.storage.blobs.arriving import Arriving, CheckedArriving, Damaged
+from himl_cli.workspaces.azure.storage.blobs.broken import FEW
 from himl_cli.workspaces.azure.storage.blobs.faults import BlobNotFound
 from himl_cli.workspaces.azure.storage.blobs.lines import Exchange, Line
 from himl_cli.workspaces.azure.storage.blobs.names import can_be_asked_for
 from himl_cli.workspaces.azure.storage.blobs.properties import Properties, etag_of, properties_of, whole_md5
 from himl_cli.workspaces.azure.storage.blobs.retries import Fault, Health
 from himl_cli.workspaces.azure.storage.blobs.tasks import Task, WrongAnswer
+from himl_cli.workspaces.azure.storage.blobs.wire import md5_from
 from himl_cli.workspaces.base import FetchSink
 
 LOOKS = 5  # at a blob that grows between two requests
+WITH_MD5 = "x-ms-range-get-content-md5: true"
 
 
 class FetchTask(Task):
@@ -24,6 +27,8 @@ class FetchTask(Task):
 
     Where the blob is only ever appended to (an append blob, or a name that *may_grow*), having grown since is no harm: the
     bytes that were listed are still its first.
+
+    A request that `is_checked` is asked for in ranges whose MD5 the service tells with them, append blobs included.
     """
 
     def __init__(self, request: FetchRequest, sink: FetchSink, access: Access, health: Health, *, may_grow: bool) -> None:
@@ -32,7 +37,8 @@ class FetchTask(Task):
         self._sink = sink
         self._may_grow = may_grow
         self._etag = request.blob.etag
-        self._bytes = Arriving(request, sink)
+        self._checked = CheckedArriving(request, sink) if request.is_checked else None
+        self._bytes: Arriving = self._checked or Arriving(request, sink)
         self._has_grown = False
         self._is_looking = False  # a HEAD is under way, to see how the blob changed
         self._looks = 0
@@ -55,8 +61,11 @@ class FetchTask(Task):
         self._is_accepted = False
         if self._bytes.is_complete:
             return Exchange(signed.url, headers, "HEAD")
-        if not self._is_whole:
-            headers.append(f"Range: bytes={self._bytes.position}-{self._bytes.end - 1}")
+        if self._checked is not None:
+            self._checked.ask()
+            headers.append(WITH_MD5)
+        if self._checked is not None or not self._is_whole:
+            headers.append(f"Range: bytes={self._bytes.position}-{self._bytes.stop - 1}")
         return Exchange(signed.url, headers, in_pieces=self._bytes.come_in_pieces)
 
     def part(self, line: Line) -> None:
@@ -79,6 +88,8 @@ class FetchTask(Task):
                 raise WrongAnswer(self._other_bytes())
         elif self._bytes.position != 0:
             raise WrongAnswer(self._other_bytes())
+        if self._checked is not None and not self._bytes.is_complete and not self._checked.expect(md5_from(line.header(b"content-md5"))):
+            raise WrongAnswer(self._unproven())
         if not self._has_grown:
             self._md5 = whole_md5(line)
         self._is_accepted = True
@@ -86,12 +97,24 @@ class FetchTask(Task):
     def _other_bytes(self) -> Fault:
         return Fault(ServiceFailed(f"{self.access.place.host} sent other bytes of '{self.name}' than were asked for."), may_pass=True)
 
+    def _unproven(self) -> Fault:
+        said = f"{self.access.place.host} told no checksum with the bytes of '{self.name}'."
+        return Fault(ServiceFailed(said, hint="Is there a proxy in between that drops the header Content-MD5?"), may_pass=True, most_tries=FEW)
+
+    def _damaged(self) -> Fault:
+        said = f"'{self.name}' in {self.access.place.label} came damaged time and again: its bytes do not match their checksum."
+        hint = "Something on the way changes data: a proxy, say. What came before is complete."
+        return Fault(IntegrityFailed(said, hint=hint), may_pass=True, most_tries=FEW)
+
     def _deliver(self, line: Line) -> None:
         data = line.take()
         if not self._bytes.has_room_for(data):
             raise WrongAnswer(self._other_bytes())
-        if self._bytes.take(data):
-            self.moved()
+        try:
+            if self._bytes.take(data):
+                self.moved()
+        except Damaged:
+            raise WrongAnswer(self._damaged()) from None
 
     def broke_off(self, line: Line) -> None:
         if line.chunks and line.status in (200, 206) and not self._is_looking:
@@ -105,9 +128,11 @@ class FetchTask(Task):
             self._is_looking = True
             return 0.0
         self.part(line)
-        if not self._bytes.is_complete:
+        if self._bytes.position != self._bytes.stop:
             raise WrongAnswer(Fault(BlobChanged(f"'{self.name}' is shorter than it was listed.")))
         self.moved()
+        if not self._bytes.is_complete:
+            return 0.0
         self._sink.finish(self._request, self._md5)
         return None
 
