@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from urllib.parse import parse_qs, quote, unquote
 from xml.sax.saxutils import escape
 
 from tests.servers.azureml.delegation import NoKey, asks_for_key, for_azurite, key_document, signer_of
-from tests.servers.azureml.effects import first
-from tests.servers.azureml.faults import Action, ChangeEtag, ExpireSas, SmallPages, Status
+from tests.servers.azureml.faults import ChangeEtag, ExpireSas, ExpireToken, Met, SmallPages, Status
 from tests.servers.azureml.messages import Head
-from tests.servers.azureml.principals import Principal, Right, TokenRefused, read_token
+from tests.servers.azureml.principals import Principal, Right, TokenRefused, make_run_token, read_token
 from tests.servers.azureml.signatures import for_plain_http
 from tests.servers.azureml.state import Azure
 from tests.servers.azureml.storage import DELEGATED, Storage
@@ -23,11 +22,11 @@ OLDEST_VERSION_FOR_TOKENS = "2017-11-09"
 
 
 class StorageRefusal(Exception):
-    """The storage service says no. Codes and texts are the service's own."""
+    """The storage service says no. Codes and texts are the service's own; *details* are elements beside `Code` and `Message`."""
 
-    def __init__(self, status: int, code: str, message: str, headers: Sequence[tuple[str, str]] = ()) -> None:
+    def __init__(self, status: int, code: str, message: str, headers: Sequence[tuple[str, str]] = (), details: Mapping[str, str] | None = None) -> None:
         super().__init__(message)
-        self.status, self.code, self.message, self.headers = status, code, message, headers
+        self.status, self.code, self.message, self.headers, self.details = status, code, message, headers, details or {}
 
 
 def refusal_of(action: Status) -> StorageRefusal:
@@ -38,20 +37,28 @@ def answer_of(refusal: StorageRefusal, method: str) -> tuple[Head, bytes]:
     """The answer: XML, and the code in `x-ms-error-code`; a HEAD has headers only."""
     moment = datetime.now(timezone.utc).isoformat()
     text = f"{refusal.message}\nRequestId:{uuid.uuid4()}\nTime:{moment}"
-    body = f'\ufeff<?xml version="1.0" encoding="utf-8"?><Error><Code>{refusal.code}</Code><Message>{escape(text)}</Message></Error>'.encode()
+    parts = {"Code": refusal.code, "Message": text, **refusal.details}
+    elements = "".join(f"<{name}>{escape(value)}</{name}>" for name, value in parts.items())
+    body = f'\ufeff<?xml version="1.0" encoding="utf-8"?><Error>{elements}</Error>'.encode()
     if method == "HEAD":
         body = b""
     headers = [("x-ms-error-code", refusal.code), ("x-ms-request-id", str(uuid.uuid4())), ("Content-Type", "application/xml"), *refusal.headers]
     return Head(["HTTP/1.1", str(refusal.status), refusal.code], [*headers, ("Content-Length", str(len(body)))]), body
 
 
-def admitted(azure: Azure, host: str, request: Head, actions: Sequence[Action]) -> Head:
+def with_token_of_the_past(request: Head, met: Met) -> None:
+    """Let *request* carry a token that has expired, where a fault wants that: whoever reads it refuses it in its own way."""
+    if met.use(ExpireToken):
+        request.set("Authorization", f"Bearer {make_run_token('', '', seconds=-1)[0]}")
+
+
+def admitted(azure: Azure, host: str, request: Head, met: Met) -> Head:
     """*request* as Azurite is to see it. Raises StorageRefusal."""
     account = host.partition(".")[0]
     found = azure.storage(account)
     assert found is not None, account  # the front lets no connection to other accounts come this far
     _, storage = found
-    _meet_faults(request, actions)
+    _meet_faults(request, met)
     _name_as_the_service_does(request)
     scheme = request.get("authorization").partition(" ")[0].lower()
     if scheme == "bearer":
@@ -117,14 +124,15 @@ def _name_as_the_service_does(request: Head) -> None:
         request.first[1] = f"/{container}/{quote('/'.join(named), safe='/~')}{mark}{query}"
 
 
-def _meet_faults(request: Head, actions: Sequence[Action]) -> None:
-    if first(actions, ExpireSas):
+def _meet_faults(request: Head, met: Met) -> None:
+    if met.use(ExpireSas):
         message = "Server failed to authenticate the request. Make sure the value of Authorization header is formed correctly including the signature."
-        raise StorageRefusal(403, "AuthenticationFailed", f"{message}\nSignature not valid in the specified time frame.")
-    if first(actions, ChangeEtag) and request.get("if-match"):
+        detail = {"AuthenticationErrorDetail": "Signature not valid in the specified time frame"}
+        raise StorageRefusal(403, "AuthenticationFailed", message, details=detail)
+    if request.get("if-match") and met.use(ChangeEtag):
         raise StorageRefusal(412, "ConditionNotMet", "The condition specified using HTTP conditional header(s) is not met.")
-    pages = first(actions, SmallPages)
-    if pages and "comp=list" in request.first[1]:
+    pages = met.use(SmallPages) if "comp=list" in request.first[1] else None
+    if pages:
         path, _, query = request.first[1].partition("?")
         kept = [part for part in query.split("&") if not part.startswith("maxresults=")]
         request.first[1] = f"{path}?{'&'.join(kept)}&maxresults={pages.size}"
@@ -139,7 +147,9 @@ def _check_token(azure: Azure, storage: Storage, request: Head) -> Principal:
     try:
         claims = read_token(request.get("authorization").partition(" ")[2])
     except TokenRefused as e:
-        raise StorageRefusal(401, "InvalidAuthenticationInfo", f"Server failed to authenticate the request. {e}", challenge) from e
+        message = "Server failed to authenticate the request. Please refer to the information in the www-authenticate header."
+        detail = "Lifetime validation failed. The token is expired." if "expired" in str(e) else str(e)
+        raise StorageRefusal(401, "InvalidAuthenticationInfo", message, challenge, {"AuthenticationErrorDetail": detail}) from e
     principal = azure.principals.get(claims.get("appid", ""))
     good_audience = claims["aud"].rstrip("/") in ("https://storage.azure.com", f"https://{storage.host}")
     if principal is None or not good_audience or principal.tenant != workspace.tenant or claims["made"] < principal.revoked_before:

@@ -10,14 +10,11 @@ import socket
 import struct
 import sys
 import time
-from collections.abc import Sequence
-from typing import TypeVar
 
-from tests.servers.azureml.faults import Action, ChangeEtag, Drip, FlipByte, Latency, Reset, Stall, Truncate, WrongDate, WrongMd5
+from tests.servers.azureml.faults import ChangeEtag, Drip, FlipByte, Latency, Met, Reset, Stall, Truncate, WrongDate, WrongMd5
 from tests.servers.azureml.messages import LAST_CHUNK, Head, framed
 
 WRONG_MD5 = base64.b64encode(b"not what it was!").decode()
-Kind = TypeVar("Kind", bound=Action)
 
 
 class Broken(Exception):
@@ -28,10 +25,6 @@ class Broken(Exception):
         self.orderly = orderly
 
 
-def first(actions: Sequence[Action], kind: type[Kind]) -> Kind | None:
-    return next((one for one in actions if isinstance(one, kind)), None)
-
-
 def reset(writer: asyncio.StreamWriter) -> None:
     """End the connection with RST, as a router or a crashed server would."""
     sock = writer.get_extra_info("socket")
@@ -40,38 +33,54 @@ def reset(writer: asyncio.StreamWriter) -> None:
     writer.transport.abort()
 
 
-def changed(head: Head, actions: Sequence[Action]) -> None:
+def changed(head: Head, met: Met) -> None:
     """Let the answer's headers say what the faults want them to say; all services send a `Date`."""
-    if first(actions, WrongMd5):
+    wrong = met.first(WrongMd5)
+    if wrong is not None:
+        if wrong.always and head.first[1] in ("200", "206"):
+            head.set("Content-MD5", WRONG_MD5)
         for name in ("content-md5", "x-ms-blob-content-md5"):
             if head.get(name):
+                met.tell(wrong)
                 head.set(name, WRONG_MD5)
-    if first(actions, ChangeEtag) and head.get("etag"):
+    if head.get("etag") and met.use(ChangeEtag):
         head.set("ETag", f'"0x{time.time_ns():X}"')
-    shift = first(actions, WrongDate)
+    shift = met.use(WrongDate)
     if shift or not head.get("date"):
         head.set("Date", email.utils.formatdate(time.time() + (shift.seconds if shift else 0), usegmt=True))
+
+
+def place_of(at: int | None, length: int | None) -> int:
+    """Where byte *at* of a body is (counted from its end where it is negative); -1 for nowhere."""
+    return -1 if at is None else at if at >= 0 else max(-1, (length or 0) + at)
+
+
+def flipped(content: bytes, at: int) -> bytes:
+    """*content* with another byte there, where it has one."""
+    return content[:at] + bytes([content[at] ^ 0xFF]) + content[at + 1 :] if 0 <= at < len(content) else content
 
 
 class Outlet:
     """Where an answer's body goes: counts it, and breaks, slows or changes it on the way. `length` is its size, where that is known."""
 
-    def __init__(self, writer: asyncio.StreamWriter, actions: Sequence[Action], length: int | None, *, chunked: bool) -> None:
+    def __init__(self, writer: asyncio.StreamWriter, met: Met, length: int | None, *, chunked: bool) -> None:
         self._writer = writer
-        self._actions = actions
+        self._met = met
         self._chunked = chunked
-        self._drip = first(actions, Drip)
-        flip = first(actions, FlipByte)
-        self._flip_at = -1 if flip is None else flip.at if flip.at >= 0 else (length or 0) + flip.at
-        self._stops = _stops(actions)
+        self._drip = met.first(Drip)
+        flip = met.first(FlipByte)
+        self._flip_at = place_of(flip.at if flip else None, length)
+        self._stops = _stops(met)
         self.passed = 0
 
     async def begin(self) -> None:
         """Before the status line."""
-        for action in self._actions:
+        for action in self._met.actions:
             if isinstance(action, Latency) or (isinstance(action, Stall) and action.after is None):
+                self._met.tell(action)
                 await asyncio.sleep(action.seconds)
             elif isinstance(action, Reset) and action.after is None:
+                self._met.tell(action)
                 raise Broken(orderly=False)
 
     async def write(self, content: bytes) -> None:
@@ -82,6 +91,7 @@ class Outlet:
             before = at - self.passed
             await self._out(content[:before])
             content = content[before:]
+            self._met.tell(action)
             if not isinstance(action, Stall):
                 raise Broken(orderly=isinstance(action, Truncate))
             await asyncio.sleep(action.seconds)
@@ -95,10 +105,10 @@ class Outlet:
         await self._writer.drain()
 
     def _flipped(self, content: bytes) -> bytes:
-        at = self._flip_at - self.passed
-        if self._flip_at < 0 or not 0 <= at < len(content):
+        if not self.passed <= self._flip_at < self.passed + len(content):
             return content
-        return content[:at] + bytes([content[at] ^ 0xFF]) + content[at + 1 :]
+        self._met.use(FlipByte)
+        return flipped(content, self._flip_at - self.passed)
 
     async def _out(self, content: bytes) -> None:
         step = max(1, self._drip.bytes_per_second // 20) if self._drip else len(content) or 1
@@ -107,11 +117,12 @@ class Outlet:
             self._writer.write(framed(piece, chunked=self._chunked))
             self.passed += len(piece)
             await self._writer.drain()
-            if self._drip:
+            if self._drip and piece:
+                self._met.tell(self._drip)
                 await asyncio.sleep(len(piece) / self._drip.bytes_per_second)
 
 
-def _stops(actions: Sequence[Action]) -> list[tuple[int, Reset | Truncate | Stall]]:
+def _stops(met: Met) -> list[tuple[int, Reset | Truncate | Stall]]:
     """Faults that come after so many bytes, the earliest first."""
-    found = [(one.after, one) for one in actions if isinstance(one, (Reset, Truncate, Stall)) and one.after is not None]
+    found = [(one.after, one) for one in met.actions if isinstance(one, (Reset, Truncate, Stall)) and one.after is not None]
     return sorted(found, key=lambda pair: pair[0])

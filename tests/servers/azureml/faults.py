@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import random
 import re
 import threading
-from dataclasses import dataclass
-from typing import Any, get_args
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeVar, get_args
+
+from tests.servers.azureml.messages import Head
 
 
 @dataclass(frozen=True)
@@ -79,8 +83,17 @@ class FlipByte:
 
 
 @dataclass(frozen=True)
+class FlipUpload:
+    """Change one byte of the request's body (counted from 0; from the end when negative) on its way to the service."""
+
+    at: int
+
+
+@dataclass(frozen=True)
 class WrongMd5:
-    """Promise another MD5 than the content has (`Content-MD5` and `x-ms-blob-content-md5`)."""
+    """Promise another MD5 than the content has (`Content-MD5` and `x-ms-blob-content-md5`); with *always* also where there is none, as of append blobs."""
+
+    always: bool = False
 
 
 @dataclass(frozen=True)
@@ -91,6 +104,11 @@ class ChangeEtag:
 @dataclass(frozen=True)
 class ExpireSas:
     """Refuse the signature as one whose time is over (403, AuthenticationFailed)."""
+
+
+@dataclass(frozen=True)
+class ExpireToken:
+    """Refuse the bearer token as one whose time is over: 401, by each plane in its own form. Requests without such a token go by."""
 
 
 @dataclass(frozen=True)
@@ -107,8 +125,82 @@ class SmallPages:
     size: int
 
 
-Action = Status | Page | Reset | ResetUpload | Truncate | Stall | Drip | Latency | FlipByte | WrongMd5 | ChangeEtag | ExpireSas | WrongDate | SmallPages
+@dataclass(frozen=True)
+class Refuse:
+    """As a proxy: answer `CONNECT` with this status (502, 504: the host was not found or not reached; 407: a password is wanted)."""
+
+    status: int = 502
+
+
+@dataclass(frozen=True)
+class BadCertificate:
+    """Show another certificate: of an authority that nobody knows (`untrusted`), `expired`, not valid yet (`early`), or for another host (`other`)."""
+
+    kind: str = "untrusted"
+
+    def __post_init__(self) -> None:
+        if self.kind not in ("untrusted", "expired", "early", "other"):
+            raise ValueError(f"no such certificate: {self.kind!r}")
+
+
+@dataclass(frozen=True)
+class BreakHandshake:
+    """Once the client has said hello: `reset` or `close` the connection, or answer in `plain` text, as a proxy that filters does."""
+
+    how: str = "reset"
+
+    def __post_init__(self) -> None:
+        if self.how not in ("reset", "close", "plain"):
+            raise ValueError(f"no such end: {self.how!r}")
+
+
+OnConnect = Refuse | BadCertificate | BreakHandshake
+OnRequest = (
+    Status
+    | Page
+    | Reset
+    | ResetUpload
+    | Truncate
+    | Stall
+    | Drip
+    | Latency
+    | FlipByte
+    | FlipUpload
+    | WrongMd5
+    | ChangeEtag
+    | ExpireSas
+    | ExpireToken
+    | WrongDate
+    | SmallPages
+)
+Action = OnConnect | OnRequest
+Kind = TypeVar("Kind", bound=Action)
 KINDS: dict[str, type[Action]] = {kind.__name__: kind for kind in get_args(Action)}
+
+
+@dataclass(frozen=True)
+class Met:
+    """The faults that one request meets. `done` has the names of those that did something to it: a body may end before the byte that was to be another."""
+
+    actions: Sequence[Action] = ()
+    done: list[str] = field(default_factory=list)
+
+    def first(self, kind: type[Kind]) -> Kind | None:
+        """The first of this *kind*, which may still come to nothing."""
+        return next((one for one in self.actions if isinstance(one, kind)), None)
+
+    def use(self, kind: type[Kind]) -> Kind | None:
+        """As `first`; it does something now."""
+        found = self.first(kind)
+        if found is not None:
+            self.tell(found)
+        return found
+
+    def tell(self, action: Action) -> None:
+        """*action* did something."""
+        name = type(action).__name__
+        if name not in self.done:
+            self.done.append(name)
 
 
 @dataclass
@@ -127,9 +219,18 @@ class Faults:
         self._lock = threading.Lock()
 
     def add(self, action: Action, match: str = "", *, times: int | None = 1, skip: int = 0) -> None:
-        """*action* meets the next *times* requests (None: all) whose line `METHOD host/path?query` holds the regular expression *match*, after *skip* such."""
+        """*action* meets the next *times* requests (None: all) whose line holds the regular expression *match*, after *skip* such.
+
+        The line is `METHOD host/path?query`; for what happens before there is a request (Refuse, BadCertificate, BreakHandshake) it is `CONNECT host`.
+        """
         with self._lock:
             self._rules.append(_Rule(action, re.compile(match), times, skip))
+
+    def add_drawn(self, action: Action, match: str, dice: random.Random, *, among: int, times: int | None = 1) -> int:
+        """As `add`, from that one of the next *among* such requests on that *dice* draws; how many go by before it."""
+        skip = dice.randrange(among)
+        self.add(action, match, times=times, skip=skip)
+        return skip
 
     def add_json(self, document: dict[str, Any]) -> None:
         """As `add`, from `{"action": "Status", "arguments": {"status": 503}, "match": "...", "times": 2, "skip": 0}`."""
@@ -140,14 +241,14 @@ class Faults:
         with self._lock:
             self._rules.clear()
 
-    def meet(self, line: str) -> list[Action]:
-        """What happens to the request with this line; counted."""
+    def meet(self, line: str, request: Head | None = None) -> Met:
+        """What happens to the *request* with this line (None: to a `CONNECT`); counted."""
         with self._lock:
-            return [rule.action for rule in self._rules if self._applies(rule, line)]
+            return Met([rule.action for rule in self._rules if self._applies(rule, line, request)])
 
     @staticmethod
-    def _applies(rule: _Rule, line: str) -> bool:
-        if rule.left == 0 or not rule.match.search(line):
+    def _applies(rule: _Rule, line: str, request: Head | None) -> bool:
+        if rule.left == 0 or not _can_meet(rule.action, request) or not rule.match.search(line):
             return False
         if rule.skip:
             rule.skip -= 1
@@ -155,3 +256,12 @@ class Faults:
         if rule.left is not None:
             rule.left -= 1
         return True
+
+
+def _can_meet(action: Action, request: Head | None) -> bool:
+    """Whether there is in *request* what *action* is about."""
+    if request is None or isinstance(action, OnConnect):
+        return request is None and isinstance(action, OnConnect)
+    if isinstance(action, ExpireToken):
+        return request.get("authorization").lower().startswith("bearer ")
+    return not isinstance(action, FlipUpload) or bool(request.length) or request.is_chunked

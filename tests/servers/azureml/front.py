@@ -13,8 +13,10 @@ import time
 from dataclasses import dataclass
 from urllib.parse import unquote
 
+from tests.servers.azureml.certificates import Certificates
+from tests.servers.azureml.effects import reset
 from tests.servers.azureml.exchange import Exchange, Upstream
-from tests.servers.azureml.faults import Faults
+from tests.servers.azureml.faults import BadCertificate, BreakHandshake, Faults, Refuse
 from tests.servers.azureml.hosts import Role, role_of
 from tests.servers.azureml.log import RequestLog, Seen, masked
 from tests.servers.azureml.messages import Head, read_head
@@ -31,7 +33,7 @@ class Front:
     azure: Azure
     log: RequestLog
     faults: Faults
-    tls: ssl.SSLContext
+    certificates: Certificates
     app: int
     azurite: int
 
@@ -55,8 +57,25 @@ class Front:
             writer.write(b"HTTP/1.1 502 Bad Gateway\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
             await writer.drain()
             return
+        met = self.faults.meet(f"CONNECT {host}")
+        refuse, bad, breaks = met.use(Refuse), met.use(BadCertificate), met.use(BreakHandshake)
+        if met.actions:
+            self.log.note(Seen("CONNECT", host, "", "", {}, status=refuse.status if refuse else 200, faults=met.done))
+        if refuse:
+            writer.write(b"HTTP/1.1 %d Fault\r\nContent-Length: 0\r\nConnection: close\r\n\r\n" % refuse.status)
+            await writer.drain()
+            return
         writer.write(b"HTTP/1.1 200 Connection established\r\n\r\n")
-        reader, secure = await _with_tls(writer, self.tls)
+        if breaks:
+            await writer.drain()
+            await reader.read(1)
+            if breaks.how == "plain":
+                writer.write(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n")
+                await writer.drain()
+            if breaks.how == "reset":
+                reset(writer)
+            return
+        reader, secure = await _with_tls(writer, self.certificates.bad(bad) if bad else self.certificates.good)
         try:
             await self._relay(reader, secure, host, self.azurite if role is Role.BLOB else self.app, None)
         finally:
@@ -81,8 +100,8 @@ class Front:
         path, _, query = request.first[1].partition("?")
         headers = {name.lower(): "***" if name.lower() == "authorization" else value for name, value in request.headers}
         seen = Seen(request.first[0], host or request.get("host"), unquote(path), masked(query), headers)
-        actions = self.faults.meet(f"{seen.method} {seen.host}{seen.path}{'?' if seen.query else ''}{seen.query}")
-        seen.faults = [type(action).__name__ for action in actions]
+        actions = self.faults.meet(f"{seen.method} {seen.host}{seen.path}{'?' if seen.query else ''}{seen.query}", request)
+        seen.faults = actions.done
         if host:
             self.log.note(seen)
         begun = time.perf_counter()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import ssl
 import threading
 import uuid
 from collections.abc import Iterator
@@ -11,14 +10,13 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-import trustme
 import uvicorn
 
 from tests.servers.azureml.accounts import Accounts
 from tests.servers.azureml.app import application
+from tests.servers.azureml.certificates import Certificates
 from tests.servers.azureml.faults import Faults
 from tests.servers.azureml.front import LIMIT, Front
-from tests.servers.azureml.hosts import CERTIFIED
 from tests.servers.azureml.log import RequestLog
 from tests.servers.azureml.seeding import StagedWorkspace, new_workspace
 from tests.servers.azureml.state import Azure, Workspace
@@ -38,10 +36,8 @@ class Stage:
         self._azurite_port = azurite_port
         self._accounts = accounts
         self._staged: list[StagedWorkspace] = []
-        authority = trustme.CA()
-        authority.cert_pem.write_to_path(self.ca_file)
-        self._tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        authority.issue_cert(*CERTIFIED).configure_cert(self._tls)
+        self._tls = Certificates()
+        self._tls.write(self.ca_file)
 
     def workspace(self, name: str = "", **options: Any) -> StagedWorkspace:
         """A new workspace with storage of its own, in a subscription, group and tenant of its own unless *options* name them."""
