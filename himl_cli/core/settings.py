@@ -15,9 +15,17 @@ from pathlib import Path
 from typing import Any
 
 from himl_cli.core.errors import BadUsage
+from himl_cli.core.nesting import DEEPEST, is_too_deep
 
 PRIVATE_FILE, FILE, PYPROJECT = "himl.private.toml", "himl.toml", "pyproject.toml"
 SECTIONS = ("submit", "azure", "montage")
+LARGEST = 512 << 10
+"""Characters of a settings file."""
+LONGEST_NUMBER = 250
+"""Digits: whole numbers of so many are numbers to floating point too, hexadecimal ones among them."""
+
+_TEXTS = re.compile(r'''"""[\s\S]*?(?:"""|\Z)|\'{3}[\s\S]*?(?:\'{3}|\Z)|"(?:[^"\\\n]|\\.)*"?|\'[^\'\n]*\'?|#[^\n]*''')
+_LONG_NUMBER = re.compile(f"[0-9a-fA-F_]{{{LONGEST_NUMBER + 1}}}")
 
 
 @dataclass(frozen=True)
@@ -54,7 +62,8 @@ class SettingsFile:
         table = self.content.get(name, {})
         if not isinstance(table, Mapping):
             raise BadUsage(f"'{self.path}': '{name}' is no section.", hint=f"Write it as [{'.'.join((*self.prefix, name))}].")
-        return {key: Setting(key, value, self.path, line_of(self.text, (*self.prefix, name), key)) for key, value in table.items()}
+        lines = _lines(self.text, (*self.prefix, name))
+        return {key: Setting(key, value, self.path, lines.get(key, 0)) for key, value in table.items()}
 
 
 def find_settings(start: Path) -> Sequence[SettingsFile]:
@@ -105,11 +114,32 @@ def _read(path: Path) -> SettingsFile | None:
 
 
 def _parsed(path: Path, text: str) -> Any:
+    _check_extent(path, text)
     parser = import_module("tomllib" if sys.version_info >= (3, 11) else "tomli")
     try:
-        return parser.loads(text)
+        content = parser.loads(text)
     except ValueError as err:  # TOMLDecodeError is one
         raise _corrupt(path, text, str(err)) from err
+    except RecursionError as err:
+        raise _too_deep(path) from err
+    if is_too_deep(content):
+        raise _too_deep(path)
+    return content
+
+
+def _check_extent(path: Path, text: str) -> None:
+    """Raises BadUsage for a file that the parser would be at for minutes, or that holds a number which cannot be printed."""
+    if len(text) > LARGEST:
+        raise BadUsage(f"'{path}' is too large for settings: {len(text):,} characters, and {LARGEST:,} are the most.")
+    plain = _TEXTS.sub('""', text)
+    if _LONG_NUMBER.search(plain):
+        raise BadUsage(f"'{path}' holds a number that is too long.", hint=f"Numbers have {LONGEST_NUMBER} digits at most.")
+    if any(part.count(".") > DEEPEST for part in re.split(r"[\n=,{}\[\]]", plain)):
+        raise _too_deep(path)
+
+
+def _too_deep(path: Path) -> BadUsage:
+    return BadUsage(f"'{path}' is nested too deeply for settings.", hint="A section is a table of keys: [submit]")
 
 
 def _corrupt(path: Path, text: str, complaint: str) -> BadUsage:
@@ -139,16 +169,21 @@ def _check_sections(path: Path, prefix: tuple[str, ...], text: str, content: Map
 
 def line_of(text: str, table: tuple[str, ...], key: str) -> int:
     """The line, from 1, on which *key* of *table* is set or its own table begins; 0 where a plain reading does not find it."""
+    return _lines(text, table).get(key, 0)
+
+
+def _lines(text: str, table: tuple[str, ...]) -> dict[str, int]:
+    """As `line_of`, for each key of *table* that is found."""
+    found: dict[str, int] = {}
     current: tuple[str, ...] = ()
     for number, line in enumerate(text.splitlines(), start=1):
         header = re.match(r"\s*\[\[?([^\]]+)\]", line)
         if header:
             current = _parts(header[1])
-            if current[: len(table) + 1] == (*table, key):
-                return number
-        elif "=" in line and (*current, *_parts(line.partition("=")[0]))[: len(table) + 1] == (*table, key):
-            return number
-    return 0
+        names = current if header else (*current, *_parts(line.partition("=")[0])) if "=" in line else ()
+        if len(names) > len(table) and names[: len(table)] == table:
+            found.setdefault(names[len(table)], number)
+    return found
 
 
 def _parts(dotted: str) -> tuple[str, ...]:

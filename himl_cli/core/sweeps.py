@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 
+from himl_cli.core.json_texts import read_json
 from himl_cli.core.placeholders import PLACEHOLDER, SEARCH_SPACE
 
 Scalar = str | int | float | bool
@@ -120,7 +120,7 @@ def best_of(goal: str, values: Iterable[float]) -> float | None:
 def hyperparameters_of(tags: Mapping[str, str]) -> dict[str, Scalar]:
     """The values of a trial by name, as its tags tell them; empty for a run that is no trial. Dashes before a name, as of azureml's `--lr`, are left out."""
     try:
-        found = json.loads(tags.get(HYPERPARAMETERS, "{}"))
+        found = read_json(tags.get(HYPERPARAMETERS, "{}"))
     except ValueError:
         return {}
     return {name.lstrip("-"): value for name, value in found.items()} if isinstance(found, dict) else {}

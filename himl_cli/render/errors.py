@@ -10,7 +10,11 @@ import typer
 
 from himl_cli.core.errors import BadUsage, DiskFailed, HimlError, ServiceFailed
 from himl_cli.core.redaction import redact
+from himl_cli.core.shortening import shortened
 from himl_cli.core.spelling import NEAR_OPTION, did_you_mean
+
+LONGEST_READ, LONGEST_SHOWN = 50_000, 3000
+"""Characters of a message that are looked through for secrets, and that are shown: it may have a text in it that somebody gave."""
 
 
 class ReaderGone(Exception):
@@ -46,7 +50,7 @@ def say_error(error: HimlError, *, as_json: bool, traceback_of: Exception | None
         import traceback
 
         typer.echo(redact("".join(traceback.format_exception(traceback_of))), err=True, nl=False)
-    message, hint = redact(one_line(str(error))), redact(one_line(error.hint))
+    message, hint = (shortened(redact(one_line(shortened(text, LONGEST_READ))), LONGEST_SHOWN) for text in (str(error), error.hint))
     if as_json:
         import json
 

@@ -2,41 +2,141 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from himl_cli.core.errors import BadUsage
+from himl_cli.core.nesting import DEEPEST
+from himl_cli.core.shortening import shortened
+
+LARGEST = 512 << 10
+"""Characters of a file; the library needs a second for so many."""
+MOST_VALUES = 20_000
+"""Values of a file, keys among them, each alias (`*name`) counted as all that it stands for: whatever walks, merges or writes the content meets so many."""
+LONGEST_NUMBER = 250
+"""Characters of a number: whole ones of so many digits are numbers to floating point too, hexadecimal ones among them."""
+
+TOO_MUCH = "Write it out with fewer aliases and levels; is it the file that was meant?"
+NO_YAML = "The file is no valid YAML; lists and sections are told apart by indentation."
+
+_MERGE = "tag:yaml.org,2002:merge"
+_NUMBERS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
+_SURROGATES = re.compile("[\ud800-\udfff]")
+
+
+class _TooMuch(yaml.MarkedYAMLError):  # type: ignore[misc]  # the library has no types
+    """YAML indeed, and more of it than any file of settings has."""
 
 
 class _StrictLoader(yaml.SafeLoader):  # type: ignore[misc]  # the library has no types
-    """Plain values only, and no key twice: of two the library would silently take the last."""
+    """Plain values only, as many and as deep as a file of settings may have; no key twice: of two the library would silently take the last."""
 
-    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Hashable, Any]:
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self._values = 0
+        self._depth = 0
+
+    def get_single_node(self) -> Any:
+        root = super().get_single_node()
+        if root is not None:
+            _Extent().of(root)
+        return root
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        self._values += 1
+        self._depth += 1
+        _check_extent(self._values, self._depth, self.peek_event().start_mark)
+        node = super().compose_node(parent, index)
+        self._depth -= 1
+        return node
+
+    def compose_mapping_node(self, anchor: Any) -> Any:
+        node = super().compose_mapping_node(anchor)
         seen: set[str] = set()
-        for key, _ in node.value if isinstance(node, yaml.MappingNode) else ():
-            if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.tag != _MERGE:
                 if key.value in seen:
-                    raise yaml.MarkedYAMLError(problem=f"the key '{key.value}' stands here a second time", problem_mark=key.start_mark)
+                    raise _refused(f"the key '{key.value}' stands here a second time", key.start_mark)
                 seen.add(key.value)
-        made: dict[Hashable, Any] = super().construct_mapping(node, deep)
-        return made
+        return node
+
+    def construct_object(self, node: Any, deep: bool = False) -> Any:
+        if node.tag in _NUMBERS and len(node.value) > LONGEST_NUMBER:
+            raise _refused("the number is too long", node.start_mark)
+        try:
+            value = super().construct_object(node, deep)
+        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as err:  # the library's, for `!!bool maybe` and a date that does not exist
+            shown = f"'{node.value}'" if isinstance(node.value, str) else "this"
+            raise _refused(f"{shown} is no {node.tag.rpartition(':')[2]}", node.start_mark) from err
+        return _joined(value, node.start_mark) if isinstance(value, str) else value
+
+
+class _Extent:
+    """How many values nodes stand for, and how deep these are, where each alias is written out. Aliases are of nodes that stand before them."""
+
+    def __init__(self) -> None:
+        self._known: dict[Any, tuple[int, int] | None] = {}
+
+    def of(self, node: Any) -> tuple[int, int]:
+        """Raises yaml.MarkedYAMLError where they are too many or too deep, and where a value is part of itself."""
+        if node in self._known:
+            known = self._known[node]
+            if known is None:
+                raise _TooMuch(problem="the value is part of itself", problem_mark=node.start_mark)
+            return known
+        self._known[node] = None
+        count, depth = 1, 0
+        for child in _children(node):
+            within, below = self.of(child)
+            count, depth = count + within, max(depth, below)
+            _check_extent(count, depth + 1, node.start_mark)
+        self._known[node] = (count, depth + 1)
+        return count, depth + 1
+
+
+def _children(node: Any) -> list[Any]:
+    if isinstance(node, yaml.MappingNode):
+        return [each for pair in node.value for each in pair]
+    return list(node.value) if isinstance(node, yaml.SequenceNode) else []
+
+
+def _check_extent(values: int, depth: int, mark: Any) -> None:
+    if values > MOST_VALUES:
+        raise _TooMuch(problem=f"there are more than {MOST_VALUES:,} values, aliases (*name) and merges (<<) written out", problem_mark=mark)
+    if depth > DEEPEST:
+        raise _TooMuch(problem=f"values are nested to more than {DEEPEST} levels", problem_mark=mark)
+
+
+def _joined(text: str, mark: Any) -> str:
+    r"""*text*, characters that stand in two halves (`\ud83d\ude00`, as JSON writes them) put together. Raises yaml.MarkedYAMLError for half a character."""
+    if _SURROGATES.search(text) is None:
+        return text
+    try:
+        return text.encode("utf-16", "surrogatepass").decode("utf-16")
+    except UnicodeDecodeError as err:
+        raise _refused("the text has half a character in it", mark) from err
+
+
+def _refused(problem: str, mark: Any) -> yaml.MarkedYAMLError:
+    return yaml.MarkedYAMLError(problem=problem, problem_mark=mark)
 
 
 def parse_mapping(text: str, path: Path) -> Mapping[str, Any]:
     """The mapping in *text*, which was read from *path*. Raises BadUsage naming the file, and the line where there is one."""
+    if len(text) > LARGEST:
+        raise BadUsage(f"'{path}' is too large for YAML: {len(text):,} characters, and {LARGEST:,} are the most.", hint="Is it the file that was meant?")
     try:
         content = yaml.load(text, Loader=_StrictLoader)
     except yaml.MarkedYAMLError as err:
         mark = err.problem_mark or err.context_mark
         line = f", line {mark.line + 1}" if mark else ""
-        raise BadUsage(
-            f"'{path}'{line}: {err.problem or err.context}.", hint="The file is no valid YAML; lists and sections are told apart by indentation."
-        ) from err
-    except (yaml.YAMLError, ValueError, RecursionError) as err:  # a date that does not exist is a ValueError
-        raise BadUsage(f"'{path}' is no valid YAML: {' '.join(str(err).split())}.") from err
+        raise BadUsage(f"'{path}'{line}: {shortened(err.problem or err.context)}.", hint=TOO_MUCH if isinstance(err, _TooMuch) else NO_YAML) from err
+    except yaml.YAMLError as err:
+        raise BadUsage(f"'{path}' is no valid YAML: {shortened(' '.join(str(err).split()))}.") from err
     if not isinstance(content, dict):
         raise BadUsage(f"'{path}' holds no sections, but {'nothing' if content is None else 'a ' + type(content).__name__}.")
     return {str(key): value for key, value in content.items()}

@@ -8,6 +8,7 @@ import pytest
 
 from himl_cli.core.errors import BadUsage
 from himl_cli.core.settings import line_of, section_settings
+from tests.nasty_texts import SECONDS, within
 from tests.running import write_files
 
 
@@ -92,3 +93,34 @@ def test_a_section_that_is_no_table(project: Path) -> None:
 )
 def test_the_line_of_a_key(text: str, table: tuple[str, ...], key: str, line: int) -> None:
     assert line_of(text, table, key) == line
+
+
+@pytest.mark.parametrize(
+    ("content", "complaint"),
+    [
+        ("a = " + "[" * 3000 + "]" * 3000, "is nested too deeply for settings"),
+        ("a = " + "[" * 150 + "]" * 150, "is nested too deeply for settings"),
+        (".".join("a" * 100_000) + " = 1", "is nested too deeply for settings"),
+        ("[submit]\nnum_nodes = " + "9" * 5000, "holds a number that is too long"),
+        ("[submit]\nnum_nodes = 0x" + "f" * 5000, "holds a number that is too long"),
+        ("# " + "x" * 600_000, "is too large for settings: 600,002 characters"),
+    ],
+    ids=["lists", "150 lists", "a key of parts", "digits", "hexadecimal digits", "size"],
+)
+def test_a_file_that_is_too_much_is_refused_at_once(project: Path, content: str, complaint: str) -> None:
+    write_files(project, {"himl.toml": content})
+    with within(SECONDS), pytest.raises(BadUsage, match=complaint):
+        section_settings(project, "submit")
+
+
+def test_texts_and_comments_may_be_as_dotted_and_as_long_as_they_like(project: Path) -> None:
+    long = "a." * 300 + "0" * 400
+    write_files(project, {"himl.toml": f'# {long}\n[submit]\na = \'{long}\'\nb = "{long} \\" {long}"\nc = """\n{long}\n"""\n'})
+    assert values(project) == {"a": long, "b": f'{long} " {long}', "c": f"{long}\n"}
+
+
+def test_thousands_of_keys_are_found_on_their_lines_at_once(project: Path) -> None:
+    write_files(project, {"himl.toml": "[submit]\n" + "".join(f"key{number} = {number}\n" for number in range(10_000))})
+    with within(SECONDS):
+        found = section_settings(project, "submit")
+    assert (found["key0"].line, found["key9999"].line) == (2, 10_001)

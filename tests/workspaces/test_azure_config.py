@@ -62,6 +62,9 @@ def test_every_form_of_config_names_its_workspace(write: Callable[..., Path], co
         ("{", r"config\.json', line 1: "),
         ("[1]", r"config\.json' holds no JSON object"),
         ({**KEYS, "workspace_name": ""}, r"config\.json' does not say workspace_name\."),
+        ("[" * 3000 + "]" * 3000, r"config\.json': it is nested too deeply\."),
+        ('{"subscription_id": ' + "9" * 5000 + "}", r"config\.json': it holds a number that is too long\."),
+        ({**KEYS, "workspace_name": "lab\ud800"}, r"'workspace_name' is no name of a workspace"),
         ({"subscription_id": SUBSCRIPTION}, r"does not say resource_group and workspace_name\."),
         ({**KEYS, "resource_group": 7}, r"config\.json': 'resource_group' is no text: 7"),
         ({**KEYS, "workspace_name": "<YOUR_WORKSPACE>"}, r"'workspace_name' is still the placeholder <YOUR_WORKSPACE>"),
@@ -96,6 +99,9 @@ def test_the_nearest_config_is_found_upward_and_others_are_passed_over(write: Ca
     write({"model": "unet"}, "a/config.json")
     write("no json", "a/b/config.json")
     assert find_config(deep) == top
+    for text in ("[" * 3000 + "]" * 3000, '{"a": ' + "9" * 5000 + "}"):
+        write(text, "a/b/config.json")
+        assert find_config(deep) == top
     hidden = write(KEYS, "a/.azureml/config.json")
     assert find_config(deep) == hidden
     nearer = write(KEYS, "a/b/config.json")

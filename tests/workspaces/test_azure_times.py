@@ -8,7 +8,7 @@ from email.utils import formatdate
 
 import pytest
 
-from himl_cli.workspaces.azure.requests.times import asked_wait, http_time
+from himl_cli.workspaces.azure.requests.times import as_time, asked_wait, http_time
 
 MOMENT = datetime(2026, 11, 6, 8, 49, 37, tzinfo=timezone.utc)
 
@@ -40,8 +40,19 @@ def test_what_is_no_date_is_no_moment(text: str | None) -> None:
         ({"retry-after": "7", "retry-after-ms": "250"}, 0.25),
         ({"x-ms-retry-after-ms": "1500"}, 1.5),
         ({"retry-after": "soon"}, None),
+        ({"retry-after-ms": "9" * 5000}, float("inf")),
+        ({"retry-after": "9" * 5000}, float("inf")),
+        ({"retry-after": "-5"}, None),
         ({"retry-after": formatdate(time.time() - 30, usegmt=True)}, 0.0),
     ],
 )
 def test_a_wait_is_read_from_whichever_header_asks_for_it(headers: dict[str, str], seconds: float | None) -> None:
     assert asked_wait(headers.get) == seconds
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["0001-01-01T00:00:00", "0001-01-01T00:00:00+10:00", "9999-12-31T23:59:59-10:00", "Mon, 01 Jan 0001 00:00:00 GMT"],
+)
+def test_the_first_and_the_last_year_are_no_moments(text: str) -> None:
+    assert (as_time(text), http_time(text)) == (None, None)

@@ -48,6 +48,9 @@ ODD_RUNS = [
     {"tags": "none"},
     {"status": "Failed", "error": "x"},
     {"createdUtc": 3},
+    {"tags": 3},
+    {"parentRunId": ["x"]},
+    {"runTypeV2": 3},
 ]
 
 
@@ -80,6 +83,29 @@ def test_a_run_with_an_odd_field_is_a_failure_of_the_service(workspace: AzureWor
     azure.stage.faults.add(page(whole | odd), "GET .*/runs/run_1$", times=None)
     with pytest.raises(ServiceFailed, match=r"answered with something unexpected"):
         workspace.run("run_1")
+
+
+@pytest.mark.parametrize("odd", ODD_RUNS, ids=str)
+def test_odd_runs_in_a_list_are_a_failure_of_the_service_too(workspace: AzureWorkspace, azure: StagedWorkspace, odd: dict[str, object]) -> None:
+    stage_run(azure)
+    whole = {"runId": "run_1", "experimentId": azure.state.experiment("exp").experiment_id, "status": "Completed"}
+    azure.stage.faults.add(page({"value": [whole | odd]}), "runs:query", times=None)
+    with pytest.raises(ServiceFailed, match=r"answered with something unexpected"):
+        list(workspace.runs(RunQuery("exp")))
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [("[" * 3000 + "]" * 3000, "it is nested too deeply"), ('{"value": ' + "9" * 5000 + "}", "it holds a number that is too long")],
+    ids=["nested", "long"],
+)
+@pytest.mark.parametrize("asked", list(ASKED))
+def test_json_that_cannot_be_held_is_a_failure_of_the_service(workspace: AzureWorkspace, azure: StagedWorkspace, asked: str, text: str, complaint: str) -> None:
+    stage_run(azure)
+    match, ask = ASKED[asked]
+    azure.stage.faults.add(page(text), match, times=None)
+    with pytest.raises(ServiceFailed, match=rf"^eastus\.api\.azureml\.ms answered with application/json that is no JSON: {complaint}\.$"):
+        ask(workspace)
 
 
 @pytest.mark.parametrize("form", FORMS)

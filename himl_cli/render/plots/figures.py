@@ -15,10 +15,11 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormat
 
 from himl_cli.core.results import Child
 from himl_cli.core.runs import RunStatus
+from himl_cli.core.shortening import shortened
 from himl_cli.render.plots.families import Family, is_shown
 from himl_cli.render.plots.looks import Scale, Scheme
 from himl_cli.render.plots.panels import MEAN, draw_panel, looks_named, rows_of
-from himl_cli.render.plots.wording import listed, number, plain, shortened
+from himl_cli.render.plots.wording import listed, number, plain
 
 LEGEND_LENGTH = 70
 COLUMNS = 3

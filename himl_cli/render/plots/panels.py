@@ -9,12 +9,13 @@ import numpy as np
 from matplotlib.collections import LineCollection
 from matplotlib.ticker import MaxNLocator
 
+from himl_cli.core.shortening import shortened
 from himl_cli.render.plots.families import Panel
 from himl_cli.render.plots.limits import Limits, limits_of
 from himl_cli.render.plots.looks import FEW as NAMED
 from himl_cli.render.plots.looks import Look, Scheme
 from himl_cli.render.plots.points import Curve, band_of, points_each, spread_of, thinned
-from himl_cli.render.plots.wording import plain, shortened
+from himl_cli.render.plots.wording import plain
 
 INK = "#111111"
 MEAN = "mean of the runs"

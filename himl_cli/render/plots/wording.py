@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 
 from himl_cli.core.results import Child
+from himl_cli.core.shortening import shortened
 from himl_cli.core.sweeps import Scalar, value_text
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
@@ -15,14 +16,6 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
 def plain(text: str) -> str:
     """*text* as matplotlib shows it unchanged: dollars begin no formula, line ends and control characters are spaces."""
     return _CONTROL.sub(" ", text).replace("$", r"\$")
-
-
-def shortened(text: str, most: int) -> str:
-    """*text*, its middle left out where it is longer than *most* characters."""
-    if len(text) <= most:
-        return text
-    tail = (most - 1) // 3
-    return f"{text[: most - 1 - tail]}…{text[-tail:]}"
 
 
 def number(value: float) -> str:

@@ -10,9 +10,9 @@ from enum import IntEnum
 FOLDER = "outputs/checkpoints"
 LAST = "last.ckpt"
 
-_RETRY = re.compile(r"^retry_(\d+)$")
-_VERSION = re.compile(r"-v(\d+)$")
-_NUMBER = re.compile(r"\d+")
+_RETRY = re.compile(r"^retry_(\d{1,18})$")
+_VERSION = re.compile(r"-v(\d{1,18})$")
+_NUMBER = re.compile(r"\d{1,18}")
 _TEMPORARY = re.compile(r"(\.(tmp|temp|part|partial|lock|download|incomplete|swp)|~)$", re.IGNORECASE)
 
 

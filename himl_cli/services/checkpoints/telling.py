@@ -9,13 +9,14 @@ from dataclasses import dataclass
 from himl_cli.services.checkpoints.names import without_version
 
 NOT_CHECKPOINTS = re.compile(r"\.(json|jsonl|txt|ya?ml|toml|csv|tsv|log|md|html|png|jpe?g|svg|pdf|py|md5|sha256)$", re.IGNORECASE)
+LONGEST_NAME, MOST_DIGITS = 1024, 18
 _ENDING = re.compile(r"\.[A-Za-z]\w*$")  # begins with a letter: `val_loss=0.12` has none
 _PAIR = re.compile(r"(?P<name>[^=]+)=(?P<value>[+-]?(?:(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?|nan|inf))(?=$|[-_,;+ /)\]])", re.IGNORECASE)
 _AROUND = "-_,;+ /()[]"
 _COMMON_PREFIX = re.compile(r"(?:.*/)?(?:best|model|checkpoint|ckpt|weights)-", re.IGNORECASE)  # `filename="best-{val_loss:.2f}"`
-_EPOCH = re.compile(r"(?<![a-z])epochs?[ _-]?(\d+)", re.IGNORECASE)
-_STEP = re.compile(r"(?<![a-z])steps?[ _-]?(\d+)", re.IGNORECASE)
-_RECOVERY = re.compile(r"recovery_?(\d+)")
+_EPOCH = re.compile(r"(?<![a-z])epochs?[ _-]?(\d{1,18})", re.IGNORECASE)
+_STEP = re.compile(r"(?<![a-z])steps?[ _-]?(\d{1,18})", re.IGNORECASE)
+_RECOVERY = re.compile(r"recovery_?(\d{1,18})")
 _BEST = re.compile(r"best(?:[-_ ](?P<metric>.+))?", re.IGNORECASE)
 _OF_NOTHING = {"checkpoint", "ckpt", "model", "weights", "epoch", "state", "so_far"}
 _COUNTERS = {"epoch": "epoch", "epochs": "epoch", "step": "step", "steps": "step"}
@@ -38,7 +39,12 @@ class Telling:
 
 
 def read_name(name: str) -> Telling:
-    """What *name* says, of a file or folder below a folder of checkpoints: `epoch=3-val/loss=0.12-v1.ckpt`, `recovery_9`, `best_val_loss.ckpt`."""
+    """What *name* says, of a file or folder below a folder of checkpoints: `epoch=3-val/loss=0.12-v1.ckpt`, `recovery_9`, `best_val_loss.ckpt`.
+
+    One that is longer than any store takes says nothing.
+    """
+    if len(name) > LONGEST_NAME:
+        return Telling(name, 0, metrics={})
     stem, version = without_version(_ENDING.sub("", name))
     counters: dict[str, int] = {}
     metrics: dict[str, float] = {}
@@ -47,7 +53,7 @@ def read_name(name: str) -> Telling:
         counter = _COUNTERS.get(re.split(r"[-_ /(\[]", label)[-1].lower())
         if counter is None:
             metrics[label] = float(found["value"])
-        elif found["value"].isdecimal():
+        elif found["value"].isdecimal() and len(found["value"]) <= MOST_DIGITS:
             counters.setdefault(counter, int(found["value"]))
     for counter, pattern in (("epoch", _EPOCH), ("epoch", _RECOVERY), ("step", _STEP)):
         plain = pattern.search(stem)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
+
+from himl_cli.core.json_texts import read_json
 
 ZIP, SAFETENSORS = b"PK\x03\x04", ".safetensors"
 LONGEST_HEADER = 100_000_000
@@ -48,7 +49,7 @@ def _is_whole_file(path: Path) -> bool:
 def _tensors_end(header: bytes) -> int:
     """How many bytes of data the header of a file of safetensors speaks of."""
     try:
-        entries = json.loads(header)
-        return max((entry["data_offsets"][1] for name, entry in entries.items() if name != "__metadata__"), default=0)
-    except (ValueError, KeyError, TypeError, AttributeError, IndexError):
+        entries = read_json(header)
+        return max((int(entry["data_offsets"][1]) for name, entry in entries.items() if name != "__metadata__"), default=0)
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError, OverflowError):
         return -1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,8 +10,9 @@ from typing import Any
 
 from himl_cli.core.errors import BadUsage
 from himl_cli.core.redaction import redact
+from himl_cli.core.shortening import shortened
 from himl_cli.core.spelling import did_you_mean
-from himl_cli.services.submission.quantities import count_wanted
+from himl_cli.services.submission.quantities import MOST_SECONDS, count_wanted
 from himl_cli.services.text_files import read_text
 from himl_cli.services.yaml_files import parse_mapping
 
@@ -57,7 +59,7 @@ class Part:
         if value is None:
             value = {}
         if not isinstance(value, Mapping):
-            raise self.wrong(key, f"must hold keys and values, not {value!r}.")
+            raise self.wrong(key, f"must hold keys and values, not {shortened(repr(value))}.")
         return Part(self.shown, self.folder, {str(name): entry for name, entry in value.items()}, f"{self.prefix}{key}.")
 
     def count(self, key: str, default: int | None = None, *, most: int | None = None) -> int | None:
@@ -66,22 +68,22 @@ class Part:
         if value is None:
             return default
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise self.wrong(key, f"must be a whole number from 1 on, not {value!r}.")
+            raise self.wrong(key, f"must be a whole number from 1 on, not {shortened(repr(value))}.")
         if most is not None and value > most:
             raise self.wrong(key, count_wanted(value, most))
         return value
 
     def number(self, key: str) -> float | None:
-        """The number of *key*. Raises BadUsage for anything else."""
+        """The number of *key*, a finite one. Raises BadUsage for anything else."""
         value = self.content.get(key)
-        if value is not None and (isinstance(value, bool) or not isinstance(value, (int, float))):
-            raise self.wrong(key, f"must be a number, not {value!r}.")
+        if value is not None and (isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value)):
+            raise self.wrong(key, f"must be a number, not {shortened(repr(value))}.")
         return value
 
     def seconds(self, key: str) -> float | None:
         """The seconds, more than none, of *key*. Raises BadUsage for anything else."""
         found = self.number(key)
-        if found is not None and not found > 0:
+        if found is not None and not 0 < found <= MOST_SECONDS:
             raise self.wrong(key, f"must be a number of seconds, not {found:g}.")
         return None if found is None else float(found)
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import re
 import shlex
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from himl_cli.core.errors import BadUsage
+from himl_cli.core.json_texts import NotJson, read_json
 from himl_cli.core.redaction import redact
 from himl_cli.core.spelling import did_you_mean
 from himl_cli.services.submission.quantities import LONGEST_SHOWN, MOST, count_wanted, whole_number
@@ -22,6 +24,8 @@ STEP_KEY = re.compile(r"step\d+", re.ASCII)
 REQUIRED = ("type", "script", "source_directory")
 TEXTS = (*REQUIRED, "name", "requirements", "base_image", "input_datareference_path", "input_datareference_name", "input_dataset_name", "output")
 COUNTS = ("node_count", "processes_per_node")
+LONGEST_LINE = 100_000
+"""Characters of arguments in one text; Linux gives a program no more than 131,072 in one."""
 PASSED_OVER = ("output_path",)
 """Fields that DeepSeismic's program knew beside those of its documents, and that have no meaning here."""
 KNOWN = (*TEXTS, *COUNTS, "arguments")
@@ -80,23 +84,17 @@ def _parsed(file: PipelineFile) -> Any:
     text = read_text(file.path, "TARGET")
 
     def without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        names = [name for name, _ in pairs]
-        twice = next((name for name in names if names.count(name) > 1), None)
-        if twice is not None:
+        made = dict(pairs)
+        if len(made) < len(pairs):
+            twice = next(name for name, count in Counter(name for name, _ in pairs).items() if count > 1)
             raise BadUsage(redact(f"'{file.shown}': the key '{twice}' stands there twice."), hint="Of two the first would be lost; rename or remove one.")
-        return dict(pairs)
+        return made
 
     try:
-        return json.loads(text, object_pairs_hook=without_doubles)
-    except json.JSONDecodeError as err:
-        raise BadUsage(
-            f"'{file.shown}', line {err.lineno}, column {err.colno}: {err.msg}.",
-            hint="The file is no valid JSON; no comments, no comma behind the last entry.",
-        ) from err
-    except RecursionError as err:
-        raise BadUsage(f"'{file.shown}' is nested too deeply to be a pipeline.") from err
-    except ValueError as err:  # Python makes no number of so many digits
-        raise BadUsage(f"'{file.shown}' holds a number that is too long.") from err
+        return read_json(text, pairs=without_doubles)
+    except NotJson as err:
+        where = f", line {err.line}, column {err.column}" if err.line else ""
+        raise BadUsage(f"'{file.shown}'{where}: {err}.", hint="The file is no valid JSON; no comments, no comma behind the last entry.") from err
 
 
 def _step(file: PipelineFile, key: str, value: Any) -> Step:
@@ -145,6 +143,8 @@ def _arguments(file: PipelineFile, step: str, value: Any) -> list[str]:
     """The script's arguments: a list of texts and numbers, or one text that is split as a shell does."""
     if isinstance(value, str):
         try:
+            if len(value) > LONGEST_LINE:
+                raise file.wrong(step, "arguments", f"is longer than {LONGEST_LINE:,} characters.", hint="Give the script a file instead.")
             return shlex.split(_without_nul(file, step, "arguments", value))
         except ValueError as err:
             raise file.wrong(step, "arguments", "has a quote that does not end.", hint="Close it, or give the arguments as a list.") from err

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from himl_cli.core.errors import DiskFailed
+from himl_cli.core.json_texts import read_json
 from himl_cli.core.locks import HeldLock, is_held
 from himl_cli.core.whole_file import write_whole
 
@@ -136,7 +137,7 @@ class NoteFile:
         except OSError as err:
             raise DiskFailed(f"Cannot read '{self.path}': {err.strerror}.") from err
         try:
-            fields = json.loads(text)
+            fields = read_json(text)
             runs = {run_id: Told(**told) for run_id, told in fields.pop("runs").items()}
             note = Note(**fields, runs=runs)
             if not all(isinstance(value, str) for value in note.place.values()):

@@ -8,6 +8,7 @@ from pathlib import Path
 from himl_cli.core.errors import BadUsage
 
 _LINE = re.compile(r"(?:export\s+)?(?P<name>[A-Za-z_]\w*)\s*=\s*(?P<value>.*)")
+_COMMENT = re.compile(r"(?:^|(?<=\s))#")
 _QUOTED = re.compile(r"(?P<quote>['\"])(?P<inside>.*)(?P=quote)\s*(?:#.*)?")
 
 
@@ -21,5 +22,5 @@ def parse_dotenv(text: str, path: Path) -> dict[str, str]:
         if found is None:
             raise BadUsage(f"'{path}', line {number}: no NAME=value.", hint="A value stands on one line; comments begin with '#'.")
         quoted = _QUOTED.fullmatch(found["value"])
-        values[found["name"]] = quoted["inside"] if quoted else re.sub(r"(^|\s+)#.*$", "", found["value"]).strip()
+        values[found["name"]] = quoted["inside"] if quoted else _COMMENT.split(found["value"], maxsplit=1)[0].strip()
     return values

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from himl_cli.core.errors import BadUsage, DiskFailed
+from himl_cli.core.json_texts import read_json
 from himl_cli.core.settings import FILE, PRIVATE_FILE, find_settings
 from himl_cli.core.setup import PreparedFile, Section
 from himl_cli.core.whole_file import write_whole
@@ -62,7 +63,7 @@ def _existing_json(file: NewFile) -> Mapping[str, Any] | None:
     for path in (file.path, file.path.parent / ".azureml" / file.path.name):
         if path.is_file():
             try:
-                content = json.loads(path.read_text(encoding="utf-8-sig"))
+                content = read_json(path.read_text(encoding="utf-8-sig"))
             except (OSError, ValueError):
                 content = None
             if not isinstance(content, dict) or any(content.get(key) != value for key, value in file.content.items()):

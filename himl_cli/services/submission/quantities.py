@@ -6,9 +6,12 @@ import json
 import re
 
 from himl_cli.core.errors import BadUsage
+from himl_cli.core.shortening import shortened
 
 DURATION = re.compile(r"(\d+(?:\.\d+)?)([smhd])")
 SECONDS_IN = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+MOST_SECONDS = 10 * 366 * 86400.0
+"""Ten years, as good as for ever."""
 SIZE = re.compile(r"0*[1-9]\d*[bkmg]", re.IGNORECASE)
 MOST_NODES = 65_000
 """As many as a cluster of Azure ML can have."""
@@ -22,14 +25,17 @@ LONGEST_SHOWN = 24
 def parse_duration(text: str, option: str = "") -> float:
     """Seconds of `30s`, `30m`, `2h` or `1.5d`. Raises BadUsage, which begins with the *option* that it was given for."""
     found = DURATION.fullmatch(text.strip())
-    if found is None or float(found[1]) == 0:
+    seconds = float(found[1]) * SECONDS_IN[found[2]] if found else 0
+    if seconds == 0:
         raise BadUsage(f"{option} '{text}' is no duration.".strip(), hint="Write a number and a unit: 30s, 30m, 2h or 1.5d.")
-    return float(found[1]) * SECONDS_IN[found[2]]
+    if seconds > MOST_SECONDS:
+        raise BadUsage(f"{option} '{text}' is longer than ten years.".strip(), hint="Leave it out for no limit.")
+    return seconds
 
 
 def check_size(option: str, text: str) -> str:
     """*text*, which is to be a size as Docker takes it: a whole number and b, k, m or g. Raises BadUsage naming *option*."""
-    if not SIZE.fullmatch(text.strip()):
+    if not SIZE.fullmatch(text.strip()) or len(text) > LONGEST_SHOWN:
         raise BadUsage(f"{option} '{text}' is no size.", hint="Write a whole number and a unit: 512m or 100g.")
     return text.strip().lower()
 
@@ -46,5 +52,4 @@ def count_wanted(value: object, most: int) -> str:
     if isinstance(value, int) and value > most:
         return f"can be {most:,} at most{f', not {value:,}' if value < 10**LONGEST_SHOWN else ''}."
     text = json.dumps(value, default=repr)
-    shown = text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]}…"
-    return f"must be a whole number from 1 on, not {shown}."
+    return f"must be a whole number from 1 on, not {shortened(text, LONGEST_SHOWN)}."

@@ -16,6 +16,8 @@ CALL = re.compile(r"\s*(?P<word>[A-Za-z_]\w*)\s*\((?P<inside>.*)\)\s*", re.DOTAL
 INTEGER = re.compile(r"[+-]?(?:0|[1-9]\d*)")
 DECIMAL = re.compile(r"[+-]?(?:(?:\d+\.\d*|\.\d+)(?:[eE][+-]?\d+)?|\d+[eE][+-]?\d+)")
 
+LONGEST_NUMBER = 250
+
 
 @dataclass(frozen=True)
 class Call:
@@ -52,7 +54,12 @@ def split_values(text: str) -> list[str]:
 
 
 def scalar(text: str) -> Scalar:
-    """A whole number, a decimal number, or the word as it is: `007`, `true` and `nan` are words, which scripts read as they like."""
+    """A whole number, a decimal number, or the word as it is: `007`, `true` and `nan` are words, which scripts read as they like.
+
+    So is what has more digits than floating point can say.
+    """
+    if len(text) > LONGEST_NUMBER:
+        return text
     if INTEGER.fullmatch(text):
         return int(text)
     if DECIMAL.fullmatch(text) and math.isfinite(float(text)):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json as json_form
 import logging
 import threading
 import weakref
@@ -14,6 +13,7 @@ from urllib.parse import quote, urlencode, urlsplit
 
 from himl_cli.core.errors import HimlError, ServiceFailed, WorkspaceNotFound
 from himl_cli.core.forks import tell_of_forks
+from himl_cli.core.json_texts import NotJson, read_json
 from himl_cli.core.redaction import redact
 from himl_cli.workspaces.azure.places.address import WorkspaceAddress
 from himl_cli.workspaces.azure.requests.answers import object_of
@@ -172,8 +172,8 @@ def _with_query(url: str, params: Mapping[str, str] | None) -> str:
 
 def _lenient(response: Any) -> Any:
     try:
-        return json_form.loads(response.content)
-    except ValueError:
+        return read_json(response.content)
+    except NotJson:
         return response.content.decode("utf-8", "replace")
 
 
@@ -181,11 +181,12 @@ def _decoded(response: Any, url: str) -> Any:
     if not response.content.strip():
         return None
     try:
-        return json_form.loads(response.content)
-    except ValueError as err:
+        return read_json(response.content)
+    except NotJson as err:
         kind = response.headers.get("content-type", "something").partition(";")[0]
+        why = "" if err.line else f": {err}"
         raise ServiceFailed(
-            f"{urlsplit(url).hostname} answered with {kind} that is no JSON.", hint="A proxy or a sign-in page of this network may be in between."
+            f"{urlsplit(url).hostname} answered with {kind} that is no JSON{why}.", hint="A proxy or a sign-in page of this network may be in between."
         ) from err
 
 

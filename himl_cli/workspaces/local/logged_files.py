@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
+from himl_cli.core.json_texts import read_json
 from himl_cli.core.logged import LoggedKind, Value
 from himl_cli.core.runs import TextPoint
 from himl_cli.workspaces.local.logged_texts import NO_NUMBERS
@@ -81,9 +81,9 @@ def _lines(path: Path) -> Iterator[_Line]:
     """A line that is no record (somebody else's file, one cut off by a full disk) is passed over."""
     for line in path.read_bytes().splitlines():
         try:
-            told: Any = json.loads(line)
+            told: Any = read_json(line)
             yield _Line(str(told["kind"]), dict(told["values"]), int(told.get("step") or 0), datetime.fromisoformat(told["time"]))
-        except (ValueError, TypeError, KeyError, AttributeError):
+        except (ValueError, TypeError, KeyError, AttributeError, OverflowError):
             continue
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
+from himl_cli.core.json_texts import read_json
 from himl_cli.core.logged import LoggedKind
 from himl_cli.core.runs import TextPoint, Texts
 
@@ -31,10 +31,10 @@ def _texts_of(path: Path, name: str, run_id: str) -> Iterator[Texts]:
     counted = 0
     for line in path.read_bytes().splitlines():
         try:
-            found: Any = json.loads(line)
+            found: Any = read_json(line)
             kind, values, time = found["kind"], dict(found["values"]), datetime.fromisoformat(found["time"])
             step = counted if kind in COUNTED else int(found.get("step") or 0)
-        except (ValueError, TypeError, KeyError):
+        except (ValueError, TypeError, KeyError, OverflowError):
             continue
         counted += 1
         if kind == LoggedKind.image.value:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from himl_cli.core.errors import BadUsage
+from himl_cli.core.errors import BadUsage, DiskFailed
 from himl_cli.core.pipelines import STEP
 from himl_cli.core.redaction import MASK
 from himl_cli.core.runs import Run, RunStatus
@@ -29,8 +30,9 @@ def resume(workspace: Path, run: Run, *, env: Mapping[str, str], max_concurrent:
     folder = RunFolder(workspace / "runs" / run.id)
     plan = folder.read_plan()
     if "many" in plan:
-        _check_kept(run, [job["spec"] for job in plan["many"]["jobs"]], env)
-        whole = _with_concurrency(plan_from_kept(plan["many"], folder.path, workspace, env), max_concurrent)
+        with _on_record(folder):
+            _check_kept(run, [job["spec"] for job in plan["many"]["jobs"]], env)
+            whole = _with_concurrency(plan_from_kept(plan["many"], folder.path, workspace, env), max_concurrent)
         for job in whole.jobs:
             check_shell(job.spec)
         begin_again(KEEPER_OF_MANY, whole.to_json(), folder)
@@ -38,11 +40,22 @@ def resume(workspace: Path, run: Run, *, env: Mapping[str, str], max_concurrent:
     record = folder.read_record()
     if "job" not in plan or not record.get(LAID):
         raise BadUsage(f"Run '{run.id}' cannot be resumed: what it was to run is not on record, or its files were never laid.", hint=SUBMIT_AGAIN)
-    _check_kept(run, [plan["job"]], env)
-    spec = tagged(job_from_kept_form(plan["job"], env), run.id)
+    with _on_record(folder):
+        _check_kept(run, [plan["job"]], env)
+        spec = tagged(job_from_kept_form(plan["job"], env), run.id)
+        inputs, outputs = record["inputs"], record["outputs"]
     check_shell(spec)
-    order = Order(str(folder.path), str(workspace), spec, run.command, record["inputs"], record["outputs"], terminal_of(spec), again=True)
+    order = Order(str(folder.path), str(workspace), spec, run.command, inputs, outputs, terminal_of(spec), again=True)
     begin_again(SUPERVISOR, order.to_json(), folder)
+
+
+@contextmanager
+def _on_record(folder: RunFolder) -> Iterator[None]:
+    """Within it, what is kept of the run is taken apart: where it has another form, DiskFailed is raised."""
+    try:
+        yield
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as err:
+        raise DiskFailed(f"What '{folder.path}' keeps of the run has another form than himl writes ({type(err).__name__}: {err}).", hint=SUBMIT_AGAIN) from err
 
 
 def _check_state(run: Run) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from himl_cli.core.errors import DiskFailed
+from himl_cli.core.json_texts import read_json
 from himl_cli.core.locks import is_held
 from himl_cli.workspaces.local.disk_errors import explain_disk_error
 
@@ -158,7 +159,7 @@ def _write(path: Path, content: dict[str, Any]) -> None:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        found = json.loads(once_free(lambda: path.read_text(encoding="utf-8")))
+        found = read_json(once_free(lambda: path.read_text(encoding="utf-8")))
     except FileNotFoundError:
         return {}
     except (OSError, ValueError) as err:

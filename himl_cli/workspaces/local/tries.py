@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 
+from himl_cli.core.json_texts import read_json
 from himl_cli.core.tag_names import TRIES
 from himl_cli.workspaces.local.database import Database
 from himl_cli.workspaces.local.run_store import RUNS_AT_ONCE, RunStore
@@ -54,7 +55,7 @@ def _places(database: Database, run_ids: Sequence[str]) -> dict[str, list[int]]:
 def _numbers(text: str) -> list[int]:
     """The list in a tag, which anybody may have written over."""
     try:
-        found = json.loads(text)
+        found = read_json(text)
     except ValueError:
         return []
     return [number for number in found if isinstance(number, int)] if isinstance(found, list) else []

@@ -11,11 +11,14 @@ from himl_cli.core.blobs import BlobInfo
 from himl_cli.workspaces.azure.requests.times import http_time
 from himl_cli.workspaces.azure.storage.blobs.lines import Line
 from himl_cli.workspaces.azure.storage.blobs.properties import whole_md5
+from himl_cli.workspaces.azure.storage.blobs.wire import size_from
 
 BY_TIME = "Last-Modified "
 PAGES = (".html", ".htm", ".xhtml")
 PACKED = (".gz", ".tgz", ".zst", ".br")
 PACKINGS = {"gzip", "x-gzip", "deflate", "br", "zstd", "compress", "x-compress"}
+
+LONGEST_DISPOSITION = 2000
 
 _TOTAL = re.compile(r"bytes\s+(?:(?P<start>\d+)-[-\d]+|\*)/(?P<total>\d+)", re.IGNORECASE)
 
@@ -47,16 +50,15 @@ def told_by(line: Line, address: str) -> Told | None:
 def total_of(line: Line) -> int | None:
     """Bytes of the whole file, as the answer to a GET tells them."""
     if line.status == 200:
-        length = line.header(b"content-length")
-        return int(length) if length.isdecimal() else None
+        return size_from(line.header(b"content-length"))
     found = _TOTAL.fullmatch(line.header(b"content-range"))
-    return int(found["total"]) if found else None
+    return size_from(found["total"]) if found else None
 
 
 def start_of(line: Line) -> int | None:
     """Where the part begins that the answer has; None where it does not say."""
     found = _TOTAL.fullmatch(line.header(b"content-range"))
-    return int(found["start"]) if found and found["start"] else None
+    return size_from(found["start"]) if found and found["start"] else None
 
 
 def validator_of(line: Line) -> str:
@@ -97,9 +99,9 @@ def packed_by(line: Line, address: str) -> str:
 
 
 def _called(line: Line) -> str:
-    """The name in Content-Disposition, without folders; empty for none."""
+    """The name in Content-Disposition, without folders; empty for none, and for a longer header than one with a name."""
     field = line.header(b"content-disposition")
-    if not field:
+    if not field or len(field) > LONGEST_DISPOSITION:
         return ""
     message = Message()
     message["Content-Disposition"] = re.sub(r"[^\t -~\xa0-\xff]", "", field)

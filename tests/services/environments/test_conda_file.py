@@ -95,7 +95,7 @@ def test_the_order_of_channels_is_part_of_the_meaning(tmp_path: Path) -> None:
         ("dependencies: [a]\nchannels: [x]\ndependencies: [b]\n", "line 3: the key 'dependencies'"),
         ("- a\n- b\n", "holds no sections"),
         ("", "holds no sections, but nothing"),
-        ("when: 2024-13-45\n", "no valid YAML"),
+        ("when: 2024-13-45\n", "line 1: '2024-13-45' is no timestamp"),
         ("name: x\n", "has no 'dependencies'"),
         ("dependencies: numpy\n", "no list"),
         ("dependencies: [3.11]\n", "3.11"),

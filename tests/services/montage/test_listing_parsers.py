@@ -208,3 +208,12 @@ def test_many_stars_take_no_time() -> None:
 def test_backslashes_are_part_of_names_here() -> None:
     assert Pattern("a\\*").matches("a\\b")
     assert not Pattern("a\\*").matches("a/b")
+
+
+def test_a_line_that_is_too_long_for_a_csv_is_an_id_or_refused(tmp_path: Path) -> None:
+    path = tmp_path / "ids.csv"
+    path.write_text("x" * 200_000 + "\na\n")
+    assert read_ids(path, "--include_by_slide_id") == ["x" * 200_000, "a"]
+    path.write_text("slide_id,site\n" + "x" * 200_000 + ",b\n")
+    with pytest.raises(BadUsage, match="is a broken CSV: field larger than field limit"):
+        read_ids(path, "--include_by_slide_id")

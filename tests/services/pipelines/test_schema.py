@@ -12,6 +12,7 @@ from himl_cli.core.errors import BadUsage
 from himl_cli.services.pipelines.prepare import prepare_pipeline
 from himl_cli.services.pipelines.schema import read_pipeline
 from himl_cli.services.submission import SubmitRequest
+from tests.nasty_texts import SECONDS, within
 from tests.running import write_files
 
 STEP = {"type": "PythonScriptStep", "script": "fit.py", "source_directory": "src"}
@@ -46,7 +47,7 @@ def refused(folder: Path, content: object) -> BadUsage:
         ('{"step1": [], "step1": []}', "the key 'step1' stands there twice"),
         ({"train": STEP}, "'train' is no name of a step"),
         ({"step1": "x"}, "'p.json', step1: holds no fields, but a text."),
-        (f'{{"step1": {{"node_count": {"1" * 5000}}}}}', "'p.json' holds a number that is too long."),
+        (f'{{"step1": {{"node_count": {"1" * 5000}}}}}', "'p.json': it holds a number that is too long."),
     ],
 )
 def test_a_file_that_is_no_pipeline(folder: Path, content: object, message: str) -> None:
@@ -118,3 +119,10 @@ def test_values_as_people_write_them(folder: Path) -> None:
     assert first.arguments == ["--lr", "0.1", "--on", "True", "--n", "3", "é"]
     assert (first.node_count, first.processes_per_node, first.requirements, first.passed_over) == (2, 4, "", ["output_path"])
     assert (second.arguments, second.name) == (["--name", "a b", "-v"], "step2")
+
+
+def test_thousands_of_keys_and_one_of_them_twice_are_refused_at_once(tmp_path: Path) -> None:
+    path = tmp_path / "p.json"
+    path.write_text("{" + "".join(f'"step{number}": 1, ' for number in range(50_000)) + '"step7": 2}')
+    with within(SECONDS), pytest.raises(BadUsage, match="the key 'step7' stands there twice"):
+        read_pipeline(path, "p.json")

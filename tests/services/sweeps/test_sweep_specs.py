@@ -349,3 +349,13 @@ def test_a_list_in_brackets_is_refused_with_the_right_spelling() -> None:
 def test_what_max_trials_leaves_out_of_a_grid_is_said() -> None:
     assert "3 of 4 combinations are left out (--max_trials 1)." in sweep_remarks(sweep("a=1,2", "b=1,2", max_trials=1), ())
     assert len(sweep_remarks(sweep("a=1,2", "b=1,2", max_trials=4), ())) == 1
+
+
+@pytest.mark.parametrize("digits", [400, 5000])
+@pytest.mark.parametrize("spec", ["randint({})", "uniform(0,{})", "quniform(0,1,{})", "normal(-{},1)"])
+def test_a_number_that_is_too_long_for_floating_point_is_refused(spec: str, digits: int) -> None:
+    assert "is to be a number, not '" in refusal(f"x={spec.format('9' * digits)}")
+
+
+def test_a_choice_of_very_many_digits_is_a_word() -> None:
+    assert sweep(f"x=1,{'9' * 5000}").space["x"].values == (1, "9" * 5000)

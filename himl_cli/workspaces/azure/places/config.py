@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from himl_cli.core.errors import BadUsage, WorkspaceNotFound
+from himl_cli.core.json_texts import NotJson, read_json
 from himl_cli.core.workspace_ids import HOW_TO_CONFIGURE, parse_workspace_id
 from himl_cli.workspaces.azure.places.address import JOB_SOURCE, WorkspaceAddress
 from himl_cli.workspaces.azure.places.clouds import current_cloud
@@ -135,15 +136,15 @@ def names_workspace(path: Path) -> bool:
 def read_config(path: Path) -> Mapping[str, Any]:
     """The JSON object in the file. Raises WorkspaceNotFound where there is no file, BadUsage for what is no JSON object."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
+        content = read_json(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError as err:
         raise WorkspaceNotFound(f"There is no file '{path}'.", hint=HOW_TO_CONFIGURE) from err
     except UnicodeDecodeError as err:
         raise BadUsage(f"'{path}' is not UTF-8 text (byte {err.start}).", hint="Save it as UTF-8.") from err
     except OSError as err:
         raise BadUsage(f"Cannot read '{path}': {err.strerror}.") from err
-    except json.JSONDecodeError as err:
-        raise BadUsage(f"'{path}', line {err.lineno}: {err.msg}.", hint=f"The file is no valid JSON. {HOW_TO_CONFIGURE}") from err
+    except NotJson as err:
+        raise BadUsage(f"'{path}'{f', line {err.line}' if err.line else ''}: {err}.", hint=f"The file is no valid JSON. {HOW_TO_CONFIGURE}") from err
     if not isinstance(content, dict):
         raise BadUsage(f"'{path}' holds no JSON object.", hint=HOW_TO_CONFIGURE)
     return content

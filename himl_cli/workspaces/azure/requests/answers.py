@@ -23,7 +23,7 @@ def understood(url: str, what: str) -> Iterator[None]:
     """Where *what*, an answer of *url*, is taken apart: one of another form raises ServiceFailed. Holds no requests."""
     try:
         yield
-    except (AttributeError, IndexError, KeyError, OverflowError, TypeError, ValueError) as err:
+    except (AttributeError, IndexError, KeyError, OverflowError, RecursionError, TypeError, ValueError) as err:
         raise unexpected(url, f"{what} has another form than himl knows") from err
 
 

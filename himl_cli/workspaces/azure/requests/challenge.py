@@ -7,9 +7,10 @@ https://learn.microsoft.com/entra/identity-platform/claims-challenge
 from __future__ import annotations
 
 import base64
-import json
 import re
 from collections.abc import Mapping
+
+from himl_cli.core.json_texts import read_json
 
 _PARAMETER = re.compile(r'(?P<name>error|claims)="(?P<value>[^"]*)"')
 
@@ -23,6 +24,6 @@ def claims_of(headers: Mapping[str, str]) -> str:
     encoded = found.get("claims", "").translate(str.maketrans("-_", "+/"))
     try:
         text = base64.b64decode(encoded + "=" * (-len(encoded) % 4), validate=True).decode()
-        return text if isinstance(json.loads(text), dict) else ""
+        return text if isinstance(read_json(text), dict) else ""
     except ValueError:  # no base64, no UTF-8, no JSON
         return ""

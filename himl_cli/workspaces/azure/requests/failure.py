@@ -13,6 +13,7 @@ from himl_cli.core.redaction import redact
 from himl_cli.workspaces.azure.requests.challenge import claims_of
 
 LONGEST_MESSAGE = 200  # of the service's own words that are shown
+LONGEST_READ = 20_000
 
 
 @dataclass(frozen=True)
@@ -47,11 +48,11 @@ class Failure:
         """The innermost error code, or nothing."""
         return self.codes[0] if self.codes else ""
 
-    @property
+    @cached_property
     def message(self) -> str:
-        """What the service says, redacted; HTML pages count as silence."""
+        """What the service says, redacted, no more of it than LONGEST_READ; HTML pages count as silence."""
         text = self._error.get("message") if isinstance(self.body, Mapping) else self.body
-        return redact(text) if isinstance(text, str) and not text.lstrip().startswith("<") else ""
+        return redact(text[:LONGEST_READ]) if isinstance(text, str) and not text.lstrip().startswith("<") else ""
 
     @property
     def in_brackets(self) -> str:

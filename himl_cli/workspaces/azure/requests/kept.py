@@ -19,6 +19,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from himl_cli.core.json_texts import read_json
+
 log = logging.getLogger(__name__)
 
 VERSION = "1"
@@ -47,9 +49,9 @@ class Kept:
         if path is None or not _is_private(path.parent):
             return None
         try:
-            held = json.loads(path.read_bytes())
+            held = read_json(path.read_bytes())
             value, expires, its_key = held["value"], float(held["expires"]), held["key"]
-        except (OSError, ValueError, TypeError, KeyError):
+        except (OSError, ValueError, TypeError, KeyError, OverflowError):
             return None
         return value if its_key == key and time.time() < expires else None
 

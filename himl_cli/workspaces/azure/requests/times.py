@@ -8,12 +8,13 @@ from collections.abc import Callable
 from datetime import datetime, timezone
 from email.utils import parsedate_to_datetime
 
+_YEARS = range(1970, 9999)
 _FRACTION = re.compile(r"\.(\d+)")
 _MONTHS = {name: number for number, name in enumerate(["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"], start=1)}
 
 
 def as_time(text: str | None) -> datetime | None:
-    """A time of the service in UTC, which it is in where it names no zone; None for none, and for what is no time.
+    """A time of the service in UTC, which it is in where it names no zone; None for none, and for what is no time, or none from 1970 to 9998.
 
     It writes up to seven digits after the point, which Python 3.10 does not read.
     """
@@ -21,24 +22,30 @@ def as_time(text: str | None) -> datetime | None:
         return None
     six_digits = _FRACTION.sub(lambda found: f".{found[1][:6]:0<6}", text.replace("Z", "+00:00"), count=1)
     try:
-        moment = datetime.fromisoformat(six_digits)
-    except ValueError:
+        return _in_utc(datetime.fromisoformat(six_digits))
+    except (OverflowError, ValueError):
         return None
-    return moment.astimezone(timezone.utc) if moment.tzinfo else moment.replace(tzinfo=timezone.utc)
 
 
 def http_time(text: str | None) -> datetime | None:
-    """The moment in an HTTP date (RFC 9110, 5.6.7: `Fri, 20 Nov 2026 10:40:57 GMT` and its two old forms); None for what is none."""
+    """The moment in an HTTP date (RFC 9110, 5.6.7: `Fri, 20 Nov 2026 10:40:57 GMT` and its two old forms); None for what is none, as above."""
     if not text:
         return None
     if text.endswith(" GMT") and len(text) == 29:  # the form of all services; lists of blobs hold one each
         try:
-            return datetime(int(text[12:16]), _MONTHS[text[8:11]], int(text[5:7]), int(text[17:19]), int(text[20:22]), int(text[23:25]), tzinfo=timezone.utc)
+            year, month, day = int(text[12:16]), _MONTHS[text[8:11]], int(text[5:7])
+            return datetime(year, month, day, int(text[17:19]), int(text[20:22]), int(text[23:25]), tzinfo=timezone.utc) if year in _YEARS else None
         except (ValueError, KeyError):
             return None
     try:
-        moment = parsedate_to_datetime(text)
-    except ValueError:
+        return _in_utc(parsedate_to_datetime(text))
+    except (IndexError, OverflowError, TypeError, ValueError):  # the library's, for texts that are far from a date
+        return None
+
+
+def _in_utc(moment: datetime) -> datetime | None:
+    """*moment* in UTC, which it is in where it has no zone; None outside of the years that every system can show, such as .NET's year 1 for no time."""
+    if moment.year not in _YEARS:
         return None
     return moment.astimezone(timezone.utc) if moment.tzinfo else moment.replace(tzinfo=timezone.utc)
 
@@ -51,7 +58,7 @@ def asked_wait(header: Callable[[str], str | None]) -> float | None:
     for name in ("retry-after-ms", "x-ms-retry-after-ms"):
         milliseconds = header(name) or ""
         if milliseconds.isdecimal():
-            return int(milliseconds) / 1000
+            return float(milliseconds) / 1000
     text = header("retry-after") or ""
     if text.isdecimal():
         return float(text)

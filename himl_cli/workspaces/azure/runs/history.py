@@ -165,12 +165,19 @@ class RunHistory:
         """*raw*, an answer of *url*. Raises ServiceFailed where it does not have what every run has."""
         with understood(url, "a run in it"):
             facts = _facts_of(raw)
-            "".join((raw["runId"], facts.experiment_id, facts.container_id))  # raises TypeError for what is no text
+            _check_form(raw, facts)
         with self._lock:
             self._facts[facts.id] = facts
             while len(self._facts) > REMEMBERED:
                 self._facts.popitem(last=False)
         return raw
+
+
+def _check_form(raw: RawRun, facts: RunFacts) -> None:
+    """Raises TypeError where one of the fields by which runs are told apart is no text, or none of names."""
+    "".join((facts.id, facts.experiment_id, facts.container_id, raw.get("parentRunId") or "", raw.get("status") or ""))
+    for name in ("tags", "properties", "runTypeV2"):
+        {**(raw.get(name) or {})}
 
 
 def _facts_of(raw: RawRun) -> RunFacts:

@@ -14,7 +14,7 @@ from himl_cli.workspaces.azure.connection import Connection
 from himl_cli.workspaces.azure.requests.answers import understood
 from himl_cli.workspaces.azure.requests.errors import ServiceNotFound
 from himl_cli.workspaces.azure.requests.threads import MANY_AT_ONCE, ask_all
-from himl_cli.workspaces.azure.runs.metrics import NUMBERS, ROWS_WITHOUT_STEPS, TABLE, TEXTS, as_number, metric_pages, time_of
+from himl_cli.workspaces.azure.runs.metrics import NUMBERS, ROWS_WITHOUT_STEPS, TABLE, TEXTS, as_number, as_step, metric_pages, time_of
 
 ARTIFACTS = {"artifact"}
 ARTIFACT_PLACE = "aml://artifactId/"
@@ -112,14 +112,14 @@ def _add_values(told: Told, one: Listed, kind: str, rows: Sequence[Mapping[str, 
         told.lists[one.name] = list(values)
         told.last |= {one.name: kept[-1][1]} if kept else {}
     elif kind in TEXTS and kept:
-        points = sorted((TextPoint(str(value), int(row.get("step") or 0), time_of(row)) for row, value in kept), key=lambda point: (point.step, point.time))
+        points = sorted((TextPoint(str(value), as_step(row.get("step")), time_of(row)) for row, value in kept), key=lambda point: (point.step, point.time))
         told.texts[one.name] = points
         told.last[one.name] = points[-1].value
 
 
 def _series(kept: Sequence[tuple[Mapping[str, Any], Value]], *, is_counted: bool) -> Series:
     """Rows with their values as a series; those that came at once are counted."""
-    points = [(place if is_counted else int(row.get("step") or 0), time_of(row).timestamp(), as_number(value)) for place, (row, value) in enumerate(kept)]
+    points = [(place if is_counted else as_step(row.get("step")), time_of(row).timestamp(), as_number(value)) for place, (row, value) in enumerate(kept)]
     points.sort(key=lambda point: point[:2])
     return Series(array("q", [point[0] for point in points]), array("d", [point[2] for point in points]), array("d", [point[1] for point in points]))
 

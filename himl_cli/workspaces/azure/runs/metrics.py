@@ -73,7 +73,7 @@ def _columns(found: Sequence[Page], run_id: str, name: str) -> Iterator[Metric |
     columns = {column: str(kind).lower() for one in told for column, kind in (one or {}).items()}
     meant = {(page.answer.get("properties") or {}).get("uxMetricType") for page in found}
     is_counted, is_table = bool(meant & ROWS_WITHOUT_STEPS), len(columns) > 1 or TABLE in meant
-    rows = [(row, place if is_counted else int(row.get("step") or 0)) for place, row in enumerate(row for page in found for row in page.items)]
+    rows = [(row, place if is_counted else as_step(row.get("step"))) for place, row in enumerate(row for page in found for row in page.items)]
     for column, kind in columns.items():
         called = f"{name}/{column}" if is_table else name
         if kind in NUMBERS:
@@ -104,8 +104,16 @@ def time_of(row: Mapping[str, Any]) -> datetime:
 
 
 def as_number(value: Any) -> float:
-    """A number as JSON may hold it: NaN and the infinities come as words or as null."""
+    """A number as JSON may hold it: NaN and the infinities come as words or as null. NaN for what is no number that floating point can say."""
     try:
         return float("nan" if value is None else value)
-    except (TypeError, ValueError):
+    except (OverflowError, TypeError, ValueError):
         return float("nan")
+
+
+def as_step(value: Any) -> int:
+    """A step, 0 where none is told. Raises ValueError for what is no whole number of 64 bits."""
+    step = int(value or 0)
+    if step.bit_length() > 63:
+        raise ValueError("no step")
+    return step

@@ -14,7 +14,7 @@ from himl_cli.workspaces.azure.connection import Connection
 from himl_cli.workspaces.azure.requests.answers import object_of, understood, unexpected
 from himl_cli.workspaces.azure.requests.errors import ServiceNotFound, ServiceRefused
 from himl_cli.workspaces.azure.requests.threads import MANY_AT_ONCE, ask_all
-from himl_cli.workspaces.azure.runs.metrics import as_number
+from himl_cli.workspaces.azure.runs.metrics import as_number, as_step
 
 log = logging.getLogger(__name__)
 
@@ -175,7 +175,7 @@ def _pairs(told: Iterable[Mapping[str, Any]] | None) -> dict[str, str]:
 
 def _row(point: Mapping[str, Any]) -> tuple[int, float, float]:
     """Step, value, and time in seconds."""
-    return int(point.get("step") or 0), as_number(point.get("value")), int(point.get("timestamp") or 0) / 1000
+    return as_step(point.get("step")), as_number(point.get("value")), int(point.get("timestamp") or 0) / 1000
 
 
 def _series(rows: list[tuple[int, float, float]]) -> Series:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from datetime import datetime, timezone
 from typing import Any
 from urllib.parse import quote
 
+from himl_cli.core.json_texts import read_json
 from himl_cli.core.redaction import redact
 from himl_cli.core.runs import Run, RunStatus
 from himl_cli.workspaces.azure.places.address import WorkspaceAddress
@@ -103,7 +103,7 @@ def _innermost(message: str) -> str:
     if not message.lstrip().startswith("{"):
         return message
     try:
-        value: Any = json.loads(message)
+        value: Any = read_json(message)
     except ValueError:
         return message
     while isinstance(value, dict) and value:

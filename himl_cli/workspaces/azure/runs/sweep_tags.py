@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from typing import Any
 
+from himl_cli.core.json_texts import read_json
 from himl_cli.core.sweeps import BEST_TRIAL, GOAL, HYPERPARAMETERS, MANY, PRIMARY_METRIC, TRIAL
 
 SYSTEM_TAG = "_aml_system_"
@@ -44,7 +44,7 @@ def sweep_tags(raw: Mapping[str, Any]) -> dict[str, str]:
 
 def _of_sweep(properties: Mapping[str, Any]) -> dict[str, str]:
     try:
-        config = json.loads(properties.get(METRIC_CONFIG) or "{}")
+        config = read_json(properties.get(METRIC_CONFIG) or "{}")
     except (TypeError, ValueError):
         return {}
     if not isinstance(config, dict) or not config.get("name"):

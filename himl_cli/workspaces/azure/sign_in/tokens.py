@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import json
 import logging
 import threading
 import time
@@ -14,6 +13,7 @@ from typing import Any, Protocol
 
 from himl_cli.core.errors import HimlError
 from himl_cli.core.forks import tell_of_forks
+from himl_cli.core.json_texts import read_json
 from himl_cli.workspaces.azure.requests.kept import Kept
 
 log = logging.getLogger(__name__)
@@ -45,7 +45,7 @@ class Token:
         """What the token says of itself, unverified; nothing where it is no JWT."""
         try:
             part = self.text.split(".")[1]
-            claims = json.loads(base64.urlsafe_b64decode(part + "=" * (-len(part) % 4)))
+            claims = read_json(base64.urlsafe_b64decode(part + "=" * (-len(part) % 4)))
         except (IndexError, ValueError):
             return {}
         return claims if isinstance(claims, dict) else {}
@@ -160,7 +160,7 @@ class Tokens:
         value = self._kept.get(KIND, self._key(scope))
         try:
             return Token(str(value["token"]), float(value["expires"]), str(value["credential"])) if value is not None else None
-        except (KeyError, TypeError, ValueError):
+        except (KeyError, OverflowError, TypeError, ValueError):
             return None
 
     def _key(self, scope: str) -> str:

@@ -40,7 +40,10 @@ def data_place(uri: str, address: WorkspaceAddress) -> DataPlace:
 
 
 def _in_storage(uri: str) -> DataPlace:
-    parts = urlsplit(uri)
+    try:
+        parts = urlsplit(uri)
+    except ValueError:  # brackets that are no IPv6 address
+        parts = urlsplit("")
     host = _STORAGE.match(parts.hostname or "")
     if host is not None and parts.scheme in ("wasbs", "abfss") and parts.username:
         return DataPlace(unquote(parts.path.lstrip("/")), account=host["account"].lower(), container=parts.username)

@@ -9,8 +9,9 @@ from xml.etree import ElementTree
 
 from himl_cli.core.blobs import BlobInfo
 from himl_cli.core.errors import ServiceFailed
+from himl_cli.core.shortening import shortened
 from himl_cli.workspaces.azure.requests.times import http_time
-from himl_cli.workspaces.azure.storage.blobs.wire import md5_from
+from himl_cli.workspaces.azure.storage.blobs.wire import md5_from, size_from
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +42,7 @@ def _entries(xml: bytes) -> tuple[ElementTree.Element, ElementTree.Element]:
     """The answer, and the part of it that lists."""
     try:
         tree = ElementTree.fromstring(xml)
-    except ElementTree.ParseError as err:
+    except (ElementTree.ParseError, LookupError, ValueError) as err:  # the latter for an encoding that it claims to be in
         raise ServiceFailed(f"The list of blobs that storage sent cannot be read ({err}).", hint="Is a proxy in between that changes answers?") from err
     found = tree.find("Blobs")
     if found is None:
@@ -59,9 +60,14 @@ def _blob(one: ElementTree.Element, root: str) -> BlobInfo | None:
             return None
     if texts.get("ResourceType") == "directory":
         return None
-    md5 = texts.get("Content-MD5")
-    size, etag = int(texts.get("Content-Length") or 0), texts.get("Etag", "").strip('"')
-    return BlobInfo(_name(one)[len(root) :], size, etag, md5_from(md5) if md5 else None, http_time(texts.get("Last-Modified", "")))
+    name, length, md5 = _name(one)[len(root) :], texts.get("Content-Length", ""), texts.get("Content-MD5")
+    size = size_from(length)
+    if size is None:
+        told = f"'{shortened(length, 20)}'" if length else "nothing"
+        raise ServiceFailed(
+            f"The list of blobs that storage sent has {told} for the size of '{shortened(name)}'.", hint="Is a proxy in between that changes answers?"
+        )
+    return BlobInfo(name, size, texts.get("Etag", "").strip('"'), md5_from(md5) if md5 else None, http_time(texts.get("Last-Modified", "")))
 
 
 def _name(one: ElementTree.Element) -> str:

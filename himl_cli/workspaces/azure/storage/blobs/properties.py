@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from himl_cli.core.blobs import BlobInfo, StoreRequest
+from himl_cli.core.errors import ServiceFailed
 from himl_cli.workspaces.azure.requests.times import http_time
 from himl_cli.workspaces.azure.storage.blobs.lines import Line
-from himl_cli.workspaces.azure.storage.blobs.wire import md5_from
+from himl_cli.workspaces.azure.storage.blobs.wire import md5_from, size_from
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,11 +23,13 @@ class Properties:
 
 
 def properties_of(line: Line, name: str) -> Properties:
-    """Out of the answer to a HEAD for *name*."""
-    md5 = line.header(b"content-md5")
+    """Out of the answer to a HEAD for *name*. Raises ServiceFailed for one that does not tell the size."""
+    md5, size = line.header(b"content-md5"), size_from(line.header(b"content-length"))
+    if size is None:
+        raise ServiceFailed(f"Storage does not tell how large '{name}' is.", hint="Is a proxy in between that changes answers?")
     blob = BlobInfo(
         name,
-        int(line.header(b"content-length") or 0),
+        size,
         etag_of(line),
         md5_from(md5) if md5 else None,
         http_time(line.header(b"last-modified")),

@@ -8,7 +8,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 from typing import Protocol
 from urllib.parse import unquote
 
@@ -154,9 +154,9 @@ def sas_expiry(sas: str) -> float:
     if found is None:
         return 0.0
     year, month, day, hour, minute, second, zone_hours, zone_minutes = (int(found[part] or 0) for part in _PARTS)
-    ahead = (zone_hours * 3600 + zone_minutes * 60) * (-1 if found["sign"] == "-" else 1)
+    ahead = timedelta(hours=zone_hours, minutes=zone_minutes) * (-1 if found["sign"] == "-" else 1)
     try:
-        moment = datetime(year, month, day, hour, minute, second, tzinfo=timezone.utc)
-    except ValueError:
+        moment = datetime(year, month, day, hour, minute, second, tzinfo=timezone.utc) - ahead
+    except (OverflowError, ValueError):
         return 0.0
-    return moment.timestamp() - ahead
+    return max(0.0, moment.timestamp())

@@ -10,8 +10,16 @@ from himl_cli.workspaces.azure.places import api_versions
 
 VERSION_HEADER = f"x-ms-version: {api_versions.STORAGE}"
 
+MOST_DIGITS = 18
+"""Of a number of bytes: storage of any kind counts in 64 bits."""
+
 _CODE = re.compile(rb"<Code>([^<]*)</Code>")
 _DETAIL = re.compile(rb"<AuthenticationErrorDetail>([^<]*)</AuthenticationErrorDetail>")
+
+
+def size_from(text: str) -> int | None:
+    """Bytes of a Content-Length or the like; None for what is none."""
+    return int(text) if text.isascii() and text.isdecimal() and len(text) <= MOST_DIGITS else None
 
 
 def md5_from(text: str) -> bytes | None:

@@ -1,0 +1,140 @@
+"""Texts that break parsers, and what a parser has to do with them: give something, or fail in one line, within two seconds."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+from hypothesis import strategies as st
+
+from himl_cli.core.errors import HimlError
+
+SECONDS = 2.0
+"""Of processor time, for one text."""
+SHORT = 5100
+
+NASTY: Mapping[str, str] = {
+    "nothing": "",
+    "blanks": " " * 100_000 + "x",
+    "lists in lists": "[" * 3000 + "]" * 3000,
+    "lists that are left open": "[" * 100_000,
+    "objects in objects": '{"a":' * 3000 + "1" + "}" * 3000,
+    "parts of parts": ".".join("a" * 20_000),
+    "parentheses": "(" * 20_000 + ")" * 20_000,
+    "5,000 digits": "9" * 5000,
+    "400 digits": "9" * 400,
+    "hexadecimal digits": "0x" + "f" * 5000,
+    "less than nothing": "-5",
+    "digits of others": "٣" * 12,
+    "powers and halves": "²½",
+    "NaN": "NaN",
+    "nan": "nan",
+    "Infinity": "-Infinity",
+    "inf": ".inf",
+    "too much": "1e999",
+    "half a character": "a\ud800b",
+    "half a character, escaped": '"\\ud800"',
+    "NUL": "a\0b",
+    "NUL, escaped": '"\\u0000"',
+    "controls": "\x01\x1b[31m\x7f\x85\u2028",
+    "a mark of order": "\ufeffa",
+    "lines": "\n" * 20_000,
+    "one line": "x" * 1_000_000,
+    "words": "x " * 100_000,
+    "commas": "," * 200_000,
+    "equals signs": "=" * 100_000,
+    "colons": ":" * 100_000,
+    "slashes": "/" * 100_000,
+    "quotes": '"' * 100_001,
+    "escaped quotes": '"' + '\\"' * 100_000,
+    "apostrophes": "'" * 100_001,
+    "placeholders": "${{" * 20_000 + "$[[" * 20_000,
+    "comments": "#" * 100_000,
+    "dashes": "-" * 100_000,
+    "percent signs": "%" * 10_000 + "%ff%00%",
+    "addresses": "https://" * 20_000,
+    "brackets in an address": "https://[::1/a?wsid=[",
+    "a port that is none": "https://host:" + "9" * 5000 + "/a",
+}
+"""By what they are; each is put into every frame of a parser."""
+
+DAMAGED: Mapping[str, bytes] = {
+    "no UTF-8": b"a = '\xff\xfe\xfa'",
+    "UTF-16": '{"a": 1}'.encode("utf-16"),
+    "UTF-16 without a mark": '{"a": 1}'.encode("utf-16-be"),
+    "half of UTF-16": b"\xff\xfea",
+    "UTF-32": '{"a": 1}'.encode("utf-32"),
+    "Latin": '{"é": 1}'.encode("latin-1"),
+    "a mark of order": b'\xef\xbb\xbf{"a": 1}',
+    "NUL bytes": bytes(10_000),
+    "all bytes": bytes(range(256)),
+}
+"""Files in encodings that nobody expects."""
+
+
+def framed(*frames: str, takes_long: bool = True) -> dict[str, str]:
+    """Each nasty text in *frames*, which have `@` where it goes; by the numbers of the frame and the name of the text.
+
+    Short ones go into every frame, each long one into the first and one other, by turns; or into none.
+    """
+    found: dict[str, str] = {}
+    for turn, (name, text) in enumerate(NASTY.items()):
+        long_ones = sorted({0, turn % len(frames)}) if takes_long else ()
+        chosen = range(len(frames)) if len(text) <= SHORT else long_ones
+        found.update({f"{number}: {name}": frames[number].replace("@", text) for number in chosen})
+    return found
+
+
+def garbage(signs: str) -> st.SearchStrategy[str]:
+    """Short texts of *signs*, of pieces of nasty ones, and of anything, halves of characters among it."""
+    pieces = st.sampled_from([text[:300] for text in NASTY.values()])
+    return st.lists(st.text(signs, max_size=12) | pieces | st.text(st.characters(codec=None), max_size=4), max_size=6).map("".join)
+
+
+def stands(parse: Callable[[Any], object], given: Any) -> HimlError | None:
+    """Let *parse* take *given*: it has to return, or to raise a HimlError that says something, within SECONDS. The error, if there was one."""
+    try:
+        with within(SECONDS):
+            parse(given)
+    except HimlError as err:
+        told = err
+    else:
+        return None
+    assert str(told).strip()
+    assert type(told) is not HimlError
+    return told
+
+
+@contextmanager
+def naming(where: str) -> Iterator[None]:
+    """Names the text in what fails within."""
+    try:
+        yield
+    except BaseException as err:
+        err.add_note(f"the text: {where}") if hasattr(err, "add_note") else None
+        raise
+
+
+@contextmanager
+def within(seconds: float) -> Iterator[None]:
+    """Fails where what is within needs more processor time; where the system has such an alarm, as soon as that is so."""
+
+    def give_up(number: int, frame: FrameType | None) -> None:
+        raise AssertionError(f"it took more than {seconds} s")
+
+    has_alarm = hasattr(signal, "setitimer")
+    if has_alarm:
+        former = signal.signal(signal.SIGVTALRM, give_up)
+        signal.setitimer(signal.ITIMER_VIRTUAL, seconds)
+    begun = time.thread_time()
+    try:
+        yield
+    finally:
+        if has_alarm:
+            signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+            signal.signal(signal.SIGVTALRM, former)
+    assert time.thread_time() - begun < seconds
