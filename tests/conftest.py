@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 import signal
@@ -22,6 +23,7 @@ from tests.forked_himl import FORKED, PROGRAM, forked
 from tests.leftovers import MARK, processes_marked, stop
 from tests.running import Himl
 from tests.special_folders import SmallDisk, made_read_only, mounted_small_disk
+from tests.spreading import group_of, spread
 from tests.web_files import shared_web as shared_web
 from tests.web_files import web as web
 
@@ -155,6 +157,20 @@ def pytest_configure() -> None:
 def pytest_xdist_auto_num_workers() -> int:
     """For `-n auto`: two more than there are cores, since half of the time the tests wait for processes and for answers."""
     return (len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1) + 2
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Processes of xdist begin with the tests that may take minutes, so that at the end none is left alone with them."""
+    processes = getattr(config, "workerinput", {}).get("workercount", 1)
+    if processes > 1:
+        items[:] = spread(items, [group_of(item) for item in items], processes)
+
+
+def pytest_collection_finish() -> None:
+    """What the test modules imported stays to the end: the garbage collector need not look at it again and again."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

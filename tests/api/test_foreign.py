@@ -8,6 +8,8 @@ import sys
 import sysconfig
 from pathlib import Path
 
+import pytest
+
 from himl_cli.api.foreign import azure_names
 from tests.clients import AZUREML_CORE, client_python
 from tests.servers.azureml.seeding import StagedWorkspace
@@ -81,6 +83,7 @@ print(json.dumps(answers))
 """
 
 
+@pytest.mark.timeout(1800)  # the first use of a client builds its environment
 def test_objects_of_azureml_core_are_taken_and_agree_with_ours(azure_environment: StagedWorkspace, project: Path) -> None:
     azure = azure_environment
     run = azure.add_run("train_1_aa", "train", tags={"team": "blue"}, status="Completed", display_name="first")

@@ -16,6 +16,8 @@ from tests.running import Himl
 if TYPE_CHECKING:
     from tests.servers.azureml.stage import Stage
 
+pytestmark = pytest.mark.timeout(1800)  # the first use of a client builds its environment
+
 
 @pytest.fixture(scope="module")
 def trained(shared_stage: Stage, tmp_path_factory: pytest.TempPathFactory) -> tuple[Lab, Any]:

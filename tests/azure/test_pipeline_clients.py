@@ -21,6 +21,7 @@ from tests.azure_workspaces import opened
 if TYPE_CHECKING:
     from tests.servers.azureml.stage import Stage
 
+pytestmark = pytest.mark.timeout(1800)  # the first use of a client builds its environment
 SHOWN = ("step1 makes", "step2 reads")
 
 

@@ -1,0 +1,43 @@
+"""In which order the processes of xdist get the tests: those that may build an environment first, some for each process."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import islice
+from typing import TypeVar
+
+import pytest
+
+PATIENT = 600
+"""A test whose limit, in seconds, is higher than this may have to build an environment of a client."""
+
+T = TypeVar("T")
+
+
+def group_of(item: pytest.Item) -> str:
+    """The tests that *item* stays together with, where it is one that may take very long: its client's, or its file's; else empty."""
+    limit = item.get_closest_marker("timeout")
+    if limit is None or not limit.args or limit.args[0] <= PATIENT:
+        return ""
+    parameters = item.callspec.params if hasattr(item, "callspec") else {}
+    return str(parameters.get("client") or parameters.get("full_client") or item.path)
+
+
+def spread(tests: Sequence[T], groups: Sequence[str], processes: int) -> list[T]:
+    """*tests* in an order whose equal parts, one for each of *processes*, begin with the tests of some groups; the others keep their order.
+
+    `groups[i]` is the group of `tests[i]`, and empty where it has none. Worksteal gives each process one such part to begin with.
+    """
+    members: dict[str, list[T]] = {}
+    for test, group in zip(tests, groups, strict=True):
+        members.setdefault(group, []).append(test)
+    others = iter(members.pop("", []))
+    fronts: list[list[T]] = [[] for _ in range(processes)]
+    for together in members.values():
+        min(fronts, key=len).extend(together)
+    ordered: list[T] = []
+    for number, front in enumerate(fronts):
+        size = (len(tests) - len(ordered)) // (processes - number)
+        ordered += front
+        ordered += islice(others, max(0, size - len(front)))
+    return [*ordered, *others]
