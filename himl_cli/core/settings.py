@@ -131,9 +131,10 @@ def _check_extent(path: Path, text: str) -> None:
     """Raises BadUsage for a file that the parser would be at for minutes, or that holds a number which cannot be printed."""
     if len(text) > LARGEST:
         raise BadUsage(f"'{path}' is too large for settings: {len(text):,} characters, and {LARGEST:,} are the most.")
-    plain = _TEXTS.sub('""', text)
-    if _LONG_NUMBER.search(plain):
-        raise BadUsage(f"'{path}' holds a number that is too long.", hint=f"Numbers have {LONGEST_NUMBER} digits at most.")
+    plain = _TEXTS.sub(lambda found: '""' + "\n" * found[0].count("\n"), text)
+    if found := _LONG_NUMBER.search(plain):
+        line = plain.count("\n", 0, found.start()) + 1
+        raise BadUsage(f"'{path}', line {line}: the number is too long.", hint=f"Numbers have {LONGEST_NUMBER} digits at most.")
     if any(part.count(".") > DEEPEST for part in re.split(r"[\n=,{}\[\]]", plain)):
         raise _too_deep(path)
 

@@ -34,7 +34,7 @@ def test_a_variable_that_is_no_number_is_refused(project: Path, text: str) -> No
         ("cache_gb = -1", "line 2: 'cache_gb' cannot be -1."),
         ("cache_gb = inf", "line 2: 'cache_gb' cannot be inf."),
         ("cache_gb = 1e300", "line 2: 'cache_gb' cannot be 1e+300."),
-        (f"cache_gb = 1{'0' * 400}", f"line 2: 'cache_gb' cannot be 1{'0' * 400}."),
+        (f"cache_gb = 1{'0' * 400}", "line 2: the number is too long."),
         ("cache_bg = 1", "line 2: 'cache_bg' is not known."),
     ],
 )

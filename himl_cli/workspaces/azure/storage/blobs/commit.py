@@ -68,8 +68,8 @@ class CommitTask(Task):
     def _looked(self, line: Line) -> float | None:
         if line.status not in (200, 404):
             return self.after(self.fault(line))
-        there = properties_of(line, self.name).blob
-        if line.status == 200 and (there.size, there.md5) == (self.request.size, self.md5):
+        there = properties_of(line, self.name).blob if line.status == 200 else None
+        if there is not None and (there.size, there.md5) == (self.request.size, self.md5):
             self.stored(line)
         else:
             place = self.access.place.label
