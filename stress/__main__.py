@@ -115,7 +115,7 @@ def _run_part(crew: Crew, part: Part, seed: int, args: argparse.Namespace, deadl
             said = time.monotonic()
             print(f"{len(records):,} of {len(cases):,} after {said - begun:.0f} s", flush=True)
 
-    left = crew.run(cases, tell, deadline)
+    left = crew.run(cases, tell, deadline, part.at_once)
     file.finish(time.monotonic() - begun, full=args.full and not left)
     print("\n".join(["", *table(records), "", totals(records)]))
     if left:

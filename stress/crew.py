@@ -87,12 +87,16 @@ class Crew:
         self._started = 0
         self._is_stopped = False
 
-    def run(self, ids: Iterable[str], tell: Callable[[Record], None], deadline: float | None = None) -> list[str]:
-        """Run these cases and *tell* each record; those that were not begun by *deadline* (of the monotonic clock). Raises WorkerFailed."""
+    def run(self, ids: Iterable[str], tell: Callable[[Record], None], deadline: float | None = None, at_once: int | None = None) -> list[str]:
+        """Run these cases, *at_once* at a time at most, and *tell* each record; those that were not begun by *deadline* (of the monotonic clock).
+
+        Raises WorkerFailed.
+        """
         waiting = deque(ids)
+        count = min(self._count, at_once or self._count, len(waiting))
         with ThreadPoolExecutor(self._count) as pool:
             try:
-                for worker in [pool.submit(self._work, waiting, tell, deadline) for _ in range(min(self._count, len(waiting)))]:
+                for worker in [pool.submit(self._work, waiting, tell, deadline) for _ in range(count)]:
                     worker.result()
             except BaseException:  # a worker that cannot begin, or Ctrl-C: whatever runs is of no use any more
                 with self._guard:

@@ -14,7 +14,8 @@ from stress.sampling import sample
 class Part:
     """`cases` gives all of its cases, those that take longest first; a sample takes `per_cell` of each cell.
 
-    `share` is its part of a sample's time, relative to that of the others.
+    `share` is its part of a sample's time, relative to that of the others; `at_once` is how many of its cases run at a time at most
+    (None: as many as there are workers).
     """
 
     name: str
@@ -22,6 +23,7 @@ class Part:
     cases: Callable[[], Sequence[Case]]
     per_cell: int = 1
     share: float = 1.0
+    at_once: int | None = None
 
     def chosen(self, seed: int, *, full: bool) -> Sequence[Case]:
         """All cases, or those of the sample."""
