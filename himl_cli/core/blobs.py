@@ -6,6 +6,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
+MOST_CHECKED = 4 << 20
+"""Bytes of a range for which Azure Storage computes an MD5."""
+
 
 @dataclass(frozen=True, slots=True)
 class BlobInfo:
@@ -25,14 +28,15 @@ class BlobInfo:
 class FetchRequest:
     """Bytes `offset` to `offset + length` of a blob; valid only while its ETag is `blob.etag`.
 
-    `is_checked` is for bytes that nobody compares with the MD5 of the whole: a store in Azure Storage hands on only what has the checksum that
-    the service told with it, and fails with IntegrityFailed where that is so in no try. Other stores pass it over.
+    `checked_each` is for bytes of which no MD5 of the whole is known: a store in Azure Storage asks for so many at a time (`MOST_CHECKED`
+    at most; 0: unchecked) and hands on only what has the checksum that the service told with it; it fails with IntegrityFailed where that
+    is so in no try. So many wait in memory. Other stores pass it over.
     """
 
     blob: BlobInfo
     offset: int
     length: int
-    is_checked: bool = False
+    checked_each: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,9 +8,8 @@ from itertools import pairwise
 
 import pytest
 
-from himl_cli.core.blobs import FetchRequest
+from himl_cli.core.blobs import MOST_CHECKED, FetchRequest
 from himl_cli.core.errors import IntegrityFailed, ServiceFailed
-from himl_cli.workspaces.azure.storage.blobs.arriving import MOST_CHECKED
 from tests.azure_blobs import DEFAULT, hasty_store, storage_that_lists
 from tests.blob_sinks import Received, listed, named
 from tests.servers.azureml.faults import Action, FlipByte, Reset, Status, Truncate, WrongMd5
@@ -38,7 +37,7 @@ def fetched(azure: StagedWorkspace, offset: int = 0) -> Received:
     """All of the blob from *offset* on, checked."""
     store, sink = hasty_store(azure), Received()
     blob = named(store, "big")
-    store.fetch([FetchRequest(blob, offset, blob.size - offset, is_checked=True)], sink, workers=2)
+    store.fetch([FetchRequest(blob, offset, blob.size - offset, checked_each=MOST_CHECKED)], sink, workers=2)
     return sink
 
 
@@ -83,6 +82,6 @@ def test_a_range_that_broke_off_is_gone_on_with_and_checked_as_a_whole(stage: St
 def test_bytes_without_a_checksum_are_not_taken(tells_md5: bool, body: bytes, error: type[ServiceFailed] | None) -> None:
     sink = Received()
     with storage_that_lists(["a"], body, content_range="bytes 4-7/8", tells_md5=tells_md5) as store:
-        store.fetch([FetchRequest(replace(blob, size=8), 4, 4, is_checked=True) for blob in listed(store)], sink, workers=1)
+        store.fetch([FetchRequest(replace(blob, size=8), 4, 4, checked_each=MOST_CHECKED) for blob in listed(store)], sink, workers=1)
     assert [type(one) for one in sink.errors.values()] == ([error] if error else [])
     assert sink.bodies == ({} if error else {("a", 4): b"1234"})

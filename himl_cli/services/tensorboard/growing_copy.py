@@ -7,14 +7,14 @@ import re
 from contextlib import suppress
 from pathlib import Path
 
-from himl_cli.core.blobs import BlobInfo, FetchRequest
-from himl_cli.services.transfer.disk import explained, write_at
+from himl_cli.core.blobs import MOST_CHECKED, BlobInfo, FetchRequest
+from himl_cli.core.errors import DiskFailed
+from himl_cli.services.transfer.disk import OPEN_FLAGS, explained, write_at
 
 OVERLAP = 16
 """So many bytes that are here already are asked for again: the end of the last record with its checksum tells whether the file is still the same."""
 LATER = re.compile(r"\.himl\d+$")
 """What himl puts behind the name of a copy whose original became another file; TensorFlow itself ends names with `.v2`."""
-OPEN_FLAGS = os.O_WRONLY | os.O_CREAT | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
 
 
 class GrowingCopy:
@@ -56,7 +56,7 @@ class GrowingCopy:
         if blob.size == self._size and (blob.etag == self._etag if self._etag else changed == _stamp(blob)):
             self._etag, self._listed = blob.etag, blob.size
             return None
-        return FetchRequest(blob, self._start, blob.size - self._start, is_checked=True)
+        return FetchRequest(blob, self._start, blob.size - self._start, checked_each=MOST_CHECKED)
 
     def missing(self, request: FetchRequest) -> int:
         """How many of the bytes asked for are not here yet."""
@@ -64,6 +64,8 @@ class GrowingCopy:
 
     def _measure(self, listed: int) -> int | None:
         """Note the size of the copy and its end, or what comes before *listed* where that is less; gives when it was changed, in seconds."""
+        if self.path.is_symlink():
+            raise DiskFailed(f"'{self.path}' is a link, and could lead anywhere.", hint="Remove it: event files are copied to real files only.")
         try:
             with self.path.open("rb") as copy:
                 found = os.fstat(copy.fileno())

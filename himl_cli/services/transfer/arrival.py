@@ -20,6 +20,7 @@ SMALL = 4 << 20  # up to here a file is digested as it passes by, and begun anew
 LARGE = 32 << 20  # above, it comes in pieces, several at once where the store can
 PIECE = 2 << 20  # small, so that its beginning is whole, and can be digested, while the rest is on the way
 MOST_PIECES = 1 << 14
+CHECKED = 1 << 20  # bytes of a range that is checked by itself, where no MD5 of the whole is known; they wait in memory, of each request under way
 
 
 class Arrival:
@@ -37,7 +38,8 @@ class Arrival:
         self._small_md5 = hashlib.md5(usedforsecurity=False) if hashing is not None and not self.is_resumable else None
         self._digest: FileDigest | None = None
         self._done = self._resumed(source) if self.is_resumable else []
-        self.requests = [FetchRequest(wanted.blob, start, stop - start) for start, stop in self._missing()]
+        checked_each = CHECKED if hashing is not None and wanted.blob.md5 is None else 0
+        self.requests = [FetchRequest(wanted.blob, start, stop - start, checked_each) for start, stop in self._missing()]
         self.outstanding = len(self.requests)
         if self._done and self.is_resumable:
             self._follow()

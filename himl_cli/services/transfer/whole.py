@@ -23,7 +23,8 @@ class WholeArrival:
         self.wanted = wanted
         self.error: HimlError | None = None
         self.service_md5: bytes | None = None
-        self.requests = [FetchRequest(wanted.blob, 0, wanted.blob.size)] if wanted.blob.size else []
+        checked_each = IN_MEMORY if is_hashed and wanted.blob.md5 is None else 0
+        self.requests = [FetchRequest(wanted.blob, 0, wanted.blob.size, checked_each)] if wanted.blob.size else []
         self.outstanding = len(self.requests)
         self._is_hashed = is_hashed
         self._pieces: list[bytes] = []

@@ -243,9 +243,9 @@ class StagedWorkspace:
         prefix, storage = self.state.runs[run_id].artifact_prefix, self.state.storage
         return {blob.name.removeprefix(prefix): storage.get("azureml", blob.name) for blob in storage.list("azureml", prefix)}
 
-    def put_artifact(self, run: Run, name: str, content: bytes) -> None:
-        """A file among *run*'s artifacts, e.g. `outputs/model.pt` or `user_logs/std_log.txt`."""
-        self.state.storage.put("azureml", run.artifact_prefix + name, content)
+    def put_artifact(self, run: Run, name: str, content: bytes, **options: Any) -> None:
+        """A file among *run*'s artifacts, e.g. `outputs/model.pt` or `user_logs/std_log.txt`; options as `Storage.put` has them."""
+        self.state.storage.put("azureml", run.artifact_prefix + name, content, **options)
 
     def put_artifacts(self, run: Run, files: Mapping[str, bytes]) -> None:
         self.state.storage.put_all("azureml", {run.artifact_prefix + name: content for name, content in files.items()})

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import hashlib
 
-from himl_cli.core.blobs import FetchRequest
+from himl_cli.core.blobs import MOST_CHECKED, FetchRequest
 from himl_cli.workspaces.base import FetchSink
 
 ENOUGH = 1 << 20  # bytes after which earlier failures are forgotten
 SMALL = 256 << 10  # bytes that come in one piece
-MOST_CHECKED = 4 << 20  # bytes of a range for which the service computes an MD5
 
 
 class Damaged(Exception):
@@ -55,7 +54,7 @@ class Arriving:
 
 
 class CheckedArriving(Arriving):
-    """Bytes that come in ranges of up to `MOST_CHECKED`, each held back until it is all there and has the MD5 that the service told with it.
+    """Bytes that come in ranges of up to `checked_each`, each held back until it is all there and has the MD5 that the service told with it.
 
     A range that breaks off is gone on with; its MD5 is what the first answer told.
     """
@@ -63,12 +62,13 @@ class CheckedArriving(Arriving):
     def __init__(self, request: FetchRequest, sink: FetchSink) -> None:
         super().__init__(request, sink)
         self._start = request.offset
+        self._each = min(request.checked_each, MOST_CHECKED)
         self._held: list[bytes] = []
         self._md5: bytes | None = None
 
     def ask(self) -> None:
         """The bytes from `position` to `stop` are asked for next."""
-        self.stop = min(self.end, self._start + MOST_CHECKED)
+        self.stop = min(self.end, self._start + self._each)
 
     def expect(self, md5: bytes | None) -> bool:
         """An answer tells this MD5 for its bytes; False where that of the range is not known."""

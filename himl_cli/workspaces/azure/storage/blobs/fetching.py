@@ -11,11 +11,11 @@ from himl_cli.workspaces.azure.storage.blobs.arriving import Arriving, CheckedAr
 from himl_cli.workspaces.azure.storage.blobs.broken import FEW
 from himl_cli.workspaces.azure.storage.blobs.faults import BlobNotFound
 from himl_cli.workspaces.azure.storage.blobs.lines import Exchange, Line
-from himl_cli.workspaces.azure.storage.blobs.names import can_be_asked_for
+from himl_cli.workspaces.azure.storage.blobs.names import reason_not_to_ask
 from himl_cli.workspaces.azure.storage.blobs.properties import Properties, etag_of, properties_of, whole_md5
 from himl_cli.workspaces.azure.storage.blobs.retries import Fault, Health
 from himl_cli.workspaces.azure.storage.blobs.tasks import Task, WrongAnswer
-from himl_cli.workspaces.azure.storage.blobs.wire import md5_from
+from himl_cli.workspaces.azure.storage.blobs.wire import md5_from, size_from
 from himl_cli.workspaces.base import FetchSink
 
 LOOKS = 5  # at a blob that grows between two requests
@@ -28,7 +28,7 @@ class FetchTask(Task):
     Where the blob is only ever appended to (an append blob, or a name that *may_grow*), having grown since is no harm: the
     bytes that were listed are still its first.
 
-    A request that `is_checked` is asked for in ranges whose MD5 the service tells with them, append blobs included.
+    A request with `checked_each` is asked for in ranges whose MD5 the service tells with them, append blobs included.
     """
 
     def __init__(self, request: FetchRequest, sink: FetchSink, access: Access, health: Health, *, may_grow: bool) -> None:
@@ -37,7 +37,7 @@ class FetchTask(Task):
         self._sink = sink
         self._may_grow = may_grow
         self._etag = request.blob.etag
-        self._checked = CheckedArriving(request, sink) if request.is_checked else None
+        self._checked = CheckedArriving(request, sink) if request.checked_each else None
         self._bytes: Arriving = self._checked or Arriving(request, sink)
         self._has_grown = False
         self._is_looking = False  # a HEAD is under way, to see how the blob changed
@@ -50,8 +50,8 @@ class FetchTask(Task):
         return self._bytes.position == 0 and self._bytes.end == self._request.blob.size and not self._has_grown
 
     def exchange(self) -> Exchange:
-        if not can_be_asked_for(self.name):
-            raise NotFound(f"No file '{self.name}' in {self.access.place.label}.")
+        if reason := reason_not_to_ask(self.name):
+            raise NotFound(f"'{self.name}' cannot be asked for: {reason}.", hint="Let whoever wrote it give it another name.")
         signed = self.sign()
         if self._is_looking:
             return Exchange(signed.url, [*signed.headers], "HEAD")
@@ -86,6 +86,8 @@ class FetchTask(Task):
             start = line.header(b"content-range").removeprefix("bytes ").partition("-")[0]
             if start != str(self._bytes.position):
                 raise WrongAnswer(self._other_bytes())
+            if self._is_of_another_size(line):
+                raise WrongAnswer(Fault(BlobChanged(f"'{self.name}' has another size than it was listed with.")))
         elif self._bytes.position != 0:
             raise WrongAnswer(self._other_bytes())
         if self._checked is not None and not self._bytes.is_complete and not self._checked.expect(md5_from(line.header(b"content-md5"))):
@@ -93,6 +95,11 @@ class FetchTask(Task):
         if not self._has_grown:
             self._md5 = whole_md5(line)
         self._is_accepted = True
+
+    def _is_of_another_size(self, line: Line) -> bool:
+        """Whether a part of the very blob that was listed tells another size of the whole."""
+        total = line.header(b"content-range").rpartition("/")[2]
+        return bool(self._etag) and not self._has_grown and total.isdecimal() and size_from(total) != self._request.blob.size
 
     def _other_bytes(self) -> Fault:
         return Fault(ServiceFailed(f"{self.access.place.host} sent other bytes of '{self.name}' than were asked for."), may_pass=True)
