@@ -53,20 +53,20 @@ def montage_on_cluster(
 def _submit(where: WorkspaceOptions, talk: OutputOptions, asked: ClusterMontage, job: PreparedJob, *, waits: bool) -> None:
     """Send *job*; what was decided for the user is said once it is there, so that an error stands alone. Raises JobFailed, Interrupted."""
     from himl_cli.commands._session import For, open_session
-    from himl_cli.commands._submit_run import wait_or_leave
+    from himl_cli.commands._submit_run import naming_once_made, wait_or_leave
     from himl_cli.render.progress import observing
     from himl_cli.render.submission import say_prepared
     from himl_cli.services.montage.on_cluster import check_data
     from himl_cli.services.run_logs import watching
     from himl_cli.services.submission import submit_job
 
-    with open_session(where, talk, For.clusters) as session:
+    with open_session(where, talk, For.clusters) as session, naming_once_made() as made:
         check_data(asked, session.workspace.datastore)
         with observing(session.output) as notify:  # its bar is gone before anything else is printed
-            run = submit_job(session.jobs, job, asked.cwd, notify)
-        with watching(run.id):
+            made.append(submit_job(session.jobs, job, asked.cwd, notify))
+        with watching(made[0].id):
             say_prepared(session.output, job.remarks, job.report)
-        wait_or_leave(session, run, waits=waits, follows=False)
+        wait_or_leave(session, made[0], waits=waits, follows=False)
 
 
 def _passed_on(picture: PictureOptions, how: HowOptions) -> Sequence[str]:

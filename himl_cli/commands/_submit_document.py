@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from himl_cli.commands._options import OutputOptions, WorkspaceOptions
 from himl_cli.commands._session import For, Session, azure_beside, open_session
 from himl_cli.commands._submit_options import AfterOptions
-from himl_cli.commands._submit_run import start_here, wait_or_leave
+from himl_cli.commands._submit_run import naming_once_made, start_here, wait_or_leave
 from himl_cli.core.errors import HimlError
 from himl_cli.render.progress import observing
 from himl_cli.render.submission import say_job_yaml, say_prepared, say_snapshot
@@ -42,15 +42,15 @@ def submit_document_file(where: WorkspaceOptions, talk: OutputOptions, request: 
     if not prepared.goes_to_azure:
         return start_here(where, talk, lambda session: _ready_here(session, prepared), waits=waits)
     azure_for_jobs(where.workspace, where.config_file, start=request.cwd)  # before anything is looked at
-    with open_session(where, talk, For.clusters) as session:
+    with open_session(where, talk, For.clusters) as session, naming_once_made() as made:
         _say(session.output, prepared)
         with observing(session.output) as notify:
             workspace = session.workspace
             if not isinstance(workspace, SubmitsDocuments):
                 raise HimlError(f"{workspace.label} does not run jobs in YAML.")
             documents = workspace
-            run = noted(lambda: documents.submit_document(prepared.document.path, prepared.changes, notify=notify), session.cwd, notify)
-        wait_or_leave(session, run, waits=waits, follows=after.follow)
+            made.append(noted(lambda: documents.submit_document(prepared.document.path, prepared.changes, notify=notify), session.cwd, notify))
+        wait_or_leave(session, made[0], waits=waits, follows=after.follow)
 
 
 def _ready_here(session: Session, prepared: PreparedDocument) -> Callable[[], Run]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from himl_cli.commands._options import OutputOptions, WorkspaceOptions
 from himl_cli.commands._session import For, Session, azure_beside, open_session
 from himl_cli.commands._submit_options import TYPED, AfterOptions
-from himl_cli.commands._submit_run import start_here, wait_or_leave
+from himl_cli.commands._submit_run import naming_once_made, start_here, wait_or_leave
 from himl_cli.core.errors import BadUsage
 from himl_cli.render.progress import observing
 from himl_cli.render.submission import say_job_yaml, say_prepared, say_snapshot
@@ -70,13 +70,13 @@ def _ready_here(session: Session, prepared: PreparedPipeline) -> Callable[[], Ru
 
 
 def _run_there(where: WorkspaceOptions, talk: OutputOptions, prepared: PreparedPipeline, *, waits: bool, follows: bool) -> None:
-    with open_session(where, talk, For.clusters) as session:
+    with open_session(where, talk, For.clusters) as session, naming_once_made() as made:
         _say(session.output, prepared)
         with observing(session.output) as notify, in_words_of_the_file(prepared):
             check_cluster(prepared, session.workspace)
             spec = replace(find_there(prepared, session.workspace, notify), new_cluster=prepared.cluster)
-            run = submit_pipeline(session.workspace, spec, session.cwd, notify)
-        wait_or_leave(session, run, waits=waits, follows=follows)
+            made.append(submit_pipeline(session.workspace, spec, session.cwd, notify))
+        wait_or_leave(session, made[0], waits=waits, follows=follows)
 
 
 def _say(output: Output, prepared: PreparedPipeline) -> None:

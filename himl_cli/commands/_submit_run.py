@@ -97,12 +97,25 @@ def printing_unfinished(session: Session, run: Run) -> Iterator[None]:
 
 def run_on_cluster(where: WorkspaceOptions, talk: OutputOptions, job: PreparedJob, *, waits: bool, follows: bool) -> None:
     """Send the job to its cluster. Once it is there, Ctrl-C ends the waiting only. Raises JobFailed, Interrupted."""
-    with open_session(where, talk, For.clusters) as session:
+    with open_session(where, talk, For.clusters) as session, naming_once_made() as made:
         say_prepared(session.output, job.remarks, job.report)
         job = with_checkpoint_there(session, where, job)
         with observing(session.output) as notify:  # its bar is gone before a log is printed
-            run = submit_job(session.jobs, job, session.cwd, notify)
-        wait_or_leave(session, run, waits=waits, follows=follows, trials=job.spec.sweep.max_trials if job.spec.sweep else 0)
+            made.append(submit_job(session.jobs, job, session.cwd, notify))
+        wait_or_leave(session, made[0], waits=waits, follows=follows, trials=job.spec.sweep.max_trials if job.spec.sweep else 0)
+
+
+@contextmanager
+def naming_once_made() -> Iterator[list[Run]]:
+    """A list for the run that is made within: once it is in there, Ctrl-C ends the watching only, and its id is said. Raises Interrupted."""
+    made: list[Run] = []
+    try:
+        yield made
+    except KeyboardInterrupt:
+        if not made:
+            raise
+        with watching(made[0].id):
+            raise
 
 
 def wait_or_leave(session: Session, run: Run, *, waits: bool, follows: bool, trials: int = 0) -> None:

@@ -17,6 +17,7 @@ import pytest
 
 from tests.conftest import lacking
 from tests.leftovers import MARK
+from tests.local_jobs import is_sound, processes_below, supervisor_of
 from tests.running import Himl, write_files
 from tests.special_folders import SmallDisk, made_read_only
 
@@ -42,26 +43,6 @@ def status(himl: Himl) -> str:
     return str(runs(himl)[0]["status"])
 
 
-def is_sound(project: Path) -> bool:
-    """Whether SQLite finds no fault in the workspace's database."""
-    with closing(sqlite3.connect(project / ".himl" / "workspace.db")) as database:
-        return bool(database.execute("PRAGMA integrity_check").fetchone() == ("ok",))
-
-
-def processes_below(project: Path) -> list[int]:
-    """Processes that work in *project* or below it, by /proc."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                where = os.readlink(entry / "cwd")
-            except OSError:
-                continue
-            if where.startswith(str(project)) and (entry / "cmdline").read_bytes():
-                found.append(int(entry.name))
-    return found
-
-
 def wait_until(holds: Callable[[], bool], seconds: float = 20.0) -> bool:
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
@@ -77,14 +58,6 @@ def started(himl: Himl, project: Path, *options: str) -> subprocess.Popen[bytes]
     logs = project / ".himl" / "runs"
     assert wait_until(lambda: any(b"up" in log.read_bytes() for log in logs.glob("*/user_logs/std_log.txt")))
     return process
-
-
-def supervisor_of(project: Path) -> int:
-    """The supervisor's process, found by what it was started as."""
-    for pid in processes_below(project / ".himl"):
-        if b"himl_cli.workspaces.local.supervisor" in Path(f"/proc/{pid}/cmdline").read_bytes():
-            return pid
-    raise AssertionError("no supervisor")
 
 
 @POSIX

@@ -10,6 +10,27 @@ from types import TracebackType
 CHUNK = 1 << 20
 
 
+class Latch:
+    """Set once, by one thread at a time, and waited for. Ctrl-C that strikes within it holds up nobody, unlike within an `Event`."""
+
+    def __init__(self) -> None:
+        self._is_set = False
+        self._closed = threading.Lock()
+        self._closed.acquire()
+
+    def is_set(self) -> bool:
+        return self._is_set
+
+    def set(self) -> None:
+        if not self._is_set:
+            self._is_set = True
+            self._closed.release()
+
+    def wait(self) -> None:
+        with self._closed:
+            pass
+
+
 class FileDigest:
     """The MD5 of one file that is being written. It is read back from the file, so what is checked is what lies there."""
 
@@ -17,7 +38,7 @@ class FileDigest:
         self.path = path
         self.size = size
         self.position = 0
-        self.ready = threading.Event()
+        self.ready = Latch()
         self.cancelled = False
         self._queue = queue
         self._front = 0  # where the last part begins that is there without a gap before it

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 from urllib.parse import quote
 
@@ -34,9 +35,19 @@ def create_job(connection: Connection, run_id: str, api_version: str, body: Mapp
             created = _put(connection, url, run_id, {"api-version": api_version}, body, headers)
         except KeyboardInterrupt as err:
             raise Interrupted(f"Interrupted while job '{run_id}' was being created: it may be there.", hint=tells(run_id)) from err
-    if signals:
-        raise Interrupted(f"Job '{run_id}' was created before the interruption, and goes on.", hint=f"To stop it: himl runs cancel {run_id}")
-    return created
+    with created_job(run_id):
+        if signals:
+            raise KeyboardInterrupt
+        return created
+
+
+@contextmanager
+def created_job(run_id: str) -> Iterator[None]:
+    """Within it job *run_id* is there, and nobody has heard of it yet. Raises Interrupted, which says its id, where that is interrupted."""
+    try:
+        yield
+    except KeyboardInterrupt as err:
+        raise Interrupted(f"Job '{run_id}' was created before the interruption, and goes on.", hint=f"To stop it: himl runs cancel {run_id}") from err
 
 
 def _put(connection: Connection, url: str, run_id: str, query: Mapping[str, str], body: Mapping[str, Any], headers: Mapping[str, str]) -> Mapping[str, Any]:

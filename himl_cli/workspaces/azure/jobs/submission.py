@@ -25,7 +25,7 @@ from himl_cli.workspaces.azure.jobs.forms import CodeAsset, JobInput, JobOutput
 from himl_cli.workspaces.azure.jobs.job_form import JobForm, shape_of, texts_of
 from himl_cli.workspaces.azure.jobs.lost import create_or_renew, is_gone
 from himl_cli.workspaces.azure.jobs.sdk import loading_sdk
-from himl_cli.workspaces.azure.jobs.sending import acting_as_user, create_job
+from himl_cli.workspaces.azure.jobs.sending import acting_as_user, create_job, created_job
 from himl_cli.workspaces.azure.jobs.submitted import submitted_run
 from himl_cli.workspaces.azure.jobs.sweeps import check_names, outputs_for
 from himl_cli.workspaces.azure.jobs.templates import Templates
@@ -82,7 +82,8 @@ class Submission:
         with before_creation():
             ready = self._prepared()
         created, ready = create_or_renew(ready, self._create, self._renewed)
-        return submitted_run(created, self._connection, self._spec, self._run_id, ready.found.tenant_id)
+        with created_job(self._run_id):
+            return submitted_run(created, self._connection, self._spec, self._run_id, ready.found.tenant_id)
 
     def _create(self, ready: _Ready) -> Mapping[str, Any]:
         api_version, body = ready.request

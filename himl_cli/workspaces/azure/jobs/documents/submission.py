@@ -19,7 +19,7 @@ from himl_cli.workspaces.azure.connection import Connection
 from himl_cli.workspaces.azure.jobs.before_creation import before_creation
 from himl_cli.workspaces.azure.jobs.computes import check_compute
 from himl_cli.workspaces.azure.jobs.sdk import load_sdk, silenced
-from himl_cli.workspaces.azure.jobs.sending import USER_TOKEN, create_job
+from himl_cli.workspaces.azure.jobs.sending import USER_TOKEN, create_job, created_job
 from himl_cli.workspaces.azure.jobs.submission import azure_run_id
 from himl_cli.workspaces.azure.jobs.submitted import as_answered
 from himl_cli.workspaces.azure.runs.records import studio_url
@@ -44,7 +44,8 @@ def submit_document(connection: Connection, path: Path, changes: DocumentChanges
     parts = urlsplit(request.url)
     token = {USER_TOKEN: request.headers[USER_TOKEN]} if request.headers.get(USER_TOKEN) else {}
     answer = create_job(connection, run_id, parse_qs(parts.query)["api-version"][0], json.loads(request.body), token)
-    return as_answered(_known(connection, changes, job, run_id, tenant_id), answer, connection)
+    with created_job(run_id):
+        return as_answered(_known(connection, changes, job, run_id, tenant_id), answer, connection)
 
 
 def _made_ready(connection: Connection, path: Path, job: Any, notify: Notify) -> Any:

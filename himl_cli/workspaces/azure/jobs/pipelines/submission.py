@@ -29,7 +29,7 @@ from himl_cli.workspaces.azure.jobs.pipelines.data import Places, check_outputs,
 from himl_cli.workspaces.azure.jobs.pipelines.forms import StepForm, of_step, step_forms
 from himl_cli.workspaces.azure.jobs.pipelines.submitted import submitted_pipeline
 from himl_cli.workspaces.azure.jobs.sdk import load_sdk, loading_sdk
-from himl_cli.workspaces.azure.jobs.sending import create_job, user_token
+from himl_cli.workspaces.azure.jobs.sending import create_job, created_job, user_token
 from himl_cli.workspaces.azure.jobs.submission import azure_run_id, environment_of
 from himl_cli.workspaces.azure.requests.threads import ask_all
 from himl_cli.workspaces.azure.storage.datastores import Datastores
@@ -83,7 +83,8 @@ class PipelineSubmission:
             self._make_cluster()
             made = self._prepared(found)
         created, made = create_or_renew(made, self._create, self._renewed)
-        return submitted_pipeline(created, self._connection, self._spec, self._run_id, made.found.tenant_id)
+        with created_job(self._run_id):
+            return submitted_pipeline(created, self._connection, self._spec, self._run_id, made.found.tenant_id)
 
     def _find(self) -> _Found:
         """Ask for everything at once; nothing is uploaded or registered before all of it is known to be in order."""

@@ -6,7 +6,7 @@ import hashlib
 import threading
 from base64 import b64encode
 from dataclasses import dataclass
-from queue import Empty, Full, Queue
+from queue import Empty, SimpleQueue
 
 from himl_cli.core.blobs import StoreRequest
 from himl_cli.core.errors import HimlError
@@ -42,13 +42,17 @@ def block_id(index: int, md5: bytes) -> str:
 class BlockReader:
     """Reads ahead by a few blocks. `next` gives them in order; then `md5` is that of the whole, as far as it was read.
 
-    It waits for room before it reads a block; whoever gets the block gives the room back.
+    It waits for room before it reads a block; whoever gets the block gives the room back. Ctrl-C may strike within `next`: what the thread
+    waits for is never left locked then.
     """
 
     def __init__(self, request: StoreRequest, room: Room) -> None:
         self._request = request
         self._room = room
-        self._queue: Queue[Block | Exception | None] = Queue(AHEAD)
+        self._queue: SimpleQueue[Block | Exception | None] = SimpleQueue()
+        self._places: SimpleQueue[None] = SimpleQueue()  # one for each block that may be read ahead
+        for _ in range(AHEAD):
+            self._places.put(None)
         self._is_stopped = False
         self._in_hand = 0  # bytes of room that no block was handed over for
         self._whole = hashlib.md5(usedforsecurity=False)
@@ -69,6 +73,7 @@ class BlockReader:
             found = self._queue.get_nowait()
         except Empty:
             return None
+        self._places.put(None)
         if isinstance(found, Block):
             return found
         self.is_through = True
@@ -113,8 +118,9 @@ class BlockReader:
         """Whether it could be handed over before the reading was stopped."""
         while not self._is_stopped:
             try:
-                self._queue.put(item, timeout=PAUSE)
-            except Full:
+                self._places.get(timeout=PAUSE)
+            except Empty:
                 continue
+            self._queue.put(item)
             return True
         return False

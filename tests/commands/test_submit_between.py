@@ -1,0 +1,38 @@
+"""Ctrl-C between the moment at which a job is there and that at which its id is printed: the id is said all the same."""
+
+from __future__ import annotations
+
+from datetime import datetime, timezone
+
+import pytest
+
+from himl_cli.commands._submit_run import naming_once_made
+from himl_cli.core.errors import Interrupted
+from himl_cli.core.runs import Run, RunStatus
+from himl_cli.workspaces.azure.jobs.sending import created_job
+
+RUN = Run(id="train_7", experiment="train", status=RunStatus.queued, created=datetime(2026, 1, 1, tzinfo=timezone.utc))
+
+
+def interrupted(*runs: Run) -> None:
+    """Ctrl-C once *runs* are made."""
+    with naming_once_made() as made:
+        made.extend(runs)
+        raise KeyboardInterrupt
+
+
+def test_what_is_interrupted_once_a_run_is_made_says_its_id() -> None:
+    with pytest.raises(Interrupted, match="'train_7' goes on") as caught:
+        interrupted(RUN)
+    assert caught.value.hint == "To cancel it: himl runs cancel train_7"
+
+
+def test_what_is_interrupted_before_is_left_to_whoever_knows_what_was_under_way() -> None:
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+
+
+def test_a_job_that_was_created_is_named_by_who_reads_the_answer() -> None:
+    with pytest.raises(Interrupted, match="Job 'train_7' was created before the interruption") as caught, created_job("train_7"):
+        raise KeyboardInterrupt
+    assert caught.value.hint == "To stop it: himl runs cancel train_7"

@@ -1,0 +1,76 @@
+"""Ctrl-C and SIGTERM in the middle of what the threads of a transfer share: whoever is stopped leaves no lock behind."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from queue import SimpleQueue
+
+import pytest
+
+from himl_cli.services.transfer.integrity import FileDigest
+from himl_cli.workspaces.azure.storage.blobs.blocks import BLOCK, BlockReader
+from himl_cli.workspaces.azure.storage.blobs.room import Room
+from tests.blob_sinks import sending
+
+pytestmark = pytest.mark.skipif(os.name == "nt", reason="a timer's signals need POSIX")
+STRIKES = 300
+
+
+def struck(act: Callable[[], object]) -> None:
+    """Call *act* over and over, until a signal has broken that off STRIKES times, each at another point."""
+
+    def strike(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    dice, before = random.Random(7), signal.signal(signal.SIGALRM, strike)
+    try:
+        for _ in range(STRIKES):
+            try:
+                signal.setitimer(signal.ITIMER_REAL, 0.0001 + dice.random() * 0.0005)
+                while True:
+                    act()
+            except KeyboardInterrupt:
+                pass
+    finally:
+        signal.signal(signal.SIGALRM, before)
+
+
+def ends(act: Callable[[], object]) -> bool:
+    """Whether *act* comes back on a thread of its own."""
+    thread = threading.Thread(target=act, daemon=True)
+    thread.start()
+    thread.join(10)
+    return not thread.is_alive()
+
+
+def test_whoever_is_interrupted_holds_up_nobody_who_wants_room() -> None:
+    room = Room(1 << 30)
+
+    def take() -> None:
+        if room.take(1):
+            room.give_back(1)
+
+    struck(take)
+    assert ends(lambda: room.wait_and_take(1, lambda: False))
+
+
+def test_whoever_is_interrupted_can_still_stop_the_reading(tmp_path: Path) -> None:
+    room = Room(1 << 30)
+    reader = BlockReader(sending(tmp_path / "1", "x", bytes(2 * BLOCK)), room)
+    first = reader.next
+    struck(lambda: first() and None)
+    assert ends(reader.close)
+
+
+def test_whoever_is_interrupted_can_still_let_a_file_go_whose_md5_is_awaited(tmp_path: Path) -> None:
+    (tmp_path / "1").write_bytes(b"x")
+    digest = FileDigest(str(tmp_path / "1"), 1, SimpleQueue())
+    digest.written(0, 1)
+    digest.catch_up(memoryview(bytearray(1)))
+    struck(digest.result)
+    assert ends(digest.cancel)
