@@ -20,7 +20,8 @@ import pytest
 from himl_cli.core.errors import HimlError, NotFound
 from himl_cli.core.transfers import Failure, Refused, TransferResult
 from himl_cli.services.transfer.launch import RANKS, local_rank
-from himl_cli.services.transfer.ranks import IDLE_SECONDS, rank_zero_only
+from himl_cli.services.transfer.meeting import IDLE_SECONDS
+from himl_cli.services.transfer.ranks import rank_zero_only
 
 ROOT = Path(__file__).parents[3]
 RANK = """
@@ -30,6 +31,15 @@ from himl_cli.core.errors import HimlError, NotFound
 from himl_cli.services.transfer.ranks import rank_zero_only
 from himl_cli.core.transfers import TransferResult
 folder, plan = Path(sys.argv[1]), json.loads(sys.argv[2])
+folder.mkdir(exist_ok=True)
+if os.environ["LOCAL_RANK"] == "0":
+    time.sleep(plan.get("late", 0))
+    if "absent" in plan:
+        while len([*folder.glob("ready-*")]) < plan["absent"]:
+            time.sleep(0.05)
+        time.sleep(1)
+        sys.exit()
+(folder / f"ready-{os.environ['LOCAL_RANK']}").touch()
 for step in plan["steps"]:
     def act():
         with open(folder / "acted", "a") as record:
@@ -39,7 +49,7 @@ for step in plan["steps"]:
             os._exit(9)
         if step["say"] == "fail":
             raise NotFound("nothing there", hint="look elsewhere")
-        return TransferResult(files=len(step["say"]))
+        return TransferResult(files=len(step["say"]) + 100 * int(os.environ["LAUNCH"]))
     try:
         print(json.dumps(["ok", rank_zero_only(folder, step["key"], act, wait_seconds=plan.get("wait", 30)).files]))
     except HimlError as err:
@@ -47,14 +57,15 @@ for step in plan["steps"]:
 """
 LAUNCHER = """
 import json, os, subprocess, sys, time
-order, size, pause, command = json.loads(sys.argv[1]), sys.argv[2], float(sys.argv[3]), sys.argv[4:]
-running = {}
-for rank in order:
-    environment = {**os.environ, "LOCAL_RANK": str(rank), "RANK": str(rank), "LOCAL_WORLD_SIZE": size}
-    running[rank] = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
-    time.sleep(pause)
-said = {rank: [json.loads(line) for line in process.communicate()[0].splitlines()] for rank, process in running.items()}
-print(json.dumps(said))
+orders, size, pause, command = json.loads(sys.argv[1]), sys.argv[2], float(sys.argv[3]), sys.argv[4:]
+for number, order in enumerate(orders):
+    running = {}
+    for rank in order:
+        environment = {**os.environ, "LOCAL_RANK": str(rank), "RANK": str(rank), "LOCAL_WORLD_SIZE": size, "LAUNCH": str(number)}
+        running[rank] = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
+        time.sleep(pause)
+    said = {rank: [json.loads(line) for line in process.communicate()[0].splitlines()] for rank, process in running.items()}
+    print(json.dumps(said))
 """
 
 
@@ -66,11 +77,18 @@ def launch(
     folder: Path, order: Sequence[int], plan: Mapping[str, Any], pause: float = 0.0, variables: Mapping[str, str] = MappingProxyType({})
 ) -> dict[str, list[list[Any]]]:
     """What each rank said when ranks are started in *order* by a launcher of their own."""
-    command = [sys.executable, "-c", LAUNCHER, json.dumps(order), "8", str(pause), sys.executable, "-c", RANK, str(folder), json.dumps(plan)]
+    (said,) = launches(folder, [order], plan, pause, variables)
+    return said
+
+
+def launches(
+    folder: Path, orders: Sequence[Sequence[int]], plan: Mapping[str, Any], pause: float = 0.0, variables: Mapping[str, str] = MappingProxyType({})
+) -> list[dict[str, list[list[Any]]]]:
+    """The same for one launcher that starts ranks again once all that it started before have ended; they are told the number of the LAUNCH."""
+    command = [sys.executable, "-c", LAUNCHER, json.dumps(orders), "8", str(pause), sys.executable, "-c", RANK, str(folder), json.dumps(plan)]
     done = subprocess.run(command, cwd=ROOT, env={**os.environ, **variables}, capture_output=True, text=True, timeout=100)
     assert done.returncode == 0, done.stderr
-    said: dict[str, list[list[Any]]] = json.loads(done.stdout)
-    return said
+    return [json.loads(line) for line in done.stdout.splitlines()]
 
 
 def acted(folder: Path) -> list[str]:
@@ -110,7 +128,7 @@ def test_ranks_do_not_wait_for_a_rank_0_that_died(tmp_path: Path) -> None:
 def test_ranks_meet_through_a_script_that_hands_the_rank_on(tmp_path: Path) -> None:
     launcher = LAUNCHER.replace('"LOCAL_RANK": str(rank)', '"SLURM_LOCALID": str(rank)')
     plan = json.dumps({"steps": [{"key": "k", "say": "wrapped"}]})
-    command = [sys.executable, "-c", launcher, "[2, 0, 1]", "3", "0", "sh", "-c", WRAPPER, "sh", sys.executable, "-c", RANK, str(tmp_path), plan]
+    command = [sys.executable, "-c", launcher, "[[2, 0, 1]]", "3", "0", "sh", "-c", WRAPPER, "sh", sys.executable, "-c", RANK, str(tmp_path), plan]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=100)
     assert json.loads(done.stdout) == {str(rank): [["ok", 7]] for rank in range(3)}, done.stderr
     assert acted(tmp_path) == ["0 wrapped"]
@@ -154,6 +172,36 @@ def test_the_outcome_of_an_earlier_launch_does_not_count(tmp_path: Path, variabl
     launch(tmp_path, [0], {"steps": [{"say": "x", "key": "k"}]}, variables=variables)  # rank 1 died before it came to this
     said = launch(tmp_path, [1, 0], {"steps": [{"say": "xyz", "key": "k"}]}, pause=0.5, variables=variables)
     assert (said, acted(tmp_path)) == ({"1": [["ok", 3]], "0": [["ok", 3]]}, ["0 x", "0 xyz"])
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="NEEDS /proc to know when a rank began")
+@pytest.mark.parametrize(("again", "variables"), [([1, 0, 2], {}), ([2, 1, 0], {}), ([0, 1, 2], {}), ([1, 0, 2], {"SLURM_LOCALID": "0"})])
+def test_a_launcher_that_starts_twice_gets_the_outcome_of_each_launch(tmp_path: Path, again: list[int], variables: dict[str, str]) -> None:
+    """Rank 1 of the first launch died before it came to this. The launcher may itself be a rank, as a batch script of SLURM is."""
+    said = launches(tmp_path, [[0, 2], again], {"steps": [{"say": "x", "key": "k"}]}, pause=0.3, variables=variables)
+    assert said == [{rank: [["ok", 1]] for rank in "02"}, {rank: [["ok", 101]] for rank in "012"}]
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="NEEDS /proc to know when a rank began")
+def test_a_rank_that_was_started_when_all_was_over_acts_for_itself_and_the_others_go_along_with_it(tmp_path: Path) -> None:
+    """Nothing tells it from the first rank of another launch, so it takes no outcome that may be that of an earlier one."""
+    said = launches(tmp_path, [[0], [2], [1]], {"steps": [{"say": "x", "key": "k"}], "wait": 0.3})
+    assert said == [{"0": [["ok", 1]]}, {"2": [["ok", 101]]}, {"1": [["ok", 201]]}]
+    assert acted(tmp_path) == ["0 x", "2 x", "1 x"]
+    assert launches(tmp_path / "again", [[0], [2, 1, 3]], {"steps": [{"say": "x", "key": "k", "sleep": 1}], "wait": 0.3})[1] == {
+        rank: [["ok", 101]] for rank in "123"
+    }
+    assert len(acted(tmp_path / "again")) == 2
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="NEEDS /proc to see rank 0")
+def test_a_rank_0_that_ended_before_it_began_is_noticed_soon_and_one_that_is_late_is_not_taken_for_it(tmp_path: Path) -> None:
+    plan: dict[str, Any] = {"steps": [{"say": "x", "key": "k"}], "wait": 60}
+    begun = time.monotonic()
+    said = launch(tmp_path, [0, 1, 2], plan | {"absent": 2})
+    assert [said[rank][0][1] for rank in "12"] == ["Local rank 0, which was to fetch the files, or its launcher ended before it began with that."] * 2
+    assert time.monotonic() - begun < 50
+    assert launch(tmp_path / "late", [1, 2, 0], plan | {"late": 3.5}) == {rank: [["ok", 1]] for rank in "012"}
 
 
 @contextmanager
