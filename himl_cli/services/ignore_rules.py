@@ -1,8 +1,9 @@
-"""The rules of one ignore file: pathspec reads each pattern, and the last one that fits an entry decides, as in git.
+"""The rules of one ignore file: pathspec reads each part of a pattern, and the last pattern that fits an entry decides, as in git.
 
 Read otherwise than by git are, within brackets, `[:alpha:]` and its kind, backslashes, slashes and ranges that run backwards; in patterns
-of more than one part `***`, `**` next to other characters (`a**/b`), an escaped slash, and `[!x]` amid a part, which may match a slash;
-and by pathspec before 1.1 an open bracket, which it takes for itself.
+of more than one part `***`; and by pathspec before 1.1 an open bracket, which it takes for itself.
+
+No pattern makes matching long: parts are matched against parts, and within a part a `*` that another one follows never gives back what it took.
 """
 
 from __future__ import annotations
@@ -12,23 +13,31 @@ import os
 import re
 import warnings
 from collections.abc import Callable
+from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple, cast
 
 from pathspec import GitIgnoreSpec, RegexPattern
 
+from himl_cli.services.path_parts import fits, without_repeats
+
 # What GitIgnoreSpec makes of a line, under a name that depends on pathspec's version; made alone, no other engine than `re` reads it.
 GitPattern = cast("Callable[[str], RegexPattern]", type(GitIgnoreSpec.from_lines(["*"]).patterns[0]))
 # A pattern ends before a slash (which means folders only) and before spaces that no backslash protects, never amid an escape.
 LINE = re.compile(r"(?P<sign>!?)(?P<body>(?:[^\\]|\\.)*?)(?P<slash>/?) *", re.DOTALL)
-# Stands after patterns and names, which cannot hold it: else pathspec would match what lies below a folder against the folder's rule too.
+# Stands after parts of patterns and of names, which cannot hold it: else pathspec would match what lies below a folder, too.
 END = "\0"
+STAR = "[^/]*"
+PARTS_KEPT = 10_000
 
 
 class Rule(NamedTuple):
-    pattern: RegexPattern
+    """*name*: what the last part of a path has to be; without it *parts*: those that the path has to have, None being any number of folders."""
+
+    name: re.Pattern[str] | None
+    parts: tuple[str | None, ...]
     folders_only: bool
-    by_name: bool
+    excludes: bool
 
 
 class IgnoreRules:
@@ -44,11 +53,12 @@ class IgnoreRules:
 
     def verdict(self, path: str, *, is_folder: bool) -> bool | None:
         """Whether the rules exclude *path* (True), include it again (False), or do not speak of it (None)."""
-        whole = os.fsencode(path).decode("latin-1") + END
-        name = whole.rpartition("/")[2]
-        for pattern, folders_only, by_name in self._last_first:
-            if (is_folder or not folders_only) and pattern.match_file(name if by_name else whole) is not None:
-                return pattern.include
+        parts = tuple(part + END for part in os.fsencode(path).decode("latin-1").split("/"))
+        for name, wanted, folders_only, excludes in self._last_first:
+            if folders_only and not is_folder:
+                continue
+            if name.match(parts[-1]) is not None if name is not None else fits(wanted, parts, _part_fits):
+                return excludes
         return None
 
 
@@ -62,16 +72,38 @@ def read_rules(path: Path) -> IgnoreRules | None:
 
 def _rule(line: str) -> Rule | None:
     """The rule in one line; None for comments, blank lines and patterns that match nothing, such as an open bracket."""
-    parts = LINE.fullmatch(line)
-    if parts is None or not parts["body"] or line.startswith("#"):
+    found = LINE.fullmatch(line)
+    if found is None or not found["body"] or line.startswith("#"):
         return None
-    sign, body, slash = parts.group("sign", "body", "slash")
-    start = "\\" if body[0].isspace() else ""  # older pathspecs take away what is not protected
-    below = "/*" if body.endswith("/**") else ""  # with the end mark, `**` would no longer stand alone
+    body, folders_only, excludes = found["body"], bool(found["slash"]), not found["sign"]
+    if "/" not in body:
+        name = _part(body)
+        return None if name is None else Rule(name, (), folders_only, excludes)
+    return Rule(None, without_repeats(body.removeprefix("/").split("/")), folders_only, excludes)
+
+
+@lru_cache(PARTS_KEPT)
+def _part(text: str) -> re.Pattern[str] | None:
+    """What a name that *text* means has to match, with END after it; None for a part that matches nothing."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # of `re`, about brackets within brackets
-            pattern = GitPattern(f"{sign}{start}{body}{below}{END}")
+            regex = GitPattern(f"/{text}{END}").regex
+            return None if regex is None else re.compile(_without_giving_back(regex.pattern), re.DOTALL)
     except (ValueError, re.error):
         return None
-    return None if pattern.include is None else Rule(pattern, bool(slash), "/" not in body)
+
+
+def _part_fits(text: str, part: str) -> bool:
+    wanted = _part(text)
+    return wanted is not None and wanted.match(part) is not None
+
+
+def _without_giving_back(regex: str) -> str:
+    """*regex*, in which a star takes as little as it can and then stands by it where another one follows, as `fnmatch` has it."""
+    first, *stars = regex.split(STAR)
+    if len(stars) < 2:
+        return regex
+    *amid, last = stars
+    steps = [f"(?=(?P<g{number}>{STAR}?{text}))(?P=g{number})" for number, text in enumerate(amid) if text]
+    return "".join([first, *steps, STAR, last])

@@ -14,12 +14,13 @@ from hypothesis import strategies as st
 
 from himl_cli.services.ignore_rules import IgnoreRules
 from himl_cli.services.snapshot import take_snapshot
+from tests.nasty_texts import within
 
 NAMES = ["a", "b", "ab", "data", "x.py", "#c", "!d", "e f", "f[1]", "ä.txt", "b.log"]
 PARTS = ["a", "b", "ab", "data", "x.py", "*.py", "*.log", "*", "**", "?", "??", "a*", "*b", "a**", "**b", "ä*", "\\a", "e\\ f", "f\\[1]", "f[1]"]
-PARTS += ["[ab]", "[!a]", "[^a]", "[a-c]*", "[c-a]", "[]-]", "[", "\\", "\\#c", "#c", "\\!d", "!d"]
-# What pathspec reads in another way: slashes within brackets, escaped slashes, and `**` next to other characters in patterns of several parts.
-READ_OTHERWISE = re.compile(r"\[[!^]?\]?[^]]*/.*\]|\\/|[^/!]\*\*.*/|/.*[^/]\*\*")
+PARTS += ["[ab]", "[!a]", "[^a]", "[a-c]*", "[c-a]", "[]-]", "[", "\\", "a\\", "*[!a]*", "*a*b", "**a*?", "\\#c", "#c", "\\!d", "!d"]
+# What pathspec reads in another way: slashes within brackets.
+READ_OTHERWISE = re.compile(r"\[[!^]?\]?[^]]*/.*\]")
 
 file_names = st.lists(st.sampled_from(NAMES), min_size=1, max_size=4).map("/".join)
 rule_lines = st.builds(
@@ -94,3 +95,14 @@ def test_marks_line_ends_and_escapes(rules: str, name: str, verdict: bool | None
 @pytest.mark.skipif(os.name == "nt", reason="names are text on Windows")
 def test_names_that_are_no_utf_8() -> None:
     assert IgnoreRules(b"*.b\xffn").verdict(os.fsdecode(b"a.b\xffn"), is_folder=False) is True
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["*a" * 25 + "b", "*a" * 25 + "b/c", "/".join(["**/a"] * 25) + "/b", "**/" * 10_000 + "b", "*[!b]" * 25 + "b", "a/" * 50_000 + "b", "*" * 50_000 + "b"],
+)
+def test_no_pattern_takes_long(line: str) -> None:
+    with within(2):
+        rules = IgnoreRules(f"{line}\n".encode())
+        assert rules.verdict("a" * 200, is_folder=False) is None
+        assert rules.verdict("a/" * 100 + "c", is_folder=False) is None

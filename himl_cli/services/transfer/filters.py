@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
 from himl_cli.core.blobs import BlobInfo
-from himl_cli.core.errors import BadUsage, NotFound
+from himl_cli.core.errors import NotFound
+from himl_cli.services.transfer.globs import Globs
 from himl_cli.workspaces.base import BlobStore
 
 LOOKED_AT_FOR_HINT = 10_000
@@ -29,13 +29,13 @@ class Filters:
     exclude: tuple[str, ...] = ()
 
     @cached_property
-    def _patterns(self) -> tuple[re.Pattern[str] | None, re.Pattern[str] | None]:
-        return _any_of(self.include), _any_of(self.exclude)
+    def _globs(self) -> tuple[Globs | None, Globs | None]:
+        return Globs(self.include) if self.include else None, Globs(self.exclude) if self.exclude else None
 
     def admit(self, name: str) -> bool:
-        """Whether the globs let *name* through."""
-        include, exclude = self._patterns
-        return (include is None or bool(include.fullmatch(name))) and not (exclude is not None and exclude.fullmatch(name))
+        """Whether the globs let *name* through. Raises BadUsage for a glob that cannot be read."""
+        include, exclude = self._globs
+        return (include is None or include.matches(name)) and not (exclude is not None and exclude.matches(name))
 
     def select(self, store: BlobStore) -> Iterator[BlobInfo]:
         """The blobs that are meant, sorted by name. Raises NotFound when there are none although something was asked for."""
@@ -94,55 +94,3 @@ def _what_there_is(store: BlobStore, prefix: str) -> str:
     meant = f"Did you mean '{near[0]}'? " if near else ""
     more = ", ..." if len(tops) > SHOWN else ""
     return f"{meant}There is: {', '.join([*tops][:SHOWN])}{more}"
-
-
-def _any_of(globs: Sequence[str]) -> re.Pattern[str] | None:
-    if not globs:
-        return None
-    try:
-        return re.compile("|".join(f"(?:{_as_regex(glob)})" for glob in globs), re.DOTALL)
-    except re.error as err:
-        raise BadUsage(f"Not a glob: {' or '.join(globs)} ({err.msg}).", hint="A set of characters reads [a-c].") from err
-
-
-def _as_regex(glob: str) -> str:
-    """*glob* as a regular expression over whole names."""
-    body = glob[1:] if glob.startswith("/") else glob
-    if body.endswith("/"):
-        body += "**"
-    made, place = "", 0
-    while place < len(body):
-        piece, place = _next_piece(body, place)
-        made += piece
-    return made if glob.startswith("/") else f"(?:.*/)?{made}"
-
-
-def _next_piece(glob: str, place: int) -> tuple[str, int]:
-    """The expression for what stands at *place*, and the place after it."""
-    if glob.startswith("**/", place):
-        return "(?:.*/)?", place + 3
-    if glob.startswith("**", place):
-        return ".*", place + 2
-    if glob[place] == "*":
-        return "[^/]*", place + 1
-    if glob[place] == "?":
-        return "[^/]", place + 1
-    end = glob.find("]", place + 2) if glob[place] == "[" else -1
-    if end < 0:
-        return re.escape(glob[place]), place + 1
-    inside = glob[place + 1 : end]
-    negated = inside[0] in "!^" and len(inside) > 1
-    return f"(?!/)[{'^' if negated else ''}{_escaped_set(inside[negated:])}]", end + 1
-
-
-def _escaped_set(inside: str) -> str:
-    """The characters and ranges of a set, with nothing in it that means more to a regular expression."""
-    made, place = "", 0
-    while place < len(inside):
-        if inside[place + 1 : place + 2] == "-" and place + 2 < len(inside):
-            made += f"{re.escape(inside[place])}-{re.escape(inside[place + 2])}"
-            place += 3
-        else:
-            made += re.escape(inside[place])
-            place += 1
-    return made

@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+import re
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from himl_cli.core.errors import BadUsage
 from himl_cli.services.transfer.filters import Filters
+from tests.nasty_texts import within
 
 
 @pytest.mark.parametrize(
@@ -62,3 +65,32 @@ def test_no_glob_breaks_and_a_plain_name_matches_itself(glob: str, name: str) ->
         assert "[" in glob
     if name and not name.startswith("/") and not name.endswith("/"):
         assert Filters(include=(name,)).admit(name)
+
+
+def simply_matches(glob: str, name: str) -> bool:
+    """What a glob means, as a regular expression that may take for ever."""
+    meanings = {"**/": "(?:.*/)?", "**": ".*", "*": "[^/]*", "?": "[^/]", "[ab]": "[ab]", "[!a]": "(?!/)[^a]"}
+    body = glob.removeprefix("/") + ("**" if glob.endswith("/") and glob != "/" else "")
+    made = re.sub(r"\*\*/|\*\*|\*|\?|\[!?\w+\]", lambda found: meanings[found[0]], body)
+    return re.fullmatch(made if glob.startswith("/") else f"(?:.*/)?{made}", name, re.DOTALL) is not None
+
+
+@given(st.lists(st.sampled_from(["a", "b", "/", "*", "**", "**/", "?", "[ab]", "[!a]"]), max_size=9).map("".join), st.text(alphabet="ab/\n", max_size=9))
+def test_a_glob_means_what_it_reads(glob: str, name: str) -> None:
+    assert Filters(include=(glob,)).admit(name) is simply_matches(glob, name)
+    assert Filters(include=("b/", glob)).admit(name) is (simply_matches(glob, name) or simply_matches("b/", name))
+
+
+@pytest.mark.parametrize(
+    "glob", ["*a" * 25 + "b", "**a" * 25 + "b", "**/a" * 25 + "b", "*" * 10_000 + "b", "**a**/" * 20 + "b", "?*" * 1000 + "b", "*a" * 50_000]
+)
+def test_no_glob_takes_long(glob: str) -> None:
+    with within(2):
+        assert not Filters(include=(glob,)).admit("a" * 60)
+        assert not Filters(include=(glob,)).admit("a/" * 500 + "c")
+
+
+def test_names_without_end_are_matched_without_keeping_them() -> None:
+    filters = Filters(include=("*ab*c",))
+    names = [f"{sign}ab{chr(0x4E00 + number)}{last}" for number in range(20_000) for sign, last in (("x", "c"), ("y", "d"))]
+    assert [filters.admit(name) for name in names] == [True, False] * 20_000
