@@ -82,12 +82,17 @@ class Output:
             self.lines([as_table(rows, shown)] if self.is_terminal and rows else [] if self.is_terminal else as_tabs(rows, shown))
 
     def json(self, data: Any, *, is_form: bool = False) -> None:
-        """*data* as one strict JSON document in UTF-8, whatever the terminal's encoding; *is_form*: it has the form of JSON already (it may be large)."""
+        """*data* as one strict JSON document in UTF-8, whatever the terminal's encoding; *is_form*: it has the form of JSON already (it may be large).
+
+        What a terminal would obey, or be turned around by, has its JSON escape there.
+        """
         import json
 
         from himl_cli.render.json_form import json_form
 
         text = json.dumps(data if is_form else json_form(data), ensure_ascii=False, allow_nan=False, indent=2 if self.is_terminal else None)
+        if self.is_terminal:
+            text = "".join(sign if sign.isprintable() or sign == "\n" else json.dumps(sign)[1:-1] for sign in text)
         self.write(f"{text}\n".encode("utf-8", "backslashreplace"))  # a lone surrogate becomes its JSON escape
 
     def lines(self, lines: Iterable[str]) -> None:

@@ -101,3 +101,12 @@ def test_names_that_would_command_a_terminal_are_cleaned_there_and_raw_for_progr
     assert terminal.finish() == 0
     assert terminal.screen == "ok [31mred\ntwo lines\n" * 2
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout == b"ok\x1b[31mred\ntwo\nlines\n" * 2
+
+
+@posix
+def test_json_that_would_command_a_terminal_has_escapes_there(tmp_path: Path) -> None:
+    code = "from himl_cli.render.output import *\nOutput(Format.json).json(['\\u202e\\x9b\\x1b\\x7fé'])"
+    terminal = Terminal([sys.executable, "-c", code], cwd=tmp_path)
+    assert terminal.finish() == 0
+    assert terminal.screen == '[\n  "\\u202e\\u009b\\u001b\\u007fé"\n]\n'
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout.decode() == '["\u202e\x9b\\u001b\x7fé"]\n'

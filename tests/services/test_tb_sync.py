@@ -254,3 +254,23 @@ def test_a_trial_without_a_name_is_called_by_its_values(project: Path) -> None:
     runs = RecordedRuns(project)
     runs.add("sweep_0", display_name="sweep_0", tags={"hyperparameters": '{"lr": 0.1, "opt": "adam"}'})
     assert readable_name(runs.workspace.run("sweep_0")) == "lr=0.1_opt=adam-sweep_0"
+
+
+@pytest.mark.parametrize("at", ["", "sub", f"sub/{NAME}"])
+def test_a_planted_link_does_not_lead_out_of_the_folder(workspace: AzureWorkspace, azure_environment: StagedWorkspace, tmp_path: Path, at: str) -> None:
+    azure_environment.add_run(RUN)
+    put(azure_environment, f"logs/sub/{NAME}", LONG)
+    put(azure_environment, f"logs/{NAME}", SHORT)
+    outside, folder = tmp_path / "outside", tmp_path / "copies"
+    outside.mkdir()
+    (outside / NAME).write_bytes(b"")
+    feed = feed_of(workspace, folder)
+    link = folder / feed.name / at
+    link.parent.mkdir(parents=True)
+    try:
+        link.symlink_to(outside / NAME if NAME in at else outside)
+    except OSError:
+        pytest.skip("NEEDS the right to make symlinks")
+    feed.look()
+    assert {path.name: path.read_bytes() for path in outside.iterdir()} == {NAME: b""}
+    assert feed.left_out == ({f"sub/{NAME}"} if at else {NAME, f"sub/{NAME}"})

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -202,3 +204,33 @@ def test_links_of_another_form_are_the_services_failure(
     stage.faults.add(Page(answer, content_type="application/json"), "/prefix/contentinfo/", times=None)
     with opened(azure_environment, project) as workspace, pytest.raises(ServiceFailed):
         listed(workspace.run_files("run_1"))
+
+
+@pytest.mark.parametrize("name", ["outputs/a.", "outputs/a\\b"])
+def test_a_name_that_no_link_can_mean_is_named_and_no_empty_file_stands_for_it(
+    stage: Stage, azure_environment: StagedWorkspace, project: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    azure = azure_environment
+    run = azure.add_run("run_1", "demo")
+    azure.put_artifact(run, "outputs/plain", b"1")
+    link = azure.state.storage.blob_link("azureml", f"{run.artifact_prefix}outputs/plain")
+    items = [{"path": one, "container": run.data_container_id, "contentUri": link} for one in ("outputs/plain", name)]
+    stage.faults.add(Page(json.dumps({"value": items}), content_type="application/json"), "/prefix/contentinfo/", times=None)
+    use(azure, monkeypatch, {Right.READ})
+    with opened(azure, project) as workspace:
+        result = download(workspace.run_files("run_1"), DownloadRequest(project / "out"))
+    assert [path.name for path in (project / "out" / "outputs").iterdir()] == ["plain"]
+    assert [one.name for one in result.failed] == [name]
+    assert str(result.problem()).startswith(f"'{name}' cannot be asked for: Azure Storage ")
+
+
+def test_a_size_that_is_none_of_the_file_is_noticed_and_the_whole_file_comes(azure_environment: StagedWorkspace, project: Path) -> None:
+    azure = azure_environment
+    azure.put_blob("workspaceblobstore", "a", b"0123456789", md5=False)
+    with opened(azure, project) as workspace:
+        store = workspace.datastore(None)
+        (true,) = listed(store)
+        sink = Received()
+        store.fetch(iter([FetchRequest(replace(true, size=4), 0, 4, checked_each=4)]), sink, workers=1)
+        (error,) = sink.errors.values()
+        assert isinstance(error, BlobChanged)

@@ -132,7 +132,7 @@ class CopiedHere(RunFeed):
 
     def _bring(self, is_last: bool) -> bool:
         found = {name: blob for name, blob in self._finder.find(is_last=is_last).items() if blob.size}
-        shown = {name: blob for name, blob in found.items() if _can_be_kept(name)}
+        shown = {name: blob for name, blob in found.items() if self._can_be_kept(name)}
         self._leave_out(found.keys() - shown.keys())
         copies = self._copies_of({name: blob.name for name, blob in shown.items()})
         self._coming = [*copies.values()]
@@ -141,6 +141,15 @@ class CopiedHere(RunFeed):
         if brought.error is not None:
             raise brought.error
         return not brought.is_behind
+
+    def _can_be_kept(self, name: str) -> bool:
+        """Whether a file below the folder can have the name, and no link leads out of it on the way there."""
+        try:
+            parts = safe_relative(name)
+        except UnsafeName:
+            return False
+        path = self._folder.joinpath(*parts)
+        return not any(os.path.islink(one) for one in (path, *path.parents[: len(parts)]))
 
     def _leave_out(self, names: AbstractSet[str]) -> None:
         self.left_out |= names - self._said_left_out
@@ -167,11 +176,3 @@ def _left_in(folder: Path) -> list[EventFile]:
 def _copied(folder: Path, path: Path) -> EventFile:
     """The copy at *path*, by its own name: one that goes on under another name is another file to TensorBoard too."""
     return EventFile(path.relative_to(folder).as_posix(), path)
-
-
-def _can_be_kept(name: str) -> bool:
-    try:
-        safe_relative(name)
-    except UnsafeName:
-        return False
-    return True

@@ -29,8 +29,8 @@ def say_left_out(feeds: Sequence[RunFeed], notify: Notify) -> None:
     for feed in feeds:
         names, feed.left_out = sorted(feed.left_out), set()
         if names:
-            shown = ", ".join(repr(name) for name in names[:NAMED]) + (f" and {len(names) - NAMED:,} more" if len(names) > NAMED else "")
-            notify(Notice(f"Run '{feed.run.id}': not shown, since no file here can have that name: {shown}."))
+            shown = ", ".join(f"'{name}'" for name in names[:NAMED]) + (f" and {len(names) - NAMED:,} more" if len(names) > NAMED else "")
+            notify(Notice(f"Run '{feed.run.id}': not shown, since no file here can have that name, or a link is in its place: {shown}."))
 
 
 def say_joined(feeds: Sequence[RunFeed], notify: Notify) -> None:

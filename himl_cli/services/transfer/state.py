@@ -54,7 +54,9 @@ class TransferState:
 
     def __init__(self, folder: Path, say: Callable[[str], None]) -> None:
         self._path = folder / STATE_FILE
-        self._lock = _locked(folder, say)
+        lock = folder / f"{STATE_NAME}.lock"
+        _remove_link(lock)
+        self._lock = _locked(folder, lock, say)
         self._pending: list[tuple[object, ...]] = []
         self._flushed = time.monotonic()
         try:
@@ -64,12 +66,15 @@ class TransferState:
             raise
 
     def _open(self) -> sqlite3.Connection:
+        beside = [self._path.with_name(self._path.name + end) for end in ("-wal", "-shm", "-journal")]
+        for path in (self._path, *beside):
+            _remove_link(path)
         try:
             return _connect(self._path)
-        except sqlite3.DatabaseError as err:  # OperationalError is one, and says nothing about the content
+        except (sqlite3.DatabaseError, UnicodeDecodeError) as err:  # OperationalError is one, and says nothing about the content
             if isinstance(err, sqlite3.OperationalError):
                 raise _explained(err, self._path) from err
-        for path in (self._path, *(self._path.with_name(self._path.name + end) for end in ("-wal", "-shm", "-journal"))):
+        for path in (self._path, *beside):
             path.unlink(missing_ok=True)  # damaged: begin anew, files that are complete are found so by their MD5
         return _connect(self._path)
 
@@ -152,10 +157,19 @@ class TransferState:
             raise
 
 
-def _locked(folder: Path, say: Callable[[str], None]) -> BaseFileLock:
+def _remove_link(path: Path) -> None:
+    """A link that somebody put where himl keeps a file of its own could lead anywhere. Raises DiskFailed."""
+    try:
+        if path.is_symlink():
+            path.unlink(missing_ok=True)
+    except OSError as err:
+        raise explained(err, f"Cannot remove the link '{path}'") from err
+
+
+def _locked(folder: Path, path: Path, say: Callable[[str], None]) -> BaseFileLock:
     from filelock import FileLock, Timeout
 
-    lock = FileLock(folder / f"{STATE_NAME}.lock")
+    lock = FileLock(path)
     try:
         try:
             lock.acquire(timeout=0)

@@ -151,7 +151,7 @@ class ArtifactLinks(BlobReader):
         questions = [self._question(name) for name in names if can_be_asked_for(name)]
         with self._exchanger.lines() as lines:
             Run(lines, Tasks(iter(questions)), ASKED_AT_ONCE).finish()
-        found = [BlobInfo(name, 0) for name in names if not can_be_asked_for(name)]  # to be named, at least
+        found = [BlobInfo(name, 1) for name in names if not can_be_asked_for(name)]  # of some size, so that it is asked for, which fails and names it
         for question in questions:
             try:
                 properties = question.answer

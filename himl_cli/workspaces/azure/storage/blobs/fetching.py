@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 
 from himl_cli.core.blobs import FetchRequest
-from himl_cli.core.errors import BlobChanged, HimlError, IntegrityFailed, NotFound, ServiceFailed
+from himl_cli.core.errors import BlobChanged, HimlError, IntegrityFailed, ServiceFailed
 from himl_cli.workspaces.azure.storage.blobs.access import Access
 from himl_cli.workspaces.azure.storage.blobs.arriving import Arriving, CheckedArriving, Damaged
 from himl_cli.workspaces.azure.storage.blobs.broken import FEW
@@ -51,7 +51,7 @@ class FetchTask(Task):
 
     def exchange(self) -> Exchange:
         if reason := reason_not_to_ask(self.name):
-            raise NotFound(f"'{self.name}' cannot be asked for: {reason}.", hint="Let whoever wrote it give it another name.")
+            raise ServiceFailed(f"'{self.name}' cannot be asked for: {reason}.", hint="Let whoever wrote it give it another name.")
         signed = self.sign()
         if self._is_looking:
             return Exchange(signed.url, [*signed.headers], "HEAD")

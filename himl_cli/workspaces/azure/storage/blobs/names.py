@@ -17,7 +17,12 @@ def quoted(name: str) -> str:
 
 def can_be_asked_for(name: str) -> bool:
     """Whether a URL can mean exactly this name: another one would be read or written for one that cannot."""
-    return not _is_special(name) or not _confusion(name)
+    return not reason_not_to_ask(name)
+
+
+def reason_not_to_ask(name: str) -> str:
+    """Why no URL can mean exactly this name; empty where one can."""
+    return _confusion(name) if _is_special(name) else ""
 
 
 def reason_not_to_store(name: str) -> str:
