@@ -11,6 +11,7 @@ import typer
 
 from himl_cli.commands._bundles import Bundle
 from himl_cli.core.errors import BadUsage
+from himl_cli.core.shortening import shortened
 from himl_cli.render.output import Format, Output
 
 if TYPE_CHECKING:
@@ -19,6 +20,10 @@ if TYPE_CHECKING:
 OUTPUT, WHERE, WHICH = "Output", "Workspace", "Which runs"
 ALL_RUNS = sys.maxsize
 """`--num_runs all`: a limit that no workspace reaches."""
+LONGEST_COUNT = len(str(ALL_RUNS))
+"""Digits; whole numbers of so many mean all."""
+ENV_VAR = "--env_var"
+"""Its values may be secrets, which no error repeats."""
 
 RunArgs = Annotated[list[str] | None, typer.Argument(metavar="[RUN]...", help="Run ids, as --run.", show_default=False)]
 
@@ -141,12 +146,14 @@ def split_list(values: Iterable[str] | None) -> list[str]:
 
 
 def parse_pairs(option: str, values: Iterable[str]) -> Mapping[str, str]:
-    """KEY=VALUE entries as a mapping; a value may hold `=` and be empty. Raises BadUsage naming the entry."""
+    """KEY=VALUE entries as a mapping; a value may hold `=` and be empty. Raises BadUsage naming the entry, unless that is a variable's."""
     pairs: dict[str, str] = {}
     for value in values:
         key, equals, rest = value.partition("=")
         if not equals or not key.strip():
-            raise BadUsage(f"{option} takes KEY=VALUE, got '{value}'.", hint=f"For example {option} team=blue")
+            missing = "an entry without KEY" if equals else "an entry without '='"
+            shown = missing if option == ENV_VAR else f"'{value}'"
+            raise BadUsage(f"{option} takes KEY=VALUE, got {shown}.", hint=f"For example {option} team=blue")
         pairs[key.strip()] = rest
     return pairs
 
@@ -155,9 +162,10 @@ def parse_count(option: str, text: str) -> int:
     """A whole number from 1, or `all`. Raises BadUsage."""
     if text.strip().lower() == "all":
         return ALL_RUNS
-    if not text.strip().isdecimal() or int(text) < 1:
-        raise BadUsage(f"{option} takes a whole number from 1, or 'all', got '{text}'.")
-    return int(text)
+    digits = text.strip().lstrip("0")
+    if not digits.isdecimal() or not text.strip().isdecimal():
+        raise BadUsage(f"{option} takes a whole number from 1, or 'all', got '{shortened(text)}'.")
+    return int(digits) if len(digits) < LONGEST_COUNT else ALL_RUNS
 
 
 def parse_status(name: str) -> RunStatus:

@@ -70,8 +70,10 @@ class ScriptCommand(HimlCommand):
 
     def _misplaced(self, ctx: Any, unknown: str | None, own: Sequence[str], err: Any) -> BadUsage:
         """The parser's complaint about what is no option or target of ours, with the command that may have been meant."""
+        from himl_cli.core.redaction import mask_line
+
         kept, moved = self._sorted_out(ctx, own)
-        meant = shlex.join([*ctx.command_path.split(), *kept, "--", *moved])
+        meant = mask_line(shlex.join([*ctx.command_path.split(), *kept, "--", *moved]))
         stand = f"Arguments of the script stand after --: {meant}"
         if unknown is None:
             return BadUsage(err.format_message(), hint=stand)

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from himl_cli.commands._bundles import Bundle
-from himl_cli.commands._options import parse_pairs, split_list
+from himl_cli.commands._options import ENV_VAR, parse_pairs, split_list
 
 WHERE, SENT, ENVIRONMENT = "Where it runs", "What is sent", "Environment (of a cluster, except --env_var)"
 Text = str | None
@@ -119,5 +119,5 @@ class EnvironmentOptions(Bundle):
             "docker_image": docker_image,
             "pip_extra_index_url": pip_extra_index_url,
             "private_wheel": private_wheel,
-            "env_vars": parse_pairs("--env_var", env_var or ()),
+            "env_vars": parse_pairs(ENV_VAR, env_var or ()),
         }

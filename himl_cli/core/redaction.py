@@ -30,7 +30,9 @@ _COUNTED = re.compile(  # of what a number is no secret: `--token_count 5`, `--m
 )
 _NUMBER = re.compile(r"[\"']?[-+]?\d{1,9}(?:\.\d{1,9})?[\"']?")
 _TOKEN = re.compile(r"\b(?:gh[pousr]_|github_pat_|hf_)\w{20,}")
-_JWT = re.compile(r"\beyJ[\w-]{8,}\.[\w-]{4,}\.[\w-]*")
+_JWT = re.compile(  # the look ahead is once for all that stands before a dot: each `-eyJ` in it would look as far again
+    r"(?<![\w-])(?=[\w-]+\.[\w-]{4,}\.)(?P<before>[\w-]*?)\beyJ[\w-]{8,}\.[\w-]{4,}\.[\w-]*"
+)
 _ASSIGNMENT = re.compile(r"(?P<before>(?:-e|--env(?:[-_]var)?=)?(?P<quote>[\"']?)(?P<name>[\w.-]+)=)(?P<value>.*)", re.DOTALL)
 _WORD = re.compile(r"(?:'[^']*'|\"(?:\\.|[^\"\\])*\"|\\.|[^\s])+?(?=\s|$)")
 
@@ -38,7 +40,8 @@ _WORD = re.compile(r"(?:'[^']*'|\"(?:\\.|[^\"\\])*\"|\\.|[^\s])+?(?=\s|$)")
 def redact(text: str) -> str:
     """*text* with the values of signatures, keys, passwords and tokens replaced by `***`."""
     text = _PASSWORD_IN_URL.sub(rf"\1{MASK}", _USER_IN_URL.sub(rf"\1{MASK}@", text))
-    return _TOKEN.sub(MASK, _JWT.sub(MASK, _SECRETS.sub(lambda found: found["keep"] + MASK, text)))
+    text = _JWT.sub(rf"\g<before>{MASK}", _SECRETS.sub(lambda found: found["keep"] + MASK, text))
+    return _TOKEN.sub(MASK, text)
 
 
 def mask_arguments(arguments: Sequence[str]) -> list[str]:

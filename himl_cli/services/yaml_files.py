@@ -26,6 +26,8 @@ NO_YAML = "The file is no valid YAML; lists and sections are told apart by inden
 _MERGE = "tag:yaml.org,2002:merge"
 _NUMBERS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
 _SURROGATES = re.compile("[\ud800-\udfff]")
+_QUOTED = re.compile(r"(alias|anchor|tag|tag handle) '[^']*'")
+"""What the library quotes in its complaints: a password that begins with `*`, `&` or `!` reads as the name of such a thing."""
 
 
 class _TooMuch(yaml.MarkedYAMLError):  # type: ignore[misc]  # the library has no types
@@ -132,6 +134,7 @@ def parse_mapping(text: str, path: Path) -> Mapping[str, Any]:
     try:
         content = yaml.load(text, Loader=_StrictLoader)
     except yaml.MarkedYAMLError as err:
+        _leave_out_content(err)
         mark = err.problem_mark or err.context_mark
         line = f", line {mark.line + 1}" if mark else ""
         raise BadUsage(f"'{path}'{line}: {shortened(err.problem or err.context)}.", hint=TOO_MUCH if isinstance(err, _TooMuch) else NO_YAML) from err
@@ -140,6 +143,13 @@ def parse_mapping(text: str, path: Path) -> Mapping[str, Any]:
     if not isinstance(content, dict):
         raise BadUsage(f"'{path}' holds no sections, but {'nothing' if content is None else 'a ' + type(content).__name__}.")
     return {str(key): value for key, value in content.items()}
+
+
+def _leave_out_content(err: yaml.MarkedYAMLError) -> None:
+    """Let *err* not quote the file, which may hold secrets: neither in its words nor by the lines that the library shows below them."""
+    for mark in filter(None, (err.problem_mark, err.context_mark)):
+        mark.buffer = None
+    err.problem, err.context = (text and _QUOTED.sub(r"\1", text) for text in (err.problem, err.context))
 
 
 def dump_mapping(content: Mapping[str, Any]) -> str:

@@ -139,3 +139,33 @@ def test_the_cache_is_the_users_alone_and_has_no_key_or_password(himl: Himl, see
     assert {stat.S_IMODE(folder.stat().st_mode) for path in kept for folder in path.parents if cache_folder() in folder.parents} == {0o700}
     content = b"".join(path.read_bytes() for path in kept)
     assert [kind for kind, secret in secrets_of(seeded).items() if secret in content] == []
+
+
+@pytest.mark.parametrize("form", ["--verbose", "--json"])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("submit", "train.py", "--api_key", "HIDDEN"),
+        ("submit", "train.py", "--lr", "1", "--my_pass", "HIDDEN", "--epochs", "5"),
+        ("submit", "train.py", "--env_var", "=HIDDEN"),
+        ("submit", "train.py", "--env_var", "HIDDEN"),
+    ],
+)
+def test_a_slip_of_the_command_line_does_not_repeat_the_secret_in_it(himl: Himl, project: Path, arguments: tuple[str, ...], form: str) -> None:
+    write_files(project, {"train.py": ""})
+    outcome = himl(*arguments, form)
+    assert outcome.code == 2
+    assert "HIDDEN" not in outcome.stdout + outcome.stderr
+    assert "hint" in outcome.stderr
+
+
+@pytest.mark.parametrize("form", ["--verbose", "--json"])
+@pytest.mark.parametrize(
+    "value", ["*HIDDEN", "!HIDDEN x", "!h!HIDDEN x", "&HIDDEN x\n  b: &HIDDEN y\n  c: [", "'HIDDEN", "[HIDDEN", "HIDDEN: x", "!x\n    HIDDEN", "@HIDDEN"]
+)
+def test_a_slip_of_a_settings_file_does_not_repeat_the_secret_in_it(himl: Himl, project: Path, value: str, form: str) -> None:
+    write_files(project, {"settings.yml": f"variables:\n  tenant_id: t\n  application_key: {value}\n"})
+    outcome = himl("init", "--from", "settings.yml", form)
+    assert outcome.code == 2
+    assert "HIDDEN" not in outcome.stdout + outcome.stderr
+    assert "settings.yml', line 3: " in outcome.stderr or "settings.yml', line 4: " in outcome.stderr or "settings.yml', line 5: " in outcome.stderr

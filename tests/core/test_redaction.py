@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
+
 import pytest
 
 from himl_cli.core.redaction import mask_arguments, mask_line, redact
@@ -27,6 +30,8 @@ from himl_cli.core.redaction import mask_arguments, mask_line, redact
         "application_key: 'HIDDEN'",
         "password=p@HIDDEN",
         "mysql://me:HIDDEN@host/db",
+        "run-eyJhbGciOiJHIDDEN.eyJzdWIiOiJHIDDEN.c2lnHIDDEN",
+        "a.b-eyJ-eyJhbGciOiJHIDDEN.eyJHIDDEN.HIDDEN",
     ],
 )
 def test_secrets_are_masked(text: str) -> None:
@@ -88,3 +93,11 @@ def test_arguments_are_masked_by_their_names(arguments: list[str], shown: list[s
 )
 def test_a_line_is_masked_and_stays_otherwise(line: str, shown: str) -> None:
     assert mask_line(line) == shown
+
+
+@pytest.mark.parametrize("part", ["eyJabcdefgh-", "-eyJaaaaaaaa", "eyJabcdefgh.", "token = ", "'a\" ", "a='", "https://a:", "?x-a-", "Bearer "])
+@pytest.mark.parametrize("mask", [redact, mask_line])
+def test_a_long_text_takes_no_long_time(part: str, mask: Callable[[str], str]) -> None:
+    begun = time.process_time()
+    mask(part * (120_000 // len(part)))
+    assert time.process_time() - begun < 2
