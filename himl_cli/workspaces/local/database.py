@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import sqlite3
 import threading
 import time
@@ -17,6 +18,8 @@ from himl_cli.workspaces.local.mounts import is_network_folder
 
 SCHEMA_VERSION = 1
 BUSY_SECONDS = 60.0
+LONGEST_LOOK = 0.02
+"""Seconds between two looks of a writer that waits: short and by chance, so that whoever waits long is as likely to be the next as whoever came last."""
 NO_ROOM_BESIDE = ("unable to open", "disk I/O error", "readonly database")  # no file can be made beside the database
 
 SCHEMA = """
@@ -43,11 +46,13 @@ class Database:
     """One connection to `workspace.db`, safe to share between threads.
 
     Writes that decide a run's state are flushed to disk (`durable=True`); metrics survive a crash of any process, and
-    only the last ones may be lost to a power cut. Times are integers, milliseconds since 1970 UTC.
+    only the last ones may be lost to a power cut. Times are integers, milliseconds since 1970 UTC. A write waits for
+    others for *patience* seconds, and then raises DiskFailed.
     """
 
-    def __init__(self, path: Path, *, create: bool = False) -> None:
+    def __init__(self, path: Path, *, create: bool = False, patience: float = BUSY_SECONDS) -> None:
         self.path = path
+        self._patience = patience
         self._lock = threading.RLock()
         self._is_forked = False
         with translated(path):
@@ -137,7 +142,7 @@ class Database:
         with self._lock, translated(self.path):
             connection = self._own()
             connection.execute(f"PRAGMA synchronous={'FULL' if durable else 'NORMAL'}")
-            connection.execute("BEGIN IMMEDIATE")
+            self._begin(connection)
             try:
                 yield connection
                 connection.execute("COMMIT")
@@ -145,6 +150,22 @@ class Database:
                 if connection.in_transaction:  # SQLite itself rolls back on a full disk
                     connection.execute("ROLLBACK")
                 raise
+
+    def _begin(self, connection: sqlite3.Connection) -> None:
+        """Wait for the turn to write. SQLite's own waiting looks more and more seldom: under load, some would wait for minutes."""
+        deadline = time.monotonic() + self._patience
+        connection.execute("PRAGMA busy_timeout=0")
+        try:
+            while True:
+                try:
+                    connection.execute("BEGIN IMMEDIATE")
+                    return
+                except sqlite3.OperationalError as err:
+                    if "locked" not in str(err) or time.monotonic() > deadline:
+                        raise
+                time.sleep(random.uniform(0.0, LONGEST_LOOK))
+        finally:
+            connection.execute(f"PRAGMA busy_timeout={round(BUSY_SECONDS * 1000)}")
 
     def close(self) -> None:
         with self._lock:
@@ -160,10 +181,25 @@ def translated(path: Path) -> Iterator[None]:
         raise _as_himl_error(path, err) from err
 
 
+@contextmanager
+def taken_apart(path: Path) -> Iterator[None]:
+    """Where rows of *path* become records: values that himl does not write raise DiskFailed. Holds no writing."""
+    try:
+        yield
+    except (OSError, OverflowError, TypeError, ValueError) as err:
+        raise DiskFailed(f"'{path}' is damaged: it holds what himl does not write.", hint=_hint_of_damage(path)) from err
+
+
+def _hint_of_damage(path: Path) -> str:
+    return f"The runs' files beside it are unharmed; move '{path.name}' away to start a new record."
+
+
 def _as_himl_error(path: Path, err: sqlite3.Error) -> HimlError:
     text = str(err)
+    if "locked" in text:
+        return DiskFailed(f"'{path}' is busy: other processes kept writing to it.", hint="Try again when they are done.")
     if "not a database" in text or "malformed" in text:
-        return DiskFailed(f"'{path}' is damaged: {text}.", hint=f"The runs' files beside it are unharmed; move '{path.name}' away to start a new record.")
+        return DiskFailed(f"'{path}' is damaged: {text}.", hint=_hint_of_damage(path))
     if "readonly" in text or "unable to open" in text:
         return DiskFailed(f"Cannot write '{path}': {text}.", hint=CHECK_PERMISSIONS)
     if "full" in text:

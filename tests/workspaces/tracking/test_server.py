@@ -130,6 +130,17 @@ def test_the_token_reaches_no_log(job: TrackedJob, caplog: pytest.LogCaptureFixt
     assert job.secret not in caplog.text + written.out + written.err
 
 
+@pytest.mark.parametrize(
+    "line", ["GET /{token}/x y HTTP/1.1", "GET /{token} HTTP/9.9", "BREW /{token} HTTP/1.1", "{token} / HTTP/1.1", "GET /x/{token} HTTP/1.1"]
+)
+def test_the_token_stands_in_no_answer(job: TrackedJob, line: str) -> None:
+    """Clients print what they are told, and what they print is in the job's log."""
+    head = f"{line}\r\nHost: 127.0.0.1:{job.server.port}\r\nAuthorization: Bearer {job.secret}\r\n\r\n".format(token=job.secret)
+    reply = raw(job, head.encode())
+    assert reply.startswith((b"HTTP/1.1 4", b"HTTP/1.1 5"))
+    assert job.secret.encode() not in reply
+
+
 def test_many_connections_at_once_keep_every_value(job: TrackedJob) -> None:
     def log(number: int) -> list[int]:
         return [job.post("runs/log-metric", run_id=JOB, key=f"m{number}", value=step, timestamp=step, step=step).status for step in range(10)]

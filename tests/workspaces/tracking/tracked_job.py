@@ -18,6 +18,7 @@ from himl_cli.workspaces.local.database import Database
 from himl_cli.workspaces.local.metric_store import MetricStore
 from himl_cli.workspaces.local.run_store import NewRun, RunStore, now_ms
 from himl_cli.workspaces.local.tracking.server import TrackingServer
+from himl_cli.workspaces.local.tracking.strangers import Limits
 
 SCRIPTS = Path(__file__).with_name("scripts")
 JOB = "train_1700000000_0badcafe"
@@ -123,14 +124,18 @@ class TrackedJob:
 
 
 @contextmanager
-def tracked_job(folder: Path) -> Iterator[TrackedJob]:
+def tracked_job(folder: Path, limits: Limits = Limits()) -> Iterator[TrackedJob]:  # noqa: B008 - it is frozen
     """A running job whose runs lie below *folder*, and its server."""
     folder.mkdir(parents=True, exist_ok=True)
     database = Database(folder / "workspace.db", create=True)
     RunStore(database).add(NewRun(id=JOB, job=JOB, experiment="train", display_name="the job", status=RunStatus.running, started=now_ms(), tags={"git": "abc"}))
     numbers = itertools.count(1)
     server = TrackingServer(
-        database, JOB, artifacts_of=lambda run_id: folder / run_id / "artifacts", new_child_id=lambda: f"train_1700000000_{next(numbers):08x}"
+        database,
+        JOB,
+        artifacts_of=lambda run_id: folder / run_id / "artifacts",
+        new_child_id=lambda: f"train_1700000000_{next(numbers):08x}",
+        limits=limits,
     )
     with closing(database), server:
         yield TrackedJob(database, server, folder)

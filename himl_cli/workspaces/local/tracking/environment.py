@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import zlib
 from collections.abc import Mapping
@@ -55,7 +56,7 @@ def _netrc_speaks(base: Mapping[str, str], home: Path) -> bool:
     """Whether a netrc file, as requests looks for it, has a login for the loopback address or for every host."""
     for path in [Path(base["NETRC"])] if base.get("NETRC") else [home / ".netrc", home / "_netrc"]:
         try:
-            words = path.expanduser().read_text(encoding="utf-8", errors="replace").split()
+            words = Path(os.path.expanduser(path)).read_text(encoding="utf-8", errors="replace").split()
         except FileNotFoundError:
             continue
         except OSError:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from urllib.parse import parse_qs, unquote
 
+from himl_cli.core.json_texts import NotJson, read_json
 from himl_cli.workspaces.local.tracking.experiment import JobExperiment
 from himl_cli.workspaces.local.tracking.fields import Fields, Refused
 from himl_cli.workspaces.local.tracking.models import LoggedModels
@@ -123,9 +123,9 @@ def _query_fields(query: str) -> dict[str, object]:
 
 def _body_fields(body: bytes) -> dict[str, object]:
     try:
-        found = json.loads(body) if body.strip() else {}
-    except (ValueError, RecursionError) as err:
-        raise Refused(f"The request's body is not valid JSON: {str(err)[:200]}.", code="BAD_REQUEST") from err
+        found = read_json(body) if body.strip() else {}
+    except NotJson as err:
+        raise Refused(f"The request's body is not valid JSON: {err}.", code="BAD_REQUEST") from err
     if not isinstance(found, dict):
         raise Refused("The request's body must be a JSON object.", code="BAD_REQUEST")
     return found

@@ -129,7 +129,7 @@ class _Scanner:
             key = ALIASES.get(key, key)
         known = {"attributes": self.attributes, "datasets": DATASET_ATTRIBUTES}.get(entity)
         if known is not None and key not in known:
-            raise Refused(f"Invalid {entity.removesuffix('s')} key '{key}'. Valid keys are {', '.join(sorted(known))}.")
+            raise Refused(f"Invalid {entity.removesuffix('s')} key {key[:200]!r}. Valid keys are {', '.join(sorted(known))}.")
         return entity, key
 
     def comparison(self) -> Comparison:

@@ -18,6 +18,7 @@ from himl_cli.core.errors import RunNotFound
 from himl_cli.workspaces.local.database import Database
 from himl_cli.workspaces.local.run_store import RunStore
 from himl_cli.workspaces.local.tracking.environment import LOOPBACK, ClientEnvironment, client_environment, experiment_number
+from himl_cli.workspaces.local.tracking.strangers import Limits, Strangers
 
 if TYPE_CHECKING:
     from himl_cli.workspaces.local.tracking.connection import Door
@@ -31,10 +32,13 @@ class TrackingServer:
     """Serves MLflow's tracking REST for the job *job_id* on a free loopback port, from construction to `close`.
 
     *artifacts_of* names the folder of a run's artifacts (it need not exist), *new_child_id* makes the id of a nested
-    run. Raises RunNotFound where the job is not recorded, OSError where no port is to be had.
+    run; *limits* are for whoever has not shown the job's token. Raises RunNotFound where the job is not recorded, OSError
+    where no port is to be had.
     """
 
-    def __init__(self, database: Database, job_id: str, *, artifacts_of: Callable[[str], Path], new_child_id: Callable[[], str]) -> None:
+    def __init__(
+        self, database: Database, job_id: str, *, artifacts_of: Callable[[str], Path], new_child_id: Callable[[], str], limits: Limits | None = None
+    ) -> None:
         job = RunStore(database).get(job_id)
         if job is None:
             raise RunNotFound(job_id, f"'{database.path}'")
@@ -48,6 +52,7 @@ class TrackingServer:
         self._closing = False
         self._lock = threading.Lock()
         self._talks: dict[socket.socket, threading.Thread] = {}
+        self._strangers = Strangers(limits or Limits())
         self._runs: JobRuns | None = None
         self._accepting = threading.Thread(target=self._serve, name="tracking", daemon=True)
         self._accepting.start()
@@ -67,6 +72,7 @@ class TrackingServer:
         if self._closing:
             return
         self._closing = True
+        self._strangers.close()
         with suppress(OSError), socket.create_connection((LOOPBACK, self.port), timeout=1):
             pass  # closing a socket does not wake the thread that accepts on it; a connection does, everywhere
         self._accepting.join(FAREWELL_SECONDS)
@@ -95,11 +101,14 @@ class TrackingServer:
 
     def _accept(self, door: Door) -> None:
         """Take one connection into a thread of its own."""
+        self._strangers.make_room()
         try:
             client, _ = self._listener.accept()
-        except OSError:  # no file handle left: those who are connected go on, the next one waits
+        except OSError:  # no file handle left: the job's own connections go on, the next one waits
+            self._strangers.end_oldest()
             time.sleep(0.1)
             return
+        self._strangers.add(client)
         thread = threading.Thread(target=self._talk, args=(client, door), daemon=True)
         with self._lock:
             self._talks[client] = thread
@@ -112,10 +121,11 @@ class TrackingServer:
         from himl_cli.workspaces.local.tracking.connection import Connection
 
         with suppress(OSError):  # the client went away
-            Connection(client, door)
+            Connection(client, door, self._strangers)
         self._forget(client)
 
     def _forget(self, client: socket.socket) -> None:
+        self._strangers.remove(client)
         with self._lock:
             self._talks.pop(client, None)
         client.close()

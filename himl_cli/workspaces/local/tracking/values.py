@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Mapping, Sequence
 
+from himl_cli.core.json_texts import NotJson, read_json
 from himl_cli.workspaces.local.run_store import now_ms
 from himl_cli.workspaces.local.tracking.fields import INT64, Fields, Refused, missing
 from himl_cli.workspaces.local.tracking.latest import Point
@@ -140,10 +141,8 @@ def _thinned(points: list[Point], most: int) -> list[Point]:
 
 
 def _decoded(text: str) -> object:
-    import json
-
     try:
-        found: object = json.loads(text)
-    except (ValueError, RecursionError) as err:
+        found: object = read_json(text)
+    except NotJson as err:
         raise Refused(f"Not valid JSON: {err}.") from err
     return found
