@@ -14,6 +14,7 @@ from himl_cli.core.errors import BadUsage, BlobChanged, DiskFailed, HimlError, I
 from himl_cli.core.events import Finished, Moved, Notice, Notify, ignore
 from himl_cli.core.transfers import TransferResult
 from himl_cli.services.transfer.arrival import Arrival
+from himl_cli.services.transfer.collector import rare_collections
 from himl_cli.services.transfer.disk import DiskFull, explained, md5_of
 from himl_cli.services.transfer.integrity import Hashing
 from himl_cli.services.transfer.plan import DownloadPlan, Wanted
@@ -43,7 +44,7 @@ def download(store: BlobStore, request: DownloadRequest, notify: Notify = ignore
         return TransferResult(seconds=time.monotonic() - started)
     folder = TargetFolder(request.folder)
     tally = Tally()
-    with TransferState(request.folder, lambda text: notify(Notice(text))) as state, Hashing() as hashing:
+    with rare_collections(), TransferState(request.folder, lambda text: notify(Notice(text))) as state, Hashing() as hashing:
         _Download(store, request, notify, folder, state, hashing, tally).run(chain([first], blobs))
     return tally.result(time.monotonic() - started)
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gc
 import os
 from pathlib import Path
 
@@ -10,9 +11,11 @@ from himl_cli.core.errors import BadUsage, IntegrityFailed, NotAllowed, NotFound
 from himl_cli.core.events import Event, Finished, Moved, Planned
 from himl_cli.core.transfers import TransferResult
 from himl_cli.services.transfer.arrival import LARGE, PIECE, SMALL
+from himl_cli.services.transfer.collector import SELDOM
 from himl_cli.services.transfer.download import download
 from himl_cli.services.transfer.filters import Filters
 from himl_cli.services.transfer.requests import DownloadRequest
+from tests.running import write_files
 from tests.services.transfer.stores import MemoryStore, bodies, pattern
 
 
@@ -361,6 +364,19 @@ def test_a_planted_link_does_not_lead_out_of_the_folder(tmp_path: Path) -> None:
     assert ((target / "file").read_bytes(), (target / "file").is_symlink(), [*outside.iterdir()]) == (b"evil", False, [])
 
 
+@pytest.mark.parametrize("name", [".himl-transfer.db", ".himl-transfer.db-wal", ".himl-transfer.db-journal", ".himl-transfer.lock"])
+def test_a_link_in_the_place_of_what_himl_remembers_is_taken_away(tmp_path: Path, name: str) -> None:
+    outside, target = tmp_path / "outside", tmp_path / "out"
+    write_files(tmp_path, {"outside/empty": b"", "out/x": b""})
+    try:
+        (target / name).symlink_to(outside / "empty")
+    except OSError:
+        pytest.skip("NEEDS the right to make symlinks")
+    assert download(MemoryStore({"a": b"1"}), DownloadRequest(target)).files == 1
+    assert files_in(outside) == {"empty": b""}
+    assert not (target / name).is_symlink()
+
+
 def test_a_name_that_is_both_file_and_folder_is_named_and_its_folder_kept(tmp_path: Path) -> None:
     store = MemoryStore({"a": b"file", "a-b": b"1", "a/b": b"2", "a/b/c": b"3", "marker": b"", "marker/x": b"4", "dir/": b"", "dir/y": b"5"})
     result = download(store, DownloadRequest(tmp_path))
@@ -410,3 +426,17 @@ def test_twenty_thousand_files(tmp_path: Path) -> None:
     assert numbers(download(store, DownloadRequest(tmp_path))) == (20_000, 0, 0)
     assert numbers(download(store, DownloadRequest(tmp_path))) == (0, 20_000, 0)
     assert (tmp_path / "outputs/49/19999").read_bytes() == b"19999"
+
+
+@pytest.mark.parametrize(("threshold", "meanwhile"), [(700, SELDOM), (SELDOM + 1, SELDOM + 1), (0, 0)])
+def test_the_collector_looks_seldom_while_files_move_and_is_as_before_then(tmp_path: Path, threshold: int, meanwhile: int) -> None:
+    seen: list[int] = []
+    store = MemoryStore({"a": b"1", "b": b"2"}, before_piece=lambda request, offset: seen.append(gc.get_threshold()[0]), broken={"b"})
+    before = gc.get_threshold()
+    try:
+        gc.set_threshold(threshold, 10, 10)
+        download(store, DownloadRequest(tmp_path))
+        after = gc.get_threshold()
+    finally:
+        gc.set_threshold(*before)
+    assert (set(seen), after) == ({meanwhile}, (threshold, 10, 10))
