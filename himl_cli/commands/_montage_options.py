@@ -13,6 +13,7 @@ from himl_cli.commands._bundles import Bundle
 from himl_cli.commands._options import filled, split_list
 from himl_cli.commands._transfer import MOST_WORKERS, checked_workers
 from himl_cli.core.errors import BadUsage
+from himl_cli.core.home import in_home
 from himl_cli.core.montage import Backend, ImageFormat, LayoutStyle, MontageRequest
 from himl_cli.core.spelling import did_you_mean
 
@@ -187,9 +188,6 @@ def _choice(option: str, text: str, kind: type[Kind]) -> Kind:
 
 
 def path_of(option: str, text: str) -> Path:
-    """The path *text*, the value of *option*. Raises BadUsage where it is blank."""
+    """The path *text*, the value of *option*. Raises BadUsage where it is blank, NotFound for the home folder of nobody."""
     filled(option, text)
-    try:
-        return Path(text).expanduser()
-    except RuntimeError:
-        raise BadUsage(f"{option} '{text}': no such user has a home folder here.") from None
+    return in_home(text)

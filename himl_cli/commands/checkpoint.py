@@ -19,7 +19,8 @@ from himl_cli.commands._group import command, group
 from himl_cli.commands._options import OutputOptions, SelectionOptions, WorkspaceOptions
 from himl_cli.commands._session import open_session, talking
 from himl_cli.commands._transfer import WORKERS, OverwriteOpt, WorkersOpt, checked_workers
-from himl_cli.core.errors import BadUsage, NotFound, WorkspaceNotFound
+from himl_cli.core.errors import BadUsage, WorkspaceNotFound
+from himl_cli.core.home import in_home
 
 if TYPE_CHECKING:
     from himl_cli.workspaces.base import Workspace
@@ -54,10 +55,7 @@ class TargetOptions(Bundle):
 def _folder(text: str) -> Path:
     if not text.strip():
         raise BadUsage("--output_dir got an empty value.", hint="Is a shell variable unset?")
-    try:
-        folder = Path(text).expanduser()
-    except RuntimeError:
-        raise NotFound(f"There is no folder '{text}': no such user has a home folder here.") from None
+    folder = in_home(text, "folder")
     if folder.exists() and not folder.is_dir():
         raise BadUsage(f"--output_dir '{text}' is a file, and no folder.")
     return folder

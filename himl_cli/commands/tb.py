@@ -6,7 +6,6 @@ Services are imported in the functions that need them, so that help comes at onc
 from __future__ import annotations
 
 from contextlib import suppress
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -16,6 +15,7 @@ from himl_cli.commands._group import command, group
 from himl_cli.commands._options import OutputOptions, RunArgs, SelectionOptions, WorkspaceOptions
 from himl_cli.commands._session import Session, open_session
 from himl_cli.core.errors import BadUsage
+from himl_cli.core.home import in_home
 
 if TYPE_CHECKING:
     from himl_cli.services.tensorboard.lineup import Lineup
@@ -47,7 +47,7 @@ class EventOptions(Bundle):
         if run_logs_dir is not None and not run_logs_dir.strip():
             raise BadUsage("--run_logs_dir got an empty value.", hint="Is a shell variable unset?")
         self.log_dir = log_dir
-        self.copies = Path(run_logs_dir).expanduser() if run_logs_dir else None
+        self.copies = in_home(run_logs_dir, "folder") if run_logs_dir else None
         if self.copies is not None and self.copies.is_file():
             raise BadUsage(f"--run_logs_dir takes a folder: '{run_logs_dir}' is a file.")
         self.refresh = refresh

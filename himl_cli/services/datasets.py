@@ -14,6 +14,7 @@ from pathlib import Path
 from himl_cli.core.errors import NotFound, TransferIncomplete
 from himl_cli.core.events import Notice, Notify
 from himl_cli.core.file_tree import walk_files
+from himl_cli.core.home import in_home
 from himl_cli.core.jobs import DataSpec, JobSpec
 from himl_cli.core.transfers import TransferResult, named
 from himl_cli.services.transfer.download import download
@@ -54,7 +55,7 @@ def bring_dataset(workspace: KeepsDatasets, item: DataSpec, default_datastore: s
     empty, TransferIncomplete where the target holds other files under its names, and what `download` raises.
     """
     dataset = workspace.dataset(item, default_datastore)
-    folder, under = (Path(item.target).expanduser().absolute(), "") if item.target else (_cache_folder(dataset), FILES)
+    folder, under = (in_home(item.target, "folder").absolute(), "") if item.target else (_cache_folder(dataset), FILES)
     if item.mode == "mount":
         notify(Notice(f"Input '{item.key}': nothing is mounted here; the dataset is downloaded instead."))
     version = f", version {dataset.version}," if dataset.version else ""

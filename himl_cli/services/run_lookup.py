@@ -7,6 +7,7 @@ from difflib import get_close_matches
 from pathlib import Path
 
 from himl_cli.core.errors import BadUsage, NotFound, RunNotFound
+from himl_cli.core.home import in_home
 from himl_cli.core.near import similar_ids
 from himl_cli.core.runs import Run, RunQuery, RunSelection
 from himl_cli.services.latest_run_file import FILE_NAME
@@ -65,7 +66,7 @@ def _selected(workspace: Workspace, selection: RunSelection, cwd: Path) -> list[
     if selection.experiment is not None:
         return _of_experiment(workspace, selection, selection.experiment)
     if selection.latest_run_file is not None:
-        return [_in_file(workspace, cwd / Path(selection.latest_run_file).expanduser())]
+        return [_in_file(workspace, cwd / in_home(selection.latest_run_file))]
     return [_in_file(workspace, nearest_latest_run_file(cwd))]
 
 

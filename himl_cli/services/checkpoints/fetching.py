@@ -14,6 +14,7 @@ from himl_cli.core.checkpoints import Choice, FetchedCheckpoint
 from himl_cli.core.errors import BadUsage, IntegrityFailed, NotFound
 from himl_cli.core.events import Notice, Notify, ignore
 from himl_cli.core.file_tree import walk_files
+from himl_cli.core.home import in_home
 from himl_cli.core.runs import RunSelection
 from himl_cli.core.transfers import TransferResult, listed
 from himl_cli.services.checkpoints.chosen_files import ChosenFiles
@@ -155,7 +156,7 @@ def _here(source: str, cwd: Path) -> FetchedCheckpoint:
     files = found.names
     if found.is_one or not found.folder:
         _check_whole(path_of(source, cwd), source, "was not written to its end: it would not load.")
-    text = str(Path(source).expanduser()) if source.startswith("~") else source
+    text = str(in_home(source)) if source.startswith("~") else source
     return FetchedCheckpoint(text, "local", files, sum(Path(file).stat().st_size for file in files))
 
 

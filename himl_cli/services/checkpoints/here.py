@@ -6,8 +6,9 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from himl_cli.core.errors import BadUsage, NotFound
+from himl_cli.core.errors import BadUsage
 from himl_cli.core.file_tree import FoundFile, walk_files
+from himl_cli.core.home import in_home
 from himl_cli.services.checkpoints.whole import is_mark, is_whole
 from himl_cli.services.secret_files import may_hold_secrets
 
@@ -19,10 +20,7 @@ OF_CHECKPOINTS = frozenset({".metadata"})
 
 def path_of(text: str | Path, cwd: Path) -> Path:
     """The path that *text* means in *cwd*, with `~` for a home folder. Raises NotFound for the home folder of nobody."""
-    try:
-        return cwd / Path(text).expanduser()
-    except RuntimeError:
-        raise NotFound(f"There is no file '{text}': no such user has a home folder here.") from None
+    return cwd / in_home(text)
 
 
 def files_in(folder: Path, asked: str | Path) -> Iterator[FoundFile]:
