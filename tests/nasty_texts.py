@@ -15,13 +15,14 @@ from himl_cli.core.errors import HimlError
 
 SECONDS = 2.0
 """Of processor time, for one text."""
-SHORT = 5100
+SHORT, LONG = 5100, 50_000
+"""Characters: those of texts that go everywhere, and those of which a parser that goes over each rest of a text again makes seconds."""
 
 NASTY: Mapping[str, str] = {
     "nothing": "",
-    "blanks": " " * 100_000 + "x",
+    "blanks": " " * LONG + "x",
     "lists in lists": "[" * 3000 + "]" * 3000,
-    "lists that are left open": "[" * 100_000,
+    "lists that are left open": "[" * LONG,
     "objects in objects": '{"a":' * 3000 + "1" + "}" * 3000,
     "parts of parts": ".".join("a" * 20_000),
     "parentheses": "(" * 20_000 + ")" * 20_000,
@@ -43,20 +44,20 @@ NASTY: Mapping[str, str] = {
     "controls": "\x01\x1b[31m\x7f\x85\u2028",
     "a mark of order": "\ufeffa",
     "lines": "\n" * 20_000,
-    "one line": "x" * 1_000_000,
-    "words": "x " * 100_000,
-    "commas": "," * 200_000,
-    "equals signs": "=" * 100_000,
-    "colons": ":" * 100_000,
-    "slashes": "/" * 100_000,
-    "quotes": '"' * 100_001,
-    "escaped quotes": '"' + '\\"' * 100_000,
-    "apostrophes": "'" * 100_001,
-    "placeholders": "${{" * 20_000 + "$[[" * 20_000,
-    "comments": "#" * 100_000,
-    "dashes": "-" * 100_000,
+    "one line": "x" * 600_000,
+    "words": "x " * (LONG // 2),
+    "commas": "," * LONG,
+    "equals signs": "=" * LONG,
+    "colons": ":" * LONG,
+    "slashes": "/" * LONG,
+    "quotes": '"' * (LONG + 1),
+    "escaped quotes": '"' + '\\"' * (LONG // 2),
+    "apostrophes": "'" * (LONG + 1),
+    "placeholders": "${{" * 5000 + "$[[" * 5000,
+    "comments": "#" * LONG,
+    "dashes": "-" * LONG,
     "percent signs": "%" * 10_000 + "%ff%00%",
-    "addresses": "https://" * 20_000,
+    "addresses": "https://" * 5000,
     "brackets in an address": "https://[::1/a?wsid=[",
     "a port that is none": "https://host:" + "9" * 5000 + "/a",
 }
@@ -79,11 +80,11 @@ DAMAGED: Mapping[str, bytes] = {
 def framed(*frames: str, takes_long: bool = True) -> dict[str, str]:
     """Each nasty text in *frames*, which have `@` where it goes; by the numbers of the frame and the name of the text.
 
-    Short ones go into every frame, each long one into the first and one other, by turns; or into none.
+    Short ones go into every frame, each long one into one of them, by turns; or into none.
     """
     found: dict[str, str] = {}
     for turn, (name, text) in enumerate(NASTY.items()):
-        long_ones = sorted({0, turn % len(frames)}) if takes_long else ()
+        long_ones = [turn % len(frames)] if takes_long else []
         chosen = range(len(frames)) if len(text) <= SHORT else long_ones
         found.update({f"{number}: {name}": frames[number].replace("@", text) for number in chosen})
     return found

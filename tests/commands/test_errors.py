@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable
@@ -105,22 +106,29 @@ def test_a_damaged_record_is_named(himl: Himl, project: Path) -> None:
     assert "workspace.db' is damaged" in outcome.stderr
 
 
-def test_a_bug_is_one_line_and_its_traceback_comes_with_verbose(project: Path, recorded: RecordedRuns) -> None:
-    """A status that no version writes stands for whatever nobody thought of."""
-    import sqlite3
+@pytest.mark.usefixtures("recorded")
+def test_a_bug_is_one_line_and_its_traceback_comes_with_verbose(project: Path) -> None:
+    """A library that fails in its own way stands for whatever nobody thought of."""
+    write_files(project, {"libraries/sqlite3.py": "raise ValueError('exploded')"})
+    short = _himl(project, "runs", "list", libraries="libraries")
+    assert short.returncode == 1
+    assert short.stderr.splitlines()[0].startswith("error: This is a bug in himl: ValueError: exploded")
+    assert "Traceback" not in short.stderr
+    assert "Traceback" in _himl(project, "runs", "list", "--verbose", libraries="libraries").stderr
 
+
+def test_a_status_that_no_version_writes_is_damage(project: Path, recorded: RecordedRuns) -> None:
     with closing(sqlite3.connect(project / ".himl" / "workspace.db")) as connection, connection:
         connection.execute("UPDATE runs SET status = 'Exploded'")
-    connection.close()
-    short = _himl(project, "runs", "list")
-    assert short.returncode == 1
-    assert short.stderr.splitlines()[0].startswith("error: This is a bug in himl: ValueError: 'Exploded'")
-    assert "Traceback" not in short.stderr
-    assert "Traceback" in _himl(project, "runs", "list", "--verbose").stderr
+    outcome = _himl(project, "runs", "list")
+    assert (outcome.returncode, outcome.stdout) == (1, "")
+    assert "workspace.db' is damaged" in outcome.stderr.splitlines()[0]
 
 
-def _himl(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-m", "himl_cli", *arguments], cwd=folder, capture_output=True, text=True)
+def _himl(folder: Path, *arguments: str, libraries: str = "") -> subprocess.CompletedProcess[str]:
+    """What comes of a real start, with the modules in *libraries* before all others."""
+    environment = {**os.environ, "PYTHONPATH": str(folder / libraries)} if libraries else None
+    return subprocess.run([sys.executable, "-m", "himl_cli", *arguments], cwd=folder, capture_output=True, text=True, env=environment)
 
 
 UNKNOWN = [

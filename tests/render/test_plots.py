@@ -14,7 +14,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from himl_cli.core.errors import BadUsage, DiskFailed
@@ -290,11 +290,14 @@ def test_a_curve_of_many_points_keeps_its_peaks() -> None:
     assert np.isnan(less.values).sum() == 1
 
 
-NUMBERS = st.one_of(st.floats(), st.sampled_from([0.0, 1e300, -1e300, 1.7976931348623157e308, 5e-324, math.nan, math.inf, -math.inf]))
+EXTREMES = [0.0, 1e300, -1e300, 1.7976931348623157e308, 5e-324, math.nan, math.inf, -math.inf]
+NUMBERS = st.one_of(st.floats(), st.sampled_from(EXTREMES))
 SERIES = st.lists(st.tuples(st.integers(-5, 2**53), NUMBERS), min_size=1, max_size=8)
 
 
-@settings(max_examples=25)
+@settings(max_examples=3)
+@example([{"loss": [(step, value) for step in (-5, 2**53)], "val/loss": [(0, value)]} for value in EXTREMES])
+@example([{"loss": list(enumerate(EXTREMES))}, {"val/loss": [(7, math.nan), (7, math.inf)]}])
 @given(st.lists(st.dictionaries(st.sampled_from(["loss", "val/loss"]), SERIES), min_size=1, max_size=5))
 def test_no_value_breaks_a_picture(tmp_path_factory: pytest.TempPathFactory, logged: list[dict[str, Points]]) -> None:
     runs = together(*(child(i, metrics, {"lr": i}) for i, metrics in enumerate(logged)))

@@ -259,7 +259,7 @@ def test_a_nasty_file_is_read_or_refused(tmp_path: Path, name: str) -> None:
 
 @pytest.mark.parametrize("name", list(TEXTS))
 @given(data=st.data())
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=10, deadline=None)
 def test_garbage_is_read_or_refused(name: str, data: st.DataObject) -> None:
     target = TEXTS[name]
     stands(target.parse, data.draw(st.sampled_from(target.frames)).replace("@", data.draw(garbage(target.signs))))
@@ -267,7 +267,7 @@ def test_garbage_is_read_or_refused(name: str, data: st.DataObject) -> None:
 
 @pytest.mark.parametrize("name", list(FILES))
 @given(data=st.data())
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_a_file_of_garbage_is_read_or_refused(tmp_path: Path, name: str, data: st.DataObject) -> None:
     target = FILES[name]
     text = data.draw(st.sampled_from(target.frames)).replace("@", data.draw(garbage(target.signs)))

@@ -11,6 +11,7 @@ import os
 from pathlib import Path
 
 from himl_cli.core.jobs import DataSpec
+from himl_cli.core.json_texts import read_json
 from himl_cli.services.transfer.launch import local_rank
 
 VARIABLE = "HIML_BROUGHT_DATASETS"
@@ -38,7 +39,7 @@ def leave_word(mark: str, place: Path) -> None:
 
 def _word() -> dict[str, str]:
     try:
-        word = json.loads(os.environ.get(VARIABLE, "{}"))
+        word = read_json(os.environ.get(VARIABLE, "{}"))
     except ValueError:
         return {}
-    return word if isinstance(word, dict) else {}
+    return {mark: place for mark, place in word.items() if isinstance(place, str)} if isinstance(word, dict) else {}

@@ -35,9 +35,10 @@ def python_alone(script_folder: Path, root: Path, env: Mapping[str, str]) -> Con
 
 
 def _lines(path: Path, option: str, above: tuple[Path, ...]) -> Iterator[PipLine]:
+    text = read_text(path, option)
     if path.resolve() in above:
         raise BadUsage(f"'{above[-1]}' includes '{path}', which includes it.", hint="Remove one of the two '-r' lines.")
-    for number, line in _logical_lines(read_text(path, option)):
+    for number, line in _logical_lines(text):
         where = f"'{path}', line {number}"
         if included := _INCLUDE.fullmatch(line):
             yield from _lines(path.parent / included[1].strip(), where, (*above, path.resolve()))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -76,7 +77,7 @@ def _snapshot(part: Part, laid: Laid) -> Snapshot:
     if code.startswith(("azureml:", "git+", "http:", "https:")):
         raise part.wrong("code", f"'{code}' cannot be had here.", hint="Here it is a folder.")
     folder = local_path(part, code)
-    if not folder.is_dir():
+    if not os.path.isdir(folder):  # also for a name that no file system takes
         raise part.wrong("code", f"'{code}' is no folder.", hint=f"It is relative to '{part.folder}'.")
     folder = folder.resolve()
     if folder not in laid.snapshots:

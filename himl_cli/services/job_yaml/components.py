@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from himl_cli.services.job_yaml.data import Values, local_path, read_input
@@ -18,7 +19,7 @@ def component_at(part: Part, key: str) -> Part:
     if path.startswith("azureml:"):
         raise part.wrong(key, f"'{path}' is kept by Azure ML and cannot run here.", hint="Name its file, or a cluster with --cluster.")
     found = local_path(part, path)
-    if not found.is_file():
+    if not os.path.isfile(found):  # also for a name that no file system takes
         raise part.wrong(key, f"'{path}' is no file.", hint=f"It is relative to '{part.folder}'.")
     return Part(_shown(part, path), found.parent, parse_mapping(read_text(found, part.prefix + key), Path(path)))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -98,7 +99,7 @@ def data_at(item: Part, key: str, path: str, mode: str | None = None) -> DataSpe
 
 def local_path(part: Part, path: str) -> Path:
     """A path of this machine, relative to the file's folder."""
-    return (part.folder / Path(path.removeprefix("file:")).expanduser()).absolute()
+    return (part.folder / os.path.expanduser(path.removeprefix("file:"))).absolute()
 
 
 def literal_text(part: Part, key: str, value: Any) -> str:

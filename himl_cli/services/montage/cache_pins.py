@@ -13,6 +13,8 @@ from himl_cli.core.locks import HeldLock, is_held
 
 FOLDER = ".in-use"
 _LOCK, _PINS = ".lock", ".pins"
+MOST_DIGITS = 20
+"""Of a size, its sign included."""
 
 
 class Pins:
@@ -116,6 +118,6 @@ def _read(path: Path) -> dict[str, int]:
             said, _, name = os.fsdecode(line).partition(" ")
             if said == "-":
                 held.pop(name, None)
-            elif said[1:].isdecimal():
+            elif said[1:].isdecimal() and len(said) <= MOST_DIGITS:
                 held[name] = int(said[1:])
     return held

@@ -29,9 +29,9 @@ def step_files(file: PipelineFile, step: Step, cwd: Path) -> StepFiles:
 def _source(file: PipelineFile, step: Step, folders: list[Path]) -> Path:
     for folder in folders:
         found = folder / step.source_directory
-        if found.is_dir():
+        if os.path.isdir(found):  # also for a name that no file system takes
             return found.resolve()
-        if found.exists():
+        if os.path.exists(found):
             raise file.wrong(step.key, "source_directory", f"'{step.source_directory}' is no folder.", hint="Name the folder that holds the script.")
     names = [path.name for folder in folders for path in folder.iterdir() if path.is_dir()]
     raise file.wrong(step.key, "source_directory", f"'{step.source_directory}' does not exist.", hint=_near(step.source_directory, names) or _looked(folders))
@@ -44,8 +44,8 @@ def _script(file: PipelineFile, step: Step, source: Path) -> str:
     relative = script.relative_to(source).as_posix()
     if script.suffix != ".py":
         raise file.wrong(step.key, "script", f"'{step.script}' is no .py script.")
-    if not script.is_file():
-        names = [path.relative_to(source).as_posix() for path in script.parent.glob("*.py")] if script.parent.is_dir() else []
+    if not os.path.isfile(script):
+        names = [path.relative_to(source).as_posix() for path in script.parent.glob("*.py")] if os.path.isdir(script.parent) else []
         raise file.wrong(
             step.key, "script", f"'{step.script}' is not in '{source}'.", hint=_near(relative, names) or "The path is relative to the step's source_directory."
         )
@@ -56,7 +56,7 @@ def _requirements(file: PipelineFile, step: Step, folders: list[Path]) -> Path |
     if not step.requirements:
         return None
     for folder in folders:
-        if (folder / step.requirements).is_file():
+        if os.path.isfile(folder / step.requirements):
             return folder / step.requirements
     names = [os.path.relpath(path, folder).replace(os.sep, "/") for folder in folders for path in (folder / step.requirements).parent.glob("*.txt")]
     raise file.wrong(step.key, "requirements", f"'{step.requirements}' is no file.", hint=_near(step.requirements, names) or _looked(folders))

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from http import HTTPStatus
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
+
+from himl_cli.core.json_texts import read_json
 
 SECONDS = 1.0
 PATIENCE = 20.0
@@ -29,7 +30,7 @@ def serves(folder: Path, host: str, port: int) -> bool:
     connection = HTTPConnection(host, port, timeout=SECONDS)
     try:
         connection.request("GET", "/data/environment", headers={"Connection": "close"})
-        said = json.loads(connection.getresponse().read(LONGEST_ANSWER))
+        said = read_json(connection.getresponse().read(LONGEST_ANSWER))
     except (OSError, HTTPException, ValueError):
         return False
     finally:

@@ -72,7 +72,7 @@ def _files(folder: Path) -> Iterator[tuple[str, Path]]:
     """Each file of *folder* and the name of what it holds, sorted; most runs have no such folder."""
     try:
         names = sorted(os.listdir(folder))
-    except OSError:
+    except (OSError, ValueError):
         return
     yield from ((unquote(name.removesuffix(SUFFIX)), folder / name) for name in names if name.endswith(SUFFIX))
 

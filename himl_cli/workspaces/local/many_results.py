@@ -12,7 +12,7 @@ from pathlib import Path
 from himl_cli.core.logged import Value
 from himl_cli.core.results import RunResults, Series
 from himl_cli.core.runs import TextPoint
-from himl_cli.workspaces.local.database import Database
+from himl_cli.workspaces.local.database import Database, taken_apart
 from himl_cli.workspaces.local.logged_files import LoggedFiles, read_logged_files
 from himl_cli.workspaces.local.run_folder import RunFolder
 from himl_cli.workspaces.local.run_store import RUNS_AT_ONCE, RunStore
@@ -94,10 +94,11 @@ def _series(database: Database, run_ids: Sequence[str], wanted: Wanted) -> dict[
             statement = f"SELECT run, name, step, time, value, rowid FROM metrics WHERE run IN ({marks}){clause} ORDER BY run, name, step, time, rowid"
             points = database.rows(statement, (*chunk, *names))
             counting = [row for row in points if counts(row[5], row[2], cuts.get((row[0], row[1]), ()))] if cuts else points
-            for (run_id, name), rows in groupby(counting, itemgetter(0, 1)):
-                _, _, steps, times, values, _ = zip(*rows, strict=True)
-                numbers = array("d", [math.nan if value is None else value for value in values] if None in values else values)
-                found.setdefault(run_id, {})[name] = Series(array("q", steps), numbers, array("d", [time / 1000 for time in times]))
+            with taken_apart(database.path):
+                for (run_id, name), rows in groupby(counting, itemgetter(0, 1)):
+                    _, _, steps, times, values, _ = zip(*rows, strict=True)
+                    numbers = array("d", [math.nan if value is None else value for value in values] if None in values else values)
+                    found.setdefault(run_id, {})[name] = Series(array("q", steps), numbers, array("d", [time / 1000 for time in times]))
     return found
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 
 from himl_cli.core.runs import Metric, MetricPoint
-from himl_cli.workspaces.local.database import Database
+from himl_cli.workspaces.local.database import Database, taken_apart
 from himl_cli.workspaces.local.tries import counts, cuts_of
 
 PAIRS_AT_ONCE = 400  # SQLite before 3.32 takes 999 variables
@@ -81,12 +81,14 @@ class MetricStore:
         series: dict[tuple[str, str], list[MetricPoint]] = {}
         statement = f"SELECT run, name, step, time, value, rowid AS number FROM metrics WHERE run IN ({marks}){only} ORDER BY step, time, rowid"
         cuts = cuts_of(self.database, run_ids)
-        for row in self.database.rows(statement, values):
-            if cuts and not counts(row["number"], row["step"], cuts.get((row["run"], row["name"]), ())):
-                continue
-            value = math.nan if row["value"] is None else row["value"]
-            point = MetricPoint(value, row["step"], datetime.fromtimestamp(row["time"] / 1000, timezone.utc))
-            series.setdefault((row["run"], row["name"]), []).append(point)
+        rows = self.database.rows(statement, values)
+        with taken_apart(self.database.path):
+            for row in rows:
+                if cuts and not counts(row["number"], row["step"], cuts.get((row["run"], row["name"]), ())):
+                    continue
+                value = math.nan if row["value"] is None else float(row["value"])
+                point = MetricPoint(value, int(row["step"]), datetime.fromtimestamp(row["time"] / 1000, timezone.utc))
+                series.setdefault((row["run"], row["name"]), []).append(point)
         place = {run_id: number for number, run_id in enumerate(run_ids)}
         return [Metric(key[1], series[key], key[0]) for key in sorted(series, key=lambda key: (place[key[0]], key[1]))]
 

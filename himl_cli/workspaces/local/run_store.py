@@ -11,7 +11,7 @@ from datetime import datetime, timezone
 from himl_cli.core.pipelines import STEP
 from himl_cli.core.runs import Run, RunQuery, RunStatus
 from himl_cli.core.sweeps import MANY, TRIAL
-from himl_cli.workspaces.local.database import Database
+from himl_cli.workspaces.local.database import Database, taken_apart
 
 PAGE = 200
 RUNS_AT_ONCE = 500
@@ -111,12 +111,12 @@ class RunStore:
 
     def open_jobs(self) -> list[str]:
         """Ids of the jobs that have runs without an end."""
-        return [row["job"] for row in self.database.rows("SELECT DISTINCT job FROM runs WHERE ended IS NULL")]
+        return _ids(row["job"] for row in self.database.rows("SELECT DISTINCT job FROM runs WHERE ended IS NULL"))
 
     def job_of(self, run_id: str) -> str | None:
         """The job that keeps the run, or None where there is no such run."""
         rows = self.database.rows("SELECT job FROM runs WHERE id = ?", (run_id,))
-        return rows[0]["job"] if rows else None
+        return next(iter(_ids(row["job"] for row in rows)), None)
 
     def get(self, run_id: str, lost: Iterable[str] = ()) -> Run | None:
         rows = self.database.rows("SELECT * FROM runs WHERE id = ?", (run_id,))
@@ -124,7 +124,7 @@ class RunStore:
         return found[0] if found else None
 
     def ids(self) -> list[str]:
-        return [row["id"] for row in self.database.rows("SELECT id FROM runs ORDER BY created DESC")]
+        return _ids(row["id"] for row in self.database.rows("SELECT id FROM runs ORDER BY created DESC"))
 
     def open_runs_of(self, job: str) -> list[str]:
         return [row["id"] for row in self.database.rows("SELECT id FROM runs WHERE job = ? AND ended IS NULL", (job,))]
@@ -149,7 +149,7 @@ class RunStore:
                 " WHERE NOT EXISTS (SELECT 1 FROM tags WHERE tags.run = runs.id AND tags.name IN (?, ?)))"
                 " SELECT id, root FROM tree WHERE id <> root ORDER BY created, id"
             )
-            yield from ((row["id"], row["root"]) for row in self.database.rows(tree, (*chunk, TRIAL, STEP)) if row["id"] not in asked)
+            yield from ((row["id"], row["root"]) for row in self.database.rows(tree, (*chunk, TRIAL, STEP)) if row["id"] not in asked and _ids([row["id"]]))
 
     def query(self, wanted: RunQuery, lost: Iterable[str] = ()) -> Iterator[Run]:
         """Runs that match, newest first, a page at a time."""
@@ -168,11 +168,15 @@ class RunStore:
             left = None if left is None else left - len(rows)
 
     def _records(self, rows: list[sqlite3.Row], lost: set[str]) -> list[Run]:
+        with taken_apart(self.database.path):
+            if len(_ids(row["id"] for row in rows)) < len(rows):
+                raise TypeError("an id is none")
         tags: dict[str, dict[str, str]] = {row["id"]: {} for row in rows}
         marks = ",".join("?" * len(tags))
         for row in self.database.rows(f"SELECT run, name, value FROM tags WHERE run IN ({marks}) ORDER BY name", tuple(tags)):
             tags[row["run"]][row["name"]] = row["value"]
-        return [self._record(row, tags[row["id"]], lost) for row in rows]
+        with taken_apart(self.database.path):
+            return [self._record(row, tags[row["id"]], lost) for row in rows]
 
     def _record(self, row: sqlite3.Row, tags: dict[str, str], lost: set[str]) -> Run:
         is_lost = row["ended"] is None and row["job"] in lost
@@ -194,6 +198,11 @@ class RunStore:
             workspace=self.label,
             folder=row["folder"],
         )
+
+
+def _ids(found: Iterable[object]) -> list[str]:
+    """Those of *found* that can be ids of runs, and the names of their folders: SQLite keeps whatever it is given."""
+    return [each for each in found if isinstance(each, str) and each.isprintable() and each.strip(".") and "/" not in each]
 
 
 def _put_tags(connection: sqlite3.Connection, run_id: str, tags: Mapping[str, str]) -> None:

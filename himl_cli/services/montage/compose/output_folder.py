@@ -6,7 +6,7 @@ import os
 import shutil
 from collections.abc import Sequence
 from contextlib import suppress
-from pathlib import Path
+from pathlib import Path, PurePath
 from types import TracebackType
 
 from himl_cli.core.errors import BadUsage, DiskFailed, HimlError
@@ -176,9 +176,17 @@ class OutputFolder:
     def _clear_up(self) -> None:
         """What a call that was killed left: its files take their places if they were about to, and the rest goes."""
         if self._order.exists():
-            self._carry_out([step for step in self._order.read_text(encoding="utf-8").split("\n") if step])
+            self._carry_out(self._left_order())
         self._empty()
         self._is_carried_out = False
+
+    def _left_order(self) -> list[str]:
+        """What the killed call wrote down. Raises DiskFailed for what it did not write: names that lead out of the folder, say."""
+        steps = [step for step in os.fsdecode(self._order.read_bytes()).split("\n") if step]
+        for step in steps:
+            if step[0] not in "+-" or "\0" in step or PurePath(step[1:]).name != step[1:] or step[1:] == "..":
+                raise DiskFailed(f"'{self._order}' is damaged.", hint=f"Remove '{self._aside}', and look through the montage beside it.")
+        return steps
 
     def _empty(self) -> None:
         """Remove all but the lock; the order goes last, without which nobody knows what became of the rest."""

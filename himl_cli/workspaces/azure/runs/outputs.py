@@ -81,9 +81,14 @@ def _place_of_asset(connection: Connection, asset: Mapping[str, Any], meant: Out
 
 
 def _place_told(found: Mapping[str, Any], kind: str, meant: OutputPlace | None, *, is_model: bool) -> OutputPlace | None:
-    if is_model:
-        return OutputPlace(found["path"], meant is not None and meant.is_file) if found.get("path") else None
-    return OutputPlace(found["uri"], str(found.get("type") or kind).lower() == "urifile") if found.get("uri") else None
+    """None where it is not told. Raises TypeError for what is no place."""
+    place = found.get("path" if is_model else "uri")
+    if not place:
+        return None
+    if not isinstance(place, str):
+        raise TypeError("its place is no text")
+    is_file = meant is not None and meant.is_file if is_model else str(found.get("type") or kind).lower() == "urifile"
+    return OutputPlace(place, is_file)
 
 
 def _only(answer: Mapping[str, Any]) -> Mapping[str, Any]:

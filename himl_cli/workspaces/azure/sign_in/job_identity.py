@@ -7,7 +7,6 @@ job's endpoint for that (`--identity user`), or the compute's managed one (`--id
 
 from __future__ import annotations
 
-import json
 import os
 import time
 import urllib.error
@@ -17,6 +16,7 @@ from collections.abc import Callable
 from typing import Any
 
 from himl_cli.core.errors import HimlError, NotAllowed
+from himl_cli.core.json_texts import read_json
 from himl_cli.workspaces.azure.places.clouds import Cloud
 from himl_cli.workspaces.azure.places.settings import AzureSettings
 from himl_cli.workspaces.azure.requests.times import as_time
@@ -110,10 +110,17 @@ class OnBehalfOf:
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # it is on this machine
         try:
             with opener.open(url, timeout=ENDPOINT_SECONDS) as answer:
-                given = json.load(answer)
-            return AccessToken(given.get("access_token") or given["token"], int(_expires_of(given)))
-        except (OSError, ValueError, KeyError) as err:
+                given = read_json(answer.read())
+            return AccessToken(_text_of(given.get("access_token") or given["token"]), int(_expires_of(given)))
+        except (AttributeError, KeyError, OSError, OverflowError, TypeError, ValueError) as err:
             raise ClientAuthenticationError(message=f"the endpoint for it gave no token ({type(err).__name__})") from err
+
+
+def _text_of(token: Any) -> str:
+    """Raises ValueError for what is no token."""
+    if not isinstance(token, str) or not token.isascii() or not token.isprintable():
+        raise ValueError("the token is no text")
+    return token
 
 
 def _expires_of(given: dict[str, Any]) -> float:
@@ -134,4 +141,7 @@ def _expiry(token: str) -> float:
     if token == os.environ.get("AZUREML_RUN_TOKEN") and told.isdecimal():
         return float(told)
     claimed = Token(token, 0, "").claims().get("exp")
-    return float(claimed) if isinstance(claimed, (int, float)) else 0.0
+    try:
+        return float(claimed) if isinstance(claimed, (int, float)) else 0.0
+    except OverflowError:  # thousands of millions of years
+        return 0.0

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from himl_cli.core.blobs import DatastoreInfo
@@ -13,6 +14,7 @@ from himl_cli.workspaces.azure.places.clouds import Cloud
 
 BLOB, LAKE = "AzureBlob", "AzureDataLakeGen2"
 KINDS = {BLOB: "blob", LAKE: "Azure Data Lake Gen2", "AzureFile": "file share", "AzureDataLakeGen1": "Azure Data Lake Gen1", "OneLake": "OneLake"}
+_PART = re.compile(r"[\w.:$-]+", re.ASCII)
 _WAYS_OUT = {
     "AzureFile": "Copy it to a blob datastore with azcopy, or mount it in a job on the cluster.",
     "AzureDataLakeGen1": "Azure retired Gen1 in 2024: move the data to Gen2 and register that.",
@@ -41,10 +43,10 @@ class DatastoreRecord:
 
     @classmethod
     def from_arm(cls, resource: Mapping[str, Any]) -> DatastoreRecord:
-        """Out of the resource that GET and list give. Raises KeyError, AttributeError, TypeError where it is none."""
+        """Out of the resource that GET and list give. Raises KeyError, AttributeError, TypeError, ValueError where it is none."""
         properties = resource["properties"]
         signs = properties.get("credentials") or {}
-        return cls(
+        found = cls(
             name=str(resource["name"]),
             kind=str(properties["datastoreType"]),
             account=str(properties.get("accountName") or ""),
@@ -57,17 +59,29 @@ class DatastoreRecord:
             client_id=str(signs.get("clientId") or ""),
             authority=str(signs.get("authorityUrl") or ""),
         )
+        found.check_place()
+        return found
 
     @classmethod
     def from_json(cls, kept: Any) -> DatastoreRecord | None:
         """What `as_json` gave; None for anything else."""
         try:
-            return cls(**kept)
-        except TypeError:
+            found = cls(**kept)
+            found.check_place()
+        except (TypeError, ValueError):
             return None
+        return found
 
     def as_json(self) -> dict[str, Any]:
         return asdict(self)
+
+    def check_place(self) -> None:
+        """Raises TypeError where a field is of another type, ValueError where its container of blobs cannot be part of an address."""
+        for field in fields(self):
+            if not isinstance(getattr(self, field.name), bool if field.name == "is_default" else str):
+                raise TypeError(f"{field.name} is none")
+        if self.kind in (BLOB, LAKE) and not (_PART.fullmatch(self.account) and _PART.fullmatch(self.container) and _PART.fullmatch(self.endpoint or "-")):
+            raise ValueError("account, container and endpoint make no address")
 
     @property
     def label(self) -> str:

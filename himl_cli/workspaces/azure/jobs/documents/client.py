@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable
 from typing import Any
@@ -14,6 +13,7 @@ from azure.core.exceptions import AzureError, HttpResponseError
 from azure.core.pipeline.transport import HttpTransport, RequestsTransport
 
 from himl_cli.core.errors import HimlError, ServiceFailed
+from himl_cli.core.json_texts import read_json
 from himl_cli.core.redaction import redact
 from himl_cli.workspaces.azure.connection import Connection
 from himl_cli.workspaces.azure.jobs.client import Composed, client_for, same_cloud
@@ -51,7 +51,7 @@ def _refused(err: HttpResponseError, connection: Connection) -> HimlError:
     if answer is None:
         return ServiceFailed(f"azure-ai-ml could not make the job ready: {redact(str(err.message))}")
     try:
-        body = json.loads(answer.text())
+        body = read_json(answer.text())
     except ValueError:
         body = answer.text()
     headers = {name.lower(): value for name, value in answer.headers.items()}

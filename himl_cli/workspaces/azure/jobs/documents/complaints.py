@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
+from himl_cli.core.nesting import is_too_deep
 from himl_cli.core.redaction import redact
 
 LONGEST = 300
@@ -56,9 +57,10 @@ def _json_in(text: str) -> Any | None:
         return None
     start = text.find("{")
     try:
-        return json.JSONDecoder().raw_decode(text[start:])[0] if start >= 0 else None
-    except ValueError:
+        found = json.JSONDecoder().raw_decode(text[start:])[0] if start >= 0 else None
+    except (RecursionError, ValueError):
         return None
+    return None if is_too_deep(found) else found
 
 
 def _first_line(text: str) -> str:
