@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parent.parent
+NO_CHANGES = (":(exclude)stress/results", ":(exclude)benchmarks/results")
 CPUS, MOUNTS = Path("/proc/cpuinfo"), Path("/proc/mounts")
 
 
@@ -39,17 +40,17 @@ def versions() -> dict[str, str]:
     }
 
 
-def source() -> dict[str, Any]:
-    """The commit, and whether files differ from it; nothing outside of a repository."""
+def source(root: Path = ROOT) -> dict[str, Any]:
+    """The commit, and whether files differ from it, those of results aside, which a run writes itself; nothing outside of a repository."""
     try:
-        commit, changes = (_git(*arguments) for arguments in (("rev-parse", "HEAD"), ("status", "--porcelain")))
+        commit, changes = (_git(root, *arguments) for arguments in (("rev-parse", "HEAD"), ("status", "--porcelain", "--", ".", *NO_CHANGES)))
     except (OSError, subprocess.CalledProcessError):
         return {"commit": "", "dirty": True}
     return {"commit": commit.strip(), "dirty": bool(changes.strip())}
 
 
-def _git(*arguments: str) -> str:
-    return subprocess.run(["git", *arguments], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, check=True).stdout
+def _git(root: Path, *arguments: str) -> str:
+    return subprocess.run(["git", *arguments], cwd=root, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, check=True).stdout
 
 
 def _cpu() -> str:

@@ -5,14 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from stress.endpoint.cases import endpoint_cases
 from stress.faults.cases import fault_cases
+from stress.fuzz.cases import fuzz_cases
+from stress.kills.cases import kill_cases
+from stress.load.cases import LARGE, load_cases
+from stress.names.cases import name_cases
+from stress.ranks.cases import rank_cases
 from stress.records import Case
 from stress.sampling import sample
+from stress.secrets.cases import secret_cases
 
 
 @dataclass(frozen=True)
 class Part:
-    """`cases` gives all of its cases, those that take longest first; a sample takes `per_cell` of each cell.
+    """`cases` gives all of its cases, those that take longest first; a sample takes `per_cell` of each cell but those that are `large`.
 
     `share` is its part of a sample's time, relative to that of the others; `at_once` is how many of its cases run at a time at most
     (None: as many as there are workers).
@@ -24,14 +31,24 @@ class Part:
     per_cell: int = 1
     share: float = 1.0
     at_once: int | None = None
+    large: frozenset[str] = frozenset()
 
     def chosen(self, seed: int, *, full: bool) -> Sequence[Case]:
         """All cases, or those of the sample."""
         cases = self.cases()
-        return cases if full else sample(cases, seed, self.per_cell)
+        return cases if full else sample([case for case in cases if case.cell not in self.large], seed, self.per_cell)
 
 
-PARTS = (Part("faults", "Faults of the network and of the services", fault_cases),)
+PARTS = (
+    Part("faults", "Faults of the network and of the services", fault_cases),
+    Part("kills", "Killed at a random moment", kill_cases, per_cell=4, share=0.5, at_once=4),
+    Part("ranks", "Ranks of a launch", rank_cases, share=0.5, at_once=2),
+    Part("names", "Names, links and documents that somebody else made", name_cases, share=0.5),
+    Part("secrets", "Secrets", secret_cases, share=0.5),
+    Part("fuzz", "Garbage in place of what comes from outside", fuzz_cases, share=0.5),
+    Part("endpoint", "The server of a local job", endpoint_cases, share=0.5, at_once=2),
+    Part("load", "Many blobs, runs, writers and looks", load_cases, share=1.0, at_once=1, large=LARGE),
+)
 
 
 def parts_named(names: Sequence[str]) -> list[Part]:

@@ -63,6 +63,14 @@ class World:
         """The case's home folder, in which all caches lie."""
         return self.folder / "home"
 
+    def begin_with(self, memory: Path | None) -> None:
+        """Give the case the home folder *memory*, or an empty one."""
+        shutil.rmtree(self.home)
+        if memory is not None:
+            shutil.copytree(memory, self.home)
+        else:
+            self.home.mkdir()
+
     def environment(self, staged: StagedWorkspace | None = None) -> dict[str, str]:
         """What a command of this case sees, the way to the double included; with *staged*, who signs in."""
         homes = {name: str(self.home) for name in ("HOME", "USERPROFILE")} | {name: str(self.home / name.lower()) for name in CACHES}

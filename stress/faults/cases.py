@@ -96,7 +96,7 @@ def _tried(world: World, stock: Stock, memory: Path, fault: Fault, command: str,
     """One draw. Raises AssertionError where the double was asked what it does not play."""
     attempt = COMMANDS[command](world, stock, dice)
     drawn = draw(fault, attempt.places, attempt.files, dice)
-    _begin_with(world, memory if drawn.is_warm else None)
+    world.begin_with(memory if drawn.is_warm else None)
     world.stage.clear()
     world.stage.faults.add(drawn.action, drawn.match, times=drawn.times, skip=drawn.skip)
     try:
@@ -146,12 +146,3 @@ def _first_call(world: World, stock: Stock, command: str) -> Path:
     shutil.copytree(world.home, kept)
     shutil.rmtree(attempt.cwd)
     return kept
-
-
-def _begin_with(world: World, memory: Path | None) -> None:
-    """Give the case the home folder *memory*, or an empty one."""
-    shutil.rmtree(world.home)
-    if memory is not None:
-        shutil.copytree(memory, world.home)
-    else:
-        world.home.mkdir()

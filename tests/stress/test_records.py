@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -79,3 +80,14 @@ def test_the_machine_is_told_without_its_names(tmp_path: Path) -> None:
     assert set(versions()) == {"python", "himl", "azurite", "node", "libcurl", "azure-ai-ml", "hypothesis"}
     assert str(tmp_path) not in told
     assert str(Path.home()) not in told
+
+
+def test_results_that_a_run_has_written_are_no_change_of_its_source(tmp_path: Path, git: Callable[..., str]) -> None:
+    (tmp_path / "stress" / "results").mkdir(parents=True)
+    (tmp_path / "a.py").write_text("a = 1\n")
+    for arguments in (["init", "-q"], ["add", "."], ["commit", "-q", "-m", "first"]):
+        git(tmp_path, *arguments)
+    (tmp_path / "stress" / "results" / "faults.jsonl").write_text("{}\n")
+    assert source(tmp_path) == {"commit": git(tmp_path, "rev-parse", "HEAD").strip(), "dirty": False}
+    (tmp_path / "a.py").write_text("a = 2\n")
+    assert source(tmp_path)["dirty"]

@@ -45,12 +45,18 @@ def test_the_numbers_of_a_case_are_its_own() -> None:
     assert len({one, dice_for(9, "part/a/x/00").random(), dice_for(8, "part/a/x/01").random()}) == 3
 
 
+def test_what_is_large_is_left_to_a_full_run() -> None:
+    part = Part("part", "", lambda: CASES, large=frozenset({"part/a/y"}))
+    assert [case.cell for case in part.chosen(8, full=False)] == ["part/a/x", "part/b/x"]
+    assert part.chosen(8, full=True) == CASES
+
+
 def test_each_part_has_cases_of_its_name_each_with_an_id_of_its_own() -> None:
     for part in PARTS:
         cases = part.cases()
         assert len({case.id for case in cases}) == len(cases) > 0
         assert {case.id.partition("/")[0] for case in cases} == {part.name}
-        assert {case.cell for case in part.chosen(8, full=False)} == {case.cell for case in cases}
+        assert {case.cell for case in part.chosen(8, full=False)} == {case.cell for case in cases} - part.large
     assert len(cases_by_id()) == sum(len(part.cases()) for part in PARTS)
 
 

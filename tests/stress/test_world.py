@@ -98,7 +98,7 @@ def test_a_case_is_run_by_a_worker_and_told_whole(capsys: pytest.CaptureFixture[
 
 @pytest.mark.parametrize(
     ("arguments", "said"),
-    [(("--only", "fault"), "There is no part 'fault'; there are: faults."), (("--case", "faults/tb"), "There is no case 'faults/tb'; there are ")],
+    [(("--only", "fault"), "There is no part 'fault'; there are: faults, kills, "), (("--case", "faults/tb"), "There is no case 'faults/tb'; there are ")],
 )
 def test_what_there_is_not_is_refused(capsys: pytest.CaptureFixture[str], arguments: tuple[str, str], said: str) -> None:
     assert main(arguments) == 2

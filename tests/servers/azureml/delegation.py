@@ -15,6 +15,7 @@ from xml.etree import ElementTree
 
 from azure.storage.blob import UserDelegationKey, generate_blob_sas
 
+from tests.servers.azureml.issued import issued
 from tests.servers.azureml.messages import Head
 from tests.servers.azureml.principals import Principal
 from tests.servers.azureml.signatures import SIGNED, signed_by_account
@@ -74,7 +75,7 @@ def for_azurite(storage: Storage, path: str, query: str) -> str:
 
 def _value(account_key: str, terms: Mapping[str, str]) -> str:
     text = "\n".join(terms[name] for name in KEY_TERMS)
-    return base64.b64encode(hmac.new(base64.b64decode(account_key), text.encode(), hashlib.sha256).digest()).decode()
+    return issued("delegation key", base64.b64encode(hmac.new(base64.b64decode(account_key), text.encode(), hashlib.sha256).digest()).decode())
 
 
 def _moment(text: str) -> datetime:

@@ -9,6 +9,8 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from tests.servers.azureml.issued import signed
+
 _SECRET = re.compile(r"(?i)\b(sig|client_secret|client_assertion)=[^&]*")
 
 
@@ -37,7 +39,7 @@ class Seen:
 
 
 def masked(query: str) -> str:
-    return _SECRET.sub(r"\1=***", query)
+    return _SECRET.sub(r"\1=***", signed(query))
 
 
 class RequestLog:

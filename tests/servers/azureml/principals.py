@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
+from tests.servers.azureml.issued import issued
+
 _SEAL = secrets.token_bytes(32)  # a token of another double, or a forged one, is not accepted
 
 
@@ -41,6 +43,9 @@ class Principal:
     claims_wanted: str = ""  # JSON; a token that was not asked for with these claims is refused with a challenge ...
     claims_wanted_by: frozenset[str] = frozenset({"GET", "POST", "PATCH", "PUT", "DELETE"})  # ... for these methods
     meets_claims: bool = True  # whether the place of sign-in gives it a token with claims
+
+    def __post_init__(self) -> None:
+        issued("password", self.secret)
 
 
 @dataclass(frozen=True)
@@ -103,7 +108,7 @@ def read_token(token: str) -> dict[str, Any]:
 
 def _sealed(claims: dict[str, Any]) -> str:
     text = f"{_encoded({'typ': 'JWT', 'alg': 'none'})}.{_encoded(claims)}"
-    return f"{text}.{_seal(text)}"
+    return issued("token", f"{text}.{_seal(text)}")
 
 
 def _encoded(part: dict[str, Any]) -> str:

@@ -28,6 +28,8 @@ from azure.storage.blob import (
     generate_container_sas,
 )
 
+from tests.servers.azureml.issued import issued, signed
+
 SUFFIX = "blob.core.windows.net"
 DELEGATED = "skoid=11111111-2222-3333-4444-555555555555&sktid=66666666-7777-8888-9999-000000000000&sks=b&skv=2023-11-03"
 """Parameters by which a user-delegation signature is known (https://learn.microsoft.com/rest/api/storageservices/create-user-delegation-sas)."""
@@ -48,6 +50,9 @@ class Storage:
     is_open: bool = True
     suffix: str = SUFFIX
     protocol: str = "https"
+
+    def __post_init__(self) -> None:
+        issued("account key", self.key)
 
     @property
     def host(self) -> str:
@@ -111,11 +116,11 @@ class Storage:
         rights = BlobSasPermissions.from_string(permissions)
         times = _times(seconds or self.sas_seconds)
         signature = generate_blob_sas(self.account, container, name, account_key=self.key, permission=rights, **times)
-        return f"{self.url(container, name)}?{signature}&{DELEGATED}"
+        return signed(f"{self.url(container, name)}?{signature}&{DELEGATED}")
 
     def container_sas(self, container: str, *, permissions: str = "rl", seconds: float | None = None) -> str:
         rights = ContainerSasPermissions.from_string(permissions)
-        return generate_container_sas(self.account, container, account_key=self.key, permission=rights, **_times(seconds or self.sas_seconds))
+        return signed(generate_container_sas(self.account, container, account_key=self.key, permission=rights, **_times(seconds or self.sas_seconds)))
 
     @cached_property
     def vouching_sas(self) -> str:

@@ -1,0 +1,8 @@
+"""The workspace that parsers are told to be in."""
+
+from __future__ import annotations
+
+from himl_cli.workspaces.azure.places.address import WorkspaceAddress
+from himl_cli.workspaces.azure.places.clouds import PUBLIC
+
+ADDRESS = WorkspaceAddress("0f0f0f0f-0000-4000-8000-000000000000", "group", "ws", PUBLIC, "fuzzing")

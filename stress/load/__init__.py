@@ -1,0 +1,1 @@
+"""Many: blobs, runs, writers at once, and looks."""

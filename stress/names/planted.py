@@ -1,0 +1,82 @@
+"""What somebody plants in the folder that files come to: links that lead out of it, under names that himl will write."""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from himl_cli.core.file_tree import PART_SUFFIX, STATE_FILE, STATE_NAME
+
+VICTIM, SECRET = "victim", b"somebody's own"
+INSIDE = f"{VICTIM}/deep/file.bin"
+"""The file that comes where something is planted."""
+
+
+@dataclass(frozen=True)
+class Outside:
+    """A folder with a file that is nobody's business, and a pipe: whoever opens that waits for ever."""
+
+    folder: Path
+
+    def make(self) -> None:
+        self.folder.mkdir()
+        (self.folder / "secret.txt").write_bytes(SECRET)
+        (self.folder / "empty").write_bytes(b"")
+        (self.folder / "deep").mkdir()
+        os.mkfifo(self.folder / "pipe")
+
+    def some(self, dice: random.Random) -> Path:
+        """A file that is there, one that is not, or the pipe."""
+        return self.folder / dice.choice(["secret.txt", "empty", "new.txt", "pipe"])
+
+
+Plant = Callable[[Path, str, Outside, random.Random, bytes], None]
+"""In the folder where himl keeps what it remembers, for the file of a name below it and its content."""
+
+
+def _link(path: Path, to: Path, dice: random.Random) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.symlink_to(to if dice.random() < 0.5 else os.path.relpath(to, path.parent))
+
+
+def folder(root: Path, name: str, outside: Outside, dice: random.Random, content: bytes) -> None:
+    """One of the folders on the way is a link."""
+    above = [part for part in Path(name).parents if VICTIM in part.parts]
+    _link(root / dice.choice(above), outside.folder, dice)
+
+
+def file(root: Path, name: str, outside: Outside, dice: random.Random, content: bytes) -> None:
+    """The file is a link, at times to one with the very bytes that come."""
+    if dice.random() < 0.25:
+        (outside.folder / "same.bin").write_bytes(content)
+        _link(root / name, outside.folder / "same.bin", dice)
+    else:
+        _link(root / name, outside.some(dice), dice)
+
+
+def part(root: Path, name: str, outside: Outside, dice: random.Random, content: bytes) -> None:
+    """The name that the file has while it comes is a link."""
+    path = root / name
+    _link(path.with_name(f".{path.name}{PART_SUFFIX}"), outside.some(dice), dice)
+
+
+def state(root: Path, name: str, outside: Outside, dice: random.Random, content: bytes) -> None:
+    """The file in which himl remembers what it has is a link, or what SQLite puts beside it."""
+    _link(root / f"{STATE_FILE}{dice.choice(['', '', '-journal', '-wal', '-shm'])}", outside.some(dice), dice)
+
+
+def lock(root: Path, name: str, outside: Outside, dice: random.Random, content: bytes) -> None:
+    _link(root / f"{STATE_NAME}.lock", outside.some(dice), dice)
+
+
+PLANTS: Sequence[tuple[str, Plant, frozenset[str]]] = (
+    ("link-folder", folder, frozenset({"datastore", "download", "tb", "checkpoint"})),
+    ("link-file", file, frozenset({"datastore", "download", "tb", "checkpoint"})),
+    ("link-part", part, frozenset({"datastore", "download", "checkpoint"})),
+    ("link-state", state, frozenset({"datastore", "download", "checkpoint"})),
+    ("link-lock", lock, frozenset({"datastore", "download", "checkpoint"})),
+)
+"""By the name of the kind, with the commands that meet it."""
