@@ -1,0 +1,49 @@
+"""How many modules a command imports: `--help` and short commands have to start at once."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.recorded_runs import RecordedRuns
+
+CODE = """
+import json, os, sys
+before = set(sys.modules)
+from himl_cli.__main__ import main
+out = os.dup(1)
+os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+try:
+    main()
+except SystemExit as end:
+    if end.code:
+        raise
+names = set(sys.modules) - before
+os.write(out, json.dumps([len(names), sum(name.startswith("himl_cli") for name in names)]).encode())
+"""
+MEASURED = {
+    "--help": (105, 14),
+    "submit --help": (115, 23),
+    "download --help": (110, 19),
+    "tb --help": (109, 18),
+    "montage --help": (113, 21),
+    "runs list": (187, 80),
+}
+"""All modules, with Python 3.11, and those of himl among them."""
+SLACK, OTHER_PYTHON, OURS = 1.1, 1.3, 5
+"""Factors for all modules with Python 3.11 and with another, which has other ones of its own; how many of himl's may come."""
+
+
+@pytest.mark.parametrize("command", MEASURED)
+def test_a_command_imports_no_more_than_it_did(command: str, tmp_path: Path) -> None:
+    RecordedRuns(tmp_path).add("train_1_aa")
+    done = subprocess.run([sys.executable, "-c", CODE, *command.split()], cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    found, ours = json.loads(done.stdout)
+    most, most_of_ours = MEASURED[command]
+    assert found <= most * (SLACK if sys.version_info[:2] == (3, 11) else OTHER_PYTHON), f"{found} modules; it was {most}"
+    assert ours <= most_of_ours + OURS, f"{ours} of himl's modules; it was {most_of_ours}"

@@ -1,0 +1,126 @@
+"""How many requests each command makes, and how many bytes of files it moves: the first call of a machine, and one that remembers it.
+
+A change that makes fewer is welcome: lower the numbers. More are a regression, unless there is a reason that can be told.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.event_files import NAME, event_bytes
+from tests.many_runs import add_many
+from tests.running import Himl, write_files
+from tests.servers.azureml.log import Seen
+from tests.servers.azureml.seeding import DEFAULT, StagedWorkspace
+from tests.servers.azureml.sweep_seeding import add_sweep
+
+HOMES = ("HOME", "USERPROFILE", "XDG_CACHE_HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME", "XDG_STATE_HOME", "APPDATA", "LOCALAPPDATA")
+TRAINED, SWEEP, CURVES = "trained_1_aa", "tuned_1_bb", "curves_1_cc"
+SMALL = {f"outputs/{number:02d}.bin": bytes([number]) * 1000 for number in range(20)}
+LARGE = {"outputs/large.bin": bytes(range(256)) * (9 << 12)}
+FILES = {**SMALL, **LARGE, "outputs/checkpoints/last.ckpt": b"c" * 100_000}
+DATA = {f"data/{number:03d}.bin": bytes([number]) * 1000 for number in range(30)}
+SOURCE = {f"source/{number:02d}.bin": bytes([number]) * 1000 for number in range(20)} | {"source/large.bin": LARGE["outputs/large.bin"]}
+EVENTS = event_bytes([number / 100 for number in range(100)])
+PROJECT = {"train.py": "print('trained')\n", "model/net.py": "width = 8\n", "environment.yml": "name: lab\ndependencies:\n- python=3.11\n- pip\n"}
+
+KINDS = {
+    "sign in": r"^\w+ login\.",
+    "resources": r"^\w+ management\.azure\.com/",
+    "list": r"^GET \S+\.blob\.core\.windows\.net/\S+comp=list",
+    "get": r"^GET \S+\.blob\.core\.windows\.net/",
+    "put": r"^PUT \S+\.blob\.core\.windows\.net/",
+    "services": r"^\w+ \S+\.api\.azureml\.ms/",
+}
+"""By the first that fits; each request has one."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Requests by their kinds, and the bytes of files that came and went."""
+
+    requests: Mapping[str, int]
+    came: int = 0
+    went: int = 0
+
+
+def asked(seen: Sequence[Seen]) -> Asked:
+    kinds = [next(kind for kind, pattern in KINDS.items() if re.search(pattern, str(one))) for one in seen]
+    came = sum(one.received for one, kind in zip(seen, kinds, strict=True) if kind == "get")
+    went = sum(one.sent for one, kind in zip(seen, kinds, strict=True) if kind == "put")
+    return Asked(Counter(kinds), came, went)
+
+
+COMMANDS: dict[str, tuple[str, Asked, Asked]] = {
+    "list of runs": ("runs list --num_runs 100", Asked({"sign in": 2, "resources": 1, "services": 6}), Asked({"services": 2})),
+    "a run": (f"runs show {TRAINED}", Asked({"sign in": 2, "resources": 1, "services": 7}), Asked({"services": 6})),
+    "aggregate": (f"runs aggregate {SWEEP} --json", Asked({"sign in": 2, "resources": 1, "services": 26}), Asked({"services": 25})),
+    "download": (
+        f"download {TRAINED} --output_dir ../out_#",
+        Asked({"sign in": 2, "resources": 3, "services": 2, "list": 1, "get": 22}, came=9_557_184),
+        Asked({"services": 1, "list": 1, "get": 22}, came=9_557_184),
+    ),
+    "list of files": (f"download {TRAINED} --list", Asked({"sign in": 2, "resources": 3, "services": 2, "list": 1}), Asked({"services": 1, "list": 1})),
+    "checkpoint": (
+        f"checkpoint fetch {TRAINED} --output_dir ../out_#",
+        Asked({"sign in": 2, "resources": 3, "services": 2, "list": 1, "get": 1}, came=100_000),
+        Asked({"services": 1, "list": 1, "get": 1}, came=100_000),
+    ),
+    "event files": (
+        f"tb {CURVES} --sync_only --run_logs_dir ../copies",
+        Asked({"sign in": 2, "resources": 3, "services": 2, "list": 1, "get": 1}, came=len(EVENTS)),
+        Asked({"services": 1, "list": 1}),
+    ),
+    "list of blobs": ("datastore list data", Asked({"sign in": 2, "resources": 2, "list": 1}), Asked({"resources": 1, "list": 1})),
+    "blobs": (
+        "datastore download data ../blobs_#",
+        Asked({"sign in": 2, "resources": 2, "list": 1, "get": 30}, came=30_000),
+        Asked({"resources": 1, "list": 1, "get": 30}, came=30_000),
+    ),
+    "upload": (
+        "datastore upload source up#",
+        Asked({"sign in": 2, "resources": 2, "list": 1, "get": 1, "put": 24}, came=233, went=9_457_392),
+        Asked({"resources": 1, "list": 1, "get": 1, "put": 24}, came=233, went=9_457_392),
+    ),
+    "submit": (
+        "submit train.py --cluster cpu-cluster -q",
+        Asked({"sign in": 2, "resources": 7, "get": 1, "put": 28}, came=233, went=9_457_603),
+        Asked({"resources": 2}),
+    ),
+    "tag": (f"runs tag {TRAINED} stage=#", Asked({"sign in": 2, "resources": 1, "services": 3}), Asked({"services": 2})),
+}
+"""By name: the arguments (`#` is another name in each call), what the first call asks, and what the second."""
+
+
+@pytest.fixture
+def seeded(azure_environment: StagedWorkspace, project: Path) -> StagedWorkspace:
+    azure = azure_environment
+    azure.write_config(project)
+    write_files(project, {**PROJECT, **SOURCE})
+    azure.put_artifacts(azure.add_run(TRAINED, "train", tags={"model": "unet"}), FILES)
+    azure.put_artifact(azure.add_run(CURVES, "curves"), f"logs/{NAME}", EVENTS)
+    add_sweep(azure, SWEEP, [{"lr": number / 10} for number in range(10)], lambda number, _: {"accuracy": [0.1, 0.2, number / 10]})
+    add_many(azure, 250)
+    azure.put_blobs(DEFAULT, DATA)
+    return azure
+
+
+@pytest.mark.timeout(360)
+def test_a_command_asks_no_more_than_it_did(himl: Himl, seeded: StagedWorkspace, tmp_path: Path) -> None:
+    """Each command has a home folder of its own, with nothing remembered in it."""
+    found: dict[str, tuple[Asked, Asked]] = {}
+    for number, (name, (text, _, _)) in enumerate(COMMANDS.items()):
+        home = {variable: str(tmp_path / f"home_{number}") for variable in HOMES}
+        calls = []
+        for call in ("1", "2"):
+            seeded.stage.log.clear()
+            himl.ok(*text.replace("#", f"{number}_{call}").split(), env=home)
+            calls.append(asked(seeded.stage.log.all()))
+        found[name] = (calls[0], calls[1])
+    assert found == {name: (cold, warm) for name, (_, cold, warm) in COMMANDS.items()}
