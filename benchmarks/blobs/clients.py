@@ -72,6 +72,16 @@ def sdk_checked(task: Task) -> list[str]:
     return sdk(task, "checked")
 
 
+def sdk_one_by_one(task: Task) -> list[str]:
+    """One file after the other by one client."""
+    return [sys.executable, "-m", "benchmarks.blobs.one_by_one", task.direction, task.account_url, task.sas, task.part, str(task.folder), "loop"]
+
+
+def as_azureml_core(task: Task) -> list[str]:
+    """The batches and clients of azureml-core."""
+    return [*sdk_one_by_one(task)[:-1], "pool"]
+
+
 def md5_floor(folder: Path) -> list[str]:
     """Only reads and digests what is in *folder*."""
     return [sys.executable, "-m", "benchmarks.blobs.floor", str(folder)]
@@ -98,8 +108,15 @@ CLIENTS: Mapping[str, Callable[[Task], list[str]]] = {
     "azcopy": azcopy,
     "azure-storage-blob": sdk,
     "azure-storage-blob checked": sdk_checked,
+    "azure-storage-blob, one by one": sdk_one_by_one,
+    "as azureml-core": as_azureml_core,
 }
 ONLY_UP = ("azure-storage-blob checked",)
+ONLY_SMALL = ("azure-storage-blob, one by one", "as azureml-core")
+NEVER_LATE = ("azure-storage-blob checked",)
+"""What these do at once tells all there is to tell."""
+ONCE = (*ONLY_UP, *ONLY_SMALL)
+"""So slow, or so alike another one, that one round will do."""
 
 
 def environment(base: Mapping[str, str], himl: HimlWorkspace, scratch: Path) -> dict[str, str]:

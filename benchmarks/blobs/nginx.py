@@ -1,4 +1,5 @@
-"""nginx as a blob service that can only be read: listing, ranges, ETags and Content-MD5 as Azure Blob Storage has them, at the speed of static files.
+"""nginx as a blob service that can only be read: listing, ranges, ETags and Content-MD5 as Azure Blob Storage has them, at the speed of static files;
+and as a proxy that makes another service late.
 
 It answers `http://127.0.0.1:PORT/ACCOUNT/CONTAINER/...` and `http://ACCOUNT.blob.localhost:PORT/CONTAINER/...`, and takes any signature.
 Needs nginx with the modules echo (for the delay) and headers-more (the vendor's clients ask for ranges by `x-ms-range`).
@@ -7,6 +8,7 @@ Needs nginx with the modules echo (for the delay) and headers-more (the vendor's
 from __future__ import annotations
 
 import os
+import random
 import shutil
 import socket
 import subprocess
@@ -25,6 +27,7 @@ PACKAGES = "nginx-light libnginx-mod-http-headers-more-filter"
 MODULES = ("ngx_http_echo_module.so", "ngx_http_headers_more_filter_module.so")
 MODULES_FOLDER = Path("/usr/lib/nginx/modules")
 DELAY = 0.03
+LISTENING = range(20_000, 32_000)
 CONFIG = Template("""
 $modules
 $user
@@ -35,14 +38,18 @@ daemon off;
 events { worker_connections 4096; }
 http {
   access_log off;
-  sendfile on;
-  tcp_nopush on;
   keepalive_requests 1000000;
   client_body_temp_path $folder/body;
   proxy_temp_path $folder/proxy;
   fastcgi_temp_path $folder/fastcgi;
   uwsgi_temp_path $folder/uwsgi;
   scgi_temp_path $folder/scgi;
+  $content
+}
+""")
+BLOBS = Template("""
+  sendfile on;
+  tcp_nopush on;
   default_type application/octet-stream;
   map_hash_max_size 16384;
   map_hash_bucket_size 128;
@@ -54,7 +61,6 @@ http {
   add_header x-ms-version 2021-12-02;
   add_header x-ms-request-id 00000000-0000-0000-0000-000000000000;
   $servers
-}
 """)
 SERVER = Template("""
   server {
@@ -82,6 +88,22 @@ SERVE = Template("""
       root $files;
       rewrite ^ /$$blob break;
 """)
+LATE = Template("""
+  client_max_body_size 0;
+  upstream service { server 127.0.0.1:$port; keepalive 64; }
+  server {
+    listen 127.0.0.1:$late_port;
+    location / { echo_sleep $delay; echo_exec @service; }
+    location @service {
+      proxy_pass http://service;
+      proxy_http_version 1.1;
+      proxy_set_header Connection "";
+      proxy_set_header Host $$http_host;
+      proxy_request_buffering off;
+      proxy_buffering off;
+    }
+  }
+""")
 BLOB = Template(
     "<Blob><Name>$name</Name><Properties><Creation-Time>$modified</Creation-Time><Last-Modified>$modified</Last-Modified><Etag>$etag</Etag>"
     "<Content-Length>$size</Content-Length><Content-Type>application/octet-stream</Content-Type><Content-Encoding /><Content-Language /><Content-CRC64 />"
@@ -106,14 +128,37 @@ def serving(sample: Sample, folder: Path) -> Iterator[BlobServer]:
     server = BlobServer(free_port(), free_port())
     _write_listings(sample, folder / "listings")
     (folder / "md5s").write_text("".join(f'"{name}" "{md5}";\n' for name, md5 in sample.md5s.items()))
-    (folder / "nginx.conf").write_text(_config(sample, folder, server))
+    with _running(_blobs(sample, folder, server), folder, server.port):
+        yield server
+
+
+@contextmanager
+def late(port: int, late_port: int, folder: Path) -> Iterator[None]:
+    """Hands each request to *late_port* on to *port* `DELAY` seconds late, bodies as they come. Raises SystemExit where nginx cannot be started."""
+    folder.mkdir()
+    with _running(LATE.substitute(port=port, late_port=late_port, delay=DELAY), folder, late_port):
+        yield
+
+
+@contextmanager
+def _running(content: str, folder: Path, port: int) -> Iterator[None]:
+    modules = [MODULES_FOLDER / name for name in MODULES if (MODULES_FOLDER / name).exists()]  # elsewhere they may be built in
+    user = "user root;" if hasattr(os, "geteuid") and os.geteuid() == 0 else ""  # else its workers could not read our folder
+    loaded = "".join(f"load_module {path};\n" for path in modules)
+    (folder / "nginx.conf").write_text(CONFIG.substitute(folder=folder, modules=loaded, user=user, content=content))
     command = [_nginx(), "-p", str(folder), "-c", str(folder / "nginx.conf"), "-e", str(folder / "error.log")]
     with subprocess.Popen(command, stdin=subprocess.DEVNULL) as process:
         try:
-            wait_for(server.port, process)
-            yield server
+            wait_for(port, process)
+            yield
         finally:
             process.terminate()
+
+
+def version() -> str:
+    """What nginx says that it is: `1.22.1`."""
+    said = subprocess.run([_nginx(), "-v"], stderr=subprocess.PIPE, text=True, check=True).stderr
+    return said.strip().rpartition("/")[2]
 
 
 def _nginx() -> str:
@@ -123,14 +168,12 @@ def _nginx() -> str:
     return path
 
 
-def _config(sample: Sample, folder: Path, server: BlobServer) -> str:
+def _blobs(sample: Sample, folder: Path, server: BlobServer) -> str:
     serve = SERVE.substitute(files=sample.folder)
     names = {"account": ACCOUNT, "container": CONTAINER, "folder": folder, "serve": serve}
     at_once = SERVER.substitute(names, port=server.port, action=serve)
-    late = SERVER.substitute(names, port=server.slow_port, action=f"echo_sleep {DELAY}; echo_exec @blob;")
-    modules = [MODULES_FOLDER / name for name in MODULES if (MODULES_FOLDER / name).exists()]  # elsewhere they may be built in
-    user = "user root;" if hasattr(os, "geteuid") and os.geteuid() == 0 else ""  # else its workers could not read our folder
-    return CONFIG.substitute(folder=folder, modules="".join(f"load_module {path};\n" for path in modules), user=user, servers=at_once + late)
+    slow = SERVER.substitute(names, port=server.slow_port, action=f"echo_sleep {DELAY}; echo_exec @blob;")
+    return BLOBS.substitute(folder=folder, servers=at_once + slow)
 
 
 def _write_listings(sample: Sample, folder: Path) -> None:
@@ -149,8 +192,14 @@ def _described(sample: Sample, name: str) -> str:
 
 
 def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as one:
-        return int(one.getsockname()[1])
+    """A port that nobody listens at, below those that systems give to outgoing connections: it stays free while a server is not yet, or no more, there."""
+    while True:
+        port = random.choice(LISTENING)
+        try:
+            socket.create_server(("127.0.0.1", port)).close()
+        except OSError:
+            continue
+        return port
 
 
 def wait_for(port: int, process: subprocess.Popen[bytes]) -> None:

