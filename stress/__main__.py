@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from stress.crew import Crew, WorkerFailed
-from stress.machine import ROOT, machine, source, versions
 from stress.plan import PARTS, Part, cases_by_id, parts_named, seconds_for
 from stress.records import Record, RecordFile, lost
 from stress.report import lost_lines, table, totals
+from tests.machine import ROOT, machine, source, versions
 
 RESULTS, SAMPLED = Path(__file__).with_name("results"), ROOT / ".cache" / "stress"
 SEEDS = 1_000_000

@@ -12,9 +12,9 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from stress.machine import ROOT
 from stress.records import Outcome, Record, Result, parse_record
 from stress.worker import LOG
+from tests.machine import ROOT
 
 HUNG = 3600.0
 """Seconds after which a worker that says nothing of its case is ended; a case's commands have limits of their own, far below."""

@@ -15,9 +15,9 @@ from http.client import HTTPConnection
 from pathlib import Path
 
 from stress.gauges import Gauge
-from stress.machine import ROOT
 from stress.world import World
 from tests.local_jobs import processes_below, supervisor_of
+from tests.machine import ROOT
 from tests.running import write_files
 from tests.workspaces.tracking.tracked_job import API, JOB
 

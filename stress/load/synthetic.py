@@ -12,9 +12,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, urlsplit
 
 from stress.load.measured import growth_wrong, measured
-from stress.machine import ROOT
 from stress.records import Outcome, Result
 from stress.world import World
+from tests.machine import ROOT
 
 GROWTH = 6.0
 """MiB for ten times as many blobs."""

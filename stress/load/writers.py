@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from himl_cli.workspaces.local.database import Database
-from stress.machine import ROOT
 from stress.records import Outcome, Result
 from stress.world import World
 from tests.local_jobs import is_sound_file
+from tests.machine import ROOT
 from tests.recorded_runs import RecordedRuns
 
 TURNS = 200

@@ -23,10 +23,10 @@ from pathlib import Path
 from himl_cli.core.file_tree import RANKS_NAME
 from himl_cli.core.transfers import TransferResult
 from himl_cli.services.transfer.ranks import rank_zero_only
-from stress.machine import ROOT
 from stress.ranks.launching import RANKS
 from stress.records import Case, Outcome, Result
 from stress.world import World
+from tests.machine import ROOT
 
 CASES = 40
 ALL = math.factorial(RANKS)

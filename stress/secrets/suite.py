@@ -12,9 +12,9 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from stress.machine import ROOT
 from stress.records import Case, Outcome, Result
 from stress.world import World
+from tests.machine import ROOT
 
 TESTS, CASES = ROOT / "tests" / "commands", 8
 LIMIT = 3000.0

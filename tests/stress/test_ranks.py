@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from stress.machine import ROOT
 from stress.ranks.cases import A_CELL, WAYS, rank_cases
 from stress.ranks.judge import ended_early, judge_launch, moved_otherwise
 from stress.ranks.launching import RANKS, Launch, Launcher, RankEnd
 from stress.ranks.orders import ALL, CASES, orders
 from stress.records import Outcome
+from tests.machine import ROOT
 
 DONE = "Downloaded 3 files.\n"
 linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the stress of ranks is Linux's")

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from stress.machine import machine, source, versions
 from stress.records import Outcome, Record, RecordFile, Result, lost, read_records
 from stress.report import lost_lines, table, totals
+from tests.machine import machine, source, versions
 
 META = {"part": "faults", "full": False, "seed": 8}
 RECORDS = [
