@@ -10,6 +10,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from himl_cli.workspaces.local.mounts import file_system_of
+
 ROOT = Path(__file__).parent.parent
 NO_CHANGES = (":(exclude)stress/results", ":(exclude)benchmarks/results")
 CPUS, MOUNTS = Path("/proc/cpuinfo"), Path("/proc/mounts")
@@ -22,7 +24,7 @@ def machine(folder: Path) -> dict[str, Any]:
         "cpu": _cpu() or platform.processor(),
         "cores": os.cpu_count(),
         "memory_gib": round(memory / (1 << 30)),
-        "disk": _disk(folder.resolve()),
+        "disk": file_system_of(folder.resolve(), MOUNTS.read_text() if MOUNTS.exists() else ""),
         "system": f"{platform.system()} {platform.release().partition('-')[0]}",
     }
 
@@ -56,10 +58,3 @@ def _git(root: Path, *arguments: str) -> str:
 def _cpu() -> str:
     lines = CPUS.read_text().splitlines() if CPUS.exists() else []
     return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
-
-
-def _disk(folder: Path) -> str:
-    """The file system of the mount point that is nearest above *folder*."""
-    mounts = [line.split() for line in MOUNTS.read_text().splitlines()] if MOUNTS.exists() else []
-    above = [(len(point), kind) for _, point, kind, *_ in mounts if folder.is_relative_to(point)]
-    return max(above)[1] if above else ""

@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence, Set
 
-from stress.faults.judge import NAMED, Ended, Verdict, last_line
+from stress.faults import judge as faults
+from stress.faults.judge import Ended, Verdict
 from stress.names.hostile import Blob
 from stress.names.tree import digest
 from stress.records import Outcome
@@ -13,7 +14,6 @@ from stress.records import Outcome
 OWN = re.compile(r"\.himl-transfer\.(db(-wal|-shm|-journal)?|lock)|\.himl-ranks.*")
 COPY_MARK = re.compile(r"\.himl-[0-9a-f]{6}")
 """What the name of a copy has in it where two would be one file."""
-_ESCAPED = re.compile(r"Traceback \(most recent call last\)|this is a bug in himl", re.IGNORECASE)
 LEAST_SHOWN = 40
 """So many signs of a name that is too long for a line are enough to know it by."""
 
@@ -66,15 +66,9 @@ def file_problems(blobs: Sequence[Blob], places: Mapping[str, str], said: str, *
 
 
 def judge(ended: Ended | None, documented: Set[int], problems: Sequence[str], *, is_all_there: bool) -> Verdict:
-    """The outcome of one call (None: it did not end); *problems* are those of what it left and said."""
-    if ended is None:
-        return Verdict(Outcome.lost, "hangs")
-    if _ESCAPED.search(ended.stderr):
-        return Verdict(Outcome.lost, f"a failure that himl does not know: {last_line(ended.stderr)}")
-    if ended.code not in documented:
-        return Verdict(Outcome.lost, f"exit code {ended.code}, documented: {sorted(documented)}: {last_line(ended.stderr)}")
-    if problems:
-        return Verdict(Outcome.lost, f"exit code {ended.code}, but {'; '.join(problems[:NAMED])}")
-    if ended.code and not ended.stderr.strip():
-        return Verdict(Outcome.lost, f"exit code {ended.code} without a word")
-    return Verdict(Outcome.survived if ended.code == 0 and is_all_there else Outcome.reported)
+    """As for faults: the outcome of one call (None: it did not end); *problems* are those of what it left and said.
+
+    One that leaves something out and says so has reported it, with exit code 0 as well.
+    """
+    verdict = faults.judge(ended, documented, problems, prints_on_failure=True)
+    return Verdict(Outcome.reported) if verdict.outcome is Outcome.survived and not is_all_there else verdict
