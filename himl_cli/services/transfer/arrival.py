@@ -18,7 +18,10 @@ from himl_cli.services.transfer.state import TransferState
 
 SMALL = 4 << 20  # up to here a file is digested as it passes by, and begun anew rather than resumed
 LARGE = 32 << 20  # above, it comes in pieces, several at once where the store can
-PIECE = 2 << 20  # small, so that its beginning is whole, and can be digested, while the rest is on the way
+PIECE = 2 << 20  # the shortest, at both ends: the digest begins early, and has little left to do when the last byte came
+LONGEST_PIECE = 8 << 20  # between them fewer requests, each of which costs the service time
+GROWTH = 16  # a piece is at most this part of what lies before it,
+DECLINE = 32  # and this part of what is still to come
 MOST_PIECES = 1 << 14
 CHECKED = 1 << 20  # bytes of a range that is checked by itself, where no MD5 of the whole is known; they wait in memory, of each request under way
 
@@ -80,8 +83,7 @@ class Arrival:
         if not self._comes_in_pieces:
             start = self._done[0][1] if self._done else 0
             return [(start, size)] if start < size else []
-        length = PIECE * max(1, -(-size // (PIECE * MOST_PIECES)))
-        return [(begin, min(begin + length, stop)) for start, stop in _gaps(self._done, size) for begin in range(start, stop, length)]
+        return [piece for start, stop in _gaps(self._done, size) for piece in _pieces(start, stop, size)]
 
     def _follow(self) -> None:
         if self._hashing is not None and self._digest is None:
@@ -191,3 +193,12 @@ def _gaps(done: Iterable[tuple[int, int]], size: int) -> Iterator[tuple[int, int
         position = max(position, stop)
     if position < size:
         yield position, size
+
+
+def _pieces(start: int, stop: int, size: int) -> Iterator[tuple[int, int]]:
+    """What lies between *start* and *stop* of a file of *size* bytes, in pieces: short, longer, short again; all of them at most some `MOST_PIECES`."""
+    least = PIECE * max(1, -(-size // (PIECE * MOST_PIECES)))
+    while start < stop:
+        length = max(least, min(start // GROWTH, (size - start) // DECLINE, LONGEST_PIECE))
+        yield start, min(start + length, stop)
+        start += length

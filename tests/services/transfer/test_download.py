@@ -6,15 +6,17 @@ from pathlib import Path
 
 import pytest
 
-from himl_cli.core.blobs import FetchRequest
+from himl_cli.core.blobs import BlobInfo, FetchRequest
 from himl_cli.core.errors import BadUsage, IntegrityFailed, NotAllowed, NotFound, ServiceFailed, TransferIncomplete
 from himl_cli.core.events import Event, Finished, Moved, Planned
 from himl_cli.core.transfers import TransferResult
-from himl_cli.services.transfer.arrival import LARGE, PIECE, SMALL
+from himl_cli.services.transfer.arrival import LARGE, LONGEST_PIECE, MOST_PIECES, PIECE, SMALL, Arrival
 from himl_cli.services.transfer.collector import SELDOM
 from himl_cli.services.transfer.download import download
 from himl_cli.services.transfer.filters import Filters
+from himl_cli.services.transfer.plan import Wanted
 from himl_cli.services.transfer.requests import DownloadRequest
+from himl_cli.services.transfer.state import TransferState
 from tests.running import write_files
 from tests.services.transfer.stores import MemoryStore, bodies, pattern
 
@@ -55,6 +57,21 @@ def test_large_blobs_come_in_pieces_that_may_overtake_each_other(tmp_path: Path)
     result = download(store, DownloadRequest(tmp_path, workers=4))
     assert sorted(offset for _, offset in store.fetched) == [*range(0, LARGE + 2 * PIECE, PIECE)]
     assert (files_in(tmp_path), result.problem()) == (store.bodies, None)
+
+
+@pytest.mark.parametrize(("size", "most"), [(LARGE + 1, 32), (1 << 30, 200), (200 << 30, MOST_PIECES + 100)])
+def test_pieces_are_short_at_both_ends_and_longer_between(tmp_path: Path, size: int, most: int) -> None:
+    blob = BlobInfo("big", size, "e1", b"x" * 16)
+    with TransferState(tmp_path, print) as state:
+        pieces = Arrival(Wanted(blob, "big", str(tmp_path / "big")), "source", state, None).requests
+    lengths = [piece.length for piece in pieces]
+    ends = [piece.offset + piece.length for piece in pieces]
+
+    assert ([piece.offset for piece in pieces], ends[-1]) == ([0, *ends[:-1]], size)
+    assert len(pieces) <= most
+    assert lengths[0] == min(lengths[:-1]) == lengths[-2] <= max(lengths)
+    if size < 100 << 30:
+        assert (lengths[0], max(lengths)) == (PIECE, LONGEST_PIECE if size > 1 << 28 else PIECE)
 
 
 def test_a_wrong_md5_is_tried_again_and_then_leaves_nothing(tmp_path: Path) -> None:
