@@ -17,6 +17,7 @@ from tests.running import Himl
 from tests.servers.azureml.seeding import StagedWorkspace
 
 EXAMPLES = Path(__file__).parents[2] / "examples" / "hi_ml"
+PAGE = Path(__file__).parents[2] / "docs" / "examples" / "hi_ml.md"
 BELOW_30 = [2, 3, 5, 7, 11, 13, 17, 19, 23, 29]
 LINE = ", ".join(map(str, BELOW_30))
 LINES = "\n".join(map(str, BELOW_30))
@@ -157,10 +158,10 @@ def test_metrics_of_a_job_here(examples: Path, himl: Himl, monkeypatch: pytest.M
     assert metrics["Accuracy"] == pytest.approx(0.97, abs=0.03)
 
 
-def test_the_search_that_the_readme_shows_runs_here(examples: Path, himl: Himl) -> None:
+def test_the_search_that_the_page_shows_runs_here(examples: Path, himl: Himl) -> None:
     (examples / ".himl" / "datastores" / "himldatasets").mkdir(parents=True)
     run(examples / "example_7", "inputs_via_upload.py")
-    (line,) = re.findall(r"`himl (submit sample\.py [^`]*--sweep[^`]*)`", (examples / "README.md").read_text())
+    (line,) = re.findall(r"^himl (submit sample\.py .*--sweep.*)$", PAGE.read_text(encoding="utf-8").replace("\\\n", " "), flags=re.MULTILINE)
     done = himl.ok(*shlex.split(line), "-q", cwd=examples / "example_8")
     trials = himl.ok("runs", "show", done.stdout.strip(), "--children", "--json", cwd=examples / "example_8").json()
     assert [trial["status"] for trial in trials] == ["Completed"] * 6

@@ -68,7 +68,7 @@ def submit_to_azure_if_needed(
     here or above). *after_submission* is called with azure-ai-ml's job and its MLClient, or with azureml-core's run where
     *strictly_aml_v1* is set. After the submission the process ends with code 0; with *wait_for_completion* once the run has ended.
 
-    Raises `HimlError`s: BadUsage that are ValueErrors too for arguments that cannot be used, before anything is sent; JobFailed
+    Raises kinds of `HimlError`: BadUsage that are ValueErrors too for arguments that cannot be used, before anything is sent; JobFailed
     (also a ValueError) where the run was waited for and did not complete.
     """
     asked = Asked(**locals())  # by name: the fields are these arguments

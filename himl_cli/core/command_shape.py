@@ -1,0 +1,89 @@
+"""The command line as a plain record: what the reference pages and the completions are made from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class OptionShape:
+    """An option as help shows it.
+
+    `names` are its spellings, long ones first (`--quiet`, `-q`), `off_names` those that say no (`--no_wait`), `old_names` those of hi-ml, which are
+    understood and not shown. `metavar` is empty for a flag. `help` is without the default, which is `default` as text, or empty. `panel` is its heading in
+    help, `variable` the environment variable that sets it, or empty.
+    """
+
+    names: Sequence[str]
+    old_names: Sequence[str]
+    metavar: str
+    help: str
+    panel: str
+    takes_value: bool
+    repeats: bool
+    default: str
+    variable: str
+    off_names: Sequence[str] = ()
+
+    @property
+    def is_flag(self) -> bool:
+        """Whether it stands alone."""
+        return not self.takes_value
+
+    @property
+    def long_name(self) -> str:
+        """The name that texts use: the first with two dashes, else the first."""
+        return next((name for name in self.names if name.startswith("--")), self.names[0])
+
+
+@dataclass(frozen=True)
+class ArgumentShape:
+    """A plain argument; `metavar` as help shows it, e.g. `[RUN]...`."""
+
+    metavar: str
+    help: str
+    repeats: bool
+    required: bool
+
+
+@dataclass(frozen=True)
+class CommandShape:
+    """A command, or a group of commands (which has `children`).
+
+    `path` begins with the program: `("himl", "runs", "list")`. `summary` is its line in the help of its parent, and `panel` the heading there. `text` is
+    the help without the examples: paragraphs of one line each, with an empty line between. `examples` are lines of a shell.
+    """
+
+    path: tuple[str, ...]
+    usage: str
+    summary: str
+    panel: str
+    text: str
+    examples: Sequence[str]
+    options: Sequence[OptionShape]
+    arguments: Sequence[ArgumentShape]
+    children: Sequence[CommandShape] = ()
+
+    @property
+    def name(self) -> str:
+        """The last word of its path."""
+        return self.path[-1]
+
+    @property
+    def words(self) -> str:
+        """Its path as typed."""
+        return " ".join(self.path)
+
+    def walk(self) -> Iterator[CommandShape]:
+        """Itself and all commands below, in the order of help."""
+        yield self
+        for child in self.children:
+            yield from child.walk()
+
+    def panels(self) -> dict[str, list[OptionShape]]:
+        """Its options by heading, in the order of help."""
+        found: dict[str, list[OptionShape]] = {}
+        for option in self.options:
+            found.setdefault(option.panel, []).append(option)
+        return found
