@@ -1,28 +1,20 @@
-"""The `himl` program: its table of commands, and the one place where failures become words and an exit code.
+"""The `himl` program: its table of commands.
 
 A command's module is imported when the command is called, so that `himl --help` loads none of them.
 """
 
 from __future__ import annotations
 
-import os
-import sys
-from collections.abc import Sequence
 from importlib import import_module
-from itertools import pairwise
 from typing import Annotated, Any, NamedTuple
 
 import typer
 import typer.main
 
 from himl_cli import __version__
-from himl_cli.commands._group import HimlGroup, before_double_dash, normalized
-from himl_cli.core.errors import HimlError, Interrupted
-from himl_cli.render.errors import ReaderGone, as_himl_error, say_error, silence_stdout
+from himl_cli.commands._edge import EdgedGroup
+from himl_cli.commands._group import normalized
 from himl_cli.render.streams import stand_in_for_closed_streams
-
-READER_GONE_CODE = 141
-"""What a shell reports of a program that a closed pipe ended (128 + SIGPIPE)."""
 
 
 class Listed(NamedTuple):
@@ -44,11 +36,15 @@ COMMANDS = {
     "init": Listed("himl_cli.commands.init", "Set up this folder for an Azure ML workspace, or a local one.", "Set-up"),
     "workspace": Listed("himl_cli.commands.workspace", "Show which workspace is meant, and what it is.", "Set-up"),
     "doctor": Listed("himl_cli.commands.doctor", "Check what himl needs, and say what to do about it.", "Set-up"),
+    "completion": Listed("himl_cli.commands.completion", "Tab completion of himl in bash, zsh, fish and PowerShell.", "Set-up"),
 }
 
 
-class RootGroup(HimlGroup):
-    """`himl` itself: commands from the table, and the error edge."""
+class RootGroup(EdgedGroup):
+    """`himl` itself: commands from the table. Whatever fails in them is said in words, bugs too."""
+
+    program = "himl"
+    explained = (Exception,)
 
     def list_commands(self, ctx: Any) -> list[str]:
         return list(COMMANDS)
@@ -64,58 +60,12 @@ class RootGroup(HimlGroup):
             sections.setdefault(listed.panel, []).append((name, listed.help))
         return sections
 
-    def invoke(self, ctx: Any) -> Any:
-        try:
-            return super().invoke(ctx)
-        except KeyboardInterrupt as err:
-            raise Interrupted("Interrupted.") from err
-
-    def main(
-        self,
-        args: Sequence[str] | None = None,
-        prog_name: str | None = None,
-        complete_var: str | None = None,
-        standalone_mode: bool = True,
-        windows_expand_args: bool = False,  # a pattern such as --include '*.ckpt' is ours to match
-        **extra: Any,
-    ) -> Any:
-        tokens = list(sys.argv[1:] if args is None else args)
-        extra.setdefault("color", None if colour_is_allowed() else False)
-        try:
-            code = super().main(tokens, prog_name or "himl", complete_var, standalone_mode=False, windows_expand_args=False, **extra)
-            sys.stdout.flush()
-        except (ReaderGone, BrokenPipeError):
-            silence_stdout()
-            code = READER_GONE_CODE
-        except Exception as err:
-            code = say(err, before_double_dash(tokens))
-        if standalone_mode:
-            sys.exit(code or 0)
-        return code
-
 
 def loaded(name: str) -> Any:
     """The command called *name*, from its module."""
     made = typer.main.get_command(import_module(COMMANDS[name].module).app)
     made.name = name
     return made
-
-
-def say(failure: Exception, tokens: Sequence[str]) -> int:
-    """Print *failure* on stderr in the form that *tokens* ask for, and give the exit code.
-
-    The tokens are read here once more because the parser may have failed before it came to `--json` or `--verbose`.
-    """
-    verbose = "-v" in tokens or "--verbose" in tokens
-    as_json = any(token in ("--json", "--format=json") for token in tokens) or ("--format", "json") in pairwise(tokens)
-    error: HimlError = as_himl_error(failure, verbose=verbose)
-    say_error(error, as_json=as_json, traceback_of=failure if verbose else None)
-    return error.exit_code
-
-
-def colour_is_allowed() -> bool:
-    """Whether the user's environment lets terminals have colour (https://no-color.org)."""
-    return not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
 
 def _show_version(value: bool) -> None:
@@ -139,7 +89,7 @@ app = typer.Typer(
 def himl(
     version: Annotated[bool, typer.Option("--version", help="Show the version and exit.", callback=_show_version, is_eager=True)] = False,
 ) -> None:
-    """Train on Azure Machine Learning, or here, with one command-line tool.
+    """Run training scripts here or on Azure ML, and get their results back.
 
     \b
       himl submit train.py -- --epochs 5     run a script here, recorded

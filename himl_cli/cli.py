@@ -1,0 +1,238 @@
+"""What a team's own command-line tools share with `himl`: its options, formats, errors and exit codes.
+
+With Typer::
+
+    from himl_cli import cli
+
+    app = cli.app("The losses of runs.")
+
+    @cli.command(app)
+    def losses(runs: cli.Runs, place: cli.Place, talk: cli.Talk) -> None:
+        talk.rows({"run": run.id, "loss": run.get_metrics("loss").get("loss")} for run in runs.find(place))
+
+    cli.main(app)
+
+With argparse::
+
+    parser = argparse.ArgumentParser(parents=[cli.parent_parser()])
+    with cli.errors():
+        for run in cli.chosen_runs(parser.parse_args()):
+            print(run.id)
+
+The page own-tools.md of the documents has all of it.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from argparse import ArgumentParser, Namespace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar
+
+import typer
+import typer.main
+
+from himl_cli.commands._argparse import add_options, chosen, options_of
+from himl_cli.commands._bundles import bundled
+from himl_cli.commands._edge import OF_USERS, EdgedCommand, EdgedGroup, edge, giving_up, run_at_edge
+from himl_cli.commands._group import HIML_OLD_NAMES
+from himl_cli.commands._options import ExperimentOpt, NumRunsOpt, OutputOptions, RunArgs, SelectionOptions, StatusOpt, TagsOpt, WorkspaceOptions
+from himl_cli.render.streams import stand_in_for_closed_streams
+
+if TYPE_CHECKING:
+    from himl_cli.api.run import Run
+    from himl_cli.api.workspace import Workspace
+
+__all__ = [
+    *("Place", "Runs", "Talk", "app", "chosen_runs", "command", "errors", "main", "parent_parser"),
+    *("ConfigFileOption", "ExperimentOption", "LatestRunFileOption", "NumRunsOption", "RunArguments", "RunOption", "StatusOption", "TagsOption"),
+    "WorkspaceOption",
+]
+
+Function = TypeVar("Function", bound=Callable[..., None])
+
+
+class _Taken(type):
+    """The class of the bundles below. Typer refuses a parameter of a kind that it does not know by quoting it: the quotation says what to do."""
+
+    def __repr__(cls) -> str:
+        return f"himl_cli.cli.{cls.__name__}, which needs @cli.command(app) in place of @app.command()"
+
+
+class Place(WorkspaceOptions, metaclass=_Taken):
+    """`-w/--workspace SPEC` and `--config_file PATH`: which workspace is meant."""
+
+    @classmethod
+    def of(cls, arguments: Namespace) -> Place:
+        """What argparse read by `parent_parser`. Raises BadUsage for options that contradict each other."""
+        return chosen(cls, arguments)
+
+    def open(self) -> Workspace:
+        """The workspace that is meant, as `himl_cli.get_workspace` gives it; makes no request.
+
+        Raises WorkspaceNotFound where there is none, BadUsage for a configuration that cannot be used.
+        """
+        from himl_cli.api.workspace import Workspace
+        from himl_cli.workspaces.open import open_workspace
+
+        return Workspace.of(open_workspace(self.workspace, self.config_file, start=Path.cwd()))
+
+
+class Runs(SelectionOptions, metaclass=_Taken):
+    """`--run`, `--experiment` with `--num_runs`, `--tags` and `--status`, `--latest_run_file`, `--children`: which runs are meant."""
+
+    @classmethod
+    def of(cls, arguments: Namespace) -> Runs:
+        """What argparse read by `parent_parser`. Raises BadUsage for values that cannot be."""
+        return chosen(cls, arguments)
+
+    def find(self, place: Place | None = None, named: Sequence[str] | None = None, *, explicit: bool = False) -> list[Run]:
+        """The runs that are meant, one at least, in *place* (default: the workspaces that are configured).
+
+        *named* are runs that stood as plain arguments; they count as `--run`. Where no run was named, the last one submitted from
+        here is meant, unless *explicit* asks for a selection. Raises RunNotFound, NotFound, WorkspaceNotFound, BadUsage for options
+        that contradict each other, NotAllowed and ServiceFailed.
+        """
+        from himl_cli.api.run import Run
+        from himl_cli.api.workspace import Workspace
+        from himl_cli.services.run_lookup import find_runs
+        from himl_cli.workspaces.open import open_runs
+
+        where, start = place or Place(), Path.cwd()
+        workspace = Workspace.of(open_runs(where.workspace, where.config_file, start=start))
+        return [Run(workspace, record) for record in find_runs(workspace.opened, self.selection(named), cwd=start, explicit=explicit)]
+
+
+class Talk(OutputOptions, metaclass=_Taken):
+    """`--format human|json|quiet`, `--json`, `-q/--quiet`, `-v/--verbose`, `--yes`: how a tool talks. stdout is data, stderr is talk."""
+
+    @classmethod
+    def of(cls, arguments: Namespace) -> Talk:
+        """What argparse read by `parent_parser`. Raises BadUsage for two formats at once."""
+        return chosen(cls, arguments)
+
+    def rows(self, records: Iterable[Mapping[str, object]], *, empty: str = "") -> None:
+        """*records* as a table (tabs in a pipe), a column a key; as a JSON array; or, quiet, the first value of each alone.
+
+        Values: text, numbers, None, times, paths, and lists and mappings of these. Without any record, *empty* is said on stderr.
+        """
+        from himl_cli.render.rows import first_value, row_columns
+
+        self.output().table(records, row_columns, quiet=first_value, empty=empty)
+
+    def result(self, data: object, *, human: str | Callable[[], str], quiet: str | Iterable[str] = ()) -> None:
+        """One result: *human* text, *data* as a JSON document, or *quiet* lines; only the form that is asked for is made."""
+        self.output().result(data, human=human, quiet=quiet)
+
+    def notice(self, text: str) -> None:
+        """One sentence on stderr, without secrets; nothing when quiet."""
+        self.output().notice(text)
+
+    def confirm(self, question: str) -> bool:
+        """Ask on stderr; True at once with `--yes`. Raises NeedsYes (exit code 2) where nobody can answer."""
+        return self.output().confirm(question)
+
+
+_SELECTION, _WORKSPACE = options_of(SelectionOptions), options_of(WorkspaceOptions)
+
+RunOption = Annotated[list[str] | None, _SELECTION["run"].info]
+ExperimentOption = ExperimentOpt
+NumRunsOption = NumRunsOpt
+TagsOption = TagsOpt
+StatusOption = StatusOpt
+LatestRunFileOption = Annotated[str | None, _SELECTION["latest_run_file"].info]
+WorkspaceOption = Annotated[str | None, _WORKSPACE["workspace"].info]
+ConfigFileOption = Annotated[str | None, _WORKSPACE["config_file"].info]
+RunArguments = RunArgs
+"""Run ids as plain arguments, for `Runs.find(place, named)`."""
+
+_OLD_NAMES = {old: name for old, name in HIML_OLD_NAMES.items() if name in (*_SELECTION, *_WORKSPACE)}
+
+
+def _normalized(name: str) -> str:
+    """The spelling of an option's name that the parser of a tool compares: underscores, and today's names of the shared options."""
+    name = name.replace("-", "_")
+    return _OLD_NAMES.get(name, name)
+
+
+def app(help: str = "") -> typer.Typer:
+    """An empty Typer with himl's manners: *help*, errors as one line and a hint, `-` and `_` alike. `command` fills it, `main` runs it."""
+    return typer.Typer(
+        cls=EdgedGroup,
+        help=help,
+        no_args_is_help=True,
+        add_completion=False,
+        rich_markup_mode=None,
+        pretty_exceptions_enable=False,
+        suggest_commands=False,
+        context_settings=_manners(),
+    )
+
+
+def command(app: typer.Typer, name: str | None = None) -> Callable[[Function], Function]:
+    """Register a function with *app*, whose parameters may be `Runs`, `Place`, `Talk` and all that Typer knows; its docstring is the help.
+
+    *name* is the function's unless given. The only command of an app is the program itself and needs none.
+    """
+
+    def register(function: Function) -> Function:
+        app.command(name or function.__name__, cls=EdgedCommand, context_settings=_manners())(bundled(function))
+        return function
+
+    return register
+
+
+def main(app: typer.Typer) -> NoReturn:
+    """Run *app* with the process's arguments, and exit as `himl` does.
+
+    What himl raises is one line and a hint on stderr, or an object with `--json`, and its exit code; Ctrl-C is 130. Any other
+    exception goes on, with its traceback.
+    """
+    _begin()
+    program = typer.main.get_command(app)
+    program.help = program.help or (app.info.help if isinstance(app.info.help, str) else None)
+    sys.exit(run_at_edge(program.main, None, OF_USERS, standalone_mode=False, extra={}))
+
+
+def parent_parser(*, runs: bool = True, workspace: bool = True, output: bool = True) -> ArgumentParser:
+    """The options of `Runs`, `Place` and `Talk` for argparse: `ArgumentParser(parents=[parent_parser()])`.
+
+    `-` and `_` are alike in their names, and hi-ml's old names are understood.
+    """
+    parser = ArgumentParser(add_help=False)
+    for bundle, is_wanted in ((Runs, runs), (Place, workspace), (Talk, output)):
+        if is_wanted:
+            add_options(parser, bundle, _OLD_NAMES)
+    return parser
+
+
+def chosen_runs(arguments: Namespace) -> list[Run]:
+    """The runs that are meant by what argparse read; raises as `Runs.find` and `Talk.of`."""
+    Talk.of(arguments)  # starts the debug log where --verbose is given
+    return Runs.of(arguments).find(Place.of(arguments))
+
+
+@contextmanager
+def errors() -> Iterator[None]:
+    """Within it, what himl raises ends the process as it ends `himl`, see `main`: for programs that do not use Typer."""
+    _begin()
+    with edge(sys.argv[1:], OF_USERS) as ending, giving_up():
+        yield
+    if ending.code:
+        sys.exit(ending.code)
+
+
+def _manners() -> dict[str, Any]:
+    return {"token_normalize_func": _normalized, "help_option_names": ["-h", "--help"]}
+
+
+def _begin() -> None:
+    """Streams to write to, and himl's warnings in plain lines, unless the tool has set up a log of its own."""
+    from himl_cli.commands._logging import start_logging
+
+    stand_in_for_closed_streams()
+    if not logging.getLogger().handlers:
+        start_logging(verbose=False)

@@ -1,0 +1,139 @@
+"""All that scripts and tools may import, as text: `python -m tests.api.public_api` writes `public_api.txt`, which a test compares.
+
+A line that goes or changes there breaks somebody's script: it needs a new major version, and a line in CHANGELOG.md.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import is_dataclass
+from functools import cached_property
+from pathlib import Path
+from types import ModuleType
+from typing import Any, get_args, get_origin
+
+import himl_cli
+import himl_cli.cli
+import himl_cli.job
+from himl_cli.commands._argparse import options_of
+from himl_cli.commands._bundles import Bundle
+from himl_cli.core import errors
+
+KEPT = Path(__file__).with_suffix(".txt")
+INNER = ("himl_cli.commands", "builtins", "typing", "collections")
+"""Where bases come from whose members are nobody's business."""
+
+
+SET = re.compile(r"self\.([a-z]\w*)(?:: [^=\n]+)? = ")
+
+
+class _Plain(str):
+    """An annotation's text, which signatures then show without quotes."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return str(self)
+
+
+def public_api() -> str:
+    """A line for each name, each method and property of a class, and each kind of error."""
+    lines = [*_module_lines(himl_cli, himl_cli.__all__), *_module_lines(himl_cli.job, _own_names(himl_cli.job))]
+    lines += [*_module_lines(himl_cli.cli, himl_cli.cli.__all__), *_error_lines()]
+    return "".join(f"{line}\n" for line in lines)
+
+
+def kinds_of_errors() -> list[type[errors.HimlError]]:
+    """HimlError and what `core/errors.py` derives from it, in its order."""
+    return [one for one in vars(errors).values() if isinstance(one, type) and issubclass(one, errors.HimlError)]
+
+
+def _own_names(module: ModuleType) -> list[str]:
+    return [name for name, value in vars(module).items() if callable(value) and not name.startswith("_")]
+
+
+def _module_lines(module: ModuleType, names: list[str]) -> Iterator[str]:
+    for name in sorted(names):
+        yield from _lines(f"{module.__name__}.{name}", getattr(module, name))
+
+
+def _lines(name: str, value: Any) -> Iterator[str]:
+    if name.endswith("__version__"):
+        yield f"{name}: str"
+    elif inspect.isclass(value) and issubclass(value, Bundle):
+        yield f"class {name}({', '.join(options_of(value))})"
+        yield from (f"{name}, parameter {one.name}: {_kind(one.kind)}, {_option_text(one.info)}" for one in options_of(value).values())
+        yield from _member_lines(name, value)
+    elif inspect.isclass(value):
+        yield f"class {name}{_signature(value)}"
+        yield from _member_lines(name, value)
+    elif inspect.isroutine(value):
+        yield f"{name}{_signature(value)}"
+    elif hasattr(value, "__metadata__"):
+        kind, option = get_args(value)
+        yield f"{name}: {kind}, {_option_text(option)}"
+    else:
+        yield f"{name}{_value(value)}"
+
+
+def _member_lines(name: str, kind: type) -> Iterator[str]:
+    """Methods, properties, constants and what `__init__` sets, as far as they are public, inherited ones too."""
+    owners = [owner for owner in kind.__mro__ if not owner.__module__.startswith(INNER)]
+    yield from (f"{name}.{member}: attribute" for member in sorted({each for owner in owners for each in _attributes(owner)}))
+    for member in sorted({member for owner in owners for member in vars(owner) if not member.startswith("_")}):
+        value = inspect.getattr_static(kind, member)
+        if isinstance(value, (property, cached_property)):
+            read = value.func if isinstance(value, cached_property) else value.fget
+            assert read is not None
+            yield f"{name}.{member}: {inspect.signature(read).return_annotation}"
+        elif isinstance(value, (staticmethod, classmethod)) or inspect.isfunction(value):
+            yield f"{name}.{member}{_signature(getattr(kind, member))}"
+        else:
+            yield f"{name}.{member}{_value(value)}"
+
+
+def _attributes(owner: type) -> list[str]:
+    init = vars(owner).get("__init__")
+    return SET.findall(inspect.getsource(init)) if inspect.isfunction(init) and not is_dataclass(owner) else []
+
+
+def _value(value: Any) -> str:
+    """A constant's value; of sentences and objects only that they are there."""
+    if isinstance(value, str):
+        return f" = {value!r}" if " " not in value else ": str"
+    return f" = {value!r}" if value is None or isinstance(value, (int, float)) else ": object"
+
+
+def _kind(kind: Any) -> str:
+    return kind.__name__ if inspect.isclass(kind) else str(kind)
+
+
+def _option_text(option: Any) -> str:
+    return " ".join(one for one in (option.default, *(option.param_decls or ()), option.metavar) if isinstance(one, str))
+
+
+def _signature(function: Callable[..., Any]) -> str:
+    """The signature, annotations as they are written; of a class without what it returns."""
+    signature = inspect.signature(function)
+    if inspect.isclass(function):
+        signature = signature.replace(return_annotation=inspect.Signature.empty)
+    parameters = [one.replace(annotation=_as_written(one.annotation)) for one in signature.parameters.values()]
+    return str(signature.replace(parameters=parameters, return_annotation=_as_written(signature.return_annotation)))
+
+
+def _as_written(annotation: Any) -> Any:
+    if isinstance(annotation, str):
+        return _Plain(annotation)
+    return _Plain(annotation) if get_origin(annotation) is not None else annotation
+
+
+def _error_lines() -> Iterator[str]:
+    for kind in kinds_of_errors():
+        base = kind.__bases__[0].__name__
+        yield f"error {kind.__name__}({base}): code {kind.code}, exit code {kind.exit_code}"
+
+
+if __name__ == "__main__":
+    KEPT.write_text(public_api(), encoding="utf-8")
