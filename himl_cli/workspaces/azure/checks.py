@@ -12,6 +12,7 @@ from himl_cli.core.checks import Check
 from himl_cli.core.errors import HimlError, NotAllowed
 from himl_cli.workspaces.azure.connection import Connection
 from himl_cli.workspaces.azure.requests import clock
+from himl_cli.workspaces.azure.storage.blobs.libcurl import libcurl
 from himl_cli.workspaces.base import BlobStore
 
 PROBE = "himl-doctor/"
@@ -22,7 +23,8 @@ CURL, SIGN_IN, CLOCK, WORKSPACE, DATASTORE = "curl", "sign-in", "clock", "worksp
 
 def checks(connection: Connection, datastore: Callable[[], BlobStore]) -> Iterator[Check]:
     """The library that moves bytes, signing in, the clock, the workspace, its default datastore, asked anew and not from the cache."""
-    yield _tried(CURL, _curl)
+    moves_bytes = _tried(CURL, _curl)
+    yield moves_bytes
     signed_in = _tried(SIGN_IN, partial(_sign_in, connection))
     yield signed_in
     yield _tried(CLOCK, partial(_clock, connection))
@@ -31,11 +33,8 @@ def checks(connection: Connection, datastore: Callable[[], BlobStore]) -> Iterat
         return
     reached = _tried(WORKSPACE, partial(_workspace, connection))
     yield reached
-    yield (
-        _tried(DATASTORE, partial(_datastore, connection, datastore))
-        if _is_well(reached)
-        else Check.skipped(DATASTORE, f"Not looked at: the {WORKSPACE} failed.")
-    )
+    failed = next((check.name for check in (reached, moves_bytes) if not _is_well(check)), None)
+    yield Check.skipped(DATASTORE, f"Not looked at: the {failed} failed.") if failed else _tried(DATASTORE, partial(_datastore, connection, datastore))
 
 
 def _tried(name: str, look: Callable[[], Check]) -> Check:
@@ -51,11 +50,8 @@ def _is_well(check: Check) -> bool:
 
 
 def _curl() -> Check:
-    try:
-        import pycurl
-    except ImportError as err:
-        return Check.failed(CURL, f"pycurl cannot be loaded: {err}.", "Install it again: pip install --force-reinstall pycurl")
-    return Check.passed(CURL, f"{str(pycurl.version).split()[0]}, {str(pycurl.version).split()[1]}.")
+    name, version = str(libcurl().version).split()[:2]
+    return Check.passed(CURL, f"{name}, {version}.")
 
 
 def _sign_in(connection: Connection) -> Check:

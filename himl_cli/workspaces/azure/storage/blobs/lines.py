@@ -18,6 +18,7 @@ from himl_cli import __version__
 from himl_cli.core.errors import DiskFailed
 from himl_cli.core.forks import tell_of_forks
 from himl_cli.workspaces.azure.requests.trust import ca_bundle
+from himl_cli.workspaces.azure.storage.blobs.libcurl import libcurl
 from himl_cli.workspaces.azure.storage.blobs.proxies import proxy_for
 
 BUFFER = 128 << 10
@@ -139,11 +140,10 @@ class Broken:
 
 
 class Lines:
-    """Requests that run at the same time. One owner and one thread at a time; see `Exchanger`."""
+    """Requests that run at the same time. One owner and one thread at a time; see `Exchanger`. Raises HimlError where libcurl cannot be loaded."""
 
     def __init__(self, limits: Limits) -> None:
-        import pycurl
-
+        pycurl = libcurl()
         self._codes: Any = pycurl
         self._limits = limits
         self._trust = ca_bundle()
