@@ -1,0 +1,125 @@
+"""What each option and argument of himl takes, for the completion scripts."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from functools import cache
+
+from himl_cli.core.command_shape import CommandShape, OptionShape
+from himl_cli.core.errors import BadUsage
+from himl_cli.render.completions.program import Offered, Program, Verb
+from himl_cli.render.completions.scripts import FILES
+
+LONGEST_HELP = 100
+SLIDES = "folders+files:.csv"
+FREE = (
+    *("ARGS", "GLOB", "GLOB,...", "HOST", "IMAGE", "K=V", "K=V,...", "KEY", "M", "N", "NAME", "NAME=SPEC", "NAME[:V]", "P", "PACKAGE.MODULE", "PIXELS"),
+    *("POLICY", "PREFIX", "REMOTE_PREFIX", "SECONDS", "SIZE", "SPEC", "TEXT", "TIME", "URL", "ID", "ID,..."),
+)
+"""Metavars of free text."""
+METAVARS: Mapping[str, str] = {
+    **dict.fromkeys(FREE, ""),
+    "DATASET": SLIDES,
+    "DIR": "folders",
+    "DIR,...": "list+folders",
+    "FILE": "files",
+    "FILE,...": "list+files",
+    "FILE...": "files",
+    "LOCAL": "files",
+    "LOCAL_DIR": "folders",
+    "PATH": "files",
+    "RUN": "runs",
+    "[RUN]...": "list+runs",
+    "[RUN]... KEY=VALUE...": "list+runs",
+    "SHELL": f"choice:{','.join(FILES)}",
+    "SOURCE": "runs+files",
+    "TARGET": "files:.py,.sh,.yml,.yaml,.json",
+}
+"""What an option or argument of such a metavar takes, where no name says more."""
+
+
+def program_of(shape: CommandShape) -> Program:
+    """What the completion scripts know of *shape*. Raises KeyError for a metavar that has no kind yet."""
+    old_names = {old: option.long_name for command in shape.walk() for option in command.options for old in option.old_names}
+    return Program(_verb(shape), sorted(old_names.items()))
+
+
+def _verb(shape: CommandShape) -> Verb:
+    return Verb(
+        words=shape.words,
+        help=first_sentence(shape.text if shape.summary.endswith("..") else shape.summary),
+        options=[_offered(option, shape.words) for option in shape.options],
+        kinds=[_argument_kind(argument.metavar) for argument in shape.arguments],
+        repeats=bool(shape.arguments) and shape.arguments[-1].repeats,
+        children=[_verb(child) for child in shape.children],
+    )
+
+
+def _offered(option: OptionShape, command: str) -> Offered:
+    names = sorted((*option.names, *option.off_names), key=lambda name: not name.startswith("--"))
+    kind = _option_kind(option, command) if option.takes_value else None
+    return Offered(names, kind, option.repeats, first_sentence(option.help))
+
+
+def first_sentence(text: str) -> str:
+    """The first sentence of a help text without its stop, at most LONGEST_HELP characters."""
+    sentence = re.sub(r"(?<!\.)\.$", "", re.split(r"\.\s+(?=[A-Z])", text, maxsplit=1)[0].strip())
+    return sentence if len(sentence) <= LONGEST_HELP else f"{sentence[: LONGEST_HELP - 3].rpartition(' ')[0].rstrip(',;:')}..."
+
+
+def _argument_kind(metavar: str) -> str:
+    return METAVARS[metavar] if metavar in METAVARS else METAVARS[metavar.strip("[]")]
+
+
+def _option_kind(option: OptionShape, command: str) -> str:
+    named = option_kinds()
+    own = f"{command} {option.long_name}"
+    return named[own] if own in named else named[option.long_name] if option.long_name in named else METAVARS[option.metavar]
+
+
+@cache
+def option_kinds() -> Mapping[str, str]:
+    """What options take whose metavar does not say it, by name, or by command and name. The choices are those that the program checks."""
+    from himl_cli.core.montage import Backend, ImageFormat, LayoutStyle
+    from himl_cli.core.runs import RunStatus
+    from himl_cli.render.output import Format
+    from himl_cli.services.submission.place import CHOICES
+    from himl_cli.services.sweeps.checks import GOALS
+    from himl_cli.services.sweeps.stops import SAMPLINGS
+
+    return {
+        **{f"--{name}": _choice(words) for name, words in CHOICES.items()},
+        "--backend": _choice(Backend),
+        "--cluster": "choice:local",
+        "--config_file": "files:.json",
+        "--conda_env": "list+files:.yml,.yaml",
+        "--early_stop": "choice:median",  # the one that needs no parentheses, which a shell would read
+        "--experiment": "experiments",
+        "--format": _choice(Format),
+        "--goal": _choice(GOALS),
+        "--image_format": f"list+{_choice(ImageFormat)}",
+        "--layout": _choice(LayoutStyle),
+        "--level": "choice:auto",
+        "--num_runs": "choice:all",
+        "--private_wheel": "files:.whl",
+        "--run": "list+runs",
+        "--sampling": _choice(SAMPLINGS),
+        "--select": "choice:last,best",
+        "--status": f"list+{_choice(RunStatus)}",
+        "--workspace": "choice:local+folders+files:.json",
+        "himl tb --log_dir": "",  # a folder inside the runs
+    }
+
+
+def _choice(words: Iterable[str]) -> str:
+    """The kind of one of *words*, which may be an enum's members."""
+    return f"choice:{','.join(str(getattr(word, 'value', word)) for word in words)}"
+
+
+def checked_shell(name: str) -> str:
+    """The shell called *name*, in any case; `pwsh` is PowerShell. Raises BadUsage."""
+    wanted = {"pwsh": "powershell"}.get(name.lower(), name.lower())
+    if wanted not in FILES:
+        raise BadUsage(f"There is no completion for '{name}'.", hint=f"Shells: {', '.join(FILES)}.")
+    return wanted

@@ -1,0 +1,93 @@
+"""Names on the record of a local workspace, for completions: read in milliseconds, and nothing where that cannot be done."""
+
+from __future__ import annotations
+
+import re
+import sqlite3
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Literal
+
+Kind = Literal["runs", "experiments"]
+
+MOST = 200
+"""Names in one answer; a longer list helps nobody to choose."""
+PATIENCE = 0.08
+"""Seconds after which what was found so far has to do."""
+STEPS = 20_000
+"""Steps of SQLite between two looks at the clock."""
+BUSY_SECONDS = 0.05
+PLAIN = re.compile(r"\w[\w./+-]*", re.ASCII)
+"""Names that mean themselves in every shell, quoted or not; others are not offered."""
+
+SORTABLE = 1000
+"""Runs that are sorted here; where more match, the index over time has the newest of them soon."""
+LAST_SIGN = "\U0010ffff"
+
+FEW = "SELECT id, created, parent IS NULL FROM runs WHERE id >= ?1 AND id < ?2 LIMIT ?3"
+NEWEST = "SELECT id FROM runs INDEXED BY runs_by_time WHERE substr(id, 1, length(?1)) = ?1 AND (parent IS NULL) = ?2 ORDER BY created DESC, id DESC"
+"""SQLite's own choice of an index would sort them all."""
+EXPERIMENTS = """
+WITH RECURSIVE found (name) AS (
+    SELECT min(experiment) FROM runs WHERE experiment >= ?1
+    UNION ALL SELECT (SELECT min(experiment) FROM runs WHERE experiment > name) FROM found WHERE name IS NOT NULL
+)
+SELECT name FROM found WHERE name IS NOT NULL
+"""
+"""Leaps from name to name over the index, so that many runs of one experiment cost nothing."""
+
+
+def known_names(folder: Path, kind: Kind, prefix: str) -> Sequence[str]:
+    """The names that begin with *prefix* in the local workspace *folder*, at most MOST: ids of runs, the newest first, or experiments by name.
+
+    Runs below others (trials, steps) count once the id above is typed in full, or where nothing else matches. Writes nothing and waits for
+    nobody; a record that cannot be read, or is being rewritten, may have no names.
+    """
+    found: list[str] = []
+    try:
+        with closing(_opened(folder / "workspace.db")) as connection:
+            for name in _runs(connection, prefix) if kind == "runs" else _experiments(connection, prefix):
+                if PLAIN.fullmatch(name):
+                    found.append(name)
+                if len(found) == MOST:
+                    break
+    except sqlite3.Error:
+        pass
+    return found
+
+
+def _opened(path: Path) -> sqlite3.Connection:
+    """A connection that only reads. Where nobody has the database open it is read as a file that nobody changes: else SQLite would make files beside it."""
+    how = "mode=ro" if path.with_name(f"{path.name}-wal").exists() else "immutable=1"
+    connection = sqlite3.connect(f"{path.absolute().as_uri()}?{how}", uri=True, timeout=BUSY_SECONDS)
+    deadline = time.monotonic() + PATIENCE
+    connection.set_progress_handler(lambda: time.monotonic() > deadline, STEPS)
+    return connection
+
+
+def _runs(connection: sqlite3.Connection, prefix: str) -> Iterator[str]:
+    has_others = is_whole = False
+    few = connection.execute(FEW, (prefix, f"{prefix}{LAST_SIGN}", SORTABLE + 1)).fetchall()
+    is_few = len(few) <= SORTABLE
+    for (name,) in _newest(few, is_top=True) if is_few else connection.execute(NEWEST, (prefix, True)):
+        yield name
+        has_others = True
+        is_whole = is_whole or name == prefix
+    if is_whole or not has_others:
+        for (name,) in _newest(few, is_top=False) if is_few else connection.execute(NEWEST, (prefix, False)):
+            yield name
+
+
+def _newest(rows: Sequence[tuple[str, int, bool]], *, is_top: bool) -> Iterator[tuple[str]]:
+    """The ids of *rows* of FEW, the newest first: those at the top, or those below others."""
+    for name, _, _ in sorted((row for row in rows if bool(row[2]) is is_top), key=lambda row: (row[1], row[0]), reverse=True):
+        yield (name,)
+
+
+def _experiments(connection: sqlite3.Connection, prefix: str) -> Iterator[str]:
+    for (name,) in connection.execute(EXPERIMENTS, (prefix,)):
+        if not name.startswith(prefix):
+            return
+        yield name

@@ -1,0 +1,50 @@
+"""Writes the scripts in `completions/`, or tells which are not what the program would print.
+
+python -m tests.completions.written
+python -m tests.completions.written --check
+"""
+
+from __future__ import annotations
+
+import sys
+from functools import cache
+
+import typer.main
+
+from himl_cli.app import app
+from himl_cli.commands._completing import program_of
+from himl_cli.commands._shape import app_shape
+from himl_cli.core.command_shape import CommandShape
+from himl_cli.render.completions.program import Program
+from himl_cli.render.completions.scripts import FILES, completion_script
+from tests.completions.shells import SCRIPTS
+
+AGAIN = "python -m tests.completions.written"
+
+
+@cache
+def shape() -> CommandShape:
+    return app_shape(typer.main.get_command(app))
+
+
+@cache
+def program() -> Program:
+    return program_of(shape())
+
+
+def outdated() -> dict[str, bytes]:
+    """The files in `completions/` that are not what the program would print, with what that is."""
+    texts = {name: completion_script(program(), shell).encode("ascii") for shell, name in FILES.items()}
+    return {name: text for name, text in texts.items() if not (SCRIPTS / name).is_file() or (SCRIPTS / name).read_bytes() != text}
+
+
+def main() -> None:
+    found = outdated()
+    if sys.argv[1:] == ["--check"]:
+        sys.exit(f"Not what himl would print: {', '.join(found)} in completions/. Run: {AGAIN}" if found else 0)
+    for name, text in found.items():
+        (SCRIPTS / name).write_bytes(text)
+
+
+if __name__ == "__main__":
+    main()
