@@ -10,8 +10,8 @@ from himl_cli.services.text_files import read_text
 
 WORKSPACE = {"SUBSCRIPTION_ID": "subscription_id", "RESOURCE_GROUP": "resource_group", "WORKSPACE_NAME": "workspace_name"}
 CLUSTER = "AML_COMPUTE_CLUSTER_NAME"
-BY_STORAGE = "register the storage account as a datastore in Azure ML, which then gives access to it; name that with --default_datastore"
-BY_CREATION = "it describes a cluster that is yet to be made; himl takes those that exist"
+BY_STORAGE = "pipelines read it from .env; for other jobs register the storage account as a datastore in Azure ML and name that with --default_datastore"
+BY_CREATION = "--create_cluster of a pipeline reads it from .env; other jobs take a cluster that exists"
 
 
 def read_deepseismic(path: Path) -> TakenSettings:

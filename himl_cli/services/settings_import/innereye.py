@@ -93,7 +93,7 @@ def _submit(values: Mapping[str, Any]) -> dict[str, Any]:
             raise BadUsage(f"'{name}' of InnerEye's settings is no number from 1: {value!r}.")
         if option in SWITCHES and not isinstance(value, bool):
             raise BadUsage(f"'{name}' of InnerEye's settings is neither true nor false: {value!r}.")
-        if value != 1 and value is not False:  # what himl does anyway
+        if value is True or value not in (1, False):  # those are what himl does anyway
             submit[option] = value if option in (*NUMBERS, *SWITCHES) else str(value)
     return submit
 

@@ -1,0 +1,93 @@
+"""What hi-ml, InnerEye and DeepSeismic call things, by their documents: programs, options, functions with their arguments, settings."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+SUBMIT = "himl submit"
+WHERE = "aml_workspace workspace_config_path"
+
+COMMANDS = (
+    *("himl-tb", "himl-download", "himl-runner", "create_montage.py", "generate_checkpoint_url.py", "modify_checkpoint.py", "girder.py", "amlt"),
+    *("aggregate_metrics_crossvalidation.py", "mount_azure_dataset.py", "train.py", "kickoff_train_pipeline.py", "cancel_run.py", "AmlRunScriptConfig"),
+)
+OPTIONS = {
+    "### himl-download": (
+        "himl download",
+        "experiment experiment_name run run_ids run_recovery_ids num_runs tags latest_run_file config_file config_path output_dir prefix",
+    ),
+    "### himl-runner": (
+        SUBMIT,
+        "model cluster num_nodes conda_env experiment tag azure_datasets mount_in_azureml crossval_count different_seeds random_seed src_checkpoint "
+        "resume_training log_from_vm run_inference_only mode max_epochs batch_size tune_encoder max_run_duration docker_shm_size wait_for_completion "
+        "workspace_config_path strictly_aml_v1 pl_fast_dev_run pl_limit_train_batches pl_limit_val_batches pl_limit_test_batches pl_profiler",
+    ),
+}
+"""The options that hi-ml's documents name, by the section of the page, with the command that takes their place."""
+ONLY_LINKED = {
+    "himl tb": "experiment experiment_name run run_ids run_recovery_ids num_runs tags latest_run_file config_file config_path log_dir port",
+    "himl montage": "dataset datastore cluster conda_env image_glob_pattern level width parallel backend output_path include_by_slide_id exclude_by_slide_id "
+    "wait_for_completion docker_shm_size workspace_config_path display_name",
+    "himl checkpoint url": "expiry_days workspace_config_path",
+}
+"""Options of hi-ml's programs that are all the same, of which other pages have the table."""
+FUNCTIONS = {
+    "submit_to_azure_if_needed": "compute_cluster_name entry_script aml_workspace workspace_config_file ml_client snapshot_root_directory script_params "
+    "conda_environment_file aml_environment_name experiment_name environment_variables pip_extra_index_url private_pip_wheel_path docker_base_image "
+    "docker_shm_size ignored_folders default_datastore input_datasets output_datasets num_nodes wait_for_completion wait_for_completion_show_output "
+    "max_run_duration submit_to_azureml tags after_submission hyperdrive_config hyperparam_args strictly_aml_v1 identity_based_auth "
+    "pytorch_processes_per_node_v2 use_mpi_run_for_single_node_jobs display_name",
+    "DatasetConfig": "name datastore overwrite_existing version use_mounting target_folder local_folder",
+    "AzureRunInfo": "input_datasets output_datasets mount_contexts run is_running_in_azure_ml output_folder logs_folder",
+    "aggregate_hyperdrive_metrics": f"child_run_arg_name run_id run keep_metrics {WHERE}",
+    "create_aml_run_object": "experiment_name run_name workspace workspace_config_path snapshot_directory",
+    "create_crossval_hyperdrive_config": "num_splits cross_val_index_arg_name metric_name",
+    "download_checkpoints_from_run_id": f"run_id checkpoint_path_or_folder output_folder {WHERE}",
+    "download_files_from_run_id": "run_id output_folder prefix workspace workspace_config_path validate_checksum",
+    "download_from_datastore": f"datastore_name file_prefix output_folder {WHERE} overwrite show_progress",
+    "upload_to_datastore": f"datastore_name local_data_folder remote_path {WHERE} overwrite show_progress",
+    "fetch_run": "workspace run_recovery_id",
+    "get_most_recent_run": "run_recovery_file workspace",
+    "get_workspace": WHERE,
+    "is_running_in_azure_ml": "aml_run",
+    "set_environment_variables_for_multi_node": "",
+    "split_recovery_id": "id_str",
+    "torch_barrier": "",
+}
+"""What `health_azure` exports and himl has as well, with its arguments in hi-ml's order."""
+FUNCTIONS_GONE = (
+    *("create_run_configuration", "create_script_run", "submit_run", "object_to_yaml", "write_yaml_to_object", "set_logging_levels"),
+    "health_azure_package_setup",
+)
+HEALTH_ML = (
+    *("AzureMLLogger", "log_on_epoch", "log_learning_rate", "AzureMLProgressBar", "BatchTimeCallback", "LightningContainer", "Runner", "TrainingRunner"),
+    *("CheckpointParser", "MODEL_WEIGHTS_DIR_NAME", "get_latest_recovery_checkpoint"),
+)
+INNEREYE_FUNCTIONS = (
+    "additional_run_tags create_dataset_configs create_experiment_name create_runner_parser get_git_tags parse_args_and_add_yaml_variables parse_arguments "
+    "run_duration_string_to_seconds set_environment_variables_for_multi_node AzureConfig GitInformation ParserResult SourceConfig fetch_run get_workspace "
+    "get_service_principal_auth download_run_output_file download_run_outputs_by_prefix fetch_child_runs fetch_runs get_all_environment_files "
+    "get_comparison_baseline_paths get_cross_validation_split_index get_run_context_or_default is_cross_validation_child_run is_ensemble_run "
+    "is_offline_run_context is_parent_run is_running_on_azure_agent split_recovery_id step_up_directories strip_prefix tag_values_all_distinct "
+    "to_azure_friendly_container_path to_azure_friendly_string value_to_string SecretsHandling read_all_settings read_settings_and_merge "
+    "read_settings_yaml_file"
+)
+INNEREYE_SETTINGS: Mapping[str, object] = {
+    "subscription_id": "00000000-0000-4000-8000-000000000002",
+    **{name: name for name in ("resource_group", "workspace_name", "tenant_id", "application_id", "application_key", "cluster", "azureml_datastore")},
+    **{name: name for name in ("experiment_name", "datasets_storage_account", "datasets_container", "datasets_account_key", "run_recovery_id", "tag")},
+    **{f"build_{name}": name for name in ("branch", "number", "source_author", "source_id", "source_message", "source_repository", "user", "user_email")},
+    **{name: name for name in ("model", "pytest_mark", "log_level", "extra_code_directory", "project_root")},
+    **dict.fromkeys(("wait_for_completion", "use_dataset_mount", "hyperdrive", "tensorboard", "azureml", "train", "only_register_model"), True),
+    **dict.fromkeys(("num_nodes", "node_count", "workers_per_node"), 3),
+    "docker_shm_size": "440g",
+    "pip_extra_index_url": "https://index.example/simple",
+    "max_run_duration": "3d",
+}
+"""Every key of InnerEye's settings files and of its `AzureConfig`, with a value."""
+DEEPSEISMIC_SETTINGS: Mapping[str, object] = {
+    "SUBSCRIPTION_ID": "00000000-0000-4000-8000-000000000002",
+    **{name: name.lower() for name in ("RESOURCE_GROUP", "WORKSPACE_NAME", "AML_COMPUTE_CLUSTER_NAME", "AML_COMPUTE_CLUSTER_SKU")},
+    **{f"AML_COMPUTE_CLUSTER_{name}_NODES": 1 for name in ("MIN", "MAX")},
+    **{f"BLOB_{name}": name.lower() for name in ("ACCOUNT_NAME", "CONTAINER_NAME", "ACCOUNT_KEY", "SUB_ID")},
+}
