@@ -85,13 +85,24 @@ has_browser() {
     return 1
 }
 
-# Installs the programs that tests need beyond a base system's, as root on Debian; elsewhere the tests that need them are skipped and say so.
+# Prints the Debian packages of the programs that tests need beyond a base system's and that are not there.
+lacking_packages() {
+    local name
+    has_browser || printf '%s\n' chromium fonts-dejavu-core
+    for name in zsh fish jq; do
+        command -v "$name" >/dev/null || printf '%s\n' "$name"
+    done
+}
+
+# Installs those, as root on Debian; elsewhere the tests that need them are skipped and say so.
 install_programs() {
-    if has_browser || ! command -v apt-get >/dev/null || [ "$(id -u)" != 0 ]; then
+    local packages=()
+    mapfile -t packages < <(lacking_packages)
+    if [ ${#packages[@]} = 0 ] || ! command -v apt-get >/dev/null || [ "$(id -u)" != 0 ]; then
         return 0
     fi
-    echo "Installing Chromium ..." >&2
-    apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends chromium fonts-dejavu-core >/dev/null
+    echo "Installing ${packages[*]} ..." >&2
+    apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends "${packages[@]}" >/dev/null
 }
 
 # A virtual environment knows its own path: one that was moved with its folder, or whose Python is gone, is made anew.
