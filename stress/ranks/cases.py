@@ -12,9 +12,10 @@ from dataclasses import dataclass, field, replace
 from stress.faults.judge import Verdict, last_line
 from stress.faults.places import FETCH, LISTING, SERVICE
 from stress.ranks.judge import LONGEST, ended_early, judge_launch, moved_otherwise
-from stress.ranks.launching import RANKS, Launch, Launcher, Steps
+from stress.ranks.launching import Launch, Launcher, Steps
 from stress.ranks.orders import order_cases
 from stress.ranks.source import COMMANDS, Source
+from stress.ranks.starting import RANKS
 from stress.records import Case, Outcome, Result
 from stress.world import World
 from tests.forked_himl import PROGRAM

@@ -16,7 +16,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 LAUNCHER = Path(__file__).with_name("launcher.py")
-RANKS = 8
 LOOK = 0.02
 
 Steps = Sequence[tuple[int, float]]

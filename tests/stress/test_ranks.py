@@ -12,8 +12,9 @@ import pytest
 
 from stress.ranks.cases import A_CELL, WAYS, rank_cases
 from stress.ranks.judge import ended_early, judge_launch, moved_otherwise
-from stress.ranks.launching import RANKS, Launch, Launcher, RankEnd
-from stress.ranks.orders import ALL, CASES, orders
+from stress.ranks.launching import Launch, Launcher, RankEnd
+from stress.ranks.orders import ALL, CASES
+from stress.ranks.starting import RANKS, orders
 from stress.records import Outcome
 from tests.machine import ROOT
 
@@ -78,7 +79,7 @@ def test_all_orders_are_run_and_rank_0_has_each_place_in_each_cell() -> None:
 
 @linux
 def test_orders_are_run_by_forks_that_meet(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "stress.ranks.orders", str(tmp_path), "4711", "2"]
+    command = [sys.executable, "-m", "stress.ranks.starting", str(tmp_path), "4711", "2"]
     told = json.loads(subprocess.run(command, cwd=ROOT, capture_output=True, check=True, timeout=60).stdout)
     assert (told["orders"], told["wrong"]) == (2, [])
 
