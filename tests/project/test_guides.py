@@ -32,15 +32,6 @@ def test_a_command_that_does_not_exist_is_noticed() -> None:
     assert wrong_with("himl submit train.py --clustr gpu -- --epochs 5") == "'himl submit' has no --clustr"
 
 
-@pytest.mark.parametrize("name", GUIDES)
-def test_every_block_says_where_it_runs(name: str) -> None:
-    """Each fence has a marker before it, or the page has a default; nothing is shown as an indented block."""
-    text = page(name)
-    assert re.search(r"^<!-- runs: \w+ -->$", text, flags=re.MULTILINE)
-    assert not re.search(r"^ {4}\S", without_blocks(text), flags=re.MULTILINE)
-    assert [line for line in re.findall(r"^<!--.*$", text, flags=re.MULTILINE) if not re.fullmatch(r"<!-- runs?: \w+( [\w-]+(=[\w.-]+)?)* -->", line)] == []
-
-
 @pytest.mark.parametrize(("name", "block"), [(name, block) for name in GUIDES for block in blocks(page(name), "toml")])
 def test_settings_of_the_guides_are_understood(himl: Himl, name: str, block: str) -> None:
     write_files(himl.folder, {"himl.private.toml" if "password" in block else "himl.toml": block})

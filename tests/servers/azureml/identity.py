@@ -1,4 +1,4 @@
-"""The identity service: sign-in of applications by their secret, and the endpoints that give tokens to a job's managed identity."""
+"""The identity service: sign-in of applications by secret or by another platform's token, and the endpoints that give tokens to a job's managed identity."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from tests.servers.azureml import device_code
 from tests.servers.azureml.principals import Principal, make_token
 from tests.servers.azureml.state import Azure
 
+BEARER = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
 _NO_TENANT = "Tenant '{}' not found. Check to make sure you have the correct tenant ID and are signing into the correct cloud."
 
 
@@ -65,15 +66,36 @@ async def token(request: Request) -> JSONResponse:
         return _refused(400, "unauthorized_client", 700016, f"Application with identifier '{client}' was not found in the directory '{tenant}'.")
     if form.get("grant_type") != "client_credentials":
         return _refused(400, "unsupported_grant_type", 70003, f"The app requested an unsupported grant type '{form.get('grant_type')}'.")
+    refusal = _of_assertion(principal, form) if "client_assertion" in form else _of_secret(principal, form)
+    if refusal is not None:
+        return refusal
+    if form.get("claims") and not principal.meets_claims:
+        return _refused(400, "invalid_grant", 53003, "Access has been blocked by Conditional Access policies.")
+    return JSONResponse(_granted(principal, form.get("scope", "").removesuffix("/.default") or form.get("resource", ""), form.get("claims", "")))
+
+
+def _of_secret(principal: Principal, form: dict[str, str]) -> JSONResponse | None:
+    """What is wrong with the secret that was given, if anything."""
+    client = principal.client_id
     if form.get("client_secret") != principal.secret:
         return _refused(
             401, "invalid_client", 7000215, f"Invalid client secret provided. Ensure that the secret is the value, not the id, of one of app '{client}'."
         )
     if principal.secret_expired:
         return _refused(401, "invalid_client", 7000222, f"The provided client secret keys for app '{client}' are expired.")
-    if form.get("claims") and not principal.meets_claims:
-        return _refused(400, "invalid_grant", 53003, "Access has been blocked by Conditional Access policies.")
-    return JSONResponse(_granted(principal, form.get("scope", "").removesuffix("/.default") or form.get("resource", ""), form.get("claims", "")))
+    return None
+
+
+def _of_assertion(principal: Principal, form: dict[str, str]) -> JSONResponse | None:
+    """What is wrong with the token of another platform (workload identity federation), if anything."""
+    if form.get("client_assertion_type") != BEARER:
+        return _refused(400, "invalid_request", 90014, "The required field 'client_assertion_type' is missing from the credential.")
+    ends = principal.assertions.get(form["client_assertion"])
+    if ends is None:
+        return _refused(401, "invalid_client", 70021, "No matching federated identity record found for presented assertion.")
+    if ends <= time.time():
+        return _refused(401, "invalid_client", 700024, "Client assertion is not within its valid time range.")
+    return None
 
 
 async def managed_identity(request: Request) -> JSONResponse:

@@ -11,7 +11,10 @@ _listeners: list[Listener] = []
 
 
 def issued(kind: str, secret: str) -> str:
-    """*secret* itself, once all that listen were told of it. *kind* says what it is: `password`, `account key`, `token`, `signature`, `delegation key`."""
+    """*secret* itself, once all that listen were told of it.
+
+    *kind* says what it is: `password`, `assertion`, `account key`, `token`, `signature`, `delegation key`.
+    """
     for listener in tuple(_listeners):
         listener(kind, secret)
     return secret

@@ -29,7 +29,10 @@ class Right(Enum):
 
 @dataclass
 class Principal:
-    """An application with a secret. `token_seconds` is how long its next tokens live; `secret_expired` plays a secret past its date."""
+    """An application with a secret. `token_seconds` is how long its next tokens live; `secret_expired` plays a secret past its date.
+
+    `assertions` are the tokens of another platform that serve in place of the secret, each with the Unix time at which it ends.
+    """
 
     tenant: str
     client_id: str
@@ -39,6 +42,7 @@ class Principal:
     object_id: str = field(default_factory=lambda: secrets.token_hex(16))
     token_seconds: float = 86_399
     secret_expired: bool = False
+    assertions: dict[str, float] = field(default_factory=dict)
     revoked_before: float = 0.0  # tokens made earlier are refused, whatever their expiry says
     claims_wanted: str = ""  # JSON; a token that was not asked for with these claims is refused with a challenge ...
     claims_wanted_by: frozenset[str] = frozenset({"GET", "POST", "PATCH", "PUT", "DELETE"})  # ... for these methods
@@ -46,6 +50,12 @@ class Principal:
 
     def __post_init__(self) -> None:
         issued("password", self.secret)
+
+    def new_assertion(self, *, seconds: float = 300) -> str:
+        """A token of another platform, which this application trusts for so long."""
+        assertion = issued("assertion", f"federated.{secrets.token_urlsafe(24)}.{secrets.token_urlsafe(12)}")
+        self.assertions[assertion] = time.time() + seconds
+        return assertion
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,7 @@ _RENEW_SECRET = "Make a new secret ('az ad app credential reset --id ID', or the
 _LOG_IN_AGAIN = "Sign in again: az login."
 _CHECK_IDS = "Check HIML_SERVICE_PRINCIPAL_ID (the application's client id) and HIML_TENANT_ID."
 _MULTI_FACTOR = "Sign in again with 'az login --tenant TENANT', which asks for the second factor."
+_RENEW = "Renew the token that AZURE_FEDERATED_TOKEN_FILE names; with a certificate, set this machine's clock."
 _SET_CLOCK = "Set this machine's clock (switch on its synchronisation), then try again."
 
 AADSTS = {
@@ -33,8 +34,8 @@ AADSTS = {
     "7000222": Reason("the client secret has expired", _RENEW_SECRET),
     "700016": Reason("no such application in this tenant", _CHECK_IDS),
     "700027": Reason("the certificate is not one of the application's", "Register the certificate with the application, or use another."),
-    "700024": Reason("the assertion is not valid at this time", _SET_CLOCK),
-    "500133": Reason("the assertion is not valid at this time", _SET_CLOCK),
+    "700024": Reason("the assertion is not valid at this time", _RENEW),
+    "500133": Reason("the assertion is not valid at this time", _RENEW),
     "90002": Reason("no such tenant", "Check HIML_TENANT_ID (or AZURE_TENANT_ID)."),
     "900023": Reason("the tenant is no id and no domain", "Check HIML_TENANT_ID (or AZURE_TENANT_ID)."),
     "900382": Reason("the application belongs to another cloud", "Set AZUREML_CURRENT_CLOUD (AzureUSGovernment, AzureChinaCloud)."),
