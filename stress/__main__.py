@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from stress.crew import Crew, WorkerFailed
+from stress.mended import run_mended
 from stress.plan import PARTS, Part, cases_by_id, parts_named, seconds_for
 from stress.records import Record, RecordFile, lost
 from stress.report import lost_lines, table, totals
@@ -31,6 +32,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         parts, seed = parts_named(args.only), secrets.randbelow(SEEDS) if args.seed is None else args.seed
         _check_cases(args.case)
+        if args.mended:
+            return FAILED if lost(run_mended(args.results or RESULTS, args.workers)) else 0
     except ValueError as e:
         print(e, file=sys.stderr)
         return USAGE
@@ -53,6 +56,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--seed", type=int, help="what the cases are drawn from (default: drawn, and printed)")
     parser.add_argument("--only", nargs="+", default=[], metavar="PART", help=f"these parts ({', '.join(part.name for part in PARTS)})")
     parser.add_argument("--case", nargs="+", default=[], metavar="ID", help="these cases, told in full; nothing is written")
+    parser.add_argument("--go_on", action="store_true", help="with --full --only PART and its seed: what is missing of a run that was ended")
+    parser.add_argument("--mended", action="store_true", help="those that were lost in the last full run, again; they keep what was lost")
     parser.add_argument("--results", type=Path, metavar="FOLDER", help="where the raw results go (default: .cache/stress, with --full stress/results)")
     parser.add_argument("--workers", type=_count, default=WORKERS, metavar="N", help=f"how many cases at a time (default {WORKERS})")
     parser.add_argument("--minutes", type=float, help=f"begin no case after so many (default {MINUTES:.0f}, with --full as long as it takes)")
@@ -99,10 +104,11 @@ def _run_parts(crew: Crew, parts: Sequence[Part], seed: int, args: argparse.Name
 
 
 def _run_part(crew: Crew, part: Part, seed: int, args: argparse.Namespace, deadline: float | None) -> list[Record]:
-    cases = [case.id for case in part.chosen(seed, full=args.full)]
+    folder = args.results or (RESULTS if args.full else SAMPLED)
+    file = RecordFile.to_go_on(folder / f"{part.name}.jsonl", source()) if args.go_on else RecordFile(folder, _meta(part, seed, full=args.full))
+    records, known = list(file.records), {record.id for record in file.records}
+    cases = [case.id for case in part.chosen(file.seed, full=args.full) if case.id not in known]
     print(f"{part.title}: {len(cases):,} cases", flush=True)
-    file = RecordFile(args.results or (RESULTS if args.full else SAMPLED), _meta(part, seed, full=args.full))
-    records: list[Record] = []
     begun = said = time.monotonic()
 
     def tell(record: Record) -> None:
@@ -113,7 +119,7 @@ def _run_part(crew: Crew, part: Part, seed: int, args: argparse.Namespace, deadl
             print(line, flush=True)
         if time.monotonic() - said > SAID_EACH:
             said = time.monotonic()
-            print(f"{len(records):,} of {len(cases):,} after {said - begun:.0f} s", flush=True)
+            print(f"{len(records) - len(known):,} of {len(cases):,} after {said - begun:.0f} s", flush=True)
 
     left = crew.run(cases, tell, deadline, part.at_once)
     file.finish(time.monotonic() - begun, full=args.full and not left)

@@ -1,4 +1,4 @@
-"""Several workers at once: cases are handed out one by one, and a worker that dies or hangs is replaced."""
+"""Several workers at once: cases are handed out one by one, and a worker that dies, hangs or has run many is replaced."""
 
 from __future__ import annotations
 
@@ -19,6 +19,8 @@ from tests.machine import ROOT
 HUNG = 3600.0
 """Seconds after which a worker that says nothing of its case is ended; a case's commands have limits of their own, far below."""
 SECONDS_TO_END = 30.0
+LONGEST_SERVICE = 60
+"""So many cases a worker runs: its Azurite keeps what it was sent in memory, and stops answering in time after some hundred uploads that broke off."""
 SHOWN = 2000
 
 
@@ -31,6 +33,7 @@ class _Worker:
 
     def __init__(self, place: Path, seed: int) -> None:
         place.mkdir()
+        self.cases = 0
         self._log = place / LOG
         command = [sys.executable, "-m", "stress.worker", str(place), str(seed)]
         with self._log.open("wb") as log:
@@ -43,6 +46,7 @@ class _Worker:
     def run(self, case_id: str) -> Record | None:
         """The record of one case; None where the worker ended before."""
         assert self._process.stdin is not None
+        self.cases += 1
         with contextlib.suppress(BrokenPipeError):
             self._process.stdin.write(f"{case_id}\n")
             self._process.stdin.flush()
@@ -119,7 +123,7 @@ class Crew:
                     if self._is_stopped:
                         return
                     tell(record or Record(case_id, Result(Outcome.lost, None, time.monotonic() - begun, why="harness: the worker ended")))
-                if record is None:
+                if record is None or worker.cases >= LONGEST_SERVICE:
                     self._end(worker)
                     worker = None
         finally:

@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 from stress.records import Outcome, Record, lost, read_records
@@ -22,7 +23,7 @@ from tests.machine import ROOT
 RESULTS, TEMPLATE = Path(__file__).with_name("results"), Path(__file__).with_name("reliability.md.in")
 DOCUMENT = ROOT / "docs" / "reliability.md"
 DIFFERENT = 1
-SHOWN_OF_A_COMMIT = 10
+SHOWN_OF_A_COMMIT, SHOWN_OF_A_REASON = 10, 200
 SECONDS_SHOWN, MINUTES_SHOWN = 100, 100
 _PLACE = re.compile(r"\{([a-z_]+(?:\.(?:-?[a-z_]+:)?[a-z_.]+)?)\}")
 
@@ -97,6 +98,7 @@ def render(results: Path, template: Path = TEMPLATE) -> str:
     parts = read_parts(results)
     whole = {
         "verdict": lambda: verdict(list(parts.values())),
+        "mended": lambda: mended(list(parts.values())),
         "runs": lambda: runs(list(parts.values())),
         "machines": lambda: machines(list(parts.values())),
         "seed": lambda: ", ".join(dict.fromkeys(part.value("seed") for part in parts.values())),
@@ -138,6 +140,21 @@ def verdict(parts: Sequence[PartResults]) -> str:
     return "\n".join(said)
 
 
+def mended(parts: Sequence[PartResults]) -> str:
+    """The cases that were lost at first and run again after a mend: what was lost, and the commit that was right."""
+    again = [(case_id, told) for part in parts for case_id, told in part.meta.get("mended", {}).items()]
+    if not again:
+        return "No case was lost at first and run again."
+    return "\n".join(
+        ["These were lost in the first run, and run again once the cause was mended:", ""]
+        + [f"- `{case_id}`, right with commit {_commit(told)}. It said: `{_as_code(told['why'])}`" for case_id, told in again]
+    )
+
+
+def _as_code(why: str) -> str:
+    return shorten(" ".join(why.replace("`", "'").split()), SHOWN_OF_A_REASON)
+
+
 def runs(parts: Sequence[PartResults]) -> str:
     """A line for each part: what was run, when, of which commit, and how long it took."""
     lines = [[part.name, part.value("cases"), f"`{part.value('command')}`", _commit(part.meta), _begun(part.meta), part.value("took")] for part in parts]
@@ -168,7 +185,9 @@ def duration(seconds: float) -> str:
 
 
 def _commit(meta: Mapping[str, Any]) -> str:
-    return f"{meta['commit'][:SHOWN_OF_A_COMMIT]}{' and changes' if meta['dirty'] else ''}"
+    """The commit; where a run was ended and went on, those of the cases from there on."""
+    later = [f", from case {one['after'] + 1:,} on {_commit(one)}" for one in meta.get("went_on", [])]
+    return f"{meta['commit'][:SHOWN_OF_A_COMMIT]}{' and changes' if meta['dirty'] else ''}{''.join(later)}"
 
 
 def _begun(meta: Mapping[str, Any]) -> str:

@@ -84,6 +84,30 @@ class RecordFile:
         self._records: list[Record] = []
         self.path.write_text(_line(self._meta), encoding="utf-8")
 
+    @classmethod
+    def to_go_on(cls, path: Path, commit: Mapping[str, Any]) -> RecordFile:
+        """The file of a run that was ended before it was through; its `records` are kept, and the meta line tells of which *commit* the others are.
+
+        Raises ValueError for a file that is none, or that is whole.
+        """
+        documents = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        if not documents or documents[0].get("kind") != "meta" or "seconds" in documents[0]:
+            raise ValueError(f"'{path.name}' is no file of a run that was ended before it was through")
+        records = [_record(document) for document in documents[1:]]
+        meta = {**documents[0], "went_on": [*documents[0].get("went_on", []), {**commit, "after": len(records)}]}
+        file = cls(path.parent, meta)
+        for record in records:
+            file.add(record)
+        return file
+
+    @property
+    def records(self) -> Sequence[Record]:
+        return self._records
+
+    @property
+    def seed(self) -> int:
+        return int(self._meta["seed"])
+
     def add(self, record: Record) -> None:
         self._records.append(record)
         with self.path.open("a", encoding="utf-8") as file:
@@ -91,9 +115,12 @@ class RecordFile:
 
     def finish(self, seconds: float, *, full: bool) -> None:
         """Write it anew: how long it took and whether it is all of the part, then the cases by their ids."""
-        meta = {**self._meta, "seconds": round(seconds, 1), "full": full}
-        lines = [_line(meta), *(record.as_line() for record in sorted(self._records, key=lambda one: one.id))]
-        write_whole(self.path, "".join(lines))
+        write_records(self.path, {**self._meta, "seconds": round(seconds, 1), "full": full}, self._records)
+
+
+def write_records(path: Path, meta: Mapping[str, Any], records: Iterable[Record]) -> None:
+    """Write a part's file anew, whole or not at all: *meta*, then the cases by their ids."""
+    write_whole(path, "".join([_line(meta), *(record.as_line() for record in sorted(records, key=lambda one: one.id))]))
 
 
 def read_records(path: Path) -> tuple[dict[str, Any], list[Record]]:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from stress.document import TEMPLATE, duration, main, render
-from stress.records import Outcome, Record, RecordFile, Result
+from stress.records import Outcome, Record, RecordFile, Result, read_records, write_records
 from stress.tables import figure
 
 ABOUT = {
@@ -51,6 +51,15 @@ def made(folder: Path, results: dict[str, dict[str, list[Result]]] = RESULTS, *,
                 file.add(Record(f"{part}/{cell}/{number:02d}", result))
         file.finish(2100, full=full)
     return folder
+
+
+def test_what_was_lost_at_first_and_run_again_is_told(tmp_path: Path) -> None:
+    assert "No case was lost at first and run again." in render(made(tmp_path / "none"))
+    folder = made(tmp_path / "mended")
+    meta, records = read_records(folder / "names.jsonl")
+    told = {"names/download/dots/00": {"why": "`a`\n<b> " + "c" * 300, "commit": "fedcba9876543210" * 3, "dirty": False}}
+    write_records(folder / "names.jsonl", {**meta, "mended": told}, records)
+    assert "- `names/download/dots/00`, right with commit fedcba9876. It said: `'a' <b> [...]`" in render(folder).splitlines()
 
 
 def test_a_table_has_each_cell_the_sums_and_what_was_not_met(tmp_path: Path) -> None:

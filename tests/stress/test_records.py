@@ -91,3 +91,17 @@ def test_results_that_a_run_has_written_are_no_change_of_its_source(tmp_path: Pa
     assert source(tmp_path) == {"commit": git(tmp_path, "rev-parse", "HEAD").strip(), "dirty": False}
     (tmp_path / "a.py").write_text("a = 2\n")
     assert source(tmp_path)["dirty"]
+
+
+def test_a_run_that_was_ended_goes_on_where_it_was(tmp_path: Path) -> None:
+    first = RecordFile(tmp_path, {"part": "names", "seed": 3, "commit": "abc", "dirty": False})
+    first.add(Record("names/a/b/01", Result(Outcome.survived, 0, 1.0)))
+    file = RecordFile.to_go_on(first.path, {"commit": "def", "dirty": False})
+    assert ([record.id for record in file.records], file.seed) == (["names/a/b/01"], 3)
+    file.add(Record("names/a/b/00", Result(Outcome.survived, 0, 1.0)))
+    file.finish(2.0, full=True)
+    meta, records = read_records(file.path)
+    assert (meta["commit"], meta["went_on"]) == ("abc", [{"commit": "def", "dirty": False, "after": 1}])
+    assert [record.id for record in records] == ["names/a/b/00", "names/a/b/01"]
+    with pytest.raises(ValueError, match="was ended before"):
+        RecordFile.to_go_on(file.path, {"commit": "def", "dirty": False})

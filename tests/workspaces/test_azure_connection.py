@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -12,7 +13,7 @@ import pytest
 from himl_cli.core.errors import ServiceFailed, WorkspaceNotFound
 from himl_cli.workspaces.azure.record import WorkspaceRecord
 from tests.azure_connections import address_of, connected
-from tests.servers.azureml.faults import FlipByte
+from tests.servers.azureml.faults import FlipByte, Page
 from tests.servers.azureml.seeding import StagedWorkspace
 from tests.servers.azureml.stage import Stage
 
@@ -79,6 +80,13 @@ def test_a_record_that_proves_wrong_is_forgotten(azure_environment: StagedWorksp
 def test_an_answer_that_is_no_workspace_is_a_failure(azure: StagedWorkspace, answer: object) -> None:
     with pytest.raises(ServiceFailed, match="holds no workspace"):
         WorkspaceRecord.from_arm(answer, address_of(azure))
+
+
+@pytest.mark.parametrize("discovery", ["https://[eastus.api.azureml.ms/discovery", "https://", "https://host:port/discovery"])
+def test_a_place_of_discovery_that_is_no_address_is_a_failure(azure_environment: StagedWorkspace, stage: Stage, project: Path, discovery: str) -> None:
+    stage.faults.add(Page(json.dumps({"properties": {"discoveryUrl": discovery}}), content_type="application/json"), GET_WORKSPACE)
+    with connected(azure_environment, project) as connection, pytest.raises(ServiceFailed, match="It is not told where the services of"):
+        connection.record()
 
 
 def test_the_address_of_the_services_is_discovered_where_the_record_lacks_it(azure_environment: StagedWorkspace, stage: Stage, project: Path) -> None:

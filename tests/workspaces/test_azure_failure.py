@@ -46,6 +46,7 @@ def told(body: Any, status: int, headers: dict[str, str] | None = None, path: st
         ({"error": "invalid_client", "message": "Gone."}, (), "Gone."),
         ("Gone.", (), "Gone."),
         ("<!DOCTYPE html><html>", (), ""),
+        ({"error": {"code": "A", "message": "no", "additionalInfo": True}}, ("A",), "no"),
         ({"error": {"code": None, "message": None, "additionalInfo": None, "innerError": "x"}}, (), ""),
         (None, (), ""),
         ([1], (), ""),

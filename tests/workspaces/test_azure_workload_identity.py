@@ -64,9 +64,8 @@ def test_himl_signs_in_by_it(azure_environment: StagedWorkspace, principal: Prin
 
 def test_a_token_that_was_renewed_is_read_again(azure_environment: StagedWorkspace, principal: Principal, token_file: Path, project: Path) -> None:
     token_file.write_text(principal.new_assertion(seconds=-1))
-    with connected(azure_environment, project) as connection, pytest.raises(NotAllowed, match=r"workload identity \(the assertion is not valid at this time\)") as caught:
+    with connected(azure_environment, project) as connection, pytest.raises(NotAllowed, match=r"workload identity \(the assertion is not valid at this time\)"):
         connection.record()
-    assert "AZURE_FEDERATED_TOKEN_FILE" in caught.value.hint
     token_file.write_text(principal.new_assertion())
     with connected(azure_environment, project) as connection:
         connection.record()

@@ -9,6 +9,7 @@ from dataclasses import replace
 from types import TracebackType
 from urllib.parse import quote, urlsplit
 
+from himl_cli.core.addresses import parts_of
 from himl_cli.core.errors import ServiceFailed
 from himl_cli.core.forks import tell_of_forks
 from himl_cli.workspaces.azure.places import api_versions
@@ -185,9 +186,9 @@ class Connection:
 
     def _discovered(self, record: WorkspaceRecord) -> WorkspaceRecord:
         """*record* with the address of the services as the discovery endpoint tells it."""
-        found = self.rest.get_object(record.discovery_url, "address") if record.discovery_url.startswith("https://") else {}
+        found = self.rest.get_object(record.discovery_url, "address") if _is_service(record.discovery_url) else {}
         data_plane = str(found.get("api") or "").rstrip("/")
-        if not data_plane.startswith("https://"):
+        if not _is_service(data_plane):
             raise ServiceFailed(f"It is not told where the services of {self.address.label} are.", hint="Ask its owner whether it is still being created.")
         return replace(record, data_plane=data_plane)
 
@@ -218,3 +219,8 @@ class Connection:
         if not isinstance(text, str) or not text or ends is None:
             raise ServiceFailed("The answer for a new run token holds none.")
         return text, ends.timestamp()
+
+
+def _is_service(url: str) -> bool:
+    parts = parts_of(url)
+    return parts.scheme == "https" and bool(parts.hostname)

@@ -6,8 +6,8 @@ import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
-from urllib.parse import urlsplit
 
+from himl_cli.core.addresses import parts_of
 from himl_cli.core.errors import ServiceFailed
 from himl_cli.workspaces.azure.places.address import WorkspaceAddress
 
@@ -48,9 +48,9 @@ class WorkspaceRecord:
         properties = answer.get("properties") if isinstance(answer, Mapping) else None
         if not isinstance(properties, Mapping):
             raise ServiceFailed(f"The answer for {address.label} holds no workspace.", hint="A proxy of this network may be in between.")
-        host = urlsplit(str(properties.get("mlFlowTrackingUri") or "")).netloc
+        host = parts_of(str(properties.get("mlFlowTrackingUri") or "")).netloc
         discovery_url = str(properties.get("discoveryUrl") or "")
-        if discovery_url and urlsplit(discovery_url).netloc != host:  # behind a private link, say; the vendor's clients go by discovery
+        if discovery_url and parts_of(discovery_url).netloc != host:  # behind a private link, say; the vendor's clients go by discovery
             host = ""
         return cls(
             workspace_id=str(properties.get("workspaceId") or ""),
@@ -70,7 +70,7 @@ class WorkspaceRecord:
             return None
         return cls(
             workspace_id=env.get("AZUREML_WORKSPACE_ID", ""),
-            location=_region_of(urlsplit(data_plane).hostname or ""),
+            location=_region_of(parts_of(data_plane).hostname or ""),
             data_plane=data_plane,
             tenant_id=tenant_id,
             storage_account="",

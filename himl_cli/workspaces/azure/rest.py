@@ -11,6 +11,7 @@ from time import perf_counter
 from typing import Any
 from urllib.parse import quote, urlencode, urlsplit
 
+from himl_cli.core.addresses import parts_of
 from himl_cli.core.errors import HimlError, ServiceFailed, WorkspaceNotFound
 from himl_cli.core.forks import tell_of_forks
 from himl_cli.core.json_texts import NotJson, read_json
@@ -191,7 +192,7 @@ def _decoded(response: Any, url: str) -> Any:
 
 
 def _redirected(url: str, headers: Mapping[str, str]) -> HimlError:
-    target = urlsplit(headers.get("location", "")).hostname or "nowhere"
+    target = parts_of(headers.get("location", "")).hostname or "nowhere"
     return ServiceFailed(
         f"{urlsplit(url).hostname} sends us to {target}, which himl does not follow with its sign-in.",
         hint="A proxy or a sign-in page of this network may be in between.",

@@ -7,8 +7,8 @@ import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
-from urllib.parse import urlsplit
 
+from himl_cli.core.addresses import parts_of
 from himl_cli.core.errors import BadUsage, HimlError, ServiceFailed
 from himl_cli.core.events import Notify
 from himl_cli.core.jobs import Snapshot
@@ -97,8 +97,9 @@ class CodeAssets:
             raise ServiceFailed(
                 "The workspace gives no signature (SAS) to upload code with.", hint="Its storage account may forbid SAS tokens; ask the workspace's owner."
             )
-        if urlsplit(signed).scheme != "https":
-            raise ServiceFailed(f"The workspace wants code at '{urlsplit(signed).hostname}' without TLS, which himl does not do.")
+        place = parts_of(signed)
+        if place.scheme != "https" or not place.hostname:
+            raise ServiceFailed(f"The workspace wants code at '{place.hostname or ''}', which is no place behind TLS.")
         return _Room(uri, signed)
 
     def _register(self, url: str, code_uri: str, sha256: str) -> str:

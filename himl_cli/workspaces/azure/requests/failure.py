@@ -102,7 +102,8 @@ def _codes(error: Any) -> Iterator[str]:
     code = error.get("code") or error.get("error_code")
     if isinstance(code, str) and code:
         yield code
-    for extra in error.get("additionalInfo") or ():
+    extras = error.get("additionalInfo")
+    for extra in extras if isinstance(extras, list) else ():
         if isinstance(extra, Mapping) and extra.get("type") == "InnerError" and isinstance(extra.get("info"), Mapping):
             yield from _codes(extra["info"].get("value"))
     yield from _codes(error.get("innerError") or error.get("innererror"))

@@ -6,8 +6,8 @@ import threading
 import time
 from collections.abc import Callable
 from typing import Any
-from urllib.parse import urlsplit
 
+from himl_cli.core.addresses import parts_of
 from himl_cli.core.errors import NotAllowed, ServiceFailed
 from himl_cli.workspaces.azure.storage.datastore_records import DatastoreRecord
 
@@ -76,5 +76,5 @@ class PrincipalTokens:
 
 def _place_of(authority: str) -> str:
     """An authority's URL without a path: some hold the tenant too."""
-    parts = urlsplit(authority)
+    parts = parts_of(authority)
     return f"{parts.scheme}://{parts.netloc}" if parts.scheme == "https" and parts.netloc else ""

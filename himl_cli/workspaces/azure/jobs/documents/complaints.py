@@ -24,7 +24,7 @@ def complaint_of(text: str) -> str:
     path, words = next(_leaves(text, ()), ((), text))
     missing = _MISSING_FILE.search(text if not path else words)
     said = f"there is no '{missing[1]}'" if missing else _first_line(words)
-    keys = ".".join(path)
+    keys = " ".join(".".join(path).split())
     line = redact(f"{keys}: {said}" if keys else said)
     return line if len(line) <= LONGEST else f"{line[: LONGEST - 1]}…"
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field, replace
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
+from himl_cli.core.addresses import parts_of
 from himl_cli.workspaces.azure.storage.blobs.names import quoted
 from himl_cli.workspaces.azure.storage.blobs.place import Place
 from himl_cli.workspaces.azure.storage.blobs.retries import Pauses
@@ -49,7 +50,7 @@ class ContainerAccess(Access):
 
     def __init__(self, url: str, root: str, signer: Signer, label: str) -> None:
         super().__init__()
-        parts = urlsplit(url)
+        parts = parts_of(url)
         account, _, container = parts.path.strip("/").rpartition("/")  # an emulator has the account in the path
         self.root = root
         self.origin = f"{url.rstrip('/')}/{root}"
