@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from datetime import datetime
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -26,13 +26,19 @@ def read_texts(artifacts: Path, run_id: str) -> Iterator[Texts]:
         yield from _texts_of(path, unquote(path.stem), run_id)
 
 
+def _moment(text: str) -> datetime:
+    """One without a time zone is of UTC, as ours are. Raises ValueError, TypeError."""
+    time = datetime.fromisoformat(text)
+    return time if time.tzinfo is not None else time.replace(tzinfo=timezone.utc)
+
+
 def _texts_of(path: Path, name: str, run_id: str) -> Iterator[Texts]:
     points: dict[str, list[TextPoint]] = {}
     counted = 0
     for line in path.read_bytes().splitlines():
         try:
             found: Any = read_json(line)
-            kind, values, time = found["kind"], dict(found["values"]), datetime.fromisoformat(found["time"])
+            kind, values, time = found["kind"], dict(found["values"]), _moment(found["time"])
             step = counted if kind in COUNTED else int(found.get("step") or 0)
         except (ValueError, TypeError, KeyError, OverflowError):
             continue

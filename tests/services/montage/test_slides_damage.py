@@ -249,6 +249,15 @@ def test_a_plain_picture_of_more_than_memory_is_refused_before_it_is_decoded(tmp
         open_slide(path, Backend.auto)
 
 
+def test_a_limit_of_the_library_s_own_is_a_reason(tmp_path: Path) -> None:
+    path = tmp_path / "slide.webp"
+    Image.new("RGB", (10, 10)).save(path)
+    content = path.read_bytes()
+    path.write_bytes(content[:26] + struct.pack("<HH", 16_000, 12_500) + content[30:])
+    with pytest.raises(SlideUnreadable, match="it has more pixels than are read of its format: "):
+        open_slide(path, Backend.auto)
+
+
 def test_a_single_level_of_any_size_comes_in_strips(tmp_path: Path) -> None:
     path = tmp_path / "slide.tiff"
     write_giant(path, (100_000, 80_000), tile=512)

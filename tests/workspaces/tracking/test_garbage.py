@@ -208,3 +208,7 @@ def test_random_filters(parts: list[str]) -> None:
         else:
             outcomes |= {comparison.holds(item) for comparison in parsed if isinstance(comparison, Comparison)}
     assert outcomes <= {400, True, False}
+
+
+def test_a_refusal_shows_signs_that_are_not_to_be_seen() -> None:
+    assert str(Refused("Run 'a\0\x1b[2J\u202eé' does not exist.")) == r"Run 'a\x00\x1b[2J\u202eé' does not exist."

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image, ImageChops
@@ -19,7 +19,7 @@ from himl_cli.core.montage import Size, SlideUnreadable
 from himl_cli.services.montage.slides import jpeg_streams, webp_streams
 from himl_cli.services.montage.slides.base import Colour
 from himl_cli.services.montage.slides.colours import as_they_are, eight_bits, in_three
-from himl_cli.services.montage.slides.damage import TROUBLES, told
+from himl_cli.services.montage.slides.damage import TROUBLES, told, words_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -116,8 +116,17 @@ def _turn_of(image: ImageFile) -> Image.Transpose | None:
         return None
 
 
+def _made(factory: Callable[..., ImageFile], path: Path) -> ImageFile:
+    """The picture as its format's reader opens it. Raises SlideUnreadable beyond a limit of that, and what Pillow raises."""
+    try:
+        return factory(os.fspath(path), os.fspath(path))
+    except Image.DecompressionBombError as err:
+        raise SlideUnreadable(f"it has more pixels than are read of its format: {words_of(err)}") from err
+
+
 def _opened(path: Path) -> ImageFile:
     """As `Image.open`, without its limit of size, which is the process's and no caller's. Raises what Pillow raises, and SlideUnreadable."""
+    warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
     warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")  # of odd metadata; no picture is the worse for them
     Image.init()
     with path.open("rb") as file:
@@ -127,5 +136,5 @@ def _opened(path: Path) -> ImageFile:
             factory, accept = Image.OPEN[name]
             verdict = accept is None or accept(prefix)
             if verdict and not isinstance(verdict, str):  # words say what is not installed for it
-                return factory(cast("IO[bytes]", os.fspath(path)), os.fspath(path))
+                return _made(factory, path)
     raise SlideUnreadable("it is no picture of a known format")

@@ -11,10 +11,13 @@ LAST_MOMENT = 253_370_764_799_999  # end of 9998: a datetime ends with 9999, and
 
 
 class Refused(Exception):
-    """A request that is answered with an error: one line, MLflow's error code, an HTTP status that clients do not retry."""
+    """A request that is answered with an error: one line, MLflow's error code, an HTTP status that clients do not retry.
+
+    Signs of *message* that are not to be seen stand there as Python writes them.
+    """
 
     def __init__(self, message: str, *, code: str = "INVALID_PARAMETER_VALUE", status: int = 400) -> None:
-        super().__init__(message)
+        super().__init__("".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in message))
         self.code = code
         self.status = status
 
