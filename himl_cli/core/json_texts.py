@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from typing import Any
 
 from himl_cli.core.nesting import is_too_deep
+
+_HALF = re.compile(rb"\\u[dD][89a-fA-F]")
 
 
 class NotJson(ValueError):
@@ -32,4 +35,15 @@ def read_json(text: str | bytes, *, pairs: Callable[[list[tuple[str, Any]]], Any
         raise NotJson("it holds a number that is too long") from err
     if is_too_deep(value):
         raise NotJson("it is nested too deeply")
+    return value
+
+
+def read_whole_json(content: bytes) -> Any:
+    """As `read_json`; raises NotJson, too, for texts in it that hold half a character, which no address and no file can."""
+    value = read_json(content)
+    if _HALF.search(content):
+        try:
+            json.dumps(value, ensure_ascii=False).encode()
+        except UnicodeEncodeError as err:
+            raise NotJson("it holds half a character") from err
     return value

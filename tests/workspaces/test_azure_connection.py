@@ -188,3 +188,9 @@ def test_a_warm_call_makes_one_request_and_imports_nothing_that_signs_in(azure_e
     outcome = subprocess.run([sys.executable, "-c", PROGRAM], cwd=project, capture_output=True, text=True, check=True)
     assert outcome.stdout.strip() == "False []"
     assert len(stage.log.all()) == 1
+
+
+@pytest.mark.parametrize("url", ["https://[::1", "http://eastus.api.azureml.ms/x", "eastus.api.azureml.ms"])
+def test_what_is_no_address_behind_tls_gets_no_sign_in(azure_environment: StagedWorkspace, project: Path, url: str) -> None:
+    with connected(azure_environment, project) as connection, pytest.raises(ServiceFailed, match="sends no sign-in to '.*' without TLS"):
+        connection.rest.get(url)

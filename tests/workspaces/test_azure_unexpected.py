@@ -96,8 +96,12 @@ def test_odd_runs_in_a_list_are_a_failure_of_the_service_too(workspace: AzureWor
 
 @pytest.mark.parametrize(
     ("text", "complaint"),
-    [("[" * 3000 + "]" * 3000, "it is nested too deeply"), ('{"value": ' + "9" * 5000 + "}", "it holds a number that is too long")],
-    ids=["nested", "long"],
+    [
+        ("[" * 3000 + "]" * 3000, "it is nested too deeply"),
+        ('{"value": ' + "9" * 5000 + "}", "it holds a number that is too long"),
+        (r'{"value": ["\ud800"]}', "it holds half a character"),
+    ],
+    ids=["nested", "long", "half"],
 )
 @pytest.mark.parametrize("asked", list(ASKED))
 def test_json_that_cannot_be_held_is_a_failure_of_the_service(workspace: AzureWorkspace, azure: StagedWorkspace, asked: str, text: str, complaint: str) -> None:

@@ -194,16 +194,16 @@ class Connection:
 
     def _scope_of(self, url: str) -> str | None:
         """For which scope a URL's token is. Raises ServiceFailed for a place that gets none of ours."""
-        parts, cloud = urlsplit(url), self.address.cloud
+        parts, cloud = parts_of(url), self.address.cloud
         host = (parts.hostname or "").lower()
         if parts.scheme != "https":
-            raise ServiceFailed(f"himl sends no sign-in to {host} without TLS.")
+            raise ServiceFailed(f"himl sends no sign-in to '{host}' without TLS.")
         if parts.path in (OPEN_PAGE, DISCOVERY):
             return None
         if host == urlsplit(cloud.resource_manager).hostname:
             return cloud.management_scope
         known = self._record or (self._known_record() if self.in_job else None)
-        if host.endswith(cloud.data_plane_suffix) or (known is not None and host == urlsplit(known.data_plane).hostname):
+        if host.endswith(cloud.data_plane_suffix) or (known is not None and host == parts_of(known.data_plane).hostname):
             return self._data_plane_scope
         raise ServiceFailed(f"himl sends its sign-in to Azure only, not to '{host}'.")
 

@@ -14,7 +14,7 @@ from urllib.parse import quote, urlencode, urlsplit
 from himl_cli.core.addresses import parts_of
 from himl_cli.core.errors import HimlError, ServiceFailed, WorkspaceNotFound
 from himl_cli.core.forks import tell_of_forks
-from himl_cli.core.json_texts import NotJson, read_json
+from himl_cli.core.json_texts import NotJson, read_json, read_whole_json
 from himl_cli.core.redaction import redact
 from himl_cli.workspaces.azure.places.address import WorkspaceAddress
 from himl_cli.workspaces.azure.requests.answers import object_of
@@ -182,7 +182,7 @@ def _decoded(response: Any, url: str) -> Any:
     if not response.content.strip():
         return None
     try:
-        return read_json(response.content)
+        return read_whole_json(response.content)
     except NotJson as err:
         kind = response.headers.get("content-type", "something").partition(";")[0]
         why = "" if err.line else f": {err}"
