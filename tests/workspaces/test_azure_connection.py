@@ -192,5 +192,5 @@ def test_a_warm_call_makes_one_request_and_imports_nothing_that_signs_in(azure_e
 
 @pytest.mark.parametrize("url", ["https://[::1", "http://eastus.api.azureml.ms/x", "eastus.api.azureml.ms"])
 def test_what_is_no_address_behind_tls_gets_no_sign_in(azure_environment: StagedWorkspace, project: Path, url: str) -> None:
-    with connected(azure_environment, project) as connection, pytest.raises(ServiceFailed, match="sends no sign-in to '.*' without TLS"):
+    with connected(azure_environment, project) as connection, pytest.raises(ServiceFailed, match=r"sends no sign-in to '.*' without TLS"):
         connection.rest.get(url)
