@@ -89,7 +89,7 @@ has_browser() {
 lacking_packages() {
     local name
     has_browser || printf '%s\n' chromium fonts-dejavu-core
-    for name in zsh fish jq; do
+    for name in curl fish jq zsh; do
         command -v "$name" >/dev/null || printf '%s\n' "$name"
     done
 }

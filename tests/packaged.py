@@ -18,9 +18,9 @@ LARGEST_WHEEL = 2_000_000
 LARGEST_SOURCES = 8_000_000
 LICENSES = ("LICENSE", "himl_cli/services/montage/layout/fonts/LICENSE", "himl_cli/services/montage/zoom/assets/openseadragon-LICENSE.txt")
 METADATA = {"METADATA", "WHEEL", "RECORD", "entry_points.txt", *(f"licenses/{name}" for name in LICENSES)}
-NEEDED = "PKG-INFO pyproject.toml README.md CHANGELOG.md LICENSE requirements-dev.lock scripts/test .ci/run docs/design.md tests/conftest.py"
-IN_SOURCES = tuple(NEEDED.split())
-LEFT_OUT = (".cache", ".git", ".github", ".venv", "__pycache__", ".mypy_cache", ".pytest_cache", ".ruff_cache", ".hypothesis")
+NEEDED = "PKG-INFO pyproject.toml README.md CHANGELOG.md LICENSE requirements-dev.lock requirements-oldest.lock docs/design.md tests/conftest.py"
+IN_SOURCES = (*NEEDED.split(), "scripts/test", ".ci/run")
+LEFT_OUT = (".cache", ".git", ".venv", "__pycache__", ".mypy_cache", ".pytest_cache", ".ruff_cache", ".hypothesis")
 
 
 def main() -> int:

@@ -31,7 +31,16 @@ GUIDES = {
     "completion": "completion.md",
 }
 """The guide of a command, or of all commands of a group."""
-WORLDS = {"submit": "azure", "tb": "here until=http://", "runs cancel": "here prelude=running", "checkpoint": "azure", "datastore": "azure", "montage": "slides", "doctor": "azure"}
+WORLDS = {
+    "submit": "azure prelude=stopped",
+    "tb": "here until=http://",
+    "runs cancel": "here prelude=running",
+    "runs delete": "here answer=y",
+    "checkpoint": "azure",
+    "datastore": "azure",
+    "montage": "slides",
+    "doctor": "azure",
+}
 """Where tests run the examples of a command, or of a group; others run `here`."""
 EDGES = re.compile(r"^([('\"]*)(.*?)([)'\".,;:!?]*)$")
 CODE = re.compile(r"[*_<>\[\]|$=\\{}]|^-{1,2}\w|^--$|\w\(")

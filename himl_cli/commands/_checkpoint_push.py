@@ -46,7 +46,7 @@ def push(
     \b
       himl checkpoint push changed --from train_1772366400_0a1b2c3d
       himl checkpoint push changed/last.ckpt --from RUN --experiment surgery
-      himl submit train.py --checkpoint "$(himl checkpoint push A.ckpt --from R)"
+      himl submit train.py --checkpoint $(himl checkpoint push last.ckpt --from R)
     """
     from himl_cli.render.pushing import say_pushed, say_rank_does_nothing
     from himl_cli.services.checkpoints.pushing import PushRequest, push_checkpoints

@@ -38,14 +38,14 @@ class PlainFormatter(RedactingFormatter):
         return f"himl: {one_line(redact(record.getMessage()))}"
 
 
-class StderrHandler(logging.StreamHandler[TextIO]):
+class StderrHandler(logging.StreamHandler):  # type: ignore[type-arg]  # takes one since Python 3.11
     """Writes to what `sys.stderr` is at that moment: a progress bar puts itself in its place, so that lines come above it."""
 
     def __init__(self) -> None:
         logging.Handler.__init__(self)
 
     @property
-    def stream(self) -> TextIO:  # type: ignore[override]
+    def stream(self) -> TextIO:
         return sys.stderr
 
 

@@ -151,9 +151,10 @@ def _corrupt(path: Path, text: str, complaint: str) -> BadUsage:
     line = lines[min(number, len(lines)) - 1].strip()
     key = line.partition("=")[0].strip() if "=" in line else ""
     what = complaint[: at.start()] if at else complaint
-    return BadUsage(
-        f"'{path}', line {number}{f' (key {key!r})' if key else ''}: {what}.", hint='The file is no valid TOML; text stands in quotes: cluster = "gpu"'
+    hint = (
+        "A path with backslashes stands in single quotes: 'C:\\data'" if "\\" in line else 'The file is no valid TOML; text stands in quotes: cluster = "gpu"'
     )
+    return BadUsage(f"'{path}', line {number}{f' (key {key!r})' if key else ''}: {what}.", hint=hint)
 
 
 def _check_sections(path: Path, prefix: tuple[str, ...], text: str, content: Mapping[str, Any]) -> None:

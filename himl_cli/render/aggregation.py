@@ -20,7 +20,7 @@ from himl_cli.render.style import STATUS_STYLES, styled, width
 
 STATISTICS = ("mean", "std", "min", "max", "median")
 GAP = 2
-LONGEST_CELL = 24
+LONGEST_CELL, LEAST_LABEL = 24, 12
 STATUS = "status"
 LONG_NUMBER = re.compile(r"(?<![\w.])-?\d+\.\d{6,}(?:e[-+]?\d+)?(?![\w.])")
 Row = Sequence[str]
@@ -36,14 +36,15 @@ def table_lines(aggregation: Aggregation, statistics: Mapping[str, Any] | None) 
     if _width_of(upright) <= width():
         yield from _drawn(upright)
         return
-    turned = [*_by_run(aggregation, statistics)]
+    turned = _with_room([*_by_run(aggregation, statistics)], len(aggregation.children))
     if _width_of(turned) <= width():
         yield from _drawn(turned)
         return
     fixed = 1 + (len(STATISTICS) if statistics is not None else 0)
-    cut = [_cut(row) for row in upright]
-    fitting = _fitting(_widths(cut), fixed)
-    shown = [row[: fixed + fitting] for row in cut]
+    cut = _with_cut_names([_with_cut_labels(upright[0], fixed), *upright[1:]], fixed)
+    columns = _fitting(_widths(cut))
+    fitting = max(0, columns - fixed)
+    shown = [row[:columns] for row in cut]
     yield from _drawn([row for row in shown if fitting or row[0] != STATUS or any(row[1:])])
     yield ""
     yield styled(
@@ -136,6 +137,13 @@ def _by_run(aggregation: Aggregation, statistics: Mapping[str, Any] | None) -> I
         yield [each, *([""] if shows_status else []), *(_short(getattr(statistics[name], each)) for name in aggregation.metrics if statistics is not None)]
 
 
+def _with_room(rows: Sequence[Row], count: int) -> Sequence[Row]:
+    """*rows* with the labels of the *count* runs in the first column cut at their ends to what the terminal has room for, if they stay different."""
+    room = width() - _width_of([["", *row[1:]] for row in rows])
+    cut = [row if len(row[0]) <= room else [f"{row[0][: room - 1]}…", *row[1:]] for row in rows]
+    return cut if room >= LEAST_LABEL and len({row[0] for row in cut[1 : count + 1]}) == count else rows
+
+
 def _with_short_labels(children: Sequence[Child]) -> Sequence[Child]:
     """The same with six digits of the numbers in labels, as far as these stay different."""
     labels = [LONG_NUMBER.sub(lambda found: f"{float(found[0]):.6g}", child.label) for child in children]
@@ -151,10 +159,10 @@ def _width_of(rows: Sequence[Row]) -> int:
     return sum(_widths(rows)) + GAP * (len(rows[0]) - 1)
 
 
-def _fitting(sizes: Sequence[int], fixed: int) -> int:
-    """How many columns of *sizes* there is room for behind the *fixed* first ones."""
+def _fitting(sizes: Sequence[int]) -> int:
+    """How many columns of *sizes* there is room for, one at least."""
     ends = accumulate(size + GAP for size in sizes)
-    return max(0, bisect_right(list(ends), width() + GAP) - fixed)
+    return max(1, bisect_right(list(ends), width() + GAP))
 
 
 def _widths(rows: Sequence[Row]) -> list[int]:
@@ -163,11 +171,20 @@ def _widths(rows: Sequence[Row]) -> list[int]:
     return [max(cell_len(row[place]) for row in rows) for place in range(len(rows[0]))]
 
 
-def _cut(row: Row) -> Row:
-    """*row*, its first cell cut where it takes more than a third of the terminal: the end of a metric's name says more than its beginning."""
-    most = max(12, width() // 3)
-    name = row[0]
-    return [name if len(name) <= most else "…" + name[len(name) - most + 1 :], *row[1:]]
+def _with_cut_labels(header: Row, fixed: int) -> Row:
+    """*header* with the labels behind its *fixed* first cells cut to the longest that a cell may be, if they stay different."""
+    labels = [label if len(label) <= LONGEST_CELL else f"{label[: LONGEST_CELL - 1]}…" for label in header[fixed:]]
+    return [*header[:fixed], *labels] if len(set(labels)) == len(labels) else header
+
+
+def _with_cut_names(rows: Sequence[Row], fixed: int) -> Sequence[Row]:
+    """*rows* with names that leave the other *fixed* columns their room, and take a third of the terminal at most.
+
+    They lose their beginnings: the end of a metric's name says more.
+    """
+    room = width() - _width_of([["", *row[1:fixed]] for row in rows])
+    most = max(LEAST_LABEL, min(width() // 3, room))
+    return [[name if len(name) <= most else "…" + name[len(name) - most + 1 :], *rest] for name, *rest in rows]
 
 
 def _drawn(rows: Sequence[Row]) -> Iterator[str]:

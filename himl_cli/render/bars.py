@@ -6,16 +6,19 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.progress import BarColumn, DownloadColumn, Progress, ProgressColumn, Task, TaskID, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 from rich.text import Text
+from rich.theme import Theme
 
 NARROW = 60
 """Columns below which there is no room for a bar beside its numbers."""
+COLOURS = Theme({"bar.complete": "cyan", "bar.finished": "green", "bar.back": "dim", "progress.data.speed": "none"})
+"""In place of those of Rich that a light or a dark terminal does not show well, or that look like a failure."""
 
 
 class Bars:
     """A line for all files that move, a line for what is counted; each from its first event on, and both gone after `stop`."""
 
     def __init__(self) -> None:
-        self._console = Console(stderr=True)
+        self._console = Console(stderr=True, theme=COLOURS)
         self._lines: list[Progress] = []
         self._files: _Line | None = None
         self._things: _Line | None = None
@@ -24,7 +27,7 @@ class Bars:
 
     def say(self, text: str) -> None:
         """A sentence above the bars."""
-        self._console.print(text, markup=False, highlight=False)
+        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     def stop(self) -> None:
         self._live.stop()

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import sys
-import textwrap
 from collections.abc import Iterable, Iterator, Sequence
 
 from himl_cli.core.checks import Check, CheckState
 from himl_cli.core.redaction import redact
 from himl_cli.render.errors import one_line
 from himl_cli.render.output import Format, Output
-from himl_cli.render.style import styled, width
+from himl_cli.render.style import folded, styled, width
 
 STYLES = {CheckState.passed: "green", CheckState.failed: "red", CheckState.note: "yellow", CheckState.skipped: "dim"}
 STATE_WIDTH, NAME_WIDTH = 8, 17
@@ -42,13 +41,9 @@ def check_lines(check: Check) -> Iterator[str]:
     indent = STATE_WIDTH + NAME_WIDTH
     if width() < NARROW:
         yield styled(check.state.value.ljust(STATE_WIDTH), STYLES[check.state]) + check.name
-        yield from (f"  {line}" for line in (*_folded(said, 2), *_folded(remedy, 2)))
+        yield from (f"  {line}" for text in (said, remedy) for line in folded(text, width() - 2))
         return
     head = styled(check.state.value.ljust(STATE_WIDTH), STYLES[check.state]) + check.name.ljust(NAME_WIDTH)
-    first, *rest = [*_folded(said, indent), *_folded(remedy, indent)]
+    first, *rest = [line for text in (said, remedy) for line in folded(text, width() - indent)]
     yield f"{head}{first}".rstrip()
     yield from (" " * indent + line for line in rest)
-
-
-def _folded(text: str, indent: int) -> list[str]:
-    return textwrap.wrap(text, width() - indent, break_on_hyphens=False) if text else []

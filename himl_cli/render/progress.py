@@ -42,7 +42,7 @@ class Watcher:
         with self._turn:
             if isinstance(event, Notice):
                 self._say(event.text)
-            elif self._output.draws_progress and not self._is_closed:
+            elif not self._is_closed and (self._bars is not None or self._output.draws_progress):  # with bars, Rich 13 and 14 have stderr be no terminal
                 self._draw(event)
 
     def close(self) -> None:

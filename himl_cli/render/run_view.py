@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import sys
-import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 
@@ -19,13 +17,16 @@ from himl_cli.render.aligned import aligned
 from himl_cli.render.durations import duration_text, local_time
 from himl_cli.render.errors import one_line
 from himl_cli.render.json_form import float_form, utc_text
+from himl_cli.render.places import shown_path
 from himl_cli.render.run_tables import AUTOMATIC_TAGS, own_name, own_tags
 from himl_cli.render.steps_view import is_pipeline, steps_view
-from himl_cli.render.style import STATUS_STYLES, styled, width
+from himl_cli.render.style import STATUS_STYLES, folded, styled, width
 from himl_cli.render.trials_view import trials_view
 
 LABEL = 12
 LONGEST_TEXT = 200
+COPIED = ("https://", "himl submit --resume ")
+"""How values begin that are never folded: they are there to be clicked, and to be copied."""
 SHOWN_ELSEWHERE = (
     *("mlflow.log-model.history", RECORDED_IN, STUDIO, STOPPED, FROM_RUN, PUSHED),
     *(SWEPT, MANY, PRIMARY_METRIC, GOAL, BEST_TRIAL, HYPERPARAMETERS, TRIAL, STOPPED_EARLY, STEP, STEP_AFTER, TRIES),
@@ -66,7 +67,7 @@ def _facts(run: Run) -> Iterator[str]:
         "Values": "" if values == run.display_name else values,
         "Parent": run.parent or "",
         "Waited for": run.tags.get(STEP_AFTER, "").replace(",", ", "),
-        "Folder": _folder(run),
+        "Folder": shown_path(run.folder),
         "Workspace": run.workspace,
         "Recorded in": run.tags.get(RECORDED_IN, ""),
         "Not told": run.tags.get(STOPPED, ""),
@@ -83,16 +84,6 @@ def _outcome(run: Run) -> str:
 def _can_go_on(run: Run) -> bool:
     """Whether it is a sweep or a pipeline of this machine that stopped before its end."""
     return bool(MANY in run.tags and run.folder) and run.status in (RunStatus.failed, RunStatus.canceled)
-
-
-def _folder(run: Run) -> str:
-    """For a person the shorter of the path from here and the whole one; off a terminal the whole one."""
-    if not run.folder or not sys.stdout.isatty():
-        return run.folder
-    try:
-        return min(os.path.relpath(run.folder), run.folder, key=len)
-    except ValueError:  # another drive, on Windows
-        return run.folder
 
 
 def _times(run: Run) -> str:
@@ -116,15 +107,16 @@ def _section(title: str, pairs: Mapping[str, str]) -> Iterator[str]:
 
 
 def _pairs(pairs: Mapping[str, str], *, label_width: int, indent: str = "") -> Iterator[str]:
-    """`name  value` lines with the values below each other; long values are folded on a terminal, but no address: it is there to be clicked."""
+    """`name  value` lines with the values below each other; on a terminal long values are folded, and below a name that is too long."""
+    begin = len(indent) + label_width + 2
     for name, value in pairs.items():
         head = f"{indent}{one_line(name).ljust(label_width)}  "
-        if not sys.stdout.isatty() or value.startswith("https://"):
+        if not sys.stdout.isatty() or value.startswith(COPIED):
             yield f"{styled(head, 'dim')}{one_line(value)}".rstrip()
             continue
-        folded = textwrap.wrap(one_line(value), max(20, width() - len(head)), break_long_words=True, break_on_hyphens=False) or [""]
-        yield f"{styled(head, 'dim')}{folded[0]}".rstrip()
-        yield from (" " * len(head) + line for line in folded[1:])
+        first, *rest = [*([""] if len(head) > begin else []), *folded(one_line(value), max(20, width() - begin))] or [""]
+        yield f"{styled(head if first else head.rstrip(), 'dim')}{first}"
+        yield from (" " * begin + line for line in rest)
 
 
 def _metrics(run: Run, metrics: Sequence[Metric]) -> Iterator[str]:
@@ -139,7 +131,7 @@ def _metrics(run: Run, metrics: Sequence[Metric]) -> Iterator[str]:
     header = ("NAME", "LAST", "STEP", "VALUES", "NESTED RUN" if nested else "")
     yield ""
     yield styled("Metrics", "bold")
-    yield from aligned([header, *rows], right=(1, 2, 3))
+    yield from aligned([header, *rows], right=(1, 2, 3), ranks=(1, 2, 3, 4, 5), cut=(0,))
 
 
 def _texts(run: Run, texts: Sequence[Texts]) -> Iterator[str]:
@@ -153,7 +145,8 @@ def _texts(run: Run, texts: Sequence[Texts]) -> Iterator[str]:
     ]
     yield ""
     yield styled("Texts", "bold")
-    yield from aligned([("NAME", "STEP", "VALUES", "LAST", "NESTED RUN" if nested else ""), *rows], right=(1, 2))
+    header = ("NAME", "STEP", "VALUES", "LAST", "NESTED RUN" if nested else "")
+    yield from aligned([header, *rows], right=(1, 2), ranks=(2, 3, 4, 1, 5), cut=(0, 3))
 
 
 def _short(text: str) -> str:
@@ -171,4 +164,4 @@ def _children(children: Sequence[Run]) -> Iterator[str]:
     rows = [(one_line(child.id), one_line(own_name(child)), child.status.value, duration_text(child.duration)) for child in children]
     yield ""
     yield styled("Children", "bold")
-    yield from aligned([("ID", "NAME", "STATUS", "DURATION"), *rows], right=(3,))
+    yield from aligned([("ID", "NAME", "STATUS", "DURATION"), *rows], right=(3,), ranks=(0, 3, 1, 2), cut=(1,))

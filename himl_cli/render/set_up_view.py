@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 from himl_cli.core.setup import PreparedFile, SetUp
 from himl_cli.render.errors import one_line
 from himl_cli.render.output import Output
+from himl_cli.render.style import folded, width
 
 
 def say_set_up(output: Output, done: SetUp, folder: Path) -> None:
@@ -20,12 +22,21 @@ def say_set_up(output: Output, done: SetUp, folder: Path) -> None:
 
 def _lines(done: SetUp, folder: Path) -> Iterator[str]:
     for file in done.files:
-        yield f"{_verb(file)} {one_line(_shown(file.path, folder))}{': ' if file.keys else ''}{one_line(', '.join(file.keys))}"
+        yield from _item(f"{_verb(file)} {_shown(file.path, folder)}{': ' if file.keys else ''}{', '.join(file.keys)}")
     if len(done.read) > 1:
-        yield f"Read {', '.join(one_line(_shown(path, folder)) for path in done.read)}"
+        yield from _item(f"Read {', '.join(_shown(path, folder) for path in done.read)}")
     if done.left_out:
         yield "Left out:"
-        yield from (f"  {one_line(left.name)}: {one_line(left.why)}" for left in done.left_out)
+        for left in done.left_out:
+            yield from _item(f"{left.name}: {left.why}", "  ")
+
+
+def _item(text: str, indent: str = "") -> Iterator[str]:
+    """One line; on a terminal folded, with the rest below the beginning."""
+    line = one_line(text)
+    first, *rest = folded(line, width() - len(indent) - 2) if sys.stdout.isatty() else [line]
+    yield f"{indent}{first}"
+    yield from (f"{indent}  {each}" for each in rest)
 
 
 def _verb(file: PreparedFile) -> str:

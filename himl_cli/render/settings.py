@@ -27,7 +27,7 @@ def say_settings(output: Output, values: Mapping[str, Any], sources: Mapping[str
     rows += [ShownSetting(f"azure.{key}", redact(value), source) for key, value, source in azure]
     columns = [
         Column("Option", lambda row: row.option),
-        Column("Value", lambda row: row.value),
+        Column("Value", lambda row: row.value, folds=12),
         Column("From", lambda row: row.source),
     ]
     if output.format.value == "json":

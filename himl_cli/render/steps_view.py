@@ -37,7 +37,7 @@ def steps_view(children: Sequence[Run], below: Mapping[str, Sequence[Run]]) -> I
     has_after = any(line.after for line in lines)
     yield ""
     yield styled("Steps", "bold")
-    yield from aligned([("NAME", "STATUS", "DURATION", "ID", "WAITED FOR" if has_after else ""), *lines], right=(2,))
+    yield from aligned([("NAME", "STATUS", "DURATION", "ID", "WAITED FOR" if has_after else ""), *lines], right=(2,), ranks=(1, 1, 3, 2, 4), cut=(0, 4))
 
 
 def _tree(children: Sequence[Run], below: Mapping[str, Sequence[Run]], indent: str) -> Iterator[_Line]:

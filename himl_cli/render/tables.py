@@ -23,7 +23,8 @@ class Column:
     """A column: `text` for people and `plain` for programs (the same unless given).
 
     Where the table is too wide, columns shrink to `least` characters (their title at least), the highest `rank` first, and are then left out in
-    the same order; rank 0 is never left out, and never cut (it folds where nothing else helps).
+    the same order; rank 0 is never left out, and never cut. It folds where nothing else helps, with `folds` to that many characters before a column of
+    rank 1 is left out.
     """
 
     title: str
@@ -31,6 +32,7 @@ class Column:
     plain: Callable[[Any], str] | None = None
     rank: int = 0
     least: int = 6
+    folds: int = 0
     right: bool = False
     style: Callable[[Any], str] | None = None
 
@@ -58,14 +60,20 @@ def as_table(rows: Sequence[Any], columns: Sequence[Column]) -> str:
 def fitted(natural: Sequence[int], columns: Sequence[Column], width: int) -> list[int]:
     """The width of each column so that all fit into *width*; 0 for a column that is left out."""
     widths = list(natural)
-    by_rank = sorted((place for place in range(len(columns)) if columns[place].rank > 0), key=lambda place: -columns[place].rank)
-    for leave_out in (False, True):
-        for place in by_rank:
-            excess = sum(widths) + GAP * (sum(1 for size in widths if size) - 1) - width
-            if excess > 0:
-                least = max(columns[place].least, len(columns[place].title))
-                widths[place] = 0 if leave_out else max(min(least, widths[place]), widths[place] - excess)
+    for place, least in _ways_to_make_room(columns):
+        excess = sum(widths) + GAP * (sum(1 for size in widths if size) - 1) - width
+        if excess > 0:
+            widths[place] = max(min(least, widths[place]), widths[place] - excess) if least else 0
     return _given_back(widths, natural, columns, width)
+
+
+def _ways_to_make_room(columns: Sequence[Column]) -> Iterator[tuple[int, int]]:
+    """Columns and to how many characters each goes (0: it is left out), in the order in which that is tried."""
+    by_rank = sorted((place for place, column in enumerate(columns) if column.rank > 0), key=lambda place: -columns[place].rank)
+    yield from ((place, max(columns[place].least, len(columns[place].title))) for place in by_rank)
+    yield from ((place, 0) for place in by_rank if columns[place].rank > 1)
+    yield from ((place, max(column.folds, len(column.title))) for place, column in enumerate(columns) if column.folds)
+    yield from ((place, 0) for place in by_rank if columns[place].rank == 1)
 
 
 def _given_back(widths: list[int], natural: Sequence[int], columns: Sequence[Column], width: int) -> list[int]:
@@ -94,7 +102,7 @@ def _rich_table(rows: Sequence[Any], cells: list[list[str]], columns: Sequence[C
         table.add_column(
             column.title,
             justify="right" if column.right else "left",
-            max_width=widths[place] if column.rank else None,
+            max_width=widths[place] if column.rank or column.folds else None,
             no_wrap=column.rank > 0,
             overflow="ellipsis" if column.rank else "fold",
         )

@@ -14,8 +14,8 @@ from himl_cli.render.tables import Column
 LISTED = 50
 
 FILE_COLUMNS = (
-    Column("NAME", lambda file: file.name),
-    Column("SIZE", lambda file: size_text(file.size), plain=lambda file: str(file.size), rank=1, right=True),
+    Column("NAME", lambda file: file.name, folds=30),
+    Column("SIZE", lambda file: size_text(file.size), plain=lambda file: str(file.size), rank=1, least=8, right=True),
     Column("MODIFIED", lambda file: local_time(file.modified), plain=lambda file: utc_text(file.modified) if file.modified else "", rank=2, least=12),
 )
 FILE_OF_RUN_COLUMNS = (Column("RUN", lambda file: file.run, rank=3, least=20), *FILE_COLUMNS)

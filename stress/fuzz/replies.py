@@ -14,8 +14,9 @@ from urllib.parse import unquote, urlsplit
 
 from hypothesis import strategies as st
 
-from himl_cli.core.errors import HimlError
-from himl_cli.core.json_texts import read_json
+from himl_cli.core.addresses import parts_of
+from himl_cli.core.errors import HimlError, ServiceFailed
+from himl_cli.core.json_texts import NotJson, read_json, read_whole_json
 from himl_cli.core.runs import RunQuery
 from himl_cli.workspaces.azure.connection import Connection
 from himl_cli.workspaces.azure.places.settings import azure_settings
@@ -53,7 +54,10 @@ ASKED: Mapping[str, Ask] = {
 
 
 class Answering:
-    """In place of what sends requests: answers as they were recorded. The one at *place* among them, where it is asked for, is *other*."""
+    """In place of what sends requests: answers as they were recorded. The one at *place* among them, where it is asked for, is *other*.
+
+    As himl's own it asks behind TLS alone, and refuses JSON with half a character in it.
+    """
 
     def __init__(self, recorded: Mapping[str, Any], place: str, other: Any) -> None:
         self._recorded = recorded
@@ -64,12 +68,20 @@ class Answering:
     def send(self, method: str, url: str, **options: Any) -> Reply:
         self._count += 1
         assert self._count < MOST_REQUESTS, "it asks for ever"
+        if parts_of(url).scheme != "https":
+            raise ServiceFailed("It asks a place that is none.")
         line = line_of(method, url)
         if line == self._place:
-            return Reply(200, {}, self._other)
+            return Reply(200, {}, self._document())
         if line not in self._recorded:
             raise ServiceNotFound(f"There is nothing at '{urlsplit(url).path}'.")
         return Reply(200, {}, read_json(json.dumps(self._recorded[line])))
+
+    def _document(self) -> Any:
+        try:
+            return read_whole_json(json.dumps(self._other).encode())
+        except NotJson as err:
+            raise ServiceFailed(f"The answer is no JSON: {err}.") from err
 
 
 def line_of(method: str, url: str) -> str:

@@ -36,6 +36,7 @@ MEMORY = 512 << 20
 SHRINKING = 20.0
 """Seconds in which a smaller example is looked for."""
 SHOWN = 400
+DRAWS = 4
 _SAID = (FutureWarning, RuntimeWarning, SyntaxWarning, UnicodeWarning, UserWarning)
 """Warnings that Python prints."""
 
@@ -75,6 +76,15 @@ class Trial:
         self._until = 0.0
 
     def run(self, seed: int, count: int) -> Tried:
+        """Where Hypothesis cannot go on, since it was led otherwise by the same choices, the rest is drawn anew."""
+        for number in range(DRAWS):
+            with contextlib.suppress(hypothesis.errors.Flaky, hypothesis.errors.FlakyStrategyDefinition):
+                self._try(seed + number, count - self._examples)
+            if self._why or self._examples >= count:
+                break
+        return Tried(self._examples, self._refused, self._why, self._refused < self._examples or not self._target.takes_some)
+
+    def _try(self, seed: int, count: int) -> None:
         quick = settings(
             max_examples=count,
             database=None,
@@ -89,7 +99,6 @@ class Trial:
         tried = hypothesis.seed(seed)(quick(given(self._target.examples())(self._one)))
         with contextlib.suppress(_Found, _Enough), contextlib.redirect_stdout(io.StringIO()):
             tried()
-        return Tried(self._examples, self._refused, self._why, self._refused < self._examples or not self._target.takes_some)
 
     def _one(self, example: Any) -> None:
         if not self._why:

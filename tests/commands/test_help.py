@@ -7,8 +7,11 @@ import sys
 from pathlib import Path
 
 import pytest
+import typer.main
 
-from himl_cli.app import COMMANDS
+from himl_cli.app import COMMANDS, app
+from himl_cli.commands._shape import app_shape
+from tests.forked_himl import PROGRAM, forked
 from tests.running import Himl
 from tests.terminal import Terminal
 
@@ -53,14 +56,22 @@ def test_h_is_help(himl: Himl) -> None:
     assert himl.ok("runs", "show", "-h").stdout == himl.ok("runs", "show", "--help").stdout
 
 
-EVERY = ["submit", "tb", "download", "montage", "doctor", "workspace show", "init"]
-EVERY += [f"runs {verb}" for verb in ("list", "show", "logs", "cancel", "tag", "delete")]
-EVERY += [f"checkpoint {verb}" for verb in ("fetch", "push", "url")] + [f"datastore {verb}" for verb in ("upload", "download", "list")]
+EVERY = [each.path[1:] for each in app_shape(typer.main.get_command(app)).walk()]
 
 
-@pytest.mark.parametrize("command", EVERY)
-def test_help_fits_80_columns_examples_included(himl: Himl, command: str) -> None:
-    assert max(len(line) for line in himl.ok(*command.split(), "--help").stdout.splitlines()) <= 80
+@pytest.mark.parametrize("columns", [60, 80])
+@pytest.mark.parametrize("path", EVERY, ids=" ".join)
+def test_help_fits_the_terminal(project: Path, path: tuple[str, ...], columns: int) -> None:
+    """Examples, which keep their lines, have 80 columns at most."""
+    text = Himl(PROGRAM, project, forked(PROGRAM)).ok(*path, "--help", env={"COLUMNS": str(columns)}).stdout
+    assert text.startswith(f"Usage: {' '.join(['himl', *path])} [OPTIONS]")
+    lines = text.splitlines()
+    assert max(map(len, lines)) <= 80
+    assert [line for line in lines if len(line) > columns and not (line.startswith("    ") and "himl " in line)] == []
+
+
+def test_a_wide_terminal_has_the_help_of_80_columns(himl: Himl) -> None:
+    assert himl.ok("submit", "--help", env={"COLUMNS": "200"}).stdout == himl.ok("submit", "--help").stdout
 
 
 @pytest.mark.parametrize("command", [["runs", "show"], ["runs", "list"], ["submit"], ["doctor"], ["workspace", "show"]])

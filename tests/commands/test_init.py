@@ -102,8 +102,8 @@ def test_deepseismic_s_env_is_taken_over(himl: Himl, project: Path) -> None:
     assert config(project) == IDS
     assert (project / "himl.toml").read_text() == '[submit]\ncluster = "gpu"\n'
     assert not (project / "himl.private.toml").exists()
-    assert "  BLOB_ACCOUNT_KEY: register the storage account" in outcome.stdout
-    assert "  AML_COMPUTE_CLUSTER_SKU: it describes a cluster" in outcome.stdout
+    assert "  BLOB_ACCOUNT_KEY: pipelines read it from .env; for other jobs register the storage account" in outcome.stdout
+    assert "  AML_COMPUTE_CLUSTER_SKU: --create_cluster of a pipeline reads it" in outcome.stdout
     assert "hunter2" not in outcome.stdout + outcome.stderr
 
 

@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 import himl_cli
-from tests.documents import blocks, himl_commands, page, without_blocks, wrong_with
+from tests.documents import blocks, himl_commands, page, wrong_with
 from tests.running import Himl, write_files
 
 GUIDES = ("migration.md", "datasets.md", "azure-set-up.md", "service-principals.md", "mounting.md", "doctor.md")

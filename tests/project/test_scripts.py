@@ -13,7 +13,8 @@ import pytest
 
 PROJECT = Path(__file__).parents[2]
 NEEDED = ("bash", "cat", "cksum", "dirname", "env", "grep", "rm")
-SCRIPTS = tuple(f"scripts/{name}" for name in ("bench", "check", "demo", "docs", "fix", "pictures", "stress", "test")) + (".ci/run", ".ci/wheel")
+NAMES = ("bench", "check", "demo", "docs", "fix", "pictures", "release", "sizes", "stress", "test", "test-set")
+SCRIPTS = (*(f"scripts/{name}" for name in NAMES), ".ci/run", ".ci/wheel")
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="a PATH of a few linked programs is made with symbolic links")
 

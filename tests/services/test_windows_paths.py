@@ -88,6 +88,14 @@ def test_a_path_with_backslashes_stands_in_single_quotes_in_settings(himl: Himl,
     outcome = himl("submit", "train.py", "--show_settings")
     assert outcome.code == 2
     assert "line 2 (key 'input')" in outcome.stderr
+    assert "single quotes: 'C:\\data'" in outcome.stderr
+
+
+def test_a_folder_of_a_store_has_no_backslashes(himl: Himl, project: Path) -> None:
+    write_files(project, {"weights/last.ckpt": "w"})
+    RecordedRuns(project)
+    outcome = himl("datastore", "upload", "weights", "models\\best")
+    assert (outcome.code, outcome.stderr) == (2, "error: 'models\\best' has backslashes in it.\nhint: Slashes part the folders of a store: models/best\n")
 
 
 def test_a_mounted_drive_of_windows_is_no_local_disk() -> None:

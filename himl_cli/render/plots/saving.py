@@ -74,7 +74,7 @@ def _own_settings() -> Iterator[None]:
         matplotlib.rcdefaults()
         settings: Any = matplotlib.rcParams
         settings.update(SETTINGS | {"font.family": ["DejaVu Sans", *_further_fonts()]})
-        warnings.filterwarnings("ignore", message="Glyph .* missing from font")  # a box stands for it; in SVG the viewer has other fonts
+        warnings.filterwarnings("ignore", message="Glyph .* missing from (current )?font")  # a box stands for it; in SVG the viewer has other fonts
         yield
 
 

@@ -47,7 +47,13 @@ def upload_named(store: BlobStore, files: Mapping[str, Path], notify: Notify = i
 
 
 def checked_prefix(prefix: str) -> str:
-    """The folder that *prefix* means: no slashes around it, single ones in it; `.` and `/` are the top, ''. Raises BadUsage for one that climbs."""
+    """The folder that *prefix* means: no slashes around it, single ones in it; `.` and `/` are the top, ''.
+
+    Raises BadUsage for one that climbs, and for one with backslashes, whose files Windows could not hold.
+    """
+    if "\\" in prefix:
+        slashes = prefix.replace("\\", "/")
+        raise BadUsage(f"'{prefix}' has backslashes in it.", hint=f"Slashes part the folders of a store: {slashes}")
     parts = [part for part in prefix.split("/") if part not in ("", ".")]
     if ".." in parts:
         raise BadUsage(f"'{prefix}' leads out of the store.", hint="Name a folder below its top.")

@@ -1,0 +1,72 @@
+"""The page of installed sizes; scripts/sizes calls this.
+
+`python -m docs.tools.sizes extras` prints the extras, a line each; `python -m docs.tools.sizes page FILE` the page of what
+`installed_size.py` said, a JSON document a line, the one without an extra first.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timezone
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from himl_cli import __version__
+
+PROJECT = Path(__file__).resolve().parents[2]
+PAGE = """\
+<!-- Written by scripts/sizes: changes by hand are lost. -->
+
+# Installed sizes
+
+What himl {version} takes in an empty environment: {platform}, Python {python},
+the {versions} versions of {date} (`v1`: those that its old pins allow).
+Bytecode counts, pip does not; 1 MB is 1,000,000 bytes. Where packages are
+installed already, less is added.
+
+| Installed | MB | more than without extras | files | packages |
+|---|---:|---:|---:|---:|
+{rows}
+"""
+
+
+def main() -> int:
+    if sys.argv[1:] == ["extras"]:
+        sys.stdout.writelines(f"{extra}\n" for extra in extras())
+        return 0
+    if len(sys.argv) == 3 and sys.argv[1] == "page":
+        lines = Path(sys.argv[2]).read_text(encoding="utf-8").splitlines()
+        sys.stdout.write(page([json.loads(line) for line in lines], f"{datetime.now(timezone.utc):%Y-%m-%d}"))
+        return 0
+    sys.stderr.write(f"{__doc__}\n")
+    return 2
+
+
+def extras() -> list[str]:
+    """As pyproject.toml has them, in its order."""
+    toml = import_module("tomllib" if sys.version_info >= (3, 11) else "tomli")
+    return [*toml.loads((PROJECT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]]
+
+
+def page(measured: Sequence[Mapping[str, Any]], date: str) -> str:
+    """The Markdown of what was *measured* on *date*. Raises ValueError where the install without extras does not come first."""
+    base = measured[0]
+    if base["extra"]:
+        raise ValueError(f"'{base['extra']}' was measured first, not the install without extras")
+    locked = base["python"].startswith("3.11.")
+    rows = "\n".join(_row(each, base) for each in measured)
+    versions = "locked" if locked else "newest"
+    return PAGE.format(version=__version__, platform=base["platform"], python=base["python"], versions=versions, date=date, rows=rows)
+
+
+def _row(each: Mapping[str, Any], base: Mapping[str, Any]) -> str:
+    name = f"himl-cli[{each['extra']}]" if each["extra"] else "himl-cli"
+    more = f"{(each['bytes'] - base['bytes']) / 1e6:,.0f}" if each is not base else ""
+    return f"| `{name}` | {each['bytes'] / 1e6:,.0f} | {more} | {each['files']:,} | {each['packages']:,} |"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
