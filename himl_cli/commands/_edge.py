@@ -57,8 +57,8 @@ def giving_up() -> Iterator[None]:
         raise HimlError("Aborted.") from err
 
 
-class EdgedGroup(HimlGroup):
-    """A group that is a whole program: what fails in it is said, and is its exit code."""
+class _Edged:
+    """A command or group that is a whole program: what fails in it is said, and is its exit code."""
 
     program: str | None = None
     """What usage lines call it; None: the name it was started by."""
@@ -66,7 +66,7 @@ class EdgedGroup(HimlGroup):
 
     def invoke(self, ctx: Any) -> Any:
         with giving_up():
-            return super().invoke(ctx)
+            return super().invoke(ctx)  # type: ignore[misc]  # of the command or group beside it
 
     def main(
         self,
@@ -78,29 +78,15 @@ class EdgedGroup(HimlGroup):
         **extra: Any,
     ) -> Any:
         extra |= {"prog_name": prog_name or self.program, "complete_var": complete_var}
-        return run_at_edge(super().main, args, self.explained, standalone_mode, extra)
+        return run_at_edge(super().main, args, self.explained, standalone_mode, extra)  # type: ignore[misc]
 
 
-class EdgedCommand(HimlCommand):
+class EdgedGroup(_Edged, HimlGroup):
+    """A group that is a whole program."""
+
+
+class EdgedCommand(_Edged, HimlCommand):
     """A command that is a whole program, or one of an `EdgedGroup`."""
-
-    explained: Kinds = OF_USERS
-
-    def invoke(self, ctx: Any) -> Any:
-        with giving_up():
-            return super().invoke(ctx)
-
-    def main(
-        self,
-        args: Sequence[str] | None = None,
-        prog_name: str | None = None,
-        complete_var: str | None = None,
-        standalone_mode: bool = True,
-        windows_expand_args: bool = False,
-        **extra: Any,
-    ) -> Any:
-        extra |= {"prog_name": prog_name, "complete_var": complete_var}
-        return run_at_edge(super().main, args, self.explained, standalone_mode, extra)
 
 
 def run_at_edge(program: Callable[..., Any], args: Sequence[str] | None, explained: Kinds, standalone_mode: bool, extra: dict[str, Any]) -> int:
