@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -33,6 +35,23 @@ def test_version(himl: Himl) -> None:
 def test_python_m_is_the_same_program(project: Path) -> None:
     done = subprocess.run([sys.executable, "-m", "himl_cli", "--version"], capture_output=True, text=True, cwd=project)
     assert (done.returncode, done.stdout) == (0, f"himl {himl_cli.__version__}\n")
+
+
+@pytest.mark.skipif(os.name != "posix", reason="Windows has no such end by a signal")
+@pytest.mark.parametrize(
+    ("moment", "code"),
+    [
+        ("atexit.register(interrupt)", -signal.SIGINT),
+        ("sys.setprofile(lambda frame, event, of: frame.f_code.co_name == 'stand_in_for_closed_streams' and event == 'call' and interrupt())", 130),
+        ("sys.setprofile(lambda frame, event, of: frame.f_code.co_name == 'run_at_edge' and event == 'return' and interrupt())", 130),
+    ],
+    ids=["when it is through", "before the edge", "behind the edge"],
+)
+def test_ctrl_c_at_the_very_begin_or_end_is_no_traceback(project: Path, moment: str, code: int) -> None:
+    interrupt = "interrupt = lambda: (sys.setprofile(None), signal.raise_signal(signal.SIGINT))"
+    script = f"import atexit, signal, sys\nfrom himl_cli.__main__ import main\n{interrupt}\n{moment}\nmain()"
+    done = subprocess.run([sys.executable, "-c", script, "--version"], capture_output=True, text=True, cwd=project)
+    assert (done.returncode, done.stderr) == (code, "")
 
 
 @pytest.mark.usefixtures("recorded")
