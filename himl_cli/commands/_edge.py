@@ -55,6 +55,10 @@ def giving_up() -> Iterator[None]:
         raise Interrupted("Interrupted.") from err
     except typer.Abort as err:
         raise HimlError("Aborted.") from err
+    except RuntimeError as err:
+        if isinstance(err.__cause__, KeyboardInterrupt):  # a class was being made, by Python 3.10 or 3.11: they wrap what comes out of __set_name__
+            raise Interrupted("Interrupted.") from err
+        raise
 
 
 class _Edged:

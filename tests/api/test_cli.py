@@ -153,11 +153,23 @@ AROUND = {
 }
 
 
+INTERRUPTED = """
+class Name:
+    def __set_name__(self, owner, name):
+        raise KeyboardInterrupt
+
+class made:
+    name = Name()
+"""
+"""Ctrl-C while a class is made: Python 3.10 and 3.11 raise RuntimeError then."""
+
+
 @pytest.mark.parametrize("kind", AROUND)
 @pytest.mark.parametrize(
     ("body", "code", "message"),
     [
         ("raise KeyboardInterrupt", 130, "error: Interrupted.\n"),
+        ("from interrupted import made", 130, "error: Interrupted.\n"),
         ("raise typer.Abort", 1, "error: Aborted.\n"),
         ("raise SystemExit(7)", 7, ""),
         ("cli.Runs().find(explicit=True)", 3, "error: No workspace: "),
@@ -165,6 +177,7 @@ AROUND = {
     ],
 )
 def test_how_a_tool_ends(project: Path, kind: str, body: str, code: int, message: str) -> None:
+    (project / "interrupted.py").write_text(INTERRUPTED, encoding="utf-8")
     done = run_script(written(project, AROUND[kind].format(body=body)))
     assert (done.returncode, done.stderr.startswith(message)) == (code, True), done.stderr
     assert bool(done.stderr) is bool(message)
