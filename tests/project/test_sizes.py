@@ -12,11 +12,17 @@ from pathlib import Path
 
 import pytest
 
-from docs.tools.sizes import page
+from docs.tools.sizes import extras, page
 
 PROJECT = Path(__file__).parents[2]
 BASE = {"extra": "", "bytes": 297_400_000, "files": 12_331, "packages": 61, "python": "3.11.7", "platform": "Linux x86_64"}
 ROW = re.compile(r"^\| `himl-cli(?:\[(\w+)\])?` \| ([\d,]+) \| ([\d,]*) \| [\d,]+ \| [\d,]+ \|$", re.MULTILINE)
+
+
+def test_the_page_has_the_package_and_every_extra() -> None:
+    rows = ROW.findall((PROJECT / "docs" / "sizes.md").read_text(encoding="utf-8"))
+    assert [extra for extra, *_ in rows] == ["", *extras()]
+    assert all(int(total.replace(",", "")) > 100 for _, total, _ in rows)
 
 
 def test_an_extra_is_told_with_what_it_adds() -> None:

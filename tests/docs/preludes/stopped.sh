@@ -1,0 +1,5 @@
+# A sweep that was stopped: its script waits until there is a file `go`.
+printf 'import pathlib, time\nwhile not pathlib.Path("../../../../go").exists():\n    time.sleep(0.05)\n' > stopped.py
+stopped=$(himl submit stopped.py --sweep 'fold=0,1' --no_wait -q)
+himl runs cancel "$stopped"
+touch go

@@ -1,0 +1,162 @@
+"""Running the blocks of a chain one after the other: what one sets and where it goes holds for the next."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from http import HTTPStatus
+from importlib import import_module
+from pathlib import Path
+from urllib.request import ProxyHandler, build_opener
+
+import yaml
+
+from tests.docs.blocks import PRELUDES, Block
+from tests.docs.program import STARTED
+from tests.docs.shown import commands_of, differences
+from tests.docs.worlds import World
+from tests.terminal import Terminal
+
+PATIENCE = 240
+TOML = import_module("tomllib" if sys.version_info >= (3, 11) else "tomli")
+OF_THE_SHELL = (STARTED, "_", "SHLVL", "PWD", "OLDPWD")
+
+
+@dataclass
+class Chain:
+    """A world at work: `folder` and `variables` are those that the last block left. *scratch* is for what is not the world's."""
+
+    world: World
+    scratch: Path
+
+    def __post_init__(self) -> None:
+        self.folder = self.world.folder
+        self.variables: Mapping[str, str] = self.world.variables
+
+    def run(self, block: Block) -> None:
+        """Raises AssertionError, with what was said, for a block that does not do what it should."""
+        if path := block.value("file"):
+            (self.folder / path).parent.mkdir(parents=True, exist_ok=True)
+            (self.folder / path).write_text(block.body, encoding="utf-8")
+        elif block.kind == "python":
+            self._python(block)
+        if block.kind in ("sh", "console"):
+            self._commands(block)
+        elif block.kind != "python":
+            self._settings(block)
+
+    def _commands(self, block: Block) -> None:
+        if block.has("shows"):
+            for command, lines in commands_of(block.body):
+                printed = self._in_terminal(block, command)
+                assert not (wrong := differences(lines, printed)), f"{block.where}: {wrong}\n{printed}"
+            return
+        prelude = (PRELUDES / f"{block.value('prelude')}.sh").read_text() if block.value("prelude") else ""
+        body = "\n".join(command for command, _ in commands_of(block.body)) if block.kind == "console" else block.body
+        lines = body.replace("\\\n", " ").splitlines()
+        if until := block.value("until"):
+            for line in lines:
+                self._shell(block, prelude + line, until)
+        elif answer := block.value("answer"):
+            for line in lines:
+                self._in_terminal(block, prelude + line, answer)
+        else:
+            self._shell(block, prelude + body)
+
+    def _shell(self, block: Block, script: str, until: str = "") -> None:
+        state = self.scratch / "state"
+        variables = {**self.variables, STARTED: "1"} if until else self.variables
+        said, code = _said(["bash", "-c", self._script(script, state)], self.folder, variables, until)
+        assert code == int(block.value("exit") or 0), f"{block.where} ended with {code}:\n{script}\n{said}"
+        self._take(state)
+
+    def _script(self, script: str, state: Path) -> str:
+        names = self.world.names
+        pattern = "|".join(rf"(?<![\w-]){re.escape(name)}(?!\w)" for name in sorted(names, key=len, reverse=True)) or r"(?!)"
+        lines = (line if line.lstrip().startswith("#") else re.sub(pattern, lambda found: names[found[0]], line) for line in script.splitlines())
+        return f"trap 'env -0 > {shlex.quote(str(state))}' EXIT\nset -aeuo pipefail\n" + "\n".join(lines) + "\n"
+
+    def _take(self, state: Path) -> None:
+        found = dict(entry.split("=", 1) for entry in os.fsdecode(state.read_bytes()).split("\0") if "=" in entry)
+        self.folder = Path(found["PWD"])
+        self.variables = {name: value for name, value in found.items() if name not in OF_THE_SHELL}
+
+    def _in_terminal(self, block: Block, command: str, answer: str = "") -> str:
+        state = self.scratch / "state"
+        terminal = Terminal(["bash", "-c", self._script(command, state)], cwd=self.folder, env={**self.variables, STARTED: "1"})
+        if answer:
+            terminal.type(f"{answer}\n")
+        code = terminal.finish(PATIENCE)
+        assert code == int(block.value("exit") or 0), f"{block.where}: {command} ended with {code}:\n{terminal.screen}"
+        self._take(state)
+        return terminal.screen
+
+    def _python(self, block: Block) -> None:
+        prelude = PRELUDES / f"{block.value('prelude')}.py"
+        script = self.folder / "block.py"
+        script.write_text((prelude.read_text(encoding="utf-8") if block.value("prelude") else "") + block.body, encoding="utf-8")
+        # the vendor's package warns while it is imported: there only what the block itself does counts
+        strictness = "error:::__main__" if "from azure." in block.body else "error"
+        command = [sys.executable, "-W", strictness, script.name]
+        for more in ([], ["--azureml"])[: 1 + block.has("azureml")]:
+            said, code = _said([*command, *more], self.folder, self.variables)
+            assert code == int(block.value("exit") or 0), f"{block.where} ended with {code}:\n{said}"
+        if block.has("azureml"):
+            assert self.world.azure is not None
+            experiment, _, run = (self.folder / "most_recent_run.txt").read_text().strip().partition(":")
+            assert experiment == "block", block.where
+            self.world.azure.wait_for(run, "Completed")
+
+    def _settings(self, block: Block) -> None:
+        if block.kind == "json":
+            json.loads(block.body)
+        elif block.kind == "yaml":
+            yaml.safe_load(block.body)
+        elif "submit" in TOML.loads(block.body):
+            folder = self.scratch / f"settings_{block.line}"
+            folder.mkdir(exist_ok=True)
+            (folder / "himl.toml").write_text(block.body, encoding="utf-8")
+            said, code = _said(["himl", "submit", "--show_settings"], folder, self.variables)
+            assert code == 0, f"{block.where} ended with {code}:\n{said}"
+
+
+def _said(command: list[str], folder: Path, variables: Mapping[str, str], until: str = "") -> tuple[str, int]:
+    """What a command printed on both streams, and its exit code; Ctrl-C to it once it has printed *until*, and what it serves was there."""
+    with subprocess.Popen(
+        command, cwd=folder, env=variables, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True
+    ) as process:
+        assert process.stdout is not None
+        timer = threading.Timer(PATIENCE, os.killpg, (process.pid, signal.SIGKILL))
+        timer.start()
+        said = b""
+        for line in process.stdout:
+            said += line
+            if until and until.encode() in line:
+                _ask(line.decode())
+                os.killpg(process.pid, signal.SIGINT)
+        code = process.wait()
+        timer.cancel()
+    return said.decode("utf-8", "replace"), code
+
+
+def _ask(line: str) -> None:
+    """Until the address in *line*, where there is one, answers."""
+    deadline = time.monotonic() + PATIENCE
+    for address in re.findall(r"http://\S+", line):
+        while True:
+            try:
+                with build_opener(ProxyHandler({})).open(address, timeout=PATIENCE) as answer:
+                    assert answer.status == HTTPStatus.OK
+                break
+            except OSError:
+                assert time.monotonic() < deadline, f"nobody answers at {address}"
+                time.sleep(0.05)

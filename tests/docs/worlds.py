@@ -1,0 +1,174 @@
+"""Where the blocks of the documents are run: folders with what the documents speak of, here and on the double of Azure ML.
+
+empty     nothing
+here      a project with a training script and recorded runs
+example   the checkout's examples
+azure     a project, `az`, the examples, and a workspace on Azure ML where jobs run
+slides    as azure, with slides in a folder and in a datastore
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from himl_cli.core.runs import RunStatus
+from tests.docs.blocks import ROOT
+from tests.recorded_runs import RecordedRuns
+from tests.running import write_files
+
+if TYPE_CHECKING:
+    from tests.servers.azureml.seeding import StagedWorkspace
+
+FILES = Path(__file__).parent / "files"
+"""Files that the documents name."""
+IDS = {"subscription_id": "00000000-0000-4000-8000-000000000002", "resource_group": "team", "workspace_name": "lab"}
+HERE, DIGITS, ON_AZURE, SLEEPY, CROSSVAL = (
+    "train_1772366400_0a1b2c3d",
+    "train_1795161581_b15e2215",
+    "train_1718000000_1a2b3c4d",
+    "sleepy_fig_k0c7sz4slr",
+    "train_1795197095_7336030b",
+)
+"""Runs that the documents name."""
+CHECKPOINTS = {f"outputs/checkpoints/{name}.ckpt": name.encode() for name in ("epoch=1", "best", "last")}
+LOG = {"user_logs/std_log.txt": b"epoch 1\n", "user_logs/std_log_process_1.txt": b"epoch 1\n"}
+LOSSES = (0.9, 0.4, 0.5)
+
+
+@dataclass(frozen=True)
+class World:
+    """A folder to begin in, the variables to run with, and what words in commands stand for (`RUN`, `ID`, ...)."""
+
+    folder: Path
+    variables: Mapping[str, str]
+    names: Mapping[str, str] = field(default_factory=dict)
+    azure: StagedWorkspace | None = None
+
+
+def variables(**more: str) -> dict[str, str]:
+    """Those of the test; a browser that is opened does nothing, and one thread does what NumPy is asked for."""
+    return {**os.environ, "BROWSER": "true", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", **more}
+
+
+def empty(folder: Path) -> World:
+    return World(folder, variables())
+
+
+def example(folder: Path) -> World:
+    """As a checkout looks to its examples: a folder called himl with a project in it."""
+    _copy_examples(folder)
+    shutil.copy(ROOT / "pyproject.toml", folder)
+    return World(folder, variables(), {"RUN": "latest"})
+
+
+def here(folder: Path) -> World:
+    """Runs of the experiments train, digits and scratch, one of them a sweep; the newest is a single one of train."""
+    _copy_files(folder, IDS)
+    runs = RecordedRuns(folder)
+    for number in range(2):
+        runs.add(f"scratch_{number}", experiment="scratch")
+    runs.add(DIGITS, experiment="digits", tags={"team": "blue"}, files={**CHECKPOINTS, **LOG, **_curves()})
+    runs.add("sweep_1", tags={"team": "blue"})
+    for number, rate in enumerate(("0.1", "0.01")):
+        runs.log(runs.add(f"sweep_1_{number}", parent="sweep_1", tags={"lr": rate}, files=LOG), _points(rate))
+    for run in ("abc", "train_1_failed", f"{HERE}_3", HERE):
+        status = RunStatus.failed if "failed" in run else RunStatus.completed
+        runs.log(runs.add(run, status=status, files={**CHECKPOINTS, **LOG, **_curves()}), _points("0.1"))
+    write_files(folder, {"most_recent_run.txt": f"train:{HERE}\n"})
+    names = {"RUN": HERE, "SWEEP": "sweep_1", "ID": IDS["subscription_id"], "RG": IDS["resource_group"], "WS": IDS["workspace_name"]}
+    return World(folder, variables(), names)
+
+
+def azure(folder: Path, staged: StagedWorkspace, az: Path) -> World:
+    """The clusters, datastores, datasets and runs of the documents; *az* is the folder of the program that signs in. Jobs run."""
+    state = staged.state
+    ids = {"subscription_id": state.subscription, "resource_group": state.group, "workspace_name": state.name}
+    _copy_files(folder, ids)
+    _copy_examples(folder)
+    staged.write_config(folder)
+    write_files(folder, {f"{other}/config.json": json.dumps(ids) for other in ("other", "theirs")})
+    local = RecordedRuns(folder)
+    local.log(local.add(DIGITS, experiment="digits", files={**CHECKPOINTS, **LOG, **_curves()}), _points("0.1"))
+    write_files(folder, {"most_recent_run.txt": f"digits:{SLEEPY}\n"})
+    for cluster in ("cpu", "gpu"):
+        staged.add_compute(cluster)
+    for datastore in ("datasets", "lab", "lake", "shared", "himldatasets"):
+        staged.add_datastore(datastore)
+    for datastore in ("workspaceblobstore", "datasets", "lake"):
+        staged.put_blobs(datastore, {"scans/a.csv": b"1\n", "scans/b.txt": b"2\n", "mnist/label.txt": b"1\n", "scans_small/a.csv": b"1\n"})
+    staged.put_blobs("workspaceblobstore", {"digits/1.txt": b"1\n", "models/epoch_9.ckpt": b"weights"})
+    staged.add_data("scans", "azureml://datastores/workspaceblobstore/paths/scans/", "3")
+    _add_runs(staged)
+    staged.run_jobs()
+    names = {
+        "RUN": SLEEPY,
+        "NEW_RUN": ON_AZURE,
+        "R": SLEEPY,
+        "RUN:best_val_loss.ckpt": "best_1:best_val_loss.ckpt",
+        "FILE": "changed/last.ckpt",
+        "--resume latest": '--resume "${stopped:-latest}"',
+        "SWEEP": CROSSVAL,
+        "ID": state.subscription,
+        "RG": state.group,
+        "WS": state.name,
+        "HIML_TENANT_ID=…": f"HIML_TENANT_ID={state.principal.tenant}",
+        "HIML_SERVICE_PRINCIPAL_ID=…": f"HIML_SERVICE_PRINCIPAL_ID={state.principal.client_id}",
+        "HIML_SERVICE_PRINCIPAL_PASSWORD=…": f"HIML_SERVICE_PRINCIPAL_PASSWORD={state.principal.secret}",
+    }
+    here = dict.fromkeys(("NO_PROXY", "no_proxy"), "localhost,127.0.0.1")  # where TensorBoard asks its own data server
+    found = variables(**staged.stage.environment() | here)
+    return World(folder, {**found, "PATH": f"{az}{os.pathsep}{found['PATH']}"}, names, staged)
+
+
+def slides(folder: Path, staged: StagedWorkspace, az: Path) -> World:
+    """Four slides in `slides` with a list of two of them, and in the folder `scans` of the datastore `lab`. Montages are made narrower than they are there."""
+    from tests.montages import four_slides  # numpy and Pillow, which other worlds do not need
+
+    world = azure(folder, staged, az)
+    found = four_slides(folder / "slides")
+    (found / "dataset.csv").write_text("image,slide_id,label\nb.svs,B,two\na.tiff,A,one\n")
+    staged.put_blobs("lab", {f"scans/{path.relative_to(found).as_posix()}": path.read_bytes() for path in found.rglob("*") if path.is_file()})
+    narrower = {"himl montage": "himl montage --width 600", "--width 20000": "--width 2000"}
+    return replace(world, names={**world.names, **narrower})
+
+
+def _add_runs(staged: StagedWorkspace) -> None:
+    from tests.servers.azureml.sweep_seeding import add_sweep
+
+    for run_id, experiment in ((HERE, "train"), (ON_AZURE, "train"), (SLEEPY, "digits")):
+        run = staged.add_run(run_id, experiment)
+        staged.add_metric(run, "val/loss", LOSSES)
+        staged.put_artifacts(run, {**CHECKPOINTS, **LOG, **_curves()})
+        staged.add_output(run, "model", {"model.txt": b"weights"})
+    staged.put_artifact(staged.add_run("best_1", "train"), "outputs/checkpoints/best_val_loss.ckpt", b"weights")
+    add_sweep(staged, CROSSVAL, [{"crossval_index": number} for number in range(3)], lambda number, _: {"val/loss": [number + loss for loss in LOSSES]})
+
+
+def _points(rate: str) -> list[tuple[str, float, int, int]]:
+    return [("val/loss", loss + float(rate), step, step) for step, loss in enumerate(LOSSES)]
+
+
+def _curves() -> dict[str, bytes]:
+    from tests.event_files import NAME, event_bytes  # TensorBoard's writer takes a second to import
+
+    return {f"logs/{NAME}": event_bytes(LOSSES)}
+
+
+def _copy_examples(folder: Path) -> None:
+    shutil.copytree(ROOT / "examples", folder / "examples", ignore=shutil.ignore_patterns("__pycache__", ".himl", "outputs"))
+
+
+def _copy_files(folder: Path, ids: Mapping[str, str]) -> None:
+    """The project's files; those with settings name the workspace of *ids*."""
+    shutil.copytree(FILES, folder, dirs_exist_ok=True)
+    for other in ("resize.py", "lab/train.py"):
+        shutil.copy(FILES / "train.py", folder / other)
+    settings = "".join(f"  {key}: '{value}'\n" for key, value in ids.items())
+    env = "".join(f"{key.upper()}={value}\n" for key, value in {**ids, "aml_compute_cluster_name": "gpu"}.items())
+    write_files(folder, {"InnerEye/settings.yml": f"variables:\n{settings}  cluster: 'gpu'\n", ".env": env})
