@@ -15,9 +15,8 @@ from himl_cli.commands._options import OutputOptions, WorkspaceOptions
 from himl_cli.commands._script_command import ScriptCommand, script_arguments, value_sources
 from himl_cli.commands._submit_many import ManyOptions
 from himl_cli.commands._submit_naming import BuildOptions, NamingOptions
-from himl_cli.commands._submit_options import TYPED, AfterOptions, DataOptions, submit_request
+from himl_cli.commands._submit_options import AfterOptions, DataOptions, submit_request
 from himl_cli.commands._submit_place import EnvironmentOptions, PlaceOptions, SentOptions
-from himl_cli.core.errors import BadUsage
 
 app = group()
 
@@ -55,38 +54,22 @@ def submit(
       himl submit train.py --crossval 5 --cluster gpu
       himl submit --resume latest
     """
-    from himl_cli.commands._submit_run import run_here, run_on_cluster, say_all_settings, say_dry_run
-    from himl_cli.services.submission import prepare_job
-    from himl_cli.services.submission.target import is_file
-    from himl_cli.workspaces.open import azure_for_jobs, azure_to_record_in, check_azure_settings, require_sdk_v1
-
-    cwd = Path.cwd()
     sources = value_sources(ctx)
     if after.show_settings:
+        from himl_cli.commands._submit_run import say_all_settings
+
         return say_all_settings(talk, where, ctx.params, sources)
-    request = submit_request(cwd, target, module, script_arguments(ctx), (place, sent, environment, naming, build, data, many, after), sources)
+    request = submit_request(Path.cwd(), target, module, script_arguments(ctx), (place, sent, environment, naming, build, data, many, after), sources)
     if many.resume is not None:
         from himl_cli.commands._submit_resume import resume
 
         return resume(where, talk, many.resume, request, waits=after.waits(on_cluster=False, sources=sources), sources=sources)
+    from himl_cli.services.submission.target import is_file
+
     if is_file(target):
         from himl_cli.commands._submit_file import submit_file
 
         return submit_file(where, talk, request, after, sources, create_cluster=place.create_cluster)
-    if place.create_cluster and sources["create_cluster"] == TYPED:
-        raise BadUsage("--create_cluster is for pipelines, whose .env says what the cluster is like.", hint="Leave it out.")
-    waits = after.waits(on_cluster=bool(request.on_cluster), sources=sources)
-    if after.dry_run:
-        check_azure_settings(cwd)
-        return say_dry_run(talk, prepare_job(request))
-    if request.is_told_to_azure:
-        from himl_cli.commands._submit_recorded import run_recorded
+    from himl_cli.commands._submit_script import submit_script
 
-        address = azure_to_record_in(where.workspace, where.config_file, start=cwd)
-        return run_recorded(where, talk, prepare_job(request), address, waits=waits)
-    if not request.on_cluster:
-        return run_here(where, talk, prepare_job(request), waits=waits)
-    if request.sdk == "v1":
-        require_sdk_v1()
-    azure_for_jobs(where.workspace, where.config_file, start=cwd)  # before anything is looked at
-    run_on_cluster(where, talk, prepare_job(request), waits=waits, follows=after.follow)
+    submit_script(where, talk, request, after, sources, create_cluster=place.create_cluster)
