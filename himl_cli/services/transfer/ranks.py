@@ -149,8 +149,9 @@ def _tell_of(meeting: Meeting, number: int, act: Callable[[], TransferResult]) -
     except KeyboardInterrupt:
         _tell(meeting, number, {"error": {"message": "Interrupted.", "hint": "", "code": Interrupted.code, "exit_code": Interrupted.exit_code}})
         raise
-    _tell(meeting, number, {"result": result.as_record()})
-    return result
+    outcome = {"result": result.as_record()}
+    _tell(meeting, number, outcome)
+    return _as_own(outcome)  # rounded as for the other ranks: all are to say the same
 
 
 def _tell(meeting: Meeting, number: int, outcome: dict[str, Any]) -> None:

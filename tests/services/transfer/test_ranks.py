@@ -217,6 +217,11 @@ def test_a_result_is_taken_over_whole(tmp_path: Path) -> None:
     assert rank_zero_only(tmp_path, "k", TransferResult, environment={**environment, "LOCAL_RANK": "1"}) == result
 
 
+def test_rank_0_gets_no_other_seconds_than_the_others(tmp_path: Path) -> None:
+    seconds = [rank_zero_only(tmp_path, "k", lambda: TransferResult(seconds=0.04996), environment={"LOCAL_RANK": rank}).seconds for rank in "01"]
+    assert seconds == [0.05, 0.05]
+
+
 def test_what_old_launches_left_is_removed_unless_it_is_in_use(tmp_path: Path) -> None:
     with began(tmp_path, {"MASTER_PORT": "1"}) as old:
         long_ago = time.time() - IDLE_SECONDS - 60
