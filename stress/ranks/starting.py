@@ -10,7 +10,6 @@ import gc
 import itertools
 import json
 import os
-import random
 import shutil
 import sys
 import time
@@ -23,20 +22,12 @@ from himl_cli.core.transfers import TransferResult
 from himl_cli.services.transfer.ranks import rank_zero_only
 
 RANKS = 8
-DRAWN = 3
-"""So many of the ranks, the last to start, come in an order that is drawn."""
 LIMIT = 30.0
 
 
 def orders(first: int, count: int) -> list[tuple[int, ...]]:
-    """*count* orders, from number *first* on: the first ranks to start in every order that there is, the last `DRAWN` behind them as their number draws."""
-    begun = list(itertools.islice(itertools.permutations(range(RANKS), RANKS - DRAWN), first, first + count))
-    return [(*order, *_others(order, random.Random(first + number))) for number, order in enumerate(begun)]
-
-
-def _others(order: Sequence[int], dice: random.Random) -> list[int]:
-    rest = [rank for rank in range(RANKS) if rank not in order]
-    return dice.sample(rest, len(rest))
+    """*count* of the orders that there are, from number *first* on."""
+    return list(itertools.islice(itertools.permutations(range(RANKS)), first, first + count))
 
 
 def main(folder: Path, first: int, count: int) -> None:
