@@ -25,6 +25,8 @@ from typing import Any, NoReturn
 
 LENGTH = 8  # bytes that say how long the request after them is
 FLUSH_FAILED = 120
+TOLERATED = "datetime.datetime.utcnow"
+"""A warning of Python 3.12: azure-ai-ml calls it whatever it is asked for."""
 """What Python itself exits with then."""
 NOT_KEPT = ("matplotlib", "mlflow", "numpy", "optuna", "pandas", "pyarrow", "tensorboard", "_")
 """Begins of modules that few commands need and every copy would have to carry."""
@@ -136,9 +138,10 @@ def _run_himl() -> None:
 
 
 def _run_script(path: str) -> None:
-    """As `python -W error PATH`."""
+    """As `python -W error -W ignore:TOLERATED PATH`."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
     warnings.simplefilter("error")
+    warnings.filterwarnings("ignore", TOLERATED, DeprecationWarning)
     sys.path[0] = str(Path(path).parent)
     sys.modules["__main__"] = script = types.ModuleType("__main__")
     script.__file__ = path

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.forked_himl import PROGRAM, forked
+from tests.forking_himl import TOLERATED
 
 SAY = """
 import json
@@ -22,13 +23,19 @@ def say(**values):
 def run_script(
     script: Path, *arguments: str, cwd: Path | None = None, env: Mapping[str, str] | None = None, is_started: bool = False
 ) -> subprocess.CompletedProcess[str]:
-    """`python SCRIPT arguments`, in the script's folder unless told otherwise; a warning of Python's is an error.
+    """`python SCRIPT arguments`, in the script's folder unless told otherwise; a warning of Python's is an error, but for `TOLERATED`.
 
     With *is_started* in a Python that has imported nothing yet: for tests of what is imported.
     """
     folder, variables, himl = cwd or script.parent, os.environ | dict(env or {}), forked(PROGRAM)
     if is_started or not himl.can_run(variables):
-        return subprocess.run([sys.executable, "-W", "error", str(script), *arguments], cwd=folder, env=variables, capture_output=True, text=True)
+        return subprocess.run(
+            [sys.executable, "-W", "error", "-W", f"ignore:{TOLERATED}:DeprecationWarning", str(script), *arguments],
+            cwd=folder,
+            env=variables,
+            capture_output=True,
+            text=True,
+        )
     done = himl.run([str(script), *arguments], folder, variables, is_script=True)
     return subprocess.CompletedProcess(done.args, done.returncode, done.stdout.decode(), done.stderr.decode())
 

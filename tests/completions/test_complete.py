@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
@@ -140,13 +140,20 @@ def test_a_configured_azure_ml_workspace_is_not_asked(himl: Himl, recorded: Reco
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="it does not tell the processor time of ended processes")
-def test_an_answer_takes_less_than_150_milliseconds(started_himl: Himl, project: Path) -> None:
-    """Of the processor: it waits for nothing else, and other work of this machine does not count."""
+def test_an_answer_takes_little_more_than_himl_takes_to_tell_its_version(started_himl: Himl, project: Path) -> None:
+    """Both of the processor: an answer waits for nothing else, and what else this machine does slows both alike."""
     RecordedRuns(project).add_many(100_000)
-    seconds = []
+    answers, versions = [], []
     for _ in range(5):
-        before = os.times()
-        assert len(told(started_himl, "runs=many_")) == 200
-        after = os.times()
-        seconds.append(after.children_user + after.children_system - before.children_user - before.children_system)
-    assert 0 < min(seconds) < 0.15
+        answers.append(_seconds(lambda: told(started_himl, "runs=many_")))
+        versions.append(_seconds(lambda: started_himl.ok("--version")))
+    assert len(told(started_himl, "runs=many_")) == 200
+    assert 0 < min(answers) < 1.4 * min(versions)
+
+
+def _seconds(call: Callable[[], object]) -> float:
+    """Those of the processor that the processes of *call* take."""
+    before = os.times()
+    call()
+    after = os.times()
+    return after.children_user + after.children_system - before.children_user - before.children_system

@@ -82,7 +82,7 @@ def test_folder_variables_and_files_are_handed_on(chain: Chain) -> None:
         "```yaml\na: [",
         "```toml\na = ",
         "answer=y ```sh\nread word; [ $word = n ]",
-        "until=up ```sh\necho up; python -c 'import signal, time; signal.signal(2, lambda *_: exit(3)); time.sleep(60)'",
+        "until=up ```sh\npython -c 'import signal, time; signal.signal(2, lambda *_: exit(3)); print(\"up\", flush=True); time.sleep(60)'",
     ],
 )
 def test_a_block_that_fails_is_noticed(chain: Chain, fence: str) -> None:
