@@ -45,7 +45,7 @@ REQUIREMENTS: Mapping[str, tuple[str, ...]] = {
     AZUREML_CORE: ("azureml-core>=1.61,<1.62", "setuptools<81"),  # it imports pkg_resources
     AZUREML_TENSORBOARD: ("azureml-tensorboard>=1.62,<1.63", "azureml-core>=1.61,<2", "tensorboard>=2.16,<3", "setuptools<81"),
     HI_ML_CPATH: ("hi-ml-cpath==0.5.2", "marshmallow<4", "openslide-python>=1.4,<2", "openslide-bin>=4,<5"),  # it fails with marshmallow 4
-    HIML_V1: ("-e", f"{PROJECT}[v1]", f"azure-storage-blob=={metadata.version('azure-storage-blob')}", *required_by_himl("v1")),  # as the double, which signs anew
+    HIML_V1: ("-e", f"{PROJECT}[v1]", f"azure-storage-blob=={metadata.version('azure-storage-blob')}", *required_by_himl("v1")),  # the double's
     AZUREML_MLFLOW: ("azureml-mlflow>=1.62,<1.63", "mlflow-skinny>=3,<4", "azure-identity>=1.16,<2"),
 }
 NEWEST_PYTHON: Mapping[str, tuple[int, int]] = {AZUREML_CORE: (3, 11), AZUREML_TENSORBOARD: (3, 11), HI_ML_CPATH: (3, 9)}  # nobody maintains it since

@@ -100,7 +100,7 @@ def _polled(world: World, runs: GrowingRuns, staged: StagedWorkspace, looks: int
     with serving(Himl(PROGRAM, project), world.folder, *runs.ids, "--run_logs_dir", str(copies), env=env) as board:
         seen = _looked(world, runs, board, looks, figures)
         board.shows(_shown(board, runs.ids[0]), runs.values)
-        problems = wrong_copies(copies, runs)
+        problems = _settled(copies, runs)
         code = board.end(signal.SIGINT)
     seconds = time.monotonic() - begun
     memory, handles = figures.rises()
@@ -132,6 +132,14 @@ def wrong_rises(memory: float, handles: float) -> list[str]:
     """What is wrong where memory (MiB) and handles rose by so much."""
     wrong = [f"memory rises by {memory:.1f} MiB, over {MEMORY:.0f}"] if memory > MEMORY else []
     return [*wrong, f"handles rise by {handles:.1f}, over {HANDLES:.0f}"] if handles > HANDLES else wrong
+
+
+def _settled(folder: Path, runs: GrowingRuns) -> list[str]:
+    """Which copies are still not what the runs have when there was time for one more look: what came last may be on its way."""
+    end = time.monotonic() + PER_LOOK
+    while (wrong := wrong_copies(folder, runs)) and time.monotonic() < end:
+        time.sleep(0.1)
+    return wrong
 
 
 def wrong_copies(folder: Path, runs: GrowingRuns) -> list[str]:

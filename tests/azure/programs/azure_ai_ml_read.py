@@ -42,11 +42,16 @@ def by_the_inner_clients(client: MLClient) -> dict[str, Any]:
         body={"requests": {"one": {"runId": BEST, "selectRunMetadata": True}, "two": {"runId": "nope", "selectRunMetadata": True}}},
     )
     asset = data.successful_results["one"].run_metadata.outputs["predictions"].asset_id
-    resolved = jobs._dataset_dataplane_operations.get_batch_dataset_uris([asset]).values_property
+    resolved = _values(jobs._dataset_dataplane_operations.get_batch_dataset_uris([asset]))
     told = jobs._runs_operations.get_run_data(BEST).run_metadata.outputs["weights"]
-    model = jobs._model_dataplane_operations._operation.batch_get_resolved_uris(*workspace, body={"values": [told.asset_id]}).values_property[told.asset_id]
+    model = _values(jobs._model_dataplane_operations._operation.batch_get_resolved_uris(*workspace, body={"values": [told.asset_id]}))[told.asset_id]
     weights = {"type": told.type, "path": model.path}
     return {"weights": weights, "found": data.successful_results["one"].run_metadata.run_id, "failed": list(data.failed_results), "output": resolved[asset].uri}
+
+
+def _values(answer: Any) -> Any:
+    """Those of an answer to several questions; older versions call the field otherwise."""
+    return answer.values_property if hasattr(answer, "values_property") else answer.values
 
 
 def main() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 from tests.servers.azureml.answers import ServiceError, bad_request, not_found
 from tests.servers.azureml.jobs.command import unknown_references
@@ -51,7 +52,7 @@ def check_change(document: Json, properties: Json) -> None:
 
     So also where the very request that made it is sent again: what the service added to the job then seems to be taken away.
     """
-    if any(properties.get(field) != document[field] for field in _FIXED.get(document["jobType"], ())):
+    if any(_told(properties.get(field)) != _told(document[field]) for field in _FIXED.get(document["jobType"], ())):
         raise ServiceError(
             400,
             "UserError",
@@ -59,6 +60,13 @@ def check_change(document: Json, properties: Json) -> None:
             "an existing job, its settings cannot be changed. Only description, tags, displayName, properties, and isArchived can be updated.",
             inner="JobPropertyImmutable",
         )
+
+
+def _told(value: Any) -> Any:
+    """*value* without what is null in it, at any depth: a client may leave that out."""
+    if isinstance(value, dict):
+        return {key: _told(one) for key, one in value.items() if one is not None}
+    return [_told(one) for one in value] if isinstance(value, list) else value
 
 
 def _check_command(properties: Json) -> None:
