@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from tests.api.ranks import local_ranks
-from tests.api.scripts import run_script, write_script
+from tests.api.scripts import run_script, shows_hints, write_script
 from tests.running import Himl, write_files
 from tests.servers.azureml.seeding import StagedWorkspace
 from tests.servers.azureml.state import Run
@@ -262,6 +262,7 @@ def test_arguments_that_cannot_be_used_are_value_errors(lab: StagedWorkspace, pr
     assert lab.requests() == []
 
 
+@shows_hints
 def test_an_environment_has_to_be_said(lab: StagedWorkspace, project: Path) -> None:
     (project / "environment.yml").unlink()
     done = run_script(write_script(project, "train.py", CLUSTER, HERE), "--azureml")
@@ -284,6 +285,7 @@ def test_the_nearest_conda_file_above_the_current_folder_is_taken(lab: StagedWor
     assert job_of(lab)["command"] == "python scripts/train.py"
 
 
+@shows_hints
 def test_the_hint_is_in_the_traceback(lab: StagedWorkspace, project: Path) -> None:
     done = run_script(write_script(project, "train.py", "", HERE), "--azureml")
     assert done.returncode == 1
