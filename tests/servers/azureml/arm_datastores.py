@@ -37,16 +37,9 @@ def get_datastore(request: Request) -> Response:
 
 
 def list_secrets(request: Request) -> Response:
-    """The secret of a datastore (wire document 2.3): an account key, a SAS good for as long as the datastore says, or an application's secret.
-
-    Whoever asks for a secret that expires gets a SAS in the place of a key: azure-ai-ml from 1.18 to 1.31 takes nothing else.
-    """
+    """The secret of a datastore (wire document 2.3): an account key, a SAS good for as long as the datastore says, or an application's secret."""
     demand(request, Right.SECRETS, "datastores/listsecrets/action")
-    datastore, body = _asked(request), body_of(request)
-    if datastore.credentials == "AccountKey" and datastore.kind != "AzureFile" and body.get("expirableSecret"):
-        seconds = 3600 * int(body.get("expireAfterHours") or 1)
-        sas = datastore.storage.container_sas(datastore.container, permissions=datastore.sas_permissions, seconds=seconds)
-        return JSONResponse({"secretsType": "Sas", "sasToken": sas})
+    datastore = _asked(request)
     if datastore.credentials == "AccountKey":
         return JSONResponse({"secretsType": "AccountKey", "key": datastore.storage.key})
     if datastore.credentials == "Sas":
