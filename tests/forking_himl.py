@@ -25,9 +25,9 @@ from typing import Any, NoReturn
 
 LENGTH = 8  # bytes that say how long the request after them is
 FLUSH_FAILED = 120
-TOLERATED = "datetime.datetime.utcnow"
-"""A warning of Python 3.12: azure-ai-ml calls it whatever it is asked for."""
 """What Python itself exits with then."""
+TOLERATED = "datetime.datetime.utcnow"
+"""What warns from Python 3.12 on: azure-ai-ml calls it whatever it is asked for."""
 NOT_KEPT = ("matplotlib", "mlflow", "numpy", "optuna", "pandas", "pyarrow", "tensorboard", "_")
 """Begins of modules that few commands need and every copy would have to carry."""
 
