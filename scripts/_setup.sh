@@ -1,5 +1,5 @@
 # Sourced by the other scripts: finds Python, makes .venv in the project's folder and activates it.
-# Leaves the shell in the project's folder, with ROOT, PYTHON and the function `install`.
+# Leaves the shell in the project's folder, with ROOT, PYTHON and the functions `install` and `install_programs`.
 
 set -euo pipefail
 
@@ -60,6 +60,7 @@ pip_install() {
     if command -v uv >/dev/null; then
         uv pip install --quiet --compile-bytecode --python "$python" ${constraints[@]+"${constraints[@]}"} "$@"
     else
+        "$python" -m pip --version >/dev/null 2>&1 || "$python" -m ensurepip >/dev/null # uv made it without pip, and is not here now
         # pip 23, which new environments may carry, ends with an internal error on azure-ai-ml with mlflow-skinny.
         "$python" -m pip install -qq --disable-pip-version-check --upgrade pip
         "$python" -m pip install -qq --disable-pip-version-check ${constraints[@]+"${constraints[@]}"} "$@"
@@ -77,33 +78,7 @@ install() {
     printf '%s\n' "$wanted" >"$stamp"
 }
 
-has_browser() {
-    local name
-    for name in chromium chromium-browser google-chrome google-chrome-stable; do
-        ! command -v "$name" >/dev/null || return 0
-    done
-    return 1
-}
-
-# Prints the Debian packages of the programs that tests need beyond a base system's and that are not there.
-lacking_packages() {
-    local name
-    has_browser || printf '%s\n' chromium fonts-dejavu-core
-    for name in curl fish jq zsh; do
-        command -v "$name" >/dev/null || printf '%s\n' "$name"
-    done
-}
-
-# Installs those, as root on Debian; elsewhere the tests that need them are skipped and say so.
-install_programs() {
-    local packages=()
-    mapfile -t packages < <(lacking_packages)
-    if [ ${#packages[@]} = 0 ] || ! command -v apt-get >/dev/null || [ "$(id -u)" != 0 ]; then
-        return 0
-    fi
-    echo "Installing ${packages[*]} ..." >&2
-    apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends "${packages[@]}" >/dev/null
-}
+. scripts/_programs.sh
 
 # A virtual environment knows its own path: one that was moved with its folder, or whose Python is gone, is made anew.
 PYTHON="$(venv_python "$ROOT/.venv")"

@@ -5,10 +5,13 @@ set -euo pipefail
 : "${ACTIONS_ID_TOKEN_REQUEST_URL:?is set where the job has the permission id-token: write}"
 umask 077
 
-fetch() {
-    curl --fail --silent --show-error --retry 3 --header @- "$ACTIONS_ID_TOKEN_REQUEST_URL&audience=api://AzureADTokenExchange" \
-        <<<"Authorization: Bearer $ACTIONS_ID_TOKEN_REQUEST_TOKEN" | jq --exit-status --join-output .value >"$AZURE_FEDERATED_TOKEN_FILE.new"
-    mv "$AZURE_FEDERATED_TOKEN_FILE.new" "$AZURE_FEDERATED_TOKEN_FILE"
+fetch() { # leaves the token that is there where no new one comes
+    local answer
+    answer="$(curl --fail --silent --show-error --retry 3 --header @- \
+        "$ACTIONS_ID_TOKEN_REQUEST_URL&audience=api://AzureADTokenExchange" \
+        <<<"Authorization: Bearer $ACTIONS_ID_TOKEN_REQUEST_TOKEN")" || return
+    jq --slurp --join-output '.[0].value // error("GitHub gave no token")' <<<"$answer" >"$AZURE_FEDERATED_TOKEN_FILE.new" &&
+        mv "$AZURE_FEDERATED_TOKEN_FILE.new" "$AZURE_FEDERATED_TOKEN_FILE"
 }
 
 renew() { # until this script has ended

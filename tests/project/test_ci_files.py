@@ -17,6 +17,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib.util import find_spec
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
+from zipfile import ZipFile
 
 import pytest
 
@@ -48,20 +49,25 @@ class IdTokens:
 
     def __init__(self, principal: Principal) -> None:
         self.given: list[str] = []
-        self.refusals = 0
+        self.calls = 0
+        self.refused: set[int] = set()
+        """Calls, counted from 1, that are refused."""
+        self.answer: dict[str, object] | None = None
+        """Given in place of one with a token."""
         ours = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
                 asked = {name: value for name, (value, *_) in parse_qs(urlsplit(self.path).query).items()}
                 is_right = (asked, self.headers["Authorization"]) == ({"v": "2", "audience": "api://AzureADTokenExchange"}, f"Bearer {ASKING}")
-                if not is_right or ours.refusals:
-                    ours.refusals -= bool(ours.refusals)
+                ours.calls += 1
+                if not is_right or ours.calls in ours.refused:
                     return self.send_error(400)
-                ours.given.append(principal.new_assertion())
+                if ours.answer is None:
+                    ours.given.append(principal.new_assertion())
                 self.send_response(200)
                 self.end_headers()
-                self.wfile.write(json.dumps({"count": 1, "value": ours.given[-1]}).encode())
+                self.wfile.write(json.dumps({"count": 1, "value": ours.given[-1]} if ours.answer is None else ours.answer).encode())
 
             def log_message(self, *_: object) -> None:
                 pass
@@ -166,24 +172,85 @@ def test_the_steps_train_and_bring_the_results(lab: Lab, name: str) -> None:
     assert tags == {"build_branch": "main", "build_number": "17", "build_user": "grace", "build_source_message": "First"}
     assert (lab.project / "results" / "outputs" / "model.txt").read_text() == "weights"
     assert json.loads((lab.project / "results" / "metrics.json").read_text())["children"][0]["last"] == {"accuracy": 0.95}
-    (line,) = re.findall(r"\tsign-in\t(.*)", said)
-    assert SIGNED_BY.get(name, "service principal") in line
     assert sign_ins(lab.azure.stage) == (0 if name == "azure-pipelines-oidc.yml" else 1)
     assert bool(lab.id_tokens.given) == (name == "github-actions-oidc.yml")
+    code, said = machine.run(replace(train, script="himl doctor"))
+    assert code == 0, said
+    (line,) = re.findall(r"\tsign-in\t(.*)", said)
+    assert SIGNED_BY.get(name, "service principal") in line
+
+
+@pytest.mark.parametrize("name", ["github-actions.yml", "azure-pipelines.yml", "a principal"])
+def test_a_wrong_secret_ends_the_step_with_4_and_the_log_says_what_is_wrong(lab: Lab, name: str) -> None:
+    machine = lab.machine(name)
+    lab.principal.secret = "another one since"
+    code, said = machine.run(steps_of(name)["Train"] if name in FILES else PLAIN)
+    assert code == 4, said
+    assert "failed\tsign-in\t" in said
+    assert lab.azure.state.runs == {}
+    check_said(lab, said)
+
+
+@pytest.mark.parametrize("name", [*FILES, "a federated token"])
+def test_a_network_that_is_down_ends_the_step_with_5(lab: Lab, name: str) -> None:
+    """A proxy that nobody runs stands for it; GitHub's own endpoint for tokens is asked without one."""
+    machine = lab.machine(name)
+    nobody = dict.fromkeys(("HTTPS_PROXY", "https_proxy"), "http://127.0.0.1:9")
+    code, said = replace(machine, service={**machine.service, **nobody}).run(steps_of(name)["Train"] if name in FILES else PLAIN)
+    assert code == 5, said
+    assert "The proxy " in said
+    assert re.search(r"^failed\t", said, flags=re.MULTILINE)
+    check_said(lab, said)
+
+
+def installed(name: str, package: str, folder: Path, **variables: str) -> tuple[int, str]:
+    """What the file's step says that installs *package*, as the service hands it over; pip asks no index."""
+    service = {"PIP_NO_INDEX": "1", "PIP_DISABLE_PIP_VERSION_CHECK": "1", "PYTHONPATH": pip_elsewhere(), **variables}
+    if name.startswith("azure"):
+        service["HIML_PACKAGE"] = package
+    values = {f"vars.{key}": package if key == "HIML_PACKAGE" else "" for key in VARIABLES}
+    return Machine(folder, service, values, folder).run(steps_of(name)["Install himl"])
+
+
+def pip_elsewhere() -> str:
+    """Where pip is, if not in the environment of the tests: Python brings one along for new environments."""
+    ensurepip = find_spec("ensurepip")
+    if find_spec("pip") or ensurepip is None or ensurepip.origin is None:
+        return ""
+    return "".join(str(wheel) for wheel in Path(ensurepip.origin).parent.glob("_bundled/pip-*.whl"))
+
+
+def write_wheel(folder: Path) -> Path:
+    """The smallest wheel of a package called himl-cli."""
+    wheel = folder / "himl_cli-99-py3-none-any.whl"
+    files = {
+        "himl_cli.py": "",
+        "himl_cli-99.dist-info/METADATA": "Metadata-Version: 2.1\nName: himl-cli\nVersion: 99\n",
+        "himl_cli-99.dist-info/WHEEL": "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+    }
+    record = "".join(f"{name},,\n" for name in [*files, "himl_cli-99.dist-info/RECORD"])
+    with ZipFile(wheel, "w") as archive:
+        for name, content in {**files, "himl_cli-99.dist-info/RECORD": record}.items():
+            archive.writestr(name, content)
+    return wheel
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_the_package_that_is_installed_is_this_one(name: str, tmp_path: Path) -> None:
-    """pip finds it here and asks no index."""
-    step = steps_of(name)["Install himl"]
-    assert step.script == "python -m pip install himl-cli"
-    if find_spec("pip") is None:
+def test_what_the_variable_names_is_installed(name: str, tmp_path: Path) -> None:
+    if find_spec("pip") is None and not pip_elsewhere():
         pytest.skip("NEEDS pip in the environment of the tests")
-    if name == FILES[0]:
-        no_index = {"PIP_NO_INDEX": "1", "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
-        code, said = Machine(tmp_path, no_index, {f"vars.{key}": "" for key in VARIABLES}, tmp_path).run(step)
-        assert code == 0, said
-        assert "\nRequirement already satisfied: himl-cli in " in f"\n{said}"
+    wheel = write_wheel(tmp_path)
+    code, said = installed(name, f"himl-cli @ {wheel.as_uri()}", tmp_path, PIP_TARGET=str(tmp_path / "installed"))
+    assert code == 0, said
+    assert (tmp_path / "installed" / "himl_cli.py").exists()
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_nothing_is_installed_where_the_variable_is_not_set(name: str, tmp_path: Path) -> None:
+    """No index is asked for a package of some name, which anybody may have taken there."""
+    code, said = installed(name, "", tmp_path)
+    assert code != 0
+    assert "HIML_PACKAGE: a wheel or a repository of himl" in said
 
 
 def test_a_job_that_fails_ends_the_script_with_the_end_of_its_log(lab: Lab) -> None:
@@ -213,7 +280,44 @@ def test_a_model_that_is_not_good_enough_ends_the_script(
         assert machine.run(replace(PLAIN, variables={"LEAST_ACCURACY": "0.8"}))[0] == 0
 
 
-@pytest.mark.parametrize("name", ["github-actions-oidc.yml", "azure-pipelines.yml"])
+@pytest.mark.parametrize(
+    ("variables", "said"),
+    [
+        ({"CLUSTER": ""}, "CLUSTER is not set: it has to name a cluster, or be 'local'."),
+        ({"LEAST_ACCURACY": ""}, "LEAST_ACCURACY is '': it has to be a number such as 0.9."),
+        ({"LEAST_ACCURACY": "0,9"}, "LEAST_ACCURACY is '0,9': it has to be a number such as 0.9."),
+        ({"LEAST_ACCURACY": "nan"}, "LEAST_ACCURACY is 'nan': it has to be a number such as 0.9."),
+        ({"PATH_OF_SCRIPT": "/nowhere"}, "jq is not installed: this script reads the accuracy with it."),
+    ],
+)
+def test_what_the_script_needs_is_looked_at_before_the_training(tmp_path: Path, variables: dict[str, str], said: str) -> None:
+    """No himl is called: in this folder it would say that there is no workspace."""
+    own = {"CLUSTER": "local", "LEAST_ACCURACY": "0.9", **variables}
+    step = replace(PLAIN, script=f"""PATH="${{PATH_OF_SCRIPT-$PATH}}" '{shutil.which("bash")}' '{EXAMPLES / "train.sh"}'""")
+    code, told = Machine(tmp_path, own, {}, tmp_path).run(step)
+    assert (code, told) == (2, f"{said}\n")
+
+
+def test_a_fault_of_jq_is_not_called_one_of_the_model(
+    himl: Himl, project: Path, tmp_path: Path, require_program: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    require_program("jq")
+    himl.ok("init", "--local")
+    write_files(project, {"train.py": TRAIN})
+    shutil.copytree(EXAMPLES, project / "ci")
+    write_program(tmp_path / "jq", "echo 'jq: out of memory' >&2; exit 2")
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    code, said = Machine(project, {"CLUSTER": "local", "LEAST_ACCURACY": "0.9"}, {}, tmp_path).run(PLAIN)
+    assert (code, said.splitlines()[-1]) == (1, "jq: out of memory")
+
+
+def write_program(path: Path, script: str) -> None:
+    """Write a program that bash runs *script* of."""
+    path.write_text(f"#!/usr/bin/env bash\n{script}\n")
+    path.chmod(0o755)
+
+
+@pytest.mark.parametrize("name", FILES)
 def test_a_build_that_is_canceled_cancels_the_job(lab: Lab, name: str) -> None:
     machine, steps = lab.machine(name), steps_of(name)
     with lab.azure.run_jobs(hold=True), machine.start(steps["Train"]) as training:
@@ -233,29 +337,40 @@ def test_a_build_that_is_canceled_cancels_the_job(lab: Lab, name: str) -> None:
         lab.azure.wait_for(run_id, "Canceled")
 
 
-def test_githubs_token_is_renewed_as_long_as_the_command_runs(lab: Lab) -> None:
+UNTIL_ANOTHER = 'first="$(cat "$AZURE_FEDERATED_TOKEN_FILE")"; until [ "$(cat "$AZURE_FEDERATED_TOKEN_FILE")" != "$first" ]; do sleep 0.05; done; exit 9'
+
+
+@pytest.mark.parametrize("refused", [set(), {2}])
+def test_githubs_token_is_renewed_as_long_as_the_command_runs(lab: Lab, refused: set[int]) -> None:
+    """Where one renewal is refused, the token that is there stays until the next."""
+    lab.id_tokens.refused = refused
     token_file = lab.scratch / "federated_token"
     variables = {"AZURE_FEDERATED_TOKEN_FILE": str(token_file), "RENEW_SECONDS": "1"}
-    waiting = 'first="$(cat "$AZURE_FEDERATED_TOKEN_FILE")"; until [ "$(cat "$AZURE_FEDERATED_TOKEN_FILE")" != "$first" ]; do sleep 0.05; done; exit 9'
     machine = lab.machine("github-actions-oidc.yml")
-    code, said = machine.run(Step("Renew", f"bash ci/with-github-token.sh bash -c '{waiting}'", DEVOPS_BASH, variables))
-    assert (code, said) == (9, "")
-    assert len(lab.id_tokens.given) >= 2
+    code, said = machine.run(Step("Renew", f"bash ci/with-github-token.sh bash -c '{UNTIL_ANOTHER}'", DEVOPS_BASH, variables))
+    assert (code, "400" in said, len(said.splitlines())) == (9, bool(refused), len(refused)), said
+    assert lab.id_tokens.calls >= 2 + len(refused)
     assert token_file.read_text() in lab.id_tokens.given
     assert token_file.stat().st_mode & 0o077 == 0
 
 
-def test_without_githubs_token_nothing_is_run(lab: Lab) -> None:
+def test_without_githubs_token_nothing_is_run(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     machine = lab.machine("github-actions-oidc.yml")
     step = Step("Token", "bash ci/with-github-token.sh touch started", DEVOPS_BASH, {"AZURE_FEDERATED_TOKEN_FILE": str(lab.scratch / "token")})
     forbidden = Machine(machine.folder, {}, {}, machine.scratch)
     code, said = forbidden.run(step)
     assert (code, "is set where the job has the permission id-token: write" in said) == (1, True)
-    lab.id_tokens.refusals = 1
+    lab.id_tokens.refused = {1}
+    write_program(lab.scratch / "jq", f"""read -rd '' whole; [ -n "$whole" ] || exit 4; exec '{shutil.which("jq")}' "$@" <<<"$whole" """)  # as jq 1.7
+    monkeypatch.setenv("PATH", f"{lab.scratch}{os.pathsep}{os.environ['PATH']}")
     code, said = machine.run(step)
     assert (code, "400" in said) == (22, True)
+    lab.id_tokens.answer = {"message": "none today"}
+    code, said = machine.run(step)
+    assert (code, "GitHub gave no token" in said) == (5, True)
     check_said(lab, said)
     assert not (lab.project / "started").exists()
+    assert not (lab.scratch / "token").exists()
 
 
 @pytest.mark.timeout(300)  # three trainings

@@ -13,8 +13,8 @@ import pytest
 
 PROJECT = Path(__file__).parents[2]
 NEEDED = ("bash", "cat", "cksum", "dirname", "env", "grep", "rm")
-NAMES = ("bench", "check", "demo", "docs", "fix", "pictures", "release", "sizes", "stress", "test", "test-set")
-SCRIPTS = (*(f"scripts/{name}" for name in NAMES), ".ci/run", ".ci/wheel")
+NAMES = ("bench", "check", "demo", "docs", "fix", "pictures", "release", "sizes", "smoke-ci", "stress", "test", "test-set")
+SCRIPTS = (*(f"scripts/{name}" for name in NAMES), ".ci/run", ".ci/sets", ".ci/wheel")
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="a PATH of a few linked programs is made with symbolic links")
 
@@ -79,3 +79,36 @@ def test_without_the_venv_module_they_say_the_line_that_installs_it(checkout: Pa
     assert done.returncode == 1
     assert done.stderr == "Python's venv module is missing. Install it with: apt-get install python3-venv\n"
     assert not (checkout / ".venv").exists()
+
+
+STUBS = {
+    "apt-get": 'echo "apt-get $*" >>"$ASKED"',
+    "sudo": 'echo sudo >>"$ASKED"; [ "$MAY" = yes ] || exit 1; shift; exec "$@"',
+}
+
+
+@pytest.mark.parametrize(
+    ("user", "ci", "may", "is_installed"),
+    [
+        (0, {}, "no", True),
+        (1000, {}, "yes", False),
+        (1000, {"CI": "true"}, "yes", True),
+        (1000, {"TF_BUILD": "True"}, "yes", True),
+        (1000, {"CI": "true"}, "no", False),
+    ],
+)
+def test_programs_are_installed_by_root_and_in_ci(bare_path: Path, user: int, ci: dict[str, str], may: str, is_installed: bool) -> None:
+    """Never by a user's sudo elsewhere. Nothing is on PATH but the commonest programs, so fish, jq and zsh are lacking."""
+    for name, line in {**STUBS, "id": f"echo {user}"}.items():
+        (bare_path / name).write_text(f"#!/bin/sh\n{line}\n")
+        (bare_path / name).chmod(0o755)
+    (bare_path / "true").symlink_to("/bin/true")
+    (bare_path / "sh").symlink_to("/bin/sh")
+    asked = bare_path.parent / "asked"
+    asked.touch()
+    env = {"PATH": str(bare_path), "ASKED": str(asked), "MAY": may, **ci}
+    subprocess.run(["bash", "-euc", ". scripts/_programs.sh; install_programs"], cwd=PROJECT, env=env, check=True, capture_output=True)
+    lines = [line for line in asked.read_text().splitlines() if line.startswith("apt-get install")]
+    assert bool(lines) is is_installed
+    assert all({"fish", "jq", "zsh"} <= {*line.split()} for line in lines)
+    assert user != 0 or "sudo" not in asked.read_text()

@@ -78,12 +78,23 @@ def test_a_step_runs_one_script_of_ours(name: str) -> None:
 def test_every_other_step_is_a_tool_of_the_service_at_a_fixed_version(name: str) -> None:
     others = [step.get("uses") or step.get("task") for step in steps(workflow(name)) if "run" not in step and "bash" not in step]
     assert others
-    assert all(re.fullmatch(r"[\w/-]+@(v\d+|release/v\d+|\d+)", str(each)) for each in others)
+    assert all(re.fullmatch(r"[\w/-]+@(v\d+|\d+|[0-9a-f]{40})", str(each)) for each in others)
 
 
 @pytest.mark.parametrize("name", FILES)
 def test_a_job_ends_by_itself(name: str) -> None:
-    assert all(60 <= (job.get("timeout-minutes") or job["timeoutInMinutes"]) <= 120 for job in jobs(workflow(name)))
+    for job in jobs(workflow(name)):
+        runs_ours = any("run" in step or "bash" in step for step in job["steps"])
+        assert (60 if runs_ours else 10) <= (job.get("timeout-minutes") or job["timeoutInMinutes"]) <= 120
+
+
+@pytest.mark.parametrize("name", [".github/workflows/ci.yml", ".github/workflows/release.yml"])
+def test_a_job_that_runs_everything_sets_up_the_pythons_of_it(name: str) -> None:
+    (sample,) = re.findall(r"^for pair in (.*); do$", (PROJECT / ".ci" / "sets").read_text(encoding="utf-8"), re.MULTILINE)
+    (locked,) = re.findall(r"^LOCKED_PYTHON=(.*)$", (PROJECT / "scripts" / "_setup.sh").read_text(encoding="utf-8"), re.MULTILINE)
+    (job,) = [job for job in jobs(workflow(name)) if {"run": ".ci/run"} in job["steps"]]
+    (versions,) = [step["with"]["python-version"].split() for step in job["steps"] if "setup-python" in step.get("uses", "")]
+    assert versions == [*re.findall(r"\w+ ([\d.]+)", sample), locked]
 
 
 def test_both_services_try_the_same_on_the_same_day() -> None:
@@ -95,17 +106,37 @@ def test_both_services_try_the_same_on_the_same_day() -> None:
     assert all(field == "*" or int(field) in allowed for field, allowed in zip(fields, CRON, strict=True))
 
 
+def test_the_pages_that_ci_has_built_are_kept() -> None:
+    *_, building, keeping = steps(workflow(".github/workflows/ci.yml"))
+    assert (building["run"], keeping["uses"].partition("@")[0], keeping["with"]) == (
+        ".ci/run",
+        "actions/upload-artifact",
+        {"name": "docs", "path": "build/docs"},
+    )
+    assert "step scripts/docs\n" in (PROJECT / ".ci/run").read_text(encoding="utf-8")
+
+
 def test_a_release_is_tested_checked_and_then_published_without_a_token() -> None:
     document = workflow(".github/workflows/release.yml")
     assert document[True] == {"push": {"tags": ["v*"]}}
-    (job,) = jobs(document)
-    assert [step.get("run") or step["uses"].partition("@")[0] for step in job["steps"]][-3:] == [
+    assert document["permissions"] == {"contents": "read"}
+    build, publish = jobs(document)
+    assert [step.get("run") or step["uses"].partition("@")[0] for step in build["steps"]][-3:] == [
         ".ci/run",
         'scripts/release "$GITHUB_REF_NAME"',
-        "pypa/gh-action-pypi-publish",
+        "actions/upload-artifact",
     ]
-    assert job["permissions"] == {"contents": "read", "id-token": "write"}
+    assert publish["needs"] == "build"
+    assert [step["uses"].partition("@")[0] for step in publish["steps"]] == ["actions/download-artifact", "pypa/gh-action-pypi-publish"]
+    assert build["steps"][-1]["with"] == {**publish["steps"][0]["with"], "if-no-files-found": "error"}
     assert "secrets." not in (PROJECT / ".github/workflows/release.yml").read_text(encoding="utf-8")
+
+
+def test_what_may_sign_in_at_the_index_runs_nothing_but_actions_that_cannot_change() -> None:
+    build, publish = jobs(workflow(".github/workflows/release.yml"))
+    assert "permissions" not in build
+    assert publish["permissions"] == {"id-token": "write"}
+    assert all(set(step) <= {"uses", "with"} and re.search(r"@[0-9a-f]{40}$", step["uses"]) for step in publish["steps"])
 
 
 def test_the_smoke_selection_is_there() -> None:
@@ -117,9 +148,10 @@ def test_the_smoke_selection_is_there() -> None:
 
 @pytest.fixture
 def in_copy(tmp_path: Path, require_program: Callable[[str], str]) -> Callable[..., subprocess.CompletedProcess[str]]:
-    """Call it with arguments of scripts/test-set, to run that in a copy of the scripts with an environment, where no other Python is found."""
+    """Call it with a script of ours, its arguments and variables, to run that in a copy of the scripts with an environment, where no other Python is found."""
     checkout, programs = tmp_path / "a checkout", tmp_path / "bin"
-    shutil.copytree(PROJECT / "scripts", checkout / "scripts")
+    for folder in ("scripts", ".ci"):
+        shutil.copytree(PROJECT / folder, checkout / folder)
     python = checkout / ".venv" / "bin" / "python"
     python.parent.mkdir(parents=True)
     python.write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
@@ -128,9 +160,9 @@ def in_copy(tmp_path: Path, require_program: Callable[[str], str]) -> Callable[.
     for name in NEEDED:
         (programs / name).symlink_to(require_program(name))
 
-    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-        env = {"PATH": str(programs), "HOME": str(tmp_path), "PYENV_ROOT": str(tmp_path / "pyenv")}
-        return subprocess.run([str(checkout / "scripts" / "test-set"), *arguments], env=env, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    def run(script: str, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+        env = {"PATH": str(programs), "HOME": str(tmp_path), "PYENV_ROOT": str(tmp_path / "pyenv"), **variables}
+        return subprocess.run([str(checkout / script), *arguments], env=env, cwd=tmp_path, capture_output=True, text=True, timeout=60)
 
     return run
 
@@ -142,15 +174,24 @@ def another_python() -> str:
 
 @posix
 def test_a_python_that_is_not_there_is_said_with_a_status_of_its_own(in_copy: Callable[..., subprocess.CompletedProcess[str]]) -> None:
-    done = in_copy("newest", another_python(), "--smoke")
+    done = in_copy("scripts/test-set", "newest", another_python(), "--smoke")
     assert done.returncode == 77
     assert done.stderr == f"No Python {another_python()}, neither on PATH nor among those that pyenv keeps: the set 'newest' was not tested on it.\n"
 
 
 @posix
+@pytest.mark.skipif(sys.version_info[:2] in ((3, 10), (3, 13)), reason="the Python of the tests is one of the sample, and is found")
+@pytest.mark.parametrize(("variables", "code"), [({}, 77), ({"CI": "true"}, 1), ({"TF_BUILD": "True"}, 1)])
+def test_a_sample_that_is_not_tried_fails_in_ci(in_copy: Callable[..., subprocess.CompletedProcess[str]], variables: dict[str, str], code: int) -> None:
+    done = in_copy(".ci/sets", **variables)
+    assert (done.returncode, done.stdout.splitlines()) == (code, [f"Not tried, for lack of that Python: {pair}" for pair in ("oldest 3.10", "locked 3.13")])
+    assert done.stderr.splitlines()[2:] == (["In CI the workflow has to set each of these Pythons up."] if variables else [])
+
+
+@posix
 @pytest.mark.parametrize(("arguments", "said"), [((), "There is no set ''."), (("old", "3.10"), "There is no set 'old'.")])
 def test_a_set_that_is_none_is_refused(in_copy: Callable[..., subprocess.CompletedProcess[str]], arguments: tuple[str, ...], said: str) -> None:
-    done = in_copy(*arguments)
+    done = in_copy("scripts/test-set", *arguments)
     assert done.returncode == 2
     assert done.stderr.splitlines()[0] == said
     assert done.stderr.splitlines()[1].startswith("Usage: scripts/test-set {oldest|locked|newest} [PYTHON]")
