@@ -1,8 +1,8 @@
-"""What `himl montage` costs, next to the predecessor: hi-ml-cpath 0.5.2 with the versions that it pins.
+"""What `himl montage` costs, next to hi-ml's: hi-ml-cpath 0.5.2 with the versions that it pins.
 
 200 seeded slides of three levels (level 1: 2000 x 1500) to montage.png and montage.jpg, at each width; whole processes, start-up included, in turns.
-Memory is the peak of the largest process: the predecessor's helpers come on top of its figure. Where no Python 3.9 is at hand, or that environment cannot be
-installed, the predecessor is left out.
+Memory is the peak of the largest process: hi-ml-cpath's worker processes come on top of its figure. Where no Python 3.9 is at hand, or that environment cannot
+be installed, hi-ml-cpath is left out.
 """
 
 from __future__ import annotations
@@ -80,9 +80,9 @@ def show(width: int, medians: Mapping[str, Spent], sizes: Mapping[str, Mapping[s
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=3, help="of himl")
-    parser.add_argument("--their_rounds", type=int, default=1, help="of the predecessor, which takes minutes each")
+    parser.add_argument("--their_rounds", type=int, default=1, help="of hi-ml-cpath, which takes minutes each")
     parser.add_argument("--width", type=int, action="append", help="repeated: several; default: 20,000 and 60,000")
-    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="threads of himl, processes of the predecessor")
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="threads of himl, processes of hi-ml-cpath")
     parser.add_argument("--seed", type=int, default=7)
     parser.add_argument("--slides", type=Path, help="a folder to keep the slides in, and to find them again")
     raw.add_option(parser)

@@ -1,8 +1,11 @@
-"""How long `himl runs list` takes with 2,000 recorded runs."""
+"""How long `himl runs list`, and a run id by Tab, take with 2,000 recorded runs."""
 
 from __future__ import annotations
 
 import argparse
+import shlex
+import shutil
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -23,6 +26,21 @@ CANDIDATES = {
     "himl runs list --num_runs all": [HIML, "runs", "list", "--num_runs", "all"],
     "himl runs list --num_runs all --json": [HIML, "runs", "list", "--num_runs", "all", "--json"],
 }
+
+TAB_SCENARIO = "Tab, 2,000 runs"
+TYPER = 'python -c "import typer"'
+TAB = "himl --complete runs="
+BASH_TAB = "a new Bash, the script read, Tab"
+SCRIPT = Path(__file__).parents[1] / "completions" / "himl.bash"
+PRESS = f". {shlex.quote(str(SCRIPT))}; COMP_WORDS=(himl runs show digits_); COMP_CWORD=3; _himl; [ ${{#COMPREPLY[@]}} -gt 1 ]"
+"""What Bash does at Tab after `himl runs show digits_`; it fails where less than two ids are offered."""
+
+
+def pressed() -> dict[str, list[str]]:
+    """Typer's own completion would at least import Typer."""
+    bash = shutil.which("bash")
+    shell = {BASH_TAB: [bash, "-c", f"PATH={shlex.quote(str(Path(HIML).parent))}:$PATH; {PRESS}"]} if bash else {}
+    return {TYPER: [sys.executable, "-c", "import typer"], TAB: [HIML, "--complete", "runs=digits_"], **shell}
 
 
 def record_runs(folder: Path) -> float:
@@ -49,7 +67,10 @@ def main() -> None:
         print(f"recorded {RUNS:,} runs in {record_runs(folder):.1f} s")
         timings = take_turns(CANDIDATES, rounds=args.rounds, folder=folder)
         record.add_timings(SCENARIO, timings)
+        presses = take_turns(pressed(), rounds=args.rounds, folder=folder)
+        record.add_timings(TAB_SCENARIO, presses)
     print_timings(timings, baseline=BASELINE)
+    print_timings(presses, baseline=TYPER)
 
 
 if __name__ == "__main__":

