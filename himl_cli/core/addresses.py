@@ -8,6 +8,8 @@ from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit, urlunsplit
 NAMELESS = "checkpoint"
 LONGEST_NAME = 150  # characters; a file system's 255 bytes leave room for what is put around it
 LOCAL_HOSTS = ("localhost", "127.0.0.1", "::1")
+SAFE_IN_PATHS = "/%:@!$&'()*+,;=~"
+"""What stays as it is in the path of a link that somebody gave, beside letters and digits; all else no URL can hold."""
 
 _ADDRESS = re.compile(r"https?://", re.IGNORECASE)
 _FORBIDDEN = re.compile(r'[<>:"/\\|?*\x00-\x1f\x7f-\x9f]')
@@ -23,6 +25,11 @@ _SIGNING = re.compile(r"x-(?:amz|goog)-.*|token|access_token")
 def is_address(text: str) -> bool:
     """Whether *text* is an http or https address, and no path or run."""
     return _ADDRESS.match(text.strip()) is not None
+
+
+def may_be_signed(text: str) -> bool:
+    """Whether *text* is an address with a query, which may hold a signature."""
+    return is_address(text) and "?" in text
 
 
 def is_botched_address(text: str) -> bool:

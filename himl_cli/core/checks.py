@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
+
+from himl_cli.core.errors import HimlError
 
 
 class CheckState(str, Enum):
@@ -39,3 +42,11 @@ class Check:
     @classmethod
     def skipped(cls, name: str, message: str) -> Check:
         return cls(name, CheckState.skipped, message)
+
+
+def tried(name: str, look: Callable[[], Check], remedy: str = "") -> Check:
+    """What *look* finds; an error that a user can mend is a failed check, and its hint the remedy (*remedy* where it has none)."""
+    try:
+        return look()
+    except HimlError as err:
+        return Check.failed(name, str(err), err.hint or remedy)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+SERVERLESS = "serverless"
+"""Azure ML's word for nodes that it finds itself: a job for them names no compute, and there is none of that name to look for."""
+
 
 @dataclass(frozen=True)
 class ClusterSpec:

@@ -11,6 +11,7 @@ class DocumentChanges:
     """What counts instead of what a file says; empty: what it says. `tags` and `env` are added to its own.
 
     `cluster` is where the job runs, and every part of it that names no compute of its own. `command` is what the user typed, for the record.
+    `code` has folders of code as this machine finds them, by their keys in the file (`jobs.train.code`).
     """
 
     experiment: str = ""
@@ -20,3 +21,4 @@ class DocumentChanges:
     env: Mapping[str, str] = field(default_factory=dict)
     cluster: str = ""
     command: str = ""
+    code: Mapping[str, str] = field(default_factory=dict)

@@ -41,10 +41,14 @@ class HimlError(Exception):
 
 
 class JobFailed(HimlError):
+    """The job that was waited for failed or was canceled, trials of its sweep failed, or its supervisor here did not start."""
+
     code = "job_failed"
 
 
 class ChecksFailed(HimlError):
+    """`himl doctor` found something that is not in order."""
+
     code = "checks_failed"
 
 
@@ -62,19 +66,27 @@ class BlobChanged(HimlError):
 
 
 class DiskFailed(HimlError):
+    """A file or folder of this machine cannot be read or written, or is a link where none may be."""
+
     code = "disk_failed"
 
 
 class BadUsage(HimlError):
+    """The command line, an argument, a setting or a file that one of them names is wrong: the same call would fail again."""
+
     code = "usage"
     exit_code = 2
 
 
 class NeedsYes(BadUsage):
+    """A command has a question, and there is nobody to answer it: no terminal, or `--json` or `--quiet`. `--yes` is the answer."""
+
     code = "needs_yes"
 
 
 class NotFound(HimlError):
+    """What was named is not there: a file, a dataset, a datastore, a cluster, an environment."""
+
     code = "not_found"
     exit_code = 3
 
@@ -91,10 +103,14 @@ class RunNotFound(NotFound):
 
 
 class WorkspaceNotFound(NotFound):
+    """No workspace is configured, or the one that was named is not there."""
+
     code = "workspace_not_found"
 
 
 class NotAllowed(HimlError):
+    """Nobody is signed in, whoever is may not do this, or a link's signature is not, or no longer, good for it."""
+
     code = "not_allowed"
     exit_code = 4
 
@@ -112,10 +128,14 @@ class ServiceFailed(HimlError):
 
 
 class IntegrityFailed(HimlError):
+    """Bytes do not match their checksum after all tries, or a file is not whole."""
+
     code = "integrity_failed"
     exit_code = 6
 
 
 class Interrupted(HimlError):
+    """Ctrl-C or a signal ended the call; the message says what was left and what goes on."""
+
     code = "interrupted"
     exit_code = 130

@@ -1,10 +1,18 @@
-"""Paths that begin with the home folder of a user."""
+"""The home folder of the user, and paths that begin with one."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from himl_cli.core.errors import NotFound
+
+
+def home_folder() -> Path | None:
+    """The user's home folder; None where this user has none (a container with a user id that nobody knows)."""
+    try:
+        return Path.home()
+    except RuntimeError:
+        return None
 
 
 def in_home(text: str | Path, what: str = "file") -> Path:

@@ -11,6 +11,11 @@ from himl_cli.core.errors import BadUsage
 from himl_cli.core.placeholders import PLACEHOLDER, SEARCH_SPACE
 from himl_cli.core.sweeps import SweepSpec
 
+HERE = "local"
+"""The cluster's name that means this machine, whatever the settings say."""
+USUAL_DATASTORE = "workspaceblobstore"
+"""What Azure ML calls the datastore that is the default one of every workspace; in a job's YAML that runs here it is the default one too."""
+DISTRIBUTIONS = ("pytorch", "mpi")
 LARGE_SNAPSHOT_BYTES = 300 * 1024 * 1024
 PLACEHOLDERS = {
     "inputs": ("input", "Add --input {}=NAME"),
@@ -67,13 +72,14 @@ class Snapshot:
 class SnapshotReport:
     """A snapshot, its bytes by top-level folder or file, and the name of the ignore file that was honoured.
 
-    `downloads` are the folders that were left out because himl downloads to them.
+    `downloads` are the folders that were left out because himl downloads to them, `missed` the ignored folders, as they were given, that are not there.
     """
 
     snapshot: Snapshot
     by_top: Mapping[str, int]
     ignore_file: str
     downloads: Sequence[str] = ()
+    missed: Sequence[str] = ()
 
     @property
     def is_large(self) -> bool:

@@ -12,6 +12,8 @@ from himl_cli.core.runs import RunStatus
 
 Value = float | int | bool | str | None
 """One logged value; a float may be NaN or infinite."""
+INT64 = range(-(2**63), 2**63)
+"""Steps are such numbers, and so are values that are kept whole."""
 
 
 class LoggedKind(str, Enum):

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 MASK = "***"
 DEEPEST = 5  # layers of a command line within a command line
@@ -55,6 +56,16 @@ def mask_arguments(arguments: Sequence[str]) -> list[str]:
 def mask_line(line: str) -> str:
     """A command line in one text, as `mask_arguments` masks it; its spaces and quotes stay."""
     return _masked_line(line, DEEPEST)
+
+
+def mask_document(value: Any, name: str = "") -> Any:
+    """*value*, of mappings, lists and texts, with credentials masked: in any text in it, and where a name says that it is one; its own is *name*."""
+    if isinstance(value, str):
+        option = f"--{name}="
+        return mask_arguments([option + value])[0].removeprefix(option) if name else redact(value)
+    if isinstance(value, Mapping):
+        return {key: mask_document(item, str(key)) for key, item in value.items()}
+    return [mask_document(item) for item in value] if isinstance(value, list) else value
 
 
 def _masked_words(words: Sequence[str], depth: int) -> list[str]:

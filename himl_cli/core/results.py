@@ -9,6 +9,9 @@ from himl_cli.core.logged import Value
 from himl_cli.core.runs import Run, TextPoint
 from himl_cli.core.sweeps import Scalar
 
+STATISTICS = ("mean", "std", "min", "max", "median")
+"""Of the last values of many runs: what tables and files of results tell, in their order."""
+
 
 @dataclass(frozen=True)
 class Series:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from enum import Enum
+
+FAILED_RANK = re.compile(r"rank (\d+): ")
+"""How a local run's reason begins when one of several ranks failed."""
 
 
 class RunStatus(str, Enum):
@@ -54,6 +58,11 @@ class Run:
     def recovery_id(self) -> str:
         """`experiment:run_id`, the form hi-ml writes to `most_recent_run.txt`."""
         return f"{self.experiment}:{self.id}"
+
+
+def own_name(run: Run) -> str:
+    """The display name where it says more than the id: Azure ML's default is the id itself."""
+    return "" if run.display_name == run.id else run.display_name
 
 
 @dataclass(frozen=True)

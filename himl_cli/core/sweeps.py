@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
@@ -29,6 +30,9 @@ PRIMARY_METRIC = "himl.primary_metric"
 GOAL = "himl.goal"
 BEST_TRIAL = "himl.best_trial"
 """Tags of a sweep: the metric that trials are compared by, `minimize` or `maximize`, and at the end the id of the best trial's run."""
+
+GOALS = ("minimize", "maximize")
+HYPERPARAMETER_NAME = re.compile(r"[A-Za-z_][\w.-]*", re.ASCII)
 
 
 class Draw(str, Enum):

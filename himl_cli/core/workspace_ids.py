@@ -5,7 +5,10 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
-HOW_TO_CONFIGURE = "Put the workspace's config.json (from Studio's menu at the top right) into the project's folder, or make one: 'himl init'."
+HOW_TO_CONFIGURE = (
+    "Put the workspace's config.json (from Studio's menu at the top right) into the project's folder, or have it written: "
+    "himl init --subscription_id ID --resource_group RG --workspace_name WS."
+)
 
 WORKSPACE_ID = (
     r"subscriptions/(?P<subscription>[^/?&#]+)/resourceGroups/(?P<group>[^/?&#]+)"

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from himl_cli.core.redaction import mask_arguments, mask_line, redact
+from himl_cli.core.redaction import mask_arguments, mask_document, mask_line, redact
 
 
 @pytest.mark.parametrize(
@@ -101,3 +101,8 @@ def test_a_long_text_takes_no_long_time(part: str, mask: Callable[[str], str]) -
     begun = time.process_time()
     mask(part * (120_000 // len(part)))
     assert time.process_time() - begun < 2
+
+
+def test_a_document_is_masked_by_the_shape_of_its_texts_and_by_their_names() -> None:
+    document = {"api_key": "HIDDEN", "token_count": "5", "inputs": [{"path": "https://x.example/f?sig=HIDDEN"}, "Bearer HIDDEN"], "nodes": 2}
+    assert mask_document(document) == {"api_key": "***", "token_count": "5", "inputs": [{"path": "https://x.example/f?sig=***"}, "Bearer ***"], "nodes": 2}
