@@ -7,7 +7,7 @@ Speaks himl's own records and raises himl's own errors, never an SDK's. The cont
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from himl_cli.core.blobs import BlobInfo, DatastoreInfo, FetchRequest, StoreRequest
@@ -126,7 +126,8 @@ class Workspace(Protocol):
 class FoundWorkspace:
     """A workspace that is meant: its `kind` (`azure`, `local`), where that was read, and whether the user named it on the command line.
 
-    `open` gives the workspace; it raises NotAllowed where what is set for signing in to it cannot be used.
+    `facts` are what is known of it without a request, by the words of WorkspaceFacts. `open` gives the workspace; it raises NotAllowed
+    where what is set for signing in to it cannot be used.
     """
 
     label: str
@@ -134,3 +135,4 @@ class FoundWorkspace:
     source: str
     is_named: bool
     open: Callable[[], Workspace]
+    facts: Mapping[str, str] = field(default_factory=dict)

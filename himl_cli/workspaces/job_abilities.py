@@ -59,6 +59,14 @@ class RegistersDatastores(Protocol):
 
 
 @runtime_checkable
+class KnowsPythons(Protocol):
+    """A workspace whose jobs are run by a Python of this machine."""
+
+    def python_of(self, run_id: str) -> str:
+        """The interpreter that runs the job, as a path; empty where none is on record. Raises DiskFailed."""
+
+
+@runtime_checkable
 class ResumesRuns(Protocol):
     """A workspace that goes on with what stopped before its end."""
 

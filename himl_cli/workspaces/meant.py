@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-LOCAL_FOLDER = ".himl"
+LOCAL_FOLDER = ".himl"  # as in core/file_tree.py, which is not imported here: completion comes by here at each Tab
 
 
 @dataclass(frozen=True)

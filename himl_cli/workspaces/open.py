@@ -75,7 +75,8 @@ def open_each(spec: str | None, config_file: str | None, *, start: Path) -> Sequ
     found: list[FoundWorkspace] = []
     if meant.azure is not None:
         azure = meant.azure
-        found.append(FoundWorkspace(azure.label, "azure", _why(azure.source, meant), meant.is_named, lambda: open_azure(azure, start)))
+        ids = {"workspace_name": azure.name, "resource_group": azure.resource_group, "subscription_id": azure.subscription_id}
+        found.append(FoundWorkspace(azure.label, "azure", _why(azure.source, meant), meant.is_named, lambda: open_azure(azure, start), ids))
     if meant.local is not None:
         local = _open_local(meant.local)
         found.append(FoundWorkspace(local.label, "local", _why(str(meant.local), meant), meant.is_named, lambda: local))
@@ -224,8 +225,8 @@ def _not_configured(asked: str, start: Path, else_: str) -> BadUsage:
     """The error of a command that needs an Azure ML workspace; what was asked for, and what happens where it is not."""
     remarks = search_remarks(None, None, start=start)
     if remarks:
-        return BadUsage(f"{asked}, and no config.json that can be used. {remarks[0]}", hint=f"{HOW_TO_CONFIGURE} {else_}")
-    return BadUsage(f"{asked}, and no Azure ML workspace is configured.", hint=f"{HOW_TO_CONFIGURE} {else_}")
+        return BadUsage(f"{asked} needs an Azure ML workspace, and no config.json can be used. {remarks[0]}", hint=f"{HOW_TO_CONFIGURE} {else_}")
+    return BadUsage(f"{asked} needs an Azure ML workspace, and none is configured.", hint=f"{HOW_TO_CONFIGURE} {else_}")
 
 
 def _existing(meant: Meant) -> Path:
@@ -238,7 +239,7 @@ def _existing(meant: Meant) -> Path:
     if meant.local is None:
         raise WorkspaceNotFound(
             f"No workspace: no {LOCAL_FOLDER} folder and no Azure ML config.json in '{meant.start}' or above.",
-            hint="'himl submit SCRIPT' makes a local one here, and so does 'mkdir .himl'; --workspace names another. For Azure ML, see 'himl doctor'.",
+            hint="'himl submit SCRIPT' makes a local one here, and so does 'himl init --local'; --workspace names another. For Azure ML, see 'himl doctor'.",
         )
     return meant.local
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from himl_cli.core.errors import BadUsage
-from himl_cli.workspaces.open import LOCAL_FOLDER
+from himl_cli.workspaces.meant import LOCAL_FOLDER, nearest_azure_config
 
 
 def azure_ids_in(path: Path) -> Mapping[str, str]:
@@ -29,6 +29,11 @@ def azure_config_text(ids: Mapping[str, str], where: str) -> str:
     from himl_cli.workspaces.azure.places.config import config_text
 
     return config_text(ids, where)
+
+
+def azure_config_at(folder: Path) -> Path | None:
+    """The `config.json` that those who are in *folder* use: the nearest one that names a workspace."""
+    return nearest_azure_config(folder)
 
 
 def make_local(folder: Path) -> tuple[Path, bool]:

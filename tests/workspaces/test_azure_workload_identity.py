@@ -82,13 +82,23 @@ def test_doctor_names_it_and_says_why_it_fails(himl: Himl, azure_environment: St
     assert "foreign" not in f"{refused.stdout}{refused.stderr}"
 
 
-@pytest.mark.parametrize("name", ["AZURE_TENANT_ID", "AZURE_CLIENT_ID", "AZURE_FEDERATED_TOKEN_FILE"])
 @pytest.mark.usefixtures("token_file")
-def test_it_is_not_tried_where_one_of_the_variables_lacks(
-    azure_environment: StagedWorkspace, stage: Stage, project: Path, monkeypatch: pytest.MonkeyPatch, name: str
-) -> None:
-    monkeypatch.delenv(name)
+def test_it_is_not_tried_where_no_token_is_named(azure_environment: StagedWorkspace, stage: Stage, project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("AZURE_FEDERATED_TOKEN_FILE")
     with connected(azure_environment, project) as connection, pytest.raises(NotAllowed) as caught:
         connection.record()
     assert "workload" not in str(caught.value)
+    assert not stage.log.all()
+
+
+@pytest.mark.parametrize("missing", [["AZURE_TENANT_ID"], ["AZURE_CLIENT_ID"], ["AZURE_TENANT_ID", "AZURE_CLIENT_ID"]])
+@pytest.mark.usefixtures("token_file")
+def test_where_an_id_lacks_it_is_not_tried_and_the_variable_named(
+    azure_environment: StagedWorkspace, stage: Stage, project: Path, monkeypatch: pytest.MonkeyPatch, missing: list[str]
+) -> None:
+    for name in missing:
+        monkeypatch.setenv(name, "")
+    with connected(azure_environment, project) as connection, pytest.raises(NotAllowed) as caught:
+        connection.record()
+    assert f"workload identity ({' and '.join(missing)} missing)" in str(caught.value)
     assert not stage.log.all()

@@ -46,7 +46,7 @@ def test_a_database_of_a_newer_himl_is_left_alone(tmp_path: Path, database: Data
         connection.execute(f"PRAGMA user_version={SCHEMA_VERSION + 1}")
     with pytest.raises(DiskFailed, match="newer himl") as caught:
         Database(database.path, create=True)
-    assert "pip install" in caught.value.hint
+    assert caught.value.hint.startswith("Update himl")
 
 
 def test_processes_that_create_and_write_at_once_lose_nothing(tmp_path: Path) -> None:

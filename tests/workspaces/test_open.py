@@ -115,7 +115,7 @@ def folder_for_jobs(start: Path) -> Path:
 
 
 def test_a_cluster_needs_an_azure_workspace_and_gets_it(project: Path) -> None:
-    with pytest.raises(BadUsage, match="no Azure ML workspace is configured"):
+    with pytest.raises(BadUsage, match="needs an Azure ML workspace, and none is configured"):
         open_for_jobs(None, None, start=project, on_cluster=True)
     with pytest.raises(BadUsage, match="has no clusters"):
         open_for_jobs("local", None, start=project, on_cluster=True)
@@ -128,7 +128,7 @@ def test_a_cluster_needs_an_azure_workspace_and_gets_it(project: Path) -> None:
 def test_a_config_that_cannot_be_used_is_named_where_azure_is_needed(project: Path, content: str, said: str) -> None:
     write_files(project, {"config.json": content})
     for ask in (lambda: open_for_jobs(None, None, start=project, on_cluster=True), lambda: azure_to_record_in(None, None, start=project)):
-        with pytest.raises(BadUsage, match=r"no config\.json that can be used") as caught:
+        with pytest.raises(BadUsage, match=r"no config\.json can be used") as caught:
             ask()
         assert str(project / "config.json") in str(caught.value)
         assert said in str(caught.value)

@@ -8,8 +8,8 @@ from datetime import datetime, timezone
 from functools import partial
 from urllib.parse import quote
 
-from himl_cli.core.checks import Check
-from himl_cli.core.errors import HimlError, NotAllowed
+from himl_cli.core.checks import Check, tried
+from himl_cli.core.errors import NotAllowed
 from himl_cli.workspaces.azure.connection import Connection
 from himl_cli.workspaces.azure.requests import clock
 from himl_cli.workspaces.azure.storage.blobs.libcurl import libcurl
@@ -23,26 +23,18 @@ CURL, SIGN_IN, CLOCK, WORKSPACE, DATASTORE = "curl", "sign-in", "clock", "worksp
 
 def checks(connection: Connection, datastore: Callable[[], BlobStore]) -> Iterator[Check]:
     """The library that moves bytes, signing in, the clock, the workspace, its default datastore, asked anew and not from the cache."""
-    moves_bytes = _tried(CURL, _curl)
+    moves_bytes = tried(CURL, _curl)
     yield moves_bytes
-    signed_in = _tried(SIGN_IN, partial(_sign_in, connection))
+    signed_in = tried(SIGN_IN, partial(_sign_in, connection))
     yield signed_in
-    yield _tried(CLOCK, partial(_clock, connection))
+    yield tried(CLOCK, partial(_clock, connection))
     if not _is_well(signed_in):
         yield from (Check.skipped(name, f"Not looked at: the {SIGN_IN} failed.") for name in (WORKSPACE, DATASTORE))
         return
-    reached = _tried(WORKSPACE, partial(_workspace, connection))
+    reached = tried(WORKSPACE, partial(_workspace, connection))
     yield reached
     failed = next((check.name for check in (reached, moves_bytes) if not _is_well(check)), None)
-    yield Check.skipped(DATASTORE, f"Not looked at: the {failed} failed.") if failed else _tried(DATASTORE, partial(_datastore, connection, datastore))
-
-
-def _tried(name: str, look: Callable[[], Check]) -> Check:
-    """What *look* finds; an error that a user can mend is a failed check, and its hint the remedy."""
-    try:
-        return look()
-    except HimlError as err:
-        return Check.failed(name, str(err), err.hint)
+    yield Check.skipped(DATASTORE, f"Not looked at: the {failed} failed.") if failed else tried(DATASTORE, partial(_datastore, connection, datastore))
 
 
 def _is_well(check: Check) -> bool:

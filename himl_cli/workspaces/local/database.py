@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import sqlite3
 import threading
@@ -13,6 +14,7 @@ from pathlib import Path
 
 from himl_cli.core.errors import DiskFailed, HimlError
 from himl_cli.core.forks import tell_of_forks
+from himl_cli.core.installing import update_hint
 from himl_cli.workspaces.local.disk_errors import CHECK_PERMISSIONS, FREE_SPACE
 from himl_cli.workspaces.local.mounts import is_network_folder
 
@@ -80,7 +82,7 @@ class Database:
         connection, version = self._open_somehow(create)
         if version > SCHEMA_VERSION:
             connection.close()
-            raise DiskFailed(f"'{self.path}' was written by a newer himl.", hint="Update himl: pip install -U himl-cli")
+            raise DiskFailed(f"'{self.path}' was written by a newer himl.", hint=update_hint())
         if version < SCHEMA_VERSION:
             self._create_schema(connection)
         return connection
@@ -196,6 +198,8 @@ def _hint_of_damage(path: Path) -> str:
 
 def _as_himl_error(path: Path, err: sqlite3.Error) -> HimlError:
     text = str(err)
+    if os.path.lexists(path) and not os.path.isfile(path):
+        return DiskFailed(f"'{path}' is no file, or a link that leads to none.", hint=_hint_of_damage(path))
     if "locked" in text:
         return DiskFailed(f"'{path}' is busy: other processes kept writing to it.", hint="Try again when they are done.")
     if "not a database" in text or "malformed" in text:

@@ -18,7 +18,7 @@ JOURNALS = {"wal": "WAL journal (a local disk)", "delete": "rollback journal (a 
 
 def checks(folder: Path, label: str) -> Iterator[Check]:
     """Whether the record can be read and the folder written, and which journal it has."""
-    if not (folder / "workspace.db").is_file():
+    if not os.path.lexists(folder / "workspace.db"):
         yield Check.passed(NAME, f"{label}: no run yet.")
     else:
         try:
@@ -34,7 +34,7 @@ def checks(folder: Path, label: str) -> Iterator[Check]:
 def describe(folder: Path, label: str, datastore: str) -> WorkspaceFacts:
     """The folder, its journal and its default datastore. Raises DiskFailed for a damaged record."""
     facts = {"folder": str(folder), "default_datastore": datastore}
-    if (folder / "workspace.db").is_file():
+    if os.path.lexists(folder / "workspace.db"):
         facts |= {"runs": str(_runs(folder)), "journal": journal(folder)}
     return WorkspaceFacts("local", label, f"'{folder}'", facts)
 

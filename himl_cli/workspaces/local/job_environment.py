@@ -12,6 +12,7 @@ from pathlib import Path
 
 from himl_cli.core.jobs import EntryKind
 from himl_cli.core.placeholders import PLACEHOLDER
+from himl_cli.core.submit_variables import VARIABLE_PREFIX
 from himl_cli.workspaces.local.command_line import fill_command
 from himl_cli.workspaces.local.order import Order
 
@@ -19,8 +20,6 @@ RUN_FOLDER = "HIML_RUN_FOLDER"
 """Where the job's run is kept: by it, what the script logs finds the workspace."""
 DATA_NAMES = ("AZURE_ML_INPUT_", "AZURE_ML_OUTPUT_")
 SWEEP_NAME = "AZUREML_SWEEP_"
-SUBMIT_NAME = "HIML_SUBMIT_"
-"""Settings of the submit that made the job, secrets among them: none of the job's business."""
 RANK_NAMES = {
     *("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "NODE_RANK", "MASTER_ADDR", "MASTER_PORT"),
     *("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_LOCAL_RANK", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_SIZE"),
@@ -29,7 +28,7 @@ RANK_NAMES = {
 
 def job_environment(order: Order, run_id: str, base: Mapping[str, str]) -> dict[str, str]:
     """The variables all ranks share: *base* (the user's, less those of a job that it may itself run in), the run's names, data folders."""
-    env = {name: value for name, value in base.items() if name not in RANK_NAMES and not name.startswith((*DATA_NAMES, SWEEP_NAME, SUBMIT_NAME))}
+    env = {name: value for name, value in base.items() if name not in RANK_NAMES and not name.startswith((*DATA_NAMES, SWEEP_NAME, VARIABLE_PREFIX))}
     folder = str(Path(order.spec.python).parent)
     if folder not in env.get("PATH", "").split(os.pathsep)[:1]:
         env["PATH"] = os.pathsep.join([folder, env["PATH"]]) if env.get("PATH") else folder

@@ -20,17 +20,18 @@ from himl_cli.workspaces.base import FetchSink
 
 PAGE = 1000
 CHUNK = 1 << 20
-FORBIDDEN = "\0" if sys.platform != "win32" else '\0\\:<>"|?*'
+FORBIDDEN, FORBIDDEN_ON_WINDOWS = "\0", '\0\\:<>"|?*'
 
 
 def etag_of(status: os.stat_result) -> str:
     return f"{status.st_ino:x}-{status.st_size:x}-{status.st_mtime_ns:x}"
 
 
-def safe_parts(name: str) -> tuple[str, ...] | None:
+def safe_parts(name: str, *, windows: bool = sys.platform == "win32") -> tuple[str, ...] | None:
     """The folders and the file that *name* goes through; None for a name that no stored file can have (`..`, absolute, empty)."""
     parts = tuple(name.split("/"))
-    if any(part in ("", ".", "..") or is_bookkeeping(part) or any(sign in part for sign in FORBIDDEN) for part in parts):
+    forbidden = FORBIDDEN_ON_WINDOWS if windows else FORBIDDEN
+    if any(part in ("", ".", "..") or is_bookkeeping(part) or any(sign in part for sign in forbidden) for part in parts):
         return None
     return parts
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from himl_cli.core.blobs import DatastoreInfo
 from himl_cli.core.checks import Check
-from himl_cli.core.errors import BadUsage, NotFound, RunNotFound, WorkspaceNotFound
+from himl_cli.core.errors import BadUsage, DiskFailed, NotFound, RunNotFound, WorkspaceNotFound
 from himl_cli.core.events import Notice, Notify
 from himl_cli.core.jobs import DataSpec, JobSpec
 from himl_cli.core.logged import Logged, NewRun, RunEnd
@@ -212,6 +212,9 @@ class LocalWorkspace:
         resume(self.folder, self.run(run_id), env=env, max_concurrent=max_concurrent)
         return self.run(run_id)
 
+    def python_of(self, run_id: str) -> str:
+        return str(RunFolder(self.folder / "runs" / run_id).read_record().get("python") or "")
+
     def _default_folder(self, datastore: str | None) -> Path:
         """The folder of the datastore that counts where none is named. Raises NotFound."""
         if datastore:
@@ -224,14 +227,16 @@ class LocalWorkspace:
             notify(Notice(f"Made a local workspace: '{_shown(self.folder)}'."))
 
     def make(self) -> None:
-        """Make the folder, which tells git to ignore it. Raises DiskFailed where it cannot be made."""
+        """Make the folder, which tells git to ignore it. Raises DiskFailed where it cannot be made, as where a link of its name leads nowhere."""
         try:
             (self.folder / "datastores" / DEFAULT_DATASTORE).mkdir(parents=True)
             (self.folder / "runs").mkdir()
             (self.folder / ".gitignore").write_text("*\n", encoding="utf-8")
-        except FileExistsError:
-            return  # another submit made it at the same moment
         except OSError as err:
+            if isinstance(err, FileExistsError) and self.folder.is_dir():
+                return  # another submit made it at the same moment
+            if self.folder.is_symlink():
+                raise DiskFailed(f"'{self.folder}' is a link that leads to no folder.", hint="Remove it, or make the folder that it leads to.") from err
             raise explain_disk_error(err, "Cannot make a local workspace", self.folder) from err
 
     def start_run(self, new: NewRun) -> Run:
@@ -243,6 +248,7 @@ class LocalWorkspace:
         self._written.keep(run_id, entries, RunFolder(self.folder / "runs" / run_id).artifacts)
 
     def log_parameters(self, run_id: str, parameters: Mapping[str, str]) -> None:
+        """As `RecordsRuns.log_parameters`. Raises BadUsage for one that was logged with another value before, RunNotFound."""
         known = self.parameters(run_id)
         for name, value in parameters.items():
             if known.get(name, value) != value:
@@ -273,6 +279,7 @@ class LocalWorkspace:
             self.run(run_id)  # raises, naming ids like it
 
     def delete(self, run_id: str) -> None:
+        """As `DeletesRuns.delete`. Raises RunNotFound; BadUsage while the run, its job or a run below it is at work."""
         found = self.run(run_id)
         job = self._runs.job_of(run_id) or run_id
         if not found.status.is_final or not self.run(job).status.is_final:

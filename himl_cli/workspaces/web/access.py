@@ -8,7 +8,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from urllib.parse import SplitResult, quote, unquote, urljoin, urlunsplit
 
-from himl_cli.core.addresses import LOCAL_HOSTS, identity, is_address, parts_of, shown
+from himl_cli.core.addresses import LOCAL_HOSTS, SAFE_IN_PATHS, identity, is_address, parts_of, shown
 from himl_cli.core.errors import BadUsage, ServiceFailed
 from himl_cli.workspaces.azure.storage.blobs.access import Access, Signed
 from himl_cli.workspaces.azure.storage.blobs.signing import Signature, sas_expiry
@@ -16,8 +16,7 @@ from himl_cli.workspaces.azure.storage.blobs.wire import VERSION_HEADER
 from himl_cli.workspaces.web.faults import WebPlace
 
 AS_IT_IS = "Accept-Encoding: identity"  # the bytes that the file has, not compressed for the way
-_IN_PATHS = "/%:@!$&'()*+,;=~"
-_IN_QUERIES = _IN_PATHS + "?"
+_IN_QUERIES = SAFE_IN_PATHS + "?"
 _HOST = re.compile(r"[^\s%\\<>^`{|}]{1,253}")
 
 
@@ -100,4 +99,4 @@ def _plain(parts: SplitResult) -> str:
     netloc = f"[{host}]" if ":" in host else host
     if parts.port is not None:
         netloc = f"{netloc}:{parts.port}"
-    return urlunsplit((parts.scheme.lower(), netloc, quote(parts.path or "/", safe=_IN_PATHS), quote(parts.query, safe=_IN_QUERIES), ""))
+    return urlunsplit((parts.scheme.lower(), netloc, quote(parts.path or "/", safe=SAFE_IN_PATHS), quote(parts.query, safe=_IN_QUERIES), ""))

@@ -11,7 +11,7 @@ from urllib.parse import quote
 
 from himl_cli.core.blobs import BlobInfo, StoreRequest
 from himl_cli.core.errors import BadUsage, HimlError, NotFound
-from himl_cli.core.jobs import EnvironmentSpec
+from himl_cli.core.jobs import USUAL_DATASTORE, EnvironmentSpec
 from himl_cli.workspaces.azure.connection import Connection
 from himl_cli.workspaces.azure.requests.threads import AT_ONCE
 from himl_cli.workspaces.azure.storage.datastore_records import BLOB, DatastoreRecord
@@ -20,7 +20,7 @@ from himl_cli.workspaces.azure.storage.datastores import Datastores
 DOCKERFILE, CONDA_FILE = "Dockerfile", "conda.yml"
 FOLDER = "himl-environments"
 """The folder of DATASTORE that contexts lie in, each under the digest of its contents."""
-DATASTORE = "workspaceblobstore"
+DATASTORE = USUAL_DATASTORE
 """In the workspace's own storage account, whatever its default datastore is: from others Azure ML may not be let read what it builds of."""
 _OTHER_WAY = "Register an environment that has the wheel, and name it with --environment."
 _PLACE = "/himl-environment"

@@ -47,7 +47,7 @@ class Composed(Exception):
 def composed(address: WorkspaceAddress, act: Callable[[MLClient], object]) -> Composed:
     """The request that *act* makes azure-ai-ml send; it stays here, and nobody is signed in for it.
 
-    Raises BadUsage where azure-ai-ml finds something wrong with what it is given.
+    Raises BadUsage where azure-ai-ml finds something wrong with what it is given, RuntimeError where *act* makes no request.
     """
     with explained(), silenced(), same_cloud():
         try:
@@ -72,7 +72,7 @@ def same_cloud() -> Iterator[None]:
 
 @contextmanager
 def explained() -> Iterator[None]:
-    """Within it, what azure-ai-ml finds wrong with a job becomes BadUsage."""
+    """Within it, what azure-ai-ml finds wrong with a job is raised as BadUsage, in one line."""
     try:
         yield
     except MlException as err:

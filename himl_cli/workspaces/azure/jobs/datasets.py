@@ -13,7 +13,10 @@ from himl_cli.workspaces.azure.storage.datastores import Datastores
 
 
 def find_dataset(connection: Connection, datastores: Datastores, item: DataSpec, default_datastore: str | None) -> Dataset:
-    """As `KeepsDatasets.dataset`: looked for as for a job (`data.resolve_inputs`), and nothing is registered."""
+    """As `KeepsDatasets.dataset`: looked for as for a job (`data.resolve_inputs`), and nothing is registered.
+
+    Raises NotFound, which names the input, for a dataset, version or folder that is not there.
+    """
     assets, label = RegisteredData(connection), f"dataset '{item.name}'"
     try:
         asset = None if item.is_folder else assets.find(item.name, item.version, with_uri=True)

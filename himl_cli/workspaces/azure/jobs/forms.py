@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-SERVERLESS = "serverless"
-"""Azure ML's word for nodes that it finds itself: a job for them names no compute, and there is none of that name to look for."""
 LATEST = "latest"
 """The word for the newest version of what has versions."""
 INPUT_MODES = {"mount": "ro_mount", "download": "download"}

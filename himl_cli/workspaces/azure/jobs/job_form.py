@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from himl_cli.core.clusters import SERVERLESS
 from himl_cli.core.jobs import JobSpec
 from himl_cli.core.sweeps import GOAL, MANY, PRIMARY_METRIC, SweepSpec
 from himl_cli.workspaces.azure.jobs.command_text import command_text
-from himl_cli.workspaces.azure.jobs.forms import INPUT_MODES, OUTPUT_MODES, SERVERLESS, JobInput, JobOutput
+from himl_cli.workspaces.azure.jobs.forms import INPUT_MODES, OUTPUT_MODES, JobInput, JobOutput
 from himl_cli.workspaces.azure.jobs.sweeps import outputs_for
 from himl_cli.workspaces.azure.runs.limits import limit_of, limit_properties
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from himl_cli.core.errors import ServiceFailed
 from himl_cli.core.jobs import JobSpec
+from himl_cli.core.pipelines import PipelineSpec
 from himl_cli.core.redaction import mask_arguments
 from himl_cli.core.runs import Run, RunStatus
 from himl_cli.workspaces.azure.connection import Connection
@@ -22,6 +23,11 @@ from himl_cli.workspaces.azure.runs.states import status_of
 
 def run_of(spec: JobSpec, run_id: str, connection: Connection, tenant_id: str) -> Run:
     """The run that *spec* has become, by what is known here: it waits. Credentials in its command are masked."""
+    return waiting_run(spec, script_text(replace(spec, arguments=mask_arguments(spec.arguments))), run_id, connection, tenant_id)
+
+
+def waiting_run(spec: JobSpec | PipelineSpec, command: str, run_id: str, connection: Connection, tenant_id: str) -> Run:
+    """A run that was just made of *spec* and waits; *command* is what it shows as its command, credentials masked."""
     return Run(
         id=run_id,
         experiment=spec.experiment,
@@ -30,7 +36,7 @@ def run_of(spec: JobSpec, run_id: str, connection: Connection, tenant_id: str) -
         display_name=spec.display_name,
         description=spec.description,
         tags={name: spec.tags[name] for name in sorted(spec.tags)},
-        command=script_text(replace(spec, arguments=mask_arguments(spec.arguments))),
+        command=command,
         workspace=connection.address.label,
         url=studio_url(run_id, connection.address, tenant_id),
     )

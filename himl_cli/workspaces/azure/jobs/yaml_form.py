@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from himl_cli.core.jobs import DataSpec, EnvironmentSpec, JobSpec
-from himl_cli.core.redaction import MASK, mask_arguments, redact
+from himl_cli.core.jobs import USUAL_DATASTORE, DataSpec, EnvironmentSpec, JobSpec
+from himl_cli.core.redaction import MASK, mask_arguments, mask_document
 from himl_cli.workspaces.azure.jobs.code_upload import folder_for
 from himl_cli.workspaces.azure.jobs.command_text import command_text
 from himl_cli.workspaces.azure.jobs.data_folders import folder_path
@@ -24,7 +24,6 @@ from himl_cli.workspaces.azure.jobs.sweep_yaml import sweep_document
 from himl_cli.workspaces.azure.jobs.sweeps import check_names, of_each_trial
 
 SCHEMA = "https://azuremlschemas.azureedge.net/latest/commandJob.schema.json"
-DEFAULT_DATASTORE = "workspaceblobstore"
 HERE = "local"  # the schema's word for a job that runs where it is sent from
 ANY_IMAGE = "mcr.microsoft.com/azureml/openmpi5.0-ubuntu24.04"
 """For a job that runs here, which has no environment of its own: the schema wants one."""
@@ -47,7 +46,7 @@ def yaml_text(document: Mapping[str, Any], jobs: Sequence[JobSpec]) -> str:
     """*document* as text, credentials masked, with comments on what it does not say of *jobs*."""
     import yaml
 
-    text: str = yaml.safe_dump(_masked(document), sort_keys=False, allow_unicode=True, width=1000)
+    text: str = yaml.safe_dump(mask_document(document), sort_keys=False, allow_unicode=True, width=1000)
     return "".join(f"# {line}\n" for line in _remarks(jobs, text)) + text
 
 
@@ -126,19 +125,7 @@ def _output(item: DataSpec, default_datastore: str | None, *, is_of_trial: bool)
 
 
 def _folder(item: DataSpec, name: str, default_datastore: str | None) -> str:
-    return f"azureml://datastores/{item.datastore or default_datastore or DEFAULT_DATASTORE}/paths/{name}/"
-
-
-def _masked(value: Any, name: str = "") -> Any:
-    """*value* with credentials masked, in any text in it and where a name says that it is one."""
-    if isinstance(value, str):
-        option = f"--{name}="
-        return mask_arguments([option + value])[0].removeprefix(option) if name else redact(value)
-    if isinstance(value, Mapping):
-        return {key: _masked(item, str(key)) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_masked(item) for item in value]
-    return value
+    return f"azureml://datastores/{item.datastore or default_datastore or USUAL_DATASTORE}/paths/{name}/"
 
 
 def _remarks(jobs: Sequence[JobSpec], text: str) -> Sequence[str]:

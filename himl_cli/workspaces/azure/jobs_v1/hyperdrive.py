@@ -8,11 +8,12 @@ from importlib.util import find_spec
 from typing import Any
 
 from himl_cli.core.errors import BadUsage
+from himl_cli.core.installing import install_command
 from himl_cli.core.jobs import EntryKind, JobSpec
 from himl_cli.core.placeholders import PLACEHOLDER, SEARCH_SPACE
 from himl_cli.core.sweeps import Draw, EarlyStop, SearchRange, SweepSpec
 from himl_cli.workspaces.azure.jobs.sweeps import at_once, wire_values
-from himl_cli.workspaces.azure.jobs_v1.sdk import INSTALL
+from himl_cli.workspaces.azure.jobs_v1.sdk import EXTRA
 
 MOST_AT_ONCE = 100
 """Trials at a time that the service takes; without a number the SDK sends that of all trials."""
@@ -22,7 +23,7 @@ _OTHER_WAY = "Leave --sdk v1 out."
 def check_sweep(spec: JobSpec) -> None:
     """Raises BadUsage where azureml-train-core is missing, and for trials that HyperDrive cannot start: it adds `--NAME VALUE` to a script's arguments."""
     if not _is_there():
-        raise BadUsage("A sweep with --sdk v1 needs azureml-train-core, which is not installed.", hint=f"Install it: {INSTALL}")
+        raise BadUsage("A sweep with --sdk v1 needs azureml-train-core, which is not installed.", hint=f"Install it: {install_command(EXTRA)}")
     if spec.entry.kind is not EntryKind.script:
         raise BadUsage("With --sdk v1 a sweep runs a Python script, and no module or shell script.", hint=_OTHER_WAY)
     for text in without_values(spec.arguments):

@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from himl_cli.core.clusters import SERVERLESS
 from himl_cli.core.errors import BadUsage
 from himl_cli.core.jobs import JobSpec
 from himl_cli.workspaces.azure.jobs.code_upload import folder_for
 from himl_cli.workspaces.azure.jobs.command_text import command_text
-from himl_cli.workspaces.azure.jobs.forms import SERVERLESS
 from himl_cli.workspaces.azure.jobs.registered_environments import ELSEWHERE
 from himl_cli.workspaces.azure.jobs_v1.hyperdrive import check_sweep
 from himl_cli.workspaces.azure.jobs_v1.wording import start_of

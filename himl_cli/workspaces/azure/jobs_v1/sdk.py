@@ -11,10 +11,11 @@ from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from importlib.util import find_spec
 
 from himl_cli.core.errors import BadUsage
+from himl_cli.core.installing import install_command
 from himl_cli.core.redaction import redact
 from himl_cli.workspaces.azure.requests.quiet import quieten
 
-INSTALL = "pip install 'himl-cli[v1]'"
+EXTRA = "v1"
 DEPRECATED = "--sdk v1 uses azureml-core, which is deprecated and no longer maintained; without the option the job goes by azure-ai-ml."
 VARIABLES = {
     "AML_SNAPSHOT_NO_FILE_LIMIT": "1",  # azureml-core's own bound of 2,000 files does not count
@@ -33,7 +34,7 @@ def require_sdk() -> None:
     except ModuleNotFoundError:  # nothing called azureml at all
         found = None
     if found is None:
-        raise BadUsage("--sdk v1 needs azureml-core, which is not installed.", hint=f"Install it: {INSTALL}")
+        raise BadUsage("--sdk v1 needs azureml-core, which is not installed.", hint=f"Install it: {install_command(EXTRA)}")
 
 
 @contextmanager

@@ -37,6 +37,7 @@ class Source:
     asks_a_person: bool = False
     unusable: str = ""  # why it cannot be tried; then only named
     settings: Mapping[str, str] = field(default_factory=dict)  # what hints name in place of himl's variables
+    file_variable: str = ""  # the variable that names the file it reads
 
 
 class Tried(NamedTuple):
@@ -111,12 +112,13 @@ class Chain:
         try:
             credential = self._credential(source)
             given = credential.get_token(scope, claims=claims) if claims else credential.get_token(scope)
-        except (AzureError, ValueError) as err:  # azure-identity raises ValueError for malformed ids
+        except (AzureError, ValueError, OSError) as err:  # azure-identity raises ValueError for malformed ids, OSError for files it cannot read
             no_answer = self._no_answer(err, getattr(credential, "failing_status", 0))
             if source.is_explicit and no_answer is not None:
                 raise no_answer from err
             log.debug("%s gave no token: %s", source.name, type(err).__name__)
-            tried.append(Tried(source.name, reason_of(err, source.settings) if no_answer is None else Reason(str(no_answer).rstrip("."))))
+            reason = reason_of(err, source.settings, source.file_variable) if no_answer is None else Reason(str(no_answer).rstrip("."))
+            tried.append(Tried(source.name, reason))
             return None
         return Token(given.token, float(given.expires_on), source.name)
 

@@ -27,7 +27,6 @@ _LOG_IN_AGAIN = "Sign in again: az login."
 _CHECK_IDS = "Check HIML_SERVICE_PRINCIPAL_ID (the application's client id) and HIML_TENANT_ID."
 _MULTI_FACTOR = "Sign in again with 'az login --tenant TENANT', which asks for the second factor."
 _RENEW = "Renew the token that AZURE_FEDERATED_TOKEN_FILE names; with a certificate, set this machine's clock."
-_SET_CLOCK = "Set this machine's clock (switch on its synchronisation), then try again."
 
 AADSTS = {
     "7000215": Reason("the client secret is wrong", "Set HIML_SERVICE_PRINCIPAL_PASSWORD to the secret's value, not to its id."),
@@ -78,10 +77,21 @@ _PHRASES = (
 )
 
 
-def reason_of(err: BaseException, settings: Mapping[str, str] | None = None) -> Reason:
-    """The reason in *err*'s message. *settings* has what the hint should name in place of a variable, where that was set elsewhere."""
+def reason_of(err: BaseException, settings: Mapping[str, str] | None = None, file_variable: str = "") -> Reason:
+    """The reason in *err*'s message; *file_variable* is what names the file that the source of tokens reads.
+
+    *settings* has what the hint should name in place of a variable, where that was set elsewhere.
+    """
+    if isinstance(err, OSError) and err.filename and err.strerror:
+        return _unreadable(err, file_variable)
     reason = _reason_of(err)
     return Reason(reason.text, _with_places(reason.hint, settings or {}))
+
+
+def _unreadable(err: OSError, variable: str) -> Reason:
+    named = f", which {variable} names" if variable else ""
+    hint = f"Let {variable} name a file that can be read, or unset it." if variable else ""
+    return Reason(f"cannot read '{err.filename}'{named}: {err.strerror}", hint)
 
 
 def _with_places(hint: str, settings: Mapping[str, str]) -> str:

@@ -18,6 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from himl_cli.core.home import home_folder
 from himl_cli.workspaces.azure.places.clouds import CLOUDS, Cloud
 from himl_cli.workspaces.azure.places.settings import AzureSettings, ServicePrincipal
 from himl_cli.workspaces.azure.sign_in.credentials import AZURE_CLI, Source
@@ -26,7 +27,8 @@ from himl_cli.workspaces.azure.sign_in.vendor import AzureCli, Credential, tool
 
 AZURE_MACHINE_TAG = "7783-7084-3265-9085-8269-3286-77"
 """The chassis tag of Azure's virtual machines, by which cloud-init knows them too."""
-ENVIRONMENT_SECRETS = ("AZURE_CLIENT_SECRET", "AZURE_CLIENT_CERTIFICATE_PATH")
+CERTIFICATE, TOKEN_FILE = "AZURE_CLIENT_CERTIFICATE_PATH", "AZURE_FEDERATED_TOKEN_FILE"
+ENVIRONMENT_SECRETS = ("AZURE_CLIENT_SECRET", CERTIFICATE)
 PROCESS_SECONDS = 20
 
 
@@ -65,19 +67,20 @@ def managed_identity(client_id: str | None, *, is_explicit: bool = False) -> Sou
 def _of_environment(cloud: Cloud) -> Iterator[Source]:
     env = os.environ
     secret = next((name for name in ENVIRONMENT_SECRETS if env.get(name)), "")
+    missing = [name for name in ("AZURE_TENANT_ID", "AZURE_CLIENT_ID") if not env.get(name)]
+    unusable = f"{' and '.join(missing)} missing" if missing else ""
+    ids = f"{env.get('AZURE_TENANT_ID', '')} {env.get('AZURE_CLIENT_ID', '')}"
     if secret:
-        missing = [name for name in ("AZURE_TENANT_ID", "AZURE_CLIENT_ID") if not env.get(name)]
-        identity = " ".join([env.get("AZURE_TENANT_ID", ""), env.get("AZURE_CLIENT_ID", ""), digest(env[secret].encode())])
-        unusable = f"{' and '.join(missing)} missing" if missing else ""
+        identity = f"{ids} {digest(env[secret].encode())}"
         make = partial(Credential, "EnvironmentCredential", **place_of_sign_in(cloud))
         names = {"HIML_TENANT_ID": "AZURE_TENANT_ID", "HIML_SERVICE_PRINCIPAL_ID": "AZURE_CLIENT_ID", "HIML_SERVICE_PRINCIPAL_PASSWORD": secret}
-        yield Source(f"service principal of {secret}", make, identity, is_explicit=not missing, unusable=unusable, settings=names)
+        file = CERTIFICATE if secret == CERTIFICATE else ""
+        yield Source(f"service principal of {secret}", make, identity, is_explicit=not missing, unusable=unusable, settings=names, file_variable=file)
     else:
         yield Source("environment variables", _nothing, unusable="not set")
-    token_file = env.get("AZURE_FEDERATED_TOKEN_FILE")
-    if token_file and env.get("AZURE_CLIENT_ID") and env.get("AZURE_TENANT_ID"):
-        identity = " ".join([env["AZURE_TENANT_ID"], env["AZURE_CLIENT_ID"], token_file])
-        yield Source("workload identity", partial(Credential, "WorkloadIdentityCredential", **place_of_sign_in(cloud)), identity)
+    if env.get(TOKEN_FILE):
+        make = partial(Credential, "WorkloadIdentityCredential", **place_of_sign_in(cloud))
+        yield Source("workload identity", make, f"{ids} {env[TOKEN_FILE]}", unusable=unusable, file_variable=TOKEN_FILE)
 
 
 def _of_machine() -> Iterator[Source]:
@@ -88,15 +91,16 @@ def _of_machine() -> Iterator[Source]:
 
 
 def _of_tools(tenant_id: str, subscription_id: str) -> Iterator[Source]:
-    az_folder = Path(os.environ.get("AZURE_CONFIG_DIR") or _home() / ".azure")
+    home = home_folder() or Path(os.sep)
+    az_folder = Path(os.environ.get("AZURE_CONFIG_DIR") or home / ".azure")
     unusable = "" if shutil.which("az") else "not installed"
     identity = f"{subscription_id} {tenant_id} {_digest_of_file(az_folder / 'azureProfile.json')}"
     yield Source(AZURE_CLI, lambda: AzureCli(subscription_id, tenant_id, PROCESS_SECONDS), identity, unusable=unusable)
     if shutil.which("azd"):
-        azd_folder = Path(os.environ.get("AZD_CONFIG_DIR") or _home() / ".azd")
+        azd_folder = Path(os.environ.get("AZD_CONFIG_DIR") or home / ".azd")
         make = partial(tool, "AzureDeveloperCliCredential", tenant_id=tenant_id, process_timeout=PROCESS_SECONDS)
         yield Source("Azure Developer CLI", make, f"{tenant_id} {_digest_of_file(azd_folder / 'auth' / 'auth.json')}")
-    context = _home() / ".Azure" / "AzureRmContext.json"
+    context = home / ".Azure" / "AzureRmContext.json"
     if context.is_file() and (shutil.which("pwsh") or shutil.which("powershell")):
         make = partial(tool, "AzurePowerShellCredential", tenant_id=tenant_id, process_timeout=PROCESS_SECONDS)
         yield Source("Azure PowerShell", make, f"{tenant_id} {_digest_of_file(context)}")
@@ -132,14 +136,6 @@ def is_azure_machine() -> bool:
         return Path("/sys/class/dmi/id/chassis_asset_tag").read_text(encoding="ascii").strip() == AZURE_MACHINE_TAG
     except (OSError, UnicodeDecodeError):
         return False
-
-
-def _home() -> Path:
-    """The user's home folder; the root where this user has none (a container with a user id that nobody knows)."""
-    try:
-        return Path.home()
-    except RuntimeError:
-        return Path(os.sep)
 
 
 def digest(content: bytes) -> str:

@@ -8,6 +8,7 @@ from itertools import takewhile
 from typing import Any
 from urllib.parse import SplitResult, quote, urlsplit
 
+from himl_cli.core.addresses import SAFE_IN_PATHS
 from himl_cli.core.blobs import BlobInfo, StoreRequest
 from himl_cli.core.errors import ServiceFailed
 from himl_cli.workspaces.azure.connection import Connection
@@ -30,7 +31,6 @@ from himl_cli.workspaces.base import StoreSink
 
 PAGE = 500
 ASKED_AT_ONCE = 16
-_IN_PATHS = "/%:@!$&'()*+,;=~"  # a link's path stays as it is, but for what no URL can hold
 SIGN_IN = "the artifact service's link"
 
 
@@ -109,7 +109,7 @@ class LinkAccess(Access):
         if parts.scheme != "https" or not parts.hostname or parts.path.count("/") < 2:
             raise ServiceFailed(f"The artifact service gives no link to '{name}'.")
         self._place = Place(self._place.label, parts.hostname.split(".")[0], parts.path.split("/")[1], parts.hostname, SIGN_IN)
-        link = self._links[name] = f"https://{parts.netloc}{quote(parts.path, safe=_IN_PATHS)}", Signature.of_sas(parts.query)
+        link = self._links[name] = f"https://{parts.netloc}{quote(parts.path, safe=SAFE_IN_PATHS)}", Signature.of_sas(parts.query)
         return link
 
     def _url(self, what: str, path: str) -> str:

@@ -53,7 +53,7 @@ def default_of(connection: Connection) -> DatastoreRecord:
 
 
 def all_of(connection: Connection) -> Iterator[DatastoreRecord]:
-    """All datastores, page by page; which one is the default is asked apart."""
+    """All datastores, page by page; which one is the default is asked apart. Raises ServiceFailed for a list of more than MOST_PAGES pages."""
     default = default_of(connection).name
     token = ""
     for _ in range(MOST_PAGES):

@@ -9,7 +9,7 @@ import re
 from typing import Any
 from urllib.parse import quote
 
-from himl_cli.core.containers import ContainerSpec
+from himl_cli.core.containers import DATASTORE_NAME, ContainerSpec
 from himl_cli.core.errors import BadUsage
 from himl_cli.core.events import Notice, Notify
 from himl_cli.core.redaction import redact
@@ -21,7 +21,6 @@ from himl_cli.workspaces.azure.storage.datastores import Datastores
 
 LONGEST_NAME = 50  # short enough to be read in lists; the service takes 255
 LONGEST_WORDS = 300
-_NAME = re.compile(r"[A-Za-z0-9_]{1,255}")
 _ACCOUNT = re.compile(r"[a-z0-9]{3,24}")
 _CONTAINER = re.compile(r"[a-z0-9](?:[a-z0-9]|-(?=[a-z0-9])){2,62}")
 
@@ -46,7 +45,7 @@ def ensure_datastore(connection: Connection, datastores: Datastores, spec: Conta
 
 
 def _register(connection: Connection, spec: ContainerSpec, name: str) -> None:
-    if not _NAME.fullmatch(name):
+    if not DATASTORE_NAME.fullmatch(name):
         raise BadUsage(f"No datastore can be called '{name}'.", hint="Take letters, digits and '_', 255 at most.")
     _check_key(spec)
     properties: dict[str, Any] = {

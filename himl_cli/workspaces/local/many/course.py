@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from datetime import datetime
 from pathlib import Path
 
-from himl_cli.core.runs import Run
+from himl_cli.core.runs import FAILED_RANK, Run
 
 TAIL_BYTES = 16 * 1024
 LONGEST_LINE = 200
-FAILED_RANK = re.compile(r"rank (\d+): ")  # how a run's reason begins when one of several ranks failed
 
 
 class Course:

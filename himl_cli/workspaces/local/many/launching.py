@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -13,7 +12,7 @@ from himl_cli.core.events import Notify
 from himl_cli.core.jobs import EntryKind, JobSpec, check_placeholders
 from himl_cli.core.pipelines import PipelineSpec, StepSpec
 from himl_cli.core.run_ids import new_run_id
-from himl_cli.core.sweeps import Draw, SweepSpec, with_search_space
+from himl_cli.core.sweeps import HYPERPARAMETER_NAME, Draw, SweepSpec, with_search_space
 from himl_cli.workspaces.local.job_environment import job_command
 from himl_cli.workspaces.local.jobs import check_shell, chosen_run_id, resolve_folders, shown_command
 from himl_cli.workspaces.local.many.child_orders import filled, step_order
@@ -21,8 +20,6 @@ from himl_cli.workspaces.local.many.plan import PIPELINE, Plan, PlannedJob
 from himl_cli.workspaces.local.many.sampling import check_sampling
 from himl_cli.workspaces.local.run_folder import RunFolder
 from himl_cli.workspaces.local.starting import KEEPER_OF_MANY, begin
-
-NAME = re.compile(r"[A-Za-z_][\w.-]*", re.ASCII)
 
 
 def planned_sweep(workspace: Path, spec: JobSpec, datastore: Path, notify: Notify) -> Plan:
@@ -47,7 +44,7 @@ def planned_sweep(workspace: Path, spec: JobSpec, datastore: Path, notify: Notif
 def check_values(spec: JobSpec, sweep: SweepSpec) -> None:
     """Raises BadUsage for a name that cannot be a variable's (AZUREML_SWEEP_NAME), and for a value that cannot stand where the command line has it."""
     for name, found in sweep.space.items():
-        if not NAME.fullmatch(name):
+        if not HYPERPARAMETER_NAME.fullmatch(name):
             raise BadUsage(f"'{name}' cannot be the name of a hyperparameter.", hint="It has to be letters, digits, '_', '-' and '.', a letter first.")
         for value in found.values if found.draw is Draw.choice else ():
             if isinstance(value, str) and spec.entry.kind is EntryKind.command:

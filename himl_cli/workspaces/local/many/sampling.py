@@ -12,11 +12,11 @@ from random import Random
 from typing import Protocol
 
 from himl_cli.core.errors import BadUsage
+from himl_cli.core.installing import install_command
 from himl_cli.core.sweeps import Draw, Scalar, SearchRange, SweepSpec, Trial
 from himl_cli.workspaces.local.many.stepping import stepped
 
 BAYESIAN = "bayesian"
-INSTALL = "pip install 'himl-cli[sweep]'"
 
 
 class Sampler(Protocol):
@@ -31,7 +31,7 @@ def check_sampling(spec: SweepSpec) -> None:
     from importlib.util import find_spec
 
     if spec.sampling == BAYESIAN and find_spec("optuna") is None:
-        raise BadUsage("Bayesian sampling here needs Optuna, which is not installed.", hint=f"To install it: {INSTALL}")
+        raise BadUsage("Bayesian sampling here needs Optuna, which is not installed.", hint=f"To install it: {install_command('sweep')}")
 
 
 def make_sampler(spec: SweepSpec) -> Sampler:

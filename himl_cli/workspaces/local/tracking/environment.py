@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from himl_cli.core.home import home_folder
+
 LOOPBACK = "127.0.0.1"
 USER = "himl"
 # Each would send other credentials than the job's token, or ask for what the job's server has not.
@@ -36,7 +38,7 @@ def client_environment(base: Mapping[str, str], *, port: int, secret: str, run_i
     secret stands in the URL: MLflow 2 prints that into the job's log.
     """
     address = f"http://{LOOPBACK}:{port}"
-    home = Path(base.get("USERPROFILE" if sys.platform == "win32" else "HOME") or Path.home())
+    home = Path(base.get("USERPROFILE" if sys.platform == "win32" else "HOME") or home_folder() or os.sep)
     password = {"MLFLOW_TRACKING_USERNAME": USER, "MLFLOW_TRACKING_PASSWORD": secret} if (home / ".mlflow" / "credentials").exists() else {}
     return ClientEnvironment(
         {

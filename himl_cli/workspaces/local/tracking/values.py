@@ -6,8 +6,9 @@ import threading
 from collections.abc import Mapping, Sequence
 
 from himl_cli.core.json_texts import NotJson, read_json
+from himl_cli.core.logged import INT64
 from himl_cli.workspaces.local.run_store import now_ms
-from himl_cli.workspaces.local.tracking.fields import INT64, Fields, Refused, missing
+from himl_cli.workspaces.local.tracking.fields import Fields, Refused, missing
 from himl_cli.workspaces.local.tracking.latest import Point
 from himl_cli.workspaces.local.tracking.models import LoggedModels
 from himl_cli.workspaces.local.tracking.records import MODEL_HISTORY, RUN_NAME, Json, json_metric, milliseconds, next_page

@@ -12,10 +12,10 @@ from azure.ai.ml.entities import Job, PipelineJob, PipelineJobSettings
 from azure.ai.ml.exceptions import MlException
 from marshmallow.exceptions import ValidationError
 
+from himl_cli.core.clusters import SERVERLESS
 from himl_cli.core.documents import DocumentChanges
 from himl_cli.core.errors import BadUsage
 from himl_cli.workspaces.azure.jobs.documents.complaints import complaint_of
-from himl_cli.workspaces.azure.jobs.forms import SERVERLESS
 from himl_cli.workspaces.azure.jobs.sdk import silenced
 
 EXPERIMENT = "Default"
@@ -37,7 +37,7 @@ def complaints_of(path: Path) -> Iterator[None]:
 def read_job(path: Path, changes: DocumentChanges, run_id: str) -> Any:
     """The job of the file as run *run_id*. Raises BadUsage."""
     with complaints_of(path), silenced():
-        job = load_job(path)
+        job = load_job(path, params_override=[{key: folder} for key, folder in changes.code.items()])
         _change(job, changes, run_id)
     return job
 

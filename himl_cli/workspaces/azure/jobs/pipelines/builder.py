@@ -12,10 +12,10 @@ from typing import Any
 from azure.ai.ml import Input, Output
 from azure.ai.ml.entities import Command, CommandComponent, CommandJobLimits, JobResourceConfiguration, PipelineJob, PipelineJobSettings
 
+from himl_cli.core.clusters import SERVERLESS
 from himl_cli.core.pipelines import STEP, STEP_AFTER, PipelineSpec
 from himl_cli.workspaces.azure.jobs.builder import Built, built_of, distribution_of, identity_of
 from himl_cli.workspaces.azure.jobs.client import composed
-from himl_cli.workspaces.azure.jobs.forms import SERVERLESS
 from himl_cli.workspaces.azure.jobs.job_form import git_properties
 from himl_cli.workspaces.azure.jobs.pipelines.forms import FOLDER, StepForm
 from himl_cli.workspaces.azure.jobs.sdk import silenced

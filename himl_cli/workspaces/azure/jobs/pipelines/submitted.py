@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import datetime, timezone
 from typing import Any
 
 from himl_cli.core.pipelines import PipelineSpec
 from himl_cli.core.redaction import redact
-from himl_cli.core.runs import Run, RunStatus
+from himl_cli.core.runs import Run
 from himl_cli.workspaces.azure.connection import Connection
-from himl_cli.workspaces.azure.jobs.submitted import as_answered
-from himl_cli.workspaces.azure.runs.records import studio_url
+from himl_cli.workspaces.azure.jobs.submitted import as_answered, waiting_run
 
 
 def submitted_pipeline(answer: Mapping[str, Any], connection: Connection, spec: PipelineSpec, run_id: str, tenant_id: str) -> Run:
@@ -19,16 +17,4 @@ def submitted_pipeline(answer: Mapping[str, Any], connection: Connection, spec: 
 
     Raises ServiceFailed, which names the job, for an answer that is not understood.
     """
-    known = Run(
-        id=run_id,
-        experiment=spec.experiment,
-        status=RunStatus.queued,
-        created=datetime.now(timezone.utc),
-        display_name=spec.display_name,
-        description=spec.description,
-        tags={name: spec.tags[name] for name in sorted(spec.tags)},
-        command=redact(spec.command),
-        workspace=connection.address.label,
-        url=studio_url(run_id, connection.address, tenant_id),
-    )
-    return as_answered(known, answer, connection)
+    return as_answered(waiting_run(spec, redact(spec.command), run_id, connection, tenant_id), answer, connection)

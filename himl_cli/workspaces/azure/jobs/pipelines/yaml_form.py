@@ -6,14 +6,15 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from himl_cli.core.jobs import DataSpec
+from himl_cli.core.clusters import SERVERLESS
+from himl_cli.core.jobs import USUAL_DATASTORE, DataSpec
 from himl_cli.core.pipelines import PipelineSpec
 from himl_cli.workspaces.azure.jobs.code_upload import folder_for
-from himl_cli.workspaces.azure.jobs.forms import INPUT_MODES, SERVERLESS
+from himl_cli.workspaces.azure.jobs.forms import INPUT_MODES
 from himl_cli.workspaces.azure.jobs.job_form import git_properties
 from himl_cli.workspaces.azure.jobs.pipelines.data import is_whole_datastore, placeholder_inputs
 from himl_cli.workspaces.azure.jobs.pipelines.forms import FOLDER, StepForm, of_step, step_forms
-from himl_cli.workspaces.azure.jobs.yaml_form import DEFAULT_DATASTORE, job_document, yaml_text
+from himl_cli.workspaces.azure.jobs.yaml_form import job_document, yaml_text
 
 SCHEMA = "https://azuremlschemas.azureedge.net/latest/pipelineJob.schema.json"
 OF_STEP = ("code", "command", "environment", "environment_variables", "compute", "distribution", "resources", "limits", "identity")
@@ -67,7 +68,7 @@ def _input(spec: PipelineSpec, form: StepForm, item: DataSpec, own: Mapping[str,
     if item.key in form.spec.takes:
         return {"type": FOLDER, "path": form.inputs[item.key].path, "mode": mode}
     if is_whole_datastore(item):
-        datastore = item.datastore or form.spec.job.default_datastore or spec.default_datastore or DEFAULT_DATASTORE
+        datastore = item.datastore or form.spec.job.default_datastore or spec.default_datastore or USUAL_DATASTORE
         return {"type": FOLDER, "path": f"azureml://datastores/{datastore}/paths/", "mode": mode}
     return own
 
