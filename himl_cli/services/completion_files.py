@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import os
 import shutil
 import subprocess
@@ -11,11 +12,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from himl_cli.core.errors import DiskFailed, NotFound
+from himl_cli.core.home import home_folder
+from himl_cli.core.processes import detached, end_detached
 from himl_cli.core.whole_file import write_whole
+from himl_cli.services.text_files import UTF16_MARKS
 
 PATIENCE = 20.0
 """Seconds that a shell has to start and to answer."""
 MARK = "# completion of himl"
+POWERSHELL_LINE = f'. "$PSScriptRoot/himl-completion.ps1" {MARK}'
+"""Without the folder's name: Windows PowerShell reads letters beyond ASCII right in some files alone."""
+ASK_POWERSHELL = "[Console]::OutputEncoding = New-Object Text.UTF8Encoding $false; $PROFILE"
 
 
 @dataclass(frozen=True)
@@ -29,16 +36,22 @@ class Place:
     @property
     def is_loaded(self) -> bool:
         """Whether new shells load the script, once it is there."""
-        return self.start_file is None or self.line in _text_of(self.start_file).splitlines()
+        return self.start_file is None or self.line in _text_of(_content_of(self.start_file)).splitlines()
 
 
-def place_of(shell: str, home: Path, variables: Mapping[str, str]) -> Place:
-    """Where the script for *shell* goes on this machine; the shell is asked, where only it knows. Raises NotFound for a PowerShell that is not there."""
+def place_of(shell: str, variables: Mapping[str, str], *, patience: float = PATIENCE) -> Place:
+    """Where the script for *shell* goes on this machine; the shell is asked, where only it knows, and given up after so many seconds.
+
+    Raises NotFound for a PowerShell that is not there, and without a home folder.
+    """
+    if shell == "powershell":
+        return _powershell_place(patience)
+    home = home_folder()
+    if home is None:
+        raise NotFound("There is no home folder for it: this user has none.", hint=f"Set HOME, or print the script: himl completion {shell}")
     if shell == "fish":
         return Place(_folder(variables, "XDG_CONFIG_HOME", home / ".config") / "fish" / "completions" / "himl.fish")
-    if shell == "powershell":
-        return _powershell_place()
-    return _bash_place(home, variables) if shell == "bash" else _zsh_place(home)
+    return _bash_place(home, variables, patience) if shell == "bash" else _zsh_place(home, patience)
 
 
 def write_script(place: Place, text: str) -> None:
@@ -51,31 +64,31 @@ def write_script(place: Place, text: str) -> None:
 
 
 def add_line(place: Place) -> None:
-    """Put the line at the end of the shell's own file, unless it is there. Raises DiskFailed."""
+    """Put the line at the end of the shell's own file, in that file's encoding, unless it is there. Raises DiskFailed."""
     if place.is_loaded or place.start_file is None:
         return
-    text = _text_of(place.start_file)
     try:
         place.start_file.parent.mkdir(parents=True, exist_ok=True)
-        with place.start_file.open("a", encoding="utf-8") as stream:
-            stream.write(f"{'' if not text or text.endswith(chr(10)) else chr(10)}{place.line}\n")
+        with place.start_file.open("a+b") as stream:
+            stream.seek(0)
+            stream.write(_as_last_line(stream.read(), place.line))
     except OSError as err:
         raise DiskFailed(f"Cannot write '{place.start_file}': {err.strerror or err}.", hint=f"Add this line to it: {place.line}") from err
 
 
-def _bash_place(home: Path, variables: Mapping[str, str]) -> Place:
+def _bash_place(home: Path, variables: Mapping[str, str], patience: float) -> Place:
     """The folder in which bash-completion looks; where Bash is started without that, its own file has to load the script."""
     folder = _folder(variables, "BASH_COMPLETION_USER_DIR", _folder(variables, "XDG_DATA_HOME", home / ".local" / "share") / "bash-completion")
     script = folder / "completions" / "himl"
-    if _asked(["bash", "-i", "-c", 'echo "<${BASH_COMPLETION_VERSINFO-}>"']).endswith(("<2>", "<3>")):
+    if _asked(["bash", "-i", "-c", 'echo "<${BASH_COMPLETION_VERSINFO-}>"'], patience).endswith(("<2>", "<3>")):
         return Place(script)
     return Place(script, home / ".bashrc", f". {_quoted(script)} {MARK}")
 
 
-def _zsh_place(home: Path) -> Place:
+def _zsh_place(home: Path, patience: float) -> Place:
     """A folder of our own; unless zsh has it in its fpath and starts its completion system, `.zshrc` has to load the script."""
     script = home / ".zfunc" / "_himl"
-    told = _asked(["zsh", "-i", "-c", 'print -r -- "<${+functions[compdef]}>${(j.:.)fpath}:<${ZDOTDIR:-$HOME}>"'])
+    told = _asked(["zsh", "-i", "-c", 'print -r -- "<${+functions[compdef]}>${(j.:.)fpath}:<${ZDOTDIR:-$HOME}>"'], patience)
     has_system, _, rest = told.rpartition("\n")[2].removeprefix("<").partition(">")
     folders, _, dot_folder = rest.removesuffix(">").rpartition(":<")
     if has_system == "1" and str(script.parent) in folders.split(":"):
@@ -84,43 +97,66 @@ def _zsh_place(home: Path) -> Place:
     return Place(script, (Path(dot_folder) if dot_folder else home) / ".zshrc", line)
 
 
-def _powershell_place() -> Place:
-    for program in ("pwsh", "powershell"):
-        profile = _asked([program, "-NoProfile", "-NonInteractive", "-Command", "$PROFILE"])
+def _powershell_place(patience: float) -> Place:
+    programs = [program for program in ("pwsh", "powershell") if shutil.which(program)]
+    for program in programs:
+        profile = _asked([program, "-NoProfile", "-NonInteractive", "-Command", ASK_POWERSHELL], patience)
         if profile:
-            script = Path(profile).with_name("himl-completion.ps1")
-            quoted = str(script).replace("'", "''")
-            return Place(script, Path(profile), f". '{quoted}' {MARK}")
-    raise NotFound("There is no PowerShell on PATH.", hint="'himl completion powershell' prints the script, for your $PROFILE to load.")
+            return Place(Path(profile).with_name("himl-completion.ps1"), Path(profile), POWERSHELL_LINE)
+    what = "PowerShell does not say where its $PROFILE is." if programs else "There is no PowerShell on PATH."
+    raise NotFound(what, hint="'himl completion powershell' prints the script, for your $PROFILE to load.")
 
 
 def _folder(variables: Mapping[str, str], name: str, default: Path) -> Path:
     return Path(variables[name]) if variables.get(name) else default
 
 
-def _asked(command: Sequence[str]) -> str:
+def _asked(command: Sequence[str], patience: float) -> str:
     """The last line that a shell prints, without blanks around it; nothing where it is not there or does not answer."""
     program = shutil.which(command[0])
     if program is None:
         return ""
     with tempfile.TemporaryFile() as told:  # and no pipe, which what its start files leave running would hold open
         try:
-            subprocess.run(
-                [program, *command[1:]], stdin=subprocess.DEVNULL, stdout=told, stderr=subprocess.DEVNULL, timeout=PATIENCE, start_new_session=True, check=False
-            )
-        except (OSError, subprocess.TimeoutExpired):
+            process = subprocess.Popen([program, *command[1:]], stdin=subprocess.DEVNULL, stdout=told, stderr=subprocess.DEVNULL, **detached())
+        except OSError:
             return ""
-        told.seek(0)
-        lines = os.fsdecode(told.read()).strip().splitlines()
+        try:
+            process.wait(patience)
+            told.seek(0)
+            lines = os.fsdecode(told.read()).strip().splitlines()
+        except (subprocess.TimeoutExpired, UnicodeDecodeError):  # the latter on Windows alone
+            return ""
+        finally:
+            if process.returncode is None:
+                end_detached(process)
     return lines[-1].strip() if lines else ""
 
 
-def _text_of(path: Path) -> str:
-    """The text of a file, whatever its encoding; nothing where there is none."""
+def _as_last_line(content: bytes, line: str) -> bytes:
+    """What to put after the *content* of a file for *line* to be its last one."""
+    text = _text_of(content)
+    newline = "\r\n" if "\r\n" in text else "\n" if "\n" in text else os.linesep
+    return f"{'' if not text or text.endswith(chr(10)) else newline}{line}{newline}".encode(*_encoding_of(content))
+
+
+def _content_of(path: Path) -> bytes:
+    """The bytes of a file; nothing where there is none."""
     try:
-        return path.read_text(encoding="utf-8", errors="surrogateescape")
+        return path.read_bytes()
     except OSError:
-        return ""
+        return b""
+
+
+def _text_of(content: bytes) -> str:
+    return content.decode(*_encoding_of(content)).removeprefix("\ufeff")
+
+
+def _encoding_of(content: bytes) -> tuple[str, str]:
+    """The encoding of a file, and what becomes of signs that it has not: UTF-16 as Windows PowerShell's `>` writes it, else UTF-8 with any other bytes."""
+    if content.startswith(UTF16_MARKS):
+        return "utf-16-le" if content.startswith(codecs.BOM_UTF16_LE) else "utf-16-be", "replace"
+    return "utf-8", "surrogateescape"
 
 
 def _quoted(path: Path) -> str:

@@ -13,11 +13,9 @@ from types import GeneratorType
 from typing import Any
 
 from himl_cli.core.errors import BadUsage
-from himl_cli.core.logged import Logged, LoggedKind, LoggedRow, Value
+from himl_cli.core.logged import INT64, Logged, LoggedKind, LoggedRow, Value
 
 log = logging.getLogger(__name__)
-
-INT64 = range(-(2**63), 2**63)
 
 
 def scalar(name: str, value: Any, step: int | None = None) -> Logged:

@@ -26,7 +26,10 @@ def friendly_experiment(name: str) -> str:
 
 
 def choose_experiment(asked: str | None, target: str, *, from_branch: bool, git: GitFacts | None) -> str:
-    """The experiment's name: *asked*, else the git branch where that is wanted, else the stem of the script or the last part of the module."""
+    """The experiment's name: *asked*, else the git branch where that is wanted, else the stem of the script or the last part of the module.
+
+    Raises BadUsage where the branch is wanted and none is checked out, and for an empty name.
+    """
     if asked is not None:
         return friendly_experiment(asked)
     if from_branch:

@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Protocol
 
 from himl_cli.core.errors import BadUsage
+from himl_cli.core.home import in_home
 from himl_cli.core.setup import PreparedFile, SetUp, TakenSettings
+from himl_cli.core.spelling import filled
 from himl_cli.services.settings_import.new_files import NewFile, settings_file, write_all
 from himl_cli.services.settings_import.source import read_settings
 
@@ -28,6 +30,9 @@ class Workspaces(Protocol):
     def azure_config_text(self, ids: Mapping[str, str], where: str) -> str:
         """A config.json. Raises BadUsage, beginning with *where*, for keys that are missing or wrong."""
 
+    def azure_config_at(self, folder: Path) -> Path | None:
+        """The config file that names an Azure ML workspace for those who are in *folder*. Raises HimlError."""
+
     def make_local(self, folder: Path) -> tuple[Path, bool]:
         """A local workspace in *folder*: its folder, and whether it is new. Raises HimlError."""
 
@@ -44,14 +49,20 @@ class SetUpRequest:
 
 def set_up(request: SetUpRequest, workspaces: Workspaces) -> SetUp:
     """Write what is missing; a file that says something else is left alone. Raises BadUsage then, with nothing written, or DiskFailed."""
-    if request.local and (request.source or request.ids):
+    source = filled("--from", request.source)
+    for key, value in request.ids.items():
+        filled(f"--{key}", value)
+    if request.local and (source or request.ids):
         raise BadUsage("--local and the keys of an Azure ML workspace were both given.", hint="Give one of them.")
-    if request.source:
-        taken = read_settings(request.folder / request.source, request.folder, workspaces.azure_ids_in)
-        return _write(request.folder, taken, {**taken.workspace, **request.ids}, f"'{request.source}'", workspaces)
+    if source:
+        taken = read_settings(request.folder / in_home(source), request.folder, workspaces.azure_ids_in)
+        return _write(request.folder, taken, {**taken.workspace, **request.ids}, f"'{source}'", workspaces)
     ids = {} if request.local else {**workspaces.azure_ids_set(), **request.ids}
     if ids:
         return _write(request.folder, TakenSettings(), ids, "The workspace", workspaces)
+    config = None if request.local else workspaces.azure_config_at(request.folder)
+    if config is not None:
+        return SetUp([PreparedFile(config, is_new=False)])
     path, is_new = workspaces.make_local(request.folder)
     return SetUp([PreparedFile(path, is_new)])
 
@@ -60,7 +71,7 @@ def _write(folder: Path, taken: TakenSettings, ids: Mapping[str, str], where: st
     files: list[NewFile] = []
     if ids:
         text = workspaces.azure_config_text(ids, where)
-        files.append(NewFile(folder / CONFIG, text, json.loads(text)))
+        files.append(NewFile(folder / CONFIG, text, json.loads(text), said_by=workspaces.azure_ids_in))
     if taken.public:
         files.append(settings_file(folder, taken.public, is_private=False))
     if taken.private:

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import os
+import posixpath
 import stat
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from himl_cli.core.errors import BadUsage
-from himl_cli.core.file_tree import STATE_FILE, is_bookkeeping
+from himl_cli.core.file_tree import STATE_FILE, WORKSPACE_FOLDER, is_bookkeeping
 from himl_cli.core.jobs import Snapshot, SnapshotReport
 from himl_cli.services.ignore_rules import IgnoreRules, read_rules
 from himl_cli.services.latest_run_file import FILE_NAME
 from himl_cli.services.secret_files import may_hold_secrets
+from himl_cli.services.written_paths import as_found
 
 ROOT_MARKERS = ("pyproject.toml", "environment.yml", ".git")
-ALWAYS_LEFT_OUT = frozenset({".git", ".hg", ".svn", ".himl", "__pycache__", ".ipynb_checkpoints"})
+ALWAYS_LEFT_OUT = frozenset({".git", ".hg", ".svn", WORKSPACE_FOLDER, "__pycache__", ".ipynb_checkpoints"})
 RESULTS_OF_EARLIER_RUNS = frozenset({"outputs", "logs"})
 GIT_FILE, OWN_FILE = ".gitignore", ".amlignore"
 
@@ -34,25 +36,62 @@ def take_snapshot(root: Path, ignored_folders: Sequence[str] = ()) -> SnapshotRe
     Left out whatever the rules say: version control, workspaces, caches, virtual environments, files of secrets, results of
     earlier runs (`outputs` and `logs` at the top level, and folders that himl downloaded to). Symlinks are followed, loops once;
     what is neither a file nor a folder is passed over. Raises BadUsage for a folder that cannot be read.
+
+    *ignored_folders* are paths, from *root* or absolute, or names of folders at any level, with `/` or `\\`; the report has those that met none.
     """
     name = OWN_FILE if (root / OWN_FILE).is_file() else GIT_FILE
     files: list[str] = []
     by_top: dict[str, int] = {}
-    walk = _Walk(root, name, ignored_folders)
+    ignored = {folder: _ignored_names(root, folder) for folder in ignored_folders}
+    walk = _Walk(root, name, frozenset().union(*ignored.values()))
     for relative, size in walk.files():
         files.append(relative)
         top = relative.split("/", 1)[0]
         by_top[top] = by_top.get(top, 0) + size
-    return SnapshotReport(Snapshot(root, files, sum(by_top.values())), by_top, name, walk.downloads)
+    missed = [folder for folder, names in ignored.items() if not names & walk.met and not any(_needs_no_word(root, each) for each in names)]
+    return SnapshotReport(Snapshot(root, files, sum(by_top.values())), by_top, name, walk.downloads, missed)
+
+
+def ignored_remarks(reports: Sequence[SnapshotReport]) -> list[str]:
+    """Which ignored folders are in none of the snapshots, a sentence: else a slip of the pen would send what was to be left out, and nobody would know."""
+    missed = [folder for folder in reports[0].missed if all(folder in report.missed for report in reports)] if reports else []
+    names = ", ".join(f"'{folder}'" for folder in missed)
+    return [f"warning: nothing is left out for --ignored_folders {names}: what is sent has no folder of such a name."] if missed else []
+
+
+def _needs_no_word(root: Path, name: str) -> bool:
+    """Whether the folder is left out for another reason, also where it is not there yet."""
+    return posixpath.basename(name) in ALWAYS_LEFT_OUT | RESULTS_OF_EARLIER_RUNS or (not name.startswith("./..") and os.path.isdir(root / name))
+
+
+def _ignored_names(root: Path, folder: str) -> frozenset[str]:
+    """What *folder* may mean below *root*, as written, and with `/` for `\\` unless a folder there really has a backslash in its name.
+
+    A name stays as it is, a path becomes one from *root* that begins with `./`.
+    """
+    written = {folder.rstrip("/"), as_found(root, folder).rstrip("/")}
+    return frozenset(name for each in written for name in (_paths_from(root, each) if "/" in each or os.path.isabs(each) else [each]))
+
+
+def _paths_from(root: Path, path: str) -> Iterator[str]:
+    """From *root* to *path*, which may be absolute or have `..` in it: as it is written, and as links lead there."""
+    end = os.path.normpath(root / path)
+    parent, base = os.path.split(end)
+    for first, last in ((root, end), (os.path.realpath(root), os.path.join(os.path.realpath(parent), base))):
+        try:
+            yield f"./{Path(os.path.relpath(last, first)).as_posix()}"
+        except ValueError:  # on another drive of Windows
+            yield f"./../{base}"
 
 
 class _Walk:
     """One walk over the project, with the ignore rules of the folders it is in."""
 
-    def __init__(self, root: Path, ignore_name: str, ignored_folders: Sequence[str]) -> None:
+    def __init__(self, root: Path, ignore_name: str, ignored_folders: frozenset[str]) -> None:
         self.root = root
         self.ignore_name = ignore_name
-        self.ignored_folders = {os.path.normpath(folder).replace(os.sep, "/") for folder in ignored_folders}
+        self.ignored_folders = ignored_folders
+        self.met: set[str] = set()
         self.downloads: list[str] = []
 
     def files(self) -> Iterator[tuple[str, int]]:
@@ -103,7 +142,9 @@ class _Walk:
     def _is_left_out(self, name: str, base: str, is_folder: bool) -> bool:
         if base in ALWAYS_LEFT_OUT or base == FILE_NAME or is_bookkeeping(base) or name in RESULTS_OF_EARLIER_RUNS:
             return True
-        return is_folder and (base in self.ignored_folders or name in self.ignored_folders)
+        met = self.ignored_folders & {base, f"./{name}"} if is_folder else frozenset()
+        self.met |= met
+        return bool(met)
 
 
 def _is_secret(entry: os.DirEntry[str], size: int) -> bool:

@@ -11,18 +11,20 @@ from contextlib import contextmanager, suppress
 from himl_cli.core.errors import HimlError, Interrupted, JobFailed, NotFound, ServiceFailed
 from himl_cli.core.events import Notice, Notify, ignore
 from himl_cli.core.run_details import SweepView
-from himl_cli.core.runs import Run, RunStatus
+from himl_cli.core.runs import FAILED_RANK, Run, RunStatus
 from himl_cli.core.sweeps import MANY
 from himl_cli.services.patience import Patience
 from himl_cli.services.run_logs import GROWTH, follow_log, last_lines, seconds_between_looks
 from himl_cli.services.sweeps.progress import SweepProgress
+from himl_cli.workspaces.abilities import JoinsWorkspaces
 from himl_cli.workspaces.base import Workspace
+from himl_cli.workspaces.job_abilities import KnowsPythons
 
 SECONDS_BETWEEN_LOOKS = 0.05
 SELDOM = 3
 """A run of which nothing but the end is wanted is looked at so many times less often."""
-FAILED_RANK = re.compile(r"rank (\d+): ")  # how a local run's reason begins when one of several ranks failed
 NAMED_LOG = re.compile(r"\s*Please check log file '(?P<name>[^']+)'.*", re.DOTALL)  # how Azure ML goes on, with the log's end after it
+LACKS_MODULE = re.compile(rb"^ModuleNotFoundError: ", re.MULTILINE)
 FIRST_LOG = re.compile(r".*/(std_log|std_log_process_0+)\.txt")
 
 
@@ -44,10 +46,10 @@ def wait_for_run(workspace: Workspace, run_id: str, write: Callable[[bytes], Non
     return run
 
 
-def raise_unless_completed(run: Run, failed_child: str = "", sweep: SweepView | None = None) -> None:
+def raise_unless_completed(run: Run, failed_child: str = "", sweep: SweepView | None = None, *, lacking: str = "") -> None:
     """Raises JobFailed, naming the run and why it did not complete; of many runs, *failed_child* is one whose log says it.
 
-    The same where trials of *sweep* failed: Azure ML may call such a sweep completed.
+    The same where trials of *sweep* failed: Azure ML may call such a sweep completed. *lacking* is a Python that had not what the script imports.
     """
     if run.status is RunStatus.canceled:
         because = f": {run.reason.rstrip('.')}" if run.reason else ""
@@ -59,10 +61,14 @@ def raise_unless_completed(run: Run, failed_child: str = "", sweep: SweepView | 
             look = f"Its output: himl runs logs {run.id}" if run.started else f"See himl runs show {run.id}"
         name = None if failed_child else _log_of_failed_rank(run)
         reason = NAMED_LOG.sub("", run.reason) or "no reason is known"
-        raise JobFailed(f"Run '{run.id}' failed: {reason.rstrip('.')}.", hint=look + (f" --file {name}" if name else "") + _way_on(run))
+        raise JobFailed(f"Run '{run.id}' failed: {reason.rstrip('.')}.", hint=look + (f" --file {name}" if name else "") + _on_python(lacking) + _way_on(run))
     failed = [trial.run.id for trial in sweep.trials if trial.run.status is RunStatus.failed] if sweep is not None else []
     if sweep is not None and failed:
         raise JobFailed(f"Run '{run.id}': {len(failed)} of {len(sweep.trials)} trials failed.", hint=f"What went wrong: himl runs logs {failed[0]}")
+
+
+def _on_python(lacking: str) -> str:
+    return f"; it ran with '{lacking}', --python names another" if lacking else ""
 
 
 def _way_on(run: Run) -> str:
@@ -113,6 +119,18 @@ def last_lines_of_failed_rank(workspace: Workspace, run: Run) -> tuple[str, byte
 def last_lines_of_failure(workspace: Workspace, run: Run) -> tuple[str, bytes] | None:
     """The name and the last lines of the log that says why the run failed; None where it did not, or left no log."""
     return last_lines(workspace, run.id, _log_of_failed_rank(run)) if run.status is RunStatus.failed else None
+
+
+def lacking_python(workspace: Workspace, run: Run, failed_child: str = "") -> str:
+    """The Python of this machine whose lack of a module ended *run*, or the child of it that failed; empty where something else did."""
+    home = workspace.home_of(run.id) if isinstance(workspace, JoinsWorkspaces) else workspace
+    if run.status is not RunStatus.failed or not isinstance(home, KnowsPythons):
+        return ""
+    with suppress(HimlError):  # the run's own failure is what is to be told
+        failed = workspace.run(failed_child) if failed_child else run
+        found = last_lines_of_failure(workspace, failed)
+        return home.python_of(failed.id) if found and LACKS_MODULE.search(found[1]) else ""
+    return ""
 
 
 def _log_of_failed_rank(run: Run) -> str | None:

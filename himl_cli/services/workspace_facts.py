@@ -3,21 +3,40 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
-from himl_cli.core.errors import WorkspaceNotFound
+from himl_cli.core.errors import HimlError, WorkspaceNotFound
 from himl_cli.core.workspace_facts import WorkspaceFacts
 from himl_cli.workspaces.abilities import DescribesItself
 from himl_cli.workspaces.base import FoundWorkspace
 
 
-def facts_of(found: Sequence[FoundWorkspace]) -> list[WorkspaceFacts]:
-    """What is known of each of *found*. Raises WorkspaceNotFound where there is none, and what a request to one raises."""
+@dataclass(frozen=True)
+class AskedWorkspace:
+    """What is known of a workspace, and why it is no more: `error` is what the request to it raised."""
+
+    facts: WorkspaceFacts
+    error: HimlError | None = None
+
+
+def facts_of(found: Sequence[FoundWorkspace], *, ask: bool = True) -> list[AskedWorkspace]:
+    """What is known of each of *found*: without *ask*, and of one that does not answer, what its configuration says.
+
+    Raises WorkspaceNotFound where there is none.
+    """
     if not found:
         raise WorkspaceNotFound("No workspace is configured, and there is none here.", hint="'himl doctor' says where one is looked for.")
-    return [replace(_facts(each), source=each.source) for each in found]
+    return [_asked(each) if ask else AskedWorkspace(_configured(each)) for each in found]
 
 
-def _facts(each: FoundWorkspace) -> WorkspaceFacts:
-    workspace = each.open()
-    return workspace.describe() if isinstance(workspace, DescribesItself) else WorkspaceFacts(each.kind, each.label, each.source)
+def _configured(each: FoundWorkspace) -> WorkspaceFacts:
+    return WorkspaceFacts(each.kind, each.label, each.source, each.facts)
+
+
+def _asked(each: FoundWorkspace) -> AskedWorkspace:
+    try:
+        workspace = each.open()
+        facts = workspace.describe() if isinstance(workspace, DescribesItself) else _configured(each)
+    except HimlError as error:
+        return AskedWorkspace(_configured(each), error)
+    return AskedWorkspace(replace(facts, source=each.source))

@@ -9,8 +9,9 @@ import pytest
 from himl_cli.core.blobs import BlobInfo
 from himl_cli.core.errors import BadUsage, NotFound
 from himl_cli.services.checkpoints.candidates import candidates_of
-from himl_cli.services.checkpoints.choosing import Offer, choice_of, choose
+from himl_cli.services.checkpoints.choosing import choice_of, choose
 from himl_cli.services.checkpoints.chosen_files import ChosenFiles
+from himl_cli.services.checkpoints.offers import Offer
 from tests.kept_checkpoints import HERE, RETRY, RUN, add, found, name
 from tests.recorded_runs import RecordedRuns
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from himl_cli.core.checks import Check, CheckState
 from himl_cli.core.errors import BadUsage, NotAllowed
+from himl_cli.core.installing import install_command
 from himl_cli.services.doctor.checkup import checkup, verdict
 from himl_cli.services.doctor.installation import installation_checks, python_check, requirements
 from himl_cli.workspaces.base import FoundWorkspace, Workspace
@@ -36,7 +37,7 @@ def test_packages_that_are_missing_or_of_a_wrong_version_are_named() -> None:
     assert packages.state is CheckState.failed
     assert packages.message.startswith("no-such-package is missing; rich ")
     assert " is not >=999; pytest " in packages.message
-    assert "pip install --upgrade himl-cli" in packages.remedy
+    assert packages.remedy == f"Install himl again: {sys.executable} -m {install_command(options='--upgrade')}"
     assert (extras.state, extras.message) == (CheckState.note, "Not installed: plot.")
 
 

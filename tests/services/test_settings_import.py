@@ -40,6 +40,23 @@ def test_an_index_with_a_password_is_private(project: Path) -> None:
     assert got.private == {"submit": {"pip_extra_index_url": "https://me:hunter2@index.example/simple"}}
 
 
+def test_an_index_with_a_query_is_private_as_submit_wants_it(project: Path) -> None:
+    got = taken(project, {"settings.yml": innereye(cluster="gpu", pip_extra_index_url="https://index.example/simple?x=1")})
+    assert got.public == {"submit": {"cluster": "gpu"}}
+    assert got.private == {"submit": {"pip_extra_index_url": "https://index.example/simple?x=1"}}
+
+
+def test_lists_tables_and_dates_are_named_too(project: Path) -> None:
+    got = taken(project, {"settings.yml": innereye(cluster=["a"], tag=["a", "b"], extra={"a": 1}, none=[], nothing={}) + "  day: 2020-01-01\n  null_: null\n"})
+    assert {each.name: each.why for each in got.left_out} == {
+        "cluster": "it is no single value",
+        "tag": "it belongs to one run: --tag KEY=VALUE",
+        "extra": "himl has no such setting",
+        "day": "himl has no such setting",
+    }
+    assert got.public == {}
+
+
 @pytest.mark.parametrize(
     ("values", "left"),
     [
@@ -72,6 +89,9 @@ def test_private_files_beside_it_or_in_the_current_folder_win(project: Path, nam
         ("variables: [a]\n", "no 'variables:'"),
         ("variables:\n  a: 'x\n", "line"),
         ("variables:\n  node_count: many\n", "'node_count'"),
+        ("variables:\n  node_count: 70000\n", "65,000 at most"),
+        ("variables:\n  max_run_duration: soon\n", "'max_run_duration' of InnerEye's settings 'soon' is no duration"),
+        ("variables:\n  docker_shm_size: much\n", "'docker_shm_size' of InnerEye's settings 'much' is no size"),
         ("variables:\n  wait_for_completion: maybe\n", "'wait_for_completion'"),
     ],
 )
@@ -83,10 +103,11 @@ def test_what_is_no_such_file(project: Path, content: str, complaint: str) -> No
 
 
 def test_every_value_that_is_not_taken_is_named_with_a_reason(project: Path) -> None:
-    got = taken(project, {"settings.yml": innereye(cluster="c", build_branch="b", log_level="DEBUG", use_dataset_mount=True, datasets_container="d")})
+    got = taken(project, {"settings.yml": innereye(cluster="c", build_branch="b", model="M", mystery=1, use_dataset_mount=True, datasets_container="d")})
     assert {each.name: each.why.split(":")[0] for each in got.left_out} == {
         "build_branch": "it belongs to one run",
-        "log_level": "himl has no such setting",
+        "model": "arguments of a script stand after '--'",
+        "mystery": "himl has no such setting",
         "use_dataset_mount": "say it for each input",
         "datasets_container": "register the storage account as a datastore in Azure ML, which then gives access to it; name that with --default_datastore",
     }

@@ -11,7 +11,7 @@ import pytest
 
 from himl_cli.core.errors import BadUsage
 from himl_cli.core.jobs import LARGE_SNAPSHOT_BYTES
-from himl_cli.services.snapshot import find_snapshot_root, take_snapshot
+from himl_cli.services.snapshot import find_snapshot_root, ignored_remarks, take_snapshot
 from tests.running import write_files
 
 
@@ -141,6 +141,33 @@ def test_a_link_to_a_file_of_secrets_is_one(project: Path) -> None:
 def test_ignored_folders_by_name_and_by_path(project: Path) -> None:
     write_files(project, dict.fromkeys(["a/data/x", "b/data/x", "b/c/x", "c", "train.py"], ""))
     assert sent(project, ("data", "b/c/")) == {"c", "train.py"}
+
+
+def test_ignored_folders_by_absolute_paths_and_by_way_of_folders_above(project: Path) -> None:
+    write_files(project, dict.fromkeys(["data/x", "lib/data/x", "raw/x", "train.py"], ""))
+    outside = project.with_name("elsewhere")
+    (outside / "lib").mkdir(parents=True)
+    report = take_snapshot(project, (f"../{project.name}/data", str(project / "raw"), "../elsewhere/lib"))
+    assert (set(report.snapshot.files), report.missed) == ({"lib/data/x", "train.py"}, ["../elsewhere/lib"])
+
+
+@pytest.mark.skipif(os.name == "nt", reason="making links needs privileges on Windows")
+def test_an_ignored_folder_by_another_name_of_the_way_there(project: Path) -> None:
+    write_files(project, dict.fromkeys(["data/x", "train.py"], ""))
+    other = project.with_name("other")
+    other.symlink_to(project)
+    assert sent(project, (str(other / "data"),)) == sent(other, (str(project / "data"),)) == {"train.py"}
+
+
+def test_ignored_folders_that_are_not_there_are_told(project: Path) -> None:
+    write_files(project, {".gitignore": "skipped/\n", **dict.fromkeys(["data/raw/x", "lib/deep/y", "skipped/a/x", "train.py"], "")})
+    present = ("data/raw", "./data", "deep", "skipped/a", "outputs", "__pycache__", ".")
+    report = take_snapshot(project, (*present, "dta", "raw/x", "train.py", str(project.parent)))
+    assert report.missed == ["dta", "raw/x", "train.py", str(project.parent)]
+    told = f"warning: nothing is left out for --ignored_folders 'dta', 'raw/x', 'train.py', '{project.parent}': what is sent has no folder of such a name."
+    assert ignored_remarks([report]) == [told]
+    assert ignored_remarks([report, take_snapshot(project / "data", ["dta"])]) == [told.replace(f", 'raw/x', 'train.py', '{project.parent}'", "")]
+    assert ignored_remarks([report, take_snapshot(project, present)]) == ignored_remarks([]) == []
 
 
 @pytest.mark.skipif(os.name == "nt", reason="making links and sockets needs privileges on Windows")

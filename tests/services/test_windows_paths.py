@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
+import sys
 from pathlib import Path, PureWindowsPath
 
 import pytest
@@ -11,14 +13,22 @@ from himl_cli import DatasetConfig, get_workspace
 from himl_cli.core.errors import BadUsage, NotFound
 from himl_cli.services.checkpoints.sources import kind_of
 from himl_cli.services.data_specs import parse_inputs, parse_outputs
+from himl_cli.services.job_yaml.prepare import prepare_document
+from himl_cli.services.montage.listing.patterns import Pattern
+from himl_cli.services.pipelines.prepare import prepare_pipeline
+from himl_cli.services.snapshot import take_snapshot
 from himl_cli.services.studio_url import is_studio_url
+from himl_cli.services.submission import SubmitRequest
 from himl_cli.services.tensorboard.event_files import EventFinder
+from himl_cli.services.written_paths import as_found
 from himl_cli.workspaces.local.mounts import file_system_of
+from himl_cli.workspaces.local.stored_files import safe_parts
 from himl_cli.workspaces.meant import find_workspaces
 from tests.kept_checkpoints import RUN, add, found
 from tests.recorded_runs import RecordedRuns
 from tests.running import Himl, write_files
 
+POSIX_NAMES = pytest.mark.skipif(sys.platform == "win32", reason="no name has a backslash there")
 PATHS = ["C:\\data\\scans", "C:/data/scans", "\\\\server\\share\\scans", ".\\scans", "D:", "C:\\größe und mehr"]
 
 
@@ -102,3 +112,115 @@ def test_a_mounted_drive_of_windows_is_no_local_disk() -> None:
     """Of the Windows subsystem for Linux; the mount table writes a backslash in octal."""
     table = "/dev/sdc / ext4 rw 0 0\nC:\\134 /mnt/c 9p rw,aname=drvfs;path=C:\\134 0 0\n"
     assert (file_system_of(Path("/mnt/c/lab/.himl"), table), file_system_of(Path("/home/ada/.himl"), table)) == ("9p", "ext4")
+
+
+@pytest.mark.parametrize(
+    ("text", "meant"),
+    [
+        (".\\src", "./src"),
+        ("data\\raw\\", "data/raw/"),
+        ("..\\lib", "../lib"),
+        ("data/raw", "data/raw"),
+        ("~\\src", "~/src"),
+        *[(absolute, absolute) for absolute in ("C:\\src", "C:src\\a", "\\\\server\\src", "\\src", "/src/a\\b")],
+        ("src\0\\a", "src\0/a"),
+    ],
+)
+@pytest.mark.parametrize("windows", [False, True])
+def test_backslashes_of_relative_paths_are_slashes(tmp_path: Path, text: str, meant: str, windows: bool) -> None:
+    assert as_found(tmp_path, text, windows=windows) == meant
+
+
+@POSIX_NAMES
+def test_a_name_that_really_has_a_backslash_wins_but_on_windows(tmp_path: Path) -> None:
+    write_files(tmp_path, {"a\\b": "", "a/b": ""})
+    assert (as_found(tmp_path, "a\\b", windows=False), as_found(tmp_path, "a\\b", windows=True)) == ("a\\b", "a/b")
+
+
+@pytest.mark.parametrize("folder", ["data\\raw", ".\\data\\raw\\", "data/raw"])
+def test_an_ignored_folder_may_have_backslashes(project: Path, folder: str) -> None:
+    write_files(project, dict.fromkeys(["data/raw/x", "data/y", "lib/data/raw/z"], ""))
+    report = take_snapshot(project, [folder])
+    assert (list(report.snapshot.files), report.missed) == (["data/y", "lib/data/raw/z"], [])
+
+
+@POSIX_NAMES
+def test_an_ignored_folder_whose_name_really_has_a_backslash(project: Path) -> None:
+    write_files(project, dict.fromkeys(["a\\b/x", "a/b/x", "lib/c\\d/x", "train.py"], ""))
+    report = take_snapshot(project, ["a\\b", "c\\d"])
+    assert (list(report.snapshot.files), report.missed) == (["a/b/x", "train.py"], [])
+
+
+def test_ignored_folders_with_backslashes_as_options_in_settings_and_of_scripts(himl: Himl, project: Path) -> None:
+    listing = "import os; print(sorted(f'{folder}/{name}' for folder, _, names in os.walk('.') for name in names if name == 'x'))"
+    write_files(project, {"train.py": listing, "data/raw/x": "", "data/kept/x": ""})
+    expected = str(["./data/kept/x"]) if sys.platform != "win32" else str([".\\data\\kept/x"])
+    assert expected in himl.ok("submit", "train.py", "--ignored_folders", "data\\raw").stdout
+    write_files(project, {"himl.toml": "[submit]\nignored_folders = ['.\\data\\raw']\n"})
+    assert expected in himl.ok("submit", "train.py").stdout
+
+
+STEP = {"type": "PythonScriptStep", "script": "fit\\train.py", "source_directory": ".\\src\\model", "requirements": "envs\\train.txt"}
+
+
+def test_paths_of_a_pipeline_may_have_backslashes(project: Path) -> None:
+    write_files(project, {"src/model/fit/train.py": "", "envs/train.txt": "numpy\n", "pipeline.json": json.dumps({"step1": STEP})})
+    (step,) = prepare_pipeline(SubmitRequest(cwd=project, target="pipeline.json", cluster="gpu"), {}).spec.steps
+    assert (step.job.entry.target, step.job.snapshot.root) == ("fit/train.py", project / "src" / "model")
+    assert step.job.environment is not None
+    assert "numpy" in step.job.environment.conda
+
+
+@POSIX_NAMES
+def test_names_in_a_pipeline_that_really_have_backslashes(project: Path) -> None:
+    files = {"src\\model/fit\\train.py": "", "src\\model/fit/train.py": "", "src/model/fit/train.py": ""}
+    write_files(project, {**files, "pipeline.json": json.dumps({"step1": {**STEP, "source_directory": "src\\model", "requirements": ""}})})
+    (step,) = prepare_pipeline(SubmitRequest(cwd=project, target="pipeline.json"), {}).spec.steps
+    assert (step.job.entry.target, step.job.snapshot.root) == ("fit\\train.py", project / "src\\model")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"source_directory": ".\\scr"}, "Did you mean 'src'?"),
+        ({"script": "fit\\trian.py"}, "Did you mean 'fit/train.py'?"),
+        ({"requirements": "envs\\trian.txt"}, "Did you mean 'envs/train.txt'?"),
+        ({"script": "..\\other.py"}, "lies outside source_directory"),
+    ],
+)
+def test_a_path_of_a_pipeline_that_is_misspelt_with_backslashes(project: Path, change: dict[str, str], message: str) -> None:
+    files = {"src/model/fit/train.py": "", "src/other.py": "", "envs/train.txt": ""}
+    write_files(project, {**files, "pipeline.json": json.dumps({"step1": {**STEP, **change}})})
+    with pytest.raises(BadUsage) as caught:
+        prepare_pipeline(SubmitRequest(cwd=project, target="pipeline.json", cluster="gpu"), {})
+    assert message in f"{caught.value} {caught.value.hint}"
+
+
+def test_code_and_data_of_a_jobs_yaml_may_have_backslashes(project: Path) -> None:
+    job = "command: python fit.py ${{inputs.scans}}\ncode: .\\src\\model\ninputs:\n  scans: {type: uri_folder, path: .\\data\\raw}\n"
+    write_files(project, {"src/model/fit.py": "", "data/raw/x": "", "job.yml": job})
+    found = prepare_document(SubmitRequest(cwd=project, target="job.yml"), {}).job
+    assert found is not None
+    assert (found.snapshot.root, list(found.snapshot.files)) == (project / "src" / "model", ["fit.py"])
+    (scans,) = found.inputs
+    assert not isinstance(scans, str)
+    assert (scans.name, scans.local) == ("raw", str(project / "data" / "raw"))
+
+
+def test_patterns_of_slides_on_both_systems() -> None:
+    assert Pattern("Scans\\**\\*.TIFF", windows=True).matches("scans/a/b.tiff")
+    assert not Pattern("Scans\\*.tiff", windows=False).matches("Scans/b.tiff")
+    assert not Pattern("scans/*.TIFF", windows=False).matches("scans/b.tiff")
+    with pytest.raises(BadUsage, match="leaves the folder"):
+        Pattern("scans\\..\\..\\*.tiff", windows=True)
+
+
+@pytest.mark.parametrize("name", ["a\\b", "..\\a", "C:/a", "a:b/c", "a/b|c", "what?", "*"])
+def test_names_of_stored_files_that_windows_could_not_have(name: str) -> None:
+    assert (safe_parts(name, windows=False), safe_parts(name, windows=True)) == (tuple(name.split("/")), None)
+
+
+def test_names_of_stored_files_on_both_systems() -> None:
+    for windows in (False, True):
+        assert safe_parts("outputs/größe 1.ckpt", windows=windows) == ("outputs", "größe 1.ckpt")
+        assert safe_parts("outputs/../a", windows=windows) is safe_parts("a\0", windows=windows) is None

@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from himl_cli.core.errors import BadUsage, DiskFailed
+from himl_cli.core.installing import install_command
 from himl_cli.core.logged import Value
-from himl_cli.core.results import Aggregation, Child
+from himl_cli.core.results import STATISTICS, Aggregation, Child
 from himl_cli.core.whole_file import replacing, write_whole
-from himl_cli.services.aggregation.statistics import NAMES, Statistics
+from himl_cli.services.aggregation.statistics import Statistics
 
-INSTALL = "pip install 'himl-cli[parquet]'"
 POINTS_AT_ONCE = 500_000
 Points = tuple[str, str, Sequence[int], Sequence[float] | None, Sequence[float | None], Sequence[str | None] | None]
 """Metric, kind, and for each point its step, time, value and text."""
@@ -33,7 +33,7 @@ def check_file(option: str, path: Path) -> None:
 def check_parquet() -> None:
     """Raises BadUsage where pyarrow is not installed. Imports nothing of it."""
     if find_spec("pyarrow") is None:
-        raise BadUsage("--output_parquet needs pyarrow, which is not installed.", hint=f"Install it: {INSTALL}")
+        raise BadUsage("--output_parquet needs pyarrow, which is not installed.", hint=f"Install it: {install_command('parquet')}")
 
 
 def write_csv(aggregation: Aggregation, statistics: Mapping[str, Statistics] | None, path: Path) -> None:
@@ -43,9 +43,9 @@ def write_csv(aggregation: Aggregation, statistics: Mapping[str, Statistics] | N
     """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["metric", *(NAMES if statistics is not None else ()), *(child.label for child in aggregation.children)])
+    writer.writerow(["metric", *(STATISTICS if statistics is not None else ()), *(child.label for child in aggregation.children)])
     for name in aggregation.metrics:
-        told = [getattr(statistics[name], each) for each in NAMES] if statistics is not None else []
+        told = [getattr(statistics[name], each) for each in STATISTICS] if statistics is not None else []
         writer.writerow([name, *map(cell, told), *(cell(child.results.last.get(name)) for child in aggregation.children)])
     try:
         write_whole(path.absolute(), text.getvalue())

@@ -10,9 +10,9 @@ from himl_cli.core.errors import BadUsage
 from himl_cli.core.pipelines import STEP
 from himl_cli.core.placeholders import PLACEHOLDER
 from himl_cli.core.results import RunResults
-from himl_cli.core.runs import Run
-from himl_cli.core.sweeps import HYPERPARAMETERS, Scalar, hyperparameters_of, value_text, values_text
-from himl_cli.core.tag_names import AUTOMATIC_TAGS
+from himl_cli.core.runs import Run, own_name
+from himl_cli.core.sweeps import Scalar, hyperparameters_of, value_text, values_text
+from himl_cli.core.tag_names import own_tags
 from himl_cli.services.aggregation.chosen_runs import number_of
 
 MOST_NAMES = 4
@@ -31,13 +31,13 @@ def labels_of(runs: Sequence[Run], results: Sequence[RunResults], child_arg: str
             raise _unknown(child_arg, runs)
         return unique([_name(run) if value is None else value_text(value) for run, value in zip(runs, values, strict=True)])
     if all(STEP in run.tags for run in runs):
-        return unique([_name(run) if _own_name(run) else run.tags[STEP] for run in runs])
+        return unique([_name(run) if own_name(run) else run.tags[STEP] for run in runs])
     labels = _distinguishing([hyperparameters_of(run.tags) for run in runs])
-    for values_of_all in ([_tags(run) for run in runs], [_arguments(run) for run in runs], [found.parameters for found in results]):
+    for values_of_all in ([own_tags(run) for run in runs], [_arguments(run) for run in runs], [found.parameters for found in results]):
         labels = labels or _distinguishing(values_of_all, most=MOST_NAMES)
     if labels:
         return unique([label or _name(run) for label, run in zip(labels, runs, strict=True)])
-    names = [_own_name(run) for run in runs]
+    names = [own_name(run) for run in runs]
     if all(names) and len(set(names)) == len(runs):
         return names
     numbers = [number_of(run) for run in runs]
@@ -63,7 +63,7 @@ def unique(labels: Sequence[str]) -> list[str]:
 
 
 def _unknown(child_arg: str, runs: Sequence[Run]) -> BadUsage:
-    known = dict.fromkeys(name for run in runs for values in (hyperparameters_of(run.tags), _tags(run)) for name in values)
+    known = dict.fromkeys(name for run in runs for values in (hyperparameters_of(run.tags), own_tags(run)) for name in values)
     hint = f"There are: {', '.join([*known][:8])}." if known else "Leave --child_arg out: the runs are told apart by what differs between them."
     return BadUsage(f"None of the runs has a hyperparameter, tag, parameter or argument '{child_arg}'.", hint=hint)
 
@@ -79,11 +79,6 @@ def _distinguishing(all_values: Sequence[Values], *, most: int | None = None) ->
     if len(differing) == 1:
         return [value_text(value) if (value := values.get(differing[0])) is not None else "" for values in all_values]
     return [values_text({name: values[name] for name in differing if name in values}) for values in all_values]
-
-
-def _tags(run: Run) -> dict[str, Scalar]:
-    """The tags that somebody gave the run."""
-    return {name: value for name, value in run.tags.items() if not name.startswith(AUTOMATIC_TAGS) and name != HYPERPARAMETERS}
 
 
 def _arguments(run: Run) -> dict[str, Scalar]:
@@ -102,12 +97,7 @@ def _arguments(run: Run) -> dict[str, Scalar]:
 
 
 def _name(run: Run) -> str:
-    return _own_name(run) or run.id
-
-
-def _own_name(run: Run) -> str:
-    """The display name where it says more than the id: Azure ML's default is the id itself."""
-    return "" if run.display_name == run.id else run.display_name
+    return own_name(run) or run.id
 
 
 def _plain(name: str) -> str:

@@ -23,9 +23,6 @@ class Statistics:
     count: int
 
 
-NAMES = ("mean", "std", "min", "max", "median")
-
-
 def statistics_of(aggregation: Aggregation) -> dict[str, Statistics]:
     """By metric. Runs without a value, with a text or with NaN do not count; infinities do."""
     return {name: _of(numbers(child.results.last.get(name) for child in aggregation.children)) for name in aggregation.metrics}

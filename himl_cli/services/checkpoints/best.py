@@ -8,10 +8,10 @@ from dataclasses import replace
 
 from himl_cli.core.checkpoints import Choice, Goal
 from himl_cli.services.checkpoints.candidates import Candidate, have_md5s, have_one_size, newest_of_each_name, newest_try, without_exports
-from himl_cli.services.checkpoints.choosing import Chosen, Offer, the_only
 from himl_cli.services.checkpoints.goals import goal_of
 from himl_cli.services.checkpoints.logged import logged_values
 from himl_cli.services.checkpoints.matching import match
+from himl_cli.services.checkpoints.offers import Chosen, Offer, the_only
 from himl_cli.services.checkpoints.refusals import ambiguous, nothing
 from himl_cli.services.checkpoints.telling import ends_with_metric, same_metric
 

@@ -7,12 +7,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from himl_cli.core.errors import BadUsage
-from himl_cli.core.file_tree import FoundFile, walk_files
+from himl_cli.core.file_tree import WORKSPACE_FOLDER, FoundFile, walk_files
 from himl_cli.core.home import in_home
 from himl_cli.services.checkpoints.whole import is_mark, is_whole
 from himl_cli.services.secret_files import may_hold_secrets
 
-PROJECT_MARKS = (".git", ".himl", "himl.toml", "himl.private.toml", "pyproject.toml")
+PROJECT_MARKS = (".git", WORKSPACE_FOLDER, "himl.toml", "himl.private.toml", "pyproject.toml")
 """What makes a folder one of a project: all of it is never meant."""
 OF_CHECKPOINTS = frozenset({".metadata"})
 """Hidden files that are part of a checkpoint: torch.distributed.checkpoint writes this one."""

@@ -18,6 +18,7 @@ from himl_cli.core.logged import NewRun, RunEnd
 from himl_cli.core.redaction import redact
 from himl_cli.core.run_ids import new_run_id
 from himl_cli.core.runs import Run, RunSelection, RunStatus
+from himl_cli.core.spelling import filled
 from himl_cli.services.checkpoints.names import FOLDER, best_first
 from himl_cli.services.checkpoints.places import OUTPUTS, places_of
 from himl_cli.services.naming import azure_experiment, experiment_remarks, friendly_experiment
@@ -76,8 +77,7 @@ def push_checkpoints(
 
 def _source(text: str, workspace: Workspace, elsewhere: Callable[[], Workspace] | None, cwd: Path) -> tuple[Run, Workspace]:
     """The run, and the workspace that it was found in."""
-    if not text.strip():
-        raise BadUsage("--from got an empty value.", hint="Is a shell variable unset?")
+    filled("--from", text)
 
     def found(place: Workspace) -> tuple[Run, Workspace]:
         (run,) = find_runs(place, RunSelection(runs=(text,)), cwd=cwd)

@@ -15,9 +15,10 @@ from himl_cli.core.checkpoints import Choice
 from himl_cli.core.errors import BadUsage, NotFound, RunNotFound
 from himl_cli.core.runs import Run, RunSelection
 from himl_cli.services.checkpoints.candidates import candidates_of
-from himl_cli.services.checkpoints.choosing import Offer, choose, choose_in_best_trial
+from himl_cli.services.checkpoints.choosing import choose, choose_in_best_trial
 from himl_cli.services.checkpoints.here import files_in, path_of
 from himl_cli.services.checkpoints.names import FOLDER, LAST
+from himl_cli.services.checkpoints.offers import Offer
 from himl_cli.services.checkpoints.refusals import nothing
 from himl_cli.services.checkpoints.swept import best_trial_of, explaining_parents
 from himl_cli.services.run_lookup import find_runs

@@ -29,7 +29,7 @@ def best_trial_of(run: Run, workspace: Workspace) -> Run | None:
 
 @contextmanager
 def explaining_parents(run: Run) -> Iterator[None]:
-    """Within it, the error that a run of many has no checkpoint names the run that does."""
+    """Within it, the error that a run of many has no checkpoint (NotFound) is raised as one whose hint names the run that has one."""
     try:
         yield
     except NotFound as err:

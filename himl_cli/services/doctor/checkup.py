@@ -3,33 +3,44 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
-from himl_cli.core.checks import Check, CheckState
+from himl_cli.core.checks import Check, CheckState, tried
 from himl_cli.core.errors import ChecksFailed, HimlError, NotAllowed
 from himl_cli.core.workspace_ids import HOW_TO_CONFIGURE
 from himl_cli.services.doctor.installation import installation_checks
 from himl_cli.workspaces.abilities import ChecksItself
 from himl_cli.workspaces.base import FoundWorkspace
 
-CONFIGURATION, SIGN_IN = "configuration", "sign-in"
+SETTINGS, CONFIGURATION, SIGN_IN = "settings", "configuration", "sign-in"
 NO_AZURE = "No Azure ML workspace is configured: no config.json with its keys was found here or above, and no HIML_* variables."
 
 
-def checkup(find: Callable[[], Sequence[FoundWorkspace]], remarks: Callable[[], Sequence[str]] = tuple) -> Iterator[Check]:
-    """Look at the installation, then at each of the workspaces that *find* gives; goes on after a failure where that makes sense.
+def checkup(
+    find: Callable[[], Sequence[FoundWorkspace]], remarks: Callable[[], Sequence[str]] = tuple, settings: Callable[[], Sequence[str]] = tuple
+) -> Iterator[Check]:
+    """Look at the installation, the settings, then each of the workspaces that *find* gives; goes on after a failure where that makes sense.
 
-    *remarks* gives what is worth knowing of how they were found.
+    *remarks* gives what is worth knowing of how they were found, *settings* where options are set.
     """
     yield from installation_checks()
+    set_well = tried(SETTINGS, partial(_settings, settings), "'himl submit --help' has the options.")
+    yield set_well
     try:
         found = find()
     except HimlError as err:
-        yield Check.failed(CONFIGURATION, str(err), err.hint)
+        is_told = str(err) == set_well.message
+        yield Check.skipped(CONFIGURATION, f"Not looked at: the {SETTINGS} failed.") if is_told else Check.failed(CONFIGURATION, str(err), err.hint)
         return
     yield from _configuration(found)
     yield from (Check.note(CONFIGURATION, remark) for remark in remarks())
     for each in found:
         yield from _checks_of(each)
+
+
+def _settings(places: Callable[[], Sequence[str]]) -> Check:
+    """Where options are set."""
+    return Check.passed(SETTINGS, f"{', '.join(places()) or 'None are set'}.")
 
 
 def _checks_of(found: FoundWorkspace) -> Iterator[Check]:

@@ -7,17 +7,18 @@ import re
 import sys
 from collections.abc import Iterator, Sequence
 from importlib.metadata import PackageNotFoundError, requires, version
+from pathlib import Path
 from typing import NamedTuple
 
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
 from himl_cli.core.checks import Check
+from himl_cli.core.installing import PACKAGE, install_command
+from himl_cli.services.environments.remarks import OLDEST_PYTHON
 
-PACKAGE = "himl-cli"
 EVERYTHING = "all"
 """The extra that only stands for the others."""
-OLDEST_PYTHON = (3, 10)
 NAMED = ("azure-core", "azure-identity", "azure-storage-blob", "azure-ai-ml", "pycurl", "typer")
 """Dependencies whose versions are worth a line when somebody asks for help."""
 
@@ -35,7 +36,12 @@ class Wanted(NamedTuple):
 def installation_checks(lines: Sequence[str] | None = None) -> Iterator[Check]:
     """Python, packages and extras; *lines* are requirements in the form of package metadata, by default himl's own."""
     yield python_check(sys.version_info[:2])
-    wanted = requirements(lines if lines is not None else requires(PACKAGE) or ())
+    try:
+        wanted = requirements(lines if lines is not None else requires(PACKAGE) or ())
+    except PackageNotFoundError:
+        said = f"Not looked at: {PACKAGE} is not installed, and runs from '{Path(__file__).parents[2]}'."
+        yield Check.note("packages", said, f"To install it: {sys.executable} -m {install_command()}")
+        return
     yield packages_check([one for one in wanted if not one.extra])
     yield from _extras_check([one for one in wanted if one.extra])
 
@@ -56,7 +62,7 @@ def packages_check(wanted: Sequence[Wanted]) -> Check:
         f"{one.name} {have} is not {one.bounds}" for one in wanted if (have := found[one.name]) is not None and not one.bounds.contains(have, prereleases=True)
     ]
     if wrong:
-        return Check.failed("packages", f"{'; '.join(wrong)}.", f"Install himl again: {sys.executable} -m pip install --upgrade {PACKAGE}")
+        return Check.failed("packages", f"{'; '.join(wrong)}.", f"Install himl again: {sys.executable} -m {install_command(options='--upgrade')}")
     versions = ", ".join(f"{name} {found[name]}" for name in NAMED if found.get(name))
     return Check.passed("packages", f"himl {installed(PACKAGE) or 'from its sources'}, {versions}." if versions else "All there.")
 
@@ -65,7 +71,7 @@ def _extras_check(wanted: Sequence[Wanted]) -> Iterator[Check]:
     """What is not installed, for information: nothing that the other commands need."""
     lacking = sorted({one.extra for one in wanted if one.extra != EVERYTHING and installed(one.name) is None})
     if lacking:
-        yield Check.note("extras", f"Not installed: {', '.join(lacking)}.", f"To install one: pip install '{PACKAGE}[{lacking[0]}]'")
+        yield Check.note("extras", f"Not installed: {', '.join(lacking)}.", f"To install one: {install_command(lacking[0])}")
 
 
 def requirements(lines: Sequence[str]) -> list[Wanted]:

@@ -8,20 +8,36 @@ import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
+from himl_cli.core.installing import PACKAGE, environment_hint
 from himl_cli.core.jobs import EnvironmentSpec
 
-PACKAGE = "himl-cli"
 MODULE = "himl_cli"
+OLDEST_PYTHON = (3, 10)
+"""As `requires-python` of himl-cli has it."""
+
+_PYTHON = re.compile(r"^\s*-\s*[\"']?python\s*={1,3}\s*(\d+)\.(\d+)", re.MULTILINE)
 
 
 def environment_remarks(spec: EnvironmentSpec, entry_file: Path | None) -> Sequence[str]:
-    """A warning where *entry_file* imports himl_cli and the environment lacks himl-cli.
+    """A warning where *entry_file* imports himl_cli and the environment lacks himl-cli, and where that would go into too old a Python.
 
     Nothing is said of environments that only their image knows: registered ones, and images without a conda file.
     """
-    if not spec.conda or entry_file is None or holds_package(spec) or not imports_himl(entry_file):
+    if not spec.conda or entry_file is None:
         return ()
-    return (f"warning: '{entry_file.name}' imports {MODULE}, and its environment lacks {PACKAGE}: add '{PACKAGE}' to its pip packages.",)
+    if holds_package(spec):
+        return _remarks_on_python(spec.conda)
+    if not imports_himl(entry_file):
+        return ()
+    return (f"warning: '{entry_file.name}' imports {MODULE}, and its environment lacks {PACKAGE}: {environment_hint()}.",)
+
+
+def _remarks_on_python(conda: str) -> Sequence[str]:
+    found = _PYTHON.search(conda)
+    if found is None or (int(found[1]), int(found[2])) >= OLDEST_PYTHON:
+        return ()
+    oldest = ".".join(map(str, OLDEST_PYTHON))
+    return (f"warning: the environment has Python {found[1]}.{found[2]}, and {PACKAGE} needs {oldest} at least: its image cannot be built.",)
 
 
 def holds_package(spec: EnvironmentSpec) -> bool:

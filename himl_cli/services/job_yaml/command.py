@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from himl_cli.core.jobs import Entry, EntryKind, JobSpec, Snapshot, SnapshotReport
+from himl_cli.core.jobs import DISTRIBUTIONS, Entry, EntryKind, JobSpec, Snapshot, SnapshotReport
 from himl_cli.services.job_yaml.command_line import filled, filled_command
 from himl_cli.services.job_yaml.data import Values, local_path, read_inputs, read_output
 from himl_cli.services.job_yaml.document import Part
 from himl_cli.services.snapshot import take_snapshot
 from himl_cli.services.submission.quantities import MOST_NODES, MOST_PROCESSES
+from himl_cli.services.written_paths import as_found
 
 NAMING = ("$schema", "type", "name", "version", "experiment_name", "display_name", "description", "tags", "properties", "id")
 RUNNING = ("code", "command", "environment", "environment_variables", "distribution", "resources")
@@ -20,7 +21,7 @@ AROUND = ("inputs", "outputs", "compute", "limits", "identity", "services", "que
 COMMAND_KEYS = (*NAMING, *RUNNING, *AROUND)
 IDLE = ("environment", "identity", "services", "queue_settings", "resources")
 """What is of a cluster, and does no harm where there is none."""
-DISTRIBUTIONS = ("pytorch", "mpi")
+ELSEWHERE = ("azureml:", "git+", "http:", "https:")
 
 
 @dataclass
@@ -69,12 +70,26 @@ def note_idle(part: Part, laid: Laid) -> None:
             laid.idle.update(dict.fromkeys(name for name in names if name != "resources.instance_count"))
 
 
+def changed_code(root: Part) -> dict[str, str]:
+    """The folders of code in the whole file that have `\\` for `/`, by their keys with dots, as this machine finds them."""
+    parts = [root, *_mappings(root.part("jobs"))]
+    parts += [each for part in parts for each in _mappings(part, ("trial", "component"))]
+    given = {f"{part.prefix}code": part.given("code") for part in parts}
+    local = {key: code for key, code in given.items() if isinstance(code, str) and not code.startswith(ELSEWHERE)}
+    return {key: found for key, code in local.items() if (found := as_found(root.folder, code)) != code}
+
+
+def _mappings(part: Part, keys: Collection[str] | None = None) -> list[Part]:
+    """Those of the entries of *part* (of *keys*) that are mappings."""
+    return [part.part(key) for key in part.content if isinstance(part.given(key), Mapping) and (keys is None or key in keys)]
+
+
 def _snapshot(part: Part, laid: Laid) -> Snapshot:
     """The files of `code`; none where there is no such key."""
     code = part.text("code")
     if not code:
         return Snapshot(part.folder, (), 0)
-    if code.startswith(("azureml:", "git+", "http:", "https:")):
+    if code.startswith(ELSEWHERE):
         raise part.wrong("code", f"'{code}' cannot be had here.", hint="Here it is a folder.")
     folder = local_path(part, code)
     if not os.path.isdir(folder):  # also for a name that no file system takes

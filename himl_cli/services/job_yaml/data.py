@@ -9,15 +9,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from himl_cli.core.jobs import DataSpec
+from himl_cli.core.jobs import USUAL_DATASTORE, DataSpec
 from himl_cli.services.data_specs import KEY
 from himl_cli.services.job_yaml.document import Part
+from himl_cli.services.written_paths import as_found
 
 DATA_TYPES = ("uri_folder", "uri_file", "mltable", "mlflow_model", "custom_model", "triton_model")
 LITERAL_TYPES = ("string", "number", "integer", "boolean")
 MODES = {"download": "download", "ro_mount": "mount", "rw_mount": "mount", "mount": "mount", "upload": "upload"}
-USUAL_DATASTORE = "workspaceblobstore"
-"""What Azure ML calls the datastore that is the default one of every workspace; here that is the default one too."""
 OUTPUT_KEYS = ("type", "path", "mode", "name", "description", "version")
 INPUT_KEYS = ("type", "path", "mode", "description", "default", "optional", "value", "min", "max", "enum", "version", "datastore")
 
@@ -94,12 +93,12 @@ def data_at(item: Part, key: str, path: str, mode: str | None = None) -> DataSpe
         raise item.wrong(
             "path", f"'{path}' cannot be had here.", hint="Here it is a folder, a registered dataset (azureml:NAME) or azureml://datastores/NAME/paths/FOLDER"
         )
-    return DataSpec(key, Path(path).name, local=str(local_path(item, path)))
+    return DataSpec(key, Path(as_found(item.folder, path)).name, local=str(local_path(item, path)))
 
 
 def local_path(part: Part, path: str) -> Path:
-    """A path of this machine, relative to the file's folder."""
-    return (part.folder / os.path.expanduser(path.removeprefix("file:"))).absolute()
+    """A path of this machine, relative to the file's folder, with `/` or `\\`."""
+    return (part.folder / os.path.expanduser(as_found(part.folder, path.removeprefix("file:")))).absolute()
 
 
 def literal_text(part: Part, key: str, value: Any) -> str:

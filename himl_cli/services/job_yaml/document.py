@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from himl_cli.core.errors import BadUsage
+from himl_cli.core.jobs import HERE
 from himl_cli.core.redaction import redact
 from himl_cli.core.shortening import shortened
 from himl_cli.core.spelling import did_you_mean
@@ -18,7 +19,6 @@ from himl_cli.services.yaml_files import parse_mapping
 
 COMMAND, SWEEP, PIPELINE = "command", "sweep", "pipeline"
 SCHEMAS = {"commandjob": COMMAND, "sweepjob": SWEEP, "pipelinejob": PIPELINE}
-LOCAL = "local"
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,7 @@ class JobDocument:
         named = [_name(self.root.part("settings").text("default_compute")), _name(self.root.text("compute"))]
         jobs = self.root.part("jobs")
         named += [_name(jobs.part(key).text("compute")) for key in jobs.content]
-        there = [name for name in named if name and name != LOCAL]
+        there = [name for name in named if name and name != HERE]
         return there[0] if there else next(filter(None, named), "")
 
 

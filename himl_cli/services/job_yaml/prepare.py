@@ -9,15 +9,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from himl_cli.core.documents import DocumentChanges
-from himl_cli.core.jobs import Entry, EntryKind, JobSpec, Snapshot, SnapshotReport
+from himl_cli.core.jobs import HERE, Entry, EntryKind, JobSpec, Snapshot, SnapshotReport
 from himl_cli.core.pipelines import PipelineSpec
 from himl_cli.services.git import git_facts
 from himl_cli.services.interpreter import find_python
-from himl_cli.services.job_yaml.command import Laid, command_job
-from himl_cli.services.job_yaml.document import COMMAND, LOCAL, PIPELINE, SWEEP, JobDocument, read_document
+from himl_cli.services.job_yaml.command import Laid, changed_code, command_job
+from himl_cli.services.job_yaml.document import COMMAND, PIPELINE, SWEEP, JobDocument, read_document
 from himl_cli.services.job_yaml.pipeline import PipelineReader
 from himl_cli.services.job_yaml.sweep import sweep_job
 from himl_cli.services.naming import automatic_tags, azure_experiment, choose_experiment, experiment_remarks
+from himl_cli.services.snapshot import ignored_remarks
 from himl_cli.services.submission import SubmitRequest, command_line, parse_duration
 from himl_cli.services.submission.cluster_checks import shortened
 from himl_cli.services.submission.place import check_place
@@ -50,9 +51,9 @@ def prepare_document(request: SubmitRequest, env: Mapping[str, str] | None = Non
     path = target_path(request)
     document = read_document(path, str(request.target))
     compute = request.cluster if request.cluster is not None else document.compute
-    is_here = compute in ("", LOCAL)
+    is_here = compute in ("", HERE)
     check_options(request, COUNTING_HERE if is_here else COUNTING_THERE, WHAT)
-    request = replace(request, cluster=LOCAL if is_here else compute)
+    request = replace(request, cluster=HERE if is_here else compute)
     check_place(request)
     changes, remarks = _changes(request, document, path)
     if not is_here:
@@ -84,6 +85,7 @@ def _changes(request: SubmitRequest, document: JobDocument, path: Path) -> tuple
         env=request.env_vars,
         cluster=request.on_cluster if request.cluster != document.compute else "",
         command=command_line(request),
+        code=changed_code(document.root),
     )
     return changes, experiment_remarks(asked, experiment)
 
@@ -120,4 +122,5 @@ def _here(request: SubmitRequest, document: JobDocument, changes: DocumentChange
     else:
         job = (sweep_job if document.kind == SWEEP else command_job)(root, common, laid)
     idle = [f"Passed over, since it runs here and not on a cluster: {', '.join(laid.idle)}."] if laid.idle else []
-    return PreparedDocument(document, changes, job, pipeline, list(laid.snapshots.values()), [*remarks, *laid.remarks, *idle])
+    reports = list(laid.snapshots.values())
+    return PreparedDocument(document, changes, job, pipeline, reports, [*remarks, *laid.remarks, *idle, *ignored_remarks(reports)])

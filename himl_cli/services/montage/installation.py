@@ -5,8 +5,8 @@ from __future__ import annotations
 from importlib.util import find_spec
 
 from himl_cli.core.errors import BadUsage
+from himl_cli.core.installing import install_command
 
-INSTALL = "pip install 'himl-cli[montage]'"
 NEEDED = {"numpy": "numpy", "PIL": "pillow", "tifffile": "tifffile", "imagecodecs": "imagecodecs", "openslide": "openslide-python", "isal": "isal"}
 """Modules, and the packages that hold them."""
 
@@ -16,4 +16,5 @@ def check_installed() -> None:
     missing = [package for module, package in NEEDED.items() if find_spec(module) is None]
     if missing:
         are = "is" if len(missing) == 1 else "are"
-        raise BadUsage(f"A montage needs {', '.join(missing)}, which {are} not installed.", hint=f"Install {'it' if len(missing) == 1 else 'them'}: {INSTALL}")
+        them = "it" if len(missing) == 1 else "them"
+        raise BadUsage(f"A montage needs {', '.join(missing)}, which {are} not installed.", hint=f"Install {them}: {install_command('montage')}")

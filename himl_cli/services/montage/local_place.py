@@ -49,6 +49,7 @@ class LocalPlace:
         return os.path.isfile(self.folder / name)
 
     def text(self, name: str) -> str:
+        """As `SlidePlace.text`. Raises NotFound, DiskFailed, BadUsage for a file that is packed by gzip or no UTF-8."""
         path = self.folder / name
         try:
             data = path.read_bytes()

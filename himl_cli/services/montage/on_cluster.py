@@ -13,8 +13,9 @@ from pathlib import Path, PureWindowsPath
 
 from himl_cli import __version__
 from himl_cli.core.errors import BadUsage, NotFound
+from himl_cli.core.installing import PACKAGE, environment_hint, requirement_elsewhere
 from himl_cli.core.jobs import DataSpec, EnvironmentSpec
-from himl_cli.services.environments.remarks import PACKAGE, holds_package
+from himl_cli.services.environments.remarks import holds_package
 from himl_cli.services.montage.listing.id_lists import INCLUDE, SHAPE, read_ids
 from himl_cli.services.montage.listing.patterns import Pattern
 from himl_cli.services.montage.stored_place import check_csv
@@ -56,7 +57,8 @@ class ClusterMontage:
 def prepare_montage(asked: ClusterMontage, folder: Path) -> PreparedJob:
     """The job; what is sent with it is put into *folder*, which is empty and has to stay until the job is submitted. No request is made.
 
-    Raises BadUsage for data that a cluster cannot see and for lists that cannot be read or leave no slide, NotFound, DiskFailed.
+    Raises BadUsage for data that a cluster cannot see, for lists that cannot be read or leave no slide, and for a himl that is to be had on this machine
+    alone; NotFound, DiskFailed.
     """
     data, csv = _data(asked)
     _check_query(asked, csv)
@@ -160,8 +162,8 @@ def _sent(asked: ClusterMontage, snapshot: Path, arguments: Sequence[str]) -> Se
 
 
 def _conda_file(folder: Path, private_wheel: str | None) -> str:
-    """A conda file with what the command needs, of this version; a wheel of himl brings its own."""
-    package = EXTRA if _is_own(private_wheel) else f"{EXTRA}=={__version__}"
+    """A conda file with what the command needs, of this version; a wheel of himl brings its own. Raises BadUsage where there has to be one, and is none."""
+    package = EXTRA if _is_own(private_wheel) else requirement_elsewhere("montage", __version__)
     path = folder / CONDA_FILE
     path.write_text(f"channels:\n- conda-forge\ndependencies:\n- python={PYTHON}\n- pip\n- pip:\n  - '{package}'\n", encoding="utf-8")
     return str(path)
@@ -174,10 +176,10 @@ def _is_own(wheel: str | None) -> bool:
 def _environment_remarks(asked: ClusterMontage, environment: EnvironmentSpec | None) -> Sequence[str]:
     if asked.conda_env:
         lacks = environment is not None and not holds_package(environment)
-        return [f"warning: the job runs himl, and its environment lacks {PACKAGE}: add '{EXTRA}' to its pip packages."] if lacks else []
+        return [f"warning: the job runs himl, and its environment lacks {PACKAGE}: {environment_hint('montage')}."] if lacks else []
     if _is_own(asked.private_wheel):
         return [f"Environment of the job: Python {PYTHON} and '{asked.private_wheel}' with its extra montage."]
     return [
-        f"Environment of the job: Python {PYTHON} and {EXTRA}=={__version__}, which pip has to find when the image is built."
+        f"Environment of the job: Python {PYTHON} and {requirement_elsewhere('montage', __version__)}, which pip has to find when the image is built."
         " If it does not: --private_wheel FILE or --conda_env FILE."
     ]

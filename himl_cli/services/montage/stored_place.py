@@ -125,6 +125,7 @@ class PlaceHere(_Listed):
 
     @contextmanager
     def at_hand(self, name: str) -> Iterator[Path]:
+        """As `SlidePlace.at_hand`. Raises SlideUnreadable for a file that is not there, and for one that is not below the folder."""
         path = self._paths.path_of(self._blob(name).name)
         if path is None:
             raise SlideUnreadable(f"there is no such file in {self.label}")
@@ -187,7 +188,10 @@ class StoredPlace(_Listed):
         return {slide.name: other for slide in slides if (other := first.setdefault(folded(slide.name), slide.name)) != slide.name}
 
     def at_hand(self, name: str) -> AbstractContextManager[Path]:
-        """As `SlidePlace.at_hand`, for files that were expected."""
+        """As `SlidePlace.at_hand`, for files that were expected; raises ValueError before any were.
+
+        Raises SlideUnreadable for a file that is not there or not below the folder, and where the disk takes its name for another slide's.
+        """
         blob = self._blob(name)
         if blob.name in self._fallen:
             raise SlideUnreadable(f"on this disk its name is that of '{self._fallen[blob.name]}', which differs in upper and lower case only")

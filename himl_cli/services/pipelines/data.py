@@ -8,6 +8,7 @@ from pathlib import Path
 
 from himl_cli.core.errors import NotFound
 from himl_cli.core.events import Notice, Notify
+from himl_cli.core.file_tree import WORKSPACE_FOLDER
 from himl_cli.core.jobs import DataSpec, JobSpec
 from himl_cli.core.pipelines import PipelineSpec
 from himl_cli.core.spelling import did_you_mean
@@ -140,8 +141,8 @@ def _with_inputs(spec: PipelineSpec, inputs: Mapping[str, DataSpec]) -> Pipeline
 
 def _nowhere(prepared: PreparedPipeline, key: str, item: DataInput, known: Mapping[str, str]) -> NotFound:
     upload = f"himl datastore upload FOLDER {item.name}"
-    home = next((parent for path in known.values() for parent in Path(path).parents if parent.name == ".himl"), None)
-    hint = f"Put the data there: {upload}" if home is None or home.is_dir() else f"Put the data there: mkdir .himl, then {upload}"
+    home = next((parent for path in known.values() for parent in Path(path).parents if parent.name == WORKSPACE_FOLDER), None)
+    hint = f"Put the data there: {upload}" if home is None or home.is_dir() else f"Put the data there: himl init --local, then {upload}"
     if item.is_folder:
         message = f"'{prepared.shown}', {key}: '{item.field}' names '{item.name}', and no datastore here has that folder."
         return NotFound(message, hint=hint)

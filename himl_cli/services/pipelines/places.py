@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import posixpath
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 
 from himl_cli.services.pipelines.schema import PipelineFile, Step
+from himl_cli.services.written_paths import as_found, with_slashes
 
 
 @dataclass(frozen=True)
@@ -28,7 +30,7 @@ def step_files(file: PipelineFile, step: Step, cwd: Path) -> StepFiles:
 
 def _source(file: PipelineFile, step: Step, folders: list[Path]) -> Path:
     for folder in folders:
-        found = folder / step.source_directory
+        found = folder / as_found(folder, step.source_directory)
         if os.path.isdir(found):  # also for a name that no file system takes
             return found.resolve()
         if os.path.exists(found):
@@ -38,7 +40,7 @@ def _source(file: PipelineFile, step: Step, folders: list[Path]) -> Path:
 
 
 def _script(file: PipelineFile, step: Step, source: Path) -> str:
-    script = Path(os.path.normpath(source / step.script))
+    script = Path(os.path.normpath(source / as_found(source, step.script)))
     if not script.is_relative_to(source):
         raise file.wrong(step.key, "script", f"'{step.script}' lies outside source_directory '{step.source_directory}'.", hint="Only that folder is sent.")
     relative = script.relative_to(source).as_posix()
@@ -56,14 +58,16 @@ def _requirements(file: PipelineFile, step: Step, folders: list[Path]) -> Path |
     if not step.requirements:
         return None
     for folder in folders:
-        if os.path.isfile(folder / step.requirements):
-            return folder / step.requirements
-    names = [os.path.relpath(path, folder).replace(os.sep, "/") for folder in folders for path in (folder / step.requirements).parent.glob("*.txt")]
+        found = folder / as_found(folder, step.requirements)
+        if os.path.isfile(found):
+            return found
+    near = [folder / with_slashes(step.requirements) for folder in folders]
+    names = [Path(os.path.relpath(path, folder)).as_posix() for folder, beside in zip(folders, near, strict=True) for path in beside.parent.glob("*.txt")]
     raise file.wrong(step.key, "requirements", f"'{step.requirements}' is no file.", hint=_near(step.requirements, names) or _looked(folders))
 
 
 def _near(name: str, names: list[str]) -> str:
-    near = get_close_matches(name.rstrip("/"), names, n=1)
+    near = get_close_matches(posixpath.normpath(with_slashes(name)), names, n=1)
     return f"Did you mean '{near[0]}'?" if near else ""
 
 

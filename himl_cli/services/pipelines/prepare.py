@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-import re
 import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from himl_cli.core.containers import ContainerSpec
+from himl_cli.core.containers import DATASTORE_NAME, ContainerSpec
 from himl_cli.core.jobs import Entry, EntryKind, JobSpec, Snapshot
 from himl_cli.core.pipelines import PipelineSpec
 from himl_cli.services.git import git_facts
@@ -19,6 +18,7 @@ from himl_cli.services.pipelines.prepared import DataInput, PreparedPipeline
 from himl_cli.services.pipelines.schema import PipelineFile, read_pipeline
 from himl_cli.services.pipelines.steps import StepMaker
 from himl_cli.services.pipelines.variables import PipelineVariables, pipeline_variables
+from himl_cli.services.snapshot import ignored_remarks
 from himl_cli.services.submission import SubmitRequest, command_line, parse_duration
 from himl_cli.services.submission.cluster_checks import check_names, shortened
 from himl_cli.services.submission.place import check_place, place_remarks, settled
@@ -34,7 +34,6 @@ COUNTING = frozenset(
 )
 """Options that count for a pipeline: for all of its steps, the environment's for those that name none."""
 WHAT = "a pipeline file"
-DATASTORE_NAME = re.compile(r"[A-Za-z0-9_]{1,255}")
 
 
 def prepare_pipeline(request: SubmitRequest, env: Mapping[str, str] | None = None, *, creates_cluster: bool = False) -> PreparedPipeline:
@@ -66,7 +65,7 @@ def prepare_pipeline(request: SubmitRequest, env: Mapping[str, str] | None = Non
         str(request.target),
         spec,
         maker.reports,
-        [*remarks, *maker.remarks],
+        [*remarks, *maker.remarks, *ignored_remarks(maker.reports)],
         maker.data,
         _container(file, variables, maker.data) if request.on_cluster else None,
         variables.cluster_spec(request.on_cluster, largest.job.nodes, largest.key) if creates_cluster and request.on_cluster else None,

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from himl_cli.core.clusters import SERVERLESS
 from himl_cli.core.errors import BadUsage, HimlError, NotFound
 from himl_cli.core.events import Notice, Notify
 from himl_cli.core.pipelines import PipelineSpec
@@ -15,9 +16,6 @@ from himl_cli.services.pipelines.prepared import INPUT, PreparedPipeline
 from himl_cli.services.run_logs import watching
 from himl_cli.workspaces.base import Workspace
 from himl_cli.workspaces.job_abilities import CreatesClusters, RunsPipelines
-
-SERVERLESS = "serverless"
-"""The word for nodes without a cluster."""
 
 
 def check_cluster(prepared: PreparedPipeline, workspace: Workspace) -> None:

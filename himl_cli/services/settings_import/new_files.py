@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from himl_cli.core.errors import BadUsage, DiskFailed
-from himl_cli.core.json_texts import read_json
+from himl_cli.core.errors import BadUsage, DiskFailed, HimlError
 from himl_cli.core.settings import FILE, PRIVATE_FILE, find_settings
 from himl_cli.core.setup import PreparedFile, Section
 from himl_cli.core.whole_file import write_whole
+
+MOVE = "Move it away and try again."
 
 
 @dataclass(frozen=True)
@@ -23,6 +25,8 @@ class NewFile:
     text: str
     content: Mapping[str, Any]
     is_private: bool = False
+    said_by: Callable[[Path], Mapping[str, Any]] | None = None
+    """What such a file says, for one that is not himl's alone and has other forms too. Raises HimlError for what is no such file."""
 
 
 def settings_file(folder: Path, sections: Mapping[str, Section], *, is_private: bool) -> NewFile:
@@ -42,13 +46,13 @@ def write_all(files: Sequence[NewFile]) -> list[PreparedFile]:
     except OSError as err:
         for path in made:
             path.unlink(missing_ok=True)
-        raise DiskFailed(f"Cannot write '{err.filename or files[0].path.parent}': {err.strerror}. Nothing was written.") from err
+        raise DiskFailed(f"Cannot write '{missing[len(made)].path}': {err.strerror}. Nothing was written.") from err
     return [PreparedFile(file.path, file in missing, list(_leaves(file.content)), file.is_private) for file in files]
 
 
 def _is_there(file: NewFile) -> bool:
     """Whether the file exists and says all that it is to say. Raises BadUsage where it says something else, or one would take another's place."""
-    existing = _existing_json(file) if file.path.suffix == ".json" else _existing_settings(file)
+    existing = _existing_settings(file) if file.said_by is None else _existing_config(file, file.said_by)
     if existing is None:
         return False
     wrong = [key for key, value in _leaves(file.content).items() if _leaves(existing).get(key) != value]
@@ -58,16 +62,16 @@ def _is_there(file: NewFile) -> bool:
     return True
 
 
-def _existing_json(file: NewFile) -> Mapping[str, Any] | None:
+def _existing_config(file: NewFile, said_by: Callable[[Path], Mapping[str, Any]]) -> Mapping[str, Any] | None:
     """What a config.json here says; one in `.azureml/` counts too, since a new one would take its place."""
     for path in (file.path, file.path.parent / ".azureml" / file.path.name):
-        if path.is_file():
+        if os.path.lexists(path):
             try:
-                content = read_json(path.read_text(encoding="utf-8-sig"))
-            except (OSError, ValueError):
-                content = None
-            if not isinstance(content, dict) or any(content.get(key) != value for key, value in file.content.items()):
-                raise BadUsage(f"'{path}' exists and names something else. Nothing was written.", hint="Move it away and try again.")
+                content = said_by(path)
+            except HimlError as err:
+                raise BadUsage(f"'{path}' exists and is no config of a workspace: {err} Nothing was written.", hint=MOVE) from err
+            if content != file.content:
+                raise BadUsage(f"'{path}' exists and names something else. Nothing was written.", hint=MOVE)
             return content
     return None
 
@@ -81,7 +85,7 @@ def _existing_settings(file: NewFile) -> Mapping[str, Any] | None:
                 f"'{found.path}' holds settings, and a new '{file.path.name}' here would take its place. Nothing was written.",
                 hint=f"Say there by hand: {', '.join(_leaves(file.content))}.",
             )
-    if file.path.exists():
+    if os.path.lexists(file.path):
         raise BadUsage(f"'{file.path}' exists and is no file of settings. Nothing was written.")
     return None
 

@@ -19,6 +19,8 @@ def read_settings(path: Path, folder: Path, read_config: Callable[[Path], Mappin
 
     Those of them that hold secrets are never part of a snapshot; hence no `.env.example`, which is.
     """
+    if path.is_dir():
+        raise BadUsage(f"--from: '{path}' is a folder.", hint=f"Name the file in it. It takes {KINDS}.")
     if not path.is_file():
         raise BadUsage(f"--from: there is no file '{path}'.", hint=f"It takes {KINDS}.")
     if path.suffix == ".json":

@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from himl_cli.core.errors import BadUsage
+from himl_cli.core.jobs import DISTRIBUTIONS, HERE
+from himl_cli.core.spelling import filled
 from himl_cli.services.submission.quantities import MOST, count_wanted, whole_number
-from himl_cli.services.submission.request import AZURE, HERE, SubmitRequest
+from himl_cli.services.submission.request import AZURE, SubmitRequest
 
-DISTRIBUTIONS = ("pytorch", "mpi")
 CHOICES = {"distribution": DISTRIBUTIONS, "identity": ("user", "managed"), "record_in": (HERE, AZURE), "sdk": ("v2", "v1")}
 HERE_ONLY = ("in_place", "python", "record_in")
 CLUSTER_ONLY = (
@@ -29,9 +30,7 @@ def check_place(request: SubmitRequest) -> None:
         if value is not None and value not in choices:
             raise BadUsage(f"--{name} cannot be '{value}'.", hint=f"It is one of: {', '.join(choices)}.")
     for name in ("cluster", "checkpoint"):
-        value = getattr(request, name)
-        if value is not None and not value.strip():
-            raise BadUsage(f"--{name} got an empty value.", hint="Is a shell variable unset?")
+        filled(f"--{name}", getattr(request, name))
     for name in ("num_nodes", "processes_per_node"):
         value = getattr(request, name)
         if isinstance(value, int) and value < 1:

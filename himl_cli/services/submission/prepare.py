@@ -19,7 +19,7 @@ from himl_cli.services.data_specs import parse_inputs, parse_outputs
 from himl_cli.services.git import git_facts
 from himl_cli.services.interpreter import find_python
 from himl_cli.services.naming import automatic_tags, azure_experiment, choose_experiment, experiment_remarks
-from himl_cli.services.snapshot import take_snapshot
+from himl_cli.services.snapshot import ignored_remarks, take_snapshot
 from himl_cli.services.submission.cluster_checks import check_for_cluster, check_names, shortened
 from himl_cli.services.submission.entry import entry_file, find_entry, find_root
 from himl_cli.services.submission.many import many_arguments, settled_many, sweep_for
@@ -50,6 +50,7 @@ def prepare_job(request: SubmitRequest, env: Mapping[str, str] | None = None) ->
     if request.is_told_to_azure:
         check_names(spec, request.tags)
     report = None if request.in_place else _snapshot(request, entry, root)
+    remarks += ignored_remarks([report]) if report else []
     if report and spec.sweep and not request.on_cluster:
         remarks += copies_remarks(spec.sweep, report.snapshot.size)
     return PreparedJob(replace(spec, snapshot=report.snapshot) if report else spec, report, remarks, request.checkpoint)

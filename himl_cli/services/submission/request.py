@@ -6,12 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 
-from himl_cli.core.jobs import DataSpec, JobSpec, SnapshotReport
+from himl_cli.core.jobs import HERE, DataSpec, JobSpec, SnapshotReport
 from himl_cli.core.sweeps import SweepSpec
 from himl_cli.services.sweeps.asked import SweepRequest
 
-HERE = "local"
-"""The cluster's name that means this machine, whatever the settings say."""
 AZURE = "azure"
 """The place to record a job in, beside the local workspace, that is an Azure ML workspace."""
 

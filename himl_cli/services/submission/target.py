@@ -7,10 +7,10 @@ from difflib import get_close_matches
 from pathlib import Path
 
 from himl_cli.core.errors import BadUsage
+from himl_cli.services.secret_files import YAML_ENDINGS
 from himl_cli.services.submission.request import SubmitRequest
 
 PIPELINE_ENDING = ".json"
-YAML_ENDINGS = (".yml", ".yaml")
 OPTIONS = {"env_vars": "env_var", "tags": "tag", "inputs": "input", "outputs": "output"}
 """Fields of a request that are called otherwise than their options."""
 NO_OPTIONS = ("cwd", "target", "typed")

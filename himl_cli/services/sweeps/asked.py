@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from himl_cli.core.errors import BadUsage
-from himl_cli.core.sweeps import Draw, SearchRange, SweepSpec
+from himl_cli.core.sweeps import HYPERPARAMETER_NAME, Draw, SearchRange, SweepSpec
 from himl_cli.services.sweeps.checks import check_count, check_sweep, points_of
-from himl_cli.services.sweeps.spaces import NAME, parse_space
+from himl_cli.services.sweeps.spaces import parse_space
 from himl_cli.services.sweeps.stops import parse_early_stop, parse_sampling
 
 SPLIT, COUNT, SEED = "crossval_index", "crossval_count", "random_seed"
@@ -80,6 +80,6 @@ def _numbered(option: str, count: int, least: int, argument_option: str, argumen
 def argument_name(option: str, argument: str) -> str:
     """*argument* without leading dashes. Raises BadUsage, naming *option*, for what can be no argument's name."""
     name = argument.strip().lstrip("-")
-    if not NAME.fullmatch(name):
+    if not HYPERPARAMETER_NAME.fullmatch(name):
         raise BadUsage(f"{option} '{argument}' cannot be an argument's name.", hint="Letters, digits, _, - and dots make one.")
     return name

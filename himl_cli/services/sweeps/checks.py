@@ -6,11 +6,10 @@ from collections.abc import Iterable
 
 from himl_cli.core.errors import BadUsage
 from himl_cli.core.redaction import MASK, mask_arguments
-from himl_cli.core.sweeps import REPEATED, Draw, SearchRange, SweepSpec, value_text
+from himl_cli.core.sweeps import GOALS, REPEATED, Draw, SearchRange, SweepSpec, value_text
 from himl_cli.services.sweeps.spaces import checked_range
 from himl_cli.services.sweeps.stops import SAMPLINGS, checked_stop
 
-GOALS = ("minimize", "maximize")
 MOST_TRIALS_ON_AZURE = 1000
 MOST_AT_ONCE_ON_AZURE = 100
 MOST_STEPS_ON_AZURE = 100_000

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Sequence
 from difflib import get_close_matches
 
 from himl_cli.core.errors import BadUsage
-from himl_cli.core.sweeps import Draw, Scalar, SearchRange
+from himl_cli.core.sweeps import HYPERPARAMETER_NAME, Draw, Scalar, SearchRange
 from himl_cli.services.sweeps.calls import Call, check_names, parse_call, scalar, split_values
 
-NAME = re.compile(r"[A-Za-z_][\w.-]*", re.ASCII)
 ARGUMENTS = {
     Draw.uniform: ("low", "high"),
     Draw.loguniform: ("low", "high"),
@@ -35,7 +33,7 @@ def parse_space(texts: Sequence[str]) -> dict[str, SearchRange]:
         name = name.strip().lstrip("-")
         if not equals or not name:
             raise BadUsage(f"--sweep '{text}': no name.", hint="Write --sweep NAME=SPEC, as in --sweep lr=0.1,0.01")
-        if not NAME.fullmatch(name):
+        if not HYPERPARAMETER_NAME.fullmatch(name):
             raise BadUsage(f"--sweep '{text}': '{name}' cannot be a hyperparameter.", hint="Letters, digits, _, - and dots make a name.")
         if name in space:
             raise BadUsage(f"--sweep: '{name}' is given twice.", hint=f"Give all its values at once: --sweep {name}=A,B,C")

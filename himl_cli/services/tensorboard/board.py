@@ -12,6 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 
+from himl_cli.core.addresses import LOCAL_HOSTS
 from himl_cli.core.errors import DiskFailed, HimlError
 from himl_cli.core.events import Notice, Notify, ignore
 from himl_cli.core.processes import detached
@@ -23,7 +24,6 @@ SECONDS_TO_END = 5.0
 LONGEST_RELOAD = 5
 """Seconds between TensorBoard's own looks at the disk, unless it is to look more often."""
 PROXY_EXCEPTIONS = ("no_grpc_proxy", "no_proxy", "NO_PROXY")  # as gRPC reads them, the first that is there
-HERE = ("localhost", "127.0.0.1", "::1")
 EVERYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 TEMPORARY = ("TMPDIR", "TEMP", "TMP")
 LOG_TAIL = 4000
@@ -174,4 +174,4 @@ def _environment(own: Path) -> dict[str, str]:
     Where those of all users lie, TensorBoard fails over a folder that another user's left.
     """
     beside = next((os.environ[name] for name in PROXY_EXCEPTIONS if os.environ.get(name)), "")
-    return os.environ | {PROXY_EXCEPTIONS[0]: ",".join(filter(None, (beside, *HERE)))} | dict.fromkeys(TEMPORARY, str(own))
+    return os.environ | {PROXY_EXCEPTIONS[0]: ",".join(filter(None, (beside, *LOCAL_HOSTS)))} | dict.fromkeys(TEMPORARY, str(own))

@@ -36,6 +36,9 @@ LAUNCH_VARIABLES = (
 """What all ranks of one launch have alike. None is unique by itself everywhere, so all of them and the launcher count together; a shell that
 starts ranks twice has them alike in both launches."""
 
+LONGEST_VARIABLE = 27_000
+"""Characters of a variable that says something to other ranks: Windows allows 32,767."""
+
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from himl_cli.services.aggregation.statistics import NAMES, Statistics, statistics_of
+from himl_cli.core.results import STATISTICS
+from himl_cli.services.aggregation.statistics import Statistics, statistics_of
 from tests.services.aggregation.records import aggregation
 
 MODERATE = st.floats(allow_nan=False, allow_infinity=False, min_value=-1e6, max_value=1e6)
@@ -23,7 +24,7 @@ def of(*values: object) -> Statistics:
 @given(st.lists(MODERATE, min_size=2, max_size=30))
 def test_they_are_those_of_pandas(values: list[float]) -> None:
     found, theirs = of(*values), pd.Series(values)
-    for name in NAMES:
+    for name in STATISTICS:
         assert getattr(found, name) == pytest.approx(getattr(theirs, name)(), rel=1e-9, abs=1e-9), name
     assert found.count == len(values)
 

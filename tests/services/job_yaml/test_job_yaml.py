@@ -159,6 +159,21 @@ def test_what_a_dry_run_shows_has_the_changes(folder: Path) -> None:
     assert content["environment_variables"] == {"API_KEY": "***"}
 
 
+def test_what_a_dry_run_shows_has_folders_of_code_as_any_client_finds_them(folder: Path) -> None:
+    """Of a command, a sweep's trial, and each step of a pipeline; what else stands beside them stays."""
+    written, found = "..\\code\\new", "../code/new"
+    steps = {
+        "a.b": {**COMMAND, "code": written},
+        "c": {**SWEEP, "trial": {**SWEEP["trial"], "code": written}},
+        "d": {**COMMAND, "component": {"code": written}},
+    }
+    whole = {"type": "pipeline", "compute": "azureml:gpu", "jobs": steps}
+    shown = yaml.safe_load(changed_yaml(prepared(folder, whole)))["jobs"]
+    assert (shown["a.b"]["code"], shown["c"]["trial"]["code"], shown["d"]["component"]["code"]) == (found,) * 3
+    assert {**shown["a.b"], "code": written} == steps["a.b"]
+    assert yaml.safe_load(changed_yaml(prepared(folder, {**COMMAND, "code": written}, cluster="gpu")))["code"] == found
+
+
 def test_options_that_do_not_count(folder: Path) -> None:
     for option, message in (({"num_nodes": 2}, "--num_nodes does not count"), ({"cluster": "gpu", "python": "x"}, "--python does not count")):
         with pytest.raises(BadUsage, match=message):

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import json
 import shlex
-import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,8 +18,7 @@ from himl_cli.services.submission import PreparedJob
 from himl_cli.workspaces.local.blobs import DatastoreFolder
 from himl_cli.workspaces.local.database import Database
 from tests.running import write_files
-
-WHEEL = f"himl_cli-{__version__}-py3-none-any.whl"
+from tests.wheels import WHEEL, write_record, write_wheel
 
 
 @pytest.fixture
@@ -28,6 +27,12 @@ def sent(tmp_path: Path) -> Path:
     folder = tmp_path / "sent"
     folder.mkdir()
     return folder
+
+
+@pytest.fixture(autouse=True)
+def from_an_index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if himl had been installed from an index, where others can have it too."""
+    monkeypatch.syspath_prepend(write_record(tmp_path / "installed", None))
 
 
 def prepared(cwd: Path, sent: Path, dataset: str = "slides", **options: Any) -> PreparedJob:
@@ -196,13 +201,23 @@ def test_without_a_conda_file_the_environment_is_this_version_of_himl(project: P
     assert [remark for remark in job.remarks if f"himl-cli[montage]=={__version__}" in remark and "--private_wheel" in remark]
 
 
-def wheel(folder: Path, name: str = WHEEL) -> None:
-    with zipfile.ZipFile(folder / name, "w") as archive:
-        archive.writestr("himl_cli/__init__.py", "")
+def test_a_himl_from_an_address_comes_from_there(project: Path, sent: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    record = {"url": "https://me:pat@example.org/himl_cli.whl?sig=c2VjcmV0", "archive_info": {}}
+    monkeypatch.syspath_prepend(write_record(tmp_path / "address", json.dumps(record)))
+    job = prepared(project, sent)
+    assert "- himl-cli[montage] @ https://example.org/himl_cli.whl\n" in dependencies(job)
+    assert [remark for remark in job.remarks if "himl-cli[montage] @ https://example.org/himl_cli.whl, which pip has to find" in remark]
+
+
+def test_a_himl_of_this_machine_needs_a_wheel(project: Path, sent: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(write_record(tmp_path / "folder", json.dumps({"url": project.as_uri(), "dir_info": {}})))
+    with pytest.raises(BadUsage, match="from where no other machine can install it") as caught:
+        prepared(project, sent)
+    assert "--private_wheel FILE" in caught.value.hint
 
 
 def test_a_wheel_of_himl_takes_the_place_of_the_version(project: Path, sent: Path) -> None:
-    wheel(project)
+    write_wheel(project)
     job = prepared(project, sent, private_wheel=WHEEL)
     assert [line.strip(" -'\"") for line in dependencies(job).splitlines()[-2:]] == ["himl-cli[montage]", WHEEL]
     assert job.spec.environment is not None

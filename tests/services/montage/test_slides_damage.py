@@ -5,13 +5,15 @@ import struct
 import subprocess
 import sys
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 
 import numpy as np
+import PIL
 import pytest
 import tifffile
 from numpy.typing import NDArray
+from packaging.version import Version
 from PIL import Image
 
 from himl_cli.core.montage import Backend, SlideUnreadable
@@ -250,12 +252,14 @@ def test_a_plain_picture_of_more_than_memory_is_refused_before_it_is_decoded(tmp
 
 
 def test_a_limit_of_the_library_s_own_is_a_reason(tmp_path: Path) -> None:
+    """Pillow has one for WebP from its version 13 on; older ones see the damage when they decode it."""
     path = tmp_path / "slide.webp"
     Image.new("RGB", (10, 10)).save(path)
     content = path.read_bytes()
     path.write_bytes(content[:26] + struct.pack("<HH", 16_000, 12_500) + content[30:])
-    with pytest.raises(SlideUnreadable, match="it has more pixels than are read of its format: "):
-        open_slide(path, Backend.auto)
+    reason = "it has more pixels than are read of its format: " if Version(PIL.__version__) >= Version("13") else "it is damaged: failed to read next frame"
+    with pytest.raises(SlideUnreadable, match=reason), closing(open_slide(path, Backend.auto)) as slide:
+        list(slide.strips(0, None))
 
 
 def test_a_single_level_of_any_size_comes_in_strips(tmp_path: Path) -> None:

@@ -64,9 +64,12 @@ for number, order in enumerate(orders):
         environment = {**os.environ, "LOCAL_RANK": str(rank), "RANK": str(rank), "LOCAL_WORLD_SIZE": size, "LAUNCH": str(number)}
         running[rank] = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
         time.sleep(pause)
-    said = {rank: [json.loads(line) for line in process.communicate()[0].splitlines()] for rank, process in running.items()}
+    said = {rank: [json.loads(line) for line in process.stdout.read().splitlines()] for rank, process in running.items()}
+    for process in running.values():
+        process.wait()
     print(json.dumps(said))
 """
+"""Asks how ranks ended only when all have: one that was done before another one was started is known as long as nobody has asked."""
 
 
 WRAPPER = 'export LOCAL_RANK="$SLURM_LOCALID"; "$@"; exit $?'

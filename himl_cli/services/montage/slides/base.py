@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 Colour = tuple[int, int, int]
+GENERIC_TIFF = "generic-tiff"
+"""What OpenSlide calls a TIFF that is of no scanner's format."""
 
 
 class Slide(Protocol):

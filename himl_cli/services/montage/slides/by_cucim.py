@@ -16,7 +16,7 @@ from himl_cli.services.montage.slides.base import Colour
 from himl_cli.services.montage.slides.by_tifffile import LevelCheck
 from himl_cli.services.montage.slides.colours import in_three, laid_over
 from himl_cli.services.montage.slides.damage import told
-from himl_cli.services.montage.slides.regions import bands, boxes
+from himl_cli.services.montage.slides.regions import strips_of_regions
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -40,15 +40,8 @@ class CuSlide:
             self._downsamples = [float(value) for value in found["level_downsamples"]]
 
     def strips(self, level: int, background: Colour | None) -> Iterator[NDArray[np.uint8]]:
-        width, height = self.levels[level]
         with closing(LevelCheck(self._path, self.levels, level)) as check:
-            for top, rows in bands((width, height), _TILE_ROWS):
-                check.rows(top, top + rows - 1)
-                strip: NDArray[np.uint8] = np.empty((rows, width, 3), np.uint8)
-                for box in boxes(width, top, rows):
-                    strip[:, box.x : box.x + box.width] = self._rgb(level, (box.x, box.y), box.size, background)
-                yield strip
-                del strip  # or it would be kept while the next one is made
+            yield from strips_of_regions(self.levels[level], _TILE_ROWS, check.rows, lambda box: self._rgb(level, (box.x, box.y), box.size, background))
 
     def close(self) -> None:
         self._image.close()

@@ -16,17 +16,16 @@ import openslide
 from PIL import Image
 
 from himl_cli.core.montage import Size, SlideUnreadable
-from himl_cli.services.montage.slides.base import Colour
+from himl_cli.services.montage.slides.base import GENERIC_TIFF, Colour
 from himl_cli.services.montage.slides.by_tifffile import LevelCheck
 from himl_cli.services.montage.slides.damage import words_of
 from himl_cli.services.montage.slides.openslide_misreads import misreading
-from himl_cli.services.montage.slides.regions import bands, boxes
+from himl_cli.services.montage.slides.regions import strips_of_regions
 from himl_cli.services.montage.slides.tiff_pixels import pixel_rule
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-GENERIC = "generic-tiff"
 _CACHE_BYTES = 8 << 20
 _TILE_ROWS = 256
 
@@ -55,7 +54,7 @@ class VendorSlide:
             raise self._refusal(err) from err
         self._slide.set_cache(openslide.OpenSlideCache(_CACHE_BYTES))
         self.levels: Sequence[Size] = self._slide.level_dimensions
-        self._is_generic = self._slide.properties.get(openslide.PROPERTY_NAME_VENDOR) == GENERIC
+        self._is_generic = self._slide.properties.get(openslide.PROPERTY_NAME_VENDOR) == GENERIC_TIFF
         self.remark = ""
         if self._is_generic:
             try:
@@ -67,18 +66,11 @@ class VendorSlide:
                 raise
 
     def strips(self, level: int, background: Colour | None) -> Iterator[NDArray[np.uint8]]:
-        width, height = self.levels[level]
         told_rows = self._slide.properties.get(f"openslide.level[{level}].tile-height", "")
         tile_rows = int(told_rows) if told_rows.isdecimal() and 0 < int(told_rows) <= 4096 else _TILE_ROWS
         with closing(LevelCheck(self._path, self.levels, level)) as check:
             self._check_kind(check)
-            for top, rows in bands((width, height), tile_rows):
-                check.rows(top, top + rows - 1)
-                strip: NDArray[np.uint8] = np.empty((rows, width, 3), np.uint8)
-                for box in boxes(width, top, rows):
-                    strip[:, box.x : box.x + box.width] = self._rgb(level, (box.x, box.y), box.size, background)
-                yield strip
-                del strip  # or it would be kept while the next one is made
+            yield from strips_of_regions(self.levels[level], tile_rows, check.rows, lambda box: self._rgb(level, (box.x, box.y), box.size, background))
 
     def close(self) -> None:
         self._slide.close()

@@ -6,13 +6,12 @@ from pathlib import Path
 
 from himl_cli.core.errors import BadUsage
 from himl_cli.core.montage import Backend, SlideUnreadable
-from himl_cli.services.montage.slides.base import Slide
+from himl_cli.services.montage.slides.base import GENERIC_TIFF, Slide
 from himl_cli.services.montage.slides.by_pillow import PictureSlide
 from himl_cli.services.montage.slides.by_tifffile import TiffSlide
 from himl_cli.services.montage.slides.damage import UnknownKind, check_path, words_of
 
 _TIFF_BEGINNINGS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-_GENERIC = "generic-tiff"
 _APERIO = "aperio"
 
 
@@ -52,7 +51,7 @@ def open_slide(path: Path, backend: Backend, *, as_labels: bool = False) -> Slid
 
 def _open_any(path: Path, *, as_labels: bool) -> Slide:
     vendor = _vendor_of(path)
-    if vendor not in {None, _GENERIC, _APERIO}:
+    if vendor not in {None, GENERIC_TIFF, _APERIO}:
         return _by_openslide(path)
     if vendor == _APERIO:
         try:
@@ -78,7 +77,7 @@ def _by_tifffile(path: Path, *, as_labels: bool) -> Slide:
     if not _begins_as_tiff(path):
         raise SlideUnreadable("it is no TIFF")
     vendor = _vendor_of(path)
-    if vendor not in {None, _GENERIC, _APERIO}:
+    if vendor not in {None, GENERIC_TIFF, _APERIO}:
         raise SlideUnreadable(f"it is a slide of the format '{vendor}', which the backend tifffile does not read")
     return TiffSlide(path, as_labels=as_labels)
 

@@ -92,7 +92,10 @@ class Segments:
         return planes[0] if self.planes == 1 else np.concatenate([plane for plane in planes if plane is not None], axis=2)
 
     def plain_rows(self, number: int, first: int, count: int) -> NDArray[np.generic] | None:
-        """Rows *first* and following of a strip of a page that `is_plain`, shape (count, columns, samples of a pixel); None where none are stored."""
+        """Rows *first* and following of a strip of a page that `is_plain`, shape (count, columns, samples of a pixel); None where none are stored.
+
+        Raises SlideUnreadable where the strip is too short, or cannot be read.
+        """
         page = self._page
         assert page.dtype is not None
         samples = 1 if self.planes > 1 else page.samplesperpixel
