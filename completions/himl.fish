@@ -66,8 +66,8 @@ function __himl_rows --description 'The options of the command $argv[1], with th
                 '--snapshot_root=folders' 'The folder that is sent (default: the project\'s)' \
                 '+--ignored_folders=list+folders' 'Folders to leave out as well' \
                 '+--conda_env=list+files:.yml,.yaml' 'Conda files (default: the nearest environment.yml)' \
-                '--requirements=files' 'Requirements of pip in its place' \
-                '--environment=' 'A registered one, as it is; also azureml://registries/...' \
+                '--requirements=files' 'A pip requirements file, in place of a conda file' \
+                '--environment=' 'A registered environment, unchanged; also azureml://registries/...' \
                 '--docker_image=' 'Docker image (default: one of Azure ML)' \
                 '--pip_extra_index_url=' 'One more index for pip' \
                 '--private_wheel=files:.whl' 'A wheel to install as well' \
@@ -94,13 +94,13 @@ function __himl_rows --description 'The options of the command $argv[1], with th
                 '--max_trials=' 'Trials in all (default: the whole grid); random and bayesian need it' \
                 '--max_concurrent=' 'Trials at a time (default: here 1, on a cluster all)' \
                 '--primary_metric=' 'The metric that trials are compared by' \
-                '--goal=choice:minimize,maximize' 'minimize or maximize it' \
+                '--goal=choice:minimize,maximize' 'minimize or maximize the primary metric' \
                 '--early_stop=choice:median' 'Stop poor trials: bandit(slack_factor=0.1), median, truncation(truncation_percentage=20)' \
                 '--crossval=' 'Run N splits: --crossval_index 0 to N-1' \
-                '--crossval_arg=' 'Another name for that argument' \
+                '--crossval_arg=' 'Another name for --crossval_index' \
                 '--crossval_count_arg=' 'Pass N as well, by this argument' \
                 '--different_seeds=' 'Run N seeds: --random_seed 0 to N-1' \
-                '--seed_arg=' 'Another name for that argument' \
+                '--seed_arg=' 'Another name for --random_seed' \
                 '--resume=runs' 'Go on with a run that is kept here: do what is missing, or try again; needs no TARGET' \
                 '--wait|--no_wait' 'Wait for the end (default: here yes, on a cluster no)' \
                 '--follow' 'Wait, and show the output as it comes (always so here)' \

@@ -89,10 +89,10 @@ app = typer.Typer(
 def himl(
     version: Annotated[bool, typer.Option("--version", help="Show the version and exit.", callback=_show_version, is_eager=True)] = False,
 ) -> None:
-    """Run training scripts here or on Azure ML, and get their results back.
+    """Run training on this machine or on Azure ML, and get the results back.
 
     \b
-      himl submit train.py -- --epochs 5     run a script here, recorded
+      himl submit train.py -- --epochs 5     run a script on this machine
       himl runs list                         what ran, and how it ended
       himl download --prefix outputs         the latest run's results
     """

@@ -8,7 +8,7 @@ With Typer::
 
     @cli.command(app)
     def losses(runs: cli.Runs, place: cli.Place, talk: cli.Talk) -> None:
-        talk.rows({"run": run.id, "loss": run.get_metrics("loss").get("loss")} for run in runs.find(place))
+        talk.rows({"run": run.id, "losses": run.get_metrics("loss").get("loss")} for run in runs.find(place))
 
     cli.main(app)
 
@@ -40,6 +40,7 @@ from himl_cli.commands._bundles import bundled
 from himl_cli.commands._edge import OF_USERS, EdgedCommand, EdgedGroup, edge, giving_up, run_at_edge
 from himl_cli.commands._group import HIML_OLD_NAMES
 from himl_cli.commands._options import ExperimentOpt, NumRunsOpt, OutputOptions, RunArgs, SelectionOptions, StatusOpt, TagsOpt, WorkspaceOptions
+from himl_cli.render.output import Format
 from himl_cli.render.streams import stand_in_for_closed_streams
 
 if TYPE_CHECKING:
@@ -48,8 +49,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     *("Place", "Runs", "Talk", "app", "chosen_runs", "command", "errors", "main", "parent_parser"),
-    *("ConfigFileOption", "ExperimentOption", "LatestRunFileOption", "NumRunsOption", "RunArguments", "RunOption", "StatusOption", "TagsOption"),
-    "WorkspaceOption",
+    *("ChildrenOption", "ExperimentOption", "LatestRunFileOption", "NumRunsOption", "RunArguments", "RunOption", "StatusOption", "TagsOption"),
+    *("ConfigFileOption", "FormatOption", "JsonOption", "QuietOption", "VerboseOption", "WorkspaceOption", "YesOption"),
 ]
 
 Function = TypeVar("Function", bound=Callable[..., None])
@@ -136,7 +137,7 @@ class Talk(OutputOptions, metaclass=_Taken):
         return self.output().confirm(question)
 
 
-_SELECTION, _WORKSPACE = options_of(SelectionOptions), options_of(WorkspaceOptions)
+_SELECTION, _WORKSPACE, _OUTPUT = options_of(SelectionOptions), options_of(WorkspaceOptions), options_of(OutputOptions)
 
 RunOption = Annotated[list[str] | None, _SELECTION["run"].info]
 ExperimentOption = ExperimentOpt
@@ -144,8 +145,14 @@ NumRunsOption = NumRunsOpt
 TagsOption = TagsOpt
 StatusOption = StatusOpt
 LatestRunFileOption = Annotated[str | None, _SELECTION["latest_run_file"].info]
+ChildrenOption = Annotated[bool, _SELECTION["children"].info]
 WorkspaceOption = Annotated[str | None, _WORKSPACE["workspace"].info]
 ConfigFileOption = Annotated[str | None, _WORKSPACE["config_file"].info]
+FormatOption = Annotated[Format, _OUTPUT["format"].info]
+JsonOption = Annotated[bool, _OUTPUT["json"].info]
+QuietOption = Annotated[bool, _OUTPUT["quiet"].info]
+VerboseOption = Annotated[bool, _OUTPUT["verbose"].info]
+YesOption = Annotated[bool, _OUTPUT["yes"].info]
 RunArguments = RunArgs
 """Run ids as plain arguments, for `Runs.find(place, named)`."""
 

@@ -11,6 +11,7 @@ from typing import Any, Literal
 from himl_cli.api.checkpoints import FOLDER, bring_checkpoint
 from himl_cli.api.configured import where_runs_are
 from himl_cli.api.errors import naming_arguments
+from himl_cli.api.paths import PathLike
 from himl_cli.core.addresses import is_botched_address, shown
 from himl_cli.core.checkpoints import Choice
 from himl_cli.core.errors import BadUsage, HimlError, TransferIncomplete
@@ -19,7 +20,6 @@ from himl_cli.core.redaction import redact
 from himl_cli.services.checkpoints.choosing import choice_of
 from himl_cli.services.checkpoints.sources import find_meant, kind_of
 
-PathLike = str | os.PathLike[str]
 MODEL_WEIGHTS_DIR_NAME = "pretrained_models"
 """The folder in the download folder for what comes from an https address, as in hi-ml."""
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from himl_cli.api.configured import where_runs_are
 from himl_cli.api.errors import NotThere, naming_arguments, raising
 from himl_cli.api.moving import log_notice
+from himl_cli.api.paths import PathLike
 from himl_cli.api.ranks import once_per_node
 from himl_cli.api.run import Run
 from himl_cli.core.checkpoints import Choice
@@ -20,7 +21,6 @@ from himl_cli.services.checkpoints.choosing import choice_of
 from himl_cli.services.checkpoints.linking import link_checkpoint
 from himl_cli.workspaces.open import open_address
 
-PathLike = str | os.PathLike[str]
 FOLDER = fetching.PLACE
 log = logging.getLogger(__name__)
 

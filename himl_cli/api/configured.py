@@ -11,13 +11,12 @@ from himl_cli.api.foreign import azure_names
 from himl_cli.api.run import Run
 from himl_cli.api.workspace import Workspace
 from himl_cli.core.errors import WorkspaceNotFound
+from himl_cli.core.file_tree import WORKSPACE_FOLDER
 
 if TYPE_CHECKING:
     from typing import TypeGuard
 
     from himl_cli.workspaces.azure.places.address import WorkspaceAddress
-
-CONFIG_NAMES = ("config.json", ".azureml/config.json")
 
 
 def get_workspace(aml_workspace: object | None = None, workspace_config_path: str | os.PathLike[str] | None = None) -> Workspace:
@@ -93,7 +92,9 @@ def _all_runs() -> Workspace:
 
 def _named(path: Path) -> tuple[str | None, str | None]:
     """*path* as a local workspace, or as a config file; a folder may hold the config file."""
-    if path.is_dir() or path.name == ".himl":
+    from himl_cli.workspaces.azure.places.config import CONFIG_NAMES
+
+    if path.is_dir() or path.name == WORKSPACE_FOLDER:
         config = next((path / name for name in CONFIG_NAMES if (path / name).is_file()), None)
         return (None, str(config)) if config else (str(path), None)
     return None, str(path)

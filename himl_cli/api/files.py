@@ -6,12 +6,12 @@ over all nodes where torch.distributed is set up.
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from himl_cli.api.configured import find_run, get_workspace
 from himl_cli.api.errors import NotThere, raising
 from himl_cli.api.moving import bring, complete, leave_what_is_there, send
+from himl_cli.api.paths import PathLike
 from himl_cli.core.errors import NotFound
 from himl_cli.core.events import Notify
 from himl_cli.core.transfers import TransferResult
@@ -19,8 +19,6 @@ from himl_cli.services.transfer.download import download
 from himl_cli.services.transfer.filters import Filters
 from himl_cli.services.transfer.requests import DownloadRequest, UploadRequest
 from himl_cli.workspaces.base import BlobStore
-
-PathLike = str | os.PathLike[str]
 
 
 def download_files_from_run_id(
@@ -56,7 +54,8 @@ def download_checkpoints_from_run_id(
     """Download a checkpoint of a run, or all files in a folder of checkpoints, to *output_folder*, their whole names kept below it.
 
     As `download_files_from_run_id`, but the folder's name is taken whole: `outputs/checkpoints` does not mean the files of
-    `outputs/checkpoints_old`.
+    `outputs/checkpoints_old`. Raises what that one raises: NotThere (also a FileNotFoundError) where there is no such file or folder, RunNotFound, and what
+    went wrong with single files once all were tried.
     """
     path = _posix(checkpoint_path_or_folder).strip("/")
 

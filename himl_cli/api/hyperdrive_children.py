@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,13 +11,13 @@ from typing import Any
 from himl_cli.api.aggregation import cell, column_names, gathered, meant, names_of
 from himl_cli.api.errors import NotThere
 from himl_cli.api.files import download_files_from_run_id
+from himl_cli.api.paths import PathLike
 from himl_cli.api.run import Run
 from himl_cli.api.submitting.words import WrongArgument
 from himl_cli.core.sweeps import Scalar, hyperparameters_of
 from himl_cli.services.aggregation.chosen_runs import children_chosen
 
 log = logging.getLogger(__name__)
-PathLike = str | os.PathLike[str]
 
 
 def get_tags_from_hyperdrive_run(run: Any, arg_name: str) -> Scalar | None:

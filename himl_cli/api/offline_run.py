@@ -6,7 +6,6 @@ import logging
 import uuid
 from collections.abc import Mapping
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from himl_cli.api.recording import Recording, reason_of
@@ -28,19 +27,19 @@ class OfflineRun(Recording):
         self._logged: dict[str, list[Logged]] = {}
 
     def get_status(self) -> str:
+        """Running, or Completed or Failed once `complete` or `fail` was called."""
         return self.status
 
     def get_tags(self) -> dict[str, str]:
+        """The tags that were set; a copy."""
         return dict(self.tags)
 
     def get_metrics(self, name: str | None = None, recursive: bool = False) -> dict[str, Any]:
         """What was logged, by name: a value, or a list where there are several; a table as a dictionary of columns."""
         return {metric: _value(entries) for metric, entries in self._logged.items() if name in (None, metric)}
 
-    def tag(self, key: str, value: str | None = None) -> None:
-        self.set_tags({key: value or ""})
-
     def set_tags(self, tags: Mapping[str, str]) -> None:
+        """Set *tags*, their values as texts; others stay as they are."""
         self.tags.update({key: str(value) for key, value in tags.items()})
         log.info("No run to tag with %s.", dict(tags))
 
@@ -48,20 +47,13 @@ class OfflineRun(Recording):
         """Nothing is waiting."""
 
     def complete(self) -> None:
+        """Take the status Completed."""
         self.status = "Completed"
 
     def fail(self, error_details: str | BaseException | None = None, error_code: str | None = None) -> None:
+        """Take the status Failed, and tell the log why, as a warning."""
         self.status = "Failed"
         log.warning("Failed, and no run to record it: %s", reason_of(error_details, error_code))
-
-    def __enter__(self) -> OfflineRun:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        if error is None:
-            self.complete()
-        else:
-            self.fail(error)
 
     def __repr__(self) -> str:
         return f"OfflineRun({self.id!r})"

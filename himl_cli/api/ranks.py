@@ -12,12 +12,11 @@ from typing import Any
 
 from himl_cli.core.events import Notify, ignore
 from himl_cli.core.transfers import TransferResult
-from himl_cli.services.transfer.launch import RANKS, local_rank
+from himl_cli.services.transfer.launch import LONGEST_VARIABLE, RANKS, local_rank
 from himl_cli.services.transfer.ranks import rank_zero_only, rank_zero_then_barrier
 
 DONE_VARIABLE = "HIML_DONE_BEFORE_RANKS"
 ELASTIC = "TORCHELASTIC_RUN_ID"
-LONGEST = 27_000  # Windows allows 32,767 characters in a variable
 
 _calls: Counter[str] = Counter()
 
@@ -78,7 +77,7 @@ def _mark(folder: Path, key: str) -> str:
 def _leave_word(mark: str) -> None:
     """For the processes that this one may yet start."""
     done = f"{os.environ.get(DONE_VARIABLE, '')} {mark}".strip()
-    if len(done) <= LONGEST:
+    if len(done) <= LONGEST_VARIABLE:
         os.environ[DONE_VARIABLE] = done
 
 

@@ -8,11 +8,16 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from himl_cli.core.errors import BadUsage
 from himl_cli.core.logged import Logged
 from himl_cli.services import logged_values
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from typing_extensions import Self
 
 
 class Recording(ABC):
@@ -33,7 +38,7 @@ class Recording(ABC):
         self._keep(logged_values.values(name, value))
 
     def log_row(self, name: str, description: str | None = None, **kwargs: Any) -> None:
-        """Add one row to the table *name*; its columns are the other arguments."""
+        """Add one row to the table *name*; its columns are the other arguments. Raises BadUsage where there are none, and where one holds a list."""
         if not kwargs:
             raise BadUsage(f"'{name}': a row has columns.", hint=f"For example log_row('{name}', epoch=1, loss=0.5)")
         self._keep(logged_values.row(name, kwargs))
@@ -94,6 +99,14 @@ class Recording(ABC):
         prefix = f"{name.strip('/')}/" if name.strip("/.") else ""
         self._store_files({prefix + found.name: Path(found.path) for found in walk_files(str(folder), skip_workspaces=True)})
 
+    def tag(self, key: str, value: str | None = None) -> None:
+        """Set one tag."""
+        self.set_tags({key: value or ""})
+
+    @abstractmethod
+    def set_tags(self, tags: Mapping[str, str]) -> None:
+        """Set *tags*; others stay as they are."""
+
     @abstractmethod
     def flush(self, timeout_seconds: int = 300) -> None:
         """Come back once what was logged is kept and can be read back. Raises ServiceFailed where it cannot be sent now; it is sent later then.
@@ -108,6 +121,15 @@ class Recording(ABC):
     @abstractmethod
     def fail(self, error_details: str | BaseException | None = None, error_code: str | None = None) -> None:
         """The run went wrong: send what is left, and record that it failed, with *error_details* as the reason."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if error is None:
+            self.complete()
+        else:
+            self.fail(error)
 
     @abstractmethod
     def _keep(self, entry: Logged) -> None: ...

@@ -22,8 +22,6 @@ from himl_cli.services.transfer.requests import DownloadRequest
 from himl_cli.workspaces.abilities import RecordsRuns
 
 if TYPE_CHECKING:
-    from types import TracebackType
-
     from himl_cli.api.offline_run import OfflineRun
     from himl_cli.api.workspace import Workspace
     from himl_cli.core.logged import Logged
@@ -46,6 +44,7 @@ class Run(Recording):
 
     @property
     def id(self) -> str:
+        """The run's id, which its workspace knows it by."""
         return self.record.id
 
     @cached_property
@@ -55,14 +54,17 @@ class Run(Recording):
 
     @property
     def experiment(self) -> Experiment:
+        """The experiment that the run belongs to, in the workspace that keeps it."""
         return Experiment(self.workspace, self.record.experiment)
 
     @property
     def display_name(self) -> str:
+        """What the run is called, when it was fetched; any text, which several runs may share."""
         return self.record.display_name
 
     @property
     def description(self) -> str:
+        """What was written about the run, when it was fetched; empty where nothing was."""
         return self.record.description
 
     @property
@@ -181,10 +183,6 @@ class Run(Recording):
         """Ask the run to stop; False when it had ended already."""
         return self._found_in.opened.cancel(self.id)
 
-    def tag(self, key: str, value: str | None = None) -> None:
-        """Set one tag."""
-        self.set_tags({key: value or ""})
-
     def set_tags(self, tags: Mapping[str, str]) -> None:
         """Set *tags*; others stay as they are."""
         self.record = self._found_in.opened.tag(self.id, {key: str(value) for key, value in tags.items()})
@@ -200,6 +198,11 @@ class Run(Recording):
         return current_run(allow_offline)
 
     def flush(self, timeout_seconds: int = 300) -> None:
+        """Send what was logged, then wait, *timeout_seconds* at most, until it can be read back.
+
+        Raises ServiceFailed, DiskFailed or NotAllowed where it cannot be sent now (it is sent later then), RunNotFound for a run that was deleted, and
+        BadUsage for values that the workspace does not take, once the others are sent.
+        """
         self._writer.settle(timeout_seconds)
 
     def complete(self) -> None:
@@ -209,15 +212,6 @@ class Run(Recording):
     def fail(self, error_details: str | BaseException | None = None, error_code: str | None = None) -> None:
         """Send what is left, and record that the run failed; of a job's run, its own service or supervisor records that."""
         self._end(RunEnd(RunStatus.failed, reason_of(error_details, error_code)))
-
-    def __enter__(self) -> Run:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        if error is None:
-            self.complete()
-        else:
-            self.fail(error)
 
     def _end(self, end: RunEnd) -> None:
         try:

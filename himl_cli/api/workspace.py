@@ -73,6 +73,7 @@ class Workspace:
         return {info.name: Datastore(self, info) for info in self.opened.datastores()}
 
     def get_default_datastore(self) -> Datastore:
+        """The datastore that is used where none is named."""
         return Datastore(self, self.opened.datastores()[0])
 
     def get_run(self, run_id: str) -> Run:
@@ -100,6 +101,7 @@ class Workspace:
 
     @property
     def is_in_azure(self) -> bool:
+        """Whether it is a workspace of Azure ML; False for a local one."""
         return self.address is not None
 
     def __eq__(self, other: object) -> bool:

@@ -27,6 +27,15 @@ class BundleOption(NamedTuple):
         return [self.info.default, *(self.info.param_decls or ())]
 
 
+class _Twin(str):
+    """Another spelling of an option. It may be abbreviated as any, but not where that abbreviates a name of *before* too: argparse would ask which is meant."""
+
+    before: Sequence[str] = ()
+
+    def startswith(self, *arguments: Any) -> bool:
+        return super().startswith(*arguments) and not any(name.startswith(*arguments) for name in self.before)
+
+
 def options_of(bundle: type[Bundle]) -> dict[str, BundleOption]:
     """The options of *bundle* by the names of its parameters."""
     init: Callable[..., None] = bundle.__init__
@@ -38,8 +47,9 @@ def add_options(parser: ArgumentParser, bundle: type[Bundle], old_names: Mapping
     """Add the options of *bundle* to *parser* as a group; `-` and `_` are alike in their names, and *old_names* (old: today's) are understood."""
     options = options_of(bundle)
     group = parser.add_argument_group(next(iter(options.values())).info.rich_help_panel)
+    taken = [name for option in options.values() for name in option.names]
     for option in options.values():
-        _add(group.add_argument, option, old_names)
+        _add(group.add_argument, option, _twins(option.names, old_names, taken))
 
 
 def chosen(bundle: type[Chosen], arguments: Namespace) -> Chosen:
@@ -48,7 +58,7 @@ def chosen(bundle: type[Chosen], arguments: Namespace) -> Chosen:
     return bundle(**{name: Format(value) if name == "format" else value for name, value in given.items() if value is not None})
 
 
-def _add(add: Callable[..., Any], option: BundleOption, old_names: Mapping[str, str]) -> None:
+def _add(add: Callable[..., Any], option: BundleOption, twins: Sequence[str]) -> None:
     """Add an option; its other spellings, which help does not show, one by one, so that errors name the one that was typed."""
     form: dict[str, Any] = {"dest": option.name}
     if option.kind is bool:
@@ -59,13 +69,17 @@ def _add(add: Callable[..., Any], option: BundleOption, old_names: Mapping[str, 
         form["action"] = "append"
     shown = {} if option.kind is bool else {"metavar": option.info.metavar}
     add(*option.names, **form, **shown, help=option.info.help.replace("%", "%%"))
-    for twin in _twins(option.names, old_names):
+    for twin in twins:
         add(twin, **form, help=SUPPRESS, default=SUPPRESS)
 
 
-def _twins(names: Sequence[str], old_names: Mapping[str, str]) -> list[str]:
-    """Other spellings of an option's long names: with `-`, and the old names."""
+def _twins(names: Sequence[str], old_names: Mapping[str, str], taken: list[str]) -> list[_Twin]:
+    """Other spellings of an option's long names: with `-`, and the old names. They join *taken*, the names there are."""
     long = [name[2:] for name in names if name.startswith("--")]
     every = [*long, *(old for old, name in old_names.items() if name in long)]
     spelled = dict.fromkeys(f"--{spelling}" for name in every for spelling in (name, name.replace("_", "-")))
-    return [name for name in spelled if name not in names]
+    twins = [_Twin(name) for name in spelled if name not in names]
+    for twin in twins:
+        twin.before = tuple(taken)
+        taken.append(str(twin))
+    return twins

@@ -13,7 +13,7 @@ import typer
 from himl_cli.commands._group import command
 from himl_cli.commands._options import OutputOptions, WorkspaceOptions, parse_pairs
 from himl_cli.commands._session import open_session
-from himl_cli.core.errors import BadUsage
+from himl_cli.core.spelling import filled
 
 if TYPE_CHECKING:
     from himl_cli.workspaces.base import Workspace
@@ -52,8 +52,8 @@ def push(
     from himl_cli.services.checkpoints.pushing import PushRequest, push_checkpoints
     from himl_cli.services.transfer.launch import rank_of_all
 
-    if not all(file.strip() for file in files):
-        raise BadUsage("FILE got an empty value.", hint="Is a shell variable unset?")
+    for file in files:
+        filled("FILE", file)
     request = PushRequest([Path(file) for file in files], source, experiment, display_name, parse_pairs("--tag", tag or ()))
     rank = rank_of_all(os.environ)
     if rank > 0:

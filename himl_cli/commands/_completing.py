@@ -37,6 +37,21 @@ METAVARS: Mapping[str, str] = {
     "TARGET": "files:.py,.sh,.yml,.yaml,.json",
 }
 """What an option or argument of such a metavar takes, where no name says more."""
+NAMED: Mapping[str, str] = {
+    "--cluster": "choice:local",
+    "--config_file": "files:.json",
+    "--conda_env": "list+files:.yml,.yaml",
+    "--early_stop": "choice:median",  # the one that needs no parentheses, which a shell would read
+    "--experiment": "experiments",
+    "--level": "choice:auto",
+    "--num_runs": "choice:all",
+    "--private_wheel": "files:.whl",
+    "--run": "list+runs",
+    "--select": "choice:last,best",
+    "--workspace": "choice:local+folders+files:.json",
+    "himl tb --log_dir": "",  # a folder inside the runs
+}
+"""What such an option takes, or such a command's."""
 
 
 def program_of(shape: CommandShape) -> Program:
@@ -83,32 +98,21 @@ def option_kinds() -> Mapping[str, str]:
     """What options take whose metavar does not say it, by name, or by command and name. The choices are those that the program checks."""
     from himl_cli.core.montage import Backend, ImageFormat, LayoutStyle
     from himl_cli.core.runs import RunStatus
+    from himl_cli.core.sweeps import GOALS
     from himl_cli.render.output import Format
     from himl_cli.services.submission.place import CHOICES
-    from himl_cli.services.sweeps.checks import GOALS
     from himl_cli.services.sweeps.stops import SAMPLINGS
 
     return {
+        **NAMED,
         **{f"--{name}": _choice(words) for name, words in CHOICES.items()},
         "--backend": _choice(Backend),
-        "--cluster": "choice:local",
-        "--config_file": "files:.json",
-        "--conda_env": "list+files:.yml,.yaml",
-        "--early_stop": "choice:median",  # the one that needs no parentheses, which a shell would read
-        "--experiment": "experiments",
         "--format": _choice(Format),
         "--goal": _choice(GOALS),
         "--image_format": f"list+{_choice(ImageFormat)}",
         "--layout": _choice(LayoutStyle),
-        "--level": "choice:auto",
-        "--num_runs": "choice:all",
-        "--private_wheel": "files:.whl",
-        "--run": "list+runs",
         "--sampling": _choice(SAMPLINGS),
-        "--select": "choice:last,best",
         "--status": f"list+{_choice(RunStatus)}",
-        "--workspace": "choice:local+folders+files:.json",
-        "himl tb --log_dir": "",  # a folder inside the runs
     }
 
 

@@ -14,7 +14,7 @@ AGAIN = "It works in shells that are started from here on."
 
 def install_script(output: Output, shell: str, text: str) -> None:
     """Put the script where *shell* finds it, and after a yes the line into the shell's own file that loads it. Raises DiskFailed, NotFound."""
-    place = place_of(shell, Path.home(), os.environ)
+    place = place_of(shell, os.environ)
     write_script(place, text)
     files = [place.script]
     if not place.is_loaded and place.start_file is not None and _may_add(output, place.start_file):

@@ -14,6 +14,7 @@ from typer.core import TyperCommand, TyperGroup
 from himl_cli.commands._bundles import bundled
 from himl_cli.core.errors import BadUsage
 from himl_cli.core.spelling import did_you_mean
+from himl_cli.render.errors import ReaderGone, tells_of_gone_reader
 
 HIML_OLD_NAMES = {
     "run_ids": "run",
@@ -27,6 +28,9 @@ HIML_OLD_NAMES = {
     "parallel": "workers",
 }
 """hi-ml's names of options, understood everywhere and shown nowhere."""
+
+OTHER_WORDS = {"ls": "list", "ps": "list", "status": "show"}
+"""What other tools call these commands."""
 
 NAME_COLUMN = 26
 Function = TypeVar("Function", bound=Callable[..., None])
@@ -59,14 +63,26 @@ def parameter_sections(command: Any, ctx: Any) -> dict[str, list[tuple[str, str]
     return dict(sorted(sections.items(), key=lambda section: place.get(section[0], 1)))
 
 
-class HimlCommand(TyperCommand):
+class _NoticesGoneReader:
+    """A command or group whose help ends as its result does where nobody reads it: Typer makes the exit code 1 of a closed pipe."""
+
+    def make_context(self, *args: Any, **extra: Any) -> Any:
+        try:
+            return super().make_context(*args, **extra)  # type: ignore[misc]  # of the command or group beside it
+        except OSError as err:
+            if tells_of_gone_reader(err):
+                raise ReaderGone from err
+            raise
+
+
+class HimlCommand(_NoticesGoneReader, TyperCommand):
     """A command whose help stands in groups."""
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
         write_sections(formatter, parameter_sections(self, ctx))
 
 
-class HimlGroup(TyperGroup):
+class HimlGroup(_NoticesGoneReader, TyperGroup):
     """A noun with verbs below it."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
@@ -78,8 +94,20 @@ class HimlGroup(TyperGroup):
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         name = args[0]
         if self.get_command(ctx, name) is None and self.get_command(ctx, normalized(name)) is None and not name.startswith("-") and not ctx.resilient_parsing:
-            raise BadUsage(f"No such command '{name}'. {did_you_mean(name, self.list_commands(ctx))}".strip(), hint=f"See '{ctx.command_path} --help'.")
+            hint = (
+                f"To run a script: {ctx.command_path} submit {name}"
+                if name.endswith(".py") and "submit" in self.list_commands(ctx)
+                else f"See '{ctx.command_path} --help'."
+            )
+            raise BadUsage(f"No such command '{name}'. {self._meant(ctx, name)}".strip(), hint=hint)
         return super().resolve_command(ctx, args)
+
+    def _meant(self, ctx: Any, name: str) -> str:
+        """Which command *name* may have meant: one here that is spelled alike, else one of that name in a group below."""
+        verb = OTHER_WORDS.get(name, normalized(name))
+        groups = {group: self.get_command(ctx, group) for group in self.list_commands(ctx)}
+        below = [f"'{ctx.command_path} {group} {verb}'" for group, found in groups.items() if isinstance(found, HimlGroup) and verb in found.list_commands(ctx)]
+        return did_you_mean(name, groups) or (f"Did you mean {' or '.join(below)}?" if below else "")
 
     def command_sections(self, ctx: Any) -> dict[str, list[tuple[str, str]]]:
         """One line a visible command, by help group."""

@@ -21,7 +21,7 @@ def montage_on_cluster(
     """Submit the same command as a job. Once it is there, Ctrl-C ends the waiting only. Raises BadUsage, JobFailed, Interrupted, and what submitting raises."""
     from tempfile import TemporaryDirectory
 
-    from himl_cli.services.montage.on_cluster import OUTPUT, ClusterMontage, prepare_montage
+    from himl_cli.services.montage.on_cluster import OUTPUT, prepare_montage
     from himl_cli.workspaces.open import azure_for_jobs
 
     cwd = Path.cwd()
@@ -30,8 +30,17 @@ def montage_on_cluster(
             "--output_path is for a montage that is made here; that of a job is among the outputs of its run.",
             hint="Leave it out, and fetch it: himl download RUN --output_dir DIR",
         )
+    asked = _asked(cwd, dataset, slides, picture, how, cluster)
+    azure_for_jobs(where.workspace, where.config_file, start=cwd)  # before anything is looked at
+    with TemporaryDirectory(prefix="himl-montage-") as folder:
+        _submit(where, talk, asked, prepare_montage(asked, Path(folder)), waits=cluster.wait)
+
+
+def _asked(cwd: Path, dataset: str, slides: SlideOptions, picture: PictureOptions, how: HowOptions, cluster: ClusterOptions) -> ClusterMontage:
+    from himl_cli.services.montage.on_cluster import ClusterMontage
+
     lists = {"--include_by_slide_id": slides.include, "--exclude_by_slide_id": slides.exclude}
-    asked = ClusterMontage(
+    return ClusterMontage(
         cwd=cwd,
         cluster=str(cluster.cluster),
         dataset=dataset,
@@ -45,9 +54,6 @@ def montage_on_cluster(
         experiment=cluster.experiment,
         display_name=cluster.display_name,
     )
-    azure_for_jobs(where.workspace, where.config_file, start=cwd)  # before anything is looked at
-    with TemporaryDirectory(prefix="himl-montage-") as folder:
-        _submit(where, talk, asked, prepare_montage(asked, Path(folder)), waits=cluster.wait)
 
 
 def _submit(where: WorkspaceOptions, talk: OutputOptions, asked: ClusterMontage, job: PreparedJob, *, waits: bool) -> None:

@@ -10,12 +10,12 @@ from typing import Annotated, TypeVar
 import typer
 
 from himl_cli.commands._bundles import Bundle
-from himl_cli.commands._options import filled, split_list
+from himl_cli.commands._options import split_list
 from himl_cli.commands._transfer import MOST_WORKERS, checked_workers
 from himl_cli.core.errors import BadUsage
 from himl_cli.core.home import in_home
 from himl_cli.core.montage import Backend, ImageFormat, LayoutStyle, MontageRequest
-from himl_cli.core.spelling import did_you_mean
+from himl_cli.core.spelling import did_you_mean, filled
 
 SLIDES, PICTURE, HOW, CLUSTER = "Which slides", "The picture", "How", "On a cluster"
 WIDTH, MOST_WIDTH = 60_000, 1_000_000
@@ -172,10 +172,9 @@ def _level(text: str) -> int | None:
 def _formats(values: list[str] | None) -> tuple[ImageFormat, ...]:
     if values is None:
         return DEFAULT_FORMATS
-    formats = tuple(dict.fromkeys(_choice("--image_format", name, ImageFormat) for name in split_list(values)))
-    if not formats:
-        raise BadUsage("--image_format got an empty value.", hint="Is a shell variable unset?")
-    return formats
+    names = split_list(values)
+    filled("--image_format", ",".join(names))
+    return tuple(dict.fromkeys(_choice("--image_format", name, ImageFormat) for name in names))
 
 
 def _choice(option: str, text: str, kind: type[Kind]) -> Kind:

@@ -12,6 +12,7 @@ import typer
 from himl_cli.commands._bundles import Bundle
 from himl_cli.core.errors import BadUsage
 from himl_cli.core.shortening import shortened
+from himl_cli.core.spelling import filled
 from himl_cli.render.output import Format, Output
 
 if TYPE_CHECKING:
@@ -179,10 +180,3 @@ def parse_status(name: str) -> RunStatus:
         hint = f"Did you mean {known[near[0]].value}? " if near else ""
         raise BadUsage(f"There is no status '{name}'.", hint=f"{hint}Statuses: {', '.join(status.value for status in RunStatus)}.")
     return found
-
-
-def filled(option: str, value: str | None) -> str | None:
-    """*value*, unless it is blank: an unset shell variable must not silently select something else."""
-    if value is not None and not value.strip():
-        raise BadUsage(f"{option} got an empty value.", hint="Is a shell variable unset?")
-    return value

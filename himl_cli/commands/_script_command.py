@@ -15,9 +15,9 @@ from typing import Any
 import typer
 
 from himl_cli.commands._group import HimlCommand, before_double_dash, normalized
-from himl_cli.commands._variables import VARIABLE_PREFIX, environment_variable
 from himl_cli.core.errors import BadUsage
 from himl_cli.core.spelling import NEAR_OPTION, did_you_mean
+from himl_cli.core.submit_variables import VARIABLE_PREFIX, environment_variable
 
 SCRIPT_ARGUMENTS = "himl.script_arguments"
 TARGET_SUFFIXES = (".py", ".sh", ".yml", ".yaml", ".json")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from copy import copy
 from difflib import get_close_matches
 from pathlib import Path
@@ -11,11 +11,11 @@ from typing import Any
 import typer
 
 from himl_cli.commands._group import normalized
-from himl_cli.commands._variables import VARIABLE_PREFIX, environment_variable
-from himl_cli.core.addresses import is_address
+from himl_cli.core.addresses import may_be_signed
 from himl_cli.core.errors import BadUsage
-from himl_cli.core.settings import PRIVATE_FILE, Setting, section_settings
+from himl_cli.core.settings import PRIVATE_FILE, Setting, find_settings, section_settings
 from himl_cli.core.spelling import NEAR_OPTION, did_you_mean
+from himl_cli.core.submit_variables import VARIABLE_PREFIX, environment_variable
 
 
 class SettingsMap(dict[str, Any]):
@@ -45,9 +45,17 @@ def submit_settings(command: Any, start: Path) -> SettingsMap:
     return SettingsMap(settings, values)
 
 
+def places_of_settings(command: Any, start: Path, environ: Mapping[str, str]) -> Sequence[str]:
+    """The settings files that count for *start*, and the variables that set options of *command*. Raises BadUsage for what it could not use."""
+    check_variables(command, environ)
+    submit_settings(command, start)
+    files = [f"'{file.path}'" for file in find_settings(start)]
+    return [*files, *sorted(name for name in environ if name.startswith(VARIABLE_PREFIX) and environ[name])]
+
+
 def _check_is_no_secret(setting: Setting) -> None:
     """Raises BadUsage for an address with a query outside of the private file: it may be signed, and each job's code has the file in it."""
-    if setting.file.name != PRIVATE_FILE and isinstance(setting.value, str) and is_address(setting.value) and "?" in setting.value:
+    if setting.file.name != PRIVATE_FILE and isinstance(setting.value, str) and may_be_signed(setting.value):
         raise setting.wrong("is a link that may be signed, and this file goes with each job.", hint=f"It belongs in {PRIVATE_FILE}, which stays here.")
 
 

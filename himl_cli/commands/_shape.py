@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from himl_cli.commands._group import HIML_OLD_NAMES, HimlGroup
-from himl_cli.commands._variables import environment_variable
 from himl_cli.core.command_shape import ArgumentShape, CommandShape, OptionShape
+from himl_cli.core.submit_variables import environment_variable
 
 EXAMPLES = "\b\n"
 """How a paragraph begins whose lines help leaves as they are."""

@@ -11,7 +11,7 @@ from himl_cli.commands._submit_options import AfterOptions
 from himl_cli.commands._submit_run import naming_once_made, start_here, wait_or_leave
 from himl_cli.core.errors import HimlError
 from himl_cli.render.progress import observing
-from himl_cli.render.submission import say_job_yaml, say_prepared, say_snapshot
+from himl_cli.render.submission import say_all_prepared, say_job_yaml
 from himl_cli.services.datasets import bring_inputs
 from himl_cli.services.job_yaml.prepare import prepare_document
 from himl_cli.services.job_yaml.shown import changed_yaml
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from himl_cli.core.jobs import JobSpec
     from himl_cli.core.pipelines import PipelineSpec
     from himl_cli.core.runs import Run
-    from himl_cli.render.output import Output
     from himl_cli.services.job_yaml.prepare import PreparedDocument
     from himl_cli.services.submission import SubmitRequest
 
@@ -37,13 +36,13 @@ def submit_document_file(where: WorkspaceOptions, talk: OutputOptions, request: 
     waits = after.waits(on_cluster=prepared.goes_to_azure, sources=sources)
     if after.dry_run:
         output = talk.output()
-        _say(output, prepared)
+        say_all_prepared(output, prepared.remarks, prepared.reports)
         return say_job_yaml(output, changed_yaml(prepared))
     if not prepared.goes_to_azure:
         return start_here(where, talk, lambda session: _ready_here(session, prepared), waits=waits)
     azure_for_jobs(where.workspace, where.config_file, start=request.cwd)  # before anything is looked at
     with open_session(where, talk, For.clusters) as session, naming_once_made() as made:
-        _say(session.output, prepared)
+        say_all_prepared(session.output, prepared.remarks, prepared.reports)
         with observing(session.output) as notify:
             workspace = session.workspace
             if not isinstance(workspace, SubmitsDocuments):
@@ -54,7 +53,7 @@ def submit_document_file(where: WorkspaceOptions, talk: OutputOptions, request: 
 
 
 def _ready_here(session: Session, prepared: PreparedDocument) -> Callable[[], Run]:
-    _say(session.output, prepared)
+    say_all_prepared(session.output, prepared.remarks, prepared.reports)
     job, pipeline = _with_data(session, prepared.job, prepared.pipeline)
     if job is not None:
         ready = PreparedJob(job, None)
@@ -74,9 +73,3 @@ def _with_data(session: Session, job: JobSpec | None, pipeline: PipelineSpec | N
         if pipeline is not None:
             pipeline = bring_to_steps(pipeline, here, azure, notify)
     return job, pipeline
-
-
-def _say(output: Output, prepared: PreparedDocument) -> None:
-    say_prepared(output, prepared.remarks, None)
-    for report in prepared.reports:
-        say_snapshot(output, report)

@@ -12,7 +12,7 @@ from himl_cli.commands._submit_options import TYPED, AfterOptions
 from himl_cli.commands._submit_run import naming_once_made, start_here, wait_or_leave
 from himl_cli.core.errors import BadUsage
 from himl_cli.render.progress import observing
-from himl_cli.render.submission import say_job_yaml, say_prepared, say_snapshot
+from himl_cli.render.submission import say_all_prepared, say_job_yaml
 from himl_cli.services.pipelines.data import as_named, find_here, find_there
 from himl_cli.services.pipelines.prepare import prepare_pipeline
 from himl_cli.services.pipelines.send import check_cluster, in_words_of_the_file, submit_pipeline
@@ -22,7 +22,6 @@ from himl_cli.workspaces.open import azure_for_jobs, check_azure_settings
 
 if TYPE_CHECKING:
     from himl_cli.core.runs import Run
-    from himl_cli.render.output import Output
     from himl_cli.services.pipelines.prepared import PreparedPipeline
     from himl_cli.services.submission import SubmitRequest
 
@@ -61,7 +60,7 @@ def _check_azure(where: WorkspaceOptions, request: SubmitRequest, prepared: Prep
 
 
 def _ready_here(session: Session, prepared: PreparedPipeline) -> Callable[[], Run]:
-    _say(session.output, prepared)
+    say_all_prepared(session.output, prepared.remarks, prepared.reports)
     spec = prepared.spec
     if isinstance(session.workspace, FindsDatasets):
         with azure_beside(session.cwd) as azure, observing(session.output) as notify:  # the bar is gone before the output is shown
@@ -71,7 +70,7 @@ def _ready_here(session: Session, prepared: PreparedPipeline) -> Callable[[], Ru
 
 def _run_there(where: WorkspaceOptions, talk: OutputOptions, prepared: PreparedPipeline, *, waits: bool, follows: bool) -> None:
     with open_session(where, talk, For.clusters) as session, naming_once_made() as made:
-        _say(session.output, prepared)
+        say_all_prepared(session.output, prepared.remarks, prepared.reports)
         with observing(session.output) as notify, in_words_of_the_file(prepared):
             check_cluster(prepared, session.workspace)
             spec = replace(find_there(prepared, session.workspace, notify), new_cluster=prepared.cluster)
@@ -79,17 +78,11 @@ def _run_there(where: WorkspaceOptions, talk: OutputOptions, prepared: PreparedP
         wait_or_leave(session, made[0], waits=waits, follows=follows)
 
 
-def _say(output: Output, prepared: PreparedPipeline) -> None:
-    say_prepared(output, prepared.remarks, None)
-    for report in prepared.reports:
-        say_snapshot(output, report)
-
-
 def _say_dry_run(talk: OutputOptions, prepared: PreparedPipeline) -> None:
     from himl_cli.workspaces.open import pipeline_yaml
 
     output = talk.output()
-    _say(output, prepared)
+    say_all_prepared(output, prepared.remarks, prepared.reports)
     spec = as_named(prepared)
     wheels = {wheel.name for step in spec.steps if step.job.environment for wheel in step.job.environment.wheels}
     say_job_yaml(output, pipeline_yaml(spec), sorted(wheels))

@@ -45,7 +45,9 @@ class ManyOptions(Bundle):
         primary_metric: Annotated[
             str, typer.Option("--primary_metric", metavar="NAME", help="The metric that trials are compared by.", rich_help_panel=MANY, show_default=True)
         ] = "val/loss",
-        goal: Annotated[str, typer.Option("--goal", metavar="GOAL", help="minimize or maximize it.", rich_help_panel=MANY, show_default=True)] = "minimize",
+        goal: Annotated[
+            str, typer.Option("--goal", metavar="GOAL", help="minimize or maximize the primary metric.", rich_help_panel=MANY, show_default=True)
+        ] = "minimize",
         early_stop: Annotated[
             Text,
             typer.Option(
@@ -57,7 +59,7 @@ class ManyOptions(Bundle):
         ] = None,
         crossval: Annotated[int | None, typer.Option("--crossval", metavar="N", help="Run N splits: --crossval_index 0 to N-1.", rich_help_panel=MANY)] = None,
         crossval_arg: Annotated[
-            str, typer.Option("--crossval_arg", metavar="NAME", help="Another name for that argument.", rich_help_panel=MANY)
+            str, typer.Option("--crossval_arg", metavar="NAME", help="Another name for --crossval_index.", rich_help_panel=MANY)
         ] = "crossval_index",
         crossval_count_arg: Annotated[
             Text, typer.Option("--crossval_count_arg", metavar="NAME", help="Pass N as well, by this argument.", rich_help_panel=MANY)
@@ -65,7 +67,7 @@ class ManyOptions(Bundle):
         different_seeds: Annotated[
             int | None, typer.Option("--different_seeds", metavar="N", help="Run N seeds: --random_seed 0 to N-1.", rich_help_panel=MANY)
         ] = None,
-        seed_arg: Annotated[str, typer.Option("--seed_arg", metavar="NAME", help="Another name for that argument.", rich_help_panel=MANY)] = "random_seed",
+        seed_arg: Annotated[str, typer.Option("--seed_arg", metavar="NAME", help="Another name for --random_seed.", rich_help_panel=MANY)] = "random_seed",
         resume: Annotated[
             Text,
             typer.Option(

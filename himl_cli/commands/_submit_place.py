@@ -97,11 +97,13 @@ class EnvironmentOptions(Bundle):
             typer.Option("--conda_env", metavar="FILE,...", help="Conda files (default: the nearest environment.yml).", rich_help_panel=ENVIRONMENT),
         ] = None,
         requirements: Annotated[
-            Text, typer.Option("--requirements", metavar="FILE", help="Requirements of pip in its place.", rich_help_panel=ENVIRONMENT)
+            Text, typer.Option("--requirements", metavar="FILE", help="A pip requirements file, in place of a conda file.", rich_help_panel=ENVIRONMENT)
         ] = None,
         environment: Annotated[
             Text,
-            typer.Option("--environment", metavar="NAME[:V]", help="A registered one, as it is; also azureml://registries/...", rich_help_panel=ENVIRONMENT),
+            typer.Option(
+                "--environment", metavar="NAME[:V]", help="A registered environment, unchanged; also azureml://registries/...", rich_help_panel=ENVIRONMENT
+            ),
         ] = None,
         docker_image: Annotated[
             Text, typer.Option("--docker_image", metavar="IMAGE", help="Docker image (default: one of Azure ML).", rich_help_panel=ENVIRONMENT)

@@ -22,6 +22,7 @@ from himl_cli.services.run_logs import naming, watching
 from himl_cli.services.submission import submit_job
 from himl_cli.services.waiting import (
     follow_to_end,
+    lacking_python,
     last_lines_of_failed_rank,
     last_lines_of_failure,
     raise_unless_completed,
@@ -80,7 +81,8 @@ def wait_here(session: Session, run: Run, interrupted: list[int], *, start: int 
         finally:
             session.output.end_line()
         say_ended(session.output, ended, last_lines_of_failed_rank(session.workspace, ended), sweep_outcome(session.workspace, ended))
-        raise_unless_completed(ended, failed_child(session.workspace, ended))
+        child = failed_child(session.workspace, ended)
+        raise_unless_completed(ended, child, lacking=lacking_python(session.workspace, ended, child))
 
 
 @contextmanager
@@ -149,7 +151,7 @@ def wait_there(session: Session, run: Run, *, follows: bool, trials: int = 0) ->
 
 
 def say_dry_run(talk: OutputOptions, job: PreparedJob) -> None:
-    """Print the job as Azure ML would get it; nothing is sent, no request is made."""
+    """Print the job as Azure ML would get it; nothing is sent, no request is made. Raises BadUsage for a job with a checkpoint."""
     from himl_cli.workspaces.open import job_yaml
 
     if job.checkpoint is not None:

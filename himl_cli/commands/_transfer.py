@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from himl_cli.render.output import Output
     from himl_cli.services.transfer.filters import Filters
 
-FILES, CHECKS = "Which files", "How"
+FILES, WHERETO, CHECKS = "Which files", "Where to", "How"
 WORKERS, MOST_WORKERS = 32, 256
 
 OverwriteOpt = Annotated[bool, typer.Option("--overwrite", help="Replace files that differ.", rich_help_panel=CHECKS)]
@@ -33,7 +33,7 @@ def checked_workers(workers: int) -> int:
     return workers
 
 
-class FilterOptions(Bundle):
+class GlobOptions(Bundle):
     """Globs over names."""
 
     def __init__(

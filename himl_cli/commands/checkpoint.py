@@ -18,14 +18,13 @@ from himl_cli.commands._checkpoint_options import ChoiceOptions
 from himl_cli.commands._group import command, group
 from himl_cli.commands._options import OutputOptions, SelectionOptions, WorkspaceOptions
 from himl_cli.commands._session import open_session, talking
-from himl_cli.commands._transfer import WORKERS, OverwriteOpt, WorkersOpt, checked_workers
+from himl_cli.commands._transfer import WHERETO, WORKERS, OverwriteOpt, WorkersOpt, checked_workers
 from himl_cli.core.errors import BadUsage, WorkspaceNotFound
 from himl_cli.core.home import in_home
+from himl_cli.core.spelling import filled
 
 if TYPE_CHECKING:
     from himl_cli.workspaces.base import Workspace
-
-WHERETO = "Where to"
 
 app = group("Fetch checkpoints of runs, push changed ones to a new run, make links to them.")
 
@@ -35,7 +34,7 @@ SourceArg = Annotated[
 ]
 
 
-class TargetOptions(Bundle):
+class CheckpointTargetOptions(Bundle):
     """Where the checkpoint goes, and how."""
 
     def __init__(
@@ -53,8 +52,7 @@ class TargetOptions(Bundle):
 
 
 def _folder(text: str) -> Path:
-    if not text.strip():
-        raise BadUsage("--output_dir got an empty value.", hint="Is a shell variable unset?")
+    filled("--output_dir", text)
     folder = in_home(text, "folder")
     if folder.exists() and not folder.is_dir():
         raise BadUsage(f"--output_dir '{text}' is a file, and no folder.")
@@ -64,7 +62,7 @@ def _folder(text: str) -> Path:
 @command(app, "fetch")
 def fetch(
     which: ChoiceOptions,
-    target: TargetOptions,
+    target: CheckpointTargetOptions,
     selection: SelectionOptions,
     where: WorkspaceOptions,
     talk: OutputOptions,

@@ -22,7 +22,7 @@ def completion(
     """Print the script that completes himl's command lines by Tab.
 
     Commands, options, choices, files; run ids and experiments of the local workspace. With --install, it goes where the
-    shell looks for it. Where the shell has to be told, by a line in a file of its own, that is asked for first.
+    shell looks for it; where the shell's start-up file needs a line for that, himl asks before adding it.
 
     \b
       himl completion zsh --install

@@ -10,7 +10,7 @@ import typer
 from himl_cli.commands._group import command, group
 from himl_cli.commands._options import WHERE, OutputOptions, WorkspaceOptions
 from himl_cli.commands._session import For, open_session
-from himl_cli.commands._transfer import FilterOptions, MovingOptions, StripOpt, conclude
+from himl_cli.commands._transfer import GlobOptions, MovingOptions, StripOpt, conclude
 
 app = group("Upload, download and list files of a datastore: of the Azure ML workspace where one is configured, else of the local one.")
 
@@ -23,7 +23,7 @@ DatastoreOpt = Annotated[
 def upload_files(
     local: Annotated[Path, typer.Argument(metavar="LOCAL", help="A folder, whose contents are uploaded, or a file.")],
     remote_prefix: Annotated[str, typer.Argument(metavar="REMOTE_PREFIX", help="The folder in the datastore; '.' is its top.")],
-    globs: FilterOptions,
+    globs: GlobOptions,
     how: MovingOptions,
     where: WorkspaceOptions,
     talk: OutputOptions,
@@ -51,7 +51,7 @@ def upload_files(
 def download_files(
     prefix: Annotated[str, typer.Argument(metavar="PREFIX", help="Names that start so, or one file; '' is all.")],
     local_dir: Annotated[Path, typer.Argument(metavar="LOCAL_DIR", help="The folder to write to; the whole remote path is kept below it.")],
-    globs: FilterOptions,
+    globs: GlobOptions,
     how: MovingOptions,
     where: WorkspaceOptions,
     talk: OutputOptions,
@@ -79,7 +79,7 @@ def download_files(
 
 @command(app, "list")
 def list_stored(
-    globs: FilterOptions,
+    globs: GlobOptions,
     where: WorkspaceOptions,
     talk: OutputOptions,
     prefix: Annotated[str, typer.Argument(metavar="PREFIX", help="Names that start so, or one file.", show_default=False)] = "",

@@ -14,14 +14,12 @@ from himl_cli.commands._bundles import Bundle
 from himl_cli.commands._group import command, group
 from himl_cli.commands._options import OutputOptions, RunArgs, SelectionOptions, WorkspaceOptions
 from himl_cli.commands._session import open_session
-from himl_cli.commands._transfer import FILES, FilterOptions, MovingOptions, conclude
+from himl_cli.commands._transfer import FILES, WHERETO, GlobOptions, MovingOptions, conclude
 
 if TYPE_CHECKING:
     from himl_cli.core.runs import Run
     from himl_cli.services.transfer.per_node import FilesOf
     from himl_cli.workspaces.base import Workspace
-
-WHERETO = "Where to"
 
 app = group()
 
@@ -70,7 +68,7 @@ class TargetOptions(Bundle):
 def download(
     selection: SelectionOptions,
     source: SourceOptions,
-    globs: FilterOptions,
+    globs: GlobOptions,
     target: TargetOptions,
     how: MovingOptions,
     where: WorkspaceOptions,

@@ -27,8 +27,8 @@ def init(
 ) -> None:
     """Set up this folder for an Azure ML workspace, or with a local one.
 
-    Writes config.json for the workspace that options, or HIML_SUBSCRIPTION_ID, HIML_RESOURCE_GROUP and
-    HIML_WORKSPACE_NAME, name. --from takes over a config.json of the portal, InnerEye's settings.yml (with the private
+    Writes config.json for the workspace named by the options below, or by HIML_SUBSCRIPTION_ID, HIML_RESOURCE_GROUP and
+    HIML_WORKSPACE_NAME. --from takes over a config.json of the portal, InnerEye's settings.yml (with the private
     file beside it) or DeepSeismic's .env: settings go to himl.toml, who signs in to himl.private.toml. Where nothing
     names a workspace, a local one is made. No file that exists is changed.
 

@@ -41,7 +41,7 @@ def montage(
       himl montage slides
       himl montage slides --width 20000 --image_format jpg,dzi
       himl montage slides/dataset.csv --level auto --output_path overview
-      himl montage scans --datastore lab --cluster cpu --wait
+      himl montage scans --datastore lab --cluster cpu --private_wheel FILE
     """
     name = slides.dataset(named)
     if cluster.cluster:

@@ -117,7 +117,7 @@ def logs(
 ) -> None:
     """Print the log of a run, also while it runs.
 
-    Byte for byte. Ctrl-C ends --follow, and not the run.
+    The bytes are printed unchanged. Ctrl-C stops --follow, not the run.
 
     \b
       himl runs logs --follow
@@ -134,7 +134,7 @@ def logs(
 def cancel(selection: SelectionOptions, where: WorkspaceOptions, talk: OutputOptions, runs: RunArgs = None) -> None:
     """Stop runs.
 
-    Which ones has to be said. A sweep or a pipeline stops with all that is below it; a trial stops alone.
+    Name them: none is taken by default. A sweep or a pipeline stops with all that is below it; a trial stops alone.
 
     \b
       himl runs cancel latest
@@ -158,7 +158,7 @@ def tag(
 ) -> None:
     """Set tags on runs.
 
-    Other tags stay. Which runs has to be said.
+    Other tags stay. Name the runs: none is taken by default.
 
     \b
       himl runs tag train_1772366400_0a1b2c3d team=blue stage=final
@@ -182,7 +182,7 @@ def tag(
 def delete(selection: SelectionOptions, where: WorkspaceOptions, talk: OutputOptions, runs: RunArgs = None) -> None:
     """Delete runs with all their files; asks first.
 
-    Runs of a local workspace, that is, and their children with them.
+    Only runs that are kept on this machine; their children are deleted with them.
 
     \b
       himl runs delete train_1772366400_0a1b2c3d

@@ -16,12 +16,12 @@ from himl_cli.commands._options import OutputOptions, RunArgs, SelectionOptions,
 from himl_cli.commands._session import Session, open_session
 from himl_cli.core.errors import BadUsage
 from himl_cli.core.home import in_home
+from himl_cli.core.spelling import filled
 
 if TYPE_CHECKING:
     from himl_cli.services.tensorboard.lineup import Lineup
 
 FILES, BOARD = "Event files", "TensorBoard"
-LAST_PORT = 65535
 
 app = group()
 
@@ -44,8 +44,7 @@ class EventOptions(Bundle):
             raise BadUsage(f"--refresh takes a whole number of seconds from 1, got {refresh}.")
         if ".." in log_dir.replace("\\", "/").split("/"):
             raise BadUsage(f"--log_dir is a folder inside a run, got '{log_dir}'.", hint="Leave out '..': --log_dir outputs/tb")
-        if run_logs_dir is not None and not run_logs_dir.strip():
-            raise BadUsage("--run_logs_dir got an empty value.", hint="Is a shell variable unset?")
+        filled("--run_logs_dir", run_logs_dir)
         self.log_dir = log_dir
         self.copies = in_home(run_logs_dir, "folder") if run_logs_dir else None
         if self.copies is not None and self.copies.is_file():
@@ -65,10 +64,11 @@ class BoardOptions(Bundle):
         ] = "localhost",
         open_browser: Annotated[bool, typer.Option("--open", help="Open it in the browser.", rich_help_panel=BOARD)] = False,
     ) -> None:
+        from himl_cli.services.tensorboard.ports import LAST_PORT
+
         if not 0 <= port <= LAST_PORT:
             raise BadUsage(f"--port takes a number from 0 to {LAST_PORT}, got {port}.")
-        if not host.strip():
-            raise BadUsage("--host got an empty value.", hint="Is a shell variable unset?")
+        filled("--host", host)
         self.port = port
         self.host = host
         self.open_browser = open_browser

@@ -12,13 +12,12 @@ from itertools import accumulate
 from typing import Any
 
 from himl_cli.core.logged import Value
-from himl_cli.core.results import Aggregation, Child, Series
+from himl_cli.core.results import STATISTICS, Aggregation, Child, Series
 from himl_cli.core.runs import RunStatus
 from himl_cli.render.errors import one_line
 from himl_cli.render.json_form import float_form, json_form, run_form
 from himl_cli.render.style import STATUS_STYLES, styled, width
 
-STATISTICS = ("mean", "std", "min", "max", "median")
 GAP = 2
 LONGEST_CELL, LEAST_LABEL = 24, 12
 STATUS = "status"
@@ -44,12 +43,12 @@ def table_lines(aggregation: Aggregation, statistics: Mapping[str, Any] | None) 
     cut = _with_cut_names([_with_cut_labels(upright[0], fixed), *upright[1:]], fixed)
     columns = _fitting(_widths(cut))
     fitting = max(0, columns - fixed)
+    left_out = len(aggregation.children) - fitting
     shown = [row[:columns] for row in cut]
     yield from _drawn([row for row in shown if fitting or row[0] != STATUS or any(row[1:])])
-    yield ""
-    yield styled(
-        f"{len(aggregation.children) - fitting} of {len(aggregation.children)} runs are not shown: no room. --output_csv FILE or --json has all.", "dim"
-    )
+    if left_out:
+        yield ""
+        yield styled(f"{left_out} of {len(aggregation.children)} runs are not shown: no room. --output_csv FILE or --json has all.", "dim")
 
 
 def tab_lines(aggregation: Aggregation, statistics: Mapping[str, Any] | None) -> Iterator[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 
 from himl_cli.core.checks import Check, CheckState
 from himl_cli.core.redaction import redact
@@ -21,9 +22,9 @@ def say_checks(output: Output, checks: Iterable[Check]) -> Sequence[Check]:
     """Print each check as soon as it was made (JSON: an array at the end; quiet: the names of those that failed), and give all."""
     made: list[Check] = []
     for check in checks:
-        made.append(check)
+        made.append(replace(check, message=redact(one_line(check.message)), remedy=redact(one_line(check.remedy))))
         if output.format is Format.human:
-            output.lines(check_lines(check))
+            output.lines(check_lines(made[-1]))
     if output.format is Format.json:
         output.json(made)
     elif output.format is Format.quiet:
@@ -33,17 +34,15 @@ def say_checks(output: Output, checks: Iterable[Check]) -> Sequence[Check]:
 
 def check_lines(check: Check) -> Iterator[str]:
     """State, name, and what there is to say: folded below each other on a terminal, else one line with tabs."""
-    said = redact(one_line(check.message))
-    remedy = redact(one_line(check.remedy))
     if not sys.stdout.isatty():
-        yield "\t".join(filter(None, (check.state.value, check.name, said, remedy)))
+        yield "\t".join(filter(None, (check.state.value, check.name, check.message, check.remedy)))
         return
     indent = STATE_WIDTH + NAME_WIDTH
     if width() < NARROW:
         yield styled(check.state.value.ljust(STATE_WIDTH), STYLES[check.state]) + check.name
-        yield from (f"  {line}" for text in (said, remedy) for line in folded(text, width() - 2))
+        yield from (f"  {line}" for text in (check.message, check.remedy) for line in folded(text, width() - 2))
         return
     head = styled(check.state.value.ljust(STATE_WIDTH), STYLES[check.state]) + check.name.ljust(NAME_WIDTH)
-    first, *rest = [line for text in (said, remedy) for line in folded(text, width() - indent)]
+    first, *rest = [line for text in (check.message, check.remedy) for line in folded(text, width() - indent)]
     yield f"{head}{first}".rstrip()
     yield from (" " * indent + line for line in rest)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from typing import Any
@@ -65,6 +66,11 @@ def say_error(error: HimlError, *, as_json: bool, traceback_of: Exception | None
 def one_line(text: str) -> str:
     """*text* with every run of white space and control characters as one space."""
     return " ".join("".join(character if character.isprintable() or 0xDC80 <= ord(character) <= 0xDCFF else " " for character in text).split())
+
+
+def tells_of_gone_reader(err: OSError) -> bool:
+    """Whether *err* came of a write to a pipe that its reader has closed; Windows calls that an invalid argument."""
+    return err.errno == errno.EPIPE or (sys.platform == "win32" and err.errno == errno.EINVAL and err.filename is None)
 
 
 def silence_stdout() -> None:

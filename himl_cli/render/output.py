@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import io
 import os
 import sys
@@ -12,7 +11,7 @@ from typing import IO, TYPE_CHECKING, Any, TextIO, cast
 
 from himl_cli.core.errors import HimlError, NeedsYes
 from himl_cli.core.redaction import redact
-from himl_cli.render.errors import ReaderGone, one_line
+from himl_cli.render.errors import ReaderGone, one_line, tells_of_gone_reader
 
 if TYPE_CHECKING:
     from himl_cli.render.tables import Column
@@ -160,7 +159,7 @@ class Output:
         try:
             act(_binary(sys.stdout))
         except OSError as err:
-            if err.errno == errno.EPIPE or (sys.platform == "win32" and err.errno == errno.EINVAL):  # how Windows calls a closed pipe
+            if tells_of_gone_reader(err):
                 raise ReaderGone from err
             raise
 

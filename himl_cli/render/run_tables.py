@@ -5,23 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from himl_cli.core.runs import Run
-from himl_cli.core.sweeps import HYPERPARAMETERS
-from himl_cli.core.tag_names import AUTOMATIC_TAGS as AUTOMATIC_TAGS
+from himl_cli.core.runs import Run, own_name
+from himl_cli.core.tag_names import own_tags
 from himl_cli.render.durations import duration_text, local_time
 from himl_cli.render.json_form import utc_text
 from himl_cli.render.style import STATUS_STYLES
 from himl_cli.render.tables import Column
-
-
-def own_tags(run: Run) -> dict[str, str]:
-    """The tags that somebody gave the run."""
-    return {name: value for name, value in run.tags.items() if not name.startswith(AUTOMATIC_TAGS) and name != HYPERPARAMETERS}
-
-
-def own_name(run: Run) -> str:
-    """The display name where it says more than the id: Azure ML's default is the id itself."""
-    return "" if run.display_name == run.id else run.display_name
 
 
 def tags_text(tags: dict[str, str]) -> str:
@@ -38,7 +27,7 @@ SWAPPED = {NAME_RANK: EXPERIMENT_RANK, EXPERIMENT_RANK: NAME_RANK}
 RUN_COLUMNS = (
     Column("ID", lambda run: run.id),
     Column("EXPERIMENT", lambda run: run.experiment, rank=EXPERIMENT_RANK, least=8),
-    Column("DISPLAY NAME", lambda run: own_name(run), plain=lambda run: run.display_name, rank=NAME_RANK, least=10),
+    Column("DISPLAY NAME", own_name, plain=lambda run: run.display_name, rank=NAME_RANK, least=10),
     Column("STATUS", lambda run: run.status.value, rank=1, least=9, style=lambda run: STATUS_STYLES[run.status.value]),
     Column("STARTED", lambda run: local_time(run.started), plain=lambda run: utc_text(run.started) if run.started else "", rank=2, least=12),
     Column("DURATION", lambda run: duration_text(run.duration), plain=_seconds, rank=3, least=8, right=True),

@@ -10,15 +10,14 @@ from himl_cli.core.checkpoints import FROM_RUN, PUSHED
 from himl_cli.core.pipelines import STEP, STEP_AFTER
 from himl_cli.core.recordings import RECORDED_IN, STOPPED, STUDIO
 from himl_cli.core.run_details import RunDetails
-from himl_cli.core.runs import Metric, Run, RunStatus, Texts
+from himl_cli.core.runs import Metric, Run, RunStatus, Texts, own_name
 from himl_cli.core.sweeps import BEST_TRIAL, GOAL, HYPERPARAMETERS, MANY, PRIMARY_METRIC, REPEATED, STOPPED_EARLY, SWEPT, TRIAL, hyperparameters_of, values_text
-from himl_cli.core.tag_names import TRIES
+from himl_cli.core.tag_names import AUTOMATIC_TAGS, TRIES, own_tags
 from himl_cli.render.aligned import aligned
 from himl_cli.render.durations import duration_text, local_time
 from himl_cli.render.errors import one_line
 from himl_cli.render.json_form import float_form, utc_text
 from himl_cli.render.places import shown_path
-from himl_cli.render.run_tables import AUTOMATIC_TAGS, own_name, own_tags
 from himl_cli.render.steps_view import is_pipeline, steps_view
 from himl_cli.render.style import STATUS_STYLES, folded, styled, width
 from himl_cli.render.trials_view import trials_view

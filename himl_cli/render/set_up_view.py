@@ -40,7 +40,7 @@ def _item(text: str, indent: str = "") -> Iterator[str]:
 
 
 def _verb(file: PreparedFile) -> str:
-    return "Wrote" if file.is_new else "There already:"
+    return "Wrote" if file.is_new else "Already there:"
 
 
 def _shown(path: Path, folder: Path) -> str:

@@ -21,6 +21,13 @@ def say_prepared(output: Output, remarks: Sequence[str], report: SnapshotReport 
     say_snapshot(output, report)
 
 
+def say_all_prepared(output: Output, remarks: Sequence[str], reports: Sequence[SnapshotReport]) -> None:
+    """As `say_prepared`, of several jobs, which send a snapshot each."""
+    say_prepared(output, remarks, None)
+    for report in reports:
+        say_snapshot(output, report)
+
+
 def say_snapshot(output: Output, report: SnapshotReport | None) -> None:
     """How much is sent; of much, what makes it so large and where to leave it out."""
     if report is None:

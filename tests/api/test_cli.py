@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -283,6 +284,18 @@ def test_a_plain_typer_takes_bundles_by_our_command_alone(local_runs: RecordedRu
     assert CliRunner().invoke(right, ["--run-ids", "train_1_aa"]).stdout == "train_1_aa\n"
 
 
+def test_two_parameters_of_one_name_are_said_to_the_tools_author() -> None:
+    def of_its_own(run: str, runs: cli.Runs) -> None: ...
+
+    def twice(ours: cli.Talk, theirs: cli.Talk) -> None: ...
+
+    said = "of_its_own(): 'run' is there twice, since 'runs: Runs' brings an option of that name: give the parameter 'run' another name."
+    with pytest.raises(ValueError, match=re.escape(said)):
+        cli.command(cli.app())(of_its_own)
+    with pytest.raises(ValueError, match=re.escape("brings an option of that name: leave 'theirs: Talk' out.")):
+        cli.command(cli.app())(twice)
+
+
 def test_a_plain_typer_takes_single_options(local_runs: RecordedRuns) -> None:
     app = typer.Typer()
 
@@ -312,6 +325,30 @@ def test_a_parent_parser_may_have_a_part_of_the_options(local_runs: RecordedRuns
     args = only_runs.parse_args(["--run", "child_a", "-v", "1"])
     assert (args.version, [run.id for run in cli.chosen_runs(args)]) == ("1", ["child_a"])
     assert vars(cli.parent_parser(runs=False, output=False).parse_args([])) == {"workspace": None, "config_file": None}
+
+
+@pytest.mark.parametrize(
+    ("typed", "name"),
+    [
+        (["--latest", "--latest_run", "--latest-run", "--latest-run-f"], "latest_run_file"),
+        (["--exp", "--experiment_n", "--experiment-n"], "experiment"),
+        (["--num", "--num-r"], "num_runs"),
+        (["--work", "--w"], "workspace"),
+        (["--conf", "--config-", "--config_p", "--workspace_", "--workspace-config"], "config_file"),
+    ],
+)
+def test_argparse_takes_abbreviations_whatever_other_spellings_there_are(typed: list[str], name: str) -> None:
+    parser = argparse.ArgumentParser(parents=[cli.parent_parser()])
+    assert {each: getattr(parser.parse_args([each, "x"]), name) for each in typed} == dict.fromkeys(typed, "x")
+    assert {each: getattr(parser.parse_args([f"{each}=x"]), name) for each in typed} == dict.fromkeys(typed, "x")
+
+
+def test_argparse_still_asks_where_an_abbreviation_may_be_an_option_of_the_tool(capsys: pytest.CaptureFixture[str]) -> None:
+    parser = argparse.ArgumentParser(parents=[cli.parent_parser()])
+    parser.add_argument("--experience")
+    with pytest.raises(SystemExit):
+        parser.parse_args(["--exp", "x"])
+    assert "ambiguous option: --exp could match --experiment, --experience" in capsys.readouterr().err
 
 
 def test_an_option_that_is_taken_is_refused_when_it_is_added() -> None:

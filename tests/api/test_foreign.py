@@ -5,16 +5,13 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import sysconfig
 from pathlib import Path
 
 import pytest
 
 from himl_cli.api.foreign import azure_names
-from tests.clients import AZUREML_CORE, client_python
+from tests.clients import HIML_V1, client_python
 from tests.servers.azureml.seeding import StagedWorkspace
-
-ROOT = Path(__file__).parents[2]
 
 ML_CLIENT = """
 import json, sys
@@ -44,9 +41,9 @@ def names_and_secrets(azure: StagedWorkspace) -> list[str]:
     return [who.tenant, who.client_id, who.secret, state.subscription, state.group, state.name]
 
 
-def answers_of(python: str, program: str, given: list[str], *arguments: str, cwd: Path) -> list[list[object]]:
+def answers_of(python: str, program: str, given: list[str], *, cwd: Path) -> list[list[object]]:
     """What *program* prints last: pairs of our answer and theirs."""
-    command = [python, "-W", "ignore", "-c", program, *arguments]
+    command = [python, "-W", "ignore", "-c", program]
     done = subprocess.run(command, input=json.dumps(given), cwd=cwd, capture_output=True, text=True, timeout=110)
     assert done.returncode == 0, done.stderr
     answers: list[list[object]] = json.loads(done.stdout.splitlines()[-1])
@@ -65,9 +62,8 @@ CORE = """
 import json, sys
 from azureml.core import Run, Workspace
 from azureml.core.authentication import ServicePrincipalAuthentication
-tenant, client, secret, subscription, group, name, site = json.loads(sys.stdin.read())
-sys.path += [site, sys.argv[1]]
 import himl_cli
+tenant, client, secret, subscription, group, name = json.loads(sys.stdin.read())
 theirs = Workspace.get(name, auth=ServicePrincipalAuthentication(tenant, client, secret), subscription_id=subscription, resource_group=group)
 their_run = Run.get(theirs, "train_1_aa")
 ours = himl_cli.get_workspace(theirs)
@@ -91,8 +87,7 @@ def test_objects_of_azureml_core_are_taken_and_agree_with_ours(azure_environment
     azure.add_metric(run, "loss", [1.0, 0.5])
     azure.add_metric(run, "accuracy", [0.9])
     azure.put_artifacts(run, {"outputs/model.bin": b"m", "user_logs/std_log.txt": b"hello"})
-    python = str(client_python(AZUREML_CORE))
-    answers = answers_of(python, CORE, [*names_and_secrets(azure), str(ROOT)], sysconfig.get_path("purelib"), cwd=project)
+    answers = answers_of(str(client_python(HIML_V1)), CORE, names_and_secrets(azure), cwd=project)
     assert len(answers) == 14
     for ours, theirs in answers:
         assert ours == theirs

@@ -134,8 +134,8 @@ def test_a_plain_job_is_sent_as_mpi_unless_that_is_not_wanted(lab: StagedWorkspa
 
 
 def test_the_current_folder_is_sent_without_ignored_ones(lab: StagedWorkspace, project: Path) -> None:
-    write_files(project, {"lib/a.py": "", "big/x.bin": "x", "also/y.bin": "y", "outputs/old.txt": "", ".env": "SECRET=1"})
-    script = write_script(project, "train.py", f'{CLUSTER}, ignored_folders=["big", Path("also").absolute()]', LIST)
+    write_files(project, {"lib/a.py": "", "big/x.bin": "x", "also/y.bin": "y", "data/raw/z.bin": "z", "outputs/old.txt": "", ".env": "SECRET=1"})
+    script = write_script(project, "train.py", rf'{CLUSTER}, ignored_folders=["big", Path("also").absolute(), r"data\raw"]', LIST)
     with lab.run_jobs():
         send(script, "-n", "3")
         lab.wait_for(sent(lab).run_id, "Completed")

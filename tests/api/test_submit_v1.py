@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from himl_cli.core.installing import install_command
 from tests.api.scripts import run_script, shows_hints, write_script
 from tests.azure.conftest import client_python
 from tests.clients import HIML_V1
@@ -33,7 +34,7 @@ def lab(azure_environment: StagedWorkspace, project: Path, monkeypatch: pytest.M
 def test_without_the_extra_one_line_says_how_to_get_it(lab: StagedWorkspace, project: Path) -> None:
     done = run_script(write_script(project, "train.py", 'compute_cluster_name="cpu-cluster", strictly_aml_v1=True', "say()"), "--azureml")
     assert done.returncode == 1
-    assert "pip install 'himl-cli[v1]'" in done.stderr or 'pip install "himl-cli[v1]"' in done.stderr
+    assert f"Install it: {install_command('v1')}" in done.stderr
     assert lab.requests() == []
 
 

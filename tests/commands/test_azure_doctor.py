@@ -118,6 +118,20 @@ def test_no_access_to_the_datastore_is_said(himl: Himl, configured: StagedWorksp
     assert "Storage Blob Data Reader" in " ".join(lines_of(outcome)["datastore"])
 
 
+def test_a_right_to_read_is_enough_for_doctor_which_tries_no_writing(
+    himl: Himl, configured: StagedWorkspace, monkeypatch: pytest.MonkeyPatch, project: Path
+) -> None:
+    for name, value in configured.environment(configured.add_principal({Right.READ, Right.STORAGE_READ})).items():
+        monkeypatch.setenv(name, value)
+    outcome = himl.ok("doctor")
+    assert states(outcome) == ["ok"] * 5
+    assert lines_of(outcome)["datastore"][1].endswith(" can be listed.")
+    (project / "file.txt").write_text("content")
+    upload = himl("datastore", "upload", "file.txt", "folder")
+    assert upload.code == 4
+    assert "Storage Blob Data Contributor" in upload.stderr
+
+
 def test_a_clock_that_is_off_is_said_and_by_how_much(himl: Himl, configured: StagedWorkspace) -> None:
     configured.stage.faults.add(WrongDate(-3600), times=None)
     outcome = himl("doctor")
@@ -135,6 +149,65 @@ def test_workspace_show_says_what_it_is_and_where_that_was_read(himl: Himl, conf
     assert (facts["subscription_id"], facts["default_datastore"]) == (state.subscription, "workspaceblobstore")
     assert facts["studio_url"].startswith("https://ml.azure.com/?wsid=/subscriptions/")
     assert f"  Location           {state.location}" in himl.ok("workspace", "show").stdout.splitlines()
+
+
+WRONG_KEY = {"HIML_SERVICE_PRINCIPAL_PASSWORD": "wrong"}
+
+
+@pytest.mark.parametrize(("wrong", "env", "code"), [("workspace_name", {}, 3), ("", WRONG_KEY, 4)], ids=["no such workspace", "not signed in"])
+def test_workspace_show_says_what_is_configured_where_nobody_answers(
+    himl: Himl, configured: StagedWorkspace, project: Path, wrong: str, env: dict[str, str], code: int
+) -> None:
+    config = json.loads((project / "config.json").read_text()) | ({wrong: "nothing"} if wrong else {})
+    (project / "config.json").write_text(json.dumps(config))
+    (project / ".himl").mkdir()
+    outcome = himl("workspace", "show", env=env)
+    assert outcome.code == code, outcome.stderr
+    assert outcome.stderr.startswith("error: ")
+    assert f"  Read from          '{project / 'config.json'}' (the nearest here or above)" in outcome.stdout.splitlines()
+    assert f"  Subscription ID    {configured.state.subscription}" in outcome.stdout.splitlines()
+    assert "local workspace '.himl'" in outcome.stdout.splitlines()
+    shown = himl("workspace", "show", "--json", env=env)
+    assert (shown.code, [each["kind"] for each in shown.json()]) == (code, ["azure", "local"])
+    assert shown.json()[0]["facts"] == {name: config[name] for name in ("workspace_name", "resource_group", "subscription_id")}
+
+
+def test_workspace_show_says_of_each_workspace_what_is_wrong(himl: Himl, configured: StagedWorkspace, project: Path) -> None:
+    (project / ".himl").mkdir()
+    (project / ".himl" / "workspace.db").write_text("no database")
+    outcome = himl("workspace", "show", env=WRONG_KEY)
+    assert outcome.code == 4
+    warning, error = outcome.stderr.splitlines()[:2]
+    assert warning.startswith("warning: local workspace '.himl': ")
+    assert "workspace.db" in warning
+    assert error.startswith("error: ")
+
+
+@pytest.mark.parametrize("is_folder", [False, True], ids=["missing", "a folder"])
+@pytest.mark.parametrize("variable", ["AZURE_FEDERATED_TOKEN_FILE", "AZURE_CLIENT_CERTIFICATE_PATH"])
+def test_a_file_for_signing_in_that_cannot_be_read_is_a_failed_check(
+    himl: Himl, configured: StagedWorkspace, project: Path, monkeypatch: pytest.MonkeyPatch, variable: str, is_folder: bool
+) -> None:
+    path = project / "credential"
+    if is_folder:
+        path.mkdir()
+    for name in (*PRINCIPAL, "AZURE_CLIENT_SECRET"):
+        monkeypatch.delenv(name)
+    monkeypatch.setenv(variable, str(path))
+    outcome = himl("doctor")
+    assert (outcome.code, states(outcome)) == (1, ["ok", "failed", "ok", "skipped", "skipped"])
+    assert f"cannot read '{path}', which {variable} names: " in lines_of(outcome)["sign-in"][1]
+    assert outcome.stderr.startswith("error: Not in order: sign-in.\n")
+    shown = himl("workspace", "show")
+    assert shown.code == 4
+    assert f"cannot read '{path}', which {variable} names: " in shown.stderr
+    assert f"  Subscription ID    {configured.state.subscription}" in shown.stdout.splitlines()
+
+
+def test_workspace_show_of_names_alone_asks_nobody(himl: Himl, configured: StagedWorkspace) -> None:
+    configured.stage.log.clear()
+    assert himl.ok("workspace", "show", "-q").stdout == f"{configured.label}\n"
+    assert configured.requests() == []
 
 
 def test_workspace_show_has_the_local_one_too(himl: Himl, configured: StagedWorkspace, project: Path) -> None:

@@ -67,7 +67,7 @@ def test_a_failure_is_one_line_a_hint_and_an_exit_code(himl: Himl, arguments: li
         ("workspace_name", "nothing", "There is no workspace 'nothing'"),
     ],
 )
-@pytest.mark.parametrize("command", [["runs", "list"], ["download", "train_1_aa"], ["datastore", "list"], ["workspace", "show"]])
+@pytest.mark.parametrize("command", [["runs", "list"], ["download", "train_1_aa"], ["datastore", "list"]])
 def test_a_wrong_workspace_is_exit_3(himl: Himl, seeded: StagedWorkspace, project: Path, command: list[str], key: str, value: str, said: str) -> None:
     content = json.loads((project / "config.json").read_text()) | {key: value}
     (project / "config.json").write_text(json.dumps(content))

@@ -29,6 +29,7 @@ def test_a_local_workspace_alone_is_in_order(himl: Himl, project: Path) -> None:
     assert [line[:2] for line in lines if line[1] != "extras"] == [
         ["ok", "python"],
         ["ok", "packages"],
+        ["ok", "settings"],
         ["ok", "configuration"],
         ["note", "configuration"],
         ["ok", "local workspace"],

@@ -3,22 +3,42 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+import os
+import re
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import closing
 from importlib.metadata import distribution
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 
+import himl_cli
+from himl_cli.workspaces.local.database import SCHEMA_VERSION
 from tests.recorded_runs import RecordedRuns
 from tests.running import Himl, Outcome
-from tests.servers.azureml.faults import WrongDate
+from tests.servers.azureml.faults import Refuse, WrongDate
 from tests.servers.azureml.principals import Right
 from tests.servers.azureml.seeding import StagedWorkspace
 
 SIGN_IN = ("HIML_TENANT_ID", "HIML_SERVICE_PRINCIPAL_ID", "HIML_SERVICE_PRINCIPAL_PASSWORD", "AZURE_TENANT_ID", "AZURE_CLIENT_ID", "AZURE_CLIENT_SECRET")
 Variables = Mapping[str, str]
 Break = Callable[[StagedWorkspace, Path], Variables]
+Test = TypeVar("Test", bound=Callable[..., None])
+
+PROVOKED: set[str] = set()
+"""The lines that the tests of this file provoke, each told by its test: one that goes takes its lines along."""
+
+
+def provokes(names: Iterable[str]) -> Callable[[Test], Test]:
+    def told(test: Test) -> Test:
+        PROVOKED.update(names)
+        return test
+
+    return told
 
 
 def checks(outcome: Outcome, name: str, state: str) -> list[dict[str, Any]]:
@@ -52,10 +72,11 @@ def metadata_with(folder: Path, requirement: str) -> Variables:
 INSTALLED = {
     "a missing package": ("no-such-package>=1", "packages", "failed", "no-such-package is missing.", "-m pip install --upgrade himl-cli"),
     "a wrong version": ("rich>=999", "packages", "failed", " is not >=999.", "-m pip install --upgrade himl-cli"),
-    "a missing extra": ("no-such-package; extra == 'aaa'", "extras", "note", "Not installed: aaa", "pip install 'himl-cli[aaa]'"),
+    "a missing extra": ("no-such-package; extra == 'aaa'", "extras", "note", "Not installed: aaa", "himl-cli[aaa]"),
 }
 
 
+@provokes(name for _, name, *_ in INSTALLED.values())
 @pytest.mark.parametrize(("requirement", "name", "state", "said", "remedy"), INSTALLED.values(), ids=INSTALLED)
 def test_what_is_not_installed(started_himl: Himl, project: Path, tmp_path: Path, requirement: str, name: str, state: str, said: str, remedy: str) -> None:
     RecordedRuns(project).add("train_1_aa")
@@ -64,16 +85,128 @@ def test_what_is_not_installed(started_himl: Himl, project: Path, tmp_path: Path
     assert remedy in check["remedy"]
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="needs symbolic links")
+@provokes(["packages"])
+def test_a_himl_that_is_not_installed(project: Path, tmp_path: Path) -> None:
+    """Its sources on PYTHONPATH, and all packages but the metadata that pip wrote of himl."""
+    RecordedRuns(project).add("train_1_aa")
+    other = tmp_path / "other"
+    other.mkdir()
+    sources = Path(himl_cli.__file__).parent
+    installed = (path for folder in map(Path, sys.path) if folder.name == "site-packages" for path in folder.iterdir())
+    for name, path in {path.name: path for path in installed if not path.name.startswith("himl_cli")}.items():
+        (other / name).symlink_to(path)
+    (other / sources.name).symlink_to(sources)
+    command = [sys.executable, "-S", "-m", "himl_cli", "doctor", "--json"]
+    done = subprocess.run(command, cwd=project, env=os.environ | {"PYTHONPATH": str(other)}, capture_output=True, timeout=60)
+    check = the_check(Outcome(done.returncode, done.stdout, done.stderr), "packages", "note")
+    assert check["message"] == f"Not looked at: himl-cli is not installed, and runs from '{other / 'himl_cli'}'."
+    assert check["remedy"].endswith(" -m pip install himl-cli")
+    assert done.stderr == b""
+
+
+# settings
+
+SET: dict[str, tuple[str, Variables, str, str]] = {
+    "an unknown key": ("[submit]\nclutser = 'gpu'\n", {}, "himl.toml', line 2: 'clutser' is no option of 'himl submit'.", "Did you mean 'cluster'?"),
+    "a wrong value": ("[submit]\nnum_nodes = 'two'\n", {}, "himl.toml', line 2: 'num_nodes' must be a number, not 'two'.", "num_nodes = 4"),
+    "a list where one goes": ("[submit]\nnum_nodes = []\n", {}, "himl.toml', line 2: 'num_nodes' must be one value, not [].", "himl submit --help"),
+    "no TOML": ("[submit\n", {}, "himl.toml', line 1: ", "no valid TOML"),
+    "an unknown section": ("[sumbit]\n", {}, "himl.toml', line 1: 'sumbit' is not known.", "Did you mean [submit]?"),
+    "an unknown key of Azure": ("[azure]\ntenant = 'x'\n", {}, "himl.toml', line 2: 'tenant' is not known.", "tenant_id"),
+    "an unknown key of montages": ("[montage]\nsize = 1\n", {}, "himl.toml', line 2: 'size' is not known.", "cache_gb"),
+    "an unknown variable": ("", {"HIML_SUBMIT_CLUTSER": "gpu"}, "The variable HIML_SUBMIT_CLUTSER sets no option of 'himl submit'.", "HIML_SUBMIT_CLUSTER"),
+    "a wrong variable": ("", {"HIML_SUBMIT_NUM_NODES": "two"}, "The variable HIML_SUBMIT_NUM_NODES cannot be 'two'", "himl submit --help"),
+}
+
+
+@provokes(["settings"])
+@pytest.mark.parametrize(("content", "env", "said", "remedy"), SET.values(), ids=SET)
+def test_what_is_wrong_with_settings(himl: Himl, project: Path, content: str, env: Variables, said: str, remedy: str) -> None:
+    """It is told once, and `submit` or `montage` would say the same."""
+    RecordedRuns(project).add("train_1_aa")
+    (project / "himl.toml").write_text(content, encoding="utf-8")
+    outcome = himl("doctor", "--json", env=env)
+    check = the_check(outcome, "settings", "failed")
+    assert said in check["message"]
+    assert remedy in check["remedy"]
+    assert outcome.stdout.count(json.dumps(said)[1:-1]) == 1
+    (project / "train.py").write_text("", encoding="utf-8")
+    refused = himl("montage", "slides", "--datastore", "local", env=env) if "montage" in content else himl("submit", "train.py", env=env)
+    assert refused.code == 2
+    assert refused.stderr.startswith(f"error: {check['message']}\n")
+
+
+def test_settings_that_are_in_order_are_named(himl: Himl, project: Path) -> None:
+    RecordedRuns(project).add("train_1_aa")
+    assert [check["message"] for check in checks(himl.ok("doctor", "--json"), "settings", "ok")] == ["None are set."]
+    (project / "himl.toml").write_text("[submit]\ncluster = 'gpu'\n", encoding="utf-8")
+    outcome = himl.ok("doctor", "--json", env={"HIML_SUBMIT_TAG": "team=blue", "HIML_SUBMIT_CLUSTER": ""})
+    assert [check["message"] for check in checks(outcome, "settings", "ok")] == [f"'{project / 'himl.toml'}', HIML_SUBMIT_TAG."]
+
+
+def test_secrets_in_settings_that_are_wrong_are_masked(himl: Himl) -> None:
+    outcome = himl("doctor", "--json", env={"HIML_SUBMIT_NUM_NODES": "https://store/file?sig=abcdef123"})
+    assert "sig=***" in the_check(outcome, "settings", "failed")["message"]
+    assert "abcdef123" not in f"{outcome.stdout}{outcome.stderr}"
+
+
 # the local workspace
 
 
-def test_a_damaged_record_of_runs(himl: Himl, project: Path) -> None:
+def damaged(project: Path) -> None:
     (project / ".himl").mkdir()
     (project / ".himl" / "workspace.db").write_bytes(b"no database" * 100)
+
+
+def by_a_newer_himl(project: Path) -> None:
+    RecordedRuns(project).add("train_1_aa")
+    with closing(sqlite3.connect(project / ".himl" / "workspace.db")) as connection, connection:
+        connection.execute(f"PRAGMA user_version={SCHEMA_VERSION + 1}")
+
+
+def a_folder(project: Path) -> None:
+    (project / ".himl" / "workspace.db").mkdir(parents=True)
+
+
+def a_link_to_nothing(project: Path) -> None:
+    (project / ".himl").mkdir()
+    (project / ".himl" / "workspace.db").symlink_to(project / "gone" / "workspace.db")
+
+
+def a_pipe(project: Path) -> None:
+    (project / ".himl").mkdir()
+    os.mkfifo(project / ".himl" / "workspace.db")
+
+
+NO_FILE = "workspace.db' is no file, or a link that leads to none."
+HERE: dict[str, tuple[Callable[[Path], None], str, str]] = {
+    "a damaged record of runs": (damaged, "workspace.db' is damaged", "to start a new record"),
+    "a record by a newer himl": (by_a_newer_himl, "workspace.db' was written by a newer himl.", "Update himl"),
+    "a folder in place of the record": (a_folder, NO_FILE, "to start a new record"),
+}
+if sys.platform != "win32":
+    HERE |= {
+        "a record that is a link to nothing": (a_link_to_nothing, NO_FILE, "to start a new record"),
+        "a record that is a pipe": (a_pipe, NO_FILE, "to start a new record"),
+    }
+
+
+@provokes(["local workspace"])
+@pytest.mark.parametrize(("break_it", "said", "remedy"), HERE.values(), ids=HERE)
+def test_what_is_wrong_with_a_local_workspace(himl: Himl, project: Path, break_it: Callable[[Path], None], said: str, remedy: str) -> None:
+    break_it(project)
     check = the_check(himl("doctor", "--json"), "local workspace", "failed")
-    assert "workspace.db' is damaged" in check["message"]
+    assert said in check["message"]
+    assert remedy in check["remedy"]
+    (project / "train.py").write_text("", encoding="utf-8")
+    for command in (["submit", "train.py", "-q"], ["workspace", "show", "-w", "local"], ["runs", "list"]):
+        refused = himl(*command)
+        assert refused.code == 1
+        assert refused.stderr == f"error: {check['message']}\nhint: {check['remedy']}\n"
 
 
+@provokes(["local workspace"])
 def test_a_local_workspace_that_may_only_be_read(himl: Himl, project: Path, read_only: Callable[[Path], Path]) -> None:
     RecordedRuns(project).add("train_1_aa")
     read_only(project / ".himl")
@@ -81,12 +214,14 @@ def test_a_local_workspace_that_may_only_be_read(himl: Himl, project: Path, read
     assert check["message"] == f"'{project / '.himl'}' may only be read: jobs cannot be recorded there."
 
 
+@provokes(["configuration"])
 def test_no_workspace(himl: Himl) -> None:
     check = the_check(himl("doctor", "--json"), "configuration", "failed")
     assert check["message"].startswith("No workspace. No Azure ML workspace is configured")
     assert "config.json" in check["remedy"]
 
 
+@provokes(["configuration"])
 def test_a_local_workspace_alone(himl: Himl, project: Path) -> None:
     RecordedRuns(project)
     assert "HIML_" in the_check(himl("doctor", "--json"), "configuration", "note")["message"]
@@ -130,6 +265,16 @@ def no_access(azure: StagedWorkspace, folder: Path) -> Variables:
     return azure.environment(azure.add_principal({Right.READ}))
 
 
+def storage_out_of_reach(azure: StagedWorkspace, folder: Path) -> Variables:
+    azure.stage.faults.add(Refuse(), re.escape(azure.state.storage.host), times=None)
+    return {}
+
+
+def a_closed_firewall(azure: StagedWorkspace, folder: Path) -> Variables:
+    azure.state.storage.is_open = False
+    return {}
+
+
 IN_AZURE: dict[str, tuple[Break, str, str]] = {
     "half a config.json": (wrong("workspace_name", "<NAME>"), "configuration", "'workspace_name' is still the placeholder"),
     "nobody signed in": (nobody_signed_in, "sign-in", "Azure CLI"),
@@ -141,9 +286,12 @@ IN_AZURE: dict[str, tuple[Break, str, str]] = {
     "a wrong group": (wrong("resource_group", "no-such-group"), "workspace", "There is no resource group 'no-such-group'"),
     "a wrong name": (wrong("workspace_name", "no-such-workspace"), "workspace", "There is no workspace 'no-such-workspace'"),
     "no access": (no_access, "datastore", "Storage Blob Data Reader"),
+    "storage out of reach": (storage_out_of_reach, "datastore", "did not connect to"),
+    "a closed firewall": (a_closed_firewall, "datastore", "does not let this machine in"),
 }
 
 
+@provokes(name for _, name, _ in IN_AZURE.values())
 @pytest.mark.parametrize(("break_it", "name", "said"), IN_AZURE.values(), ids=IN_AZURE)
 def test_what_is_wrong_with_a_workspace_in_azure(himl: Himl, azure_environment: StagedWorkspace, project: Path, break_it: Break, name: str, said: str) -> None:
     azure_environment.write_config(project)
@@ -151,6 +299,7 @@ def test_what_is_wrong_with_a_workspace_in_azure(himl: Himl, azure_environment: 
     assert said in f"{check['message']} {check['remedy']}"
 
 
+@provokes(["curl"])
 def test_a_curl_that_cannot_be_loaded(started_himl: Himl, azure_environment: StagedWorkspace, project: Path, tmp_path: Path) -> None:
     """A `pycurl` whose library is missing stands before the installed one."""
     azure_environment.write_config(project)
@@ -167,6 +316,7 @@ def test_a_curl_that_cannot_be_loaded(started_himl: Himl, azure_environment: Sta
     )
 
 
+@provokes(["datastore"])
 def test_a_job_without_an_identity(himl: Himl, azure: StagedWorkspace) -> None:
     azure.state.default_datastore.credentials = "None"
     variables = azure.job_environment(azure.add_run("job_1_aa", "train", status="Running"))
@@ -181,6 +331,5 @@ def test_every_line_that_can_be_wrong_is_provoked_above(started_himl: Himl, azur
     RecordedRuns(project).add("train_1_aa")
     azure_environment.write_config(project)
     outcome = started_himl("doctor", "--json", env=metadata_with(tmp_path / "other", "no-such-package; extra == 'aaa'"))
-    provoked = {name for _, name, *_ in INSTALLED.values()} | {name for _, name, _ in IN_AZURE.values()} | {"local workspace", "curl"}
-    assert {check["name"] for check in outcome.json()} - {"python"} == provoked
+    assert {check["name"] for check in outcome.json()} - {"python"} == PROVOKED
     assert [check["state"] for check in outcome.json() if check["name"] != "extras"] == ["ok"] * (len(outcome.json()) - 1)

@@ -57,6 +57,8 @@ CASES: list[tuple[list[str], int, str]] = [
     (["runs", "logs", "train_1_aa"], 3, "Run 'train_1_aa' ended without a log."),
     (["runs", "logs", "train_1_aa", "failed_2_bb", "--follow"], 2, "--follow takes one run, and 2 are meant."),
     (["runs", "logs", "failed_2_bb", "--file", "std_lg.txt"], 3, "Run 'failed_2_bb' has no log 'std_lg.txt'."),
+    (["logs"], 2, "No such command 'logs'. Did you mean 'himl runs logs'?"),
+    (["ls"], 2, "No such command 'ls'. Did you mean 'himl runs list' or 'himl datastore list'?"),
 ]
 
 
@@ -66,6 +68,11 @@ def recorded(project: Path) -> RecordedRuns:
     runs.add("train_1_aa")
     runs.add("failed_2_bb", files={"user_logs/std_log.txt": "hello\n"})
     return runs
+
+
+def test_a_script_in_place_of_a_command_is_shown_its_command(himl: Himl) -> None:
+    assert himl("train.py").stderr == "error: No such command 'train.py'.\nhint: To run a script: himl submit train.py\n"
+    assert himl("runs", "train.py").stderr.endswith("hint: See 'himl runs --help'.\n")
 
 
 @pytest.mark.parametrize(("arguments", "code", "message"), CASES, ids=[" ".join(case[0]) for case in CASES])

@@ -89,8 +89,9 @@ def test_json_is_one_document_on_stdout(himl: Himl, form: list[str]) -> None:
 
 
 @pytest.mark.usefixtures("recorded")
-def test_a_reader_that_leaves_is_no_error(himl: Himl, project: Path) -> None:
-    running = himl.start("runs", "show", "first_1_aa")
+@pytest.mark.parametrize("arguments", ["runs show first_1_aa", "--help", "--version", "runs --help", "runs list --help"])
+def test_a_reader_that_leaves_is_no_error(himl: Himl, arguments: str) -> None:
+    running = himl.start(*arguments.split())
     assert running.stdout is not None
     assert running.stderr is not None
     running.stdout.close()

@@ -115,5 +115,7 @@ def test_headings_are_bold_on_a_terminal_that_wants_it(himl: Himl, env: dict[str
     assert ("\x1b" in terminal.screen) is is_bold
 
 
-def test_headings_are_plain_in_a_pipe(himl: Himl) -> None:
-    assert "\x1b" not in himl.ok("--help").stdout
+@pytest.mark.parametrize("arguments", [("--help",), ("runs", "--help"), ("submit", "--help")])
+def test_headings_are_plain_in_a_pipe(himl: Himl, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...]) -> None:
+    monkeypatch.delenv("NO_COLOR")
+    assert "\x1b" not in himl.ok(*arguments, env={"FORCE_COLOR": "1"}).stdout

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import stat
 import sys
 from collections.abc import Callable
@@ -29,7 +30,7 @@ def config(project: Path) -> object:
 def test_without_a_word_a_local_workspace_is_made(himl: Himl, project: Path) -> None:
     assert "Wrote .himl" in himl.ok("init").stdout
     assert (project / ".himl" / ".gitignore").read_text() == "*\n"
-    assert "There already: .himl" in himl.ok("init", "--local").stdout
+    assert "Already there: .himl" in himl.ok("init", "--local").stdout
     assert himl.ok("runs", "list", "--json").json() == []
 
 
@@ -42,6 +43,37 @@ def test_a_workspace_by_flags_and_variables(himl: Himl, project: Path, way: str)
     assert not (project / ".himl").exists()
     assert outcome.stdout == "Wrote config.json: subscription_id, resource_group, workspace_name\n"
     assert "himl doctor" in outcome.stderr
+
+
+def test_where_a_config_names_a_workspace_no_other_is_made(himl: Himl, project: Path) -> None:
+    write_files(project, {"config.json": json.dumps(IDS), "src/train.py": ""})
+    outcome = himl.ok("init")
+    assert (outcome.stdout, (project / ".himl").exists()) == ("Already there: config.json\n", False)
+    outcome = himl.ok("init", cwd=project / "src")
+    assert (outcome.stdout, (project / "src" / ".himl").exists()) == (f"Already there: {project / 'config.json'}\n", False)
+    assert himl.ok("init", "--local").stdout == "Wrote .himl\n"
+
+
+@pytest.mark.skipif(os.name == "nt", reason="making links needs privileges on Windows")
+@pytest.mark.parametrize("arguments", [("init",), ("submit", "train.py")], ids=" ".join)
+def test_a_link_that_leads_nowhere_is_no_workspace(himl: Himl, project: Path, arguments: tuple[str, ...]) -> None:
+    write_files(project, {"train.py": ""})
+    (project / ".himl").symlink_to("elsewhere")
+    outcome = himl(*arguments)
+    assert (outcome.code, outcome.stdout) == (1, "")
+    assert "is a link that leads to no folder" in outcome.stderr
+    assert not (project / "elsewhere").exists()
+
+
+def test_the_hint_for_a_missing_workspace_is_a_command_that_writes_its_config(himl: Himl, project: Path) -> None:
+    write_files(project, {"train.py": ""})
+    hint = himl("submit", "train.py", "--cluster", "gpu").stderr.splitlines()[1]
+    found = re.search(r"himl (init [-\w ]+)", hint)
+    assert found is not None
+    values = {"ID": IDS["subscription_id"], "RG": IDS["resource_group"], "WS": IDS["workspace_name"]}
+    himl.ok(*(values.get(word, word) for word in found[1].split()))
+    assert config(project) == IDS
+    assert "config.json" not in himl("submit", "train.py", "--cluster", "gpu", "--dry_run").stderr
 
 
 def test_local_counts_whatever_the_environment_says(himl: Himl, project: Path) -> None:
@@ -58,7 +90,9 @@ def test_local_counts_whatever_the_environment_says(himl: Himl, project: Path) -
         (["--local", "--from", "settings.yml"], "--local"),
         (["--from", "nowhere.yml"], "no file"),
         (["--from", "notes.txt"], "notes.txt"),
-        (["--from", "."], "no file"),
+        (["--from", "."], "is a folder"),
+        (["--from", ""], "--from got an empty value"),
+        (["--workspace_name", " "], "--workspace_name got an empty value"),
     ],
 )
 def test_what_cannot_be_done_is_one_line_and_writes_nothing(himl: Himl, project: Path, arguments: list[str], complaint: str) -> None:
@@ -111,7 +145,26 @@ def test_a_config_of_the_portal_is_copied(himl: Himl, project: Path) -> None:
     write_files(project, {"down/config.json": json.dumps(IDS)})
     himl.ok("init", "--from", "down/config.json")
     assert config(project) == IDS
-    assert "There already" in himl.ok("init", "--from", "config.json").stdout
+    assert "Already there" in himl.ok("init", "--from", "config.json").stdout
+
+
+SCOPE = f"/subscriptions/{IDS['subscription_id']}/resourceGroups/rg/providers/Microsoft.MachineLearningServices/workspaces/ws"
+
+
+@pytest.mark.parametrize("content", [{"Scope": SCOPE}, {**IDS, "resource_group": " rg ", "workspace_name": "ws"}], ids=["scope", "blanks"])
+def test_a_config_in_another_form_that_names_the_same_will_do(himl: Himl, project: Path, content: dict[str, str]) -> None:
+    write_files(project, {"config.json": json.dumps(content)})
+    ids = ("--subscription_id", IDS["subscription_id"], "--resource_group", "rg", "--workspace_name", "ws")
+    for arguments in (("--from", "config.json"), ids):
+        assert "Already there: config.json" in himl.ok("init", *arguments).stdout
+    assert json.loads((project / "config.json").read_text()) == content
+
+
+def test_settings_in_the_home_folder(himl: Himl, project: Path) -> None:
+    home = project.with_name("home")
+    write_files(home, {"settings.yml": SETTINGS})
+    himl.ok("init", "--from", "~/settings.yml", env={"HOME": str(home), "USERPROFILE": str(home)})
+    assert config(project) == IDS
 
 
 def test_a_second_time_nothing_is_written(himl: Himl, project: Path) -> None:
@@ -143,6 +196,25 @@ def test_a_file_that_says_something_else_is_left_alone_and_nothing_is_written(hi
     assert "Nothing was written" in outcome.stderr
     assert "hunter" not in outcome.stderr
     assert (sorted(path.name for path in project.rglob("*")), (project / name).read_text()) == (before, content)
+
+
+def test_what_is_in_a_file_s_place_is_left_alone(himl: Himl, project: Path) -> None:
+    (project / "config.json").mkdir()
+    outcome = himl("init", *FLAGS)
+    assert (outcome.code, outcome.stdout) == (2, "")
+    assert "config.json' exists and is no config of a workspace" in outcome.stderr
+    assert [path.name for path in project.iterdir()] == ["config.json"]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="making links needs privileges on Windows")
+@pytest.mark.parametrize("name", ["config.json", "himl.toml"])
+def test_a_link_in_a_file_s_place_is_left_alone(himl: Himl, project: Path, name: str) -> None:
+    write_files(project, {"settings.yml": SETTINGS})
+    (project / name).symlink_to("nowhere")
+    outcome = himl("init", "--from", "settings.yml")
+    assert (outcome.code, "Nothing was written" in outcome.stderr) == (2, True)
+    assert sorted(path.name for path in project.iterdir()) == sorted([name, "settings.yml"])
+    assert (project / name).is_symlink()
 
 
 def test_a_file_that_says_more_will_do(himl: Himl, project: Path) -> None:

@@ -16,9 +16,10 @@ from tests.montages import four_slides, rows_of
 from tests.running import Himl, write_files
 from tests.servers.azureml.faults import Stall, Status
 from tests.servers.azureml.seeding import StagedWorkspace
+from tests.wheels import WHEEL, write_wheel
 
 WIDTH = "--width=600"
-CLUSTER = ("--cluster", "cpu-cluster")
+CLUSTER = ("--cluster", "cpu-cluster", "--private_wheel", WHEEL)
 MADE = ("montage.png", "montage.jpg")
 
 
@@ -34,6 +35,7 @@ def slides(tmp_path: Path) -> Path:
 def lab(azure_environment: StagedWorkspace, project: Path, slides: Path) -> StagedWorkspace:
     """A workspace with the slides in the folder `scans` of its default datastore, and a project that names it."""
     azure_environment.write_config(project)
+    write_wheel(project)
     files = (path for path in slides.rglob("*") if path.is_file())
     azure_environment.put_blobs(DEFAULT, {f"scans/{path.relative_to(slides).as_posix()}": path.read_bytes() for path in files})
     return azure_environment

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from himl_cli.core.installing import install_command
 from tests.montages import four_slides, left_in
 from tests.running import Himl, write_files
 
@@ -75,6 +76,6 @@ def test_without_the_extra_it_is_said_how_to_get_it(project: Path, slides: Path,
     assert done.returncode == 2
     assert done.stderr.splitlines() == [
         f"error: A montage needs {module}, which is not installed.",
-        "hint: Install it: pip install 'himl-cli[montage]'",
+        f"hint: Install it: {install_command('montage')}",
     ]
     assert not (project / "outputs").exists()

@@ -210,7 +210,7 @@ def test_what_cannot_be_is_said_before_anything_is_made(himl: Himl, project: Pat
     for name, value in azure.environment().items():
         monkeypatch.setenv(name, value)
     outcome = himl(*SUBMIT)
-    assert (outcome.code, outcome.stderr.splitlines()[0]) == (2, "error: --record_in azure, and no Azure ML workspace is configured.")
+    assert (outcome.code, outcome.stderr.splitlines()[0]) == (2, "error: --record_in azure needs an Azure ML workspace, and none is configured.")
     azure.write_config(project)
     for options, message in {
         ("--display_name", "n" * 300): "Azure ML takes 256",

@@ -42,6 +42,36 @@ def test_a_script_runs_here_and_is_recorded(himl: Himl, project: Path) -> None:
     assert run["id"] in outcome.stderr
 
 
+LACKS = "import no_such_package"
+
+
+def test_a_python_that_lacks_a_module_is_named(himl: Himl, project: Path) -> None:
+    write_files(project, {"lacks.py": LACKS, "raises.py": "raise ValueError('ModuleNotFoundError: no')"})
+    outcome = himl("submit", "lacks.py", "--python", sys.executable)
+    run = latest(himl)["id"]
+    assert (outcome.code, outcome.stderr.splitlines()[-1]) == (
+        1,
+        f"hint: Its output: himl runs logs {run}; it ran with '{sys.executable}', --python names another",
+    )
+    swept = himl("submit", "lacks.py", "--different_seeds", "2", env={"VIRTUAL_ENV": sys.prefix})
+    assert "; it ran with '" in swept.stderr.splitlines()[-1]
+    assert swept.stderr.splitlines()[-1].index("--python names another; to do what is missing: himl submit --resume")
+    other = himl("submit", "raises.py")
+    assert other.stderr.splitlines()[-1] == f"hint: Its output: himl runs logs {latest(himl)['id']}"
+
+
+def test_a_rank_that_lacks_a_module_has_its_python_named(himl: Himl, project: Path) -> None:
+    write_files(project, {"lacks.py": f"import os, time\nif os.environ['RANK'] == '1':\n    {LACKS}\ntime.sleep(60)\n"})
+    outcome = himl("submit", "lacks.py", "--processes_per_node", "2", "--python", sys.executable)
+    assert outcome.stderr.splitlines()[-1].endswith(f" --file user_logs/std_log_process_1.txt; it ran with '{sys.executable}', --python names another")
+
+
+def test_a_run_whose_record_is_broken_is_told_as_failed_all_the_same(himl: Himl, project: Path) -> None:
+    write_files(project, {"lacks.py": "import pathlib\npathlib.Path('../job.json').write_text('{')\n" + LACKS})
+    outcome = himl("submit", "lacks.py")
+    assert outcome.stderr.splitlines()[-1] == f"hint: Its output: himl runs logs {latest(himl)['id']}"
+
+
 def test_an_empty_target_is_nothing_to_run(himl: Himl) -> None:
     outcome = himl("submit", "")
     assert (outcome.code, outcome.stderr.splitlines()[0]) == (2, "error: Nothing to run.")

@@ -17,7 +17,7 @@ import pytest
 
 from tests.conftest import lacking
 from tests.leftovers import MARK
-from tests.local_jobs import is_sound, processes_below, supervisor_of
+from tests.local_jobs import command_of, is_sound, processes_below, supervisor_of
 from tests.running import Himl, write_files
 from tests.special_folders import SmallDisk, made_read_only
 
@@ -230,7 +230,7 @@ def test_killing_supervisor_and_shim_together_leaves_no_script(himl: Himl, proje
     write_files(project, {"train.py": "import time\nprint('up', flush=True)\ntime.sleep(600)\n"})
     process = started(himl, project)
     for pid in processes_below(project):
-        if b"himl_cli" in Path(f"/proc/{pid}/cmdline").read_bytes():
+        if b"himl_cli" in command_of(pid):
             os.kill(pid, signal.SIGKILL)
     process.communicate(timeout=20)
     assert wait_until(lambda: processes_below(project) == [], 3)
@@ -430,7 +430,7 @@ def test_a_killed_shim_leaves_no_daemon_of_the_script(himl: Himl, project: Path)
     daemon = "subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'], start_new_session=True)"
     write_files(project, {"train.py": f"import subprocess, sys, time\n{daemon}\nprint('up', flush=True)\ntime.sleep(600)\n"})
     process = started(himl, project)
-    (shim,) = [pid for pid in processes_below(project / ".himl") if b"shim.py" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    (shim,) = [pid for pid in processes_below(project / ".himl") if b"shim.py" in command_of(pid)]
     os.kill(shim, signal.SIGKILL)
     process.communicate(timeout=20)
     assert (process.returncode, status(himl)) == (1, "Failed")

@@ -133,7 +133,7 @@ def test_the_dry_run_of_a_sweep_runs_again_here(himl: Himl, folder: Path) -> Non
         ("command: ls\n", ("--num_nodes", "2"), 2, "--num_nodes does not count for a job's YAML"),
         ("command: ls ${{inputs.x}}\ninputs: {x: {path: 'azureml:none:1'}}\n", (), 3, "no folder 'none'"),
         ("command: exit 4\n", (), 1, "exit code 4"),
-        ("command: ls\ncompute: azureml:gpu\n", (), 2, "no Azure ML workspace is configured"),
+        ("command: ls\ncompute: azureml:gpu\n", (), 2, "needs an Azure ML workspace, and none is configured"),
     ],
 )
 def test_errors_are_one_line_with_their_code(himl: Himl, folder: Path, content: str, options: tuple[str, ...], code: int, message: str) -> None:
@@ -170,3 +170,29 @@ def test_a_yaml_goes_where_the_user_says(himl: Himl, lab: StagedWorkspace, folde
         sent = himl.ok("submit", "job.yml", "--cluster", "cpu-cluster", "--follow")
     assert sent.stdout.split()[:2] == ["trained", "1"]
     assert himl.ok("submit", "job.yml", "--cluster", "local").stdout.split()[:2] == ["trained", "1"]
+
+
+ENVIRONMENT = {"image": "docker.io/python:3.11"}
+TRIAL: dict[str, Any] = {"command": "python train.py --n ${{search_space.n}}", "code": ".\\src\\", "environment": ENVIRONMENT}
+STEP: dict[str, Any] = {**TRIAL, "type": "command", "command": "python train.py"}
+WITH_BACKSLASHES: dict[str, dict[str, Any]] = {
+    "command": STEP,
+    "pipeline": {"type": "pipeline", "jobs": {"one": STEP, "two": {"type": "command", "component": STEP}}},
+    "sweep": {
+        "type": "sweep",
+        "trial": TRIAL,
+        "search_space": {"n": {"type": "choice", "values": [1]}},
+        "sampling_algorithm": "grid",
+        "objective": {"goal": "minimize", "primary_metric": "loss"},
+        "limits": {"max_total_trials": 1},
+    },
+}
+
+
+@pytest.mark.parametrize("kind", WITH_BACKSLASHES)
+def test_code_with_backslashes_goes_to_a_cluster(himl: Himl, lab: StagedWorkspace, folder: Path, kind: str) -> None:
+    (folder / "src").mkdir()
+    (folder / "train.py").rename(folder / "src" / "train.py")
+    write_yaml(folder, "job.yml", WITH_BACKSLASHES[kind])
+    with lab.run_jobs():
+        assert himl.ok("submit", "job.yml", "--cluster", "cpu-cluster", "--wait", "--json").json()["status"] == "Completed"

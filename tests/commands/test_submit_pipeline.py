@@ -115,7 +115,7 @@ def test_the_cluster_of_a_dotenv_counts_unless_local_is_said(himl: Himl, folder:
     (folder / ".env").write_text("AML_COMPUTE_CLUSTER_NAME=gpu\nBLOB_ACCOUNT_KEY=hunter2\n")
     outcome = himl("submit", "pipeline.json", "--environment", "lab:1")
     assert outcome.code == 2
-    assert "no Azure ML workspace is configured" in outcome.stderr
+    assert "needs an Azure ML workspace, and none is configured" in outcome.stderr
     assert "--cluster local runs it here" in outcome.stderr
     here = himl.ok("submit", "pipeline.json", "--cluster", "local")
     assert "hunter2" not in outcome.stderr + here.stdout + here.stderr
@@ -139,7 +139,7 @@ def test_the_hint_about_missing_data_works_in_a_fresh_folder(himl: Himl, folder:
     write_files(folder, {"data/seed.txt": "30"})
     (folder / "pipeline.json").write_text(json.dumps({**STEPS, "step2": {**STEPS["step2"], "input_datareference_path": "raw/"}}))
     outcome = himl("submit", "pipeline.json")
-    assert (outcome.code, "mkdir .himl, then himl datastore upload FOLDER raw" in outcome.stderr) == (3, True), outcome.stderr
+    assert (outcome.code, "himl init --local, then himl datastore upload FOLDER raw" in outcome.stderr) == (3, True), outcome.stderr
     (folder / ".himl").mkdir()
     himl.ok("datastore", "upload", "data", "raw")
     himl.ok("submit", "pipeline.json")

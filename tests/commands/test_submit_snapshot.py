@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -27,6 +28,21 @@ def test_a_large_snapshot_warns_with_the_biggest_folders_and_the_file_to_write(h
     warning = next(line for line in himl.ok(*SHOW).stderr.splitlines() if "much to copy" in line)
     assert warning.index("data (") < warning.index("models (")
     assert f"'{project / named}'" in warning
+
+
+JOBS = {
+    "train.py": "",
+    "job.yml": "command: python train.py\ncode: .\ncompute: local\n",
+    "pipeline.json": json.dumps({"step1": {"type": "PythonScriptStep", "script": "train.py", "source_directory": "."}}),
+}
+
+
+@pytest.mark.parametrize("target", JOBS)
+def test_an_ignored_folder_that_is_not_there_is_told(himl: Himl, project: Path, target: str) -> None:
+    write_files(project, {**JOBS, "data/x": "1", "himl.toml": "[submit]\nignored_folders = ['dta']\n"})
+    told = "warning: nothing is left out for --ignored_folders 'dta': what is sent has no folder of such a name."
+    assert told in himl.ok("submit", target, "--dry_run").stderr.splitlines()
+    assert "warning" not in himl.ok("submit", target, "--dry_run", "--ignored_folders", "data").stderr
 
 
 def test_following_that_advice_helps(himl: Himl, project: Path) -> None:

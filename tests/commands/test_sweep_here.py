@@ -150,7 +150,7 @@ def test_after_three_failures_at_the_start_no_more_trials_are_started(himl: Himl
 @pytest.mark.parametrize("policy", ["bandit(slack_factor=0.5)", "median", "truncation(truncation_percentage=50)"])
 def test_poor_trials_are_stopped_early_by_what_plain_mlflow_logs(himl: Himl, project: Path, policy: str) -> None:
     write_files(project, {"train.py": POOR_ONES_WAIT})
-    parent = sweep(himl, "--sweep", "loss=0.1,50,0.12", "--early_stop", policy)
+    parent = sweep(himl, "--sweep", "loss=0.1,50,0.05", "--early_stop", policy)
     found = children(himl, parent)
     assert [run["status"] for run in found] == ["Completed", "Canceled", "Completed"]
     word = policy.partition("(")[0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from collections.abc import Mapping, Sequence
@@ -29,7 +30,7 @@ LEAVES = [" ".join(path) for path in COMMANDS if not any(other[: len(path)] == p
 AZURE_VIEWS = {
     "runs": View(["runs", "list"], RUN),
     "a run": View(["runs", "show", RUN], "Studio", is_folded=False),
-    "its metrics": View(["runs", "aggregate", "--run", RUN], "0.12346"),
+    "its metrics": View(["runs", "aggregate", "--run", RUN], "0.12346", said=("has no children",)),
     "files": View(["download", RUN, "--list"], "last.ckpt"),
     "checks": View(["doctor"], "sign-in"),
     "a workspace": View(["workspace", "show"], "Subscription ID", is_folded=False),
@@ -40,8 +41,6 @@ PLAIN = {"0", "1", "2"}
 READABLE = PLAIN | {"31", "32", "33", "36"}
 """Bold and dim, and red, green, yellow and cyan as the user's theme has them: whoever chose a background chose those to be read on it."""
 STYLE = re.compile(r"\x1b\[([0-9;:]*)m")
-SENTENCE = re.compile(r"(error|hint|warning): |\S.*[.?]$|\S.*\bhiml \w+ ")
-"""What is said in words is not folded, since it may hold a command or a path to be copied: the terminal goes on with it in its next line."""
 
 
 @dataclass(frozen=True)
@@ -57,8 +56,14 @@ class Seat:
         return READABLE if not self.env else PLAIN if "NO_COLOR" in self.env else set()
 
 
-NARROW = "60"
-SEATS = {NARROW: Seat(60), "80 without colour": Seat(80, {"NO_COLOR": "1"}), "200 and dumb": Seat(200, {"TERM": "dumb"})}
+WIDTHS = (60, 80, 200)
+WISHES: dict[str, dict[str, str]] = {"with colours": {}, "without colour": {"NO_COLOR": "1"}, "and dumb": {"TERM": "dumb"}}
+SEATS = {f"{columns} {wish}": Seat(columns, env) for columns in WIDTHS for wish, env in WISHES.items()}
+NARROW = "60 with colours"
+BY_TURNS = [[f"{columns} {[*WISHES][(turn + place) % 3]}" for place, columns in enumerate(WIDTHS)] for turn in range(3)]
+"""Three times three seats, each width and each wish once in each of them, all seats in them together."""
+SEATED = [(NARROW, name) for name in VIEWS]
+SEATED += [(seat, name) for turn, name in enumerate(name for name, view in VIEWS.items() if view.is_laid_out) for seat in BY_TURNS[turn % 3] if seat != NARROW]
 
 
 @dataclass(frozen=True)
@@ -80,10 +85,17 @@ def seen(arguments: Sequence[str], folder: Path, seat: Seat) -> Seen:
     return Seen(code, terminal.screen, settled(terminal.screen))
 
 
-def assert_fits(shown: Seen, seat: Seat, *, is_folded: bool = True) -> None:
-    """No line but a sentence is wider than the terminal, and no code is used that it does not want; where *is_folded* is False a line may be long."""
-    if is_folded:
-        assert [line for line in shown.plain if cell_len(line.rstrip()) > seat.columns and not SENTENCE.match(line)] == []
+def assert_fits(shown: Seen, seat: Seat, view: View) -> None:
+    """No line is wider than the terminal but those that the view names, and no code is used that it does not want."""
+    if view.is_folded:
+        assert [line for line in shown.plain if cell_len(line.rstrip()) > seat.columns and not any(said in line for said in view.said)] == []
+    if seat.columns == min(WIDTHS):
+        assert [said for said in view.said if not any(said in line for line in shown.plain)] == [], "these need no naming"
+    assert_wanted(shown, seat)
+
+
+def assert_wanted(shown: Seen, seat: Seat) -> None:
+    """No code is used that the terminal's user does not want."""
     used = {code or "0" for codes in STYLE.findall(shown.screen) for code in re.split("[;:]", codes)}
     assert used <= seat.styles
     assert not seat.env or "\x1b" not in "".join(shown.lines)
@@ -94,7 +106,16 @@ def check(view: View, folder: Path, seat: Seat) -> None:
     shown = seen(view.arguments, folder / view.folder, seat)
     assert shown.code == view.code, shown.screen
     assert any(view.shows.lower() in line.lower() for line in shown.plain), shown.screen
-    assert_fits(shown, seat, is_folded=view.is_folded)
+    assert_fits(shown, seat, view)
+
+
+def check_in_a_pipe(view: View, folder: Path, himl: Himl) -> None:
+    """Programs that read what a command prints get neither codes nor bars, whatever the user wants of terminals. Call it without NO_COLOR."""
+    assert "NO_COLOR" not in os.environ
+    done = himl(*view.arguments, cwd=folder / view.folder, env={"FORCE_COLOR": "1"})
+    printed = done.raw_stdout + done.raw_stderr
+    assert (done.code, printed != b"") == (view.code, True), printed
+    assert (b"\x1b" in printed, b"\r" in printed) == (False, False), printed
 
 
 @pytest.fixture(scope="module")
@@ -105,18 +126,36 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize(("seat", "name"), [(seat, name) for seat in SEATS for name, view in VIEWS.items() if seat == NARROW or view.is_laid_out])
+@pytest.fixture(scope="module")
+def piped_lab(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same once more, since some commands do their work once."""
+    folder = tmp_path_factory.mktemp("piped_lab")
+    make_world(folder)
+    return folder
+
+
+@pytest.mark.parametrize(("seat", "name"), SEATED)
 def test_what_a_command_shows_fits_the_terminal(lab: Path, seat: str, name: str) -> None:
     check(VIEWS[name], lab, SEATS[seat])
 
 
+@pytest.mark.parametrize("name", VIEWS)
+def test_what_a_command_prints_into_a_pipe_is_plain(himl: Himl, piped_lab: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.delenv("NO_COLOR")
+    check_in_a_pipe(VIEWS[name], piped_lab, himl)
+
+
 @pytest.mark.parametrize("name", AZURE_VIEWS)
-def test_what_a_command_shows_of_azure_fits_a_narrow_terminal(azure_environment: StagedWorkspace, project: Path, name: str) -> None:
+def test_what_a_command_shows_of_azure_fits_a_narrow_terminal_and_is_plain_in_a_pipe(
+    azure_environment: StagedWorkspace, himl: Himl, project: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
     azure_environment.write_config(project)
     run = azure_environment.add_run(RUN, "train", display_name="A rather long display name of a first try", tags={"team": "blue"})
     azure_environment.add_metric(run, "val/accuracy_of_the_macro_average_over_all_classes", [0.5, 0.123456789], steps=[1, 2])
     azure_environment.put_artifacts(run, {"outputs/checkpoints/last.ckpt": b"last"})
     check(AZURE_VIEWS[name], project, SEATS[NARROW])
+    monkeypatch.delenv("NO_COLOR")
+    check_in_a_pipe(AZURE_VIEWS[name], project, himl)
 
 
 def test_every_command_has_a_view() -> None:
@@ -131,7 +170,7 @@ def test_every_command_has_a_view() -> None:
 def test_help_on_a_terminal_is_that_of_a_pipe_of_its_width(himl: Himl, seat: Seat) -> None:
     shown = seen(["submit", "--help"], himl.folder, seat)
     assert shown.plain == himl.ok("submit", "--help", env={"COLUMNS": str(seat.columns)}).stdout.splitlines()
-    assert_fits(shown, seat, is_folded=False)
+    assert_wanted(shown, seat)
 
 
 BARS = """
@@ -151,7 +190,7 @@ with observing(Output()) as notify:
 """
 
 
-@pytest.mark.parametrize("seat", SEATS.values(), ids=SEATS)
+@pytest.mark.parametrize("seat", [SEATS[name] for name in BY_TURNS[0]], ids=BY_TURNS[0])
 def test_bars_are_seen_on_a_light_and_on_a_dark_terminal(tmp_path: Path, seat: Seat) -> None:
     terminal = Terminal([sys.executable, "-c", BARS], cwd=tmp_path, columns=seat.columns, env=seat.env)
     assert terminal.finish() == 0

@@ -15,6 +15,7 @@ import pytest
 
 from himl_cli.app import COMMANDS
 from himl_cli.render.completions.scripts import powershell_quoted
+from himl_cli.services.completion_files import ASK_POWERSHELL, POWERSHELL_LINE
 from tests.completions.shells import SCRIPTS, variables
 from tests.conftest import lacking
 from tests.recorded_runs import RecordedRuns
@@ -63,6 +64,10 @@ def faults(text: str) -> list[str]:
 
 def test_the_script_is_powershell() -> None:
     assert faults(SCRIPT.read_text(encoding="ascii")) == []
+
+
+def test_the_line_in_the_profile_is_powershell() -> None:
+    assert faults(POWERSHELL_LINE) == faults(ASK_POWERSHELL) == []
 
 
 def test_a_script_that_is_none_would_be_noticed() -> None:

@@ -27,6 +27,14 @@ def test_as_many_runs_as_there_is_room_for() -> None:
 
 
 @pytest.mark.usefixtures("columns")
+def test_where_names_alone_were_cut_no_run_is_called_left_out() -> None:
+    names = ["deep/" * 30 + name for name in ("loss", "accuracy")]
+    lines = list(table_lines(aggregation({"run 1": dict.fromkeys(names, 0.5)}), None))
+    assert [line.split()[-2:] for line in lines[1:]] == [[line.split()[0], "0.5"] for line in lines[1:]]
+    assert (len(lines), max(map(len, lines)) <= 80, "not shown" in "".join(lines)) == (3, True, False)
+
+
+@pytest.mark.usefixtures("columns")
 def test_a_long_name_of_a_metric_takes_no_room_from_the_runs() -> None:
     runs = {f"run {number}": {"deep/" * 30 + "loss": 0.5, **{f"metric {name}": 0.5 for name in range(20)}} for number in range(30)}
     lines = list(table_lines(aggregation(runs), None))

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from himl_cli.api.paths import PathLike
 from himl_cli.api.submitting.dataset_config import DatasetConfig
 
-PathLike = str | os.PathLike[str]
 Datasets = Sequence[str | DatasetConfig]
 AfterSubmission = Callable[..., Any]
 

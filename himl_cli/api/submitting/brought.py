@@ -12,10 +12,9 @@ from pathlib import Path
 
 from himl_cli.core.jobs import DataSpec
 from himl_cli.core.json_texts import read_json
-from himl_cli.services.transfer.launch import local_rank
+from himl_cli.services.transfer.launch import LONGEST_VARIABLE, local_rank
 
 VARIABLE = "HIML_BROUGHT_DATASETS"
-LONGEST = 27_000  # Windows allows 32,767 characters in a variable
 
 
 def mark_of(workspace: str, spec: DataSpec, default_datastore: str | None) -> str:
@@ -33,7 +32,7 @@ def inherited(mark: str) -> Path | None:
 def leave_word(mark: str, place: Path) -> None:
     """Say where the dataset is to processes that this one starts from now on."""
     text = json.dumps({**_word(), mark: str(place)})
-    if len(text) <= LONGEST:
+    if len(text) <= LONGEST_VARIABLE:
         os.environ[VARIABLE] = text
 
 

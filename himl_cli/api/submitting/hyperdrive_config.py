@@ -31,6 +31,7 @@ class Grid:
 
     @property
     def sweep(self) -> SweepSpec:
+        """The sweep of one run for each value."""
         space = {self.argument: SearchRange(Draw.choice, tuple(self.values))}
         return SweepSpec(space, max_trials=len(self.values), primary_metric=self.metric, kind=self.kind)
 
@@ -53,12 +54,18 @@ def create_grid_hyperdrive_config(values: Sequence[Scalar], argument_name: str, 
 
 
 def create_crossval_hyperparam_args_v2(num_splits: int, cross_val_index_arg_name: str = "crossval_index", metric_name: str = "val/loss") -> dict[str, Any]:
-    """A cross-validation as `create_crossval_hyperdrive_config`, for *hyperparam_args* of `submit_to_azure_if_needed`."""
+    """A cross-validation as `create_crossval_hyperdrive_config`, for *hyperparam_args* of `submit_to_azure_if_needed`.
+
+    Raises BadUsage (also a ValueError) where *num_splits* is no whole number, or less than 1.
+    """
     return create_grid_hyperparam_args_v2(_splits(num_splits), cross_val_index_arg_name, metric_name)
 
 
 def create_grid_hyperparam_args_v2(values: Sequence[Scalar], argument_name: str, metric_name: str) -> dict[str, Any]:
-    """A grid as `create_grid_hyperdrive_config`, for *hyperparam_args* of `submit_to_azure_if_needed`; the values are a list, not azure-ai-ml's Choice."""
+    """A grid as `create_grid_hyperdrive_config`, for *hyperparam_args* of `submit_to_azure_if_needed`; the values are a list, not azure-ai-ml's Choice.
+
+    Raises BadUsage (also a ValueError) where there are no values, or *values* is a text.
+    """
     return {
         MAX_TOTAL_TRIALS_ARG: len(values),
         PARAM_SAMPLING_ARG: {argument_name: _some(values)},

@@ -9,7 +9,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from himl_cli.api.multi_node import set_environment_variables_for_multi_node
-from himl_cli.api.submitting.asked import AfterSubmission, Asked, Datasets, PathLike
+from himl_cli.api.paths import PathLike
+from himl_cli.api.submitting.asked import AfterSubmission, Asked, Datasets
 from himl_cli.api.submitting.dataset_config import DatasetConfig, as_configs
 from himl_cli.api.submitting.run_info import AzureRunInfo, info_in_job
 
@@ -57,19 +58,58 @@ def submit_to_azure_if_needed(
 ) -> AzureRunInfo:
     """Send the script that calls this to Azure ML if the command line has `--azureml`, and end this process; else say where its data is.
 
-    Arguments and defaults are hi-ml's. *submit_to_azureml* True or False decides in place of the flag. Inside a job nothing is sent
-    ever: the job's own paths are given, and the flag is taken out of `sys.argv`, as it is out of the arguments that a job is sent
-    with. Outside of a job, input datasets are found by `local_folder`, else in the local workspace, else downloaded from the Azure ML
-    workspace that is configured, else their path is None.
+    Arguments and defaults are hi-ml's. Inside a job nothing is sent ever: the job's own paths are given, and the flag is taken out of `sys.argv`, as it
+    is out of the arguments that a job is sent with. Outside of a job, input datasets are found by `local_folder`, else in the local workspace, else
+    downloaded from the Azure ML workspace that is configured, else their path is None. After the submission the process ends with code 0.
 
-    The snapshot is the folder *snapshot_root_directory* (default: the current one) without *ignored_folders*; the script is
-    *entry_script* (default: the one that runs) with *script_params* (default: those of this process without the flag). The environment is
-    *aml_environment_name* (`NAME` or `NAME:VERSION`), else made from *conda_environment_file* (default: the nearest `environment.yml`
-    here or above). *after_submission* is called with azure-ai-ml's job and its MLClient, or with azureml-core's run where
-    *strictly_aml_v1* is set. After the submission the process ends with code 0; with *wait_for_completion* once the run has ended.
+    Where, and whether:
+
+    - *submit_to_azureml*: True or False decide in place of the flag.
+    - *compute_cluster_name*: the cluster of Azure ML; a submission needs one.
+    - *aml_workspace*, *ml_client*: himl's or azureml-core's `Workspace`, or azure-ai-ml's `MLClient`. The first of them that is given counts.
+    - *workspace_config_file*: a `config.json`, where neither is given (default: what `get_workspace` finds).
+    - *num_nodes*: machines, 1 to 65,000.
+    - *pytorch_processes_per_node_v2*: processes a machine, 1 to 1,024, started as PyTorch's ranks. None is one process a machine, started by MPI.
+    - *use_mpi_run_for_single_node_jobs*: False sends a job of one process as a plain one, without MPI.
+    - *max_run_duration*: a number and a unit (`30s`, `30m`, `2h`, `1.5d`), of a search for each run; empty for no limit.
+    - *docker_shm_size*: shared memory, a whole number and `b`, `k`, `m` or `g`.
+    - *identity_based_auth*: the job signs in to Azure as whoever submits it.
+    - *strictly_aml_v1*: by azureml-core in place of azure-ai-ml (`pip install '.[v1]'` in himl's sources).
+
+    What runs:
+
+    - *entry_script*: a path, seen from the snapshot's folder, else from the current one, or `-m MODULE` (default: the script that runs).
+    - *script_params*: its arguments (default: those of this process without the flag).
+    - *snapshot_root_directory*: the folder that is sent (default: the current one).
+    - *ignored_folders*: folders left out of it. A name alone counts at any depth, a path is seen from the snapshot's folder.
+    - *environment_variables*: variables of the job; values become texts.
+    - *hyperdrive_config*: a search, as `create_crossval_hyperdrive_config` gives it, or azureml's `HyperDriveConfig`.
+    - *hyperparam_args*: a search as a dictionary, as `create_grid_hyperparam_args_v2` gives it; its `timeout` and `trial_timeout` are seconds. Not both.
+
+    Its environment:
+
+    - *aml_environment_name*: a registered one, `NAME` or `NAME:VERSION`. It counts alone; the next four are not used then.
+    - *conda_environment_file*: what one is made from (default: the nearest `environment.yml` here or above).
+    - *docker_base_image*: the image below it.
+    - *pip_extra_index_url*: one more index for pip.
+    - *private_pip_wheel_path*: a wheel to install as well.
+
+    Its data:
+
+    - *input_datasets*, *output_datasets*: names, or objects of `DatasetConfig`; number *i* is `INPUT_i` or `OUTPUT_i` of the job.
+    - *default_datastore*: the datastore of those that name none; empty for the workspace's own default.
+
+    What it is called, and what follows:
+
+    - *experiment_name*: signs other than letters, digits and `_` become `_` (default: the variable HIML_EXPERIMENT_NAME, else the script's name).
+    - *display_name*, *tags*: what the run is called, and its tags; their values become texts.
+    - *after_submission*: is called with azure-ai-ml's job and its MLClient, or with azureml-core's run where *strictly_aml_v1* is set.
+    - *wait_for_completion*: the process ends once the run has.
+    - *wait_for_completion_show_output*: the run's log is written to stdout meanwhile; counts with *wait_for_completion* only.
 
     Raises kinds of `HimlError`: BadUsage that are ValueErrors too for arguments that cannot be used, before anything is sent; JobFailed
-    (also a ValueError) where the run was waited for and did not complete.
+    (also a ValueError) where the run was waited for and did not complete. Raises TypeError for datasets of another kind than these,
+    and for a workspace that is none; ValueError for an empty name of a dataset.
     """
     asked = Asked(**locals())  # by name: the fields are these arguments
     inputs, outputs = as_configs(input_datasets), as_configs(output_datasets)

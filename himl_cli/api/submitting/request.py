@@ -8,17 +8,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from himl_cli.api.submitting.asked import Asked, PathLike
+from himl_cli.api.paths import PathLike
+from himl_cli.api.submitting.asked import Asked
 from himl_cli.api.submitting.dataset_config import DatasetConfig
 from himl_cli.api.submitting.hyperdrive_config import sweep_of_config
 from himl_cli.api.submitting.hyperparam_args import sweep_of_args, trial_seconds_of
 from himl_cli.core.errors import BadUsage
+from himl_cli.core.jobs import HERE
 from himl_cli.core.sweeps import SweepSpec
 from himl_cli.services.environments.choose import CONDA_NAMES
 from himl_cli.services.submission import SubmitRequest, parse_duration
 
 EXPERIMENT_VARIABLE = "HIML_EXPERIMENT_NAME"
-HERE = "local"
 
 
 def request_of(asked: Asked, inputs: Sequence[DatasetConfig], outputs: Sequence[DatasetConfig], flag: str, default_image: str) -> SubmitRequest:
@@ -43,7 +44,7 @@ def request_of(asked: Asked, inputs: Sequence[DatasetConfig], outputs: Sequence[
         identity="user" if asked.identity_based_auth else None,
         max_run_duration=_longest(asked),
         snapshot_root=str(root),
-        ignored_folders=[_below(root, folder) for folder in asked.ignored_folders or ()],
+        ignored_folders=[str(folder) for folder in asked.ignored_folders or ()],
         env_vars={name: str(value) for name, value in (asked.environment_variables or {}).items()},
         experiment=asked.experiment_name or os.environ.get(EXPERIMENT_VARIABLE) or None,
         display_name=asked.display_name or "",
@@ -130,9 +131,3 @@ def _nearest_conda_file(cwd: Path) -> Path | None:
 
 def _absolute(cwd: Path, given: PathLike | None) -> Path | None:
     return cwd / given if given else None
-
-
-def _below(root: Path, folder: PathLike) -> str:
-    """A folder of the snapshot as the snapshot names it: relative to its root."""
-    path = Path(folder)
-    return str(path.relative_to(root)) if path.is_absolute() and path.is_relative_to(root) else str(path)

@@ -7,9 +7,9 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from himl_cli.core.errors import BadUsage
+from himl_cli.core.installing import install_command
 from himl_cli.core.results import Aggregation
 
-INSTALL = "pip install 'himl-cli[plot]'"
 SUFFIXES = (".png", ".svg")
 
 
@@ -18,7 +18,7 @@ def check_plots(path: Path) -> None:
     if path.suffix.lower() not in SUFFIXES:
         raise BadUsage(f"Pictures end in .png or .svg, not '{path.suffix or path.name}'.", hint=f"Say --plot {path.stem or 'metrics'}.png, for example.")
     if find_spec("matplotlib") is None:
-        raise BadUsage("--plot needs matplotlib, which is not installed.", hint=f"Install it: {INSTALL}")
+        raise BadUsage("--plot needs matplotlib, which is not installed.", hint=f"Install it: {install_command('plot')}")
 
 
 def save_plots(aggregation: Aggregation, path: Path, *, primary: str | None = None, goal: str = "minimize") -> Sequence[Path]:
