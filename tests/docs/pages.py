@@ -9,7 +9,6 @@ from tests.docs.blocks import ROOT
 ELSEWHERE = (
     "docs/ci.md",  # tests/project/test_ci_files.py runs its files
     "docs/design*",
-    "docs/contributing/*",
     "docs/performance.md",
     "docs/reliability.md",
 )

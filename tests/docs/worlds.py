@@ -21,6 +21,7 @@ from himl_cli.core.runs import RunStatus
 from tests.docs.blocks import ROOT
 from tests.recorded_runs import RecordedRuns
 from tests.running import write_files
+from tests.wheels import WHEEL, write_wheel
 
 if TYPE_CHECKING:
     from tests.servers.azureml.seeding import StagedWorkspace
@@ -96,7 +97,7 @@ def azure(folder: Path, staged: StagedWorkspace, az: Path) -> World:
     local = RecordedRuns(folder)
     local.log(local.add(DIGITS, experiment="digits", files={**CHECKPOINTS, **LOG, **_curves()}), _points("0.1"))
     write_files(folder, {"most_recent_run.txt": f"digits:{SLEEPY}\n"})
-    for cluster in ("cpu", "gpu"):
+    for cluster in ("cpu", "gpu", "gpu-low"):
         staged.add_compute(cluster)
     for datastore in ("datasets", "lab", "lake", "shared", "himldatasets"):
         staged.add_datastore(datastore)
@@ -127,15 +128,19 @@ def azure(folder: Path, staged: StagedWorkspace, az: Path) -> World:
 
 
 def slides(folder: Path, staged: StagedWorkspace, az: Path) -> World:
-    """Four slides in `slides` with a list of two of them, and in the folder `scans` of the datastore `lab`. Montages are made narrower than they are there."""
+    """Four slides in `slides` with a list of two of them, and in the folder `scans` of the datastore `lab`; a wheel of himl.
+
+    Montages are made narrower than they are there.
+    """
     from tests.montages import four_slides  # numpy and Pillow, which other worlds do not need
 
     world = azure(folder, staged, az)
     found = four_slides(folder / "slides")
     (found / "dataset.csv").write_text("image,slide_id,label\nb.svs,B,two\na.tiff,A,one\n")
     staged.put_blobs("lab", {f"scans/{path.relative_to(found).as_posix()}": path.read_bytes() for path in found.rglob("*") if path.is_file()})
+    write_wheel(folder)
     narrower = {"himl montage": "himl montage --width 600", "--width 20000": "--width 2000"}
-    return replace(world, names={**world.names, **narrower})
+    return replace(world, names={**world.names, **narrower, "FILE": WHEEL})
 
 
 def _add_runs(staged: StagedWorkspace) -> None:

@@ -11,13 +11,13 @@ from pathlib import Path
 import pytest
 
 from himl_cli.workspaces import abilities, job_abilities
-from tests.documents import DOCS
+from tests.documents import DOCS, torn_rows
 
 ROOT = DOCS.parent
 HIML = ROOT / "himl_cli"
 HOWTOS = [ROOT / "CONTRIBUTING.md", *sorted((DOCS / "contributing").glob("*.md"))]
-DESIGN = [DOCS / "design.md", *sorted(page for page in (DOCS / "design").glob("*.md") if page.name != "differences.md")]
-"""Without the page of what was planned otherwise."""
+DESIGN = [DOCS / "design.md", *sorted((DOCS / "design").glob("*.md"))]
+PAGES = [*(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")), *sorted(DOCS.rglob("*.md"))]
 OUR_ENDINGS = (".py", ".sh", ".lock", ".in", "/")
 BASES = [ROOT, DOCS, *(folder for folder in (HIML, *HIML.rglob("*")) if folder.is_dir() and folder.name != "__pycache__")]
 """Folders from which the pages name files: `base.py` is there once, whoever names it."""
@@ -48,6 +48,20 @@ def test_enough_is_looked_at() -> None:
     assert not is_there("workspaces/bases.py")
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_row_of_a_table_has_as_many_cells_as_its_head(page: Path) -> None:
+    assert torn_rows(page.read_text(encoding="utf-8")) == []
+
+
+def test_a_torn_row_is_found() -> None:
+    head = "| a | b |\n|---|:--|\n"
+    assert torn_rows(f"text\n\n{head}| `x\\|y` | z |\n| | |\n\n```text\n| x |\n```\n") == []
+    for row in ("| x |", "| x | y | z |", "| `x|y` | z |", "| x | | |"):
+        assert torn_rows(f"{head}| x | y |\n{row}\n| v | w |\n") == [row]
+    assert torn_rows("| a | b |\n| x | y |\n") == ["| a | b |"]
+    assert torn_rows(head.replace("|:--", "")) == ["|---|"]
+
+
 def test_the_plan_of_the_house_names_every_room() -> None:
     plan = (DOCS / "design.md").read_text(encoding="utf-8").partition("```text\n")[2].partition("```")[0]
     inside, outside = plan.partition("\ntests/")[0], plan.partition("\ntests/")[2]
@@ -76,6 +90,14 @@ def test_tables_of_modules_name_modules() -> None:
     assert wrong == []
 
 
+def test_the_levels_are_those_of_the_import_contracts() -> None:
+    found = re.search(r"Imports point down these levels only:\n(.*?)\.\n", (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8"), flags=re.DOTALL)
+    assert found
+    layers = re.search(r'containers = \["himl_cli"\]\nlayers = \[(.*)\]', (ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    assert layers
+    assert re.findall(r"`([^`]+)`", found[1]) == [re.sub("[()]", "", layer) for layer in re.findall('"([^"]+)"', layers[1])]
+
+
 def test_every_ability_of_a_workspace_is_on_the_page_of_backends() -> None:
     text = (DOCS / "contributing" / "adding-a-backend.md").read_text(encoding="utf-8").partition("| ability |")[2].partition("\n\n")[0]
     listed = [name for row in text.splitlines()[2:] for name in re.findall(r"`(\w+)`", row.split("|")[1])]
@@ -100,7 +122,7 @@ def test_modules_that_are_called_exist(call: str) -> None:
 
 
 def test_scripts_that_are_named_exist_and_contributing_is_short() -> None:
-    scripts = {name for page in HOWTOS for name in re.findall(r"(?:scripts|\.ci)/\w+", page.read_text(encoding="utf-8"))}
+    scripts = {name for page in HOWTOS for name in re.findall(r"(?:scripts|\.ci)/[\w-]+", page.read_text(encoding="utf-8"))}
     assert len(scripts) > 5
     assert [name for name in scripts if not (ROOT / name).is_file()] == []
     lines = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8").splitlines()

@@ -42,14 +42,16 @@ def test_settings_of_the_guides_are_understood(himl: Himl, name: str, block: str
 LOAD = """
 from azure.ai.ml import load_datastore
 datastore = load_datastore(source="datastore.yml")
-print(datastore.type, datastore.name, datastore.account_name, datastore.container_name, datastore.credentials.account_key)
+print(datastore.type, datastore.name, datastore.account_name, datastore.container_name, datastore.credentials.%s)
 """
 
 
-def test_the_datastore_is_one_for_azure_s_own_loader(tmp_path: Path) -> None:
+@pytest.mark.parametrize("secret", ["account_key", "sas_token"])
+def test_the_datastore_is_one_for_azure_s_own_loader(tmp_path: Path, secret: str) -> None:
     (text,) = blocks(page("azure-set-up.md"), "yaml")
-    write_files(tmp_path, {"datastore.yml": text})
-    done = subprocess.run([sys.executable, "-W", "ignore", "-c", LOAD], cwd=tmp_path, capture_output=True, text=True, timeout=100)
+    assert f"--set credentials.{secret}=" in page("azure-set-up.md")
+    write_files(tmp_path, {"datastore.yml": text.replace("account_key:", f"{secret}:")})
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", LOAD % secret], cwd=tmp_path, capture_output=True, text=True, timeout=100)
     assert done.stdout == "DatastoreType.AZURE_BLOB datasets himldata datasets the key\n", done.stderr
 
 
@@ -114,3 +116,11 @@ def test_the_table_of_service_principals_quotes_himl() -> None:
     quoted = re.findall(r"^\| `([^`]+)` \| [^`|]", page("service-principals.md").partition("## Looking")[2], flags=re.MULTILINE)
     assert len(quoted) > 5
     assert [said for said in quoted for piece in said.split("…") if piece.strip() and not any(piece.strip() in text for text in TEXTS)] == []
+
+
+def test_a_montage_on_a_cluster_says_where_himl_comes_from() -> None:
+    """No public index has it."""
+    commands = [command for name in ("montage.md", "cli/montage.md") for command in himl_commands(page(name)) if "himl montage" in command]
+    there = [command for command in commands if "--cluster" in command]
+    assert len(there) > 1
+    assert [command for command in there if "--private_wheel" not in command] == []

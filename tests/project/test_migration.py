@@ -24,6 +24,7 @@ from himl_cli.workspaces.azure.places.config import find_config
 from tests.documents import Row, accepts, blocks, page, rows, shapes, without_blocks
 from tests.names_before import (
     COMMANDS,
+    CONTAINER,
     DEEPSEISMIC_SETTINGS,
     FUNCTIONS,
     FUNCTIONS_GONE,
@@ -145,6 +146,12 @@ def test_every_name_of_health_ml_is_there_or_not() -> None:
         assert not row.is_absent or not (name in himl_cli.__all__ or hasattr(himl_cli.job, name))
 
 
+def test_what_a_container_said_has_its_place_in_a_script() -> None:
+    table = dict(each("### Containers"))
+    assert sorted(name.rstrip("()") for name in table) == sorted(CONTAINER.split())
+    assert [option for row in table.values() for option in options_in(row.said) if not accepts(SUBMIT, option)] == []
+
+
 def test_what_is_said_to_be_in_the_package_is_there() -> None:
     said = set(re.findall(r"`(himl_cli(?:\.\w+)+)", without_blocks(PAGE)))
     assert len(said) > 8
@@ -194,6 +201,13 @@ def test_innereye_s_settings_go_where_the_table_says(himl: Himl) -> None:
     check_taken(each("### settings.yml"), INNEREYE_SETTINGS, *taken_over(himl, "settings.yml", text))
 
 
+def test_what_is_left_out_of_innereye_s_settings_is_said_with_what_to_do(himl: Himl) -> None:
+    write_files(himl.folder, {"settings.yml": "variables:\n" + "".join(f"  {name}: {json.dumps(value)}\n" for name, value in INNEREYE_SETTINGS.items())})
+    left = himl.ok("init", "--from", "settings.yml", "--json").json()["left_out"]
+    assert len(left) > 20
+    assert [each["name"] for each in left if each["why"] == "himl has no such setting"] == []
+
+
 def test_deepseismic_s_settings_go_where_the_table_says(himl: Himl) -> None:
     text = "".join(f"{name}={value}\n" for name, value in DEEPSEISMIC_SETTINGS.items())
     check_taken(each("## DeepSeismic"), DEEPSEISMIC_SETTINGS, *taken_over(himl, ".env", text))
@@ -207,13 +221,16 @@ def test_the_example_of_settings_is_taken_over(himl: Himl) -> None:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs sed")
-def test_the_command_that_renames_imports_does_it(tmp_path: Path) -> None:
-    script, (command,) = tmp_path / "train.py", re.findall(r"^sed .*$", PAGE, flags=re.MULTILINE)
+def test_the_command_that_renames_imports_does_it_in_the_whole_project(tmp_path: Path) -> None:
+    (command,) = re.findall(r"^grep .*?(?=^python )", PAGE, flags=re.MULTILINE | re.DOTALL)
     (before,) = (block for block in blocks(PAGE, "python") if "health_azure" in block)
-    script.write_text(before)
+    ours, others = ("train.py", "a folder/lungs.py"), (".venv/lib/theirs.py", "notes.md", "net.py")
+    write_files(tmp_path, {**dict.fromkeys((*ours, *others), before), "net.py": "import torch\n"})
     subprocess.run(["bash", "-euc", command], cwd=tmp_path, check=True)
-    assert (tmp_path / "train.py.bak").read_text() == before
-    subprocess.run([sys.executable, "-W", "error", str(script)], check=True, timeout=60)
+    for name in ours:
+        assert (tmp_path / f"{name}.bak").read_text() == before
+        subprocess.run([sys.executable, "-W", "error", name], cwd=tmp_path, check=True, timeout=60)
+    assert [name for name in others if (tmp_path / f"{name}.bak").exists()] == []
 
 
 def test_settings_and_files_that_are_the_same_are_heeded(himl: Himl, project: Path) -> None:

@@ -1,0 +1,171 @@
+"""The pictures of the guides: what himl makes of made-up slides, of a training and of runs, drawn anew into docs/pictures.
+
+    python -m docs.tools.guide_pictures     montage.jpg, montage_page.png, crossval.svg and tensorboard.png
+
+The pages are looked at with the Chromium or Chrome of this machine.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from io import BytesIO
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from PIL import Image
+
+from himl_cli.core.sweeps import HYPERPARAMETERS, MANY
+from tests.browser import OPTIONS, chromium
+from tests.event_files import NAME, event_bytes
+from tests.recorded_runs import RecordedRuns
+from tests.slide_files import write_tiff
+from tests.slide_pictures import mask_picture, slide_picture
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
+
+DOCS = Path(__file__).parents[1]
+PICTURES = DOCS / "pictures"
+SIZES = ((1200, 900), (1200, 700), (800, 960), (1150, 860), (1200, 600), (1000, 830))
+"""Of the slides, in turns: width and height in pixels."""
+LABELS = ("benign", "tumour", "ISUP 4")
+SLIDES = 14
+MISSING, EMPTY, CUT = 5, 9, 12
+"""The slides that cannot be read."""
+UNMASKED = 4
+TRIALS = [(lr, depth) for lr in (0.1, 0.03, 0.01) for depth in (2, 4)]
+SWEEP = "sweep_1772366400_0a1b2c3d"
+STEPS = 80
+
+
+def main() -> int:
+    program = chromium()
+    if program is None:
+        sys.stderr.write("There is no Chromium or Chrome here to look at pages with.\n")
+        return 1
+    from playwright.sync_api import sync_playwright
+
+    with tempfile.TemporaryDirectory(prefix="himl-") as name, sync_playwright() as playwright:
+        folder = Path(name)
+        draw_crossval(folder / "crossval")
+        browser = playwright.chromium.launch(executable_path=program, args=list(OPTIONS), chromium_sandbox=False)
+        draw_montage(folder / "montage", browser)
+        draw_tensorboard(folder / "board", browser)
+        browser.close()
+    return 0
+
+
+def draw_crossval(folder: Path) -> None:
+    """The cross-validation of docs/many-runs.md, by the commands that the page has."""
+    folder.mkdir()
+    script = re.search(r"^```python\n(.*?)^```", (DOCS / "many-runs.md").read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+    assert script is not None
+    (folder / "train.py").write_text(script[1], encoding="utf-8")
+    himl(folder, "submit", "train.py", "--crossval", "5", "-q")
+    himl(folder, "runs", "aggregate", "--metrics", "val/loss", "--plot", "crossval.svg")
+    shutil.copy(folder / "crossval.svg", PICTURES)
+
+
+def draw_montage(folder: Path, browser: Browser) -> None:
+    """Slides with masks and labels, three of which cannot be read; and their page, with a search."""
+    slides = folder / "slides"
+    slides.mkdir(parents=True)
+    with (slides / "dataset.csv").open("w", encoding="utf-8", newline="") as file:
+        table = csv.writer(file)
+        table.writerow(("image", "slide_id", "label", "mask"))
+        for number in range(SLIDES):
+            mask = "" if number == UNMASKED else f"{number}_mask.tiff"
+            table.writerow((f"{number}.tiff", f"TCGA-{number:02d}-A{number * 7 % 10}Z{number * 3 % 10}", LABELS[number % 3], mask))
+            write_slide(slides, number)
+    himl(folder, "montage", "slides", "--width", "2400", "--image_format", "dzi,jpg", "--output_path", "wide")
+    himl(folder, "montage", "slides", "--width", "1200", "--image_format", "jpg", "--output_path", "narrow")
+    with Image.open(folder / "narrow" / "montage.jpg") as image:
+        image.save(PICTURES / "montage.jpg", quality=80)
+    page = browser.new_page(viewport={"width": 1280, "height": 800}, reduced_motion="reduce")
+    page.goto((folder / "wide" / "index.html").as_uri())
+    page.get_by_role("combobox").fill("tum")
+    page.get_by_role("option").first.wait_for()
+    page.wait_for_timeout(2000)  # until all tiles are drawn
+    keep(page, "montage_page")
+
+
+def write_slide(slides: Path, number: int) -> None:
+    size = SIZES[number % len(SIZES)]
+    write_tiff(slides / f"{number}_mask.tiff", mask_picture(number, size), levels=2, compression="deflate")
+    path = slides / f"{number}.tiff"
+    if number != MISSING:
+        write_tiff(path, slide_picture(number, size), levels=2)
+    if number == EMPTY:
+        path.write_bytes(b"")
+    if number == CUT:
+        os.truncate(path, path.stat().st_size // 2)
+
+
+def draw_tensorboard(folder: Path, browser: Browser) -> None:
+    """The six trials of a sweep, with curves that are made up."""
+    folder.mkdir()
+    runs = RecordedRuns(folder)
+    runs.add(SWEEP, experiment="sweep", tags={MANY: "sweep"})
+    for number, (lr, depth) in enumerate(TRIALS):
+        events = b"".join(event_bytes(curve(tag, lr, depth, number), f"metrics/{tag}") for tag in ("train_loss", "val_loss", "val_accuracy"))
+        tags = {HYPERPARAMETERS: json.dumps({"lr": lr, "depth": depth})}
+        runs.add(f"{SWEEP}_{number}", experiment="sweep", parent=SWEEP, tags=tags, files={f"logs/{NAME}": events})
+    with board(folder) as address:
+        page = browser.new_page(viewport={"width": 1400, "height": 760}, reduced_motion="reduce")
+        page.goto(address)
+        page.locator("runs-data-table tb-data-table-content-row").nth(len(TRIALS) - 1).wait_for()
+        page.get_by_role("button", name="Settings").last.click()  # they are open at first, and take the room of a curve
+        page.wait_for_timeout(3000)  # until all curves are drawn
+        keep(page, "tensorboard")
+
+
+def keep(page: Page, name: str) -> None:
+    """What the page shows, in 256 colours, a third of the bytes."""
+    with Image.open(BytesIO(page.screenshot())) as image:
+        image.convert("RGB").quantize(256).save(PICTURES / f"{name}.png", optimize=True)
+
+
+def curve(tag: str, lr: float, depth: int, seed: int) -> list[float]:
+    """What a trial might have logged, a value a step."""
+    noise = np.random.default_rng(seed).normal(0, 0.01, STEPS)
+    falling = [0.12 + 0.9 * math.exp(-lr * (0.8 + 0.1 * depth) * step) + float(noise[step]) for step in range(STEPS)]
+    return [max(0.0, 1 - value) for value in falling] if tag == "val_accuracy" else [value + 0.05 * (tag == "val_loss") for value in falling]
+
+
+@contextmanager
+def board(folder: Path) -> Iterator[str]:
+    """`himl tb` of the sweep; the address of its page."""
+    with subprocess.Popen(words("tb", SWEEP, "--port", "0"), cwd=folder, env=variables(folder), stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        try:
+            yield process.stdout.readline().split()[-1]
+        finally:
+            process.terminate()
+
+
+def himl(folder: Path, *arguments: str) -> None:
+    subprocess.run(words(*arguments), cwd=folder, env=variables(folder), check=True, stdout=subprocess.DEVNULL)
+
+
+def words(*arguments: str) -> list[str]:
+    return [str(Path(sys.executable).with_name("himl")), *arguments]
+
+
+def variables(folder: Path) -> dict[str, str]:
+    """Nothing of the user's environment but PATH."""
+    return {"PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]), "HOME": str(folder), "LANG": "C.UTF-8", "TZ": "UTC"}
+
+
+if __name__ == "__main__":
+    sys.exit(main())
