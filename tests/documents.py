@@ -22,6 +22,7 @@ BEHIND = ("--", "|", ">", ">>", "||", "&&", ";")
 """What ends the words of a himl command in a shell."""
 
 _FENCE = re.compile(r"^```(?P<kind>\w*)[^\n]*\n(?P<body>.*?)^```$", re.MULTILINE | re.DOTALL)
+_TABLE = re.compile(r"(?:^ *\|.*\n?)+", re.MULTILINE)
 
 
 def page(name: str) -> str:
@@ -55,6 +56,25 @@ def rows(text: str, heading: str) -> list[Row]:
             first, second = (cell.strip() for cell in line.strip("|").split(" | "))
             found.append(Row(tuple(re.findall(r"`([^`]+)`", first)), second))
     return found
+
+
+def torn_rows(text: str) -> list[str]:
+    """The lines of tables in *text* that have another number of cells than their table's head, and heads without a line of dashes below.
+
+    A bar parts cells in backticks too, unless a backslash stands before it (GitHub Flavored Markdown, section 4.10).
+    """
+    found: list[str] = []
+    for table in _TABLE.findall(without_blocks(text)):
+        head, *others = (line.strip() for line in table.splitlines())
+        if not others or not re.fullmatch(r"[|:\- ]+", others[0]):
+            found.append(head)
+        found += [line for line in others if _cells(line) != _cells(head)]
+    return found
+
+
+def _cells(row: str) -> int:
+    inside = row.removeprefix("|")
+    return len(re.findall(r"(?<!\\)\|", inside)) + (not inside.endswith("|") or inside.endswith("\\|"))
 
 
 def blocks(text: str, kind: str) -> list[str]:

@@ -28,14 +28,22 @@ def processes_below(project: Path) -> list[int]:
                 where = os.readlink(entry / "cwd")
             except OSError:
                 continue
-            if where.startswith(str(project)) and (entry / "cmdline").read_bytes():
+            if where.startswith(str(project)) and command_of(int(entry.name)):
                 found.append(int(entry.name))
     return found
+
+
+def command_of(pid: int) -> bytes:
+    """What a process was started as, by /proc; nothing where it is gone."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return b""
 
 
 def supervisor_of(project: Path) -> int:
     """The supervisor's process, found by what it was started as. Raises AssertionError where there is none."""
     for pid in processes_below(project / ".himl"):
-        if b"himl_cli.workspaces.local.supervisor" in Path(f"/proc/{pid}/cmdline").read_bytes():
+        if b"himl_cli.workspaces.local.supervisor" in command_of(pid):
             return pid
     raise AssertionError("no supervisor")

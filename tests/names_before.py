@@ -8,10 +8,15 @@ SUBMIT = "himl submit"
 WHERE = "aml_workspace workspace_config_path"
 
 COMMANDS = (
-    *("himl-tb", "himl-download", "himl-runner", "create_montage.py", "generate_checkpoint_url.py", "modify_checkpoint.py", "girder.py", "amlt"),
-    *("aggregate_metrics_crossvalidation.py", "mount_azure_dataset.py", "train.py", "kickoff_train_pipeline.py", "cancel_run.py", "AmlRunScriptConfig"),
+    *("himl-tb", "himl-download", "himl-runner", "hi-ml-runner", "runner.py", "create_montage.py", "generate_checkpoint_url.py", "modify_checkpoint.py"),
+    *("girder.py", "amlt", "aggregate_metrics_crossvalidation.py", "mount_azure_dataset.py", "tcga_dataset_prep.py", "tiling.py", "train.py"),
+    *("kickoff_train_pipeline.py", "cancel_run.py", "AmlRunScriptConfig"),
 )
 OPTIONS = {
+    "### himl-tb": (
+        "himl tb",
+        "experiment experiment_name run run_ids run_recovery_ids num_runs tags latest_run_file config_file config_path log_dir run_logs_dir port",
+    ),
     "### himl-download": (
         "himl download",
         "experiment experiment_name run run_ids run_recovery_ids num_runs tags latest_run_file config_file config_path output_dir prefix",
@@ -20,12 +25,13 @@ OPTIONS = {
         SUBMIT,
         "model cluster num_nodes conda_env experiment tag azure_datasets mount_in_azureml crossval_count different_seeds random_seed src_checkpoint "
         "resume_training log_from_vm run_inference_only mode max_epochs batch_size tune_encoder max_run_duration docker_shm_size wait_for_completion "
-        "workspace_config_path strictly_aml_v1 pl_fast_dev_run pl_limit_train_batches pl_limit_val_batches pl_limit_test_batches pl_profiler",
+        "workspace_config_path strictly_aml_v1 pretraining_run_recovery_id ssl_checkpoint freeze_encoder pool_type is_debug_model num_epochs drop_last "
+        "use_balanced_binary_loss_for_linear_head ssl_… linear_head_… azure_dataset_id extra_azure_dataset_ids local_dataset "
+        "pl_fast_dev_run pl_limit_train_batches pl_limit_val_batches pl_limit_test_batches pl_profiler",
     ),
 }
 """The options that hi-ml's documents name, by the section of the page, with the command that takes their place."""
 ONLY_LINKED = {
-    "himl tb": "experiment experiment_name run run_ids run_recovery_ids num_runs tags latest_run_file config_file config_path log_dir port",
     "himl montage": "dataset datastore cluster conda_env image_glob_pattern level width parallel backend output_path include_by_slide_id exclude_by_slide_id "
     "wait_for_completion docker_shm_size workspace_config_path display_name",
     "himl checkpoint url": "expiry_days workspace_config_path",
@@ -57,11 +63,16 @@ FUNCTIONS = {
 """What `health_azure` exports and himl has as well, with its arguments in hi-ml's order."""
 FUNCTIONS_GONE = (
     *("create_run_configuration", "create_script_run", "submit_run", "object_to_yaml", "write_yaml_to_object", "set_logging_levels"),
-    "health_azure_package_setup",
+    *("health_azure_package_setup", "register_environment"),
+)
+CONTAINER = (
+    "create_model get_data_module azure_datasets local_datasets max_epochs get_trainer_arguments get_eval_data_module get_parameter_tuning_args "
+    "outputs_folder health_ml.configs HelloWorld HelloContainer"
 )
 HEALTH_ML = (
     *("AzureMLLogger", "log_on_epoch", "log_learning_rate", "AzureMLProgressBar", "BatchTimeCallback", "LightningContainer", "Runner", "TrainingRunner"),
-    *("CheckpointParser", "MODEL_WEIGHTS_DIR_NAME", "get_latest_recovery_checkpoint"),
+    *("CheckpointParser", "MODEL_WEIGHTS_DIR_NAME", "get_latest_recovery_checkpoint", "RunnerBase", "ExperimentConfig", "TrainerParams"),
+    *("additional_run_tags", "additional_environment_variables", "is_crossval_disabled_or_child_0"),
 )
 INNEREYE_FUNCTIONS = (
     "additional_run_tags create_dataset_configs create_experiment_name create_runner_parser get_git_tags parse_args_and_add_yaml_variables parse_arguments "
@@ -70,7 +81,7 @@ INNEREYE_FUNCTIONS = (
     "get_comparison_baseline_paths get_cross_validation_split_index get_run_context_or_default is_cross_validation_child_run is_ensemble_run "
     "is_offline_run_context is_parent_run is_running_on_azure_agent split_recovery_id step_up_directories strip_prefix tag_values_all_distinct "
     "to_azure_friendly_container_path to_azure_friendly_string value_to_string SecretsHandling read_all_settings read_settings_and_merge "
-    "read_settings_yaml_file"
+    "read_settings_yaml_file from_yaml validate get_git_information get_secret_from_environment get_secrets_from_environment_or_file read_secrets_from_file"
 )
 INNEREYE_SETTINGS: Mapping[str, object] = {
     "subscription_id": "00000000-0000-4000-8000-000000000002",

@@ -22,8 +22,9 @@ LONG_LINE = " ".join(f"word{number}" for number in range(60))
 class View(NamedTuple):
     """A command line, a text in what it shows, and its exit code; `folder` is where in the world it is given.
 
-    Lines of those that are not `is_folded` are as long as they are: a job's own, and values to be copied. `is_laid_out`: it has columns that depend on
-    the width, or colours; the others look the same wherever they fit.
+    Lines of those that are not `is_folded` are as long as they are: a job's own, and values to be copied. `said` are parts of lines that may be as long
+    too: what is said in words is not folded where it holds names, paths or a command to be copied; the terminal goes on with it in its next line.
+    `is_laid_out`: it has columns that depend on the width, or colours; the others look the same wherever they fit.
     """
 
     arguments: list[str]
@@ -32,6 +33,7 @@ class View(NamedTuple):
     folder: str = "."
     is_folded: bool = True
     is_laid_out: bool = True
+    said: tuple[str, ...] = ()
 
 
 VIEWS = {
@@ -41,31 +43,33 @@ VIEWS = {
     "a run": View(["runs", "show", RUN], "train/loss"),
     "a run that failed": View(["runs", "show", FAILED], "Outcome", is_laid_out=False),
     "a sweep": View(["runs", "show", SWEEP], "Trials: 6 Completed, 1 Failed"),
-    "a pipeline": View(["runs", "show", PIPELINE], "Steps"),
-    "metrics side by side": View(["runs", "aggregate", SWEEP], "val/accuracy"),
-    "metrics of two runs": View(["runs", "aggregate", "--run", f"{RUN},{FAILED}"], "median"),
+    "a pipeline": View(["runs", "show", PIPELINE], "Steps", said=("himl submit --resume",)),
+    "metrics side by side": View(["runs", "aggregate", SWEEP], "val/accuracy", said=("runs did not complete:",)),
+    "metrics of two runs": View(["runs", "aggregate", "--run", f"{RUN},{FAILED}"], "median", said=("runs are not shown: no room.", "runs did not complete:")),
     "a log": View(["runs", "logs", RUN], LONG_LINE, is_folded=False, is_laid_out=False),
     "tagged": View(["runs", "tag", RUN, "team=blue"], "Tagged", is_laid_out=False),
-    "not canceled": View(["runs", "cancel", RUN], "had ended already", is_laid_out=False),
+    "not canceled": View(["runs", "cancel", RUN], "had ended already", is_laid_out=False, said=("had ended already",)),
     "deleted": View(["runs", "delete", OLD, "--yes"], "Deleted", is_laid_out=False),
     "files": View(["download", RUN, "--list"], "last.ckpt"),
     "files of several runs": View(["download", "--run", f"{RUN},{FAILED}", "--list"], "last.ckpt"),
-    "downloaded": View(["download", RUN], "Downloaded 4 files", is_laid_out=False),
+    "downloaded": View(["download", RUN], "Downloaded 4 files", is_laid_out=False, said=("Downloaded 4 files",)),
     "event files": View(["tb", RUN, "--sync_only", "--run_logs_dir", "boards"], "FOLDER"),
-    "a checkpoint": View(["checkpoint", "fetch", RUN], "last.ckpt", is_laid_out=False),
-    "pushed": View(["checkpoint", "push", "weights/last.ckpt", "--from", RUN], "Start from it", is_laid_out=False),
+    "a checkpoint": View(["checkpoint", "fetch", RUN], "last.ckpt", is_laid_out=False, said=("Fetched '",)),
+    "pushed": View(["checkpoint", "push", "weights/last.ckpt", "--from", RUN], "Start from it", is_laid_out=False, said=("1 file in run", "Start from it: ")),
     "stored files": View(["datastore", "list"], "digits/train.csv"),
-    "uploaded": View(["datastore", "upload", "weights", "weights"], "Uploaded 1 file", is_laid_out=False),
+    "uploaded": View(["datastore", "upload", "weights", "weights"], "Uploaded 1 file", is_laid_out=False, said=("Uploaded 1 file",)),
     "stored files here": View(["datastore", "download", "digits", "data"], "Downloaded 2 files", is_laid_out=False),
-    "a montage": View(["montage", "slides", "--width", "200"], "2 slides in 2 columns", is_laid_out=False),
+    "a montage": View(["montage", "slides", "--width", "200"], "2 slides in 2 columns", is_laid_out=False, said=("Level 1 is missing",)),
     "set up": View(["init", "--from", "settings.yml"], "Left out:", folder="settings", is_laid_out=False),
     "checks": View(["doctor"], "python"),
     "a workspace": View(["workspace", "show"], "Default datastore", is_folded=False, is_laid_out=False),
-    "completion": View(["completion", "bash", "--install", "--yes"], "Wrote", is_laid_out=False),
-    "a job": View(["submit", "train.py"], "epoch 1, loss 0.5", is_laid_out=False),
+    "completion": View(["completion", "bash", "--install", "--yes"], "Wrote", is_laid_out=False, said=("Wrote '",)),
+    "a job": View(
+        ["submit", "train.py"], "epoch 1, loss 0.5", is_laid_out=False, said=("Snapshot of '", "Left out, since", " (experiment train) in ", "Completed in ")
+    ),
     "settings": View(["submit", "train.py", "--cluster", "gpu", "--description", LONG_LINE, "--show_settings"], "gpu"),
-    "an error": View(["runs", "show", f"{RUN}x"], "error: No run", 3),
-    "a wrong option": View(["runs", "list", "--exprement", "train"], "error: No such option", 2, is_laid_out=False),
+    "an error": View(["runs", "show", f"{RUN}x"], "error: No run", 3, said=("error: ", "hint: ")),
+    "a wrong option": View(["runs", "list", "--exprement", "train"], "error: No such option", 2, is_laid_out=False, said=("error: ",)),
 }
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from himl_cli.core.installing import install_command
 from tests.azure.v1_project import himl as himl
 from tests.azure.v1_project import lab as lab
 from tests.azure.v1_project import refused, submitted
@@ -104,7 +105,7 @@ def test_whoever_may_only_read_is_told_so(lab: StagedWorkspace, himl: Himl) -> N
 
 def test_without_azureml_core_the_command_that_installs_it_is_named_before_anything_else(lab: StagedWorkspace, himl: Himl, project: Path) -> None:
     without = Himl(Path(sys.executable).with_name(himl.program.name), project)
-    refused(without("submit", "--sdk", "v1", "--cluster", "cpu-cluster", "train.py"), 2, "azureml-core", "pip install 'himl-cli[v1]'")
+    refused(without("submit", "--sdk", "v1", "--cluster", "cpu-cluster", "train.py"), 2, "azureml-core", install_command("v1"))
     assert lab.requests() == []
     assert not (project / "most_recent_run.txt").exists()
 

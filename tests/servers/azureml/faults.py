@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import re
 import threading
 from collections.abc import Sequence
@@ -225,12 +224,6 @@ class Faults:
         """
         with self._lock:
             self._rules.append(_Rule(action, re.compile(match), times, skip))
-
-    def add_drawn(self, action: Action, match: str, dice: random.Random, *, among: int, times: int | None = 1) -> int:
-        """As `add`, from that one of the next *among* such requests on that *dice* draws; how many go by before it."""
-        skip = dice.randrange(among)
-        self.add(action, match, times=times, skip=skip)
-        return skip
 
     def add_json(self, document: dict[str, Any]) -> None:
         """As `add`, from `{"action": "Status", "arguments": {"status": 503}, "match": "...", "times": 2, "skip": 0}`."""
