@@ -64,7 +64,7 @@ class Board:
         """TensorBoard's answer; None where it does not know of it (yet)."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         try:
-            with DIRECT.open(f"http://{host}:{self.port}/{path}?{urlencode(query)}", timeout=10) as answer:
+            with DIRECT.open(f"http://{host}:{self.port}/{path}?{urlencode(query)}", timeout=60) as answer:
                 return json.load(answer)
         except (URLError, HTTPException, OSError):
             return None
@@ -86,7 +86,7 @@ class Board:
     def end(self, number: int = signal.SIGINT) -> int:
         """End it by a signal; its exit code once TensorBoard has ended too."""
         self.process.send_signal(number)
-        code = self.process.wait(30)
+        code = self.process.wait(60)
         until(lambda: is_closed(self.port, self.host), "TensorBoard has ended")
         return code
 

@@ -100,7 +100,7 @@ def _candidates(version: str) -> list[str]:
 def _version_of(python: str) -> str:
     """`3.11`; empty where it does not run, as a version manager's shim may not."""
     program = "import sys; print('%d.%d' % sys.version_info[:2])"
-    return subprocess.run([python, "-c", program], capture_output=True, text=True, timeout=60, check=False).stdout.strip()
+    return subprocess.run([python, "-c", program], capture_output=True, text=True, timeout=100, check=False).stdout.strip()
 
 
 def _build(base: str, folder: Path, requirements: tuple[str, ...]) -> None:
@@ -114,7 +114,7 @@ def _build(base: str, folder: Path, requirements: tuple[str, ...]) -> None:
         _run(base, "-m", "venv", str(folder))
         _run(python, "-m", "pip", "install", "--quiet", "--no-compile", "--upgrade", "pip")
         _run(python, "-m", "pip", "install", "--quiet", "--no-compile", *requirements)
-    places = subprocess.run([python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"], capture_output=True, text=True, timeout=60, check=True)
+    places = subprocess.run([python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"], capture_output=True, text=True, timeout=100, check=True)
     (Path(places.stdout.strip()) / "keep_bytecode.pth").write_text(KEEP_BYTECODE, encoding="utf-8")
 
 

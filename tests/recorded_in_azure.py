@@ -66,7 +66,7 @@ def go(azure_project: StagedWorkspace, project: Path, tmp_path: Path) -> Iterato
     wait_until_told(project)
 
 
-def wait_until(holds: Callable[[], object], what: Callable[[], object] = lambda: "it does not come", seconds: float = 40.0) -> None:
+def wait_until(holds: Callable[[], object], what: Callable[[], object] = lambda: "it does not come", seconds: float = 60.0) -> None:
     """*what* tells what there is instead, should it not come."""
     deadline = time.monotonic() + seconds
     while not holds():

@@ -37,7 +37,7 @@ class Terminal:
     def screen(self) -> str:
         return b"".join(self._chunks).decode("utf-8", "replace").replace("\r\n", "\n")
 
-    def wait_for(self, text: str, timeout: float = 20) -> None:
+    def wait_for(self, text: str, timeout: float = 60) -> None:
         """Until *text* was printed; fails the test after *timeout* seconds."""
         deadline = time.monotonic() + timeout
         while text not in self.screen:
@@ -51,7 +51,7 @@ class Terminal:
         """What Ctrl-C does."""
         self._process.send_signal(signal.SIGINT)
 
-    def finish(self, timeout: float = 30) -> int:
+    def finish(self, timeout: float = 100) -> int:
         """Wait for the command's end; gives its exit code."""
         code = self._process.wait(timeout)
         self._reader.join(timeout)

@@ -68,7 +68,7 @@ def content(workspace: AzureWorkspace, run_id: str = ID) -> dict[str, bytes]:
     return {blob.name: b"".join(files.read(blob.name)) for page in files.list() for blob in page}
 
 
-def until(holds: Callable[[], object], seconds: float = 30.0) -> None:
+def until(holds: Callable[[], object], seconds: float = 60.0) -> None:
     deadline = time.monotonic() + seconds
     while not holds():
         assert time.monotonic() < deadline, "it does not come"

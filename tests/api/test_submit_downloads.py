@@ -78,7 +78,7 @@ def test_all_ranks_of_a_node_share_one_download(lab: StagedWorkspace, project: P
     running = [
         subprocess.Popen([sys.executable, str(script)], cwd=project, env={**os.environ, **own}, stdout=subprocess.PIPE, text=True) for own in local_ranks(3)
     ]
-    found = [json.loads(process.communicate(timeout=60)[0]) for process in running]
+    found = [json.loads(process.communicate(timeout=100)[0]) for process in running]
     assert found == [{"found": [{"b.txt": "b"}]}] * 3
 
 

@@ -26,7 +26,7 @@ class DataPlane:
         return self.link(method, url, body, **query)
 
     def link(self, method: str, url: str, body: Any = None, /, **query: str) -> tuple[int, Any]:
-        answer = self.session.request(method, url, json=body, params=query, timeout=30)
+        answer = self.session.request(method, url, json=body, params=query, timeout=60)
         return answer.status_code, answer.json() if answer.content else None
 
     def arm(self, path: str) -> Any:
@@ -44,7 +44,7 @@ def sign_in(azure_environment: StagedWorkspace) -> Iterator[Callable[..., DataPl
         sessions.append(session)
         form = {"grant_type": "client_credentials", "client_id": principal.client_id, "client_secret": principal.secret}
         url = f"https://login.microsoftonline.com/{principal.tenant}/oauth2/v2.0/token"
-        token = session.post(url, data={**form, "scope": "https://management.azure.com/.default"}, timeout=30).json()["access_token"]
+        token = session.post(url, data={**form, "scope": "https://management.azure.com/.default"}, timeout=60).json()["access_token"]
         session.headers["Authorization"] = f"Bearer {token}"
         return DataPlane(azure_environment, session)
 
@@ -96,7 +96,7 @@ def test_children_and_artifacts_come_in_pages_by_their_next_links(ask: DataPlane
     for links in (f"history/v1.0{path}/{by_run}", f"artifact/v2.0{path}/{by_container}"):
         found = all_of(f"{base}/{links}")
         assert [one["path"] for one in found] == names[:3]
-        assert [requests.get(one["contentUri"], timeout=30).content for one in found] == [b"x"] * 3
+        assert [requests.get(one["contentUri"], timeout=60).content for one in found] == [b"x"] * 3
 
 
 def test_metrics_come_in_pages_and_a_sample_keeps_the_ends(ask: DataPlane) -> None:
@@ -178,14 +178,14 @@ def test_artifacts_are_read_and_written_through_the_service(ask: DataPlane) -> N
     run = ask.azure.add_run("a", "exp")
     status, links = ask("POST", "artifact", "/artifacts/batch/metadata/ExperimentRun/dcid.a", {"paths": [{"path": "x y"}]})
     written = links["artifactContentInformation"]["x y"]["contentUri"]
-    assert (status, requests.put(written, data=b"1", headers={"x-ms-blob-type": "BlockBlob"}, timeout=30).status_code) == (200, 201)
+    assert (status, requests.put(written, data=b"1", headers={"x-ms-blob-type": "BlockBlob"}, timeout=60).status_code) == (200, 201)
     _, again = ask("GET", "artifact", "/artifacts/write/ExperimentRun/dcid.a/sub/z")
-    assert requests.put(again["contentUri"], data=b"2", headers={"x-ms-blob-type": "BlockBlob"}, timeout=30).status_code == 201
+    assert requests.put(again["contentUri"], data=b"2", headers={"x-ms-blob-type": "BlockBlob"}, timeout=60).status_code == 201
     assert [blob.name for blob in ask.azure.state.storage.list("azureml", run.artifact_prefix)] == ["ExperimentRun/dcid.a/sub/z", "ExperimentRun/dcid.a/x y"]
     assert [one["path"] for one in ask("GET", "artifact", "/artifacts/ExperimentRun/dcid.a/sub/")[1]["value"]] == ["sub/z"]
     assert [one["path"] for one in ask("GET", "history", "/experiments/exp/runs/a/artifacts/path", path="x")[1]["value"]] == ["x y"]
     service = f"https://{ask.azure.state.data_plane_host}/artifact/v2.0{ask.azure.state.path}"
-    assert ask.session.get(f"{service}/artifacts/content/ExperimentRun/dcid.a/x y", timeout=30).content == b"1"
+    assert ask.session.get(f"{service}/artifacts/content/ExperimentRun/dcid.a/x y", timeout=60).content == b"1"
     assert ask("GET", "artifact", "/artifacts/contentinfo/ExperimentRun/dcid.a/nope")[0] == 404
     assert ask("GET", "history", "/experiments/exp/runs/a/artifacts/contentinfo", path="nope")[0] == 404
     assert ask("POST", "artifact", "/artifacts/batch/metadata/ExperimentRun/dcid.a", {"paths": [{"path": str(n)} for n in range(51)]})[0] == 400

@@ -117,7 +117,7 @@ def interrupted(himl: Himl, lab: StagedWorkspace, at: str) -> tuple[int, str]:
     while not lab.requests(at) and time.monotonic() < deadline:
         time.sleep(0.02)
     process.send_signal(signal.SIGINT)
-    _, messages = process.communicate(timeout=60)
+    _, messages = process.communicate(timeout=100)
     return process.returncode, " ".join(messages.decode().split())
 
 
@@ -147,7 +147,7 @@ def test_interrupted_while_the_job_gets_its_tags_the_id_is_told(lab: StagedWorks
     while len(lab.requests("PATCH .*/history/")) < 2 and time.monotonic() < deadline:
         time.sleep(0.02)
     process.send_signal(signal.SIGINT)
-    _, messages = process.communicate(timeout=60)
+    _, messages = process.communicate(timeout=100)
     [run_id] = lab.state.runs
     assert process.returncode == 130
     assert f"himl runs cancel {run_id}" in " ".join(messages.decode().split())

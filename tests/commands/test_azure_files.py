@@ -183,7 +183,7 @@ def test_a_download_that_was_stopped_goes_on_from_what_came(azure_environment: S
         while on_disk(project / "out") < 8 << 20 and time.monotonic() < deadline:
             time.sleep(0.02)
         process.send_signal(number)
-        _, said = process.communicate(timeout=30)
+        _, said = process.communicate(timeout=100)
     assert (process.returncode, b"Interrupted" in said) == (130, True)
     stage.faults.clear()
     stage.log.clear()

@@ -153,7 +153,7 @@ def test_ctrl_c_ends_following_and_not_the_run(himl: Himl, seeded: StagedWorkspa
         assert watcher.stdout is not None
         first = watcher.stdout.readline()
         os.kill(watcher.pid, signal.SIGINT)
-        _, said = watcher.communicate(timeout=20)
+        _, said = watcher.communicate(timeout=100)
     assert (first, watcher.returncode) == (b"first line\n", 130)
     assert "himl runs cancel train_4_dd" in said.decode()
     assert not seeded.requests("/cancel")
@@ -168,7 +168,7 @@ def test_impatient_ctrl_c_ends_following_with_the_same_words(himl: Himl, seeded:
         while watcher.poll() is None:
             os.kill(watcher.pid, signal.SIGINT)
             time.sleep(0.002)
-        said = watcher.communicate(timeout=20)[1].decode()
+        said = watcher.communicate(timeout=100)[1].decode()
     assert watcher.returncode in (130, -signal.SIGINT)  # the latter where one came after the last words, when Python itself was gone
     assert ("Traceback" in said, "Exception ignored" in said) == (False, False)
     assert "error: Stopped watching; run 'train_4_dd' goes on." in said

@@ -46,7 +46,7 @@ def test_a_script_gets_the_path_of_what_was_trained_before(himl: Himl, project: 
     write_files(project, {"make.py": MAKES, "use.py": "import sys; print(open(sys.argv[1]).read())"})
     run = himl.ok("submit", "make.py", "-q").stdout.strip()
     program = f'"{sys.executable}" use.py "$("{himl.program}" checkpoint fetch'
-    done = subprocess.run(["sh", "-c", f'{program})"; {program} {run} --select best)"'], cwd=project, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(["sh", "-c", f'{program})"; {program} {run} --select best)"'], cwd=project, capture_output=True, text=True, timeout=100)
     assert (done.returncode, done.stdout) == (0, "last.ckpt\nbest.ckpt\n"), done.stderr
     assert f"Fetched 'outputs/checkpoints/last.ckpt' of run '{run}' (9 B)" in done.stderr
 
@@ -159,7 +159,7 @@ def test_an_address_is_fetched_once_and_its_secret_is_kept_nowhere(himl: Himl, p
 def test_of_eight_ranks_one_fetches_and_all_print_the_path(himl: Himl, project: Path) -> None:
     order = (3, 1, 7, 0, 2, 6, 5, 4)
     ranks = [himl.start("checkpoint", "fetch", RUN, "--json", env={"LOCAL_RANK": str(rank), "LOCAL_WORLD_SIZE": "8"}, new_session=False) for rank in order]
-    documents = [json.loads(rank.communicate(timeout=60)[0]) for rank in ranks]
+    documents = [json.loads(rank.communicate(timeout=100)[0]) for rank in ranks]
     assert [rank.returncode for rank in ranks] == [0] * 8
     assert documents == [documents[0]] * 8
     assert (documents[0]["path"], documents[0]["status"], (project / LAST).read_bytes()) == (str(LAST), "fetched", b"last")
@@ -168,7 +168,7 @@ def test_of_eight_ranks_one_fetches_and_all_print_the_path(himl: Himl, project: 
 @pytest.mark.usefixtures("recorded")
 def test_ranks_fail_alike(himl: Himl) -> None:
     ranks = [himl.start("checkpoint", "fetch", f"{RUN}:no.ckpt", env={"LOCAL_RANK": str(rank)}, new_session=False) for rank in (1, 0)]
-    said = [rank.communicate(timeout=60) for rank in ranks]
+    said = [rank.communicate(timeout=100) for rank in ranks]
     assert [rank.returncode for rank in ranks] == [3, 3]
     assert said[0] == said[1]
     assert b"has no 'no.ckpt'" in said[0][1]
@@ -185,7 +185,7 @@ def test_ctrl_c_exits_with_130_and_the_next_call_goes_on(himl: Himl, web: FileSe
     while len(web.ranges) < 2 and time.monotonic() < deadline:
         time.sleep(0.005)
     process.send_signal(signal.SIGINT)
-    out, said = process.communicate(timeout=30)
+    out, said = process.communicate(timeout=100)
     assert (process.returncode, out, b"Interrupted" in said) == (130, b"", True), said
     assert [path.name for path in (project / "checkpoints").glob("[!.]*")] == []
     go_on.set()

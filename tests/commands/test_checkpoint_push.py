@@ -170,7 +170,7 @@ def test_an_interrupted_push_leaves_a_canceled_run(himl: Himl, project: Path, az
     with himl.start("checkpoint", "push", "last.ckpt", "--from", kept) as pushing:
         wait_until(is_sending)
         os.kill(pushing.pid, signal.SIGINT)
-        printed, said = pushing.communicate(timeout=30)
+        printed, said = pushing.communicate(timeout=100)
     (run,) = (run for run in azure.state.runs.values() if run.run_id != kept)
     assert (pushing.returncode, printed, run.status) == (130, b"", "Canceled"), said
     assert b"Interrupted" in said

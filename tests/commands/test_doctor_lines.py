@@ -98,7 +98,7 @@ def test_a_himl_that_is_not_installed(project: Path, tmp_path: Path) -> None:
         (other / name).symlink_to(path)
     (other / sources.name).symlink_to(sources)
     command = [sys.executable, "-S", "-m", "himl_cli", "doctor", "--json"]
-    done = subprocess.run(command, cwd=project, env=os.environ | {"PYTHONPATH": str(other)}, capture_output=True, timeout=60)
+    done = subprocess.run(command, cwd=project, env=os.environ | {"PYTHONPATH": str(other)}, capture_output=True, timeout=100)
     check = the_check(Outcome(done.returncode, done.stdout, done.stderr), "packages", "note")
     assert check["message"] == f"Not looked at: himl-cli is not installed, and runs from '{other / 'himl_cli'}'."
     assert check["remedy"].endswith(" -m pip install himl-cli")

@@ -97,7 +97,7 @@ def test_a_reader_that_leaves_is_no_error(himl: Himl, arguments: str) -> None:
     running.stdout.close()
     said = running.stderr.read()
     running.stderr.close()
-    assert (running.wait(30), said) == (141, b"")
+    assert (running.wait(60), said) == (141, b"")
 
 
 def test_words_outside_the_terminals_encoding_are_escaped(himl: Himl, recorded: RecordedRuns) -> None:

@@ -134,7 +134,7 @@ def test_ctrl_c_while_slides_come_leaves_nothing(started_himl: Himl, lab: Staged
         assert process.poll() is None
         time.sleep(0.05)
     os.kill(process.pid, signal.SIGINT)
-    _, said = process.communicate(timeout=30)  # half of what a slide stalls
+    _, said = process.communicate(timeout=100)  # half of what a slide stalls
     assert (process.returncode, b"Traceback" in said) == (130, False), said
     assert not (project / "outputs").exists()
     assert [path.name for path in (Path.home() / "xdg_cache_home" / "himl" / "slides").rglob("*") if path.suffix in (".tiff", ".svs")] == []

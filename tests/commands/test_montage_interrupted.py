@@ -65,7 +65,7 @@ def test_stopped_in_the_middle_nothing_is_left(himl: Himl, long: Path, number: s
     with started(himl, *LONG) as process:
         in_the_middle(process, long)
         process.send_signal(number)
-        output, errors = process.communicate(timeout=60)
+        output, errors = process.communicate(timeout=100)
     assert (process.returncode, output, errors) == (130, b"", b"error: Interrupted.\n")
     assert left_in(long) == before
     assert not (long / "outputs").exists()
@@ -78,7 +78,7 @@ def test_stopped_in_the_middle_the_earlier_montage_stays_as_it_is(himl: Himl, lo
     with started(himl, *LONG, "--image_format", "png,jpg,dzi") as process:
         in_the_middle(process, long / "outputs")
         process.send_signal(signal.SIGINT)
-        process.communicate(timeout=60)
+        process.communicate(timeout=100)
     assert process.returncode == 130
     assert {name: (long / name).read_bytes() for name in left_in(long)} == earlier
 

@@ -108,7 +108,7 @@ def test_ctrl_c_cancels_it_in_both_places(himl: Himl, azure_project: StagedWorks
     with himl.start(*SUBMIT) as waiting:
         wait_until(lambda: bool(azure_project.state.runs) and points(azure_project, "loss") == [(0, 1.0)])
         os.kill(waiting.pid, signal.SIGINT)
-        _, said = waiting.communicate(timeout=30)
+        _, said = waiting.communicate(timeout=100)
     assert waiting.returncode == 130, said
     azure_project.wait_for(the_run(azure_project).run_id, "Canceled")
     wait_until_told(project)
@@ -134,7 +134,7 @@ def test_ctrl_c_while_the_rest_is_sent_leaves_that_to_the_background(himl: Himl,
     with himl.start(*SUBMIT) as waiting:
         wait_until(lambda: bool(azure_project.state.runs) and himl("runs", "show", "--workspace", "local", "--json").stdout.count("Completed") == 1)
         os.kill(waiting.pid, signal.SIGINT)
-        printed, said = waiting.communicate(timeout=30)
+        printed, said = waiting.communicate(timeout=100)
     assert (waiting.returncode, printed) == (130, b"trained\n"), said
     assert b"goes on in the background" in said
     wait_until_told(project)
@@ -149,7 +149,7 @@ def test_a_submit_that_is_killed_before_the_job_starts_leaves_a_failed_run(himl:
     with himl.start(*SUBMIT) as submitting:
         wait_until(lambda: bool(azure_project.state.runs))
         submitting.kill()
-        submitting.communicate(timeout=30)
+        submitting.communicate(timeout=100)
     assert not (project / ".himl" / "runs" / the_run(azure_project).run_id).exists()
     himl.ok("runs", "list", "--workspace", "local")
     run = azure_project.wait_for(the_run(azure_project).run_id, "Failed")
@@ -162,7 +162,7 @@ def test_a_killed_submit_leaves_job_and_recording_at_work(himl: Himl, azure_proj
     with himl.start(*SUBMIT) as waiting:
         wait_until(lambda: bool(azure_project.state.runs) and points(azure_project, "loss") == [(0, 1.0)])
         waiting.kill()
-        waiting.communicate(timeout=30)
+        waiting.communicate(timeout=100)
     go.touch()
     azure_project.wait_for(the_run(azure_project).run_id, "Completed")
     assert points(azure_project, "loss") == [(0, 1.0), (1, 0.5)]
@@ -192,7 +192,7 @@ def test_all_of_it_killed_at_once_ends_failed(himl: Himl, azure_project: StagedW
         waiting.kill()
         kill_recorder(project)
         os.kill(pid_of(project, "himl_cli.workspaces.local.supervisor"), signal.SIGKILL)
-        waiting.communicate(timeout=30)
+        waiting.communicate(timeout=100)
     assert the_run(azure_project).status == "Running"
     himl.ok("runs", "list", "--workspace", "local")
     azure_project.wait_for(the_run(azure_project).run_id, "Failed")

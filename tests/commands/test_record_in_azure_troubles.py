@@ -121,7 +121,7 @@ def test_who_will_not_wait_for_the_run_there_leaves_a_failed_one(himl: Himl, azu
         os.kill(submitting.pid, signal.SIGINT)
         time.sleep(0.2)  # two signals at once would be one
         os.kill(submitting.pid, signal.SIGINT)
-        printed, said = submitting.communicate(timeout=30)
+        printed, said = submitting.communicate(timeout=100)
     run_id = the_run(azure_project).run_id
     assert (submitting.returncode, printed) == (130, b"")
     assert f"Interrupted before the job began; run '{run_id}' may be in {azure_project.label}".encode() in said
@@ -138,7 +138,7 @@ def test_ctrl_c_while_it_is_submitted_cancels_what_nobody_waits_for(himl: Himl, 
     with himl.start(*SUBMIT, "--no_wait", "-q") as submitting:
         wait_until(lambda: azure_project.state.runs)
         os.kill(submitting.pid, signal.SIGINT)
-        printed, said = submitting.communicate(timeout=30)
+        printed, said = submitting.communicate(timeout=100)
     run_id = the_run(azure_project).run_id
     assert (submitting.returncode, printed.decode().strip()) == (130, run_id), said
     assert f"Run '{run_id}' is canceled." in said.decode()

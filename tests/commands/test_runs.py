@@ -225,7 +225,7 @@ def test_ctrl_c_ends_following_and_not_the_run(himl: Himl, project: Path) -> Non
     assert watcher.stdout is not None
     assert watcher.stdout.readline() == b"started\n"
     os.kill(watcher.pid, signal.SIGINT)
-    _, said = watcher.communicate(timeout=20)
+    _, said = watcher.communicate(timeout=100)
     assert watcher.returncode == 130
     assert f"himl runs cancel {run_id}" in said.decode()
     assert himl.ok("runs", "show", run_id, "--json").json()["status"] == "Running"

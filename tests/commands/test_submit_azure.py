@@ -147,7 +147,7 @@ def test_ctrl_c_leaves_the_job_running_and_says_how_to_cancel(himl: Himl, held: 
             assert line, said
             said += line
         os.kill(waiting.pid, signal.SIGINT)
-        _, rest = waiting.communicate(timeout=30)
+        _, rest = waiting.communicate(timeout=100)
     (run_id,) = azure_project.state.runs
     assert waiting.returncode == 130
     assert f"Stopped watching; run '{run_id}' goes on." in rest.decode()
@@ -164,7 +164,7 @@ def test_a_quiet_submit_that_is_interrupted_while_it_waits_prints_the_id(himl: H
         while not azure_project.requests("GET .*/history/.*/runs/") and time.monotonic() < deadline:
             time.sleep(0.05)
         os.kill(waiting.pid, signal.SIGINT)
-        printed, said = waiting.communicate(timeout=30)
+        printed, said = waiting.communicate(timeout=100)
     (run_id,) = azure_project.state.runs
     assert (waiting.returncode, printed.decode()) == (130, f"{run_id}\n"), said
     held.release(run_id)
@@ -187,7 +187,7 @@ def test_certificate_authorities_that_vanish_while_a_job_is_watched_are_named_an
         (project / "elsewhere.pem").rename(bundle)
         (run_id,) = azure_project.state.runs
         held.release(run_id)
-        printed, said = waiting.communicate(timeout=60)
+        printed, said = waiting.communicate(timeout=100)
     assert (waiting.returncode, printed) == (0, b"epochs 3 blue\n"), said
 
 
@@ -197,7 +197,7 @@ def test_a_log_that_is_waited_for_is_printed_once_it_comes(himl: Himl, held: Job
         assert watcher.stderr is not None
         assert b"has no log yet" in watcher.stderr.readline()
         held.release(run_id)
-        printed, _ = watcher.communicate(timeout=60)
+        printed, _ = watcher.communicate(timeout=100)
     assert (watcher.returncode, printed) == (0, b"epochs 3 blue\n")
 
 
@@ -210,7 +210,7 @@ def test_following_outlives_a_service_that_is_away_for_a_while(himl: Himl, held:
         azure_project.stage.faults.add(Status(503, retry_after=300), "GET .*/runs/", times=2)
         (run_id,) = azure_project.state.runs
         held.release(run_id)
-        printed, said = waiting.communicate(timeout=60)
+        printed, said = waiting.communicate(timeout=100)
     assert (waiting.returncode, printed) == (0, b"epochs 3 blue\n"), said
     assert said.decode().count("Still trying; the run goes on meanwhile.") == 1
     assert said.decode().count("The service answers again.") == 1
@@ -274,7 +274,7 @@ def test_an_interrupted_submit_leaves_nothing_that_runs(himl: Himl, azure_projec
             assert time.monotonic() < deadline
             time.sleep(0.05)
         sending.send_signal(number)
-        _, said = sending.communicate(timeout=30)
+        _, said = sending.communicate(timeout=100)
     assert (sending.returncode, azure_project.state.runs) == (130, {})
     assert "nothing runs" in said.decode()
     assert not (project / "most_recent_run.txt").exists()

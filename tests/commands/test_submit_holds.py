@@ -43,7 +43,7 @@ def status(himl: Himl) -> str:
     return str(runs(himl)[0]["status"])
 
 
-def wait_until(holds: Callable[[], bool], seconds: float = 20.0) -> bool:
+def wait_until(holds: Callable[[], bool], seconds: float = 60.0) -> bool:
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         if holds():
@@ -55,9 +55,14 @@ def wait_until(holds: Callable[[], bool], seconds: float = 20.0) -> bool:
 def started(himl: Himl, project: Path, *options: str) -> subprocess.Popen[bytes]:
     """A submit of train.py that waits, and whose script has printed `up`."""
     process = himl.start("submit", "train.py", *options)
-    logs = project / ".himl" / "runs"
-    assert wait_until(lambda: any(b"up" in log.read_bytes() for log in logs.glob("*/user_logs/std_log.txt")))
+    assert wait_until(lambda: any(beginning(log) == b"up" for log in (project / ".himl" / "runs").glob("*/user_logs/std_log.txt")))
     return process
+
+
+def beginning(log: Path) -> bytes:
+    """The first two bytes: the whole of a log that grows as fast as it is read has no end."""
+    with log.open("rb") as stream:
+        return stream.read(2)
 
 
 @POSIX
@@ -66,7 +71,7 @@ def test_interrupting_a_waiting_submit_cancels_the_job(himl: Himl, project: Path
     write_files(project, {"train.py": "import time\ntry:\n    print('up', flush=True); time.sleep(600)\nexcept KeyboardInterrupt:\n    print('saved')\n"})
     process = started(himl, project)
     process.send_signal(number)
-    output, talk = process.communicate(timeout=20)
+    output, talk = process.communicate(timeout=100)
     assert (process.returncode, status(himl)) == (130, "Canceled"), talk
     assert output == b"up\nsaved\n"
     assert processes_below(project) == []
@@ -79,7 +84,7 @@ def test_a_quiet_submit_that_is_interrupted_prints_the_id_all_the_same(himl: Him
     assert process.stderr is not None
     assert process.stderr.readline() == b"up\n"
     process.send_signal(signal.SIGINT)
-    printed, _ = process.communicate(timeout=20)
+    printed, _ = process.communicate(timeout=100)
     assert (process.returncode, printed.decode()) == (130, himl.ok("runs", "list", "-q").stdout)
 
 
@@ -89,7 +94,7 @@ def test_ctrl_c_on_a_script_that_ignores_signals_ends_it_by_sigkill(himl: Himl, 
     process = started(himl, project)
     begun = time.monotonic()
     process.send_signal(signal.SIGINT)
-    process.communicate(timeout=40)
+    process.communicate(timeout=100)
     assert (process.returncode, status(himl)) == (130, "Canceled")
     assert time.monotonic() - begun > 14, "SIGKILL comes after 10 s and 5 more"
     assert processes_below(project) == []
@@ -97,23 +102,25 @@ def test_ctrl_c_on_a_script_that_ignores_signals_ends_it_by_sigkill(himl: Himl, 
 
 @POSIX
 def test_sigterm_follows_a_sigint_that_is_ignored(himl: Himl, project: Path) -> None:
-    write_files(project, {"train.py": "import signal, time\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\nprint('up', flush=True)\ntime.sleep(600)\n"})
+    script = "import signal, sys, time\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\nsignal.signal(signal.SIGTERM, lambda *_: sys.exit('told to'))\n"
+    write_files(project, {"train.py": f"{script}print('up', flush=True)\ntime.sleep(600)\n"})
     process = started(himl, project)
     begun = time.monotonic()
     process.send_signal(signal.SIGINT)
-    process.communicate(timeout=40)
+    process.communicate(timeout=100)
     assert (process.returncode, status(himl)) == (130, "Canceled")
-    assert 9 < time.monotonic() - begun < 14, "SIGTERM comes after 10 s, SIGKILL would after 15"
+    assert time.monotonic() - begun > 9, "SIGTERM comes after 10 s"
+    assert himl.ok("runs", "logs", "latest").stdout == "up\ntold to\n", "SIGKILL would have let it say nothing"
 
 
 @POSIX
 def test_ctrl_c_reaches_a_script_that_writes_faster_than_anybody_reads(himl: Himl, project: Path) -> None:
-    write_files(project, {"train.py": "print('up', flush=True)\nwhile True:\n    print('x' * 5000)\n"})
+    write_files(project, {"train.py": "import time\nprint('up', flush=True)\nfor _ in range(100_000):\n    print('x' * 5000)\ntime.sleep(600)\n"})
     process = started(himl, project)
     time.sleep(0.5)  # until the pipe is full, and the waiting submit held up by it
     process.send_signal(signal.SIGINT)
     assert wait_until(lambda: status(himl) == "Canceled"), "canceled although nobody has read the output yet"
-    process.communicate(timeout=60)
+    process.communicate(timeout=100)
     assert process.returncode == 130
 
 
@@ -126,7 +133,7 @@ def test_ctrl_c_while_a_large_file_is_copied(himl: Himl, project: Path) -> None:
     copies = project / ".himl" / "runs"
     assert wait_until(lambda: any(copies.glob("*/code/big.bin")))
     process.send_signal(signal.SIGINT)
-    output, _ = process.communicate(timeout=20)
+    output, _ = process.communicate(timeout=100)
     assert (process.returncode, status(himl), output) == (130, "Canceled", b"")
     himl.ok("runs", "delete", "--run", "latest", "--yes")
 
@@ -139,7 +146,7 @@ def test_a_second_ctrl_c_stops_waiting_and_says_that_the_run_is_still_ending(him
     process.send_signal(signal.SIGINT)
     time.sleep(0.5)
     process.send_signal(signal.SIGINT)
-    _, talk = process.communicate(timeout=9)
+    _, talk = process.communicate(timeout=100)
     assert (process.returncode, b"still being stopped" in talk) == (130, True)
     assert wait_until(lambda: status(himl) == "Canceled")
 
@@ -164,7 +171,7 @@ def test_a_running_job_is_running_for_who_may_only_read(himl: Himl, project: Pat
         if undo:
             undo()
     himl.ok("runs", "cancel", "--run", "latest")
-    process.communicate(timeout=20)
+    process.communicate(timeout=100)
     if undo is None:
         lacking("a folder that cannot be written (by permission, or by a read-only mount as root)")
     assert seen == ["Running"]
@@ -194,7 +201,7 @@ def test_a_closed_terminal_leaves_the_job_running(himl: Himl, project: Path) -> 
     write_files(project, {"train.py": "import time\nprint('up', flush=True)\ntime.sleep(2)\nprint('done')\n"})
     process = started(himl, project)
     os.killpg(process.pid, signal.SIGHUP)
-    process.communicate(timeout=10)
+    process.communicate(timeout=100)
     assert process.returncode == -signal.SIGHUP
     assert status(himl) == "Running"
     assert wait_until(lambda: status(himl) == "Completed")
@@ -206,7 +213,7 @@ def test_a_killed_submit_leaves_the_job_running(himl: Himl, project: Path) -> No
     write_files(project, {"train.py": "import time\nprint('up', flush=True)\ntime.sleep(1)\nprint('done')\n"})
     process = started(himl, project)
     process.kill()
-    process.communicate(timeout=10)
+    process.communicate(timeout=100)
     assert wait_until(lambda: status(himl) == "Completed")
 
 
@@ -215,10 +222,10 @@ def test_a_killed_supervisor_leaves_no_process_and_a_failed_run(himl: Himl, proj
     write_files(project, {"train.py": STUBBORN})
     process = started(himl, project)
     os.kill(supervisor_of(project), signal.SIGKILL)
-    _, talk = process.communicate(timeout=20)
+    _, talk = process.communicate(timeout=100)
     assert process.returncode == 1
     assert b"supervisor" in talk
-    assert wait_until(lambda: processes_below(project) == [], 3)
+    assert wait_until(lambda: processes_below(project) == [])
     (run,) = runs(himl)
     assert (run["status"], run["duration"]) == ("Failed", None)
     assert himl.ok("runs", "logs", run["id"]).stdout == "up\n"
@@ -232,8 +239,8 @@ def test_killing_supervisor_and_shim_together_leaves_no_script(himl: Himl, proje
     for pid in processes_below(project):
         if b"himl_cli" in command_of(pid):
             os.kill(pid, signal.SIGKILL)
-    process.communicate(timeout=20)
-    assert wait_until(lambda: processes_below(project) == [], 3)
+    process.communicate(timeout=100)
+    assert wait_until(lambda: processes_below(project) == [])
     assert status(himl) == "Failed"
 
 
@@ -242,7 +249,7 @@ def test_a_supervisor_that_is_told_to_terminate_ends_the_job_and_records_it(himl
     write_files(project, {"train.py": "import time\nprint('up', flush=True)\ntime.sleep(600)\n"})
     process = started(himl, project)
     os.kill(supervisor_of(project), signal.SIGTERM)
-    process.communicate(timeout=20)
+    process.communicate(timeout=100)
     (run,) = runs(himl)
     assert (run["status"], "SIGTERM" in run["reason"]) == ("Failed", True)
     assert processes_below(project) == []
@@ -273,13 +280,13 @@ def test_what_a_finished_script_left_in_the_background_is_ended(himl: Himl, proj
     script = f"import subprocess, sys\nfor apart in (False, True):\n    subprocess.Popen({sleep}, start_new_session=apart)\n"
     write_files(project, {"train.py": script})
     himl.ok("submit", "train.py")
-    assert wait_until(lambda: processes_below(project) == [], 3)
+    assert wait_until(lambda: processes_below(project) == [])
 
 
 def test_eight_submits_at_once(himl: Himl, project: Path) -> None:
     write_files(project, {"train.py": "import os, pathlib\npathlib.Path('outputs/id').write_text(os.environ['AZUREML_RUN_ID'])\n"})
     processes = [himl.start("submit", "train.py", "-q") for _ in range(8)]
-    ids = {process.communicate(timeout=60)[0].decode().strip() for process in processes}
+    ids = {process.communicate(timeout=100)[0].decode().strip() for process in processes}
     assert [process.returncode for process in processes] == [0] * 8
     recorded = runs(himl)
     assert {run["id"] for run in recorded} == ids
@@ -356,7 +363,7 @@ def test_a_workspace_that_may_only_be_read_can_be_read(himl: Himl, project: Path
 def on_disk(himl: Himl, disk: SmallDisk, script: str) -> subprocess.CompletedProcess[str]:
     """Run a shell script in the small disk's folder; `himl` is the program."""
     code = f'cd "{disk.folder}" && himl() {{ "{himl.program}" "$@"; }} && {script}'
-    return subprocess.run([*disk.prefix, "sh", "-c", code], capture_output=True, text=True, timeout=60, env=dict(os.environ))
+    return subprocess.run([*disk.prefix, "sh", "-c", code], capture_output=True, text=True, timeout=100, env=dict(os.environ))
 
 
 def test_a_disk_that_fills_while_the_job_runs(himl: Himl, small_disk: SmallDisk) -> None:
@@ -417,7 +424,7 @@ def test_a_disk_that_others_filled_still_gives_and_takes_back(himl: Himl, small_
 @pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-", "<&- >&- 2>&-"])
 def test_closed_streams_do_no_harm(himl: Himl, project: Path, closed: str) -> None:
     write_files(project, {"train.py": "print('ran')"})
-    done = subprocess.run(["sh", "-c", f'"{himl.program}" submit train.py {closed}; echo $?'], cwd=project, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(["sh", "-c", f'"{himl.program}" submit train.py {closed}; echo $?'], cwd=project, capture_output=True, text=True, timeout=100)
     assert done.stdout.splitlines()[-1:] == ["0"], done
     assert "Traceback" not in done.stderr
     assert "bug" not in done.stderr
@@ -432,9 +439,9 @@ def test_a_killed_shim_leaves_no_daemon_of_the_script(himl: Himl, project: Path)
     process = started(himl, project)
     (shim,) = [pid for pid in processes_below(project / ".himl") if b"shim.py" in command_of(pid)]
     os.kill(shim, signal.SIGKILL)
-    process.communicate(timeout=20)
+    process.communicate(timeout=100)
     assert (process.returncode, status(himl)) == (1, "Failed")
-    assert wait_until(lambda: processes_below(project) == [], 3)
+    assert wait_until(lambda: processes_below(project) == [])
 
 
 @POSIX
@@ -451,5 +458,5 @@ def test_a_signal_to_the_whole_foreground_group_cancels_the_job(himl: Himl, proj
     write_files(project, {"train.py": "import time\nprint('up', flush=True)\ntime.sleep(600)\n"})
     process = started(himl, project)
     os.killpg(process.pid, number)
-    process.communicate(timeout=20)
+    process.communicate(timeout=100)
     assert (process.returncode, status(himl)) == (130, "Canceled")

@@ -251,7 +251,7 @@ def test_interrupting_a_submit_that_waits_cancels_everything(himl: Himl, project
     process = himl.start("submit", "train.py", "--sweep", "n=1,2,3", "--max_concurrent", "2", env={"NOTES": str(notes)})
     wait_until(lambda: len(lines(notes / "starts")) == 2)
     process.send_signal(number)
-    process.communicate(timeout=60)
+    process.communicate(timeout=100)
     assert process.returncode == 130
     parent = himl.ok("runs", "list", "-q").stdout.strip()
     assert (show(himl, parent)["status"], statuses(himl, parent)) == ("Canceled", ["Canceled", "Canceled"])
@@ -351,7 +351,7 @@ def test_waiting_for_a_sweep_whose_keeper_is_killed_says_how_to_go_on(himl: Himl
     process = himl.start("submit", "train.py", "--sweep", "n=1,2", env={"NOTES": str(notes)})
     wait_until(lambda: len(lines(notes / "starts")) == 1)
     kill(project, KEEPER)
-    _, told = process.communicate(timeout=60)
+    _, told = process.communicate(timeout=100)
     (notes / "hold").unlink()
     parent = himl.ok("runs", "list", "-q").stdout.strip()
     wait_until(lambda: statuses(himl, parent) == ["Completed"])

@@ -315,7 +315,7 @@ def test_interrupting_a_submit_that_waits_cancels_the_sweep(himl: Himl, project:
         if b"trial 1, " in line:
             break
     process.send_signal(signal.SIGINT)
-    process.communicate(timeout=60)
+    process.communicate(timeout=100)
     assert process.returncode == 130
     shown = himl.ok("runs", "show", "latest", "--json").json()
     assert shown["status"] == "Canceled"

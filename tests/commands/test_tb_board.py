@@ -67,7 +67,7 @@ def test_a_tensorboard_that_dies_is_one_clear_error(himl: Himl, tmp_path: Path, 
         board.says(LAST)
         (tensorboard,) = (line for line in processes_marked(mark, patience=0) if "tensorboard.program" in line)
         os.kill(int(tensorboard.split()[0]), signal.SIGKILL)
-        assert board.process.wait(30) == 1
+        assert board.process.wait(60) == 1
         said = re.fullmatch(r"Ctrl-C ends it\.\nerror: TensorBoard was ended by SIGKILL: .*\nhint: .*\n", board.talk)
         assert said, board.talk
     assert left_in(tmp_path) == []
@@ -90,7 +90,7 @@ def test_a_data_server_that_dies_is_started_again_at_the_same_port(himl: Himl, t
 
 def answers(url: str) -> bool:
     try:
-        with DIRECT.open(f"{url}data/runs", timeout=5) as answer:
+        with DIRECT.open(f"{url}data/runs", timeout=60) as answer:
             return bool(answer.status == 200)
     except (OSError, HTTPException):
         return False

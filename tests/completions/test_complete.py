@@ -119,13 +119,13 @@ def test_half_a_character_is_answered_with_nothing(himl: Himl, recorded: Recorde
 def test_a_reader_that_left_is_no_failure(started_himl: Himl, project: Path) -> None:
     for how in (">&-", "| true"):
         line = f'"{started_himl.program}" --complete runs= {how}; echo "${{PIPESTATUS[0]}}"'
-        done = subprocess.run(["bash", "-c", line], cwd=project, capture_output=True, text=True, timeout=60)
+        done = subprocess.run(["bash", "-c", line], cwd=project, capture_output=True, text=True, timeout=100)
         assert (done.stdout, done.stderr) == ("0\n", ""), how
 
 
 @pytest.mark.usefixtures("recorded")
 def test_nothing_heavy_is_loaded(project: Path) -> None:
-    done = subprocess.run([sys.executable, "-c", LOADED, "runs="], cwd=project, capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", LOADED, "runs="], cwd=project, capture_output=True, text=True, timeout=100)
     assert done.stdout.splitlines()[-1] == "latest"
     assert HEAVY & set(json.loads(done.stderr)) == set()
 

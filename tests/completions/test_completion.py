@@ -66,7 +66,7 @@ def test_fish_finds_its_script_by_itself(himl: Himl, home: Path, project: Path, 
     script = home / "settings" / "fish" / "completions" / "himl.fish"
     assert done.stdout == f"Wrote '{script}'.\nIt works in shells that are started from here on.\n"
     environment = variables(home) | {"XDG_CONFIG_HOME": str(home / "settings")}
-    offered = subprocess.run([require_program("fish"), "-c", "complete -C 'himl runs sh'"], cwd=project, env=environment, capture_output=True, timeout=60)
+    offered = subprocess.run([require_program("fish"), "-c", "complete -C 'himl runs sh'"], cwd=project, env=environment, capture_output=True, timeout=100)
     assert offered.stdout.startswith(b"show\t")
 
 

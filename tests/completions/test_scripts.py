@@ -113,12 +113,12 @@ def test_bash_of_macos_could_read_the_script() -> None:
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_the_shell_finds_no_fault_with_its_script(shell: str, require_program: Callable[[str], str]) -> None:
-    done = subprocess.run([require_program(shell), "-n", str(SCRIPTS / FILES[shell])], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([require_program(shell), "-n", str(SCRIPTS / FILES[shell])], capture_output=True, text=True, timeout=100)
     assert (done.returncode, done.stderr) == (0, "")
 
 
 @pytest.mark.parametrize(("shell", "quoted"), [("bash", posix_quoted), ("zsh", posix_quoted), ("fish", fish_quoted)])
 def test_quoted_texts_come_out_as_they_were(shell: str, quoted: Callable[[str], str], require_program: Callable[[str], str]) -> None:
     line = f"printf '%s\\n' {' '.join(map(quoted, NASTY))}"
-    done = subprocess.run([require_program(shell), "-c", line], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([require_program(shell), "-c", line], capture_output=True, text=True, timeout=100)
     assert done.stdout.splitlines() == NASTY

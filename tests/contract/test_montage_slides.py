@@ -97,7 +97,7 @@ def test_slides_are_at_hand_as_often_as_they_are_asked_for(workspace: Workspace)
 
 def test_several_threads_have_several_slides_at_hand_at_once(workspace: Workspace) -> None:
     names = ["a.tif", "deep/b c.tif", "deep/größe.svs"]
-    together = Barrier(2 * len(names), timeout=30)
+    together = Barrier(2 * len(names), timeout=60)
     seen: list[tuple[str, bytes]] = []
 
     def hold(name: str) -> None:

@@ -327,7 +327,7 @@ def test_a_build_that_is_canceled_cancels_the_job(lab: Lab, name: str) -> None:
             assert time.monotonic() < deadline
             time.sleep(0.05)
         os.killpg(training.pid, signal.SIGINT)
-        said, _ = training.communicate(timeout=60)
+        said, _ = training.communicate(timeout=100)
         assert training.returncode != 0
         check_said(lab, said.decode())
         code, said_then = machine.run(steps["Cancel the job"])

@@ -51,7 +51,7 @@ def add_python(bare_path: Path, guard: str) -> None:
 
 
 def run(script: Path, path: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([str(script)], env={"PATH": str(path), "HOME": str(path.parent)}, cwd=path, capture_output=True, text=True, timeout=60)
+    return subprocess.run([str(script)], env={"PATH": str(path), "HOME": str(path.parent)}, cwd=path, capture_output=True, text=True, timeout=100)
 
 
 @pytest.mark.parametrize("name", SCRIPTS)

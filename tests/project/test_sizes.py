@@ -46,7 +46,7 @@ def test_files_are_counted_with_their_bytecode_and_without_pip(tmp_path: Path) -
         (installed / name).parent.mkdir(parents=True, exist_ok=True)
         (installed / name).write_bytes(b"#" * size)
     python = tmp_path / "venv" / ("Scripts/python.exe" if sys.platform == "win32" else "bin/python")
-    done = subprocess.run([python, PROJECT / "docs" / "tools" / "installed_size.py", "plot"], capture_output=True, text=True, timeout=60, check=True)
+    done = subprocess.run([python, PROJECT / "docs" / "tools" / "installed_size.py", "plot"], capture_output=True, text=True, timeout=100, check=True)
     told = json.loads(done.stdout)
     assert (told["extra"], told["bytes"], told["files"], told["packages"]) == ("plot", 1530, 3, 1)
     assert told["python"] == ".".join(map(str, sys.version_info[:3]))

@@ -162,7 +162,7 @@ def in_copy(tmp_path: Path, require_program: Callable[[str], str]) -> Callable[.
 
     def run(script: str, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
         env = {"PATH": str(programs), "HOME": str(tmp_path), "PYENV_ROOT": str(tmp_path / "pyenv"), **variables}
-        return subprocess.run([str(checkout / script), *arguments], env=env, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+        return subprocess.run([str(checkout / script), *arguments], env=env, cwd=tmp_path, capture_output=True, text=True, timeout=100)
 
     return run
 
@@ -198,7 +198,7 @@ def test_a_set_that_is_none_is_refused(in_copy: Callable[..., subprocess.Complet
 
 
 def released(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-m", "tests.released", *arguments], cwd=PROJECT, capture_output=True, text=True, timeout=60)
+    return subprocess.run([sys.executable, "-m", "tests.released", *arguments], cwd=PROJECT, capture_output=True, text=True, timeout=100)
 
 
 def test_a_tag_that_agrees_with_version_and_changelog_is_released(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from tests.servers.azureml.stage import Stage
 
 ARM = "https://management.azure.com"
 VERSION = "?api-version=2024-10-01"  # of resource manager's routes: without one they refuse
-SECONDS = 20
+SECONDS = 60
 
 
 @dataclass(frozen=True)

@@ -132,7 +132,7 @@ def test_requests_are_recorded_with_their_sizes_and_without_their_secrets(azure:
 
 def test_other_processes_set_faults_and_read_requests_by_the_proxys_own_port(azure: StagedWorkspace) -> None:
     stage = azure.stage
-    connection = http.client.HTTPConnection("127.0.0.1", stage.port, timeout=20)
+    connection = http.client.HTTPConnection("127.0.0.1", stage.port, timeout=60)
     try:
         fault = {"action": "Status", "arguments": {"status": 503, "retry_after": 7}, "match": "GET management", "times": 1}
         connection.request("POST", "/stage/faults", body=json.dumps(fault))
@@ -182,13 +182,13 @@ def test_started_by_hand_it_prints_what_points_himl_at_it_and_leaves_nothing_beh
         assert {"HTTPS_PROXY", "REQUESTS_CA_BUNDLE", "HIML_WORKSPACE_NAME", "HIML_SERVICE_PRINCIPAL_PASSWORD"} <= names
         assert (tmp_path / "env").read_text() == "".join(lines)
         port = int(next(line for line in lines if "HTTPS_PROXY" in line).rpartition(":")[2])
-        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
         connection.request("GET", "/stage/requests", headers={"Connection": "close"})
         assert connection.getresponse().read()  # to its end: a connection in the air at the end of Python 3.13.0 is told as an error
         connection.close()
     finally:
         process.terminate()
-        _, errors = process.communicate(timeout=30)
+        _, errors = process.communicate(timeout=100)
     assert (process.returncode, errors) == (0, "")
     assert processes_marked(mark, patience=10) == []
 

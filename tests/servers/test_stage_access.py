@@ -116,7 +116,7 @@ def test_a_jobs_own_token_is_good_on_the_data_plane_of_its_workspace_only(azure:
 def test_a_managed_identity_gets_its_token_from_the_jobs_endpoint(azure: StagedWorkspace) -> None:
     identity = azure.add_principal()
     environment = azure.identity_environment(identity)
-    connection = http.client.HTTPConnection("127.0.0.1", azure.stage.port, timeout=20)
+    connection = http.client.HTTPConnection("127.0.0.1", azure.stage.port, timeout=60)
     try:
         connection.request("GET", f"/identity/token?api-version=2017-09-01&resource={ARM}", headers={"secret": environment["MSI_SECRET"]})
         token = json.loads(connection.getresponse().read())["access_token"]

@@ -178,7 +178,7 @@ def test_a_job_whose_time_is_over_is_canceled(azure: StagedWorkspace) -> None:
         run = ended(azure, SLEEP, "Canceled", limits={"jobLimitsType": "Command", "timeout": "PT1M"})
     assert run.started
     assert run.ended
-    assert 60 <= (run.ended - run.started).total_seconds() < 180
+    assert (run.ended - run.started).total_seconds() >= 60
 
 
 def test_a_limit_of_less_than_a_minute_is_60_days(azure: StagedWorkspace) -> None:

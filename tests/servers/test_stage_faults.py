@@ -119,7 +119,7 @@ def read_to_the_end(azure: StagedWorkspace, link: str) -> None:
     """Read an answer until the server closes; raises where it does so without saying it."""
     host, path = azure.state.storage.host, link.removeprefix(f"https://{azure.state.storage.host}")
     context = ssl.create_default_context(cafile=str(azure.stage.ca_file))
-    with socket.create_connection(("127.0.0.1", azure.stage.port), timeout=20) as plain:
+    with socket.create_connection(("127.0.0.1", azure.stage.port), timeout=60) as plain:
         plain.sendall(f"CONNECT {host}:443 HTTP/1.1\r\n\r\n".encode())
         assert plain.recv(1000).startswith(b"HTTP/1.1 200")
         with context.wrap_socket(plain, server_hostname=host, suppress_ragged_eofs=False) as secure:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from himl_cli.services.ignore_rules import IgnoreRules
 from himl_cli.services.snapshot import take_snapshot
-from tests.nasty_texts import within
+from tests.nasty_texts import SECONDS, within
 
 NAMES = ["a", "b", "ab", "data", "x.py", "#c", "!d", "e f", "f[1]", "ä.txt", "b.log"]
 PARTS = ["a", "b", "ab", "data", "x.py", "*.py", "*.log", "*", "**", "?", "??", "a*", "*b", "a**", "**b", "ä*", "\\a", "e\\ f", "f\\[1]", "f[1]"]
@@ -102,7 +102,7 @@ def test_names_that_are_no_utf_8() -> None:
     ["*a" * 25 + "b", "*a" * 25 + "b/c", "/".join(["**/a"] * 25) + "/b", "**/" * 10_000 + "b", "*[!b]" * 25 + "b", "a/" * 50_000 + "b", "*" * 50_000 + "b"],
 )
 def test_no_pattern_takes_long(line: str) -> None:
-    with within(2):
+    with within(SECONDS):
         rules = IgnoreRules(f"{line}\n".encode())
         assert rules.verdict("a" * 200, is_folder=False) is None
         assert rules.verdict("a/" * 100 + "c", is_folder=False) is None

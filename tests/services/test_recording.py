@@ -219,7 +219,7 @@ def test_a_network_that_is_away_is_borne_with(
         thread.start()
         until(lambda: (note := file.read()) and note.away)
         azure_environment.stage.faults.clear()
-        thread.join(30)
+        thread.join(60)
     assert (there.run(ID).status, values(there), content(there)) == (RunStatus.completed, {(ID, "loss"): [(0, 1.0)]}, {"outputs/a.txt": b"a"})
 
 
@@ -234,7 +234,7 @@ def test_a_sign_in_that_lapses_is_borne_with(
     thread.start()
     until(lambda: len(azure_environment.requests("/metric/.*-> 401")) >= 12)
     azure_environment.stage.faults.clear()
-    thread.join(30)
+    thread.join(60)
     assert (there.run(ID).status, values(there)) == (RunStatus.completed, {(ID, "loss"): [(0, 1.0)]})
 
 
@@ -252,7 +252,7 @@ def test_metrics_do_not_wait_for_a_large_file(
     until(lambda: told_of(file).last_point)
     assert told_of(file).files == {}
     here.end_run(ID, RunEnd(RunStatus.completed))
-    thread.join(30)
+    thread.join(60)
     assert (there.run(ID).status, content(there)) == (RunStatus.completed, {"user_logs/std_log.txt": b"x\n"})
 
 
@@ -276,7 +276,7 @@ def test_whoever_starts_the_job_is_waited_for(here: LocalWorkspace, there: Azure
     assert waiting.is_alive()
     file.write(Note(ID, {}, failure="it did not start"))
     file.release()
-    waiting.join(10)
+    waiting.join(60)
     (note,) = taken
     assert note is not None
     assert note.failure == "it did not start"

@@ -81,7 +81,7 @@ def test_a_right_that_comes_back_while_the_run_goes_on_needs_no_command(
     azure_environment.stage.faults.clear()
     until(lambda: not here.run(ID).tags[STOPPED])
     here.end_run(ID, RunEnd(RunStatus.completed))
-    thread.join(30)
+    thread.join(60)
     assert (there.run(ID).status, [*values(there)]) == (RunStatus.completed, [(ID, "loss")])
 
 
@@ -94,7 +94,7 @@ def test_the_end_of_the_run_ends_a_long_pause(here: LocalWorkspace, there: Azure
     until(lambda: here.run(ID).tags.get(STOPPED))
     azure_environment.stage.faults.clear()
     here.end_run(ID, RunEnd(RunStatus.completed))
-    thread.join(30)
+    thread.join(60)
     assert there.run(ID).status is RunStatus.completed
 
 
@@ -142,7 +142,7 @@ def test_a_moment_without_disk_ends_nothing(here: LocalWorkspace, there: AzureWo
     assert thread.is_alive()
     away.rename(folder)
     here.end_run(ID, RunEnd(RunStatus.completed))
-    thread.join(30)
+    thread.join(60)
     assert (there.run(ID).status, file.read()) == (RunStatus.completed, None)
 
 

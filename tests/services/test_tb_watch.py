@@ -39,7 +39,7 @@ def workspace(azure_environment: StagedWorkspace, project: Path) -> Iterator[Azu
         azure_environment.stage.faults.clear()
         for thread in threading.enumerate():
             if thread.name == "himl-tb":
-                thread.join(20)  # or a look that was held up asks after the workspace in a later test
+                thread.join(60)  # or a look that was held up asks after the workspace in a later test
 
 
 class Watched:
@@ -53,7 +53,7 @@ class Watched:
         self._watch = Watch(self.lineup, ShownFolder(self.shown), REFRESH, self.said.append)
 
     def until(self, is_so: Callable[[], bool]) -> None:
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 60
         while not is_so():
             assert time.monotonic() < deadline, self.said
             self._watch.step(0.02)
@@ -157,7 +157,7 @@ def test_the_children_of_several_runs_are_asked_for_at_once(azure: StagedWorkspa
 
 
 def test_as_many_as_may_be_are_asked_at_a_time() -> None:
-    all_ask = threading.Barrier(AT_ONCE, timeout=30)
+    all_ask = threading.Barrier(AT_ONCE, timeout=60)
 
     def ask(number: int) -> int:
         all_ask.wait()

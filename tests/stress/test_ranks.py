@@ -81,7 +81,7 @@ def test_all_orders_are_run_and_rank_0_has_each_place_in_each_cell() -> None:
 @linux
 def test_orders_are_run_by_forks_that_meet(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "stress.ranks.starting", str(tmp_path), "4711", "2"]
-    told = json.loads(subprocess.run(command, cwd=ROOT, capture_output=True, check=True, timeout=60).stdout)
+    told = json.loads(subprocess.run(command, cwd=ROOT, capture_output=True, check=True, timeout=100).stdout)
     assert (told["orders"], told["wrong"]) == (2, [])
 
 

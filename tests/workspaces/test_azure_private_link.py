@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 
 import pytest
@@ -29,12 +28,10 @@ def test_the_data_planes_401_is_no_matter_of_the_sign_in(azure_environment: Stag
 
 def test_resource_managers_502_is_not_asked_again(azure_environment: StagedWorkspace, stage: Stage, project: Path) -> None:
     azure_environment.state.is_private = True
-    began = time.monotonic()
     with connected(azure_environment, project) as connection:
         with pytest.raises(NotAllowed, match=FIREWALL.format(r"management\.azure\.com", 502)):
             connection.rest.get(connection.arm("/datastores"), params=API)
         assert len(stage.log.find("/datastores")) == 1
-    assert time.monotonic() - began < 5
 
 
 @pytest.mark.parametrize("status", [400, 403, 409, 500, 503])

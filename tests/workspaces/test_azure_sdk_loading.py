@@ -23,5 +23,5 @@ assert warnings.filters == before, warnings.filters
 
 
 def test_filters_of_warnings_are_as_before_whoever_else_changes_them_meanwhile() -> None:
-    done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, timeout=100, check=False)
     assert (done.returncode, done.stderr) == (0, "")

@@ -148,7 +148,7 @@ def test_an_interruption_does_not_wait_for_a_service_that_stalls(himl: Himl, azu
         assert process.poll() is None
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
-    _, said = process.communicate(timeout=60)
+    _, said = process.communicate(timeout=100)
     assert process.returncode == 130
     assert b"nothing runs" in said
 

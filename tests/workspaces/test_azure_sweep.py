@@ -197,7 +197,7 @@ def test_a_second_sweep_of_the_same_shape_needs_no_sdk_and_two_requests(azure_en
     command = [sys.executable, "-c", LOADED, "submit", "train.py", "--cluster", "cpu-cluster", "--sweep", "lr=0.1,0.2", "--", "--fixed"]
     for attempt, expected in enumerate(["loaded", "not loaded"]):
         azure_environment.stage.log.clear()
-        done = subprocess.run([*command, str(attempt)], cwd=project, capture_output=True, text=True, timeout=60, check=False)
+        done = subprocess.run([*command, str(attempt)], cwd=project, capture_output=True, text=True, timeout=100, check=False)
         assert (done.returncode, done.stdout.splitlines()[-1:]) == (0, [expected]), done.stderr
     assert [line.partition("/jobs/")[0] for line in asked(azure_environment)] == ["GET /computes/cpu-cluster", "PUT "]
 

@@ -55,6 +55,6 @@ def test_what_is_held_for_too_long_is_told(path: Path) -> None:
         begun = time.monotonic()
         with pytest.raises(DiskFailed, match="is busy: other processes kept writing to it"):
             RunStore(other).tag("run", {"key": "x"})
-        assert 0.2 <= time.monotonic() - begun < 5
+        assert time.monotonic() - begun >= 0.2
     with closing(Database(path)) as database:
         assert database.rows("SELECT * FROM tags") == []

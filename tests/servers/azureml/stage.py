@@ -154,4 +154,4 @@ def _in_thread(stage: Stage) -> Iterator[None]:
     finally:
         if not failures:
             loop.call_soon_threadsafe(stopping.set)
-        thread.join(timeout=20)
+        thread.join(timeout=60)

@@ -85,7 +85,7 @@ def azurite(accounts: Sequence[str], key: str, folder: Path) -> Iterator[int]:
     finally:
         process.terminate()
         try:
-            process.communicate(timeout=10)
+            process.communicate(timeout=100)
         except subprocess.TimeoutExpired:
             process.kill()
             process.communicate()

@@ -81,7 +81,7 @@ def at_work() -> list[str]:
 def test_a_signal_ends_it_at_once_and_nothing_is_left(number: signal.Signals, slides: LocalPlace, tmp_path: Path) -> None:
     with started(tmp_path / "out", slides) as process:
         process.send_signal(number)
-        _, errors = process.communicate(timeout=60)
+        _, errors = process.communicate(timeout=100)
     assert (process.returncode, errors) == (130, "")
     assert not (tmp_path / "out").exists()
 

@@ -160,7 +160,7 @@ def test_a_pipe_that_is_called_as_the_record_is_not_waited_for(folder: Path) -> 
     found: list[tuple[list[str], list[str]]] = []
     thread = Thread(target=lambda: found.append(earlier_files(folder, ["montage.png"])), daemon=True)
     thread.start()
-    thread.join(10)
+    thread.join(60)
     with suppress(OSError):
         os.close(os.open(folder / "montage.csv", os.O_WRONLY | os.O_NONBLOCK))  # whoever waits goes on
     assert found == [([], ["montage.jpg"])]

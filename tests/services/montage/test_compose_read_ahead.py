@@ -33,7 +33,7 @@ def test_strips_come_in_their_order() -> None:
 
 def test_the_only_thread_of_a_pool_may_ask_for_them() -> None:
     with ThreadPoolExecutor(1) as pool:
-        assert pool.submit(lambda: values(read_ahead(strips(50), pool))).result(timeout=30) == list(range(50))
+        assert pool.submit(lambda: values(read_ahead(strips(50), pool))).result(timeout=60) == list(range(50))
 
 
 def test_an_error_comes_after_what_was_read_before() -> None:
@@ -68,14 +68,14 @@ def test_closed_it_waits_for_what_is_being_read() -> None:
     def slow() -> Iterator[NDArray[np.uint8]]:
         yield from strips(1)
         begun.set()
-        go_on.wait(30)
+        go_on.wait(60)
         ended.append(True)
         yield from strips(1)
 
     with ThreadPoolExecutor(1) as pool:
         ahead = read_ahead(slow(), pool)
         next(ahead)
-        assert begun.wait(30)
+        assert begun.wait(60)
         threading.Timer(0.2, go_on.set).start()
         ahead.close()
         assert ended

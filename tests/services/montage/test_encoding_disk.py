@@ -53,7 +53,7 @@ assert threading.active_count() == 1
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_full_disk_is_told_and_everything_ends(kind: Kind, small_disk: SmallDisk) -> None:
     path = small_disk.folder / "x"
-    ran = subprocess.run([*small_disk.prefix, sys.executable, "-c", FILL, kind.__name__, str(path)], capture_output=True, text=True, timeout=60)
+    ran = subprocess.run([*small_disk.prefix, sys.executable, "-c", FILL, kind.__name__, str(path)], capture_output=True, text=True, timeout=100)
     assert ran.stderr == ""
     code, message, hint = ran.stdout.splitlines()
     assert code == "disk_full"

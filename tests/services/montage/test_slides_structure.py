@@ -65,7 +65,7 @@ def test_pages_that_form_a_ring_end(tmp_path: Path, levels: int) -> None:
         "from himl_cli.services.montage.slides.opening import open_slide\n"
         "print(len(open_slide(Path(sys.argv[1]), Backend.auto).levels))"
     )
-    ran = subprocess.run([sys.executable, "-c", script, str(path)], capture_output=True, text=True, check=False, timeout=60)
+    ran = subprocess.run([sys.executable, "-c", script, str(path)], capture_output=True, text=True, check=False, timeout=100)
     assert (ran.stdout.strip(), ran.stderr) == (str(levels), "")
 
 

@@ -44,7 +44,7 @@ def ends(act: Callable[[], object]) -> bool:
     """Whether *act* comes back on a thread of its own."""
     thread = threading.Thread(target=act, daemon=True)
     thread.start()
-    thread.join(10)
+    thread.join(60)
     return not thread.is_alive()
 
 

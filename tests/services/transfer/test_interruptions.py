@@ -140,7 +140,7 @@ def test_a_full_disk_is_said_and_leaves_no_half_file_at_its_name(small_disk: Sma
     attempt(store, folder / "new")
     print(json.dumps(outcomes))
     """
-    done = subprocess.run([*small_disk.prefix, *script(source), str(small_disk.folder)], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    done = subprocess.run([*small_disk.prefix, *script(source), str(small_disk.folder)], cwd=ROOT, capture_output=True, text=True, timeout=100)
     assert done.returncode == 0, done.stderr
     full, kept, parts, again, complete, large, nothing, no_room, _ = json.loads(done.stdout)
 

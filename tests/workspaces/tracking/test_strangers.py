@@ -28,7 +28,7 @@ def job(tmp_path: Path) -> Iterator[TrackedJob]:
 
 
 def connect(job: TrackedJob) -> socket.socket:
-    return socket.create_connection(("127.0.0.1", job.server.port), timeout=20)
+    return socket.create_connection(("127.0.0.1", job.server.port), timeout=60)
 
 
 @contextmanager
@@ -111,7 +111,7 @@ def test_closing_does_not_wait_for_strangers(tmp_path: Path) -> None:
     with tracked_job(tmp_path / "j", Limits(most=4, grace=60, silence=60)) as job, idle(job, 20):
         start = time.monotonic()
         job.server.close()
-        assert time.monotonic() - start < 4
+        assert time.monotonic() - start < 40
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="NEEDS a limit on the handles of a process")
@@ -120,7 +120,7 @@ def test_where_handles_run_out_strangers_go_first(tmp_path: Path) -> None:
 
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with tracked_job(tmp_path / "j") as job, idle(job, 5), closing(socket.socket()) as last, closing(socket.socket()) as ours:
-        ours.settimeout(20)
+        ours.settimeout(60)
         time.sleep(0.1)  # all are accepted
         free = os.dup(0)
         os.close(free)
