@@ -162,7 +162,7 @@ def test_an_upload_that_fails_leaves_a_run_that_failed(himl: Himl, project: Path
 @pytest.mark.parametrize("request_line", ["PUT .*last.ckpt", "PATCH .*/runs/", "POST .*/events"])
 def test_an_interrupted_push_leaves_a_canceled_run(himl: Himl, project: Path, azure: StagedWorkspace, kept: str, request_line: str) -> None:
     write_files(project, {"last.ckpt": "new"})
-    azure.stage.faults.add(Latency(30.0), request_line)
+    azure.stage.faults.add(Latency(300.0), request_line)
 
     def is_sending() -> bool:
         return any("Latency" in seen.faults for seen in azure.stage.log.all()) and len(azure.state.runs) == 2

@@ -119,7 +119,7 @@ def test_a_job_that_fails_is_exit_1_with_the_last_lines_of_its_log(himl: Himl, r
 
 
 def test_the_log_of_the_rank_that_failed_is_shown(himl: Himl, running: StagedWorkspace, project: Path) -> None:
-    write_files(project, {"train.py": "import os, sys, time\nif os.environ['RANK'] == '1':\n    print('boom'); sys.exit(7)\ntime.sleep(60)"})
+    write_files(project, {"train.py": "import os, sys, time\nif os.environ['RANK'] == '1':\n    print('boom'); sys.exit(7)\ntime.sleep(600)"})
     followed = himl(*SUBMIT, "--processes_per_node", "2", "--follow")
     assert (followed.code, followed.stdout) == (1, "")
     assert "The last lines of user_logs/std_log_process_1.txt:\nboom\n" in followed.stderr

@@ -142,7 +142,7 @@ def test_an_interruption_does_not_wait_for_a_service_that_stalls(himl: Himl, azu
     azure, files = azure_environment, {"train.py": "print(1)\n", "environment.yml": CONDA}
     azure.write_config(project)
     snapshot_of(project, files)
-    azure.stage.faults.add(Stall(90), "GET .*/(computes|codes)/", times=None)
+    azure.stage.faults.add(Stall(300), "GET .*/(computes|codes)/", times=None)
     process = himl.start("submit", "train.py", "--cluster", "cpu-cluster")
     while not azure.requests("GET .*/computes/"):
         assert process.poll() is None
