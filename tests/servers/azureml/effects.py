@@ -11,7 +11,7 @@ import struct
 import sys
 import time
 
-from tests.servers.azureml.faults import ChangeEtag, Drip, FlipByte, Latency, Met, Reset, Stall, Truncate, WrongDate, WrongMd5
+from tests.servers.azureml.faults import ChangeEtag, Drip, FlipByte, Latency, Meanwhile, Met, Reset, Stall, Truncate, WrongDate, WrongMd5
 from tests.servers.azureml.messages import LAST_CHUNK, Head, framed
 
 WRONG_MD5 = base64.b64encode(b"not what it was!").decode()
@@ -79,6 +79,9 @@ class Outlet:
             if isinstance(action, Latency) or (isinstance(action, Stall) and action.after is None):
                 self._met.tell(action)
                 await asyncio.sleep(action.seconds)
+            elif isinstance(action, Meanwhile):
+                self._met.tell(action)
+                await asyncio.get_running_loop().run_in_executor(None, action.call)
             elif isinstance(action, Reset) and action.after is None:
                 self._met.tell(action)
                 raise Broken(orderly=False)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar, get_args
 
@@ -72,6 +72,13 @@ class Latency:
     """Begin to answer this much later."""
 
     seconds: float
+
+
+@dataclass(frozen=True)
+class Meanwhile:
+    """Call this once the request was carried out; the answer begins when it is through."""
+
+    call: Callable[[], object]
 
 
 @dataclass(frozen=True)
@@ -163,6 +170,7 @@ OnRequest = (
     | Stall
     | Drip
     | Latency
+    | Meanwhile
     | FlipByte
     | FlipUpload
     | WrongMd5

@@ -15,12 +15,14 @@ import uvicorn
 from tests.servers.azureml.accounts import Accounts
 from tests.servers.azureml.app import application
 from tests.servers.azureml.certificates import Certificates
-from tests.servers.azureml.faults import Faults
+from tests.servers.azureml.faults import Faults, Meanwhile
 from tests.servers.azureml.front import LIMIT, Front
 from tests.servers.azureml.log import RequestLog
 from tests.servers.azureml.seeding import StagedWorkspace, new_workspace
 from tests.servers.azureml.state import Azure, Workspace
 from tests.servers.azurite import azurite, make_key
+
+LONGEST_HOLD = 240.0  # seconds: a client that is never let go is a failure of its test, and not of all that follow
 
 
 class Stage:
@@ -65,6 +67,16 @@ class Stage:
         """No faults, no requests seen; workspaces stay."""
         self.faults.clear()
         self.log.clear()
+
+    @contextmanager
+    def holding(self, match: str, **which: Any) -> Iterator[None]:
+        """Within this context the answers to such requests do not come; *which* of them is as `Faults.add` has it, all unless it says otherwise."""
+        let_go = threading.Event()
+        self.faults.add(Meanwhile(lambda: let_go.wait(LONGEST_HOLD)), match, **{"times": None, **which})
+        try:
+            yield
+        finally:
+            let_go.set()
 
     @contextmanager
     def own_workspaces(self) -> Iterator[None]:
