@@ -11,7 +11,7 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-GRACE = 2.0  # seconds between asking a process to end and ending it
+GRACE = 30.0  # seconds between asking a process to end and ending it
 
 
 class Process:
