@@ -18,7 +18,7 @@ from tests.recorded_runs import RecordedRuns
 from tests.servers.azureml.seeding import StagedWorkspace
 
 ID = "train_1_aa"
-QUICK = Timing(look=0.01, start=0.3, longest_pause=0.1, patience=0.5, refused=0.05)
+QUICK = Timing(look=0.01, start=0.3, longest_pause=0.1, refused=0.05)
 
 
 @pytest.fixture

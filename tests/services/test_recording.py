@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -23,9 +24,9 @@ from himl_cli.workspaces.local.workspace import LocalWorkspace
 from tests.azure_workspaces import opened
 from tests.recorded_runs import RecordedRuns
 from tests.running import write_files
-from tests.servers.azureml.faults import Latency, ResetUpload, Status
+from tests.servers.azureml.faults import ResetUpload, Status
 from tests.servers.azureml.seeding import StagedWorkspace
-from tests.told_runs import ID, content, record, told_of, until, values
+from tests.told_runs import ID, QUICK, content, record, told_of, until, values
 from tests.told_runs import file as file
 from tests.told_runs import here as here
 from tests.told_runs import recorded as recorded
@@ -196,7 +197,7 @@ def test_a_run_that_has_ended_waits_for_the_next_command_where_nothing_arrives(
 ) -> None:
     recorded.add(ID, files={"outputs/a.txt": "a"})
     azure_environment.stage.faults.add(Status(503, retry_after=300), "", times=None)
-    record(here, there, file)
+    record(here, there, file, replace(QUICK, patience=0.5))
     assert azure_environment.state.runs[ID].status == "Running"
     assert [*unfinished(here.folder)] == [ID]
     azure_environment.stage.faults.clear()
@@ -241,16 +242,16 @@ def test_a_sign_in_that_lapses_is_borne_with(
 def test_metrics_do_not_wait_for_a_large_file(
     recorded: RecordedRuns, here: LocalWorkspace, there: AzureWorkspace, azure_environment: StagedWorkspace, file: NoteFile
 ) -> None:
-    """The file is on its way for seconds; points that come meanwhile arrive before it."""
+    """The file is on its way for long; points that come meanwhile arrive before it."""
     here.start_run(NewRun(ID, "train"))
     write_files(here.folder / "runs" / ID, {"user_logs/std_log.txt": "x\n"})
-    azure_environment.stage.faults.add(Latency(2.0), "PUT .*std_log.txt")
     thread = threading.Thread(target=record, args=(here, there, file))
-    thread.start()
-    until(lambda: azure_environment.requests("artifact/v2.0"))
-    here.log(ID, [logged_values.scalar("loss", 0.5)])
-    until(lambda: told_of(file).last_point)
-    assert told_of(file).files == {}
+    with azure_environment.stage.holding("PUT .*std_log.txt"):
+        thread.start()
+        until(lambda: azure_environment.requests("artifact/v2.0"))
+        here.log(ID, [logged_values.scalar("loss", 0.5)])
+        until(lambda: told_of(file).last_point)
+        assert told_of(file).files == {}
     here.end_run(ID, RunEnd(RunStatus.completed))
     thread.join(60)
     assert (there.run(ID).status, content(there)) == (RunStatus.completed, {"user_logs/std_log.txt": b"x\n"})
@@ -270,14 +271,24 @@ def test_only_one_takes_a_note(here: LocalWorkspace, there: AzureWorkspace, file
 def test_whoever_starts_the_job_is_waited_for(here: LocalWorkspace, there: AzureWorkspace, file: NoteFile) -> None:
     file.write(Note(ID, {}, is_starting=True))
     taken: list[Note | None] = []
-    waiting = threading.Thread(target=lambda: taken.append(NoteFile(here.folder, ID).take(0.5)))
-    waiting.start()
-    waiting.join(0.8)  # longer than its patience
-    assert waiting.is_alive()
+
+    def wait_for_it(patience: float) -> threading.Thread:
+        waiting = threading.Thread(target=lambda: taken.append(NoteFile(here.folder, ID).take(patience)))
+        waiting.start()
+        return waiting
+
+    hasty = wait_for_it(0.3)
+    hasty.join(0.6)  # longer than its patience
+    assert hasty.is_alive()
+    file.remove()
+    hasty.join()
+    file.begin(Note(ID, {}, is_starting=True))
+    patient = wait_for_it(60)
     file.write(Note(ID, {}, failure="it did not start"))
     file.release()
-    waiting.join(60)
-    (note,) = taken
+    patient.join()
+    gone, note = taken
+    assert gone is None
     assert note is not None
     assert note.failure == "it did not start"
 

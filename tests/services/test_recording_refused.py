@@ -6,6 +6,7 @@ import os
 import threading
 import time
 from pathlib import Path
+from types import FrameType
 
 import pytest
 
@@ -21,6 +22,7 @@ from himl_cli.workspaces.local.workspace import LocalWorkspace
 from tests.recorded_runs import RecordedRuns
 from tests.servers.azureml.faults import Status
 from tests.servers.azureml.seeding import StagedWorkspace
+from tests.steps import at_each_step
 from tests.told_runs import ID, QUICK, record, until, values
 from tests.told_runs import file as file
 from tests.told_runs import here as here
@@ -205,10 +207,14 @@ def test_a_note_that_cannot_be_replaced_for_a_moment_is_replaced_after_it(tmp_pa
     file.path.parent.chmod(0o500)
     if os.access(file.path.parent, os.W_OK):
         pytest.skip("this user may write everywhere")
-    thread = threading.Timer(0.3, lambda: file.path.parent.chmod(0o700))
-    thread.start()
-    file.write(Note(ID, {}, failure="written"))
-    thread.join()
+
+    def give_way(frame: FrameType, event: str, called: object) -> None:
+        """Once it is waiting to try again."""
+        if event == "c_call" and getattr(called, "__name__", "") == "sleep":
+            file.path.parent.chmod(0o700)
+
+    with at_each_step(give_way):
+        file.write(Note(ID, {}, failure="written"))
     note = file.read()
     assert note is not None
     assert note.failure == "written"

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from threading import Event, Thread
 from types import FrameType
@@ -17,24 +15,13 @@ from himl_cli.core.locks import HeldLock, is_held
 from himl_cli.services.montage.compose import output_folder
 from himl_cli.services.montage.compose.output_folder import LOCK, OutputFolder
 from himl_cli.services.montage.disk_errors import ASIDE
+from tests.steps import at_each_step
 
-Step = Callable[[FrameType, str, object], None]
 OLD = {"montage.png": "old", "montage.jpg": "old", "montage_files/0/0_0.jpg": "old", "other.txt": "mine"}
 NEW = {"montage.png": "new", "montage_files/1": "new", "montage.csv": "new", "more/1": "new", "other.txt": "mine"}
 WAY = "more"
 """No folder can replace a file: put in the place of this one, it stops what puts all in place at its last step."""
 MOVES = (os.rename, os.replace, os.mkdir)
-
-
-@contextmanager
-def at_each_step(react: Step) -> Iterator[None]:
-    """Call *react* at each call and return in this thread; once it has raised, no more."""
-    before = sys.getprofile()
-    sys.setprofile(react)
-    try:
-        yield
-    finally:
-        sys.setprofile(before)
 
 
 def tree(folder: Path) -> dict[str, str]:
