@@ -20,14 +20,15 @@ from tests.servers.azureml.principals import Right
 from tests.servers.azureml.seeding import StagedWorkspace
 
 HASTY = Retries(tries=4, first=0.01, longest=0.02, longest_asked=2.0)
+PATIENT = 60.0  # seconds: longer than the double takes for an answer on any machine
 DEFAULT = "workspaceblobstore"
 
 
-def hasty_store(azure: StagedWorkspace, *, root: str = "", retries: Retries = HASTY, stall: float = 1.0) -> AzureBlobs:
+def hasty_store(azure: StagedWorkspace, *, root: str = "", retries: Retries = HASTY, stall: float = 120.0) -> AzureBlobs:
     """The default datastore's container, by a SAS of the test's own; a request without progress is given up after *stall* seconds."""
     storage, container = azure.state.storage, azure.state.datastores[DEFAULT].container
     signer = SasSigner.fixed(storage.container_sas(container, permissions="rcwl"))
-    return AzureBlobs(f"https://{storage.host}/{container}", signer, root=root, label="the store", exchanger=Exchanger(Limits(stall=stall)), retries=retries)
+    return AzureBlobs(f"https://{storage.host}/{container}", signer, root=root, label="the store", exchanger=Exchanger(Limits(PATIENT, stall)), retries=retries)
 
 
 def use(azure: StagedWorkspace, environment: pytest.MonkeyPatch, rights: set[Right]) -> None:

@@ -8,10 +8,10 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -22,13 +22,14 @@ from himl_cli.services.transfer.download import download
 from himl_cli.services.transfer.requests import DownloadRequest
 from himl_cli.workspaces.azure.storage.blobs.blocks import BLOCK
 from himl_cli.workspaces.azure.storage.blobs.retries import Retries
-from tests.azure_blobs import DEFAULT, HASTY, hasty_store, storage_that_lists
+from tests.azure_blobs import DEFAULT, HASTY, PATIENT, hasty_store, storage_that_lists
 from tests.blob_sinks import Received, Stored, listed, named, sending
 from tests.servers.azureml.faults import (
     Action,
     ChangeEtag,
     FlipByte,
     Latency,
+    Meanwhile,
     Reset,
     ResetUpload,
     Stall,
@@ -41,7 +42,8 @@ from tests.servers.azureml.stage import Stage
 
 BODY = bytes(range(256)) * 8_000
 GET = r"GET .*/big"
-PASSING = [Reset(), Reset(after=700_000), Truncate(after=700_000), Stall(6), Status(500), Status(503), Status(429), Status(408)]
+STALL = 3.0  # seconds without progress until a request is given up, where that is tested: a passing fault, once
+PASSING = [Reset(), Reset(after=700_000), Truncate(after=700_000), Status(500), Status(503), Status(429), Status(408)]
 
 
 @pytest.fixture
@@ -51,7 +53,7 @@ def azure(azure_environment: StagedWorkspace) -> StagedWorkspace:
 
 
 def is_soon(holds: Callable[[], bool]) -> bool:
-    """Whether it holds within a minute: the double counts a body's bytes once it is through, which the client may know earlier."""
+    """Whether it comes to hold: the double counts a body's bytes once it is through, which the client may know earlier."""
     ends = time.monotonic() + 60
     while not holds() and time.monotonic() < ends:
         time.sleep(0.02)
@@ -69,10 +71,21 @@ def test_a_fault_that_passes_is_not_seen_by_the_sink(stage: Stage, azure: Staged
     assert len(stage.log.find(GET)) == 3
 
 
-@pytest.mark.parametrize("fault", [Truncate(after=700_000), Stall(20, after=700_000)], ids=str)
+def test_a_stall_that_passes_is_not_seen_by_the_sink(stage: Stage, azure: StagedWorkspace) -> None:
+    """Other requests may stall as well, where the machine does."""
+    stage.faults.add(Stall(120), GET)
+    store, sink = hasty_store(azure, stall=STALL), Received()
+    blob = named(hasty_store(azure), "big")
+    store.fetch([FetchRequest(blob, 0, blob.size)], sink, workers=2)
+    assert (sink.bodies, sink.errors) == ({("big", 0): BODY}, {})
+    assert sink.md5s[("big", 0)] == hashlib.md5(BODY).digest()
+    assert len(stage.log.find(GET)) >= 2
+
+
+@pytest.mark.parametrize("fault", [Truncate(after=700_000), Stall(120, after=700_000)], ids=str)
 def test_what_arrived_before_a_break_is_not_asked_for_again(stage: Stage, azure: StagedWorkspace, fault: Action) -> None:
     stage.faults.add(fault, GET)
-    store = hasty_store(azure)
+    store = hasty_store(azure, stall=STALL if isinstance(fault, Stall) else PATIENT)
     blob = named(store, "big")
     store.fetch([FetchRequest(blob, 0, blob.size)], Received(), workers=1)
     first, second = stage.log.find(GET)
@@ -129,8 +142,10 @@ def test_a_pause_that_is_felt_is_said_once_for_all_that_make_it(stage: Stage, az
     blobs = listed(store, "many/")
     stage.faults.add(Status(503, retry_after=2), "GET .*/many/", times=4)
     store.fetch([FetchRequest(blob, 0, 1) for blob in blobs], sink, workers=4)
-    said = [record.getMessage() for record in caplog.records if record.levelname == "WARNING" and record.name.startswith("himl_cli")]
-    assert said == [f"Storage account '{azure.state.storage.account}' answered 503; trying again in 2 s"]
+    said = [record for record in caplog.records if record.levelname == "WARNING" and record.name.startswith("himl_cli")]
+    text = f"Storage account '{azure.state.storage.account}' answered 503; trying again in 2 s"
+    assert {record.getMessage() for record in said} == {text}
+    assert all(later.created - earlier.created > 1.9 for earlier, later in pairwise(said)), "once as long as it lasts"
     assert len(sink.md5s) == 4
 
 
@@ -224,28 +239,24 @@ def test_a_second_download_brings_only_what_the_first_did_not(stage: Stage, azur
 
 
 def test_a_service_that_stays_silent_is_given_up_after_three_tries(stage: Stage, azure: StagedWorkspace) -> None:
-    stage.faults.add(Stall(10), "GET .*/big", times=None)
-    store = hasty_store(azure, stall=1)
-    blob, sink = named(store, "big"), Received()
-    stage.log.clear()
-    store.fetch([FetchRequest(blob, 0, blob.size)], sink, workers=1)
+    stage.faults.add(Stall(120), GET, times=None)
+    blob, sink = named(hasty_store(azure), "big"), Received()
+    hasty_store(azure, stall=1).fetch([FetchRequest(blob, 0, blob.size)], sink, workers=1)
     assert "3 times in a row" in str(sink.errors["big"])
-    assert len(stage.log.find("GET .*/big")) == 3
+    assert is_soon(lambda: len(stage.log.find(GET)) == 3)
 
 
-def test_ctrl_c_ends_a_transfer_that_hangs(stage: Stage, azure: StagedWorkspace) -> None:
-    stage.faults.add(Stall(60), GET, times=None)
-    store = hasty_store(azure, stall=60)
+def test_ctrl_c_ends_a_transfer_that_hangs_within_two_seconds(stage: Stage, azure: StagedWorkspace) -> None:
+    stage.faults.add(Meanwhile(_thread.interrupt_main), GET)
+    stage.faults.add(Stall(120), GET, times=None)
+    store = hasty_store(azure)
     blob = named(store, "big")
-    timer = threading.Timer(0.3, _thread.interrupt_main)
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever runs the tests may ignore it
     try:
-        timer.start()
         started = time.monotonic()
         with pytest.raises(KeyboardInterrupt):
             store.fetch([FetchRequest(blob, 0, blob.size)], Received(), workers=1)
-        assert time.monotonic() - started < 40
-        timer.join()
+        assert time.monotonic() - started < 2
     finally:
         signal.signal(signal.SIGINT, before)
 
@@ -301,9 +312,9 @@ def test_waiting_costs_no_processor_time(stage: Stage, azure: StagedWorkspace) -
     processor, clock = time.thread_time(), time.monotonic()
     with pytest.raises(ServiceFailed):
         listed(store)
-    waited = time.monotonic() - clock
-    assert waited > 1.0
-    assert time.thread_time() - processor < waited / 2
+    elapsed = time.monotonic() - clock
+    assert elapsed > 1.0
+    assert time.thread_time() - processor < elapsed / 4
 
 
 @pytest.mark.parametrize("size", [100, 9 << 20], ids=["small", "large"])

@@ -17,7 +17,7 @@ from himl_cli.services.transfer.download import download
 from himl_cli.services.transfer.requests import DownloadRequest
 from himl_cli.workspaces.azure.storage.blobs.lines import Exchanger, Limits
 from himl_cli.workspaces.web.file import WebFile
-from tests.azure_blobs import HASTY
+from tests.azure_blobs import HASTY, PATIENT
 from tests.blob_sinks import Received, listed, named
 from tests.servers.web import Asked, FileServer, serving_files
 
@@ -32,7 +32,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def opened(address: str) -> WebFile:
-    return WebFile(address, exchanger=Exchanger(Limits(stall=2.0)), retries=HASTY)
+    return WebFile(address, exchanger=Exchanger(Limits(PATIENT, PATIENT)), retries=HASTY)
 
 
 def brought(address: str, folder: Path) -> TransferResult:

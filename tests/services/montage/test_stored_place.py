@@ -146,7 +146,7 @@ def test_whoever_waits_is_let_go_when_it_is_stopped_and_nothing_half_has_a_name(
 def test_what_is_under_way_ends_when_the_place_is_left(azure_environment: StagedWorkspace) -> None:
     azure_environment.put_blob(DEFAULT, "slides/large.tif", bytes(8_000 * KB))
     store = hasty_store(azure_environment)
-    azure_environment.stage.faults.add(Drip(1_000 * KB), r"GET .*/slides/large", times=None)
+    azure_environment.stage.faults.add(Drip(50 * KB), r"GET .*/slides/large", times=None)
     before = enumerate_threads()
     with opened(store):
         while not azure_environment.requests(r"GET .*/slides/"):
