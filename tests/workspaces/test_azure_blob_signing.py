@@ -17,7 +17,7 @@ from himl_cli.workspaces.azure.storage.blobs.signing import SasSigner, Signature
 from tests.azure_blobs import DEFAULT, use
 from tests.azure_workspaces import opened
 from tests.blob_sinks import Received, Stored, listed, sending
-from tests.servers.azureml.faults import ExpireSas, Latency, Status, WrongDate
+from tests.servers.azureml.faults import ExpireSas, Latency, Meanwhile, Status, WrongDate
 from tests.servers.azureml.principals import Right
 from tests.servers.azureml.seeding import StagedWorkspace
 from tests.servers.azureml.stage import Stage
@@ -56,6 +56,7 @@ def test_a_sas_that_ends_during_a_transfer_is_renewed(stage: Stage, azure_enviro
     azure = azure_environment
     azure.add_datastore("signed", credentials="Sas", sas_permissions="rl", sas_seconds=3)
     azure.put_blobs("signed", FILES)
+    stage.faults.add(Meanwhile(lambda: setattr(azure.state.datastores["signed"], "sas_seconds", 3600)), SECRETS)
     stage.faults.add(Latency(0.8), "GET .*/f/", times=None)
     assert is_complete(fetched(azure, project, "signed", workers=2))
     assert len(stage.log.find(SECRETS)) >= 2

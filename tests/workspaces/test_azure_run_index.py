@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 
@@ -10,7 +11,7 @@ import pytest
 from himl_cli.core.runs import RunQuery, RunStatus
 from himl_cli.workspaces.azure.workspace import AzureWorkspace
 from tests.many_runs import add_many, ids, newest, times
-from tests.servers.azureml.faults import Latency, Page, Status
+from tests.servers.azureml.faults import Meanwhile, Page, Status
 from tests.servers.azureml.seeding import StagedWorkspace
 
 
@@ -28,11 +29,11 @@ def test_the_newest_runs_of_a_workspace_cost_two_requests_and_the_names_of_exper
 def test_names_of_experiments_that_are_not_known_are_asked_for_at_once(workspace: AzureWorkspace, azure: StagedWorkspace) -> None:
     for number in range(4):
         azure.add_run(str(number), f"e{number}")
-    azure.stage.faults.add(Latency(0.2), match="/experimentids/", times=None)
+    together = threading.Barrier(4, timeout=60)
+    azure.stage.faults.add(Meanwhile(together.wait), match="/experimentids/", times=None)
     assert {run.experiment for run in workspace.runs(RunQuery())} == {"e0", "e1", "e2", "e3"}
-    first, *others = azure.stage.log.find("/experimentids/")
-    assert len(others) == 3
-    assert all(one.started < first.started + first.seconds for one in others)
+    assert len(azure.requests("/experimentids/")) == 4
+    assert not together.broken, "each is answered only when all are asked"
 
 
 def test_a_deleted_experiment_costs_its_name_and_no_run(workspace: AzureWorkspace, azure: StagedWorkspace) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from pathlib import Path
 
 import pytest
@@ -11,7 +10,7 @@ from himl_cli.core.errors import HimlError, NotAllowed, RunNotFound, ServiceFail
 from himl_cli.core.runs import RunQuery, RunStatus
 from himl_cli.workspaces.azure.workspace import AzureWorkspace
 from tests.azure_workspaces import opened, opened_in_job
-from tests.servers.azureml.faults import Latency, Status
+from tests.servers.azureml.faults import Meanwhile, Status
 from tests.servers.azureml.principals import Right
 from tests.servers.azureml.seeding import StagedWorkspace
 
@@ -163,12 +162,9 @@ def test_a_run_whose_command_has_ended_cannot_be_stopped_and_that_is_said(azure_
 def test_a_refusal_to_stop_a_run_that_needs_no_stop_any_more_is_none(workspace: AzureWorkspace, azure: StagedWorkspace, state: str, answer: bool) -> None:
     run = azure.add_run("r1", status="Running")
     azure.stage.faults.add(Status(400, code="UserError"), match=r"POST management\.azure\.com.*/cancel")
-    azure.stage.faults.add(Latency(1.0), match=r"POST management\.azure\.com.*/cancel")
+    azure.stage.faults.add(Meanwhile(lambda: setattr(run, "status", state)), match=r"POST management\.azure\.com.*/cancel")
     workspace.run("r1")
-    ending = threading.Timer(0.5, lambda: setattr(run, "status", state))
-    ending.start()
     assert workspace.cancel("r1") is answer
-    ending.join()
     assert azure.requests(r"POST .*/history/.*/cancel") == []
 
 
@@ -190,11 +186,8 @@ def test_a_service_that_is_busy_when_a_run_is_to_stop_is_no_refusal(workspace: A
 def test_a_run_that_ended_while_it_was_asked_to_stop_was_not_stopped(workspace: AzureWorkspace, azure: StagedWorkspace) -> None:
     run = azure.add_run("r1", status="Running")
     workspace.run("r1")
-    azure.stage.faults.add(Latency(1.0), match=r"GET .*/runs/r1")
-    ending = threading.Timer(0.5, lambda: setattr(run, "status", "Completed"))
-    ending.start()
+    azure.stage.faults.add(Meanwhile(lambda: setattr(run, "status", "Completed")), match=r"GET .*/runs/r1")
     assert workspace.cancel("r1") is False
-    ending.join()
 
 
 def test_in_a_job_its_own_token_is_enough(azure: StagedWorkspace, project: Path, monkeypatch: pytest.MonkeyPatch) -> None:

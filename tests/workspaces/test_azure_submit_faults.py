@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,7 +17,7 @@ from himl_cli.workspaces.azure.workspace import AzureWorkspace
 from tests.azure_connections import connected
 from tests.azure_jobs import CONDA, cluster_spec, snapshot_of
 from tests.running import Himl
-from tests.servers.azureml.faults import Latency, Page, Reset, ResetUpload, Stall, Status
+from tests.servers.azureml.faults import Meanwhile, Page, Reset, ResetUpload, Stall, Status
 from tests.servers.azureml.seeding import StagedWorkspace
 
 JOB = r"PUT .*/jobs/"
@@ -117,23 +116,9 @@ def test_an_interruption_before_the_job_is_created_leaves_nothing(hasty: AzureWo
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interruption_while_the_job_is_created_says_its_id(hasty: AzureWorkspace, azure: StagedWorkspace, project: Path, number: signal.Signals) -> None:
-    azure.stage.faults.add(Latency(1.0), JOB)
-    through = threading.Event()
-
-    def interrupt_when_it_is_sent() -> None:
-        while not azure.state.runs and not through.wait(0.01):
-            pass
-        if not through.is_set():
-            os.kill(os.getpid(), number)
-
-    thread = threading.Thread(target=interrupt_when_it_is_sent)
-    thread.start()
-    try:
-        with pytest.raises(Interrupted, match="was created before the interruption") as caught:
-            hasty.submit(cluster_spec(project), notify=ignore)
-    finally:
-        through.set()
-        thread.join()
+    azure.stage.faults.add(Meanwhile(lambda: os.kill(os.getpid(), number)), JOB)
+    with pytest.raises(Interrupted, match="was created before the interruption") as caught:
+        hasty.submit(cluster_spec(project), notify=ignore)
     (run_id,) = azure.state.runs
     assert caught.value.hint == f"To stop it: himl runs cancel {run_id}"
 
@@ -142,7 +127,7 @@ def test_an_interruption_does_not_wait_for_a_service_that_stalls(himl: Himl, azu
     azure, files = azure_environment, {"train.py": "print(1)\n", "environment.yml": CONDA}
     azure.write_config(project)
     snapshot_of(project, files)
-    azure.stage.faults.add(Stall(300), "GET .*/(computes|codes)/", times=None)
+    azure.stage.faults.add(Stall(240), "GET .*/(computes|codes)/", times=None)
     process = himl.start("submit", "train.py", "--cluster", "cpu-cluster")
     while not azure.requests("GET .*/computes/"):
         assert process.poll() is None

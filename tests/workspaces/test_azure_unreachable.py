@@ -144,7 +144,7 @@ def test_a_file_of_certificates_that_holds_none_is_told_by_its_variable(
 
 
 def test_a_service_that_does_not_answer_is_given_up(azure_environment: StagedWorkspace, stage: Stage) -> None:
-    stage.faults.add(Stall(3), "metadata")
+    stage.faults.add(Stall(120), "metadata")
     url = "https://management.azure.com/metadata/endpoints?api-version=2015-01-01"
     transport = Transport(Patience(read=0.2))
     with transport, pytest.raises(AzureError) as caught:
