@@ -9,11 +9,12 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
-from himl_cli.core.errors import BadUsage, NotAllowed, ServiceFailed
+from himl_cli.core.errors import BadUsage, HimlError, NotAllowed, ServiceFailed
 from himl_cli.workspaces.azure.places.settings import azure_settings
 from himl_cli.workspaces.azure.requests.patience import Patience
 from himl_cli.workspaces.azure.requests.pipeline import CONNECT_SECONDS
@@ -321,8 +322,9 @@ def test_a_token_is_renewed_before_it_ends(azure_environment: StagedWorkspace, s
     azure_environment.state.principal.token_seconds = 2
     with connected(azure_environment, project) as connection:
         scope = connection.address.cloud.management_scope
+        begun = time.time()
         first, azure_environment.state.principal.token_seconds = connection.tokens.get(scope), 3600
-        assert connection.tokens.get(scope) == first
+        assert connection.tokens.get(scope) == first or time.time() > begun + 1, "the same for half of its life"
         time.sleep(1.1)
         second = connection.tokens.get(scope)
         assert connection.tokens.get(scope) == second != first
@@ -341,7 +343,7 @@ def test_a_token_that_another_process_got_meanwhile_serves_here_too(azure_enviro
 
 
 def test_a_token_that_never_lives_long_serves_for_half_of_its_life(azure_environment: StagedWorkspace, stage: Stage, project: Path) -> None:
-    azure_environment.state.principal.token_seconds = 200
+    azure_environment.state.principal.token_seconds = 590
     for _ in range(3):
         with connected(azure_environment, project) as connection:
             connection.record()
@@ -416,12 +418,19 @@ def test_a_user_without_a_home_folder_is_no_error_and_nothing_is_kept() -> None:
 def test_a_token_that_is_still_good_serves_when_it_cannot_be_renewed(
     azure_environment: StagedWorkspace, stage: Stage, project: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    azure_environment.state.principal.token_seconds = 4
-    with connected(azure_environment, project) as connection:
-        connection.record()
-        time.sleep(2.1)
-        stage.faults.add(Status(400, code="no"), "login", times=None)
-        connection.record(fresh=True)
+    for seconds in (4, 40):  # the second for a machine that is too slow for the first
+        ends = time.time() + seconds
+        azure_environment.state.principal.token_seconds = seconds
+        with connected(azure_environment, project) as connection:
+            connection.record()
+            time.sleep(seconds / 2 + 0.1)
+            stage.faults.add(Status(400, code="no"), "login", times=None)
+            with suppress(HimlError):
+                connection.record(fresh=True)
+                break
+        stage.faults.clear()
+        assert time.time() > ends
+        caplog.clear()
     assert any("could not be renewed" in record.message for record in caplog.records)
 
 
