@@ -44,7 +44,7 @@ def no_process_is_left() -> Iterator[None]:
     yield
     for each in FORKED.values():
         each.close()
-    left = processes_marked(mark, patience=10.0)
+    left = processes_marked(mark, patience=60.0)
     stop(left)
     assert not left, f"processes that the tests left behind: {left}"
 

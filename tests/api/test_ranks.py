@@ -112,7 +112,7 @@ def barrier():
     global met
     met += 1
     (place / f"{met}-{me}").touch()
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 90
     while len([*place.glob(f"{met}-*")]) < size:
         assert time.monotonic() < deadline
         time.sleep(0.01)

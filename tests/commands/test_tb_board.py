@@ -42,7 +42,7 @@ def mark(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Ite
     monkeypatch.setenv(MARK, own)
     yield own
     if Path("/proc").is_dir():
-        assert processes_marked(own, patience=10.0) == []
+        assert processes_marked(own, patience=60.0) == []
 
 
 def left_in(tmp_path: Path) -> list[str]:

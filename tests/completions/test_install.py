@@ -93,7 +93,9 @@ def test_a_shell_that_does_not_answer_is_ended_with_what_it_started(
     home, mark = tmp_path / "home", str(tmp_path)
     (home / f".{shell}rc").write_text(f"echo $$ > '{tmp_path}/started'\nsleep 77\n", encoding="utf-8")
     monkeypatch.setenv(LEFT, mark)
-    place = place_of(shell, os.environ, patience=2.0)
-    assert place.start_file == home / f".{shell}rc"
+    for patience in (2.0, 20.0, 60.0):  # the longer ones for a machine on which the shell has not come so far by then
+        assert place_of(shell, os.environ, patience=patience).start_file == home / f".{shell}rc"
+        if (tmp_path / "started").exists():
+            break
     assert (tmp_path / "started").exists()
-    assert processes_marked(mark, patience=5.0) == []
+    assert processes_marked(mark, patience=60.0) == []

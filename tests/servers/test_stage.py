@@ -190,7 +190,7 @@ def test_started_by_hand_it_prints_what_points_himl_at_it_and_leaves_nothing_beh
         process.terminate()
         _, errors = process.communicate(timeout=100)
     assert (process.returncode, errors) == (0, "")
-    assert processes_marked(mark, patience=10) == []
+    assert processes_marked(mark, patience=60) == []
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="finds processes by /proc")
@@ -202,4 +202,4 @@ def test_a_killed_test_run_leaves_no_emulator_behind(tmp_path: Path) -> None:
         assert any(line.startswith("#") for line in process.stdout)
         assert len(processes_marked(mark, patience=0)) >= 2
         process.kill()
-    assert processes_marked(mark, patience=10) == []
+    assert processes_marked(mark, patience=60) == []

@@ -24,7 +24,6 @@ from himl_cli.workspaces.base import Workspace
 from tests.azure_workspaces import opened
 from tests.event_files import NAME, event_bytes
 from tests.recorded_runs import RecordedRuns
-from tests.servers.azureml.faults import Stall
 from tests.servers.azureml.seeding import StagedWorkspace
 
 LONG = event_bytes([1.0, 0.5, 0.25, 0.125])
@@ -67,15 +66,15 @@ def test_a_run_that_stalls_holds_up_neither_the_others_nor_those_that_join(azure
     grows = azure.add_run("train_1", "train", status="Running")
     azure.add_run("train_2", "train", status="Running")
     azure.state.storage.append("azureml", f"{grows.artifact_prefix}logs/{NAME}", SHORT)
-    azure.stage.faults.add(Stall(8.0), r"GET .*prefix=.*train_2", times=None)
-    watched = Watched(workspace, tmp_path, experiment="train", num_runs=2)
-    watched.shows("train_1", SHORT)
-    azure.state.storage.append("azureml", f"{grows.artifact_prefix}logs/{NAME}", LONG[len(SHORT) :])
-    watched.shows("train_1", LONG)
-    azure.put_artifact(azure.add_run("train_3", "train", status="Running"), f"logs/{NAME}", SHORT)
-    watched.shows("train_3", SHORT)
-    (stalled,) = (feed for feed in watched.lineup.feeds if feed.run.id == "train_2")
-    assert not stalled.has_looked
+    with azure.stage.holding(r"GET .*prefix=.*train_2"):
+        watched = Watched(workspace, tmp_path, experiment="train", num_runs=2)
+        watched.shows("train_1", SHORT)
+        azure.state.storage.append("azureml", f"{grows.artifact_prefix}logs/{NAME}", LONG[len(SHORT) :])
+        watched.shows("train_1", LONG)
+        azure.put_artifact(azure.add_run("train_3", "train", status="Running"), f"logs/{NAME}", SHORT)
+        watched.shows("train_3", SHORT)
+        (stalled,) = (feed for feed in watched.lineup.feeds if feed.run.id == "train_2")
+        assert not stalled.has_looked
 
 
 def test_bytes_that_come_after_the_end_of_a_run_are_shown(azure: StagedWorkspace, workspace: AzureWorkspace, tmp_path: Path) -> None:
@@ -109,12 +108,12 @@ def test_an_experiment_whose_newest_run_has_nothing_to_show_is_waited_for(projec
 def test_runs_that_have_nothing_and_that_none_can_join_are_the_end(azure: StagedWorkspace, workspace: AzureWorkspace, tmp_path: Path, status: str) -> None:
     """Also one that is deleted before anybody could look at it."""
     azure.add_run("train_1", "train", status=status)
-    azure.stage.faults.add(Stall(3.0), r"GET .*prefix=.*train_1", times=None if status == "Running" else 0)
-    watched = Watched(workspace, tmp_path, runs=["train_1"])
-    if status == "Running":
-        del azure.state.runs["train_1"]
-    with pytest.raises(NotFound, match="Run 'train_1' has no event files"):
-        watched.until(lambda: False)
+    with azure.stage.holding(r"GET .*prefix=.*train_1", times=None if status == "Running" else 0):
+        watched = Watched(workspace, tmp_path, runs=["train_1"])
+        if status == "Running":
+            del azure.state.runs["train_1"]
+        with pytest.raises(NotFound, match="Run 'train_1' has no event files"):
+            watched.until(lambda: False)
     gone = [each.text for each in watched.said if isinstance(each, Notice) and each.text.endswith("It is not looked at any more.")]
     assert len(gone) == (status == "Running")
 

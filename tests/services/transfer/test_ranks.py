@@ -51,7 +51,7 @@ for step in plan["steps"]:
             raise NotFound("nothing there", hint="look elsewhere")
         return TransferResult(files=len(step["say"]) + 100 * int(os.environ["LAUNCH"]))
     try:
-        print(json.dumps(["ok", rank_zero_only(folder, step["key"], act, wait_seconds=plan.get("wait", 30)).files]))
+        print(json.dumps(["ok", rank_zero_only(folder, step["key"], act, wait_seconds=plan.get("wait", 90)).files]))
     except HimlError as err:
         print(json.dumps([err.code, str(err), err.hint, err.exit_code]))
 """
