@@ -259,7 +259,7 @@ def test_a_run_kept_here_is_canceled_on_record(project: Path, himl: Himl, monkey
 
 
 def test_how_a_job_ends_is_not_a_programs_to_say(project: Path, himl: Himl) -> None:
-    write_files(project, {"wait.py": "import time\nprint('up', flush=True)\ntime.sleep(60)\n"})
+    write_files(project, {"wait.py": "import time\nprint('up', flush=True)\ntime.sleep(600)\n"})
     run_id = himl.ok("submit", "wait.py", "--no_wait", "-q").stdout.strip()
     job = get_workspace(workspace_config_path=project / ".himl").get_run(run_id)
     with pytest.raises(BadUsage, match="is a job: how it ends is recorded when its script does"):

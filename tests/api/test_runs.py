@@ -213,9 +213,9 @@ def test_waiting_for_a_run_that_has_ended(run: Run, capfdbinary: pytest.CaptureF
 
 def test_waiting_for_a_run_and_stopping_it(himl: Himl, project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(project)
-    (project / "train.py").write_text("import time\nprint('begun', flush=True)\ntime.sleep(60)\n")
+    (project / "train.py").write_text("import time\nprint('begun', flush=True)\ntime.sleep(600)\n")
     run = fetch_run(None, himl.ok("submit", "train.py", "--no_wait", "-q").stdout.strip())
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 60
     while run.get_status() != "Running":
         assert time.monotonic() < deadline
         time.sleep(0.05)

@@ -181,7 +181,7 @@ def test_ctrl_c_exits_with_130_and_the_next_call_goes_on(himl: Himl, web: FileSe
     web.put("/large.ckpt", body)
     web.before = lambda asked: None if len(web.ranges) < 2 else _waited(go_on)
     process = himl.start("checkpoint", "fetch", web("/large.ckpt"))
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 60
     while len(web.ranges) < 2 and time.monotonic() < deadline:
         time.sleep(0.005)
     process.send_signal(signal.SIGINT)

@@ -13,7 +13,7 @@ import pytest
 from tests.many_here import wait_until
 from tests.recorded_runs import RecordedRuns
 from tests.running import Himl, write_files
-from tests.servers.azureml.faults import Latency, Status
+from tests.servers.azureml.faults import Status
 from tests.servers.azureml.seeding import StagedWorkspace
 
 MAKES = """
@@ -162,12 +162,11 @@ def test_an_upload_that_fails_leaves_a_run_that_failed(himl: Himl, project: Path
 @pytest.mark.parametrize("request_line", ["PUT .*last.ckpt", "PATCH .*/runs/", "POST .*/events"])
 def test_an_interrupted_push_leaves_a_canceled_run(himl: Himl, project: Path, azure: StagedWorkspace, kept: str, request_line: str) -> None:
     write_files(project, {"last.ckpt": "new"})
-    azure.stage.faults.add(Latency(300.0), request_line)
 
     def is_sending() -> bool:
-        return any("Latency" in seen.faults for seen in azure.stage.log.all()) and len(azure.state.runs) == 2
+        return any("Meanwhile" in seen.faults for seen in azure.stage.log.all()) and len(azure.state.runs) == 2
 
-    with himl.start("checkpoint", "push", "last.ckpt", "--from", kept) as pushing:
+    with azure.stage.holding(request_line, times=1), himl.start("checkpoint", "push", "last.ckpt", "--from", kept) as pushing:
         wait_until(is_sending)
         os.kill(pushing.pid, signal.SIGINT)
         printed, said = pushing.communicate(timeout=100)

@@ -128,7 +128,7 @@ def test_a_limit_that_is_no_number_is_refused(himl: Himl, lab: StagedWorkspace, 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals are other ones there")
 def test_ctrl_c_while_slides_come_leaves_nothing(started_himl: Himl, lab: StagedWorkspace, project: Path) -> None:
-    lab.stage.faults.add(Stall(300, after=1000), r"GET .*/scans/.*(tiff|svs)", times=None)
+    lab.stage.faults.add(Stall(240, after=1000), r"GET .*/scans/.*(tiff|svs)", times=None)
     process = started_himl.start("montage", "scans", "--datastore", DEFAULT, WIDTH)
     while not lab.requests(r"GET .*/scans/b"):
         assert process.poll() is None

@@ -32,7 +32,7 @@ for name in ("splits", "train_data_paths", "label_paths", "input_data"):
 args = parser.parse_args()
 print(args.splits, args.train_data_paths, args.label_paths, sorted(path.name for path in pathlib.Path(args.input_data).iterdir()))
 """
-SLEEP = "import time\nprint('asleep', flush=True)\ntime.sleep(120)\n"
+SLEEP = "import time\nprint('asleep', flush=True)\ntime.sleep(600)\n"
 
 
 @pytest.fixture

@@ -14,7 +14,6 @@ from tests.recorded_in_azure import SUBMIT, TRAIN, kill_recorder, log_there, pid
 from tests.recorded_in_azure import azure_project as azure_project
 from tests.recorded_in_azure import go as go
 from tests.running import Himl, write_files
-from tests.servers.azureml.faults import Latency
 from tests.servers.azureml.seeding import StagedWorkspace
 
 
@@ -130,8 +129,7 @@ def test_what_is_killed_has_failed_there(himl: Himl, azure_project: StagedWorksp
 
 @posix
 def test_ctrl_c_while_the_rest_is_sent_leaves_that_to_the_background(himl: Himl, azure_project: StagedWorkspace, project: Path) -> None:
-    azure_project.stage.faults.add(Latency(5.0), "PUT .*best.txt")
-    with himl.start(*SUBMIT) as waiting:
+    with azure_project.stage.holding("PUT .*best.txt"), himl.start(*SUBMIT) as waiting:
         wait_until(lambda: bool(azure_project.state.runs) and himl("runs", "show", "--workspace", "local", "--json").stdout.count("Completed") == 1)
         os.kill(waiting.pid, signal.SIGINT)
         printed, said = waiting.communicate(timeout=100)
@@ -145,8 +143,7 @@ def test_ctrl_c_while_the_rest_is_sent_leaves_that_to_the_background(himl: Himl,
 @posix
 def test_a_submit_that_is_killed_before_the_job_starts_leaves_a_failed_run(himl: Himl, azure_project: StagedWorkspace, project: Path) -> None:
     """The last answer before the job starts does not come."""
-    azure_project.stage.faults.add(Latency(5.0), "POST .*/history/.*/events")
-    with himl.start(*SUBMIT) as submitting:
+    with azure_project.stage.holding("POST .*/history/.*/events"), himl.start(*SUBMIT) as submitting:
         wait_until(lambda: bool(azure_project.state.runs))
         submitting.kill()
         submitting.communicate(timeout=100)

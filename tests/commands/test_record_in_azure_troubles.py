@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import time
 from pathlib import Path
 
 import pytest
@@ -15,7 +14,7 @@ from tests.recorded_in_azure import SUBMIT, kill_recorder, log_there, note_of, p
 from tests.recorded_in_azure import azure_project as azure_project
 from tests.recorded_in_azure import go as go
 from tests.running import Himl, write_files
-from tests.servers.azureml.faults import Latency, Status
+from tests.servers.azureml.faults import Status
 from tests.servers.azureml.seeding import StagedWorkspace
 
 
@@ -114,14 +113,12 @@ def test_a_job_that_does_not_start_has_failed_there(himl: Himl, azure_project: S
 
 @posix
 def test_who_will_not_wait_for_the_run_there_leaves_a_failed_one(himl: Himl, azure_project: StagedWorkspace, project: Path) -> None:
-    """A second Ctrl-C, while the last answer before the job does not come."""
-    azure_project.stage.faults.add(Latency(5.0), "POST .*/history/.*/events")
-    with himl.start(*SUBMIT) as submitting:
+    """One more signal after Ctrl-C, while the last answer before the job does not come."""
+    with azure_project.stage.holding("POST .*/history/.*/events"), himl.start(*SUBMIT) as submitting:
         wait_until(lambda: azure_project.state.runs)
         os.kill(submitting.pid, signal.SIGINT)
-        time.sleep(0.2)  # two signals at once would be one
-        os.kill(submitting.pid, signal.SIGINT)
-        printed, said = submitting.communicate(timeout=100)
+        os.kill(submitting.pid, signal.SIGTERM)  # a second SIGINT may be one with the first
+        printed, said = submitting.communicate(timeout=30)
     run_id = the_run(azure_project).run_id
     assert (submitting.returncode, printed) == (130, b"")
     assert f"Interrupted before the job began; run '{run_id}' may be in {azure_project.label}".encode() in said
@@ -134,11 +131,11 @@ def test_who_will_not_wait_for_the_run_there_leaves_a_failed_one(himl: Himl, azu
 
 @posix
 def test_ctrl_c_while_it_is_submitted_cancels_what_nobody_waits_for(himl: Himl, azure_project: StagedWorkspace, project: Path, go: Path) -> None:
-    azure_project.stage.faults.add(Latency(3.0), "POST .*/history/.*/events")
     with himl.start(*SUBMIT, "--no_wait", "-q") as submitting:
-        wait_until(lambda: azure_project.state.runs)
-        os.kill(submitting.pid, signal.SIGINT)
-        printed, said = submitting.communicate(timeout=100)
+        with azure_project.stage.holding("POST .*/history/.*/events"):
+            wait_until(lambda: azure_project.state.runs)
+            os.kill(submitting.pid, signal.SIGINT)
+        printed, said = submitting.communicate(timeout=30)
     run_id = the_run(azure_project).run_id
     assert (submitting.returncode, printed.decode().strip()) == (130, run_id), said
     assert f"Run '{run_id}' is canceled." in said.decode()

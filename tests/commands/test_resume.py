@@ -166,9 +166,9 @@ def test_a_trial_that_was_stopped_early_is_not_run_again(himl: Himl, project: Pa
 import os, sys, time
 from pathlib import Path
 from himl_cli import RUN_CONTEXT
-RUN_CONTEXT.log("val/loss", float(sys.argv[2]))
 with (Path(os.environ["NOTES"]) / "starts").open("a") as stream:
     stream.write(sys.argv[2] + "\\n")
+RUN_CONTEXT.log("val/loss", float(sys.argv[2]))
 if sys.argv[2] == "50":
     time.sleep(600)
 if (Path(os.environ["NOTES"]) / "broken").exists():

@@ -220,7 +220,7 @@ def test_follow_goes_on_until_the_run_has_ended(himl: Himl, project: Path) -> No
 
 @posix
 def test_ctrl_c_ends_following_and_not_the_run(himl: Himl, project: Path) -> None:
-    run_id = started(himl, project, 30)
+    run_id = started(himl, project, 600)
     watcher = himl.start("runs", "logs", run_id, "--follow")
     assert watcher.stdout is not None
     assert watcher.stdout.readline() == b"started\n"
@@ -284,7 +284,7 @@ def test_ctrl_c_at_a_question_changes_nothing(himl: Himl, project: Path) -> None
 
 
 def test_a_run_that_goes_on_cannot_be_deleted(himl: Himl, project: Path) -> None:
-    run_id = started(himl, project, 30)
+    run_id = started(himl, project, 600)
     outcome = himl("runs", "delete", run_id, "--yes")
     assert outcome.code == 2
     assert f"himl runs cancel {run_id}" in outcome.stderr

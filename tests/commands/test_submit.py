@@ -61,7 +61,7 @@ def test_a_python_that_lacks_a_module_is_named(himl: Himl, project: Path) -> Non
 
 
 def test_a_rank_that_lacks_a_module_has_its_python_named(himl: Himl, project: Path) -> None:
-    write_files(project, {"lacks.py": f"import os, time\nif os.environ['RANK'] == '1':\n    {LACKS}\ntime.sleep(60)\n"})
+    write_files(project, {"lacks.py": f"import os, time\nif os.environ['RANK'] == '1':\n    {LACKS}\ntime.sleep(600)\n"})
     outcome = himl("submit", "lacks.py", "--processes_per_node", "2", "--python", sys.executable)
     assert outcome.stderr.splitlines()[-1].endswith(f" --file user_logs/std_log_process_1.txt; it ran with '{sys.executable}', --python names another")
 
@@ -287,7 +287,7 @@ def test_ranks_get_their_variables_and_logs(himl: Himl, project: Path) -> None:
 
 
 def test_a_rank_that_fails_ends_the_others_and_is_shown(himl: Himl, project: Path) -> None:
-    write_files(project, {"train.py": "import os, sys, time\nif os.environ['RANK'] == '1':\n    print('boom'); sys.exit(7)\ntime.sleep(60)"})
+    write_files(project, {"train.py": "import os, sys, time\nif os.environ['RANK'] == '1':\n    print('boom'); sys.exit(7)\ntime.sleep(600)"})
     outcome = himl("submit", "train.py", "--processes_per_node", "2", timeout=30)
     assert outcome.code == 1
     assert "rank 1: exit code 7" in outcome.stderr
@@ -353,7 +353,7 @@ def test_in_place_keeps_what_is_new_and_changed(himl: Himl, project: Path) -> No
 
 
 def test_no_wait_returns_at_once_with_the_id(himl: Himl, project: Path) -> None:
-    write_files(project, {"train.py": "import time; time.sleep(60)"})
+    write_files(project, {"train.py": "import time; time.sleep(600)"})
     run_id = himl.ok("submit", "train.py", "--no_wait", "-q").stdout.strip()
     assert himl.ok("runs", "show", run_id, "--json").json()["status"] == "Running"
     himl.ok("runs", "cancel", run_id)
@@ -384,7 +384,7 @@ def test_the_script_s_exit_code_is_shown(himl: Himl, project: Path) -> None:
 
 
 def test_a_job_ends_after_its_maximum_duration(himl: Himl, project: Path) -> None:
-    write_files(project, {"train.py": "import time; time.sleep(60)"})
+    write_files(project, {"train.py": "import time; time.sleep(600)"})
     outcome = himl("submit", "train.py", "--max_run_duration", "1s", timeout=30)
     assert outcome.code == 1
     assert "--max_run_duration" in latest(himl)["reason"]

@@ -13,7 +13,7 @@ from zipfile import ZipFile
 import pytest
 
 from tests.running import Himl, write_files
-from tests.servers.azureml.faults import Latency, Status
+from tests.servers.azureml.faults import Status
 from tests.servers.azureml.jobs.runner import JobRunner
 from tests.servers.azureml.seeding import StagedWorkspace
 
@@ -267,9 +267,8 @@ def test_secrets_of_a_job_reach_neither_the_terminal_nor_a_file_here(himl: Himl,
 @posix
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_submit_leaves_nothing_that_runs(himl: Himl, azure_project: StagedWorkspace, project: Path, number: signal.Signals) -> None:
-    azure_project.stage.faults.add(Latency(3), "GET .*/computes/")
-    with himl.start(*SUBMIT) as sending:
-        deadline = time.monotonic() + 30
+    with azure_project.stage.holding("GET .*/computes/"), himl.start(*SUBMIT) as sending:
+        deadline = time.monotonic() + 60
         while not azure_project.requests("GET .*/computes/") and not azure_project.requests("token"):
             assert time.monotonic() < deadline
             time.sleep(0.05)

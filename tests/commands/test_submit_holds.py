@@ -74,7 +74,7 @@ def test_interrupting_a_waiting_submit_cancels_the_job(himl: Himl, project: Path
     output, talk = process.communicate(timeout=100)
     assert (process.returncode, status(himl)) == (130, "Canceled"), talk
     assert output == b"up\nsaved\n"
-    assert processes_below(project) == []
+    assert wait_until(lambda: processes_below(project) == [])
 
 
 @POSIX
@@ -97,7 +97,7 @@ def test_ctrl_c_on_a_script_that_ignores_signals_ends_it_by_sigkill(himl: Himl, 
     process.communicate(timeout=100)
     assert (process.returncode, status(himl)) == (130, "Canceled")
     assert time.monotonic() - begun > 14, "SIGKILL comes after 10 s and 5 more"
-    assert processes_below(project) == []
+    assert wait_until(lambda: processes_below(project) == [])
 
 
 @POSIX
@@ -144,7 +144,9 @@ def test_a_second_ctrl_c_stops_waiting_and_says_that_the_run_is_still_ending(him
     write_files(project, {"train.py": script})
     process = started(himl, project)
     process.send_signal(signal.SIGINT)
-    time.sleep(0.5)
+    assert process.stderr is not None
+    while b"Canceling run" not in (line := process.stderr.readline()):
+        assert line
     process.send_signal(signal.SIGINT)
     _, talk = process.communicate(timeout=100)
     assert (process.returncode, b"still being stopped" in talk) == (130, True)
@@ -197,13 +199,17 @@ def test_nested_runs_that_were_left_open_end_with_their_job(himl: Himl, project:
 
 
 @POSIX
-def test_a_closed_terminal_leaves_the_job_running(himl: Himl, project: Path) -> None:
-    write_files(project, {"train.py": "import time\nprint('up', flush=True)\ntime.sleep(2)\nprint('done')\n"})
+def test_a_closed_terminal_leaves_the_job_running(himl: Himl, project: Path, tmp_path: Path) -> None:
+    go = tmp_path / "go"
+    write_files(
+        project, {"train.py": f"import os, time\nprint('up', flush=True)\nwhile not os.path.exists({str(go)!r}):\n    time.sleep(0.05)\nprint('done')\n"}
+    )
     process = started(himl, project)
     os.killpg(process.pid, signal.SIGHUP)
     process.communicate(timeout=100)
     assert process.returncode == -signal.SIGHUP
     assert status(himl) == "Running"
+    go.touch()
     assert wait_until(lambda: status(himl) == "Completed")
     assert himl.ok("runs", "logs", "latest").stdout == "up\ndone\n"
 
@@ -239,7 +245,7 @@ def test_killing_supervisor_and_shim_together_leaves_no_script(himl: Himl, proje
     for pid in processes_below(project):
         if b"himl_cli" in command_of(pid):
             os.kill(pid, signal.SIGKILL)
-    process.communicate(timeout=100)
+    process.communicate(timeout=20)
     assert wait_until(lambda: processes_below(project) == [])
     assert status(himl) == "Failed"
 
@@ -252,7 +258,7 @@ def test_a_supervisor_that_is_told_to_terminate_ends_the_job_and_records_it(himl
     process.communicate(timeout=100)
     (run,) = runs(himl)
     assert (run["status"], "SIGTERM" in run["reason"]) == ("Failed", True)
-    assert processes_below(project) == []
+    assert wait_until(lambda: processes_below(project) == [])
 
 
 def test_after_a_reboot_a_run_without_an_end_reads_as_failed(himl: Himl, project: Path) -> None:

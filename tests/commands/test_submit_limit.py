@@ -18,7 +18,7 @@ SUBMIT = ("submit", "train.py", "--cluster", "cpu-cluster", "--max_run_duration"
 def running(azure_environment: StagedWorkspace, project: Path) -> Iterator[StagedWorkspace]:
     """A project whose script does not end by itself, and a workspace that runs what it is sent."""
     azure_environment.write_config(project)
-    write_files(project, {"train.py": "import time\nprint('begun', flush=True)\ntime.sleep(100)\n", "environment.yml": CONDA})
+    write_files(project, {"train.py": "import time\nprint('begun', flush=True)\ntime.sleep(600)\n", "environment.yml": CONDA})
     with azure_environment.run_jobs(minute=1.0):
         yield azure_environment
 
@@ -43,7 +43,7 @@ def test_less_than_a_minute_is_a_minute_since_the_service_takes_it_for_60_days(r
 
 
 def test_one_that_was_canceled_before_says_nothing_of_the_limit(running: StagedWorkspace, himl: Himl) -> None:
-    run_id = himl.ok(*SUBMIT, "1h", "-q").stdout.strip()
+    run_id = himl.ok(*SUBMIT, "8h", "-q").stdout.strip()
     running.wait_for(run_id, "Running")
     himl.ok("runs", "cancel", run_id)
     running.wait_for(run_id, "Canceled")

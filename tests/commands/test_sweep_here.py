@@ -194,8 +194,11 @@ def test_ranks_of_a_trial(himl: Himl, project: Path) -> None:
 
 def test_the_limit_on_time_counts_for_each_trial(himl: Himl, project: Path) -> None:
     write_files(project, {"train.py": "import sys, time\ntime.sleep(600 if sys.argv[2] == '1' else 0)\n"})
-    parent = sweep(himl, "--sweep", "n=1,2", "--max_run_duration", "2s", code=1)
-    assert statuses(himl, parent) == ["Failed", "Completed"]
+    for limit in ("2s", "20s"):  # the longer one for a machine on which a script of one line takes seconds
+        found = statuses(himl, sweep(himl, "--sweep", "n=1,2", "--max_run_duration", limit, code=1))
+        if found == ["Failed", "Completed"]:
+            break
+    assert found == ["Failed", "Completed"]
 
 
 def test_what_a_sitecustomize_prints_confuses_nobody(himl: Himl, project: Path) -> None:
@@ -255,7 +258,7 @@ def test_interrupting_a_submit_that_waits_cancels_everything(himl: Himl, project
     assert process.returncode == 130
     parent = himl.ok("runs", "list", "-q").stdout.strip()
     assert (show(himl, parent)["status"], statuses(himl, parent)) == ("Canceled", ["Canceled", "Canceled"])
-    assert pids(project, b"himl_cli") == []
+    wait_until(lambda: not pids(project, b"himl_cli"))
 
 
 @POSIX

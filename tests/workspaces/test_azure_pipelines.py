@@ -238,7 +238,7 @@ def test_a_failing_step_stops_the_rest(workspace: AzureWorkspace, azure: StagedW
 
 
 def test_canceling_stops_all_steps_or_one(workspace: AzureWorkspace, azure: StagedWorkspace, tmp_path: Path) -> None:
-    waiting = "import time\ntime.sleep(120)\n"
+    waiting = "import time\ntime.sleep(600)\n"
     with azure.run_jobs():
         both = workspace.submit_pipeline(pipeline_of(prepare(tmp_path, waiting), prepare(tmp_path, waiting, key="step2", env={"N": "2"})), notify=ignore)
         wait_for_steps(azure, both.id, 2)
