@@ -123,7 +123,7 @@ def interrupted(himl: Himl, lab: StagedWorkspace, at: str) -> tuple[int, str]:
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no SIGINT to another process")
 def test_interrupted_before_the_job_was_created_nothing_runs(lab: StagedWorkspace, himl: Himl) -> None:
-    lab.stage.faults.add(Latency(4), "snapshots/getblob")
+    lab.stage.faults.add(Latency(20), "snapshots/getblob")
     code, messages = interrupted(himl, lab, "snapshots/latest")
     assert code == 130, messages
     assert "no job was submitted" in messages
@@ -132,7 +132,7 @@ def test_interrupted_before_the_job_was_created_nothing_runs(lab: StagedWorkspac
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no SIGINT to another process")
 def test_interrupted_afterwards_the_id_is_told(lab: StagedWorkspace, himl: Himl) -> None:
-    lab.stage.faults.add(Latency(4), "PATCH .*/history/")
+    lab.stage.faults.add(Latency(20), "PATCH .*/history/")
     code, messages = interrupted(himl, lab, "snapshotrun")
     [run_id] = lab.state.runs
     assert code == 130, messages
@@ -141,7 +141,7 @@ def test_interrupted_afterwards_the_id_is_told(lab: StagedWorkspace, himl: Himl)
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no SIGINT to another process")
 def test_interrupted_while_the_job_gets_its_tags_the_id_is_told(lab: StagedWorkspace, himl: Himl) -> None:
-    lab.stage.faults.add(Latency(4), "PATCH .*/history/", skip=1)
+    lab.stage.faults.add(Latency(20), "PATCH .*/history/", skip=1)
     process = himl.start("submit", "--sdk", "v1", "--cluster", "cpu-cluster", "train.py")
     deadline = time.monotonic() + 60
     while len(lab.requests("PATCH .*/history/")) < 2 and time.monotonic() < deadline:

@@ -179,7 +179,7 @@ def test_a_download_that_was_stopped_goes_on_from_what_came(azure_environment: S
     azure.write_config(project)
     stage.faults.add(Drip(400_000), "GET .*/big.bin", times=None)  # so that many pieces are under way and none is through
     with himl.start("datastore", "download", "big.bin", "out") as process:
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 60
         while on_disk(project / "out") < 8 << 20 and time.monotonic() < deadline:
             time.sleep(0.02)
         process.send_signal(number)

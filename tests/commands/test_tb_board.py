@@ -20,7 +20,7 @@ from tests.boards import DIRECT, is_closed, serving, until
 from tests.event_files import NAME, event_bytes
 from tests.leftovers import MARK, processes_marked
 from tests.recorded_runs import RecordedRuns
-from tests.running import Himl
+from tests.running import Himl, write_files
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="needs signals of POSIX")
 
@@ -105,23 +105,33 @@ def taken(port: int = 0) -> Iterator[int]:
         yield int(other.getsockname()[1])
 
 
+HOLDS = """
+import os, sys, time
+if "himl_cli.services.tensorboard.program" in sys.orig_argv and "--port={port}" in sys.orig_argv:
+    open({started!r}, "w").close()
+    while not os.path.exists({go!r}):
+        time.sleep(0.02)
+"""
+"""Holds up a TensorBoard that is to have this port, as a module that Python imports when it starts."""
+
+
 def test_a_port_that_is_taken_while_tensorboard_comes_up_moves_on_and_says_so(himl: Himl, tmp_path: Path, mark: str) -> None:
-    if not Path("/proc").is_dir():
-        pytest.skip("finds TensorBoard by /proc")
     with taken() as port:
         pass
-    is_over = threading.Event()
+    is_started, may_go_on, is_over = tmp_path / "started", tmp_path / "go on", threading.Event()
+    write_files(tmp_path / "site", {"sitecustomize.py": HOLDS.format(port=port, started=str(is_started), go=str(may_go_on))})
 
     def take() -> None:
-        """As soon as TensorBoard is started, which is long before it wants its port."""
-        until(lambda: any(f"--port={port}" in line for line in processes_marked(mark, patience=0)), "TensorBoard is started")
+        """While TensorBoard starts, before it wants its port."""
+        until(is_started.exists, "TensorBoard is started")
         with taken(port):
-            is_over.wait(60)
+            may_go_on.touch()
+            is_over.wait(240)
 
     other = threading.Thread(target=take)
     other.start()
     try:
-        with serving(himl, tmp_path, RUN, "--port", str(port)) as board:
+        with serving(himl, tmp_path, RUN, "--port", str(port), env={"PYTHONPATH": str(tmp_path / "site")}) as board:
             assert port < board.port
             board.shows(RUN, VALUES)
             board.says(LAST)

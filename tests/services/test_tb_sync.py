@@ -57,7 +57,7 @@ def put(azure: StagedWorkspace, name: str, content: bytes) -> None:
 
 
 def received(azure: StagedWorkspace, wanted: int) -> int:
-    """Bytes of event files that have gone over the wire; the double notes them once they are out, so *wanted* is waited for."""
+    """Bytes of event files that have gone over the wire; *wanted* are waited for."""
     deadline = time.monotonic() + 60
     while True:
         count = sum(seen.received for seen in azure.stage.log.find(r"GET .*tfevents[^?]*(\?|$)"))

@@ -53,7 +53,7 @@ def azure(azure_environment: StagedWorkspace) -> StagedWorkspace:
 
 
 def is_soon(holds: Callable[[], bool]) -> bool:
-    """Whether it comes to hold: the double counts a body's bytes once it is through, which the client may know earlier."""
+    """Whether it comes to hold."""
     ends = time.monotonic() + 60
     while not holds() and time.monotonic() < ends:
         time.sleep(0.02)

@@ -12,6 +12,7 @@ import sys
 import time
 
 from tests.servers.azureml.faults import ChangeEtag, Drip, FlipByte, Latency, Meanwhile, Met, Reset, Stall, Truncate, WrongDate, WrongMd5
+from tests.servers.azureml.log import Seen
 from tests.servers.azureml.messages import LAST_CHUNK, Head, framed
 
 WRONG_MD5 = base64.b64encode(b"not what it was!").decode()
@@ -61,10 +62,14 @@ def flipped(content: bytes, at: int) -> bytes:
 
 
 class Outlet:
-    """Where an answer's body goes: counts it, and breaks, slows or changes it on the way. `length` is its size, where that is known."""
+    """Where an answer's body goes: counts it, and breaks, slows or changes it on the way. `length` is its size, where that is known.
 
-    def __init__(self, writer: asyncio.StreamWriter, met: Met, length: int | None, *, chunked: bool) -> None:
+    A piece is counted before it is out: whoever has it finds it in the log.
+    """
+
+    def __init__(self, writer: asyncio.StreamWriter, seen: Seen, met: Met, length: int | None, *, chunked: bool) -> None:
         self._writer = writer
+        self._seen = seen
         self._met = met
         self._chunked = chunked
         self._drip = met.first(Drip)
@@ -117,8 +122,9 @@ class Outlet:
         step = max(1, self._drip.bytes_per_second // 20) if self._drip else len(content) or 1
         for start in range(0, len(content), step):
             piece = content[start : start + step]
-            self._writer.write(framed(piece, chunked=self._chunked))
             self.passed += len(piece)
+            self._seen.received = self.passed
+            self._writer.write(framed(piece, chunked=self._chunked))
             await self._writer.drain()
             if self._drip and piece:
                 self._met.tell(self._drip)

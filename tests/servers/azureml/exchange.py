@@ -131,18 +131,15 @@ class Exchange:
         _judge(answer, seen)
         empty = request.first[0] == "HEAD" or seen.status in (204, 304)
         ends_with_connection = not empty and answer.length is None and not answer.is_chunked
-        outlet = Outlet(self._writer, met, answer.length, chunked=answer.is_chunked and not empty)
+        outlet = Outlet(self._writer, seen, met, answer.length, chunked=answer.is_chunked and not empty)
         changed(answer, met)
         keeps = not (answer.closes or request.closes or ends_with_connection)
         await outlet.begin()
         self._writer.write(answer.wire)
-        try:
-            if not empty:
-                async for content in body_of(reader, answer, is_answer=True):
-                    await outlet.write(content)
-            await outlet.end()
-        finally:
-            seen.received = outlet.passed
+        if not empty:
+            async for content in body_of(reader, answer, is_answer=True):
+                await outlet.write(content)
+        await outlet.end()
         return keeps
 
     async def _give(self, request: Head, seen: Seen, met: Met, answer: Head, body: bytes) -> bool:
@@ -151,13 +148,12 @@ class Exchange:
             if isinstance(action, Status) and action.retry_after is not None:
                 answer.set("Retry-After", str(action.retry_after))
         seen.status = int(answer.first[1])
-        outlet = Outlet(self._writer, met, len(body), chunked=False)
+        outlet = Outlet(self._writer, seen, met, len(body), chunked=False)
         changed(answer, met)
         await outlet.begin()
         self._writer.write(answer.wire)
         await outlet.write(body)
         await outlet.end()
-        seen.received = outlet.passed
         return not request.closes
 
 
