@@ -109,7 +109,7 @@ def _exchange(pipes: list[int], given: bytes, command: Sequence[str], timeout: f
             while waiting.get_map():
                 ready = waiting.select(max(0.0, deadline - time.monotonic()))
                 if not ready and time.monotonic() > deadline:
-                    _kill(texts[pipes[3]])
+                    _kill(pipes[3], texts[pipes[3]])
                     raise subprocess.TimeoutExpired(list(command), timeout, bytes(texts[pipes[1]]), bytes(texts[pipes[2]]))
                 for key, _ in ready:
                     if key.fd == pipes[0]:
@@ -136,7 +136,9 @@ def _written(number: int, given: bytes) -> int:
         return len(given)
 
 
-def _kill(told: bytearray) -> None:
-    """End the copy that said its number, and nothing more yet."""
+def _kill(number: int, told: bytearray) -> None:
+    """End the copy once it has said its process id, where it has said nothing more yet."""
+    while not told.count(b"\n") and (more := os.read(number, 1 << 16)):
+        told += more
     if told.count(b"\n") == 1:
         os.kill(int(told), signal.SIGKILL)
