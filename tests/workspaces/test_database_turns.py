@@ -7,14 +7,16 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
+from types import FrameType
 
 import pytest
 
 from himl_cli.core.errors import DiskFailed
 from himl_cli.workspaces.local.database import Database
 from himl_cli.workspaces.local.run_store import RunStore
+from tests.steps import Step, at_each_step
 
-WAITING, HELD, FREE, ROUNDS = 8, 0.8, 0.08, 3
+WAITING, LONG, SHORT = 8, 0.8, 0.05
 
 
 @pytest.fixture
@@ -26,28 +28,35 @@ def path(tmp_path: Path) -> Path:
 
 def test_who_waits_looks_often_however_long_it_has_waited(path: Path) -> None:
     """SQLite's own waiting looks each 100 ms in the end: whoever came just now gets in first, and others wait for a minute."""
-    assert any(all(_got_in(path)) for _ in range(ROUNDS))
+    looked = [threading.Event() for _ in range(WAITING)]
 
-
-def _got_in(path: Path) -> list[bool]:
-    """For each of WAITING writers, who come one by one while the database is held, whether the short time was enough in which it was free."""
-    again = threading.Event()
-
-    def write(number: int) -> bool:
-        time.sleep(number * HELD / 2 / WAITING)
-        with closing(Database(path)) as database:
+    def write(number: int) -> None:
+        with closing(Database(path)) as database, at_each_step(noting(looked[number])):
             RunStore(database).tag("run", {f"key_{number}": "x"})
-        return not again.is_set()
 
     with closing(Database(path)) as holder, ThreadPoolExecutor(WAITING) as pool:
         with holder.writing():
             waiting = [pool.submit(write, number) for number in range(WAITING)]
-            time.sleep(HELD)
-        time.sleep(FREE)
-        with holder.writing():
-            again.set()
-            time.sleep(FREE)
-        return [one.result() for one in waiting]
+            assert all(each.wait(60) for each in looked)
+        for one in waiting:
+            one.result()
+        assert [row["name"] for row in holder.rows("SELECT name FROM tags ORDER BY name")] == [f"key_{number}" for number in range(WAITING)]
+
+
+def noting(looked: threading.Event) -> Step:
+    """Sets *looked* at a pause between two looks that is short, though there have been pauses for LONG."""
+    come = time.monotonic()
+    begun = come
+
+    def note(frame: FrameType, event: str, called: object) -> None:
+        nonlocal begun
+        now = time.monotonic()
+        if called is time.sleep and event == "c_call":
+            begun = now
+        elif called is time.sleep and begun - come > LONG and now - begun < SHORT:
+            looked.set()
+
+    return note
 
 
 def test_what_is_held_for_too_long_is_told(path: Path) -> None:
