@@ -68,7 +68,7 @@ def test_mounted_outputs_are_kept_and_uploaded_ones_are_not(azure: StagedWorkspa
 
 def test_a_node_is_taken_away_at_any_moment(azure: StagedWorkspace) -> None:
     with azure.run_jobs(disk="restored") as jobs:
-        submit(azure, f"{COUNTS} sleep 600")
+        submit(azure, f"{COUNTS} [ -e outputs/heard ] || sleep 600")
         until(lambda: azure.state.runs["job_1"].status == "Running", azure)
         jobs.preempt_after("job_1", random.uniform(0, 0.3))
         until(lambda: azure.state.runs["job_1"].attempt == 2, azure)
