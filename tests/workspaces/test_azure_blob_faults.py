@@ -42,7 +42,7 @@ from tests.servers.azureml.stage import Stage
 
 BODY = bytes(range(256)) * 8_000
 GET = r"GET .*/big"
-STALL = 3.0  # seconds without progress until a request is given up, where that is tested: a passing fault, once
+STALL = 3.0  # seconds until a request without progress is given up, in tests of one that is
 PASSING = [Reset(), Reset(after=700_000), Truncate(after=700_000), Status(500), Status(503), Status(429), Status(408)]
 
 
