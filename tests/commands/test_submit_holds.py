@@ -115,7 +115,7 @@ def test_sigterm_follows_a_sigint_that_is_ignored(himl: Himl, project: Path) -> 
 
 @POSIX
 def test_ctrl_c_reaches_a_script_that_writes_faster_than_anybody_reads(himl: Himl, project: Path) -> None:
-    write_files(project, {"train.py": "import time\nprint('up', flush=True)\nfor _ in range(100_000):\n    print('x' * 5000)\ntime.sleep(600)\n"})
+    write_files(project, {"train.py": "import time\nprint('up', flush=True)\nfor _ in range(20_000):\n    print('x' * 5000)\ntime.sleep(600)\n"})
     process = started(himl, project)
     time.sleep(0.5)  # until the pipe is full, and the waiting submit held up by it
     process.send_signal(signal.SIGINT)
