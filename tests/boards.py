@@ -8,8 +8,7 @@ import re
 import signal
 import socket
 import subprocess
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from http.client import HTTPException
 from pathlib import Path
@@ -19,17 +18,9 @@ from urllib.parse import urlencode
 from urllib.request import ProxyHandler, build_opener
 
 from tests.running import Himl
+from tests.waiting import until
 
 DIRECT = build_opener(ProxyHandler({}))
-SECONDS = 60.0
-
-
-def until(is_so: Callable[[], bool], what: str | Callable[[], str]) -> None:
-    """Wait for it; *what* did not come about where it takes too long."""
-    deadline = time.monotonic() + SECONDS
-    while not is_so():
-        assert time.monotonic() < deadline, f"it did not come about that {what if isinstance(what, str) else what()}"
-        time.sleep(0.05)
 
 
 def is_closed(port: int, host: str = "127.0.0.1") -> bool:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import os
 import signal
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from tests.running import Himl
+from tests.waiting import until
 
 KEEPER = b"himl_cli.workspaces.local.many.keeper"
 SUPERVISOR = b"himl_cli.workspaces.local.supervisor"
@@ -29,13 +28,6 @@ Path("outputs/result.txt").write_text(" ".join(sys.argv[1:]))
 with (notes / "ends").open("a") as stream:
     stream.write(name + "\\n")
 """
-
-
-def wait_until(holds: Callable[[], bool], seconds: float = 60.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < deadline, "it did not come about"
-        time.sleep(0.02)
 
 
 def notes_folder(tmp_path: Path, *, holds: bool = False) -> Path:
@@ -88,4 +80,4 @@ def kill(project: Path, module: bytes) -> None:
     """SIGKILL to all processes of *module*, and wait until they are gone."""
     for pid in pids(project, module):
         os.kill(pid, signal.SIGKILL)
-    wait_until(lambda: not pids(project, module))
+    until(lambda: not pids(project, module))

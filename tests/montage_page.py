@@ -16,7 +16,7 @@ from PIL import Image
 from himl_cli.core.montage import Box, CellOutcome
 from himl_cli.services.montage.zoom.page import write_page
 from himl_cli.services.montage.zoom.pyramid import DeepZoom
-from tests.boards import until
+from tests.waiting import until
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -5,8 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from himl_cli.core.locks import is_held
 from tests.running import write_files
 from tests.servers.azureml.seeding import StagedWorkspace
 from tests.servers.azureml.state import Run
+from tests.waiting import until
 
 posix = pytest.mark.skipif(sys.platform == "win32", reason="needs signals of POSIX")
 proc = pytest.mark.skipif(not Path("/proc").is_dir(), reason="finds processes by /proc")
@@ -66,14 +66,6 @@ def go(azure_project: StagedWorkspace, project: Path, tmp_path: Path) -> Iterato
     wait_until_told(project)
 
 
-def wait_until(holds: Callable[[], object], what: Callable[[], object] = lambda: "it does not come", seconds: float = 60.0) -> None:
-    """*what* tells what there is instead, should it not come."""
-    deadline = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < deadline, what()
-        time.sleep(0.05)
-
-
 def the_run(azure: StagedWorkspace) -> Run:
     (run,) = (run for run in azure.state.runs.values() if run.parent_id is None)
     return run
@@ -93,7 +85,7 @@ def note_of(project: Path) -> Path | None:
 
 
 def wait_until_told(project: Path) -> None:
-    wait_until(lambda: note_of(project) is None, lambda: [path.read_text() for path in (project / ".himl" / "recordings").iterdir()])
+    until(lambda: note_of(project) is None, lambda: [path.read_text() for path in (project / ".himl" / "recordings").iterdir()])
 
 
 def pid_of(project: Path, module: str) -> int:
@@ -113,4 +105,4 @@ def kill_recorder(project: Path) -> None:
     path = note_of(project)
     assert path is not None
     os.kill(pid_of(project, "himl_cli.commands._recorder"), signal.SIGKILL)
-    wait_until(lambda: not is_held(path.with_suffix(".lock")))
+    until(lambda: not is_held(path.with_suffix(".lock")))

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -66,10 +65,3 @@ def values(workspace: AzureWorkspace) -> dict[tuple[str, str], list[tuple[int, f
 def content(workspace: AzureWorkspace, run_id: str = ID) -> dict[str, bytes]:
     files = workspace.run_files(run_id)
     return {blob.name: b"".join(files.read(blob.name)) for page in files.list() for blob in page}
-
-
-def until(holds: Callable[[], object], seconds: float = 60.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < deadline, "it does not come"
-        time.sleep(0.01)

@@ -9,11 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.many_here import notes_folder, wait_until
+from tests.many_here import notes_folder
 from tests.running import Himl, write_files
 from tests.servers.azureml.jobs.runner import JobRunner
 from tests.servers.azureml.seeding import StagedWorkspace
 from tests.training import TRAIN, undisturbed
+from tests.waiting import until
 
 ENVIRONMENT = "dependencies:\n- python=3.11\n- pip:\n  - himl-cli\n"
 LOOKS = """
@@ -45,9 +46,9 @@ def test_a_training_whose_node_is_taken_away_ends_as_if_nothing_had_happened(
     write_files(project, {"train.py": TRAIN})
     notes = notes_folder(tmp_path, holds=True)
     run_id = himl.ok(*SUBMIT, "--env_var", f"NOTES={notes.as_posix()}").stdout.strip()
-    wait_until(lambda: (notes / "epochs").exists() and len((notes / "epochs").read_text().splitlines()) > 1)
+    until(lambda: (notes / "epochs").exists() and len((notes / "epochs").read_text().splitlines()) > 1)
     jobs.preempt_after(run_id, random.Random(seed).uniform(0, 0.2))
-    wait_until(lambda: azure.state.runs[run_id].attempt == 2)
+    until(lambda: azure.state.runs[run_id].attempt == 2)
     (notes / "hold").unlink()
     run = azure.wait_for(run_id, "Completed")
     points = sorted(run.metrics["loss"].points, key=lambda point: (point.step or 0, point.created))
@@ -81,7 +82,7 @@ def test_the_checkpoint_of_the_highest_epoch_of_all_tries_is_found(himl: Himl, a
     (tmp_path / "notes").mkdir()
     run_id = himl.ok(*SUBMIT, "--env_var", f"NOTES={(tmp_path / 'notes').as_posix()}").stdout.strip()
     for number, found in ((1, "found None None"), (2, "found recovery_epoch=2.ckpt two")):
-        wait_until(lambda number=number: f"waits {number}" in azure.logs(run_id))  # type: ignore[misc]
+        until(lambda number=number: f"waits {number}" in azure.logs(run_id))  # type: ignore[misc]
         assert found in azure.logs(run_id)
         jobs.preempt(run_id)
     azure.wait_for(run_id, "Completed")
@@ -111,7 +112,7 @@ found(5)
 """
     write_files(project, {"train.py": looks})
     run_id = himl.ok(*SUBMIT, "--", str(project / "go")).stdout.strip()
-    wait_until(lambda: "waits" in azure.logs(run_id))
+    until(lambda: "waits" in azure.logs(run_id))
     azure.put_artifacts(azure.state.runs[run_id], {"outputs/checkpoints/recovery_epoch=5.ckpt": b"run"})
     (project / "go").touch()
     azure.wait_for(run_id, "Completed")
@@ -173,7 +174,7 @@ if found == "weights":
 """
     write_files(project, {"train.py": stops, "weights.ckpt": "weights"})
     run_id = himl.ok(*SUBMIT, "--checkpoint", "weights.ckpt").stdout.strip()
-    wait_until(lambda: "waits" in azure.logs(run_id))
+    until(lambda: "waits" in azure.logs(run_id))
     jobs.preempt(run_id)
     azure.wait_for(run_id, "Completed")
     assert himl.ok("runs", "logs", run_id).stdout == "found own\n"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import signal
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -17,6 +16,7 @@ from tests.running import Himl
 from tests.servers.azureml.faults import Latency, Reset, Status
 from tests.servers.azureml.principals import Right
 from tests.servers.azureml.seeding import StagedWorkspace
+from tests.waiting import until
 
 ELSEWHERE = "azureml://registries/azureml/environments"
 
@@ -113,9 +113,7 @@ def test_without_azureml_core_the_command_that_installs_it_is_named_before_anyth
 def interrupted(himl: Himl, lab: StagedWorkspace, at: str) -> tuple[int, str]:
     """The exit code and the messages of a submit that is interrupted once the request *at* was sent."""
     process = himl.start("submit", "--sdk", "v1", "--cluster", "cpu-cluster", "train.py")
-    deadline = time.monotonic() + 60
-    while not lab.requests(at) and time.monotonic() < deadline:
-        time.sleep(0.02)
+    until(lambda: lab.requests(at))
     process.send_signal(signal.SIGINT)
     _, messages = process.communicate(timeout=100)
     return process.returncode, " ".join(messages.decode().split())
@@ -143,9 +141,7 @@ def test_interrupted_afterwards_the_id_is_told(lab: StagedWorkspace, himl: Himl)
 def test_interrupted_while_the_job_gets_its_tags_the_id_is_told(lab: StagedWorkspace, himl: Himl) -> None:
     lab.stage.faults.add(Latency(20), "PATCH .*/history/", skip=1)
     process = himl.start("submit", "--sdk", "v1", "--cluster", "cpu-cluster", "train.py")
-    deadline = time.monotonic() + 60
-    while len(lab.requests("PATCH .*/history/")) < 2 and time.monotonic() < deadline:
-        time.sleep(0.02)
+    until(lambda: len(lab.requests("PATCH .*/history/")) >= 2)
     process.send_signal(signal.SIGINT)
     _, messages = process.communicate(timeout=100)
     [run_id] = lab.state.runs

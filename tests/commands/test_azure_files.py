@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from tests.running import Himl, write_files
 from tests.servers.azureml.faults import Drip
 from tests.servers.azureml.seeding import DEFAULT, StagedWorkspace
 from tests.servers.azureml.stage import Stage
+from tests.waiting import until
 
 HEAVY = ["azure.ai", "azureml", "mlflow"]
 LOADED = """
@@ -179,9 +179,7 @@ def test_a_download_that_was_stopped_goes_on_from_what_came(azure_environment: S
     azure.write_config(project)
     stage.faults.add(Drip(400_000), "GET .*/big.bin", times=None)  # so that many pieces are under way and none is through
     with himl.start("datastore", "download", "big.bin", "out") as process:
-        deadline = time.monotonic() + 60
-        while on_disk(project / "out") < 8 << 20 and time.monotonic() < deadline:
-            time.sleep(0.02)
+        until(lambda: on_disk(project / "out") >= 8 << 20)
         process.send_signal(number)
         _, said = process.communicate(timeout=100)
     assert (process.returncode, b"Interrupted" in said) == (130, True)

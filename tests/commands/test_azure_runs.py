@@ -13,13 +13,13 @@ from typing import Any
 
 import pytest
 
-from tests.many_here import wait_until
 from tests.recorded_runs import RecordedRuns
 from tests.running import Himl
 from tests.servers.azureml.log import Seen
 from tests.servers.azureml.seeding import StagedWorkspace
 from tests.servers.azureml.stage import Stage
 from tests.terminal import Terminal
+from tests.waiting import until
 
 posix = pytest.mark.skipif(sys.platform == "win32", reason="needs a POSIX terminal or signals")
 NOON = datetime(2026, 2, 1, 12, 0, 0, tzinfo=timezone.utc)
@@ -147,7 +147,7 @@ def test_follow_brings_what_is_added_and_ends_with_the_run(himl: Himl, seeded: S
     outcome = himl.ok("runs", "logs", "train_4_dd", "--follow")
     growing.join()
     assert outcome.stdout == "first line\nsecond line\n"
-    wait_until(lambda: sum(seen.received for seen in reads()) == len("first line\nsecond line\n"))
+    until(lambda: sum(seen.received for seen in reads()) == len("first line\nsecond line\n"))
     looks = len(seeded.requests(r"GET .*/history/.*/runs/"))
     assert len(seeded.requests()) <= 8 + 2 * looks
 

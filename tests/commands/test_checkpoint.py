@@ -8,7 +8,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from threading import Event
 
@@ -20,6 +19,7 @@ from tests.servers.azureml.faults import WrongMd5
 from tests.servers.azureml.seeding import StagedWorkspace
 from tests.servers.azureml.stage import Stage
 from tests.servers.web import FileServer
+from tests.waiting import until
 
 HERE = "outputs/checkpoints"
 RUN = "train_1_aa"
@@ -181,9 +181,7 @@ def test_ctrl_c_exits_with_130_and_the_next_call_goes_on(himl: Himl, web: FileSe
     web.put("/large.ckpt", body)
     web.before = lambda asked: None if len(web.ranges) < 2 else _waited(go_on)
     process = himl.start("checkpoint", "fetch", web("/large.ckpt"))
-    deadline = time.monotonic() + 60
-    while len(web.ranges) < 2 and time.monotonic() < deadline:
-        time.sleep(0.005)
+    until(lambda: len(web.ranges) >= 2)
     process.send_signal(signal.SIGINT)
     out, said = process.communicate(timeout=100)
     assert (process.returncode, out, b"Interrupted" in said) == (130, b"", True), said

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.many_here import wait_until
 from tests.recorded_runs import RecordedRuns
 from tests.running import Himl, write_files
 from tests.servers.azureml.faults import Status
 from tests.servers.azureml.seeding import StagedWorkspace
+from tests.waiting import until
 
 MAKES = """
 from pathlib import Path
@@ -167,7 +167,7 @@ def test_an_interrupted_push_leaves_a_canceled_run(himl: Himl, project: Path, az
         return any("Meanwhile" in seen.faults for seen in azure.stage.log.all()) and len(azure.state.runs) == 2
 
     with azure.stage.holding(request_line, times=1), himl.start("checkpoint", "push", "last.ckpt", "--from", kept) as pushing:
-        wait_until(is_sending)
+        until(is_sending)
         os.kill(pushing.pid, signal.SIGINT)
         printed, said = pushing.communicate(timeout=100)
     (run,) = (run for run in azure.state.runs.values() if run.run_id != kept)

@@ -249,7 +249,7 @@ def test_ctrl_c_exits_with_130_and_the_next_call_goes_on(himl: Himl, recorded: R
         while not (folder / ".big.himl-part").exists() and process.poll() is None:
             time.sleep(0.005)
         process.send_signal(signal.SIGINT)
-        said = process.communicate(timeout=60)[1]
+        said = process.communicate(timeout=100)[1]
         if process.returncode:
             break
     left = sorted(path.name for path in folder.iterdir())

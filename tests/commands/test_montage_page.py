@@ -11,10 +11,10 @@ from urllib.parse import quote
 import pytest
 
 from himl_cli.core.montage import Box, CellOutcome
-from tests.boards import until
 from tests.browser import browser as browser
 from tests.browser import page as page
 from tests.montage_page import Looking, PageOnDisk, page_on_disk
+from tests.waiting import until
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Locator, Page

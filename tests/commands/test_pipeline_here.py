@@ -13,8 +13,9 @@ from typing import Any
 
 import pytest
 
-from tests.many_here import KEEPER, NOTING, children, kill, lines, log_of, notes_folder, pids, show, wait_until
+from tests.many_here import KEEPER, NOTING, children, kill, lines, log_of, notes_folder, pids, show
 from tests.running import Himl, write_files
+from tests.waiting import until
 
 POSIX = pytest.mark.skipif(os.name == "nt", reason="signals of POSIX, /proc")
 
@@ -103,9 +104,9 @@ def test_canceling_the_pipeline_or_a_step_stops_all(himl: Himl, project: Path, t
     notes = notes_folder(tmp_path, holds=True)
     himl.ok("submit", "pipe.json", "--no_wait", env={"NOTES": str(notes)})
     parent = himl.ok("runs", "list", "-q").stdout.strip()
-    wait_until(lambda: len(lines(notes / "starts")) == 1)
+    until(lambda: len(lines(notes / "starts")) == 1)
     himl.ok("runs", "cancel", parent if target == "pipeline" else f"{parent}_step1")
-    wait_until(lambda: not pids(project, KEEPER))
+    until(lambda: not pids(project, KEEPER))
     run = show(himl, parent)
     assert (run["status"], [each["status"] for each in children(himl, parent)]) == ("Canceled", ["Canceled"])
     assert run["reason"] == ("canceled" if target == "pipeline" else "step 'a' (step1) was canceled; not started: step2")
@@ -119,7 +120,7 @@ def test_a_pipeline_whose_keeper_is_killed_goes_on_with_the_steps_that_are_missi
     env = {"NOTES": str(notes)}
     himl.ok("submit", "pipe.json", "--no_wait", env=env)
     parent = himl.ok("runs", "list", "-q").stdout.strip()
-    wait_until(lambda: len(lines(notes / "starts")) == 1)
+    until(lambda: len(lines(notes / "starts")) == 1)
     kill(project, KEEPER)
     (notes / "hold").unlink()
     himl.ok("submit", "--resume", parent, env=env)

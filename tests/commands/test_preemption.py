@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 
 from himl_cli.workspaces.open import open_runs
-from tests.many_here import SUPERVISOR, kill, notes_folder, show, wait_until
+from tests.many_here import SUPERVISOR, kill, notes_folder, show
 from tests.running import Himl, write_files
 from tests.training import EPOCHS, TRAIN, undisturbed
+from tests.waiting import until
 
 POSIX = pytest.mark.skipif(os.name == "nt", reason="signals of POSIX, /proc")
 
@@ -42,15 +43,15 @@ def test_a_training_that_is_killed_again_and_again_ends_as_if_nothing_had_happen
     env = {"NOTES": str(notes)}
     himl.ok("submit", "train.py", "--no_wait", env=env)
     run = latest(himl)
-    wait_until(lambda: len(words(notes / "epochs")) > 1)
+    until(lambda: len(words(notes / "epochs")) > 1)
     time.sleep(moments.uniform(0, 0.2))
     kill(project, SUPERVISOR)
-    wait_until(lambda: show(himl, run)["status"] == "Failed")
+    until(lambda: show(himl, run)["status"] == "Failed")
     himl.ok("submit", "--resume", run, "--no_wait", env=env)
-    wait_until(lambda: len(words(notes / "tries")) > 1)
+    until(lambda: len(words(notes / "tries")) > 1)
     time.sleep(moments.uniform(0, 0.2))
     os.kill(int(words(notes / "tries")[-1][0]), signal.SIGKILL)
-    wait_until(lambda: show(himl, run)["status"] == "Failed")
+    until(lambda: show(himl, run)["status"] == "Failed")
     (notes / "hold").unlink()
     himl.ok("submit", "--resume", run, env=env)
     assert show(himl, run)["status"] == "Completed"

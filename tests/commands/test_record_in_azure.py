@@ -10,11 +10,12 @@ from pathlib import Path
 import pytest
 
 from tests.azure_workspaces import opened
-from tests.recorded_in_azure import SUBMIT, TRAIN, kill_recorder, log_there, pid_of, points, posix, proc, the_run, wait_until, wait_until_told
+from tests.recorded_in_azure import SUBMIT, TRAIN, kill_recorder, log_there, pid_of, points, posix, proc, the_run, wait_until_told
 from tests.recorded_in_azure import azure_project as azure_project
 from tests.recorded_in_azure import go as go
 from tests.running import Himl, write_files
 from tests.servers.azureml.seeding import StagedWorkspace
+from tests.waiting import until
 
 
 def test_a_job_here_is_seen_there(himl: Himl, azure_project: StagedWorkspace, project: Path) -> None:
@@ -60,10 +61,10 @@ def test_what_it_logs_arrives_while_it_runs_and_nobody_waits(himl: Himl, azure_p
     run_id, experiment, studio = outcome.stdout.splitlines()
     assert (experiment, studio.startswith(f"Studio      https://ml.azure.com/runs/{run_id}?wsid=")) == ("Experiment  train", True)
     assert f"himl runs cancel {run_id}" in outcome.stderr
-    wait_until(lambda: points(azure_project, "loss") == [(0, 1.0)] and log_there(azure_project) == b"up\n")
+    until(lambda: points(azure_project, "loss") == [(0, 1.0)] and log_there(azure_project) == b"up\n")
     assert the_run(azure_project).status == "Running"
     himl.ok("runs", "tag", run_id, "stage=mid")
-    wait_until(lambda: the_run(azure_project).tags.get("stage") == "mid")
+    until(lambda: the_run(azure_project).tags.get("stage") == "mid")
     go.touch()
     assert azure_project.wait_for(run_id).status == "Completed"
     assert points(azure_project, "loss") == [(0, 1.0), (1, 0.5)]
@@ -105,7 +106,7 @@ def test_runs_that_mlflow_nests_are_nested_there(himl: Himl, azure_project: Stag
 @posix
 def test_ctrl_c_cancels_it_in_both_places(himl: Himl, azure_project: StagedWorkspace, project: Path, go: Path) -> None:
     with himl.start(*SUBMIT) as waiting:
-        wait_until(lambda: bool(azure_project.state.runs) and points(azure_project, "loss") == [(0, 1.0)])
+        until(lambda: bool(azure_project.state.runs) and points(azure_project, "loss") == [(0, 1.0)])
         os.kill(waiting.pid, signal.SIGINT)
         _, said = waiting.communicate(timeout=100)
     assert waiting.returncode == 130, said
@@ -118,7 +119,7 @@ def test_ctrl_c_cancels_it_in_both_places(himl: Himl, azure_project: StagedWorks
 @pytest.mark.parametrize("module", ["train.py", "himl_cli.workspaces.local.supervisor"])
 def test_what_is_killed_has_failed_there(himl: Himl, azure_project: StagedWorkspace, project: Path, go: Path, module: str) -> None:
     run_id = himl.ok(*SUBMIT, "--no_wait", "-q").stdout.strip()
-    wait_until(lambda: points(azure_project, "loss") == [(0, 1.0)])
+    until(lambda: points(azure_project, "loss") == [(0, 1.0)])
     os.kill(pid_of(project, module), signal.SIGKILL)
     azure_project.wait_for(run_id, "Failed")
     with opened(azure_project, project) as there:
@@ -130,7 +131,7 @@ def test_what_is_killed_has_failed_there(himl: Himl, azure_project: StagedWorksp
 @posix
 def test_ctrl_c_while_the_rest_is_sent_leaves_that_to_the_background(himl: Himl, azure_project: StagedWorkspace, project: Path) -> None:
     with azure_project.stage.holding("PUT .*best.txt"), himl.start(*SUBMIT) as waiting:
-        wait_until(lambda: bool(azure_project.state.runs) and himl("runs", "show", "--workspace", "local", "--json").stdout.count("Completed") == 1)
+        until(lambda: bool(azure_project.state.runs) and himl("runs", "show", "--workspace", "local", "--json").stdout.count("Completed") == 1)
         os.kill(waiting.pid, signal.SIGINT)
         printed, said = waiting.communicate(timeout=100)
     assert (waiting.returncode, printed) == (130, b"trained\n"), said
@@ -144,7 +145,7 @@ def test_ctrl_c_while_the_rest_is_sent_leaves_that_to_the_background(himl: Himl,
 def test_a_submit_that_is_killed_before_the_job_starts_leaves_a_failed_run(himl: Himl, azure_project: StagedWorkspace, project: Path) -> None:
     """The last answer before the job starts does not come."""
     with azure_project.stage.holding("POST .*/history/.*/events"), himl.start(*SUBMIT) as submitting:
-        wait_until(lambda: bool(azure_project.state.runs))
+        until(lambda: bool(azure_project.state.runs))
         submitting.kill()
         submitting.communicate(timeout=100)
     assert not (project / ".himl" / "runs" / the_run(azure_project).run_id).exists()
@@ -157,7 +158,7 @@ def test_a_submit_that_is_killed_before_the_job_starts_leaves_a_failed_run(himl:
 @posix
 def test_a_killed_submit_leaves_job_and_recording_at_work(himl: Himl, azure_project: StagedWorkspace, project: Path, go: Path) -> None:
     with himl.start(*SUBMIT) as waiting:
-        wait_until(lambda: bool(azure_project.state.runs) and points(azure_project, "loss") == [(0, 1.0)])
+        until(lambda: bool(azure_project.state.runs) and points(azure_project, "loss") == [(0, 1.0)])
         waiting.kill()
         waiting.communicate(timeout=100)
     go.touch()
@@ -171,10 +172,10 @@ def test_a_killed_submit_leaves_job_and_recording_at_work(himl: Himl, azure_proj
 def test_a_killed_recording_is_taken_up_by_the_next_command(himl: Himl, azure_project: StagedWorkspace, project: Path, go: Path) -> None:
     """Nothing is missing, and nothing is there twice."""
     run_id = himl.ok(*SUBMIT, "--no_wait", "-q").stdout.strip()
-    wait_until(lambda: points(azure_project, "loss") == [(0, 1.0)])
+    until(lambda: points(azure_project, "loss") == [(0, 1.0)])
     kill_recorder(project)
     go.touch()
-    wait_until(lambda: json.loads(himl.ok("runs", "show", run_id, "--json", "--workspace", "local").stdout)["status"] == "Completed")
+    until(lambda: json.loads(himl.ok("runs", "show", run_id, "--json", "--workspace", "local").stdout)["status"] == "Completed")
     azure_project.wait_for(run_id, "Completed")
     assert points(azure_project, "loss") == [(0, 1.0), (1, 0.5)]
     assert log_there(azure_project) == b"up\ndone\n"
@@ -185,7 +186,7 @@ def test_a_killed_recording_is_taken_up_by_the_next_command(himl: Himl, azure_pr
 @proc
 def test_all_of_it_killed_at_once_ends_failed(himl: Himl, azure_project: StagedWorkspace, project: Path, go: Path) -> None:
     with himl.start(*SUBMIT) as waiting:
-        wait_until(lambda: bool(azure_project.state.runs) and points(azure_project, "loss") == [(0, 1.0)])
+        until(lambda: bool(azure_project.state.runs) and points(azure_project, "loss") == [(0, 1.0)])
         waiting.kill()
         kill_recorder(project)
         os.kill(pid_of(project, "himl_cli.workspaces.local.supervisor"), signal.SIGKILL)

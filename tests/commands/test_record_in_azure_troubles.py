@@ -10,12 +10,13 @@ from pathlib import Path
 import pytest
 
 from himl_cli.core.locks import is_held
-from tests.recorded_in_azure import SUBMIT, kill_recorder, log_there, note_of, points, posix, proc, the_run, wait_until, wait_until_told
+from tests.recorded_in_azure import SUBMIT, kill_recorder, log_there, note_of, points, posix, proc, the_run, wait_until_told
 from tests.recorded_in_azure import azure_project as azure_project
 from tests.recorded_in_azure import go as go
 from tests.running import Himl, write_files
 from tests.servers.azureml.faults import Status
 from tests.servers.azureml.seeding import StagedWorkspace
+from tests.waiting import until
 
 
 def status_here(himl: Himl, run_id: str) -> str:
@@ -25,12 +26,12 @@ def status_here(himl: Himl, run_id: str) -> str:
 def test_a_service_that_is_away_for_a_while_loses_nothing(himl: Himl, azure_project: StagedWorkspace, project: Path, go: Path) -> None:
     """It is said once in the recording's log, and once that it is over."""
     run_id = himl.ok(*SUBMIT, "--no_wait", "-q").stdout.strip()
-    wait_until(lambda: points(azure_project, "loss") == [(0, 1.0)])
+    until(lambda: points(azure_project, "loss") == [(0, 1.0)])
     azure_project.stage.faults.add(Status(503, retry_after=300), "", times=None)
     go.touch()
     path = note_of(project)
     assert path is not None
-    wait_until(lambda: bool(json.loads(path.read_text())["away"]))
+    until(lambda: bool(json.loads(path.read_text())["away"]))
     assert points(azure_project, "loss") == [(0, 1.0)]
     azure_project.stage.faults.clear()
     azure_project.wait_for(run_id, "Completed")
@@ -44,12 +45,12 @@ def test_a_service_that_is_away_for_a_while_loses_nothing(himl: Himl, azure_proj
 
 def test_a_refusal_is_said_and_what_is_left_is_told_once_that_is_allowed(himl: Himl, azure_project: StagedWorkspace, project: Path, go: Path) -> None:
     run_id = himl.ok(*SUBMIT, "--no_wait", "-q").stdout.strip()
-    wait_until(lambda: points(azure_project, "loss") == [(0, 1.0)])
+    until(lambda: points(azure_project, "loss") == [(0, 1.0)])
     azure_project.stage.faults.add(Status(403, code="AuthorizationFailed", message="You shall not write."), "/metric/", times=None)
     go.touch()
     path = note_of(project)
     assert path is not None
-    wait_until(lambda: status_here(himl, run_id) == "Completed" and not is_held(path.with_suffix(".lock")), path.read_text)
+    until(lambda: status_here(himl, run_id) == "Completed" and not is_held(path.with_suffix(".lock")), path.read_text)
     shown = himl.ok("runs", "show", run_id).stdout
     assert "Not told" in shown
     assert "answered 403" in shown
@@ -72,7 +73,7 @@ def test_a_submit_that_waits_says_that_it_was_refused(himl: Himl, azure_project:
     azure_project.stage.faults.clear()
     path = note_of(project)
     assert path is not None
-    wait_until(lambda: not path.exists() or not is_held(path.with_suffix(".lock")))
+    until(lambda: not path.exists() or not is_held(path.with_suffix(".lock")))
 
 
 def test_files_that_are_refused_do_not_keep_back_the_rest(himl: Himl, azure_project: StagedWorkspace) -> None:
@@ -115,10 +116,10 @@ def test_a_job_that_does_not_start_has_failed_there(himl: Himl, azure_project: S
 def test_who_will_not_wait_for_the_run_there_leaves_a_failed_one(himl: Himl, azure_project: StagedWorkspace, project: Path) -> None:
     """One more signal after Ctrl-C, while the last answer before the job does not come."""
     with azure_project.stage.holding("POST .*/history/.*/events"), himl.start(*SUBMIT) as submitting:
-        wait_until(lambda: azure_project.state.runs)
+        until(lambda: azure_project.state.runs)
         os.kill(submitting.pid, signal.SIGINT)
         os.kill(submitting.pid, signal.SIGTERM)  # a second SIGINT may be one with the first
-        printed, said = submitting.communicate(timeout=30)
+        printed, said = submitting.communicate(timeout=100)
     run_id = the_run(azure_project).run_id
     assert (submitting.returncode, printed) == (130, b"")
     assert f"Interrupted before the job began; run '{run_id}' may be in {azure_project.label}".encode() in said
@@ -133,9 +134,9 @@ def test_who_will_not_wait_for_the_run_there_leaves_a_failed_one(himl: Himl, azu
 def test_ctrl_c_while_it_is_submitted_cancels_what_nobody_waits_for(himl: Himl, azure_project: StagedWorkspace, project: Path, go: Path) -> None:
     with himl.start(*SUBMIT, "--no_wait", "-q") as submitting:
         with azure_project.stage.holding("POST .*/history/.*/events"):
-            wait_until(lambda: azure_project.state.runs)
+            until(lambda: azure_project.state.runs)
             os.kill(submitting.pid, signal.SIGINT)
-        printed, said = submitting.communicate(timeout=30)
+        printed, said = submitting.communicate(timeout=100)
     run_id = the_run(azure_project).run_id
     assert (submitting.returncode, printed.decode().strip()) == (130, run_id), said
     assert f"Run '{run_id}' is canceled." in said.decode()
@@ -146,24 +147,24 @@ def test_ctrl_c_while_it_is_submitted_cancels_what_nobody_waits_for(himl: Himl, 
 @pytest.mark.parametrize("text", ["{", '{"run_id": "RUN", "place": {"name": "x"}, "runs": {}}'])
 def test_a_damaged_note_is_said_once(himl: Himl, azure_project: StagedWorkspace, project: Path, go: Path, text: str) -> None:
     run_id = himl.ok(*SUBMIT, "--no_wait", "-q").stdout.strip()
-    wait_until(lambda: points(azure_project, "loss") == [(0, 1.0)])
+    until(lambda: points(azure_project, "loss") == [(0, 1.0)])
     path = note_of(project)
     assert path is not None
     kill_recorder(project)
     path.write_text(text.replace("RUN", run_id))
     himl.ok("runs", "list", "-q")
     wait_until_told(project)
-    wait_until(lambda: "Not told" in himl.ok("runs", "show", run_id).stdout)
+    until(lambda: "Not told" in himl.ok("runs", "show", run_id).stdout)
     said = (project / ".himl" / "runs" / run_id / "recording.log").read_text()
     assert (said.count("is damaged"), "Traceback" in said) == (1, False)
     kept = [f"{run_id}.broken"]  # and perhaps what the killed one was about to write, under a hidden name
-    wait_until(lambda: [file.name for file in path.parent.glob("[!.]*")] == kept, lambda: [*path.parent.iterdir()])
+    until(lambda: [file.name for file in path.parent.glob("[!.]*")] == kept, lambda: [*path.parent.iterdir()])
 
 
 @proc
 def test_a_setting_that_cannot_be_read_puts_the_recording_off(himl: Himl, azure_project: StagedWorkspace, project: Path, go: Path) -> None:
     run_id = himl.ok(*SUBMIT, "--no_wait", "-q").stdout.strip()
-    wait_until(lambda: points(azure_project, "loss") == [(0, 1.0)])
+    until(lambda: points(azure_project, "loss") == [(0, 1.0)])
     path = note_of(project)
     assert path is not None
     kill_recorder(project)
@@ -172,8 +173,8 @@ def test_a_setting_that_cannot_be_read_puts_the_recording_off(himl: Himl, azure_
     elsewhere.mkdir()
     listed = ("runs", "list", "-q", "--workspace", str(project / ".himl"))
     assert himl(*listed, cwd=elsewhere).code == 0
-    wait_until(lambda: json.loads(path.read_text())["not_before"], path.read_text)
-    wait_until(lambda: not is_held(path.with_suffix(".lock")))
+    until(lambda: json.loads(path.read_text())["not_before"], path.read_text)
+    until(lambda: not is_held(path.with_suffix(".lock")))
     (project / "himl.toml").unlink()
     assert "moon" in himl.ok("runs", "show", run_id, "--json").json()["tags"]["himl.recording_stopped"]
     go.touch()

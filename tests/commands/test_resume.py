@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.many_here import KEEPER, NOTING, SUPERVISOR, children, kill, lines, log_of, notes_folder, pids, show, statuses, wait_until
+from tests.many_here import KEEPER, NOTING, SUPERVISOR, children, kill, lines, log_of, notes_folder, pids, show, statuses
 from tests.running import Himl, write_files
+from tests.waiting import until
 
 POSIX = pytest.mark.skipif(os.name == "nt", reason="signals of POSIX, /proc")
 
@@ -60,7 +61,7 @@ def test_a_job_whose_supervisor_was_killed_goes_on(himl: Himl, project: Path, tm
     notes = notes_folder(tmp_path, holds=True)
     env = {"NOTES": str(notes)}
     himl.ok("submit", "train.py", "--no_wait", env=env)
-    wait_until(lambda: len(lines(notes / "starts")) == 1)
+    until(lambda: len(lines(notes / "starts")) == 1)
     kill(project, SUPERVISOR)
     (notes / "hold").unlink()
     himl.ok("submit", "--resume", latest(himl), env=env)
@@ -79,7 +80,7 @@ def test_a_completed_run_and_one_that_is_at_work_are_refused(himl: Himl, project
     refused = himl("submit", "--resume", latest(himl), env=env)
     assert (refused.code, "is still at work" in refused.stderr) == (2, True)
     (notes / "hold").unlink()
-    wait_until(lambda: show(himl, latest(himl))["status"] == "Completed")
+    until(lambda: show(himl, latest(himl))["status"] == "Completed")
 
 
 def test_variables_have_to_be_given_again(himl: Himl, project: Path) -> None:
@@ -203,7 +204,7 @@ def test_killing_a_sweep_at_any_moment_loses_no_result_and_resume_finishes_it(hi
     kill(project, KEEPER)
     if who == "all":
         kill(project, SUPERVISOR)
-        wait_until(lambda: not pids(project, b"train.py"))
+        until(lambda: not pids(project, b"train.py"))
     assert show(himl, run)["status"] == "Failed"
     completed = {each["id"] for each in show(himl, run)["children"] if each["status"] == "Completed"}
     (notes / "hold").unlink()
@@ -225,7 +226,7 @@ def test_of_two_that_resume_at_once_one_does(himl: Himl, project: Path, tmp_path
     env = {"NOTES": str(notes)}
     himl.ok("submit", "train.py", "--no_wait", "--sweep", "n=1,2", env=env)
     run = latest(himl)
-    wait_until(lambda: len(lines(notes / "starts")) == 1)
+    until(lambda: len(lines(notes / "starts")) == 1)
     kill(project, KEEPER)
     both = [himl.start("submit", "--resume", run, "--no_wait", env=env) for _ in range(2)]
     codes = sorted(process.wait(60) for process in both)
@@ -233,7 +234,7 @@ def test_of_two_that_resume_at_once_one_does(himl: Himl, project: Path, tmp_path
         process.communicate()
     assert codes == [0, 2]
     (notes / "hold").unlink()
-    wait_until(lambda: show(himl, run)["status"] == "Completed")
+    until(lambda: show(himl, run)["status"] == "Completed")
     assert sorted(lines(notes / "ends")) == [f"{run}_0", f"{run}_1"]
 
 

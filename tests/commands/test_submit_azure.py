@@ -16,6 +16,7 @@ from tests.running import Himl, write_files
 from tests.servers.azureml.faults import Status
 from tests.servers.azureml.jobs.runner import JobRunner
 from tests.servers.azureml.seeding import StagedWorkspace
+from tests.waiting import until
 
 posix = pytest.mark.skipif(sys.platform == "win32", reason="needs signals of POSIX")
 
@@ -160,9 +161,7 @@ def test_ctrl_c_leaves_the_job_running_and_says_how_to_cancel(himl: Himl, held: 
 def test_a_quiet_submit_that_is_interrupted_while_it_waits_prints_the_id(himl: Himl, held: JobRunner, azure_project: StagedWorkspace) -> None:
     """`run=$(himl submit -q --wait ...)` has it then, and can go on with the job."""
     with himl.start(*SUBMIT, "--wait", "-q", "--", "--epochs", "3") as waiting:
-        deadline = time.monotonic() + 60
-        while not azure_project.requests("GET .*/history/.*/runs/") and time.monotonic() < deadline:
-            time.sleep(0.05)
+        until(lambda: azure_project.requests("GET .*/history/.*/runs/"))
         os.kill(waiting.pid, signal.SIGINT)
         printed, said = waiting.communicate(timeout=100)
     (run_id,) = azure_project.state.runs

@@ -20,6 +20,7 @@ from tests.leftovers import MARK
 from tests.local_jobs import command_of, is_sound, processes_below, supervisor_of
 from tests.running import Himl, write_files
 from tests.special_folders import SmallDisk, made_read_only
+from tests.waiting import until
 
 POSIX = pytest.mark.skipif(os.name == "nt", reason="signals and process groups of POSIX")
 
@@ -43,19 +44,10 @@ def status(himl: Himl) -> str:
     return str(runs(himl)[0]["status"])
 
 
-def wait_until(holds: Callable[[], bool], seconds: float = 60.0) -> bool:
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if holds():
-            return True
-        time.sleep(0.05)
-    return holds()
-
-
 def started(himl: Himl, project: Path, *options: str) -> subprocess.Popen[bytes]:
     """A submit of train.py that waits, and whose script has printed `up`."""
     process = himl.start("submit", "train.py", *options)
-    assert wait_until(lambda: any(beginning(log) == b"up" for log in (project / ".himl" / "runs").glob("*/user_logs/std_log.txt")))
+    until(lambda: any(beginning(log) == b"up" for log in (project / ".himl" / "runs").glob("*/user_logs/std_log.txt")))
     return process
 
 
@@ -74,7 +66,7 @@ def test_interrupting_a_waiting_submit_cancels_the_job(himl: Himl, project: Path
     output, talk = process.communicate(timeout=100)
     assert (process.returncode, status(himl)) == (130, "Canceled"), talk
     assert output == b"up\nsaved\n"
-    assert wait_until(lambda: processes_below(project) == [])
+    until(lambda: processes_below(project) == [])
 
 
 @POSIX
@@ -97,7 +89,7 @@ def test_ctrl_c_on_a_script_that_ignores_signals_ends_it_by_sigkill(himl: Himl, 
     process.communicate(timeout=100)
     assert (process.returncode, status(himl)) == (130, "Canceled")
     assert time.monotonic() - begun > 14, "SIGKILL comes after 10 s and 5 more"
-    assert wait_until(lambda: processes_below(project) == [])
+    until(lambda: processes_below(project) == [])
 
 
 @POSIX
@@ -119,7 +111,7 @@ def test_ctrl_c_reaches_a_script_that_writes_faster_than_anybody_reads(himl: Him
     process = started(himl, project)
     time.sleep(0.5)  # until the pipe is full, and the waiting submit held up by it
     process.send_signal(signal.SIGINT)
-    assert wait_until(lambda: status(himl) == "Canceled"), "canceled although nobody has read the output yet"
+    until(lambda: status(himl) == "Canceled", "canceled although nobody has read the output yet")
     process.communicate(timeout=100)
     assert process.returncode == 130
 
@@ -131,7 +123,7 @@ def test_ctrl_c_while_a_large_file_is_copied(himl: Himl, project: Path) -> None:
         stream.truncate(20_000_000_000)
     process = himl.start("submit", "train.py")
     copies = project / ".himl" / "runs"
-    assert wait_until(lambda: any(copies.glob("*/code/big.bin")))
+    until(lambda: any(copies.glob("*/code/big.bin")))
     process.send_signal(signal.SIGINT)
     output, _ = process.communicate(timeout=100)
     assert (process.returncode, status(himl), output) == (130, "Canceled", b"")
@@ -150,7 +142,7 @@ def test_a_second_ctrl_c_stops_waiting_and_says_that_the_run_is_still_ending(him
     process.send_signal(signal.SIGINT)
     _, talk = process.communicate(timeout=100)
     assert (process.returncode, b"still being stopped" in talk) == (130, True)
-    assert wait_until(lambda: status(himl) == "Canceled")
+    until(lambda: status(himl) == "Canceled")
 
 
 @POSIX
@@ -210,7 +202,7 @@ def test_a_closed_terminal_leaves_the_job_running(himl: Himl, project: Path, tmp
     assert process.returncode == -signal.SIGHUP
     assert status(himl) == "Running"
     go.touch()
-    assert wait_until(lambda: status(himl) == "Completed")
+    until(lambda: status(himl) == "Completed")
     assert himl.ok("runs", "logs", "latest").stdout == "up\ndone\n"
 
 
@@ -220,7 +212,7 @@ def test_a_killed_submit_leaves_the_job_running(himl: Himl, project: Path) -> No
     process = started(himl, project)
     process.kill()
     process.communicate(timeout=100)
-    assert wait_until(lambda: status(himl) == "Completed")
+    until(lambda: status(himl) == "Completed")
 
 
 @POSIX
@@ -231,7 +223,7 @@ def test_a_killed_supervisor_leaves_no_process_and_a_failed_run(himl: Himl, proj
     _, talk = process.communicate(timeout=100)
     assert process.returncode == 1
     assert b"supervisor" in talk
-    assert wait_until(lambda: processes_below(project) == [])
+    until(lambda: processes_below(project) == [])
     (run,) = runs(himl)
     assert (run["status"], run["duration"]) == ("Failed", None)
     assert himl.ok("runs", "logs", run["id"]).stdout == "up\n"
@@ -245,8 +237,8 @@ def test_killing_supervisor_and_shim_together_leaves_no_script(himl: Himl, proje
     for pid in processes_below(project):
         if b"himl_cli" in command_of(pid):
             os.kill(pid, signal.SIGKILL)
-    process.communicate(timeout=20)
-    assert wait_until(lambda: processes_below(project) == [])
+    process.communicate(timeout=100)
+    until(lambda: processes_below(project) == [])
     assert status(himl) == "Failed"
 
 
@@ -258,7 +250,7 @@ def test_a_supervisor_that_is_told_to_terminate_ends_the_job_and_records_it(himl
     process.communicate(timeout=100)
     (run,) = runs(himl)
     assert (run["status"], "SIGTERM" in run["reason"]) == ("Failed", True)
-    assert wait_until(lambda: processes_below(project) == [])
+    until(lambda: processes_below(project) == [])
 
 
 def test_after_a_reboot_a_run_without_an_end_reads_as_failed(himl: Himl, project: Path) -> None:
@@ -286,7 +278,7 @@ def test_what_a_finished_script_left_in_the_background_is_ended(himl: Himl, proj
     script = f"import subprocess, sys\nfor apart in (False, True):\n    subprocess.Popen({sleep}, start_new_session=apart)\n"
     write_files(project, {"train.py": script})
     himl.ok("submit", "train.py")
-    assert wait_until(lambda: processes_below(project) == [])
+    until(lambda: processes_below(project) == [])
 
 
 def test_eight_submits_at_once(himl: Himl, project: Path) -> None:
@@ -447,7 +439,7 @@ def test_a_killed_shim_leaves_no_daemon_of_the_script(himl: Himl, project: Path)
     os.kill(shim, signal.SIGKILL)
     process.communicate(timeout=100)
     assert (process.returncode, status(himl)) == (1, "Failed")
-    assert wait_until(lambda: processes_below(project) == [])
+    until(lambda: processes_below(project) == [])
 
 
 @POSIX

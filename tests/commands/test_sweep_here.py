@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.many_here import KEEPER, NOTING, SUPERVISOR, children, kill, lines, log_of, notes_folder, pids, show, statuses, wait_until
+from tests.many_here import KEEPER, NOTING, SUPERVISOR, children, kill, lines, log_of, notes_folder, pids, show, statuses
 from tests.running import Himl, Outcome, write_files
 from tests.special_folders import SmallDisk
+from tests.waiting import until
 
 POSIX = pytest.mark.skipif(os.name == "nt", reason="signals of POSIX, /proc")
 
@@ -213,7 +214,7 @@ def test_a_trial_that_cannot_be_asked_to_stop_keeps_no_other_from_it(himl: Himl,
     notes = notes_folder(tmp_path, holds=True)
     himl.ok("submit", "train.py", "--no_wait", "--sweep", "n=1,2", "--max_concurrent", "2", env={"NOTES": str(notes)})
     parent = himl.ok("runs", "list", "-q").stdout.strip()
-    wait_until(lambda: len(lines(notes / "starts")) == 2)
+    until(lambda: len(lines(notes / "starts")) == 2)
     runs = project / ".himl" / "runs"
     stuck = runs / f"{parent}_0" / "go"
     supervisors = pids(project, SUPERVISOR)
@@ -224,10 +225,10 @@ def test_a_trial_that_cannot_be_asked_to_stop_keeps_no_other_from_it(himl: Himl,
     for pid in supervisors:
         os.kill(pid, signal.SIGCONT)
     himl.ok("runs", "cancel", parent)
-    wait_until(lambda: "It is tried again." in log_of(project, parent))
-    wait_until(lambda: show(himl, f"{parent}_1")["status"] == "Canceled")
+    until(lambda: "It is tried again." in log_of(project, parent))
+    until(lambda: show(himl, f"{parent}_1")["status"] == "Canceled")
     stuck.rmdir()
-    wait_until(lambda: show(himl, parent)["status"] == "Canceled")
+    until(lambda: show(himl, parent)["status"] == "Canceled")
     assert statuses(himl, parent) == ["Canceled", "Canceled"]
 
 
@@ -237,9 +238,9 @@ def test_canceling_the_sweep_cancels_its_trials(himl: Himl, project: Path, tmp_p
     notes = notes_folder(tmp_path, holds=True)
     himl.ok("submit", "train.py", "--no_wait", "--sweep", "n=1,2,3,4", "--max_concurrent", "2", env={"NOTES": str(notes)})
     parent = himl.ok("runs", "list", "-q").stdout.strip()
-    wait_until(lambda: len(lines(notes / "starts")) == 2)
+    until(lambda: len(lines(notes / "starts")) == 2)
     himl.ok("runs", "cancel", parent)
-    wait_until(lambda: not pids(project, KEEPER))
+    until(lambda: not pids(project, KEEPER))
     assert statuses(himl, parent) == ["Canceled", "Canceled"]
     assert {run["reason"] for run in children(himl, parent)} == {"its parent was canceled"}
     assert show(himl, parent)["status"] == "Canceled"
@@ -252,13 +253,13 @@ def test_interrupting_a_submit_that_waits_cancels_everything(himl: Himl, project
     write_files(project, {"train.py": NOTING})
     notes = notes_folder(tmp_path, holds=True)
     process = himl.start("submit", "train.py", "--sweep", "n=1,2,3", "--max_concurrent", "2", env={"NOTES": str(notes)})
-    wait_until(lambda: len(lines(notes / "starts")) == 2)
+    until(lambda: len(lines(notes / "starts")) == 2)
     process.send_signal(number)
     process.communicate(timeout=100)
     assert process.returncode == 130
     parent = himl.ok("runs", "list", "-q").stdout.strip()
     assert (show(himl, parent)["status"], statuses(himl, parent)) == ("Canceled", ["Canceled", "Canceled"])
-    wait_until(lambda: not pids(project, b"himl_cli"))
+    until(lambda: not pids(project, b"himl_cli"))
 
 
 @POSIX
@@ -267,11 +268,11 @@ def test_canceling_one_trial_lets_the_others_go_on(himl: Himl, project: Path, tm
     notes = notes_folder(tmp_path, holds=True)
     himl.ok("submit", "train.py", "--no_wait", "--sweep", "n=1,2,3", env={"NOTES": str(notes)})
     parent = himl.ok("runs", "list", "-q").stdout.strip()
-    wait_until(lambda: len(lines(notes / "starts")) == 1)
+    until(lambda: len(lines(notes / "starts")) == 1)
     himl.ok("runs", "cancel", f"{parent}_0")
-    wait_until(lambda: len(lines(notes / "starts")) == 2)
+    until(lambda: len(lines(notes / "starts")) == 2)
     (notes / "hold").unlink()
-    wait_until(lambda: not pids(project, KEEPER))
+    until(lambda: not pids(project, KEEPER))
     assert statuses(himl, parent) == ["Canceled", "Completed", "Completed"]
     assert show(himl, parent)["reason"] == "1 of 3 trials were canceled"
 
@@ -282,7 +283,7 @@ def test_a_killed_keeper_loses_no_result_and_its_trials_can_be_canceled(himl: Hi
     notes = notes_folder(tmp_path, holds=True)
     himl.ok("submit", "train.py", "--no_wait", "--sweep", "n=1,2,3", "--max_concurrent", "2", env={"NOTES": str(notes)})
     parent = himl.ok("runs", "list", "-q").stdout.strip()
-    wait_until(lambda: len(lines(notes / "starts")) == 2)
+    until(lambda: len(lines(notes / "starts")) == 2)
     kill(project, KEEPER)
     run = show(himl, parent)
     assert (run["status"], "keeper ended without recording" in run["reason"]) == ("Failed", True)
@@ -291,9 +292,9 @@ def test_a_killed_keeper_loses_no_result_and_its_trials_can_be_canceled(himl: Hi
     refused = himl("runs", "delete", parent, "--yes")
     assert (refused.code, "is still at work" in refused.stderr) == (2, True)
     himl.ok("runs", "cancel", f"{parent}_0")
-    wait_until(lambda: statuses(himl, parent) == ["Canceled", "Running"])
+    until(lambda: statuses(himl, parent) == ["Canceled", "Running"])
     himl.ok("runs", "cancel", parent)
-    wait_until(lambda: statuses(himl, parent) == ["Canceled", "Canceled"])
+    until(lambda: statuses(himl, parent) == ["Canceled", "Canceled"])
     himl.ok("runs", "delete", parent, "--yes")
     assert list((project / ".himl/runs").iterdir()) == []
 
@@ -304,10 +305,10 @@ def test_a_keeper_that_is_told_to_terminate_ends_its_trials_and_records_it(himl:
     notes = notes_folder(tmp_path, holds=True)
     himl.ok("submit", "train.py", "--no_wait", "--sweep", "n=1,2,3", "--max_concurrent", "2", env={"NOTES": str(notes)})
     parent = himl.ok("runs", "list", "-q").stdout.strip()
-    wait_until(lambda: len(lines(notes / "starts")) == 2)
+    until(lambda: len(lines(notes / "starts")) == 2)
     for pid in pids(project, KEEPER):
         os.kill(pid, signal.SIGTERM)
-    wait_until(lambda: not pids(project, KEEPER))
+    until(lambda: not pids(project, KEEPER))
     assert statuses(himl, parent) == ["Failed", "Failed"]
     assert "SIGTERM" in show(himl, parent)["reason"]
 
@@ -352,12 +353,12 @@ def test_waiting_for_a_sweep_whose_keeper_is_killed_says_how_to_go_on(himl: Himl
     write_files(project, {"train.py": NOTING})
     notes = notes_folder(tmp_path, holds=True)
     process = himl.start("submit", "train.py", "--sweep", "n=1,2", env={"NOTES": str(notes)})
-    wait_until(lambda: len(lines(notes / "starts")) == 1)
+    until(lambda: len(lines(notes / "starts")) == 1)
     kill(project, KEEPER)
     _, told = process.communicate(timeout=100)
     (notes / "hold").unlink()
     parent = himl.ok("runs", "list", "-q").stdout.strip()
-    wait_until(lambda: statuses(himl, parent) == ["Completed"])
+    until(lambda: statuses(himl, parent) == ["Completed"])
     assert process.returncode == 1
     assert f"; to do what is missing: himl submit --resume {parent}" in told.decode()
 
@@ -376,11 +377,11 @@ def test_a_trial_whose_supervisor_is_killed_has_failed_and_the_others_go_on(himl
     notes = notes_folder(tmp_path, holds=True)
     himl.ok("submit", "train.py", "--no_wait", "--sweep", "n=1,2", env={"NOTES": str(notes)})
     parent = himl.ok("runs", "list", "-q").stdout.strip()
-    wait_until(lambda: len(lines(notes / "starts")) == 1)
+    until(lambda: len(lines(notes / "starts")) == 1)
     for pid in pids(project, SUPERVISOR):
         os.kill(pid, signal.SIGKILL)
     (notes / "hold").unlink()
-    wait_until(lambda: not pids(project, KEEPER))
+    until(lambda: not pids(project, KEEPER))
     assert statuses(himl, parent) == ["Failed", "Completed"]
     assert show(himl, parent)["reason"] == "1 of 2 trials failed"
 

@@ -6,7 +6,6 @@ import json
 import re
 import signal
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +14,7 @@ import pytest
 from tests.running import Himl, Outcome, write_files
 from tests.servers.azureml.seeding import StagedWorkspace
 from tests.servers.sweeping import LOG
+from tests.waiting import until
 
 TRAIN = "import sys\nprint(*sys.argv[1:])\n"
 LOGGING = """
@@ -297,9 +297,7 @@ def test_a_dry_run_of_a_sweep_is_a_sweep_job(himl: Himl, lab: StagedWorkspace) -
 def test_canceling_says_what_it_means_for_the_others(himl: Himl, project: Path) -> None:
     write_files(project, {"sleep.py": "import time\ntime.sleep(600)\n"})
     run_id = himl.ok("submit", "sleep.py", "--crossval", "3", "--max_concurrent", "3", "--no_wait", "-q").stdout.strip()
-    deadline = time.monotonic() + 60
-    while len(himl.ok("runs", "show", run_id, "--json").json()["children"]) < 3 and time.monotonic() < deadline:
-        time.sleep(0.1)
+    until(lambda: len(himl.ok("runs", "show", run_id, "--json").json()["children"]) == 3)
     assert himl.ok("runs", "cancel", f"{run_id}_1").stdout == f"Asked run '{run_id}_1' to stop; sweep '{run_id}' goes on with its other trials.\n"
     assert himl.ok("runs", "cancel", run_id).stdout == f"Asked run '{run_id}' to stop; its trials stop with it.\n"
     himl("runs", "logs", run_id, "--follow")

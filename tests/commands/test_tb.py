@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.boards import is_closed, serving, until
+from tests.boards import is_closed, serving
 from tests.event_files import NAME, WRITER, event_bytes, scalars
 from tests.recorded_runs import RecordedRuns
 from tests.running import Himl, write_files
@@ -18,6 +18,7 @@ from tests.servers.azureml.faults import FlipByte, Page, Stall, Status
 from tests.servers.azureml.jobs.sweeps.trials import add_trial
 from tests.servers.azureml.seeding import StagedWorkspace
 from tests.servers.azureml.sweep_seeding import add_sweep
+from tests.waiting import until
 
 posix = pytest.mark.skipif(sys.platform == "win32", reason="needs signals of POSIX")
 

@@ -16,11 +16,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.boards import DIRECT, is_closed, serving, until
+from tests.boards import DIRECT, is_closed, serving
 from tests.event_files import NAME, event_bytes
 from tests.leftovers import MARK, processes_marked
 from tests.recorded_runs import RecordedRuns
 from tests.running import Himl, write_files
+from tests.waiting import until
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="needs signals of POSIX")
 

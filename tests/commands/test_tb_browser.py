@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.boards import serving, until
+from tests.boards import serving
 from tests.browser import browser as browser
 from tests.browser import page as page
 from tests.event_files import NAME, event_bytes
@@ -21,6 +21,7 @@ from tests.recorded_runs import RecordedRuns
 from tests.running import Himl
 from tests.servers.azureml.seeding import StagedWorkspace
 from tests.servers.azureml.sweep_seeding import add_sweep
+from tests.waiting import until
 
 if TYPE_CHECKING:
     from playwright.sync_api import Locator, Page

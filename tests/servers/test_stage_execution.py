@@ -13,16 +13,9 @@ from tests.leftovers import MARK, processes_marked
 from tests.servers.azureml.seeding import StagedWorkspace
 from tests.servers.azureml.stage import Stage
 from tests.servers.submitting import call, ended, printed, submit
+from tests.waiting import until
 
 SLEEP = "trap 'echo asked to end; exit 3' TERM; echo begun; while true; do sleep 0.05; done"
-
-
-def until(come_true: Callable[[], bool], azure: StagedWorkspace) -> None:
-    """Wait for something; an AssertionError tells the job's log where it does not come to pass."""
-    deadline = time.monotonic() + 60
-    while not come_true():
-        assert time.monotonic() < deadline, azure.logs("job_1")
-        time.sleep(0.02)
 
 
 def sleeping() -> list[str]:
@@ -32,7 +25,7 @@ def sleeping() -> list[str]:
 
 def appears(azure: StagedWorkspace, text: str) -> None:
     """Wait until the log of the job says *text*."""
-    until(lambda: text in azure.logs("job_1"), azure)
+    until(lambda: text in azure.logs("job_1"), lambda: azure.logs("job_1"))
 
 
 @pytest.fixture
@@ -194,4 +187,4 @@ def test_nothing_of_a_job_outlives_its_workspace(stage: Stage) -> None:
         appears(azure, "begun")
         assert sleeping()
     assert azure.state.runs["job_1"].status == "Canceled"
-    until(lambda: not sleeping(), azure)
+    until(lambda: not sleeping(), lambda: azure.logs("job_1"))

@@ -8,7 +8,8 @@ import re
 from tests.servers.azureml.seeding import StagedWorkspace
 from tests.servers.submitting import call, printed, submit
 from tests.servers.sweeping import LOG, LOGS, limits, statuses, submit_sweep, trials
-from tests.servers.test_stage_execution import appears, until
+from tests.servers.test_stage_execution import appears
+from tests.waiting import until
 
 COUNTS = """
 trap 'echo heard >> outputs/heard' TERM
@@ -46,7 +47,7 @@ def test_what_a_try_wrote_is_there_again_and_its_log_is_not(azure: StagedWorkspa
 def test_metrics_of_all_tries_stand_behind_each_other(azure: StagedWorkspace) -> None:
     with azure.run_jobs(disk="restored") as jobs:
         submit(azure, f"{COUNTS} {LOGS} 0.$tries; [ $tries = 1 ] || sleep 600", environmentVariables={"LOG": LOG})
-        until(lambda: "accuracy" in azure.state.runs["job_1"].metrics, azure)
+        until(lambda: "accuracy" in azure.state.runs["job_1"].metrics, lambda: azure.logs("job_1"))
         jobs.preempt("job_1")
         run = azure.wait_for("job_1", "Completed")
     assert [point.data["accuracy"] for point in run.metrics["accuracy"].points] == [0.0, 0.1]
@@ -69,9 +70,9 @@ def test_mounted_outputs_are_kept_and_uploaded_ones_are_not(azure: StagedWorkspa
 def test_a_node_is_taken_away_at_any_moment(azure: StagedWorkspace) -> None:
     with azure.run_jobs(disk="restored") as jobs:
         submit(azure, f"{COUNTS} [ -e outputs/heard ] || sleep 600")
-        until(lambda: azure.state.runs["job_1"].status == "Running", azure)
+        until(lambda: azure.state.runs["job_1"].status == "Running", lambda: azure.logs("job_1"))
         jobs.preempt_after("job_1", random.uniform(0, 0.3))
-        until(lambda: azure.state.runs["job_1"].attempt == 2, azure)
+        until(lambda: azure.state.runs["job_1"].attempt == 2, lambda: azure.logs("job_1"))
         call(azure, "POST", "/jobs/job_1/cancel")
         azure.wait_for("job_1", "Canceled")
     assert azure.state.runs["job_1"].attempt == 2
@@ -80,7 +81,7 @@ def test_a_node_is_taken_away_at_any_moment(azure: StagedWorkspace) -> None:
 def test_a_trial_is_preempted_like_any_job(azure: StagedWorkspace) -> None:
     with azure.run_jobs(disk="restored") as jobs:
         submit_sweep(azure, f"{COUNTS} [ $tries = 1 ] || [ ${{{{search_space.lr}}}} = 2 ] || sleep 600", {"lr": ["choice", [[1, 2]]]}, limits=limits(2, 2))
-        until(lambda: len(trials(azure)) == 2 and "begun 1" in azure.logs("sweep_1_0"), azure)
+        until(lambda: len(trials(azure)) == 2 and "begun 1" in azure.logs("sweep_1_0"), lambda: azure.logs("job_1"))
         jobs.preempt("sweep_1_0")
         azure.wait_for("sweep_1", "Completed")
     assert (statuses(azure), [trial.attempt for trial in trials(azure)]) == (["Completed"] * 2, [2, 1])
@@ -98,10 +99,10 @@ def test_on_a_new_disk_nothing_of_it_is_there_and_each_try_is_kept_by_itself(azu
     with azure.run_jobs() as jobs:
         submit(azure, "ls -A; mkdir outputs; echo $AZ_BATCHAI_JOB_TEMP > outputs/place; echo waits $(cat outputs/place); sleep 600")
         for number in (1, 2):
-            until(one_more, azure)
+            until(one_more, lambda: azure.logs("job_1"))
             jobs.preempt("job_1")
-            until(lambda number=number: azure.state.runs["job_1"].attempt == number + 1, azure)  # type: ignore[misc]
-        until(one_more, azure)
+            until(lambda number=number: azure.state.runs["job_1"].attempt == number + 1, lambda: azure.logs("job_1"))  # type: ignore[misc]
+        until(one_more, lambda: azure.logs("job_1"))
         call(azure, "POST", "/jobs/job_1/cancel")
         azure.wait_for("job_1", "Canceled")
     kept = [azure.artifacts("job_1")[f"outputs/{folder}place"] for folder in ("", "retry_001/", "retry_002/")]

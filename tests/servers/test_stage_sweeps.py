@@ -13,7 +13,7 @@ from tests.servers.azureml.jobs.sweeps.policies import is_ended, is_looked_at
 from tests.servers.azureml.seeding import StagedWorkspace
 from tests.servers.submitting import call
 from tests.servers.sweeping import LOGS, limits, put_sweep, statuses, submit_sweep, swept, trials, values
-from tests.servers.test_stage_execution import until
+from tests.waiting import until
 
 RATES = {"lr": ["choice", [[0.1, 0.2, 0.3, 0.4]]]}
 RANDOM = {"samplingAlgorithmType": "Random", "seed": 7}
@@ -133,9 +133,9 @@ def test_bayesian_sampling_stays_within_the_space(running: StagedWorkspace) -> N
 def test_no_more_trials_run_at_a_time_than_the_limit_allows(azure: StagedWorkspace) -> None:
     with azure.run_jobs(hold="Running") as jobs:
         submit_sweep(azure, "true", RATES, limits=limits(4, 3))
-        until(lambda: statuses(azure) == ["Running"] * 3, azure)
+        until(lambda: statuses(azure) == ["Running"] * 3, lambda: statuses(azure))
         jobs.release("sweep_1_1")
-        until(lambda: len(trials(azure)) == 4, azure)
+        until(lambda: len(trials(azure)) == 4, lambda: statuses(azure))
         assert statuses(azure)[1] == "Completed"
         jobs.release()
         azure.wait_for("sweep_1", "Completed")
@@ -232,7 +232,7 @@ def test_a_policy_looks_at_multiples_of_its_interval_after_its_delay() -> None:
 
 def test_a_cancelation_reaches_all_trials(running: StagedWorkspace) -> None:
     submit_sweep(running, WAITS, RATES, limits=limits(4, 2))
-    until(lambda: statuses(running) == ["Running"] * 2, running)
+    until(lambda: statuses(running) == ["Running"] * 2, lambda: statuses(running))
     assert call(running, "POST", "/jobs/sweep_1/cancel").status == 202
     sweep = running.wait_for("sweep_1", "Canceled")
     assert statuses(running) == ["Canceled"] * 2
@@ -241,7 +241,7 @@ def test_a_cancelation_reaches_all_trials(running: StagedWorkspace) -> None:
 
 def test_one_trial_is_canceled_alone(running: StagedWorkspace) -> None:
     submit_sweep(running, "[ ${{search_space.lr}} != 0.1 ] || sleep 600", RATES)
-    until(lambda: statuses(running) == ["Running"], running)
+    until(lambda: statuses(running) == ["Running"], lambda: statuses(running))
     history = f"https://{running.state.data_plane_host}/history/v1.0{running.state.path}/experiments/e/runs/sweep_1_0/cancel"
     assert call(running, "POST", history).status == 200
     running.wait_for("sweep_1", "Completed")

@@ -26,11 +26,12 @@ from tests.recorded_runs import RecordedRuns
 from tests.running import write_files
 from tests.servers.azureml.faults import ResetUpload, Status
 from tests.servers.azureml.seeding import StagedWorkspace
-from tests.told_runs import ID, QUICK, content, record, told_of, until, values
+from tests.told_runs import ID, QUICK, content, record, told_of, values
 from tests.told_runs import file as file
 from tests.told_runs import here as here
 from tests.told_runs import recorded as recorded
 from tests.told_runs import there as there
+from tests.waiting import until
 
 
 def test_all_of_a_run_arrives(recorded: RecordedRuns, here: LocalWorkspace, there: AzureWorkspace, file: NoteFile) -> None:

@@ -23,11 +23,12 @@ from tests.recorded_runs import RecordedRuns
 from tests.servers.azureml.faults import Status
 from tests.servers.azureml.seeding import StagedWorkspace
 from tests.steps import at_each_step
-from tests.told_runs import ID, QUICK, record, until, values
+from tests.told_runs import ID, QUICK, record, values
 from tests.told_runs import file as file
 from tests.told_runs import here as here
 from tests.told_runs import recorded as recorded
 from tests.told_runs import there as there
+from tests.waiting import until
 
 REFUSED = Status(403, code="AuthorizationFailed", message="You shall not write.")
 DAY = 86400.0

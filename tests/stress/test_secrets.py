@@ -6,7 +6,6 @@ import base64
 import json
 import subprocess
 import sys
-import time
 from contextlib import ExitStack
 from pathlib import Path
 from urllib.parse import quote
@@ -23,6 +22,7 @@ from stress.secrets.searching import CACHE, Search
 from stress.secrets.suite import CASES, TESTS, shares
 from stress.secrets.watching import watching
 from tests.running import Outcome as Left
+from tests.waiting import until
 
 SECRET = "p/w+d=ä?secret"
 TOKEN = "eyJhbGciOiAibm9uZSIsICJ0eXAiOiAiSldUIn0.eyJhdWQiOiAiYSIsICJzdWIiOiAiYiJ9.c2lnbmF0dXJl"
@@ -127,9 +127,7 @@ def test_arguments_and_variables_of_a_process_are_seen() -> None:
         for value in ("other", "own"):
             command = [sys.executable, "-c", "import sys; sys.stdin.read()", f"--key={value}"]
             process = stack.enter_context(subprocess.Popen(command, stdin=subprocess.PIPE, env={"SEARCHED": value, "MORE": "x"}))
-        deadline = time.monotonic() + 60
-        while not watcher.processes() and time.monotonic() < deadline:
-            time.sleep(0.01)
+        until(watcher.processes)
         assert process.poll() is None
     (shown,) = watcher.processes()
     assert any(b"--key=own" in arguments for arguments in shown.arguments)

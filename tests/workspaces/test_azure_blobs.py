@@ -23,6 +23,7 @@ from tests.blob_sinks import Received, Stored, listed, named, sending
 from tests.servers.azureml.faults import SmallPages, Status
 from tests.servers.azureml.seeding import StagedWorkspace
 from tests.servers.azureml.stage import Stage
+from tests.waiting import until
 
 ODD_NAMES = [
     "a",
@@ -112,10 +113,7 @@ def test_while_a_page_is_worked_on_the_next_one_is_on_its_way(stage: Stage, azur
     stage.faults.add(SmallPages(1000), "comp=list", times=None)
     pages = hasty_store(azure_environment).list("many/")
     assert len(next(pages)) == 1000
-    ends = time.monotonic() + 60
-    while len(stage.log.find("comp=list")) < 2 and time.monotonic() < ends:
-        time.sleep(0.02)
-    assert len(stage.log.find("comp=list")) == 2
+    until(lambda: len(stage.log.find("comp=list")) == 2)
     assert [blob.name for page in pages for blob in page] == names[1000:]
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import time
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from himl_cli.workspaces.azure.workspace import AzureWorkspace
 from tests.azure_pipelines import FAILING, pipeline_of, prepare, sent, step_job, steps_of, train
 from tests.servers.azureml.faults import Reset, Status
 from tests.servers.azureml.seeding import StagedWorkspace
+from tests.waiting import until
 
 
 def test_a_pipeline_runs_and_data_goes_from_step_to_step(workspace: AzureWorkspace, azure: StagedWorkspace, tmp_path: Path) -> None:
@@ -36,10 +36,7 @@ def test_a_pipeline_runs_and_data_goes_from_step_to_step(workspace: AzureWorkspa
 
 def wait_for_steps(azure: StagedWorkspace, run_id: str, count: int) -> None:
     """Until so many steps of the pipeline run."""
-    deadline = time.monotonic() + 60
-    while [azure.state.runs[child].status for child in azure.state.runs[run_id].children].count("Running") < count:
-        assert time.monotonic() < deadline, "the steps do not run"
-        time.sleep(0.02)
+    until(lambda: [azure.state.runs[child].status for child in azure.state.runs[run_id].children].count("Running") >= count, "the steps do not run")
 
 
 def asked(azure: StagedWorkspace) -> list[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from contextlib import suppress
 from threading import Thread
@@ -19,6 +18,7 @@ from tests.azure_blobs import DEFAULT, hasty_store, storage_that_lists
 from tests.servers.azureml.faults import Drip, Stall, Status
 from tests.servers.azureml.seeding import StagedWorkspace
 from tests.services.montage.stored_slides import BODIES, KB, LARGE, NAMES, cached, opened, read
+from tests.waiting import until
 
 
 def azure_place(azure: StagedWorkspace, names: Sequence[str] = NAMES) -> BlobStore:
@@ -134,8 +134,7 @@ def test_whoever_waits_is_let_go_when_it_is_stopped_and_nothing_half_has_a_name(
     thread = Thread(target=wait)
     with opened(store) as place:
         thread.start()
-        while not azure_environment.requests(r"GET .*/slides/"):
-            time.sleep(0.02)
+        until(lambda: azure_environment.requests(r"GET .*/slides/"))
         place.stop()
         thread.join(60)
         assert not thread.is_alive()
@@ -149,12 +148,8 @@ def test_what_is_under_way_ends_when_the_place_is_left(azure_environment: Staged
     azure_environment.stage.faults.add(Drip(50 * KB), r"GET .*/slides/large", times=None)
     before = enumerate_threads()
     with opened(store):
-        while not azure_environment.requests(r"GET .*/slides/"):
-            time.sleep(0.02)
-    deadline = time.monotonic() + 60
-    while [thread for thread in enumerate_threads() if thread.name == "himl-slides" and thread not in before]:
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+        until(lambda: azure_environment.requests(r"GET .*/slides/"))
+    until(lambda: not [thread for thread in enumerate_threads() if thread.name == "himl-slides" and thread not in before])
     assert [name for name in cached() if not name.endswith(".himl-part")] == []
 
 

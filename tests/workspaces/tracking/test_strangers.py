@@ -8,7 +8,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from himl_cli.workspaces.local.tracking.strangers import Limits
+from tests.waiting import until
 from tests.workspaces.tracking.tracked_job import API, JOB, TrackedJob, tracked_job
 
 GET_RUN = f"{API}runs/get?run_id={JOB}"
@@ -48,13 +49,6 @@ def idle(job: TrackedJob, count: int) -> Iterator[list[socket.socket]]:
 
 def head(job: TrackedJob, *lines: str, method: str = "GET", target: str = GET_RUN) -> bytes:
     return "".join(f"{line}\r\n" for line in (f"{method} {target} HTTP/1.1", *lines, "")).encode()
-
-
-def until(holds: Callable[[], object]) -> None:
-    deadline = time.monotonic() + 60
-    while not holds():
-        assert time.monotonic() < deadline, "it does not come"
-        time.sleep(0.01)
 
 
 def status(client: socket.socket) -> int:
