@@ -99,9 +99,13 @@ def _said(value: bool | int | None) -> str:
 
 
 def machines(results: Results) -> str:
-    """The machine of all results; several where they were not made on one."""
-    lines = dict.fromkeys(_machine(raw.meta["machine"]) for raw in results.values())
-    return "\n".join(lines) if lines else NOT_MEASURED
+    """The machine of all results; where they were not made on one, each with what was measured on it."""
+    found: dict[str, list[str]] = {}
+    for bench, raw in results.items():
+        found.setdefault(_machine(raw.meta["machine"]), []).append(f"`{bench}`")
+    if len(found) > 1:
+        return "; ".join(f"{machine} ({', '.join(benches)})" for machine, benches in found.items())
+    return next(iter(found), NOT_MEASURED)
 
 
 def _machine(about: Mapping[str, object]) -> str:

@@ -46,6 +46,14 @@ def test_the_document_is_what_the_results_make() -> None:
     assert DOCUMENT.read_text(encoding="utf-8") == render(RESULTS), "to write it anew: python -m benchmarks.report"
 
 
+def test_one_machine_is_told_once_and_of_several_each_with_what_was_measured_there(results: Path) -> None:
+    one = rendered(results, "{{machine}}")
+    path = results / "runs_list.jsonl"
+    path.with_name("tb.jsonl").write_text(path.read_text().replace('"bench":"runs_list"', '"bench":"tb"').replace('"cpu":"', '"cpu":"Other '))
+    assert "`" not in one
+    assert rendered(results, "{{machine}}") == f"{one} (`runs_list`); Other {one} (`tb`)"
+
+
 def test_the_results_are_those_of_all_benchmarks_run_in_full() -> None:
     commands = {bench: raw.meta["command"] for bench, raw in read_results(RESULTS).items()}
     assert commands == {bench: f"python -m benchmarks.{bench}" for bench in BENCHES}
