@@ -6,7 +6,6 @@ import json
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +27,7 @@ from himl_cli.core.runs import RunStatus
 from tests.api.places import arrived
 from tests.recorded_runs import RecordedRuns
 from tests.running import Himl, write_files
+from tests.waiting import until
 
 JOB = {
     "AZUREML_RUN_ID": "r",
@@ -215,10 +215,7 @@ def test_waiting_for_a_run_and_stopping_it(himl: Himl, project: Path, monkeypatc
     monkeypatch.chdir(project)
     (project / "train.py").write_text("import time\nprint('begun', flush=True)\ntime.sleep(600)\n")
     run = fetch_run(None, himl.ok("submit", "train.py", "--no_wait", "-q").stdout.strip())
-    deadline = time.monotonic() + 60
-    while run.get_status() != "Running":
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    until(lambda: run.get_status() == "Running")
     stopper = threading.Timer(0.3, run.cancel)
     stopper.start()
     details = fetch_run(None, run.id).wait_for_completion(raise_on_error=False)

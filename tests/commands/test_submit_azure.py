@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from zipfile import ZipFile
@@ -267,10 +266,7 @@ def test_secrets_of_a_job_reach_neither_the_terminal_nor_a_file_here(himl: Himl,
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_submit_leaves_nothing_that_runs(himl: Himl, azure_project: StagedWorkspace, project: Path, number: signal.Signals) -> None:
     with azure_project.stage.holding("GET .*/computes/"), himl.start(*SUBMIT) as sending:
-        deadline = time.monotonic() + 60
-        while not azure_project.requests("GET .*/computes/") and not azure_project.requests("token"):
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
+        until(lambda: azure_project.requests("GET .*/computes/") or azure_project.requests("token"))
         sending.send_signal(number)
         _, said = sending.communicate(timeout=100)
     assert (sending.returncode, azure_project.state.runs) == (130, {})

@@ -81,7 +81,7 @@ def test_a_node_is_taken_away_at_any_moment(azure: StagedWorkspace) -> None:
 def test_a_trial_is_preempted_like_any_job(azure: StagedWorkspace) -> None:
     with azure.run_jobs(disk="restored") as jobs:
         submit_sweep(azure, f"{COUNTS} [ $tries = 1 ] || [ ${{{{search_space.lr}}}} = 2 ] || sleep 600", {"lr": ["choice", [[1, 2]]]}, limits=limits(2, 2))
-        until(lambda: len(trials(azure)) == 2 and "begun 1" in azure.logs("sweep_1_0"), lambda: azure.logs("job_1"))
+        until(lambda: len(trials(azure)) == 2 and "begun 1" in azure.logs("sweep_1_0"), lambda: statuses(azure))
         jobs.preempt("sweep_1_0")
         azure.wait_for("sweep_1", "Completed")
     assert (statuses(azure), [trial.attempt for trial in trials(azure)]) == (["Completed"] * 2, [2, 1])

@@ -19,8 +19,7 @@ from himl_cli.workspaces.azure.storage.datastores import Datastores
 
 DOCKERFILE, CONDA_FILE = "Dockerfile", "conda.yml"
 FOLDER = "himl-environments"
-"""The folder of DATASTORE that contexts lie in, each under the digest of its contents."""
-DATASTORE = USUAL_DATASTORE
+"""The folder of USUAL_DATASTORE that contexts lie in, each under the digest of its contents."""
 """In the workspace's own storage account, whatever its default datastore is: from others Azure ML may not be let read what it builds of."""
 _OTHER_WAY = "Register an environment that has the wheel, and name it with --environment."
 _PLACE = "/himl-environment"
@@ -56,7 +55,7 @@ def context_digest(files: Mapping[str, bytes]) -> str:
 
 
 def upload_context(connection: Connection, datastores: Datastores, files: Mapping[str, bytes]) -> str:
-    """Store the context in DATASTORE, and give its URL. Raises BadUsage where the workspace has no such blob datastore, and as uploads do."""
+    """Store the context in USUAL_DATASTORE, and give its URL. Raises BadUsage where the workspace has no such blob datastore, and as uploads do."""
     record = _room(datastores)
     folder = f"{FOLDER}/{context_digest(files)}"
     with tempfile.TemporaryDirectory(prefix="himl-") as staged:
@@ -70,11 +69,11 @@ def upload_context(connection: Connection, datastores: Datastores, files: Mappin
 
 def _room(datastores: Datastores) -> DatastoreRecord:
     try:
-        record = datastores.find(DATASTORE)
+        record = datastores.find(USUAL_DATASTORE)
     except NotFound as err:
-        raise BadUsage(f"Private wheels go into the datastore '{DATASTORE}', which this workspace does not have.", hint=_OTHER_WAY) from err
+        raise BadUsage(f"Private wheels go into the datastore '{USUAL_DATASTORE}', which this workspace does not have.", hint=_OTHER_WAY) from err
     if record.kind != BLOB:
-        raise BadUsage(f"Private wheels go into the datastore '{DATASTORE}', which holds no blobs in this workspace.", hint=_OTHER_WAY)
+        raise BadUsage(f"Private wheels go into the datastore '{USUAL_DATASTORE}', which holds no blobs in this workspace.", hint=_OTHER_WAY)
     return record
 
 
