@@ -16,11 +16,12 @@ from tests.slides import write_kind
 RUN, FAILED, SWEEP, PIPELINE = "train_1772366400_0a1b2c3d", "train_1772366401_1b2c3d4e", "search_1772366402_2c3d4e5f", "prepare_1772366403_3d4e5f60"
 OLD = "old_1772366390_4e5f6071"
 SCRIPT = "print('epoch 1, loss 0.5')\n"
+SAID_OF_A_JOB = ("Snapshot of '", " (experiment train) in ", "Completed in ")
 LONG_LINE = " ".join(f"word{number}" for number in range(60))
 
 
 class View(NamedTuple):
-    """A command line, a text in what it shows, and its exit code; `folder` is where in the world it is given.
+    """A command line, a text in what it shows, and its exit code; `folder` is where in the world it is given, `after` a command line given before it.
 
     Lines of those that are not `is_folded` are as long as they are: a job's own, and values to be copied. `said` are parts of lines that may be as long
     too: what is said in words is not folded where it holds names, paths or a command to be copied; the terminal goes on with it in its next line.
@@ -34,6 +35,7 @@ class View(NamedTuple):
     is_folded: bool = True
     is_laid_out: bool = True
     said: tuple[str, ...] = ()
+    after: tuple[str, ...] = ()
 
 
 VIEWS = {
@@ -64,8 +66,9 @@ VIEWS = {
     "checks": View(["doctor"], "python"),
     "a workspace": View(["workspace", "show"], "Default datastore", is_folded=False, is_laid_out=False),
     "completion": View(["completion", "bash", "--install", "--yes"], "Wrote", is_laid_out=False, said=("Wrote '",)),
-    "a job": View(
-        ["submit", "train.py"], "epoch 1, loss 0.5", is_laid_out=False, said=("Snapshot of '", "Left out, since", " (experiment train) in ", "Completed in ")
+    "a job": View(["submit", "train.py"], "epoch 1, loss 0.5", is_laid_out=False, said=SAID_OF_A_JOB),
+    "a job beside downloads": View(
+        ["submit", "train.py"], "epoch 1, loss 0.5", is_laid_out=False, said=(*SAID_OF_A_JOB, "Left out, since"), after=("checkpoint", "fetch", RUN)
     ),
     "settings": View(["submit", "train.py", "--cluster", "gpu", "--description", LONG_LINE, "--show_settings"], "gpu"),
     "an error": View(["runs", "show", f"{RUN}x"], "error: No run", 3, said=("error: ", "hint: ")),

@@ -102,6 +102,12 @@ def assert_wanted(shown: Seen, seat: Seat) -> None:
     assert seat.env.get("TERM") != "dumb" or "\x1b" not in shown.screen
 
 
+def prepare(view: View, folder: Path, himl: Himl) -> None:
+    """Give the command that the view comes after, where it has one."""
+    if view.after:
+        himl.ok(*view.after, cwd=folder)
+
+
 def check(view: View, folder: Path, seat: Seat) -> None:
     shown = seen(view.arguments, folder / view.folder, seat)
     assert shown.code == view.code, shown.screen
@@ -118,31 +124,26 @@ def check_in_a_pipe(view: View, folder: Path, himl: Himl) -> None:
     assert (b"\x1b" in printed, b"\r" in printed) == (False, False), printed
 
 
-@pytest.fixture(scope="module")
-def lab(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A project whose commands are shown; what they leave changes nothing for the others."""
-    folder = tmp_path_factory.mktemp("lab")
-    make_world(folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def piped_lab(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same once more, since some commands do their work once."""
-    folder = tmp_path_factory.mktemp("piped_lab")
+@pytest.fixture
+def lab(tmp_path: Path) -> Path:
+    """A project whose commands are shown, as nobody has used it yet: a test sees nothing of what the commands of others left."""
+    folder = tmp_path / "lab"
+    folder.mkdir()
     make_world(folder)
     return folder
 
 
 @pytest.mark.parametrize(("seat", "name"), SEATED)
-def test_what_a_command_shows_fits_the_terminal(lab: Path, seat: str, name: str) -> None:
+def test_what_a_command_shows_fits_the_terminal(himl: Himl, lab: Path, seat: str, name: str) -> None:
+    prepare(VIEWS[name], lab, himl)
     check(VIEWS[name], lab, SEATS[seat])
 
 
 @pytest.mark.parametrize("name", VIEWS)
-def test_what_a_command_prints_into_a_pipe_is_plain(himl: Himl, piped_lab: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+def test_what_a_command_prints_into_a_pipe_is_plain(himl: Himl, lab: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    prepare(VIEWS[name], lab, himl)
     monkeypatch.delenv("NO_COLOR")
-    check_in_a_pipe(VIEWS[name], piped_lab, himl)
+    check_in_a_pipe(VIEWS[name], lab, himl)
 
 
 @pytest.mark.parametrize("name", AZURE_VIEWS)
