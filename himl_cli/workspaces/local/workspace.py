@@ -75,9 +75,7 @@ class LocalWorkspace:
 
     def _lost_among(self, run_id: str) -> list[str]:
         job = self._runs.job_of(run_id)
-        if job is None or RunFolder(self.folder / "runs" / job).is_supervised():
-            return []
-        return [job]
+        return [] if job is None or RunFolder(self.folder / "runs" / job).is_supervised() else [job]
 
     def runs(self, query: RunQuery) -> Iterator[Run]:
         return self._runs.query(query, self._lost())
