@@ -1,4 +1,4 @@
-"""`himl submit` in the local workspace, through the installed program."""
+"""What a job of `himl submit` in the local workspace is given and what it leaves, through the installed program."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from tests.running import Himl, write_files
+from tests.submitted_here import latest
 from tests.terminal import Terminal
 
 SHOW = "import json, os, sys; print(json.dumps({'argv': sys.argv[1:], 'cwd': os.getcwd(), 'env': dict(os.environ), 'python': sys.executable}))"
@@ -21,12 +22,6 @@ SHOW = "import json, os, sys; print(json.dumps({'argv': sys.argv[1:], 'cwd': os.
 def seen(himl: Himl, *arguments: str | Path, **options: Any) -> dict[str, Any]:
     """What a script that runs as a job sees."""
     return dict(json.loads(himl.ok(*arguments, **options).stdout))
-
-
-def latest(himl: Himl) -> dict[str, Any]:
-    """The newest run, in full."""
-    run = himl.ok("runs", "show", "--run", "latest", "--json").json()
-    return dict(run)
 
 
 def test_a_script_runs_here_and_is_recorded(himl: Himl, project: Path) -> None:
@@ -40,75 +35,6 @@ def test_a_script_runs_here_and_is_recorded(himl: Himl, project: Path) -> None:
     assert (project / ".himl" / "runs" / run["id"] / "code" / "outputs" / "best.txt").read_text() == "0.9"
     assert "Made a local workspace" in outcome.stderr
     assert run["id"] in outcome.stderr
-
-
-LACKS = "import no_such_package"
-
-
-def test_a_python_that_lacks_a_module_is_named(himl: Himl, project: Path) -> None:
-    write_files(project, {"lacks.py": LACKS, "raises.py": "raise ValueError('ModuleNotFoundError: no')"})
-    outcome = himl("submit", "lacks.py", "--python", sys.executable)
-    run = latest(himl)["id"]
-    assert (outcome.code, outcome.stderr.splitlines()[-1]) == (
-        1,
-        f"hint: Its output: himl runs logs {run}; it ran with '{sys.executable}', --python names another",
-    )
-    swept = himl("submit", "lacks.py", "--different_seeds", "2", env={"VIRTUAL_ENV": sys.prefix})
-    assert "; it ran with '" in swept.stderr.splitlines()[-1]
-    assert swept.stderr.splitlines()[-1].index("--python names another; to do what is missing: himl submit --resume")
-    other = himl("submit", "raises.py")
-    assert other.stderr.splitlines()[-1] == f"hint: Its output: himl runs logs {latest(himl)['id']}"
-
-
-def test_a_rank_that_lacks_a_module_has_its_python_named(himl: Himl, project: Path) -> None:
-    write_files(project, {"lacks.py": f"import os, time\nif os.environ['RANK'] == '1':\n    {LACKS}\ntime.sleep(600)\n"})
-    outcome = himl("submit", "lacks.py", "--processes_per_node", "2", "--python", sys.executable)
-    assert outcome.stderr.splitlines()[-1].endswith(f" --file user_logs/std_log_process_1.txt; it ran with '{sys.executable}', --python names another")
-
-
-def test_a_run_whose_record_is_broken_is_told_as_failed_all_the_same(himl: Himl, project: Path) -> None:
-    write_files(project, {"lacks.py": "import pathlib\npathlib.Path('../job.json').write_text('{')\n" + LACKS})
-    outcome = himl("submit", "lacks.py")
-    assert outcome.stderr.splitlines()[-1] == f"hint: Its output: himl runs logs {latest(himl)['id']}"
-
-
-def test_an_empty_target_is_nothing_to_run(himl: Himl) -> None:
-    outcome = himl("submit", "")
-    assert (outcome.code, outcome.stderr.splitlines()[0]) == (2, "error: Nothing to run.")
-
-
-def test_options_that_do_nothing_are_said(himl: Himl, project: Path) -> None:
-    write_files(project, {"train.py": ""})
-    outcome = himl.ok("submit", "train.py", "--in_place", "--ignored_folders", "data", "--distribution", "mpi")
-    assert "nothing is copied: --ignored_folders." in outcome.stderr
-    assert "one plain process: --distribution." in outcome.stderr
-
-
-def test_what_himl_downloaded_is_not_sent_with_the_next_job(himl: Himl, project: Path) -> None:
-    write_files(project, {"train.py": "import os; print(sorted(os.listdir()), sorted(os.listdir('lib')))", "lib/net.py": "", "own/outputs/kept": "1"})
-    himl.ok("submit", "train.py")
-    himl.ok("download", "latest", "--prefix", "user_logs", "--output_dir", "lib/got")
-    himl.ok("download", "latest", "--prefix", "user_logs", "--output_dir", "got")
-    outcome = himl.ok("submit", "train.py")
-    assert outcome.stdout.endswith("'own', 'train.py'] ['net.py']\n")
-    assert "'got'" not in outcome.stdout
-    assert "Left out, since himl downloaded it: 'got', 'lib/got'." in outcome.stderr
-
-
-def test_a_script_among_downloads_is_told_why_it_is_left_out(himl: Himl, project: Path) -> None:
-    write_files(project, {"train.py": "", "pyproject.toml": ""})
-    himl.ok("submit", "train.py")
-    himl.ok("download", "latest", "--prefix", "user_logs", "--output_dir", "got")
-    write_files(project, {"got/again.py": ""})
-    outcome = himl("submit", "got/again.py")
-    assert (outcome.code, "himl downloaded files to 'got'" in outcome.stderr) == (2, True)
-
-
-@pytest.mark.parametrize("argument", ["${{inputs.a-b}}", "x${{ outputs.data }}", "${{inputs.ä}}"])
-def test_a_placeholder_that_names_nothing_is_refused_whatever_its_key(himl: Himl, project: Path, argument: str) -> None:
-    write_files(project, {"train.py": ""})
-    outcome = himl("submit", "train.py", "--", argument)
-    assert (outcome.code, "names no" in outcome.stderr) == (2, True)
 
 
 def test_arguments_arrive_as_they_were_typed(himl: Himl, project: Path) -> None:
@@ -169,21 +95,6 @@ def test_a_name_without_latin_letters_or_with_a_dash(himl: Himl, project: Path) 
     assert himl.ok("submit", "./--weird.py").stdout == "odd\n"
 
 
-def test_verbose_says_what_was_decided_and_no_secret(himl: Himl, project: Path) -> None:
-    write_files(project, {"train.py": ""})
-    outcome = himl.ok("submit", "train.py", "-v", "--env_var", "API_TOKEN=marked-secret", "--", "--password", "marked-secret")
-    assert "snapshot root" in outcome.stderr
-    assert "starting a supervisor" in outcome.stderr
-    assert "marked-secret" not in outcome.stderr
-
-
-@pytest.mark.parametrize("options", [(), ("--json",), ("-q",)])
-def test_what_is_said_after_broken_off_output_stands_on_its_own_line(himl: Himl, project: Path, options: tuple[str, ...]) -> None:
-    write_files(project, {"train.py": "import sys; sys.stdout.write('no newline'); sys.exit(3)"})
-    talk = himl("submit", "train.py", *options).stderr.splitlines()
-    assert [line for line in talk if line.startswith(("error:", '{"error"'))]
-
-
 LOGGING = """
 import math, mlflow, pathlib
 mlflow.set_experiment("something else")
@@ -218,45 +129,6 @@ def test_what_a_script_logs_with_mlflow_is_shown_and_downloaded(himl: Himl, proj
     assert (project / "outputs" / children["fold 1"]["id"] / "fold.txt").read_text() == "1"
 
 
-def test_the_snapshot_s_size_is_said_and_a_large_one_is_warned_of(himl: Himl, project: Path) -> None:
-    write_files(project, {"train.py": "", "lib/net.py": ""})
-    assert "2 files" in himl.ok("submit", "train.py").stderr
-    with (project / "lib" / "weights.bin").open("wb") as stream:
-        stream.truncate(301 * 1024 * 1024)
-    talk = himl.ok("submit", "train.py").stderr
-    assert "warning" in talk
-    assert "lib (315.6 MB)" in talk
-    assert f"'{project / '.gitignore'}', a file to make" in talk
-    write_files(project, {".gitignore": "lib/\n"})
-    assert "warning" not in himl.ok("submit", "train.py").stderr
-
-
-def test_follow_and_no_wait_exclude_each_other(himl: Himl, project: Path) -> None:
-    write_files(project, {"train.py": "print('shown')"})
-    assert himl("submit", "train.py", "--follow", "--no_wait").code == 2
-    assert himl.ok("submit", "train.py", "--follow").stdout == "shown\n"
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["nothere.py"], "There is no script 'nothere.py'"),
-        (["lib"], "'lib' is a folder"),
-        (["train.py", "--tag", "novalue"], "--tag takes KEY=VALUE"),
-        (["train.py", "--env_var", "=x"], "--env_var takes KEY=VALUE"),
-        (["train.py", "--input", "1x=y"], "cannot be a key"),
-        ([], "Nothing to run"),
-        (["train.py", "-m", "lib"], "both given"),
-    ],
-)
-def test_bad_input_is_one_line_a_hint_and_nothing_made(himl: Himl, project: Path, arguments: list[str], message: str) -> None:
-    write_files(project, {"train.py": "", "lib/net.py": ""})
-    outcome = himl("submit", *arguments)
-    lines = outcome.stderr.strip().splitlines()
-    assert (outcome.code, message in lines[0], len(lines)) == (2, True, 2), outcome.stderr
-    assert sorted(path.name for path in project.iterdir()) == ["lib", "train.py"]
-
-
 def test_a_job_inside_a_job_is_no_rank_of_it(himl: Himl, project: Path) -> None:
     inner = "import os; print(sorted(name for name in os.environ if name in ('RANK', 'WORLD_SIZE') or name.startswith('AZURE_ML_')))"
     outer = f"import subprocess; subprocess.run(['{himl.program}', 'submit', 'inner.py'], check=True)"
@@ -286,16 +158,6 @@ def test_ranks_get_their_variables_and_logs(himl: Himl, project: Path) -> None:
     assert outcome.stdout.split() == lines[0]
 
 
-def test_a_rank_that_fails_ends_the_others_and_is_shown(himl: Himl, project: Path) -> None:
-    write_files(project, {"train.py": "import os, sys, time\nif os.environ['RANK'] == '1':\n    print('boom'); sys.exit(7)\ntime.sleep(600)"})
-    outcome = himl("submit", "train.py", "--processes_per_node", "2", timeout=30)
-    assert outcome.code == 1
-    assert "rank 1: exit code 7" in outcome.stderr
-    assert "boom" in outcome.stderr
-    assert "--file user_logs/std_log_process_1.txt" in outcome.stderr
-    assert latest(himl)["exit_code"] == 7
-
-
 def test_mpi_variables(himl: Himl, project: Path) -> None:
     write_files(project, {"show.py": SHOW})
     env = seen(himl, "submit", "show.py", "--processes_per_node", "1", "--distribution", "mpi")["env"]
@@ -315,31 +177,6 @@ def test_inputs_and_outputs(himl: Himl, project: Path) -> None:
     assert (store / "results" / "a").is_dir()
 
 
-def test_what_holds_on_azure_only_is_said(himl: Himl, project: Path) -> None:
-    write_files(project, {"train.py": "", "data/x.txt": "1"})
-    talk = himl.ok("submit", "train.py", "--input", "a=mnist:3,target=/data,local=data").stderr
-    assert "target=/data" in talk
-    assert str(project / "data") in talk
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message", "code"),
-    [
-        (["--input", "nowhere"], "no folder 'nowhere'", 3),
-        (["--input", "x,local=nowhere"], "'nowhere' does not exist", 3),
-        (["--output", "x,local=full,overwrite=false"], "overwrite=false", 2),
-        (["--output", "../x"], "leaves the datastore", 2),
-        (["--default_datastore", "nope"], "No datastore 'nope'", 3),
-        (["--", "${{inputs.train}}"], "names no input", 2),
-    ],
-)
-def test_data_that_cannot_be_had_is_named_and_nothing_is_made(himl: Himl, project: Path, arguments: list[str], message: str, code: int) -> None:
-    write_files(project, {"train.py": "", "full/x": ""})
-    outcome = himl("submit", "train.py", *arguments)
-    assert (outcome.code, message in outcome.stderr) == (code, True), outcome.stderr
-    assert sorted(path.name for path in project.iterdir()) == ["full", "train.py"]
-
-
 def test_in_place_keeps_what_is_new_and_changed(himl: Himl, project: Path) -> None:
     script = "import os, pathlib\nprint(os.getcwd())\npathlib.Path('outputs/new.txt').write_text('n')\npathlib.Path('outputs/old.txt').write_text('changed')\n"
     write_files(project, {"train.py": script, "outputs/old.txt": "old", "outputs/same.txt": "same", "pyproject.toml": ""})
@@ -352,127 +189,11 @@ def test_in_place_keeps_what_is_new_and_changed(himl: Himl, project: Path) -> No
     }
 
 
-def test_no_wait_returns_at_once_with_the_id(himl: Himl, project: Path) -> None:
-    write_files(project, {"train.py": "import time; time.sleep(600)"})
-    run_id = himl.ok("submit", "train.py", "--no_wait", "-q").stdout.strip()
-    assert himl.ok("runs", "show", run_id, "--json").json()["status"] == "Running"
-    himl.ok("runs", "cancel", run_id)
-    himl("runs", "logs", "--follow", run_id)
-    assert himl.ok("runs", "show", run_id, "--json").json()["status"] == "Canceled"
-
-
-def test_quiet_prints_the_id_alone_and_the_log_on_stderr(himl: Himl, project: Path) -> None:
-    write_files(project, {"train.py": "print('hello')"})
-    outcome = himl.ok("submit", "train.py", "-q")
-    assert outcome.stdout.strip() == latest(himl)["id"]
-    assert "hello" in outcome.stderr
-
-
-def test_json_is_one_document_also_after_a_failure(himl: Himl, project: Path) -> None:
-    write_files(project, {"good.py": "print('{not json')", "bad.py": "raise SystemExit(3)"})
-    assert himl.ok("submit", "good.py", "--json").json()["status"] == "Completed"
-    failed = himl("submit", "bad.py", "--json")
-    assert (failed.code, failed.json()["status"], failed.json()["exit_code"]) == (1, "Failed", 3)
-
-
-def test_the_script_s_exit_code_is_shown(himl: Himl, project: Path) -> None:
-    write_files(project, {"train.py": "import sys; print('last words'); sys.exit(42)"})
-    outcome = himl("submit", "train.py")
-    assert outcome.code == 1
-    assert "exit code 42" in outcome.stderr
-    assert outcome.stdout == "last words\n"
-
-
-def test_a_job_ends_after_its_maximum_duration(himl: Himl, project: Path) -> None:
-    write_files(project, {"train.py": "import time; time.sleep(600)"})
-    outcome = himl("submit", "train.py", "--max_run_duration", "1s", timeout=30)
-    assert outcome.code == 1
-    assert "--max_run_duration" in latest(himl)["reason"]
-
-
-def test_a_cluster_without_azure_makes_nothing(himl: Himl, project: Path) -> None:
-    write_files(project, {"train.py": ""})
-    outcome = himl("submit", "train.py", "--cluster", "gpu")
-    assert outcome.code == 2
-    assert len(outcome.stderr.strip().splitlines()) == 2
-    assert "config.json" in outcome.stderr
-    assert "Without --cluster jobs run here" in outcome.stderr
-    assert [path.name for path in project.iterdir()] == ["train.py"]
-
-
-def test_cluster_local_runs_here_whatever_the_settings_say(himl: Himl, project: Path) -> None:
-    write_files(project, {"train.py": "print('here')", "himl.toml": '[submit]\ncluster = "gpu"\n'})
-    assert himl("submit", "train.py").code == 2
-    assert himl.ok("submit", "train.py", "--cluster", "local").stdout == "here\n"
-
-
-def test_the_workspace_stands_beside_an_azure_config(himl: Himl, project: Path) -> None:
-    keys = dict.fromkeys(["subscription_id", "resource_group", "workspace_name"], "x")
-    write_files(project, {"config.json": json.dumps(keys), "deep/er/train.py": "", "deep/config.json": "{}"})
-    himl.ok("submit", "train.py", cwd=project / "deep" / "er")
-    assert (project / ".himl" / "workspace.db").is_file()
-
-
-def test_a_workspace_can_be_named(himl: Himl, project: Path, tmp_path: Path) -> None:
-    write_files(project, {"train.py": ""})
-    himl.ok("submit", "train.py", "--workspace", tmp_path / "lab")
-    assert (tmp_path / "lab" / ".himl" / "workspace.db").is_file()
-    assert not (project / ".himl").exists()
-
-
-@pytest.mark.parametrize("option", ["--snapshot-root", "--snapshot_root"])
-def test_hyphens_and_underscores_are_alike(himl: Himl, project: Path, option: str) -> None:
-    write_files(project, {"a/train.py": "import os; print(sorted(os.listdir()))", "pyproject.toml": ""})
-    assert himl.ok("submit", "a/train.py", option, "a").stdout == "['logs', 'outputs', 'train.py']\n"
-
-
-def test_settings_set_options_and_flags_win(himl: Himl, project: Path) -> None:
-    write_files(project, {"train.py": "", "himl.toml": '[submit]\nexperiment = "from_file"\ndisplay_name = "file"\n'})
-    himl.ok("submit", "train.py", "--display_name", "flag", env={"HIML_SUBMIT_DESCRIPTION": "variable"})
-    run = latest(himl)
-    assert (run["experiment"], run["display_name"], run["description"]) == ("from_file", "flag", "variable")
-
-
-def test_hi_ml_s_variable_names_the_experiment(himl: Himl, project: Path) -> None:
-    write_files(project, {"train.py": ""})
-    himl.ok("submit", "train.py", env={"HIML_EXPERIMENT_NAME": "from variable"})
-    assert latest(himl)["experiment"] == "from_variable"
-
-
 def test_the_interpreter_can_be_named(himl: Himl, project: Path) -> None:
     write_files(project, {"show.py": SHOW})
     assert seen(himl, "submit", "show.py", "--python", sys.executable)["python"] == sys.executable
     missing = himl("submit", "show.py", "--python", "/nowhere/python")
     assert (missing.code, "/nowhere/python" in missing.stderr) == (2, True)
-
-
-@pytest.mark.skipif(os.name == "nt", reason="permissions are not bits on Windows")
-def test_the_snapshot_keeps_permissions(himl: Himl, project: Path) -> None:
-    write_files(project, {"tool.sh": "#!/bin/sh\necho ran\n", "train.py": "import subprocess; subprocess.run(['./tool.sh'], check=True)"})
-    (project / "tool.sh").chmod(0o755)
-    assert himl.ok("submit", "train.py").stdout == "ran\n"
-
-
-@pytest.mark.skipif(os.name == "nt", reason="terminals are another matter on Windows")
-def test_a_narrow_terminal_shows_settings_in_full(himl: Himl, project: Path) -> None:
-    text = "".join(f"word-{number}-" for number in range(30))
-    terminal = Terminal([str(himl.program), "submit", "--show_settings", "--description", text], cwd=project, columns=70)
-    assert terminal.finish() == 0
-    shown = re.sub(r"\x1b\[[0-9;]*m", "", terminal.screen)
-    row = shown[shown.index("\ndescription") : shown.index("\ndifferent_seeds")].strip()
-    assert "".join(line.removeprefix("description").strip().split("  ")[0] for line in row.splitlines()) == text
-    assert "…" not in shown
-
-
-def test_settings_are_shown_with_their_sources_and_secrets_masked(himl: Himl, project: Path) -> None:
-    write_files(project, {"himl.toml": '# lab\n[submit]\nexperiment = "from_file"\n'})
-    outcome = himl.ok("submit", "--show_settings", "--json", "--env_var", "API_TOKEN=marked", "--env_var", "N=1", env={"HIML_SUBMIT_DESCRIPTION": "words"})
-    shown = {row["option"]: (row["value"], row["source"]) for row in outcome.json()}
-    assert shown["experiment"] == ("from_file", f"{project / 'himl.toml'}:3")
-    assert shown["description"] == ("words", "HIML_SUBMIT_DESCRIPTION")
-    assert shown["env_var"] == ("API_TOKEN=***, N=1", "command line")
-    assert shown["num_nodes"] == ("1", "default")
-    assert [path.name for path in project.iterdir()] == ["himl.toml"]
 
 
 @pytest.mark.skipif(os.name == "nt", reason="command lines are text on Windows")

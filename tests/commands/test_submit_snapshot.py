@@ -1,8 +1,9 @@
-"""What `himl submit` says of what it sends."""
+"""What `himl submit` sends, and what it says of that."""
 
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -56,3 +57,43 @@ def test_following_that_advice_helps(himl: Himl, project: Path) -> None:
 def test_rules_that_git_passes_over_do_no_harm(himl: Himl, project: Path) -> None:
     write_files(project, {"train.py": "", ".gitignore": "\\\n[\n!\n"})
     assert "2 files" in himl.ok(*SHOW).stderr
+
+
+def test_what_himl_downloaded_is_not_sent_with_the_next_job(himl: Himl, project: Path) -> None:
+    write_files(project, {"train.py": "import os; print(sorted(os.listdir()), sorted(os.listdir('lib')))", "lib/net.py": "", "own/outputs/kept": "1"})
+    himl.ok("submit", "train.py")
+    himl.ok("download", "latest", "--prefix", "user_logs", "--output_dir", "lib/got")
+    himl.ok("download", "latest", "--prefix", "user_logs", "--output_dir", "got")
+    outcome = himl.ok("submit", "train.py")
+    assert outcome.stdout.endswith("'own', 'train.py'] ['net.py']\n")
+    assert "'got'" not in outcome.stdout
+    assert "Left out, since himl downloaded it: 'got', 'lib/got'." in outcome.stderr
+
+
+def test_a_script_among_downloads_is_told_why_it_is_left_out(himl: Himl, project: Path) -> None:
+    write_files(project, {"train.py": "", "pyproject.toml": ""})
+    himl.ok("submit", "train.py")
+    himl.ok("download", "latest", "--prefix", "user_logs", "--output_dir", "got")
+    write_files(project, {"got/again.py": ""})
+    outcome = himl("submit", "got/again.py")
+    assert (outcome.code, "himl downloaded files to 'got'" in outcome.stderr) == (2, True)
+
+
+def test_the_snapshot_s_size_is_said_and_a_large_one_is_warned_of(himl: Himl, project: Path) -> None:
+    write_files(project, {"train.py": "", "lib/net.py": ""})
+    assert "2 files" in himl.ok("submit", "train.py").stderr
+    with (project / "lib" / "weights.bin").open("wb") as stream:
+        stream.truncate(301 * 1024 * 1024)
+    talk = himl.ok("submit", "train.py").stderr
+    assert "warning" in talk
+    assert "lib (315.6 MB)" in talk
+    assert f"'{project / '.gitignore'}', a file to make" in talk
+    write_files(project, {".gitignore": "lib/\n"})
+    assert "warning" not in himl.ok("submit", "train.py").stderr
+
+
+@pytest.mark.skipif(os.name == "nt", reason="permissions are not bits on Windows")
+def test_the_snapshot_keeps_permissions(himl: Himl, project: Path) -> None:
+    write_files(project, {"tool.sh": "#!/bin/sh\necho ran\n", "train.py": "import subprocess; subprocess.run(['./tool.sh'], check=True)"})
+    (project / "tool.sh").chmod(0o755)
+    assert himl.ok("submit", "train.py").stdout == "ran\n"
