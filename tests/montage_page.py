@@ -20,13 +20,15 @@ from tests.waiting import until
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-    from playwright.sync_api import Page
+    from playwright.sync_api import Locator, Page
 
 Colour = tuple[int, int, int]
 Point = tuple[float, float]
 LARGEST = 8  # pixels of the screen for one of the montage
 MARGIN = 12  # pixels of the screen that the page leaves around what it zooms to
 TOLERANCE = 10  # of a colour, for JPEG and smoothing
+WAIT = 60_000  # milliseconds
+TRUNCATED = "The file ends in the middle of level 0."
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,23 @@ def page_on_disk(folder: Path, cells: Sequence[CellOutcome], *, columns: int, ce
         sink.finish()
     write_page(folder / "index.html", sink.tiling, placed, title)
     return PageOnDisk(folder, placed, pixels.shape[1], pixels.shape[0], colours)
+
+
+def cell(slide_id: str, label: str | None = None, *, level: int | None = 1, reason: str = "", is_ok: bool | None = None, remark: str = "") -> CellOutcome:
+    is_ok = not reason if is_ok is None else is_ok
+    box = Box(0, 0, 1, 1)
+    return CellOutcome(slide_id, label, f"cohort/{slide_id}.tiff", None, 0, 0, box, box if is_ok else None, level, "openslide", is_ok, reason, remark)
+
+
+def ordinary() -> list[CellOutcome]:
+    """24 slides: two failed, one mask failed, one read at another level, two of one id."""
+    cells = [cell(f"slide-{number:02d}", ("benign", "tumour", None)[number % 3]) for number in range(24)]
+    cells[5] = cell("slide-05", "tumour", level=None, reason=TRUNCATED)
+    cells[9] = cell("slide-09", None, level=None, reason="No file is there.")
+    cells[10] = cell("slide-10", "tumour", reason="mask: No file is there.", is_ok=True)
+    cells[7] = cell("slide-07", "Tumoral é", level=2, remark="Level 3 is missing: level 2 was used.")
+    cells[20] = cell("slide-03", "the other one")
+    return cells
 
 
 @dataclass
@@ -156,3 +175,24 @@ class Looking:
 def is_colour(seen: NDArray[np.uint8], place: Point, colour: Colour) -> bool:
     x, y = (round(each) for each in place)
     return bool(np.abs(seen[y, x].astype(int) - colour).max() <= TOLERANCE)
+
+
+def opened(page: Page, montage: PageOnDisk, address: str = "") -> Looking:
+    looking = Looking(page, montage).open(address)
+    if not address:
+        looking.shows_whole()
+    return looking
+
+
+def query(page: Page) -> Locator:
+    return page.get_by_role("combobox", name="Search slides by id or label")
+
+
+def says(place: Locator, text: str) -> None:
+    from playwright.sync_api import expect
+
+    expect(place).to_contain_text(text, timeout=WAIT)
+
+
+def found(page: Page) -> list[str]:
+    return page.locator("#results .id").all_inner_texts()
