@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-import re
-import sqlite3
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import closing
+from collections.abc import Callable, Iterable
 from importlib.metadata import distribution
 from pathlib import Path
 from typing import Any, TypeVar
@@ -17,16 +14,28 @@ from typing import Any, TypeVar
 import pytest
 
 import himl_cli
-from himl_cli.workspaces.local.database import SCHEMA_VERSION
+from tests.broken_workspaces import (
+    Break,
+    Variables,
+    a_clock_behind,
+    a_closed_firewall,
+    a_folder,
+    a_link_to_nothing,
+    a_pipe,
+    an_expired_secret,
+    an_unknown_host,
+    by_a_newer_himl,
+    damaged,
+    half_a_principal,
+    no_access,
+    nobody_signed_in,
+    storage_out_of_reach,
+    wrong,
+)
 from tests.recorded_runs import RecordedRuns
 from tests.running import Himl, Outcome
-from tests.servers.azureml.faults import Refuse, WrongDate
-from tests.servers.azureml.principals import Right
 from tests.servers.azureml.seeding import StagedWorkspace
 
-SIGN_IN = ("HIML_TENANT_ID", "HIML_SERVICE_PRINCIPAL_ID", "HIML_SERVICE_PRINCIPAL_PASSWORD", "AZURE_TENANT_ID", "AZURE_CLIENT_ID", "AZURE_CLIENT_SECRET")
-Variables = Mapping[str, str]
-Break = Callable[[StagedWorkspace, Path], Variables]
 Test = TypeVar("Test", bound=Callable[..., None])
 
 PROVOKED: set[str] = set()
@@ -153,32 +162,6 @@ def test_secrets_in_settings_that_are_wrong_are_masked(himl: Himl) -> None:
 
 # the local workspace
 
-
-def damaged(project: Path) -> None:
-    (project / ".himl").mkdir()
-    (project / ".himl" / "workspace.db").write_bytes(b"no database" * 100)
-
-
-def by_a_newer_himl(project: Path) -> None:
-    RecordedRuns(project).add("train_1_aa")
-    with closing(sqlite3.connect(project / ".himl" / "workspace.db")) as connection, connection:
-        connection.execute(f"PRAGMA user_version={SCHEMA_VERSION + 1}")
-
-
-def a_folder(project: Path) -> None:
-    (project / ".himl" / "workspace.db").mkdir(parents=True)
-
-
-def a_link_to_nothing(project: Path) -> None:
-    (project / ".himl").mkdir()
-    (project / ".himl" / "workspace.db").symlink_to(project / "gone" / "workspace.db")
-
-
-def a_pipe(project: Path) -> None:
-    (project / ".himl").mkdir()
-    os.mkfifo(project / ".himl" / "workspace.db")
-
-
 NO_FILE = "workspace.db' is no file, or a link that leads to none."
 HERE: dict[str, tuple[Callable[[Path], None], str, str]] = {
     "a damaged record of runs": (damaged, "workspace.db' is damaged", "to start a new record"),
@@ -228,52 +211,6 @@ def test_a_local_workspace_alone(himl: Himl, project: Path) -> None:
 
 
 # the workspace in Azure ML
-
-
-def nobody_signed_in(azure: StagedWorkspace, folder: Path) -> Variables:
-    return dict.fromkeys(SIGN_IN, "")
-
-
-def half_a_principal(azure: StagedWorkspace, folder: Path) -> Variables:
-    return {"HIML_SERVICE_PRINCIPAL_PASSWORD": ""}
-
-
-def an_expired_secret(azure: StagedWorkspace, folder: Path) -> Variables:
-    azure.state.principal.secret_expired = True
-    return {}
-
-
-def an_unknown_host(azure: StagedWorkspace, folder: Path) -> Variables:
-    return {"AZURE_AUTHORITY_HOST": "login.himl.invalid", "NO_PROXY": "himl.invalid", "no_proxy": "himl.invalid"}
-
-
-def a_clock_behind(azure: StagedWorkspace, folder: Path) -> Variables:
-    azure.stage.faults.add(WrongDate(7200), times=None)
-    return {}
-
-
-def wrong(key: str, value: str) -> Break:
-    def write(azure: StagedWorkspace, folder: Path) -> Variables:
-        content = json.loads((folder / "config.json").read_text())
-        (folder / "config.json").write_text(json.dumps(content | {key: value}))
-        return {}
-
-    return write
-
-
-def no_access(azure: StagedWorkspace, folder: Path) -> Variables:
-    return azure.environment(azure.add_principal({Right.READ}))
-
-
-def storage_out_of_reach(azure: StagedWorkspace, folder: Path) -> Variables:
-    azure.stage.faults.add(Refuse(), re.escape(azure.state.storage.host), times=None)
-    return {}
-
-
-def a_closed_firewall(azure: StagedWorkspace, folder: Path) -> Variables:
-    azure.state.storage.is_open = False
-    return {}
-
 
 IN_AZURE: dict[str, tuple[Break, str, str]] = {
     "half a config.json": (wrong("workspace_name", "<NAME>"), "configuration", "'workspace_name' is still the placeholder"),
