@@ -13,8 +13,8 @@ import pytest
 from himl_cli.services.transfer.arrival import LARGE, PIECE, SMALL
 from himl_cli.services.transfer.download import download
 from himl_cli.services.transfer.requests import DownloadRequest
+from tests.services.transfer.arrived import files_in, rewritten_unnoticeably
 from tests.services.transfer.stores import MemoryStore, bodies, pattern
-from tests.services.transfer.test_download import files_in, rewritten_unnoticeably
 from tests.special_folders import SmallDisk
 
 ROOT = Path(__file__).parents[3]
