@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from himl_cli.workspaces.azure.workspace import AzureWorkspace
+from tests.azure_connections import SIGN_IN
 from tests.azure_workspaces import opened
 from tests.servers.azureml.seeding import StagedWorkspace
 
@@ -17,3 +18,12 @@ def workspace(azure_environment: StagedWorkspace, project: Path) -> Iterator[Azu
     """The workspace `azure` of the double, opened; nothing was asked of it yet."""
     with opened(azure_environment, project) as opened_workspace:
         yield opened_workspace
+
+
+@pytest.fixture
+def unsigned(azure_environment: StagedWorkspace, monkeypatch: pytest.MonkeyPatch) -> StagedWorkspace:
+    """The workspace, reachable, with nothing set that signs in, and no vendor's tool on PATH."""
+    for name in SIGN_IN:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("PATH", "")
+    return azure_environment
