@@ -1,4 +1,4 @@
-"""The workspace that parsers are told to be in."""
+"""The workspace that parsers are told to be in, and a job there."""
 
 from __future__ import annotations
 
@@ -6,3 +6,4 @@ from himl_cli.workspaces.azure.places.address import WorkspaceAddress
 from himl_cli.workspaces.azure.places.clouds import PUBLIC
 
 ADDRESS = WorkspaceAddress("0f0f0f0f-0000-4000-8000-000000000000", "group", "ws", PUBLIC, "fuzzing")
+JOB = "train_1700000000_0badcafe"
