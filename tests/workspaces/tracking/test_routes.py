@@ -1,18 +1,12 @@
-"""What the routes answer where the clients' tests do not look: errors, limits, edge values, less common routes."""
+"""What the routes of runs and of the experiment answer where the clients' tests do not look: errors, edge values, less common routes."""
 
 from __future__ import annotations
-
-import json
-import math
 
 import pytest
 
 from himl_cli.core.runs import RunStatus
 from tests.special_folders import SmallDisk
-from tests.workspaces.tracking.tracked_job import API, JOB, TrackedJob, tracked_job
-
-INVALID = (400, "INVALID_PARAMETER_VALUE")
-MISSING = (404, "RESOURCE_DOES_NOT_EXIST")
+from tests.workspaces.tracking.tracked_job import INVALID, JOB, MISSING, TrackedJob, tracked_job
 
 
 @pytest.mark.parametrize(
@@ -75,116 +69,6 @@ def test_a_run_shows_its_info(job: TrackedJob) -> None:
     }
     assert info["artifact_uri"].endswith(f"/runs%20with%20space%20%231/{JOB}/artifacts")
     assert "end_time" not in info
-
-
-@pytest.mark.parametrize(
-    ("sent", "kept"),
-    [
-        ("NaN", math.nan),
-        ("Infinity", math.inf),
-        ("-Infinity", -math.inf),
-        (1, 1.0),
-        ("0.5", 0.5),
-        (1e308, 1e308),
-        (True, None),
-        ("much", None),
-        (None, None),
-        ([], None),
-    ],
-)
-def test_metric_values(job: TrackedJob, sent: object, kept: float | None) -> None:
-    reply = job.post("runs/log-metric", run_id=JOB, key="m", value=sent)
-    if kept is None:
-        assert reply.error == INVALID
-        assert job.values("m") == []
-        return
-    assert job.values("m") == [pytest.approx(kept, nan_ok=True)]
-    data = job.get(f"runs/get?run_id={JOB}").body["run"]["data"]["metrics"][0]["value"]
-    assert data == (str(sent) if isinstance(sent, str) and sent.strip("-")[0] in "NI" else kept)
-
-
-@pytest.mark.parametrize(
-    ("name", "value", "is_kept"),
-    [
-        ("step", "5", True),
-        ("step", -(2**63), True),
-        ("step", 2**63 - 1, True),
-        ("step", 5.0, True),
-        ("step", 2**63, False),
-        ("step", 5.5, False),
-        ("step", True, False),
-        ("step", "five", False),
-        ("step", "٥", False),
-        ("timestamp", 0, True),
-        ("timestamp", 253_370_764_799_999, True),
-        ("timestamp", 1_700_000_000_000_000_000, False),
-        ("timestamp", -1, False),
-    ],
-)
-def test_steps_and_times_that_fit_are_kept_and_others_refused(job: TrackedJob, name: str, value: object, is_kept: bool) -> None:
-    reply = job.post("runs/log-metric", run_id=JOB, key="m", value=1, **{name: value})
-    assert reply.status == (200 if is_kept else 400)
-    points = [point for metric in job.metric_store.metrics([JOB]) for point in metric.points]
-    assert len(points) == is_kept
-    history = job.get(f"metrics/get-history?run_id={JOB}&metric_key=m").body["metrics"]
-    assert [point[name] for point in history] == ([int(str(value).removesuffix(".0"))] if is_kept else [])
-
-
-def test_the_last_value_is_that_of_the_highest_step(job: TrackedJob) -> None:
-    for step, time, value in ((5, 10, 0.5), (7, 10, 0.7), (7, 12, 0.8), (7, 11, 0.9), (6, 99, 0.6)):
-        job.post("runs/log-metric", run_id=JOB, key="m", value=value, step=step, timestamp=time)
-    data = job.get(f"runs/get?run_id={JOB}").body["run"]["data"]["metrics"]
-    assert data == [{"key": "m", "value": 0.8, "timestamp": 12, "step": 7}]
-
-
-def test_a_point_that_is_sent_again_is_kept_once(job: TrackedJob) -> None:
-    points = [{"key": "m", "value": value, "step": step, "timestamp": 1} for step, value in enumerate([1, "NaN", 3])]
-    model = job.post("logged-models", name="model", source_run_id=JOB).body["model"]["info"]["model_id"]
-    for metrics in (points, points[2:], [{**point, "model_id": model} for point in points], [{**points[2], "step": 3}]):
-        assert job.post("runs/log-batch", run_id=JOB, metrics=metrics).status == 200
-    assert job.values("m") == [1, pytest.approx(math.nan, nan_ok=True), 3, 3]
-    assert len(job.get(f"logged-models/{model}").body["model"]["data"]["metrics"]) == 3
-
-
-def test_history_comes_in_pages(job: TrackedJob) -> None:
-    job.post("runs/log-batch", run_id=JOB, metrics=[{"key": "m", "value": step, "step": step, "timestamp": 1} for step in range(5)])
-    seen: list[float] = []
-    token = ""
-    for _ in range(3):
-        page = job.get(f"metrics/get-history?run_id={JOB}&metric_key=m&max_results=2&page_token={token}").body
-        seen += [point["value"] for point in page["metrics"]]
-        token = page.get("next_page_token", "")
-    assert (seen, token) == ([0, 1, 2, 3, 4], "")
-    assert job.get(f"metrics/get-history?run_id={JOB}&metric_key=none").body == {"metrics": []}
-    assert job.get(f"metrics/get-history?run_id={JOB}&metric_key=m&page_token=x").error == INVALID
-    assert job.get(f"metrics/get-history?run_id={JOB}&metric_key=m&max_results=0").error == INVALID
-
-
-def test_an_interval_of_steps_is_thinned(job: TrackedJob) -> None:
-    child = job.new_child("child")
-    for run_id in (JOB, child):
-        job.post("runs/log-batch", run_id=run_id, metrics=[{"key": "m", "value": step, "step": step, "timestamp": 1} for step in range(100)])
-    query = f"metrics/get-history-bulk-interval?run_ids={JOB}&run_ids={child}&metric_key=m&start_step=10&end_step=50&max_results=5"
-    found = job.get(query).body["metrics"]
-    assert [(point["run_id"], point["step"]) for point in found] == [(run, step) for run in (JOB, child) for step in (10, 20, 30, 40, 50)]
-
-
-@pytest.mark.parametrize(
-    ("what", "count", "is_kept"), [("metrics", 1000, True), ("metrics", 1001, False), ("params", 100, True), ("params", 101, False), ("tags", 101, False)]
-)
-def test_a_batch_has_mlflows_limits(job: TrackedJob, what: str, count: int, is_kept: bool) -> None:
-    items = [{"key": f"k{number}", "value": number if what == "metrics" else "v"} for number in range(count)]
-    reply = job.post("runs/log-batch", run_id=JOB, **{what: items})
-    assert reply.status == (200 if is_kept else 400)
-    assert len(job.metric_store.metrics([JOB])) + len(job.parameters()) == (count if is_kept else 0)
-
-
-def test_a_batch_with_a_changed_parameter_is_refused_whole(job: TrackedJob) -> None:
-    job.post("runs/log-parameter", run_id=JOB, key="p", value="1")
-    for params in ([{"key": "q", "value": "1"}, {"key": "p", "value": "2"}], [{"key": "r", "value": "1"}, {"key": "r", "value": "2"}]):
-        reply = job.post("runs/log-batch", run_id=JOB, metrics=[{"key": "m", "value": 1}], params=params, tags=[{"key": "t", "value": "1"}])
-        assert reply.error == INVALID
-    assert (job.parameters(), job.values("m"), job.run().tags) == ({"p": "1"}, [], {"git": "abc"})
 
 
 def test_only_a_client_of_a_child_decides_its_state(job: TrackedJob) -> None:
@@ -302,62 +186,6 @@ def test_what_a_run_read_and_wrote_is_shown_with_it(job: TrackedJob) -> None:
     run = job.get(f"runs/get?run_id={JOB}").body["run"]
     assert run["inputs"] == {"dataset_inputs": [iris], "model_inputs": [{"model_id": "m-1"}]}
     assert run["outputs"] == {"model_outputs": [{"model_id": "m-2", "step": 3}]}
-
-
-def test_models_of_mlflow_2_are_remembered_in_a_tag(job: TrackedJob) -> None:
-    for number in range(2):
-        assert job.post("runs/log-model", run_id=JOB, model_json=json.dumps({"number": number})).status == 200
-    assert json.loads(job.run().tags["mlflow.log-model.history"]) == [{"number": 0}, {"number": 1}]
-    for wrong in ("[]", "{", '"' + "[" * 100_000):
-        assert job.post("runs/log-model", run_id=JOB, model_json=wrong).error == INVALID
-
-
-def test_logged_models_live_in_the_runs_artifacts(job: TrackedJob) -> None:
-    child = job.new_child("child")
-    (job.artifacts(child) / "taken").mkdir(parents=True)
-    names = ["model", "Model", "taken", "model"]
-    models = [job.post("logged-models", experiment_id="1", name=name, source_run_id=child).body["model"]["info"] for name in names]
-    folders = [info["artifact_uri"].removeprefix(job.artifacts(child).as_uri() + "/") for info in models]
-    assert folders == ["model", "Model-2", "taken-2", "model-3"]
-    first = models[0]["model_id"]
-    assert models[0]["status"] == "LOGGED_MODEL_PENDING"
-    ready = job.send("PATCH", f"{API}logged-models/{first}", json.dumps({"model_id": first, "status": "LOGGED_MODEL_READY"}).encode())
-    assert ready.body["model"]["info"]["status"] == "LOGGED_MODEL_READY"
-    job.send("PATCH", f"{API}logged-models/{first}/tags", b'{"tags": [{"key": "a/b", "value": "1"}, {"key": "c", "value": "2"}]}')
-    job.send("DELETE", f"{API}logged-models/{first}/tags/a%2Fb")
-    job.post(f"logged-models/{first}/params", params=[{"key": "p", "value": "1"}])
-    seen = job.get(f"logged-models/{first}").body["model"]
-    assert (seen["info"]["tags"], seen["data"]["params"]) == ([{"key": "c", "value": "2"}], [{"key": "p", "value": "1"}])
-    assert job.send("DELETE", f"{API}logged-models/{first}").status == 200
-    assert job.get(f"logged-models/{first}").error == MISSING
-    assert job.get(f"logged-models/{first}?allow_deleted=true").status == 200
-
-
-@pytest.mark.parametrize("name", ["..", "a/b", "a\\b", "c:", "a.b", "x\n", "\x00", "n" * 201, 5])
-def test_a_models_name_cannot_leave_the_runs_folder(job: TrackedJob, name: object) -> None:
-    assert job.post("logged-models", experiment_id="1", name=name).error == INVALID
-
-
-def test_models_are_searched_by_what_was_logged_of_them(job: TrackedJob) -> None:
-    experiment = job.server.environment({}).set["MLFLOW_EXPERIMENT_ID"]
-    ids = [job.post("logged-models", name=name, source_run_id=JOB).body["model"]["info"]["model_id"] for name in ("one", "two")]
-    job.post("runs/log-metric", run_id=JOB, key="acc", value=0.9, model_id=ids[1], dataset_name="iris", dataset_digest="d")
-    job.post("runs/log-metric", run_id=JOB, key="acc", value="NaN", model_id=ids[0])
-
-    def found(**fields: object) -> list[str]:
-        reply = job.post("logged-models/search", **{"experiment_ids": [experiment], **fields})
-        assert reply.status == 200, reply
-        return [model["info"]["name"] for model in reply.body["models"]]
-
-    assert found(filter="metrics.acc > 0.5") == ["two"]
-    assert found(filter="name = 'one' and source_run_id = '" + JOB + "'") == ["one"]
-    assert found(order_by=[{"field_name": "metrics.acc", "ascending": False}]) == ["two", "one"]
-    assert found(order_by=[{"field_name": "name"}], max_results=1) == ["one"]
-    assert found(experiment_ids=["5"]) == []
-    assert job.get(f"logged-models/{ids[1]}").body["model"]["data"]["metrics"][0]["dataset_name"] == "iris"
-    assert job.post("logged-models/search", filter="colour = 'x'").error == INVALID
-    job.send("DELETE", f"{API}logged-models/{ids[0]}")
-    assert found() == ["two"]
 
 
 def test_a_full_disk_is_told_at_once(small_disk: SmallDisk) -> None:

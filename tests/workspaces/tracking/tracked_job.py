@@ -23,6 +23,8 @@ from himl_cli.workspaces.local.tracking.strangers import Limits
 SCRIPTS = Path(__file__).with_name("scripts")
 JOB = "train_1700000000_0badcafe"
 API = "/api/2.0/mlflow/"
+INVALID = (400, "INVALID_PARAMETER_VALUE")
+MISSING = (404, "RESOURCE_DOES_NOT_EXIST")
 
 
 @dataclass(frozen=True)
