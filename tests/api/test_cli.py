@@ -1,22 +1,14 @@
-"""`from himl_cli import cli`: a tool of one's own has himl's options, formats, errors and exit codes, with Typer and with argparse."""
+"""`from himl_cli import cli`: a tool of one's own, run as a program, has himl's options, formats, errors and exit codes."""
 
 from __future__ import annotations
 
-import argparse
 import json
-import re
 import subprocess
 import sys
 from pathlib import Path
-from typing import Annotated
 
 import pytest
-import typer
-import typer.main
-from typer.testing import CliRunner
 
-from himl_cli import cli
-from himl_cli.core.errors import BadUsage
 from tests.api.scripts import run_script
 from tests.recorded_runs import RecordedRuns
 from tests.terminal import Terminal
@@ -42,7 +34,6 @@ with cli.errors():
     cli.Talk.of(args).rows({"run": run.id, "loss": run.get_metrics("loss").get("loss")} for run in cli.chosen_runs(args))
 """
 TOOLS = {"typer": BY_TYPER, "argparse": BY_ARGPARSE}
-
 FOUND: list[tuple[list[str], list[str]]] = [
     (["--run", "train_1_aa"], ["train_1_aa"]),
     (["--run", "train_1_aa,child_a"], ["train_1_aa", "child_a"]),
@@ -152,8 +143,6 @@ AROUND = {
     "typer": "import typer\nfrom himl_cli import cli\napp = cli.app()\n@cli.command(app)\ndef tool() -> None:\n    {body}\ncli.main(app)\n",
     "argparse": "import typer\nfrom himl_cli import cli\nwith cli.errors():\n    {body}\n",
 }
-
-
 INTERRUPTED = """
 class Name:
     def __set_name__(self, owner, name):
@@ -235,15 +224,6 @@ def test_talk_asks_says_and_prints(project: Path) -> None:
     assert "error: Really? There is nobody to answer here." in refused.stderr
 
 
-def test_the_workspace_and_the_runs_that_are_meant(project: Path, local_runs: RecordedRuns) -> None:
-    assert cli.Place().open().get_run("train_1_aa").tags == {"team": "blue"}
-    assert [run.id for run in cli.Runs(run=["train_2_bb"]).find(explicit=True)] == ["train_2_bb"]
-    (project / "most_recent_run.txt").write_text("train:child_a\n")
-    assert [run.id for run in cli.Runs().find()] == ["child_a"]
-    with pytest.raises(BadUsage, match="Say which run is meant"):
-        cli.Runs().find(explicit=True)
-
-
 @pytest.mark.skipif(sys.platform == "win32", reason="needs a POSIX terminal")
 def test_rows_are_a_table_that_fits_the_terminal(project: Path) -> None:
     rows = [{"run": "train_1_aa", "val/loss": 0.123456789, "tags": ["a", "b"]}, {"run": "train_2_bb", "val/loss": None, "text": "long " * 30}]
@@ -255,109 +235,3 @@ def test_rows_are_a_table_that_fits_the_terminal(project: Path) -> None:
     assert second.startswith("train_2_bb ")
     assert second.endswith("…")
     assert max(map(len, (head, first, second))) <= 60
-
-
-def test_typers_runner_sees_what_a_user_sees(local_runs: RecordedRuns) -> None:
-    app = cli.app()
-
-    @cli.command(app)
-    def tool(runs: cli.Runs, talk: cli.Talk, named: cli.RunArguments = None) -> None:
-        """List runs."""
-        talk.rows(({"run": run.id} for run in runs.find(named=named)), empty="None.")
-
-    found = CliRunner().invoke(app, ["train_2_bb", "--run", "train_1_aa"])
-    assert (found.exit_code, found.stdout) == (0, "run\ntrain_2_bb\ntrain_1_aa\n")
-    missing = CliRunner().invoke(app, ["nope", "--json"])
-    assert (missing.exit_code, missing.stdout) == (3, "")
-    assert json.loads(missing.stderr)["error"]["code"] == "run_not_found"
-
-
-def test_a_plain_typer_takes_bundles_by_our_command_alone(local_runs: RecordedRuns) -> None:
-    def tool(runs: cli.Runs) -> None:
-        typer.echo(" ".join(run.id for run in runs.find()))
-
-    wrong, right = typer.Typer(), typer.Typer()
-    wrong.command()(tool)
-    with pytest.raises(RuntimeError, match=r"himl_cli\.cli\.Runs, which needs @cli\.command\(app\) in place of @app\.command\(\)"):
-        typer.main.get_command(wrong)
-    cli.command(right)(tool)
-    assert CliRunner().invoke(right, ["--run-ids", "train_1_aa"]).stdout == "train_1_aa\n"
-
-
-def test_two_parameters_of_one_name_are_said_to_the_tools_author() -> None:
-    def of_its_own(run: str, runs: cli.Runs) -> None: ...
-
-    def twice(ours: cli.Talk, theirs: cli.Talk) -> None: ...
-
-    said = "of_its_own(): 'run' is there twice, since 'runs: Runs' brings an option of that name: give the parameter 'run' another name."
-    with pytest.raises(ValueError, match=re.escape(said)):
-        cli.command(cli.app())(of_its_own)
-    with pytest.raises(ValueError, match=re.escape("brings an option of that name: leave 'theirs: Talk' out.")):
-        cli.command(cli.app())(twice)
-
-
-def test_a_plain_typer_takes_single_options(local_runs: RecordedRuns) -> None:
-    app = typer.Typer()
-
-    @app.command()
-    def tool(
-        run: cli.RunOption = None,
-        experiment: cli.ExperimentOption = None,
-        num_runs: cli.NumRunsOption = None,
-        tags: cli.TagsOption = None,
-        status: cli.StatusOption = None,
-        latest_run_file: cli.LatestRunFileOption = None,
-        workspace: cli.WorkspaceOption = None,
-        config_file: cli.ConfigFileOption = None,
-        loud: Annotated[bool, typer.Option("--loud")] = False,
-    ) -> None:
-        runs = cli.Runs(run, experiment, num_runs, tags, status, latest_run_file).find(cli.Place(workspace, config_file))
-        typer.echo(" ".join(each.id.upper() if loud else each.id for each in runs))
-
-    every = ["--experiment", "train", "--num_runs", "2", "--status", "failed", "--tags", "team=red", "--workspace", "local", "--loud"]
-    assert CliRunner().invoke(app, every).stdout == "TRAIN_2_BB\n"
-    assert CliRunner().invoke(app, ["--run", "train_1_aa,child_a"]).stdout == "train_1_aa child_a\n"
-
-
-def test_a_parent_parser_may_have_a_part_of_the_options(local_runs: RecordedRuns) -> None:
-    only_runs = argparse.ArgumentParser(parents=[cli.parent_parser(workspace=False, output=False)])
-    only_runs.add_argument("-v", "--version")
-    args = only_runs.parse_args(["--run", "child_a", "-v", "1"])
-    assert (args.version, [run.id for run in cli.chosen_runs(args)]) == ("1", ["child_a"])
-    assert vars(cli.parent_parser(runs=False, output=False).parse_args([])) == {"workspace": None, "config_file": None}
-
-
-@pytest.mark.parametrize(
-    ("typed", "name"),
-    [
-        (["--latest", "--latest_run", "--latest-run", "--latest-run-f"], "latest_run_file"),
-        (["--exp", "--experiment_n", "--experiment-n"], "experiment"),
-        (["--num", "--num-r"], "num_runs"),
-        (["--work", "--w"], "workspace"),
-        (["--conf", "--config-", "--config_p", "--workspace_", "--workspace-config"], "config_file"),
-    ],
-)
-def test_argparse_takes_abbreviations_whatever_other_spellings_there_are(typed: list[str], name: str) -> None:
-    parser = argparse.ArgumentParser(parents=[cli.parent_parser()])
-    assert {each: getattr(parser.parse_args([each, "x"]), name) for each in typed} == dict.fromkeys(typed, "x")
-    assert {each: getattr(parser.parse_args([f"{each}=x"]), name) for each in typed} == dict.fromkeys(typed, "x")
-
-
-def test_argparse_still_asks_where_an_abbreviation_may_be_an_option_of_the_tool(capsys: pytest.CaptureFixture[str]) -> None:
-    parser = argparse.ArgumentParser(parents=[cli.parent_parser()])
-    parser.add_argument("--experience")
-    with pytest.raises(SystemExit):
-        parser.parse_args(["--exp", "x"])
-    assert "ambiguous option: --exp could match --experiment, --experience" in capsys.readouterr().err
-
-
-def test_an_option_that_is_taken_is_refused_when_it_is_added() -> None:
-    parser = argparse.ArgumentParser(parents=[cli.parent_parser()])
-    with pytest.raises(argparse.ArgumentError, match="conflicting option string: --tags"):
-        parser.add_argument("--tags")
-
-
-def test_the_import_is_light() -> None:
-    heavy = ["rich", "azure", "msgspec", "yaml", "sqlite3", "asyncio", "mlflow", "pydantic", "himl_cli.app", "himl_cli.api.run"]
-    program = f"from himl_cli import cli; import sys; print([name for name in {heavy} if name in sys.modules])"
-    assert subprocess.check_output([sys.executable, "-c", program], text=True) == "[]\n"
