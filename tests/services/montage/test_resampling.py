@@ -1,15 +1,9 @@
-"""Resizing in strips gives what Pillow makes of the whole picture, in memory for a window of rows."""
+"""Resizing in strips gives what Pillow makes of the whole picture."""
 
 from __future__ import annotations
 
-import gc
 import subprocess
 import sys
-import tracemalloc
-import weakref
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,11 +11,11 @@ import pytest
 from PIL import Image
 
 from himl_cli.core.montage import Size
-from himl_cli.services.montage import bicubic, resampling, resizing_steps
+from himl_cli.services.montage import resampling
 from himl_cli.services.montage.bicubic import Bicubic, as_pillow, quick
-from himl_cli.services.montage.resampling import Resampler, Resized
+from himl_cli.services.montage.resampling import Resampler
 from tests.montages import nearest, resized
-from tests.peaks import peak_of
+from tests.services.montage.resampled import WAYS, by_pillow, cut, difference, fed, picture
 from tests.slides import slide_picture
 
 if TYPE_CHECKING:
@@ -46,42 +40,6 @@ LARGE: list[tuple[Size, Size]] = [
     ((700, 900), (2500, 2000)),
 ]
 LONG: list[tuple[Size, Size]] = [((4_500_000, 1), (3, 2)), ((1, 4_500_000), (2, 3))]
-WAYS = pytest.mark.parametrize("way", [as_pillow, quick(), None], ids=["as_pillow", "quick", "nearest"])
-
-
-def picture(size: Size, seed: int = 0) -> NDArray[np.uint8]:
-    """Noise with hard edges: what shows a difference most."""
-    random = np.random.default_rng(seed)
-    pixels = random.integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
-    pixels[size[1] // 3 : size[1] // 2] = 255
-    pixels[:, size[0] // 4 : size[0] // 3] //= 8
-    return pixels
-
-
-def cut(pixels: NDArray[np.uint8], heights: list[int]) -> Iterator[NDArray[np.uint8]]:
-    """Strips of these heights, over and over."""
-    top = count = 0
-    while top < len(pixels):
-        height = heights[count % len(heights)]
-        yield pixels[top : top + height]
-        top, count = top + height, count + 1
-
-
-def by_pillow(pixels: NDArray[np.uint8], target: Size) -> NDArray[np.uint8]:
-    """Bicubic, first along x: in this order Pillow resizes wherever the height does not shrink much more than the width."""
-    image = Image.fromarray(pixels)
-    return np.asarray(image.resize((target[0], image.height), Image.Resampling.BICUBIC).resize(target, Image.Resampling.BICUBIC))
-
-
-def fed(resampler: Resampler, strips: Iterator[NDArray[np.uint8]]) -> NDArray[np.uint8]:
-    made = [rows for strip in strips for rows in resampler.feed(strip)]
-    resampler.finish()
-    return np.concatenate(made)
-
-
-def difference(one: NDArray[np.uint8], other: NDArray[np.uint8]) -> int:
-    assert one.shape == other.shape
-    return int(np.abs(one.astype(int) - other.astype(int)).max())
 
 
 @pytest.mark.parametrize(("source", "target"), SIZES, ids=str)
@@ -166,106 +124,6 @@ def test_nearest_is_pillows(source: Size, target: Size) -> None:
     assert difference(nearest(pixels, target), expected) == 0
 
 
-@WAYS
-def test_rows_are_pulled_in_any_numbers(way: Bicubic | None) -> None:
-    source, target = (2500, 2000), (1210, 977)
-    pixels = picture(source)
-    expected = fed(Resampler(source, target, way), cut(pixels, [256]))
-    pulled = Resized(cut(pixels, [99]), source, target, way)
-    canvas: NDArray[np.uint8] = np.zeros((400, 3000, 3), np.uint8)
-    parts = [pulled.rows(1), pulled.rows(0), pulled.rows(300), pulled.fill(canvas[:, 1000:2210]), pulled.rows(276)]
-    assert difference(np.concatenate(parts), expected) <= (0 if way is None else 1)
-    assert not canvas[:, :1000].any()
-    assert not canvas[:, 2210:].any()
-
-
-def test_strips_are_read_no_further_than_needed() -> None:
-    source = (2500, 2000)
-    read = []
-
-    def strips() -> Iterator[NDArray[np.uint8]]:
-        for top in range(0, 2000, 100):
-            read.append(top)
-            yield np.zeros((100, 2500, 3), np.uint8)
-
-    Resized(strips(), source, (1250, 1000)).rows(100)
-    assert max(read) == 200
-
-
-def test_a_strip_is_let_go_of_before_the_next_is_made() -> None:
-    alive: list[weakref.ref[NDArray[np.uint8]]] = []
-
-    def strip() -> NDArray[np.uint8]:
-        assert not [each for each in alive if each() is not None]
-        made: NDArray[np.uint8] = np.zeros((100, 2500, 3), np.uint8)
-        alive.append(weakref.ref(made))
-        return made
-
-    Resized((strip() for _ in range(20)), (2500, 2000), (1210, 977)).rows(977)
-    assert len(alive) == 20
-
-
-@WAYS
-def test_a_small_picture_is_let_go_of_once_it_is_resized(way: Bicubic | None) -> None:
-    alive: list[weakref.ref[NDArray[np.uint8]]] = []
-
-    def made() -> NDArray[np.uint8]:
-        pixels = picture((300, 200))
-        alive.append(weakref.ref(pixels))
-        return pixels
-
-    pulled = Resized((made() for _ in range(1)), (300, 200), (200, 100), way)
-    pulled.rows(1)
-    assert alive[0]() is None
-
-
-@contextmanager
-def traced() -> Iterator[None]:
-    """What is allocated is noted, with who asked for it."""
-    for way in (as_pillow, quick()):
-        Resized(iter([picture((30, 20))]), (30, 20), (10, 10), way).rows(10)  # what is imported at the first use stays
-    tracemalloc.start(20)
-    try:
-        yield
-    finally:
-        tracemalloc.stop()
-
-
-def held_by_resampling() -> int:
-    """Bytes that resizing asked for and has not given back; other threads of this process may be at work."""
-    ours = [tracemalloc.Filter(True, path, all_frames=True) for path in (bicubic.__file__, resampling.__file__, resizing_steps.__file__)]
-    return sum(trace.size for trace in tracemalloc.take_snapshot().filter_traces(ours).traces)
-
-
-@pytest.mark.parametrize(("source", "target"), [((300, 200), (200, 100)), ((2500, 2000), (1210, 977))], ids=str)
-@pytest.mark.parametrize("count", [10, 100, 977])
-@WAYS
-def test_nothing_waits_for_the_cycle_collector(source: Size, target: Size, count: int, way: Bicubic | None) -> None:
-    """Also where not all rows were asked for: what was held goes with the last reference."""
-    pixels = picture(source)
-    gc.collect()
-    gc.disable()
-    try:
-        with traced():
-            pulled = Resized(cut(pixels, [300]), source, target, way)
-            pulled.rows(min(count, target[1]))
-            del pulled
-            assert held_by_resampling() < 100_000
-    finally:
-        gc.enable()
-
-
-@WAYS
-def test_a_finished_one_holds_nothing(way: Bicubic | None) -> None:
-    pixels = picture((300, 200))
-    with traced():
-        pulled = Resized(iter([pixels]), (300, 200), (1000, 700), way)
-        pulled.rows(100)
-        assert held_by_resampling() > 1_000_000
-        pulled.rows(600)
-        assert held_by_resampling() < 100_000
-
-
 def test_wrong_numbers_of_rows_are_refused() -> None:
     large, target = (2500, 2000), (1000, 800)
     resampler = Resampler(large, target)
@@ -282,69 +140,6 @@ def test_wrong_numbers_of_rows_are_refused() -> None:
         Resampler(large, target).feed(np.zeros((1, 2500, 3), np.uint16))
     with pytest.raises(ValueError, match="0 x 5 to 3 x 3"):
         Resampler((0, 5), (3, 3))
-
-
-def test_pulling_refuses_wrong_numbers_of_rows() -> None:
-    pixels = picture((30, 20))
-    with pytest.raises(ValueError, match="Only 20 of 21 rows came"):
-        Resized(cut(pixels, [7]), (30, 21), (10, 10)).rows(1)
-    with pytest.raises(ValueError, match="20 rows came where 19 are due"):
-        Resized(cut(pixels, [20]), (30, 19), (10, 10)).rows(1)
-    pulled = Resized(cut(pixels, [7]), (30, 20), (10, 10))
-    pulled.rows(9)
-    with pytest.raises(ValueError, match="11 rows asked for where there are 10"):
-        pulled.rows(2)
-
-
-def test_what_strips_raise_comes_through() -> None:
-    def strips() -> Iterator[NDArray[np.uint8]]:
-        yield np.zeros((5, 30, 3), np.uint8)
-        raise OSError("the tile is gone")
-
-    with pytest.raises(OSError, match="the tile is gone"):
-        Resized(strips(), (30, 20), (10, 10)).rows(1)
-
-
-def test_several_threads_at_once() -> None:
-    source, target = (2500, 2000), (1210, 977)
-    pictures = [picture(source, seed) for seed in range(4)]
-    with ThreadPoolExecutor(4) as pool:
-        made = list(pool.map(lambda pixels: Resized(cut(pixels, [256]), source, target).rows(977), pictures))
-    for rows, pixels in zip(made, pictures, strict=True):
-        assert difference(rows, by_pillow(pixels, target)) <= 1
-
-
-SETUP = """
-import numpy as np
-from himl_cli.services.montage.resampling import Resized
-width, height, wide, rows = map(int, sys.argv[1:])
-strip = np.full((64, width, 3), 9, np.uint8)
-"""
-WORK = """
-pulled = Resized((strip[: height - top] for top in range(0, height, 64)), (width, height), (wide, rows))
-for top in range(0, rows, 64):
-    assert (pulled.rows(min(64, rows - top)) == 9).all()
-"""
-on_linux = pytest.mark.skipif(sys.platform != "linux", reason="measured as Linux does")
-
-
-@on_linux
-@pytest.mark.parametrize(
-    ("source", "target"),
-    [((100_000, 4000), (500, 20)), ((100_000, 400), (60_000, 240)), ((100_000, 4000), (1, 1)), ((2, 2), (60_000, 1000))],
-    ids=str,
-)
-def test_memory_is_that_of_a_window(source: Size, target: Size) -> None:
-    assert peak_of(SETUP, WORK, *map(str, (*source, *target))) < 90
-
-
-@on_linux
-def test_what_measures_memory_notices_a_hundred_megabytes() -> None:
-    """Also where this process is larger than that, and where more was taken, and given back, before."""
-    held = bytearray(b"1") * (300 << 20)
-    assert 95 <= peak_of("bytearray(b'1') * (200 << 20)", "bytearray(b'1') * (100 << 20)") < 120
-    assert peak_of("", "") < 5
-    assert len(held) == 300 << 20
 
 
 def test_the_limits_that_these_tests_rest_on() -> None:
