@@ -5,81 +5,21 @@ from __future__ import annotations
 import csv
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TypeAlias
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 from PIL import Image
 
-from himl_cli.core.errors import BadUsage, DiskFailed
+from himl_cli.core.errors import BadUsage
 from himl_cli.core.events import Counted, Counting, Event, Notice, ignore
-from himl_cli.core.montage import Box, CellOutcome, ImageFormat, LayoutStyle, MontageRequest, MontageResult, SlideEntry, SlideUnreadable
+from himl_cli.core.montage import ImageFormat, LayoutStyle, SlideEntry
 from himl_cli.services.montage.bicubic import quick
 from himl_cli.services.montage.compose.making import make_montage
-from himl_cli.services.montage.compose.masks import PALETTE
-from himl_cli.services.montage.layout.fit import fit_layout
-from himl_cli.services.montage.layout.placing import fitted
-from himl_cli.services.montage.local_place import LocalPlace
 from tests.montages import resized
-from tests.slides import not_utf8_name, reduced, slide_picture, write_broken, write_mask, write_tiff
-
-Pixels: TypeAlias = NDArray[np.uint8]
-SIZES = [(600, 430), (430, 600), (900, 300), (500, 500), (300, 200)]
-
-
-def lossless(path: Path, seed: int, size: tuple[int, int], *, levels: int = 2) -> Pixels:
-    """A slide; what its level 1 shows is returned."""
-    picture = slide_picture(seed, size)
-    return np.asarray(write_tiff(path, picture, levels=levels, compression="deflate", tile=128)[-1])
-
-
-@dataclass
-class Slides:
-    """Slides in a folder, and what their level 1 shows."""
-
-    folder: Path
-    entries: list[SlideEntry] = field(default_factory=list)
-    pictures: list[Pixels] = field(default_factory=list)
-
-    @property
-    def place(self) -> LocalPlace:
-        return LocalPlace(self.folder)
-
-
-@pytest.fixture
-def slides(tmp_path: Path) -> Slides:
-    folder = tmp_path / "slides"
-    folder.mkdir()
-    made = Slides(folder)
-    for number, size in enumerate(SIZES):
-        made.pictures.append(lossless(folder / f"{number}.tiff", number, size))
-        made.entries.append(SlideEntry(f"slide {number}", f"{number}.tiff", label=str(number % 2)))
-    return made
-
-
-def request(tmp_path: Path, width: int = 1000, **others: object) -> MontageRequest:
-    made = MontageRequest(tmp_path / "out", width, formats=(ImageFormat.png,), workers=2)
-    return replace(made, **others)  # type: ignore[arg-type]
-
-
-def pixels(result: MontageResult, name: str = "montage.png") -> Pixels:
-    path = next(path for path in result.files if path.name == name)
-    with Image.open(path) as image:
-        return np.asarray(image.convert("RGB"))
-
-
-def cut(picture: Pixels, box: Box) -> Pixels:
-    return picture[box.y : box.y + box.height, box.x : box.x + box.width]
-
-
-def box_of(cell: CellOutcome) -> Box:
-    assert cell.picture is not None
-    return cell.picture
+from tests.services.montage.composed import SIZES, Slides, box_of, cut, pixels, request
+from tests.services.montage.composed import slides as slides
+from tests.slides import not_utf8_name, slide_picture, write_broken
 
 
 def test_each_slide_lies_in_its_cell_with_its_proportions(slides: Slides, tmp_path: Path) -> None:
@@ -130,47 +70,6 @@ def test_the_predecessors_layout_stretches_and_sorts(slides: Slides, tmp_path: P
         assert np.array_equal(above_caption, resized(shown, cell.box.size)[: cell.box.height // 2])
 
 
-def test_masks_stand_beside_their_slides_in_colours_that_tell_labels_apart(slides: Slides, tmp_path: Path) -> None:
-    labels = write_mask(slides.folder / "mask.tiff", seed=0, size=SIZES[0])
-    entries = [replace(slides.entries[0], mask="mask.tiff"), slides.entries[1]]
-    result = make_montage(request(tmp_path), entries, slides.place, ignore)
-    room = fit_layout([width / height for width, height in SIZES[:2]], has_masks=True, width=1000).cells[0].mask
-    assert room is not None
-    box = fitted(room, SIZES[0])
-    shown = cut(pixels(result), box)
-    assert np.array_equal(shown, PALETTE[np.asarray(Image.fromarray(reduced(labels, 2)).resize(box.size, Image.Resampling.NEAREST))])
-    assert {tuple(colour) for colour in shown.reshape(-1, 3).tolist()} <= {tuple(colour) for colour in PALETTE[:6].tolist()}
-    assert result.cells[1].is_ok
-
-
-def test_a_slide_without_a_mask_stands_in_the_middle_of_its_cell(slides: Slides, tmp_path: Path) -> None:
-    write_mask(slides.folder / "mask.tiff", seed=0, size=SIZES[0])
-    entries = [replace(slides.entries[0], mask="mask.tiff"), slides.entries[1]]
-    with_mask, without = make_montage(request(tmp_path), entries, slides.place, ignore).cells
-    box = box_of(without)
-    assert abs((box.x - without.box.x) - (without.box.x + without.box.width - box.x - box.width)) <= 1
-    assert box_of(with_mask).x + box_of(with_mask).width < with_mask.box.x + with_mask.box.width / 2
-
-
-def test_masks_of_shades_stay_as_they_are(slides: Slides, tmp_path: Path) -> None:
-    Image.fromarray(np.tile(np.arange(0, 250, 2, dtype=np.uint8), (80, 1))).save(slides.folder / "shades.png")
-    result = make_montage(request(tmp_path), [replace(slides.entries[0], mask="shades.png")], slides.place, ignore)
-    cell = result.cells[0].box
-    middle = pixels(result)[box_of(result.cells[0]).y + box_of(result.cells[0]).height // 2, cell.x + cell.width // 2 + 20 : cell.x + cell.width - 5]
-    assert (middle == middle[:, :1]).all()
-    assert middle.max() > 200
-    assert (np.diff(middle[:, 0].astype(int)) >= 0).all()
-
-
-def test_the_predecessors_masks_are_multiplied_by_255(slides: Slides, tmp_path: Path) -> None:
-    labels = write_mask(slides.folder / "mask.tiff", seed=0, size=SIZES[0])
-    result = make_montage(request(tmp_path, layout=LayoutStyle.himl), [replace(slides.entries[0], mask="mask.tiff")], slides.place, ignore)
-    picture = pixels(result)
-    half = picture.shape[1] // 2
-    expected = np.asarray(Image.fromarray(reduced(labels, 2)).resize((half, picture.shape[0]), Image.Resampling.NEAREST)) * np.uint8(255)
-    assert np.array_equal(picture[:, half:], np.repeat(expected[:, :, None], 3, axis=2))
-
-
 def test_slides_that_cannot_be_read_are_marked_and_recorded(slides: Slides, tmp_path: Path) -> None:
     broken = write_broken("zeroed-some", slides.folder).name
     entries = [SlideEntry("late", broken), SlideEntry("gone", "gone.tiff"), SlideEntry("none", ""), *slides.entries]
@@ -186,17 +85,6 @@ def test_slides_that_cannot_be_read_are_marked_and_recorded(slides: Slides, tmp_
         rows = list(csv.DictReader(stream))
     assert [row["status"] for row in rows] == ["failed"] * 3 + ["ok"] * 5
     assert [row["reason"] for row in rows[:3]] == [cell.reason for cell in result.failed]
-
-
-def test_a_mask_that_cannot_be_read_leaves_its_slide(slides: Slides, tmp_path: Path) -> None:
-    result = make_montage(request(tmp_path), [replace(slides.entries[0], mask="gone.tiff")], slides.place, ignore)
-    (cell,) = result.cells
-    assert cell.is_ok
-    assert cell.reason.startswith("mask: ")
-    picture = pixels(result)
-    assert np.array_equal(cut(picture, box_of(cell)), resized(slides.pictures[0], box_of(cell).size, quick()))
-    right = cut(picture, cell.box)[:, cell.box.width // 2 + 10 :]
-    assert (right < 250).any()
 
 
 def test_a_missing_level_is_replaced_and_told_once(slides: Slides, tmp_path: Path) -> None:
@@ -234,65 +122,6 @@ def test_all_formats_show_the_same(slides: Slides, tmp_path: Path) -> None:
     with Image.open(tmp_path / "out" / "montage_files" / str((max(result.size) - 1).bit_length()) / "0_0.jpg") as tile:
         assert np.abs(np.asarray(tile).astype(int) - pixels(result)[: tile.height, : tile.width]).mean() < 3
     assert sorted(os.listdir(tmp_path / "out")) == ["index.html", "montage.csv", "montage.dzi", "montage.jpg", "montage.png", "montage_files"]
-
-
-@dataclass
-class Fetching:
-    """A place whose files come at a cost: each may be asked for once, and only if it was expected."""
-
-    local: LocalPlace
-    is_read_twice: bool = False
-    expected: list[str] = field(default_factory=list)
-    given: list[str] = field(default_factory=list)
-    is_stopped: bool = False
-    full: str = ""
-
-    @property
-    def label(self) -> str:
-        return "a place"
-
-    def names(self) -> Iterator[str]:
-        return self.local.names()
-
-    def has(self, name: str) -> bool:
-        return self.local.has(name)
-
-    def text(self, name: str) -> str:
-        return self.local.text(name)
-
-    def expect(self, names: Sequence[str]) -> None:
-        self.expected += names
-
-    @contextmanager
-    def at_hand(self, name: str) -> Iterator[Path]:
-        self.given.append(name)
-        if name == self.full:
-            raise DiskFailed("The cache is full.")
-        if name not in self.expected:
-            raise SlideUnreadable("it was not expected")
-        with self.local.at_hand(name) as path:
-            yield path
-
-    def stop(self) -> None:
-        self.is_stopped = True
-
-
-def test_slides_that_have_to_be_fetched_are_opened_once(slides: Slides, tmp_path: Path) -> None:
-    place = Fetching(slides.place)
-    result = make_montage(request(tmp_path), slides.entries, place, ignore)
-    assert sorted(place.given) == sorted(place.expected) == [f"{number}.tiff" for number in range(5)]
-    picture = pixels(result)
-    for cell, shown in zip(result.cells, slides.pictures, strict=True):
-        assert np.array_equal(cut(picture, box_of(cell)), resized(shown, box_of(cell).size, quick()))
-    assert not place.is_stopped
-
-
-def test_what_ends_the_place_ends_the_montage(slides: Slides, tmp_path: Path) -> None:
-    place = Fetching(slides.place, full="3.tiff")
-    with pytest.raises(DiskFailed, match="cache is full"):
-        make_montage(request(tmp_path), slides.entries, place, ignore)
-    assert place.is_stopped
-    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("style", list(LayoutStyle))
