@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import cache
 
-from stress.fuzz import databases, files, replies, slides, state, tracking, typed, wire
+from stress.fuzz import databases, environment_files, job_files, list_files, replies, setting_files, slides, state, tracking, typed, wire
 from stress.fuzz.target import Target
 
 
@@ -12,7 +12,10 @@ from stress.fuzz.target import Target
 def all_targets() -> dict[str, Target]:
     found = [
         *typed.targets(),
-        *files.targets(),
+        *setting_files.targets(),
+        *job_files.targets(),
+        *environment_files.targets(),
+        *list_files.targets(),
         *wire.targets(),
         *databases.targets(),
         *state.targets(),
