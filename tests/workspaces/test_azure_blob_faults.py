@@ -1,4 +1,4 @@
-"""What storage and networks do to a transfer: either exactly the right bytes arrive, or an error says why, after a bounded number of tries."""
+"""What storage and networks do to a download: either exactly the right bytes arrive, or an error says why, after a bounded number of tries."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
-from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -19,37 +18,17 @@ from himl_cli.core.blobs import FetchRequest
 from himl_cli.core.errors import BlobChanged, NotAllowed, ServiceFailed
 from himl_cli.services.transfer.download import download
 from himl_cli.services.transfer.requests import DownloadRequest
-from himl_cli.workspaces.azure.storage.blobs.blocks import BLOCK
-from himl_cli.workspaces.azure.storage.blobs.retries import Retries
 from tests.azure_blobs import DEFAULT, HASTY, PATIENT, hasty_store, storage_that_lists
-from tests.blob_sinks import Received, Stored, listed, named, sending
-from tests.servers.azureml.faults import (
-    Action,
-    ChangeEtag,
-    FlipByte,
-    Latency,
-    Meanwhile,
-    Reset,
-    ResetUpload,
-    Stall,
-    Status,
-    Truncate,
-    WrongMd5,
-)
+from tests.blob_sinks import Received, listed, named
+from tests.servers.azureml.faults import Action, ChangeEtag, FlipByte, Meanwhile, Reset, Stall, Status, Truncate, WrongMd5
 from tests.servers.azureml.seeding import StagedWorkspace
 from tests.servers.azureml.stage import Stage
 from tests.waiting import until
+from tests.workspaces.big_blob import BODY, GET
+from tests.workspaces.big_blob import azure as azure
 
-BODY = bytes(range(256)) * 8_000
-GET = r"GET .*/big"
 STALL = 3.0  # seconds until a request without progress is given up, in tests of one that is
 PASSING = [Reset(), Reset(after=700_000), Truncate(after=700_000), Status(500), Status(503), Status(429), Status(408)]
-
-
-@pytest.fixture
-def azure(azure_environment: StagedWorkspace) -> StagedWorkspace:
-    azure_environment.put_blob(DEFAULT, "big", BODY)
-    return azure_environment
 
 
 @pytest.mark.parametrize("fault", PASSING, ids=str)
@@ -107,56 +86,6 @@ def test_a_fault_that_stays_ends_in_service_failed_after_the_tries_there_are(sta
     assert isinstance(sink.errors["big"], ServiceFailed)
     assert (sink.bodies, sink.md5s) == ({}, {})
     assert HASTY.tries <= len(stage.log.find(GET)) <= HASTY.tries + 1  # libcurl repeats by itself what was sent on a connection that was closed already
-
-
-def test_a_service_that_is_down_is_not_asked_to_the_end_for_each_blob(stage: Stage, azure: StagedWorkspace) -> None:
-    azure.put_blobs(DEFAULT, {f"many/{number:02}": b"x" for number in range(40)})
-    store, sink = hasty_store(azure), Received()
-    blobs = listed(store, "many/")
-    stage.faults.add(Status(500), "GET .*/many/", times=None)
-    store.fetch([FetchRequest(blob, 0, 1) for blob in blobs], sink, workers=4)
-    assert len(sink.errors) == 40
-    assert len(stage.log.find("GET .*/many/")) <= 8 * HASTY.tries + 32 * 2
-
-
-def test_retry_after_is_waited_for(stage: Stage, azure: StagedWorkspace) -> None:
-    stage.faults.add(Status(503, retry_after=1), GET)
-    store, sink = hasty_store(azure), Received()
-    blob, started = named(store, "big"), time.monotonic()
-    store.fetch([FetchRequest(blob, 0, blob.size)], sink, workers=1)
-    assert sink.bodies == {("big", 0): BODY}
-    assert time.monotonic() - started >= 0.95
-
-
-def test_a_pause_that_is_felt_is_said_once_for_all_that_make_it(stage: Stage, azure: StagedWorkspace, caplog: pytest.LogCaptureFixture) -> None:
-    azure.put_blobs(DEFAULT, {f"many/{number}": b"x" for number in range(4)})
-    store, sink = hasty_store(azure), Received()
-    blobs = listed(store, "many/")
-    stage.faults.add(Status(503, retry_after=2), "GET .*/many/", times=4)
-    store.fetch([FetchRequest(blob, 0, 1) for blob in blobs], sink, workers=4)
-    said = [record for record in caplog.records if record.levelname == "WARNING" and record.name.startswith("himl_cli")]
-    text = f"Storage account '{azure.state.storage.account}' answered 503; trying again in 2 s"
-    assert {record.getMessage() for record in said} == {text}
-    assert all(later.created - earlier.created > 1.9 for earlier, later in pairwise(said)), "once as long as it lasts"
-    assert len(sink.md5s) == 4
-
-
-def test_milliseconds_to_wait_count_as_the_other_services_do(stage: Stage, azure: StagedWorkspace) -> None:
-    stage.faults.add(Status(503, headers=(("x-ms-retry-after-ms", "700"),)), GET)
-    store, sink = hasty_store(azure), Received()
-    blob, started = named(store, "big"), time.monotonic()
-    store.fetch([FetchRequest(blob, 0, blob.size)], sink, workers=1)
-    assert sink.bodies == {("big", 0): BODY}
-    assert time.monotonic() - started >= 0.65
-
-
-def test_a_service_that_asks_for_a_longer_wait_is_not_asked_again(stage: Stage, azure: StagedWorkspace) -> None:
-    stage.faults.add(Status(503, retry_after=3600), GET, times=None)
-    store, sink = hasty_store(azure), Received()
-    blob = named(store, "big")
-    store.fetch([FetchRequest(blob, 0, blob.size)], sink, workers=1)
-    assert "asks to wait 3600 s" in str(sink.errors["big"])
-    assert len(stage.log.find(GET)) == 1
 
 
 def test_a_changed_etag_is_blob_changed_at_once(stage: Stage, azure: StagedWorkspace) -> None:
@@ -230,14 +159,6 @@ def test_a_second_download_brings_only_what_the_first_did_not(stage: Stage, azur
     until(lambda: sum(seen.received for seen in stage.log.find("GET .*/large")) == 5 << 20)
 
 
-def test_a_service_that_stays_silent_is_given_up_after_three_tries(stage: Stage, azure: StagedWorkspace) -> None:
-    stage.faults.add(Stall(120), GET, times=None)
-    blob, sink = named(hasty_store(azure), "big"), Received()
-    hasty_store(azure, stall=1).fetch([FetchRequest(blob, 0, blob.size)], sink, workers=1)
-    assert "3 times in a row" in str(sink.errors["big"])
-    until(lambda: len(stage.log.find(GET)) == 3)
-
-
 def test_ctrl_c_ends_a_transfer_that_hangs(stage: Stage, azure: StagedWorkspace) -> None:
     stage.faults.add(Meanwhile(_thread.interrupt_main), GET)
     stage.faults.add(Stall(120), GET, times=None)
@@ -253,41 +174,6 @@ def test_ctrl_c_ends_a_transfer_that_hangs(stage: Stage, azure: StagedWorkspace)
         signal.signal(signal.SIGINT, before)
 
 
-@pytest.mark.parametrize("fault", [ResetUpload(after=20_000), Status(500), Status(503, retry_after=0), Latency(0.2)], ids=str)
-def test_an_upload_survives_faults_that_pass(stage: Stage, azure: StagedWorkspace, tmp_path: Path, fault: Action) -> None:
-    stage.faults.add(fault, "PUT .*", times=2)
-    sink = Stored()
-    large = hashlib.shake_128(b"seed").digest(10 << 20)
-    hasty_store(azure).store([sending(tmp_path / "1", "up/small", BODY), sending(tmp_path / "2", "up/large", large)], sink, workers=4)
-    assert (sink.errors, {*sink.blobs}, sink.sent) == ({}, {"up/small", "up/large"}, len(BODY) + len(large))
-    assert (azure.get_blob(DEFAULT, "up/small"), azure.get_blob(DEFAULT, "up/large")) == (BODY, large)
-
-
-def test_an_upload_that_fails_leaves_what_had_the_name(stage: Stage, azure: StagedWorkspace, tmp_path: Path) -> None:
-    stage.faults.add(Status(500), "PUT .*", times=None)
-    sink = Stored()
-    large = bytes(10 << 20)
-    hasty_store(azure).store([sending(tmp_path / "1", "new", b"x"), sending(tmp_path / "2", "big", large)], sink, workers=4)
-    assert ({*sink.errors}, sink.blobs) == ({"new", "big"}, {})
-    assert (azure.blob_names(DEFAULT), azure.get_blob(DEFAULT, "big")) == (["big"], BODY)
-
-
-def test_a_second_upload_of_a_large_file_sends_only_the_blocks_that_are_missing(stage: Stage, azure: StagedWorkspace, tmp_path: Path) -> None:
-    large = hashlib.shake_128(b"seed").digest(4 * BLOCK + 17)
-    sink = Stored()
-    stage.faults.add(Status(400, code="InvalidInput"), "PUT .*comp=block&", times=None, skip=3)
-    store = hasty_store(azure)
-    store.store([sending(tmp_path / "1", "up", large)], sink, workers=1)
-    assert {*sink.errors} == {"up"}
-    stage.faults.clear()
-    stage.log.clear()
-    again = Stored()
-    store.store([sending(tmp_path / "1", "up", large)], again, workers=4)
-    assert (again.errors, again.sent) == ({}, len(large) - 3 * BLOCK)
-    until(lambda: sum(seen.sent for seen in stage.log.find("PUT .*comp=block&")) == len(large) - 3 * BLOCK)
-    assert azure.get_blob(DEFAULT, "up") == large
-
-
 def test_a_refusal_that_no_new_signature_mends_is_asked_about_once(stage: Stage, azure: StagedWorkspace) -> None:
     stage.faults.add(Status(403, code="AuthorizationPermissionMismatch"), GET, times=None)
     store, sink = hasty_store(azure), Received()
@@ -296,27 +182,6 @@ def test_a_refusal_that_no_new_signature_mends_is_asked_about_once(stage: Stage,
     assert isinstance(sink.errors["big"], NotAllowed)
     assert "SAS token has to allow reading" in sink.errors["big"].hint
     assert len(stage.log.find(GET)) == 1
-
-
-def test_waiting_costs_no_processor_time(stage: Stage, azure: StagedWorkspace) -> None:
-    stage.faults.add(Status(503), "comp=list", times=None)
-    store = hasty_store(azure, retries=Retries(tries=3, first=1.0))
-    processor, clock = time.thread_time(), time.monotonic()
-    with pytest.raises(ServiceFailed):
-        listed(store)
-    elapsed = time.monotonic() - clock
-    assert elapsed > 1.0
-    assert time.thread_time() - processor < elapsed / 4
-
-
-@pytest.mark.parametrize("size", [100, 9 << 20], ids=["small", "large"])
-def test_an_upload_whose_answer_was_lost_is_not_taken_for_somebody_elses(stage: Stage, azure: StagedWorkspace, tmp_path: Path, size: int) -> None:
-    """It is told to replace nothing, and then finds what it stored itself."""
-    stage.faults.add(Reset(), "PUT .*/new(?!.*comp=block&)")
-    sink, body = Stored(), hashlib.shake_128(b"seed").digest(size)
-    hasty_store(azure).store([replace(sending(tmp_path / "1", "new", body), replaces="")], sink, workers=1)
-    assert (sink.errors, sink.sent, sink.blobs["new"].md5) == ({}, size, hashlib.md5(body).digest())
-    assert azure.get_blob(DEFAULT, "new") == body
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
