@@ -23,6 +23,7 @@ for step, value in enumerate(sys.argv[2:]):
 LOGS = 'python -c "$LOG" accuracy '
 """How a trial's command begins that logs what stands behind it, the first value at step 0."""
 GRID = {"lr": ["choice", [[0.1, 0.01]]], "depth": ["choice", [[3, 5]]]}
+RATES = {"lr": ["choice", [[0.1, 0.2, 0.3, 0.4]]]}
 
 
 def put_sweep(azure: StagedWorkspace, command: str, space: Mapping[str, Any] = GRID, **properties: Any) -> Answer:

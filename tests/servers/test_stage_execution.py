@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 
@@ -26,13 +26,6 @@ def sleeping() -> list[str]:
 def appears(azure: StagedWorkspace, text: str) -> None:
     """Wait until the log of the job says *text*."""
     until(lambda: text in azure.logs("job_1"), lambda: azure.logs("job_1"))
-
-
-@pytest.fixture
-def running(azure: StagedWorkspace) -> Iterator[StagedWorkspace]:
-    """A workspace that runs what is submitted."""
-    with azure.run_jobs():
-        yield azure
 
 
 def test_a_job_runs_to_its_end_and_leaves_its_logs_and_outputs(running: StagedWorkspace) -> None:
