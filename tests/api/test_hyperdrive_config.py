@@ -21,7 +21,7 @@ from himl_cli.api.submitting.hyperparam_args import sweep_of_args
 from himl_cli.core.errors import BadUsage
 from himl_cli.core.sweeps import Draw, EarlyStop, SearchRange
 from tests.api.scripts import write_script
-from tests.api.test_submit_if_needed import CLUSTER, HERE, job_of, send
+from tests.api.sent_scripts import CLUSTER, HERE, job_of, send
 from tests.api.test_submit_v1 import lab as lab
 from tests.azure.conftest import client_python
 from tests.clients import HIML_V1

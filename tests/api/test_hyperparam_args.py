@@ -14,8 +14,8 @@ from himl_cli.core.errors import BadUsage
 from himl_cli.core.sweeps import Draw, EarlyStop, SearchRange, SweepSpec
 from himl_cli.workspaces.azure.jobs.sdk import load_sdk
 from tests.api.scripts import run_script, said, write_script
-from tests.api.test_submit_if_needed import CLUSTER, HERE, job_of, send
-from tests.api.test_submit_if_needed import lab as lab
+from tests.api.sent_scripts import CLUSTER, HERE, job_of, send
+from tests.api.sent_scripts import lab as lab
 from tests.servers.azureml.seeding import StagedWorkspace
 
 HI_ML = """compute_cluster_name="cpu-cluster", hyperparam_args={
