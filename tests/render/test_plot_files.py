@@ -47,9 +47,9 @@ def test_other_endings_are_refused(tmp_path: Path, name: str) -> None:
 
 
 def test_without_matplotlib_it_is_said_how_to_get_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "path", [])
     for name in [name for name in sys.modules if name.partition(".")[0] == "matplotlib"]:
         monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "matplotlib", None)  # Python's own way to say: not installed
     with pytest.raises(BadUsage, match="needs matplotlib") as caught:
         save_plots(sweep(3), tmp_path / "x.png")
     assert re.fullmatch(r"Install it: pip install .*\[plot\].*", caught.value.hint)
