@@ -57,8 +57,8 @@ def test_of_pieces_that_were_under_way_only_what_is_missing_comes_again(tmp_path
     assert (files_in(tmp_path), store.moved) == (store.bodies, LARGE + 2 * PIECE - moved)
 
 
-def test_a_partial_file_of_another_version_is_begun_anew(tmp_path: Path) -> None:
-    store = MemoryStore({"big": pattern(2 * SMALL)})
+def interrupted_half_way(store: MemoryStore, folder: Path) -> None:
+    """A download of files of twice `SMALL` bytes that stops after the first piece; the next one is let through."""
 
     def interrupt(request: FetchRequest, offset: int) -> None:
         if offset >= SMALL:
@@ -66,8 +66,13 @@ def test_a_partial_file_of_another_version_is_begun_anew(tmp_path: Path) -> None
 
     store.before_piece = interrupt
     with pytest.raises(KeyboardInterrupt):
-        download(store, DownloadRequest(tmp_path))
+        download(store, DownloadRequest(folder))
     store.before_piece = lambda request, offset: None
+
+
+def test_a_partial_file_of_another_version_is_begun_anew(tmp_path: Path) -> None:
+    store = MemoryStore({"big": pattern(2 * SMALL)})
+    interrupted_half_way(store, tmp_path)
     store.put("big", pattern(3 * SMALL))
     store.moved = 0
     assert download(store, DownloadRequest(tmp_path)).problem() is None
@@ -76,17 +81,9 @@ def test_a_partial_file_of_another_version_is_begun_anew(tmp_path: Path) -> None
 
 def test_a_damaged_partial_file_is_noticed_and_fetched_again(tmp_path: Path) -> None:
     store = MemoryStore({"big": pattern(2 * SMALL)})
-
-    def interrupt(request: FetchRequest, offset: int) -> None:
-        if offset >= SMALL:
-            raise KeyboardInterrupt
-
-    store.before_piece = interrupt
-    with pytest.raises(KeyboardInterrupt):
-        download(store, DownloadRequest(tmp_path))
+    interrupted_half_way(store, tmp_path)
     with open(tmp_path / ".big.himl-part", "r+b") as part:
         part.write(b"garbage")
-    store.before_piece = lambda request, offset: None
     assert download(store, DownloadRequest(tmp_path)).problem() is None
     assert files_in(tmp_path) == store.bodies
 
