@@ -73,17 +73,18 @@ def test_list_of_an_empty_workspace(himl: Himl, project: Path) -> None:
 
 
 @posix
-@pytest.mark.usefixtures("recorded")
-def test_list_on_a_terminal_of_80_columns(himl: Himl) -> None:
+def test_list_on_a_terminal_of_80_columns(himl: Himl, recorded: RecordedRuns) -> None:
+    recorded.add("a_longer_name_4_dd")  # so that the tags have no room, also where the day of another year takes less
     terminal = Terminal([str(himl.program), "runs", "list"], cwd=himl.folder, env={"NO_COLOR": "1"})
     assert terminal.finish() == 0
-    day = "Mar 01 12:00" if time.gmtime().tm_year == 2026 else "2026-03-01".ljust(12)
-    started = "STARTED".ljust(len(day.rstrip()))
+    day = "Mar 01 12:00" if time.gmtime().tm_year == 2026 else "2026-03-01"
+    started = "STARTED".ljust(len(day))
     assert terminal.screen.splitlines() == [
-        f"ID          EXPERIMENT  DISPLAY NAME  STATUS     {started}  DURATION",
-        f"train_3_cc  train                     Completed  {day.rstrip()}    1m 05s",
-        f"train_2_bb  train                     Failed     {day.rstrip()}      3.2s",
-        f"base_1_aa   base        baseline      Completed  {day.rstrip()}    1m 05s",
+        f"ID                  EXPERIMENT  DISPLAY NAME  STATUS     {started}  DURATION",
+        f"a_longer_name_4_dd  train                     Completed  {day}    1m 05s",
+        f"train_3_cc          train                     Completed  {day}    1m 05s",
+        f"train_2_bb          train                     Failed     {day}      3.2s",
+        f"base_1_aa           base        baseline      Completed  {day}    1m 05s",
     ]
 
 
