@@ -24,7 +24,7 @@ def said(call):
 """
 
 
-def run_ranks(program: str, folder: Path, variables: Sequence[Mapping[str, str]], *, cwd: Path, timeout: float = 60) -> list[list[object]]:
+def run_ranks(program: str, folder: Path, variables: Sequence[Mapping[str, str]], *, cwd: Path) -> list[list[object]]:
     """What each rank of *program* printed, a JSON value a line; one process for each entry of *variables*, started in that order."""
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
     running = [
@@ -35,7 +35,7 @@ def run_ranks(program: str, folder: Path, variables: Sequence[Mapping[str, str]]
     ]
     said: list[list[object]] = []
     for process in running:
-        out, err = process.communicate(timeout=timeout)
+        out, err = process.communicate(timeout=120)
         assert process.returncode == 0, err
         said.append([json.loads(line) for line in out.splitlines()])
     return said

@@ -239,7 +239,7 @@ if "LOCAL_RANK" not in os.environ:
 
 def test_a_rank_that_the_script_starts_itself_finds_what_is_there(local_runs: RecordedRuns, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PROGRAM", SAY + SELF_STARTED)
-    assert run_ranks(SELF_STARTED, tmp_path / "out", [{}], cwd=local_runs.folder, timeout=30) == [["last", "last"]]
+    assert run_ranks(SELF_STARTED, tmp_path / "out", [{}], cwd=local_runs.folder) == [["last", "last"]]
 
 
 IN_JOB = """

@@ -64,7 +64,7 @@ def test_ranks_that_a_script_starts_itself_do_not_wait_for_what_it_did_before(
 ) -> None:
     """As PyTorch Lightning does it, also under MPI and SLURM: a script without LOCAL_RANK starts itself again with LOCAL_RANK 1, 2, …"""
     monkeypatch.setenv("PROGRAM", SAY + SELF_STARTED)
-    said = run_ranks(SELF_STARTED, tmp_path / "out", [variables], cwd=local_runs.folder, timeout=30)
+    said = run_ranks(SELF_STARTED, tmp_path / "out", [variables], cwd=local_runs.folder)
     assert said == [[["last.ckpt"]] * 3]
 
 

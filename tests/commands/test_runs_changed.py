@@ -46,7 +46,7 @@ def test_ctrl_c_ends_following_and_not_the_run(himl: Himl, project: Path) -> Non
     assert f"himl runs cancel {run_id}" in said.decode()
     assert himl.ok("runs", "show", run_id, "--json").json()["status"] == "Running"
     assert himl.ok("runs", "cancel", run_id).stdout == f"Asked run '{run_id}' to stop.\n"
-    himl("runs", "logs", run_id, "--follow", timeout=40)
+    himl("runs", "logs", run_id, "--follow")
     assert himl.ok("runs", "show", run_id, "--json").json()["status"] == "Canceled"
 
 
@@ -105,7 +105,7 @@ def test_a_run_that_goes_on_cannot_be_deleted(himl: Himl, project: Path) -> None
     assert outcome.code == 2
     assert f"himl runs cancel {run_id}" in outcome.stderr
     himl.ok("runs", "cancel", run_id)
-    himl("runs", "logs", run_id, "--follow", timeout=40)
+    himl("runs", "logs", run_id, "--follow")
 
 
 @pytest.mark.usefixtures("recorded")

@@ -63,7 +63,7 @@ def test_follow_and_no_wait_exclude_each_other(himl: Himl, project: Path) -> Non
 
 def test_a_rank_that_fails_ends_the_others_and_is_shown(himl: Himl, project: Path) -> None:
     write_files(project, {"train.py": "import os, sys, time\nif os.environ['RANK'] == '1':\n    print('boom'); sys.exit(7)\ntime.sleep(600)"})
-    outcome = himl("submit", "train.py", "--processes_per_node", "2", timeout=30)
+    outcome = himl("submit", "train.py", "--processes_per_node", "2")
     assert outcome.code == 1
     assert "rank 1: exit code 7" in outcome.stderr
     assert "boom" in outcome.stderr
@@ -104,6 +104,6 @@ def test_the_script_s_exit_code_is_shown(himl: Himl, project: Path) -> None:
 
 def test_a_job_ends_after_its_maximum_duration(himl: Himl, project: Path) -> None:
     write_files(project, {"train.py": "import time; time.sleep(600)"})
-    outcome = himl("submit", "train.py", "--max_run_duration", "1s", timeout=30)
+    outcome = himl("submit", "train.py", "--max_run_duration", "1s")
     assert outcome.code == 1
     assert "--max_run_duration" in latest(himl)["reason"]

@@ -109,7 +109,7 @@ def test_a_body_that_ends_early_is_not_used(job: TrackedJob) -> None:
 
 
 def test_one_connection_serves_many_requests_also_after_errors(job: TrackedJob) -> None:
-    with closing(http.client.HTTPConnection("127.0.0.1", job.server.port, timeout=20)) as connection:
+    with closing(http.client.HTTPConnection("127.0.0.1", job.server.port, timeout=60)) as connection:
         connection.connect()
         first = connection.sock
         codes = []
@@ -163,7 +163,7 @@ def test_closing_answers_what_arrived_and_refuses_the_rest(job: TrackedJob) -> N
     kept: list[int] = []
 
     def log() -> None:
-        with closing(http.client.HTTPConnection("127.0.0.1", job.server.port, timeout=20)) as connection:
+        with closing(http.client.HTTPConnection("127.0.0.1", job.server.port, timeout=60)) as connection:
             try:
                 for step in range(100_000):
                     body = json.dumps({"run_id": JOB, "key": "m", "value": step, "step": step})
@@ -181,7 +181,7 @@ def test_closing_answers_what_arrived_and_refuses_the_rest(job: TrackedJob) -> N
     start = time.monotonic()
     job.server.close()
     assert time.monotonic() - start < 20
-    thread.join(60)
+    thread.join(100)
     assert job.values("m") == kept
     with closing(idle):
         assert idle.recv(1) == b""

@@ -99,7 +99,7 @@ class TrackedJob:
 
     def send(self, method: str, target: str, body: bytes | None = None, headers: Mapping[str, str] | None = None) -> Reply:
         """One request as it is given, with the job's token unless *headers* has its own."""
-        with closing(http.client.HTTPConnection("127.0.0.1", self.server.port, timeout=30)) as connection:
+        with closing(http.client.HTTPConnection("127.0.0.1", self.server.port, timeout=60)) as connection:
             connection.request(method, target, body, {"Authorization": f"Bearer {self.secret}", **(headers or {})})
             response = connection.getresponse()
             return Reply(response.status, json.loads(response.read()))
