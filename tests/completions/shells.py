@@ -13,7 +13,7 @@ from tests.forked_himl import PROGRAM
 from tests.terminal import Terminal
 
 SCRIPTS = Path(__file__).parents[2] / "completions"
-PATIENCE = 30.0
+PATIENCE = 100.0
 
 BASH = """
 PS1='ready> '
