@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import logging
 import os
 from collections.abc import Sequence
 from importlib.util import find_spec
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from himl_cli.api import configured
 from himl_cli.api.errors import NoChildren, PackageMissing
+from himl_cli.api.offline_run import OfflineRun
 from himl_cli.api.run import Run
 from himl_cli.core.errors import RunNotFound
 from himl_cli.core.logged import Value
@@ -21,6 +23,8 @@ from himl_cli.services.aggregation.labels import value_of
 
 if TYPE_CHECKING:
     import pandas as pd
+
+log = logging.getLogger(__name__)
 
 PANDAS = "pip install pandas"
 
@@ -46,6 +50,8 @@ def aggregate_hyperdrive_metrics(
     """
     if find_spec("pandas") is None:
         raise PackageMissing("aggregate_hyperdrive_metrics gives a DataFrame, and pandas is not installed.", hint=f"Install it: {PANDAS}")
+    if is_offline(run):
+        return _frame(Aggregation((), ()), [])
     try:
         parent = meant(run_id, run, aml_workspace, workspace_config_path)
     except RunNotFound as err:
@@ -63,6 +69,14 @@ def gathered(argument: str, parent: Run, keep_metrics: Sequence[str] | None) -> 
         raise NoChildren(f"Run '{parent.id}' has no children: it is no sweep, cross-validation or pipeline, or has not started any yet.")
     globs = [glob.escape(name) for name in keep_metrics or ()]
     return aggregate(opened, chosen.runs, child_arg=argument, globs=globs, whole=True), parent.tags.get(MANY) == "crossval"
+
+
+def is_offline(run: object) -> bool:
+    """Whether *run* is the run context of a process that is part of no job, himl's or azureml-core's; a warning says so."""
+    if not isinstance(run, OfflineRun) and type(run).__name__ != "_OfflineRun":
+        return False
+    log.warning("This process is part of no job: its run has no metrics, children or files.")
+    return True
 
 
 def meant(run_id: str | None, run: object, workspace: object, config: str | os.PathLike[str] | None) -> Run:

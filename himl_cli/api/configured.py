@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 from himl_cli.api.errors import ConfigNotFound, NoWorkspace, raising
 from himl_cli.api.foreign import azure_names
 from himl_cli.api.run import Run
+from himl_cli.api.submitting.words import WrongArgument
 from himl_cli.api.workspace import Workspace
-from himl_cli.core.errors import WorkspaceNotFound
+from himl_cli.core.errors import BadUsage, WorkspaceNotFound
 from himl_cli.core.file_tree import WORKSPACE_FOLDER
 
 if TYPE_CHECKING:
@@ -31,7 +32,8 @@ def get_workspace(aml_workspace: object | None = None, workspace_config_path: st
     6. the nearest `.himl` folder in the current folder or above (a local workspace).
 
     Makes no request. Raises NoWorkspace (also a ValueError) where none of them applies, ConfigNotFound (also a FileNotFoundError)
-    for a config file that is not there, BadUsage for one that cannot be used, TypeError for an object that is no workspace.
+    for a config file that is not there, BadUsage (also a ValueError) for a config file that cannot be used and for HIML_* variables of which some are
+    missing, TypeError for an object that is no workspace.
     """
     from himl_cli.workspaces.open import open_azure, open_workspace, own_azure
 
@@ -42,9 +44,9 @@ def get_workspace(aml_workspace: object | None = None, workspace_config_path: st
         return as_workspace(aml_workspace)
     if workspace_config_path is not None:
         spec, config = _named(Path(workspace_config_path))
-        with raising(WorkspaceNotFound, ConfigNotFound):
+        with raising(BadUsage, WrongArgument), raising(WorkspaceNotFound, ConfigNotFound):
             return Workspace.of(open_workspace(spec, config, start=Path.cwd()))
-    with raising(WorkspaceNotFound, NoWorkspace):
+    with raising(BadUsage, WrongArgument), raising(WorkspaceNotFound, NoWorkspace):
         return Workspace.of(open_workspace(None, None, start=Path.cwd()))
 
 
@@ -86,7 +88,7 @@ def where_runs_are(workspace: object | None = None, workspace_config_path: str |
 def _all_runs() -> Workspace:
     from himl_cli.workspaces.open import open_runs
 
-    with raising(WorkspaceNotFound, NoWorkspace):
+    with raising(BadUsage, WrongArgument), raising(WorkspaceNotFound, NoWorkspace):
         return Workspace.of(open_runs(None, None, start=Path.cwd()))
 
 

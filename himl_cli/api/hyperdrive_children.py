@@ -8,12 +8,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from himl_cli.api.aggregation import cell, column_names, gathered, meant, names_of
+from himl_cli.api.aggregation import cell, column_names, gathered, is_offline, meant, names_of
 from himl_cli.api.errors import NotThere
 from himl_cli.api.files import download_files_from_run_id
 from himl_cli.api.paths import PathLike
 from himl_cli.api.run import Run
 from himl_cli.api.submitting.words import WrongArgument
+from himl_cli.core.runs import RunStatus
 from himl_cli.core.sweeps import Scalar, hyperparameters_of
 from himl_cli.services.aggregation.chosen_runs import children_chosen
 
@@ -40,11 +41,16 @@ def get_metrics_for_run(
 ) -> dict[str, Any]:
     """The metrics of one run by name, as `Run.get_metrics`; of *keep_metrics* those that are there, the others are named in the log.
 
-    The run is *run*, or the one that *run_id* means, as for `aggregate_hyperdrive_metrics`. Raises BadUsage (also a ValueError) where neither is given.
+    The run is *run*, or the one that *run_id* means, as for `aggregate_hyperdrive_metrics`. A run that is not completed is told in the log; outside
+    of a job, `RUN_CONTEXT` has no metrics. Raises BadUsage (also a ValueError) where neither is given.
     """
     if run is None and not run_id:
         raise WrongArgument("Which run is meant has to be said.", hint="Give run_id or run.")
+    if is_offline(run):
+        return {}
     found = meant(run_id, run, aml_workspace, workspace_config_path)
+    if found.status != RunStatus.completed.value:
+        log.warning("Run '%s' is %s: its metrics may be incomplete.", found.id, found.status)
     return _kept(found.get_metrics(), keep_metrics, found.id)
 
 
@@ -60,6 +66,8 @@ def get_metrics_for_hyperdrive_run(
 
     The parent is meant, and errors are raised, as there; pandas is not needed.
     """
+    if is_offline(run):
+        return {}
     found, is_crossval = gathered(child_run_arg_name, meant(run_id, run, aml_workspace, workspace_config_path), keep_metrics)
     metrics = {}
     for key, child in zip(column_names(found, child_run_arg_name, is_crossval), found.children, strict=True):
@@ -77,6 +85,8 @@ def download_files_from_hyperdrive_children(run: object, remote_file_paths: str,
     """
     if not hyperparam_name:
         raise WrongArgument("By which hyperparameter the folders are called has to be said.", hint="Give hyperparam_name.")
+    if is_offline(run):
+        return []
     parent = meant(None, run, None, None)
     folders: dict[str, str] = {}
     for record in children_chosen(parent.workspace.opened, parent.record).runs:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 
+from himl_cli.api.submitting.words import WrongArgument
+
 DEFAULT_PORT = "6105"
 
 
@@ -12,7 +14,7 @@ def set_environment_variables_for_multi_node() -> None:
 
     By hi-ml's rule: AZ_BATCH_MASTER_NODE (host:port), else AZ_BATCHAI_MPI_MASTER_NODE unless that is localhost, else
     MASTER_IP; none of them means a single node, and nothing is set. The port is 6105 unless one is known; NODE_RANK is the
-    MPI rank.
+    MPI rank. Raises WrongArgument (also a ValueError) where AZ_BATCH_MASTER_NODE is neither a host nor host:port.
     """
     address, port = _master()
     if not address:
@@ -30,7 +32,9 @@ def _master() -> tuple[str, str]:
     """Host and port of the first node; empty where they are not known."""
     node = os.environ.get("AZ_BATCH_MASTER_NODE", "")
     if node:
-        host, _, port = node.rpartition(":")
-        return (host, port) if host else (node, "")
+        host, _, port = node.partition(":")
+        if not host or ":" in port:
+            raise WrongArgument(f"AZ_BATCH_MASTER_NODE is '{node}', which is neither a host nor host:port.")
+        return host, port
     node = os.environ.get("AZ_BATCHAI_MPI_MASTER_NODE", "")
     return ("" if node == "localhost" else node) or os.environ.get("MASTER_IP", ""), ""

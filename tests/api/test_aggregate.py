@@ -112,6 +112,26 @@ def test_the_metrics_of_children_and_of_one_run(caplog: pytest.LogCaptureFixture
         get_metrics_for_run()
 
 
+@pytest.mark.usefixtures("workspace")
+def test_outside_of_a_job_the_run_context_has_no_metrics(caplog: pytest.LogCaptureFixture) -> None:
+    himl_cli.RUN_CONTEXT.log("loss", 1)
+    assert get_metrics_for_run(run=himl_cli.RUN_CONTEXT) == {}
+    assert get_metrics_for_hyperdrive_run("child_run_index", run=himl_cli.RUN_CONTEXT) == {}
+    assert aggregate_hyperdrive_metrics("child_run_index", run=himl_cli.RUN_CONTEXT).empty
+    assert download_files_from_hyperdrive_children(himl_cli.RUN_CONTEXT, "outputs", ".", "lr") == []
+    assert caplog.text.count("This process is part of no job") == 4
+
+
+def test_metrics_of_a_run_that_has_not_ended_come_with_a_warning(
+    azure_environment: StagedWorkspace, project: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    azure_environment.write_config(project)
+    monkeypatch.chdir(project)
+    azure_environment.add_run("train_1", "train", status="Running")
+    assert get_metrics_for_run("train_1") == {}
+    assert "Run 'train_1' is Running: its metrics may be incomplete." in caplog.text
+
+
 def test_files_of_children_go_to_folders_by_their_values(
     azure_environment: StagedWorkspace, project: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

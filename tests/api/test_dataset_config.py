@@ -23,8 +23,10 @@ def test_arguments_are_hi_mls() -> None:
         "use_mounting": None,
         "target_folder": None,
         "local_folder": None,
+        "data_name": None,
     }
-    assert list(parameters) == ["name", "datastore", "overwrite_existing", "version", "use_mounting", "target_folder", "local_folder"]
+    order = ["name", "datastore", "overwrite_existing", "version", "use_mounting", "target_folder", "local_folder", "data_name"]
+    assert list(parameters) == order
 
 
 @pytest.mark.parametrize(
@@ -50,6 +52,17 @@ def test_an_input_is_downloaded_unless_mounting_is_asked_for(given: dict[str, An
 )
 def test_an_output_is_mounted_unless_uploading_is_asked_for(given: dict[str, Any], spec: DataSpec) -> None:
     assert DatasetConfig("data", **given).to_output(0) == spec
+
+
+def test_data_name_is_the_key_in_a_job() -> None:
+    assert DatasetConfig("data", data_name="images").to_input(3) == DataSpec("images", "data", mode="download")
+    assert DatasetConfig("data", data_name="masks").to_output(0) == DataSpec("masks", "data", mode="mount")
+
+
+@pytest.mark.parametrize("name", ["a b", "1st", "${{x}}"])
+def test_a_data_name_that_azure_ml_does_not_take_is_refused(name: str) -> None:
+    with pytest.raises(ValueError, match="data_name"):
+        DatasetConfig("data", data_name=name)
 
 
 def test_the_folder_of_an_output_in_a_job_cannot_be_chosen(caplog: pytest.LogCaptureFixture) -> None:

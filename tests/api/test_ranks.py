@@ -191,3 +191,10 @@ print(json.dumps({name: os.environ[name] for name in ("MASTER_ADDR", "MASTER_POR
 def test_the_variables_of_several_nodes_follow_hi_mls_rule(variables: dict[str, str], expected: dict[str, str]) -> None:
     done = subprocess.run([sys.executable, "-c", PROGRAM], env={**os.environ, **variables}, capture_output=True, text=True, check=True)
     assert json.loads(done.stdout) == expected
+
+
+def test_a_master_node_of_another_form_is_refused() -> None:
+    program = "import himl_cli\ntry: himl_cli.set_environment_variables_for_multi_node()\nexcept ValueError as err: print(err)"
+    env = {**os.environ, "AZ_BATCH_MASTER_NODE": "a:1:2"}
+    done = subprocess.run([sys.executable, "-c", program], env=env, capture_output=True, text=True, check=True)
+    assert done.stdout == "AZ_BATCH_MASTER_NODE is 'a:1:2', which is neither a host nor host:port.\n"

@@ -70,6 +70,24 @@ def test_all_arguments_reach_the_job(lab: StagedWorkspace, project: Path) -> Non
     assert outputs == {"OUTPUT_0": ("ReadWriteMount", "small"), "OUTPUT_1": ("Upload", "tiny")}
 
 
+def test_the_variable_of_the_experiment_goes_before_the_argument(lab: StagedWorkspace, project: Path) -> None:
+    send(write_script(project, "train.py", f'{CLUSTER}, experiment_name="mine"', HERE), env={"HIML_EXPERIMENT_NAME": "nightly"})
+    assert sent(lab).experiment.name == "nightly"
+
+
+def test_a_dataset_with_a_name_of_its_own_is_found_by_it(lab: StagedWorkspace, project: Path) -> None:
+    lab.put_blob("workspaceblobstore", "faces/1.png", b"1")
+    call = f'{CLUSTER}, input_datasets=[DatasetConfig("faces", data_name="images")], output_datasets=[DatasetConfig("made", data_name="masks")]'
+    read = "print((info.input_datasets[0] / '1.png').read_text(), info.output_datasets[0].is_dir(), sys.argv[1:])"
+    with lab.run_jobs():
+        send(write_script(project, "train.py", call, read), "--data", "${{inputs.images}}")
+        run = lab.wait_for(sent(lab).run_id, "Completed")
+    assert {*job_of(lab)["inputs"]} == {"images"}
+    assert "masks" in job_of(lab)["outputs"]
+    log = lab.logs(run.run_id)
+    assert "1 True ['--data', '/" in log
+
+
 def test_a_script_finds_its_dataset_at_the_target_folder(lab: StagedWorkspace, project: Path) -> None:
     lab.put_blob("workspaceblobstore", "faces/1.png", b"1")
     call = f'{CLUSTER}, input_datasets=[DatasetConfig("faces", target_folder="data/faces")]'

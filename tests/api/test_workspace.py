@@ -53,6 +53,13 @@ def test_variables_come_after_config_files(azure_config: Path, tmp_path: Path, m
     assert names(get_workspace()) == tuple(OTHER.values())
 
 
+def test_incomplete_variables_are_a_value_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HIML_WORKSPACE_NAME", "lab")
+    with pytest.raises(ValueError, match="HIML_WORKSPACE_NAME is set, HIML_SUBSCRIPTION_ID"):
+        get_workspace()
+
+
 def test_inside_an_azure_ml_job_it_is_always_the_jobs_own(azure_config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     given = get_workspace()
     job = {"AZUREML_RUN_ID": "r", "AZUREML_ARM_SUBSCRIPTION": "s", "AZUREML_ARM_RESOURCEGROUP": "g", "AZUREML_ARM_WORKSPACE_NAME": "jobs"}

@@ -74,8 +74,3 @@ def inputs() -> DataFolders:
 def outputs() -> DataFolders:
     """The folders of the job's outputs by key; empty outside a job."""
     return DataFolders("output")
-
-
-def numbered_folder(kind: str, index: int) -> Path | None:
-    """The folder of `INPUT_index` or `OUTPUT_index`; None where the job has no such dataset."""
-    return DataFolders(kind).get(f"{kind.upper()}_{index}")

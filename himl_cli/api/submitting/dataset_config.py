@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from himl_cli.core.jobs import DataSpec
+from himl_cli.services.data_specs import KEY
 
 log = logging.getLogger(__name__)
 
@@ -20,7 +21,9 @@ class DatasetConfig:
     *datastore* empty means the default one. *version* counts for inputs only, None is the latest. *use_mounting* None means
     that inputs are downloaded and outputs mounted. *target_folder* is where a job finds an input (None: a folder of the
     service's choice). *local_folder* is where the data lies outside of a job. *overwrite_existing* False makes the submission fail
-    where an output of that name exists. Raises ValueError for an empty name and for `.` as *target_folder*.
+    where an output of that name exists. *data_name* is the dataset's key in the job (None: INPUT_i, OUTPUT_i, by its place in the list), so that
+    arguments of the script may say `${{inputs.DATA_NAME}}`. Raises ValueError for an empty name, for `.` as *target_folder*, and for a *data_name* that
+    cannot be a key.
     """
 
     name: str
@@ -30,6 +33,7 @@ class DatasetConfig:
     use_mounting: bool | None = None
     target_folder: str | os.PathLike[str] | None = None
     local_folder: str | os.PathLike[str] | None = None
+    data_name: str | None = None
 
     def __post_init__(self) -> None:
         self.name = self.name.strip()
@@ -39,11 +43,13 @@ class DatasetConfig:
         self.local_folder = _path(self.local_folder)
         if self.target_folder == Path("."):
             raise ValueError(f"Dataset '{self.name}': '.' cannot be the target_folder, the data would cover the script's own folder.")
+        if self.data_name is not None and not KEY.fullmatch(self.data_name):
+            raise ValueError(f"Dataset '{self.name}': '{self.data_name}' cannot be the data_name: letters, digits and _, no digit first.")
 
     def to_input(self, index: int) -> DataSpec:
-        """The dataset as the input INPUT_*index* of a job."""
+        """The dataset as an input of a job, INPUT_*index* unless *data_name* is set."""
         return DataSpec(
-            key=f"INPUT_{index}",
+            key=self.data_name or f"INPUT_{index}",
             name=self.name,
             version=None if self.version is None else str(self.version),
             datastore=self.datastore or None,
@@ -53,11 +59,11 @@ class DatasetConfig:
         )
 
     def to_output(self, index: int) -> DataSpec:
-        """The dataset as the output OUTPUT_*index* of a job; outputs have no target folder and no version to ask for."""
+        """The dataset as an output of a job, OUTPUT_*index* unless *data_name* is set; outputs have no target folder and no version to ask for."""
         if self.target_folder is not None:
             log.warning("Output dataset '%s': its target_folder is not used; the job's output has a folder of its own.", self.name)
         return DataSpec(
-            key=f"OUTPUT_{index}",
+            key=self.data_name or f"OUTPUT_{index}",
             name=self.name,
             datastore=self.datastore or None,
             mode="upload" if self.use_mounting is False else "mount",

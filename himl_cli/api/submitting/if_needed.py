@@ -134,4 +134,5 @@ def _in_job(inputs: Sequence[DatasetConfig], outputs: Sequence[DatasetConfig], i
     if is_wanted and not is_in_azure:
         log.warning("The script runs in a job of himl already, and is not sent to Azure ML. To send it, start it with python.")
     set_environment_variables_for_multi_node()
-    return info_in_job([config.name for config in inputs], [config.name for config in outputs], is_in_azure=is_in_azure)
+    specs = [config.to_input(index) for index, config in enumerate(inputs)], [config.to_output(index) for index, config in enumerate(outputs)]
+    return info_in_job(*specs, is_in_azure=is_in_azure)

@@ -46,7 +46,7 @@ def request_of(asked: Asked, inputs: Sequence[DatasetConfig], outputs: Sequence[
         snapshot_root=str(root),
         ignored_folders=[str(folder) for folder in asked.ignored_folders or ()],
         env_vars={name: str(value) for name, value in (asked.environment_variables or {}).items()},
-        experiment=asked.experiment_name or os.environ.get(EXPERIMENT_VARIABLE) or None,
+        experiment=os.environ.get(EXPERIMENT_VARIABLE) or asked.experiment_name or None,
         display_name=asked.display_name or "",
         tags={name: str(value) for name, value in (asked.tags or {}).items()},
         inputs=[config.to_input(index) for index, config in enumerate(inputs)],

@@ -8,11 +8,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from himl_cli.api.submitting.data_folders import numbered_folder
+from himl_cli.api.submitting.data_folders import DataFolders
 from himl_cli.core.errors import DiskFailed
 
 if TYPE_CHECKING:
     from himl_cli.api.run import Run
+    from himl_cli.core.jobs import DataSpec
 
 log = logging.getLogger(__name__)
 
@@ -38,8 +39,8 @@ class AzureRunInfo:
     logs_folder: Path
 
 
-def info_in_job(inputs: Sequence[str], outputs: Sequence[str], *, is_in_azure: bool) -> AzureRunInfo:
-    """What the job that this process is part of says; *inputs* and *outputs* are the names of the datasets.
+def info_in_job(inputs: Sequence[DataSpec], outputs: Sequence[DataSpec], *, is_in_azure: bool) -> AzureRunInfo:
+    """What the job that this process is part of says of *inputs* and *outputs*.
 
     Costs no request and no heavy import. Raises DiskFailed where the folders cannot be made.
     """
@@ -56,11 +57,11 @@ def info_in_job(inputs: Sequence[str], outputs: Sequence[str], *, is_in_azure: b
     )
 
 
-def _folders(kind: str, names: Sequence[str]) -> list[Path | None]:
-    folders = [numbered_folder(kind, index) for index in range(len(names))]
-    for name, folder in zip(names, folders, strict=True):
+def _folders(kind: str, specs: Sequence[DataSpec]) -> list[Path | None]:
+    folders = [DataFolders(kind).get(spec.key) for spec in specs]
+    for spec, folder in zip(specs, folders, strict=True):
         if folder is None:
-            log.warning("The job was submitted without the %s dataset '%s'; its path is None.", kind, name)
+            log.warning("The job was submitted without the %s dataset '%s'; its path is None.", kind, spec.name)
     return folders
 
 
