@@ -22,6 +22,7 @@ from himl_cli.core.settings import find_settings
 from himl_cli.services.data_specs import parse_inputs, parse_outputs
 from himl_cli.workspaces.azure.places.config import find_config
 from tests.documents import Row, accepts, blocks, page, rows, shapes, without_blocks
+from tests.hi_ml_wheel import public_names
 from tests.names_before import (
     COMMANDS,
     CONTAINER,
@@ -117,6 +118,13 @@ def test_a_name_of_health_azure_is_there_with_its_arguments_or_not_at_all(name: 
     if name in FUNCTIONS:
         old = FUNCTIONS[name].split()
         assert list(inspect.signature(getattr(himl_cli, name)).parameters)[: len(old)] == old
+
+
+def test_every_public_name_of_the_released_package_is_here_or_answered() -> None:
+    others = dict(each("### Other names of the package"))
+    assert [name for name in others if name in himl_cli.__all__] == []
+    assert all(row.is_absent for row in others.values())
+    assert {*public_names()} - {*all_names("## health_azure")} - {*himl_cli.__all__} == {*others}
 
 
 def test_every_argument_of_the_submission_has_its_option() -> None:
