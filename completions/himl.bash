@@ -518,6 +518,7 @@ _himl_today() {
     --config_path) name=--config_file ;;
     --docker_shm_size) name=--shm_size ;;
     --experiment_name) name=--experiment ;;
+    --files_to_download) name=--prefix ;;
     --image_glob_pattern) name=--image_glob ;;
     --parallel) name=--workers ;;
     --run_ids) name=--run ;;

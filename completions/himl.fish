@@ -541,6 +541,8 @@ function __himl_today --description 'The option $argv[1], which may have one of 
             echo -- --shm_size
         case --experiment_name
             echo -- --experiment
+        case --files_to_download
+            echo -- --prefix
         case --image_glob_pattern
             echo -- --image_glob
         case --parallel

@@ -596,6 +596,7 @@ Register-ArgumentCompleter -Native -CommandName 'himl', 'himl.exe' -ScriptBlock 
         '--config_path' = '--config_file'
         '--docker_shm_size' = '--shm_size'
         '--experiment_name' = '--experiment'
+        '--files_to_download' = '--prefix'
         '--image_glob_pattern' = '--image_glob'
         '--parallel' = '--workers'
         '--run_ids' = '--run'

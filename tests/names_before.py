@@ -19,7 +19,7 @@ OPTIONS = {
     ),
     "### himl-download": (
         "himl download",
-        "experiment experiment_name run run_ids run_recovery_ids num_runs tags latest_run_file config_file config_path output_dir prefix",
+        "experiment experiment_name run run_ids run_recovery_ids num_runs tags latest_run_file config_file config_path output_dir prefix files_to_download",
     ),
     "### himl-runner": (
         SUBMIT,

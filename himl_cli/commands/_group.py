@@ -26,6 +26,7 @@ HIML_OLD_NAMES = {
     "docker_shm_size": "shm_size",
     "image_glob_pattern": "image_glob",
     "parallel": "workers",
+    "files_to_download": "prefix",
 }
 """hi-ml's names of options, understood everywhere and shown nowhere."""
 

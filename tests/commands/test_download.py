@@ -94,7 +94,7 @@ def test_several_runs_go_to_a_folder_each_and_one_without_files_is_named(himl: H
 @pytest.mark.usefixtures("recorded")
 def test_hi_mls_option_names_work(himl: Himl, project: Path) -> None:
     himl.ok("download", "--run_ids", "train_1_aa", "--parallel", "2")
-    himl.ok("download", "--run_recovery_ids", "train:train_2_bb", "--prefix", "logs")
+    himl.ok("download", "--run_recovery_ids", "train:train_2_bb", "--files_to_download", "logs")
     assert {*files_in(project / "outputs")} == {"train_1_aa/outputs/old.txt", "train_2_bb/logs/events"}
 
 

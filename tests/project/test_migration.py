@@ -60,7 +60,7 @@ def options_in(said: str) -> list[str]:
 def found_in_himl(dotted: str) -> object:
     """What `himl_cli.NAME` or `himl_cli.job.NAME` is. Raises AttributeError where there is no such thing."""
     parts = dotted.split(".")
-    deep = len(parts) > 2 and parts[1] in ("job", "cli")
+    deep = parts[1] in ("job", "cli")
     found: object = import_module(".".join(parts[: 2 if deep else 1]))
     for part in parts[2 if deep else 1 :]:
         found = getattr(found, part)
