@@ -126,8 +126,11 @@ def _be(request: Any, streams: list[int]) -> NoReturn:
         trace = failure.__traceback__
         for _ in range(2):  # without this function and the one it called
             trace = trace.tb_next if trace else None
-        sys.excepthook(type(failure), failure.with_traceback(trace), trace)
         code = 1
+        try:
+            sys.excepthook(type(failure), failure.with_traceback(trace), trace)
+        except SystemExit as end:
+            code = end.code
     _end(code, told, known)
 
 

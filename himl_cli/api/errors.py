@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import TracebackType
 
 from himl_cli.core.errors import BadUsage, HimlError, NotFound, WorkspaceNotFound
+from himl_cli.render.errors import say_error
 
 
 class NoWorkspace(WorkspaceNotFound, ValueError):
@@ -56,3 +59,25 @@ def raising(ours: type[NotFound | BadUsage], both: type[NotFound | BadUsage]) ->
         if err.code != ours.code:
             raise
         raise both(str(err), hint=err.hint) from err
+
+
+@contextmanager
+def one_line_if_uncaught() -> Iterator[None]:
+    """Within it, errors of himl are raised as they are; one that nothing catches ends the program in one line and a hint, with its exit code.
+
+    Debuggers and notebooks, which show exceptions themselves, show its traceback as before.
+    """
+    try:
+        yield
+    except HimlError as err:
+        error, before = err, sys.excepthook
+
+        def hook(kind: type[BaseException], failure: BaseException, trace: TracebackType | None) -> None:
+            if failure is not error:
+                return before(kind, failure, trace)
+            say_error(error, as_json=False)
+            if not (sys.flags.inspect or hasattr(sys, "ps1")):  # Python's prompt goes on
+                sys.exit(error.exit_code)
+
+        sys.excepthook = hook
+        raise

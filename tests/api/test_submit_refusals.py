@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from pathlib import Path
 
@@ -44,11 +45,10 @@ def test_arguments_that_cannot_be_used_are_value_errors(lab: StagedWorkspace, pr
     assert lab.requests() == []
 
 
-@shows_hints
 def test_an_environment_has_to_be_said(lab: StagedWorkspace, project: Path) -> None:
     (project / "environment.yml").unlink()
     done = run_script(write_script(project, "train.py", CLUSTER, HERE), "--azureml")
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert "environment.yml" in done.stderr
     assert "conda_environment_file" in done.stderr
     assert "--conda_env" not in done.stderr
@@ -56,22 +56,42 @@ def test_an_environment_has_to_be_said(lab: StagedWorkspace, project: Path) -> N
 
 
 @shows_hints
-def test_the_hint_is_in_the_traceback(lab: StagedWorkspace, project: Path) -> None:
-    done = run_script(write_script(project, "train.py", "", HERE), "--azureml")
-    assert done.returncode == 1
-    assert done.stderr.rstrip().splitlines()[-1 if sys.version_info >= (3, 11) else 0] == "To run the script here, leave --azureml out."
+def test_a_notebooks_traceback_has_the_hint(lab: StagedWorkspace, project: Path) -> None:
+    script = write_script(project, "train.py", "", HERE)
+    script.write_text(f"import traceback\ntry:\n    exec({script.read_text()!r})\nexcept ValueError:\n    print(traceback.format_exc())\n")
+    assert run_script(script, "--azureml").stdout.rstrip().splitlines()[-1] == "To run the script here, leave --azureml out."
 
 
 def test_without_a_workspace_nothing_is_made(project: Path) -> None:
     done = run_script(write_script(project, "train.py", CLUSTER, HERE), "--azureml")
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert "No Azure ML workspace is given, and none is configured." in done.stderr
     assert [path.name for path in project.iterdir()] == ["train.py"]
 
 
-def test_an_unknown_cluster_is_said_with_those_there_are(lab: StagedWorkspace, project: Path) -> None:
-    done = run_script(write_script(project, "train.py", 'compute_cluster_name="gpu"', HERE), "--azureml")
-    assert done.returncode == 1
-    assert "NotFound" in done.stderr
-    assert "cpu-cluster" in done.stderr
+@pytest.mark.parametrize("is_started", [False, True])
+def test_an_unknown_cluster_is_one_line_and_the_exit_code_of_submit(lab: StagedWorkspace, project: Path, *, is_started: bool) -> None:
+    done = run_script(write_script(project, "train.py", 'compute_cluster_name="gpu"', HERE), "--azureml", is_started=is_started)
+    snapshot, error = done.stderr.splitlines()
+    assert (done.returncode, done.stdout, snapshot[:11]) == (3, "", "Snapshot of")
+    assert error.startswith("error: ")
+    assert "'gpu'" in error
+    assert "cpu-cluster" in error
     assert lab.state.runs == {}
+
+
+def test_an_error_that_is_caught_ends_nothing_and_others_keep_their_traceback(lab: StagedWorkspace, project: Path) -> None:
+    """The process's hook for exceptions is himl's from the first error on, and knows that one alone."""
+    script = write_script(project, "train.py", 'compute_cluster_name="gpu"', HERE)
+    caught = f"import himl_cli\nfrom himl_cli.core.errors import NotFound\ntry:\n    exec({script.read_text()!r})\nexcept NotFound as err:\n    print('NOT FOUND')\n"
+    script.write_text(f"{caught}    other = RuntimeError('mine')\n    raise other from err\n")
+    done = run_script(script, "--azureml")
+    assert (done.returncode, done.stdout) == (1, "NOT FOUND\n")
+    assert done.stderr.count("Traceback (most recent call last)") > 1
+    assert done.stderr.rstrip().endswith("RuntimeError: mine")
+
+
+def test_pythons_prompt_goes_on(lab: StagedWorkspace, project: Path) -> None:
+    script = write_script(project, "train.py", 'compute_cluster_name="gpu"', HERE)
+    done = subprocess.run([sys.executable, "-i", str(script), "--azureml"], cwd=project, input="print('still', 'here')\n", capture_output=True, text=True)
+    assert (done.returncode, done.stdout, "Traceback" in done.stderr) == (0, "still here\n", False)

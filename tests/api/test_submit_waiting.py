@@ -42,7 +42,7 @@ def test_waiting_for_a_run_that_fails_raises(lab: StagedWorkspace, project: Path
         caught = run_script(catching, "--azureml")
     assert done.returncode == 1
     assert "bad luck" in done.stdout + done.stderr
-    assert f"NotCompleted: Run '{run_id}' failed" in done.stderr
+    assert f"\nerror: Run '{run_id}' failed" in done.stderr
     assert "caught Run '" in caught.stdout
 
 

@@ -109,7 +109,8 @@ def submit_to_azure_if_needed(
     - *wait_for_completion_show_output*: the run's log is written to stdout meanwhile; counts with *wait_for_completion* only.
 
     Raises kinds of `HimlError`: BadUsage that are ValueErrors too for arguments that cannot be used, before anything is sent; JobFailed
-    (also a ValueError) where the run was waited for and did not complete. Raises TypeError for datasets of another kind than these,
+    (also a ValueError) where the run was waited for and did not complete. One that the script does not catch ends it in one line and a
+    hint, with the exit code of `himl submit`. Raises TypeError for datasets of another kind than these,
     and for a workspace that is none; ValueError for an empty name of a dataset.
     """
     asked = Asked(**locals())  # by name: the fields are these arguments
@@ -118,9 +119,11 @@ def submit_to_azure_if_needed(
     if os.environ.get("AZUREML_RUN_ID"):
         return _in_job(inputs, outputs, is_wanted)
     if is_wanted:
+        from himl_cli.api.errors import one_line_if_uncaught
         from himl_cli.api.submitting.submission import submit_and_exit
 
-        submit_and_exit(asked, inputs, outputs, AZUREML_FLAG, DEFAULT_DOCKER_IMAGE)
+        with one_line_if_uncaught():
+            submit_and_exit(asked, inputs, outputs, AZUREML_FLAG, DEFAULT_DOCKER_IMAGE)
     from himl_cli.api.submitting.outside import info_outside
 
     return info_outside(asked, inputs, outputs)
