@@ -102,9 +102,9 @@ class Runs(SelectionOptions, metaclass=_Taken):
         from himl_cli.services.run_lookup import find_runs
         from himl_cli.workspaces.open import open_runs
 
-        where, start = place or Place(), Path.cwd()
+        wanted, where, start = self.selection(named, explicit=explicit), place or Place(), Path.cwd()
         workspace = Workspace.of(open_runs(where.workspace, where.config_file, start=start))
-        return [Run(workspace, record) for record in find_runs(workspace.opened, self.selection(named), cwd=start, explicit=explicit)]
+        return [Run(workspace, record) for record in find_runs(workspace.opened, wanted, cwd=start)]
 
 
 class Talk(OutputOptions, metaclass=_Taken):

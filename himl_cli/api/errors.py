@@ -74,7 +74,8 @@ def one_line_if_uncaught() -> Iterator[None]:
 
         def hook(kind: type[BaseException], failure: BaseException, trace: TracebackType | None) -> None:
             if failure is not error:
-                return before(kind, failure, trace)
+                before(kind, failure, trace)
+                return
             say_error(error, as_json=False)
             if not (sys.flags.inspect or hasattr(sys, "ps1")):  # Python's prompt goes on
                 sys.exit(error.exit_code)

@@ -50,10 +50,12 @@ def push(
     """
     from himl_cli.render.pushing import say_pushed, say_rank_does_nothing
     from himl_cli.services.checkpoints.pushing import PushRequest, push_checkpoints
+    from himl_cli.services.run_reference import parse_reference
     from himl_cli.services.transfer.launch import rank_of_all
 
     for file in files:
         filled("FILE", file)
+    parse_reference(filled("--from", source) or "")
     request = PushRequest([Path(file) for file in files], source, experiment, display_name, parse_pairs("--tag", tag or ()))
     rank = rank_of_all(os.environ)
     if rank > 0:

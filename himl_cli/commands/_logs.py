@@ -12,12 +12,18 @@ from himl_cli.render.output import Format
 from himl_cli.services.run_logs import follow_log, read_log, watching
 
 
+def check_form(form: Format, *, follow: bool) -> None:
+    """Raises BadUsage for a JSON document that would have no end."""
+    if follow and form is Format.json:
+        raise BadUsage("--follow and --json do not go together: a JSON document has an end.", hint="Leave one of them out.")
+
+
 def print_logs(session: Session, runs: Sequence[Run], name: str | None, *, follow: bool) -> None:
     """Print the log of each of *runs*. Raises NotFound where one has none, Interrupted when *follow* is cut short."""
     if follow and len(runs) > 1:
         raise BadUsage(f"--follow takes one run, and {len(runs)} are meant.", hint="Give one run id.")
     if session.output.format is Format.json:
-        _as_json(session, runs, name, follow=follow)
+        _as_json(session, runs, name)
         return
     for run in runs:
         if len(runs) > 1:
@@ -28,8 +34,6 @@ def print_logs(session: Session, runs: Sequence[Run], name: str | None, *, follo
                 session.output.flush()
 
 
-def _as_json(session: Session, runs: Sequence[Run], name: str | None, *, follow: bool) -> None:
+def _as_json(session: Session, runs: Sequence[Run], name: str | None) -> None:
     """Bytes that are no UTF-8 become the lone surrogates by which Python writes them."""
-    if follow:
-        raise BadUsage("--follow and --json do not go together: a JSON document has an end.", hint="Leave one of them out.")
     session.output.json([{"run": run.id, "log": b"".join(read_log(session.workspace, run.id, name)).decode("utf-8", "surrogateescape")} for run in runs])

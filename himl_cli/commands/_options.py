@@ -125,20 +125,30 @@ class SelectionOptions(Bundle):
         filters = self.filters
         return bool(self.run or filters.experiment or filters.num_runs or filters.tags or filters.statuses or self.latest_run_file or self.children)
 
-    def selection(self, plain: Sequence[str] | None = None) -> RunSelection:
-        """What was asked for; *plain* are run ids that stood as plain arguments."""
-        from himl_cli.core.runs import RunSelection
+    def selection(self, plain: Sequence[str] | None = None, *, explicit: bool = False, single: str = "") -> RunSelection:
+        """What was asked for; *plain* are run ids that stood as plain arguments, or more tags behind those of --tags (hi-ml's `--tags a=b c=d`).
 
-        named = [*(filled("RUN", name) or "" for name in plain or ()), *(filled("--run", name) or "" for name in self.run)]
-        return RunSelection(
+        Ask for it before a workspace is opened: raises BadUsage for what no workspace could answer, as `check_selection` does,
+        and for several runs where *single* is an option that takes one.
+        """
+        from himl_cli.core.runs import RunSelection
+        from himl_cli.services.run_lookup import check_selection
+
+        tags = [word for word in plain or () if self.filters.tags and "=" in word and "://" not in word]
+        named = [*(filled("RUN", name) or "" for name in plain or () if name not in tags), *(filled("--run", name) or "" for name in self.run)]
+        selection = RunSelection(
             runs=split_list(named),
             experiment=self.filters.experiment,
             num_runs=self.filters.num_runs,
-            tags=self.filters.tags,
+            tags={**self.filters.tags, **parse_pairs("--tags", split_list(tags))},
             statuses=self.filters.statuses,
             latest_run_file=self.latest_run_file,
             children=self.children,
         )
+        check_selection(selection, explicit=explicit)
+        if single and len(set(selection.runs)) > 1:
+            raise BadUsage(f"{single} takes one run, and {len(selection.runs)} are meant.", hint=f"Leave {single} out, or name one run.")
+        return selection
 
 
 def split_list(values: Iterable[str] | None) -> list[str]:

@@ -10,8 +10,10 @@ from himl_cli.commands._submit_options import RENAMED, TYPED
 from himl_cli.commands._submit_run import wait_here
 from himl_cli.core.errors import BadUsage
 from himl_cli.core.interruptions import interruptions
+from himl_cli.core.spelling import filled
 from himl_cli.render.submission import say_left_running, say_resumed
 from himl_cli.services.resuming import COUNT, OF_RECORD, resume_run
+from himl_cli.services.run_reference import parse_reference
 from himl_cli.services.submission import SubmitRequest
 
 MEANT = (*COUNT, *OF_RECORD, "resume", "target", "module", "wait", "follow")
@@ -25,6 +27,9 @@ def resume(where: WorkspaceOptions, talk: OutputOptions, wanted: str, request: S
             raise BadUsage(
                 f"--{name} does not go with --resume: the run goes on as it was submitted.", hint="Leave it out; --max_concurrent and --env_var may be given."
             )
+    if request.max_concurrent is not None and request.max_concurrent < 1:
+        raise BadUsage(f"--max_concurrent {request.max_concurrent}: at least 1 is needed.")
+    parse_reference(filled("--resume", wanted) or "")
     with open_session(where, talk) as session, interruptions() as interrupted:
         run, seen = resume_run(session.workspace, wanted, request, session.notify)
         say_resumed(session.output, run)

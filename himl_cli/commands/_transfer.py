@@ -51,7 +51,9 @@ class GlobOptions(Bundle):
     def filters(self, prefix: str = "") -> Filters:
         from himl_cli.services.transfer.filters import Filters
 
-        return Filters(prefix, self.include, self.exclude)
+        filters = Filters(prefix, self.include, self.exclude)
+        filters.admit("")  # raises BadUsage for a glob that cannot be read
+        return filters
 
 
 class MovingOptions(Bundle):

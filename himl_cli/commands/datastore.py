@@ -40,9 +40,11 @@ def upload_files(
     from himl_cli.services.transfer.requests import UploadRequest
     from himl_cli.services.transfer.upload import checked_prefix, upload
 
+    checked_prefix(remote_prefix)
+    request = UploadRequest(local, remote_prefix, globs.filters(), how.overwrite, how.validate, how.workers)
     with open_session(where, talk, For.data) as session:
         store = session.workspace.datastore(datastore)
-        result = upload(store, UploadRequest(local, remote_prefix, globs.filters(), how.overwrite, how.validate, how.workers), session.notify)
+        result = upload(store, request, session.notify)
         inside = f"{store.label} of {session.workspace.label}"
     conclude(session.output, result, "Uploaded", [checked_prefix(remote_prefix) or "."], inside=inside)
 
@@ -94,6 +96,7 @@ def list_stored(
     from himl_cli.render.transfers import FILE_COLUMNS
     from himl_cli.services.transfer.listing import list_files
 
+    filters = globs.filters(prefix)
     with open_session(where, talk, For.data) as session:
         store = session.workspace.datastore(datastore)
-        session.output.table(list_files(store, globs.filters(prefix)), FILE_COLUMNS, quiet=lambda file: str(file.name), empty=f"No files in {store.label}.")
+        session.output.table(list_files(store, filters), FILE_COLUMNS, quiet=lambda file: str(file.name), empty=f"No files in {store.label}.")

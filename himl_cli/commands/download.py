@@ -94,8 +94,9 @@ def download(
     from himl_cli.services.transfer.requests import DownloadRequest
 
     filters = globs.filters(source.prefix)
+    wanted = selection.selection(runs, single="--flat" if target.flat and not source.list_only else "")
     with open_session(where, talk) as session:
-        found = find_runs(session.workspace, selection.selection(runs), cwd=session.cwd)
+        found = find_runs(session.workspace, wanted, cwd=session.cwd)
         files_of = source.files_of(session.workspace)
         if source.list_only:
             files = chain.from_iterable(list_files(files_of(run.id), filters, run=run.id) for run in found)

@@ -100,8 +100,9 @@ def aggregate(
     paths = [None if name is None else Path(name) for name in (output_csv, output_parquet, plot)]
     wishes = Wishes(child_arg, split_list(metrics), not no_stats, *paths)
     wishes.check()
+    wanted = selection.selection(runs)
     with open_session(where, talk) as session:
-        aggregate_runs(session, selection.selection(runs), wishes)
+        aggregate_runs(session, wanted, wishes)
 
 
 @command(app, "logs")
@@ -123,11 +124,13 @@ def logs(
       himl runs logs --follow
       himl runs logs latest --file std_log_process_1.txt
     """
-    from himl_cli.commands._logs import print_logs
+    from himl_cli.commands._logs import check_form, print_logs
     from himl_cli.services.run_lookup import find_runs
 
+    check_form(talk.format, follow=follow)
+    wanted = selection.selection(runs, single="--follow" if follow else "")
     with open_session(where, talk) as session:
-        print_logs(session, find_runs(session.workspace, selection.selection(runs), cwd=session.cwd), file, follow=follow)
+        print_logs(session, find_runs(session.workspace, wanted, cwd=session.cwd), file, follow=follow)
 
 
 @command(app, "cancel")
@@ -144,8 +147,9 @@ def cancel(selection: SelectionOptions, where: WorkspaceOptions, talk: OutputOpt
     from himl_cli.services.run_changes import cancel_runs
     from himl_cli.services.run_lookup import find_runs
 
+    wanted = selection.selection(runs, explicit=True)
     with open_session(where, talk) as session:
-        outcomes = cancel_runs(session.workspace, find_runs(session.workspace, selection.selection(runs), cwd=session.cwd, explicit=True))
+        outcomes = cancel_runs(session.workspace, find_runs(session.workspace, wanted, cwd=session.cwd))
         session.output.result(outcomes, human="\n".join(map(cancel_text, outcomes)), quiet=[each.id for each in outcomes if each.asked])
 
 
@@ -170,9 +174,10 @@ def tag(
     plain = [word for word in given or () if "=" not in word or "://" in word]
     tags = parse_pairs("himl runs tag RUN", [word for word in given or () if word not in plain])
     check_tags(tags)
+    wanted = selection.selection(plain, explicit=True)
     with open_session(where, talk) as session:
         with tags_explained():
-            found = find_runs(session.workspace, selection.selection(plain), cwd=session.cwd, explicit=True)
+            found = find_runs(session.workspace, wanted, cwd=session.cwd)
         tagged = tag_runs(session.workspace, found, tags)
         text = ", ".join(f"{key}={value}" for key, value in tags.items())
         session.output.result(tagged, human="\n".join(f"Tagged run '{run.id}': {text}" for run in tagged), quiet=[run.id for run in tagged])
@@ -192,8 +197,9 @@ def delete(selection: SelectionOptions, where: WorkspaceOptions, talk: OutputOpt
     from himl_cli.services.run_changes import check_deletable, delete_runs, runs_below
     from himl_cli.services.run_lookup import find_runs
 
+    wanted = selection.selection(runs, explicit=True)
     with open_session(where, talk) as session:
-        doomed = find_runs(session.workspace, selection.selection(runs), cwd=session.cwd, explicit=True)
+        doomed = find_runs(session.workspace, wanted, cwd=session.cwd)
         deleter = check_deletable(session.workspace, doomed)
         below = runs_below(session.workspace, doomed)
         session.output.insist(f"{deletion_text(doomed, below)}?")

@@ -97,8 +97,9 @@ def tb(
     from himl_cli.services.tensorboard.chosen import ChosenRuns
     from himl_cli.services.tensorboard.lineup import Lineup
 
+    wanted = selection.selection(runs)
     with suppress(*() if events.sync_only else (KeyboardInterrupt,)), open_session(where, talk) as session:
-        chosen = ChosenRuns(session.workspace, selection.selection(runs), session.cwd)
+        chosen = ChosenRuns(session.workspace, wanted, session.cwd)
         lineup = Lineup(chosen, events.log_dir, events.copies)
         if events.sync_only:
             _sync(session, lineup)

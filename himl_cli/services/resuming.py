@@ -33,8 +33,6 @@ def resume_run(workspace: Workspace, wanted: str, request: SubmitRequest, notify
     Of *request*, `env_vars` and `max_concurrent` count; what else it says has to agree with the run's record.
     Raises RunNotFound, and BadUsage for a run that cannot go on or that was another job.
     """
-    if request.max_concurrent is not None and request.max_concurrent < 1:
-        raise BadUsage(f"--max_concurrent {request.max_concurrent}: at least 1 is needed.")
     (run,) = find_runs(workspace, RunSelection(runs=(wanted,)), cwd=request.cwd)
     home = workspace.home_of(run.id) if isinstance(workspace, JoinsWorkspaces) else workspace
     if not isinstance(home, ResumesRuns):

@@ -36,7 +36,7 @@ def find_runs(workspace: Workspace, selection: RunSelection, *, cwd: Path, expli
 
 
 def check_selection(selection: RunSelection, *, explicit: bool = False) -> None:
-    """Raises BadUsage for two selectors at once, for filters without an experiment, and, with *explicit*, for none."""
+    """Raises BadUsage for two selectors at once, for filters without an experiment, for what names no run, and, with *explicit*, for no selector."""
     given = {"--run": bool(selection.runs), "--experiment": selection.experiment is not None, "--latest_run_file": selection.latest_run_file is not None}
     selectors = [name for name, is_given in given.items() if is_given]
     if len(selectors) > 1:
@@ -52,6 +52,8 @@ def check_selection(selection: RunSelection, *, explicit: bool = False) -> None:
         raise BadUsage(f"--num_runs must be at least 1, got {selection.num_runs}.")
     if explicit and not selectors:
         raise BadUsage("Say which run is meant.", hint="Give its id, --run latest, or --experiment NAME.")
+    for text in selection.runs:
+        parse_reference(text)
 
 
 def means_one_run(selection: RunSelection) -> bool:

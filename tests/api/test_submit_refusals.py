@@ -83,8 +83,8 @@ def test_an_unknown_cluster_is_one_line_and_the_exit_code_of_submit(lab: StagedW
 def test_an_error_that_is_caught_ends_nothing_and_others_keep_their_traceback(lab: StagedWorkspace, project: Path) -> None:
     """The process's hook for exceptions is himl's from the first error on, and knows that one alone."""
     script = write_script(project, "train.py", 'compute_cluster_name="gpu"', HERE)
-    caught = f"import himl_cli\nfrom himl_cli.core.errors import NotFound\ntry:\n    exec({script.read_text()!r})\nexcept NotFound as err:\n    print('NOT FOUND')\n"
-    script.write_text(f"{caught}    other = RuntimeError('mine')\n    raise other from err\n")
+    caught = f"from himl_cli.core.errors import NotFound\ntry:\n    exec({script.read_text()!r})\nexcept NotFound as err:\n"
+    script.write_text(f"{caught}    print('NOT FOUND')\n    raise RuntimeError('mine') from err\n")
     done = run_script(script, "--azureml")
     assert (done.returncode, done.stdout) == (1, "NOT FOUND\n")
     assert done.stderr.count("Traceback (most recent call last)") > 1

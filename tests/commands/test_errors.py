@@ -11,7 +11,10 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+import typer.main
 
+from himl_cli.app import app
+from himl_cli.commands._shape import app_shape
 from tests.recorded_runs import RecordedRuns
 from tests.running import Himl, write_files
 
@@ -182,3 +185,45 @@ def test_runs_of_a_folder_that_cannot_be_written_can_still_be_read(himl: Himl, p
 def test_a_current_folder_that_was_deleted_is_said(himl: Himl, project: Path) -> None:
     done = subprocess.run(["sh", "-c", f'mkdir gone && cd gone && rmdir ../gone && "{himl.program}" runs list'], cwd=project, capture_output=True, text=True)
     assert (done.returncode, "current folder" in done.stderr) == (1, True)
+
+
+def commands_with(*options: str) -> list[list[str]]:
+    """The commands that have all of *options*; `runs tag` with the tag that it needs."""
+    found: list[list[str]] = []
+    below = [app_shape(typer.main.get_command(app))]
+    for each in below:
+        below += each.children
+        if {*options} <= {name for option in each.options for name in option.names}:
+            found.append([*each.path[1:], *(["a=b"] if each.path[-1] == "tag" else [])])
+    return found
+
+
+WITHOUT_A_WORKSPACE = [
+    *(([*command, "--run", "a", "--experiment", "b"], "Two selections at once: --run and --experiment.") for command in commands_with("--run", "--experiment")),
+    *(([*command, "--num_runs", "2"], "--num_runs selects among the runs of an experiment.") for command in commands_with("--run", "--num_runs")),
+    *(([*command, "--run", "a:b:c"], "'a:b:c' is no run.") for command in commands_with("--run")),
+    *(([*command, "x", "y", "--workers", "0"], "--workers takes") for command in commands_with("--workers", "--include")),
+    *(([*command, "--include", "[b-a]"], "Not a glob: [b-a]") for command in commands_with("--run", "--include")),
+    (["download", "a", "--experiment", "b"], "Two selections at once: --run and --experiment."),
+    (["download", "a", "b", "--flat"], "--flat takes one run, and 2 are meant."),
+    (["tb", "--tags", "a=b", "c=d"], "--tags selects among the runs of an experiment."),
+    (["runs", "cancel"], "Say which run is meant."),
+    (["runs", "tag", "a=b"], "Say which run is meant."),
+    (["runs", "delete"], "Say which run is meant."),
+    (["runs", "logs", "a", "b", "--follow"], "--follow takes one run, and 2 are meant."),
+    (["runs", "logs", "a", "--follow", "--json"], "--follow and --json do not go together"),
+    (["datastore", "upload", ".", "../x"], "'../x' leads out of the store."),
+    (["datastore", "list", "--include", "[b-a]"], "Not a glob: [b-a]"),
+    (["checkpoint", "push", "x", "--from", "a:b:c"], "'a:b:c' is no run."),
+    (["submit", "--resume", "a:b:c"], "'a:b:c' is no run."),
+    (["submit", "--resume", "a", "--max_concurrent", "0"], "--max_concurrent 0: at least 1 is needed."),
+]
+
+
+@pytest.mark.parametrize(("arguments", "said"), WITHOUT_A_WORKSPACE, ids=[" ".join(arguments) for arguments, _ in WITHOUT_A_WORKSPACE])
+def test_what_is_wrong_with_the_command_line_is_said_before_what_is_not_there(himl: Himl, tmp_path: Path, arguments: list[str], said: str) -> None:
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    outcome = himl(*arguments, cwd=empty)
+    assert (outcome.code, outcome.stdout, list(empty.iterdir())) == (2, "", [])
+    assert said in (outcome.error_json()["message"] if "--json" in arguments else outcome.stderr)
