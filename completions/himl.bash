@@ -169,6 +169,7 @@ _himl_table() {
             --yes
             --follow
             --file=
+            --try=
             --help|-h
         '
         kinds='list+runs...'

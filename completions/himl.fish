@@ -190,6 +190,7 @@ function __himl_rows --description 'The options of the command $argv[1], with th
                 '--yes' 'Never ask; take yes for the answer' \
                 '--follow' 'Go on until the run has ended' \
                 '--file=' 'Another log than the main one, e.g. std_log_process_1.txt' \
+                '--try=' 'Of a job that was tried again: the Nth try\'s log' \
                 '--help|-h' 'Show this message and exit'
         case 'himl runs cancel'
             printf '%s\t%s\n' \

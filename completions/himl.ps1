@@ -203,6 +203,7 @@ Register-ArgumentCompleter -Native -CommandName 'himl', 'himl.exe' -ScriptBlock 
                 '--yes', 'Never ask; take yes for the answer',
                 '--follow', 'Go on until the run has ended',
                 '--file=', 'Another log than the main one, e.g. std_log_process_1.txt',
+                '--try=', 'Of a job that was tried again: the Nth try''s log',
                 '--help|-h', 'Show this message and exit'
             )
             Kinds = @('list+runs...')

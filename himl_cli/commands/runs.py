@@ -115,6 +115,9 @@ def logs(
     file: Annotated[
         str | None, typer.Option("--file", metavar="NAME", help="Another log than the main one, e.g. std_log_process_1.txt.", rich_help_panel="Log")
     ] = None,
+    attempt: Annotated[
+        int | None, typer.Option("--try", metavar="N", help="Of a job that was tried again: the Nth try's log.  [default: the last]", rich_help_panel="Log")
+    ] = None,
 ) -> None:
     """Print the log of a run, also while it runs.
 
@@ -127,10 +130,10 @@ def logs(
     from himl_cli.commands._logs import check_form, print_logs
     from himl_cli.services.run_lookup import find_runs
 
-    check_form(talk.format, follow=follow)
+    check_form(talk.format, attempt, follow=follow)
     wanted = selection.selection(runs, single="--follow" if follow else "")
     with open_session(where, talk) as session:
-        print_logs(session, find_runs(session.workspace, wanted, cwd=session.cwd), file, follow=follow)
+        print_logs(session, find_runs(session.workspace, wanted, cwd=session.cwd), file, attempt, follow=follow)
 
 
 @command(app, "cancel")

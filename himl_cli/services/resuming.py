@@ -11,7 +11,7 @@ from himl_cli.core.events import Notify
 from himl_cli.core.redaction import mask_arguments
 from himl_cli.core.runs import Run, RunSelection
 from himl_cli.core.sweeps import MANY, SWEPT
-from himl_cli.services.run_logs import MAIN_LOGS
+from himl_cli.services.run_logs import MAIN_LOG
 from himl_cli.services.run_lookup import find_runs
 from himl_cli.services.submission import SubmitRequest, command_line
 from himl_cli.services.submission.many import KINDS, OF_ALL, OF_ONE, OF_SEARCHES, asked_sweep, settled_many
@@ -49,7 +49,7 @@ def resume_run(workspace: Workspace, wanted: str, request: SubmitRequest, notify
 
 def _log_size(workspace: Workspace, run: Run) -> int:
     """How much there is already of a log that goes on: that of a sweep or a pipeline. Another try of a job has a log of its own."""
-    log = workspace.run_files(run.id).stat(MAIN_LOGS[0]) if MANY in run.tags else None
+    log = workspace.run_files(run.id).stat(MAIN_LOG) if MANY in run.tags else None
     return log.size if log else 0
 
 

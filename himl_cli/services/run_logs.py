@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from difflib import get_close_matches
+from typing import NamedTuple
 
 from himl_cli.core.errors import HimlError, Interrupted, JobFailed, NotFound, ServiceFailed
 from himl_cli.core.events import Notice, Notify, ignore
@@ -17,9 +18,13 @@ from himl_cli.workspaces.base import BlobStore, Workspace
 
 SWEEP_LOG = "azureml-logs/hyperdrive.txt"
 PIPELINE_LOG = "logs/azureml/executionlogs.txt"
-MAIN_LOGS = ("user_logs/std_log.txt", "user_logs/std_log_process_0.txt", "std_log_process_0.txt", "azureml-logs/70_driver_log.txt", SWEEP_LOG, PIPELINE_LOG)
-RANK_LOGS = "user_logs/std_log_process_"
-RANK_LOG = re.compile(r"(?:user_logs/)?std_log_process_(\d+)\.txt")
+USER_LOGS = "user_logs/"
+MAIN_LOG = "user_logs/std_log.txt"
+MAIN_NAMES = tuple(re.compile(name) for name in (r"std_log\.txt", r"std_log_process_0+\.txt", r"std_log\D*0*_worker\.txt", r"std_log\D*0*(_ps)?\.txt"))
+"""What the first rank's log is called below `user_logs/`, by the kind of job; the last one is what the vendor's client streams."""
+OLD_DRIVER = re.compile(r"azureml-logs/\d\d_driver_log([-_]\D*0+)?\.txt")
+OF_TRY = re.compile(r"user_logs/(?:(?P<kind>re)?try_(?P<number>\d{1,9})/)?(?P<base>[^/]+)")
+RANK_LOG = re.compile(r"std_log_process_(\d{1,9})\.txt")
 LOG_FOLDERS = ("user_logs/", "logs/", "azureml-logs/", "system_logs/")
 LOOKS = (0.05, 0.05)
 """Seconds between two looks at a run that is kept here: its output is to appear as it comes."""
@@ -27,32 +32,41 @@ GROWTH = 1.5
 TAIL_BYTES = 64 * 1024
 
 
-def read_log(workspace: Workspace, run_id: str, name: str | None = None) -> Iterator[bytes]:
-    """The log called *name*, else the run's main one, piece by piece as it is now. Raises NotFound naming the logs there are."""
+def read_log(workspace: Workspace, run_id: str, name: str | None = None, notify: Notify = ignore, *, attempt: int | None = None) -> Iterator[bytes]:
+    """The log called *name*, else the main one, of the try *attempt* (from 1), else of the last try that has it, piece by piece as it is now.
+
+    *notify* hears that there are other tries. Raises NotFound naming the logs there are.
+    """
     files = workspace.run_files(run_id)
-    found = _find(files, name) or _called(files, name)
+    found = _find(files, name, attempt) or (_called(files, name) if attempt is None else None)
     if found is None:
-        raise _no_log(files, workspace.run(run_id), name)
-    return files.read(found)
+        raise _no_log(files, workspace.run(run_id), name, attempt)
+    if attempt is None and found.before:
+        notify(Notice(f"This is the log of try {found.attempt}; that of the one before: himl runs logs {run_id} --try {found.before}"))
+    return files.read(found.name)
 
 
-def follow_log(workspace: Workspace, run_id: str, name: str | None = None, notify: Notify = ignore, *, start: int = 0) -> Iterator[bytes]:
+def follow_log(
+    workspace: Workspace, run_id: str, name: str | None = None, notify: Notify = ignore, *, start: int = 0, attempt: int | None = None
+) -> Iterator[bytes]:
     """As `read_log`, from the byte *start* on, and then what is added, until the run has ended; a log that is not there yet is waited for.
 
+    Where another try of the job begins, its log comes next, unless *attempt* says which one is meant.
+
     Only new bytes are asked for. A service is asked seldom, and more seldom while nothing new comes; one that does not answer
-    is borne with for ten minutes. *notify* hears of that, and of a run's state as long as a service has no log of it.
+    is borne with for ten minutes. *notify* hears of that, of tries, and of a run's state as long as a service has no log of it.
     """
     at_first, at_most = seconds_between_looks(workspace, run_id)
-    log = _GrowingLog(workspace, run_id, name, notify if (at_first, at_most) != LOOKS else ignore, start)
+    log = _GrowingLog(workspace, run_id, name, notify if (at_first, at_most) != LOOKS else ignore, start, attempt)
     patience, pause = Patience(notify), at_first
     while not log.is_over:
-        before = log.done
+        before = log.received
         try:
             yield from log.look()
             patience.answered()
         except ServiceFailed as err:
             patience.bear(err)
-        pause = at_first if log.done > before else min(at_most, pause * GROWTH)
+        pause = at_first if log.received > before else min(at_most, pause * GROWTH)
         if not log.is_over:
             time.sleep(pause)
     log.check_found()
@@ -61,17 +75,20 @@ def follow_log(workspace: Workspace, run_id: str, name: str | None = None, notif
 class _GrowingLog:
     """A log that is read piece by piece: how far that went, and whether more can come."""
 
-    def __init__(self, workspace: Workspace, run_id: str, name: str | None, say: Notify, start: int) -> None:
+    def __init__(self, workspace: Workspace, run_id: str, name: str | None, say: Notify, start: int, attempt: int | None) -> None:
         self.workspace = workspace
         self.run_id = run_id
         self.name = name
-        self.done = start
+        self.attempt = attempt
+        self.received = 0
         self.is_over = False
+        self._done = start
         self._say = say
         self._files: BlobStore | None = None
-        self._found: str | None = None
+        self._found: _Log | None = None
         self._is_looked_for = False
         self._status: RunStatus | None = None
+        self._is_requeued = False
 
     def look(self) -> Iterator[bytes]:
         """What is new. May be called again after a failure, and goes on where that came."""
@@ -79,32 +96,66 @@ class _GrowingLog:
         if self._files is None:
             self._files = self.workspace.run_files(self.run_id)
         if self._found is None:
-            self._found = _find(self._files, self.name) or (_called(self._files, self.name) if status.is_final or not self._is_looked_for else None)
-            self._is_looked_for = True
+            self._found = self._first(self._files, status)
         if self._found is not None:
-            for piece in self._files.read(self._found, self.done):
-                self.done += len(piece)
-                yield piece
+            before = self.received
+            if not self._is_requeued or status is RunStatus.queued:
+                yield from self._new(self._files, self._found)
+            if self.attempt is None and (self.received == before or status.is_final):
+                yield from self._of_later_tries(self._files, self._found)
+            self._is_requeued = self._is_requeued or (status is RunStatus.queued and self._status is RunStatus.running)
         elif status is not self._status and not status.is_final:
             self._say(Notice(f"Run '{self.run_id}' is {status.value.lower()}; it has no log yet."))
         self._status = status
         self.is_over = status.is_final
 
+    def _first(self, files: BlobStore, status: RunStatus) -> _Log | None:
+        found = _find(files, self.name, self.attempt)
+        if found is None and self.attempt is None and (status.is_final or not self._is_looked_for):
+            found = _called(files, self.name)
+        self._is_looked_for = True
+        return found
+
+    def _new(self, files: BlobStore, log: _Log) -> Iterator[bytes]:
+        with suppress(NotFound):  # another try is about to replace it
+            for piece in files.read(log.name, self._done):
+                self._done += len(piece)
+                self.received += len(piece)
+                yield piece
+
+    def _of_later_tries(self, files: BlobStore, log: _Log) -> Iterator[bytes]:
+        """The logs of tries that began since, each in a folder of its own or in the place of the one before."""
+        if not log.attempt:
+            return
+        sizes = {blob.name: blob.size for page in files.list(USER_LOGS) for blob in page}
+        size = sizes.get(log.name, self._done)
+        if size < self._done or (self._is_requeued and size != self._done):
+            yield from self._switched(files, log)
+        for later, logs in sorted(_tries(sizes).items()):
+            name = _of_try(logs, self.name or log.name, is_main=self.name is None)
+            if name and later > log.attempt and "/" not in (self.name or ""):
+                yield from self._switched(files, _Log(name, later))
+
+    def _switched(self, files: BlobStore, log: _Log) -> Iterator[bytes]:
+        self._say(Notice(f"Another try of run '{self.run_id}' has begun; its log: {log.name}"))
+        self._found, self._done, self._is_requeued = log, 0, False
+        yield from self._new(files, log)
+
     def check_found(self) -> None:
         """Raises NotFound, naming the logs there are, where this one never came."""
         if self._found is None:
-            raise _no_log(self.workspace.run_files(self.run_id), self.workspace.run(self.run_id), self.name)
+            raise _no_log(self.workspace.run_files(self.run_id), self.workspace.run(self.run_id), self.name, self.attempt)
 
 
 def last_lines(workspace: Workspace, run_id: str, name: str | None = None, *, count: int = 20) -> tuple[str, bytes] | None:
     """The log's name (the main one's, unless *name* says which) and its last *count* lines; None where there is none."""
     files = workspace.run_files(run_id)
     found = _find(files, name)
-    blob = files.stat(found) if found else None
+    blob = files.stat(found.name) if found else None
     if found is None or blob is None:
         return None
-    tail = b"".join(files.read(found, max(0, blob.size - TAIL_BYTES)))
-    return found, b"".join(tail.splitlines(keepends=True)[-count:])
+    tail = b"".join(files.read(found.name, max(0, blob.size - TAIL_BYTES)))
+    return found.name, b"".join(tail.splitlines(keepends=True)[-count:])
 
 
 def seconds_between_looks(workspace: Workspace, run_id: str) -> tuple[float, float]:
@@ -139,38 +190,91 @@ def naming(run_id: str) -> Iterator[None]:
         raise
 
 
-def _find(files: BlobStore, name: str | None) -> str | None:
-    candidates = MAIN_LOGS if name is None else (name, *(folder + name for folder in LOG_FOLDERS))
-    found = next((candidate for candidate in candidates if files.stat(candidate) is not None), None)
-    rank = RANK_LOG.fullmatch(name or MAIN_LOGS[1])
-    return _log_of_rank(files, int(rank[1])) if found is None and rank else found
+class _Log(NamedTuple):
+    """A log by its full name; `attempt` is the try that wrote it, from 1, `before` the one before that left logs; 0 where there is none."""
+
+    name: str
+    attempt: int = 0
+    before: int = 0
 
 
-def _log_of_rank(files: BlobStore, number: int) -> str | None:
-    """The log of a rank whose number is padded with zeros, as the service writes them where ranks are many (`std_log_process_00.txt`)."""
-    named = ((blob.name, RANK_LOG.fullmatch(blob.name)) for page in files.list(RANK_LOGS) for blob in page)
-    return next((name for name, rank in named if rank and int(rank[1]) == number), None)
+def _find(files: BlobStore, name: str | None, attempt: int | None = None) -> _Log | None:
+    """The log that *name* says, None the main one. A name with a folder is that very log; any other is looked for in the last try first."""
+    exact = name is not None and "/" in name and attempt is None
+    if name is not None and exact:
+        found = _there(files, name)
+        if found:
+            return found
+    tries = _tries(blob.name for page in files.list(USER_LOGS) for blob in page)
+    for number in sorted(tries, reverse=True) if attempt is None else [attempt]:
+        found_name = _of_try(tries.get(number, {}), name or MAIN_LOG, is_main=name is None)
+        if found_name:
+            return _Log(found_name, number, max((each for each in tries if each < number), default=0))
+    if attempt is not None or exact:
+        return None
+    return _there(files, name) if name is not None else _other_main(files)
 
 
-def _called(files: BlobStore, name: str | None) -> str | None:
+def _there(files: BlobStore, name: str) -> _Log | None:
+    return next((_Log(each) for each in (name, *(folder + name for folder in LOG_FOLDERS)) if files.stat(each) is not None), None)
+
+
+def _other_main(files: BlobStore) -> _Log | None:
+    """The main log of a run that has none in `user_logs/`: that of an older driver, a sweep or a pipeline."""
+    old = [blob.name for page in files.list("azureml-logs/") for blob in page]
+    drivers = sorted(name for name in old if OLD_DRIVER.fullmatch(name))
+    if drivers or SWEEP_LOG in old:
+        return _Log(drivers[-1] if drivers else SWEEP_LOG)
+    return _there(files, "std_log_process_0.txt") or (_Log(PIPELINE_LOG) if files.stat(PIPELINE_LOG) is not None else None)
+
+
+def _tries(names: Iterable[str]) -> dict[int, dict[str, str]]:
+    """The logs below `user_logs/` of each try of the job, counted from 1, by their base names.
+
+    Azure ML keeps those of later tries in `retry_001`, …, or has the last try's only; a run here, those of earlier tries in `try_1`, ….
+    """
+    told = [found for found in map(OF_TRY.fullmatch, names) if found]
+    last_here = 1 + max((int(each["number"]) for each in told if each["number"] and not each["kind"]), default=0)
+    tries: dict[int, dict[str, str]] = {}
+    for each in told:
+        number = last_here if each["number"] is None else int(each["number"]) + (1 if each["kind"] else 0)
+        tries.setdefault(number, {})[each["base"]] = each[0]
+    return tries
+
+
+def _of_try(logs: Mapping[str, str], name: str, *, is_main: bool) -> str | None:
+    """Of the *logs* of one try that which *name* means; the numbers of ranks may be padded with zeros, as the service does where ranks are many."""
+    base = name.removeprefix(USER_LOGS)
+    rank = RANK_LOG.fullmatch(base)
+    named = re.compile(rf"std_log_process_0*{int(rank[1])}\.txt" if rank else re.escape(base))
+    patterns = MAIN_NAMES if is_main else (named,)
+    return next((logs[each] for pattern in patterns for each in sorted(logs) if pattern.fullmatch(each)), None)
+
+
+def _called(files: BlobStore, name: str | None) -> _Log | None:
     """The one log in whatever folder whose last part is *name*; None where there is none, or several."""
     if not name:
         return None
     alike = [log for log in _logs(files) if log.endswith(f"/{name}")]
-    return alike[0] if len(alike) == 1 else None
+    return _Log(alike[0]) if len(alike) == 1 else None
 
 
 def _logs(files: BlobStore) -> list[str]:
     return [blob.name for folder in LOG_FOLDERS for page in files.list(folder) for blob in page]
 
 
-def _no_log(files: BlobStore, run: Run, name: str | None) -> NotFound:
+def _no_log(files: BlobStore, run: Run, name: str | None, attempt: int | None) -> NotFound:
     there = _logs(files)
-    if name is None and not there:
+    if not there and name is None:
         if run.status.is_final:
             return NotFound(f"Run '{run.id}' ended without a log.", hint=f"See himl runs show {run.id}")
         return NotFound(f"Run '{run.id}' has no log yet.", hint=f"To wait for it: himl runs logs {run.id} --follow")
+    what = f"log '{name}'" if name is not None else "main log"
+    tries = sorted(_tries(there))
+    if attempt is not None and attempt not in tries:
+        told = f"There are logs of: {', '.join(map(str, tries))}." if tries else "Leave --try out."
+        return NotFound(f"Run '{run.id}' has no log of try {attempt}.", hint=told)
     alike = [log for log in there if name and log.endswith(f"/{name}")]
     near = alike[:5] or get_close_matches(name or "", there, n=3, cutoff=0.4) or there[:5]
-    what = f"log '{name}'" if name is not None else "main log"
-    return NotFound(f"Run '{run.id}' has no {what}.", hint=f"There are: {', '.join(near)}." if near else "It has no logs.")
+    of_try = f" of try {attempt}" if attempt is not None else ""
+    return NotFound(f"Run '{run.id}' has no {what}{of_try}.", hint=f"There are: {', '.join(near)}." if near else "It has no logs.")

@@ -14,7 +14,7 @@ from himl_cli.core.run_details import SweepView
 from himl_cli.core.runs import FAILED_RANK, Run, RunStatus
 from himl_cli.core.sweeps import MANY
 from himl_cli.services.patience import Patience
-from himl_cli.services.run_logs import GROWTH, follow_log, last_lines, seconds_between_looks
+from himl_cli.services.run_logs import GROWTH, USER_LOGS, follow_log, last_lines, seconds_between_looks
 from himl_cli.services.sweeps.progress import SweepProgress
 from himl_cli.workspaces.abilities import JoinsWorkspaces
 from himl_cli.workspaces.base import Workspace
@@ -134,12 +134,12 @@ def lacking_python(workspace: Workspace, run: Run, failed_child: str = "") -> st
 
 
 def _log_of_failed_rank(run: Run) -> str | None:
-    """The log of the rank that failed, where that is not the first one."""
+    """The log of the rank that failed, where that is not the first one: without a folder, so that it is found in the last try."""
     found = FAILED_RANK.match(run.reason)
     if found:
-        return f"user_logs/std_log_process_{found[1]}.txt" if found[1] != "0" else None
+        return f"std_log_process_{found[1]}.txt" if found[1] != "0" else None
     named = NAMED_LOG.search(run.reason)
-    return named["name"] if named and not FIRST_LOG.fullmatch(named["name"]) else None
+    return named["name"].removeprefix(USER_LOGS) if named and not FIRST_LOG.fullmatch(named["name"]) else None
 
 
 @contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -207,3 +208,53 @@ def test_what_is_not_there_is_said_before_anything_is_sent(himl: Himl, azure: St
     assert [*azure.state.runs] == ["early"]
     refused = himl(*SUBMIT, "--checkpoint", "early:best.ckpt", "--dry_run")
     assert (refused.code, "--checkpoint does not go with --dry_run" in refused.stderr) == (2, True)
+
+
+FAILS_AT_LAST = """
+import os, sys, time
+from pathlib import Path
+notes = Path(os.environ["NOTES"])
+number = len(list(notes.iterdir())) + 1
+(notes / str(number)).touch()
+print("try", number, flush=True)
+time.sleep(600) if number == 1 else sys.exit(7)
+"""
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_the_logs_of_each_try_are_found_where_the_service_keeps_them(
+    himl: Himl, azure_environment: StagedWorkspace, project: Path, tmp_path: Path, ranks: int
+) -> None:
+    """The tail after the failure is the last try's, of the rank that failed."""
+    azure, notes = azure_environment, tmp_path / "notes"
+    notes.mkdir()
+    azure.write_config(project)
+    write_files(project, {"train.py": FAILS_AT_LAST if ranks == 1 else OF_RANK_1 + FAILS_AT_LAST, "environment.yml": ENVIRONMENT})
+    options = ("--processes_per_node", str(ranks), "--env_var", f"NOTES={notes.as_posix()}")
+
+    def take_away(jobs: JobRunner) -> None:
+        until(lambda: any("try 1" in azure.logs(run_id) for run_id in azure.state.runs))
+        jobs.preempt(next(iter(azure.state.runs)))
+
+    with azure.run_jobs(retry_logs=True) as jobs:
+        taking = threading.Thread(target=take_away, args=[jobs])
+        taking.start()
+        outcome = himl("submit", "train.py", "--cluster", "cpu-cluster", *options, "--wait")
+        taking.join()
+    run_id = next(iter(azure.state.runs))
+    log = f"std_log_process_{ranks - 1}.txt"
+    assert outcome.code == 1
+    assert f"The last lines of user_logs/retry_001/{log}:\ntry 2\n" in outcome.stderr
+    of_rank = ("--file", log) if ranks > 1 else ()
+    assert himl.ok("runs", "logs", run_id, *of_rank).stdout == "try 2\n"
+    assert himl.ok("runs", "logs", run_id, *of_rank, "--try", "1").stdout == "try 1\n"
+    assert himl("runs", "logs", run_id, "--try", "0").code == 2
+    missing = himl("runs", "logs", run_id, "--try", "3")
+    assert (missing.code, "has no log of try 3. " in missing.stderr.replace("\n", " ")) == (3, True)
+
+
+OF_RANK_1 = """
+import os, time
+if os.environ["RANK"] != "1":
+    time.sleep(600)
+"""

@@ -149,7 +149,40 @@ def test_follow_brings_what_is_added_and_ends_with_the_run(himl: Himl, seeded: S
     assert outcome.stdout == "first line\nsecond line\n"
     until(lambda: sum(seen.received for seen in reads()) == len("first line\nsecond line\n"))
     looks = len(seeded.requests(r"GET .*/history/.*/runs/"))
-    assert len(seeded.requests()) <= 8 + 2 * looks
+    assert len(seeded.requests()) <= 8 + 3 * looks
+
+
+KEPT_LOGS = {"kept": "user_logs/retry_001/std_log.txt", "replaced": "user_logs/std_log.txt"}
+
+
+@pytest.mark.parametrize("place", KEPT_LOGS)
+def test_follow_goes_on_with_the_log_of_the_next_try(himl: Himl, seeded: StagedWorkspace, place: str) -> None:
+    """Each try's log in a folder of its own, or in the place of the one before, also where it is longer than that one was."""
+    run = seeded.state.runs["train_4_dd"]
+    seeded.append_log(run, "first try\n")
+
+    def looks() -> int:
+        return len(seeded.requests(r"GET .*/history/.*/runs/train_4_dd"))
+
+    def see(status: str) -> None:
+        run.status, before = status, looks()
+        until(lambda: looks() >= before + 2)
+
+    def retry() -> None:
+        until(lambda: [seen for seen in seeded.stage.log.find(r"GET .*/std_log\.txt") if seen.status in (200, 206)])
+        see("Running")
+        see("Queued")
+        seeded.put_artifact(run, KEPT_LOGS[place], b"second try begins\n")
+        see("Running")
+        seeded.put_artifact(run, KEPT_LOGS[place], b"second try begins\nand ends\n")
+        run.status = "Completed"
+
+    retrying = threading.Thread(target=retry)
+    retrying.start()
+    outcome = himl.ok("runs", "logs", "train_4_dd", "--follow")
+    retrying.join()
+    assert outcome.stdout == "first try\nsecond try begins\nand ends\n"
+    assert f"Another try of run 'train_4_dd' has begun; its log: {KEPT_LOGS[place]}" in outcome.stderr
 
 
 @posix

@@ -61,7 +61,7 @@ def test_the_log_of_the_rank_that_failed_is_shown(himl: Himl, running: StagedWor
     followed = himl(*SUBMIT, "--processes_per_node", "2", "--follow")
     assert (followed.code, followed.stdout) == (1, "")
     assert "The last lines of user_logs/std_log_process_1.txt:\nboom\n" in followed.stderr
-    assert followed.stderr.splitlines()[-1].endswith("--file user_logs/std_log_process_1.txt")
+    assert followed.stderr.splitlines()[-1].endswith("--file std_log_process_1.txt")
 
 
 def test_a_queued_job_is_canceled(himl: Himl, held: JobRunner, azure_project: StagedWorkspace) -> None:

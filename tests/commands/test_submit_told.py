@@ -31,7 +31,7 @@ def test_a_python_that_lacks_a_module_is_named(himl: Himl, project: Path) -> Non
 def test_a_rank_that_lacks_a_module_has_its_python_named(himl: Himl, project: Path) -> None:
     write_files(project, {"lacks.py": f"import os, time\nif os.environ['RANK'] == '1':\n    {LACKS}\ntime.sleep(600)\n"})
     outcome = himl("submit", "lacks.py", "--processes_per_node", "2", "--python", sys.executable)
-    assert outcome.stderr.splitlines()[-1].endswith(f" --file user_logs/std_log_process_1.txt; it ran with '{sys.executable}', --python names another")
+    assert outcome.stderr.splitlines()[-1].endswith(f" --file std_log_process_1.txt; it ran with '{sys.executable}', --python names another")
 
 
 def test_a_run_whose_record_is_broken_is_told_as_failed_all_the_same(himl: Himl, project: Path) -> None:
@@ -67,7 +67,7 @@ def test_a_rank_that_fails_ends_the_others_and_is_shown(himl: Himl, project: Pat
     assert outcome.code == 1
     assert "rank 1: exit code 7" in outcome.stderr
     assert "boom" in outcome.stderr
-    assert "--file user_logs/std_log_process_1.txt" in outcome.stderr
+    assert "--file std_log_process_1.txt" in outcome.stderr
     assert latest(himl)["exit_code"] == 7
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 import time
@@ -103,6 +104,14 @@ def test_mpi_ranks_are_told_as_mpi_does(running: StagedWorkspace) -> None:
     assert [(line[0], line[2]) for line in lines] == [("0/2", "none"), ("1/2", "none")]
     assert lines[0][1] == lines[1][1]
     assert lines[0][1].startswith("127.0.0.1:")
+
+
+def test_processes_of_tensorflow_are_told_of_their_cluster(running: StagedWorkspace) -> None:
+    kinds = {"distributionType": "TensorFlow", "workerCount": 2, "parameterServerCount": 1}
+    ended(running, "echo $TF_CONFIG", distribution=kinds, resources={"instanceCount": 3})
+    for name, task in (("00_worker", ("worker", 0)), ("01_worker", ("worker", 1)), ("00_ps", ("ps", 0))):
+        told = json.loads(printed(running, f"user_logs/std_log_node_{name}.txt"))
+        assert (told["task"]["type"], told["task"]["index"], len(told["cluster"]["worker"]), len(told["cluster"]["ps"])) == (*task, 2, 1)
 
 
 def test_one_rank_that_fails_ends_all(running: StagedWorkspace) -> None:

@@ -8,11 +8,13 @@ from pathlib import Path
 import pytest
 
 from himl_cli.core.errors import BadUsage, HimlError, JobFailed, NotFound, ServiceFailed
+from himl_cli.core.events import Event, Notice
 from himl_cli.render.errors import as_himl_error
-from himl_cli.services.run_logs import follow_log, read_log, seconds_between_looks, watching
+from himl_cli.services.run_logs import follow_log, last_lines, read_log, seconds_between_looks, watching
 from himl_cli.workspaces.joined import JoinedWorkspace
 from himl_cli.workspaces.open import open_workspace
 from tests.recorded_runs import RecordedRuns
+from tests.servers.azureml.seeding import StagedWorkspace
 
 CONFIG = {"subscription_id": "00000000-1111-2222-3333-444444444444", "resource_group": "team", "workspace_name": "lab"}
 
@@ -59,3 +61,57 @@ def test_what_is_said_of_the_run_itself_stays_as_it_is(failure: HimlError) -> No
     with pytest.raises(type(failure)) as caught, watching("train_1_aa"):
         raise failure
     assert caught.value.hint == "See it."
+
+
+TRIED = {"user_logs/std_log.txt": "one\n", "user_logs/retry_001/std_log.txt": "two\n", "user_logs/retry_010/std_log.txt": "eleven\n"}
+
+
+def test_the_log_of_the_last_try_is_read_unless_another_is_asked_for(project: Path) -> None:
+    runs = RecordedRuns(project)
+    runs.add("train_1_aa", files={**TRIED, "user_logs/retry_010/std_log_process_1.txt": "other\n"})
+    told: list[Event] = []
+    assert b"".join(read_log(runs.workspace, "train_1_aa", notify=told.append)) == b"eleven\n"
+    assert told == [Notice("This is the log of try 11; that of the one before: himl runs logs train_1_aa --try 2")]
+    assert b"".join(read_log(runs.workspace, "train_1_aa", "std_log.txt")) == b"eleven\n"
+    assert b"".join(read_log(runs.workspace, "train_1_aa", "user_logs/std_log.txt")) == b"one\n"
+    assert last_lines(runs.workspace, "train_1_aa") == ("user_logs/retry_010/std_log.txt", b"eleven\n")
+    for attempt, text in ((1, b"one\n"), (2, b"two\n"), (11, b"eleven\n")):
+        assert b"".join(read_log(runs.workspace, "train_1_aa", attempt=attempt)) == text
+        assert b"".join(follow_log(runs.workspace, "train_1_aa", attempt=attempt)) == text
+    assert b"".join(read_log(runs.workspace, "train_1_aa", "std_log_process_1.txt", attempt=11)) == b"other\n"
+    with pytest.raises(NotFound) as caught:
+        read_log(runs.workspace, "train_1_aa", attempt=3)
+    assert (str(caught.value), caught.value.hint) == ("Run 'train_1_aa' has no log of try 3.", "There are logs of: 1, 2, 11.")
+
+
+def test_earlier_tries_of_a_run_here_count_likewise(project: Path) -> None:
+    runs = RecordedRuns(project)
+    runs.add("train_1_aa", files={"user_logs/try_1/std_log.txt": "one\n", "user_logs/try_2/std_log.txt": "two\n", "user_logs/std_log.txt": "three\n"})
+    assert b"".join(read_log(runs.workspace, "train_1_aa")) == b"three\n"
+    assert [b"".join(read_log(runs.workspace, "train_1_aa", attempt=attempt)) for attempt in (1, 2, 3)] == [b"one\n", b"two\n", b"three\n"]
+
+
+MAIN_LOGS = {
+    "std_log.txt": ("user_logs/std_log.txt", "user_logs/std_log_process_0.txt"),
+    "padded": ("user_logs/std_log_process_00.txt", "user_logs/std_log_process_01.txt", "user_logs/mpi_log.txt"),
+    "retried ranks": ("user_logs/retry_035/std_log_process_00.txt", "user_logs/retry_035/std_log_process_10.txt", "user_logs/std_log_process_00.txt"),
+    "worker": ("user_logs/std_log_node_00_worker.txt", "user_logs/std_log_node_01_worker.txt", "user_logs/std_log_node_00_ps.txt"),
+    "servers": ("user_logs/std_log_node_00_ps.txt", "user_logs/std_log_node_01_ps.txt"),
+    "vendor's pattern": ("user_logs/std_log_ps.txt",),
+    "old driver": ("azureml-logs/70_driver_log.txt", "azureml-logs/55_azureml-execution.txt", "azureml-logs/75_job_post.txt"),
+    "old ranks": ("azureml-logs/70_driver_log_0.txt", "azureml-logs/70_driver_log_1.txt", "azureml-logs/70_driver_log_10.txt"),
+    "old workers": ("azureml-logs/70_driver_log-worker-0.txt", "azureml-logs/70_driver_log-worker-10.txt"),
+    "sweep": ("azureml-logs/hyperdrive.txt",),
+    "pipeline": ("logs/azureml/executionlogs.txt", "logs/azureml/stderrlogs.txt"),
+}
+
+
+@pytest.mark.parametrize("kind", MAIN_LOGS)
+def test_the_main_log_is_known_by_each_of_its_names(azure: StagedWorkspace, azure_environment: StagedWorkspace, project: Path, kind: str) -> None:
+    main, *others = MAIN_LOGS[kind]
+    run = azure.add_run("train_1_aa", "train")
+    azure.put_artifacts(run, {main: b"main", **dict.fromkeys(others, b"other"), "system_logs/lifecycler/lifecycler.log": b"system"})
+    azure_environment.write_config(project)
+    workspace = open_workspace(None, None, start=project)
+    assert b"".join(read_log(workspace, "train_1_aa")) == b"main"
+    assert last_lines(workspace, "train_1_aa") == (main, b"main")

@@ -84,11 +84,11 @@ class Attempt:
             working = self._working_folder(rank.node)
             here = {"AZUREML_CR_EXECUTION_WORKING_DIR_PATH": str(working), **rank.variables}
             self._processes.append(Process(command, working, common | here, path))
-            self._follow(path, rank.log)
+            self._follow(path, self._log_name(rank.log))
         if launcher_log(self._job):
             path = self._folder / launcher_log(self._job)
             path.write_text(f"{len(self._ranks)} processes on {len(self._nodes)} nodes\n", encoding="utf-8")
-            self._follow(path, launcher_log(self._job))
+            self._follow(path, self._log_name(launcher_log(self._job)))
 
     def watch(self, interrupted: threading.Event, seconds: float | None) -> bool:
         """Send logs while they grow, until all processes have ended well (true), or *interrupted* is set or the time is over (false).
@@ -162,7 +162,7 @@ class Attempt:
         except (ValueError, IndexError):
             first = ""
         program = first if first[:1].isalpha() else "bash"
-        return exited(program, code, rank.log, self._logs[self._folder / rank.log].last_lines())
+        return exited(program, code, self._log_name(rank.log), self._logs[self._folder / rank.log].last_lines())
 
     def _push_logs(self) -> None:
         for node in self._nodes:
@@ -175,6 +175,12 @@ class Attempt:
     def _follow(self, path: Path, name: str) -> None:
         if path not in self._logs:
             self._logs[path] = GrowingLog(path, self._artifact(name), whole=self._manner.whole_logs)
+
+    def _log_name(self, name: str) -> str:
+        """Where the run has the log *name* of this try: in the place of the one before, or in a folder of its own."""
+        if not self._manner.retry_logs or self._run.attempt == 1:
+            return name
+        return name.replace("user_logs/", f"user_logs/retry_{self._run.attempt - 1:03d}/")
 
     def _artifact(self, name: str) -> Place:
         return Place(self._staged.state.storage, "azureml", self._run.artifact_prefix + name)

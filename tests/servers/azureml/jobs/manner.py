@@ -11,6 +11,8 @@ from pathlib import Path
 class Manner:
     """`hold` is the status in which each job waits to be released; empty: none waits. With `whole_logs` logs are replaced as they grow, not appended to.
 
+    With `retry_logs` those of later tries are kept in `user_logs/retry_001`, …; else the last try's replace the ones before.
+
     Numbers of ranks have at least so many `log_digits` in the names of logs. `data_names` is how the variables of data are called: with
     the `exact` key behind the prefix, or with the key in `upper` case.
 
@@ -33,6 +35,7 @@ class Manner:
     hold: str = ""
     whole_logs: bool = False
     log_digits: int = 1
+    retry_logs: bool = False
     data_names: str = "exact"
     prepares: bool = False
     fails_with_a_trial: bool = False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ from dataclasses import dataclass
 from tests.servers.azureml.state import Json
 
 HERE = "127.0.0.1"
-PYTORCH, MPI = "PyTorch", "Mpi"
+PYTORCH, MPI, TENSORFLOW = "PyTorch", "Mpi", "TensorFlow"
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,8 @@ def ranks_of(job: Json, digits: int = 1) -> Sequence[Rank]:
     nodes = int((job.get("resources") or {}).get("instanceCount") or 1)
     distribution = job.get("distribution") or {}
     kind, each = distribution.get("distributionType"), int(distribution.get("processCountPerInstance") or 1)
+    if kind == TENSORFLOW:
+        return _of_tensorflow(int(distribution.get("workerCount") or 1), int(distribution.get("parameterServerCount") or 0), nodes)
     world = nodes * each
     port = _free_port()
     ranks = []
@@ -66,6 +69,20 @@ def _of_pytorch(index: int, local: int, node: int, world: int, port: int) -> dic
 def _of_mpi(index: int, local: int, world: int, each: int) -> dict[str, str]:
     numbers = {"RANK": index, "LOCAL_RANK": local, "SIZE": world, "LOCAL_SIZE": each}
     return {f"OMPI_COMM_WORLD_{name}": str(number) for name, number in numbers.items()}
+
+
+def _of_tensorflow(workers: int, servers: int, nodes: int) -> Sequence[Rank]:
+    """Workers and parameter servers, a process each, with the cluster in `TF_CONFIG`; the numbers in the names of logs count each kind by itself."""
+    roles = [("worker", index) for index in range(workers)] + [("ps", index) for index in range(servers)]
+    cluster: dict[str, list[str]] = {}
+    for role, _ in roles:
+        cluster.setdefault(role, []).append(f"{HERE}:{_free_port()}")
+    ranks = []
+    for index, (role, number) in enumerate(roles):
+        told = json.dumps({"cluster": cluster, "task": {"type": role, "index": number}, "environment": "cloud"})
+        log = f"user_logs/std_log_node_{number:02d}_{role}.txt"
+        ranks.append(Rank(index, index // nodes, index % nodes, len(roles), log, {"AZUREML_CR_NODE_RANK": str(index % nodes), "TF_CONFIG": told}))
+    return ranks
 
 
 def _free_port() -> int:
