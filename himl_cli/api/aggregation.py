@@ -14,6 +14,7 @@ from himl_cli.api.errors import NoChildren, PackageMissing
 from himl_cli.api.offline_run import OfflineRun
 from himl_cli.api.run import Run
 from himl_cli.core.errors import RunNotFound
+from himl_cli.core.installing import install_command
 from himl_cli.core.logged import Value
 from himl_cli.core.results import Aggregation, Child, RunResults
 from himl_cli.core.sweeps import MANY, Scalar
@@ -25,8 +26,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
 log = logging.getLogger(__name__)
-
-PANDAS = "pip install pandas"
 
 
 def aggregate_hyperdrive_metrics(
@@ -49,7 +48,7 @@ def aggregate_hyperdrive_metrics(
     neither run is given or no child has the argument, RunNotFound.
     """
     if find_spec("pandas") is None:
-        raise PackageMissing("aggregate_hyperdrive_metrics gives a DataFrame, and pandas is not installed.", hint=f"Install it: {PANDAS}")
+        raise PackageMissing("aggregate_hyperdrive_metrics gives a DataFrame, and pandas is not installed.", hint=f"Install it: {install_command('frames')}")
     if is_offline(run):
         return _frame(Aggregation((), ()), [])
     try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shlex
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -203,4 +204,4 @@ def test_without_pandas_the_line_that_installs_it_is_said() -> None:
     program = "from himl_cli import aggregate_hyperdrive_metrics as f\ntry: f('x', run_id='y')\nexcept ImportError as err: print(err.hint)"
     sources = Path(himl_cli.__file__).parent.parent
     done = subprocess.run([sys.executable, "-S", "-c", program], capture_output=True, text=True, cwd=sources)  # himl alone
-    assert done.stdout.strip() == "Install it: pip install pandas", done.stderr
+    assert done.stdout.strip() == f"Install it: pip install {shlex.quote(f'{sources}[frames]')}", done.stderr

@@ -23,7 +23,7 @@ LOCKED_PYTHON = "3.11"
 OLDEST_PYTHON = "3.10"
 LOCKS = {"requirements-dev.lock": LOCKED_PYTHON, "requirements-oldest.lock": OLDEST_PYTHON}
 V1 = {"azureml-core", "azureml-train-core"}  # their old pins stay out of the environments of the tests
-EXTRAS = {"montage", "plot", "parquet", "sweep", "v1", "all"}
+EXTRAS = {"montage", "plot", "parquet", "frames", "sweep", "v1", "all"}
 
 
 def pyproject() -> dict[str, Any]:
