@@ -101,6 +101,11 @@ class LoggedModels:
         with self._model(request) as model:
             return {"model": model.as_json()}
 
+    def location(self, model_id: str) -> str:
+        """Where the model's files lie."""
+        with self._model(Fields({"model_id": model_id})) as model:
+            return model.folder.as_uri()
+
     def finalize(self, request: Fields) -> Json:
         status = request.key("status")
         if status not in STATUSES[1:]:

@@ -10,6 +10,7 @@ from himl_cli.workspaces.local.tracking.experiment import JobExperiment
 from himl_cli.workspaces.local.tracking.fields import Fields, Refused
 from himl_cli.workspaces.local.tracking.models import LoggedModels
 from himl_cli.workspaces.local.tracking.records import Json
+from himl_cli.workspaces.local.tracking.registry import ModelRegistry
 from himl_cli.workspaces.local.tracking.runs import JobRuns, run_id_of
 from himl_cli.workspaces.local.tracking.values import LoggedValues
 
@@ -27,7 +28,8 @@ class Routes:
         self.models = LoggedModels(runs)
         self.values = LoggedValues(runs, self.models)
         self.experiment = JobExperiment(runs)
-        self._fixed: dict[tuple[str, str], Answer] = {**self._run_routes(), **self._value_routes(), **self._experiment_routes()}
+        registry = ModelRegistry(runs.store.database, self.models).routes()
+        self._fixed: dict[tuple[str, str], Answer] = {**self._run_routes(), **self._value_routes(), **self._experiment_routes(), **registry}
         self._of_models = self._model_routes()
 
     def answer(self, method: str, path: str, query: str, body: bytes) -> Json:

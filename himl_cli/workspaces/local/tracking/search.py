@@ -21,7 +21,7 @@ ENTITIES = {
     **dict.fromkeys(("dataset", "datasets"), "datasets"),
 }
 ALIASES = {"created": "start_time", "Created": "start_time", "run name": "run_name", "Run name": "run_name", "Run Name": "run_name"}
-NUMERIC_ATTRIBUTES = {"start_time", "end_time", "creation_timestamp", "last_updated_timestamp"}
+NUMERIC_ATTRIBUTES = {"start_time", "end_time", "creation_timestamp", "last_updated_timestamp", "version_number"}
 RUN_ATTRIBUTES = frozenset({"run_id", "run_name", "user_id", "status", "artifact_uri", "start_time", "end_time"})
 MODEL_ATTRIBUTES = frozenset(
     {"model_id", "name", "model_name", "model_type", "status", "source_run_id", "artifact_uri", "experiment_id", "creation_timestamp", "last_updated_timestamp"}
