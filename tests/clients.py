@@ -40,7 +40,7 @@ HI_ML_CPATH = "hi-ml-cpath"
 HIML_V1 = "himl-v1"
 """himl itself, as the sources are, with its extra `v1`: beside the program, azureml-core and all that both need."""
 REQUIREMENTS: Mapping[str, tuple[str, ...]] = {
-    "mlflow2": ("mlflow==2.22.5", "scikit-learn>=1.4,<1.8", "pillow"),
+    "mlflow2": ("mlflow==2.22.5", "scikit-learn>=1.4,<1.8", "pillow", "opentelemetry-sdk<1.40"),  # with later ones it traces nothing
     "mlflow3": ("mlflow>=3.17,<4", "scikit-learn>=1.4,<2", "pillow"),
     AZUREML_CORE: ("azureml-core>=1.61,<1.62", "setuptools<81"),  # it imports pkg_resources
     AZUREML_TENSORBOARD: ("azureml-tensorboard>=1.62,<1.63", "azureml-core>=1.61,<2", "tensorboard>=2.16,<3", "setuptools<81"),

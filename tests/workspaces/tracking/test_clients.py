@@ -90,8 +90,21 @@ def test_a_parameter_cannot_change(job: TrackedJob, client: Path) -> None:
 
 
 def test_what_is_not_offered_fails_at_once(job: TrackedJob, client: Path) -> None:
+    job.ok(client, "ask_for_more.py")
+    assert job.values("after") == [1.0]
+
+
+def test_models_are_registered(job: TrackedJob, client: Path) -> None:
     job.ok(client, "register_model.py")
     assert job.values("after") == [1.0]
+
+
+def test_traces_are_files_of_the_run(job: TrackedJob, client: Path) -> None:
+    said = job.ok(client, "trace_calls.py")
+    assert [line for line in said.splitlines() if "WARNING" in line or "Traceback" in line] == []
+    traces = [name for name in job.files() if name.startswith("traces/")]
+    assert len(traces) == 3
+    assert {Path(name).name for name in traces} == {"traces.json"}
 
 
 def test_autologging_a_grid_search(job: TrackedJob, full_client: Path) -> None:

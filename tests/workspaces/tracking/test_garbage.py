@@ -19,10 +19,21 @@ POSTS = [
     *(f"runs/{action}" for action in ("create", "update", "delete", "restore", "search", "log-metric", "log-batch", "log-parameter", "set-tag", "delete-tag")),
     *(f"runs/{action}" for action in ("log-model", "log-inputs", "outputs")),
     *(f"experiments/{action}" for action in ("create", "search", "set-experiment-tag", "delete-experiment-tag", "update")),
-    *("logged-models", "logged-models/search", "logged-models/MODEL/params"),
+    *("logged-models", "logged-models/search", "logged-models/MODEL/params", "traces"),
+    *(f"registered-models/{action}" for action in ("create", "rename", "set-tag", "get-latest-versions", "alias")),
+    *(f"model-versions/{action}" for action in ("create", "transition-stage", "set-tag")),
 ]
-GETS = ["runs/get", "metrics/get-history", "metrics/get-history-bulk-interval", "experiments/get", "experiments/search", "logged-models/MODEL"]
-OTHERS = [("PATCH", "logged-models/MODEL"), ("PATCH", "logged-models/MODEL/tags"), ("DELETE", "logged-models/MODEL/tags/x")]
+GETS = [
+    *("runs/get", "metrics/get-history", "metrics/get-history-bulk-interval", "experiments/get", "experiments/search", "logged-models/MODEL"),
+    *("registered-models/get", "registered-models/search", "registered-models/alias", "model-versions/get", "model-versions/get-download-uri"),
+    *("model-versions/search", "traces/tr-1", "traces/tr-1/info"),
+]
+OTHERS = [
+    *(("PATCH", "logged-models/MODEL"), ("PATCH", "logged-models/MODEL/tags"), ("DELETE", "logged-models/MODEL/tags/x")),
+    *(("PATCH", "registered-models/update"), ("DELETE", "registered-models/delete-tag"), ("DELETE", "registered-models/alias")),
+    *(("PATCH", "model-versions/update"), ("DELETE", "model-versions/delete"), ("DELETE", "model-versions/delete-tag")),
+    *(("PATCH", "traces/tr-1"), ("PATCH", "traces/tr-1/tags"), ("DELETE", "traces/tr-1/tags")),
+]
 NAMES = [
     "run_id",
     "run_uuid",
@@ -61,6 +72,18 @@ NAMES = [
     "field_name",
     "ascending",
     "dataset_name",
+    "version",
+    "alias",
+    "stage",
+    "source",
+    "new_name",
+    "description",
+    "timestamp_ms",
+    "request_metadata",
+    "trace",
+    "trace_info",
+    "trace_id",
+    "trace_metadata",
 ]
 WORDS = [
     "",
@@ -78,6 +101,9 @@ WORDS = [
     "é" * 300,
     "metrics.m > 1",
     "[]",
+    "model",
+    "models:/model/1",
+    "tr-1",
 ]
 
 texts = st.one_of(st.sampled_from(WORDS), st.text(max_size=20))
@@ -111,8 +137,11 @@ def encoded(value: object) -> bytes:
 
 @pytest.fixture
 def check(job: TrackedJob) -> Callable[[str, str, bytes], None]:
-    """Send a request of which `MODEL` stands for a model that is there."""
+    """Send a request of which `MODEL` stands for a model that is there; so are version 1 of the registered model `model`, and the trace `tr-1`."""
     model = job.post("logged-models", name="model").body["model"]["info"]["model_id"]
+    job.post("registered-models/create", name="model")
+    job.post("model-versions/create", name="model", source=f"models:/{model}")
+    job.post("traces", trace={"trace_info": {"trace_id": "tr-1"}})
 
     def send(method: str, target: str, body: bytes) -> None:
         reply = job.send(method, API + target.replace("MODEL", model), body)

@@ -16,9 +16,9 @@ from tests.workspaces.tracking.tracked_job import INVALID, JOB, MISSING, Tracked
         "/version",
         "/api/2.0/mlflow/runs",
         "/api/2.0/mlflow/",
-        "/api/2.0/mlflow/registered-models/create",
-        "/api/3.0/mlflow/traces",
-        "/api/2.0/mlflow/traces",
+        "/api/2.0/mlflow/registered-models/webhooks",
+        "/api/3.0/mlflow/webhooks",
+        "/api/3.0/mlflow/traces/tr-1/assessments",
     ],
 )
 @pytest.mark.parametrize("method", ["GET", "POST", "PUT", "PATCH", "DELETE"])
@@ -27,7 +27,7 @@ def test_an_unknown_route_is_not_found(job: TrackedJob, method: str, target: str
 
 
 def test_other_prefixes_of_the_same_routes(job: TrackedJob) -> None:
-    for prefix in ("/api/2.0/mlflow", "/ajax-api/2.0/mlflow", "/api/2.0/preview/mlflow"):
+    for prefix in ("/api/2.0/mlflow", "/api/3.0/mlflow", "/ajax-api/2.0/mlflow", "/api/2.0/preview/mlflow"):
         assert job.send("GET", f"{prefix}/runs/get?run_uuid={JOB}").body["run"]["info"]["run_id"] == JOB
 
 

@@ -101,10 +101,10 @@ class LoggedModels:
         with self._model(request) as model:
             return {"model": model.as_json()}
 
-    def location(self, model_id: str) -> str:
-        """Where the model's files lie."""
+    def origin(self, model_id: str) -> tuple[str, str]:
+        """Where the model's files lie, and the run that it is of."""
         with self._model(Fields({"model_id": model_id})) as model:
-            return model.folder.as_uri()
+            return model.folder.as_uri(), model.source_run
 
     def finalize(self, request: Fields) -> Json:
         status = request.key("status")

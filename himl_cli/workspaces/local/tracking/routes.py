@@ -12,10 +12,11 @@ from himl_cli.workspaces.local.tracking.models import LoggedModels
 from himl_cli.workspaces.local.tracking.records import Json
 from himl_cli.workspaces.local.tracking.registry import ModelRegistry
 from himl_cli.workspaces.local.tracking.runs import JobRuns, run_id_of
+from himl_cli.workspaces.local.tracking.traces import Traces
 from himl_cli.workspaces.local.tracking.values import LoggedValues
 
-PREFIXES = ("/api/2.0/mlflow/", "/ajax-api/2.0/mlflow/", "/api/2.0/preview/mlflow/")
-MODELS = "logged-models"
+PREFIXES = ("/api/2.0/mlflow/", "/api/3.0/mlflow/", "/ajax-api/2.0/mlflow/", "/api/2.0/preview/mlflow/")
+MODELS, TRACES = "logged-models", "traces"
 
 Answer = Callable[[Fields], Json]
 
@@ -27,10 +28,11 @@ class Routes:
         self.runs = runs
         self.models = LoggedModels(runs)
         self.values = LoggedValues(runs, self.models)
+        self.traces = Traces(runs)
         self.experiment = JobExperiment(runs)
         registry = ModelRegistry(runs.store.database, self.models).routes()
         self._fixed: dict[tuple[str, str], Answer] = {**self._run_routes(), **self._value_routes(), **self._experiment_routes(), **registry}
-        self._of_models = self._model_routes()
+        self._below = {MODELS: ("model_id", self._model_routes()), TRACES: ("trace_id", self._trace_routes())}
 
     def answer(self, method: str, path: str, query: str, body: bytes) -> Json:
         """*path* is percent-encoded, without the query."""
@@ -47,11 +49,12 @@ class Routes:
         if (method, route) in self._fixed:
             return self._fixed[method, route], {}
         parts = [unquote(part) for part in route.split("/", 4)]
-        if parts[0] != MODELS or len(parts) < 2:
+        if parts[0] not in self._below or len(parts) < 2:
             return None, {}
+        id_name, answers = self._below[parts[0]]
         action = parts[2] if len(parts) > 2 else ""
-        named = {"model_id": parts[1], **({"tag_key": "/".join(parts[3:])} if len(parts) > 3 else {})}
-        return self._of_models.get((method, action, len(parts))), named
+        named = {id_name: parts[1], **({"tag_key": "/".join(parts[3:])} if len(parts) > 3 else {})}
+        return answers.get((method, action, len(parts))), named
 
     def _run_routes(self) -> dict[tuple[str, str], Answer]:
         runs = self.runs
@@ -79,6 +82,7 @@ class Routes:
             ("GET", "metrics/get-history-bulk-interval"): values.interval,
             ("POST", f"{MODELS}"): self.models.create,
             ("POST", f"{MODELS}/search"): self.models.search,
+            ("POST", TRACES): self.traces.start,
         }
 
     def _experiment_routes(self) -> dict[tuple[str, str], Answer]:
@@ -104,6 +108,17 @@ class Routes:
             ("PATCH", "tags", 3): models.set_tags,
             ("DELETE", "tags", 4): models.delete_tag,
             ("POST", "params", 3): models.log_params,
+        }
+
+    def _trace_routes(self) -> dict[tuple[str, str, int], Answer]:
+        """As `_model_routes`."""
+        traces = self.traces
+        return {
+            ("GET", "", 2): traces.get,
+            ("GET", "info", 3): traces.get_info,
+            ("PATCH", "", 2): traces.end,
+            ("PATCH", "tags", 3): traces.set_tag,
+            ("DELETE", "tags", 3): traces.delete_tag,
         }
 
     def _log_inputs(self, request: Fields) -> Json:

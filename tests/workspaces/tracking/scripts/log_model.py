@@ -12,7 +12,7 @@ is_new = int(mlflow.__version__.split(".")[0]) >= 3
 with mlflow.start_run() as run:
     mlflow.log_input(from_numpy(features, name="numbers"), context="training")
     signature = infer_signature(features, model.predict(features))
-    first = mlflow.sklearn.log_model(model, "model", signature=signature)
+    first = mlflow.sklearn.log_model(model, "model", signature=signature, registered_model_name="lines")
     mlflow.log_metric("loss", 0.5)
     mlflow.log_image(np.zeros((4, 4, 3), dtype=np.uint8), "black.png")
     mlflow.log_table({"a": [1, 2]}, "table.json")
@@ -20,6 +20,8 @@ with mlflow.start_run() as run:
     loaded = mlflow.pyfunc.load_model(first.model_uri)
     assert np.allclose(loaded.predict(features), [2.0, 4.0, 6.0])
     assert np.allclose(mlflow.sklearn.load_model(f"runs:/{run.info.run_id}/model").predict(features), [2.0, 4.0, 6.0])
+    assert np.allclose(mlflow.pyfunc.load_model("models:/lines/1").predict(features), [2.0, 4.0, 6.0])
+    assert mlflow.MlflowClient().get_model_version("lines", "1").run_id == run.info.run_id
     seen = mlflow.get_run(run.info.run_id)
     assert seen.inputs is not None
     assert [item.dataset.name for item in seen.inputs.dataset_inputs] == ["numbers"], seen.inputs
