@@ -30,6 +30,7 @@ _himl_table() {
             --python=files
             --snapshot_root=folders
             +--ignored_folders=list+folders
+            +--include_secret=
             +--conda_env=list+files:.yml,.yaml
             --requirements=files
             --environment=

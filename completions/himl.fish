@@ -65,6 +65,7 @@ function __himl_rows --description 'The options of the command $argv[1], with th
                 '--python=files' 'The interpreter here (default: the active environment\'s)' \
                 '--snapshot_root=folders' 'The folder that is sent (default: the project\'s)' \
                 '+--ignored_folders=list+folders' 'Folders to leave out as well' \
+                '+--include_secret=' 'Send these files, which may hold secrets, on purpose' \
                 '+--conda_env=list+files:.yml,.yaml' 'Conda files (default: the nearest environment.yml)' \
                 '--requirements=files' 'A pip requirements file, in place of a conda file' \
                 '--environment=' 'A registered environment, unchanged; also azureml://registries/...' \

@@ -46,6 +46,7 @@ Register-ArgumentCompleter -Native -CommandName 'himl', 'himl.exe' -ScriptBlock 
                 '--python=files', 'The interpreter here (default: the active environment''s)',
                 '--snapshot_root=folders', 'The folder that is sent (default: the project''s)',
                 '+--ignored_folders=list+folders', 'Folders to leave out as well',
+                '+--include_secret=', 'Send these files, which may hold secrets, on purpose',
                 '+--conda_env=list+files:.yml,.yaml', 'Conda files (default: the nearest environment.yml)',
                 '--requirements=files', 'A pip requirements file, in place of a conda file',
                 '--environment=', 'A registered environment, unchanged; also azureml://registries/...',

@@ -9,11 +9,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from himl_cli.api.configured import get_workspace
+from himl_cli.api.moving import log_notice
 from himl_cli.api.run import Run
 from himl_cli.core.errors import BadUsage
+from himl_cli.core.events import Notice
 from himl_cli.core.logged import NewRun
 from himl_cli.core.redaction import mask_arguments
 from himl_cli.core.run_ids import new_run_id
+from himl_cli.core.transfers import named
 from himl_cli.services.naming import friendly_experiment
 from himl_cli.services.run_files import store_files
 from himl_cli.services.snapshot import take_snapshot
@@ -43,14 +46,16 @@ def create_aml_run_object(
     if not isinstance(place.opened, RecordsRuns):
         raise BadUsage(f"No run can be started in {place.opened.label}.")
     experiment = friendly_experiment(experiment_name)
-    snapshot = take_snapshot(Path(snapshot_directory)).snapshot if snapshot_directory is not None else None
+    report = take_snapshot(Path(snapshot_directory)) if snapshot_directory is not None else None
+    if report is not None and report.secrets:
+        log_notice(Notice(f"Not stored, since they may hold secrets: {named(report.secrets)}."))
     run_id = new_run_id(experiment)
     command = _command(sys.argv)
     tags = {"run_recovery_id": f"{experiment}:{run_id}"}
     run = Run(place, place.opened.start_run(NewRun(run_id, experiment, run_name or "", tags=tags, command=command)))
-    if snapshot is not None and snapshot.files:
+    if report is not None and report.snapshot.files:
         try:
-            store_files(run.files(), {f"{CODE}/{name}": snapshot.root / name for name in snapshot.files})
+            store_files(run.files(), {f"{CODE}/{name}": report.snapshot.root / name for name in report.snapshot.files})
         except BaseException as err:
             run.fail(err)
             raise

@@ -83,8 +83,12 @@ class SentOptions(Bundle):
         ignored_folders: Annotated[
             list[str] | None, typer.Option("--ignored_folders", metavar="DIR,...", help="Folders to leave out as well.", rich_help_panel=SENT)
         ] = None,
+        include_secret: Annotated[
+            list[str] | None,
+            typer.Option("--include_secret", metavar="GLOB,...", help="Send these files, which may hold secrets, on purpose.", rich_help_panel=SENT),
+        ] = None,
     ) -> None:
-        self.fields = {"snapshot_root": snapshot_root, "ignored_folders": split_list(ignored_folders)}
+        self.fields = {"snapshot_root": snapshot_root, "ignored_folders": split_list(ignored_folders), "include_secret": split_list(include_secret)}
 
 
 class EnvironmentOptions(Bundle):

@@ -10,6 +10,7 @@ from pathlib import Path
 from himl_cli.core.errors import BadUsage
 from himl_cli.core.placeholders import PLACEHOLDER, SEARCH_SPACE
 from himl_cli.core.sweeps import SweepSpec
+from himl_cli.core.transfers import named
 
 HERE = "local"
 """The cluster's name that means this machine, whatever the settings say."""
@@ -68,11 +69,18 @@ class Snapshot:
     size: int
 
 
+def secrets_text(names: Sequence[str]) -> str:
+    """Which files are left out since they may hold secrets, and how to send one all the same."""
+    count = f"{len(names)} files that may hold secrets are" if len(names) > 1 else "One file that may hold secrets is"
+    return f"{count} left out: {named(names)}. 'himl submit --include_secret GLOB' sends one on purpose."
+
+
 @dataclass(frozen=True)
 class SnapshotReport:
     """A snapshot, its bytes by top-level folder or file, and the name of the ignore file that was honoured.
 
-    `downloads` are the folders that were left out because himl downloads to them, `missed` the ignored folders, as they were given, that are not there.
+    `downloads` are the folders that were left out because himl downloads to them, `missed` the ignored folders, as they were given, that are not there,
+    `secrets` the files that were left out since they may hold secrets.
     """
 
     snapshot: Snapshot
@@ -80,6 +88,7 @@ class SnapshotReport:
     ignore_file: str
     downloads: Sequence[str] = ()
     missed: Sequence[str] = ()
+    secrets: Sequence[str] = ()
 
     @property
     def is_large(self) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from himl_cli.core.jobs import SnapshotReport
+from himl_cli.core.jobs import SnapshotReport, secrets_text
 from himl_cli.core.redaction import MASK
 from himl_cli.core.run_details import SweepView
 from himl_cli.core.runs import Run, RunStatus
@@ -37,6 +37,8 @@ def say_snapshot(output: Output, report: SnapshotReport | None) -> None:
     if report.downloads:
         folders = ", ".join(f"'{folder}'" for folder in report.downloads)
         output.notice(f"Left out, since himl downloaded it: {folders}. Data that the job needs is named by --input.")
+    if report.secrets:
+        output.notice(secrets_text(report.secrets))
     if report.is_large:
         root = report.snapshot.root
         largest = ", ".join(f"{name} ({size_text(size)}{', a link' if (root / name).is_symlink() else ''})" for name, size in report.largest())

@@ -1,17 +1,81 @@
-"""Which files hold secrets, by their names or by their form, so that no job is sent with them."""
+"""Which files hold secrets, by their names, their folders or their content, so that no job is sent with them.
+
+The kinds of files are those that scanners for secrets know by name: the signatures of gitrob (michenriksen/gitrob, core/signatures.go) and the
+rules of gitleaks with a `path`, and to them the files that today's clouds, package managers and tools of machine learning keep credentials in.
+"""
 
 from __future__ import annotations
 
 import os
 import re
 
-PRIVATE_NAMES = frozenset(
-    {"himl.private.toml", ".env", ".envrc", "innereyeprivatesettings.yml", "innereyetestvariables.txt", "settings_private.yml", "settings_private.yaml"}
-)
-"""Names in lower case: some file systems do not tell cases apart."""
-SAMPLE_ENDINGS = (".example", ".sample", ".template", ".dist", ".defaults")
 YAML_ENDINGS = (".yml", ".yaml")
-LARGEST_SETTINGS_FILE = 64 * 1024  # bytes
+SAMPLE_ENDINGS = (".example", ".sample", ".template", ".dist", ".defaults")
+PUBLIC_ENDING = ".pub"
+LARGEST_READ = 64 * 1024  # bytes
+LARGEST_JSON = 4 * 1024
+"""A key of a service account has 2,400 bytes; projects have many JSON files."""
+
+# All names are in lower case: some file systems do not tell cases apart. In turn: what this tool and its forerunners keep; private keys; stores of
+# passwords; passwords of hosts, databases and mail; clouds; packages, models and the tracking of runs; what projects call so themselves; histories
+# (and all that end with `_history`).
+_NAMES = """
+himl.private.toml .env .envrc innereyeprivatesettings.yml innereyetestvariables.txt settings_private.yml settings_private.yaml
+id_rsa id_dsa id_ecdsa id_ed25519 id_ecdsa_sk id_ed25519_sk secring.gpg otr.private_key
+key3.db key4.db logins.json cookies.sqlite
+.netrc _netrc .git-credentials .htpasswd .pgpass pgpass.conf .my.cnf .mylogin.cnf .fetchmailrc .msmtprc .muttrc .smbcredentials
+.passwd-s3fs .ftpconfig sftp-config.json filezilla.xml recentservers.xml .vault-token .vault_pass .vault_password vault_pass.txt
+.s3cfg .boto .dockercfg .dockerconfigjson .terraformrc terraform.rc credentials.tfrc.json terraform.tfstate.backup .databrickscfg
+application_default_credentials.json local.settings.json accesstokens.json access_tokens.db credentials.db rclone.conf
+msal_token_cache.json msal_token_cache.bin service_principal_entries.json .cdsapirc .ecmwfapirc
+.pypirc kaggle.json .comet.config clearml.conf .modal.toml
+credentials.json credentials.xml secrets.json secrets.toml secrets.yml secrets.yaml
+.history .zhistory .lesshst .viminfo .dbshell consolehost_history.txt fish_history repl_history.jl
+"""
+_ENDINGS = """
+.pfx .p12 .pkcs12 .ppk .keystore .jks .jceks .bks .kdb .kdbx .psafe3 .keychain .keychain-db .agilekeychain .kwallet
+.ovpn .publishsettings .tfstate .tfvars
+"""
+PRIVATE_NAMES, PRIVATE_ENDINGS = frozenset(_NAMES.split()), frozenset(_ENDINGS.split())
+PRIVATE_BY_FOLDER = {
+    "config": frozenset({".kube", ".snowsql", ".ngc"}),
+    "config.json": frozenset({".docker"}),
+    "config.local": frozenset({".dvc"}),
+    "config.toml": frozenset({".snowflake"}),
+    "config.yml": frozenset({"glab-cli"}),
+    "config.yaml": frozenset({"doctl"}),
+    "connections.toml": frozenset({".snowflake"}),
+    "credentials": frozenset({".aws", ".gem", ".cargo", ".mlflow"}),
+    "credentials.toml": frozenset({".cargo"}),
+    "hosts.yml": frozenset({"gh"}),
+    "hub": frozenset({".config"}),
+    "auth.json": frozenset({"containers", ".composer"}),
+    "settings.xml": frozenset({".m2"}),
+    "settings-security.xml": frozenset({".m2"}),
+    "gradle.properties": frozenset({".gradle"}),
+    "token": frozenset({"huggingface", ".huggingface"}),
+    "stored_tokens": frozenset({"huggingface"}),
+    "history.sqlite": frozenset({"profile_default"}),
+}
+"""Names that are private only in folders of certain names."""
+PRIVATE_FOLDERS = frozenset({".ssh", ".gnupg", ".aws", ".azure", ".password-store", ".identityservice", ".terraform", "keyrings"})
+PRIVATE_FOLDERS_IN = {"gcloud": frozenset({".config", "roaming"}), "cache": frozenset({".kube"})}
+"""Folders that are private as a whole; the latter within folders of certain names only."""
+
+_PEM = re.compile(rb"-----BEGIN [A-Z0-9 ]*PRIVATE KEY( BLOCK)?-----")
+_LOGIN = re.compile(rb"_auth(Token)?[\"']?\s*[=:]|_password\s*=|AuthToken[\"']?\s*:|://[^\s/:@]+:[^\s/@$]+@", re.IGNORECASE)
+_API_KEY = re.compile(rb"^[ \t]*api_key[ \t]*[=:][ \t]*\S", re.MULTILINE)
+_SERVICE_ACCOUNT = re.compile(rb"\"type\"\s*:\s*\"service_account\"")
+_REFRESH_TOKEN = re.compile(rb"\"refresh_token\"")
+_KEY_ENDINGS = dict.fromkeys((".pem", ".key", ".p8", ".priv", ".private", ".asc", ".gpg", ".crt", ".cer"), _PEM)
+_READ_BY_ENDING = {**_KEY_ENDINGS, ".json": _SERVICE_ACCOUNT}
+_READ_BY_NAME = {
+    **dict.fromkeys((".npmrc", ".yarnrc", ".yarnrc.yml", "pip.conf", "pip.ini", ".condarc", "uv.toml"), _LOGIN),
+    "settings": _API_KEY,  # wandb's
+    "token.json": _REFRESH_TOKEN,
+}
+"""What is looked for in the first bytes of files that may hold a secret by their name, and often hold none."""
+_NAMED_KEY = re.compile(r".*(_rsa|_dsa|_ecdsa|_ed25519|[_-]key|[_-]keypair)")
 
 _VARIABLES = re.compile(rb"^[\"']?variables[\"']?[ \t]*:", re.MULTILINE)
 _KEY = rb"(?:^[ \t]+|[{,][ \t]*)[\"']?(%s)[\"']?[ \t]*:"
@@ -32,20 +96,39 @@ def is_dotenv_name(name: str) -> bool:
 
 
 def may_hold_secrets(path: str, size: int) -> bool:
-    """Whether the file at *path* (*size* in bytes) is one of secrets: by its name, or a YAML file in the form of InnerEye's settings."""
+    """Whether the file at *path* (*size* in bytes) is one of secrets: by its name, by that and its folder's, or by what it begins with.
+
+    Read are small files only, whose names make it plausible. A file in one of `is_private_folder` is not known by that.
+    """
     name = os.path.basename(path).casefold()
-    if name in PRIVATE_NAMES or is_dotenv_name(name):
+    _, dot, ending = name.rpartition(".")
+    ending = dot + ending
+    if name in PRIVATE_NAMES or ending in PRIVATE_ENDINGS or is_dotenv_name(name) or (name.endswith("_history") and name.startswith(".")):
         return True
-    return name.endswith(YAML_ENDINGS) and size <= LARGEST_SETTINGS_FILE and _is_innereye_settings(path)
+    if name in PRIVATE_BY_FOLDER and os.path.basename(os.path.dirname(path)).casefold() in PRIVATE_BY_FOLDER[name]:
+        return True
+    wanted = _READ_BY_NAME.get(name) or _READ_BY_ENDING.get(ending) or (_PEM if not dot and _NAMED_KEY.fullmatch(name) else None)
+    if wanted is not None and size <= (LARGEST_JSON if wanted is _SERVICE_ACCOUNT else LARGEST_READ) and wanted.search(_content(path)):
+        return True
+    return ending in YAML_ENDINGS and size <= LARGEST_READ and _is_innereye_settings(_content(path))
 
 
-def _is_innereye_settings(path: str) -> bool:
-    """Whether the file has `variables:` with a key that is a secret, or at least two that name a workspace or who signs in to it."""
+def is_private_folder(path: str) -> bool:
+    """Whether all that lies in the folder at *path* counts as secret, but for public keys, whatever it is called."""
+    folder, name = os.path.split(path.casefold())
+    return name in PRIVATE_FOLDERS or (name in PRIVATE_FOLDERS_IN and os.path.basename(folder) in PRIVATE_FOLDERS_IN[name])
+
+
+def _content(path: str) -> bytes:
     try:
         with open(path, "rb") as stream:
-            content = stream.read(LARGEST_SETTINGS_FILE)
+            return stream.read(LARGEST_READ)
     except OSError:
-        return False
+        return b""
+
+
+def _is_innereye_settings(content: bytes) -> bool:
+    """Whether it has `variables:` with a key that is a secret, or at least two that name a workspace or who signs in to it."""
     if _VARIABLES.search(content) is None:
         return False
     return _SECRET_KEYS.search(content) is not None or len({key.lower() for key in _WORKSPACE_KEYS.findall(content)}) >= 2

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import posixpath
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from himl_cli.core.errors import BadUsage
@@ -13,7 +13,8 @@ from himl_cli.core.file_tree import STATE_FILE, WORKSPACE_FOLDER, is_bookkeeping
 from himl_cli.core.jobs import Snapshot, SnapshotReport
 from himl_cli.services.ignore_rules import IgnoreRules, read_rules
 from himl_cli.services.latest_run_file import FILE_NAME
-from himl_cli.services.secret_files import may_hold_secrets
+from himl_cli.services.secret_files import PUBLIC_ENDING, is_private_folder, may_hold_secrets
+from himl_cli.services.transfer.globs import Globs
 from himl_cli.services.written_paths import as_found
 
 ROOT_MARKERS = ("pyproject.toml", "environment.yml", ".git")
@@ -30,26 +31,40 @@ def find_snapshot_root(start: Path) -> Path:
     return start
 
 
-def take_snapshot(root: Path, ignored_folders: Sequence[str] = ()) -> SnapshotReport:
+def take_snapshot(root: Path, ignored_folders: Sequence[str] = (), include_secret: Sequence[str] = ()) -> SnapshotReport:
     """List the files below *root* to be sent: `.amlignore` rules (where the root has one), else `.gitignore` rules, at every level as in git.
 
     Left out whatever the rules say: version control, workspaces, caches, virtual environments, files of secrets, results of
     earlier runs (`outputs` and `logs` at the top level, and folders that himl downloaded to). Symlinks are followed, loops once;
-    what is neither a file nor a folder is passed over. Raises BadUsage for a folder that cannot be read.
+    what is neither a file nor a folder is passed over. Raises BadUsage for a folder or a glob that cannot be read.
 
     *ignored_folders* are paths, from *root* or absolute, or names of folders at any level, with `/` or `\\`; the report has those that met none.
+    *include_secret* are globs, as `himl download --include` reads them, of files of secrets that are sent all the same.
     """
     name = OWN_FILE if (root / OWN_FILE).is_file() else GIT_FILE
     files: list[str] = []
     by_top: dict[str, int] = {}
     ignored = {folder: _ignored_names(root, folder) for folder in ignored_folders}
-    walk = _Walk(root, name, frozenset().union(*ignored.values()))
+    walk = _Walk(root, name, frozenset().union(*ignored.values()), Globs(include_secret))
     for relative, size in walk.files():
         files.append(relative)
         top = relative.split("/", 1)[0]
         by_top[top] = by_top.get(top, 0) + size
     missed = [folder for folder, names in ignored.items() if not names & walk.met and not any(_needs_no_word(root, each) for each in names)]
-    return SnapshotReport(Snapshot(root, files, sum(by_top.values())), by_top, name, walk.downloads, missed)
+    return SnapshotReport(Snapshot(root, files, sum(by_top.values())), by_top, name, walk.downloads, missed, walk.secrets)
+
+
+def secrets_but(include_secret: Sequence[str]) -> Callable[[str, str], bool]:
+    """Whether a file below a folder is left out of its snapshot as one of secrets, for both their paths. Raises BadUsage for a glob that cannot be read."""
+    included = Globs(include_secret)
+
+    def is_secret(folder: str, path: str) -> bool:
+        name = Path(os.path.relpath(path, folder)).as_posix()
+        above = [os.path.join(folder, *name.split("/")[:count]) for count in range(1, name.count("/") + 1)]
+        is_private = any(map(is_private_folder, above)) and not name.endswith(PUBLIC_ENDING)
+        return os.path.isfile(path) and (is_private or may_hold_secrets(path, os.path.getsize(path))) and not included.matches(name)
+
+    return is_secret
 
 
 def ignored_remarks(reports: Sequence[SnapshotReport]) -> list[str]:
@@ -87,19 +102,21 @@ def _paths_from(root: Path, path: str) -> Iterator[str]:
 class _Walk:
     """One walk over the project, with the ignore rules of the folders it is in."""
 
-    def __init__(self, root: Path, ignore_name: str, ignored_folders: frozenset[str]) -> None:
+    def __init__(self, root: Path, ignore_name: str, ignored_folders: frozenset[str], include_secret: Globs) -> None:
         self.root = root
         self.ignore_name = ignore_name
         self.ignored_folders = ignored_folders
+        self.include_secret = include_secret
         self.met: set[str] = set()
         self.downloads: list[str] = []
+        self.secrets: list[str] = []
 
     def files(self) -> Iterator[tuple[str, int]]:
         try:
             here = self.root.stat()
         except OSError as err:
             raise _unreadable(self.root, err) from err
-        yield from self._folder(self.root, "", self._rules_above(), frozenset({_identity(str(self.root), here)}))
+        yield from self._folder(self.root, "", self._rules_above(), frozenset({_identity(str(self.root), here)}), False)
 
     def _rules_above(self) -> list[tuple[str, IgnoreRules]]:
         """Rules of the repository around the root, nearest last; each with the path from its folder to the root.
@@ -115,7 +132,9 @@ class _Walk:
         found = [(top, read_rules(top / ".git" / "info" / "exclude")), *((folder, read_rules(folder / GIT_FILE)) for folder in between)]
         return [(_path_from(folder, self.root), rules) for folder, rules in found if rules is not None]
 
-    def _folder(self, folder: Path, prefix: str, rules: list[tuple[str, IgnoreRules]], above: frozenset[tuple[int, int]]) -> Iterator[tuple[str, int]]:
+    def _folder(
+        self, folder: Path, prefix: str, rules: list[tuple[str, IgnoreRules]], above: frozenset[tuple[int, int]], is_private: bool
+    ) -> Iterator[tuple[str, int]]:
         if (own := read_rules(folder / self.ignore_name)) is not None:
             rules = [*rules, ("", own)]
         for entry in _entries(folder):
@@ -128,7 +147,7 @@ class _Walk:
             if self._is_left_out(name, entry.name, is_folder) or _is_ignored(entry.name, rules, is_folder):
                 continue
             if not is_folder:
-                if stat.S_ISREG(info.st_mode) and not _is_secret(entry, info.st_size):
+                if stat.S_ISREG(info.st_mode) and self._is_sent(name, entry, info.st_size, is_private):
                     yield name, info.st_size
                 continue
             if os.path.exists(os.path.join(entry.path, STATE_FILE)):
@@ -137,7 +156,16 @@ class _Walk:
             identity = _identity(entry.path, info)
             if identity not in above and not os.path.exists(os.path.join(entry.path, "pyvenv.cfg")):
                 deeper = [(f"{path}{entry.name}/", each) for path, each in rules]
-                yield from self._folder(Path(entry.path), name + "/", deeper, above | {identity})
+                private = is_private or any(map(is_private_folder, _paths(entry)))
+                yield from self._folder(Path(entry.path), name + "/", deeper, above | {identity}, private)
+
+    def _is_sent(self, name: str, entry: os.DirEntry[str], size: int, is_private: bool) -> bool:
+        """Whether the file holds no secrets, by its own name or by that of the file a link leads to, or is to be sent on purpose."""
+        is_secret = any(may_hold_secrets(path, size) for path in _paths(entry)) or (is_private and not name.endswith(PUBLIC_ENDING))
+        if not is_secret or self.include_secret.matches(name):
+            return True
+        self.secrets.append(name)
+        return False
 
     def _is_left_out(self, name: str, base: str, is_folder: bool) -> bool:
         if base in ALWAYS_LEFT_OUT or base == FILE_NAME or is_bookkeeping(base) or name in RESULTS_OF_EARLIER_RUNS:
@@ -147,9 +175,9 @@ class _Walk:
         return bool(met)
 
 
-def _is_secret(entry: os.DirEntry[str], size: int) -> bool:
-    """Whether the file holds secrets, by its own name or by that of the file a link leads to."""
-    return may_hold_secrets(entry.path, size) or (entry.is_symlink() and may_hold_secrets(os.path.realpath(entry.path), size))
+def _paths(entry: os.DirEntry[str]) -> list[str]:
+    """Its own path, and that of what a link leads to."""
+    return [entry.path, os.path.realpath(entry.path)] if entry.is_symlink() else [entry.path]
 
 
 def _entries(folder: Path) -> list[os.DirEntry[str]]:

@@ -122,6 +122,22 @@ def test_the_current_folder_is_sent_without_ignored_ones(lab: StagedWorkspace, p
     assert "['config.json', 'environment.yml', 'lib/a.py', 'train.py'] ['train.py', '-n', '3']" in lab.logs(sent(lab).run_id)
 
 
+def test_secrets_stay_here(lab: StagedWorkspace, project: Path) -> None:
+    write_files(project, {".netrc": "secret", "lib/server.pem": "-----BEGIN PRIVATE KEY-----"})
+    told = "2 files that may hold secrets are left out: '.netrc', 'lib/server.pem'."
+    assert told in send(write_script(project, "train.py", CLUSTER, HERE)).stderr
+
+
+def test_a_folder_above_the_script_s_repository_is_sent_only_if_it_is_named(lab: StagedWorkspace, project: Path) -> None:
+    write_files(project, {"repo/.git/HEAD": "", "other/a.txt": ""})
+    script = write_script(project / "repo", "train.py", CLUSTER, HERE)
+    done = subprocess.run([sys.executable, str(script), "--azureml"], cwd=project, capture_output=True, text=True)
+    assert (done.returncode != 0, f"snapshot_root_directory {project / 'repo'}" in done.stderr, lab.state.runs) == (True, True, {})
+    named = write_script(project / "repo", "train.py", f'{CLUSTER}, snapshot_root_directory="."', HERE)
+    subprocess.run([sys.executable, str(named), "--azureml"], cwd=project, check=True, capture_output=True)
+    assert len(lab.state.runs) == 1
+
+
 def test_a_parent_may_be_sent_and_another_script_started(lab: StagedWorkspace, project: Path) -> None:
     write_files(project, {"lib/tools.py": "word = 'from a tool'", "jobs/train.py": "import sys\nsys.path.append('.')\nfrom lib.tools import word\nprint(word)"})
     call = f'{CLUSTER}, snapshot_root_directory=Path("..").resolve(), entry_script="jobs/train.py"'

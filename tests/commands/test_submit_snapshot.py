@@ -97,3 +97,65 @@ def test_the_snapshot_keeps_permissions(himl: Himl, project: Path) -> None:
     write_files(project, {"tool.sh": "#!/bin/sh\necho ran\n", "train.py": "import subprocess; subprocess.run(['./tool.sh'], check=True)"})
     (project / "tool.sh").chmod(0o755)
     assert himl.ok("submit", "train.py").stdout == "ran\n"
+
+
+SECRETS = {".env": "A=1", ".ssh/id_rsa": "k", "lib/key.pem": "-----BEGIN PRIVATE KEY-----\n", "x/.netrc": "n"}
+LEFT_OUT = (
+    "4 files that may hold secrets are left out: '.env', '.ssh/id_rsa', 'lib/key.pem' and 1 more. 'himl submit --include_secret GLOB' sends one on purpose."
+)
+
+
+@pytest.mark.parametrize("target", JOBS)
+def test_secrets_stay_here_and_one_line_says_so(himl: Himl, project: Path, target: str) -> None:
+    write_files(project, {**JOBS, **SECRETS, "train.py": "import os; print(sorted(os.listdir()), sorted(os.listdir('lib')))", "lib/net.py": ""})
+    assert himl.ok("submit", target, "--dry_run").stderr.count("may hold secrets") == 1
+    outcome = himl.ok("submit", target)
+    assert outcome.stderr.splitlines().count(LEFT_OUT) == 1
+    runs = [path for path in (project / ".himl" / "runs").rglob("*") if path.name in (".env", "id_rsa", "key.pem", ".netrc")]
+    assert (runs, list((project / ".himl" / "runs").rglob("net.py")) != []) == ([], True)
+
+
+def test_a_secret_that_is_asked_for_is_sent_by_option_and_by_setting(himl: Himl, project: Path) -> None:
+    write_files(project, {"train.py": "print(open('.env').read(), end='')", ".env": "A=1", "b.env": "B=2"})
+    outcome = himl.ok("submit", "train.py", "--include_secret", "/.env")
+    assert (outcome.stdout, "One file that may hold secrets is left out: 'b.env'." in outcome.stderr) == ("A=1", True)
+    write_files(project, {"himl.toml": "[submit]\ninclude_secret = ['.env', 'b.env']\n"})
+    outcome = himl.ok("submit", "train.py")
+    assert (outcome.stdout, "secrets" in outcome.stderr) == ("A=1", False)
+    assert "--include_secret" in himl.ok("submit", "train.py", "--in_place", "--include_secret", ".env").stderr
+    assert himl("submit", "train.py", "--include_secret", "[z-a]").code == 2
+
+
+def test_secrets_are_not_listed_for_a_cluster_either(himl: Himl, project: Path) -> None:
+    write_files(project, {**SECRETS, "train.py": ""})
+    talk = himl.ok(*SHOW).stderr
+    assert LEFT_OUT in talk
+    assert "1 file," in talk
+    assert "2 files," in himl.ok(*SHOW, "--include_secret", "id_rsa").stderr
+
+
+@pytest.mark.parametrize("where", [".", "sub"])
+def test_the_home_folder_is_refused_unless_it_is_named(himl: Himl, project: Path, monkeypatch: pytest.MonkeyPatch, where: str) -> None:
+    monkeypatch.setenv("HOME", str(project))
+    monkeypatch.setenv("USERPROFILE", str(project))
+    write_files(project, {"environment.yml": "", f"{where}/train.py": "", "notes/a.txt": "1"})
+    outcome = himl("submit", f"{where}/train.py")
+    assert (outcome.code, "all of your home folder" in outcome.stderr, "--snapshot_root" in outcome.stderr) == (2, True, True)
+    assert not (project / ".himl").exists()
+    himl.ok("submit", f"{where}/train.py", "--in_place")
+    himl.ok("submit", f"{where}/train.py", "--snapshot_root", ".")
+
+
+def test_a_folder_above_the_module_s_repository_is_refused(himl: Himl, project: Path) -> None:
+    write_files(project, {"repo/.git/HEAD": "", "repo/train.py": "print('ran')", "other/a.txt": "1"})
+    outcome = himl("submit", "-m", "repo.train")
+    assert (outcome.code, f"a folder above the repository of '{project / 'repo' / 'train.py'}'" in outcome.stderr) == (2, True)
+    assert himl.ok("submit", "-m", "repo.train", "--snapshot_root", ".").stdout == "ran\n"
+    assert himl.ok("submit", "repo/train.py").stdout == "ran\n"
+
+
+def test_repositories_inside_a_project_refuse_nothing(himl: Himl, project: Path) -> None:
+    write_files(project, {".git/HEAD": "", "train.py": "print('ran')", "vendored/.git/HEAD": "", "vendored/x.py": "", "pyproject.toml": ""})
+    assert himl.ok("submit", "train.py").stdout == "ran\n"
+    write_files(project, {"vendored/pyproject.toml": "", "vendored/own.py": "print('own')"})
+    assert himl.ok("submit", "vendored/own.py").stdout == "own\n"

@@ -100,6 +100,78 @@ def test_files_of_secrets_are_never_sent_whatever_the_rules_say(project: Path, n
     assert sent(project) == {".gitignore", "train.py"}
 
 
+PEM = "-----BEGIN %sPRIVATE KEY-----\nMIIE\n"
+PRIVATE = {
+    **dict.fromkeys([".ssh/id_rsa", ".ssh/config", "keys/id_ed25519", ".aws/credentials", ".AWS/config", ".azure/msal_token_cache.json"], "x"),
+    **dict.fromkeys([".netrc", "_netrc", ".git-credentials", ".kube/config", ".kube/cache/a", ".docker/config.json", ".config/gcloud/a/b.db"], "x"),
+    **dict.fromkeys([".config/gh/hosts.yml", ".config/hub", ".pypirc", ".pgpass", ".my.cnf", ".htpasswd", ".vault-token", "kaggle.json"], "x"),
+    **dict.fromkeys([".cache/huggingface/token", ".huggingface/token", "infra/.terraform/x/y", "infra/terraform.tfstate", ".gnupg/a.gpg"], "x"),
+    **dict.fromkeys([".bash_history", ".python_history", ".psql_history", ".lesshst", "a.pfx", "a.P12", "b.ppk", "c.jks", ".keystore", "d.kdbx"], "x"),
+    "server.pem": PEM % "",
+    "a/server.key": PEM % "RSA ",
+    "deploy_key": PEM % "OPENSSH ",
+    "both.crt": "-----BEGIN CERTIFICATE-----\n" + PEM % "EC ",
+    "account.json": '{\n  "type": "service_account",\n  "private_key": "x"\n}',
+    ".npmrc": "//registry.npmjs.org/:_authToken=x\n",
+    "pip.conf": "[global]\nextra-index-url = https://me:pass@host/simple\n",
+    "wandb/settings": "[default]\napi_key = x\n",
+    "token.json": '{"refresh_token": "x"}',
+}
+HARMLESS = {
+    **dict.fromkeys([".ssh/id_rsa.pub", "known.pub", "config", "config.json", "token", "credentials.py", "id_rsa.py", "tokenizer.json"], "x"),
+    **dict.fromkeys(["lib/.docker/Dockerfile", ".config/lint.toml", "secret_files.py", "history.txt", "gcloud/train.py", "azure.py"], "x"),
+    "chain.pem": "-----BEGIN CERTIFICATE-----\nMIIE\n",
+    "pub.key": "-----BEGIN PUBLIC KEY-----\nMIIE\n",
+    "primary_key": "id",
+    "labels.json": '{"type": "polygon"}',
+    ".npmrc": "save-exact=true\n",
+    "pip.conf": "[global]\nindex-url = https://host/simple\n",
+    "wandb/settings": "[default]\nentity = lab\n",
+    "token.json": '{"cls": 0}',
+}
+
+
+@pytest.mark.parametrize("rules", [".gitignore", ".amlignore"])
+def test_keys_credentials_tokens_and_histories_are_never_sent_whatever_the_rules_say(project: Path, rules: str) -> None:
+    write_files(project, {**PRIVATE, rules: "!*\n", "train.py": ""})
+    report = take_snapshot(project)
+    assert (set(report.snapshot.files), set(report.secrets)) == ({rules, "train.py"}, set(PRIVATE))
+
+
+def test_public_keys_and_files_that_are_only_called_like_secrets_are_sent(project: Path) -> None:
+    write_files(project, HARMLESS)
+    report = take_snapshot(project)
+    assert (set(report.snapshot.files), report.secrets) == (set(HARMLESS), [])
+
+
+def test_what_the_rules_leave_out_anyway_is_not_told(project: Path) -> None:
+    write_files(project, {".env": "", ".aws/credentials": "", "train.py": "", ".gitignore": ".env\n.aws/\n"})
+    assert take_snapshot(project).secrets == []
+
+
+@pytest.mark.parametrize(
+    ("globs", "left_out"),
+    [
+        (("id_rsa",), {".ssh/config", "lib/.env"}),
+        ((".ssh/",), {"lib/.env"}),
+        (("*.env", "/.ssh/*"), set()),
+        (("/.env", "config.json"), {".ssh/id_rsa", ".ssh/config", "lib/.env"}),
+    ],
+)
+def test_a_secret_is_sent_on_purpose(project: Path, globs: tuple[str, ...], left_out: set[str]) -> None:
+    write_files(project, dict.fromkeys([".ssh/id_rsa", ".ssh/config", "lib/.env", "train.py"], ""))
+    assert set(take_snapshot(project, (), globs).secrets) == left_out
+
+
+@pytest.mark.skipif(os.name == "nt", reason="making links needs privileges on Windows")
+def test_links_to_a_private_folder_and_into_one_lead_to_secrets(project: Path) -> None:
+    write_files(project.parent, {"home2/.aws/credentials": "x", "home2/.aws/sso/cache.json": "x"})
+    write_files(project, {"train.py": ""})
+    (project / "cloud").symlink_to(project.parent / "home2" / ".aws")
+    (project / "plain").symlink_to(project.parent / "home2" / ".aws" / "credentials")
+    assert sent(project) == {"train.py"}
+
+
 def test_samples_and_programs_are_no_secrets(project: Path) -> None:
     write_files(project, dict.fromkeys([".env.example", "prod.env.sample", "environment.yml", "env.py", ".env/readme", "settings.yml"], ""))
     assert sent(project) == {".env.example", "prod.env.sample", "environment.yml", "env.py", ".env/readme", "settings.yml"}

@@ -10,8 +10,9 @@ import pytest
 
 from himl_cli.core.documents import DocumentChanges
 from himl_cli.core.errors import BadUsage, HimlError, Interrupted, NotFound
-from himl_cli.core.events import Event, ignore
+from himl_cli.core.events import Event, Notice, ignore
 from himl_cli.core.runs import RunQuery, RunStatus
+from himl_cli.services.snapshot import secrets_but
 from himl_cli.workspaces.azure.workspace import AzureWorkspace
 from tests.servers.azureml.faults import Reset
 from tests.servers.azureml.seeding import StagedWorkspace
@@ -96,6 +97,25 @@ def test_a_command_job_runs_with_the_files_beside_it(
     assert run.tags == {"of": "file", "run_recovery_id": f"Default:{run.id}"}
     assert run.url == workspace.run(run.id).url
     assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("text", [JOB, PIPELINE])
+def test_secrets_in_a_folder_of_code_are_not_uploaded(workspace: AzureWorkspace, azure: StagedWorkspace, folder: Path, text: str) -> None:
+    for name in (".env", ".ssh/id_rsa", "id_rsa.pub", "sub/kept.env"):
+        (folder.parent / "src" / name).parent.mkdir(exist_ok=True)
+        (folder.parent / "src" / name).write_text("secret", encoding="utf-8")
+    listing = "from pathlib import Path\nprint('hello', sorted(path.as_posix() for path in Path('.').rglob('*') if path.is_file()))"
+    (folder.parent / "src" / "a.py").write_text(listing, encoding="utf-8")
+    heard: list[Event] = []
+    changes = DocumentChanges(is_secret=secrets_but(["kept.env"]))
+    with azure.run_jobs():
+        run = workspace.submit_document(written(folder, text), changes, notify=heard.append)
+        azure.wait_for(run.id)
+    last = next((step.id for step in workspace.runs(RunQuery(parent=run.id)) if step.tags["himl.step"] == "take"), run.id)
+    assert azure.artifacts(last)["user_logs/std_log.txt"].startswith(b"hello ['a.py', 'id_rsa.pub', 'sub/kept.env']")
+    assert [event.text for event in heard if isinstance(event, Notice) and "secrets" in event.text] == [
+        "2 files that may hold secrets are left out: '.env', '.ssh/id_rsa'. 'himl submit --include_secret GLOB' sends one on purpose."
+    ]
 
 
 def test_each_submit_is_a_run_of_its_own(workspace: AzureWorkspace, azure: StagedWorkspace, folder: Path) -> None:

@@ -18,6 +18,7 @@ from himl_cli.core.jobs import HERE
 from himl_cli.core.sweeps import SweepSpec
 from himl_cli.services.environments.choose import CONDA_NAMES
 from himl_cli.services.submission import SubmitRequest, parse_duration
+from himl_cli.services.submission.entry import check_root
 
 EXPERIMENT_VARIABLE = "HIML_EXPERIMENT_NAME"
 
@@ -31,6 +32,8 @@ def request_of(asked: Asked, inputs: Sequence[DatasetConfig], outputs: Sequence[
     cwd = Path.cwd()
     root = _absolute(cwd, asked.snapshot_root_directory) or cwd
     target, module = _entry(asked.entry_script, root, cwd)
+    if asked.snapshot_root_directory is None:
+        check_root(root, cwd / target if target else None)
     return SubmitRequest(
         cwd=cwd,
         target=target,

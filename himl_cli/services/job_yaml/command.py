@@ -29,6 +29,7 @@ class Laid:
     """What was found on the way: snapshots by folder, and keys that count on a cluster only."""
 
     ignored_folders: Sequence[str] = ()
+    include_secret: Sequence[str] = ()
     snapshots: dict[Path, SnapshotReport] = field(default_factory=dict)
     idle: dict[str, None] = field(default_factory=dict)
     remarks: list[str] = field(default_factory=list)
@@ -96,7 +97,7 @@ def _snapshot(part: Part, laid: Laid) -> Snapshot:
         raise part.wrong("code", f"'{code}' is no folder.", hint=f"It is relative to '{part.folder}'.")
     folder = folder.resolve()
     if folder not in laid.snapshots:
-        laid.snapshots[folder] = take_snapshot(folder, laid.ignored_folders)
+        laid.snapshots[folder] = take_snapshot(folder, laid.ignored_folders, laid.include_secret)
     return laid.snapshots[folder].snapshot
 
 

@@ -18,13 +18,13 @@ from himl_cli.services.job_yaml.document import COMMAND, PIPELINE, SWEEP, JobDoc
 from himl_cli.services.job_yaml.pipeline import PipelineReader
 from himl_cli.services.job_yaml.sweep import sweep_job
 from himl_cli.services.naming import automatic_tags, azure_experiment, choose_experiment, experiment_remarks
-from himl_cli.services.snapshot import ignored_remarks
+from himl_cli.services.snapshot import ignored_remarks, secrets_but
 from himl_cli.services.submission import SubmitRequest, command_line, parse_duration
 from himl_cli.services.submission.cluster_checks import shortened
 from himl_cli.services.submission.place import check_place
 from himl_cli.services.submission.target import check_options, file_remarks, target_path
 
-NAMING = ("cluster", "experiment", "experiment_from_branch", "display_name", "description", "tags", "build", "env_vars")
+NAMING = ("cluster", "experiment", "experiment_from_branch", "display_name", "description", "tags", "build", "env_vars", "include_secret")
 COUNTING_THERE = frozenset(NAMING)
 COUNTING_HERE = frozenset((*NAMING, "python", "max_run_duration", "ignored_folders", "default_datastore"))
 WHAT = "a job's YAML"
@@ -86,6 +86,7 @@ def _changes(request: SubmitRequest, document: JobDocument, path: Path) -> tuple
         cluster=request.on_cluster if request.cluster != document.compute else "",
         command=command_line(request),
         code=changed_code(document.root),
+        is_secret=secrets_but(request.include_secret),
     )
     return changes, experiment_remarks(asked, experiment)
 
@@ -104,7 +105,7 @@ def _here(request: SubmitRequest, document: JobDocument, changes: DocumentChange
         description=changes.description or root.text("description"),
         default_datastore=request.default_datastore,
     )
-    laid = Laid(request.ignored_folders)
+    laid = Laid(request.ignored_folders, request.include_secret)
     job: JobSpec | None = None
     pipeline: PipelineSpec | None = None
     if document.kind == PIPELINE:

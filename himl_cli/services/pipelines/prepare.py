@@ -27,7 +27,8 @@ from himl_cli.services.submission.target import check_options, file_remarks, tar
 
 COUNTING = frozenset(
     {
-        *("cluster", "create_cluster", "python", "max_run_duration", "shm_size", "docker_args", "identity", "ignored_folders", "default_datastore"),
+        *("cluster", "create_cluster", "python", "max_run_duration", "shm_size", "docker_args", "identity", "default_datastore"),
+        *("ignored_folders", "include_secret"),
         *("conda_env", "requirements", "environment", "docker_image", "pip_extra_index_url", "private_wheel", "env_vars"),
         *("experiment", "experiment_from_branch", "display_name", "description", "tags", "build"),
     }

@@ -96,7 +96,7 @@ class StepMaker:
 
     def _snapshot(self, step: Step, files: StepFiles) -> SnapshotReport:
         if files.source not in self._snapshots:
-            self._snapshots[files.source] = take_snapshot(files.source, self.request.ignored_folders)
+            self._snapshots[files.source] = take_snapshot(files.source, self.request.ignored_folders, self.request.include_secret)
         report = self._snapshots[files.source]
         if files.script not in report.snapshot.files:
             raise self.file.wrong(step.key, "script", f"'{step.script}' is left out of the snapshot.", hint=f"Look in '{files.source / report.ignore_file}'.")

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import shlex
 from difflib import get_close_matches
 from pathlib import Path
 
 from himl_cli.core.errors import BadUsage
+from himl_cli.core.home import home_folder
 from himl_cli.core.jobs import Entry, EntryKind
 from himl_cli.services.snapshot import find_snapshot_root
 from himl_cli.services.submission.request import SubmitRequest
 
+OWN_FOLDER = "Put the script into a folder of its own, or name the one to send: --snapshot_root DIR"
 KINDS = {".py": EntryKind.script, ".sh": EntryKind.shell}
 
 
@@ -36,6 +39,23 @@ def find_entry(request: SubmitRequest, script: Path, root: Path) -> Entry:
     if not script.is_relative_to(root):
         raise BadUsage(f"'{request.target}' lies outside the snapshot root '{root}'.", hint="Give a --snapshot_root that holds the script.")
     return Entry(KINDS[script.suffix], script.relative_to(root).as_posix())
+
+
+def check_root(root: Path, script: Path | None) -> None:
+    """Raises BadUsage for a folder that nobody named and nobody means to send: the home folder, a whole disk, one above the repository of *script*."""
+    root = root.resolve()
+    if root.parent == root:
+        raise BadUsage(f"The snapshot would be all of '{root}'.", hint=OWN_FOLDER)
+    home = home_folder()
+    if home is not None and root == home.resolve():
+        raise BadUsage(f"The snapshot would be all of your home folder, '{root}'.", hint=OWN_FOLDER)
+    above = script.resolve().parents if script is not None else ()
+    repository = next((folder for folder in above if (folder / ".git").exists()), root)
+    if root in repository.parents:
+        raise BadUsage(
+            f"The snapshot would be '{root}', a folder above the repository of '{script}'.",
+            hint=f"Say which is meant: --snapshot_root {shlex.quote(str(repository))}, or all of it: --snapshot_root {shlex.quote(str(root))}",
+        )
 
 
 def entry_file(entry: Entry, root: Path) -> Path | None:

@@ -87,8 +87,9 @@ def place_remarks(request: SubmitRequest) -> list[str]:
     idle = [f"--{name}" for name in CLUSTER_ONLY if request.is_typed(name)]
     idle += [f"num_nodes = {request.num_nodes}"] if request.num_nodes != 1 else []
     remarks = [f"Passed over, since the job runs here and not on a cluster: {', '.join(idle)}."] if idle else []
-    if request.in_place and request.is_typed("ignored_folders"):
-        remarks.append("Passed over, since the job runs in place and nothing is copied: --ignored_folders.")
+    uncopied = [f"--{name}" for name in ("ignored_folders", "include_secret") if request.is_typed(name)]
+    if request.in_place and uncopied:
+        remarks.append(f"Passed over, since the job runs in place and nothing is copied: {', '.join(uncopied)}.")
     if request.is_typed("distribution") and request.processes_per_node is None:
         remarks.append("Passed over, since the job is one plain process: --distribution. Add --processes_per_node N to have ranks.")
     return remarks

@@ -21,7 +21,7 @@ from himl_cli.services.interpreter import find_python
 from himl_cli.services.naming import automatic_tags, azure_experiment, choose_experiment, experiment_remarks
 from himl_cli.services.snapshot import ignored_remarks, take_snapshot
 from himl_cli.services.submission.cluster_checks import check_for_cluster, check_names, shortened
-from himl_cli.services.submission.entry import entry_file, find_entry, find_root
+from himl_cli.services.submission.entry import check_root, entry_file, find_entry, find_root
 from himl_cli.services.submission.many import many_arguments, settled_many, sweep_for
 from himl_cli.services.submission.place import check_place, place_remarks, settled
 from himl_cli.services.submission.quantities import check_size, parse_duration
@@ -43,6 +43,8 @@ def prepare_job(request: SubmitRequest, env: Mapping[str, str] | None = None) ->
     spec = replace(_of_options(request), arguments=arguments, sweep=sweep)
     start, root = find_root(request)
     entry = find_entry(request, start, root)
+    if request.snapshot_root is None and not request.in_place:
+        check_root(root, entry_file(entry, root) if request.module else start)
     spec = _with_entry(spec, request, entry, root, env if env is not None else os.environ, remarks)
     if request.on_cluster:
         spec = _for_cluster(spec, request, start, remarks)
@@ -135,7 +137,7 @@ def _environment(request: SubmitRequest, start: Path, root: Path, remarks: list[
 
 
 def _snapshot(request: SubmitRequest, entry: Entry, root: Path) -> SnapshotReport:
-    report = take_snapshot(root, request.ignored_folders)
+    report = take_snapshot(root, request.ignored_folders, request.include_secret)
     if entry.kind is not EntryKind.module and entry.target not in report.snapshot.files:
         downloaded = next((folder for folder in report.downloads if entry.target.startswith(f"{folder}/")), None)
         why = f"himl downloaded files to '{downloaded}'; move the script" if downloaded else f"Look in its {report.ignore_file}"

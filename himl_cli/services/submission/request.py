@@ -41,6 +41,7 @@ class SubmitRequest(SweepRequest):
     max_run_duration: str | None = None
     snapshot_root: str | None = None
     ignored_folders: Sequence[str] = ()
+    include_secret: Sequence[str] = ()
     conda_env: Sequence[str] = ()
     requirements: str | None = None
     environment: str | None = None

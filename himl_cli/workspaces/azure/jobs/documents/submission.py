@@ -40,7 +40,7 @@ def submit_document(connection: Connection, path: Path, changes: DocumentChanges
         for name in computes_of(job):
             check_compute(connection, name)
         tenant_id = connection.record().tenant_id
-        request = _made_ready(connection, path, job, notify)
+        request = _made_ready(connection, path, job, changes, notify)
     parts = urlsplit(request.url)
     token = {USER_TOKEN: request.headers[USER_TOKEN]} if request.headers.get(USER_TOKEN) else {}
     answer = create_job(connection, run_id, parse_qs(parts.query)["api-version"][0], json.loads(request.body), token)
@@ -48,14 +48,14 @@ def submit_document(connection: Connection, path: Path, changes: DocumentChanges
         return as_answered(_known(connection, changes, job, run_id, tenant_id), answer, connection)
 
 
-def _made_ready(connection: Connection, path: Path, job: Any, notify: Notify) -> Any:
+def _made_ready(connection: Connection, path: Path, job: Any, changes: DocumentChanges, notify: Notify) -> Any:
     """The request that creates the job, all that it refers to being there."""
     from himl_cli.workspaces.azure.jobs.documents.client import made_ready
     from himl_cli.workspaces.azure.jobs.documents.reading import complaints_of
 
     notify(Notice("azure-ai-ml uploads what the file names."))
     with complaints_of(path), silenced(), redirect_stderr(StringIO()):  # it prints blank lines there, whatever it is told of progress
-        return made_ready(connection, lambda client: client.jobs.create_or_update(job)).request
+        return made_ready(connection, lambda client: client.jobs.create_or_update(job), changes.is_secret, notify).request
 
 
 def _known(connection: Connection, changes: DocumentChanges, job: Any, run_id: str, tenant_id: str) -> Run:
