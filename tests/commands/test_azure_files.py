@@ -59,6 +59,16 @@ def test_download_takes_prefix_and_filters_and_lists(himl: Himl, project: Path) 
     assert himl.ok("download", "train_1_aa", "--list", "--include", "*.txt", "-q").stdout.splitlines() == ["logs/a b#%?.txt", "user_logs/std_log.txt"]
 
 
+def test_logs_of_the_service_that_never_have_an_md5_are_not_told_as_unchecked(himl: Himl, seeded: StagedWorkspace) -> None:
+    run = seeded.add_run("logged_2_bb", "train")
+    for name in ("user_logs/std_log.txt", "logs/azureml/executionlogs.txt", "azureml-logs/hyperdrive.txt", "system_logs/lifecycler/lifecycler.log"):
+        seeded.append_log(run, "line\n", name=name)
+    for command in (("download",), ("download", "--overwrite")):
+        assert "not verifiable" not in himl.ok(*command, "logged_2_bb").stdout
+    seeded.append_log(run, "1,2\n", name="logs/mine.csv")
+    assert "; 1 not verifiable" in himl.ok("download", "logged_2_bb").stdout
+
+
 @pytest.mark.usefixtures("seeded")
 def test_download_takes_a_named_output_wherever_it_lies(himl: Himl, project: Path) -> None:
     himl.ok("download", "train_1_aa", "--output_key", "predictions", "--flat", "--output_dir", "here")

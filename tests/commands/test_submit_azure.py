@@ -122,6 +122,16 @@ def test_a_cluster_that_does_not_exist_names_those_that_do(himl: Himl, azure_pro
     assert not azure_project.requests("^PUT")
 
 
+def test_a_cluster_whose_last_change_failed_is_sent_the_job_with_a_word_of_warning(himl: Himl, azure_project: StagedWorkspace) -> None:
+    errors = [{"code": "ClusterCoreQuotaReached", "message": "The quota of this family is reached."}]
+    azure_project.state.computes["cpu-cluster"] |= {"state": "Failed", "errors": errors}
+    sent = himl.ok(*SUBMIT, "--", "--epochs", "3")
+    assert "The compute 'cpu-cluster' is in state Failed: The quota of this family is reached." in " ".join(sent.stderr.split())
+    assert list(azure_project.state.runs) == sent.stdout.split()[:1]
+    azure_project.state.computes["cpu-cluster"]["state"] = "Deleting"
+    assert himl(*SUBMIT).code == 2
+
+
 def test_settings_send_jobs_to_a_cluster_and_flags_keep_them_here(himl: Himl, azure_project: StagedWorkspace, project: Path) -> None:
     """What settings say about the other place is passed over; what was typed and does not fit is said."""
     settings = 'cluster = "cpu-cluster"\npython = "python3"\nnum_nodes = 2\nshm_size = "8g"\nfollow = false\nenv_var = {COLOUR = "red"}\n'

@@ -52,6 +52,21 @@ def test_without_rights_to_storage_the_services_links_are_used_and_the_next_time
         assert len(stage.log.find("/prefix/contentinfo/")) == 3
 
 
+def test_the_files_are_listed_otherwise_where_the_service_takes_no_empty_prefix(
+    stage: Stage, azure_environment: StagedWorkspace, project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    azure = azure_environment
+    files = {f"outputs/{number}": bytes([number]) * number for number in range(3)}
+    azure.put_artifacts(azure.add_run("run_1", "demo"), files)
+    azure.add_run("run_2", "demo")
+    use(azure, monkeypatch, {Right.READ})
+    stage.faults.add(Status(404, code="UserError"), r"/prefix/contentinfo/ExperimentRun/dcid\.run_\d/?(\?|$)", times=None)
+    with opened(azure, project) as workspace:
+        assert download(workspace.run_files("run_1"), DownloadRequest(project / "out")).files == 3
+        assert listed(workspace.run_files("run_2")) == []
+    assert sorted(path.name for path in (project / "out" / "outputs").iterdir()) == ["0", "1", "2"]
+
+
 def test_the_services_links_count_where_the_accounts_keys_do_not(
     stage: Stage, azure_environment: StagedWorkspace, project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -23,7 +23,7 @@ from tests.servers.azureml.seeding import StagedWorkspace
 from tests.servers.azureml.stage import Stage
 
 FILES = {f"f/{number:02}": bytes([number]) * 1000 for number in range(12)}
-SECRETS = r"POST .*/listSecrets"
+SECRETS = r"POST .*/listSecrets\?api-version=2025-12-01"
 
 
 def fetched(azure: StagedWorkspace, folder: Path, name: str, *, workers: int = 4) -> Received:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from himl_cli.core.errors import BadUsage, NotFound, ServiceFailed
+from himl_cli.core.events import Event, Notice
 from himl_cli.workspaces.azure.connection import Connection
 from himl_cli.workspaces.azure.jobs.computes import check_compute
 from tests.azure_connections import connected
@@ -71,7 +72,7 @@ def test_a_kind_that_runs_no_such_jobs_is_refused(azure_environment: StagedWorks
         check_compute(connection, "bricks")
 
 
-@pytest.mark.parametrize("state", ["Failed", "Deleting", "Canceled"])
+@pytest.mark.parametrize("state", ["Deleting", "Canceled"])
 def test_one_that_is_broken_is_refused(azure_environment: StagedWorkspace, connection: Connection, state: str) -> None:
     azure_environment.state.computes["gpu-cluster"]["state"] = state
     with pytest.raises(BadUsage, match=f"'gpu-cluster' cannot be used: its state is {state}"):
@@ -87,3 +88,16 @@ def test_an_answer_that_is_none_is_one_error(stage: Stage, connection: Connectio
     stage.faults.add(Page('{"name": "gpu-cluster"}', content_type="application/json"), "/computes/", times=None)
     with pytest.raises(ServiceFailed, match="another form"):
         check_compute(connection, "gpu-cluster")
+
+
+ERRORS = [{"code": "ClusterResizeFailed", "message": "Quota of this family\nis used up."}]
+
+
+@pytest.mark.parametrize(("errors", "words"), [(ERRORS, ": Quota of this family is used up"), (None, "")])
+def test_one_whose_last_change_failed_takes_jobs_and_its_error_is_told(
+    azure_environment: StagedWorkspace, connection: Connection, errors: list[dict[str, str]] | None, words: str
+) -> None:
+    azure_environment.state.computes["gpu-cluster"] |= {"state": "Failed", "errors": errors}
+    told: list[Event] = []
+    check_compute(connection, "gpu-cluster", notify=told.append)
+    assert told == [Notice(f"The compute 'gpu-cluster' is in state Failed{words}. The job is sent all the same, and may wait there.")]

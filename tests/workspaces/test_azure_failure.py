@@ -87,6 +87,13 @@ def test_each_refusal_becomes_its_own_kind_of_error(body: Any, status: int, kind
     assert error.hint or kind is ServiceNotFound or status == 418
 
 
+def test_a_404_to_a_put_is_a_refusal_with_its_reason() -> None:
+    body = {"error": {"code": "UserError", "message": "Code version c:1 not found."}}
+    error = refusal(Failure("PUT", f"https://management.azure.com{ADDRESS.path}/jobs/j", 404, {}, body), ADDRESS, "Azure CLI")
+    assert str(error) == "management.azure.com refused PUT /…/jobs/j: 404 (UserError: Code version c:1 not found)."
+    assert error.exit_code == 3
+
+
 def test_a_missing_workspace_is_known_by_its_path_too() -> None:
     assert type(told("", 404, path="")) is WorkspaceNotFound
 

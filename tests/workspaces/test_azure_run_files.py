@@ -183,6 +183,17 @@ def test_an_output_of_a_run_that_tells_no_assets_is_found_by_its_definition(
         workspace.output_files("r1", "other")
 
 
+def test_an_output_of_batch_scoring_is_found_by_its_data_reference(workspace: AzureWorkspace, azure: StagedWorkspace) -> None:
+    """So are those of steps of azureml-core; `outputs` is null then."""
+    azure.put_blobs("workspaceblobstore", {"azureml/r1/score/a": b"1"})
+    store = {"dataStoreName": "workspaceblobstore", "pathOnCompute": None}
+    score, read = {"pathOnDataStore": "azureml/r1/score", "mode": "Mount"}, {"pathOnDataStore": "images", "mode": "Download"}
+    azure.add_run("r1", definition={"script": "score.py", "outputData": {}, "dataReferences": {"score": store | score, "read": store | read, "none": None}})
+    assert contents(workspace.output_files("r1", "score")) == {"a": b"1"}
+    with pytest.raises(NotFound, match="it has: default, score"):
+        workspace.output_files("r1", "read")
+
+
 @pytest.mark.parametrize(
     "bound",
     [

@@ -87,7 +87,7 @@ def test_a_run_that_goes_on_has_no_end() -> None:
 
 
 def test_the_tags_of_the_service_itself_are_left_out() -> None:
-    tags = {"team": "blue", "_aml_system_ComputeTargetStatus": "{}", "mlflow.user": "ada", "empty": None}
+    tags = {"team": "blue", "_aml_system_ComputeTargetStatus": "{}", "mlflow.user": "ada", "empty": None, "azureml.nodeid": "1c", "azureml.pipeline": "p"}
     assert record(tags=tags).tags == {"empty": "", "mlflow.user": "ada", "team": "blue"}
 
 

@@ -188,7 +188,7 @@ class _Download:
             status = arrival.land()
             self._tally.files += 1
             self._tally.bytes += arrival.received
-        self._tally.unverified += not is_verified
+        self._tally.unverified += not is_verified and not wanted.blob.name.startswith(self._request.logs)
         self._state.record(Fetched(wanted.target, self._plan.source(wanted.blob), wanted.blob.etag, status.st_size, status.st_mtime_ns, md5))
         self._notify(Finished(wanted.blob.name))
 

@@ -14,6 +14,7 @@ from himl_cli.services.transfer.ranks import rank_zero_only
 from himl_cli.services.transfer.requests import DownloadRequest
 from himl_cli.workspaces.base import BlobStore
 
+SERVICE_LOGS = ("user_logs/", "system_logs/", "azureml-logs/", "logs/azureml/")
 FilesOf = Callable[[str], BlobStore]
 
 
@@ -29,7 +30,8 @@ def download_runs(
     if flat and len(runs) > 1:
         raise BadUsage(f"--flat takes one run, and {len(runs)} are selected.", hint="Leave out --flat, or select one run.")
     key = repr(("download", [run.id for run in runs], output_key, flat, request))
-    return rank_zero_only(request.folder, key, lambda: _download_each(files_of, runs, request, flat, notify), notify=notify)
+    logs = SERVICE_LOGS if output_key is None else ()
+    return rank_zero_only(request.folder, key, lambda: _download_each(files_of, runs, request, flat, logs, notify), notify=notify)
 
 
 def download_blobs(store: BlobStore, request: DownloadRequest, *, notify: Notify = ignore) -> TransferResult:
@@ -37,12 +39,12 @@ def download_blobs(store: BlobStore, request: DownloadRequest, *, notify: Notify
     return rank_zero_only(request.folder, repr(("download", store.origin, request)), lambda: download(store, request, notify), notify=notify)
 
 
-def _download_each(files_of: FilesOf, runs: Sequence[Run], request: DownloadRequest, flat: bool, notify: Notify) -> TransferResult:
+def _download_each(files_of: FilesOf, runs: Sequence[Run], request: DownloadRequest, flat: bool, logs: tuple[str, ...], notify: Notify) -> TransferResult:
     total = TransferResult()
     missing: list[NotFound] = []
     for run in runs:
         try:
-            one = download(files_of(run.id), replace(request, under="" if flat else run.id), notify)
+            one = download(files_of(run.id), replace(request, under="" if flat else run.id, logs=logs), notify)
             if one.is_empty and len(runs) > 1:
                 notify(Notice(f"Run '{run.id}' has no files."))
             total += one

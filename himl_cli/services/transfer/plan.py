@@ -106,7 +106,7 @@ class DownloadPlan:
             if expected is None and self._request.validate:  # nobody knows the blob's MD5: its bytes have to come to be compared
                 return replace(wanted, may_replace=self._request.overwrite)
             if expected is None or md5_of(wanted.path) == expected:
-                self._tally.unverified += expected is None
+                self._tally.unverified += expected is None and not wanted.blob.name.startswith(self._request.logs)
                 self._skip(Fetched(wanted.target, self.source(wanted.blob), wanted.blob.etag, here.st_size, here.st_mtime_ns, expected))
                 return None
         if self._request.overwrite:

@@ -15,7 +15,8 @@ class DownloadRequest:
     """Files of a store into `folder`, below its subfolder `under`.
 
     `strip_prefix` drops the folders of the prefix from the names; `overwrite` replaces files here that differ; without
-    `validate` no MD5 is computed, and files here are compared by size.
+    `validate` no MD5 is computed, and files here are compared by size. Names that begin with one of `logs` are of logs of a service that
+    never have an MD5: nobody is told that they could not be checked.
     """
 
     folder: Path
@@ -25,6 +26,7 @@ class DownloadRequest:
     overwrite: bool = False
     validate: bool = True
     workers: int = WORKERS
+    logs: tuple[str, ...] = ()
 
     def target(self, name: str) -> str:
         """The name that blob *name* gets below `folder`."""

@@ -8,7 +8,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from tests.servers.azureml.answers import not_found, time_text
+from tests.servers.azureml.answers import time_text
 from tests.servers.azureml.arm_paging import page_of
 from tests.servers.azureml.frame import workspace_of
 from tests.servers.azureml.state import Workspace
@@ -24,7 +24,7 @@ def list_computes(request: Request) -> Response:
 def get_compute(request: Request) -> Response:
     workspace, name = workspace_of(request), request.path_params["name"]
     if name not in workspace.computes:
-        raise not_found(f"Compute with name {name} not found.")
+        return Response(status_code=404)  # without a body, as recorded
     return JSONResponse(document_of(workspace, name))
 
 
@@ -62,7 +62,7 @@ def document_of(workspace: Workspace, name: str) -> dict[str, Any]:
         "computeType": compute["kind"],
         "computeLocation": workspace.location,
         "provisioningState": compute.get("state", "Succeeded"),
-        "provisioningErrors": None,
+        "provisioningErrors": [{"error": error} for error in compute["errors"]] if compute.get("errors") else None,
         "isAttachedCompute": False,
         "properties": cluster,
     }

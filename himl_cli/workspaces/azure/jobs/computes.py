@@ -9,13 +9,15 @@ from urllib.parse import quote
 
 from himl_cli.core.clusters import SERVERLESS
 from himl_cli.core.errors import BadUsage, NotFound
+from himl_cli.core.events import Notice, Notify, ignore
 from himl_cli.core.spelling import did_you_mean
 from himl_cli.workspaces.azure.connection import Connection
+from himl_cli.workspaces.azure.jobs.new_clusters import words_of
 from himl_cli.workspaces.azure.places import api_versions
 from himl_cli.workspaces.azure.requests.answers import resources, understood
 from himl_cli.workspaces.azure.requests.errors import ServiceNotFound
 
-BROKEN_STATES = ("Failed", "Deleting", "Canceled")
+BROKEN_STATES = ("Deleting", "Canceled")
 NO_JOBS = {
     "Databricks": "Databricks",
     "DataFactory": "a Data Factory",
@@ -28,8 +30,10 @@ NO_JOBS = {
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 
 
-def check_compute(connection: Connection, name: str, nodes: int = 1) -> None:
+def check_compute(connection: Connection, name: str, nodes: int = 1, notify: Notify = ignore) -> None:
     """Look at the compute that a job of so many *nodes* is for; one request, none for `serverless`.
+
+    *notify* hears of one whose last change failed: the service takes jobs for it.
 
     Raises NotFound naming those that exist, BadUsage for one that runs no such job, and as `Rest` does.
     """
@@ -44,6 +48,15 @@ def check_compute(connection: Connection, name: str, nodes: int = 1) -> None:
         raise _unknown(connection, name) from err
     with understood(url, "the compute"):
         _check(name, found["properties"], nodes)
+        if found["properties"].get("provisioningState") == "Failed":
+            notify(Notice(f"The compute '{name}' is in state Failed{_told(found['properties'])}. The job is sent all the same, and may wait there."))
+
+
+def _told(properties: Mapping[str, Any]) -> str:
+    """`: ` and the service's own words for what failed, without a full stop; nothing where it says none."""
+    errors = [one.get("error") or one for one in properties.get("provisioningErrors") or ()]
+    words = next((words_of(str(error["message"])) for error in errors if error.get("message")), "")
+    return f": {words.rstrip('.')}" if words else ""
 
 
 def _check(name: str, properties: Mapping[str, Any], nodes: int) -> None:

@@ -81,7 +81,7 @@ def _make(connection: Connection, spec: ClusterSpec) -> None:
     except ServiceRefused as err:
         if err.status != 400:
             raise
-        raise BadUsage(f"Azure ML makes no cluster '{spec.name}' of {spec.size}: {_words(str(err))}", hint=_quota_hint(str(err))) from err
+        raise BadUsage(f"Azure ML makes no cluster '{spec.name}' of {spec.size}: {words_of(str(err))}", hint=_quota_hint(str(err))) from err
     operation = reply.headers.get("azure-asyncoperation", "")
     deadline = time.monotonic() + LONGEST_SECONDS
     while not _is_ready(connection, spec, operation):
@@ -114,11 +114,11 @@ def _raise_failure(spec: ClusterSpec, state: str, error: Mapping[str, Any] | Non
         return
     told = error or {}
     inner = next((one for one in told.get("details") or () if isinstance(one, Mapping) and one.get("message")), told)
-    words = _words(str(inner.get("message") or told.get("message") or f"its state is {state}"))
+    words = words_of(str(inner.get("message") or told.get("message") or f"its state is {state}"))
     raise BadUsage(f"Azure ML makes no cluster '{spec.name}' of {spec.size}: {words}", hint=_quota_hint(f"{inner.get('code')} {words}"))
 
 
-def _words(text: str) -> str:
+def words_of(text: str) -> str:
     """One line of the service's own words."""
     line = redact(" ".join(text.split()))
     return line if len(line) <= 300 else f"{line[:299]}…"

@@ -131,7 +131,7 @@ class Submission:
         spec, connection = self._spec, self._connection
         heard: list[Event] = []  # on another thread
         questions: list[Callable[[], Any]] = [
-            lambda: check_compute(connection, spec.cluster, spec.nodes),
+            lambda: check_compute(connection, spec.cluster, spec.nodes, heard.append),
             lambda: connection.record().tenant_id,
             self._environment.find,
             lambda: self._codes.find(spec.snapshot),

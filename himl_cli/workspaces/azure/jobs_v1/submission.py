@@ -69,7 +69,7 @@ def submit_v1(connection: Connection, datastores: Datastores, spec: JobSpec, not
 
 def _find(connection: Connection, datastores: Datastores, spec: JobSpec, notify: Notify) -> _Found:
     tenant_id = connection.record().tenant_id
-    check_compute(connection, spec.cluster, spec.nodes)
+    check_compute(connection, spec.cluster, spec.nodes, notify)
     inputs = resolve_inputs(connection, datastores, spec.inputs, spec.default_datastore, notify)
     outputs = outputs_for(spec, resolve_outputs(connection, datastores, spec.outputs, spec.default_datastore, notify), notify)
     named = spec.environment if spec.environment is not None and spec.environment.name else None

@@ -48,6 +48,9 @@ def refusal(failure: Failure, address: WorkspaceAddress, credential: str) -> Him
         return _rejected(failure, credential)
     if failure.status == 403:
         return _forbidden(failure, address, credential)
+    if failure.status == 404 and failure.method == "PUT":  # not of what was sent, but of what it refers to
+        refused = f"{failure.host} refused PUT {_short(failure, address)}: 404{failure.in_brackets}."
+        return ServiceNotFound(refused, service_code=failure.code)
     if failure.status == 404:
         return ServiceNotFound(f"{failure.host} has no {_short(failure, address)}{failure.in_brackets}.", service_code=failure.code)
     if failure.status == 407:

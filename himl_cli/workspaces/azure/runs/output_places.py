@@ -18,11 +18,14 @@ class OutputPlace:
 def defined_places(definition: Mapping[str, Any], run_id: str) -> dict[str, OutputPlace | None]:
     """The outputs in *definition* by name, None where it names no place. *run_id* goes where the definition has a mark for it.
 
-    Jobs and steps of pipelines have `outputData`; that of a pipeline itself is spelled in another way, and mostly names no place.
+    Jobs and steps of pipelines have `outputData`; that of a pipeline itself is spelled in another way, and mostly names no place. Batch scoring and
+    steps of the older SDK have `dataReferences`, which does not tell outputs from inputs, but for those that are downloaded.
     """
     outputs = definition.get("outputData")
-    if isinstance(outputs, Mapping):
-        return {key: _place_of_job(output or {}, run_id, key) for key, output in outputs.items()}
+    if isinstance(outputs, Mapping) or definition.get("dataReferences"):
+        outputs = outputs or {}
+        references = {key: _place_of_reference(one, run_id, key) for key, one in (definition.get("dataReferences") or {}).items() if one}
+        return {key: place for key, place in references.items() if place} | {key: _place_of_job(output or {}, run_id, key) for key, output in outputs.items()}
     bound = {**(definition.get("Outputs") or {}), **(definition.get("OutputBindings") or {})}
     return {key: _place_of_pipeline(output or {}, run_id, key) for key, output in bound.items()}
 
@@ -34,6 +37,12 @@ def _place_of_job(output: Mapping[str, Any], run_id: str, key: str) -> OutputPla
         return OutputPlace(_filled(uri["path"], run_id, key), bool(uri.get("isFile")))
     path: Mapping[str, Any] = location.get("dataPath") or {}
     return _in_datastore(path.get("datastoreName"), path.get("relativePath") or f"dataset/{run_id}/{key}", run_id, key)
+
+
+def _place_of_reference(reference: Mapping[str, Any], run_id: str, key: str) -> OutputPlace | None:
+    path = reference.get("pathOnDataStore")
+    is_input = str(reference.get("mode")).lower() == "download"
+    return _in_datastore(reference.get("dataStoreName"), path, run_id, key) if path and not is_input else None
 
 
 def _place_of_pipeline(output: Mapping[str, Any], run_id: str, key: str) -> OutputPlace | None:

@@ -13,6 +13,8 @@ SYSTEM_TAG = "_aml_system_"
 """How the names of tags begin that the service writes for itself; Studio does not show them either."""
 METRIC_CONFIG, BEST_CHILD = "primary_metric_config", "best_child_run_id"
 """Properties of a sweep."""
+STEP_TAGS = ("azureml.nodeid", "azureml.pipeline")
+"""Tags that the service gives to each step of a pipeline."""
 PIPELINE_TYPE = "azureml.pipelinerun"
 SWEEP_TYPES = ("hyperdrive", "sweep")
 _NUMBER = re.compile(r"_(\d+)")
@@ -24,7 +26,7 @@ def own_names(raw: Mapping[str, Any]) -> set[str]:
     Of a sweep these are thousands of characters: its settings, written twice (with the prefix, and for older SDKs without), and the values of every trial.
     """
     tags, run_id = raw.get("tags") or {}, str(raw.get("runId") or "")
-    return {name for name in tags if name.startswith(SYSTEM_TAG) or _is_twin(name, tags) or _is_of_trial(name, run_id)}
+    return {name for name in tags if name.startswith(SYSTEM_TAG) or name in STEP_TAGS or _is_twin(name, tags) or _is_of_trial(name, run_id)}
 
 
 def _is_twin(name: str, tags: Mapping[str, Any]) -> bool:

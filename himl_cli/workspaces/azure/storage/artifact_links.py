@@ -73,22 +73,34 @@ class LinkAccess(Access):
         """Nothing to learn: each link is for itself."""
 
     def names(self, folder: str) -> list[str]:
-        """The names of all files below *folder* (empty: of all), sorted; their links are kept for later."""
-        url = self._url("prefix/contentinfo", folder)
+        """The names of all files below *folder* (empty: of all), sorted; their links are kept for later.
+
+        Where the service does not take the empty prefix, which no public client sends, it lists the run's files without links.
+        """
+        try:
+            return self._told(self._url("prefix/contentinfo", folder), has_links=True)
+        except ServiceNotFound:
+            if folder:  # nothing is there
+                return []
+        with suppress(ServiceNotFound):
+            return self._told(self._url("", ""), has_links=False)
+        return []
+
+    def _told(self, url: str, *, has_links: bool) -> list[str]:
         names: dict[str, None] = {}
 
         def ask(token: str | None) -> Any:
             return self._connection.rest.get(url, params={"continuationToken": token} if token else None)
 
-        with suppress(ServiceNotFound):  # nothing is there
-            for page in pages(ask, url, "artifacts"):
-                for item in page.items:
-                    name = str(item.get("path") or "")
-                    if not name:
-                        raise unexpected(url, "an artifact has no path")
-                    if item.get("container", self._container_id) == self._container_id:
+        for page in pages(ask, url, "artifacts"):
+            for item in page.items:
+                name = str(item.get("path") or "")
+                if not name:
+                    raise unexpected(url, "an artifact has no path")
+                if item.get("container", self._container_id) == self._container_id:
+                    if has_links:
                         self._keep(name, item)
-                        names[name] = None
+                    names[name] = None
         return sorted(names)
 
     def _renewed_around(self, name: str) -> tuple[str, Signature]:
@@ -113,7 +125,8 @@ class LinkAccess(Access):
         return link
 
     def _url(self, what: str, path: str) -> str:
-        return self._connection.artifact(f"/artifacts/{what}/ExperimentRun/{quote(self._container_id, safe='')}/{quote(path)}")
+        below = f"ExperimentRun/{quote(self._container_id, safe='')}"
+        return self._connection.artifact(f"/artifacts/{what}/{below}/{quote(path)}" if what else f"/artifacts/{below}")
 
 
 def _parts_of(link: str) -> SplitResult:

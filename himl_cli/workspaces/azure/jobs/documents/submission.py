@@ -38,7 +38,7 @@ def submit_document(connection: Connection, path: Path, changes: DocumentChanges
         run_id = azure_run_id(changes.experiment or path.stem)
         job = read_job(path, changes, run_id)
         for name in computes_of(job):
-            check_compute(connection, name)
+            check_compute(connection, name, notify=notify)
         tenant_id = connection.record().tenant_id
         request = _made_ready(connection, path, job, changes, notify)
     parts = urlsplit(request.url)

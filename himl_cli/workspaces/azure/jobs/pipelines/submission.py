@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any
 
 from himl_cli.core.errors import BadUsage, NotFound
-from himl_cli.core.events import Notice, Notify
+from himl_cli.core.events import Event, Notice, Notify
 from himl_cli.core.jobs import JobSpec, Snapshot
 from himl_cli.core.pipelines import PipelineSpec, StepSpec
 from himl_cli.core.runs import Run
@@ -89,27 +89,30 @@ class PipelineSubmission:
     def _find(self) -> _Found:
         """Ask for everything at once; nothing is uploaded or registered before all of it is known to be in order."""
         connection = self._connection
+        heard: list[Event] = []  # on another thread
         computes: dict[str, int] = {}  # with the most nodes that a step wants of it
         for job in (step.job for step in self._spec.steps):
             computes[job.cluster] = max(job.nodes, computes.get(job.cluster, 1))
-        checks: list[Callable[[], Any]] = [partial(self._check_compute, name, nodes) for name, nodes in computes.items()]
+        checks: list[Callable[[], Any]] = [partial(self._check_compute, name, nodes, heard.append) for name, nodes in computes.items()]
         checks += [lambda: connection.record().tenant_id, lambda: check_outputs(self._datastores, self._spec)]
         environments: list[Callable[[], Any]] = [partial(of_step, self._first(environment_of, key), one.find) for key, one in self._environments.items()]
         codes: list[Callable[[], Any]] = [
             partial(of_step, self._first(_snapshot_of, key), partial(self._codes.find, one)) for key, one in self._snapshots.items()
         ]
         answers = ask_all(lambda ask: ask(), [*checks, *environments, *codes])
+        for event in heard:
+            self._notify(event)
         rest = answers[len(checks) :]
         data = step_inputs(connection, self._datastores, self._spec, self._notify)
         return _Found(answers[len(computes)], data, rest[len(environments) :], rest[: len(environments)])
 
-    def _check_compute(self, name: str, nodes: int) -> None:
+    def _check_compute(self, name: str, nodes: int, notify: Notify) -> None:
         """Raises NotFound, unless it is the cluster that is to be made, and BadUsage naming the step."""
         new = self._spec.new_cluster
         if new is not None and new.name == name and not has_cluster(self._connection, name):
             return
         try:
-            check_compute(self._connection, name, nodes)
+            check_compute(self._connection, name, nodes, notify)
         except NotFound as err:
             err.hint = f"{err.hint} --create_cluster makes it.".strip()
             raise
