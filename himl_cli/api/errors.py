@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from types import TracebackType
 
 from himl_cli.core.errors import BadUsage, HimlError, NotFound, WorkspaceNotFound
-from himl_cli.render.errors import say_error
 
 
 class NoWorkspace(WorkspaceNotFound, ValueError):
@@ -76,6 +75,8 @@ def one_line_if_uncaught() -> Iterator[None]:
             if failure is not error:
                 before(kind, failure, trace)
                 return
+            from himl_cli.render.errors import say_error  # only here: it imports Typer
+
             say_error(error, as_json=False)
             if not (sys.flags.inspect or hasattr(sys, "ps1")):  # Python's prompt goes on
                 sys.exit(error.exit_code)
