@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any
 import pytest
 
 from tests.running import Himl, write_files
-from tests.submitted_here import latest
+from tests.submitted_here import POSIX, latest
 from tests.terminal import Terminal
 
 SHOW = "import json, os, sys; print(json.dumps({'argv': sys.argv[1:], 'cwd': os.getcwd(), 'env': dict(os.environ), 'python': sys.executable}))"
@@ -86,6 +87,58 @@ def test_in_place_a_debugger_can_be_used(himl: Himl, project: Path) -> None:
     terminal.type("continue\n")
     assert terminal.finish() == 0, terminal.screen
     assert "x is 42" in terminal.screen
+
+
+COUNT = "import os, sys; print(len(sys.stdin.buffer.read()), 'bytes', os.environ.get('RANK', ''))"
+
+
+@POSIX
+@pytest.mark.parametrize("given", [b"", b"hi\n", b"x" * 3_000_000], ids=["nothing", "a line", "more than a pipe holds"])
+def test_what_is_piped_in_reaches_the_script(himl: Himl, project: Path, given: bytes) -> None:
+    write_files(project, {"count.py": COUNT})
+    outcome = himl("submit", "count.py", input=given)
+    assert (outcome.code, outcome.stdout) == (0, f"{len(given)} bytes \n"), outcome.stderr
+
+
+@POSIX
+def test_what_is_piped_in_reaches_a_job_that_is_left_running(himl: Himl, project: Path) -> None:
+    write_files(project, {"count.py": COUNT})
+    run = himl("submit", "count.py", "--no_wait", "-q", input=b"hi\n").stdout.strip()
+    assert himl.ok("runs", "logs", run, "--follow").stdout == "3 bytes \n"
+
+
+@POSIX
+def test_the_first_rank_reads_what_is_piped_in(himl: Himl, project: Path) -> None:
+    write_files(project, {"count.py": COUNT})
+    assert himl("submit", "count.py", "--processes_per_node", "2", input=b"hi\n").stdout == "3 bytes 0\n"
+    assert himl.ok("runs", "logs", "latest", "--file", "user_logs/std_log_process_1.txt").stdout == "0 bytes 1\n"
+
+
+@POSIX
+def test_another_try_reads_what_is_piped_in_then(himl: Himl, project: Path) -> None:
+    write_files(project, {"read.py": "import sys; print(text := sys.stdin.read()); sys.exit(text != 'good')"})
+    assert himl("submit", "read.py", input=b"bad").code == 1
+    again = himl("submit", "--resume", str(latest(himl)["id"]), input=b"good")
+    assert (again.code, again.stdout) == (0, "good\n"), again.stderr
+
+
+@POSIX
+@pytest.mark.parametrize(
+    ("line", "printed"),
+    [
+        ("yes | {himl} submit first.py", "y\n"),
+        ("printf 'a\\nb\\nc\\n' | while read -r x; do {himl} submit show.py -- $x; done", "a\nb\nc\n"),
+        ("printf 'a\\nb\\nc\\n' > list; while read -r x; do {himl} submit first.py -- $x; done < list", "b\n"),
+        ("{himl} submit show.py -- a <&-", "a\n"),
+        ("{himl} submit first.py </dev/null", "\n"),
+    ],
+    ids=["without end", "a loop's, unread", "a loop's, read", "closed", "nothing"],
+)
+def test_stdin_is_the_script_s_as_without_himl(himl: Himl, project: Path, line: str, printed: str) -> None:
+    """A script that reads its input takes what a loop would have read next; buffered, all of it."""
+    write_files(project, {"first.py": "import sys; print(sys.stdin.readline().strip())", "show.py": "import sys; print(sys.argv[1])"})
+    done = subprocess.run(line.format(himl=himl.program), shell=True, cwd=project, capture_output=True, text=True, timeout=250)
+    assert (done.returncode, done.stdout) == (0, printed), done.stderr
 
 
 def test_a_name_without_latin_letters_or_with_a_dash(himl: Himl, project: Path) -> None:

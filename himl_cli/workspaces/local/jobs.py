@@ -5,7 +5,10 @@ from __future__ import annotations
 import logging
 import os
 import shlex
+import stat
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -54,9 +57,11 @@ def launch(workspace: Path, spec: JobSpec, folders: JobFolders, run_id: str) -> 
     """
     check_shell(spec)
     folder = RunFolder(workspace / "runs" / run_id)
-    order = Order(str(folder.path), str(workspace), tagged(spec, run_id), shown_command(spec), folders.inputs, folders.outputs, terminal_of(spec))
-    log.debug("run %s: inputs %s, outputs %s", run_id, order.inputs, order.outputs)
-    begin(SUPERVISOR, order.to_json(), folder)
+    log.debug("run %s: inputs %s, outputs %s", run_id, folders.inputs, folders.outputs)
+    with own_stdin(spec) as (stdin, handles):
+        tagged_spec, shown = tagged(spec, run_id), shown_command(spec)
+        order = Order(str(folder.path), str(workspace), tagged_spec, shown, folders.inputs, folders.outputs, stdin)
+        begin(SUPERVISOR, order.to_json(), folder, handles)
 
 
 def chosen_run_id(spec: JobSpec) -> str:
@@ -82,8 +87,24 @@ def check_shell(spec: JobSpec) -> None:
         raise NotFound("The job is a command line for bash, which is not installed here.", hint="Install bash, or run it on a cluster: --cluster NAME")
 
 
-def terminal_of(spec: JobSpec) -> str:
-    """The terminal that a debugger in an in-place job may read from, by name; '' where there is none (and on Windows)."""
-    if not spec.in_place or sys.platform == "win32" or sys.stdin is None or not sys.stdin.isatty():
-        return ""
-    return os.ttyname(sys.stdin.fileno())
+@contextmanager
+def own_stdin(spec: JobSpec) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """What this process reads, for the job to read (`Order.stdin`), and the handles that its supervisor inherits.
+
+    A pipe, file or socket is handed on itself, so that what the script leaves unread stays there for others, as in a
+    shell's loop. Of a terminal only an in-place job gets the name, for a debugger. On Windows nothing is handed on.
+    """
+    try:
+        number = sys.stdin.fileno()
+        mode = os.fstat(number).st_mode
+    except (AttributeError, OSError, ValueError):  # closed, or an object of the program that calls
+        yield "", ()
+        return
+    if sys.platform == "win32" or stat.S_ISCHR(mode):
+        yield os.ttyname(number) if spec.in_place and sys.platform != "win32" and os.isatty(number) else "", ()
+        return
+    handle = os.dup(number)
+    try:
+        yield str(handle), (handle,)
+    finally:
+        os.close(handle)

@@ -15,8 +15,9 @@ from himl_cli.workspaces.local.job_form import job_form, job_from_form
 class Order:
     """A job with the folders that its inputs and outputs resolve to (absolute, by key), and its command as the record shows it.
 
-    `terminal` names the device that the job's standard input is read from; '' means that there is nothing to read. `again`: what is in the run's
-    folder already is gone on with. `values` are those of a trial's hyperparameters: logged as parameters unless its script logs them itself.
+    `stdin` is what the job reads: a terminal by its name, or by its number a file handle that the supervisor inherits, for
+    the first rank alone; '' means that there is nothing to read. `again`: what is in the run's folder already is gone on with.
+    `values` are those of a trial's hyperparameters: logged as parameters unless its script logs them itself.
     """
 
     run_folder: str
@@ -25,7 +26,7 @@ class Order:
     command: str
     inputs: Mapping[str, str]
     outputs: Mapping[str, str]
-    terminal: str = ""
+    stdin: str = ""
     again: bool = False
     values: Mapping[str, str] = field(default_factory=dict)
 

@@ -59,21 +59,23 @@ def signal_name(number: int) -> str:
 class Rank:
     """Starts the command of one rank under its shim; its end arrives in *ends*.
 
-    The command's output goes straight to *log* (append mode), so a log line is never lost to a dying supervisor.
+    *stdin* is that of the order. The command's output goes straight to *log* (append mode), so a log line is never lost
+    to a dying supervisor.
     """
 
-    def __init__(self, number: int, command: Sequence[str], *, env: Mapping[str, str], cwd: Path, log: Path, terminal: str, ends: queue.Queue[RankEnd]) -> None:
+    def __init__(self, number: int, command: Sequence[str], *, env: Mapping[str, str], cwd: Path, log: Path, stdin: str, ends: queue.Queue[RankEnd]) -> None:
         self.number = number
         self._ends = ends
         with log.open("ab") as stream:
             self._shim = subprocess.Popen(
-                [sys.executable, "-I", "-S", str(SHIM), terminal, *command],
+                [sys.executable, "-I", "-S", str(SHIM), stdin, *command],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=stream,
                 cwd=cwd,
                 env=dict(env),
                 start_new_session=True,
+                pass_fds=(int(stdin),) if stdin.isdigit() else (),
             )
         threading.Thread(target=self._listen, daemon=True).start()
 

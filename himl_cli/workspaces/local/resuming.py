@@ -14,7 +14,7 @@ from himl_cli.core.redaction import MASK
 from himl_cli.core.runs import Run, RunStatus
 from himl_cli.core.sweeps import TRIAL
 from himl_cli.workspaces.local.job_form import job_from_kept_form
-from himl_cli.workspaces.local.jobs import check_shell, tagged, terminal_of
+from himl_cli.workspaces.local.jobs import check_shell, own_stdin, tagged
 from himl_cli.workspaces.local.laying import LAID
 from himl_cli.workspaces.local.many.plan import Plan, plan_from_kept
 from himl_cli.workspaces.local.order import Order
@@ -45,8 +45,9 @@ def resume(workspace: Path, run: Run, *, env: Mapping[str, str], max_concurrent:
         spec = tagged(job_from_kept_form(plan["job"], env), run.id)
         inputs, outputs = record["inputs"], record["outputs"]
     check_shell(spec)
-    order = Order(str(folder.path), str(workspace), spec, run.command, inputs, outputs, terminal_of(spec), again=True)
-    begin_again(SUPERVISOR, order.to_json(), folder)
+    with own_stdin(spec) as (stdin, handles):
+        order = Order(str(folder.path), str(workspace), spec, run.command, inputs, outputs, stdin, again=True)
+        begin_again(SUPERVISOR, order.to_json(), folder, handles)
 
 
 @contextmanager

@@ -1,15 +1,16 @@
-"""Runs one process of a job and never outlives its supervisor. Started as `python -I -S shim.py TERMINAL COMMAND…`; imports nothing of himl.
+"""Runs one process of a job and never outlives its supervisor. Started as `python -I -S shim.py STDIN COMMAND…`; imports nothing of himl.
 
 stdin: words from the supervisor, a line each (INT, TERM, KILL); its end means that the supervisor is gone.
 stdout: one JSON object a line: `{"pid": 7}` at the start, then `{"exit": 3}`, `{"signal": 11}` or `{"error": "…"}`.
 stderr: the job's log; the command gets it as both its stdout and stderr.
 
-TERMINAL is the device that the command reads from; '' gives it nothing to read. The command gets a process group of its
-own (on Windows a Job Object). What it leaves behind is ended when it ends.
+STDIN is what the command reads: a device, or the number of a handle; '' gives it nothing to read. The command gets a
+process group of its own (on Windows a Job Object). What it leaves behind is ended when it ends.
 """
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
@@ -41,7 +42,7 @@ if sys.platform == "win32":
             self._kernel.SetInformationJobObject(self._job, self.EXTENDED_LIMIT_INFORMATION, limits, ctypes.sizeof(limits))
             self._process: subprocess.Popen[bytes] | None = None
 
-        def start(self, command: list[str], terminal: str) -> subprocess.Popen[bytes]:
+        def start(self, command: list[str], stdin: str) -> subprocess.Popen[bytes]:
             flags = subprocess.CREATE_NEW_PROCESS_GROUP
             self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=2, stderr=2, creationflags=flags)
             handle = ctypes.c_void_p(self._kernel.OpenProcess(self.SET_QUOTA_AND_TERMINATE, False, self._process.pid))
@@ -75,8 +76,8 @@ else:
             self._group = 0
             self._prctl = become_subreaper()
 
-        def start(self, command: list[str], terminal: str) -> subprocess.Popen[bytes]:
-            with open(terminal or os.devnull, "rb", buffering=0, opener=lambda path, flags: os.open(path, flags | os.O_NOCTTY)) as source:
+        def start(self, command: list[str], stdin: str) -> subprocess.Popen[bytes]:
+            with open_source(stdin) as source:
                 process = subprocess.Popen(command, stdin=source, stdout=2, stderr=2, preexec_fn=self._in_the_child)
             self._group = process.pid
             return process
@@ -141,6 +142,12 @@ else:
             return found
 
 
+def open_source(stdin: str) -> io.FileIO:
+    if stdin.isdigit():
+        return io.FileIO(int(stdin))
+    return io.FileIO(stdin or os.devnull, opener=lambda path, flags: os.open(path, flags | os.O_NOCTTY))
+
+
 def become_subreaper() -> Callable[..., int] | None:
     """Linux: orphans of the command become children of this process (prctl(2), PR_SET_CHILD_SUBREAPER). Gives prctl, elsewhere None."""
     if sys.platform != "linux":
@@ -177,13 +184,13 @@ def children_of(pid: int) -> list[int]:
     return found
 
 
-def main(terminal: str, command: list[str]) -> None:
+def main(stdin: str, command: list[str]) -> None:
     for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK"):
         if hasattr(signal, name):  # a handler, not SIG_IGN: that would be inherited by the command
             signal.signal(getattr(signal, name), lambda number, frame: None)
     family = Family()
     try:
-        process = family.start(command, terminal)
+        process = family.start(command, stdin)
     except OSError as err:
         report(error=f"cannot start '{command[0]}': {err.strerror or err}")
         return

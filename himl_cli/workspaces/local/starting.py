@@ -7,7 +7,7 @@ import logging
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -25,9 +25,10 @@ KEEPER_OF_MANY = "himl_cli.workspaces.local.many.keeper"
 SECONDS_BETWEEN_LOOKS = 0.05
 
 
-def begin(module: str, order: str, folder: RunFolder) -> None:
-    """Make the run's folder, and start the process of *module* for it. Returns once the run is recorded and its files are laid.
+def begin(module: str, order: str, folder: RunFolder, handles: Sequence[int] = ()) -> None:
+    """Make the run's folder, and start the process of *module* for it, which inherits *handles*.
 
+    Returns once the run is recorded and its files are laid.
     Raises DiskFailed when the run cannot be recorded, Interrupted after Ctrl-C (the run is canceled then).
     """
     try:
@@ -36,7 +37,7 @@ def begin(module: str, order: str, folder: RunFolder) -> None:
         raise explain_disk_error(err, "Cannot start the job", folder.path) from err
     try:
         folder.let_it_run()
-        events = _start(module, order, folder)
+        events = _start(module, order, folder, handles)
     except OSError as err:
         folder.remove()
         raise explain_disk_error(err, "Cannot start the job", folder.path) from err
@@ -45,20 +46,28 @@ def begin(module: str, order: str, folder: RunFolder) -> None:
         raise trouble
 
 
-def begin_again(module: str, order: str, folder: RunFolder) -> None:
+def begin_again(module: str, order: str, folder: RunFolder, handles: Sequence[int] = ()) -> None:
     """As `begin`, for a run that is there and goes on. Raises BadUsage where it is at work or completed; the run stays what it was."""
     try:
-        events = _start(module, order, folder)
+        events = _start(module, order, folder, handles)
     except OSError as err:
         raise explain_disk_error(err, "Cannot resume the run", folder.path) from err
     if (trouble := trouble_in(events, folder)) is not None:
         raise trouble
 
 
-def spawn(module: str, order: str, folder: RunFolder) -> subprocess.Popen[bytes]:
-    """Start the process and hand it *order*. What it says comes on its stdout. Raises OSError."""
+def spawn(module: str, order: str, folder: RunFolder, handles: Sequence[int] = ()) -> subprocess.Popen[bytes]:
+    """Start the process, which inherits *handles*, and hand it *order*. It tells on its stdout. Raises OSError."""
     with (folder.path / "supervisor.log").open("ab") as said:
-        process = subprocess.Popen([sys.executable, "-m", module], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=said, cwd=folder.path, **detached())
+        process = subprocess.Popen(
+            [sys.executable, "-m", module],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=said,
+            cwd=folder.path,
+            pass_fds=handles,
+            **detached(),
+        )
     assert process.stdin is not None
     with suppress(BrokenPipeError):  # it died at once; that it says nothing is noticed next
         process.stdin.write(order.encode())
@@ -91,12 +100,12 @@ def trouble_in(events: list[dict[str, Any]], folder: RunFolder) -> HimlError | N
     return JobFailed(f"The job's supervisor did not start: {why[0]}", hint="Is himl installed whole? Try: himl --version")
 
 
-def _start(module: str, order: str, folder: RunFolder) -> list[dict[str, Any]]:
+def _start(module: str, order: str, folder: RunFolder, handles: Sequence[int]) -> list[dict[str, Any]]:
     """What the process told until the run was started, or was not."""
     log.debug("starting a supervisor for %s", folder.path)
     events: list[dict[str, Any]] = []
     with interruptions(lambda: _try_to_cancel(folder)) as interrupted:
-        process = spawn(module, order, folder)
+        process = spawn(module, order, folder, handles)
         for event in events_of(process):
             events.append(event)
             if event["event"] in ("started", "refused"):

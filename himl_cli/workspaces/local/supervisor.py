@@ -103,19 +103,22 @@ class Supervisor(RunKeeper):
         return {**env, **changes.set, **self.spec.env}
 
     def _start_ranks(self, env: dict[str, str]) -> list[Rank]:
-        command, port = job_command(self.order), free_port()
-        return [
+        command, port, stdin = job_command(self.order), free_port(), self.order.stdin
+        ranks = [
             Rank(
                 number,
                 command,
                 env=env | rank_environment(self.order, number, port),
                 cwd=self.files.cwd,
                 log=log,
-                terminal=self.order.terminal,
+                stdin=stdin if number == 0 or not stdin.isdigit() else "",
                 ends=self._ends,
             )
             for number, log in enumerate(self.files.logs())
         ]
+        if stdin.isdigit():
+            os.close(int(stdin))  # whoever writes into the pipe is to see that the script has closed it
+        return ranks
 
     def _watch(self, ranks: list[Rank]) -> tuple[list[RankEnd], str]:
         """Wait for all ranks; once a reason to stop shows up, end them by and by. Returns their ends in order, and that reason."""
