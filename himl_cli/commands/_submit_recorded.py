@@ -42,7 +42,7 @@ def run_recorded(where: WorkspaceOptions, talk: OutputOptions, job: PreparedJob,
                     raise Interrupted(f"Run '{run.id}' is canceled.", hint=f"See how it ends: himl runs show {run.id}")
                 return
             try:
-                wait_here(session, run, interrupted)
+                wait_here(session, run, interrupted, spec=job.spec)
             except JobFailed:
                 wait_until_told(here, run, twin.workspace, session.notify, interrupted)
                 raise

@@ -22,16 +22,17 @@ from himl_cli.services.run_logs import naming, watching
 from himl_cli.services.submission import submit_job
 from himl_cli.services.waiting import (
     follow_to_end,
-    lacking_python,
     last_lines_of_failed_rank,
     last_lines_of_failure,
     raise_unless_completed,
     wait_for_end,
     wait_for_run,
+    way_out,
 )
 from himl_cli.workspaces.abilities import FindsDatasets
 
 if TYPE_CHECKING:
+    from himl_cli.core.jobs import JobSpec
     from himl_cli.core.runs import Run
     from himl_cli.services.submission import PreparedJob
 
@@ -44,18 +45,23 @@ def run_here(where: WorkspaceOptions, talk: OutputOptions, job: PreparedJob, *, 
         whole = with_checkpoint(session, where, with_inputs(session, job))
         return lambda: submit_job(session.jobs, whole, session.cwd, session.notify)
 
-    start_here(where, talk, ready, waits=waits)
+    start_here(where, talk, ready, waits=waits, spec=job.spec)
 
 
-def start_here(where: WorkspaceOptions, talk: OutputOptions, ready: Callable[[Session], Callable[[], Run]], *, waits: bool) -> None:
-    """Run on this machine what *ready* gives once all is at hand. Ctrl-C cancels it while it is waited for. Raises JobFailed, Interrupted."""
+def start_here(
+    where: WorkspaceOptions, talk: OutputOptions, ready: Callable[[Session], Callable[[], Run]], *, waits: bool, spec: JobSpec | None = None
+) -> None:
+    """Run on this machine what *ready* gives once all is at hand. Ctrl-C cancels it while it is waited for. Raises JobFailed, Interrupted.
+
+    *spec* is the job, where it is one: a failure's hint looks into what was sent.
+    """
     with open_session(where, talk, For.jobs) as session:
         start = ready(session)
         with interruptions() as interrupted:
             run = start()
             say_submitted(session.output, run)
             if waits:
-                wait_here(session, run, interrupted)
+                wait_here(session, run, interrupted, spec=spec)
             else:
                 say_left_running(session.output, run)
 
@@ -70,7 +76,7 @@ def with_inputs(session: Session, job: PreparedJob) -> PreparedJob:
         return replace(job, spec=bring_inputs(job.spec, session.workspace, azure, notify))
 
 
-def wait_here(session: Session, run: Run, interrupted: list[int], *, start: int = 0) -> None:
+def wait_here(session: Session, run: Run, interrupted: list[int], *, start: int = 0, spec: JobSpec | None = None) -> None:
     """Show the output of a job that runs here, from the byte *start* of its log on, until its end. Raises JobFailed, Interrupted."""
     with printing_unfinished(session, run), naming(run.id):
         try:
@@ -82,7 +88,7 @@ def wait_here(session: Session, run: Run, interrupted: list[int], *, start: int 
             session.output.end_line()
         say_ended(session.output, ended, last_lines_of_failed_rank(session.workspace, ended), sweep_outcome(session.workspace, ended))
         child = failed_child(session.workspace, ended)
-        raise_unless_completed(ended, child, lacking=lacking_python(session.workspace, ended, child))
+        raise_unless_completed(ended, child, way_out=way_out(session.workspace, ended, child, spec=spec, cwd=session.cwd))
 
 
 @contextmanager
@@ -104,7 +110,7 @@ def run_on_cluster(where: WorkspaceOptions, talk: OutputOptions, job: PreparedJo
         job = with_checkpoint_there(session, where, job)
         with observing(session.output) as notify:  # its bar is gone before a log is printed
             made.append(submit_job(session.jobs, job, session.cwd, notify))
-        wait_or_leave(session, made[0], waits=waits, follows=follows, trials=job.spec.sweep.max_trials if job.spec.sweep else 0)
+        wait_or_leave(session, made[0], waits=waits, follows=follows, spec=job.spec)
 
 
 @contextmanager
@@ -120,7 +126,7 @@ def naming_once_made() -> Iterator[list[Run]]:
             raise
 
 
-def wait_or_leave(session: Session, run: Run, *, waits: bool, follows: bool, trials: int = 0) -> None:
+def wait_or_leave(session: Session, run: Run, *, waits: bool, follows: bool, spec: JobSpec | None = None) -> None:
     """Say that the run is on its way, and wait for it where that is wanted: Ctrl-C ends the waiting only. Raises JobFailed, Interrupted."""
     if not waits:
         with watching(run.id):
@@ -128,16 +134,16 @@ def wait_or_leave(session: Session, run: Run, *, waits: bool, follows: bool, tri
         return
     with printing_unfinished(session, run), watching(run.id):
         say_sent(session.output, run, waits=True, follows=follows)
-        wait_there(session, run, follows=follows, trials=trials)
+        wait_there(session, run, follows=follows, spec=spec)
 
 
-def wait_there(session: Session, run: Run, *, follows: bool, trials: int = 0) -> None:
-    """Wait for a run on a cluster, its log shown where that *follows*, else a sentence now and then; of a sweep about its *trials*. Raises JobFailed."""
+def wait_there(session: Session, run: Run, *, follows: bool, spec: JobSpec | None = None) -> None:
+    """Wait for a run on a cluster, its log shown where that *follows*, else a sentence now and then; of a sweep about its trials. Raises JobFailed."""
     try:
         if follows:
             ended = follow_to_end(session.workspace, run.id, session.output.stream, session.notify)
         else:
-            ended = wait_for_end(session.workspace, run.id, session.notify, trials)
+            ended = wait_for_end(session.workspace, run.id, session.notify, spec.sweep.max_trials if spec and spec.sweep else 0)
     except ReaderGone:
         session.output.notice(f"Nobody reads the output any more; run {run.id} goes on. To stop it: himl runs cancel {run.id}")
         raise
@@ -147,7 +153,8 @@ def wait_there(session: Session, run: Run, *, follows: bool, trials: int = 0) ->
     sweep = sweep_outcome(session.workspace, ended)
     say_ended(session.output, ended, unseen(session.workspace, ended), sweep)
     say_without_values(session.output, sweep)
-    raise_unless_completed(ended, failed_child(session.workspace, ended), sweep)
+    child = failed_child(session.workspace, ended)
+    raise_unless_completed(ended, child, sweep, way_out=way_out(session.workspace, ended, child, spec=spec, cwd=session.cwd) if spec else "")
 
 
 def say_dry_run(talk: OutputOptions, job: PreparedJob) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import shlex
 from collections.abc import Sequence
 from difflib import get_close_matches
 
@@ -10,6 +12,8 @@ from himl_cli.core.errors import BadUsage
 from himl_cli.core.jobs import DataSpec
 
 KEY = re.compile(r"[A-Za-z_]\w*", re.ASCII)
+PATH = re.compile(r"\.{1,2}(?:[/\\]|$)|[/\\~]|[A-Za-z]:[/\\]")
+"""How a path begins that can be no name of a dataset."""
 INPUT_OPTIONS = {"datastore": (), "mode": ("download", "mount"), "target": (), "local": ()}
 OUTPUT_OPTIONS = {"datastore": (), "mode": ("mount", "upload"), "local": (), "overwrite": ("true", "false")}
 
@@ -37,6 +41,8 @@ def _parse(kind: str, text: str, default_key: str, known: dict[str, tuple[str, .
     if not KEY.fullmatch(key):
         raise BadUsage(f"--{kind} '{text}': '{key}' cannot be a key.", hint="A key becomes part of a variable's name: letters, digits and _, no digit first.")
     options = _options(kind, text, rest, known)
+    if PATH.match(name) and "local" not in options:
+        raise _is_path(kind, text, name, f"{key}=" if equals else "")
     name, version = _split_version(name) if kind == "input" else (name, None)
     if kind == "output" and (wrong := _split_version(name)[1]) is not None and (wrong.isdigit() or wrong == "latest"):
         raise BadUsage(f"--output '{text}': an output has no version, Azure ML counts them.", hint=f"Write {name.rpartition(':')[0]} without ':{wrong}'.")
@@ -44,6 +50,15 @@ def _parse(kind: str, text: str, default_key: str, known: dict[str, tuple[str, .
         raise BadUsage(f"--{kind} '{text}': no name.", hint=f"Write --{kind} [KEY=]NAME[,local=PATH]")
     overwrite = options.pop("overwrite", "true") == "true"
     return DataSpec(key, name, version, overwrite=overwrite, is_folder=False, **options)
+
+
+def _is_path(kind: str, text: str, path: str, key: str) -> BadUsage:
+    """A path stands where a dataset's name belongs."""
+    name = re.split(r"[/\\]", path.rstrip("/\\."))[-1] or "data"
+    place = os.path.expanduser(path)
+    here, there = shlex.quote(f"{key}{name},local={place}"), shlex.quote(f"{key}{name}")
+    upload = f"himl datastore upload {shlex.quote(place)} {shlex.quote(name)}, then " if kind == "input" else ""
+    return BadUsage(f"--{kind} '{text}': '{path}' is a path, and no dataset's name.", hint=f"Here: --{kind} {here}. On a cluster: {upload}--{kind} {there}")
 
 
 def _options(kind: str, text: str, pairs: Sequence[str], known: dict[str, tuple[str, ...]]) -> dict[str, str]:

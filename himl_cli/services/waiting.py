@@ -7,14 +7,17 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from pathlib import Path
 
 from himl_cli.core.errors import HimlError, Interrupted, JobFailed, NotFound, ServiceFailed
 from himl_cli.core.events import Notice, Notify, ignore
+from himl_cli.core.jobs import JobSpec
 from himl_cli.core.run_details import SweepView
 from himl_cli.core.runs import FAILED_RANK, Run, RunStatus
 from himl_cli.core.sweeps import MANY
 from himl_cli.services.patience import Patience
 from himl_cli.services.run_logs import GROWTH, USER_LOGS, follow_log, last_lines, seconds_between_looks
+from himl_cli.services.submission.missing import way_to_what_was_missing
 from himl_cli.services.sweeps.progress import SweepProgress
 from himl_cli.workspaces.abilities import JoinsWorkspaces
 from himl_cli.workspaces.base import Workspace
@@ -46,10 +49,10 @@ def wait_for_run(workspace: Workspace, run_id: str, write: Callable[[bytes], Non
     return run
 
 
-def raise_unless_completed(run: Run, failed_child: str = "", sweep: SweepView | None = None, *, lacking: str = "") -> None:
+def raise_unless_completed(run: Run, failed_child: str = "", sweep: SweepView | None = None, *, way_out: str = "") -> None:
     """Raises JobFailed, naming the run and why it did not complete; of many runs, *failed_child* is one whose log says it.
 
-    The same where trials of *sweep* failed: Azure ML may call such a sweep completed. *lacking* is a Python that had not what the script imports.
+    The same where trials of *sweep* failed: Azure ML may call such a sweep completed. *way_out* is what helps, where that is known.
     """
     if run.status is RunStatus.canceled:
         because = f": {run.reason.rstrip('.')}" if run.reason else ""
@@ -61,14 +64,11 @@ def raise_unless_completed(run: Run, failed_child: str = "", sweep: SweepView | 
             look = f"Its output: himl runs logs {run.id}" if run.started else f"See himl runs show {run.id}"
         name = None if failed_child else _log_of_failed_rank(run)
         reason = NAMED_LOG.sub("", run.reason) or "no reason is known"
-        raise JobFailed(f"Run '{run.id}' failed: {reason.rstrip('.')}.", hint=look + (f" --file {name}" if name else "") + _on_python(lacking) + _way_on(run))
+        hint = look + (f" --file {name}" if name else "") + (f"; {way_out}" if way_out else "") + _way_on(run)
+        raise JobFailed(f"Run '{run.id}' failed: {reason.rstrip('.')}.", hint=hint)
     failed = [trial.run.id for trial in sweep.trials if trial.run.status is RunStatus.failed] if sweep is not None else []
     if sweep is not None and failed:
         raise JobFailed(f"Run '{run.id}': {len(failed)} of {len(sweep.trials)} trials failed.", hint=f"What went wrong: himl runs logs {failed[0]}")
-
-
-def _on_python(lacking: str) -> str:
-    return f"; it ran with '{lacking}', --python names another" if lacking else ""
 
 
 def _way_on(run: Run) -> str:
@@ -121,15 +121,21 @@ def last_lines_of_failure(workspace: Workspace, run: Run) -> tuple[str, bytes] |
     return last_lines(workspace, run.id, _log_of_failed_rank(run)) if run.status is RunStatus.failed else None
 
 
-def lacking_python(workspace: Workspace, run: Run, failed_child: str = "") -> str:
-    """The Python of this machine whose lack of a module ended *run*, or the child of it that failed; empty where something else did."""
-    home = workspace.home_of(run.id) if isinstance(workspace, JoinsWorkspaces) else workspace
-    if run.status is not RunStatus.failed or not isinstance(home, KnowsPythons):
+def way_out(workspace: Workspace, run: Run, failed_child: str = "", *, spec: JobSpec | None = None, cwd: Path | None = None) -> str:
+    """What to do about a module or a file that *run* (or the child of it that failed) had not, as its log says; empty where something else ended it.
+
+    *spec* is the job as it was sent from *cwd*, where that is known.
+    """
+    if run.status is not RunStatus.failed:
         return ""
+    home = workspace.home_of(run.id) if isinstance(workspace, JoinsWorkspaces) else workspace
     with suppress(HimlError):  # the run's own failure is what is to be told
         failed = workspace.run(failed_child) if failed_child else run
         found = last_lines_of_failure(workspace, failed)
-        return home.python_of(failed.id) if found and LACKS_MODULE.search(found[1]) else ""
+        if found and spec is not None and (way := way_to_what_was_missing(spec, found[1], cwd or Path.cwd())):
+            return way
+        python = home.python_of(failed.id) if found and LACKS_MODULE.search(found[1]) and isinstance(home, KnowsPythons) else ""
+        return f"it ran with '{python}', --python names another" if python else ""
     return ""
 
 

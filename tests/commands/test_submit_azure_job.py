@@ -84,3 +84,25 @@ def test_keys_are_found_where_the_service_tells_them_in_upper_case(himl: Himl, l
     with lab.run_jobs(data_names="upper"):
         himl.ok(*SUBMIT, "--input", "scans=scans", "--output", "made=doubled", "--wait")
     assert lab.get_blob("workspaceblobstore", "doubled/b.txt") == b"AA"
+
+
+def test_a_file_and_a_module_that_were_not_sent_are_told_with_the_way_to_them(himl: Himl, running: StagedWorkspace, project: Path) -> None:
+    write_files(project, {"train.py": "print(open('outputs/a.txt').read())", "outputs/a.txt": "there", "jobs/environment.yml": "dependencies:\n- pip\n"})
+    hint = himl(*SUBMIT, "--wait").stderr.splitlines()[-1]
+    assert "make it data of the job, himl datastore upload outputs outputs, then --input outputs, and read it in the folder that" in hint
+    himl.ok("datastore", "upload", "outputs", "outputs")
+    write_files(project, {"train.py": "import os; print(open(os.environ['AZURE_ML_INPUT_INPUT_0'] + '/a.txt').read())"})
+    assert himl.ok(*SUBMIT, "--input", "outputs", "--follow").stdout == "there\n"
+    write_files(project, {"jobs/train.py": "import tools", "tools.py": ""})
+    submit = ("submit", "jobs/train.py", "--cluster", "cpu-cluster", "--follow")
+    assert f"'tools' lies in '{project}', which is not sent: add --snapshot_root . --env_var PYTHONPATH=." in himl(*submit).stderr
+    himl.ok(*submit, "--snapshot_root", ".", "--env_var", "PYTHONPATH=.")
+
+
+def test_a_path_for_a_dataset_s_name_is_told_with_what_works(himl: Himl, running: StagedWorkspace, project: Path) -> None:
+    write_files(project, {"data/a.txt": "there", "train.py": "import os; print(os.listdir(os.environ['AZURE_ML_INPUT_INPUT_0']))"})
+    told = "On a cluster: himl datastore upload ./data data, then --input data"
+    outcome = himl(*SUBMIT, "--input", "./data")
+    assert (outcome.code, told in outcome.stderr) == (2, True)
+    himl.ok("datastore", "upload", "./data", "data")
+    assert himl.ok(*SUBMIT, "--input", "data", "--follow").stdout == "['a.txt']\n"

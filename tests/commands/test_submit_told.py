@@ -107,3 +107,94 @@ def test_a_job_ends_after_its_maximum_duration(himl: Himl, project: Path) -> Non
     outcome = himl("submit", "train.py", "--max_run_duration", "1s")
     assert outcome.code == 1
     assert "--max_run_duration" in latest(himl)["reason"]
+
+
+def hint_of(himl: Himl, *words: str) -> str:
+    outcome = himl("submit", *words)
+    assert outcome.code != 0, outcome.stderr
+    return outcome.stderr.splitlines()[-1]
+
+
+def test_a_module_outside_of_the_snapshot_is_told_with_the_options_that_bring_it(himl: Himl, project: Path) -> None:
+    write_files(project, {"jobs/train.py": "from tools import net", "tools/net.py": "", "jobs/pyproject.toml": ""})
+    hint = hint_of(himl, "jobs/train.py")
+    assert f"; 'tools' lies in '{project}', which is not sent: add --snapshot_root . --env_var PYTHONPATH=." in hint
+    himl.ok("submit", "jobs/train.py", "--snapshot_root", ".", "--env_var", "PYTHONPATH=.")
+    hint = hint_of(himl, "jobs/train.py", "--snapshot_root", ".")
+    assert f"'tools' lies in '{project}', where Python does not look for it: add --env_var PYTHONPATH=." in hint
+    (project / "tools" / "net.py").unlink()
+    assert "--python names another" in hint_of(himl, "jobs/train.py")
+
+
+def test_a_module_of_a_folder_above_is_told_with_its_root(himl: Himl, project: Path) -> None:
+    write_files(project, {"lab/train.py": "", "lab/pyproject.toml": ""})
+    outcome = himl("submit", "-m", "lab.train", cwd=project / "lab")
+    assert f"'lab' lies in '{project}', which is not sent: add --snapshot_root .." in outcome.stderr
+    himl.ok("submit", "-m", "lab.train", "--snapshot_root", "..", cwd=project / "lab")
+
+
+@pytest.mark.parametrize(
+    ("name", "code", "told"),
+    [
+        ("no.such", 1, "-m takes a module that Python finds in '{}' or is installed; a script is named by its path: himl submit PATH.py"),
+        ("nosuch", 1, "-m takes a module that Python finds in '{}' or is installed; a script is named by its path: himl submit PATH.py"),
+        ("lab.trian", 2, "hint: Did you mean -m lab.train?"),
+        ("lab", 2, "hint: Did you mean -m lab.train?"),
+        ("lab.deep.none", 2, "hint: It would be '{}/lab/deep/none.py'."),
+    ],
+)
+def test_a_module_that_is_not_there(himl: Himl, project: Path, name: str, code: int, told: str) -> None:
+    write_files(project, {"lab/__init__.py": "", "lab/train.py": ""})
+    outcome = himl("submit", "-m", name)
+    assert (outcome.code, told.format(project) in outcome.stderr.replace("\\", "/")) == (code, True), outcome.stderr
+    for works in ("lab.train", "pydoc"):
+        himl.ok("submit", "-m", works, "--dry_run")
+
+
+def test_a_module_that_only_the_cluster_may_have_is_told_before_it_is_sent(himl: Himl, project: Path) -> None:
+    write_files(project, {"lab/train.py": ""})
+    show = ("--cluster", "gpu", "--docker_image", "me/train", "--dry_run")
+    assert f"Module 'no.such' is not in '{project}': the job needs it in its environment." in himl.ok("submit", "-m", "no.such", *show).stderr
+    assert "Module" not in himl.ok("submit", "-m", "lab.train", *show).stderr
+
+
+READS = "from pathlib import Path\nprint(open({}).read())"
+
+
+@pytest.mark.parametrize("path", ["'outputs/a.txt'", "Path(__file__).parent / 'outputs' / 'a.txt'", "'./data/raw/a.txt'", "'a.env'"])
+def test_a_file_of_the_project_that_is_not_sent_is_told_with_the_way_to_it(himl: Himl, project: Path, path: str) -> None:
+    write_files(project, {"train.py": READS.format(path), ".gitignore": "data/\n", **dict.fromkeys(["outputs/a.txt", "data/raw/a.txt", "a.env"], "there")})
+    hint = hint_of(himl, "train.py")
+    assert f"a.txt' lies in '{project}', and is not sent: --in_place runs the job where it lies".replace("a.txt", path.strip("'")[-5:]) in hint
+    assert himl.ok("submit", "train.py", "--in_place").stdout == "there\n"
+
+
+def test_many_runs_get_such_a_file_as_data(himl: Himl, project: Path) -> None:
+    write_files(project, {"train.py": READS.format("'outputs/a.txt'"), "outputs/a.txt": "there"})
+    assert "make it data of the job, --input outputs,local=outputs, and read it in the folder that AZURE_ML_INPUT_INPUT_0 names" in hint_of(
+        himl, "train.py", "--different_seeds", "2"
+    )
+    write_files(project, {"train.py": "import os; print(open(os.environ['AZURE_ML_INPUT_INPUT_0'] + '/a.txt').read())"})
+    himl.ok("submit", "train.py", "--different_seeds", "2", "--input", "outputs,local=outputs")
+
+
+def test_a_file_that_is_nowhere_or_was_sent_gets_no_such_hint(himl: Himl, project: Path) -> None:
+    write_files(project, {"train.py": READS.format("'none.txt'"), "moved.py": "import os; os.chdir('..'); open('a.txt')", "a.txt": ""})
+    for script in ("train.py", "moved.py"):
+        assert "not sent" not in hint_of(himl, script)
+
+
+@pytest.mark.parametrize("path", ["./data", "../project/data", "{}/data"])
+def test_a_path_for_a_dataset_s_name_is_told_with_what_works(himl: Himl, project: Path, path: str) -> None:
+    path = path.format(project)
+    write_files(project, {"train.py": "import os; print(os.listdir(os.environ['AZURE_ML_INPUT_images']))", "data/a.txt": ""})
+    hint = hint_of(himl, "train.py", "--input", f"images={path}")
+    given = hint.partition("--input images=")[2].split(". On a cluster")[0]
+    assert himl.ok("submit", "train.py", "--input", f"images={given}").stdout == "['a.txt']\n", hint
+
+
+def test_a_folder_here_that_is_no_dataset_is_named_as_one_is(himl: Himl, project: Path) -> None:
+    write_files(project, {"train.py": "", "data/a.txt": ""})
+    hint = hint_of(himl, "train.py", "--input", "data")
+    assert "--input INPUT_0=data,local=data" in hint
+    himl.ok("submit", "train.py", "--input", "INPUT_0=data,local=data")

@@ -27,7 +27,7 @@ def test_a_sweep_stands_for_its_best_trial_only_where_the_best_is_asked_for(runs
     assert (taken.run.id, taken.why) == ("sweep_1_aa_1", "Run 'sweep_1_aa' is a sweep; its best trial is 'sweep_1_aa_1'.")
     with pytest.raises(NotFound, match="those below it may") as caught:
         found(runs, source="sweep_1_aa")
-    assert caught.value.hint == "Its best trial is 'sweep_1_aa_1': name that, or add --select best."
+    assert caught.value.hint == "Name its best trial, himl checkpoint fetch sweep_1_aa_1, or add --select best."
 
 
 def test_of_a_sweep_nobody_wrote_the_best_of_the_best_by_the_last_values_is_taken(runs: RecordedRuns) -> None:
@@ -45,8 +45,16 @@ def test_of_a_sweep_nobody_wrote_the_best_of_the_best_by_the_last_values_is_take
 
 def test_folds_have_no_best_one(runs: RecordedRuns) -> None:
     runs.add("folds_1_aa", tags={MANY: "crossval"})
-    with pytest.raises(NotFound, match="none of its runs is the best"):
+    runs.add("folds_1_aa_0", parent="folds_1_aa", files={"outputs/log.txt": "x"})
+    with pytest.raises(NotFound, match="none of its runs is the best") as caught:
         found(runs, "best", source="folds_1_aa")
+    assert caught.value.hint == "None of its first 5 runs kept files in outputs/checkpoints; 'himl runs show folds_1_aa' lists them."
+    runs.add("folds_1_aa_1", parent="folds_1_aa", files={f"{HERE}/last.ckpt": "x"})
+    for select in ("last", "best"):
+        with pytest.raises(NotFound) as caught:
+            found(runs, select, source="folds_1_aa")
+        assert caught.value.hint == "Name one of its runs, as in 'himl checkpoint fetch folds_1_aa_1'; 'himl runs show folds_1_aa' lists them."
+    assert found(runs, source="folds_1_aa_1").names == [f"{HERE}/last.ckpt"]
 
 
 def test_of_the_best_trial_the_last_is_taken_where_no_name_says_best(runs: RecordedRuns) -> None:

@@ -154,7 +154,7 @@ def checkpoint_of(meant: Meant, workspace: Workspace, choice: Choice, files: Blo
     if meant.path is not None:
         return _at(run, meant.path, files)
     offer = Offer(run, files, candidates_of(_where_checkpoints_are(files)), _Outputs(files), lambda: workspace.metrics(run.id))
-    with explaining_parents(run):
+    with explaining_parents(run, workspace):
         chosen = choose_in_best_trial(offer, choice) if meant.why else choose(offer, choice)
     one = chosen.candidate
     why = " ".join(filter(None, (meant.why, chosen.why)))

@@ -35,6 +35,7 @@ def find_entry(request: SubmitRequest, script: Path, root: Path) -> Entry:
     if request.module:
         if not all(part.isidentifier() for part in request.module.split(".")):
             raise BadUsage(f"-m '{request.module}' is no module name.", hint="Write it with dots, without .py: -m package.module")
+        _check_module(request.module, root)
         return Entry(EntryKind.module, request.module)
     if not script.is_relative_to(root):
         raise BadUsage(f"'{request.target}' lies outside the snapshot root '{root}'.", hint="Give a --snapshot_root that holds the script.")
@@ -67,6 +68,20 @@ def entry_file(entry: Entry, root: Path) -> Path | None:
     module = root.joinpath(*entry.target.split("."))
     candidates = (module.with_name(f"{module.name}.py"), module / "__main__.py")
     return next((path for path in candidates if path.is_file()), None)
+
+
+def _check_module(name: str, root: Path) -> None:
+    """Raises BadUsage for a module that is missing from a package of the project; what is not the project's may be installed."""
+    top, *below = name.split(".")
+    package, place = root / top / "__init__.py", root.joinpath(top, *below)
+    if not package.is_file() or (place / "__main__.py").is_file() or any(place.parent.glob(f"{place.name}.*")):
+        return
+    names = sorted(path.stem for path in (place if place.is_dir() else place.parent).glob("*.py") if not path.stem.startswith("__"))
+    near = get_close_matches(place.name, names, n=1) or names[:1]
+    prefix = name if place.is_dir() else name.rpartition(".")[0]
+    hint = f"Did you mean -m {prefix}.{near[0]}?" if near else f"It would be '{place}.py'."
+    what = f"'{name}' is a package without __main__.py" if place.is_dir() else f"There is no module '{name}'"
+    raise BadUsage(f"{what} in '{root}'.", hint=hint)
 
 
 def _check_script(path: Path, shown: str) -> None:

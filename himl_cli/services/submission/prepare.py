@@ -111,9 +111,12 @@ def _for_cluster(spec: JobSpec, request: SubmitRequest, start: Path, remarks: li
     )
     check_for_cluster(there, request.tags)
     environment = _environment(request, start, spec.snapshot.root, remarks)
-    from himl_cli.services.environments.remarks import environment_remarks
+    from himl_cli.services.environments.remarks import MODULE, environment_remarks
 
-    remarks += environment_remarks(environment, entry_file(spec.entry, spec.snapshot.root))
+    file = entry_file(spec.entry, spec.snapshot.root)
+    remarks += environment_remarks(environment, file)
+    if spec.entry.kind is EntryKind.module and file is None and spec.entry.target != MODULE:  # else the environment is spoken of
+        remarks.append(f"Module '{spec.entry.target}' is not in '{spec.snapshot.root}': the job needs it in its environment.")
     return replace(there, environment=environment)
 
 

@@ -29,7 +29,8 @@ def _found_input(item: DataSpec, default: Path, notify: Notify) -> Path:
         return folder
     folder = datastore_folder(item, default)
     if not folder.exists():
-        hint = f"Put the data there ('himl datastore upload FOLDER {item.name}'), or name a folder: --input {item.key}={item.name},local=FOLDER"
+        local = item.name if Path(item.name).exists() else "FOLDER"
+        hint = f"Put the data there ('himl datastore upload {local} {item.name}'), or name a folder: --input {item.key}={item.name},local={local}"
         raise NotFound(f"Input '{item.key}': no folder '{item.name}' in the local datastore '{folder.parent}'.", hint=hint)
     if item.version is not None:
         notify(Notice(f"Input '{item.key}': folders here have no versions; ':{item.version}' is passed over."))
