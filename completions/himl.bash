@@ -517,12 +517,15 @@ _himl_today() {
     # The option $1, which may have one of hi-ml's names, by today's: in `name`.
     name=$1
     case $name in
+    --compute_cluster_name) name=--cluster ;;
     --config_path) name=--config_file ;;
+    --crossval_count) name=--crossval ;;
     --docker_shm_size) name=--shm_size ;;
     --experiment_name) name=--experiment ;;
     --files_to_download) name=--prefix ;;
     --image_glob_pattern) name=--image_glob ;;
     --parallel) name=--workers ;;
+    --run_id) name=--run ;;
     --run_ids) name=--run ;;
     --run_recovery_ids) name=--run ;;
     --wait_for_completion) name=--wait ;;

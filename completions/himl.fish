@@ -537,8 +537,12 @@ end
 
 function __himl_today --description 'The option $argv[1], which may have one of hi-ml\'s names, by today\'s'
     switch $argv[1]
+        case --compute_cluster_name
+            echo -- --cluster
         case --config_path
             echo -- --config_file
+        case --crossval_count
+            echo -- --crossval
         case --docker_shm_size
             echo -- --shm_size
         case --experiment_name
@@ -549,6 +553,8 @@ function __himl_today --description 'The option $argv[1], which may have one of 
             echo -- --image_glob
         case --parallel
             echo -- --workers
+        case --run_id
+            echo -- --run
         case --run_ids
             echo -- --run
         case --run_recovery_ids

@@ -595,12 +595,15 @@ Register-ArgumentCompleter -Native -CommandName 'himl', 'himl.exe' -ScriptBlock 
     }
     # hi-ml's names of options, with today's.
     $today = @{
+        '--compute_cluster_name' = '--cluster'
         '--config_path' = '--config_file'
+        '--crossval_count' = '--crossval'
         '--docker_shm_size' = '--shm_size'
         '--experiment_name' = '--experiment'
         '--files_to_download' = '--prefix'
         '--image_glob_pattern' = '--image_glob'
         '--parallel' = '--workers'
+        '--run_id' = '--run'
         '--run_ids' = '--run'
         '--run_recovery_ids' = '--run'
         '--wait_for_completion' = '--wait'

@@ -5,6 +5,7 @@ A command's module is imported when the command is called, so that `himl --help`
 
 from __future__ import annotations
 
+import shlex
 from importlib import import_module
 from typing import Annotated, Any, NamedTuple
 
@@ -13,7 +14,7 @@ import typer.main
 
 from himl_cli import __version__
 from himl_cli.commands._edge import EdgedGroup
-from himl_cli.commands._group import normalized
+from himl_cli.commands._group import OTHER_WORDS, normalized
 from himl_cli.render.streams import stand_in_for_closed_streams
 
 
@@ -53,6 +54,20 @@ class RootGroup(EdgedGroup):
         if cmd_name not in self.commands and cmd_name in COMMANDS:
             self.commands[cmd_name] = loaded(cmd_name)
         return self.commands.get(cmd_name)
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        return super().parse_args(ctx, ["--version"] if args in (["version"], ["-V"]) else args)
+
+    def hint_for_unknown(self, ctx: Any, args: list[str]) -> str:
+        from himl_cli.commands._script_command import ScriptCommand, is_target
+
+        name, *rest = args
+        if OTHER_WORDS.get(name) == "submit" or is_target(name):
+            if rest[:1] and rest[0] in self.get_command(ctx, "runs").list_commands(ctx):
+                return f"About runs: {ctx.command_path} runs {shlex.join(rest)}"
+            submit: ScriptCommand = self.get_command(ctx, "submit")
+            return f"To run a script: {submit.meant(ctx, args if is_target(name) else rest).command(ctx, 'submit')}"
+        return super().hint_for_unknown(ctx, args)
 
     def command_sections(self, ctx: Any) -> dict[str, list[tuple[str, str]]]:
         sections: dict[str, list[tuple[str, str]]] = {}

@@ -3,19 +3,30 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from himl_cli.commands._checkpoint_options import ChoiceOptions
-from himl_cli.commands._group import command
+from himl_cli.commands._group import HimlCommand, command, normalized
 from himl_cli.commands._options import OutputOptions, WorkspaceOptions
 from himl_cli.commands._session import open_session
 
 
 def register(app: typer.Typer) -> None:
     """Let *app* have the command."""
-    command(app, "url")(url)
+    command(app, "url", cls=_Url)(url)
+
+
+class _Url(HimlCommand):
+    """Takes SOURCE by hi-ml's `--run_id` too."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        for place, word in enumerate(args):
+            option, equals, value = word.partition("=")
+            if option.startswith("--") and normalized(option[2:]) == "run":
+                return super().parse_args(ctx, [*args[:place], *([value] if equals else []), *args[place + 1 :]])
+        return super().parse_args(ctx, args)
 
 
 def url(

@@ -12,7 +12,7 @@ from typing import Any
 import typer
 
 from himl_cli.commands._group import HimlCommand, HimlGroup, before_double_dash
-from himl_cli.core.errors import HimlError, Interrupted
+from himl_cli.core.errors import BadUsage, HimlError, Interrupted
 from himl_cli.render.errors import ReaderGone, as_himl_error, say_error, silence_stdout
 
 READER_GONE_CODE = 141
@@ -116,7 +116,8 @@ def say(failure: Exception, tokens: Sequence[str]) -> int:
     verbose = is_verbose(tokens)
     as_json = any(token in ("--json", "--format=json") for token in tokens) or ("--format", "json") in pairwise(tokens)
     error: HimlError = as_himl_error(failure, verbose=verbose)
-    say_error(error, as_json=as_json, traceback_of=failure if verbose else None)
+    is_plain = isinstance(error, BadUsage) and (failure.__cause__ is None or isinstance(failure.__cause__, typer.TyperException))
+    say_error(error, as_json=as_json, traceback_of=failure if verbose and not is_plain else None)
     return error.exit_code
 
 

@@ -5,7 +5,10 @@ Everything comes from `typer` and `typer.core`; contexts and formatters are type
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import re
+import shlex
+from collections.abc import Callable, Iterator, Sequence
+from itertools import takewhile
 from typing import Any, TypeVar
 
 import typer
@@ -27,11 +30,35 @@ HIML_OLD_NAMES = {
     "image_glob_pattern": "image_glob",
     "parallel": "workers",
     "files_to_download": "prefix",
+    "run_id": "run",
+    "compute_cluster_name": "cluster",
+    "crossval_count": "crossval",
 }
 """hi-ml's names of options, understood everywhere and shown nowhere."""
 
-OTHER_WORDS = {"ls": "list", "ps": "list", "status": "show"}
+OTHER_WORDS = {
+    "ls": "list",
+    "ps": "list",
+    "status": "show",
+    "rm": "delete",
+    "remove": "delete",
+    "stop": "cancel",
+    "kill": "cancel",
+    "log": "logs",
+    "tail": "logs",
+    "run": "submit",
+    "runner": "submit",
+    "exec": "submit",
+    "tensorboard": "tb",
+    "login": "doctor",
+    "get": "download",
+    "put": "upload",
+}
 """What other tools call these commands."""
+
+UNEXPECTED = "Got unexpected extra argument"
+"""How the parser's complaint begins about one argument too many."""
+SWITCHED_ON, SWITCHED_OFF = ("true", "1", "yes"), ("false", "0", "no")
 
 NAME_COLUMN = 26
 Function = TypeVar("Function", bound=Callable[..., None])
@@ -79,34 +106,101 @@ class _NoticesGoneReader:
 class HimlCommand(_NoticesGoneReader, TyperCommand):
     """A command whose help stands in groups."""
 
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        try:
+            rest: list[str] = super().parse_args(ctx, [*self._with_plain_switches(ctx, args)])
+        except typer.TyperException as err:
+            hint = self._hint_for_extra(ctx, args, err.format_message())
+            if hint:
+                raise BadUsage(err.format_message(), hint=hint) from err
+            raise
+        return rest
+
     def format_options(self, ctx: Any, formatter: Any) -> None:
         write_sections(formatter, parameter_sections(self, ctx))
+
+    def _with_plain_switches(self, ctx: Any, args: Sequence[str]) -> Iterator[str]:
+        """*args* with `--wait` for `--wait=True` and `--no_wait` or nothing for `--wait=False`, as hi-ml's programs take their switches."""
+        switches = {name: parameter for parameter in self.get_params(ctx) for name in parameter.opts if getattr(parameter, "is_flag", False)}
+        own = before_double_dash(args)
+        for token in own:
+            option, equals, value = token.partition("=")
+            switch = switches.get(f"--{normalized(option[2:])}") if equals else None
+            if switch is None or value.lower() in SWITCHED_ON:
+                yield token if switch is None else option
+            elif value.lower() in SWITCHED_OFF:
+                yield from switch.secondary_opts[:1]
+            else:
+                raise BadUsage(f"{option} takes no value, got '{value}'.", hint=f"{option} alone switches it on.")
+        yield from args[len(own) :]
+
+    def _hint_for_extra(self, ctx: Any, args: Sequence[str], message: str) -> str:
+        """What to type for one argument too many: it belongs to the list before it, or names an experiment."""
+        from himl_cli.core.redaction import mask_line
+
+        found = re.match(rf"{UNEXPECTED}\S* \((\S+?)\)?(\s|$)", message)
+        if found is None or found[1] not in args:
+            return ""
+        place = args.index(found[1])
+        before = args[max(0, place - 2) : place]
+        option = before[-1].partition("=")[0] if before and before[-1].startswith("--") else before[0] if before else ""
+        names = {name: parameter for parameter in self.get_params(ctx) for name in parameter.opts}
+        if getattr(names.get(f"--{normalized(option[2:])}"), "multiple", False):
+            more = list(takewhile(lambda word: not word.startswith("-"), args[place:]))
+            words = [*args[:place], *(word for each in more for word in (option, each)), *args[place + len(more) :]]
+            return mask_line(f"Repeat the option: {ctx.command_path} {shlex.join(words)}")
+        is_list = "--experiment" in names and not any(parameter.param_type_name == "argument" for parameter in self.get_params(ctx))
+        return mask_line(f"Those of an experiment: {ctx.command_path} --experiment {args[place]}") if is_list else ""
 
 
 class HimlGroup(_NoticesGoneReader, TyperGroup):
     """A noun with verbs below it."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if args[:1] == ["help"] and self.get_command(ctx, "help") is None:
+            args = [*args[1:], "--help"]
         if not args and self.no_args_is_help and not ctx.resilient_parsing:
             typer.echo(ctx.get_help(), err=True, color=ctx.color)
             raise typer.Exit(BadUsage.exit_code)
-        return super().parse_args(ctx, args)
+        try:
+            rest: list[str] = super().parse_args(ctx, [*args])
+        except typer.TyperException as err:
+            option = getattr(err, "option_name", None) or ""
+            hint = self._hint_for_early(ctx, args, option)
+            if hint:
+                raise BadUsage(f"No such option '{option}'.", hint=hint) from err
+            raise
+        return rest
+
+    def _hint_for_early(self, ctx: Any, args: Sequence[str], option: str) -> str:
+        """The command line with the options that stand before the command's name behind it, for a command that takes *option*."""
+        own = before_double_dash(args)
+        place = next((place for place, word in enumerate(own) if word in self.list_commands(ctx)), 0)
+        command: Any = self
+        words = own[place:]
+        while isinstance(command, HimlGroup) and words:
+            command, words = command.get_command(ctx, words[0]), words[1:]
+        taken = [normalized(name.lstrip("-")) for parameter in (command.get_params(ctx) if place and command else ()) for name in parameter.opts]
+        if normalized(option.lstrip("-")) not in taken:
+            return ""
+        return f"Options stand behind the command: {ctx.command_path} {shlex.join([*own[place:], *own[:place], *args[len(own) :]])}"
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         name = args[0]
         if self.get_command(ctx, name) is None and self.get_command(ctx, normalized(name)) is None and not name.startswith("-") and not ctx.resilient_parsing:
-            hint = (
-                f"To run a script: {ctx.command_path} submit {name}"
-                if name.endswith(".py") and "submit" in self.list_commands(ctx)
-                else f"See '{ctx.command_path} --help'."
-            )
-            raise BadUsage(f"No such command '{name}'. {self._meant(ctx, name)}".strip(), hint=hint)
+            raise BadUsage(f"No such command '{name}'. {self._meant(ctx, name)}".strip(), hint=self.hint_for_unknown(ctx, args))
         return super().resolve_command(ctx, args)
 
+    def hint_for_unknown(self, ctx: Any, args: list[str]) -> str:
+        """Where to go on from *args*, which name no command."""
+        return f"See '{ctx.command_path} --help'."
+
     def _meant(self, ctx: Any, name: str) -> str:
-        """Which command *name* may have meant: one here that is spelled alike, else one of that name in a group below."""
+        """Which command *name* may have meant: one here that is spelled alike or that others call so, else one of that name in a group below."""
         verb = OTHER_WORDS.get(name, normalized(name))
         groups = {group: self.get_command(ctx, group) for group in self.list_commands(ctx)}
+        if verb in groups:
+            return f"Did you mean '{verb}'?"
         below = [f"'{ctx.command_path} {group} {verb}'" for group, found in groups.items() if isinstance(found, HimlGroup) and verb in found.list_commands(ctx)]
         return did_you_mean(name, groups) or (f"Did you mean {' or '.join(below)}?" if below else "")
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import shlex
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -15,6 +17,7 @@ from himl_cli.commands._group import command, group
 from himl_cli.commands._options import OutputOptions, RunArgs, SelectionOptions, WorkspaceOptions
 from himl_cli.commands._session import open_session
 from himl_cli.commands._transfer import FILES, WHERETO, GlobOptions, MovingOptions, conclude
+from himl_cli.core.errors import RunNotFound
 
 if TYPE_CHECKING:
     from himl_cli.core.runs import Run
@@ -64,6 +67,19 @@ class TargetOptions(Bundle):
         return [str(self.folder)] if self.flat else [str(self.folder / run.id) for run in runs]
 
 
+@contextmanager
+def _naming_files(words: Sequence[str]) -> Iterator[None]:
+    """Within it, the error that one of *words* is no run says how files and a folder are named."""
+    try:
+        yield
+    except RunNotFound as err:
+        if err.run in words and not err.similar:
+            others = [word for word in words if word != err.run] or ["latest"]
+            files, folder = (shlex.join(["himl", "download", *others, option, err.run]) for option in ("--prefix", "--output_dir"))
+            err.hint = f"For files of that name: {files} - for a folder to write to: {folder}"
+        raise
+
+
 @command(app, "download")
 def download(
     selection: SelectionOptions,
@@ -96,7 +112,8 @@ def download(
     filters = globs.filters(source.prefix)
     wanted = selection.selection(runs, single="--flat" if target.flat and not source.list_only else "")
     with open_session(where, talk) as session:
-        found = find_runs(session.workspace, wanted, cwd=session.cwd)
+        with _naming_files(runs or ()):
+            found = find_runs(session.workspace, wanted, cwd=session.cwd)
         files_of = source.files_of(session.workspace)
         if source.list_only:
             files = chain.from_iterable(list_files(files_of(run.id), filters, run=run.id) for run in found)

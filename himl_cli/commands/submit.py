@@ -12,7 +12,7 @@ import typer
 
 from himl_cli.commands._group import command, group
 from himl_cli.commands._options import OutputOptions, WorkspaceOptions
-from himl_cli.commands._script_command import ScriptCommand, script_arguments, value_sources
+from himl_cli.commands._script_command import ScriptCommand, say_misplaced, script_arguments, value_sources
 from himl_cli.commands._submit_many import ManyOptions
 from himl_cli.commands._submit_naming import BuildOptions, NamingOptions
 from himl_cli.commands._submit_options import AfterOptions, DataOptions, submit_request
@@ -59,6 +59,7 @@ def submit(
         from himl_cli.commands._submit_run import say_all_settings
 
         return say_all_settings(talk, where, ctx.params, sources)
+    say_misplaced(ctx, talk)
     request = submit_request(Path.cwd(), target, module, script_arguments(ctx), (place, sent, environment, naming, build, data, many, after), sources)
     if many.resume is not None:
         from himl_cli.commands._submit_resume import resume

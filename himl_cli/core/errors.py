@@ -92,13 +92,14 @@ class NotFound(HimlError):
 
 
 class RunNotFound(NotFound):
-    """`similar` holds ids that may have been meant."""
+    """`run` is what was asked for, `similar` holds ids that may have been meant."""
 
     code = "run_not_found"
 
     def __init__(self, run: str, where: str, *, similar: Sequence[str] = ()) -> None:
         hint = f"Did you mean {' or '.join(similar)}?" if similar else "See 'himl runs list' for the runs there are."
         super().__init__(f"No run '{run}' in {where}.", hint=hint)
+        self.run = run
         self.similar = tuple(similar)
 
 

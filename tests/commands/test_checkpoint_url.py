@@ -49,6 +49,12 @@ def test_the_link_alone_is_printed_and_opens_the_file(himl: Himl, run: str) -> N
     assert himl.ok("checkpoint", "url", run, "-q").stderr == ""
 
 
+def test_hi_mls_line_is_understood(himl: Himl, run: str) -> None:
+    outcome = himl.ok("checkpoint", "url", f"--run_id={run}:epoch=1-val_loss=0.5.ckpt", "--expiry_days=10")
+    assert got(outcome.stdout.strip()) == b"1"
+    assert himl("checkpoint", "url", run, "--run", run).code == himl("checkpoint", "url").code == 2
+
+
 def test_any_file_may_be_meant_as_for_fetch(himl: Himl, run: str) -> None:
     best = himl.ok("checkpoint", "url", run, "--select", "best", "--expiry_days", "0.5", "--json").json()
     assert (got(best["url"]), best["name"], best["run"]) == (b"best", "outputs/checkpoints/epoch=3-val_loss=0.2.ckpt", run)

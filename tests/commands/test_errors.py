@@ -145,7 +145,7 @@ UNKNOWN = [
     (["submit", "train.py", "--epochs", "5"], "--epochs", "himl submit train.py -- --epochs 5"),
     (["submit", "--epochs", "5", "train.py"], "--epochs", "himl submit train.py -- --epochs 5"),
     (["submit", "train.py", "--experiment", "e", "--lr=0.1", "--tag", "a=b"], "--lr", "himl submit train.py --experiment e --tag a=b -- --lr=0.1"),
-    (["submit", "train.py", "--name", "two words", "--", "--rest"], "--name", "himl submit train.py -- --name 'two words'"),
+    (["submit", "train.py", "--name", "two words", "--", "--rest"], "--name", "himl submit train.py -- --name 'two words' --rest"),
 ]
 
 

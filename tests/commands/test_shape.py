@@ -76,7 +76,7 @@ def test_what_an_option_is_like() -> None:
 
 
 def test_old_names_belong_to_the_option_that_they_mean() -> None:
-    assert option("himl runs show", "--run").old_names == ("--run_ids", "--run_recovery_ids")
+    assert option("himl runs show", "--run").old_names == ("--run_ids", "--run_recovery_ids", "--run_id")
     assert option("himl montage", "--image_glob").old_names == ("--image_glob_pattern",)
     assert option("himl runs show", "--tags").old_names == ()
 
