@@ -99,12 +99,15 @@ class Runs(SelectionOptions, metaclass=_Taken):
         """
         from himl_cli.api.run import Run
         from himl_cli.api.workspace import Workspace
+        from himl_cli.render.output import Output
+        from himl_cli.render.progress import observing
         from himl_cli.services.run_lookup import find_runs
         from himl_cli.workspaces.open import open_runs
 
         wanted, where, start = self.selection(named, explicit=explicit), place or Place(), Path.cwd()
         workspace = Workspace.of(open_runs(where.workspace, where.config_file, start=start))
-        return [Run(workspace, record) for record in find_runs(workspace.opened, wanted, cwd=start)]
+        with observing(Output()) as notify:
+            return [Run(workspace, record) for record in find_runs(workspace.opened, wanted, cwd=start, notify=notify)]
 
 
 class Talk(OutputOptions, metaclass=_Taken):

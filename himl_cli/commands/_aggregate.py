@@ -54,7 +54,7 @@ class Wishes:
 
 def aggregate_runs(session: Session, selection: RunSelection, wishes: Wishes) -> None:
     """Read the runs, show them side by side, and write the files asked for."""
-    chosen = choose_runs(session.workspace, selection, cwd=session.cwd)
+    chosen = choose_runs(session.workspace, selection, cwd=session.cwd, notify=session.notify)
     whole = session.output.format is Format.json or wishes.parquet is not None or wishes.plot is not None
     found = aggregate(session.workspace, chosen.runs, child_arg=wishes.child_arg, globs=wishes.globs, whole=whole)
     if not found.metrics:

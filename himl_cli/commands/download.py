@@ -113,7 +113,7 @@ def download(
     wanted = selection.selection(runs, single="--flat" if target.flat and not source.list_only else "")
     with open_session(where, talk) as session:
         with _naming_files(runs or ()):
-            found = find_runs(session.workspace, wanted, cwd=session.cwd)
+            found = find_runs(session.workspace, wanted, cwd=session.cwd, notify=session.notify)
         files_of = source.files_of(session.workspace)
         if source.list_only:
             files = chain.from_iterable(list_files(files_of(run.id), filters, run=run.id) for run in found)

@@ -35,7 +35,13 @@ def list_runs(filters: FilterOptions, where: WorkspaceOptions, talk: OutputOptio
     limit = None if filters.num_runs == ALL_RUNS else filters.num_runs or LISTED
     matching = " match" if filters.experiment or filters.statuses or filters.tags else ""
     with open_session(where, talk) as session:
-        runs = session.workspace.runs(RunQuery(filters.experiment, filters.statuses, filters.tags, limit=limit))
+        query = RunQuery(filters.experiment, filters.statuses, filters.tags, limit=limit)
+        if filters.experiment is None:
+            runs = session.workspace.runs(query)
+        else:
+            from himl_cli.services.run_lookup import runs_of_experiment
+
+            runs = runs_of_experiment(session.workspace, query, session.notify)
         session.output.table(runs, run_columns, quiet=lambda run: str(run.id), empty=f"No runs in {session.workspace.label}{matching}.")
 
 
@@ -55,7 +61,8 @@ def show(selection: SelectionOptions, where: WorkspaceOptions, talk: OutputOptio
 
     wanted = selection.selection(runs)
     with open_session(where, talk) as session:
-        details = [run_details(session.workspace, run) for run in find_runs(session.workspace, wanted, cwd=session.cwd)]
+        found = find_runs(session.workspace, wanted, cwd=session.cwd, notify=session.notify)
+        details = [run_details(session.workspace, run) for run in found]
         session.output.result(
             details[0] if means_one_run(wanted) else details,
             human=lambda: "\n\n\n".join("\n".join(run_view(each)) for each in details),
@@ -133,7 +140,8 @@ def logs(
     check_form(talk.format, attempt, follow=follow)
     wanted = selection.selection(runs, single="--follow" if follow else "")
     with open_session(where, talk) as session:
-        print_logs(session, find_runs(session.workspace, wanted, cwd=session.cwd), file, attempt, follow=follow)
+        found = find_runs(session.workspace, wanted, cwd=session.cwd, notify=session.notify)
+        print_logs(session, found, file, attempt, follow=follow)
 
 
 @command(app, "cancel")
@@ -152,7 +160,8 @@ def cancel(selection: SelectionOptions, where: WorkspaceOptions, talk: OutputOpt
 
     wanted = selection.selection(runs, explicit=True)
     with open_session(where, talk) as session:
-        outcomes = cancel_runs(session.workspace, find_runs(session.workspace, wanted, cwd=session.cwd))
+        found = find_runs(session.workspace, wanted, cwd=session.cwd, notify=session.notify)
+        outcomes = cancel_runs(session.workspace, found)
         session.output.result(outcomes, human="\n".join(map(cancel_text, outcomes)), quiet=[each.id for each in outcomes if each.asked])
 
 
@@ -180,7 +189,7 @@ def tag(
     wanted = selection.selection(plain, explicit=True)
     with open_session(where, talk) as session:
         with tags_explained():
-            found = find_runs(session.workspace, wanted, cwd=session.cwd)
+            found = find_runs(session.workspace, wanted, cwd=session.cwd, notify=session.notify)
         tagged = tag_runs(session.workspace, found, tags)
         text = ", ".join(f"{key}={value}" for key, value in tags.items())
         session.output.result(tagged, human="\n".join(f"Tagged run '{run.id}': {text}" for run in tagged), quiet=[run.id for run in tagged])
@@ -202,7 +211,7 @@ def delete(selection: SelectionOptions, where: WorkspaceOptions, talk: OutputOpt
 
     wanted = selection.selection(runs, explicit=True)
     with open_session(where, talk) as session:
-        doomed = find_runs(session.workspace, wanted, cwd=session.cwd)
+        doomed = find_runs(session.workspace, wanted, cwd=session.cwd, notify=session.notify)
         deleter = check_deletable(session.workspace, doomed)
         below = runs_below(session.workspace, doomed)
         session.output.insist(f"{deletion_text(doomed, below)}?")

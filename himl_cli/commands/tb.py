@@ -99,7 +99,7 @@ def tb(
 
     wanted = selection.selection(runs)
     with suppress(*() if events.sync_only else (KeyboardInterrupt,)), open_session(where, talk) as session:
-        chosen = ChosenRuns(session.workspace, wanted, session.cwd)
+        chosen = ChosenRuns(session.workspace, wanted, session.cwd, session.notify)
         lineup = Lineup(chosen, events.log_dir, events.copies)
         if events.sync_only:
             _sync(session, lineup)

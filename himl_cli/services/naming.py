@@ -11,45 +11,48 @@ from himl_cli.core.errors import BadUsage
 from himl_cli.core.redaction import redact
 from himl_cli.services.git import GitFacts
 
-LONGEST_EXPERIMENT = 255  # Azure ML's limit is 256 characters, the first of them a letter or digit
+LONGEST_EXPERIMENT = 256
 
 
 def friendly_experiment(name: str) -> str:
-    """*name* as Azure ML takes it: every run of characters outside `[a-zA-Z0-9_]` becomes one `_` (hi-ml's rule).
+    """*name* as Azure ML takes it: letters, digits, `_` and `-`, first a letter or digit. One that it takes stays as it is.
 
-    A name of which nothing else is left, as of a script with a Chinese name, becomes `experiment`. Raises BadUsage for an empty one.
+    Each run of other characters becomes one `_`. A name of which nothing else is left, as of a script with a Chinese name, becomes
+    `experiment`. Raises BadUsage for an empty one.
     """
     if not name.strip():
         raise BadUsage("The experiment's name is empty.", hint="Name it with --experiment NAME")
-    friendly = re.sub(r"[^a-zA-Z0-9_]+", "_", name)[:LONGEST_EXPERIMENT]
-    return friendly if friendly.strip("_") else "experiment"
+    return re.sub(r"[^a-zA-Z0-9_-]+", "_", name).lstrip("_-")[:LONGEST_EXPERIMENT] or "experiment"
 
 
-def choose_experiment(asked: str | None, target: str, *, from_branch: bool, git: GitFacts | None) -> str:
-    """The experiment's name: *asked*, else the git branch where that is wanted, else the stem of the script or the last part of the module.
+def underscored(name: str) -> str:
+    """*name* as hi-ml and older versions of himl made it: they had `_` for `-` as well."""
+    return re.sub(r"[^a-zA-Z0-9_]+", "_", name)
 
+
+def choose_experiment(asked: str | None, target: str, *, from_branch: bool, git: GitFacts | None) -> tuple[str, list[str]]:
+    """The experiment's name, and what the user should know of it.
+
+    It is *asked*, else the git branch where that is wanted, else the stem of the script or the last part of the module.
     Raises BadUsage where the branch is wanted and none is checked out, and for an empty name.
     """
-    if asked is not None:
-        return friendly_experiment(asked)
-    if from_branch:
+    if asked is None and from_branch:
         if git is None or not git.branch:
             raise BadUsage("--experiment_from_branch: no git branch is checked out here.", hint="Name the experiment with --experiment NAME")
-        return friendly_experiment(git.branch)
+        asked = git.branch
+    if asked is not None:
+        chosen = friendly_experiment(asked)
+        return chosen, experiment_remarks(asked, chosen)
     path = PurePath(target)
-    return friendly_experiment(path.stem if path.suffix in (".py", ".sh") else target.rsplit(".", 1)[-1])
+    return friendly_experiment(path.stem if path.suffix in (".py", ".sh") else target.rsplit(".", 1)[-1]), []
 
 
-def experiment_remarks(asked: str | None, chosen: str) -> list[str]:
+def experiment_remarks(asked: str, chosen: str) -> list[str]:
     """That the experiment is called otherwise than was asked for, where it is."""
-    if asked is None or asked == chosen:
+    if asked == chosen:
         return []
-    return [f"The experiment is called '{chosen}', since Azure ML does not take the name '{asked}'."]
-
-
-def azure_experiment(name: str) -> str:
-    """A friendly name as the service takes it: it begins with a letter or digit."""
-    return name.lstrip("_") or "experiment"
+    taken = f"letters, digits, _ and - only, {LONGEST_EXPERIMENT} at most, the first a letter or digit"
+    return [f"The experiment is called '{chosen}', since Azure ML does not take the name '{asked}': {taken}."]
 
 
 def automatic_tags(git: GitFacts | None, build: Mapping[str, str], command_line: str) -> dict[str, str]:

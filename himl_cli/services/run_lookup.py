@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from difflib import get_close_matches
+from itertools import chain
 from pathlib import Path
 
 from himl_cli.core.errors import BadUsage, NotFound, RunNotFound
+from himl_cli.core.events import Notice, Notify, ignore
 from himl_cli.core.home import in_home
 from himl_cli.core.near import similar_ids
 from himl_cli.core.runs import Run, RunQuery, RunSelection
 from himl_cli.services.latest_run_file import FILE_NAME
-from himl_cli.services.naming import friendly_experiment
+from himl_cli.services.naming import friendly_experiment, underscored
 from himl_cli.services.run_details import children_of
 from himl_cli.services.run_reference import RunReference, parse_reference
 from himl_cli.services.studio_url import workspace_in_url
@@ -24,14 +27,14 @@ LOOKED_THROUGH = 200
 """How many recent runs are looked through for experiments or runs of a similar name."""
 
 
-def find_runs(workspace: Workspace, selection: RunSelection, *, cwd: Path, explicit: bool = False) -> list[Run]:
+def find_runs(workspace: Workspace, selection: RunSelection, *, cwd: Path, explicit: bool = False, notify: Notify = ignore) -> list[Run]:
     """The runs that are meant: those named, else the newest of the experiment, else the one in the latest-run file.
 
     The file is looked for in *cwd* and above unless it is named; with *explicit* one of the selectors must be given. Never
     empty: raises RunNotFound or NotFound instead, and BadUsage for selectors that contradict each other.
     """
     check_selection(selection, explicit=explicit)
-    found = _selected(workspace, selection, cwd)
+    found = _selected(workspace, selection, cwd, notify)
     return _children(workspace, found) if selection.children else found
 
 
@@ -61,12 +64,12 @@ def means_one_run(selection: RunSelection) -> bool:
     return len(selection.runs) <= 1 and selection.num_runs in (None, 1) and not selection.children
 
 
-def _selected(workspace: Workspace, selection: RunSelection, cwd: Path) -> list[Run]:
+def _selected(workspace: Workspace, selection: RunSelection, cwd: Path, notify: Notify) -> list[Run]:
     if selection.runs:
         runs = [_named(workspace, text) for text in selection.runs]
         return list({run.id: run for run in runs}.values())
     if selection.experiment is not None:
-        return _of_experiment(workspace, selection, selection.experiment)
+        return _of_experiment(workspace, selection, selection.experiment, notify)
     if selection.latest_run_file is not None:
         return [_in_file(workspace, cwd / in_home(selection.latest_run_file))]
     return [_in_file(workspace, nearest_latest_run_file(cwd))]
@@ -112,21 +115,37 @@ def newest_run(workspace: Workspace) -> Run:
 
 def _referenced(workspace: Workspace, reference: RunReference) -> Run:
     run = workspace.run(reference.run_id)
-    if reference.experiment is not None and reference.experiment not in (run.experiment, friendly_experiment(run.experiment)):
+    if reference.experiment is not None and underscored(reference.experiment) != underscored(run.experiment):
         raise NotFound(
             f"Run '{run.id}' belongs to experiment '{run.experiment}', not '{reference.experiment}'.", hint=f"Give {run.recovery_id} or the run id alone."
         )
     return run
 
 
-def _of_experiment(workspace: Workspace, selection: RunSelection, experiment: str) -> list[Run]:
-    """The newest runs of *experiment*, or of what `submit` makes of that name."""
-    for name in dict.fromkeys((experiment, friendly_experiment(experiment))):
-        query = RunQuery(name, selection.statuses, selection.tags, limit=selection.num_runs or 1)
-        found = list(workspace.runs(query))
-        if found:
-            return found
-    raise _nothing_in_experiment(workspace, selection, experiment)
+def runs_of_experiment(workspace: Workspace, query: RunQuery, notify: Notify) -> Iterator[Run]:
+    """The runs that meet *query*, which names an experiment; fetched as they are consumed.
+
+    Where no run is of that one: of the one that `submit` makes of that name, else of the one that hi-ml made; that is said.
+    """
+    asked = query.experiment or ""
+    for name in dict.fromkeys((asked, friendly_experiment(asked), underscored(asked))):
+        runs = iter(workspace.runs(replace(query, experiment=name)))
+        first = next(runs, None)
+        if first is not None:
+            if name != asked:
+                notify(Notice(f"No run is of an experiment '{asked}'; this is experiment '{name}'."))
+            return chain([first], runs)
+        if (query.statuses or query.tags) and any(workspace.runs(RunQuery(name, limit=1))):
+            break
+    return iter(())
+
+
+def _of_experiment(workspace: Workspace, selection: RunSelection, experiment: str, notify: Notify) -> list[Run]:
+    query = RunQuery(experiment, selection.statuses, selection.tags, limit=selection.num_runs or 1)
+    found = list(runs_of_experiment(workspace, query, notify))
+    if not found:
+        raise _nothing_in_experiment(workspace, selection, experiment)
+    return found
 
 
 def _nothing_in_experiment(workspace: Workspace, selection: RunSelection, experiment: str) -> NotFound:

@@ -66,7 +66,7 @@ def test_the_source_and_the_experiment_have_to_be_some(runs: RecordedRuns, proje
     said: list[object] = []
     pushed = push_checkpoints(wanted("a.ckpt", experiment="my surgery"), runs.workspace, project, said.append)
     assert pushed.run.experiment == "my_surgery"
-    assert Notice("The experiment is called 'my_surgery', since Azure ML does not take the name 'my surgery'.") in said
+    assert any(isinstance(one, Notice) and one.text.startswith("The experiment is called 'my_surgery', since") for one in said)
 
 
 def test_files_keep_the_places_that_fetch_and_download_gave_them(runs: RecordedRuns, project: Path) -> None:

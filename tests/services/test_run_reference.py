@@ -46,14 +46,15 @@ def test_what_is_no_reference(text: str) -> None:
         ("user_branch_1234_abcde12", ("user_branch", "user_branch_1234_abcde12")),
         ("my_experiment_1605", ("my_experiment", "my_experiment_1605")),
         ("a_1_2_3", ("a_1", "a_1_2_3")),
+        ("lab-exp_1772366400_0a1b2c3d", ("lab-exp", "lab-exp_1772366400_0a1b2c3d")),
         ("train_1772366400_0a1b2c3d", ("train", "train_1772366400_0a1b2c3d")),
     ],
 )
-def test_recovery_ids_split_by_hi_mls_rule(text: str, expected: tuple[str, str]) -> None:
+def test_recovery_ids_split_by_hi_mls_rule_and_names_may_have_dashes(text: str, expected: tuple[str, str]) -> None:
     assert split_recovery_id(text) == expected
 
 
-@pytest.mark.parametrize("text", ["abc", "abc_def", "_1", "abc_1_xyz", "a-b_1_ff"])
+@pytest.mark.parametrize("text", ["abc", "abc_def", "_1", "abc_1_xyz", "a.b_1_ff"])
 def test_other_ids_are_no_recovery_ids(text: str) -> None:
     with pytest.raises(BadUsage, match=re.escape(f"'{text}' is no recovery id")):
         split_recovery_id(text)

@@ -93,7 +93,7 @@ def test_secrets_in_what_ci_says_do_not_reach_the_tags(request_here: SubmitReque
 def test_the_experiment_can_follow_the_branch(request_here: SubmitRequest, project: Path, git: Callable[..., str]) -> None:
     git(project, "init", "-q")
     git(project, "checkout", "-qb", "ada/new-loss")
-    assert prepare_job(replace(request_here, experiment_from_branch=True)).spec.experiment == "ada_new_loss"
+    assert prepare_job(replace(request_here, experiment_from_branch=True)).spec.experiment == "ada_new-loss"
 
 
 def test_secrets_in_arguments_do_not_reach_the_tags(request_here: SubmitRequest) -> None:
@@ -114,13 +114,24 @@ def test_what_is_no_duration(text: str) -> None:
         parse_duration(text)
 
 
-@pytest.mark.parametrize(("name", "friendly"), [("a-b  c", "a_b_c"), ("x.y/z", "x_y_z"), ("ok_1", "ok_1"), ("größe", "gr_e"), ("實驗", "experiment")])
+@pytest.mark.parametrize(
+    ("name", "friendly"),
+    [
+        *((one, one) for one in ("a-b", "ok_1", "9", "A" * 256)),
+        ("a-b  c", "a-b_c"),
+        ("x.y/z", "x_y_z"),
+        ("größe", "gr_e"),
+        ("實驗", "experiment"),
+        ("_-a", "a"),
+        ("a" * 300, "a" * 256),
+    ],
+)
 def test_experiments_are_named_as_azure_takes_them(name: str, friendly: str) -> None:
     assert friendly_experiment(name) == friendly
 
 
 def test_the_experiment_of_a_script_is_its_stem() -> None:
-    assert choose_experiment(None, "src/my-train.py", from_branch=False, git=None) == "my_train"
+    assert choose_experiment(None, "src/my-train.py", from_branch=False, git=None) == ("my-train", [])
 
 
 def test_inputs_in_full() -> None:

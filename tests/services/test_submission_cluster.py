@@ -124,11 +124,11 @@ def test_an_environment_that_is_typed_wins_over_another_in_the_settings(there: S
 
 def test_an_experiment_that_is_called_otherwise_is_remarked(there: SubmitRequest) -> None:
     job = prepare_job(replace(there, experiment="ada/new-loss"))
-    assert job.spec.experiment == "ada_new_loss"
-    assert job.remarks[0].startswith("The experiment is called 'ada_new_loss'")
+    assert job.spec.experiment == "ada_new-loss"
+    assert job.remarks[0].startswith("The experiment is called 'ada_new-loss'")
     assert prepare_job(replace(there, experiment="plain")).remarks == []
     assert prepare_job(replace(there, experiment="__mine")).spec.experiment == "mine"
-    assert prepare_job(replace(there, experiment="__mine", cluster=None, typed=frozenset())).spec.experiment == "__mine"
+    assert prepare_job(replace(there, experiment="__mine", cluster=None, typed=frozenset())).spec.experiment == "mine"
 
 
 @pytest.mark.parametrize(("text", "size"), [("100g", "100g"), ("512M", "512m"), (" 64k ", "64k"), ("1b", "1b")])

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from himl_cli.core.events import Notify, ignore
 from himl_cli.core.runs import Run, RunSelection
 from himl_cli.core.sweeps import MANY
 from himl_cli.services.run_details import children_of
@@ -25,13 +26,13 @@ class ChosenRuns:
     parent: Run | None = None
 
 
-def choose_runs(workspace: Workspace, selection: RunSelection, *, cwd: Path) -> ChosenRuns:
+def choose_runs(workspace: Workspace, selection: RunSelection, *, cwd: Path, notify: Notify = ignore) -> ChosenRuns:
     """The runs that *selection* puts side by side.
 
     A single run stands for its children (trials, folds, steps, or runs that its script nested in it), and without children for itself; of several
     runs the sweeps and pipelines do. No run comes twice. Never empty: raises what `find_runs` does.
     """
-    found = find_runs(workspace, selection, cwd=cwd)
+    found = find_runs(workspace, selection, cwd=cwd, notify=notify)
     if means_one_run(selection):
         return children_chosen(workspace, found[0])
     if selection.children:

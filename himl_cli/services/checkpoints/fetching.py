@@ -78,7 +78,7 @@ def fetch_checkpoint(
     if request.source is not None and kind == "address":
         return _from_address(request, request.source, open_address(request.source), once, notify)
     workspace = open_workspace()
-    meant = find_meant(request.source, workspace, cwd, request.choice) if request.source is not None else _selected(request, workspace, cwd)
+    meant = find_meant(request.source, workspace, cwd, request.choice) if request.source is not None else _selected(request, workspace, cwd, notify)
     folder = request.folder or request.root / _as_folder(meant.run.id)
     files = workspace.run_files(meant.run.id)
     work = _Work(request, folder, files, lambda: checkpoint_of(meant, workspace, request.choice, files), notify)
@@ -178,9 +178,9 @@ def _at_address(address: str, file: BlobStore) -> Checkpoint:
     return Checkpoint([blob.name for blob in blobs], address=address, blobs=blobs)
 
 
-def _selected(request: CheckpointRequest, workspace: Workspace, cwd: Path) -> Meant:
+def _selected(request: CheckpointRequest, workspace: Workspace, cwd: Path, notify: Notify) -> Meant:
     """The one run that the selection means. Raises BadUsage where these are several."""
-    found = find_runs(workspace, request.selection, cwd=cwd)
+    found = find_runs(workspace, request.selection, cwd=cwd, notify=notify)
     if len(found) > 1:
         raise BadUsage(f"{len(found)} runs are selected, and a checkpoint is that of one.", hint=f"Name one: {', '.join(run.id for run in found[:5])}")
     return meant_by(found[0], workspace, request.choice)

@@ -21,7 +21,7 @@ from himl_cli.core.runs import Run, RunSelection, RunStatus
 from himl_cli.core.spelling import filled
 from himl_cli.services.checkpoints.names import FOLDER, best_first
 from himl_cli.services.checkpoints.places import OUTPUTS, places_of
-from himl_cli.services.naming import azure_experiment, experiment_remarks, friendly_experiment
+from himl_cli.services.naming import experiment_remarks, friendly_experiment
 from himl_cli.services.run_lookup import find_runs
 from himl_cli.services.transfer.disk import md5_of
 from himl_cli.services.transfer.upload import upload_named
@@ -68,7 +68,7 @@ def push_checkpoints(
     before = {source.tags[FROM_RUN]} if PUSHED in source.tags and FROM_RUN in source.tags else set()  # its files may lie as they were fetched from there
     files = places_of(request.files, {source.id, *before}, originals.has, cwd)
     unchanged = [name for name, path in files.items() if originals.equal(name, path)]
-    for remark in experiment_remarks(request.experiment, _experiment(request, source)):
+    for remark in experiment_remarks(request.experiment or source.experiment, _experiment(request, source)):
         notify(Notice(remark))
     place = cast("_Target", target)
     run = _filled(place, _started(place, _new_run(request, source)), files, notify)
@@ -111,12 +111,12 @@ class _Originals:
 
 
 def _experiment(request: PushRequest, source: Run) -> str:
-    return source.experiment if request.experiment is None else azure_experiment(friendly_experiment(request.experiment))
+    return source.experiment if request.experiment is None else friendly_experiment(request.experiment)
 
 
 def _new_run(request: PushRequest, source: Run) -> NewRun:
     experiment = _experiment(request, source)
-    run_id = new_run_id(azure_experiment(friendly_experiment(experiment)))
+    run_id = new_run_id(friendly_experiment(experiment))
     tags = {name: redact(value) for name, value in request.tags.items()}
     tags |= {FROM_RUN: source.id, PUSHED: "1", "run_recovery_id": f"{experiment}:{run_id}"}
     name = request.display_name or f"changed checkpoints of {source.id}"

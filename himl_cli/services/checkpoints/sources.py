@@ -21,6 +21,7 @@ from himl_cli.services.checkpoints.names import FOLDER, LAST
 from himl_cli.services.checkpoints.offers import Offer
 from himl_cli.services.checkpoints.refusals import nothing
 from himl_cli.services.checkpoints.swept import best_trial_of, explaining_parents
+from himl_cli.services.naming import underscored
 from himl_cli.services.run_lookup import find_runs
 from himl_cli.services.studio_url import is_studio_url
 from himl_cli.services.transfer.disk import explained
@@ -184,7 +185,7 @@ def _run_and_path(text: str, workspace: Workspace, cwd: Path) -> tuple[Run, str 
         except RunNotFound:
             pass
         else:
-            if run.experiment == first:
+            if underscored(run.experiment) == underscored(first):
                 return run, None
     return _run(first, workspace, cwd), rest or None
 

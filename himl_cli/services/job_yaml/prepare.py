@@ -17,7 +17,7 @@ from himl_cli.services.job_yaml.command import Laid, changed_code, command_job
 from himl_cli.services.job_yaml.document import COMMAND, PIPELINE, SWEEP, JobDocument, read_document
 from himl_cli.services.job_yaml.pipeline import PipelineReader
 from himl_cli.services.job_yaml.sweep import sweep_job
-from himl_cli.services.naming import automatic_tags, azure_experiment, choose_experiment, experiment_remarks
+from himl_cli.services.naming import automatic_tags, choose_experiment
 from himl_cli.services.snapshot import ignored_remarks, secrets_but
 from himl_cli.services.submission import SubmitRequest, command_line, parse_duration
 from himl_cli.services.submission.cluster_checks import shortened
@@ -72,8 +72,7 @@ def _changes(request: SubmitRequest, document: JobDocument, path: Path) -> tuple
     """What counts instead of what the file says, experiment and tags worked out; and what the user should know of it."""
     git = git_facts(path.parent)
     asked = request.experiment or (None if request.experiment_from_branch else document.root.text("experiment_name") or None)
-    experiment = choose_experiment(asked, path.with_suffix(".py").name, from_branch=request.experiment_from_branch, git=git)
-    experiment = azure_experiment(experiment) if request.on_cluster else experiment
+    experiment, said_of_it = choose_experiment(asked, path.with_suffix(".py").name, from_branch=request.experiment_from_branch, git=git)
     automatic = automatic_tags(git, request.build, command_line(request))
     own = document.root.part("tags")
     said = {key: own.text(key) for key in own.content}
@@ -88,7 +87,7 @@ def _changes(request: SubmitRequest, document: JobDocument, path: Path) -> tuple
         code=changed_code(document.root),
         is_secret=secrets_but(request.include_secret),
     )
-    return changes, experiment_remarks(asked, experiment)
+    return changes, said_of_it
 
 
 def _here(request: SubmitRequest, document: JobDocument, changes: DocumentChanges, remarks: list[str], env: Mapping[str, str]) -> PreparedDocument:

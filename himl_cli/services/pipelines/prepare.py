@@ -13,7 +13,7 @@ from himl_cli.core.jobs import Entry, EntryKind, JobSpec, Snapshot
 from himl_cli.core.pipelines import PipelineSpec
 from himl_cli.services.git import git_facts
 from himl_cli.services.interpreter import find_python
-from himl_cli.services.naming import automatic_tags, azure_experiment, choose_experiment, experiment_remarks
+from himl_cli.services.naming import automatic_tags, choose_experiment
 from himl_cli.services.pipelines.prepared import DataInput, PreparedPipeline
 from himl_cli.services.pipelines.schema import PipelineFile, read_pipeline
 from himl_cli.services.pipelines.steps import StepMaker
@@ -85,9 +85,8 @@ def _placed(request: SubmitRequest, variables: PipelineVariables) -> tuple[Submi
 def _common(request: SubmitRequest, path: Path, remarks: list[str], env: Mapping[str, str]) -> JobSpec:
     """What all steps share, as a job that runs nothing yet. Raises BadUsage."""
     git = git_facts(path.parent)
-    experiment = choose_experiment(request.experiment, path.with_suffix(".py").name, from_branch=request.experiment_from_branch, git=git)
-    experiment = azure_experiment(experiment) if request.on_cluster else experiment
-    remarks += experiment_remarks(request.experiment, experiment)
+    experiment, said_of_it = choose_experiment(request.experiment, path.with_suffix(".py").name, from_branch=request.experiment_from_branch, git=git)
+    remarks += said_of_it
     automatic = automatic_tags(git, request.build, command_line(request))
     common = JobSpec(
         experiment=experiment,

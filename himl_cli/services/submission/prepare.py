@@ -18,7 +18,7 @@ from himl_cli.core.sweeps import SWEPT
 from himl_cli.services.data_specs import parse_inputs, parse_outputs
 from himl_cli.services.git import git_facts
 from himl_cli.services.interpreter import find_python
-from himl_cli.services.naming import automatic_tags, azure_experiment, choose_experiment, experiment_remarks
+from himl_cli.services.naming import automatic_tags, choose_experiment
 from himl_cli.services.snapshot import ignored_remarks, take_snapshot
 from himl_cli.services.submission.cluster_checks import check_for_cluster, check_names, shortened
 from himl_cli.services.submission.entry import check_root, entry_file, find_entry, find_root
@@ -84,9 +84,8 @@ def _with_entry(spec: JobSpec, request: SubmitRequest, entry: Entry, root: Path,
     python = "" if request.on_cluster else find_python(request.python, env, Path(sys.prefix))
     git = git_facts(root)
     log.debug("entry %s, snapshot root %s, interpreter %s, git %s", entry, root, python, git)
-    experiment = choose_experiment(request.experiment, entry.target, from_branch=request.experiment_from_branch, git=git)
-    experiment = azure_experiment(experiment) if request.on_cluster or request.is_told_to_azure else experiment
-    remarks += experiment_remarks(request.experiment, experiment)
+    experiment, said_of_it = choose_experiment(request.experiment, entry.target, from_branch=request.experiment_from_branch, git=git)
+    remarks += said_of_it
     said = {SWEPT: sweep_text(spec.sweep)} if spec.sweep else {}
     tags = {**automatic_tags(git, request.build, command_line(request)), **said, **request.tags}
     return replace(spec, experiment=experiment, entry=entry, snapshot=Snapshot(root, (), 0), python=python, tags=tags)

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from himl_cli.core.errors import BadUsage, NotFound
+from himl_cli.core.events import Notify, ignore
 from himl_cli.core.home import in_home
 from himl_cli.core.runs import Run, RunQuery, RunSelection
 from himl_cli.core.sweeps import MANY
@@ -26,11 +27,12 @@ log = logging.getLogger(__name__)
 class ChosenRuns:
     """The runs of *selection*; of a sweep or a pipeline it and all below it. What comes later joins them; none leaves."""
 
-    def __init__(self, workspace: Workspace, selection: RunSelection, cwd: Path) -> None:
+    def __init__(self, workspace: Workspace, selection: RunSelection, cwd: Path, notify: Notify = ignore) -> None:
         self.homes = Homes(workspace)
         self._workspace = workspace
         self._selection = selection
         self._cwd = cwd
+        self._notify = notify
         self._states = RunStates(self.homes)
         self._known: dict[str, Run] = {}
         self._roots: list[str] = []
@@ -49,7 +51,7 @@ class ChosenRuns:
 
     def first(self) -> list[Run]:
         """Never empty: raises what `find_runs` does instead."""
-        found = find_runs(self._workspace, replace(self._selection, children=False), cwd=self._cwd)
+        found = find_runs(self._workspace, replace(self._selection, children=False), cwd=self._cwd, notify=self._notify)
         self._add_roots(found)
         self._look_below(found, Renewed())
         shown = [run for run in self._known.values() if self._is_shown(run)]

@@ -15,6 +15,7 @@ from tests.servers.azureml.state import Json, Workspace
 
 CURATED = "AzureML-"
 _NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9\-_]{0,254}")
+_EXPERIMENT = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_-]{0,255}")
 _SIZE = re.compile(r"[1-9]\d*[bkmg]", re.IGNORECASE)
 _ALLOWED = "it has to begin with a letter or a digit and to hold letters, digits, '-' and '_' only."
 _ENVIRONMENT = re.compile(r"(?:.*/environments/([^/]+)/(versions|labels)/([^/]+)|(?:azureml:)?([^:@/]+)([:@])([^:@/]+))", re.IGNORECASE)
@@ -31,8 +32,8 @@ def check_new_job(workspace: Workspace, name: str, kind: str, properties: Json) 
     if not _NAME.fullmatch(name):
         raise bad_request(f"The job name '{name}' is not valid: {_ALLOWED}")
     experiment = properties.get("experimentName")
-    if experiment and not _NAME.fullmatch(experiment):
-        raise bad_request(f"The experiment name '{experiment}' is not valid: {_ALLOWED}")
+    if experiment:
+        check_experiment(experiment)
     if kind == "Command":
         _check_command(properties)
     if kind == "Sweep":
@@ -45,6 +46,15 @@ def check_new_job(workspace: Workspace, name: str, kind: str, properties: Json) 
     check_environment(workspace, properties.get("environmentId") or trial.get("environmentId"))
     for given in (properties.get("inputs") or {}).values():
         _check_data(workspace, str(given.get("uri") or ""))
+
+
+def check_experiment(name: str) -> None:
+    """Raises ServiceError, in the service's words."""
+    if not _EXPERIMENT.fullmatch(name):
+        raise bad_request(
+            "Experiment name must be 1-256 characters, start with a letter or a number, "
+            f"and can only contain letters, numbers, underscores, and dashes: '{name}'."
+        )
 
 
 def check_change(document: Json, properties: Json) -> None:

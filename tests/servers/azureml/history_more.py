@@ -9,6 +9,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from tests.servers.azureml.answers import bad_request, time_text
+from tests.servers.azureml.arm_job_checks import check_experiment
 from tests.servers.azureml.frame import body_of, demand, workspace_of
 from tests.servers.azureml.history_forms import experiment_form
 from tests.servers.azureml.history_query import experiments_matching
@@ -34,6 +35,7 @@ def get_experiment(request: Request) -> Response:
 def create_experiment(request: Request) -> Response:
     demand(request, Right.WRITE, "experiments/write")
     workspace = workspace_of(request)
+    check_experiment(request.path_params["experiment"])
     return JSONResponse(experiment_form(workspace, workspace.experiment(request.path_params["experiment"])))
 
 
