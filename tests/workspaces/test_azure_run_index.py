@@ -61,6 +61,30 @@ def test_a_workspace_whose_index_does_not_answer_is_listed_by_its_jobs(workspace
     assert ids(workspace, RunQuery()) == newest(10, of=10)
 
 
+def test_an_index_that_pages_by_numbers_is_read_to_its_end(workspace: AzureWorkspace, azure: StagedWorkspace) -> None:
+    azure.state.skips_in_index = True
+    add_many(azure, 250)
+    assert ids(workspace, RunQuery()) == newest(250, of=250)
+    assert len(azure.requests("/index/")) == 3
+
+
+@pytest.mark.parametrize("query", [RunQuery(), RunQuery(limit=3), RunQuery(statuses=[RunStatus.completed])])
+def test_an_empty_index_is_checked_by_the_list_of_jobs(workspace: AzureWorkspace, azure: StagedWorkspace, query: RunQuery) -> None:
+    assert ids(workspace, query) == []
+    azure.state.hides_in_index = True
+    azure.state.page_size = 4
+    add_many(azure, 10)
+    azure.stage.log.clear()
+    assert ids(workspace, query) == newest(query.limit or 10, of=10)
+    assert len(azure.requests("/index/")) == 1
+
+
+def test_a_list_that_no_run_of_the_index_meets_is_not_checked_by_jobs(workspace: AzureWorkspace, azure: StagedWorkspace) -> None:
+    add_many(azure, 3)
+    assert ids(workspace, RunQuery(statuses=[RunStatus.failed])) == []
+    assert azure.requests("/jobs") == []
+
+
 @pytest.mark.parametrize("query", [RunQuery(statuses=[RunStatus.failed]), RunQuery(tags={"team": "blue"}), RunQuery(tags={"team name": "blue"})])
 def test_old_runs_of_a_workspace_are_picked_by_the_index_and_new_ones_by_their_records(
     workspace: AzureWorkspace, azure: StagedWorkspace, query: RunQuery

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
+from datetime import timedelta
 from itertools import islice
 
 import pytest
@@ -77,6 +79,30 @@ def test_every_state_is_found_by_our_status(workspace: AzureWorkspace, azure: St
         for state in states:
             azure.add_run(f"run-{state}", "states", status=state)
     assert sorted(ids(workspace, RunQuery(experiment, statuses=[status]))) == sorted(f"run-{state}" for state in STATES[status])
+
+
+@pytest.mark.parametrize("parent", [None, "0"])
+@pytest.mark.parametrize("refused", [["CreatedUtc desc"], ["CreatedUtc desc", "StartTimeUtc desc"]])
+def test_an_order_that_is_refused_costs_no_run_and_not_the_order(
+    workspace: AzureWorkspace, azure: StagedWorkspace, refused: list[str], parent: str | None
+) -> None:
+    """Some began a while after they were made, others never; the newest waits."""
+    azure.state.refused_orders = refused
+    azure.state.page_size = 4
+    add_many(azure, 1)
+    for number in range(20):
+        made = next(times()) + timedelta(hours=number + 1)
+        run = azure.add_run(f"r{number}", "many", created=made, parent=parent)
+        run.started = None if number in (3, 12, 19) else made + timedelta(minutes=number % 2 * 10)
+    expected = [f"r{19 - number}" for number in range(20)] + ([] if parent else ["0"])
+    query = RunQuery(parent=parent) if parent else RunQuery("many")
+    assert ids(workspace, query) == expected
+    azure.stage.log.clear()
+    assert ids(workspace, replace(query, limit=1)) == ["r19"]
+    kept = 2 if len(refused) == 1 else 6
+    assert len(azure.requests(r"runs:query|/children")) <= kept, "the refused order is not asked for again"
+    queued = replace(query, statuses=[RunStatus.completed], limit=2)
+    assert ids(workspace, queued) == ["r19", "r18"]
 
 
 def test_several_statuses_are_asked_for_at_once(workspace: AzureWorkspace, azure: StagedWorkspace) -> None:
@@ -154,7 +180,8 @@ def test_a_filter_that_the_run_history_does_not_take_is_checked_here(workspace: 
     add_many(azure, 150)
     azure.add_run("wanted", "many", status="Failed", tags={"fold": "1"}, parent=query.parent)
     azure.add_run("other", "many", tags={"fold": "2"}, parent=query.parent)
-    azure.stage.faults.add(Status(400, code="UserError"), match="runs:query|/children")
+    orders = 3  # the order may be what is not taken
+    azure.stage.faults.add(Status(400, code="UserError"), match="runs:query|/children", times=orders)
     assert ids(workspace, query) == ["wanted"]
     azure.stage.faults.add(Status(400, code="UserError"), match="runs:query|/children", times=None)
     with pytest.raises(ServiceFailed, match="400"):

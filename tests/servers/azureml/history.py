@@ -52,7 +52,8 @@ def _log_links(workspace: Workspace, run: Run) -> dict[str, str]:
 def get_children(request: Request) -> Response:
     workspace, run = workspace_of(request), run_of(request)
     asked = _query_of(request)
-    page = page_of((workspace.runs[child] for child in run.children if child in workspace.runs), asked, limit=workspace.page_size)
+    children = [workspace.runs[child] for child in run.children if child in workspace.runs]
+    page = page_of(children, asked, limit=workspace.page_size, refused=workspace.refused_orders)
     return JSONResponse(_page_form(workspace, page, link=next_link(request, "$continuationToken", page.token)))
 
 
@@ -60,7 +61,8 @@ def query_runs(request: Request) -> Response:
     workspace, experiment, body = workspace_of(request), experiment_of(request), body_of(request)
     runs: Iterable[Run] = experiment.runs.values() if experiment else workspace.runs.values()
     asked = RunQuery(body.get("filter"), body.get("orderby") or body.get("orderBy"), body.get("top"), body.get("continuationToken"))
-    return JSONResponse(_page_form(workspace, page_of(list(runs), asked, limit=workspace.page_size)))
+    page = page_of(list(runs), asked, limit=workspace.page_size, refused=workspace.refused_orders)
+    return JSONResponse(_page_form(workspace, page))
 
 
 def runs_by_id(request: Request) -> Response:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 
@@ -81,8 +81,13 @@ class Page:
     token: str | None
 
 
-def page_of(runs: Iterable[Run], query: RunQuery, *, limit: int) -> Page:
-    """The page that *query* asks for; the service gives *limit* runs at most. Runs come oldest first. Raises ServiceError 400."""
+def page_of(runs: Iterable[Run], query: RunQuery, *, limit: int, refused: Collection[str] = ()) -> Page:
+    """The page that *query* asks for; the service gives *limit* runs at most. Runs come oldest first.
+
+    Raises ServiceError 400, for an order of *refused* too.
+    """
+    if query.order in refused:
+        raise bad_request(f"Invalid order '{query.order}'.")
     size = min(query.top if query.top and query.top > 0 else UNASKED, limit)
     found: list[Run] = []
     for run in _matching(_behind(_ordered(runs, query.order), query.token), query.filter):

@@ -45,11 +45,14 @@ def entities(request: Request) -> Response:
     size = asked.get("pageSize") or LARGEST_PAGE
     if not 1 <= size <= LARGEST_PAGE:
         raise bad_request(f"The page size {size} is not between 1 and {LARGEST_PAGE}.")
-    runs = _ordered(workspace, asked.get("order") or [])
-    start = int(name_in(asked["continuationToken"])) if asked.get("continuationToken") else 0
+    runs = [] if workspace.hides_in_index else _ordered(workspace, asked.get("order") or [])
+    skip = asked.get("skip")
+    start = int(name_in(asked["continuationToken"])) if asked.get("continuationToken") else skip or 0
     page, end = _page(runs, filters, start, min(size, workspace.page_size))
-    token = token_after(str(end)) if end < len(runs) else None
-    return JSONResponse({"totalCount": None, "value": [_entity(workspace, run) for run in page], "nextSkip": None, "continuationToken": token})
+    behind = end if end < len(runs) else None
+    by_skip = workspace.skips_in_index or skip is not None
+    more = {"nextSkip": behind if by_skip else None, "continuationToken": token_after(str(behind)) if behind and not by_skip else None}
+    return JSONResponse({"totalCount": None, "value": [_entity(workspace, run) for run in page], **more})
 
 
 def _page(runs: Sequence[Run], filters: Sequence[Mapping[str, Any]], start: int, size: int) -> tuple[list[Run], int]:

@@ -181,6 +181,9 @@ class Workspace:
     tracking_host: str = ""  # that its resource names for tracking; empty: that of the data plane
     is_private: bool = False  # behind a private link: what lies in it is refused to whoever comes from outside
     page_size: int = 500  # what the services give at most on a page; tests make it small
+    refused_orders: Collection[str] = ()  # orders of runs that run history answers with a 400
+    skips_in_index: bool = False  # whether its index pages by `nextSkip`, and never by a token
+    hides_in_index: bool = False  # whether its index shows no run
     most_history: int | None = None  # a curve asked for with more `max_results` than this is refused
     search_lacks: Collection[str] = ()  # metrics that MLflow's search does not tell: logged of late, or by azureml-core
     bulk_history: bool = False  # whether curves of several runs can be asked for at once

@@ -42,20 +42,23 @@ class Page(NamedTuple):
     has_more: bool
 
 
-def pages(ask: Callable[[str | None], Any], url: str, what: str, *, follow: Callable[[str], Any] | None = None) -> Iterator[Page]:
+def pages(ask: Callable[[Any], Any], url: str, what: str, *, follow: Callable[[str], Any] | None = None) -> Iterator[Page]:
     """The pages of the list of *what* at *url*, each asked for when it is wanted.
 
-    *ask* gets the first page (None), and each that follows by the `continuationToken` of the one before; *follow* gets those
-    that a page names by a `nextLink`.
+    *ask* gets the first page (None), and each that follows by the `continuationToken` of the one before, a text, else by its
+    `nextSkip`, a number; *follow* gets those that a page names by a `nextLink`.
 
     Raises ServiceFailed for a page that is none, and where a page is named a second time: that list would never end.
     """
     answer = ask(None)
-    passed: set[str] = set()
+    passed: set[str | int] = set()
     while True:
         token, link = _next(answer, url, what, follow is not None)
-        yield Page(_items(answer, url, what), answer, bool(token or link))
+        items = _items(answer, url, what)
         following = token or link
+        if isinstance(token, int) and not items:  # a number may be told behind the last page, too
+            following = ""
+        yield Page(items, answer, bool(following))
         if not following:
             return
         if following in passed:
@@ -91,12 +94,12 @@ def _items(answer: Any, url: str, what: str) -> Sequence[Mapping[str, Any]]:
     return items
 
 
-def _next(answer: Any, url: str, what: str, has_links: bool) -> tuple[str, str]:
-    """The token, else the link, of the page behind *answer*; empty where there is none."""
+def _next(answer: Any, url: str, what: str, has_links: bool) -> tuple[str | int, str]:
+    """The token or number, else the link, of the page behind *answer*; empty where there is none."""
     if not isinstance(answer, Mapping):
         raise unexpected(url, f"it holds no list of {what}")
-    token = answer.get("continuationToken") or ""
+    token = answer.get("continuationToken") or answer.get("nextSkip") or ""
     link = (answer.get("nextLink") or "") if has_links else ""
-    if not isinstance(token, str) or not isinstance(link, str):
+    if not isinstance(token, str | int) or not isinstance(link, str):
         raise unexpected(url, f"its list of {what} does not tell how it goes on")
     return token, link

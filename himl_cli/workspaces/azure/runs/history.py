@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime, timezone
 from itertools import chain, repeat
 from typing import Any
 from urllib.parse import quote
@@ -14,6 +16,7 @@ from himl_cli.workspaces.azure.connection import Connection
 from himl_cli.workspaces.azure.requests.answers import object_of, pages, understood
 from himl_cli.workspaces.azure.requests.errors import ServiceNotFound, ServiceRefused
 from himl_cli.workspaces.azure.requests.threads import ask_all
+from himl_cli.workspaces.azure.requests.times import as_time
 from himl_cli.workspaces.azure.runs.records import RawRun, starts_jobs
 
 PAGE = 500
@@ -24,6 +27,14 @@ BATCH = 100
 LONGEST_ID = 256
 REMEMBERED = 2000
 NEWEST_FIRST = "CreatedUtc desc"
+LONG_AGO = datetime.fromtimestamp(0, timezone.utc)
+ORDERS = (NEWEST_FIRST, "StartTimeUtc desc", "")
+"""The vendor's SDK orders runs by the second only, and a run without a start has no place in it."""
+
+log = logging.getLogger(__name__)
+
+Asks = Callable[[str, str, str | None, int], Any]
+"""Asks for a page by a filter, an order (both may be empty), a continuation token and a size."""
 
 
 def can_be_name(name: str) -> bool:
@@ -65,6 +76,7 @@ class RunHistory:
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
         self._facts: OrderedDict[str, RunFacts] = OrderedDict()
+        self._orders: Sequence[str] = ORDERS
         self._lock = threading.Lock()
 
     def get(self, run_id: str) -> RawRun:
@@ -100,10 +112,11 @@ class RunHistory:
             return
         url = self._connection.history(f"/experiments/{quote(experiment, safe='')}/runs:query")
 
-        def ask(token: str | None, top: int) -> Any:
-            return self._connection.rest.post(url, json={"filter": filter or None, "orderby": NEWEST_FIRST, "top": top, "continuationToken": token})
+        def ask(filter: str, order: str, token: str | None, top: int) -> Any:
+            said = {"filter": filter or None, "orderby": order or None, "top": top, "continuationToken": token}
+            return self._connection.rest.post(url, json=said)
 
-        yield from self._pages(ask, url, top)
+        yield from self._newest_first(ask, url, filter, top)
 
     def children(self, run_id: str, *, filter: str = "", top: int = PAGE) -> Iterator[Sequence[RawRun]]:
         """Pages of the run's children, as of_experiment gives them. No page where there is no such run."""
@@ -111,15 +124,45 @@ class RunHistory:
             return
         url = self._url(run_id, "/children")
 
-        def ask(token: str | None, top: int) -> Any:
-            said = {"$orderby": NEWEST_FIRST, "$top": str(top), "$filter": filter, "$continuationtoken": token}
+        def ask(filter: str, order: str, token: str | None, top: int) -> Any:
+            said = {"$orderby": order, "$top": str(top), "$filter": filter, "$continuationtoken": token}
             return self._connection.rest.get(url, params={name: value for name, value in said.items() if value})
 
-        yield from self._pages(ask, url, top)
+        yield from self._newest_first(ask, url, filter, top)
 
-    def _pages(self, ask: Callable[[str | None, int], Any], url: str, top: int) -> Iterator[Sequence[RawRun]]:
+    def _newest_first(self, ask: Asks, url: str, filter: str, top: int) -> Iterator[Sequence[RawRun]]:
+        """Pages in the first of ORDERS that the service takes, which is then asked for first."""
+        for order in self._orders:
+            found = self._in_order(ask, url, filter, order, top)
+            try:
+                first = next(found, None)
+            except ServiceRefused as err:
+                if err.status != 400 or order == ORDERS[-1]:
+                    raise
+                log.debug("the run history may not take the order '%s': %s", order, err)
+                continue
+            self._orders = ORDERS[ORDERS.index(order) :]
+            yield from () if first is None else chain([first], found)
+            return
+
+    def _in_order(self, ask: Asks, url: str, filter: str, order: str, top: int) -> Iterator[Sequence[RawRun]]:
+        """Pages of runs, newest first. Those that *order* does not sort are read at once, and each page is sorted here."""
+        if order == NEWEST_FIRST:
+            yield from self._pages(ask, url, filter, order, top)
+            return
+        unsorted = " and ".join(one for one in (filter, order and "(StartTimeUtc eq null)") if one)
+        others = _sorted(chain.from_iterable(self._pages(ask, url, unsorted, "", PAGE)))
+        for page in self._pages(ask, url, filter, order, top) if order else ():
+            runs = _sorted(raw for raw in page if raw.get("startTimeUtc"))
+            if runs:
+                newer = [raw for raw in others if _created(raw) > _created(runs[-1])]
+                others = others[len(newer) :]
+                yield _sorted([*runs, *newer])
+        yield others
+
+    def _pages(self, ask: Asks, url: str, filter: str, order: str, top: int) -> Iterator[Sequence[RawRun]]:
         sizes = chain((min(PAGE, top * GROWTH**number) for number in range(5)), repeat(PAGE))
-        runs = pages(lambda token: ask(token, next(sizes)), url, "runs", follow=self._connection.rest.get)
+        runs = pages(lambda token: ask(filter, order, token, next(sizes)), url, "runs", follow=self._connection.rest.get)
         try:
             first = next(runs)
         except ServiceNotFound:
@@ -178,6 +221,14 @@ def _check_form(raw: RawRun, facts: RunFacts) -> None:
     "".join((facts.id, facts.experiment_id, facts.container_id, raw.get("parentRunId") or "", raw.get("status") or ""))
     for name in ("tags", "properties", "runTypeV2"):
         {**(raw.get(name) or {})}
+
+
+def _created(raw: RawRun) -> datetime:
+    return as_time(str(raw.get("createdUtc") or "")) or LONG_AGO
+
+
+def _sorted(runs: Iterable[RawRun]) -> list[RawRun]:
+    return sorted(runs, key=_created, reverse=True)
 
 
 def _facts_of(raw: RawRun) -> RunFacts:

@@ -5,8 +5,8 @@ workspace (`POST /index/v1.0{workspace}/entities`): not documented, but used by 
 clients. It follows the run history with some seconds' delay, so only the ids are taken from it, and the records from the
 run history. Its conditions on status and tags are not taken on trust either: the newest hundred runs are always asked for
 without them, for the caller to pick from their records, and what the conditions give beyond those is held against that
-page. A workspace whose index does not answer is read by resource manager's list of jobs instead: that is documented, but
-has no filters, no size of a page, and says nothing about its order, which is newest first.
+page. A workspace whose index does not answer, or shows no run at all, is read by resource manager's list of jobs instead:
+that is documented, but has no filters, no size of a page, and says nothing about its order, which is newest first.
 """
 
 from __future__ import annotations
@@ -62,6 +62,10 @@ def _pages(connection: Connection, query: RunQuery, top: int) -> Iterator[Sequen
         log.debug("the index does not answer as expected, listing jobs instead: %s", err)
         yield from _of_jobs(connection)
         return
+    if not newest.runs and not newest.has_more and not connection.in_job:
+        log.debug("the index shows no runs, listing jobs as well")
+        yield from _of_jobs(connection)
+        return
     yield newest.ids
     picked = _picked(connection, conditions, newest, query) if conditions and newest.has_more else None
     yield from (page.ids for page in picked or everything)
@@ -96,9 +100,9 @@ def _of_index(connection: Connection, conditions: Sequence[dict[str, Any]], top:
     }
     url = connection.index("/entities")
 
-    def ask(token: str | None) -> Any:
-        more = {"continuationToken": token, "pageSize": LARGEST_PAGE} if token else {}
-        return connection.rest.post(url, json=body | more)
+    def ask(behind: str | int | None) -> Any:
+        way = "skip" if isinstance(behind, int) else "continuationToken"
+        return connection.rest.post(url, json=body | ({way: behind, "pageSize": LARGEST_PAGE} if behind else {}))
 
     for page in pages(ask, url, "runs"):
         with understood(url, "a run in it"):
