@@ -84,8 +84,10 @@ def fitting_size(text: str, room: Size, largest: int, least: int) -> int:
 
 
 def fits(text: str, size: int, room: Size) -> bool:
+    """Whether *text* fits into *room*, its marks stacked. Pillow stacks them only where it finds FriBiDi: a caption says the same on every machine."""
     left, top, right, bottom = fonts.extent(text, size)
-    return right - left <= room[0] and bottom - top <= room[1]
+    stacks = [_stack(cluster, size) for cluster in set(clusters(text)) if len(cluster) > 1]
+    return right - left <= room[0] and max([bottom, *(low for _, low in stacks)]) - min([top, *(high for high, _ in stacks)]) <= room[1]
 
 
 def clusters(text: str) -> list[str]:
@@ -97,6 +99,14 @@ def clusters(text: str) -> list[str]:
         else:
             pieces.append(character)
     return pieces
+
+
+def _stack(cluster: str, size: int) -> tuple[int, int]:
+    """The top and the bottom of a letter with its marks upon each other, each as high as it makes an `x`, which is drawn alike everywhere."""
+    _, top, _, bottom = fonts.extent("x", size)
+    alone = [fonts.extent("x" + mark, size) for mark in cluster[1:] if _is_mark(mark)]
+    _, high, _, low = fonts.extent(cluster[0], size)
+    return high - sum(max(0, top - each[1]) for each in alone), low + sum(max(0, each[3] - bottom) for each in alone)
 
 
 def _is_mark(character: str) -> bool:
