@@ -84,6 +84,24 @@ def test_levels_below_the_first_page_are_there_where_openslide_sees_none(tmp_pat
     assert difference(read(path, 2), made[2]) == 0
 
 
+@pytest.mark.parametrize("below", [False, True])
+@pytest.mark.parametrize("compression", [None, "deflate"])
+def test_a_first_page_in_strips_may_have_levels_in_tiles(tmp_path: Path, compression: str | None, below: bool) -> None:
+    """A thumbnail in strips among them is none; of strips alone all are levels."""
+    made = pyramid(slide_picture(1), 3, 2)
+    path, strips = tmp_path / "slide.tiff", tmp_path / "strips.tiff"
+    with tifffile.TiffWriter(path) as file:
+        file.write(made[0], photometric="rgb", compression=compression, metadata=None, subifds=3 if below else None)
+        for level in made[1:]:
+            file.write(level, photometric="rgb", tile=(64, 64), compression="deflate", subfiletype=1, metadata=None)
+        file.write(slide_picture(2, (90, 60)), photometric="rgb", subfiletype=1, metadata=None)
+    assert facts(path)[1] == [level.shape[1::-1] for level in made]
+    for number, level in enumerate(made):
+        assert difference(read(path, number), level) == 0
+    write_tiff(strips, slide_picture(1), levels=3, tile=None, compression=compression, subifds=below)
+    assert facts(strips)[1] == facts(path)[1]
+
+
 def test_a_page_that_says_nothing_of_being_reduced_is_no_level(tmp_path: Path) -> None:
     """Other pictures, of another focus say, may follow."""
     path = tmp_path / "slide.tiff"

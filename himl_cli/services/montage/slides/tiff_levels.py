@@ -36,15 +36,16 @@ def pages_of(file: TiffFile) -> list[TiffPage]:
 def level_pages(pages: list[TiffPage]) -> list[TiffPage]:
     """Those of *pages* that are levels, the finest first.
 
-    The first page is level 0. Of the others those count that are tiled as it is, and say of themselves that they are reductions; in a file of an
-    Aperio scanner all that are tiled. Where there is none, the reductions below the first page (SubIFDs) count, which OpenSlide does not see.
+    The first page is level 0. Of the others those count that are tiled, and say of themselves that they are reductions; in a file of an Aperio scanner
+    all that are tiled. Where there is none, the reductions below the first page (SubIFDs) count, which OpenSlide does not see. Strips count where the first
+    page has strips too, and no reduction is tiled: beside tiles they are labels and thumbnails.
     """
     first = pages[0]
     is_aperio = first.is_tiled and first.description.startswith("Aperio")
-    coarser = [page for page in pages[1:] if _is_level(page, first, any_type=is_aperio)]
+    coarser = _reductions(pages[1:], first, any_type=is_aperio)
     if not coarser and first.pages is not None:
-        below = [page for page in first.pages if isinstance(page, TiffPage)]
-        coarser = [page for page in below if _is_level(page, first, any_type=True) and page.imagewidth < first.imagewidth]
+        below = [page for page in first.pages if isinstance(page, TiffPage) and page.imagewidth < first.imagewidth]
+        coarser = _reductions(below, first, any_type=True)
     return sorted([first, *coarser], key=lambda page: -page.imagewidth)
 
 
@@ -76,7 +77,7 @@ def _images_of(page: TiffPage) -> int:
     return max((int(number) for number in told if number.isdecimal()), default=1)
 
 
-def _is_level(page: TiffPage, first: TiffPage, *, any_type: bool) -> bool:
-    if page.is_tiled != first.is_tiled or int(page.subfiletype) & _MASK:
-        return False
-    return any_type or bool(int(page.subfiletype) & _REDUCED)
+def _reductions(pages: list[TiffPage], first: TiffPage, *, any_type: bool) -> list[TiffPage]:
+    found = [page for page in pages if not int(page.subfiletype) & _MASK and (any_type or int(page.subfiletype) & _REDUCED)]
+    tiled = [page for page in found if page.is_tiled]
+    return tiled if tiled or first.is_tiled else found
