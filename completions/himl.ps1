@@ -495,7 +495,7 @@ Register-ArgumentCompleter -Native -CommandName 'himl', 'himl.exe' -ScriptBlock 
                 '--include_by_slide_id=files', 'Only the ids in this file: text or CSV',
                 '--exclude_by_slide_id=files', 'All but the ids in this file',
                 '--datastore=', 'DATASET is a folder or a CSV of this datastore',
-                '--width=', 'Its width, without hi-ml''s lines',
+                '--width=', 'Its width, without hi-ml''s lines (default: as the slides need; for hi-ml''s layout 60000)',
                 '--level=choice:auto', 'The slides'' level, 0 the finest; auto: by the cells',
                 '--layout=choice:fit,hi-ml', 'fit keeps the slides'' shapes, hi-ml stretches them',
                 '+--image_format=list+choice:png,jpg,dzi', 'png, jpg, dzi (a zoomable page)',

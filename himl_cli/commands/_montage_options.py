@@ -18,7 +18,7 @@ from himl_cli.core.montage import Backend, ImageFormat, LayoutStyle, MontageRequ
 from himl_cli.core.spelling import did_you_mean, filled
 
 SLIDES, PICTURE, HOW, CLUSTER = "Which slides", "The picture", "How", "On a cluster"
-WIDTH, MOST_WIDTH = 60_000, 1_000_000
+MOST_WIDTH = 1_000_000
 MOST_DIGITS = 4
 DEFAULT_FORMATS = (ImageFormat.png, ImageFormat.jpg)
 Kind = TypeVar("Kind", bound=Enum)
@@ -70,9 +70,14 @@ class PictureOptions(Bundle):
     def __init__(
         self,
         width: Annotated[
-            int,
-            typer.Option("--width", metavar="PIXELS", help="Its width, without hi-ml's lines.  [default: 60000]", rich_help_panel=PICTURE, show_default=False),
-        ] = WIDTH,
+            int | None,
+            typer.Option(
+                "--width",
+                metavar="PIXELS",
+                help="Its width, without hi-ml's lines (default: as the slides need; for hi-ml's layout 60000).",
+                rich_help_panel=PICTURE,
+            ),
+        ] = None,
         level: Annotated[str, typer.Option("--level", metavar="N", help="The slides' level, 0 the finest; auto: by the cells.", rich_help_panel=PICTURE)] = "1",
         layout: Annotated[
             str, typer.Option("--layout", metavar="HOW", help="fit keeps the slides' shapes, hi-ml stretches them.", rich_help_panel=PICTURE)
@@ -83,7 +88,7 @@ class PictureOptions(Bundle):
         ] = None,
         output_path: Annotated[str, typer.Option("--output_path", metavar="DIR", help="The folder it goes to.", rich_help_panel=PICTURE)] = "outputs",
     ) -> None:
-        if not 1 <= width <= MOST_WIDTH:
+        if width is not None and not 1 <= width <= MOST_WIDTH:
             raise BadUsage(f"--width takes a whole number of pixels from 1 to {MOST_WIDTH:,}, got {width}.")
         self.width = width
         self.level = _level(level)

@@ -13,6 +13,10 @@ Size = tuple[int, int]
 """Width and height, in pixels."""
 
 
+DEFAULT_WIDTH = 60_000
+"""How wide hi-ml's montages are, and how wide any other becomes at most, unless another width is asked for."""
+
+
 class SlideUnreadable(HimlError):
     """A slide, or a level of it, that cannot be read; the message is the reason, without the file's name."""
 
@@ -116,10 +120,14 @@ class Layout:
 
 @dataclass(frozen=True, slots=True)
 class MontageRequest:
-    """What the picture is to be. `level` None: the coarsest that still fills the cell, slide by slide."""
+    """What the picture is to be.
+
+    `width` None: as the slides need it, none of which is enlarged; DEFAULT_WIDTH for hi-ml's layout. `level` None: the coarsest that still fills the cell,
+    slide by slide.
+    """
 
     output: Path
-    width: int
+    width: int | None = None
     level: int | None = 1
     layout: LayoutStyle = LayoutStyle.fit
     formats: tuple[ImageFormat, ...] = (ImageFormat.png, ImageFormat.jpg)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -143,6 +144,33 @@ def test_levels_missing_ones_and_the_coarsest_that_fills_the_cell(himl: Himl, pr
         assert row["image"] == "c.png" or finer / 2 < int(row["picture_width"]) or row["level"] == "2"
 
 
+def test_without_a_width_pictures_are_as_large_as_they_are(himl: Himl, project: Path) -> None:
+    """Four times 400 x 300 pixels are 1,300 pixels wide, not 60,000. Enlarging them is asked for, and told where it is much."""
+    (project / "four").mkdir()
+    for seed in range(4):
+        Image.fromarray(slide_picture(seed, (400, 300))).save(project / "four" / f"{seed}.png")
+    done = himl.ok("montage", "four", "--level", "0", "--image_format", "png")
+    montage, rows = pixels_of(project / "outputs" / "montage.png"), rows_of(project / "outputs")
+    assert 1200 <= montage.shape[1] <= 1300
+    for seed, row in enumerate(rows):
+        left, upper, right, lower = picture_box(row)
+        assert np.array_equal(montage[upper:lower, left:right], slide_picture(seed, (400, 300)))
+    assert done.stderr == ""
+    wide = himl.ok("montage", "four", "--level", "0", "--image_format", "png", "--width", "4000")
+    assert "The median slide is enlarged 3.3 times in width and height" in wide.stderr
+    assert "Without --width none is" in wide.stderr
+    assert "--level" not in wide.stderr
+    assert himl.ok("montage", "four", "--level", "0", "--image_format", "png", "--width", "2400").stderr == ""
+
+
+def test_hi_ml_s_layout_tells_which_width_would_do(himl: Himl, project: Path, slides: Path) -> None:
+    done = himl.ok("montage", "slides", "--layout", "hi-ml", "--width", "3000", "--image_format", "png")
+    said = re.search(r"enlarged [\d.]+ times .* --width (\d+) shows as much", done.stderr)
+    assert said is not None
+    assert "--level auto reads finer levels" in done.stderr
+    assert "enlarged" not in himl.ok("montage", "slides", "--layout", "hi-ml", "--width", said[1], "--image_format", "png").stderr
+
+
 def test_workers_are_as_many_as_asked_for_else_one_a_core() -> None:
     assert montage_request(PictureOptions(), HowOptions(workers=3)).workers == 3
     assert montage_request(PictureOptions(), HowOptions()).workers == cores()
@@ -192,9 +220,9 @@ def test_only_a_debug_log_has_what_readers_log_and_how_each_slide_is_read(himl: 
     (project / "two").mkdir()
     write_broken("header-only", project / "two")
     write_tiff(project / "two" / "a.tiff", slide_picture(1, (60, 40)), levels=2)
-    plain = himl.ok("montage", "two", "--width", "200", "--image_format", "png")
+    plain = himl.ok("montage", "two", "--image_format", "png")
     assert plain.stderr == "not read: 'header-only.tiff': there is no picture in it\n"
-    verbose = himl.ok("montage", "two", "--width", "200", "--image_format", "png", "-v")
+    verbose = himl.ok("montage", "two", "--image_format", "png", "-v")
     assert "tifffile: <tifffile.TiffPages" in verbose.stderr
     assert "'a.tiff': tifffile, level 1 of 2, 30 x 20 pixels" in verbose.stderr
 

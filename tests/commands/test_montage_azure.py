@@ -184,6 +184,14 @@ def test_a_job_takes_the_lists_and_the_options_along(himl: Himl, running: Staged
     assert himl.ok("runs", "show", run_id, "--json").json()["display_name"] == "Those two"
 
 
+def test_a_job_is_sent_no_width_where_none_was_given(himl: Himl, running: StagedWorkspace, slides: Path) -> None:
+    run_id = himl.ok("montage", "scans/dataset.csv", "--datastore", DEFAULT, *CLUSTER, "--wait", "-q").stdout.strip()
+    himl.ok("montage", slides / "dataset.csv", "--output_path", "here")
+    assert same(downloaded(himl, run_id), himl.folder / "here")
+    command = himl.ok("runs", "show", run_id).stdout
+    assert ("--layout=fit" in command, "--width" in command) == (True, False), command
+
+
 def test_with_a_datastore_the_folder_is_shown_whatever_dataset_is_called_so(himl: Himl, running: StagedWorkspace) -> None:
     running.put_blob(DEFAULT, "other/z.svs", running.get_blob(DEFAULT, "scans/b.svs"))
     running.add_data("other", f"azureml://datastores/{DEFAULT}/paths/scans")

@@ -49,7 +49,7 @@ def slides(tmp_path: Path) -> Slides:
     return made
 
 
-def request(tmp_path: Path, width: int = 1000, **others: object) -> MontageRequest:
+def request(tmp_path: Path, width: int | None = 1000, **others: object) -> MontageRequest:
     made = MontageRequest(tmp_path / "out", width, formats=(ImageFormat.png,), workers=2)
     return replace(made, **others)  # type: ignore[arg-type]
 

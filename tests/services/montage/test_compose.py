@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import os
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,10 +17,11 @@ from himl_cli.core.events import Counted, Counting, Event, Notice, ignore
 from himl_cli.core.montage import ImageFormat, LayoutStyle, SlideEntry
 from himl_cli.services.montage.bicubic import quick
 from himl_cli.services.montage.compose.making import make_montage
+from himl_cli.services.montage.compose.masks import PALETTE
 from tests.montages import resized
 from tests.services.montage.composed import SIZES, Slides, box_of, cut, pixels, request
 from tests.services.montage.composed import slides as slides
-from tests.slides import not_utf8_name, slide_picture, write_broken
+from tests.slides import not_utf8_name, slide_picture, write_broken, write_mask
 
 
 def test_each_slide_lies_in_its_cell_with_its_proportions(slides: Slides, tmp_path: Path) -> None:
@@ -102,6 +104,24 @@ def test_a_level_is_chosen_for_the_cell(slides: Slides, tmp_path: Path) -> None:
     assert {cell.level for cell in small.cells} == {1}
     assert {cell.level for cell in large.cells} == {0}
     assert not any(cell.remark for cell in (*small.cells, *large.cells))
+
+
+@pytest.mark.parametrize("level", [0, 1, None])
+def test_without_a_width_no_slide_is_enlarged(level: int | None, slides: Slides, tmp_path: Path) -> None:
+    """The masks of those that are smaller than their cells are as large as they are, and not as large as the cells."""
+    labels = write_mask(slides.folder / "mask.tiff", seed=4, size=(150, 100), levels=1)
+    entries = [*slides.entries[:4], replace(slides.entries[4], mask="mask.tiff")]
+    heard: list[Event] = []
+    result = make_montage(request(tmp_path, width=None, level=level), entries, slides.place, heard.append)
+    picture, small = pixels(result), result.cells[4]
+    read = [(size[0] // (1 + (cell.level or 0)), size[1] // (1 + (cell.level or 0))) for cell, size in zip(result.cells, SIZES, strict=True)]
+    assert all(box_of(cell).width <= size[0] and box_of(cell).height <= size[1] for cell, size in zip(result.cells, read, strict=True))
+    assert box_of(small).size == read[4]
+    shown = np.asarray(Image.fromarray(PALETTE[labels]).resize(read[4], Image.Resampling.NEAREST))
+    room = cut(picture, small.box)[:, small.box.width // 2 :]
+    places = [(y, x) for y in range(room.shape[0] - read[4][1]) for x in range(room.shape[1] - read[4][0]) if (room[y, x] == shown[0, 0]).all()]
+    assert any(np.array_equal(room[y : y + read[4][1], x : x + read[4][0]], shown) for y, x in places)
+    assert not [event for event in heard if isinstance(event, Notice)]
 
 
 def test_every_slide_is_counted_once(slides: Slides, tmp_path: Path) -> None:

@@ -62,6 +62,18 @@ def test_the_predecessors_masks_are_multiplied_by_255(slides: Slides, tmp_path: 
     assert np.array_equal(picture[:, half:], np.repeat(expected[:, :, None], 3, axis=2))
 
 
+def test_the_predecessors_missing_masks_are_green(slides: Slides, tmp_path: Path) -> None:
+    """In hi-ml-cpath 0.5.2, `default_mask_color` of `_make_thumbnail`."""
+    write_mask(slides.folder / "mask.tiff", seed=0, size=SIZES[0])
+    entries = [replace(each, mask=mask) for each, mask in zip(slides.entries, ("mask.tiff", "gone.tiff", None), strict=False)]
+    result = make_montage(request(tmp_path, layout=LayoutStyle.himl), entries, slides.place, ignore)
+    shown = [cut(pixels(result), cell.box)[:, cell.box.width // 2 :] for cell in result.cells]
+    assert [bool((each == (119, 161, 120)).all()) for each in shown] == [False, True, True]
+    assert [cell.reason.partition(":")[0] for cell in result.cells] == ["", "mask", ""]
+    beside = cut(pixels(result), result.cells[1].box)[: result.cells[1].box.height // 2, : result.cells[1].box.width // 2]
+    assert np.array_equal(beside, resized(slides.pictures[1], (beside.shape[1], result.cells[1].box.height))[: len(beside)])
+
+
 def test_a_mask_that_cannot_be_read_leaves_its_slide(slides: Slides, tmp_path: Path) -> None:
     result = make_montage(request(tmp_path), [replace(slides.entries[0], mask="gone.tiff")], slides.place, ignore)
     (cell,) = result.cells

@@ -11,7 +11,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from himl_cli.core.errors import BadUsage
-from himl_cli.core.montage import Box, Cell, Layout
+from himl_cli.core.montage import DEFAULT_WIDTH, Box, Cell, Layout
 from himl_cli.services.montage.layout.fit import LEAST_LETTERS, WHITE, fit_layout, letters_of
 from himl_cli.services.montage.layout.placing import fitted
 
@@ -123,6 +123,30 @@ def test_a_width_that_is_too_small_is_refused_with_the_one_that_will_do(count: i
     check(fit_layout([1.4] * count, has_masks=has_masks, width=least), count, least)
     with pytest.raises(BadUsage):
         fit_layout([1.4] * count, has_masks=has_masks, width=least - 1)
+
+
+@pytest.mark.parametrize("has_masks", [False, True])
+@pytest.mark.parametrize(("count", "size"), [(1, (2000, 1500)), (2, (333, 500)), (4, (400, 300)), (30, (1180, 1000)), (200, (2000, 1500)), (7, (5000, 400))])
+def test_without_a_width_slides_fill_their_cells_one_to_one(count: int, size: tuple[int, int], has_masks: bool) -> None:
+    layout = fit_layout([size[0] / size[1]] * count, has_masks=has_masks, sizes=[size] * count)
+    if layout.size[0] < DEFAULT_WIDTH:
+        assert {fitted(cell.image, size).size for cell in layout.cells} == {size}
+    check(layout, count, layout.size[0])
+    assert layout.size[0] <= DEFAULT_WIDTH
+
+
+def test_without_a_width_the_picture_is_as_wide_as_the_slides_need() -> None:
+    """Those of the benchmark have 2,000 x 1,500 pixels at level 1; the median one counts; small ones have cells in which captions can be read."""
+    assert fit_layout([4 / 3] * 200, has_masks=False, sizes=[(2000, 1500)] * 200).size[0] == 34_612
+    assert fit_layout([4 / 3] * 4, has_masks=False, sizes=[(400, 300)] * 4).size[0] == 1228
+    mixed = fit_layout([4 / 3] * 5, has_masks=False, sizes=[(40, 30), (400, 300), (400, 300), (400, 300), (8000, 6000)])
+    assert mixed.cells[0].image.size == (400, 300)
+    for has_masks in (False, True):
+        tiny = fit_layout([4 / 3] * 700, has_masks=has_masks, sizes=[(24, 18)] * 700)
+        assert tiny.cells[0].box.width >= 320
+        assert not tiny.remark
+        assert fit_layout([4 / 3] * 700, has_masks=has_masks, sizes=[(50_000, 40_000)] * 700).size[0] == DEFAULT_WIDTH
+    assert fit_layout([None], has_masks=False).cells[0].box.width == 320
 
 
 def test_there_are_slides() -> None:

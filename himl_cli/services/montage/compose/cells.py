@@ -11,6 +11,7 @@ from himl_cli.services.montage.compose.progress import Progress
 from himl_cli.services.montage.compose.sources import Sources
 from himl_cli.services.montage.layout.captions import caption_for
 from himl_cli.services.montage.layout.failed import failed_mark
+from himl_cli.services.montage.layout.himl import NoMask
 from himl_cli.services.montage.layout.painting import Overlay
 
 if TYPE_CHECKING:
@@ -29,8 +30,8 @@ class CellPainter:
         self._entry = sources.entry
         self._style = setting.layout.style
         self._room = _alone(cell) if sources.mask is None and self._style is LayoutStyle.fit else cell.image
-        self._image = Picture(sources.image, self._room, setting, is_mask=False)
-        self._mask = Picture(sources.mask, cell.mask, setting, is_mask=True) if sources.mask is not None and cell.mask is not None else None
+        self._image = Picture(sources.image, self._room, setting)
+        self._mask = Picture(sources.mask, cell.mask, setting, mask_of=self._image) if sources.mask is not None and cell.mask is not None else None
         self._progress = progress
         self._is_read = False
         self.bytes = sum(each.bytes for each in self._pictures)
@@ -94,7 +95,9 @@ class CellPainter:
         overlays = []
         if self._image.reason:
             overlays.append(self._image_mark)
-        if self._mask is not None and self._mask.reason:
+        if self.cell.mask is not None and (self._mask is None or self._mask.reason) and self._style is LayoutStyle.himl:
+            overlays.append(NoMask(self.cell))
+        elif self._mask is not None and self._mask.reason:
             overlays.append(self._mask_mark)
         if self._caption is not None:
             overlays.append(self._caption)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from himl_cli.core.events import Notice, Notify
 from himl_cli.core.interruptions import terminations
-from himl_cli.core.montage import CellOutcome, Layout, LayoutStyle, MontageRequest, MontageResult, SlideEntry
+from himl_cli.core.montage import DEFAULT_WIDTH, CellOutcome, Layout, LayoutStyle, MontageRequest, MontageResult, SlideEntry
 from himl_cli.services.montage.compose import remarks
 from himl_cli.services.montage.compose.bands import painted_bands
 from himl_cli.services.montage.compose.cells import CellPainter
@@ -27,6 +27,7 @@ from himl_cli.services.montage.layout.fit import fit_layout
 from himl_cli.services.montage.layout.himl import himl_layout, himl_order
 from himl_cli.services.montage.names import DZI, JPG, PAGE, PNG, RECORD
 from himl_cli.services.montage.places import SlidePlace
+from himl_cli.services.montage.slides.levels import level_for
 from himl_cli.services.montage.slides.opening import check_backend
 
 HELD_BYTES = 192 << 20
@@ -60,8 +61,10 @@ def make_montage(request: MontageRequest, entries: Sequence[SlideEntry], place: 
         sinks = Sinks(request.formats, folder.new, layout.size, pool)
         with _aborted_on_errors(sinks, pool):
             _tell(notify, remarks.layout_remarks(layout, entries, sinks.jpg_size))
+            setting = Setting(request, layout, place, pool, _held(layout, found))
+            _tell(notify, remarks.growth_remarks(setting, found))
             progress = Progress(len(layout.cells), layout.size[1], notify)
-            cells = _painters(Setting(request, layout, place, pool, _held(layout, found)), found, progress, slides)
+            cells = _painters(setting, found, progress, slides)
             for band in painted_bands(layout, cells, pool):
                 sinks.write(band)
                 progress.rows_written(len(band))
@@ -108,8 +111,13 @@ def _found(request: MontageRequest, entries: Sequence[SlideEntry], place: SlideP
 def _layout(request: MontageRequest, found: Sequence[Sources]) -> Layout:
     has_masks = any(each.mask is not None for each in found)
     if request.layout is LayoutStyle.himl:
-        return himl_layout(len(found), has_masks=has_masks, width=request.width)
-    return fit_layout([each.image.aspect for each in found], has_masks=has_masks, width=request.width)
+        return himl_layout(len(found), has_masks=has_masks, width=request.width or DEFAULT_WIDTH)
+    width = request.width
+    if width is None and any(not each.image.levels and not each.image.reason for each in found):  # they were not looked into, for they are large
+        width = DEFAULT_WIDTH
+    levels = [each.image.levels for each in found if each.image.levels]
+    sizes = [each[level_for(each, request.level, each[0])[0]] for each in levels]
+    return fit_layout([each.image.aspect for each in found], has_masks=has_masks, width=width, sizes=sizes)
 
 
 def _held(layout: Layout, found: Sequence[Sources]) -> int:

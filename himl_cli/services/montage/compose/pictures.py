@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from itertools import chain
@@ -18,7 +18,7 @@ from himl_cli.services.montage.compose.masks import has_labels, is_labels, make_
 from himl_cli.services.montage.compose.pool import Pool
 from himl_cli.services.montage.compose.read_ahead import read_ahead
 from himl_cli.services.montage.compose.sources import Source, opened
-from himl_cli.services.montage.layout.placing import fitted
+from himl_cli.services.montage.layout.placing import fitted, middle
 from himl_cli.services.montage.places import SlidePlace
 from himl_cli.services.montage.resampling import Resampler, Resized
 from himl_cli.services.montage.slides.base import Colour, Slide
@@ -63,19 +63,19 @@ class Setting:
 
 
 class Picture:
-    """*source* in *room*: `prepare` first, then `paint`, from the top down. Used by one thread at a time.
+    """*source* in *room*: `prepare` first, then `paint`, from the top down. Used by one thread at a time. A mask is that of an image, prepared before it.
 
     What cannot be read has a `reason`. Where that comes out after rows of it were painted, `box` ends with those.
     """
 
-    def __init__(self, source: Source, room: Box, setting: Setting, *, is_mask: bool) -> None:
+    def __init__(self, source: Source, room: Box, setting: Setting, *, mask_of: Picture | None = None) -> None:
         self.reason = source.reason
         self.remark = ""
         self.level: int | None = None
         self.backend = ""
         self.box: Box | None = None
         self.is_streamed = False  # whether it is read while it is painted
-        self._source, self._room, self._setting, self._is_mask = source, room, setting, is_mask
+        self._source, self._room, self._setting, self._image, self._is_mask = source, room, setting, mask_of, mask_of is not None
         self._rows: Rows | None = None
         self._open = ExitStack()
         self._painted = 0
@@ -88,8 +88,7 @@ class Picture:
             return 0
         if not self._source.levels:
             return self._setting.held
-        box = self._setting.box(self._room, self._source.levels[0])
-        level, _ = level_for(self._source.levels, self._setting.request.level, box.size)
+        box, level, _ = self._placed(self._source.levels)
         least = min(_bytes(self._source.levels[level]), _bytes(box.size))
         return least if least <= self._setting.held else WINDOW
 
@@ -147,10 +146,20 @@ class Picture:
     def _opened(self) -> AbstractContextManager[Slide]:
         return opened(self._source.name, self._setting.place, self._setting.request.backend, is_mask=self._is_mask)
 
+    def _placed(self, levels: Sequence[Size]) -> tuple[Box, int, str]:
+        """What it fills, which of its *levels* is read, and a remark on that. Where no width was asked for it is not enlarged; a mask is as its image is."""
+        box = self._setting.box(self._room, levels[0])
+        level, remark = level_for(levels, self._setting.request.level, box.size)
+        if self._setting.request.width is None and self._setting.layout.style is LayoutStyle.fit:
+            if self._image is None:
+                box = fitted(middle(self._room, levels[level]), levels[level])
+            elif self._image.box is not None:
+                box = fitted(middle(self._room, self._image.box.size), levels[0])
+        return box, level, remark
+
     def _begin(self, slide: Slide) -> None:
         self.backend = slide.backend
-        box = self._setting.box(self._room, slide.levels[0])
-        level, self.remark = level_for(slide.levels, self._setting.request.level, box.size)
+        box, level, self.remark = self._placed(slide.levels)
         size = slide.levels[level]
         _log.debug("'%s': %s, level %d of %d, %d x %d pixels", self._source.name, slide.backend, level, len(slide.levels), *size)
         self._open.callback(self._hear, slide)

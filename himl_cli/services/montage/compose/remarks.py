@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import math
+import statistics
 from collections.abc import Iterator, Sequence
 
 from himl_cli.core.montage import CellOutcome, Layout, LayoutStyle, MontageRequest, Size, SlideEntry
+from himl_cli.services.montage.compose.pictures import Setting
+from himl_cli.services.montage.compose.sources import Sources
 from himl_cli.services.montage.layout.captions import undrawable
+from himl_cli.services.montage.slides.levels import level_for
 
 SHOWN = 10
+GROWTH = 2
+"""How far slides may be enlarged, in width and height, without a word."""
 
 
 def layout_remarks(layout: Layout, entries: Sequence[SlideEntry], jpg_size: Size | None) -> Iterator[str]:
@@ -20,6 +27,25 @@ def layout_remarks(layout: Layout, entries: Sequence[SlideEntry], jpg_size: Size
         yield f"Captions show boxes for characters that their font lacks: {' '.join(lacking[:SHOWN])}{more}."
     if jpg_size is not None and jpg_size != layout.size:
         yield f"montage.jpg is scaled to {jpg_size[0]:,} x {jpg_size[1]:,} pixels: a JPEG cannot have the montage's {layout.size[0]:,} x {layout.size[1]:,}."
+
+
+def growth_remarks(setting: Setting, found: Sequence[Sources]) -> Iterator[str]:
+    """Where the width that was asked for, or that of hi-ml's layout, enlarges the median slide."""
+    is_fit = setting.layout.style is LayoutStyle.fit
+    if is_fit and setting.request.width is None:
+        return
+    growths, is_finer_there = [], False
+    for cell in setting.layout.cells:
+        if levels := found[cell.entry].image.levels:
+            box = setting.box(cell.image, levels[0])
+            level, _ = level_for(levels, setting.request.level, box.size)
+            growths.append(math.sqrt(math.prod(box.size) / math.prod(levels[level])))
+            is_finer_there |= level > 0
+    growth = statistics.median(growths) if growths else 0
+    if growth > GROWTH:
+        way = "Without --width none is enlarged." if is_fit else f"--width {math.ceil(setting.layout.size[0] / growth)} shows as much."
+        finer = " --level auto reads finer levels." if is_finer_there else ""
+        yield f"The median slide is enlarged {growth:.1f} times in width and height, which shows nothing more of it. {way}{finer}"
 
 
 def level_remarks(request: MontageRequest, cells: Sequence[CellOutcome]) -> Iterator[str]:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from himl_cli.core.errors import BadUsage
-from himl_cli.core.montage import Box, Cell, Layout, LayoutStyle
+from himl_cli.core.montage import DEFAULT_WIDTH, Box, Cell, Layout, LayoutStyle, Size
 
 WHITE = (255, 255, 255)
 WANTED = 16 / 9
@@ -18,6 +18,8 @@ USUAL, NARROWEST, WIDEST = 4 / 3, 1 / 4, 4.0
 """The aspect (width by height) of cells where no slide's is known, and the bounds that a few odd slides cannot push it over."""
 LEAST = 4
 """Pixels that a slide's room has in width at least."""
+LEAST_CELL = 320
+"""Pixels that a cell has in width at least where the picture's width is free."""
 GAPS_PER_CELL = 60
 LEAST_LETTERS, LARGEST_LETTERS = 11, 256
 """Sizes of caption letters in pixels per em. Capitals of 11 are 8 pixels high."""
@@ -27,18 +29,27 @@ LINE = 1.4
 """The height of a caption's room in ems."""
 
 
-def fit_layout(aspects: Sequence[float | None], *, has_masks: bool, width: int) -> Layout:
+def fit_layout(aspects: Sequence[float | None], *, has_masks: bool, width: int | None = None, sizes: Sequence[Size] = ()) -> Layout:
     """Lay out slides of these *aspects* (width by height; None: unknown) in a picture that is *width* pixels wide.
 
-    Cells are as many a row as bring the picture near to 16:9. Raises BadUsage where there are no slides, or too little width for them.
+    Without a *width* the median one of *sizes*, which are those of what is shown of the slides, fills its cell one to one; but a cell has LEAST_CELL pixels
+    at least, and the picture DEFAULT_WIDTH at most. Cells are as many a row as bring the picture near to 16:9. Raises BadUsage where there are no slides,
+    or too little width for them.
     """
     if not aspects:
         raise BadUsage("There are no slides to lay out.")
     aspect = _middle(aspects)
-    columns = _columns(len(aspects), aspect, has_masks, width)
-    pitch = width // columns
-    gap = -(-pitch // GAPS_PER_CELL)
-    wide = (width - gap) // columns - gap
+    if width is None:
+        gap, wide = _one_to_one(sizes, aspect, has_masks)
+        columns = _columns(len(aspects), aspect, has_masks, lambda columns: min(DEFAULT_WIDTH, columns * (wide + gap) + gap))
+        needed = columns * (wide + gap) + gap
+        width = min(DEFAULT_WIDTH, needed)
+    else:
+        needed, asked = 0, width
+        columns = _columns(len(aspects), aspect, has_masks, lambda _: asked)
+    if width != needed:
+        gap = -(-(width // columns) // GAPS_PER_CELL)
+        wide = (width - gap) // columns - gap
     least = 2 * LEAST + 1 if has_masks else LEAST
     if wide < least:
         slides = "1 slide" if len(aspects) == 1 else f"{len(aspects):,} slides"
@@ -123,9 +134,18 @@ def _middle(aspects: Sequence[float | None]) -> float:
     return min(WIDEST, max(NARROWEST, aspect))
 
 
-def _columns(count: int, aspect: float, has_masks: bool, width: int) -> int:
-    """How many cells a row make the picture as near to 16:9 as can be; as good as that, the fewest empty cells."""
-    offs = {columns: _off(count, columns, aspect, has_masks, width) for columns in range(1, count + 1)}
+def _one_to_one(sizes: Sequence[Size], aspect: float, has_masks: bool) -> tuple[int, int]:
+    """The gap and the width of cells in which the median one of *sizes* is neither shrunk nor enlarged."""
+    pictures = 2 if has_masks else 1
+    needed = statistics.median_high(max(width, height * aspect) for width, height in sizes) if sizes else 0
+    room = max(round(needed), LEAST_CELL // pictures)
+    gap = -(-pictures * room // (GAPS_PER_CELL - pictures))
+    return gap, pictures * room + (pictures - 1) * gap
+
+
+def _columns(count: int, aspect: float, has_masks: bool, width: Callable[[int], int]) -> int:
+    """How many cells a row make the picture, of a *width* by that number, as near to 16:9 as can be; as good as that, the fewest empty cells."""
+    offs = {columns: _off(count, columns, aspect, has_masks, width(columns)) for columns in range(1, count + 1)}
     best = min(offs.values())
     good = [columns for columns, off in offs.items() if off < best + AS_GOOD]
     return min(good, key=lambda columns: (-count % columns, offs[columns]))

@@ -4,12 +4,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from himl_cli.core.errors import BadUsage
 from himl_cli.core.montage import Box, Cell, Layout, LayoutStyle, SlideEntry
 from himl_cli.services.montage.layout.himl_captions import caption_top
+from himl_cli.services.montage.layout.placing import relative
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 BLACK = (0, 0, 0)
+NO_MASK = (119, 161, 120)
+"""What the predecessor fills the place of a mask with that is not there, or cannot be read."""
 LINE = 2
 """Pixels between cells, and around all of them."""
 LEAST = 4
@@ -48,6 +56,17 @@ def himl_layout(count: int, *, has_masks: bool, width: int) -> Layout:
 def himl_order(entries: Sequence[SlideEntry]) -> list[int]:
     """The numbers of *entries* in the order in which the predecessor shows them: that of the file names of its thumbnails."""
     return sorted(range(len(entries)), key=lambda number: f"{entries[number].slide_id}.png")
+
+
+class NoMask:
+    """An Overlay: the place of *cell*'s mask where there is none to show."""
+
+    def __init__(self, cell: Cell) -> None:
+        self._room = relative(cell.mask or cell.image, cell.box)
+
+    def paint(self, rows: NDArray[np.uint8], top: int) -> None:
+        begin, end = max(0, self._room.y - top), max(0, self._room.y + self._room.height - top)
+        rows[begin:end, self._room.x : self._room.x + self._room.width] = NO_MASK
 
 
 def _cell(number: int, columns: int, line: int, room: tuple[int, int], has_mask: bool) -> Cell:

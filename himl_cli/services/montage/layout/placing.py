@@ -14,6 +14,12 @@ def fitted(room: Box, size: Size) -> Box:
     return Box(room.x + (room.width - wide) // 2, room.y + (room.height - high) // 2, wide, high)
 
 
+def middle(room: Box, size: Size) -> Box:
+    """The middle of *room*, no wider and no higher than *size*."""
+    wide, high = min(room.width, size[0]), min(room.height, size[1])
+    return Box(room.x + (room.width - wide) // 2, room.y + (room.height - high) // 2, wide, high)
+
+
 def relative(box: Box, to: Box) -> Box:
     """*box* as it lies in *to*."""
     return Box(box.x - to.x, box.y - to.y, box.width, box.height)
