@@ -120,6 +120,7 @@ def test_a_module_outside_of_the_snapshot_is_told_with_the_options_that_bring_it
     hint = hint_of(himl, "jobs/train.py")
     assert f"; 'tools' lies in '{project}', which is not sent: add --snapshot_root . --env_var PYTHONPATH=." in hint
     himl.ok("submit", "jobs/train.py", "--snapshot_root", ".", "--env_var", "PYTHONPATH=.")
+    assert "not sent" not in hint_of(himl, "jobs/train.py", "--in_place")
     hint = hint_of(himl, "jobs/train.py", "--snapshot_root", ".")
     assert f"'tools' lies in '{project}', where Python does not look for it: add --env_var PYTHONPATH=." in hint
     (project / "tools" / "net.py").unlink()
@@ -182,6 +183,7 @@ def test_a_file_that_is_nowhere_or_was_sent_gets_no_such_hint(himl: Himl, projec
     write_files(project, {"train.py": READS.format("'none.txt'"), "moved.py": "import os; os.chdir('..'); open('a.txt')", "a.txt": ""})
     for script in ("train.py", "moved.py"):
         assert "not sent" not in hint_of(himl, script)
+    assert "not sent" not in hint_of(himl, "moved.py", "--in_place")
 
 
 @pytest.mark.parametrize("path", ["./data", "../project/data", "{}/data"])
