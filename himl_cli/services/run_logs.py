@@ -88,7 +88,7 @@ class _GrowingLog:
         self._found: _Log | None = None
         self._is_looked_for = False
         self._status: RunStatus | None = None
-        self._is_requeued = False
+        self._was_running = self._is_requeued = False
 
     def look(self) -> Iterator[bytes]:
         """What is new. May be called again after a failure, and goes on where that came."""
@@ -98,12 +98,14 @@ class _GrowingLog:
         if self._found is None:
             self._found = self._first(self._files, status)
         if self._found is not None:
-            before = self.received
-            if not self._is_requeued or status is RunStatus.queued:
+            before, was_running = self.received, self._was_running
+            self._was_running = was_running or status is RunStatus.running
+            if not self._is_requeued:
                 yield from self._new(self._files, self._found)
             if self.attempt is None and (self.received == before or status.is_final):
                 yield from self._of_later_tries(self._files, self._found)
-            self._is_requeued = self._is_requeued or (status is RunStatus.queued and self._status is RunStatus.running)
+            if self.received == before and was_running and status is RunStatus.queued:
+                self._is_requeued = True  # and its log is read to the end: what changes it belongs to another try
         elif status is not self._status and not status.is_final:
             self._say(Notice(f"Run '{self.run_id}' is {status.value.lower()}; it has no log yet."))
         self._status = status
@@ -138,7 +140,8 @@ class _GrowingLog:
 
     def _switched(self, files: BlobStore, log: _Log) -> Iterator[bytes]:
         self._say(Notice(f"Another try of run '{self.run_id}' has begun; its log: {log.name}"))
-        self._found, self._done, self._is_requeued = log, 0, False
+        self._found, self._done = log, 0
+        self._was_running = self._is_requeued = False
         yield from self._new(files, log)
 
     def check_found(self) -> None:

@@ -66,16 +66,17 @@ def test_what_stands_for_a_value_in_a_command(azure: StagedWorkspace, way: str, 
 @pytest.mark.parametrize(
     ("place", "of_trial", "of_sweep"),
     [
-        ("tag", "hyperparameters", "_aml_system_sweep_1_0"),
-        ("system_tag", "_aml_system_hyperparameters", "_aml_system_sweep_1_0"),
-        ("sweep", "", "_aml_system_sweep_1_0"),
-        ("old_sweep", "", "sweep_1_0"),
+        ("tag", ["hyperparameters", "_aml_system_hyperparameters"], "_aml_system_sweep_1_0"),
+        ("old_tag", ["hyperparameters"], "_aml_system_sweep_1_0"),
+        ("system_tag", ["_aml_system_hyperparameters"], "_aml_system_sweep_1_0"),
+        ("sweep", [], "_aml_system_sweep_1_0"),
+        ("old_sweep", [], "sweep_1_0"),
     ],
 )
-def test_where_the_values_of_a_trial_are_recorded(azure: StagedWorkspace, place: str, of_trial: str, of_sweep: str) -> None:
+def test_where_the_values_of_a_trial_are_recorded(azure: StagedWorkspace, place: str, of_trial: list[str], of_sweep: str) -> None:
     with azure.run_jobs(values_in=place):
         sweep = swept(azure, "true", {"lr": ["choice", [[0.1]]]})
-    assert azure.state.runs["sweep_1_0"].tags == ({of_trial: '{"lr": 0.1}'} if of_trial else {})
+    assert azure.state.runs["sweep_1_0"].tags == dict.fromkeys(of_trial, '{"lr": 0.1}')
     assert [name for name in sweep.tags if name.endswith("sweep_1_0")] == [of_sweep]
 
 

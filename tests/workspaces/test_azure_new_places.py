@@ -32,7 +32,7 @@ def test_a_cluster_is_made_and_can_take_jobs(workspace: AzureWorkspace, azure: S
     made = azure.state.computes["team-gpus"]
     assert (made["size"], made["min_nodes"], made["max_nodes"], made["priority"], made["state"]) == ("Standard_NC6", 1, 3, "LowPriority", "Succeeded")
     assert words(events) == ["Making cluster 'team-gpus': 1 to 3 nodes of Standard_NC6.", "Cluster 'team-gpus' is ready."]
-    assert len(azure.requests("computeOperationsStatus.* -> 200")) == 3
+    assert len(azure.requests("computeOperationsStatus.* -> 200")) == 2
 
 
 def test_a_cluster_that_is_there_stays_as_it_is(workspace: AzureWorkspace, azure: StagedWorkspace) -> None:

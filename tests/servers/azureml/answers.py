@@ -14,7 +14,9 @@ UNKNOWN = "x-stage-unknown"  # marks an answer to a request that nobody plays; t
 
 @dataclass
 class ServiceError(Exception):
-    """Raise it in a route. `code` is the outer code (`UserError`, `AuthorizationFailed`, ...), `inner` the machine-readable cause (`NotFoundError`)."""
+    """Raise it in a route. `code` is the outer code (`UserError`, `AuthorizationFailed`, ...),
+    `inner` the machine-readable cause (`NotFoundError`, `BadArgument/ArgumentInvalid`).
+    """
 
     status: int
     code: str
@@ -56,7 +58,7 @@ def arm_error(error: ServiceError) -> JSONResponse:
             "Time": time_text(datetime.now(timezone.utc)),
         }
         if error.inner:
-            info["InnerError"] = {"code": error.inner, "innerError": None}
+            info["InnerError"] = _nested(error.inner)
         body |= {"details": [], "additionalInfo": [{"type": kind, "info": {"value": value}} for kind, value in info.items()]}
     return JSONResponse({"error": body}, status_code=error.status, headers=headers)
 
@@ -77,7 +79,7 @@ def error_document(error: ServiceError, component: str = "") -> dict[str, Any]:
         "detailsUri": None,
         "target": None,
         "details": [],
-        "innerError": {"code": error.inner, "innerError": None} if error.inner else None,
+        "innerError": _nested(error.inner) if error.inner else None,
         "debugInfo": None,
         "additionalInfo": None,
     }
@@ -89,6 +91,11 @@ def error_document(error: ServiceError, component: str = "") -> dict[str, Any]:
         "time": time_text(datetime.now(timezone.utc)),
         "componentName": component,
     }
+
+
+def _nested(codes: str) -> dict[str, Any]:
+    code, _, rest = codes.partition("/")
+    return {"code": code, "innerError": _nested(rest) if rest else None}
 
 
 MLFLOW_CODES = {

@@ -40,7 +40,7 @@ def check_new_job(workspace: Workspace, name: str, kind: str, properties: Json) 
         check_sweep(properties)
     if kind == "Pipeline":
         check_pipeline(workspace, properties)
-    _check_compute(workspace, properties.get("computeId"))
+    _check_compute(workspace, properties.get("computeId"), kind)
     trial = properties.get("trial") or {}
     check_code(workspace, properties.get("codeId") or trial.get("codeId"))
     check_environment(workspace, properties.get("environmentId") or trial.get("environmentId"))
@@ -96,10 +96,12 @@ def _check_command(properties: Json) -> None:
         raise bad_request(f"limits.timeout: {e}.") from e
 
 
-def _check_compute(workspace: Workspace, compute: str | None) -> None:
+def _check_compute(workspace: Workspace, compute: str | None, kind: str) -> None:
     name = (compute or "").rpartition("/")[2]
     if name and name not in workspace.computes:
-        raise bad_request(f"Unknown compute target '{name}'.")
+        if kind == "Sweep":
+            raise bad_request("Compute Not Found for run ID")
+        raise ServiceError(400, "UserError", f"Unknown compute target '{name}'.", inner="BadArgument/UnknownTargetType")
 
 
 def check_code(workspace: Workspace, code: str | None) -> None:

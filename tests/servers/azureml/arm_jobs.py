@@ -16,7 +16,7 @@ from tests.servers.azureml.arm_paging import page_of
 from tests.servers.azureml.frame import body_of, demand, workspace_of
 from tests.servers.azureml.job_records import FIRST_STATUS, new_job, start
 from tests.servers.azureml.principals import Right
-from tests.servers.azureml.run_definitions import STEP
+from tests.servers.azureml.run_definitions import PIPELINE, STEP
 from tests.servers.azureml.state import Azure, Json, Run, Workspace
 
 CANCELATION, DELETION = "jc", "jd"
@@ -71,6 +71,9 @@ def cancel_job(request: Request) -> Response:
     if run.status == "Finalizing":
         raise bad_request(f"The job {run.run_id} is in the state Finalizing and cannot be canceled.")
     if run.is_ended:
+        if run.run_type == PIPELINE and run.status != "Canceled":
+            message = "Cannot cancel a pipeline run that has ended."
+            raise ServiceError(400, "UserError", message, inner="BadArgument/ArgumentInvalid/CancelPipelineRunInTerminalStatus")
         return Response(status_code=200)
     run.cancel_polls = 1
     if not workspace_of(request).cancels(run):
@@ -116,10 +119,10 @@ def _accepted(request: Request, what: str, name: str) -> Response:
 
 
 def _where(request: Request, workspace: Workspace, what: str, name: str) -> dict[str, str]:
-    """The address that tells when it is done. The service sends no `Retry-After`, whereupon clients wait 30 s; this one does, for the tests' sake."""
+    """The address that tells when it is done; no `Retry-After`, as recorded, whereupon azure-ai-ml waits 30 s."""
     place = f"subscriptions/{workspace.subscription}/providers/Microsoft.MachineLearningServices/locations/{workspace.location}/mfeOperationResults"
     version = request.query_params.get("api-version", "")
-    return {"Location": f"https://{request.headers['host']}/{place}/{what}:{workspace.workspace_id}:{name}?api-version={version}", "Retry-After": "1"}
+    return {"Location": f"https://{request.headers['host']}/{place}/{what}:{workspace.workspace_id}:{name}?api-version={version}"}
 
 
 def _asked(request: Request) -> Run:

@@ -19,7 +19,7 @@ from tests.servers.azureml.state import Azure, Json, new_id, now
 CORES = {"STANDARD_DS2_V2": 2, "STANDARD_DS3_V2": 4, "STANDARD_NC6": 6, "STANDARD_NC6S_V3": 6, "STANDARD_NC24S_V3": 24}
 """The sizes of the region."""
 QUOTA = 100  # cores of one cluster
-POLLS = 2  # that say "not yet"
+POLLS = 1  # that say "not yet"
 _NAME = re.compile(r"[a-zA-Z][a-zA-Z0-9-]{1,22}[a-zA-Z0-9]")
 
 
@@ -47,8 +47,7 @@ def put_compute(request: Request) -> Response:
     }
     place = f"subscriptions/{workspace.subscription}/providers/Microsoft.MachineLearningServices/locations/{workspace.location}/computeOperationsStatus"
     where = f"https://{request.headers['host']}/{place}/{operation['id']}?api-version={request.query_params['api-version']}&service=new"
-    headers = {"Azure-AsyncOperation": where, "Retry-After": "0"}  # the service sends none, whereupon clients wait 30 s
-    return JSONResponse(document_of(workspace, name) | {"tags": None}, 201, headers=headers)
+    return JSONResponse(document_of(workspace, name) | {"tags": None}, 201, headers={"Azure-AsyncOperation": where})
 
 
 async def operation_status(request: Request) -> Response:

@@ -28,7 +28,7 @@ def with_points(run: Run, metric: Metric, points: Sequence[Point]) -> Json:
     """The metric with these of its rows."""
     value = [{"metricId": point.metric_id, "createdUtc": time_text(point.created), "step": point.step, "data": _written(point.data)} for point in points]
     head = {"dataContainerId": run.data_container_id, "name": metric.name, "columns": columns_of(metric)}
-    return head | {"properties": {KIND: metric.kind}, "namespace": metric.namespace, "standardSchemaId": None, "value": value}
+    return head | {"properties": {KIND: metric.kind}, "namespace": metric.namespace, "standardSchemaId": None, "dataLocation": None, "value": value}
 
 
 def columns_of(metric: Metric) -> dict[str, str]:

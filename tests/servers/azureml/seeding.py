@@ -244,8 +244,11 @@ class StagedWorkspace:
         return {blob.name.removeprefix(prefix): storage.get("azureml", blob.name) for blob in storage.list("azureml", prefix)}
 
     def put_artifact(self, run: Run, name: str, content: bytes, **options: Any) -> None:
-        """A file among *run*'s artifacts, e.g. `outputs/model.pt` or `user_logs/std_log.txt`; options as `Storage.put` has them."""
-        self.state.storage.put("azureml", run.artifact_prefix + name, content, **options)
+        """A file among *run*'s artifacts, e.g. `outputs/model.pt` or `user_logs/std_log.txt`; options as `Storage.put` has them.
+
+        Logs of the system have no MD5, as recorded.
+        """
+        self.state.storage.put("azureml", run.artifact_prefix + name, content, **{"md5": not name.startswith("system_logs/"), **options})
 
     def put_artifacts(self, run: Run, files: Mapping[str, bytes]) -> None:
         self.state.storage.put_all("azureml", {run.artifact_prefix + name: content for name, content in files.items()})

@@ -151,4 +151,4 @@ class Storage:
 
 def _times(seconds: float) -> dict[str, Any]:
     at = datetime.now(timezone.utc)
-    return {"start": at - timedelta(minutes=5), "expiry": at + timedelta(seconds=seconds)}
+    return {"start": at - timedelta(minutes=10), "expiry": at + timedelta(seconds=seconds)}

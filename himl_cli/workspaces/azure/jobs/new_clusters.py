@@ -23,7 +23,8 @@ log = logging.getLogger(__name__)
 
 LONGEST_SECONDS = 20 * 60.0
 """A cluster without nodes is there within a minute; one with some waits for these."""
-LOOK_SECONDS = 5.0
+FIRST_LOOK, LOOK_SECONDS, GROWTH = 1.0, 5.0, 1.5
+"""Seconds between two looks, at first and at most: the service does not tell how long to wait."""
 IDLE = "PT2M"  # how long a node without a job is kept: the service's own choice
 _NAME = re.compile(r"[A-Za-z](?!.*--)[A-Za-z0-9-]{1,22}[A-Za-z0-9]")
 _WAITED_FOR = ("creating", "updating", "inprogress", "running", "accepted")
@@ -83,11 +84,12 @@ def _make(connection: Connection, spec: ClusterSpec) -> None:
             raise
         raise BadUsage(f"Azure ML makes no cluster '{spec.name}' of {spec.size}: {words_of(str(err))}", hint=_quota_hint(str(err))) from err
     operation = reply.headers.get("azure-asyncoperation", "")
-    deadline = time.monotonic() + LONGEST_SECONDS
+    deadline, pause = time.monotonic() + LONGEST_SECONDS, FIRST_LOOK
     while not _is_ready(connection, spec, operation):
         if time.monotonic() > deadline:
             raise ServiceFailed(f"Cluster '{spec.name}' is not ready after {LONGEST_SECONDS / 60:.0f} minutes.", hint="Studio shows what it waits for.")
-        time.sleep(_pause(reply.headers))
+        time.sleep(pause)
+        pause = min(LOOK_SECONDS, pause * GROWTH)
 
 
 def _is_ready(connection: Connection, spec: ClusterSpec, operation: str) -> bool:
@@ -128,11 +130,6 @@ def _quota_hint(text: str) -> str:
     if "quota" in text.lower():
         return "Ask for fewer nodes or another size, or have the subscription's quota raised in the Azure portal."
     return "'az ml compute list-sizes' shows the sizes of this region."
-
-
-def _pause(headers: Mapping[str, str]) -> float:
-    told = headers.get("retry-after", "")
-    return min(float(told), 30.0) if told.isdigit() else LOOK_SECONDS
 
 
 def _url(connection: Connection, name: str) -> str:

@@ -20,9 +20,9 @@ class Manner:
     not only when the first three or all of them do.
 
     Of the trials of a sweep: `values_by` is what stands for a placeholder of the search space, a `variable` of the shell or the value's `text`;
-    `values_in` is where the values are recorded beside the sweep's own `_aml_system_{trial}`: the trial's tag (`hyperparameters`), `system_tag`
-    (`_aml_system_hyperparameters`), or nowhere (`sweep`; `old_sweep`: the sweep's tag is `{trial}`). `trial_name` is what `${{name}}` is: the trial's `own`
-    name or that of the `sweep`.
+    `values_in` is where the values are recorded beside the sweep's own `_aml_system_{trial}`: the trial's `tag` (`hyperparameters`, and
+    the same with `_aml_system_`), `old_tag` (the first alone), `system_tag` (the second), or nowhere (`sweep`; `old_sweep`: the sweep's tag is
+    `{trial}`). `trial_name` is what `${{name}}` is: the trial's `own` name or that of the `sweep`.
 
     When a node was taken away, the next try has a `disk` that is `new`, and what it writes to `outputs` is kept below `outputs/retry_001`, …, or one that is
     `restored`: `outputs` and `logs` lie there again. With `ends_preempted` there is no next try: the job has failed.

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import random
+import secrets
 from collections.abc import Mapping
 
 from tests.servers.azureml.jobs.command import named, with_values
@@ -15,8 +17,9 @@ HYPERPARAMETERS = "hyperparameters"
 SWEEP = "hyperdrive"
 PREFIX = "AZUREML_SWEEP_"
 SYSTEM_TAG = "_aml_system_"
-OWN_TAGS = {"tag": HYPERPARAMETERS, "system_tag": SYSTEM_TAG + HYPERPARAMETERS}
-"""Of a trial: the tag with its values, by `values_in`."""
+OWN_TAGS = {"tag": (HYPERPARAMETERS, SYSTEM_TAG + HYPERPARAMETERS), "old_tag": (HYPERPARAMETERS,), "system_tag": (SYSTEM_TAG + HYPERPARAMETERS,)}
+"""Of a trial: the tags with its values, by `values_in`."""
+WORDS = (("boring", "sincere", "quiet", "jolly"), ("boat", "wolf", "pine", "lamp"))
 AS_IT_IS = Manner()
 
 
@@ -34,12 +37,12 @@ def add_trial(workspace: Workspace, sweep: Run, index: int, values: Values, mann
             created=now(),
             started=None,
             ended=None,
-            display_name=f"{sweep.run_id}_{index}",
+            display_name="_".join((*map(random.choice, WORDS), secrets.token_hex(4))),
             user_name=sweep.user_name,
             data_container_id=f"dcid.{sweep.run_id}_{index}",
             number=next(workspace.numbers),
             parent_id=sweep.run_id,
-            tags={OWN_TAGS[manner.values_in]: text} if manner.values_in in OWN_TAGS else {},
+            tags=dict.fromkeys(OWN_TAGS.get(manner.values_in, ()), text),
             properties={"_azureml.ComputeTargetType": "amlctrain", **properties},
             target=sweep.target,
             script=sweep.script,
