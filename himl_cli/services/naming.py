@@ -25,6 +25,11 @@ def friendly_experiment(name: str) -> str:
     return re.sub(r"[^a-zA-Z0-9_-]+", "_", name).lstrip("_-")[:LONGEST_EXPERIMENT] or "experiment"
 
 
+def hi_ml_experiment(name: str) -> str:
+    """*name* as hi-ml-azure 0.5.4 sends it: as Azure ML takes it, and each run of `_` is one."""
+    return re.sub("_+", "_", friendly_experiment(name))
+
+
 def underscored(name: str) -> str:
     """*name* as hi-ml and older versions of himl made it: they had `_` for `-` as well."""
     return re.sub(r"[^a-zA-Z0-9_]+", "_", name)
@@ -33,7 +38,7 @@ def underscored(name: str) -> str:
 def choose_experiment(asked: str | None, target: str, *, from_branch: bool, git: GitFacts | None) -> tuple[str, list[str]]:
     """The experiment's name, and what the user should know of it.
 
-    It is *asked*, else the git branch where that is wanted, else the stem of the script or the last part of the module.
+    It is *asked*, else the git branch where that is wanted, else the stem of the script, else the module with `_` for `.`.
     Raises BadUsage where the branch is wanted and none is checked out, and for an empty name.
     """
     if asked is None and from_branch:
@@ -44,7 +49,7 @@ def choose_experiment(asked: str | None, target: str, *, from_branch: bool, git:
         chosen = friendly_experiment(asked)
         return chosen, experiment_remarks(asked, chosen)
     path = PurePath(target)
-    return friendly_experiment(path.stem if path.suffix in (".py", ".sh") else target.rsplit(".", 1)[-1]), []
+    return friendly_experiment(path.stem if path.suffix in (".py", ".sh") else target), []
 
 
 def experiment_remarks(asked: str, chosen: str) -> list[str]:

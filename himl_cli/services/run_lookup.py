@@ -14,7 +14,7 @@ from himl_cli.core.home import in_home
 from himl_cli.core.near import similar_ids
 from himl_cli.core.runs import Run, RunQuery, RunSelection
 from himl_cli.services.latest_run_file import FILE_NAME
-from himl_cli.services.naming import friendly_experiment, underscored
+from himl_cli.services.naming import friendly_experiment, hi_ml_experiment, underscored
 from himl_cli.services.run_details import children_of
 from himl_cli.services.run_reference import RunReference, parse_reference
 from himl_cli.services.studio_url import workspace_in_url
@@ -125,10 +125,10 @@ def _referenced(workspace: Workspace, reference: RunReference) -> Run:
 def runs_of_experiment(workspace: Workspace, query: RunQuery, notify: Notify) -> Iterator[Run]:
     """The runs that meet *query*, which names an experiment; fetched as they are consumed.
 
-    Where no run is of that one: of the one that `submit` makes of that name, else of the one that hi-ml made; that is said.
+    Where no run is of that one: of the one that `submit` makes of that name, else of the ones that hi-ml and older versions made; that is said.
     """
     asked = query.experiment or ""
-    for name in dict.fromkeys((asked, friendly_experiment(asked), underscored(asked))):
+    for name in dict.fromkeys((asked, friendly_experiment(asked), hi_ml_experiment(asked), underscored(asked))):
         runs = iter(workspace.runs(replace(query, experiment=name)))
         first = next(runs, None)
         if first is not None:

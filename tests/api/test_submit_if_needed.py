@@ -71,8 +71,8 @@ def test_all_arguments_reach_the_job(lab: StagedWorkspace, project: Path) -> Non
 
 
 def test_the_variable_of_the_experiment_goes_before_the_argument(lab: StagedWorkspace, project: Path) -> None:
-    send(write_script(project, "train.py", f'{CLUSTER}, experiment_name="mine"', HERE), env={"HIML_EXPERIMENT_NAME": "nightly"})
-    assert sent(lab).experiment.name == "nightly"
+    send(write_script(project, "train.py", f'{CLUSTER}, experiment_name="mine"', HERE), env={"HIML_EXPERIMENT_NAME": "night__ly-2"})
+    assert sent(lab).experiment.name == "night_ly-2"
 
 
 def test_a_dataset_with_a_name_of_its_own_is_found_by_it(lab: StagedWorkspace, project: Path) -> None:

@@ -51,6 +51,8 @@ def test_runs_kept_here_are_found_by_the_same_rule(himl: Himl, project: Path) ->
     runs.add("lab_exp_1_aa", experiment="lab_exp", files=files)
     for command in (("runs", "list"), ("runs", "show"), ("tb", "--sync_only"), ("checkpoint", "fetch")):
         assert OLD_NAME in himl.ok(*command, "--experiment", "lab-exp").stderr, command
+    runs.add("a_b-c_3_cc", experiment="a_b-c")
+    assert himl.ok("runs", "list", "--experiment", "a__b-c", "-q").stdout == "a_b-c_3_cc\n", "hi-ml makes one _ of several"
     runs.add("lab-exp_2_bb", experiment="lab-exp")
     assert himl.ok("runs", "list", "--experiment", "lab-exp", "-q").stdout == "lab-exp_2_bb\n"
     failed = himl.ok("runs", "list", "--experiment", "lab-exp", "--tags", "team=red")

@@ -33,7 +33,7 @@ def test_the_script_is_named_relative_to_the_snapshot_root(request_here: SubmitR
 def test_a_shell_script_and_a_module(request_here: SubmitRequest) -> None:
     assert prepare_job(replace(request_here, target="run.sh")).spec.entry == Entry(EntryKind.shell, "run.sh")
     module = prepare_job(replace(request_here, target=None, module="lab.vision.train")).spec
-    assert (module.entry, module.experiment) == (Entry(EntryKind.module, "lab.vision.train"), "train")
+    assert (module.entry, module.experiment) == (Entry(EntryKind.module, "lab.vision.train"), "lab_vision_train")
 
 
 @pytest.mark.parametrize(

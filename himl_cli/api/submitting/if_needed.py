@@ -101,8 +101,8 @@ def submit_to_azure_if_needed(
 
     What it is called, and what follows:
 
-    - *experiment_name*: characters other than letters, digits, `_` and `-` become `_` (default: the script's name).
-      The variable HIML_EXPERIMENT_NAME goes before it, as in hi-ml.
+    - *experiment_name*: characters other than letters, digits, `_` and `-` become `_`, and several `_` one (default: the
+      script's name, or the module's with `_` for `.`). The variable HIML_EXPERIMENT_NAME goes before it, as in hi-ml.
     - *display_name*, *tags*: what the run is called, and its tags; their values become texts.
     - *after_submission*: is called with azure-ai-ml's job and its MLClient, or with azureml-core's run where *strictly_aml_v1* is set.
     - *wait_for_completion*: the process ends once the run has.

@@ -17,6 +17,7 @@ from himl_cli.core.errors import BadUsage
 from himl_cli.core.jobs import HERE
 from himl_cli.core.sweeps import SweepSpec
 from himl_cli.services.environments.choose import CONDA_NAMES
+from himl_cli.services.naming import hi_ml_experiment
 from himl_cli.services.submission import SubmitRequest, parse_duration
 from himl_cli.services.submission.entry import check_root
 
@@ -49,7 +50,7 @@ def request_of(asked: Asked, inputs: Sequence[DatasetConfig], outputs: Sequence[
         snapshot_root=str(root),
         ignored_folders=[str(folder) for folder in asked.ignored_folders or ()],
         env_vars={name: str(value) for name, value in (asked.environment_variables or {}).items()},
-        experiment=os.environ.get(EXPERIMENT_VARIABLE) or asked.experiment_name or None,
+        experiment=_experiment(asked),
         display_name=asked.display_name or "",
         tags={name: str(value) for name, value in (asked.tags or {}).items()},
         inputs=[config.to_input(index) for index, config in enumerate(inputs)],
@@ -66,6 +67,12 @@ def _check(asked: Asked) -> None:
         raise BadUsage("hyperdrive_config and hyperparam_args were both given.", hint="They say the same in two forms: leave one of them out.")
     if asked.compute_cluster_name in ("", HERE):
         raise BadUsage("compute_cluster_name does not name a cluster of Azure ML.", hint="To run the script here, leave --azureml out.")
+
+
+def _experiment(asked: Asked) -> str | None:
+    """The variable goes before the argument, as in hi-ml."""
+    name = os.environ.get(EXPERIMENT_VARIABLE) or asked.experiment_name
+    return hi_ml_experiment(name) if name else None
 
 
 def _sweep(asked: Asked) -> SweepSpec | None:
