@@ -181,3 +181,35 @@ def test_nothing_of_the_tests_escapes_the_check_for_leftovers(himl: Himl, projec
     """The mark that the session's last check looks for reaches the script through supervisor and shim."""
     write_files(project, {"train.py": f"import os; print(os.environ['{MARK}'])"})
     assert himl.ok("submit", "train.py").stdout.strip() == os.environ[MARK]
+
+
+def unrecorded(himl: Himl, project: Path) -> tuple[subprocess.Popen[bytes], Path]:
+    """A submit that cannot go on, since the record is being written to, and the folder of its run."""
+    before = set((project / ".himl" / "runs").iterdir())
+    process = himl.start("submit", "train.py")
+    until(lambda: any((folder / "lock").exists() for folder in {*(project / ".himl" / "runs").iterdir()} - before))
+    (folder,) = {*(project / ".himl" / "runs").iterdir()} - before
+    return process, folder
+
+
+@POSIX
+def test_what_a_start_left_that_was_killed_before_its_record_is_removed_by_the_next(himl: Himl, project: Path) -> None:
+    write_files(project, {"train.py": "print('up')"})
+    himl.ok("submit", "train.py")
+    with closing(sqlite3.connect(project / ".himl" / "workspace.db")) as database:
+        database.execute("BEGIN IMMEDIATE")
+        killed, left = unrecorded(himl, project)
+        killed.kill()
+        os.kill(supervisor_of(project), signal.SIGKILL)
+        killed.communicate(timeout=100)
+        until(lambda: processes_below(project) == [])
+        assert left.is_dir()
+        going_on, folder = unrecorded(himl, project)
+        assert not left.exists()
+        other, _ = unrecorded(himl, project)
+        assert folder.is_dir(), "one that is being started is no leftover"
+    for process in (going_on, other):
+        _, talk = process.communicate(timeout=100)
+        assert process.returncode == 0, talk
+    assert {path.name for path in (project / ".himl" / "runs").iterdir()} == {run["id"] for run in runs(himl)}
+    assert [*(project / ".himl" / "starting").iterdir()] == []

@@ -10,12 +10,15 @@ import pytest
 from himl_cli.core.errors import BadUsage
 from himl_cli.core.events import Event
 from himl_cli.core.jobs import DataSpec, Entry, EntryKind, JobSpec, Snapshot
+from himl_cli.core.locks import HeldLock
 from himl_cli.core.pipelines import PipelineSpec, StepOutput, StepSpec
 from himl_cli.core.sweeps import Draw, SearchRange, SweepSpec
 from himl_cli.workspaces.local.job_environment import job_command
 from himl_cli.workspaces.local.jobs import resolve_folders, shown_command
 from himl_cli.workspaces.local.many.launching import planned_pipeline, planned_sweep
 from himl_cli.workspaces.local.order import Order
+from himl_cli.workspaces.local.workspace import LocalWorkspace
+from tests.running import write_files
 
 
 def line(text: str, **more: Any) -> JobSpec:
@@ -66,3 +69,19 @@ def test_the_name_of_a_datastore_leads_nowhere_else(tmp_path: Path, name: str) -
     for data in ({"inputs": [DataSpec("d", "datastores", datastore=name)]}, {"outputs": [DataSpec("d", "esc", datastore=name)]}):
         with pytest.raises(BadUsage, match="cannot be the name of a datastore"):
             resolve_folders(line("true", **data), default, "run", pass_over)
+
+
+def test_only_what_a_dead_start_left_is_removed(tmp_path: Path) -> None:
+    """A start that goes on holds its mark; what has a log was on record, whatever has become of that."""
+    workspace = LocalWorkspace(tmp_path / ".himl")
+    workspace.make()
+    for name in ("dead", "alive", "logged"):
+        (workspace.folder / "runs" / name).mkdir()
+        write_files(workspace.folder, {f"starting/{name}": "", f"runs/{name}/go": ""})
+    (workspace.folder / "runs" / "logged" / "user_logs").mkdir()
+    held = HeldLock(workspace.folder / "starting" / "alive")
+    assert held.take()
+    workspace.prepare(pass_over)
+    assert {path.name for path in (workspace.folder / "runs").iterdir()} == {"alive", "logged"}
+    assert [path.name for path in (workspace.folder / "starting").iterdir()] == ["alive"]
+    held.release()

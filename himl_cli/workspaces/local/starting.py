@@ -7,12 +7,14 @@ import logging
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 from himl_cli.core.errors import BadUsage, DiskFailed, HimlError, Interrupted, JobFailed
 from himl_cli.core.interruptions import interruptions
+from himl_cli.core.locks import HeldLock, is_held
 from himl_cli.core.processes import detached
 from himl_cli.workspaces.local.disk_errors import explain_disk_error
 from himl_cli.workspaces.local.keeping import BUSY, DONE
@@ -21,6 +23,7 @@ from himl_cli.workspaces.local.run_folder import RunFolder
 log = logging.getLogger(__name__)
 
 SUPERVISOR = "himl_cli.workspaces.local.supervisor"
+STARTING = "starting"
 KEEPER_OF_MANY = "himl_cli.workspaces.local.many.keeper"
 SECONDS_BETWEEN_LOOKS = 0.05
 
@@ -31,19 +34,51 @@ def begin(module: str, order: str, folder: RunFolder, handles: Sequence[int] = (
     Returns once the run is recorded and its files are laid.
     Raises DiskFailed when the run cannot be recorded, Interrupted after Ctrl-C (the run is canceled then).
     """
+    with _marked(folder):
+        try:
+            folder.path.mkdir(parents=True)
+        except OSError as err:
+            raise explain_disk_error(err, "Cannot start the job", folder.path) from err
+        try:
+            folder.let_it_run()
+            events = _start(module, order, folder, handles)
+        except OSError as err:
+            folder.remove()
+            raise explain_disk_error(err, "Cannot start the job", folder.path) from err
+        if (trouble := trouble_in(events, folder)) is not None:
+            folder.remove()
+            raise trouble
+
+
+@contextmanager
+def _marked(folder: RunFolder) -> Iterator[None]:
+    """Within it the run is being started: `remove_leftovers` is told by a file that is locked meanwhile."""
+    mark = folder.path.parents[1] / STARTING / folder.run_id
+    lock = HeldLock(mark)
     try:
-        folder.path.mkdir(parents=True)
+        mark.parent.mkdir(parents=True, exist_ok=True)
+        lock.take()
     except OSError as err:
-        raise explain_disk_error(err, "Cannot start the job", folder.path) from err
+        raise explain_disk_error(err, "Cannot start the job", mark) from err
     try:
-        folder.let_it_run()
-        events = _start(module, order, folder, handles)
-    except OSError as err:
-        folder.remove()
-        raise explain_disk_error(err, "Cannot start the job", folder.path) from err
-    if (trouble := trouble_in(events, folder)) is not None:
-        folder.remove()
-        raise trouble
+        yield
+    finally:
+        lock.release()
+        with suppress(OSError):
+            mark.unlink()
+
+
+def remove_leftovers(workspace: Path, is_recorded: Callable[[str], bool]) -> None:
+    """Remove the folders of runs whose start was killed before they were on record."""
+    for mark in (workspace / STARTING).glob("*"):
+        lock, folder = HeldLock(mark), RunFolder(workspace / "runs" / mark.name)
+        if is_held(mark) or folder.is_supervised() or not lock.take():
+            continue
+        with suppress(OSError, DiskFailed):
+            if not is_recorded(mark.name) and not folder.user_logs.exists():
+                folder.remove()
+            mark.unlink()
+        lock.release()
 
 
 def begin_again(module: str, order: str, folder: RunFolder, handles: Sequence[int] = ()) -> None:

@@ -220,7 +220,11 @@ class LocalWorkspace:
         return self.folder / "datastores" / (datastore or DEFAULT_DATASTORE)
 
     def prepare(self, notify: Notify) -> None:
-        if not self.folder.is_dir():
+        if self.folder.is_dir():
+            from himl_cli.workspaces.local.starting import remove_leftovers
+
+            remove_leftovers(self.folder, lambda run_id: self._runs.job_of(run_id) is not None)
+        else:
             self.make()
             notify(Notice(f"Made a local workspace: '{_shown(self.folder)}'."))
 
