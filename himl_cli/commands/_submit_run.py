@@ -16,7 +16,17 @@ from himl_cli.core.errors import BadUsage, JobFailed
 from himl_cli.core.interruptions import interruptions
 from himl_cli.render.errors import ReaderGone
 from himl_cli.render.progress import observing
-from himl_cli.render.submission import say_ended, say_job_yaml, say_left_running, say_prepared, say_sent, say_submitted, say_unfinished, say_without_values
+from himl_cli.render.submission import (
+    say_ended,
+    say_job_yaml,
+    say_left_running,
+    say_prepared,
+    say_sent,
+    say_submitted,
+    say_unfinished,
+    say_unkept,
+    say_without_values,
+)
 from himl_cli.services.run_details import failed_child, sweep_outcome
 from himl_cli.services.run_logs import naming, watching
 from himl_cli.services.submission import submit_job
@@ -25,6 +35,7 @@ from himl_cli.services.waiting import (
     last_lines_of_failed_rank,
     last_lines_of_failure,
     raise_unless_completed,
+    unkept_files,
     wait_for_end,
     wait_for_run,
     way_out,
@@ -87,6 +98,7 @@ def wait_here(session: Session, run: Run, interrupted: list[int], *, start: int 
         finally:
             session.output.end_line()
         say_ended(session.output, ended, last_lines_of_failed_rank(session.workspace, ended), sweep_outcome(session.workspace, ended))
+        say_unkept(session.output, unkept_files(session.workspace, ended))
         child = failed_child(session.workspace, ended)
         raise_unless_completed(ended, child, way_out=way_out(session.workspace, ended, child, spec=spec, cwd=session.cwd))
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
+from pathlib import Path
 
 from himl_cli.core.jobs import SnapshotReport, secrets_text
 from himl_cli.core.redaction import MASK
@@ -11,6 +13,7 @@ from himl_cli.core.runs import Run, RunStatus
 from himl_cli.core.sweeps import MANY
 from himl_cli.render.durations import duration_text, size_text
 from himl_cli.render.output import Format, Output
+from himl_cli.render.places import shown_path
 from himl_cli.render.trials_view import best_lines
 
 
@@ -99,6 +102,14 @@ def say_without_values(output: Output, sweep: SweepView | None) -> None:
     """That the trials cannot be compared, where none of them logged the metric for that."""
     if sweep is not None and sweep.metric and not any(trial.value is not None for trial in sweep.trials):
         output.notice(f"No trial logged '{sweep.metric}', which they are compared by; --primary_metric names another one.")
+
+
+def say_unkept(output: Output, files: Sequence[Path]) -> None:
+    """How many *files* of a job are no part of its results, and where they lie."""
+    if files:
+        count, where = len(files), os.path.commonpath(files)
+        words = "files outside outputs/ and logs/ were" if count > 1 else "file outside outputs/ and logs/ was"
+        output.notice(f"{count:,} {words} not kept with the results: '{shown_path(where)}'.")
 
 
 def say_ended(output: Output, run: Run, rest: tuple[str, bytes] | None, sweep: SweepView | None = None) -> None:

@@ -21,7 +21,7 @@ from himl_cli.services.submission.missing import way_to_what_was_missing
 from himl_cli.services.sweeps.progress import SweepProgress
 from himl_cli.workspaces.abilities import JoinsWorkspaces
 from himl_cli.workspaces.base import Workspace
-from himl_cli.workspaces.job_abilities import KnowsPythons
+from himl_cli.workspaces.job_abilities import KnowsPythons, LeavesFiles
 
 SECONDS_BETWEEN_LOOKS = 0.05
 SELDOM = 3
@@ -137,6 +137,14 @@ def way_out(workspace: Workspace, run: Run, failed_child: str = "", *, spec: Job
         python = home.python_of(failed.id) if found and LACKS_MODULE.search(found[1]) and isinstance(home, KnowsPythons) else ""
         return f"it ran with '{python}', --python names another" if python else ""
     return ""
+
+
+def unkept_files(workspace: Workspace, run: Run) -> Sequence[Path]:
+    """What *run* wrote on this machine, outside of what is kept of it."""
+    home = workspace.home_of(run.id) if isinstance(workspace, JoinsWorkspaces) else workspace
+    with suppress(HimlError):  # how the run ended is what is to be told
+        return home.unkept_files(run.id) if isinstance(home, LeavesFiles) else ()
+    return ()
 
 
 def _log_of_failed_rank(run: Run) -> str | None:

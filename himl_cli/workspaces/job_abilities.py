@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -64,6 +64,14 @@ class KnowsPythons(Protocol):
 
     def python_of(self, run_id: str) -> str:
         """The interpreter that runs the job, as a path; empty where none is on record. Raises DiskFailed."""
+
+
+@runtime_checkable
+class LeavesFiles(Protocol):
+    """A workspace whose jobs run in folders that stay when they end."""
+
+    def unkept_files(self, run_id: str) -> Sequence[Path]:
+        """What the run's jobs wrote where it is no result of theirs. Raises DiskFailed."""
 
 
 @runtime_checkable

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -254,3 +255,32 @@ def test_arguments_that_are_no_utf_8(himl: Himl, project: Path) -> None:
     write_files(project, {"train.py": "import os, sys; print(os.fsencode(sys.argv[1]))"})
     assert himl.ok("submit", "train.py", "--", os.fsdecode(b"\xff\xfe")).stdout == "b'\\xff\\xfe'\n"
     assert latest(himl)["status"] == "Completed"
+
+
+ELSEWHERE = """
+import os, pathlib, shutil, helper
+for name in ("outputs/kept.txt", "logs/kept.txt", "outputs/lightning_logs/kept.txt"):
+    pathlib.Path(name).parent.mkdir(parents=True, exist_ok=True)
+    pathlib.Path(name).write_text("kept")
+pathlib.Path("helper.py").read_text()
+pathlib.Path("lightning_logs/version_0").mkdir(parents=True)
+shutil.copy2("data/old.csv", "lightning_logs/version_0/epoch=1.ckpt")
+os.utime("lightning_logs/version_0/epoch=1.ckpt", (0, 0))
+"""
+
+
+def test_files_that_are_not_kept_are_told(himl: Himl, project: Path) -> None:
+    """Neither what was kept, nor caches of modules, nor files that came with the snapshot."""
+    write_files(project, {"train.py": ELSEWHERE, "helper.py": "", "data/old.csv": "1", "lab/logs/old.txt": ""})
+    where = str(project / ".himl" / "runs" / "{}" / "code" / "lightning_logs" / "version_0" / "epoch=1.ckpt")
+    once = himl.ok("submit", "train.py")
+    told = [line for line in once.stderr.splitlines() if "not kept" in line]
+    assert told == [f"1 file outside outputs/ and logs/ was not kept with the results: '{where.format(latest(himl)['id'])}'."]
+    write_files(project, {"more.py": ELSEWHERE + "open('data/old.csv', 'a').write('2')\nopen('lab/logs/new.txt', 'w')\nraise SystemExit(3)"})
+    failed = himl("submit", "more.py")
+    assert f"3 files outside outputs/ and logs/ were not kept with the results: '{Path(where.format(latest(himl)['id'])).parents[2]}'." in failed.stderr
+    swept = himl.ok("submit", "train.py", "--sweep", "lr=1,2")
+    assert swept.stderr.count("not kept") == 1
+    assert "2 files outside outputs/ and logs/ were not kept with the results: " in swept.stderr
+    shutil.rmtree(project / "outputs", ignore_errors=True)
+    assert "not kept" not in himl.ok("submit", "train.py", "--in_place").stderr

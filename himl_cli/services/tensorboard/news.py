@@ -45,7 +45,8 @@ def say_joined(feeds: Sequence[RunFeed], notify: Notify) -> None:
 def nothing_to_show(feeds: Sequence[RunFeed]) -> NotFound:
     """That none of the runs has event files."""
     what = f"Run '{feeds[0].run.id}' has no event files." if len(feeds) == 1 else f"None of these {len(feeds):,} runs has event files."
-    return NotFound(what, hint="Files with 'tfevents' in their names are looked for, in --log_dir first and then among all files of the run.")
+    hint = "Files with 'tfevents' in their names are looked for, in --log_dir first and then among all files of the run."
+    return NotFound(what, hint=f"{hint} A run has what its script wrote to outputs/ and logs/.")
 
 
 def always_changing(feed: RunFeed) -> ServiceFailed:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from himl_cli.core.jobs import Snapshot
@@ -81,10 +83,10 @@ def stamps(root: Path) -> dict[str, Stamp]:
     found: dict[str, Stamp] = {}
     for path in _kept(root):
         try:
-            stat = path.stat()
+            facts = path.stat()
         except OSError:
             continue  # a dangling link, or gone in the meantime: nothing to keep
-        found[path.relative_to(root).as_posix()] = (stat.st_ino, stat.st_size, stat.st_mtime_ns)
+        found[path.relative_to(root).as_posix()] = (facts.st_ino, facts.st_size, facts.st_mtime_ns)
     return found
 
 
@@ -94,6 +96,19 @@ def keep_changed(root: Path, before: dict[str, Stamp], target: Path) -> None:
         if before.get(name) != stamp:
             for _ in copy_file(root / name, target / name):
                 pass
+
+
+def written_elsewhere(root: Path, since: int) -> Iterator[Path]:
+    """Files below *root* that came or changed after *since* (nanoseconds), outside `outputs/`, `logs/` and Python's caches."""
+    for place, folders, names in os.walk(root):
+        above = Path(place)
+        left_out = {"__pycache__", *(KEPT_FOLDERS if above == root else ())}
+        folders[:] = [name for name in folders if name not in left_out]
+        for path in map(above.joinpath, names):
+            with suppress(OSError):
+                facts = path.lstat()
+                if stat.S_ISREG(facts.st_mode) and max(facts.st_mtime_ns, facts.st_ctime_ns) > since:
+                    yield path
 
 
 def _kept(root: Path) -> Iterator[Path]:

@@ -119,6 +119,14 @@ class RunFolder:
         """The facts kept, or {} where the job was not started."""
         return _read(self._record)
 
+    def written_elsewhere(self) -> list[Path]:
+        """Files that the script wrote outside `outputs/` and `logs/`; none of a job in place, where they lie as it left them."""
+        from himl_cli.workspaces.local.kept_files import written_elsewhere
+
+        if self.read_record().get("in_place", True):
+            return []
+        return [*written_elsewhere(self.code, self._record.stat().st_mtime_ns)]  # it is written once the files are laid
+
     def write_plan(self, plan: dict[str, Any]) -> None:
         """Keep what the run is for, so that it can be gone on with. No variables. Raises OSError."""
         _write(self._plan, plan)

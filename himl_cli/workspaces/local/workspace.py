@@ -213,6 +213,10 @@ class LocalWorkspace:
     def python_of(self, run_id: str) -> str:
         return str(RunFolder(self.folder / "runs" / run_id).read_record().get("python") or "")
 
+    def unkept_files(self, run_id: str) -> Sequence[Path]:
+        jobs = [RunFolder(self.folder / "runs" / each) for each in self._runs.descendants(run_id)]
+        return [path for job in jobs for path in job.written_elsewhere()]
+
     def _default_folder(self, datastore: str | None) -> Path:
         """The folder of the datastore that counts where none is named. Raises NotFound."""
         if datastore:
