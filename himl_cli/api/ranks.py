@@ -47,13 +47,13 @@ def torch_barrier() -> None:
 def once_per_node(folder: Path, key: str, act: Callable[[], TransferResult], *, notify: Notify = ignore) -> TransferResult:
     """What *act* gives, done by local rank 0 alone; the other ranks of the node wait for it and share its outcome.
 
-    They meet at torch.distributed's barrier, over all nodes, where that is set up, and else by files in *folder*. A script
+    They meet at torch.distributed's barrier, over all nodes, where that is set up, and else by files in himl's cache. A script
     that starts its other ranks itself (PyTorch Lightning) and called this before is not waited for: the ranks it starts
     inherit word of what is done.
     """
     distributed = _set_up_distributed()
     if distributed is not None:
-        return rank_zero_then_barrier(folder, key, act, distributed.barrier)
+        return rank_zero_then_barrier(folder, key, act, distributed.barrier, notify=notify)
     me, mark = local_rank(os.environ), _mark(folder, key)
     if me is not None and me.rank > 0 and _is_done(mark):
         return TransferResult()

@@ -8,9 +8,8 @@ from dataclasses import dataclass
 
 PART_SUFFIX = ".himl-part"
 STATE_NAME = ".himl-transfer"
-STATE_FILE = f"{STATE_NAME}.db"
-"""What himl remembers of a folder that it downloads to; it stays there."""
 RANKS_NAME = ".himl-ranks"
+"""With `STATE_NAME`, what earlier versions kept beside a user's files."""
 WORKSPACE_FOLDER = ".himl"
 FOLDER, FILE, OTHER = "folder", "file", "other"
 

@@ -6,15 +6,17 @@ import os
 import posixpath
 import stat
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 
-from himl_cli.core.errors import BadUsage
-from himl_cli.core.file_tree import STATE_FILE, WORKSPACE_FOLDER, is_bookkeeping
+from himl_cli.core.errors import BadUsage, DiskFailed
+from himl_cli.core.file_tree import WORKSPACE_FOLDER, is_bookkeeping
 from himl_cli.core.jobs import Snapshot, SnapshotReport
 from himl_cli.services.ignore_rules import IgnoreRules, read_rules
 from himl_cli.services.latest_run_file import FILE_NAME
 from himl_cli.services.secret_files import PUBLIC_ENDING, is_private_folder, may_hold_secrets
 from himl_cli.services.transfer.globs import Globs
+from himl_cli.services.transfer.state import has_fetched_files, targets
 from himl_cli.services.written_paths import as_found
 
 ROOT_MARKERS = ("pyproject.toml", "environment.yml", ".git")
@@ -110,6 +112,7 @@ class _Walk:
         self.met: set[str] = set()
         self.downloads: list[str] = []
         self.secrets: list[str] = []
+        self._targets = _targets_of_downloads()
 
     def files(self) -> Iterator[tuple[str, int]]:
         try:
@@ -150,10 +153,10 @@ class _Walk:
                 if stat.S_ISREG(info.st_mode) and self._is_sent(name, entry, info.st_size, is_private):
                     yield name, info.st_size
                 continue
-            if os.path.exists(os.path.join(entry.path, STATE_FILE)):
+            identity = _identity(entry.path, info)
+            if identity in self._targets and has_fetched_files(Path(entry.path)):
                 self.downloads.append(name)
                 continue
-            identity = _identity(entry.path, info)
             if identity not in above and not os.path.exists(os.path.join(entry.path, "pyvenv.cfg")):
                 deeper = [(f"{path}{entry.name}/", each) for path, each in rules]
                 private = is_private or any(map(is_private_folder, _paths(entry)))
@@ -178,6 +181,16 @@ class _Walk:
 def _paths(entry: os.DirEntry[str]) -> list[str]:
     """Its own path, and that of what a link leads to."""
     return [entry.path, os.path.realpath(entry.path)] if entry.is_symlink() else [entry.path]
+
+
+def _targets_of_downloads() -> frozenset[tuple[int, int]]:
+    """The folders that himl may have downloaded to; none where there is no cache."""
+    found = set()
+    with suppress(BadUsage, DiskFailed):
+        for folder in targets():
+            with suppress(OSError):
+                found.add(_identity(str(folder), folder.stat()))
+    return frozenset(found)
 
 
 def _entries(folder: Path) -> list[os.DirEntry[str]]:

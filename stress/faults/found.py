@@ -11,7 +11,7 @@ from tests.servers.azureml.storage import Storage
 
 
 def final_files(folder: Path) -> dict[str, bytes]:
-    """Contents of the files below *folder* by their names, without what himl keeps there while it is not done."""
+    """Contents of the files below *folder* by their names, without what is not done."""
     paths = [path for path in folder.rglob("*") if path.is_file() and not is_unfinished(path.name)]
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}
 
@@ -22,8 +22,8 @@ def left_parts(folder: Path) -> list[str]:
 
 
 def is_unfinished(name: str) -> bool:
-    """Whether a file is a part of another one (`.NAME.himl-part`) or himl's own (`.himl-transfer.db`)."""
-    return name.startswith(".himl") or (name.startswith(".") and name.endswith(".himl-part"))
+    """Whether a file is a part of another one (`.NAME.MARK.himl-part`)."""
+    return name.startswith(".") and name.endswith(".himl-part")
 
 
 def wrong_blobs(storage: Storage, container: str, prefix: str, wanted: Mapping[str, bytes], *, is_done: bool) -> list[str]:

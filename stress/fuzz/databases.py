@@ -20,6 +20,7 @@ from himl_cli.workspaces.local.workspace import LocalWorkspace
 from stress.fuzz.strategies import damaged, texts
 from stress.fuzz.target import Target, written
 from stress.fuzz.workspace import JOB
+from tests.user_cache import state_of
 
 
 @cache
@@ -28,13 +29,13 @@ def _transfer_state() -> bytes:
         state.record(Fetched("a/b.txt", "r/a/b.txt", "0x8D", 3, 17, b"x" * 16))
         state.begin_part("c", "r/c", "0x8E", 100)
         state.add_range("c", 0, 50)
-    return (Path.cwd() / ".himl-transfer.db").read_bytes()
+    return state_of(Path.cwd()).read_bytes()
 
 
 def _transfer(content: bytes) -> None:
-    for path in Path.cwd().glob(".himl-transfer.db*"):
-        path.unlink()
-    written(".himl-transfer.db", content)
+    with TransferState(Path.cwd(), print):
+        pass
+    written(str(state_of(Path.cwd())), content)
     with TransferState(Path.cwd(), print) as state:
         state.find("a/b.txt")
         state.has_part("c", "r/c", "0x8E", 100)

@@ -132,7 +132,7 @@ def _safe_name(name: str) -> None:
     for windows in (False, True):
         parts = safe_relative(name, windows=windows)
         assert not any(part in ("", ".", "..") for part in parts), parts
-        part_name(parts[-1]).encode("utf-8", "surrogateescape")
+        part_name(parts[-1], "0a1b2c3d").encode("utf-8", "surrogateescape")
         folded(name)
 
 

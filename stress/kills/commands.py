@@ -16,7 +16,7 @@ from stress.faults.stock import Stock
 from stress.world import World
 from tests.local_jobs import is_sound_file
 
-AT_REST = frozenset({".himl-transfer.db", ".himl-transfer.lock", ".gitignore"})
+AT_REST = frozenset({".himl-lock", ".gitignore"})
 """Names that begin with a dot and are there as well after a call that nobody killed."""
 
 
@@ -77,10 +77,10 @@ class Moving(Killed):
         return self.world.environment(self._attempt.workspace)
 
     def first(self, ended: Ended, beside: Ended | None = None) -> list[str]:
-        return self._attempt.problems(ended, is_done=ended.code == 0) + unsound(self.cwd, self.world.folder / "copies")
+        return self._attempt.problems(ended, is_done=ended.code == 0) + unsound(self.world.home, self.world.folder / "copies")
 
     def then(self, ended: Ended) -> list[str]:
-        return self._attempt.problems(ended, is_done=True) + unsound(self.cwd, self.world.folder / "copies")
+        return self._attempt.problems(ended, is_done=True) + unsound(self.world.home, self.world.folder / "copies")
 
     def leftovers(self) -> int:
         return sum(map(count_temporary, (self.cwd, self.world.home, self.world.folder / "tmp")))
@@ -126,9 +126,9 @@ KINDS: Mapping[str, type[Attempt]] = {"download": Download, "upload": Upload, "s
 
 
 def unsound(folder: Path, scratch: Path) -> list[str]:
-    """What SQLite finds wrong with what downloads remember in *folder*. It looks at copies in *scratch*: opening a file would repair it."""
+    """What SQLite finds wrong with what downloads remember below *folder*. It looks at copies in *scratch*: opening a file would repair it."""
     wrong = []
-    for number, path in enumerate(sorted(folder.rglob(".himl-transfer.db"))):
+    for number, path in enumerate(sorted(folder.rglob("transfers/*/state.db"))):
         place = scratch / str(number)
         place.mkdir(parents=True)
         for part in path.parent.glob(f"{path.name}*"):

@@ -141,7 +141,7 @@ def _run(name: str, arrange: Arrange, codes: frozenset[int], kind: str) -> Calla
             problems += _problems(place, command, before, blobs, refused, must, again)
             if again is not None and ended is not None and again.code != ended.code:
                 problems.append(f"the next call: exit code {again.code}")
-        there = places_of(place.seen(), f"{PROJECT}/{command.target}", f"{PROJECT}/{command.state}")
+        there = places_of(place.seen(), f"{PROJECT}/{command.target}")
         verdict = judge(ended, codes, problems, is_all_there=len(there) == len(blobs))
         outcome = verdict.outcome if hits or verdict.outcome is Outcome.lost else Outcome.not_met
         facts: dict[str, object] = {"by": "links" if by_links else "list", "files": len(blobs), "kept": len(there)}
@@ -162,7 +162,7 @@ def _problems(
     said = f"{ended.stdout}\n{ended.stderr}" if ended else ""
     wrong = [f"outside of the target {one}" for one in outside]
     links = {path: what for path, what in before.items() if what.startswith("link") and after.get(path) == what}
-    places = {path: what for path, what in places_of(after, target, state).items() if f"{target}/{path}" not in links}
+    places = {path: what for path, what in places_of(after, target).items() if f"{target}/{path}" not in links}
     is_told = f"'{RUN}'" in said or any(is_named(blob.name, said) for blob in blobs)
     is_run_told = command.arguments[0] == "tb" and ended is not None and ended.code == FAILED and is_told
     must = must if ended is None or ended.code in (0, 1) else frozenset()
@@ -172,7 +172,7 @@ def _problems(
 
 
 def _outside(tree: dict[str, str], target: str, state: str) -> dict[str, str]:
-    """What of *tree* lies neither below *target*, nor on the way there, nor is himl's own in *state*."""
+    """What of *tree* lies neither below *target*, nor on the way there, nor was an earlier version's own in *state*."""
     way = {target, *map(str, Path(target).parents)}
     return {path: what for path, what in tree.items() if path not in way and not path.startswith(f"{target}/") and not is_own(path, state)}
 

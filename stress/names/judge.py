@@ -34,14 +34,14 @@ def raw_signs(text: str, but: str = "\n") -> list[str]:
     return sorted({repr(sign) for sign in text if sign not in but and not sign.isprintable()})
 
 
-def places_of(tree: Mapping[str, str], target: str, state: str) -> dict[str, str]:
-    """What lies below *target*, but for folders and for himl's own files in *state*."""
-    inside = {path: what for path, what in tree.items() if path.startswith(f"{target}/") and what != "folder" and not is_own(path, state)}
+def places_of(tree: Mapping[str, str], target: str) -> dict[str, str]:
+    """What lies below *target*, but for folders."""
+    inside = {path: what for path, what in tree.items() if path.startswith(f"{target}/") and what != "folder"}
     return {path[len(target) + 1 :]: what for path, what in inside.items()}
 
 
 def is_own(path: str, state: str) -> bool:
-    """Whether *path* is a file that himl keeps for itself in the folder *state*."""
+    """Whether *path* is a file that earlier versions kept in the folder *state*, and that himl removes."""
     return path.startswith(f"{state}/") and OWN.fullmatch(path[len(state) + 1 :]) is not None
 
 

@@ -6,7 +6,7 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from himl_cli.core.file_tree import PART_SUFFIX, RANKS_NAME, STATE_FILE
+from himl_cli.core.file_tree import PART_SUFFIX, RANKS_NAME, STATE_NAME
 
 EVERYWHERE = ("datastore", "download", "tb", "checkpoint")
 FILES = ("datastore", "download", "tb")
@@ -64,7 +64,7 @@ def _prefixes(dice: random.Random) -> Sequence[str]:
 
 CONTROLS = ["\0", "\x01", "\t", "\n", "\r", "\r\n", "\x08", "\x1b", "\x7f", "\x85", "\x9b"]
 SHOWN = ["\u202etxt.exe", "\u2066\u2069", "\u200b", "\u2028", "\ufeff", "\x1b[2J", "\x1b]0;t\x07", "\x9b31m", "\x1b]52;c;aGk=\x07", "\x07", "\u061c"]
-OWN = [STATE_FILE, f"{STATE_FILE}-wal", f"{STATE_FILE}-journal", STATE_FILE.upper(), ".himl-transfer.lock", f"{RANKS_NAME}/x", f".x{PART_SUFFIX}"]
+OWN = [*(f"{STATE_NAME}{end}" for end in (".db", ".db-wal", ".db-journal", ".lock")), STATE_NAME.upper(), f"{RANKS_NAME}/x", f".x{PART_SUFFIX}"]
 DOTS = ["..", ".", "../..", "../../..", "sub/../..", "./.."]
 
 KINDS: Sequence[Kind] = (

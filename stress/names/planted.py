@@ -8,7 +8,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from himl_cli.core.file_tree import PART_SUFFIX, STATE_FILE, STATE_NAME
+from himl_cli.core.file_tree import STATE_NAME
+from himl_cli.services.transfer.names import part_name
+from himl_cli.services.transfer.state import MARK_SIGNS, short_hash
 
 VICTIM, SECRET = "victim", b"somebody's own"
 INSIDE = f"{VICTIM}/deep/file.bin"
@@ -20,6 +22,11 @@ class Outside:
     """A folder with a file that is nobody's business, and a pipe: whoever opens that waits for ever."""
 
     folder: Path
+
+    @property
+    def cache(self) -> Path:
+        """himl's cache of the case, on the same disk as all else."""
+        return self.folder.parent.parent / "home" / "xdg_cache_home" / "himl"
 
     def make(self) -> None:
         self.folder.mkdir()
@@ -60,12 +67,13 @@ def file(root: Path, name: str, outside: Outside, dice: random.Random, content: 
 def part(root: Path, name: str, outside: Outside, dice: random.Random, content: bytes) -> None:
     """The name that the file has while it comes is a link."""
     path = root / name
-    _link(path.with_name(f".{path.name}{PART_SUFFIX}"), outside.some(dice), dice)
+    mark = short_hash(f"\n{outside.cache / 'transfers'}")[:MARK_SIGNS]
+    _link(path.with_name(part_name(path.name, mark)), outside.some(dice), dice)
 
 
 def state(root: Path, name: str, outside: Outside, dice: random.Random, content: bytes) -> None:
-    """The file in which himl remembers what it has is a link, or what SQLite puts beside it."""
-    _link(root / f"{STATE_FILE}{dice.choice(['', '', '-journal', '-wal', '-shm'])}", outside.some(dice), dice)
+    """The file in which earlier versions remembered what they had is a link, or what SQLite put beside it."""
+    _link(root / f"{STATE_NAME}.db{dice.choice(['', '', '-journal', '-wal', '-shm'])}", outside.some(dice), dice)
 
 
 def lock(root: Path, name: str, outside: Outside, dice: random.Random, content: bytes) -> None:

@@ -7,7 +7,6 @@ import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from himl_cli.core.file_tree import RANKS_NAME
 from stress.faults.found import final_files, left_parts
 from stress.faults.judge import differences
 from stress.faults.places import FETCH
@@ -55,8 +54,7 @@ class Source:
 
     def problems(self, *, is_done: bool) -> list[str]:
         """What is wrong with the files that are there."""
-        found = {name: content for name, content in final_files(self.folder).items() if not name.startswith(RANKS_NAME)}
-        return differences(self.files, found, is_done=is_done) + (left_parts(self.folder) if is_done else [])
+        return differences(self.files, final_files(self.folder), is_done=is_done) + (left_parts(self.folder) if is_done else [])
 
     @property
     def sizes(self) -> dict[str, int]:
@@ -81,7 +79,7 @@ class Source:
 
     def begun(self) -> set[str]:
         """What the ranks have left of their calls: `0-1`, `outcome-1`, …"""
-        return {path.name for path in self.cwd.rglob(f"{RANKS_NAME}/*/*/*")}
+        return {path.name for path in self._world.home.rglob("ranks/*/*/*")}
 
     def close(self) -> None:
         """Take the blobs away."""

@@ -17,7 +17,6 @@ import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
-from himl_cli.core.file_tree import RANKS_NAME
 from himl_cli.core.transfers import TransferResult
 from himl_cli.services.transfer.ranks import rank_zero_only
 
@@ -32,10 +31,11 @@ def orders(first: int, count: int) -> list[tuple[int, ...]]:
 
 def main(folder: Path, first: int, count: int) -> None:
     """Run these orders and print `{"orders": …, "slowest": seconds, "wrong": […]}`."""
+    os.environ["XDG_CACHE_HOME"] = str(folder)
     for rank in range(RANKS):  # what is loaded by it is loaded once, and not in each fork
         _call(folder, rank, "warm")
     (folder / "acted").unlink()
-    shutil.rmtree(folder / RANKS_NAME)
+    shutil.rmtree(folder / "himl")
     gc.freeze()
     wrong, slowest, done, parent = [], 0.0, 0, os.getppid()
     for order in orders(first, count):

@@ -97,6 +97,6 @@ def digests(files: Mapping[str, bytes]) -> dict[str, str]:
 
 
 def digests_below(folder: Path) -> dict[str, str]:
-    """SHA-256 of each file below *folder*, by its path with `/`; without himl's own notes of a transfer."""
-    files = [path for path in folder.rglob("*") if path.is_file() and not path.name.startswith(".himl-transfer")]
+    """SHA-256 of each file below *folder*, by its path with `/`."""
+    files = [path for path in folder.rglob("*") if path.is_file()]
     return digests({path.relative_to(folder).as_posix(): path.read_bytes() for path in files})

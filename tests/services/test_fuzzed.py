@@ -36,6 +36,7 @@ from himl_cli.workspaces.local.run_store import NewRun, RunStore
 from himl_cli.workspaces.local.tracking.fields import Refused
 from himl_cli.workspaces.local.tracking.search import parse_filter
 from himl_cli.workspaces.local.workspace import LocalWorkspace
+from tests.user_cache import state_of
 
 RUN = "train_1700000000_0badcafe"
 DEEP = "[" * 50_000
@@ -96,7 +97,7 @@ def test_a_point_that_himl_does_not_write_is_told_by_results_too(workspace: Loca
 def test_a_state_file_that_is_not_even_utf8_is_begun_anew(tmp_path: Path) -> None:
     with TransferState(tmp_path, print) as state:
         state.begin_part("c", "r/c", "e", 100)
-    path = tmp_path / ".himl-transfer.db"
+    path = state_of(tmp_path)
     path.write_bytes(path.read_bytes().replace(b"CREATE TABLE files", b"CREATE TABLE \x8ailes"))
     with TransferState(tmp_path, print) as state:
         assert not state.has_part("c", "r/c", "e", 100)

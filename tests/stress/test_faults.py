@@ -90,7 +90,7 @@ def test_a_flip_is_in_what_is_sent_or_in_what_comes() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "expected"), [(".himl-transfer.db", True), (".a.bin.himl-part", True), ("a.himl-part", False), ("a.bin", False), (".x", False)]
+    ("name", "expected"), [(".himl-transfer.db", False), (".a.bin.himl-part", True), ("a.himl-part", False), ("a.bin", False), (".x", False)]
 )
 def test_what_himl_keeps_while_it_is_not_done_is_no_final_name(name: str, expected: bool) -> None:
     assert is_unfinished(name) is expected

@@ -145,13 +145,13 @@ def test_a_completed_run_has_all_of_its_files_and_its_log(tmp_path: Path) -> Non
 
 
 def test_what_only_a_call_under_way_needs_is_counted(tmp_path: Path) -> None:
-    write_files(tmp_path, {".himl-transfer.db": "", "a": "", ".a.himl-part": "", "job.json.part": "", "sub/.latest.x81": ""})
+    write_files(tmp_path, {".himl-lock": "", "a": "", ".a.himl-part": "", "job.json.part": "", "sub/.latest.x81": ""})
     assert count_temporary(tmp_path) == 3
 
 
 def test_a_damaged_database_is_seen_and_left_as_it_is(tmp_path: Path) -> None:
-    path = tmp_path / "here" / ".himl-transfer.db"
-    path.parent.mkdir()
+    path = tmp_path / "transfers" / "here" / "state.db"
+    path.parent.mkdir(parents=True)
     with closing(sqlite3.connect(path)) as database, database:
         database.execute("CREATE TABLE files (name TEXT)")
         database.execute("CREATE INDEX names ON files (name)")
@@ -160,7 +160,7 @@ def test_a_damaged_database_is_seen_and_left_as_it_is(tmp_path: Path) -> None:
     content = bytearray(path.read_bytes())
     content[-3000:-2000] = bytes(1000)
     path.write_bytes(content)
-    assert unsound(tmp_path, tmp_path / "copies") == ["'here/.himl-transfer.db' is damaged"]
+    assert unsound(tmp_path, tmp_path / "copies") == ["'transfers/here/state.db' is damaged"]
     assert path.read_bytes() == content
 
 

@@ -79,8 +79,8 @@ def test_blobs_are_compared_by_bytes_and_by_the_md5_that_is_stored(world: World)
     assert second == "'sub/b.bin' is stored with another MD5 than that of its bytes, or with none"
 
 
-def test_final_names_are_all_but_parts_and_state(tmp_path: Path) -> None:
-    write_files(tmp_path, {"a.bin": "a", "sub/b.bin": "b", ".himl-transfer.db": "x", "sub/.b.bin.himl-part": "x"})
+def test_final_names_are_all_but_parts(tmp_path: Path) -> None:
+    write_files(tmp_path, {"a.bin": "a", "sub/b.bin": "b", "sub/.b.bin.himl-part": "x"})
     assert final_files(tmp_path) == {"a.bin": b"a", "sub/b.bin": b"b"}
     assert left_parts(tmp_path) == ["'.b.bin.himl-part' is left"]
 

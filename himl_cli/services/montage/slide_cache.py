@@ -18,6 +18,7 @@ from himl_cli.services.montage.cache_pins import FOLDER as IN_USE
 from himl_cli.services.montage.cache_pins import Pins
 from himl_cli.services.transfer.disk import explained
 from himl_cli.services.transfer.names import part_name
+from himl_cli.services.transfer.state import mark_of
 from himl_cli.services.user_cache import cache_of
 
 log = logging.getLogger(__name__)
@@ -144,7 +145,8 @@ def _evict(top: Path, kept: Sequence[_Kept], pinned: Mapping[str, int], ceiling:
 
     One that cannot be removed, since a program has it open (on Windows), stays.
     """
-    staying = {*pinned, *map(_part_of, pinned)}
+    mark = mark_of(top)
+    staying = {*pinned, *(_part_of(name, mark) for name in pinned)}
     loose = sorted((each for each in kept if each.name not in staying), key=lambda each: each.used)
     excess = sum(pinned.values()) + sum(each.size for each in loose) - ceiling
     for each in loose:
@@ -156,9 +158,9 @@ def _evict(top: Path, kept: Sequence[_Kept], pinned: Mapping[str, int], ceiling:
             log.debug("'%s' makes room for other slides", each.name)
 
 
-def _part_of(name: str) -> str:
+def _part_of(name: str, mark: str) -> str:
     folder, _, base = name.rpartition("/")
-    return f"{folder}/{part_name(base)}"
+    return f"{folder}/{part_name(base, mark)}"
 
 
 def _remove_empty(top: Path) -> None:

@@ -6,13 +6,11 @@ import hashlib
 import os
 import stat
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
 
 from himl_cli.core.blobs import FetchRequest
 from himl_cli.core.errors import HimlError, IntegrityFailed
 from himl_cli.services.transfer.disk import OPEN_FLAGS, open_new, write_at
 from himl_cli.services.transfer.integrity import FileDigest, Hashing
-from himl_cli.services.transfer.names import part_name
 from himl_cli.services.transfer.plan import Wanted
 from himl_cli.services.transfer.state import TransferState
 
@@ -31,7 +29,7 @@ class Arrival:
 
     def __init__(self, wanted: Wanted, source: str, state: TransferState, hashing: Hashing | None) -> None:
         self.wanted = wanted
-        self.part = os.path.join(os.path.dirname(wanted.path), part_name(os.path.basename(wanted.path)))
+        self.part = state.part_of(wanted.path)
         self.error: HimlError | None = None
         self.service_md5: bytes | None = None
         self._state = state
@@ -154,19 +152,15 @@ class Arrival:
 
     def suspend(self) -> None:
         """Stop here: a large file can be resumed from what there is."""
-        if not self.is_resumable:
+        if not self.is_resumable or not self._state.is_kept:
             self.discard()
             return
         if self._digest is not None:
             self._digest.cancel()
         self._close()
         if self._comes_in_pieces:
-            with suppress(HimlError):  # where it cannot be noted, these bytes come once more
-                self._note_begun_pieces()
-
-    def _note_begun_pieces(self) -> None:
-        for start, stop in self._positions.items():
-            self._state.add_range(self.wanted.target, start, stop)
+            for start, stop in self._positions.items():
+                self._state.add_range(self.wanted.target, start, stop)
 
     def discard(self) -> None:
         """Take the partial file away."""

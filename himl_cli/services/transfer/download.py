@@ -115,7 +115,7 @@ class _Download:
 
     def _arrival(self, wanted: Wanted) -> Arrival | WholeArrival:
         if wanted.blob.size <= IN_MEMORY:
-            return WholeArrival(wanted, is_hashed=self._hashing is not None)
+            return WholeArrival(wanted, self._state.part_of(wanted.path), is_hashed=self._hashing is not None)
         return Arrival(wanted, self._plan.source(wanted.blob), self._state, self._hashing)
 
     def write(self, request: FetchRequest, offset: int, data: bytes) -> None:

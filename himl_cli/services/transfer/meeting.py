@@ -1,9 +1,8 @@
-"""Where the ranks of one node meet over a call that each of them makes: files in the target's folder."""
+"""Where the ranks of one node meet over a call that each of them makes: files in himl's cache."""
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import os
 import shutil
@@ -12,32 +11,31 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from himl_cli.core.file_tree import RANKS_NAME
 from himl_cli.core.locks import is_held
 from himl_cli.services.transfer.disk import explained
 from himl_cli.services.transfer.launch import LocalRank
 from himl_cli.services.transfer.processes import Process, now
-from himl_cli.services.transfer.targets import TargetFolder
+from himl_cli.services.transfer.state import short_hash
+from himl_cli.services.user_cache import cache_of
 
 IDLE_SECONDS = 3600.0
 
 
 class Meeting:
-    """The calls with one key that the ranks of one launch make in a folder, numbered from 1 as rank 0 makes them.
+    """The calls with one key that the ranks of one launch make for a folder, numbered from 1 as rank 0 makes them.
 
         0-N         rank 0 makes call N: when it was last there, and what process the launcher started as rank 0
         lock-N      held by rank 0 until it is done
         outcome-N   how that ended
         K-N         rank K goes along: the same of it
 
-    Raises HimlError where the files cannot be written.
+    Raises BadUsage for a user without a home, DiskFailed where the files cannot be written.
     """
 
     def __init__(self, folder: Path, key: str, me: LocalRank) -> None:
-        self._launches = TargetFolder(folder).folder / RANKS_NAME
+        self._launches = cache_of("ranks", "to meet other ranks in", "")
         self._launch = self._launches / me.launch
-        self._folder = self._launch / short_hash(key)
-        self._target = folder
+        self._folder = self._launch / short_hash(f"{os.path.realpath(folder)}\n{key}")
         self.me = me
         with self._writing():
             self._folder.mkdir(parents=True, exist_ok=True)
@@ -75,6 +73,7 @@ class Meeting:
         """Write the outcome so that it is there whole or not at all."""
         part = self._folder / f"outcome-{number}.part"
         with self._writing("Cannot tell the other ranks of this node how it ended"):
+            self._folder.mkdir(parents=True, exist_ok=True)  # another launch may have taken it for one that nobody needs
             part.write_text(json.dumps(outcome))
             os.replace(part, self._folder / f"outcome-{number}")
 
@@ -146,11 +145,7 @@ class Meeting:
         try:
             yield
         except OSError as err:
-            raise explained(err, what or f"Cannot write to '{self._target}'") from err
-
-
-def short_hash(text: str) -> str:
-    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:16]
+            raise explained(err, what or f"Cannot write to himl's cache '{self._launches}'") from err
 
 
 def _signed(path: Path) -> tuple[float, Process | None]:

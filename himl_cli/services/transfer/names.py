@@ -74,15 +74,16 @@ def _check_windows(part: str) -> None:
         raise UnsafeName("it is the name of a device on Windows")
 
 
-def part_name(base: str) -> str:
-    """The temporary name beside the file called *base*, no longer than a file system allows."""
-    plain = f".{base}{PART_SUFFIX}"
+def part_name(base: str, mark: str) -> str:
+    """The temporary name beside the file called *base*, no longer than a file system allows. Who has another *mark* writes to another file."""
+    end = f".{mark}{PART_SUFFIX}"
+    plain = f".{base}{end}"
     if len(plain.encode("utf-8", "surrogateescape")) <= LONGEST:
         return plain
     raw = base.encode("utf-8", "surrogateescape")
-    mark = hashlib.sha256(raw).hexdigest()[:16]
-    start = raw[: LONGEST - len(mark) - len(PART_SUFFIX) - 2].decode("utf-8", "ignore")
-    return f".{start}.{mark}{PART_SUFFIX}"
+    digest = hashlib.sha256(raw).hexdigest()[:16]
+    start = raw[: LONGEST - len(digest) - len(end) - 2].decode("utf-8", "ignore")
+    return f".{start}.{digest}{end}"
 
 
 def folded(target: str) -> str:

@@ -11,12 +11,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from himl_cli.core.errors import BadUsage, HimlError, IntegrityFailed, Interrupted, NotAllowed, NotFound, ServiceFailed
+from himl_cli.core.errors import BadUsage, DiskFailed, HimlError, IntegrityFailed, Interrupted, NotAllowed, NotFound, ServiceFailed
 from himl_cli.core.events import Notice, Notify, ignore
 from himl_cli.core.transfers import TransferResult
 from himl_cli.services.transfer.launch import LAUNCH_VARIABLES, LocalRank, local_rank
-from himl_cli.services.transfer.meeting import Meeting, short_hash
+from himl_cli.services.transfer.meeting import Meeting
 from himl_cli.services.transfer.rank_zero import RankZero
+from himl_cli.services.transfer.state import short_hash
 
 WAIT_SECONDS = 600.0
 SILENT_SECONDS = 3.0
@@ -43,12 +44,13 @@ def rank_zero_only(
     Outside a launch of several ranks, simply `act()`. Call number n of a rank with *folder* and *key* goes with call number n
     of rank 0; one that was over for all ranks before this one was started is of an earlier launch, and does not count. Waiting
     ranks get rank 0's result or raise its error; they raise HimlError when rank 0 died, or did not begin within *wait_seconds*.
-    A rank that only finds a call that was over before, and no rank 0 that is yet to come, acts for itself.
+    A rank that only finds a call that was over before, and no rank 0 that is yet to come, acts for itself; so do all where himl's
+    cache cannot be written.
     """
     me = local_rank(environment)
-    if me is None:
+    meeting = None if me is None else _meeting(folder, key, me, notify)
+    if me is None or meeting is None:
         return act()
-    meeting = Meeting(folder, key, me)
     if me.rank == 0:
         meeting.clean_up()
     while True:
@@ -62,7 +64,13 @@ def rank_zero_only(
 
 
 def rank_zero_then_barrier(
-    folder: Path, key: str, act: Callable[[], TransferResult], barrier: Callable[[], None], *, environment: Mapping[str, str] = os.environ
+    folder: Path,
+    key: str,
+    act: Callable[[], TransferResult],
+    barrier: Callable[[], None],
+    *,
+    environment: Mapping[str, str] = os.environ,
+    notify: Notify = ignore,
 ) -> TransferResult:
     """As `rank_zero_only`, for ranks that have a *barrier* of their own, which may span nodes.
 
@@ -75,13 +83,14 @@ def rank_zero_then_barrier(
     number, me = _calls_with_barrier[place, key], local_rank(environment)
     if me is not None and me.rank > 0:
         barrier()
-        return _told(Meeting(folder, key, _same_for_all(me, environment)), number)
+        meeting = _meeting(folder, key, _same_for_all(me, environment), notify)
+        return act() if meeting is None else _told(meeting, number)
     result, error = TransferResult(), None
     try:
-        if me is None:
+        meeting = None if me is None else _meeting(folder, key, _same_for_all(me, environment), notify)
+        if meeting is None:
             result = act()
         else:
-            meeting = Meeting(folder, key, _same_for_all(me, environment))
             meeting.clean_up()
             meeting.forget(number)
             result = _tell_of(meeting, number, act)
@@ -91,6 +100,15 @@ def rank_zero_then_barrier(
     if error is not None:
         raise error
     return result
+
+
+def _meeting(folder: Path, key: str, me: LocalRank, notify: Notify) -> Meeting | None:
+    """None where himl's cache cannot be written."""
+    try:
+        return Meeting(folder, key, me)
+    except (BadUsage, DiskFailed) as err:
+        notify(Notice(f"Each rank of this node fetches the files itself, since himl's cache cannot be used: {err}"))
+        return None
 
 
 def _same_for_all(me: LocalRank, environment: Mapping[str, str]) -> LocalRank:

@@ -1,22 +1,29 @@
-"""The state file of a target folder: what was fetched, and how far partial files got.
+"""The state of a target folder: what was fetched, and how far partial files got. It lies in himl's cache, by the target's real path.
 
-Only a memory: losing it costs reading files again, never a file. Whoever has it open has the folder to itself.
+Only a memory: losing it costs reading files again, never a file. Whoever has it open has the folder to itself, among those who share the cache.
 """
 
 from __future__ import annotations
 
-import errno
+import hashlib
+import os
+import platform
+import shutil
 import sqlite3
 import time
-from collections.abc import Callable
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from himl_cli.core.errors import DiskFailed
-from himl_cli.core.file_tree import STATE_FILE, STATE_NAME
-from himl_cli.services.transfer.disk import DiskFull, explained
+from himl_cli.core.errors import BadUsage, DiskFailed
+from himl_cli.core.file_tree import RANKS_NAME, STATE_NAME
+from himl_cli.core.locks import is_held
+from himl_cli.services.transfer.names import folded, part_name
+from himl_cli.services.user_cache import cache_of
 
 if TYPE_CHECKING:
     from filelock import BaseFileLock
@@ -25,11 +32,18 @@ VERSION = 1
 OWN = 2  # `clean` of the rows that this transfer writes; 1 once it ended, 0 when it never did
 FLUSH_ROWS = 500
 FLUSH_SECONDS = 0.5
+MARK_SIGNS = 8
+KEPT_DAYS = 30
+"""How long the state of a folder is kept that cannot be seen from here: its disk is not there, or it is another machine's."""
 SCHEMA = """
 CREATE TABLE files (target BLOB PRIMARY KEY, source BLOB, etag TEXT, size INTEGER, mtime_ns INTEGER, md5 BLOB, clean INTEGER) WITHOUT ROWID;
 CREATE TABLE parts (target BLOB PRIMARY KEY, source BLOB, etag TEXT, size INTEGER) WITHOUT ROWID;
 CREATE TABLE ranges (target BLOB, start INTEGER, stop INTEGER, PRIMARY KEY (target, start)) WITHOUT ROWID;
 """
+
+
+_said: set[str] = set()
+_cleaned: set[Path] = set()
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,33 +64,31 @@ class Fetched:
 
 
 class TransferState:
-    """Opened for one transfer; waits, saying so, while another himl has the folder. Raises DiskFailed where it cannot be written."""
+    """Opened for one transfer to *folder*, which is there; waits, saying so, while another himl has the folder.
+
+    Where the cache cannot be written, that is said once, and nothing is remembered: `is_kept` is False.
+    """
 
     def __init__(self, folder: Path, say: Callable[[str], None]) -> None:
-        self._path = folder / STATE_FILE
-        lock = folder / f"{STATE_NAME}.lock"
-        _remove_link(lock)
-        self._lock = _locked(folder, lock, say)
+        self._say = say
         self._pending: list[tuple[object, ...]] = []
         self._flushed = time.monotonic()
+        self._lock: BaseFileLock | None = None
+        self.is_kept = True
+        _remove_earlier(folder)
         try:
-            self._connection = self._open()
+            place = _Place.of(folder)
+            self.mark = place.mark
+            self._lock = _locked(place, folder, say)
+            self._connection = _opened(place.state)
+        except (BadUsage, DiskFailed, OSError, sqlite3.OperationalError) as err:
+            self._release()
+            self.mark = uuid.uuid4().hex[:MARK_SIGNS]  # nobody else's partial files
+            self._connection = _connect(":memory:")
+            self._give_up(err)
         except BaseException:
-            self._lock.release()
+            self._release()
             raise
-
-    def _open(self) -> sqlite3.Connection:
-        beside = [self._path.with_name(self._path.name + end) for end in ("-wal", "-shm", "-journal")]
-        for path in (self._path, *beside):
-            _remove_link(path)
-        try:
-            return _connect(self._path)
-        except (sqlite3.DatabaseError, UnicodeDecodeError) as err:  # OperationalError is one, and says nothing about the content
-            if isinstance(err, sqlite3.OperationalError):
-                raise _explained(err, self._path) from err
-        for path in (self._path, *beside):
-            path.unlink(missing_ok=True)  # damaged: begin anew, files that are complete are found so by their MD5
-        return _connect(self._path)
 
     def __enter__(self) -> TransferState:
         return self
@@ -85,12 +97,20 @@ class TransferState:
         """The command comes to an end, well or not: what was recorded holds."""
         try:
             self.flush()
-            self._connection.execute("UPDATE files SET clean = 1 WHERE clean = ?", (OWN,))
-        except (sqlite3.Error, DiskFull):  # a full disk: the records that are missing are made anew next time
-            pass
+            with suppress(sqlite3.Error):  # a full disk: the records that are missing are made anew next time
+                self._connection.execute("UPDATE files SET clean = 1 WHERE clean = ?", (OWN,))
         finally:
             self._connection.close()
+            self._release()
+
+    def _release(self) -> None:
+        if self._lock is not None:
             self._lock.release()
+
+    def part_of(self, path: str) -> str:
+        """The partial file of the one at *path*. Whoever does not share this state has other names."""
+        folder, base = os.path.split(path)
+        return os.path.join(folder, part_name(base, self.mark))
 
     def find(self, target: str) -> Fetched | None:
         for row in self._rows("SELECT source, etag, size, mtime_ns, md5, clean FROM files WHERE target = ?", _key(target)):
@@ -129,21 +149,25 @@ class TransferState:
         return self._rows("SELECT start, stop FROM ranges WHERE target = ? ORDER BY start", _key(target))
 
     def claim(self, target: str, spelling: str) -> str | None:
-        """Claim *spelling* for *target* while this transfer runs; gives the other target that claimed it before."""
-        self._write("CREATE TEMP TABLE IF NOT EXISTS claims (spelling BLOB PRIMARY KEY, target BLOB) WITHOUT ROWID", [()])
-        for row in self._rows("SELECT target FROM claims WHERE spelling = ?", _key(spelling)):
-            return _text(row[0])
-        self._write("INSERT INTO claims VALUES (?,?)", [(_key(spelling), _key(target))])
+        """Claim *spelling* for *target* while this transfer runs; gives the other target that claimed it before. Raises DiskFailed."""
+        try:
+            self._connection.execute("CREATE TEMP TABLE IF NOT EXISTS claims (spelling BLOB PRIMARY KEY, target BLOB) WITHOUT ROWID")
+            for row in self._connection.execute("SELECT target FROM claims WHERE spelling = ?", (_key(spelling),)):
+                return _text(row[0])
+            self._connection.execute("INSERT INTO claims VALUES (?,?)", (_key(spelling), _key(target)))
+        except sqlite3.Error as err:
+            raise DiskFailed(f"Cannot compare the names of files: {err}.", hint="Is there room for temporary files?") from err
         return None
 
     def _rows(self, statement: str, key: bytes) -> list[Any]:
         try:
             return self._connection.execute(statement, (key,)).fetchall()
-        except sqlite3.DatabaseError as err:
-            raise _explained(err, self._path) from err
+        except (sqlite3.DatabaseError, UnicodeDecodeError) as err:
+            self._give_up(err)
+            return []
 
     def _write(self, statement: str, rows: list[tuple[object, ...]]) -> None:
-        if not rows:
+        if not rows or not self.is_kept:
             return
         try:
             self._connection.execute("BEGIN")
@@ -152,36 +176,172 @@ class TransferState:
         except BaseException as err:  # Ctrl-C too: no transaction stays open
             if self._connection.in_transaction:
                 self._connection.execute("ROLLBACK")
-            if isinstance(err, sqlite3.DatabaseError):
-                raise _explained(err, self._path) from err
-            raise
+            if not isinstance(err, sqlite3.DatabaseError):
+                raise
+            self._give_up(err)
+
+    def _give_up(self, err: Exception) -> None:
+        """Remember nothing from here on."""
+        self.is_kept = False
+        text = f"What is fetched is not remembered, since himl's cache cannot be used: {err}"
+        if text not in _said:
+            _said.add(text)
+            self._say(text)
 
 
-def _remove_link(path: Path) -> None:
-    """A link that somebody put where himl keeps a file of its own could lead anywhere. Raises DiskFailed."""
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where the cache *top* has the state of the folder *target*, a real path.
+
+    *host* is empty where the target is on the same disk as the cache: whoever shares the one shares the other. Elsewhere two
+    machines with one home may have different folders of this name.
+    """
+
+    top: Path
+    target: str
+    device: int
+    host: str
+
+    @classmethod
+    def of(cls, folder: Path) -> _Place:
+        """Raises BadUsage for a user without a home, DiskFailed, OSError."""
+        top = cache_of("transfers", "to remember in what was fetched", "")
+        target = os.path.realpath(folder)
+        device = os.stat(target).st_dev
+        return cls(top, target, device, "" if device == os.stat(top).st_dev else platform.node())
+
+    @property
+    def entry(self) -> Path:
+        other = self.target.swapcase()
+        one_spelling = folded(self.target) if os.path.exists(other) and os.path.samefile(self.target, other) else self.target
+        return self.top / short_hash(f"{self.host}\n{one_spelling}")
+
+    @property
+    def state(self) -> Path:
+        return self.entry / "state.db"
+
+    @property
+    def mark(self) -> str:
+        return short_hash(f"{self.host}\n{self.top}")[:MARK_SIGNS]
+
+    @classmethod
+    def written_in(cls, entry: Path) -> _Place | None:
+        """What `write` left in *entry*; None where nothing can be read."""
+        try:
+            host, device, target = (entry / "target").read_bytes().split(b"\n", 2)
+            return cls(entry.parent, os.fsdecode(target), int(device), os.fsdecode(host))
+        except (OSError, ValueError):
+            return None
+
+    def write(self) -> None:
+        """Say in the entry whose it is, and that it is used now. Raises OSError."""
+        (self.entry / "target").write_bytes(os.fsencode(f"{self.host}\n{self.device}\n{self.target}"))
+
+    def is_gone(self, used: float) -> bool:
+        """Whether the target is not there any more: where its disk is there as well, or nobody asked for it since `KEPT_DAYS`."""
+        is_old = used < time.time() - KEPT_DAYS * 24 * 3600
+        if self.host not in ("", platform.node()):
+            return is_old
+        if os.path.lexists(self.target):
+            return False
+        above = os.path.dirname(self.target)
+        while not os.path.lexists(above):
+            above = os.path.dirname(above)
+        return is_old or os.stat(above).st_dev == self.device
+
+
+def mark_of(folder: Path) -> str:
+    """What the names of partial files in *folder* have in them. Raises BadUsage, DiskFailed, OSError."""
+    return _Place.of(folder).mark
+
+
+def targets() -> Iterator[Path]:
+    """The folders that something is remembered of, as they are called here. Raises BadUsage for a user without a home, DiskFailed."""
+    for entry in cache_of("transfers", "to remember in what was fetched", "").iterdir():
+        place = _Place.written_in(entry)
+        if place is not None and place.host in ("", platform.node()):
+            yield Path(place.target)
+
+
+def has_fetched_files(folder: Path) -> bool:
+    """Whether any file in *folder* is as it was fetched, or is being fetched now."""
+    state = _Place.of(folder).state
+    if not state.exists():
+        return False
+    with closing(sqlite3.connect(state, timeout=0)) as connection:
+        try:
+            return any(_is_as(folder / _text(row[0]), row[1:]) for row in connection.execute("SELECT target, size, mtime_ns FROM files"))
+        except sqlite3.OperationalError:  # another himl has it
+            return True
+        except sqlite3.DatabaseError:
+            return False
+
+
+def _is_as(path: Path, size_and_time: tuple[int, int]) -> bool:
     try:
-        if path.is_symlink():
-            path.unlink(missing_ok=True)
-    except OSError as err:
-        raise explained(err, f"Cannot remove the link '{path}'") from err
+        status = os.lstat(path)
+    except (OSError, ValueError):
+        return False
+    return (status.st_size, status.st_mtime_ns) == size_and_time
 
 
-def _locked(folder: Path, path: Path, say: Callable[[str], None]) -> BaseFileLock:
+def _remove_earlier(folder: Path) -> None:
+    """Remove what earlier versions kept in the folder itself."""
+    for end in (".db", ".db-wal", ".db-shm", ".db-journal", ".lock"):
+        with suppress(OSError):
+            os.unlink(folder / f"{STATE_NAME}{end}")
+    shutil.rmtree(folder / RANKS_NAME, ignore_errors=True)
+
+
+def _locked(place: _Place, folder: Path, say: Callable[[str], None]) -> BaseFileLock:
+    """The lock of the place, whose entry is made where there is none. Raises OSError.
+
+    An entry is made, taken and removed only by whoever has the whole cache for that moment: so nobody takes the lock of one that is removed.
+    """
     from filelock import FileLock, Timeout
 
-    lock = FileLock(path)
-    try:
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
+    is_said = False
+    while True:
+        with FileLock(place.top / ".himl-lock"):
+            if place.top not in _cleaned:
+                _cleaned.add(place.top)
+                _remove_gone(place.top)
+            place.entry.mkdir(mode=0o700, exist_ok=True)
+            lock = FileLock(place.entry / "lock")
+            try:
+                lock.acquire(timeout=0)
+                place.write()
+                return lock
+            except Timeout:
+                pass
+        if not is_said:
             say(f"Another himl is writing to '{folder}'; waiting for it.")
-            lock.acquire(poll_interval=0.1)
-    except OSError as err:
-        raise explained(err, f"Cannot write to '{folder}'") from err
-    return lock
+            is_said = True
+        time.sleep(0.1)
 
 
-def _connect(path: Path) -> sqlite3.Connection:
+def _remove_gone(top: Path) -> None:
+    """Remove the states of folders that are no longer there."""
+    for entry in top.iterdir():
+        with suppress(OSError):
+            place = _Place.written_in(entry)
+            if place is not None and place.is_gone((entry / "target").stat().st_mtime) and not is_held(entry / "lock"):
+                shutil.rmtree(entry)
+
+
+def _opened(path: Path) -> sqlite3.Connection:
+    """Raises OSError, sqlite3.OperationalError."""
+    try:
+        return _connect(path)
+    except (sqlite3.DatabaseError, UnicodeDecodeError) as err:  # OperationalError is one, and says nothing about the content
+        if isinstance(err, sqlite3.OperationalError):
+            raise
+    for end in ("", "-wal", "-shm", "-journal"):  # damaged: begin anew, files that are complete are found so by their MD5
+        path.with_name(path.name + end).unlink(missing_ok=True)
+    return _connect(path)
+
+
+def _connect(path: Path | str) -> sqlite3.Connection:
     connection = sqlite3.connect(path, isolation_level=None)
     try:
         connection.execute("PRAGMA locking_mode=EXCLUSIVE")  # with it the log needs no shared memory, which network disks lack
@@ -199,10 +359,8 @@ def _connect(path: Path) -> sqlite3.Connection:
     return connection
 
 
-def _explained(err: sqlite3.Error, path: Path) -> DiskFailed:
-    if "full" in str(err):
-        return explained(OSError(errno.ENOSPC, ""), f"Cannot write '{path}'")
-    return DiskFailed(f"Cannot use '{path}': {err}.", hint="It only remembers what was fetched: it may be deleted. Are the folder's permissions right?")
+def short_hash(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:16]
 
 
 def _key(text: str) -> bytes:

@@ -8,7 +8,6 @@ import os
 from himl_cli.core.blobs import FetchRequest
 from himl_cli.core.errors import HimlError, IntegrityFailed
 from himl_cli.services.transfer.disk import open_new, write_all
-from himl_cli.services.transfer.names import part_name
 from himl_cli.services.transfer.plan import Wanted
 
 IN_MEMORY = 256 << 10  # bytes up to which a file waits so, once for each request under way
@@ -17,15 +16,16 @@ IN_MEMORY = 256 << 10  # bytes up to which a file waits so, once for each reques
 class WholeArrival:
     """What `Arrival` is to larger files, with the same face."""
 
-    __slots__ = ("_is_hashed", "_length", "_pieces", "error", "outstanding", "requests", "service_md5", "wanted")
+    __slots__ = ("_is_hashed", "_length", "_part", "_pieces", "error", "outstanding", "requests", "service_md5", "wanted")
 
-    def __init__(self, wanted: Wanted, *, is_hashed: bool) -> None:
+    def __init__(self, wanted: Wanted, part: str, *, is_hashed: bool) -> None:
         self.wanted = wanted
         self.error: HimlError | None = None
         self.service_md5: bytes | None = None
         checked_each = IN_MEMORY if is_hashed and wanted.blob.md5 is None else 0
         self.requests = [FetchRequest(wanted.blob, 0, wanted.blob.size, checked_each)] if wanted.blob.size else []
         self.outstanding = len(self.requests)
+        self._part = part
         self._is_hashed = is_hashed
         self._pieces: list[bytes] = []
         self._length = 0
@@ -66,9 +66,7 @@ class WholeArrival:
 
     def land(self) -> os.stat_result:
         """Write the file beside its final place, then put it there; gives the state of the file there. Raises OSError."""
-        path = self.wanted.path
-        folder, base = os.path.split(path)
-        part = os.path.join(folder, part_name(base))
+        path, part = self.wanted.path, self._part
         descriptor = open_new(part)
         try:
             try:

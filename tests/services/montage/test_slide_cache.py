@@ -147,9 +147,9 @@ def test_partial_files_that_nobody_goes_on_with_make_room(store: BlobStore) -> N
     with opened(store, expected=["00.tif"]) as place:
         read(place, "00.tif")
     (brought,) = cache().rglob("00.tif")
-    brought.with_name(".99.tif.himl-part").write_bytes(bytes(100 * KB))
+    brought.with_name(".99.tif.01234567.himl-part").write_bytes(bytes(100 * KB))
     set_used({"00.tif": 10})
-    os.utime(brought.with_name(".99.tif.himl-part"), (0, 0))
+    os.utime(brought.with_name(".99.tif.01234567.himl-part"), (0, 0))
     with opened(store, 250 * KB, expected=["05.tif"]) as place:
         read(place, "05.tif")
     assert sorted(cached()) == ["00.tif", "05.tif"]

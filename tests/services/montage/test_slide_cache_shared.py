@@ -15,7 +15,6 @@ from threading import Thread
 from filelock import FileLock
 
 from himl_cli.core.events import Event, Notice
-from himl_cli.core.file_tree import STATE_NAME
 from himl_cli.services.montage.cache_pins import FOLDER as IN_USE
 from himl_cli.services.montage.stored_place import open_stored
 from himl_cli.workspaces.base import BlobStore
@@ -23,6 +22,7 @@ from himl_cli.workspaces.local.database import Database
 from tests.services.montage.stored_slides import BODIES, KB, NAMES, cache, cached, listed, opened, read, size
 from tests.services.montage.stored_slides import folder as folder
 from tests.services.montage.stored_slides import store as store
+from tests.user_cache import state_of
 
 ANOTHER = """
 import sys
@@ -100,12 +100,13 @@ def test_that_another_himl_writes_to_the_cache_is_said_once(store: BlobStore) ->
 
     with open_stored(store, "slides", 0, hear) as (place, _), ThreadPoolExecutor(1) as pool:
         (root,) = (path for path in cache().iterdir() if path.is_dir() and path.name != IN_USE)
-        place.expect(["00.tif", "01.tif"])
-        with FileLock(root / f"{STATE_NAME}.lock"):
+        place.expect(["02.tif", "00.tif", "01.tif"])
+        read(place, "02.tif")
+        with FileLock(state_of(root).with_name("lock")):
             coming = pool.submit(read, place, "00.tif")
             assert is_said.wait(60)
         assert coming.result(60) == BODIES[NAMES[0]]
-        with FileLock(root / f"{STATE_NAME}.lock"):
+        with FileLock(state_of(root).with_name("lock")):
             coming = pool.submit(read, place, "01.tif")
             time.sleep(0.5)
             assert not coming.done()

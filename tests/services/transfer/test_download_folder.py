@@ -9,7 +9,9 @@ import pytest
 
 from himl_cli.core.errors import BadUsage
 from himl_cli.services.transfer.download import download
+from himl_cli.services.transfer.names import part_name
 from himl_cli.services.transfer.requests import DownloadRequest
+from himl_cli.services.transfer.state import mark_of
 from tests.running import write_files
 from tests.services.transfer.arrived import files_in, numbers
 from tests.services.transfer.stores import MemoryStore
@@ -40,7 +42,7 @@ def test_a_planted_link_does_not_lead_out_of_the_folder(tmp_path: Path) -> None:
     target.mkdir()
     try:
         (target / "linked").symlink_to(outside, target_is_directory=True)
-        (target / ".file.himl-part").symlink_to(outside / "victim")
+        (target / part_name("file", mark_of(target))).symlink_to(outside / "victim")
         (target / "file").symlink_to(outside / "victim")
     except OSError:
         pytest.skip("NEEDS the right to make symlinks")

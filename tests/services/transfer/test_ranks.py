@@ -22,6 +22,7 @@ from himl_cli.core.transfers import Failure, Refused, TransferResult
 from himl_cli.services.transfer.launch import RANKS, local_rank
 from himl_cli.services.transfer.meeting import IDLE_SECONDS
 from himl_cli.services.transfer.ranks import rank_zero_only
+from tests.user_cache import meetings
 
 ROOT = Path(__file__).parents[3]
 RANK = """
@@ -206,7 +207,7 @@ def test_a_rank_0_that_ended_before_it_began_is_noticed_soon_and_one_that_is_lat
 @contextmanager
 def began(folder: Path, environment: Mapping[str, str]) -> Iterator[Path]:
     rank_zero_only(folder, "k", TransferResult, environment={**environment, "LOCAL_RANK": "0"})
-    yield next((folder / ".himl-ranks").iterdir())
+    yield next(meetings().iterdir())
 
 
 def test_a_result_is_taken_over_whole(tmp_path: Path) -> None:
@@ -228,7 +229,7 @@ def test_what_old_launches_left_is_removed_unless_it_is_in_use(tmp_path: Path) -
             os.utime(path, (long_ago, long_ago))
         rank_zero_only(tmp_path, "k", TransferResult, environment={"MASTER_PORT": "2", "LOCAL_RANK": "0"})
         rank_zero_only(tmp_path, "k", TransferResult, environment={"MASTER_PORT": "3", "LOCAL_RANK": "0"})
-        left = {*(tmp_path / ".himl-ranks").iterdir()}
+        left = {*meetings().iterdir()}
     assert (old in left, len(left)) == (False, 2)
 
 

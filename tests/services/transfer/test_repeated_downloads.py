@@ -13,6 +13,7 @@ from himl_cli.services.transfer.download import download
 from himl_cli.services.transfer.requests import DownloadRequest
 from tests.services.transfer.arrived import files_in, numbers, rewritten_unnoticeably
 from tests.services.transfer.stores import MemoryStore, bodies, pattern
+from tests.user_cache import state_of
 
 
 @pytest.mark.parametrize("size", [SMALL + PIECE, LARGE + 2 * PIECE])
@@ -82,7 +83,8 @@ def test_a_partial_file_of_another_version_is_begun_anew(tmp_path: Path) -> None
 def test_a_damaged_partial_file_is_noticed_and_fetched_again(tmp_path: Path) -> None:
     store = MemoryStore({"big": pattern(2 * SMALL)})
     interrupted_half_way(store, tmp_path)
-    with open(tmp_path / ".big.himl-part", "r+b") as part:
+    (path,) = tmp_path.glob(".big.*.himl-part")
+    with open(path, "r+b") as part:
         part.write(b"garbage")
     assert download(store, DownloadRequest(tmp_path)).problem() is None
     assert files_in(tmp_path) == store.bodies
@@ -131,7 +133,7 @@ def test_a_file_here_is_compared_by_its_bytes_when_the_service_knows_no_md5(tmp_
 def test_a_lost_or_damaged_state_file_costs_no_file(tmp_path: Path) -> None:
     store = MemoryStore({**bodies(3)})
     download(store, DownloadRequest(tmp_path))
-    (tmp_path / ".himl-transfer.db").write_bytes(b"no database at all" * 100)
+    state_of(tmp_path).write_bytes(b"no database at all" * 100)
     moved = store.moved
     assert numbers(download(store, DownloadRequest(tmp_path))) == (0, 3, 0)
     assert store.moved == moved
