@@ -56,6 +56,19 @@ OTHER_WORDS = {
 }
 """What other tools call these commands."""
 
+OTHER_OPTIONS = {
+    "-f": ("--follow",),
+    "-n": ("--num_runs",),
+    "--limit": ("--num_runs",),
+    "--all": ("--num_runs", "all"),
+    "--latest": ("--run", "latest"),
+    "-o": ("--output_dir",),
+    "--output": ("--output_dir",),
+    "--env": ("--env_var",),
+    "-t": ("--tag",),
+}
+"""What other tools call these options."""
+
 UNEXPECTED = "Got unexpected extra argument"
 """How the parser's complaint begins about one argument too many."""
 SWITCHED_ON, SWITCHED_OFF = ("true", "1", "yes"), ("false", "0", "no")
@@ -110,9 +123,10 @@ class HimlCommand(_NoticesGoneReader, TyperCommand):
         try:
             rest: list[str] = super().parse_args(ctx, [*self._with_plain_switches(ctx, args)])
         except typer.TyperException as err:
-            hint = self._hint_for_extra(ctx, args, err.format_message())
+            option = getattr(err, "option_name", None) or ""
+            hint = self._hint_for_other(ctx, args, option) or self._hint_for_extra(ctx, args, err.format_message())
             if hint:
-                raise BadUsage(err.format_message(), hint=hint) from err
+                raise BadUsage(f"No such option '{option}'." if option else err.format_message(), hint=hint) from err
             raise
         return rest
 
@@ -134,6 +148,24 @@ class HimlCommand(_NoticesGoneReader, TyperCommand):
                 raise BadUsage(f"{option} takes no value, got '{value}'.", hint=f"{option} alone switches it on.")
         yield from args[len(own) :]
 
+    def _hint_for_other(self, ctx: Any, args: Sequence[str], option: str) -> str:
+        """The command line with our words for *option*, which other tools have."""
+        from himl_cli.core.redaction import mask_line
+
+        words = OTHER_OPTIONS.get(option, ())
+        names = {name: parameter for parameter in self.get_params(ctx) for name in parameter.opts}
+        place = next((place for place, word in enumerate(args) if word.partition("=")[0] == option), -1)
+        if place < 0 or not words or words[0] not in names or "--" in args[:place] or (words[1:] == ("all",) and not self._is_list(ctx)):
+            return ""
+        _, equals, value = args[place].partition("=")
+        shown = [*args[:place], *words, *([value] if equals else []), *args[place + 1 :]]
+        return mask_line(f"The same here: {ctx.command_path} {shlex.join(shown)}")
+
+    def _is_list(self, ctx: Any) -> bool:
+        """Whether the command lists runs: it filters them, and takes no argument."""
+        kinds = {name: parameter.param_type_name for parameter in self.get_params(ctx) for name in (*parameter.opts, parameter.param_type_name)}
+        return "--num_runs" in kinds and "argument" not in kinds
+
     def _hint_for_extra(self, ctx: Any, args: Sequence[str], message: str) -> str:
         """What to type for one argument too many: it belongs to the list before it, or names an experiment."""
         from himl_cli.core.redaction import mask_line
@@ -145,12 +177,17 @@ class HimlCommand(_NoticesGoneReader, TyperCommand):
         before = args[max(0, place - 2) : place]
         option = before[-1].partition("=")[0] if before and before[-1].startswith("--") else before[0] if before else ""
         names = {name: parameter for parameter in self.get_params(ctx) for name in parameter.opts}
-        if getattr(names.get(f"--{normalized(option[2:])}"), "multiple", False):
+        listed = names.get(f"--{normalized(option[2:])}")
+        if getattr(listed, "multiple", False):
+            if "=" in (getattr(listed, "metavar", "") or "").lstrip("[") and "=" not in before[-1]:
+                return mask_line(f"Join them: {ctx.command_path} {shlex.join([*args[: place - 1], f'{before[-1]}={args[place]}', *args[place + 1 :]])}")
             more = list(takewhile(lambda word: not word.startswith("-"), args[place:]))
             words = [*args[:place], *(word for each in more for word in (option, each)), *args[place + len(more) :]]
             return mask_line(f"Repeat the option: {ctx.command_path} {shlex.join(words)}")
-        is_list = "--experiment" in names and not any(parameter.param_type_name == "argument" for parameter in self.get_params(ctx))
-        return mask_line(f"Those of an experiment: {ctx.command_path} --experiment {args[place]}") if is_list else ""
+        if not self._is_list(ctx):
+            return ""
+        words = [*args[:place], "--num_runs" if args[place].isdecimal() else "--experiment", *args[place:]]
+        return mask_line(f"The newest runs, or those of an experiment: {ctx.command_path} {shlex.join(words)}")
 
 
 class HimlGroup(_NoticesGoneReader, TyperGroup):
@@ -197,10 +234,14 @@ class HimlGroup(_NoticesGoneReader, TyperGroup):
 
     def _meant(self, ctx: Any, name: str) -> str:
         """Which command *name* may have meant: one here that is spelled alike or that others call so, else one of that name in a group below."""
+        name = name.lower()
         verb = OTHER_WORDS.get(name, normalized(name))
         groups = {group: self.get_command(ctx, group) for group in self.list_commands(ctx)}
         if verb in groups:
             return f"Did you mean '{verb}'?"
+        elsewhere = ctx.find_root()
+        if ctx is not elsewhere and verb in elsewhere.command.list_commands(elsewhere):
+            return f"Did you mean '{elsewhere.command_path} {verb}'?"
         below = [f"'{ctx.command_path} {group} {verb}'" for group, found in groups.items() if isinstance(found, HimlGroup) and verb in found.list_commands(ctx)]
         return did_you_mean(name, groups) or (f"Did you mean {' or '.join(below)}?" if below else "")
 

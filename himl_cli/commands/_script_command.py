@@ -23,10 +23,11 @@ from himl_cli.core.submit_variables import VARIABLE_PREFIX, environment_variable
 
 OWN_TOKENS, SCRIPT_ARGUMENTS = "himl.own_tokens", "himl.script_arguments"
 TARGET_SUFFIXES = (".py", ".sh", ".yml", ".yaml", ".json")
-LAUNCHER = re.compile(r"(.*[\\/])?(python[\d.]*w?|py|bash|sh)(\.exe)?", re.IGNORECASE)
+LAUNCHER = re.compile(r"(.*[\\/])?(python[\d.]*w?|py|bash|sh|torchrun)(\.exe)?", re.IGNORECASE)
 """A program that himl starts itself."""
 OTHER_FORMS = {"--azureml": (), "--log_from_vm": ("--record_in", "azure"), "--strictly_aml_v1": ("--sdk", "v1")}
 """hi-ml's switches, and what says the same here. Its datasets:"""
+OF_TORCHRUN = {"--nproc_per_node": "--processes_per_node", "--nnodes": "--num_nodes"}
 HIML_INPUTS, HIML_MOUNTS = "--azure_datasets", "--mount_in_azureml"
 
 
@@ -111,6 +112,9 @@ class ScriptCommand(HimlCommand):
                 moved.append(words.popleft())
         return ours[0], _Meant(known, [*ctx.meta[OWN_TOKENS], *moved, "--", *rest]).command(ctx)
 
+    def _hint_for_other(self, ctx: Any, args: Sequence[str], option: str) -> str:
+        return ""  # what we do not know may be the script's
+
     def _misplaced(self, ctx: Any, unknown: str | None, args: Sequence[str], err: Any) -> BadUsage:
         """The parser's complaint about what is no option or target of ours, with the command that may have been meant."""
         meant = self.meant(ctx, args)
@@ -132,7 +136,7 @@ class ScriptCommand(HimlCommand):
             wrong = f"'{target}' is no script; himl starts Python and shells itself."
         elif target is not None and _is_command_line(target):
             wrong = f"There is no script '{target}'."
-        elif target is module is ctx.params.get("resume") is None and behind and is_target(behind[0]):
+        elif behind and is_target(behind[0]) and not any(map(ctx.params.get, ("target", "module", "resume", "command"))):
             wrong = "Nothing to run: what stands after -- are arguments of a script."
         else:
             return
@@ -167,12 +171,12 @@ class _Meant:
             while self._tokens and not self._target:
                 self._take(self._tokens.popleft())
         self._script += behind
-        if not self._target and not any(normalized_option(word.partition("=")[0]) == "--resume" for word in self._options):
+        if not self._target and not any(normalized_option(word.partition("=")[0]) in ("--resume", "--command") for word in self._options):
             self._target = [_script_here()]
 
     @property
     def is_translated(self) -> bool:
-        """Whether there are words of hi-ml that himl has others for."""
+        """Whether there are options of hi-ml or torchrun that himl has others for."""
         return bool(self._switches)
 
     def command(self, ctx: Any, *names: str) -> str:
@@ -195,10 +199,15 @@ class _Meant:
             self._switches.add(name)
             self._options += OTHER_FORMS.get(name, ())
             self._inputs += (value or self._value()).split(",") if name == HIML_INPUTS else ()
+        elif name in OF_TORCHRUN and self._is_launched and not self._target:
+            self._switches.add(name)
+            self._options += [OF_TORCHRUN[name], value or self._value()]
         elif name in ("-m", "--input"):
             value = value or self._value()
             if name == "--input":
                 self._inputs.append(value)
+            elif value.startswith("torch.distributed."):
+                self._is_launched = True
             else:
                 self._target = [value] if Path(value).is_file() else ["-m", value.removesuffix(".py").replace("/", ".")]
         elif name in self._takes_value:

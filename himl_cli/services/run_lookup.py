@@ -21,6 +21,7 @@ from himl_cli.services.studio_url import workspace_in_url
 from himl_cli.workspaces.base import Workspace
 
 LATEST = "latest"
+SAID_OF_LATEST = ("last", "newest", "lastest", "latst", "head")
 OPEN_ANOTHER = "Open that one by its config.json: --config_file PATH (Studio's menu at the top right has it for download)."
 LONGEST_REFERENCE = 2000
 LOOKED_THROUGH = 200
@@ -100,7 +101,7 @@ def _elsewhere(workspace: Workspace, text: str) -> NotFound | None:
 def _unknown_in_experiment(workspace: Workspace, reference: RunReference, err: RunNotFound) -> RunNotFound:
     """*err*, naming similar runs of the experiment that the reference names."""
     if reference.experiment is None:
-        return err
+        return RunNotFound(reference.run_id, workspace.label, similar=[LATEST]) if reference.run_id.lower() in SAID_OF_LATEST else err
     known = [run.id for run in workspace.runs(RunQuery(reference.experiment, limit=LOOKED_THROUGH))]
     similar = similar_ids(reference.run_id, known)
     return RunNotFound(reference.run_id, workspace.label, similar=similar) if similar else err

@@ -35,6 +35,10 @@ OF_SUBMIT = {
     "submit train.py --azure_datasets=faces,hands": "himl submit train.py --input faces --input hands",
     "submit train.py --azure_datasets faces --mount_in_azureml": "himl submit train.py --input faces,mode=mount",
     "submit train.py --input faces --mount_in_azureml=True --lr 3": "himl submit train.py --input faces,mode=mount -- --lr 3",
+    "submit torchrun --standalone --nproc-per-node=1 train.py --lr 3": "himl submit train.py --processes_per_node 1 -- --lr 3",
+    "submit python -m torch.distributed.run --nproc_per_node 1 train.py": "himl submit train.py --processes_per_node 1",
+    "submit train.py -f x": "himl submit train.py -- -f x",
+    "submit train.py --tag team blue": "himl submit train.py --tag team=blue",
     "run train.py --lr 3": "himl submit train.py -- --lr 3",
     "runner --model=Hello": "himl submit train.py -- --model=Hello",
     "run": "himl submit train.py",
@@ -45,9 +49,17 @@ OF_OTHERS = {
     "run list -q": "himl runs list -q",
     "-q runs list": "himl runs list -q",
     "--workspace local -q runs list": "himl runs list --workspace local -q",
-    "runs list -q train": "himl runs list --experiment train",
+    "runs list -q train": "himl runs list -q --experiment train",
     "runs list --status Failed Completed -q": "himl runs list --status Failed --status Completed -q",
     "runs list --tags=a=b c=d": "himl runs list --tags=a=b --tags c=d",
+    "runs list -n 5 -q": "himl runs list --num_runs 5 -q",
+    "runs list --limit=5 -q": "himl runs list --num_runs 5 -q",
+    "runs list 5 -q": "himl runs list --num_runs 5 -q",
+    "runs list --all": "himl runs list --num_runs all",
+    "runs show --latest -q": "himl runs show --run latest -q",
+    "runs logs train_1_aa -f": "himl runs logs train_1_aa --follow",
+    "download train_1_aa -o out": "himl download train_1_aa --output_dir out",
+    "download train_1_aa --output out": "himl download train_1_aa --output_dir out",
     "download latest results": "himl download latest --output_dir results",
     "download results": "himl download latest --output_dir results",
     "download outputs": "himl download latest --prefix outputs",
@@ -59,7 +71,7 @@ def code(project: Path) -> RecordedRuns:
     """A project with scripts, two datasets and a run."""
     write_files(project, {"train.py": SCRIPT, "lab/train.py": SCRIPT, "lab/__init__.py": "", "train.sh": "echo args $*\n", "other.py": ""})
     runs = RecordedRuns(project)
-    runs.add("train_1_aa", tags={"a": "b", "c": "d"}, files={"outputs/model.txt": "weights"})
+    runs.add("train_1_aa", tags={"a": "b", "c": "d"}, files={"outputs/model.txt": "weights", "user_logs/std_log.txt": "hello\n"})
     write_files(project, {f".himl/datastores/local/{name}/1.txt": "smile" for name in ("faces", "hands")})
     return runs
 
@@ -93,9 +105,32 @@ def test_a_script_is_run_by_the_command_of_the_hint(himl: Himl, mistake: str, me
 @pytest.mark.parametrize(("mistake", "meant"), OF_OTHERS.items(), ids=OF_OTHERS)
 def test_the_command_of_the_hint_works(himl: Himl, mistake: str, meant: str) -> None:
     outcome = himl(*shlex.split(mistake))
-    assert (outcome.code, outcome.stdout) == (3 if mistake.startswith("download") else 2, "")
+    assert (outcome.code, outcome.stdout) == (2 if " -" in f" {mistake}" or "list" in mistake else 3, "")
     assert meant in hint_of(outcome)
     assert typed(himl, meant).stdout != ""
+
+
+@pytest.mark.usefixtures("code")
+@pytest.mark.parametrize(
+    ("mistake", "ends", "said"),
+    [
+        ("submit lab", 2, "himl submit lab/train.py"),
+        ("submit .himl", 2, "There is no .py or .sh script in it."),
+        ("submit nb.ipynb", 2, "jupyter nbconvert --to script nb.ipynb"),
+        ("runs show last", 3, "Did you mean latest?"),
+        ("runs download x", 2, "Did you mean 'himl download'?"),
+        ("runs stop x", 2, "Did you mean 'cancel'?"),
+        ("stop x", 2, "Did you mean 'himl runs cancel'?"),
+        ("Submit train.py", 2, "Did you mean 'submit'?"),
+        ("tensorboard", 2, "Did you mean 'tb'?"),
+        ("runs cancel --all", 2, "See 'himl runs cancel --help'."),
+    ],
+)
+def test_a_hint_names_what_there_is(himl: Himl, project: Path, mistake: str, ends: int, said: str) -> None:
+    write_files(project, {"nb.ipynb": "{}"})
+    outcome = himl(*mistake.split())
+    assert outcome.code == ends
+    assert said in outcome.stderr
 
 
 @pytest.mark.parametrize(

@@ -86,10 +86,17 @@ def _check_module(name: str, root: Path) -> None:
 
 def _check_script(path: Path, shown: str) -> None:
     if path.is_dir():
-        raise BadUsage(f"'{shown}' is a folder, not a script.", hint=f"Name the script in it: himl submit {shown.rstrip('/')}/train.py")
+        inside = sorted(each.name for kind in KINDS for each in path.glob(f"*{kind}"))
+        name = "train.py" if "train.py" in inside else next(iter(inside), "")
+        raise BadUsage(
+            f"'{shown}' is a folder, not a script.",
+            hint=f"Name the script in it: himl submit {shlex.quote(str(Path(shown, name)))}" if name else "There is no .py or .sh script in it.",
+        )
     if not path.exists():
         scripts = [name.name for kind in KINDS for name in path.parent.glob(f"*{kind}")] if path.parent.is_dir() else []
         near = get_close_matches(path.name, scripts, n=1)
         raise BadUsage(f"There is no script '{shown}'.", hint=f"Did you mean '{near[0]}'?" if near else "Check the path; it is relative to the current folder.")
     if path.suffix not in KINDS:
+        if path.suffix == ".ipynb":
+            raise BadUsage(f"'{shown}' is a notebook, not a script.", hint=f"Make one of it: jupyter nbconvert --to script {shlex.quote(shown)}")
         raise BadUsage(f"'{shown}' is neither a .py nor a .sh script.", hint="Name such a script, or a module: himl submit -m package.module")
