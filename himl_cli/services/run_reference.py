@@ -23,8 +23,8 @@ def parse_reference(text: str) -> RunReference:
     text = text.strip()
     if re.match(r"https?://", text, re.IGNORECASE):
         return RunReference(_run_in_url(text))
-    parts = text.split(":")
-    if len(parts) > 2 or not all(part.strip() for part in parts):
+    parts = [part.strip() for part in text.split(":")]
+    if len(parts) > 2 or not all(parts):
         raise BadUsage(f"'{text}' is no run.", hint="Give a run id, experiment:run_id, a Studio URL, or latest.")
     return RunReference(parts[-1], parts[0] if len(parts) == 2 else None)
 

@@ -162,7 +162,8 @@ class made:
         ("from interrupted import made", 130, "error: Interrupted.\n"),
         ("raise typer.Abort", 1, "error: Aborted.\n"),
         ("raise SystemExit(7)", 7, ""),
-        ("cli.Runs().find(explicit=True)", 3, "error: No workspace: "),
+        ("cli.Runs().find(explicit=True)", 2, "error: Say which run is meant."),
+        ("cli.Runs().find()", 3, "error: No workspace: "),
         ("print('data'); raise SystemExit", 0, ""),
     ],
 )

@@ -6,7 +6,7 @@ import contextlib
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from himl_cli.core.errors import BadUsage, NotFound, RunNotFound
@@ -140,6 +140,7 @@ def test_windows_line_ends_and_a_byte_order_mark_do_no_harm(tmp_path: Path) -> N
 
 
 @given(st.binary(max_size=200))
+@example(b"!: !")
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_content_is_a_run_or_bad_usage(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "most_recent_run.txt"
