@@ -17,7 +17,6 @@ from himl_cli.core.runs import FAILED_RANK, Run, RunStatus
 from himl_cli.core.sweeps import MANY
 from himl_cli.services.patience import Patience
 from himl_cli.services.run_logs import GROWTH, USER_LOGS, follow_log, last_lines, seconds_between_looks
-from himl_cli.services.submission.missing import way_to_what_was_missing
 from himl_cli.services.sweeps.progress import SweepProgress
 from himl_cli.workspaces.abilities import JoinsWorkspaces
 from himl_cli.workspaces.base import Workspace
@@ -128,6 +127,8 @@ def way_out(workspace: Workspace, run: Run, failed_child: str = "", *, spec: Job
     """
     if run.status is not RunStatus.failed:
         return ""
+    from himl_cli.services.submission.missing import way_to_what_was_missing  # imports what reads projects
+
     home = workspace.home_of(run.id) if isinstance(workspace, JoinsWorkspaces) else workspace
     with suppress(HimlError):  # the run's own failure is what is to be told
         failed = workspace.run(failed_child) if failed_child else run
