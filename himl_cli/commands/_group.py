@@ -220,7 +220,9 @@ class HimlGroup(_NoticesGoneReader, TyperGroup):
         taken = [normalized(name.lstrip("-")) for parameter in (command.get_params(ctx) if place and command else ()) for name in parameter.opts]
         if normalized(option.lstrip("-")) not in taken:
             return ""
-        return f"Options stand behind the command: {ctx.command_path} {shlex.join([*own[place:], *own[:place], *args[len(own) :]])}"
+        from himl_cli.core.redaction import mask_line
+
+        return mask_line(f"Options stand behind the command: {ctx.command_path} {shlex.join([*own[place:], *own[:place], *args[len(own) :]])}")
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         name = args[0]

@@ -197,6 +197,12 @@ def test_a_switch_takes_yes_and_no_alone(himl: Himl) -> None:
     assert himl.ok("submit", "train.py", "--", "--json=true").stdout == "args --json=true\n"
 
 
+def test_a_hint_repeats_no_secret(himl: Himl) -> None:
+    for words in ("--env_var API_KEY=hunter22hunter22 submit train.py", "submit python train.py --password hunter22hunter22"):
+        outcome = himl(*words.split())
+        assert (outcome.code, "himl submit train.py" in outcome.stderr, "hunter22" in outcome.stderr) == (2, True, False)
+
+
 @pytest.mark.parametrize(
     ("words", "same"),
     [("help", "--help"), ("help submit", "submit --help"), ("help runs list", "runs list --help"), ("runs help", "runs --help"), ("version", "--version")],

@@ -90,7 +90,7 @@ def _check_script(path: Path, shown: str) -> None:
         name = "train.py" if "train.py" in inside else next(iter(inside), "")
         raise BadUsage(
             f"'{shown}' is a folder, not a script.",
-            hint=f"Name the script in it: himl submit {shlex.quote(str(Path(shown, name)))}" if name else "There is no .py or .sh script in it.",
+            hint=f"Name the script in it: himl submit {shlex.quote(Path(shown, name).as_posix())}" if name else "There is no .py or .sh script in it.",
         )
     if not path.exists():
         scripts = [name.name for kind in KINDS for name in path.parent.glob(f"*{kind}")] if path.parent.is_dir() else []
