@@ -52,7 +52,7 @@ def test_the_example_of_deepseismics_documents(folder: Path) -> None:
     found = prepared(folder, {"step1": DEEPSEISMIC}, cluster="gpu", experiment="DEV-train-pipeline")
     (step,) = found.spec.steps
     job = step.job
-    assert (step.key, step.name, found.spec.experiment, found.spec.cluster) == ("step1", "train step", "DEV_train_pipeline", "gpu")
+    assert (step.key, step.name, found.spec.experiment, found.spec.cluster) == ("step1", "train step", "DEV-train-pipeline", "gpu")
     assert job.entry == Entry(EntryKind.script, "train.py")
     assert job.arguments == [*ARGUMENTS, "--input_data", "${{inputs.input_data}}"]
     assert (job.distribution, job.nodes, job.processes) == ("mpi", 1, 1)
