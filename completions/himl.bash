@@ -416,6 +416,7 @@ _himl_table() {
             --verbose|-v
             --yes
             --datastore=
+            --null
             --help|-h
         '
         kinds='text'

@@ -398,6 +398,7 @@ function __himl_rows --description 'The options of the command $argv[1], with th
                 '--verbose|-v' 'Debug log and tracebacks on stderr' \
                 '--yes' 'Never ask; take yes for the answer' \
                 '--datastore=' 'Which one (default: the workspace\'s default one)' \
+                '--null' 'Names alone, each ended by a null character, for xargs -0' \
                 '--help|-h' 'Show this message and exit'
         case 'himl montage'
             printf '%s\t%s\n' \

@@ -482,6 +482,7 @@ Register-ArgumentCompleter -Native -CommandName 'himl', 'himl.exe' -ScriptBlock 
                 '--verbose|-v', 'Debug log and tracebacks on stderr',
                 '--yes', 'Never ask; take yes for the answer',
                 '--datastore=', 'Which one (default: the workspace''s default one)',
+                '--null', 'Names alone, each ended by a null character, for xargs -0',
                 '--help|-h', 'Show this message and exit'
             )
             Kinds = @('text')

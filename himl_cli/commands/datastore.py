@@ -86,6 +86,7 @@ def list_stored(
     talk: OutputOptions,
     prefix: Annotated[str, typer.Argument(metavar="PREFIX", help="Names that start so, or one file.", show_default=False)] = "",
     datastore: DatastoreOpt = None,
+    null: Annotated[bool, typer.Option("--null", help="Names alone, each ended by a null character, for xargs -0.")] = False,
 ) -> None:
     """List files with their sizes.
 
@@ -99,4 +100,8 @@ def list_stored(
     filters = globs.filters(prefix)
     with open_session(where, talk, For.data) as session:
         store = session.workspace.datastore(datastore)
-        session.output.table(list_files(store, filters), FILE_COLUMNS, quiet=lambda file: str(file.name), empty=f"No files in {store.label}.")
+        files = list_files(store, filters)
+        if null:
+            session.output.null_ended(file.name for file in files)
+            return
+        session.output.table(files, FILE_COLUMNS, quiet=lambda file: str(file.name), empty=f"No files in {store.label}.")

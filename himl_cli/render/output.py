@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from enum import Enum
@@ -29,6 +30,10 @@ class Format(str, Enum):
     human = "human"
     json = "json"
     quiet = "quiet"
+
+
+UNLIKE_LINES = re.compile("[\n\r\v\f\x1c-\x1e\x85\u2028\u2029]")
+"""What would make two lines of a name; its Python escape is shown."""
 
 
 class Output:
@@ -63,14 +68,14 @@ class Output:
     def table(
         self, records: Iterable[Any], columns: Sequence[Column] | Callable[[Sequence[Any]], Sequence[Column]], *, quiet: Callable[[Any], str], empty: str = ""
     ) -> None:
-        """*records* as a JSON array, as a table (tab-separated off a terminal), or by *quiet*, a line each.
+        """*records* as a JSON array, as a table (tab-separated off a terminal), or by *quiet*, a line each whatever is in it.
 
         *columns* may depend on the records. With no record, *empty* is said on stderr in the human format.
         """
         if self.format is Format.json:
             self.json(list(records))
         elif self.format is Format.quiet:
-            self._names(quiet(record) for record in records)
+            self._names(UNLIKE_LINES.sub(lambda found: ascii(found[0])[1:-1], quiet(record)) for record in records)
         else:
             from himl_cli.render.tables import as_table, as_tabs
 
@@ -103,6 +108,12 @@ class Output:
     def _names(self, names: Iterable[str]) -> None:
         """Names, a line each: as they are for programs; on a terminal, which would obey control characters in them, without those."""
         self.lines(map(one_line, names) if self.is_terminal else names)
+
+    def null_ended(self, names: Iterable[str]) -> None:
+        """Names as they are, each with a null character after it."""
+        for name in names:
+            self.write(encoded(f"{name}\0", sys.stdout))
+        self.flush()
 
     def write(self, data: bytes) -> None:
         """Bytes for stdout, as they are."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -115,3 +116,18 @@ def test_a_file_of_another_workspace_is_not_replaced(himl: Himl, project: Path) 
 @pytest.mark.parametrize(("prefix", "place"), [("/abs/", "abs"), ("a//b", "a/b"), (".", "."), ("/", ".")])
 def test_the_summary_names_the_folder_that_the_files_lie_in(himl: Himl, prefix: str, place: str) -> None:
     assert f" to '{place}' (" in himl.ok("datastore", "upload", "data/train.csv", prefix).stdout
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="NEEDS file names with line breaks")
+def test_names_that_could_not_come_back_are_refused_when_they_go_up(himl: Himl, project: Path, store: Path) -> None:
+    write_files(project / "odd", {"plain": b"1", "C:\\x": b"2", "two\nlines": b"3"})
+    up = himl("datastore", "upload", "odd", "odd")
+    assert files_in(store) == {"odd/plain": b"1"}
+    assert (up.code, "it is an absolute path on Windows" in up.stderr, "it has control characters in it" in up.stderr) == (1, True, True), up.stderr
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="NEEDS file names with line breaks")
+def test_a_list_has_a_line_for_each_name_and_null_ends_them_as_they_are(himl: Himl, project: Path, store: Path) -> None:
+    write_files(store, {"a b": b"", "two\nlines": b"", "z\u2028\r": b""})
+    assert himl.ok("datastore", "list", "-q").stdout.splitlines() == ["a b", "two\\nlines", "z\\u2028\\r"]
+    assert himl.ok("datastore", "list", "--null").stdout == "a b\0two\nlines\0z\u2028\r\0"

@@ -122,3 +122,30 @@ def test_the_file_system_is_that_of_the_deepest_mount(folder: str, kind: str) ->
     table = "/dev/sda / ext4 rw 0 0\nproc /proc proc rw 0 0\nserver:/x /mnt/share nfs4 rw 0 0\nshort line\n"
     table += "//s/y /mnt/with\\040space cifs rw 0 0\ns:/d /données nfs rw 0 0\n"
     assert file_system_of(Path(folder), table) == kind
+
+
+REMOVE = """
+import os, sys
+from pathlib import Path
+from himl_cli.workspaces.local.run_folder import RunFolder
+gone = []
+sys.addaudithook(lambda event, found: gone.append(os.path.basename(found[0])) if event == "os.remove" else None)
+RunFolder(Path(sys.argv[1])).remove()
+print(*gone)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="NEEDS inodes that are told with the names")
+def test_files_of_a_run_are_removed_in_the_order_in_which_they_lie_on_the_disk(tmp_path: Path) -> None:
+    """A disk that is not in memory takes many times as long in the order of their folder."""
+    for number in range(400):
+        (tmp_path / "run" / str(number % 2)).mkdir(parents=True, exist_ok=True)
+        (tmp_path / "run" / str(number % 2) / f"file_{number * 7919 % 400}").touch()
+    inodes = [{path.name: path.stat().st_ino for path in (tmp_path / "run" / folder).iterdir()} for folder in "01"]
+    (tmp_path / "outside").mkdir()
+    (tmp_path / "outside" / "kept").touch()
+    (tmp_path / "run" / "link").symlink_to(tmp_path / "outside")
+    gone = subprocess.run([sys.executable, "-c", REMOVE, str(tmp_path / "run")], capture_output=True, text=True, check=True).stdout.split()
+    for of_folder in inodes:
+        assert [name for name in gone if name in of_folder] == sorted(of_folder, key=lambda name: of_folder[name])
+    assert ((tmp_path / "run").exists(), (tmp_path / "outside" / "kept").exists()) == (False, True)

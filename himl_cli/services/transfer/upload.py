@@ -15,6 +15,7 @@ from himl_cli.core.events import Finished, Moved, Notify, Planned, ignore
 from himl_cli.core.file_tree import FoundFile, walk_files
 from himl_cli.core.transfers import TransferResult
 from himl_cli.services.transfer.disk import explained, md5_of
+from himl_cli.services.transfer.names import UnsafeName, safe_relative
 from himl_cli.services.transfer.requests import UploadRequest
 from himl_cli.services.transfer.tally import Tally
 from himl_cli.workspaces.base import BlobStore
@@ -127,7 +128,7 @@ class _Upload:
             else:
                 found, there = pair
                 self.met += 1
-                if not self._has_to_move(found, there):
+                if not self._can_come_back(self._prefix + found.name) or not self._has_to_move(found, there):
                     continue
                 sending = _Sending(found, 0, "" if there is None else there.etag or None)
                 self._tally.check_hope()
@@ -135,6 +136,16 @@ class _Upload:
             request = self._begin(sending)
             if request is not None:
                 yield request
+
+    def _can_come_back(self, name: str) -> bool:
+        """Whether a download would take the name, also without folders at its beginning: nothing is stored that himl would refuse to bring back."""
+        try:
+            for part in name.split("/"):
+                safe_relative(part)
+        except UnsafeName as err:
+            self._tally.refuse(name, str(err))
+            return False
+        return True
 
     def _has_to_move(self, found: FoundFile, there: BlobInfo | None) -> bool:
         if there is None:
