@@ -15,6 +15,7 @@ _himl_table() {
     'himl submit')
         rows='
             -m=
+            --command=
             --cluster=choice:local
             --record_in=choice:local,azure
             --in_place
@@ -23,9 +24,13 @@ _himl_table() {
             --distribution=choice:pytorch,mpi
             --no_mpi_single_node
             --shm_size=
+            --instance_type=
             +--docker_args=
             --identity=choice:user,managed
             --max_run_duration=
+            --vscode
+            --jupyter
+            --ssh_key=files
             --create_cluster
             --python=files
             --snapshot_root=folders
@@ -35,6 +40,8 @@ _himl_table() {
             --requirements=files
             --environment=
             --docker_image=
+            --build_context=folders
+            --dockerfile=files
             --pip_extra_index_url=
             --private_wheel=files:.whl
             +--env_var=

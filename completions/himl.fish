@@ -50,6 +50,7 @@ function __himl_rows --description 'The options of the command $argv[1], with th
         case 'himl submit'
             printf '%s\t%s\n' \
                 '-m=' 'A module, as python -m takes it' \
+                '--command=' 'A command line, of any program, in place of TARGET' \
                 '--cluster=choice:local' 'Azure ML compute; absent or \'local\': here' \
                 '--record_in=choice:local,azure' 'Where a job that runs here is recorded: local or azure' \
                 '--in_place' 'Run here without a snapshot, for a debugger' \
@@ -58,9 +59,13 @@ function __himl_rows --description 'The options of the command $argv[1], with th
                 '--distribution=choice:pytorch,mpi' 'pytorch or mpi (default: pytorch for several processes a machine, else mpi)' \
                 '--no_mpi_single_node' 'Send a job of one process as a plain one, not as MPI' \
                 '--shm_size=' 'Shared memory on a cluster' \
+                '--instance_type=' 'Instance type of a Kubernetes or serverless compute' \
                 '+--docker_args=' 'Arguments of \'docker run\' on a cluster' \
                 '--identity=choice:user,managed' 'user or managed: as whom it signs in to Azure' \
                 '--max_run_duration=' 'End the job after that time: 30s, 30m, 2h, 1.5d' \
+                '--vscode' 'Let VS Code connect to the job on a cluster' \
+                '--jupyter' 'Run JupyterLab beside the job on a cluster' \
+                '--ssh_key=files' 'Let the owner of this public key sign in to the job by SSH' \
                 '--create_cluster' 'Make a pipeline\'s cluster where it is missing (size: .env)' \
                 '--python=files' 'The interpreter here (default: the active environment\'s)' \
                 '--snapshot_root=folders' 'The folder that is sent (default: the project\'s)' \
@@ -70,6 +75,8 @@ function __himl_rows --description 'The options of the command $argv[1], with th
                 '--requirements=files' 'A pip requirements file, in place of a conda file' \
                 '--environment=' 'A registered environment, unchanged; also azureml://registries/...' \
                 '--docker_image=' 'Docker image (default: one of Azure ML)' \
+                '--build_context=folders' 'The folder to build the Docker image from' \
+                '--dockerfile=files' 'The Dockerfile (default: the build context\'s Dockerfile)' \
                 '--pip_extra_index_url=' 'One more index for pip' \
                 '--private_wheel=files:.whl' 'A wheel to install as well' \
                 '+--env_var=' 'A variable of the job' \

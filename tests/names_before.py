@@ -38,11 +38,13 @@ ONLY_LINKED = {
 }
 """Options of hi-ml's programs that are all the same, of which other pages have the table."""
 FUNCTIONS = {
-    "submit_to_azure_if_needed": "compute_cluster_name entry_script aml_workspace workspace_config_file ml_client snapshot_root_directory script_params "
-    "conda_environment_file aml_environment_name experiment_name environment_variables pip_extra_index_url private_pip_wheel_path docker_base_image "
+    "submit_to_azure_if_needed": "compute_cluster_name instance_type resources_properties entry_script aml_workspace workspace_config_file ml_client "
+    "snapshot_root_directory script_params conda_environment_file build_context aml_environment_name experiment_name environment_variables "
+    "pip_extra_index_url private_pip_wheel_path docker_base_image "
     "docker_shm_size ignored_folders default_datastore input_datasets output_datasets num_nodes wait_for_completion wait_for_completion_show_output "
     "max_run_duration submit_to_azureml tags after_submission hyperdrive_config hyperparam_args strictly_aml_v1 identity_based_auth "
-    "pytorch_processes_per_node_v2 use_mpi_run_for_single_node_jobs display_name",
+    "pytorch_processes_per_node_v2 use_mpi_run_for_single_node_jobs display_name entry_command python_executable hyperdrive_argument_prefix "
+    "exit_on_completion vscode ssh_key tensorboard_logs jupyter",
     "DatasetConfig": "name datastore overwrite_existing version use_mounting target_folder local_folder",
     "AzureRunInfo": "input_datasets output_datasets mount_contexts run is_running_in_azure_ml output_folder logs_folder",
     "aggregate_hyperdrive_metrics": f"child_run_arg_name run_id run keep_metrics {WHERE}",

@@ -14,7 +14,7 @@ from himl_cli.render.completions.scripts import FILES
 LONGEST_HELP = 100
 SLIDES = "folders+files:.csv"
 FREE = (
-    *("ARGS", "GLOB", "GLOB,...", "HOST", "IMAGE", "K=V", "K=V,...", "KEY", "M", "N", "NAME", "NAME=SPEC", "NAME[:V]", "P", "PACKAGE.MODULE", "PIXELS"),
+    *("ARGS", "GLOB", "GLOB,...", "HOST", "IMAGE", "K=V", "K=V,...", "KEY", "LINE", "M", "N", "NAME", "NAME=SPEC", "NAME[:V]", "P", "PACKAGE.MODULE", "PIXELS"),
     *("POLICY", "PREFIX", "REMOTE_PREFIX", "SECONDS", "SIZE", "SPEC", "TEXT", "TIME", "URL", "ID", "ID,..."),
 )
 """Metavars of free text."""

@@ -202,10 +202,12 @@ class _Meant:
         elif name in OF_TORCHRUN and self._is_launched and not self._target:
             self._switches.add(name)
             self._options += [OF_TORCHRUN[name], value or self._value()]
-        elif name in ("-m", "--input"):
+        elif name in ("-m", "--input", "--command"):
             value = value or self._value()
             if name == "--input":
                 self._inputs.append(value)
+            elif name == "--command":
+                self._target = [name, value]
             elif value.startswith("torch.distributed."):
                 self._is_launched = True
             else:

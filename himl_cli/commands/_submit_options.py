@@ -101,7 +101,13 @@ class _HasFields(Protocol):
 
 
 def submit_request(
-    cwd: Path, target: str | None, module: str | None, arguments: tuple[str, ...], bundles: tuple[_HasFields, ...], sources: Mapping[str, str]
+    cwd: Path,
+    target: str | None,
+    module: str | None,
+    command: str | None,
+    arguments: tuple[str, ...],
+    bundles: tuple[_HasFields, ...],
+    sources: Mapping[str, str],
 ) -> SubmitRequest:
     """All options as the service takes them; *sources* say where each value came from."""
     from himl_cli.services.submission import SubmitRequest
@@ -110,4 +116,4 @@ def submit_request(
     fields: dict[str, Any] = {}
     for bundle in bundles:
         fields |= bundle.fields
-    return SubmitRequest(cwd=cwd, target=target, module=module, arguments=arguments, typed=typed, **fields)
+    return SubmitRequest(cwd=cwd, target=target, module=module, command=command, arguments=arguments, typed=typed, **fields)

@@ -8,6 +8,7 @@ import typer
 
 from himl_cli.commands._bundles import Bundle
 from himl_cli.commands._options import ENV_VAR, parse_pairs, split_list
+from himl_cli.core.spelling import filled
 
 WHERE, SENT, ENVIRONMENT = "Where it runs", "What is sent", "Environment (of a cluster, except --env_var)"
 Text = str | None
@@ -39,6 +40,9 @@ class PlaceOptions(Bundle):
         shm_size: Annotated[
             str, typer.Option("--shm_size", metavar="SIZE", help="Shared memory on a cluster.", rich_help_panel=WHERE, show_default=True)
         ] = "100g",
+        instance_type: Annotated[
+            Text, typer.Option("--instance_type", metavar="NAME", help="Instance type of a Kubernetes or serverless compute.", rich_help_panel=WHERE)
+        ] = None,
         docker_args: Annotated[
             list[str] | None, typer.Option("--docker_args", metavar="ARGS", help="Arguments of 'docker run' on a cluster.", rich_help_panel=WHERE)
         ] = None,
@@ -47,6 +51,11 @@ class PlaceOptions(Bundle):
         ] = None,
         max_run_duration: Annotated[
             Text, typer.Option("--max_run_duration", metavar="TIME", help="End the job after that time: 30s, 30m, 2h, 1.5d.", rich_help_panel=WHERE)
+        ] = None,
+        vscode: Annotated[bool, typer.Option("--vscode", help="Let VS Code connect to the job on a cluster.", rich_help_panel=WHERE)] = False,
+        jupyter: Annotated[bool, typer.Option("--jupyter", help="Run JupyterLab beside the job on a cluster.", rich_help_panel=WHERE)] = False,
+        ssh_key: Annotated[
+            Text, typer.Option("--ssh_key", metavar="FILE", help="Let the owner of this public key sign in to the job by SSH.", rich_help_panel=WHERE)
         ] = None,
         create_cluster: Annotated[
             bool, typer.Option("--create_cluster", help="Make a pipeline's cluster where it is missing (size: .env).", rich_help_panel=WHERE)
@@ -68,6 +77,10 @@ class PlaceOptions(Bundle):
             "docker_args": tuple(docker_args or ()),
             "identity": identity,
             "max_run_duration": max_run_duration,
+            "instance_type": filled("--instance_type", instance_type),
+            "vscode": vscode,
+            "jupyter": jupyter,
+            "ssh_key": filled("--ssh_key", ssh_key),
             "python": python,
         }
 
@@ -112,6 +125,13 @@ class EnvironmentOptions(Bundle):
         docker_image: Annotated[
             Text, typer.Option("--docker_image", metavar="IMAGE", help="Docker image (default: one of Azure ML).", rich_help_panel=ENVIRONMENT)
         ] = None,
+        build_context: Annotated[
+            Text, typer.Option("--build_context", metavar="DIR", help="The folder to build the Docker image from.", rich_help_panel=ENVIRONMENT)
+        ] = None,
+        dockerfile: Annotated[
+            Text,
+            typer.Option("--dockerfile", metavar="FILE", help="The Dockerfile (default: the build context's Dockerfile).", rich_help_panel=ENVIRONMENT),
+        ] = None,
         pip_extra_index_url: Annotated[
             Text, typer.Option("--pip_extra_index_url", metavar="URL", help="One more index for pip.", rich_help_panel=ENVIRONMENT)
         ] = None,
@@ -123,6 +143,8 @@ class EnvironmentOptions(Bundle):
             "requirements": requirements,
             "environment": environment,
             "docker_image": docker_image,
+            "build_context": filled("--build_context", build_context),
+            "dockerfile": filled("--dockerfile", dockerfile),
             "pip_extra_index_url": pip_extra_index_url,
             "private_wheel": private_wheel,
             "env_vars": parse_pairs(ENV_VAR, env_var or ()),

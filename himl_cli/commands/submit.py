@@ -38,6 +38,9 @@ def submit(
         str | None, typer.Argument(metavar="TARGET", help="A .py or .sh script, a pipeline .json, or an Azure ML job .yml.", show_default=False)
     ] = None,
     module: Annotated[str | None, typer.Option("-m", metavar="PACKAGE.MODULE", help="A module, as python -m takes it.", rich_help_panel="Arguments")] = None,
+    command: Annotated[
+        str | None, typer.Option("--command", metavar="LINE", help="A command line, of any program, in place of TARGET.", rich_help_panel="Arguments")
+    ] = None,
 ) -> None:
     """Run a script as a job: a snapshot of its project, recorded with its log, outputs and metrics.
 
@@ -52,6 +55,7 @@ def submit(
       himl submit train.py --input mnist,local=data/mnist --tag team=blue
       himl submit train.py --sweep lr=0.1,0.01 --max_concurrent 2
       himl submit train.py --crossval 5 --cluster gpu
+      himl submit --command "python -V && python train.py"
       himl submit --resume latest
     """
     sources = value_sources(ctx)
@@ -60,7 +64,8 @@ def submit(
 
         return say_all_settings(talk, where, ctx.params, sources)
     say_misplaced(ctx, talk)
-    request = submit_request(Path.cwd(), target, module, script_arguments(ctx), (place, sent, environment, naming, build, data, many, after), sources)
+    bundles = (place, sent, environment, naming, build, data, many, after)
+    request = submit_request(Path.cwd(), target, module, command, script_arguments(ctx), bundles, sources)
     if many.resume is not None:
         from himl_cli.commands._submit_resume import resume
 

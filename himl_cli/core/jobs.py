@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
+from typing import Any
 
 from himl_cli.core.errors import BadUsage
 from himl_cli.core.placeholders import PLACEHOLDER, SEARCH_SPACE
@@ -17,6 +18,8 @@ HERE = "local"
 USUAL_DATASTORE = "workspaceblobstore"
 """What Azure ML calls the datastore that is the default one of every workspace; in a job's YAML that runs here it is the default one too."""
 DISTRIBUTIONS = ("pytorch", "mpi")
+SERVICES = ("vscode", "jupyterlab", "tensorboard", "ssh")
+"""What a person may use in a job while it runs on a cluster."""
 LARGE_SNAPSHOT_BYTES = 300 * 1024 * 1024
 PLACEHOLDERS = {
     "inputs": ("input", "Add --input {}=NAME"),
@@ -103,7 +106,8 @@ class EnvironmentSpec:
     """The Python environment of a job on a cluster: a registered one by `name` (`version` None: the latest), else one made from files.
 
     Made from files: `image` is the Docker image, `conda` the text of a conda file (empty: the image's own Python counts),
-    `wheels` are private wheels that the conda file installs by their file names.
+    `wheels` are private wheels that the conda file installs by their file names. Or the image is built by `dockerfile`, a path in the
+    folder `context`, which may also be an address.
     """
 
     name: str = ""
@@ -111,6 +115,8 @@ class EnvironmentSpec:
     image: str = ""
     conda: str = ""
     wheels: Sequence[Path] = ()
+    context: Snapshot | str | None = None
+    dockerfile: str = ""
 
 
 @dataclass(frozen=True)
@@ -121,8 +127,11 @@ class JobSpec:
     `snapshot.root` itself instead of a copy. `distribution` is `pytorch`, `mpi`, or empty for a plain process. `run_id` is empty where
     the workspace chooses it.
 
-    What counts on a cluster only: `cluster` (its name; empty: the job runs here), `nodes`, `shm_size`, `docker_args`, `identity`
-    (`user`, `managed` or None for the run's own token), `environment`, `sdk` (`v2`, or `v1` for the deprecated azureml-core).
+    What counts on a cluster only: `cluster` (its name; empty: the job runs here), `nodes`, `instance_type`, `resource_properties`, `shm_size`,
+    `docker_args`, `identity` (`user`, `managed` or None for the run's own token), `environment`, `sdk` (`v2`, or `v1` for the deprecated
+    azureml-core), `services`: names of SERVICES, each with what it needs (`ssh` the public keys, `tensorboard` the folder of its logs).
+
+    `python` is the interpreter here; on a cluster the words that stand before the script (empty: `python`).
 
     `sweep` makes it many runs: the job's run is their parent, and each trial gets `--NAME VALUE` for every hyperparameter that no argument names as
     `${{search_space.NAME}}`. `parent` is the run that the job belongs to.
@@ -149,10 +158,13 @@ class JobSpec:
     default_datastore: str | None = None
     cluster: str = ""
     nodes: int = 1
+    instance_type: str = ""
+    resource_properties: Mapping[str, Any] = field(default_factory=dict)
     shm_size: str = ""
     docker_args: Sequence[str] = ()
     identity: str | None = None
     environment: EnvironmentSpec | None = None
+    services: Mapping[str, str] = field(default_factory=dict)
     sdk: str = "v2"
     run_id: str = ""
     parent: str = ""

@@ -9,8 +9,10 @@ from himl_cli.core.redaction import mask_arguments, mask_line, redact
 from himl_cli.render.output import Output
 from himl_cli.render.tables import Column
 
-COMMAND_LINES = ("docker_args",)
+COMMAND_LINES = ("docker_args", "command")
 """Options whose values are several arguments each."""
+PUBLIC = ("ssh_key",)
+"""Options that are called like secrets, and take the name of a file."""
 
 
 class ShownSetting(NamedTuple):
@@ -45,6 +47,8 @@ def shown_value(name: str, value: Any) -> str:
     if isinstance(value, (list, tuple)):
         masked = mask_line if name in COMMAND_LINES else _masked
         return ", ".join(masked(str(entry)) for entry in value)
+    if name in (*COMMAND_LINES, *PUBLIC):
+        return mask_line(str(value))
     return _masked(f"{name}={value}").partition("=")[2]
 
 

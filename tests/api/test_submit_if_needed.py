@@ -104,13 +104,76 @@ def test_a_registered_environment_counts_alone(lab: StagedWorkspace, project: Pa
     assert job_of(lab)["environmentId"] == known
 
 
-def test_a_plain_job_is_sent_as_mpi_unless_that_is_not_wanted(lab: StagedWorkspace, project: Path) -> None:
-    send(write_script(project, "first.py", CLUSTER, HERE))
-    send(write_script(project, "second.py", f"{CLUSTER}, use_mpi_run_for_single_node_jobs=False", HERE))
+def test_a_plain_job_is_sent_without_mpi_unless_that_is_wanted(lab: StagedWorkspace, project: Path) -> None:
+    send(write_script(project, "first.py", f"{CLUSTER}, use_mpi_run_for_single_node_jobs=True", HERE))
+    send(write_script(project, "second.py", CLUSTER, HERE))
     kinds = {run.experiment.name: (run.job or {}).get("distribution") for run in lab.state.runs.values()}
     assert kinds["first"] is not None
     assert kinds["first"]["distributionType"] == "Mpi"
     assert kinds["second"] is None
+
+
+def test_services_and_resources_reach_the_job(lab: StagedWorkspace, project: Path) -> None:
+    (project / "id.pub").write_text("ssh-ed25519 AAAAC3Nz ada@lab\n")
+    call = (
+        f"""{CLUSTER}, instance_type="gpu-large", resources_properties={{"priority": "high"}}, jupyter=True, ssh_key="id.pub", tensorboard_logs=Path("logs")"""
+    )
+    send(write_script(project, "train.py", call, HERE))
+    job = job_of(lab)
+    assert (job["resources"]["instanceType"], job["resources"]["properties"]) == ("gpu-large", {"priority": "high"})
+    assert {name: service["jobServiceType"] for name, service in job["services"].items()} == {
+        "vscode": "VSCode",
+        "jupyterlab": "JupyterLab",
+        "tensorboard": "TensorBoard",
+        "ssh": "SSH",
+    }
+    assert job["services"]["tensorboard"]["properties"] == {"logDir": "logs"}
+    assert job["services"]["ssh"]["properties"] == {"sshPublicKeys": "ssh-ed25519 AAAAC3Nz ada@lab"}
+
+
+def test_vs_code_may_connect_unless_that_is_not_wanted(lab: StagedWorkspace, project: Path) -> None:
+    send(write_script(project, "first.py", CLUSTER, HERE))
+    send(write_script(project, "second.py", f"{CLUSTER}, vscode=False", HERE))
+    services = {run.experiment.name: (run.job or {}).get("services") for run in lab.state.runs.values()}
+    assert services == {"first": {"vscode": {"jobServiceType": "VSCode"}}, "second": None}
+
+
+def test_a_command_takes_the_place_of_the_script(lab: StagedWorkspace, project: Path) -> None:
+    call = f"""{CLUSTER}, entry_script="gone.py", entry_command="cd lab && torchrun --nproc_per_node 2 train.py" """
+    send(write_script(project, "send.py", call, HERE), "--lr", "a b")
+    job = job_of(lab)
+    assert job["command"] == "cd lab && torchrun --nproc_per_node 2 train.py --lr 'a b'"
+    assert job["experimentName"] == "train"
+
+
+def test_another_program_starts_the_script(lab: StagedWorkspace, project: Path) -> None:
+    send(write_script(project, "train.py", f'{CLUSTER}, python_executable="uv run"', HERE), "--lr", "1")
+    assert job_of(lab)["command"] == "uv run train.py --lr 1"
+
+
+def test_the_prefix_of_hyperparameters_is_theirs(lab: StagedWorkspace, project: Path) -> None:
+    args = '{"parameter_sampling": {"lr": [0.1, 0.01]}}'
+    send(write_script(project, "train.py", f'{CLUSTER}, hyperparam_args={args}, hyperdrive_argument_prefix="+"', HERE))
+    assert job_of(lab)["trial"]["command"] == "python train.py +lr=${{search_space.lr}}"
+
+
+def test_the_image_is_built_from_the_sdks_build_context(lab: StagedWorkspace, project: Path) -> None:
+    write_files(project, {"image/Dockerfile.gpu": "FROM python:3.11\n"})
+    script = write_script(project, "train.py", f'{CLUSTER}, build_context=BuildContext(path="image", dockerfile_path="Dockerfile.gpu")', HERE)
+    script.write_text(f"from azure.ai.ml.entities import BuildContext\n{script.read_text()}")
+    done = subprocess.run([sys.executable, str(script), "--azureml"], cwd=project, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    name, version = job_of(lab)["environmentId"].rpartition("/environments/")[2].split("/versions/")
+    assert lab.state.assets["environments"][name][version]["build"]["dockerfilePath"] == "Dockerfile.gpu"
+    assert lab.state.assets["environments"][name][version]["condaFile"] is None
+
+
+def test_the_process_goes_on_with_the_job_where_that_is_wanted(lab: StagedWorkspace, project: Path) -> None:
+    after = "print('GOES ON', type(info).__module__.split('.')[:3], info.name)"
+    script = write_script(project, "train.py", f"{CLUSTER}, exit_on_completion=False", after)
+    done = subprocess.run([sys.executable, str(script), "--azureml"], cwd=project, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert f"GOES ON ['azure', 'ai', 'ml'] {sent(lab).run_id}" in done.stdout
 
 
 def test_the_current_folder_is_sent_without_ignored_ones(lab: StagedWorkspace, project: Path) -> None:

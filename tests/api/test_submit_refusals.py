@@ -33,6 +33,12 @@ from tests.servers.azureml.seeding import StagedWorkspace
         (f"{CLUSTER}, pytorch_processes_per_node_v2=10**30", "pytorch_processes_per_node_v2 can be 1,024 at most"),
         (f"{CLUSTER}, pytorch_processes_per_node_v2=2.5", "pytorch_processes_per_node_v2 must be a whole number from 1 on, not 2.5"),
         (f"{CLUSTER}, num_nodes=65_001", "num_nodes can be 65,000 at most"),
+        (f'{CLUSTER}, ssh_key="config.json"', "ssh_key 'config.json' holds no public key"),
+        (f'{CLUSTER}, ssh_key="~/.ssh/none.pub"', "ssh_key '~/.ssh/none.pub' is neither a public key nor a file"),
+        (f"{CLUSTER}, build_context=object()", "build_context is neither a folder nor a BuildContext, but of type object"),
+        (f'{CLUSTER}, build_context="none"', "build_context 'none' is no folder"),
+        (f'{CLUSTER}, build_context=".", conda_environment_file="environment.yml"', "build_context and conda_environment_file were both given"),
+        (f'{CLUSTER}, entry_command=" "', "entry_command got an empty value"),
     ],
 )
 def test_arguments_that_cannot_be_used_are_value_errors(lab: StagedWorkspace, project: Path, call: str, said: str) -> None:

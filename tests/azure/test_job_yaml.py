@@ -12,14 +12,14 @@ import yaml
 
 from himl_cli.core.errors import BadUsage
 from himl_cli.core.events import ignore
-from himl_cli.core.jobs import DataSpec, EnvironmentSpec, JobSpec
+from himl_cli.core.jobs import DataSpec, Entry, EntryKind, EnvironmentSpec, JobSpec
 from himl_cli.services.git import git_facts
 from himl_cli.services.naming import automatic_tags
 from himl_cli.workspaces.azure.jobs.command_text import command_text
 from himl_cli.workspaces.azure.jobs.sdk import load_sdk, silenced
 from himl_cli.workspaces.azure.workspace import AzureWorkspace
 from himl_cli.workspaces.open import job_yaml
-from tests.azure_jobs import MADE, cluster_spec
+from tests.azure_jobs import MADE, cluster_spec, snapshot_of
 from tests.azure_workspaces import opened
 from tests.servers.azureml.seeding import StagedWorkspace
 
@@ -62,6 +62,10 @@ SPECS: dict[str, dict[str, Any]] = {
     "mpi": {"nodes": 2, "distribution": "mpi", "shm_size": "16g", "max_seconds": 5400.0},
     "as the user": {"identity": "user"},
     "as the cluster": {"identity": "managed", "display_name": "shown", "tags": {"n": "1", "b": "true", "e": ""}},
+    "services": {"services": {"vscode": "", "jupyterlab": "", "tensorboard": "outputs/tb", "ssh": "ssh-ed25519 AAAA ada@lab"}},
+    "resources": {"instance_type": "gpu-large", "resource_properties": {"AISuperComputer": {"slaTier": "Premium"}}},
+    "a command": {"entry": Entry(EntryKind.command, "cd lab && torchrun --nproc_per_node 2 'a b.py'"), "arguments": ["--x", "$HOME"]},
+    "another program": {"python": "torchrun --nproc_per_node 2"},
     "image alone": {"environment": EnvironmentSpec(image="docker.io/python:3.11")},
     "registered": {"environment": EnvironmentSpec("torch", "1")},
     "of a registry": {"environment": EnvironmentSpec("azureml://registries/azureml/environments/sklearn-1.5/versions/3")},
@@ -91,6 +95,41 @@ def check_same(workspace: AzureWorkspace, azure: StagedWorkspace, project: Path,
 @pytest.mark.parametrize("fields", SPECS.values(), ids=list(SPECS))
 def test_the_yaml_makes_the_same_job(workspace: AzureWorkspace, azure: StagedWorkspace, project: Path, fields: dict[str, Any]) -> None:
     check_same(workspace, azure, project, cluster_spec(project / "code", **fields))
+
+
+def test_the_build_context_is_the_one_that_azure_ai_ml_sends(workspace: AzureWorkspace, azure: StagedWorkspace, project: Path) -> None:
+    folder = snapshot_of(project / "image", {"docker/Dockerfile.gpu": "FROM python:3.11\nCOPY lib /lib\n", "lib/a.py": "1\n"})
+    spec = cluster_spec(project / "code", environment=EnvironmentSpec(context=folder, dockerfile="docker/Dockerfile.gpu"))
+    built = []
+    for job in (by_sdk(workspace, azure, job_yaml(spec), project), by_himl(workspace, azure, spec)):
+        environment = registered(azure, job["environmentId"])
+        assert environment["build"]["dockerfilePath"] == "docker/Dockerfile.gpu"
+        files = files_at(azure, environment["build"]["contextUri"])
+        built.append({name: content for name, content in files.items() if not name.endswith("/")})
+    assert built[0] == built[1] == {"docker/Dockerfile.gpu": b"FROM python:3.11\nCOPY lib /lib\n", "lib/a.py": b"1\n"}
+    azure.stage.log.clear()
+    by_himl(workspace, azure, spec)
+    assert not azure.requests("^PUT.*/environments/")
+
+
+def test_a_build_context_elsewhere_stays_where_it_is(workspace: AzureWorkspace, azure: StagedWorkspace, project: Path) -> None:
+    context = "https://github.com/example/image.git#main:docker"
+    spec = cluster_spec(project / "code", environment=EnvironmentSpec(context=context, dockerfile="Dockerfile"))
+    for job in (by_sdk(workspace, azure, job_yaml(spec), project), by_himl(workspace, azure, spec)):
+        assert registered(azure, job["environmentId"])["build"] == {"contextUri": context, "dockerfilePath": "Dockerfile"}
+
+
+def registered(azure: StagedWorkspace, environment_id: str) -> dict[str, Any]:
+    """What the workspace has under the id."""
+    name, version = environment_id.rpartition("/environments/")[2].split("/versions/")
+    return dict(azure.state.assets["environments"][name][version])
+
+
+def files_at(azure: StagedWorkspace, url: str) -> dict[str, bytes]:
+    """What lies in the folder of a datastore at *url*, by name."""
+    container = azure.state.datastores["workspaceblobstore"].container
+    prefix = url.partition(f"/{container}/")[2].rstrip("/") + "/"
+    return {name.removeprefix(prefix): azure.get_blob("workspaceblobstore", name) for name in azure.blob_names("workspaceblobstore", prefix)}
 
 
 def test_facts_of_git_are_where_azure_ai_ml_puts_them(workspace: AzureWorkspace, azure: StagedWorkspace, project: Path, git: Callable[..., str]) -> None:

@@ -217,3 +217,31 @@ def test_a_running_job_is_canceled(lab: StagedWorkspace, himl: Himl, project: Pa
     himl.ok("runs", "cancel", run_id)
     lab.wait_for(run_id, "Canceled")
     assert himl.ok("runs", "show", run_id, "--json").json()["status"] == "Canceled"
+
+
+def test_the_image_is_built_from_a_folder_of_ours(lab: StagedWorkspace, himl: Himl, project: Path) -> None:
+    write_files(project, {"image/Dockerfile.own": "FROM python:3.11\n"})
+    (project / "environment.yml").unlink()
+    run_id = submitted(himl, "train.py", "--build_context", "image", "--dockerfile", "Dockerfile.own")
+    context = definition_of(lab, run_id)["environment"]["docker"]["buildContext"]
+    assert (context["dockerfilePath"], context["locationType"].lower()) == ("Dockerfile.own", "storageaccount")
+    (name,) = lab.blob_names("workspaceblobstore", "himl-environments/")
+    assert context["location"].endswith(f"/{name.removesuffix('Dockerfile.own')}")
+    assert lab.get_blob("workspaceblobstore", name) == b"FROM python:3.11\n"
+
+
+@pytest.mark.usefixtures("running")
+def test_a_command_is_run(lab: StagedWorkspace, himl: Himl) -> None:
+    run_id = submitted(himl, "--command", "cd . && python train.py --a", "--", "b c")
+    lab.wait_for(run_id, "Completed")
+    assert "trained --a b c" in himl.ok("runs", "logs", run_id).stdout
+
+
+def test_what_the_older_sdk_cannot_do_is_refused(lab: StagedWorkspace, himl: Himl) -> None:
+    cases = {("train.py", "--vscode"): "--vscode", ("train.py", "--jupyter"): "--jupyter", ("train.py", "--instance_type", "x"): "--instance_type"}
+    for options, message in cases.items():
+        done = himl("submit", "--sdk", "v1", "--cluster", "cpu-cluster", *options)
+        assert (done.code, f"{message}: not with --sdk v1." in done.stderr) == (2, True), done.stderr
+    line = himl("submit", "--sdk", "v1", "--cluster", "cpu-cluster", "--command", "cat ${{inputs.a}}", "--input", "a=faces")
+    assert (line.code, "--command: with --sdk v1 it holds no placeholders." in line.stderr) == (2, True), line.stderr
+    assert lab.requests() == []

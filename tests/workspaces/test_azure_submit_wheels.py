@@ -92,7 +92,7 @@ def test_a_workspace_without_a_place_for_wheels_is_told_so(workspace: AzureWorks
     if kind:
         azure.add_datastore("workspaceblobstore", kind=kind)
     azure.add_datastore("other", is_default=True, container=blobs.container)
-    with pytest.raises(BadUsage, match="Private wheels go into the datastore 'workspaceblobstore'") as caught:
+    with pytest.raises(BadUsage, match="Files for an image go into the datastore 'workspaceblobstore'") as caught:
         workspace.submit(cluster_spec(project, environment=with_wheel(project)), notify=ignore)
     assert "--environment" in caught.value.hint
     assert not azure.state.runs

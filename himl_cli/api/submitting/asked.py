@@ -18,6 +18,8 @@ class Asked:
     """The arguments of `submit_to_azure_if_needed`, by the same names; what they mean stands there."""
 
     compute_cluster_name: str
+    instance_type: str | None
+    resources_properties: Mapping[str, Any] | None
     entry_script: PathLike | None
     aml_workspace: Any | None
     workspace_config_file: PathLike | None
@@ -25,6 +27,7 @@ class Asked:
     snapshot_root_directory: PathLike | None
     script_params: Sequence[str] | None
     conda_environment_file: PathLike | None
+    build_context: Any | None
     aml_environment_name: str
     experiment_name: str | None
     environment_variables: Mapping[str, str] | None
@@ -50,3 +53,11 @@ class Asked:
     pytorch_processes_per_node_v2: int | None
     use_mpi_run_for_single_node_jobs: bool
     display_name: str | None
+    entry_command: PathLike | None
+    python_executable: str
+    hyperdrive_argument_prefix: str
+    exit_on_completion: bool
+    vscode: bool
+    ssh_key: str | None
+    tensorboard_logs: PathLike | None
+    jupyter: bool

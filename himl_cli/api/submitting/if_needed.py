@@ -23,6 +23,8 @@ DEFAULT_SHM_SIZE = "100g"
 
 def submit_to_azure_if_needed(
     compute_cluster_name: str = "",
+    instance_type: str | None = None,
+    resources_properties: Mapping[str, Any] | None = None,
     entry_script: PathLike | None = None,
     aml_workspace: Any | None = None,
     workspace_config_file: PathLike | None = None,
@@ -30,6 +32,7 @@ def submit_to_azure_if_needed(
     snapshot_root_directory: PathLike | None = None,
     script_params: Sequence[str] | None = None,
     conda_environment_file: PathLike | None = None,
+    build_context: Any | None = None,
     aml_environment_name: str = "",
     experiment_name: str | None = None,
     environment_variables: Mapping[str, str] | None = None,
@@ -53,42 +56,60 @@ def submit_to_azure_if_needed(
     strictly_aml_v1: bool = False,
     identity_based_auth: bool = False,
     pytorch_processes_per_node_v2: int | None = None,
-    use_mpi_run_for_single_node_jobs: bool = True,
+    use_mpi_run_for_single_node_jobs: bool = False,
     display_name: str | None = None,
-) -> AzureRunInfo:
+    entry_command: PathLike | None = None,
+    python_executable: str = "python",
+    hyperdrive_argument_prefix: str = "--",
+    exit_on_completion: bool = True,
+    vscode: bool = True,
+    ssh_key: str | None = None,
+    tensorboard_logs: PathLike | None = None,
+    jupyter: bool = False,
+) -> AzureRunInfo | Any:
     """Send the script that calls this to Azure ML if the command line has `--azureml`, and end this process; else say where its data is.
 
     Arguments and defaults are hi-ml's. Inside a job nothing is sent ever: the job's own paths are given, and the flag is taken out of `sys.argv`, as it
     is out of the arguments that a job is sent with. Outside of a job, input datasets are found by `local_folder`, else in the local workspace, else
-    downloaded from the Azure ML workspace that is configured, else their path is None. After the submission the process ends with code 0.
+    downloaded from the Azure ML workspace that is configured, else their path is None. After the submission the process ends with code 0, unless
+    *exit_on_completion* is False: then the answer is azure-ai-ml's job, or azureml-core's run where *strictly_aml_v1* is set.
 
     Where, and whether:
 
     - *submit_to_azureml*: True or False decide in place of the flag.
     - *compute_cluster_name*: the cluster of Azure ML; a submission needs one.
+    - *instance_type*: the kind of machine, of a Kubernetes or serverless compute. *resources_properties*: more about its resources, by name.
     - *aml_workspace*, *ml_client*: himl's or azureml-core's `Workspace`, or azure-ai-ml's `MLClient`. The first of them that is given counts.
     - *workspace_config_file*: a `config.json`, where neither is given (default: what `get_workspace` finds).
     - *num_nodes*: machines, 1 to 65,000.
-    - *pytorch_processes_per_node_v2*: processes a machine, 1 to 1,024, started as PyTorch's ranks. None is one process a machine, started by MPI.
-    - *use_mpi_run_for_single_node_jobs*: False sends a job of one process as a plain one, without MPI.
+    - *pytorch_processes_per_node_v2*: processes a machine, 1 to 1,024, started as PyTorch's ranks. None is one process a machine, several of them
+      started by MPI.
+    - *use_mpi_run_for_single_node_jobs*: True sends a job of one process as one of MPI too, which Kubernetes needs to see its GPUs.
     - *max_run_duration*: a number and a unit (`30s`, `30m`, `2h`, `1.5d`), of a search for each run; empty for no limit.
     - *docker_shm_size*: shared memory, a whole number and `b`, `k`, `m` or `g`.
     - *identity_based_auth*: the job signs in to Azure as whoever submits it.
+    - *vscode*, *jupyter*: VS Code may connect to the job, JupyterLab runs beside it. Not for a search.
+    - *ssh_key*: a public key, or its file; who has the private one may sign in to the job. Not for a search.
+    - *tensorboard_logs*: the folder in the job whose event files a TensorBoard beside it shows. Not for a search.
     - *strictly_aml_v1*: by azureml-core in place of azure-ai-ml (`pip install '.[v1]'` in himl's sources).
 
     What runs:
 
     - *entry_script*: a path, seen from the snapshot's folder, else from the current one, or `-m MODULE` (default: the script that runs).
+    - *entry_command*: a command line in place of a script, of any program.
+    - *python_executable*: what starts the script, such as `torchrun` or `uv run`.
     - *script_params*: its arguments (default: those of this process without the flag).
     - *snapshot_root_directory*: the folder that is sent (default: the current one).
     - *ignored_folders*: folders left out of it. A name alone counts at any depth, a path is seen from the snapshot's folder.
     - *environment_variables*: variables of the job; values become texts.
     - *hyperdrive_config*: a search, as `create_crossval_hyperdrive_config` gives it, or azureml's `HyperDriveConfig`.
     - *hyperparam_args*: a search as a dictionary, as `create_grid_hyperparam_args_v2` gives it; its `timeout` and `trial_timeout` are seconds. Not both.
+    - *hyperdrive_argument_prefix*: what stands before the names in *hyperparam_args*: with `+` a trial gets `+lr=0.1`.
 
     Its environment:
 
-    - *aml_environment_name*: a registered one, `NAME` or `NAME:VERSION`. It counts alone; the next four are not used then.
+    - *aml_environment_name*: a registered one, `NAME` or `NAME:VERSION`. It counts alone; the next five are not used then.
+    - *build_context*: azure-ai-ml's `BuildContext`, azureml-core's `DockerBuildContext`, or a folder with a Dockerfile; the image is built from it.
     - *conda_environment_file*: what one is made from (default: the nearest `environment.yml` here or above).
     - *docker_base_image*: the image below it.
     - *pip_extra_index_url*: one more index for pip.
@@ -105,7 +126,8 @@ def submit_to_azure_if_needed(
       script's name, or the module's with `_` for `.`). The variable HIML_EXPERIMENT_NAME goes before it, as in hi-ml.
     - *display_name*, *tags*: what the run is called, and its tags; their values become texts.
     - *after_submission*: is called with azure-ai-ml's job and its MLClient, or with azureml-core's run where *strictly_aml_v1* is set.
-    - *wait_for_completion*: the process ends once the run has.
+    - *exit_on_completion*: the process ends after that.
+    - *wait_for_completion*: this is once the run has ended.
     - *wait_for_completion_show_output*: the run's log is written to stdout meanwhile; counts with *wait_for_completion* only.
 
     Raises kinds of `HimlError`: BadUsage that are ValueErrors too for arguments that cannot be used, before anything is sent; JobFailed
@@ -120,10 +142,10 @@ def submit_to_azure_if_needed(
         return _in_job(inputs, outputs, is_wanted)
     if is_wanted:
         from himl_cli.api.errors import one_line_if_uncaught
-        from himl_cli.api.submitting.submission import submit_and_exit
+        from himl_cli.api.submitting.submission import submit
 
         with one_line_if_uncaught():
-            submit_and_exit(asked, inputs, outputs, AZUREML_FLAG, DEFAULT_DOCKER_IMAGE)
+            return submit(asked, inputs, outputs, AZUREML_FLAG, DEFAULT_DOCKER_IMAGE)
     from himl_cli.api.submitting.outside import info_outside
 
     return info_outside(asked, inputs, outputs)

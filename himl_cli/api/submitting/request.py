@@ -15,6 +15,7 @@ from himl_cli.api.submitting.hyperdrive_config import sweep_of_config
 from himl_cli.api.submitting.hyperparam_args import sweep_of_args, trial_seconds_of
 from himl_cli.core.errors import BadUsage
 from himl_cli.core.jobs import HERE
+from himl_cli.core.placeholders import SEARCH_SPACE
 from himl_cli.core.sweeps import SweepSpec
 from himl_cli.services.environments.choose import CONDA_NAMES
 from himl_cli.services.naming import hi_ml_experiment
@@ -32,15 +33,25 @@ def request_of(asked: Asked, inputs: Sequence[DatasetConfig], outputs: Sequence[
     _check(asked)
     cwd = Path.cwd()
     root = _absolute(cwd, asked.snapshot_root_directory) or cwd
-    target, module = _entry(asked.entry_script, root, cwd)
+    command = str(asked.entry_command) if asked.entry_command is not None else None
+    target, module = (None, None) if command else _entry(asked.entry_script, root, cwd)
     if asked.snapshot_root_directory is None:
         check_root(root, cwd / target if target else None)
+    sweep = _sweep(asked)
     return SubmitRequest(
         cwd=cwd,
         target=target,
         module=module,
-        arguments=tuple(map(str, asked.script_params)) if asked.script_params is not None else tuple(word for word in sys.argv[1:] if word != flag),
+        command=command,
+        arguments=(*_arguments(asked, flag), *_values(asked, sweep)),
         cluster=asked.compute_cluster_name,
+        python_executable=asked.python_executable,
+        instance_type=asked.instance_type,
+        resource_properties=asked.resources_properties,
+        vscode=asked.vscode and sweep is None and not asked.strictly_aml_v1,  # wanted where it can be had, since it is the default
+        jupyter=asked.jupyter,
+        ssh_key=asked.ssh_key,
+        tensorboard_logs=None if asked.tensorboard_logs is None else Path(asked.tensorboard_logs).as_posix(),
         num_nodes=asked.num_nodes,
         processes_per_node=asked.pytorch_processes_per_node_v2,
         no_mpi_single_node=not asked.use_mpi_run_for_single_node_jobs,
@@ -57,7 +68,7 @@ def request_of(asked: Asked, inputs: Sequence[DatasetConfig], outputs: Sequence[
         outputs=[config.to_output(index) for index, config in enumerate(outputs)],
         default_datastore=asked.default_datastore or None,
         sdk="v1" if asked.strictly_aml_v1 else "v2",
-        ready_sweep=_sweep(asked),
+        ready_sweep=sweep,
         **_environment(asked, cwd, default_image),
     )
 
@@ -79,6 +90,17 @@ def _sweep(asked: Asked) -> SweepSpec | None:
     if asked.hyperdrive_config is not None:
         return sweep_of_config(asked.hyperdrive_config)
     return sweep_of_args(asked.hyperparam_args) if asked.hyperparam_args is not None else None
+
+
+def _arguments(asked: Asked, flag: str) -> Sequence[str]:
+    return [*map(str, asked.script_params)] if asked.script_params is not None else [word for word in sys.argv[1:] if word != flag]
+
+
+def _values(asked: Asked, sweep: SweepSpec | None) -> Sequence[str]:
+    """The arguments by which a trial gets its values, where they do not begin with `--` as himl has them."""
+    if sweep is None or asked.hyperparam_args is None or asked.hyperdrive_argument_prefix == "--":
+        return ()
+    return [f"{asked.hyperdrive_argument_prefix}{name}=${{{{{SEARCH_SPACE}.{name}}}}}" for name in sweep.space]
 
 
 def _longest(asked: Asked) -> str | None:
@@ -123,6 +145,8 @@ def _environment(asked: Asked, cwd: Path, default_image: str) -> dict[str, Any]:
     """A registered environment counts alone, as in hi-ml; else one is made from files."""
     if asked.aml_environment_name:
         return {"environment": asked.aml_environment_name}
+    if asked.build_context is not None:
+        return _built(asked, cwd)
     found = _absolute(cwd, asked.conda_environment_file) or _nearest_conda_file(cwd)
     has_own_image = asked.docker_base_image not in ("", default_image)
     return {
@@ -131,6 +155,17 @@ def _environment(asked: Asked, cwd: Path, default_image: str) -> dict[str, Any]:
         "pip_extra_index_url": asked.pip_extra_index_url or None,
         "private_wheel": str(asked.private_pip_wheel_path) if asked.private_pip_wheel_path else None,
     }
+
+
+def _built(asked: Asked, cwd: Path) -> dict[str, Any]:
+    """What an image is built from: the objects of both SDKs have the same in other words."""
+    if asked.conda_environment_file:
+        raise BadUsage("build_context and conda_environment_file were both given.", hint="Leave one of them out.")
+    given = asked.build_context
+    place = getattr(given, "path", None) or getattr(given, "location", None) or given
+    if not isinstance(place, (str, os.PathLike)):
+        raise BadUsage(f"build_context is neither a folder nor a BuildContext, but of type {type(given).__qualname__}.")
+    return {"build_context": str(place), "dockerfile": getattr(given, "dockerfile_path", None)}
 
 
 def _nearest_conda_file(cwd: Path) -> Path | None:

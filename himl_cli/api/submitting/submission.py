@@ -1,4 +1,4 @@
-"""Sending the script that runs to Azure ML, and ending the process."""
+"""Sending the script that runs to Azure ML, and ending the process unless that is not wanted."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Any
 
 from himl_cli.api.submitting.asked import Asked
 from himl_cli.api.submitting.dataset_config import DatasetConfig
@@ -30,8 +30,8 @@ from himl_cli.workspaces.job_abilities import SubmitsJobs
 from himl_cli.workspaces.open import require_sdk_v1, sdk_run, sdk_view
 
 
-def submit_and_exit(asked: Asked, inputs: Sequence[DatasetConfig], outputs: Sequence[DatasetConfig], flag: str, default_image: str) -> NoReturn:
-    """Submit what was asked for, say where it is, wait where that is wanted, and end the process with code 0.
+def submit(asked: Asked, inputs: Sequence[DatasetConfig], outputs: Sequence[DatasetConfig], flag: str, default_image: str) -> Any:
+    """Submit what was asked for, say where it is, wait where that is wanted, and end the process with code 0, or give the SDK's job or run.
 
     Raises HimlError where that fails; nothing is sent then, or the message says what was.
     """
@@ -50,17 +50,19 @@ def submit_and_exit(asked: Asked, inputs: Sequence[DatasetConfig], outputs: Sequ
                 hint=f"{HOW_TO_CONFIGURE} Or pass workspace_config_file.",
             )
         try:
-            _submit(asked, workspace, prepare_job(request), output)
+            run = _submit(asked, workspace, prepare_job(request), output)
+            if not asked.exit_on_completion:
+                return sdk_run(workspace, run.id) if asked.strictly_aml_v1 else sdk_view(workspace, run.id)[0]
         except Interrupted as err:
             output.notice(f"{err} {err.hint}".strip())
             sys.exit(err.exit_code)
         finally:
-            if isinstance(workspace, HoldsConnections):
+            if asked.exit_on_completion and isinstance(workspace, HoldsConnections):  # which a run of azureml-core goes on using
                 workspace.close()
     sys.exit(0)
 
 
-def _submit(asked: Asked, workspace: Workspace, job: PreparedJob, output: Output) -> None:
+def _submit(asked: Asked, workspace: Workspace, job: PreparedJob, output: Output) -> Run:
     if not isinstance(workspace, SubmitsJobs):
         raise BadUsage(f"{workspace.label} runs no jobs.")
     say_prepared(output, job.remarks, job.report)
@@ -72,6 +74,7 @@ def _submit(asked: Asked, workspace: Workspace, job: PreparedJob, output: Output
         _call_after_submission(asked, workspace, run)
         if asked.wait_for_completion:
             _wait(workspace, run, output, follows=follows, trials=job.spec.sweep.max_trials if job.spec.sweep else 0)
+    return run
 
 
 def _call_after_submission(asked: Asked, workspace: Workspace, run: Run) -> None:

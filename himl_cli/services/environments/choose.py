@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from himl_cli.core.addresses import is_address
 from himl_cli.core.errors import BadUsage
 from himl_cli.core.events import Notice, Notify
 from himl_cli.core.jobs import EnvironmentSpec
@@ -18,10 +19,12 @@ from himl_cli.services.environments.pip_lines import Kind, PipLine
 from himl_cli.services.environments.project_python import folders_up_to
 from himl_cli.services.environments.requirements import python_alone, requirements_as_conda
 from himl_cli.services.environments.wheels import check_wheel
+from himl_cli.services.snapshot import take_snapshot
 
 DEFAULT_IMAGE = "mcr.microsoft.com/azureml/openmpi5.0-cuda12.4-ubuntu22.04:20260901.v1"
 """Azure ML's own base image with MPI, CUDA and conda; it runs on machines without a GPU too. Pinned, so that an environment stays what it was."""
 
+DOCKERFILE = "Dockerfile"
 CONDA_NAMES = ("environment.yml", "environment.yaml")
 NEAR_NAMES = ("requirements.txt", "conda.yml", "conda.yaml", "conda_dependencies.yml", "env.yml", "env.yaml")
 
@@ -46,6 +49,8 @@ class EnvironmentRequest:
     pip_extra_index_url: str | None = None
     private_wheel: str | None = None
     may_be_bare: bool = False
+    build_context: str | None = None
+    dockerfile: str | None = None
 
 
 def environment_spec(request: EnvironmentRequest, script_folder: Path, root: Path, notify: Notify, env: Mapping[str, str] | None = None) -> EnvironmentSpec:
@@ -57,6 +62,8 @@ def environment_spec(request: EnvironmentRequest, script_folder: Path, root: Pat
     _check_together(request)
     if request.environment is not None:
         return _registered(request.environment)
+    if request.build_context or request.dockerfile:
+        return _built(request.cwd, request.build_context, request.dockerfile)
     image = _image(request.docker_image)
     described = _described(request, script_folder, root, os.environ if env is None else env, notify)
     if described is None:
@@ -78,6 +85,10 @@ def _check_together(request: EnvironmentRequest) -> None:
         raise BadUsage(
             f"--environment and {given[0]} were both given.", hint="A registered environment is used as it is; give either it or what to make one from."
         )
+    built_by = "--build_context" if request.build_context else "--dockerfile"
+    other = ["--environment", *given] if request.environment is not None else given
+    if other and (request.build_context or request.dockerfile):
+        raise BadUsage(f"{built_by} and {other[0]} were both given.", hint="The Dockerfile says all that is in the image; leave one of them out.")
     if request.conda_env and request.requirements:
         raise BadUsage("--conda_env and --requirements were both given.", hint="List the requirements in the conda file, below '- pip:'.")
 
@@ -94,6 +105,26 @@ def _registered(text: str) -> EnvironmentSpec:
         )
     version = found["version"]
     return EnvironmentSpec(name=found["name"], version=None if version in (None, "latest") else version)
+
+
+def _built(cwd: Path, context: str | None, dockerfile: str | None) -> EnvironmentSpec:
+    """The image that *dockerfile* makes, in the folder or at the address *context*: by default `Dockerfile`, and the folder that it lies in."""
+    if context and is_address(context):
+        return EnvironmentSpec(context=context.strip(), dockerfile=dockerfile or DOCKERFILE)
+    folder = (cwd / context if context else (cwd / str(dockerfile)).parent).resolve()
+    if not folder.is_dir():
+        raise BadUsage(f"--build_context '{context}' is no folder." if context else f"There is no file --dockerfile '{dockerfile}'.")
+    found = next((path for path in (folder / (dockerfile or DOCKERFILE), cwd / (dockerfile or DOCKERFILE)) if path.is_file()), None)
+    if found is None:
+        raise BadUsage(f"There is no '{dockerfile or DOCKERFILE}' in '{folder}'.", hint="Name it with --dockerfile FILE, a path in the folder.")
+    found = found.parent.resolve() / found.name
+    if not found.is_relative_to(folder):
+        raise BadUsage(f"--dockerfile '{dockerfile}' lies outside of --build_context '{context}'.", hint="Give a --build_context that holds it.")
+    report = take_snapshot(folder)
+    name = found.relative_to(folder).as_posix()
+    if name not in report.snapshot.files:
+        raise BadUsage(f"'{name}' is left out of the build context '{folder}'.", hint=f"Look in its {report.ignore_file}.")
+    return EnvironmentSpec(context=report.snapshot, dockerfile=name)
 
 
 def _image(asked: str | None) -> str:
@@ -131,7 +162,7 @@ def _image_alone(request: EnvironmentRequest, image: str, folders: Sequence[Path
         found = f"There is one to name: {_option_for(near, request.cwd)}. Else" if near else "Give"
         raise BadUsage(
             f"Nothing says which packages the job needs: no {CONDA_NAMES[0]} from the script's folder up to '{folders[-1]}'.",
-            hint=f"{found} --conda_env FILE, --requirements FILE, --environment NAME, or --docker_image IMAGE alone.",
+            hint=f"{found} --conda_env FILE, --requirements FILE, --environment NAME, --build_context DIR, or --docker_image IMAGE alone.",
         )
     for option, value in (("--pip_extra_index_url", request.pip_extra_index_url), ("--private_wheel", request.private_wheel)):
         if value:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from difflib import get_close_matches
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from himl_cli.core.errors import BadUsage
 from himl_cli.core.home import home_folder
@@ -17,7 +17,7 @@ KINDS = {".py": EntryKind.script, ".sh": EntryKind.shell}
 
 
 def find_root(request: SubmitRequest) -> tuple[Path, Path]:
-    """The script's path (or the current folder, for a module) and the snapshot root. Raises BadUsage."""
+    """The script's path (or the current folder, for a module or a command) and the snapshot root. Raises BadUsage."""
     start = request.cwd / request.target if request.target else request.cwd
     if request.target:
         _check_script(start, request.target)
@@ -37,6 +37,8 @@ def find_entry(request: SubmitRequest, script: Path, root: Path) -> Entry:
             raise BadUsage(f"-m '{request.module}' is no module name.", hint="Write it with dots, without .py: -m package.module")
         _check_module(request.module, root)
         return Entry(EntryKind.module, request.module)
+    if request.command:
+        return Entry(EntryKind.command, request.command)
     if not script.is_relative_to(root):
         raise BadUsage(f"'{request.target}' lies outside the snapshot root '{root}'.", hint="Give a --snapshot_root that holds the script.")
     return Entry(KINDS[script.suffix], script.relative_to(root).as_posix())
@@ -59,11 +61,20 @@ def check_root(root: Path, script: Path | None) -> None:
         )
 
 
+def named_by(entry: Entry) -> str:
+    """What the experiment is named after: the script or module; of a command the first of these in it, else its program."""
+    if entry.kind is not EntryKind.command:
+        return entry.target
+    words = [word.strip("'\"") for word in entry.target.split()]
+    named = [word for before, word in zip(["", *words], words, strict=False) if word.endswith(tuple(KINDS)) or before in ("-m", "--module")]
+    return named[0] if named else f"{PurePath(words[0]).name}.sh" if words else ""
+
+
 def entry_file(entry: Entry, root: Path) -> Path | None:
-    """The Python file that is started; None for a shell script, and for a module that does not lie below *root*."""
+    """The Python file that is started; None for a shell script, a command, and a module that does not lie below *root*."""
     if entry.kind is EntryKind.script:
         return root / entry.target
-    if entry.kind is EntryKind.shell:
+    if entry.kind in (EntryKind.shell, EntryKind.command):
         return None
     module = root.joinpath(*entry.target.split("."))
     candidates = (module.with_name(f"{module.name}.py"), module / "__main__.py")

@@ -15,22 +15,24 @@ CHOICES = {"distribution": DISTRIBUTIONS, "identity": ("user", "managed"), "reco
 HERE_ONLY = ("in_place", "python", "record_in")
 CLUSTER_ONLY = (
     *("shm_size", "docker_args", "identity", "no_mpi_single_node", "conda_env", "requirements", "environment", "docker_image"),
-    *("pip_extra_index_url", "private_wheel", "sdk"),
+    *("pip_extra_index_url", "private_wheel", "build_context", "dockerfile", "instance_type", "vscode", "jupyter", "ssh_key", "sdk"),
 )
 MADE_FROM_FILES = ("conda_env", "requirements", "docker_image", "pip_extra_index_url", "private_wheel")
+WAYS_TO_ENVIRONMENTS = (("environment",), MADE_FROM_FILES, ("build_context", "dockerfile"))
 
 
 def check_place(request: SubmitRequest) -> None:
     """Raises BadUsage for values that no job can have, and for what was typed and cannot be done where the job runs."""
-    if bool(request.target) == bool(request.module):
-        both = bool(request.target)
-        raise BadUsage("A script and -m MODULE were both given." if both else "Nothing to run.", hint="himl submit SCRIPT.py, or himl submit -m package.module")
+    for name in ("command", "cluster", "checkpoint"):
+        filled(f"--{name}", getattr(request, name))
+    given = [what for value, what in ((request.target, "A script"), (request.module, "-m MODULE"), (request.command, "--command")) if value]
+    if len(given) != 1:
+        hint = 'himl submit SCRIPT.py, or himl submit -m package.module, or himl submit --command "PROGRAM ..."'
+        raise BadUsage(f"{given[0]} and {given[1]} were both given." if given else "Nothing to run.", hint=hint)
     for name, choices in CHOICES.items():
         value = getattr(request, name)
         if value is not None and value not in choices:
             raise BadUsage(f"--{name} cannot be '{value}'.", hint=f"It is one of: {', '.join(choices)}.")
-    for name in ("cluster", "checkpoint"):
-        filled(f"--{name}", getattr(request, name))
     for name in ("num_nodes", "processes_per_node"):
         value = getattr(request, name)
         if isinstance(value, int) and value < 1:
@@ -69,10 +71,8 @@ def settled(request: SubmitRequest) -> SubmitRequest:
 
 def _overridden(request: SubmitRequest) -> Sequence[str]:
     """Ways to an environment that stand in settings, where another one that excludes them was typed."""
-    files = [name for name in MADE_FROM_FILES if request.is_set(name)]
-    if request.is_typed("environment") and not any(map(request.is_typed, files)):
-        return files
-    dropped = ["environment"] if any(map(request.is_typed, files)) and not request.is_typed("environment") else []
+    typed = [way for way in WAYS_TO_ENVIRONMENTS if any(map(request.is_typed, way))]
+    dropped = [name for way in WAYS_TO_ENVIRONMENTS if typed and way not in typed for name in way]
     if request.is_typed("requirements") and not request.is_typed("conda_env"):
         dropped.append("conda_env")
     if request.is_typed("conda_env") and not request.is_typed("requirements"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
+from typing import Any
 
 from himl_cli.core.jobs import HERE, DataSpec, JobSpec, SnapshotReport
 from himl_cli.core.sweeps import SweepSpec
@@ -20,25 +21,34 @@ class SubmitRequest(SweepRequest):
 
     `typed` names the options that stood on the command line: what a settings file says for all jobs is passed over where it does
     not fit one, what was typed is an error there. None: all that differs from the default counts as typed. `ready_sweep` is a sweep
-    that no options have to be read for.
+    that no options have to be read for. `python_executable` (the words before the script on a cluster), `resource_properties` and
+    `tensorboard_logs` are arguments of `submit_to_azure_if_needed` only.
     """
 
     cwd: Path
     target: str | None = None
     module: str | None = None
+    command: str | None = None
     arguments: Sequence[str] = ()
     cluster: str | None = None
     record_in: str | None = None
     python: str | None = None
+    python_executable: str = "python"
     in_place: bool = False
     num_nodes: int = 1
     processes_per_node: int | None = None
     distribution: str | None = None
     no_mpi_single_node: bool = False
+    instance_type: str | None = None
+    resource_properties: Mapping[str, Any] | None = None
     shm_size: str = "100g"
     docker_args: Sequence[str] = ()
     identity: str | None = None
     max_run_duration: str | None = None
+    vscode: bool = False
+    jupyter: bool = False
+    ssh_key: str | None = None
+    tensorboard_logs: str | None = None
     snapshot_root: str | None = None
     ignored_folders: Sequence[str] = ()
     include_secret: Sequence[str] = ()
@@ -46,6 +56,8 @@ class SubmitRequest(SweepRequest):
     requirements: str | None = None
     environment: str | None = None
     docker_image: str | None = None
+    build_context: str | None = None
+    dockerfile: str | None = None
     pip_extra_index_url: str | None = None
     private_wheel: str | None = None
     env_vars: Mapping[str, str] = field(default_factory=dict)

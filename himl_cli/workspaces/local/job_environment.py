@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import shutil
 import socket
@@ -18,6 +19,8 @@ from himl_cli.workspaces.local.order import Order
 
 RUN_FOLDER = "HIML_RUN_FOLDER"
 """Where the job's run is kept: by it, what the script logs finds the workspace."""
+_PYTHON = re.compile(r"^\s*python3?(?=\s)")
+_SPECIAL = re.compile(r"[\\'\"`$&|;<>(){}*?\[\]~#!\n]")
 DATA_NAMES = ("AZURE_ML_INPUT_", "AZURE_ML_OUTPUT_")
 SWEEP_NAME = "AZUREML_SWEEP_"
 RANK_NAMES = {
@@ -70,12 +73,19 @@ def job_command(order: Order) -> list[str]:
     entry, arguments = order.spec.entry, [fill_placeholders(text, order) for text in order.spec.arguments]
     if entry.kind is EntryKind.command:
         line = fill_command(entry.target, {"inputs": order.inputs, "outputs": order.outputs})
-        return [find_shell() or "bash", "-c", " ".join([line, *map(shlex.quote, arguments)])]
+        line = _PYTHON.sub(lambda _: shlex.quote(order.spec.python), line)
+        shell = find_shell()
+        return [*shlex.split(line), *arguments] if shell is None else [shell, "-c", " ".join([line, *map(shlex.quote, arguments)])]
     if entry.kind is EntryKind.module:
         return [order.spec.python, "-m", target, *arguments]
     if entry.kind is EntryKind.shell:
         return [find_shell() or "bash", target, *arguments]
     return [order.spec.python, target, *arguments]
+
+
+def needs_shell(line: str) -> bool:
+    """Whether a command line is more than words, some of them in quotes: what only a shell makes sense of."""
+    return _SPECIAL.search(re.sub(r"'[^']*'|\"[^\"$`\\]*\"", "", line)) is not None or "=" in line.split()[0]
 
 
 def find_shell() -> str | None:

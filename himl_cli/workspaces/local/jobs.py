@@ -19,7 +19,7 @@ from himl_cli.core.redaction import mask_arguments, mask_line
 from himl_cli.core.run_ids import new_run_id
 from himl_cli.workspaces.local.command_line import fill_command
 from himl_cli.workspaces.local.job_data import input_folder, output_folder
-from himl_cli.workspaces.local.job_environment import find_shell
+from himl_cli.workspaces.local.job_environment import find_shell, needs_shell
 from himl_cli.workspaces.local.order import Order
 from himl_cli.workspaces.local.run_folder import RunFolder
 from himl_cli.workspaces.local.starting import SUPERVISOR, begin
@@ -82,8 +82,8 @@ def shown_command(spec: JobSpec) -> str:
 
 
 def check_shell(spec: JobSpec) -> None:
-    """Raises NotFound where the job is a line for bash, and there is none."""
-    if spec.entry.kind is EntryKind.command and find_shell() is None:
+    """Raises NotFound where the job is a line that needs bash, and there is none."""
+    if spec.entry.kind is EntryKind.command and find_shell() is None and needs_shell(spec.entry.target):
         raise NotFound("The job is a command line for bash, which is not installed here.", hint="Install bash, or run it on a cluster: --cluster NAME")
 
 

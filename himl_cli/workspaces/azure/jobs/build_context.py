@@ -1,4 +1,4 @@
-"""The folder from which Azure ML builds an image that has private wheels in it: a Dockerfile, a conda file, the wheels."""
+"""The folder from which Azure ML builds an image: one of the user's, or a Dockerfile, a conda file and private wheels."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from urllib.parse import quote
 
 from himl_cli.core.blobs import BlobInfo, StoreRequest
 from himl_cli.core.errors import BadUsage, HimlError, NotFound
-from himl_cli.core.jobs import USUAL_DATASTORE, EnvironmentSpec
+from himl_cli.core.jobs import USUAL_DATASTORE, EnvironmentSpec, Snapshot
 from himl_cli.workspaces.azure.connection import Connection
+from himl_cli.workspaces.azure.jobs.code_upload import folder_for
 from himl_cli.workspaces.azure.requests.threads import AT_ONCE
 from himl_cli.workspaces.azure.storage.datastore_records import BLOB, DatastoreRecord
 from himl_cli.workspaces.azure.storage.datastores import Datastores
@@ -21,7 +22,7 @@ DOCKERFILE, CONDA_FILE = "Dockerfile", "conda.yml"
 FOLDER = "himl-environments"
 """The folder of USUAL_DATASTORE that contexts lie in, each under the digest of its contents."""
 """In the workspace's own storage account, whatever its default datastore is: from others Azure ML may not be let read what it builds of."""
-_OTHER_WAY = "Register an environment that has the wheel, and name it with --environment."
+_OTHER_WAY = "Register an environment that has what the job needs, and name it with --environment."
 _PLACE = "/himl-environment"
 _PREFIX = "/azureml-envs/himl"
 _WITH_CONDA = f"""\
@@ -39,28 +40,35 @@ def dockerfile(spec: EnvironmentSpec) -> str:
     return f"FROM {spec.image}\nCOPY . {_PLACE}/\nWORKDIR {_PLACE}\n{install}WORKDIR /\n"
 
 
-def context_files(spec: EnvironmentSpec) -> dict[str, bytes]:
-    """The files of the context by name, read once: what is uploaded is what was digested. Raises BadUsage for a wheel that cannot be read."""
+def context_files(spec: EnvironmentSpec) -> Mapping[str, bytes | Path]:
+    """The files of the context by name: contents, those of wheels read once, or where they lie. Raises BadUsage for a wheel that cannot be read."""
+    if isinstance(spec.context, Snapshot):
+        folder_for(spec.context)
+        return {name: spec.context.root / name for name in sorted(spec.context.files)}
     texts = {DOCKERFILE: dockerfile(spec)} | ({CONDA_FILE: spec.conda} if spec.conda else {})
     return {name: text.encode() for name, text in texts.items()} | {wheel.name: _content(wheel) for wheel in spec.wheels}
 
 
-def context_digest(files: Mapping[str, bytes]) -> str:
-    """What tells this context from every other one: 64 hexadecimal digits."""
+def context_digest(files: Mapping[str, bytes | Path]) -> str:
+    """What tells this context from every other one: 64 hexadecimal digits. Raises BadUsage for a file that cannot be read."""
     digest = hashlib.sha256()
-    for name, content in files.items():
+    for name, given in files.items():
+        content = _content(given)
         digest.update(f"{len(name)} {name} {len(content)} ".encode())
         digest.update(content)
     return digest.hexdigest()
 
 
-def upload_context(connection: Connection, datastores: Datastores, files: Mapping[str, bytes]) -> str:
-    """Store the context in USUAL_DATASTORE, and give its URL. Raises BadUsage where the workspace has no such blob datastore, and as uploads do."""
+def upload_context(connection: Connection, datastores: Datastores, files: Mapping[str, bytes | Path], digest: str) -> str:
+    """Store the context in USUAL_DATASTORE below *digest*, and give its URL.
+
+    Raises BadUsage where the workspace has no such blob datastore, and as uploads do.
+    """
     record = _room(datastores)
-    folder = f"{FOLDER}/{context_digest(files)}"
+    folder = f"{FOLDER}/{digest}"
     with tempfile.TemporaryDirectory(prefix="himl-") as staged:
         sink = _FirstFailure()
-        requests = [_request(Path(staged), folder, name, content) for name, content in files.items()]
+        requests = [_request(Path(staged), folder, name, given) for name, given in files.items()]
         datastores.of_record(record).store(requests, sink, workers=AT_ONCE)
     if sink.error is not None:
         raise sink.error
@@ -71,24 +79,26 @@ def _room(datastores: Datastores) -> DatastoreRecord:
     try:
         record = datastores.find(USUAL_DATASTORE)
     except NotFound as err:
-        raise BadUsage(f"Private wheels go into the datastore '{USUAL_DATASTORE}', which this workspace does not have.", hint=_OTHER_WAY) from err
+        raise BadUsage(f"Files for an image go into the datastore '{USUAL_DATASTORE}', which this workspace does not have.", hint=_OTHER_WAY) from err
     if record.kind != BLOB:
-        raise BadUsage(f"Private wheels go into the datastore '{USUAL_DATASTORE}', which holds no blobs in this workspace.", hint=_OTHER_WAY)
+        raise BadUsage(f"Files for an image go into the datastore '{USUAL_DATASTORE}', which holds no blobs in this workspace.", hint=_OTHER_WAY)
     return record
 
 
-def _request(staged: Path, folder: str, name: str, content: bytes) -> StoreRequest:
-    """The request that stores *content*, which is laid into *staged* for it."""
-    path = staged / name
-    path.write_bytes(content)
+def _request(staged: Path, folder: str, name: str, given: bytes | Path) -> StoreRequest:
+    """The request that stores *given*; contents are laid into *staged* for it."""
+    content = _content(given)
+    path = staged / name if isinstance(given, bytes) else given
+    if isinstance(given, bytes):
+        path.write_bytes(content)
     return StoreRequest(path, f"{folder}/{name}", len(content), hashlib.md5(content, usedforsecurity=False).digest())
 
 
-def _content(wheel: Path) -> bytes:
+def _content(given: bytes | Path) -> bytes:
     try:
-        return wheel.read_bytes()
+        return given if isinstance(given, bytes) else given.read_bytes()
     except OSError as err:
-        raise BadUsage(f"Cannot read the wheel '{wheel}': {err.strerror}.") from err
+        raise BadUsage(f"Cannot read '{given!s}' for the image: {err.strerror}.") from err
 
 
 @dataclass

@@ -9,13 +9,24 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 from azure.ai.ml import Input, MLClient, MpiDistribution, Output, PyTorchDistribution, command
-from azure.ai.ml.entities import BuildContext, Environment, ManagedIdentityConfiguration, UserIdentityConfiguration
+from azure.ai.ml.entities import (
+    BuildContext,
+    Environment,
+    JupyterLabJobService,
+    ManagedIdentityConfiguration,
+    SshJobService,
+    TensorBoardJobService,
+    UserIdentityConfiguration,
+    VsCodeJobService,
+)
 
 from himl_cli.workspaces.azure.jobs.client import Composed, composed
+from himl_cli.workspaces.azure.jobs.forms import SERVICE_NEEDS
 from himl_cli.workspaces.azure.jobs.job_form import JobForm
 from himl_cli.workspaces.azure.jobs.sdk import silenced
 from himl_cli.workspaces.azure.places.address import WorkspaceAddress
 
+_SERVICES: Mapping[str, Any] = {"vscode": VsCodeJobService, "jupyterlab": JupyterLabJobService, "tensorboard": TensorBoardJobService, "ssh": SshJobService}
 _NAME = "himl"  # the name is in the address of the request only, which is not kept
 
 
@@ -48,9 +59,9 @@ def build_environment(address: WorkspaceAddress, image: str, conda: Mapping[str,
 
 
 @silenced()
-def build_context_environment(address: WorkspaceAddress, name: str, version: str, context_url: str) -> Built:
-    """The request that registers the environment which the Dockerfile at *context_url* makes."""
-    context = BuildContext(path=context_url, dockerfile_path="Dockerfile")
+def build_context_environment(address: WorkspaceAddress, name: str, version: str, context_url: str, dockerfile: str) -> Built:
+    """The request that registers the environment which the file *dockerfile* at *context_url* makes."""
+    context = BuildContext(path=context_url, dockerfile_path=dockerfile)
     return _environment(address, Environment(name=name, version=version, build=context))
 
 
@@ -66,7 +77,7 @@ def _job(form: JobForm) -> Any:
 def command_job(form: JobForm, *, name: str | None, code: str, environment: Any) -> Any:
     """azure-ai-ml's own object for the job."""
     shape, texts = form.shape, form.texts
-    return command(
+    job = command(
         name=name,
         display_name=texts.display_name or None,
         description=texts.description or None,
@@ -82,11 +93,16 @@ def command_job(form: JobForm, *, name: str | None, code: str, environment: Any)
         outputs={one.key: Output(type=one.type, path=texts.outputs[one.key], mode=one.mode, name=texts.assets.get(one.key)) for one in shape.outputs},
         distribution=distribution_of(shape.distribution, shape.processes),
         instance_count=shape.nodes,
+        instance_type=shape.instance_type or None,
+        services={name: _SERVICES[name](**({SERVICE_NEEDS[name]: needed} if needed else {})) for name, needed in shape.services} or None,
         shm_size=shape.shm_size or None,
         docker_args=texts.docker_args or None,
         timeout=shape.seconds,
         identity=identity_of(shape.identity),
     )
+    if shape.resource_properties:
+        job.set_resources(properties=json.loads(shape.resource_properties))
+    return job
 
 
 def distribution_of(name: str, processes: int | None) -> Any:

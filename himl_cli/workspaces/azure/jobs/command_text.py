@@ -44,12 +44,13 @@ def script_text(spec: JobSpec) -> str:
 def shell_line(spec: JobSpec, fill: Callable[[str, str], str]) -> str:
     """The command as a line for bash; *fill* gives what is to stand for a placeholder, from its kind (`inputs`, …) and the key, quoted already.
 
-    A line that the user wrote stays as it is, placeholders too: whoever wrote it has put quotes where they belong.
+    A line that the user wrote stays as it is, placeholders too: whoever wrote it has put quotes where they belong. So do the words in place of `python`.
     """
     words = [_word(argument, fill) for argument in spec.arguments]
     if spec.entry.kind is EntryKind.command:
         return " ".join([spec.entry.target, *words])
-    return " ".join([*_STARTS[spec.entry.kind], shlex.quote(script_name(spec)), *words])
+    start = [spec.python or "python" if word == "python" else word for word in _STARTS[spec.entry.kind]]
+    return " ".join([*start, shlex.quote(script_name(spec)), *words])
 
 
 def script_name(spec: JobSpec) -> str:

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
@@ -16,7 +17,7 @@ from himl_cli.core.errors import BadUsage
 from himl_cli.core.events import Notice, Notify
 from himl_cli.core.jobs import EnvironmentSpec
 from himl_cli.workspaces.azure.connection import Connection
-from himl_cli.workspaces.azure.jobs.build_context import context_digest, context_files, upload_context
+from himl_cli.workspaces.azure.jobs.build_context import DOCKERFILE, context_digest, context_files, upload_context
 from himl_cli.workspaces.azure.jobs.registered_environments import environment_id
 from himl_cli.workspaces.azure.jobs.sdk import load_sdk
 from himl_cli.workspaces.azure.requests.answers import understood
@@ -30,8 +31,8 @@ if TYPE_CHECKING:
 
 KIND = "environments"
 CLOCK_SECONDS = 2.0  # two clocks of the service may differ by that
-WITH_WHEELS = "himl-private-wheels"
-"""The name under which environments with private wheels are registered; their versions are digests of their contents."""
+WITH_WHEELS, BUILT = "himl-private-wheels", "himl-build-context"
+"""The names under which environments are registered that have private wheels, or are built from a folder; their versions are digests of their contents."""
 
 
 @dataclass(frozen=True)
@@ -83,18 +84,31 @@ class JobEnvironment:
         from himl_cli.workspaces.azure.jobs.builder import build_context_environment, build_environment
 
         address = self._connection.address
-        if not self._spec.wheels:
+        if isinstance(self._spec.context, str):
+            return build_context_environment(address, BUILT, self._digest, self._spec.context, self._spec.dockerfile)
+        if not self._digest:
             return build_environment(address, self._spec.image, conda_contents(self._spec))
-        context = upload_context(self._connection, self._datastores, self._context)
-        return build_context_environment(address, WITH_WHEELS, context_digest(self._context), context)
+        context = upload_context(self._connection, self._datastores, self._context, self._digest)
+        name = BUILT if self._spec.context else WITH_WHEELS
+        return build_context_environment(address, name, self._digest, context, self._spec.dockerfile or DOCKERFILE)
 
     @cached_property
-    def _context(self) -> Mapping[str, bytes]:
+    def _context(self) -> Mapping[str, bytes | Path]:
         return context_files(self._spec)
 
     @cached_property
+    def _digest(self) -> str:
+        """Of what the image is built from; empty where that is an image and a conda file alone."""
+        if isinstance(self._spec.context, str):
+            return context_digest({self._spec.dockerfile: self._spec.context.encode()})
+        if not (self._spec.wheels or self._spec.context):
+            return ""
+        which = {} if self._spec.dockerfile in ("", DOCKERFILE) else {"": self._spec.dockerfile.encode()}
+        return context_digest({**which, **self._context})
+
+    @cached_property
     def _key(self) -> str:
-        contents = json.dumps([self._spec.image, self._spec.conda, context_digest(self._context) if self._spec.wheels else ""])
+        contents = json.dumps([self._spec.image, self._spec.conda, self._digest])
         return self._connection.key(f"environment {hashlib.sha256(contents.encode()).hexdigest()}")
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+SERVICE_NEEDS = {"tensorboard": "log_dir", "ssh": "ssh_public_keys"}
+"""What the value of such a service of a job is, as azure-ai-ml calls it."""
 LATEST = "latest"
 """The word for the newest version of what has versions."""
 INPUT_MODES = {"mount": "ro_mount", "download": "download"}

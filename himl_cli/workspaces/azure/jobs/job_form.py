@@ -6,6 +6,7 @@ Jobs that are sent one after the other mostly have the same shape: what a reques
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -49,12 +50,16 @@ class OutputShape:
 @dataclass(frozen=True)
 class JobShape:
     """`compute` is empty for a job without one; `processes` (a node) and `distribution` as JobSpec has them; `seconds` None: no limit.
+    `resource_properties` is JSON, empty for none.
 
     `sweep` is None for a single run; else the rest is that of each trial, the limit too.
     """
 
     compute: str
     nodes: int
+    instance_type: str
+    resource_properties: str
+    services: tuple[tuple[str, str], ...]
     processes: int | None
     distribution: str
     shm_size: str
@@ -99,6 +104,9 @@ def shape_of(spec: JobSpec, inputs: Mapping[str, JobInput], outputs: Mapping[str
     return JobShape(
         compute="" if spec.cluster.lower() == SERVERLESS else spec.cluster,
         nodes=spec.nodes,
+        instance_type=spec.instance_type,
+        resource_properties=json.dumps(dict(spec.resource_properties)) if spec.resource_properties else "",
+        services=tuple(spec.services.items()),
         processes=spec.processes,
         distribution=spec.distribution,
         shm_size=spec.shm_size,

@@ -151,6 +151,6 @@ def azure_run_id(experiment: str) -> str:
 
 def environment_of(spec: JobSpec) -> EnvironmentSpec:
     """The environment of a job for a cluster. Raises BadUsage where it has none."""
-    if spec.environment is None or not (spec.environment.name or spec.environment.image):
+    if spec.environment is None or not (spec.environment.name or spec.environment.image or spec.environment.context):
         raise BadUsage("A job on a cluster needs an environment.", hint="Name a conda file with --conda_env, or a registered environment with --environment.")
     return spec.environment

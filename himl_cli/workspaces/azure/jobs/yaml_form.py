@@ -10,13 +10,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from himl_cli.core.jobs import USUAL_DATASTORE, DataSpec, EnvironmentSpec, JobSpec
-from himl_cli.core.redaction import MASK, mask_arguments, mask_document
+from himl_cli.core.jobs import USUAL_DATASTORE, DataSpec, EntryKind, EnvironmentSpec, JobSpec
+from himl_cli.core.redaction import MASK, mask_arguments, mask_document, mask_line
 from himl_cli.workspaces.azure.jobs.code_upload import folder_for
 from himl_cli.workspaces.azure.jobs.command_text import command_text
 from himl_cli.workspaces.azure.jobs.data_folders import folder_path
 from himl_cli.workspaces.azure.jobs.environments import conda_contents
-from himl_cli.workspaces.azure.jobs.forms import INPUT_MODES, LATEST, OUTPUT_MODES
+from himl_cli.workspaces.azure.jobs.forms import INPUT_MODES, LATEST, OUTPUT_MODES, SERVICE_NEEDS
 from himl_cli.workspaces.azure.jobs.job_form import JobShape, job_properties, job_tags, likely_shape
 from himl_cli.workspaces.azure.jobs.registered_data import can_be_registered
 from himl_cli.workspaces.azure.jobs.registered_environments import ELSEWHERE
@@ -27,6 +27,7 @@ SCHEMA = "https://azuremlschemas.azureedge.net/latest/commandJob.schema.json"
 HERE = "local"  # the schema's word for a job that runs where it is sent from
 ANY_IMAGE = "mcr.microsoft.com/azureml/openmpi5.0-ubuntu24.04"
 """For a job that runs here, which has no environment of its own: the schema wants one."""
+_SERVICES = {"vscode": "vs_code", "jupyterlab": "jupyter_lab", "tensorboard": "tensor_board", "ssh": "ssh"}
 _IDENTITIES = {"user": "user_identity", "managed": "managed"}
 
 
@@ -62,14 +63,21 @@ def job_document(spec: JobSpec) -> dict[str, Any]:
         "tags": job_tags(spec),
         "properties": job_properties(spec),
         "code": str(spec.snapshot.root.absolute()),
-        "command": command_text(replace(spec, arguments=mask_arguments(spec.arguments))),
+        "command": command_text(_masked(spec)),
         "environment": _environment(spec.environment),
         "environment_variables": dict(spec.env),
         "inputs": {item.key: _input(item, spec.default_datastore) for item in spec.inputs},
         "outputs": {item.key: _output(item, spec.default_datastore, is_of_trial=spec.sweep is not None) for item in spec.outputs},
         "compute": _compute(spec, shape),
         "distribution": _distribution(shape),
-        "resources": {"instance_count": shape.nodes, "shm_size": shape.shm_size, "docker_args": " ".join(spec.docker_args)},
+        "resources": {
+            "instance_count": shape.nodes,
+            "instance_type": shape.instance_type,
+            "properties": dict(spec.resource_properties),
+            "shm_size": shape.shm_size,
+            "docker_args": " ".join(spec.docker_args),
+        },
+        "services": {name: _without_nothing({"type": _SERVICES[name], SERVICE_NEEDS.get(name, ""): needed}) for name, needed in shape.services},
         "limits": {"timeout": shape.seconds},
         "identity": {"type": _IDENTITIES.get(shape.identity or "")},
     }
@@ -83,6 +91,12 @@ def job_document(spec: JobSpec) -> dict[str, Any]:
 
 def _without_nothing(fields: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in fields.items() if value not in (None, "", {})}
+
+
+def _masked(spec: JobSpec) -> JobSpec:
+    """The job with no credentials in its command."""
+    entry = replace(spec.entry, target=mask_line(spec.entry.target)) if spec.entry.kind is EntryKind.command else spec.entry
+    return replace(spec, arguments=mask_arguments(spec.arguments), entry=entry)
 
 
 def _compute(spec: JobSpec, shape: JobShape) -> str:
@@ -102,6 +116,9 @@ def _environment(spec: EnvironmentSpec | None) -> Any:
         if spec.name.startswith(ELSEWHERE):
             return spec.name if spec.name.startswith("azureml:") else f"azureml:{spec.name}"
         return f"azureml:{spec.name}:{spec.version}" if spec.version not in (None, LATEST) else f"azureml:{spec.name}@latest"
+    if spec.context is not None:
+        path = spec.context if isinstance(spec.context, str) else str(spec.context.root)
+        return {"build": {"path": path, "dockerfile_path": spec.dockerfile}}
     return _without_nothing({"image": spec.image, "conda_file": dict(conda_contents(spec) or {})})
 
 

@@ -9,6 +9,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import quote
 
+from himl_cli.core.addresses import parts_of
 from himl_cli.core.errors import BadUsage
 from himl_cli.core.jobs import EnvironmentSpec
 from himl_cli.workspaces.azure.connection import Connection
@@ -30,8 +31,8 @@ def registered_environment(connection: Connection, name: str, version: str | Non
         raise
 
 
-def sdk_environment(workspace: Any, spec: EnvironmentSpec, registered: Mapping[str, Any] | None, remarks: list[str]) -> Any:
-    """The `azureml.core.Environment` for *spec*, whose definition is *registered* where the workspace has it.
+def sdk_environment(workspace: Any, spec: EnvironmentSpec, registered: Mapping[str, Any] | None, context: str, remarks: list[str]) -> Any:
+    """The `azureml.core.Environment` for *spec*, whose definition is *registered* where the workspace has it; *context* is where it is built from.
 
     Private wheels are uploaded to *workspace*; *remarks* gets a sentence for each that is not. Raises what azureml-core raises.
     """
@@ -39,6 +40,8 @@ def sdk_environment(workspace: Any, spec: EnvironmentSpec, registered: Mapping[s
 
     if registered is not None:
         return Environment._deserialize_and_add_to_object(dict(registered))
+    if context:
+        return _built(context, spec.dockerfile)
     wheels = {path.name: _uploaded(workspace, path, remarks) for path in spec.wheels}
     name = f"himl-{_digest(spec)}"
     environment = _from_conda(name, with_wheels(spec.conda, wheels)) if spec.conda else Environment(name)
@@ -47,6 +50,17 @@ def sdk_environment(workspace: Any, spec: EnvironmentSpec, registered: Mapping[s
     environment.docker.base_image = spec.image
     environment.environment_variables = {}  # azureml-core begins with an example
     return environment
+
+
+def _built(context: str, dockerfile: str) -> Any:
+    """One whose image is built by the *dockerfile* at *context*: in a storage account, or in a repository of git."""
+    from azureml.core import Environment
+    from azureml.core.environment import DockerBuildContext
+
+    kinds = DockerBuildContext.LocationType
+    place = DockerBuildContext(kinds.Git if parts_of(context).path.endswith(".git") else kinds.StorageAccount, context, dockerfile)
+    name = hashlib.sha256(f"{context} {dockerfile}".encode()).hexdigest()[:16]
+    return Environment.from_docker_build_context(f"himl-{name}", place)
 
 
 def _uploaded(workspace: Any, wheel: Path, remarks: list[str]) -> str:

@@ -7,13 +7,16 @@ from typing import Any
 
 from himl_cli.core.clusters import SERVERLESS
 from himl_cli.core.errors import BadUsage
-from himl_cli.core.jobs import JobSpec
+from himl_cli.core.jobs import EntryKind, JobSpec
+from himl_cli.core.placeholders import PLACEHOLDER
 from himl_cli.workspaces.azure.jobs.code_upload import folder_for
 from himl_cli.workspaces.azure.jobs.command_text import command_text
 from himl_cli.workspaces.azure.jobs.registered_environments import ELSEWHERE
 from himl_cli.workspaces.azure.jobs_v1.hyperdrive import check_sweep
 from himl_cli.workspaces.azure.jobs_v1.wording import start_of
 from himl_cli.workspaces.azure.runs.limits import limit_of
+
+_OPTIONS = {"jupyterlab": "jupyter", "ssh": "ssh_key", "tensorboard": "tensorboard_logs"}
 
 
 def check_possible(spec: JobSpec) -> None:
@@ -24,6 +27,11 @@ def check_possible(spec: JobSpec) -> None:
         check_sweep(spec)
     if spec.environment is not None and spec.environment.name.startswith(ELSEWHERE):
         raise BadUsage(f"--environment {spec.environment.name}: not with --sdk v1.", hint="Name one of the workspace, or leave --sdk v1 out.")
+    if spec.entry.kind is EntryKind.command and PLACEHOLDER.search(spec.entry.target):
+        raise BadUsage("--command: with --sdk v1 it holds no placeholders.", hint="Write them as arguments behind --, or leave --sdk v1 out.")
+    late = {**spec.services, "instance_type": spec.instance_type, "resources_properties": spec.resource_properties}
+    for name in (name for name, value in late.items() if value or name in spec.services):
+        raise BadUsage(f"--{_OPTIONS.get(name, name)}: not with --sdk v1.", hint="Leave one of them out.")
     if spec.identity is not None:
         raise BadUsage(f"--identity {spec.identity}: not with --sdk v1.", hint="Leave --sdk v1 out.")
     if spec.cluster.lower() == SERVERLESS:

@@ -14,6 +14,7 @@ from himl_cli.core.jobs import EnvironmentSpec, JobSpec
 from himl_cli.core.runs import Run
 from himl_cli.workspaces.azure.connection import Connection
 from himl_cli.workspaces.azure.jobs.before_creation import before_creation
+from himl_cli.workspaces.azure.jobs.build_context import context_digest, context_files, upload_context
 from himl_cli.workspaces.azure.jobs.computes import check_compute
 from himl_cli.workspaces.azure.jobs.data import resolve_inputs, resolve_outputs
 from himl_cli.workspaces.azure.jobs.forms import JobInput, JobOutput
@@ -59,9 +60,10 @@ def submit_v1(connection: Connection, datastores: Datastores, spec: JobSpec, not
     run_id = azure_run_id(spec.experiment)
     with before_creation():
         found = _find(connection, datastores, spec, notify)
+        context = _build_context(connection, datastores, spec.environment)
     with terminations():
         with settled(connection, run_id, notify):
-            for remark in _send(connection, spec, run_id, found):
+            for remark in _send(connection, spec, run_id, found, context):
                 notify(Notice(remark))
         _describe(connection, spec, run_id, notify)
     return run_of(spec, run_id, connection, found.tenant_id)
@@ -76,7 +78,17 @@ def _find(connection: Connection, datastores: Datastores, spec: JobSpec, notify:
     return _Found(tenant_id, inputs, outputs, registered_environment(connection, named.name, named.version) if named else None)
 
 
-def _send(connection: Connection, spec: JobSpec, run_id: str, found: _Found) -> list[str]:
+def _build_context(connection: Connection, datastores: Datastores, spec: EnvironmentSpec | None) -> str:
+    """The address of what the image is built from, uploaded; empty where it is built from nothing of the user's."""
+    if spec is None or spec.context is None:
+        return ""
+    if isinstance(spec.context, str):
+        return spec.context
+    files = context_files(spec)
+    return upload_context(connection, datastores, files, context_digest(files))
+
+
+def _send(connection: Connection, spec: JobSpec, run_id: str, found: _Found, context: str) -> list[str]:
     """Start the run, and give what is to be said of it."""
     remarks: list[str] = []
     overwrite = {one.key: one.overwrite for one in spec.outputs}
@@ -84,7 +96,7 @@ def _send(connection: Connection, spec: JobSpec, run_id: str, found: _Found) -> 
         from azureml.core import Experiment
 
         workspace = sdk_workspace(connection)
-        environment = sdk_environment(workspace, spec.environment or EnvironmentSpec(), found.environment, remarks)
+        environment = sdk_environment(workspace, spec.environment or EnvironmentSpec(), found.environment, context, remarks)
         data = sdk_inputs(connection, found.inputs), sdk_outputs(found.outputs, overwrite=overwrite)
         config = script_run_config(spec, folder, environment, *data)
         experiment = Experiment(workspace, spec.experiment)

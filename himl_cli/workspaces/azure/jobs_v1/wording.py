@@ -22,7 +22,7 @@ def start_of(spec: JobSpec) -> dict[str, Any]:
     """
     arguments = spec.arguments if spec.sweep is None else without_values(spec.arguments)
     partly = any(PLACEHOLDER.search(text) and not PLACEHOLDER.fullmatch(text) for text in arguments)
-    if spec.entry.kind is EntryKind.script and not partly:
+    if spec.entry.kind is EntryKind.script and not partly and not spec.python:
         return {"script": script_name(spec), "arguments": [_as_template(text) for text in arguments]}
     return {"command": shell_line(spec, _path)}
 
