@@ -22,6 +22,12 @@ def test_the_yaml_makes_the_same_sweep(workspace: AzureWorkspace, azure: StagedW
     assert check_same(workspace, azure, project, cluster_spec(project / "code", **fields))["jobType"] == "Sweep"
 
 
+def test_the_resources_of_trials_go_with_them(workspace: AzureWorkspace, azure: StagedWorkspace, project: Path) -> None:
+    fields = {"instance_type": "gpu-large", "resource_properties": {"priority": "high"}, "python": "uv run", **next(iter(SWEEPS.values()))}
+    resources = check_same(workspace, azure, project, cluster_spec(project / "code", **fields))["trial"]["resources"]
+    assert (resources["instanceType"], resources["properties"]) == ("gpu-large", {"priority": "high"})
+
+
 def test_a_seed_for_the_trials_goes_with_the_sweep(project: Path) -> None:
     document = yaml.safe_load(job_yaml(cluster_spec(project, **SWEEPS["every draw, with a seed"])))
     assert document["sampling_algorithm"] == {"type": "random", "seed": 7}

@@ -75,7 +75,7 @@ def test_a_module_and_a_shell_script(himl: Himl, project: Path, require_program:
         project, {"lab/__init__.py": "", "lab/train.py": "import sys; print('module', sys.argv[1:])", "run.sh": 'echo shell "$@"; python -c "print(1 + 1)"'}
     )
     assert himl.ok("submit", "-m", "lab.train", "--", "x").stdout == "module ['x']\n"
-    assert latest(himl)["experiment"] == "train"
+    assert latest(himl)["experiment"] == "lab_train"
     assert himl.ok("submit", "run.sh", "--", "a b", "c").stdout == "shell a b c\n2\n"
 
 

@@ -120,7 +120,8 @@ def test_what_a_job_may_be_given_reaches_the_service(himl: Himl, azure_project: 
     (project / "environment.yml").unlink()
     options = ("--instance_type", "gpu-large", "--vscode", "--jupyter", "--ssh_key", "id.pub")
     for built in (("--build_context", "image"), ("--dockerfile", "image/Dockerfile"), ("--build_context", "image", "--dockerfile", "Dockerfile")):
-        himl.ok(*SUBMIT, *options, *built)
+        done = himl.ok(*SUBMIT, *options, *built)
+        assert f"Build context '{project / 'image'}': One file that may hold secrets is left out: '.env'." in " ".join(done.stderr.split())
     jobs = [run.job or {} for run in azure_project.state.runs.values()]
     assert len({job["environmentId"] for job in jobs}) == 1
     assert jobs[0]["resources"]["instanceType"] == "gpu-large"
@@ -144,6 +145,7 @@ def test_what_is_wrong_with_it_is_said_before_the_service_is_asked(himl: Himl, a
         ("--build_context", "empty", "--dockerfile", "image/Dockerfile"): "--dockerfile 'image/Dockerfile' lies outside of --build_context 'empty'.",
         ("--build_context", "image", "--environment", "lab:1"): "--build_context and --environment were both given.",
         ("--dockerfile", "image/Dockerfile", "--conda_env", "environment.yml"): "--dockerfile and --conda_env were both given.",
+        ("--dockerfile", str(Path.home() / "Dockerfile")): f"The image would be built from all of '{Path.home()}'.",
         ("--instance_type", " "): "--instance_type got an empty value.",
     }
     if os.environ.get("GIT_DIR") is None:

@@ -11,7 +11,8 @@ from pathlib import Path
 from himl_cli.core.addresses import is_address
 from himl_cli.core.errors import BadUsage
 from himl_cli.core.events import Notice, Notify
-from himl_cli.core.jobs import EnvironmentSpec
+from himl_cli.core.home import home_folder
+from himl_cli.core.jobs import EnvironmentSpec, secrets_text
 from himl_cli.core.redaction import redact
 from himl_cli.services.environments.conda_file import CondaFile, conda_text, read_conda_file
 from himl_cli.services.environments.merging import merge
@@ -51,6 +52,7 @@ class EnvironmentRequest:
     may_be_bare: bool = False
     build_context: str | None = None
     dockerfile: str | None = None
+    include_secret: Sequence[str] = ()
 
 
 def environment_spec(request: EnvironmentRequest, script_folder: Path, root: Path, notify: Notify, env: Mapping[str, str] | None = None) -> EnvironmentSpec:
@@ -63,7 +65,7 @@ def environment_spec(request: EnvironmentRequest, script_folder: Path, root: Pat
     if request.environment is not None:
         return _registered(request.environment)
     if request.build_context or request.dockerfile:
-        return _built(request.cwd, request.build_context, request.dockerfile)
+        return _built(request, request.build_context, request.dockerfile, notify)
     image = _image(request.docker_image)
     described = _described(request, script_folder, root, os.environ if env is None else env, notify)
     if described is None:
@@ -107,11 +109,14 @@ def _registered(text: str) -> EnvironmentSpec:
     return EnvironmentSpec(name=found["name"], version=None if version in (None, "latest") else version)
 
 
-def _built(cwd: Path, context: str | None, dockerfile: str | None) -> EnvironmentSpec:
+def _built(request: EnvironmentRequest, context: str | None, dockerfile: str | None, notify: Notify) -> EnvironmentSpec:
     """The image that *dockerfile* makes, in the folder or at the address *context*: by default `Dockerfile`, and the folder that it lies in."""
     if context and is_address(context):
         return EnvironmentSpec(context=context.strip(), dockerfile=dockerfile or DOCKERFILE)
+    cwd = request.cwd
     folder = (cwd / context if context else (cwd / str(dockerfile)).parent).resolve()
+    if not context and folder in (folder.parent, home_folder()):
+        raise BadUsage(f"The image would be built from all of '{folder}'.", hint="Name the folder that is meant: --build_context DIR")
     if not folder.is_dir():
         raise BadUsage(f"--build_context '{context}' is no folder." if context else f"There is no file --dockerfile '{dockerfile}'.")
     found = next((path for path in (folder / (dockerfile or DOCKERFILE), cwd / (dockerfile or DOCKERFILE)) if path.is_file()), None)
@@ -120,7 +125,9 @@ def _built(cwd: Path, context: str | None, dockerfile: str | None) -> Environmen
     found = found.parent.resolve() / found.name
     if not found.is_relative_to(folder):
         raise BadUsage(f"--dockerfile '{dockerfile}' lies outside of --build_context '{context}'.", hint="Give a --build_context that holds it.")
-    report = take_snapshot(folder)
+    report = take_snapshot(folder, (), request.include_secret)
+    if report.secrets:
+        notify(Notice(f"Build context '{folder}': {secrets_text(report.secrets)}"))
     name = found.relative_to(folder).as_posix()
     if name not in report.snapshot.files:
         raise BadUsage(f"'{name}' is left out of the build context '{folder}'.", hint=f"Look in its {report.ignore_file}.")

@@ -147,6 +147,7 @@ def _environment(request: SubmitRequest, start: Path, root: Path, remarks: list[
         request.private_wheel,
         build_context=request.build_context,
         dockerfile=request.dockerfile,
+        include_secret=request.include_secret,
     )
     return environment_spec(wanted, start.parent if request.target else start, root, note)
 
