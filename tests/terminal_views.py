@@ -16,7 +16,7 @@ from tests.slides import write_kind
 RUN, FAILED, SWEEP, PIPELINE = "train_1772366400_0a1b2c3d", "train_1772366401_1b2c3d4e", "search_1772366402_2c3d4e5f", "prepare_1772366403_3d4e5f60"
 OLD = "old_1772366390_4e5f6071"
 SCRIPT = "print('epoch 1, loss 0.5')\n"
-SAID_OF_A_JOB = ("Snapshot of '", " (experiment train) in ", "Completed in ")
+SAID_OF_A_JOB = ("Snapshot of '", " (experiment train) in ", "Completed in ", "One file that may hold secrets")
 LONG_LINE = " ".join(f"word{number}" for number in range(60))
 
 
@@ -68,7 +68,11 @@ VIEWS = {
     "completion": View(["completion", "bash", "--install", "--yes"], "Wrote", is_laid_out=False, said=("Wrote '",)),
     "a job": View(["submit", "train.py"], "epoch 1, loss 0.5", is_laid_out=False, said=SAID_OF_A_JOB),
     "a job beside downloads": View(
-        ["submit", "train.py"], "epoch 1, loss 0.5", is_laid_out=False, said=(*SAID_OF_A_JOB, "Left out, since"), after=("checkpoint", "fetch", RUN)
+        ["submit", "train.py"],
+        "epoch 1, loss 0.5",
+        is_laid_out=False,
+        said=(*SAID_OF_A_JOB, "Left out, since"),
+        after=("checkpoint", "fetch", RUN),
     ),
     "settings": View(["submit", "train.py", "--cluster", "gpu", "--description", LONG_LINE, "--show_settings"], "gpu"),
     "an error": View(["runs", "show", f"{RUN}x"], "error: No run", 3, said=("error: ", "hint: ")),

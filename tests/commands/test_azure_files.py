@@ -13,6 +13,7 @@ from tests.running import Himl, write_files
 from tests.servers.azureml.faults import Drip
 from tests.servers.azureml.seeding import DEFAULT, StagedWorkspace
 from tests.servers.azureml.stage import Stage
+from tests.user_cache import transfers
 from tests.waiting import until
 
 HEAVY = ["azure.ai", "azureml", "mlflow"]
@@ -146,7 +147,7 @@ def test_a_warm_download_asks_two_things_before_it_lists(himl: Himl, seeded: Sta
 def test_without_a_cache_folder_everything_works(himl: Himl, project: Path) -> None:
     himl.ok("download", "train_1_aa", env={"HIML_NO_CACHE": "1"})
     assert (project / "outputs" / "train_1_aa" / "outputs" / "model.bin").stat().st_size == 100_000
-    assert not [path for path in Path.home().rglob("*") if "himl" in path.name and path.is_file()]
+    assert {path.name for path in transfers().parent.iterdir()} == {"transfers"}, "the state of downloads is no record of Azure"
 
 
 def test_a_file_of_another_workspace_is_not_replaced(azure_environment: StagedWorkspace, stage: Stage, himl: Himl, project: Path) -> None:

@@ -99,8 +99,8 @@ def test_names_that_would_command_a_terminal_are_cleaned_there_and_raw_for_progr
     code += "    how(Output(Format.quiet), ['ok\\x1b[31mred', 'two\\nlines'])"
     terminal = Terminal([sys.executable, "-c", code], cwd=tmp_path)
     assert terminal.finish() == 0
-    assert terminal.screen == "ok [31mred\ntwo lines\n" * 2
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout == b"ok\x1b[31mred\ntwo\nlines\n" * 2
+    assert terminal.screen == "ok [31mred\ntwo\\nlines\nok [31mred\ntwo lines\n"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout == (b"ok\x1b[31mred\ntwo\\nlines\nok\x1b[31mred\ntwo\nlines\n")
 
 
 @posix

@@ -20,6 +20,7 @@ from himl_cli.workspaces.web.file import WebFile
 from tests.azure_blobs import HASTY, PATIENT
 from tests.blob_sinks import Received, listed, named
 from tests.servers.web import Asked, FileServer, serving_files
+from tests.user_cache import transfers
 
 MIB = 1 << 20
 SMALL, MIDDLE, LARGE = os.urandom(3000), os.urandom(6 * MIB), os.urandom(36 * MIB)
@@ -267,7 +268,8 @@ def test_no_query_is_written_anywhere(web: FileServer, folder: Path, caplog: pyt
     web.put("/last.ckpt", LARGE)
     web.cuts = [50_000] * 1000
     error = failure(web("/last.ckpt", SECRET), folder)
-    written = b"".join(path.read_bytes() for path in folder.rglob("*") if path.is_file() and path.stat().st_size < MIB)
+    folders = (folder, transfers())
+    written = b"".join(path.read_bytes() for top in folders for path in top.rglob("*") if path.is_file() and path.stat().st_size < MIB)
     assert b"localhost" in written
     assert "secret" not in f"{error} {error.hint} {caplog.text}"
     assert b"secret" not in written

@@ -235,6 +235,8 @@ class _Place:
 
     def write(self) -> None:
         """Say in the entry whose it is, and that it is used now. Raises OSError."""
+        for path in (self.entry / "target", self.state):
+            path.touch(mode=0o600)
         (self.entry / "target").write_bytes(os.fsencode(f"{self.host}\n{self.device}\n{self.target}"))
 
     def is_gone(self, used: float) -> bool:
@@ -302,12 +304,12 @@ def _locked(place: _Place, folder: Path, say: Callable[[str], None]) -> BaseFile
 
     is_said = False
     while True:
-        with FileLock(place.top / ".himl-lock"):
+        with FileLock(place.top / ".himl-lock", mode=0o600):
             if place.top not in _cleaned:
                 _cleaned.add(place.top)
                 _remove_gone(place.top)
             place.entry.mkdir(mode=0o700, exist_ok=True)
-            lock = FileLock(place.entry / "lock")
+            lock = FileLock(place.entry / "lock", mode=0o600)
             try:
                 lock.acquire(timeout=0)
                 place.write()

@@ -73,7 +73,8 @@ def job_command(order: Order) -> list[str]:
     entry, arguments = order.spec.entry, [fill_placeholders(text, order) for text in order.spec.arguments]
     if entry.kind is EntryKind.command:
         line = fill_command(entry.target, {"inputs": order.inputs, "outputs": order.outputs})
-        line = _PYTHON.sub(lambda _: shlex.quote(order.spec.python), line)
+        if order.spec.python:
+            line = _PYTHON.sub(lambda _: shlex.quote(order.spec.python), line)
         shell = find_shell()
         return [*shlex.split(line), *arguments] if shell is None else [shell, "-c", " ".join([line, *map(shlex.quote, arguments)])]
     if entry.kind is EntryKind.module:
