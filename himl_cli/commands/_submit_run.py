@@ -31,6 +31,7 @@ from himl_cli.services.run_details import failed_child, sweep_outcome
 from himl_cli.services.run_logs import naming, watching
 from himl_cli.services.submission import submit_job
 from himl_cli.services.waiting import (
+    failure_hint,
     follow_to_end,
     last_lines_of_failed_rank,
     last_lines_of_failure,
@@ -38,7 +39,6 @@ from himl_cli.services.waiting import (
     unkept_files,
     wait_for_end,
     wait_for_run,
-    way_out,
 )
 from himl_cli.workspaces.abilities import FindsDatasets
 
@@ -100,7 +100,7 @@ def wait_here(session: Session, run: Run, interrupted: list[int], *, start: int 
         say_ended(session.output, ended, last_lines_of_failed_rank(session.workspace, ended), sweep_outcome(session.workspace, ended))
         say_unkept(session.output, unkept_files(session.workspace, ended))
         child = failed_child(session.workspace, ended)
-        raise_unless_completed(ended, child, way_out=way_out(session.workspace, ended, child, spec=spec, cwd=session.cwd))
+        raise_unless_completed(ended, child, failure_hint=failure_hint(session.workspace, ended, child, spec=spec, cwd=session.cwd))
 
 
 @contextmanager
@@ -166,7 +166,7 @@ def wait_there(session: Session, run: Run, *, follows: bool, spec: JobSpec | Non
     say_ended(session.output, ended, unseen(session.workspace, ended), sweep)
     say_without_values(session.output, sweep)
     child = failed_child(session.workspace, ended)
-    raise_unless_completed(ended, child, sweep, way_out=way_out(session.workspace, ended, child, spec=spec, cwd=session.cwd) if spec else "")
+    raise_unless_completed(ended, child, sweep, failure_hint=failure_hint(session.workspace, ended, child, spec=spec, cwd=session.cwd) if spec else "")
 
 
 def say_dry_run(talk: OutputOptions, job: PreparedJob) -> None:

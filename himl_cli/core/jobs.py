@@ -18,6 +18,8 @@ HERE = "local"
 USUAL_DATASTORE = "workspaceblobstore"
 """What Azure ML calls the datastore that is the default one of every workspace; in a job's YAML that runs here it is the default one too."""
 DISTRIBUTIONS = ("pytorch", "mpi")
+DOCKERFILE = "Dockerfile"
+"""The recipe of an image, where no other name is given."""
 SERVICES = ("vscode", "jupyterlab", "tensorboard", "ssh")
 """What a person may use in a job while it runs on a cluster."""
 LARGE_SNAPSHOT_BYTES = 300 * 1024 * 1024

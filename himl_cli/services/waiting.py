@@ -48,10 +48,10 @@ def wait_for_run(workspace: Workspace, run_id: str, write: Callable[[bytes], Non
     return run
 
 
-def raise_unless_completed(run: Run, failed_child: str = "", sweep: SweepView | None = None, *, way_out: str = "") -> None:
+def raise_unless_completed(run: Run, failed_child: str = "", sweep: SweepView | None = None, *, failure_hint: str = "") -> None:
     """Raises JobFailed, naming the run and why it did not complete; of many runs, *failed_child* is one whose log says it.
 
-    The same where trials of *sweep* failed: Azure ML may call such a sweep completed. *way_out* is what helps, where that is known.
+    The same where trials of *sweep* failed: Azure ML may call such a sweep completed. *failure_hint* is what helps, where that is known.
     """
     if run.status is RunStatus.canceled:
         because = f": {run.reason.rstrip('.')}" if run.reason else ""
@@ -63,7 +63,7 @@ def raise_unless_completed(run: Run, failed_child: str = "", sweep: SweepView | 
             look = f"Its output: himl runs logs {run.id}" if run.started else f"See himl runs show {run.id}"
         name = None if failed_child else _log_of_failed_rank(run)
         reason = NAMED_LOG.sub("", run.reason) or "no reason is known"
-        hint = look + (f" --file {name}" if name else "") + (f"; {way_out}" if way_out else "") + _way_on(run)
+        hint = look + (f" --file {name}" if name else "") + (f"; {failure_hint}" if failure_hint else "") + _way_on(run)
         raise JobFailed(f"Run '{run.id}' failed: {reason.rstrip('.')}.", hint=hint)
     failed = [trial.run.id for trial in sweep.trials if trial.run.status is RunStatus.failed] if sweep is not None else []
     if sweep is not None and failed:
@@ -120,21 +120,21 @@ def last_lines_of_failure(workspace: Workspace, run: Run) -> tuple[str, bytes] |
     return last_lines(workspace, run.id, _log_of_failed_rank(run)) if run.status is RunStatus.failed else None
 
 
-def way_out(workspace: Workspace, run: Run, failed_child: str = "", *, spec: JobSpec | None = None, cwd: Path | None = None) -> str:
+def failure_hint(workspace: Workspace, run: Run, failed_child: str = "", *, spec: JobSpec | None = None, cwd: Path | None = None) -> str:
     """What to do about a module or a file that *run* (or the child of it that failed) had not, as its log says; empty where something else ended it.
 
     *spec* is the job as it was sent from *cwd*, where that is known.
     """
     if run.status is not RunStatus.failed:
         return ""
-    from himl_cli.services.submission.missing import way_to_what_was_missing  # imports what reads projects
+    from himl_cli.services.submission.missing import hint_for_missing  # imports what reads projects
 
     home = workspace.home_of(run.id) if isinstance(workspace, JoinsWorkspaces) else workspace
     with suppress(HimlError):  # the run's own failure is what is to be told
         failed = workspace.run(failed_child) if failed_child else run
         found = last_lines_of_failure(workspace, failed)
-        if found and spec is not None and (way := way_to_what_was_missing(spec, found[1], cwd or Path.cwd())):
-            return way
+        if found and spec is not None and (hint := hint_for_missing(spec, found[1], cwd or Path.cwd())):
+            return hint
         python = home.python_of(failed.id) if found and LACKS_MODULE.search(found[1]) and isinstance(home, KnowsPythons) else ""
         return f"it ran with '{python}', --python names another" if python else ""
     return ""

@@ -12,7 +12,7 @@ from himl_cli.core.addresses import is_address
 from himl_cli.core.errors import BadUsage
 from himl_cli.core.events import Notice, Notify
 from himl_cli.core.home import home_folder
-from himl_cli.core.jobs import EnvironmentSpec, secrets_text
+from himl_cli.core.jobs import DOCKERFILE, EnvironmentSpec, secrets_text
 from himl_cli.core.redaction import redact
 from himl_cli.services.environments.conda_file import CondaFile, conda_text, read_conda_file
 from himl_cli.services.environments.merging import merge
@@ -25,7 +25,6 @@ from himl_cli.services.snapshot import take_snapshot
 DEFAULT_IMAGE = "mcr.microsoft.com/azureml/openmpi5.0-cuda12.4-ubuntu22.04:20260901.v1"
 """Azure ML's own base image with MPI, CUDA and conda; it runs on machines without a GPU too. Pinned, so that an environment stays what it was."""
 
-DOCKERFILE = "Dockerfile"
 CONDA_NAMES = ("environment.yml", "environment.yaml")
 NEAR_NAMES = ("requirements.txt", "conda.yml", "conda.yaml", "conda_dependencies.yml", "env.yml", "env.yaml")
 

@@ -15,7 +15,7 @@ _FILE = re.compile(rb"No such file or directory: '([^'\n]+)'")
 _IN_CODE = re.compile(r".*/runs/[^/]+/code/")
 
 
-def way_to_what_was_missing(spec: JobSpec, log: bytes, cwd: Path) -> str:
+def hint_for_missing(spec: JobSpec, log: bytes, cwd: Path) -> str:
     """How the next submit of the job, from *cwd*, gets the module or the file that the end of its *log* says was not there; empty where nobody knows."""
     if spec.in_place:
         return ""

@@ -11,14 +11,14 @@ from urllib.parse import quote
 
 from himl_cli.core.blobs import BlobInfo, StoreRequest
 from himl_cli.core.errors import BadUsage, HimlError, NotFound
-from himl_cli.core.jobs import USUAL_DATASTORE, EnvironmentSpec, Snapshot
+from himl_cli.core.jobs import DOCKERFILE, USUAL_DATASTORE, EnvironmentSpec, Snapshot
 from himl_cli.workspaces.azure.connection import Connection
 from himl_cli.workspaces.azure.jobs.code_upload import folder_for
 from himl_cli.workspaces.azure.requests.threads import AT_ONCE
 from himl_cli.workspaces.azure.storage.datastore_records import BLOB, DatastoreRecord
 from himl_cli.workspaces.azure.storage.datastores import Datastores
 
-DOCKERFILE, CONDA_FILE = "Dockerfile", "conda.yml"
+CONDA_FILE = "conda.yml"
 FOLDER = "himl-environments"
 """The folder of USUAL_DATASTORE that contexts lie in, each under the digest of its contents."""
 """In the workspace's own storage account, whatever its default datastore is: from others Azure ML may not be let read what it builds of."""

@@ -15,9 +15,9 @@ from urllib.parse import quote
 
 from himl_cli.core.errors import BadUsage
 from himl_cli.core.events import Notice, Notify
-from himl_cli.core.jobs import EnvironmentSpec
+from himl_cli.core.jobs import DOCKERFILE, EnvironmentSpec
 from himl_cli.workspaces.azure.connection import Connection
-from himl_cli.workspaces.azure.jobs.build_context import DOCKERFILE, context_digest, context_files, upload_context
+from himl_cli.workspaces.azure.jobs.build_context import context_digest, context_files, upload_context
 from himl_cli.workspaces.azure.jobs.registered_environments import environment_id
 from himl_cli.workspaces.azure.jobs.sdk import load_sdk
 from himl_cli.workspaces.azure.requests.answers import understood
