@@ -1,7 +1,7 @@
 """himl: run training scripts here or on Azure ML, and get their results back.
 
-What scripts import from here is listed in `__init__.pyi` and described in docs/python.md; each name is imported when it is
-first asked for, so that `import himl_cli` costs nothing.
+What scripts import from here is listed in `__init__.pyi` and described in docs/python.md; each name is imported when it
+is first asked for, so that `import himl_cli` costs nothing.
 """
 
 __version__ = "0.1.0"

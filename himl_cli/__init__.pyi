@@ -12,7 +12,9 @@ from himl_cli.api.files import download_checkpoints_from_run_id as download_chec
 from himl_cli.api.files import download_files_from_run_id as download_files_from_run_id
 from himl_cli.api.files import download_from_datastore as download_from_datastore
 from himl_cli.api.files import upload_to_datastore as upload_to_datastore
-from himl_cli.api.hyperdrive_children import download_files_from_hyperdrive_children as download_files_from_hyperdrive_children
+from himl_cli.api.hyperdrive_children import (
+    download_files_from_hyperdrive_children as download_files_from_hyperdrive_children,
+)
 from himl_cli.api.hyperdrive_children import get_metrics_for_hyperdrive_run as get_metrics_for_hyperdrive_run
 from himl_cli.api.hyperdrive_children import get_metrics_for_run as get_metrics_for_run
 from himl_cli.api.hyperdrive_children import get_tags_from_hyperdrive_run as get_tags_from_hyperdrive_run
@@ -29,8 +31,12 @@ from himl_cli.api.runs import get_most_recent_run_id as get_most_recent_run_id
 from himl_cli.api.runs import is_running_in_azure_ml as is_running_in_azure_ml
 from himl_cli.api.runs import split_recovery_id as split_recovery_id
 from himl_cli.api.submitting.dataset_config import DatasetConfig as DatasetConfig
-from himl_cli.api.submitting.hyperdrive_config import create_crossval_hyperdrive_config as create_crossval_hyperdrive_config
-from himl_cli.api.submitting.hyperdrive_config import create_crossval_hyperparam_args_v2 as create_crossval_hyperparam_args_v2
+from himl_cli.api.submitting.hyperdrive_config import (
+    create_crossval_hyperdrive_config as create_crossval_hyperdrive_config,
+)
+from himl_cli.api.submitting.hyperdrive_config import (
+    create_crossval_hyperparam_args_v2 as create_crossval_hyperparam_args_v2,
+)
 from himl_cli.api.submitting.hyperdrive_config import create_grid_hyperdrive_config as create_grid_hyperdrive_config
 from himl_cli.api.submitting.hyperdrive_config import create_grid_hyperparam_args_v2 as create_grid_hyperparam_args_v2
 from himl_cli.api.submitting.hyperparam_args import EARLY_TERMINATION_ARG as EARLY_TERMINATION_ARG

@@ -5,7 +5,8 @@ import sys
 
 
 def main() -> None:
-    """Run himl. Ctrl-C while its modules are still being imported, or when it is through, ends the process plainly, without a traceback."""
+    """Run himl. Ctrl-C while its modules are still being imported, or when it is through, ends the process plainly,
+    without a traceback."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     if sys.argv[1:2] == ["--complete"]:
         from himl_cli.commands._complete import answer

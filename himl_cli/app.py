@@ -31,13 +31,17 @@ COMMANDS = {
     "runs": Listed("himl_cli.commands.runs", "List, show, follow, cancel, tag and delete runs.", "Jobs and runs"),
     "tb": Listed("himl_cli.commands.tb", "Show runs in TensorBoard, also while they go on.", "Jobs and runs"),
     "download": Listed("himl_cli.commands.download", "Download the files of runs, checked by MD5.", "Files"),
-    "checkpoint": Listed("himl_cli.commands.checkpoint", "Fetch checkpoints of runs, push changed ones, make links.", "Files"),
+    "checkpoint": Listed(
+        "himl_cli.commands.checkpoint", "Fetch checkpoints of runs, push changed ones, make links.", "Files"
+    ),
     "datastore": Listed("himl_cli.commands.datastore", "Upload, download and list files of a datastore.", "Files"),
     "montage": Listed("himl_cli.commands.montage", "Show any number of slides in one picture.", "Files"),
     "init": Listed("himl_cli.commands.init", "Set up this folder for an Azure ML workspace, or a local one.", "Set-up"),
     "workspace": Listed("himl_cli.commands.workspace", "Show which workspace is meant, and what it is.", "Set-up"),
     "doctor": Listed("himl_cli.commands.doctor", "Check what himl needs, and say what to do about it.", "Set-up"),
-    "completion": Listed("himl_cli.commands.completion", "Tab completion of himl in bash, zsh, fish and PowerShell.", "Set-up"),
+    "completion": Listed(
+        "himl_cli.commands.completion", "Tab completion of himl in bash, zsh, fish and PowerShell.", "Set-up"
+    ),
 }
 
 
@@ -102,7 +106,9 @@ app = typer.Typer(
 
 @app.callback()
 def himl(
-    version: Annotated[bool, typer.Option("--version", help="Show the version and exit.", callback=_show_version, is_eager=True)] = False,
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the version and exit.", callback=_show_version, is_eager=True)
+    ] = False,
 ) -> None:
     """Run training on this machine or on Azure ML, and get the results back.
 

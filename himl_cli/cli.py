@@ -39,7 +39,16 @@ from himl_cli.commands._argparse import add_options, chosen, options_of
 from himl_cli.commands._bundles import bundled
 from himl_cli.commands._edge import OF_USERS, EdgedCommand, EdgedGroup, edge, giving_up, run_at_edge
 from himl_cli.commands._group import HIML_OLD_NAMES
-from himl_cli.commands._options import ExperimentOpt, NumRunsOpt, OutputOptions, RunArgs, SelectionOptions, StatusOpt, TagsOpt, WorkspaceOptions
+from himl_cli.commands._options import (
+    ExperimentOpt,
+    NumRunsOpt,
+    OutputOptions,
+    RunArgs,
+    SelectionOptions,
+    StatusOpt,
+    TagsOpt,
+    WorkspaceOptions,
+)
 from himl_cli.render.output import Format
 from himl_cli.render.streams import stand_in_for_closed_streams
 
@@ -49,7 +58,16 @@ if TYPE_CHECKING:
 
 __all__ = [
     *("Place", "Runs", "Talk", "app", "chosen_runs", "command", "errors", "main", "parent_parser"),
-    *("ChildrenOption", "ExperimentOption", "LatestRunFileOption", "NumRunsOption", "RunArguments", "RunOption", "StatusOption", "TagsOption"),
+    *(
+        "ChildrenOption",
+        "ExperimentOption",
+        "LatestRunFileOption",
+        "NumRunsOption",
+        "RunArguments",
+        "RunOption",
+        "StatusOption",
+        "TagsOption",
+    ),
     *("ConfigFileOption", "FormatOption", "JsonOption", "QuietOption", "VerboseOption", "WorkspaceOption", "YesOption"),
 ]
 
@@ -57,7 +75,8 @@ Function = TypeVar("Function", bound=Callable[..., None])
 
 
 class _Taken(type):
-    """The class of the bundles below. Typer refuses a parameter of a kind that it does not know by quoting it: the quotation says what to do."""
+    """The class of the bundles below. Typer refuses a parameter of a kind that it does not know by quoting it: the
+    quotation says what to do."""
 
     def __repr__(cls) -> str:
         return f"himl_cli.cli.{cls.__name__}, which needs @cli.command(app) in place of @app.command()"
@@ -83,19 +102,22 @@ class Place(WorkspaceOptions, metaclass=_Taken):
 
 
 class Runs(SelectionOptions, metaclass=_Taken):
-    """`--run`, `--experiment` with `--num_runs`, `--tags` and `--status`, `--latest_run_file`, `--children`: which runs are meant."""
+    """`--run`, `--experiment` with `--num_runs`, `--tags` and `--status`, `--latest_run_file`, `--children`: which runs
+    are meant."""
 
     @classmethod
     def of(cls, arguments: Namespace) -> Runs:
         """What argparse read by `parent_parser`. Raises BadUsage for values that cannot be."""
         return chosen(cls, arguments)
 
-    def find(self, place: Place | None = None, named: Sequence[str] | None = None, *, explicit: bool = False) -> list[Run]:
+    def find(
+        self, place: Place | None = None, named: Sequence[str] | None = None, *, explicit: bool = False
+    ) -> list[Run]:
         """The runs that are meant, one at least, in *place* (default: the workspaces that are configured).
 
-        *named* are runs that stood as plain arguments; they count as `--run`. Where no run was named, the last one submitted from
-        here is meant, unless *explicit* asks for a selection. Raises RunNotFound, NotFound, WorkspaceNotFound, BadUsage for options
-        that contradict each other, NotAllowed and ServiceFailed.
+        *named* are runs that stood as plain arguments; they count as `--run`. Where no run was named, the last one
+        submitted from here is meant, unless *explicit* asks for a selection. Raises RunNotFound, NotFound,
+        WorkspaceNotFound, BadUsage for options that contradict each other, NotAllowed and ServiceFailed.
         """
         from himl_cli.api.run import Run
         from himl_cli.api.workspace import Workspace
@@ -111,7 +133,8 @@ class Runs(SelectionOptions, metaclass=_Taken):
 
 
 class Talk(OutputOptions, metaclass=_Taken):
-    """`--format human|json|quiet`, `--json`, `-q/--quiet`, `-v/--verbose`, `--yes`: how a tool talks. stdout is data, stderr is talk."""
+    """`--format human|json|quiet`, `--json`, `-q/--quiet`, `-v/--verbose`, `--yes`: how a tool talks. stdout is data,
+    stderr is talk."""
 
     @classmethod
     def of(cls, arguments: Namespace) -> Talk:
@@ -119,16 +142,19 @@ class Talk(OutputOptions, metaclass=_Taken):
         return chosen(cls, arguments)
 
     def rows(self, records: Iterable[Mapping[str, object]], *, empty: str = "") -> None:
-        """*records* as a table (tabs in a pipe), a column a key; as a JSON array; or, quiet, the first value of each alone.
+        """*records* as a table (tabs in a pipe), a column a key; as a JSON array; or, quiet, the first value of each
+        alone.
 
-        Values: text, numbers, None, times, paths, and lists and mappings of these. Without any record, *empty* is said on stderr.
+        Values: text, numbers, None, times, paths, and lists and mappings of these. Without any record, *empty* is said
+        on stderr.
         """
         from himl_cli.render.rows import first_value, row_columns
 
         self.output().table(records, row_columns, quiet=first_value, empty=empty)
 
     def result(self, data: object, *, human: str | Callable[[], str], quiet: str | Iterable[str] = ()) -> None:
-        """One result: *human* text, *data* as a JSON document, or *quiet* lines; only the form that is asked for is made."""
+        """One result: *human* text, *data* as a JSON document, or *quiet* lines; only the form that is asked for is
+        made."""
         self.output().result(data, human=human, quiet=quiet)
 
     def notice(self, text: str) -> None:
@@ -163,13 +189,15 @@ _OLD_NAMES = {old: name for old, name in HIML_OLD_NAMES.items() if name in (*_SE
 
 
 def _normalized(name: str) -> str:
-    """The spelling of an option's name that the parser of a tool compares: underscores, and today's names of the shared options."""
+    """The spelling of an option's name that the parser of a tool compares: underscores, and today's names of the shared
+    options."""
     name = name.replace("-", "_")
     return _OLD_NAMES.get(name, name)
 
 
 def app(help: str = "") -> typer.Typer:
-    """An empty Typer with himl's manners: *help*, errors as one line and a hint, `-` and `_` alike. `command` fills it, `main` runs it."""
+    """An empty Typer with himl's manners: *help*, errors as one line and a hint, `-` and `_` alike. `command` fills it,
+    `main` runs it."""
     return typer.Typer(
         cls=EdgedGroup,
         help=help,
@@ -183,7 +211,8 @@ def app(help: str = "") -> typer.Typer:
 
 
 def command(app: typer.Typer, name: str | None = None) -> Callable[[Function], Function]:
-    """Register a function with *app*, whose parameters may be `Runs`, `Place`, `Talk` and all that Typer knows; its docstring is the help.
+    """Register a function with *app*, whose parameters may be `Runs`, `Place`, `Talk` and all that Typer knows; its
+    docstring is the help.
 
     *name* is the function's unless given. The only command of an app is the program itself and needs none.
     """
@@ -198,8 +227,8 @@ def command(app: typer.Typer, name: str | None = None) -> Callable[[Function], F
 def main(app: typer.Typer) -> NoReturn:
     """Run *app* with the process's arguments, and exit as `himl` does.
 
-    What himl raises is one line and a hint on stderr, or an object with `--json`, and its exit code; Ctrl-C is 130. Any other
-    exception goes on, with its traceback.
+    What himl raises is one line and a hint on stderr, or an object with `--json`, and its exit code; Ctrl-C is 130. Any
+    other exception goes on, with its traceback.
     """
     _begin()
     program = typer.main.get_command(app)
@@ -227,7 +256,8 @@ def chosen_runs(arguments: Namespace) -> list[Run]:
 
 @contextmanager
 def errors() -> Iterator[None]:
-    """Within it, what himl raises ends the process as it ends `himl`, see `main`: for programs that do not use Typer."""
+    """Within it, what himl raises ends the process as it ends `himl`, see `main`: for programs that do not use
+    Typer."""
     _begin()
     with edge(sys.argv[1:], OF_USERS) as ending, giving_up():
         yield

@@ -36,42 +36,58 @@ def aggregate_hyperdrive_metrics(
     aml_workspace: object = None,
     workspace_config_path: str | os.PathLike[str] | None = None,
 ) -> pd.DataFrame:
-    """The metrics of a run's children: a row a metric, a column a child, called by its value of the argument *child_run_arg_name*.
+    """The metrics of a run's children: a row a metric, a column a child, called by its value of the argument
+    *child_run_arg_name*.
 
-    A cell is a list in the order of steps, or the value itself where there is one only; of a table a dictionary of columns; of an image the name of
-    the run's file. It is NaN where a child has nothing. The parent is *run* (himl's, or azureml-core's) or the one that *run_id* means, in
-    *aml_workspace* or the one configured as for `get_workspace`, here first where both have been used. *keep_metrics* leaves out other metrics.
+    A cell is a list in the order of steps, or the value itself where there is one only; of a table a dictionary of
+    columns; of an image the name of the run's file. It is NaN where a child has nothing. The parent is *run* (himl's,
+    or azureml-core's) or the one that *run_id* means, in *aml_workspace* or the one configured as for `get_workspace`,
+    here first where both have been used. *keep_metrics* leaves out other metrics.
 
-    Columns are called as the children's tags have the values (`df[0.1]`); of a cross-validation they are texts, as hi-ml's (`df["0"]`).
+    Columns are called as the children's tags have the values (`df[0.1]`); of a cross-validation they are texts, as
+    hi-ml's (`df["0"]`).
 
-    Raises PackageMissing (also an ImportError) where pandas is not installed, NoChildren (also a ValueError) for a run without children, BadUsage where
-    neither run is given or no child has the argument, RunNotFound.
+    Raises PackageMissing (also an ImportError) where pandas is not installed, NoChildren (also a ValueError) for a run
+    without children, BadUsage where neither run is given or no child has the argument, RunNotFound.
     """
     if find_spec("pandas") is None:
-        raise PackageMissing("aggregate_hyperdrive_metrics gives a DataFrame, and pandas is not installed.", hint=f"Install it: {install_command('frames')}")
+        raise PackageMissing(
+            "aggregate_hyperdrive_metrics gives a DataFrame, and pandas is not installed.",
+            hint=f"Install it: {install_command('frames')}",
+        )
     if is_offline(run):
         return _frame(Aggregation((), ()), [])
     try:
         parent = meant(run_id, run, aml_workspace, workspace_config_path)
     except RunNotFound as err:
-        err.hint = f"The name of the argument comes first: aggregate_hyperdrive_metrics('{run_id}', '{child_run_arg_name}')? {err.hint}".rstrip()
+        err.hint = (
+            f"The name of the argument comes first: aggregate_hyperdrive_metrics('{run_id}', "
+            f"'{child_run_arg_name}')? {err.hint}"
+        ).rstrip()
         raise
     found, is_crossval = gathered(child_run_arg_name, parent, keep_metrics)
     return _frame(found, column_names(found, child_run_arg_name, is_crossval))
 
 
 def gathered(argument: str, parent: Run, keep_metrics: Sequence[str] | None) -> tuple[Aggregation, bool]:
-    """The children of *parent* and what they logged, and whether they are a cross-validation's. Raises NoChildren, and BadUsage where none has *argument*."""
+    """The children of *parent* and what they logged, and whether they are a cross-validation's. Raises NoChildren, and
+    BadUsage where none has *argument*."""
     opened = parent.workspace.opened
     chosen = children_chosen(opened, parent.record)
     if chosen.parent is None:
-        raise NoChildren(f"Run '{parent.id}' has no children: it is no sweep, cross-validation or pipeline, or has not started any yet.")
+        raise NoChildren(
+            f"Run '{parent.id}' has no children: it is no sweep, cross-validation or pipeline, or has not started "
+            "any yet."
+        )
     globs = [glob.escape(name) for name in keep_metrics or ()]
-    return aggregate(opened, chosen.runs, child_arg=argument, globs=globs, whole=True), parent.tags.get(MANY) == "crossval"
+    return aggregate(opened, chosen.runs, child_arg=argument, globs=globs, whole=True), parent.tags.get(
+        MANY
+    ) == "crossval"
 
 
 def is_offline(run: object) -> bool:
-    """Whether *run* is the run context of a process that is part of no job, himl's or azureml-core's; a warning says so."""
+    """Whether *run* is the run context of a process that is part of no job, himl's or azureml-core's; a warning says
+    so."""
     if not isinstance(run, OfflineRun) and type(run).__name__ != "_OfflineRun":
         return False
     log.warning("This process is part of no job: its run has no metrics, children or files.")
@@ -79,7 +95,8 @@ def is_offline(run: object) -> bool:
 
 
 def meant(run_id: str | None, run: object, workspace: object, config: str | os.PathLike[str] | None) -> Run:
-    """The run that one of the two says: himl's, azureml-core's, or an id in the workspace given or configured. Raises NoChildren where neither does."""
+    """The run that one of the two says: himl's, azureml-core's, or an id in the workspace given or configured. Raises
+    NoChildren where neither does."""
     if isinstance(run, Run):
         return run
     if run is not None:
@@ -101,7 +118,10 @@ def _frame(found: Aggregation, columns: Sequence[Scalar]) -> pd.DataFrame:
     import pandas as pd
 
     names = sorted({name for child in found.children for name in names_of(child.results)})
-    cells = {column: pd.Series([cell(child, name) for name in names], index=names, dtype=object) for column, child in zip(columns, found.children, strict=True)}
+    cells = {
+        column: pd.Series([cell(child, name) for name in names], index=names, dtype=object)
+        for column, child in zip(columns, found.children, strict=True)
+    }
     return pd.DataFrame(cells, index=names, columns=list(columns)).infer_objects()
 
 

@@ -29,23 +29,39 @@ class NotACheckpoint(BadUsage, ValueError, ArgumentTypeError):
 
 
 class CheckpointParser:
-    """A checkpoint that a script was given: a path, an https address, `RUN`, `RUN:FILE`, `RUN:FOLDER/FILE` or `RUN:FOLDER/`, as the commands take it.
+    """A checkpoint that a script was given: a path, an https address, `RUN`, `RUN:FILE`, `RUN:FOLDER/FILE` or
+    `RUN:FOLDER/`, as the commands take it.
 
-    Where a path is taken (`open`, `Path`, `torch.load`), it stands for the file on this machine, which is brought to `checkpoints/RUN_ID` first, once on
-    each node; all ranks have to ask. Making one looks at no more than the text and the disk. Texts made of it show no signature of an address.
+    Where a path is taken (`open`, `Path`, `torch.load`), it stands for the file on this machine, which is brought to
+    `checkpoints/RUN_ID` first, once on each node; all ranks have to ask. Making one looks at no more than the text and
+    the disk. Texts made of it show no signature of an address.
 
-    *select* ("last", "best", "epoch=3"), *metric* and *goal* say which of a run's checkpoints is meant where the text names none. An empty text is no
-    checkpoint, and false. Raises NotACheckpoint (also a ValueError) for what can be none: a path that is not there, and no run either; and for a choice
-    that there is not.
+    *select* ("last", "best", "epoch=3"), *metric* and *goal* say which of a run's checkpoints is meant where the text
+    names none. An empty text is no checkpoint, and false. Raises NotACheckpoint (also a ValueError) for what can be
+    none: a path that is not there, and no run either; and for a choice that there is not.
     """
 
-    AML_RUN_ID_FORMAT = "RUN for the run's last checkpoint, RUN:FILE for a file of its outputs/checkpoints, RUN:FOLDER/FILE for any file of it"
-    """How a run's checkpoints are named, in words for people; as `INFO_MESSAGE` and `DOC`, for the texts of a script's own options."""
+    AML_RUN_ID_FORMAT = (
+        "RUN for the run's last checkpoint, RUN:FILE for a file of its outputs/checkpoints, "
+        "RUN:FOLDER/FILE for any file of it"
+    )
+    """How a run's checkpoints are named, in words for people; as `INFO_MESSAGE` and `DOC`, for the texts of a script's
+    own options."""
 
     INFO_MESSAGE = f"Give a file or folder of this machine, an https address, or a run: {AML_RUN_ID_FORMAT}."
-    DOC = f"The checkpoint to begin with: a file or folder of this machine, an https address of a file, or a run, here or in Azure ML ({AML_RUN_ID_FORMAT})."
+    DOC = (
+        "The checkpoint to begin with: a file or folder of this machine, an https address of a file, or a run, here "
+        f"or in Azure ML ({AML_RUN_ID_FORMAT})."
+    )
 
-    def __init__(self, checkpoint: PathLike = "", *, select: str | None = None, metric: str | None = None, goal: str | None = None) -> None:
+    def __init__(
+        self,
+        checkpoint: PathLike = "",
+        *,
+        select: str | None = None,
+        metric: str | None = None,
+        goal: str | None = None,
+    ) -> None:
         self._text = os.fspath(checkpoint)
         self._is_whole = True  # False for a copy that has lost what is secret of the text
         self._here: Path | None = None
@@ -82,11 +98,15 @@ class CheckpointParser:
         """Whether it is a run, in Azure ML or here, or a file of one."""
         return self._kind == "run"
 
-    def get_or_download_checkpoint(self, download_dir: PathLike = FOLDER, workspace: object = None, workspace_config_path: PathLike | None = None) -> Path:
-        """The file, or folder, on this machine: a local one as it is, of a run in `download_dir/RUN_ID`, of an address in `download_dir/pretrained_models`.
+    def get_or_download_checkpoint(
+        self, download_dir: PathLike = FOLDER, workspace: object = None, workspace_config_path: PathLike | None = None
+    ) -> Path:
+        """The file, or folder, on this machine: a local one as it is, of a run in `download_dir/RUN_ID`, of an address
+        in `download_dir/pretrained_models`.
 
-        What is complete there is not downloaded again; a file there that was changed since is left, which is TransferIncomplete. Every file is checked by MD5,
-        where one is known. The workspace is found as `download_files_from_run_id` finds it. Raises NotThere (also a FileNotFoundError) naming what there is,
+        What is complete there is not downloaded again; a file there that was changed since is left, which is
+        TransferIncomplete. Every file is checked by MD5, where one is known. The workspace is found as
+        `download_files_from_run_id` finds it. Raises NotThere (also a FileNotFoundError) naming what there is,
         RunNotFound, BadUsage where several fit, and what went wrong with the download.
         """
         if self.is_local_file:
@@ -107,10 +127,14 @@ class CheckpointParser:
         if self._kind is None:
             raise NotACheckpoint("There is no checkpoint: the text is empty.")
         if not self._is_whole:
-            raise NotACheckpoint(f"'{self}' was pickled before it was fetched, and without its signature: ask for its path before.")
+            raise NotACheckpoint(
+                f"'{self}' was pickled before it was fetched, and without its signature: ask for its path before."
+            )
         try:
             choice = self._choice_that_counts(workspace, workspace_config_path)
-            return bring_checkpoint(self._text, choice, root=root, workspace=workspace, workspace_config_path=workspace_config_path)
+            return bring_checkpoint(
+                self._text, choice, root=root, workspace=workspace, workspace_config_path=workspace_config_path
+            )
         except TransferIncomplete as err:
             if not err.differing:
                 raise
@@ -119,7 +143,8 @@ class CheckpointParser:
             raise
 
     def _choice_that_counts(self, workspace: object, workspace_config_path: PathLike | None) -> Choice:
-        """The choice is the script's, the text its user's: what names a file leaves nothing to choose. For `A:B` the workspace says whether it does."""
+        """The choice is the script's, the text its user's: what names a file leaves nothing to choose. For `A:B` the
+        workspace says whether it does."""
         if self._choice == Choice() or self.is_url:
             return Choice()
         if ":" not in self._text:
@@ -149,13 +174,15 @@ class CheckpointParser:
         return self
 
     def __getstate__(self) -> dict[str, Any]:
-        """What a pickle gets. A signature goes to processes that are being started, and into no file: Lightning keeps a script's arguments in checkpoints."""
+        """What a pickle gets. A signature goes to processes that are being started, and into no file: Lightning keeps a
+        script's arguments in checkpoints."""
         is_whole = self._is_whole and (get_spawning_popen() is not None or self.checkpoint == self._text)
         return self.__dict__ | {"_text": self._text if is_whole else self.checkpoint, "_is_whole": is_whole}
 
 
 def _kind_of(text: str) -> Literal["path", "address", "run"]:
-    """As `kind_of`; what is meant as an address, and is none, is refused without its text: it may hold a signature. Raises NotFound, BadUsage."""
+    """As `kind_of`; what is meant as an address, and is none, is refused without its text: it may hold a signature.
+    Raises NotFound, BadUsage."""
     try:
         kind = kind_of(text, Path.cwd())
     except HimlError:
@@ -163,12 +190,15 @@ def _kind_of(text: str) -> Literal["path", "address", "run"]:
         if not is_botched_address(text):
             raise
     if kind is None or (kind == "run" and is_botched_address(text)):
-        raise BadUsage("It looks like an address, and is none that can be read.", hint="An address reads https://HOST/PATH.")
+        raise BadUsage(
+            "It looks like an address, and is none that can be read.", hint="An address reads https://HOST/PATH."
+        )
     return kind
 
 
 def checkpoint(text: str) -> CheckpointParser:
-    """The checkpoint that *text* means, for argparse: `parser.add_argument("--src_checkpoint", type=checkpoint)`; see `CheckpointParser`.
+    """The checkpoint that *text* means, for argparse: `parser.add_argument("--src_checkpoint", type=checkpoint)`; see
+    `CheckpointParser`.
 
     Raises NotACheckpoint for an empty text, too: a shell variable that is not set.
     """

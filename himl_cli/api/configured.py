@@ -20,20 +20,22 @@ if TYPE_CHECKING:
     from himl_cli.workspaces.azure.places.address import WorkspaceAddress
 
 
-def get_workspace(aml_workspace: object | None = None, workspace_config_path: str | os.PathLike[str] | None = None) -> Workspace:
+def get_workspace(
+    aml_workspace: object | None = None, workspace_config_path: str | os.PathLike[str] | None = None
+) -> Workspace:
     """The workspace to use, the first of these that applies:
 
     1. inside an Azure ML job, the job's own;
-    2. *aml_workspace*: himl's own `Workspace`, or one of azureml-core, or azure-ai-ml's `MLClient` (its address is used, and
-       himl's own sign-in);
+    2. *aml_workspace*: himl's own `Workspace`, or one of azureml-core, or azure-ai-ml's `MLClient` (its address is
+       used, and himl's own sign-in);
     3. the config file *workspace_config_path*, or a `.himl` folder;
     4. the nearest `config.json` in the current folder or above;
     5. HIML_SUBSCRIPTION_ID, HIML_RESOURCE_GROUP and HIML_WORKSPACE_NAME;
     6. the nearest `.himl` folder in the current folder or above (a local workspace).
 
-    Makes no request. Raises NoWorkspace (also a ValueError) where none of them applies, ConfigNotFound (also a FileNotFoundError)
-    for a config file that is not there, BadUsage (also a ValueError) for a config file that cannot be used and for HIML_* variables of which some are
-    missing, TypeError for an object that is no workspace.
+    Makes no request. Raises NoWorkspace (also a ValueError) where none of them applies, ConfigNotFound (also a
+    FileNotFoundError) for a config file that is not there, BadUsage (also a ValueError) for a config file that cannot
+    be used and for HIML_* variables of which some are missing, TypeError for an object that is no workspace.
     """
     from himl_cli.workspaces.open import open_azure, open_workspace, own_azure
 
@@ -61,11 +63,16 @@ def as_workspace(given: object) -> Workspace:
     names = azure_names(given)
     if names is None:
         kind = type(given)
-        raise TypeError(f"{kind.__module__}.{kind.__qualname__} is no workspace: himl's, azureml-core's Workspace or azure-ai-ml's MLClient is expected.")
+        raise TypeError(
+            f"{kind.__module__}.{kind.__qualname__} is no workspace: himl's, azureml-core's Workspace or azure-ai-ml's "
+            "MLClient is expected."
+        )
     return Workspace(*names)
 
 
-def find_run(reference: str, workspace: object | None = None, workspace_config_path: str | os.PathLike[str] | None = None) -> Run:
+def find_run(
+    reference: str, workspace: object | None = None, workspace_config_path: str | os.PathLike[str] | None = None
+) -> Run:
     """The run that *reference* means: an id, `experiment:run_id`, a Studio URL, or `latest`.
 
     It is looked for in the workspace given or named; without one in the local workspace first, then in Azure ML, as the
@@ -79,8 +86,11 @@ def find_run(reference: str, workspace: object | None = None, workspace_config_p
     return Run(place, record)
 
 
-def where_runs_are(workspace: object | None = None, workspace_config_path: str | os.PathLike[str] | None = None) -> Workspace:
-    """The workspace given or named; without one the local workspace and the one in Azure ML, as one. Raises as `get_workspace`."""
+def where_runs_are(
+    workspace: object | None = None, workspace_config_path: str | os.PathLike[str] | None = None
+) -> Workspace:
+    """The workspace given or named; without one the local workspace and the one in Azure ML, as one. Raises as
+    `get_workspace`."""
     given = workspace is not None or workspace_config_path is not None
     return get_workspace(workspace, workspace_config_path) if given else _all_runs()
 

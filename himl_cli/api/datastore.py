@@ -32,7 +32,8 @@ class Datastore:
 
     @staticmethod
     def get(workspace: object, datastore_name: str) -> Datastore:
-        """The datastore of that name; *workspace* may be a vendor's object too. Raises NotThere naming those that exist."""
+        """The datastore of that name; *workspace* may be a vendor's object too. Raises NotThere naming those that
+        exist."""
         from himl_cli.api.configured import get_workspace
 
         opened = get_workspace(workspace)
@@ -43,8 +44,15 @@ class Datastore:
             raise NotThere(f"No datastore '{datastore_name}' in {opened.opened.label}.")
         return found
 
-    def download(self, target_path: str | os.PathLike[str], prefix: str = "", overwrite: bool = False, show_progress: bool = False) -> int:
-        """Bring the files whose names start with *prefix* to *target_path*, the whole name below it; returns how many came.
+    def download(
+        self,
+        target_path: str | os.PathLike[str],
+        prefix: str = "",
+        overwrite: bool = False,
+        show_progress: bool = False,
+    ) -> int:
+        """Bring the files whose names start with *prefix* to *target_path*, the whole name below it; returns how many
+        came.
 
         Files that are here already are left unless *overwrite*; every file is checked by MD5. Raises NotThere, and
         what went wrong with single files once all were tried.
@@ -57,14 +65,22 @@ class Datastore:
         key = repr(("download from datastore", self.workspace.opened.label, self.name, prefix, overwrite))
         return leave_what_is_there(bring(request.folder, key, work, show_progress=show_progress)).files
 
-    def upload(self, src_dir: str | os.PathLike[str], target_path: str | os.PathLike[str] = "", overwrite: bool = False, show_progress: bool = False) -> int:
+    def upload(
+        self,
+        src_dir: str | os.PathLike[str],
+        target_path: str | os.PathLike[str] = "",
+        overwrite: bool = False,
+        show_progress: bool = False,
+    ) -> int:
         """Store the contents of the folder *src_dir* below *target_path*; returns how many files were sent.
 
-        Files that are there already are left unless *overwrite*. Raises BadUsage where *src_dir* is a file, NotThere where it
-        is not there or empty, and what went wrong with single files once all were tried.
+        Files that are there already are left unless *overwrite*. Raises BadUsage where *src_dir* is a file, NotThere
+        where it is not there or empty, and what went wrong with single files once all were tried.
         """
         request = UploadRequest(Path(src_dir), PurePath(target_path).as_posix(), overwrite=overwrite)
-        return leave_what_is_there(send(self.workspace.opened.datastore(self.name), request, show_progress=show_progress)).files
+        return leave_what_is_there(
+            send(self.workspace.opened.datastore(self.name), request, show_progress=show_progress)
+        ).files
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Datastore) and (self.workspace, self.name) == (other.workspace, other.name)

@@ -20,7 +20,8 @@ class ConfigNotFound(WorkspaceNotFound, FileNotFoundError):
 
 
 class NotThere(NotFound, FileNotFoundError):
-    """The files that are meant, or the datastore or folder that should hold them, are not there (hi-ml: FileNotFoundError)."""
+    """The files that are meant, or the datastore or folder that should hold them, are not there (hi-ml:
+    FileNotFoundError)."""
 
 
 class NoRecoveryId(BadUsage, ValueError):
@@ -40,7 +41,8 @@ _WORDS = re.compile(r"--(select|metric|goal|expiry_days|overwrite)\b")
 
 @contextmanager
 def naming_arguments() -> Iterator[None]:
-    """Within it, or in what it decorates, errors of himl name Python's arguments of checkpoints where they name the commands' options."""
+    """Within it, or in what it decorates, errors of himl name Python's arguments of checkpoints where they name the
+    commands' options."""
     try:
         yield
     except HimlError as err:
@@ -62,7 +64,8 @@ def raising(ours: type[NotFound | BadUsage], both: type[NotFound | BadUsage]) ->
 
 @contextmanager
 def one_line_if_uncaught() -> Iterator[None]:
-    """Within it, errors of himl are raised as they are; one that nothing catches ends the program in one line and a hint, with its exit code.
+    """Within it, errors of himl are raised as they are; one that nothing catches ends the program in one line and a
+    hint, with its exit code.
 
     Debuggers and notebooks, which show exceptions themselves, show its traceback as before.
     """

@@ -1,7 +1,7 @@
 """Downloads and uploads, with hi-ml's names and arguments.
 
-On a node with several ranks only local rank 0 downloads, and only it opens the workspace; all ranks return once it is done,
-over all nodes where torch.distributed is set up.
+On a node with several ranks only local rank 0 downloads, and only it opens the workspace; all ranks return once it is
+done, over all nodes where torch.distributed is set up.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ def download_files_from_run_id(
 ) -> None:
     """Download the files of a run whose names start with *prefix* to *output_folder*, their whole names kept below it.
 
-    Files that are complete are skipped, others replaced. *run_id* may be anything that `fetch_run` takes; without a workspace
-    the run is looked for as the commands do. Every file is checked by MD5, whether *validate_checksum* is set or not. Raises
-    NotThere (also a FileNotFoundError) where no file matches, RunNotFound, and what went wrong with single files once all
-    were tried: IntegrityFailed, ServiceFailed, TransferIncomplete and their kin.
+    Files that are complete are skipped, others replaced. *run_id* may be anything that `fetch_run` takes; without a
+    workspace the run is looked for as the commands do. Every file is checked by MD5, whether *validate_checksum* is set
+    or not. Raises NotThere (also a FileNotFoundError) where no file matches, RunNotFound, and what went wrong with
+    single files once all were tried: IntegrityFailed, ServiceFailed, TransferIncomplete and their kin.
     """
     request = DownloadRequest(Path(output_folder), Filters(prefix), overwrite=True)
 
@@ -51,18 +51,23 @@ def download_checkpoints_from_run_id(
     aml_workspace: object | None = None,
     workspace_config_path: PathLike | None = None,
 ) -> None:
-    """Download a checkpoint of a run, or all files in a folder of checkpoints, to *output_folder*, their whole names kept below it.
+    """Download a checkpoint of a run, or all files in a folder of checkpoints, to *output_folder*, their whole names
+    kept below it.
 
-    As `download_files_from_run_id`, but the folder's name is taken whole: `outputs/checkpoints` does not mean the files of
-    `outputs/checkpoints_old`. Raises what that one raises: NotThere (also a FileNotFoundError) where there is no such file or folder, RunNotFound, and what
-    went wrong with single files once all were tried.
+    As `download_files_from_run_id`, but the folder's name is taken whole: `outputs/checkpoints` does not mean the files
+    of `outputs/checkpoints_old`. Raises what that one raises: NotThere (also a FileNotFoundError) where there is no
+    such file or folder, RunNotFound, and what went wrong with single files once all were tried.
     """
     path = _posix(checkpoint_path_or_folder).strip("/")
 
     def work(notify: Notify) -> TransferResult:
         files = _files_of(run_id, aml_workspace, workspace_config_path)
         is_folder = path != "" and files.stat(path) is None
-        return download(files, DownloadRequest(Path(output_folder), Filters(f"{path}/" if is_folder else path), overwrite=True), notify)
+        return download(
+            files,
+            DownloadRequest(Path(output_folder), Filters(f"{path}/" if is_folder else path), overwrite=True),
+            notify,
+        )
 
     complete(bring(Path(output_folder), repr(("download checkpoints of run", run_id, path)), work))
 
@@ -76,11 +81,12 @@ def download_from_datastore(
     overwrite: bool = False,
     show_progress: bool = False,
 ) -> None:
-    """Download the files of a datastore whose names start with *file_prefix* to *output_folder*, their whole names kept below it.
+    """Download the files of a datastore whose names start with *file_prefix* to *output_folder*, their whole names kept
+    below it.
 
-    Files that exist here are left, unless *overwrite* is set: then those that differ are replaced. Every file is checked by
-    MD5. With *show_progress*, progress is shown on stderr. Raises NotThere (also a FileNotFoundError) for an unknown datastore
-    and where no file matches, and what went wrong with single files once all were tried.
+    Files that exist here are left, unless *overwrite* is set: then those that differ are replaced. Every file is
+    checked by MD5. With *show_progress*, progress is shown on stderr. Raises NotThere (also a FileNotFoundError) for an
+    unknown datastore and where no file matches, and what went wrong with single files once all were tried.
     """
     request = DownloadRequest(Path(output_folder), Filters(_posix(file_prefix)), overwrite=overwrite)
 
@@ -102,9 +108,9 @@ def upload_to_datastore(
 ) -> None:
     """Upload the contents of the folder *local_data_folder* to the folder *remote_path* of a datastore.
 
-    Files that exist there are left, unless *overwrite* is set: then those that differ are replaced. Each rank that calls it
-    uploads. Raises BadUsage for a file in place of a folder, NotThere (also a FileNotFoundError) for a folder that is empty or
-    not there and for an unknown datastore, and what went wrong with single files once all were tried.
+    Files that exist there are left, unless *overwrite* is set: then those that differ are replaced. Each rank that
+    calls it uploads. Raises BadUsage for a file in place of a folder, NotThere (also a FileNotFoundError) for a folder
+    that is empty or not there and for an unknown datastore, and what went wrong with single files once all were tried.
     """
     request = UploadRequest(Path(local_data_folder), _posix(remote_path), overwrite=overwrite)
     store = _datastore(datastore_name, aml_workspace, workspace_config_path)

@@ -33,7 +33,8 @@ def bring(folder: Path, key: str, work: Work, *, show_progress: bool = False) ->
 
 
 def send(store: BlobStore, request: UploadRequest, *, show_progress: bool = False) -> TransferResult:
-    """Upload the folder that *request* means; every process that calls it does it. Raises BadUsage for a file, and as `upload`."""
+    """Upload the folder that *request* means; every process that calls it does it. Raises BadUsage for a file, and as
+    `upload`."""
     if request.local.is_file():
         raise BadUsage(f"'{request.local}' is a file, and a folder is uploaded.", hint="Give the folder that holds it.")
     with _observing(show_progress, "Uploaded", request.prefix) as (notify, conclude), raising(NotFound, NotThere):
@@ -51,7 +52,10 @@ def complete(result: TransferResult) -> TransferResult:
 def leave_what_is_there(result: TransferResult) -> TransferResult:
     """As `complete`, and files that differ are no error, as hi-ml documents; the log names them."""
     if result.differing:
-        log.warning("Left as they are, because they exist with another content: %s; overwrite=True replaces them.", named(result.differing))
+        log.warning(
+            "Left as they are, because they exist with another content: %s; overwrite=True replaces them.",
+            named(result.differing),
+        )
     return complete(replace(result, differing=()))
 
 
@@ -60,7 +64,8 @@ Conclude = Callable[[TransferResult], TransferResult]
 
 @contextmanager
 def _observing(show_progress: bool, verb: str, place: str) -> Iterator[tuple[Notify, Conclude]]:
-    """Whom to tell of progress, and of the result: the log, or where it was asked for stderr (a bar only on a terminal)."""
+    """Whom to tell of progress, and of the result: the log, or where it was asked for stderr (a bar only on a
+    terminal)."""
     if not show_progress:
         yield log_notice, lambda result: result
         return

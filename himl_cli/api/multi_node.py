@@ -13,8 +13,8 @@ def set_environment_variables_for_multi_node() -> None:
     """Set MASTER_ADDR, MASTER_PORT and NODE_RANK in this process from what Azure ML tells of the nodes of an MPI job.
 
     By hi-ml's rule: AZ_BATCH_MASTER_NODE (host:port), else AZ_BATCHAI_MPI_MASTER_NODE unless that is localhost, else
-    MASTER_IP; none of them means a single node, and nothing is set. The port is 6105 unless one is known; NODE_RANK is the
-    MPI rank. Raises WrongArgument (also a ValueError) where AZ_BATCH_MASTER_NODE is neither a host nor host:port.
+    MASTER_IP; none of them means a single node, and nothing is set. The port is 6105 unless one is known; NODE_RANK is
+    the MPI rank. Raises WrongArgument (also a ValueError) where AZ_BATCH_MASTER_NODE is neither a host nor host:port.
     """
     address, port = _master()
     if not address:

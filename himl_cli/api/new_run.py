@@ -32,15 +32,17 @@ def create_aml_run_object(
     workspace_config_path: str | os.PathLike[str] | None = None,
     snapshot_directory: str | os.PathLike[str] | None = None,
 ) -> Run:
-    """Start a run in the experiment and return it: to log to, to upload files to, and to end by `complete()` or `fail()`.
+    """Start a run in the experiment and return it: to log to, to upload files to, and to end by `complete()` or
+    `fail()`.
 
-    The workspace is found as `get_workspace` finds it, in Azure ML or here. *run_name* is what the run is called for people.
-    The files of *snapshot_directory* are stored as `code/…` among the run's, without what its ignore files exclude and without
-    secrets. Used in a `with` statement, the run ends with the block, as failed where that raises. The experiment's name is
-    made one that Azure ML takes.
+    The workspace is found as `get_workspace` finds it, in Azure ML or here. *run_name* is what the run is called for
+    people. The files of *snapshot_directory* are stored as `code/…` among the run's, without what its ignore files
+    exclude and without secrets. Used in a `with` statement, the run ends with the block, as failed where that raises.
+    The experiment's name is made one that Azure ML takes.
 
-    A run kept here whose process ends without a word reads as failed; one in Azure ML stays Running, as azureml-core's do.
-    Raises BadUsage for an empty name or a folder that cannot be read, and what `get_workspace` and the workspace raise.
+    A run kept here whose process ends without a word reads as failed; one in Azure ML stays Running, as azureml-core's
+    do. Raises BadUsage for an empty name or a folder that cannot be read, and what `get_workspace` and the workspace
+    raise.
     """
     place = get_workspace(workspace, workspace_config_path)
     if not isinstance(place.opened, RecordsRuns):
@@ -63,7 +65,8 @@ def create_aml_run_object(
 
 
 def _command(words: Sequence[str]) -> str:
-    """What *words*, Python's own list of a program's name and arguments, say of the program; "" where there is none. Secrets are masked.
+    """What *words*, Python's own list of a program's name and arguments, say of the program; "" where there is none.
+    Secrets are masked.
 
     Of `python -c` and `python -m` while it looks for the module, Python keeps the option in place of a name.
     """

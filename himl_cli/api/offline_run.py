@@ -15,7 +15,8 @@ log = logging.getLogger(__name__)
 
 
 class OfflineRun(Recording):
-    """Takes what a run takes and tells it to Python's logging, at level INFO. `get_metrics` gives it back; nothing is sent and nothing written.
+    """Takes what a run takes and tells it to Python's logging, at level INFO. `get_metrics` gives it back; nothing is
+    sent and nothing written.
 
     It has no `experiment`, which is how azureml-core's users tell such a run.
     """
@@ -70,6 +71,8 @@ def _value(entries: list[Logged]) -> Any:
     rows = [row.values for entry in entries for row in entry.rows]
     if entries[0].kind is LoggedKind.table:
         columns = [*dict.fromkeys(column for row in rows for column in row)]
-        return {column: rows[0].get(column) if len(rows) == 1 else [row.get(column) for row in rows] for column in columns}
+        return {
+            column: rows[0].get(column) if len(rows) == 1 else [row.get(column) for row in rows] for column in columns
+        }
     found = [value for row in rows for value in row.values()]
     return found[0] if len(found) == 1 else found

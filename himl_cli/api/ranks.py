@@ -24,8 +24,9 @@ _calls: Counter[str] = Counter()
 def is_local_rank_zero() -> bool:
     """Whether this process is the one of its node that downloads.
 
-    That is the process whose launcher says so (LOCAL_RANK and its kin are 0); without such a variable, as hi-ml has it, one
-    without RANK: PyTorch Lightning starts the other ranks from there. RANK alone is not a rank on the node; only 0 is taken for one.
+    That is the process whose launcher says so (LOCAL_RANK and its kin are 0); without such a variable, as hi-ml has it,
+    one without RANK: PyTorch Lightning starts the other ranks from there. RANK alone is not a rank on the node; only 0
+    is taken for one.
     """
     me = local_rank(os.environ)
     if me is not None:
@@ -35,7 +36,8 @@ def is_local_rank_zero() -> bool:
 
 
 def torch_barrier() -> None:
-    """Wait until all processes of the distributed PyTorch job are here; returns at once where torch.distributed is not set up.
+    """Wait until all processes of the distributed PyTorch job are here; returns at once where torch.distributed is not
+    set up.
 
     PyTorch is not imported: a script that has set it up has imported it.
     """
@@ -44,12 +46,14 @@ def torch_barrier() -> None:
         distributed.barrier()
 
 
-def once_per_node(folder: Path, key: str, act: Callable[[], TransferResult], *, notify: Notify = ignore) -> TransferResult:
+def once_per_node(
+    folder: Path, key: str, act: Callable[[], TransferResult], *, notify: Notify = ignore
+) -> TransferResult:
     """What *act* gives, done by local rank 0 alone; the other ranks of the node wait for it and share its outcome.
 
-    They meet at torch.distributed's barrier, over all nodes, where that is set up, and else by files in himl's cache. A script
-    that starts its other ranks itself (PyTorch Lightning) and called this before is not waited for: the ranks it starts
-    inherit word of what is done.
+    They meet at torch.distributed's barrier, over all nodes, where that is set up, and else by files in himl's cache. A
+    script that starts its other ranks itself (PyTorch Lightning) and called this before is not waited for: the ranks it
+    starts inherit word of what is done.
     """
     distributed = _set_up_distributed()
     if distributed is not None:
@@ -66,7 +70,9 @@ def once_per_node(folder: Path, key: str, act: Callable[[], TransferResult], *, 
 def _set_up_distributed() -> Any:
     """torch.distributed where the script has initialised it, else None."""
     distributed = sys.modules.get("torch.distributed")
-    return distributed if distributed is not None and distributed.is_available() and distributed.is_initialized() else None
+    return (
+        distributed if distributed is not None and distributed.is_available() and distributed.is_initialized() else None
+    )
 
 
 def _mark(folder: Path, key: str) -> str:
@@ -82,7 +88,8 @@ def _leave_word(mark: str) -> None:
 
 
 def _is_done(mark: str) -> bool:
-    """Whether the script that started this rank made this call, the same number of times, before; torchrun's rank 0 is none such."""
+    """Whether the script that started this rank made this call, the same number of times, before; torchrun's rank 0 is
+    none such."""
     if ELASTIC in os.environ:
         return False
     _calls[mark] += 1

@@ -1,4 +1,5 @@
-"""What a run lets a script log and upload, under azureml-core's names; a run in a workspace and one that is none share it."""
+"""What a run lets a script log and upload, under azureml-core's names; a run in a workspace and one that is none share
+it."""
 
 from __future__ import annotations
 
@@ -21,13 +22,15 @@ if TYPE_CHECKING:
 
 
 class Recording(ABC):
-    """Values are gathered and sent in the background, within about a second; `flush` waits for that. Files are sent at once.
+    """Values are gathered and sent in the background, within about a second; `flush` waits for that. Files are sent at
+    once.
 
     All methods may be called from any thread and any rank: every rank writes to the same run.
     """
 
     def log(self, name: str, value: Any, description: str = "", step: int | None = None) -> None:
-        """Log one value: a number, a truth value or a text; scalars of numpy and PyTorch count as numbers. The same name again adds to the metric.
+        """Log one value: a number, a truth value or a text; scalars of numpy and PyTorch count as numbers. The same
+        name again adds to the metric.
 
         Raises BadUsage for a list. *description* is accepted and not kept, as in azureml-core.
         """
@@ -38,7 +41,8 @@ class Recording(ABC):
         self._keep(logged_values.values(name, value))
 
     def log_row(self, name: str, description: str | None = None, **kwargs: Any) -> None:
-        """Add one row to the table *name*; its columns are the other arguments. Raises BadUsage where there are none, and where one holds a list."""
+        """Add one row to the table *name*; its columns are the other arguments. Raises BadUsage where there are none,
+        and where one holds a list."""
         if not kwargs:
             raise BadUsage(f"'{name}': a row has columns.", hint=f"For example log_row('{name}', epoch=1, loss=0.5)")
         self._keep(logged_values.row(name, kwargs))
@@ -47,8 +51,11 @@ class Recording(ABC):
         """Log a table: a dictionary of columns of one length. Raises BadUsage for anything else."""
         self._keep(logged_values.table(name, value))
 
-    def log_image(self, name: str, path: str | os.PathLike[str] | None = None, plot: Any = None, description: str = "") -> None:
-        """Log an image: the file *path*, or *plot*, a figure of matplotlib or matplotlib.pyplot itself. It is a file of the run afterwards.
+    def log_image(
+        self, name: str, path: str | os.PathLike[str] | None = None, plot: Any = None, description: str = ""
+    ) -> None:
+        """Log an image: the file *path*, or *plot*, a figure of matplotlib or matplotlib.pyplot itself. It is a file of
+        the run afterwards.
 
         Raises BadUsage unless exactly one of the two is given, and for a file that is not there.
         """
@@ -68,7 +75,8 @@ class Recording(ABC):
         self._store_bytes(artifact_file, str(text).encode())
 
     def upload_file(self, name: str, path_or_stream: Any, datastore_name: str | None = None) -> None:
-        """Store a file, or what is left in a binary stream, among the run's files as *name*; what had the name is replaced.
+        """Store a file, or what is left in a binary stream, among the run's files as *name*; what had the name is
+        replaced.
 
         *datastore_name* is accepted and not used. Raises BadUsage for a file that is not there.
         """
@@ -79,11 +87,16 @@ class Recording(ABC):
             self._store_files({name: Path(path_or_stream)})
 
     def upload_files(
-        self, names: Sequence[str], paths: Sequence[str | os.PathLike[str]], return_artifacts: bool = False, timeout_seconds: int | None = None
+        self,
+        names: Sequence[str],
+        paths: Sequence[str | os.PathLike[str]],
+        return_artifacts: bool = False,
+        timeout_seconds: int | None = None,
     ) -> None:
         """Store several files. Raises BadUsage where there are not as many names as paths.
 
-        *return_artifacts* and *timeout_seconds* are accepted and have no effect: nothing is returned, and requests have limits of their own.
+        *return_artifacts* and *timeout_seconds* are accepted and have no effect: nothing is returned, and requests have
+        limits of their own.
         """
         if len(names) != len(paths):
             raise BadUsage(f"upload_files takes as many names as paths, not {len(names)} and {len(paths)}.")
@@ -97,7 +110,9 @@ class Recording(ABC):
         if not folder.is_dir():
             raise BadUsage(f"There is no folder '{path}' to upload.")
         prefix = f"{name.strip('/')}/" if name.strip("/.") else ""
-        self._store_files({prefix + found.name: Path(found.path) for found in walk_files(str(folder), skip_workspaces=True)})
+        self._store_files(
+            {prefix + found.name: Path(found.path) for found in walk_files(str(folder), skip_workspaces=True)}
+        )
 
     def tag(self, key: str, value: str | None = None) -> None:
         """Set one tag."""
@@ -109,9 +124,11 @@ class Recording(ABC):
 
     @abstractmethod
     def flush(self, timeout_seconds: int = 300) -> None:
-        """Come back once what was logged is kept and can be read back. Raises ServiceFailed where it cannot be sent now; it is sent later then.
+        """Come back once what was logged is kept and can be read back. Raises ServiceFailed where it cannot be sent
+        now; it is sent later then.
 
-        It is sent whole; *timeout_seconds* is how long to wait at most until it can be read back, which a service may put off.
+        It is sent whole; *timeout_seconds* is how long to wait at most until it can be read back, which a service may
+        put off.
         """
 
     @abstractmethod
@@ -125,7 +142,9 @@ class Recording(ABC):
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if error is None:
             self.complete()
         else:
@@ -146,7 +165,8 @@ class Recording(ABC):
     def _store_plot(self, name: str, plot: Any) -> None:
         if not callable(getattr(plot, "savefig", None)):
             raise BadUsage(
-                f"'{name}': a plot has a method savefig, and {type(plot).__name__} has none.", hint="Give a figure of matplotlib, or matplotlib.pyplot."
+                f"'{name}': a plot has a method savefig, and {type(plot).__name__} has none.",
+                hint="Give a figure of matplotlib, or matplotlib.pyplot.",
             )
         with tempfile.TemporaryDirectory(prefix="himl-") as folder:
             path = Path(folder, "plot.png")

@@ -15,19 +15,26 @@ from himl_cli.services.checkpoints.recovery import is_better, on_disk
 
 
 def recovery_checkpoint(folder: str | os.PathLike[str] = FOLDER) -> Path | None:
-    """The checkpoint to go on from, None where training begins anew. Call it before anything writes to *folder*, in each rank.
+    """The checkpoint to go on from, None where training begins anew. Call it before anything writes to *folder*, in
+    each rank.
 
-    It is, of all tries of the job so far, the one of the highest epoch in `outputs/checkpoints` and `outputs/retry_001/checkpoints`, …: files called
-    `recovery_epoch=9.ckpt`, `recovery_9.ckpt` and the like (of one epoch that of the latest try, then Lightning's highest `-v1`), else `autosave.ckpt`,
-    else `last.ckpt`, which `himl submit --checkpoint` put there. It is looked for on the disk, and on Azure ML among the files that the run kept: a node
-    that is new has none of them. A better one from there is brought once on each node and checked by MD5. Files that were not written to their end are
-    passed over. Raises ServiceFailed and its kin where the run's files cannot be read: a training that began anew by mistake would write over what it
-    had reached; NotAllowed where somebody else has the folder for it.
+    It is, of all tries of the job so far, the one of the highest epoch in `outputs/checkpoints` and
+    `outputs/retry_001/checkpoints`, …: files called `recovery_epoch=9.ckpt`, `recovery_9.ckpt` and the like (of one
+    epoch that of the latest try, then Lightning's highest `-v1`), else `autosave.ckpt`, else `last.ckpt`, which `himl
+    submit --checkpoint` put there. It is looked for on the disk, and on Azure ML among the files that the run kept: a
+    node that is new has none of them. A better one from there is brought once on each node and checked by MD5. Files
+    that were not written to their end are passed over. Raises ServiceFailed and its kin where the run's files cannot be
+    read: a training that began anew by mistake would write over what it had reached; NotAllowed where somebody else has
+    the folder for it.
     """
     place = Path(folder).as_posix().rstrip("/")
     root = Path.cwd()
     found = on_disk(root, place, least=Kind.autosave)
-    rank = rank_of(found.relative_to(root).as_posix(), place) if found is not None and not Path(folder).is_absolute() else None
+    rank = (
+        rank_of(found.relative_to(root).as_posix(), place)
+        if found is not None and not Path(folder).is_absolute()
+        else None
+    )
     kept = _kept(place, rank) if not Path(folder).is_absolute() else None
     return kept or found or on_disk(root, place)
 
@@ -45,7 +52,9 @@ def _kept(place: str, than: Rank | None) -> Path | None:
     from himl_cli.services.checkpoints.recovery import bring_best
     from himl_cli.workspaces.open import own_azure, own_local_run
 
-    if own_local_run() is not None or own_azure(Path.cwd()) is None:  # here, what the run keeps is what lies on the disk
+    if (
+        own_local_run() is not None or own_azure(Path.cwd()) is None
+    ):  # here, what the run keeps is what lies on the disk
         return None
     run = current_run()
     if not isinstance(run, Run):
@@ -57,7 +66,8 @@ def _kept(place: str, than: Rank | None) -> Path | None:
 
 
 def _own_folder(name: str) -> Path:
-    """The folder *name* in the temporary one, this user's only: what lies there is loaded, and a checkpoint is a program. Raises NotAllowed."""
+    """The folder *name* in the temporary one, this user's only: what lies there is loaded, and a checkpoint is a
+    program. Raises NotAllowed."""
     folder = Path(tempfile.gettempdir()) / name
     folder.mkdir(mode=0o700, exist_ok=True)
     if sys.platform != "win32":

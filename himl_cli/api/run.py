@@ -33,8 +33,8 @@ if TYPE_CHECKING:
 class Run(Recording):
     """One run, found in *workspace*.
 
-    Its attributes are as they were when it was fetched, those of methods are asked for. All methods raise `himl_cli`'s errors:
-    RunNotFound when it was deleted meanwhile, NotAllowed, ServiceFailed.
+    Its attributes are as they were when it was fetched, those of methods are asked for. All methods raise `himl_cli`'s
+    errors: RunNotFound when it was deleted meanwhile, NotAllowed, ServiceFailed.
     """
 
     def __init__(self, workspace: Workspace, record: Record) -> None:
@@ -49,7 +49,8 @@ class Run(Recording):
 
     @cached_property
     def workspace(self) -> Workspace:
-        """The workspace that keeps the run; where it was found by looking in several, this may ask which one that is."""
+        """The workspace that keeps the run; where it was found by looking in several, this may ask which one that
+        is."""
         return self._found_in.home_of(self.id)
 
     @property
@@ -91,7 +92,8 @@ class Run(Recording):
         return dict(self._now().tags)
 
     def get_details(self) -> dict[str, Any]:
-        """What is known of the run now, under azureml-core's names as far as himl knows them; times are ISO 8601 in UTC."""
+        """What is known of the run now, under azureml-core's names as far as himl knows them; times are ISO 8601 in
+        UTC."""
         run = self._now()
         return {
             "runId": run.id,
@@ -117,8 +119,8 @@ class Run(Recording):
     def get_metrics(self, name: str | None = None, recursive: bool = False) -> dict[str, Any]:
         """What the run logged, by name: a number or a text, or a list in the order of steps where there are several.
 
-        With *recursive*, what it and all runs below it logged: `{run id: {name: ...}}`, for those that logged anything. Of a
-        table, each column is a metric `NAME/COLUMN`; truth values are 1.0 and 0.0; images are files of the run.
+        With *recursive*, what it and all runs below it logged: `{run id: {name: ...}}`, for those that logged anything.
+        Of a table, each column is a metric `NAME/COLUMN`; truth values are 1.0 and 0.0; images are files of the run.
         """
         if "_writer" in vars(self):
             self.flush()
@@ -138,45 +140,71 @@ class Run(Recording):
         """The names of all files of the run, sorted."""
         return [blob.name for page in self.files().list() for blob in page]
 
-    def get_children(self, recursive: bool = False, tags: Mapping[str, str] | None = None, status: str | None = None) -> Iterator[Run]:
-        """The runs that this one started, newest first, fetched as they are consumed; with *recursive* also those they started.
+    def get_children(
+        self, recursive: bool = False, tags: Mapping[str, str] | None = None, status: str | None = None
+    ) -> Iterator[Run]:
+        """The runs that this one started, newest first, fetched as they are consumed; with *recursive* also those they
+        started.
 
         *tags* and *status* select among them. Raises BadUsage for a status that there is not.
         """
         wanted = [_status(status)] if status else []
         for record in self._found_in.opened.runs(RunQuery(parent=self.id)):
             child = Run(self._found_in, record)
-            if (not wanted or record.status in wanted) and all(record.tags.get(key) == value for key, value in (tags or {}).items()):
+            if (not wanted or record.status in wanted) and all(
+                record.tags.get(key) == value for key, value in (tags or {}).items()
+            ):
                 yield child
             if recursive:
                 yield from child.get_children(recursive=True, tags=tags, status=status)
 
-    def download_file(self, name: str, output_file_path: str | os.PathLike[str] | None = None, _validate_checksum: bool = True) -> None:
+    def download_file(
+        self, name: str, output_file_path: str | os.PathLike[str] | None = None, _validate_checksum: bool = True
+    ) -> None:
         """Bring one file, checked by MD5, replacing what is there.
 
-        It goes to *output_file_path*, into it where that is a folder or ends with a slash, and without it to its own last
-        name in the current folder. Raises NotThere, and IntegrityFailed and its kin when it did not arrive.
+        It goes to *output_file_path*, into it where that is a folder or ends with a slash, and without it to its own
+        last name in the current folder. Raises NotThere, and IntegrityFailed and its kin when it did not arrive.
         """
         from himl_cli.api.single_file import bring_file
 
         bring_file(self.files, self.id, name, output_file_path)
 
-    def download_files(self, prefix: str | None = None, output_directory: str | os.PathLike[str] | None = None, append_prefix: bool = True) -> None:
-        """Bring the files whose names start with *prefix*, checked by MD5, replacing what is there, to *output_directory*.
+    def download_files(
+        self,
+        prefix: str | None = None,
+        output_directory: str | os.PathLike[str] | None = None,
+        append_prefix: bool = True,
+    ) -> None:
+        """Bring the files whose names start with *prefix*, checked by MD5, replacing what is there, to
+        *output_directory*.
 
-        They keep their whole names below it; without *append_prefix*, the folders of *prefix* are dropped. Raises NotThere
-        where there are none, and what went wrong with single files once all were tried.
+        They keep their whole names below it; without *append_prefix*, the folders of *prefix* are dropped. Raises
+        NotThere where there are none, and what went wrong with single files once all were tried.
         """
-        request = DownloadRequest(Path(output_directory or "."), Filters(prefix or ""), strip_prefix=not append_prefix, overwrite=True)
-        complete(bring(request.folder, repr(("download files", self.id, request)), lambda notify: download(self.files(), request, notify)))
+        request = DownloadRequest(
+            Path(output_directory or "."), Filters(prefix or ""), strip_prefix=not append_prefix, overwrite=True
+        )
+        complete(
+            bring(
+                request.folder,
+                repr(("download files", self.id, request)),
+                lambda notify: download(self.files(), request, notify),
+            )
+        )
 
-    def wait_for_completion(self, show_output: bool = False, wait_post_processing: bool = False, raise_on_error: bool = True) -> dict[str, Any]:
+    def wait_for_completion(
+        self, show_output: bool = False, wait_post_processing: bool = False, raise_on_error: bool = True
+    ) -> dict[str, Any]:
         """Wait until the run has ended; gives its details then.
 
-        With *show_output* its log is written to stdout as it grows. *wait_post_processing* is accepted and has no effect.
-        Ctrl-C ends the waiting, not the run. Raises JobFailed, unless *raise_on_error* is False, where the run did not complete.
+        With *show_output* its log is written to stdout as it grows. *wait_post_processing* is accepted and has no
+        effect. Ctrl-C ends the waiting, not the run. Raises JobFailed, unless *raise_on_error* is False, where the run
+        did not complete.
         """
-        self.record = wait_until_ended(self._found_in.opened, self.id, show_output=show_output, raise_on_error=raise_on_error)
+        self.record = wait_until_ended(
+            self._found_in.opened, self.id, show_output=show_output, raise_on_error=raise_on_error
+        )
         return self.get_details()
 
     def cancel(self) -> bool:
@@ -189,7 +217,8 @@ class Run(Recording):
 
     @staticmethod
     def get_context(allow_offline: bool = True) -> Run | OfflineRun:
-        """The run that this process is part of: a job's, on Azure ML or here; else one that only tells the log what it is told.
+        """The run that this process is part of: a job's, on Azure ML or here; else one that only tells the log what it
+        is told.
 
         Makes no request. Without *allow_offline*, BadUsage is raised outside of a job.
         """
@@ -200,17 +229,19 @@ class Run(Recording):
     def flush(self, timeout_seconds: int = 300) -> None:
         """Send what was logged, then wait, *timeout_seconds* at most, until it can be read back.
 
-        Raises ServiceFailed, DiskFailed or NotAllowed where it cannot be sent now (it is sent later then), RunNotFound for a run that was deleted, and
-        BadUsage for values that the workspace does not take, once the others are sent.
+        Raises ServiceFailed, DiskFailed or NotAllowed where it cannot be sent now (it is sent later then), RunNotFound
+        for a run that was deleted, and BadUsage for values that the workspace does not take, once the others are sent.
         """
         self._writer.settle(timeout_seconds)
 
     def complete(self) -> None:
-        """Send what is left, and record that the run completed; of a job's run, its own service or supervisor records that."""
+        """Send what is left, and record that the run completed; of a job's run, its own service or supervisor records
+        that."""
         self._end(RunEnd(RunStatus.completed))
 
     def fail(self, error_details: str | BaseException | None = None, error_code: str | None = None) -> None:
-        """Send what is left, and record that the run failed; of a job's run, its own service or supervisor records that."""
+        """Send what is left, and record that the run failed; of a job's run, its own service or supervisor records
+        that."""
         self._end(RunEnd(RunStatus.failed, reason_of(error_details, error_code)))
 
     def _end(self, end: RunEnd) -> None:
@@ -247,7 +278,10 @@ class Run(Recording):
         return hash((self.workspace, self.id))
 
     def __repr__(self) -> str:
-        return f"Run({self.id!r}, experiment {self.record.experiment!r}, {self.status}, {self.record.workspace or self._found_in.opened.label})"
+        return (
+            f"Run({self.id!r}, experiment {self.record.experiment!r}, {self.status}, "
+            f"{self.record.workspace or self._found_in.opened.label})"
+        )
 
     def _now(self) -> Record:
         self.record = self._found_in.opened.run(self.id)
@@ -263,7 +297,9 @@ def _iso(time: datetime | None) -> str | None:
 
 
 def _value(points: list[MetricPoint | TextPoint]) -> float | str | list[float | str]:
-    values = [point.value for point in sorted(points, key=lambda point: (point.step, point.time))]  # one name may have numbers and texts
+    values = [
+        point.value for point in sorted(points, key=lambda point: (point.step, point.time))
+    ]  # one name may have numbers and texts
     return values[0] if len(values) == 1 else values
 
 
@@ -271,4 +307,6 @@ def _status(text: str) -> RunStatus:
     for status in RunStatus:
         if status.value.lower() == text.lower():
             return status
-    raise BadUsage(f"'{text}' is no status of a run.", hint=f"There are {', '.join(status.value for status in RunStatus)}.")
+    raise BadUsage(
+        f"'{text}' is no status of a run.", hint=f"There are {', '.join(status.value for status in RunStatus)}."
+    )

@@ -21,7 +21,8 @@ _current: list[Run | OfflineRun] = []
 
 
 class JobRun(Run):
-    """The run of the job that this process is part of. What is known of it is asked for when it is wanted; logging needs none of it."""
+    """The run of the job that this process is part of. What is known of it is asked for when it is wanted; logging
+    needs none of it."""
 
     def __init__(self, workspace: Workspace, run_id: str, experiment: str) -> None:
         self._found_in = workspace
@@ -46,10 +47,11 @@ class JobRun(Run):
 
 
 def current_run(allow_offline: bool = True) -> Run | OfflineRun:
-    """The run that this process is part of, always the same object; outside of a job one that keeps nothing. Makes no request.
+    """The run that this process is part of, always the same object; outside of a job one that keeps nothing. Makes no
+    request.
 
-    A job that himl runs here comes first: it may have been started within one on Azure ML. Raises BadUsage outside of a job
-    where *allow_offline* is False.
+    A job that himl runs here comes first: it may have been started within one on Azure ML. Raises BadUsage outside of a
+    job where *allow_offline* is False.
     """
     with _lock:
         if not _current:
@@ -57,7 +59,8 @@ def current_run(allow_offline: bool = True) -> Run | OfflineRun:
     run = _current[0]
     if not allow_offline and isinstance(run, OfflineRun):
         raise BadUsage(
-            "This process is part of no job, so there is no run to write to.", hint="Start it with himl submit, or make a run: create_aml_run_object"
+            "This process is part of no job, so there is no run to write to.",
+            hint="Start it with himl submit, or make a run: create_aml_run_object",
         )
     return run
 
@@ -107,4 +110,6 @@ if TYPE_CHECKING:
     RUN_CONTEXT: Run
 else:
     RUN_CONTEXT = _Context()
-    """The run that this process is part of: a job's on Azure ML, that of a job here, or one that keeps nothing. Nothing is done before it is used."""
+    """The run that this process is part of: a job's on Azure ML, that of a job here, or one that keeps nothing.
+
+    Nothing is done before it is used."""

@@ -20,7 +20,9 @@ from himl_cli.services.transfer.requests import DownloadRequest
 from himl_cli.workspaces.base import BlobStore
 
 
-def bring_file(open_files: Callable[[], BlobStore], run_id: str, name: str, output_file_path: str | os.PathLike[str] | None) -> None:
+def bring_file(
+    open_files: Callable[[], BlobStore], run_id: str, name: str, output_file_path: str | os.PathLike[str] | None
+) -> None:
     """Bring the file called *name*, once on each node; see `Run.download_file`."""
     base = name.rpartition("/")[2]
     target = _target(base, output_file_path)
@@ -71,4 +73,6 @@ def _no_file(files: BlobStore, name: str) -> NotFound:
     folder = name[: name.rfind("/") + 1]
     there = [blob.name for page in files.list(folder) for blob in page]
     near = get_close_matches(name, there, n=3, cutoff=0.7) or there[:5]
-    return NotFound(f"There is no file '{name}' in {files.label}.", hint=f"There are: {', '.join(near)}." if near else "")
+    return NotFound(
+        f"There is no file '{name}' in {files.label}.", hint=f"There are: {', '.join(near)}." if near else ""
+    )

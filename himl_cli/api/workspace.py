@@ -21,16 +21,19 @@ if TYPE_CHECKING:
 class Workspace:
     """A place that keeps runs and their files: one in Azure ML, or a local one.
 
-    `get_workspace` gives the one that is meant; made directly, it is the one in Azure ML of these names. Looking at it costs
-    no request; what it is asked for does. All methods raise `himl_cli`'s errors (NotAllowed, ServiceFailed, NotFound and their
-    kin), never an SDK's. *auth* is accepted and not used: himl signs in itself, with the Azure CLI's sign-in as one of its ways.
+    `get_workspace` gives the one that is meant; made directly, it is the one in Azure ML of these names. Looking at it
+    costs no request; what it is asked for does. All methods raise `himl_cli`'s errors (NotAllowed, ServiceFailed,
+    NotFound and their kin), never an SDK's. *auth* is accepted and not used: himl signs in itself, with the Azure CLI's
+    sign-in as one of its ways.
     """
 
     def __init__(self, subscription_id: str, resource_group: str, workspace_name: str, auth: object = None) -> None:
         from himl_cli.workspaces.open import azure_at, open_azure
 
         start = Path.cwd()
-        self.opened: Opened = open_azure(azure_at(subscription_id, resource_group, workspace_name, "the names given", start), start)
+        self.opened: Opened = open_azure(
+            azure_at(subscription_id, resource_group, workspace_name, "the names given", start), start
+        )
         """The workspace as himl's services know it."""
 
     @classmethod
@@ -47,7 +50,8 @@ class Workspace:
 
     @staticmethod
     def from_config(path: str | os.PathLike[str] | None = None, auth: object = None) -> Workspace:
-        """The workspace of the config file *path* (or of the one in that folder), else the configured one; see `get_workspace`."""
+        """The workspace of the config file *path* (or of the one in that folder), else the configured one; see
+        `get_workspace`."""
         from himl_cli.api.configured import get_workspace
 
         return get_workspace(workspace_config_path=path)

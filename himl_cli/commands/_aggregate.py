@@ -43,7 +43,9 @@ class Wishes:
                 check_file(option, path)
         named = [path.absolute() for path in (self.csv, self.parquet, self.plot) if path is not None]
         if len(set(named)) < len(named):
-            raise BadUsage(f"Two results cannot go to one file: '{max(named, key=named.count)}'.", hint="Name one for each.")
+            raise BadUsage(
+                f"Two results cannot go to one file: '{max(named, key=named.count)}'.", hint="Name one for each."
+            )
         if self.parquet is not None:
             check_parquet()
         if self.plot is not None:
@@ -59,7 +61,11 @@ def aggregate_runs(session: Session, selection: RunSelection, wishes: Wishes) ->
     found = aggregate(session.workspace, chosen.runs, child_arg=wishes.child_arg, globs=wishes.globs, whole=whole)
     if not found.metrics:
         _say_nothing_logged(session, found, wishes)
-    statistics = statistics_of(found) if wishes.has_statistics and (len(found.children) > 1 or session.output.format is Format.json) else None
+    statistics = (
+        statistics_of(found)
+        if wishes.has_statistics and (len(found.children) > 1 or session.output.format is Format.json)
+        else None
+    )
     _show(session, found, statistics)
     _write(session, found, statistics, wishes, chosen)
     _tell(session, found, chosen)
@@ -71,8 +77,15 @@ def _say_nothing_logged(session: Session, found: Aggregation, wishes: Wishes) ->
         others = aggregate(session.workspace, [child.run for child in found.children]).metrics
         if others:
             named = ", ".join(others[:NAMED]) + (", …" if len(others) > NAMED else "")
-            raise NotFound(f"None of {len(found.children)} runs logged a metric like {' or '.join(wishes.globs)}.", hint=f"There are: {named}.")
-    session.output.notice("No metrics were logged yet." if any(not child.run.status.is_final for child in found.children) else "No metrics were logged.")
+            raise NotFound(
+                f"None of {len(found.children)} runs logged a metric like {' or '.join(wishes.globs)}.",
+                hint=f"There are: {named}.",
+            )
+    session.output.notice(
+        "No metrics were logged yet."
+        if any(not child.run.status.is_final for child in found.children)
+        else "No metrics were logged."
+    )
 
 
 def _show(session: Session, found: Aggregation, statistics: dict[str, Statistics] | None) -> None:
@@ -87,7 +100,9 @@ def _show(session: Session, found: Aggregation, statistics: dict[str, Statistics
         output.lines(tab_lines(found, statistics))
 
 
-def _write(session: Session, found: Aggregation, statistics: dict[str, Statistics] | None, wishes: Wishes, chosen: ChosenRuns) -> None:
+def _write(
+    session: Session, found: Aggregation, statistics: dict[str, Statistics] | None, wishes: Wishes, chosen: ChosenRuns
+) -> None:
     if wishes.csv is not None:
         write_csv(found, statistics, wishes.csv)
         session.output.notice(f"Wrote {wishes.csv}.")
@@ -99,20 +114,34 @@ def _write(session: Session, found: Aggregation, statistics: dict[str, Statistic
 
         tags = chosen.parent.tags if chosen.parent else {}
         paths = save_plots(found, wishes.plot, primary=tags.get(PRIMARY_METRIC), goal=tags.get(GOAL) or "minimize")
-        session.output.notice(f"Drew {', '.join(map(str, paths))}." if paths else "Nothing to draw: there are no numbers.")
+        session.output.notice(
+            f"Drew {', '.join(map(str, paths))}." if paths else "Nothing to draw: there are no numbers."
+        )
 
 
 def _tell(session: Session, found: Aggregation, chosen: ChosenRuns) -> None:
     """What the table may hide: runs that did not complete, a run that stands alone."""
     if len(found.children) == 1 and chosen.parent is None:
         session.output.notice(f"Run '{found.children[0].run.id}' has no children: it stands alone.")
-    stopped = [child for child in found.children if child.run.status is RunStatus.canceled and STOPPED_EARLY in child.run.tags]
-    ended = [child for child in found.children if child.run.status.is_final and child.run.status is not RunStatus.completed and child not in stopped]
+    stopped = [
+        child for child in found.children if child.run.status is RunStatus.canceled and STOPPED_EARLY in child.run.tags
+    ]
+    ended = [
+        child
+        for child in found.children
+        if child.run.status.is_final and child.run.status is not RunStatus.completed and child not in stopped
+    ]
     if stopped:
-        session.output.notice(f"{len(stopped)} of {len(found.children)} runs were stopped early. What they logged counts.")
+        session.output.notice(
+            f"{len(stopped)} of {len(found.children)} runs were stopped early. What they logged counts."
+        )
     if ended:
-        named = ", ".join(f"{child.label} ({child.run.status.value})" for child in ended[:NAMED]) + (", …" if len(ended) > NAMED else "")
-        session.output.notice(f"{len(ended)} of {len(found.children)} runs did not complete: {named}. What they logged counts.")
+        named = ", ".join(f"{child.label} ({child.run.status.value})" for child in ended[:NAMED]) + (
+            ", …" if len(ended) > NAMED else ""
+        )
+        session.output.notice(
+            f"{len(ended)} of {len(found.children)} runs did not complete: {named}. What they logged counts."
+        )
     going_on = sum(1 for child in found.children if not child.run.status.is_final)
     if going_on:
         session.output.notice(f"{going_on} of {len(found.children)} runs have not ended yet.")

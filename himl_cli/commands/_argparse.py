@@ -28,7 +28,8 @@ class BundleOption(NamedTuple):
 
 
 class _Twin(str):
-    """Another spelling of an option. It may be abbreviated as any, but not where that abbreviates a name of *before* too: argparse would ask which is meant."""
+    """Another spelling of an option. It may be abbreviated as any, but not where that abbreviates a name of *before*
+    too: argparse would ask which is meant."""
 
     before: Sequence[str] = ()
 
@@ -40,11 +41,16 @@ def options_of(bundle: type[Bundle]) -> dict[str, BundleOption]:
     """The options of *bundle* by the names of its parameters."""
     init: Callable[..., None] = bundle.__init__
     parameters = inspect.signature(init, eval_str=True).parameters
-    return {name: BundleOption(name, *get_args(parameter.annotation)) for name, parameter in parameters.items() if name != "self"}
+    return {
+        name: BundleOption(name, *get_args(parameter.annotation))
+        for name, parameter in parameters.items()
+        if name != "self"
+    }
 
 
 def add_options(parser: ArgumentParser, bundle: type[Bundle], old_names: Mapping[str, str]) -> None:
-    """Add the options of *bundle* to *parser* as a group; `-` and `_` are alike in their names, and *old_names* (old: today's) are understood."""
+    """Add the options of *bundle* to *parser* as a group; `-` and `_` are alike in their names, and *old_names* (old:
+    today's) are understood."""
     options = options_of(bundle)
     group = parser.add_argument_group(next(iter(options.values())).info.rich_help_panel)
     taken = [name for option in options.values() for name in option.names]
@@ -55,11 +61,14 @@ def add_options(parser: ArgumentParser, bundle: type[Bundle], old_names: Mapping
 def chosen(bundle: type[Chosen], arguments: Namespace) -> Chosen:
     """The bundle, made of what argparse read. Raises BadUsage as the bundle does."""
     given = {name: getattr(arguments, name, None) for name in options_of(bundle)}
-    return bundle(**{name: Format(value) if name == "format" else value for name, value in given.items() if value is not None})
+    return bundle(
+        **{name: Format(value) if name == "format" else value for name, value in given.items() if value is not None}
+    )
 
 
 def _add(add: Callable[..., Any], option: BundleOption, twins: Sequence[str]) -> None:
-    """Add an option; its other spellings, which help does not show, one by one, so that errors name the one that was typed."""
+    """Add an option; its other spellings, which help does not show, one by one, so that errors name the one that was
+    typed."""
     form: dict[str, Any] = {"dest": option.name}
     if option.kind is bool:
         form["action"] = "store_true"
@@ -74,7 +83,8 @@ def _add(add: Callable[..., Any], option: BundleOption, twins: Sequence[str]) ->
 
 
 def _twins(names: Sequence[str], old_names: Mapping[str, str], taken: list[str]) -> list[_Twin]:
-    """Other spellings of an option's long names: with `-`, and the old names. They join *taken*, the names there are."""
+    """Other spellings of an option's long names: with `-`, and the old names. They join *taken*, the names there
+    are."""
     long = [name[2:] for name in names if name.startswith("--")]
     every = [*long, *(old for old, name in old_names.items() if name in long)]
     spelled = dict.fromkeys(f"--{spelling}" for name in every for spelling in (name, name.replace("_", "-")))

@@ -13,10 +13,13 @@ class Bundle:
 
 
 def bundled(function: Callable[..., None]) -> Callable[..., None]:
-    """*function* with each parameter that is a `Bundle` spread into that bundle's options, for Typer to read. Raises ValueError where two have one name."""
+    """*function* with each parameter that is a `Bundle` spread into that bundle's options, for Typer to read. Raises
+    ValueError where two have one name."""
     spread: list[inspect.Parameter] = []
     bundles: dict[str, tuple[type[Bundle], list[str]]] = {}
-    for parameter in inspect.signature(function, eval_str=True).parameters.values():  # get_type_hints adds Optional on 3.10
+    for parameter in inspect.signature(
+        function, eval_str=True
+    ).parameters.values():  # get_type_hints adds Optional on 3.10
         kind = parameter.annotation
         own = _options_of(kind) if isinstance(kind, type) and issubclass(kind, Bundle) else None
         if own is None:
@@ -38,16 +41,26 @@ def bundled(function: Callable[..., None]) -> Callable[..., None]:
     return call
 
 
-def _check_names(function: str, spread: Sequence[inspect.Parameter], bundles: Mapping[str, tuple[type[Bundle], list[str]]]) -> None:
+def _check_names(
+    function: str, spread: Sequence[inspect.Parameter], bundles: Mapping[str, tuple[type[Bundle], list[str]]]
+) -> None:
     """Raises ValueError, which is for the author of *function*, where two of the parameters *spread* have one name."""
     for name, count in Counter(parameter.name for parameter in spread).items():
         if count > 1:
-            first, *others = [f"'{taken}: {kind.__name__}'" for taken, (kind, options) in bundles.items() if name in options]
+            first, *others = [
+                f"'{taken}: {kind.__name__}'" for taken, (kind, options) in bundles.items() if name in options
+            ]
             todo = f"leave {' or '.join(others)} out" if others else f"give the parameter '{name}' another name"
-            raise ValueError(f"{function}(): '{name}' is there twice, since {first} brings an option of that name: {todo}.")
+            raise ValueError(
+                f"{function}(): '{name}' is there twice, since {first} brings an option of that name: {todo}."
+            )
 
 
 def _options_of(bundle: type[Bundle]) -> list[inspect.Parameter]:
     init: Callable[..., None] = bundle.__init__
-    parameters = [parameter for parameter in inspect.signature(init, eval_str=True).parameters.values() if parameter.name != "self"]
+    parameters = [
+        parameter
+        for parameter in inspect.signature(init, eval_str=True).parameters.values()
+        if parameter.name != "self"
+    ]
     return [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in parameters]

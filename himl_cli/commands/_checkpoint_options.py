@@ -22,15 +22,29 @@ class ChoiceOptions(Bundle):
         select: Annotated[
             str | None,
             typer.Option(
-                "--select", metavar="last|best|epoch=N", help="Which one of a run; N as in the file's name (Lightning's begin with 0).", rich_help_panel=WHICH
+                "--select",
+                metavar="last|best|epoch=N",
+                help="Which one of a run; N as in the file's name (Lightning's begin with 0).",
+                rich_help_panel=WHICH,
             ),
         ] = None,
         metric: Annotated[
-            str | None, typer.Option("--metric", metavar="M", help="The best by this metric, in the files' names or as logged.", rich_help_panel=WHICH)
+            str | None,
+            typer.Option(
+                "--metric",
+                metavar="M",
+                help="The best by this metric, in the files' names or as logged.",
+                rich_help_panel=WHICH,
+            ),
         ] = None,
         goal: Annotated[
             str | None,
-            typer.Option("--goal", metavar="minimize|maximize", help="What is best; without it, told by well-known names of metrics.", rich_help_panel=WHICH),
+            typer.Option(
+                "--goal",
+                metavar="minimize|maximize",
+                help="What is best; without it, told by well-known names of metrics.",
+                rich_help_panel=WHICH,
+            ),
         ] = None,
     ) -> None:
         self._words = (select, metric, goal)

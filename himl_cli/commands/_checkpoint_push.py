@@ -27,21 +27,39 @@ def register(app: typer.Typer) -> None:
 
 
 def push(
-    files: Annotated[list[str], typer.Argument(metavar="FILE...", help="Changed checkpoints; a folder is all files in it.", show_default=False)],
-    source: Annotated[str, typer.Option("--from", metavar="RUN", help="The run that they come from.", rich_help_panel=NEW_RUN, show_default=False)],
+    files: Annotated[
+        list[str],
+        typer.Argument(metavar="FILE...", help="Changed checkpoints; a folder is all files in it.", show_default=False),
+    ],
+    source: Annotated[
+        str,
+        typer.Option(
+            "--from", metavar="RUN", help="The run that they come from.", rich_help_panel=NEW_RUN, show_default=False
+        ),
+    ],
     experiment: Annotated[
-        str | None, typer.Option("--experiment", metavar="NAME", help="Its experiment (default: that of --from).", rich_help_panel=NEW_RUN)
+        str | None,
+        typer.Option(
+            "--experiment", metavar="NAME", help="Its experiment (default: that of --from).", rich_help_panel=NEW_RUN
+        ),
     ] = None,
-    display_name: Annotated[str, typer.Option("--display_name", metavar="TEXT", help="Its name for people.", rich_help_panel=NEW_RUN, show_default=False)] = "",
-    tag: Annotated[list[str] | None, typer.Option("--tag", metavar="K=V", help="A tag of it.", rich_help_panel=NEW_RUN)] = None,
+    display_name: Annotated[
+        str,
+        typer.Option(
+            "--display_name", metavar="TEXT", help="Its name for people.", rich_help_panel=NEW_RUN, show_default=False
+        ),
+    ] = "",
+    tag: Annotated[
+        list[str] | None, typer.Option("--tag", metavar="K=V", help="A tag of it.", rich_help_panel=NEW_RUN)
+    ] = None,
     *,
     where: WorkspaceOptions,
     talk: OutputOptions,
 ) -> None:
     """Upload changed checkpoints to a new run, from which jobs start.
 
-    They go to outputs/checkpoints; files below a folder that 'himl checkpoint fetch' made keep their places. The new run
-    is made where the one of --from is, unless --workspace names another workspace.
+    They go to outputs/checkpoints; files below a folder that 'himl checkpoint fetch' made keep their places. The new
+    run is made where the one of --from is, unless --workspace names another workspace.
 
     \b
       himl checkpoint push changed --from train_1772366400_0a1b2c3d
@@ -56,14 +74,18 @@ def push(
     for file in files:
         filled("FILE", file)
     parse_reference(filled("--from", source) or "")
-    request = PushRequest([Path(file) for file in files], source, experiment, display_name, parse_pairs("--tag", tag or ()))
+    request = PushRequest(
+        [Path(file) for file in files], source, experiment, display_name, parse_pairs("--tag", tag or ())
+    )
     rank = rank_of_all(os.environ)
     if rank > 0:
         say_rank_does_nothing(talk.output(), rank)
         return
     with open_session(where, talk) as session, _all_runs(session.cwd) as others:
         is_named = where.workspace is not None or where.config_file is not None
-        pushed = push_checkpoints(request, session.workspace, session.cwd, session.notify, elsewhere=others if is_named else None)
+        pushed = push_checkpoints(
+            request, session.workspace, session.cwd, session.notify, elsewhere=others if is_named else None
+        )
     say_pushed(session.output, pushed)
 
 

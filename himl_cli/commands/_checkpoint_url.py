@@ -32,7 +32,13 @@ class _Url(HimlCommand):
 def url(
     source: Annotated[str, typer.Argument(metavar="SOURCE", help="RUN or RUN:PATH, as for fetch.", show_default=False)],
     expiry_days: Annotated[
-        float, typer.Option("--expiry_days", metavar="N", help="How long the link is good, up to 365; 0.5 is half a day.  [default: 10]", show_default=False)
+        float,
+        typer.Option(
+            "--expiry_days",
+            metavar="N",
+            help="How long the link is good, up to 365; 0.5 is half a day.  [default: 10]",
+            show_default=False,
+        ),
     ] = 10.0,
     *,
     choice: ChoiceOptions,
@@ -41,7 +47,8 @@ def url(
 ) -> None:
     """Print a link by which anybody can read a checkpoint.
 
-    The link is to one file of a run on Azure ML, for reading only, and holds its own signature: whoever gets it needs no account.
+    The link is to one file of a run on Azure ML, for reading only, and holds its own signature: whoever gets it needs
+    no account.
 
     \b
       himl checkpoint url train_1772366400_0a1b2c3d

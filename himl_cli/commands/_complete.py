@@ -18,7 +18,8 @@ AZURE_OPTIONS = ("config_file", "config_path", "workspace_config_path")
 
 
 def answer(arguments: Sequence[str]) -> None:
-    """Print, a line each, the names for `KIND=PREFIX WORD...`: KIND is `runs` or `experiments`, the words are the command line so far."""
+    """Print, a line each, the names for `KIND=PREFIX WORD...`: KIND is `runs` or `experiments`, the words are the
+    command line so far."""
     question, *words = arguments or ("",)
     kind, _, prefix = question.partition("=")
     try:
@@ -30,7 +31,8 @@ def answer(arguments: Sequence[str]) -> None:
 
 
 def candidates(kind: str, prefix: str, words: Sequence[str]) -> list[str]:
-    """The names of *kind* that begin with *prefix* and do not stand among *words* yet. Raises HimlError for a folder that cannot be."""
+    """The names of *kind* that begin with *prefix* and do not stand among *words* yet. Raises HimlError for a folder
+    that cannot be."""
     given = {part for word in words for part in word.split(",")} - {prefix}
     found: list[str] = []
     folder = workspace_of(words)

@@ -14,7 +14,25 @@ from himl_cli.render.completions.scripts import FILES
 LONGEST_HELP = 100
 SLIDES = "folders+files:.csv"
 FREE = (
-    *("ARGS", "GLOB", "GLOB,...", "HOST", "IMAGE", "K=V", "K=V,...", "KEY", "LINE", "M", "N", "NAME", "NAME=SPEC", "NAME[:V]", "P", "PACKAGE.MODULE", "PIXELS"),
+    *(
+        "ARGS",
+        "GLOB",
+        "GLOB,...",
+        "HOST",
+        "IMAGE",
+        "K=V",
+        "K=V,...",
+        "KEY",
+        "LINE",
+        "M",
+        "N",
+        "NAME",
+        "NAME=SPEC",
+        "NAME[:V]",
+        "P",
+        "PACKAGE.MODULE",
+        "PIXELS",
+    ),
     *("POLICY", "PREFIX", "REMOTE_PREFIX", "SECONDS", "SIZE", "SPEC", "TEXT", "TIME", "URL", "ID", "ID,..."),
 )
 """Metavars of free text."""
@@ -56,7 +74,9 @@ NAMED: Mapping[str, str] = {
 
 def program_of(shape: CommandShape) -> Program:
     """What the completion scripts know of *shape*. Raises KeyError for a metavar that has no kind yet."""
-    old_names = {old: option.long_name for command in shape.walk() for option in command.options for old in option.old_names}
+    old_names = {
+        old: option.long_name for command in shape.walk() for option in command.options for old in option.old_names
+    }
     return Program(_verb(shape), sorted(old_names.items()))
 
 
@@ -80,7 +100,11 @@ def _offered(option: OptionShape, command: str) -> Offered:
 def first_sentence(text: str) -> str:
     """The first sentence of a help text without its stop, at most LONGEST_HELP characters."""
     sentence = re.sub(r"(?<!\.)\.$", "", re.split(r"\.\s+(?=[A-Z])", text, maxsplit=1)[0].strip())
-    return sentence if len(sentence) <= LONGEST_HELP else f"{sentence[: LONGEST_HELP - 3].rpartition(' ')[0].rstrip(',;:')}..."
+    return (
+        sentence
+        if len(sentence) <= LONGEST_HELP
+        else f"{sentence[: LONGEST_HELP - 3].rpartition(' ')[0].rstrip(',;:')}..."
+    )
 
 
 def _argument_kind(metavar: str) -> str:
@@ -90,12 +114,19 @@ def _argument_kind(metavar: str) -> str:
 def _option_kind(option: OptionShape, command: str) -> str:
     named = option_kinds()
     own = f"{command} {option.long_name}"
-    return named[own] if own in named else named[option.long_name] if option.long_name in named else METAVARS[option.metavar]
+    return (
+        named[own]
+        if own in named
+        else named[option.long_name]
+        if option.long_name in named
+        else METAVARS[option.metavar]
+    )
 
 
 @cache
 def option_kinds() -> Mapping[str, str]:
-    """What options take whose metavar does not say it, by name, or by command and name. The choices are those that the program checks."""
+    """What options take whose metavar does not say it, by name, or by command and name. The choices are those that the
+    program checks."""
     from himl_cli.core.montage import Backend, ImageFormat, LayoutStyle
     from himl_cli.core.runs import RunStatus
     from himl_cli.core.sweeps import GOALS

@@ -13,7 +13,8 @@ AGAIN = "It works in shells that are started from here on."
 
 
 def install_script(output: Output, shell: str, text: str) -> None:
-    """Put the script where *shell* finds it, and after a yes the line into the shell's own file that loads it. Raises DiskFailed, NotFound."""
+    """Put the script where *shell* finds it, and after a yes the line into the shell's own file that loads it. Raises
+    DiskFailed, NotFound."""
     place = place_of(shell, os.environ)
     write_script(place, text)
     files = [place.script]
@@ -23,7 +24,11 @@ def install_script(output: Output, shell: str, text: str) -> None:
     said = [f"Wrote '{each}'." for each in files]
     said.append(AGAIN if place.is_loaded else f"To load it, add this line to '{place.start_file}':\n{place.line}")
     left = "" if place.is_loaded else place.line
-    output.result({"shell": shell, "files": [str(each) for each in files], "line": left}, human="\n".join(said), quiet=map(str, files))
+    output.result(
+        {"shell": shell, "files": [str(each) for each in files], "line": left},
+        human="\n".join(said),
+        quiet=map(str, files),
+    )
 
 
 def _may_add(output: Output, path: Path) -> bool:

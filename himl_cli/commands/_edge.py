@@ -1,4 +1,5 @@
-"""The error edge: the one place where failures become words and an exit code. For `himl` itself, and for tools made with `himl_cli.cli`."""
+"""The error edge: the one place where failures become words and an exit code. For `himl` itself, and for tools made
+with `himl_cli.cli`."""
 
 from __future__ import annotations
 
@@ -20,7 +21,8 @@ READER_GONE_CODE = 141
 
 Kinds = tuple[type[Exception], ...]
 OF_USERS: Kinds = (HimlError, typer.TyperException)
-"""Failures that a user can act on. In a tool all else is a bug of the tool, which its author wants to see with its traceback."""
+"""Failures that a user can act on. In a tool all else is a bug of the tool, which its author wants to see with its
+traceback."""
 
 
 class Ending:
@@ -31,7 +33,8 @@ class Ending:
 
 @contextmanager
 def edge(tokens: Sequence[str], explained: Kinds) -> Iterator[Ending]:
-    """Within it a failure of the kinds *explained*, or that nobody reads stdout any more, ends in the exit code of what is yielded; the former is said.
+    """Within it a failure of the kinds *explained*, or that nobody reads stdout any more, ends in the exit code of what
+    is yielded; the former is said.
 
     *tokens* is the command line. Failures of other kinds go on.
     """
@@ -56,7 +59,9 @@ def giving_up() -> Iterator[None]:
     except typer.Abort as err:
         raise HimlError("Aborted.") from err
     except RuntimeError as err:
-        if isinstance(err.__cause__, KeyboardInterrupt):  # a class was being made, by Python 3.10 or 3.11: they wrap what comes out of __set_name__
+        if isinstance(
+            err.__cause__, KeyboardInterrupt
+        ):  # a class was being made, by Python 3.10 or 3.11: they wrap what comes out of __set_name__
             raise Interrupted("Interrupted.") from err
         raise
 
@@ -93,7 +98,13 @@ class EdgedCommand(_Edged, HimlCommand):
     """A command that is a whole program, or one of an `EdgedGroup`."""
 
 
-def run_at_edge(program: Callable[..., Any], args: Sequence[str] | None, explained: Kinds, standalone_mode: bool, extra: dict[str, Any]) -> int:
+def run_at_edge(
+    program: Callable[..., Any],
+    args: Sequence[str] | None,
+    explained: Kinds,
+    standalone_mode: bool,
+    extra: dict[str, Any],
+) -> int:
     """Call *program*, the method `main` of a command, with *args* (default: those of the process) and *extra*.
 
     Exits with its code, or gives that where it does not stand alone. Raises failures that are not *explained*.
@@ -116,7 +127,9 @@ def say(failure: Exception, tokens: Sequence[str]) -> int:
     verbose = is_verbose(tokens)
     as_json = any(token in ("--json", "--format=json") for token in tokens) or ("--format", "json") in pairwise(tokens)
     error: HimlError = as_himl_error(failure, verbose=verbose)
-    is_plain = isinstance(error, BadUsage) and (failure.__cause__ is None or isinstance(failure.__cause__, typer.TyperException))
+    is_plain = isinstance(error, BadUsage) and (
+        failure.__cause__ is None or isinstance(failure.__cause__, typer.TyperException)
+    )
     say_error(error, as_json=as_json, traceback_of=failure if verbose and not is_plain else None)
     return error.exit_code
 

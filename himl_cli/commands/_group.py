@@ -1,6 +1,7 @@
 """Himl's kind of commands and groups: `-` and `_` alike, hi-ml's old option names, near matches, help in groups.
 
-Everything comes from `typer` and `typer.core`; contexts and formatters are typed `Any` because Typer keeps their classes private.
+Everything comes from `typer` and `typer.core`; contexts and formatters are typed `Any` because Typer keeps their
+classes private.
 """
 
 from __future__ import annotations
@@ -84,7 +85,8 @@ def normalized(name: str) -> str:
 
 
 def write_sections(formatter: Any, sections: dict[str, list[tuple[str, str]]]) -> None:
-    """Write definition lists under bold headings (`typer.echo` drops the bold off a terminal), all with one name column."""
+    """Write definition lists under bold headings (`typer.echo` drops the bold off a terminal), all with one name
+    column."""
     names = [name for rows in sections.values() for name, _ in rows]
     width = min(max(map(len, names), default=0), NAME_COLUMN)
     for title, rows in sections.items():
@@ -93,7 +95,8 @@ def write_sections(formatter: Any, sections: dict[str, list[tuple[str, str]]]) -
 
 
 def parameter_sections(command: Any, ctx: Any) -> dict[str, list[tuple[str, str]]]:
-    """The help records of the visible parameters by `rich_help_panel`: arguments, then groups in order of appearance, then what has none."""
+    """The help records of the visible parameters by `rich_help_panel`: arguments, then groups in order of appearance,
+    then what has none."""
     sections: dict[str, list[tuple[str, str]]] = {}
     for parameter in command.get_params(ctx):
         record = parameter.get_help_record(ctx)
@@ -105,7 +108,8 @@ def parameter_sections(command: Any, ctx: Any) -> dict[str, list[tuple[str, str]
 
 
 class _NoticesGoneReader:
-    """A command or group whose help ends as its result does where nobody reads it: Typer makes the exit code 1 of a closed pipe."""
+    """A command or group whose help ends as its result does where nobody reads it: Typer makes the exit code 1 of a
+    closed pipe."""
 
     def make_context(self, *args: Any, **extra: Any) -> Any:
         try:
@@ -134,8 +138,14 @@ class HimlCommand(_NoticesGoneReader, TyperCommand):
         write_sections(formatter, parameter_sections(self, ctx))
 
     def _with_plain_switches(self, ctx: Any, args: Sequence[str]) -> Iterator[str]:
-        """*args* with `--wait` for `--wait=True` and `--no_wait` or nothing for `--wait=False`, as hi-ml's programs take their switches."""
-        switches = {name: parameter for parameter in self.get_params(ctx) for name in parameter.opts if getattr(parameter, "is_flag", False)}
+        """*args* with `--wait` for `--wait=True` and `--no_wait` or nothing for `--wait=False`, as hi-ml's programs
+        take their switches."""
+        switches = {
+            name: parameter
+            for parameter in self.get_params(ctx)
+            for name in parameter.opts
+            if getattr(parameter, "is_flag", False)
+        }
         own = before_double_dash(args)
         for token in own:
             option, equals, value = token.partition("=")
@@ -155,7 +165,13 @@ class HimlCommand(_NoticesGoneReader, TyperCommand):
         words = OTHER_OPTIONS.get(option, ())
         names = {name: parameter for parameter in self.get_params(ctx) for name in parameter.opts}
         place = next((place for place, word in enumerate(args) if word.partition("=")[0] == option), -1)
-        if place < 0 or not words or words[0] not in names or "--" in args[:place] or (words[1:] == ("all",) and not self._is_list(ctx)):
+        if (
+            place < 0
+            or not words
+            or words[0] not in names
+            or "--" in args[:place]
+            or (words[1:] == ("all",) and not self._is_list(ctx))
+        ):
             return ""
         _, equals, value = args[place].partition("=")
         shown = [*args[:place], *words, *([value] if equals else []), *args[place + 1 :]]
@@ -163,7 +179,11 @@ class HimlCommand(_NoticesGoneReader, TyperCommand):
 
     def _is_list(self, ctx: Any) -> bool:
         """Whether the command lists runs: it filters them, and takes no argument."""
-        kinds = {name: parameter.param_type_name for parameter in self.get_params(ctx) for name in (*parameter.opts, parameter.param_type_name)}
+        kinds = {
+            name: parameter.param_type_name
+            for parameter in self.get_params(ctx)
+            for name in (*parameter.opts, parameter.param_type_name)
+        }
         return "--num_runs" in kinds and "argument" not in kinds
 
     def _hint_for_extra(self, ctx: Any, args: Sequence[str], message: str) -> str:
@@ -180,7 +200,10 @@ class HimlCommand(_NoticesGoneReader, TyperCommand):
         listed = names.get(f"--{normalized(option[2:])}")
         if getattr(listed, "multiple", False):
             if "=" in (getattr(listed, "metavar", "") or "").lstrip("[") and "=" not in before[-1]:
-                return mask_line(f"Join them: {ctx.command_path} {shlex.join([*args[: place - 1], f'{before[-1]}={args[place]}', *args[place + 1 :]])}")
+                return mask_line(
+                    f"Join them: {ctx.command_path} "
+                    f"{shlex.join([*args[: place - 1], f'{before[-1]}={args[place]}', *args[place + 1 :]])}"
+                )
             more = list(takewhile(lambda word: not word.startswith("-"), args[place:]))
             words = [*args[:place], *(word for each in more for word in (option, each)), *args[place + len(more) :]]
             return mask_line(f"Repeat the option: {ctx.command_path} {shlex.join(words)}")
@@ -210,24 +233,39 @@ class HimlGroup(_NoticesGoneReader, TyperGroup):
         return rest
 
     def _hint_for_early(self, ctx: Any, args: Sequence[str], option: str) -> str:
-        """The command line with the options that stand before the command's name behind it, for a command that takes *option*."""
+        """The command line with the options that stand before the command's name behind it, for a command that takes
+        *option*."""
         own = before_double_dash(args)
         place = next((place for place, word in enumerate(own) if word in self.list_commands(ctx)), 0)
         command: Any = self
         words = own[place:]
         while isinstance(command, HimlGroup) and words:
             command, words = command.get_command(ctx, words[0]), words[1:]
-        taken = [normalized(name.lstrip("-")) for parameter in (command.get_params(ctx) if place and command else ()) for name in parameter.opts]
+        taken = [
+            normalized(name.lstrip("-"))
+            for parameter in (command.get_params(ctx) if place and command else ())
+            for name in parameter.opts
+        ]
         if normalized(option.lstrip("-")) not in taken:
             return ""
         from himl_cli.core.redaction import mask_line
 
-        return mask_line(f"Options stand behind the command: {ctx.command_path} {shlex.join([*own[place:], *own[:place], *args[len(own) :]])}")
+        return mask_line(
+            f"Options stand behind the command: {ctx.command_path} "
+            f"{shlex.join([*own[place:], *own[:place], *args[len(own) :]])}"
+        )
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         name = args[0]
-        if self.get_command(ctx, name) is None and self.get_command(ctx, normalized(name)) is None and not name.startswith("-") and not ctx.resilient_parsing:
-            raise BadUsage(f"No such command '{name}'. {self._meant(ctx, name)}".strip(), hint=self.hint_for_unknown(ctx, args))
+        if (
+            self.get_command(ctx, name) is None
+            and self.get_command(ctx, normalized(name)) is None
+            and not name.startswith("-")
+            and not ctx.resilient_parsing
+        ):
+            raise BadUsage(
+                f"No such command '{name}'. {self._meant(ctx, name)}".strip(), hint=self.hint_for_unknown(ctx, args)
+            )
         return super().resolve_command(ctx, args)
 
     def hint_for_unknown(self, ctx: Any, args: list[str]) -> str:
@@ -235,7 +273,8 @@ class HimlGroup(_NoticesGoneReader, TyperGroup):
         return f"See '{ctx.command_path} --help'."
 
     def _meant(self, ctx: Any, name: str) -> str:
-        """Which command *name* may have meant: one here that is spelled alike or that others call so, else one of that name in a group below."""
+        """Which command *name* may have meant: one here that is spelled alike or that others call so, else one of that
+        name in a group below."""
         name = name.lower()
         verb = OTHER_WORDS.get(name, normalized(name))
         groups = {group: self.get_command(ctx, group) for group in self.list_commands(ctx)}
@@ -244,7 +283,11 @@ class HimlGroup(_NoticesGoneReader, TyperGroup):
         elsewhere = ctx.find_root()
         if ctx is not elsewhere and verb in elsewhere.command.list_commands(elsewhere):
             return f"Did you mean '{elsewhere.command_path} {verb}'?"
-        below = [f"'{ctx.command_path} {group} {verb}'" for group, found in groups.items() if isinstance(found, HimlGroup) and verb in found.list_commands(ctx)]
+        below = [
+            f"'{ctx.command_path} {group} {verb}'"
+            for group, found in groups.items()
+            if isinstance(found, HimlGroup) and verb in found.list_commands(ctx)
+        ]
         return did_you_mean(name, groups) or (f"Did you mean {' or '.join(below)}?" if below else "")
 
     def command_sections(self, ctx: Any) -> dict[str, list[tuple[str, str]]]:
@@ -263,12 +306,21 @@ class HimlGroup(_NoticesGoneReader, TyperGroup):
 def group(help_text: str = "") -> typer.Typer:
     """An empty Typer with himl's manners: for a noun's verbs, or to hold a single command."""
     return typer.Typer(
-        cls=HimlGroup, help=help_text, no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False, suggest_commands=False
+        cls=HimlGroup,
+        help=help_text,
+        no_args_is_help=True,
+        add_completion=False,
+        rich_markup_mode=None,
+        pretty_exceptions_enable=False,
+        suggest_commands=False,
     )
 
 
-def command(app: typer.Typer, name: str, *, cls: type[HimlCommand] = HimlCommand, epilog: str | None = None) -> Callable[[Function], Function]:
-    """Register a function with *app* as the command *name*; its docstring is the help, its parameters the options (and bundles)."""
+def command(
+    app: typer.Typer, name: str, *, cls: type[HimlCommand] = HimlCommand, epilog: str | None = None
+) -> Callable[[Function], Function]:
+    """Register a function with *app* as the command *name*; its docstring is the help, its parameters the options (and
+    bundles)."""
 
     def register(function: Function) -> Function:
         app.command(name, cls=cls, epilog=epilog)(bundled(function))

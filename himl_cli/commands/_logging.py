@@ -1,4 +1,5 @@
-"""Log records on stderr, without secrets: himl's own warnings as plain lines for people, all else in a logger's form."""
+"""Log records on stderr, without secrets: himl's own warnings as plain lines for people, all else in a logger's
+form."""
 
 from __future__ import annotations
 
@@ -39,7 +40,8 @@ class PlainFormatter(RedactingFormatter):
 
 
 class StderrHandler(logging.StreamHandler):  # type: ignore[type-arg]  # takes one since Python 3.11
-    """Writes to what `sys.stderr` is at that moment: a progress bar puts itself in its place, so that lines come above it."""
+    """Writes to what `sys.stderr` is at that moment: a progress bar puts itself in its place, so that lines come above
+    it."""
 
     def __init__(self) -> None:
         logging.Handler.__init__(self)
@@ -50,10 +52,13 @@ class StderrHandler(logging.StreamHandler):  # type: ignore[type-arg]  # takes o
 
 
 def start_logging(*, verbose: bool) -> None:
-    """Send log records to stderr: warnings of any library, and with *verbose* everything himl logs and its libraries' INFO."""
+    """Send log records to stderr: warnings of any library, and with *verbose* everything himl logs and its libraries'
+    INFO."""
     handler = StderrHandler()
     handler.addFilter(RedactingFilter())
-    handler.setFormatter((RedactingFormatter if verbose else PlainFormatter)("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    handler.setFormatter(
+        (RedactingFormatter if verbose else PlainFormatter)("%(asctime)s %(levelname)s %(name)s: %(message)s")
+    )
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(logging.INFO if verbose else logging.WARNING)
@@ -61,7 +66,8 @@ def start_logging(*, verbose: bool) -> None:
 
 
 def leave_out_retries() -> None:
-    """From now on say only in a debug log that requests are tried again: for a command that goes on for hours and tells itself when nobody answers."""
+    """From now on say only in a debug log that requests are tried again: for a command that goes on for hours and tells
+    itself when nobody answers."""
     if not logging.getLogger().isEnabledFor(logging.INFO):
         for name in RETRYING:
             logging.getLogger(name).setLevel(logging.ERROR)

@@ -17,7 +17,9 @@ def check_form(form: Format, attempt: int | None, *, follow: bool) -> None:
     if attempt is not None and attempt < 1:
         raise BadUsage(f"--try {attempt}: tries count from 1.")
     if follow and form is Format.json:
-        raise BadUsage("--follow and --json do not go together: a JSON document has an end.", hint="Leave one of them out.")
+        raise BadUsage(
+            "--follow and --json do not go together: a JSON document has an end.", hint="Leave one of them out."
+        )
 
 
 def print_logs(session: Session, runs: Sequence[Run], name: str | None, attempt: int | None, *, follow: bool) -> None:
@@ -40,4 +42,6 @@ def print_logs(session: Session, runs: Sequence[Run], name: str | None, attempt:
 def _as_json(session: Session, runs: Sequence[Run], name: str | None, attempt: int | None) -> None:
     """Bytes that are no UTF-8 become the lone surrogates by which Python writes them."""
     logs = [b"".join(read_log(session.workspace, run.id, name, session.notify, attempt=attempt)) for run in runs]
-    session.output.json([{"run": run.id, "log": log.decode("utf-8", "surrogateescape")} for run, log in zip(runs, logs, strict=True)])
+    session.output.json(
+        [{"run": run.id, "log": log.decode("utf-8", "surrogateescape")} for run, log in zip(runs, logs, strict=True)]
+    )

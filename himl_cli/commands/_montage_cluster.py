@@ -16,9 +16,16 @@ if TYPE_CHECKING:
 
 
 def montage_on_cluster(
-    where: WorkspaceOptions, talk: OutputOptions, dataset: str, slides: SlideOptions, picture: PictureOptions, how: HowOptions, cluster: ClusterOptions
+    where: WorkspaceOptions,
+    talk: OutputOptions,
+    dataset: str,
+    slides: SlideOptions,
+    picture: PictureOptions,
+    how: HowOptions,
+    cluster: ClusterOptions,
 ) -> None:
-    """Submit the same command as a job. Once it is there, Ctrl-C ends the waiting only. Raises BadUsage, JobFailed, Interrupted, and what submitting raises."""
+    """Submit the same command as a job. Once it is there, Ctrl-C ends the waiting only. Raises BadUsage, JobFailed,
+    Interrupted, and what submitting raises."""
     from tempfile import TemporaryDirectory
 
     from himl_cli.services.montage.on_cluster import OUTPUT, prepare_montage
@@ -36,7 +43,9 @@ def montage_on_cluster(
         _submit(where, talk, asked, prepare_montage(asked, Path(folder)), waits=cluster.wait)
 
 
-def _asked(cwd: Path, dataset: str, slides: SlideOptions, picture: PictureOptions, how: HowOptions, cluster: ClusterOptions) -> ClusterMontage:
+def _asked(
+    cwd: Path, dataset: str, slides: SlideOptions, picture: PictureOptions, how: HowOptions, cluster: ClusterOptions
+) -> ClusterMontage:
     from himl_cli.services.montage.on_cluster import ClusterMontage
 
     lists = {"--include_by_slide_id": slides.include, "--exclude_by_slide_id": slides.exclude}
@@ -56,8 +65,11 @@ def _asked(cwd: Path, dataset: str, slides: SlideOptions, picture: PictureOption
     )
 
 
-def _submit(where: WorkspaceOptions, talk: OutputOptions, asked: ClusterMontage, job: PreparedJob, *, waits: bool) -> None:
-    """Send *job*; what was decided for the user is said once it is there, so that an error stands alone. Raises JobFailed, Interrupted."""
+def _submit(
+    where: WorkspaceOptions, talk: OutputOptions, asked: ClusterMontage, job: PreparedJob, *, waits: bool
+) -> None:
+    """Send *job*; what was decided for the user is said once it is there, so that an error stands alone. Raises
+    JobFailed, Interrupted."""
     from himl_cli.commands._session import For, open_session
     from himl_cli.commands._submit_run import naming_once_made, wait_or_leave
     from himl_cli.render.progress import observing
@@ -85,4 +97,7 @@ def _passed_on(picture: PictureOptions, how: HowOptions) -> Sequence[str]:
         "backend": how.backend.value,
         "workers": how.workers,
     }
-    return [*(f"--{name}={value}" for name, value in values.items() if value is not None), *(["--strict"] if how.strict else [])]
+    return [
+        *(f"--{name}={value}" for name, value in values.items() if value is not None),
+        *(["--strict"] if how.strict else []),
+    ]

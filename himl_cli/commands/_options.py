@@ -35,17 +35,33 @@ class OutputOptions(Bundle):
     def __init__(
         self,
         format: Annotated[
-            Format, typer.Option("--format", metavar="FORMAT", help="human, json or quiet.", rich_help_panel=OUTPUT, show_default=False)
+            Format,
+            typer.Option(
+                "--format", metavar="FORMAT", help="human, json or quiet.", rich_help_panel=OUTPUT, show_default=False
+            ),
         ] = Format.human,
-        json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.", rich_help_panel=OUTPUT)] = False,
-        quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Ids or paths alone on stdout.", rich_help_panel=OUTPUT)] = False,
-        verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Debug log and tracebacks on stderr.", rich_help_panel=OUTPUT)] = False,
-        yes: Annotated[bool, typer.Option("--yes", help="Never ask; take yes for the answer.", rich_help_panel=OUTPUT)] = False,
+        json: Annotated[
+            bool, typer.Option("--json", help="One JSON document on stdout.", rich_help_panel=OUTPUT)
+        ] = False,
+        quiet: Annotated[
+            bool, typer.Option("--quiet", "-q", help="Ids or paths alone on stdout.", rich_help_panel=OUTPUT)
+        ] = False,
+        verbose: Annotated[
+            bool, typer.Option("--verbose", "-v", help="Debug log and tracebacks on stderr.", rich_help_panel=OUTPUT)
+        ] = False,
+        yes: Annotated[
+            bool, typer.Option("--yes", help="Never ask; take yes for the answer.", rich_help_panel=OUTPUT)
+        ] = False,
     ) -> None:
-        asked = {form for form, said in ((Format.json, json), (Format.quiet, quiet), (format, format is not Format.human)) if said}
+        asked = {
+            form
+            for form, said in ((Format.json, json), (Format.quiet, quiet), (format, format is not Format.human))
+            if said
+        }
         if len(asked) > 1:
             raise BadUsage(
-                f"Two output formats at once: {' and '.join(sorted(form.value for form in asked))}.", hint="Give one of --format, --json and --quiet."
+                f"Two output formats at once: {' and '.join(sorted(form.value for form in asked))}.",
+                hint="Give one of --format, --json and --quiet.",
             )
         if verbose:
             from himl_cli.commands._logging import start_logging
@@ -65,9 +81,19 @@ class WorkspaceOptions(Bundle):
     def __init__(
         self,
         workspace: Annotated[
-            str | None, typer.Option("--workspace", "-w", metavar="SPEC", help="local, a .himl folder, or an Azure config.json.", rich_help_panel=WHERE)
+            str | None,
+            typer.Option(
+                "--workspace",
+                "-w",
+                metavar="SPEC",
+                help="local, a .himl folder, or an Azure config.json.",
+                rich_help_panel=WHERE,
+            ),
         ] = None,
-        config_file: Annotated[str | None, typer.Option("--config_file", metavar="PATH", help="An Azure config.json.", rich_help_panel=WHERE)] = None,
+        config_file: Annotated[
+            str | None,
+            typer.Option("--config_file", metavar="PATH", help="An Azure config.json.", rich_help_panel=WHERE),
+        ] = None,
     ) -> None:
         if workspace is not None and config_file is not None:
             raise BadUsage("Two workspaces at once: --workspace and --config_file.", hint="Give one of them.")
@@ -75,19 +101,38 @@ class WorkspaceOptions(Bundle):
         self.config_file = filled("--config_file", config_file)
 
 
-ExperimentOpt = Annotated[str | None, typer.Option("--experiment", metavar="NAME", help="The newest runs of an experiment.", rich_help_panel=WHICH)]
-NumRunsOpt = Annotated[str | None, typer.Option("--num_runs", metavar="N", help="How many of them, or all.", rich_help_panel=WHICH)]
-TagsOpt = Annotated[list[str] | None, typer.Option("--tags", metavar="K=V,...", help="Only those with these tags.", rich_help_panel=WHICH)]
+ExperimentOpt = Annotated[
+    str | None,
+    typer.Option("--experiment", metavar="NAME", help="The newest runs of an experiment.", rich_help_panel=WHICH),
+]
+NumRunsOpt = Annotated[
+    str | None, typer.Option("--num_runs", metavar="N", help="How many of them, or all.", rich_help_panel=WHICH)
+]
+TagsOpt = Annotated[
+    list[str] | None,
+    typer.Option("--tags", metavar="K=V,...", help="Only those with these tags.", rich_help_panel=WHICH),
+]
 StatusOpt = Annotated[
     list[str] | None,
-    typer.Option("--status", metavar="S,...", help="Only those in these states: Queued, Running, Completed, Failed, Canceled.", rich_help_panel=WHICH),
+    typer.Option(
+        "--status",
+        metavar="S,...",
+        help="Only those in these states: Queued, Running, Completed, Failed, Canceled.",
+        rich_help_panel=WHICH,
+    ),
 ]
 
 
 class FilterOptions(Bundle):
     """The filters of a workspace's runs."""
 
-    def __init__(self, experiment: ExperimentOpt = None, num_runs: NumRunsOpt = None, tags: TagsOpt = None, status: StatusOpt = None) -> None:
+    def __init__(
+        self,
+        experiment: ExperimentOpt = None,
+        num_runs: NumRunsOpt = None,
+        tags: TagsOpt = None,
+        status: StatusOpt = None,
+    ) -> None:
         self.experiment = filled("--experiment", experiment)
         self.num_runs = None if num_runs is None else parse_count("--num_runs", num_runs)
         self.tags = parse_pairs("--tags", split_list(tags))
@@ -100,7 +145,10 @@ class SelectionOptions(Bundle):
     def __init__(
         self,
         run: Annotated[
-            list[str] | None, typer.Option("--run", metavar="ID,...", help="Run ids, recovery ids, Studio URLs, or latest.", rich_help_panel=WHICH)
+            list[str] | None,
+            typer.Option(
+                "--run", metavar="ID,...", help="Run ids, recovery ids, Studio URLs, or latest.", rich_help_panel=WHICH
+            ),
         ] = None,
         experiment: ExperimentOpt = None,
         num_runs: NumRunsOpt = None,
@@ -109,10 +157,15 @@ class SelectionOptions(Bundle):
         latest_run_file: Annotated[
             str | None,
             typer.Option(
-                "--latest_run_file", metavar="PATH", help="The run that this file names.  [default: nearest most_recent_run.txt]", rich_help_panel=WHICH
+                "--latest_run_file",
+                metavar="PATH",
+                help="The run that this file names.  [default: nearest most_recent_run.txt]",
+                rich_help_panel=WHICH,
             ),
         ] = None,
-        children: Annotated[bool, typer.Option("--children", help="The children of those runs instead.", rich_help_panel=WHICH)] = False,
+        children: Annotated[
+            bool, typer.Option("--children", help="The children of those runs instead.", rich_help_panel=WHICH)
+        ] = False,
     ) -> None:
         self.run = run or []
         self.filters = FilterOptions(experiment, num_runs, tags, status)
@@ -123,19 +176,33 @@ class SelectionOptions(Bundle):
     def is_given(self) -> bool:
         """Whether any of these options was given."""
         filters = self.filters
-        return bool(self.run or filters.experiment or filters.num_runs or filters.tags or filters.statuses or self.latest_run_file or self.children)
+        return bool(
+            self.run
+            or filters.experiment
+            or filters.num_runs
+            or filters.tags
+            or filters.statuses
+            or self.latest_run_file
+            or self.children
+        )
 
-    def selection(self, plain: Sequence[str] | None = None, *, explicit: bool = False, single: str = "") -> RunSelection:
-        """What was asked for; *plain* are run ids that stood as plain arguments, or more tags behind those of --tags (hi-ml's `--tags a=b c=d`).
+    def selection(
+        self, plain: Sequence[str] | None = None, *, explicit: bool = False, single: str = ""
+    ) -> RunSelection:
+        """What was asked for; *plain* are run ids that stood as plain arguments, or more tags behind those of --tags
+        (hi-ml's `--tags a=b c=d`).
 
-        Ask for it before a workspace is opened: raises BadUsage for what no workspace could answer, as `check_selection` does,
-        and for several runs where *single* is an option that takes one.
+        Ask for it before a workspace is opened: raises BadUsage for what no workspace could answer, as
+        `check_selection` does, and for several runs where *single* is an option that takes one.
         """
         from himl_cli.core.runs import RunSelection
         from himl_cli.services.run_lookup import check_selection
 
         tags = [word for word in plain or () if self.filters.tags and "=" in word and "://" not in word]
-        named = [*(filled("RUN", name) or "" for name in plain or () if name not in tags), *(filled("--run", name) or "" for name in self.run)]
+        named = [
+            *(filled("RUN", name) or "" for name in plain or () if name not in tags),
+            *(filled("--run", name) or "" for name in self.run),
+        ]
         selection = RunSelection(
             runs=split_list(named),
             experiment=self.filters.experiment,
@@ -147,7 +214,10 @@ class SelectionOptions(Bundle):
         )
         check_selection(selection, explicit=explicit)
         if single and len(set(selection.runs)) > 1:
-            raise BadUsage(f"{single} takes one run, and {len(selection.runs)} are meant.", hint=f"Leave {single} out, or name one run.")
+            raise BadUsage(
+                f"{single} takes one run, and {len(selection.runs)} are meant.",
+                hint=f"Leave {single} out, or name one run.",
+            )
         return selection
 
 
@@ -157,7 +227,8 @@ def split_list(values: Iterable[str] | None) -> list[str]:
 
 
 def parse_pairs(option: str, values: Iterable[str]) -> Mapping[str, str]:
-    """KEY=VALUE entries as a mapping; a value may hold `=` and be empty. Raises BadUsage naming the entry, unless that is a variable's."""
+    """KEY=VALUE entries as a mapping; a value may hold `=` and be empty. Raises BadUsage naming the entry, unless that
+    is a variable's."""
     pairs: dict[str, str] = {}
     for value in values:
         key, equals, rest = value.partition("=")
@@ -183,10 +254,15 @@ def parse_status(name: str) -> RunStatus:
     """A status in any case; hi-ml's users write `Finished` or `Cancelled` too. Raises BadUsage naming the nearest."""
     from himl_cli.core.runs import RunStatus
 
-    known = {status.value.lower(): status for status in RunStatus} | {"cancelled": RunStatus.canceled, "finished": RunStatus.completed}
+    known = {status.value.lower(): status for status in RunStatus} | {
+        "cancelled": RunStatus.canceled,
+        "finished": RunStatus.completed,
+    }
     found = known.get(name.lower())
     if found is None:
         near = get_close_matches(name.lower(), known, n=1)
         hint = f"Did you mean {known[near[0]].value}? " if near else ""
-        raise BadUsage(f"There is no status '{name}'.", hint=f"{hint}Statuses: {', '.join(status.value for status in RunStatus)}.")
+        raise BadUsage(
+            f"There is no status '{name}'.", hint=f"{hint}Statuses: {', '.join(status.value for status in RunStatus)}."
+        )
     return found

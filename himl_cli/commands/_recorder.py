@@ -1,6 +1,8 @@
-"""The process that tells a run which goes on here to an Azure ML workspace. Started by `himl submit --record_in azure`, in a session of its own.
+"""The process that tells a run which goes on here to an Azure ML workspace. Started by `himl submit --record_in azure`,
+in a session of its own.
 
-It outlives that command and the terminal. Should it be killed itself, the next himl command in the workspace starts it anew.
+It outlives that command and the terminal. Should it be killed itself, the next himl command in the workspace starts it
+anew.
 """
 
 from __future__ import annotations
@@ -40,7 +42,8 @@ def start_recorder(folder: Path, run_id: str) -> None:
 
 
 def resume_recordings(workspace: Workspace) -> None:
-    """Go on with the recordings of the local part of *workspace* that nobody works on; a look at one folder, mostly an empty one."""
+    """Go on with the recordings of the local part of *workspace* that nobody works on; a look at one folder, mostly an
+    empty one."""
     from himl_cli.core.errors import DiskFailed
     from himl_cli.services.recording.note import unfinished
     from himl_cli.workspaces.open import local_folder
@@ -97,17 +100,25 @@ def _record(folder: Path, file: NoteFile, note: Note) -> None:
             Recorder(here, there, file, note).run()
     except Exception as err:
         logging.getLogger(__name__).exception("the recording broke off")
-        _put_off(folder, file, note, str(err) if isinstance(err, HimlError) else f"himl itself failed: {type(err).__name__}: {err}")
+        _put_off(
+            folder,
+            file,
+            note,
+            str(err) if isinstance(err, HimlError) else f"himl itself failed: {type(err).__name__}: {err}",
+        )
 
 
 def _put_off(folder: Path, file: NoteFile, note: Note, why: str) -> None:
-    """Leave it to a later himl command: a setting may be mended, or himl itself. The run here says why it is not told."""
+    """Leave it to a later himl command: a setting may be mended, or himl itself. The run here says why it is not
+    told."""
     from himl_cli.core.errors import DiskFailed
     from himl_cli.core.redaction import redact
     from himl_cli.services.recording.recorder import put_off_text
 
     if not note.refused_since:
-        logging.getLogger(__name__).warning("Nothing can be told at present; it is kept, and tried again later: %s", why)
+        logging.getLogger(__name__).warning(
+            "Nothing can be told at present; it is kept, and tried again later: %s", why
+        )
         _say_not_told(folder, note.run_id, put_off_text(why))
     goes_on, note.away = note.put_off(), redact(why)
     if not goes_on:
@@ -140,7 +151,9 @@ def _start_log() -> None:
     handler.setFormatter(RedactingFormatter("%(asctime)s %(message)s"))
     logging.getLogger().handlers = [handler]
     logging.getLogger().setLevel(logging.WARNING)
-    logging.getLogger("himl_cli.workspaces.azure.requests").setLevel(logging.ERROR)  # what is away is said once, and not at each try
+    logging.getLogger("himl_cli.workspaces.azure.requests").setLevel(
+        logging.ERROR
+    )  # what is away is said once, and not at each try
 
 
 if __name__ == "__main__":

@@ -46,7 +46,8 @@ def say_misplaced(ctx: typer.Context, talk: OutputOptions) -> None:
 
 
 class ScriptCommand(HimlCommand):
-    """Cuts the script's arguments off before parsing, and takes options from settings: flags, then variables, then files."""
+    """Cuts the script's arguments off before parsing, and takes options from settings: flags, then variables, then
+    files."""
 
     def make_context(self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any) -> Any:
         own = before_double_dash(args)
@@ -64,7 +65,9 @@ class ScriptCommand(HimlCommand):
         prefix, ctx.auto_envvar_prefix = ctx.auto_envvar_prefix, None
         super().format_options(ctx, formatter)
         formatter.write_paragraph()
-        formatter.write_text(f"Options can also be set by {prefix}_<OPTION> in the environment, and under [submit] in himl.toml.")
+        formatter.write_text(
+            f"Options can also be set by {prefix}_<OPTION> in the environment, and under [submit] in himl.toml."
+        )
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         own = before_double_dash(args)
@@ -92,7 +95,8 @@ class ScriptCommand(HimlCommand):
         return _Meant(dict(self._options(ctx)), args)
 
     def misplaced(self, ctx: Any) -> tuple[str, str] | None:
-        """The first of himl's options that stands behind `--` and that the script's file has nowhere, and the command that gives it to himl."""
+        """The first of himl's options that stands behind `--` and that the script's file has nowhere, and the command
+        that gives it to himl."""
         path, known = Path(ctx.params.get("target") or ""), dict(self._options(ctx))
         if path.suffix != ".py" or not path.is_file():
             return None
@@ -116,9 +120,13 @@ class ScriptCommand(HimlCommand):
         return ""  # what we do not know may be the script's
 
     def _misplaced(self, ctx: Any, unknown: str | None, args: Sequence[str], err: Any) -> BadUsage:
-        """The parser's complaint about what is no option or target of ours, with the command that may have been meant."""
+        """The parser's complaint about what is no option or target of ours, with the command that may have been
+        meant."""
         meant = self.meant(ctx, args)
-        stand = f"{'The same here' if meant.is_translated else 'Arguments of the script stand after --'}: {meant.command(ctx)}"
+        stand = (
+            f"{'The same here' if meant.is_translated else 'Arguments of the script stand after --'}: "
+            f"{meant.command(ctx)}"
+        )
         if unknown is None:
             return BadUsage(err.format_message(), hint=stand)
         near = "" if meant.is_translated else did_you_mean(unknown, err.possibilities or (), cutoff=NEAR_OPTION)
@@ -136,7 +144,9 @@ class ScriptCommand(HimlCommand):
             wrong = f"'{target}' is no script; himl starts Python and shells itself."
         elif target is not None and _is_command_line(target):
             wrong = f"There is no script '{target}'."
-        elif behind and is_target(behind[0]) and not any(map(ctx.params.get, ("target", "module", "resume", "command"))):
+        elif (
+            behind and is_target(behind[0]) and not any(map(ctx.params.get, ("target", "module", "resume", "command")))
+        ):
             wrong = "Nothing to run: what stands after -- are arguments of a script."
         else:
             return
@@ -151,7 +161,8 @@ class ScriptCommand(HimlCommand):
 
 
 class _Meant:
-    """What tokens may mean that cannot be read as they stand: the first target, options of ours with their values, and the rest for the script."""
+    """What tokens may mean that cannot be read as they stand: the first target, options of ours with their values, and
+    the rest for the script."""
 
     def __init__(self, takes_value: Mapping[str, bool], args: Sequence[str]) -> None:
         self._takes_value = takes_value
@@ -171,7 +182,9 @@ class _Meant:
             while self._tokens and not self._target:
                 self._take(self._tokens.popleft())
         self._script += behind
-        if not self._target and not any(normalized_option(word.partition("=")[0]) in ("--resume", "--command") for word in self._options):
+        if not self._target and not any(
+            normalized_option(word.partition("=")[0]) in ("--resume", "--command") for word in self._options
+        ):
             self._target = [_script_here()]
 
     @property
@@ -185,7 +198,9 @@ class _Meant:
 
         words = [*ctx.command_path.split(), *names, *self._target, *self._options]
         is_told = any(normalized_option(word.partition("=")[0]) == "--cluster" for word in self._options)
-        if "--azureml" in self._switches and not (is_told or ctx.lookup_default("cluster") or os.environ.get(environment_variable("cluster"))):
+        if "--azureml" in self._switches and not (
+            is_told or ctx.lookup_default("cluster") or os.environ.get(environment_variable("cluster"))
+        ):
             words += ["--cluster", "NAME"]
         mounted = ",mode=mount" if HIML_MOUNTS in self._switches else ""
         for name in self._inputs or ["NAME"] * bool(mounted):
@@ -251,7 +266,8 @@ def normalized_option(token: str) -> str:
 
 
 def value_sources(ctx: typer.Context) -> dict[str, str]:
-    """Where the value of each parameter of a `ScriptCommand` came from: `command line`, a variable's name, `FILE:LINE`, or `default`."""
+    """Where the value of each parameter of a `ScriptCommand` came from: `command line`, a variable's name, `FILE:LINE`,
+    or `default`."""
     default_map: Any = ctx.default_map or {}
     sources: dict[str, str] = {}
     for name in ctx.params:
@@ -268,7 +284,16 @@ def value_sources(ctx: typer.Context) -> dict[str, str]:
 def _with_places(message: str, sources: Mapping[str, str]) -> str:
     """*message*, and where the options that it names were set, unless that was the command line."""
     places = {name: sources.get(name, "default") for name in re.findall(r"--(\w+)", message)}
-    return " ".join([message, *(f"--{name} is set by {place}." for name, place in places.items() if place not in ("default", "command line"))])
+    return " ".join(
+        [
+            message,
+            *(
+                f"--{name} is set by {place}."
+                for name, place in places.items()
+                if place not in ("default", "command line")
+            ),
+        ]
+    )
 
 
 def _variable_of(ctx: typer.Context, name: str) -> str:

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 
 
 class For(Enum):
-    """What a command needs a workspace for; that decides which is meant where several are configured (`workspaces.open`)."""
+    """What a command needs a workspace for; that decides which is meant where several are configured
+    (`workspaces.open`)."""
 
     runs = "runs"
     data = "data"
@@ -51,7 +52,8 @@ class Session:
 
 @contextmanager
 def open_session(where: WorkspaceOptions, talk: OutputOptions, need: For = For.runs) -> Iterator[Session]:
-    """Open the workspace that is meant for what the command needs, and close it; one for jobs is made where there is none.
+    """Open the workspace that is meant for what the command needs, and close it; one for jobs is made where there is
+    none.
 
     Raises WorkspaceNotFound, or what the workspace raises when it cannot be read.
     """
@@ -104,7 +106,8 @@ def _open(where: WorkspaceOptions, need: For, cwd: Path) -> Workspace:
 
 @contextmanager
 def azure_beside(cwd: Path) -> Iterator[Callable[[], Workspace | None]]:
-    """A function that opens the configured Azure ML workspace (None where there is none), for commands that mostly do without; closed at the end."""
+    """A function that opens the configured Azure ML workspace (None where there is none), for commands that mostly do
+    without; closed at the end."""
     from himl_cli.workspaces.abilities import HoldsConnections
     from himl_cli.workspaces.open import open_configured_azure
 

@@ -31,14 +31,18 @@ class SettingsMap(dict[str, Any]):
 
 
 def submit_settings(command: Any, start: Path) -> SettingsMap:
-    """What the settings files say about *command*'s options. Raises BadUsage with file, line and key for what cannot be used."""
+    """What the settings files say about *command*'s options. Raises BadUsage with file, line and key for what cannot be
+    used."""
     options = {parameter.name: parameter for parameter in command.params if parameter.param_type_name == "option"}
     settings: dict[str, Setting] = {}
     values: dict[str, Any] = {}
     for key, setting in section_settings(start, "submit").items():
         name = normalized(key)
         if name not in options:
-            raise setting.wrong("is no option of 'himl submit'.", hint=did_you_mean(name, options) or "See 'himl submit --help' for the options.")
+            raise setting.wrong(
+                "is no option of 'himl submit'.",
+                hint=did_you_mean(name, options) or "See 'himl submit --help' for the options.",
+            )
         _check_is_no_secret(setting)
         settings[name] = setting
         values[name] = checked(options[name], setting)
@@ -46,7 +50,8 @@ def submit_settings(command: Any, start: Path) -> SettingsMap:
 
 
 def places_of_settings(command: Any, start: Path, environ: Mapping[str, str]) -> Sequence[str]:
-    """The settings files that count for *start*, and the variables that set options of *command*. Raises BadUsage for what it could not use."""
+    """The settings files that count for *start*, and the variables that set options of *command*. Raises BadUsage for
+    what it could not use."""
     check_variables(command, environ)
     submit_settings(command, start)
     files = [f"'{file.path}'" for file in find_settings(start)]
@@ -54,13 +59,18 @@ def places_of_settings(command: Any, start: Path, environ: Mapping[str, str]) ->
 
 
 def _check_is_no_secret(setting: Setting) -> None:
-    """Raises BadUsage for an address with a query outside of the private file: it may be signed, and each job's code has the file in it."""
+    """Raises BadUsage for an address with a query outside of the private file: it may be signed, and each job's code
+    has the file in it."""
     if setting.file.name != PRIVATE_FILE and isinstance(setting.value, str) and may_be_signed(setting.value):
-        raise setting.wrong("is a link that may be signed, and this file goes with each job.", hint=f"It belongs in {PRIVATE_FILE}, which stays here.")
+        raise setting.wrong(
+            "is a link that may be signed, and this file goes with each job.",
+            hint=f"It belongs in {PRIVATE_FILE}, which stays here.",
+        )
 
 
 def check_variables(command: Any, environ: Mapping[str, str]) -> None:
-    """Raises BadUsage for a variable that is called like one of *command*'s and sets no option of it, or sets one to what it cannot be."""
+    """Raises BadUsage for a variable that is called like one of *command*'s and sets no option of it, or sets one to
+    what it cannot be."""
     options = {parameter.name: parameter for parameter in command.params if parameter.param_type_name == "option"}
     known = {environment_variable(name): option for name, option in options.items()}
     for name in sorted(environ):
@@ -69,7 +79,11 @@ def check_variables(command: Any, environ: Mapping[str, str]) -> None:
         elif name.startswith(VARIABLE_PREFIX) and environ[name]:
             meant = normalized(name[len(VARIABLE_PREFIX) :].lower())
             near = get_close_matches(meant, options, n=1, cutoff=NEAR_OPTION)
-            hint = f"Did you mean {environment_variable(near[0])}?" if near else "See 'himl submit --help' for the options, or unset it."
+            hint = (
+                f"Did you mean {environment_variable(near[0])}?"
+                if near
+                else "See 'himl submit --help' for the options, or unset it."
+            )
             raise BadUsage(f"The variable {name} sets no option of 'himl submit'.", hint=hint)
 
 
@@ -84,7 +98,8 @@ def _check_value(name: str, option: Any, text: str) -> None:
 
 
 def read_lists_by_line(command: Any) -> None:
-    """Let a variable hold several values of an option that may be repeated, one a line, so that values may have spaces."""
+    """Let a variable hold several values of an option that may be repeated, one a line, so that values may have
+    spaces."""
     for parameter in command.params:
         if parameter.param_type_name == "option" and parameter.multiple:
             parameter.type = copy(parameter.type)
@@ -92,7 +107,8 @@ def read_lists_by_line(command: Any) -> None:
 
 
 def checked(option: Any, setting: Setting) -> Any:
-    """The setting's value in the form that the parser takes for *option*. Raises BadUsage for a wrong type or choice."""
+    """The setting's value in the form that the parser takes for *option*. Raises BadUsage for a wrong type or
+    choice."""
     value = _fitting(option, setting)
     try:
         option.type_cast_value(None, value)
@@ -119,7 +135,8 @@ def _fitting(option: Any, setting: Setting) -> Any:
 
 
 def _as_list(setting: Setting) -> list[str]:
-    """A list, a single value, or a table (`tag.team = "blue"` is `--tag team=blue`, `sweep.lr = [0.1, 0.01]` is `--sweep lr=0.1,0.01`)."""
+    """A list, a single value, or a table (`tag.team = "blue"` is `--tag team=blue`, `sweep.lr = [0.1, 0.01]` is
+    `--sweep lr=0.1,0.01`)."""
     value = setting.value
     if isinstance(value, Mapping):
         value = [f"{key}={_as_values(setting, entry)}" for key, entry in value.items()]

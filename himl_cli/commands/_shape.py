@@ -1,6 +1,7 @@
 """The shape of the program, read from its commands.
 
-Contexts, commands and parameters are typed `Any` because Typer keeps their classes private; only their public attributes are read.
+Contexts, commands and parameters are typed `Any` because Typer keeps their classes private; only their public
+attributes are read.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ DEFAULT = re.compile(r"^(?P<help>.*?)\s*\[default: (?P<default>.*)\]$", re.DOTAL
 
 
 def app_shape(root: Any, name: str = "himl") -> CommandShape:
-    """The shape of *root*, a command or a group as `typer.main.get_command` and a context's `find_root().command` give it, and of all below.
+    """The shape of *root*, a command or a group as `typer.main.get_command` and a context's `find_root().command` give
+    it, and of all below.
 
     Reads neither settings nor files; hidden commands and options are left out.
     """
@@ -27,7 +29,9 @@ def app_shape(root: Any, name: str = "himl") -> CommandShape:
 
 
 def _command_shape(command: Any, name: str, parent: Any, summary: str, panel: str) -> CommandShape:
-    ctx = command.make_context(name, [], parent=parent, resilient_parsing=True, default_map={})  # without a default_map, submit reads settings
+    ctx = command.make_context(
+        name, [], parent=parent, resilient_parsing=True, default_map={}
+    )  # without a default_map, submit reads settings
     text, examples = _texts(command.help or "")
     if summary.endswith("..."):  # cut to fit into a line
         summary = command.get_short_help_str(limit=len(text))
@@ -35,7 +39,9 @@ def _command_shape(command: Any, name: str, parent: Any, summary: str, panel: st
     children: list[CommandShape] = []
     if isinstance(command, HimlGroup):
         for heading, rows in command.command_sections(ctx).items():
-            children += [_command_shape(command.get_command(ctx, child), child, ctx, line, heading) for child, line in rows]
+            children += [
+                _command_shape(command.get_command(ctx, child), child, ctx, line, heading) for child, line in rows
+            ]
     return CommandShape(
         path=tuple(ctx.command_path.split()),
         usage=" ".join([ctx.command_path, *command.collect_usage_pieces(ctx)]),
@@ -53,7 +59,12 @@ def _texts(help_text: str) -> tuple[str, Sequence[str]]:
     """The paragraphs of a help text, a line each, and the lines of its examples."""
     paragraphs = [part for part in help_text.split("\n\n") if part.strip()]
     prose = [" ".join(part.split()) for part in paragraphs if not part.startswith(EXAMPLES)]
-    lines = [line.strip() for part in paragraphs if part.startswith(EXAMPLES) for line in part.removeprefix(EXAMPLES).splitlines()]
+    lines = [
+        line.strip()
+        for part in paragraphs
+        if part.startswith(EXAMPLES)
+        for line in part.removeprefix(EXAMPLES).splitlines()
+    ]
     return "\n\n".join(prose), lines
 
 
@@ -69,7 +80,14 @@ def _parameters(command: Any, ctx: Any) -> tuple[Sequence[OptionShape], Sequence
             continue
         if parameter.param_type_name == "argument":
             metavar = parameter.make_metavar(ctx=ctx)
-            arguments.append(ArgumentShape(metavar=metavar, help=parameter.help or "", repeats=parameter.nargs == -1, required=parameter.required))
+            arguments.append(
+                ArgumentShape(
+                    metavar=metavar,
+                    help=parameter.help or "",
+                    repeats=parameter.nargs == -1,
+                    required=parameter.required,
+                )
+            )
         else:
             set_by = environment_variable(parameter.name) if has_variables and parameter in command.params else ""
             options.append(_option_shape(parameter, ctx, record[1], set_by))

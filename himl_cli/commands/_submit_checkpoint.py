@@ -27,15 +27,23 @@ def with_checkpoint_there(session: Session, where: WorkspaceOptions, job: Prepar
     from himl_cli.workspaces.open import open_address
 
     with _runs(session, where, job.checkpoint) as runs, observing(session.output) as notify:
-        return replace(job, spec=refer_to_checkpoint(job.checkpoint, runs, session.workspace, job.spec, session.cwd, notify, open_address))
+        return replace(
+            job,
+            spec=refer_to_checkpoint(
+                job.checkpoint, runs, session.workspace, job.spec, session.cwd, notify, open_address
+            ),
+        )
 
 
 def with_checkpoint(session: Session, where: WorkspaceOptions, job: PreparedJob) -> PreparedJob:
-    """The job with the files of its checkpoint, which are brought to this machine where they are a run's or at an address. Raises NotFound, BadUsage."""
+    """The job with the files of its checkpoint, which are brought to this machine where they are a run's or at an
+    address. Raises NotFound, BadUsage."""
     if job.checkpoint is None:
         return job
     if job.spec.in_place:
-        raise BadUsage("--checkpoint does not go with --in_place: it would write into your project.", hint="Leave one of them out.")
+        raise BadUsage(
+            "--checkpoint does not go with --in_place: it would write into your project.", hint="Leave one of them out."
+        )
     from himl_cli.services.checkpoints.bringing import bring_checkpoint
     from himl_cli.workspaces.open import open_address
 
@@ -56,7 +64,10 @@ def _runs(session: Session, where: WorkspaceOptions, source: str) -> Iterator[Wo
         try:
             yield session.workspace
         except WorkspaceNotFound:
-            raise NotFound(f"There is no file '{source}', and no run yet.", hint="Name a file, or the config.json of the run's workspace.") from None
+            raise NotFound(
+                f"There is no file '{source}', and no run yet.",
+                hint="Name a file, or the config.json of the run's workspace.",
+            ) from None
         return
     try:
         yield workspace

@@ -30,8 +30,15 @@ if TYPE_CHECKING:
     from himl_cli.services.submission import SubmitRequest
 
 
-def submit_document_file(where: WorkspaceOptions, talk: OutputOptions, request: SubmitRequest, after: AfterOptions, sources: Mapping[str, str]) -> None:
-    """Run the job of the file: here, or as it is on the compute that it or the user names. Raises BadUsage, NotFound, JobFailed, Interrupted."""
+def submit_document_file(
+    where: WorkspaceOptions,
+    talk: OutputOptions,
+    request: SubmitRequest,
+    after: AfterOptions,
+    sources: Mapping[str, str],
+) -> None:
+    """Run the job of the file: here, or as it is on the compute that it or the user names. Raises BadUsage, NotFound,
+    JobFailed, Interrupted."""
     prepared = prepare_document(request)
     waits = after.waits(on_cluster=prepared.goes_to_azure, sources=sources)
     if after.dry_run:
@@ -48,7 +55,13 @@ def submit_document_file(where: WorkspaceOptions, talk: OutputOptions, request: 
             if not isinstance(workspace, SubmitsDocuments):
                 raise HimlError(f"{workspace.label} does not run jobs in YAML.")
             documents = workspace
-            made.append(noted(lambda: documents.submit_document(prepared.document.path, prepared.changes, notify=notify), session.cwd, notify))
+            made.append(
+                noted(
+                    lambda: documents.submit_document(prepared.document.path, prepared.changes, notify=notify),
+                    session.cwd,
+                    notify,
+                )
+            )
         wait_or_leave(session, made[0], waits=waits, follows=after.follow)
 
 
@@ -62,8 +75,11 @@ def _ready_here(session: Session, prepared: PreparedDocument) -> Callable[[], Ru
     return lambda: submit_pipeline(session.workspace, pipeline, session.cwd, session.notify)
 
 
-def _with_data(session: Session, job: JobSpec | None, pipeline: PipelineSpec | None) -> tuple[JobSpec | None, PipelineSpec | None]:
-    """The job or the pipeline with the folders of data that is not here yet, but in the Azure ML workspace that is configured."""
+def _with_data(
+    session: Session, job: JobSpec | None, pipeline: PipelineSpec | None
+) -> tuple[JobSpec | None, PipelineSpec | None]:
+    """The job or the pipeline with the folders of data that is not here yet, but in the Azure ML workspace that is
+    configured."""
     here = session.workspace
     if not isinstance(here, FindsDatasets):
         return job, pipeline

@@ -27,9 +27,16 @@ if TYPE_CHECKING:
 
 
 def submit_file(
-    where: WorkspaceOptions, talk: OutputOptions, request: SubmitRequest, after: AfterOptions, sources: Mapping[str, str], *, create_cluster: bool
+    where: WorkspaceOptions,
+    talk: OutputOptions,
+    request: SubmitRequest,
+    after: AfterOptions,
+    sources: Mapping[str, str],
+    *,
+    create_cluster: bool,
 ) -> None:
-    """Run the pipeline or the job that the request's target tells of. Raises BadUsage, NotFound, JobFailed, Interrupted."""
+    """Run the pipeline or the job that the request's target tells of. Raises BadUsage, NotFound, JobFailed,
+    Interrupted."""
     if not is_pipeline(str(request.target)):
         from himl_cli.commands._submit_document import submit_document_file
 
@@ -39,7 +46,8 @@ def submit_file(
     prepared = prepare_pipeline(request, creates_cluster=create_cluster)
     if create_cluster and sources["create_cluster"] == TYPED and not prepared.spec.cluster:
         raise BadUsage(
-            "--create_cluster: this pipeline runs here.", hint="Leave it out, or name the cluster: --cluster NAME, or AML_COMPUTE_CLUSTER_NAME in .env"
+            "--create_cluster: this pipeline runs here.",
+            hint="Leave it out, or name the cluster: --cluster NAME, or AML_COMPUTE_CLUSTER_NAME in .env",
         )
     waits = after.waits(on_cluster=bool(prepared.spec.cluster), sources=sources)
     if after.dry_run:
@@ -52,7 +60,8 @@ def submit_file(
 
 
 def _check_azure(where: WorkspaceOptions, request: SubmitRequest, prepared: PreparedPipeline) -> None:
-    """Raises BadUsage where no Azure ML workspace is meant, before anything is looked at; it says why the pipeline goes there."""
+    """Raises BadUsage where no Azure ML workspace is meant, before anything is looked at; it says why the pipeline goes
+    there."""
     try:
         azure_for_jobs(where.workspace, where.config_file, start=request.cwd)
     except BadUsage as err:
@@ -63,12 +72,17 @@ def _ready_here(session: Session, prepared: PreparedPipeline) -> Callable[[], Ru
     say_all_prepared(session.output, prepared.remarks, prepared.reports)
     spec = prepared.spec
     if isinstance(session.workspace, FindsDatasets):
-        with azure_beside(session.cwd) as azure, observing(session.output) as notify:  # the bar is gone before the output is shown
+        with (
+            azure_beside(session.cwd) as azure,
+            observing(session.output) as notify,
+        ):  # the bar is gone before the output is shown
             spec = find_here(prepared, session.workspace, azure, notify)
     return lambda: submit_pipeline(session.workspace, spec, session.cwd, session.notify)
 
 
-def _run_there(where: WorkspaceOptions, talk: OutputOptions, prepared: PreparedPipeline, *, waits: bool, follows: bool) -> None:
+def _run_there(
+    where: WorkspaceOptions, talk: OutputOptions, prepared: PreparedPipeline, *, waits: bool, follows: bool
+) -> None:
     with open_session(where, talk, For.clusters) as session, naming_once_made() as made:
         say_all_prepared(session.output, prepared.remarks, prepared.reports)
         with observing(session.output) as notify, in_words_of_the_file(prepared):

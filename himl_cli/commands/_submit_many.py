@@ -22,7 +22,8 @@ class ManyOptions(Bundle):
             typer.Option(
                 "--sweep",
                 metavar="NAME=SPEC",
-                help="Values of --NAME: 0.1,0.01 or uniform(a,b), loguniform(a,b) (e^a to e^b), normal(mu,sigma), randint(n).",
+                help="Values of --NAME: 0.1,0.01 or uniform(a,b), loguniform(a,b) (e^a to e^b), normal(mu,sigma), "
+                "randint(n).",
                 rich_help_panel=MANY,
             ),
         ] = None,
@@ -37,16 +38,41 @@ class ManyOptions(Bundle):
         ] = None,
         max_trials: Annotated[
             int | None,
-            typer.Option("--max_trials", metavar="N", help="Trials in all (default: the whole grid); random and bayesian need it.", rich_help_panel=MANY),
+            typer.Option(
+                "--max_trials",
+                metavar="N",
+                help="Trials in all (default: the whole grid); random and bayesian need it.",
+                rich_help_panel=MANY,
+            ),
         ] = None,
         max_concurrent: Annotated[
-            int | None, typer.Option("--max_concurrent", metavar="N", help="Trials at a time (default: here 1, on a cluster all).", rich_help_panel=MANY)
+            int | None,
+            typer.Option(
+                "--max_concurrent",
+                metavar="N",
+                help="Trials at a time (default: here 1, on a cluster all).",
+                rich_help_panel=MANY,
+            ),
         ] = None,
         primary_metric: Annotated[
-            str, typer.Option("--primary_metric", metavar="NAME", help="The metric that trials are compared by.", rich_help_panel=MANY, show_default=True)
+            str,
+            typer.Option(
+                "--primary_metric",
+                metavar="NAME",
+                help="The metric that trials are compared by.",
+                rich_help_panel=MANY,
+                show_default=True,
+            ),
         ] = "val/loss",
         goal: Annotated[
-            str, typer.Option("--goal", metavar="GOAL", help="minimize or maximize the primary metric.", rich_help_panel=MANY, show_default=True)
+            str,
+            typer.Option(
+                "--goal",
+                metavar="GOAL",
+                help="minimize or maximize the primary metric.",
+                rich_help_panel=MANY,
+                show_default=True,
+            ),
         ] = "minimize",
         early_stop: Annotated[
             Text,
@@ -57,21 +83,41 @@ class ManyOptions(Bundle):
                 rich_help_panel=MANY,
             ),
         ] = None,
-        crossval: Annotated[int | None, typer.Option("--crossval", metavar="N", help="Run N splits: --crossval_index 0 to N-1.", rich_help_panel=MANY)] = None,
+        crossval: Annotated[
+            int | None,
+            typer.Option(
+                "--crossval", metavar="N", help="Run N splits: --crossval_index 0 to N-1.", rich_help_panel=MANY
+            ),
+        ] = None,
         crossval_arg: Annotated[
-            str, typer.Option("--crossval_arg", metavar="NAME", help="Another name for --crossval_index.", rich_help_panel=MANY)
+            str,
+            typer.Option(
+                "--crossval_arg", metavar="NAME", help="Another name for --crossval_index.", rich_help_panel=MANY
+            ),
         ] = "crossval_index",
         crossval_count_arg: Annotated[
-            Text, typer.Option("--crossval_count_arg", metavar="NAME", help="Pass N as well, by this argument.", rich_help_panel=MANY)
+            Text,
+            typer.Option(
+                "--crossval_count_arg", metavar="NAME", help="Pass N as well, by this argument.", rich_help_panel=MANY
+            ),
         ] = None,
         different_seeds: Annotated[
-            int | None, typer.Option("--different_seeds", metavar="N", help="Run N seeds: --random_seed 0 to N-1.", rich_help_panel=MANY)
+            int | None,
+            typer.Option(
+                "--different_seeds", metavar="N", help="Run N seeds: --random_seed 0 to N-1.", rich_help_panel=MANY
+            ),
         ] = None,
-        seed_arg: Annotated[str, typer.Option("--seed_arg", metavar="NAME", help="Another name for --random_seed.", rich_help_panel=MANY)] = "random_seed",
+        seed_arg: Annotated[
+            str,
+            typer.Option("--seed_arg", metavar="NAME", help="Another name for --random_seed.", rich_help_panel=MANY),
+        ] = "random_seed",
         resume: Annotated[
             Text,
             typer.Option(
-                "--resume", metavar="RUN", help="Go on with a run that is kept here: do what is missing, or try again; needs no TARGET.", rich_help_panel=MANY
+                "--resume",
+                metavar="RUN",
+                help="Go on with a run that is kept here: do what is missing, or try again; needs no TARGET.",
+                rich_help_panel=MANY,
             ),
         ] = None,
     ) -> None:

@@ -30,11 +30,21 @@ class NamingOptions(Bundle):
             ),
         ] = None,
         experiment_from_branch: Annotated[
-            bool, typer.Option("--experiment_from_branch", help="Name the experiment after the git branch.", rich_help_panel=NAMING)
+            bool,
+            typer.Option(
+                "--experiment_from_branch", help="Name the experiment after the git branch.", rich_help_panel=NAMING
+            ),
         ] = False,
-        display_name: Annotated[str, typer.Option("--display_name", metavar="TEXT", help="The run's name for people.", rich_help_panel=NAMING)] = "",
-        description: Annotated[str, typer.Option("--description", metavar="TEXT", help="What the run is about.", rich_help_panel=NAMING)] = "",
-        tag: Annotated[list[str] | None, typer.Option("--tag", metavar="K=V", help="A tag of the run.", rich_help_panel=NAMING)] = None,
+        display_name: Annotated[
+            str,
+            typer.Option("--display_name", metavar="TEXT", help="The run's name for people.", rich_help_panel=NAMING),
+        ] = "",
+        description: Annotated[
+            str, typer.Option("--description", metavar="TEXT", help="What the run is about.", rich_help_panel=NAMING)
+        ] = "",
+        tag: Annotated[
+            list[str] | None, typer.Option("--tag", metavar="K=V", help="A tag of the run.", rich_help_panel=NAMING)
+        ] = None,
     ) -> None:
         self.fields = {
             "experiment": experiment,
@@ -50,16 +60,35 @@ class BuildOptions(Bundle):
 
     def __init__(
         self,
-        build_branch: Annotated[Text, typer.Option("--build_branch", metavar="TEXT", rich_help_panel=BUILD, help="Branch.")] = None,
-        build_source_id: Annotated[Text, typer.Option("--build_source_id", metavar="TEXT", rich_help_panel=BUILD, help="Commit.")] = None,
-        build_source_author: Annotated[Text, typer.Option("--build_source_author", metavar="TEXT", rich_help_panel=BUILD, help="Author of the commit.")] = None,
-        build_source_message: Annotated[
-            Text, typer.Option("--build_source_message", metavar="TEXT", rich_help_panel=BUILD, help="Message of the commit.")
+        build_branch: Annotated[
+            Text, typer.Option("--build_branch", metavar="TEXT", rich_help_panel=BUILD, help="Branch.")
         ] = None,
-        build_source_repository: Annotated[Text, typer.Option("--build_source_repository", metavar="TEXT", rich_help_panel=BUILD, help="Repository.")] = None,
-        build_number: Annotated[Text, typer.Option("--build_number", metavar="TEXT", rich_help_panel=BUILD, help="Number of the build.")] = None,
-        build_user: Annotated[Text, typer.Option("--build_user", metavar="TEXT", rich_help_panel=BUILD, help="Who started the build.")] = None,
-        build_user_email: Annotated[Text, typer.Option("--build_user_email", metavar="TEXT", rich_help_panel=BUILD, help="Their e-mail address.")] = None,
+        build_source_id: Annotated[
+            Text, typer.Option("--build_source_id", metavar="TEXT", rich_help_panel=BUILD, help="Commit.")
+        ] = None,
+        build_source_author: Annotated[
+            Text,
+            typer.Option("--build_source_author", metavar="TEXT", rich_help_panel=BUILD, help="Author of the commit."),
+        ] = None,
+        build_source_message: Annotated[
+            Text,
+            typer.Option(
+                "--build_source_message", metavar="TEXT", rich_help_panel=BUILD, help="Message of the commit."
+            ),
+        ] = None,
+        build_source_repository: Annotated[
+            Text, typer.Option("--build_source_repository", metavar="TEXT", rich_help_panel=BUILD, help="Repository.")
+        ] = None,
+        build_number: Annotated[
+            Text, typer.Option("--build_number", metavar="TEXT", rich_help_panel=BUILD, help="Number of the build.")
+        ] = None,
+        build_user: Annotated[
+            Text, typer.Option("--build_user", metavar="TEXT", rich_help_panel=BUILD, help="Who started the build.")
+        ] = None,
+        build_user_email: Annotated[
+            Text,
+            typer.Option("--build_user_email", metavar="TEXT", rich_help_panel=BUILD, help="Their e-mail address."),
+        ] = None,
     ) -> None:
         given = {
             "build_branch": build_branch,

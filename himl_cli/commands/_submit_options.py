@@ -31,7 +31,8 @@ class DataOptions(Bundle):
             typer.Option(
                 "--input",
                 metavar="SPEC",
-                help="Data it reads: [KEY=]NAME[:VERSION][,OPTION=...]. Options: datastore, mode (download, mount), target, local.",
+                help="Data it reads: [KEY=]NAME[:VERSION][,OPTION=...]. Options: datastore, mode (download, mount), "
+                "target, local.",
                 rich_help_panel=DATA,
             ),
         ] = None,
@@ -40,24 +41,37 @@ class DataOptions(Bundle):
             typer.Option(
                 "--output",
                 metavar="SPEC",
-                help="Data it writes: [KEY=]NAME[,OPTION=...]. Options: datastore, mode (mount, upload), overwrite (true, false), local.",
+                help="Data it writes: [KEY=]NAME[,OPTION=...]. Options: datastore, mode (mount, upload), overwrite "
+                "(true, false), local.",
                 rich_help_panel=DATA,
             ),
         ] = None,
         default_datastore: Annotated[
-            Text, typer.Option("--default_datastore", metavar="NAME", help="Datastore of inputs and outputs that name none.", rich_help_panel=DATA)
+            Text,
+            typer.Option(
+                "--default_datastore",
+                metavar="NAME",
+                help="Datastore of inputs and outputs that name none.",
+                rich_help_panel=DATA,
+            ),
         ] = None,
         checkpoint: Annotated[
             Text,
             typer.Option(
                 "--checkpoint",
                 metavar="SOURCE",
-                help="Start with this in outputs/checkpoints: a file, a folder, an https address, RUN (its last checkpoint), RUN:FILE or RUN:FOLDER/.",
+                help="Start with this in outputs/checkpoints: a file, a folder, an https address, RUN (its last "
+                "checkpoint), RUN:FILE or RUN:FOLDER/.",
                 rich_help_panel=DATA,
             ),
         ] = None,
     ) -> None:
-        self.fields = {"inputs": tuple(input or ()), "outputs": tuple(output or ()), "default_datastore": default_datastore, "checkpoint": checkpoint}
+        self.fields = {
+            "inputs": tuple(input or ()),
+            "outputs": tuple(output or ()),
+            "default_datastore": default_datastore,
+            "checkpoint": checkpoint,
+        }
 
 
 class AfterOptions(Bundle):
@@ -67,15 +81,39 @@ class AfterOptions(Bundle):
         self,
         wait: Annotated[
             bool | None,
-            typer.Option("--wait/--no_wait", help="Wait for the end (default: here yes, on a cluster no).", rich_help_panel=AFTER, show_default=False),
+            typer.Option(
+                "--wait/--no_wait",
+                help="Wait for the end (default: here yes, on a cluster no).",
+                rich_help_panel=AFTER,
+                show_default=False,
+            ),
         ] = None,
-        follow: Annotated[bool, typer.Option("--follow", help="Wait, and show the output as it comes (always so here).", rich_help_panel=AFTER)] = False,
-        dry_run: Annotated[bool, typer.Option("--dry_run", help="Print the job as Azure ML YAML; send nothing.", rich_help_panel=AFTER)] = False,
+        follow: Annotated[
+            bool,
+            typer.Option(
+                "--follow", help="Wait, and show the output as it comes (always so here).", rich_help_panel=AFTER
+            ),
+        ] = False,
+        dry_run: Annotated[
+            bool, typer.Option("--dry_run", help="Print the job as Azure ML YAML; send nothing.", rich_help_panel=AFTER)
+        ] = False,
         show_settings: Annotated[
-            bool, typer.Option("--show_settings", help="Show each option's value and where it came from; run nothing.", rich_help_panel=AFTER)
+            bool,
+            typer.Option(
+                "--show_settings",
+                help="Show each option's value and where it came from; run nothing.",
+                rich_help_panel=AFTER,
+            ),
         ] = False,
         sdk: Annotated[
-            str, typer.Option("--sdk", metavar="SDK", help="v2, or v1: by the deprecated azureml-core.", rich_help_panel=AFTER, show_default=True)
+            str,
+            typer.Option(
+                "--sdk",
+                metavar="SDK",
+                help="v2, or v1: by the deprecated azureml-core.",
+                rich_help_panel=AFTER,
+                show_default=True,
+            ),
         ] = "v2",
     ) -> None:
         self.wait = wait
@@ -85,11 +123,14 @@ class AfterOptions(Bundle):
         self.fields = {"sdk": sdk}
 
     def waits(self, *, on_cluster: bool, sources: Mapping[str, str]) -> bool:
-        """Whether to wait for the end: as was said, else here. What was typed wins over what is set. Raises BadUsage for both at once."""
+        """Whether to wait for the end: as was said, else here. What was typed wins over what is set. Raises BadUsage
+        for both at once."""
         if self.follow and self.wait is False:
             typed = {name for name in ("follow", "wait") if sources.get(name) == TYPED}
             if len(typed) != 1:
-                raise BadUsage("--follow and --no_wait exclude each other.", hint="Follow later: himl runs logs --follow RUN")
+                raise BadUsage(
+                    "--follow and --no_wait exclude each other.", hint="Follow later: himl runs logs --follow RUN"
+                )
             return typed == {"follow"}
         return (self.follow or not on_cluster) if self.wait is None else self.wait
 
@@ -116,4 +157,6 @@ def submit_request(
     fields: dict[str, Any] = {}
     for bundle in bundles:
         fields |= bundle.fields
-    return SubmitRequest(cwd=cwd, target=target, module=module, command=command, arguments=arguments, typed=typed, **fields)
+    return SubmitRequest(
+        cwd=cwd, target=target, module=module, command=command, arguments=arguments, typed=typed, **fields
+    )

@@ -19,49 +19,127 @@ class PlaceOptions(Bundle):
 
     def __init__(
         self,
-        cluster: Annotated[Text, typer.Option("--cluster", metavar="NAME", help="Azure ML compute; absent or 'local': here.", rich_help_panel=WHERE)] = None,
-        record_in: Annotated[
-            Text, typer.Option("--record_in", metavar="WHERE", help="Where a job that runs here is recorded: local or azure.", rich_help_panel=WHERE)
+        cluster: Annotated[
+            Text,
+            typer.Option(
+                "--cluster", metavar="NAME", help="Azure ML compute; absent or 'local': here.", rich_help_panel=WHERE
+            ),
         ] = None,
-        in_place: Annotated[bool, typer.Option("--in_place", help="Run here without a snapshot, for a debugger.", rich_help_panel=WHERE)] = False,
-        num_nodes: Annotated[int, typer.Option("--num_nodes", metavar="N", help="Machines of the cluster.", rich_help_panel=WHERE, show_default=True)] = 1,
+        record_in: Annotated[
+            Text,
+            typer.Option(
+                "--record_in",
+                metavar="WHERE",
+                help="Where a job that runs here is recorded: local or azure.",
+                rich_help_panel=WHERE,
+            ),
+        ] = None,
+        in_place: Annotated[
+            bool, typer.Option("--in_place", help="Run here without a snapshot, for a debugger.", rich_help_panel=WHERE)
+        ] = False,
+        num_nodes: Annotated[
+            int,
+            typer.Option(
+                "--num_nodes", metavar="N", help="Machines of the cluster.", rich_help_panel=WHERE, show_default=True
+            ),
+        ] = 1,
         processes_per_node: Annotated[
-            int | None, typer.Option("--processes_per_node", metavar="N", help="Processes (ranks) a machine.", rich_help_panel=WHERE)
+            int | None,
+            typer.Option(
+                "--processes_per_node", metavar="N", help="Processes (ranks) a machine.", rich_help_panel=WHERE
+            ),
         ] = None,
         distribution: Annotated[
             Text,
             typer.Option(
-                "--distribution", metavar="KIND", help="pytorch or mpi (default: pytorch for several processes a machine, else mpi).", rich_help_panel=WHERE
+                "--distribution",
+                metavar="KIND",
+                help="pytorch or mpi (default: pytorch for several processes a machine, else mpi).",
+                rich_help_panel=WHERE,
             ),
         ] = None,
         no_mpi_single_node: Annotated[
-            bool, typer.Option("--no_mpi_single_node", help="Send a job of one process as a plain one, not as MPI.", rich_help_panel=WHERE)
+            bool,
+            typer.Option(
+                "--no_mpi_single_node",
+                help="Send a job of one process as a plain one, not as MPI.",
+                rich_help_panel=WHERE,
+            ),
         ] = False,
         shm_size: Annotated[
-            str, typer.Option("--shm_size", metavar="SIZE", help="Shared memory on a cluster.", rich_help_panel=WHERE, show_default=True)
+            str,
+            typer.Option(
+                "--shm_size",
+                metavar="SIZE",
+                help="Shared memory on a cluster.",
+                rich_help_panel=WHERE,
+                show_default=True,
+            ),
         ] = "100g",
         instance_type: Annotated[
-            Text, typer.Option("--instance_type", metavar="NAME", help="Instance type of a Kubernetes or serverless compute.", rich_help_panel=WHERE)
+            Text,
+            typer.Option(
+                "--instance_type",
+                metavar="NAME",
+                help="Instance type of a Kubernetes or serverless compute.",
+                rich_help_panel=WHERE,
+            ),
         ] = None,
         docker_args: Annotated[
-            list[str] | None, typer.Option("--docker_args", metavar="ARGS", help="Arguments of 'docker run' on a cluster.", rich_help_panel=WHERE)
+            list[str] | None,
+            typer.Option(
+                "--docker_args", metavar="ARGS", help="Arguments of 'docker run' on a cluster.", rich_help_panel=WHERE
+            ),
         ] = None,
         identity: Annotated[
-            Text, typer.Option("--identity", metavar="WHOSE", help="user or managed: as whom it signs in to Azure.", rich_help_panel=WHERE)
+            Text,
+            typer.Option(
+                "--identity",
+                metavar="WHOSE",
+                help="user or managed: as whom it signs in to Azure.",
+                rich_help_panel=WHERE,
+            ),
         ] = None,
         max_run_duration: Annotated[
-            Text, typer.Option("--max_run_duration", metavar="TIME", help="End the job after that time: 30s, 30m, 2h, 1.5d.", rich_help_panel=WHERE)
+            Text,
+            typer.Option(
+                "--max_run_duration",
+                metavar="TIME",
+                help="End the job after that time: 30s, 30m, 2h, 1.5d.",
+                rich_help_panel=WHERE,
+            ),
         ] = None,
-        vscode: Annotated[bool, typer.Option("--vscode", help="Let VS Code connect to the job on a cluster.", rich_help_panel=WHERE)] = False,
-        jupyter: Annotated[bool, typer.Option("--jupyter", help="Run JupyterLab beside the job on a cluster.", rich_help_panel=WHERE)] = False,
+        vscode: Annotated[
+            bool, typer.Option("--vscode", help="Let VS Code connect to the job on a cluster.", rich_help_panel=WHERE)
+        ] = False,
+        jupyter: Annotated[
+            bool, typer.Option("--jupyter", help="Run JupyterLab beside the job on a cluster.", rich_help_panel=WHERE)
+        ] = False,
         ssh_key: Annotated[
-            Text, typer.Option("--ssh_key", metavar="FILE", help="Let the owner of this public key sign in to the job by SSH.", rich_help_panel=WHERE)
+            Text,
+            typer.Option(
+                "--ssh_key",
+                metavar="FILE",
+                help="Let the owner of this public key sign in to the job by SSH.",
+                rich_help_panel=WHERE,
+            ),
         ] = None,
         create_cluster: Annotated[
-            bool, typer.Option("--create_cluster", help="Make a pipeline's cluster where it is missing (size: .env).", rich_help_panel=WHERE)
+            bool,
+            typer.Option(
+                "--create_cluster",
+                help="Make a pipeline's cluster where it is missing (size: .env).",
+                rich_help_panel=WHERE,
+            ),
         ] = False,
         python: Annotated[
-            Text, typer.Option("--python", metavar="PATH", help="The interpreter here (default: the active environment's).", rich_help_panel=WHERE)
+            Text,
+            typer.Option(
+                "--python",
+                metavar="PATH",
+                help="The interpreter here (default: the active environment's).",
+                rich_help_panel=WHERE,
+            ),
         ] = None,
     ) -> None:
         self.create_cluster = create_cluster
@@ -91,17 +169,35 @@ class SentOptions(Bundle):
     def __init__(
         self,
         snapshot_root: Annotated[
-            Text, typer.Option("--snapshot_root", metavar="DIR", help="The folder that is sent (default: the project's).", rich_help_panel=SENT)
+            Text,
+            typer.Option(
+                "--snapshot_root",
+                metavar="DIR",
+                help="The folder that is sent (default: the project's).",
+                rich_help_panel=SENT,
+            ),
         ] = None,
         ignored_folders: Annotated[
-            list[str] | None, typer.Option("--ignored_folders", metavar="DIR,...", help="Folders to leave out as well.", rich_help_panel=SENT)
+            list[str] | None,
+            typer.Option(
+                "--ignored_folders", metavar="DIR,...", help="Folders to leave out as well.", rich_help_panel=SENT
+            ),
         ] = None,
         include_secret: Annotated[
             list[str] | None,
-            typer.Option("--include_secret", metavar="GLOB,...", help="Send these files, which may hold secrets, on purpose.", rich_help_panel=SENT),
+            typer.Option(
+                "--include_secret",
+                metavar="GLOB,...",
+                help="Send these files, which may hold secrets, on purpose.",
+                rich_help_panel=SENT,
+            ),
         ] = None,
     ) -> None:
-        self.fields = {"snapshot_root": snapshot_root, "ignored_folders": split_list(ignored_folders), "include_secret": split_list(include_secret)}
+        self.fields = {
+            "snapshot_root": snapshot_root,
+            "ignored_folders": split_list(ignored_folders),
+            "include_secret": split_list(include_secret),
+        }
 
 
 class EnvironmentOptions(Bundle):
@@ -111,32 +207,74 @@ class EnvironmentOptions(Bundle):
         self,
         conda_env: Annotated[
             list[str] | None,
-            typer.Option("--conda_env", metavar="FILE,...", help="Conda files (default: the nearest environment.yml).", rich_help_panel=ENVIRONMENT),
+            typer.Option(
+                "--conda_env",
+                metavar="FILE,...",
+                help="Conda files (default: the nearest environment.yml).",
+                rich_help_panel=ENVIRONMENT,
+            ),
         ] = None,
         requirements: Annotated[
-            Text, typer.Option("--requirements", metavar="FILE", help="A pip requirements file, in place of a conda file.", rich_help_panel=ENVIRONMENT)
+            Text,
+            typer.Option(
+                "--requirements",
+                metavar="FILE",
+                help="A pip requirements file, in place of a conda file.",
+                rich_help_panel=ENVIRONMENT,
+            ),
         ] = None,
         environment: Annotated[
             Text,
             typer.Option(
-                "--environment", metavar="NAME[:V]", help="A registered environment, unchanged; also azureml://registries/...", rich_help_panel=ENVIRONMENT
+                "--environment",
+                metavar="NAME[:V]",
+                help="A registered environment, unchanged; also azureml://registries/...",
+                rich_help_panel=ENVIRONMENT,
             ),
         ] = None,
         docker_image: Annotated[
-            Text, typer.Option("--docker_image", metavar="IMAGE", help="Docker image (default: one of Azure ML).", rich_help_panel=ENVIRONMENT)
+            Text,
+            typer.Option(
+                "--docker_image",
+                metavar="IMAGE",
+                help="Docker image (default: one of Azure ML).",
+                rich_help_panel=ENVIRONMENT,
+            ),
         ] = None,
         build_context: Annotated[
-            Text, typer.Option("--build_context", metavar="DIR", help="The folder to build the Docker image from.", rich_help_panel=ENVIRONMENT)
+            Text,
+            typer.Option(
+                "--build_context",
+                metavar="DIR",
+                help="The folder to build the Docker image from.",
+                rich_help_panel=ENVIRONMENT,
+            ),
         ] = None,
         dockerfile: Annotated[
             Text,
-            typer.Option("--dockerfile", metavar="FILE", help="The Dockerfile (default: the build context's Dockerfile).", rich_help_panel=ENVIRONMENT),
+            typer.Option(
+                "--dockerfile",
+                metavar="FILE",
+                help="The Dockerfile (default: the build context's Dockerfile).",
+                rich_help_panel=ENVIRONMENT,
+            ),
         ] = None,
         pip_extra_index_url: Annotated[
-            Text, typer.Option("--pip_extra_index_url", metavar="URL", help="One more index for pip.", rich_help_panel=ENVIRONMENT)
+            Text,
+            typer.Option(
+                "--pip_extra_index_url", metavar="URL", help="One more index for pip.", rich_help_panel=ENVIRONMENT
+            ),
         ] = None,
-        private_wheel: Annotated[Text, typer.Option("--private_wheel", metavar="FILE", help="A wheel to install as well.", rich_help_panel=ENVIRONMENT)] = None,
-        env_var: Annotated[list[str] | None, typer.Option("--env_var", metavar="K=V", help="A variable of the job.", rich_help_panel=ENVIRONMENT)] = None,
+        private_wheel: Annotated[
+            Text,
+            typer.Option(
+                "--private_wheel", metavar="FILE", help="A wheel to install as well.", rich_help_panel=ENVIRONMENT
+            ),
+        ] = None,
+        env_var: Annotated[
+            list[str] | None,
+            typer.Option("--env_var", metavar="K=V", help="A variable of the job.", rich_help_panel=ENVIRONMENT),
+        ] = None,
     ) -> None:
         self.fields = {
             "conda_env": tuple(split_list(conda_env)),

@@ -24,8 +24,11 @@ if TYPE_CHECKING:
     from himl_cli.workspaces.azure.places.address import WorkspaceAddress
 
 
-def run_recorded(where: WorkspaceOptions, talk: OutputOptions, job: PreparedJob, address: WorkspaceAddress, *, waits: bool) -> None:
-    """Run the job on this machine, and tell it to the workspace at *address*. Ctrl-C cancels it while it is waited for. Raises JobFailed, Interrupted."""
+def run_recorded(
+    where: WorkspaceOptions, talk: OutputOptions, job: PreparedJob, address: WorkspaceAddress, *, waits: bool
+) -> None:
+    """Run the job on this machine, and tell it to the workspace at *address*. Ctrl-C cancels it while it is waited for.
+    Raises JobFailed, Interrupted."""
     with open_session(_local_part(where), talk, For.jobs) as session:
         say_prepared(session.output, job.remarks, job.report)
         job = with_checkpoint(session, where, with_inputs(session, job))
@@ -51,6 +54,7 @@ def run_recorded(where: WorkspaceOptions, talk: OutputOptions, job: PreparedJob,
 
 
 def _local_part(where: WorkspaceOptions) -> WorkspaceOptions:
-    """The options without an Azure ML workspace that they name: that is where the job is told to, and not where it is kept."""
+    """The options without an Azure ML workspace that they name: that is where the job is told to, and not where it is
+    kept."""
     names_azure = where.config_file or (where.workspace or "").endswith(".json")
     return WorkspaceOptions(None, None) if names_azure else where

@@ -20,12 +20,22 @@ MEANT = (*COUNT, *OF_RECORD, "resume", "target", "module", "wait", "follow")
 SHARED = ("workspace", "config_file", "format", "json", "quiet", "verbose", "yes")
 
 
-def resume(where: WorkspaceOptions, talk: OutputOptions, wanted: str, request: SubmitRequest, *, waits: bool, sources: Mapping[str, str]) -> None:
-    """Go on with the run. Ctrl-C cancels it while it is waited for. Raises JobFailed, Interrupted, BadUsage, RunNotFound."""
+def resume(
+    where: WorkspaceOptions,
+    talk: OutputOptions,
+    wanted: str,
+    request: SubmitRequest,
+    *,
+    waits: bool,
+    sources: Mapping[str, str],
+) -> None:
+    """Go on with the run. Ctrl-C cancels it while it is waited for. Raises JobFailed, Interrupted, BadUsage,
+    RunNotFound."""
     for name, source in sources.items():
         if source == TYPED and RENAMED.get(name, name) not in (*MEANT, *SHARED):
             raise BadUsage(
-                f"--{name} does not go with --resume: the run goes on as it was submitted.", hint="Leave it out; --max_concurrent and --env_var may be given."
+                f"--{name} does not go with --resume: the run goes on as it was submitted.",
+                hint="Leave it out; --max_concurrent and --env_var may be given.",
             )
     if request.max_concurrent is not None and request.max_concurrent < 1:
         raise BadUsage(f"--max_concurrent {request.max_concurrent}: at least 1 is needed.")

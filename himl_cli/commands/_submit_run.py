@@ -60,9 +60,15 @@ def run_here(where: WorkspaceOptions, talk: OutputOptions, job: PreparedJob, *, 
 
 
 def start_here(
-    where: WorkspaceOptions, talk: OutputOptions, ready: Callable[[Session], Callable[[], Run]], *, waits: bool, spec: JobSpec | None = None
+    where: WorkspaceOptions,
+    talk: OutputOptions,
+    ready: Callable[[Session], Callable[[], Run]],
+    *,
+    waits: bool,
+    spec: JobSpec | None = None,
 ) -> None:
-    """Run on this machine what *ready* gives once all is at hand. Ctrl-C cancels it while it is waited for. Raises JobFailed, Interrupted.
+    """Run on this machine what *ready* gives once all is at hand. Ctrl-C cancels it while it is waited for. Raises
+    JobFailed, Interrupted.
 
     *spec* is the job, where it is one: a failure's hint looks into what was sent.
     """
@@ -83,29 +89,47 @@ def with_inputs(session: Session, job: PreparedJob) -> PreparedJob:
         return job
     from himl_cli.services.datasets import bring_inputs
 
-    with azure_beside(session.cwd) as azure, observing(session.output) as notify:  # the bar is gone before the job's output is shown
+    with (
+        azure_beside(session.cwd) as azure,
+        observing(session.output) as notify,
+    ):  # the bar is gone before the job's output is shown
         return replace(job, spec=bring_inputs(job.spec, session.workspace, azure, notify))
 
 
-def wait_here(session: Session, run: Run, interrupted: list[int], *, start: int = 0, spec: JobSpec | None = None) -> None:
-    """Show the output of a job that runs here, from the byte *start* of its log on, until its end. Raises JobFailed, Interrupted."""
+def wait_here(
+    session: Session, run: Run, interrupted: list[int], *, start: int = 0, spec: JobSpec | None = None
+) -> None:
+    """Show the output of a job that runs here, from the byte *start* of its log on, until its end. Raises JobFailed,
+    Interrupted."""
     with printing_unfinished(session, run), naming(run.id):
         try:
-            ended = wait_for_run(session.workspace, run.id, session.output.stream, session.notify, interrupted, start=start)
+            ended = wait_for_run(
+                session.workspace, run.id, session.output.stream, session.notify, interrupted, start=start
+            )
         except ReaderGone:
-            session.output.notice(f"Nobody reads the output any more; run {run.id} goes on. To stop it: himl runs cancel {run.id}")
+            session.output.notice(
+                f"Nobody reads the output any more; run {run.id} goes on. To stop it: himl runs cancel {run.id}"
+            )
             raise
         finally:
             session.output.end_line()
-        say_ended(session.output, ended, last_lines_of_failed_rank(session.workspace, ended), sweep_outcome(session.workspace, ended))
+        say_ended(
+            session.output,
+            ended,
+            last_lines_of_failed_rank(session.workspace, ended),
+            sweep_outcome(session.workspace, ended),
+        )
         say_unkept(session.output, unkept_files(session.workspace, ended))
         child = failed_child(session.workspace, ended)
-        raise_unless_completed(ended, child, failure_hint=failure_hint(session.workspace, ended, child, spec=spec, cwd=session.cwd))
+        raise_unless_completed(
+            ended, child, failure_hint=failure_hint(session.workspace, ended, child, spec=spec, cwd=session.cwd)
+        )
 
 
 @contextmanager
 def printing_unfinished(session: Session, run: Run) -> Iterator[None]:
-    """Within it the run is waited for; where that breaks off, the run is printed all the same, for whoever reads its id (`run=$(himl submit -q)`)."""
+    """Within it the run is waited for; where that breaks off, the run is printed all the same, for whoever reads its id
+    (`run=$(himl submit -q)`)."""
     try:
         yield
     except (JobFailed, ReaderGone):
@@ -115,7 +139,9 @@ def printing_unfinished(session: Session, run: Run) -> Iterator[None]:
         raise
 
 
-def run_on_cluster(where: WorkspaceOptions, talk: OutputOptions, job: PreparedJob, *, waits: bool, follows: bool) -> None:
+def run_on_cluster(
+    where: WorkspaceOptions, talk: OutputOptions, job: PreparedJob, *, waits: bool, follows: bool
+) -> None:
     """Send the job to its cluster. Once it is there, Ctrl-C ends the waiting only. Raises JobFailed, Interrupted."""
     with open_session(where, talk, For.clusters) as session, naming_once_made() as made:
         say_prepared(session.output, job.remarks, job.report)
@@ -127,7 +153,8 @@ def run_on_cluster(where: WorkspaceOptions, talk: OutputOptions, job: PreparedJo
 
 @contextmanager
 def naming_once_made() -> Iterator[list[Run]]:
-    """A list for the run that is made within: once it is in there, Ctrl-C ends the watching only, and its id is said. Raises Interrupted."""
+    """A list for the run that is made within: once it is in there, Ctrl-C ends the watching only, and its id is said.
+    Raises Interrupted."""
     made: list[Run] = []
     try:
         yield made
@@ -139,7 +166,8 @@ def naming_once_made() -> Iterator[list[Run]]:
 
 
 def wait_or_leave(session: Session, run: Run, *, waits: bool, follows: bool, spec: JobSpec | None = None) -> None:
-    """Say that the run is on its way, and wait for it where that is wanted: Ctrl-C ends the waiting only. Raises JobFailed, Interrupted."""
+    """Say that the run is on its way, and wait for it where that is wanted: Ctrl-C ends the waiting only. Raises
+    JobFailed, Interrupted."""
     if not waits:
         with watching(run.id):
             say_sent(session.output, run, waits=False, follows=False)
@@ -150,14 +178,19 @@ def wait_or_leave(session: Session, run: Run, *, waits: bool, follows: bool, spe
 
 
 def wait_there(session: Session, run: Run, *, follows: bool, spec: JobSpec | None = None) -> None:
-    """Wait for a run on a cluster, its log shown where that *follows*, else a sentence now and then; of a sweep about its trials. Raises JobFailed."""
+    """Wait for a run on a cluster, its log shown where that *follows*, else a sentence now and then; of a sweep about
+    its trials. Raises JobFailed."""
     try:
         if follows:
             ended = follow_to_end(session.workspace, run.id, session.output.stream, session.notify)
         else:
-            ended = wait_for_end(session.workspace, run.id, session.notify, spec.sweep.max_trials if spec and spec.sweep else 0)
+            ended = wait_for_end(
+                session.workspace, run.id, session.notify, spec.sweep.max_trials if spec and spec.sweep else 0
+            )
     except ReaderGone:
-        session.output.notice(f"Nobody reads the output any more; run {run.id} goes on. To stop it: himl runs cancel {run.id}")
+        session.output.notice(
+            f"Nobody reads the output any more; run {run.id} goes on. To stop it: himl runs cancel {run.id}"
+        )
         raise
     finally:
         session.output.end_line()
@@ -166,22 +199,33 @@ def wait_there(session: Session, run: Run, *, follows: bool, spec: JobSpec | Non
     say_ended(session.output, ended, unseen(session.workspace, ended), sweep)
     say_without_values(session.output, sweep)
     child = failed_child(session.workspace, ended)
-    raise_unless_completed(ended, child, sweep, failure_hint=failure_hint(session.workspace, ended, child, spec=spec, cwd=session.cwd) if spec else "")
+    raise_unless_completed(
+        ended,
+        child,
+        sweep,
+        failure_hint=failure_hint(session.workspace, ended, child, spec=spec, cwd=session.cwd) if spec else "",
+    )
 
 
 def say_dry_run(talk: OutputOptions, job: PreparedJob) -> None:
-    """Print the job as Azure ML would get it; nothing is sent, no request is made. Raises BadUsage for a job with a checkpoint."""
+    """Print the job as Azure ML would get it; nothing is sent, no request is made. Raises BadUsage for a job with a
+    checkpoint."""
     from himl_cli.workspaces.open import job_yaml
 
     if job.checkpoint is not None:
-        raise BadUsage("--checkpoint does not go with --dry_run: where the checkpoint lies has to be asked for.", hint="Leave one of them out.")
+        raise BadUsage(
+            "--checkpoint does not go with --dry_run: where the checkpoint lies has to be asked for.",
+            hint="Leave one of them out.",
+        )
     output = talk.output()
     say_prepared(output, job.remarks, job.report)
     wheels = job.spec.environment.wheels if job.spec.environment else ()
     say_job_yaml(output, job_yaml(job.spec), [wheel.name for wheel in wheels])
 
 
-def say_all_settings(talk: OutputOptions, where: WorkspaceOptions, values: Mapping[str, Any], sources: Mapping[str, str]) -> None:
+def say_all_settings(
+    talk: OutputOptions, where: WorkspaceOptions, values: Mapping[str, Any], sources: Mapping[str, str]
+) -> None:
     """Print the value of each option and of what is set about Azure ML, and where each came from."""
     from himl_cli.render.settings import say_settings
     from himl_cli.workspaces.open import azure_facts

@@ -1,4 +1,5 @@
-"""What `himl submit` does with a script or a module: run it here, here but recorded on Azure ML, or on a cluster, or only show the job."""
+"""What `himl submit` does with a script or a module: run it here, here but recorded on Azure ML, or on a cluster, or
+only show the job."""
 
 from __future__ import annotations
 
@@ -17,11 +18,19 @@ if TYPE_CHECKING:
 
 
 def submit_script(
-    where: WorkspaceOptions, talk: OutputOptions, request: SubmitRequest, after: AfterOptions, sources: Mapping[str, str], *, create_cluster: bool
+    where: WorkspaceOptions,
+    talk: OutputOptions,
+    request: SubmitRequest,
+    after: AfterOptions,
+    sources: Mapping[str, str],
+    *,
+    create_cluster: bool,
 ) -> None:
     """Run the script or module that the request's target names. Raises BadUsage, NotFound, JobFailed, Interrupted."""
     if create_cluster and sources["create_cluster"] == TYPED:
-        raise BadUsage("--create_cluster is for pipelines, whose .env says what the cluster is like.", hint="Leave it out.")
+        raise BadUsage(
+            "--create_cluster is for pipelines, whose .env says what the cluster is like.", hint="Leave it out."
+        )
     waits = after.waits(on_cluster=bool(request.on_cluster), sources=sources)
     if after.dry_run:
         check_azure_settings(request.cwd)

@@ -21,9 +21,18 @@ WORKERS, MOST_WORKERS = 32, 256
 
 OverwriteOpt = Annotated[bool, typer.Option("--overwrite", help="Replace files that differ.", rich_help_panel=CHECKS)]
 WorkersOpt = Annotated[
-    int, typer.Option("--workers", metavar="N", help="Transfers at once, 1 to 256.  [default: 32]", rich_help_panel=CHECKS, show_default=False)
+    int,
+    typer.Option(
+        "--workers",
+        metavar="N",
+        help="Transfers at once, 1 to 256.  [default: 32]",
+        rich_help_panel=CHECKS,
+        show_default=False,
+    ),
 ]
-StripOpt = Annotated[bool, typer.Option("--strip_prefix", help="Drop the folders of the prefix from the names.", rich_help_panel=FILES)]
+StripOpt = Annotated[
+    bool, typer.Option("--strip_prefix", help="Drop the folders of the prefix from the names.", rich_help_panel=FILES)
+]
 
 
 def checked_workers(workers: int) -> int:
@@ -39,10 +48,16 @@ class GlobOptions(Bundle):
     def __init__(
         self,
         include: Annotated[
-            list[str] | None, typer.Option("--include", metavar="GLOB", help="Only names that match, e.g. '*.ckpt'.", rich_help_panel=FILES)
+            list[str] | None,
+            typer.Option(
+                "--include", metavar="GLOB", help="Only names that match, e.g. '*.ckpt'.", rich_help_panel=FILES
+            ),
         ] = None,
         exclude: Annotated[
-            list[str] | None, typer.Option("--exclude", metavar="GLOB", help="No names that match, e.g. 'tmp/**'.", rich_help_panel=FILES)
+            list[str] | None,
+            typer.Option(
+                "--exclude", metavar="GLOB", help="No names that match, e.g. 'tmp/**'.", rich_help_panel=FILES
+            ),
         ] = None,
     ) -> None:
         self.include = tuple(split_list(include))
@@ -62,7 +77,9 @@ class MovingOptions(Bundle):
     def __init__(
         self,
         overwrite: OverwriteOpt = False,
-        no_validate: Annotated[bool, typer.Option("--no_validate", help="Do not check MD5s.", rich_help_panel=CHECKS)] = False,
+        no_validate: Annotated[
+            bool, typer.Option("--no_validate", help="Do not check MD5s.", rich_help_panel=CHECKS)
+        ] = False,
         workers: WorkersOpt = WORKERS,
     ) -> None:
         self.overwrite = overwrite
@@ -70,8 +87,11 @@ class MovingOptions(Bundle):
         self.workers = checked_workers(workers)
 
 
-def conclude(output: Output, result: TransferResult, verb: str, places: Sequence[str], *, inside: str = "", nothing: str = "") -> None:
-    """Show the outcome (*inside* is what the places are part of, *nothing* what to say where there was nothing to move).
+def conclude(
+    output: Output, result: TransferResult, verb: str, places: Sequence[str], *, inside: str = "", nothing: str = ""
+) -> None:
+    """Show the outcome (*inside* is what the places are part of, *nothing* what to say where there was nothing to
+    move).
 
     Raises the error that it amounts to, if any.
     """

@@ -30,7 +30,11 @@ app = group("Fetch checkpoints of runs, push changed ones to a new run, make lin
 
 SourceArg = Annotated[
     str | None,
-    typer.Argument(metavar="[SOURCE]", help="A path, an https address, RUN, RUN:FILE, RUN:FOLDER/, experiment:RUN or a Studio URL.", show_default=False),
+    typer.Argument(
+        metavar="[SOURCE]",
+        help="A path, an https address, RUN, RUN:FILE, RUN:FOLDER/, experiment:RUN or a Studio URL.",
+        show_default=False,
+    ),
 ]
 
 
@@ -41,7 +45,12 @@ class CheckpointTargetOptions(Bundle):
         self,
         output_dir: Annotated[
             str | None,
-            typer.Option("--output_dir", metavar="DIR", help="The folder it goes to.  [default: checkpoints/RUN_ID]", rich_help_panel=WHERETO),
+            typer.Option(
+                "--output_dir",
+                metavar="DIR",
+                help="The folder it goes to.  [default: checkpoints/RUN_ID]",
+                rich_help_panel=WHERETO,
+            ),
         ] = None,
         overwrite: OverwriteOpt = False,
         workers: WorkersOpt = WORKERS,
@@ -85,10 +94,14 @@ def fetch(
 
     if source is not None and selection.is_given:
         raise BadUsage("A SOURCE and options that select a run at once.", hint="Give one of them.")
-    request = CheckpointRequest(source, which.choice(), target.folder, target.overwrite, target.workers, selection.selection())
+    request = CheckpointRequest(
+        source, which.choice(), target.folder, target.overwrite, target.workers, selection.selection()
+    )
     if source is None or kind_of(source, Path.cwd()) == "run":
         with _naming_files(source), open_session(where, talk) as session:
-            fetched = fetch_checkpoint(request, lambda: session.workspace, open_address, session.cwd, notify=session.notify)
+            fetched = fetch_checkpoint(
+                request, lambda: session.workspace, open_address, session.cwd, notify=session.notify
+            )
     else:
         with talking(talk) as (_, notify):
             fetched = fetch_checkpoint(request, _no_workspace, open_address, Path.cwd(), notify=notify)
@@ -103,7 +116,9 @@ def _naming_files(source: str | None) -> Iterator[None]:
     except WorkspaceNotFound as err:
         if source is None:
             raise
-        raise WorkspaceNotFound(f"There is no file '{source}', and no workspace that could have such a run.", hint=err.hint) from err
+        raise WorkspaceNotFound(
+            f"There is no file '{source}', and no workspace that could have such a run.", hint=err.hint
+        ) from err
 
 
 def _no_workspace() -> Workspace:

@@ -39,4 +39,6 @@ def completion(
 
         install_script(talk.output(), name, text)
     else:
-        talk.output().result({"shell": name, "script": text}, human=text.removesuffix("\n"), quiet=text.removesuffix("\n"))
+        talk.output().result(
+            {"shell": name, "script": text}, human=text.removesuffix("\n"), quiet=text.removesuffix("\n")
+        )

@@ -12,17 +12,25 @@ from himl_cli.commands._options import WHERE, OutputOptions, WorkspaceOptions
 from himl_cli.commands._session import For, open_session
 from himl_cli.commands._transfer import GlobOptions, MovingOptions, StripOpt, conclude
 
-app = group("Upload, download and list files of a datastore: of the Azure ML workspace where one is configured, else of the local one.")
+app = group(
+    "Upload, download and list files of a datastore: of the Azure ML workspace where one is configured, else of the "
+    "local one."
+)
 
 DatastoreOpt = Annotated[
-    str | None, typer.Option("--datastore", metavar="NAME", help="Which one (default: the workspace's default one).", rich_help_panel=WHERE)
+    str | None,
+    typer.Option(
+        "--datastore", metavar="NAME", help="Which one (default: the workspace's default one).", rich_help_panel=WHERE
+    ),
 ]
 
 
 @command(app, "upload")
 def upload_files(
     local: Annotated[Path, typer.Argument(metavar="LOCAL", help="A folder, whose contents are uploaded, or a file.")],
-    remote_prefix: Annotated[str, typer.Argument(metavar="REMOTE_PREFIX", help="The folder in the datastore; '.' is its top.")],
+    remote_prefix: Annotated[
+        str, typer.Argument(metavar="REMOTE_PREFIX", help="The folder in the datastore; '.' is its top.")
+    ],
     globs: GlobOptions,
     how: MovingOptions,
     where: WorkspaceOptions,
@@ -52,7 +60,10 @@ def upload_files(
 @command(app, "download")
 def download_files(
     prefix: Annotated[str, typer.Argument(metavar="PREFIX", help="Names that start so, or one file; '' is all.")],
-    local_dir: Annotated[Path, typer.Argument(metavar="LOCAL_DIR", help="The folder to write to; the whole remote path is kept below it.")],
+    local_dir: Annotated[
+        Path,
+        typer.Argument(metavar="LOCAL_DIR", help="The folder to write to; the whole remote path is kept below it."),
+    ],
     globs: GlobOptions,
     how: MovingOptions,
     where: WorkspaceOptions,
@@ -72,7 +83,9 @@ def download_files(
     from himl_cli.services.transfer.per_node import download_blobs
     from himl_cli.services.transfer.requests import DownloadRequest
 
-    request = DownloadRequest(local_dir, globs.filters(prefix), "", strip_prefix, how.overwrite, how.validate, how.workers)
+    request = DownloadRequest(
+        local_dir, globs.filters(prefix), "", strip_prefix, how.overwrite, how.validate, how.workers
+    )
     with open_session(where, talk, For.data) as session:
         store = session.workspace.datastore(datastore)
         result = download_blobs(store, request, notify=session.notify)
@@ -84,9 +97,13 @@ def list_stored(
     globs: GlobOptions,
     where: WorkspaceOptions,
     talk: OutputOptions,
-    prefix: Annotated[str, typer.Argument(metavar="PREFIX", help="Names that start so, or one file.", show_default=False)] = "",
+    prefix: Annotated[
+        str, typer.Argument(metavar="PREFIX", help="Names that start so, or one file.", show_default=False)
+    ] = "",
     datastore: DatastoreOpt = None,
-    null: Annotated[bool, typer.Option("--null", help="Names alone, each ended by a null character, for xargs -0.")] = False,
+    null: Annotated[
+        bool, typer.Option("--null", help="Names alone, each ended by a null character, for xargs -0.")
+    ] = False,
 ) -> None:
     """List files with their sizes.
 
@@ -104,4 +121,6 @@ def list_stored(
         if null:
             session.output.null_ended(file.name for file in files)
             return
-        session.output.table(files, FILE_COLUMNS, quiet=lambda file: str(file.name), empty=f"No files in {store.label}.")
+        session.output.table(
+            files, FILE_COLUMNS, quiet=lambda file: str(file.name), empty=f"No files in {store.label}."
+        )

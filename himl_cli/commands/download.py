@@ -33,12 +33,27 @@ class SourceOptions(Bundle):
     def __init__(
         self,
         prefix: Annotated[
-            str, typer.Option("--prefix", metavar="P", help="Only names that start so, or one file.", rich_help_panel=FILES, show_default=False)
+            str,
+            typer.Option(
+                "--prefix",
+                metavar="P",
+                help="Only names that start so, or one file.",
+                rich_help_panel=FILES,
+                show_default=False,
+            ),
         ] = "",
         output_key: Annotated[
-            str | None, typer.Option("--output_key", metavar="KEY", help="The run's output dataset KEY, not its artifacts.", rich_help_panel=FILES)
+            str | None,
+            typer.Option(
+                "--output_key",
+                metavar="KEY",
+                help="The run's output dataset KEY, not its artifacts.",
+                rich_help_panel=FILES,
+            ),
         ] = None,
-        list_only: Annotated[bool, typer.Option("--list", help="List the files, download nothing.", rich_help_panel=FILES)] = False,
+        list_only: Annotated[
+            bool, typer.Option("--list", help="List the files, download nothing.", rich_help_panel=FILES)
+        ] = False,
     ) -> None:
         self.prefix = prefix
         self.output_key = output_key
@@ -53,11 +68,17 @@ class TargetOptions(Bundle):
 
     def __init__(
         self,
-        output_dir: Annotated[Path, typer.Option("--output_dir", metavar="DIR", help="Files go to DIR/RUN_ID/NAME.", rich_help_panel=WHERETO)] = Path(
-            "outputs"
-        ),
-        flat: Annotated[bool, typer.Option("--flat", help="Files go to DIR/NAME (one run only).", rich_help_panel=WHERETO)] = False,
-        strip_prefix: Annotated[bool, typer.Option("--strip_prefix", help="Drop the folders of the prefix from names.", rich_help_panel=WHERETO)] = False,
+        output_dir: Annotated[
+            Path,
+            typer.Option("--output_dir", metavar="DIR", help="Files go to DIR/RUN_ID/NAME.", rich_help_panel=WHERETO),
+        ] = Path("outputs"),
+        flat: Annotated[
+            bool, typer.Option("--flat", help="Files go to DIR/NAME (one run only).", rich_help_panel=WHERETO)
+        ] = False,
+        strip_prefix: Annotated[
+            bool,
+            typer.Option("--strip_prefix", help="Drop the folders of the prefix from names.", rich_help_panel=WHERETO),
+        ] = False,
     ) -> None:
         self.folder = output_dir
         self.flat = flat
@@ -75,7 +96,9 @@ def _naming_files(words: Sequence[str]) -> Iterator[None]:
     except RunNotFound as err:
         if err.run in words and not err.similar:
             others = [word for word in words if word != err.run] or ["latest"]
-            files, folder = (shlex.join(["himl", "download", *others, option, err.run]) for option in ("--prefix", "--output_dir"))
+            files, folder = (
+                shlex.join(["himl", "download", *others, option, err.run]) for option in ("--prefix", "--output_dir")
+            )
             err.hint = f"For files of that name: {files} - for a folder to write to: {folder}"
         raise
 
@@ -117,12 +140,23 @@ def download(
         files_of = source.files_of(session.workspace)
         if source.list_only:
             files = chain.from_iterable(list_files(files_of(run.id), filters, run=run.id) for run in found)
-            session.output.table(files, FILE_COLUMNS if len(found) == 1 else FILE_OF_RUN_COLUMNS, quiet=lambda file: str(file.name), empty="No files.")
+            session.output.table(
+                files,
+                FILE_COLUMNS if len(found) == 1 else FILE_OF_RUN_COLUMNS,
+                quiet=lambda file: str(file.name),
+                empty="No files.",
+            )
             return
-        request = DownloadRequest(target.folder, filters, "", target.strip_prefix, how.overwrite, how.validate, how.workers)
-        result = download_runs(files_of, found, request, output_key=source.output_key, flat=target.flat, notify=session.notify)
+        request = DownloadRequest(
+            target.folder, filters, "", target.strip_prefix, how.overwrite, how.validate, how.workers
+        )
+        result = download_runs(
+            files_of, found, request, output_key=source.output_key, flat=target.flat, notify=session.notify
+        )
     nothing = f"Run '{found[0].id}' has no files." if len(found) == 1 else "None of these runs has any files."
     parents = [run for run in found if MANY in run.tags]
     if parents and not selection.children:
-        session.output.notice(f"Run '{parents[0].id}' is a {kind_of(parents[0])}: --children downloads the files of the runs below it.")
+        session.output.notice(
+            f"Run '{parents[0].id}' is a {kind_of(parents[0])}: --children downloads the files of the runs below it."
+        )
     conclude(session.output, result, "Downloaded", target.places(found), nothing=nothing)

@@ -18,10 +18,20 @@ WORKSPACE = "Azure ML workspace"
 @command(app, "init")
 def init(
     *,
-    source: Annotated[str | None, typer.Option("--from", metavar="FILE", help="Settings to take over (see above).", rich_help_panel=WORKSPACE)] = None,
-    subscription_id: Annotated[str | None, typer.Option("--subscription_id", metavar="ID", help="Its subscription.", rich_help_panel=WORKSPACE)] = None,
-    resource_group: Annotated[str | None, typer.Option("--resource_group", metavar="NAME", help="Its resource group.", rich_help_panel=WORKSPACE)] = None,
-    workspace_name: Annotated[str | None, typer.Option("--workspace_name", metavar="NAME", help="Its name.", rich_help_panel=WORKSPACE)] = None,
+    source: Annotated[
+        str | None,
+        typer.Option("--from", metavar="FILE", help="Settings to take over (see above).", rich_help_panel=WORKSPACE),
+    ] = None,
+    subscription_id: Annotated[
+        str | None, typer.Option("--subscription_id", metavar="ID", help="Its subscription.", rich_help_panel=WORKSPACE)
+    ] = None,
+    resource_group: Annotated[
+        str | None,
+        typer.Option("--resource_group", metavar="NAME", help="Its resource group.", rich_help_panel=WORKSPACE),
+    ] = None,
+    workspace_name: Annotated[
+        str | None, typer.Option("--workspace_name", metavar="NAME", help="Its name.", rich_help_panel=WORKSPACE)
+    ] = None,
     local: Annotated[bool, typer.Option("--local", help="Make a local workspace, .himl, in this folder.")] = False,
     talk: OutputOptions,
 ) -> None:

@@ -10,7 +10,15 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from himl_cli.commands._group import command, group
-from himl_cli.commands._montage_options import ClusterOptions, DatasetArg, HowOptions, PictureOptions, SlideOptions, montage_request, path_of
+from himl_cli.commands._montage_options import (
+    ClusterOptions,
+    DatasetArg,
+    HowOptions,
+    PictureOptions,
+    SlideOptions,
+    montage_request,
+    path_of,
+)
 from himl_cli.commands._options import OutputOptions, WorkspaceOptions
 from himl_cli.commands._session import For, open_session, talking
 
@@ -34,8 +42,8 @@ def montage(
 ) -> None:
     """Show any number of slides in one picture: montage.png, montage.jpg, and montage.csv, which tells what lies where.
 
-    Of a folder, its dataset.csv (columns image, slide_id; label and mask if there are any), or else all slides in it and in
-    its folders. A slide that cannot be read is named at the end, and leaves a marked cell.
+    Of a folder, its dataset.csv (columns image, slide_id; label and mask if there are any), or else all slides in it
+    and in its folders. A slide that cannot be read is named at the end, and leaves a marked cell.
 
     \b
       himl montage slides
@@ -53,7 +61,14 @@ def montage(
 
 
 def _montage_here(
-    where: WorkspaceOptions, talk: OutputOptions, dataset: str, slides: SlideOptions, picture: PictureOptions, how: HowOptions, *, passed_over: Sequence[str]
+    where: WorkspaceOptions,
+    talk: OutputOptions,
+    dataset: str,
+    slides: SlideOptions,
+    picture: PictureOptions,
+    how: HowOptions,
+    *,
+    passed_over: Sequence[str],
 ) -> None:
     """Make the montage and tell of it. Raises SlidesFailed, and what listing slides and making a montage raise."""
     from himl_cli.render.montage import say_montage
@@ -67,7 +82,9 @@ def _montage_here(
         from himl_cli.services.montage.written import written_files
 
         if passed_over:
-            output.notice(f"Passed over, since the montage is made here and not on a cluster: {', '.join(passed_over)}.")
+            output.notice(
+                f"Passed over, since the montage is made here and not on a cluster: {', '.join(passed_over)}."
+            )
         query = SlideQuery(slides.image_glob, csv, slides.include, slides.exclude)
         entries = list_slides(place, query, notify)
         result = make_montage(request, entries, place, notify, lists_here(place, query))
@@ -92,8 +109,11 @@ def _readers_quiet(*, unless: bool) -> Iterator[None]:
 
 
 @contextmanager
-def _place_of(dataset: str, slides: SlideOptions, where: WorkspaceOptions, talk: OutputOptions) -> Iterator[tuple[SlidePlace, str | None, Output, Notify]]:
-    """Where the slides lie, the name of the CSV that was named (None: a folder was), where to print, and whom to tell of progress.
+def _place_of(
+    dataset: str, slides: SlideOptions, where: WorkspaceOptions, talk: OutputOptions
+) -> Iterator[tuple[SlidePlace, str | None, Output, Notify]]:
+    """Where the slides lie, the name of the CSV that was named (None: a folder was), where to print, and whom to tell
+    of progress.
 
     A workspace is opened for a datastore only.
     """
@@ -108,6 +128,8 @@ def _place_of(dataset: str, slides: SlideOptions, where: WorkspaceOptions, talk:
 
         with (
             open_session(where, talk, For.data) as session,
-            open_stored(session.workspace.datastore(slides.datastore), dataset, cache_limit(session.cwd), session.notify) as (place, csv),
+            open_stored(
+                session.workspace.datastore(slides.datastore), dataset, cache_limit(session.cwd), session.notify
+            ) as (place, csv),
         ):
             yield place, csv, session.output, session.notify

@@ -10,7 +10,16 @@ from typing import Annotated
 import typer
 
 from himl_cli.commands._group import command, group
-from himl_cli.commands._options import ALL_RUNS, FilterOptions, OutputOptions, RunArgs, SelectionOptions, WorkspaceOptions, parse_pairs, split_list
+from himl_cli.commands._options import (
+    ALL_RUNS,
+    FilterOptions,
+    OutputOptions,
+    RunArgs,
+    SelectionOptions,
+    WorkspaceOptions,
+    parse_pairs,
+    split_list,
+)
 from himl_cli.commands._session import open_session
 
 LISTED = 20
@@ -42,7 +51,9 @@ def list_runs(filters: FilterOptions, where: WorkspaceOptions, talk: OutputOptio
             from himl_cli.services.run_lookup import runs_of_experiment
 
             runs = runs_of_experiment(session.workspace, query, session.notify)
-        session.output.table(runs, run_columns, quiet=lambda run: str(run.id), empty=f"No runs in {session.workspace.label}{matching}.")
+        session.output.table(
+            runs, run_columns, quiet=lambda run: str(run.id), empty=f"No runs in {session.workspace.label}{matching}."
+        )
 
 
 @command(app, "show")
@@ -77,16 +88,32 @@ def aggregate(
     child_arg: Annotated[
         str | None,
         typer.Option(
-            "--child_arg", metavar="NAME", help="Name the columns by this tag or argument.  [default: what differs between them]", rich_help_panel=METRICS
+            "--child_arg",
+            metavar="NAME",
+            help="Name the columns by this tag or argument.  [default: what differs between them]",
+            rich_help_panel=METRICS,
         ),
     ] = None,
-    metrics: Annotated[list[str] | None, typer.Option("--metrics", metavar="GLOB,...", help="Only metrics of these names.", rich_help_panel=METRICS)] = None,
-    no_stats: Annotated[bool, typer.Option("--no_stats", help="No mean, std, min, max and median.", rich_help_panel=METRICS)] = False,
-    output_csv: Annotated[str | None, typer.Option("--output_csv", metavar="FILE", help="The table as CSV.", rich_help_panel=METRICS)] = None,
-    output_parquet: Annotated[
-        str | None, typer.Option("--output_parquet", metavar="FILE", help="All points as Parquet, a row a point.", rich_help_panel=METRICS)
+    metrics: Annotated[
+        list[str] | None,
+        typer.Option("--metrics", metavar="GLOB,...", help="Only metrics of these names.", rich_help_panel=METRICS),
     ] = None,
-    plot: Annotated[str | None, typer.Option("--plot", metavar="FILE", help="Curves over all runs, .png or .svg.", rich_help_panel=METRICS)] = None,
+    no_stats: Annotated[
+        bool, typer.Option("--no_stats", help="No mean, std, min, max and median.", rich_help_panel=METRICS)
+    ] = False,
+    output_csv: Annotated[
+        str | None, typer.Option("--output_csv", metavar="FILE", help="The table as CSV.", rich_help_panel=METRICS)
+    ] = None,
+    output_parquet: Annotated[
+        str | None,
+        typer.Option(
+            "--output_parquet", metavar="FILE", help="All points as Parquet, a row a point.", rich_help_panel=METRICS
+        ),
+    ] = None,
+    plot: Annotated[
+        str | None,
+        typer.Option("--plot", metavar="FILE", help="Curves over all runs, .png or .svg.", rich_help_panel=METRICS),
+    ] = None,
     *,
     where: WorkspaceOptions,  # last, so that help tells of them last
     talk: OutputOptions,
@@ -118,12 +145,26 @@ def logs(
     where: WorkspaceOptions,
     talk: OutputOptions,
     runs: RunArgs = None,
-    follow: Annotated[bool, typer.Option("--follow", help="Go on until the run has ended.", rich_help_panel="Log")] = False,
+    follow: Annotated[
+        bool, typer.Option("--follow", help="Go on until the run has ended.", rich_help_panel="Log")
+    ] = False,
     file: Annotated[
-        str | None, typer.Option("--file", metavar="NAME", help="Another log than the main one, e.g. std_log_process_1.txt.", rich_help_panel="Log")
+        str | None,
+        typer.Option(
+            "--file",
+            metavar="NAME",
+            help="Another log than the main one, e.g. std_log_process_1.txt.",
+            rich_help_panel="Log",
+        ),
     ] = None,
     attempt: Annotated[
-        int | None, typer.Option("--try", metavar="N", help="Of a job that was tried again: the Nth try's log.  [default: the last]", rich_help_panel="Log")
+        int | None,
+        typer.Option(
+            "--try",
+            metavar="N",
+            help="Of a job that was tried again: the Nth try's log.  [default: the last]",
+            rich_help_panel="Log",
+        ),
     ] = None,
 ) -> None:
     """Print the log of a run, also while it runs.
@@ -162,7 +203,9 @@ def cancel(selection: SelectionOptions, where: WorkspaceOptions, talk: OutputOpt
     with open_session(where, talk) as session:
         found = find_runs(session.workspace, wanted, cwd=session.cwd, notify=session.notify)
         outcomes = cancel_runs(session.workspace, found)
-        session.output.result(outcomes, human="\n".join(map(cancel_text, outcomes)), quiet=[each.id for each in outcomes if each.asked])
+        session.output.result(
+            outcomes, human="\n".join(map(cancel_text, outcomes)), quiet=[each.id for each in outcomes if each.asked]
+        )
 
 
 @command(app, "tag")
@@ -170,7 +213,10 @@ def tag(
     selection: SelectionOptions,
     where: WorkspaceOptions,
     talk: OutputOptions,
-    given: Annotated[list[str] | None, typer.Argument(metavar="[RUN]... KEY=VALUE...", help="Run ids, and the tags to set.", show_default=False)] = None,
+    given: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[RUN]... KEY=VALUE...", help="Run ids, and the tags to set.", show_default=False),
+    ] = None,
 ) -> None:
     """Set tags on runs.
 
@@ -192,7 +238,11 @@ def tag(
             found = find_runs(session.workspace, wanted, cwd=session.cwd, notify=session.notify)
         tagged = tag_runs(session.workspace, found, tags)
         text = ", ".join(f"{key}={value}" for key, value in tags.items())
-        session.output.result(tagged, human="\n".join(f"Tagged run '{run.id}': {text}" for run in tagged), quiet=[run.id for run in tagged])
+        session.output.result(
+            tagged,
+            human="\n".join(f"Tagged run '{run.id}': {text}" for run in tagged),
+            quiet=[run.id for run in tagged],
+        )
 
 
 @command(app, "delete")
@@ -217,4 +267,6 @@ def delete(selection: SelectionOptions, where: WorkspaceOptions, talk: OutputOpt
         session.output.insist(f"{deletion_text(doomed, below)}?")
         delete_runs(deleter, doomed)
         names = [run.id for run in doomed]
-        session.output.result({"deleted": names}, human="\n".join(deleted_text(run, below[run.id]) for run in doomed), quiet=names)
+        session.output.result(
+            {"deleted": names}, human="\n".join(deleted_text(run, below[run.id]) for run in doomed), quiet=names
+        )

@@ -35,11 +35,25 @@ def submit(
     where: WorkspaceOptions,
     talk: OutputOptions,
     target: Annotated[
-        str | None, typer.Argument(metavar="TARGET", help="A .py or .sh script, a pipeline .json, or an Azure ML job .yml.", show_default=False)
+        str | None,
+        typer.Argument(
+            metavar="TARGET", help="A .py or .sh script, a pipeline .json, or an Azure ML job .yml.", show_default=False
+        ),
     ] = None,
-    module: Annotated[str | None, typer.Option("-m", metavar="PACKAGE.MODULE", help="A module, as python -m takes it.", rich_help_panel="Arguments")] = None,
+    module: Annotated[
+        str | None,
+        typer.Option(
+            "-m", metavar="PACKAGE.MODULE", help="A module, as python -m takes it.", rich_help_panel="Arguments"
+        ),
+    ] = None,
     command: Annotated[
-        str | None, typer.Option("--command", metavar="LINE", help="A command line, of any program, in place of TARGET.", rich_help_panel="Arguments")
+        str | None,
+        typer.Option(
+            "--command",
+            metavar="LINE",
+            help="A command line, of any program, in place of TARGET.",
+            rich_help_panel="Arguments",
+        ),
     ] = None,
 ) -> None:
     """Run a script as a job: a snapshot of its project, recorded with its log, outputs and metrics.
@@ -69,7 +83,9 @@ def submit(
     if many.resume is not None:
         from himl_cli.commands._submit_resume import resume
 
-        return resume(where, talk, many.resume, request, waits=after.waits(on_cluster=False, sources=sources), sources=sources)
+        return resume(
+            where, talk, many.resume, request, waits=after.waits(on_cluster=False, sources=sources), sources=sources
+        )
     from himl_cli.services.submission.target import is_file
 
     if is_file(target):

@@ -32,18 +32,36 @@ class EventOptions(Bundle):
     def __init__(
         self,
         log_dir: Annotated[
-            str, typer.Option("--log_dir", metavar="DIR", help="Their folder inside a run; if it has none, all are taken.", rich_help_panel=FILES)
+            str,
+            typer.Option(
+                "--log_dir",
+                metavar="DIR",
+                help="Their folder inside a run; if it has none, all are taken.",
+                rich_help_panel=FILES,
+            ),
         ] = "logs",
         run_logs_dir: Annotated[
-            str | None, typer.Option("--run_logs_dir", metavar="DIR", help="Where copies go.  [default: himl's cache]", rich_help_panel=FILES)
+            str | None,
+            typer.Option(
+                "--run_logs_dir", metavar="DIR", help="Where copies go.  [default: himl's cache]", rich_help_panel=FILES
+            ),
         ] = None,
-        refresh: Annotated[int, typer.Option("--refresh", metavar="SECONDS", help="Time between looks for new runs and files.", rich_help_panel=FILES)] = 15,
-        sync_only: Annotated[bool, typer.Option("--sync_only", help="Fetch once, print where they are, and end.", rich_help_panel=FILES)] = False,
+        refresh: Annotated[
+            int,
+            typer.Option(
+                "--refresh", metavar="SECONDS", help="Time between looks for new runs and files.", rich_help_panel=FILES
+            ),
+        ] = 15,
+        sync_only: Annotated[
+            bool, typer.Option("--sync_only", help="Fetch once, print where they are, and end.", rich_help_panel=FILES)
+        ] = False,
     ) -> None:
         if refresh < 1:
             raise BadUsage(f"--refresh takes a whole number of seconds from 1, got {refresh}.")
         if ".." in log_dir.replace("\\", "/").split("/"):
-            raise BadUsage(f"--log_dir is a folder inside a run, got '{log_dir}'.", hint="Leave out '..': --log_dir outputs/tb")
+            raise BadUsage(
+                f"--log_dir is a folder inside a run, got '{log_dir}'.", hint="Leave out '..': --log_dir outputs/tb"
+            )
         filled("--run_logs_dir", run_logs_dir)
         self.log_dir = log_dir
         self.copies = in_home(run_logs_dir, "folder") if run_logs_dir else None
@@ -58,11 +76,24 @@ class BoardOptions(Bundle):
 
     def __init__(
         self,
-        port: Annotated[int, typer.Option("--port", metavar="N", help="Its port; the next free one if that is taken.", rich_help_panel=BOARD)] = 6006,
+        port: Annotated[
+            int,
+            typer.Option(
+                "--port", metavar="N", help="Its port; the next free one if that is taken.", rich_help_panel=BOARD
+            ),
+        ] = 6006,
         host: Annotated[
-            str, typer.Option("--host", metavar="HOST", help="Its host; any but localhost lets other machines in.", rich_help_panel=BOARD)
+            str,
+            typer.Option(
+                "--host",
+                metavar="HOST",
+                help="Its host; any but localhost lets other machines in.",
+                rich_help_panel=BOARD,
+            ),
         ] = "localhost",
-        open_browser: Annotated[bool, typer.Option("--open", help="Open it in the browser.", rich_help_panel=BOARD)] = False,
+        open_browser: Annotated[
+            bool, typer.Option("--open", help="Open it in the browser.", rich_help_panel=BOARD)
+        ] = False,
     ) -> None:
         from himl_cli.services.tensorboard.ports import LAST_PORT
 
@@ -85,9 +116,9 @@ def tb(
 ) -> None:
     """Show runs in TensorBoard, also while they go on.
 
-    Without a run: the one submitted last from this folder. A sweep or a pipeline is shown with all runs below it. Runs that
-    are added later join. Local runs are shown where they lie; of others the event files are fetched, and then only what is
-    new in them. Ctrl-C ends it.
+    Without a run: the one submitted last from this folder. A sweep or a pipeline is shown with all runs below it. Runs
+    that are added later join. Local runs are shown where they lie; of others the event files are fetched, and then only
+    what is new in them. Ctrl-C ends it.
 
     \b
       himl tb

@@ -19,8 +19,8 @@ def workspace() -> None:
 def show(where: WorkspaceOptions, talk: OutputOptions) -> None:
     """Show which workspaces are meant, and where that was read.
 
-    Runs are looked for in all of them; data goes to the first, and comes from it. If one does not answer, what its configuration says is
-    shown, and the exit code says why. -q prints the names only, without asking any workspace.
+    Runs are looked for in all of them; data goes to the first, and comes from it. If one does not answer, what its
+    configuration says is shown, and the exit code says why. -q prints the names only, without asking any workspace.
 
     \b
       himl workspace show
@@ -39,7 +39,11 @@ def show(where: WorkspaceOptions, talk: OutputOptions) -> None:
         output.notice(remark)
     told = facts_of(found, ask=output.format is not Format.quiet)
     facts = [each.facts for each in told]
-    output.result(facts, human=lambda: "\n\n".join("\n".join(workspace_view(each)) for each in facts), quiet=[each.label for each in facts])
+    output.result(
+        facts,
+        human=lambda: "\n\n".join("\n".join(workspace_view(each)) for each in facts),
+        quiet=[each.label for each in facts],
+    )
     silent = [(each.facts.label, each.error) for each in told if each.error is not None]
     for label, error in silent[1:]:
         output.notice(f"warning: {label}: {error}")

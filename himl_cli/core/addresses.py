@@ -15,7 +15,8 @@ _ADDRESS = re.compile(r"https?://", re.IGNORECASE)
 _FORBIDDEN = re.compile(r'[<>:"/\\|?*\x00-\x1f\x7f-\x9f]')
 _DEVICES = re.compile(r"(con|prn|aux|nul|conin\$|conout\$|(com|lpt)[1-9¹²³])(\.|$)", re.IGNORECASE)
 _BOTCHED = re.compile(r"[^/]{2,}://|https?(?![\w.-])(?!:[^/\\?]*$)", re.IGNORECASE)
-_SIGNED_BY = {  # names in a query that belong to a signature, by the one that holds it: Azure's, Amazon's, Google's and their CDNs'
+# Names in a query that belong to a signature, by the one that holds it: Azure's, Amazon's, Google's and their CDNs'.
+_SIGNED_BY = {
     "sig": re.compile(r"s[vsprte]|srt|spr|sig|sip|skoid|sktid|skt|ske|sks|skv|skdutid|sdd|saoid|suoid|sduoid|scid|ses"),
     "signature": re.compile(r"signature|expires|policy|key-pair-id|awsaccesskeyid|googleaccessid"),
 }
@@ -33,7 +34,8 @@ def may_be_signed(text: str) -> bool:
 
 
 def is_botched_address(text: str) -> bool:
-    """Whether *text* must be meant as an address, and is none that is read: `https:/host`, `s3://bucket`. It may hold a secret all the same."""
+    """Whether *text* must be meant as an address, and is none that is read: `https:/host`, `s3://bucket`. It may hold a
+    secret all the same."""
     return not is_address(text) and _BOTCHED.match(text.strip()) is not None
 
 
@@ -56,15 +58,18 @@ def shown(address: str) -> str:
 def identity(address: str) -> str:
     """What tells the file at *address* from others, however the address is signed; holds no secret.
 
-    Of the query, all but the known parts of signatures counts, as a digest: `?id=3` and `?id=4` are two files. A signature that is not known here costs
-    one more download; a name that is taken for one would put a file in another's place.
+    Of the query, all but the known parts of signatures counts, as a digest: `?id=3` and `?id=4` are two files. A
+    signature that is not known here costs one more download; a name that is taken for one would put a file in another's
+    place.
     """
     from hashlib import sha256  # only here: all commands import this module
 
     asked = parse_qsl(parts_of(address).query, keep_blank_values=True)
     names = {name.lower() for name, _ in asked}
     signing = [_SIGNING, *(theirs for held_by, theirs in _SIGNED_BY.items() if held_by in names)]
-    told = sorted((name, value) for name, value in asked if not any(theirs.fullmatch(name.lower()) for theirs in signing))
+    told = sorted(
+        (name, value) for name, value in asked if not any(theirs.fullmatch(name.lower()) for theirs in signing)
+    )
     digest = sha256(repr(told).encode()).hexdigest()[:16]
     return f"{shown(address)}?{digest}" if told else shown(address)
 
@@ -79,6 +84,8 @@ def safe_name(name: str) -> str:
     plain = _FORBIDDEN.sub("_", name).strip().rstrip(". ").lstrip(".")
     stem, dot, ending = plain.rpartition(".")
     if len(plain) > LONGEST_NAME:
-        plain = f"{stem[: LONGEST_NAME - len(ending) - 1]}.{ending}" if dot and len(ending) < 20 else plain[:LONGEST_NAME]
+        plain = (
+            f"{stem[: LONGEST_NAME - len(ending) - 1]}.{ending}" if dot and len(ending) < 20 else plain[:LONGEST_NAME]
+        )
     plain = plain.encode("utf-8", "replace").decode()
     return f"_{plain}" if _DEVICES.match(plain) else plain or NAMELESS

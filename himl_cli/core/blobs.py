@@ -12,7 +12,8 @@ MOST_CHECKED = 4 << 20
 
 @dataclass(frozen=True, slots=True)
 class BlobInfo:
-    """One stored file. `name` has `/` separators and is untrusted; `size` in bytes; `md5` of the whole (16 bytes) where known.
+    """One stored file. `name` has `/` separators and is untrusted; `size` in bytes; `md5` of the whole (16 bytes) where
+    known.
 
     `etag` changes whenever the content changes.
     """
@@ -28,9 +29,9 @@ class BlobInfo:
 class FetchRequest:
     """Bytes `offset` to `offset + length` of a blob; valid only while its ETag is `blob.etag`.
 
-    `checked_each` is for bytes of which no MD5 of the whole is known: a store in Azure Storage asks for so many at a time (`MOST_CHECKED`
-    at most; 0: unchecked) and hands on only what has the checksum that the service told with it; it fails with IntegrityFailed where that
-    is so in no try. So many wait in memory. Other stores pass it over.
+    `checked_each` is for bytes of which no MD5 of the whole is known: a store in Azure Storage asks for so many at a
+    time (`MOST_CHECKED` at most; 0: unchecked) and hands on only what has the checksum that the service told with it;
+    it fails with IntegrityFailed where that is so in no try. So many wait in memory. Other stores pass it over.
     """
 
     blob: BlobInfo
@@ -43,9 +44,9 @@ class FetchRequest:
 class StoreRequest:
     """Store the file at `path`, of `size` bytes, as `name`.
 
-    `md5` is that of its content; where it is None (large files, which are to be read once only), whoever stores the file computes it.
-    `replaces` is the ETag of what has the name, empty where nothing has: anything else there is left as it is (BlobChanged).
-    None replaces whatever is there.
+    `md5` is that of its content; where it is None (large files, which are to be read once only), whoever stores the
+    file computes it. `replaces` is the ETag of what has the name, empty where nothing has: anything else there is left
+    as it is (BlobChanged). None replaces whatever is there.
     """
 
     path: Path

@@ -12,8 +12,9 @@ from himl_cli.core.runs import Run
 
 Goal = Literal["minimize", "maximize"]
 FROM_RUN = "himl.checkpoint_from"
-"""The tag of a run that began with a checkpoint of another one, or that keeps changed ones: the other run's id, with `:` and the path
-for one file or `FOLDER/`; of what came from no run, `./NAME` for a path, or the address without its query."""
+"""The tag of a run that began with a checkpoint of another one, or that keeps changed ones: the other run's id, with
+`:` and the path for one file or `FOLDER/`; of what came from no run, `./NAME` for a path, or the address without its
+query."""
 
 PUSHED = "himl.pushed"
 """The tag of a run that only keeps checkpoints that somebody changed: no training wrote them, one after the other."""
@@ -21,7 +22,8 @@ PUSHED = "himl.pushed"
 
 @dataclass(frozen=True)
 class Choice:
-    """Which of a run's checkpoints is meant: the last, the one of `epoch`, or the best by `metric` (None: the one in the files' names) and `goal`."""
+    """Which of a run's checkpoints is meant: the last, the one of `epoch`, or the best by `metric` (None: the one in
+    the files' names) and `goal`."""
 
     kind: Literal["last", "best", "epoch"] = "last"
     epoch: int | None = None
@@ -50,7 +52,8 @@ class LinkedCheckpoint:
 class PushedCheckpoints:
     """A run that was made of changed checkpoints, and the one that they came from.
 
-    `names` are its files, `unchanged` those that are as they were there; `start` is what `--checkpoint` takes for a job that starts from them.
+    `names` are its files, `unchanged` those that are as they were there; `start` is what `--checkpoint` takes for a job
+    that starts from them.
     """
 
     run: Run
@@ -64,8 +67,9 @@ class PushedCheckpoints:
 class FetchedCheckpoint:
     """A checkpoint that is here, whole: `shown` is its path (a file or a folder), relative where the request's was.
 
-    `status` is `fetched`, `complete` (it was here already) or `local` (a path that was named). `names` are its files in the run or at the address, `size`
-    their bytes in all; `unverified` counts files that the service knows no MD5 of. `address` has no query.
+    `status` is `fetched`, `complete` (it was here already) or `local` (a path that was named). `names` are its files in
+    the run or at the address, `size` their bytes in all; `unverified` counts files that the service knows no MD5 of.
+    `address` has no query.
     """
 
     shown: str

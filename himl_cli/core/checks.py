@@ -10,7 +10,8 @@ from himl_cli.core.errors import HimlError
 
 
 class CheckState(str, Enum):
-    """`passed` and `failed` speak for themselves; `note` is worth knowing and no failure; `skipped` could not be looked at."""
+    """`passed` and `failed` speak for themselves; `note` is worth knowing and no failure; `skipped` could not be looked
+    at."""
 
     passed = "ok"
     failed = "failed"
@@ -20,7 +21,8 @@ class CheckState(str, Enum):
 
 @dataclass(frozen=True)
 class Check:
-    """One line of `himl doctor`: `name` is a stable word for scripts, `message` one sentence, `remedy` the next move of a failed one."""
+    """One line of `himl doctor`: `name` is a stable word for scripts, `message` one sentence, `remedy` the next move of
+    a failed one."""
 
     name: str
     state: CheckState
@@ -45,7 +47,8 @@ class Check:
 
 
 def tried(name: str, look: Callable[[], Check], remedy: str = "") -> Check:
-    """What *look* finds; an error that a user can mend is a failed check, and its hint the remedy (*remedy* where it has none)."""
+    """What *look* finds; an error that a user can mend is a failed check, and its hint the remedy (*remedy* where it
+    has none)."""
     try:
         return look()
     except HimlError as err:

@@ -5,12 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 SERVERLESS = "serverless"
-"""Azure ML's word for nodes that it finds itself: a job for them names no compute, and there is none of that name to look for."""
+"""Azure ML's word for nodes that it finds itself: a job for them names no compute, and there is none of that name to
+look for."""
 
 
 @dataclass(frozen=True)
 class ClusterSpec:
-    """A cluster called *name* of nodes of the kind *size* (`Standard_NC6s_v3`), that grows and shrinks between so many nodes.
+    """A cluster called *name* of nodes of the kind *size* (`Standard_NC6s_v3`), that grows and shrinks between so many
+    nodes.
 
     `low_priority`: cheaper nodes that may be taken away at any time.
     """

@@ -10,9 +10,10 @@ from dataclasses import dataclass
 class OptionShape:
     """An option as help shows it.
 
-    `names` are its spellings, long ones first (`--quiet`, `-q`), `off_names` those that say no (`--no_wait`), `old_names` those of hi-ml, which are
-    understood and not shown. `metavar` is empty for a flag. `help` is without the default, which is `default` as text, or empty. `panel` is its heading in
-    help, `variable` the environment variable that sets it, or empty.
+    `names` are its spellings, long ones first (`--quiet`, `-q`), `off_names` those that say no (`--no_wait`),
+    `old_names` those of hi-ml, which are understood and not shown. `metavar` is empty for a flag. `help` is without the
+    default, which is `default` as text, or empty. `panel` is its heading in help, `variable` the environment variable
+    that sets it, or empty.
     """
 
     names: Sequence[str]
@@ -51,8 +52,9 @@ class ArgumentShape:
 class CommandShape:
     """A command, or a group of commands (which has `children`).
 
-    `path` begins with the program: `("himl", "runs", "list")`. `summary` is its line in the help of its parent, and `panel` the heading there. `text` is
-    the help without the examples: paragraphs of one line each, with an empty line between. `examples` are lines of a shell.
+    `path` begins with the program: `("himl", "runs", "list")`. `summary` is its line in the help of its parent, and
+    `panel` the heading there. `text` is the help without the examples: paragraphs of one line each, with an empty line
+    between. `examples` are lines of a shell.
     """
 
     path: tuple[str, ...]

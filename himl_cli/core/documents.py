@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 class DocumentChanges:
     """What counts instead of what a file says; empty: what it says. `tags` and `env` are added to its own.
 
-    `cluster` is where the job runs, and every part of it that names no compute of its own. `command` is what the user typed, for the record.
-    `code` has folders of code as this machine finds them, by their keys in the file (`jobs.train.code`). `is_secret` says of a folder
-    of code and a file below it whether that is left out.
+    `cluster` is where the job runs, and every part of it that names no compute of its own. `command` is what the user
+    typed, for the record. `code` has folders of code as this machine finds them, by their keys in the file
+    (`jobs.train.code`). `is_secret` says of a folder of code and a file below it whether that is left out.
     """
 
     experiment: str = ""

@@ -41,7 +41,8 @@ class HimlError(Exception):
 
 
 class JobFailed(HimlError):
-    """The job that was waited for failed or was canceled, trials of its sweep failed, or its supervisor here did not start."""
+    """The job that was waited for failed or was canceled, trials of its sweep failed, or its supervisor here did not
+    start."""
 
     code = "job_failed"
 
@@ -72,14 +73,16 @@ class DiskFailed(HimlError):
 
 
 class BadUsage(HimlError):
-    """The command line, an argument, a setting or a file that one of them names is wrong: the same call would fail again."""
+    """The command line, an argument, a setting or a file that one of them names is wrong: the same call would fail
+    again."""
 
     code = "usage"
     exit_code = 2
 
 
 class NeedsYes(BadUsage):
-    """A command has a question, and there is nobody to answer it: no terminal, or `--json` or `--quiet`. `--yes` is the answer."""
+    """A command has a question, and there is nobody to answer it: no terminal, or `--json` or `--quiet`. `--yes` is the
+    answer."""
 
     code = "needs_yes"
 

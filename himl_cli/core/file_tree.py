@@ -16,7 +16,8 @@ FOLDER, FILE, OTHER = "folder", "file", "other"
 
 @dataclass(frozen=True, slots=True)
 class FoundFile:
-    """A file below the folder that was walked: its name with `/` separators, its path, and its state when it was met."""
+    """A file below the folder that was walked: its name with `/` separators, its path, and its state when it was
+    met."""
 
     name: str
     path: str
@@ -29,12 +30,15 @@ def is_bookkeeping(base: str) -> bool:
     return folded.startswith((STATE_NAME, RANKS_NAME)) or (folded.startswith(".") and folded.endswith(PART_SUFFIX))
 
 
-def walk_files(folder: str, prefix: str = "", *, skip_workspaces: bool = False, of_any_kind: bool = False) -> Iterator[FoundFile]:
+def walk_files(
+    folder: str, prefix: str = "", *, skip_workspaces: bool = False, of_any_kind: bool = False
+) -> Iterator[FoundFile]:
     """Files below *folder* whose name starts with *prefix*, sorted as plain strings (`a-b` < `a/x` < `a0`).
 
-    Symlinks are followed (a loop once, a broken one not at all); sockets, pipes, devices and himl's bookkeeping are left
-    out, with *skip_workspaces* `.himl` folders too. *of_any_kind*: broken links (their state is the link's own), sockets, pipes and devices are
-    files too. Memory is what the folders on the way to one file hold. A folder that vanishes meanwhile has no files; one that cannot be read raises OSError.
+    Symlinks are followed (a loop once, a broken one not at all); sockets, pipes, devices and himl's bookkeeping are
+    left out, with *skip_workspaces* `.himl` folders too. *of_any_kind*: broken links (their state is the link's own),
+    sockets, pipes and devices are files too. Memory is what the folders on the way to one file hold. A folder that
+    vanishes meanwhile has no files; one that cannot be read raises OSError.
     """
     try:
         here = os.stat(folder)
@@ -44,7 +48,14 @@ def walk_files(folder: str, prefix: str = "", *, skip_workspaces: bool = False, 
     yield from _walk(folder, "", prefix, frozenset({(here.st_dev, here.st_ino)}), skip_workspaces, kinds)
 
 
-def _walk(folder: str, under: str, prefix: str, above: frozenset[tuple[int, int]], skip_workspaces: bool, kinds: Collection[str]) -> Iterator[FoundFile]:
+def _walk(
+    folder: str,
+    under: str,
+    prefix: str,
+    above: frozenset[tuple[int, int]],
+    skip_workspaces: bool,
+    kinds: Collection[str],
+) -> Iterator[FoundFile]:
     # A folder sorts as its name with the slash, so that its files land between its neighbours where they belong.
     for name in _sorted_names(folder, under, prefix, skip_workspaces, kinds):
         path = os.path.join(folder, name.removesuffix("/"))
@@ -54,7 +65,9 @@ def _walk(folder: str, under: str, prefix: str, above: frozenset[tuple[int, int]
         if not name.endswith("/"):
             yield FoundFile(under + name, path, status)
         elif (status.st_dev, status.st_ino) not in above:
-            yield from _walk(path, under + name, prefix, above | {(status.st_dev, status.st_ino)}, skip_workspaces, kinds)
+            yield from _walk(
+                path, under + name, prefix, above | {(status.st_dev, status.st_ino)}, skip_workspaces, kinds
+            )
 
 
 def _status(path: str, kinds: Collection[str]) -> os.stat_result | None:

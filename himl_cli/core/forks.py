@@ -1,6 +1,7 @@
 """What a process that was forked must not use: its parent's connections, locks, and what waits to be sent.
 
-Two processes on one TLS connection garble it for both; a lock that another thread of the parent held is never given back.
+Two processes on one TLS connection garble it for both; a lock that another thread of the parent held is never given
+back.
 """
 
 from __future__ import annotations

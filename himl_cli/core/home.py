@@ -16,8 +16,12 @@ def home_folder() -> Path | None:
 
 
 def in_home(text: str | Path, what: str = "file") -> Path:
-    """The path *text* with its home folder in place of `~` or `~user`. Raises NotFound for a *what* in the home folder of nobody."""
+    """The path *text* with its home folder in place of `~` or `~user`. Raises NotFound for a *what* in the home folder
+    of nobody."""
     try:
         return Path(text).expanduser()
     except RuntimeError:
-        raise NotFound(f"There is no {what} '{text}': no such user has a home folder here.", hint="Write ./~ for a name that begins so.") from None
+        raise NotFound(
+            f"There is no {what} '{text}': no such user has a home folder here.",
+            hint="Write ./~ for a name that begins so.",
+        ) from None

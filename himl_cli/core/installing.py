@@ -1,6 +1,7 @@
 """How the running himl was installed, for errors that say how to add to it or to renew it.
 
-An index is asked for a package of himl's name only where this himl came from one: elsewhere anybody may have taken the name.
+An index is asked for a package of himl's name only where this himl came from one: elsewhere anybody may have taken the
+name.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ _WORD = re.compile(r"[\w.-]+")
 
 
 class Source(NamedTuple):
-    """What himl was installed from: a folder, `-e` where that is its code still, or an address; neither for an index."""
+    """What himl was installed from: a folder, `-e` where that is its code still, or an address; neither for an
+    index."""
 
     folder: str = ""
     is_editable: bool = False
@@ -35,7 +37,8 @@ class Source(NamedTuple):
 
 
 def install_command(extra: str = "", options: str = "") -> str:
-    """What installs himl from where it came from once more, with *extra*; *options* are pip's. Names no user, password or query of an address."""
+    """What installs himl from where it came from once more, with *extra*; *options* are pip's. Names no user, password
+    or query of an address."""
     source = find_source()
     named = f"{source.folder}{_wanted(extra)}" if source.folder else _named(source, extra)
     return " ".join(filter(None, ("pip install", options, "-e" if source.is_editable else "", _quoted(named))))
@@ -45,11 +48,16 @@ def update_hint() -> str:
     """How to get a newer himl; of a folder or an address nobody knows where the newer one is."""
     source = find_source()
     origin = source.folder or source.address
-    return f"Update himl, which was installed from '{origin}'." if origin else f"Update himl: {install_command(options='-U')}"
+    return (
+        f"Update himl, which was installed from '{origin}'."
+        if origin
+        else f"Update himl: {install_command(options='-U')}"
+    )
 
 
 def environment_hint(extra: str = "") -> str:
-    """What to do about an environment on other machines that lacks himl: what lies on this one's disk goes there as a wheel alone."""
+    """What to do about an environment on other machines that lacks himl: what lies on this one's disk goes there as a
+    wheel alone."""
     source = find_source()
     if source.is_of_this_machine:
         return "build a wheel of himl, and name it with --private_wheel"
@@ -57,17 +65,22 @@ def environment_hint(extra: str = "") -> str:
 
 
 def requirement_elsewhere(extra: str, version: str) -> str:
-    """What pip installs himl by on another machine: from where it came from, or *version* of the index. Raises BadUsage where only a wheel will do."""
+    """What pip installs himl by on another machine: from where it came from, or *version* of the index. Raises BadUsage
+    where only a wheel will do."""
     source = find_source()
     if source.is_of_this_machine:
         where = source.folder or source.address
-        hint = f"Build a wheel: pip wheel --no-deps {_quoted(where)}; then --private_wheel FILE. Or name an environment that has himl: --conda_env FILE."
+        hint = (
+            f"Build a wheel: pip wheel --no-deps {_quoted(where)}; then --private_wheel FILE. Or name an "
+            "environment that has himl: --conda_env FILE."
+        )
         raise BadUsage(f"himl was installed from '{where}', from where no other machine can install it.", hint=hint)
     return _named(source, extra) if source.address else f"{_named(source, extra)}=={version}"
 
 
 def find_source() -> Source:
-    """Where himl was installed from, as the installer wrote it down; an index where that says nothing that can be read."""
+    """Where himl was installed from, as the installer wrote it down; an index where that says nothing that can be
+    read."""
     record = _record()
     url = record.get("url")
     if not isinstance(url, str):
@@ -80,7 +93,11 @@ def find_source() -> Source:
         return Source(url2pathname(parts.path), folder.get("editable") is True)
     if isinstance(record.get("vcs_info"), Mapping):
         return Source(address=_repository(url, record))
-    return Source(address=shown(url) if isinstance(record.get("archive_info"), Mapping) and scheme in ("http", "https", "file") else "")
+    return Source(
+        address=shown(url)
+        if isinstance(record.get("archive_info"), Mapping) and scheme in ("http", "https", "file")
+        else ""
+    )
 
 
 def _named(source: Source, extra: str) -> str:
@@ -108,12 +125,19 @@ def _record() -> Mapping[str, Any]:
 
 def _repository(url: str, record: Mapping[str, Any]) -> str:
     """The repository at *url* at the commit of *record*, as pip takes it; empty where something of it is missing."""
-    system, commit, below = record["vcs_info"].get("vcs"), record["vcs_info"].get("commit_id"), record.get("subdirectory")
+    system, commit, below = (
+        record["vcs_info"].get("vcs"),
+        record["vcs_info"].get("commit_id"),
+        record.get("subdirectory"),
+    )
     if not (shown(url) and _is_word(system) and _is_word(commit)):
         return ""
     parts = parts_of(url)
-    user = f"//{parts.username}@" if parts.scheme.lower() == "ssh" and parts.username else "//"  # ssh needs the name, and the name is no secret there
-    return f"{system}+{shown(url).replace('//', user, 1)}@{commit}" + (f"#subdirectory={below}" if isinstance(below, str) else "")
+    # Ssh needs the name, and the name is no secret there
+    user = f"//{parts.username}@" if parts.scheme.lower() == "ssh" and parts.username else "//"
+    return f"{system}+{shown(url).replace('//', user, 1)}@{commit}" + (
+        f"#subdirectory={below}" if isinstance(below, str) else ""
+    )
 
 
 def _is_word(value: object) -> bool:

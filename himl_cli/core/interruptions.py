@@ -13,7 +13,8 @@ from contextlib import contextmanager
 def interruptions(react: Callable[[], None] = lambda: None) -> Iterator[list[int]]:
     """A list that each SIGINT and SIGTERM is noted in, instead of ending this process; *react* is called for each.
 
-    A second one from somebody who will not wait raises KeyboardInterrupt. Outside the main thread, where Python hears no signals, the list stays empty.
+    A second one from somebody who will not wait raises KeyboardInterrupt. Outside the main thread, where Python hears
+    no signals, the list stays empty.
     """
     seen: list[int] = []
     if threading.current_thread() is not threading.main_thread():
@@ -36,7 +37,8 @@ def interruptions(react: Callable[[], None] = lambda: None) -> Iterator[list[int
 
 
 def take_time_to_end(seconds: float = 2.0) -> None:
-    """From now on Ctrl-C is passed over for so many seconds: the end is near, and one more would only cut it short with a traceback."""
+    """From now on Ctrl-C is passed over for so many seconds: the end is near, and one more would only cut it short with
+    a traceback."""
     if threading.current_thread() is not threading.main_thread():
         return
     deadline = time.monotonic() + seconds
@@ -50,16 +52,21 @@ def take_time_to_end(seconds: float = 2.0) -> None:
 
 @contextmanager
 def terminations(*, and_hangups: bool = False) -> Iterator[None]:
-    """Within it, SIGTERM ends what is under way as Ctrl-C does: by KeyboardInterrupt, so that what there is can be kept.
+    """Within it, SIGTERM ends what is under way as Ctrl-C does: by KeyboardInterrupt, so that what there is can be
+    kept.
 
-    *and_hangups*: so does SIGHUP, the end of the terminal, of which shells and systems may send several: those after the first are passed over. A signal
-    that has a handler, or is ignored as under `nohup`, is left alone.
+    *and_hangups*: so does SIGHUP, the end of the terminal, of which shells and systems may send several: those after
+    the first are passed over. A signal that has a handler, or is ignored as under `nohup`, is left alone.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     hangup = getattr(signal, "SIGHUP", None) if and_hangups else None
-    numbers = [number for number in (signal.SIGTERM, hangup) if number is not None and signal.getsignal(number) is signal.SIG_DFL]
+    numbers = [
+        number
+        for number in (signal.SIGTERM, hangup)
+        if number is not None and signal.getsignal(number) is signal.SIG_DFL
+    ]
 
     def end(number: int, frame: object) -> None:
         if number == hangup:

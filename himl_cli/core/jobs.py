@@ -16,7 +16,8 @@ from himl_cli.core.transfers import named
 HERE = "local"
 """The cluster's name that means this machine, whatever the settings say."""
 USUAL_DATASTORE = "workspaceblobstore"
-"""What Azure ML calls the datastore that is the default one of every workspace; in a job's YAML that runs here it is the default one too."""
+"""What Azure ML calls the datastore that is the default one of every workspace; in a job's YAML that runs here it is
+the default one too."""
 DISTRIBUTIONS = ("pytorch", "mpi")
 DOCKERFILE = "Dockerfile"
 """The recipe of an image, where no other name is given."""
@@ -84,8 +85,8 @@ def secrets_text(names: Sequence[str]) -> str:
 class SnapshotReport:
     """A snapshot, its bytes by top-level folder or file, and the name of the ignore file that was honoured.
 
-    `downloads` are the folders that were left out because himl downloads to them, `missed` the ignored folders, as they were given, that are not there,
-    `secrets` the files that were left out since they may hold secrets.
+    `downloads` are the folders that were left out because himl downloads to them, `missed` the ignored folders, as they
+    were given, that are not there, `secrets` the files that were left out since they may hold secrets.
     """
 
     snapshot: Snapshot
@@ -105,11 +106,12 @@ class SnapshotReport:
 
 @dataclass(frozen=True)
 class EnvironmentSpec:
-    """The Python environment of a job on a cluster: a registered one by `name` (`version` None: the latest), else one made from files.
+    """The Python environment of a job on a cluster: a registered one by `name` (`version` None: the latest), else one
+    made from files.
 
-    Made from files: `image` is the Docker image, `conda` the text of a conda file (empty: the image's own Python counts),
-    `wheels` are private wheels that the conda file installs by their file names. Or the image is built by `dockerfile`, a path in the
-    folder `context`, which may also be an address.
+    Made from files: `image` is the Docker image, `conda` the text of a conda file (empty: the image's own Python
+    counts), `wheels` are private wheels that the conda file installs by their file names. Or the image is built by
+    `dockerfile`, a path in the folder `context`, which may also be an address.
     """
 
     name: str = ""
@@ -126,20 +128,21 @@ class JobSpec:
     """Everything a workspace needs to run a job.
 
     `processes` (a node) is None when ranks were not asked for; `max_seconds` None means no limit; `in_place` runs in
-    `snapshot.root` itself instead of a copy. `distribution` is `pytorch`, `mpi`, or empty for a plain process. `run_id` is empty where
-    the workspace chooses it.
+    `snapshot.root` itself instead of a copy. `distribution` is `pytorch`, `mpi`, or empty for a plain process. `run_id`
+    is empty where the workspace chooses it.
 
-    What counts on a cluster only: `cluster` (its name; empty: the job runs here), `nodes`, `instance_type`, `resource_properties`, `shm_size`,
-    `docker_args`, `identity` (`user`, `managed` or None for the run's own token), `environment`, `sdk` (`v2`, or `v1` for the deprecated
-    azureml-core), `services`: names of SERVICES, each with what it needs (`ssh` the public keys, `tensorboard` the folder of its logs).
+    What counts on a cluster only: `cluster` (its name; empty: the job runs here), `nodes`, `instance_type`,
+    `resource_properties`, `shm_size`, `docker_args`, `identity` (`user`, `managed` or None for the run's own token),
+    `environment`, `sdk` (`v2`, or `v1` for the deprecated azureml-core), `services`: names of SERVICES, each with what
+    it needs (`ssh` the public keys, `tensorboard` the folder of its logs).
 
     `python` is the interpreter here; on a cluster the words that stand before the script (empty: `python`).
 
-    `sweep` makes it many runs: the job's run is their parent, and each trial gets `--NAME VALUE` for every hyperparameter that no argument names as
-    `${{search_space.NAME}}`. `parent` is the run that the job belongs to.
+    `sweep` makes it many runs: the job's run is their parent, and each trial gets `--NAME VALUE` for every
+    hyperparameter that no argument names as `${{search_space.NAME}}`. `parent` is the run that the job belongs to.
 
-    `brought` are files that lie in the working folder when the script starts, by their names there (`/` separators): paths here, on a cluster paths in an
-    input (`${{inputs.KEY}}/…`). What an earlier try left under the name stays.
+    `brought` are files that lie in the working folder when the script starts, by their names there (`/` separators):
+    paths here, on a cluster paths in an input (`${{inputs.KEY}}/…`). What an earlier try left under the name stays.
     """
 
     experiment: str
@@ -185,4 +188,6 @@ def check_placeholders(spec: JobSpec) -> None:
         for found in PLACEHOLDER.finditer(argument):
             keys, (kind, hint) = known[found[1]], PLACEHOLDERS[found[1]]
             if found[2] not in keys:
-                raise BadUsage(f"'{found[0]}' names no {kind}; there are: {', '.join(keys) or 'none'}.", hint=hint.format(found[2]))
+                raise BadUsage(
+                    f"'{found[0]}' names no {kind}; there are: {', '.join(keys) or 'none'}.", hint=hint.format(found[2])
+                )

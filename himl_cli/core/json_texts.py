@@ -22,7 +22,8 @@ class NotJson(ValueError):
 
 
 def read_json(text: str | bytes, *, pairs: Callable[[list[tuple[str, Any]]], Any] | None = None) -> Any:
-    """The value that *text* holds; *pairs* makes an object of its keys and values, in place of a dictionary. Raises NotJson."""
+    """The value that *text* holds; *pairs* makes an object of its keys and values, in place of a dictionary. Raises
+    NotJson."""
     try:
         value = json.loads(text, object_pairs_hook=pairs)
     except json.JSONDecodeError as err:
@@ -39,7 +40,8 @@ def read_json(text: str | bytes, *, pairs: Callable[[list[tuple[str, Any]]], Any
 
 
 def read_whole_json(content: bytes) -> Any:
-    """As `read_json`; raises NotJson, too, for texts in it that hold half a character, which no address and no file can."""
+    """As `read_json`; raises NotJson, too, for texts in it that hold half a character, which no address and no file
+    can."""
     value = read_json(content)
     if _HALF.search(content):
         try:

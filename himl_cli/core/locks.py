@@ -16,8 +16,8 @@ SECONDS_TO_TAKE = 2.0
 def is_held(path: Path) -> bool:
     """Whether a process holds the lock of *path*; False where there is no such file.
 
-    Looking takes no lock that another look could mistake for a holder's, and needs no permission to write (POSIX; on Windows
-    a second look at the same instant may see a holder that is none).
+    Looking takes no lock that another look could mistake for a holder's, and needs no permission to write (POSIX; on
+    Windows a second look at the same instant may see a holder that is none).
     """
     if sys.platform == "win32":
         return path.exists() and _is_held_by_file_lock(path)
@@ -51,7 +51,8 @@ def _is_held_by_file_lock(path: Path) -> bool:
 class HeldLock:
     """The lock of *path*, held until `release` or the end of this process, however that comes.
 
-    A process that is forked from this one neither holds it nor gives it back (filelock's own would, when the fork exits).
+    A process that is forked from this one neither holds it nor gives it back (filelock's own would, when the fork
+    exits).
     """
 
     def __init__(self, path: Path) -> None:

@@ -17,7 +17,8 @@ INT64 = range(-(2**63), 2**63)
 
 
 class LoggedKind(str, Enum):
-    """How a metric is meant: single values over time, a list logged at once, rows of a table, an image (its value is the name of a file of the run)."""
+    """How a metric is meant: single values over time, a list logged at once, rows of a table, an image (its value is
+    the name of a file of the run)."""
 
     scalar = "scalar"
     list = "list"
@@ -27,7 +28,8 @@ class LoggedKind(str, Enum):
 
 @dataclass(frozen=True)
 class LoggedRow:
-    """Values by column, a step where the program gave one, the time in UTC. `id` is what tells a row that is sent twice."""
+    """Values by column, a step where the program gave one, the time in UTC. `id` is what tells a row that is sent
+    twice."""
 
     values: Mapping[str, Value]
     step: int | None = None
@@ -55,7 +57,8 @@ class Logged:
 
 @dataclass(frozen=True)
 class NewRun:
-    """A run that a program keeps itself, without a job; `command` is what people see of the program. `parent` is the id of the run it belongs to."""
+    """A run that a program keeps itself, without a job; `command` is what people see of the program. `parent` is the id
+    of the run it belongs to."""
 
     id: str
     experiment: str

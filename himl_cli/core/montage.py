@@ -55,7 +55,8 @@ class ImageFormat(str, Enum):
 
 @dataclass(frozen=True, slots=True)
 class SlideEntry:
-    """A slide that is to be shown: `image` and `mask` are names in the place that the slides lie in, or absolute paths of this machine.
+    """A slide that is to be shown: `image` and `mask` are names in the place that the slides lie in, or absolute paths
+    of this machine.
 
     Ids need not be unique. `label` and `mask` are None where none is known.
     """
@@ -89,8 +90,9 @@ class Box:
 class Cell:
     """A place in the montage. All boxes are in pixels of the montage.
 
-    `entry` is the number of the slide in the list that was laid out; `image` and `mask` are the room for those pictures (None: no mask in any cell);
-    `caption` is the room for the caption, which may lie over the image; None where there is none.
+    `entry` is the number of the slide in the list that was laid out; `image` and `mask` are the room for those pictures
+    (None: no mask in any cell); `caption` is the room for the caption, which may lie over the image; None where there
+    is none.
     """
 
     entry: int
@@ -104,7 +106,8 @@ class Cell:
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """Where everything lies. `cells` go from left to right, row by row; those of one row have the same `box.y` and `box.height`.
+    """Where everything lies. `cells` go from left to right, row by row; those of one row have the same `box.y` and
+    `box.height`.
 
     `remark` is a sentence for the user about what could not be laid out.
     """
@@ -122,8 +125,8 @@ class Layout:
 class MontageRequest:
     """What the picture is to be.
 
-    `width` None: as the slides need it, none of which is enlarged; DEFAULT_WIDTH for hi-ml's layout. `level` None: the coarsest that still fills the cell,
-    slide by slide.
+    `width` None: as the slides need it, none of which is enlarged; DEFAULT_WIDTH for hi-ml's layout. `level` None: the
+    coarsest that still fills the cell, slide by slide.
     """
 
     output: Path
@@ -139,8 +142,9 @@ class MontageRequest:
 class CellOutcome:
     """What became of a cell: a line of montage.csv.
 
-    `picture` is what the slide's own pixels fill (None: nothing of it could be read); `level` and `backend` are what it was read with.
-    `reason` says why it failed, or why its mask did; `remark` tells of another level than the one asked for.
+    `picture` is what the slide's own pixels fill (None: nothing of it could be read); `level` and `backend` are what it
+    was read with. `reason` says why it failed, or why its mask did; `remark` tells of another level than the one asked
+    for.
     """
 
     slide_id: str
@@ -160,7 +164,8 @@ class CellOutcome:
 
 @dataclass(frozen=True, slots=True)
 class MontageResult:
-    """What was made: `files` by their final paths, in order of importance; `size` of the full picture, `jpg_size` of montage.jpg (None: none was made)."""
+    """What was made: `files` by their final paths, in order of importance; `size` of the full picture, `jpg_size` of
+    montage.jpg (None: none was made)."""
 
     files: Sequence[Path]
     size: Size
@@ -186,12 +191,16 @@ class MontageResult:
         if not count:
             return None
         what = "One slide or its mask was" if count == 1 else f"{count:,} slides or their masks were"
-        return SlidesFailed(f"{what} not read, and --strict was given.", hint="montage.csv tells which, and why; the rest is in the picture.")
+        return SlidesFailed(
+            f"{what} not read, and --strict was given.",
+            hint="montage.csv tells which, and why; the rest is in the picture.",
+        )
 
 
 @dataclass(frozen=True, slots=True)
 class WrittenFile:
-    """A file and its bytes, those of the tiles included where it stands for a pyramid; the pixels of the picture it shows, None where it shows none."""
+    """A file and its bytes, those of the tiles included where it stands for a pyramid; the pixels of the picture it
+    shows, None where it shows none."""
 
     path: Path
     bytes: int

@@ -8,7 +8,8 @@ MOST = 3
 
 
 def similar_ids(wanted: str, known: Sequence[str]) -> list[str]:
-    """Up to three of the *known* ids that may have been meant: those that begin so, in the order given, else those spelt alike."""
+    """Up to three of the *known* ids that may have been meant: those that begin so, in the order given, else those
+    spelt alike."""
     from difflib import get_close_matches
 
     begins = [name for name in known if wanted and name.startswith(wanted)]

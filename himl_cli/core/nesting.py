@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 DEEPEST = 100
-"""Levels of lists and mappings in each other. Settings, jobs and answers have ten at most; what walks or prints them cannot go down for ever."""
+"""Levels of lists and mappings in each other. Settings, jobs and answers have ten at most; what walks or prints them
+cannot go down for ever."""
 
 
 def is_too_deep(value: Any) -> bool:

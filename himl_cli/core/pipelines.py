@@ -26,9 +26,9 @@ class StepOutput:
 class StepSpec:
     """One step. `key` names it in the pipeline (`step1`), `name` is for people.
 
-    `job` is all that it needs to run; its `experiment` and `tags` are the pipeline's. Inputs of `job` whose key is in `takes` come from the outputs
-    of other steps, whatever their DataSpec says; the others are datasets or folders as of any job. Beside the steps that it takes from, it `waits_for`
-    those of these keys.
+    `job` is all that it needs to run; its `experiment` and `tags` are the pipeline's. Inputs of `job` whose key is in
+    `takes` come from the outputs of other steps, whatever their DataSpec says; the others are datasets or folders as of
+    any job. Beside the steps that it takes from, it `waits_for` those of these keys.
     """
 
     key: str
@@ -47,8 +47,9 @@ class StepSpec:
 class PipelineSpec:
     """Steps in an order in which they can run one after the other. `cluster` empty: they run here.
 
-    `run_id` is empty where the workspace chooses it. `new_cluster` is the one to make, where there is none of its name, once all else is found to be in
-    order. `outputs` are those of steps that are the pipeline's own too, by the name that they have there.
+    `run_id` is empty where the workspace chooses it. `new_cluster` is the one to make, where there is none of its name,
+    once all else is found to be in order. `outputs` are those of steps that are the pipeline's own too, by the name
+    that they have there.
     """
 
     experiment: str

@@ -12,7 +12,7 @@ DEEPEST = 5  # layers of a command line within a command line
 _NAMED = r"(?:password|passwd|secret|apikey|(?<!public)[_-]key|(?<![a-z])token)"
 _SECRETS = re.compile(
     rf"""(?P<keep>
-        [?&](?:sig|sv_sig|token|access_token|code|client_secret|(?:x-[a-z]+-)?(?:signature|credential))=  # a signed link
+        [?&](?:sig|sv_sig|token|access_token|code|client_secret|(?:x-[a-z]+-)?(?:signature|credential))=  # a link
       | (?:AccountKey|SharedAccessSignature|SharedAccessKey)=                      # a connection string
       | \b(?:Bearer|Basic)\s+                                                      # an Authorization header
       | {_NAMED}["']?\s*[=:]\s*["']?                                               # name=value
@@ -22,19 +22,24 @@ _SECRETS = re.compile(
 _USER_IN_URL = re.compile(r"(https?://)[^/\s'\"]+@", re.IGNORECASE)
 _PASSWORD_IN_URL = re.compile(r"(://[^/\s:@]+:)[^\s\"'&;@/]+(?=@)")
 _SECRET_NAME = re.compile(
-    r"passw(or)?d|passphrase|pwd|secret|token(?!s|iz)|credential|(api|account|access|shared|private)[_-]?key|\bsas\b|connection[_-]?string"
+    r"passw(or)?d|passphrase|pwd|secret|token(?!s|iz)|credential|(api|account|access|shared|private)[_-]?key|\bsas\b"
+    r"|connection[_-]?string"
     r"|(^|[-_.])(pass|auth|pat|(?<!public[-_])key)$|pw$|(?-i:[a-z0-9](?<!public)Key$)",
     re.IGNORECASE,
 )
 _COUNTED = re.compile(  # of what a number is no secret: `--token_count 5`, `--max_token 9`, `--pad_token_id 0`
-    r"^[-\w.]*?(?:(?:^|[-_.])(?:num|n|max|min)[-_]token|token[-_](?:count|size|len|length|num|dim|limit|rate|dropout|id|idx|index|weight))$", re.IGNORECASE
+    r"^[-\w.]*?(?:(?:^|[-_.])(?:num|n|max|min)[-_]token"
+    r"|token[-_](?:count|size|len|length|num|dim|limit|rate|dropout|id|idx|index|weight))$",
+    re.IGNORECASE,
 )
 _NUMBER = re.compile(r"[\"']?[-+]?\d{1,9}(?:\.\d{1,9})?[\"']?")
 _TOKEN = re.compile(r"\b(?:gh[pousr]_|github_pat_|hf_)\w{20,}")
 _JWT = re.compile(  # the look ahead is once for all that stands before a dot: each `-eyJ` in it would look as far again
     r"(?<![\w-])(?=[\w-]+\.[\w-]{4,}\.)(?P<before>[\w-]*?)\beyJ[\w-]{8,}\.[\w-]{4,}\.[\w-]*"
 )
-_ASSIGNMENT = re.compile(r"(?P<before>(?:-e|--env(?:[-_]var)?=)?(?P<quote>[\"']?)(?P<name>[\w.-]+)=)(?P<value>.*)", re.DOTALL)
+_ASSIGNMENT = re.compile(
+    r"(?P<before>(?:-e|--env(?:[-_]var)?=)?(?P<quote>[\"']?)(?P<name>[\w.-]+)=)(?P<value>.*)", re.DOTALL
+)
 _WORD = re.compile(r"(?:'[^']*'|\"(?:\\.|[^\"\\])*\"|\\.|[^\s])+?(?=\s|$)")
 
 
@@ -46,7 +51,8 @@ def redact(text: str) -> str:
 
 
 def mask_arguments(arguments: Sequence[str]) -> list[str]:
-    """A command line's arguments with secrets masked: by shape, and by name in `--name value`, `--name=value`, `NAME=value` and `-e NAME=value`.
+    """A command line's arguments with secrets masked: by shape, and by name in `--name value`, `--name=value`,
+    `NAME=value` and `-e NAME=value`.
 
     An argument that is itself a command line (`--docker_args "-e NAME=value"`) is read as one.
     """
@@ -59,7 +65,8 @@ def mask_line(line: str) -> str:
 
 
 def mask_document(value: Any, name: str = "") -> Any:
-    """*value*, of mappings, lists and texts, with credentials masked: in any text in it, and where a name says that it is one; its own is *name*."""
+    """*value*, of mappings, lists and texts, with credentials masked: in any text in it, and where a name says that it
+    is one; its own is *name*."""
     if isinstance(value, str):
         option = f"--{name}="
         return mask_arguments([option + value])[0].removeprefix(option) if name else redact(value)
@@ -104,4 +111,6 @@ def _masked_word(word: str, depth: int) -> str:
         return f"{quote}{_masked_word(word[1:-1], depth - 1)}{quote}"
     if depth > 0 and len(word.split()) > 1:
         return redact(_masked_line(word, depth - 1))
-    return redact(found["before"] + _masked_word(found["value"], depth - 1) if found is not None and depth > 0 else word)
+    return redact(
+        found["before"] + _masked_word(found["value"], depth - 1) if found is not None and depth > 0 else word
+    )

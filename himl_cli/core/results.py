@@ -15,7 +15,8 @@ STATISTICS = ("mean", "std", "min", "max", "median")
 
 @dataclass(frozen=True)
 class Series:
-    """The points of one metric, by step, then time: columns of the same length. Values may be NaN or infinite; `times` are seconds since 1970 UTC."""
+    """The points of one metric, by step, then time: columns of the same length. Values may be NaN or infinite; `times`
+    are seconds since 1970 UTC."""
 
     steps: Sequence[int]
     values: Sequence[float]
@@ -26,10 +27,12 @@ class Series:
 class RunResults:
     """What one run logged, each by name.
 
-    `last` holds of each number the value of the highest step (of the same step, the latest), of each text and image (the name of a file of the run) its
-    last one: all that a table shows. Columns of tables are `NAME/COLUMN` there. `series` are the points behind numbers (a list of numbers is one, its
-    values counted as steps), `texts` those behind texts, `tables` values by column, `lists` what was logged at once and has more than numbers in it,
-    `images` names of the run's files; these five are empty where only last values were asked for. `parameters` are those that the run logged.
+    `last` holds of each number the value of the highest step (of the same step, the latest), of each text and image
+    (the name of a file of the run) its last one: all that a table shows. Columns of tables are `NAME/COLUMN` there.
+    `series` are the points behind numbers (a list of numbers is one, its values counted as steps), `texts` those behind
+    texts, `tables` values by column, `lists` what was logged at once and has more than numbers in it, `images` names of
+    the run's files; these five are empty where only last values were asked for. `parameters` are those that the run
+    logged.
     """
 
     last: Mapping[str, Value] = field(default_factory=dict)
@@ -55,7 +58,8 @@ class RunResults:
 
 @dataclass(frozen=True)
 class Child:
-    """One column: a run, what it is called in tables and legends, its hyperparameters (empty where it has none), what it logged."""
+    """One column: a run, what it is called in tables and legends, its hyperparameters (empty where it has none), what
+    it logged."""
 
     run: Run
     label: str

@@ -23,8 +23,9 @@ class TrialView:
 class SweepView:
     """The trials of a sweep in their order, and what they are compared by.
 
-    `best` is the run that the workspace has recorded as the best one, by its best value at any step; as long as none is, the one with the best last value
-    that is a number (empty: there is none). `is_repeated` for folds and seeds: none of them is the best.
+    `best` is the run that the workspace has recorded as the best one, by its best value at any step; as long as none
+    is, the one with the best last value that is a number (empty: there is none). `is_repeated` for folds and seeds:
+    none of them is the best.
     """
 
     metric: str
@@ -35,7 +36,8 @@ class SweepView:
 
     @property
     def ranked(self) -> Sequence[TrialView]:
-        """The best trial, the others by their last values, and those last whose value is no number, or that have none; folds and seeds in their order."""
+        """The best trial, the others by their last values, and those last whose value is no number, or that have none;
+        folds and seeds in their order."""
         return self.trials if self.is_repeated else sorted(self.trials, key=self._rank)
 
     @property
@@ -59,9 +61,11 @@ class SweepView:
 
 @dataclass(frozen=True)
 class RunDetails:
-    """A run with what it logged and the runs below it; `metrics` and `texts` hold those of nested runs too, each with its run.
+    """A run with what it logged and the runs below it; `metrics` and `texts` hold those of nested runs too, each with
+    its run.
 
-    `sweep` is there for a run whose children are trials; `below` are the children of those children that have some, by id.
+    `sweep` is there for a run whose children are trials; `below` are the children of those children that have some, by
+    id.
     """
 
     run: Run

@@ -17,6 +17,7 @@ def new_run_id(experiment: str) -> str:
 
 
 def implied_experiment(run_id: str) -> str | None:
-    """The experiment in ids such as `EXPERIMENT_<digits>_<hex>` and `EXPERIMENT_<digits>`, by hi-ml's rule, which knows no `-`; None in others."""
+    """The experiment in ids such as `EXPERIMENT_<digits>_<hex>` and `EXPERIMENT_<digits>`, by hi-ml's rule, which knows
+    no `-`; None in others."""
     found = _LEGACY.fullmatch(run_id)
     return None if found is None else found["two"] or found["one"]

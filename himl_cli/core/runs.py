@@ -28,7 +28,8 @@ class RunStatus(str, Enum):
 
 @dataclass(frozen=True)
 class Run:
-    """One run. Times are UTC; `parent` is the run that started it, `reason` why it ended as it did, `url` its page where it has one."""
+    """One run. Times are UTC; `parent` is the run that started it, `reason` why it ended as it did, `url` its page
+    where it has one."""
 
     id: str
     experiment: str
@@ -49,7 +50,8 @@ class Run:
 
     @property
     def duration(self) -> float | None:
-        """Seconds from start to end, or until now while it runs; None before the start, and where the end was never recorded."""
+        """Seconds from start to end, or until now while it runs; None before the start, and where the end was never
+        recorded."""
         if self.started is None or (self.ended is None and self.status.is_final):
             return None
         return max(0.0, ((self.ended or datetime.now(timezone.utc)) - self.started).total_seconds())

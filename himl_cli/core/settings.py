@@ -30,7 +30,8 @@ _LONG_NUMBER = re.compile(f"[0-9a-fA-F_]{{{LONGEST_NUMBER + 1}}}")
 
 @dataclass(frozen=True)
 class Setting:
-    """One key of a settings file: its value as TOML gives it, and where it stands (`line` 0 where that is not known)."""
+    """One key of a settings file: its value as TOML gives it, and where it stands (`line` 0 where that is not
+    known)."""
 
     key: str
     value: Any
@@ -61,13 +62,16 @@ class SettingsFile:
         """The keys of a section. Raises BadUsage where the section is not a table."""
         table = self.content.get(name, {})
         if not isinstance(table, Mapping):
-            raise BadUsage(f"'{self.path}': '{name}' is no section.", hint=f"Write it as [{'.'.join((*self.prefix, name))}].")
+            raise BadUsage(
+                f"'{self.path}': '{name}' is no section.", hint=f"Write it as [{'.'.join((*self.prefix, name))}]."
+            )
         lines = _lines(self.text, (*self.prefix, name))
         return {key: Setting(key, value, self.path, lines.get(key, 0)) for key, value in table.items()}
 
 
 def find_settings(start: Path) -> Sequence[SettingsFile]:
-    """The settings files that count for *start*, the one that wins first. Raises BadUsage for one that cannot be understood."""
+    """The settings files that count for *start*, the one that wins first. Raises BadUsage for one that cannot be
+    understood."""
     private = _nearest(start, (PRIVATE_FILE,))
     public = _nearest(start, (FILE, PYPROJECT))
     return [file for file in (private, public) if file is not None]
@@ -96,7 +100,9 @@ def _read(path: Path) -> SettingsFile | None:
     try:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as err:
-        raise BadUsage(f"'{path}' is not UTF-8 text (byte {err.start}).", hint="Save it as UTF-8, or remove it.") from err
+        raise BadUsage(
+            f"'{path}' is not UTF-8 text (byte {err.start}).", hint="Save it as UTF-8, or remove it."
+        ) from err
     except OSError as err:
         raise BadUsage(f"Cannot read '{path}': {err.strerror}.") from err
     prefix = ("tool", "himl") if path.name == PYPROJECT else ()
@@ -128,13 +134,16 @@ def _parsed(path: Path, text: str) -> Any:
 
 
 def _check_extent(path: Path, text: str) -> None:
-    """Raises BadUsage for a file that the parser would be at for minutes, or that holds a number which cannot be printed."""
+    """Raises BadUsage for a file that the parser would be at for minutes, or that holds a number which cannot be
+    printed."""
     if len(text) > LARGEST:
         raise BadUsage(f"'{path}' is too large for settings: {len(text):,} characters, and {LARGEST:,} are the most.")
     plain = _TEXTS.sub(lambda found: '""' + "\n" * found[0].count("\n"), text)
     if found := _LONG_NUMBER.search(plain):
         line = plain.count("\n", 0, found.start()) + 1
-        raise BadUsage(f"'{path}', line {line}: the number is too long.", hint=f"Numbers have {LONGEST_NUMBER} digits at most.")
+        raise BadUsage(
+            f"'{path}', line {line}: the number is too long.", hint=f"Numbers have {LONGEST_NUMBER} digits at most."
+        )
     if any(part.count(".") > DEEPEST for part in re.split(r"[\n=,{}\[\]]", plain)):
         raise _too_deep(path)
 
@@ -152,7 +161,9 @@ def _corrupt(path: Path, text: str, complaint: str) -> BadUsage:
     key = line.partition("=")[0].strip() if "=" in line else ""
     what = complaint[: at.start()] if at else complaint
     hint = (
-        "A path with backslashes stands in single quotes: 'C:\\data'" if "\\" in line else 'The file is no valid TOML; text stands in quotes: cluster = "gpu"'
+        "A path with backslashes stands in single quotes: 'C:\\data'"
+        if "\\" in line
+        else 'The file is no valid TOML; text stands in quotes: cluster = "gpu"'
     )
     return BadUsage(f"'{path}', line {number}{f' (key {key!r})' if key else ''}: {what}.", hint=hint)
 
@@ -170,7 +181,8 @@ def _check_sections(path: Path, prefix: tuple[str, ...], text: str, content: Map
 
 
 def line_of(text: str, table: tuple[str, ...], key: str) -> int:
-    """The line, from 1, on which *key* of *table* is set or its own table begins; 0 where a plain reading does not find it."""
+    """The line, from 1, on which *key* of *table* is set or its own table begins; 0 where a plain reading does not find
+    it."""
     return _lines(text, table).get(key, 0)
 
 

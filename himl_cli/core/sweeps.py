@@ -1,4 +1,5 @@
-"""Many runs of one job: what its hyperparameters are drawn from, how many trials there are, and when one is stopped early."""
+"""Many runs of one job: what its hyperparameters are drawn from, how many trials there are, and when one is stopped
+early."""
 
 from __future__ import annotations
 
@@ -19,7 +20,8 @@ HYPERPARAMETERS = "hyperparameters"
 TRIAL = "himl.trial"
 """The tag of a trial that holds its number (0…)."""
 STOPPED_EARLY = "himl.stopped_early"
-"""The tag of a trial that a policy stopped: the policy's word. It counts only where the trial is canceled, for it may have ended by itself first."""
+"""The tag of a trial that a policy stopped: the policy's word. It counts only where the trial is canceled, for it may
+have ended by itself first."""
 MANY = "himl.many"
 """The tag of a run whose children are jobs of their own: `sweep`, `crossval`, `seeds` or `pipeline`."""
 REPEATED = ("crossval", "seeds")
@@ -29,14 +31,16 @@ SWEPT = "himl.sweep"
 PRIMARY_METRIC = "himl.primary_metric"
 GOAL = "himl.goal"
 BEST_TRIAL = "himl.best_trial"
-"""Tags of a sweep: the metric that trials are compared by, `minimize` or `maximize`, and at the end the id of the best trial's run."""
+"""Tags of a sweep: the metric that trials are compared by, `minimize` or `maximize`, and at the end the id of the best
+trial's run."""
 
 GOALS = ("minimize", "maximize")
 HYPERPARAMETER_NAME = re.compile(r"[A-Za-z_][\w.-]*", re.ASCII)
 
 
 class Draw(str, Enum):
-    """What a value is drawn from. The words and the order of arguments are Azure ML's; of the `log…` ones the arguments are exponents of e."""
+    """What a value is drawn from. The words and the order of arguments are Azure ML's; of the `log…` ones the arguments
+    are exponents of e."""
 
     choice = "choice"
     uniform = "uniform"
@@ -62,7 +66,8 @@ def argument_names(draw: Draw) -> tuple[str, ...]:
 class SearchRange:
     """`values` are the choices of `choice`; else the arguments of the distribution.
 
-    These are (low, high) or (mu, sigma), with a step behind them for `q…`, and (upper,) for `randint`, which gives 0 to upper - 1.
+    These are (low, high) or (mu, sigma), with a step behind them for `q…`, and (upper,) for `randint`, which gives 0 to
+    upper - 1.
     """
 
     draw: Draw
@@ -73,7 +78,8 @@ class SearchRange:
 class EarlyStop:
     """When a trial is stopped: `policy` is `bandit` (one of the slacks is set), `median` or `truncation`.
 
-    The policy looks at each *evaluation_interval*th value of the primary metric, and passes over the first *delay_evaluation* of them.
+    The policy looks at each *evaluation_interval*th value of the primary metric, and passes over the first
+    *delay_evaluation* of them.
     """
 
     policy: str
@@ -88,9 +94,9 @@ class EarlyStop:
 class SweepSpec:
     """Trials of one job. `kind` is what the user asked for: `sweep`, `crossval` or `seeds`.
 
-    `sampling` is `grid`, `random` or `bayesian`; `seed` None: the workspace's choice. `max_trials` is the number of trials in all (of a grid at most
-    its points); `max_concurrent` None: the workspace's choice. `goal` is `minimize` or `maximize`. `max_seconds` limits the sweep as a whole (on a
-    cluster only), None: the workspace's own limit.
+    `sampling` is `grid`, `random` or `bayesian`; `seed` None: the workspace's choice. `max_trials` is the number of
+    trials in all (of a grid at most its points); `max_concurrent` None: the workspace's choice. `goal` is `minimize` or
+    `maximize`. `max_seconds` limits the sweep as a whole (on a cluster only), None: the workspace's own limit.
     """
 
     space: Mapping[str, SearchRange]
@@ -107,7 +113,8 @@ class SweepSpec:
 
 @dataclass(frozen=True)
 class Trial:
-    """One trial that was started: its number (0…), its values, and what is known of its primary metric, in the order logged."""
+    """One trial that was started: its number (0…), its values, and what is known of its primary metric, in the order
+    logged."""
 
     index: int
     values: Mapping[str, Scalar]
@@ -122,7 +129,8 @@ def best_of(goal: str, values: Iterable[float]) -> float | None:
 
 
 def hyperparameters_of(tags: Mapping[str, str]) -> dict[str, Scalar]:
-    """The values of a trial by name, as its tags tell them; empty for a run that is no trial. Dashes before a name, as of azureml's `--lr`, are left out."""
+    """The values of a trial by name, as its tags tell them; empty for a run that is no trial. Dashes before a name, as
+    of azureml's `--lr`, are left out."""
     try:
         found = read_json(tags.get(HYPERPARAMETERS, "{}"))
     except ValueError:

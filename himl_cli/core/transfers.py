@@ -7,7 +7,15 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from himl_cli.core.errors import BlobChanged, DiskFailed, HimlError, IntegrityFailed, NotAllowed, ServiceFailed, TransferIncomplete
+from himl_cli.core.errors import (
+    BlobChanged,
+    DiskFailed,
+    HimlError,
+    IntegrityFailed,
+    NotAllowed,
+    ServiceFailed,
+    TransferIncomplete,
+)
 
 NAMED = 3
 
@@ -48,12 +56,13 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class TransferResult:
-    """What arrived (`files`, `bytes`, wall `seconds`), what was complete before (`skipped`), and what is not as it was asked for.
+    """What arrived (`files`, `bytes`, wall `seconds`), what was complete before (`skipped`), and what is not as it was
+    asked for.
 
-    `bytes` are those that were moved for `files`: not what came before and was only resumed, not what had to be thrown away.
-    `unverified` files were complete by size and ETag only: no MD5 was known for them, or it was not to be checked.
-    `differing` files are here with another content and were left as they are. `note` is what whoever asked for the transfer has to say of it to the
-    other ranks of the node.
+    `bytes` are those that were moved for `files`: not what came before and was only resumed, not what had to be thrown
+    away. `unverified` files were complete by size and ETag only: no MD5 was known for them, or it was not to be
+    checked. `differing` files are here with another content and were left as they are. `note` is what whoever asked for
+    the transfer has to say of it to the other ranks of the node.
     """
 
     files: int = 0
@@ -84,9 +93,17 @@ class TransferResult:
         lists = {
             "differing": list(self.differing),
             "refused": [{"name": one.name, "reason": one.reason} for one in self.refused],
-            "failed": [{"name": one.name, "message": one.message, "code": one.code, "hint": one.hint} for one in self.failed],
+            "failed": [
+                {"name": one.name, "message": one.message, "code": one.code, "hint": one.hint} for one in self.failed
+            ],
         }
-        numbers = {"files": self.files, "bytes": self.bytes, "seconds": round(self.seconds, 3), "skipped": self.skipped, "unverified": self.unverified}
+        numbers = {
+            "files": self.files,
+            "bytes": self.bytes,
+            "seconds": round(self.seconds, 3),
+            "skipped": self.skipped,
+            "unverified": self.unverified,
+        }
         return {**numbers, **lists, **({"note": self.note} if self.note else {})}
 
     @classmethod
@@ -117,7 +134,10 @@ class TransferResult:
         """
         damaged = [one.name for one in self.failed if one.code == IntegrityFailed.code]
         if damaged:
-            return IntegrityFailed(f"Checksums do not match: {named(damaged)}.", hint="Nothing was written under these names; run the command again.")
+            return IntegrityFailed(
+                f"Checksums do not match: {named(damaged)}.",
+                hint="Nothing was written under these names; run the command again.",
+            )
         if self.failed:
             said = f"{_counted(self.failed)} failed." if is_listed else _failed(self.failed)
             return _kind_of(self.failed)(said, hint=_hint(self.failed))
@@ -125,8 +145,16 @@ class TransferResult:
             said = f"{_counted(self.refused)} left out." if is_listed else f"Left out: {_with_reasons(self.refused)}."
             return TransferIncomplete(said, hint="The other files are complete.")
         if self.differing:
-            left, it = ("Left as it is, because it differs", "it") if len(self.differing) == 1 else ("Left as they are, because they differ", "them")
-            said = f"{_counted(self.differing)}: {left[0].lower()}{left[1:]}." if is_listed else f"{left}: {named(self.differing)}."
+            left, it = (
+                ("Left as it is, because it differs", "it")
+                if len(self.differing) == 1
+                else ("Left as they are, because they differ", "them")
+            )
+            said = (
+                f"{_counted(self.differing)}: {left[0].lower()}{left[1:]}."
+                if is_listed
+                else f"{left}: {named(self.differing)}."
+            )
             incomplete = TransferIncomplete(said, hint=f"Add --overwrite to replace {it}.")
             incomplete.differing = self.differing
             return incomplete
@@ -148,7 +176,11 @@ def _failed(failed: Sequence[Failure]) -> str:
         return first.message if f"'{first.name}'" in first.message else f"Failed: '{first.name}'. {first.message}"
     names = named([one.name for one in failed])
     alike = causes(failed)
-    return f"Failed: {names}: {first.cause}" if len(alike) == 1 else f"Failed, for {len(alike)} reasons: {names}. First: {first.message}"
+    return (
+        f"Failed: {names}: {first.cause}"
+        if len(alike) == 1
+        else f"Failed, for {len(alike)} reasons: {names}. First: {first.message}"
+    )
 
 
 def _hint(failed: Sequence[Failure]) -> str:

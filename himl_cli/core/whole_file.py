@@ -10,8 +10,12 @@ from pathlib import Path
 
 
 def write_whole(path: Path, text: str, *, is_private: bool = False) -> None:
-    """Write *text* (UTF-8) to *path*, in place of what is there; a private file can be read by its owner only, from the start. Raises OSError."""
-    with replacing(path, is_private=is_private) as temporary, open(temporary, "w", encoding="utf-8", newline="\n") as stream:
+    """Write *text* (UTF-8) to *path*, in place of what is there; a private file can be read by its owner only, from the
+    start. Raises OSError."""
+    with (
+        replacing(path, is_private=is_private) as temporary,
+        open(temporary, "w", encoding="utf-8", newline="\n") as stream,
+    ):
         stream.write(text)
         stream.flush()
         os.fsync(stream.fileno())
@@ -19,8 +23,11 @@ def write_whole(path: Path, text: str, *, is_private: bool = False) -> None:
 
 @contextmanager
 def replacing(path: Path, *, is_private: bool = False) -> Iterator[str]:
-    """The name of a new, empty file beside *path*, which takes its place once this ends well, and else is gone. Raises OSError."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:40]}.")  # a name may be as long as the disk takes
+    """The name of a new, empty file beside *path*, which takes its place once this ends well, and else is gone. Raises
+    OSError."""
+    handle, temporary = tempfile.mkstemp(
+        dir=path.parent, prefix=f".{path.name[:40]}."
+    )  # a name may be as long as the disk takes
     os.close(handle)
     try:
         yield temporary

@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 class WorkspaceFacts:
     """A workspace: `kind` is `local` or `azure`, `source` says why it is the one that is meant.
 
-    `facts` are the rest, in the order to show them: stable words (`location`, `subscription_id`, `studio_url`, ...) and their
-    values, without secrets.
+    `facts` are the rest, in the order to show them: stable words (`location`, `subscription_id`, `studio_url`, ...) and
+    their values, without secrets.
     """
 
     kind: str

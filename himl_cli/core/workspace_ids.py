@@ -6,7 +6,8 @@ import re
 from typing import NamedTuple
 
 HOW_TO_CONFIGURE = (
-    "Put the workspace's config.json (from Studio's menu at the top right) into the project's folder, or have it written: "
+    "Put the workspace's config.json (from Studio's menu at the top right) into the project's folder, or have it "
+    "written: "
     "himl init --subscription_id ID --resource_group RG --workspace_name WS."
 )
 

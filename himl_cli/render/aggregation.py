@@ -1,4 +1,5 @@
-"""Many runs side by side: a table for people that fits the terminal, tab-separated lines and a JSON document for programs."""
+"""Many runs side by side: a table for people that fits the terminal, tab-separated lines and a JSON document for
+programs."""
 
 from __future__ import annotations
 
@@ -26,7 +27,8 @@ Row = Sequence[str]
 
 
 def table_lines(aggregation: Aggregation, statistics: Mapping[str, Any] | None) -> Iterator[str]:
-    """The table, at most as wide as the terminal: a row a metric; where that is too wide a row a run; else as many runs as there is room for.
+    """The table, at most as wide as the terminal: a row a metric; where that is too wide a row a run; else as many runs
+    as there is room for.
 
     *statistics* are records by metric with a field for each of `STATISTICS`; None leaves them out.
     """
@@ -48,7 +50,11 @@ def table_lines(aggregation: Aggregation, statistics: Mapping[str, Any] | None) 
     yield from _drawn([row for row in shown if fitting or row[0] != STATUS or any(row[1:])])
     if left_out:
         yield ""
-        yield styled(f"{left_out} of {len(aggregation.children)} runs are not shown: no room. --output_csv FILE or --json has all.", "dim")
+        yield styled(
+            f"{left_out} of {len(aggregation.children)} runs are not shown: no room. --output_csv FILE or --json "
+            "has all.",
+            "dim",
+        )
 
 
 def tab_lines(aggregation: Aggregation, statistics: Mapping[str, Any] | None) -> Iterator[str]:
@@ -58,9 +64,14 @@ def tab_lines(aggregation: Aggregation, statistics: Mapping[str, Any] | None) ->
 
 
 def document(aggregation: Aggregation, statistics: Mapping[str, Any] | None) -> dict[str, Any]:
-    """`metrics`, `statistics` by metric, and `children`: each run with its label, hyperparameters and all that it logged, as JSON has it."""
+    """`metrics`, `statistics` by metric, and `children`: each run with its label, hyperparameters and all that it
+    logged, as JSON has it."""
     told = None if statistics is None else json_form(dict(statistics))
-    return {"metrics": list(aggregation.metrics), "statistics": told, "children": [_child_form(child) for child in aggregation.children]}
+    return {
+        "metrics": list(aggregation.metrics),
+        "statistics": told,
+        "children": [_child_form(child) for child in aggregation.children],
+    }
 
 
 def _child_form(child: Child) -> dict[str, Any]:
@@ -72,7 +83,10 @@ def _child_form(child: Child) -> dict[str, Any]:
         "parameters": dict(results.parameters),
         "last": json_form(dict(results.last)),
         "series": {name: _series_form(series) for name, series in results.series.items()},
-        "texts": {name: json_form([{"step": one.step, "time": one.time, "value": one.value} for one in texts]) for name, texts in results.texts.items()},
+        "texts": {
+            name: json_form([{"step": one.step, "time": one.time, "value": one.value} for one in texts])
+            for name, texts in results.texts.items()
+        },
         "tables": {name: _rows(columns) for name, columns in results.tables.items()},
         "lists": json_form(dict(results.lists)),
         "images": json_form(dict(results.images)),
@@ -91,7 +105,10 @@ def _series_form(series: Series) -> dict[str, list[Any]]:
 
 def _rows(columns: Mapping[str, Sequence[Value]]) -> list[dict[str, Any]]:
     """A table as objects, one a row."""
-    return [dict(zip(columns, row, strict=True)) for row in zip(*(json_form(list(values)) for values in columns.values()), strict=True)]
+    return [
+        dict(zip(columns, row, strict=True))
+        for row in zip(*(json_form(list(values)) for values in columns.values()), strict=True)
+    ]
 
 
 def full_text(value: Value) -> str:
@@ -111,7 +128,12 @@ def _short(value: Value) -> str:
 
 
 def _by_metric(
-    aggregation: Aggregation, statistics: Mapping[str, Any] | None, text: Any, *, with_status: bool = False, titles: Any = str.upper
+    aggregation: Aggregation,
+    statistics: Mapping[str, Any] | None,
+    text: Any,
+    *,
+    with_status: bool = False,
+    titles: Any = str.upper,
 ) -> Iterator[Row]:
     labels = [one_line(child.label) for child in aggregation.children]
     told = STATISTICS if statistics is not None else ()
@@ -133,11 +155,16 @@ def _by_run(aggregation: Aggregation, statistics: Mapping[str, Any] | None) -> I
     if statistics is not None:
         yield ["" for _ in range(1 + int(shows_status) + len(aggregation.metrics))]
     for each in STATISTICS if statistics is not None else ():
-        yield [each, *([""] if shows_status else []), *(_short(getattr(statistics[name], each)) for name in aggregation.metrics if statistics is not None)]
+        yield [
+            each,
+            *([""] if shows_status else []),
+            *(_short(getattr(statistics[name], each)) for name in aggregation.metrics if statistics is not None),
+        ]
 
 
 def _with_room(rows: Sequence[Row], count: int) -> Sequence[Row]:
-    """*rows* with the labels of the *count* runs in the first column cut at their ends to what the terminal has room for, if they stay different."""
+    """*rows* with the labels of the *count* runs in the first column cut at their ends to what the terminal has room
+    for, if they stay different."""
     room = width() - _width_of([["", *row[1:]] for row in rows])
     cut = [row if len(row[0]) <= room else [f"{row[0][: room - 1]}…", *row[1:]] for row in rows]
     return cut if room >= LEAST_LABEL and len({row[0] for row in cut[1 : count + 1]}) == count else rows
@@ -147,7 +174,10 @@ def _with_short_labels(children: Sequence[Child]) -> Sequence[Child]:
     """The same with six digits of the numbers in labels, as far as these stay different."""
     labels = [LONG_NUMBER.sub(lambda found: f"{float(found[0]):.6g}", child.label) for child in children]
     counts = Counter(labels)
-    return [replace(child, label=label) if counts[label] == 1 else child for child, label in zip(children, labels, strict=True)]
+    return [
+        replace(child, label=label) if counts[label] == 1 else child
+        for child, label in zip(children, labels, strict=True)
+    ]
 
 
 def _all_completed(children: Iterable[Child]) -> bool:
@@ -171,7 +201,8 @@ def _widths(rows: Sequence[Row]) -> list[int]:
 
 
 def _with_cut_labels(header: Row, fixed: int) -> Row:
-    """*header* with the labels behind its *fixed* first cells cut to the longest that a cell may be, if they stay different."""
+    """*header* with the labels behind its *fixed* first cells cut to the longest that a cell may be, if they stay
+    different."""
     labels = [label if len(label) <= LONGEST_CELL else f"{label[: LONGEST_CELL - 1]}…" for label in header[fixed:]]
     return [*header[:fixed], *labels] if len(set(labels)) == len(labels) else header
 
@@ -195,6 +226,10 @@ def _drawn(rows: Sequence[Row]) -> Iterator[str]:
         cells = []
         for place, (text, size) in enumerate(zip(row, sizes, strict=True)):
             pad = " " * (size - cell_len(text))
-            shown = styled(text, "bold" if number == 0 else STATUS_STYLES.get(text, "")) if number == 0 or text in STATUS_STYLES else text
+            shown = (
+                styled(text, "bold" if number == 0 else STATUS_STYLES.get(text, ""))
+                if number == 0 or text in STATUS_STYLES
+                else text
+            )
             cells.append(shown + pad if place == 0 else pad + shown)
         yield (" " * GAP).join(cells).rstrip()

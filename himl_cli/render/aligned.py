@@ -13,12 +13,17 @@ LEAST = 12
 
 
 def aligned(
-    rows: Sequence[Sequence[str]], *, right: Sequence[int] = (), indent: str = "  ", ranks: Sequence[int] = (), cut: Sequence[int] = ()
+    rows: Sequence[Sequence[str]],
+    *,
+    right: Sequence[int] = (),
+    indent: str = "  ",
+    ranks: Sequence[int] = (),
+    cut: Sequence[int] = (),
 ) -> Iterator[str]:
     """Rows as lines with their cells below each other; the first row is a header.
 
-    On a terminal without room for all of them columns make room by their *ranks*, as in `tables.fitted`: the cells of those in *cut* are cut, and then
-    whole columns are left out.
+    On a terminal without room for all of them columns make room by their *ranks*, as in `tables.fitted`: the cells of
+    those in *cut* are cut, and then whole columns are left out.
     """
     widths = [max(len(row[place]) for row in rows) for place in range(len(rows[0]))]
     if ranks and sys.stdout.isatty():
@@ -28,13 +33,21 @@ def aligned(
         ]
         widths = fitted(widths, columns, width() - len(indent))
     for number, row in enumerate(rows):
-        cells = [(_shortened(cell, size, place), size, place in right) for place, (cell, size) in enumerate(zip(row, widths, strict=True)) if size]
-        line = indent + "  ".join(cell.rjust(size) if is_right else cell.ljust(size) for cell, size, is_right in cells).rstrip()
+        cells = [
+            (_shortened(cell, size, place), size, place in right)
+            for place, (cell, size) in enumerate(zip(row, widths, strict=True))
+            if size
+        ]
+        line = (
+            indent
+            + "  ".join(cell.rjust(size) if is_right else cell.ljust(size) for cell, size, is_right in cells).rstrip()
+        )
         yield styled(line, "dim") if number == 0 else line
 
 
 def _shortened(cell: str, size: int, place: int) -> str:
-    """*cell* in *size* characters: the first of a row is a name, which loses its middle, since names differ at their ends."""
+    """*cell* in *size* characters: the first of a row is a name, which loses its middle, since names differ at their
+    ends."""
     if len(cell) <= size:
         return cell
     end = (size - 1) // 2 if place == 0 else 0

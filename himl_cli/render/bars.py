@@ -4,7 +4,17 @@ from __future__ import annotations
 
 from rich.console import Console, Group
 from rich.live import Live
-from rich.progress import BarColumn, DownloadColumn, Progress, ProgressColumn, Task, TaskID, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
 from rich.text import Text
 from rich.theme import Theme
 
@@ -15,14 +25,19 @@ COLOURS = Theme({"bar.complete": "cyan", "bar.finished": "green", "bar.back": "d
 
 
 class Bars:
-    """A line for all files that move, a line for what is counted; each from its first event on, and both gone after `stop`."""
+    """A line for all files that move, a line for what is counted; each from its first event on, and both gone after
+    `stop`."""
 
     def __init__(self) -> None:
         self._console = Console(stderr=True, theme=COLOURS)
         self._lines: list[Progress] = []
         self._files: _Line | None = None
         self._things: _Line | None = None
-        self._live = Live(get_renderable=lambda: Group(*(line.get_renderable() for line in self._lines)), console=self._console, transient=True)
+        self._live = Live(
+            get_renderable=lambda: Group(*(line.get_renderable() for line in self._lines)),
+            console=self._console,
+            transient=True,
+        )
         self._live.start()
 
     def say(self, text: str) -> None:
@@ -58,7 +73,11 @@ class Bars:
     @property
     def files(self) -> _Line:
         if self._files is None:
-            self._files = self._line(TextColumn("{task.description}"), [DownloadColumn(), TransferSpeedColumn()], TimeRemainingColumn(compact=True))
+            self._files = self._line(
+                TextColumn("{task.description}"),
+                [DownloadColumn(), TransferSpeedColumn()],
+                TimeRemainingColumn(compact=True),
+            )
             self._files.name("0 files")
         return self._files
 

@@ -11,7 +11,8 @@ from himl_cli.render.output import Format, Output
 
 
 def say_fetched(output: Output, fetched: FetchedCheckpoint, digest: Callable[[], str | None]) -> None:
-    """The path alone on stdout, where it came from on stderr: `"$(himl checkpoint fetch RUN)"` is the path. *digest* gives the MD5 in hex digits."""
+    """The path alone on stdout, where it came from on stderr: `"$(himl checkpoint fetch RUN)"` is the path. *digest*
+    gives the MD5 in hex digits."""
     if fetched.status != "local":
         output.notice(_came(fetched))
     data = _form(fetched, digest()) if output.format is Format.json else None

@@ -19,7 +19,8 @@ NARROW = 60
 
 
 def say_checks(output: Output, checks: Iterable[Check]) -> Sequence[Check]:
-    """Print each check as soon as it was made (JSON: an array at the end; quiet: the names of those that failed), and give all."""
+    """Print each check as soon as it was made (JSON: an array at the end; quiet: the names of those that failed), and
+    give all."""
     made: list[Check] = []
     for check in checks:
         made.append(replace(check, message=redact(one_line(check.message)), remedy=redact(one_line(check.remedy))))

@@ -15,7 +15,8 @@ from himl_cli.core.shortening import shortened
 from himl_cli.core.spelling import NEAR_OPTION, did_you_mean
 
 LONGEST_READ, LONGEST_SHOWN = 50_000, 3000
-"""Characters of a message that are looked through for secrets, and that are shown: it may have a text in it that somebody gave."""
+"""Characters of a message that are looked through for secrets, and that are shown: it may have a text in it that
+somebody gave."""
 
 
 class ReaderGone(Exception):
@@ -29,12 +30,15 @@ class InternalError(HimlError):
 
 
 def as_himl_error(failure: Exception, *, verbose: bool = False) -> HimlError:
-    """What to tell the user about *failure*: our own errors as they are, the parser's as `BadUsage`, the rest as what they are."""
+    """What to tell the user about *failure*: our own errors as they are, the parser's as `BadUsage`, the rest as what
+    they are."""
     if isinstance(failure, HimlError):
         return failure
     if isinstance(failure, typer.TyperException):
         return _usage_error(failure)
-    if isinstance(failure, FileNotFoundError) and failure.filename is None:  # only asking for the current folder fails without a name
+    if (
+        isinstance(failure, FileNotFoundError) and failure.filename is None
+    ):  # only asking for the current folder fails without a name
         return DiskFailed("The current folder does not exist any more.", hint="Change to one that does.")
     notes = [str(note) for note in getattr(failure, "__notes__", ())]
     hint = " ".join([*([] if verbose else ["Run the command again with --verbose to see where it happened."]), *notes])
@@ -51,7 +55,9 @@ def say_error(error: HimlError, *, as_json: bool, traceback_of: Exception | None
         import traceback
 
         typer.echo(redact("".join(traceback.format_exception(traceback_of))), err=True, nl=False)
-    message, hint = (shortened(redact(one_line(shortened(text, LONGEST_READ))), LONGEST_SHOWN) for text in (str(error), error.hint))
+    message, hint = (
+        shortened(redact(one_line(shortened(text, LONGEST_READ))), LONGEST_SHOWN) for text in (str(error), error.hint)
+    )
     if as_json:
         import json
 
@@ -65,7 +71,11 @@ def say_error(error: HimlError, *, as_json: bool, traceback_of: Exception | None
 
 def one_line(text: str) -> str:
     """*text* with every run of white space and control characters as one space."""
-    return " ".join("".join(character if character.isprintable() or 0xDC80 <= ord(character) <= 0xDCFF else " " for character in text).split())
+    return " ".join(
+        "".join(
+            character if character.isprintable() or 0xDC80 <= ord(character) <= 0xDCFF else " " for character in text
+        ).split()
+    )
 
 
 def tells_of_gone_reader(err: OSError) -> bool:
@@ -88,4 +98,7 @@ def _usage_error(failure: Any) -> BadUsage:
     option = getattr(failure, "option_name", None)
     if option is None or not hasattr(failure, "possibilities"):
         return BadUsage(failure.format_message(), hint=hint)
-    return BadUsage(f"No such option '{option}'. {did_you_mean(option, failure.possibilities or (), cutoff=NEAR_OPTION)}".strip(), hint=hint)
+    return BadUsage(
+        f"No such option '{option}'. {did_you_mean(option, failure.possibilities or (), cutoff=NEAR_OPTION)}".strip(),
+        hint=hint,
+    )

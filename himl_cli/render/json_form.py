@@ -16,7 +16,8 @@ from himl_cli.core.runs import Metric, Run, Texts
 
 
 def json_form(value: Any) -> Any:
-    """*value* in types that strict JSON has: times in UTC (ISO 8601), NaN and infinities as strings, bytes as hex digits, records by field."""
+    """*value* in types that strict JSON has: times in UTC (ISO 8601), NaN and infinities as strings, bytes as hex
+    digits, records by field."""
     if isinstance(value, Run):
         return run_form(value)
     if isinstance(value, (Metric, Texts)):
@@ -49,7 +50,8 @@ def _plain_form(value: Any) -> Any:
 
 
 def run_form(run: Run) -> dict[str, Any]:
-    """A run: `id, experiment, display_name, status, started, duration (seconds), tags` first, then all else that is known."""
+    """A run: `id, experiment, display_name, status, started, duration (seconds), tags` first, then all else that is
+    known."""
     duration = run.duration
     return {
         "id": run.id,
@@ -74,24 +76,44 @@ def run_form(run: Run) -> dict[str, Any]:
 
 
 def details_form(details: RunDetails) -> dict[str, Any]:
-    """A run with all that was logged; its trials with their values and the last value of the primary metric, its steps with what is below them."""
-    form = run_form(details.run) | {name: json_form(getattr(details, name)) for name in ("parameters", "metrics", "texts")}
+    """A run with all that was logged; its trials with their values and the last value of the primary metric, its steps
+    with what is below them."""
+    form = run_form(details.run) | {
+        name: json_form(getattr(details, name)) for name in ("parameters", "metrics", "texts")
+    }
     if details.sweep is None:
         return form | {"children": [_nested_form(child, details) for child in details.children]}
     sweep = details.sweep
-    trials = {trial.run.id: {"hyperparameters": dict(trial.hyperparameters), "primary_metric": json_form(trial.value)} for trial in sweep.trials}
+    trials = {
+        trial.run.id: {"hyperparameters": dict(trial.hyperparameters), "primary_metric": json_form(trial.value)}
+        for trial in sweep.trials
+    }
     children = [run_form(child) | trials.get(child.id, {}) for child in details.children]
-    return form | {"primary_metric": {"name": sweep.metric, "goal": sweep.goal, "best": sweep.best or None}, "children": children}
+    return form | {
+        "primary_metric": {"name": sweep.metric, "goal": sweep.goal, "best": sweep.best or None},
+        "children": children,
+    }
 
 
 def _nested_form(run: Run, details: RunDetails) -> dict[str, Any]:
     below = details.below.get(run.id)
-    return run_form(run) if below is None else run_form(run) | {"children": [_nested_form(each, details) for each in below]}
+    return (
+        run_form(run)
+        if below is None
+        else run_form(run) | {"children": [_nested_form(each, details) for each in below]}
+    )
 
 
 def metric_form(metric: Metric | Texts) -> dict[str, Any]:
-    """A metric or texts in short: the last value and its step, how many values there are, and the run that logged them."""
-    return {"name": metric.name, "value": _plain_form(metric.last.value), "step": metric.last.step, "count": len(metric.points), "run": metric.run}
+    """A metric or texts in short: the last value and its step, how many values there are, and the run that logged
+    them."""
+    return {
+        "name": metric.name,
+        "value": _plain_form(metric.last.value),
+        "step": metric.last.step,
+        "count": len(metric.points),
+        "run": metric.run,
+    }
 
 
 def float_form(value: float) -> float | str:

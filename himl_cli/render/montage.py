@@ -21,7 +21,9 @@ OF_MASK = "mask: "
 def say_montage(output: Output, result: MontageResult, files: Sequence[WrittenFile]) -> None:
     """The files, what they show and how long it took on stdout; what could not be read on stderr, at the end."""
     data = _document(result, files) if output.format is Format.json else None
-    output.result(data, human=lambda: "\n".join([*_file_lines(files), _summary(result)]), quiet=[str(file.path) for file in files])
+    output.result(
+        data, human=lambda: "\n".join([*_file_lines(files), _summary(result)]), quiet=[str(file.path) for file in files]
+    )
     if output.format is Format.human:
         output.flush()
         for line in failed_lines(result.troubled):
@@ -44,7 +46,10 @@ def failed_lines(cells: Sequence[CellOutcome]) -> Iterator[str]:
 
 def _file_lines(files: Sequence[WrittenFile]) -> Iterator[str]:
     """`outputs/montage.png  60,000 x 33,750  1.4 GB`, below each other."""
-    rows = [(one_line(str(file.path)), f"{file.size[0]:,} x {file.size[1]:,}" if file.size else "", size_text(file.bytes)) for file in files]
+    rows = [
+        (one_line(str(file.path)), f"{file.size[0]:,} x {file.size[1]:,}" if file.size else "", size_text(file.bytes))
+        for file in files
+    ]
     widths = [max(len(row[place]) for row in rows) for place in range(3)]
     for path, pixels, size in rows:
         yield f"{path.ljust(widths[0])}  {pixels.rjust(widths[1])}  {size.rjust(widths[2])}"
@@ -55,7 +60,10 @@ def _summary(result: MontageResult) -> str:
     total, failed = len(result.cells), len(result.failed)
     shown = f"{total:,} slide{'s' * (total != 1)}" if not failed else f"{total - failed:,} of {total:,} slides"
     masks = len(result.troubled) - failed
-    said = [f"{shown} in {result.columns:,} column{'s' * (result.columns != 1)} and {result.rows:,} row{'s' * (result.rows != 1)}"]
+    said = [
+        f"{shown} in {result.columns:,} column{'s' * (result.columns != 1)} and {result.rows:,} "
+        f"row{'s' * (result.rows != 1)}"
+    ]
     said += [f"{failed:,} not read"] if failed else []
     said += [f"{masks:,} without {'its mask' if masks == 1 else 'their masks'}"] if masks else []
     return f"{', '.join(said)}; {duration_text(result.seconds)}."
@@ -69,7 +77,9 @@ def _document(result: MontageResult, files: Sequence[WrittenFile]) -> dict[str, 
         "rows": result.rows,
         "slides": len(result.cells),
         "failed": [{**_named(cell), "reason": cell.reason} for cell in result.failed],
-        "failed_masks": [{**_named(cell), "mask": cell.mask, "reason": cell.reason} for cell in result.troubled if cell.is_ok],
+        "failed_masks": [
+            {**_named(cell), "mask": cell.mask, "reason": cell.reason} for cell in result.troubled if cell.is_ok
+        ],
         "remarks": [{**_named(cell), "remark": cell.remark} for cell in result.cells if cell.remark],
         "seconds": round(result.seconds, 3),
     }

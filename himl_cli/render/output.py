@@ -56,7 +56,8 @@ class Output:
         return self.format is Format.human and sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
 
     def result(self, data: Any, *, human: str | Callable[[], str], quiet: str | Iterable[str] = ()) -> None:
-        """One result in three forms: *data* as a JSON document, *human* text, *quiet* lines. Only the form asked for is made."""
+        """One result in three forms: *data* as a JSON document, *human* text, *quiet* lines. Only the form asked for is
+        made."""
         if self.format is Format.json:
             self.json(data)
         elif self.format is Format.quiet:
@@ -66,9 +67,15 @@ class Output:
             self.lines([text] if text else [])
 
     def table(
-        self, records: Iterable[Any], columns: Sequence[Column] | Callable[[Sequence[Any]], Sequence[Column]], *, quiet: Callable[[Any], str], empty: str = ""
+        self,
+        records: Iterable[Any],
+        columns: Sequence[Column] | Callable[[Sequence[Any]], Sequence[Column]],
+        *,
+        quiet: Callable[[Any], str],
+        empty: str = "",
     ) -> None:
-        """*records* as a JSON array, as a table (tab-separated off a terminal), or by *quiet*, a line each whatever is in it.
+        """*records* as a JSON array, as a table (tab-separated off a terminal), or by *quiet*, a line each whatever is
+        in it.
 
         *columns* may depend on the records. With no record, *empty* is said on stderr in the human format.
         """
@@ -83,10 +90,17 @@ class Output:
             shown = columns(rows) if callable(columns) else columns
             if not rows and empty:
                 self.notice(empty)
-            self.lines([as_table(rows, shown)] if self.is_terminal and rows else [] if self.is_terminal else as_tabs(rows, shown))
+            self.lines(
+                [as_table(rows, shown)]
+                if self.is_terminal and rows
+                else []
+                if self.is_terminal
+                else as_tabs(rows, shown)
+            )
 
     def json(self, data: Any, *, is_form: bool = False) -> None:
-        """*data* as one strict JSON document in UTF-8, whatever the terminal's encoding; *is_form*: it has the form of JSON already (it may be large).
+        """*data* as one strict JSON document in UTF-8, whatever the terminal's encoding; *is_form*: it has the form of
+        JSON already (it may be large).
 
         What a terminal would obey, or be turned around by, has its JSON escape there.
         """
@@ -94,7 +108,12 @@ class Output:
 
         from himl_cli.render.json_form import json_form
 
-        text = json.dumps(data if is_form else json_form(data), ensure_ascii=False, allow_nan=False, indent=2 if self.is_terminal else None)
+        text = json.dumps(
+            data if is_form else json_form(data),
+            ensure_ascii=False,
+            allow_nan=False,
+            indent=2 if self.is_terminal else None,
+        )
         if self.is_terminal:
             text = "".join(sign if sign.isprintable() or sign == "\n" else json.dumps(sign)[1:-1] for sign in text)
         self.write(f"{text}\n".encode("utf-8", "backslashreplace"))  # a lone surrogate becomes its JSON escape
@@ -106,7 +125,8 @@ class Output:
         self.flush()
 
     def _names(self, names: Iterable[str]) -> None:
-        """Names, a line each: as they are for programs; on a terminal, which would obey control characters in them, without those."""
+        """Names, a line each: as they are for programs; on a terminal, which would obey control characters in them,
+        without those."""
         self.lines(map(one_line, names) if self.is_terminal else names)
 
     def null_ended(self, names: Iterable[str]) -> None:
@@ -156,7 +176,10 @@ class Output:
         if self.yes:
             return True
         if self.format is not Format.human or not sys.stdin.isatty() or not sys.stderr.isatty():
-            raise NeedsYes(f"{one_line(question)} There is nobody to answer here.", hint="Add --yes to go ahead without being asked.")
+            raise NeedsYes(
+                f"{one_line(question)} There is nobody to answer here.",
+                hint="Add --yes to go ahead without being asked.",
+            )
         sys.stderr.write(f"{one_line(question)} [y/N] ")
         sys.stderr.flush()
         return sys.stdin.readline().strip().lower() in ("y", "yes")

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
 @contextmanager
 def observing(output: Output) -> Iterator[Notify]:
-    """An observer that draws a bar for transfers, and one for what is counted, on a terminal's stderr, and says notices anywhere.
+    """An observer that draws a bar for transfers, and one for what is counted, on a terminal's stderr, and says notices
+    anywhere.
 
     Rich is imported at the first event that is drawn, so that commands without progress do not pay for it.
     """
@@ -30,7 +31,8 @@ def observing(output: Output) -> Iterator[Notify]:
 
 
 class Watcher:
-    """Draws events, of several threads too. `close` takes the bars away; after it nothing is drawn, and notices are still said."""
+    """Draws events, of several threads too. `close` takes the bars away; after it nothing is drawn, and notices are
+    still said."""
 
     def __init__(self, output: Output) -> None:
         self._output = output
@@ -42,7 +44,9 @@ class Watcher:
         with self._turn:
             if isinstance(event, Notice):
                 self._say(event.text)
-            elif not self._is_closed and (self._bars is not None or self._output.draws_progress):  # with bars, Rich 13 and 14 have stderr be no terminal
+            elif not self._is_closed and (
+                self._bars is not None or self._output.draws_progress
+            ):  # with bars, Rich 13 and 14 have stderr be no terminal
                 self._draw(event)
 
     def close(self) -> None:

@@ -12,13 +12,24 @@ def say_pushed(output: Output, pushed: PushedCheckpoints) -> None:
     """The new run's id, alone on stdout; where it is, and how jobs start from it."""
     run, count, same = pushed.run, len(pushed.names), len(pushed.unchanged)
     if same == count:
-        output.notice(f"warning: {'the file is' if count == 1 else 'all files are'} as run {pushed.source.id} has {'it' if count == 1 else 'them'}.")
+        output.notice(
+            f"warning: {'the file is' if count == 1 else 'all files are'} as run {pushed.source.id} has "
+            f"{'it' if count == 1 else 'them'}."
+        )
     elif same:
         output.notice(f"Unchanged, and pushed all the same: {named(pushed.unchanged)}.")
-    data = {**run_form(run), "from": pushed.source.id, "files": list(pushed.names), "unchanged": list(pushed.unchanged), "checkpoint": pushed.start}
+    data = {
+        **run_form(run),
+        "from": pushed.source.id,
+        "files": list(pushed.names),
+        "unchanged": list(pushed.unchanged),
+        "checkpoint": pushed.start,
+    }
     output.result(data, human=run.id, quiet=run.id)
     studio = f" Studio: {run.url}" if run.url else ""
-    output.notice(f"{count:,} file{'s' * (count != 1)} in run {run.id} (experiment {run.experiment}) in {run.workspace}.{studio}")
+    output.notice(
+        f"{count:,} file{'s' * (count != 1)} in run {run.id} (experiment {run.experiment}) in {run.workspace}.{studio}"
+    )
     output.notice(f"Start from it: himl submit SCRIPT --checkpoint {pushed.start}")
 
 

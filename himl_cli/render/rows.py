@@ -12,7 +12,8 @@ Row = Mapping[str, object]
 
 
 def row_columns(rows: Sequence[Row]) -> list[Column]:
-    """A column a key, in the order in which they first come; later ones make room first where the terminal is narrow."""
+    """A column a key, in the order in which they first come; later ones make room first where the terminal is
+    narrow."""
     names = dict.fromkeys(name for row in rows for name in row)
     return [_column(rank, name, rows) for rank, name in enumerate(names)]
 
@@ -23,14 +24,21 @@ def first_value(row: Row) -> str:
 
 
 def plain_value(value: object) -> str:
-    """*value* for programs: text as it is, nothing for None, all else as JSON. Raises TypeError for what JSON has not."""
+    """*value* for programs: text as it is, nothing for None, all else as JSON. Raises TypeError for what JSON has
+    not."""
     form = json_form(value)
     return "" if form is None else form if isinstance(form, str) else json.dumps(form, ensure_ascii=False)
 
 
 def _column(rank: int, name: str, rows: Sequence[Row]) -> Column:
     are_numbers = all(isinstance(row.get(name), (int, float, type(None))) for row in rows)
-    return Column(name.replace("_", " ").upper(), lambda row: _shown(row.get(name)), lambda row: plain_value(row.get(name)), rank=rank, right=are_numbers)
+    return Column(
+        name.replace("_", " ").upper(),
+        lambda row: _shown(row.get(name)),
+        lambda row: plain_value(row.get(name)),
+        rank=rank,
+        right=are_numbers,
+    )
 
 
 def _shown(value: object) -> str:

@@ -40,7 +40,11 @@ def deletion_text(runs: Sequence[Run], below: Mapping[str, str]) -> str:
     """What would be deleted; *below* says by id what goes with a run (`4 trials`; empty: nothing)."""
     if len(runs) == 1:
         run = runs[0]
-        return f"Delete run '{run.id}' with its {below[run.id]} and all their files" if below[run.id] else f"Delete run '{run.id}' with all its files"
+        return (
+            f"Delete run '{run.id}' with its {below[run.id]} and all their files"
+            if below[run.id]
+            else f"Delete run '{run.id}' with all its files"
+        )
     names = ", ".join(f"{run.id} (with its {below[run.id]})" if below[run.id] else run.id for run in runs)
     return f"Delete {len(runs)} runs with all their files: {names}"
 

@@ -29,12 +29,31 @@ RUN_COLUMNS = (
     Column("EXPERIMENT", lambda run: run.experiment, rank=EXPERIMENT_RANK, least=8),
     Column("DISPLAY NAME", own_name, plain=lambda run: run.display_name, rank=NAME_RANK, least=10),
     Column("STATUS", lambda run: run.status.value, rank=1, least=9, style=lambda run: STATUS_STYLES[run.status.value]),
-    Column("STARTED", lambda run: local_time(run.started), plain=lambda run: utc_text(run.started) if run.started else "", rank=2, least=12),
+    Column(
+        "STARTED",
+        lambda run: local_time(run.started),
+        plain=lambda run: utc_text(run.started) if run.started else "",
+        rank=2,
+        least=12,
+    ),
     Column("DURATION", lambda run: duration_text(run.duration), plain=_seconds, rank=3, least=8, right=True),
-    Column("TAGS", lambda run: tags_text(own_tags(run)), plain=lambda run: tags_text(dict(run.tags)), rank=6, least=8, style=lambda run: "dim"),
+    Column(
+        "TAGS",
+        lambda run: tags_text(own_tags(run)),
+        plain=lambda run: tags_text(dict(run.tags)),
+        rank=6,
+        least=8,
+        style=lambda run: "dim",
+    ),
 )
 
-WORKSPACE_COLUMN = Column("WORKSPACE", lambda run: _short(run.workspace), plain=lambda run: run.workspace.removeprefix("workspace "), rank=3, least=9)
+WORKSPACE_COLUMN = Column(
+    "WORKSPACE",
+    lambda run: _short(run.workspace),
+    plain=lambda run: run.workspace.removeprefix("workspace "),
+    rank=3,
+    least=9,
+)
 
 
 def run_columns(runs: Sequence[Run]) -> Sequence[Column]:

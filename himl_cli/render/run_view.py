@@ -11,7 +11,19 @@ from himl_cli.core.pipelines import STEP, STEP_AFTER
 from himl_cli.core.recordings import RECORDED_IN, STOPPED, STUDIO
 from himl_cli.core.run_details import RunDetails
 from himl_cli.core.runs import Metric, Run, RunStatus, Texts, own_name
-from himl_cli.core.sweeps import BEST_TRIAL, GOAL, HYPERPARAMETERS, MANY, PRIMARY_METRIC, REPEATED, STOPPED_EARLY, SWEPT, TRIAL, hyperparameters_of, values_text
+from himl_cli.core.sweeps import (
+    BEST_TRIAL,
+    GOAL,
+    HYPERPARAMETERS,
+    MANY,
+    PRIMARY_METRIC,
+    REPEATED,
+    STOPPED_EARLY,
+    SWEPT,
+    TRIAL,
+    hyperparameters_of,
+    values_text,
+)
 from himl_cli.core.tag_names import AUTOMATIC_TAGS, TRIES, own_tags
 from himl_cli.render.aligned import aligned
 from himl_cli.render.durations import duration_text, local_time
@@ -38,7 +50,14 @@ def run_view(details: RunDetails) -> Iterator[str]:
     yield f"{styled(one_line(run.id), 'bold')}  {styled(run.status.value, STATUS_STYLES[run.status.value])}"
     yield from _facts(run)
     yield from _section("Tags", own_tags(run))
-    yield from _section("Submitted with", {name: value for name, value in run.tags.items() if name.startswith(AUTOMATIC_TAGS) and name not in SHOWN_ELSEWHERE})
+    yield from _section(
+        "Submitted with",
+        {
+            name: value
+            for name, value in run.tags.items()
+            if name.startswith(AUTOMATIC_TAGS) and name not in SHOWN_ELSEWHERE
+        },
+    )
     yield from _section("Parameters", details.parameters)
     yield from _metrics(run, details.metrics)
     yield from _texts(run, details.texts)
@@ -106,14 +125,17 @@ def _section(title: str, pairs: Mapping[str, str]) -> Iterator[str]:
 
 
 def _pairs(pairs: Mapping[str, str], *, label_width: int, indent: str = "") -> Iterator[str]:
-    """`name  value` lines with the values below each other; on a terminal long values are folded, and below a name that is too long."""
+    """`name  value` lines with the values below each other; on a terminal long values are folded, and below a name that
+    is too long."""
     begin = len(indent) + label_width + 2
     for name, value in pairs.items():
         head = f"{indent}{one_line(name).ljust(label_width)}  "
         if not sys.stdout.isatty() or value.startswith(COPIED):
             yield f"{styled(head, 'dim')}{one_line(value)}".rstrip()
             continue
-        first, *rest = [*([""] if len(head) > begin else []), *folded(one_line(value), max(20, width() - begin))] or [""]
+        first, *rest = [*([""] if len(head) > begin else []), *folded(one_line(value), max(20, width() - begin))] or [
+            ""
+        ]
         yield f"{styled(head if first else head.rstrip(), 'dim')}{first}"
         yield from (" " * begin + line for line in rest)
 
@@ -124,7 +146,13 @@ def _metrics(run: Run, metrics: Sequence[Metric]) -> Iterator[str]:
         return
     nested = any(metric.run != run.id for metric in metrics)
     rows = [
-        (one_line(metric.name), _number(metric.last.value), str(metric.last.step), str(len(metric.points)), metric.run if metric.run != run.id else "")
+        (
+            one_line(metric.name),
+            _number(metric.last.value),
+            str(metric.last.step),
+            str(len(metric.points)),
+            metric.run if metric.run != run.id else "",
+        )
         for metric in metrics
     ]
     header = ("NAME", "LAST", "STEP", "VALUES", "NESTED RUN" if nested else "")
@@ -139,7 +167,13 @@ def _texts(run: Run, texts: Sequence[Texts]) -> Iterator[str]:
         return
     nested = any(each.run != run.id for each in texts)
     rows = [
-        (one_line(each.name), str(each.last.step), str(len(each.points)), _short(one_line(each.last.value)), each.run if each.run != run.id else "")
+        (
+            one_line(each.name),
+            str(each.last.step),
+            str(len(each.points)),
+            _short(one_line(each.last.value)),
+            each.run if each.run != run.id else "",
+        )
         for each in texts
     ]
     yield ""
@@ -160,7 +194,10 @@ def _number(value: float) -> str:
 def _children(children: Sequence[Run]) -> Iterator[str]:
     if not children:
         return
-    rows = [(one_line(child.id), one_line(own_name(child)), child.status.value, duration_text(child.duration)) for child in children]
+    rows = [
+        (one_line(child.id), one_line(own_name(child)), child.status.value, duration_text(child.duration))
+        for child in children
+    ]
     yield ""
     yield styled("Children", "bold")
     yield from aligned([("ID", "NAME", "STATUS", "DURATION"), *rows], right=(3,), ranks=(0, 3, 1, 2), cut=(1,))

@@ -14,9 +14,15 @@ from himl_cli.render.style import folded, width
 
 def say_set_up(output: Output, done: SetUp, folder: Path) -> None:
     """The files that are there now; paths alone when quiet. What to do next goes to stderr."""
-    output.result(done, human=lambda: "\n".join(_lines(done, folder)), quiet=[str(file.path) for file in done.files if file.is_new])
+    output.result(
+        done,
+        human=lambda: "\n".join(_lines(done, folder)),
+        quiet=[str(file.path) for file in done.files if file.is_new],
+    )
     if any(file.is_private for file in done.files):
-        output.notice("himl.private.toml holds who signs in: keep it out of version control. himl sends it with no job.")
+        output.notice(
+            "himl.private.toml holds who signs in: keep it out of version control. himl sends it with no job."
+        )
     output.notice("Next: himl doctor")
 
 

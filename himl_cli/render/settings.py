@@ -23,9 +23,16 @@ class ShownSetting(NamedTuple):
     source: str
 
 
-def say_settings(output: Output, values: Mapping[str, Any], sources: Mapping[str, str], azure: Sequence[tuple[str, str, str]] = ()) -> None:
-    """A row an option: name, value, and `command line`, a variable, `FILE:LINE` or `default`; then those of *azure*, as `azure.KEY`."""
-    rows = [ShownSetting(name, shown_value(name, value), sources.get(name, "default")) for name, value in sorted(values.items()) if name != "target"]
+def say_settings(
+    output: Output, values: Mapping[str, Any], sources: Mapping[str, str], azure: Sequence[tuple[str, str, str]] = ()
+) -> None:
+    """A row an option: name, value, and `command line`, a variable, `FILE:LINE` or `default`; then those of *azure*, as
+    `azure.KEY`."""
+    rows = [
+        ShownSetting(name, shown_value(name, value), sources.get(name, "default"))
+        for name, value in sorted(values.items())
+        if name != "target"
+    ]
     rows += [ShownSetting(f"azure.{key}", redact(value), source) for key, value, source in azure]
     columns = [
         Column("Option", lambda row: row.option),

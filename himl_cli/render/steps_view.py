@@ -37,12 +37,19 @@ def steps_view(children: Sequence[Run], below: Mapping[str, Sequence[Run]]) -> I
     has_after = any(line.after for line in lines)
     yield ""
     yield styled("Steps", "bold")
-    yield from aligned([("NAME", "STATUS", "DURATION", "ID", "WAITED FOR" if has_after else ""), *lines], right=(2,), ranks=(1, 1, 3, 2, 4), cut=(0, 4))
+    yield from aligned(
+        [("NAME", "STATUS", "DURATION", "ID", "WAITED FOR" if has_after else ""), *lines],
+        right=(2,),
+        ranks=(1, 1, 3, 2, 4),
+        cut=(0, 4),
+    )
 
 
 def _tree(children: Sequence[Run], below: Mapping[str, Sequence[Run]], indent: str) -> Iterator[_Line]:
     keys = {child.tags.get(STEP, child.id): child for child in children}
-    waits = {key: [each for each in child.tags.get(STEP_AFTER, "").split(",") if each in keys] for key, child in keys.items()}
+    waits = {
+        key: [each for each in child.tags.get(STEP_AFTER, "").split(",") if each in keys] for key, child in keys.items()
+    }
     depths = _depths(waits)
     over = {key: max(waited, key=lambda each: depths[each]) if waited else "" for key, waited in waits.items()}
     over = {key: parent if _has_root(key, over) else "" for key, parent in over.items()}
@@ -50,7 +57,12 @@ def _tree(children: Sequence[Run], below: Mapping[str, Sequence[Run]], indent: s
 
 
 def _branch(
-    root: str, keys: Mapping[str, Run], over: Mapping[str, str], waits: Mapping[str, Sequence[str]], below: Mapping[str, Sequence[Run]], indent: str
+    root: str,
+    keys: Mapping[str, Run],
+    over: Mapping[str, str],
+    waits: Mapping[str, Sequence[str]],
+    below: Mapping[str, Sequence[Run]],
+    indent: str,
 ) -> Iterator[_Line]:
     for key, parent in over.items():
         if parent != root:
@@ -61,7 +73,13 @@ def _branch(
         inside = below.get(run.id, ())
         if any(hyperparameters_of(each.tags) for each in inside):
             counts = Counter(each.status.value for each in inside)
-            yield _Line(f"{indent}  {len(inside)} trials", ", ".join(f"{count} {status}" for status, count in counts.most_common()), "", "", "")
+            yield _Line(
+                f"{indent}  {len(inside)} trials",
+                ", ".join(f"{count} {status}" for status, count in counts.most_common()),
+                "",
+                "",
+                "",
+            )
         elif inside:
             yield from _tree(inside, below, f"{indent}  ")
         yield from _branch(key, keys, over, waits, below, f"{indent}  ")

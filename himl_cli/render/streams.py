@@ -7,7 +7,8 @@ import sys
 
 
 def stand_in_for_closed_streams() -> None:
-    """Open the null device in their place: else the next file opened, a database say, would get a stream's number and its text."""
+    """Open the null device in their place: else the next file opened, a database say, would get a stream's number and
+    its text."""
     for number in range(3):
         try:
             os.fstat(number)

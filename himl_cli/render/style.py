@@ -17,7 +17,9 @@ def has_colour(stream: TextIO) -> bool:
     """Whether *stream* is a terminal that shows colour and whose user wants it (https://no-color.org)."""
     if not stream.isatty() or os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb":
         return False
-    return sys.platform != "win32" or bool({"WT_SESSION", "TERM", "ANSICON"} & set(os.environ))  # older Windows consoles print the codes
+    return sys.platform != "win32" or bool(
+        {"WT_SESSION", "TERM", "ANSICON"} & set(os.environ)
+    )  # older Windows consoles print the codes
 
 
 def styled(text: str, style: str) -> str:
@@ -31,7 +33,8 @@ def width() -> int:
 
 
 def folded(text: str, columns: int) -> list[str]:
-    """*text* in lines of at most *columns*, broken at spaces, but not within quotes where a line has room for these: such words are there to be copied.
+    """*text* in lines of at most *columns*, broken at spaces, but not within quotes where a line has room for these:
+    such words are there to be copied.
 
     A word that no line has room for begins on a line of its own and is cut.
     """

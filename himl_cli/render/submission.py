@@ -36,7 +36,9 @@ def say_snapshot(output: Output, report: SnapshotReport | None) -> None:
     if report is None:
         return
     count = len(report.snapshot.files)
-    output.notice(f"Snapshot of '{report.snapshot.root}': {count:,} file{'s' * (count != 1)}, {size_text(report.snapshot.size)}.")
+    output.notice(
+        f"Snapshot of '{report.snapshot.root}': {count:,} file{'s' * (count != 1)}, {size_text(report.snapshot.size)}."
+    )
     if report.downloads:
         folders = ", ".join(f"'{folder}'" for folder in report.downloads)
         output.notice(f"Left out, since himl downloaded it: {folders}. Data that the job needs is named by --input.")
@@ -44,10 +46,16 @@ def say_snapshot(output: Output, report: SnapshotReport | None) -> None:
         output.notice(secrets_text(report.secrets))
     if report.is_large:
         root = report.snapshot.root
-        largest = ", ".join(f"{name} ({size_text(size)}{', a link' if (root / name).is_symlink() else ''})" for name, size in report.largest())
+        largest = ", ".join(
+            f"{name} ({size_text(size)}{', a link' if (root / name).is_symlink() else ''})"
+            for name, size in report.largest()
+        )
         ignore_file = root / report.ignore_file
         made = "" if ignore_file.exists() else ", a file to make: one name or pattern a line"
-        output.notice(f"warning: that is much to copy. Largest: {largest}. Leave out what the job does not need in '{ignore_file}'{made}.")
+        output.notice(
+            f"warning: that is much to copy. Largest: {largest}. Leave out what the job does not need in "
+            f"'{ignore_file}'{made}."
+        )
 
 
 def say_submitted(output: Output, run: Run) -> None:
@@ -60,7 +68,10 @@ def say_resumed(output: Output, run: Run) -> None:
 
 def say_recorded(output: Output, run: Run, twin: Run) -> None:
     """That the job runs here, and where else it is seen."""
-    output.notice(f"Run {run.id} (experiment {run.experiment}) in {run.workspace}, recorded in {twin.workspace}.{f' Studio: {twin.url}' if twin.url else ''}")
+    output.notice(
+        f"Run {run.id} (experiment {run.experiment}) in {run.workspace}, recorded in "
+        f"{twin.workspace}.{f' Studio: {twin.url}' if twin.url else ''}"
+    )
 
 
 def say_sent(output: Output, run: Run, *, waits: bool, follows: bool) -> None:
@@ -73,15 +84,20 @@ def say_sent(output: Output, run: Run, *, waits: bool, follows: bool) -> None:
         output.result(run, human="\n".join(lines), quiet=run.id)
         output.notice(f"Watch it with 'himl runs logs --follow {run.id}', stop it with 'himl runs cancel {run.id}'.")
     elif follows or output.format is not Format.human:
-        output.notice(f"Run {run.id} (experiment {run.experiment}) in {run.workspace}.{f' Studio: {run.url}' if run.url else ''}")
+        output.notice(
+            f"Run {run.id} (experiment {run.experiment}) in {run.workspace}.{f' Studio: {run.url}' if run.url else ''}"
+        )
     else:
         output.lines(lines)
 
 
 def say_job_yaml(output: Output, text: str, wheels: Sequence[str] = ()) -> None:
-    """The job's YAML; in JSON as the text of one field. *wheels* are files that an image made of the YAML alone would lack."""
+    """The job's YAML; in JSON as the text of one field. *wheels* are files that an image made of the YAML alone would
+    lack."""
     for wheel in wheels:
-        output.notice(f"'{wheel}' is put into the image by himl submit; an image that is made of this YAML alone lacks it.")
+        output.notice(
+            f"'{wheel}' is put into the image by himl submit; an image that is made of this YAML alone lacks it."
+        )
     if MASK in text:
         output.notice(f"Secrets are shown as {MASK}: put them back before you use this.")
     output.result({"job_yaml": text}, human=text.rstrip("\n"), quiet=text.rstrip("\n"))
@@ -94,14 +110,17 @@ def say_left_running(output: Output, run: Run) -> None:
 
 
 def say_unfinished(output: Output, run: Run) -> None:
-    """The result of a submit whose waiting broke off: the run as it was sent, for programs alone; what happened is told as an error."""
+    """The result of a submit whose waiting broke off: the run as it was sent, for programs alone; what happened is told
+    as an error."""
     output.result(run, human="", quiet=run.id)
 
 
 def say_without_values(output: Output, sweep: SweepView | None) -> None:
     """That the trials cannot be compared, where none of them logged the metric for that."""
     if sweep is not None and sweep.metric and not any(trial.value is not None for trial in sweep.trials):
-        output.notice(f"No trial logged '{sweep.metric}', which they are compared by; --primary_metric names another one.")
+        output.notice(
+            f"No trial logged '{sweep.metric}', which they are compared by; --primary_metric names another one."
+        )
 
 
 def say_unkept(output: Output, files: Sequence[Path]) -> None:
@@ -113,7 +132,8 @@ def say_unkept(output: Output, files: Sequence[Path]) -> None:
 
 
 def say_ended(output: Output, run: Run, rest: tuple[str, bytes] | None, sweep: SweepView | None = None) -> None:
-    """The result of a submit that waited; *rest* is the name and the end of a log that was not shown yet, *sweep* are the trials of a run that has some."""
+    """The result of a submit that waited; *rest* is the name and the end of a log that was not shown yet, *sweep* are
+    the trials of a run that has some."""
     if rest is not None and rest[1].strip():
         output.notice(f"The last lines of {rest[0]}:")
         output.talk(rest[1])

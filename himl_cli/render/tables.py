@@ -22,9 +22,9 @@ GAP = 2
 class Column:
     """A column: `text` for people and `plain` for programs (the same unless given).
 
-    Where the table is too wide, columns shrink to `least` characters (their title at least), the highest `rank` first, and are then left out in
-    the same order; rank 0 is never left out, and never cut. It folds where nothing else helps, with `folds` to that many characters before a column of
-    rank 1 is left out.
+    Where the table is too wide, columns shrink to `least` characters (their title at least), the highest `rank` first,
+    and are then left out in the same order; rank 0 is never left out, and never cut. It folds where nothing else helps,
+    with `folds` to that many characters before a column of rank 1 is left out.
     """
 
     title: str
@@ -49,7 +49,9 @@ def as_table(rows: Sequence[Any], columns: Sequence[Column]) -> str:
     from rich.console import Console
 
     coloured = has_colour(sys.stdout)
-    console = Console(file=StringIO(), width=width(), force_terminal=coloured, color_system="standard" if coloured else None)
+    console = Console(
+        file=StringIO(), width=width(), force_terminal=coloured, color_system="standard" if coloured else None
+    )
     cells = [[one_line(column.text(row)) for column in columns] for row in rows]
     console.print(_rich_table(rows, cells, columns, console))
     written = console.file
@@ -69,7 +71,9 @@ def fitted(natural: Sequence[int], columns: Sequence[Column], width: int) -> lis
 
 def _ways_to_make_room(columns: Sequence[Column]) -> Iterator[tuple[int, int]]:
     """Columns and to how many characters each goes (0: it is left out), in the order in which that is tried."""
-    by_rank = sorted((place for place, column in enumerate(columns) if column.rank > 0), key=lambda place: -columns[place].rank)
+    by_rank = sorted(
+        (place for place, column in enumerate(columns) if column.rank > 0), key=lambda place: -columns[place].rank
+    )
     yield from ((place, max(columns[place].least, len(columns[place].title))) for place in by_rank)
     yield from ((place, 0) for place in by_rank if columns[place].rank > 1)
     yield from ((place, max(column.folds, len(column.title))) for place, column in enumerate(columns) if column.folds)
@@ -92,8 +96,14 @@ def _rich_table(rows: Sequence[Any], cells: list[list[str]], columns: Sequence[C
     from rich.table import Table
     from rich.text import Text
 
-    natural = [max([cell_len(column.title), *(cell_len(line[place]) for line in cells)]) for place, column in enumerate(columns)]
-    natural = [size if column.rank == 0 or any(line[place] for line in cells) else 0 for place, (size, column) in enumerate(zip(natural, columns, strict=True))]
+    natural = [
+        max([cell_len(column.title), *(cell_len(line[place]) for line in cells)])
+        for place, column in enumerate(columns)
+    ]
+    natural = [
+        size if column.rank == 0 or any(line[place] for line in cells) else 0
+        for place, (size, column) in enumerate(zip(natural, columns, strict=True))
+    ]
     widths = fitted(natural, columns, console.width)
     table = Table(box=None, padding=(0, GAP, 0, 0), pad_edge=False, header_style="bold")
     shown = [place for place, size in enumerate(widths) if size]

@@ -12,8 +12,17 @@ from himl_cli.render.tables import Column
 
 COLUMNS = (
     Column("RUN", lambda synced: synced.run, rank=1, least=20),
-    Column("EVENT FILES", lambda synced: f"{synced.files:,}", plain=lambda synced: str(synced.files), rank=2, right=True),
-    Column("NEW", lambda synced: size_text(synced.new_bytes), plain=lambda synced: str(synced.new_bytes), rank=2, least=8, right=True),
+    Column(
+        "EVENT FILES", lambda synced: f"{synced.files:,}", plain=lambda synced: str(synced.files), rank=2, right=True
+    ),
+    Column(
+        "NEW",
+        lambda synced: size_text(synced.new_bytes),
+        plain=lambda synced: str(synced.new_bytes),
+        rank=2,
+        least=8,
+        right=True,
+    ),
     Column("FOLDER", lambda synced: shown_path(str(synced.folder)), plain=lambda synced: str(synced.folder)),
 )
 

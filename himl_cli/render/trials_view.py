@@ -57,13 +57,20 @@ def best_lines(sweep: SweepView, most: int = BEST_SHOWN) -> Iterator[str]:
 
 
 def _below(sweep: SweepView) -> Iterator[str]:
-    """Mean and spread of folds and seeds; of a search why the best trial is not the one with the best value of the table."""
+    """Mean and spread of folds and seeds; of a search why the best trial is not the one with the best value of the
+    table."""
     if sweep.best and sweep.best != sweep.best_at_the_end:
-        yield styled(f"The best value at any step is that of {_name(sweep.best, sweep.trials)}; the table has last values.", "dim")
+        yield styled(
+            f"The best value at any step is that of {_name(sweep.best, sweep.trials)}; the table has last values.",
+            "dim",
+        )
     values = [trial.value for trial in sweep.trials if trial.value is not None and math.isfinite(trial.value)]
     if sweep.is_repeated and values:
         spread = f", std {number_text(statistics.stdev(values))}" if len(values) > 1 else ""
-        yield f"{sweep.metric}: mean {number_text(statistics.fmean(values))}{spread} of {len(values)} run{'s' * (len(values) != 1)}"
+        yield (
+            f"{sweep.metric}: mean {number_text(statistics.fmean(values))}{spread} of {len(values)} "
+            f"run{'s' * (len(values) != 1)}"
+        )
 
 
 def trial_columns(sweep: SweepView) -> Sequence[Column]:
@@ -72,10 +79,25 @@ def trial_columns(sweep: SweepView) -> Sequence[Column]:
     best = sweep.best
     return (
         Column("TRIAL", lambda trial: _number(trial), plain=lambda trial: trial.run.id, right=True),
-        *(Column(name, partial(_value, name), rank=4 + place, least=5, right=_are_numbers(sweep, name)) for place, name in enumerate(names)),
+        *(
+            Column(name, partial(_value, name), rank=4 + place, least=5, right=_are_numbers(sweep, name))
+            for place, name in enumerate(names)
+        ),
         Column(sweep.metric or "METRIC", lambda trial: number_text(trial.value), rank=1, least=9, right=True),
-        Column("", lambda trial: BEST if trial.run.id == best else "", plain=lambda trial: "best" if trial.run.id == best else "", rank=1, least=1),
-        Column("STATUS", lambda trial: trial.run.status.value, rank=2, least=9, style=lambda trial: STATUS_STYLES[trial.run.status.value]),
+        Column(
+            "",
+            lambda trial: BEST if trial.run.id == best else "",
+            plain=lambda trial: "best" if trial.run.id == best else "",
+            rank=1,
+            least=1,
+        ),
+        Column(
+            "STATUS",
+            lambda trial: trial.run.status.value,
+            rank=2,
+            least=9,
+            style=lambda trial: STATUS_STYLES[trial.run.status.value],
+        ),
         Column("DURATION", lambda trial: duration_text(trial.run.duration), rank=3, least=8, right=True),
     )
 
@@ -111,7 +133,9 @@ def _in_full(sweep: SweepView, ranked: Sequence[TrialView]) -> Iterator[str]:
 
 def _name(run_id: str, trials: Sequence[TrialView]) -> str:
     trial = next((trial for trial in trials if trial.run.id == run_id), None)
-    return f"trial {_number(trial)}" if trial is not None and _number(trial) != run_id and sys.stdout.isatty() else run_id
+    return (
+        f"trial {_number(trial)}" if trial is not None and _number(trial) != run_id and sys.stdout.isatty() else run_id
+    )
 
 
 def _number(trial: TrialView) -> str:
@@ -120,7 +144,13 @@ def _number(trial: TrialView) -> str:
 
 def _value(name: str, trial: TrialView) -> str:
     value = trial.hyperparameters.get(name)
-    return "" if value is None else f"{value:.6g}" if isinstance(value, float) and sys.stdout.isatty() else value_text(value)
+    return (
+        ""
+        if value is None
+        else f"{value:.6g}"
+        if isinstance(value, float) and sys.stdout.isatty()
+        else value_text(value)
+    )
 
 
 def _are_numbers(sweep: SweepView, name: str) -> bool:

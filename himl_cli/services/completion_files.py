@@ -27,7 +27,8 @@ ASK_POWERSHELL = "[Console]::OutputEncoding = New-Object Text.UTF8Encoding $fals
 
 @dataclass(frozen=True)
 class Place:
-    """Where the `script` goes; `start_file` is the shell's own one that has to hold `line`, or None where the shell finds the script by itself."""
+    """Where the `script` goes; `start_file` is the shell's own one that has to hold `line`, or None where the shell
+    finds the script by itself."""
 
     script: Path
     start_file: Path | None = None
@@ -40,7 +41,8 @@ class Place:
 
 
 def place_of(shell: str, variables: Mapping[str, str], *, patience: float = PATIENCE) -> Place:
-    """Where the script for *shell* goes on this machine; the shell is asked, where only it knows, and given up after so many seconds.
+    """Where the script for *shell* goes on this machine; the shell is asked, where only it knows, and given up after so
+    many seconds.
 
     Raises NotFound for a PowerShell that is not there, and without a home folder.
     """
@@ -48,7 +50,10 @@ def place_of(shell: str, variables: Mapping[str, str], *, patience: float = PATI
         return _powershell_place(patience)
     home = home_folder()
     if home is None:
-        raise NotFound("There is no home folder for it: this user has none.", hint=f"Set HOME, or print the script: himl completion {shell}")
+        raise NotFound(
+            "There is no home folder for it: this user has none.",
+            hint=f"Set HOME, or print the script: himl completion {shell}",
+        )
     if shell == "fish":
         return Place(_folder(variables, "XDG_CONFIG_HOME", home / ".config") / "fish" / "completions" / "himl.fish")
     return _bash_place(home, variables, patience) if shell == "bash" else _zsh_place(home, patience)
@@ -60,11 +65,14 @@ def write_script(place: Place, text: str) -> None:
         place.script.parent.mkdir(parents=True, exist_ok=True)
         write_whole(place.script, text)
     except OSError as err:
-        raise DiskFailed(f"Cannot write '{place.script}': {err.strerror or err}.", hint="'himl completion SHELL' prints the script.") from err
+        raise DiskFailed(
+            f"Cannot write '{place.script}': {err.strerror or err}.", hint="'himl completion SHELL' prints the script."
+        ) from err
 
 
 def add_line(place: Place) -> None:
-    """Put the line at the end of the shell's own file, in that file's encoding, unless it is there. Raises DiskFailed."""
+    """Put the line at the end of the shell's own file, in that file's encoding, unless it is there. Raises
+    DiskFailed."""
     if place.is_loaded or place.start_file is None:
         return
     try:
@@ -73,12 +81,19 @@ def add_line(place: Place) -> None:
             stream.seek(0)
             stream.write(_as_last_line(stream.read(), place.line))
     except OSError as err:
-        raise DiskFailed(f"Cannot write '{place.start_file}': {err.strerror or err}.", hint=f"Add this line to it: {place.line}") from err
+        raise DiskFailed(
+            f"Cannot write '{place.start_file}': {err.strerror or err}.", hint=f"Add this line to it: {place.line}"
+        ) from err
 
 
 def _bash_place(home: Path, variables: Mapping[str, str], patience: float) -> Place:
-    """The folder in which bash-completion looks; where Bash is started without that, its own file has to load the script."""
-    folder = _folder(variables, "BASH_COMPLETION_USER_DIR", _folder(variables, "XDG_DATA_HOME", home / ".local" / "share") / "bash-completion")
+    """The folder in which bash-completion looks; where Bash is started without that, its own file has to load the
+    script."""
+    folder = _folder(
+        variables,
+        "BASH_COMPLETION_USER_DIR",
+        _folder(variables, "XDG_DATA_HOME", home / ".local" / "share") / "bash-completion",
+    )
     script = folder / "completions" / "himl"
     if _asked(["bash", "-i", "-c", 'echo "<${BASH_COMPLETION_VERSINFO-}>"'], patience).endswith(("<2>", "<3>")):
         return Place(script)
@@ -86,9 +101,12 @@ def _bash_place(home: Path, variables: Mapping[str, str], patience: float) -> Pl
 
 
 def _zsh_place(home: Path, patience: float) -> Place:
-    """A folder of our own; unless zsh has it in its fpath and starts its completion system, `.zshrc` has to load the script."""
+    """A folder of our own; unless zsh has it in its fpath and starts its completion system, `.zshrc` has to load the
+    script."""
     script = home / ".zfunc" / "_himl"
-    told = _asked(["zsh", "-i", "-c", 'print -r -- "<${+functions[compdef]}>${(j.:.)fpath}:<${ZDOTDIR:-$HOME}>"'], patience)
+    told = _asked(
+        ["zsh", "-i", "-c", 'print -r -- "<${+functions[compdef]}>${(j.:.)fpath}:<${ZDOTDIR:-$HOME}>"'], patience
+    )
     has_system, _, rest = told.rpartition("\n")[2].removeprefix("<").partition(">")
     folders, _, dot_folder = rest.removesuffix(">").rpartition(":<")
     if has_system == "1" and str(script.parent) in folders.split(":"):
@@ -118,7 +136,9 @@ def _asked(command: Sequence[str], patience: float) -> str:
         return ""
     with tempfile.TemporaryFile() as told:  # and no pipe, which what its start files leave running would hold open
         try:
-            process = subprocess.Popen([program, *command[1:]], stdin=subprocess.DEVNULL, stdout=told, stderr=subprocess.DEVNULL, **detached())
+            process = subprocess.Popen(
+                [program, *command[1:]], stdin=subprocess.DEVNULL, stdout=told, stderr=subprocess.DEVNULL, **detached()
+            )
         except OSError:
             return ""
         try:
@@ -153,7 +173,8 @@ def _text_of(content: bytes) -> str:
 
 
 def _encoding_of(content: bytes) -> tuple[str, str]:
-    """The encoding of a file, and what becomes of signs that it has not: UTF-16 as Windows PowerShell's `>` writes it, else UTF-8 with any other bytes."""
+    """The encoding of a file, and what becomes of signs that it has not: UTF-16 as Windows PowerShell's `>` writes it,
+    else UTF-8 with any other bytes."""
     if content.startswith(UTF16_MARKS):
         return "utf-16-le" if content.startswith(codecs.BOM_UTF16_LE) else "utf-16-be", "replace"
     return "utf-8", "surrogateescape"

@@ -19,17 +19,22 @@ OUTPUT_OPTIONS = {"datastore": (), "mode": ("mount", "upload"), "local": (), "ov
 
 
 def parse_inputs(values: Sequence[str | DataSpec]) -> list[DataSpec]:
-    """All `--input` values, those that are specifications already as they are; keys default to INPUT_0, INPUT_1, … Raises BadUsage."""
+    """All `--input` values, those that are specifications already as they are; keys default to INPUT_0, INPUT_1, …
+    Raises BadUsage."""
     return _all("input", values, INPUT_OPTIONS)
 
 
 def parse_outputs(values: Sequence[str | DataSpec]) -> list[DataSpec]:
-    """All `--output` values, those that are specifications already as they are; keys default to OUTPUT_0, OUTPUT_1, … Raises BadUsage."""
+    """All `--output` values, those that are specifications already as they are; keys default to OUTPUT_0, OUTPUT_1, …
+    Raises BadUsage."""
     return _all("output", values, OUTPUT_OPTIONS)
 
 
 def _all(kind: str, values: Sequence[str | DataSpec], known: dict[str, tuple[str, ...]]) -> list[DataSpec]:
-    specs = [value if isinstance(value, DataSpec) else _parse(kind, value, f"{kind.upper()}_{number}", known) for number, value in enumerate(values)]
+    specs = [
+        value if isinstance(value, DataSpec) else _parse(kind, value, f"{kind.upper()}_{number}", known)
+        for number, value in enumerate(values)
+    ]
     return _unique(kind, specs)
 
 
@@ -39,13 +44,19 @@ def _parse(kind: str, text: str, default_key: str, known: dict[str, tuple[str, .
     if not equals:
         key, name = default_key, head
     if not KEY.fullmatch(key):
-        raise BadUsage(f"--{kind} '{text}': '{key}' cannot be a key.", hint="A key becomes part of a variable's name: letters, digits and _, no digit first.")
+        raise BadUsage(
+            f"--{kind} '{text}': '{key}' cannot be a key.",
+            hint="A key becomes part of a variable's name: letters, digits and _, no digit first.",
+        )
     options = _options(kind, text, rest, known)
     if PATH.match(name) and "local" not in options:
         raise _is_path(kind, text, name, f"{key}=" if equals else "")
     name, version = _split_version(name) if kind == "input" else (name, None)
     if kind == "output" and (wrong := _split_version(name)[1]) is not None and (wrong.isdigit() or wrong == "latest"):
-        raise BadUsage(f"--output '{text}': an output has no version, Azure ML counts them.", hint=f"Write {name.rpartition(':')[0]} without ':{wrong}'.")
+        raise BadUsage(
+            f"--output '{text}': an output has no version, Azure ML counts them.",
+            hint=f"Write {name.rpartition(':')[0]} without ':{wrong}'.",
+        )
     if not name and "local" not in options:
         raise BadUsage(f"--{kind} '{text}': no name.", hint=f"Write --{kind} [KEY=]NAME[,local=PATH]")
     overwrite = options.pop("overwrite", "true") == "true"
@@ -58,7 +69,10 @@ def _is_path(kind: str, text: str, path: str, key: str) -> BadUsage:
     place = os.path.expanduser(path)
     here, there = shlex.quote(f"{key}{name},local={place}"), shlex.quote(f"{key}{name}")
     upload = f"himl datastore upload {shlex.quote(place)} {shlex.quote(name)}, then " if kind == "input" else ""
-    return BadUsage(f"--{kind} '{text}': '{path}' is a path, and no dataset's name.", hint=f"Here: --{kind} {here}. On a cluster: {upload}--{kind} {there}")
+    return BadUsage(
+        f"--{kind} '{text}': '{path}' is a path, and no dataset's name.",
+        hint=f"Here: --{kind} {here}. On a cluster: {upload}--{kind} {there}",
+    )
 
 
 def _options(kind: str, text: str, pairs: Sequence[str], known: dict[str, tuple[str, ...]]) -> dict[str, str]:
@@ -67,14 +81,22 @@ def _options(kind: str, text: str, pairs: Sequence[str], known: dict[str, tuple[
         option, equals, value = pair.partition("=")
         if option not in known:
             near = get_close_matches(option, known, n=1)
-            raise BadUsage(f"--{kind} '{text}': unknown '{option}'.", hint=f"Did you mean {near[0]}=…?" if near else f"There are: {', '.join(known)}.")
+            raise BadUsage(
+                f"--{kind} '{text}': unknown '{option}'.",
+                hint=f"Did you mean {near[0]}=…?" if near else f"There are: {', '.join(known)}.",
+            )
         if not equals or not value:
             raise BadUsage(f"--{kind} '{text}': '{option}' has no value.", hint=f"Write {option}=VALUE")
         if known[option] and value not in known[option]:
-            raise BadUsage(f"--{kind} '{text}': {option} cannot be '{value}'.", hint=f"It is one of: {', '.join(known[option])}.")
+            raise BadUsage(
+                f"--{kind} '{text}': {option} cannot be '{value}'.", hint=f"It is one of: {', '.join(known[option])}."
+            )
         options[option] = value
     if options.get("target", "").rstrip("/\\") in (".", "./") and "target" in options:
-        raise BadUsage(f"--{kind} '{text}': target=. is refused: the data would cover the script's own folder.", hint="Name another folder.")
+        raise BadUsage(
+            f"--{kind} '{text}': target=. is refused: the data would cover the script's own folder.",
+            hint="Name another folder.",
+        )
     return options
 
 

@@ -31,10 +31,12 @@ FILES = "files"
 
 
 def bring_inputs(spec: JobSpec, here: FindsDatasets, azure: Callable[[], object | None], notify: Notify) -> JobSpec:
-    """*spec* with a folder of this machine (`local`) for each input that is neither one already nor a folder of a datastore of *here*.
+    """*spec* with a folder of this machine (`local`) for each input that is neither one already nor a folder of a
+    datastore of *here*.
 
-    Such inputs are downloaded from the workspace that *azure* gives, which is called only where it is needed; where it gives
-    None they stay as they are. Raises NotFound for what that workspace does not have, and what the download raises.
+    Such inputs are downloaded from the workspace that *azure* gives, which is called only where it is needed; where it
+    gives None they stay as they are. Raises NotFound for what that workspace does not have, and what the download
+    raises.
     """
     names = {store.name for store in here.datastores()}
     default = spec.default_datastore
@@ -49,7 +51,8 @@ def bring_inputs(spec: JobSpec, here: FindsDatasets, azure: Callable[[], object 
 
 
 def bring_dataset(workspace: KeepsDatasets, item: DataSpec, default_datastore: str | None, notify: Notify) -> Path:
-    """The folder (or file) with the dataset's files: its `target`, else one in himl's cache. What is complete there is not brought again.
+    """The folder (or file) with the dataset's files: its `target`, else one in himl's cache. What is complete there is
+    not brought again.
 
     On a node with several ranks only rank 0 brings it. Raises NotFound where the workspace has no such dataset or it is
     empty, TransferIncomplete where the target holds other files under its names, and what `download` raises.
@@ -59,9 +62,18 @@ def bring_dataset(workspace: KeepsDatasets, item: DataSpec, default_datastore: s
     if item.mode == "mount":
         notify(Notice(f"Input '{item.key}': nothing is mounted here; the dataset is downloaded instead."))
     version = f", version {dataset.version}," if dataset.version else ""
-    notify(Notice(f"Input '{item.key}': dataset '{dataset.name}'{version} of {workspace.label} comes to '{folder / under}'."))
+    notify(
+        Notice(
+            f"Input '{item.key}': dataset '{dataset.name}'{version} of {workspace.label} comes to '{folder / under}'."
+        )
+    )
     request = DownloadRequest(folder, under=under, overwrite=item.target is None)
-    result = rank_zero_only(folder, repr(("dataset", dataset.files.origin, request)), lambda: _download(dataset.files, request, notify), notify=notify)
+    result = rank_zero_only(
+        folder,
+        repr(("dataset", dataset.files.origin, request)),
+        lambda: _download(dataset.files, request, notify),
+        notify=notify,
+    )
     _check(result, dataset, item, folder)
     return folder / under / _only_name(dataset.files) if dataset.is_file else folder / under
 
@@ -76,10 +88,13 @@ def _with_folder(item: DataSpec, folder: Path) -> DataSpec:
 
 
 def _cache_folder(dataset: Dataset) -> Path:
-    """A folder of the user's cache for this version of the dataset at this place. Raises BadUsage for a user without a home, DiskFailed."""
+    """A folder of the user's cache for this version of the dataset at this place. Raises BadUsage for a user without a
+    home, DiskFailed."""
     root = cache_of("datasets", "to keep datasets in", "Say where with target=FOLDER.")
     digest = hashlib.sha256(f"{dataset.files.origin} {dataset.name} {dataset.version}".encode()).hexdigest()[:12]
-    shown = re.sub(r"[^A-Za-z0-9_.-]+", "_", f"{dataset.name}-{dataset.version}" if dataset.version else dataset.name)[:80]
+    shown = re.sub(r"[^A-Za-z0-9_.-]+", "_", f"{dataset.name}-{dataset.version}" if dataset.version else dataset.name)[
+        :80
+    ]
     return root / f"{shown}-{digest}"
 
 
@@ -92,7 +107,8 @@ def _download(store: BlobStore, request: DownloadRequest, notify: Notify) -> Tra
 
 
 def _drop_what_is_gone(store: BlobStore, folder: Path, count: int, began: float) -> None:
-    """Remove files that the dataset has no more: a cache that is older than its last change. *count* files of it are here."""
+    """Remove files that the dataset has no more: a cache that is older than its last change. *count* files of it are
+    here."""
     here = {found.name: found for found in walk_files(str(folder))}
     if len(here) == count:
         return
@@ -113,10 +129,13 @@ def _drop_what_is_gone(store: BlobStore, folder: Path, count: int, began: float)
 
 def _check(result: TransferResult, dataset: Dataset, item: DataSpec, folder: Path) -> None:
     if result.is_empty:
-        raise NotFound(f"Input '{item.key}': dataset '{dataset.name}' has no files.", hint="Is it the right name and version?")
+        raise NotFound(
+            f"Input '{item.key}': dataset '{dataset.name}' has no files.", hint="Is it the right name and version?"
+        )
     if result.differing and not (result.failed or result.refused):
         raise TransferIncomplete(
-            f"Input '{item.key}': '{folder}' holds other content under names of dataset '{dataset.name}': {named(result.differing)}.",
+            f"Input '{item.key}': '{folder}' holds other content under names of dataset '{dataset.name}': "
+            f"{named(result.differing)}.",
             hint="Nothing of it was replaced. Name another folder with target=, or leave that out.",
         )
     problem = result.problem()

@@ -13,7 +13,8 @@ SECONDS = 5.0
 
 @dataclass(frozen=True)
 class GitFacts:
-    """The checkout's state; `repository` is the URL of `origin` without credentials, `is_dirty` whether tracked files differ."""
+    """The checkout's state; `repository` is the URL of `origin` without credentials, `is_dirty` whether tracked files
+    differ."""
 
     repository: str = ""
     branch: str = ""
@@ -24,7 +25,8 @@ class GitFacts:
 
 
 def git_facts(folder: Path) -> GitFacts | None:
-    """Facts about the checkout that holds *folder*; None outside one, or without git. Never fails: a job runs without them."""
+    """Facts about the checkout that holds *folder*; None outside one, or without git. Never fails: a job runs without
+    them."""
     asked = {
         "commit": ("log", "-1", "--format=%H%x00%an%x00%s"),
         "branch": ("symbolic-ref", "--short", "-q", "HEAD"),
@@ -37,7 +39,9 @@ def git_facts(folder: Path) -> GitFacts | None:
     if commit is None and branch is None:
         return None
     number, author, message = (commit or "\0\0").split("\0")
-    return GitFacts(redact(answers["repository"] or ""), branch or "", number, author, message, bool(answers["changes"]))
+    return GitFacts(
+        redact(answers["repository"] or ""), branch or "", number, author, message, bool(answers["changes"])
+    )
 
 
 def _ask(folder: Path, arguments: tuple[str, ...]) -> subprocess.Popen[bytes] | None:

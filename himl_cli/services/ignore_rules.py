@@ -1,9 +1,12 @@
-"""The rules of one ignore file: pathspec reads each part of a pattern, and the last pattern that fits an entry decides, as in git.
+"""The rules of one ignore file: pathspec reads each part of a pattern, and the last pattern that fits an entry decides,
+as in git.
 
-Read otherwise than by git are, within brackets, `[:alpha:]` and its kind, backslashes, slashes and ranges that run backwards; in patterns
-of more than one part `***`; and by pathspec before 1.1 an open bracket, which it takes for itself.
+Read otherwise than by git are, within brackets, `[:alpha:]` and its kind, backslashes, slashes and ranges that run
+backwards; in patterns of more than one part `***`; and by pathspec before 1.1 an open bracket, which it takes for
+itself.
 
-No pattern makes matching long: parts are matched against parts, and within a part a `*` that another one follows never gives back what it took.
+No pattern makes matching long: parts are matched against parts, and within a part a `*` that another one follows never
+gives back what it took.
 """
 
 from __future__ import annotations
@@ -21,18 +24,22 @@ from pathspec import GitIgnoreSpec, RegexPattern
 
 from himl_cli.services.path_parts import fits, without_repeats
 
-# What GitIgnoreSpec makes of a line, under a name that depends on pathspec's version; made alone, no other engine than `re` reads it.
+# What GitIgnoreSpec makes of a line, under a name that depends on pathspec's version; made alone, no other engine than
+# `re` reads it.
 GitPattern = cast("Callable[[str], RegexPattern]", type(GitIgnoreSpec.from_lines(["*"]).patterns[0]))
-# A pattern ends before a slash (which means folders only) and before spaces that no backslash protects, never amid an escape.
+# A pattern ends before a slash (which means folders only) and before spaces that no backslash protects, never amid an
+# escape.
 LINE = re.compile(r"(?P<sign>!?)(?P<body>(?:[^\\]|\\.)*?)(?P<slash>/?) *", re.DOTALL)
-# Stands after parts of patterns and of names, which cannot hold it: else pathspec would match what lies below a folder, too.
+# Stands after parts of patterns and of names, which cannot hold it: else pathspec would match what lies below a folder,
+# too.
 END = "\0"
 STAR = "[^/]*"
 PARTS_KEPT = 10_000
 
 
 class Rule(NamedTuple):
-    """*name*: what the last part of a path has to be; without it *parts*: those that the path has to have, None being any number of folders."""
+    """*name*: what the last part of a path has to be; without it *parts*: those that the path has to have, None being
+    any number of folders."""
 
     name: re.Pattern[str] | None
     parts: tuple[str | None, ...]
@@ -100,7 +107,8 @@ def _part_fits(text: str, part: str) -> bool:
 
 
 def _without_giving_back(regex: str) -> str:
-    """*regex*, in which a star takes as little as it can and then stands by it where another one follows, as `fnmatch` has it."""
+    """*regex*, in which a star takes as little as it can and then stands by it where another one follows, as `fnmatch`
+    has it."""
     first, *stars = regex.split(STAR)
     if len(stars) < 2:
         return regex

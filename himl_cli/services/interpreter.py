@@ -10,11 +10,15 @@ from pathlib import Path
 
 from himl_cli.core.errors import BadUsage
 
-ISOLATED_MARKS = ("pipx_metadata.json", "uv-receipt.toml")  # what pipx and `uv tool` leave in the environments they make
+ISOLATED_MARKS = (
+    "pipx_metadata.json",
+    "uv-receipt.toml",
+)  # what pipx and `uv tool` leave in the environments they make
 
 
 def find_python(asked: str | None, env: Mapping[str, str], own_prefix: Path) -> str:
-    """The interpreter: *asked*, else the active environment's, else that of *own_prefix* unless it only holds a tool, else `python3` on PATH.
+    """The interpreter: *asked*, else the active environment's, else that of *own_prefix* unless it only holds a tool,
+    else `python3` on PATH.
 
     Raises BadUsage when what was asked for, or any of them, cannot be run.
     """

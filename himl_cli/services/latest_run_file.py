@@ -1,4 +1,5 @@
-"""`most_recent_run.txt`: one line `experiment:run_id` about the run submitted last from a folder (hi-ml's file and format)."""
+"""`most_recent_run.txt`: one line `experiment:run_id` about the run submitted last from a folder (hi-ml's file and
+format)."""
 
 from __future__ import annotations
 

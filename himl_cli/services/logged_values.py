@@ -1,7 +1,7 @@
 """From what programs hand to `log` and its kin to records: which values there are, and what is refused.
 
-The rules are azureml-core's: numbers, truth values, texts and None are kept as they are, scalars of numpy and PyTorch as the
-Python numbers they hold, and everything else as its `repr`.
+The rules are azureml-core's: numbers, truth values, texts and None are kept as they are, scalars of numpy and PyTorch
+as the Python numbers they hold, and everything else as its `repr`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,9 @@ log = logging.getLogger(__name__)
 def scalar(name: str, value: Any, step: int | None = None) -> Logged:
     """One value at one step. Raises BadUsage for a list, which `log_list` is for."""
     if isinstance(value, (list, tuple, range, set, dict, GeneratorType)):
-        raise BadUsage(f"'{name}': log takes one value, not {type(value).__name__}.", hint="Use log_list, or log_table.")
+        raise BadUsage(
+            f"'{name}': log takes one value, not {type(value).__name__}.", hint="Use log_list, or log_table."
+        )
     found = _value(name, value)
     if step is not None:
         step = _step(name, step)
@@ -31,7 +33,9 @@ def scalar(name: str, value: Any, step: int | None = None) -> Logged:
 def values(name: str, items: Iterable[Any]) -> Logged:
     """A list logged at once. Raises BadUsage for what is none."""
     if isinstance(items, (str, bytes, Mapping)) or not hasattr(items, "__iter__"):
-        raise BadUsage(f"'{name}': log_list takes a list of values, not {type(items).__name__}.", hint="Use log for one value.")
+        raise BadUsage(
+            f"'{name}': log_list takes a list of values, not {type(items).__name__}.", hint="Use log for one value."
+        )
     return Logged(_name(name), LoggedKind.list, [LoggedRow({_name(name): _value(name, item)}) for item in items])
 
 
@@ -44,16 +48,26 @@ def row(name: str, columns: Mapping[str, Any]) -> Logged:
 
 
 def table(name: str, columns: Mapping[str, Any]) -> Logged:
-    """A table by columns; one value stands for a column of one row. Raises BadUsage where the columns differ in length."""
+    """A table by columns; one value stands for a column of one row. Raises BadUsage where the columns differ in
+    length."""
     if not columns or not hasattr(columns, "items"):
-        raise BadUsage(f"'{name}': log_table takes a dictionary of columns.", hint="For example log_table('losses', {'epoch': [1, 2], 'loss': [0.5, 0.4]})")
-    whole: dict[str, Sequence[Value]] = {str(column): _column(name, column, content) for column, content in columns.items()}
+        raise BadUsage(
+            f"'{name}': log_table takes a dictionary of columns.",
+            hint="For example log_table('losses', {'epoch': [1, 2], 'loss': [0.5, 0.4]})",
+        )
+    whole: dict[str, Sequence[Value]] = {
+        str(column): _column(name, column, content) for column, content in columns.items()
+    }
     lengths = {column: len(content) for column, content in whole.items()}
     if len(set(lengths.values())) > 1:
         told = ", ".join(f"'{column}' has {length}" for column, length in lengths.items())
         raise BadUsage(f"'{name}': the columns of a table are of one length, but {told}.")
     count = next(iter(lengths.values()))
-    return Logged(_name(name), LoggedKind.table, [LoggedRow({column: content[place] for column, content in whole.items()}) for place in range(count)])
+    return Logged(
+        _name(name),
+        LoggedKind.table,
+        [LoggedRow({column: content[place] for column, content in whole.items()}) for place in range(count)],
+    )
 
 
 def image(name: str, file: str) -> Logged:
@@ -99,6 +113,8 @@ def _value(name: str, value: Any) -> Value:
         if isinstance(value, Real):
             return float(value)
     except OverflowError as err:
-        raise BadUsage(f"'{name}': {type(value).__name__} is too large to be logged.", hint="Numbers go up to 1.8e308.") from err
+        raise BadUsage(
+            f"'{name}': {type(value).__name__} is too large to be logged.", hint="Numbers go up to 1.8e308."
+        ) from err
     log.warning("'%s': a value of type %s is logged as text.", name, type(value).__name__)
     return repr(value)

@@ -15,10 +15,11 @@ LONGEST_EXPERIMENT = 256
 
 
 def friendly_experiment(name: str) -> str:
-    """*name* as Azure ML takes it: letters, digits, `_` and `-`, first a letter or digit. One that it takes stays as it is.
+    """*name* as Azure ML takes it: letters, digits, `_` and `-`, first a letter or digit. One that it takes stays as it
+    is.
 
-    Each run of other characters becomes one `_`. A name of which nothing else is left, as of a script with a Chinese name, becomes
-    `experiment`. Raises BadUsage for an empty one.
+    Each run of other characters becomes one `_`. A name of which nothing else is left, as of a script with a Chinese
+    name, becomes `experiment`. Raises BadUsage for an empty one.
     """
     if not name.strip():
         raise BadUsage("The experiment's name is empty.", hint="Name it with --experiment NAME")
@@ -35,15 +36,20 @@ def underscored(name: str) -> str:
     return re.sub(r"[^a-zA-Z0-9_]+", "_", name)
 
 
-def choose_experiment(asked: str | None, target: str, *, from_branch: bool, git: GitFacts | None) -> tuple[str, list[str]]:
+def choose_experiment(
+    asked: str | None, target: str, *, from_branch: bool, git: GitFacts | None
+) -> tuple[str, list[str]]:
     """The experiment's name, and what the user should know of it.
 
-    It is *asked*, else the git branch where that is wanted, else the stem of the script, else the module with `_` for `.`.
-    Raises BadUsage where the branch is wanted and none is checked out, and for an empty name.
+    It is *asked*, else the git branch where that is wanted, else the stem of the script, else the module with `_` for
+    `.`. Raises BadUsage where the branch is wanted and none is checked out, and for an empty name.
     """
     if asked is None and from_branch:
         if git is None or not git.branch:
-            raise BadUsage("--experiment_from_branch: no git branch is checked out here.", hint="Name the experiment with --experiment NAME")
+            raise BadUsage(
+                "--experiment_from_branch: no git branch is checked out here.",
+                hint="Name the experiment with --experiment NAME",
+            )
         asked = git.branch
     if asked is not None:
         chosen = friendly_experiment(asked)
@@ -61,7 +67,8 @@ def experiment_remarks(asked: str, chosen: str) -> list[str]:
 
 
 def automatic_tags(git: GitFacts | None, build: Mapping[str, str], command_line: str) -> dict[str, str]:
-    """Tags that a run gets by itself: git's facts, each replaced by what *build* says, the user, the command line. Empty ones are left out."""
+    """Tags that a run gets by itself: git's facts, each replaced by what *build* says, the user, the command line.
+    Empty ones are left out."""
     facts: dict[str, str] = {}
     if git is not None:
         facts = {

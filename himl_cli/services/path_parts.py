@@ -11,7 +11,8 @@ Part = TypeVar("Part")
 
 
 def without_repeats(parts: Sequence[str]) -> tuple[str | None, ...]:
-    """*parts* with None for `**`, of which none follows another; one at the end gets a `*` behind it: every file below."""
+    """*parts* with None for `**`, of which none follows another; one at the end gets a `*` behind it: every file
+    below."""
     made: list[str | None] = []
     for part in parts:
         if part != ANY_FOLDERS:
@@ -22,7 +23,8 @@ def without_repeats(parts: Sequence[str]) -> tuple[str | None, ...]:
 
 
 def fits(wanted: Sequence[Part | None], parts: Sequence[str], part_fits: Callable[[Part, str], bool]) -> bool:
-    """Whether *parts* are as *wanted* from the first to the last, in no more steps than the number of the one times that of the other.
+    """Whether *parts* are as *wanted* from the first to the last, in no more steps than the number of the one times
+    that of the other.
 
     No None in *wanted* may follow another.
     """

@@ -12,9 +12,12 @@ SECONDS_OF_PATIENCE = 600.0
 
 
 class Patience:
-    """For whoever watches something that goes on without them: a failure is said once, and counts only if no answer comes for ten minutes."""
+    """For whoever watches something that goes on without them: a failure is said once, and counts only if no answer
+    comes for ten minutes."""
 
-    def __init__(self, notify: Notify, *, seconds: float = SECONDS_OF_PATIENCE, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, notify: Notify, *, seconds: float = SECONDS_OF_PATIENCE, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._notify = notify
         self._seconds = seconds
         self._clock = clock

@@ -48,7 +48,8 @@ def resume_run(workspace: Workspace, wanted: str, request: SubmitRequest, notify
 
 
 def _log_size(workspace: Workspace, run: Run) -> int:
-    """How much there is already of a log that goes on: that of a sweep or a pipeline. Another try of a job has a log of its own."""
+    """How much there is already of a log that goes on: that of a sweep or a pipeline. Another try of a job has a log of
+    its own."""
     log = workspace.run_files(run.id).stat(MAIN_LOG) if MANY in run.tags else None
     return log.size if log else 0
 
@@ -59,7 +60,10 @@ def check_agrees(run: Run, request: SubmitRequest) -> None:
         asked = command_line(request)
         made_by = run.tags.get("command_line", run.command)
         if asked != made_by:
-            raise BadUsage(f"Run '{run.id}' was made by '{made_by}', not by '{asked}'.", hint=f"Leave the script out: himl submit --resume {run.id}")
+            raise BadUsage(
+                f"Run '{run.id}' was made by '{made_by}', not by '{asked}'.",
+                hint=f"Leave the script out: himl submit --resume {run.id}",
+            )
     elif request.arguments:
         _check_arguments(run, request)
     if any(map(request.is_typed, OF_RECORD[: len(KINDS)])):
@@ -67,7 +71,10 @@ def check_agrees(run: Run, request: SubmitRequest) -> None:
         text, made = sweep_text(again) if again else "a single run", run.tags.get(SWEPT, "")
         if text not in (made, without_seed(made)):
             was = run.tags.get(SWEPT) or ("a pipeline" if run.tags.get(MANY) == "pipeline" else "a single run")
-            raise BadUsage(f"Run '{run.id}' is: {was}; not: {text}.", hint=f"Leave these options out: himl submit --resume {run.id}")
+            raise BadUsage(
+                f"Run '{run.id}' is: {was}; not: {text}.",
+                hint=f"Leave these options out: himl submit --resume {run.id}",
+            )
 
 
 def _check_arguments(run: Run, request: SubmitRequest) -> None:

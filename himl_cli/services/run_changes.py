@@ -21,7 +21,8 @@ CHILDREN = {"sweep": "trial", "pipeline": "step", "trial": "nested run", "step":
 class CancelOutcome:
     """Whether the run was asked to stop; where not, it had ended with `status` before.
 
-    `kind` is what the run is among many: `sweep` or `pipeline`, whose children stop with it, or `trial` or `step` of its `parent`; empty for a run by itself.
+    `kind` is what the run is among many: `sweep` or `pipeline`, whose children stop with it, or `trial` or `step` of
+    its `parent`; empty for a run by itself.
     """
 
     id: str
@@ -34,7 +35,10 @@ class CancelOutcome:
 def cancel_runs(workspace: Workspace, runs: Sequence[Run]) -> list[CancelOutcome]:
     """Ask every one of *runs* to stop. Raises DiskFailed where one cannot be asked."""
     asked = [(run, workspace.cancel(run.id)) for run in {run.id: run for run in runs}.values()]
-    return [CancelOutcome(run.id, was_asked, workspace.run(run.id).status.value, kind_of(run), run.parent) for run, was_asked in asked]
+    return [
+        CancelOutcome(run.id, was_asked, workspace.run(run.id).status.value, kind_of(run), run.parent)
+        for run, was_asked in asked
+    ]
 
 
 def kind_of(run: Run) -> str:
@@ -58,7 +62,8 @@ def check_tags(tags: Mapping[str, str]) -> None:
 
 @contextmanager
 def tags_explained() -> Iterator[None]:
-    """Within it, the error about an unknown run says how a tag is written: what was taken for a run may have been meant as one."""
+    """Within it, the error about an unknown run says how a tag is written: what was taken for a run may have been meant
+    as one."""
     try:
         yield
     except RunNotFound as err:
@@ -67,19 +72,22 @@ def tags_explained() -> Iterator[None]:
 
 
 def check_deletable(workspace: Workspace, runs: Sequence[Run]) -> DeletesRuns:
-    """The workspace as one that deletes *runs*. Raises BadUsage while one of them runs, HimlError where one cannot be deleted."""
+    """The workspace as one that deletes *runs*. Raises BadUsage while one of them runs, HimlError where one cannot be
+    deleted."""
     for run in runs:
         home = workspace.home_of(run.id) if isinstance(workspace, JoinsWorkspaces) else workspace
         if not isinstance(home, DeletesRuns):
             raise HimlError(
-                f"Run '{run.id}' is in {home.label}, whose runs cannot be deleted.", hint="Only runs of a local workspace can; nothing was deleted."
+                f"Run '{run.id}' is in {home.label}, whose runs cannot be deleted.",
+                hint="Only runs of a local workspace can; nothing was deleted.",
             )
     if not isinstance(workspace, DeletesRuns):
         raise HimlError(f"Runs of {workspace.label} cannot be deleted.", hint="Only runs of a local workspace can.")
     active = [run for run in runs if not run.status.is_final]
     if active:
         raise BadUsage(
-            f"Run '{active[0].id}' is {active[0].status.value.lower()}; nothing was deleted.", hint=f"Stop it first: himl runs cancel {active[0].id}"
+            f"Run '{active[0].id}' is {active[0].status.value.lower()}; nothing was deleted.",
+            hint=f"Stop it first: himl runs cancel {active[0].id}",
         )
     return workspace
 
@@ -87,7 +95,10 @@ def check_deletable(workspace: Workspace, runs: Sequence[Run]) -> DeletesRuns:
 def runs_below(workspace: Workspace, runs: Sequence[Run]) -> dict[str, str]:
     """How many children go with each of *runs*, in words (`4 trials`), by its id; empty for a run that has none."""
     counts = {run.id: sum(1 for _ in workspace.runs(RunQuery(parent=run.id))) for run in runs}
-    return {run.id: f"{counts[run.id]} {CHILDREN[kind_of(run)]}{'s' * (counts[run.id] != 1)}" if counts[run.id] else "" for run in runs}
+    return {
+        run.id: f"{counts[run.id]} {CHILDREN[kind_of(run)]}{'s' * (counts[run.id] != 1)}" if counts[run.id] else ""
+        for run in runs
+    }
 
 
 def delete_runs(deleter: DeletesRuns, runs: Sequence[Run]) -> None:

@@ -19,7 +19,8 @@ BEST_SO_FAR = "best_child_by_primary_metric/"
 
 
 def run_details(workspace: Workspace, run: Run) -> RunDetails:
-    """What *run* logged, and its children in the order they were made. Raises RunNotFound when it was deleted meanwhile."""
+    """What *run* logged, and its children in the order they were made. Raises RunNotFound when it was deleted
+    meanwhile."""
     children = children_of(workspace, run)
     values = workspace.values(run.id)
     sweep = sweep_view(workspace, run, children)
@@ -38,7 +39,8 @@ def children_of(workspace: Workspace, run: Run) -> list[Run]:
 
 
 def sweep_view(workspace: Workspace, run: Run, children: Sequence[Run]) -> SweepView | None:
-    """The trials of *run* with the last values of its primary metric, for a request or two in all; None where its *children* are no trials."""
+    """The trials of *run* with the last values of its primary metric, for a request or two in all; None where its
+    *children* are no trials."""
     values = {child.id: hyperparameters_of(child.tags) for child in children}
     trials = [child for child in children if values[child.id]]
     if not trials:
@@ -54,7 +56,8 @@ def sweep_view(workspace: Workspace, run: Run, children: Sequence[Run]) -> Sweep
 
 
 def sweep_outcome(workspace: Workspace, run: Run) -> SweepView | None:
-    """The trials of a sweep that has ended; None for another run, and where they cannot be asked for: the run's own outcome is known without them."""
+    """The trials of a sweep that has ended; None for another run, and where they cannot be asked for: the run's own
+    outcome is known without them."""
     if MANY not in run.tags and SWEPT not in run.tags:
         return None
     try:
@@ -65,7 +68,8 @@ def sweep_outcome(workspace: Workspace, run: Run) -> SweepView | None:
 
 
 def failed_child(workspace: Workspace, run: Run) -> str:
-    """The id of the first child of a failed sweep or pipeline that failed itself: its log says why. Empty for other runs, and where nobody can say."""
+    """The id of the first child of a failed sweep or pipeline that failed itself: its log says why. Empty for other
+    runs, and where nobody can say."""
     if run.status is not RunStatus.failed or MANY not in run.tags:
         return ""
     try:
@@ -81,7 +85,11 @@ def _last_values(workspace: Workspace, trials: Sequence[Run], metric: str) -> di
         return {}
     found = workspace.results(trials, wanted=lambda name: name == metric, whole=False)
     values = {run_id: results.last.get(metric) for run_id, results in found.items()}
-    return {run_id: float(value) for run_id, value in values.items() if isinstance(value, (int, float)) and not isinstance(value, bool)}
+    return {
+        run_id: float(value)
+        for run_id, value in values.items()
+        if isinstance(value, (int, float)) and not isinstance(value, bool)
+    }
 
 
 def _below(workspace: Workspace, children: Sequence[Run]) -> dict[str, Sequence[Run]]:

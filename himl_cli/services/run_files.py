@@ -16,7 +16,8 @@ WORKERS = 8
 def store_files(store: BlobStore, files: Mapping[str, Path]) -> None:
     """Store *files* by the names that they get, replacing what has these names.
 
-    Raises BadUsage for one that is not there before any is stored; once all were tried, the first error, naming how many failed.
+    Raises BadUsage for one that is not there before any is stored; once all were tried, the first error, naming how
+    many failed.
     """
     requests = []
     for name, path in files.items():

@@ -20,8 +20,12 @@ SWEEP_LOG = "azureml-logs/hyperdrive.txt"
 PIPELINE_LOG = "logs/azureml/executionlogs.txt"
 USER_LOGS = "user_logs/"
 MAIN_LOG = "user_logs/std_log.txt"
-MAIN_NAMES = tuple(re.compile(name) for name in (r"std_log\.txt", r"std_log_process_0+\.txt", r"std_log\D*0*_worker\.txt", r"std_log\D*0*(_ps)?\.txt"))
-"""What the first rank's log is called below `user_logs/`, by the kind of job; the last one is what the vendor's client streams."""
+MAIN_NAMES = tuple(
+    re.compile(name)
+    for name in (r"std_log\.txt", r"std_log_process_0+\.txt", r"std_log\D*0*_worker\.txt", r"std_log\D*0*(_ps)?\.txt")
+)
+"""What the first rank's log is called below `user_logs/`, by the kind of job; the last one is what the vendor's client
+streams."""
 OLD_DRIVER = re.compile(r"azureml-logs/\d\d_driver_log([-_]\D*0+)?\.txt")
 OF_TRY = re.compile(r"user_logs/(?:(?P<kind>re)?try_(?P<number>\d{1,9})/)?(?P<base>[^/]+)")
 RANK_LOG = re.compile(r"std_log_process_(\d{1,9})\.txt")
@@ -32,8 +36,11 @@ GROWTH = 1.5
 TAIL_BYTES = 64 * 1024
 
 
-def read_log(workspace: Workspace, run_id: str, name: str | None = None, notify: Notify = ignore, *, attempt: int | None = None) -> Iterator[bytes]:
-    """The log called *name*, else the main one, of the try *attempt* (from 1), else of the last try that has it, piece by piece as it is now.
+def read_log(
+    workspace: Workspace, run_id: str, name: str | None = None, notify: Notify = ignore, *, attempt: int | None = None
+) -> Iterator[bytes]:
+    """The log called *name*, else the main one, of the try *attempt* (from 1), else of the last try that has it, piece
+    by piece as it is now.
 
     *notify* hears that there are other tries. Raises NotFound naming the logs there are.
     """
@@ -42,19 +49,32 @@ def read_log(workspace: Workspace, run_id: str, name: str | None = None, notify:
     if found is None:
         raise _no_log(files, workspace.run(run_id), name, attempt)
     if attempt is None and found.before:
-        notify(Notice(f"This is the log of try {found.attempt}; that of the one before: himl runs logs {run_id} --try {found.before}"))
+        notify(
+            Notice(
+                f"This is the log of try {found.attempt}; that of the one before: himl runs logs {run_id} --try "
+                f"{found.before}"
+            )
+        )
     return files.read(found.name)
 
 
 def follow_log(
-    workspace: Workspace, run_id: str, name: str | None = None, notify: Notify = ignore, *, start: int = 0, attempt: int | None = None
+    workspace: Workspace,
+    run_id: str,
+    name: str | None = None,
+    notify: Notify = ignore,
+    *,
+    start: int = 0,
+    attempt: int | None = None,
 ) -> Iterator[bytes]:
-    """As `read_log`, from the byte *start* on, and then what is added, until the run has ended; a log that is not there yet is waited for.
+    """As `read_log`, from the byte *start* on, and then what is added, until the run has ended; a log that is not there
+    yet is waited for.
 
     Where another try of the job begins, its log comes next, unless *attempt* says which one is meant.
 
-    Only new bytes are asked for. A service is asked seldom, and more seldom while nothing new comes; one that does not answer
-    is borne with for ten minutes. *notify* hears of that, of tries, and of a run's state as long as a service has no log of it.
+    Only new bytes are asked for. A service is asked seldom, and more seldom while nothing new comes; one that does not
+    answer is borne with for ten minutes. *notify* hears of that, of tries, and of a run's state as long as a service
+    has no log of it.
     """
     at_first, at_most = seconds_between_looks(workspace, run_id)
     log = _GrowingLog(workspace, run_id, name, notify if (at_first, at_most) != LOOKS else ignore, start, attempt)
@@ -75,7 +95,9 @@ def follow_log(
 class _GrowingLog:
     """A log that is read piece by piece: how far that went, and whether more can come."""
 
-    def __init__(self, workspace: Workspace, run_id: str, name: str | None, say: Notify, start: int, attempt: int | None) -> None:
+    def __init__(
+        self, workspace: Workspace, run_id: str, name: str | None, say: Notify, start: int, attempt: int | None
+    ) -> None:
         self.workspace = workspace
         self.run_id = run_id
         self.name = name
@@ -147,11 +169,16 @@ class _GrowingLog:
     def check_found(self) -> None:
         """Raises NotFound, naming the logs there are, where this one never came."""
         if self._found is None:
-            raise _no_log(self.workspace.run_files(self.run_id), self.workspace.run(self.run_id), self.name, self.attempt)
+            raise _no_log(
+                self.workspace.run_files(self.run_id), self.workspace.run(self.run_id), self.name, self.attempt
+            )
 
 
-def last_lines(workspace: Workspace, run_id: str, name: str | None = None, *, count: int = 20) -> tuple[str, bytes] | None:
-    """The log's name (the main one's, unless *name* says which) and its last *count* lines; None where there is none."""
+def last_lines(
+    workspace: Workspace, run_id: str, name: str | None = None, *, count: int = 20
+) -> tuple[str, bytes] | None:
+    """The log's name (the main one's, unless *name* says which) and its last *count* lines; None where there is
+    none."""
     files = workspace.run_files(run_id)
     found = _find(files, name)
     blob = files.stat(found.name) if found else None
@@ -162,25 +189,33 @@ def last_lines(workspace: Workspace, run_id: str, name: str | None = None, *, co
 
 
 def seconds_between_looks(workspace: Workspace, run_id: str) -> tuple[float, float]:
-    """How long to wait between two looks at the run: at first, and at most while nothing happens. Raises RunNotFound."""
+    """How long to wait between two looks at the run: at first, and at most while nothing happens. Raises
+    RunNotFound."""
     home = workspace.home_of(run_id) if isinstance(workspace, JoinsWorkspaces) else workspace
     return home.seconds_between_looks if isinstance(home, AnswersSlowly) else LOOKS
 
 
 @contextmanager
 def watching(run_id: str) -> Iterator[None]:
-    """Within it, Ctrl-C ends the watching and not the run. Raises Interrupted, which says so; failures of every kind say it too."""
+    """Within it, Ctrl-C ends the watching and not the run. Raises Interrupted, which says so; failures of every kind
+    say it too."""
     with naming(run_id):
         try:
             yield
         except KeyboardInterrupt as err:
-            raise Interrupted(f"Stopped watching; run '{run_id}' goes on.", hint=f"To cancel it: himl runs cancel {run_id}") from err
+            raise Interrupted(
+                f"Stopped watching; run '{run_id}' goes on.", hint=f"To cancel it: himl runs cancel {run_id}"
+            ) from err
 
 
 @contextmanager
 def naming(run_id: str) -> Iterator[None]:
-    """Within it, what goes wrong with looking at the run says that the run does not end by that; what is said of the run itself stays as it is."""
-    way_on = f"Run '{run_id}' goes on, unless it has ended; to see it: himl runs show {run_id}, to cancel it: himl runs cancel {run_id}"
+    """Within it, what goes wrong with looking at the run says that the run does not end by that; what is said of the
+    run itself stays as it is."""
+    way_on = (
+        f"Run '{run_id}' goes on, unless it has ended; to see it: himl runs show {run_id}, to cancel it: himl "
+        f"runs cancel {run_id}"
+    )
     try:
         yield
     except (JobFailed, NotFound, Interrupted):
@@ -189,12 +224,13 @@ def naming(run_id: str) -> Iterator[None]:
         err.hint = f"{err.hint} {way_on}".strip()
         raise
     except Exception as err:
-        err.__notes__ = [*getattr(err, "__notes__", ()), way_on]  # type: ignore[attr-defined]  # `add_note` comes with Python 3.11
+        err.__notes__ = [*getattr(err, "__notes__", ()), way_on]  # type: ignore[attr-defined]
         raise
 
 
 class _Log(NamedTuple):
-    """A log by its full name; `attempt` is the try that wrote it, from 1, `before` the one before that left logs; 0 where there is none."""
+    """A log by its full name; `attempt` is the try that wrote it, from 1, `before` the one before that left logs; 0
+    where there is none."""
 
     name: str
     attempt: int = 0
@@ -202,7 +238,8 @@ class _Log(NamedTuple):
 
 
 def _find(files: BlobStore, name: str | None, attempt: int | None = None) -> _Log | None:
-    """The log that *name* says, None the main one. A name with a folder is that very log; any other is looked for in the last try first."""
+    """The log that *name* says, None the main one. A name with a folder is that very log; any other is looked for in
+    the last try first."""
     exact = name is not None and "/" in name and attempt is None
     if name is not None and exact:
         found = _there(files, name)
@@ -219,7 +256,10 @@ def _find(files: BlobStore, name: str | None, attempt: int | None = None) -> _Lo
 
 
 def _there(files: BlobStore, name: str) -> _Log | None:
-    return next((_Log(each) for each in (name, *(folder + name for folder in LOG_FOLDERS)) if files.stat(each) is not None), None)
+    return next(
+        (_Log(each) for each in (name, *(folder + name for folder in LOG_FOLDERS)) if files.stat(each) is not None),
+        None,
+    )
 
 
 def _other_main(files: BlobStore) -> _Log | None:
@@ -228,13 +268,16 @@ def _other_main(files: BlobStore) -> _Log | None:
     drivers = sorted(name for name in old if OLD_DRIVER.fullmatch(name))
     if drivers or SWEEP_LOG in old:
         return _Log(drivers[-1] if drivers else SWEEP_LOG)
-    return _there(files, "std_log_process_0.txt") or (_Log(PIPELINE_LOG) if files.stat(PIPELINE_LOG) is not None else None)
+    return _there(files, "std_log_process_0.txt") or (
+        _Log(PIPELINE_LOG) if files.stat(PIPELINE_LOG) is not None else None
+    )
 
 
 def _tries(names: Iterable[str]) -> dict[int, dict[str, str]]:
     """The logs below `user_logs/` of each try of the job, counted from 1, by their base names.
 
-    Azure ML keeps those of later tries in `retry_001`, …, or has the last try's only; a run here, those of earlier tries in `try_1`, ….
+    Azure ML keeps those of later tries in `retry_001`, …, or has the last try's only; a run here, those of earlier
+    tries in `try_1`, ….
     """
     told = [found for found in map(OF_TRY.fullmatch, names) if found]
     last_here = 1 + max((int(each["number"]) for each in told if each["number"] and not each["kind"]), default=0)
@@ -246,7 +289,8 @@ def _tries(names: Iterable[str]) -> dict[int, dict[str, str]]:
 
 
 def _of_try(logs: Mapping[str, str], name: str, *, is_main: bool) -> str | None:
-    """Of the *logs* of one try that which *name* means; the numbers of ranks may be padded with zeros, as the service does where ranks are many."""
+    """Of the *logs* of one try that which *name* means; the numbers of ranks may be padded with zeros, as the service
+    does where ranks are many."""
     base = name.removeprefix(USER_LOGS)
     rank = RANK_LOG.fullmatch(base)
     named = re.compile(rf"std_log_process_0*{int(rank[1])}\.txt" if rank else re.escape(base))
@@ -280,4 +324,6 @@ def _no_log(files: BlobStore, run: Run, name: str | None, attempt: int | None) -
     alike = [log for log in there if name and log.endswith(f"/{name}")]
     near = alike[:5] or get_close_matches(name or "", there, n=3, cutoff=0.4) or there[:5]
     of_try = f" of try {attempt}" if attempt is not None else ""
-    return NotFound(f"Run '{run.id}' has no {what}{of_try}.", hint=f"There are: {', '.join(near)}." if near else "It has no logs.")
+    return NotFound(
+        f"Run '{run.id}' has no {what}{of_try}.", hint=f"There are: {', '.join(near)}." if near else "It has no logs."
+    )

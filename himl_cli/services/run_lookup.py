@@ -22,17 +22,21 @@ from himl_cli.workspaces.base import Workspace
 
 LATEST = "latest"
 SAID_OF_LATEST = ("last", "newest", "lastest", "latst", "head")
-OPEN_ANOTHER = "Open that one by its config.json: --config_file PATH (Studio's menu at the top right has it for download)."
+OPEN_ANOTHER = (
+    "Open that one by its config.json: --config_file PATH (Studio's menu at the top right has it for download)."
+)
 LONGEST_REFERENCE = 2000
 LOOKED_THROUGH = 200
 """How many recent runs are looked through for experiments or runs of a similar name."""
 
 
-def find_runs(workspace: Workspace, selection: RunSelection, *, cwd: Path, explicit: bool = False, notify: Notify = ignore) -> list[Run]:
+def find_runs(
+    workspace: Workspace, selection: RunSelection, *, cwd: Path, explicit: bool = False, notify: Notify = ignore
+) -> list[Run]:
     """The runs that are meant: those named, else the newest of the experiment, else the one in the latest-run file.
 
-    The file is looked for in *cwd* and above unless it is named; with *explicit* one of the selectors must be given. Never
-    empty: raises RunNotFound or NotFound instead, and BadUsage for selectors that contradict each other.
+    The file is looked for in *cwd* and above unless it is named; with *explicit* one of the selectors must be given.
+    Never empty: raises RunNotFound or NotFound instead, and BadUsage for selectors that contradict each other.
     """
     check_selection(selection, explicit=explicit)
     found = _selected(workspace, selection, cwd, notify)
@@ -40,12 +44,21 @@ def find_runs(workspace: Workspace, selection: RunSelection, *, cwd: Path, expli
 
 
 def check_selection(selection: RunSelection, *, explicit: bool = False) -> None:
-    """Raises BadUsage for two selectors at once, for filters without an experiment, for what names no run, and, with *explicit*, for no selector."""
-    given = {"--run": bool(selection.runs), "--experiment": selection.experiment is not None, "--latest_run_file": selection.latest_run_file is not None}
+    """Raises BadUsage for two selectors at once, for filters without an experiment, for what names no run, and, with
+    *explicit*, for no selector."""
+    given = {
+        "--run": bool(selection.runs),
+        "--experiment": selection.experiment is not None,
+        "--latest_run_file": selection.latest_run_file is not None,
+    }
     selectors = [name for name, is_given in given.items() if is_given]
     if len(selectors) > 1:
         raise BadUsage(f"Two selections at once: {' and '.join(selectors)}.", hint="Give one of them.")
-    filters = {"--num_runs": selection.num_runs is not None, "--tags": bool(selection.tags), "--status": bool(selection.statuses)}
+    filters = {
+        "--num_runs": selection.num_runs is not None,
+        "--tags": bool(selection.tags),
+        "--status": bool(selection.statuses),
+    }
     lonely = [name for name, is_given in filters.items() if is_given and selection.experiment is None]
     if lonely:
         raise BadUsage(
@@ -86,7 +99,9 @@ def _named(workspace: Workspace, text: str) -> Run:
         raise _elsewhere(workspace, text) or _unknown_in_experiment(workspace, reference, err) from err
     asked, kept = workspace_in_url(text), workspace_in_url(run.url)
     if asked and kept and not asked.is_same(kept):
-        raise NotFound(f"The address names a run of workspace {asked.label}, and {run.workspace} is open.", hint=OPEN_ANOTHER)
+        raise NotFound(
+            f"The address names a run of workspace {asked.label}, and {run.workspace} is open.", hint=OPEN_ANOTHER
+        )
     return run
 
 
@@ -95,13 +110,19 @@ def _elsewhere(workspace: Workspace, text: str) -> NotFound | None:
     asked = workspace_in_url(text)
     if asked is None or f" {asked.label} ".casefold() in f" {workspace.label} ".casefold():
         return None
-    return NotFound(f"The address names a run of workspace {asked.label}, and {workspace.label} is open.", hint=OPEN_ANOTHER)
+    return NotFound(
+        f"The address names a run of workspace {asked.label}, and {workspace.label} is open.", hint=OPEN_ANOTHER
+    )
 
 
 def _unknown_in_experiment(workspace: Workspace, reference: RunReference, err: RunNotFound) -> RunNotFound:
     """*err*, naming similar runs of the experiment that the reference names."""
     if reference.experiment is None:
-        return RunNotFound(reference.run_id, workspace.label, similar=[LATEST]) if reference.run_id.lower() in SAID_OF_LATEST else err
+        return (
+            RunNotFound(reference.run_id, workspace.label, similar=[LATEST])
+            if reference.run_id.lower() in SAID_OF_LATEST
+            else err
+        )
     known = [run.id for run in workspace.runs(RunQuery(reference.experiment, limit=LOOKED_THROUGH))]
     similar = similar_ids(reference.run_id, known)
     return RunNotFound(reference.run_id, workspace.label, similar=similar) if similar else err
@@ -118,7 +139,8 @@ def _referenced(workspace: Workspace, reference: RunReference) -> Run:
     run = workspace.run(reference.run_id)
     if reference.experiment is not None and underscored(reference.experiment) != underscored(run.experiment):
         raise NotFound(
-            f"Run '{run.id}' belongs to experiment '{run.experiment}', not '{reference.experiment}'.", hint=f"Give {run.recovery_id} or the run id alone."
+            f"Run '{run.id}' belongs to experiment '{run.experiment}', not '{reference.experiment}'.",
+            hint=f"Give {run.recovery_id} or the run id alone.",
         )
     return run
 
@@ -126,7 +148,8 @@ def _referenced(workspace: Workspace, reference: RunReference) -> Run:
 def runs_of_experiment(workspace: Workspace, query: RunQuery, notify: Notify) -> Iterator[Run]:
     """The runs that meet *query*, which names an experiment; fetched as they are consumed.
 
-    Where no run is of that one: of the one that `submit` makes of that name, else of the ones that hi-ml and older versions made; that is said.
+    Where no run is of that one: of the one that `submit` makes of that name, else of the ones that hi-ml and older
+    versions made; that is said.
     """
     asked = query.experiment or ""
     for name in dict.fromkeys((asked, friendly_experiment(asked), hi_ml_experiment(asked), underscored(asked))):
@@ -154,10 +177,17 @@ def _nothing_in_experiment(workspace: Workspace, selection: RunSelection, experi
     conditions += [" or ".join(status.value for status in selection.statuses)] if selection.statuses else []
     known = dict.fromkeys(run.experiment for run in workspace.runs(RunQuery(limit=LOOKED_THROUGH)))
     if experiment in known:
-        return NotFound(f"No run of experiment '{experiment}' is {' and '.join(conditions)}.", hint=f"See himl runs list --experiment {experiment}")
+        return NotFound(
+            f"No run of experiment '{experiment}' is {' and '.join(conditions)}.",
+            hint=f"See himl runs list --experiment {experiment}",
+        )
     near = get_close_matches(experiment, known, n=2, cutoff=0.5)
     hint = (
-        f"Did you mean {' or '.join(near)}?" if near else f"There are: {', '.join(list(known)[:5])}." if known else "'himl submit SCRIPT' makes the first run."
+        f"Did you mean {' or '.join(near)}?"
+        if near
+        else f"There are: {', '.join(list(known)[:5])}."
+        if known
+        else "'himl submit SCRIPT' makes the first run."
     )
     return NotFound(f"No run of an experiment '{experiment}' in {workspace.label}.", hint=hint)
 
@@ -167,7 +197,10 @@ def nearest_latest_run_file(start: Path) -> Path:
     for folder in (start, *start.parents):
         if (folder / FILE_NAME).is_file():
             return folder / FILE_NAME
-    raise NotFound(f"No run was named, and there is no {FILE_NAME} in '{start}' or above.", hint="Give a run id, --run latest, or --experiment NAME.")
+    raise NotFound(
+        f"No run was named, and there is no {FILE_NAME} in '{start}' or above.",
+        hint="Give a run id, --run latest, or --experiment NAME.",
+    )
 
 
 def read_latest_run_file(path: Path) -> RunReference:
@@ -177,13 +210,22 @@ def read_latest_run_file(path: Path) -> RunReference:
         with path.open("rb") as source:
             content = source.read(LONGEST_REFERENCE + 1)
     except FileNotFoundError as err:
-        raise NotFound(f"There is no file '{path}'.", hint="Give a run id, --run latest, or --experiment NAME.") from err
+        raise NotFound(
+            f"There is no file '{path}'.", hint="Give a run id, --run latest, or --experiment NAME."
+        ) from err
     except OSError as err:
         raise BadUsage(f"Cannot read '{path}': {err.strerror}.", hint=hint) from err
     lines = [line.strip() for line in content.decode("utf-8-sig", "replace").splitlines() if line.strip()]
     if len(lines) != 1:
-        raise BadUsage(f"'{path}' is empty." if not lines else f"'{path}' has {len(lines)} lines where one is expected.", hint=hint)
-    if len(content) > LONGEST_REFERENCE or not lines[0].isprintable() or "\ufffd" in lines[0] or " " in lines[0].rpartition(":")[2].strip():
+        raise BadUsage(
+            f"'{path}' is empty." if not lines else f"'{path}' has {len(lines)} lines where one is expected.", hint=hint
+        )
+    if (
+        len(content) > LONGEST_REFERENCE
+        or not lines[0].isprintable()
+        or "\ufffd" in lines[0]
+        or " " in lines[0].rpartition(":")[2].strip()
+    ):
         raise BadUsage(f"'{path}' does not hold a run id.", hint=hint)
     try:
         return parse_reference(lines[0])
@@ -212,4 +254,6 @@ def _children(workspace: Workspace, parents: Iterable[Run]) -> list[Run]:
 
 def no_children(parents: Iterable[Run]) -> NotFound:
     """That none of *parents* has a run below it."""
-    return NotFound(f"No children: {', '.join(run.id for run in parents)}.", hint="Leave --children out to get the runs themselves.")
+    return NotFound(
+        f"No children: {', '.join(run.id for run in parents)}.", hint="Leave --children out to get the runs themselves."
+    )

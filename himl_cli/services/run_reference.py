@@ -1,4 +1,5 @@
-"""The ways to write which run is meant: a run id, hi-ml's recovery ids, an Azure ML Studio URL. Pure text, no look-up."""
+"""The ways to write which run is meant: a run id, hi-ml's recovery ids, an Azure ML Studio URL. Pure text, no
+look-up."""
 
 from __future__ import annotations
 
@@ -32,15 +33,18 @@ def parse_reference(text: str) -> RunReference:
 def split_recovery_id(text: str) -> tuple[str, str]:
     """The experiment and the run id in a recovery id, by hi-ml's rule.
 
-    `experiment:run_id` is split at the colon; of a run id such as `EXPERIMENT_<digits>_<hex>` or `EXPERIMENT_<digits>` the
-    experiment is all before the last two parts, or the last. Raises BadUsage for other text.
+    `experiment:run_id` is split at the colon; of a run id such as `EXPERIMENT_<digits>_<hex>` or `EXPERIMENT_<digits>`
+    the experiment is all before the last two parts, or the last. Raises BadUsage for other text.
     """
     reference = parse_reference(text)
     if reference.experiment is not None:
         return reference.experiment, reference.run_id
     experiment = implied_experiment(reference.run_id)
     if experiment is None:
-        raise BadUsage(f"'{text}' is no recovery id.", hint="Recovery ids look like experiment:run_id, or EXPERIMENT_<digits>_<hex>.")
+        raise BadUsage(
+            f"'{text}' is no recovery id.",
+            hint="Recovery ids look like experiment:run_id, or EXPERIMENT_<digits>_<hex>.",
+        )
     return experiment, reference.run_id
 
 

@@ -1,7 +1,8 @@
-"""Writing to a run while a program works: entries are gathered and sent by a thread, a second after they came at the latest.
+"""Writing to a run while a program works: entries are gathered and sent by a thread, a second after they came at the
+latest.
 
-A service that is out of reach for a while loses nothing: what could not be sent is kept and sent again. At the end of the
-interpreter what is left is sent, and where that fails, a warning says how much was lost.
+A service that is out of reach for a while loses nothing: what could not be sent is kept and sent again. At the end of
+the interpreter what is left is sent, and where that fails, a warning says how much was lost.
 """
 
 from __future__ import annotations
@@ -37,10 +38,13 @@ _busy: set[RunWriter] = set()
 class RunWriter:
     """What this process logs to one run, on its way to *workspace*. Any thread may call it.
 
-    In a forked process nothing is gathered (nobody would send it at that process's end): each entry is sent when it comes.
+    In a forked process nothing is gathered (nobody would send it at that process's end): each entry is sent when it
+    comes.
     """
 
-    def __init__(self, workspace: RecordsRuns, run_id: str, *, pauses: tuple[float, float] = SECONDS_BETWEEN_TRIES) -> None:
+    def __init__(
+        self, workspace: RecordsRuns, run_id: str, *, pauses: tuple[float, float] = SECONDS_BETWEEN_TRIES
+    ) -> None:
         """*pauses*: seconds until what could not be sent is tried again, at first and at most."""
         self._workspace = workspace
         self._pauses = pauses
@@ -70,8 +74,8 @@ class RunWriter:
     def flush(self) -> None:
         """Send what there is, and come back once it is kept.
 
-        Raises ServiceFailed, DiskFailed or NotAllowedNow where it cannot be sent now (it stays, and is sent later), and what
-        else the workspace raises for entries that it does not take (those are dropped, once the others are sent).
+        Raises ServiceFailed, DiskFailed or NotAllowedNow where it cannot be sent now (it stays, and is sent later), and
+        what else the workspace raises for entries that it does not take (those are dropped, once the others are sent).
         """
         refused: HimlError | None = None
         with self._sending:
@@ -82,7 +86,8 @@ class RunWriter:
             raise refused
 
     def _send(self, batch: Sequence[Logged]) -> HimlError | None:
-        """Send *batch*; where it is not taken, its halves, so that one entry does not take others with it. What was refused, if anything was."""
+        """Send *batch*; where it is not taken, its halves, so that one entry does not take others with it. What was
+        refused, if anything was."""
         try:
             self._workspace.log(self._run_id, batch)
         except _NOT_NOW:
@@ -193,11 +198,16 @@ class RunWriter:
     def _say_dropped(self) -> None:
         dropped, self._dropped = self._dropped, 0
         if dropped:
-            log.warning("%d entries that were logged to run '%s' are lost: it could not be reached for too long.", dropped, self._run_id)
+            log.warning(
+                "%d entries that were logged to run '%s' are lost: it could not be reached for too long.",
+                dropped,
+                self._run_id,
+            )
 
 
-# What is registered last is called first. Finalizers are registered all at once, with the first of them: this one is made so that
-# `_end_all` comes before those that close connections, to a database or to a service, which it still needs.
+# What is registered last is called first. Finalizers are registered all at once, with the first of them: this one is
+# made so that `_end_all` comes before those that close connections, to a database or to a service, which it still
+# needs.
 weakref.finalize(RunWriter, int)
 
 

@@ -1,7 +1,8 @@
 """Which files hold secrets, by their names, their folders or their content, so that no job is sent with them.
 
-The kinds of files are those that scanners for secrets know by name: the signatures of gitrob (michenriksen/gitrob, core/signatures.go) and the
-rules of gitleaks with a `path`, and to them the files that today's clouds, package managers and tools of machine learning keep credentials in.
+The kinds of files are those that scanners for secrets know by name: the signatures of gitrob (michenriksen/gitrob,
+core/signatures.go) and the rules of gitleaks with a `path`, and to them the files that today's clouds, package managers
+and tools of machine learning keep credentials in.
 """
 
 from __future__ import annotations
@@ -16,16 +17,20 @@ LARGEST_READ = 64 * 1024  # bytes
 LARGEST_JSON = 4 * 1024
 """A key of a service account has 2,400 bytes; projects have many JSON files."""
 
-# All names are in lower case: some file systems do not tell cases apart. In turn: what this tool and its forerunners keep; private keys; stores of
-# passwords; passwords of hosts, databases and mail; clouds; packages, models and the tracking of runs; what projects call so themselves; histories
-# (and all that end with `_history`).
+# All names are in lower case: some file systems do not tell cases apart. In turn: what this tool and its forerunners
+# keep; private keys; stores of passwords; passwords of hosts, databases and mail; clouds; packages, models and the
+# tracking of runs; what projects call so themselves; histories (and all that end with `_history`).
 _NAMES = """
-himl.private.toml .env .envrc innereyeprivatesettings.yml innereyetestvariables.txt settings_private.yml settings_private.yaml
+himl.private.toml .env .envrc innereyeprivatesettings.yml innereyetestvariables.txt settings_private.yml
+settings_private.yaml
 id_rsa id_dsa id_ecdsa id_ed25519 id_ecdsa_sk id_ed25519_sk secring.gpg otr.private_key
 key3.db key4.db logins.json cookies.sqlite
-.netrc _netrc .git-credentials .htpasswd .pgpass pgpass.conf .my.cnf .mylogin.cnf .fetchmailrc .msmtprc .muttrc .smbcredentials
-.passwd-s3fs .ftpconfig sftp-config.json filezilla.xml recentservers.xml .vault-token .vault_pass .vault_password vault_pass.txt
-.s3cfg .boto .dockercfg .dockerconfigjson .terraformrc terraform.rc credentials.tfrc.json terraform.tfstate.backup .databrickscfg
+.netrc _netrc .git-credentials .htpasswd .pgpass pgpass.conf .my.cnf .mylogin.cnf .fetchmailrc
+.msmtprc .muttrc .smbcredentials
+.passwd-s3fs .ftpconfig sftp-config.json filezilla.xml recentservers.xml .vault-token .vault_pass .vault_password
+vault_pass.txt
+.s3cfg .boto .dockercfg .dockerconfigjson .terraformrc terraform.rc credentials.tfrc.json terraform.tfstate.backup
+.databrickscfg
 application_default_credentials.json local.settings.json accesstokens.json access_tokens.db credentials.db rclone.conf
 msal_token_cache.json msal_token_cache.bin service_principal_entries.json .cdsapirc .ecmwfapirc
 .pypirc kaggle.json .comet.config clearml.conf .modal.toml
@@ -58,12 +63,16 @@ PRIVATE_BY_FOLDER = {
     "history.sqlite": frozenset({"profile_default"}),
 }
 """Names that are private only in folders of certain names."""
-PRIVATE_FOLDERS = frozenset({".ssh", ".gnupg", ".aws", ".azure", ".password-store", ".identityservice", ".terraform", "keyrings"})
+PRIVATE_FOLDERS = frozenset(
+    {".ssh", ".gnupg", ".aws", ".azure", ".password-store", ".identityservice", ".terraform", "keyrings"}
+)
 PRIVATE_FOLDERS_IN = {"gcloud": frozenset({".config", "roaming"}), "cache": frozenset({".kube"})}
 """Folders that are private as a whole; the latter within folders of certain names only."""
 
 _PEM = re.compile(rb"-----BEGIN [A-Z0-9 ]*PRIVATE KEY( BLOCK)?-----")
-_LOGIN = re.compile(rb"_auth(Token)?[\"']?\s*[=:]|_password\s*=|AuthToken[\"']?\s*:|://[^\s/:@]+:[^\s/@$]+@", re.IGNORECASE)
+_LOGIN = re.compile(
+    rb"_auth(Token)?[\"']?\s*[=:]|_password\s*=|AuthToken[\"']?\s*:|://[^\s/:@]+:[^\s/@$]+@", re.IGNORECASE
+)
 _API_KEY = re.compile(rb"^[ \t]*api_key[ \t]*[=:][ \t]*\S", re.MULTILINE)
 _SERVICE_ACCOUNT = re.compile(rb"\"type\"\s*:\s*\"service_account\"")
 _REFRESH_TOKEN = re.compile(rb"\"refresh_token\"")
@@ -90,25 +99,40 @@ _SECRET_KEYS = re.compile(
 
 
 def is_dotenv_name(name: str) -> bool:
-    """Whether a file of this name is one of environment variables: `.env`, `.env.local`, `prod.env`; not `.env.example`."""
+    """Whether a file of this name is one of environment variables: `.env`, `.env.local`, `prod.env`; not
+    `.env.example`."""
     folded = name.casefold()
     return (folded.endswith(".env") or folded.startswith(".env.")) and not folded.endswith(SAMPLE_ENDINGS)
 
 
 def may_hold_secrets(path: str, size: int) -> bool:
-    """Whether the file at *path* (*size* in bytes) is one of secrets: by its name, by that and its folder's, or by what it begins with.
+    """Whether the file at *path* (*size* in bytes) is one of secrets: by its name, by that and its folder's, or by what
+    it begins with.
 
     Read are small files only, whose names make it plausible. A file in one of `is_private_folder` is not known by that.
     """
     name = os.path.basename(path).casefold()
     _, dot, ending = name.rpartition(".")
     ending = dot + ending
-    if name in PRIVATE_NAMES or ending in PRIVATE_ENDINGS or is_dotenv_name(name) or (name.endswith("_history") and name.startswith(".")):
+    if (
+        name in PRIVATE_NAMES
+        or ending in PRIVATE_ENDINGS
+        or is_dotenv_name(name)
+        or (name.endswith("_history") and name.startswith("."))
+    ):
         return True
     if name in PRIVATE_BY_FOLDER and os.path.basename(os.path.dirname(path)).casefold() in PRIVATE_BY_FOLDER[name]:
         return True
-    wanted = _READ_BY_NAME.get(name) or _READ_BY_ENDING.get(ending) or (_PEM if not dot and _NAMED_KEY.fullmatch(name) else None)
-    if wanted is not None and size <= (LARGEST_JSON if wanted is _SERVICE_ACCOUNT else LARGEST_READ) and wanted.search(_content(path)):
+    wanted = (
+        _READ_BY_NAME.get(name)
+        or _READ_BY_ENDING.get(ending)
+        or (_PEM if not dot and _NAMED_KEY.fullmatch(name) else None)
+    )
+    if (
+        wanted is not None
+        and size <= (LARGEST_JSON if wanted is _SERVICE_ACCOUNT else LARGEST_READ)
+        and wanted.search(_content(path))
+    ):
         return True
     return ending in YAML_ENDINGS and size <= LARGEST_READ and _is_innereye_settings(_content(path))
 
@@ -116,7 +140,9 @@ def may_hold_secrets(path: str, size: int) -> bool:
 def is_private_folder(path: str) -> bool:
     """Whether all that lies in the folder at *path* counts as secret, but for public keys, whatever it is called."""
     folder, name = os.path.split(path.casefold())
-    return name in PRIVATE_FOLDERS or (name in PRIVATE_FOLDERS_IN and os.path.basename(folder) in PRIVATE_FOLDERS_IN[name])
+    return name in PRIVATE_FOLDERS or (
+        name in PRIVATE_FOLDERS_IN and os.path.basename(folder) in PRIVATE_FOLDERS_IN[name]
+    )
 
 
 def _content(path: str) -> bytes:
@@ -128,7 +154,10 @@ def _content(path: str) -> bytes:
 
 
 def _is_innereye_settings(content: bytes) -> bool:
-    """Whether it has `variables:` with a key that is a secret, or at least two that name a workspace or who signs in to it."""
+    """Whether it has `variables:` with a key that is a secret, or at least two that name a workspace or who signs in to
+    it."""
     if _VARIABLES.search(content) is None:
         return False
-    return _SECRET_KEYS.search(content) is not None or len({key.lower() for key in _WORKSPACE_KEYS.findall(content)}) >= 2
+    return (
+        _SECRET_KEYS.search(content) is not None or len({key.lower() for key in _WORKSPACE_KEYS.findall(content)}) >= 2
+    )

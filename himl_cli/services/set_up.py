@@ -39,7 +39,8 @@ class Workspaces(Protocol):
 
 @dataclass(frozen=True)
 class SetUpRequest:
-    """What was asked for, as typed: `source` is a file of settings, `ids` keys of the workspace; nothing: what the environment says, else a local one."""
+    """What was asked for, as typed: `source` is a file of settings, `ids` keys of the workspace; nothing: what the
+    environment says, else a local one."""
 
     folder: Path
     source: str | None = None
@@ -48,7 +49,8 @@ class SetUpRequest:
 
 
 def set_up(request: SetUpRequest, workspaces: Workspaces) -> SetUp:
-    """Write what is missing; a file that says something else is left alone. Raises BadUsage then, with nothing written, or DiskFailed."""
+    """Write what is missing; a file that says something else is left alone. Raises BadUsage then, with nothing written,
+    or DiskFailed."""
     source = filled("--from", request.source)
     for key, value in request.ids.items():
         filled(f"--{key}", value)
@@ -77,5 +79,8 @@ def _write(folder: Path, taken: TakenSettings, ids: Mapping[str, str], where: st
     if taken.private:
         files.append(settings_file(folder, taken.private, is_private=True))
     if not files:
-        raise BadUsage(f"{where} says nothing that himl could take over.", hint="A workspace is named by subscription_id, resource_group and workspace_name.")
+        raise BadUsage(
+            f"{where} says nothing that himl could take over.",
+            hint="A workspace is named by subscription_id, resource_group and workspace_name.",
+        )
     return SetUp(write_all(files), taken.read, taken.left_out)

@@ -33,15 +33,20 @@ def find_snapshot_root(start: Path) -> Path:
     return start
 
 
-def take_snapshot(root: Path, ignored_folders: Sequence[str] = (), include_secret: Sequence[str] = ()) -> SnapshotReport:
-    """List the files below *root* to be sent: `.amlignore` rules (where the root has one), else `.gitignore` rules, at every level as in git.
+def take_snapshot(
+    root: Path, ignored_folders: Sequence[str] = (), include_secret: Sequence[str] = ()
+) -> SnapshotReport:
+    """List the files below *root* to be sent: `.amlignore` rules (where the root has one), else `.gitignore` rules, at
+    every level as in git.
 
-    Left out whatever the rules say: version control, workspaces, caches, virtual environments, files of secrets, results of
-    earlier runs (`outputs` and `logs` at the top level, and folders that himl downloaded to). Symlinks are followed, loops once;
-    what is neither a file nor a folder is passed over. Raises BadUsage for a folder or a glob that cannot be read.
+    Left out whatever the rules say: version control, workspaces, caches, virtual environments, files of secrets,
+    results of earlier runs (`outputs` and `logs` at the top level, and folders that himl downloaded to). Symlinks are
+    followed, loops once; what is neither a file nor a folder is passed over. Raises BadUsage for a folder or a glob
+    that cannot be read.
 
-    *ignored_folders* are paths, from *root* or absolute, or names of folders at any level, with `/` or `\\`; the report has those that met none.
-    *include_secret* are globs, as `himl download --include` reads them, of files of secrets that are sent all the same.
+    *ignored_folders* are paths, from *root* or absolute, or names of folders at any level, with `/` or `\\`; the report
+    has those that met none. *include_secret* are globs, as `himl download --include` reads them, of files of secrets
+    that are sent all the same.
     """
     name = OWN_FILE if (root / OWN_FILE).is_file() else GIT_FILE
     files: list[str] = []
@@ -52,42 +57,67 @@ def take_snapshot(root: Path, ignored_folders: Sequence[str] = (), include_secre
         files.append(relative)
         top = relative.split("/", 1)[0]
         by_top[top] = by_top.get(top, 0) + size
-    missed = [folder for folder, names in ignored.items() if not names & walk.met and not any(_needs_no_word(root, each) for each in names)]
-    return SnapshotReport(Snapshot(root, files, sum(by_top.values())), by_top, name, walk.downloads, missed, walk.secrets)
+    missed = [
+        folder
+        for folder, names in ignored.items()
+        if not names & walk.met and not any(_needs_no_word(root, each) for each in names)
+    ]
+    return SnapshotReport(
+        Snapshot(root, files, sum(by_top.values())), by_top, name, walk.downloads, missed, walk.secrets
+    )
 
 
 def secrets_but(include_secret: Sequence[str]) -> Callable[[str, str], bool]:
-    """Whether a file below a folder is left out of its snapshot as one of secrets, for both their paths. Raises BadUsage for a glob that cannot be read."""
+    """Whether a file below a folder is left out of its snapshot as one of secrets, for both their paths. Raises
+    BadUsage for a glob that cannot be read."""
     included = Globs(include_secret)
 
     def is_secret(folder: str, path: str) -> bool:
         name = Path(os.path.relpath(path, folder)).as_posix()
         above = [os.path.join(folder, *name.split("/")[:count]) for count in range(1, name.count("/") + 1)]
         is_private = any(map(is_private_folder, above)) and not name.endswith(PUBLIC_ENDING)
-        return os.path.isfile(path) and (is_private or may_hold_secrets(path, os.path.getsize(path))) and not included.matches(name)
+        return (
+            os.path.isfile(path)
+            and (is_private or may_hold_secrets(path, os.path.getsize(path)))
+            and not included.matches(name)
+        )
 
     return is_secret
 
 
 def ignored_remarks(reports: Sequence[SnapshotReport]) -> list[str]:
-    """Which ignored folders are in none of the snapshots, a sentence: else a slip of the pen would send what was to be left out, and nobody would know."""
-    missed = [folder for folder in reports[0].missed if all(folder in report.missed for report in reports)] if reports else []
+    """Which ignored folders are in none of the snapshots, a sentence: else a slip of the pen would send what was to be
+    left out, and nobody would know."""
+    missed = (
+        [folder for folder in reports[0].missed if all(folder in report.missed for report in reports)]
+        if reports
+        else []
+    )
     names = ", ".join(f"'{folder}'" for folder in missed)
-    return [f"warning: nothing is left out for --ignored_folders {names}: what is sent has no folder of such a name."] if missed else []
+    return (
+        [f"warning: nothing is left out for --ignored_folders {names}: what is sent has no folder of such a name."]
+        if missed
+        else []
+    )
 
 
 def _needs_no_word(root: Path, name: str) -> bool:
     """Whether the folder is left out for another reason, also where it is not there yet."""
-    return posixpath.basename(name) in ALWAYS_LEFT_OUT | RESULTS_OF_EARLIER_RUNS or (not name.startswith("./..") and os.path.isdir(root / name))
+    return posixpath.basename(name) in ALWAYS_LEFT_OUT | RESULTS_OF_EARLIER_RUNS or (
+        not name.startswith("./..") and os.path.isdir(root / name)
+    )
 
 
 def _ignored_names(root: Path, folder: str) -> frozenset[str]:
-    """What *folder* may mean below *root*, as written, and with `/` for `\\` unless a folder there really has a backslash in its name.
+    """What *folder* may mean below *root*, as written, and with `/` for `\\` unless a folder there really has a
+    backslash in its name.
 
     A name stays as it is, a path becomes one from *root* that begins with `./`.
     """
     written = {folder.rstrip("/"), as_found(root, folder).rstrip("/")}
-    return frozenset(name for each in written for name in (_paths_from(root, each) if "/" in each or os.path.isabs(each) else [each]))
+    return frozenset(
+        name for each in written for name in (_paths_from(root, each) if "/" in each or os.path.isabs(each) else [each])
+    )
 
 
 def _paths_from(root: Path, path: str) -> Iterator[str]:
@@ -124,7 +154,8 @@ class _Walk:
     def _rules_above(self) -> list[tuple[str, IgnoreRules]]:
         """Rules of the repository around the root, nearest last; each with the path from its folder to the root.
 
-        They begin with the repository's own list (`.git/info/exclude`). Without a repository there are none: what lies above is none of its business.
+        They begin with the repository's own list (`.git/info/exclude`). Without a repository there are none: what lies
+        above is none of its business.
         """
         if self.ignore_name != GIT_FILE:
             return []
@@ -132,11 +163,19 @@ class _Walk:
         if top is None:
             return []
         between = [folder for folder in reversed(self.root.parents) if folder.is_relative_to(top)]
-        found = [(top, read_rules(top / ".git" / "info" / "exclude")), *((folder, read_rules(folder / GIT_FILE)) for folder in between)]
+        found = [
+            (top, read_rules(top / ".git" / "info" / "exclude")),
+            *((folder, read_rules(folder / GIT_FILE)) for folder in between),
+        ]
         return [(_path_from(folder, self.root), rules) for folder, rules in found if rules is not None]
 
     def _folder(
-        self, folder: Path, prefix: str, rules: list[tuple[str, IgnoreRules]], above: frozenset[tuple[int, int]], is_private: bool
+        self,
+        folder: Path,
+        prefix: str,
+        rules: list[tuple[str, IgnoreRules]],
+        above: frozenset[tuple[int, int]],
+        is_private: bool,
     ) -> Iterator[tuple[str, int]]:
         if (own := read_rules(folder / self.ignore_name)) is not None:
             rules = [*rules, ("", own)]
@@ -163,8 +202,11 @@ class _Walk:
                 yield from self._folder(Path(entry.path), name + "/", deeper, above | {identity}, private)
 
     def _is_sent(self, name: str, entry: os.DirEntry[str], size: int, is_private: bool) -> bool:
-        """Whether the file holds no secrets, by its own name or by that of the file a link leads to, or is to be sent on purpose."""
-        is_secret = any(may_hold_secrets(path, size) for path in _paths(entry)) or (is_private and not name.endswith(PUBLIC_ENDING))
+        """Whether the file holds no secrets, by its own name or by that of the file a link leads to, or is to be sent
+        on purpose."""
+        is_secret = any(may_hold_secrets(path, size) for path in _paths(entry)) or (
+            is_private and not name.endswith(PUBLIC_ENDING)
+        )
         if not is_secret or self.include_secret.matches(name):
             return True
         self.secrets.append(name)
@@ -202,7 +244,10 @@ def _entries(folder: Path) -> list[os.DirEntry[str]]:
 
 
 def _unreadable(folder: Path, err: OSError) -> BadUsage:
-    return BadUsage(f"Cannot read '{folder}' for the snapshot: {err.strerror}.", hint="Exclude it in an ignore file or with --ignored_folders.")
+    return BadUsage(
+        f"Cannot read '{folder}' for the snapshot: {err.strerror}.",
+        hint="Exclude it in an ignore file or with --ignored_folders.",
+    )
 
 
 def _identity(path: str, info: os.stat_result) -> tuple[int, int]:

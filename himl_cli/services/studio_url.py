@@ -20,7 +20,8 @@ def is_studio_url(url: str) -> bool:
 
 
 def workspace_in_url(url: str) -> WorkspaceIds | None:
-    """What `wsid=/subscriptions/S/resourcegroups/G/workspaces/W` (also with `/providers/…` in it) names; None for other text."""
+    """What `wsid=/subscriptions/S/resourcegroups/G/workspaces/W` (also with `/providers/…` in it) names; None for other
+    text."""
     try:
         ids = parse_qs(urlsplit(url.strip()).query).get("wsid", [])
     except ValueError:  # brackets that are no IPv6 address

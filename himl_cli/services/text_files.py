@@ -11,13 +11,16 @@ UTF16_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
 def read_text(path: Path, what: str) -> str:
-    """The text of *path*, which an option called *what* names. Raises BadUsage where there is no file, or no text in it."""
+    """The text of *path*, which an option called *what* names. Raises BadUsage where there is no file, or no text in
+    it."""
     try:
         content = path.read_bytes()
     except ValueError as err:  # a null byte, or half a character
         raise BadUsage(f"{what}: no file can be called '{path}'.", hint="Check the path.") from err
     except FileNotFoundError as err:
-        raise BadUsage(f"{what}: there is no file '{path}'.", hint="Check the path; it is relative to the current folder.") from err
+        raise BadUsage(
+            f"{what}: there is no file '{path}'.", hint="Check the path; it is relative to the current folder."
+        ) from err
     except OSError as err:
         raise BadUsage(f"{what}: cannot read '{path}': {err.strerror}.") from err
     try:

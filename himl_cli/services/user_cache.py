@@ -9,7 +9,8 @@ from himl_cli.services.transfer.disk import explained
 
 
 def cache_of(name: str, use: str, hint: str) -> Path:
-    """The cache's folder *name*, made for this user only. Raises BadUsage, saying for what *use* there is none, for a user without a home; DiskFailed."""
+    """The cache's folder *name*, made for this user only. Raises BadUsage, saying for what *use* there is none, for a
+    user without a home; DiskFailed."""
     import platformdirs
 
     try:

@@ -25,33 +25,53 @@ from himl_cli.workspaces.job_abilities import KnowsPythons, LeavesFiles
 SECONDS_BETWEEN_LOOKS = 0.05
 SELDOM = 3
 """A run of which nothing but the end is wanted is looked at so many times less often."""
-NAMED_LOG = re.compile(r"\s*Please check log file '(?P<name>[^']+)'.*", re.DOTALL)  # how Azure ML goes on, with the log's end after it
+NAMED_LOG = re.compile(
+    r"\s*Please check log file '(?P<name>[^']+)'.*", re.DOTALL
+)  # how Azure ML goes on, with the log's end after it
 LACKS_MODULE = re.compile(rb"^ModuleNotFoundError: ", re.MULTILINE)
 FIRST_LOG = re.compile(r".*/(std_log|std_log_process_0+)\.txt")
 
 
-def wait_for_run(workspace: Workspace, run_id: str, write: Callable[[bytes], None], notify: Notify, interrupted: Sequence[int], *, start: int = 0) -> Run:
-    """Hand the run's output to *write*, from the byte *start* of its log on, until the run has ended; return it as it ended.
+def wait_for_run(
+    workspace: Workspace,
+    run_id: str,
+    write: Callable[[bytes], None],
+    notify: Notify,
+    interrupted: Sequence[int],
+    *,
+    start: int = 0,
+) -> Run:
+    """Hand the run's output to *write*, from the byte *start* of its log on, until the run has ended; return it as it
+    ended.
 
-    Once *interrupted* holds a signal, the run is canceled, and Interrupted is raised when it has ended. The list is that of
-    `core.interruptions`, which is to hold from before the job starts: no signal may be lost in between.
+    Once *interrupted* holds a signal, the run is canceled, and Interrupted is raised when it has ended. The list is
+    that of `core.interruptions`, which is to hold from before the job starts: no signal may be lost in between.
     """
     try:
-        with _canceling(workspace, run_id, notify, interrupted), suppress(NotFound):  # a job may end before its log was opened
+        with (
+            _canceling(workspace, run_id, notify, interrupted),
+            suppress(NotFound),
+        ):  # a job may end before its log was opened
             for piece in follow_log(workspace, run_id, start=start):
                 write(piece)
     except KeyboardInterrupt as err:
-        raise Interrupted(f"Stopped waiting; run '{run_id}' is still being stopped.", hint=f"See how it ends: himl runs show {run_id}") from err
+        raise Interrupted(
+            f"Stopped waiting; run '{run_id}' is still being stopped.", hint=f"See how it ends: himl runs show {run_id}"
+        ) from err
     run = workspace.run(run_id)
     if interrupted and run.status is RunStatus.canceled:
         raise Interrupted(f"Run '{run_id}' was canceled.", hint=f"What it wrote is kept: himl runs show {run_id}")
     return run
 
 
-def raise_unless_completed(run: Run, failed_child: str = "", sweep: SweepView | None = None, *, failure_hint: str = "") -> None:
-    """Raises JobFailed, naming the run and why it did not complete; of many runs, *failed_child* is one whose log says it.
+def raise_unless_completed(
+    run: Run, failed_child: str = "", sweep: SweepView | None = None, *, failure_hint: str = ""
+) -> None:
+    """Raises JobFailed, naming the run and why it did not complete; of many runs, *failed_child* is one whose log says
+    it.
 
-    The same where trials of *sweep* failed: Azure ML may call such a sweep completed. *failure_hint* is what helps, where that is known.
+    The same where trials of *sweep* failed: Azure ML may call such a sweep completed. *failure_hint* is what helps,
+    where that is known.
     """
     if run.status is RunStatus.canceled:
         because = f": {run.reason.rstrip('.')}" if run.reason else ""
@@ -65,9 +85,14 @@ def raise_unless_completed(run: Run, failed_child: str = "", sweep: SweepView | 
         reason = NAMED_LOG.sub("", run.reason) or "no reason is known"
         hint = look + (f" --file {name}" if name else "") + (f"; {failure_hint}" if failure_hint else "") + _way_on(run)
         raise JobFailed(f"Run '{run.id}' failed: {reason.rstrip('.')}.", hint=hint)
-    failed = [trial.run.id for trial in sweep.trials if trial.run.status is RunStatus.failed] if sweep is not None else []
+    failed = (
+        [trial.run.id for trial in sweep.trials if trial.run.status is RunStatus.failed] if sweep is not None else []
+    )
     if sweep is not None and failed:
-        raise JobFailed(f"Run '{run.id}': {len(failed)} of {len(sweep.trials)} trials failed.", hint=f"What went wrong: himl runs logs {failed[0]}")
+        raise JobFailed(
+            f"Run '{run.id}': {len(failed)} of {len(sweep.trials)} trials failed.",
+            hint=f"What went wrong: himl runs logs {failed[0]}",
+        )
 
 
 def _way_on(run: Run) -> str:
@@ -110,7 +135,8 @@ def follow_to_end(workspace: Workspace, run_id: str, write: Callable[[bytes], No
 
 
 def last_lines_of_failed_rank(workspace: Workspace, run: Run) -> tuple[str, bytes] | None:
-    """The log's name and its last lines when a rank failed whose output was not shown, since the first rank's is; else None."""
+    """The log's name and its last lines when a rank failed whose output was not shown, since the first rank's is; else
+    None."""
     name = _log_of_failed_rank(run)
     return last_lines(workspace, run.id, name) if name else None
 
@@ -120,8 +146,11 @@ def last_lines_of_failure(workspace: Workspace, run: Run) -> tuple[str, bytes] |
     return last_lines(workspace, run.id, _log_of_failed_rank(run)) if run.status is RunStatus.failed else None
 
 
-def failure_hint(workspace: Workspace, run: Run, failed_child: str = "", *, spec: JobSpec | None = None, cwd: Path | None = None) -> str:
-    """What to do about a module or a file that *run* (or the child of it that failed) had not, as its log says; empty where something else ended it.
+def failure_hint(
+    workspace: Workspace, run: Run, failed_child: str = "", *, spec: JobSpec | None = None, cwd: Path | None = None
+) -> str:
+    """What to do about a module or a file that *run* (or the child of it that failed) had not, as its log says; empty
+    where something else ended it.
 
     *spec* is the job as it was sent from *cwd*, where that is known.
     """
@@ -135,7 +164,11 @@ def failure_hint(workspace: Workspace, run: Run, failed_child: str = "", *, spec
         found = last_lines_of_failure(workspace, failed)
         if found and spec is not None and (hint := hint_for_missing(spec, found[1], cwd or Path.cwd())):
             return hint
-        python = home.python_of(failed.id) if found and LACKS_MODULE.search(found[1]) and isinstance(home, KnowsPythons) else ""
+        python = (
+            home.python_of(failed.id)
+            if found and LACKS_MODULE.search(found[1]) and isinstance(home, KnowsPythons)
+            else ""
+        )
         return f"it ran with '{python}', --python names another" if python else ""
     return ""
 
@@ -149,7 +182,8 @@ def unkept_files(workspace: Workspace, run: Run) -> Sequence[Path]:
 
 
 def _log_of_failed_rank(run: Run) -> str | None:
-    """The log of the rank that failed, where that is not the first one: without a folder, so that it is found in the last try."""
+    """The log of the rank that failed, where that is not the first one: without a folder, so that it is found in the
+    last try."""
     found = FAILED_RANK.match(run.reason)
     if found:
         return f"std_log_process_{found[1]}.txt" if found[1] != "0" else None
@@ -159,7 +193,8 @@ def _log_of_failed_rank(run: Run) -> str | None:
 
 @contextmanager
 def _canceling(workspace: Workspace, run_id: str, notify: Notify, interrupted: Sequence[int]) -> Iterator[None]:
-    """Cancels the run once *interrupted* holds a signal; in a thread, since the main one may be held up by whoever reads the output."""
+    """Cancels the run once *interrupted* holds a signal; in a thread, since the main one may be held up by whoever
+    reads the output."""
     is_over = threading.Event()
 
     def watch() -> None:

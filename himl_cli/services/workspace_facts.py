@@ -25,7 +25,9 @@ def facts_of(found: Sequence[FoundWorkspace], *, ask: bool = True) -> list[Asked
     Raises WorkspaceNotFound where there is none.
     """
     if not found:
-        raise WorkspaceNotFound("No workspace is configured, and there is none here.", hint="'himl doctor' says where one is looked for.")
+        raise WorkspaceNotFound(
+            "No workspace is configured, and there is none here.", hint="'himl doctor' says where one is looked for."
+        )
     return [_asked(each) if ask else AskedWorkspace(_configured(each)) for each in found]
 
 

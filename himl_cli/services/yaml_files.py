@@ -16,9 +16,11 @@ from himl_cli.core.shortening import shortened
 LARGEST = 512 << 10
 """Characters of a file; the library needs a second for so many."""
 MOST_VALUES = 20_000
-"""Values of a file, keys among them, each alias (`*name`) counted as all that it stands for: whatever walks, merges or writes the content meets so many."""
+"""Values of a file, keys among them, each alias (`*name`) counted as all that it stands for: whatever walks, merges or
+writes the content meets so many."""
 LONGEST_NUMBER = 250
-"""Characters of a number: whole ones of so many digits are numbers to floating point too, hexadecimal ones among them."""
+"""Characters of a number: whole ones of so many digits are numbers to floating point too, hexadecimal ones among
+them."""
 
 TOO_MUCH = "Write it out with fewer aliases and levels; is it the file that was meant?"
 NO_YAML = "The file is no valid YAML; lists and sections are told apart by indentation."
@@ -27,7 +29,8 @@ _MERGE = "tag:yaml.org,2002:merge"
 _NUMBERS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
 _SURROGATES = re.compile("[\ud800-\udfff]")
 _QUOTED = re.compile(r"(alias|anchor|tag|tag handle) '[^']*'")
-"""What the library quotes in its complaints: a password that begins with `*`, `&` or `!` reads as the name of such a thing."""
+"""What the library quotes in its complaints: a password that begins with `*`, `&` or `!` reads as the name of such a
+thing."""
 
 
 class _TooMuch(yaml.MarkedYAMLError):  # type: ignore[misc]  # the library has no types
@@ -35,7 +38,8 @@ class _TooMuch(yaml.MarkedYAMLError):  # type: ignore[misc]  # the library has n
 
 
 class _StrictLoader(yaml.SafeLoader):  # type: ignore[misc]  # the library has no types
-    """Plain values only, as many and as deep as a file of settings may have; no key twice: of two the library would silently take the last."""
+    """Plain values only, as many and as deep as a file of settings may have; no key twice: of two the library would
+    silently take the last."""
 
     def __init__(self, text: str) -> None:
         super().__init__(text)
@@ -71,14 +75,21 @@ class _StrictLoader(yaml.SafeLoader):  # type: ignore[misc]  # the library has n
             raise _refused("the number is too long", node.start_mark)
         try:
             value = super().construct_object(node, deep)
-        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as err:  # the library's, for `!!bool maybe` and a date that does not exist
+        except (
+            ArithmeticError,
+            AttributeError,
+            LookupError,
+            TypeError,
+            ValueError,
+        ) as err:  # the library's, for `!!bool maybe` and a date that does not exist
             shown = f"'{node.value}'" if isinstance(node.value, str) else "this"
             raise _refused(f"{shown} is no {node.tag.rpartition(':')[2]}", node.start_mark) from err
         return _joined(value, node.start_mark) if isinstance(value, str) else value
 
 
 class _Extent:
-    """How many values nodes stand for, and how deep these are, where each alias is written out. Aliases are of nodes that stand before them."""
+    """How many values nodes stand for, and how deep these are, where each alias is written out. Aliases are of nodes
+    that stand before them."""
 
     def __init__(self) -> None:
         self._known: dict[Any, tuple[int, int] | None] = {}
@@ -108,13 +119,17 @@ def _children(node: Any) -> list[Any]:
 
 def _check_extent(values: int, depth: int, mark: Any) -> None:
     if values > MOST_VALUES:
-        raise _TooMuch(problem=f"there are more than {MOST_VALUES:,} values, aliases (*name) and merges (<<) written out", problem_mark=mark)
+        raise _TooMuch(
+            problem=f"there are more than {MOST_VALUES:,} values, aliases (*name) and merges (<<) written out",
+            problem_mark=mark,
+        )
     if depth > DEEPEST:
         raise _TooMuch(problem=f"values are nested to more than {DEEPEST} levels", problem_mark=mark)
 
 
 def _joined(text: str, mark: Any) -> str:
-    r"""*text*, characters that stand in two halves (`\ud83d\ude00`, as JSON writes them) put together. Raises yaml.MarkedYAMLError for half a character."""
+    r"""*text*, characters that stand in two halves (`\ud83d\ude00`, as JSON writes them) put together. Raises
+    yaml.MarkedYAMLError for half a character."""
     if _SURROGATES.search(text) is None:
         return text
     try:
@@ -128,25 +143,35 @@ def _refused(problem: str, mark: Any) -> yaml.MarkedYAMLError:
 
 
 def parse_mapping(text: str, path: Path) -> Mapping[str, Any]:
-    """The mapping in *text*, which was read from *path*. Raises BadUsage naming the file, and the line where there is one."""
+    """The mapping in *text*, which was read from *path*. Raises BadUsage naming the file, and the line where there is
+    one."""
     if len(text) > LARGEST:
-        raise BadUsage(f"'{path}' is too large for YAML: {len(text):,} characters, and {LARGEST:,} are the most.", hint="Is it the file that was meant?")
+        raise BadUsage(
+            f"'{path}' is too large for YAML: {len(text):,} characters, and {LARGEST:,} are the most.",
+            hint="Is it the file that was meant?",
+        )
     try:
         content = yaml.load(text, Loader=_StrictLoader)
     except yaml.MarkedYAMLError as err:
         _leave_out_content(err)
         mark = err.problem_mark or err.context_mark
         line = f", line {mark.line + 1}" if mark else ""
-        raise BadUsage(f"'{path}'{line}: {shortened(err.problem or err.context)}.", hint=TOO_MUCH if isinstance(err, _TooMuch) else NO_YAML) from err
+        raise BadUsage(
+            f"'{path}'{line}: {shortened(err.problem or err.context)}.",
+            hint=TOO_MUCH if isinstance(err, _TooMuch) else NO_YAML,
+        ) from err
     except yaml.YAMLError as err:
         raise BadUsage(f"'{path}' is no valid YAML: {shortened(' '.join(str(err).split()))}.") from err
     if not isinstance(content, dict):
-        raise BadUsage(f"'{path}' holds no sections, but {'nothing' if content is None else 'a ' + type(content).__name__}.")
+        raise BadUsage(
+            f"'{path}' holds no sections, but {'nothing' if content is None else 'a ' + type(content).__name__}."
+        )
     return {str(key): value for key, value in content.items()}
 
 
 def _leave_out_content(err: yaml.MarkedYAMLError) -> None:
-    """Let *err* not quote the file, which may hold secrets: neither in its words nor by the lines that the library shows below them."""
+    """Let *err* not quote the file, which may hold secrets: neither in its words nor by the lines that the library
+    shows below them."""
     for mark in filter(None, (err.problem_mark, err.context_mark)):
         mark.buffer = None
     err.problem, err.context = (text and _QUOTED.sub(r"\1", text) for text in (err.problem, err.context))
@@ -154,5 +179,7 @@ def _leave_out_content(err: yaml.MarkedYAMLError) -> None:
 
 def dump_mapping(content: Mapping[str, Any]) -> str:
     """*content* as YAML, keys in their order, a line each: the same content is the same text."""
-    text: str = yaml.safe_dump(dict(content), sort_keys=False, default_flow_style=False, allow_unicode=True, width=10_000)
+    text: str = yaml.safe_dump(
+        dict(content), sort_keys=False, default_flow_style=False, allow_unicode=True, width=10_000
+    )
     return text

@@ -1,4 +1,5 @@
-"""What a workspace may be able to do beside its promises in `base`; services ask by `isinstance`, and go another way where it is not."""
+"""What a workspace may be able to do beside its promises in `base`; services ask by `isinstance`, and go another way
+where it is not."""
 
 from __future__ import annotations
 
@@ -26,16 +27,18 @@ class ReadsManyRuns(Protocol):
     def results(self, runs: Sequence[Run], *, wanted: Callable[[str], bool], whole: bool) -> Mapping[str, RunResults]:
         """What each of *runs* logged under names that are *wanted*, by run id; without *whole*, last values only.
 
-        A run that logged nothing has an empty record. What programs nested in a run counts as its own only where the run itself has nothing of that name.
+        A run that logged nothing has an empty record. What programs nested in a run counts as its own only where the
+        run itself has nothing of that name.
         """
 
 
 @runtime_checkable
 class RecordsRuns(Protocol):
-    """A workspace whose runs programs write to: runs that they keep themselves, and the run of the job that they are part of.
+    """A workspace whose runs programs write to: runs that they keep themselves, and the run of the job that they are
+    part of.
 
-    Files are stored by `run_files(run_id).store`. Every method raises RunNotFound where there is no such run, and may be
-    called again after an error with the same arguments, also where it is not known whether it was carried out.
+    Files are stored by `run_files(run_id).store`. Every method raises RunNotFound where there is no such run, and may
+    be called again after an error with the same arguments, also where it is not known whether it was carried out.
     """
 
     def start_run(self, new: NewRun) -> Run:
@@ -54,12 +57,14 @@ class RecordsRuns(Protocol):
         """Wait until what was logged can be read back, as many seconds at most."""
 
     def end_run(self, run_id: str, end: RunEnd) -> Run:
-        """Record how the run ended, and give it; the first end that is recorded stays. Raises BadUsage where that is not a program's to say."""
+        """Record how the run ended, and give it; the first end that is recorded stays. Raises BadUsage where that is
+        not a program's to say."""
 
 
 @runtime_checkable
 class RetellsRuns(Protocol):
-    """A workspace of this machine whose runs can be told to another one while they go on: it says what came since it was asked last."""
+    """A workspace of this machine whose runs can be told to another one while they go on: it says what came since it
+    was asked last."""
 
     @property
     def folder(self) -> Path:
@@ -69,7 +74,8 @@ class RetellsRuns(Protocol):
         """Make it where it is not there yet. Raises DiskFailed."""
 
     def logged(self, run_id: str, after: int) -> tuple[Sequence[Logged], int]:
-        """Some of what was logged to the run itself after the place *after* (0: from the first on), in order, and the place to go on from.
+        """Some of what was logged to the run itself after the place *after* (0: from the first on), in order, and the
+        place to go on from.
 
         Nothing where there is no more. The ids of rows are the same whenever they are asked for.
         """
@@ -83,7 +89,8 @@ class NamesPlaces(Protocol):
     """A workspace whose runs' files lie in a datastore, where jobs can read them."""
 
     def place_of(self, run_id: str) -> tuple[str, str]:
-        """The datastore, and the folder in it (without a slash at its end), that the run's files lie in. Raises RunNotFound."""
+        """The datastore, and the folder in it (without a slash at its end), that the run's files lie in. Raises
+        RunNotFound."""
 
 
 @runtime_checkable
@@ -91,9 +98,11 @@ class LinksFiles(Protocol):
     """A workspace whose runs' files others can be let read without signing in."""
 
     def link(self, run_id: str, name: str, *, days: float) -> SignedLink:
-        """A read-only link to the file of `run_files(run_id)` called *name* for so many days, or fewer where the service allows no more.
+        """A read-only link to the file of `run_files(run_id)` called *name* for so many days, or fewer where the
+        service allows no more.
 
-        Raises RunNotFound, NotFound for a file that is not there, NotAllowed where no link can be signed with what the user may do.
+        Raises RunNotFound, NotFound for a file that is not there, NotAllowed where no link can be signed with what the
+        user may do.
         """
 
 
@@ -115,7 +124,8 @@ class LiesHere(Protocol):
 
 @dataclass(frozen=True)
 class Dataset:
-    """Files that belong together under a name; `version` is empty for a folder that nobody registered, `is_file` where it is one file."""
+    """Files that belong together under a name; `version` is empty for a folder that nobody registered, `is_file` where
+    it is one file."""
 
     name: str
     version: str
@@ -132,7 +142,8 @@ class KeepsDatasets(Protocol):
         """As `Workspace.label`."""
 
     def dataset(self, item: DataSpec, default_datastore: str | None) -> Dataset:
-        """The dataset that an input means: a registered one, else a folder of its datastore, or of *default_datastore*, or of the default one.
+        """The dataset that an input means: a registered one, else a folder of its datastore, or of *default_datastore*,
+        or of the default one.
 
         Registers nothing. Raises NotFound, naming the versions or the datastores that exist.
         """
@@ -146,7 +157,8 @@ class FindsDatasets(Protocol):
         """As `Workspace.datastores`."""
 
     def input_folder(self, item: DataSpec, default_datastore: str | None) -> Path | None:
-        """The folder of the dataset in the datastore that it names (where that is one here), else in *default_datastore* (None: the default one).
+        """The folder of the dataset in the datastore that it names (where that is one here), else in
+        *default_datastore* (None: the default one).
 
         None where there is no such folder. Raises BadUsage for a name that leaves the datastore.
         """

@@ -35,7 +35,8 @@ class StoreSink(Protocol):
         """*amount* more bytes were sent."""
 
     def finish(self, request: StoreRequest, stored: BlobInfo) -> None:
-        """The file is stored under its name, whole; `stored.md5` is that of what was sent, and on record with the file."""
+        """The file is stored under its name, whole; `stored.md5` is that of what was sent, and on record with the
+        file."""
 
     def fail(self, request: StoreRequest, error: HimlError) -> None:
         """The file is not stored; what had the name before still has it."""
@@ -50,7 +51,8 @@ class BlobStore(Protocol):
 
     @property
     def origin(self) -> str:
-        """What tells this place from every other one, in any workspace; the same whenever it is opened. Holds no secret."""
+        """What tells this place from every other one, in any workspace; the same whenever it is opened. Holds no
+        secret."""
 
     def list(self, prefix: str = "") -> Iterator[Sequence[BlobInfo]]:
         """Every blob whose name starts with *prefix* (a string prefix), sorted by name, in pages."""
@@ -68,10 +70,11 @@ class BlobStore(Protocol):
         """Bring all *requests*, up to *workers* at once; each ends in exactly one `finish` or `fail`."""
 
     def store(self, requests: Iterable[StoreRequest], sink: StoreSink, *, workers: int) -> None:
-        """Store all *requests*, replacing what has the name (as far as `replaces` allows); each ends in exactly one `finish` or `fail`.
+        """Store all *requests*, replacing what has the name (as far as `replaces` allows); each ends in exactly one
+        `finish` or `fail`.
 
-        A file that has not the size and MD5 of its request is not stored, nor, where the request has no MD5, one that is changed
-        or replaced while it is read.
+        A file that has not the size and MD5 of its request is not stored, nor, where the request has no MD5, one that
+        is changed or replaced while it is read.
         """
 
 
@@ -100,7 +103,8 @@ class Workspace(Protocol):
     def metrics(self, run_id: str) -> Sequence[Metric]:
         """Metrics of the run and of the runs that its script nested in it, by name. Raises RunNotFound.
 
-        Children that are jobs of their own (trials of a sweep, steps of a pipeline) are not nested: there may be hundreds.
+        Children that are jobs of their own (trials of a sweep, steps of a pipeline) are not nested: there may be
+        hundreds.
         """
 
     def values(self, run_id: str) -> LoggedValues:
@@ -113,7 +117,8 @@ class Workspace(Protocol):
         """The run's artifacts: `outputs/…`, `logs/…`, `user_logs/…` and what was logged. Raises RunNotFound."""
 
     def output_files(self, run_id: str, key: str) -> BlobStore:
-        """The files of the run's output called *key*, wherever it lies. Raises RunNotFound, NotFound naming the keys there are."""
+        """The files of the run's output called *key*, wherever it lies. Raises RunNotFound, NotFound naming the keys
+        there are."""
 
     def datastores(self) -> Sequence[DatastoreInfo]:
         """All datastores, the default one first."""
@@ -124,10 +129,11 @@ class Workspace(Protocol):
 
 @dataclass(frozen=True)
 class FoundWorkspace:
-    """A workspace that is meant: its `kind` (`azure`, `local`), where that was read, and whether the user named it on the command line.
+    """A workspace that is meant: its `kind` (`azure`, `local`), where that was read, and whether the user named it on
+    the command line.
 
-    `facts` are what is known of it without a request, by the words of WorkspaceFacts. `open` gives the workspace; it raises NotAllowed
-    where what is set for signing in to it cannot be used.
+    `facts` are what is known of it without a request, by the words of WorkspaceFacts. `open` gives the workspace; it
+    raises NotAllowed where what is set for signing in to it cannot be used.
     """
 
     label: str

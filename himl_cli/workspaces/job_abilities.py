@@ -28,7 +28,8 @@ class RunsPipelines(Protocol):
     """A workspace that runs pipelines."""
 
     def submit_pipeline(self, spec: PipelineSpec, *, notify: Notify) -> Run:
-        """Start the pipeline and return its run once that is recorded; its steps are children of it. Raises HimlError; nothing then runs."""
+        """Start the pipeline and return its run once that is recorded; its steps are children of it. Raises HimlError;
+        nothing then runs."""
 
 
 @runtime_checkable
@@ -36,7 +37,8 @@ class SubmitsDocuments(Protocol):
     """A workspace that runs jobs which are written down in files of its own format."""
 
     def submit_document(self, path: Path, changes: DocumentChanges, *, notify: Notify) -> Run:
-        """Start the job of the file, with what is otherwise by *changes*. Raises BadUsage, with the key, for what is wrong with it; nothing then runs."""
+        """Start the job of the file, with what is otherwise by *changes*. Raises BadUsage, with the key, for what is
+        wrong with it; nothing then runs."""
 
 
 @runtime_checkable
@@ -47,7 +49,8 @@ class CreatesClusters(Protocol):
         """Whether there is a compute called *name*."""
 
     def create_cluster(self, spec: ClusterSpec, *, notify: Notify) -> None:
-        """Make the cluster, and return once it can take jobs. Raises BadUsage for a size or a number that cannot be had."""
+        """Make the cluster, and return once it can take jobs. Raises BadUsage for a size or a number that cannot be
+        had."""
 
 
 @runtime_checkable
@@ -55,7 +58,8 @@ class RegistersDatastores(Protocol):
     """A workspace that can be told of containers."""
 
     def ensure_datastore(self, spec: ContainerSpec, *, notify: Notify) -> str:
-        """The name of the datastore that is this container; it is registered where there is none. Raises BadUsage where that needs a key."""
+        """The name of the datastore that is this container; it is registered where there is none. Raises BadUsage where
+        that needs a key."""
 
 
 @runtime_checkable
@@ -79,8 +83,10 @@ class ResumesRuns(Protocol):
     """A workspace that goes on with what stopped before its end."""
 
     def resume(self, run_id: str, *, env: Mapping[str, str], max_concurrent: int | None, notify: Notify) -> Run:
-        """Go on with the run, under its own id: of a sweep with the trials that are missing, of a pipeline with the steps that are, of a job with another try.
+        """Go on with the run, under its own id: of a sweep with the trials that are missing, of a pipeline with the
+        steps that are, of a job with another try.
 
-        What each of them wrote stays where it is. *env* are the job's own variables, which no file keeps. Raises RunNotFound; BadUsage for a
-        run that still is at work, that has nothing left to do, or of which variables are missing.
+        What each of them wrote stays where it is. *env* are the job's own variables, which no file keeps. Raises
+        RunNotFound; BadUsage for a run that still is at work, that has nothing left to do, or of which variables are
+        missing.
         """

@@ -25,7 +25,8 @@ Answer = TypeVar("Answer")
 
 
 class JoinedWorkspace:
-    """The runs of *local* and of the workspace that *open_remote* opens, newest first; datastores are those of the latter.
+    """The runs of *local* and of the workspace that *open_remote* opens, newest first; datastores are those of the
+    latter.
 
     *remote_label* is what the latter will be called, so that naming it needs no opening.
     """
@@ -44,7 +45,8 @@ class JoinedWorkspace:
         return self._open_remote()
 
     def home_of(self, run_id: str) -> Workspace:
-        """The workspace that keeps the run, the local one if both do. Raises RunNotFound, naming similar ids of both."""
+        """The workspace that keeps the run, the local one if both do. Raises RunNotFound, naming similar ids of
+        both."""
 
         def known(workspace: Workspace) -> Workspace:
             workspace.run(run_id)
@@ -53,7 +55,8 @@ class JoinedWorkspace:
         return self._ask(run_id, known)
 
     def _ask(self, run_id: str, act: Callable[[Workspace], Answer]) -> Answer:
-        """What *act* gives for the workspace that keeps the run: the local one if it is there, else the service, which says so if not."""
+        """What *act* gives for the workspace that keeps the run: the local one if it is there, else the service, which
+        says so if not."""
         try:
             self.local.run(run_id)
         except RunNotFound as err:
@@ -71,11 +74,14 @@ class JoinedWorkspace:
         return self._ask(run_id, lambda keeper: keeper.run(run_id))
 
     def runs(self, query: RunQuery) -> Iterator[Run]:
-        """The runs of both, newest first; children are looked for where their parent is. A run of here that is told there too comes once."""
+        """The runs of both, newest first; children are looked for where their parent is. A run of here that is told
+        there too comes once."""
         if query.parent is not None:
             yield from (self.local.runs(query) if self._is_local(query.parent) else self._remote_runs(query))
             return
-        others = (run for run in self._remote_runs(query) if RECORDED_FROM not in run.tags or not self._is_local(run.id))
+        others = (
+            run for run in self._remote_runs(query) if RECORDED_FROM not in run.tags or not self._is_local(run.id)
+        )
         both = heapq.merge(self.local.runs(query), others, key=lambda run: run.created, reverse=True)
         yield from islice(both, query.limit)
 
@@ -106,7 +112,8 @@ class JoinedWorkspace:
         return self._ask(run_id, lambda keeper: keeper.parameters(run_id))
 
     def results(self, runs: Sequence[Run], *, wanted: Callable[[str], bool], whole: bool) -> Mapping[str, RunResults]:
-        """Each workspace is asked once for the runs that came from it. Raises HimlError where one cannot read many runs."""
+        """Each workspace is asked once for the runs that came from it. Raises HimlError where one cannot read many
+        runs."""
         here = [run for run in runs if run.workspace == self.local.label]
         there = [run for run in runs if run.workspace != self.local.label]
         found: dict[str, RunResults] = {}
@@ -136,14 +143,20 @@ class JoinedWorkspace:
             opened.close()
 
     def delete(self, run_id: str) -> None:
-        """Delete a run that is kept here. Raises RunNotFound, and HimlError for one of a workspace that deletes none."""
+        """Delete a run that is kept here. Raises RunNotFound, and HimlError for one of a workspace that deletes
+        none."""
         keeper = self.home_of(run_id)
         if not isinstance(keeper, DeletesRuns):
-            raise HimlError(f"Run '{run_id}' is in {keeper.label}, whose runs cannot be deleted.", hint="Only runs of a local workspace can be.")
+            raise HimlError(
+                f"Run '{run_id}' is in {keeper.label}, whose runs cannot be deleted.",
+                hint="Only runs of a local workspace can be.",
+            )
         keeper.delete(run_id)
 
 
-def read_many(workspace: Workspace, runs: Sequence[Run], *, wanted: Callable[[str], bool], whole: bool) -> Mapping[str, RunResults]:
+def read_many(
+    workspace: Workspace, runs: Sequence[Run], *, wanted: Callable[[str], bool], whole: bool
+) -> Mapping[str, RunResults]:
     """What *runs*, all of them kept by *workspace*, logged. Raises HimlError where it cannot read many runs."""
     if not isinstance(workspace, ReadsManyRuns):
         raise HimlError(f"What many runs of {workspace.label} logged cannot be read at once.")

@@ -24,7 +24,8 @@ LOCAL_FOLDER = ".himl"  # as in core/file_tree.py, which is not imported here: c
 
 @dataclass(frozen=True)
 class Meant:
-    """The workspaces that are meant: an Azure ML one, a local one (its folder), or both; and from where they were looked for."""
+    """The workspaces that are meant: an Azure ML one, a local one (its folder), or both; and from where they were
+    looked for."""
 
     azure: WorkspaceAddress | None
     local: Path | None
@@ -33,10 +34,11 @@ class Meant:
 
 
 def find_workspaces(spec: str | None, config_file: str | None, *, start: Path) -> Meant:
-    """The workspaces that *spec* or *config_file* names; else the configured Azure ML one and the nearest local one upward from *start*.
+    """The workspaces that *spec* or *config_file* names; else the configured Azure ML one and the nearest local one
+    upward from *start*.
 
-    Raises BadUsage for both arguments at once and for a configuration that cannot be used, NotFound for a config file that
-    is not there. Either workspace may be missing; a local folder that was named need not exist yet.
+    Raises BadUsage for both arguments at once and for a configuration that cannot be used, NotFound for a config file
+    that is not there. Either workspace may be missing; a local folder that was named need not exist yet.
     """
     if spec and config_file:
         raise BadUsage("--workspace and --config_file were both given.", hint="Give one of them.")
@@ -45,12 +47,15 @@ def find_workspaces(spec: str | None, config_file: str | None, *, start: Path) -
     if spec:
         return Meant(None, nearest_local(start) if spec == "local" else named_folder(spec), start, is_named=True)
     meant = Meant(configured_azure(start), nearest_local(start), start)
-    log.debug("workspaces: Azure ML %s; local %s", meant.azure and f"{meant.azure.label} ({meant.azure.source})", meant.local)
+    log.debug(
+        "workspaces: Azure ML %s; local %s", meant.azure and f"{meant.azure.label} ({meant.azure.source})", meant.local
+    )
     return meant
 
 
 def configured_azure(start: Path) -> WorkspaceAddress | None:
-    """The job's own workspace inside an Azure ML job; else that of the nearest config.json; else that of the HIML_* variables."""
+    """The job's own workspace inside an Azure ML job; else that of the nearest config.json; else that of the HIML_*
+    variables."""
     from himl_cli.workspaces.azure.places.config import address_from_config, address_from_environment
 
     cloud = cloud_setting(start)
@@ -66,14 +71,16 @@ def nearest_azure_config(start: Path) -> Path | None:
 
 
 def search_remarks(spec: str | None, config_file: str | None, *, start: Path) -> Sequence[str]:
-    """What a person should know of the search for a `config.json`, where that is what was asked for: files passed over, where it stopped."""
+    """What a person should know of the search for a `config.json`, where that is what was asked for: files passed over,
+    where it stopped."""
     from himl_cli.workspaces.azure.places import config_remarks
 
     return () if spec or config_file or own_azure(start) else tuple(config_remarks.search_remarks(start))
 
 
 def _named_azure(path: Path, start: Path) -> WorkspaceAddress:
-    """The workspace of a config file; inside an Azure ML job always the job's own, the only one that its identity is for."""
+    """The workspace of a config file; inside an Azure ML job always the job's own, the only one that its identity is
+    for."""
     from himl_cli.workspaces.azure.places.config import address_from_config
 
     own = own_azure(start)
@@ -90,7 +97,8 @@ def is_in_azure_job() -> bool:
 
 
 def own_azure(start: Path) -> WorkspaceAddress | None:
-    """The workspace of the Azure ML job that this process is part of; None elsewhere. The settings for *start* may name its cloud."""
+    """The workspace of the Azure ML job that this process is part of; None elsewhere. The settings for *start* may name
+    its cloud."""
     from himl_cli.workspaces.azure.places.config import address_of_job
 
     return address_of_job(cloud=cloud_setting(start))
@@ -104,7 +112,8 @@ def cloud_setting(start: Path) -> str | None:
 
 
 def named_folder(spec: str) -> Path:
-    """The local workspace that a path means: itself when it is called `.himl` or holds a record, else the `.himl` in it."""
+    """The local workspace that a path means: itself when it is called `.himl` or holds a record, else the `.himl` in
+    it."""
     path = in_home(spec, "folder").absolute()
     if path.name == LOCAL_FOLDER or (path / "workspace.db").is_file() or path.is_file():
         return path

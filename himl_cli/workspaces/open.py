@@ -1,7 +1,8 @@
 """The only door to a workspace: decides which one is meant and imports its backend when it is opened.
 
-Runs are looked for in two places, since a job that runs here is recorded here, also where an Azure ML workspace is configured:
-`open_runs` opens both. Everything else belongs to one place: `open_workspace` for data, `open_for_jobs` for a job.
+Runs are looked for in two places, since a job that runs here is recorded here, also where an Azure ML workspace is
+configured: `open_runs` opens both. Everything else belongs to one place: `open_workspace` for data, `open_for_jobs` for
+a job.
 """
 
 from __future__ import annotations
@@ -15,7 +16,14 @@ from typing import TYPE_CHECKING, Any
 from himl_cli.core.errors import BadUsage, WorkspaceNotFound
 from himl_cli.core.workspace_ids import HOW_TO_CONFIGURE
 from himl_cli.workspaces.meant import LOCAL_FOLDER as LOCAL_FOLDER
-from himl_cli.workspaces.meant import Meant, cloud_setting, configured_azure, named_folder, nearest_azure_config, project_of
+from himl_cli.workspaces.meant import (
+    Meant,
+    cloud_setting,
+    configured_azure,
+    named_folder,
+    nearest_azure_config,
+    project_of,
+)
 from himl_cli.workspaces.meant import find_workspaces as find_workspaces
 from himl_cli.workspaces.meant import is_in_azure_job as is_in_azure_job
 from himl_cli.workspaces.meant import nearest_local as nearest_local
@@ -61,7 +69,8 @@ def open_runs(spec: str | None, config_file: str | None, *, start: Path) -> Work
 
 
 def open_address(address: str) -> BlobStore:
-    """The one file at an http or https address, read-only; no request is made yet. Raises BadUsage for plain http, but of this machine."""
+    """The one file at an http or https address, read-only; no request is made yet. Raises BadUsage for plain http, but
+    of this machine."""
     from himl_cli.workspaces.web.file import WebFile
 
     return WebFile(address)
@@ -75,8 +84,16 @@ def open_each(spec: str | None, config_file: str | None, *, start: Path) -> Sequ
     found: list[FoundWorkspace] = []
     if meant.azure is not None:
         azure = meant.azure
-        ids = {"workspace_name": azure.name, "resource_group": azure.resource_group, "subscription_id": azure.subscription_id}
-        found.append(FoundWorkspace(azure.label, "azure", _why(azure.source, meant), meant.is_named, lambda: open_azure(azure, start), ids))
+        ids = {
+            "workspace_name": azure.name,
+            "resource_group": azure.resource_group,
+            "subscription_id": azure.subscription_id,
+        }
+        found.append(
+            FoundWorkspace(
+                azure.label, "azure", _why(azure.source, meant), meant.is_named, lambda: open_azure(azure, start), ids
+            )
+        )
     if meant.local is not None:
         local = _open_local(meant.local)
         found.append(FoundWorkspace(local.label, "local", _why(str(meant.local), meant), meant.is_named, lambda: local))
@@ -91,10 +108,12 @@ def _why(source: str, meant: Meant) -> str:
 
 
 def open_for_jobs(spec: str | None, config_file: str | None, *, start: Path, on_cluster: bool = False) -> Workspace:
-    """The workspace that takes a job: the Azure ML one for a cluster, else the local one, which need not exist yet, the job makes it.
+    """The workspace that takes a job: the Azure ML one for a cluster, else the local one, which need not exist yet, the
+    job makes it.
 
-    The local one is the one *spec* names, else the nearest upward from *start*, else one beside the Azure `config.json`, else one in
-    *start*. Raises BadUsage where the workspace that is named, or configured, is of the other kind.
+    The local one is the one *spec* names, else the nearest upward from *start*, else one beside the Azure
+    `config.json`, else one in *start*. Raises BadUsage where the workspace that is named, or configured, is of the
+    other kind.
     """
     if on_cluster:
         return open_azure(azure_for_jobs(spec, config_file, start=start), start)
@@ -102,7 +121,8 @@ def open_for_jobs(spec: str | None, config_file: str | None, *, start: Path, on_
     if config_file or (spec and spec.endswith(".json")):
         raise BadUsage(
             f"'{config_file or spec}' names an Azure ML workspace, and this job runs and is recorded here.",
-            hint="Add --cluster NAME to run it there, --record_in azure to see it there too, or leave the workspace out; --workspace takes a .himl folder.",
+            hint="Add --cluster NAME to run it there, --record_in azure to see it there too, or leave the workspace "
+            "out; --workspace takes a .himl folder.",
         )
     folder = named_folder(spec) if spec and spec != "local" else nearest_local(start)
     if folder is None:
@@ -113,9 +133,13 @@ def open_for_jobs(spec: str | None, config_file: str | None, *, start: Path, on_
 
 
 def azure_for_jobs(spec: str | None, config_file: str | None, *, start: Path) -> WorkspaceAddress:
-    """The Azure ML workspace whose clusters are meant; no request is made. Raises BadUsage where none is named or configured."""
+    """The Azure ML workspace whose clusters are meant; no request is made. Raises BadUsage where none is named or
+    configured."""
     if spec and not config_file and not spec.endswith(".json"):
-        raise BadUsage(f"--workspace {spec} is a local workspace, which has no clusters.", hint="Leave it out, or run the job here: --cluster local")
+        raise BadUsage(
+            f"--workspace {spec} is a local workspace, which has no clusters.",
+            hint="Leave it out, or run the job here: --cluster local",
+        )
     address = find_workspaces(spec, config_file, start=start).azure
     if address is None:
         raise _not_configured("A job for a cluster", start, "Without --cluster jobs run here.")
@@ -123,7 +147,8 @@ def azure_for_jobs(spec: str | None, config_file: str | None, *, start: Path) ->
 
 
 def azure_to_record_in(spec: str | None, config_file: str | None, *, start: Path) -> WorkspaceAddress:
-    """The Azure ML workspace that a job which runs here is told to: the one that is named, else the one that is configured; no request is made.
+    """The Azure ML workspace that a job which runs here is told to: the one that is named, else the one that is
+    configured; no request is made.
 
     Raises BadUsage where there is none.
     """
@@ -135,7 +160,8 @@ def azure_to_record_in(spec: str | None, config_file: str | None, *, start: Path
 
 
 def recording_place(address: WorkspaceAddress, start: Path) -> dict[str, str]:
-    """What `open_recording` needs to open the workspace at *address* later, and as the settings for *start* say. Holds no secret."""
+    """What `open_recording` needs to open the workspace at *address* later, and as the settings for *start* say. Holds
+    no secret."""
     return {
         "subscription_id": address.subscription_id,
         "resource_group": address.resource_group,
@@ -146,7 +172,8 @@ def recording_place(address: WorkspaceAddress, start: Path) -> dict[str, str]:
 
 
 def open_recording(folder: Path, place: Mapping[str, str]) -> tuple[LocalWorkspace, AzureWorkspace]:
-    """The local workspace in *folder*, and the Azure ML workspace that `recording_place` told. No request is made yet."""
+    """The local workspace in *folder*, and the Azure ML workspace that `recording_place` told. No request is made
+    yet."""
     start = Path(place["start"])
     address = azure_at(place["subscription_id"], place["resource_group"], place["name"], place["source"], start)
     return _open_local(folder), open_azure(address, start)
@@ -162,7 +189,8 @@ def local_folder(workspace: Workspace) -> Path | None:
 
 
 def sdk_view(workspace: object, run_id: str) -> tuple[Any, Any]:
-    """The job of an Azure ML workspace as azure-ai-ml has it, and its client, signed in as the workspace is. Raises RunNotFound, TypeError."""
+    """The job of an Azure ML workspace as azure-ai-ml has it, and its client, signed in as the workspace is. Raises
+    RunNotFound, TypeError."""
     from himl_cli.workspaces.azure.workspace import AzureWorkspace
 
     if not isinstance(workspace, AzureWorkspace):
@@ -171,7 +199,8 @@ def sdk_view(workspace: object, run_id: str) -> tuple[Any, Any]:
 
 
 def sdk_run(workspace: object, run_id: str) -> Any:
-    """The run of an Azure ML workspace as azureml-core has it. Raises BadUsage without that package, RunNotFound, TypeError."""
+    """The run of an Azure ML workspace as azureml-core has it. Raises BadUsage without that package, RunNotFound,
+    TypeError."""
     from himl_cli.workspaces.azure.jobs_v1.sdk_run import sdk_run as run_of_sdk
     from himl_cli.workspaces.azure.workspace import AzureWorkspace
 
@@ -208,7 +237,8 @@ def open_configured_azure(start: Path) -> Workspace | None:
 
 
 def azure_facts(spec: str | None, config_file: str | None, *, start: Path) -> Sequence[tuple[str, str, str]]:
-    """What is set about Azure ML: key, value and where it stands, for the workspace and for signing in; empty values where nothing is set.
+    """What is set about Azure ML: key, value and where it stands, for the workspace and for signing in; empty values
+    where nothing is set.
 
     The password's value is masked. Raises BadUsage for settings that cannot be used.
     """
@@ -217,7 +247,10 @@ def azure_facts(spec: str | None, config_file: str | None, *, start: Path) -> Se
     address = find_workspaces(spec, config_file, start=start).azure
     ids = (address.subscription_id, address.resource_group, address.name) if address else ("", "", "")
     source = address.source if address else "default"
-    workspace = [(key, value, source) for key, value in zip(("subscription_id", "resource_group", "workspace_name"), ids, strict=True)]
+    workspace = [
+        (key, value, source)
+        for key, value in zip(("subscription_id", "resource_group", "workspace_name"), ids, strict=True)
+    ]
     return [*workspace, *settings_facts(start)]
 
 
@@ -225,7 +258,10 @@ def _not_configured(asked: str, start: Path, else_: str) -> BadUsage:
     """The error of a command that needs an Azure ML workspace; what was asked for, and what happens where it is not."""
     remarks = search_remarks(None, None, start=start)
     if remarks:
-        return BadUsage(f"{asked} needs an Azure ML workspace, and no config.json can be used. {remarks[0]}", hint=f"{HOW_TO_CONFIGURE} {else_}")
+        return BadUsage(
+            f"{asked} needs an Azure ML workspace, and no config.json can be used. {remarks[0]}",
+            hint=f"{HOW_TO_CONFIGURE} {else_}",
+        )
     return BadUsage(f"{asked} needs an Azure ML workspace, and none is configured.", hint=f"{HOW_TO_CONFIGURE} {else_}")
 
 
@@ -233,19 +269,22 @@ def _existing(meant: Meant) -> Path:
     remarks = () if meant.local or meant.is_named else search_remarks(None, None, start=meant.start)
     if remarks:
         raise WorkspaceNotFound(
-            f"No workspace: no {LOCAL_FOLDER} folder in '{meant.start}' or above, and no Azure ML config.json that can be used.",
+            f"No workspace: no {LOCAL_FOLDER} folder in '{meant.start}' or above, and no Azure ML config.json that can "
+            "be used.",
             hint=f"{remarks[0]} See 'himl doctor'.",
         )
     if meant.local is None:
         raise WorkspaceNotFound(
             f"No workspace: no {LOCAL_FOLDER} folder and no Azure ML config.json in '{meant.start}' or above.",
-            hint="'himl submit SCRIPT' makes a local one here, and so does 'himl init --local'; --workspace names another. For Azure ML, see 'himl doctor'.",
+            hint="'himl submit SCRIPT' makes a local one here, and so does 'himl init --local'; --workspace names "
+            "another. For Azure ML, see 'himl doctor'.",
         )
     return meant.local
 
 
 def open_azure(address: WorkspaceAddress, start: Path) -> AzureWorkspace:
-    """The Azure ML workspace at *address*, with the credentials that the settings for *start* name. No request is made yet."""
+    """The Azure ML workspace at *address*, with the credentials that the settings for *start* name. No request is made
+    yet."""
     from himl_cli.workspaces.azure.connection import Connection
     from himl_cli.workspaces.azure.places.settings import azure_settings
     from himl_cli.workspaces.azure.workspace import AzureWorkspace
@@ -254,15 +293,19 @@ def open_azure(address: WorkspaceAddress, start: Path) -> AzureWorkspace:
 
 
 def own_local_run() -> tuple[LocalWorkspace, str] | None:
-    """The workspace that keeps the job which this process is part of, and the run's id; None outside of a job that himl runs here."""
+    """The workspace that keeps the job which this process is part of, and the run's id; None outside of a job that himl
+    runs here."""
     folder, run_id = Path(os.environ.get("HIML_RUN_FOLDER", "")), os.environ.get("AZUREML_RUN_ID", "")
-    if not run_id or folder.name != run_id or not folder.is_dir():  # left over from another job, or a job elsewhere started by this one
+    if (
+        not run_id or folder.name != run_id or not folder.is_dir()
+    ):  # left over from another job, or a job elsewhere started by this one
         return None
     return _open_local(folder.parent.parent), run_id
 
 
 def azure_at(subscription_id: str, resource_group: str, name: str, source: str, start: Path) -> WorkspaceAddress:
-    """The address of a workspace whose ids are known, in the cloud that the settings for *start* name; *source* says from where."""
+    """The address of a workspace whose ids are known, in the cloud that the settings for *start* name; *source* says
+    from where."""
     from himl_cli.workspaces.azure.places.address import WorkspaceAddress
     from himl_cli.workspaces.azure.places.clouds import current_cloud
 
@@ -282,10 +325,13 @@ def _open_local(folder: Path, *, create: bool = False) -> LocalWorkspace:
     if folder.is_file():
         raise BadUsage(f"'{folder}' is a file, not a workspace.", hint="Give a .himl folder.")
     if not folder.is_dir() and not create:
-        raise WorkspaceNotFound(f"There is no workspace at '{folder}'.", hint=f"'himl submit SCRIPT --workspace {folder}' makes one there.")
+        raise WorkspaceNotFound(
+            f"There is no workspace at '{folder}'.", hint=f"'himl submit SCRIPT --workspace {folder}' makes one there."
+        )
     return LocalWorkspace(folder)
 
 
 def check_azure_settings(start: Path) -> None:
-    """Raises BadUsage where `[azure]` in the settings for *start* holds what cannot be used, also where Azure ML is not needed at once."""
+    """Raises BadUsage where `[azure]` in the settings for *start* holds what cannot be used, also where Azure ML is not
+    needed at once."""
     cloud_setting(start)

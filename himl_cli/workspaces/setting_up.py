@@ -25,7 +25,8 @@ def azure_ids_set() -> Mapping[str, str]:
 
 
 def azure_config_text(ids: Mapping[str, str], where: str) -> str:
-    """A `config.json` for the workspace with these keys. Raises BadUsage, beginning with *where*, for what is missing or wrong."""
+    """A `config.json` for the workspace with these keys. Raises BadUsage, beginning with *where*, for what is missing
+    or wrong."""
     from himl_cli.workspaces.azure.places.config import config_text
 
     return config_text(ids, where)

@@ -1,6 +1,8 @@
-"""Word of the datasets that were brought here, for the ranks that a script may yet start itself (as PyTorch Lightning does).
+"""Word of the datasets that were brought here, for the ranks that a script may yet start itself (as PyTorch Lightning
+does).
 
-The ranks that a launcher starts wait for rank 0; these would wait in vain, since rank 0 has been here before they began.
+The ranks that a launcher starts wait for rank 0; these would wait in vain, since rank 0 has been here before they
+began.
 """
 
 from __future__ import annotations
@@ -19,7 +21,9 @@ VARIABLE = "HIML_BROUGHT_DATASETS"
 
 def mark_of(workspace: str, spec: DataSpec, default_datastore: str | None) -> str:
     """What tells one dataset of one workspace from others."""
-    return hashlib.sha256(repr((workspace, spec, default_datastore)).encode("utf-8", "surrogateescape")).hexdigest()[:12]
+    return hashlib.sha256(repr((workspace, spec, default_datastore)).encode("utf-8", "surrogateescape")).hexdigest()[
+        :12
+    ]
 
 
 def inherited(mark: str) -> Path | None:

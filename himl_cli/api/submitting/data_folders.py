@@ -9,12 +9,17 @@ from pathlib import Path
 from himl_cli.core.errors import NotFound
 
 PREFIXES = {"input": "AZURE_ML_INPUT_", "output": "AZURE_ML_OUTPUT_"}
-"""How the variables begin that tell the folders; Azure ML writes the key behind them as it is, or in upper case: its sources disagree."""
+"""How the variables begin that tell the folders; Azure ML writes the key behind them as it is, or in upper case: its
+sources disagree."""
 OF_ORDER = ("himl_after_", "himl_done")
 """How keys begin that only keep the order of a pipeline's steps: nobody reads them."""
 LEGACY_PREFIX = "AZUREML_DATAREFERENCE_"
-LEGACY_LISTS = {"input": ("AZUREML_DATASET_ENVIRONMENT_VARS", ",", ":"), "output": ("AZUREML_DATASET_FILE_OUTPUTS", ";", "/")}
-"""In jobs that the older SDK submitted variables are called as the data, and one more lists them: its name, what parts its items, what ends a name."""
+LEGACY_LISTS = {
+    "input": ("AZUREML_DATASET_ENVIRONMENT_VARS", ",", ":"),
+    "output": ("AZUREML_DATASET_FILE_OUTPUTS", ";", "/"),
+}
+"""In jobs that the older SDK submitted variables are called as the data, and one more lists them: its name, what parts
+its items, what ends a name."""
 
 
 class NoSuchData(NotFound, KeyError):
@@ -25,9 +30,11 @@ class NoSuchData(NotFound, KeyError):
 
 
 class DataFolders(Mapping[str, Path]):
-    """Folders by key, read from the environment when they are asked for. Raises NoSuchData (also a KeyError) for a key that is not there.
+    """Folders by key, read from the environment when they are asked for. Raises NoSuchData (also a KeyError) for a key
+    that is not there.
 
-    A key in another case than it was submitted in may be found, where the service or (on Windows) the system tells names in upper case.
+    A key in another case than it was submitted in may be found, where the service or (on Windows) the system tells
+    names in upper case.
     """
 
     def __init__(self, kind: str) -> None:
@@ -37,7 +44,10 @@ class DataFolders(Mapping[str, Path]):
     def __getitem__(self, key: str) -> Path:
         folder = self._told(key)
         if not folder:
-            raise NoSuchData(f"No {self._kind} '{key}'; there are: {', '.join(self) or 'none'}.", hint=f"Submit with --{self._kind} {key}=NAME")
+            raise NoSuchData(
+                f"No {self._kind} '{key}'; there are: {', '.join(self) or 'none'}.",
+                hint=f"Submit with --{self._kind} {key}=NAME",
+            )
         return Path(folder)
 
     def __iter__(self) -> Iterator[str]:
@@ -54,11 +64,17 @@ class DataFolders(Mapping[str, Path]):
 
     def _told(self, key: str) -> str | None:
         """What the first variable says that is set: the exact one, in upper case, those of the older SDK."""
-        names = [f"{self._prefix}{key}", f"{self._prefix}{key.upper()}", f"{LEGACY_PREFIX}{key}", *([key] if self._may_be_bare(key) else ())]
+        names = [
+            f"{self._prefix}{key}",
+            f"{self._prefix}{key.upper()}",
+            f"{LEGACY_PREFIX}{key}",
+            *([key] if self._may_be_bare(key) else ()),
+        ]
         return next(filter(None, map(os.environ.get, names)), None)
 
     def _may_be_bare(self, key: str) -> bool:
-        """Whether the variable of the key's own name is the data's and not any other: it is listed, or has the name that himl gives."""
+        """Whether the variable of the key's own name is the data's and not any other: it is listed, or has the name
+        that himl gives."""
         return key in self._listed() or key.startswith(f"{self._kind.upper()}_")
 
     def _listed(self) -> list[str]:

@@ -18,12 +18,12 @@ log = logging.getLogger(__name__)
 class DatasetConfig:
     """One dataset that a script reads or writes: *name* as it is registered, or a folder of *datastore*.
 
-    *datastore* empty means the default one. *version* counts for inputs only, None is the latest. *use_mounting* None means
-    that inputs are downloaded and outputs mounted. *target_folder* is where a job finds an input (None: a folder of the
-    service's choice). *local_folder* is where the data lies outside of a job. *overwrite_existing* False makes the submission fail
-    where an output of that name exists. *data_name* is the dataset's key in the job (None: INPUT_i, OUTPUT_i, by its place in the list), so that
-    arguments of the script may say `${{inputs.DATA_NAME}}`. Raises ValueError for an empty name, for `.` as *target_folder*, and for a *data_name* that
-    cannot be a key.
+    *datastore* empty means the default one. *version* counts for inputs only, None is the latest. *use_mounting* None
+    means that inputs are downloaded and outputs mounted. *target_folder* is where a job finds an input (None: a folder
+    of the service's choice). *local_folder* is where the data lies outside of a job. *overwrite_existing* False makes
+    the submission fail where an output of that name exists. *data_name* is the dataset's key in the job (None: INPUT_i,
+    OUTPUT_i, by its place in the list), so that arguments of the script may say `${{inputs.DATA_NAME}}`. Raises
+    ValueError for an empty name, for `.` as *target_folder*, and for a *data_name* that cannot be a key.
     """
 
     name: str
@@ -42,9 +42,14 @@ class DatasetConfig:
         self.target_folder = _path(self.target_folder)
         self.local_folder = _path(self.local_folder)
         if self.target_folder == Path("."):
-            raise ValueError(f"Dataset '{self.name}': '.' cannot be the target_folder, the data would cover the script's own folder.")
+            raise ValueError(
+                f"Dataset '{self.name}': '.' cannot be the target_folder, the data would cover the script's own folder."
+            )
         if self.data_name is not None and not KEY.fullmatch(self.data_name):
-            raise ValueError(f"Dataset '{self.name}': '{self.data_name}' cannot be the data_name: letters, digits and _, no digit first.")
+            raise ValueError(
+                f"Dataset '{self.name}': '{self.data_name}' cannot be the data_name: letters, digits and _, no digit "
+                "first."
+            )
 
     def to_input(self, index: int) -> DataSpec:
         """The dataset as an input of a job, INPUT_*index* unless *data_name* is set."""
@@ -59,9 +64,13 @@ class DatasetConfig:
         )
 
     def to_output(self, index: int) -> DataSpec:
-        """The dataset as an output of a job, OUTPUT_*index* unless *data_name* is set; outputs have no target folder and no version to ask for."""
+        """The dataset as an output of a job, OUTPUT_*index* unless *data_name* is set; outputs have no target folder
+        and no version to ask for."""
         if self.target_folder is not None:
-            log.warning("Output dataset '%s': its target_folder is not used; the job's output has a folder of its own.", self.name)
+            log.warning(
+                "Output dataset '%s': its target_folder is not used; the job's output has a folder of its own.",
+                self.name,
+            )
         return DataSpec(
             key=self.data_name or f"OUTPUT_{index}",
             name=self.name,
@@ -73,7 +82,8 @@ class DatasetConfig:
 
 
 def as_configs(datasets: Sequence[str | DatasetConfig] | None) -> list[DatasetConfig]:
-    """Names and `DatasetConfig`s, all as the latter. Raises TypeError for anything but a list of them, ValueError for an empty name."""
+    """Names and `DatasetConfig`s, all as the latter. Raises TypeError for anything but a list of them, ValueError for
+    an empty name."""
     if isinstance(datasets, (str, DatasetConfig)):
         raise TypeError("Datasets are given as a list, also a single one: input_datasets=[...].")
     configs: list[DatasetConfig] = []

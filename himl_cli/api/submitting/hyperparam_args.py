@@ -25,7 +25,8 @@ NAMES = (
     *(PARAM_SAMPLING_ARG, MAX_TOTAL_TRIALS_ARG, PRIMARY_METRIC_ARG, SAMPLING_ALGORITHM_ARG, GOAL_ARG),
     *(MAX_CONCURRENT_TRIALS_ARG, EARLY_TERMINATION_ARG, OTHER_EARLY_TERMINATION, TIMEOUT, TRIAL_TIMEOUT),
 )
-"""What may be given: hi-ml hands all of it but the space to azure-ai-ml's `command.sweep`, so these are its arguments."""
+"""What may be given: hi-ml hands all of it but the space to azure-ai-ml's `command.sweep`, so these are its
+arguments."""
 NOT_TAKEN = {
     "search_space": f"The hyperparameters are '{PARAM_SAMPLING_ARG}'.",
     "compute": "The cluster is compute_cluster_name.",
@@ -38,15 +39,22 @@ NOT_TAKEN = {
 
 
 def sweep_of_args(given: Mapping[str, Any]) -> SweepSpec:
-    """The sweep that *given* describes, by the names in NAMES. Raises BadUsage for what it does not say or says wrongly."""
+    """The sweep that *given* describes, by the names in NAMES. Raises BadUsage for what it does not say or says
+    wrongly."""
     check_args(given)
     for name in given:
         if name in NOT_TAKEN:
             raise BadUsage(f"hyperparam_args: '{name}' cannot be given here.", hint=NOT_TAKEN[name])
         if name not in NAMES:
-            raise BadUsage(f"hyperparam_args: unknown '{name}'.", hint=did_you_mean(str(name), NAMES) or f"There are: {', '.join(NAMES)}.")
+            raise BadUsage(
+                f"hyperparam_args: unknown '{name}'.",
+                hint=did_you_mean(str(name), NAMES) or f"There are: {', '.join(NAMES)}.",
+            )
     if not given.get(PARAM_SAMPLING_ARG):
-        raise BadUsage(f"hyperparam_args: '{PARAM_SAMPLING_ARG}' is missing.", hint="It has what each hyperparameter is drawn from: {'lr': [0.1, 0.01]}.")
+        raise BadUsage(
+            f"hyperparam_args: '{PARAM_SAMPLING_ARG}' is missing.",
+            hint="It has what each hyperparameter is drawn from: {'lr': [0.1, 0.01]}.",
+        )
     space = space_of(given[PARAM_SAMPLING_ARG])
     is_listed = all(one.draw is Draw.choice for one in space.values())
     sampling, seed = _sampling(given.get(SAMPLING_ALGORITHM_ARG) or ("grid" if is_listed else "random"))
@@ -69,7 +77,8 @@ def sweep_of_args(given: Mapping[str, Any]) -> SweepSpec:
 
 
 def trial_seconds_of(given: Mapping[str, Any]) -> float | None:
-    """How long each trial may take, in seconds; None where *given* does not say. Raises BadUsage for what is no number of seconds."""
+    """How long each trial may take, in seconds; None where *given* does not say. Raises BadUsage for what is no number
+    of seconds."""
     check_args(given)
     return _seconds(given, TRIAL_TIMEOUT)
 
@@ -77,7 +86,10 @@ def trial_seconds_of(given: Mapping[str, Any]) -> float | None:
 def check_args(given: object) -> None:
     """Raises BadUsage for what is no dictionary."""
     if not isinstance(given, Mapping):
-        raise BadUsage(f"hyperparam_args is a dictionary, not {type(given).__qualname__}.", hint=f"{{'{PARAM_SAMPLING_ARG}': {{'lr': [0.1, 0.01]}}}}")
+        raise BadUsage(
+            f"hyperparam_args is a dictionary, not {type(given).__qualname__}.",
+            hint=f"{{'{PARAM_SAMPLING_ARG}': {{'lr': [0.1, 0.01]}}}}",
+        )
 
 
 def _policy(given: Mapping[str, Any]) -> Any:

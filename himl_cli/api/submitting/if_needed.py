@@ -67,25 +67,31 @@ def submit_to_azure_if_needed(
     tensorboard_logs: PathLike | None = None,
     jupyter: bool = False,
 ) -> AzureRunInfo | Any:
-    """Send the script that calls this to Azure ML if the command line has `--azureml`, and end this process; else say where its data is.
+    """Send the script that calls this to Azure ML if the command line has `--azureml`, and end this process; else say
+    where its data is.
 
-    Arguments and defaults are hi-ml's. Inside a job nothing is sent ever: the job's own paths are given, and the flag is taken out of `sys.argv`, as it
-    is out of the arguments that a job is sent with. Outside of a job, input datasets are found by `local_folder`, else in the local workspace, else
-    downloaded from the Azure ML workspace that is configured, else their path is None. After the submission the process ends with code 0, unless
-    *exit_on_completion* is False: then the answer is azure-ai-ml's job, or azureml-core's run where *strictly_aml_v1* is set.
+    Arguments and defaults are hi-ml's. Inside a job nothing is sent ever: the job's own paths are given, and the flag
+    is taken out of `sys.argv`, as it is out of the arguments that a job is sent with. Outside of a job, input datasets
+    are found by `local_folder`, else in the local workspace, else downloaded from the Azure ML workspace that is
+    configured, else their path is None. After the submission the process ends with code 0, unless *exit_on_completion*
+    is False: then the answer is azure-ai-ml's job, or azureml-core's run where *strictly_aml_v1* is set.
 
     Where, and whether:
 
     - *submit_to_azureml*: True or False decide in place of the flag.
     - *compute_cluster_name*: the cluster of Azure ML; a submission needs one.
-    - *instance_type*: the kind of machine, of a Kubernetes or serverless compute. *resources_properties*: more about its resources, by name.
-    - *aml_workspace*, *ml_client*: himl's or azureml-core's `Workspace`, or azure-ai-ml's `MLClient`. The first of them that is given counts.
+    - *instance_type*: the kind of machine, of a Kubernetes or serverless compute. *resources_properties*: more about
+      its resources, by name.
+    - *aml_workspace*, *ml_client*: himl's or azureml-core's `Workspace`, or azure-ai-ml's `MLClient`. The first of them
+      that is given counts.
     - *workspace_config_file*: a `config.json`, where neither is given (default: what `get_workspace` finds).
     - *num_nodes*: machines, 1 to 65,000.
-    - *pytorch_processes_per_node_v2*: processes a machine, 1 to 1,024, started as PyTorch's ranks. None is one process a machine, several of them
-      started by MPI.
-    - *use_mpi_run_for_single_node_jobs*: True sends a job of one process as one of MPI too, which Kubernetes needs to see its GPUs.
-    - *max_run_duration*: a number and a unit (`30s`, `30m`, `2h`, `1.5d`), of a search for each run; empty for no limit.
+    - *pytorch_processes_per_node_v2*: processes a machine, 1 to 1,024, started as PyTorch's ranks. None is one process
+      a machine, several of them started by MPI.
+    - *use_mpi_run_for_single_node_jobs*: True sends a job of one process as one of MPI too, which Kubernetes needs to
+      see its GPUs.
+    - *max_run_duration*: a number and a unit (`30s`, `30m`, `2h`, `1.5d`), of a search for each run; empty for no
+      limit.
     - *docker_shm_size*: shared memory, a whole number and `b`, `k`, `m` or `g`.
     - *identity_based_auth*: the job signs in to Azure as whoever submits it.
     - *vscode*, *jupyter*: VS Code may connect to the job, JupyterLab runs beside it. Not for a search.
@@ -95,21 +101,26 @@ def submit_to_azure_if_needed(
 
     What runs:
 
-    - *entry_script*: a path, seen from the snapshot's folder, else from the current one, or `-m MODULE` (default: the script that runs).
+    - *entry_script*: a path, seen from the snapshot's folder, else from the current one, or `-m MODULE` (default: the
+      script that runs).
     - *entry_command*: a command line in place of a script, of any program.
     - *python_executable*: what starts the script, such as `torchrun` or `uv run`.
     - *script_params*: its arguments (default: those of this process without the flag).
     - *snapshot_root_directory*: the folder that is sent (default: the current one).
-    - *ignored_folders*: folders left out of it. A name alone counts at any depth, a path is seen from the snapshot's folder.
+    - *ignored_folders*: folders left out of it. A name alone counts at any depth, a path is seen from the snapshot's
+      folder.
     - *environment_variables*: variables of the job; values become texts.
     - *hyperdrive_config*: a search, as `create_crossval_hyperdrive_config` gives it, or azureml's `HyperDriveConfig`.
-    - *hyperparam_args*: a search as a dictionary, as `create_grid_hyperparam_args_v2` gives it; its `timeout` and `trial_timeout` are seconds. Not both.
+    - *hyperparam_args*: a search as a dictionary, as `create_grid_hyperparam_args_v2` gives it; its `timeout` and
+      `trial_timeout` are seconds. Not both.
     - *hyperdrive_argument_prefix*: what stands before the names in *hyperparam_args*: with `+` a trial gets `+lr=0.1`.
 
     Its environment:
 
-    - *aml_environment_name*: a registered one, `NAME` or `NAME:VERSION`. It counts alone; the next five are not used then.
-    - *build_context*: azure-ai-ml's `BuildContext`, azureml-core's `DockerBuildContext`, or a folder with a Dockerfile; the image is built from it.
+    - *aml_environment_name*: a registered one, `NAME` or `NAME:VERSION`. It counts alone; the next five are not used
+      then.
+    - *build_context*: azure-ai-ml's `BuildContext`, azureml-core's `DockerBuildContext`, or a folder with a Dockerfile;
+      the image is built from it.
     - *conda_environment_file*: what one is made from (default: the nearest `environment.yml` here or above).
     - *docker_base_image*: the image below it.
     - *pip_extra_index_url*: one more index for pip.
@@ -117,23 +128,27 @@ def submit_to_azure_if_needed(
 
     Its data:
 
-    - *input_datasets*, *output_datasets*: names, or objects of `DatasetConfig`; number *i* is `INPUT_i` or `OUTPUT_i` of the job.
+    - *input_datasets*, *output_datasets*: names, or objects of `DatasetConfig`; number *i* is `INPUT_i` or `OUTPUT_i`
+      of the job.
     - *default_datastore*: the datastore of those that name none; empty for the workspace's own default.
 
     What it is called, and what follows:
 
-    - *experiment_name*: characters other than letters, digits, `_` and `-` become `_`, and several `_` one (default: the
-      script's name, or the module's with `_` for `.`). The variable HIML_EXPERIMENT_NAME goes before it, as in hi-ml.
+    - *experiment_name*: characters other than letters, digits, `_` and `-` become `_`, and several `_` one (default:
+      the script's name, or the module's with `_` for `.`). The variable HIML_EXPERIMENT_NAME goes before it, as in
+      hi-ml.
     - *display_name*, *tags*: what the run is called, and its tags; their values become texts.
-    - *after_submission*: is called with azure-ai-ml's job and its MLClient, or with azureml-core's run where *strictly_aml_v1* is set.
+    - *after_submission*: is called with azure-ai-ml's job and its MLClient, or with azureml-core's run where
+      *strictly_aml_v1* is set.
     - *exit_on_completion*: the process ends after that.
     - *wait_for_completion*: this is once the run has ended.
-    - *wait_for_completion_show_output*: the run's log is written to stdout meanwhile; counts with *wait_for_completion* only.
+    - *wait_for_completion_show_output*: the run's log is written to stdout meanwhile; counts with *wait_for_completion*
+      only.
 
-    Raises kinds of `HimlError`: BadUsage that are ValueErrors too for arguments that cannot be used, before anything is sent; JobFailed
-    (also a ValueError) where the run was waited for and did not complete. One that the script does not catch ends it in one line and a
-    hint, with the exit code of `himl submit`. Raises TypeError for datasets of another kind than these,
-    and for a workspace that is none; ValueError for an empty name of a dataset.
+    Raises kinds of `HimlError`: BadUsage that are ValueErrors too for arguments that cannot be used, before anything is
+    sent; JobFailed (also a ValueError) where the run was waited for and did not complete. One that the script does not
+    catch ends it in one line and a hint, with the exit code of `himl submit`. Raises TypeError for datasets of another
+    kind than these, and for a workspace that is none; ValueError for an empty name of a dataset.
     """
     asked = Asked(**locals())  # by name: the fields are these arguments
     inputs, outputs = as_configs(input_datasets), as_configs(output_datasets)
@@ -158,7 +173,12 @@ def _in_job(inputs: Sequence[DatasetConfig], outputs: Sequence[DatasetConfig], i
     sys.argv[1:] = [word for word in sys.argv[1:] if word != AZUREML_FLAG]  # the script's own parser does not know it
     is_in_azure = own_local_run() is None and is_in_azure_job()  # a job of Azure ML may run others of himl
     if is_wanted and not is_in_azure:
-        log.warning("The script runs in a job of himl already, and is not sent to Azure ML. To send it, start it with python.")
+        log.warning(
+            "The script runs in a job of himl already, and is not sent to Azure ML. To send it, start it with python."
+        )
     set_environment_variables_for_multi_node()
-    specs = [config.to_input(index) for index, config in enumerate(inputs)], [config.to_output(index) for index, config in enumerate(outputs)]
+    specs = (
+        [config.to_input(index) for index, config in enumerate(inputs)],
+        [config.to_output(index) for index, config in enumerate(outputs)],
+    )
     return info_in_job(*specs, is_in_azure=is_in_azure)

@@ -11,7 +11,8 @@ from himl_cli.workspaces.base import Workspace
 def meant_workspace(asked: Asked) -> Workspace | None:
     """The workspace that is given, named or configured, opened without a request; None where there is none in Azure ML.
 
-    Raises ConfigNotFound for a config file that is not there, BadUsage for one that cannot be used, TypeError for what is no workspace.
+    Raises ConfigNotFound for a config file that is not there, BadUsage for one that cannot be used, TypeError for what
+    is no workspace.
     """
     given = asked.aml_workspace if asked.aml_workspace is not None else asked.ml_client
     try:

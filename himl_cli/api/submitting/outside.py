@@ -21,7 +21,8 @@ log = logging.getLogger(__name__)
 
 
 def info_outside(asked: Asked, inputs: Sequence[DatasetConfig], outputs: Sequence[DatasetConfig]) -> AzureRunInfo:
-    """Folders below the current one for what the script writes, and for each dataset its folder, None where it has none here.
+    """Folders below the current one for what the script writes, and for each dataset its folder, None where it has none
+    here.
 
     Raises what the Azure ML workspace raises where a dataset is only there, BadUsage for an output that must not exist.
     """
@@ -63,15 +64,21 @@ class _Places:
         if folder is None:
             return None
         if not config.overwrite_existing and folder.exists():
-            raise BadUsage(f"Dataset '{config.name}': '{folder}' exists, and overwrite_existing=False was given.", hint="Choose another name.")
+            raise BadUsage(
+                f"Dataset '{config.name}': '{folder}' exists, and overwrite_existing=False was given.",
+                hint="Choose another name.",
+            )
         return made(folder)
 
     def _in_datastore(self, config: DatasetConfig) -> Path | None:
-        """The folder in the local datastore of the name that is asked for, else in the default one; None without a local workspace."""
+        """The folder in the local datastore of the name that is asked for, else in the default one; None without a
+        local workspace."""
         name = Path(config.name)
         if not self._datastores or name.is_absolute() or ".." in name.parts:
             return None
-        root = self._datastores.get(config.datastore or self._asked.default_datastore) or next(iter(self._datastores.values()))
+        root = self._datastores.get(config.datastore or self._asked.default_datastore) or next(
+            iter(self._datastores.values())
+        )
         return root / name
 
     @cached_property
@@ -80,7 +87,11 @@ class _Places:
         from himl_cli.workspaces.open import nearest_local, open_workspace
 
         folder = nearest_local(self._cwd)
-        return {info.name: Path(info.location) for info in open_workspace(str(folder), None, start=self._cwd).datastores()} if folder else {}
+        return (
+            {info.name: Path(info.location) for info in open_workspace(str(folder), None, start=self._cwd).datastores()}
+            if folder
+            else {}
+        )
 
     @cached_property
     def _azure(self) -> Workspace | None:
@@ -89,7 +100,8 @@ class _Places:
         return meant_workspace(self._asked)
 
     def _downloaded(self, spec: DataSpec) -> Path | None:
-        """Where the dataset was brought to, once on each node; None where no workspace has it. A version that was asked for must be there."""
+        """Where the dataset was brought to, once on each node; None where no workspace has it. A version that was asked
+        for must be there."""
         azure: object = self._azure
         default = self._asked.default_datastore or None
         if not isinstance(azure, KeepsDatasets):

@@ -25,8 +25,11 @@ from himl_cli.services.submission.entry import check_root
 EXPERIMENT_VARIABLE = "HIML_EXPERIMENT_NAME"
 
 
-def request_of(asked: Asked, inputs: Sequence[DatasetConfig], outputs: Sequence[DatasetConfig], flag: str, default_image: str) -> SubmitRequest:
-    """What is to be submitted; *flag* is left out of the script's arguments, *default_image* is the image that nobody asked for.
+def request_of(
+    asked: Asked, inputs: Sequence[DatasetConfig], outputs: Sequence[DatasetConfig], flag: str, default_image: str
+) -> SubmitRequest:
+    """What is to be submitted; *flag* is left out of the script's arguments, *default_image* is the image that nobody
+    asked for.
 
     Raises BadUsage for a search for hyperparameters that cannot be sent, and for a cluster that is not named.
     """
@@ -48,7 +51,9 @@ def request_of(asked: Asked, inputs: Sequence[DatasetConfig], outputs: Sequence[
         python_executable=asked.python_executable,
         instance_type=asked.instance_type,
         resource_properties=asked.resources_properties,
-        vscode=asked.vscode and sweep is None and not asked.strictly_aml_v1,  # wanted where it can be had, since it is the default
+        vscode=asked.vscode
+        and sweep is None
+        and not asked.strictly_aml_v1,  # wanted where it can be had, since it is the default
         jupyter=asked.jupyter,
         ssh_key=asked.ssh_key,
         tensorboard_logs=None if asked.tensorboard_logs is None else Path(asked.tensorboard_logs).as_posix(),
@@ -75,9 +80,15 @@ def request_of(asked: Asked, inputs: Sequence[DatasetConfig], outputs: Sequence[
 
 def _check(asked: Asked) -> None:
     if asked.hyperdrive_config is not None and asked.hyperparam_args is not None:
-        raise BadUsage("hyperdrive_config and hyperparam_args were both given.", hint="They say the same in two forms: leave one of them out.")
+        raise BadUsage(
+            "hyperdrive_config and hyperparam_args were both given.",
+            hint="They say the same in two forms: leave one of them out.",
+        )
     if asked.compute_cluster_name in ("", HERE):
-        raise BadUsage("compute_cluster_name does not name a cluster of Azure ML.", hint="To run the script here, leave --azureml out.")
+        raise BadUsage(
+            "compute_cluster_name does not name a cluster of Azure ML.",
+            hint="To run the script here, leave --azureml out.",
+        )
 
 
 def _experiment(asked: Asked) -> str | None:
@@ -93,7 +104,11 @@ def _sweep(asked: Asked) -> SweepSpec | None:
 
 
 def _arguments(asked: Asked, flag: str) -> Sequence[str]:
-    return [*map(str, asked.script_params)] if asked.script_params is not None else [word for word in sys.argv[1:] if word != flag]
+    return (
+        [*map(str, asked.script_params)]
+        if asked.script_params is not None
+        else [word for word in sys.argv[1:] if word != flag]
+    )
 
 
 def _values(asked: Asked, sweep: SweepSpec | None) -> Sequence[str]:
@@ -109,12 +124,16 @@ def _longest(asked: Asked) -> str | None:
     if seconds is None:
         return asked.max_run_duration or None
     if asked.max_run_duration and parse_duration(asked.max_run_duration, "--max_run_duration") != seconds:
-        raise BadUsage("max_run_duration and hyperparam_args' trial_timeout are two limits of each trial.", hint="Leave one of them out.")
+        raise BadUsage(
+            "max_run_duration and hyperparam_args' trial_timeout are two limits of each trial.",
+            hint="Leave one of them out.",
+        )
     return f"{seconds}s"
 
 
 def _entry(given: PathLike | None, root: Path, cwd: Path) -> tuple[str | None, str | None]:
-    """The script, or the module (`-m NAME`, or the one that `python -m` runs from the snapshot's root); one of them is None."""
+    """The script, or the module (`-m NAME`, or the one that `python -m` runs from the snapshot's root); one of them is
+    None."""
     if given is not None and str(given).startswith("-m "):
         return None, str(given)[3:].strip()
     if given is not None:

@@ -25,9 +25,10 @@ LOGS_FOLDER = "logs"
 class AzureRunInfo:
     """What a script needs to know inside and outside of a job.
 
-    *input_datasets* and *output_datasets* are folders in the order in which the datasets were named, None for one that has none
-    here. What is written to *output_folder* and *logs_folder* is kept with the run. *run* is the run to log to, None outside of a
-    job. *mount_contexts* is always empty (nothing is mounted outside of a job); it is there for hi-ml's users.
+    *input_datasets* and *output_datasets* are folders in the order in which the datasets were named, None for one that
+    has none here. What is written to *output_folder* and *logs_folder* is kept with the run. *run* is the run to log
+    to, None outside of a job. *mount_contexts* is always empty (nothing is mounted outside of a job); it is there for
+    hi-ml's users.
     """
 
     input_datasets: list[Path | None]

@@ -1,4 +1,5 @@
-"""What a hyperparameter is drawn from, as scripts say it: in objects of the vendor's SDKs, recognised without importing these, in lists and texts."""
+"""What a hyperparameter is drawn from, as scripts say it: in objects of the vendor's SDKs, recognised without importing
+these, in lists and texts."""
 
 from __future__ import annotations
 
@@ -11,29 +12,39 @@ from himl_cli.services.sweeps.spaces import search_range
 
 
 def space_of(given: Mapping[str, Any]) -> dict[str, SearchRange]:
-    """The ranges by name, without the dashes that may stand before a name. Raises BadUsage for what is none, and for a short option."""
+    """The ranges by name, without the dashes that may stand before a name. Raises BadUsage for what is none, and for a
+    short option."""
     if not isinstance(given, Mapping):
         raise BadUsage(f"The hyperparameters are a dictionary by name, not {type(given).__qualname__}.")
     space: dict[str, SearchRange] = {}
     for key, value in given.items():
         name = str(key).removeprefix("--")
         if name.startswith("-") or not name:
-            raise BadUsage(f"Hyperparameter '{key}': only arguments with two dashes can be given to a trial.", hint="Give the script's argument a long name.")
+            raise BadUsage(
+                f"Hyperparameter '{key}': only arguments with two dashes can be given to a trial.",
+                hint="Give the script's argument a long name.",
+            )
         space[name] = range_of(name, value)
     return space
 
 
 def range_of(name: str, value: Any) -> SearchRange:
-    """*value* of hyperparameter *name*: himl's text (`uniform(0,1)`), a list of choices, azure-ai-ml's object, or azureml's `["uniform", [0, 1]]`."""
+    """*value* of hyperparameter *name*: himl's text (`uniform(0,1)`), a list of choices, azure-ai-ml's object, or
+    azureml's `["uniform", [0, 1]]`."""
     if isinstance(value, str):
         return search_range(name, value)
     if isinstance(value, Sequence):
         return _of_expression(name, value) if _is_expression(value) else SearchRange(Draw.choice, _scalars(name, value))
     kind = str(getattr(value, "type", "")).lower()
     if kind not in {draw.value for draw in Draw}:
-        raise BadUsage(f"Hyperparameter '{name}': {type(value).__qualname__} is nothing to draw values from.", hint="Give a list, or Choice, Uniform, …")
+        raise BadUsage(
+            f"Hyperparameter '{name}': {type(value).__qualname__} is nothing to draw values from.",
+            hint="Give a list, or Choice, Uniform, …",
+        )
     draw = Draw(kind)
-    values = value.values if draw is Draw.choice else [getattr(value, argument, None) for argument in argument_names(draw)]
+    values = (
+        value.values if draw is Draw.choice else [getattr(value, argument, None) for argument in argument_names(draw)]
+    )
     return SearchRange(draw, _scalars(name, values or ()))
 
 
@@ -51,8 +62,14 @@ def _of_expression(name: str, value: Sequence[Any]) -> SearchRange:
 
 def _scalars(name: str, values: Sequence[Any]) -> tuple[Scalar, ...]:
     """*values* as numbers and texts; numpy's become Python's."""
-    plain = [value.item() if hasattr(value, "item") and not isinstance(value, (str, int, float)) else value for value in values]
+    plain = [
+        value.item() if hasattr(value, "item") and not isinstance(value, (str, int, float)) else value
+        for value in values
+    ]
     for value in plain:
         if not isinstance(value, (str, int, float)):
-            raise BadUsage(f"Hyperparameter '{name}': {value!r} is neither a number nor a text.", hint="Nested search spaces cannot be sent.")
+            raise BadUsage(
+                f"Hyperparameter '{name}': {value!r} is neither a number nor a text.",
+                hint="Nested search spaces cannot be sent.",
+            )
     return tuple(plain)

@@ -23,15 +23,24 @@ from himl_cli.services.run_details import sweep_outcome
 from himl_cli.services.run_logs import watching
 from himl_cli.services.submission import PreparedJob, prepare_job, submit_job
 from himl_cli.services.transfer.launch import local_rank
-from himl_cli.services.waiting import follow_to_end, last_lines_of_failed_rank, last_lines_of_failure, raise_unless_completed, wait_for_end
+from himl_cli.services.waiting import (
+    follow_to_end,
+    last_lines_of_failed_rank,
+    last_lines_of_failure,
+    raise_unless_completed,
+    wait_for_end,
+)
 from himl_cli.workspaces.abilities import HoldsConnections
 from himl_cli.workspaces.base import Workspace
 from himl_cli.workspaces.job_abilities import SubmitsJobs
 from himl_cli.workspaces.open import require_sdk_v1, sdk_run, sdk_view
 
 
-def submit(asked: Asked, inputs: Sequence[DatasetConfig], outputs: Sequence[DatasetConfig], flag: str, default_image: str) -> Any:
-    """Submit what was asked for, say where it is, wait where that is wanted, and end the process with code 0, or give the SDK's job or run.
+def submit(
+    asked: Asked, inputs: Sequence[DatasetConfig], outputs: Sequence[DatasetConfig], flag: str, default_image: str
+) -> Any:
+    """Submit what was asked for, say where it is, wait where that is wanted, and end the process with code 0, or give
+    the SDK's job or run.
 
     Raises HimlError where that fails; nothing is sent then, or the message says what was.
     """
@@ -57,7 +66,9 @@ def submit(asked: Asked, inputs: Sequence[DatasetConfig], outputs: Sequence[Data
             output.notice(f"{err} {err.hint}".strip())
             sys.exit(err.exit_code)
         finally:
-            if asked.exit_on_completion and isinstance(workspace, HoldsConnections):  # which a run of azureml-core goes on using
+            if asked.exit_on_completion and isinstance(
+                workspace, HoldsConnections
+            ):  # which a run of azureml-core goes on using
                 workspace.close()
     sys.exit(0)
 
@@ -89,9 +100,14 @@ def _call_after_submission(asked: Asked, workspace: Workspace, run: Run) -> None
 
 
 def _wait(workspace: Workspace, run: Run, output: Output, *, follows: bool, trials: int) -> None:
-    """Wait until the run has ended, its log shown as it grows, or where it failed its last lines, and of a sweep the best *trials*. Raises JobFailed."""
+    """Wait until the run has ended, its log shown as it grows, or where it failed its last lines, and of a sweep the
+    best *trials*. Raises JobFailed."""
     with observing(output) as notify:
-        ended = follow_to_end(workspace, run.id, output.stream, notify) if follows else wait_for_end(workspace, run.id, notify, trials)
+        ended = (
+            follow_to_end(workspace, run.id, output.stream, notify)
+            if follows
+            else wait_for_end(workspace, run.id, notify, trials)
+        )
     output.end_line()
     unseen = last_lines_of_failed_rank if follows else last_lines_of_failure
     sweep = sweep_outcome(workspace, ended)

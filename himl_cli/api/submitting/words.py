@@ -60,7 +60,8 @@ class NotCompleted(JobFailed, ValueError):
 
 @contextmanager
 def in_words_of_arguments() -> Iterator[None]:
-    """Within it, errors speak of arguments, wrong ones are ValueErrors too, and a traceback shows the hint (from Python 3.11 on)."""
+    """Within it, errors speak of arguments, wrong ones are ValueErrors too, and a traceback shows the hint (from Python
+    3.11 on)."""
     try:
         yield
     except BadUsage as err:

@@ -19,7 +19,8 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Offered:
-    """An option. `names` are all its spellings, those that say no included; `kind` is None for a flag; `help` is at most a line."""
+    """An option. `names` are all its spellings, those that say no included; `kind` is None for a flag; `help` is at
+    most a line."""
 
     names: Sequence[str]
     kind: str | None

@@ -1,4 +1,5 @@
-"""The completion script of each shell: its engine, a file beside this module, with the table of the program in the shell's syntax."""
+"""The completion script of each shell: its engine, a file beside this module, with the table of the program in the
+shell's syntax."""
 
 from __future__ import annotations
 
@@ -53,7 +54,11 @@ def _zsh(program: Program) -> dict[str, list[str]]:
         lines.append(f"    ({posix_quoted(verb.words)})")
         for name, pairs in (("verbs", _verb_pairs(verb)), ("rows", _row_pairs(verb))):
             if pairs:
-                lines += [f"        {name}=(", *(f"            {posix_quoted(word)} {posix_quoted(text)}" for word, text in pairs), "        )"]
+                lines += [
+                    f"        {name}=(",
+                    *(f"            {posix_quoted(word)} {posix_quoted(text)}" for word, text in pairs),
+                    "        )",
+                ]
         if verb.kinds:
             lines.append(f"        kinds=({' '.join(verb.places)})")
         lines.append("        ;;")
@@ -62,7 +67,9 @@ def _zsh(program: Program) -> dict[str, list[str]]:
 
 def _fish(program: Program) -> dict[str, list[str]]:
     verbs = list(program.root.walk())
-    old_names = chain.from_iterable((f"        case {old}", f"            echo -- {today}") for old, today in program.old_names)
+    old_names = chain.from_iterable(
+        (f"        case {old}", f"            echo -- {today}") for old, today in program.old_names
+    )
     return {
         "VERBS": _fish_cases((verb.words, _verb_pairs(verb)) for verb in verbs),
         "ROWS": _fish_cases((verb.words, _row_pairs(verb)) for verb in verbs),
@@ -87,7 +94,9 @@ def _powershell(program: Program) -> dict[str, list[str]]:
     for verb in program.root.walk():
         lines.append(f"        {powershell_quoted(verb.words)} = @{{")
         for name, pairs in (("Verbs", _verb_pairs(verb)), ("Rows", _row_pairs(verb))):
-            rows = ",\n".join(f"                {powershell_quoted(word)}, {powershell_quoted(text)}" for word, text in pairs)
+            rows = ",\n".join(
+                f"                {powershell_quoted(word)}, {powershell_quoted(text)}" for word, text in pairs
+            )
             lines += [f"            {name} = @("] + [rows] * bool(rows) + ["            )"]
         lines += [f"            Kinds = @({', '.join(map(powershell_quoted, verb.places))})", "        }"]
     return {"TABLE": lines, "OLD_NAMES": [f"        '{old}' = '{today}'" for old, today in program.old_names]}
@@ -101,4 +110,9 @@ def _row_pairs(verb: Verb) -> list[tuple[str, str]]:
     return [(option.row, option.help) for option in verb.options]
 
 
-TABLES: Mapping[str, Callable[[Program], dict[str, list[str]]]] = {"bash": _bash, "zsh": _zsh, "fish": _fish, "powershell": _powershell}
+TABLES: Mapping[str, Callable[[Program], dict[str, list[str]]]] = {
+    "bash": _bash,
+    "zsh": _zsh,
+    "fish": _fish,
+    "powershell": _powershell,
+}

@@ -40,7 +40,8 @@ class Family:
 
 
 def is_shown(child: Child) -> bool:
-    """Runs that failed are named and not drawn: where they stopped says nothing of their settings, and would bend the mean."""
+    """Runs that failed are named and not drawn: where they stopped says nothing of their settings, and would bend the
+    mean."""
     return child.run.status is not RunStatus.failed
 
 
@@ -48,10 +49,18 @@ def families_of(aggregation: Aggregation) -> list[Family]:
     """All figures, in the order of their metrics. Metrics without a number are left out."""
     by_name: dict[str, list[Panel]] = {}
     for metric in aggregation.metrics:
-        curves = [curve for place, child in enumerate(aggregation.children) if is_shown(child) and (curve := _curve(place, child, metric)) is not None]
+        curves = [
+            curve
+            for place, child in enumerate(aggregation.children)
+            if is_shown(child) and (curve := _curve(place, child, metric)) is not None
+        ]
         if curves:
             by_name.setdefault(family_name(metric), []).append(Panel(metric, curves))
-    return [family for name, panels in by_name.items() for family in _parts(name, sorted(panels, key=lambda panel: _natural(panel.metric)))]
+    return [
+        family
+        for name, panels in by_name.items()
+        for family in _parts(name, sorted(panels, key=lambda panel: _natural(panel.metric)))
+    ]
 
 
 def family_name(metric: str) -> str:
@@ -78,4 +87,7 @@ def _curve(place: int, child: Child, metric: str) -> Curve | None:
 def _parts(name: str, panels: Sequence[Panel]) -> list[Family]:
     if len(panels) <= MOST_PANELS:
         return [Family(name, panels)]
-    return [Family(name, panels[begin : begin + MOST_PANELS], begin // MOST_PANELS + 1) for begin in range(0, len(panels), MOST_PANELS)]
+    return [
+        Family(name, panels[begin : begin + MOST_PANELS], begin // MOST_PANELS + 1)
+        for begin in range(0, len(panels), MOST_PANELS)
+    ]

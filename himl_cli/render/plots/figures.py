@@ -1,4 +1,5 @@
-"""One figure: its panels in a grid, the legend below them, a colour bar beside them, and what is not shown in a line at the foot."""
+"""One figure: its panels in a grid, the legend below them, a colour bar beside them, and what is not shown in a line at
+the foot."""
 
 from __future__ import annotations
 
@@ -30,8 +31,15 @@ def figure_of(family: Family, children: Sequence[Child], scheme: Scheme, names: 
     columns = min(COLUMNS, len(family.panels))
     rows = math.ceil(len(family.panels) / columns)
     named = looks_named(family.panels, scheme)
-    numberless = {place for place in named if not any(np.isfinite(c.values).any() for panel in family.panels for c in panel.curves if c.child == place)}
-    words = [shortened(look.name, LEGEND_LENGTH) + (": no number" if place in numberless else "") for place, look in named.items()]
+    numberless = {
+        place
+        for place in named
+        if not any(np.isfinite(c.values).any() for panel in family.panels for c in panel.curves if c.child == place)
+    }
+    words = [
+        shortened(look.name, LEGEND_LENGTH) + (": no number" if place in numberless else "")
+        for place, look in named.items()
+    ]
     words += [shortened(name, LEGEND_LENGTH) for name in scheme.categories]
     width = {1: 8.0, 2: 11.5}.get(columns, 15.0)
     legend_columns = max(1, min(6, int(width // (0.067 * max(map(len, [*words, MEAN])) + 0.6))))
@@ -50,7 +58,10 @@ def figure_of(family: Family, children: Sequence[Child], scheme: Scheme, names: 
     figure.suptitle(plain(_title(family, children)), x=0.01, ha="left", fontsize=13)
     if scheme.scale:
         _add_colour_bar(figure, grid.flat[: len(family.panels)], scheme.scale)
-    handles = [Line2D([], [], color=look.colour, linestyle=look.style, linewidth=max(look.width, 1.5)) for look in named.values()]
+    handles = [
+        Line2D([], [], color=look.colour, linestyle=look.style, linewidth=max(look.width, 1.5))
+        for look in named.values()
+    ]
     handles += [Line2D([], [], color=colour, linewidth=2) for colour in scheme.categories.values()]
     labels = [plain(word) for word in words] + [*explained]
     foot = _foot(children, names)
@@ -58,9 +69,17 @@ def figure_of(family: Family, children: Sequence[Child], scheme: Scheme, names: 
         labels, handles = labels or [""], handles if labels else [Line2D([], [], linestyle="none")]
     if labels:
         figure.legend(
-            [*handles, *explained.values()], labels, loc="outside lower left", ncols=legend_columns, fontsize=8, frameon=False, handlelength=2.8,
-            title=plain(foot) or None, title_fontsize=8, alignment="left",
-        )  # fmt: skip
+            [*handles, *explained.values()],
+            labels,
+            loc="outside lower left",
+            ncols=legend_columns,
+            fontsize=8,
+            frameon=False,
+            handlelength=2.8,
+            title=plain(foot) or None,
+            title_fontsize=8,
+            alignment="left",
+        )
     return figure
 
 
@@ -82,12 +101,18 @@ def _title(family: Family, children: Sequence[Child]) -> str:
     experiments = {child.run.experiment for child in children}
     of = f" — {experiments.pop()}" if len(experiments) == 1 else ""
     shown, runs = sum(map(is_shown, children)), len(children)
-    return f"{shortened(family.title, 50)}{shortened(of, 40)} ({f'{shown} of ' if shown < runs else ''}{runs} run{'s' if runs != 1 else ''})"
+    return (
+        f"{shortened(family.title, 50)}{shortened(of, 40)} ({f'{shown} of ' if shown < runs else ''}{runs} "
+        f"run{'s' if runs != 1 else ''})"
+    )
 
 
 def _foot(children: Sequence[Child], names: Sequence[str]) -> str:
     """What is not shown, or not whole."""
-    by_status = {status: [name for name, child in zip(names, children, strict=True) if child.run.status is status] for status in RunStatus}
+    by_status = {
+        status: [name for name, child in zip(names, children, strict=True) if child.run.status is status]
+        for status in RunStatus
+    }
     failed, going = by_status[RunStatus.failed], [*by_status[RunStatus.running], *by_status[RunStatus.queued]]
     said = []
     if failed:

@@ -1,4 +1,5 @@
-"""Which part of an axis is shown: all values where that makes sense, else that of most, so that one run that diverged does not flatten the others."""
+"""Which part of an axis is shown: all values where that makes sense, else that of most, so that one run that diverged
+does not flatten the others."""
 
 from __future__ import annotations
 
@@ -25,7 +26,8 @@ class Limits:
     beyond: int = 0
 
     def clamped(self, values: Any) -> Any:
-        """Values on the drawing board: what lies far outside still leads out of the picture, by numbers that can be drawn."""
+        """Values on the drawing board: what lies far outside still leads out of the picture, by numbers that can be
+        drawn."""
         if self.is_log:
             reach = min(self.high / self.low, 1e25) ** 2
             return np.clip(values, max(self.low / reach, 1e-300), min(self.high * reach, LARGEST))
@@ -34,7 +36,8 @@ class Limits:
 
 
 def limits_of(values: Any) -> Limits:
-    """The axis for *values*; those that are not finite are passed over. Logarithmic where all shown ones are positive and span more than three decades."""
+    """The axis for *values*; those that are not finite are passed over. Logarithmic where all shown ones are positive
+    and span more than three decades."""
     known = np.asarray(values, dtype=float)
     known = np.clip(known[np.isfinite(known)], -LARGEST, LARGEST)
     if not known.size:

@@ -1,7 +1,8 @@
 """How each run looks, in all figures alike, and what the legend says of that.
 
-Few runs: a colour and a line style each, all named. Many: coloured by the hyperparameter that tells most, or grey where there is none; the best few are named.
-Colours are told apart with each kind of colour blindness: those of Okabe and Ito, and viridis without its lightest end.
+Few runs: a colour and a line style each, all named. Many: coloured by the hyperparameter that tells most, or grey where
+there is none; the best few are named. Colours are told apart with each kind of colour blindness: those of Okabe and
+Ito, and viridis without its lightest end.
 """
 
 from __future__ import annotations
@@ -58,7 +59,9 @@ class Scheme:
     categories: Mapping[str, Any] = field(default_factory=dict)
 
 
-def scheme_of(children: Sequence[Child], curves: Mapping[str, Sequence[Curve]], primary: str | None, goal: str) -> Scheme:
+def scheme_of(
+    children: Sequence[Child], curves: Mapping[str, Sequence[Curve]], primary: str | None, goal: str
+) -> Scheme:
     """The looks of the runs that are shown. *curves* are those of all metrics."""
     shown = [place for place, child in enumerate(children) if is_shown(child)]
     names = names_of(children)
@@ -66,14 +69,22 @@ def scheme_of(children: Sequence[Child], curves: Mapping[str, Sequence[Curve]], 
         return Scheme({place: _few(count, names[place]) for count, place in enumerate(shown)})
     primary = primary or DEFAULT_PRIMARY
     finals = {curve.child: curve.last for curve in curves.get(primary, ()) if np.isfinite(curve.last)}
-    best = sorted(finals, key=lambda place: (finals[place] if goal == "minimize" else -finals[place], place))[: len(BEST_COLOURS)]
+    best = sorted(finals, key=lambda place: (finals[place] if goal == "minimize" else -finals[place], place))[
+        : len(BEST_COLOURS)
+    ]
     telling = _most_telling(children, shown, finals)
     if telling is None:
         grey = Scheme({place: Look(GREY, "-", 0.9, _alpha(len(shown))) for place in shown})
-        are_numbered = bool(varying_hyperparameters([children[place] for place in shown]))  # folds or seeds, of which none is the best
+        are_numbered = bool(
+            varying_hyperparameters([children[place] for place in shown])
+        )  # folds or seeds, of which none is the best
         return grey if are_numbered else _with_best(grey, best, names, primary, finals)
-    values = {place: children[place].hyperparameters[telling] for place in shown if telling in children[place].hyperparameters}
-    coloured = _by_number(telling, values, shown) if _are_numbers(values.values()) else _by_category(telling, values, shown)
+    values = {
+        place: children[place].hyperparameters[telling] for place in shown if telling in children[place].hyperparameters
+    }
+    coloured = (
+        _by_number(telling, values, shown) if _are_numbers(values.values()) else _by_category(telling, values, shown)
+    )
     return _with_best(coloured, best, names, primary, finals)
 
 
@@ -85,21 +96,30 @@ def _alpha(count: int) -> float:
     return 0.75 if count <= 40 else 0.5 if count <= 120 else 0.35
 
 
-def _with_best(scheme: Scheme, best: Sequence[int], names: Sequence[str], primary: str, finals: Mapping[int, float]) -> Scheme:
+def _with_best(
+    scheme: Scheme, best: Sequence[int], names: Sequence[str], primary: str, finals: Mapping[int, float]
+) -> Scheme:
     """The best few thick, in colours that no colour bar has, and named; they come first."""
     looks = dict(scheme.looks)
     for rank, place in enumerate(best):
         colour = looks[place].colour if scheme.categories else BEST_COLOURS[rank]
         words = f"{'best' if rank == 0 else f'no. {rank + 1}'}: {names[place]} ({primary} {number(finals[place])})"
         looks[place] = Look(colour, ("-", (0, (5, 2)), (0, (1, 1.3)))[rank], 1.9, 1.0, words, True)
-    return Scheme({place: looks[place] for place in [*best, *(place for place in looks if place not in best)]}, scheme.scale, scheme.categories)
+    return Scheme(
+        {place: looks[place] for place in [*best, *(place for place in looks if place not in best)]},
+        scheme.scale,
+        scheme.categories,
+    )
 
 
 def _most_telling(children: Sequence[Child], shown: Sequence[int], finals: Mapping[int, float]) -> str | None:
-    """The hyperparameter that goes along most with the primary metric, else the one with the most values; None where runs are only numbered."""
+    """The hyperparameter that goes along most with the primary metric, else the one with the most values; None where
+    runs are only numbered."""
     candidates = []
     for name in varying_hyperparameters([children[place] for place in shown]):
-        values = {place: children[place].hyperparameters[name] for place in shown if name in children[place].hyperparameters}
+        values = {
+            place: children[place].hyperparameters[name] for place in shown if name in children[place].hyperparameters
+        }
         if not _are_numbers(values.values()) and len({*map(str, values.values())}) > len(COLOURS):
             continue
         if _is_numbering([*values.values()], len(shown)):
@@ -110,11 +130,16 @@ def _most_telling(children: Sequence[Child], shown: Sequence[int], finals: Mappi
 
 def _is_numbering(values: Sequence[Scalar], count: int) -> bool:
     """Whether the values are 0, 1, 2, …: folds or seeds, which tell nothing."""
-    return len(values) == count and all(isinstance(value, int) and not isinstance(value, bool) for value in values) and {*values} == {*range(count)}
+    return (
+        len(values) == count
+        and all(isinstance(value, int) and not isinstance(value, bool) for value in values)
+        and {*values} == {*range(count)}
+    )
 
 
 def _goes_along(values: Mapping[int, Scalar], finals: Mapping[int, float]) -> float:
-    """How far the ranks of the values go along with those of the primary metric, 0 to 1; of categories, what share of the ranks' variance is between them."""
+    """How far the ranks of the values go along with those of the primary metric, 0 to 1; of categories, what share of
+    the ranks' variance is between them."""
     places = [place for place in values if place in finals]
     if len(places) < 3:
         return 0.0
@@ -127,7 +152,9 @@ def _goes_along(values: Mapping[int, Scalar], finals: Mapping[int, float]) -> fl
     groups: dict[str, list[float]] = {}
     for place, rank in zip(places, results, strict=True):
         groups.setdefault(str(values[place]), []).append(float(rank))
-    between = sum(len(group) * (np.mean(group) - results.mean()) ** 2 for group in groups.values()) / (len(places) * results.var())
+    between = sum(len(group) * (np.mean(group) - results.mean()) ** 2 for group in groups.values()) / (
+        len(places) * results.var()
+    )
     return round(float(np.sqrt(between)), 2)
 
 
@@ -139,7 +166,9 @@ def _ranks(values: Any) -> Any:
 
 
 def _are_numbers(values: Any) -> bool:
-    return all(isinstance(value, int | float) and not isinstance(value, bool) and np.isfinite(value) for value in values)
+    return all(
+        isinstance(value, int | float) and not isinstance(value, bool) and np.isfinite(value) for value in values
+    )
 
 
 def _by_number(name: str, values: Mapping[int, Scalar], shown: Sequence[int]) -> Scheme:
@@ -148,7 +177,9 @@ def _by_number(name: str, values: Mapping[int, Scalar], shown: Sequence[int]) ->
     norm = LogNorm(low, high) if low > 0 and high / low >= 100 else Normalize(low, high)
     colours = ListedColormap(colormaps["viridis"](np.linspace(0.0, 0.9, 256)))
     alpha = _alpha(len(shown))
-    looks = {place: Look(colours(norm(numbers[place])) if place in numbers else GREY, "-", 0.9, alpha) for place in shown}
+    looks = {
+        place: Look(colours(norm(numbers[place])) if place in numbers else GREY, "-", 0.9, alpha) for place in shown
+    }
     return Scheme(looks, Scale(name, norm, colours))
 
 
@@ -156,7 +187,9 @@ def _by_category(name: str, values: Mapping[int, Scalar], shown: Sequence[int]) 
     words = [*dict.fromkeys(_word(values[place]) for place in shown if place in values)]
     colours = dict(zip(sorted(words), COLOURS, strict=False))
     alpha = _alpha(len(shown))
-    looks = {place: Look(colours[_word(values[place])] if place in values else GREY, "-", 0.9, alpha) for place in shown}
+    looks = {
+        place: Look(colours[_word(values[place])] if place in values else GREY, "-", 0.9, alpha) for place in shown
+    }
     return Scheme(looks, None, {f"{name}={word}": colour for word, colour in colours.items()})
 
 

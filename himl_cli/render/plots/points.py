@@ -11,16 +11,22 @@ import numpy as np
 from himl_cli.core.logged import Value
 from himl_cli.core.results import Series
 
-FEW = 10  # from this many runs on, the band is that of the quartiles: a standard deviation says little of what is skewed
+FEW = (
+    10  # from this many runs on, the band is that of the quartiles: a standard deviation says little of what is skewed
+)
 MOST_STEPS = 1000  # of mean and band
 MOST_POINTS = 4000  # of one curve
-MOST_OF_ALL, FEWEST_POINTS = 200_000, 200  # of all curves of a panel, which has some hundred pixels; of one of very many
+MOST_OF_ALL, FEWEST_POINTS = (
+    200_000,
+    200,
+)  # of all curves of a panel, which has some hundred pixels; of one of very many
 PRESENT = 0.9
 
 
 @dataclass(frozen=True)
 class Curve:
-    """One run's points by step, each step once; values may be NaN or infinite. `child` is the run's place in the aggregation."""
+    """One run's points by step, each step once; values may be NaN or infinite. `child` is the run's place in the
+    aggregation."""
 
     child: int
     steps: Any
@@ -49,8 +55,13 @@ class Spread:
 
 
 def curve_of(child: int, series: Series) -> Curve | None:
-    """The points in the order of their steps; of a step that was logged again, the latest counts. None where there is none."""
-    steps, values, times = np.asarray(series.steps, dtype=float), as_floats(series.values), np.asarray(series.times, dtype=float)
+    """The points in the order of their steps; of a step that was logged again, the latest counts. None where there is
+    none."""
+    steps, values, times = (
+        np.asarray(series.steps, dtype=float),
+        as_floats(series.values),
+        np.asarray(series.times, dtype=float),
+    )
     if not steps.size:
         return None
     order = np.lexsort((times, steps))
@@ -82,7 +93,8 @@ def _as_float(value: Any) -> float:
 
 
 def thinned(curve: Curve, most: int = MOST_POINTS) -> Curve:
-    """A curve of more than *most* points as its lows and highs, so that it is drawn fast, a file of a picture stays small and no peak is lost."""
+    """A curve of more than *most* points as its lows and highs, so that it is drawn fast, a file of a picture stays
+    small and no peak is lost."""
     size = curve.steps.size
     if size <= most:
         return curve
@@ -90,10 +102,21 @@ def thinned(curve: Curve, most: int = MOST_POINTS) -> Curve:
     known = np.isfinite(curve.values)
     lows, highs, gaps = (
         _in_pieces(values, width, filler)
-        for values, filler in ((np.where(known, curve.values, np.inf), np.inf), (np.where(known, curve.values, -np.inf), -np.inf), (known, True))
+        for values, filler in (
+            (np.where(known, curve.values, np.inf), np.inf),
+            (np.where(known, curve.values, -np.inf), -np.inf),
+            (known, True),
+        )
     )
     begins = np.arange(lows.shape[0]) * width
-    places = np.concatenate([[0, size - 1], begins + lows.argmin(axis=1), begins + highs.argmax(axis=1), (begins + gaps.argmin(axis=1))[~gaps.all(axis=1)]])
+    places = np.concatenate(
+        [
+            [0, size - 1],
+            begins + lows.argmin(axis=1),
+            begins + highs.argmax(axis=1),
+            (begins + gaps.argmin(axis=1))[~gaps.all(axis=1)],
+        ]
+    )
     places = np.unique(places)
     return Curve(curve.child, curve.steps[places], curve.values[places])
 
@@ -111,8 +134,9 @@ def _in_pieces(values: Any, width: int, filler: float) -> Any:
 def spread_of(curves: Sequence[Curve]) -> Spread | None:
     """Mean and band at the steps that the runs have in common; None where there are none.
 
-    A step is common where nine in ten of the runs that had begun and not ended by then have it, and these are at least two and half of all. So runs that
-    log at different steps make no zigzag, and the few that went on longest are not passed off as all. Values that are not finite do not count.
+    A step is common where nine in ten of the runs that had begun and not ended by then have it, and these are at least
+    two and half of all. So runs that log at different steps make no zigzag, and the few that went on longest are not
+    passed off as all. Values that are not finite do not count.
     """
     if len(curves) < 2:
         return None
@@ -143,12 +167,15 @@ def _statistics(steps: Any, table: Any) -> Spread | None:
 
 
 def band_of(table: Any) -> tuple[Any, Any, Any, str]:
-    """Mean, lower and upper end of the band over the rows of *table* (runs × steps; NaN: no value), and what the band is."""
+    """Mean, lower and upper end of the band over the rows of *table* (runs × steps; NaN: no value), and what the band
+    is."""
     scale = max(1.0, float(np.nanmax(np.abs(table))))  # 1e300 has no square
     scaled = table / scale
     mean = np.nanmean(scaled, axis=0)
     if table.shape[0] < FEW:
-        deviation = np.sqrt(np.nansum((scaled - mean) ** 2, axis=0) / np.maximum(np.isfinite(scaled).sum(axis=0) - 1, 1))
+        deviation = np.sqrt(
+            np.nansum((scaled - mean) ** 2, axis=0) / np.maximum(np.isfinite(scaled).sum(axis=0) - 1, 1)
+        )
         return mean * scale, (mean - deviation) * scale, (mean + deviation) * scale, "± standard deviation"
     low, high = np.nanpercentile(scaled, [25, 75], axis=0)
     return mean * scale, low * scale, high * scale, "middle half of the runs"

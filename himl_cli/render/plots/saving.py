@@ -1,4 +1,5 @@
-"""Figures as files: whole or not at all, the same bytes for the same results, and independent of the user's settings of matplotlib."""
+"""Figures as files: whole or not at all, the same bytes for the same results, and independent of the user's settings of
+matplotlib."""
 
 from __future__ import annotations
 
@@ -23,7 +24,13 @@ from himl_cli.render.plots.figures import figure_of
 from himl_cli.render.plots.looks import scheme_of
 from himl_cli.render.plots.wording import names_of
 
-SETTINGS: dict[str, Any] = {"svg.fonttype": "none", "svg.hashsalt": "himl", "font.size": 9.0, "figure.dpi": 100.0, "axes.unicode_minus": True}
+SETTINGS: dict[str, Any] = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "himl",
+    "font.size": 9.0,
+    "figure.dpi": 100.0,
+    "axes.unicode_minus": True,
+}
 OTHER_SCRIPTS = (
     "Noto Sans CJK JP",
     "Noto Sans CJK SC",
@@ -74,7 +81,9 @@ def _own_settings() -> Iterator[None]:
         matplotlib.rcdefaults()
         settings: Any = matplotlib.rcParams
         settings.update(SETTINGS | {"font.family": ["DejaVu Sans", *_further_fonts()]})
-        warnings.filterwarnings("ignore", message="Glyph .* missing from (current )?font")  # a box stands for it; in SVG the viewer has other fonts
+        warnings.filterwarnings(
+            "ignore", message="Glyph .* missing from (current )?font"
+        )  # a box stands for it; in SVG the viewer has other fonts
         yield
 
 
@@ -92,6 +101,13 @@ def _save(figure: Any, path: Path) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as temporary, open(temporary, "wb") as stream:
-            canvas.print_figure(stream, format="svg" if is_svg else "png", dpi=DPI, metadata={"Date": None} if is_svg else {"Software": None})
+            canvas.print_figure(
+                stream,
+                format="svg" if is_svg else "png",
+                dpi=DPI,
+                metadata={"Date": None} if is_svg else {"Software": None},
+            )
     except OSError as err:
-        raise DiskFailed(f"Cannot write '{path}': {err.strerror or err}.", hint="Choose another file for --plot.") from err
+        raise DiskFailed(
+            f"Cannot write '{path}': {err.strerror or err}.", hint="Choose another file for --plot."
+        ) from err

@@ -14,7 +14,8 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
 
 
 def plain(text: str) -> str:
-    """*text* as matplotlib shows it unchanged: dollars begin no formula, line ends and control characters are spaces."""
+    """*text* as matplotlib shows it unchanged: dollars begin no formula, line ends and control characters are
+    spaces."""
     return _CONTROL.sub(" ", text).replace("$", r"\$")
 
 
@@ -24,13 +25,21 @@ def number(value: float) -> str:
 
 
 def names_of(children: Sequence[Child]) -> list[str]:
-    """What each run is called in legends: the hyperparameters in which the runs differ, else its label. Two that would be called alike get their ids."""
+    """What each run is called in legends: the hyperparameters in which the runs differ, else its label. Two that would
+    be called alike get their ids."""
     varying = varying_hyperparameters(children)
-    names = [_values_text({name: child.hyperparameters[name] for name in varying if name in child.hyperparameters}) or child.label for child in children]
+    names = [
+        _values_text({name: child.hyperparameters[name] for name in varying if name in child.hyperparameters})
+        or child.label
+        for child in children
+    ]
     counts: dict[str, int] = {}
     for name in names:
         counts[name] = counts.get(name, 0) + 1
-    return [f"{name} ({child.run.id})" if counts[name] > 1 and name != child.run.id else name for name, child in zip(names, children, strict=True)]
+    return [
+        f"{name} ({child.run.id})" if counts[name] > 1 and name != child.run.id else name
+        for name, child in zip(names, children, strict=True)
+    ]
 
 
 def varying_hyperparameters(children: Sequence[Child]) -> list[str]:
@@ -46,7 +55,9 @@ def _key(value: Scalar | None) -> tuple[str, str]:
 
 
 def _values_text(values: Mapping[str, Scalar]) -> str:
-    return ", ".join(f"{name}={number(value) if isinstance(value, float) else value_text(value)}" for name, value in values.items())
+    return ", ".join(
+        f"{name}={number(value) if isinstance(value, float) else value_text(value)}" for name, value in values.items()
+    )
 
 
 def listed(names: Sequence[str], most: int = 3) -> str:

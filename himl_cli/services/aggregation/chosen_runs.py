@@ -29,8 +29,9 @@ class ChosenRuns:
 def choose_runs(workspace: Workspace, selection: RunSelection, *, cwd: Path, notify: Notify = ignore) -> ChosenRuns:
     """The runs that *selection* puts side by side.
 
-    A single run stands for its children (trials, folds, steps, or runs that its script nested in it), and without children for itself; of several
-    runs the sweeps and pipelines do. No run comes twice. Never empty: raises what `find_runs` does.
+    A single run stands for its children (trials, folds, steps, or runs that its script nested in it), and without
+    children for itself; of several runs the sweeps and pipelines do. No run comes twice. Never empty: raises what
+    `find_runs` does.
     """
     found = find_runs(workspace, selection, cwd=cwd, notify=notify)
     if means_one_run(selection):

@@ -23,30 +23,40 @@ Points = tuple[str, str, Sequence[int], Sequence[float] | None, Sequence[float |
 
 
 def check_file(option: str, path: Path) -> None:
-    """Raises BadUsage where *path*, the value of *option*, cannot become a file: it is looked at before anything is read."""
+    """Raises BadUsage where *path*, the value of *option*, cannot become a file: it is looked at before anything is
+    read."""
     if path.is_dir():
         raise BadUsage(f"{option} '{path}' is a folder.", hint="Name a file.")
     if not path.absolute().parent.is_dir():
-        raise BadUsage(f"{option} '{path}': there is no folder '{path.absolute().parent}'.", hint="Make it first, or name another.")
+        raise BadUsage(
+            f"{option} '{path}': there is no folder '{path.absolute().parent}'.", hint="Make it first, or name another."
+        )
 
 
 def check_parquet() -> None:
     """Raises BadUsage where pyarrow is not installed. Imports nothing of it."""
     if find_spec("pyarrow") is None:
-        raise BadUsage("--output_parquet needs pyarrow, which is not installed.", hint=f"Install it: {install_command('parquet')}")
+        raise BadUsage(
+            "--output_parquet needs pyarrow, which is not installed.", hint=f"Install it: {install_command('parquet')}"
+        )
 
 
 def write_csv(aggregation: Aggregation, statistics: Mapping[str, Statistics] | None, path: Path) -> None:
-    """A row a metric: the statistics, then the last value of each run, nothing where it has none. In place of what is at *path*, whole or not at all.
+    """A row a metric: the statistics, then the last value of each run, nothing where it has none. In place of what is
+    at *path*, whole or not at all.
 
     Numbers are written in full; what is no number stands as `NaN`, `Infinity` and `-Infinity`. Raises DiskFailed.
     """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["metric", *(STATISTICS if statistics is not None else ()), *(child.label for child in aggregation.children)])
+    writer.writerow(
+        ["metric", *(STATISTICS if statistics is not None else ()), *(child.label for child in aggregation.children)]
+    )
     for name in aggregation.metrics:
         told = [getattr(statistics[name], each) for each in STATISTICS] if statistics is not None else []
-        writer.writerow([name, *map(cell, told), *(cell(child.results.last.get(name)) for child in aggregation.children)])
+        writer.writerow(
+            [name, *map(cell, told), *(cell(child.results.last.get(name)) for child in aggregation.children)]
+        )
     try:
         write_whole(path.absolute(), text.getvalue())
     except OSError as err:
@@ -108,7 +118,14 @@ def _points_of(child: Child) -> Iterator[Points]:
     for name, series in results.series.items():
         yield name, "scalar", series.steps, series.times, series.values, None
     for name, texts in results.texts.items():
-        yield name, "text", [one.step for one in texts], [one.time.timestamp() for one in texts], [None] * len(texts), [one.value for one in texts]
+        yield (
+            name,
+            "text",
+            [one.step for one in texts],
+            [one.time.timestamp() for one in texts],
+            [None] * len(texts),
+            [one.value for one in texts],
+        )
     for name, columns in results.tables.items():
         for column, values in columns.items():
             yield f"{name}/{column}", "table", range(len(values)), None, *_split(values)
@@ -145,16 +162,25 @@ class _Rows:
         self._steps.extend(steps)
         types = {name: self._schema.field(name).type for name in self._columns}
         moments = None if times is None else array("q", [round(time * 1000) for time in times])
-        self._columns["time"].append(pa.nulls(count, types["time"]) if moments is None else _numbers(moments, types["time"]))
-        self._columns["value"].append(_numbers(values, types["value"]) if isinstance(values, array) else pa.array(values, types["value"]))
-        self._columns["text"].append(pa.nulls(count, types["text"]) if texts is None else pa.array(texts, types["text"]))
+        self._columns["time"].append(
+            pa.nulls(count, types["time"]) if moments is None else _numbers(moments, types["time"])
+        )
+        self._columns["value"].append(
+            _numbers(values, types["value"]) if isinstance(values, array) else pa.array(values, types["value"])
+        )
+        self._columns["text"].append(
+            pa.nulls(count, types["text"]) if texts is None else pa.array(texts, types["text"])
+        )
         self.count += count
 
     def table(self) -> Any:
         import pyarrow as pa
 
         words = [
-            pa.DictionaryArray.from_arrays(_numbers(self._numbers[name], pa.int32()), pa.array(list(known), pa.string())) for name, known in self._words.items()
+            pa.DictionaryArray.from_arrays(
+                _numbers(self._numbers[name], pa.int32()), pa.array(list(known), pa.string())
+            )
+            for name, known in self._words.items()
         ]
         others = [pa.chunked_array(chunks, self._schema.field(name).type) for name, chunks in self._columns.items()]
         return pa.Table.from_arrays([*words, _numbers(self._steps, pa.int64()), *others], schema=self._schema)

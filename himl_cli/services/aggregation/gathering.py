@@ -14,18 +14,32 @@ from himl_cli.workspaces.abilities import ReadsManyRuns
 from himl_cli.workspaces.base import Workspace
 
 
-def aggregate(workspace: Workspace, runs: Sequence[Run], *, child_arg: str | None = None, globs: Sequence[str] = (), whole: bool = False) -> Aggregation:
+def aggregate(
+    workspace: Workspace,
+    runs: Sequence[Run],
+    *,
+    child_arg: str | None = None,
+    globs: Sequence[str] = (),
+    whole: bool = False,
+) -> Aggregation:
     """The metrics of *runs* whose names match one of *globs* (none: all), with all points where *whole*.
 
-    Folds come in the order of their numbers, other runs as they are given. Raises BadUsage where no run has *child_arg*, HimlError for a workspace that
-    cannot read many runs.
+    Folds come in the order of their numbers, other runs as they are given. Raises BadUsage where no run has
+    *child_arg*, HimlError for a workspace that cannot read many runs.
     """
     if not isinstance(workspace, ReadsManyRuns):
         raise HimlError(f"What many runs of {workspace.label} logged cannot be read at once.")
     results = workspace.results(runs, wanted=matching(globs), whole=whole)
-    ordered = _by_fold(runs) if child_arg is None else sorted(runs, key=_fold_of(runs, lambda run: value_of(child_arg, run, results[run.id])))
+    ordered = (
+        _by_fold(runs)
+        if child_arg is None
+        else sorted(runs, key=_fold_of(runs, lambda run: value_of(child_arg, run, results[run.id])))
+    )
     labels = labels_of(ordered, [results[run.id] for run in ordered], child_arg)
-    children = [Child(run, label, hyperparameters_of(run.tags), results[run.id]) for run, label in zip(ordered, labels, strict=True)]
+    children = [
+        Child(run, label, hyperparameters_of(run.tags), results[run.id])
+        for run, label in zip(ordered, labels, strict=True)
+    ]
     return Aggregation(metric_names(children), children)
 
 
@@ -42,7 +56,8 @@ def matching(globs: Sequence[str]) -> Callable[[str], bool]:
 
 
 def _by_fold(runs: Sequence[Run]) -> list[Run]:
-    """Runs that differ in one hyperparameter that counts them (the fold, the seed) by its number; others stay in their order."""
+    """Runs that differ in one hyperparameter that counts them (the fold, the seed) by its number; others stay in their
+    order."""
     values = [hyperparameters_of(run.tags) for run in runs]
     names = {name for each in values for name in each}
     if len(names) != 1:
@@ -52,7 +67,8 @@ def _by_fold(runs: Sequence[Run]) -> list[Run]:
 
 
 def _fold_of(runs: Sequence[Run], read: Callable[[Run], object]) -> Callable[[Run], int]:
-    """A key to sort by: the numbers that *read* gives where they are 0, 1, 2… or 1, 2, 3…, in whatever order; else the present place."""
+    """A key to sort by: the numbers that *read* gives where they are 0, 1, 2… or 1, 2, 3…, in whatever order; else the
+    present place."""
     places = {run.id: place for place, run in enumerate(runs)}
     numbers: dict[str, int] = {}
     for run in runs:

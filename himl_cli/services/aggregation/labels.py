@@ -29,11 +29,17 @@ def labels_of(runs: Sequence[Run], results: Sequence[RunResults], child_arg: str
         values = [value_of(child_arg, run, found) for run, found in zip(runs, results, strict=True)]
         if all(value is None for value in values):
             raise _unknown(child_arg, runs)
-        return unique([_name(run) if value is None else value_text(value) for run, value in zip(runs, values, strict=True)])
+        return unique(
+            [_name(run) if value is None else value_text(value) for run, value in zip(runs, values, strict=True)]
+        )
     if all(STEP in run.tags for run in runs):
         return unique([_name(run) if own_name(run) else run.tags[STEP] for run in runs])
     labels = _distinguishing([hyperparameters_of(run.tags) for run in runs])
-    for values_of_all in ([own_tags(run) for run in runs], [_arguments(run) for run in runs], [found.parameters for found in results]):
+    for values_of_all in (
+        [own_tags(run) for run in runs],
+        [_arguments(run) for run in runs],
+        [found.parameters for found in results],
+    ):
         labels = labels or _distinguishing(values_of_all, most=MOST_NAMES)
     if labels:
         return unique([label or _name(run) for label, run in zip(labels, runs, strict=True)])
@@ -47,7 +53,8 @@ def labels_of(runs: Sequence[Run], results: Sequence[RunResults], child_arg: str
 
 
 def value_of(name: str, run: Run, results: RunResults) -> Scalar | None:
-    """What the run has under *name*: a hyperparameter, else a tag, else a parameter or an argument of its command; dashes in front do not count."""
+    """What the run has under *name*: a hyperparameter, else a tag, else a parameter or an argument of its command;
+    dashes in front do not count."""
     wanted = _plain(name)
     for values in (hyperparameters_of(run.tags), run.tags, results.parameters, _arguments(run)):
         for key, value in values.items():
@@ -63,13 +70,20 @@ def unique(labels: Sequence[str]) -> list[str]:
 
 
 def _unknown(child_arg: str, runs: Sequence[Run]) -> BadUsage:
-    known = dict.fromkeys(name for run in runs for values in (hyperparameters_of(run.tags), own_tags(run)) for name in values)
-    hint = f"There are: {', '.join([*known][:8])}." if known else "Leave --child_arg out: the runs are told apart by what differs between them."
+    known = dict.fromkeys(
+        name for run in runs for values in (hyperparameters_of(run.tags), own_tags(run)) for name in values
+    )
+    hint = (
+        f"There are: {', '.join([*known][:8])}."
+        if known
+        else "Leave --child_arg out: the runs are told apart by what differs between them."
+    )
     return BadUsage(f"None of the runs has a hyperparameter, tag, parameter or argument '{child_arg}'.", hint=hint)
 
 
 def _distinguishing(all_values: Sequence[Values], *, most: int | None = None) -> list[str]:
-    """Labels by the names whose values differ between the runs, *most* of them: the value alone where that is one name; none where nothing differs."""
+    """Labels by the names whose values differ between the runs, *most* of them: the value alone where that is one name;
+    none where nothing differs."""
     if len(all_values) < 2:
         return [values_text(values) for values in all_values if values and most is None]
     names = [*dict.fromkeys(name for values in all_values for name in values)]
@@ -82,7 +96,8 @@ def _distinguishing(all_values: Sequence[Values], *, most: int | None = None) ->
 
 
 def _arguments(run: Run) -> dict[str, Scalar]:
-    """The arguments of the run's command that have a name, without its dashes: `--name value`, `--name=value`; a flag is True."""
+    """The arguments of the run's command that have a name, without its dashes: `--name value`, `--name=value`; a flag
+    is True."""
     try:
         words = shlex.split(run.command)
     except ValueError:  # a quote that is not closed

@@ -13,7 +13,8 @@ from himl_cli.core.results import Aggregation
 
 @dataclass(frozen=True)
 class Statistics:
-    """Of the last values of *count* runs. `std` is the sample's (n - 1), None for one value; all but *count* are None where there is no value."""
+    """Of the last values of *count* runs. `std` is the sample's (n - 1), None for one value; all but *count* are None
+    where there is no value."""
 
     mean: float | None
     std: float | None
@@ -25,19 +26,28 @@ class Statistics:
 
 def statistics_of(aggregation: Aggregation) -> dict[str, Statistics]:
     """By metric. Runs without a value, with a text or with NaN do not count; infinities do."""
-    return {name: _of(numbers(child.results.last.get(name) for child in aggregation.children)) for name in aggregation.metrics}
+    return {
+        name: _of(numbers(child.results.last.get(name) for child in aggregation.children))
+        for name in aggregation.metrics
+    }
 
 
 def numbers(values: Iterable[Value]) -> list[float]:
     """The numbers among *values* that are some."""
-    return [float(value) for value in values if isinstance(value, (int, float)) and not isinstance(value, bool) and not math.isnan(value)]
+    return [
+        float(value)
+        for value in values
+        if isinstance(value, (int, float)) and not isinstance(value, bool) and not math.isnan(value)
+    ]
 
 
 def _of(values: Sequence[float]) -> Statistics:
     if not values:
         return Statistics(None, None, None, None, None, 0)
     mean = _mean(values)
-    return Statistics(mean, _std(values, mean) if len(values) > 1 else None, min(values), max(values), _median(values), len(values))
+    return Statistics(
+        mean, _std(values, mean) if len(values) > 1 else None, min(values), max(values), _median(values), len(values)
+    )
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -7,7 +7,14 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from himl_cli.core.checkpoints import Choice, Goal
-from himl_cli.services.checkpoints.candidates import Candidate, have_md5s, have_one_size, newest_of_each_name, newest_try, without_exports
+from himl_cli.services.checkpoints.candidates import (
+    Candidate,
+    have_md5s,
+    have_one_size,
+    newest_of_each_name,
+    newest_try,
+    without_exports,
+)
 from himl_cli.services.checkpoints.goals import goal_of
 from himl_cli.services.checkpoints.logged import logged_values
 from himl_cli.services.checkpoints.matching import match
@@ -19,11 +26,14 @@ Valued = tuple[Candidate, float]
 
 
 def best_of_offer(offer: Offer, choice: Choice) -> Chosen:
-    """By the metric of *choice*, in names if any has it, else as the run logged it; without one, by the only metric that names have. As `choose`."""
+    """By the metric of *choice*, in names if any has it, else as the run logged it; without one, by the only metric
+    that names have. As `choose`."""
     usable = without_exports(offer.found)
     named = newest_of_each_name(one for one in usable if one.told.metrics or one.told.best_of is not None)
     if choice.metric is not None:
-        return _best_by(offer, named, choice.metric, choice.goal) or _best_logged(offer, usable, choice.metric, choice.goal)
+        return _best_by(offer, named, choice.metric, choice.goal) or _best_logged(
+            offer, usable, choice.metric, choice.goal
+        )
     metrics = _metrics_in(named)
     if len(metrics) > 1:
         with_values = [one for one in named if one.told.metrics]
@@ -31,7 +41,12 @@ def best_of_offer(offer: Offer, choice: Choice) -> Chosen:
         raise ambiguous(offer.run, told, with_values, f"Add --metric {metrics[0]}, say.")
     declared = _declared(named)
     if not metrics and not declared:
-        raise nothing(offer.run, "no checkpoint whose name says that it is the best", offer.names, "Add --metric NAME to choose by what the run logged.")
+        raise nothing(
+            offer.run,
+            "no checkpoint whose name says that it is the best",
+            offer.names,
+            "Add --metric NAME to choose by what the run logged.",
+        )
     if not metrics:
         only = the_only(offer, declared, "that are the best by their names", "Add --metric NAME.")
         return Chosen(only, metric=only.told.best_of or "")
@@ -40,11 +55,14 @@ def best_of_offer(offer: Offer, choice: Choice) -> Chosen:
 
 
 def _beside_declared(offer: Offer, best: Chosen, declared: Sequence[Candidate]) -> Chosen:
-    """*best* by its value, where those *declared* the best (`best.ckpt`) are the same, or may be as far as anybody can see. Raises BadUsage."""
+    """*best* by its value, where those *declared* the best (`best.ckpt`) are the same, or may be as far as anybody can
+    see. Raises BadUsage."""
     both = [*declared, best.candidate]
     if declared and have_one_size(both) and not have_md5s(both, offer.files):
         other = declared[0].name.rpartition("/")[2]
-        told = f"It is chosen by the {best.metric} in its name; no MD5 is on record to tell whether '{other}' is the same."
+        told = (
+            f"It is chosen by the {best.metric} in its name; no MD5 is on record to tell whether '{other}' is the same."
+        )
         return replace(best, why=f"{best.why} {told}".strip())
     the_only(offer, both, "that are the best by their names", f"Add --metric {best.metric}.")
     return best
@@ -61,14 +79,21 @@ def _best_by(offer: Offer, named: Sequence[Candidate], metric: str, goal: Goal |
     fitting = [each for each in known if ends_with_metric(each, metric)]
     if len(fitting) > 1:
         having = [one for one in named if any(each in fitting for each in one.told.metrics or {})]
-        raise ambiguous(offer.run, f"{len(fitting)} metrics that may be '{metric}': {', '.join(fitting)}", having, f"Add --metric {fitting[0]}, say.")
+        raise ambiguous(
+            offer.run,
+            f"{len(fitting)} metrics that may be '{metric}': {', '.join(fitting)}",
+            having,
+            f"Add --metric {fitting[0]}, say.",
+        )
     if not fitting:
         return None
     best = _best_in_names(offer, named, fitting, metric, goal)
     return replace(best, why=f"'{fitting[0]}' in names is taken for {metric}.")
 
 
-def _best_in_names(offer: Offer, named: Iterable[Candidate], labels: Sequence[str], metric: str, goal: Goal | None) -> Chosen:
+def _best_in_names(
+    offer: Offer, named: Iterable[Candidate], labels: Sequence[str], metric: str, goal: Goal | None
+) -> Chosen:
     """By the values that stand behind any of *labels*."""
     pairs = ((one, name, value) for one in named for name, value in (one.told.metrics or {}).items())
     values = [(one, value) for one, name, value in pairs if any(same_metric(name, label) for label in labels)]
@@ -82,7 +107,9 @@ def _best_logged(offer: Offer, usable: Sequence[Candidate], metric: str, goal: G
     counted = newest_of_each_name(one for one in usable if one.told.epoch is not None or one.told.step is not None)
     matched = match(logged, counted)
     if not matched.values:
-        raise nothing(offer.run, f"no checkpoint whose name has an epoch or step that '{metric}' was logged for", offer.names)
+        raise nothing(
+            offer.run, f"no checkpoint whose name has an epoch or step that '{metric}' was logged for", offer.names
+        )
     chosen = _best_of(offer, matched.values, metric, known)
     better = logged.better_than(chosen.value, known)
     missed = f"{metric} was better, {better:g}, where no checkpoint was kept." if better is not None else ""

@@ -32,8 +32,11 @@ class Brought:
     tags: Mapping[str, str]
 
 
-def bring_checkpoint(source: str, workspace: Workspace, cwd: Path, notify: Notify, open_address: OpenAddress) -> Brought:
-    """The files that *source* means; those of a run or an address are downloaded to himl's cache, where they are not complete there.
+def bring_checkpoint(
+    source: str, workspace: Workspace, cwd: Path, notify: Notify, open_address: OpenAddress
+) -> Brought:
+    """The files that *source* means; those of a run or an address are downloaded to himl's cache, where they are not
+    complete there.
 
     Raises NotFound naming what there is, and what the download raises.
     """
@@ -50,7 +53,8 @@ def bring_checkpoint(source: str, workspace: Workspace, cwd: Path, notify: Notif
 def bring_found(found: Checkpoint, workspace: Workspace, notify: Notify, open_address: OpenAddress) -> dict[str, str]:
     """Paths here of the files that were found, by their place in a new job's working folder.
 
-    Raises BadUsage for a file here that no job could start from, IntegrityFailed for such a checkpoint of a run or at an address.
+    Raises BadUsage for a file here that no job could start from, IntegrityFailed for such a checkpoint of a run or at
+    an address.
     """
     if found.run is not None:
         files = workspace.run_files(found.run.id)
@@ -68,7 +72,8 @@ def bring_found(found: Checkpoint, workspace: Workspace, notify: Notify, open_ad
 
 
 def tags_of(found: Checkpoint) -> dict[str, str]:
-    """The tag that says what a run began with: RUN:PATH, an address without its query, or `./` and the name of a file or folder that was here."""
+    """The tag that says what a run began with: RUN:PATH, an address without its query, or `./` and the name of a file
+    or folder that was here."""
     if found.run is not None:
         told = f"{found.run.id}:{found.folder or found.names[0]}"
     elif found.address:
@@ -90,5 +95,8 @@ def _downloaded(found: Checkpoint, files: BlobStore, key: str, notify: Notify) -
         if problem is not None:
             raise problem
         if (found.is_one or not found.folder) and not is_whole(root / found.inside):
-            raise IntegrityFailed(f"'{found.inside}' was not written to its end, and is no checkpoint.", hint="Choose another one, or train on without it.")
+            raise IntegrityFailed(
+                f"'{found.inside}' was not written to its end, and is no checkpoint.",
+                hint="Choose another one, or train on without it.",
+            )
         return {place: str(root / name) for place, name in found.by_place.items()}

@@ -1,4 +1,5 @@
-"""The user's cache of checkpoints that were brought for jobs. What nobody used for a month is removed when another one is brought."""
+"""The user's cache of checkpoints that were brought for jobs. What nobody used for a month is removed when another one
+is brought."""
 
 from __future__ import annotations
 
@@ -24,7 +25,8 @@ _LOCK, _GONE = ".himl-lock", ".gone-"
 
 @contextmanager
 def cache_folder(key: str) -> Iterator[Path]:
-    """The folder for what *key* names, which stays as it is while it is in use here, and for `KEPT_DAYS` after. Raises BadUsage without a home, DiskFailed."""
+    """The folder for what *key* names, which stays as it is while it is in use here, and for `KEPT_DAYS` after. Raises
+    BadUsage without a home, DiskFailed."""
     top = cache_of("checkpoints", "to keep checkpoints in", "Download it, and name the file.")
     folder = top / hashlib.sha256(key.encode()).hexdigest()[:16]
     try:
@@ -45,7 +47,8 @@ def cache_folder(key: str) -> Iterator[Path]:
 
 @contextmanager
 def _having(top: Path) -> Iterator[None]:
-    """The cache for oneself, for the moment that it takes to choose a folder: nobody puts one aside that another himl is about to use."""
+    """The cache for oneself, for the moment that it takes to choose a folder: nobody puts one aside that another himl
+    is about to use."""
     from filelock import FileLock
 
     with FileLock(top / _LOCK):
@@ -53,7 +56,8 @@ def _having(top: Path) -> Iterator[None]:
 
 
 def _put_aside(top: Path, before: float) -> list[Path]:
-    """Rename the folders that were used last *before* that time, so that nobody takes them up again; gives all that is to be removed.
+    """Rename the folders that were used last *before* that time, so that nobody takes them up again; gives all that is
+    to be removed.
 
     One that cannot be renamed, since a program has a file of it open (on Windows), stays.
     """

@@ -22,7 +22,8 @@ _CHECKPOINT = re.compile(r"\.(ckpt|pt|pth|safetensors|bin)$", re.IGNORECASE)
 
 @dataclass(frozen=True, eq=False)
 class Candidate:
-    """`name` is that of the file, or of the folder without a slash at its end; `attempt` the try that wrote it, 0 for the first."""
+    """`name` is that of the file, or of the folder without a slash at its end; `attempt` the try that wrote it, 0 for
+    the first."""
 
     name: str
     blobs: Sequence[BlobInfo]
@@ -60,11 +61,15 @@ def candidates_of(blobs: Iterable[BlobInfo]) -> list[Candidate]:
         name = blob.name[: len(blob.name) - len(below)] + unit if unit else blob.name
         files.setdefault(name, []).append(blob)
         facts[name] = (bool(unit), attempt, unit or below)
-    return [Candidate(name, files[name], is_folder, attempt, read_name(below)) for name, (is_folder, attempt, below) in sorted(facts.items())]
+    return [
+        Candidate(name, files[name], is_folder, attempt, read_name(below))
+        for name, (is_folder, attempt, below) in sorted(facts.items())
+    ]
 
 
 def reference(run_id: str, candidate: Candidate) -> str:
-    """How to name the checkpoint to himl: `RUN:last.ckpt`, `RUN:outputs/retry_001/checkpoints/last.ckpt`, `RUN:last.ckpt/` for a folder."""
+    """How to name the checkpoint to himl: `RUN:last.ckpt`, `RUN:outputs/retry_001/checkpoints/last.ckpt`,
+    `RUN:last.ckpt/` for a folder."""
     short = candidate.name.removeprefix(f"{FOLDER}/")
     return f"{run_id}:{candidate.name if '/' in short else short}{'/' * candidate.is_folder}"
 
@@ -74,7 +79,8 @@ def is_recovery(candidate: Candidate) -> bool:
 
 
 def without_exports(found: Sequence[Candidate]) -> list[Candidate]:
-    """*found* without what was exported beside checkpoints (`.onnx`, `.pkl`); where there is nothing else, these are the checkpoints."""
+    """*found* without what was exported beside checkpoints (`.onnx`, `.pkl`); where there is nothing else, these are
+    the checkpoints."""
     beside = any(_CHECKPOINT.search(one.name) for one in found)
     return [one for one in found if one.is_folder or not beside or not _EXPORT.search(one.name)]
 
@@ -96,7 +102,8 @@ def newest_try(found: Sequence[Candidate]) -> list[Candidate]:
 
 
 def have_one_content(found: Sequence[Candidate], files: BlobStore) -> bool:
-    """Whether all of *found* are the same, byte for byte, as their sizes and MD5s say; False where that is not known."""
+    """Whether all of *found* are the same, byte for byte, as their sizes and MD5s say; False where that is not
+    known."""
     if not have_one_size(found):
         return False
     digests = {tuple(blob.md5 or files.md5(blob) for blob in one.blobs) for one in found}
@@ -104,7 +111,8 @@ def have_one_content(found: Sequence[Candidate], files: BlobStore) -> bool:
 
 
 def have_one_size(found: Sequence[Candidate]) -> bool:
-    """Whether all of *found* have files of the same names within them and the same sizes, which does not prove that they are the same."""
+    """Whether all of *found* have files of the same names within them and the same sizes, which does not prove that
+    they are the same."""
     return len({tuple((_inside(one, blob), blob.size) for blob in one.blobs) for one in found}) == 1
 
 

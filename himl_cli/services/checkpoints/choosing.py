@@ -18,7 +18,8 @@ from himl_cli.services.checkpoints.refusals import nothing
 
 
 def choice_of(select: str | None = None, metric: str | None = None, goal: str | None = None) -> Choice:
-    """What `last`, `best` or `epoch=N` means together with a metric and a goal, either of which asks for the best. Raises BadUsage."""
+    """What `last`, `best` or `epoch=N` means together with a metric and a goal, either of which asks for the best.
+    Raises BadUsage."""
     if goal is not None and goal not in GOALS:
         raise BadUsage(f"There is no goal '{goal}'.", hint="Goals are minimize and maximize.")
     filled("--metric", metric)
@@ -26,17 +27,28 @@ def choice_of(select: str | None = None, metric: str | None = None, goal: str | 
     kind, equals, number = ("best" if by_value else "last", "", "") if select is None else select.strip().partition("=")
     if kind == "epoch" and equals and number.strip().isdecimal():
         if by_value:
-            raise BadUsage("--metric and --goal choose the best checkpoint, and an epoch is named.", hint="Leave one of them out.")
+            raise BadUsage(
+                "--metric and --goal choose the best checkpoint, and an epoch is named.", hint="Leave one of them out."
+            )
         return Choice("epoch", int(number))
     if kind not in ("last", "best") or equals:
-        raise BadUsage(f"There is no checkpoint to select by '{select}'.", hint="Give last, best, or epoch=N (as in the file's name; Lightning counts from 0).")
+        raise BadUsage(
+            f"There is no checkpoint to select by '{select}'.",
+            hint="Give last, best, or epoch=N (as in the file's name; Lightning counts from 0).",
+        )
     if kind == "last" and by_value:
-        raise BadUsage("--metric and --goal choose the best checkpoint, and the last is asked for.", hint="Leave out --select last.")
-    return Choice(cast("Literal['last', 'best']", kind), metric=metric and metric.strip(), goal=cast("Goal | None", goal))
+        raise BadUsage(
+            "--metric and --goal choose the best checkpoint, and the last is asked for.",
+            hint="Leave out --select last.",
+        )
+    return Choice(
+        cast("Literal['last', 'best']", kind), metric=metric and metric.strip(), goal=cast("Goal | None", goal)
+    )
 
 
 def choose(offer: Offer, choice: Choice) -> Chosen:
-    """The checkpoint of *offer* that *choice* means. Raises NotFound where none fits, BadUsage where several do and cannot be told apart."""
+    """The checkpoint of *offer* that *choice* means. Raises NotFound where none fits, BadUsage where several do and
+    cannot be told apart."""
     if choice.kind == "last":
         return last_of_offer(offer)
     if choice.kind == "epoch":
@@ -45,7 +57,8 @@ def choose(offer: Offer, choice: Choice) -> Chosen:
 
 
 def choose_in_best_trial(offer: Offer, choice: Choice) -> Chosen:
-    """As `choose`, of a sweep's best trial: where no name says which of its checkpoints is the best, the last one, and that is told."""
+    """As `choose`, of a sweep's best trial: where no name says which of its checkpoints is the best, the last one, and
+    that is told."""
     try:
         return choose(offer, choice)
     except NotFound:
@@ -66,4 +79,6 @@ def _of_epoch(offer: Offer, epoch: int) -> Chosen:
 
 
 def _numbers(numbers: Sequence[int], most: int = 8) -> str:
-    return ", ".join(map(str, numbers if len(numbers) <= most else [*numbers[: most // 2], "…", *numbers[-most // 2 :]]))
+    return ", ".join(
+        map(str, numbers if len(numbers) <= most else [*numbers[: most // 2], "…", *numbers[-most // 2 :]])
+    )

@@ -9,7 +9,8 @@ from himl_cli.workspaces.base import BlobStore, FetchSink, StoreSink
 
 
 class ChosenFiles:
-    """The files *blobs* of *store*, as they were when they were listed; their bytes come only while their ETags are still those."""
+    """The files *blobs* of *store*, as they were when they were listed; their bytes come only while their ETags are
+    still those."""
 
     def __init__(self, store: BlobStore, blobs: Iterable[BlobInfo]) -> None:
         self._store = store

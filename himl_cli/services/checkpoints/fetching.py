@@ -20,7 +20,15 @@ from himl_cli.core.transfers import TransferResult, listed
 from himl_cli.services.checkpoints.chosen_files import ChosenFiles
 from himl_cli.services.checkpoints.here import path_of
 from himl_cli.services.checkpoints.names import FOLDER
-from himl_cli.services.checkpoints.sources import Checkpoint, Meant, checkpoint_of, find_here, find_meant, kind_of, meant_by
+from himl_cli.services.checkpoints.sources import (
+    Checkpoint,
+    Meant,
+    checkpoint_of,
+    find_here,
+    find_meant,
+    kind_of,
+    meant_by,
+)
 from himl_cli.services.checkpoints.whole import is_whole
 from himl_cli.services.run_lookup import find_runs
 from himl_cli.services.transfer.disk import explained, md5_of
@@ -37,14 +45,18 @@ OF_OTHER_FOLDERS = ("outputs", "logs", "user_logs", "azureml-logs", "system_logs
 
 
 class Once(Protocol):
-    """Does something once on each node, and gives its outcome to all ranks, who meet in *folder* over *key* (`services.transfer.ranks`)."""
+    """Does something once on each node, and gives its outcome to all ranks, who meet in *folder* over *key*
+    (`services.transfer.ranks`)."""
 
-    def __call__(self, folder: Path, key: str, act: Callable[[], TransferResult], *, notify: Notify = ignore) -> TransferResult: ...
+    def __call__(
+        self, folder: Path, key: str, act: Callable[[], TransferResult], *, notify: Notify = ignore
+    ) -> TransferResult: ...
 
 
 @dataclass(frozen=True)
 class CheckpointRequest:
-    """`source` is a SOURCE; where it is None, `selection` says which run is meant. `folder` None: `root/RUN_ID`, of an address `root` itself."""
+    """`source` is a SOURCE; where it is None, `selection` says which run is meant. `folder` None: `root/RUN_ID`, of an
+    address `root` itself."""
 
     source: str | None = None
     choice: Choice = field(default_factory=Choice)
@@ -64,25 +76,37 @@ def fetch_checkpoint(
     once: Once = rank_zero_only,
     notify: Notify = ignore,
 ) -> FetchedCheckpoint:
-    """The checkpoint that *request* means, below its folder; a path that exists stays where it is. Only for a run is the workspace opened.
+    """The checkpoint that *request* means, below its folder; a path that exists stays where it is. Only for a run is
+    the workspace opened.
 
-    The file or folder it names is complete and checked, or this raises: NotFound, BadUsage (also where several fit), TransferIncomplete for another file
-    of the name here, IntegrityFailed, ServiceFailed and their kin. What is complete here is not fetched again, what is partial is gone on with.
+    The file or folder it names is complete and checked, or this raises: NotFound, BadUsage (also where several fit),
+    TransferIncomplete for another file of the name here, IntegrityFailed, ServiceFailed and their kin. What is complete
+    here is not fetched again, what is partial is gone on with.
     """
     kind = "run" if request.source is None else kind_of(request.source, cwd)
     if kind != "run" and request.choice != Choice():
         what = "a path here" if kind == "path" else "an address"
-        raise BadUsage(f"Of the checkpoints of a run one can be selected, and the source is {what}.", hint="Leave out what is to be selected.")
+        raise BadUsage(
+            f"Of the checkpoints of a run one can be selected, and the source is {what}.",
+            hint="Leave out what is to be selected.",
+        )
     if request.source is not None and kind == "path":
         return _here(request.source, cwd)
     if request.source is not None and kind == "address":
         return _from_address(request, request.source, open_address(request.source), once, notify)
     workspace = open_workspace()
-    meant = find_meant(request.source, workspace, cwd, request.choice) if request.source is not None else _selected(request, workspace, cwd, notify)
+    meant = (
+        find_meant(request.source, workspace, cwd, request.choice)
+        if request.source is not None
+        else _selected(request, workspace, cwd, notify)
+    )
     folder = request.folder or request.root / _as_folder(meant.run.id)
     files = workspace.run_files(meant.run.id)
     work = _Work(request, folder, files, lambda: checkpoint_of(meant, workspace, request.choice, files), notify)
-    return replace(work.done_by(once, repr(("checkpoint", meant.run.id, meant.path, request.choice, request.overwrite))), run=meant.run)
+    return replace(
+        work.done_by(once, repr(("checkpoint", meant.run.id, meant.path, request.choice, request.overwrite))),
+        run=meant.run,
+    )
 
 
 def digest_of(fetched: FetchedCheckpoint) -> str | None:
@@ -101,7 +125,8 @@ class _Work:
     notify: Notify
 
     def done_by(self, once: Once, key: str) -> FetchedCheckpoint:
-        """What came of it, the same in every rank. One that was not told (what started it had fetched before) looks for itself."""
+        """What came of it, the same in every rank. One that was not told (what started it had fetched before) looks for
+        itself."""
         result = once(self.folder, key, self._fetch, notify=self.notify)
         record: dict[str, Any] = json.loads(result.note) if result.note else self._record(self.look(), TransferResult())
         return FetchedCheckpoint(**record)
@@ -111,7 +136,9 @@ class _Work:
         if found.why:
             self.notify(Notice(found.why))
         filters = Filters(f"{FOLDER}/" if found.is_in_usual_folder else "")
-        asked = DownloadRequest(self.folder, filters, "", found.is_in_usual_folder, self.request.overwrite, workers=self.request.workers)
+        asked = DownloadRequest(
+            self.folder, filters, "", found.is_in_usual_folder, self.request.overwrite, workers=self.request.workers
+        )
         result = download(ChosenFiles(self.files, found.blobs), asked, self.notify)
         problem = result.problem()
         if problem is not None:
@@ -119,13 +146,18 @@ class _Work:
         record = self._record(found, result)
         if found.is_one or not found.folder:
             where = f"at {shown(found.address)}" if found.address else "in the run"
-            _check_whole(Path(record["shown"]), record["shown"], f"is as it lies {where}, but was not written to its end: it would not load.")
+            _check_whole(
+                Path(record["shown"]),
+                record["shown"],
+                f"is as it lies {where}, but was not written to its end: it would not load.",
+            )
         if found.folder:
             self._name_others(Path(record["shown"]), {name[len(found.folder) :] for name in found.names})
         return replace(result, note=json.dumps(record))
 
     def _name_others(self, folder: Path, names: Collection[str]) -> None:
-        """Tell which files the folder has that are not the run's: it kept fewer since they were fetched, or somebody put them there."""
+        """Tell which files the folder has that are not the run's: it kept fewer since they were fetched, or somebody
+        put them there."""
         try:
             there = [found.name for found in walk_files(str(folder), skip_workspaces=True)]
         except OSError as err:
@@ -166,7 +198,9 @@ def _check_whole(path: Path, called: str, words: str) -> None:
         raise IntegrityFailed(f"'{called}' {words}", hint="Choose another one: --select, or RUN:FILE.")
 
 
-def _from_address(request: CheckpointRequest, address: str, file: BlobStore, once: Once, notify: Notify) -> FetchedCheckpoint:
+def _from_address(
+    request: CheckpointRequest, address: str, file: BlobStore, once: Once, notify: Notify
+) -> FetchedCheckpoint:
     work = _Work(request, request.folder or request.root, file, lambda: _at_address(address, file), notify)
     return replace(work.done_by(once, repr(("checkpoint", file.origin, request.overwrite))), address=shown(address))
 
@@ -182,7 +216,10 @@ def _selected(request: CheckpointRequest, workspace: Workspace, cwd: Path, notif
     """The one run that the selection means. Raises BadUsage where these are several."""
     found = find_runs(workspace, request.selection, cwd=cwd, notify=notify)
     if len(found) > 1:
-        raise BadUsage(f"{len(found)} runs are selected, and a checkpoint is that of one.", hint=f"Name one: {', '.join(run.id for run in found[:5])}")
+        raise BadUsage(
+            f"{len(found)} runs are selected, and a checkpoint is that of one.",
+            hint=f"Name one: {', '.join(run.id for run in found[:5])}",
+        )
     return meant_by(found[0], workspace, request.choice)
 
 

@@ -1,4 +1,5 @@
-"""Checkpoints that are files of this machine: which files a folder stands for, and whether a job could start from them."""
+"""Checkpoints that are files of this machine: which files a folder stands for, and whether a job could start from
+them."""
 
 from __future__ import annotations
 
@@ -19,28 +20,37 @@ OF_CHECKPOINTS = frozenset({".metadata"})
 
 
 def path_of(text: str | Path, cwd: Path) -> Path:
-    """The path that *text* means in *cwd*, with `~` for a home folder. Raises NotFound for the home folder of nobody."""
+    """The path that *text* means in *cwd*, with `~` for a home folder. Raises NotFound for the home folder of
+    nobody."""
     return cwd / in_home(text)
 
 
 def files_in(folder: Path, asked: str | Path) -> Iterator[FoundFile]:
     """The files that a folder of checkpoints stands for: without hidden ones, himl's own and those that hold secrets.
 
-    Raises BadUsage, naming the folder as it was *asked* for, for one of a project and for a link that leads out of it; OSError.
+    Raises BadUsage, naming the folder as it was *asked* for, for one of a project and for a link that leads out of it;
+    OSError.
     """
     if any((folder / mark).exists() for mark in PROJECT_MARKS):
-        raise BadUsage(f"'{asked}' is the folder of a project, and no checkpoint.", hint="Name files, or a folder that has only checkpoints.")
+        raise BadUsage(
+            f"'{asked}' is the folder of a project, and no checkpoint.",
+            hint="Name files, or a folder that has only checkpoints.",
+        )
     top = os.path.realpath(folder)
     for found in walk_files(str(folder), skip_workspaces=True):
         if _is_hidden(found.name) or may_hold_secrets(found.path, found.stat.st_size):
             continue
         if not Path(os.path.realpath(found.path)).is_relative_to(top):
-            raise BadUsage(f"'{found.path}' is reached by a link that leads out of '{asked}'.", hint="Name that file by itself, or copy it to the folder.")
+            raise BadUsage(
+                f"'{found.path}' is reached by a link that leads out of '{asked}'.",
+                hint="Name that file by itself, or copy it to the folder.",
+            )
         yield found
 
 
 def check_whole(path: Path, *, in_folder: bool = False) -> None:
-    """Raises BadUsage for a file that no job could start from, OSError for one that cannot be read. A folder may have empty marks in it."""
+    """Raises BadUsage for a file that no job could start from, OSError for one that cannot be read. A folder may have
+    empty marks in it."""
     with path.open("rb") as stream:
         if not stream.read(1):
             if in_folder and is_mark(path):

@@ -31,16 +31,28 @@ def last_of_offer(offer: Offer) -> Chosen:
     if not lasts:
         return first(of_newest_try, f"Run '{offer.run.id}' has no {LAST}; its recovery checkpoint is taken.")
     if of_newest_try[0].attempt > lasts[0].attempt:
-        return first(of_newest_try, f"The newest try of run '{offer.run.id}' has no {LAST}; its recovery checkpoint is taken.")
-    later = [one for one in ranked if is_recovery(one) and _is_later(one, lasts[0])] if _may_be_brought(offer.run, lasts[0]) else []
+        return first(
+            of_newest_try, f"The newest try of run '{offer.run.id}' has no {LAST}; its recovery checkpoint is taken."
+        )
+    later = (
+        [one for one in ranked if is_recovery(one) and _is_later(one, lasts[0])]
+        if _may_be_brought(offer.run, lasts[0])
+        else []
+    )
     if later:
-        return first(newest_try(later), f"Run '{offer.run.id}' began with its {LAST} and wrote recovery checkpoints later; that of the highest epoch is taken.")
+        return first(
+            newest_try(later),
+            f"Run '{offer.run.id}' began with its {LAST} and wrote recovery checkpoints later; that of the highest "
+            "epoch is taken.",
+        )
     return first(lasts)
 
 
 def _may_be_brought(run: Run, last: Candidate) -> bool:
     """Whether *last* may be what the run began with, and not what it reached."""
-    return PUSHED not in run.tags and (FROM_RUN in run.tags or (last.modified is not None and last.modified < run.created))
+    return PUSHED not in run.tags and (
+        FROM_RUN in run.tags or (last.modified is not None and last.modified < run.created)
+    )
 
 
 def _is_later(one: Candidate, other: Candidate) -> bool:

@@ -19,7 +19,8 @@ SHOWN = 6
 
 @dataclass(frozen=True)
 class Logged:
-    """One value, which may be NaN. `step` is None where only the order tells values apart, `epoch` where no metric `epoch` was logged."""
+    """One value, which may be NaN. `step` is None where only the order tells values apart, `epoch` where no metric
+    `epoch` was logged."""
 
     value: float
     step: int | None
@@ -28,7 +29,8 @@ class Logged:
 
 @dataclass(frozen=True)
 class LoggedValues:
-    """Those of `metric`, by step and in the order logged. `tries` is how many tries of the run may each have logged a step."""
+    """Those of `metric`, by step and in the order logged. `tries` is how many tries of the run may each have logged a
+    step."""
 
     metric: str
     points: Sequence[Logged]
@@ -46,28 +48,42 @@ class LoggedValues:
 def logged_values(metrics: Sequence[Metric], name: str, run: Run, tries: int = 1) -> LoggedValues:
     """Those of the metric called *name*, of the run itself before runs nested in it.
 
-    A metric `epoch` logged beside it says which epoch a step belongs to, as Lightning's loggers log it; where steps tell nothing apart, the first value
-    belongs to the first epoch logged, and so on. Raises NotFound naming the metrics there are, BadUsage where values cannot be told apart.
+    A metric `epoch` logged beside it says which epoch a step belongs to, as Lightning's loggers log it; where steps
+    tell nothing apart, the first value belongs to the first epoch logged, and so on. Raises NotFound naming the metrics
+    there are, BadUsage where values cannot be told apart.
     """
     own_first = sorted(metrics, key=lambda metric: metric.run != run.id)
-    found = next((metric for metric in own_first if metric.name == name), None) or next((one for one in own_first if same_metric(one.name, name)), None)
+    found = next((metric for metric in own_first if metric.name == name), None) or next(
+        (one for one in own_first if same_metric(one.name, name)), None
+    )
     if found is None:
         known = sorted({metric.name for metric in metrics})
         more = ", …" if len(known) > SHOWN else ""
-        hint = f"It logged: {', '.join(similar_ids(name, known) or known[:SHOWN])}{more}." if known else "It logged no metric at all."
-        raise NotFound(f"No checkpoint of run '{run.id}' has '{name}' in its name, and the run did not log it.", hint=hint)
+        hint = (
+            f"It logged: {', '.join(similar_ids(name, known) or known[:SHOWN])}{more}."
+            if known
+            else "It logged no metric at all."
+        )
+        raise NotFound(
+            f"No checkpoint of run '{run.id}' has '{name}' in its name, and the run did not log it.", hint=hint
+        )
     epochs = next((metric for metric in own_first if metric.name == EPOCH and metric.run == found.run), None)
     return LoggedValues(name, _points(found, epochs, tries), tries)
 
 
 def too_often(values: Sequence[float], tries: int) -> bool:
-    """Whether *values* of one step are more than so many tries log, each one; what is logged again as it was does not count."""
+    """Whether *values* of one step are more than so many tries log, each one; what is logged again as it was does not
+    count."""
     return len({repr(value) for value in values}) > tries
 
 
 def cannot_tell(metric: str, times: int, step: int | None) -> BadUsage:
     said = f"'{metric}' was logged {times} times at step {step}: nothing tells which value belongs to which checkpoint."
-    return BadUsage(said, hint="Log it with step=, or a metric 'epoch' beside it each time. Name the checkpoint that you want as RUN:PATH.")
+    return BadUsage(
+        said,
+        hint="Log it with step=, or a metric 'epoch' beside it each time. Name the checkpoint that you want as "
+        "RUN:PATH.",
+    )
 
 
 def _points(found: Metric, epochs: Metric | None, tries: int) -> list[Logged]:
@@ -88,12 +104,15 @@ def _by_step(epochs: Sequence[MetricPoint]) -> dict[int, int]:
 
 
 def _epoch_at(steps: Sequence[tuple[int, int]], step: int) -> int | None:
-    """The epoch of the last of *steps* (with their epochs) that is not after *step*; the first one for a step before them all."""
+    """The epoch of the last of *steps* (with their epochs) that is not after *step*; the first one for a step before
+    them all."""
     return steps[max(0, bisect_right(steps, (step, math.inf)) - 1)][1] if steps else None
 
 
 def _is_without_steps(metric: Metric, tries: int) -> bool:
-    return len({point.step for point in metric.points}) == 1 and too_often([point.value for point in metric.points], tries)
+    return len({point.step for point in metric.points}) == 1 and too_often(
+        [point.value for point in metric.points], tries
+    )
 
 
 def _check(metric: Metric, tries: int) -> None:

@@ -1,4 +1,5 @@
-"""Which logged value belongs to which checkpoint, by the epochs and steps in names: one way of counting for all of a run's checkpoints."""
+"""Which logged value belongs to which checkpoint, by the epochs and steps in names: one way of counting for all of a
+run's checkpoints."""
 
 from __future__ import annotations
 
@@ -15,7 +16,8 @@ Found = dict[Candidate, Sequence[Logged]]
 
 @dataclass(frozen=True)
 class Matched:
-    """The value of each checkpoint that has one; `told` is a sentence about the counting where there was more than one way."""
+    """The value of each checkpoint that has one; `told` is a sentence about the counting where there was more than one
+    way."""
 
     values: Sequence[tuple[Candidate, float]]
     told: str = ""
@@ -24,8 +26,9 @@ class Matched:
 def match(logged: LoggedValues, checkpoints: Sequence[Candidate]) -> Matched:
     """The values of *checkpoints*: at the step in a name, else at its epoch.
 
-    Lightning's step N is that after the values of N-1 were logged: so N-1 counts where all names have a value there, else N. Where no metric `epoch` was
-    logged, steps may be epochs: that counts if it fits more of the names that have a step, too. Raises BadUsage where values of one step cannot be told apart.
+    Lightning's step N is that after the values of N-1 were logged: so N-1 counts where all names have a value there,
+    else N. Where no metric `epoch` was logged, steps may be epochs: that counts if it fits more of the names that have
+    a step, too. Raises BadUsage where values of one step cannot be told apart.
     """
     has_epochs = any(point.epoch is not None for point in logged.points)
     before, at = (_at_step(logged, checkpoints, offset, has_epochs) for offset in (1, 0))
@@ -56,7 +59,11 @@ def _at_step(logged: LoggedValues, checkpoints: Sequence[Candidate], offset: int
     for one in checkpoints:
         if one.told.step is None:
             continue
-        fitting = [each for each in points.get(one.told.step - offset, ()) if not has_epochs or one.told.epoch in (None, each.epoch)]
+        fitting = [
+            each
+            for each in points.get(one.told.step - offset, ())
+            if not has_epochs or one.told.epoch in (None, each.epoch)
+        ]
         if fitting:
             found[one] = fitting
     return found

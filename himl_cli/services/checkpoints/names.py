@@ -17,7 +17,8 @@ _TEMPORARY = re.compile(r"(\.(tmp|temp|part|partial|lock|download|incomplete|swp
 
 
 class Kind(IntEnum):
-    """What a checkpoint is for, the less telling first: the end of a training, an autosave, a recovery checkpoint whose name has its epoch."""
+    """What a checkpoint is for, the less telling first: the end of a training, an autosave, a recovery checkpoint whose
+    name has its epoch."""
 
     last = 1
     autosave = 2
@@ -26,7 +27,8 @@ class Kind(IntEnum):
 
 @dataclass(frozen=True, order=True)
 class Rank:
-    """Which of two checkpoints to go on from: the greater one. `attempt` is the try that wrote it, `version` Lightning's `-v1`."""
+    """Which of two checkpoints to go on from: the greater one. `attempt` is the try that wrote it, `version`
+    Lightning's `-v1`."""
 
     kind: Kind
     epoch: int
@@ -37,8 +39,9 @@ class Rank:
 def rank_of(name: str, folder: str = FOLDER) -> Rank | None:
     """The rank of the file (or folder) called *name*, as a run has it; None for what is no checkpoint to go on from.
 
-    It lies in *folder*, or, from the second try on, in the folder of the same name in `retry_001`, `retry_002`, … beside it. Recovery checkpoints begin
-    with `recovery`, and the first number in their name is the epoch, as in hi-ml: `recovery_epoch=9.ckpt`, `recovery_9`, `recovery_epoch=9-step=90-v1.ckpt`.
+    It lies in *folder*, or, from the second try on, in the folder of the same name in `retry_001`, `retry_002`, …
+    beside it. Recovery checkpoints begin with `recovery`, and the first number in their name is the epoch, as in hi-ml:
+    `recovery_epoch=9.ckpt`, `recovery_9`, `recovery_epoch=9-step=90-v1.ckpt`.
     """
     attempt = _attempt(name, folder)
     base = name.rpartition("/")[2]
@@ -61,7 +64,8 @@ def best_first(names: Iterable[str], folder: str = FOLDER, *, least: Kind = Kind
 
 
 def below_folder(name: str, folder: str = FOLDER) -> tuple[int, str] | None:
-    """The try (0 for the first) that the file called *name* is of, and its name below that try's folder of checkpoints; None where it lies elsewhere."""
+    """The try (0 for the first) that the file called *name* is of, and its name below that try's folder of checkpoints;
+    None where it lies elsewhere."""
     if name.startswith(f"{folder}/"):
         return 0, name[len(folder) + 1 :]
     above, _, last = folder.rpartition("/")

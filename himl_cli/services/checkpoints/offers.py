@@ -13,7 +13,8 @@ from himl_cli.workspaces.base import BlobStore
 
 @dataclass(frozen=True)
 class Chosen:
-    """`why` is a sentence where it is not as one would expect; `value` that of `metric` where the choice was made by one."""
+    """`why` is a sentence where it is not as one would expect; `value` that of `metric` where the choice was made by
+    one."""
 
     candidate: Candidate
     why: str = ""

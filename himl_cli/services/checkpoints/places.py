@@ -15,12 +15,16 @@ from himl_cli.services.transfer.disk import explained
 OUTPUTS = "outputs/"
 
 
-def places_of(files: Sequence[Path], sources: Collection[str], has: Callable[[str], bool], cwd: Path) -> Mapping[str, Path]:
-    """The paths that *files* mean by their names in the new run. A folder stands for the files in it (`here.files_in`), a pattern for what matches.
+def places_of(
+    files: Sequence[Path], sources: Collection[str], has: Callable[[str], bool], cwd: Path
+) -> Mapping[str, Path]:
+    """The paths that *files* mean by their names in the new run. A folder stands for the files in it (`here.files_in`),
+    a pattern for what matches.
 
-    They go below `outputs/checkpoints`. What lies below a folder that is called as a run of *sources* was laid there by `fetch` (or `download`), and
-    keeps its name; *has* says whether the source run has a file. Raises NotFound for what is not there, DiskFailed, and BadUsage for a file that is
-    empty or was not written to its end, for the folder of a project, and for two files that would get one name.
+    They go below `outputs/checkpoints`. What lies below a folder that is called as a run of *sources* was laid there by
+    `fetch` (or `download`), and keeps its name; *has* says whether the source run has a file. Raises NotFound for what
+    is not there, DiskFailed, and BadUsage for a file that is empty or was not written to its end, for the folder of a
+    project, and for two files that would get one name.
     """
     found: dict[str, Path] = {}
     for file in files:
@@ -29,7 +33,10 @@ def places_of(files: Sequence[Path], sources: Collection[str], has: Callable[[st
                 name = _name(path, place, sources, has)
                 other = found.setdefault(name, path)
                 if not os.path.samefile(other, path):
-                    raise BadUsage(f"'{other}' and '{path}' would both be '{name}' in the new run.", hint="Rename one of them, or push them to two runs.")
+                    raise BadUsage(
+                        f"'{other}' and '{path}' would both be '{name}' in the new run.",
+                        hint="Rename one of them, or push them to two runs.",
+                    )
     return found
 
 

@@ -41,7 +41,8 @@ class _Target(Workspace, RecordsRuns, Protocol):
 
 @dataclass(frozen=True)
 class PushRequest:
-    """`files` (or folders) are changed checkpoints of the run that `source` names; None and '' stand for this run's experiment and a name with its id."""
+    """`files` (or folders) are changed checkpoints of the run that `source` names; None and '' stand for this run's
+    experiment and a name with its id."""
 
     files: Sequence[Path]
     source: str
@@ -51,21 +52,30 @@ class PushRequest:
 
 
 def push_checkpoints(
-    request: PushRequest, workspace: Workspace, cwd: Path, notify: Notify = ignore, *, elsewhere: Callable[[], Workspace] | None = None
+    request: PushRequest,
+    workspace: Workspace,
+    cwd: Path,
+    notify: Notify = ignore,
+    *,
+    elsewhere: Callable[[], Workspace] | None = None,
 ) -> PushedCheckpoints:
     """Make a run of the request's files, in *workspace*; of several joined ones, in the one that keeps the source.
 
-    The source is looked for in *workspace*, then in what *elsewhere* opens. The new run ends as Completed once all files are stored, their MD5s on record; else
-    as Failed or Canceled, with the reason. Nothing is made where something is wrong with the request: raises NotFound, RunNotFound, BadUsage.
+    The source is looked for in *workspace*, then in what *elsewhere* opens. The new run ends as Completed once all
+    files are stored, their MD5s on record; else as Failed or Canceled, with the reason. Nothing is made where something
+    is wrong with the request: raises NotFound, RunNotFound, BadUsage.
     """
     if not request.files:
         raise BadUsage("Nothing is named to push.", hint="Name files or folders.")
     source, keeper = _source(request.source, workspace, elsewhere, cwd)
-    target = workspace.home_of(source.id) if keeper is workspace and isinstance(workspace, JoinsWorkspaces) else workspace
+    target = (
+        workspace.home_of(source.id) if keeper is workspace and isinstance(workspace, JoinsWorkspaces) else workspace
+    )
     if not isinstance(target, RecordsRuns):
         raise HimlError(f"No run can be made in {target.label}.")
     originals = _Originals(keeper.run_files(source.id))
-    before = {source.tags[FROM_RUN]} if PUSHED in source.tags and FROM_RUN in source.tags else set()  # its files may lie as they were fetched from there
+    # Its files may lie as they were fetched from there
+    before = {source.tags[FROM_RUN]} if PUSHED in source.tags and FROM_RUN in source.tags else set()
     files = places_of(request.files, {source.id, *before}, originals.has, cwd)
     unchanged = [name for name, path in files.items() if originals.equal(name, path)]
     for remark in experiment_remarks(request.experiment or source.experiment, _experiment(request, source)):
@@ -75,7 +85,9 @@ def push_checkpoints(
     return PushedCheckpoints(run, source, [*files], unchanged, _start(run, [*files]))
 
 
-def _source(text: str, workspace: Workspace, elsewhere: Callable[[], Workspace] | None, cwd: Path) -> tuple[Run, Workspace]:
+def _source(
+    text: str, workspace: Workspace, elsewhere: Callable[[], Workspace] | None, cwd: Path
+) -> tuple[Run, Workspace]:
     """The run, and the workspace that it was found in."""
     filled("--from", text)
 
@@ -135,7 +147,8 @@ def _started(target: _Target, new: NewRun) -> Run:
 
 
 def _filled(target: _Target, run: Run, files: Mapping[str, Path], notify: Notify) -> Run:
-    """The run once *files* are stored and it has ended. Raises what kept them from it, after the run was ended for that."""
+    """The run once *files* are stored and it has ended. Raises what kept them from it, after the run was ended for
+    that."""
     try:
         result = upload_named(target.run_files(run.id), files, notify)
     except HimlError as err:
@@ -164,7 +177,10 @@ def _completed(target: _Target, run: Run) -> Run:
         raise
     except KeyboardInterrupt as err:
         take_time_to_end()
-        raise Interrupted(f"Interrupted: all files are in run '{run.id}', and it {_ended(target, run, end)}.", hint="Jobs can start from it.") from err
+        raise Interrupted(
+            f"Interrupted: all files are in run '{run.id}', and it {_ended(target, run, end)}.",
+            hint="Jobs can start from it.",
+        ) from err
 
 
 def _start(run: Run, names: Sequence[str]) -> str:

@@ -18,7 +18,8 @@ log = logging.getLogger(__name__)
 
 
 def on_disk(root: Path, folder: str = FOLDER, *, least: Kind = Kind.last) -> Path | None:
-    """The checkpoint below *root* to go on from, of the kind *least* or a more telling one; half-written ones are passed over, and named in the log."""
+    """The checkpoint below *root* to go on from, of the kind *least* or a more telling one; half-written ones are
+    passed over, and named in the log."""
     for name in best_first(_names(root, folder), folder, least=least):
         if is_whole(root / name):
             return root / name
@@ -27,9 +28,11 @@ def on_disk(root: Path, folder: str = FOLDER, *, least: Kind = Kind.last) -> Pat
 
 
 def bring_best(files: BlobStore, root: Path, folder: str = FOLDER, *, than: Rank | None = None) -> TransferResult:
-    """Bring the checkpoint to go on from out of the run's *files* to *root*, its name kept; nothing where there is none, or none better *than* that.
+    """Bring the checkpoint to go on from out of the run's *files* to *root*, its name kept; nothing where there is
+    none, or none better *than* that.
 
-    One that proves half-written is removed and the next best brought. Raises ServiceFailed, IntegrityFailed and their kin.
+    One that proves half-written is removed and the next best brought. Raises ServiceFailed, IntegrityFailed and their
+    kin.
     """
     from himl_cli.core.transfers import TransferResult
     from himl_cli.services.transfer.download import download

@@ -27,17 +27,26 @@ UPLOADED = "himl_checkpoints"
 
 @dataclass(frozen=True)
 class Referred:
-    """`brought` names files of the input by their place in the job's working folder; a folder, and its place, end with a slash."""
+    """`brought` names files of the input by their place in the job's working folder; a folder, and its place, end with
+    a slash."""
 
     item: DataSpec
     brought: Mapping[str, str]
 
 
-def refer_to_checkpoint(source: str, runs: Workspace, cluster: Workspace, spec: JobSpec, cwd: Path, notify: Notify, open_address: OpenAddress) -> JobSpec:
+def refer_to_checkpoint(
+    source: str,
+    runs: Workspace,
+    cluster: Workspace,
+    spec: JobSpec,
+    cwd: Path,
+    notify: Notify,
+    open_address: OpenAddress,
+) -> JobSpec:
     """*spec* with the checkpoint that *source* means, among *runs*, at an address or a file here.
 
-    What lies in the workspace of the cluster is read where it lies; all else is uploaded first to the default datastore, below `himl_checkpoints/`, once.
-    Raises NotFound naming what there is, and what moving the files raises.
+    What lies in the workspace of the cluster is read where it lies; all else is uploaded first to the default
+    datastore, below `himl_checkpoints/`, once. Raises NotFound naming what there is, and what moving the files raises.
     """
     if any(item.key == KEY for item in spec.inputs):
         raise BadUsage(f"An input is called '{KEY}', which is that of --checkpoint.", hint="Choose another key.")
@@ -47,10 +56,17 @@ def refer_to_checkpoint(source: str, runs: Workspace, cluster: Workspace, spec: 
     if referred is None:
         referred = _uploaded(found, runs, cluster, spec.default_datastore, notify, open_address)
     elif found.run is not None and not found.run.status.is_final:
-        notify(Notice(f"Run '{found.run.id}' has not ended: the job begins with '{found.inside}' as that is when the job starts."))
+        notify(
+            Notice(
+                f"Run '{found.run.id}' has not ended: the job begins with '{found.inside}' as that is when the job "
+                "starts."
+            )
+        )
     told = shown(source) if found.address else source
     notify(Notice(f"Checkpoint '{told}' is {', '.join(sorted(referred.brought)[:3])} when the job starts."))
-    return replace(spec, inputs=[*spec.inputs, referred.item], brought=referred.brought, tags={**spec.tags, **tags_of(found)})
+    return replace(
+        spec, inputs=[*spec.inputs, referred.item], brought=referred.brought, tags={**spec.tags, **tags_of(found)}
+    )
 
 
 def _where_it_lies(found: Checkpoint, runs: Workspace, cluster: Workspace) -> Referred | None:
@@ -63,16 +79,26 @@ def _where_it_lies(found: Checkpoint, runs: Workspace, cluster: Workspace) -> Re
     if not isinstance(home, NamesPlaces) or home.label != cluster.label:
         return None
     if found.blobs and not any(blob.size for blob in found.blobs):
-        raise IntegrityFailed(f"'{found.inside}' of run '{found.run.id}' is empty, and no checkpoint.", hint="Choose another one, or train on without it.")
+        raise IntegrityFailed(
+            f"'{found.inside}' of run '{found.run.id}' is empty, and no checkpoint.",
+            hint="Choose another one, or train on without it.",
+        )
     datastore, folder = home.place_of(found.run.id)
     return _referred(found, datastore, f"{folder}/", found.folder.rstrip("/") or posixpath.dirname(found.names[0]))
 
 
 def _of_address(found: Checkpoint, cluster: Workspace) -> Referred | None:
-    """The file at an address in storage that a datastore of the workspace is of; the signature is not needed then. Raises NotFound where it is gone."""
+    """The file at an address in storage that a datastore of the workspace is of; the signature is not needed then.
+    Raises NotFound where it is gone."""
     parts = parts_of(found.address)
     host, (container, _, path) = _account_of(parts.hostname or ""), parts.path.lstrip("/").partition("/")
-    if parts.scheme != "https" or ".blob." not in host or not path or "snapshot=" in parts.query or "versionid=" in parts.query:
+    if (
+        parts.scheme != "https"
+        or ".blob." not in host
+        or not path
+        or "snapshot=" in parts.query
+        or "versionid=" in parts.query
+    ):
         return None
     for store in cluster.datastores():
         place = parts_of(store.location)
@@ -95,7 +121,10 @@ def _check_there(name: str, datastore: str, cluster: Workspace) -> None:
     except NotAllowed:  # whoever runs the job may read it all the same
         return
     if not is_there:
-        raise NotFound(f"There is no file '{name}' in datastore '{datastore}'.", hint="Was the checkpoint deleted since the link was made?")
+        raise NotFound(
+            f"There is no file '{name}' in datastore '{datastore}'.",
+            hint="Was the checkpoint deleted since the link was made?",
+        )
 
 
 def _referred(found: Checkpoint, datastore: str, above: str, inside: str) -> Referred:
@@ -107,18 +136,36 @@ def _referred(found: Checkpoint, datastore: str, above: str, inside: str) -> Ref
     return Referred(DataSpec(KEY, f"{above}{inside}", datastore=datastore, mode="mount"), brought)
 
 
-def _uploaded(found: Checkpoint, runs: Workspace, cluster: Workspace, default: str | None, notify: Notify, open_address: OpenAddress) -> Referred:
+def _uploaded(
+    found: Checkpoint,
+    runs: Workspace,
+    cluster: Workspace,
+    default: str | None,
+    notify: Notify,
+    open_address: OpenAddress,
+) -> Referred:
     """The files in a folder that is named after their content."""
     files = {place: Path(path) for place, path in bring_found(found, runs, notify, open_address).items()}
     digests = {place: md5_of(str(path)) for place, path in sorted(files.items())}
-    digest = hashlib.sha256("".join(f"{place}\n{md5.hex()}\n" for place, md5 in digests.items()).encode()).hexdigest()[:16]
+    digest = hashlib.sha256("".join(f"{place}\n{md5.hex()}\n" for place, md5 in digests.items()).encode()).hexdigest()[
+        :16
+    ]
     store, folder = cluster.datastore(default), f"{UPLOADED}/{digest}"
-    named = {f"{folder}/{place[len(found.folder_place) + 1 :] if found.folder else path.name}": place for place, path in files.items()}
+    named = {
+        f"{folder}/{place[len(found.folder_place) + 1 :] if found.folder else path.name}": place
+        for place, path in files.items()
+    }
     there = _complete_in(store, f"{folder}/", {name: digests[place] for name, place in named.items()})
-    problem = upload_named(store, {name: files[place] for name, place in named.items() if name not in there}, notify).problem()
+    problem = upload_named(
+        store, {name: files[place] for name, place in named.items() if name not in there}, notify
+    ).problem()
     if problem is not None:
         raise problem
-    brought = {f"{found.folder_place}/": f"{INPUT}/"} if found.folder else {place: f"{INPUT}{name[len(folder) :]}" for name, place in named.items()}
+    brought = (
+        {f"{found.folder_place}/": f"{INPUT}/"}
+        if found.folder
+        else {place: f"{INPUT}{name[len(folder) :]}" for name, place in named.items()}
+    )
     return Referred(DataSpec(KEY, folder, mode="mount"), brought)
 
 

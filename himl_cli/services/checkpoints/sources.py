@@ -37,10 +37,12 @@ SHAPES = "A file, an https address, RUN, RUN:FILE, RUN:FOLDER/ and experiment:RU
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What was found: `names` are files of `run`, or, where that is None, paths here; nobody knows them yet for an `address`, which is '' for all else.
+    """What was found: `names` are files of `run`, or, where that is None, paths here; nobody knows them yet for an
+    `address`, which is '' for all else.
 
-    `folder` is what is dropped of names; '' for a single file. `is_one` where the folder is one checkpoint, as DeepSpeed's are. `blobs` is what the
-    run's store said of the names. `why` is a sentence to tell the user; `epoch`, `metric` and `value` are what the choice was made by, or the name says.
+    `folder` is what is dropped of names; '' for a single file. `is_one` where the folder is one checkpoint, as
+    DeepSpeed's are. `blobs` is what the run's store said of the names. `why` is a sentence to tell the user; `epoch`,
+    `metric` and `value` are what the choice was made by, or the name says.
     """
 
     names: Sequence[str]
@@ -71,7 +73,8 @@ class Checkpoint:
 
     @property
     def by_place(self) -> dict[str, str]:
-        """The names by where the files go: what is one checkpoint is `outputs/checkpoints/last` with its own ending, files of a folder keep their names."""
+        """The names by where the files go: what is one checkpoint is `outputs/checkpoints/last` with its own ending,
+        files of a folder keep their names."""
         if self.folder:
             return {f"{self.folder_place}/{name[len(self.folder) :]}": name for name in self.names}
         (name,) = self.names
@@ -88,7 +91,8 @@ class Meant:
 
 
 def kind_of(text: str, cwd: Path) -> Literal["path", "address", "run"]:
-    """What sort of SOURCE *text* is; a path that exists wins. Looks at the disk only. Raises NotFound for a path where nothing is, BadUsage for no text."""
+    """What sort of SOURCE *text* is; a path that exists wins. Looks at the disk only. Raises NotFound for a path where
+    nothing is, BadUsage for no text."""
     if not text.strip():
         raise BadUsage("The checkpoint's source is empty.", hint=f"Is a shell variable unset? {SHAPES}")
     if _exists(text, cwd):
@@ -96,16 +100,19 @@ def kind_of(text: str, cwd: Path) -> Literal["path", "address", "run"]:
     if is_address(text):
         return "run" if is_studio_url(text) else "address"
     if is_botched_address(text):  # not shown: it may hold a secret
-        raise BadUsage("The checkpoint's source is an address that cannot be read: it does not begin with https://.", hint=SHAPES)
+        raise BadUsage(
+            "The checkpoint's source is an address that cannot be read: it does not begin with https://.", hint=SHAPES
+        )
     if DRIVE.match(text) or (":" not in text and NO_RUN.search(text)):
         raise NotFound(f"There is no file '{text}'.", hint=SHAPES)
     return "run"
 
 
-def find_checkpoint(text: str, workspace: Workspace, cwd: Path, choice: Choice = Choice()) -> Checkpoint:  # noqa: B008  (frozen)
+def find_checkpoint(text: str, workspace: Workspace, cwd: Path, choice: Choice = Choice()) -> Checkpoint:  # noqa: B008
     """What *text* means; of a run without a path, the one that *choice* says.
 
-    For a path or an address nothing is asked of *workspace*. Raises NotFound naming what there is, RunNotFound, BadUsage naming what several fit.
+    For a path or an address nothing is asked of *workspace*. Raises NotFound naming what there is, RunNotFound,
+    BadUsage naming what several fit.
     """
     kind = kind_of(text, cwd)
     if kind == "path":
@@ -117,11 +124,14 @@ def find_checkpoint(text: str, workspace: Workspace, cwd: Path, choice: Choice =
 
 
 def find_here(text: str, cwd: Path) -> Checkpoint:
-    """The file or folder at the path *text*, which exists. Raises NotFound for an empty folder, BadUsage as `here.files_in` does, DiskFailed."""
+    """The file or folder at the path *text*, which exists. Raises NotFound for an empty folder, BadUsage as
+    `here.files_in` does, DiskFailed."""
     here = path_of(text, cwd)
     if not here.is_dir():
         if text.endswith("/") or not here.is_file():
-            raise NotFound(f"'{text}' is {'a file, and no folder' if here.is_file() else 'neither a file nor a folder'}.")
+            raise NotFound(
+                f"'{text}' is {'a file, and no folder' if here.is_file() else 'neither a file nor a folder'}."
+            )
         return Checkpoint([str(here)])
     try:
         files = [found.path for found in files_in(here, text)]
@@ -129,38 +139,62 @@ def find_here(text: str, cwd: Path) -> Checkpoint:
         raise explained(err, f"Cannot read '{err.filename or here}'") from err
     if not files:
         raise NotFound(f"The folder '{text}' is empty, and no checkpoint.")
-    return Checkpoint([file.replace("\\", "/") for file in files], folder=f"{here}/".replace("\\", "/"), is_one=here.name.lower().endswith(".ckpt"))
+    return Checkpoint(
+        [file.replace("\\", "/") for file in files],
+        folder=f"{here}/".replace("\\", "/"),
+        is_one=here.name.lower().endswith(".ckpt"),
+    )
 
 
 def find_meant(text: str, workspace: Workspace, cwd: Path, choice: Choice) -> Meant:
-    """The run that *text* names, of a sweep its best trial where the best is asked for. `experiment:RUN` comes before `RUN:PATH`.
+    """The run that *text* names, of a sweep its best trial where the best is asked for. `experiment:RUN` comes before
+    `RUN:PATH`.
 
     Raises RunNotFound and NotFound.
     """
     run, path = _run_and_path(text.strip(), workspace, cwd)
     if path is not None and choice != Choice():
-        raise BadUsage(f"'{text}' names a file or folder of the run, and --select chooses one.", hint=f"Leave out --select, or give {run.id} alone.")
+        raise BadUsage(
+            f"'{text}' names a file or folder of the run, and --select chooses one.",
+            hint=f"Leave out --select, or give {run.id} alone.",
+        )
     return Meant(run, path) if path is not None else meant_by(run, workspace, choice)
 
 
 def meant_by(run: Run, workspace: Workspace, choice: Choice) -> Meant:
     """*run*, or the best trial of a sweep where the best is asked for. Raises NotFound where it has none."""
     trial = best_trial_of(run, workspace) if choice.kind == "best" else None
-    return Meant(run) if trial is None else Meant(trial, why=f"Run '{run.id}' is a sweep; its best trial is '{trial.id}'.")
+    return (
+        Meant(run) if trial is None else Meant(trial, why=f"Run '{run.id}' is a sweep; its best trial is '{trial.id}'.")
+    )
 
 
 def checkpoint_of(meant: Meant, workspace: Workspace, choice: Choice, files: BlobStore) -> Checkpoint:
-    """Which of the run's *files* are meant, for one listing of them. Raises NotFound naming what there is, BadUsage naming what several fit."""
+    """Which of the run's *files* are meant, for one listing of them. Raises NotFound naming what there is, BadUsage
+    naming what several fit."""
     run = meant.run
     if meant.path is not None:
         return _at(run, meant.path, files)
-    offer = Offer(run, files, candidates_of(_where_checkpoints_are(files)), _Outputs(files), lambda: workspace.metrics(run.id))
+    offer = Offer(
+        run, files, candidates_of(_where_checkpoints_are(files)), _Outputs(files), lambda: workspace.metrics(run.id)
+    )
     with explaining_parents(run, workspace):
         chosen = choose_in_best_trial(offer, choice) if meant.why else choose(offer, choice)
     one = chosen.candidate
     why = " ".join(filter(None, (meant.why, chosen.why)))
     folder = f"{one.name}/" if one.is_folder else ""
-    return Checkpoint([b.name for b in one.blobs], run, folder, "", one.blobs, one.is_folder, why, one.told.epoch, chosen.metric, chosen.value)
+    return Checkpoint(
+        [b.name for b in one.blobs],
+        run,
+        folder,
+        "",
+        one.blobs,
+        one.is_folder,
+        why,
+        one.told.epoch,
+        chosen.metric,
+        chosen.value,
+    )
 
 
 def _exists(text: str, cwd: Path) -> bool:
@@ -196,7 +230,8 @@ def _run(text: str, workspace: Workspace, cwd: Path) -> Run:
 
 
 def _where_checkpoints_are(files: BlobStore) -> Iterator[BlobInfo]:
-    """The files in `outputs/` where one page has them all, else those in the folders of checkpoints: a run may have a million others there."""
+    """The files in `outputs/` where one page has them all, else those in the folders of checkpoints: a run may have a
+    million others there."""
     pages = files.list("outputs/")
     first = next(pages, ())
     if next(pages, None) is None:
@@ -217,7 +252,8 @@ class _Outputs:
 
 
 def _at(run: Run, path: str, files: BlobStore) -> Checkpoint:
-    """The file or folder called *path*: one without a slash is looked for in the folder of checkpoints first, any other as it is."""
+    """The file or folder called *path*: one without a slash is looked for in the folder of checkpoints first, any other
+    as it is."""
     plain = "/".join(part for part in path.replace("\\", "/").split("/") if part not in ("", "."))
     if not plain:
         raise BadUsage(f"'{run.id}:{path}' names no file or folder of the run.", hint=SHAPES)
@@ -229,7 +265,9 @@ def _at(run: Run, path: str, files: BlobStore) -> Checkpoint:
             if blob.name.startswith(f"{name}/"):
                 inside.append(blob)
         if inside:
-            return Checkpoint([blob.name for blob in inside], run, f"{name}/", blobs=inside, is_one=name.lower().endswith(".ckpt"))
+            return Checkpoint(
+                [blob.name for blob in inside], run, f"{name}/", blobs=inside, is_one=name.lower().endswith(".ckpt")
+            )
     raise nothing(run, f"no '{path}'", _Outputs(files))
 
 

@@ -8,12 +8,18 @@ from dataclasses import dataclass
 
 from himl_cli.services.checkpoints.names import without_version
 
-NOT_CHECKPOINTS = re.compile(r"\.(json|jsonl|txt|ya?ml|toml|csv|tsv|log|md|html|png|jpe?g|svg|pdf|py|md5|sha256)$", re.IGNORECASE)
+NOT_CHECKPOINTS = re.compile(
+    r"\.(json|jsonl|txt|ya?ml|toml|csv|tsv|log|md|html|png|jpe?g|svg|pdf|py|md5|sha256)$", re.IGNORECASE
+)
 LONGEST_NAME, MOST_DIGITS = 1024, 18
 _ENDING = re.compile(r"\.[A-Za-z]\w*$")  # begins with a letter: `val_loss=0.12` has none
-_PAIR = re.compile(r"(?P<name>[^=]+)=(?P<value>[+-]?(?:(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?|nan|inf))(?=$|[-_,;+ /)\]])", re.IGNORECASE)
+_PAIR = re.compile(
+    r"(?P<name>[^=]+)=(?P<value>[+-]?(?:(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?|nan|inf))(?=$|[-_,;+ /)\]])", re.IGNORECASE
+)
 _AROUND = "-_,;+ /()[]"
-_COMMON_PREFIX = re.compile(r"(?:.*/)?(?:best|model|checkpoint|ckpt|weights)-", re.IGNORECASE)  # `filename="best-{val_loss:.2f}"`
+_COMMON_PREFIX = re.compile(
+    r"(?:.*/)?(?:best|model|checkpoint|ckpt|weights)-", re.IGNORECASE
+)  # `filename="best-{val_loss:.2f}"`
 _EPOCH = re.compile(r"(?<![a-z])epochs?[ _-]?(\d{1,18})", re.IGNORECASE)
 _STEP = re.compile(r"(?<![a-z])steps?[ _-]?(\d{1,18})", re.IGNORECASE)
 _RECOVERY = re.compile(r"recovery_?(\d{1,18})")
@@ -26,8 +32,8 @@ _COUNTERS = {"epoch": "epoch", "epochs": "epoch", "step": "step", "steps": "step
 class Telling:
     """`stem` is the name without ending and version (equal in every try); `metrics` may be NaN.
 
-    `best_of` is the metric that a name such as `best_val_loss.ckpt` has it the best of, '' for `best.ckpt`; None where the name does not say that, or has
-    the values.
+    `best_of` is the metric that a name such as `best_val_loss.ckpt` has it the best of, '' for `best.ckpt`; None where
+    the name does not say that, or has the values.
     """
 
     stem: str
@@ -39,7 +45,8 @@ class Telling:
 
 
 def read_name(name: str) -> Telling:
-    """What *name* says, of a file or folder below a folder of checkpoints: `epoch=3-val/loss=0.12-v1.ckpt`, `recovery_9`, `best_val_loss.ckpt`.
+    """What *name* says, of a file or folder below a folder of checkpoints: `epoch=3-val/loss=0.12-v1.ckpt`,
+    `recovery_9`, `best_val_loss.ckpt`.
 
     One that is longer than any store takes says nothing.
     """
@@ -59,7 +66,9 @@ def read_name(name: str) -> Telling:
         plain = pattern.search(stem)
         if plain is not None:
             counters.setdefault(counter, int(plain[1]))
-    return Telling(stem, version, counters.get("epoch"), counters.get("step"), metrics, None if metrics else _best_of(stem))
+    return Telling(
+        stem, version, counters.get("epoch"), counters.get("step"), metrics, None if metrics else _best_of(stem)
+    )
 
 
 def same_metric(one: str, other: str) -> bool:
@@ -68,7 +77,8 @@ def same_metric(one: str, other: str) -> bool:
 
 
 def ends_with_metric(label: str, metric: str) -> bool:
-    """Whether *label*, all that stands before a value in a name, ends with *metric* as a word of its own: `resnet-val_loss` with `val_loss`."""
+    """Whether *label*, all that stands before a value in a name, ends with *metric* as a word of its own:
+    `resnet-val_loss` with `val_loss`."""
     return _plain(label).endswith(f"_{_plain(metric)}")
 
 

@@ -13,13 +13,19 @@ from himl_cli.workspaces.abilities import ChecksItself
 from himl_cli.workspaces.base import FoundWorkspace
 
 SETTINGS, CONFIGURATION, SIGN_IN = "settings", "configuration", "sign-in"
-NO_AZURE = "No Azure ML workspace is configured: no config.json with its keys was found here or above, and no HIML_* variables."
+NO_AZURE = (
+    "No Azure ML workspace is configured: no config.json with its keys was found here or above, and no HIML_* "
+    "variables."
+)
 
 
 def checkup(
-    find: Callable[[], Sequence[FoundWorkspace]], remarks: Callable[[], Sequence[str]] = tuple, settings: Callable[[], Sequence[str]] = tuple
+    find: Callable[[], Sequence[FoundWorkspace]],
+    remarks: Callable[[], Sequence[str]] = tuple,
+    settings: Callable[[], Sequence[str]] = tuple,
 ) -> Iterator[Check]:
-    """Look at the installation, the settings, then each of the workspaces that *find* gives; goes on after a failure where that makes sense.
+    """Look at the installation, the settings, then each of the workspaces that *find* gives; goes on after a failure
+    where that makes sense.
 
     *remarks* gives what is worth knowing of how they were found, *settings* where options are set.
     """
@@ -30,7 +36,11 @@ def checkup(
         found = find()
     except HimlError as err:
         is_told = str(err) == set_well.message
-        yield Check.skipped(CONFIGURATION, f"Not looked at: the {SETTINGS} failed.") if is_told else Check.failed(CONFIGURATION, str(err), err.hint)
+        yield (
+            Check.skipped(CONFIGURATION, f"Not looked at: the {SETTINGS} failed.")
+            if is_told
+            else Check.failed(CONFIGURATION, str(err), err.hint)
+        )
         return
     yield from _configuration(found)
     yield from (Check.note(CONFIGURATION, remark) for remark in remarks())
@@ -57,7 +67,11 @@ def _checks_of(found: FoundWorkspace) -> Iterator[Check]:
 def _configuration(found: Sequence[FoundWorkspace]) -> Iterator[Check]:
     """Which workspaces are meant, and why."""
     if not found:
-        yield Check.failed(CONFIGURATION, f"No workspace. {NO_AZURE}", f"{HOW_TO_CONFIGURE} Or run 'himl submit SCRIPT', which makes a local workspace.")
+        yield Check.failed(
+            CONFIGURATION,
+            f"No workspace. {NO_AZURE}",
+            f"{HOW_TO_CONFIGURE} Or run 'himl submit SCRIPT', which makes a local workspace.",
+        )
     for each in found:
         yield Check.passed(CONFIGURATION, f"{each.label}, from {each.source}.")
     if found and all(each.kind == "local" for each in found) and not any(each.is_named for each in found):

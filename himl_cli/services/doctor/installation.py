@@ -26,7 +26,8 @@ _EXTRA = re.compile(r"""extra == ["']([\w-]+)["']|["']([\w-]+)["'] == extra""")
 
 
 class Wanted(NamedTuple):
-    """One line of a package's metadata: a package, the versions that will do, and the extra that asks for it ('' the base install)."""
+    """One line of a package's metadata: a package, the versions that will do, and the extra that asks for it ('' the
+    base install)."""
 
     name: str
     bounds: SpecifierSet
@@ -59,19 +60,29 @@ def packages_check(wanted: Sequence[Wanted]) -> Check:
     found = {one.name: installed(one.name) for one in wanted}
     wrong = [f"{one.name} is missing" for one in wanted if found[one.name] is None]
     wrong += [
-        f"{one.name} {have} is not {one.bounds}" for one in wanted if (have := found[one.name]) is not None and not one.bounds.contains(have, prereleases=True)
+        f"{one.name} {have} is not {one.bounds}"
+        for one in wanted
+        if (have := found[one.name]) is not None and not one.bounds.contains(have, prereleases=True)
     ]
     if wrong:
-        return Check.failed("packages", f"{'; '.join(wrong)}.", f"Install himl again: {sys.executable} -m {install_command(options='--upgrade')}")
+        return Check.failed(
+            "packages",
+            f"{'; '.join(wrong)}.",
+            f"Install himl again: {sys.executable} -m {install_command(options='--upgrade')}",
+        )
     versions = ", ".join(f"{name} {found[name]}" for name in NAMED if found.get(name))
-    return Check.passed("packages", f"himl {installed(PACKAGE) or 'from its sources'}, {versions}." if versions else "All there.")
+    return Check.passed(
+        "packages", f"himl {installed(PACKAGE) or 'from its sources'}, {versions}." if versions else "All there."
+    )
 
 
 def _extras_check(wanted: Sequence[Wanted]) -> Iterator[Check]:
     """What is not installed, for information: nothing that the other commands need."""
     lacking = sorted({one.extra for one in wanted if one.extra != EVERYTHING and installed(one.name) is None})
     if lacking:
-        yield Check.note("extras", f"Not installed: {', '.join(lacking)}.", f"To install one: {install_command(lacking[0])}")
+        yield Check.note(
+            "extras", f"Not installed: {', '.join(lacking)}.", f"To install one: {install_command(lacking[0])}"
+        )
 
 
 def requirements(lines: Sequence[str]) -> list[Wanted]:

@@ -23,14 +23,16 @@ from himl_cli.services.environments.wheels import check_wheel
 from himl_cli.services.snapshot import take_snapshot
 
 DEFAULT_IMAGE = "mcr.microsoft.com/azureml/openmpi5.0-cuda12.4-ubuntu22.04:20260901.v1"
-"""Azure ML's own base image with MPI, CUDA and conda; it runs on machines without a GPU too. Pinned, so that an environment stays what it was."""
+"""Azure ML's own base image with MPI, CUDA and conda; it runs on machines without a GPU too. Pinned, so that an
+environment stays what it was."""
 
 CONDA_NAMES = ("environment.yml", "environment.yaml")
 NEAR_NAMES = ("requirements.txt", "conda.yml", "conda.yaml", "conda_dependencies.yml", "env.yml", "env.yaml")
 
 _REGISTERED = re.compile(r"(?:azureml:)?(?P<name>[A-Za-z0-9][\w.-]{0,254})(?:[:@](?P<version>[A-Za-z0-9][\w.-]*))?")
 _ELSEWHERE = re.compile(
-    r"(?:azureml:)?(?P<id>(?:azureml://registries/[\w.-]+|/subscriptions/[^\s?#]+/workspaces/[\w.-]+)/environments/[\w.-]+/(?:versions|labels)/[\w.-]+)",
+    r"(?:azureml:)?(?P<id>(?:azureml://registries/[\w.-]+"
+    r"|/subscriptions/[^\s?#]+/workspaces/[\w.-]+)/environments/[\w.-]+/(?:versions|labels)/[\w.-]+)",
     re.IGNORECASE,
 )
 """An environment of a registry, or one by its id in resource manager."""
@@ -39,7 +41,8 @@ _IMAGE = re.compile(r"[a-z0-9]([\w.:-]*[A-Za-z0-9])?(/[\w.-]+)*(:[\w.-]+)?(@sha2
 
 @dataclass(frozen=True)
 class EnvironmentRequest:
-    """The options about the environment, as typed; paths are relative to `cwd`. `may_be_bare`: where nothing says what it is, Python and pip are enough."""
+    """The options about the environment, as typed; paths are relative to `cwd`. `may_be_bare`: where nothing says what
+    it is, Python and pip are enough."""
 
     cwd: Path
     conda_env: Sequence[str] = ()
@@ -54,11 +57,14 @@ class EnvironmentRequest:
     include_secret: Sequence[str] = ()
 
 
-def environment_spec(request: EnvironmentRequest, script_folder: Path, root: Path, notify: Notify, env: Mapping[str, str] | None = None) -> EnvironmentSpec:
-    """The environment that was asked for, else that of the nearest conda file from *script_folder* up to the snapshot's *root*.
+def environment_spec(
+    request: EnvironmentRequest, script_folder: Path, root: Path, notify: Notify, env: Mapping[str, str] | None = None
+) -> EnvironmentSpec:
+    """The environment that was asked for, else that of the nearest conda file from *script_folder* up to the snapshot's
+    *root*.
 
-    No request is made. Raises BadUsage for a file that is missing or cannot be used, for options that contradict each other,
-    and, naming the options, where nothing says what the environment is.
+    No request is made. Raises BadUsage for a file that is missing or cannot be used, for options that contradict each
+    other, and, naming the options, where nothing says what the environment is.
     """
     _check_together(request)
     if request.environment is not None:
@@ -70,7 +76,9 @@ def environment_spec(request: EnvironmentRequest, script_folder: Path, root: Pat
     if described is None:
         return _image_alone(request, image, folders_up_to(script_folder, root))
     wheel = _wheel(request)
-    return EnvironmentSpec(image=image, conda=conda_text(_with_additions(described, request, wheel)), wheels=(wheel,) if wheel else ())
+    return EnvironmentSpec(
+        image=image, conda=conda_text(_with_additions(described, request, wheel)), wheels=(wheel,) if wheel else ()
+    )
 
 
 def _check_together(request: EnvironmentRequest) -> None:
@@ -84,14 +92,21 @@ def _check_together(request: EnvironmentRequest) -> None:
     given = [option for option, value in made_by.items() if value]
     if request.environment is not None and given:
         raise BadUsage(
-            f"--environment and {given[0]} were both given.", hint="A registered environment is used as it is; give either it or what to make one from."
+            f"--environment and {given[0]} were both given.",
+            hint="A registered environment is used as it is; give either it or what to make one from.",
         )
     built_by = "--build_context" if request.build_context else "--dockerfile"
     other = ["--environment", *given] if request.environment is not None else given
     if other and (request.build_context or request.dockerfile):
-        raise BadUsage(f"{built_by} and {other[0]} were both given.", hint="The Dockerfile says all that is in the image; leave one of them out.")
+        raise BadUsage(
+            f"{built_by} and {other[0]} were both given.",
+            hint="The Dockerfile says all that is in the image; leave one of them out.",
+        )
     if request.conda_env and request.requirements:
-        raise BadUsage("--conda_env and --requirements were both given.", hint="List the requirements in the conda file, below '- pip:'.")
+        raise BadUsage(
+            "--conda_env and --requirements were both given.",
+            hint="List the requirements in the conda file, below '- pip:'.",
+        )
 
 
 def _registered(text: str) -> EnvironmentSpec:
@@ -102,34 +117,54 @@ def _registered(text: str) -> EnvironmentSpec:
     if found is None:
         raise BadUsage(
             f"--environment '{text}' is no name of an environment.",
-            hint="Write NAME or NAME:VERSION, of one that is registered in the workspace, or azureml://registries/REGISTRY/environments/NAME/versions/VERSION",
+            hint="Write NAME or NAME:VERSION, of one that is registered in the workspace, or "
+            "azureml://registries/REGISTRY/environments/NAME/versions/VERSION",
         )
     version = found["version"]
     return EnvironmentSpec(name=found["name"], version=None if version in (None, "latest") else version)
 
 
 def _built(request: EnvironmentRequest, context: str | None, dockerfile: str | None, notify: Notify) -> EnvironmentSpec:
-    """The image that *dockerfile* makes, in the folder or at the address *context*: by default `Dockerfile`, and the folder that it lies in."""
+    """The image that *dockerfile* makes, in the folder or at the address *context*: by default `Dockerfile`, and the
+    folder that it lies in."""
     if context and is_address(context):
         return EnvironmentSpec(context=context.strip(), dockerfile=dockerfile or DOCKERFILE)
     cwd = request.cwd
     folder = (cwd / context if context else (cwd / str(dockerfile)).parent).resolve()
     if not context and folder in (folder.parent, home_folder()):
-        raise BadUsage(f"The image would be built from all of '{folder}'.", hint="Name the folder that is meant: --build_context DIR")
+        raise BadUsage(
+            f"The image would be built from all of '{folder}'.",
+            hint="Name the folder that is meant: --build_context DIR",
+        )
     if not folder.is_dir():
-        raise BadUsage(f"--build_context '{context}' is no folder." if context else f"There is no file --dockerfile '{dockerfile}'.")
-    found = next((path for path in (folder / (dockerfile or DOCKERFILE), cwd / (dockerfile or DOCKERFILE)) if path.is_file()), None)
+        raise BadUsage(
+            f"--build_context '{context}' is no folder."
+            if context
+            else f"There is no file --dockerfile '{dockerfile}'."
+        )
+    found = next(
+        (path for path in (folder / (dockerfile or DOCKERFILE), cwd / (dockerfile or DOCKERFILE)) if path.is_file()),
+        None,
+    )
     if found is None:
-        raise BadUsage(f"There is no '{dockerfile or DOCKERFILE}' in '{folder}'.", hint="Name it with --dockerfile FILE, a path in the folder.")
+        raise BadUsage(
+            f"There is no '{dockerfile or DOCKERFILE}' in '{folder}'.",
+            hint="Name it with --dockerfile FILE, a path in the folder.",
+        )
     found = found.parent.resolve() / found.name
     if not found.is_relative_to(folder):
-        raise BadUsage(f"--dockerfile '{dockerfile}' lies outside of --build_context '{context}'.", hint="Give a --build_context that holds it.")
+        raise BadUsage(
+            f"--dockerfile '{dockerfile}' lies outside of --build_context '{context}'.",
+            hint="Give a --build_context that holds it.",
+        )
     report = take_snapshot(folder, (), request.include_secret)
     if report.secrets:
         notify(Notice(f"Build context '{folder}': {secrets_text(report.secrets)}"))
     name = found.relative_to(folder).as_posix()
     if name not in report.snapshot.files:
-        raise BadUsage(f"'{name}' is left out of the build context '{folder}'.", hint=f"Look in its {report.ignore_file}.")
+        raise BadUsage(
+            f"'{name}' is left out of the build context '{folder}'.", hint=f"Look in its {report.ignore_file}."
+        )
     return EnvironmentSpec(context=report.snapshot, dockerfile=name)
 
 
@@ -137,11 +172,15 @@ def _image(asked: str | None) -> str:
     if asked is None:
         return DEFAULT_IMAGE
     if not _IMAGE.fullmatch(asked.strip()):
-        raise BadUsage(f"--docker_image '{redact(asked)}' is no name of an image.", hint=f"It looks like {DEFAULT_IMAGE}")
+        raise BadUsage(
+            f"--docker_image '{redact(asked)}' is no name of an image.", hint=f"It looks like {DEFAULT_IMAGE}"
+        )
     return asked.strip()
 
 
-def _described(request: EnvironmentRequest, script_folder: Path, root: Path, env: Mapping[str, str], notify: Notify) -> CondaFile | None:
+def _described(
+    request: EnvironmentRequest, script_folder: Path, root: Path, env: Mapping[str, str], notify: Notify
+) -> CondaFile | None:
     """What the environment is to hold, by the files that were named or found; None where there are none."""
     if request.conda_env:
         return merge([read_conda_file(request.cwd / name) for name in dict.fromkeys(request.conda_env)])
@@ -157,20 +196,28 @@ def _described(request: EnvironmentRequest, script_folder: Path, root: Path, env
     if not request.may_be_bare or request.docker_image is not None:
         return None
     bare = python_alone(script_folder, root, env)
-    notify(Notice(f"Nothing says which packages it needs, so its environment is {bare.packages[0].text} and pip alone."))
+    notify(
+        Notice(f"Nothing says which packages it needs, so its environment is {bare.packages[0].text} and pip alone.")
+    )
     return bare
 
 
 def _image_alone(request: EnvironmentRequest, image: str, folders: Sequence[Path]) -> EnvironmentSpec:
-    """The image as it is, for lack of a conda file in *folders*. Raises BadUsage where no image was asked for, or something is to be installed in it."""
+    """The image as it is, for lack of a conda file in *folders*. Raises BadUsage where no image was asked for, or
+    something is to be installed in it."""
     if request.docker_image is None:
         near = next((folder / name for folder in folders for name in NEAR_NAMES if (folder / name).is_file()), None)
         found = f"There is one to name: {_option_for(near, request.cwd)}. Else" if near else "Give"
         raise BadUsage(
-            f"Nothing says which packages the job needs: no {CONDA_NAMES[0]} from the script's folder up to '{folders[-1]}'.",
-            hint=f"{found} --conda_env FILE, --requirements FILE, --environment NAME, --build_context DIR, or --docker_image IMAGE alone.",
+            f"Nothing says which packages the job needs: no {CONDA_NAMES[0]} from the script's folder up to "
+            f"'{folders[-1]}'.",
+            hint=f"{found} --conda_env FILE, --requirements FILE, --environment NAME, --build_context DIR, or "
+            "--docker_image IMAGE alone.",
         )
-    for option, value in (("--pip_extra_index_url", request.pip_extra_index_url), ("--private_wheel", request.private_wheel)):
+    for option, value in (
+        ("--pip_extra_index_url", request.pip_extra_index_url),
+        ("--private_wheel", request.private_wheel),
+    ):
         if value:
             raise BadUsage(
                 f"{option} needs an environment to install into, and --docker_image alone is used as it is.",
@@ -194,7 +241,10 @@ def _with_additions(described: CondaFile, request: EnvironmentRequest, wheel: Pa
     if request.pip_extra_index_url:
         url = request.pip_extra_index_url.strip()
         if not re.fullmatch(r"https?://[^\s]+", url):
-            raise BadUsage(f"--pip_extra_index_url '{redact(url)}' is no address of an index.", hint="It looks like https://INDEX.example/simple/")
+            raise BadUsage(
+                f"--pip_extra_index_url '{redact(url)}' is no address of an index.",
+                hint="It looks like https://INDEX.example/simple/",
+            )
         pip.append(PipLine(Kind.option, f"--extra-index-url {url}"))
     if wheel is not None:
         pip.append(PipLine(Kind.package, wheel.name))

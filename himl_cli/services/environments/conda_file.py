@@ -23,7 +23,8 @@ _VERSION = re.compile(r"={0,2}(\d[\w.]*)")
 
 @dataclass(frozen=True)
 class CondaPackage:
-    """One conda dependency, as written but with single spaces. `spec` is its version; `is_bare`: it says nothing but the name."""
+    """One conda dependency, as written but with single spaces. `spec` is its version; `is_bare`: it says nothing but
+    the name."""
 
     text: str
     name: str
@@ -53,14 +54,19 @@ def read_conda_file(path: Path, option: str = "--conda_env") -> CondaFile:
     dependencies = content.get("dependencies")
     if not isinstance(dependencies, list):
         what = "has no 'dependencies'" if dependencies is None else "has 'dependencies' that are no list"
-        raise BadUsage(f"'{path}' {what}.", hint="A conda file lists them below 'dependencies:', a line each that begins with '- '.")
+        raise BadUsage(
+            f"'{path}' {what}.",
+            hint="A conda file lists them below 'dependencies:', a line each that begins with '- '.",
+        )
     for entry in dependencies:
         if isinstance(entry, dict):
             pip += _pip_section(entry, path)
         else:
             packages.append(parse_conda_package(entry, path))
     _check_versions(packages, path)
-    return CondaFile(str(path), _channels(content.get("channels"), path), packages, pip, _variables(content.get("variables"), path))
+    return CondaFile(
+        str(path), _channels(content.get("channels"), path), packages, pip, _variables(content.get("variables"), path)
+    )
 
 
 def _check_versions(packages: Sequence[CondaPackage], path: Path) -> None:
@@ -72,20 +78,26 @@ def _check_versions(packages: Sequence[CondaPackage], path: Path) -> None:
             continue
         one, other = sorted((wanted.setdefault(package.name, found[1]), found[1]), key=len)
         if other != one and not other.startswith(f"{one}."):
-            raise BadUsage(f"'{path}' wants {package.name} {wanted[package.name]} and {package.name} {found[1]}.", hint="Ask for one of them.")
+            raise BadUsage(
+                f"'{path}' wants {package.name} {wanted[package.name]} and {package.name} {found[1]}.",
+                hint="Ask for one of them.",
+            )
 
 
 def parse_conda_package(entry: Any, path: Path) -> CondaPackage:
     """One entry of 'dependencies'. Raises BadUsage for what names no package."""
     if not isinstance(entry, str) or not entry.strip():
-        raise BadUsage(f"'{path}': {entry!r} in 'dependencies' names no package.", hint="Write it as text: - python=3.11")
+        raise BadUsage(
+            f"'{path}': {entry!r} in 'dependencies' names no package.", hint="Write it as text: - python=3.11"
+        )
     text = " ".join(entry.split())
     if "://" in text:
         return CondaPackage(text, text, "")
     found = _PACKAGE.fullmatch(text)
     if found is None:
         raise BadUsage(
-            f"'{path}': '{redact(text)}' in 'dependencies' names no package.", hint="Packages of conda look like numpy=1.26; those of pip stand below '- pip:'."
+            f"'{path}': '{redact(text)}' in 'dependencies' names no package.",
+            hint="Packages of conda look like numpy=1.26; those of pip stand below '- pip:'.",
         )
     spec = re.sub(r"\s+", "", found["spec"] or "")
     return CondaPackage(text, found["name"].lower(), spec, is_bare=not spec and not found["channel"])
@@ -113,12 +125,20 @@ def conda_text(file: CondaFile) -> str:
 def _pip_section(entry: Mapping[Any, Any], path: Path) -> list[PipLine]:
     if list(entry) != ["pip"]:
         raise BadUsage(
-            f"'{path}': {', '.join(map(repr, entry))} in 'dependencies' is no section that conda knows.", hint="Only 'pip:' may have a list of its own there."
+            f"'{path}': {', '.join(map(repr, entry))} in 'dependencies' is no section that conda knows.",
+            hint="Only 'pip:' may have a list of its own there.",
         )
     lines = entry["pip"] or []
     if not isinstance(lines, list) or not all(isinstance(line, str) for line in lines):
-        raise BadUsage(f"'{path}': 'pip:' is no list of texts.", hint="List the packages below it, a line each that begins with '- '.")
-    return [parse_pip_line(line, f"'{path}', pip section") for line in lines if line.strip() and not line.strip().startswith("#")]
+        raise BadUsage(
+            f"'{path}': 'pip:' is no list of texts.",
+            hint="List the packages below it, a line each that begins with '- '.",
+        )
+    return [
+        parse_pip_line(line, f"'{path}', pip section")
+        for line in lines
+        if line.strip() and not line.strip().startswith("#")
+    ]
 
 
 def _channels(value: Any, path: Path) -> list[str]:

@@ -15,7 +15,10 @@ INDEX_OPTIONS = ("-i", "--index-url")
 ONLY_ELSEWHERE = "The environment's image is built elsewhere and sees only what an index or a repository offers."
 
 _OPTION = re.compile(r"(-[a-z]|--[a-z-]+)(?:\s*=\s*|\s+|(?<=^-[a-z])(?=\S)|$)(.*)", re.IGNORECASE)
-_NAMED = re.compile(r"(?P<name>[A-Za-z0-9](?:[\w.-]*[A-Za-z0-9])?)\s*(?P<extras>\[[^\]]*\])?\s*(?P<spec>[^;]*?)\s*(?:;\s*(?P<marker>.*))?")
+_NAMED = re.compile(
+    r"(?P<name>[A-Za-z0-9](?:[\w.-]*[A-Za-z0-9])?)\s*(?P<extras>\[[^\]]*\])?\s*(?P<spec>[^;]*?)\s*"
+    r"(?:;\s*(?P<marker>.*))?"
+)
 _PATH = re.compile(r"[.~/\\]|[A-Za-z]:[\\/]|file:", re.IGNORECASE)
 _ARCHIVES = (".whl", ".zip", ".tar.gz", ".tgz", ".tar.bz2")
 _VARIABLE = re.compile(r"\$\{([A-Z0-9_]+)\}")
@@ -42,7 +45,8 @@ class PipLine:
 
 
 def parse_pip_line(line: str, where: str) -> PipLine:
-    """One line of pip, without comment. Raises BadUsage beginning with *where* for what cannot work where the image is built."""
+    """One line of pip, without comment. Raises BadUsage beginning with *where* for what cannot work where the image is
+    built."""
     text = " ".join(line.split())
     unset = _VARIABLE.search(text)
     if unset:
@@ -72,14 +76,20 @@ def _option(text: str, where: str) -> PipLine:
     found = _OPTION.fullmatch(text)
     name, value = (found[1], found[2].strip()) if found else (text, "")
     if name in INCLUDES:
-        raise BadUsage(f"{where}: '{redact(text)}' reads another file, which is not there when the image is built.", hint="List the packages themselves.")
+        raise BadUsage(
+            f"{where}: '{redact(text)}' reads another file, which is not there when the image is built.",
+            hint="List the packages themselves.",
+        )
     if name in EDITABLE and "+" not in value.split("://")[0]:
         raise BadUsage(
             f"{where}: '{redact(text)}' is a path on this machine.",
-            hint="The job's own code comes with its snapshot and needs no installing; give other packages as a wheel with --private_wheel.",
+            hint="The job's own code comes with its snapshot and needs no installing; give other packages as a wheel "
+            "with --private_wheel.",
         )
     if name in ("-f", "--find-links") and "://" not in value:
-        raise BadUsage(f"{where}: '{redact(text)}' is a path on this machine.", hint="Give a wheel with --private_wheel.")
+        raise BadUsage(
+            f"{where}: '{redact(text)}' is a path on this machine.", hint="Give a wheel with --private_wheel."
+        )
     if name in INDEX_OPTIONS:
         return PipLine(Kind.option, f"--index-url {value}", "--index-url", value)
     return PipLine(Kind.option, f"--extra-index-url {value}" if name == "--extra-index-url" else text)

@@ -13,7 +13,8 @@ _IN_CONDA = re.compile(r"python-(\d+\.\d+)\.\d.*\.json")
 
 
 def python_version(start: Path, root: Path, env: Mapping[str, str]) -> str:
-    """`3.11`: by the nearest `.python-version` from *start* up to *root*, else by the active environment, else by himl's own Python."""
+    """`3.11`: by the nearest `.python-version` from *start* up to *root*, else by the active environment, else by
+    himl's own Python."""
     return next(_found(start, root, env), f"{sys.version_info.major}.{sys.version_info.minor}")
 
 

@@ -19,7 +19,8 @@ _PYTHON = re.compile(r"^\s*-\s*[\"']?python\s*={1,3}\s*(\d+)\.(\d+)", re.MULTILI
 
 
 def environment_remarks(spec: EnvironmentSpec, entry_file: Path | None) -> Sequence[str]:
-    """A warning where *entry_file* imports himl_cli and the environment lacks himl-cli, and where that would go into too old a Python.
+    """A warning where *entry_file* imports himl_cli and the environment lacks himl-cli, and where that would go into
+    too old a Python.
 
     Nothing is said of environments that only their image knows: registered ones, and images without a conda file.
     """
@@ -29,7 +30,9 @@ def environment_remarks(spec: EnvironmentSpec, entry_file: Path | None) -> Seque
         return _remarks_on_python(spec.conda)
     if not imports_himl(entry_file):
         return ()
-    return (f"warning: '{entry_file.name}' imports {MODULE}, and its environment lacks {PACKAGE}: {environment_hint()}.",)
+    return (
+        f"warning: '{entry_file.name}' imports {MODULE}, and its environment lacks {PACKAGE}: {environment_hint()}.",
+    )
 
 
 def _remarks_on_python(conda: str) -> Sequence[str]:
@@ -37,7 +40,10 @@ def _remarks_on_python(conda: str) -> Sequence[str]:
     if found is None or (int(found[1]), int(found[2])) >= OLDEST_PYTHON:
         return ()
     oldest = ".".join(map(str, OLDEST_PYTHON))
-    return (f"warning: the environment has Python {found[1]}.{found[2]}, and {PACKAGE} needs {oldest} at least: its image cannot be built.",)
+    return (
+        f"warning: the environment has Python {found[1]}.{found[2]}, and {PACKAGE} needs {oldest} at least: its image "
+        "cannot be built.",
+    )
 
 
 def holds_package(spec: EnvironmentSpec) -> bool:
@@ -47,7 +53,8 @@ def holds_package(spec: EnvironmentSpec) -> bool:
 
 
 def imports_himl(path: Path) -> bool:
-    """Whether the Python file imports himl_cli anywhere. False for what cannot be read or parsed: the job will say so itself."""
+    """Whether the Python file imports himl_cli anywhere. False for what cannot be read or parsed: the job will say so
+    itself."""
     try:
         content = path.read_bytes()
         if MODULE.encode() not in content or path.suffix != ".py":

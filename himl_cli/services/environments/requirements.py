@@ -23,14 +23,18 @@ _CONSTRAINT = re.compile(r"(?:-c|--constraint)\b.*")
 
 
 def requirements_as_conda(path: Path, script_folder: Path, root: Path, env: Mapping[str, str]) -> CondaFile:
-    """The file's packages, those of the files that it includes, and the project's Python version. Raises BadUsage naming file and line."""
+    """The file's packages, those of the files that it includes, and the project's Python version. Raises BadUsage
+    naming file and line."""
     return replace(python_alone(script_folder, root, env), path=str(path), pip=list(_lines(path, "--requirements", ())))
 
 
 def python_alone(script_folder: Path, root: Path, env: Mapping[str, str]) -> CondaFile:
     """The project's Python version and pip, and no package."""
     version = python_version(script_folder, root, env)
-    packages = [CondaPackage(f"python={version}", "python", f"={version}"), CondaPackage("pip", "pip", "", is_bare=True)]
+    packages = [
+        CondaPackage(f"python={version}", "python", f"={version}"),
+        CondaPackage("pip", "pip", "", is_bare=True),
+    ]
     return CondaFile(str(root), [CHANNEL], packages, [])
 
 
@@ -45,7 +49,8 @@ def _lines(path: Path, option: str, above: tuple[Path, ...]) -> Iterator[PipLine
         elif _CONSTRAINT.fullmatch(line):
             raise BadUsage(
                 f"{where}: '{redact(line)}' cannot be sent, since the image's build sees no second file.",
-                hint="Write the versions into the requirements themselves, for example with 'pip freeze' or 'pip-compile'.",
+                hint="Write the versions into the requirements themselves, for example with 'pip freeze' or "
+                "'pip-compile'.",
             )
         else:
             yield parse_pip_line(line, where)

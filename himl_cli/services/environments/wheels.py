@@ -18,9 +18,15 @@ _RUNS_THERE = ("any", "linux", "manylinux")
 def check_wheel(path: Path, shown: str) -> Path:
     """*path*, a wheel that can be installed on Linux. Raises BadUsage, saying *shown* as the user typed it."""
     if not path.is_file():
-        raise BadUsage(f"--private_wheel: there is no file '{shown}'.", hint="Build one with 'python -m build --wheel', then name the file in dist/.")
+        raise BadUsage(
+            f"--private_wheel: there is no file '{shown}'.",
+            hint="Build one with 'python -m build --wheel', then name the file in dist/.",
+        )
     if path.suffix != ".whl":
-        raise BadUsage(f"--private_wheel: '{shown}' is no wheel.", hint="Its name ends in .whl; 'python -m build --wheel' makes one.")
+        raise BadUsage(
+            f"--private_wheel: '{shown}' is no wheel.",
+            hint="Its name ends in .whl; 'python -m build --wheel' makes one.",
+        )
     named = _NAME.fullmatch(path.name)
     if named is None:
         raise BadUsage(
@@ -28,7 +34,12 @@ def check_wheel(path: Path, shown: str) -> Path:
             hint="Give it the name it was built with: NAME-VERSION-py3-none-any.whl",
         )
     if not any(tag.startswith(_RUNS_THERE) for tag in named["platform"].split(".")):
-        raise BadUsage(f"--private_wheel: '{path.name}' is for another system ({named['platform']}); jobs run on Linux.", hint="Build the wheel on Linux.")
+        raise BadUsage(
+            f"--private_wheel: '{path.name}' is for another system ({named['platform']}); jobs run on Linux.",
+            hint="Build the wheel on Linux.",
+        )
     if not zipfile.is_zipfile(path):
-        raise BadUsage(f"--private_wheel: '{shown}' is no wheel: its content is broken.", hint="Build it again, or copy it again.")
+        raise BadUsage(
+            f"--private_wheel: '{shown}' is no wheel: its content is broken.", hint="Build it again, or copy it again."
+        )
     return path.resolve()

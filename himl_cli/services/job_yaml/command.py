@@ -15,7 +15,18 @@ from himl_cli.services.snapshot import take_snapshot
 from himl_cli.services.submission.quantities import MOST_NODES, MOST_PROCESSES
 from himl_cli.services.written_paths import as_found
 
-NAMING = ("$schema", "type", "name", "version", "experiment_name", "display_name", "description", "tags", "properties", "id")
+NAMING = (
+    "$schema",
+    "type",
+    "name",
+    "version",
+    "experiment_name",
+    "display_name",
+    "description",
+    "tags",
+    "properties",
+    "id",
+)
 RUNNING = ("code", "command", "environment", "environment_variables", "distribution", "resources")
 AROUND = ("inputs", "outputs", "compute", "limits", "identity", "services", "queue_settings", "is_deterministic")
 COMMAND_KEYS = (*NAMING, *RUNNING, *AROUND)
@@ -41,8 +52,17 @@ def command_job(part: Part, common: JobSpec, laid: Laid) -> JobSpec:
     return running(part, common, read_inputs(part.part("inputs")), laid, outputs_of=part)
 
 
-def running(part: Part, common: JobSpec, values: Values, laid: Laid, *, outputs_of: Part, space: Mapping[str, object] | None = None) -> JobSpec:
-    """The job whose command, code and ranks *part* holds, with its inputs' *values* and the outputs and limits of *outputs_of*."""
+def running(
+    part: Part,
+    common: JobSpec,
+    values: Values,
+    laid: Laid,
+    *,
+    outputs_of: Part,
+    space: Mapping[str, object] | None = None,
+) -> JobSpec:
+    """The job whose command, code and ranks *part* holds, with its inputs' *values* and the outputs and limits of
+    *outputs_of*."""
     outputs = outputs_of.part("outputs")
     text = filled_command(part, values, list(outputs.content), list(space or {}))
     processes, distribution = _ranks(part, laid)
@@ -72,7 +92,8 @@ def note_idle(part: Part, laid: Laid) -> None:
 
 
 def changed_code(root: Part) -> dict[str, str]:
-    """The folders of code in the whole file that have `\\` for `/`, by their keys with dots, as this machine finds them."""
+    """The folders of code in the whole file that have `\\` for `/`, by their keys with dots, as this machine finds
+    them."""
     parts = [root, *_mappings(root.part("jobs"))]
     parts += [each for part in parts for each in _mappings(part, ("trial", "component"))]
     given = {f"{part.prefix}code": part.given("code") for part in parts}
@@ -82,7 +103,9 @@ def changed_code(root: Part) -> dict[str, str]:
 
 def _mappings(part: Part, keys: Collection[str] | None = None) -> list[Part]:
     """Those of the entries of *part* (of *keys*) that are mappings."""
-    return [part.part(key) for key in part.content if isinstance(part.given(key), Mapping) and (keys is None or key in keys)]
+    return [
+        part.part(key) for key in part.content if isinstance(part.given(key), Mapping) and (keys is None or key in keys)
+    ]
 
 
 def _snapshot(part: Part, laid: Laid) -> Snapshot:
@@ -122,5 +145,7 @@ def _ranks(part: Part, laid: Laid) -> tuple[int | None, str]:
         return None, "pytorch"
     kind = distribution.text("type").lower()
     if kind not in DISTRIBUTIONS:
-        raise distribution.wrong("type", f"'{kind}' cannot be had here.", hint=f"Here it is one of: {', '.join(DISTRIBUTIONS)}.")
+        raise distribution.wrong(
+            "type", f"'{kind}' cannot be had here.", hint=f"Here it is one of: {', '.join(DISTRIBUTIONS)}."
+        )
     return distribution.count("process_count_per_instance", 1, most=MOST_PROCESSES), kind

@@ -17,7 +17,11 @@ def component_at(part: Part, key: str) -> Part:
         return part.part(key)
     path = part.text(key)
     if path.startswith("azureml:"):
-        raise part.wrong(key, f"'{path}' is kept by Azure ML and cannot run here.", hint="Name its file, or a cluster with --cluster.")
+        raise part.wrong(
+            key,
+            f"'{path}' is kept by Azure ML and cannot run here.",
+            hint="Name its file, or a cluster with --cluster.",
+        )
     found = local_path(part, path)
     if not os.path.isfile(found):  # also for a name that no file system takes
         raise part.wrong(key, f"'{path}' is no file.", hint=f"It is relative to '{part.folder}'.")
@@ -25,7 +29,8 @@ def component_at(part: Part, key: str) -> Part:
 
 
 def with_defaults(component: Part, given: Values) -> Values:
-    """The values that are *given*, and the defaults of those that are not. Raises BadUsage for an input that has neither, unless it is optional."""
+    """The values that are *given*, and the defaults of those that are not. Raises BadUsage for an input that has
+    neither, unless it is optional."""
     declared = component.part("inputs")
     values = Values(dict(given.literals), dict(given.data))
     for key in declared.content:

@@ -18,7 +18,20 @@ DATA_TYPES = ("uri_folder", "uri_file", "mltable", "mlflow_model", "custom_model
 LITERAL_TYPES = ("string", "number", "integer", "boolean")
 MODES = {"download": "download", "ro_mount": "mount", "rw_mount": "mount", "mount": "mount", "upload": "upload"}
 OUTPUT_KEYS = ("type", "path", "mode", "name", "description", "version")
-INPUT_KEYS = ("type", "path", "mode", "description", "default", "optional", "value", "min", "max", "enum", "version", "datastore")
+INPUT_KEYS = (
+    "type",
+    "path",
+    "mode",
+    "description",
+    "default",
+    "optional",
+    "value",
+    "min",
+    "max",
+    "enum",
+    "version",
+    "datastore",
+)
 
 _DATASTORE = re.compile(r"azureml:/(?:/subscriptions/[^?#]+?)?/datastores/(?P<datastore>[\w-]+)/paths/(?P<path>.*)")
 _ASSET = re.compile(r"azureml:(?P<name>[\w.-]+)(?:[:@](?P<version>[\w.-]+))?")
@@ -58,7 +71,9 @@ def read_input(part: Part, key: str) -> DataSpec | str | None:
         plain = item.given("value") if item.given("value") is not None else item.given("default")
         return literal_text(part, key, plain) if plain is not None else None
     if kind not in DATA_TYPES:
-        raise item.wrong("type", f"cannot be '{kind}'.", hint=f"It is one of: {', '.join((*DATA_TYPES, *LITERAL_TYPES))}.")
+        raise item.wrong(
+            "type", f"cannot be '{kind}'.", hint=f"It is one of: {', '.join((*DATA_TYPES, *LITERAL_TYPES))}."
+        )
     if item.given("path") is None:
         return None
     return data_at(item, key, item.text("path"), _mode(item))
@@ -78,20 +93,27 @@ def read_output(part: Part, key: str) -> DataSpec:
         return DataSpec(key, "")
     found = data_at(item, key, path, _mode(item))
     if found.local is not None and not path.startswith(("/", ".", "file:")):
-        raise item.wrong("path", f"'{path}' is no folder of a datastore.", hint="Write azureml://datastores/NAME/paths/FOLDER")
+        raise item.wrong(
+            "path", f"'{path}' is no folder of a datastore.", hint="Write azureml://datastores/NAME/paths/FOLDER"
+        )
     return found
 
 
 def data_at(item: Part, key: str, path: str, mode: str | None = None) -> DataSpec:
-    """The data at *path*: a folder or file of this machine, a registered dataset, or a folder of a datastore. Raises BadUsage for what cannot be had here."""
+    """The data at *path*: a folder or file of this machine, a registered dataset, or a folder of a datastore. Raises
+    BadUsage for what cannot be had here."""
     if found := _DATASTORE.fullmatch(path):
         datastore = found["datastore"] if found["datastore"] != USUAL_DATASTORE else None
         return DataSpec(key, found["path"].strip("/"), datastore=datastore, mode=mode)
     if found := _ASSET.fullmatch(path):
-        return DataSpec(key, found["name"], version=None if found["version"] in (None, "latest") else found["version"], mode=mode)
+        return DataSpec(
+            key, found["name"], version=None if found["version"] in (None, "latest") else found["version"], mode=mode
+        )
     if re.match(r"azureml:|https?:|wasbs?:|abfss?:|adl:|git\+", path):
         raise item.wrong(
-            "path", f"'{path}' cannot be had here.", hint="Here it is a folder, a registered dataset (azureml:NAME) or azureml://datastores/NAME/paths/FOLDER"
+            "path",
+            f"'{path}' cannot be had here.",
+            hint="Here it is a folder, a registered dataset (azureml:NAME) or azureml://datastores/NAME/paths/FOLDER",
         )
     return DataSpec(key, Path(as_found(item.folder, path)).name, local=str(local_path(item, path)))
 

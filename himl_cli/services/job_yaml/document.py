@@ -1,4 +1,5 @@
-"""A job's YAML file, or a part of it, read by key with errors that name the key. Importing this loads the YAML library."""
+"""A job's YAML file, or a part of it, read by key with errors that name the key. Importing this loads the YAML
+library."""
 
 from __future__ import annotations
 
@@ -23,7 +24,8 @@ SCHEMAS = {"commandjob": COMMAND, "sweepjob": SWEEP, "pipelinejob": PIPELINE}
 
 @dataclass(frozen=True)
 class Part:
-    """A mapping of a file: `shown` is what messages call the file, `prefix` the keys above it with dots, `folder` what its paths are relative to."""
+    """A mapping of a file: `shown` is what messages call the file, `prefix` the keys above it with dots, `folder` what
+    its paths are relative to."""
 
     shown: str
     folder: Path
@@ -60,7 +62,9 @@ class Part:
             value = {}
         if not isinstance(value, Mapping):
             raise self.wrong(key, f"must hold keys and values, not {shortened(repr(value))}.")
-        return Part(self.shown, self.folder, {str(name): entry for name, entry in value.items()}, f"{self.prefix}{key}.")
+        return Part(
+            self.shown, self.folder, {str(name): entry for name, entry in value.items()}, f"{self.prefix}{key}."
+        )
 
     def count(self, key: str, default: int | None = None, *, most: int | None = None) -> int | None:
         """The whole number from 1 to *most* of *key*. Raises BadUsage for anything else."""
@@ -76,7 +80,9 @@ class Part:
     def number(self, key: str) -> float | None:
         """The number of *key*, a finite one. Raises BadUsage for anything else."""
         value = self.content.get(key)
-        if value is not None and (isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value)):
+        if value is not None and (
+            isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value)
+        ):
             raise self.wrong(key, f"must be a number, not {shortened(repr(value))}.")
         return value
 
@@ -91,7 +97,11 @@ class Part:
         """Raises BadUsage for a key that is not *known*."""
         for key in self.content:
             if key not in known:
-                raise self.wrong(key, "is no key that himl knows there.", hint=did_you_mean(key, known) or f"There are: {', '.join(sorted(known))}.")
+                raise self.wrong(
+                    key,
+                    "is no key that himl knows there.",
+                    hint=did_you_mean(key, known) or f"There are: {', '.join(sorted(known))}.",
+                )
 
 
 @dataclass(frozen=True)
@@ -130,7 +140,10 @@ def _kind(root: Part) -> str:
     for key, kind in (("jobs", PIPELINE), ("trial", SWEEP), ("command", COMMAND)):
         if root.given(key) is not None:
             return kind
-    raise BadUsage(f"'{root.shown}' holds no job: it has neither 'type' nor 'command'.", hint="It has to be a command, sweep or pipeline job of Azure ML.")
+    raise BadUsage(
+        f"'{root.shown}' holds no job: it has neither 'type' nor 'command'.",
+        hint="It has to be a command, sweep or pipeline job of Azure ML.",
+    )
 
 
 def _name(compute: str) -> str:

@@ -19,7 +19,10 @@ STEP_KEYS = (*COMMAND_KEYS, "component")
 COMPONENT_KEYS = (*COMMAND_KEYS, "additional_includes")
 
 _KEY = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,254}")
-_BINDING = re.compile(r"\$\{\{\s*parent\.(?:inputs\.(?P<input>\w+)|outputs\.(?P<outer>\w+)|jobs\.(?P<job>[\w-]+)\.outputs\.(?P<output>\w+))\s*\}\}")
+_BINDING = re.compile(
+    r"\$\{\{\s*parent\.(?:inputs\.(?P<input>\w+)|outputs\.(?P<outer>\w+)"
+    r"|jobs\.(?P<job>[\w-]+)\.outputs\.(?P<output>\w+))\s*\}\}"
+)
 
 
 class PipelineReader:
@@ -48,7 +51,11 @@ class PipelineReader:
         try:
             order = data_order(list(steps), {key: list(step.after) for key, step in steps.items()})
         except CycleFound as err:
-            raise self.jobs.wrong(err.way[0], f"closes a cycle: {err}.", hint="Each reads what the next makes; one of them has to read other data.") from None
+            raise self.jobs.wrong(
+                err.way[0],
+                f"closes a cycle: {err}.",
+                hint="Each reads what the next makes; one of them has to read other data.",
+            ) from None
         return [steps[key] for key in order]
 
     def _check_keys(self) -> None:
@@ -56,26 +63,43 @@ class PipelineReader:
         seen: dict[str, str] = {}
         for key in self.jobs.content:
             if not _KEY.fullmatch(key):
-                raise self.jobs.wrong(key, "cannot be the key of a job.", hint="It has to be letters, digits, '_' and '-', no digit and no '-' first.")
+                raise self.jobs.wrong(
+                    key,
+                    "cannot be the key of a job.",
+                    hint="It has to be letters, digits, '_' and '-', no digit and no '-' first.",
+                )
             twin = seen.setdefault(key.lower(), key)
             if twin != key:
-                raise self.jobs.wrong(key, f"and '{twin}' differ only in capital letters.", hint="Give one of them another key.")
+                raise self.jobs.wrong(
+                    key, f"and '{twin}' differ only in capital letters.", hint="Give one of them another key."
+                )
 
     def _step(self, key: str) -> StepSpec:
         part = self.jobs.part(key)
         part.check_keys(STEP_KEYS)
         kind = part.text("type") or COMMAND
         if kind != COMMAND:
-            raise part.wrong("type", f"'{kind}' cannot run here as a step.", hint="Only command jobs can; name a cluster with --cluster.")
+            raise part.wrong(
+                "type",
+                f"'{kind}' cannot run here as a step.",
+                hint="Only command jobs can; name a cluster with --cluster.",
+            )
         component = component_at(part, "component") if part.given("component") is not None else part
         component.check_keys(COMPONENT_KEYS if component is not part else STEP_KEYS)
         if component.given("additional_includes"):
             raise component.wrong("additional_includes", "cannot be had here.", hint="Put what it names below 'code'.")
         values, takes = self._values(part)
-        given = Values(values.literals, {**values.data, **{name: DataSpec(name, source.output) for name, source in takes.items()}})
+        given = Values(
+            values.literals, {**values.data, **{name: DataSpec(name, source.output) for name, source in takes.items()}}
+        )
         given = with_defaults(component, given) if component is not part else given
         outputs = self._outputs(key, part, component)
-        holder = Part(component.shown, component.folder, {**component.content, "outputs": {name: {} for name in outputs}}, component.prefix)
+        holder = Part(
+            component.shown,
+            component.folder,
+            {**component.content, "outputs": {name: {} for name in outputs}},
+            component.prefix,
+        )
         job = running(holder, replace(self.common, display_name=""), given, self.laid, outputs_of=holder)
         if component is not part:
             job = self._changed(part, job)
@@ -114,7 +138,11 @@ class PipelineReader:
             return None
         found = _BINDING.fullmatch(text.strip())
         if found is None or found["outer"]:
-            raise inputs.wrong(key, f"has '{text}', which names nothing.", hint="Bindings are ${{parent.inputs.KEY}} and ${{parent.jobs.JOB.outputs.KEY}}")
+            raise inputs.wrong(
+                key,
+                f"has '{text}', which names nothing.",
+                hint="Bindings are ${{parent.inputs.KEY}} and ${{parent.jobs.JOB.outputs.KEY}}",
+            )
         if found["job"]:
             return StepOutput(found["job"], found["output"])
         name = found["input"]
@@ -139,7 +167,11 @@ class PipelineReader:
                 found[key] = replace(read_output(self.outputs, bound["outer"]), key=key)
                 self.made[bound["outer"]] = StepOutput(step, key)
             else:
-                raise outputs.wrong(key, f"has '{text}', and the pipeline has no such output.", hint=f"There are: {', '.join(self.outputs.content) or 'none'}.")
+                raise outputs.wrong(
+                    key,
+                    f"has '{text}', and the pipeline has no such output.",
+                    hint=f"There are: {', '.join(self.outputs.content) or 'none'}.",
+                )
         return found
 
     def _check_taken(self, step: StepSpec, steps: Mapping[str, StepSpec]) -> None:
@@ -147,9 +179,13 @@ class PipelineReader:
         for key, source in step.takes.items():
             inputs = self.jobs.part(step.key).part("inputs")
             if source.step not in steps:
-                raise inputs.wrong(key, f"names the job '{source.step}', which is not there.", hint=f"There are: {', '.join(steps)}.")
+                raise inputs.wrong(
+                    key, f"names the job '{source.step}', which is not there.", hint=f"There are: {', '.join(steps)}."
+                )
             made = [output.key for output in steps[source.step].job.outputs]
             if source.output not in made:
                 raise inputs.wrong(
-                    key, f"names the output '{source.output}', which '{source.step}' does not make.", hint=f"It makes: {', '.join(made) or 'none'}."
+                    key,
+                    f"names the output '{source.output}', which '{source.step}' does not make.",
+                    hint=f"It makes: {', '.join(made) or 'none'}.",
                 )

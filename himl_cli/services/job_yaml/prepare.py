@@ -1,4 +1,5 @@
-"""A job's YAML and the options of `himl submit`, made ready: as a job that runs here, or as changes to what Azure ML is sent."""
+"""A job's YAML and the options of `himl submit`, made ready: as a job that runs here, or as changes to what Azure ML is
+sent."""
 
 from __future__ import annotations
 
@@ -24,7 +25,17 @@ from himl_cli.services.submission.cluster_checks import shortened
 from himl_cli.services.submission.place import check_place
 from himl_cli.services.submission.target import check_options, file_remarks, target_path
 
-NAMING = ("cluster", "experiment", "experiment_from_branch", "display_name", "description", "tags", "build", "env_vars", "include_secret")
+NAMING = (
+    "cluster",
+    "experiment",
+    "experiment_from_branch",
+    "display_name",
+    "description",
+    "tags",
+    "build",
+    "env_vars",
+    "include_secret",
+)
 COUNTING_THERE = frozenset(NAMING)
 COUNTING_HERE = frozenset((*NAMING, "python", "max_run_duration", "ignored_folders", "default_datastore"))
 WHAT = "a job's YAML"
@@ -32,7 +43,8 @@ WHAT = "a job's YAML"
 
 @dataclass(frozen=True)
 class PreparedDocument:
-    """A job's YAML, checked. Here it is `job` or `pipeline`; on `cluster` it goes as the file says, but for `changes`."""
+    """A job's YAML, checked. Here it is `job` or `pipeline`; on `cluster` it goes as the file says, but for
+    `changes`."""
 
     document: JobDocument
     changes: DocumentChanges
@@ -60,7 +72,9 @@ def prepare_document(request: SubmitRequest, env: Mapping[str, str] | None = Non
         return PreparedDocument(document, changes, remarks=remarks)
     if document.kind not in (COMMAND, SWEEP, PIPELINE):
         raise document.root.wrong(
-            "type", f"'{document.kind}' cannot run here.", hint="Command, sweep and pipeline jobs can; for others name a cluster with --cluster."
+            "type",
+            f"'{document.kind}' cannot run here.",
+            hint="Command, sweep and pipeline jobs can; for others name a cluster with --cluster.",
         )
     remarks += file_remarks(request, WHAT)
     if not document.compute:
@@ -69,10 +83,15 @@ def prepare_document(request: SubmitRequest, env: Mapping[str, str] | None = Non
 
 
 def _changes(request: SubmitRequest, document: JobDocument, path: Path) -> tuple[DocumentChanges, list[str]]:
-    """What counts instead of what the file says, experiment and tags worked out; and what the user should know of it."""
+    """What counts instead of what the file says, experiment and tags worked out; and what the user should know of
+    it."""
     git = git_facts(path.parent)
-    asked = request.experiment or (None if request.experiment_from_branch else document.root.text("experiment_name") or None)
-    experiment, said_of_it = choose_experiment(asked, path.with_suffix(".py").name, from_branch=request.experiment_from_branch, git=git)
+    asked = request.experiment or (
+        None if request.experiment_from_branch else document.root.text("experiment_name") or None
+    )
+    experiment, said_of_it = choose_experiment(
+        asked, path.with_suffix(".py").name, from_branch=request.experiment_from_branch, git=git
+    )
     automatic = automatic_tags(git, request.build, command_line(request))
     own = document.root.part("tags")
     said = {key: own.text(key) for key in own.content}
@@ -90,14 +109,18 @@ def _changes(request: SubmitRequest, document: JobDocument, path: Path) -> tuple
     return changes, said_of_it
 
 
-def _here(request: SubmitRequest, document: JobDocument, changes: DocumentChanges, remarks: list[str], env: Mapping[str, str]) -> PreparedDocument:
+def _here(
+    request: SubmitRequest, document: JobDocument, changes: DocumentChanges, remarks: list[str], env: Mapping[str, str]
+) -> PreparedDocument:
     root = document.root
     common = JobSpec(
         experiment=changes.experiment,
         entry=Entry(EntryKind.command, ""),
         snapshot=Snapshot(root.folder, (), 0),
         python=find_python(request.python, env, Path(sys.prefix)),
-        max_seconds=parse_duration(request.max_run_duration, "--max_run_duration") if request.max_run_duration else None,
+        max_seconds=parse_duration(request.max_run_duration, "--max_run_duration")
+        if request.max_run_duration
+        else None,
         env=changes.env,
         tags=changes.tags,
         display_name=changes.display_name or root.text("display_name"),
@@ -123,4 +146,6 @@ def _here(request: SubmitRequest, document: JobDocument, changes: DocumentChange
         job = (sweep_job if document.kind == SWEEP else command_job)(root, common, laid)
     idle = [f"Passed over, since it runs here and not on a cluster: {', '.join(laid.idle)}."] if laid.idle else []
     reports = list(laid.snapshots.values())
-    return PreparedDocument(document, changes, job, pipeline, reports, [*remarks, *laid.remarks, *idle, *ignored_remarks(reports)])
+    return PreparedDocument(
+        document, changes, job, pipeline, reports, [*remarks, *laid.remarks, *idle, *ignored_remarks(reports)]
+    )

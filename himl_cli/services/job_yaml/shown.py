@@ -13,10 +13,15 @@ from himl_cli.services.yaml_files import dump_mapping
 
 
 def changed_yaml(prepared: PreparedDocument) -> str:
-    """The file's job with the changes in it; its paths are relative to the file's folder, as they are there. Raises BadUsage for what no key can say."""
+    """The file's job with the changes in it; its paths are relative to the file's folder, as they are there. Raises
+    BadUsage for what no key can say."""
     changes, kind = prepared.changes, prepared.document.kind
     content = _with_code(prepared.document.root.content, changes.code)
-    texts = {"experiment_name": changes.experiment, "display_name": changes.display_name, "description": changes.description}
+    texts = {
+        "experiment_name": changes.experiment,
+        "display_name": changes.display_name,
+        "description": changes.description,
+    }
     content |= {key: value for key, value in texts.items() if value}
     content["tags"] = dict(changes.tags)
     if changes.cluster and kind == PIPELINE:
@@ -25,8 +30,15 @@ def changed_yaml(prepared: PreparedDocument) -> str:
         content["compute"] = f"azureml:{changes.cluster}"
     if changes.env:
         if kind not in (COMMAND, SWEEP) or (kind == SWEEP and not isinstance(content.get("trial"), Mapping)):
-            raise BadUsage(f"--env_var has no key in the YAML of this {kind} job.", hint="Write the variables into the file, or leave --dry_run out.")
-        content = _with_variables(content, changes.env) if kind == COMMAND else {**content, "trial": _with_variables(content["trial"], changes.env)}
+            raise BadUsage(
+                f"--env_var has no key in the YAML of this {kind} job.",
+                hint="Write the variables into the file, or leave --dry_run out.",
+            )
+        content = (
+            _with_variables(content, changes.env)
+            if kind == COMMAND
+            else {**content, "trial": _with_variables(content["trial"], changes.env)}
+        )
     return dump_mapping(mask_document(content))
 
 

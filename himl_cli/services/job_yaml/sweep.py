@@ -16,7 +16,16 @@ from himl_cli.services.sweeps.checks import points_of
 from himl_cli.services.sweeps.spaces import checked_range
 from himl_cli.services.sweeps.stops import AZURE_WORDS, SAMPLINGS, checked_stop
 
-SWEEP_KEYS = (*NAMING, *AROUND, "trial", "search_space", "sampling_algorithm", "objective", "early_termination", "resources")
+SWEEP_KEYS = (
+    *NAMING,
+    *AROUND,
+    "trial",
+    "search_space",
+    "sampling_algorithm",
+    "objective",
+    "early_termination",
+    "resources",
+)
 TRIAL_KEYS = (*NAMING, *RUNNING, "inputs", "outputs", "is_deterministic")
 LIMITS = ("max_total_trials", "max_concurrent_trials", "timeout", "trial_timeout")
 STOP_KEYS = ("type", "evaluation_interval", "delay_evaluation", "slack_factor", "slack_amount", "truncation_percentage")
@@ -49,7 +58,11 @@ def _sweep(part: Part) -> SweepSpec:
     most = limits.count("max_total_trials")
     if most is None and sampling != "grid":
         raise limits.wrong("max_total_trials", "is missing.", hint="Only a grid has an end of its own.")
-    points = points_of(ranges.values()) if sampling == "grid" and all(found.draw is Draw.choice for found in ranges.values()) else most
+    points = (
+        points_of(ranges.values())
+        if sampling == "grid" and all(found.draw is Draw.choice for found in ranges.values())
+        else most
+    )
     spec = SweepSpec(
         space=ranges,
         sampling=sampling,
@@ -69,7 +82,12 @@ def _sweep(part: Part) -> SweepSpec:
 
 def _checked(part: Part, spec: SweepSpec) -> None:
     """Raises BadUsage where the sweep cannot run here; in the words of the file, not of options."""
-    words = {"--sampling": "sampling_algorithm", "--goal": "objective.goal", "--early_stop": "early_termination", "--max_trials": "limits.max_total_trials"}
+    words = {
+        "--sampling": "sampling_algorithm",
+        "--goal": "objective.goal",
+        "--early_stop": "early_termination",
+        "--max_trials": "limits.max_total_trials",
+    }
     try:
         check_sweep(spec, on_cluster=False)
     except BadUsage as err:
@@ -82,7 +100,9 @@ def _checked(part: Part, spec: SweepSpec) -> None:
 def _range(part: Part, where: str) -> SearchRange:
     word = part.text("type").lower()
     if word not in [draw.value for draw in Draw]:
-        raise part.wrong("type", f"cannot be '{word}'.", hint=f"It is one of: {', '.join(draw.value for draw in Draw)}.")
+        raise part.wrong(
+            "type", f"cannot be '{word}'.", hint=f"It is one of: {', '.join(draw.value for draw in Draw)}."
+        )
     draw = Draw(word)
     if draw is Draw.choice:
         values = part.given("values")
@@ -109,9 +129,15 @@ def _sampling(part: Part) -> tuple[str, int | None]:
         algorithm.check_keys(("type", "seed", "rule", "logbase"))
         word, seed = algorithm.text("type"), algorithm.number("seed")
         if algorithm.text("rule").lower() == "sobol":
-            raise algorithm.wrong("rule", "cannot be 'sobol' here.", hint="Leave it out, or name a cluster with --cluster.")
+            raise algorithm.wrong(
+                "rule", "cannot be 'sobol' here.", hint="Leave it out, or name a cluster with --cluster."
+            )
     if word.lower() not in SAMPLINGS:
-        raise part.wrong("sampling_algorithm", f"cannot be '{word}'." if word else "is missing.", hint=f"It is one of: {', '.join(SAMPLINGS)}.")
+        raise part.wrong(
+            "sampling_algorithm",
+            f"cannot be '{word}'." if word else "is missing.",
+            hint=f"It is one of: {', '.join(SAMPLINGS)}.",
+        )
     return word.lower(), int(seed) if seed is not None else None
 
 

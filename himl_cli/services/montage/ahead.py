@@ -21,7 +21,8 @@ from himl_cli.services.transfer.requests import DownloadRequest
 from himl_cli.workspaces.base import BlobStore
 
 HOPELESS = 16
-"""So many slides in a row that failed in the same words, which name none of them, settle that the others would fail too."""
+"""So many slides in a row that failed in the same words, which name none of them, settle that the others would fail
+too."""
 SECONDS_TO_END = 1.0
 SECONDS = 0.5
 
@@ -31,13 +32,16 @@ class _Stopped(Exception):
 
 
 class Ahead:
-    """Slides of *store*, brought to *cache*: those that are waited for first, then the others in their order, as far as there is room.
+    """Slides of *store*, brought to *cache*: those that are waited for first, then the others in their order, as far as
+    there is room.
 
-    Nobody else uses *store* meanwhile. *is_kept*: slides stay when they were used; else each makes room for others once it was asked for as often as it
-    was expected.
+    Nobody else uses *store* meanwhile. *is_kept*: slides stay when they were used; else each makes room for others once
+    it was asked for as often as it was expected.
     """
 
-    def __init__(self, store: BlobStore, cache: SlideCache, slides: Sequence[Coming], notify: Notify, *, is_kept: bool) -> None:
+    def __init__(
+        self, store: BlobStore, cache: SlideCache, slides: Sequence[Coming], notify: Notify, *, is_kept: bool
+    ) -> None:
         self._store = store
         self._cache = cache
         self._notify = notify
@@ -122,7 +126,8 @@ class Ahead:
             self._say_changed()
 
     def _next(self) -> Sequence[Coming]:
-        """The slides to bring now, once there are some and there is room for them; none when it was stopped. Raises DiskFailed."""
+        """The slides to bring now, once there are some and there is room for them; none when it was stopped. Raises
+        DiskFailed."""
         while True:
             with self._changed:
                 if self._is_stopped:
@@ -140,9 +145,14 @@ class Ahead:
     def _bring(self, batch: Sequence[Coming]) -> None:
         blobs = {blob.name: blob for slide in batch for blob in slide.files}
         try:
-            result = download(ChosenFiles(self._store, blobs.values()), DownloadRequest(self._cache.root, overwrite=True), self._heard)
+            result = download(
+                ChosenFiles(self._store, blobs.values()), DownloadRequest(self._cache.root, overwrite=True), self._heard
+            )
         except DiskFailed as err:
-            hint = f"{err.hint} Slides that were brought lie in '{self._cache.root}'; {VARIABLE} says how many gigabytes they may take.".strip()
+            hint = (
+                f"{err.hint} Slides that were brought lie in '{self._cache.root}'; {VARIABLE} says how many "
+                "gigabytes they may take."
+            ).strip()
             raise type(err)(str(err), hint=hint) from err
         except HimlError as err:
             result = TransferResult(failed=tuple(Failure(name, str(err), err.code, err.hint) for name in blobs))
@@ -173,12 +183,22 @@ class Ahead:
                 if slide.state is State.coming:
                     bad = next((blob.name for blob in slide.files if blob.name in reasons), None)
                     slide.state = State.here if bad is None else State.failed
-                    slide.reason = "" if bad is None else reasons[bad] if bad == slide.name else f"'{bad}', which belongs to it: {reasons[bad]}"
+                    slide.reason = (
+                        ""
+                        if bad is None
+                        else reasons[bad]
+                        if bad == slide.name
+                        else f"'{bad}', which belongs to it: {reasons[bad]}"
+                    )
             failed = [slide for slide in batch if slide.state is State.failed]
             any_came = len(failed) < len(batch)
-            self._is_nothing_had &= not (any_came or result.refused or result.differing) and all(map(_is_of_service, result.failed))
+            self._is_nothing_had &= not (any_came or result.refused or result.differing) and all(
+                map(_is_of_service, result.failed)
+            )
             if self._is_hopeless(result, any_came=any_came):
-                failed += self._upcoming.give_up(f"{result.failed[-1].message} So it was for the slides before it; this one was not tried")
+                failed += self._upcoming.give_up(
+                    f"{result.failed[-1].message} So it was for the slides before it; this one was not tried"
+                )
             if self._is_nothing_had and all(slide.state is State.failed for slide in self._slides.values()):
                 self._end = self._nothing_came(result.failed[-1])
             self._say_changed()
@@ -211,6 +231,9 @@ def _is_of_service(failure: Failure) -> bool:
 
 def _reasons(result: TransferResult, label: str) -> Mapping[str, str]:
     """Why files did not arrive from the store called *label*, by their names."""
-    failed = {one.name: one.message.replace(f"'{one.name}' in {label}", "it").replace(f"'{one.name}'", "it").rstrip(".") for one in result.failed}
+    failed = {
+        one.name: one.message.replace(f"'{one.name}' in {label}", "it").replace(f"'{one.name}'", "it").rstrip(".")
+        for one in result.failed
+    }
     refused = {one.name: f"it cannot be kept here: {one.reason}" for one in result.refused}
     return failed | refused | dict.fromkeys(result.differing, "another program put a file in its place here")

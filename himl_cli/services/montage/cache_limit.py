@@ -18,7 +18,8 @@ WANTED = "It takes a number of gigabytes from 0, such as 50."
 
 
 def cache_limit(start: Path, environ: Mapping[str, str] | None = None) -> int:
-    """Bytes of slides that are kept in the user's cache: the variable's, else those of the settings that count for *start*, else 20 GB.
+    """Bytes of slides that are kept in the user's cache: the variable's, else those of the settings that count for
+    *start*, else 20 GB.
 
     Raises BadUsage for a value that is no such number, and for a key of the section that is not known.
     """

@@ -18,9 +18,11 @@ MOST_DIGITS = 20
 
 
 class Pins:
-    """Names of files, with their sizes, that this run of himl holds: written down beside those of the others, and void once this process has ended.
+    """Names of files, with their sizes, that this run of himl holds: written down beside those of the others, and void
+    once this process has ended.
 
-    A name that was pinned twice has to be dropped twice. For several threads. Making it, `add` and `others` raise OSError.
+    A name that was pinned twice has to be dropped twice. For several threads. Making it, `add` and `others` raise
+    OSError.
     """
 
     def __init__(self, top: Path) -> None:
@@ -50,7 +52,8 @@ class Pins:
                 self._own[name] = size, self._own.get(name, (0, 0))[1] + 1
 
     def drop(self, names: Iterable[str]) -> None:
-        """Pin them once less; a name that nothing pins any more may be removed by anybody. What cannot be noted stays pinned for others."""
+        """Pin them once less; a name that nothing pins any more may be removed by anybody. What cannot be noted stays
+        pinned for others."""
         with self._turn:
             gone = []
             for name in names:

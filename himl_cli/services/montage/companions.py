@@ -12,8 +12,9 @@ MIRAX, HAMAMATSU, DICOM = ".mrxs", (".vms", ".vmu"), ".dcm"
 def companions(name: str, names: Sequence[str]) -> Iterator[str]:
     """Those of *names*, which are sorted, that OpenSlide reads along with the slide *name*.
 
-    Of a MIRAX slide the folder that is called as it; of a Hamamatsu `.vms` or `.vmu` the files beside it whose names begin with its own; of a DICOM file
-    the others of its folder, for each may hold a level. Slides of other formats are one file.
+    Of a MIRAX slide the folder that is called as it; of a Hamamatsu `.vms` or `.vmu` the files beside it whose names
+    begin with its own; of a DICOM file the others of its folder, for each may hold a level. Slides of other formats are
+    one file.
     """
     stem, extension = splitext(name)
     extension = extension.lower()
@@ -23,7 +24,11 @@ def companions(name: str, names: Sequence[str]) -> Iterator[str]:
     elif extension in HAMAMATSU:
         yield from (each for each in _beginning(stem, names) if "/" not in each[len(folder) :] and each != name)
     elif extension == DICOM:
-        yield from (each for each in _beginning(folder, names) if "/" not in each[len(folder) :] and each.lower().endswith(DICOM) and each != name)
+        yield from (
+            each
+            for each in _beginning(folder, names)
+            if "/" not in each[len(folder) :] and each.lower().endswith(DICOM) and each != name
+        )
 
 
 def _beginning(prefix: str, names: Sequence[str]) -> Iterator[str]:

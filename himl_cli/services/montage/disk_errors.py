@@ -9,7 +9,8 @@ from himl_cli.core.file_tree import PART_SUFFIX
 from himl_cli.services.transfer.disk import DiskFull
 
 ASIDE = f".montage{PART_SUFFIX}"
-"""The folder inside the output folder that everything is made in: on the same disk, so that moving it out takes no time."""
+"""The folder inside the output folder that everything is made in: on the same disk, so that moving it out takes no
+time."""
 NEW = "new"
 HINT = "Choose another folder with --output_path, or check its permissions."
 FULL_HINT = "Free some space, or choose another folder with --output_path, and run the command again."
@@ -23,7 +24,8 @@ def explained(err: OSError, what: str) -> DiskFailed:
 
 
 def unwritten(err: OSError, path: Path, what: str = "write") -> DiskFailed:
-    """*err*, met in doing *what* with *path*; what is being made in `new` is called by the path that it would have had in the end."""
+    """*err*, met in doing *what* with *path*; what is being made in `new` is called by the path that it would have had
+    in the end."""
     return explained(err, f"Cannot {what} '{_final(path)}'")
 
 

@@ -11,7 +11,8 @@ _KEPT = 1 << 30
 
 
 def keep_freed_memory() -> None:
-    """Let the C library use again what was freed, rather than give it back and take new pages: pictures come and go, and filling pages takes time.
+    """Let the C library use again what was freed, rather than give it back and take new pages: pictures come and go,
+    and filling pages takes time.
 
     Of what a montage costs, it saves about a tenth. Does nothing where there is no glibc.
     """

@@ -7,7 +7,14 @@ from importlib.util import find_spec
 from himl_cli.core.errors import BadUsage
 from himl_cli.core.installing import install_command
 
-NEEDED = {"numpy": "numpy", "PIL": "pillow", "tifffile": "tifffile", "imagecodecs": "imagecodecs", "openslide": "openslide-python", "isal": "isal"}
+NEEDED = {
+    "numpy": "numpy",
+    "PIL": "pillow",
+    "tifffile": "tifffile",
+    "imagecodecs": "imagecodecs",
+    "openslide": "openslide-python",
+    "isal": "isal",
+}
 """Modules, and the packages that hold them."""
 
 
@@ -17,4 +24,7 @@ def check_installed() -> None:
     if missing:
         are = "is" if len(missing) == 1 else "are"
         them = "it" if len(missing) == 1 else "them"
-        raise BadUsage(f"A montage needs {', '.join(missing)}, which {are} not installed.", hint=f"Install {them}: {install_command('montage')}")
+        raise BadUsage(
+            f"A montage needs {', '.join(missing)}, which {are} not installed.",
+            hint=f"Install {them}: {install_command('montage')}",
+        )

@@ -32,18 +32,25 @@ class LocalPlace:
         return True
 
     def names(self) -> Iterator[str]:
-        """Every file in it and in its subfolders, sorted; links are followed, loops of them once. Broken links and what else is no file are named too.
+        """Every file in it and in its subfolders, sorted; links are followed, loops of them once. Broken links and what
+        else is no file are named too.
 
-        himl's workspaces (`.himl`) and bookkeeping are left out. Raises NotFound where there is no such folder, DiskFailed.
+        himl's workspaces (`.himl`) and bookkeeping are left out. Raises NotFound where there is no such folder,
+        DiskFailed.
         """
         if not self.folder.is_dir():
-            raise NotFound(f"There is no folder '{self.folder}'.", hint="Check the path; it is relative to the current folder.")
+            raise NotFound(
+                f"There is no folder '{self.folder}'.", hint="Check the path; it is relative to the current folder."
+            )
         try:
             for found in walk_files(str(self.folder), skip_workspaces=True, of_any_kind=True):
                 yield found.name
         except OSError as err:
             where = self.folder if err.filename is None else Path(err.filename)
-            raise DiskFailed(f"Cannot list folder '{where}': {err.strerror}.", hint="Let it be read, or name a folder beside or below it.") from err
+            raise DiskFailed(
+                f"Cannot list folder '{where}': {err.strerror}.",
+                hint="Let it be read, or name a folder beside or below it.",
+            ) from err
 
     def has(self, name: str) -> bool:
         return os.path.isfile(self.folder / name)
@@ -61,7 +68,10 @@ class LocalPlace:
         except OSError as err:
             raise DiskFailed(f"Cannot read '{path}': {err.strerror}.") from err
         except UnicodeDecodeError as err:
-            raise BadUsage(f"'{path}' is not UTF-8 text (byte {err.start}).", hint="Save it as UTF-8; Excel calls that 'CSV UTF-8'.") from err
+            raise BadUsage(
+                f"'{path}' is not UTF-8 text (byte {err.start}).",
+                hint="Save it as UTF-8; Excel calls that 'CSV UTF-8'.",
+            ) from err
 
     def expect(self, names: Sequence[str]) -> None:
         """All files are here."""

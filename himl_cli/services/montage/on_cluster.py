@@ -36,8 +36,9 @@ SNAPSHOT, CONDA_FILE, COMMAND_FILE = "snapshot", "environment.yml", "command.txt
 class ClusterMontage:
     """A montage that is to be made on *cluster*.
 
-    `dataset` is the name of a registered dataset, or a folder or CSV of the datastore; `image_glob` chooses files of it; `options` are those of the picture,
-    as the command takes them; `lists` are files of this machine by the option that takes them. Paths are relative to `cwd`.
+    `dataset` is the name of a registered dataset, or a folder or CSV of the datastore; `image_glob` chooses files of
+    it; `options` are those of the picture, as the command takes them; `lists` are files of this machine by the option
+    that takes them. Paths are relative to `cwd`.
     """
 
     cwd: Path
@@ -55,16 +56,23 @@ class ClusterMontage:
 
 
 def prepare_montage(asked: ClusterMontage, folder: Path) -> PreparedJob:
-    """The job; what is sent with it is put into *folder*, which is empty and has to stay until the job is submitted. No request is made.
+    """The job; what is sent with it is put into *folder*, which is empty and has to stay until the job is submitted. No
+    request is made.
 
-    Raises BadUsage for data that a cluster cannot see, for lists that cannot be read or leave no slide, and for a himl that is to be had on this machine
-    alone; NotFound, DiskFailed.
+    Raises BadUsage for data that a cluster cannot see, for lists that cannot be read or leave no slide, and for a himl
+    that is to be had on this machine alone; NotFound, DiskFailed.
     """
     data, csv = _data(asked)
     _check_query(asked, csv)
     placeholder = f"${{{{inputs.{INPUT}}}}}"
     glob = [] if asked.image_glob is None else [f"--image_glob={asked.image_glob}"]
-    arguments = ["montage", posixpath.join(placeholder, csv) if csv else placeholder, *glob, *asked.options, f"--output_path={OUTPUT}"]
+    arguments = [
+        "montage",
+        posixpath.join(placeholder, csv) if csv else placeholder,
+        *glob,
+        *asked.options,
+        f"--output_path={OUTPUT}",
+    ]
     try:
         arguments += _sent(asked, folder / SNAPSHOT, arguments)
         conda_env = asked.conda_env or [_conda_file(folder, asked.private_wheel)]
@@ -87,16 +95,19 @@ def prepare_montage(asked: ClusterMontage, folder: Path) -> PreparedJob:
 
 
 def check_data(asked: ClusterMontage, datastore: Callable[[str], BlobStore]) -> None:
-    """Look for a CSV of a datastore, *datastore* giving it by name, as a job on a mounted folder would look too late. Raises NotFound."""
+    """Look for a CSV of a datastore, *datastore* giving it by name, as a job on a mounted folder would look too late.
+    Raises NotFound."""
     data, csv = _data(asked)
     if data.is_folder and csv is not None:
         check_csv(datastore(str(asked.datastore)), asked.dataset)
 
 
 def _data(asked: ClusterMontage) -> tuple[DataSpec, str | None]:
-    """The data as an input of the job, and the name of the CSV in it, where one was named. Raises BadUsage and NotFound for a path of this machine.
+    """The data as an input of the job, and the name of the CSV in it, where one was named. Raises BadUsage and NotFound
+    for a path of this machine.
 
-    With a datastore a name is a folder of that, and without one a dataset if there is one; `NAME:VERSION` is a dataset in any case.
+    With a datastore a name is a folder of that, and without one a dataset if there is one; `NAME:VERSION` is a dataset
+    in any case.
     """
     if asked.datastore is None:
         _check_is_no_path(asked)
@@ -105,7 +116,10 @@ def _data(asked: ClusterMontage) -> tuple[DataSpec, str | None]:
         return DataSpec(INPUT, versioned[1], versioned[2], datastore=asked.datastore, mode="mount"), csv
     name = checked_prefix(name)
     if not name:
-        raise BadUsage(f"'{asked.dataset}' is no folder of a datastore: a job's data is a folder below its top.", hint="Put the slides into a folder of it.")
+        raise BadUsage(
+            f"'{asked.dataset}' is no folder of a datastore: a job's data is a folder below its top.",
+            hint="Put the slides into a folder of it.",
+        )
     return DataSpec(INPUT, name, datastore=asked.datastore, mode="mount", is_folder=asked.datastore is not None), csv
 
 
@@ -114,22 +128,35 @@ def _check_is_no_path(asked: ClusterMontage) -> None:
     text = os.path.expanduser(asked.dataset)
     if os.path.exists(asked.cwd / text):
         hint = _upload_hint(asked.cwd, text)
-        raise BadUsage(f"'{asked.dataset}' lies on this machine, where cluster '{asked.cluster}' cannot see it.", hint=hint)
+        raise BadUsage(
+            f"'{asked.dataset}' lies on this machine, where cluster '{asked.cluster}' cannot see it.", hint=hint
+        )
     if text.startswith(("~", "./", "../", ".\\", "..\\")) or os.path.isabs(text) or PureWindowsPath(text).drive:
-        hint = f"Name a folder of a datastore: himl montage FOLDER --datastore NAME --cluster {shlex.quote(asked.cluster)}"
-        raise NotFound(f"There is no '{asked.dataset}' here, and on a cluster DATASET is a folder of a datastore.", hint=hint)
+        hint = (
+            f"Name a folder of a datastore: himl montage FOLDER --datastore NAME --cluster {shlex.quote(asked.cluster)}"
+        )
+        raise NotFound(
+            f"There is no '{asked.dataset}' here, and on a cluster DATASET is a folder of a datastore.", hint=hint
+        )
 
 
 def _upload_hint(cwd: Path, text: str) -> str:
-    """How the folder or CSV called *text* comes to a datastore; a folder that also holds *cwd* or the user's home is not named."""
+    """How the folder or CSV called *text* comes to a datastore; a folder that also holds *cwd* or the user's home is
+    not named."""
     path = cwd / text
     source, csv = (text, "") if path.is_dir() else (os.path.dirname(text), f"/{path.name}")
     folder = (cwd / source).resolve()
     is_too_much = any(each.resolve().is_relative_to(folder) for each in (cwd, Path(os.path.expanduser("~"))))
     if is_too_much or not (path.is_dir() or path.suffix.lower() == CSV):
-        return "Upload the folder of the slides: himl datastore upload FOLDER slides --datastore NAME; then name 'slides' and --datastore NAME."
+        return (
+            "Upload the folder of the slides: himl datastore upload FOLDER slides --datastore NAME; then name "
+            "'slides' and --datastore NAME."
+        )
     name = folder.name
-    return f"Upload it: himl datastore upload {shlex.quote(source)} {shlex.quote(name)} --datastore NAME; then name '{name}{csv}' and --datastore NAME."
+    return (
+        f"Upload it: himl datastore upload {shlex.quote(source)} {shlex.quote(name)} --datastore NAME; then name "
+        f"'{name}{csv}' and --datastore NAME."
+    )
 
 
 def _check_query(asked: ClusterMontage, csv: str | None) -> None:
@@ -137,16 +164,25 @@ def _check_query(asked: ClusterMontage, csv: str | None) -> None:
     if asked.image_glob is not None:
         Pattern(asked.image_glob)
         if csv is not None:
-            raise BadUsage(f"--image_glob chooses files of a folder, and '{asked.dataset}' is a CSV.", hint="Leave --image_glob out, or name the folder.")
+            raise BadUsage(
+                f"--image_glob chooses files of a folder, and '{asked.dataset}' is a CSV.",
+                hint="Leave --image_glob out, or name the folder.",
+            )
     for option, path in asked.lists.items():
         if not (asked.cwd / path).is_file():
-            raise BadUsage(f"{option}: there is no file '{path}'.", hint="Check the path; it is relative to the current folder.")
+            raise BadUsage(
+                f"{option}: there is no file '{path}'.", hint="Check the path; it is relative to the current folder."
+            )
         if not read_ids(asked.cwd / path, option) and option == INCLUDE:
-            raise BadUsage(f"{option}: '{path}' has no ids, so that no slide remains.", hint=f"{SHAPE} Leave {option} out to show all slides.")
+            raise BadUsage(
+                f"{option}: '{path}' has no ids, so that no slide remains.",
+                hint=f"{SHAPE} Leave {option} out to show all slides.",
+            )
 
 
 def _sent(asked: ClusterMontage, snapshot: Path, arguments: Sequence[str]) -> Sequence[str]:
-    """Make the folder that is sent: the lists, else the command, for an empty one is refused. Gives the options that name the lists there."""
+    """Make the folder that is sent: the lists, else the command, for an empty one is refused. Gives the options that
+    name the lists there."""
     snapshot.mkdir()
     options = []
     for option, path in asked.lists.items():
@@ -162,10 +198,14 @@ def _sent(asked: ClusterMontage, snapshot: Path, arguments: Sequence[str]) -> Se
 
 
 def _conda_file(folder: Path, private_wheel: str | None) -> str:
-    """A conda file with what the command needs, of this version; a wheel of himl brings its own. Raises BadUsage where there has to be one, and is none."""
+    """A conda file with what the command needs, of this version; a wheel of himl brings its own. Raises BadUsage where
+    there has to be one, and is none."""
     package = EXTRA if _is_own(private_wheel) else requirement_elsewhere("montage", __version__)
     path = folder / CONDA_FILE
-    path.write_text(f"channels:\n- conda-forge\ndependencies:\n- python={PYTHON}\n- pip\n- pip:\n  - '{package}'\n", encoding="utf-8")
+    path.write_text(
+        f"channels:\n- conda-forge\ndependencies:\n- python={PYTHON}\n- pip\n- pip:\n  - '{package}'\n",
+        encoding="utf-8",
+    )
     return str(path)
 
 
@@ -176,10 +216,15 @@ def _is_own(wheel: str | None) -> bool:
 def _environment_remarks(asked: ClusterMontage, environment: EnvironmentSpec | None) -> Sequence[str]:
     if asked.conda_env:
         lacks = environment is not None and not holds_package(environment)
-        return [f"warning: the job runs himl, and its environment lacks {PACKAGE}: {environment_hint('montage')}."] if lacks else []
+        return (
+            [f"warning: the job runs himl, and its environment lacks {PACKAGE}: {environment_hint('montage')}."]
+            if lacks
+            else []
+        )
     if _is_own(asked.private_wheel):
         return [f"Environment of the job: Python {PYTHON} and '{asked.private_wheel}' with its extra montage."]
     return [
-        f"Environment of the job: Python {PYTHON} and {requirement_elsewhere('montage', __version__)}, which pip has to find when the image is built."
+        f"Environment of the job: Python {PYTHON} and {requirement_elsewhere('montage', __version__)}, which pip has "
+        "to find when the image is built."
         " If it does not: --private_wheel FILE or --conda_env FILE."
     ]

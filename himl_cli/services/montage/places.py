@@ -17,7 +17,8 @@ class SlidePlace(Protocol):
 
     @property
     def is_read_twice(self) -> bool:
-        """Whether a file may be asked for again at no cost, now that all are expected. If not, the layout is made without looking into slides before."""
+        """Whether a file may be asked for again at no cost, now that all are expected. If not, the layout is made
+        without looking into slides before."""
 
     def names(self) -> Iterator[str]:
         """Every file in it and in its subfolders, sorted. Raises HimlError where it cannot be listed."""
@@ -26,7 +27,8 @@ class SlidePlace(Protocol):
         """Whether there is a file of that name. Raises HimlError."""
 
     def text(self, name: str) -> str:
-        """The whole of a small UTF-8 file (a byte order mark is dropped). Raises NotFound, BadUsage where it is no UTF-8, DiskFailed."""
+        """The whole of a small UTF-8 file (a byte order mark is dropped). Raises NotFound, BadUsage where it is no
+        UTF-8, DiskFailed."""
 
     def expect(self, names: Sequence[str]) -> None:
         """These files, and no others, will be asked for, roughly in this order: they may be brought ahead."""
@@ -34,9 +36,11 @@ class SlidePlace(Protocol):
     def at_hand(self, name: str) -> AbstractContextManager[Path]:
         """The file's path here, good until the context ends; may be called by several threads at once.
 
-        A path may be given also for a file that is not there: whoever reads it says so. No call waits until another one's context ends, so that one thread
-        may have several files at hand. Raises SlideUnreadable where this file cannot be given, with the reason; DiskFailed and others where no file can be.
+        A path may be given also for a file that is not there: whoever reads it says so. No call waits until another
+        one's context ends, so that one thread may have several files at hand. Raises SlideUnreadable where this file
+        cannot be given, with the reason; DiskFailed and others where no file can be.
         """
 
     def stop(self) -> None:
-        """No file is wanted any more: calls of `at_hand` that wait for one raise Interrupted at once. May be called by any thread."""
+        """No file is wanted any more: calls of `at_hand` that wait for one raise Interrupted at once. May be called by
+        any thread."""

@@ -19,22 +19,27 @@ WHOLE = 4 << 20
 """Pixels: a picture that has no more, before and after, is resized in one go."""
 
 GAP = 6
-"""What is left to the filter when a large picture is first reduced by a whole number: the larger, the closer to the filter alone.
+"""What is left to the filter when a large picture is first reduced by a whole number: the larger, the closer to the
+filter alone.
 
-Greatest difference in grey levels, noise with hard edges: 5 at 3, which Pillow's documentation recommends, 3 at 6. A picture that shrinks less than twice this
-is not reduced before. A block at the right or lower edge that has fewer pixels than others counts as much as they do, as with Pillow's `reducing_gap`.
+Greatest difference in grey levels, noise with hard edges: 5 at 3, which Pillow's documentation recommends, 3 at 6. A
+picture that shrinks less than twice this is not reduced before. A block at the right or lower edge that has fewer
+pixels than others counts as much as they do, as with Pillow's `reducing_gap`.
 """
 
 
 class Resampler:
     """Takes the strips of a picture of *source* size and gives the rows of one of *target* size.
 
-    A small picture, see WHOLE, is resized in one go; another differs from that by one grey level here and there, and by GAP where it shrinks much.
-    *bicubic* is the filter, None the nearest pixel instead, for masks: exactly as Pillow takes it. Used by one thread at a time, never by one of *pool*, which
-    it spreads its work over. Raises ValueError for a side below 1.
+    A small picture, see WHOLE, is resized in one go; another differs from that by one grey level here and there, and by
+    GAP where it shrinks much. *bicubic* is the filter, None the nearest pixel instead, for masks: exactly as Pillow
+    takes it. Used by one thread at a time, never by one of *pool*, which it spreads its work over. Raises ValueError
+    for a side below 1.
     """
 
-    def __init__(self, source: Size, target: Size, bicubic: Bicubic | None = as_pillow, *, pool: Executor | None = None) -> None:
+    def __init__(
+        self, source: Size, target: Size, bicubic: Bicubic | None = as_pillow, *, pool: Executor | None = None
+    ) -> None:
         if min(*source, *target) < 1:
             raise ValueError(f"Cannot resize {source[0]} x {source[1]} to {target[0]} x {target[1]}.")
         self.source, self.target = source, target
@@ -43,14 +48,16 @@ class Resampler:
         self._piece = max(1, PIECE * share(pool) // source[0])
 
     def feed(self, strip: NDArray[np.uint8]) -> list[NDArray[np.uint8]]:
-        """The next rows of the source, shape (any number, source width, 3): the rows of the target that are thereby known, often none.
+        """The next rows of the source, shape (any number, source width, 3): the rows of the target that are thereby
+        known, often none.
 
         Raises ValueError for another shape, and for more rows than the source has.
         """
         return list(self.stream(strip))
 
     def stream(self, strip: NDArray[np.uint8]) -> Iterator[NDArray[np.uint8]]:
-        """The same, made one by one as they are asked for: all have to be, before the next strip. Each has few rows, however much a picture grows."""
+        """The same, made one by one as they are asked for: all have to be, before the next strip. Each has few rows,
+        however much a picture grows."""
         self._check(strip)
         for top in range(0, len(strip), self._piece):
             piece = strip[top : top + self._piece]
@@ -64,15 +71,21 @@ class Resampler:
 
     def _check(self, strip: NDArray[np.uint8]) -> None:
         if strip.ndim != 3 or strip.shape[1:] != (self.source[0], 3) or strip.dtype != np.uint8:
-            raise ValueError(f"A strip of shape {strip.shape} and type {strip.dtype} where (rows, {self.source[0]}, 3) and uint8 are due.")
+            raise ValueError(
+                f"A strip of shape {strip.shape} and type {strip.dtype} where (rows, {self.source[0]}, 3) and uint8 "
+                "are due."
+            )
         if self._fed + len(strip) > self.source[1]:
             raise ValueError(f"{self._fed + len(strip)} rows came where {self.source[1]} are due.")
 
 
 class Resized:
-    """The rows of a resized picture, from the top, for as long as somebody asks: *strips* are read no further than needed."""
+    """The rows of a resized picture, from the top, for as long as somebody asks: *strips* are read no further than
+    needed."""
 
-    def __init__(self, strips: Iterator[NDArray[np.uint8]], source: Size, target: Size, bicubic: Bicubic | None = as_pillow) -> None:
+    def __init__(
+        self, strips: Iterator[NDArray[np.uint8]], source: Size, target: Size, bicubic: Bicubic | None = as_pillow
+    ) -> None:
         self._resampler = Resampler(source, target, bicubic)
         self._blocks = _blocks(strips, self._resampler)
         self._block: NDArray[np.uint8] = np.empty((0, target[0], 3), np.uint8)
@@ -83,9 +96,11 @@ class Resized:
         return self.fill(np.empty((count, self._resampler.target[0], 3), np.uint8))
 
     def fill(self, out: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """Write the next rows into *out*, shape (any number, target width, 3), which need not be contiguous, and return it.
+        """Write the next rows into *out*, shape (any number, target width, 3), which need not be contiguous, and return
+        it.
 
-        Raises ValueError where that is more than the picture has, or where the strips have fewer or more rows than were announced; also what strips raise.
+        Raises ValueError where that is more than the picture has, or where the strips have fewer or more rows than were
+        announced; also what strips raise.
         """
         if self._given + len(out) > self._resampler.target[1]:
             raise ValueError(f"{self._given + len(out)} rows asked for where there are {self._resampler.target[1]}.")

@@ -21,11 +21,13 @@ PIECE = 1 << 20
 """Pixels that are worked on at a time, unless one row has more."""
 
 SHARE = 4
-"""Pieces that are worked on at a time where there is a pool, however many threads it has: where windows end shows in the rounding of some pixels."""
+"""Pieces that are worked on at a time where there is a pool, however many threads it has: where windows end shows in
+the rounding of some pixels."""
 
 BICUBIC_SUPPORT = 2.0
 BATCH = 32
-"""Rows of the source that come together before a window is resized, unless its overlap with the one before is larger."""
+"""Rows of the source that come together before a window is resized, unless its overlap with the one before is
+larger."""
 
 
 class Step(Protocol):
@@ -74,7 +76,9 @@ class Reduction:
         flat = rows.reshape(len(rows), -1)
         made = []
         while len(flat):
-            taken = flat[: min(self._down - self._summed, 256)]  # 257 times 255 still fits into 16 bits, which are faster to sum
+            taken = flat[
+                : min(self._down - self._summed, 256)
+            ]  # 257 times 255 still fits into 16 bits, which are faster to sum
             self._sum += taken.sum(axis=0, dtype=np.uint16)
             self._summed += len(taken)
             self._missing -= len(taken)
@@ -103,7 +107,8 @@ def _mean(sums: NDArray[np.uint32], rows: int) -> NDArray[np.uint8]:
 
 
 class Across:
-    """Bicubic along x. `source` is the extent in pixels, a fraction where the last pixel is a mean of fewer than the others, and the number of pixels."""
+    """Bicubic along x. `source` is the extent in pixels, a fraction where the last pixel is a mean of fewer than the
+    others, and the number of pixels."""
 
     def __init__(self, source: tuple[float, int], target: int, bicubic: Bicubic, pool: Executor | None) -> None:
         self._extent, self._target, self._bicubic, self._pool = source[0], target, bicubic, pool
@@ -120,7 +125,8 @@ class Across:
 class Down:
     """Bicubic along y, window by window. `source` as in `Across`.
 
-    `_tops` and `_bottoms` tell for each row of the target which rows of the source it needs, and one more on each side, so that rounding cuts nothing off.
+    `_tops` and `_bottoms` tell for each row of the target which rows of the source it needs, and one more on each side,
+    so that rounding cuts nothing off.
     """
 
     def __init__(self, source: tuple[float, int], target: Size, bicubic: Bicubic, pool: Executor | None) -> None:

@@ -11,7 +11,8 @@ Result = TypeVar("Result")
 
 
 def side_by_side(pool: Executor | None, function: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[Result]:
-    """What *function* makes of each item, by the threads of *pool*, and by this one for what they have not begun; None: by this one alone.
+    """What *function* makes of each item, by the threads of *pool*, and by this one for what they have not begun; None:
+    by this one alone.
 
     All results may be held at once. Raises what *function* raises.
     """

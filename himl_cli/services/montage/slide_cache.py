@@ -1,4 +1,5 @@
-"""The user's cache of slides that were brought from datastores. What was not used for longest makes room for others; what is in use stays."""
+"""The user's cache of slides that were brought from datastores. What was not used for longest makes room for others;
+what is in use stays."""
 
 from __future__ import annotations
 
@@ -38,14 +39,18 @@ class _Kept:
 
 
 class SlideCache:
-    """Files of the store called *origin*, below `root` under the names that they have there, and those of other stores beside them.
+    """Files of the store called *origin*, below `root` under the names that they have there, and those of other stores
+    beside them.
 
-    All of them take *limit* bytes at most, and not the last of the disk, unless what is in use at one moment takes more. When a file was used last is its
-    access time. For several threads. Raises BadUsage for a user without a home, DiskFailed.
+    All of them take *limit* bytes at most, and not the last of the disk, unless what is in use at one moment takes
+    more. When a file was used last is its access time. For several threads. Raises BadUsage for a user without a home,
+    DiskFailed.
     """
 
     def __init__(self, origin: str, limit: int) -> None:
-        self._top = cache_of("slides", "to keep slides in", "Fetch them with 'himl datastore download', and name their folder.")
+        self._top = cache_of(
+            "slides", "to keep slides in", "Fetch them with 'himl datastore download', and name their folder."
+        )
         self.limit = limit
         self.root = self._top / hashlib.sha256(origin.encode("utf-8", "surrogateescape")).hexdigest()[:16]
         with self._alone():
@@ -53,14 +58,17 @@ class SlideCache:
             self._pins = Pins(self._top)
 
     def room(self) -> int:
-        """Bytes that could be here at once, were nothing else in use: the limit, or less where the disk has less. Raises DiskFailed."""
+        """Bytes that could be here at once, were nothing else in use: the limit, or less where the disk has less.
+        Raises DiskFailed."""
         with self._alone():
             return self._ceiling(self._kept())
 
     def reserve(self, slides: Sequence[Mapping[str, int]], *, at_any_rate: bool) -> int:
-        """Make room for the first of *slides*, each the sizes of its files by name: for as many as can be here beside what is in use already.
+        """Make room for the first of *slides*, each the sizes of its files by name: for as many as can be here beside
+        what is in use already.
 
-        Gives how many these are. Their files stay until they are released. *at_any_rate*: for the first one in any case. Raises DiskFailed.
+        Gives how many these are. Their files stay until they are released. *at_any_rate*: for the first one in any
+        case. Raises DiskFailed.
         """
         with self._alone():
             kept = self._kept()
@@ -125,12 +133,19 @@ class SlideCache:
                 with suppress(FileNotFoundError):
                     if folder != str(self._top) and (not is_bookkeeping(name) or name.endswith(PART_SUFFIX)):
                         status = os.stat(path)
-                        kept.append(_Kept(os.path.relpath(path, self._top).replace(os.sep, "/"), status.st_size, status.st_atime_ns))
+                        kept.append(
+                            _Kept(
+                                os.path.relpath(path, self._top).replace(os.sep, "/"),
+                                status.st_size,
+                                status.st_atime_ns,
+                            )
+                        )
         return kept
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
-        """The cache for oneself, for the moment that it takes to choose files. Raises DiskFailed for what goes wrong on the disk."""
+        """The cache for oneself, for the moment that it takes to choose files. Raises DiskFailed for what goes wrong on
+        the disk."""
         from filelock import FileLock
 
         try:
@@ -141,7 +156,8 @@ class SlideCache:
 
 
 def _evict(top: Path, kept: Sequence[_Kept], pinned: Mapping[str, int], ceiling: int) -> None:
-    """Remove those that are not *pinned*, the one that was used longest ago first, until all that is left, and all that is pinned, takes *ceiling* bytes.
+    """Remove those that are not *pinned*, the one that was used longest ago first, until all that is left, and all that
+    is pinned, takes *ceiling* bytes.
 
     One that cannot be removed, since a program has it open (on Windows), stays.
     """

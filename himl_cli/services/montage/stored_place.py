@@ -30,11 +30,15 @@ CSV = ".csv"
 
 
 @contextmanager
-def open_stored(store: BlobStore, dataset: str, cache_bytes: int, notify: Notify) -> Iterator[tuple[SlidePlace, str | None]]:
-    """The folder of *store* that *dataset* means, or that the CSV lies in that it means; and the name of that CSV there.
+def open_stored(
+    store: BlobStore, dataset: str, cache_bytes: int, notify: Notify
+) -> Iterator[tuple[SlidePlace, str | None]]:
+    """The folder of *store* that *dataset* means, or that the CSV lies in that it means; and the name of that CSV
+    there.
 
-    Its files are read where they lie, if that is on this machine; else those that are expected are brought to the user's cache, which takes *cache_bytes* at
-    most. It is listed once, here. Raises NotFound for what is not there, BadUsage for a name that leads out of the store, and what listing it raises.
+    Its files are read where they lie, if that is on this machine; else those that are expected are brought to the
+    user's cache, which takes *cache_bytes* at most. It is listed once, here. Raises NotFound for what is not there,
+    BadUsage for a name that leads out of the store, and what listing it raises.
     """
     name = checked_prefix(dataset)
     folder, csv = posixpath.split(name) if name.lower().endswith(CSV) else (name, None)
@@ -62,7 +66,8 @@ def _no_csv(store: BlobStore, folder: str, csv: str, files: Iterable[str]) -> No
 
 
 def _files(store: BlobStore, folder: str, csv: str) -> Mapping[str, BlobInfo]:
-    """The files below *folder*, by their names from there, sorted. Raises NotFound where there are none, naming what was looked for."""
+    """The files below *folder*, by their names from there, sorted. Raises NotFound where there are none, naming what
+    was looked for."""
     start = f"{folder}/" if folder else ""
     try:
         files = {blob.name[len(start) :]: blob for blob in Filters(start).select(store)}
@@ -95,14 +100,20 @@ class _Listed:
         try:
             return b"".join(self._store.read(self._files[name].name)).decode("utf-8-sig")
         except UnicodeDecodeError as err:
-            raise BadUsage(f"'{name}' in {self.label} is not UTF-8 text (byte {err.start}).", hint="Save it as UTF-8; Excel calls that 'CSV UTF-8'.") from err
+            raise BadUsage(
+                f"'{name}' in {self.label} is not UTF-8 text (byte {err.start}).",
+                hint="Save it as UTF-8; Excel calls that 'CSV UTF-8'.",
+            ) from err
 
     def _blob(self, name: str) -> BlobInfo:
-        """The file called *name*. Raises SlideUnreadable for what is not there, and for what cannot be: only files below the folder are read."""
+        """The file called *name*. Raises SlideUnreadable for what is not there, and for what cannot be: only files
+        below the folder are read."""
         if not name:
             raise SlideUnreadable("no image is named")
         if posixpath.isabs(name) or PureWindowsPath(name).is_absolute():
-            raise SlideUnreadable(f"an absolute path; here they are relative to the CSV, and mean files of {self.label}")
+            raise SlideUnreadable(
+                f"an absolute path; here they are relative to the CSV, and mean files of {self.label}"
+            )
         inside = posixpath.normpath(name)
         if inside.split("/")[0] == "..":
             raise SlideUnreadable(f"it leads out of {self.label}")
@@ -125,7 +136,8 @@ class PlaceHere(_Listed):
 
     @contextmanager
     def at_hand(self, name: str) -> Iterator[Path]:
-        """As `SlidePlace.at_hand`. Raises SlideUnreadable for a file that is not there, and for one that is not below the folder."""
+        """As `SlidePlace.at_hand`. Raises SlideUnreadable for a file that is not there, and for one that is not below
+        the folder."""
         path = self._paths.path_of(self._blob(name).name)
         if path is None:
             raise SlideUnreadable(f"there is no such file in {self.label}")
@@ -136,12 +148,15 @@ class PlaceHere(_Listed):
 
 
 class StoredPlace(_Listed):
-    """A folder of a store whose files are brought to the user's cache; implements `SlidePlace`. To be entered, and left when no file is read any more.
+    """A folder of a store whose files are brought to the user's cache; implements `SlidePlace`. To be entered, and left
+    when no file is read any more.
 
     The store is used by one thread at a time: until files are expected by the caller's, then by that which brings them.
     """
 
-    def __init__(self, store: BlobStore, folder: str, files: Mapping[str, BlobInfo], cache_bytes: int, notify: Notify) -> None:
+    def __init__(
+        self, store: BlobStore, folder: str, files: Mapping[str, BlobInfo], cache_bytes: int, notify: Notify
+    ) -> None:
         super().__init__(store, folder, files)
         self._stored = [blob.name for blob in files.values()]
         self._by_stored = {blob.name: blob for blob in files.values()}
@@ -160,11 +175,15 @@ class StoredPlace(_Listed):
         self._cache.close()
 
     def expect(self, names: Sequence[str]) -> None:
-        """As `SlidePlace.expect`, once. That there is no room for all of them is told. Raises DiskFailed where the cache cannot be used."""
+        """As `SlidePlace.expect`, once. That there is no room for all of them is told. Raises DiskFailed where the
+        cache cannot be used."""
         if self._ahead is not None:
             raise ValueError("what is expected was said before")
         uses = Counter(blob.name for blob in map(self._known, names) if blob is not None)
-        slides = [Coming(name, [self._by_stored[each] for each in (name, *companions(name, self._stored))], count) for name, count in uses.items()]
+        slides = [
+            Coming(name, [self._by_stored[each] for each in (name, *companions(name, self._stored))], count)
+            for name, count in uses.items()
+        ]
         self._fallen = self._falling_together(slides)
         slides = [slide for slide in slides if slide.name not in self._fallen]
         sizes = {blob.name: blob.size for slide in slides for blob in slide.files}
@@ -185,16 +204,24 @@ class StoredPlace(_Listed):
         if not TargetFolder(self._cache.root).folds_names():
             return {}
         first: dict[str, str] = {}
-        return {slide.name: other for slide in slides if (other := first.setdefault(folded(slide.name), slide.name)) != slide.name}
+        return {
+            slide.name: other
+            for slide in slides
+            if (other := first.setdefault(folded(slide.name), slide.name)) != slide.name
+        }
 
     def at_hand(self, name: str) -> AbstractContextManager[Path]:
         """As `SlidePlace.at_hand`, for files that were expected; raises ValueError before any were.
 
-        Raises SlideUnreadable for a file that is not there or not below the folder, and where the disk takes its name for another slide's.
+        Raises SlideUnreadable for a file that is not there or not below the folder, and where the disk takes its name
+        for another slide's.
         """
         blob = self._blob(name)
         if blob.name in self._fallen:
-            raise SlideUnreadable(f"on this disk its name is that of '{self._fallen[blob.name]}', which differs in upper and lower case only")
+            raise SlideUnreadable(
+                f"on this disk its name is that of '{self._fallen[blob.name]}', which differs in upper and lower "
+                "case only"
+            )
         if self._ahead is None:
             raise ValueError(f"'{name}' was not expected")
         return self._ahead.at_hand(blob.name)
@@ -205,10 +232,18 @@ class StoredPlace(_Listed):
 
 
 def _say_excess(size: int, room: int, limit: int) -> str:
-    """That *size* bytes of slides are more than the *room* for them, of which the user set *limit*, and what follows from it."""
-    place = f"fit the cache ({_in_gb(limit)})" if room == limit else f"fit the disk of himl's cache ({_in_gb(max(room, 0))} free for them)"
+    """That *size* bytes of slides are more than the *room* for them, of which the user set *limit*, and what follows
+    from it."""
+    place = (
+        f"fit the cache ({_in_gb(limit)})"
+        if room == limit
+        else f"fit the disk of himl's cache ({_in_gb(max(room, 0))} free for them)"
+    )
     way_out = f" {VARIABLE}={-(-size // GB)} changes that, where the disk has room." if room == limit else ""
-    return f"The slides ({_in_gb(size)}) do not {place}: each is read once, and cells of --layout fit are 4:3, whatever the slides' shapes.{way_out}"
+    return (
+        f"The slides ({_in_gb(size)}) do not {place}: each is read once, and cells of --layout fit are 4:3, "
+        f"whatever the slides' shapes.{way_out}"
+    )
 
 
 def _in_gb(size: int) -> str:

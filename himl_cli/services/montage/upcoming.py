@@ -10,7 +10,8 @@ from enum import Enum
 from himl_cli.core.blobs import BlobInfo
 
 AT_ONCE = 64
-"""Slides that one transfer brings: enough that its end does not count, and few enough that the first are not waited for long."""
+"""Slides that one transfer brings: enough that its end does not count, and few enough that the first are not waited for
+long."""
 BYTES_AT_ONCE = 2_000_000_000
 """No more than that, so that room which gets free is soon used again."""
 PARTS = 16
@@ -29,7 +30,8 @@ class State(Enum):
 
 @dataclass(eq=False)
 class Coming:
-    """A slide that is wanted: its name and its files in the store, how often it will be asked for yet, and how often it is at hand now.
+    """A slide that is wanted: its name and its files in the store, how often it will be asked for yet, and how often it
+    is at hand now.
 
     `missing` are those of its files that have not arrived; `reason` says why it failed.
     """
@@ -53,7 +55,8 @@ class Coming:
 
 
 class Upcoming:
-    """The order in which *slides* come to a cache of *limit* bytes: what is waited for first. Not for several threads."""
+    """The order in which *slides* come to a cache of *limit* bytes: what is waited for first. Not for several
+    threads."""
 
     def __init__(self, slides: Sequence[Coming], limit: int) -> None:
         self._left = deque(slides)
@@ -82,7 +85,11 @@ class Upcoming:
         asking = [*self._demanded]
         if not self._reserved and (self._freed is None or self._freed >= self._limit / PARTS):
             self._freed = 0
-            asking += [slide for slide in self._left if slide.state is State.away and slide.uses > 0 and slide not in self._demanded]
+            asking += [
+                slide
+                for slide in self._left
+                if slide.state is State.away and slide.uses > 0 and slide not in self._demanded
+            ]
         return asking, bool(self._demanded)
 
     def reserve(self, slides: Sequence[Coming]) -> None:

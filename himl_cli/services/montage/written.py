@@ -10,7 +10,8 @@ from himl_cli.core.montage import MontageResult, Size, WrittenFile
 
 
 def written_files(result: MontageResult) -> Sequence[WrittenFile]:
-    """What *result* names, as it is on the disk. A pyramid's tiles lie in a folder beside its `.dzi`, and count as that file."""
+    """What *result* names, as it is on the disk. A pyramid's tiles lie in a folder beside its `.dzi`, and count as that
+    file."""
     return [WrittenFile(path, _bytes_of(path), _size_of(path, result)) for path in result.files]
 
 

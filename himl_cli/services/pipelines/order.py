@@ -26,28 +26,43 @@ def makers(file: PipelineFile) -> dict[str, str]:
         if not step.output:
             continue
         if step.output in made:
-            raise file.wrong(step.key, "output", f"'{step.output}' is made by {made[step.output]} already.", hint="Give each output a name of its own.")
+            raise file.wrong(
+                step.key,
+                "output",
+                f"'{step.output}' is made by {made[step.output]} already.",
+                hint="Give each output a name of its own.",
+            )
         other = keys.setdefault(output_key(step.output), step.output)
         if other != step.output:
-            raise file.wrong(step.key, "output", f"'{step.output}' and '{other}' are the same name to variables.", hint="Use letters, digits and _.")
+            raise file.wrong(
+                step.key,
+                "output",
+                f"'{step.output}' and '{other}' are the same name to variables.",
+                hint="Use letters, digits and _.",
+            )
         made[step.output] = step.key
     return made
 
 
 def output_read(file: PipelineFile, step: Step, made: Mapping[str, str]) -> StepOutput | None:
-    """The output that feeds *step*; None where its input is data. Raises BadUsage where it names outputs of two steps."""
+    """The output that feeds *step*; None where its input is data. Raises BadUsage where it names outputs of two
+    steps."""
     found = {name: getattr(step, name) for name in INPUT_NAMES if getattr(step, name) in made}
     if len(set(found.values())) > 1:
         first, second = found.values()
         raise file.wrong(
-            step.key, "input_dataset_name", f"'{second}' and 'input_datareference_name' '{first}' are two outputs.", hint="A step reads one of them."
+            step.key,
+            "input_dataset_name",
+            f"'{second}' and 'input_datareference_name' '{first}' are two outputs.",
+            hint="A step reads one of them.",
         )
     output = next(iter(found.values()), None)
     return StepOutput(made[output], output_key(output)) if output is not None else None
 
 
 def passed_on(file: PipelineFile, reads: Mapping[str, StepOutput]) -> dict[str, StepOutput]:
-    """What steps that name no input read, as in DeepSeismic: the output of the step before them in the file, if it makes one.
+    """What steps that name no input read, as in DeepSeismic: the output of the step before them in the file, if it
+    makes one.
 
     Not where that step waits, by what others read (*reads* has what the file says), for the step itself.
     """
@@ -71,7 +86,8 @@ def _waits_for(step: str, other: str, reads: Mapping[str, StepOutput]) -> bool:
 
 
 def in_order(file: PipelineFile, reads: Mapping[str, StepOutput]) -> Sequence[Step]:
-    """The steps so that each comes behind the one it reads from, else as in the file. Raises BadUsage for a cycle, naming its steps."""
+    """The steps so that each comes behind the one it reads from, else as in the file. Raises BadUsage for a cycle,
+    naming its steps."""
     steps = {step.key: step for step in file.steps}
     try:
         return [steps[key] for key in data_order(list(steps), {key: [output.step] for key, output in reads.items()})]
@@ -109,6 +125,16 @@ def _cycle(file: PipelineFile, steps: Mapping[str, Step], way: Sequence[str]) ->
     first, read = steps[way[0]], steps[way[1] if len(way) > 1 else way[0]]
     key = next(name for name in INPUT_NAMES if getattr(first, name) == read.output)
     if len(way) == 1:
-        return file.wrong(first.key, key, f"names '{first.output}', the step's own output.", hint="Name data that exists, or the output of another step.")
+        return file.wrong(
+            first.key,
+            key,
+            f"names '{first.output}', the step's own output.",
+            hint="Name data that exists, or the output of another step.",
+        )
     round_trip = " <- ".join([*way, way[0]])
-    return file.wrong(first.key, key, f"closes a cycle: {round_trip}.", hint="Each reads what the next makes; one of them has to read other data.")
+    return file.wrong(
+        first.key,
+        key,
+        f"closes a cycle: {round_trip}.",
+        hint="Each reads what the next makes; one of them has to read other data.",
+    )

@@ -27,9 +27,26 @@ from himl_cli.services.submission.target import check_options, file_remarks, tar
 
 COUNTING = frozenset(
     {
-        *("cluster", "create_cluster", "python", "max_run_duration", "shm_size", "docker_args", "identity", "default_datastore"),
+        *(
+            "cluster",
+            "create_cluster",
+            "python",
+            "max_run_duration",
+            "shm_size",
+            "docker_args",
+            "identity",
+            "default_datastore",
+        ),
         *("ignored_folders", "include_secret"),
-        *("conda_env", "requirements", "environment", "docker_image", "pip_extra_index_url", "private_wheel", "env_vars"),
+        *(
+            "conda_env",
+            "requirements",
+            "environment",
+            "docker_image",
+            "pip_extra_index_url",
+            "private_wheel",
+            "env_vars",
+        ),
         *("experiment", "experiment_from_branch", "display_name", "description", "tags", "build"),
     }
 )
@@ -37,8 +54,11 @@ COUNTING = frozenset(
 WHAT = "a pipeline file"
 
 
-def prepare_pipeline(request: SubmitRequest, env: Mapping[str, str] | None = None, *, creates_cluster: bool = False) -> PreparedPipeline:
-    """Check all that was asked for and list the snapshots; no network, and nothing is written. Raises BadUsage naming the step and the key."""
+def prepare_pipeline(
+    request: SubmitRequest, env: Mapping[str, str] | None = None, *, creates_cluster: bool = False
+) -> PreparedPipeline:
+    """Check all that was asked for and list the snapshots; no network, and nothing is written. Raises BadUsage naming
+    the step and the key."""
     env = os.environ if env is None else env
     check_options(request, COUNTING, WHAT)
     path = target_path(request)
@@ -69,7 +89,9 @@ def prepare_pipeline(request: SubmitRequest, env: Mapping[str, str] | None = Non
         [*remarks, *maker.remarks, *ignored_remarks(maker.reports)],
         maker.data,
         _container(file, variables, maker.data) if request.on_cluster else None,
-        variables.cluster_spec(request.on_cluster, largest.job.nodes, largest.key) if creates_cluster and request.on_cluster else None,
+        variables.cluster_spec(request.on_cluster, largest.job.nodes, largest.key)
+        if creates_cluster and request.on_cluster
+        else None,
     )
 
 
@@ -85,7 +107,9 @@ def _placed(request: SubmitRequest, variables: PipelineVariables) -> tuple[Submi
 def _common(request: SubmitRequest, path: Path, remarks: list[str], env: Mapping[str, str]) -> JobSpec:
     """What all steps share, as a job that runs nothing yet. Raises BadUsage."""
     git = git_facts(path.parent)
-    experiment, said_of_it = choose_experiment(request.experiment, path.with_suffix(".py").name, from_branch=request.experiment_from_branch, git=git)
+    experiment, said_of_it = choose_experiment(
+        request.experiment, path.with_suffix(".py").name, from_branch=request.experiment_from_branch, git=git
+    )
     remarks += said_of_it
     automatic = automatic_tags(git, request.build, command_line(request))
     common = JobSpec(
@@ -93,7 +117,9 @@ def _common(request: SubmitRequest, path: Path, remarks: list[str], env: Mapping
         entry=Entry(EntryKind.script, ""),
         snapshot=Snapshot(path.parent, (), 0),
         python="" if request.on_cluster else find_python(request.python, env, Path(sys.prefix)),
-        max_seconds=parse_duration(request.max_run_duration, "--max_run_duration") if request.max_run_duration else None,
+        max_seconds=parse_duration(request.max_run_duration, "--max_run_duration")
+        if request.max_run_duration
+        else None,
         env=request.env_vars,
         tags={**(shortened(automatic) if request.on_cluster else automatic), **request.tags},
         display_name=request.display_name,
@@ -114,7 +140,12 @@ def _common(request: SubmitRequest, path: Path, remarks: list[str], env: Mapping
 
 
 def _container(file: PipelineFile, variables: PipelineVariables, data: Mapping[str, DataInput]) -> ContainerSpec | None:
-    """The container of `.env`, where a step reads a folder of it; called as DeepSeismic called it where it is registered."""
+    """The container of `.env`, where a step reads a folder of it; called as DeepSeismic called it where it is
+    registered."""
     readers = [step for step in file.steps if step.key in data and data[step.key].is_folder]
-    names = [step.input_dataset_name for step in (*readers, file.steps[0]) if DATASTORE_NAME.fullmatch(step.input_dataset_name)]
+    names = [
+        step.input_dataset_name
+        for step in (*readers, file.steps[0])
+        if DATASTORE_NAME.fullmatch(step.input_dataset_name)
+    ]
     return variables.container(names[0] if names else "") if readers else None

@@ -18,7 +18,8 @@ INPUT = "input_data"
 class DataInput:
     """The input of a step that is no other's output: the field of the file that names it, and that name.
 
-    `is_folder`: it is a folder of a datastore, which may be called by one of `datastores`, the likeliest first; else a dataset.
+    `is_folder`: it is a folder of a datastore, which may be called by one of `datastores`, the likeliest first; else a
+    dataset.
     """
 
     field: str
@@ -31,8 +32,9 @@ class DataInput:
 class PreparedPipeline:
     """The pipeline, the snapshots that are sent with it, and what the user should know beforehand, a sentence each.
 
-    `data` are the inputs that are yet to be found, by the keys of their steps; folders are looked for in `container` where that is known. `cluster`
-    is the cluster to make where there is none of that name; None: it has to exist. `shown` is what messages call the file.
+    `data` are the inputs that are yet to be found, by the keys of their steps; folders are looked for in `container`
+    where that is known. `cluster` is the cluster to make where there is none of that name; None: it has to exist.
+    `shown` is what messages call the file.
     """
 
     shown: str

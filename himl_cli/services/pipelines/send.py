@@ -19,15 +19,23 @@ from himl_cli.workspaces.job_abilities import CreatesClusters, RunsPipelines
 
 
 def check_cluster(prepared: PreparedPipeline, workspace: Workspace) -> None:
-    """Look whether the pipeline's cluster is there, unless it is to be made, before a container is registered for nothing.
+    """Look whether the pipeline's cluster is there, unless it is to be made, before a container is registered for
+    nothing.
 
     Raises NotFound, and as the workspace does.
     """
     if not isinstance(workspace, CreatesClusters):
         return
     name = prepared.spec.cluster
-    if prepared.cluster is None and prepared.container is not None and name.lower() != SERVERLESS and not workspace.has_cluster(name):
-        raise NotFound(f"No compute '{name}' in {workspace.label}.", hint="--create_cluster makes it; --cluster names another one.")
+    if (
+        prepared.cluster is None
+        and prepared.container is not None
+        and name.lower() != SERVERLESS
+        and not workspace.has_cluster(name)
+    ):
+        raise NotFound(
+            f"No compute '{name}' in {workspace.label}.", hint="--create_cluster makes it; --cluster names another one."
+        )
 
 
 @contextmanager
@@ -47,7 +55,8 @@ def in_words_of_the_file(prepared: PreparedPipeline) -> Iterator[None]:
 
 
 def submit_pipeline(workspace: Workspace, spec: PipelineSpec, cwd: Path, notify: Notify) -> Run:
-    """Start the pipeline and note it in *cwd* as the latest run. Raises what the workspace raises; nothing then runs."""
+    """Start the pipeline and note it in *cwd* as the latest run. Raises what the workspace raises; nothing then
+    runs."""
     if not isinstance(workspace, RunsPipelines):
         raise HimlError(f"{workspace.label} does not run pipelines.")
     pipelines = workspace

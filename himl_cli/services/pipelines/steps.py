@@ -36,13 +36,19 @@ class StepMaker:
         return list(self._snapshots.values())
 
     def steps(self) -> Sequence[StepSpec]:
-        """All steps, each to run behind the one before it: in the file's order, unless their data wants another. Raises BadUsage naming step and key."""
+        """All steps, each to run behind the one before it: in the file's order, unless their data wants another. Raises
+        BadUsage naming step and key."""
         made = makers(self.file)
-        reads = {step.key: output for step in self.file.steps if (output := output_read(self.file, step, made)) is not None}
+        reads = {
+            step.key: output for step in self.file.steps if (output := output_read(self.file, step, made)) is not None
+        }
         implied = passed_on(self.file, reads)
         reads |= implied
         ordered = in_order(self.file, reads)
-        self.remarks += [f"{key} names no input, so it reads what {output.step}, the step before it, makes (--input_data)." for key, output in implied.items()]
+        self.remarks += [
+            f"{key} names no input, so it reads what {output.step}, the step before it, makes (--input_data)."
+            for key, output in implied.items()
+        ]
         before = [None, *(step.key for step in ordered)]
         return [self._step(step, reads, [last] if last else []) for step, last in zip(ordered, before, strict=False)]
 
@@ -88,7 +94,9 @@ class StepMaker:
         """Raises BadUsage for data that would lie outside its datastore."""
         for key in ("input_datareference_path", "input_dataset_name", "input_datareference_name"):
             if ".." in re.split(r"[/\\]", getattr(step, key)):
-                raise self.file.wrong(step.key, key, f"'{getattr(step, key)}' leaves the datastore.", hint="Name a folder inside it.")
+                raise self.file.wrong(
+                    step.key, key, f"'{getattr(step, key)}' leaves the datastore.", hint="Name a folder inside it."
+                )
 
     def _mounted(self, item: DataSpec) -> DataSpec:
         """The input as DeepSeismic's steps had it on a cluster: mounted."""
@@ -96,10 +104,17 @@ class StepMaker:
 
     def _snapshot(self, step: Step, files: StepFiles) -> SnapshotReport:
         if files.source not in self._snapshots:
-            self._snapshots[files.source] = take_snapshot(files.source, self.request.ignored_folders, self.request.include_secret)
+            self._snapshots[files.source] = take_snapshot(
+                files.source, self.request.ignored_folders, self.request.include_secret
+            )
         report = self._snapshots[files.source]
         if files.script not in report.snapshot.files:
-            raise self.file.wrong(step.key, "script", f"'{step.script}' is left out of the snapshot.", hint=f"Look in '{files.source / report.ignore_file}'.")
+            raise self.file.wrong(
+                step.key,
+                "script",
+                f"'{step.script}' is left out of the snapshot.",
+                hint=f"Look in '{files.source / report.ignore_file}'.",
+            )
         return report
 
     def _note(self, key: str, text: str) -> None:
@@ -138,7 +153,9 @@ class StepMaker:
         try:
             check_placeholders(job)
         except BadUsage as err:
-            raise self.file.wrong(step.key, "arguments", f"{err}", hint="--input_data and --output are added by themselves.") from err
+            raise self.file.wrong(
+                step.key, "arguments", f"{err}", hint="--input_data and --output are added by themselves."
+            ) from err
         idle = [*step.passed_over]
         if job.processes is None:
             idle += [name for name in ("node_count", "processes_per_node") if getattr(step, name) > 1]

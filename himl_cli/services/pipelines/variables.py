@@ -15,7 +15,12 @@ from himl_cli.services.text_files import read_text
 
 FILE = ".env"
 ACCOUNT, CONTAINER, KEY, SUBSCRIPTION = "BLOB_ACCOUNT_NAME", "BLOB_CONTAINER_NAME", "BLOB_ACCOUNT_KEY", "BLOB_SUB_ID"
-CLUSTER, LEAST, MOST, SIZE = "AML_COMPUTE_CLUSTER_NAME", "AML_COMPUTE_CLUSTER_MIN_NODES", "AML_COMPUTE_CLUSTER_MAX_NODES", "AML_COMPUTE_CLUSTER_SKU"
+CLUSTER, LEAST, MOST, SIZE = (
+    "AML_COMPUTE_CLUSTER_NAME",
+    "AML_COMPUTE_CLUSTER_MIN_NODES",
+    "AML_COMPUTE_CLUSTER_MAX_NODES",
+    "AML_COMPUTE_CLUSTER_SKU",
+)
 NAMES = (ACCOUNT, CONTAINER, KEY, SUBSCRIPTION, CLUSTER, LEAST, MOST, SIZE)
 DEFAULT_SIZE = "Standard_NC6"
 """What DeepSeismic's documents name; a cluster that exists is used whatever its size is."""
@@ -23,7 +28,8 @@ DEFAULT_SIZE = "Standard_NC6"
 
 @dataclass(frozen=True)
 class PipelineVariables:
-    """The variables that are set, and where each was read: `variable` for the environment, else the file. Its text shows no value."""
+    """The variables that are set, and where each was read: `variable` for the environment, else the file. Its text
+    shows no value."""
 
     values: Mapping[str, str] = field(default_factory=dict, repr=False)
     sources: Mapping[str, str] = field(default_factory=dict)
@@ -38,7 +44,8 @@ class PipelineVariables:
         return f"the variable {CLUSTER}" if source == "variable" else f"{CLUSTER} in '{source}'"
 
     def container(self, name: str) -> ContainerSpec | None:
-        """The blob container that holds the data, to be called *name* where it is registered; None where it is not named.
+        """The blob container that holds the data, to be called *name* where it is registered; None where it is not
+        named.
 
         Raises BadUsage where half of it is named, without its values.
         """
@@ -47,11 +54,15 @@ class PipelineVariables:
             return None
         if not account or not container:
             given, lacking = (ACCOUNT, CONTAINER) if account else (CONTAINER, ACCOUNT)
-            raise BadUsage(f"{given} is set, and {lacking} is not.", hint=f"Set both, in {self.sources.get(given)!r} or the environment, or neither.")
+            raise BadUsage(
+                f"{given} is set, and {lacking} is not.",
+                hint=f"Set both, in {self.sources.get(given)!r} or the environment, or neither.",
+            )
         return ContainerSpec(account, container, self.values.get(KEY, ""), self.values.get(SUBSCRIPTION, ""), name)
 
     def cluster_spec(self, name: str, nodes: int, step: str) -> ClusterSpec:
-        """The cluster *name* as it is to be made; without a word on its size it gets *nodes* at most, which *step* wants.
+        """The cluster *name* as it is to be made; without a word on its size it gets *nodes* at most, which *step*
+        wants.
 
         Raises BadUsage for numbers that are none, and for fewer.
         """
@@ -59,7 +70,10 @@ class PipelineVariables:
         if least > most:
             raise BadUsage(f"{LEAST} is {least}, and {MOST} is {most}.", hint="The first is the smaller number.")
         if nodes > most:
-            raise BadUsage(f"{MOST} is {most}, and {step} has a node_count of {nodes}.", hint="The largest step has to fit into the cluster.")
+            raise BadUsage(
+                f"{MOST} is {most}, and {step} has a node_count of {nodes}.",
+                hint="The largest step has to fit into the cluster.",
+            )
         return ClusterSpec(name, self.values.get(SIZE, "") or DEFAULT_SIZE, least, most)
 
     def _count(self, name: str, default: int) -> int:
@@ -72,7 +86,8 @@ class PipelineVariables:
 
 
 def pipeline_variables(start: Path, cwd: Path, env: Mapping[str, str]) -> PipelineVariables:
-    """What is set in *env*, and in the nearest `.env` that sets any of it, from *start* upward, else from *cwd*. Raises BadUsage for a file that is broken."""
+    """What is set in *env*, and in the nearest `.env` that sets any of it, from *start* upward, else from *cwd*. Raises
+    BadUsage for a file that is broken."""
     values: dict[str, str] = {}
     sources: dict[str, str] = {}
     for folder in dict.fromkeys((start, *start.parents, cwd, *cwd.parents)):

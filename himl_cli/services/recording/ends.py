@@ -20,7 +20,9 @@ class Target(Workspace, RecordsRuns, Protocol):
 
 def passes(failure: HimlError) -> bool:
     """Whether what went wrong may be over some time later, without anybody's doing."""
-    return isinstance(failure, (DiskFailed, NotAllowedNow)) or (isinstance(failure, ServiceFailed) and not failure.is_lasting)
+    return isinstance(failure, (DiskFailed, NotAllowedNow)) or (
+        isinstance(failure, ServiceFailed) and not failure.is_lasting
+    )
 
 
 def is_refusal(failure: HimlError) -> bool:
@@ -29,5 +31,6 @@ def is_refusal(failure: HimlError) -> bool:
 
 
 def may_be_allowed(failure: HimlError) -> bool:
-    """Whether what is missing is a right, which somebody may give (again): roles that are taken for some hours lapse at night."""
+    """Whether what is missing is a right, which somebody may give (again): roles that are taken for some hours lapse at
+    night."""
     return isinstance(failure, NotAllowed)

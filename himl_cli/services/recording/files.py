@@ -23,7 +23,8 @@ SECONDS_TO_SETTLE = 2.0
 SECONDS_AT_MOST = 60.0
 """One that never is gets told so often all the same."""
 BYTES_A_SECOND = 1 << 18
-"""A log is told whole each time it grew, and the larger it is the more seldom, so that not more than this goes out on average."""
+"""A log is told whole each time it grew, and the larger it is the more seldom, so that not more than this goes out on
+average."""
 TRIES_AT_THE_END = 3
 CHUNK = 1 << 20
 
@@ -57,7 +58,9 @@ class _Hearing:
 class FileTelling:
     """The files of one run."""
 
-    def __init__(self, here: Source, there: Target, run_id: str, told: Told, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, here: Source, there: Target, run_id: str, told: Told, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._here = here
         self._there = there
         self._run_id = run_id
@@ -68,7 +71,8 @@ class FileTelling:
     def tell(self, *, is_last: bool = False) -> bool:
         """Tell the files that are due; whether there were any. What is not taken is named in the log and passed over.
 
-        With *is_last* all of them, as they are now. Raises what passes, and what concerns all of them; what arrived counts all the same.
+        With *is_last* all of them, as they are now. Raises what passes, and what concerns all of them; what arrived
+        counts all the same.
         """
         for _ in range(TRIES_AT_THE_END if is_last else 1):
             due = [*self._due(is_last=is_last)]
@@ -153,5 +157,7 @@ def _copied(path: Path, copy: Path, size: int) -> bool:
     except FileNotFoundError:
         return False
     except OSError as err:
-        raise DiskFailed(f"Cannot copy '{path}': {err.strerror}.", hint="Is there room in the folder for temporary files?") from err
+        raise DiskFailed(
+            f"Cannot copy '{path}': {err.strerror}.", hint="Is there room in the folder for temporary files?"
+        ) from err
     return left == 0

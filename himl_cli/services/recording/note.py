@@ -1,7 +1,7 @@
 """What is known of a recording, in a small file that is there as long as the recording is not done.
 
-`recordings/RUN.json` in the workspace's folder, with a lock beside it that whoever is at work holds, and a log. A workspace whose
-folder `recordings` is empty has nothing left to tell: that is all a command has to look at.
+`recordings/RUN.json` in the workspace's folder, with a lock beside it that whoever is at work holds, and a log. A
+workspace whose folder `recordings` is empty has nothing left to tell: that is all a command has to look at.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ SECONDS_BETWEEN_TRIES = 0.1
 SECONDS_FOR_ANOTHER = 3.0
 """So long a recorder waits for another one to end, should that be about to."""
 SECONDS_OF_OTHERS = 2.0
-"""So long somebody else may have a file open that is to be replaced, or replace one that is to be read, which Windows refuses."""
+"""So long somebody else may have a file open that is to be replaced, or replace one that is to be read, which Windows
+refuses."""
 SECONDS_PUT_OFF = (600.0, 86400.0)
 """So long a recording that is refused is left alone, at first and at most: as long as it has been refused already."""
 LONGEST_REFUSED = 30 * 86400.0
@@ -41,7 +42,8 @@ class DamagedNote(DiskFailed):
 
 @dataclass
 class Told:
-    """What of one run has arrived: its points up to a place, parameters and tags by name, files with their ETags here."""
+    """What of one run has arrived: its points up to a place, parameters and tags by name, files with their ETags
+    here."""
 
     last_point: int = 0
     parameters: dict[str, str] = field(default_factory=dict)
@@ -52,15 +54,19 @@ class Told:
 
     def as_json(self) -> dict[str, Any]:
         fields = vars(self)
-        return {name: dict(value) if isinstance(value, dict) else value for name, value in fields.items()}  # another thread may add to them
+        return {
+            name: dict(value) if isinstance(value, dict) else value for name, value in fields.items()
+        }  # another thread may add to them
 
 
 @dataclass
 class Note:
-    """One recording. `place` is what opens the other workspace; `is_starting` until the job here is started or has failed to start (`failure`).
+    """One recording. `place` is what opens the other workspace; `is_starting` until the job here is started or has
+    failed to start (`failure`).
 
-    `away` is why nothing arrives at present; `refused_since` when that was refused first, `not_before` when it is worth another try (both: seconds
-    since 1970, 0 where nothing is refused). `runs` are the run and those nested in it, by id.
+    `away` is why nothing arrives at present; `refused_since` when that was refused first, `not_before` when it is worth
+    another try (both: seconds since 1970, 0 where nothing is refused). `runs` are the run and those nested in it, by
+    id.
     """
 
     run_id: str
@@ -76,7 +82,8 @@ class Note:
         return self.runs.setdefault(run_id, Told())
 
     def put_off(self) -> bool:
-        """Nobody is to try again for a while, the longer the longer it is refused; False where it has been for too long, and is given up."""
+        """Nobody is to try again for a while, the longer the longer it is refused; False where it has been for too
+        long, and is given up."""
         now = time.time()
         self.refused_since = min(self.refused_since or now, now)
         refused, (shortest, longest) = now - self.refused_since, SECONDS_PUT_OFF
@@ -113,7 +120,8 @@ class NoteFile:
         self.write(note)
 
     def take(self, patience: float = SECONDS_FOR_ANOTHER) -> Note | None:
-        """The note, its lock held by this process from now on; None where there is none, or somebody else stays at work on it for *patience* seconds.
+        """The note, its lock held by this process from now on; None where there is none, or somebody else stays at work
+        on it for *patience* seconds.
 
         Whoever starts the job holds the lock until that is done, and is waited for; only then does the patience begin.
         """

@@ -27,8 +27,9 @@ DELETED = "its record was deleted on the machine where it ran, before all of it 
 
 @dataclass(frozen=True)
 class Timing:
-    """In seconds: between two looks; until a run that has a folder and no record counts as never started; between two tries while nothing
-    arrives, at most; until the rest of a run that has ended is left to the next himl command; and between two tries while a right is missing.
+    """In seconds: between two looks; until a run that has a folder and no record counts as never started; between two
+    tries while nothing arrives, at most; until the rest of a run that has ended is left to the next himl command; and
+    between two tries while a right is missing.
     """
 
     look: float = 1.0
@@ -58,9 +59,11 @@ class Recorder:
         self._file_refusals = 0
 
     def run(self) -> None:
-        """Tell the run until its end, which is noted there too; or until the other workspace will not have it, which the run here says then.
+        """Tell the run until its end, which is noted there too; or until the other workspace will not have it, which
+        the run here says then.
 
-        Where it is a right that is missing, it is tried seldom as long as the run goes on, and after that left to himl commands some time later.
+        Where it is a right that is missing, it is tried seldom as long as the run goes on, and after that left to himl
+        commands some time later.
         """
         begun = failing_since = time.monotonic()
         failures = refusals = 0
@@ -76,9 +79,16 @@ class Recorder:
                     if is_refused and not (may_be_allowed(err) and self._put_off(err)):
                         return self._stop(err)
                     if self._is_over_here and (is_refused or time.monotonic() - failing_since > self._timing.patience):
-                        log.warning("The rest waits for the next himl command in this workspace%s.", " that comes some time later" if is_refused else "")
+                        log.warning(
+                            "The rest waits for the next himl command in this workspace%s.",
+                            " that comes some time later" if is_refused else "",
+                        )
                         return self._file.release()
-                    self._pause(self._timing.refused if is_refused else min(self._timing.longest_pause, self._timing.look * 2.0 ** min(failures - 1, 10)))
+                    self._pause(
+                        self._timing.refused
+                        if is_refused
+                        else min(self._timing.longest_pause, self._timing.look * 2.0 ** min(failures - 1, 10))
+                    )
                 else:
                     failures = refusals = 0
                     self._say_back()
@@ -101,7 +111,8 @@ class Recorder:
             return False
 
     def _round(self, threads: ThreadPoolExecutor, begun: float) -> bool:
-        """Tell what there is now; whether that was all. The run's state is read first, so that what it leaves at its end is seen."""
+        """Tell what there is now; whether that was all. The run's state is read first, so that what it leaves at its
+        end is seen."""
         try:
             run = self._here.run(self._note.run_id)
         except RunNotFound:
@@ -122,7 +133,12 @@ class Recorder:
     def _without_a_run(self, begun: float) -> bool:
         """There is no run here: it did not start, or is gone."""
         was_there = self._note.told(self._note.run_id).is_started
-        if not was_there and not self._note.failure and self._file.has_run_folder() and time.monotonic() - begun < self._timing.start:
+        if (
+            not was_there
+            and not self._note.failure
+            and self._file.has_run_folder()
+            and time.monotonic() - begun < self._timing.start
+        ):
             return False
         self._is_over_here = True
         reason = self._note.failure or (DELETED if was_there else NEVER_STARTED)
@@ -139,19 +155,23 @@ class Recorder:
             yield from self._family(child)
 
     def _tell_values(self, run: Run) -> None:
-        """What the run logged, also after its end. A nested one begins with it, and ends after it where it has ended here."""
+        """What the run logged, also after its end. A nested one begins with it, and ends after it where it has ended
+        here."""
         told = self._note.told(run.id)
         is_nested = run.id != self._note.run_id
         if is_nested and not told.is_started:
             tags = {name: value for name, value in run.tags.items() if name not in OF_RECORDING}
-            self._there.start_run(NewRun(run.id, run.experiment, run.display_name, run.description, tags, run.parent, run.command))
+            self._there.start_run(
+                NewRun(run.id, run.experiment, run.display_name, run.description, tags, run.parent, run.command)
+            )
             told.is_started, told.tags = True, tags
         tell_values(self._here, self._there, run, told)
         if is_nested and run.status.is_final:
             self._end(run.id, RunEnd(run.status, run.reason))
 
     def _tell_files(self, threads: ThreadPoolExecutor, family: list[Run]) -> bool:
-        """In a thread of their own, so that a large file keeps no metrics waiting; at the end of the run here and now. Whether that was all.
+        """In a thread of their own, so that a large file keeps no metrics waiting; at the end of the run here and now.
+        Whether that was all.
 
         Where files are refused again and again, the run here says so, and the rest of it is told without them.
         """
@@ -185,7 +205,11 @@ class Recorder:
 
     def _end_all(self, run: Run, family: list[Run]) -> None:
         """Children before their parents; also those that were deleted here after they had begun there."""
-        there_only = [run_id for run_id, told in self._note.runs.items() if told.is_started and run_id not in {member.id for member in family}]
+        there_only = [
+            run_id
+            for run_id, told in self._note.runs.items()
+            if told.is_started and run_id not in {member.id for member in family}
+        ]
         for run_id in there_only:
             self._end(run_id, RunEnd(RunStatus.canceled, DELETED))
         for member in reversed(family):
@@ -198,7 +222,8 @@ class Recorder:
             told.is_ended = True
 
     def _write(self) -> None:
-        """Keep how far it went, where that can be: what is told twice is known again, and a full disk is no reason to tell nothing."""
+        """Keep how far it went, where that can be: what is told twice is known again, and a full disk is no reason to
+        tell nothing."""
         text = self._note.to_json()
         if text != self._written:
             try:
@@ -213,7 +238,8 @@ class Recorder:
         self._file.remove()
 
     def _put_off(self, why: HimlError) -> bool:
-        """Let the run here say what is missing, and himl commands leave it alone for a while; False where it has been missing for too long."""
+        """Let the run here say what is missing, and himl commands leave it alone for a while; False where it has been
+        missing for too long."""
         if not self._note.refused_since:
             stop_with(self._here, self._note.run_id, put_off_text(why))
         goes_on = self._note.put_off()

@@ -26,17 +26,21 @@ NOTHING_STARTED = "Nothing was started."
 
 @dataclass(frozen=True)
 class Recording:
-    """How a recording is done: `place` is what opens the other workspace, `start` starts the process for a run of the workspace in a folder."""
+    """How a recording is done: `place` is what opens the other workspace, `start` starts the process for a run of the
+    workspace in a folder."""
 
     place: Mapping[str, str]
     start: Callable[[Path, str], None]
 
 
-def submit_recorded(here: Source, there: Target, job: PreparedJob, cwd: Path, recording: Recording, notify: Notify) -> tuple[Run, Run]:
+def submit_recorded(
+    here: Source, there: Target, job: PreparedJob, cwd: Path, recording: Recording, notify: Notify
+) -> tuple[Run, Run]:
     """Start the run there, what records it, and the job here; the run here and the one there, which have the same id.
 
-    Where the first fails, nothing is started. Where the job does not start, the run there ends as failed, in the background. The process
-    that records is there before the job, and takes over should this one be killed. Raises what both workspaces raise.
+    Where the first fails, nothing is started. Where the job does not start, the run there ends as failed, in the
+    background. The process that records is there before the job, and takes over should this one be killed. Raises what
+    both workspaces raise.
     """
     run_id = new_run_id(job.spec.experiment)
     _check_reachable(there, job.spec.experiment)
@@ -49,7 +53,9 @@ def submit_recorded(here: Source, there: Target, job: PreparedJob, cwd: Path, re
         twin = _begin_there(there, new, file, note, lambda: recording.start(here.folder, run_id))
         tags = {**job.spec.tags, RECORDED_IN: there.label, STUDIO: twin.url}
         recording.start(here.folder, run_id)
-        return _start_here(here, replace(job, spec=replace(job.spec, run_id=run_id, tags=tags)), cwd, notify, file, note), twin
+        return _start_here(
+            here, replace(job, spec=replace(job.spec, run_id=run_id, tags=tags)), cwd, notify, file, note
+        ), twin
     finally:
         file.release()
 
@@ -80,7 +86,9 @@ def _begin_there(there: Target, new: NewRun, file: NoteFile, note: Note, start: 
         _give_up(file, note, "himl submit was interrupted before the job began")
         start()
         if isinstance(err, KeyboardInterrupt):
-            raise Interrupted(f"Interrupted before the job began; run '{new.id}' may be in {there.label} and ends there as failed.") from err
+            raise Interrupted(
+                f"Interrupted before the job began; run '{new.id}' may be in {there.label} and ends there as failed."
+            ) from err
         raise
 
 
@@ -101,5 +109,9 @@ def _give_up(file: NoteFile, note: Note, why: str) -> None:
 
 
 def _new_run(spec: JobSpec, run_id: str) -> NewRun:
-    tags = {**shortened(spec.tags), "run_recovery_id": f"{spec.experiment}:{run_id}", RECORDED_FROM: platform.node() or "another machine"}
+    tags = {
+        **shortened(spec.tags),
+        "run_recovery_id": f"{spec.experiment}:{run_id}",
+        RECORDED_FROM: platform.node() or "another machine",
+    }
     return NewRun(run_id, spec.experiment, spec.display_name, spec.description, tags, command=spec.entry.target)

@@ -17,11 +17,13 @@ from himl_cli.services.recording.note import Told
 log = logging.getLogger(__name__)
 
 TRIES_FOR_A_METRIC = 64
-"""Enough to find the points that are not taken among many; where it is the metric itself that is not, few of its points are tried."""
+"""Enough to find the points that are not taken among many; where it is the metric itself that is not, few of its points
+are tried."""
 
 
 def tell_values(here: Source, there: Target, run: Run, told: Told) -> bool:
-    """Tell what came since; whether there was anything. What the other workspace does not take is named in the log and passed over.
+    """Tell what came since; whether there was anything. What the other workspace does not take is named in the log and
+    passed over.
 
     Raises what passes, and what concerns all of it.
     """
@@ -50,7 +52,8 @@ def _tell_points(here: Source, there: Target, run_id: str, told: Told) -> None:
 
 
 def _tell_metric(tell: Callable[[Logged], object], metric: Logged) -> None:
-    """Tell one metric; where it is not taken, its halves, and so on, so that one point does not keep back the others."""
+    """Tell one metric; where it is not taken, its halves, and so on, so that one point does not keep back the
+    others."""
     waiting, left_out, why = [metric], list[LoggedRow](), ""
     for _ in range(TRIES_FOR_A_METRIC):
         if not waiting:
@@ -64,7 +67,11 @@ def _tell_metric(tell: Callable[[Logged], object], metric: Logged) -> None:
         why = refused or why
     left_out += [row for part in reversed(waiting) for row in part.rows]
     if left_out:
-        points = f"step {left_out[0].step}" if len(left_out) == 1 else f"{len(left_out)} points, the first at step {left_out[0].step}"
+        points = (
+            f"step {left_out[0].step}"
+            if len(left_out) == 1
+            else f"{len(left_out)} points, the first at step {left_out[0].step}"
+        )
         log.warning("Metric '%s' was not taken (%s): %s", metric.name, points, why)
 
 

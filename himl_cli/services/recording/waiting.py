@@ -19,7 +19,8 @@ WORTH_SAYING = 3.0
 
 
 def wait_until_told(here: Source, run: Run, there: str, notify: Notify, interrupted: Sequence[int]) -> bool:
-    """Whether all of *run* has arrived in *there*; False once *interrupted* holds a signal, or nothing arrives at present.
+    """Whether all of *run* has arrived in *there*; False once *interrupted* holds a signal, or nothing arrives at
+    present.
 
     *notify* hears of what is still to come, and of a recording that was refused.
     """
@@ -29,15 +30,29 @@ def wait_until_told(here: Source, run: Run, there: str, notify: Notify, interrup
         now = time.monotonic()
         worked_on = now if file.is_worked_on() else worked_on
         if note.refused_since:
-            notify(Notice(f"warning: not all of the run is in {there}: {note.away} It is kept here, and himl commands in this workspace try again later."))
+            notify(
+                Notice(
+                    f"warning: not all of the run is in {there}: {note.away} It is kept here, and himl commands in "
+                    "this workspace try again later."
+                )
+            )
             return False
         if interrupted or note.away or now - worked_on > SECONDS_TO_TAKE_OVER:
             why = f" ({note.away.rstrip('.')})" if note.away else ""
-            notify(Notice(f"Not all of the run is in {there} yet{why}; that goes on in the background. See how it goes: himl runs show {run.id}"))
+            notify(
+                Notice(
+                    f"Not all of the run is in {there} yet{why}; that goes on in the background. See how it goes: himl "
+                    f"runs show {run.id}"
+                )
+            )
             return False
         if not is_said and now - begun > WORTH_SAYING:
             is_said = True
-            notify(Notice(f"The job has ended. The rest of it is on its way to {there}; Ctrl-C leaves that to the background."))
+            notify(
+                Notice(
+                    f"The job has ended. The rest of it is on its way to {there}; Ctrl-C leaves that to the background."
+                )
+            )
         time.sleep(SECONDS_BETWEEN_LOOKS)
     why = _why_stopped(here, run.id)
     if why:

@@ -8,9 +8,16 @@ from himl_cli.core.setup import LeftOut, TakenSettings
 from himl_cli.services.settings_import.dotenv import parse_dotenv
 from himl_cli.services.text_files import read_text
 
-WORKSPACE = {"SUBSCRIPTION_ID": "subscription_id", "RESOURCE_GROUP": "resource_group", "WORKSPACE_NAME": "workspace_name"}
+WORKSPACE = {
+    "SUBSCRIPTION_ID": "subscription_id",
+    "RESOURCE_GROUP": "resource_group",
+    "WORKSPACE_NAME": "workspace_name",
+}
 CLUSTER = "AML_COMPUTE_CLUSTER_NAME"
-BY_STORAGE = "pipelines read it from .env; for other jobs register the storage account as a datastore in Azure ML and name that with --default_datastore"
+BY_STORAGE = (
+    "pipelines read it from .env; for other jobs register the storage account as a datastore in Azure ML and "
+    "name that with --default_datastore"
+)
 BY_CREATION = "--create_cluster of a pipeline reads it from .env; other jobs take a cluster that exists"
 
 

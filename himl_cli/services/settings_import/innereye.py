@@ -29,12 +29,21 @@ SUBMIT = {
 """InnerEye's names, and the options of `himl submit` that mean the same; of two for one option the later counts."""
 TAKEN = (*WORKSPACE, *SUBMIT, "tenant_id")
 NUMBERS, SWITCHES = ("num_nodes",), ("wait",)
-CHECKS: Mapping[str, Callable[[str, str], object]] = {"shm_size": check_size, "max_run_duration": lambda what, text: parse_duration(text, what)}
+CHECKS: Mapping[str, Callable[[str, str], object]] = {
+    "shm_size": check_size,
+    "max_run_duration": lambda what, text: parse_duration(text, what),
+}
 """Of values that have a form. They raise BadUsage, which begins with their first argument."""
 KEY_NAMES = ("application_key", "service_principal_key")
-NO_KEY = "the application's key is not in these files; without it you sign in yourself, or set the HIML_SERVICE_PRINCIPAL_* variables"
+NO_KEY = (
+    "the application's key is not in these files; without it you sign in yourself, or set the "
+    "HIML_SERVICE_PRINCIPAL_* variables"
+)
 NO_VALUE = "it is no single value"
-BY_STORAGE = "register the storage account as a datastore in Azure ML, which then gives access to it; name that with --default_datastore"
+BY_STORAGE = (
+    "register the storage account as a datastore in Azure ML, which then gives access to it; name that with "
+    "--default_datastore"
+)
 WHY = {
     "datasets_storage_account": BY_STORAGE,
     "datasets_container": BY_STORAGE,
@@ -42,7 +51,9 @@ WHY = {
     "workers_per_node": "say --processes_per_node for scripts that want several",
     "use_dataset_mount": "say it for each input: --input NAME,mode=mount",
     "tag": "it belongs to one run: --tag KEY=VALUE",
-    **dict.fromkeys(("model", "train", "only_register_model", "pytest_mark", "log_level"), "arguments of a script stand after '--'"),
+    **dict.fromkeys(
+        ("model", "train", "only_register_model", "pytest_mark", "log_level"), "arguments of a script stand after '--'"
+    ),
     **dict.fromkeys(("extra_code_directory", "project_root"), "say which folder is sent: --snapshot_root FOLDER"),
     "run_recovery_id": "it belongs to one run: --checkpoint RUN, or --resume RUN",
     "hyperdrive": "say what is searched: --sweep NAME=SPEC, or --crossval N",
@@ -62,13 +73,18 @@ def read_innereye(path: Path, folder: Path) -> TakenSettings:
     composite = {name: value for name, value in entries if not _is_plain(value)}
     submit = _submit(values)
     azure = _azure(values)
-    secret = {key: value for key, value in submit.items() if redact(str(value)) != str(value) or may_be_signed(str(value))}
+    secret = {
+        key: value for key, value in submit.items() if redact(str(value)) != str(value) or may_be_signed(str(value))
+    }
     public = {key: value for key, value in submit.items() if key not in secret}
     return TakenSettings(
         workspace={key: str(values[key]) for key in WORKSPACE if key in values},
         public={"submit": public} if public else {},
         private={name: section for name, section in (("azure", azure), ("submit", secret)) if section},
-        left_out=[*_left_out(values, azure), *(LeftOut(name, NO_VALUE if name in TAKEN else _why(name)) for name in composite if name not in values)],
+        left_out=[
+            *_left_out(values, azure),
+            *(LeftOut(name, NO_VALUE if name in TAKEN else _why(name)) for name in composite if name not in values),
+        ],
         read=[path, *private],
     )
 
@@ -84,9 +100,14 @@ def _variables(path: Path) -> dict[str, Any]:
     entries = parse_mapping(read_text(path, "--from"), path).get("variables")
     if not isinstance(entries, Mapping):
         raise BadUsage(
-            f"'{path}' has no 'variables:' with settings below it, as InnerEye's settings have.", hint="See 'himl init --help' for the files that it reads."
+            f"'{path}' has no 'variables:' with settings below it, as InnerEye's settings have.",
+            hint="See 'himl init --help' for the files that it reads.",
         )
-    return {str(name).lower(): value.strip() if isinstance(value, str) else value for name, value in entries.items() if _is_filled(value)}
+    return {
+        str(name).lower(): value.strip() if isinstance(value, str) else value
+        for name, value in entries.items()
+        if _is_filled(value)
+    }
 
 
 def _is_filled(value: Any) -> bool:
@@ -130,10 +151,15 @@ def _left_out(values: Mapping[str, Any], azure: Mapping[str, str]) -> Iterator[L
     for name in values:
         if name in ("application_id", *KEY_NAMES):
             if "service_principal_id" not in azure:
-                yield LeftOut(name, NO_KEY if name == "application_id" else "a key is of use with application_id and tenant_id only")
+                yield LeftOut(
+                    name,
+                    NO_KEY if name == "application_id" else "a key is of use with application_id and tenant_id only",
+                )
         elif name not in TAKEN:
             yield LeftOut(name, _why(name))
 
 
 def _why(name: str) -> str:
-    return WHY.get(name, f"it belongs to one run: --{name}" if name.startswith("build_") else "himl has no such setting")
+    return WHY.get(
+        name, f"it belongs to one run: --{name}" if name.startswith("build_") else "himl has no such setting"
+    )

@@ -26,17 +26,23 @@ class NewFile:
     content: Mapping[str, Any]
     is_private: bool = False
     said_by: Callable[[Path], Mapping[str, Any]] | None = None
-    """What such a file says, for one that is not himl's alone and has other forms too. Raises HimlError for what is no such file."""
+    """What such a file says, for one that is not himl's alone and has other forms too. Raises HimlError for what is no
+    such file."""
 
 
 def settings_file(folder: Path, sections: Mapping[str, Section], *, is_private: bool) -> NewFile:
     """A settings file of himl's with *sections*."""
-    lines = [line for name, section in sections.items() for line in ("", f"[{name}]", *(f"{key} = {_toml(value)}" for key, value in section.items()))]
+    lines = [
+        line
+        for name, section in sections.items()
+        for line in ("", f"[{name}]", *(f"{key} = {_toml(value)}" for key, value in section.items()))
+    ]
     return NewFile(folder / (PRIVATE_FILE if is_private else FILE), "\n".join(lines[1:]) + "\n", sections, is_private)
 
 
 def write_all(files: Sequence[NewFile]) -> list[PreparedFile]:
-    """Write those that are not there yet. Raises BadUsage, with nothing written, where one exists and says something else; DiskFailed."""
+    """Write those that are not there yet. Raises BadUsage, with nothing written, where one exists and says something
+    else; DiskFailed."""
     missing = [file for file in files if not _is_there(file)]
     made: list[Path] = []
     try:
@@ -51,14 +57,17 @@ def write_all(files: Sequence[NewFile]) -> list[PreparedFile]:
 
 
 def _is_there(file: NewFile) -> bool:
-    """Whether the file exists and says all that it is to say. Raises BadUsage where it says something else, or one would take another's place."""
+    """Whether the file exists and says all that it is to say. Raises BadUsage where it says something else, or one
+    would take another's place."""
     existing = _existing_settings(file) if file.said_by is None else _existing_config(file, file.said_by)
     if existing is None:
         return False
     wrong = [key for key, value in _leaves(file.content).items() if _leaves(existing).get(key) != value]
     if wrong:
         hint = f"It has to say: {', '.join(wrong)}. Change it by hand, or move it away and try again."
-        raise BadUsage(f"'{file.path}' exists and says something else of {wrong[0]}, or nothing. Nothing was written.", hint=hint)
+        raise BadUsage(
+            f"'{file.path}' exists and says something else of {wrong[0]}, or nothing. Nothing was written.", hint=hint
+        )
     return True
 
 
@@ -69,7 +78,9 @@ def _existing_config(file: NewFile, said_by: Callable[[Path], Mapping[str, Any]]
             try:
                 content = said_by(path)
             except HimlError as err:
-                raise BadUsage(f"'{path}' exists and is no config of a workspace: {err} Nothing was written.", hint=MOVE) from err
+                raise BadUsage(
+                    f"'{path}' exists and is no config of a workspace: {err} Nothing was written.", hint=MOVE
+                ) from err
             if content != file.content:
                 raise BadUsage(f"'{path}' exists and names something else. Nothing was written.", hint=MOVE)
             return content
@@ -82,7 +93,8 @@ def _existing_settings(file: NewFile) -> Mapping[str, Any] | None:
             return found.content
         if (found.path.name == PRIVATE_FILE) == file.is_private:
             raise BadUsage(
-                f"'{found.path}' holds settings, and a new '{file.path.name}' here would take its place. Nothing was written.",
+                f"'{found.path}' holds settings, and a new '{file.path.name}' here would take its place. Nothing was "
+                "written.",
                 hint=f"Say there by hand: {', '.join(_leaves(file.content))}.",
             )
     if os.path.lexists(file.path):

@@ -15,7 +15,8 @@ KINDS = "InnerEye's settings (.yml), DeepSeismic's .env, or a config.json of the
 
 
 def read_settings(path: Path, folder: Path, read_config: Callable[[Path], Mapping[str, str]]) -> TakenSettings:
-    """What the file says; *read_config* reads a `config.json`, *folder* is where the user is. Raises BadUsage for any other kind of file.
+    """What the file says; *read_config* reads a `config.json`, *folder* is where the user is. Raises BadUsage for any
+    other kind of file.
 
     Those of them that hold secrets are never part of a snapshot; hence no `.env.example`, which is.
     """

@@ -34,18 +34,24 @@ def find_entry(request: SubmitRequest, script: Path, root: Path) -> Entry:
     """What is started, relative to *root*. Raises BadUsage for a script outside it and for what is no module's name."""
     if request.module:
         if not all(part.isidentifier() for part in request.module.split(".")):
-            raise BadUsage(f"-m '{request.module}' is no module name.", hint="Write it with dots, without .py: -m package.module")
+            raise BadUsage(
+                f"-m '{request.module}' is no module name.", hint="Write it with dots, without .py: -m package.module"
+            )
         _check_module(request.module, root)
         return Entry(EntryKind.module, request.module)
     if request.command:
         return Entry(EntryKind.command, request.command)
     if not script.is_relative_to(root):
-        raise BadUsage(f"'{request.target}' lies outside the snapshot root '{root}'.", hint="Give a --snapshot_root that holds the script.")
+        raise BadUsage(
+            f"'{request.target}' lies outside the snapshot root '{root}'.",
+            hint="Give a --snapshot_root that holds the script.",
+        )
     return Entry(KINDS[script.suffix], script.relative_to(root).as_posix())
 
 
 def check_root(root: Path, script: Path | None) -> None:
-    """Raises BadUsage for a folder that nobody named and nobody means to send: the home folder, a whole disk, one above the repository of *script*."""
+    """Raises BadUsage for a folder that nobody named and nobody means to send: the home folder, a whole disk, one above
+    the repository of *script*."""
     root = root.resolve()
     if root.parent == root:
         raise BadUsage(f"The snapshot would be all of '{root}'.", hint=OWN_FOLDER)
@@ -57,21 +63,28 @@ def check_root(root: Path, script: Path | None) -> None:
     if root in repository.parents:
         raise BadUsage(
             f"The snapshot would be '{root}', a folder above the repository of '{script}'.",
-            hint=f"Say which is meant: --snapshot_root {shlex.quote(str(repository))}, or all of it: --snapshot_root {shlex.quote(str(root))}",
+            hint=f"Say which is meant: --snapshot_root {shlex.quote(str(repository))}, or all of it: --snapshot_root "
+            f"{shlex.quote(str(root))}",
         )
 
 
 def named_by(entry: Entry) -> str:
-    """What the experiment is named after: the script or module; of a command the first of these in it, else its program."""
+    """What the experiment is named after: the script or module; of a command the first of these in it, else its
+    program."""
     if entry.kind is not EntryKind.command:
         return entry.target
     words = [word.strip("'\"") for word in entry.target.split()]
-    named = [word for before, word in zip(["", *words], words, strict=False) if word.endswith(tuple(KINDS)) or before in ("-m", "--module")]
+    named = [
+        word
+        for before, word in zip(["", *words], words, strict=False)
+        if word.endswith(tuple(KINDS)) or before in ("-m", "--module")
+    ]
     return named[0] if named else f"{PurePath(words[0]).name}.sh" if words else ""
 
 
 def entry_file(entry: Entry, root: Path) -> Path | None:
-    """The Python file that is started; None for a shell script, a command, and a module that does not lie below *root*."""
+    """The Python file that is started; None for a shell script, a command, and a module that does not lie below
+    *root*."""
     if entry.kind is EntryKind.script:
         return root / entry.target
     if entry.kind in (EntryKind.shell, EntryKind.command):
@@ -82,12 +95,15 @@ def entry_file(entry: Entry, root: Path) -> Path | None:
 
 
 def _check_module(name: str, root: Path) -> None:
-    """Raises BadUsage for a module that is missing from a package of the project; what is not the project's may be installed."""
+    """Raises BadUsage for a module that is missing from a package of the project; what is not the project's may be
+    installed."""
     top, *below = name.split(".")
     package, place = root / top / "__init__.py", root.joinpath(top, *below)
     if not package.is_file() or (place / "__main__.py").is_file() or any(place.parent.glob(f"{place.name}.*")):
         return
-    names = sorted(path.stem for path in (place if place.is_dir() else place.parent).glob("*.py") if not path.stem.startswith("__"))
+    names = sorted(
+        path.stem for path in (place if place.is_dir() else place.parent).glob("*.py") if not path.stem.startswith("__")
+    )
     near = get_close_matches(place.name, names, n=1) or names[:1]
     prefix = name if place.is_dir() else name.rpartition(".")[0]
     hint = f"Did you mean -m {prefix}.{near[0]}?" if near else f"It would be '{place}.py'."
@@ -101,13 +117,24 @@ def _check_script(path: Path, shown: str) -> None:
         name = "train.py" if "train.py" in inside else next(iter(inside), "")
         raise BadUsage(
             f"'{shown}' is a folder, not a script.",
-            hint=f"Name the script in it: himl submit {shlex.quote(Path(shown, name).as_posix())}" if name else "There is no .py or .sh script in it.",
+            hint=f"Name the script in it: himl submit {shlex.quote(Path(shown, name).as_posix())}"
+            if name
+            else "There is no .py or .sh script in it.",
         )
     if not path.exists():
         scripts = [name.name for kind in KINDS for name in path.parent.glob(f"*{kind}")] if path.parent.is_dir() else []
         near = get_close_matches(path.name, scripts, n=1)
-        raise BadUsage(f"There is no script '{shown}'.", hint=f"Did you mean '{near[0]}'?" if near else "Check the path; it is relative to the current folder.")
+        raise BadUsage(
+            f"There is no script '{shown}'.",
+            hint=f"Did you mean '{near[0]}'?" if near else "Check the path; it is relative to the current folder.",
+        )
     if path.suffix not in KINDS:
         if path.suffix == ".ipynb":
-            raise BadUsage(f"'{shown}' is a notebook, not a script.", hint=f"Make one of it: jupyter nbconvert --to script {shlex.quote(shown)}")
-        raise BadUsage(f"'{shown}' is neither a .py nor a .sh script.", hint="Name such a script, or a module: himl submit -m package.module")
+            raise BadUsage(
+                f"'{shown}' is a notebook, not a script.",
+                hint=f"Make one of it: jupyter nbconvert --to script {shlex.quote(shown)}",
+            )
+        raise BadUsage(
+            f"'{shown}' is neither a .py nor a .sh script.",
+            hint="Name such a script, or a module: himl submit -m package.module",
+        )

@@ -21,7 +21,8 @@ ONE_RUN = ("in_place", "record_in")
 
 
 def settled_many(request: SubmitRequest) -> SubmitRequest:
-    """The request with one way to many runs at most, and without what does not go with it. Raises BadUsage for what was typed and does not fit."""
+    """The request with one way to many runs at most, and without what does not go with it. Raises BadUsage for what was
+    typed and does not fit."""
     typed = [name for name in KINDS if request.is_typed(name)]
     one_run = [name for name in ONE_RUN if request.is_typed(name) and (name != "record_in" or request.is_told_to_azure)]
     chosen = typed or ([] if one_run else [name for name in KINDS if request.is_set(name)])
@@ -35,13 +36,20 @@ def settled_many(request: SubmitRequest) -> SubmitRequest:
         return request
     conflicts = one_run or ["record_in"] * request.is_told_to_azure or ["in_place"] * (request.in_place and not typed)
     if conflicts:
-        hint = "Leave one of them out." if one_run else "Add --record_in local" if conflicts == ["record_in"] else "Set one of them only."
+        hint = (
+            "Leave one of them out."
+            if one_run
+            else "Add --record_in local"
+            if conflicts == ["record_in"]
+            else "Set one of them only."
+        )
         raise BadUsage(f"--{conflicts[0]} is for a single run, and {_options(chosen)} makes many.", hint=hint)
     return _without(request, ["in_place"])
 
 
 def sweep_for(request: SubmitRequest) -> SweepSpec | None:
-    """The sweep that the options mean, with a seed wherever values are drawn; None where the job is a single run. Raises BadUsage."""
+    """The sweep that the options mean, with a seed wherever values are drawn; None where the job is a single run.
+    Raises BadUsage."""
     asked = asked_sweep(request)
     return seeded(asked, on_cluster=bool(request.on_cluster), sdk=request.sdk) if asked else None
 
@@ -63,12 +71,16 @@ def many_arguments(request: SubmitRequest) -> Sequence[str]:
         return request.arguments
     name = argument_name("--crossval_count_arg", request.crossval_count_arg)
     if name == argument_name("--crossval_arg", request.crossval_arg):
-        raise BadUsage(f"--crossval_arg and --crossval_count_arg are both '{name}'.", hint="The split's number and the number of splits need a name each.")
+        raise BadUsage(
+            f"--crossval_arg and --crossval_count_arg are both '{name}'.",
+            hint="The split's number and the number of splits need a name each.",
+        )
     return (*request.arguments, f"--{name}", str(request.crossval))
 
 
 def _check_stray(request: SubmitRequest, chosen: Sequence[str]) -> None:
-    """Raises BadUsage for an option that was typed and says something about another way to many runs than the one chosen."""
+    """Raises BadUsage for an option that was typed and says something about another way to many runs than the one
+    chosen."""
     strays = [name for kind, names in OF_ONE.items() if kind not in chosen for name in names if request.is_typed(name)]
     strays += [name for name in OF_SEARCHES if "sweep" not in chosen and request.is_typed(name)]
     strays += [name for name in OF_ALL if not chosen and request.is_typed(name)]

@@ -11,11 +11,35 @@ from himl_cli.core.spelling import filled
 from himl_cli.services.submission.quantities import MOST, count_wanted, whole_number
 from himl_cli.services.submission.request import AZURE, SubmitRequest
 
-CHOICES = {"distribution": DISTRIBUTIONS, "identity": ("user", "managed"), "record_in": (HERE, AZURE), "sdk": ("v2", "v1")}
+CHOICES = {
+    "distribution": DISTRIBUTIONS,
+    "identity": ("user", "managed"),
+    "record_in": (HERE, AZURE),
+    "sdk": ("v2", "v1"),
+}
 HERE_ONLY = ("in_place", "python", "record_in")
 CLUSTER_ONLY = (
-    *("shm_size", "docker_args", "identity", "no_mpi_single_node", "conda_env", "requirements", "environment", "docker_image"),
-    *("pip_extra_index_url", "private_wheel", "build_context", "dockerfile", "instance_type", "vscode", "jupyter", "ssh_key", "sdk"),
+    *(
+        "shm_size",
+        "docker_args",
+        "identity",
+        "no_mpi_single_node",
+        "conda_env",
+        "requirements",
+        "environment",
+        "docker_image",
+    ),
+    *(
+        "pip_extra_index_url",
+        "private_wheel",
+        "build_context",
+        "dockerfile",
+        "instance_type",
+        "vscode",
+        "jupyter",
+        "ssh_key",
+        "sdk",
+    ),
 )
 MADE_FROM_FILES = ("conda_env", "requirements", "docker_image", "pip_extra_index_url", "private_wheel")
 WAYS_TO_ENVIRONMENTS = (("environment",), MADE_FROM_FILES, ("build_context", "dockerfile"))
@@ -25,7 +49,11 @@ def check_place(request: SubmitRequest) -> None:
     """Raises BadUsage for values that no job can have, and for what was typed and cannot be done where the job runs."""
     for name in ("command", "cluster", "checkpoint"):
         filled(f"--{name}", getattr(request, name))
-    given = [what for value, what in ((request.target, "A script"), (request.module, "-m MODULE"), (request.command, "--command")) if value]
+    given = [
+        what
+        for value, what in ((request.target, "A script"), (request.module, "-m MODULE"), (request.command, "--command"))
+        if value
+    ]
     if len(given) != 1:
         hint = 'himl submit SCRIPT.py, or himl submit -m package.module, or himl submit --command "PROGRAM ..."'
         raise BadUsage(f"{given[0]} and {given[1]} were both given." if given else "Nothing to run.", hint=hint)
@@ -51,17 +79,22 @@ def _check_cluster(request: SubmitRequest) -> None:
             value = getattr(request, name)
             shown = f"--{name}" if value is True else f"--{name} {value}"
             raise BadUsage(
-                f"{shown}: that is for jobs that run here, and this one goes to cluster '{request.on_cluster}'.", hint="To run it here, add --cluster local"
+                f"{shown}: that is for jobs that run here, and this one goes to cluster '{request.on_cluster}'.",
+                hint="To run it here, add --cluster local",
             )
 
 
 def _check_here(request: SubmitRequest) -> None:
     if request.is_typed("num_nodes"):
-        raise BadUsage(f"--num_nodes {request.num_nodes}: a job that runs here has one node.", hint="Use --processes_per_node for several processes.")
+        raise BadUsage(
+            f"--num_nodes {request.num_nodes}: a job that runs here has one node.",
+            hint="Use --processes_per_node for several processes.",
+        )
 
 
 def settled(request: SubmitRequest) -> SubmitRequest:
-    """The request without what does not count for it: settings of the other place, and of another environment than the one that was typed."""
+    """The request without what does not count for it: settings of the other place, and of another environment than the
+    one that was typed."""
     dropped = [*HERE_ONLY] if request.on_cluster else [*CLUSTER_ONLY, "num_nodes"]
     if request.on_cluster:
         dropped += _overridden(request)
@@ -91,5 +124,7 @@ def place_remarks(request: SubmitRequest) -> list[str]:
     if request.in_place and uncopied:
         remarks.append(f"Passed over, since the job runs in place and nothing is copied: {', '.join(uncopied)}.")
     if request.is_typed("distribution") and request.processes_per_node is None:
-        remarks.append("Passed over, since the job is one plain process: --distribution. Add --processes_per_node N to have ranks.")
+        remarks.append(
+            "Passed over, since the job is one plain process: --distribution. Add --processes_per_node N to have ranks."
+        )
     return remarks

@@ -33,7 +33,8 @@ log = logging.getLogger(__name__)
 
 
 def prepare_job(request: SubmitRequest, env: Mapping[str, str] | None = None) -> PreparedJob:
-    """Check all that was asked for and list the snapshot; no network, and nothing is written. Raises BadUsage or NotFound."""
+    """Check all that was asked for and list the snapshot; no network, and nothing is written. Raises BadUsage or
+    NotFound."""
     check_place(request)
     remarks = place_remarks(request)
     request = settled_many(settled(request))
@@ -81,7 +82,9 @@ def _of_options(request: SubmitRequest) -> JobSpec:
     )
 
 
-def _with_entry(spec: JobSpec, request: SubmitRequest, entry: Entry, root: Path, env: Mapping[str, str], remarks: list[str]) -> JobSpec:
+def _with_entry(
+    spec: JobSpec, request: SubmitRequest, entry: Entry, root: Path, env: Mapping[str, str], remarks: list[str]
+) -> JobSpec:
     """The job with what follows from its script and its project; what was decided on the way is added to *remarks*."""
     if request.on_cluster:
         python = "" if request.python_executable == "python" else request.python_executable
@@ -89,7 +92,9 @@ def _with_entry(spec: JobSpec, request: SubmitRequest, entry: Entry, root: Path,
         python = find_python(request.python, env, Path(sys.prefix))
     git = git_facts(root)
     log.debug("entry %s, snapshot root %s, interpreter %s, git %s", entry, root, python, git)
-    experiment, said_of_it = choose_experiment(request.experiment, named_by(entry), from_branch=request.experiment_from_branch, git=git)
+    experiment, said_of_it = choose_experiment(
+        request.experiment, named_by(entry), from_branch=request.experiment_from_branch, git=git
+    )
     remarks += said_of_it
     said = {SWEPT: sweep_text(spec.sweep)} if spec.sweep else {}
     tags = {**automatic_tags(git, request.build, command_line(request)), **said, **request.tags}
@@ -98,7 +103,13 @@ def _with_entry(spec: JobSpec, request: SubmitRequest, entry: Entry, root: Path,
 
 def command_line(request: SubmitRequest) -> str:
     """What was run, as the user would type it, secrets masked."""
-    what = ["-m", request.module] if request.module else ["--command", mask_line(request.command)] if request.command else [str(request.target)]
+    what = (
+        ["-m", request.module]
+        if request.module
+        else ["--command", mask_line(request.command)]
+        if request.command
+        else [str(request.target)]
+    )
     return shlex.join([*what, *mask_arguments(request.arguments)])
 
 
@@ -117,16 +128,28 @@ def _for_cluster(spec: JobSpec, request: SubmitRequest, start: Path, remarks: li
         services={} if spec.sweep else services_of(request),
         sdk=request.sdk,
     )
-    idle = [f"--{name}" for name in ("vscode", "jupyter", "ssh_key", "tensorboard_logs") if spec.sweep and request.is_typed(name)]
-    remarks += [f"Passed over, since Azure ML offers it in single jobs only, and this is many: {', '.join(idle)}."] if idle else []
+    idle = [
+        f"--{name}"
+        for name in ("vscode", "jupyter", "ssh_key", "tensorboard_logs")
+        if spec.sweep and request.is_typed(name)
+    ]
+    remarks += (
+        [f"Passed over, since Azure ML offers it in single jobs only, and this is many: {', '.join(idle)}."]
+        if idle
+        else []
+    )
     check_for_cluster(there, request.tags)
     environment = _environment(request, start, spec.snapshot.root, remarks)
     from himl_cli.services.environments.remarks import MODULE, environment_remarks
 
     file = entry_file(spec.entry, spec.snapshot.root)
     remarks += environment_remarks(environment, file)
-    if spec.entry.kind is EntryKind.module and file is None and spec.entry.target != MODULE:  # else the environment is spoken of
-        remarks.append(f"Module '{spec.entry.target}' is not in '{spec.snapshot.root}': the job needs it in its environment.")
+    if (
+        spec.entry.kind is EntryKind.module and file is None and spec.entry.target != MODULE
+    ):  # else the environment is spoken of
+        remarks.append(
+            f"Module '{spec.entry.target}' is not in '{spec.snapshot.root}': the job needs it in its environment."
+        )
     return replace(there, environment=environment)
 
 
@@ -156,6 +179,13 @@ def _snapshot(request: SubmitRequest, entry: Entry, root: Path) -> SnapshotRepor
     report = take_snapshot(root, request.ignored_folders, request.include_secret)
     if entry.kind in (EntryKind.script, EntryKind.shell) and entry.target not in report.snapshot.files:
         downloaded = next((folder for folder in report.downloads if entry.target.startswith(f"{folder}/")), None)
-        why = f"himl downloaded files to '{downloaded}'; move the script" if downloaded else f"Look in its {report.ignore_file}"
-        raise BadUsage(f"'{entry.target}' is left out of the snapshot of '{root}'.", hint=f"{why}, or give another --snapshot_root.")
+        why = (
+            f"himl downloaded files to '{downloaded}'; move the script"
+            if downloaded
+            else f"Look in its {report.ignore_file}"
+        )
+        raise BadUsage(
+            f"'{entry.target}' is left out of the snapshot of '{root}'.",
+            hint=f"{why}, or give another --snapshot_root.",
+        )
     return report

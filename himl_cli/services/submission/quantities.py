@@ -16,25 +16,30 @@ SIZE = re.compile(r"0*[1-9]\d*[bkmg]", re.IGNORECASE)
 MOST_NODES = 65_000
 """As many as a cluster of Azure ML can have."""
 MOST_PROCESSES = 1024
-"""Of one node: more than its processors and GPUs could serve. Each is started here, so a digit too many would fill the memory."""
+"""Of one node: more than its processors and GPUs could serve. Each is started here, so a digit too many would fill the
+memory."""
 MOST = {"num_nodes": MOST_NODES, "node_count": MOST_NODES, "processes_per_node": MOST_PROCESSES}
 """What counts may be at most, by the names of options and of fields."""
 LONGEST_SHOWN = 24
 
 
 def parse_duration(text: str, option: str = "") -> float:
-    """Seconds of `30s`, `30m`, `2h` or `1.5d`. Raises BadUsage, which begins with the *option* that it was given for."""
+    """Seconds of `30s`, `30m`, `2h` or `1.5d`. Raises BadUsage, which begins with the *option* that it was given
+    for."""
     found = DURATION.fullmatch(text.strip())
     seconds = float(found[1]) * SECONDS_IN[found[2]] if found else 0
     if seconds == 0:
-        raise BadUsage(f"{option} '{text}' is no duration.".strip(), hint="Write a number and a unit: 30s, 30m, 2h or 1.5d.")
+        raise BadUsage(
+            f"{option} '{text}' is no duration.".strip(), hint="Write a number and a unit: 30s, 30m, 2h or 1.5d."
+        )
     if seconds > MOST_SECONDS:
         raise BadUsage(f"{option} '{text}' is longer than ten years.".strip(), hint="Leave it out for no limit.")
     return seconds
 
 
 def check_size(option: str, text: str) -> str:
-    """*text*, which is to be a size as Docker takes it: a whole number and b, k, m or g. Raises BadUsage naming *option*."""
+    """*text*, which is to be a size as Docker takes it: a whole number and b, k, m or g. Raises BadUsage naming
+    *option*."""
     if not SIZE.fullmatch(text.strip()) or len(text) > LONGEST_SHOWN:
         raise BadUsage(f"{option} '{text}' is no size.", hint="Write a whole number and a unit: 512m or 100g.")
     return text.strip().lower()

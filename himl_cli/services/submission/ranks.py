@@ -8,8 +8,9 @@ from himl_cli.services.submission.request import SubmitRequest
 def ranks_of(request: SubmitRequest) -> tuple[str, int | None]:
     """The distribution (`pytorch`, `mpi`, or empty for a plain process) and the processes a node (None: no ranks).
 
-    Here PyTorch's variables are set whenever ranks are asked for. On a cluster, unless `--distribution` says so: PyTorch for several
-    processes whose number a node is given, MPI for several nodes without it, and for one process, as hi-ml does.
+    Here PyTorch's variables are set whenever ranks are asked for. On a cluster, unless `--distribution` says so:
+    PyTorch for several processes whose number a node is given, MPI for several nodes without it, and for one process,
+    as hi-ml does.
     """
     processes = request.processes_per_node
     if not request.on_cluster:

@@ -19,10 +19,11 @@ AZURE = "azure"
 class SubmitRequest(SweepRequest):
     """The options of `himl submit`, as typed; `cwd` is where the user is, `build` the `--build_*` options by tag name.
 
-    `typed` names the options that stood on the command line: what a settings file says for all jobs is passed over where it does
-    not fit one, what was typed is an error there. None: all that differs from the default counts as typed. `ready_sweep` is a sweep
-    that no options have to be read for. `python_executable` (the words before the script on a cluster), `resource_properties` and
-    `tensorboard_logs` are arguments of `submit_to_azure_if_needed` only.
+    `typed` names the options that stood on the command line: what a settings file says for all jobs is passed over
+    where it does not fit one, what was typed is an error there. None: all that differs from the default counts as
+    typed. `ready_sweep` is a sweep that no options have to be read for. `python_executable` (the words before the
+    script on a cluster), `resource_properties` and `tensorboard_logs` are arguments of `submit_to_azure_if_needed`
+    only.
     """
 
     cwd: Path
@@ -90,7 +91,11 @@ class SubmitRequest(SweepRequest):
         """Whether the option says something else than its default."""
         default = next(each.default for each in fields(self) if each.name == name)
         value = getattr(self, name)
-        return bool(value) if isinstance(value, Sequence) and not isinstance(value, str) else value is not None and value != default
+        return (
+            bool(value)
+            if isinstance(value, Sequence) and not isinstance(value, str)
+            else value is not None and value != default
+        )
 
     def is_typed(self, name: str) -> bool:
         """Whether the user said so for this very job."""
@@ -99,7 +104,8 @@ class SubmitRequest(SweepRequest):
 
 @dataclass(frozen=True)
 class PreparedJob:
-    """The job, what is sent with it (None in place: nothing is), and what the user should know beforehand, a sentence each.
+    """The job, what is sent with it (None in place: nothing is), and what the user should know beforehand, a sentence
+    each.
 
     `checkpoint` is the SOURCE that it starts from, which is yet to be looked for.
     """

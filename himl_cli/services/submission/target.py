@@ -1,4 +1,5 @@
-"""Targets of `himl submit` that are no script but tell of a whole job: a pipeline's JSON file, a job in Azure ML's YAML."""
+"""Targets of `himl submit` that are no script but tell of a whole job: a pipeline's JSON file, a job in Azure ML's
+YAML."""
 
 from __future__ import annotations
 
@@ -42,22 +43,33 @@ def target_path(request: SubmitRequest) -> Path:
         raise BadUsage(f"'{shown}' is a folder, not a file.")
     names = [each.name for each in path.parent.iterdir() if is_file(each.name)] if path.parent.is_dir() else []
     near = get_close_matches(path.name, names, n=1)
-    raise BadUsage(f"There is no file '{shown}'.", hint=f"Did you mean '{near[0]}'?" if near else "Check the path; it is relative to the current folder.")
+    raise BadUsage(
+        f"There is no file '{shown}'.",
+        hint=f"Did you mean '{near[0]}'?" if near else "Check the path; it is relative to the current folder.",
+    )
 
 
 def check_options(request: SubmitRequest, counting: frozenset[str], what: str) -> None:
-    """Raises BadUsage for an option that was typed and does not count for *what* (`a pipeline file`): those in *counting* do."""
+    """Raises BadUsage for an option that was typed and does not count for *what* (`a pipeline file`): those in
+    *counting* do."""
     if request.module:
-        raise BadUsage("A file and -m MODULE were both given.", hint="himl submit FILE, or himl submit -m package.module")
+        raise BadUsage(
+            "A file and -m MODULE were both given.", hint="himl submit FILE, or himl submit -m package.module"
+        )
     if request.arguments:
-        raise BadUsage(f"Arguments stand behind --, and {what} holds its own.", hint=f"Write them into '{request.target}'.")
+        raise BadUsage(
+            f"Arguments stand behind --, and {what} holds its own.", hint=f"Write them into '{request.target}'."
+        )
     for each in fields(SubmitRequest):
         if each.name not in counting and each.name not in NO_OPTIONS and request.is_typed(each.name):
             option = f"--{OPTIONS.get(each.name, each.name)}"
             can_say = each.name in IN_PIPELINES if is_pipeline(str(request.target)) else each.name not in NOT_IN_YAML
             if not can_say:
                 raise BadUsage(f"{option} does not count for {what}.", hint="Leave it out.")
-            raise BadUsage(f"{option} does not count for {what}, which says that itself.", hint=f"Write it into '{request.target}'.")
+            raise BadUsage(
+                f"{option} does not count for {what}, which says that itself.",
+                hint=f"Write it into '{request.target}'.",
+            )
 
 
 def file_remarks(request: SubmitRequest, what: str) -> list[str]:

@@ -17,7 +17,8 @@ SPLIT, COUNT, SEED = "crossval_index", "crossval_count", "random_seed"
 
 @dataclass(frozen=True)
 class SweepRequest:
-    """The options as typed. Of `sweep`, `crossval` and `different_seeds` one at most is set, else the job is a single run."""
+    """The options as typed. Of `sweep`, `crossval` and `different_seeds` one at most is set, else the job is a single
+    run."""
 
     sweep: Sequence[str] = ()
     sampling: str | None = None
@@ -33,14 +34,17 @@ class SweepRequest:
 
 
 def sweep_of(asked: SweepRequest, *, on_cluster: bool) -> SweepSpec:
-    """The sweep that is meant, one of the three kinds being set. Raises BadUsage for what cannot be run where it would run."""
+    """The sweep that is meant, one of the three kinds being set. Raises BadUsage for what cannot be run where it would
+    run."""
     early_stop = parse_early_stop(asked.early_stop) if asked.early_stop else None
     kind, space, sampling, seed, trials = _trials(asked, on_cluster=on_cluster)
     spec = SweepSpec(
         space=space,
         sampling=sampling,
         max_trials=trials,
-        max_concurrent=asked.max_concurrent if asked.max_concurrent is None else min(asked.max_concurrent, max(trials, 1)),
+        max_concurrent=asked.max_concurrent
+        if asked.max_concurrent is None
+        else min(asked.max_concurrent, max(trials, 1)),
         primary_metric=asked.primary_metric,
         goal=asked.goal,
         early_stop=early_stop,
@@ -54,11 +58,25 @@ def sweep_of(asked: SweepRequest, *, on_cluster: bool) -> SweepSpec:
 def _trials(asked: SweepRequest, *, on_cluster: bool) -> tuple[str, dict[str, SearchRange], str, int | None, int]:
     """The kind, the space, the sampling with its seed, and the number of trials."""
     if asked.crossval is not None:
-        check_count(asked.crossval, on_cluster=on_cluster, hint="Give --crossval {} at most.")  # before that many values are made
-        return "crossval", _numbered("--crossval", asked.crossval, 2, "--crossval_arg", asked.crossval_arg), "grid", None, asked.crossval
+        check_count(
+            asked.crossval, on_cluster=on_cluster, hint="Give --crossval {} at most."
+        )  # before that many values are made
+        return (
+            "crossval",
+            _numbered("--crossval", asked.crossval, 2, "--crossval_arg", asked.crossval_arg),
+            "grid",
+            None,
+            asked.crossval,
+        )
     if asked.different_seeds is not None:
         check_count(asked.different_seeds, on_cluster=on_cluster, hint="Give --different_seeds {} at most.")
-        return "seeds", _numbered("--different_seeds", asked.different_seeds, 1, "--seed_arg", asked.seed_arg), "grid", None, asked.different_seeds
+        return (
+            "seeds",
+            _numbered("--different_seeds", asked.different_seeds, 1, "--seed_arg", asked.seed_arg),
+            "grid",
+            None,
+            asked.different_seeds,
+        )
     space = parse_space(asked.sweep)
     is_listed = all(found.draw is Draw.choice for found in space.values())
     sampling, seed = parse_sampling(asked.sampling) if asked.sampling else ("grid" if is_listed else "random", None)
@@ -81,5 +99,7 @@ def argument_name(option: str, argument: str) -> str:
     """*argument* without leading dashes. Raises BadUsage, naming *option*, for what can be no argument's name."""
     name = argument.strip().lstrip("-")
     if not HYPERPARAMETER_NAME.fullmatch(name):
-        raise BadUsage(f"{option} '{argument}' cannot be an argument's name.", hint="Letters, digits, _, - and dots make one.")
+        raise BadUsage(
+            f"{option} '{argument}' cannot be an argument's name.", hint="Letters, digits, _, - and dots make one."
+        )
     return name

@@ -1,4 +1,5 @@
-"""Specifications in the form of a call: `uniform(0, 1)`, `bandit(slack_factor=0.1)`, and the words and numbers in them."""
+"""Specifications in the form of a call: `uniform(0, 1)`, `bandit(slack_factor=0.1)`, and the words and numbers in
+them."""
 
 from __future__ import annotations
 
@@ -54,7 +55,8 @@ def split_values(text: str) -> list[str]:
 
 
 def scalar(text: str) -> Scalar:
-    """A whole number, a decimal number, or the word as it is: `007`, `true` and `nan` are words, which scripts read as they like.
+    """A whole number, a decimal number, or the word as it is: `007`, `true` and `nan` are words, which scripts read as
+    they like.
 
     So is what has more digits than floating point can say.
     """

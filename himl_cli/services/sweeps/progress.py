@@ -16,9 +16,17 @@ WORDS = {RunStatus.failed: "failed", RunStatus.canceled: "canceled"}
 
 
 class SweepProgress:
-    """Tells *notify* how many of *trials* have ended, whenever that has changed; without trials, nothing is asked or told."""
+    """Tells *notify* how many of *trials* have ended, whenever that has changed; without trials, nothing is asked or
+    told."""
 
-    def __init__(self, workspace: Workspace, run_id: str, trials: int, notify: Notify, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        workspace: Workspace,
+        run_id: str,
+        trials: int,
+        notify: Notify,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._workspace = workspace
         self._run_id = run_id
         self._trials = trials
@@ -28,7 +36,8 @@ class SweepProgress:
         self._next_look = -math.inf
 
     def look(self) -> None:
-        """Ask for the trials there are, unless that was a short time ago: the more there are, the more it costs. Raises what the workspace raises."""
+        """Ask for the trials there are, unless that was a short time ago: the more there are, the more it costs. Raises
+        what the workspace raises."""
         now = self._clock()
         if not self._trials or now < self._next_look:
             return

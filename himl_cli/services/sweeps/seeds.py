@@ -13,7 +13,8 @@ _TOLD = re.compile(r"\b(random|bayesian)\(seed=\d+\)")
 
 
 def seeded(spec: SweepSpec, *, on_cluster: bool, sdk: str = "v2") -> SweepSpec:
-    """*spec*, with a seed drawn where its values are drawn, none is given and whoever draws takes one: on Azure ML random sampling by its newer API."""
+    """*spec*, with a seed drawn where its values are drawn, none is given and whoever draws takes one: on Azure ML
+    random sampling by its newer API."""
     takes_one = spec.sampling in ("random", "bayesian") if not on_cluster else spec.sampling == "random" and sdk != "v1"
     return replace(spec, seed=SystemRandom().randrange(MOST)) if takes_one and spec.seed is None else spec
 

@@ -34,9 +34,14 @@ def parse_space(texts: Sequence[str]) -> dict[str, SearchRange]:
         if not equals or not name:
             raise BadUsage(f"--sweep '{text}': no name.", hint="Write --sweep NAME=SPEC, as in --sweep lr=0.1,0.01")
         if not HYPERPARAMETER_NAME.fullmatch(name):
-            raise BadUsage(f"--sweep '{text}': '{name}' cannot be a hyperparameter.", hint="Letters, digits, _, - and dots make a name.")
+            raise BadUsage(
+                f"--sweep '{text}': '{name}' cannot be a hyperparameter.",
+                hint="Letters, digits, _, - and dots make a name.",
+            )
         if name in space:
-            raise BadUsage(f"--sweep: '{name}' is given twice.", hint=f"Give all its values at once: --sweep {name}=A,B,C")
+            raise BadUsage(
+                f"--sweep: '{name}' is given twice.", hint=f"Give all its values at once: --sweep {name}=A,B,C"
+            )
         space[name] = search_range(name, spec)
     return space
 
@@ -61,13 +66,20 @@ def search_range(name: str, spec: str) -> SearchRange:
 
 def _listed(name: str, spec: str, where: str) -> SearchRange:
     if "(" in spec or ")" in spec:
-        raise BadUsage(f"{where}: this is neither a list nor one distribution.", hint=f"Write --sweep {name}=0.1,0.01 or --sweep '{name}=uniform(0,1)'")
+        raise BadUsage(
+            f"{where}: this is neither a list nor one distribution.",
+            hint=f"Write --sweep {name}=0.1,0.01 or --sweep '{name}=uniform(0,1)'",
+        )
     if spec.strip() in ARGUMENTS:
         draw = Draw(spec.strip())
         raise BadUsage(f"{where}: {draw.value} needs arguments.", hint=f"Write --sweep '{name}={_form(draw)}'")
     if spec.strip().startswith("[") and spec.strip().endswith("]"):
-        raise BadUsage(f"{where}: a list is written without brackets.", hint=f"Write --sweep {name}={spec.strip()[1:-1]}")
-    return checked_range(SearchRange(Draw.choice, tuple(map(scalar, split_values(spec))) if spec.strip() else ()), where)
+        raise BadUsage(
+            f"{where}: a list is written without brackets.", hint=f"Write --sweep {name}={spec.strip()[1:-1]}"
+        )
+    return checked_range(
+        SearchRange(Draw.choice, tuple(map(scalar, split_values(spec))) if spec.strip() else ()), where
+    )
 
 
 def _arguments(call: Call, names: Sequence[str], where: str) -> tuple[Scalar, ...]:
@@ -103,7 +115,10 @@ def _check_choices(values: Sequence[Scalar], where: str) -> None:
     seen: set[tuple[type, Scalar]] = set()
     for value in values:
         if (type(value), value) in seen:
-            raise BadUsage(f"{where}: the value {value} is given twice.", hint="To run the same values several times: --different_seeds N")
+            raise BadUsage(
+                f"{where}: the value {value} is given twice.",
+                hint="To run the same values several times: --different_seeds N",
+            )
         seen.add((type(value), value))
 
 
@@ -115,14 +130,23 @@ def _check_numbers(draw: Draw, number: dict[str, float], where: str) -> None:
     if "q" in number and number["q"] <= 0:
         raise BadUsage(f"{where}: q, the step, is to be greater than 0.", hint=f"Write {_form(draw)}")
     if "n" in number and (number["n"] < 1 or number["n"] != int(number["n"])):
-        raise BadUsage(f"{where}: n is to be a whole number of at least 1; values are 0 to n - 1.", hint="Write randint(10) for 0 to 9.")
+        raise BadUsage(
+            f"{where}: n is to be a whole number of at least 1; values are 0 to n - 1.",
+            hint="Write randint(10) for 0 to 9.",
+        )
     if "log" in draw.value and max(map(abs, list(number.values())[:2])) > LARGEST_EXPONENT:
-        raise BadUsage(f"{where}: the arguments are exponents of e, and no number is that large.", hint=f"{draw.value}(-9,-2) gives 0.0001 to 0.1.")
+        raise BadUsage(
+            f"{where}: the arguments are exponents of e, and no number is that large.",
+            hint=f"{draw.value}(-9,-2) gives 0.0001 to 0.1.",
+        )
 
 
 def _wrong_count(draw: Draw, where: str) -> BadUsage:
     names = ARGUMENTS[draw]
-    return BadUsage(f"{where}: {draw.value} takes {len(names)} argument{'s' * (len(names) > 1)}: {', '.join(names)}.", hint=f"Write {_form(draw)}")
+    return BadUsage(
+        f"{where}: {draw.value} takes {len(names)} argument{'s' * (len(names) > 1)}: {', '.join(names)}.",
+        hint=f"Write {_form(draw)}",
+    )
 
 
 def _form(draw: Draw) -> str:

@@ -10,7 +10,11 @@ from himl_cli.core.sweeps import EarlyStop
 from himl_cli.services.sweeps.calls import Call, check_names, parse_call, scalar
 
 COMMON = ("evaluation_interval", "delay_evaluation")
-POLICIES = {"bandit": ("slack_factor", "slack_amount", *COMMON), "median": COMMON, "truncation": ("truncation_percentage", *COMMON)}
+POLICIES = {
+    "bandit": ("slack_factor", "slack_amount", *COMMON),
+    "median": COMMON,
+    "truncation": ("truncation_percentage", *COMMON),
+}
 AZURE_WORDS = {"median_stopping": "median", "truncation_selection": "truncation"}
 SAMPLINGS = ("grid", "random", "bayesian")
 LARGEST_SEED = 2**31 - 1
@@ -22,10 +26,16 @@ def parse_early_stop(text: str) -> EarlyStop:
     call = parse_call(text) or Call(text.strip(), (), {})
     policy = AZURE_WORDS.get(call.word, call.word)
     if policy not in POLICIES:
-        raise BadUsage(f"{where}: there is no policy '{call.word}'.", hint=_near(call.word, (*POLICIES, *AZURE_WORDS), tuple(POLICIES)))
+        raise BadUsage(
+            f"{where}: there is no policy '{call.word}'.",
+            hint=_near(call.word, (*POLICIES, *AZURE_WORDS), tuple(POLICIES)),
+        )
     check_names(call.named, POLICIES[policy], where)
     if call.values:
-        raise BadUsage(f"{where}: '{call.values[0]}' has no name.", hint=f"Write --early_stop '{policy}({POLICIES[policy][0]}={call.values[0]})'")
+        raise BadUsage(
+            f"{where}: '{call.values[0]}' has no name.",
+            hint=f"Write --early_stop '{policy}({POLICIES[policy][0]}={call.values[0]})'",
+        )
     numbers = {name: _number(where, name, value) for name, value in call.named.items()}
     return checked_stop(
         EarlyStop(
@@ -34,7 +44,9 @@ def parse_early_stop(text: str) -> EarlyStop:
             delay_evaluation=_whole(where, "delay_evaluation", numbers, 0),
             slack_factor=numbers.get("slack_factor"),
             slack_amount=numbers.get("slack_amount"),
-            truncation_percentage=_whole(where, "truncation_percentage", numbers, 0) if "truncation_percentage" in numbers else None,
+            truncation_percentage=_whole(where, "truncation_percentage", numbers, 0)
+            if "truncation_percentage" in numbers
+            else None,
         ),
         where,
     )
@@ -45,7 +57,10 @@ def checked_stop(stop: EarlyStop, where: str = "--early_stop") -> EarlyStop:
     if stop.policy not in POLICIES:
         raise BadUsage(f"{where}: there is no policy '{stop.policy}'.", hint=f"There are: {', '.join(POLICIES)}.")
     if stop.evaluation_interval < 1:
-        raise BadUsage(f"{where}: evaluation_interval is to be at least 1.", hint="1 looks at each value that the primary metric gets.")
+        raise BadUsage(
+            f"{where}: evaluation_interval is to be at least 1.",
+            hint="1 looks at each value that the primary metric gets.",
+        )
     if stop.delay_evaluation < 0:
         raise BadUsage(f"{where}: delay_evaluation cannot be less than 0.")
     slacks = [slack for slack in (stop.slack_factor, stop.slack_amount) if slack is not None]
@@ -55,9 +70,15 @@ def checked_stop(stop: EarlyStop, where: str = "--early_stop") -> EarlyStop:
             hint="bandit(slack_factor=0.1) stops what is more than 10 % worse than the best trial.",
         )
     if any(slack <= 0 for slack in slacks):
-        raise BadUsage(f"{where}: the slack is to be greater than 0.", hint="bandit(slack_factor=0.1) stops what is more than 10 % worse than the best trial.")
+        raise BadUsage(
+            f"{where}: the slack is to be greater than 0.",
+            hint="bandit(slack_factor=0.1) stops what is more than 10 % worse than the best trial.",
+        )
     if stop.policy == "truncation" and not 1 <= (stop.truncation_percentage or 0) <= 99:
-        raise BadUsage(f"{where}: truncation_percentage is to be 1 to 99.", hint="truncation(truncation_percentage=20) stops the worst fifth.")
+        raise BadUsage(
+            f"{where}: truncation_percentage is to be 1 to 99.",
+            hint="truncation(truncation_percentage=20) stops the worst fifth.",
+        )
     return stop
 
 
@@ -69,7 +90,9 @@ def parse_sampling(text: str) -> tuple[str, int | None]:
         raise BadUsage(f"{where}: there is no sampling '{call.word}'.", hint=_near(call.word, SAMPLINGS, SAMPLINGS))
     check_names(call.named, () if call.word == "grid" else ("seed",), where)
     if call.values:
-        raise BadUsage(f"{where}: '{call.values[0]}' has no name.", hint=f"Write --sampling '{call.word}(seed={call.values[0]})'")
+        raise BadUsage(
+            f"{where}: '{call.values[0]}' has no name.", hint=f"Write --sampling '{call.word}(seed={call.values[0]})'"
+        )
     if "seed" not in call.named:
         return call.word, None
     seed = scalar(call.named["seed"])

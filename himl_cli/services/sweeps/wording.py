@@ -8,13 +8,16 @@ LONGEST_LIST = 12
 
 
 def sweep_text(spec: SweepSpec) -> str:
-    """What is searched and how, as it could be typed: `lr=0.1,0.01 depth=randint(5), random(seed=7), 20 trials, minimize val/loss`.
+    """What is searched and how, as it could be typed: `lr=0.1,0.01 depth=randint(5), random(seed=7), 20 trials,
+    minimize val/loss`.
 
     Of folds and seeds, nothing is searched: `random_seed=0,1,2, 3 runs, mean of val/loss`.
     """
     parts = [" ".join(f"{name}={range_text(found)}" for name, found in spec.space.items())]
     if spec.kind in REPEATED:
-        return ", ".join((*parts, f"{spec.max_trials} run{'s' * (spec.max_trials != 1)}, mean of {spec.primary_metric}"))
+        return ", ".join(
+            (*parts, f"{spec.max_trials} run{'s' * (spec.max_trials != 1)}, mean of {spec.primary_metric}")
+        )
     parts.append(spec.sampling if spec.seed is None else f"{spec.sampling}(seed={spec.seed})")
     parts.append(f"{spec.max_trials} trial{'s' * (spec.max_trials != 1)}")
     parts.append(f"{spec.goal} {spec.primary_metric}")

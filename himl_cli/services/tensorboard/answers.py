@@ -14,7 +14,8 @@ LONGEST_ANSWER = 100_000
 
 
 def has_lost_its_data(host: str, port: int) -> bool:
-    """Whether the TensorBoard at *host* and *port* answers, but only that it cannot read anything, as where its data server was killed."""
+    """Whether the TensorBoard at *host* and *port* answers, but only that it cannot read anything, as where its data
+    server was killed."""
     connection = HTTPConnection(host, port, timeout=PATIENCE)
     try:
         connection.request("GET", "/data/runs", headers={"Connection": "close"})

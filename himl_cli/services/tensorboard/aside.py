@@ -53,7 +53,8 @@ class Aside(Generic[Answer]):
 
 
 def several(ask: Callable[[Item], Answer], items: Sequence[Item]) -> list[Answer]:
-    """What *ask* says to each of *items*, in their order; AT_ONCE are asked at a time. Raises the first HimlError in that order."""
+    """What *ask* says to each of *items*, in their order; AT_ONCE are asked at a time. Raises the first HimlError in
+    that order."""
     answers: list[Answer] = []
     asides: deque[Aside[Answer]] = deque()
     waiting = iter(items)
@@ -78,7 +79,9 @@ class Caught:
     def __enter__(self) -> None:
         pass
 
-    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> bool:
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> bool:
         if value is not None:
             self._take(value)
         return True

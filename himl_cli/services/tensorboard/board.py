@@ -33,7 +33,8 @@ SECONDS_BETWEEN_LOOKS, FAILURES, RESTARTS = 2.0, 2, 3
 class Board:
     """TensorBoard over *folder*, at *host* and *port*; what it says goes to *log*. Runs within the `with`.
 
-    The folder of *log* is its own: it is where TensorBoard puts temporary files, and gone if whoever started this is killed.
+    The folder of *log* is its own: it is where TensorBoard puts temporary files, and gone if whoever started this is
+    killed.
     """
 
     def __init__(self, folder: Path, log: Path, host: str, port: int, refresh: int, notify: Notify = ignore) -> None:
@@ -83,7 +84,9 @@ class Board:
         except OSError as err:
             raise DiskFailed(f"Cannot start TensorBoard: {err.strerror or err}.") from err
 
-    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._end()
 
     def _end(self) -> None:
@@ -120,10 +123,14 @@ class Board:
             self._notify(Notice(f"Port {taken} is taken: TensorBoard takes {self._port}."))
             self._start()
             return
-        raise HimlError(f"TensorBoard {_ending(self._process.returncode)}: {self._last_words()}", hint="Does 'python -m tensorboard.main --version' work?")
+        raise HimlError(
+            f"TensorBoard {_ending(self._process.returncode)}: {self._last_words()}",
+            hint="Does 'python -m tensorboard.main --version' work?",
+        )
 
     def _has_lost_its_data(self) -> bool:
-        """Whether its data server, which has all that was read in memory, is gone: it answers, several times, that it cannot read."""
+        """Whether its data server, which has all that was read in memory, is gone: it answers, several times, that it
+        cannot read."""
         answer = self._is_lost.poll() if self._is_lost is not None else None
         if answer is not None:
             self._is_lost, self._ask_at = None, time.monotonic() + SECONDS_BETWEEN_LOOKS
@@ -169,9 +176,14 @@ def _ending(code: int) -> str:
 
 
 def _environment(own: Path) -> dict[str, str]:
-    """This process's, with the way to TensorBoard's data server never going through a proxy, and temporary files in *own*.
+    """This process's, with the way to TensorBoard's data server never going through a proxy, and temporary files in
+    *own*.
 
     Where those of all users lie, TensorBoard fails over a folder that another user's left.
     """
     beside = next((os.environ[name] for name in PROXY_EXCEPTIONS if os.environ.get(name)), "")
-    return os.environ | {PROXY_EXCEPTIONS[0]: ",".join(filter(None, (beside, *LOCAL_HOSTS)))} | dict.fromkeys(TEMPORARY, str(own))
+    return (
+        os.environ
+        | {PROXY_EXCEPTIONS[0]: ",".join(filter(None, (beside, *LOCAL_HOSTS)))}
+        | dict.fromkeys(TEMPORARY, str(own))
+    )

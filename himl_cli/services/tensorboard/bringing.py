@@ -15,7 +15,8 @@ WORKERS = 8
 
 @dataclass
 class Tally:
-    """Bytes of one look at a run: those that are new in its files, how many of them are here by now, and how many `files` are complete."""
+    """Bytes of one look at a run: those that are new in its files, how many of them are here by now, and how many
+    `files` are complete."""
 
     awaited: int = 0
     here: int = 0
@@ -23,10 +24,11 @@ class Tally:
 
 
 class Brought:
-    """A `FetchSink` over copies by the names of their originals: which files have to be asked for again, and what went wrong.
+    """A `FetchSink` over copies by the names of their originals: which files have to be asked for again, and what went
+    wrong.
 
-    The requests are checked ones. An MD5 on record for the whole is not heeded: what is here before may be none of what comes, and a blob that
-    was appended to keeps the MD5 of its beginning.
+    The requests are checked ones. An MD5 on record for the whole is not heeded: what is here before may be none of what
+    comes, and a blob that was appended to keeps the MD5 of its beginning.
     """
 
     def __init__(self, copies: Mapping[str, GrowingCopy], tally: Tally) -> None:
@@ -53,7 +55,8 @@ class Brought:
 
 
 def bring(store: BlobStore, blobs: Mapping[str, BlobInfo], copies: Mapping[str, GrowingCopy], tally: Tally) -> Brought:
-    """Add what is new in *blobs* to their *copies*, both by the names in the store; what came stays, whatever fails. Raises DiskFailed."""
+    """Add what is new in *blobs* to their *copies*, both by the names in the store; what came stays, whatever fails.
+    Raises DiskFailed."""
     brought = Brought(copies, tally)
     requests = [request for name, blob in blobs.items() if (request := copies[name].request(blob)) is not None]
     tally.awaited += sum(copies[request.blob.name].missing(request) for request in requests)

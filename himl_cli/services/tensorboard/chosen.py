@@ -14,7 +14,14 @@ from himl_cli.core.home import in_home
 from himl_cli.core.runs import Run, RunQuery, RunSelection
 from himl_cli.core.sweeps import MANY
 from himl_cli.services.aggregation.chosen_runs import PREPARATION
-from himl_cli.services.run_lookup import LATEST, find_runs, nearest_latest_run_file, newest_run, no_children, read_latest_run_file
+from himl_cli.services.run_lookup import (
+    LATEST,
+    find_runs,
+    nearest_latest_run_file,
+    newest_run,
+    no_children,
+    read_latest_run_file,
+)
 from himl_cli.services.tensorboard.aside import several
 from himl_cli.services.tensorboard.homes import Homes
 from himl_cli.services.tensorboard.run_list import RunList
@@ -25,7 +32,8 @@ log = logging.getLogger(__name__)
 
 
 class ChosenRuns:
-    """The runs of *selection*; of a sweep or a pipeline it and all below it. What comes later joins them; none leaves."""
+    """The runs of *selection*; of a sweep or a pipeline it and all below it. What comes later joins them; none
+    leaves."""
 
     def __init__(self, workspace: Workspace, selection: RunSelection, cwd: Path, notify: Notify = ignore) -> None:
         self.homes = Homes(workspace)
@@ -60,11 +68,16 @@ class ChosenRuns:
         return shown
 
     def again(self, wanted: Collection[str]) -> Renewed:
-        """What is new, and the states of the runs *wanted*. Raises HimlError where a service cannot be asked; the next time goes on."""
+        """What is new, and the states of the runs *wanted*. Raises HimlError where a service cannot be asked; the next
+        time goes on."""
         renewed = Renewed()
         asked = {*wanted, *self._parents}
         new = self._new_roots(asked, renewed)
-        alone = [self._known[run_id] for run_id in asked - renewed.runs.keys() if self._known[run_id].parent not in self._parents]
+        alone = [
+            self._known[run_id]
+            for run_id in asked - renewed.runs.keys()
+            if self._known[run_id].parent not in self._parents
+        ]
         self._states.look_at(alone, self._known, renewed)
         self._parents -= renewed.gone.keys()
         self._known |= renewed.runs
@@ -89,7 +102,10 @@ class ChosenRuns:
             return self._newer_in_experiment(asked, renewed)
         try:
             run = self._latest() if self._may_mean_others else None
-        except (NotFound, BadUsage) as err:  # a file that is just being written, a workspace whose runs were all deleted
+        except (
+            NotFound,
+            BadUsage,
+        ) as err:  # a file that is just being written, a workspace whose runs were all deleted
             log.debug("nothing new: %s", err)
             return []
         return [run] if run is not None and run.id not in self._known else []
@@ -108,7 +124,8 @@ class ChosenRuns:
         return [run for run in reversed(found) if run.id not in self._known and run.created > oldest]
 
     def _latest(self) -> Run | None:
-        """The run that `latest` or the file means; None where the file names a known one, which costs nothing to see."""
+        """The run that `latest` or the file means; None where the file names a known one, which costs nothing to
+        see."""
         if self._selection.runs:
             return newest_run(self._workspace)
         named = self._selection.latest_run_file
@@ -118,7 +135,8 @@ class ChosenRuns:
         return find_runs(self._workspace, RunSelection(latest_run_file=str(path)), cwd=self._cwd)[0]
 
     def _look_below(self, parents: Iterable[Run], renewed: Renewed, asked: Collection[str] = ()) -> None:
-        """New children of those of *parents* that may have some, theirs too, and the states of the children *asked* for."""
+        """New children of those of *parents* that may have some, theirs too, and the states of the children *asked*
+        for."""
         above = [parent for parent in parents if parent.id in self._parents]
         wanted: dict[str | None, list[Run]] = defaultdict(list)
         for run_id in asked:

@@ -12,7 +12,8 @@ from himl_cli.workspaces.base import BlobStore
 MARK = "tfevents"
 """What TensorBoard looks for in the name of a file."""
 WHOLE_EVERY = 4
-"""Where event files lie outside of the folder asked for: one look in so many is at the whole run, the others at the folder that they have in common."""
+"""Where event files lie outside of the folder asked for: one look in so many is at the whole run, the others at the
+folder that they have in common."""
 
 
 def is_event_file(name: str) -> bool:
@@ -23,8 +24,8 @@ def is_event_file(name: str) -> bool:
 class EventFinder:
     """The event files of one run, looked for again and again, in as narrow a part of the run as has them.
 
-    Those below *log_dir* are shown by their names there. Where the first that are found lie elsewhere, all of the run's are taken from
-    then on, by their whole names: what is shown keeps its name.
+    Those below *log_dir* are shown by their names there. Where the first that are found lie elsewhere, all of the run's
+    are taken from then on, by their whole names: what is shown keeps its name.
     """
 
     def __init__(self, store: BlobStore, log_dir: str) -> None:

@@ -20,7 +20,8 @@ from himl_cli.workspaces.abilities import ServesFiles
 from himl_cli.workspaces.base import BlobStore, Workspace
 
 LOOKS = 3
-"""At files that change while they are read, before the next time is waited for; looks that brought something do not count."""
+"""At files that change while they are read, before the next time is waited for; looks that brought something do not
+count."""
 
 
 @dataclass(frozen=True)
@@ -34,8 +35,8 @@ class EventFile:
 class RunFeed(ABC):
     """Looks for new event files and new bytes of one run until it has ended. One thread at a time.
 
-    `run` is the record as it was last asked for, by whoever asks for looks; `left_out` are names of event files that cannot be kept here; `is_behind` says that
-    files changed each time the last look read them.
+    `run` is the record as it was last asked for, by whoever asks for looks; `left_out` are names of event files that
+    cannot be kept here; `is_behind` says that files changed each time the last look read them.
     """
 
     def __init__(self, run: Run, name: str) -> None:
@@ -64,7 +65,8 @@ class RunFeed(ABC):
         """Bring `files` up to date; False where something changed meanwhile, so that another look is needed."""
 
     def look(self) -> None:
-        """See what is new. A state that was asked for before is what counts: no last bytes are missed. Raises HimlError; a later look goes on."""
+        """See what is new. A state that was asked for before is what counts: no last bytes are missed. Raises
+        HimlError; a later look goes on."""
         status = self.run.status
         if self._has_begun:
             self.tally = Tally()
@@ -94,7 +96,10 @@ class ServedInPlace(RunFeed):
         return Path(os.path.commonpath(roots)) if roots else None
 
     def _look(self, *, is_last: bool) -> bool:
-        placed = {name: self._places.file_path(self.run.id, blob.name) for name, blob in self._finder.find(is_last=is_last).items()}
+        placed = {
+            name: self._places.file_path(self.run.id, blob.name)
+            for name, blob in self._finder.find(is_last=is_last).items()
+        }
         self.files = [EventFile(name, path.absolute()) for name, path in placed.items() if path is not None]
         return True
 
@@ -119,7 +124,9 @@ class CopiedHere(RunFeed):
 
     def so_far(self) -> list[EventFile]:
         coming = self._coming
-        return [_copied(self._folder, path) for copy in coming if (path := copy.path).exists()] if coming else self.files
+        return (
+            [_copied(self._folder, path) for copy in coming if (path := copy.path).exists()] if coming else self.files
+        )
 
     def _look(self, *, is_last: bool) -> bool:
         in_vain = 0
@@ -164,7 +171,8 @@ class CopiedHere(RunFeed):
 
 
 def _left_in(folder: Path) -> list[EventFile]:
-    """The copies in *folder*, of each file the last version; none where it cannot be read, which the first look tells."""
+    """The copies in *folder*, of each file the last version; none where it cannot be read, which the first look
+    tells."""
     try:
         left = {found.name for found in walk_files(str(folder)) if is_event_file(found.name)}
     except OSError:

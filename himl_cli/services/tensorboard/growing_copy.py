@@ -1,4 +1,5 @@
-"""The copy of an event file that another machine still writes: only new bytes come, and they are added to the file that is there."""
+"""The copy of an event file that another machine still writes: only new bytes come, and they are added to the file that
+is there."""
 
 from __future__ import annotations
 
@@ -12,17 +13,20 @@ from himl_cli.core.errors import DiskFailed
 from himl_cli.services.transfer.disk import OPEN_FLAGS, explained, write_at
 
 OVERLAP = 16
-"""So many bytes that are here already are asked for again: the end of the last record with its checksum tells whether the file is still the same."""
+"""So many bytes that are here already are asked for again: the end of the last record with its checksum tells whether
+the file is still the same."""
 LATER = re.compile(r"\.himl\d+$")
-"""What himl puts behind the name of a copy whose original became another file; TensorFlow itself ends names with `.v2`."""
+"""What himl puts behind the name of a copy whose original became another file; TensorFlow itself ends names with
+`.v2`."""
 
 
 class GrowingCopy:
     """The copy at *path*. Never replaced by a rename, which TensorBoard's data server would not notice.
 
     Where the original turns out to be another file than the one that was copied, it goes on under a new name beside it.
-    Only bytes that have the service's checksum are asked for: whatever breaks, what is here is a beginning of the original.
-    Writing is by offset, and a copy that is longer than a listing says is no proof of another file: two programs may bring the same one.
+    Only bytes that have the service's checksum are asked for: whatever breaks, what is here is a beginning of the
+    original. Writing is by offset, and a copy that is longer than a listing says is no proof of another file: two
+    programs may bring the same one.
     """
 
     def __init__(self, path: Path) -> None:
@@ -63,9 +67,13 @@ class GrowingCopy:
         return max(0, request.offset + request.length - self._size)
 
     def _measure(self, listed: int) -> int | None:
-        """Note the size of the copy and its end, or what comes before *listed* where that is less; gives when it was changed, in seconds."""
+        """Note the size of the copy and its end, or what comes before *listed* where that is less; gives when it was
+        changed, in seconds."""
         if self.path.is_symlink():
-            raise DiskFailed(f"'{self.path}' is a link, and could lead anywhere.", hint="Remove it: event files are copied to real files only.")
+            raise DiskFailed(
+                f"'{self.path}' is a link, and could lead anywhere.",
+                hint="Remove it: event files are copied to real files only.",
+            )
         try:
             with self.path.open("rb") as copy:
                 found = os.fstat(copy.fileno())
@@ -82,7 +90,8 @@ class GrowingCopy:
         return int(found.st_mtime)
 
     def take(self, offset: int, data: bytes) -> int:
-        """Write those of the bytes from *offset* on that are new, and give how many; none where the original is another file by now. Raises DiskFailed."""
+        """Write those of the bytes from *offset* on that are new, and give how many; none where the original is another
+        file by now. Raises DiskFailed."""
         known = max(0, self._size - offset)
         if known:
             start = offset - self._start
@@ -101,7 +110,8 @@ class GrowingCopy:
         return len(new)
 
     def complete(self, blob: BlobInfo) -> None:
-        """All that was asked for of *blob* has come. Its time is noted at the copy, for a himl that is started later."""
+        """All that was asked for of *blob* has come. Its time is noted at the copy, for a himl that is started
+        later."""
         self.close()
         if self.is_other:
             return

@@ -27,9 +27,11 @@ class Change:
 
 
 class Lineup:
-    """One feed a run: served in place where the files lie on this machine, else copied below *copies*, by readable names, or to himl's cache (None), by ids.
+    """One feed a run: served in place where the files lie on this machine, else copied below *copies*, by readable
+    names, or to himl's cache (None), by ids.
 
-    `feeds` are those there are; `change` may be called in another thread than the one that looks at them, which then calls `take`.
+    `feeds` are those there are; `change` may be called in another thread than the one that looks at them, which then
+    calls `take`.
     """
 
     def __init__(self, chosen: ChosenRuns, log_dir: str, copies: Path | None) -> None:

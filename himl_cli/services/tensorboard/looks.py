@@ -15,7 +15,8 @@ AT_ONCE = 8
 
 
 class Looks:
-    """A look at each of *feeds* and of those added later, in threads that nobody has to wait for: one that stalls holds up no other."""
+    """A look at each of *feeds* and of those added later, in threads that nobody has to wait for: one that stalls holds
+    up no other."""
 
     def __init__(self, feeds: Iterable[RunFeed] = ()) -> None:
         self._lock = threading.Lock()

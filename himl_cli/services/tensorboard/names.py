@@ -12,7 +12,8 @@ from himl_cli.services.transfer.names import folded
 
 LONGEST_SHOWN = 60
 LONGEST = 150
-"""Signs of a whole name: below the shortest limit of a file system even where each takes several bytes, but for odd ids."""
+"""Signs of a whole name: below the shortest limit of a file system even where each takes several bytes, but for odd
+ids."""
 UNPLAIN = re.compile(r"[^\w.+=-]+")
 
 
@@ -27,13 +28,15 @@ def readable_name(run: Run) -> str:
 
 
 def lasting_name(run: Run) -> str:
-    """A folder's name that depends on the run's id alone, and that no other run's is, also where capital and small letters are the same."""
+    """A folder's name that depends on the run's id alone, and that no other run's is, also where capital and small
+    letters are the same."""
     plain_id = _plain(run.id)
     return plain_id if plain_id == run.id == folded(run.id) and len(plain_id) <= LONGEST else _marked(plain_id, run)
 
 
 class RunNames:
-    """Readable names of the runs shown, no two alike, not even to a file system that takes capital and small letters for the same."""
+    """Readable names of the runs shown, no two alike, not even to a file system that takes capital and small letters
+    for the same."""
 
     def __init__(self) -> None:
         self._taken: dict[str, str] = {}
@@ -47,17 +50,21 @@ class RunNames:
 
 
 class CopyNames:
-    """What the copies of one run's event files are called: as the originals, but no two alike where capital and small letters are the same."""
+    """What the copies of one run's event files are called: as the originals, but no two alike where capital and small
+    letters are the same."""
 
     def __init__(self) -> None:
         self._taken: dict[str, str] = {}
 
     def of(self, name: str) -> str:
-        """For the first of names that are alike *name* itself; for another one with a mark at the first part that differs."""
+        """For the first of names that are alike *name* itself; for another one with a mark at the first part that
+        differs."""
         holder = self._taken.setdefault(folded(name), name)
         parts = name.split("/")
         if holder != name:
-            at = next(at for at, (part, other) in enumerate(zip(parts, holder.split("/"), strict=True)) if part != other)
+            at = next(
+                at for at, (part, other) in enumerate(zip(parts, holder.split("/"), strict=True)) if part != other
+            )
             parts[at] = f"{parts[at]}.himl-{_digest(name)}"
         elif first_name(name) != name:  # called as himl calls what came after a file
             parts[-1] = f"{parts[-1]}.himl-{_digest(name)}"

@@ -14,7 +14,8 @@ NAMED = 3
 
 
 def say_without_files(feeds: Sequence[RunFeed], notify: Notify) -> None:
-    """That runs have nothing to show, or nothing yet. Sweeps and pipelines, whose files lie with the runs below them, are passed over."""
+    """That runs have nothing to show, or nothing yet. Sweeps and pipelines, whose files lie with the runs below them,
+    are passed over."""
     for yet in ("", " yet"):
         ids = [feed.run.id for feed in feeds if MANY not in feed.run.tags and feed.run.status.is_final == (yet == "")]
         if len(ids) > NAMED:
@@ -29,8 +30,15 @@ def say_left_out(feeds: Sequence[RunFeed], notify: Notify) -> None:
     for feed in feeds:
         names, feed.left_out = sorted(feed.left_out), set()
         if names:
-            shown = ", ".join(f"'{name}'" for name in names[:NAMED]) + (f" and {len(names) - NAMED:,} more" if len(names) > NAMED else "")
-            notify(Notice(f"Run '{feed.run.id}': not shown, since no file here can have that name, or a link is in its place: {shown}."))
+            shown = ", ".join(f"'{name}'" for name in names[:NAMED]) + (
+                f" and {len(names) - NAMED:,} more" if len(names) > NAMED else ""
+            )
+            notify(
+                Notice(
+                    f"Run '{feed.run.id}': not shown, since no file here can have that name, or a link is in its "
+                    f"place: {shown}."
+                )
+            )
 
 
 def say_joined(feeds: Sequence[RunFeed], notify: Notify) -> None:
@@ -44,14 +52,23 @@ def say_joined(feeds: Sequence[RunFeed], notify: Notify) -> None:
 
 def nothing_to_show(feeds: Sequence[RunFeed]) -> NotFound:
     """That none of the runs has event files."""
-    what = f"Run '{feeds[0].run.id}' has no event files." if len(feeds) == 1 else f"None of these {len(feeds):,} runs has event files."
-    hint = "Files with 'tfevents' in their names are looked for, in --log_dir first and then among all files of the run."
+    what = (
+        f"Run '{feeds[0].run.id}' has no event files."
+        if len(feeds) == 1
+        else f"None of these {len(feeds):,} runs has event files."
+    )
+    hint = (
+        "Files with 'tfevents' in their names are looked for, in --log_dir first and then among all files of the run."
+    )
     return NotFound(what, hint=f"{hint} A run has what its script wrote to outputs/ and logs/.")
 
 
 def always_changing(feed: RunFeed) -> ServiceFailed:
     """That event files of a run were never the same from the beginning of a read to its end."""
-    return ServiceFailed(f"Event files of run '{feed.run.id}' changed each time they were read.", hint="Run the command again when nothing replaces them.")
+    return ServiceFailed(
+        f"Event files of run '{feed.run.id}' changed each time they were read.",
+        hint="Run the command again when nothing replaces them.",
+    )
 
 
 def _listed(ids: Sequence[str]) -> str:

@@ -1,6 +1,7 @@
 """TensorBoard as a process that ends when whoever started it is gone: its standard input is a pipe that closes then.
 
-The first argument is a folder that is removed at its end, since whoever started it may have been killed; the others are TensorBoard's.
+The first argument is a folder that is removed at its end, since whoever started it may have been killed; the others are
+TensorBoard's.
 """
 
 from __future__ import annotations
@@ -19,7 +20,9 @@ def main() -> None:
     starter_is_gone = threading.Event()
     signal.signal(signal.SIGTERM, _end)  # until TensorBoard has its own
     threading.Thread(target=_end_with_starter, args=(starter_is_gone,), daemon=True).start()
-    atexit.register(_tidy, own, starter_is_gone)  # before TensorBoard's own, so that it comes after them: one of them makes a folder
+    atexit.register(
+        _tidy, own, starter_is_gone
+    )  # before TensorBoard's own, so that it comes after them: one of them makes a folder
     from tensorboard.main import run_main
 
     run_main()

@@ -12,7 +12,8 @@ WORTH_A_BAR = 4 << 20
 
 
 class Progress:
-    """Tells *notify* of the bytes that the first look at each of *feeds*, which has not begun yet, is to bring, and of those that came."""
+    """Tells *notify* of the bytes that the first look at each of *feeds*, which has not begun yet, is to bring, and of
+    those that came."""
 
     def __init__(self, feeds: Sequence[RunFeed], notify: Notify) -> None:
         self._tallies = [feed.tally for feed in feeds]

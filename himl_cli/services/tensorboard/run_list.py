@@ -21,10 +21,19 @@ class RunList:
         self._query = query
         self._depth: int | None = None
 
-    def read(self, wanted: Collection[str], known: Container[str], *, down_to: datetime | None = None, deepest: int | None = None) -> list[Run]:
-        """The runs that are new since those *known*, and on to the last of *wanted*; with *down_to* none that was made before that.
+    def read(
+        self,
+        wanted: Collection[str],
+        known: Container[str],
+        *,
+        down_to: datetime | None = None,
+        deepest: int | None = None,
+    ) -> list[Run]:
+        """The runs that are new since those *known*, and on to the last of *wanted*; with *down_to* none that was made
+        before that.
 
-        Not more than *deepest* are read. A run of *wanted* that does not come is not in the list (any more), or deeper in it.
+        Not more than *deepest* are read. A run of *wanted* that does not come is not in the list (any more), or deeper
+        in it.
         """
         limits = (deepest,) if self._depth is None else (self._depth + SPARE, deepest)
         for limit in limits:
@@ -34,7 +43,9 @@ class RunList:
                 return found
         raise AssertionError("the last limit is taken as it is")
 
-    def _read(self, limit: int | None, missing: set[str], known: Container[str], down_to: datetime | None, *, is_last: bool) -> list[Run] | None:
+    def _read(
+        self, limit: int | None, missing: set[str], known: Container[str], down_to: datetime | None, *, is_last: bool
+    ) -> list[Run] | None:
         """None where *limit* ended it too early, unless it *is_last*."""
         found: list[Run] = []
         for run in self._workspace.runs(replace(self._query, limit=limit)):

@@ -14,7 +14,8 @@ from himl_cli.services.tensorboard.run_list import RunList
 A_LIST_PAYS = 3
 """So many runs are asked for by a list rather than one by one."""
 PAGE = 100
-"""Runs in one answer of the slowest service: a list is read no further than so many for each run wanted; what is below is asked one by one."""
+"""Runs in one answer of the slowest service: a list is read no further than so many for each run wanted; what is below
+is asked one by one."""
 
 
 @dataclass
@@ -41,17 +42,33 @@ class RunStates:
         for (_, parent, experiment), alike in groups.items():
             listed = [run for run in alike if run.id not in self._unlisted]
             if len(listed) >= A_LIST_PAYS:
-                self._read(listed[0], RunQuery(parent=parent) if parent else RunQuery(experiment), listed, known, renewed, deepest=PAGE * len(listed))
+                self._read(
+                    listed[0],
+                    RunQuery(parent=parent) if parent else RunQuery(experiment),
+                    listed,
+                    known,
+                    renewed,
+                    deepest=PAGE * len(listed),
+                )
             self._ask_for(alike, renewed)
 
     def look_below(self, parent: Run, wanted: Collection[Run], known: Collection[str], renewed: Renewed) -> list[Run]:
-        """The children of *parent* that are not *known*, in the order they were made; the states of those *wanted* are put to *renewed*."""
+        """The children of *parent* that are not *known*, in the order they were made; the states of those *wanted* are
+        put to *renewed*."""
         listed = [run for run in wanted if run.id not in self._unlisted]
         found = self._read(parent, RunQuery(parent=parent.id), listed, known, renewed)
         self._ask_for(wanted, renewed)
         return [run for run in reversed(found) if run.id not in known]
 
-    def _read(self, relative: Run, query: RunQuery, wanted: Collection[Run], known: Collection[str], renewed: Renewed, deepest: int | None = None) -> list[Run]:
+    def _read(
+        self,
+        relative: Run,
+        query: RunQuery,
+        wanted: Collection[Run],
+        known: Collection[str],
+        renewed: Renewed,
+        deepest: int | None = None,
+    ) -> list[Run]:
         """A list of the workspace that keeps *relative*."""
         key = (relative.workspace, query.parent or "", query.experiment or "")
         if key not in self._lists:

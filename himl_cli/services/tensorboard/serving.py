@@ -26,12 +26,19 @@ class Address:
 
 
 def serve(
-    lineup: Lineup, address: Address, refresh: int, notify: Notify, say_url: Callable[[str], None], first_look_over: Callable[[], None] = lambda: None
+    lineup: Lineup,
+    address: Address,
+    refresh: int,
+    notify: Notify,
+    say_url: Callable[[str], None],
+    first_look_over: Callable[[], None] = lambda: None,
 ) -> None:
-    """Show the runs in TensorBoard and look for new ones and for new event files every *refresh* seconds, until this is interrupted.
+    """Show the runs in TensorBoard and look for new ones and for new event files every *refresh* seconds, until this is
+    interrupted.
 
-    Runs are chosen while TensorBoard comes up. *say_url* is called once it answers; it shows what is here while the rest arrives.
-    Raises what `Lineup.begin` does, HimlError where TensorBoard ends by itself, NotFound where no run has event files, DiskFailed.
+    Runs are chosen while TensorBoard comes up. *say_url* is called once it answers; it shows what is here while the
+    rest arrives. Raises what `Lineup.begin` does, HimlError where TensorBoard ends by itself, NotFound where no run has
+    event files, DiskFailed.
     """
     port = free_port(address.host, address.port)
     try:
@@ -46,7 +53,11 @@ def serve(
             if address.port not in (port, 0):
                 notify(Notice(f"Port {address.port} is taken: TensorBoard takes {port}."))
             if not is_here_only(address.host):
-                notify(Notice(f"Nobody has to sign in to TensorBoard: whoever reaches {address.host}:{port} sees these runs."))
+                notify(
+                    Notice(
+                        f"Nobody has to sign in to TensorBoard: whoever reaches {address.host}:{port} sees these runs."
+                    )
+                )
             watch = Watch(lineup, shown, refresh, notify)
             try:
                 watch.go_on(board, say_url, first_look_over)

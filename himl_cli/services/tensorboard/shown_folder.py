@@ -1,4 +1,5 @@
-"""The folder that TensorBoard is given: a link for each event file, so that it shows the chosen runs only, wherever their files lie."""
+"""The folder that TensorBoard is given: a link for each event file, so that it shows the chosen runs only, wherever
+their files lie."""
 
 from __future__ import annotations
 
@@ -48,7 +49,8 @@ class ShownFolder:
                 place.unlink(missing_ok=True)
 
     def _link(self, run: str, name: str, path: Path) -> None:
-        """Link to the file at *path*; on Windows, where not everybody may, by another name of it, and on another disk by a copy that is kept up."""
+        """Link to the file at *path*; on Windows, where not everybody may, by another name of it, and on another disk
+        by a copy that is kept up."""
         self._drop(run, name)
         place = _free(self.root.joinpath(run, *name.split("/")))
         place.parent.mkdir(parents=True, exist_ok=True)
@@ -58,7 +60,10 @@ class ShownFolder:
                 make(path, place)
                 return
         log.debug("'%s' is copied: no link to it can be made from '%s'", path, place)
-        with path.open("rb") as source, place.open("xb") as target:  # never what lies there already: it may be another name of somebody's file
+        with (
+            path.open("rb") as source,
+            place.open("xb") as target,
+        ):  # never what lies there already: it may be another name of somebody's file
             shutil.copyfileobj(source, target)
         self._copied[run, name] = path
 

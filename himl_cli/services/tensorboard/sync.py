@@ -28,9 +28,11 @@ class SyncedRun:
 
 
 def sync_once(feeds: Sequence[RunFeed], notify: Notify) -> tuple[Sequence[SyncedRun], HimlError | None]:
-    """Look at each run once: those whose event files are here, in the order of *feeds*, and the first thing that went wrong.
+    """Look at each run once: those whose event files are here, in the order of *feeds*, and the first thing that went
+    wrong.
 
-    Runs without event files are named; that none has any is a NotFound. Files that changed each time they were read are a ServiceFailed.
+    Runs without event files are named; that none has any is a NotFound. Files that changed each time they were read are
+    a ServiceFailed.
     """
     first: HimlError | None = None
     progress = Progress(feeds, notify)
@@ -39,7 +41,11 @@ def sync_once(feeds: Sequence[RunFeed], notify: Notify) -> tuple[Sequence[Synced
         ended = looks.ended(LOOK_SECONDS)
         first = first or (ended[1] if ended else None)
         progress.tell()
-    synced = [SyncedRun(feed.run.id, feed.run.display_name, feed.folder, len(feed.files), feed.tally.here) for feed in feeds if feed.folder is not None]
+    synced = [
+        SyncedRun(feed.run.id, feed.run.display_name, feed.folder, len(feed.files), feed.tally.here)
+        for feed in feeds
+        if feed.folder is not None
+    ]
     say_left_out(feeds, notify)
     first = first or next((always_changing(feed) for feed in feeds if feed.is_behind), None)
     if synced and first is None:

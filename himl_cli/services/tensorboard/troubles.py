@@ -24,7 +24,11 @@ class Troubles:
         self._failing.add(what)
         if error.exit_code not in self._said:
             self._said.add(error.exit_code)
-            self._notify(Notice(" ".join(filter(None, (str(error), error.hint, "Still trying; TensorBoard shows what is here.")))))
+            self._notify(
+                Notice(
+                    " ".join(filter(None, (str(error), error.hint, "Still trying; TensorBoard shows what is here.")))
+                )
+            )
 
     def pass_by(self, what: str) -> None:
         """*what* was asked, or is not asked any more."""

@@ -26,9 +26,11 @@ QUESTION = ""
 
 
 class Watch:
-    """Looks at each run of *lineup* *refresh* seconds after the last look at it, asks as often which runs there are, and shows what is here.
+    """Looks at each run of *lineup* *refresh* seconds after the last look at it, asks as often which runs there are,
+    and shows what is here.
 
-    One that takes long holds up no other. Runs that have ended and are here are left alone; once none else can join, nothing is asked for any more.
+    One that takes long holds up no other. Runs that have ended and are here are left alone; once none else can join,
+    nothing is asked for any more.
     """
 
     def __init__(self, lineup: Lineup, shown: ShownFolder, refresh: float, notify: Notify) -> None:
@@ -49,7 +51,8 @@ class Watch:
         self._looks = Looks(self._open)
 
     def go_on(self, board: Board, say_url: Callable[[str], None], first_look_over: Callable[[], None]) -> None:
-        """Until this is interrupted. *say_url* once TensorBoard answers, *first_look_over* once all runs were looked at. Raises HimlError."""
+        """Until this is interrupted. *say_url* once TensorBoard answers, *first_look_over* once all runs were looked
+        at. Raises HimlError."""
         is_up = False
         is_first = True
         while True:
@@ -144,7 +147,8 @@ class Watch:
             self._notify(Notice(f"{error} It is not looked at any more."))
 
     def _tell(self) -> None:
-        """Which runs have nothing to show. Raises NotFound where that is all of them, and neither they nor others may get something."""
+        """Which runs have nothing to show. Raises NotFound where that is all of them, and neither they nor others may
+        get something."""
         feeds = self._lineup.feeds
         say_left_out(feeds, self._notify)
         if not self._open and not self._lineup.may_grow and not any(feed.files for feed in feeds):

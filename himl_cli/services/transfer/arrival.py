@@ -16,16 +16,20 @@ from himl_cli.services.transfer.state import TransferState
 
 SMALL = 4 << 20  # up to here a file is digested as it passes by, and begun anew rather than resumed
 LARGE = 32 << 20  # above, it comes in pieces, several at once where the store can
-PIECE = 2 << 20  # the shortest, at both ends: the digest begins early, and has little left to do when the last byte came
+# The shortest, at both ends: the digest begins early, and has little left to do when the last byte came
+PIECE = 2 << 20
 LONGEST_PIECE = 8 << 20  # between them fewer requests, each of which costs the service time
 GROWTH = 16  # a piece is at most this part of what lies before it,
 DECLINE = 32  # and this part of what is still to come
 MOST_PIECES = 1 << 14
-CHECKED = 1 << 20  # bytes of a range that is checked by itself, where no MD5 of the whole is known; they wait in memory, of each request under way
+# Bytes of a range that is checked by itself, where no MD5 of the whole is known; they wait in memory, of each request
+# under way
+CHECKED = 1 << 20
 
 
 class Arrival:
-    """Writes beside the final place, at the offsets that the bytes belong to. OSErrors of the partial file come out as they are."""
+    """Writes beside the final place, at the offsets that the bytes belong to. OSErrors of the partial file come out as
+    they are."""
 
     def __init__(self, wanted: Wanted, source: str, state: TransferState, hashing: Hashing | None) -> None:
         self.wanted = wanted
@@ -40,7 +44,9 @@ class Arrival:
         self._digest: FileDigest | None = None
         self._done = self._resumed(source) if self.is_resumable else []
         checked_each = CHECKED if hashing is not None and wanted.blob.md5 is None else 0
-        self.requests = [FetchRequest(wanted.blob, start, stop - start, checked_each) for start, stop in self._missing()]
+        self.requests = [
+            FetchRequest(wanted.blob, start, stop - start, checked_each) for start, stop in self._missing()
+        ]
         self.outstanding = len(self.requests)
         if self._done and self.is_resumable:
             self._follow()
@@ -190,7 +196,8 @@ def _gaps(done: Iterable[tuple[int, int]], size: int) -> Iterator[tuple[int, int
 
 
 def _pieces(start: int, stop: int, size: int) -> Iterator[tuple[int, int]]:
-    """What lies between *start* and *stop* of a file of *size* bytes, in pieces: short, longer, short again; all of them at most some `MOST_PIECES`."""
+    """What lies between *start* and *stop* of a file of *size* bytes, in pieces: short, longer, short again; all of
+    them at most some `MOST_PIECES`."""
     least = PIECE * max(1, -(-size // (PIECE * MOST_PIECES)))
     while start < stop:
         length = max(least, min(start // GROWTH, (size - start) // DECLINE, LONGEST_PIECE))

@@ -12,7 +12,8 @@ SELDOM = 50_000
 
 @contextmanager
 def rare_collections() -> Iterator[None]:
-    """Let it look seldom: records of files make no cycles, and its looks take a twentieth of the time of small files. One that is off stays off."""
+    """Let it look seldom: records of files make no cycles, and its looks take a twentieth of the time of small files.
+    One that is off stays off."""
     before = gc.get_threshold()
     if before[0]:
         gc.set_threshold(max(before[0], SELDOM), *before[1:])

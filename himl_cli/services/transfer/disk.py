@@ -10,7 +10,9 @@ from himl_cli.core.errors import FULL_DISK, DiskFailed
 
 CHUNK = 1 << 20
 SMALL_READ = 32 << 10
-OPEN_FLAGS = os.O_WRONLY | os.O_CREAT | getattr(os, "O_BINARY", 0) | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
+OPEN_FLAGS = (
+    os.O_WRONLY | os.O_CREAT | getattr(os, "O_BINARY", 0) | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
+)
 
 
 class DiskFull(DiskFailed):
@@ -22,7 +24,10 @@ class DiskFull(DiskFailed):
 def explained(err: OSError, what: str) -> DiskFailed:
     """*err* as ours; *what* is the sentence's beginning, such as `Cannot write 'x'`."""
     if err.errno in FULL_DISK:
-        return DiskFull(f"{what}: no space left on the disk.", hint="Free some space and run the command again: what is complete is kept.")
+        return DiskFull(
+            f"{what}: no space left on the disk.",
+            hint="Free some space and run the command again: what is complete is kept.",
+        )
     return DiskFailed(f"{what}: {err.strerror or err}.", hint="Check the path and its permissions.")
 
 
@@ -33,14 +38,17 @@ def md5_of(path: str | Path) -> bytes:
         piece = source.read(SMALL_READ)
         digest.update(piece)
         if len(piece) == SMALL_READ:
-            buffer = memoryview(bytearray(CHUNK))  # one for all: memory that is new each time costs as much as reading into it
+            buffer = memoryview(
+                bytearray(CHUNK)
+            )  # one for all: memory that is new each time costs as much as reading into it
             while length := source.readinto(buffer):
                 digest.update(buffer[:length])
     return digest.digest()
 
 
 def open_new(path: str) -> int:
-    """A descriptor for writing a new file at *path*; what has that name, also a link, is removed first. Raises OSError."""
+    """A descriptor for writing a new file at *path*; what has that name, also a link, is removed first. Raises
+    OSError."""
     try:
         return os.open(path, OPEN_FLAGS | os.O_EXCL, 0o666)
     except FileExistsError:

@@ -31,20 +31,27 @@ TRIES = 3
 def download(store: BlobStore, request: DownloadRequest, notify: Notify = ignore) -> TransferResult:
     """Bring the blobs that *request* means to its folder; what went wrong with single files is in the result.
 
-    Raises NotFound when nothing matches, BadUsage when the folder is a file, DiskFailed when the folder cannot be written
-    or the disk is full, NotAllowed when file after file is refused. However it ends, no file has its final name before it is
-    complete and checked, and a later call goes on from what is there.
+    Raises NotFound when nothing matches, BadUsage when the folder is a file, DiskFailed when the folder cannot be
+    written or the disk is full, NotAllowed when file after file is refused. However it ends, no file has its final name
+    before it is complete and checked, and a later call goes on from what is there.
     """
     started = time.monotonic()
     if request.folder.is_file():
-        raise BadUsage(f"'{request.folder}' is a file, not a folder to write to.", hint="Name a folder; it is made where there is none.")
+        raise BadUsage(
+            f"'{request.folder}' is a file, not a folder to write to.",
+            hint="Name a folder; it is made where there is none.",
+        )
     blobs = request.filters.select(store)
     first = next(blobs, None)  # before anything is made here
     if first is None:
         return TransferResult(seconds=time.monotonic() - started)
     folder = TargetFolder(request.folder)
     tally = Tally()
-    with rare_collections(), TransferState(request.folder, lambda text: notify(Notice(text))) as state, Hashing() as hashing:
+    with (
+        rare_collections(),
+        TransferState(request.folder, lambda text: notify(Notice(text))) as state,
+        Hashing() as hashing,
+    ):
         _Download(store, request, notify, folder, state, hashing, tally).run(chain([first], blobs))
     return tally.result(time.monotonic() - started)
 
@@ -53,7 +60,14 @@ class _Download:
     """One call of `download`, and the sink that its bytes come to."""
 
     def __init__(
-        self, store: BlobStore, request: DownloadRequest, notify: Notify, folder: TargetFolder, state: TransferState, hashing: Hashing, tally: Tally
+        self,
+        store: BlobStore,
+        request: DownloadRequest,
+        notify: Notify,
+        folder: TargetFolder,
+        state: TransferState,
+        hashing: Hashing,
+        tally: Tally,
     ) -> None:
         self._store = store
         self._request = request
@@ -189,7 +203,11 @@ class _Download:
             self._tally.files += 1
             self._tally.bytes += arrival.received
         self._tally.unverified += not is_verified and not wanted.blob.name.startswith(self._request.logs)
-        self._state.record(Fetched(wanted.target, self._plan.source(wanted.blob), wanted.blob.etag, status.st_size, status.st_mtime_ns, md5))
+        self._state.record(
+            Fetched(
+                wanted.target, self._plan.source(wanted.blob), wanted.blob.etag, status.st_size, status.st_mtime_ns, md5
+            )
+        )
         self._notify(Finished(wanted.blob.name))
 
     def _give_up(self, arrival: Arrival | WholeArrival) -> None:
@@ -207,7 +225,10 @@ class _Download:
         elif wanted.tries + 1 < TRIES:
             self._again.append(replace(wanted, blob=blob, tries=wanted.tries + 1))
         elif isinstance(error, BlobChanged):
-            often = ServiceFailed(f"'{blob.name}' changed each of the {TRIES} times it was read.", hint="Run the command again when nothing writes to it.")
+            often = ServiceFailed(
+                f"'{blob.name}' changed each of the {TRIES} times it was read.",
+                hint="Run the command again when nothing writes to it.",
+            )
             self._fail(wanted, often)
         else:
             self._fail(wanted, error)

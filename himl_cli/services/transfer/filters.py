@@ -17,11 +17,12 @@ SHOWN = 6
 
 @dataclass(frozen=True)
 class Filters:
-    """*prefix* is a string prefix, or the name of one file (then only it, and what lies in a folder of that name, is meant).
+    """*prefix* is a string prefix, or the name of one file (then only it, and what lies in a folder of that name, is
+    meant).
 
-    Globs: `*` and `?` stay within a folder, `**` crosses folders, `[a-c]` is a set; a glob matches the end of a name from a
-    folder's start on (`*.ckpt`, `checkpoints/*`), a leading `/` ties it to the whole name. With *include*, one of them has to
-    match; whatever matches one of *exclude* is left out.
+    Globs: `*` and `?` stay within a folder, `**` crosses folders, `[a-c]` is a set; a glob matches the end of a name
+    from a folder's start on (`*.ckpt`, `checkpoints/*`), a leading `/` ties it to the whole name. With *include*, one
+    of them has to match; whatever matches one of *exclude* is left out.
     """
 
     prefix: str = ""
@@ -38,7 +39,8 @@ class Filters:
         return (include is None or include.matches(name)) and not (exclude is not None and exclude.matches(name))
 
     def select(self, store: BlobStore) -> Iterator[BlobInfo]:
-        """The blobs that are meant, sorted by name. Raises NotFound when there are none although something was asked for."""
+        """The blobs that are meant, sorted by name. Raises NotFound when there are none although something was asked
+        for."""
         any_met = any_admitted = False
         folder = None
         for page in store.list(self.prefix):
@@ -58,9 +60,12 @@ class Filters:
         below = f" below '{self.prefix}'" if self.prefix else ""
         if any_met:
             return NotFound(
-                f"No file{below} in {store.label} passes --include and --exclude.", hint="Quote globs; '*' stays within a folder, '**' crosses folders."
+                f"No file{below} in {store.label} passes --include and --exclude.",
+                hint="Quote globs; '*' stays within a folder, '**' crosses folders.",
             )
-        return NotFound(f"No file in {store.label} starts with '{self.prefix}'.", hint=_what_there_is(store, self.prefix))
+        return NotFound(
+            f"No file in {store.label} starts with '{self.prefix}'.", hint=_what_there_is(store, self.prefix)
+        )
 
 
 def literal(name: str) -> str:
@@ -69,7 +74,8 @@ def literal(name: str) -> str:
 
 
 def list_blobs(store: BlobStore, filters: Filters) -> Iterator[BlobInfo]:
-    """The blobs of *store* that *filters* mean, sorted by name, fetched as they are consumed. Raises NotFound when there are none to match."""
+    """The blobs of *store* that *filters* mean, sorted by name, fetched as they are consumed. Raises NotFound when
+    there are none to match."""
     return filters.select(store)
 
 

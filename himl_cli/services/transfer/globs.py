@@ -1,7 +1,7 @@
 """Globs over the names of a store, matched one sign after the other, in a time that no glob makes long.
 
-What a glob is made of is a list of tokens; where it stands in a name is a set of places in that list. Each such set is made once and
-remembers where every sign leads, so that a name costs one step a sign.
+What a glob is made of is a list of tokens; where it stands in a name is a set of places in that list. Each such set is
+made once and remembers where every sign leads, so that a name costs one step a sign.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ MOST_STEPS = 100_000
 
 
 class Token(Enum):
-    """What takes more than one sign, or none. `until_slash` takes any signs and a slash at their end; `maybe` leaves the token after it out, or not."""
+    """What takes more than one sign, or none. `until_slash` takes any signs and a slash at their end; `maybe` leaves
+    the token after it out, or not."""
 
     within = "*"
     across = "**"
@@ -85,7 +86,13 @@ class Globs:
             if place not in reached:
                 reached.add(place)
                 token = self._tokens[place]
-                waiting += [place + 1] if token in (Token.within, Token.across) else [place + 1, place + 2] if token is Token.maybe else []
+                waiting += (
+                    [place + 1]
+                    if token in (Token.within, Token.across)
+                    else [place + 1, place + 2]
+                    if token is Token.maybe
+                    else []
+                )
         return frozenset(reached)
 
 

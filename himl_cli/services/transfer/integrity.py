@@ -11,7 +11,8 @@ CHUNK = 1 << 20
 
 
 class Latch:
-    """Set once, by one thread at a time, and waited for. Ctrl-C that strikes within it holds up nobody, unlike within an `Event`."""
+    """Set once, by one thread at a time, and waited for. Ctrl-C that strikes within it holds up nobody, unlike within
+    an `Event`."""
 
     def __init__(self) -> None:
         self._is_set = False
@@ -32,7 +33,8 @@ class Latch:
 
 
 class FileDigest:
-    """The MD5 of one file that is being written. It is read back from the file, so what is checked is what lies there."""
+    """The MD5 of one file that is being written. It is read back from the file, so what is checked is what lies
+    there."""
 
     def __init__(self, path: str, size: int, queue: SimpleQueue[FileDigest | None]) -> None:
         self.path = path
@@ -58,7 +60,8 @@ class FileDigest:
             self._queue.put(self)
 
     def available(self) -> int:
-        """Up to where the file is there without a gap. Looks on from where it was the last time, so that many parts cost no more than few."""
+        """Up to where the file is there without a gap. Looks on from where it was the last time, so that many parts
+        cost no more than few."""
         front = self._front
         stop = self._ends.get(front, front)
         while stop in self._ends:
@@ -113,7 +116,9 @@ class Hashing:
     def __enter__(self) -> Hashing:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         for digest in self._last:
             digest.cancel()
         if self._thread is not None:

@@ -16,7 +16,8 @@ RANKS = {
     "MPI_LOCALRANKID": "MPI_LOCALNRANKS",
     "SLURM_LOCALID": "",
 }
-"""Variables that hold a process's rank on its node, the first that is set counts; beside each, the one with their number."""
+"""Variables that hold a process's rank on its node, the first that is set counts; beside each, the one with their
+number."""
 
 RANKS_OF_ALL = ("RANK", "OMPI_COMM_WORLD_RANK", "PMI_RANK", "SLURM_PROCID")
 """Variables that hold a process's rank among those of all nodes, the first that is set counts."""
@@ -33,8 +34,8 @@ LAUNCH_VARIABLES = (
     "SLURM_STEP_ID",
     "SLURM_RESTART_COUNT",
 )
-"""What all ranks of one launch have alike. None is unique by itself everywhere, so all of them and the launcher count together; a shell that
-starts ranks twice has them alike in both launches."""
+"""What all ranks of one launch have alike. None is unique by itself everywhere, so all of them and the launcher count
+together; a shell that starts ranks twice has them alike in both launches."""
 
 LONGEST_VARIABLE = 27_000
 """Characters of a variable that says something to other ranks: Windows allows 32,767."""
@@ -46,10 +47,10 @@ BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 class LocalRank:
     """This process among those that one launcher started on this node; `launch` is the same for all of them.
 
-    `variable` is the one that told the rank, `count` how many ranks the node has (0 where nobody says). `line` are this process and those
-    above it that are ranks, and `launcher` the one above these; `first` is the uppermost that is this rank: the script that the launcher
-    started, where that in turn started this process. Nothing of these is known where the system does not tell, and no launcher where each
-    rank has a container to itself.
+    `variable` is the one that told the rank, `count` how many ranks the node has (0 where nobody says). `line` are this
+    process and those above it that are ranks, and `launcher` the one above these; `first` is the uppermost that is this
+    rank: the script that the launcher started, where that in turn started this process. Nothing of these is known where
+    the system does not tell, and no launcher where each rank has a container to itself.
     """
 
     rank: int
@@ -67,7 +68,8 @@ class LocalRank:
 
 
 def local_rank(environment: Mapping[str, str]) -> LocalRank | None:
-    """The rank that the launcher's variables tell; None outside a launch, and for a process that is alone on its node."""
+    """The rank that the launcher's variables tell; None outside a launch, and for a process that is alone on its
+    node."""
     for variable, size in RANKS.items():
         value, count = environment.get(variable, ""), environment.get(size, "")
         if value.isdecimal():
@@ -77,7 +79,15 @@ def local_rank(environment: Mapping[str, str]) -> LocalRank | None:
             line, launcher = _line()
             mine = [this for number, this in enumerate(line) if number == 0 or rank_of(this) == rank]
             launch = _launch_id(environment, launcher)
-            return LocalRank(rank, launch, variable, int(count) if count.isdecimal() else 0, line, mine[-1] if mine else None, launcher)
+            return LocalRank(
+                rank,
+                launch,
+                variable,
+                int(count) if count.isdecimal() else 0,
+                line,
+                mine[-1] if mine else None,
+                launcher,
+            )
     return None
 
 
@@ -92,10 +102,11 @@ def rank_of_all(environment: Mapping[str, str]) -> int:
 
 
 def rank_of(process: Process) -> int | None:
-    """The local rank that *process* was started as, by any launcher: scripts hand their rank on under another one's name.
+    """The local rank that *process* was started as, by any launcher: scripts hand their rank on under another one's
+    name.
 
-    None for one that is no rank; one that may not be looked at belongs to somebody else, so it is none. -1 where a variable is there
-    without a number.
+    None for one that is no rank; one that may not be looked at belongs to somebody else, so it is none. -1 where a
+    variable is there without a number.
     """
     variables = variables_of(process)
     known = [variables[name] for name in RANKS if name in variables]

@@ -46,16 +46,19 @@ class Meeting:
 
     @contextlib.contextmanager
     def begun(self, number: int) -> Iterator[bool]:
-        """Call *number*, for as long as this process acts, where nobody else began it. A lock that is free after the beginning means the end."""
+        """Call *number*, for as long as this process acts, where nobody else began it. A lock that is free after the
+        beginning means the end."""
         from filelock import FileLock
 
         with FileLock(self._folder / f"lock-{number}"):
             yield self._enter(0, number)
 
     def join(self) -> int | None:
-        """The first call of rank 0 that this rank has not made yet and that somebody was still at when this rank was started.
+        """The first call of rank 0 that this rank has not made yet and that somebody was still at when this rank was
+        started.
 
-        What was over before is of an earlier launch: one launcher may start ranks twice. None where rank 0 has made no such call.
+        What was over before is of an earlier launch: one launcher may start ranks twice. None where rank 0 has made no
+        such call.
         """
         for number in self._free():
             if self._was_on(number) and self._enter(self.me.rank, number):
@@ -63,8 +66,12 @@ class Meeting:
         return None
 
     def last_before(self) -> float | None:
-        """When the last call was over that this rank might have joined had it been started earlier; None where there is none."""
-        return max((moment for number in self._free() if not self._was_on(number) for moment, _ in self._seen_at(number)), default=None)
+        """When the last call was over that this rank might have joined had it been started earlier; None where there is
+        none."""
+        return max(
+            (moment for number in self._free() if not self._was_on(number) for moment, _ in self._seen_at(number)),
+            default=None,
+        )
 
     def is_over(self, number: int) -> bool:
         return not is_held(self._folder / f"lock-{number}")
@@ -73,7 +80,9 @@ class Meeting:
         """Write the outcome so that it is there whole or not at all."""
         part = self._folder / f"outcome-{number}.part"
         with self._writing("Cannot tell the other ranks of this node how it ended"):
-            self._folder.mkdir(parents=True, exist_ok=True)  # another launch may have taken it for one that nobody needs
+            self._folder.mkdir(
+                parents=True, exist_ok=True
+            )  # another launch may have taken it for one that nobody needs
             part.write_text(json.dumps(outcome))
             os.replace(part, self._folder / f"outcome-{number}")
 
@@ -101,7 +110,8 @@ class Meeting:
         return any(path.parent.parent != self._launch for path in self._launches.glob(f"*/{self._folder.name}/0-*"))
 
     def clean_up(self) -> None:
-        """Remove what launches left that nothing has touched for an hour, unless one of their ranks is still at work."""
+        """Remove what launches left that nothing has touched for an hour, unless one of their ranks is still at
+        work."""
         for launch in self._launches.iterdir():
             try:
                 is_idle = launch != self._launch and time.time() - _last_touched(launch) > IDLE_SECONDS
@@ -118,7 +128,8 @@ class Meeting:
         return [number for number in self._numbers() if not (self._folder / f"{self.me.rank}-{number}").exists()]
 
     def _was_on(self, number: int) -> bool:
-        """Whether call *number* was not over for all when this rank was started, or the launcher still has to do with one that made it."""
+        """Whether call *number* was not over for all when this rank was started, or the launcher still has to do with
+        one that made it."""
         if not self.is_over(number):
             return True
         seen = self._seen_at(number)

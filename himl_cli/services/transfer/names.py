@@ -10,10 +10,22 @@ import unicodedata
 from himl_cli.core.file_tree import PART_SUFFIX, is_bookkeeping
 
 LONGEST = 255
-PLAIN = re.compile(r"(?:[\w-][\w.=+-]{0,254}/)*[\w-][\w.=+-]{0,254}", re.ASCII)  # names that need no closer look but on Windows
+PLAIN = re.compile(
+    r"(?:[\w-][\w.=+-]{0,254}/)*[\w-][\w.=+-]{0,254}", re.ASCII
+)  # names that need no closer look but on Windows
 DRIVE = re.compile(r"[A-Za-z]:")
 WINDOWS_SIGNS = frozenset('<>:"|?*\\')
-WINDOWS_DEVICES = frozenset({"con", "prn", "aux", "nul", "conin$", "conout$", *(f"{port}{digit}" for port in ("com", "lpt") for digit in "123456789¹²³")})
+WINDOWS_DEVICES = frozenset(
+    {
+        "con",
+        "prn",
+        "aux",
+        "nul",
+        "conin$",
+        "conout$",
+        *(f"{port}{digit}" for port in ("com", "lpt") for digit in "123456789¹²³"),
+    }
+)
 
 
 class UnsafeName(ValueError):
@@ -24,8 +36,8 @@ def safe_relative(name: str, *, windows: bool = sys.platform == "win32") -> tupl
     """The folders and the file name of *name* below the target folder, spelt as they are.
 
     Raises UnsafeName for what could land elsewhere (absolute, `..`, drives, backslashes that some system follows), for
-    what the file system cannot hold (control characters, parts over 255 bytes, on Windows its reserved names), and for names
-    that himl keeps for its own files.
+    what the file system cannot hold (control characters, parts over 255 bytes, on Windows its reserved names), and for
+    names that himl keeps for its own files.
     """
     if not name:
         raise UnsafeName("it is empty")
@@ -75,7 +87,8 @@ def _check_windows(part: str) -> None:
 
 
 def part_name(base: str, mark: str) -> str:
-    """The temporary name beside the file called *base*, no longer than a file system allows. Who has another *mark* writes to another file."""
+    """The temporary name beside the file called *base*, no longer than a file system allows. Who has another *mark*
+    writes to another file."""
     end = f".{mark}{PART_SUFFIX}"
     plain = f".{base}{end}"
     if len(plain.encode("utf-8", "surrogateescape")) <= LONGEST:

@@ -23,7 +23,8 @@ PAGE = 1000
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """A blob that has to be brought to `path` (`target` below the folder); what is there may be replaced only if so said."""
+    """A blob that has to be brought to `path` (`target` below the folder); what is there may be replaced only if so
+    said."""
 
     blob: BlobInfo
     target: str
@@ -35,7 +36,9 @@ class Wanted:
 class DownloadPlan:
     """Goes through the blobs a page at a time, so that memory does not grow with their number."""
 
-    def __init__(self, store: BlobStore, request: DownloadRequest, folder: TargetFolder, state: TransferState, tally: Tally) -> None:
+    def __init__(
+        self, store: BlobStore, request: DownloadRequest, folder: TargetFolder, state: TransferState, tally: Tally
+    ) -> None:
         self._store = store
         self._origin = store.origin
         self._request = request
@@ -103,11 +106,22 @@ class DownloadPlan:
                 return None
         if stat.S_ISREG(here.st_mode) and here.st_size == wanted.blob.size:
             expected = (wanted.blob.md5 or self._store.md5(wanted.blob)) if self._request.validate else None
-            if expected is None and self._request.validate:  # nobody knows the blob's MD5: its bytes have to come to be compared
+            if (
+                expected is None and self._request.validate
+            ):  # nobody knows the blob's MD5: its bytes have to come to be compared
                 return replace(wanted, may_replace=self._request.overwrite)
             if expected is None or md5_of(wanted.path) == expected:
                 self._tally.unverified += expected is None and not wanted.blob.name.startswith(self._request.logs)
-                self._skip(Fetched(wanted.target, self.source(wanted.blob), wanted.blob.etag, here.st_size, here.st_mtime_ns, expected))
+                self._skip(
+                    Fetched(
+                        wanted.target,
+                        self.source(wanted.blob),
+                        wanted.blob.etag,
+                        here.st_size,
+                        here.st_mtime_ns,
+                        expected,
+                    )
+                )
                 return None
         if self._request.overwrite:
             return replace(wanted, may_replace=True)
@@ -116,7 +130,11 @@ class DownloadPlan:
 
     def _is_untouched(self, known: Fetched, wanted: Wanted, here: os.stat_result) -> bool:
         """Whether the file here is as it was when it was fetched from this blob."""
-        if known.source != self.source(wanted.blob) or not stat.S_ISREG(here.st_mode) or (known.size, known.mtime_ns) != (here.st_size, here.st_mtime_ns):
+        if (
+            known.source != self.source(wanted.blob)
+            or not stat.S_ISREG(here.st_mode)
+            or (known.size, known.mtime_ns) != (here.st_size, here.st_mtime_ns)
+        ):
             return False
         return known.clean or (known.md5 is not None and md5_of(wanted.path) == known.md5)
 
@@ -131,7 +149,8 @@ def _same_source(known: Fetched, blob: BlobInfo) -> bool:
 
 
 def files_apart_from_folders(blobs: Iterable[BlobInfo], tally: Tally) -> Iterator[BlobInfo]:
-    """*blobs*, sorted by name, without those whose name is a folder of others too: an empty one only marks that folder, any other is refused.
+    """*blobs*, sorted by name, without those whose name is a folder of others too: an empty one only marks that folder,
+    any other is refused.
 
     A blob is held back while names that begin with its own come, for only then is it known; so few are held at a time.
     """

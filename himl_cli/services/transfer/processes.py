@@ -18,7 +18,8 @@ _NOTHING: frozenset[str] = frozenset()
 
 @dataclass(frozen=True)
 class Process:
-    """A process that lives or lived; a pid alone is used again. `ticks` is when it started, in ticks of the system's clock; `parent` is a pid."""
+    """A process that lives or lived; a pid alone is used again. `ticks` is when it started, in ticks of the system's
+    clock; `parent` is a pid."""
 
     pid: int
     ticks: int
@@ -40,7 +41,8 @@ class Process:
 
 
 def now() -> float:
-    """The moment, on a clock that all processes of this machine share: Linux's since its start, elsewhere that of the day."""
+    """The moment, on a clock that all processes of this machine share: Linux's since its start, elsewhere that of the
+    day."""
     since_start = getattr(time, "CLOCK_BOOTTIME", None)
     return time.time() if since_start is None else time.clock_gettime(since_start)
 

@@ -11,13 +11,15 @@ LOOK_SECONDS = 1.0
 GONE_SECONDS = 3.0
 """After so long without its process, rank 0 has ended: what started as rank 0 may be replaced by another process."""
 LATE_SECONDS = 60.0
-"""A launcher that has started all other ranks starts rank 0 within so long, or has done so: a process may take as long as it likes from there."""
+"""A launcher that has started all other ranks starts rank 0 within so long, or has done so: a process may take as long
+as it likes from there."""
 
 
 class RankZero:
     """Rank 0 as *me*, another rank of its launch, sees it: by the processes that their launcher started.
 
-    Nothing is known, and it may always come, where the system does not tell of processes or each rank has a container to itself.
+    Nothing is known, and it may always come, where the system does not tell of processes or each rank has a container
+    to itself.
     """
 
     def __init__(self, me: LocalRank) -> None:
@@ -65,7 +67,8 @@ class RankZero:
         return self._me.count > 1 and self._others.issuperset(range(1, self._me.count))
 
     def _find(self, launcher: Process) -> None:
-        """What a launcher starts that has a rank is that rank; what that starts in turn may hand it on, under any name."""
+        """What a launcher starts that has a rank is that rank; what that starts in turn may hand it on, under any
+        name."""
         for process in children_of(launcher):
             rank = rank_of(process)
             if rank == 0:

@@ -11,7 +11,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from himl_cli.core.errors import BadUsage, DiskFailed, HimlError, IntegrityFailed, Interrupted, NotAllowed, NotFound, ServiceFailed
+from himl_cli.core.errors import (
+    BadUsage,
+    DiskFailed,
+    HimlError,
+    IntegrityFailed,
+    Interrupted,
+    NotAllowed,
+    NotFound,
+    ServiceFailed,
+)
 from himl_cli.core.events import Notice, Notify, ignore
 from himl_cli.core.transfers import TransferResult
 from himl_cli.services.transfer.launch import LAUNCH_VARIABLES, LocalRank, local_rank
@@ -41,11 +50,11 @@ def rank_zero_only(
 ) -> TransferResult:
     """What *act* gives, done once on this node: by local rank 0, while the other ranks wait for it.
 
-    Outside a launch of several ranks, simply `act()`. Call number n of a rank with *folder* and *key* goes with call number n
-    of rank 0; one that was over for all ranks before this one was started is of an earlier launch, and does not count. Waiting
-    ranks get rank 0's result or raise its error; they raise HimlError when rank 0 died, or did not begin within *wait_seconds*.
-    A rank that only finds a call that was over before, and no rank 0 that is yet to come, acts for itself; so do all where himl's
-    cache cannot be written.
+    Outside a launch of several ranks, simply `act()`. Call number n of a rank with *folder* and *key* goes with call
+    number n of rank 0; one that was over for all ranks before this one was started is of an earlier launch, and does
+    not count. Waiting ranks get rank 0's result or raise its error; they raise HimlError when rank 0 died, or did not
+    begin within *wait_seconds*. A rank that only finds a call that was over before, and no rank 0 that is yet to come,
+    acts for itself; so do all where himl's cache cannot be written.
     """
     me = local_rank(environment)
     meeting = None if me is None else _meeting(folder, key, me, notify)
@@ -74,9 +83,9 @@ def rank_zero_then_barrier(
 ) -> TransferResult:
     """As `rank_zero_only`, for ranks that have a *barrier* of their own, which may span nodes.
 
-    Rank 0 of each node acts and then comes to the barrier, also when it failed with a HimlError, so that no other rank is left
-    waiting there; then all ranks of the node return its result or raise its error. All ranks must make the same calls. A
-    process that cannot tell its rank on the node acts for itself.
+    Rank 0 of each node acts and then comes to the barrier, also when it failed with a HimlError, so that no other rank
+    is left waiting there; then all ranks of the node return its result or raise its error. All ranks must make the same
+    calls. A process that cannot tell its rank on the node acts for itself.
     """
     place = folder.absolute()
     _calls_with_barrier[place, key] += 1
@@ -112,7 +121,8 @@ def _meeting(folder: Path, key: str, me: LocalRank, notify: Notify) -> Meeting |
 
 
 def _same_for_all(me: LocalRank, environment: Mapping[str, str]) -> LocalRank:
-    """*me* in a launch named without its processes: the script that began as rank 0 may itself have started the other ranks.
+    """*me* in a launch named without its processes: the script that began as rank 0 may itself have started the other
+    ranks.
 
     A name that was used before does no harm here: an outcome is read only after rank 0 has put its own there.
     """
@@ -121,8 +131,8 @@ def _same_for_all(me: LocalRank, environment: Mapping[str, str]) -> LocalRank:
 
 
 def _found(meeting: Meeting, wait_seconds: float, notify: Notify) -> tuple[int, bool]:
-    """The number of rank 0's call that this one goes with, and True. False for the number of one that this rank may make itself: where
-    only earlier calls are there, and nobody who is to make another.
+    """The number of rank 0's call that this one goes with, and True. False for the number of one that this rank may
+    make itself: where only earlier calls are there, and nobody who is to make another.
 
     Raises HimlError where rank 0 is not there, and will not come.
     """
@@ -134,10 +144,15 @@ def _found(meeting: Meeting, wait_seconds: float, notify: Notify) -> tuple[int, 
             return number, True
         earlier = meeting.last_before()
         if earlier is not None and waiting.seconds > patience and not zero.has_begun_after(earlier):
-            notify(Notice(f"Local rank 0 was done before local rank {meeting.me.rank} was started, which acts for itself."))
+            notify(
+                Notice(f"Local rank 0 was done before local rank {meeting.me.rank} was started, which acts for itself.")
+            )
             return number_of_next, False
         if zero.has_died:
-            raise HimlError("Local rank 0, which was to fetch the files, or its launcher ended before it began with that.", hint="Its own output says why.")
+            raise HimlError(
+                "Local rank 0, which was to fetch the files, or its launcher ended before it began with that.",
+                hint="Its own output says why.",
+            )
         if zero.is_overdue or waiting.seconds > wait_seconds:
             raise _alone(meeting, waiting.seconds)
         waiting.pause()
@@ -162,10 +177,25 @@ def _tell_of(meeting: Meeting, number: int, act: Callable[[], TransferResult]) -
     try:
         result = act()
     except HimlError as err:
-        _tell(meeting, number, {"error": {"message": str(err), "hint": err.hint, "code": err.code, "exit_code": err.exit_code}})
+        _tell(
+            meeting,
+            number,
+            {"error": {"message": str(err), "hint": err.hint, "code": err.code, "exit_code": err.exit_code}},
+        )
         raise
     except KeyboardInterrupt:
-        _tell(meeting, number, {"error": {"message": "Interrupted.", "hint": "", "code": Interrupted.code, "exit_code": Interrupted.exit_code}})
+        _tell(
+            meeting,
+            number,
+            {
+                "error": {
+                    "message": "Interrupted.",
+                    "hint": "",
+                    "code": Interrupted.code,
+                    "exit_code": Interrupted.exit_code,
+                }
+            },
+        )
         raise
     outcome = {"result": result.as_record()}
     _tell(meeting, number, outcome)
@@ -181,7 +211,10 @@ def _told(meeting: Meeting, number: int) -> TransferResult:
     """How it ended for rank 0, which is known to have left word by now. Raises its error."""
     outcome = meeting.outcome(number)
     if outcome is None:
-        raise HimlError("Local rank 0, which was to fetch the files, left no word of how that ended.", hint="Its own output says why.")
+        raise HimlError(
+            "Local rank 0, which was to fetch the files, left no word of how that ended.",
+            hint="Its own output says why.",
+        )
     return _as_own(outcome)
 
 
@@ -199,18 +232,27 @@ class _Waiting:
     def pause(self) -> None:
         if not self._is_said and self.seconds > SILENT_SECONDS:
             self._is_said = True
-            self._notify(Notice(f"Local rank {self._me.rank} of this launch waits for local rank 0 to fetch the files."))
+            self._notify(
+                Notice(f"Local rank {self._me.rank} of this launch waits for local rank 0 to fetch the files.")
+            )
         time.sleep(self._pause)
         self._pause = min(self._pause * 1.5, LONGEST_PAUSE)
 
 
 def _alone(meeting: Meeting, waited: float) -> HimlError:
-    """What to say when no rank 0 of this launch came; one that other processes belong to may have fetched the same files."""
+    """What to say when no rank 0 of this launch came; one that other processes belong to may have fetched the same
+    files."""
     variable = meeting.me.variable
-    said = f"Local rank 0 did not begin within {waited:.0f} s, and this process is local rank {meeting.me.rank} ({variable})."
+    said = (
+        f"Local rank 0 did not begin within {waited:.0f} s, and this process is local rank {meeting.me.rank} "
+        f"({variable})."
+    )
     if meeting.is_known_elsewhere():
         said += " Another launch had a local rank 0 that fetched the same files."
-    hint = f"One launcher has to start all ranks of a node, and each runs the same himl commands. A process by itself needs no {variable}."
+    hint = (
+        "One launcher has to start all ranks of a node, and each runs the same himl commands. A process by itself "
+        f"needs no {variable}."
+    )
     return HimlError(said, hint=hint)
 
 

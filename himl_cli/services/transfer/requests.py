@@ -15,8 +15,8 @@ class DownloadRequest:
     """Files of a store into `folder`, below its subfolder `under`.
 
     `strip_prefix` drops the folders of the prefix from the names; `overwrite` replaces files here that differ; without
-    `validate` no MD5 is computed, and files here are compared by size. Names that begin with one of `logs` are of logs of a service that
-    never have an MD5: nobody is told that they could not be checked.
+    `validate` no MD5 is computed, and files here are compared by size. Names that begin with one of `logs` are of logs
+    of a service that never have an MD5: nobody is told that they could not be checked.
     """
 
     folder: Path
@@ -35,7 +35,8 @@ class DownloadRequest:
 
     @property
     def may_fall_together(self) -> bool:
-        """Whether two names may get one target: a prefix that ends within a name drops more of some names than of others."""
+        """Whether two names may get one target: a prefix that ends within a name drops more of some names than of
+        others."""
         return self.strip_prefix and self.filters.prefix != "" and not self.filters.prefix.endswith("/")
 
 

@@ -1,6 +1,8 @@
-"""The state of a target folder: what was fetched, and how far partial files got. It lies in himl's cache, by the target's real path.
+"""The state of a target folder: what was fetched, and how far partial files got. It lies in himl's cache, by the
+target's real path.
 
-Only a memory: losing it costs reading files again, never a file. Whoever has it open has the folder to itself, among those who share the cache.
+Only a memory: losing it costs reading files again, never a file. Whoever has it open has the folder to itself, among
+those who share the cache.
 """
 
 from __future__ import annotations
@@ -34,9 +36,11 @@ FLUSH_ROWS = 500
 FLUSH_SECONDS = 0.5
 MARK_SIGNS = 8
 KEPT_DAYS = 30
-"""How long the state of a folder is kept that cannot be seen from here: its disk is not there, or it is another machine's."""
+"""How long the state of a folder is kept that cannot be seen from here: its disk is not there, or it is another
+machine's."""
 SCHEMA = """
-CREATE TABLE files (target BLOB PRIMARY KEY, source BLOB, etag TEXT, size INTEGER, mtime_ns INTEGER, md5 BLOB, clean INTEGER) WITHOUT ROWID;
+CREATE TABLE files (target BLOB PRIMARY KEY, source BLOB, etag TEXT, size INTEGER, mtime_ns INTEGER,
+    md5 BLOB, clean INTEGER) WITHOUT ROWID;
 CREATE TABLE parts (target BLOB PRIMARY KEY, source BLOB, etag TEXT, size INTEGER) WITHOUT ROWID;
 CREATE TABLE ranges (target BLOB, start INTEGER, stop INTEGER, PRIMARY KEY (target, start)) WITHOUT ROWID;
 """
@@ -50,8 +54,8 @@ _cleaned: set[Path] = set()
 class Fetched:
     """A file as it was when its fetch ended: `size` and `mtime_ns` of the file here, `source` and `etag` of the blob.
 
-    `md5` is None where it was not computed. `clean` says that the command which wrote it came to an end: only then do size
-    and time vouch for the content (a power cut may leave a file of the right size without it).
+    `md5` is None where it was not computed. `clean` says that the command which wrote it came to an end: only then do
+    size and time vouch for the content (a power cut may leave a file of the right size without it).
     """
 
     target: str
@@ -93,7 +97,9 @@ class TransferState:
     def __enter__(self) -> TransferState:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         """The command comes to an end, well or not: what was recorded holds."""
         try:
             self.flush()
@@ -113,7 +119,9 @@ class TransferState:
         return os.path.join(folder, part_name(base, self.mark))
 
     def find(self, target: str) -> Fetched | None:
-        for row in self._rows("SELECT source, etag, size, mtime_ns, md5, clean FROM files WHERE target = ?", _key(target)):
+        for row in self._rows(
+            "SELECT source, etag, size, mtime_ns, md5, clean FROM files WHERE target = ?", _key(target)
+        ):
             return Fetched(target, _text(row[0]), row[1], row[2], row[3], row[4], row[5] == 1)
         return None
 
@@ -125,12 +133,18 @@ class TransferState:
 
     def flush(self) -> None:
         rows, self._pending, self._flushed = self._pending, [], time.monotonic()
-        self._write("INSERT OR REPLACE INTO files (target, source, etag, size, mtime_ns, md5, clean) VALUES (?,?,?,?,?,?,?)", rows)
+        self._write(
+            "INSERT OR REPLACE INTO files (target, source, etag, size, mtime_ns, md5, clean) VALUES (?,?,?,?,?,?,?)",
+            rows,
+        )
 
     def begin_part(self, target: str, source: str, etag: str, size: int) -> None:
         """Say what the partial file of *target* holds, before its first byte."""
         self.forget_part(target)
-        self._write("INSERT INTO parts (target, source, etag, size) VALUES (?,?,?,?)", [(_key(target), _key(source), etag, size)])
+        self._write(
+            "INSERT INTO parts (target, source, etag, size) VALUES (?,?,?,?)",
+            [(_key(target), _key(source), etag, size)],
+        )
 
     def has_part(self, target: str, source: str, etag: str, size: int) -> bool:
         """Whether the partial file of *target* holds bytes of exactly this blob."""
@@ -149,14 +163,19 @@ class TransferState:
         return self._rows("SELECT start, stop FROM ranges WHERE target = ? ORDER BY start", _key(target))
 
     def claim(self, target: str, spelling: str) -> str | None:
-        """Claim *spelling* for *target* while this transfer runs; gives the other target that claimed it before. Raises DiskFailed."""
+        """Claim *spelling* for *target* while this transfer runs; gives the other target that claimed it before. Raises
+        DiskFailed."""
         try:
-            self._connection.execute("CREATE TEMP TABLE IF NOT EXISTS claims (spelling BLOB PRIMARY KEY, target BLOB) WITHOUT ROWID")
+            self._connection.execute(
+                "CREATE TEMP TABLE IF NOT EXISTS claims (spelling BLOB PRIMARY KEY, target BLOB) WITHOUT ROWID"
+            )
             for row in self._connection.execute("SELECT target FROM claims WHERE spelling = ?", (_key(spelling),)):
                 return _text(row[0])
             self._connection.execute("INSERT INTO claims VALUES (?,?)", (_key(spelling), _key(target)))
         except sqlite3.Error as err:
-            raise DiskFailed(f"Cannot compare the names of files: {err}.", hint="Is there room for temporary files?") from err
+            raise DiskFailed(
+                f"Cannot compare the names of files: {err}.", hint="Is there room for temporary files?"
+            ) from err
         return None
 
     def _rows(self, statement: str, key: bytes) -> list[Any]:
@@ -193,8 +212,8 @@ class TransferState:
 class _Place:
     """Where the cache *top* has the state of the folder *target*, a real path.
 
-    *host* is empty where the target is on the same disk as the cache: whoever shares the one shares the other. Elsewhere two
-    machines with one home may have different folders of this name.
+    *host* is empty where the target is on the same disk as the cache: whoever shares the one shares the other.
+    Elsewhere two machines with one home may have different folders of this name.
     """
 
     top: Path
@@ -213,7 +232,9 @@ class _Place:
     @property
     def entry(self) -> Path:
         other = self.target.swapcase()
-        one_spelling = folded(self.target) if os.path.exists(other) and os.path.samefile(self.target, other) else self.target
+        one_spelling = (
+            folded(self.target) if os.path.exists(other) and os.path.samefile(self.target, other) else self.target
+        )
         return self.top / short_hash(f"{self.host}\n{one_spelling}")
 
     @property
@@ -240,7 +261,8 @@ class _Place:
         (self.entry / "target").write_bytes(os.fsencode(f"{self.host}\n{self.device}\n{self.target}"))
 
     def is_gone(self, used: float) -> bool:
-        """Whether the target is not there any more: where its disk is there as well, or nobody asked for it since `KEPT_DAYS`."""
+        """Whether the target is not there any more: where its disk is there as well, or nobody asked for it since
+        `KEPT_DAYS`."""
         is_old = used < time.time() - KEPT_DAYS * 24 * 3600
         if self.host not in ("", platform.node()):
             return is_old
@@ -258,7 +280,8 @@ def mark_of(folder: Path) -> str:
 
 
 def targets() -> Iterator[Path]:
-    """The folders that something is remembered of, as they are called here. Raises BadUsage for a user without a home, DiskFailed."""
+    """The folders that something is remembered of, as they are called here. Raises BadUsage for a user without a home,
+    DiskFailed."""
     for entry in cache_of("transfers", "to remember in what was fetched", "").iterdir():
         place = _Place.written_in(entry)
         if place is not None and place.host in ("", platform.node()):
@@ -272,7 +295,10 @@ def has_fetched_files(folder: Path) -> bool:
         return False
     with closing(sqlite3.connect(state, timeout=0)) as connection:
         try:
-            return any(_is_as(folder / _text(row[0]), row[1:]) for row in connection.execute("SELECT target, size, mtime_ns FROM files"))
+            return any(
+                _is_as(folder / _text(row[0]), row[1:])
+                for row in connection.execute("SELECT target, size, mtime_ns FROM files")
+            )
         except sqlite3.OperationalError:  # another himl has it
             return True
         except sqlite3.DatabaseError:
@@ -298,7 +324,8 @@ def _remove_earlier(folder: Path) -> None:
 def _locked(place: _Place, folder: Path, say: Callable[[str], None]) -> BaseFileLock:
     """The lock of the place, whose entry is made where there is none. Raises OSError.
 
-    An entry is made, taken and removed only by whoever has the whole cache for that moment: so nobody takes the lock of one that is removed.
+    An entry is made, taken and removed only by whoever has the whole cache for that moment: so nobody takes the lock of
+    one that is removed.
     """
     from filelock import FileLock, Timeout
 
@@ -335,10 +362,18 @@ def _opened(path: Path) -> sqlite3.Connection:
     """Raises OSError, sqlite3.OperationalError."""
     try:
         return _connect(path)
-    except (sqlite3.DatabaseError, UnicodeDecodeError) as err:  # OperationalError is one, and says nothing about the content
+    except (
+        sqlite3.DatabaseError,
+        UnicodeDecodeError,
+    ) as err:  # OperationalError is one, and says nothing about the content
         if isinstance(err, sqlite3.OperationalError):
             raise
-    for end in ("", "-wal", "-shm", "-journal"):  # damaged: begin anew, files that are complete are found so by their MD5
+    for end in (
+        "",
+        "-wal",
+        "-shm",
+        "-journal",
+    ):  # damaged: begin anew, files that are complete are found so by their MD5
         path.with_name(path.name + end).unlink(missing_ok=True)
     return _connect(path)
 
@@ -346,7 +381,9 @@ def _opened(path: Path) -> sqlite3.Connection:
 def _connect(path: Path | str) -> sqlite3.Connection:
     connection = sqlite3.connect(path, isolation_level=None)
     try:
-        connection.execute("PRAGMA locking_mode=EXCLUSIVE")  # with it the log needs no shared memory, which network disks lack
+        connection.execute(
+            "PRAGMA locking_mode=EXCLUSIVE"
+        )  # with it the log needs no shared memory, which network disks lack
         connection.execute("PRAGMA journal_mode=WAL")
         connection.execute("PRAGMA synchronous=NORMAL")
         version = connection.execute("PRAGMA user_version").fetchone()[0]

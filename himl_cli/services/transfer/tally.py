@@ -8,7 +8,8 @@ from himl_cli.core.errors import HimlError, NotAllowed
 from himl_cli.core.transfers import Failure, Refused, TransferResult
 
 REFUSALS = 64
-"""So many files that were refused in the same words, and none that went through, settle that the rest would be refused too."""
+"""So many files that were refused in the same words, and none that went through, settle that the rest would be refused
+too."""
 
 
 @dataclass(slots=True)
@@ -27,11 +28,19 @@ class Tally:
         self.failed.append(Failure(name, str(error), error.code, error.hint))
 
     def check_hope(self) -> None:
-        """Raises NotAllowed once it is settled that nothing is let through. Words that name their file speak of that one alone."""
+        """Raises NotAllowed once it is settled that nothing is let through. Words that name their file speak of that
+        one alone."""
         first = self.failed[:REFUSALS]
-        if self.files or len(first) < REFUSALS or {(one.code, one.message) for one in first} != {(NotAllowed.code, first[0].message)}:
+        if (
+            self.files
+            or len(first) < REFUSALS
+            or {(one.code, one.message) for one in first} != {(NotAllowed.code, first[0].message)}
+        ):
             return
-        raise NotAllowed(f"{first[0].message} So it was for the first {len(self.failed)} files; the others were not tried.", hint=first[0].hint)
+        raise NotAllowed(
+            f"{first[0].message} So it was for the first {len(self.failed)} files; the others were not tried.",
+            hint=first[0].hint,
+        )
 
     def refuse(self, name: str, reason: str) -> None:
         self.refused.append(Refused(name, reason))

@@ -17,7 +17,8 @@ JUNCTION = 0xA0000003  # Windows' IO_REPARSE_TAG_MOUNT_POINT
 
 
 class TargetFolder:
-    """The folder below which all files of a transfer land. Raises BadUsage when it is a file, DiskFailed when it cannot be made."""
+    """The folder below which all files of a transfer land. Raises BadUsage when it is a file, DiskFailed when it cannot
+    be made."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -25,7 +26,9 @@ class TargetFolder:
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except (FileExistsError, NotADirectoryError) as err:
-            raise BadUsage(f"'{folder}' is not a folder, or lies below a file.", hint="Name another folder to write to.") from err
+            raise BadUsage(
+                f"'{folder}' is not a folder, or lies below a file.", hint="Name another folder to write to."
+            ) from err
         except OSError as err:
             raise explained(err, f"Cannot make '{folder}'") from err
         self._known: set[str] = set()
@@ -48,7 +51,8 @@ class TargetFolder:
             probe.unlink(missing_ok=True)
 
     def place(self, target: str) -> str:
-        """The path of *target*, a name with `/` separators. Raises UnsafeName when it may not or cannot be a file here."""
+        """The path of *target*, a name with `/` separators. Raises UnsafeName when it may not or cannot be a file
+        here."""
         parts = safe_relative(target)
         folder = self._folder_of(parts)
         if folder not in self._known and folder not in self._absent:
@@ -65,7 +69,8 @@ class TargetFolder:
         return self._last[1]
 
     def state_of(self, path: str) -> os.stat_result | None:
-        """What is at *path*, from `place`, links not followed; None for nothing. Raises OSError where that cannot be seen."""
+        """What is at *path*, from `place`, links not followed; None for nothing. Raises OSError where that cannot be
+        seen."""
         if os.path.dirname(path) in self._absent:
             return None
         try:

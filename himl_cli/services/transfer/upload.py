@@ -27,8 +27,8 @@ DIGESTED_BEFORE = 8 << 20  # bytes up to which a file is read for its MD5 first:
 def upload(store: BlobStore, request: UploadRequest, notify: Notify = ignore) -> TransferResult:
     """Store the files that *request* means; what went wrong with single files is in the result.
 
-    A file that changes meanwhile is sent again, a few times. Raises NotFound when there is nothing to upload, BadUsage for a
-    prefix that climbs, NotAllowed when file after file is refused.
+    A file that changes meanwhile is sent again, a few times. Raises NotFound when there is nothing to upload, BadUsage
+    for a prefix that climbs, NotAllowed when file after file is refused.
     """
     work = _Upload(store, request, checked_prefix(request.prefix), notify)
     result = work.run(work.files())
@@ -110,7 +110,8 @@ class _Upload:
             return
         if not local.is_dir():
             raise NotFound(f"There is no file or folder '{local}'.")
-        stored = (blob for page in self._store.list(self._prefix) for blob in page)  # in the order of the walk: both are sorted
+        # In the order of the walk: both are sorted
+        stored = (blob for page in self._store.list(self._prefix) for blob in page)
         there = next(stored, None)
         for found in walk_files(str(local), skip_workspaces=True):
             name = self._prefix + found.name
@@ -138,7 +139,8 @@ class _Upload:
                 yield request
 
     def _can_come_back(self, name: str) -> bool:
-        """Whether a download would take the name, also without folders at its beginning: nothing is stored that himl would refuse to bring back."""
+        """Whether a download would take the name, also without folders at its beginning: nothing is stored that himl
+        would refuse to bring back."""
         try:
             for part in name.split("/"):
                 safe_relative(part)

@@ -16,7 +16,17 @@ IN_MEMORY = 256 << 10  # bytes up to which a file waits so, once for each reques
 class WholeArrival:
     """What `Arrival` is to larger files, with the same face."""
 
-    __slots__ = ("_is_hashed", "_length", "_part", "_pieces", "error", "outstanding", "requests", "service_md5", "wanted")
+    __slots__ = (
+        "_is_hashed",
+        "_length",
+        "_part",
+        "_pieces",
+        "error",
+        "outstanding",
+        "requests",
+        "service_md5",
+        "wanted",
+    )
 
     def __init__(self, wanted: Wanted, part: str, *, is_hashed: bool) -> None:
         self.wanted = wanted
@@ -65,7 +75,8 @@ class WholeArrival:
         return digest.digest()
 
     def land(self) -> os.stat_result:
-        """Write the file beside its final place, then put it there; gives the state of the file there. Raises OSError."""
+        """Write the file beside its final place, then put it there; gives the state of the file there. Raises
+        OSError."""
         path, part = self.wanted.path, self._part
         descriptor = open_new(part)
         try:

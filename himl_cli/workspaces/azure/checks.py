@@ -22,7 +22,8 @@ CURL, SIGN_IN, CLOCK, WORKSPACE, DATASTORE = "curl", "sign-in", "clock", "worksp
 
 
 def checks(connection: Connection, datastore: Callable[[], BlobStore]) -> Iterator[Check]:
-    """The library that moves bytes, signing in, the clock, the workspace, its default datastore, asked anew and not from the cache."""
+    """The library that moves bytes, signing in, the clock, the workspace, its default datastore, asked anew and not
+    from the cache."""
     moves_bytes = tried(CURL, _curl)
     yield moves_bytes
     signed_in = tried(SIGN_IN, partial(_sign_in, connection))
@@ -34,7 +35,11 @@ def checks(connection: Connection, datastore: Callable[[], BlobStore]) -> Iterat
     reached = tried(WORKSPACE, partial(_workspace, connection))
     yield reached
     failed = next((check.name for check in (reached, moves_bytes) if not _is_well(check)), None)
-    yield Check.skipped(DATASTORE, f"Not looked at: the {failed} failed.") if failed else tried(DATASTORE, partial(_datastore, connection, datastore))
+    yield (
+        Check.skipped(DATASTORE, f"Not looked at: the {failed} failed.")
+        if failed
+        else tried(DATASTORE, partial(_datastore, connection, datastore))
+    )
 
 
 def _is_well(check: Check) -> bool:
@@ -65,7 +70,9 @@ def _clock(connection: Connection) -> Check:
         return Check.skipped(CLOCK, "The service did not say what time it is.")
     if abs(ahead) > clock.TOLERABLE_SECONDS:
         return Check.failed(
-            CLOCK, f"This machine's clock is {clock.said(ahead)} the service's.", "Set it, best by synchronising it: signatures are refused else."
+            CLOCK,
+            f"This machine's clock is {clock.said(ahead)} the service's.",
+            "Set it, best by synchronising it: signatures are refused else.",
         )
     return Check.passed(CLOCK, f"within {max(1, round(abs(ahead)))} s of the service's.")
 
@@ -81,7 +88,8 @@ def _workspace(connection: Connection) -> Check:
 
 
 def _datastore(connection: Connection, datastore: Callable[[], BlobStore]) -> Check:
-    """A job may well run without an identity: datastores that want one are then out of its reach, and that is no failure."""
+    """A job may well run without an identity: datastores that want one are then out of its reach, and that is no
+    failure."""
     try:
         store = datastore()
         for _ in store.list(PROBE):

@@ -1,4 +1,5 @@
-"""What all parts of one Azure ML workspace share: its address, who is signed in, requests, and what was found out about it."""
+"""What all parts of one Azure ML workspace share: its address, who is signed in, requests, and what was found out about
+it."""
 
 from __future__ import annotations
 
@@ -36,7 +37,9 @@ DISCOVERY = "/discovery"  # of the workspace's services; needs none either
 class Connection:
     """Made without a request; the first call that needs one signs in."""
 
-    def __init__(self, address: WorkspaceAddress, issuer: Chain | JobIdentity, kept: Kept, kept_tokens: Kept, patience: Patience) -> None:
+    def __init__(
+        self, address: WorkspaceAddress, issuer: Chain | JobIdentity, kept: Kept, kept_tokens: Kept, patience: Patience
+    ) -> None:
         self.address = address
         self.kept = kept
         self.tokens = Tokens(issuer, kept_tokens)
@@ -52,9 +55,15 @@ class Connection:
 
     @classmethod
     def open(
-        cls, address: WorkspaceAddress, *, settings: AzureSettings, tell: Callable[[str], None] = tell_on_stderr, patience: Patience | None = None
+        cls,
+        address: WorkspaceAddress,
+        *,
+        settings: AzureSettings,
+        tell: Callable[[str], None] = tell_on_stderr,
+        patience: Patience | None = None,
     ) -> Connection:
-        """Connect to *address*; *tell* shows a line to a person who is asked to sign in, *patience* says how long requests are tried.
+        """Connect to *address*; *tell* shows a line to a person who is asked to sign in, *patience* says how long
+        requests are tried.
 
         Raises NotAllowed where a service principal is only partly set.
         """
@@ -64,7 +73,9 @@ class Connection:
             job = JobIdentity(settings, address.cloud, lambda old: made[0]._new_run_token(old))
             made.append(cls(address, job, kept, Kept(None), patience))
             return made[0]
-        chain = Chain(user_sources(settings, address.cloud, address.subscription_id, tell), authority=address.cloud.authority)
+        chain = Chain(
+            user_sources(settings, address.cloud, address.subscription_id, tell), authority=address.cloud.authority
+        )
         return cls(address, chain, kept, kept, patience)
 
     @property
@@ -80,7 +91,8 @@ class Connection:
     def record(self, *, fresh: bool = False) -> WorkspaceRecord:
         """What himl has to know of the workspace: from memory, from what was kept for a day, else from the service.
 
-        *fresh* asks the service in any case. In a job without an identity the environment tells it. Raises as `Rest` does.
+        *fresh* asks the service in any case. In a job without an identity the environment tells it. Raises as `Rest`
+        does.
         """
         with self._lock:
             found = None if fresh else self._record or self._known_record()
@@ -88,12 +100,14 @@ class Connection:
             return found
 
     def forget_record(self) -> None:
-        """Drop what was kept of the workspace: it proved wrong (the name of its services is not known any more, say)."""
+        """Drop what was kept of the workspace: it proved wrong (the name of its services is not known any more,
+        say)."""
         self._record = None
         self.kept.forget(RECORDS, self._record_key)
 
     def arm(self, path: str = "") -> str:
-        """The URL in resource manager of the workspace, or of *path* below it; the caller gives `api-version` as a parameter."""
+        """The URL in resource manager of the workspace, or of *path* below it; the caller gives `api-version` as a
+        parameter."""
         return f"{self.address.cloud.resource_manager}{quote(self.address.path)}{path}"
 
     def history(self, path: str = "") -> str:
@@ -133,7 +147,8 @@ class Connection:
         return self._service("modelregistry/v1.0", path)
 
     def sign_in(self) -> SignedIn:
-        """Sign in, and say who that is. Raises NotAllowed, or ServiceFailed where the place of sign-in is out of reach."""
+        """Sign in, and say who that is. Raises NotAllowed, or ServiceFailed where the place of sign-in is out of
+        reach."""
         return self.tokens.who(self._data_plane_scope if self.in_job else self.address.cloud.management_scope)
 
     def clock_skew(self) -> float | None:
@@ -141,7 +156,9 @@ class Connection:
 
         Asks resource manager for a page that needs no sign-in. Raises ServiceFailed where it cannot be reached.
         """
-        reply = self.rest.send("GET", f"{self.address.cloud.resource_manager}{OPEN_PAGE}", params={"api-version": api_versions.ENDPOINTS})
+        reply = self.rest.send(
+            "GET", f"{self.address.cloud.resource_manager}{OPEN_PAGE}", params={"api-version": api_versions.ENDPOINTS}
+        )
         return clock.ahead_of(reply.headers)
 
     def close(self) -> None:
@@ -152,7 +169,9 @@ class Connection:
     def __enter__(self) -> Connection:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
     def _service(self, service: str, path: str) -> str:
@@ -189,7 +208,10 @@ class Connection:
         found = self.rest.get_object(record.discovery_url, "address") if _is_service(record.discovery_url) else {}
         data_plane = str(found.get("api") or "").rstrip("/")
         if not _is_service(data_plane):
-            raise ServiceFailed(f"It is not told where the services of {self.address.label} are.", hint="Ask its owner whether it is still being created.")
+            raise ServiceFailed(
+                f"It is not told where the services of {self.address.label} are.",
+                hint="Ask its owner whether it is still being created.",
+            )
         return replace(record, data_plane=data_plane)
 
     def _scope_of(self, url: str) -> str | None:
@@ -203,17 +225,21 @@ class Connection:
         if host == urlsplit(cloud.resource_manager).hostname:
             return cloud.management_scope
         known = self._record or (self._known_record() if self.in_job else None)
-        if host.endswith(cloud.data_plane_suffix) or (known is not None and host == parts_of(known.data_plane).hostname):
+        if host.endswith(cloud.data_plane_suffix) or (
+            known is not None and host == parts_of(known.data_plane).hostname
+        ):
             return self._data_plane_scope
         raise ServiceFailed(f"himl sends its sign-in to Azure only, not to '{host}'.")
 
     def _new_run_token(self, old: str) -> tuple[str, float]:
         """A new token of the run that we are, for the *old* one."""
-        record = self._record or self._known_record()  # not by `record()`: whoever holds its lock may be waiting for a token
+        # Not by `record()`: whoever holds its lock may be waiting for a token
+        record = self._record or self._known_record()
         if record is None:
             raise ServiceFailed("The job's environment does not tell where the workspace's services are.")
         experiment, run = os.environ.get("AZUREML_ARM_PROJECT_NAME", ""), os.environ.get("AZUREML_RUN_ID", "")
-        url = f"{record.data_plane}/history/v1.0{quote(self.address.path)}/experiments/{quote(experiment)}/runs/{quote(run)}/token"
+        history = f"{record.data_plane}/history/v1.0{quote(self.address.path)}"
+        url = f"{history}/experiments/{quote(experiment)}/runs/{quote(run)}/token"
         given = self.rest.get_object(url, "run token", token=old)
         text, ends = given.get("token"), as_time(str(given.get("expiryTimeUtc") or ""))
         if not isinstance(text, str) or not text or ends is None:

@@ -11,7 +11,8 @@ from himl_cli.workspaces.azure.connection import Connection
 
 
 def describe(connection: Connection, datastores: Callable[[], Sequence[DatastoreInfo]]) -> WorkspaceFacts:
-    """Its ids, place, default datastore and page in Studio; what a job cannot find out is "". Raises what the requests for them raise."""
+    """Its ids, place, default datastore and page in Studio; what a job cannot find out is "". Raises what the requests
+    for them raise."""
     address, record = connection.address, connection.record()
     facts = {
         "workspace_name": address.name,

@@ -14,10 +14,11 @@ from himl_cli.workspaces.azure.places.address import WorkspaceAddress
 
 @dataclass(frozen=True)
 class WorkspaceRecord:
-    """Of resource manager's answer for the workspace, what himl uses. In a job without an identity for that, what the job is told.
+    """Of resource manager's answer for the workspace, what himl uses. In a job without an identity for that, what the
+    job is told.
 
-    `data_plane` is where run history and its kin answer, `https://REGION.api.azureml.ms` or a private address, without a
-    slash at the end; `storage_account` is the ARM id of the workspace's own account, "" unknown.
+    `data_plane` is where run history and its kin answer, `https://REGION.api.azureml.ms` or a private address, without
+    a slash at the end; `storage_account` is the ARM id of the workspace's own account, "" unknown.
     """
 
     workspace_id: str
@@ -47,10 +48,14 @@ class WorkspaceRecord:
         """
         properties = answer.get("properties") if isinstance(answer, Mapping) else None
         if not isinstance(properties, Mapping):
-            raise ServiceFailed(f"The answer for {address.label} holds no workspace.", hint="A proxy of this network may be in between.")
+            raise ServiceFailed(
+                f"The answer for {address.label} holds no workspace.", hint="A proxy of this network may be in between."
+            )
         host = parts_of(str(properties.get("mlFlowTrackingUri") or "")).netloc
         discovery_url = str(properties.get("discoveryUrl") or "")
-        if discovery_url and parts_of(discovery_url).netloc != host:  # behind a private link, say; the vendor's clients go by discovery
+        if (
+            discovery_url and parts_of(discovery_url).netloc != host
+        ):  # behind a private link, say; the vendor's clients go by discovery
             host = ""
         return cls(
             workspace_id=str(properties.get("workspaceId") or ""),
@@ -65,7 +70,9 @@ class WorkspaceRecord:
     def from_job(cls, tenant_id: str) -> WorkspaceRecord | None:
         """From the environment of an Azure ML job; None where that does not tell the services' address."""
         env = os.environ
-        data_plane = (env.get("AZUREML_SERVICE_ENDPOINT") or env.get("AZUREML_RUN_HISTORY_SERVICE_ENDPOINT") or "").rstrip("/")
+        data_plane = (
+            env.get("AZUREML_SERVICE_ENDPOINT") or env.get("AZUREML_RUN_HISTORY_SERVICE_ENDPOINT") or ""
+        ).rstrip("/")
         if not data_plane.startswith("https://"):
             return None
         return cls(
@@ -79,6 +86,7 @@ class WorkspaceRecord:
 
 
 def _region_of(host: str) -> str:
-    """`eastus` of `eastus.api.azureml.ms`, and of `GUID.workspace.eastus.api.azureml.ms`, the address within a private network."""
+    """`eastus` of `eastus.api.azureml.ms`, and of `GUID.workspace.eastus.api.azureml.ms`, the address within a private
+    network."""
     labels = host.split(".")
     return labels[labels.index("api") - 1] if "api" in labels[1:] else labels[0]

@@ -50,11 +50,19 @@ class Rest:
     NotAllowed for 401 and 403, and ServiceFailed for all else that is no success.
     """
 
-    def __init__(self, tokens: Tokens, address: WorkspaceAddress, scope_of: Callable[[str], str | None], lost: Callable[[], None], patience: Patience) -> None:
-        """*scope_of* says for which scope a URL's token is, None for no token; it raises for a host that gets none of ours.
+    def __init__(
+        self,
+        tokens: Tokens,
+        address: WorkspaceAddress,
+        scope_of: Callable[[str], str | None],
+        lost: Callable[[], None],
+        patience: Patience,
+    ) -> None:
+        """*scope_of* says for which scope a URL's token is, None for no token; it raises for a host that gets none of
+        ours.
 
-        *lost* is called where the workspace, or a host of its services, is not there any more (a network that is down is no
-        sign of that). *patience* says how long requests are tried.
+        *lost* is called where the workspace, or a host of its services, is not there any more (a network that is down
+        is no sign of that). *patience* says how long requests are tried.
         """
         self._tokens = tokens
         self._address = address
@@ -76,16 +84,24 @@ class Rest:
         """The JSON at *url*; with *token* in place of the one that is held."""
         return self.send("GET", url, params=params, token=token).body
 
-    def get_object(self, url: str, what: str, *, params: Mapping[str, str] | None = None, token: str | None = None) -> Mapping[str, Any]:
-        """As `get`, for an answer that has to be a JSON object. Raises ServiceFailed, too, where it is none: it holds no *what*."""
+    def get_object(
+        self, url: str, what: str, *, params: Mapping[str, str] | None = None, token: str | None = None
+    ) -> Mapping[str, Any]:
+        """As `get`, for an answer that has to be a JSON object. Raises ServiceFailed, too, where it is none: it holds
+        no *what*."""
         return object_of(self.get(url, params=params, token=token), url, what)
 
-    def post_object(self, url: str, what: str, *, params: Mapping[str, str] | None = None, json: Any = None) -> Mapping[str, Any]:
+    def post_object(
+        self, url: str, what: str, *, params: Mapping[str, str] | None = None, json: Any = None
+    ) -> Mapping[str, Any]:
         """As `post`, for an answer that has to be a JSON object, as `get_object` has it."""
         return object_of(self.post(url, params=params, json=json), url, what)
 
-    def post(self, url: str, *, params: Mapping[str, str] | None = None, json: Any = None, repeatable: bool = True) -> Any:
-        """Post *json* and give the answer. What makes something new at each call must say that it is not *repeatable*."""
+    def post(
+        self, url: str, *, params: Mapping[str, str] | None = None, json: Any = None, repeatable: bool = True
+    ) -> Any:
+        """Post *json* and give the answer. What makes something new at each call must say that it is not
+        *repeatable*."""
         return self.send("POST", url, params=params, json=json, repeatable=repeatable).body
 
     def patch(self, url: str, *, params: Mapping[str, str] | None = None, json: Any = None) -> Any:
@@ -103,13 +119,16 @@ class Rest:
         token: str | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> Reply:
-        """Any request, for callers that need the status or the headers (202 with a `Location`), or send *headers* of their own."""
+        """Any request, for callers that need the status or the headers (202 with a `Location`), or send *headers* of
+        their own."""
         full = _with_query(url, params)
         scope = self._scope_of(full)
         used = token or (self._tokens.get(scope) if scope else None)
         response = self._run(method, full, json, used, repeatable, headers)
         if response.status_code == 401 and scope and used and not token and _is_worth_a_new_token(response):
-            response = self._run(method, full, json, self._tokens.renew(scope, used, claims_of(response.headers)), repeatable, headers)
+            response = self._run(
+                method, full, json, self._tokens.renew(scope, used, claims_of(response.headers)), repeatable, headers
+            )
         return self._checked(method, full, scope, response)
 
     def close(self) -> None:
@@ -119,7 +138,9 @@ class Rest:
                 self._closer()
                 self._pipeline = None
 
-    def _run(self, method: str, url: str, body: Any, token: str | None, repeatable: bool, headers: Mapping[str, str] | None) -> Any:
+    def _run(
+        self, method: str, url: str, body: Any, token: str | None, repeatable: bool, headers: Mapping[str, str] | None
+    ) -> Any:
         from azure.core.exceptions import AzureError
 
         from himl_cli.workspaces.azure.requests.pipeline import request_for
@@ -127,9 +148,15 @@ class Rest:
 
         began = perf_counter()
         try:
-            response = self._opened().run(request_for(method, url, body, token, headers), repeatable=repeatable).http_response
+            response = (
+                self._opened().run(request_for(method, url, body, token, headers), repeatable=repeatable).http_response
+            )
         except AzureError as err:
-            if is_unknown_name(err) and is_for_good(err) and urlsplit(url).hostname != urlsplit(self._address.cloud.resource_manager).hostname:
+            if (
+                is_unknown_name(err)
+                and is_for_good(err)
+                and urlsplit(url).hostname != urlsplit(self._address.cloud.resource_manager).hostname
+            ):
                 self._lost()
             raise network_error(err, url) from err
         log.debug("%s %s -> %d in %.3f s", method, redact(url), response.status_code, perf_counter() - began)
@@ -187,7 +214,8 @@ def _decoded(response: Any, url: str) -> Any:
         kind = response.headers.get("content-type", "something").partition(";")[0]
         why = "" if err.line else f": {err}"
         raise ServiceFailed(
-            f"{urlsplit(url).hostname} answered with {kind} that is no JSON{why}.", hint="A proxy or a sign-in page of this network may be in between."
+            f"{urlsplit(url).hostname} answered with {kind} that is no JSON{why}.",
+            hint="A proxy or a sign-in page of this network may be in between.",
         ) from err
 
 

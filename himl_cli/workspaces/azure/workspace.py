@@ -40,7 +40,8 @@ Answer = TypeVar("Answer")
 
 
 class AzureWorkspace:
-    """Runs, their files and datastores of one workspace. Making one sends nothing; `connection` is the way to its services."""
+    """Runs, their files and datastores of one workspace. Making one sends nothing; `connection` is the way to its
+    services."""
 
     seconds_between_looks = (1.0, 5.0)
 
@@ -132,7 +133,8 @@ class AzureWorkspace:
         return self._datastores.open(name)
 
     def submit(self, spec: JobSpec, *, notify: Notify) -> Run:
-        """Start the job; it waits for a node when this returns. Interrupted earlier, nothing runs (the error says it)."""
+        """Start the job; it waits for a node when this returns. Interrupted earlier, nothing runs (the error says
+        it)."""
         say_limits([spec.max_seconds], notify)
         if spec.sdk == "v1":
             from himl_cli.workspaces.azure.jobs_v1.submission import submit_v1
@@ -171,7 +173,8 @@ class AzureWorkspace:
         return ensure_datastore(self.connection, self._datastores, spec, notify)
 
     def sdk_view(self, run_id: str) -> tuple[Any, Any]:
-        """The job as azure-ai-ml has it, and its client, signed in as this workspace is: for scripts that go on with both."""
+        """The job as azure-ai-ml has it, and its client, signed in as this workspace is: for scripts that go on with
+        both."""
         from himl_cli.workspaces.azure.jobs.sdk_view import sdk_view
 
         return sdk_view(self.connection, run_id)
@@ -236,7 +239,8 @@ class AzureWorkspace:
         return self._found(run_id, self._history.facts)
 
     def _found(self, run_id: str, ask: Callable[[str], Answer]) -> Answer:
-        """What *ask* says of the run. Raises RunNotFound, naming ids like this one; an id that cannot be one is not asked for."""
+        """What *ask* says of the run. Raises RunNotFound, naming ids like this one; an id that cannot be one is not
+        asked for."""
         if not can_be_id(run_id):
             raise RunNotFound(run_id, self.label)
         try:
@@ -245,7 +249,8 @@ class AzureWorkspace:
             raise RunNotFound(run_id, self.label, similar=self._similar(run_id)) from err
 
     def _similar(self, run_id: str) -> Sequence[str]:
-        """Ids like this one among the newest of the experiment that it names, else of the workspace; two requests, rarely three."""
+        """Ids like this one among the newest of the experiment that it names, else of the workspace; two requests,
+        rarely three."""
         try:
             return [one for one in self._lists.similar_ids(run_id) if one != run_id]
         except HimlError:

@@ -17,22 +17,30 @@ GROWING = ("logs/", "user_logs/")
 
 
 class RunFiles(FolderStore):
-    """A run's artifacts: `outputs/` and `logs/` where the script wrote them, `user_logs/`, and what was logged or stored.
+    """A run's artifacts: `outputs/` and `logs/` where the script wrote them, `user_logs/`, and what was logged or
+    stored.
 
-    What was logged (the run's `artifacts` folder) shows at the root; where it has a name that the script's own files have
-    too, theirs is the one shown.
+    What was logged (the run's `artifacts` folder) shows at the root; where it has a name that the script's own files
+    have too, theirs is the one shown.
     """
 
     def __init__(self, run_folder: Path, code_folder: Path, label: str) -> None:
         self.label = label
         self.origin = str(run_folder.resolve())
-        self._roots = {"logs": code_folder / "logs", "outputs": code_folder / "outputs", "user_logs": run_folder / "user_logs"}
+        self._roots = {
+            "logs": code_folder / "logs",
+            "outputs": code_folder / "outputs",
+            "user_logs": run_folder / "user_logs",
+        }
         self._artifacts = run_folder / "artifacts"
 
     def _files(self, prefix: str) -> Iterator[FoundFile]:
         own = [self._below(root, folder, prefix) for root, folder in self._roots.items()]
         last = None
-        for name, _, found in merge(*(((f.name, 0, f) for f in files) for files in own), ((f.name, 1, f) for f in walk_files(str(self._artifacts), prefix))):
+        for name, _, found in merge(
+            *(((f.name, 0, f) for f in files) for files in own),
+            ((f.name, 1, f) for f in walk_files(str(self._artifacts), prefix)),
+        ):
             if name != last:
                 yield found
             last = name
@@ -58,7 +66,8 @@ class RunFiles(FolderStore):
 
 
 class DatastoreFolder(FolderStore):
-    """A folder as a datastore. The MD5 of what was stored is on record while the file's size and time stay as they were."""
+    """A folder as a datastore. The MD5 of what was stored is on record while the file's size and time stay as they
+    were."""
 
     def __init__(self, folder: Path, name: str, database: Database) -> None:
         self.label = f"datastore '{name}'"
@@ -91,7 +100,9 @@ class DatastoreFolder(FolderStore):
         stored.clear()
         if rows:
             with self._database.writing() as connection:
-                connection.executemany("INSERT OR REPLACE INTO digests (datastore, name, size, mtime, md5) VALUES (?,?,?,?,?)", rows)
+                connection.executemany(
+                    "INSERT OR REPLACE INTO digests (datastore, name, size, mtime, md5) VALUES (?,?,?,?,?)", rows
+                )
 
 
 def _key(name: str) -> str | bytes:

@@ -16,16 +16,20 @@ _CASE = re.compile(r"\bcase\b")
 
 
 def fill_command(line: str, known: Mapping[str, Mapping[str, str]]) -> str:
-    """*line* with `${{KIND.KEY}}` replaced by `known[KIND][KEY]`, quoted as its place in the line needs; other placeholders stay.
+    """*line* with `${{KIND.KEY}}` replaced by `known[KIND][KEY]`, quoted as its place in the line needs; other
+    placeholders stay.
 
-    Raises BadUsage for a text that needs quotes where none can be given: in a here-document, in a command in backquotes.
+    Raises BadUsage for a text that needs quotes where none can be given: in a here-document, in a command in
+    backquotes.
     """
     place, filled, done = ShellPlace(), "", 0
     for found in PLACEHOLDER.finditer(line):
         for at in range(done, found.start()):
             place.read(line, at)
         value = known.get(found[1], {}).get(found[2])
-        filled += line[done : found.start()] + (found[0] if value is None else _quoted(found[0], value, place, _CASE.search(line) is not None))
+        filled += line[done : found.start()] + (
+            found[0] if value is None else _quoted(found[0], value, place, _CASE.search(line) is not None)
+        )
         place.read_word()
         done = found.end()
     return filled + line[done:]

@@ -21,25 +21,34 @@ from himl_cli.workspaces.local.mounts import is_network_folder
 SCHEMA_VERSION = 1
 BUSY_SECONDS = 60.0
 LONGEST_LOOK = 0.02
-"""Seconds between two looks of a writer that waits: short and by chance, so that whoever waits long is as likely to be the next as whoever came last."""
+"""Seconds between two looks of a writer that waits: short and by chance, so that whoever waits long is as likely to be
+the next as whoever came last."""
 NO_ROOM_BESIDE = ("unable to open", "disk I/O error", "readonly database")  # no file can be made beside the database
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS runs (
     id TEXT PRIMARY KEY, job TEXT NOT NULL, parent TEXT, experiment TEXT NOT NULL, display_name TEXT NOT NULL,
-    description TEXT NOT NULL, command TEXT NOT NULL, folder TEXT NOT NULL, status TEXT NOT NULL, reason TEXT NOT NULL DEFAULT '',
+    description TEXT NOT NULL, command TEXT NOT NULL, folder TEXT NOT NULL,
+    status TEXT NOT NULL, reason TEXT NOT NULL DEFAULT '',
     exit_code INTEGER, created INTEGER NOT NULL, started INTEGER, ended INTEGER
 );
 CREATE INDEX IF NOT EXISTS runs_by_time ON runs (created, id);
 CREATE INDEX IF NOT EXISTS runs_by_experiment ON runs (experiment, created);
 CREATE INDEX IF NOT EXISTS runs_by_parent ON runs (parent);
 CREATE INDEX IF NOT EXISTS runs_open ON runs (job) WHERE ended IS NULL;
-CREATE TABLE IF NOT EXISTS tags (run TEXT NOT NULL, name TEXT NOT NULL, value TEXT NOT NULL, PRIMARY KEY (run, name)) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS parameters (run TEXT NOT NULL, name TEXT NOT NULL, value TEXT NOT NULL, PRIMARY KEY (run, name)) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS metrics (run TEXT NOT NULL, name TEXT NOT NULL, step INTEGER NOT NULL, time INTEGER NOT NULL, value REAL);
+CREATE TABLE IF NOT EXISTS tags (
+    run TEXT NOT NULL, name TEXT NOT NULL, value TEXT NOT NULL, PRIMARY KEY (run, name)
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS parameters (
+    run TEXT NOT NULL, name TEXT NOT NULL, value TEXT NOT NULL, PRIMARY KEY (run, name)
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS metrics (
+    run TEXT NOT NULL, name TEXT NOT NULL, step INTEGER NOT NULL, time INTEGER NOT NULL, value REAL
+);
 CREATE INDEX IF NOT EXISTS metrics_by_step ON metrics (run, name, step, time);
 CREATE TABLE IF NOT EXISTS digests (
-    datastore TEXT NOT NULL, name TEXT NOT NULL, size INTEGER NOT NULL, mtime INTEGER NOT NULL, md5 BLOB NOT NULL, PRIMARY KEY (datastore, name)
+    datastore TEXT NOT NULL, name TEXT NOT NULL, size INTEGER NOT NULL, mtime INTEGER NOT NULL, md5 BLOB NOT NULL,
+    PRIMARY KEY (datastore, name)
 ) WITHOUT ROWID;
 """
 
@@ -65,7 +74,8 @@ class Database:
         tell_of_forks(self)
 
     def after_fork(self) -> None:
-        """In a forked process: SQLite forbids to use, and even to close, what the parent opened. A connection of our own is made when it is needed."""
+        """In a forked process: SQLite forbids to use, and even to close, what the parent opened. A connection of our
+        own is made when it is needed."""
         self._lock = threading.RLock()
         self._closer.detach()
         self._left_open.append(self._connection)
@@ -88,7 +98,8 @@ class Database:
         return connection
 
     def _open_somehow(self, create: bool) -> tuple[sqlite3.Connection, int]:
-        """As usual; else without the shared memory that a full disk has no room for; else as a file that may only be read."""
+        """As usual; else without the shared memory that a full disk has no room for; else as a file that may only be
+        read."""
         try:
             return self._open("mode=rwc" if create else "mode=rw")
         except sqlite3.OperationalError as err:
@@ -100,9 +111,12 @@ class Database:
             return self._open("immutable=1")
 
     def _open(self, how: str, *, alone: bool = False) -> tuple[sqlite3.Connection, int]:
-        """A connection, and the version of the schema that it found. *alone*: nobody else may have the database open."""
+        """A connection, and the version of the schema that it found. *alone*: nobody else may have the database
+        open."""
         name = f"{self.path.absolute().as_uri()}?{how}"
-        connection = sqlite3.connect(name, uri=True, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
+        connection = sqlite3.connect(
+            name, uri=True, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False
+        )
         connection.row_factory = sqlite3.Row
         try:
             if alone:
@@ -154,7 +168,8 @@ class Database:
                 raise
 
     def _begin(self, connection: sqlite3.Connection) -> None:
-        """Wait for the turn to write. SQLite's own waiting looks more and more seldom: under load, some would wait for minutes."""
+        """Wait for the turn to write. SQLite's own waiting looks more and more seldom: under load, some would wait for
+        minutes."""
         deadline = time.monotonic() + self._patience
         connection.execute("PRAGMA busy_timeout=0")
         try:
@@ -189,7 +204,9 @@ def taken_apart(path: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, OverflowError, TypeError, ValueError) as err:
-        raise DiskFailed(f"'{path}' is damaged: it holds what himl does not write.", hint=_hint_of_damage(path)) from err
+        raise DiskFailed(
+            f"'{path}' is damaged: it holds what himl does not write.", hint=_hint_of_damage(path)
+        ) from err
 
 
 def _hint_of_damage(path: Path) -> str:
@@ -201,7 +218,9 @@ def _as_himl_error(path: Path, err: sqlite3.Error) -> HimlError:
     if os.path.lexists(path) and not os.path.isfile(path):
         return DiskFailed(f"'{path}' is no file, or a link that leads to none.", hint=_hint_of_damage(path))
     if "locked" in text:
-        return DiskFailed(f"'{path}' is busy: other processes kept writing to it.", hint="Try again when they are done.")
+        return DiskFailed(
+            f"'{path}' is busy: other processes kept writing to it.", hint="Try again when they are done."
+        )
     if "not a database" in text or "malformed" in text:
         return DiskFailed(f"'{path}' is damaged: {text}.", hint=_hint_of_damage(path))
     if "readonly" in text or "unable to open" in text:

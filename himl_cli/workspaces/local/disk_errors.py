@@ -12,7 +12,8 @@ CHECK_PERMISSIONS = "Check the folder's permissions, or name another with --work
 
 
 def explain_disk_error(err: OSError, what: str, where: Path) -> DiskFailed:
-    """One line about what could not be read or written: the file itself where it is known, else *where*; a full disk is that of *where*."""
+    """One line about what could not be read or written: the file itself where it is known, else *where*; a full disk is
+    that of *where*."""
     if err.errno in FULL_DISK:
         return DiskFailed(f"{what}: {err.strerror}: '{where}'.", hint=FREE_SPACE)
     named = err.filename if err.filename and os.path.isabs(err.filename) else where

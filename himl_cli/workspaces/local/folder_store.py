@@ -58,7 +58,10 @@ class FolderStore(StoredFiles):
                 raise
             return describe(FoundFile(request.name, path, os.stat(path)), md5)
         except OSError as err:
-            raise DiskFailed(f"Cannot store '{request.name}' in {self.label}: {err.strerror or err}.", hint="Check space and permissions there.") from err
+            raise DiskFailed(
+                f"Cannot store '{request.name}' in {self.label}: {err.strerror or err}.",
+                hint="Check space and permissions there.",
+            ) from err
 
     def _check_untaken(self, request: StoreRequest, md5: bytes) -> None:
         """Raises BlobChanged when the name has something else by now than the request is to replace."""
@@ -66,10 +69,14 @@ class FolderStore(StoredFiles):
             return
         there = self.stat(request.name)
         if (there.etag if there is not None else "") != request.replaces and (there is None or self.md5(there) != md5):
-            raise BlobChanged(f"'{request.name}' in {self.label} was changed by somebody else meanwhile; it is left as it is.", hint="Run the command again.")
+            raise BlobChanged(
+                f"'{request.name}' in {self.label} was changed by somebody else meanwhile; it is left as it is.",
+                hint="Run the command again.",
+            )
 
     def _copy(self, request: StoreRequest, part: str, sink: StoreSink) -> bytes:
-        """Write the file to *part*; gives its MD5. Raises HimlError when its bytes are not those that were promised, or change meanwhile."""
+        """Write the file to *part*; gives its MD5. Raises HimlError when its bytes are not those that were promised, or
+        change meanwhile."""
         digest = hashlib.md5(usedforsecurity=False)
         size = 0
         with open(request.path, "rb", buffering=0) as source, open(part, "xb", buffering=0) as target:
@@ -81,9 +88,14 @@ class FolderStore(StoredFiles):
                     break
                 _write_all(target.fileno(), piece)
                 sink.advance(request, len(piece))
-        is_promised = _state(os.stat(request.path)) == _state(before) if request.md5 is None else digest.digest() == request.md5
+        is_promised = (
+            _state(os.stat(request.path)) == _state(before) if request.md5 is None else digest.digest() == request.md5
+        )
         if size != request.size or not is_promised:
-            raise HimlError(f"'{request.path}' changed while it was stored.", hint="Run the command again when nothing writes to it.")
+            raise HimlError(
+                f"'{request.path}' changed while it was stored.",
+                hint="Run the command again when nothing writes to it.",
+            )
         return digest.digest()
 
 

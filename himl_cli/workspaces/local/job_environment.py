@@ -30,12 +30,21 @@ RANK_NAMES = {
 
 
 def job_environment(order: Order, run_id: str, base: Mapping[str, str]) -> dict[str, str]:
-    """The variables all ranks share: *base* (the user's, less those of a job that it may itself run in), the run's names, data folders."""
-    env = {name: value for name, value in base.items() if name not in RANK_NAMES and not name.startswith((*DATA_NAMES, SWEEP_NAME, VARIABLE_PREFIX))}
+    """The variables all ranks share: *base* (the user's, less those of a job that it may itself run in), the run's
+    names, data folders."""
+    env = {
+        name: value
+        for name, value in base.items()
+        if name not in RANK_NAMES and not name.startswith((*DATA_NAMES, SWEEP_NAME, VARIABLE_PREFIX))
+    }
     folder = str(Path(order.spec.python).parent)
     if folder not in env.get("PATH", "").split(os.pathsep)[:1]:
         env["PATH"] = os.pathsep.join([folder, env["PATH"]]) if env.get("PATH") else folder
-    env |= {"AZUREML_RUN_ID": run_id, "AZUREML_ROOT_RUN_ID": order.spec.parent or run_id, "AZUREML_ARM_PROJECT_NAME": order.spec.experiment}
+    env |= {
+        "AZUREML_RUN_ID": run_id,
+        "AZUREML_ROOT_RUN_ID": order.spec.parent or run_id,
+        "AZUREML_ARM_PROJECT_NAME": order.spec.experiment,
+    }
     env[RUN_FOLDER] = order.run_folder
     env["PYTHONUNBUFFERED"] = "1"  # a log that is followed must show lines as they are printed
     env |= {f"AZURE_ML_INPUT_{key}": path for key, path in order.inputs.items()}
@@ -51,10 +60,22 @@ def rank_environment(order: Order, number: int, port: int) -> dict[str, str]:
         return {}
     rank, size = str(number), str(count)
     if order.spec.distribution == "mpi":
-        names = {"OMPI_COMM_WORLD_RANK": rank, "OMPI_COMM_WORLD_LOCAL_RANK": rank, "OMPI_COMM_WORLD_SIZE": size, "OMPI_COMM_WORLD_LOCAL_SIZE": size}
+        names = {
+            "OMPI_COMM_WORLD_RANK": rank,
+            "OMPI_COMM_WORLD_LOCAL_RANK": rank,
+            "OMPI_COMM_WORLD_SIZE": size,
+            "OMPI_COMM_WORLD_LOCAL_SIZE": size,
+        }
     else:
         names = {"NODE_RANK": "0", "LOCAL_WORLD_SIZE": size}
-    return {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": size, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), **names}
+    return {
+        "RANK": rank,
+        "LOCAL_RANK": rank,
+        "WORLD_SIZE": size,
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        **names,
+    }
 
 
 def free_port() -> int:
@@ -76,7 +97,11 @@ def job_command(order: Order) -> list[str]:
         if order.spec.python:
             line = _PYTHON.sub(lambda _: shlex.quote(order.spec.python), line)
         shell = find_shell()
-        return [*shlex.split(line), *arguments] if shell is None else [shell, "-c", " ".join([line, *map(shlex.quote, arguments)])]
+        return (
+            [*shlex.split(line), *arguments]
+            if shell is None
+            else [shell, "-c", " ".join([line, *map(shlex.quote, arguments)])]
+        )
     if entry.kind is EntryKind.module:
         return [order.spec.python, "-m", target, *arguments]
     if entry.kind is EntryKind.shell:

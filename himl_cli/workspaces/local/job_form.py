@@ -49,11 +49,14 @@ def job_from_form(form: Mapping[str, Any]) -> JobSpec:
 
 def sweep_from_form(form: Mapping[str, Any]) -> SweepSpec:
     space = {name: SearchRange(Draw(found["draw"]), found["values"]) for name, found in form["space"].items()}
-    return SweepSpec(**{**form, "space": space, "early_stop": EarlyStop(**form["early_stop"]) if form["early_stop"] else None})
+    return SweepSpec(
+        **{**form, "space": space, "early_stop": EarlyStop(**form["early_stop"]) if form["early_stop"] else None}
+    )
 
 
 def kept_form(spec: JobSpec) -> Form:
-    """The job as a file may hold it: variables by name only, secrets among the arguments masked (`has_secrets` where there are any).
+    """The job as a file may hold it: variables by name only, secrets among the arguments masked (`has_secrets` where
+    there are any).
 
     Without its list of files, which are laid once.
     """

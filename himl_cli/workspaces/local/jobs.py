@@ -40,7 +40,8 @@ class JobFolders:
 def resolve_folders(spec: JobSpec, default_datastore: Path, run_id: str, notify: Notify) -> JobFolders:
     """Find the inputs and decide where outputs of the run *run_id* go; nothing is made.
 
-    Raises NotFound for an input that is nowhere, BadUsage for an output that must not exist, an unknown placeholder or one that cannot be filled.
+    Raises NotFound for an input that is nowhere, BadUsage for an output that must not exist, an unknown placeholder or
+    one that cannot be filled.
     """
     inputs = {item.key: str(input_folder(item, default_datastore, notify)) for item in spec.inputs}
     outputs = {item.key: str(output_folder(item, default_datastore, run_id)) for item in spec.outputs}
@@ -53,7 +54,8 @@ def resolve_folders(spec: JobSpec, default_datastore: Path, run_id: str, notify:
 def launch(workspace: Path, spec: JobSpec, folders: JobFolders, run_id: str) -> None:
     """Start the job in the workspace folder *workspace*; returns once it is recorded and its files are laid.
 
-    Raises DiskFailed when the run cannot be recorded, Interrupted after Ctrl-C (the run is canceled then), NotFound without bash for a line of it.
+    Raises DiskFailed when the run cannot be recorded, Interrupted after Ctrl-C (the run is canceled then), NotFound
+    without bash for a line of it.
     """
     check_shell(spec)
     folder = RunFolder(workspace / "runs" / run_id)
@@ -84,7 +86,10 @@ def shown_command(spec: JobSpec) -> str:
 def check_shell(spec: JobSpec) -> None:
     """Raises NotFound where the job is a line that needs bash, and there is none."""
     if spec.entry.kind is EntryKind.command and find_shell() is None and needs_shell(spec.entry.target):
-        raise NotFound("The job is a command line for bash, which is not installed here.", hint="Install bash, or run it on a cluster: --cluster NAME")
+        raise NotFound(
+            "The job is a command line for bash, which is not installed here.",
+            hint="Install bash, or run it on a cluster: --cluster NAME",
+        )
 
 
 @contextmanager

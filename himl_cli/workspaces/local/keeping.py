@@ -1,4 +1,5 @@
-"""What every process does that looks after a run from its record to its end: it holds the run's lock, and records the end whatever happens."""
+"""What every process does that looks after a run from its record to its end: it holds the run's lock, and records the
+end whatever happens."""
 
 from __future__ import annotations
 
@@ -50,12 +51,15 @@ def read_order() -> str:
 def tell(event: str, **facts: str) -> None:
     """Say it to the process that waits for the start; that one may be gone."""
     with contextlib.suppress(OSError, ValueError):
-        sys.stdout.write("\n" + json.dumps({"event": event, **facts}) + "\n")  # whatever a sitecustomize printed may have left a line open
+        sys.stdout.write(
+            "\n" + json.dumps({"event": event, **facts}) + "\n"
+        )  # whatever a sitecustomize printed may have left a line open
         sys.stdout.flush()
 
 
 class RunKeeper(ABC):
-    """One run that this process looks after. With *again*, a run that is on record and not completed is gone on with."""
+    """One run that this process looks after. With *again*, a run that is on record and not completed is gone on
+    with."""
 
     def __init__(self, run_folder: str, workspace: str, *, again: bool) -> None:
         self.folder = RunFolder(Path(run_folder))
@@ -75,7 +79,12 @@ class RunKeeper(ABC):
     def keep(self) -> None:
         """Tells `recorded`, then `started`; or `refused` alone, and nothing was done."""
         if not self._lock.take():
-            tell("refused", why=BUSY, message=f"Run '{self.folder.run_id}' is still at work.", hint=f"To stop it: himl runs cancel {self.folder.run_id}")
+            tell(
+                "refused",
+                why=BUSY,
+                message=f"Run '{self.folder.run_id}' is still at work.",
+                hint=f"To stop it: himl runs cancel {self.folder.run_id}",
+            )
             return
         if not (store := self._record()):
             return
@@ -90,7 +99,11 @@ class RunKeeper(ABC):
         try:
             return self.work(store)
         except Stopped:
-            return Outcome(RunStatus.failed, reason=TERMINATED) if self._terminated else Outcome(RunStatus.canceled, reason=self.folder.why_canceled())
+            return (
+                Outcome(RunStatus.failed, reason=TERMINATED)
+                if self._terminated
+                else Outcome(RunStatus.canceled, reason=self.folder.why_canceled())
+            )
         except OSError as err:
             reason = str(explain_disk_error(err, "cannot lay or keep the job's files", self.folder.path)).rstrip(".")
         except HimlError as err:
@@ -109,7 +122,12 @@ class RunKeeper(ABC):
             known = store.get(run_id) if self._again else None
             if known is not None and known.status is RunStatus.completed:
                 self.folder.free_reserve()
-                tell("refused", why=DONE, message=f"Run '{run_id}' is completed: nothing is left to do.", hint=f"See himl runs show {run_id}")
+                tell(
+                    "refused",
+                    why=DONE,
+                    message=f"Run '{run_id}' is completed: nothing is left to do.",
+                    hint=f"See himl runs show {run_id}",
+                )
                 return None
             if self._again:
                 self.folder.let_it_run()
@@ -118,14 +136,19 @@ class RunKeeper(ABC):
             else:
                 store.reopen(run_id)
         except (OSError, HimlError) as err:
-            error = err if isinstance(err, HimlError) else explain_disk_error(err, "Cannot record the run", self.folder.path)
+            error = (
+                err
+                if isinstance(err, HimlError)
+                else explain_disk_error(err, "Cannot record the run", self.folder.path)
+            )
             tell("refused", why=DISK, message=str(error), hint=error.hint)
             return None
         tell("recorded")
         return store
 
     def _record_end(self, store: RunStore, outcome: Outcome) -> None:
-        """Write the end, using the space set aside for it; where even that fails, the free lock says 'failed' to every reader."""
+        """Write the end, using the space set aside for it; where even that fails, the free lock says 'failed' to every
+        reader."""
         deadline = time.monotonic() + SECONDS_TO_RECORD
         while True:
             try:

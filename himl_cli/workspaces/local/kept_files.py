@@ -21,7 +21,8 @@ class Stopped(Exception):
 
 
 def lay_snapshot(snapshot: Snapshot, target: Path, *, is_stopped: Callable[[], bool]) -> None:
-    """Copy the snapshot's files, with their permissions, below *target*. Raises OSError, or Stopped once *is_stopped* says so."""
+    """Copy the snapshot's files, with their permissions, below *target*. Raises OSError, or Stopped once *is_stopped*
+    says so."""
     copied = 0
     for number, name in enumerate(snapshot.files):
         for size in copy_file(snapshot.root / name, target / name):
@@ -99,7 +100,8 @@ def keep_changed(root: Path, before: dict[str, Stamp], target: Path) -> None:
 
 
 def written_elsewhere(root: Path, since: int) -> Iterator[Path]:
-    """Files below *root* that came or changed after *since* (nanoseconds), outside `outputs/`, `logs/` and Python's caches."""
+    """Files below *root* that came or changed after *since* (nanoseconds), outside `outputs/`, `logs/` and Python's
+    caches."""
     for place, folders, names in os.walk(root):
         above = Path(place)
         left_out = {"__pycache__", *(KEPT_FOLDERS if above == root else ())}

@@ -16,7 +16,11 @@ from himl_cli.workspaces.local.run_store import RunStore, now_ms
 from himl_cli.workspaces.local.stored_files import safe_parts
 
 KEEPER, PROGRAM = "kept_by", "program"
-LOST = "the program that kept it ended without saying how it went (it was killed, or neither complete() nor fail() was called)"
+LOST = (
+    "the program that kept it ended without saying how it went (it was killed, or neither complete() nor "
+    "fail() was "
+    "called)"
+)
 
 _locks: dict[Path, HeldLock] = {}  # of the runs that this process keeps; they live as long as it does
 
@@ -30,7 +34,8 @@ class KeptRuns:
         self._label = label
 
     def start(self, new: NewRun) -> None:
-        """Record the run and keep it alive from here; one that is there and has no living keeper is kept by us from now on.
+        """Record the run and keep it alive from here; one that is there and has no living keeper is kept by us from now
+        on.
 
         Raises RunNotFound for a parent that is not there and for what cannot be an id, DiskFailed.
         """
@@ -63,10 +68,14 @@ class KeptRuns:
         )
 
     def end(self, run_id: str, end: RunEnd) -> None:
-        """Record the end of a run that has none, and of those nested in it. Raises BadUsage for a job's: its supervisor records that."""
+        """Record the end of a run that has none, and of those nested in it. Raises BadUsage for a job's: its supervisor
+        records that."""
         is_own = self._store.job_of(run_id) == run_id
         if is_own and not self.is_kept(run_id):
-            raise BadUsage(f"Run '{run_id}' is a job: how it ends is recorded when its script does.", hint="To stop it: himl runs cancel")
+            raise BadUsage(
+                f"Run '{run_id}' is a job: how it ends is recorded when its script does.",
+                hint="To stop it: himl runs cancel",
+            )
         if is_own:
             for child in self._store.open_runs_of(run_id):
                 if child != run_id:

@@ -1,4 +1,5 @@
-"""Names on the record of a local workspace, for completions: read in milliseconds, and nothing where that cannot be done."""
+"""Names on the record of a local workspace, for completions: read in milliseconds, and nothing where that cannot be
+done."""
 
 from __future__ import annotations
 
@@ -27,7 +28,10 @@ SORTABLE = 1000
 LAST_SIGN = "\U0010ffff"
 
 FEW = "SELECT id, created, parent IS NULL FROM runs WHERE id >= ?1 AND id < ?2 LIMIT ?3"
-NEWEST = "SELECT id FROM runs INDEXED BY runs_by_time WHERE substr(id, 1, length(?1)) = ?1 AND (parent IS NULL) = ?2 ORDER BY created DESC, id DESC"
+NEWEST = (
+    "SELECT id FROM runs INDEXED BY runs_by_time WHERE substr(id, 1, length(?1)) = ?1 AND (parent IS NULL) = ?2 "
+    "ORDER BY created DESC, id DESC"
+)
 """SQLite's own choice of an index would sort them all."""
 EXPERIMENTS = """
 WITH RECURSIVE found (name) AS (
@@ -40,10 +44,11 @@ SELECT name FROM found WHERE name IS NOT NULL
 
 
 def known_names(folder: Path, kind: Kind, prefix: str) -> Sequence[str]:
-    """The names that begin with *prefix* in the local workspace *folder*, at most MOST: ids of runs, the newest first, or experiments by name.
+    """The names that begin with *prefix* in the local workspace *folder*, at most MOST: ids of runs, the newest first,
+    or experiments by name.
 
-    Runs below others (trials, steps) count once the id above is typed in full, or where nothing else matches. Writes nothing and waits for
-    nobody; a record that cannot be read, or is being rewritten, may have no names.
+    Runs below others (trials, steps) count once the id above is typed in full, or where nothing else matches. Writes
+    nothing and waits for nobody; a record that cannot be read, or is being rewritten, may have no names.
     """
     found: list[str] = []
     try:
@@ -59,7 +64,8 @@ def known_names(folder: Path, kind: Kind, prefix: str) -> Sequence[str]:
 
 
 def _opened(path: Path) -> sqlite3.Connection:
-    """A connection that only reads. Where nobody has the database open it is read as a file that nobody changes: else SQLite would make files beside it."""
+    """A connection that only reads. Where nobody has the database open it is read as a file that nobody changes: else
+    SQLite would make files beside it."""
     how = "mode=ro" if path.with_name(f"{path.name}-wal").exists() else "immutable=1"
     connection = sqlite3.connect(f"{path.absolute().as_uri()}?{how}", uri=True, timeout=BUSY_SECONDS)
     deadline = time.monotonic() + PATIENCE
@@ -82,7 +88,9 @@ def _runs(connection: sqlite3.Connection, prefix: str) -> Iterator[str]:
 
 def _newest(rows: Sequence[tuple[str, int, bool]], *, is_top: bool) -> Iterator[tuple[str]]:
     """The ids of *rows* of FEW, the newest first: those at the top, or those below others."""
-    for name, _, _ in sorted((row for row in rows if bool(row[2]) is is_top), key=lambda row: (row[1], row[0]), reverse=True):
+    for name, _, _ in sorted(
+        (row for row in rows if bool(row[2]) is is_top), key=lambda row: (row[1], row[0]), reverse=True
+    ):
         yield (name,)
 
 

@@ -8,7 +8,15 @@ from contextlib import suppress
 from pathlib import Path
 
 from himl_cli.workspaces.local.job_form import kept_form
-from himl_cli.workspaces.local.kept_files import Stamp, bring_file, keep_changed, lay_snapshot, make_kept_folders, remove_if_empty, stamps
+from himl_cli.workspaces.local.kept_files import (
+    Stamp,
+    bring_file,
+    keep_changed,
+    lay_snapshot,
+    make_kept_folders,
+    remove_if_empty,
+    stamps,
+)
 from himl_cli.workspaces.local.order import Order
 from himl_cli.workspaces.local.run_folder import RunFolder
 
@@ -27,7 +35,8 @@ class JobFiles:
         self.cwd = self._spec.snapshot.root if self._spec.in_place else folder.code
 
     def lay(self, *, is_stopped: Callable[[], bool]) -> None:
-        """Lay the snapshot and make the folders; for another try, those of the earlier ones stay. Raises OSError, Stopped."""
+        """Lay the snapshot and make the folders; for another try, those of the earlier ones stay. Raises OSError,
+        Stopped."""
         known = self._folder.read_record() if self._order.again else {}
         tries = known.get(TRIES, 0)
         if known:
@@ -70,7 +79,12 @@ class JobFiles:
             bring_file(Path(source), self._folder.code / name, is_stopped=is_stopped)
 
     def _note(self, tries: int, *, is_laid: bool) -> None:
-        facts = {"inputs": dict(self._order.inputs), "outputs": dict(self._order.outputs), "python": self._spec.python, "in_place": self._spec.in_place}
+        facts = {
+            "inputs": dict(self._order.inputs),
+            "outputs": dict(self._order.outputs),
+            "python": self._spec.python,
+            "in_place": self._spec.in_place,
+        }
         self._folder.write_record({**facts, LAID: is_laid, TRIES: tries})
 
     def _put_logs_away(self, tries: int) -> None:

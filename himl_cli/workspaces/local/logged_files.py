@@ -20,7 +20,8 @@ SUFFIX = ".jsonl"
 
 @dataclass(frozen=True)
 class LoggedFiles:
-    """By name: of tables the columns, lists that hold more than numbers, texts by step, images; `last` of all of them, of tables `NAME/COLUMN`."""
+    """By name: of tables the columns, lists that hold more than numbers, texts by step, images; `last` of all of them,
+    of tables `NAME/COLUMN`."""
 
     last: dict[str, Value] = field(default_factory=dict)
     tables: dict[str, dict[str, Sequence[Value]]] = field(default_factory=dict)
@@ -38,27 +39,39 @@ class _Line:
 
 
 def read_logged_files(artifacts: Path, wanted: Callable[[str], bool]) -> LoggedFiles:
-    """What the files of the run whose artifacts lie in *artifacts* hold under names that are wanted; of a table its own name or one of a column will do."""
+    """What the files of the run whose artifacts lie in *artifacts* hold under names that are wanted; of a table its own
+    name or one of a column will do."""
     found = LoggedFiles()
     for name, path in _files(artifacts / "logged"):
         lines = list(_lines(path))
         tables = [line for line in lines if line.kind == LoggedKind.table.value]
         columns = [*dict.fromkeys(column for line in tables for column in line.values)]
         if wanted(name) or any(wanted(f"{name}/{column}") for column in columns):
-            _add(found, name, lines, {column: _column([line.values.get(column) for line in tables]) for column in columns})
+            _add(
+                found,
+                name,
+                lines,
+                {column: _column([line.values.get(column) for line in tables]) for column in columns},
+            )
     return found
 
 
 def _add(found: LoggedFiles, name: str, lines: Sequence[_Line], columns: dict[str, Sequence[Value]]) -> None:
     if columns:
         found.tables[name] = columns
-        found.last.update({f"{name}/{column}": value for column, values in columns.items() if (value := _last(values)) is not None})
+        found.last.update(
+            {f"{name}/{column}": value for column, values in columns.items() if (value := _last(values)) is not None}
+        )
     of_kind = {kind: [line for line in lines if line.kind == kind.value] for kind in LoggedKind}
     at_once = _column([line.values.get(name) for line in of_kind[LoggedKind.list]])
     if at_once:
         found.lists[name] = at_once
         found.last[name] = _last(at_once)
-    said = [TextPoint(value, line.step, line.time) for line in of_kind[LoggedKind.scalar] if isinstance(value := line.values.get(name), str)]
+    said = [
+        TextPoint(value, line.step, line.time)
+        for line in of_kind[LoggedKind.scalar]
+        if isinstance(value := line.values.get(name), str)
+    ]
     if said:
         found.texts[name] = sorted(said, key=lambda point: (point.step, point.time))
         found.last[name] = found.texts[name][-1].value
@@ -82,13 +95,19 @@ def _lines(path: Path) -> Iterator[_Line]:
     for line in path.read_bytes().splitlines():
         try:
             told: Any = read_json(line)
-            yield _Line(str(told["kind"]), dict(told["values"]), int(told.get("step") or 0), datetime.fromisoformat(told["time"]))
+            yield _Line(
+                str(told["kind"]),
+                dict(told["values"]),
+                int(told.get("step") or 0),
+                datetime.fromisoformat(told["time"]),
+            )
         except (ValueError, TypeError, KeyError, AttributeError, OverflowError):
             continue
 
 
 def _column(values: Sequence[Value]) -> Sequence[Value]:
-    """*values* as they were logged: numbers that JSON has no word for are numbers again, unless there are texts beside them."""
+    """*values* as they were logged: numbers that JSON has no word for are numbers again, unless there are texts beside
+    them."""
     if any(isinstance(value, str) and value not in NO_NUMBERS for value in values):
         return list(values)
     return [float(value) if isinstance(value, str) else value for value in values]

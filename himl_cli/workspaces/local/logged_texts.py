@@ -18,7 +18,8 @@ COUNTED = (LoggedKind.list.value, LoggedKind.table.value)
 
 
 def read_texts(artifacts: Path, run_id: str) -> Iterator[Texts]:
-    """The texts of the run whose files lie in *artifacts*, by name, in the order logged; of tables `NAME/COLUMN`. Rows of lists and tables are counted.
+    """The texts of the run whose files lie in *artifacts*, by name, in the order logged; of tables `NAME/COLUMN`. Rows
+    of lists and tables are counted.
 
     A line that is no record (somebody else's file, one cut off by a full disk) is passed over.
     """
@@ -47,7 +48,9 @@ def _texts_of(path: Path, name: str, run_id: str) -> Iterator[Texts]:
             continue  # a file of the run
         for column, value in values.items():
             if isinstance(value, str):
-                points.setdefault(f"{name}/{column}" if kind == LoggedKind.table.value else name, []).append(TextPoint(value, step, time))
+                points.setdefault(f"{name}/{column}" if kind == LoggedKind.table.value else name, []).append(
+                    TextPoint(value, step, time)
+                )
     for called, texts in points.items():
         if not all(text.value in NO_NUMBERS for text in texts):
             yield Texts(called, sorted(texts, key=lambda point: (point.step, point.time)), run_id)

@@ -24,7 +24,9 @@ NAMES_AT_ONCE = 400
 Wanted = Callable[[str], bool]
 
 
-def read_results(database: Database, runs_folder: Path, run_ids: Sequence[str], *, wanted: Wanted, whole: bool) -> dict[str, RunResults]:
+def read_results(
+    database: Database, runs_folder: Path, run_ids: Sequence[str], *, wanted: Wanted, whole: bool
+) -> dict[str, RunResults]:
     """As `ReadsManyRuns.results`; the runs' files lie in folders of *runs_folder*."""
     nested = dict(RunStore(database).nested_in(run_ids))
     everyone = [*run_ids, *nested]
@@ -34,13 +36,22 @@ def read_results(database: Database, runs_folder: Path, run_ids: Sequence[str], 
     found: dict[str, RunResults] = {}
     for run_id in everyone:
         logged = read_logged_files(RunFolder(runs_folder / run_id).artifacts, wanted)
-        found[run_id] = _result(logged, last.get(run_id, {}), points.get(run_id, {}), parameters.get(run_id, {}), whole=whole)
+        found[run_id] = _result(
+            logged, last.get(run_id, {}), points.get(run_id, {}), parameters.get(run_id, {}), whole=whole
+        )
     for child, root in nested.items():
         found[root] = found[root].filled(found[child])
     return {run_id: found[run_id] for run_id in run_ids}
 
 
-def _result(logged: LoggedFiles, numbers: Mapping[str, float], points: Mapping[str, Series], parameters: Mapping[str, str], *, whole: bool) -> RunResults:
+def _result(
+    logged: LoggedFiles,
+    numbers: Mapping[str, float],
+    points: Mapping[str, Series],
+    parameters: Mapping[str, str],
+    *,
+    whole: bool,
+) -> RunResults:
     last: dict[str, Value] = {**logged.last, **numbers}
     if not whole:
         return RunResults(last, parameters=parameters)
@@ -60,19 +71,24 @@ def _chunks(items: Sequence[str], size: int) -> Iterator[tuple[tuple[str, ...], 
 def _parameters(database: Database, run_ids: Sequence[str]) -> dict[str, dict[str, str]]:
     found: dict[str, dict[str, str]] = {}
     for chunk, marks in _chunks(run_ids, RUNS_AT_ONCE):
-        for row in database.rows(f"SELECT run, name, value FROM parameters WHERE run IN ({marks}) ORDER BY run, name", chunk):
+        for row in database.rows(
+            f"SELECT run, name, value FROM parameters WHERE run IN ({marks}) ORDER BY run, name", chunk
+        ):
             found.setdefault(row["run"], {})[row["name"]] = row["value"]
     return found
 
 
 def _last_values(database: Database, run_ids: Sequence[str], wanted: Wanted) -> dict[str, dict[str, float]]:
-    """Of each metric the value with the highest step; of those the latest, then the one logged last. Of several tries, of what counts."""
+    """Of each metric the value with the highest step; of those the latest, then the one logged last. Of several tries,
+    of what counts."""
     found: dict[str, dict[str, float]] = {}
     for chunk, marks in _chunks(run_ids, RUNS_AT_ONCE):
         for clause, names in _of_names(database, chunk, marks, wanted):
             statement = (
-                f"SELECT m.run, m.name, m.value FROM (SELECT DISTINCT run, name FROM metrics WHERE run IN ({marks}){clause}) AS d"
-                " JOIN metrics AS m ON m.rowid = (SELECT l.rowid FROM metrics AS l WHERE l.run = d.run AND l.name = d.name"
+                "SELECT m.run, m.name, m.value FROM (SELECT DISTINCT run, name FROM metrics WHERE run IN "
+                f"({marks}){clause}) AS d"
+                " JOIN metrics AS m ON m.rowid = (SELECT l.rowid FROM metrics AS l WHERE l.run = d.run AND l.name = "
+                "d.name"
                 " ORDER BY l.step DESC, l.time DESC, l.rowid DESC LIMIT 1)"
             )
             for run_id, name, value in database.rows(statement, (*chunk, *names)):
@@ -80,7 +96,10 @@ def _last_values(database: Database, run_ids: Sequence[str], wanted: Wanted) -> 
     for (run_id, name), cuts in cuts_of(database, run_ids).items():
         if name in found.get(run_id, {}):
             left = "".join(" AND NOT (rowid <= ? AND step >= ?)" for _ in cuts)
-            statement = f"SELECT value FROM metrics WHERE run = ? AND name = ?{left} ORDER BY step DESC, time DESC, rowid DESC LIMIT 1"
+            statement = (
+                f"SELECT value FROM metrics WHERE run = ? AND name = ?{left} ORDER BY step DESC, time DESC, "
+                "rowid DESC LIMIT 1"
+            )
             value = database.rows(statement, (run_id, name, *(part for cut in cuts for part in cut)))[0][0]
             found[run_id][name] = math.nan if value is None else value
     return found
@@ -91,19 +110,32 @@ def _series(database: Database, run_ids: Sequence[str], wanted: Wanted) -> dict[
     for chunk, marks in _chunks(run_ids, RUNS_OF_POINTS):
         cuts = cuts_of(database, chunk)
         for clause, names in _of_names(database, chunk, marks, wanted):
-            statement = f"SELECT run, name, step, time, value, rowid FROM metrics WHERE run IN ({marks}){clause} ORDER BY run, name, step, time, rowid"
+            statement = (
+                f"SELECT run, name, step, time, value, rowid FROM metrics WHERE run IN ({marks}){clause} "
+                "ORDER "
+                "BY run, name, step, time, rowid"
+            )
             points = database.rows(statement, (*chunk, *names))
-            counting = [row for row in points if counts(row[5], row[2], cuts.get((row[0], row[1]), ()))] if cuts else points
+            counting = (
+                [row for row in points if counts(row[5], row[2], cuts.get((row[0], row[1]), ()))] if cuts else points
+            )
             with taken_apart(database.path):
                 for (run_id, name), rows in groupby(counting, itemgetter(0, 1)):
                     _, _, steps, times, values, _ = zip(*rows, strict=True)
-                    numbers = array("d", [math.nan if value is None else value for value in values] if None in values else values)
-                    found.setdefault(run_id, {})[name] = Series(array("q", steps), numbers, array("d", [time / 1000 for time in times]))
+                    numbers = array(
+                        "d", [math.nan if value is None else value for value in values] if None in values else values
+                    )
+                    found.setdefault(run_id, {})[name] = Series(
+                        array("q", steps), numbers, array("d", [time / 1000 for time in times])
+                    )
     return found
 
 
-def _of_names(database: Database, chunk: tuple[str, ...], marks: str, wanted: Wanted) -> Iterator[tuple[str, tuple[str, ...]]]:
-    """Conditions on the name, with their values, that together let through what is wanted; no condition where that is everything."""
+def _of_names(
+    database: Database, chunk: tuple[str, ...], marks: str, wanted: Wanted
+) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """Conditions on the name, with their values, that together let through what is wanted; no condition where that is
+    everything."""
     names = [row[0] for row in database.rows(f"SELECT DISTINCT name FROM metrics WHERE run IN ({marks})", chunk)]
     chosen = [name for name in names if wanted(name)]
     if len(chosen) == len(names):

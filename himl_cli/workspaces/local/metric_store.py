@@ -40,20 +40,30 @@ class MetricStore:
         parameters: Mapping[str, str] | None = None,
         tags: Mapping[str, str] | None = None,
     ) -> None:
-        """Keep *points* (name, value, step, milliseconds since 1970 UTC), *parameters* and *tags* in one transaction."""
+        """Keep *points* (name, value, step, milliseconds since 1970 UTC), *parameters* and *tags* in one
+        transaction."""
         with self.database.writing() as connection:
             connection.executemany(
                 "INSERT INTO metrics (run, name, value, step, time) VALUES (?,?,?,?,?)",
-                [(run_id, name, None if math.isnan(value) else value, step, time) for name, value, step, time in points],
+                [
+                    (run_id, name, None if math.isnan(value) else value, step, time)
+                    for name, value, step, time in points
+                ],
             )
             for table, pairs in (("parameters", parameters), ("tags", tags)):
                 if pairs:
-                    connection.executemany(f"INSERT OR REPLACE INTO {table} (run, name, value) VALUES (?,?,?)", [(run_id, n, v) for n, v in pairs.items()])
+                    connection.executemany(
+                        f"INSERT OR REPLACE INTO {table} (run, name, value) VALUES (?,?,?)",
+                        [(run_id, n, v) for n, v in pairs.items()],
+                    )
 
     def log_missing_parameters(self, run_id: str, parameters: Mapping[str, str]) -> None:
         """Keep those of *parameters* of which the run has none."""
         with self.database.writing() as connection:
-            connection.executemany("INSERT OR IGNORE INTO parameters (run, name, value) VALUES (?,?,?)", [(run_id, n, v) for n, v in parameters.items()])
+            connection.executemany(
+                "INSERT OR IGNORE INTO parameters (run, name, value) VALUES (?,?,?)",
+                [(run_id, n, v) for n, v in parameters.items()],
+            )
 
     def log_rows(self, run_id: str, rows: Sequence[MetricRow], beside: Callable[[], None]) -> None:
         """Keep *rows* in one transaction, and within it do what *beside* does: where that raises, nothing is kept."""
@@ -65,21 +75,30 @@ class MetricStore:
                 if step is None:
                     if row.series not in following:
                         marks = ",".join("?" * len(row.series))
-                        found = connection.execute(f"SELECT MAX(step) FROM metrics WHERE run = ? AND name IN ({marks})", (run_id, *row.series)).fetchone()
+                        found = connection.execute(
+                            f"SELECT MAX(step) FROM metrics WHERE run = ? AND name IN ({marks})", (run_id, *row.series)
+                        ).fetchone()
                         following[row.series] = 0 if found[0] is None else found[0] + 1
                     step = following[row.series]
                     following[row.series] += 1
-                points += [(run_id, name, None if math.isnan(value) else value, step, row.time) for name, value in row.values.items()]
+                points += [
+                    (run_id, name, None if math.isnan(value) else value, step, row.time)
+                    for name, value in row.values.items()
+                ]
             connection.executemany("INSERT INTO metrics (run, name, value, step, time) VALUES (?,?,?,?,?)", points)
             beside()
 
     def metrics(self, run_ids: Sequence[str], *, name: str | None = None) -> list[Metric]:
-        """The metrics of *run_ids* in that order, by name; points by step, then time. Of several tries, those that count."""
+        """The metrics of *run_ids* in that order, by name; points by step, then time. Of several tries, those that
+        count."""
         marks = ",".join("?" * len(run_ids))
         only = "" if name is None else " AND name = ?"
         values: tuple[object, ...] = (*run_ids, *(() if name is None else (name,)))
         series: dict[tuple[str, str], list[MetricPoint]] = {}
-        statement = f"SELECT run, name, step, time, value, rowid AS number FROM metrics WHERE run IN ({marks}){only} ORDER BY step, time, rowid"
+        statement = (
+            f"SELECT run, name, step, time, value, rowid AS number FROM metrics WHERE run IN ({marks}){only} "
+            "ORDER BY step, time, rowid"
+        )
         cuts = cuts_of(self.database, run_ids)
         rows = self.database.rows(statement, values)
         with taken_apart(self.database.path):
@@ -98,19 +117,30 @@ class MetricStore:
         return found
 
     def since(self, row: int, run_ids: Sequence[str]) -> tuple[int, list[tuple[str, tuple[str, float, int, int]]]]:
-        """The number of the last row of all metrics, and what came after *row* for *run_ids*: run, and (name, value, step, milliseconds)."""
+        """The number of the last row of all metrics, and what came after *row* for *run_ids*: run, and (name, value,
+        step, milliseconds)."""
         newest = self.database.rows("SELECT COALESCE(MAX(rowid), 0) FROM metrics")[0][0]
-        found = self.database.rows("SELECT run, name, value, step, time FROM metrics WHERE rowid > ? AND rowid <= ?", (row, newest)) if run_ids else []
+        found = (
+            self.database.rows(
+                "SELECT run, name, value, step, time FROM metrics WHERE rowid > ? AND rowid <= ?", (row, newest)
+            )
+            if run_ids
+            else []
+        )
         wanted = set(run_ids)
         points = [
-            (one["run"], (one["name"], math.nan if one["value"] is None else one["value"], one["step"], one["time"])) for one in found if one["run"] in wanted
+            (one["run"], (one["name"], math.nan if one["value"] is None else one["value"], one["step"], one["time"]))
+            for one in found
+            if one["run"] in wanted
         ]
         return newest, points
 
     def values_after(self, name: str, places: Mapping[str, int]) -> list[tuple[str, int, float]]:
-        """What was logged as *name*, in the order logged, to each run of *places* after the place given there (0: all): run, place, value.
+        """What was logged as *name*, in the order logged, to each run of *places* after the place given there (0: all):
+        run, place, value.
 
-        Of several tries, what counts now: of those runs the whole has to be read again, since what counted before may not do so any more.
+        Of several tries, what counts now: of those runs the whole has to be read again, since what counted before may
+        not do so any more.
         """
         pairs = list(places.items())
         found: list[tuple[str, int, float]] = []
@@ -123,9 +153,18 @@ class MetricStore:
                 " JOIN metrics ON metrics.run = asked.run AND metrics.name = ? AND metrics.rowid > asked.place"
             )
             rows = self.database.rows(statement, (*(part for pair in some for part in pair), name))
-            counting = [row for row in rows if counts(row["number"], row["step"], cuts.get((row["run"], name), ()))] if cuts else rows
-            found += [(row["run"], row["number"], math.nan if row["value"] is None else row["value"]) for row in counting]
+            counting = (
+                [row for row in rows if counts(row["number"], row["step"], cuts.get((row["run"], name), ()))]
+                if cuts
+                else rows
+            )
+            found += [
+                (row["run"], row["number"], math.nan if row["value"] is None else row["value"]) for row in counting
+            ]
         return sorted(found, key=lambda one: one[1])
 
     def parameters(self, run_id: str) -> dict[str, str]:
-        return {row["name"]: row["value"] for row in self.database.rows("SELECT name, value FROM parameters WHERE run = ? ORDER BY name", (run_id,))}
+        return {
+            row["name"]: row["value"]
+            for row in self.database.rows("SELECT name, value FROM parameters WHERE run = ? ORDER BY name", (run_id,))
+        }

@@ -10,7 +10,8 @@ NETWORK_TYPES = {"nfs", "nfs4", "cifs", "smb3", "smbfs", "afpfs", "9p", "ceph", 
 
 
 def is_network_folder(folder: Path) -> bool:
-    """Whether *folder* lies on a network file system, as far as the platform tells: Linux by its mount table, Windows by UNC paths."""
+    """Whether *folder* lies on a network file system, as far as the platform tells: Linux by its mount table, Windows
+    by UNC paths."""
     resolved = folder.resolve()
     if sys.platform == "win32":
         return str(resolved).startswith("\\\\")
@@ -18,7 +19,8 @@ def is_network_folder(folder: Path) -> bool:
 
 
 def file_system_of(folder: Path, mount_table: str) -> str:
-    """The type of the deepest mount in *mount_table* (the format of /proc/mounts) that holds *folder*; '' where none does."""
+    """The type of the deepest mount in *mount_table* (the format of /proc/mounts) that holds *folder*; '' where none
+    does."""
     best, kind = "", ""
     for line in mount_table.splitlines():
         parts = line.split()

@@ -63,7 +63,17 @@ class Rank:
     to a dying supervisor.
     """
 
-    def __init__(self, number: int, command: Sequence[str], *, env: Mapping[str, str], cwd: Path, log: Path, stdin: str, ends: queue.Queue[RankEnd]) -> None:
+    def __init__(
+        self,
+        number: int,
+        command: Sequence[str],
+        *,
+        env: Mapping[str, str],
+        cwd: Path,
+        log: Path,
+        stdin: str,
+        ends: queue.Queue[RankEnd],
+    ) -> None:
         self.number = number
         self._ends = ends
         with log.open("ab") as stream:
@@ -106,7 +116,9 @@ class Rank:
             if "pid" not in facts:
                 end = RankEnd(self.number, facts.get("exit"), facts.get("signal"), facts.get("error", ""))
         if end is None:
-            end = RankEnd(self.number, signal_number=int(signal.SIGTERM), error="the process that watched over it was killed")
+            end = RankEnd(
+                self.number, signal_number=int(signal.SIGTERM), error="the process that watched over it was killed"
+            )
             self._end_group(pid)
         self._ends.put(end)
 
@@ -120,7 +132,8 @@ class Rank:
 
 
 def end_adopted(seconds: float = 2.0) -> None:
-    """Kill what became a child of this process because its shim was killed (Linux, after `become_subreaper`). All ranks must be closed."""
+    """Kill what became a child of this process because its shim was killed (Linux, after `become_subreaper`). All ranks
+    must be closed."""
     if sys.platform == "win32":
         return
     deadline = time.monotonic() + seconds

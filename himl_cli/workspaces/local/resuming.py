@@ -25,7 +25,8 @@ SUBMIT_AGAIN = "Submit it again as a new run."
 
 
 def resume(workspace: Path, run: Run, *, env: Mapping[str, str], max_concurrent: int | None) -> None:
-    """Go on with *run*; returns once it is at work again. Raises BadUsage where it cannot be gone on with, DiskFailed, Interrupted."""
+    """Go on with *run*; returns once it is at work again. Raises BadUsage where it cannot be gone on with, DiskFailed,
+    Interrupted."""
     _check_state(run)
     folder = RunFolder(workspace / "runs" / run.id)
     plan = folder.read_plan()
@@ -39,7 +40,10 @@ def resume(workspace: Path, run: Run, *, env: Mapping[str, str], max_concurrent:
         return
     record = folder.read_record()
     if "job" not in plan or not record.get(LAID):
-        raise BadUsage(f"Run '{run.id}' cannot be resumed: what it was to run is not on record, or its files were never laid.", hint=SUBMIT_AGAIN)
+        raise BadUsage(
+            f"Run '{run.id}' cannot be resumed: what it was to run is not on record, or its files were never laid.",
+            hint=SUBMIT_AGAIN,
+        )
     with _on_record(folder):
         _check_kept(run, [plan["job"]], env)
         spec = tagged(job_from_kept_form(plan["job"], env), run.id)
@@ -56,17 +60,29 @@ def _on_record(folder: RunFolder) -> Iterator[None]:
     try:
         yield
     except (AttributeError, IndexError, KeyError, TypeError, ValueError) as err:
-        raise DiskFailed(f"What '{folder.path}' keeps of the run has another form than himl writes ({type(err).__name__}: {err}).", hint=SUBMIT_AGAIN) from err
+        raise DiskFailed(
+            f"What '{folder.path}' keeps of the run has another form than himl writes ({type(err).__name__}: {err}).",
+            hint=SUBMIT_AGAIN,
+        ) from err
 
 
 def _check_state(run: Run) -> None:
     if run.parent and (TRIAL in run.tags or STEP in run.tags):
         what = "trial" if TRIAL in run.tags else "step"
-        raise BadUsage(f"Run '{run.id}' is a {what} of run '{run.parent}'.", hint=f"Resume the whole: himl submit --resume {run.parent}")
+        raise BadUsage(
+            f"Run '{run.id}' is a {what} of run '{run.parent}'.",
+            hint=f"Resume the whole: himl submit --resume {run.parent}",
+        )
     if run.parent:
-        raise BadUsage(f"Run '{run.id}' was nested in run '{run.parent}' by its script.", hint=f"Resume the whole: himl submit --resume {run.parent}")
+        raise BadUsage(
+            f"Run '{run.id}' was nested in run '{run.parent}' by its script.",
+            hint=f"Resume the whole: himl submit --resume {run.parent}",
+        )
     if not run.status.is_final:
-        raise BadUsage(f"Run '{run.id}' is still at work.", hint=f"To see it: himl runs show {run.id}, to stop it: himl runs cancel {run.id}")
+        raise BadUsage(
+            f"Run '{run.id}' is still at work.",
+            hint=f"To see it: himl runs show {run.id}, to stop it: himl runs cancel {run.id}",
+        )
     if run.status is RunStatus.completed:
         raise BadUsage(f"Run '{run.id}' is completed: nothing is left to do.", hint=f"See himl runs show {run.id}")
 
@@ -83,7 +99,10 @@ def _check_kept(run: Run, forms: list[dict[str, Any]], env: Mapping[str, str]) -
     missing = sorted({name for form in forms for name in form["env_names"]} - set(env))
     if missing:
         again = " ".join(f"--env_var {name}=…" for name in missing)
-        raise BadUsage(f"Run '{run.id}' had variables whose values are not kept: {', '.join(missing)}.", hint=f"Give them again: {again}")
+        raise BadUsage(
+            f"Run '{run.id}' had variables whose values are not kept: {', '.join(missing)}.",
+            hint=f"Give them again: {again}",
+        )
 
 
 def _masked_names(form: Mapping[str, Any]) -> list[str]:

@@ -77,12 +77,14 @@ class RunFolder:
         return is_held(self.lock)
 
     def let_it_run(self) -> None:
-        """Make the file whose absence tells the supervisor to stop: taking it away works on a full disk, making one would not."""
+        """Make the file whose absence tells the supervisor to stop: taking it away works on a full disk, making one
+        would not."""
         self._why.unlink(missing_ok=True)
         self._go.touch()
 
     def ask_to_cancel(self, why: str = "") -> None:
-        """Leave word for the supervisor, which looks for it several times a second, and the reason to record. Raises DiskFailed."""
+        """Leave word for the supervisor, which looks for it several times a second, and the reason to record. Raises
+        DiskFailed."""
         if why:
             with suppress(OSError):  # on a full disk it is stopped without saying why
                 self._why.write_text(why, encoding="utf-8")
@@ -112,7 +114,8 @@ class RunFolder:
         return shutil.disk_usage(self.path).free < RESERVE_BYTES
 
     def write_record(self, record: dict[str, Any]) -> None:
-        """Keep facts about the job beside it: where its inputs and outputs lie. No environment: that may hold secrets. Raises OSError."""
+        """Keep facts about the job beside it: where its inputs and outputs lie. No environment: that may hold secrets.
+        Raises OSError."""
         _write(self._record, record)
 
     def read_record(self) -> dict[str, Any]:
@@ -120,7 +123,8 @@ class RunFolder:
         return _read(self._record)
 
     def written_elsewhere(self) -> list[Path]:
-        """Files that the script wrote outside `outputs/` and `logs/`; none of a job in place, where they lie as it left them."""
+        """Files that the script wrote outside `outputs/` and `logs/`; none of a job in place, where they lie as it left
+        them."""
         from himl_cli.workspaces.local.kept_files import written_elsewhere
 
         if self.read_record().get("in_place", True):
@@ -149,7 +153,8 @@ class RunFolder:
 
 
 def _unlink_files(folder: Path) -> None:
-    """Remove the files below *folder* in the order of their inodes, as `rm` does: in a folder's own order a disk may take many times as long.
+    """Remove the files below *folder* in the order of their inodes, as `rm` does: in a folder's own order a disk may
+    take many times as long.
 
     What does not go, and the folders, are left to rmtree.
     """
@@ -164,7 +169,8 @@ def _unlink_files(folder: Path) -> None:
 
 
 def once_free(act: Callable[[], T], seconds: float = SECONDS_IN_USE) -> T:
-    """What *act* gives, tried for so long where the file is in use: Windows replaces no file that another process reads at that moment."""
+    """What *act* gives, tried for so long where the file is in use: Windows replaces no file that another process reads
+    at that moment."""
     deadline = time.monotonic() + seconds
     while True:
         try:

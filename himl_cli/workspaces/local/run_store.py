@@ -15,9 +15,13 @@ from himl_cli.workspaces.local.database import Database, taken_apart
 
 PAGE = 200
 RUNS_AT_ONCE = 500
-HOW_LOST = "ended without recording an outcome (it was killed, the machine went down, or the record could not be written)"
+HOW_LOST = (
+    "ended without recording an outcome (it was killed, the machine went down, or the record could not be written)"
+)
 LOST = f"its supervisor {HOW_LOST}"
-LOST_WITH_CHILDREN = f"its keeper {HOW_LOST}; what it had started goes on to its end; to do what is missing: himl submit --resume "
+LOST_WITH_CHILDREN = (
+    f"its keeper {HOW_LOST}; what it had started goes on to its end; to do what is missing: himl submit --resume "
+)
 """Of a sweep or a pipeline; its id comes behind it."""
 
 
@@ -56,18 +60,35 @@ class NewRun:
 
 
 class RunStore:
-    """Reads and writes runs. `lost` arguments are ids of jobs whose supervisor is gone: their open runs read as failed."""
+    """Reads and writes runs. `lost` arguments are ids of jobs whose supervisor is gone: their open runs read as
+    failed."""
 
     def __init__(self, database: Database, *, label: str = "") -> None:
         self.database = database
         self.label = label
 
     def add(self, run: NewRun) -> None:
-        texts = [run.id, run.job, run.parent, run.experiment, run.display_name, run.description, run.command, run.folder]
-        values = (*(text and storable(text) for text in texts), run.status.value, run.reason_if_lost, now_ms(), run.started)
+        texts = [
+            run.id,
+            run.job,
+            run.parent,
+            run.experiment,
+            run.display_name,
+            run.description,
+            run.command,
+            run.folder,
+        ]
+        values = (
+            *(text and storable(text) for text in texts),
+            run.status.value,
+            run.reason_if_lost,
+            now_ms(),
+            run.started,
+        )
         with self.database.writing(durable=True) as connection:
             connection.execute(
-                "INSERT INTO runs (id, job, parent, experiment, display_name, description, command, folder, status, reason, created, started)"
+                "INSERT INTO runs (id, job, parent, experiment, display_name, description, command, folder, status, "
+                "reason, created, started)"
                 " VALUES (?,?,?,?,?,?,?,?,?,?,?,?)",
                 values,
             )
@@ -77,7 +98,15 @@ class RunStore:
         """The run's script is about to start."""
         self._update(run_id, "status = ?, started = ?", (RunStatus.running.value, now_ms()))
 
-    def end(self, run_id: str, status: RunStatus, *, exit_code: int | None = None, reason: str = "", ended: int | None = None) -> None:
+    def end(
+        self,
+        run_id: str,
+        status: RunStatus,
+        *,
+        exit_code: int | None = None,
+        reason: str = "",
+        ended: int | None = None,
+    ) -> None:
         """Record how the run ended; the first end that is recorded stays."""
         values = (status.value, exit_code, reason, ended or now_ms())
         self._update(run_id, "status = ?, exit_code = ?, reason = ?, ended = ?", values)
@@ -86,8 +115,14 @@ class RunStore:
         self._update(run_id, "display_name = ?", (display_name,), open_only=False)
 
     def reopen(self, run_id: str) -> None:
-        """A run that has ended is running again: a job, sweep or pipeline that is gone on with, or a nested run that a client resumed."""
-        self._update(run_id, "status = ?, ended = NULL, exit_code = NULL, reason = ''", (RunStatus.running.value,), open_only=False)
+        """A run that has ended is running again: a job, sweep or pipeline that is gone on with, or a nested run that a
+        client resumed."""
+        self._update(
+            run_id,
+            "status = ?, ended = NULL, exit_code = NULL, reason = ''",
+            (RunStatus.running.value,),
+            open_only=False,
+        )
 
     def _update(self, run_id: str, what: str, values: tuple[object, ...], *, open_only: bool = True) -> None:
         guard = " AND ended IS NULL" if open_only else ""
@@ -131,7 +166,10 @@ class RunStore:
 
     def descendants(self, run_id: str) -> list[str]:
         """Ids of the run and of all runs below it."""
-        tree = "WITH RECURSIVE tree(id) AS (VALUES (?) UNION SELECT runs.id FROM runs JOIN tree ON runs.parent = tree.id) SELECT id FROM tree"
+        tree = (
+            "WITH RECURSIVE tree(id) AS (VALUES (?) UNION SELECT runs.id FROM runs JOIN tree ON runs.parent = "
+            "tree.id) SELECT id FROM tree"
+        )
         return [row["id"] for row in self.database.rows(tree, (run_id,))]
 
     def nested(self, run_id: str) -> list[str]:
@@ -139,17 +177,23 @@ class RunStore:
         return [run_id, *(nested for nested, _ in self.nested_in([run_id]))]
 
     def nested_in(self, run_ids: Sequence[str]) -> Iterator[tuple[str, str]]:
-        """The runs that scripts nested in these, oldest first, each with the one of *run_ids* that it belongs to; trials and steps are jobs of their own."""
+        """The runs that scripts nested in these, oldest first, each with the one of *run_ids* that it belongs to;
+        trials and steps are jobs of their own."""
         asked = set(run_ids)
         for start in range(0, len(run_ids), RUNS_AT_ONCE):
             chunk = run_ids[start : start + RUNS_AT_ONCE]
             tree = (
-                f"WITH RECURSIVE tree(id, root, created) AS (SELECT id, id, created FROM runs WHERE id IN ({','.join('?' * len(chunk))})"
+                "WITH RECURSIVE tree(id, root, created) AS (SELECT id, id, created FROM runs WHERE id IN "
+                f"({','.join('?' * len(chunk))})"
                 " UNION SELECT runs.id, tree.root, runs.created FROM runs JOIN tree ON runs.parent = tree.id"
                 " WHERE NOT EXISTS (SELECT 1 FROM tags WHERE tags.run = runs.id AND tags.name IN (?, ?)))"
                 " SELECT id, root FROM tree WHERE id <> root ORDER BY created, id"
             )
-            yield from ((row["id"], row["root"]) for row in self.database.rows(tree, (*chunk, TRIAL, STEP)) if row["id"] not in asked and _ids([row["id"]]))
+            yield from (
+                (row["id"], row["root"])
+                for row in self.database.rows(tree, (*chunk, TRIAL, STEP))
+                if row["id"] not in asked and _ids([row["id"]])
+            )
 
     def query(self, wanted: RunQuery, lost: Iterable[str] = ()) -> Iterator[Run]:
         """Runs that match, newest first, a page at a time."""
@@ -160,7 +204,10 @@ class RunStore:
         while left is None or left > 0:
             size = PAGE if left is None else min(PAGE, left)
             clause, more = (" AND (created, id) < (?, ?)", before) if before else ("", ())
-            rows = self.database.rows(f"SELECT * FROM runs WHERE {where}{clause} ORDER BY created DESC, id DESC LIMIT ?", (*values, *more, size))
+            rows = self.database.rows(
+                f"SELECT * FROM runs WHERE {where}{clause} ORDER BY created DESC, id DESC LIMIT ?",
+                (*values, *more, size),
+            )
             yield from self._records(rows, gone)
             if len(rows) < size:
                 return
@@ -173,7 +220,9 @@ class RunStore:
                 raise TypeError("an id is none")
         tags: dict[str, dict[str, str]] = {row["id"]: {} for row in rows}
         marks = ",".join("?" * len(tags))
-        for row in self.database.rows(f"SELECT run, name, value FROM tags WHERE run IN ({marks}) ORDER BY name", tuple(tags)):
+        for row in self.database.rows(
+            f"SELECT run, name, value FROM tags WHERE run IN ({marks}) ORDER BY name", tuple(tags)
+        ):
             tags[row["run"]][row["name"]] = row["value"]
         with taken_apart(self.database.path):
             return [self._record(row, tags[row["id"]], lost) for row in rows]
@@ -202,12 +251,15 @@ class RunStore:
 
 def _ids(found: Iterable[object]) -> list[str]:
     """Those of *found* that can be ids of runs, and the names of their folders: SQLite keeps whatever it is given."""
-    return [each for each in found if isinstance(each, str) and each.isprintable() and each.strip(".") and "/" not in each]
+    return [
+        each for each in found if isinstance(each, str) and each.isprintable() and each.strip(".") and "/" not in each
+    ]
 
 
 def _put_tags(connection: sqlite3.Connection, run_id: str, tags: Mapping[str, str]) -> None:
     connection.executemany(
-        "INSERT OR REPLACE INTO tags (run, name, value) VALUES (?,?,?)", [(run_id, storable(name), storable(value)) for name, value in tags.items()]
+        "INSERT OR REPLACE INTO tags (run, name, value) VALUES (?,?,?)",
+        [(run_id, storable(name), storable(value)) for name, value in tags.items()],
     )
 
 

@@ -1,4 +1,5 @@
-"""Where in a line for bash one is: within which quotes, in a comment, in a command within the line, in a here-document."""
+"""Where in a line for bash one is: within which quotes, in a comment, in a command within the line, in a
+here-document."""
 
 from __future__ import annotations
 
@@ -12,7 +13,8 @@ _HERE = re.compile(r"<<-?[ \t]*([\"'\\]?)([\w.-]+)")
 
 @dataclass
 class ShellPlace:
-    """Reads a line sign by sign. What is open stands in `within`, the outermost first: quotes (', ", $'), a comment (#), commands ($( and `), groups.
+    """Reads a line sign by sign. What is open stands in `within`, the outermost first: quotes (', ", $'), a comment
+    (#), commands ($( and `), groups.
 
     `has_commands`: a `$(` has been met.
     """
@@ -85,7 +87,12 @@ class ShellPlace:
             self.within.append(ESCAPED if sign == "'" and self._last == "$" else sign)
         elif sign == ")" and self.innermost in (COMMAND, GROUP):
             self.within.pop()
-        elif sign == "<" and self._last != "<" and (found := _HERE.match(line, at)) and self.within[-2:] != [COMMAND, GROUP]:
+        elif (
+            sign == "<"
+            and self._last != "<"
+            and (found := _HERE.match(line, at))
+            and self.within[-2:] != [COMMAND, GROUP]
+        ):
             self._ends.append(found[2])
         else:
             self._read_command(sign)

@@ -1,4 +1,5 @@
-"""Runs one process of a job and never outlives its supervisor. Started as `python -I -S shim.py STDIN COMMAND…`; imports nothing of himl.
+"""Runs one process of a job and never outlives its supervisor. Started as `python -I -S shim.py STDIN COMMAND…`;
+imports nothing of himl.
 
 stdin: words from the supervisor, a line each (INT, TERM, KILL); its end means that the supervisor is gone.
 stdout: one JSON object a line: `{"pid": 7}` at the start, then `{"exit": 3}`, `{"signal": 11}` or `{"error": "…"}`.
@@ -26,7 +27,8 @@ if sys.platform == "win32":
     import ctypes
 
     class Family:
-        """The command in a Job Object that kills its processes when this process ends (learn.microsoft.com: Job Objects)."""
+        """The command in a Job Object that kills its processes when this process ends (learn.microsoft.com: Job
+        Objects)."""
 
         KILL_ON_JOB_CLOSE = 0x2000
         EXTENDED_LIMIT_INFORMATION = 9
@@ -39,7 +41,9 @@ if sys.platform == "win32":
             self._job = ctypes.c_void_p(self._kernel.CreateJobObjectW(None, None))
             limits = (ctypes.c_uint32 * 36)()  # JOBOBJECT_EXTENDED_LIMIT_INFORMATION, 144 bytes on 64 bit
             limits[4] = self.KILL_ON_JOB_CLOSE
-            self._kernel.SetInformationJobObject(self._job, self.EXTENDED_LIMIT_INFORMATION, limits, ctypes.sizeof(limits))
+            self._kernel.SetInformationJobObject(
+                self._job, self.EXTENDED_LIMIT_INFORMATION, limits, ctypes.sizeof(limits)
+            )
             self._process: subprocess.Popen[bytes] | None = None
 
         def start(self, command: list[str], stdin: str) -> subprocess.Popen[bytes]:
@@ -88,7 +92,8 @@ else:
                 self._prctl(1, int(signal.SIGKILL), 0, 0, 0)  # PR_SET_PDEATHSIG: even when this process is killed
 
         def wait(self, process: subprocess.Popen[bytes]) -> int:
-            """The command's return code. Orphans of the command that end meanwhile are reaped, since they are this process's children."""
+            """The command's return code. Orphans of the command that end meanwhile are reaped, since they are this
+            process's children."""
             while True:
                 pid, status = os.waitpid(-1, 0)
                 if pid == process.pid:
@@ -126,7 +131,9 @@ else:
             if self._strays():
                 return True
             # On Linux a group of nothing but zombies, which nobody has reaped, is none; elsewhere init reaps them.
-            return self._prctl is None or any(group == self._group and state != "Z" for _, state, group in all_processes())
+            return self._prctl is None or any(
+                group == self._group and state != "Z" for _, state, group in all_processes()
+            )
 
         def _strays(self) -> list[int]:
             """Descendants outside the group, by the kernel's list of children (Linux)."""
@@ -149,7 +156,8 @@ def open_source(stdin: str) -> io.FileIO:
 
 
 def become_subreaper() -> Callable[..., int] | None:
-    """Linux: orphans of the command become children of this process (prctl(2), PR_SET_CHILD_SUBREAPER). Gives prctl, elsewhere None."""
+    """Linux: orphans of the command become children of this process (prctl(2), PR_SET_CHILD_SUBREAPER). Gives prctl,
+    elsewhere None."""
     if sys.platform != "linux":
         return None
     import ctypes

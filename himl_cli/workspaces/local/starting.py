@@ -82,7 +82,8 @@ def remove_leftovers(workspace: Path, is_recorded: Callable[[str], bool]) -> Non
 
 
 def begin_again(module: str, order: str, folder: RunFolder, handles: Sequence[int] = ()) -> None:
-    """As `begin`, for a run that is there and goes on. Raises BadUsage where it is at work or completed; the run stays what it was."""
+    """As `begin`, for a run that is there and goes on. Raises BadUsage where it is at work or completed; the run stays
+    what it was."""
     try:
         events = _start(module, order, folder, handles)
     except OSError as err:
@@ -111,7 +112,8 @@ def spawn(module: str, order: str, folder: RunFolder, handles: Sequence[int] = (
 
 
 def events_of(process: subprocess.Popen[bytes]) -> Iterator[dict[str, Any]]:
-    """What the process tells, to the end of its life. What else is printed there (by a sitecustomize) is passed over."""
+    """What the process tells, to the end of its life. What else is printed there (by a sitecustomize) is passed
+    over."""
     assert process.stdout is not None
     for line in process.stdout:
         text = line.decode(errors="replace").strip()
@@ -132,7 +134,9 @@ def trouble_in(events: list[dict[str, Any]], folder: RunFolder) -> HimlError | N
         kind = BadUsage if last["why"] in (BUSY, DONE) else DiskFailed
         return kind(last["message"], hint=last["hint"])
     why = (folder.path / "supervisor.log").read_text(errors="replace").strip().splitlines()[-1:] or ["it said nothing"]
-    return JobFailed(f"The job's supervisor did not start: {why[0]}", hint="Is himl installed whole? Try: himl --version")
+    return JobFailed(
+        f"The job's supervisor did not start: {why[0]}", hint="Is himl installed whole? Try: himl --version"
+    )
 
 
 def _start(module: str, order: str, folder: RunFolder, handles: Sequence[int]) -> list[dict[str, Any]]:
@@ -152,11 +156,14 @@ def _start(module: str, order: str, folder: RunFolder, handles: Sequence[int]) -
         folder.ask_to_cancel()
         while folder.is_supervised():
             time.sleep(SECONDS_BETWEEN_LOOKS)
-        raise Interrupted(f"Run '{folder.run_id}' was canceled.", hint=f"What it wrote is kept: himl runs show {folder.run_id}")
+        raise Interrupted(
+            f"Run '{folder.run_id}' was canceled.", hint=f"What it wrote is kept: himl runs show {folder.run_id}"
+        )
     return events
 
 
 def _try_to_cancel(folder: RunFolder) -> None:
-    """From a signal's handler nothing may be raised; what fails here fails again, and is said, right after the start."""
+    """From a signal's handler nothing may be raised; what fails here fails again, and is said, right after the
+    start."""
     with suppress(DiskFailed):
         folder.ask_to_cancel()

@@ -28,10 +28,13 @@ def etag_of(status: os.stat_result) -> str:
 
 
 def safe_parts(name: str, *, windows: bool = sys.platform == "win32") -> tuple[str, ...] | None:
-    """The folders and the file that *name* goes through; None for a name that no stored file can have (`..`, absolute, empty)."""
+    """The folders and the file that *name* goes through; None for a name that no stored file can have (`..`, absolute,
+    empty)."""
     parts = tuple(name.split("/"))
     forbidden = FORBIDDEN_ON_WINDOWS if windows else FORBIDDEN
-    if any(part in ("", ".", "..") or is_bookkeeping(part) or any(sign in part for sign in forbidden) for part in parts):
+    if any(
+        part in ("", ".", "..") or is_bookkeeping(part) or any(sign in part for sign in forbidden) for part in parts
+    ):
         return None
     return parts
 
@@ -75,7 +78,9 @@ class StoredFiles(ABC):
                 known = self._recorded(page)
                 yield [describe(found, known.get(found.name)) for found in page]
         except OSError as err:
-            raise DiskFailed(f"Cannot read '{err.filename}' of {self.label}: {err.strerror}.", hint="Check the folder's permissions.") from err
+            raise DiskFailed(
+                f"Cannot read '{err.filename}' of {self.label}: {err.strerror}.", hint="Check the folder's permissions."
+            ) from err
 
     def stat(self, name: str) -> BlobInfo | None:
         path = self._path(name)
@@ -163,12 +168,18 @@ class StoredFiles(ABC):
 
     def _check(self, blob: BlobInfo, status: os.stat_result) -> None:
         now = etag_of(status)
-        grown = self._may_grow(blob.name) and now.split("-")[0] == blob.etag.split("-")[0] and status.st_size >= blob.size
+        grown = (
+            self._may_grow(blob.name) and now.split("-")[0] == blob.etag.split("-")[0] and status.st_size >= blob.size
+        )
         if blob.etag and now != blob.etag and not grown:
-            raise BlobChanged(f"'{blob.name}' changed while it was read.", hint="Run the command again when nothing writes to it.")
+            raise BlobChanged(
+                f"'{blob.name}' changed while it was read.", hint="Run the command again when nothing writes to it."
+            )
 
     def _unreadable(self, name: str, err: OSError) -> DiskFailed:
-        return DiskFailed(f"Cannot read '{name}' of {self.label}: {err.strerror or err}.", hint="Check the file's permissions.")
+        return DiskFailed(
+            f"Cannot read '{name}' of {self.label}: {err.strerror or err}.", hint="Check the file's permissions."
+        )
 
 
 class _SourceMd5:
@@ -195,7 +206,9 @@ class _SourceMd5:
     def _go_to(self, blob: BlobInfo, offset: int) -> None:
         if blob != self._of or self._position > offset or offset == 0:
             self._of, self._position, self._digest = blob, 0, hashlib.md5(usedforsecurity=False)
-        if self._position < offset:  # what an earlier fetch brought is read here again, so that a resumed file is really checked
+        if (
+            self._position < offset
+        ):  # what an earlier fetch brought is read here again, so that a resumed file is really checked
             for piece in self._store._pieces(FetchRequest(blob, self._position, offset - self._position)):
                 self._digest.update(piece)
             self._position = offset

@@ -1,4 +1,5 @@
-"""The process that looks after one local job from its record to its end. In a session of its own; started by `himl submit`, of a trial or a step by the keeper.
+"""The process that looks after one local job from its record to its end. In a session of its own; started by `himl
+submit`, of a trial or a step by the keeper.
 
 It reads the order from stdin and tells its progress on stdout, a JSON object a line: `recorded`, then `started` or
 `refused`; after that nobody needs to listen, so that a closed terminal loses nothing.
@@ -66,7 +67,9 @@ class Supervisor(RunKeeper):
         if self._again:
             begin_try(store.database, self.folder.run_id)
         self.files.lay(is_stopped=self.is_stopped)
-        tracking = TrackingServer(store.database, self.folder.run_id, artifacts_of=self._artifacts_of, new_child_id=self._child_id)
+        tracking = TrackingServer(
+            store.database, self.folder.run_id, artifacts_of=self._artifacts_of, new_child_id=self._child_id
+        )
         try:
             env = self._environment(tracking)
             store.start(self.folder.run_id)
@@ -91,7 +94,9 @@ class Supervisor(RunKeeper):
         return trouble
 
     def before_the_end(self, store: RunStore) -> None:
-        if self.order.values:  # only now: what the script logs under these names may be written otherwise (1 and 1.0), and parameters cannot change
+        # Only now: what the script logs under these names may be written otherwise (1 and 1.0), and parameters cannot
+        # change.
+        if self.order.values:
             MetricStore(store.database).log_missing_parameters(self.folder.run_id, self.order.values)
 
     def _environment(self, tracking: TrackingServer) -> dict[str, str]:
@@ -121,7 +126,8 @@ class Supervisor(RunKeeper):
         return ranks
 
     def _watch(self, ranks: list[Rank]) -> tuple[list[RankEnd], str]:
-        """Wait for all ranks; once a reason to stop shows up, end them by and by. Returns their ends in order, and that reason."""
+        """Wait for all ranks; once a reason to stop shows up, end them by and by. Returns their ends in order, and that
+        reason."""
         ends: list[RankEnd] = []
         stopping, stop, sent = 0.0, "", 0
         deadline = time.monotonic() + self.spec.max_seconds if self.spec.max_seconds else None

@@ -1,6 +1,7 @@
 """Tries of one run: what a later one logs takes the place of what earlier ones logged at that step and beyond.
 
-So a script that begins anew and one that goes on from a checkpoint both leave one series. The values of earlier tries stay in the database.
+So a script that begins anew and one that goes on from a checkpoint both leave one series. The values of earlier tries
+stay in the database.
 """
 
 from __future__ import annotations
@@ -32,7 +33,9 @@ def cuts_of(database: Database, run_ids: Sequence[str]) -> Cuts:
     cuts: dict[tuple[str, str], list[Cut]] = {}
     for run_id, places in _places(database, run_ids).items():
         for place in places:
-            for row in database.rows("SELECT name, MIN(step) FROM metrics WHERE run = ? AND rowid > ? GROUP BY name", (run_id, place)):
+            for row in database.rows(
+                "SELECT name, MIN(step) FROM metrics WHERE run = ? AND rowid > ? GROUP BY name", (run_id, place)
+            ):
                 cuts.setdefault((run_id, row[0]), []).append((place, row[1]))
     return cuts
 

@@ -48,7 +48,9 @@ class LocalWorkspace:
     @cached_property
     def _runs(self) -> RunStore:
         if not self.folder.is_dir():
-            raise WorkspaceNotFound(f"There is no folder '{self.folder}'.", hint="'himl submit' makes a local workspace where it runs.")
+            raise WorkspaceNotFound(
+                f"There is no folder '{self.folder}'.", hint="'himl submit' makes a local workspace where it runs."
+            )
         return RunStore(Database(self.folder / "workspace.db", create=True), label=self.label)
 
     @cached_property
@@ -86,7 +88,8 @@ class LocalWorkspace:
         return self.run(run_id)
 
     def cancel(self, run_id: str) -> bool:
-        """Ask the run's job to stop: a nested run has no process of its own. A run that a program keeps is canceled on record."""
+        """Ask the run's job to stop: a nested run has no process of its own. A run that a program keeps is canceled on
+        record."""
         if self.run(run_id).status.is_final:
             return self._cancel_orphans(run_id)
         job = self._runs.job_of(run_id) or run_id
@@ -114,7 +117,12 @@ class LocalWorkspace:
 
         metrics = self.metrics(run_id)
         return LoggedValues(
-            metrics, [texts for each in self._runs.nested(run_id) for texts in read_texts(RunFolder(self.folder / "runs" / each).artifacts, each)]
+            metrics,
+            [
+                texts
+                for each in self._runs.nested(run_id)
+                for texts in read_texts(RunFolder(self.folder / "runs" / each).artifacts, each)
+            ],
         )
 
     def parameters(self, run_id: str) -> Mapping[str, str]:
@@ -124,7 +132,9 @@ class LocalWorkspace:
     def results(self, runs: Sequence[Run], *, wanted: Callable[[str], bool], whole: bool) -> Mapping[str, RunResults]:
         from himl_cli.workspaces.local.many_results import read_results
 
-        return read_results(self._runs.database, self.folder / "runs", [run.id for run in runs], wanted=wanted, whole=whole)
+        return read_results(
+            self._runs.database, self.folder / "runs", [run.id for run in runs], wanted=wanted, whole=whole
+        )
 
     def run_files(self, run_id: str) -> BlobStore:
         self.run(run_id)
@@ -149,7 +159,11 @@ class LocalWorkspace:
     def datastores(self) -> Sequence[DatastoreInfo]:
         """The folders in `datastores/`; the default one is there even before anything lies in it."""
         root = self.folder / "datastores"
-        names = {DEFAULT_DATASTORE, *(path.name for path in root.iterdir() if path.is_dir())} if root.is_dir() else {DEFAULT_DATASTORE}
+        names = (
+            {DEFAULT_DATASTORE, *(path.name for path in root.iterdir() if path.is_dir())}
+            if root.is_dir()
+            else {DEFAULT_DATASTORE}
+        )
         ordered = sorted(names, key=lambda name: (name != DEFAULT_DATASTORE, name))
         return [DatastoreInfo(name, "folder", str(root / name), name == DEFAULT_DATASTORE) for name in ordered]
 
@@ -185,7 +199,9 @@ class LocalWorkspace:
         if spec.sweep is not None:
             from himl_cli.workspaces.local.many.launching import planned_sweep
 
-            return self._launch_many(planned_sweep(self.folder, spec, self._default_folder(spec.default_datastore), notify), notify)
+            return self._launch_many(
+                planned_sweep(self.folder, spec, self._default_folder(spec.default_datastore), notify), notify
+            )
         run_id = chosen_run_id(spec)
         folders = resolve_folders(spec, self._default_folder(spec.default_datastore), run_id, notify)
         self.prepare(notify)
@@ -233,7 +249,8 @@ class LocalWorkspace:
             notify(Notice(f"Made a local workspace: '{_shown(self.folder)}'."))
 
     def make(self) -> None:
-        """Make the folder, which tells git to ignore it. Raises DiskFailed where it cannot be made, as where a link of its name leads nowhere."""
+        """Make the folder, which tells git to ignore it. Raises DiskFailed where it cannot be made, as where a link of
+        its name leads nowhere."""
         try:
             (self.folder / "datastores" / DEFAULT_DATASTORE).mkdir(parents=True)
             (self.folder / "runs").mkdir()
@@ -242,7 +259,10 @@ class LocalWorkspace:
             if isinstance(err, FileExistsError) and self.folder.is_dir():
                 return  # another submit made it at the same moment
             if self.folder.is_symlink():
-                raise DiskFailed(f"'{self.folder}' is a link that leads to no folder.", hint="Remove it, or make the folder that it leads to.") from err
+                raise DiskFailed(
+                    f"'{self.folder}' is a link that leads to no folder.",
+                    hint="Remove it, or make the folder that it leads to.",
+                ) from err
             raise explain_disk_error(err, "Cannot make a local workspace", self.folder) from err
 
     def start_run(self, new: NewRun) -> Run:
@@ -254,12 +274,14 @@ class LocalWorkspace:
         self._written.keep(run_id, entries, RunFolder(self.folder / "runs" / run_id).artifacts)
 
     def log_parameters(self, run_id: str, parameters: Mapping[str, str]) -> None:
-        """As `RecordsRuns.log_parameters`. Raises BadUsage for one that was logged with another value before, RunNotFound."""
+        """As `RecordsRuns.log_parameters`. Raises BadUsage for one that was logged with another value before,
+        RunNotFound."""
         known = self.parameters(run_id)
         for name, value in parameters.items():
             if known.get(name, value) != value:
                 raise BadUsage(
-                    f"Parameter '{name}' of run '{run_id}' was logged as '{known[name]}' before, not as '{value}'.", hint="A parameter keeps its value."
+                    f"Parameter '{name}' of run '{run_id}' was logged as '{known[name]}' before, not as '{value}'.",
+                    hint="A parameter keeps its value.",
                 )
         self._metrics.log(run_id, [], parameters)
 
@@ -292,7 +314,10 @@ class LocalWorkspace:
             raise BadUsage(f"Run '{job}' is still at work.", hint=f"Stop it first: himl runs cancel {job}")
         doomed = self._runs.descendants(run_id)
         for busy in (each for each in doomed if each != run_id and not self.run(each).status.is_final):
-            raise BadUsage(f"Run '{busy}', a child of '{run_id}', is still at work.", hint=f"Stop it first: himl runs cancel {run_id}")
+            raise BadUsage(
+                f"Run '{busy}', a child of '{run_id}', is still at work.",
+                hint=f"Stop it first: himl runs cancel {run_id}",
+            )
         for name in doomed:
             RunFolder(self.folder / "runs" / name).remove()
         self._runs.delete(doomed)

@@ -62,9 +62,13 @@ class WebAccess(Access):
         before, target = parts_of(self._url), urljoin(self._url, location.strip())
         parts = parts_of(target)
         if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ServiceFailed(f"{before.hostname} sends to an address that cannot be read.", hint="Is this the address of a file?")
+            raise ServiceFailed(
+                f"{before.hostname} sends to an address that cannot be read.", hint="Is this the address of a file?"
+            )
         if parts.scheme == "http" and (before.scheme == "https" or parts.hostname not in LOCAL_HOSTS):
-            raise ServiceFailed(f"{before.hostname} sends to {parts.hostname} by plain http, which anybody on the way could change.")
+            raise ServiceFailed(
+                f"{before.hostname} sends to {parts.hostname} by plain http, which anybody on the way could change."
+            )
         self._url = _plain(parts)
 
     def _headers(self) -> tuple[str, ...]:
@@ -72,7 +76,11 @@ class WebAccess(Access):
         headers = [AS_IT_IS]
         if ".blob." in (parts.hostname or ""):  # Azure Storage answers otherwise by the rules of its first years
             headers.append(VERSION_HEADER)
-        if self._own.username and (parts.scheme, parts.hostname, parts.port) == (self._own.scheme, self._own.hostname, self._own.port):
+        if self._own.username and (parts.scheme, parts.hostname, parts.port) == (
+            self._own.scheme,
+            self._own.hostname,
+            self._own.port,
+        ):
             user = f"{unquote(self._own.username)}:{unquote(self._own.password or '')}"
             headers.append(f"Authorization: Basic {base64.b64encode(user.encode()).decode()}")
         return tuple(headers)
@@ -82,11 +90,20 @@ def checked(address: str) -> str:
     """*address* where it can be read. Raises BadUsage."""
     parts = parts_of(address)
     if not parts.netloc and is_address(address):  # nothing of it can be shown: what is a password is not known either
-        raise BadUsage("This address cannot be read: its host or its port is none.", hint="It reads https://HOST:PORT/PATH; ports go up to 65535.")
+        raise BadUsage(
+            "This address cannot be read: its host or its port is none.",
+            hint="It reads https://HOST:PORT/PATH; ports go up to 65535.",
+        )
     if not is_address(address) or not _HOST.fullmatch(parts.hostname or ""):
-        raise BadUsage(f"'{shown(address)}' is not an address that can be read.", hint="It reads https://HOST/PATH, all of it in quotes.")
+        raise BadUsage(
+            f"'{shown(address)}' is not an address that can be read.",
+            hint="It reads https://HOST/PATH, all of it in quotes.",
+        )
     if parts.scheme.lower() == "http" and parts.hostname not in LOCAL_HOSTS:
-        raise BadUsage(f"{shown(address)} is a plain http address: anybody on the way could change the file.", hint="Use https, or download it yourself.")
+        raise BadUsage(
+            f"{shown(address)} is a plain http address: anybody on the way could change the file.",
+            hint="Use https, or download it yourself.",
+        )
     return address.strip()
 
 
@@ -99,4 +116,12 @@ def _plain(parts: SplitResult) -> str:
     netloc = f"[{host}]" if ":" in host else host
     if parts.port is not None:
         netloc = f"{netloc}:{parts.port}"
-    return urlunsplit((parts.scheme.lower(), netloc, quote(parts.path or "/", safe=SAFE_IN_PATHS), quote(parts.query, safe=_IN_QUERIES), ""))
+    return urlunsplit(
+        (
+            parts.scheme.lower(),
+            netloc,
+            quote(parts.path or "/", safe=SAFE_IN_PATHS),
+            quote(parts.query, safe=_IN_QUERIES),
+            "",
+        )
+    )

@@ -25,7 +25,8 @@ _TOTAL = re.compile(r"bytes\s+(?:(?P<start>\d+)-[-\d]+|\*)/(?P<total>\d+)", re.I
 
 @dataclass(frozen=True, slots=True)
 class Told:
-    """The file, and whether parts of it can be asked for: `blob.etag` is what tells one state of it from the next, empty where nothing does."""
+    """The file, and whether parts of it can be asked for: `blob.etag` is what tells one state of it from the next,
+    empty where nothing does."""
 
     blob: BlobInfo
     takes_ranges: bool
@@ -43,7 +44,9 @@ def told_by(line: Line, address: str) -> Told | None:
         size = 0
     if size is None:
         return None
-    blob = BlobInfo(name_of(line, address), size, validator_of(line), whole_md5(line), http_time(line.header(b"last-modified")))
+    blob = BlobInfo(
+        name_of(line, address), size, validator_of(line), whole_md5(line), http_time(line.header(b"last-modified"))
+    )
     return Told(blob, takes_ranges=line.status == 206)
 
 
@@ -62,7 +65,8 @@ def start_of(line: Line) -> int | None:
 
 
 def validator_of(line: Line) -> str:
-    """What changes whenever the content does: a strong ETag as it is, else the time of change where that is sure to differ; else empty.
+    """What changes whenever the content does: a strong ETag as it is, else the time of change where that is sure to
+    differ; else empty.
 
     A time counts from one second on after it: within that second the file may change once more (RFC 9110, 8.8.2.2).
     """
@@ -81,7 +85,8 @@ def if_range(validator: str) -> str:
 
 
 def name_of(line: Line, address: str) -> str:
-    """The file's name: the end of the address where that has an ending, else what the server calls it, else the end of the address."""
+    """The file's name: the end of the address where that has an ending, else what the server calls it, else the end of
+    the address."""
     last = last_name(address)
     return safe_name(last if "." in last.strip(".") else _called(line) or last)
 
@@ -93,13 +98,15 @@ def is_page(line: Line, address: str) -> bool:
 
 
 def packed_by(line: Line, address: str) -> str:
-    """How the bytes are compressed that are sent for the file, though it was asked for as it is; empty for not at all, and for files that are archives."""
+    """How the bytes are compressed that are sent for the file, though it was asked for as it is; empty for not at all,
+    and for files that are archives."""
     told = {one.strip().lower() for one in line.header(b"content-encoding").split(",")} & PACKINGS
     return "" if last_name(address).lower().endswith(PACKED) else ", ".join(sorted(told))
 
 
 def _called(line: Line) -> str:
-    """The name in Content-Disposition, without folders; empty for none, and for a longer header than one with a name."""
+    """The name in Content-Disposition, without folders; empty for none, and for a longer header than one with a
+    name."""
     field = line.header(b"content-disposition")
     if not field or len(field) > LONGEST_DISPOSITION:
         return ""

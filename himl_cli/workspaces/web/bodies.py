@@ -121,7 +121,9 @@ class Stream(Body):
     Broken off, it begins anew: what was dealt out already has to come again just the same before more is.
     """
 
-    def __init__(self, first: FetchRequest, requests: Requests, sink: FetchSink, access: WebAccess, health: Health) -> None:
+    def __init__(
+        self, first: FetchRequest, requests: Requests, sink: FetchSink, access: WebAccess, health: Health
+    ) -> None:
         super().__init__(first.blob.name, access, health)
         self._request: FetchRequest | None = first
         self._blob = first.blob
@@ -171,7 +173,11 @@ class Stream(Body):
     def _following(self, end: int) -> FetchRequest | None:
         """The next request, where this stream still has what it asks for."""
         request = self._requests.peek()
-        return self._requests.take() if request is not None and request.blob == self._blob and request.offset >= end else None
+        return (
+            self._requests.take()
+            if request is not None and request.blob == self._blob and request.offset >= end
+            else None
+        )
 
     def broke_off(self, line: Line) -> None:
         if line.chunks and line.status == 200:

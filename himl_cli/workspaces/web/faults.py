@@ -30,21 +30,27 @@ class FileGone(NotFound):
 
 @dataclass(frozen=True, slots=True)
 class WebPlace(Place):
-    """Who answers for an address; `label` is the address as it may be shown, `is_signed` whether it has a signature, good until `expires`."""
+    """Who answers for an address; `label` is the address as it may be shown, `is_signed` whether it has a signature,
+    good until `expires`."""
 
     is_signed: bool = False
 
 
 def compressed(place: WebPlace, how: str) -> ServiceFailed:
     """The error for a file that comes in another form than it has: neither its size nor its MD5 could be told then."""
-    return ServiceFailed(f"{place.host} sends {place.label} compressed ({how}) only.", hint="Download it by other means, and name the file.")
+    return ServiceFailed(
+        f"{place.host} sends {place.label} compressed ({how}) only.",
+        hint="Download it by other means, and name the file.",
+    )
 
 
 def fault_on(line: Line, broken: Broken | None, place: WebPlace) -> Fault:
     """The fault of a request to *place* that did not end with what was asked for."""
     if broken is not None:
         if broken.number == NO_HOST:
-            unknown = ServiceFailed(f"The host {place.host} is not known here (DNS).", hint="Check the address and the network.")
+            unknown = ServiceFailed(
+                f"The host {place.host} is not known here (DNS).", hint="Check the address and the network."
+            )
             return Fault(unknown, may_pass=True, most_tries=FEW)
         return broken_fault(broken, place)
     status = line.status
@@ -66,7 +72,10 @@ def _refusal(status: int, code: str, place: WebPlace) -> NotAllowed:
     why = f"{status} {code}".rstrip()
     if place.is_signed:
         return NotAllowed(f"The link to {place.label} has expired, or does not allow reading ({why}).", hint=NEW_LINK)
-    return NotAllowed(f"{place.host} does not let {place.label} be read without signing in ({why}).", hint="Use a link that holds a signature.")
+    return NotAllowed(
+        f"{place.host} does not let {place.label} be read without signing in ({why}).",
+        hint="Use a link that holds a signature.",
+    )
 
 
 def _passing(line: Line, status: int, place: WebPlace) -> Fault:

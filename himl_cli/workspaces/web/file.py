@@ -23,10 +23,11 @@ READ_AT_ONCE = 4 << 20
 
 
 class WebFile:
-    """The file at *address*, read-only. It is looked at once; `stat` looks anew. Raises BadUsage for an address that is not read.
+    """The file at *address*, read-only. It is looked at once; `stat` looks anew. Raises BadUsage for an address that is
+    not read.
 
-    What changed between two requests, or since an earlier transfer, is told by a strong ETag, else by the time of change; from servers that say
-    neither, or know nothing of ranges, the file comes in one stream.
+    What changed between two requests, or since an earlier transfer, is told by a strong ETag, else by the time of
+    change; from servers that say neither, or know nothing of ranges, the file comes in one stream.
     """
 
     def __init__(self, address: str, *, exchanger: Exchanger | None = None, retries: Retries | None = None) -> None:

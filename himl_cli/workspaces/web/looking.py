@@ -14,7 +14,8 @@ MOST_MOVES = 10
 
 
 class Look(Task):
-    """Asks for the first byte: unlike HEAD that is answered wherever the file can be read, also by links that are signed for GET alone.
+    """Asks for the first byte: unlike HEAD that is answered wherever the file can be read, also by links that are
+    signed for GET alone.
 
     Who knows nothing of ranges begins to send the file, and is left at that.
     """
@@ -69,7 +70,10 @@ class Look(Task):
     def _understand(self, line: Line) -> None:
         place = self.access.place
         if is_page(line, self.access.address):
-            self._error = FileGone(f"{place.label} shows a web page, and no file.", hint="Give the address that a browser downloads the file from.")
+            self._error = FileGone(
+                f"{place.label} shows a web page, and no file.",
+                hint="Give the address that a browser downloads the file from.",
+            )
             return
         if how := packed_by(line, self.access.address):
             self._error = compressed(place, how)
@@ -77,7 +81,8 @@ class Look(Task):
         self._told = told_by(line, self.access.address)
         if self._told is None:
             self._error = ServiceFailed(
-                f"{place.host} does not say how large {place.label} is, so that nobody could tell whether all of it came.",
+                f"{place.host} does not say how large {place.label} is, so that nobody could tell whether all of "
+                "it came.",
                 hint="Download it by other means, and name the file.",
             )
 

@@ -20,11 +20,15 @@ BAND_BYTES = 6 << 20
 LEAST_ROWS = 16
 """A band has a multiple of these, but for the last one: blocks of JPEG are as high."""
 AHEAD_BYTES = 64 << 20
-"""Pixels of cells that are prepared, and not painted to their end. Only those of the present row of cells may be more."""
+"""Pixels of cells that are prepared, and not painted to their end. Only those of the present row of cells may be
+more."""
 
 
-def painted_bands(layout: Layout, cells: Sequence[CellPainter], pool: Pool, band_bytes: int = BAND_BYTES) -> Iterator[NDArray[np.uint8]]:
-    """Bands of *layout*, shape (rows, its width, 3), complete; the next one is painted meanwhile. *cells* are in the layout's order.
+def painted_bands(
+    layout: Layout, cells: Sequence[CellPainter], pool: Pool, band_bytes: int = BAND_BYTES
+) -> Iterator[NDArray[np.uint8]]:
+    """Bands of *layout*, shape (rows, its width, 3), complete; the next one is painted meanwhile. *cells* are in the
+    layout's order.
 
     Raises HimlError where slides cannot be brought any more.
     """

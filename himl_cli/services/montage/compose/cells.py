@@ -23,7 +23,8 @@ MASK = "mask: {}"
 
 
 class CellPainter:
-    """Paints one cell, band by band from the top, after it was prepared. Used by one thread at a time. Tells *progress* once its slide is read."""
+    """Paints one cell, band by band from the top, after it was prepared. Used by one thread at a time. Tells *progress*
+    once its slide is read."""
 
     def __init__(self, cell: Cell, sources: Sources, setting: Setting, progress: Progress) -> None:
         self.cell = cell
@@ -31,7 +32,11 @@ class CellPainter:
         self._style = setting.layout.style
         self._room = _alone(cell) if sources.mask is None and self._style is LayoutStyle.fit else cell.image
         self._image = Picture(sources.image, self._room, setting)
-        self._mask = Picture(sources.mask, cell.mask, setting, mask_of=self._image) if sources.mask is not None and cell.mask is not None else None
+        self._mask = (
+            Picture(sources.mask, cell.mask, setting, mask_of=self._image)
+            if sources.mask is not None and cell.mask is not None
+            else None
+        )
         self._progress = progress
         self._is_read = False
         self.bytes = sum(each.bytes for each in self._pictures)

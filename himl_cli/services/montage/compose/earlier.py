@@ -21,8 +21,9 @@ def names_of(formats: Iterable[ImageFormat]) -> list[str]:
 def earlier_files(folder: Path, names: Collection[str]) -> tuple[list[str], list[str]]:
     """Files of *folder* that are called as those of a montage, and not among *names*, which a new one consists of.
 
-    First those that an earlier montage made, which its montage.csv proves: they would be taken for the new one's, and have to go. Then those that may be
-    anybody's. A page, or tiles, without a `montage.dzi` beside them are none of ours.
+    First those that an earlier montage made, which its montage.csv proves: they would be taken for the new one's, and
+    have to go. Then those that may be anybody's. A page, or tiles, without a `montage.dzi` beside them are none of
+    ours.
     """
     zoom = (PAGE, DZI, TILES) if (folder / DZI).is_file() else ()
     there = [name for name in (PNG, JPG, *zoom) if name not in names and os.path.lexists(folder / name)]

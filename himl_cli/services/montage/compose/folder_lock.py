@@ -11,11 +11,13 @@ from himl_cli.core.locks import HeldLock
 class PassingLock(HeldLock):
     """The lock of a file that its holder removes before giving it back, and nobody else ever.
 
-    Who had opened that file before, and gets its lock afterwards, has the lock of nothing: others take that of the next file of its name.
+    Who had opened that file before, and gets its lock afterwards, has the lock of nothing: others take that of the next
+    file of its name.
     """
 
     def take(self) -> bool:
-        """As HeldLock has it; ours is the lock of the file that is there. Raises OSError, FileNotFoundError where its folder has gone."""
+        """As HeldLock has it; ours is the lock of the file that is there. Raises OSError, FileNotFoundError where its
+        folder has gone."""
         while super().take():
             if self._is_there():
                 return True

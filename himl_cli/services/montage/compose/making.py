@@ -9,7 +9,15 @@ from pathlib import Path
 
 from himl_cli.core.events import Notice, Notify
 from himl_cli.core.interruptions import terminations
-from himl_cli.core.montage import DEFAULT_WIDTH, CellOutcome, Layout, LayoutStyle, MontageRequest, MontageResult, SlideEntry
+from himl_cli.core.montage import (
+    DEFAULT_WIDTH,
+    CellOutcome,
+    Layout,
+    LayoutStyle,
+    MontageRequest,
+    MontageResult,
+    SlideEntry,
+)
 from himl_cli.services.montage.compose import remarks
 from himl_cli.services.montage.compose.bands import painted_bands
 from himl_cli.services.montage.compose.cells import CellPainter
@@ -31,17 +39,26 @@ from himl_cli.services.montage.slides.levels import level_for
 from himl_cli.services.montage.slides.opening import check_backend
 
 HELD_BYTES = 192 << 20
-"""Pixels that the slides of one row of cells may hold together, so that all of a slide is read before any of it is painted."""
+"""Pixels that the slides of one row of cells may hold together, so that all of a slide is read before any of it is
+painted."""
 IMPORTANCE = (PNG, JPG, PAGE, DZI, RECORD)
 
 
-def make_montage(request: MontageRequest, entries: Sequence[SlideEntry], place: SlidePlace, notify: Notify, lists: Sequence[Path] = ()) -> MontageResult:
-    """Write the montage of *entries*, whose files lie in *place*, into the folder `request.output`, all of its files or none.
+def make_montage(
+    request: MontageRequest,
+    entries: Sequence[SlideEntry],
+    place: SlidePlace,
+    notify: Notify,
+    lists: Sequence[Path] = (),
+) -> MontageResult:
+    """Write the montage of *entries*, whose files lie in *place*, into the folder `request.output`, all of its files or
+    none.
 
-    A slide that cannot be read is a marked cell of it, and told in the result. *notify* hears Counting and Counted, the latter from several threads, and
-    Notices. Raises BadUsage for a backend that is not there, a width that is too small, and where slides, or the *lists* that named them, or what is no
-    montage's would be replaced; DiskFailed, HimlError where another montage is being written to that folder, and what *place* raises where no file can
-    be brought. Ctrl-C, SIGTERM and SIGHUP raise KeyboardInterrupt; then, as after any error, nothing is left.
+    A slide that cannot be read is a marked cell of it, and told in the result. *notify* hears Counting and Counted, the
+    latter from several threads, and Notices. Raises BadUsage for a backend that is not there, a width that is too
+    small, and where slides, or the *lists* that named them, or what is no montage's would be replaced; DiskFailed,
+    HimlError where another montage is being written to that folder, and what *place* raises where no file can be
+    brought. Ctrl-C, SIGTERM and SIGHUP raise KeyboardInterrupt; then, as after any error, nothing is left.
     """
     began = time.monotonic()
     check_backend(request.backend)
@@ -75,7 +92,9 @@ def make_montage(request: MontageRequest, entries: Sequence[SlideEntry], place: 
     _tell(notify, remarks.level_remarks(request, outcomes))
     _tell(notify, remarks.earlier_remarks(str(request.output), removed, left))
     files = [request.output / name for name in IMPORTANCE if name in names]
-    return MontageResult(files, layout.size, sinks.jpg_size, layout.columns, layout.rows, outcomes, time.monotonic() - began)
+    return MontageResult(
+        files, layout.size, sinks.jpg_size, layout.columns, layout.rows, outcomes, time.monotonic() - began
+    )
 
 
 @contextmanager
@@ -113,7 +132,9 @@ def _layout(request: MontageRequest, found: Sequence[Sources]) -> Layout:
     if request.layout is LayoutStyle.himl:
         return himl_layout(len(found), has_masks=has_masks, width=request.width or DEFAULT_WIDTH)
     width = request.width
-    if width is None and any(not each.image.levels and not each.image.reason for each in found):  # they were not looked into, for they are large
+    if width is None and any(
+        not each.image.levels and not each.image.reason for each in found
+    ):  # they were not looked into, for they are large
         width = DEFAULT_WIDTH
     levels = [each.image.levels for each in found if each.image.levels]
     sizes = [each[level_for(each, request.level, each[0])[0]] for each in levels]
@@ -134,7 +155,8 @@ def _painters(setting: Setting, found: Sequence[Sources], progress: Progress, sl
 
 
 def _complete(folder: OutputFolder, sinks: Sinks, outcomes: Sequence[CellOutcome]) -> list[str]:
-    """Write what tells of the cells; the names of all files and folders, in the order in which they take their places."""
+    """Write what tells of the cells; the names of all files and folders, in the order in which they take their
+    places."""
     write_record(folder.new / RECORD, outcomes)
     sinks.write_page(outcomes)
     return [*sinks.names, RECORD, *((PAGE,) if DZI in sinks.names else ())]

@@ -19,11 +19,12 @@ TIMES = 20
 
 
 class OutputFolder:
-    """Files are made in `new`, and take their places in *path* by `publish`, all or none; within the `with`, nobody else writes a montage there.
+    """Files are made in `new`, and take their places in *path* by `publish`, all or none; within the `with`, nobody
+    else writes a montage there.
 
-    What an earlier call left that was killed is removed first; one that was killed while its files took their places is brought to its end.
-    Raises BadUsage where the folder is a link that leads nowhere, DiskFailed where it cannot be made or written, HimlError where another process is at
-    work in it.
+    What an earlier call left that was killed is removed first; one that was killed while its files took their places is
+    brought to its end. Raises BadUsage where the folder is a link that leads nowhere, DiskFailed where it cannot be
+    made or written, HimlError where another process is at work in it.
     """
 
     def __init__(self, path: Path) -> None:
@@ -51,7 +52,9 @@ class OutputFolder:
             raise
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
         try:
             with suppress(OSError):  # there may be an error on its way that matters more
                 if self._is_carried_out or not self._order.exists():
@@ -62,8 +65,8 @@ class OutputFolder:
     def publish(self, names: Sequence[str], stale: Sequence[str]) -> None:
         """Put the files and folders *names* in place, in this order, and take *stale* away.
 
-        Raises DiskFailed; then all is as it was before. Where that cannot be had either, which the message says, old and new files stay on the disk, and the
-        next call brings this one to its end.
+        Raises DiskFailed; then all is as it was before. Where that cannot be had either, which the message says, old
+        and new files stay on the disk, and the next call brings this one to its end.
         """
         order = [*(f"-{name}" for name in stale), *(f"+{name}" for name in names)]
         try:
@@ -111,7 +114,9 @@ class OutputFolder:
 
     def _is_undone(self, order: Sequence[str]) -> bool:
         """Whether all is as it was before, and will stay so: the order is off the disk."""
-        is_back = all(os.path.lexists(self.new / name) for name in _put_by(order)) and all(os.path.lexists(self.path / name) for name in self._taken())
+        is_back = all(os.path.lexists(self.new / name) for name in _put_by(order)) and all(
+            os.path.lexists(self.path / name) for name in self._taken()
+        )
         with suppress(OSError):
             if is_back:
                 self._order.unlink(missing_ok=True)
@@ -121,7 +126,8 @@ class OutputFolder:
         why = err.strerror or str(err) if isinstance(err, OSError) else "interrupted"
         return DiskFailed(
             f"Cannot put the montage into '{self.path}': {why}; nor could all be made as it was before.",
-            hint="Run the command again: that brings it to its end first. Until then old and new files lie there side by side.",
+            hint="Run the command again: that brings it to its end first. Until then old and new files lie there side "
+            "by side.",
         )
 
     def _taken(self) -> list[str]:
@@ -160,14 +166,16 @@ class OutputFolder:
         self.path.mkdir(parents=True, exist_ok=True)
 
     def _lock_it(self) -> None:
-        """Another call may take the folders away that it made, with the lock in them, at any moment before the lock is ours."""
+        """Another call may take the folders away that it made, with the lock in them, at any moment before the lock is
+        ours."""
         for _ in range(TIMES):
             with suppress(FileNotFoundError):
                 self._make()
                 self._aside.mkdir(exist_ok=True)
                 if not self._lock.take():
                     raise HimlError(
-                        f"Another montage is being written to '{self.path}'.", hint="Wait until it is complete, or write to another folder by --output_path."
+                        f"Another montage is being written to '{self.path}'.",
+                        hint="Wait until it is complete, or write to another folder by --output_path.",
                     )
                 self._is_locked = True
                 return
@@ -181,11 +189,15 @@ class OutputFolder:
         self._is_carried_out = False
 
     def _left_order(self) -> list[str]:
-        """What the killed call wrote down. Raises DiskFailed for what it did not write: names that lead out of the folder, say."""
+        """What the killed call wrote down. Raises DiskFailed for what it did not write: names that lead out of the
+        folder, say."""
         steps = [step for step in os.fsdecode(self._order.read_bytes()).split("\n") if step]
         for step in steps:
             if step[0] not in "+-" or "\0" in step or PurePath(step[1:]).name != step[1:] or step[1:] == "..":
-                raise DiskFailed(f"'{self._order}' is damaged.", hint=f"Remove '{self._aside}', and look through the montage beside it.")
+                raise DiskFailed(
+                    f"'{self._order}' is damaged.",
+                    hint=f"Remove '{self._aside}', and look through the montage beside it.",
+                )
         return steps
 
     def _empty(self) -> None:
@@ -198,7 +210,9 @@ class OutputFolder:
     def _unlock(self) -> None:
         """Give the lock back, and remove folders that were made for nothing."""
         if self._is_locked:
-            with suppress(OSError):  # Windows keeps a file that is open, and filelock removes it there as it gives the lock back
+            with suppress(
+                OSError
+            ):  # Windows keeps a file that is open, and filelock removes it there as it gives the lock back
                 self._unlink_lock()
         self._lock.release()  # from here on the lock, if there is one, is somebody else's
         for folder in [self._aside, *self._made] if self._is_locked else self._made:

@@ -63,7 +63,8 @@ class Setting:
 
 
 class Picture:
-    """*source* in *room*: `prepare` first, then `paint`, from the top down. Used by one thread at a time. A mask is that of an image, prepared before it.
+    """*source* in *room*: `prepare` first, then `paint`, from the top down. Used by one thread at a time. A mask is
+    that of an image, prepared before it.
 
     What cannot be read has a `reason`. Where that comes out after rows of it were painted, `box` ends with those.
     """
@@ -75,7 +76,13 @@ class Picture:
         self.backend = ""
         self.box: Box | None = None
         self.is_streamed = False  # whether it is read while it is painted
-        self._source, self._room, self._setting, self._image, self._is_mask = source, room, setting, mask_of, mask_of is not None
+        self._source, self._room, self._setting, self._image, self._is_mask = (
+            source,
+            room,
+            setting,
+            mask_of,
+            mask_of is not None,
+        )
         self._rows: Rows | None = None
         self._open = ExitStack()
         self._painted = 0
@@ -93,7 +100,8 @@ class Picture:
         return least if least <= self._setting.held else WINDOW
 
     def prepare(self) -> None:
-        """Open it; read all of it where its pixels, or those that they become, may be held. Raises HimlError where nothing can be brought any more."""
+        """Open it; read all of it where its pixels, or those that they become, may be held. Raises HimlError where
+        nothing can be brought any more."""
         self._setting.pool.check()
         if self.reason:
             return
@@ -110,7 +118,8 @@ class Picture:
             self._open.close()
 
     def paint(self, band: NDArray[np.uint8], top: int) -> None:
-        """Write what falls on *band*, whose first row is row *top* of the montage, and which ends where the one before began."""
+        """Write what falls on *band*, whose first row is row *top* of the montage, and which ends where the one before
+        began."""
         if self.box is None or self._rows is None:
             return
         begin, end = max(self.box.y, top), min(self.box.y + self.box.height, top + len(band))
@@ -147,7 +156,8 @@ class Picture:
         return opened(self._source.name, self._setting.place, self._setting.request.backend, is_mask=self._is_mask)
 
     def _placed(self, levels: Sequence[Size]) -> tuple[Box, int, str]:
-        """What it fills, which of its *levels* is read, and a remark on that. Where no width was asked for it is not enlarged; a mask is as its image is."""
+        """What it fills, which of its *levels* is read, and a remark on that. Where no width was asked for it is not
+        enlarged; a mask is as its image is."""
         box = self._setting.box(self._room, levels[0])
         level, remark = level_for(levels, self._setting.request.level, box.size)
         if self._setting.request.width is None and self._setting.layout.style is LayoutStyle.fit:
@@ -161,7 +171,14 @@ class Picture:
         self.backend = slide.backend
         box, level, self.remark = self._placed(slide.levels)
         size = slide.levels[level]
-        _log.debug("'%s': %s, level %d of %d, %d x %d pixels", self._source.name, slide.backend, level, len(slide.levels), *size)
+        _log.debug(
+            "'%s': %s, level %d of %d, %d x %d pixels",
+            self._source.name,
+            slide.backend,
+            level,
+            len(slide.levels),
+            *size,
+        )
         self._open.callback(self._hear, slide)
         strips = self._strips(slide, level)
         if min(_bytes(size), _bytes(box.size)) > self._setting.held:

@@ -16,7 +16,8 @@ SECONDS = 0.5
 
 
 class Pool(Threads):
-    """*workers* threads for everything: reading, painting, encoding. None of their tasks may wait for one that has not begun.
+    """*workers* threads for everything: reading, painting, encoding. None of their tasks may wait for one that has not
+    begun.
 
     After `give_up` tasks end at their next `check`. Left by an error, those that have not begun are dropped.
     """
@@ -31,7 +32,8 @@ class Pool(Threads):
             raise CancelledError
 
     def give_up(self) -> None:
-        """From here on `check` raises. Nothing is cancelled yet: who waits for a task that is cancelled in the queue would wait for ever."""
+        """From here on `check` raises. Nothing is cancelled yet: who waits for a task that is cancelled in the queue
+        would wait for ever."""
         self._ending.set()
 
     def results(self, futures: Iterable[Future[Result]]) -> list[Result]:
@@ -43,5 +45,7 @@ class Pool(Threads):
             results.append(future.result())
         return results
 
-    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.shutdown(wait=True, cancel_futures=kind is not None)

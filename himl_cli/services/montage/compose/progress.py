@@ -8,7 +8,8 @@ from himl_cli.core.events import Counted, Counting, Notify
 
 
 class Progress:
-    """Half of a slide's work is that it is read, the other half that its rows are written: either can take nearly all of the time.
+    """Half of a slide's work is that it is read, the other half that its rows are written: either can take nearly all
+    of the time.
 
     Tells *notify* of *slides* that there are, and of each that is done. Any thread may call it.
     """

@@ -12,7 +12,8 @@ if TYPE_CHECKING:
 
 
 def read_ahead(strips: Iterator[NDArray[np.uint8]], pool: Executor) -> Generator[NDArray[np.uint8], None, None]:
-    """*strips*, of which the next one is read by *pool* meanwhile. A task of the pool may ask for them: what no thread has begun it reads itself.
+    """*strips*, of which the next one is read by *pool* meanwhile. A task of the pool may ask for them: what no thread
+    has begun it reads itself.
 
     Closed, it waits for what is being read. Raises what *strips* raise.
     """

@@ -21,8 +21,8 @@ OK, MASK_FAILED, FAILED = "ok", "mask failed", "failed"
 def write_record(path: Path, cells: Iterable[CellOutcome]) -> None:
     """A line a cell, in the order of *cells*, to *path*: UTF-8 without a byte order mark. Raises DiskFailed.
 
-    Boxes are in pixels of the whole montage; what there is none of is empty. Texts stand as they are, also those that a spreadsheet takes for formulas;
-    only what UTF-8 cannot say, or readers stumble over, is escaped: see `plain`.
+    Boxes are in pixels of the whole montage; what there is none of is empty. Texts stand as they are, also those that a
+    spreadsheet takes for formulas; only what UTF-8 cannot say, or readers stumble over, is escaped: see `plain`.
     """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
@@ -35,7 +35,8 @@ def write_record(path: Path, cells: Iterable[CellOutcome]) -> None:
 
 
 def plain(text: str) -> str:
-    r"""*text* with bytes of file names that are no UTF-8 as `\xff`, and zeros, carriage returns and lone surrogates as escapes too."""
+    r"""*text* with bytes of file names that are no UTF-8 as `\xff`, and zeros, carriage returns and lone surrogates as
+    escapes too."""
     return escaped(text).replace("\0", "\\u0000").replace("\r", "\\r")
 
 

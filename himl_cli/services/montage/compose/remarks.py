@@ -26,7 +26,10 @@ def layout_remarks(layout: Layout, entries: Sequence[SlideEntry], jpg_size: Size
         more = " and others" if len(lacking) > SHOWN else ""
         yield f"Captions show boxes for characters that their font lacks: {' '.join(lacking[:SHOWN])}{more}."
     if jpg_size is not None and jpg_size != layout.size:
-        yield f"montage.jpg is scaled to {jpg_size[0]:,} x {jpg_size[1]:,} pixels: a JPEG cannot have the montage's {layout.size[0]:,} x {layout.size[1]:,}."
+        yield (
+            f"montage.jpg is scaled to {jpg_size[0]:,} x {jpg_size[1]:,} pixels: a JPEG cannot have the montage's "
+            f"{layout.size[0]:,} x {layout.size[1]:,}."
+        )
 
 
 def growth_remarks(setting: Setting, found: Sequence[Sources]) -> Iterator[str]:
@@ -43,9 +46,16 @@ def growth_remarks(setting: Setting, found: Sequence[Sources]) -> Iterator[str]:
             is_finer_there |= level > 0
     growth = statistics.median(growths) if growths else 0
     if growth > GROWTH:
-        way = "Without --width none is enlarged." if is_fit else f"--width {math.ceil(setting.layout.size[0] / growth)} shows as much."
+        way = (
+            "Without --width none is enlarged."
+            if is_fit
+            else f"--width {math.ceil(setting.layout.size[0] / growth)} shows as much."
+        )
         finer = " --level auto reads finer levels." if is_finer_there else ""
-        yield f"The median slide is enlarged {growth:.1f} times in width and height, which shows nothing more of it. {way}{finer}"
+        yield (
+            f"The median slide is enlarged {growth:.1f} times in width and height, which shows nothing more of it. "
+            f"{way}{finer}"
+        )
 
 
 def level_remarks(request: MontageRequest, cells: Sequence[CellOutcome]) -> Iterator[str]:
@@ -53,15 +63,24 @@ def level_remarks(request: MontageRequest, cells: Sequence[CellOutcome]) -> Iter
     count = sum(cell.level not in (None, request.level) for cell in cells) if request.level is not None else 0
     if count:
         slides = "one slide" if count == 1 else f"{count:,} slides"
-        yield f"Level {request.level} is missing in {slides}: the nearest one was read. The column 'remark' of montage.csv tells which."
+        yield (
+            f"Level {request.level} is missing in {slides}: the nearest one was read. The column 'remark' of "
+            "montage.csv tells which."
+        )
 
 
 def earlier_remarks(folder: str, removed: Sequence[str], left: Sequence[str]) -> Iterator[str]:
     """Files of the output folder that are not this montage's."""
     if removed:
-        yield f"{_listed(removed)} of an earlier montage {'was' if len(removed) == 1 else 'were'} removed from '{folder}': this one has none."
+        yield (
+            f"{_listed(removed)} of an earlier montage {'was' if len(removed) == 1 else 'were'} removed from "
+            f"'{folder}': this one has none."
+        )
     if left:
-        yield f"{_listed(left)} in '{folder}' {'is' if len(left) == 1 else 'are'} older than this montage and no part of it."
+        yield (
+            f"{_listed(left)} in '{folder}' {'is' if len(left) == 1 else 'are'} older than this montage and no part "
+            "of it."
+        )
 
 
 def _listed(names: Sequence[str]) -> str:

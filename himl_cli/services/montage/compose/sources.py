@@ -15,7 +15,8 @@ from himl_cli.services.montage.slides.opening import open_slide
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A file of the place. `levels` is empty where it was not looked into, or where it cannot be read; `reason` says why."""
+    """A file of the place. `levels` is empty where it was not looked into, or where it cannot be read; `reason` says
+    why."""
 
     name: str
     levels: Sequence[Size] = ()
@@ -53,7 +54,10 @@ def opened(name: str, place: SlidePlace, backend: Backend, *, is_mask: bool) -> 
 def look_into(entries: Sequence[SlideEntry], place: SlidePlace, backend: Backend, pool: Pool) -> list[Sources]:
     """The files of *entries*; with their levels where the place gives files as often as one likes."""
     if not place.is_read_twice:
-        return [Sources(entry, Source(entry.image), Source(entry.mask) if entry.mask is not None else None) for entry in entries]
+        return [
+            Sources(entry, Source(entry.image), Source(entry.mask) if entry.mask is not None else None)
+            for entry in entries
+        ]
 
     def look(name: str, is_mask: bool) -> Source:
         pool.check()

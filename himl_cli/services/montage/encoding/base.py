@@ -10,13 +10,15 @@ if TYPE_CHECKING:
 
 
 class BandSink(Protocol):
-    """A file (or a folder of tiles) in the making. Used by one thread; it spreads its own work over the pool that it was made with.
+    """A file (or a folder of tiles) in the making. Used by one thread; it spreads its own work over the pool that it
+    was made with.
 
     Made with the path to write to, the picture's size, and a pool of threads.
     """
 
     def write(self, band: NDArray[np.uint8]) -> None:
-        """The next rows from the top: shape (any number of rows, width, 3), RGB, C-contiguous; nobody changes it afterwards.
+        """The next rows from the top: shape (any number of rows, width, 3), RGB, C-contiguous; nobody changes it
+        afterwards.
 
         Waits where too much is on its way: memory holds a few bands at most. Raises DiskFailed.
         """

@@ -30,7 +30,8 @@ class PictureFile:
             raise unwritten(err, self._path) from err
 
     def close(self) -> None:
-        """No more is written; nothing happens where it was closed. Raises DiskFailed: file systems of networks may tell only here of a full disk."""
+        """No more is written; nothing happens where it was closed. Raises DiskFailed: file systems of networks may tell
+        only here of a full disk."""
         descriptor, self._descriptor = self._descriptor, None
         if descriptor is not None:
             try:

@@ -1,7 +1,8 @@
 """JPEG files as large as the format allows, encoded in strips.
 
-Each strip is encoded as a JPEG of its own, whose data are one restart interval of the whole. With markers between them they are one baseline JPEG that has the
-same pixels as if it had been encoded in one go. imagecodecs and Pillow encode alike, to the byte; imagecodecs takes two thirds of the time.
+Each strip is encoded as a JPEG of its own, whose data are one restart interval of the whole. With markers between them
+they are one baseline JPEG that has the same pixels as if it had been encoded in one go. imagecodecs and Pillow encode
+alike, to the byte; imagecodecs takes two thirds of the time.
 """
 
 from __future__ import annotations
@@ -38,7 +39,8 @@ INTERVAL = b"\xff\xdd\x00\x04"
 
 
 class JpegFile:
-    """The BandSink of a baseline JPEG. What is longer than 65,500 pixels is scaled to fit. Beside the band it holds a few strips of 6 MiB."""
+    """The BandSink of a baseline JPEG. What is longer than 65,500 pixels is scaled to fit. Beside the band it holds a
+    few strips of 6 MiB."""
 
     def __init__(self, path: Path, size: Size, pool: Threads, quality: int = QUALITY) -> None:
         """Raises DiskFailed."""
@@ -97,7 +99,9 @@ class JpegFile:
         if self._strips:
             joint = bytes((0xFF, RESTARTS + (self._strips - 1) % 8))
         else:
-            joint = _with_height(strip[:scan], self.size[1]) + INTERVAL + self._blocks.to_bytes(2, "big") + strip[scan:data]
+            joint = (
+                _with_height(strip[:scan], self.size[1]) + INTERVAL + self._blocks.to_bytes(2, "big") + strip[scan:data]
+            )
         self._pieces.write(joint + strip[data : -len(EOI)])
         self._strips += 1
 

@@ -21,7 +21,8 @@ MOST_AHEAD = 32
 class PiecedFile(Generic[Piece]):
     """Work is put in, its results are handed to *take*, in the order of the work, by the thread that puts it in.
 
-    Where the pool has not begun the oldest piece, because it is busy with other things, this thread does it: nothing waits for a place in the queue.
+    Where the pool has not begun the oldest piece, because it is busy with other things, this thread does it: nothing
+    waits for a place in the queue.
     """
 
     def __init__(self, path: Path, pool: Threads, take: Callable[[Piece], None]) -> None:

@@ -1,7 +1,8 @@
 """PNG files of any size, compressed in pieces.
 
-The one deflate stream that a PNG holds is put together from pieces that know nothing of each other: each ends at a whole byte (a sync flush), and the checksum
-of the whole is reckoned from theirs. Any decoder reads it. ISA-L at level 1 with the filter `up` is ten times as fast as zlib at its fastest, and as small.
+The one deflate stream that a PNG holds is put together from pieces that know nothing of each other: each ends at a
+whole byte (a sync flush), and the checksum of the whole is reckoned from theirs. Any decoder reads it. ISA-L at level 1
+with the filter `up` is ten times as fast as zlib at its fastest, and as small.
 """
 
 from __future__ import annotations
@@ -41,7 +42,8 @@ ADLER = 65521
 
 @dataclass(frozen=True, slots=True)
 class _Piece:
-    """A part of the deflate stream as a chunk of the file; `adler` and `length` are those of the bytes that it holds."""
+    """A part of the deflate stream as a chunk of the file; `adler` and `length` are those of the bytes that it
+    holds."""
 
     chunk: bytes
     adler: int
@@ -59,7 +61,9 @@ class PngFile:
         self._rows = max(1, PIECE_BYTES // (self._width * 3))
         self._pieces: PiecedFile[_Piece] = PiecedFile(path, pool, self._append)
         try:
-            self._pieces.write(SIGNATURE + _chunk(b"IHDR", struct.pack(">II5B", *size, *RGB_8_BITS)) + _chunk(b"IDAT", STREAM_HEADER))
+            self._pieces.write(
+                SIGNATURE + _chunk(b"IHDR", struct.pack(">II5B", *size, *RGB_8_BITS)) + _chunk(b"IDAT", STREAM_HEADER)
+            )
         except BaseException:
             self.abort()
             raise
@@ -67,7 +71,10 @@ class PngFile:
     def write(self, band: NDArray[np.uint8]) -> None:
         """See BandSink. Raises ValueError for another width or kind of pixels, and for more rows than are missing."""
         if band.ndim != 3 or band.shape[1:] != (self._width, 3) or band.dtype != np.uint8 or len(band) > self._missing:
-            raise ValueError(f"A band of shape {band.shape} and type {band.dtype} where {self._missing} rows of {self._width} are missing.")
+            raise ValueError(
+                f"A band of shape {band.shape} and type {band.dtype} where {self._missing} rows of {self._width} are "
+                "missing."
+            )
         self._missing -= len(band)
         flat = band.reshape(len(band), -1)
         for top in range(0, len(flat), self._rows):

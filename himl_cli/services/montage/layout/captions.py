@@ -19,7 +19,8 @@ SMALLEST = 0.5
 
 
 def caption_for(entry: SlideEntry, cell: Cell, style: LayoutStyle) -> Overlay | None:
-    """What is written into *cell*: `slide_id: label`. None where the layout has no room for captions, or there is nothing to say."""
+    """What is written into *cell*: `slide_id: label`. None where the layout has no room for captions, or there is
+    nothing to say."""
     if cell.caption is None:
         return None
     if style is LayoutStyle.himl:
@@ -27,7 +28,9 @@ def caption_for(entry: SlideEntry, cell: Cell, style: LayoutStyle) -> Overlay | 
     largest = letters_of(cell.caption)
     room = max(1, cell.caption.width - largest // 2), cell.caption.height
     words = Wording.of(entry)
-    wrought = shortened(words, room, largest, max(LEAST_LETTERS, int(largest * SMALLEST))) or shortened(words, room, LEAST_LETTERS, LEAST_LETTERS)
+    wrought = shortened(words, room, largest, max(LEAST_LETTERS, int(largest * SMALLEST))) or shortened(
+        words, room, LEAST_LETTERS, LEAST_LETTERS
+    )
     return None if wrought is None else _centred(wrought, relative(cell.caption, cell.box))
 
 
@@ -42,4 +45,6 @@ def _centred(wrought: Wrought, room: Box) -> Inscription:
     x = room.x + (room.width - (right - left)) // 2 - left
     y = room.y + (room.height - fonts.height(wrought.size)) // 2
     y = min(max(y, room.y - top), room.y + room.height - bottom)
-    return Inscription([Line(wrought.text, wrought.size, x, y)], Box(x + left, y + top, right - left, bottom - top), INK)
+    return Inscription(
+        [Line(wrought.text, wrought.size, x, y)], Box(x + left, y + top, right - left, bottom - top), INK
+    )

@@ -21,11 +21,13 @@ LETTERS_PER_ROOM, LEAST_LETTERS, LARGEST_LETTERS = 14, 11, 192
 REASON = 0.6
 """The letters of the reason, by those of the title."""
 WIDTH, HEIGHT, LINE, MARGIN = 0.86, 0.7, 1.3, 0.5
-"""How much of the room the words may take, the height of a line in ems of its letters, and the empty space around them."""
+"""How much of the room the words may take, the height of a line in ems of its letters, and the empty space around
+them."""
 
 
 def failed_mark(room: Box, cell: Cell, title: str, reason: str, style: LayoutStyle) -> Overlay:
-    """What stands in *room*, the place of *cell*'s image or mask, instead of it: *title* (`not read`) and *reason*, as far as there is room for letters.
+    """What stands in *room*, the place of *cell*'s image or mask, instead of it: *title* (`not read`) and *reason*, as
+    far as there is room for letters.
 
     Paint it before the caption, which may lie over the room.
     """
@@ -77,7 +79,10 @@ def _words(room: Box, title: str, reason: str) -> Inscription | None:
     if not size:
         return None
     small = max(LEAST_LETTERS, int(size * REASON))
-    lines = [(title, size), *((text, small) for text in _wrapped(reason, small, width, int((height - size * LINE) / (small * LINE))))]
+    lines = [
+        (title, size),
+        *((text, small) for text in _wrapped(reason, small, width, int((height - size * LINE) / (small * LINE)))),
+    ]
     return _stacked(lines, room)
 
 
@@ -93,7 +98,10 @@ def _stacked(lines: list[tuple[str, int]], room: Box) -> Inscription:
     for (text, size), (left, _, right, _) in zip(lines, extents, strict=True):
         placed.append(Line(text, size, room.x + (room.width - (right - left)) // 2 - left, y))
         y += int(size * LINE)
-    left, right = max(room.x, room.x + (room.width - wide) // 2 - margin), min(room.x + room.width, room.x + (room.width + wide) // 2 + margin)
+    left, right = (
+        max(room.x, room.x + (room.width - wide) // 2 - margin),
+        min(room.x + room.width, room.x + (room.width + wide) // 2 + margin),
+    )
     top, bottom = max(room.y, begin - margin), min(room.y + room.height, y + margin)
     return Inscription(placed, Box(left, top, right - left, bottom - top), INK)
 

@@ -28,7 +28,9 @@ _one_at_a_time = threading.Lock()
 def extent(text: str, size: int) -> Extent:
     """What *text*, of one line or several, covers when it is drawn at (0, 0) in letters of *size* pixels per em."""
     with _one_at_a_time:
-        left, top, right, bottom = ImageDraw.Draw(Image.new("L", (1, 1))).textbbox((0, 0), text, _font(size), align="center")
+        left, top, right, bottom = ImageDraw.Draw(Image.new("L", (1, 1))).textbbox(
+            (0, 0), text, _font(size), align="center"
+        )
     return math.floor(left), math.floor(top), math.ceil(right), math.ceil(bottom)
 
 

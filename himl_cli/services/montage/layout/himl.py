@@ -25,9 +25,11 @@ LEAST = 4
 
 
 def himl_layout(count: int, *, has_masks: bool, width: int) -> Layout:
-    """Lay out *count* slides as the predecessor did; the picture is about *width* pixels wide. A single slide has no lines around it.
+    """Lay out *count* slides as the predecessor did; the picture is about *width* pixels wide. A single slide has no
+    lines around it.
 
-    A cell's `entry` is its place in the order of `himl_order`. Raises BadUsage where there are no slides, or too little width for them.
+    A cell's `entry` is its place in the order of `himl_order`. Raises BadUsage where there are no slides, or too little
+    width for them.
     """
     if not count:
         raise BadUsage("There are no slides to lay out.")
@@ -37,7 +39,8 @@ def himl_layout(count: int, *, has_masks: bool, width: int) -> Layout:
     if wide < LEAST:
         slides = "1 slide" if count == 1 else f"{count:,} slides"
         raise BadUsage(
-            f"A picture {width} pixel{'s' * (width != 1)} wide has no room for {slides}.", hint=f"--width must be at least {columns * pictures * LEAST}."
+            f"A picture {width} pixel{'s' * (width != 1)} wide has no room for {slides}.",
+            hint=f"--width must be at least {columns * pictures * LEAST}.",
         )
     columns = min(columns, count)
     rows = -(-count // columns)
@@ -54,7 +57,8 @@ def himl_layout(count: int, *, has_masks: bool, width: int) -> Layout:
 
 
 def himl_order(entries: Sequence[SlideEntry]) -> list[int]:
-    """The numbers of *entries* in the order in which the predecessor shows them: that of the file names of its thumbnails."""
+    """The numbers of *entries* in the order in which the predecessor shows them: that of the file names of its
+    thumbnails."""
     return sorted(range(len(entries)), key=lambda number: f"{entries[number].slide_id}.png")
 
 
@@ -76,4 +80,6 @@ def _cell(number: int, columns: int, line: int, room: tuple[int, int], has_mask:
     x, y = line + column * (whole + line), line + row * (high + line)
     top = caption_top(high)
     mask = Box(x + wide, y, wide, high) if has_mask else None
-    return Cell(number, column, row, Box(x, y, whole, high), Box(x, y, wide, high), mask, Box(x, y + top, wide, high - top))
+    return Cell(
+        number, column, row, Box(x, y, whole, high), Box(x, y, wide, high), mask, Box(x, y + top, wide, high - top)
+    )

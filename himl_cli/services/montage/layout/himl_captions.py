@@ -13,7 +13,8 @@ from himl_cli.services.montage.layout.wording import Wording, readable, shortene
 
 GREEN = (27, 77, 40)
 LARGEST, STEP, LEAST = 48, 2, 8
-"""Letters in pixels per em: the size that is tried first, by how much it shrinks, and the size below which captions are shortened."""
+"""Letters in pixels per em: the size that is tried first, by how much it shrinks, and the size below which captions are
+shortened."""
 MIDDLE = 0.9
 """Where a caption's middle lies in the slide's height."""
 _NOT_IN_A_LINE = re.compile("\r\n|[\0-\x1f\x7f-\x9f\u2028\u2029]")
@@ -23,8 +24,8 @@ _NOT_IN_A_LINE = re.compile("\r\n|[\0-\x1f\x7f-\x9f\u2028\u2029]")
 def himl_caption(entry: SlideEntry, picture: Size) -> Inscription | None:
     """What the predecessor draws on a slide of *picture* pixels: letters shrink by 2 until the text is narrower.
 
-    Where the predecessor's letters were too small to be read, or there were none, the text is shortened. It is one line: line breaks and control characters
-    become spaces. None where there is no text, or no room for any.
+    Where the predecessor's letters were too small to be read, or there were none, the text is shortened. It is one
+    line: line breaks and control characters become spaces. None where there is no text, or no room for any.
     """
     text = _in_a_line(escaped(entry.title))
     if not text:

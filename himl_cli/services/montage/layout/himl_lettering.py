@@ -1,8 +1,8 @@
 """Letters as the predecessor's Pillow, 10.0, drew them.
 
-From 10.2 on, where two letters touch, Pillow adds what covers a pixel; it took the greater before. All else is the same: letters one by one, of which the
-greater is taken, make the same pixels as then. Where Pillow puts them otherwise in a text (as in scripts that join letters), and in texts with combining
-marks, Pillow's own drawing stays.
+From 10.2 on, where two letters touch, Pillow adds what covers a pixel; it took the greater before. All else is the
+same: letters one by one, of which the greater is taken, make the same pixels as then. Where Pillow puts them otherwise
+in a text (as in scripts that join letters), and in texts with combining marks, Pillow's own drawing stays.
 """
 
 from __future__ import annotations
@@ -42,7 +42,9 @@ def draw(canvas: Image.Image, at: tuple[float, float], text: str, size: int) -> 
         canvas.paste(Image.fromarray(greatest))
 
 
-def _put(letter: str, at: tuple[float, float], size: int, greatest: NDArray[np.uint8], covering: NDArray[np.uint8]) -> None:
+def _put(
+    letter: str, at: tuple[float, float], size: int, greatest: NDArray[np.uint8], covering: NDArray[np.uint8]
+) -> None:
     (part_x, whole_x), (part_y, whole_y) = math.modf(at[0]), math.modf(at[1])
     left, top, pixels = _drawn(letter, size, part_x, part_y)
     x, y = int(whole_x) + left, int(whole_y) + top
@@ -55,7 +57,8 @@ def _put(letter: str, at: tuple[float, float], size: int, greatest: NDArray[np.u
 
 @lru_cache(maxsize=LETTERS_AT_ONCE)
 def _drawn(letter: str, size: int, x: float, y: float) -> tuple[int, int, NDArray[np.uint8]]:
-    """*letter* put at (x, y), parts of a pixel: the first column and row that it covers, and the pixels, shape (rows, columns)."""
+    """*letter* put at (x, y), parts of a pixel: the first column and row that it covers, and the pixels, shape (rows,
+    columns)."""
     left, top, right, bottom = fonts.extent(letter, size)
     margin = 2 + max(0, -left, -top)
     canvas = Image.new("L", (margin + right + 2, margin + bottom + 2))

@@ -22,7 +22,8 @@ Pen = Callable[[Image.Image, tuple[float, float], str, int], None]
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """Text, the size of its letters in pixels per em, and where it is put in the cell (the left end, and the top of a line without accents)."""
+    """Text, the size of its letters in pixels per em, and where it is put in the cell (the left end, and the top of a
+    line without accents)."""
 
     text: str
     size: int
@@ -31,7 +32,8 @@ class Line:
 
 
 class Inscription:
-    """An Overlay: *lines* in one *colour*, over what the slide shows. Nothing is drawn outside of *box*, in pixels of the cell.
+    """An Overlay: *lines* in one *colour*, over what the slide shows. Nothing is drawn outside of *box*, in pixels of
+    the cell.
 
     From the first rows that it lies on until its last row was painted it holds a byte for each pixel of *box*.
     """
@@ -49,7 +51,9 @@ class Inscription:
             return
         part = rows[begin - top : end - top, self.box.x : self.box.x + self.box.width]
         picture = Image.fromarray(part)
-        picture.paste(self._colour, (0, 0), self._stencil().crop((0, begin - self.box.y, self.box.width, end - self.box.y)))
+        picture.paste(
+            self._colour, (0, 0), self._stencil().crop((0, begin - self.box.y, self.box.width, end - self.box.y))
+        )
         part[...] = picture
         if end == self.box.y + self.box.height:
             self._drawn = None

@@ -6,7 +6,8 @@ from himl_cli.core.montage import Box, Size
 
 
 def fitted(room: Box, size: Size) -> Box:
-    """The largest box of the proportions of *size* that lies in *room*, in its middle; at least one pixel wide and high."""
+    """The largest box of the proportions of *size* that lies in *room*, in its middle; at least one pixel wide and
+    high."""
     width, height = size
     scale = min(room.width / width, room.height / height)
     wide = min(room.width, max(1, round(width * scale)))

@@ -16,7 +16,8 @@ JOINERS = "\u200c\u200d"
 
 
 def readable(text: str) -> str:
-    r"""*text* as one line: blanks of all kinds become one space, control characters `\x1b`, what only steers other characters is dropped."""
+    r"""*text* as one line: blanks of all kinds become one space, control characters `\x1b`, what only steers other
+    characters is dropped."""
     composed = unicodedata.normalize("NFC", escaped(" ".join(text.split())))
     return "".join(map(_with_few_marks, clusters("".join(map(_visible, composed)))))
 
@@ -36,7 +37,8 @@ class Wording:
         return ": ".join(each for each in (self.slide_id, self.label) if each)
 
     def cut(self, letters: int) -> str:
-        """With that many *letters* (1 or more) of both: the id loses some in its middle, the label at its end, and only if it has more than half of them."""
+        """With that many *letters* (1 or more) of both: the id loses some in its middle, the label at its end, and only
+        if it has more than half of them."""
         first, second = clusters(self.slide_id), clusters(self.label)
         of_first = min(len(first), max(letters - len(second), (letters + 1) // 2))
         of_second = min(len(second), letters - of_first)
@@ -55,7 +57,8 @@ class Wrought:
 
 
 def shortened(wording: Wording, room: Size, largest: int, least: int) -> Wrought | None:
-    """*wording* as it fits into *room*: in letters of *largest* or smaller ones, in the *least* with an ellipsis. None where nothing fits."""
+    """*wording* as it fits into *room*: in letters of *largest* or smaller ones, in the *least* with an ellipsis. None
+    where nothing fits."""
     whole = wording.whole()
     if not whole:
         return None
@@ -84,10 +87,14 @@ def fitting_size(text: str, room: Size, largest: int, least: int) -> int:
 
 
 def fits(text: str, size: int, room: Size) -> bool:
-    """Whether *text* fits into *room*, its marks stacked. Pillow stacks them only where it finds FriBiDi: a caption says the same on every machine."""
+    """Whether *text* fits into *room*, its marks stacked. Pillow stacks them only where it finds FriBiDi: a caption
+    says the same on every machine."""
     left, top, right, bottom = fonts.extent(text, size)
     stacks = [_stack(cluster, size) for cluster in set(clusters(text)) if len(cluster) > 1]
-    return right - left <= room[0] and max([bottom, *(low for _, low in stacks)]) - min([top, *(high for high, _ in stacks)]) <= room[1]
+    return (
+        right - left <= room[0]
+        and max([bottom, *(low for _, low in stacks)]) - min([top, *(high for high, _ in stacks)]) <= room[1]
+    )
 
 
 def clusters(text: str) -> list[str]:
@@ -102,7 +109,8 @@ def clusters(text: str) -> list[str]:
 
 
 def _stack(cluster: str, size: int) -> tuple[int, int]:
-    """The top and the bottom of a letter with its marks upon each other, each as high as it makes an `x`, which is drawn alike everywhere."""
+    """The top and the bottom of a letter with its marks upon each other, each as high as it makes an `x`, which is
+    drawn alike everywhere."""
     _, top, _, bottom = fonts.extent("x", size)
     alone = [fonts.extent("x" + mark, size) for mark in cluster[1:] if _is_mark(mark)]
     _, high, _, low = fonts.extent(cluster[0], size)

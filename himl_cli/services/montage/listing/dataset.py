@@ -18,7 +18,9 @@ def local_dataset(dataset: Path) -> tuple[LocalPlace, str | None]:
     if dataset.is_dir():
         return LocalPlace(dataset), None
     if not dataset.exists():
-        raise NotFound(f"There is no folder or CSV '{dataset}'.", hint="Check the path; it is relative to the current folder.")
+        raise NotFound(
+            f"There is no folder or CSV '{dataset}'.", hint="Check the path; it is relative to the current folder."
+        )
     if may_be_slide(dataset.name):
         hint = f"To show one slide: himl montage '{dataset.parent}' --image_glob '{escape(dataset.name)}'"
         raise BadUsage(f"'{dataset}' is neither a folder nor a CSV.", hint=hint)

@@ -27,7 +27,9 @@ def slide_extensions() -> tuple[str, ...]:
     """Ends of the names of files that may be slides, with their dots, in lower case."""
     import tifffile
 
-    return tuple(f".{each}" for each in sorted({*OPENSLIDE_EXTENSIONS, *PLAIN_EXTENSIONS, *tifffile.TIFF.FILE_EXTENSIONS}))
+    return tuple(
+        f".{each}" for each in sorted({*OPENSLIDE_EXTENSIONS, *PLAIN_EXTENSIONS, *tifffile.TIFF.FILE_EXTENSIONS})
+    )
 
 
 def may_be_slide(name: str) -> bool:
@@ -36,13 +38,18 @@ def may_be_slide(name: str) -> bool:
 
 
 def folder_slides(place: SlidePlace, pattern: Pattern | None, notify: Notify) -> list[SlideEntry]:
-    """The files that match *pattern*, hidden ones too; None: those that may be slides and are not hidden. Sorted by name; never empty.
+    """The files that match *pattern*, hidden ones too; None: those that may be slides and are not hidden. Sorted by
+    name; never empty.
 
-    Earlier montages in the folder are left out, and that is said. Ids are file names, or all are names with their folders where file names repeat.
-    Raises BadUsage where nothing matches, NotFound where the folder has no slides.
+    Earlier montages in the folder are left out, and that is said. Ids are file names, or all are names with their
+    folders where file names repeat. Raises BadUsage where nothing matches, NotFound where the folder has no slides.
     """
     every = list(place.names())
-    wanted = [name for name in every if (_is_visible(name) and may_be_slide(name) if pattern is None else pattern.matches(name))]
+    wanted = [
+        name
+        for name in every
+        if (_is_visible(name) and may_be_slide(name) if pattern is None else pattern.matches(name))
+    ]
     made = _made_by_himl(every)
     names = [name for name in wanted if name not in made]
     if len(names) < len(wanted):
@@ -62,10 +69,13 @@ def _is_visible(name: str) -> bool:
 
 
 def _made_by_himl(names: Sequence[str]) -> set[str]:
-    """Those of *names* that belong to a montage: they are called so, and its record lies beside them; of tiles the description of their pyramid."""
+    """Those of *names* that belong to a montage: they are called so, and its record lies beside them; of tiles the
+    description of their pyramid."""
     folders = {dirname(name) for name in names if basename(name) == RECORD}
     zoomable = {dirname(name) for name in names if basename(name) == DZI}
-    return {name for name in names if (dirname(name) in folders and basename(name) in FILES) or _is_tile(name, zoomable)}
+    return {
+        name for name in names if (dirname(name) in folders and basename(name) in FILES) or _is_tile(name, zoomable)
+    }
 
 
 def _is_tile(name: str, zoomable: set[str]) -> bool:
@@ -76,6 +86,13 @@ def _is_tile(name: str, zoomable: set[str]) -> bool:
 def _nothing(place: SlidePlace, pattern: Pattern | None, files: int) -> BadUsage | NotFound:
     has = f"has {files:,} file{'' if files == 1 else 's'}" if files else "has no files"
     if pattern is None:
-        return NotFound(f"No slides in {place.label}: it {has}{', none of them a slide' if files else ''}.", hint="Choose files with --image_glob.")
-    hint = "The pattern is relative to the folder; '**/*.tiff' also looks into subfolders. Quote it, so that the shell leaves it as it is."
+        return NotFound(
+            f"No slides in {place.label}: it {has}{', none of them a slide' if files else ''}.",
+            hint="Choose files with --image_glob.",
+        )
+    hint = (
+        "The pattern is relative to the folder; '**/*.tiff' also looks into subfolders. Quote it, so that the "
+        "shell "
+        "leaves it as it is."
+    )
     return BadUsage(f"--image_glob '{pattern.text}' matches no file in {place.label}, which {has}.", hint=hint)

@@ -58,12 +58,17 @@ class Restriction:
         return cls() if path is None else cls(option, path, read_ids(path, option))
 
     def applied(self, slides: Sequence[SlideEntry], notify: Notify, *, of_folder: bool) -> list[SlideEntry]:
-        """The *slides* that are left, in their order. Those of a folder also go by file name and by path in it. Raises BadUsage where none is left."""
+        """The *slides* that are left, in their order. Those of a folder also go by file name and by path in it. Raises
+        BadUsage where none is left."""
         if self.option is None:
             return list(slides)
         wanted = set(self.ids)
         known = [_keys(slide, of_folder) for slide in slides]
-        left = [slide for slide, keys in zip(slides, known, strict=True) if keys.isdisjoint(wanted) == (self.option == EXCLUDE)]
+        left = [
+            slide
+            for slide, keys in zip(slides, known, strict=True)
+            if keys.isdisjoint(wanted) == (self.option == EXCLUDE)
+        ]
         everywhere: set[str] = set().union(*known)
         strangers = [each for each in self.ids if each not in everywhere]
         if not left:
@@ -77,10 +82,18 @@ class Restriction:
     def _nothing_left(self, strangers: Sequence[str], slides: Sequence[SlideEntry]) -> BadUsage:
         start = f"{self.option}: '{self.path}'"
         if self.option == EXCLUDE:
-            return BadUsage(f"{start} excludes every slide, {len(slides):,} in all.", hint="Leave some ids out of the list.")
+            return BadUsage(
+                f"{start} excludes every slide, {len(slides):,} in all.", hint="Leave some ids out of the list."
+            )
         if not self.ids:
-            return BadUsage(f"{start} has no ids, so that no slide remains.", hint=f"{SHAPE} Leave {INCLUDE} out to show all slides.")
-        return BadUsage(f"{start} has the id of no slide; it has {some(strangers)}.", hint=f"{SHAPE} An id of a slide is {quoted(slides[0].slide_id)}.")
+            return BadUsage(
+                f"{start} has no ids, so that no slide remains.",
+                hint=f"{SHAPE} Leave {INCLUDE} out to show all slides.",
+            )
+        return BadUsage(
+            f"{start} has the id of no slide; it has {some(strangers)}.",
+            hint=f"{SHAPE} An id of a slide is {quoted(slides[0].slide_id)}.",
+        )
 
 
 def read_ids(path: Path, option: str) -> list[str]:
@@ -113,7 +126,9 @@ def parse_ids(text: str) -> Iterator[str]:
     if separator is None:
         yield from lines[start:]
         return
-    rows = csv.reader(io.StringIO("\n".join(lines[start + 1 :]), newline=""), delimiter=separator, skipinitialspace=True, strict=True)
+    rows = csv.reader(
+        io.StringIO("\n".join(lines[start + 1 :]), newline=""), delimiter=separator, skipinitialspace=True, strict=True
+    )
     yield from (row[0] for row in rows if row)
 
 

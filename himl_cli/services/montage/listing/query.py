@@ -24,8 +24,9 @@ DATASET_CSV = "dataset.csv"
 class SlideQuery:
     """Which slides of a place are meant.
 
-    `image_glob`: files whose names match, from the place's root; None: every file that may be a slide. `csv` is the name of a CSV in the place; None: its
-    `dataset.csv` if it has one and there is no `image_glob`. `include` and `exclude` are files of this machine with ids.
+    `image_glob`: files whose names match, from the place's root; None: every file that may be a slide. `csv` is the
+    name of a CSV in the place; None: its `dataset.csv` if it has one and there is no `image_glob`. `include` and
+    `exclude` are files of this machine with ids.
     """
 
     image_glob: str | None = None
@@ -37,8 +38,8 @@ class SlideQuery:
 def list_slides(place: SlidePlace, query: SlideQuery, notify: Notify) -> list[SlideEntry]:
     """The slides that *query* means, in the order of the CSV or sorted by name; never empty.
 
-    Raises BadUsage for a query, a list or a CSV that is wrong, or that leaves no slide; NotFound where the place or its CSV is missing, or has no slides;
-    DiskFailed, and what the place raises.
+    Raises BadUsage for a query, a list or a CSV that is wrong, or that leaves no slide; NotFound where the place or its
+    CSV is missing, or has no slides; DiskFailed, and what the place raises.
     """
     restriction = Restriction.read(query.include, query.exclude)
     pattern = None if query.image_glob is None else Pattern(query.image_glob)
@@ -62,15 +63,27 @@ def lists_here(place: SlidePlace, query: SlideQuery) -> list[Path]:
 
 def _csv_of(place: SlidePlace, query: SlideQuery, notify: Notify) -> str | None:
     if query.csv is not None and query.image_glob is not None:
-        raise BadUsage(f"--image_glob chooses files of a folder, and '{query.csv}' is a CSV.", hint="Leave --image_glob out, or name the folder.")
+        raise BadUsage(
+            f"--image_glob chooses files of a folder, and '{query.csv}' is a CSV.",
+            hint="Leave --image_glob out, or name the folder.",
+        )
     if query.csv is not None or query.image_glob is not None or not place.has(DATASET_CSV):
         return query.csv
-    notify(Notice(f"The slides are those of {DATASET_CSV} in {place.label}; --image_glob '**/*.tiff' would take its files instead."))
+    notify(
+        Notice(
+            f"The slides are those of {DATASET_CSV} in {place.label}; --image_glob '**/*.tiff' would take its files "
+            "instead."
+        )
+    )
     return DATASET_CSV
 
 
 def _say_repeated(slides: list[SlideEntry], notify: Notify) -> None:
-    repeated = [f"{quoted(slide_id)} ({count:,} times)" for slide_id, count in Counter(slide.slide_id for slide in slides).items() if count > 1]
+    repeated = [
+        f"{quoted(slide_id)} ({count:,} times)"
+        for slide_id, count in Counter(slide.slide_id for slide in slides).items()
+        if count > 1
+    ]
     if len(repeated) == 1:
         notify(Notice(f"One slide id stands for several slides, all are shown: {repeated[0]}."))
     elif repeated:

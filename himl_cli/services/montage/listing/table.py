@@ -45,13 +45,19 @@ def table_slides(place: SlidePlace, name: str, notify: Notify) -> list[SlideEntr
         notify(Notice(f"'{name}': without a slide_id, called by their images: {listed(unnamed)}."))
     folder = dirname(name)
     return [
-        SlideEntry(slide_id or image, _located(place, folder, image), label or None, _located(place, folder, mask) if mask else None)
+        SlideEntry(
+            slide_id or image,
+            _located(place, folder, image),
+            label or None,
+            _located(place, folder, mask) if mask else None,
+        )
         for image, slide_id, label, mask in (row.values for row in rows)
     ]
 
 
 def read_table(text: str, name: str) -> list[_Row]:
-    """The lines of a CSV that are slides: image, slide_id, label and mask of each, empty where there is none; blank lines are passed over. Raises BadUsage."""
+    """The lines of a CSV that are slides: image, slide_id, label and mask of each, empty where there is none; blank
+    lines are passed over. Raises BadUsage."""
     if "\0" in text:
         raise BadUsage(f"'{name}' is no CSV: it has NUL bytes in it.", hint="Save it as 'CSV UTF-8'.")
     declared = DECLARED.match(text)
@@ -62,13 +68,17 @@ def read_table(text: str, name: str) -> list[_Row]:
         rows = list(_rows(text, separator, spaced=_is_spaced(text, separator)))
     except _Broken as err:
         raise BadUsage(
-            f"'{name}', line {err.line}: {err}.", hint="Write a field that holds quotes or separators in double quotes, and quotes in it twice."
+            f"'{name}', line {err.line}: {err}.",
+            hint="Write a field that holds quotes or separators in double quotes, and quotes in it twice.",
         ) from err
     if not rows:
         raise BadUsage(f"'{name}' is empty.", hint=COLUMNS)
     header = [_plain(value) for value in rows[0].values]
     if header == [*record.COLUMNS]:
-        raise BadUsage(f"'{name}' tells of a montage, and is no list of slides.", hint=f"Name the folder of the slides, with --include_by_slide_id '{name}'.")
+        raise BadUsage(
+            f"'{name}' tells of a montage, and is no list of slides.",
+            hint=f"Name the folder of the slides, with --include_by_slide_id '{name}'.",
+        )
     places = [_column(column, header, rows[0].values, name) for column in (*REQUIRED, *OPTIONAL)]
     slides = rows[1:]
     _check_lengths(slides, len(header), name)
@@ -109,7 +119,8 @@ def _header(text: str, separator: str) -> Sequence[str]:
 
 
 def _separator(text: str) -> str:
-    """The one with which the header has most of the required columns; of those the one that cuts it into most fields."""
+    """The one with which the header has most of the required columns; of those the one that cuts it into most
+    fields."""
 
     def rank(separator: str) -> tuple[int, int]:
         fields = [_plain(field) for field in _header(text, separator)]
@@ -145,7 +156,8 @@ def _check_lengths(rows: Sequence[_Row], length: int, name: str) -> None:
     wrong = [f"line {row.line} has {len(row.values)}" for row in rows if len(row.values) != length]
     if wrong:
         raise BadUsage(
-            f"'{name}': its header has {length} field{'' if length == 1 else 's'}, {listed(wrong)}.", hint="Each line must have as many fields as the header."
+            f"'{name}': its header has {length} field{'' if length == 1 else 's'}, {listed(wrong)}.",
+            hint="Each line must have as many fields as the header.",
         )
 
 
@@ -155,7 +167,8 @@ def _value(values: Sequence[str], place: int | None) -> str:
 
 
 def _located(place: SlidePlace, folder: str, path: str) -> str:
-    """*path*, relative to the CSV's *folder*, as a name in the place; backslashes separate where only that names a file."""
+    """*path*, relative to the CSV's *folder*, as a name in the place; backslashes separate where only that names a
+    file."""
     if not path or PurePosixPath(path).is_absolute() or PureWindowsPath(path).is_absolute():
         return path
     name = _joined(folder, path)

@@ -29,13 +29,16 @@ class Slide(Protocol):
 
     @property
     def remark(self) -> str:
-        """What a user should know of what is not shown, or not surely right; nothing as a rule. Complete once the strips are read."""
+        """What a user should know of what is not shown, or not surely right; nothing as a rule. Complete once the
+        strips are read."""
 
     def strips(self, level: int, background: Colour | None) -> Iterator[NDArray[np.uint8]]:
-        """The level from the top down: arrays of shape (rows, width of the level, 3), RGB, C-contiguous, whose rows sum up to its height.
+        """The level from the top down: arrays of shape (rows, width of the level, 3), RGB, C-contiguous, whose rows sum
+        up to its height.
 
-        Other kinds of pixels are converted: 16 bits are scaled, grey and CMYK become RGB. What is transparent, or not stored, lies on *background*; None:
-        transparency is dropped, as the predecessor did, and what is not stored is black. Raises SlideUnreadable, also in the middle.
+        Other kinds of pixels are converted: 16 bits are scaled, grey and CMYK become RGB. What is transparent, or not
+        stored, lies on *background*; None: transparency is dropped, as the predecessor did, and what is not stored is
+        black. Raises SlideUnreadable, also in the middle.
         """
 
     def close(self) -> None:

@@ -41,13 +41,19 @@ class CuSlide:
 
     def strips(self, level: int, background: Colour | None) -> Iterator[NDArray[np.uint8]]:
         with closing(LevelCheck(self._path, self.levels, level)) as check:
-            yield from strips_of_regions(self.levels[level], _TILE_ROWS, check.rows, lambda box: self._rgb(level, (box.x, box.y), box.size, background))
+            yield from strips_of_regions(
+                self.levels[level],
+                _TILE_ROWS,
+                check.rows,
+                lambda box: self._rgb(level, (box.x, box.y), box.size, background),
+            )
 
     def close(self) -> None:
         self._image.close()
 
     def _rgb(self, level: int, corner: Size, size: Size, background: Colour | None) -> NDArray[np.uint8]:
-        """cuCIM is given places in pixels of level 0 and rounds down to one of the level: the first that lies in it is meant."""
+        """cuCIM is given places in pixels of level 0 and rounds down to one of the level: the first that lies in it is
+        meant."""
         downsample = self._downsamples[level]
         place = ceil(corner[0] * downsample), ceil(corner[1] * downsample)
         with told("cuCIM cannot read it", self._path):

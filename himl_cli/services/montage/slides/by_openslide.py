@@ -1,7 +1,7 @@
 """Slides of scanners' formats, read with OpenSlide.
 
-It is given places in pixels of level 0, and interpolates where that is between two pixels of another level: levels of more than 8 million pixels may be
-off by a fraction of a pixel where a strip begins.
+It is given places in pixels of level 0, and interpolates where that is between two pixels of another level: levels of
+more than 8 million pixels may be off by a fraction of a pixel where a strip begins.
 """
 
 from __future__ import annotations
@@ -70,7 +70,12 @@ class VendorSlide:
         tile_rows = int(told_rows) if told_rows.isdecimal() and 0 < int(told_rows) <= 4096 else _TILE_ROWS
         with closing(LevelCheck(self._path, self.levels, level)) as check:
             self._check_kind(check)
-            yield from strips_of_regions(self.levels[level], tile_rows, check.rows, lambda box: self._rgb(level, (box.x, box.y), box.size, background))
+            yield from strips_of_regions(
+                self.levels[level],
+                tile_rows,
+                check.rows,
+                lambda box: self._rgb(level, (box.x, box.y), box.size, background),
+            )
 
     def close(self) -> None:
         self._slide.close()
@@ -101,4 +106,6 @@ class VendorSlide:
         raise SlideUnreadable(f"OpenSlide misreads {wrong}; --backend auto reads it")
 
     def _refusal(self, error: openslide.OpenSlideError) -> SlideUnreadable:
-        return SlideUnreadable(f"OpenSlide: {words_of(error).replace(f'{self._path}: ', '').replace(str(self._path), 'the file')}")
+        return SlideUnreadable(
+            f"OpenSlide: {words_of(error).replace(f'{self._path}: ', '').replace(str(self._path), 'the file')}"
+        )

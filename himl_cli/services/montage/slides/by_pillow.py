@@ -28,7 +28,8 @@ LARGEST = 400_000_000
 """Pixels beyond which a picture is refused, since it is decoded whole."""
 
 _FORMATS = ("PNG", "JPEG", "BMP", "JPEG2000", "WEBP", "GIF", "PPM", "AVIF")
-"""Names of Pillow's plugins. Others are left out: they start programs (EPS), take anything for theirs (TGA), or write to the terminal (TIFF)."""
+"""Names of Pillow's plugins. Others are left out: they start programs (EPS), take anything for theirs (TGA), or write
+to the terminal (TIFF)."""
 _JPEGS = {"JPEG", "MPO"}
 _STRIP_PIXELS = 4 << 20
 _ORIENTATION = 0x0112
@@ -41,7 +42,12 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-_ON_SIDE = {Image.Transpose.TRANSPOSE, Image.Transpose.ROTATE_270, Image.Transpose.TRANSVERSE, Image.Transpose.ROTATE_90}
+_ON_SIDE = {
+    Image.Transpose.TRANSPOSE,
+    Image.Transpose.ROTATE_270,
+    Image.Transpose.TRANSVERSE,
+    Image.Transpose.ROTATE_90,
+}
 
 
 class PictureSlide:
@@ -58,7 +64,10 @@ class PictureSlide:
         width, height = self._image.size
         if width * height > LARGEST:
             self._image.close()
-            raise SlideUnreadable(f"it is {width} x {height} pixels in one piece; more than {LARGEST // 1_000_000} million are read from tiled TIFFs only")
+            raise SlideUnreadable(
+                f"it is {width} x {height} pixels in one piece; more than {LARGEST // 1_000_000} million are read from "
+                "tiled TIFFs only"
+            )
         self._turn = _turn_of(self._image)
         self.levels: Sequence[Size] = [(height, width) if self._turn in _ON_SIDE else (width, height)]
 
@@ -117,7 +126,8 @@ def _turn_of(image: ImageFile) -> Image.Transpose | None:
 
 
 def _made(factory: Callable[..., ImageFile], path: Path) -> ImageFile:
-    """The picture as its format's reader opens it. Raises SlideUnreadable beyond a limit of that, and what Pillow raises."""
+    """The picture as its format's reader opens it. Raises SlideUnreadable beyond a limit of that, and what Pillow
+    raises."""
     try:
         return factory(os.fspath(path), os.fspath(path))
     except Image.DecompressionBombError as err:
@@ -125,9 +135,12 @@ def _made(factory: Callable[..., ImageFile], path: Path) -> ImageFile:
 
 
 def _opened(path: Path) -> ImageFile:
-    """As `Image.open`, without its limit of size, which is the process's and no caller's. Raises what Pillow raises, and SlideUnreadable."""
+    """As `Image.open`, without its limit of size, which is the process's and no caller's. Raises what Pillow raises,
+    and SlideUnreadable."""
     warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
-    warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")  # of odd metadata; no picture is the worse for them
+    warnings.filterwarnings(
+        "ignore", category=UserWarning, module=r"PIL\."
+    )  # of odd metadata; no picture is the worse for them
     Image.init()
     with path.open("rb") as file:
         prefix = file.read(16)

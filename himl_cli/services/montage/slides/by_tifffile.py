@@ -24,7 +24,9 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-logging.getLogger("tifffile").addHandler(logging.NullHandler())  # without one, its remarks on odd files go to the terminal
+logging.getLogger("tifffile").addHandler(
+    logging.NullHandler()
+)  # without one, its remarks on odd files go to the terminal
 
 _MANY = 64
 """Tiles of a row that are decoded by one thread: larger slides are few, and nobody else has work then."""
@@ -84,7 +86,8 @@ class LevelCheck:
     """Looks for damage in the compressed bytes of a level whose pixels are decoded by something lenient."""
 
     def __init__(self, path: Path, levels: Sequence[Size], level: int) -> None:
-        """Where the file is no TIFF, or its levels are not *levels*, nothing is looked at. Raises SlideUnreadable where nothing of the level is stored."""
+        """Where the file is no TIFF, or its levels are not *levels*, nothing is looked at. Raises SlideUnreadable where
+        nothing of the level is stored."""
         self._file: TiffFile | None = None
         self._segments: Segments | None = None
         self.page: TiffPage | None = None
@@ -117,7 +120,8 @@ class LevelCheck:
 
 
 def _page_of(pages: list[TiffPage], levels: Sequence[Size], level: int) -> TiffPage | None:
-    """That of a level; None where they are counted in another way, or where tiles are stored in another way than a TIFF's (Hamamatsu's NDPI)."""
+    """That of a level; None where they are counted in another way, or where tiles are stored in another way than a
+    TIFF's (Hamamatsu's NDPI)."""
     found = level_pages(pages)
     if _NDPI in pages[0].tags:
         return None

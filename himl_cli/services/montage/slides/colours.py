@@ -15,7 +15,8 @@ BLACK: Colour = (0, 0, 0)
 
 
 def eight_bits(samples: NDArray[np.generic], lowest: float, highest: float) -> NDArray[np.uint8]:
-    """*samples* scaled so that *lowest* becomes 0 and *highest* 255, rounded; what lies beyond is cut, what is no number is 0. Same shape."""
+    """*samples* scaled so that *lowest* becomes 0 and *highest* 255, rounded; what lies beyond is cut, what is no
+    number is 0. Same shape."""
     if samples.dtype == np.uint8 and (lowest, highest) == (0, 255):
         return samples
     if samples.dtype in (np.uint8, np.uint16):
@@ -53,8 +54,11 @@ def rgb_of_ycbcr(samples: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return np.clip(np.rint(made), 0, 255).astype(np.uint8)
 
 
-def laid_over(rgb: NDArray[np.uint8], alpha: NDArray[np.uint8], background: Colour | None, *, premultiplied: bool = False) -> NDArray[np.uint8]:
-    """*rgb*, shape (rows, columns, 3), on *background* as opaque as *alpha*, shape (rows, columns), says; on None: without a thought of alpha."""
+def laid_over(
+    rgb: NDArray[np.uint8], alpha: NDArray[np.uint8], background: Colour | None, *, premultiplied: bool = False
+) -> NDArray[np.uint8]:
+    """*rgb*, shape (rows, columns, 3), on *background* as opaque as *alpha*, shape (rows, columns), says; on None:
+    without a thought of alpha."""
     if background is None or bool((alpha == 255).all()):
         return rgb
     share = alpha[..., None].astype(np.uint16)

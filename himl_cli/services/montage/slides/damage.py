@@ -30,8 +30,8 @@ TROUBLES = (
     SyntaxError,
     struct.error,
 )
-"""What the libraries raise for files that are damaged, or not what they say they are. SyntaxError is Pillow's, for a broken PNG, ImportError imagecodecs',
-for a codec that it was built without."""
+"""What the libraries raise for files that are damaged, or not what they say they are. SyntaxError is Pillow's, for a
+broken PNG, ImportError imagecodecs', for a codec that it was built without."""
 
 _LONGEST = 200
 
@@ -42,7 +42,8 @@ class UnknownKind(SlideUnreadable):
 
 @contextmanager
 def told(what: str, path: Path | None = None) -> Iterator[None]:
-    """Raises SlideUnreadable, beginning with *what*, where a library fails; *path* is taken out of the library's words."""
+    """Raises SlideUnreadable, beginning with *what*, where a library fails; *path* is taken out of the library's
+    words."""
     try:
         yield
     except SlideUnreadable:

@@ -1,7 +1,8 @@
 """JPEG streams, looked at without decoding: their size, and damage that libjpeg covers with grey.
 
-Between the marks of a stream stand codes of Huffman's. In each table the first value has a code of zeros only, so what a run of zero bytes would mean is
-known without decoding: rarely more than the end of a block after block of one colour, and nothing at all where ends have other codes.
+Between the marks of a stream stand codes of Huffman's. In each table the first value has a code of zeros only, so what
+a run of zero bytes would mean is known without decoding: rarely more than the end of a block after block of one colour,
+and nothing at all where ends have other codes.
 """
 
 from __future__ import annotations
@@ -28,7 +29,8 @@ _END_OF_BLOCK, _MOST_CORRECTIONS = 0, 256
 
 @dataclass(frozen=True)
 class Frame:
-    """`size` is width and height, `sampling` how many blocks of each component stand beside and above each other in a group."""
+    """`size` is width and height, `sampling` how many blocks of each component stand beside and above each other in a
+    group."""
 
     kind: int
     precision: int
@@ -97,7 +99,8 @@ def frame_of(data: bytes) -> Frame | None:
 
 
 def trouble_in(data: bytes, tables: bytes | None = None) -> str:
-    """What is wrong with the stream, or nothing; *tables* is the one that holds its tables, where it has none itself."""
+    """What is wrong with the stream, or nothing; *tables* is the one that holds its tables, where it has none
+    itself."""
     has_zeros = bytes(LONGEST_ZEROS + 1) in data
     if not has_zeros and b"\xff\xdd" not in data and (tables is None or b"\xff\xdd" not in tables):
         return ""
@@ -126,7 +129,8 @@ def is_whole(data: bytes) -> bool:
 
 
 def _parts(data: bytes) -> Iterator[tuple[int, int, int]]:
-    """The marks, each with where what belongs to it begins and ends; of a scan, its header. What stands between is passed over, as libjpeg does."""
+    """The marks, each with where what belongs to it begins and ends; of a scan, its header. What stands between is
+    passed over, as libjpeg does."""
     place = 0
     while found := _MARK.search(data, place):
         mark, place = found[1][0], found.end()
@@ -179,7 +183,10 @@ def _scan(part: bytes, data: bytes, reading: _Reading, frame: Frame) -> _Scan:
         return _Scan(frame, [], 0, False, 0, b"")
     chosen = ((part[at], part[at + 1]) for at in range(1, 1 + 2 * count, 2))
     components = [
-        _Component(frame.sampling.get(name, (1, 1)), reading.codes.get(tables >> 4), reading.codes.get(16 + (tables & 15))) for name, tables in chosen
+        _Component(
+            frame.sampling.get(name, (1, 1)), reading.codes.get(tables >> 4), reading.codes.get(16 + (tables & 15))
+        )
+        for name, tables in chosen
     ]
     first, approximation = part[1 + 2 * count], part[3 + 2 * count]
     return _Scan(frame, components, first, bool(approximation >> 4), reading.interval, data)
@@ -190,7 +197,11 @@ def _most_zeros(scan: _Scan) -> int:
     if scan.frame.kind != _PROGRESSIVE:
         return _of_flat(scan, has_details=True)
     if scan.first == 0:
-        return scan.groups * sum(map(scan.blocks, scan.components)) // 8 if scan.is_refining else _of_flat(scan, has_details=False)
+        return (
+            scan.groups * sum(map(scan.blocks, scan.components)) // 8
+            if scan.is_refining
+            else _of_flat(scan, has_details=False)
+        )
     return _of_details(scan)
 
 
@@ -210,7 +221,8 @@ def _of_flat(scan: _Scan, *, has_details: bool) -> int:
 
 
 def _of_details(scan: _Scan) -> int:
-    """Zeros may say that blocks have nothing more, in a refining scan also that what they have is refined by nothing."""
+    """Zeros may say that blocks have nothing more, in a refining scan also that what they have is refined by
+    nothing."""
     code = scan.components[0].detail
     if code is None:
         return len(scan.data)

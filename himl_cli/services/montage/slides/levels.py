@@ -10,8 +10,9 @@ from himl_cli.core.montage import Size
 def level_for(levels: Sequence[Size], asked: int | None, wanted: Size) -> tuple[int, str]:
     """The level to read, and a remark where it is not the one *asked* for.
 
-    A level that is missing gives way to the coarsest there is, which is the nearest. None asks for the coarsest one that is at least as wide and as
-    high as *wanted*; the finest, where none is. *levels* are sizes, the finest first; there is at least one.
+    A level that is missing gives way to the coarsest there is, which is the nearest. None asks for the coarsest one
+    that is at least as wide and as high as *wanted*; the finest, where none is. *levels* are sizes, the finest first;
+    there is at least one.
     """
     if asked is None:
         covering = [number for number, size in enumerate(levels) if size[0] >= wanted[0] and size[1] >= wanted[1]]

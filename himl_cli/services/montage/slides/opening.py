@@ -31,9 +31,9 @@ def check_backend(backend: Backend) -> None:
 def open_slide(path: Path, backend: Backend, *, as_labels: bool = False) -> Slide:
     """The slide, opened; the caller closes it.
 
-    With *as_labels*, for masks, grey values are kept as they are (cut at 255), not scaled by the range of their bits. `auto` takes OpenSlide for formats
-    of scanners, tifffile for other TIFFs (OpenSlide, for a compression that tifffile has no decoder of) and Pillow for the rest;
-    other backends stand alone.
+    With *as_labels*, for masks, grey values are kept as they are (cut at 255), not scaled by the range of their bits.
+    `auto` takes OpenSlide for formats of scanners, tifffile for other TIFFs (OpenSlide, for a compression that tifffile
+    has no decoder of) and Pillow for the rest; other backends stand alone.
     Raises SlideUnreadable with the reason; BadUsage for a backend that is not installed.
     """
     check_path(path)
@@ -58,7 +58,11 @@ def _open_any(path: Path, *, as_labels: bool) -> Slide:
             return _by_openslide(path)
         except SlideUnreadable:  # a compression that OpenSlide lacks, say
             return TiffSlide(path, as_labels=as_labels)
-    return _open_tiff(path, vendor, as_labels=as_labels) if _begins_as_tiff(path) else PictureSlide(path, as_labels=as_labels)
+    return (
+        _open_tiff(path, vendor, as_labels=as_labels)
+        if _begins_as_tiff(path)
+        else PictureSlide(path, as_labels=as_labels)
+    )
 
 
 def _open_tiff(path: Path, vendor: str | None, *, as_labels: bool) -> Slide:

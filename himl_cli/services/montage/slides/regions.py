@@ -32,8 +32,11 @@ def boxes(width: int, top: int, rows: int) -> Iterator[Box]:
     yield from (Box(left, top, min(columns, width - left), rows) for left in range(0, width, columns))
 
 
-def strips_of_regions(size: Size, tile_rows: int, check: Callable[[int, int], None], read: Callable[[Box], NDArray[np.uint8]]) -> Iterator[NDArray[np.uint8]]:
-    """The strips of a level of *size*, each *read* as rectangles; before each, *check* is called with its first row and its last."""
+def strips_of_regions(
+    size: Size, tile_rows: int, check: Callable[[int, int], None], read: Callable[[Box], NDArray[np.uint8]]
+) -> Iterator[NDArray[np.uint8]]:
+    """The strips of a level of *size*, each *read* as rectangles; before each, *check* is called with its first row and
+    its last."""
     width, _ = size
     for top, rows in bands(size, tile_rows):
         check(top, top + rows - 1)

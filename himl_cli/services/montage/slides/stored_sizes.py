@@ -1,4 +1,5 @@
-"""The size that a compressed picture gives itself, by its header: a decoder takes memory for that, whatever the file around it says."""
+"""The size that a compressed picture gives itself, by its header: a decoder takes memory for that, whatever the file
+around it says."""
 
 from __future__ import annotations
 
@@ -10,7 +11,8 @@ _JXL_RATIOS = {1: (1, 1), 2: (12, 10), 3: (4, 3), 4: (3, 2), 5: (16, 9), 6: (5, 
 
 
 def stored_size(data: bytes) -> Size | None:
-    """Width and height of a picture in JPEG, JPEG 2000, PNG, WebP, JPEG XR or JPEG XL; None for others, and where the header is damaged."""
+    """Width and height of a picture in JPEG, JPEG 2000, PNG, WebP, JPEG XR or JPEG XL; None for others, and where the
+    header is damaged."""
     if data.startswith(b"\xff\xd8"):
         frame = frame_of(data)
         return None if frame is None else frame.size
@@ -30,7 +32,9 @@ def stored_size(data: bytes) -> Size | None:
 def _pair(data: bytes, place: int, each: int) -> Size | None:
     if len(data) < place + 2 * each:
         return None
-    return int.from_bytes(data[place : place + each], "big"), int.from_bytes(data[place + each : place + 2 * each], "big")
+    return int.from_bytes(data[place : place + each], "big"), int.from_bytes(
+        data[place + each : place + 2 * each], "big"
+    )
 
 
 def _of_jpeg_2000(data: bytes) -> Size | None:
@@ -58,7 +62,11 @@ def _of_jpeg_xr(data: bytes) -> Size | None:
     start = int.from_bytes(data[4:8], "little")
     count = int.from_bytes(data[start : start + 2], "little")
     entries = (data[at : at + 12] for at in range(start + 2, min(len(data), start + 2 + 12 * count), 12))
-    found = {int.from_bytes(entry[:2], "little"): int.from_bytes(entry[8 : 10 if entry[2] == 3 else 12], "little") for entry in entries if len(entry) == 12}
+    found = {
+        int.from_bytes(entry[:2], "little"): int.from_bytes(entry[8 : 10 if entry[2] == 3 else 12], "little")
+        for entry in entries
+        if len(entry) == 12
+    }
     width, height = found.get(0xBC80), found.get(0xBC81)
     return None if width is None or height is None else (width, height)
 

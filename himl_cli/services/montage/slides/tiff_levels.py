@@ -19,7 +19,8 @@ def opened_tiff(path: Path) -> TiffFile:
 
 
 def pages_of(file: TiffFile) -> list[TiffPage]:
-    """The first 1,000 pages, up to one that was there before: pages may form a ring. Raises SlideUnreadable where there is none."""
+    """The first 1,000 pages, up to one that was there before: pages may form a ring. Raises SlideUnreadable where there
+    is none."""
     found: list[TiffPage] = []
     seen: set[int] = set()
     for page in file.pages:
@@ -36,9 +37,10 @@ def pages_of(file: TiffFile) -> list[TiffPage]:
 def level_pages(pages: list[TiffPage]) -> list[TiffPage]:
     """Those of *pages* that are levels, the finest first.
 
-    The first page is level 0. Of the others those count that are tiled, and say of themselves that they are reductions; in a file of an Aperio scanner
-    all that are tiled. Where there is none, the reductions below the first page (SubIFDs) count, which OpenSlide does not see. Strips count where the first
-    page has strips too, and no reduction is tiled: beside tiles they are labels and thumbnails.
+    The first page is level 0. Of the others those count that are tiled, and say of themselves that they are reductions;
+    in a file of an Aperio scanner all that are tiled. Where there is none, the reductions below the first page
+    (SubIFDs) count, which OpenSlide does not see. Strips count where the first page has strips too, and no reduction is
+    tiled: beside tiles they are labels and thumbnails.
     """
     first = pages[0]
     is_aperio = first.is_tiled and first.description.startswith("Aperio")
@@ -54,7 +56,9 @@ def remarks_on(pages: list[TiffPage]) -> list[str]:
     first = pages[0]
     turned = first.tags.valueof(_ORIENTATION, 1)
     remarks = [] if turned == 1 else [f"its orientation tag ({int(turned)}) is not heeded"]
-    others = [(number, page) for number, page in enumerate(pages, start=1) if not int(page.subfiletype) & (_REDUCED | _MASK)]
+    others = [
+        (number, page) for number, page in enumerate(pages, start=1) if not int(page.subfiletype) & (_REDUCED | _MASK)
+    ]
     alike = sum(_size(page) == _size(first) for _, page in others)
     if first.is_imagej:
         alike = max(alike, _images_of(first))
@@ -78,6 +82,8 @@ def _images_of(page: TiffPage) -> int:
 
 
 def _reductions(pages: list[TiffPage], first: TiffPage, *, any_type: bool) -> list[TiffPage]:
-    found = [page for page in pages if not int(page.subfiletype) & _MASK and (any_type or int(page.subfiletype) & _REDUCED)]
+    found = [
+        page for page in pages if not int(page.subfiletype) & _MASK and (any_type or int(page.subfiletype) & _REDUCED)
+    ]
     tiled = [page for page in found if page.is_tiled]
     return tiled if tiled or first.is_tiled else found

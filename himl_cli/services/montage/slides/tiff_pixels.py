@@ -10,7 +10,14 @@ from tifffile import TIFF, TiffPage
 
 from himl_cli.core.montage import SlideUnreadable
 from himl_cli.services.montage.slides.base import Colour
-from himl_cli.services.montage.slides.colours import as_they_are, eight_bits, in_three, laid_over, rgb_of_cmyk, rgb_of_ycbcr
+from himl_cli.services.montage.slides.colours import (
+    as_they_are,
+    eight_bits,
+    in_three,
+    laid_over,
+    rgb_of_cmyk,
+    rgb_of_ycbcr,
+)
 from himl_cli.services.montage.slides.damage import UnknownKind
 from himl_cli.services.montage.slides.tiff_range import SampleRange, sample_range
 
@@ -30,7 +37,8 @@ _PREMULTIPLIED, _STRAIGHT = 1, 2
 
 @dataclass(frozen=True)
 class PixelRule:
-    """`photometric` as in the tag; `values` is what becomes 0 and 255; `alpha` is the number of the sample that tells how opaque a pixel is."""
+    """`photometric` as in the tag; `values` is what becomes 0 and 255; `alpha` is the number of the sample that tells
+    how opaque a pixel is."""
 
     photometric: int
     values: SampleRange
@@ -65,13 +73,16 @@ class PixelRule:
 
 
 def pixel_rule(page: TiffPage, *, as_labels: bool) -> PixelRule:
-    """How its samples become colours. Raises SlideUnreadable for pixels that are not read; UnknownKind for a compression that is not read here."""
+    """How its samples become colours. Raises SlideUnreadable for pixels that are not read; UnknownKind for a
+    compression that is not read here."""
     compression = int(page.compression)
     if compression != 1 and compression not in TIFF.DECOMPRESSORS:
         raise UnknownKind(f"no decoder for its compression ({_name(page.compression)})")
     photometric = _photometric(page, compression)
     if page.samplesperpixel < _COLOURS_OF[photometric]:
-        raise SlideUnreadable(f"its pixels are said to be {_name(page.photometric)}, and have {page.samplesperpixel} samples")
+        raise SlideUnreadable(
+            f"its pixels are said to be {_name(page.photometric)}, and have {page.samplesperpixel} samples"
+        )
     if page.imagedepth != 1 or page.tiledepth > 1:
         raise SlideUnreadable(f"it is a stack of {page.imagedepth} pictures")
     alpha, is_premultiplied = _alpha(page, _COLOURS_OF[photometric])

@@ -41,7 +41,10 @@ class SampleRange:
             return f"its samples are floats{f' up to {self._largest:g}' if self._largest > 1 else ''}, taken as 0 to 1"
         if self._largest * _DARK > self.highest + 1:
             return ""
-        return f"no value is over {self._largest:,.0f} of {self.highest:,.0f}, and no MaxSampleValue says that fewer bits count"
+        return (
+            f"no value is over {self._largest:,.0f} of {self.highest:,.0f}, and no MaxSampleValue says that fewer "
+            "bits count"
+        )
 
     def saw(self, samples: NDArray[np.generic]) -> None:
         """Remember the largest of *samples*."""
@@ -54,8 +57,9 @@ class SampleRange:
 def sample_range(page: TiffPage, *, as_labels: bool) -> SampleRange:
     """The declared range.
 
-    That of the bits, but 2^n - 1 where MaxSampleValue says that of wider samples n bits are used; 0 to 1 for floats, unless told. Of 32 bits and more all
-    are hardly ever used: there the file has to say which, unless its numbers are labels. Raises SlideUnreadable.
+    That of the bits, but 2^n - 1 where MaxSampleValue says that of wider samples n bits are used; 0 to 1 for floats,
+    unless told. Of 32 bits and more all are hardly ever used: there the file has to say which, unless its numbers are
+    labels. Raises SlideUnreadable.
     """
     bits, kind = page.bitspersample, int(page.sampleformat)
     if page.dtype is None or not isinstance(bits, int):
@@ -63,9 +67,15 @@ def sample_range(page: TiffPage, *, as_labels: bool) -> SampleRange:
     lowest, highest = _number(page, _S_MIN_SAMPLE), _number(page, _S_MAX_SAMPLE)
     is_told = lowest is not None and highest is not None and lowest < highest
     if kind == FLOAT:
-        return SampleRange(lowest or 0, highest or 0, is_float=True, is_told=True) if is_told else SampleRange(0, 1, is_float=True)
+        return (
+            SampleRange(lowest or 0, highest or 0, is_float=True, is_told=True)
+            if is_told
+            else SampleRange(0, 1, is_float=True)
+        )
     if kind != UNSIGNED:
-        raise SlideUnreadable(f"its samples are of a kind that is not read ({getattr(page.sampleformat, 'name', kind)})")
+        raise SlideUnreadable(
+            f"its samples are of a kind that is not read ({getattr(page.sampleformat, 'name', kind)})"
+        )
     told = _number(page, _MAX_SAMPLE) or 0
     if bits >= 32 and not as_labels:
         highest = told or highest or 0

@@ -29,7 +29,13 @@ Mapping = Callable[[Callable[[int], None], Iterable[int]], Iterable[None]]
 
 
 def strips_of(
-    segments: Segments, rule: PixelRule, size: Size, background: Colour | None, *, band_bytes: int = BAND_BYTES, each: Mapping = map
+    segments: Segments,
+    rule: PixelRule,
+    size: Size,
+    background: Colour | None,
+    *,
+    band_bytes: int = BAND_BYTES,
+    each: Mapping = map,
 ) -> Iterator[NDArray[np.uint8]]:
     """As `Slide.strips`; none has more than *band_bytes*, but for one row. The tiles of a row are decoded by *each*.
 
@@ -44,7 +50,9 @@ def strips_of(
     return _joined(_from_whole_rows(segments, rule, size, background))
 
 
-def _from_tiles(segments: Segments, rule: PixelRule, size: Size, background: Colour | None, band_bytes: int, each: Mapping) -> Iterator[NDArray[np.uint8]]:
+def _from_tiles(
+    segments: Segments, rule: PixelRule, size: Size, background: Colour | None, band_bytes: int, each: Mapping
+) -> Iterator[NDArray[np.uint8]]:
     width, height = size
     for down in range(segments.down):
         segments.fetch_row(down)
@@ -73,10 +81,17 @@ class _Filling:
         columns = self.segments.columns
         part = self.band[:, across * columns : (across + 1) * columns]
         samples = self.segments.decoded(self.down * self.segments.across + across)
-        _fill(part, samples if samples is None else samples[self.first : self.first + part.shape[0]], self.rule, self.background)
+        _fill(
+            part,
+            samples if samples is None else samples[self.first : self.first + part.shape[0]],
+            self.rule,
+            self.background,
+        )
 
 
-def _from_whole_rows(segments: Segments, rule: PixelRule, size: Size, background: Colour | None) -> Iterator[NDArray[np.uint8]]:
+def _from_whole_rows(
+    segments: Segments, rule: PixelRule, size: Size, background: Colour | None
+) -> Iterator[NDArray[np.uint8]]:
     """From segments that are as wide as the picture: each is decoded once."""
     width, height = size
     most = max(ROWS, STRIP_BYTES // (3 * width))
@@ -89,7 +104,9 @@ def _from_whole_rows(segments: Segments, rule: PixelRule, size: Size, background
             yield part
 
 
-def _from_plain_strips(segments: Segments, rule: PixelRule, size: Size, background: Colour | None) -> Iterator[NDArray[np.uint8]]:
+def _from_plain_strips(
+    segments: Segments, rule: PixelRule, size: Size, background: Colour | None
+) -> Iterator[NDArray[np.uint8]]:
     width, height = size
     most = max(ROWS, STRIP_BYTES // (segments.sample_bytes * width))
     for down in range(segments.down):
@@ -100,13 +117,17 @@ def _from_plain_strips(segments: Segments, rule: PixelRule, size: Size, backgrou
             yield part
 
 
-def _fill(part: NDArray[np.uint8], samples: NDArray[np.generic] | None, rule: PixelRule, background: Colour | None) -> None:
+def _fill(
+    part: NDArray[np.uint8], samples: NDArray[np.generic] | None, rule: PixelRule, background: Colour | None
+) -> None:
     """Write the left upper corner of *samples* into *part*; where nothing is stored, the background."""
     rows, columns = part.shape[:2]
     if samples is None:
         part[...] = background or BLACK
     elif samples.shape[0] < rows or samples.shape[1] < columns:
-        raise SlideUnreadable(f"a tile of {samples.shape[1]} x {samples.shape[0]} pixels is too small for its place of {columns} x {rows}")
+        raise SlideUnreadable(
+            f"a tile of {samples.shape[1]} x {samples.shape[0]} pixels is too small for its place of {columns} x {rows}"
+        )
     else:
         part[...] = rule.rgb(samples[:rows, :columns], background)
 

@@ -20,6 +20,7 @@ def trouble_in(data: bytes) -> str:
 
 
 def _longest_zeros(body: bytes) -> int:
-    """More zero bytes than stand in a row in a lossy picture: its encoders were seen to need 0.7 bytes at most for a flat block of 16 x 16 pixels."""
+    """More zero bytes than stand in a row in a lossy picture: its encoders were seen to need 0.7 bytes at most for a
+    flat block of 16 x 16 pixels."""
     width, height = (int.from_bytes(body[at : at + 2], "little") & 0x3FFF for at in (6, 8))
     return -(-width // 16) * -(-height // 16) * _BYTES_OF_BLOCK + _MARGIN

@@ -23,7 +23,8 @@ MARK = re.compile(r"\{\{(\w+)\}\}")
 
 
 def write_page(path: Path, tiling: Tiling, cells: Sequence[CellOutcome], title: str) -> None:
-    """Write the page that shows the pyramid of *tiling*, whose tiles lie beside *path*, and lets *cells* be searched. Raises DiskFailed."""
+    """Write the page that shows the pyramid of *tiling*, whose tiles lie beside *path*, and lets *cells* be searched.
+    Raises DiskFailed."""
     script = "".join(asset(name) for name in SCRIPTS)
     library = f"/*\n{asset(LIBRARY_LICENCE)}*/\n{asset(LIBRARY).partition(SOURCE_MAP)[0]}"
     parts = {
@@ -77,5 +78,10 @@ def as_json(data: object) -> str:
 
 def content_policy(*scripts: str) -> str:
     """What the page may do: run these scripts and show pictures that lie beside it; load nothing else, from nowhere."""
-    hashes = " ".join(f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'" for script in scripts)
-    return f"default-src 'none'; script-src {hashes}; style-src 'unsafe-inline'; img-src 'self' file: data: blob:; base-uri 'none'; form-action 'none'"
+    hashes = " ".join(
+        f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'" for script in scripts
+    )
+    return (
+        f"default-src 'none'; script-src {hashes}; style-src 'unsafe-inline'; img-src 'self' file: data: blob:; "
+        "base-uri 'none'; form-action 'none'"
+    )

@@ -23,10 +23,12 @@ SLAB_BYTES = 4 << 20
 
 
 class DeepZoom:
-    """The BandSink of `montage.dzi` and its tiles, `montage_files/<level>/<column>_<row>.jpg`, below *folder*, which is made.
+    """The BandSink of `montage.dzi` and its tiles, `montage_files/<level>/<column>_<row>.jpg`, below *folder*, which is
+    made.
 
-    A level keeps the rows of one row of tiles, (510 + 2) x its width x 3 bytes; all levels together hold about 3 kB for each pixel of the picture's
-    width. A row of tiles is encoded in the pool while the next band is made; the rows after it wait for that.
+    A level keeps the rows of one row of tiles, (510 + 2) x its width x 3 bytes; all levels together hold about 3 kB for
+    each pixel of the picture's width. A row of tiles is encoded in the pool while the next band is made; the rows after
+    it wait for that.
     """
 
     def __init__(self, folder: Path, size: Size, pool: Executor) -> None:
@@ -48,7 +50,9 @@ class DeepZoom:
         """See BandSink. Raises ValueError where the band is of another width, or reaches below the picture."""
         rows, width, _ = band.shape
         if width != self.tiling.size[0] or rows > self._finest.missing:
-            raise ValueError(f"a band of {width} x {rows} pixels; {self.tiling.size[0]} x {self._finest.missing} at most are missing")
+            raise ValueError(
+                f"a band of {width} x {rows} pixels; {self.tiling.size[0]} x {self._finest.missing} at most are missing"
+            )
         slab = max(1, SLAB_BYTES // (width * 3))
         for top in range(0, rows, slab):
             self._finest.add(band[top : top + slab])
@@ -126,7 +130,9 @@ class _Level:
         for column in range(self._tiling.grid_of(self._number)[0]):
             box = self._tiling.box_of(self._number, column, self._tile_row)
             path = self._folder / self._tiling.name_of(self._number, column, self._tile_row)
-            self._encoding.append(self._pool.submit(_write_tile, path, self._rows[: box.height, box.x : box.x + box.width]))
+            self._encoding.append(
+                self._pool.submit(_write_tile, path, self._rows[: box.height, box.x : box.x + box.width])
+            )
         self._tile_row += 1
 
     def settle(self) -> None:

@@ -13,11 +13,13 @@ FORMAT = "jpg"
 
 @dataclass(frozen=True, slots=True)
 class Tiling:
-    """A pyramid over a picture of *size*: level 0 is one pixel, each level is twice as wide and as high as the one before, the last is the picture.
+    """A pyramid over a picture of *size*: level 0 is one pixel, each level is twice as wide and as high as the one
+    before, the last is the picture.
 
-    A tile is *tile* pixels wide and high, and *overlap* more on each side where it has a neighbour; at the right and lower edge it is cut off.
-    *tile* is even: no mean of 2 x 2 pixels then reaches over the edge of a tile. With 510 and 1 a tile inside the picture has 512 pixels, whole blocks
-    of JPEG; there are a quarter as many files as with the usual 254.
+    A tile is *tile* pixels wide and high, and *overlap* more on each side where it has a neighbour; at the right and
+    lower edge it is cut off. *tile* is even: no mean of 2 x 2 pixels then reaches over the edge of a tile. With 510 and
+    1 a tile inside the picture has 512 pixels, whole blocks of JPEG; there are a quarter as many files as with the
+    usual 254.
     """
 
     size: Size
@@ -70,7 +72,8 @@ class Tiling:
         width, height = self.size
         return (
             '<?xml version="1.0" encoding="UTF-8"?>\n'
-            f'<Image xmlns="http://schemas.microsoft.com/deepzoom/2008" Format="{FORMAT}" Overlap="{self.overlap}" TileSize="{self.tile}">\n'
+            f'<Image xmlns="http://schemas.microsoft.com/deepzoom/2008" Format="{FORMAT}" Overlap="{self.overlap}" '
+            f'TileSize="{self.tile}">\n'
             f'  <Size Width="{width}" Height="{height}"/>\n'
             "</Image>\n"
         )

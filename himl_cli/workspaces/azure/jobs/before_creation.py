@@ -13,7 +13,8 @@ NOTHING_RUNS = "No job was created."
 
 @contextmanager
 def before_creation() -> Iterator[None]:
-    """Within it nothing can start a job: an interruption raises Interrupted, any other failure stays what it is, and both say that nothing runs."""
+    """Within it nothing can start a job: an interruption raises Interrupted, any other failure stays what it is, and
+    both say that nothing runs."""
     try:
         with terminations():
             yield

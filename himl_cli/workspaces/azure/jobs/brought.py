@@ -1,4 +1,5 @@
-"""Files that lie in the working folder when the script starts: copied there by the job's own command, out of an input."""
+"""Files that lie in the working folder when the script starts: copied there by the job's own command, out of an
+input."""
 
 from __future__ import annotations
 
@@ -14,15 +15,25 @@ _RANK = "${LOCAL_RANK:-${OMPI_COMM_WORLD_LOCAL_RANK:-0}}"
 def bringing(brought: Mapping[str, str]) -> str:
     """What the command begins with: each file is copied to its place by one rank of a node, the others wait for it.
 
-    What is there stays, since it is another try's: a job that was pre-empted goes on from what it had reached. A copy takes its name once it is whole.
-    A place that ends with a slash is a folder: all files of its source go there, in one command, however many they are.
+    What is there stays, since it is another try's: a job that was pre-empted goes on from what it had reached. A copy
+    takes its name once it is whole. A place that ends with a slash is a folder: all files of its source go there, in
+    one command, however many they are.
     """
-    return "".join(_folder_brought(place, source) if place.endswith("/") else _brought(place, source) for place, source in brought.items())
+    return "".join(
+        _folder_brought(place, source) if place.endswith("/") else _brought(place, source)
+        for place, source in brought.items()
+    )
 
 
 def _brought(place: str, source: str) -> str:
-    target, folder, part = shlex.quote(place), shlex.quote(posixpath.dirname(place) or "."), shlex.quote(f"{place}.part")
-    return _by_one_rank(target, f"mkdir -p {folder} && cp {_word(source)} {part} && mv {part} {target} || {_failing(place)}")
+    target, folder, part = (
+        shlex.quote(place),
+        shlex.quote(posixpath.dirname(place) or "."),
+        shlex.quote(f"{place}.part"),
+    )
+    return _by_one_rank(
+        target, f"mkdir -p {folder} && cp {_word(source)} {part} && mv {part} {target} || {_failing(place)}"
+    )
 
 
 def _folder_brought(place: str, source: str) -> str:
@@ -35,7 +46,10 @@ def _folder_brought(place: str, source: str) -> str:
 
 
 def _by_one_rank(target: str, copying: str) -> str:
-    return f'if [ ! -e {target} ]; then if [ "{_RANK}" = 0 ]; then {copying}; else until [ -e {target} ]; do sleep 1; done; fi; fi; '
+    return (
+        f'if [ ! -e {target} ]; then if [ "{_RANK}" = 0 ]; then {copying}; else until [ -e {target} ]; do sleep 1; '
+        "done; fi; fi; "
+    )
 
 
 def _failing(place: str) -> str:

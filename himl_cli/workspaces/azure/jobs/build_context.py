@@ -1,4 +1,5 @@
-"""The folder from which Azure ML builds an image: one of the user's, or a Dockerfile, a conda file and private wheels."""
+"""The folder from which Azure ML builds an image: one of the user's, or a Dockerfile, a conda file and private
+wheels."""
 
 from __future__ import annotations
 
@@ -21,7 +22,8 @@ from himl_cli.workspaces.azure.storage.datastores import Datastores
 CONDA_FILE = "conda.yml"
 FOLDER = "himl-environments"
 """The folder of USUAL_DATASTORE that contexts lie in, each under the digest of its contents."""
-"""In the workspace's own storage account, whatever its default datastore is: from others Azure ML may not be let read what it builds of."""
+"""In the workspace's own storage account, whatever its default datastore is: from others Azure ML may not be let read
+what it builds of."""
 _OTHER_WAY = "Register an environment that has what the job needs, and name it with --environment."
 _PLACE = "/himl-environment"
 _PREFIX = "/azureml-envs/himl"
@@ -41,16 +43,20 @@ def dockerfile(spec: EnvironmentSpec) -> str:
 
 
 def context_files(spec: EnvironmentSpec) -> Mapping[str, bytes | Path]:
-    """The files of the context by name: contents, those of wheels read once, or where they lie. Raises BadUsage for a wheel that cannot be read."""
+    """The files of the context by name: contents, those of wheels read once, or where they lie. Raises BadUsage for a
+    wheel that cannot be read."""
     if isinstance(spec.context, Snapshot):
         folder_for(spec.context)
         return {name: spec.context.root / name for name in sorted(spec.context.files)}
     texts = {DOCKERFILE: dockerfile(spec)} | ({CONDA_FILE: spec.conda} if spec.conda else {})
-    return {name: text.encode() for name, text in texts.items()} | {wheel.name: _content(wheel) for wheel in spec.wheels}
+    return {name: text.encode() for name, text in texts.items()} | {
+        wheel.name: _content(wheel) for wheel in spec.wheels
+    }
 
 
 def context_digest(files: Mapping[str, bytes | Path]) -> str:
-    """What tells this context from every other one: 64 hexadecimal digits. Raises BadUsage for a file that cannot be read."""
+    """What tells this context from every other one: 64 hexadecimal digits. Raises BadUsage for a file that cannot be
+    read."""
     digest = hashlib.sha256()
     for name, given in files.items():
         content = _content(given)
@@ -59,7 +65,9 @@ def context_digest(files: Mapping[str, bytes | Path]) -> str:
     return digest.hexdigest()
 
 
-def upload_context(connection: Connection, datastores: Datastores, files: Mapping[str, bytes | Path], digest: str) -> str:
+def upload_context(
+    connection: Connection, datastores: Datastores, files: Mapping[str, bytes | Path], digest: str
+) -> str:
     """Store the context in USUAL_DATASTORE below *digest*, and give its URL.
 
     Raises BadUsage where the workspace has no such blob datastore, and as uploads do.
@@ -79,9 +87,15 @@ def _room(datastores: Datastores) -> DatastoreRecord:
     try:
         record = datastores.find(USUAL_DATASTORE)
     except NotFound as err:
-        raise BadUsage(f"Files for an image go into the datastore '{USUAL_DATASTORE}', which this workspace does not have.", hint=_OTHER_WAY) from err
+        raise BadUsage(
+            f"Files for an image go into the datastore '{USUAL_DATASTORE}', which this workspace does not have.",
+            hint=_OTHER_WAY,
+        ) from err
     if record.kind != BLOB:
-        raise BadUsage(f"Files for an image go into the datastore '{USUAL_DATASTORE}', which holds no blobs in this workspace.", hint=_OTHER_WAY)
+        raise BadUsage(
+            f"Files for an image go into the datastore '{USUAL_DATASTORE}', which holds no blobs in this workspace.",
+            hint=_OTHER_WAY,
+        )
     return record
 
 

@@ -26,7 +26,12 @@ from himl_cli.workspaces.azure.jobs.job_form import JobForm
 from himl_cli.workspaces.azure.jobs.sdk import silenced
 from himl_cli.workspaces.azure.places.address import WorkspaceAddress
 
-_SERVICES: Mapping[str, Any] = {"vscode": VsCodeJobService, "jupyterlab": JupyterLabJobService, "tensorboard": TensorBoardJobService, "ssh": SshJobService}
+_SERVICES: Mapping[str, Any] = {
+    "vscode": VsCodeJobService,
+    "jupyterlab": JupyterLabJobService,
+    "tensorboard": TensorBoardJobService,
+    "ssh": SshJobService,
+}
 _NAME = "himl"  # the name is in the address of the request only, which is not kept
 
 
@@ -43,8 +48,8 @@ class Built:
 def build_job(address: WorkspaceAddress, form: JobForm) -> Built:
     """The request that creates the job. Raises BadUsage where azure-ai-ml does not take it.
 
-    It is asked to skip its validation, which is of YAML that people write (0.2 s of CPU, for its schemas warn of themselves);
-    the service checks what it gets in any case.
+    It is asked to skip its validation, which is of YAML that people write (0.2 s of CPU, for its schemas warn of
+    themselves); the service checks what it gets in any case.
     """
     job = _job(form)
     built = built_of(composed(address, lambda client: client.jobs.create_or_update(job, skip_validation=True)), address)
@@ -54,12 +59,15 @@ def build_job(address: WorkspaceAddress, form: JobForm) -> Built:
 
 @silenced()
 def build_environment(address: WorkspaceAddress, image: str, conda: Mapping[str, Any] | None) -> Built:
-    """The request that registers an environment without a name, under the one that azure-ai-ml gives it: the same for the same contents."""
+    """The request that registers an environment without a name, under the one that azure-ai-ml gives it: the same for
+    the same contents."""
     return _environment(address, Environment(image=image, conda_file=dict(conda) if conda else None))
 
 
 @silenced()
-def build_context_environment(address: WorkspaceAddress, name: str, version: str, context_url: str, dockerfile: str) -> Built:
+def build_context_environment(
+    address: WorkspaceAddress, name: str, version: str, context_url: str, dockerfile: str
+) -> Built:
     """The request that registers the environment which the file *dockerfile* at *context_url* makes."""
     context = BuildContext(path=context_url, dockerfile_path=dockerfile)
     return _environment(address, Environment(name=name, version=version, build=context))
@@ -90,11 +98,18 @@ def command_job(form: JobForm, *, name: str | None, code: str, environment: Any)
         environment_variables=dict(texts.variables),
         compute=shape.compute or None,
         inputs={one.key: Input(type=one.type, path=texts.inputs[one.key], mode=one.mode) for one in shape.inputs},
-        outputs={one.key: Output(type=one.type, path=texts.outputs[one.key], mode=one.mode, name=texts.assets.get(one.key)) for one in shape.outputs},
+        outputs={
+            one.key: Output(type=one.type, path=texts.outputs[one.key], mode=one.mode, name=texts.assets.get(one.key))
+            for one in shape.outputs
+        },
         distribution=distribution_of(shape.distribution, shape.processes),
         instance_count=shape.nodes,
         instance_type=shape.instance_type or None,
-        services={name: _SERVICES[name](**({SERVICE_NEEDS[name]: needed} if needed else {})) for name, needed in shape.services} or None,
+        services={
+            name: _SERVICES[name](**({SERVICE_NEEDS[name]: needed} if needed else {}))
+            for name, needed in shape.services
+        }
+        or None,
         shm_size=shape.shm_size or None,
         docker_args=texts.docker_args or None,
         timeout=shape.seconds,
@@ -106,7 +121,8 @@ def command_job(form: JobForm, *, name: str | None, code: str, environment: Any)
 
 
 def distribution_of(name: str, processes: int | None) -> Any:
-    """azure-ai-ml's object for a distribution of that *name*, with so many *processes* a node; None for a plain process."""
+    """azure-ai-ml's object for a distribution of that *name*, with so many *processes* a node; None for a plain
+    process."""
     kind = {"pytorch": PyTorchDistribution, "mpi": MpiDistribution}.get(name)
     return kind(process_count_per_instance=processes or 1) if kind else None
 
@@ -129,4 +145,6 @@ def built_of(found: Composed, address: WorkspaceAddress) -> Built:
     parts = urlsplit(found.request.url)
     body = found.request.body
     path = parts.path[len(address.path) :] if parts.path.lower().startswith(address.path.lower()) else parts.path
-    return Built(path, parse_qs(parts.query)["api-version"][0], json.loads(body) if isinstance(body, str | bytes) else body)
+    return Built(
+        path, parse_qs(parts.query)["api-version"][0], json.loads(body) if isinstance(body, str | bytes) else body
+    )

@@ -1,4 +1,5 @@
-"""azure-ai-ml's client, with himl's sign-in. Import it after `sdk.load_sdk`: that keeps azure-ai-ml quiet while it is imported."""
+"""azure-ai-ml's client, with himl's sign-in. Import it after `sdk.load_sdk`: that keeps azure-ai-ml quiet while it is
+imported."""
 
 from __future__ import annotations
 
@@ -47,7 +48,8 @@ class Composed(Exception):
 def composed(address: WorkspaceAddress, act: Callable[[MLClient], object]) -> Composed:
     """The request that *act* makes azure-ai-ml send; it stays here, and nobody is signed in for it.
 
-    Raises BadUsage where azure-ai-ml finds something wrong with what it is given, RuntimeError where *act* makes no request.
+    Raises BadUsage where azure-ai-ml finds something wrong with what it is given, RuntimeError where *act* makes no
+    request.
     """
     with explained(), silenced(), same_cloud():
         try:
@@ -59,7 +61,8 @@ def composed(address: WorkspaceAddress, act: Callable[[MLClient], object]) -> Co
 
 @contextmanager
 def same_cloud() -> Iterator[None]:
-    """azure-ai-ml sets the variable of the cloud for the whole process; here it is set back, for another workspace may be in another cloud."""
+    """azure-ai-ml sets the variable of the cloud for the whole process; here it is set back, for another workspace may
+    be in another cloud."""
     before = os.environ.get(CLOUD_VARIABLE)
     try:
         yield
@@ -124,7 +127,8 @@ class _NoTokens:
 
 
 class _Desk(HttpTransport[Any, Any]):
-    """Where requests end that are not to be sent. Who only asks (for the workspace's id, to keep notes under) hears that nobody is signed in."""
+    """Where requests end that are not to be sent. Who only asks (for the workspace's id, to keep notes under) hears
+    that nobody is signed in."""
 
     def send(self, request: Any, **options: Any) -> Any:
         if request.method == "GET":

@@ -1,4 +1,5 @@
-"""The code of a job: a snapshot as a code version of the workspace, uploaded only where the workspace has none with this content."""
+"""The code of a job: a snapshot as a code version of the workspace, uploaded only where the workspace has none with
+this content."""
 
 from __future__ import annotations
 
@@ -43,9 +44,11 @@ class CodeAssets:
         self._read: dict[int, tuple[Snapshot, Fingerprint]] = {}
 
     def find(self, snapshot: Snapshot) -> CodeAsset | None:
-        """The code version with this content: the one that is known here (no request), else one that the workspace knows (one request).
+        """The code version with this content: the one that is known here (no request), else one that the workspace
+        knows (one request).
 
-        Raises BadUsage for an empty snapshot, DiskFailed for a file that cannot be read, HimlError for one that changes, and as `Rest` does.
+        Raises BadUsage for an empty snapshot, DiskFailed for a file that cannot be read, HimlError for one that
+        changes, and as `Rest` does.
         """
         known = self.known(snapshot)
         if known is not None:
@@ -59,7 +62,8 @@ class CodeAssets:
         return CodeAsset(kept, is_new=False) if isinstance(kept, str) and kept else None
 
     def upload(self, snapshot: Snapshot, notify: Notify) -> CodeAsset:
-        """Upload the snapshot, telling *notify* of each file, and register it, whatever is known. However it ends early, nothing is registered.
+        """Upload the snapshot, telling *notify* of each file, and register it, whatever is known. However it ends
+        early, nothing is registered.
 
         Raises BadUsage for a name that Azure Storage cannot hold, and as `find` does.
         """
@@ -87,15 +91,19 @@ class CodeAssets:
             return next((str(item["id"]) for item in first.items if _is_usable(item, sha256)), None)
 
     def _room(self, url: str) -> _Room:
-        """A container of its own for the upload. Asking twice, after an answer that was lost, leaves an empty container behind and nothing else."""
+        """A container of its own for the upload. Asking twice, after an answer that was lost, leaves an empty container
+        behind and nothing else."""
         body = {"pendingUploadType": "TemporaryBlobReference"}
-        answer = self._connection.rest.post_object(f"{url}/startPendingUpload", "place for code", params={"api-version": api_versions.CODES}, json=body)
+        answer = self._connection.rest.post_object(
+            f"{url}/startPendingUpload", "place for code", params={"api-version": api_versions.CODES}, json=body
+        )
         with understood(url, "the place for code"):
             reference = answer["blobReferenceForConsumption"]
             uri, signed = str(reference["blobUri"]).rstrip("/"), str(reference["credential"].get("sasUri") or "")
         if not signed:
             raise ServiceFailed(
-                "The workspace gives no signature (SAS) to upload code with.", hint="Its storage account may forbid SAS tokens; ask the workspace's owner."
+                "The workspace gives no signature (SAS) to upload code with.",
+                hint="Its storage account may forbid SAS tokens; ask the workspace's owner.",
             )
         place = parts_of(signed)
         if place.scheme != "https" or not place.hostname:
@@ -104,9 +112,15 @@ class CodeAssets:
 
     def _register(self, url: str, code_uri: str, sha256: str) -> str:
         """Make the uploaded files a code version, and give its id."""
-        properties = {"codeUri": code_uri, "isAnonymous": True, "properties": {"hash_sha256": sha256, "hash_version": VERSION}}
+        properties = {
+            "codeUri": code_uri,
+            "isAnonymous": True,
+            "properties": {"hash_sha256": sha256, "hash_version": VERSION},
+        }
         try:
-            answer = self._connection.rest.send("PUT", url, params={"api-version": api_versions.CODES}, json={"properties": properties}).body
+            answer = self._connection.rest.send(
+                "PUT", url, params={"api-version": api_versions.CODES}, json={"properties": properties}
+            ).body
         except ServiceRefused as err:
             answer = self._carried_out(url) if err.status < 500 else None
             if answer is None:
@@ -115,7 +129,8 @@ class CodeAssets:
             return str(answer["id"])
 
     def _carried_out(self, url: str) -> Any | None:
-        """What an earlier try registered whose answer was lost (the service refuses a second one); None where it did not."""
+        """What an earlier try registered whose answer was lost (the service refuses a second one); None where it did
+        not."""
         try:
             return self._connection.rest.get(url, params={"api-version": api_versions.CODES})
         except ServiceNotFound:
@@ -131,7 +146,10 @@ class CodeAssets:
 
     def _fingerprint(self, snapshot: Snapshot) -> Fingerprint:
         if not snapshot.files:
-            raise BadUsage(f"There is nothing to send in '{snapshot.root}'.", hint="Look in its ignore file, or give another --snapshot_root.")
+            raise BadUsage(
+                f"There is nothing to send in '{snapshot.root}'.",
+                hint="Look in its ignore file, or give another --snapshot_root.",
+            )
         known = self._read.get(id(snapshot))
         if known is None:
             known = self._read[id(snapshot)] = (snapshot, fingerprint(snapshot))
@@ -139,7 +157,8 @@ class CodeAssets:
 
 
 def _is_usable(item: Mapping[str, Any], sha256: str) -> bool:
-    """Whether the code version has this hash (a service that passes over the question would list others) and is complete."""
+    """Whether the code version has this hash (a service that passes over the question would list others) and is
+    complete."""
     properties = item["properties"]
     told = (properties.get("properties") or {}).get("hash_sha256")
     return told in (None, sha256) and properties.get("provisioningState") in (None, "Succeeded")

@@ -28,7 +28,10 @@ def folder_for(snapshot: Snapshot) -> str:
     for name in snapshot.files:
         reason = reason_not_to_store(f"{folder}/{name}")
         if reason:
-            raise BadUsage(f"{_shown(name)} cannot be sent with the code: {reason}.", hint="Rename it, or exclude it in an ignore file.")
+            raise BadUsage(
+                f"{_shown(name)} cannot be sent with the code: {reason}.",
+                hint="Rename it, or exclude it in an ignore file.",
+            )
     return folder
 
 
@@ -48,7 +51,9 @@ def upload_code(signed_url: str, folder: str, snapshot: Snapshot, notify: Notify
 
     parts, exchanger, sink = urlsplit(signed_url), Exchanger(), _Progress(notify)
     url = f"{parts.scheme}://{parts.netloc}{parts.path}"
-    store = AzureBlobs(url, SasSigner.fixed(parts.query), root=f"{folder}/", label="the storage of code", exchanger=exchanger)
+    store = AzureBlobs(
+        url, SasSigner.fixed(parts.query), root=f"{folder}/", label="the storage of code", exchanger=exchanger
+    )
     notify(Planned(len(snapshot.files), snapshot.size))
     try:
         store.store(_requests(snapshot, sink), sink, workers=WORKERS)

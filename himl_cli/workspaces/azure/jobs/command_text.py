@@ -17,7 +17,8 @@ _STARTS = {EntryKind.script: ("python",), EntryKind.module: ("python", "-m"), En
 
 
 def command_text(spec: JobSpec) -> str:
-    """The command as it is sent: what lays inputs out where they were asked for and brings files, then the script (`script_text`).
+    """The command as it is sent: what lays inputs out where they were asked for and brings files, then the script
+    (`script_text`).
 
     Raises BadUsage for a placeholder that names no input or output of the job, and for targets that cannot be.
     """
@@ -26,9 +27,11 @@ def command_text(spec: JobSpec) -> str:
 
 
 def script_text(spec: JobSpec) -> str:
-    """`python SCRIPT ARGUMENTS`, each of them one word for bash; `${{inputs.KEY}}`, `${{outputs.KEY}}` and a trial's values stay for the service to fill in.
+    """`python SCRIPT ARGUMENTS`, each of them one word for bash; `${{inputs.KEY}}`, `${{outputs.KEY}}` and a trial's
+    values stay for the service to fill in.
 
-    An input that has a target is named by that. Raises BadUsage for a placeholder that names no input, output or hyperparameter of the job.
+    An input that has a target is named by that. Raises BadUsage for a placeholder that names no input, output or
+    hyperparameter of the job.
     """
     check_placeholders(spec)
     targets, sweep = targets_of(spec.inputs), spec.sweep
@@ -42,9 +45,11 @@ def script_text(spec: JobSpec) -> str:
 
 
 def shell_line(spec: JobSpec, fill: Callable[[str, str], str]) -> str:
-    """The command as a line for bash; *fill* gives what is to stand for a placeholder, from its kind (`inputs`, …) and the key, quoted already.
+    """The command as a line for bash; *fill* gives what is to stand for a placeholder, from its kind (`inputs`, …) and
+    the key, quoted already.
 
-    A line that the user wrote stays as it is, placeholders too: whoever wrote it has put quotes where they belong. So do the words in place of `python`.
+    A line that the user wrote stays as it is, placeholders too: whoever wrote it has put quotes where they belong. So
+    do the words in place of `python`.
     """
     words = [_word(argument, fill) for argument in spec.arguments]
     if spec.entry.kind is EntryKind.command:
@@ -76,7 +81,8 @@ def _word(argument: str, fill: Callable[[str, str], str]) -> str:
 def _quoted(text: str, behind: str = "") -> str:
     """*text* quoted for bash; nothing for nothing, which stands beside something.
 
-    It stands *behind* a placeholder of that kind: for a trial's value the service puts the name of a variable, which must not go on with *text*.
+    It stands *behind* a placeholder of that kind: for a trial's value the service puts the name of a variable, which
+    must not go on with *text*.
     """
     goes_on = behind == SEARCH_SPACE and (text[:1] == "_" or text[:1].isalnum())
     return f"'{text}'" if goes_on and shlex.quote(text) == text else shlex.quote(text) if text else ""

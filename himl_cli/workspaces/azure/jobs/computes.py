@@ -49,7 +49,12 @@ def check_compute(connection: Connection, name: str, nodes: int = 1, notify: Not
     with understood(url, "the compute"):
         _check(name, found["properties"], nodes)
         if found["properties"].get("provisioningState") == "Failed":
-            notify(Notice(f"The compute '{name}' is in state Failed{_told(found['properties'])}. The job is sent all the same, and may wait there."))
+            notify(
+                Notice(
+                    f"The compute '{name}' is in state Failed{_told(found['properties'])}. The job is sent all the "
+                    "same, and may wait there."
+                )
+            )
 
 
 def _told(properties: Mapping[str, Any]) -> str:
@@ -62,13 +67,20 @@ def _told(properties: Mapping[str, Any]) -> str:
 def _check(name: str, properties: Mapping[str, Any], nodes: int) -> None:
     kind, state = str(properties["computeType"]), properties.get("provisioningState")
     if kind in NO_JOBS:
-        raise BadUsage(f"The compute '{name}' is {NO_JOBS[kind]}, which runs no such jobs.", hint="Name a compute cluster with --cluster.")
+        raise BadUsage(
+            f"The compute '{name}' is {NO_JOBS[kind]}, which runs no such jobs.",
+            hint="Name a compute cluster with --cluster.",
+        )
     if state in BROKEN_STATES:
-        raise BadUsage(f"The compute '{name}' cannot be used: its state is {state}.", hint="Name another one with --cluster, or ask the workspace's owner.")
+        raise BadUsage(
+            f"The compute '{name}' cannot be used: its state is {state}.",
+            hint="Name another one with --cluster, or ask the workspace's owner.",
+        )
     most = _most_nodes(kind, properties.get("properties") or {})
     if most is not None and nodes > most:
         raise BadUsage(
-            f"--num_nodes {nodes}: the compute '{name}' has {most} node{'s' * (most != 1)} at most.", hint="Ask for fewer, or name a larger one with --cluster."
+            f"--num_nodes {nodes}: the compute '{name}' has {most} node{'s' * (most != 1)} at most.",
+            hint="Ask for fewer, or name a larger one with --cluster.",
         )
 
 
@@ -81,7 +93,9 @@ def _most_nodes(kind: str, own: Mapping[str, Any]) -> int | None:
 
 
 def _unknown(connection: Connection, name: str) -> NotFound:
-    found = resources(connection.rest.get, connection.arm("/computes"), "computes", {"api-version": api_versions.COMPUTES})
+    found = resources(
+        connection.rest.get, connection.arm("/computes"), "computes", {"api-version": api_versions.COMPUTES}
+    )
     names = sorted(str(item.get("name")) for item in found)
     there = f"there are: {', '.join(names)}" if names else "it has none"
     return NotFound(f"No compute '{name}' in {connection.address.label}; {there}.", hint=did_you_mean(name, names))

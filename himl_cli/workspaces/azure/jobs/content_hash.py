@@ -1,7 +1,8 @@
-"""What a snapshot's content is known by: Azure ML's own hash of code, so that whoever sent the same files before need not be asked for them again.
+"""What a snapshot's content is known by: Azure ML's own hash of code, so that whoever sent the same files before need
+not be asked for them again.
 
-The same bytes go through SHA-256 as in azure-ai-ml (`get_content_hash`, its version 202208): the number of files; then of each
-`#name#` and its size in decimal; then the content of each. Files are in the order of their names in lower case.
+The same bytes go through SHA-256 as in azure-ai-ml (`get_content_hash`, its version 202208): the number of files; then
+of each `#name#` and its size in decimal; then the content of each. Files are in the order of their names in lower case.
 """
 
 from __future__ import annotations
@@ -37,8 +38,8 @@ class Fingerprint:
 def fingerprint(snapshot: Snapshot) -> Fingerprint:
     """Read every file of *snapshot* once.
 
-    Raises BadUsage for a name that is no Unicode text, DiskFailed for a file that cannot be read, HimlError for one that
-    changes meanwhile.
+    Raises BadUsage for a name that is no Unicode text, DiskFailed for a file that cannot be read, HimlError for one
+    that changes meanwhile.
     """
     names = _in_order(snapshot.files)
     states = {name: _state(snapshot.root / name, name) for name in names}
@@ -60,13 +61,17 @@ def changed(name: str) -> HimlError:
 
 
 def _in_order(files: Sequence[str]) -> list[str]:
-    """By lower case; names that differ in nothing else, which azure-ai-ml takes as the file system gives them, in plain order."""
+    """By lower case; names that differ in nothing else, which azure-ai-ml takes as the file system gives them, in plain
+    order."""
     for name in files:
         try:
             name.encode()
         except UnicodeEncodeError:
             shown = name.encode("utf-8", "backslashreplace").decode()
-            raise BadUsage(f"The name of '{shown}' is no Unicode text, which Azure ML does not take.", hint="Rename it, or exclude it.") from None
+            raise BadUsage(
+                f"The name of '{shown}' is no Unicode text, which Azure ML does not take.",
+                hint="Rename it, or exclude it.",
+            ) from None
     return sorted(files, key=lambda name: (name.lower(), name))
 
 
@@ -97,4 +102,7 @@ def _digest(path: Path, name: str, digest: hashlib._Hash) -> State:
 
 
 def _unreadable(name: str, err: OSError) -> DiskFailed:
-    return DiskFailed(f"Cannot read '{name}' for the snapshot: {err.strerror or err}.", hint="Check its permissions, or exclude it in an ignore file.")
+    return DiskFailed(
+        f"Cannot read '{name}' for the snapshot: {err.strerror or err}.",
+        hint="Check its permissions, or exclude it in an ignore file.",
+    )

@@ -18,13 +18,17 @@ from himl_cli.workspaces.azure.storage.storage_uris import data_place
 
 
 def resolve_inputs(
-    connection: Connection, datastores: Datastores, specs: Sequence[DataSpec], default_datastore: str | None, notify: Notify
+    connection: Connection,
+    datastores: Datastores,
+    specs: Sequence[DataSpec],
+    default_datastore: str | None,
+    notify: Notify,
 ) -> dict[str, JobInput]:
     """What each input is in the job, by key. `local=` counts for nothing here.
 
-    NAME is a registered data asset, in the version that was asked for or the latest; else a folder of the datastore, which is
-    registered then. One that is said to be a folder is not looked for among the assets, and not registered. Raises NotFound for what
-    is neither, naming the versions, datastores or names that exist.
+    NAME is a registered data asset, in the version that was asked for or the latest; else a folder of the datastore,
+    which is registered then. One that is said to be a folder is not looked for among the assets, and not registered.
+    Raises NotFound for what is neither, naming the versions, datastores or names that exist.
     """
     assets = RegisteredData(connection)
     found = ask_all(lambda item: _registered(assets, item), specs)
@@ -38,7 +42,12 @@ def resolve_inputs(
             asset = None if item.is_folder else made.get(folder.uri)
             if asset is None and not item.is_folder and can_be_registered(item.name):
                 asset = made[folder.uri] = assets.register(item.name, folder.uri)
-                notify(Notice(f"Input '{item.key}': registered the folder '{folder.path}' of {folder.datastore.label} as data asset '{item.name}'."))
+                notify(
+                    Notice(
+                        f"Input '{item.key}': registered the folder '{folder.path}' of {folder.datastore.label} as "
+                        f"data asset '{item.name}'."
+                    )
+                )
             path = folder.uri
         elif item.datastore:
             _say_where(connection, item, asset, notify)
@@ -49,12 +58,17 @@ def resolve_inputs(
 
 
 def resolve_outputs(
-    connection: Connection, datastores: Datastores, specs: Sequence[DataSpec], default_datastore: str | None, notify: Notify
+    connection: Connection,
+    datastores: Datastores,
+    specs: Sequence[DataSpec],
+    default_datastore: str | None,
+    notify: Notify,
 ) -> dict[str, JobOutput]:
-    """What each output is in the job, by key: the folder NAME of its datastore, registered at the job's end as data asset NAME.
+    """What each output is in the job, by key: the folder NAME of its datastore, registered at the job's end as data
+    asset NAME.
 
-    Where that cannot be, *notify* hears so, and the folder is written all the same. Raises NotFound naming the datastores that
-    exist, BadUsage for an output that must not exist and does.
+    Where that cannot be, *notify* hears so, and the folder is written all the same. Raises NotFound naming the
+    datastores that exist, BadUsage for an output that must not exist and does.
     """
     folders, assets = DataFolders(datastores, default_datastore), RegisteredData(connection)
     found = ask_all(lambda item: assets.find(item.name, None), specs)
@@ -71,7 +85,8 @@ def resolve_outputs(
 
 
 def _no_registration(name: str, asset: DataAsset | None) -> str:
-    """Why a folder cannot become the next version of the data asset *name*, which is *asset* by now; empty where it can.
+    """Why a folder cannot become the next version of the data asset *name*, which is *asset* by now; empty where it
+    can.
 
     All versions of an asset are of one type: the service would find out at the job's end, and tell nobody.
     """
@@ -83,18 +98,26 @@ def _no_registration(name: str, asset: DataAsset | None) -> str:
 
 
 def existing_folder(connection: Connection, assets: RegisteredData, folders: DataFolders, item: DataSpec) -> DataFolder:
-    """The folder of the datastore that input *item* means, something being in it. Raises NotFound naming what was looked for."""
+    """The folder of the datastore that input *item* means, something being in it. Raises NotFound naming what was
+    looked for."""
     where = connection.address.label
     if item.version not in (None, LATEST):
-        raise NotFound(f"Input '{item.key}': no data asset '{item.name}' in {where}, in any version.", hint=assets.near(item.name))
+        raise NotFound(
+            f"Input '{item.key}': no data asset '{item.name}' in {where}, in any version.", hint=assets.near(item.name)
+        )
     folder = folders.of(item)
     if folders.has_files(folder):
         return folder
-    hint = f"Put the data there: himl datastore upload FOLDER {shlex.quote(folder.path)} --datastore {folder.datastore.name}"
+    hint = (
+        f"Put the data there: himl datastore upload FOLDER {shlex.quote(folder.path)} --datastore "
+        f"{folder.datastore.name}"
+    )
     if item.is_folder:
         raise NotFound(f"Input '{item.key}': no folder '{folder.path}' in {folder.datastore.label}.", hint=hint)
     raise NotFound(
-        f"Input '{item.key}': no data asset '{item.name}' in {where}, and no such folder in its {folder.datastore.label}.", hint=assets.near(item.name) or hint
+        f"Input '{item.key}': no data asset '{item.name}' in {where}, and no such folder in its "
+        f"{folder.datastore.label}.",
+        hint=assets.near(item.name) or hint,
     )
 
 
@@ -115,12 +138,25 @@ def _say_where(connection: Connection, item: DataSpec, asset: DataAsset, notify:
         place = ""
     if place.lower() != str(item.datastore).lower():
         there = f"datastore '{place}'" if place else f"'{asset.uri.partition('?')[0]}'"
-        notify(Notice(f"Input '{item.key}': the data asset '{item.name}' is registered and lies in {there}; 'datastore={item.datastore}' is passed over."))
+        notify(
+            Notice(
+                f"Input '{item.key}': the data asset '{item.name}' is registered and lies in {there}; "
+                f"'datastore={item.datastore}' is passed over."
+            )
+        )
 
 
 def _check_new(asset: DataAsset | None, folders: DataFolders, item: DataSpec, folder: DataFolder) -> None:
     hint = "Choose another name, or leave overwrite=false out."
     if asset is not None:
-        raise BadUsage(f"Output '{item.key}': the data asset '{item.name}' exists (version {asset.version}), and overwrite=false was given.", hint=hint)
+        raise BadUsage(
+            f"Output '{item.key}': the data asset '{item.name}' exists (version {asset.version}), and overwrite=false "
+            "was given.",
+            hint=hint,
+        )
     if folders.has_files(folder):
-        raise BadUsage(f"Output '{item.key}': the folder '{folder.path}' of {folder.datastore.label} exists, and overwrite=false was given.", hint=hint)
+        raise BadUsage(
+            f"Output '{item.key}': the folder '{folder.path}' of {folder.datastore.label} exists, and overwrite=false "
+            "was given.",
+            hint=hint,
+        )

@@ -32,7 +32,8 @@ class DataFolders:
         self._known: dict[str | None, DatastoreRecord] = {}
 
     def of(self, item: DataSpec) -> DataFolder:
-        """The folder that *item* names, whether it is there or not. Raises NotFound naming the datastores that exist, BadUsage for no folder in it."""
+        """The folder that *item* names, whether it is there or not. Raises NotFound naming the datastores that exist,
+        BadUsage for no folder in it."""
         path = folder_path(item)
         name = item.datastore or self._default
         if name not in self._known:
@@ -48,7 +49,10 @@ def folder_path(item: DataSpec) -> str:
     """The path in the datastore. Raises BadUsage for one that leaves it, or none."""
     parts = [part for part in item.name.split("/") if part not in ("", ".")]
     if not parts:
-        raise BadUsage(f"'{item.key}' names no dataset, only what is for jobs that run here (local=).", hint=f"Write {item.key}=NAME")
+        raise BadUsage(
+            f"'{item.key}' names no dataset, only what is for jobs that run here (local=).",
+            hint=f"Write {item.key}=NAME",
+        )
     if ".." in parts:
         raise BadUsage(f"'{item.name}' leaves the datastore.", hint="Name a folder inside it.")
     return "/".join(parts)

@@ -12,7 +12,9 @@ from himl_cli.workspaces.azure.jobs.registered_data import FILE, RegisteredData
 from himl_cli.workspaces.azure.storage.datastores import Datastores
 
 
-def find_dataset(connection: Connection, datastores: Datastores, item: DataSpec, default_datastore: str | None) -> Dataset:
+def find_dataset(
+    connection: Connection, datastores: Datastores, item: DataSpec, default_datastore: str | None
+) -> Dataset:
     """As `KeepsDatasets.dataset`: looked for as for a job (`data.resolve_inputs`), and nothing is registered.
 
     Raises NotFound, which names the input, for a dataset, version or folder that is not there.

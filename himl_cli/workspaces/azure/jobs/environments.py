@@ -1,4 +1,5 @@
-"""The environment of a job: a registered one that is looked for, or one made from files that is registered where it is new."""
+"""The environment of a job: a registered one that is looked for, or one made from files that is registered where it is
+new."""
 
 from __future__ import annotations
 
@@ -32,7 +33,8 @@ if TYPE_CHECKING:
 KIND = "environments"
 CLOCK_SECONDS = 2.0  # two clocks of the service may differ by that
 WITH_WHEELS, BUILT = "himl-private-wheels", "himl-build-context"
-"""The names under which environments are registered that have private wheels, or are built from a folder; their versions are digests of their contents."""
+"""The names under which environments are registered that have private wheels, or are built from a folder; their
+versions are digests of their contents."""
 
 
 @dataclass(frozen=True)
@@ -52,18 +54,22 @@ class JobEnvironment:
         self._spec = spec
 
     def find(self) -> EnvironmentAsset | None:
-        """The environment if it is there: a named one is asked for, one made from files is known here or has to be registered.
+        """The environment if it is there: a named one is asked for, one made from files is known here or has to be
+        registered.
 
         Raises NotFound for a name that is not there, BadUsage for files that cannot be used.
         """
         if self._spec.name:
-            return EnvironmentAsset(environment_id(self._connection, self._spec.name, self._spec.version), is_kept=False)
+            return EnvironmentAsset(
+                environment_id(self._connection, self._spec.name, self._spec.version), is_kept=False
+            )
         conda_contents(self._spec)
         found = self._connection.kept.get(KIND, self._key)
         return EnvironmentAsset(found, is_kept=True) if isinstance(found, str) and found else None
 
     def register(self, notify: Notify) -> EnvironmentAsset:
-        """Register an environment made from files, as azure-ai-ml does it: the same files give the same version, which may be there already."""
+        """Register an environment made from files, as azure-ai-ml does it: the same files give the same version, which
+        may be there already."""
         built = self._built()
         url = self._connection.arm(quote(built.path))
         begun = time.monotonic()
@@ -113,7 +119,8 @@ class JobEnvironment:
 
 
 def _was_there(reply: Reply, seconds: float) -> bool:
-    """Whether the environment was made before a request that took *seconds*: the status does not tell. By the service's own clock."""
+    """Whether the environment was made before a request that took *seconds*: the status does not tell. By the service's
+    own clock."""
     created, now = as_time((reply.body.get("systemData") or {}).get("createdAt")), http_time(reply.headers.get("date"))
     return created is not None and now is not None and created < now - timedelta(seconds=seconds + CLOCK_SECONDS)
 

@@ -1,4 +1,5 @@
-"""What a job's code, inputs and outputs are called in a request to Azure ML: found out, checked, nothing left to look up."""
+"""What a job's code, inputs and outputs are called in a request to Azure ML: found out, checked, nothing left to look
+up."""
 
 from __future__ import annotations
 
@@ -25,8 +26,9 @@ class CodeAsset:
 class JobInput:
     """One input: `type` is `uri_folder`, `uri_file` or `mltable`; `mode` a value of INPUT_MODES.
 
-    `path` is what goes into the request: the resource id of a version of a data asset, or `azureml://datastores/D/paths/P/`.
-    `target` is the path at which the job is to find it, None for one that the service chooses: for requests that can say it.
+    `path` is what goes into the request: the resource id of a version of a data asset, or
+    `azureml://datastores/D/paths/P/`. `target` is the path at which the job is to find it, None for one that the
+    service chooses: for requests that can say it.
     """
 
     type: str
@@ -37,7 +39,8 @@ class JobInput:
 
 @dataclass(frozen=True)
 class JobOutput:
-    """One output: a folder at `path` (`azureml://datastores/D/paths/P/`) that the job fills, `mode` a value of OUTPUT_MODES.
+    """One output: a folder at `path` (`azureml://datastores/D/paths/P/`) that the job fills, `mode` a value of
+    OUTPUT_MODES.
 
     It is registered at the job's end as the next version of the data asset `asset_name`; None registers nothing.
     """

@@ -1,7 +1,8 @@
-"""A job as it goes to Azure ML, in two parts: its shape, which decides the form of the request, and the texts that stand in it.
+"""A job as it goes to Azure ML, in two parts: its shape, which decides the form of the request, and the texts that
+stand in it.
 
-Jobs that are sent one after the other mostly have the same shape: what a request of that shape looks like is found out once
-(`templates.py`).
+Jobs that are sent one after the other mostly have the same shape: what a request of that shape looks like is found out
+once (`templates.py`).
 """
 
 from __future__ import annotations
@@ -49,8 +50,8 @@ class OutputShape:
 
 @dataclass(frozen=True)
 class JobShape:
-    """`compute` is empty for a job without one; `processes` (a node) and `distribution` as JobSpec has them; `seconds` None: no limit.
-    `resource_properties` is JSON, empty for none.
+    """`compute` is empty for a job without one; `processes` (a node) and `distribution` as JobSpec has them; `seconds`
+    None: no limit. `resource_properties` is JSON, empty for none.
 
     `sweep` is None for a single run; else the rest is that of each trial, the limit too.
     """
@@ -74,7 +75,8 @@ class JobShape:
 
 @dataclass(frozen=True)
 class JobTexts:
-    """What stands in the request as it is: `code` and `environment` are resource ids, `inputs` and `outputs` paths by key, `assets` names by key of outputs."""
+    """What stands in the request as it is: `code` and `environment` are resource ids, `inputs` and `outputs` paths by
+    key, `assets` names by key of outputs."""
 
     display_name: str
     description: str
@@ -113,7 +115,9 @@ def shape_of(spec: JobSpec, inputs: Mapping[str, JobInput], outputs: Mapping[str
         seconds=None if spec.max_seconds is None else limit_of(spec.max_seconds),
         identity=spec.identity,
         inputs=tuple(InputShape(key, item.type, item.mode) for key, item in inputs.items()),
-        outputs=tuple(OutputShape(key, item.type, item.mode, item.asset_name is not None) for key, item in outputs.items()),
+        outputs=tuple(
+            OutputShape(key, item.type, item.mode, item.asset_name is not None) for key, item in outputs.items()
+        ),
         has_description=bool(spec.description),
         has_docker_args=bool(spec.docker_args),
         sweep=spec.sweep,
@@ -127,7 +131,14 @@ def likely_shape(spec: JobSpec) -> JobShape:
     return shape_of(spec, inputs, outputs_for(spec, outputs))
 
 
-def texts_of(spec: JobSpec, run_id: str, code: str, environment: str, inputs: Mapping[str, JobInput], outputs: Mapping[str, JobOutput]) -> JobTexts:
+def texts_of(
+    spec: JobSpec,
+    run_id: str,
+    code: str,
+    environment: str,
+    inputs: Mapping[str, JobInput],
+    outputs: Mapping[str, JobOutput],
+) -> JobTexts:
     """The texts of *spec* as run *run_id*. Raises BadUsage for a placeholder in its arguments that names nothing."""
     return JobTexts(
         display_name=spec.display_name or run_id,
@@ -154,12 +165,14 @@ def job_tags(spec: JobSpec) -> dict[str, str]:
 
 
 def job_properties(spec: JobSpec) -> dict[str, str]:
-    """The facts of *spec* that go with the job beside its tags: of git, and how long it may run. A sweep as a whole has no limit, its trials do."""
+    """The facts of *spec* that go with the job beside its tags: of git, and how long it may run. A sweep as a whole has
+    no limit, its trials do."""
     return {**git_properties(spec.tags), **limit_properties(spec.max_seconds if spec.sweep is None else None)}
 
 
 def git_properties(tags: Mapping[str, str]) -> dict[str, str]:
-    """The properties that azure-ai-ml makes of the folder it is called in; here of the snapshot's, which its tags tell."""
+    """The properties that azure-ai-ml makes of the folder it is called in; here of the snapshot's, which its tags
+    tell."""
     found = {name: tags[tag] for tag, name in GIT_PROPERTIES.items() if tags.get(tag)}
     if GIT_DIRTY in found:
         found[GIT_DIRTY] = str(found[GIT_DIRTY] == "true")

@@ -20,14 +20,19 @@ Ready = TypeVar("Ready")
 def is_gone(connection: Connection, id: str) -> bool:
     """Whether the service has no code, environment or component of this resource id any more."""
     try:
-        connection.rest.get(f"{connection.address.cloud.resource_manager}{quote(id)}", params={"api-version": api_versions.ENVIRONMENTS})
+        connection.rest.get(
+            f"{connection.address.cloud.resource_manager}{quote(id)}", params={"api-version": api_versions.ENVIRONMENTS}
+        )
     except ServiceNotFound:
         return True
     return False
 
 
-def create_or_renew(ready: Ready, create: Callable[[Ready], Mapping[str, Any]], renew: Callable[[Ready], Ready | None]) -> tuple[Mapping[str, Any], Ready]:
-    """What *create* gives for *ready*, else, where the service refuses it, for what *renew* makes of that; and which of the two it was.
+def create_or_renew(
+    ready: Ready, create: Callable[[Ready], Mapping[str, Any]], renew: Callable[[Ready], Ready | None]
+) -> tuple[Mapping[str, Any], Ready]:
+    """What *create* gives for *ready*, else, where the service refuses it, for what *renew* makes of that; and which of
+    the two it was.
 
     *renew* gives None where nothing of it was lost: then the refusal is raised.
     """

@@ -36,10 +36,11 @@ def has_cluster(connection: Connection, name: str) -> bool:
 
 
 def create_cluster(connection: Connection, spec: ClusterSpec, notify: Notify) -> None:
-    """Make the cluster and wait until it can take jobs; where there is one of its name, that is said, and nothing is made.
+    """Make the cluster and wait until it can take jobs; where there is one of its name, that is said, and nothing is
+    made.
 
-    Raises BadUsage for a name or numbers that no cluster has, and for a size or nodes that the service refuses (its quota); NotAllowed,
-    ServiceFailed; Interrupted after Ctrl-C, when the cluster may be there.
+    Raises BadUsage for a name or numbers that no cluster has, and for a size or nodes that the service refuses (its
+    quota); NotAllowed, ServiceFailed; Interrupted after Ctrl-C, when the cluster may be there.
     """
     _check(spec)
     if _found(connection, spec.name) is not None:
@@ -51,18 +52,26 @@ def create_cluster(connection: Connection, spec: ClusterSpec, notify: Notify) ->
             _make(connection, spec)
     except KeyboardInterrupt as err:
         raise Interrupted(
-            f"Interrupted while cluster '{spec.name}' was being made: it may be there.", hint=f"To remove it: az ml compute delete --name {spec.name}"
+            f"Interrupted while cluster '{spec.name}' was being made: it may be there.",
+            hint=f"To remove it: az ml compute delete --name {spec.name}",
         ) from err
     notify(Notice(f"Cluster '{spec.name}' is ready."))
 
 
 def _check(spec: ClusterSpec) -> None:
     if not _NAME.fullmatch(spec.name):
-        raise BadUsage(f"No cluster can be called '{spec.name}'.", hint="Take 3 to 24 letters, digits and '-', a letter first.")
+        raise BadUsage(
+            f"No cluster can be called '{spec.name}'.", hint="Take 3 to 24 letters, digits and '-', a letter first."
+        )
     if not re.fullmatch(r"[A-Za-z0-9_]+", spec.size):
-        raise BadUsage(f"'{spec.size}' is no size of a virtual machine.", hint="Write it as Azure does: Standard_NC6s_v3")
+        raise BadUsage(
+            f"'{spec.size}' is no size of a virtual machine.", hint="Write it as Azure does: Standard_NC6s_v3"
+        )
     if not 0 <= spec.min_nodes <= spec.max_nodes or spec.max_nodes < 1:
-        raise BadUsage(f"A cluster cannot have {spec.min_nodes} to {spec.max_nodes} nodes.", hint="The lower number is 0 at least, the upper one 1.")
+        raise BadUsage(
+            f"A cluster cannot have {spec.min_nodes} to {spec.max_nodes} nodes.",
+            hint="The lower number is 0 at least, the upper one 1.",
+        )
 
 
 def _found(connection: Connection, name: str) -> Mapping[str, Any] | None:
@@ -75,19 +84,33 @@ def _found(connection: Connection, name: str) -> Mapping[str, Any] | None:
 
 def _make(connection: Connection, spec: ClusterSpec) -> None:
     nodes = {"minNodeCount": spec.min_nodes, "maxNodeCount": spec.max_nodes, "nodeIdleTimeBeforeScaleDown": IDLE}
-    machines = {"vmSize": spec.size, "vmPriority": "LowPriority" if spec.low_priority else "Dedicated", "scaleSettings": nodes}
-    body = {"location": connection.record().location, "properties": {"computeType": "AmlCompute", "properties": machines}}
+    machines = {
+        "vmSize": spec.size,
+        "vmPriority": "LowPriority" if spec.low_priority else "Dedicated",
+        "scaleSettings": nodes,
+    }
+    body = {
+        "location": connection.record().location,
+        "properties": {"computeType": "AmlCompute", "properties": machines},
+    }
     try:
-        reply = connection.rest.send("PUT", _url(connection, spec.name), params={"api-version": api_versions.COMPUTES}, json=body)
+        reply = connection.rest.send(
+            "PUT", _url(connection, spec.name), params={"api-version": api_versions.COMPUTES}, json=body
+        )
     except ServiceRefused as err:
         if err.status != 400:
             raise
-        raise BadUsage(f"Azure ML makes no cluster '{spec.name}' of {spec.size}: {words_of(str(err))}", hint=_quota_hint(str(err))) from err
+        raise BadUsage(
+            f"Azure ML makes no cluster '{spec.name}' of {spec.size}: {words_of(str(err))}", hint=_quota_hint(str(err))
+        ) from err
     operation = reply.headers.get("azure-asyncoperation", "")
     deadline, pause = time.monotonic() + LONGEST_SECONDS, FIRST_LOOK
     while not _is_ready(connection, spec, operation):
         if time.monotonic() > deadline:
-            raise ServiceFailed(f"Cluster '{spec.name}' is not ready after {LONGEST_SECONDS / 60:.0f} minutes.", hint="Studio shows what it waits for.")
+            raise ServiceFailed(
+                f"Cluster '{spec.name}' is not ready after {LONGEST_SECONDS / 60:.0f} minutes.",
+                hint="Studio shows what it waits for.",
+            )
         time.sleep(pause)
         pause = min(LOOK_SECONDS, pause * GROWTH)
 
@@ -104,7 +127,10 @@ def _is_ready(connection: Connection, spec: ClusterSpec, operation: str) -> bool
     with understood(url, "the compute"):
         properties = found["properties"]
         state = str(properties.get("provisioningState") or "Succeeded")
-        errors = [*(properties.get("provisioningErrors") or ()), *((properties.get("properties") or {}).get("errors") or ())]
+        errors = [
+            *(properties.get("provisioningErrors") or ()),
+            *((properties.get("properties") or {}).get("errors") or ()),
+        ]
     if state.lower() in _WAITED_FOR:
         return False
     _raise_failure(spec, state, errors[0].get("error", errors[0]) if errors else None)
@@ -117,7 +143,10 @@ def _raise_failure(spec: ClusterSpec, state: str, error: Mapping[str, Any] | Non
     told = error or {}
     inner = next((one for one in told.get("details") or () if isinstance(one, Mapping) and one.get("message")), told)
     words = words_of(str(inner.get("message") or told.get("message") or f"its state is {state}"))
-    raise BadUsage(f"Azure ML makes no cluster '{spec.name}' of {spec.size}: {words}", hint=_quota_hint(f"{inner.get('code')} {words}"))
+    raise BadUsage(
+        f"Azure ML makes no cluster '{spec.name}' of {spec.size}: {words}",
+        hint=_quota_hint(f"{inner.get('code')} {words}"),
+    )
 
 
 def words_of(text: str) -> str:

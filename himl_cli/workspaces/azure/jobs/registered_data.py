@@ -26,7 +26,8 @@ _STRANGE = re.compile(r"[/\\\x00-\x1f\x7f]")
 
 @dataclass(frozen=True)
 class DataAsset:
-    """One version: `id` is its resource id; `kind` `uri_folder`, `uri_file` or `mltable`; `uri` is where it lies, empty where that was not asked."""
+    """One version: `id` is its resource id; `kind` `uri_folder`, `uri_file` or `mltable`; `uri` is where it lies, empty
+    where that was not asked."""
 
     name: str
     version: str
@@ -48,11 +49,16 @@ class RegisteredData:
         self._rest = connection.rest
 
     def find(self, name: str, version: str | None, *, with_uri: bool = False) -> DataAsset | None:
-        """The *version* of the asset called *name*, or its latest; None where nothing is called so. One request, or two with the uri of the latest.
+        """The *version* of the asset called *name*, or its latest; None where nothing is called so. One request, or two
+        with the uri of the latest.
 
         Raises NotFound, naming the versions there are, for one that is not there.
         """
-        if _STRANGE.search(name) or name in ("", ".", ".."):  # not to be asked for: it would mean something else in a URL
+        if _STRANGE.search(name) or name in (
+            "",
+            ".",
+            "..",
+        ):  # not to be asked for: it would mean something else in a URL
             return None
         if version is not None and version != LATEST:
             return self._version(name, version) or self._refuse(name, version)
@@ -64,7 +70,9 @@ class RegisteredData:
         url = self._url(name, "1")
         properties = {"dataType": FOLDER, "dataUri": uri, "isAnonymous": False, "isArchived": False}
         try:
-            answer = self._rest.send("PUT", url, params={"api-version": api_versions.DATA}, json={"properties": properties}).body
+            answer = self._rest.send(
+                "PUT", url, params={"api-version": api_versions.DATA}, json={"properties": properties}
+            ).body
         except ServiceRefused as err:
             found = self._latest(name) if err.status < 500 else None
             if found is None:
@@ -74,7 +82,9 @@ class RegisteredData:
 
     def near(self, name: str) -> str:
         """A hint at assets whose names are like *name*; empty without any."""
-        found = resources(self._rest.get, self._connection.arm("/data"), "data assets", {"api-version": api_versions.DATA})
+        found = resources(
+            self._rest.get, self._connection.arm("/data"), "data assets", {"api-version": api_versions.DATA}
+        )
         return did_you_mean(name, [str(item.get("name")) for item in islice(found, MOST_NAMES)])
 
     def _latest(self, name: str) -> DataAsset | None:
@@ -105,7 +115,8 @@ class RegisteredData:
             return None
         there = ", ".join(found[:SHOWN]) + (", …" if len(found) > SHOWN else "")
         raise NotFound(
-            f"The data asset '{name}' of {self._connection.address.label} has no version '{version}'; there are: {there}.",
+            f"The data asset '{name}' of {self._connection.address.label} has no version '{version}'; there are: "
+            f"{there}.",
             hint="Without a version the latest one is used.",
         )
 
@@ -113,7 +124,12 @@ class RegisteredData:
         """The newest first; none where nothing is called *name*."""
         url = self._connection.arm(f"/data/{quote(name, safe='')}/versions")
         try:
-            yield from resources(self._rest.get, url, "versions", {"api-version": api_versions.DATA, "$orderBy": "createdtime desc", "$top": str(SHOWN + 1)})
+            yield from resources(
+                self._rest.get,
+                url,
+                "versions",
+                {"api-version": api_versions.DATA, "$orderBy": "createdtime desc", "$top": str(SHOWN + 1)},
+            )
         except ServiceNotFound:
             return
 
@@ -125,4 +141,10 @@ def _asset(name: str, resource: Any, url: str) -> DataAsset:
     """The asset in *resource*, an answer of *url*. Raises ServiceFailed where it is none."""
     with understood(url, "the data asset"):
         properties = resource["properties"]
-        return DataAsset(name, str(resource["name"]), str(resource["id"]), str(properties["dataType"]), str(properties.get("dataUri") or ""))
+        return DataAsset(
+            name,
+            str(resource["name"]),
+            str(resource["id"]),
+            str(properties["dataType"]),
+            str(properties.get("dataUri") or ""),
+        )

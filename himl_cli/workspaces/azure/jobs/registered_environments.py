@@ -17,7 +17,8 @@ from himl_cli.workspaces.azure.requests.errors import ServiceNotFound
 ELSEWHERE = ("azureml://", "/subscriptions/")
 """How the names of environments begin that lie in a registry or are ids already: the service looks for those itself."""
 CURATED = "AzureML-"
-"""How the names of Azure ML's own environments begin: no workspace has them registered, azure-ai-ml does not look for them either."""
+"""How the names of Azure ML's own environments begin: no workspace has them registered, azure-ai-ml does not look for
+them either."""
 SHOWN_VERSIONS = 10
 _NAME = re.compile(r"[A-Za-z0-9][\w.-]*", re.ASCII)
 
@@ -30,14 +31,22 @@ def environment_id(connection: Connection, name: str, version: str | None) -> st
     if name.startswith(ELSEWHERE):
         return name
     if name.startswith(CURATED):
-        return f"azureml:{name}@latest" if version in (None, LATEST) else f"{connection.address.path}/environments/{name}/versions/{version}"
+        return (
+            f"azureml:{name}@latest"
+            if version in (None, LATEST)
+            else f"{connection.address.path}/environments/{name}/versions/{version}"
+        )
     if not _NAME.fullmatch(name):  # it would mean something else in a URL
         raise _unknown(connection, name)
     url = connection.arm(f"/environments/{quote(name, safe='')}")
     try:
         if version in (None, LATEST):
             return _latest(connection, url, name)
-        answer = connection.rest.get_object(f"{url}/versions/{quote(str(version), safe='')}", "environment", params={"api-version": api_versions.ENVIRONMENTS})
+        answer = connection.rest.get_object(
+            f"{url}/versions/{quote(str(version), safe='')}",
+            "environment",
+            params={"api-version": api_versions.ENVIRONMENTS},
+        )
     except ServiceNotFound as err:
         raise _missing(connection, url, name, version) from err
     with understood(url, "the environment"):
@@ -49,7 +58,10 @@ def _latest(connection: Connection, url: str, name: str) -> str:
     with understood(url, "the environment"):
         latest = answer["properties"].get("latestVersion")
     if not latest:
-        raise NotFound(f"The environment '{name}' has no version in {connection.address.label}.", hint=f"Name one: --environment {name}:VERSION")
+        raise NotFound(
+            f"The environment '{name}' has no version in {connection.address.label}.",
+            hint=f"Name one: --environment {name}:VERSION",
+        )
     return f"{connection.address.path}/environments/{name}/versions/{latest}"
 
 
@@ -59,12 +71,16 @@ def _missing(connection: Connection, url: str, name: str, version: str | None) -
     if not versions:
         return _unknown(connection, name)
     shown = ", ".join(versions[:SHOWN_VERSIONS]) + (", …" if len(versions) > SHOWN_VERSIONS else "")
-    return NotFound(f"The environment '{name}' has no version '{version}' in {connection.address.label}; there are: {shown}.")
+    return NotFound(
+        f"The environment '{name}' has no version '{version}' in {connection.address.label}; there are: {shown}."
+    )
 
 
 def _unknown(connection: Connection, name: str) -> NotFound:
     names = sorted(_names(connection, connection.arm("/environments"), "environments"))
-    hint = did_you_mean(name, names) or "Make it from files instead (--conda_env FILE), or see Studio for those there are."
+    hint = (
+        did_you_mean(name, names) or "Make it from files instead (--conda_env FILE), or see Studio for those there are."
+    )
     return NotFound(f"No environment '{name}' in {connection.address.label}.", hint=hint)
 
 
@@ -74,6 +90,9 @@ def _names(connection: Connection, url: str, what: str) -> list[str]:
             return str(item["name"])
 
     try:
-        return [name_of(item) for item in resources(connection.rest.get, url, what, {"api-version": api_versions.ENVIRONMENTS})]
+        return [
+            name_of(item)
+            for item in resources(connection.rest.get, url, what, {"api-version": api_versions.ENVIRONMENTS})
+        ]
     except ServiceNotFound:
         return []

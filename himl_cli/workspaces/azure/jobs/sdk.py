@@ -15,7 +15,8 @@ TALKERS = ("azure.ai.ml", "azure.ai.ml._utils._experimental")
 
 @contextmanager
 def silenced() -> Iterator[None]:
-    """Within it, azure-ai-ml and what it stands on warn of nothing: of what is experimental or deprecated in themselves. One thread at a time.
+    """Within it, azure-ai-ml and what it stands on warn of nothing: of what is experimental or deprecated in
+    themselves. One thread at a time.
 
     Afterwards azure-ai-ml's loggers are as they were: a script that goes on with it hears what it has to say.
     """
@@ -34,7 +35,8 @@ def silenced() -> Iterator[None]:
 
 
 def load_sdk() -> None:
-    """Import azure-ai-ml, if it is not there yet. It lets its own logger speak on stderr when it is imported; `silenced` undoes that."""
+    """Import azure-ai-ml, if it is not there yet. It lets its own logger speak on stderr when it is imported;
+    `silenced` undoes that."""
     with silenced():
         _import()
 

@@ -25,6 +25,8 @@ def sdk_view(connection: Connection, run_id: str) -> tuple[Any, Any]:
     except ResourceNotFoundError as err:
         raise RunNotFound(run_id, connection.address.label) from err
     except HttpResponseError as err:
-        raise ServiceRefused(f"azure-ai-ml cannot read job '{run_id}': {err.reason} ({err.status_code}).", status=err.status_code or 0) from err
+        raise ServiceRefused(
+            f"azure-ai-ml cannot read job '{run_id}': {err.reason} ({err.status_code}).", status=err.status_code or 0
+        ) from err
     except AzureError as err:
         raise network_error(err, connection.arm("/jobs")) from err

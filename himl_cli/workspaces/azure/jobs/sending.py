@@ -1,4 +1,5 @@
-"""Creating a job: once, whatever the network does, and with a clear word where it is not known whether it was created."""
+"""Creating a job: once, whatever the network does, and with a clear word where it is not known whether it was
+created."""
 
 from __future__ import annotations
 
@@ -20,21 +21,27 @@ log = logging.getLogger(__name__)
 USER_TOKEN = "x-azureml-token"  # of the user whom a job is to act as
 
 
-def create_job(connection: Connection, run_id: str, api_version: str, body: Mapping[str, Any], headers: Mapping[str, str]) -> Mapping[str, Any]:
+def create_job(
+    connection: Connection, run_id: str, api_version: str, body: Mapping[str, Any], headers: Mapping[str, str]
+) -> Mapping[str, Any]:
     """Create job *run_id* and give what the service says of it.
 
-    A request is repeated where its answer was lost: its id is the job's name, of which there is never a second one. The service
-    refuses the repetition then (400, the job is there), so that after any refusal, and where all tries failed, the job is
-    looked for. A signal waits until it is known whether there is one. *headers* go with the request (`acting_as_user`).
+    A request is repeated where its answer was lost: its id is the job's name, of which there is never a second one. The
+    service refuses the repetition then (400, the job is there), so that after any refusal, and where all tries failed,
+    the job is looked for. A signal waits until it is known whether there is one. *headers* go with the request
+    (`acting_as_user`).
 
-    Raises Interrupted after one, with the id of the job; ServiceFailed, too, where it stays unknown; and as `Rest` does.
+    Raises Interrupted after one, with the id of the job; ServiceFailed, too, where it stays unknown; and as `Rest`
+    does.
     """
     url = connection.arm(f"/jobs/{quote(run_id, safe='')}")
     with interruptions() as signals:
         try:
             created = _put(connection, url, run_id, {"api-version": api_version}, body, headers)
         except KeyboardInterrupt as err:
-            raise Interrupted(f"Interrupted while job '{run_id}' was being created: it may be there.", hint=tells(run_id)) from err
+            raise Interrupted(
+                f"Interrupted while job '{run_id}' was being created: it may be there.", hint=tells(run_id)
+            ) from err
     with created_job(run_id):
         if signals:
             raise KeyboardInterrupt
@@ -43,14 +50,25 @@ def create_job(connection: Connection, run_id: str, api_version: str, body: Mapp
 
 @contextmanager
 def created_job(run_id: str) -> Iterator[None]:
-    """Within it job *run_id* is there, and nobody has heard of it yet. Raises Interrupted, which says its id, where that is interrupted."""
+    """Within it job *run_id* is there, and nobody has heard of it yet. Raises Interrupted, which says its id, where
+    that is interrupted."""
     try:
         yield
     except KeyboardInterrupt as err:
-        raise Interrupted(f"Job '{run_id}' was created before the interruption, and goes on.", hint=f"To stop it: himl runs cancel {run_id}") from err
+        raise Interrupted(
+            f"Job '{run_id}' was created before the interruption, and goes on.",
+            hint=f"To stop it: himl runs cancel {run_id}",
+        ) from err
 
 
-def _put(connection: Connection, url: str, run_id: str, query: Mapping[str, str], body: Mapping[str, Any], headers: Mapping[str, str]) -> Mapping[str, Any]:
+def _put(
+    connection: Connection,
+    url: str,
+    run_id: str,
+    query: Mapping[str, str],
+    body: Mapping[str, Any],
+    headers: Mapping[str, str],
+) -> Mapping[str, Any]:
     try:
         return object_of(connection.rest.send("PUT", url, params=query, json=body, headers=headers).body, url, "job")
     except ServiceNotFound as err:
@@ -61,7 +79,9 @@ def _put(connection: Connection, url: str, run_id: str, query: Mapping[str, str]
         return _looked_for(connection, url, run_id, query, err)
 
 
-def _looked_for(connection: Connection, url: str, run_id: str, query: Mapping[str, str], trouble: HimlError) -> Mapping[str, Any]:
+def _looked_for(
+    connection: Connection, url: str, run_id: str, query: Mapping[str, str], trouble: HimlError
+) -> Mapping[str, Any]:
     """The job, where it was created in spite of *trouble*. Raises *trouble* where it was not."""
     try:
         return connection.rest.get_object(url, "job", params=query)
@@ -72,7 +92,9 @@ def _looked_for(connection: Connection, url: str, run_id: str, query: Mapping[st
         if isinstance(trouble, NotAllowed):  # what is to be done about that comes first
             trouble.hint = f"{trouble.hint} {tells(run_id)}".strip()
             raise trouble from None
-        raise ServiceFailed(f"It is not known whether job '{run_id}' was created: {trouble}", hint=tells(run_id)) from trouble
+        raise ServiceFailed(
+            f"It is not known whether job '{run_id}' was created: {trouble}", hint=tells(run_id)
+        ) from trouble
 
 
 def acting_as_user(connection: Connection, body: Mapping[str, Any]) -> dict[str, str]:

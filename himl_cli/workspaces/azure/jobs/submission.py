@@ -1,4 +1,5 @@
-"""Submitting a job to Azure ML: everything it refers to is found or made, in an order that wastes nothing, then the job is created."""
+"""Submitting a job to Azure ML: everything it refers to is found or made, in an order that wastes nothing, then the job
+is created."""
 
 from __future__ import annotations
 
@@ -74,7 +75,8 @@ class Submission:
         folder_for(spec.snapshot)
 
     def run(self) -> Run:
-        """Submit the job. Until the job itself is created, an interruption leaves nothing that runs; it raises Interrupted.
+        """Submit the job. Until the job itself is created, an interruption leaves nothing that runs; it raises
+        Interrupted.
 
         Raises NotFound for a compute, an environment or data that is not there, before anything is uploaded; BadUsage,
         NotAllowed, ServiceFailed.
@@ -109,7 +111,8 @@ class Submission:
             return self._codes.upload(self._spec.snapshot, self._notify)
 
     def _renewed(self, ready: _Ready) -> _Ready | None:
-        """The job without what was remembered of it where the service has lost that since; None where the request stays the same."""
+        """The job without what was remembered of it where the service has lost that since; None where the request stays
+        the same."""
         code, environment = ready.code, ready.environment
         if not code.is_new and is_gone(self._connection, code.id):
             self._codes.forget(self._spec.snapshot)
@@ -145,12 +148,16 @@ class Submission:
 
 
 def azure_run_id(experiment: str) -> str:
-    """A new run id that the service takes as a job's name: it begins with a letter or digit, and has 255 characters at most."""
+    """A new run id that the service takes as a job's name: it begins with a letter or digit, and has 255 characters at
+    most."""
     return new_run_id(re.sub(r"^[^A-Za-z0-9]+", "", experiment) or "job")
 
 
 def environment_of(spec: JobSpec) -> EnvironmentSpec:
     """The environment of a job for a cluster. Raises BadUsage where it has none."""
     if spec.environment is None or not (spec.environment.name or spec.environment.image or spec.environment.context):
-        raise BadUsage("A job on a cluster needs an environment.", hint="Name a conda file with --conda_env, or a registered environment with --environment.")
+        raise BadUsage(
+            "A job on a cluster needs an environment.",
+            hint="Name a conda file with --conda_env, or a registered environment with --environment.",
+        )
     return spec.environment

@@ -23,7 +23,9 @@ from himl_cli.workspaces.azure.runs.states import status_of
 
 def run_of(spec: JobSpec, run_id: str, connection: Connection, tenant_id: str) -> Run:
     """The run that *spec* has become, by what is known here: it waits. Credentials in its command are masked."""
-    return waiting_run(spec, script_text(replace(spec, arguments=mask_arguments(spec.arguments))), run_id, connection, tenant_id)
+    return waiting_run(
+        spec, script_text(replace(spec, arguments=mask_arguments(spec.arguments))), run_id, connection, tenant_id
+    )
 
 
 def waiting_run(spec: JobSpec | PipelineSpec, command: str, run_id: str, connection: Connection, tenant_id: str) -> Run:
@@ -51,7 +53,8 @@ def submitted_run(answer: Mapping[str, Any], connection: Connection, spec: JobSp
 
 
 def as_answered(known: Run, answer: Mapping[str, Any], connection: Connection) -> Run:
-    """*known*, a run that was just created, with what the service's *answer* says of it. Raises ServiceFailed as `submitted_run` does."""
+    """*known*, a run that was just created, with what the service's *answer* says of it. Raises ServiceFailed as
+    `submitted_run` does."""
     try:
         with understood(connection.arm("/jobs"), "the job"):
             properties = answer["properties"]
@@ -62,7 +65,9 @@ def as_answered(known: Run, answer: Mapping[str, Any], connection: Connection) -
                 created=as_time((answer.get("systemData") or {}).get("createdAt")) or known.created,
                 display_name=str(properties.get("displayName") or ""),
                 description=str(properties.get("description") or ""),
-                tags=user_tags({"runId": known.id, "tags": properties.get("tags"), "properties": properties.get("properties")}),
+                tags=user_tags(
+                    {"runId": known.id, "tags": properties.get("tags"), "properties": properties.get("properties")}
+                ),
             )
     except ServiceFailed as err:
         raise ServiceFailed(f"Job '{known.id}' was created, but: {err}", hint=tells(known.id)) from err

@@ -10,7 +10,11 @@ from himl_cli.core.sweeps import Draw, SearchRange, SweepSpec, argument_names
 from himl_cli.workspaces.azure.jobs.sweeps import at_once, early_stop_fields, wire_values
 from himl_cli.workspaces.azure.runs.limits import limit_of
 
-_POLICIES = {"bandit": sdk.BanditPolicy, "median": sdk.MedianStoppingPolicy, "truncation": sdk.TruncationSelectionPolicy}
+_POLICIES = {
+    "bandit": sdk.BanditPolicy,
+    "median": sdk.MedianStoppingPolicy,
+    "truncation": sdk.TruncationSelectionPolicy,
+}
 _DISTRIBUTIONS: dict[Draw, Any] = {
     Draw.uniform: sdk.Uniform,
     Draw.loguniform: sdk.LogUniform,
@@ -25,7 +29,8 @@ _DISTRIBUTIONS: dict[Draw, Any] = {
 
 
 def sweep_job(trial: Any, sweep: SweepSpec, *, trial_seconds: int | None) -> Any:
-    """The sweep whose trials are *trial*, a command job of azure-ai-ml: what they have in common, names and data too, is the sweep's."""
+    """The sweep whose trials are *trial*, a command job of azure-ai-ml: what they have in common, names and data too,
+    is the sweep's."""
     return sdk.SweepJob(
         name=trial.name,
         display_name=trial.display_name,

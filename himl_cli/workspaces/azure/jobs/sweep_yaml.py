@@ -28,10 +28,16 @@ def sweep_document(trial: Mapping[str, Any], sweep: SweepSpec) -> dict[str, Any]
         "type": "sweep",
         "trial": {name: trial[name] for name in OF_TRIAL if name in trial},
         "search_space": {name: _space(one) for name, one in sweep.space.items()},
-        "sampling_algorithm": {"type": "random", "seed": sweep.seed} if sweep.sampling == "random" and sweep.seed is not None else sweep.sampling,
+        "sampling_algorithm": {"type": "random", "seed": sweep.seed}
+        if sweep.sampling == "random" and sweep.seed is not None
+        else sweep.sampling,
         "objective": {"goal": sweep.goal, "primary_metric": sweep.primary_metric},
         "limits": limits | ({"trial_timeout": timeout} if timeout else {}),
-        **({"early_termination": {"type": _POLICIES[sweep.early_stop.policy], **early_stop_fields(sweep)}} if sweep.early_stop else {}),
+        **(
+            {"early_termination": {"type": _POLICIES[sweep.early_stop.policy], **early_stop_fields(sweep)}}
+            if sweep.early_stop
+            else {}
+        ),
     }
 
 

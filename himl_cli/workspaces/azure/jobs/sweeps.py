@@ -27,34 +27,44 @@ def check_names(sweep: SweepSpec) -> None:
         if NAME.fullmatch(name) is None:
             other = re.sub(r"[^A-Za-z0-9_]", "_", name)
             raise BadUsage(
-                f"--sweep {name}: Azure ML takes letters, digits and _ in the names of hyperparameters, and no digit in front.",
-                hint=f"Pass it on from one with another name: --sweep {other}=… -- '--{name}=${{{{search_space.{other}}}}}'",
+                f"--sweep {name}: Azure ML takes letters, digits and _ in the names of hyperparameters, and no digit "
+                "in front.",
+                hint=f"Pass it on from one with another name: --sweep {other}=… -- "
+                f"'--{name}=${{{{search_space.{other}}}}}'",
             )
 
 
 def wire_values(space: SearchRange) -> list[Scalar]:
-    """The values as they go to the service: numbers are numbers; truth values, which it does not know, are texts as Python writes them."""
+    """The values as they go to the service: numbers are numbers; truth values, which it does not know, are texts as
+    Python writes them."""
     return [value_text(value) if isinstance(value, bool) else value for value in space.values]
 
 
 def at_once(sweep: SweepSpec) -> int | None:
-    """How many trials may run at a time; None: all of them, which the service takes for more than it would take as a number."""
+    """How many trials may run at a time; None: all of them, which the service takes for more than it would take as a
+    number."""
     return None if sweep.max_concurrent is None else min(sweep.max_concurrent, sweep.max_trials)
 
 
 def value_word(name: str, sweep: SweepSpec) -> str:
     """What stands for hyperparameter *name* in a command, so that bash takes each of its values as one word.
 
-    Mostly its placeholder. The service is said to put `$AZUREML_SWEEP_NAME` in its place, not the value's text, so that no quotes round a placeholder are
-    right for each value; where a choice needs quotes, the variable itself stands in them, which takes them all.
+    Mostly its placeholder. The service is said to put `$AZUREML_SWEEP_NAME` in its place, not the value's text, so that
+    no quotes round a placeholder are right for each value; where a choice needs quotes, the variable itself stands in
+    them, which takes them all.
     """
-    texts = [value for value in sweep.space[name].values if isinstance(value, str)] if sweep.space[name].draw is Draw.choice else []
+    texts = (
+        [value for value in sweep.space[name].values if isinstance(value, str)]
+        if sweep.space[name].draw is Draw.choice
+        else []
+    )
     is_plain = all(text and shlex.quote(text) == text for text in texts)
     return f"${{{{{SEARCH_SPACE}.{name}}}}}" if is_plain else f'"${VARIABLE}{name}"'
 
 
 def trial_outputs(outputs: Mapping[str, JobOutput]) -> dict[str, JobOutput]:
-    """*outputs* for trials: each writes below a folder of its own, and none of them registers the whole as a version."""
+    """*outputs* for trials: each writes below a folder of its own, and none of them registers the whole as a
+    version."""
     return {key: replace(item, path=of_each_trial(item.path), asset_name=None) for key, item in outputs.items()}
 
 
@@ -67,12 +77,18 @@ def outputs_for(spec: JobSpec, outputs: Mapping[str, JobOutput], notify: Notify 
     """*outputs*, as the job *spec* needs them; *notify* hears where trials write."""
     if spec.sweep is None or not outputs:
         return outputs
-    notify(Notice("Each trial writes its outputs to folders of its own, NAME/<its run id>; they are not registered as data assets."))
+    notify(
+        Notice(
+            "Each trial writes its outputs to folders of its own, NAME/<its run id>; they are not registered as data "
+            "assets."
+        )
+    )
     return trial_outputs(outputs)
 
 
 def early_stop_fields(sweep: SweepSpec) -> dict[str, int | float]:
-    """The fields of the policy that are set, by the names that azure-ai-ml and its YAML have for them; empty without a policy."""
+    """The fields of the policy that are set, by the names that azure-ai-ml and its YAML have for them; empty without a
+    policy."""
     stop = sweep.early_stop
     if stop is None:
         return {}

@@ -1,9 +1,10 @@
 """What the request for a job of a given shape looks like: found out from azure-ai-ml once, then kept.
 
 Importing azure-ai-ml takes longer than all else of a submission. So it builds a job in which each text is a mark; the
-request that it composes is kept, and for the next job of the same shape the marks are replaced by that job's texts. Every job
-goes this way, the first one too, so that two jobs never differ by which of them was the first. Where the marks do not come
-out as they went in (a later azure-ai-ml that makes something of a text), nothing is kept, and azure-ai-ml builds each job itself.
+request that it composes is kept, and for the next job of the same shape the marks are replaced by that job's texts.
+Every job goes this way, the first one too, so that two jobs never differ by which of them was the first. Where the
+marks do not come out as they went in (a later azure-ai-ml that makes something of a text), nothing is kept, and
+azure-ai-ml builds each job itself.
 """
 
 from __future__ import annotations
@@ -52,7 +53,8 @@ class Templates:
         return self._known(shape) is not None
 
     def request(self, form: JobForm) -> tuple[str, dict[str, Any]]:
-        """The version of the service and the body for *form*. Raises BadUsage where azure-ai-ml does not take the job."""
+        """The version of the service and the body for *form*. Raises BadUsage where azure-ai-ml does not take the
+        job."""
         template = self._known(form.shape) or self._made(form.shape)
         if template is not None:
             return template.api_version, template.filled(self._address, form)
@@ -68,7 +70,11 @@ class Templates:
 
     def _known(self, shape: JobShape) -> Template | None:
         value = self._kept.get(KIND, self._key(shape))
-        if not isinstance(value, dict) or not isinstance(value.get("api_version"), str) or not isinstance(value.get("body"), dict):
+        if (
+            not isinstance(value, dict)
+            or not isinstance(value.get("api_version"), str)
+            or not isinstance(value.get("body"), dict)
+        ):
             return None
         template = Template(value["api_version"], value["body"])
         return template if _has_all_marks(template, _marked(self._address, shape)) else None
@@ -90,7 +96,10 @@ class Templates:
         from importlib.metadata import version
 
         made_by = f"himl {__version__}, azure-ai-ml {version('azure-ai-ml')}"
-        return f"{made_by} {self._address.cloud.name} {self._address.path.lower()} {json.dumps(asdict(shape), sort_keys=True)}"
+        return (
+            f"{made_by} {self._address.cloud.name} {self._address.path.lower()} "
+            f"{json.dumps(asdict(shape), sort_keys=True)}"
+        )
 
 
 def _marked(address: WorkspaceAddress, shape: JobShape) -> JobTexts:

@@ -1,7 +1,8 @@
 """A job as YAML for Azure ML's own command line (`az ml job create`), by its documented schema.
 
-Written here and not by azure-ai-ml: what that dumps of a command job is a step of a pipeline, which it does not load again
-(1.35), and importing it takes a second. That it loads what is written here, and makes the same job of it, is tested.
+Written here and not by azure-ai-ml: what that dumps of a command job is a step of a pipeline, which it does not load
+again (1.35), and importing it takes a second. That it loads what is written here, and makes the same job of it, is
+tested.
 """
 
 from __future__ import annotations
@@ -32,9 +33,11 @@ _IDENTITIES = {"user": "user_identity", "managed": "managed"}
 
 
 def job_yaml(spec: JobSpec) -> str:
-    """The job as it would be sent, as far as that is known without a request: names of data and environments stay references.
+    """The job as it would be sent, as far as that is known without a request: names of data and environments stay
+    references.
 
-    Credentials are masked; what the schema cannot say stands in comments. Raises BadUsage as `submit` does before its first request.
+    Credentials are masked; what the schema cannot say stands in comments. Raises BadUsage as `submit` does before its
+    first request.
     """
     if spec.cluster:
         folder_for(spec.snapshot)
@@ -67,7 +70,9 @@ def job_document(spec: JobSpec) -> dict[str, Any]:
         "environment": _environment(spec.environment),
         "environment_variables": dict(spec.env),
         "inputs": {item.key: _input(item, spec.default_datastore) for item in spec.inputs},
-        "outputs": {item.key: _output(item, spec.default_datastore, is_of_trial=spec.sweep is not None) for item in spec.outputs},
+        "outputs": {
+            item.key: _output(item, spec.default_datastore, is_of_trial=spec.sweep is not None) for item in spec.outputs
+        },
         "compute": _compute(spec, shape),
         "distribution": _distribution(shape),
         "resources": {
@@ -77,11 +82,17 @@ def job_document(spec: JobSpec) -> dict[str, Any]:
             "shm_size": shape.shm_size,
             "docker_args": " ".join(spec.docker_args),
         },
-        "services": {name: _without_nothing({"type": _SERVICES[name], SERVICE_NEEDS.get(name, ""): needed}) for name, needed in shape.services},
+        "services": {
+            name: _without_nothing({"type": _SERVICES[name], SERVICE_NEEDS.get(name, ""): needed})
+            for name, needed in shape.services
+        },
         "limits": {"timeout": shape.seconds},
         "identity": {"type": _IDENTITIES.get(shape.identity or "")},
     }
-    fields = {name: _without_nothing(value) if name in ("resources", "limits", "identity") else value for name, value in fields.items()}
+    fields = {
+        name: _without_nothing(value) if name in ("resources", "limits", "identity") else value
+        for name, value in fields.items()
+    }
     document = _without_nothing(fields)
     if spec.sweep is None:
         return document
@@ -95,7 +106,9 @@ def _without_nothing(fields: Mapping[str, Any]) -> dict[str, Any]:
 
 def _masked(spec: JobSpec) -> JobSpec:
     """The job with no credentials in its command."""
-    entry = replace(spec.entry, target=mask_line(spec.entry.target)) if spec.entry.kind is EntryKind.command else spec.entry
+    entry = (
+        replace(spec.entry, target=mask_line(spec.entry.target)) if spec.entry.kind is EntryKind.command else spec.entry
+    )
     return replace(spec, arguments=mask_arguments(spec.arguments), entry=entry)
 
 
@@ -106,7 +119,9 @@ def _compute(spec: JobSpec, shape: JobShape) -> str:
 
 
 def _distribution(shape: JobShape) -> dict[str, Any]:
-    return {"type": shape.distribution, "process_count_per_instance": shape.processes or 1} if shape.distribution else {}
+    return (
+        {"type": shape.distribution, "process_count_per_instance": shape.processes or 1} if shape.distribution else {}
+    )
 
 
 def _environment(spec: EnvironmentSpec | None) -> Any:
@@ -115,7 +130,11 @@ def _environment(spec: EnvironmentSpec | None) -> Any:
     if spec.name:
         if spec.name.startswith(ELSEWHERE):
             return spec.name if spec.name.startswith("azureml:") else f"azureml:{spec.name}"
-        return f"azureml:{spec.name}:{spec.version}" if spec.version not in (None, LATEST) else f"azureml:{spec.name}@latest"
+        return (
+            f"azureml:{spec.name}:{spec.version}"
+            if spec.version not in (None, LATEST)
+            else f"azureml:{spec.name}@latest"
+        )
     if spec.context is not None:
         path = spec.context if isinstance(spec.context, str) else str(spec.context.root)
         return {"build": {"path": path, "dockerfile_path": spec.dockerfile}}

@@ -1,7 +1,8 @@
 """Inputs and outputs of a job as azureml-core's run configuration has them.
 
-Data are named by where they lie (`azureml://datastores/…`), which the service takes for the old and the new kind of data
-assets alike; azureml-core's own classes for datasets need another package with native parts that is not maintained either.
+Data are named by where they lie (`azureml://datastores/…`), which the service takes for the old and the new kind of
+data assets alike; azureml-core's own classes for datasets need another package with native parts that is not maintained
+either.
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ def sdk_inputs(connection: Connection, inputs: Mapping[str, JobInput]) -> dict[s
 
 
 def sdk_outputs(outputs: Mapping[str, JobOutput], *, overwrite: Mapping[str, bool]) -> dict[str, Any]:
-    """`azureml.core.runconfig.OutputData` by key. *overwrite* says by key whether files that are there already may be replaced."""
+    """`azureml.core.runconfig.OutputData` by key. *overwrite* says by key whether files that are there already may be
+    replaced."""
     return {key: _output(one, overwrite=overwrite.get(key, True)) for key, one in outputs.items()}
 
 
@@ -64,7 +66,9 @@ def _output(given: JobOutput, *, overwrite: bool) -> Any:
     place, mechanism = PLACE.fullmatch(given.path), MECHANISMS[given.mode]
     if place is None:
         raise NotFound(f"'{given.path}' is no folder of a datastore.")
-    registration = sdk.RegistrationOptions(given.asset_name, dataset_registration_options=sdk.DatasetRegistrationOptions(None))
+    registration = sdk.RegistrationOptions(
+        given.asset_name, dataset_registration_options=sdk.DatasetRegistrationOptions(None)
+    )
     options = sdk.OutputOptions(
         registration_options=registration,
         upload_options=sdk.UploadOptions(overwrite, None) if mechanism == "upload" else None,

@@ -19,22 +19,29 @@ from himl_cli.workspaces.azure.requests.errors import ServiceNotFound
 
 
 def registered_environment(connection: Connection, name: str, version: str | None) -> Mapping[str, Any]:
-    """What the workspace has under *name*, in version *version* (None: the latest). Raises NotFound naming those that are there.
+    """What the workspace has under *name*, in version *version* (None: the latest). Raises NotFound naming those that
+    are there.
 
     Asked by himl itself: azureml-core tries once, and raises what tells nobody why.
     """
     below = "" if version in (None, LATEST) else f"/versions/{quote(str(version), safe='')}"
     try:
-        return connection.rest.get_object(connection.environment(f"/environments/{quote(name, safe='')}{below}"), "environment")
+        return connection.rest.get_object(
+            connection.environment(f"/environments/{quote(name, safe='')}{below}"), "environment"
+        )
     except ServiceNotFound:
         environment_id(connection, name, version)  # raises, and says what there is
         raise
 
 
-def sdk_environment(workspace: Any, spec: EnvironmentSpec, registered: Mapping[str, Any] | None, context: str, remarks: list[str]) -> Any:
-    """The `azureml.core.Environment` for *spec*, whose definition is *registered* where the workspace has it; *context* is where it is built from.
+def sdk_environment(
+    workspace: Any, spec: EnvironmentSpec, registered: Mapping[str, Any] | None, context: str, remarks: list[str]
+) -> Any:
+    """The `azureml.core.Environment` for *spec*, whose definition is *registered* where the workspace has it; *context*
+    is where it is built from.
 
-    Private wheels are uploaded to *workspace*; *remarks* gets a sentence for each that is not. Raises what azureml-core raises.
+    Private wheels are uploaded to *workspace*; *remarks* gets a sentence for each that is not. Raises what azureml-core
+    raises.
     """
     from azureml.core import Environment
 
@@ -58,7 +65,9 @@ def _built(context: str, dockerfile: str) -> Any:
     from azureml.core.environment import DockerBuildContext
 
     kinds = DockerBuildContext.LocationType
-    place = DockerBuildContext(kinds.Git if parts_of(context).path.endswith(".git") else kinds.StorageAccount, context, dockerfile)
+    place = DockerBuildContext(
+        kinds.Git if parts_of(context).path.endswith(".git") else kinds.StorageAccount, context, dockerfile
+    )
     name = hashlib.sha256(f"{context} {dockerfile}".encode()).hexdigest()[:16]
     return Environment.from_docker_build_context(f"himl-{name}", place)
 
@@ -71,12 +80,16 @@ def _uploaded(workspace: Any, wheel: Path, remarks: list[str]) -> str:
     try:
         return str(Environment.add_private_pip_wheel(workspace, str(wheel), exist_ok=False))
     except UserErrorException:
-        remarks.append(f"A private wheel '{wheel.name}' is in the workspace already, and is used as it is there; a changed one needs a new version.")
+        remarks.append(
+            f"A private wheel '{wheel.name}' is in the workspace already, and is used as it is there; a changed one "
+            "needs a new version."
+        )
     return str(Environment.add_private_pip_wheel(workspace, str(wheel), exist_ok=True))
 
 
 def with_wheels(conda: str, wheels: Mapping[str, str]) -> str:
-    """The conda file *conda* with the addresses of private wheels in place of their file names. Raises BadUsage where one is not asked for."""
+    """The conda file *conda* with the addresses of private wheels in place of their file names. Raises BadUsage where
+    one is not asked for."""
     if not wheels:
         return conda
     import yaml
@@ -102,4 +115,6 @@ def _from_conda(name: str, conda: str) -> Any:
 
 def _digest(spec: EnvironmentSpec) -> str:
     """The same for the same packages, so that the service finds the image that it built before."""
-    return hashlib.sha256("\0".join([spec.image, spec.conda, *(path.name for path in spec.wheels)]).encode()).hexdigest()[:16]
+    return hashlib.sha256(
+        "\0".join([spec.image, spec.conda, *(path.name for path in spec.wheels)]).encode()
+    ).hexdigest()[:16]

@@ -21,16 +21,26 @@ _OTHER_WAY = "Leave --sdk v1 out."
 
 
 def check_sweep(spec: JobSpec) -> None:
-    """Raises BadUsage where azureml-train-core is missing, and for trials that HyperDrive cannot start: it adds `--NAME VALUE` to a script's arguments."""
+    """Raises BadUsage where azureml-train-core is missing, and for trials that HyperDrive cannot start: it adds `--NAME
+    VALUE` to a script's arguments."""
     if not _is_there():
-        raise BadUsage("A sweep with --sdk v1 needs azureml-train-core, which is not installed.", hint=f"Install it: {install_command(EXTRA)}")
+        raise BadUsage(
+            "A sweep with --sdk v1 needs azureml-train-core, which is not installed.",
+            hint=f"Install it: {install_command(EXTRA)}",
+        )
     if spec.entry.kind is not EntryKind.script:
         raise BadUsage("With --sdk v1 a sweep runs a Python script, and no module or shell script.", hint=_OTHER_WAY)
     for text in without_values(spec.arguments):
         if PLACEHOLDER.search(text) and not PLACEHOLDER.fullmatch(text):
-            raise BadUsage(f"'{text}': with --sdk v1 the arguments of a sweep hold folders of data as whole words only.", hint=_OTHER_WAY)
+            raise BadUsage(
+                f"'{text}': with --sdk v1 the arguments of a sweep hold folders of data as whole words only.",
+                hint=_OTHER_WAY,
+            )
         if f"{SEARCH_SPACE}." in text:
-            raise BadUsage(f"'{text}': with --sdk v1 a hyperparameter is given to the script as --NAME, and in no other way.", hint=_OTHER_WAY)
+            raise BadUsage(
+                f"'{text}': with --sdk v1 a hyperparameter is given to the script as --NAME, and in no other way.",
+                hint=_OTHER_WAY,
+            )
 
 
 def _is_there() -> bool:
@@ -41,7 +51,8 @@ def _is_there() -> bool:
 
 
 def without_values(arguments: Sequence[str]) -> list[str]:
-    """*arguments* without those that say what HyperDrive adds by itself: `--NAME ${{search_space.NAME}}`, as two words or with `=`."""
+    """*arguments* without those that say what HyperDrive adds by itself: `--NAME ${{search_space.NAME}}`, as two words
+    or with `=`."""
     left: list[str] = []
     for text in arguments:
         option, equals, value = text.partition("=")
@@ -65,11 +76,17 @@ def hyperdrive_config(sweep: SweepSpec, trial: Any, run_id: str) -> Any:
     """The `azureml.train.hyperdrive.HyperDriveConfig` that runs *trial*, a ScriptRunConfig, as *sweep* says."""
     from azureml.train import hyperdrive as sdk
 
-    samplings = {"grid": sdk.GridParameterSampling, "random": sdk.RandomParameterSampling, "bayesian": sdk.BayesianParameterSampling}
+    samplings = {
+        "grid": sdk.GridParameterSampling,
+        "random": sdk.RandomParameterSampling,
+        "bayesian": sdk.BayesianParameterSampling,
+    }
     limit = {} if sweep.max_seconds is None else {"max_duration_minutes": max(1, math.ceil(sweep.max_seconds / 60))}
     return sdk.HyperDriveConfig(
         run_config=trial,
-        hyperparameter_sampling=samplings[sweep.sampling]({name: _expression(one) for name, one in sweep.space.items()}),
+        hyperparameter_sampling=samplings[sweep.sampling](
+            {name: _expression(one) for name, one in sweep.space.items()}
+        ),
         policy=_policy(sdk, sweep.early_stop),
         primary_metric_name=sweep.primary_metric,
         primary_metric_goal=sdk.PrimaryMetricGoal.from_str(sweep.goal),

@@ -32,16 +32,24 @@ def sdk_errors(connection: Connection) -> Iterator[None]:
             raise found from err
         failure = _failure_of(err)
         if failure is not None:
-            raise refusal(failure, connection.address, connection.tokens.credential_for(connection.address.cloud.management_scope)) from err
+            raise refusal(
+                failure, connection.address, connection.tokens.credential_for(connection.address.cloud.management_scope)
+            ) from err
         if is_network_error(err):
             raise network_error(err, connection.record().data_plane) from err
         if _is_of(err, UserErrorException, *_of_bad_sweeps()) and not isinstance(err, HttpOperationError):
             raise BadUsage(f"azureml-core refuses the job: {_line(err)}") from err
-        raise ServiceFailed(f"azureml-core failed: {_line(err)}", hint="Try again; without --sdk v1 the job goes by azure-ai-ml, which is maintained.") from err
+        raise ServiceFailed(
+            f"azureml-core failed: {_line(err)}",
+            hint="Try again; without --sdk v1 the job goes by azure-ai-ml, which is maintained.",
+        ) from err
     except OSError as err:
         if is_network_error(err):
             raise network_error(err, connection.record().data_plane) from err
-        raise DiskFailed(f"azureml-core cannot use a file: {err.strerror or err}: '{err.filename}'.", hint="It keeps notes in ~/.azureml.") from err
+        raise DiskFailed(
+            f"azureml-core cannot use a file: {err.strerror or err}: '{err.filename}'.",
+            hint="It keeps notes in ~/.azureml.",
+        ) from err
 
 
 def _is_of(err: BaseException, *kinds: type[BaseException]) -> bool:
@@ -87,7 +95,9 @@ def _answered(response: Any) -> Failure:
     url = str(getattr(response, "url", "") or getattr(request, "url", ""))
     text = response.text() if callable(response.text) else response.text
     headers = {str(name).lower(): str(value) for name, value in dict(response.headers).items()}
-    return Failure(str(getattr(request, "method", "")), url.partition("?")[0], response.status_code, headers, _body(text))
+    return Failure(
+        str(getattr(request, "method", "")), url.partition("?")[0], response.status_code, headers, _body(text)
+    )
 
 
 def _told(message: str) -> Failure | None:
@@ -95,7 +105,13 @@ def _told(message: str) -> Failure | None:
     document = _body(message[at:]) if at >= 0 else None
     if not isinstance(document, Mapping) or not isinstance(document.get("status_code"), int):
         return None
-    return Failure("POST", str(document.get("url") or "").partition("?")[0], document["status_code"], {}, document.get("error_details"))
+    return Failure(
+        "POST",
+        str(document.get("url") or "").partition("?")[0],
+        document["status_code"],
+        {},
+        document.get("error_details"),
+    )
 
 
 def _body(text: str) -> Any:

@@ -20,15 +20,22 @@ _OPTIONS = {"jupyterlab": "jupyter", "ssh": "ssh_key", "tensorboard": "tensorboa
 
 
 def check_possible(spec: JobSpec) -> None:
-    """Raises BadUsage for what azureml-core cannot do, for placeholders that name no data, and for files that storage cannot hold."""
+    """Raises BadUsage for what azureml-core cannot do, for placeholders that name no data, and for files that storage
+    cannot hold."""
     command_text(spec)
     folder_for(spec.snapshot)
     if spec.sweep is not None:
         check_sweep(spec)
     if spec.environment is not None and spec.environment.name.startswith(ELSEWHERE):
-        raise BadUsage(f"--environment {spec.environment.name}: not with --sdk v1.", hint="Name one of the workspace, or leave --sdk v1 out.")
+        raise BadUsage(
+            f"--environment {spec.environment.name}: not with --sdk v1.",
+            hint="Name one of the workspace, or leave --sdk v1 out.",
+        )
     if spec.entry.kind is EntryKind.command and PLACEHOLDER.search(spec.entry.target):
-        raise BadUsage("--command: with --sdk v1 it holds no placeholders.", hint="Write them as arguments behind --, or leave --sdk v1 out.")
+        raise BadUsage(
+            "--command: with --sdk v1 it holds no placeholders.",
+            hint="Write them as arguments behind --, or leave --sdk v1 out.",
+        )
     late = {**spec.services, "instance_type": spec.instance_type, "resources_properties": spec.resource_properties}
     for name in (name for name, value in late.items() if value or name in spec.services):
         raise BadUsage(f"--{_OPTIONS.get(name, name)}: not with --sdk v1.", hint="Leave one of them out.")
@@ -38,7 +45,9 @@ def check_possible(spec: JobSpec) -> None:
         raise BadUsage("--cluster serverless: not with --sdk v1.", hint="Name a cluster, or leave --sdk v1 out.")
 
 
-def script_run_config(spec: JobSpec, folder: Path, environment: Any, inputs: dict[str, Any], outputs: dict[str, Any]) -> Any:
+def script_run_config(
+    spec: JobSpec, folder: Path, environment: Any, inputs: dict[str, Any], outputs: dict[str, Any]
+) -> Any:
     """An `azureml.core.ScriptRunConfig` that runs *spec* from the files in *folder*."""
     from azureml.core import ScriptRunConfig
     from azureml.core.runconfig import DockerConfiguration
@@ -61,7 +70,8 @@ def script_run_config(spec: JobSpec, folder: Path, environment: Any, inputs: dic
 
 
 def _distribution(spec: JobSpec) -> Any:
-    """MpiConfiguration, PyTorchConfiguration (whose number of processes is that of all nodes together), or None for a plain process."""
+    """MpiConfiguration, PyTorchConfiguration (whose number of processes is that of all nodes together), or None for a
+    plain process."""
     from azureml.core.runconfig import MpiConfiguration, PyTorchConfiguration
 
     processes = spec.processes or 1

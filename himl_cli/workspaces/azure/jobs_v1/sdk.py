@@ -16,10 +16,13 @@ from himl_cli.core.redaction import redact
 from himl_cli.workspaces.azure.requests.quiet import quieten
 
 EXTRA = "v1"
-DEPRECATED = "--sdk v1 uses azureml-core, which is deprecated and no longer maintained; without the option the job goes by azure-ai-ml."
+DEPRECATED = (
+    "--sdk v1 uses azureml-core, which is deprecated and no longer maintained; without the option the job "
+    "goes by azure-ai-ml."
+)
 VARIABLES = {
     "AML_SNAPSHOT_NO_FILE_LIMIT": "1",  # azureml-core's own bound of 2,000 files does not count
-    "HBI_WORKSPACE_JOB": "true",  # azureml-telemetry, which comes with azureml-train-core, tells nobody what is submitted
+    "HBI_WORKSPACE_JOB": "true",  # azureml-telemetry then tells nobody what is submitted
 }
 """Variables that azureml's packages read."""
 SNAPSHOT_BYTES = 1 << 40
@@ -34,14 +37,18 @@ def require_sdk() -> None:
     except ModuleNotFoundError:  # nothing called azureml at all
         found = None
     if found is None:
-        raise BadUsage("--sdk v1 needs azureml-core, which is not installed.", hint=f"Install it: {install_command(EXTRA)}")
+        raise BadUsage(
+            "--sdk v1 needs azureml-core, which is not installed.", hint=f"Install it: {install_command(EXTRA)}"
+        )
 
 
 @contextmanager
 def quiet_sdk() -> Iterator[None]:
-    """Within it, what azureml-core prints goes to himl's debug log, and its warnings and logs nowhere; its bounds on snapshots do not count.
+    """Within it, what azureml-core prints goes to himl's debug log, and its warnings and logs nowhere; its bounds on
+    snapshots do not count.
 
-    It prints to both streams from wherever it is, logs warnings about itself, and refuses more than 300 MB, where himl only warns.
+    It prints to both streams from wherever it is, logs warnings about itself, and refuses more than 300 MB, where himl
+    only warns.
     """
     quieten()
     said, before = io.StringIO(), {name: os.environ.get(name) for name in VARIABLES}

@@ -11,7 +11,8 @@ from himl_cli.workspaces.azure.jobs_v1.sign_in import sdk_workspace
 
 
 def sdk_run(connection: Connection, run_id: str) -> Any:
-    """The `azureml.core.Run` of that id, signed in as himl is. Raises BadUsage without azureml-core, NotFound, and as `Rest` does."""
+    """The `azureml.core.Run` of that id, signed in as himl is. Raises BadUsage without azureml-core, NotFound, and as
+    `Rest` does."""
     require_sdk()
     with quiet_sdk(), sdk_errors(connection):
         from azureml.core import Run

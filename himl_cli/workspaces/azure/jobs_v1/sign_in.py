@@ -8,7 +8,8 @@ from himl_cli.workspaces.azure.connection import Connection
 
 
 def sdk_workspace(connection: Connection) -> Any:
-    """The `azureml.core.Workspace` of *connection*; one request. Raises what azureml-core raises, and NotAllowed where himl cannot sign in."""
+    """The `azureml.core.Workspace` of *connection*; one request. Raises what azureml-core raises, and NotAllowed where
+    himl cannot sign in."""
     from azureml.core import Workspace
     from azureml.core.authentication import TokenAuthentication
 

@@ -1,4 +1,5 @@
-"""The files of a snapshot in a folder of their own: azureml-core takes a folder and applies its own idea of ignore files to it."""
+"""The files of a snapshot in a folder of their own: azureml-core takes a folder and applies its own idea of ignore
+files to it."""
 
 from __future__ import annotations
 
@@ -13,12 +14,14 @@ from himl_cli.core.errors import DiskFailed
 from himl_cli.core.jobs import Snapshot
 
 IGNORE_FILES = (".amlignore", ".gitignore")
-"""At the root: azureml-core would apply them once more, without those of the folders below, which may take something back in."""
+"""At the root: azureml-core would apply them once more, without those of the folders below, which may take something
+back in."""
 
 
 @contextmanager
 def staged(snapshot: Snapshot) -> Iterator[Path]:
-    """A temporary folder with the snapshot's files (hard links where the disk allows it), gone afterwards. Raises DiskFailed."""
+    """A temporary folder with the snapshot's files (hard links where the disk allows it), gone afterwards. Raises
+    DiskFailed."""
     with tempfile.TemporaryDirectory(prefix="himl-snapshot-", ignore_cleanup_errors=True) as folder:
         try:
             _lay(snapshot, Path(folder))

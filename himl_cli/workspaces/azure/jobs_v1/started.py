@@ -1,4 +1,5 @@
-"""Whether a job runs after all, where its submission broke off: the service may have carried out what it did not answer."""
+"""Whether a job runs after all, where its submission broke off: the service may have carried out what it did not
+answer."""
 
 from __future__ import annotations
 
@@ -18,8 +19,8 @@ from himl_cli.workspaces.azure.runs.history import RunHistory
 def settled(connection: Connection, run_id: str, notify: Notify) -> Iterator[None]:
     """Within it, the run *run_id* is made, by requests of which any may fail once the job has started.
 
-    A failure counts only where there is no such run; where there is one, the job was submitted, and *notify* hears what failed.
-    An interruption always ends in Interrupted, which says whether the job runs.
+    A failure counts only where there is no such run; where there is one, the job was submitted, and *notify* hears what
+    failed. An interruption always ends in Interrupted, which says whether the job runs.
     """
     try:
         yield
@@ -35,14 +36,20 @@ def _interrupted(connection: Connection, run_id: str) -> Interrupted:
     try:
         is_there = _exists(connection, run_id)
     except HimlError:
-        return Interrupted(f"Interrupted; it is not known whether the job {run_id} was submitted.", hint=f"See: himl runs show {run_id}")
+        return Interrupted(
+            f"Interrupted; it is not known whether the job {run_id} was submitted.",
+            hint=f"See: himl runs show {run_id}",
+        )
     if is_there:
-        return Interrupted(f"Interrupted; the job {run_id} was submitted already.", hint=f"To stop it: himl runs cancel {run_id}")
+        return Interrupted(
+            f"Interrupted; the job {run_id} was submitted already.", hint=f"To stop it: himl runs cancel {run_id}"
+        )
     return Interrupted("Interrupted; no job was submitted.")
 
 
 def _is_known_to_exist(connection: Connection, run_id: str, trouble: HimlError) -> bool:
-    """Whether there is the run; *trouble*, which led here, says so where there is none, and how to find out where nobody knows."""
+    """Whether there is the run; *trouble*, which led here, says so where there is none, and how to find out where
+    nobody knows."""
     try:
         is_there = _exists(connection, run_id)
     except HimlError:

@@ -49,10 +49,11 @@ class _Found:
 
 
 def submit_v1(connection: Connection, datastores: Datastores, spec: JobSpec, notify: Notify) -> Run:
-    """Submit *spec* and give the run, by what is known here: the run history may not tell of it yet. Raises HimlError; nothing then runs, unless it says so.
+    """Submit *spec* and give the run, by what is known here: the run history may not tell of it yet. Raises HimlError;
+    nothing then runs, unless it says so.
 
-    BadUsage comes first and without a request: azureml-core is missing, or cannot do what is asked for. Then NotFound for what
-    is not there, before anything is uploaded.
+    BadUsage comes first and without a request: azureml-core is missing, or cannot do what is asked for. Then NotFound
+    for what is not there, before anything is uploaded.
     """
     require_sdk()
     check_possible(spec)
@@ -73,9 +74,13 @@ def _find(connection: Connection, datastores: Datastores, spec: JobSpec, notify:
     tenant_id = connection.record().tenant_id
     check_compute(connection, spec.cluster, spec.nodes, notify)
     inputs = resolve_inputs(connection, datastores, spec.inputs, spec.default_datastore, notify)
-    outputs = outputs_for(spec, resolve_outputs(connection, datastores, spec.outputs, spec.default_datastore, notify), notify)
+    outputs = outputs_for(
+        spec, resolve_outputs(connection, datastores, spec.outputs, spec.default_datastore, notify), notify
+    )
     named = spec.environment if spec.environment is not None and spec.environment.name else None
-    return _Found(tenant_id, inputs, outputs, registered_environment(connection, named.name, named.version) if named else None)
+    return _Found(
+        tenant_id, inputs, outputs, registered_environment(connection, named.name, named.version) if named else None
+    )
 
 
 def _build_context(connection: Connection, datastores: Datastores, spec: EnvironmentSpec | None) -> str:
@@ -96,11 +101,17 @@ def _send(connection: Connection, spec: JobSpec, run_id: str, found: _Found, con
         from azureml.core import Experiment
 
         workspace = sdk_workspace(connection)
-        environment = sdk_environment(workspace, spec.environment or EnvironmentSpec(), found.environment, context, remarks)
+        environment = sdk_environment(
+            workspace, spec.environment or EnvironmentSpec(), found.environment, context, remarks
+        )
         data = sdk_inputs(connection, found.inputs), sdk_outputs(found.outputs, overwrite=overwrite)
         config = script_run_config(spec, folder, environment, *data)
         experiment = Experiment(workspace, spec.experiment)
-        run = experiment.submit(config, run_id=run_id) if spec.sweep is None else experiment.submit(hyperdrive_config(spec.sweep, config, run_id))
+        run = (
+            experiment.submit(config, run_id=run_id)
+            if spec.sweep is None
+            else experiment.submit(hyperdrive_config(spec.sweep, config, run_id))
+        )
         snapshot_id = str(run.properties.get("ContentSnapshotId") or "")
     if _was_seen(connection, snapshot_id):
         remarks.append("Code unchanged since an earlier submit: not uploaded again.")
@@ -108,7 +119,8 @@ def _send(connection: Connection, spec: JobSpec, run_id: str, found: _Found, con
 
 
 def _was_seen(connection: Connection, snapshot_id: str) -> bool:
-    """Whether the last job had the same snapshot: azureml-core sends what differs from the last one, and nothing where nothing does."""
+    """Whether the last job had the same snapshot: azureml-core sends what differs from the last one, and nothing where
+    nothing does."""
     key = connection.key("snapshot of the last job")
     before = connection.kept.get(KIND, key)
     connection.kept.put(KIND, key, snapshot_id, seconds=LONGEST_SECONDS)
@@ -116,14 +128,25 @@ def _was_seen(connection: Connection, snapshot_id: str) -> bool:
 
 
 def _describe(connection: Connection, spec: JobSpec, run_id: str, notify: Notify) -> None:
-    """Give the run its names and tags, which a ScriptRunConfig cannot hold. The job runs by now: a failure is only told."""
+    """Give the run its names and tags, which a ScriptRunConfig cannot hold. The job runs by now: a failure is only
+    told."""
     tags = {**job_tags(spec), "run_recovery_id": f"{spec.experiment}:{run_id}"}
     names = {"displayName": spec.display_name, "description": spec.description}
     properties = limit_properties(spec.max_seconds if spec.sweep is None else None)
-    change = {"runId": run_id, "tags": tags, "properties": properties, **{name: text for name, text in names.items() if text}}
+    change = {
+        "runId": run_id,
+        "tags": tags,
+        "properties": properties,
+        **{name: text for name, text in names.items() if text},
+    }
     try:
-        connection.rest.patch(connection.history(f"/experiments/{quote(spec.experiment, safe='')}/runs/{quote(run_id, safe='')}"), json=change)
+        connection.rest.patch(
+            connection.history(f"/experiments/{quote(spec.experiment, safe='')}/runs/{quote(run_id, safe='')}"),
+            json=change,
+        )
     except KeyboardInterrupt as err:
-        raise Interrupted(f"Interrupted; the job {run_id} was submitted already.", hint=f"To stop it: himl runs cancel {run_id}") from err
+        raise Interrupted(
+            f"Interrupted; the job {run_id} was submitted already.", hint=f"To stop it: himl runs cancel {run_id}"
+        ) from err
     except HimlError as err:
         notify(Notice(f"The job was submitted without its tags: {err}"))

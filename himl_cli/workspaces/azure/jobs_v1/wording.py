@@ -12,7 +12,8 @@ from himl_cli.workspaces.azure.jobs_v1.hyperdrive import without_values
 TEMPLATES = {"inputs": "DatasetConsumptionConfig:", "outputs": "DatasetOutputConfig:"}
 """How azureml-core writes a path into the arguments of a script that is known only in the job."""
 PREFIXES = {"inputs": "AZURE_ML_INPUT_", "outputs": "AZURE_ML_OUTPUT_"}
-"""How the variables of paths begin in other jobs; in those of azureml-core they are called as the data, or have a prefix of their own."""
+"""How the variables of paths begin in other jobs; in those of azureml-core they are called as the data, or have a
+prefix of their own."""
 
 
 def start_of(spec: JobSpec) -> dict[str, Any]:
@@ -33,5 +34,9 @@ def _as_template(text: str) -> str:
 
 
 def _path(kind: str, key: str) -> str:
-    """What the shell puts the path of an input or output in for: the first of its variables that is set. Where none is, the job fails and says so."""
-    return f'"${{{PREFIXES[kind]}{key}:-${{AZUREML_DATAREFERENCE_{key}:-${{{key}:?the job does not tell where its {kind[:-1]} lies}}}}}}"'
+    """What the shell puts the path of an input or output in for: the first of its variables that is set. Where none is,
+    the job fails and says so."""
+    return (
+        f'"${{{PREFIXES[kind]}{key}:-${{AZUREML_DATAREFERENCE_{key}:-${{{key}:?the job does not tell where its '
+        f'{kind[:-1]} lies}}}}}}"'
+    )

@@ -24,7 +24,8 @@ class WorkspaceAddress:
     @property
     def path(self) -> str:
         """The workspace's id in resource manager: `/subscriptions/…/workspaces/NAME`."""
-        return f"/subscriptions/{self.subscription_id}/resourceGroups/{self.resource_group}/providers/Microsoft.MachineLearningServices/workspaces/{self.name}"
+        group = f"/subscriptions/{self.subscription_id}/resourceGroups/{self.resource_group}"
+        return f"{group}/providers/Microsoft.MachineLearningServices/workspaces/{self.name}"
 
     @property
     def label(self) -> str:
@@ -33,7 +34,8 @@ class WorkspaceAddress:
 
     def studio_url(self, page: str = "", tenant_id: str = "") -> str:
         """A page of the workspace in Studio, by its path (`runs/ID`, parts quoted)."""
-        place = f"/subscriptions/{self.subscription_id}/resourcegroups/{self.resource_group}/workspaces/{self.name}"  # as Studio writes it
+        group = f"/subscriptions/{self.subscription_id}/resourcegroups/{self.resource_group}"  # as Studio writes it
+        place = f"{group}/workspaces/{self.name}"
         tenant = f"&tid={quote(tenant_id, safe='')}" if tenant_id else ""
         return f"{self.cloud.studio}/{page}?wsid={quote(place)}{tenant}"
 

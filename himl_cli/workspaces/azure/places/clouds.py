@@ -76,7 +76,10 @@ def current_cloud(name: str | None = None) -> Cloud:
     if cloud is None:
         known = [one.name for one in CLOUDS.values()]
         where = "" if name else f" ({CLOUD_VARIABLE})"
-        raise BadUsage(f"'{chosen}'{where} is no cloud that himl knows.", hint=did_you_mean(chosen, known) or f"There are {', '.join(known)}.")
+        raise BadUsage(
+            f"'{chosen}'{where} is no cloud that himl knows.",
+            hint=did_you_mean(chosen, known) or f"There are {', '.join(known)}.",
+        )
     authority = os.environ.get(AUTHORITY_VARIABLE, "").strip().rstrip("/")
     if not authority:
         return cloud

@@ -27,7 +27,10 @@ VARIABLES = ("HIML_SUBSCRIPTION_ID", "HIML_RESOURCE_GROUP", "HIML_WORKSPACE_NAME
 JOB_VARIABLES = ("AZUREML_ARM_SUBSCRIPTION", "AZUREML_ARM_RESOURCEGROUP", "AZUREML_ARM_WORKSPACE_NAME")
 
 _FORMS = {
-    "subscription_id": (re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}"), "is no subscription id (8-4-4-4-12 hexadecimal digits)"),
+    "subscription_id": (
+        re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}"),
+        "is no subscription id (8-4-4-4-12 hexadecimal digits)",
+    ),
     "resource_group": (re.compile(r"[\w\-.()]{1,90}"), "is no name of a resource group"),
     "workspace_name": (re.compile(r"[A-Za-z0-9][\w\-]{0,254}"), "is no name of a workspace"),
 }
@@ -63,7 +66,8 @@ def address_from_config(path: Path, *, cloud: str | None = None) -> WorkspaceAdd
 
 
 def address_from_environment(*, cloud: str | None = None) -> WorkspaceAddress | None:
-    """The workspace that HIML_SUBSCRIPTION_ID, HIML_RESOURCE_GROUP and HIML_WORKSPACE_NAME name; None where none of them is set.
+    """The workspace that HIML_SUBSCRIPTION_ID, HIML_RESOURCE_GROUP and HIML_WORKSPACE_NAME name; None where none of
+    them is set.
 
     Raises BadUsage where some are missing or wrong.
     """
@@ -73,23 +77,42 @@ def address_from_environment(*, cloud: str | None = None) -> WorkspaceAddress | 
         return None
     if missing:
         given = [name for name in VARIABLES if name not in missing]
-        raise BadUsage(f"{_listed(given)} {'is' if len(given) == 1 else 'are'} set, {_listed(missing)} not.", hint="Set all three, or none of them.")
-    return _address([_checked(key, values[name], name) for key, name in zip(CONFIG_KEYS, VARIABLES, strict=True)], cloud, "HIML_* variables")
+        raise BadUsage(
+            f"{_listed(given)} {'is' if len(given) == 1 else 'are'} set, {_listed(missing)} not.",
+            hint="Set all three, or none of them.",
+        )
+    return _address(
+        [_checked(key, values[name], name) for key, name in zip(CONFIG_KEYS, VARIABLES, strict=True)],
+        cloud,
+        "HIML_* variables",
+    )
 
 
 def ids_in_environment() -> dict[str, str]:
-    """The keys of a workspace that HIML_SUBSCRIPTION_ID, HIML_RESOURCE_GROUP and HIML_WORKSPACE_NAME set, some or all, unchecked."""
+    """The keys of a workspace that HIML_SUBSCRIPTION_ID, HIML_RESOURCE_GROUP and HIML_WORKSPACE_NAME set, some or all,
+    unchecked."""
     values = {key: os.environ.get(name, "").strip() for key, name in zip(CONFIG_KEYS, VARIABLES, strict=True)}
     return {key: value for key, value in values.items() if value}
 
 
 def config_text(ids: Mapping[str, str], where: str) -> str:
-    """A `config.json` for the workspace with these keys. Raises BadUsage, beginning with *where*, for what is missing or wrong."""
+    """A `config.json` for the workspace with these keys. Raises BadUsage, beginning with *where*, for what is missing
+    or wrong."""
     missing = [key for key in CONFIG_KEYS if not ids.get(key)]
     if missing:
-        raise BadUsage(f"{where} does not say {_listed(missing)}.", hint=f"Add {' '.join(f'--{key} ...' for key in missing)}, or a config.json of the portal.")
+        raise BadUsage(
+            f"{where} does not say {_listed(missing)}.",
+            hint=f"Add {' '.join(f'--{key} ...' for key in missing)}, or a config.json of the portal.",
+        )
     return (
-        json.dumps({key: _checked(key, ids[key], f"{where}: '{key}'", "Studio shows it in the menu at its top right.") for key in CONFIG_KEYS}, indent=4) + "\n"
+        json.dumps(
+            {
+                key: _checked(key, ids[key], f"{where}: '{key}'", "Studio shows it in the menu at its top right.")
+                for key in CONFIG_KEYS
+            },
+            indent=4,
+        )
+        + "\n"
     )
 
 
@@ -115,7 +138,9 @@ def searched_folders(start: Path) -> list[Path]:
     """*start* and those above it that are looked at, nearest first."""
     folders = [start, *start.parents]
     on_path = {_comparable(entry) for entry in os.environ.get("PYTHONPATH", "").split(os.pathsep) if entry}
-    last = max((place for place, folder in enumerate(folders) if _comparable(str(folder)) in on_path), default=len(folders))
+    last = max(
+        (place for place, folder in enumerate(folders) if _comparable(str(folder)) in on_path), default=len(folders)
+    )
     return folders[: last + 1]
 
 
@@ -134,7 +159,8 @@ def names_workspace(path: Path) -> bool:
 
 
 def read_config(path: Path) -> Mapping[str, Any]:
-    """The JSON object in the file. Raises WorkspaceNotFound where there is no file, BadUsage for what is no JSON object."""
+    """The JSON object in the file. Raises WorkspaceNotFound where there is no file, BadUsage for what is no JSON
+    object."""
     try:
         content = read_json(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError as err:
@@ -144,7 +170,10 @@ def read_config(path: Path) -> Mapping[str, Any]:
     except OSError as err:
         raise BadUsage(f"Cannot read '{path}': {err.strerror}.") from err
     except NotJson as err:
-        raise BadUsage(f"'{path}'{f', line {err.line}' if err.line else ''}: {err}.", hint=f"The file is no valid JSON. {HOW_TO_CONFIGURE}") from err
+        raise BadUsage(
+            f"'{path}'{f', line {err.line}' if err.line else ''}: {err}.",
+            hint=f"The file is no valid JSON. {HOW_TO_CONFIGURE}",
+        ) from err
     if not isinstance(content, dict):
         raise BadUsage(f"'{path}' holds no JSON object.", hint=HOW_TO_CONFIGURE)
     return content

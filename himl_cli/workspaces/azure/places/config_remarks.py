@@ -1,4 +1,5 @@
-"""What a person should know of the search for `config.json`: files that look meant and were passed over, and where it was stopped."""
+"""What a person should know of the search for `config.json`: files that look meant and were passed over, and where it
+was stopped."""
 
 from __future__ import annotations
 
@@ -6,11 +7,18 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from himl_cli.core.errors import BadUsage, WorkspaceNotFound
-from himl_cli.workspaces.azure.places.config import CONFIG_KEYS, CONFIG_NAMES, names_workspace, read_config, searched_folders
+from himl_cli.workspaces.azure.places.config import (
+    CONFIG_KEYS,
+    CONFIG_NAMES,
+    names_workspace,
+    read_config,
+    searched_folders,
+)
 
 
 def search_remarks(start: Path) -> Iterator[str]:
-    """A sentence for each such file that is nearer than the one that is used, and one for a search that PYTHONPATH cut short.
+    """A sentence for each such file that is nearer than the one that is used, and one for a search that PYTHONPATH cut
+    short.
 
     A `config.json` that has nothing of a workspace in it belongs to another program and is not worth a word.
     """
@@ -24,7 +32,10 @@ def search_remarks(start: Path) -> Iterator[str]:
     beyond = [folder for folder in (start.absolute(), *start.absolute().parents) if folder not in searched]
     missed = next((path for path in _files_in(beyond) if names_workspace(path)), None)
     if missed is not None:
-        yield f"The search for config.json stopped at '{searched[-1]}', which is on PYTHONPATH: '{missed}' was not looked at."
+        yield (
+            f"The search for config.json stopped at '{searched[-1]}', which is on PYTHONPATH: '{missed}' was not "
+            "looked at."
+        )
 
 
 def _files_in(folders: list[Path]) -> Iterator[Path]:

@@ -24,7 +24,8 @@ SECRET = "service_principal_password"
 
 @dataclass(frozen=True)
 class ServicePrincipal:
-    """An application that signs in with a secret; `place` says where its id was set, `in_files` as AzureSettings has it."""
+    """An application that signs in with a secret; `place` says where its id was set, `in_files` as AzureSettings has
+    it."""
 
     tenant_id: str
     client_id: str
@@ -45,8 +46,13 @@ class AzureSettings:
 
     @property
     def in_files(self) -> dict[str, str]:
-        """What was not set by its variable: the variable's name, and what to name instead (`tenant_id in FILE:LINE`)."""
-        return {name: f"{key} in {self.places[key]}" for key, name in VARIABLES.items() if self.places.get(key, name) != name}
+        """What was not set by its variable: the variable's name, and what to name instead (`tenant_id in
+        FILE:LINE`)."""
+        return {
+            name: f"{key} in {self.places[key]}"
+            for key, name in VARIABLES.items()
+            if self.places.get(key, name) != name
+        }
 
     def service_principal(self) -> ServicePrincipal | None:
         """The service principal, or None where neither its id nor its password is set.
@@ -55,16 +61,23 @@ class AzureSettings:
         """
         if not (self.service_principal_id or self.service_principal_password):
             return None
-        parts = {"tenant_id": self.tenant_id, "service_principal_id": self.service_principal_id, SECRET: self.service_principal_password}
+        parts = {
+            "tenant_id": self.tenant_id,
+            "service_principal_id": self.service_principal_id,
+            SECRET: self.service_principal_password,
+        }
         missing = [key for key, value in parts.items() if not value]
         if missing:
             given = " and ".join(f"{key} ({self.places.get(key, 'given')})" for key, value in parts.items() if value)
             raise NotAllowed(
                 f"The service principal is only partly set: {given}, but no {' and no '.join(missing)}.",
-                hint=f"Set {' and '.join(VARIABLES[key] for key in missing)}, or the keys in [azure] of {PRIVATE_FILE}; or unset the rest.",
+                hint=f"Set {' and '.join(VARIABLES[key] for key in missing)}, or the keys in [azure] of "
+                f"{PRIVATE_FILE}; or unset the rest.",
             )
         place = self.places.get("service_principal_id", "given")
-        return ServicePrincipal(self.tenant_id, self.service_principal_id, self.service_principal_password, place, self.in_files)
+        return ServicePrincipal(
+            self.tenant_id, self.service_principal_id, self.service_principal_password, place, self.in_files
+        )
 
 
 def azure_settings(start: Path) -> AzureSettings:
@@ -95,16 +108,27 @@ def settings_facts(start: Path) -> Sequence[tuple[str, str, str]]:
     values[SECRET] = MASK if values[SECRET] else ""
     variable = os.environ.get(CLOUD_VARIABLE, "").strip()
     places = {**settings.places, "cloud": CLOUD_VARIABLE} if variable else settings.places
-    return [(key, variable if key == "cloud" and variable else value, places.get(key, "default")) for key, value in values.items()]
+    return [
+        (key, variable if key == "cloud" and variable else value, places.get(key, "default"))
+        for key, value in values.items()
+    ]
 
 
 def _checked(setting: Setting) -> str:
     if setting.key not in KEYS:
-        raise setting.wrong("is not known.", hint=did_you_mean(setting.key, KEYS) or f"Keys of [azure]: {', '.join(KEYS)}.")
+        raise setting.wrong(
+            "is not known.", hint=did_you_mean(setting.key, KEYS) or f"Keys of [azure]: {', '.join(KEYS)}."
+        )
     if not isinstance(setting.value, str):
         raise setting.wrong("must be text.", hint="Write it in quotes.")
     if setting.key == SECRET and setting.file.name != PRIVATE_FILE:
-        raise setting.wrong("is a secret, and this file is sent with every job.", hint=f"Move it to {PRIVATE_FILE}, which is never sent.")
+        raise setting.wrong(
+            "is a secret, and this file is sent with every job.",
+            hint=f"Move it to {PRIVATE_FILE}, which is never sent.",
+        )
     if setting.key == "cloud" and setting.value.lower() not in CLOUDS:
-        raise setting.wrong(f"is no cloud that himl knows: '{setting.value}'.", hint=f"There are {', '.join(cloud.name for cloud in CLOUDS.values())}.")
+        raise setting.wrong(
+            f"is no cloud that himl knows: '{setting.value}'.",
+            hint=f"There are {', '.join(cloud.name for cloud in CLOUDS.values())}.",
+        )
     return setting.value.strip()

@@ -1,4 +1,5 @@
-"""Answers of the services that do not have the form they should have: one error for all of them, and pages that come to an end."""
+"""Answers of the services that do not have the form they should have: one error for all of them, and pages that come to
+an end."""
 
 from __future__ import annotations
 
@@ -42,11 +43,13 @@ class Page(NamedTuple):
     has_more: bool
 
 
-def pages(ask: Callable[[Any], Any], url: str, what: str, *, follow: Callable[[str], Any] | None = None) -> Iterator[Page]:
+def pages(
+    ask: Callable[[Any], Any], url: str, what: str, *, follow: Callable[[str], Any] | None = None
+) -> Iterator[Page]:
     """The pages of the list of *what* at *url*, each asked for when it is wanted.
 
-    *ask* gets the first page (None), and each that follows by the `continuationToken` of the one before, a text, else by its
-    `nextSkip`, a number; *follow* gets those that a page names by a `nextLink`.
+    *ask* gets the first page (None), and each that follows by the `continuationToken` of the one before, a text, else
+    by its `nextSkip`, a number; *follow* gets those that a page names by a `nextLink`.
 
     Raises ServiceFailed for a page that is none, and where a page is named a second time: that list would never end.
     """
@@ -68,7 +71,8 @@ def pages(ask: Callable[[Any], Any], url: str, what: str, *, follow: Callable[[s
 
 
 def resources(get: Callable[..., Any], url: str, what: str, query: Mapping[str, str]) -> Iterator[Mapping[str, Any]]:
-    """The resources in resource manager's list of *what* at *url*, its pages asked for by *get* (as `Rest.get`) as they are consumed.
+    """The resources in resource manager's list of *what* at *url*, its pages asked for by *get* (as `Rest.get`) as they
+    are consumed.
 
     Raises ServiceFailed for a list that is none, or that goes on elsewhere, and what *get* raises.
     """
@@ -77,7 +81,9 @@ def resources(get: Callable[..., Any], url: str, what: str, query: Mapping[str, 
         with understood(url, f"the link to more {what}"):
             is_strange = urlsplit(link).hostname != urlsplit(url).hostname
         if is_strange:
-            raise ServiceFailed(f"The list of {what} goes on at a strange place.", hint="Is a proxy in between that changes answers?")
+            raise ServiceFailed(
+                f"The list of {what} goes on at a strange place.", hint="Is a proxy in between that changes answers?"
+            )
         return get(link)
 
     for page in pages(lambda _: get(url, params=query), url, what, follow=follow):

@@ -1,7 +1,7 @@
 """Claims challenges: a 401 by which a service says that it wants a stronger sign-in, and which.
 
-Conditional access, continuous access evaluation and the second factor that resource manager enforces for changes speak so:
-https://learn.microsoft.com/entra/identity-platform/claims-challenge
+Conditional access, continuous access evaluation and the second factor that resource manager enforces for changes speak
+so: https://learn.microsoft.com/entra/identity-platform/claims-challenge
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ _PARAMETER = re.compile(r'(?P<name>error|claims)="(?P<value>[^"]*)"')
 
 
 def claims_of(headers: Mapping[str, str]) -> str:
-    """The claims that an answer with these headers asks for, as JSON text for `get_token`; nothing where it asks for none."""
+    """The claims that an answer with these headers asks for, as JSON text for `get_token`; nothing where it asks for
+    none."""
     challenge = next((value for name, value in headers.items() if name.lower() == "www-authenticate"), "")
     found = {parameter["name"]: parameter["value"] for parameter in _PARAMETER.finditer(challenge)}
     if found.get("error") != "insufficient_claims":

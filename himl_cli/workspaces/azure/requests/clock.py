@@ -20,7 +20,11 @@ def ahead_of(headers: Mapping[str, str]) -> float | None:
 def said(seconds: float) -> str:
     """`12 minutes ahead of`, `3 hours behind`: to be followed by whose."""
     amount = abs(seconds)
-    size, unit = next((size, unit) for size, unit in ((86400, "day"), (3600, "hour"), (60, "minute"), (1, "second")) if amount >= size or size == 1)
+    size, unit = next(
+        (size, unit)
+        for size, unit in ((86400, "day"), (3600, "hour"), (60, "minute"), (1, "second"))
+        if amount >= size or size == 1
+    )
     count = round(amount / size)
     return f"{count} {unit}{'' if count == 1 else 's'} {'ahead of' if seconds > 0 else 'behind'}"
 

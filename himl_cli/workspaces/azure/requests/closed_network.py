@@ -9,8 +9,10 @@ from __future__ import annotations
 import re
 
 _SIGNS = re.compile(
-    r"\b(PublicNetworkAccessDisabled|AccessDeniedByNetwork|IpAuthorizationFailed|RequestDeniedByNetwork|ForbiddenByFirewall)\b"
-    r"|public (network )?access is (disabled|not enabled|not permitted)|private (endpoint|link)|not allowed by (its )?firewall",
+    r"\b(PublicNetworkAccessDisabled|AccessDeniedByNetwork|IpAuthorizationFailed"
+    r"|RequestDeniedByNetwork|ForbiddenByFirewall)\b"
+    r"|public (network )?access is (disabled|not enabled|not permitted)|private (endpoint|link)|not allowed by (its "
+    r")?firewall",
     re.IGNORECASE,
 )
 

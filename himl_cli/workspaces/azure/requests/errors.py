@@ -1,7 +1,8 @@
 """What the services' refusals mean: their codes and bodies become himl's errors, with the next move.
 
-Codes are those of Azure Resource Manager (https://learn.microsoft.com/azure/azure-resource-manager/troubleshooting/common-deployment-errors)
-and of the Azure ML services, as recorded from the real ones; see `failure.py` for the bodies that they stand in.
+Codes are those of Azure Resource Manager
+(https://learn.microsoft.com/azure/azure-resource-manager/troubleshooting/common-deployment-errors) and of the Azure ML
+services, as recorded from the real ones; see `failure.py` for the bodies that they stand in.
 """
 
 from __future__ import annotations
@@ -52,12 +53,22 @@ def refusal(failure: Failure, address: WorkspaceAddress, credential: str) -> Him
         refused = f"{failure.host} refused PUT {_short(failure, address)}: 404{failure.in_brackets}."
         return ServiceNotFound(refused, service_code=failure.code)
     if failure.status == 404:
-        return ServiceNotFound(f"{failure.host} has no {_short(failure, address)}{failure.in_brackets}.", service_code=failure.code)
+        return ServiceNotFound(
+            f"{failure.host} has no {_short(failure, address)}{failure.in_brackets}.", service_code=failure.code
+        )
     if failure.status == 407:
-        return ServiceFailed("The proxy wants a user and a password.", hint="Set HTTPS_PROXY to http://USER:PASSWORD@HOST:PORT, or name the host in NO_PROXY.")
+        return ServiceFailed(
+            "The proxy wants a user and a password.",
+            hint="Set HTTPS_PROXY to http://USER:PASSWORD@HOST:PORT, or name the host in NO_PROXY.",
+        )
     if failure.status == 429:
         wait = f" and asks to wait {failure.retry_after} s" if failure.retry_after else ""
-        return ServiceRefused(f"{failure.host} takes no more requests for now{wait} (429).", hint="Try again later.", status=429, service_code=failure.code)
+        return ServiceRefused(
+            f"{failure.host} takes no more requests for now{wait} (429).",
+            hint="Try again later.",
+            status=429,
+            service_code=failure.code,
+        )
     return _refused(failure, address)
 
 
@@ -74,7 +85,8 @@ def _by_code(failure: Failure, address: WorkspaceAddress) -> HimlError | None:
 def _no_subscription(failure: Failure, address: WorkspaceAddress) -> HimlError:
     return WorkspaceNotFound(
         f"The account that is signed in sees no subscription '{address.subscription_id}' ({address.source}).",
-        hint="Check the id, and that the right account and tenant are signed in: 'az account list' shows the subscriptions there are.",
+        hint="Check the id, and that the right account and tenant are signed in: 'az account list' shows the "
+        "subscriptions there are.",
     )
 
 
@@ -87,7 +99,8 @@ def _not_registered(failure: Failure, address: WorkspaceAddress) -> HimlError:
 
 def _no_group(failure: Failure, address: WorkspaceAddress) -> HimlError:
     return WorkspaceNotFound(
-        f"There is no resource group '{address.resource_group}' in subscription '{address.subscription_id}' ({address.source}).",
+        f"There is no resource group '{address.resource_group}' in subscription '{address.subscription_id}' "
+        f"({address.source}).",
         hint="Check the name: 'az group list' shows those there are.",
     )
 
@@ -101,12 +114,17 @@ def _no_workspace(failure: Failure, address: WorkspaceAddress) -> HimlError:
 
 def _resource_missing(failure: Failure, address: WorkspaceAddress) -> HimlError | None:
     """ARM's own ResourceNotFound: of the workspace, or of something in it."""
-    is_workspace = failure.path.lower() == address.path.lower() or f"workspaces/{address.name}'".lower() in failure.message.lower()
+    is_workspace = (
+        failure.path.lower() == address.path.lower() or f"workspaces/{address.name}'".lower() in failure.message.lower()
+    )
     return _no_workspace(failure, address) if is_workspace else None
 
 
 def _disabled(failure: Failure, address: WorkspaceAddress) -> HimlError:
-    return NotAllowed(f"The subscription '{address.subscription_id}' is disabled.", hint="Its owner can enable it again in the Azure portal.")
+    return NotAllowed(
+        f"The subscription '{address.subscription_id}' is disabled.",
+        hint="Its owner can enable it again in the Azure portal.",
+    )
 
 
 def _wrong_tenant(failure: Failure, address: WorkspaceAddress) -> HimlError:
@@ -114,7 +132,8 @@ def _wrong_tenant(failure: Failure, address: WorkspaceAddress) -> HimlError:
     named = f" '{tenant}'" if tenant else ""
     return NotAllowed(
         f"The token is from another tenant than that of subscription '{address.subscription_id}'{named}.",
-        hint=f"Sign in there: 'az login --tenant {tenant or 'TENANT'}', or set HIML_TENANT_ID{'=' + tenant if tenant else ''}.",
+        hint=f"Sign in there: 'az login --tenant {tenant or 'TENANT'}', or set "
+        f"HIML_TENANT_ID{'=' + tenant if tenant else ''}.",
     )
 
 
@@ -135,11 +154,15 @@ _MEANINGS: dict[str, Callable[[Failure, WorkspaceAddress], HimlError | None]] = 
 def _rejected(failure: Failure, credential: str) -> HimlError:
     off = clock.complaint(failure.headers)
     if off:
-        return NotAllowedNow(f"{failure.host} does not accept the sign-in. {off}", hint="Set the clock (switch on its synchronisation), then try again.")
+        return NotAllowedNow(
+            f"{failure.host} does not accept the sign-in. {off}",
+            hint="Set the clock (switch on its synchronisation), then try again.",
+        )
     if failure.claims:
         return NotAllowedNow(
             f"{failure.host} wants a stronger sign-in than that by {credential}{failure.in_brackets}.",
-            hint="A conditional access rule wants more: sign in with a second factor, or from a device that the tenant trusts, or ask its administrator.",
+            hint="A conditional access rule wants more: sign in with a second factor, or from a device that the tenant "
+            "trusts, or ask its administrator.",
         )
     return NotAllowedNow(
         f"{failure.host} does not accept the sign-in by {credential}{failure.in_brackets}.",
@@ -159,7 +182,8 @@ def _forbidden(failure: Failure, address: WorkspaceAddress, credential: str) -> 
     if denied:
         return NotAllowed(
             f"{_capital(credential)} lacks a role that allows '{denied['action']}'.",
-            hint=f"Ask an owner of {address.label} for the role 'AzureML Data Scientist'; a new role counts after a few minutes.",
+            hint=f"Ask an owner of {address.label} for the role 'AzureML Data Scientist'; a new role counts after a "
+            "few minutes.",
         )
     return NotAllowed(
         f"{_capital(credential)} is not allowed to do this: {failure.host} answered 403{failure.in_brackets}.",
@@ -168,7 +192,11 @@ def _forbidden(failure: Failure, address: WorkspaceAddress, credential: str) -> 
 
 
 def _refused(failure: Failure, address: WorkspaceAddress) -> HimlError:
-    hint = f"If it goes on, give the request id {failure.request_id} to the service's support." if failure.request_id else ""
+    hint = (
+        f"If it goes on, give the request id {failure.request_id} to the service's support."
+        if failure.request_id
+        else ""
+    )
     if failure.status >= 500:
         what, hint = "failed at", f"Try again later. {hint}".strip()
     else:

@@ -20,8 +20,9 @@ LONGEST_READ = 20_000
 class Failure:
     """`url` without its query; `body` as JSON where it was, else as text; `headers` have lower-case names.
 
-    Bodies: resource manager's `{"error": {code, message, additionalInfo: [{type: InnerError, …}]}}`; the Azure ML services'
-    `{"error": {code, message, innerError: {code, innerError}}, "correlation": …}`; MLflow's `{error_code, message}`.
+    Bodies: resource manager's `{"error": {code, message, additionalInfo: [{type: InnerError, …}]}}`; the Azure ML
+    services' `{"error": {code, message, innerError: {code, innerError}}, "correlation": …}`; MLflow's `{error_code,
+    message}`.
     """
 
     method: str
@@ -82,9 +83,12 @@ class Failure:
 
     @property
     def tenant_wanted(self) -> str:
-        """The tenant that the message (`must match the tenant 'https://sts…/TENANT/'`) or the challenge names, or nothing."""
+        """The tenant that the message (`must match the tenant 'https://sts…/TENANT/'`) or the challenge names, or
+        nothing."""
         in_message = re.search(r"match the tenant 'https://[^/']+/([\w.-]+)", self.message)
-        found = in_message or re.search(r'authorization_uri="https://[^/"]+/([\w.-]+)', self.headers.get("www-authenticate", ""))
+        found = in_message or re.search(
+            r'authorization_uri="https://[^/"]+/([\w.-]+)', self.headers.get("www-authenticate", "")
+        )
         return found[1] if found else ""
 
     @property

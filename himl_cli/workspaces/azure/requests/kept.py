@@ -1,9 +1,9 @@
 """What himl remembers between calls, with an expiry: tokens, workspace records, datastore secrets.
 
-One small JSON file a value, in the user's cache folder. The folder is the user's alone (0700) and so is each file (0600)
-from the moment it exists; on Windows the access list of the user's profile does the same. A folder that belongs to
-somebody else, a link in its place, a file that cannot be read or understood count as empty, and nothing is then kept.
-Files are replaced whole, so that any number of processes may read and write at once; the last one to write wins.
+One small JSON file a value, in the user's cache folder. The folder is the user's alone (0700) and so is each file
+(0600) from the moment it exists; on Windows the access list of the user's profile does the same. A folder that belongs
+to somebody else, a link in its place, a file that cannot be read or understood count as empty, and nothing is then
+kept. Files are replaced whole, so that any number of processes may read and write at once; the last one to write wins.
 """
 
 from __future__ import annotations
@@ -60,7 +60,9 @@ class Kept:
         path = self._path(kind, key)
         if path is None or seconds <= 0:
             return
-        content = json.dumps({"key": key, "expires": time.time() + min(seconds, LONGEST_SECONDS), "value": value}).encode()
+        content = json.dumps(
+            {"key": key, "expires": time.time() + min(seconds, LONGEST_SECONDS), "value": value}
+        ).encode()
         try:
             _make_private(path.parent)
             _replace(path, content)
@@ -107,7 +109,8 @@ def _make_private(folder: Path) -> None:
 
 
 def _is_private(folder: Path) -> bool:
-    """Whether *folder* and the two above it are real folders of this user that nobody else can enter; modes are mended."""
+    """Whether *folder* and the two above it are real folders of this user that nobody else can enter; modes are
+    mended."""
     return all(_is_own(level) for level in (folder, folder.parent, folder.parent.parent))
 
 
@@ -139,7 +142,8 @@ def _replace(path: Path, content: bytes) -> None:
 
 
 def _sweep(folder: Path) -> None:
-    """Remove what nobody will ask for any more: values of accounts that are not used now, parts of processes that were killed."""
+    """Remove what nobody will ask for any more: values of accounts that are not used now, parts of processes that were
+    killed."""
     for path in folder.iterdir():
         try:
             if path.stat().st_mtime < time.time() - LONGEST_SECONDS:

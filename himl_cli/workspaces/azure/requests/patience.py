@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Patience:
-    """At most so many `tries`, `connect_tries` where no connection comes about; no try begins later than `total` seconds after the first.
+    """At most so many `tries`, `connect_tries` where no connection comes about; no try begins later than `total`
+    seconds after the first.
 
     A try ends after `read` seconds without a byte. Waits double from `first` seconds on.
     A service that asks for more than `longest_asked` seconds gets no further request.

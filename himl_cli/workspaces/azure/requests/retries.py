@@ -25,9 +25,10 @@ BUSY, FAILING = {429, 503}, {408, 500, 502, 504}  # surely not carried out; perh
 def patiently(send: Callable[[], Any], url: str, *, repeatable: bool, patience: Patience) -> Any:
     """The answer of *send*, which is called again for what may pass: no connection, a broken one, 408, 429 and 5xx.
 
-    How often and how long says *patience*. `Retry-After` is honoured; one that is longer than that ends the tries at once,
-    and so do a wait that would end too late after the first try and a network that is closed to us. What is not *repeatable* is
-    tried again only where it was surely not carried out. The last answer is given, or the last of azure-core's errors raised.
+    How often and how long says *patience*. `Retry-After` is honoured; one that is longer than that ends the tries at
+    once, and so do a wait that would end too late after the first try and a network that is closed to us. What is not
+    *repeatable* is tried again only where it was surely not carried out. The last answer is given, or the last of
+    azure-core's errors raised.
     """
     deadline = time.monotonic() + patience.total
     for number in range(1, patience.tries + 1):

@@ -18,9 +18,11 @@ Answer = TypeVar("Answer")
 
 
 def ask_all(ask: Callable[[Item], Answer], items: Sequence[Item], *, at_once: int = AT_ONCE) -> list[Answer]:
-    """What *ask* says to each of the *items*, in their order, by *at_once* threads; the first error is raised, and what was not begun is dropped.
+    """What *ask* says to each of the *items*, in their order, by *at_once* threads; the first error is raised, and what
+    was not begun is dropped.
 
-    What is under way then is waited for, except by somebody who interrupts: a service that stalls would hold him up for minutes.
+    What is under way then is waited for, except by somebody who interrupts: a service that stalls would hold him up for
+    minutes.
     """
     if len(items) < 2:
         return [ask(item) for item in items]
@@ -29,7 +31,10 @@ def ask_all(ask: Callable[[Item], Answer], items: Sequence[Item], *, at_once: in
     for question in questions:
         waiting.put(question)
     # daemons, for the interpreter waits for the threads of an executor, however it ends
-    threads = [threading.Thread(target=_work, args=(waiting,), name="himl-ask", daemon=True) for _ in range(min(at_once, len(items)))]
+    threads = [
+        threading.Thread(target=_work, args=(waiting,), name="himl-ask", daemon=True)
+        for _ in range(min(at_once, len(items)))
+    ]
     for thread in threads:
         thread.start()
     try:
@@ -67,7 +72,9 @@ class _Question(Generic[Item, Answer]):
     def __enter__(self) -> None:
         pass
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> bool:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool:
         self._error = error
         self._is_through.set()
         return True

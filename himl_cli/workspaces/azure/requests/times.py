@@ -10,11 +10,17 @@ from email.utils import parsedate_to_datetime
 
 _YEARS = range(1970, 9999)
 _FRACTION = re.compile(r"\.(\d+)")
-_MONTHS = {name: number for number, name in enumerate(["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"], start=1)}
+_MONTHS = {
+    name: number
+    for number, name in enumerate(
+        ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"], start=1
+    )
+}
 
 
 def as_time(text: str | None) -> datetime | None:
-    """A time of the service in UTC, which it is in where it names no zone; None for none, and for what is no time, or none from 1970 to 9998.
+    """A time of the service in UTC, which it is in where it names no zone; None for none, and for what is no time, or
+    none from 1970 to 9998.
 
     It writes up to seven digits after the point, which Python 3.10 does not read.
     """
@@ -28,13 +34,18 @@ def as_time(text: str | None) -> datetime | None:
 
 
 def http_time(text: str | None) -> datetime | None:
-    """The moment in an HTTP date (RFC 9110, 5.6.7: `Fri, 20 Nov 2026 10:40:57 GMT` and its two old forms); None for what is none, as above."""
+    """The moment in an HTTP date (RFC 9110, 5.6.7: `Fri, 20 Nov 2026 10:40:57 GMT` and its two old forms); None for
+    what is none, as above."""
     if not text:
         return None
     if text.endswith(" GMT") and len(text) == 29:  # the form of all services; lists of blobs hold one each
         try:
             year, month, day = int(text[12:16]), _MONTHS[text[8:11]], int(text[5:7])
-            return datetime(year, month, day, int(text[17:19]), int(text[20:22]), int(text[23:25]), tzinfo=timezone.utc) if year in _YEARS else None
+            return (
+                datetime(year, month, day, int(text[17:19]), int(text[20:22]), int(text[23:25]), tzinfo=timezone.utc)
+                if year in _YEARS
+                else None
+            )
         except (ValueError, KeyError):
             return None
     try:
@@ -44,16 +55,19 @@ def http_time(text: str | None) -> datetime | None:
 
 
 def _in_utc(moment: datetime) -> datetime | None:
-    """*moment* in UTC, which it is in where it has no zone; None outside of the years that every system can show, such as .NET's year 1 for no time."""
+    """*moment* in UTC, which it is in where it has no zone; None outside of the years that every system can show, such
+    as .NET's year 1 for no time."""
     if moment.year not in _YEARS:
         return None
     return moment.astimezone(timezone.utc) if moment.tzinfo else moment.replace(tzinfo=timezone.utc)
 
 
 def asked_wait(header: Callable[[str], str | None]) -> float | None:
-    """The seconds that an answer asks to wait before another try, by whichever of its headers; None where it asks nothing.
+    """The seconds that an answer asks to wait before another try, by whichever of its headers; None where it asks
+    nothing.
 
-    *header* gives the value of a header by its name in lower case. `Retry-After` is a number of seconds or an HTTP date.
+    *header* gives the value of a header by its name in lower case. `Retry-After` is a number of seconds or an HTTP
+    date.
     """
     for name in ("retry-after-ms", "x-ms-retry-after-ms"):
         milliseconds = header(name) or ""

@@ -22,7 +22,10 @@ def ca_bundle() -> str:
     for name in CA_VARIABLES:
         path = os.environ.get(name, "").strip()
         if path and not Path(path).exists():
-            raise BadUsage(f"{name} names '{path}', which does not exist.", hint="Correct the variable, or unset it to trust the usual authorities.")
+            raise BadUsage(
+                f"{name} names '{path}', which does not exist.",
+                hint="Correct the variable, or unset it to trust the usual authorities.",
+            )
         if path:
             return path
     import certifi
@@ -35,7 +38,8 @@ def lost_authorities(path: str) -> ServiceFailed | None:
     if Path(path).exists():
         return None
     return ServiceFailed(
-        f"The certificate authorities in '{path}' ({ca_source()}) are not there any more.", hint="Put the file back, or correct the variable that names it."
+        f"The certificate authorities in '{path}' ({ca_source()}) are not there any more.",
+        hint="Put the file back, or correct the variable that names it.",
     )
 
 

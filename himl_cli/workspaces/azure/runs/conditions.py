@@ -1,7 +1,7 @@
 """The conditions of a query in the languages of the service, and checked here.
 
-The run history takes OData-like text. What is not sure to survive in it (quotes, other scripts, odd names of tags) is left
-out there, and every run that comes is checked here once more: a condition may cost a page, never a wrong run.
+The run history takes OData-like text. What is not sure to survive in it (quotes, other scripts, odd names of tags) is
+left out there, and every run that comes is checked here once more: a condition may cost a page, never a wrong run.
 """
 
 from __future__ import annotations
@@ -64,4 +64,8 @@ def _equals(field: str, *values: str | None) -> dict[str, Any]:
 
 
 def _plain_tags(query: RunQuery) -> list[tuple[str, str]]:
-    return [(name, value) for name, value in query.tags.items() if _PLAIN_NAME.fullmatch(name) and _PLAIN_VALUE.fullmatch(value)]
+    return [
+        (name, value)
+        for name, value in query.tags.items()
+        if _PLAIN_NAME.fullmatch(name) and _PLAIN_VALUE.fullmatch(value)
+    ]

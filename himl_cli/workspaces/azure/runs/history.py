@@ -22,7 +22,8 @@ from himl_cli.workspaces.azure.runs.records import RawRun, starts_jobs
 PAGE = 500
 """Runs on a page where all are wanted; what the vendor's SDK asks for."""
 GROWTH = 4
-"""How much larger each page is than the one before: few requests for whoever reads on, few runs for whoever does not."""
+"""How much larger each page is than the one before: few requests for whoever reads on, few runs for whoever does
+not."""
 BATCH = 100
 LONGEST_ID = 256
 REMEMBERED = 2000
@@ -51,8 +52,9 @@ def can_be_id(run_id: str) -> bool:
 class RunFacts:
     """Of a run, what never changes.
 
-    `container_id` is where its artifacts lie: for a step of a pipeline that reused the results of an earlier one, that one's.
-    `starts_jobs`: its children are jobs of their own (a sweep, a pipeline, AutoML), not runs that its script nested in it.
+    `container_id` is where its artifacts lie: for a step of a pipeline that reused the results of an earlier one, that
+    one's. `starts_jobs`: its children are jobs of their own (a sweep, a pipeline, AutoML), not runs that its script
+    nested in it.
     """
 
     id: str
@@ -63,7 +65,8 @@ class RunFacts:
 
 @dataclass(frozen=True)
 class RunData:
-    """All that the run history has of a run: its record, here with its outputs, and the definition of its job, empty where it has none."""
+    """All that the run history has of a run: its record, here with its outputs, and the definition of its job, empty
+    where it has none."""
 
     id: str
     run: RawRun
@@ -90,7 +93,12 @@ class RunHistory:
 
     def data(self, run_id: str) -> RunData:
         """The run with its outputs and its definition, which `get` leaves out. Raises ServiceNotFound."""
-        wanted = {"runId": run_id, "selectRunMetadata": True, "selectRunDefinition": True, "selectJobSpecification": True}
+        wanted = {
+            "runId": run_id,
+            "selectRunMetadata": True,
+            "selectRunDefinition": True,
+            "selectJobSpecification": True,
+        }
         url = self._connection.history("/rundata")
         answer = self._connection.rest.post_object(url, "run", json=wanted)
         if "runMetadata" in answer and not answer["runMetadata"]:
@@ -101,7 +109,9 @@ class RunHistory:
     def tag(self, run_id: str, tags: dict[str, str]) -> RawRun:
         """Set *tags*, and leave others. The run must exist: a patch of one that does not would make it."""
         url = self._url(run_id)
-        return self._seen(object_of(self._connection.rest.patch(url, json={"runId": run_id, "tags": tags}), url, "run"), url)
+        return self._seen(
+            object_of(self._connection.rest.patch(url, json={"runId": run_id, "tags": tags}), url, "run"), url
+        )
 
     def of_experiment(self, experiment: str, *, filter: str, top: int) -> Iterator[Sequence[RawRun]]:
         """Pages of the experiment's runs, newest first, *top* on the first and more on each that follows.
@@ -146,7 +156,8 @@ class RunHistory:
             return
 
     def _in_order(self, ask: Asks, url: str, filter: str, order: str, top: int) -> Iterator[Sequence[RawRun]]:
-        """Pages of runs, newest first. Those that *order* does not sort are read at once, and each page is sorted here."""
+        """Pages of runs, newest first. Those that *order* does not sort are read at once, and each page is sorted
+        here."""
         if order == NEWEST_FIRST:
             yield from self._pages(ask, url, filter, order, top)
             return
@@ -162,7 +173,9 @@ class RunHistory:
 
     def _pages(self, ask: Asks, url: str, filter: str, order: str, top: int) -> Iterator[Sequence[RawRun]]:
         sizes = chain((min(PAGE, top * GROWTH**number) for number in range(5)), repeat(PAGE))
-        runs = pages(lambda token: ask(filter, order, token, next(sizes)), url, "runs", follow=self._connection.rest.get)
+        runs = pages(
+            lambda token: ask(filter, order, token, next(sizes)), url, "runs", follow=self._connection.rest.get
+        )
         try:
             first = next(runs)
         except ServiceNotFound:
@@ -171,7 +184,8 @@ class RunHistory:
             yield [self._seen(raw, url) for raw in page.items]
 
     def many(self, run_ids: Sequence[str]) -> list[RawRun]:
-        """The runs of these ids, in that order; those that are gone are left out. A request a hundred runs, and one for each that did not come."""
+        """The runs of these ids, in that order; those that are gone are left out. A request a hundred runs, and one for
+        each that did not come."""
         found: dict[str, RawRun] = {}
         for start in range(0, len(run_ids), BATCH):
             found |= self._batch(run_ids[start : start + BATCH])
@@ -190,7 +204,11 @@ class RunHistory:
                 raise
         else:
             with understood(url, "its list of runs"):
-                results = {run_id: result["runMetadata"] for run_id, result in (answer["successfulResults"] or {}).items() if result.get("runMetadata")}
+                results = {
+                    run_id: result["runMetadata"]
+                    for run_id, result in (answer["successfulResults"] or {}).items()
+                    if result.get("runMetadata")
+                }
             found = {run_id: self._seen(raw, url) for run_id, raw in results.items()}
         rest = [run_id for run_id in run_ids if run_id not in found]
         return found | {raw["runId"]: raw for raw in ask_all(self._or_none, rest) if raw is not None}
@@ -232,4 +250,6 @@ def _sorted(runs: Iterable[RawRun]) -> list[RawRun]:
 
 
 def _facts_of(raw: RawRun) -> RunFacts:
-    return RunFacts(raw["runId"], raw.get("dataContainerId") or f"dcid.{raw['runId']}", raw["experimentId"], starts_jobs(raw))
+    return RunFacts(
+        raw["runId"], raw.get("dataContainerId") or f"dcid.{raw['runId']}", raw["experimentId"], starts_jobs(raw)
+    )

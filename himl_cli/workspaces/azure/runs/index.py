@@ -1,12 +1,13 @@
 """Ids of the newest runs of a whole workspace.
 
-The run history can only be asked experiment by experiment. Studio's own lists come from an index of all that lies in the
-workspace (`POST /index/v1.0{workspace}/entities`): not documented, but used by the vendor's promptflow and by other public
-clients. It follows the run history with some seconds' delay, so only the ids are taken from it, and the records from the
-run history. Its conditions on status and tags are not taken on trust either: the newest hundred runs are always asked for
-without them, for the caller to pick from their records, and what the conditions give beyond those is held against that
-page. A workspace whose index does not answer, or shows no run at all, is read by resource manager's list of jobs instead:
-that is documented, but has no filters, no size of a page, and says nothing about its order, which is newest first.
+The run history can only be asked experiment by experiment. Studio's own lists come from an index of all that lies in
+the workspace (`POST /index/v1.0{workspace}/entities`): not documented, but used by the vendor's promptflow and by other
+public clients. It follows the run history with some seconds' delay, so only the ids are taken from it, and the records
+from the run history. Its conditions on status and tags are not taken on trust either: the newest hundred runs are
+always asked for without them, for the caller to pick from their records, and what the conditions give beyond those is
+held against that page. A workspace whose index does not answer, or shows no run at all, is read by resource manager's
+list of jobs instead: that is documented, but has no filters, no size of a page, and says nothing about its order, which
+is newest first.
 """
 
 from __future__ import annotations
@@ -43,7 +44,8 @@ class IndexPage(NamedTuple):
 
 
 def newest_ids(connection: Connection, query: RunQuery, *, top: int) -> Iterator[Sequence[str]]:
-    """Pages of ids of runs without a parent that may meet *query*, newest first, none twice; those that do not have to be sorted out."""
+    """Pages of ids of runs without a parent that may meet *query*, newest first, none twice; those that do not have to
+    be sorted out."""
     passed: set[str] = set()
     for page in _pages(connection, query, top):
         ids = [run_id for run_id in page if run_id not in passed]
@@ -71,8 +73,11 @@ def _pages(connection: Connection, query: RunQuery, top: int) -> Iterator[Sequen
     yield from (page.ids for page in picked or everything)
 
 
-def _picked(connection: Connection, conditions: Sequence[dict[str, Any]], newest: IndexPage, query: RunQuery) -> Iterator[IndexPage] | None:
-    """Pages of the runs that the index picks by *conditions*; None where it refuses them, or misses all that it has shown to meet them."""
+def _picked(
+    connection: Connection, conditions: Sequence[dict[str, Any]], newest: IndexPage, query: RunQuery
+) -> Iterator[IndexPage] | None:
+    """Pages of the runs that the index picks by *conditions*; None where it refuses them, or misses all that it has
+    shown to meet them."""
     picked = _of_index(connection, conditions, LARGEST_PAGE)
     try:
         first = next(picked)

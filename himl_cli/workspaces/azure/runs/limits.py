@@ -1,4 +1,5 @@
-"""How long a job may run: written into its properties when it is sent, so that its end can be told from a cancelation by hand.
+"""How long a job may run: written into its properties when it is sent, so that its end can be told from a cancelation
+by hand.
 
 The service ends such a job as canceled, and the run history says neither by whom nor what the limit was.
 """
@@ -35,7 +36,8 @@ def say_limits(limits: Iterable[float | None], notify: Notify) -> None:
 
 
 def limit_reached(raw: Mapping[str, Any]) -> str:
-    """That the canceled run *raw*, as the run history has it, ran for as long as it might; "" where it did not, and where no limit is known."""
+    """That the canceled run *raw*, as the run history has it, ran for as long as it might; "" where it did not, and
+    where no limit is known."""
     text = str((raw.get("properties") or {}).get(MAX_SECONDS) or "")
     started, ended = as_time(raw.get("startTimeUtc")), as_time(raw.get("endTimeUtc"))
     if not text.isdecimal() or started is None or ended is None or (ended - started).total_seconds() < int(text):

@@ -31,7 +31,8 @@ LOOKED_THROUGH = 100
 
 
 class RunLists:
-    """Runs by their conditions, newest first, a page at a time as they are consumed; archived ones are left out, as in Studio."""
+    """Runs by their conditions, newest first, a page at a time as they are consumed; archived ones are left out, as in
+    Studio."""
 
     def __init__(self, connection: Connection, history: RunHistory, experiments: Experiments) -> None:
         self._connection = connection
@@ -41,7 +42,8 @@ class RunLists:
         self._trials = Trials(history)
 
     def record(self, raw: RawRun) -> Run:
-        """The run as we tell it; a request where its experiment's name is not known yet, or a trial's values are not."""
+        """The run as we tell it; a request where its experiment's name is not known yet, or a trial's values are
+        not."""
         return self._told(self._trials.completed([raw])[0])
 
     def _told(self, raw: RawRun) -> Run:

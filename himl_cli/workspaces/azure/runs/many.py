@@ -1,8 +1,10 @@
-"""What many runs logged, for a handful of requests: last values and parameters by MLflow's search, the rest only where there is any.
+"""What many runs logged, for a handful of requests: last values and parameters by MLflow's search, the rest only where
+there is any.
 
-MLflow tells single numbers alone, its search not always at once, nor all that azureml-core logged. Whether runs have anything else (tables, lists, texts,
-images, numbers that were not told), the metric service says of a few of them and of those of which MLflow told nothing; where the few have, or all points
-are wanted, of each. Of runs that are trials of one job the same program ran, so that a few stand for all.
+MLflow tells single numbers alone, its search not always at once, nor all that azureml-core logged. Whether runs have
+anything else (tables, lists, texts, images, numbers that were not told), the metric service says of a few of them and
+of those of which MLflow told nothing; where the few have, or all points are wanted, of each. Of runs that are trials of
+one job the same program ran, so that a few stand for all.
 """
 
 from __future__ import annotations
@@ -44,12 +46,21 @@ class ManyRuns:
         nested = self._nested(runs, known)
         everyone = [*dict.fromkeys([*(run.id for run in runs), *nested])]
         known |= {run.id: run for run, _ in nested.values()}
-        last = {run_id: {name: value for name, value in known[run_id].last.items() if wanted(name)} for run_id in everyone if run_id in known}
+        last = {
+            run_id: {name: value for name, value in known[run_id].last.items() if wanted(name)}
+            for run_id in everyone
+            if run_id in known
+        }
         waiting = {run.id for run in runs if run.started is None}
         silent = [run_id for run_id in everyone if run_id not in known or not (known[run_id].last or run_id in waiting)]
         told = self._told(everyone, known, silent, wanted, whole=whole)
         series = self._series(last, told) if whole else {}
-        found = {run_id: _result(last.get(run_id, {}), series.get(run_id, {}), told.get(run_id, Told()), known.get(run_id), whole) for run_id in everyone}
+        found = {
+            run_id: _result(
+                last.get(run_id, {}), series.get(run_id, {}), told.get(run_id, Told()), known.get(run_id), whole
+            )
+            for run_id in everyone
+        }
         for run_id, (_, root) in nested.items():
             found[root] = found[root].filled(found[run_id])
         return {run.id: found[run.id] for run in runs}
@@ -71,7 +82,8 @@ class ManyRuns:
         return list(found.values())
 
     def _nested(self, runs: Sequence[Run], known: Mapping[str, MlflowRun]) -> dict[str, tuple[MlflowRun, str]]:
-        """Runs that scripts nested in *runs*, each with the one that it belongs to: a search for all of one root, or for one that logged nothing.
+        """Runs that scripts nested in *runs*, each with the one that it belongs to: a search for all of one root, or
+        for one that logged nothing.
 
         A search cannot leave out the siblings: of tags the service takes `=` alone.
         """
@@ -85,28 +97,40 @@ class ManyRuns:
                 searches[run.experiment, ROOT, root] = None
             elif not (found and found.last) and can_be_quoted(run.id) and not self._history.facts(run.id).starts_jobs:
                 searches[run.experiment, PARENT, run.id] = None
-        candidates = {run.id: run for some in ask_all(lambda one: self._below(*one, experiments[one[0]], asked), list(searches)) for run in some}
+        candidates = {
+            run.id: run
+            for some in ask_all(lambda one: self._below(*one, experiments[one[0]], asked), list(searches))
+            for run in some
+        }
         belongs = {run_id: _ancestor(run_id, candidates, asked) for run_id in candidates}
         return {run_id: (candidates[run_id], root) for run_id, root in belongs.items() if root}
 
     def _below(self, experiment: str, tag: str, above: str, experiment_id: str, asked: set[str]) -> list[MlflowRun]:
-        """The runs below *above* but those *asked* for; the run history names them where MLflow does not understand the question."""
+        """The runs below *above* but those *asked* for; the run history names them where MLflow does not understand the
+        question."""
         found = self._searched((experiment_id, f"tags.{tag} = {quoted(above)}"))
         if found is not None:
             return [run for run in found if run.id not in asked]
         try:
             pages = self._history.of_experiment(experiment, filter=f"({HISTORY_FIELDS[tag]} eq {above})", top=PAGE)
-            ids = [run_id for page in pages for raw in page if (run_id := raw["runId"]) != above and run_id not in asked]
+            ids = [
+                run_id for page in pages for raw in page if (run_id := raw["runId"]) != above and run_id not in asked
+            ]
         except ServiceRefused as err:
             if err.status != 400:
                 raise
-            log.warning("Azure ML does not tell which runs are nested in '%s'; what they logged is missing (%s)", above, err)
+            log.warning(
+                "Azure ML does not tell which runs are nested in '%s'; what they logged is missing (%s)", above, err
+            )
             return []
         return self._mlflow.with_ids(experiment_id, ids)
 
     def _experiment_ids(self, runs: Sequence[Run]) -> dict[str, str]:
         """The id of each experiment that *runs* belong to, by its name."""
-        return {name: self._history.facts(run.id).experiment_id for name, run in {run.experiment: run for run in runs}.items()}
+        return {
+            name: self._history.facts(run.id).experiment_id
+            for name, run in {run.experiment: run for run in runs}.items()
+        }
 
     def _searched(self, search: tuple[str, str]) -> list[MlflowRun] | None:
         """None where MLflow does not understand the search."""
@@ -118,7 +142,15 @@ class ManyRuns:
             log.debug("MLflow's search does not take '%s': %s", search[1], err)
             return None
 
-    def _told(self, run_ids: Sequence[str], known: Mapping[str, MlflowRun], silent: Sequence[str], wanted: Wanted, *, whole: bool) -> dict[str, Told]:
+    def _told(
+        self,
+        run_ids: Sequence[str],
+        known: Mapping[str, MlflowRun],
+        silent: Sequence[str],
+        wanted: Wanted,
+        *,
+        whole: bool,
+    ) -> dict[str, Told]:
         """What MLflow does not tell, by run; runs of which it told nothing are asked for in any case."""
         few = run_ids[:: max(1, -(-len(run_ids) // PROBED))]
         first = run_ids if whole else [*dict.fromkeys([*few, *silent])]
@@ -131,7 +163,9 @@ class ManyRuns:
             listed += list_metrics(self._connection, [run_id for run_id in run_ids if run_id not in set(first)])
         return read_told(self._connection, [one for one in listed if not is_told(one)], wanted)
 
-    def _series(self, last: Mapping[str, Mapping[str, float]], told: Mapping[str, Told]) -> dict[str, dict[str, Series]]:
+    def _series(
+        self, last: Mapping[str, Mapping[str, float]], told: Mapping[str, Told]
+    ) -> dict[str, dict[str, Series]]:
         """All points of what MLflow tells."""
         by_name: dict[str, list[str]] = {}
         for run_id, values in last.items():
@@ -157,7 +191,9 @@ def _ancestor(run_id: str, candidates: Mapping[str, MlflowRun], asked: set[str])
     return ""
 
 
-def _result(last: Mapping[str, float], series: Mapping[str, Series], told: Told, run: MlflowRun | None, whole: bool) -> RunResults:
+def _result(
+    last: Mapping[str, float], series: Mapping[str, Series], told: Told, run: MlflowRun | None, whole: bool
+) -> RunResults:
     values: dict[str, Value] = {**last, **told.last}
     parameters = run.parameters if run else {}
     if not whole:

@@ -1,4 +1,5 @@
-"""Metrics in the form that the metric service takes them: as azureml-core sends them, so that all clients read them alike."""
+"""Metrics in the form that the metric service takes them: as azureml-core sends them, so that all clients read them
+alike."""
 
 from __future__ import annotations
 
@@ -20,7 +21,8 @@ Form = dict[str, Any]
 
 
 def batches(entries: Iterable[Logged], container_id: str) -> Iterator[list[Form]]:
-    """*entries* as bodies of requests. Scalars of one name that follow each other share a form; *container_id* is where the run's files lie."""
+    """*entries* as bodies of requests. Scalars of one name that follow each other share a form; *container_id* is where
+    the run's files lie."""
     batch: list[Form] = []
     for form in _forms(entries, container_id):
         batch.append(form)
@@ -39,7 +41,11 @@ def _forms(entries: Iterable[Logged], container_id: str) -> Iterator[Form]:
             form = _form(entry, entry.rows[start : start + MOST_ROWS], container_id)
             key = (entry.name, form["properties"]["uxMetricType"])
             known = open_forms.get(key)
-            if known is None or known["columns"] != form["columns"] or len(known["value"]) + len(form["value"]) > MOST_ROWS:
+            if (
+                known is None
+                or known["columns"] != form["columns"]
+                or len(known["value"]) + len(form["value"]) > MOST_ROWS
+            ):
                 if known is not None:
                     yield open_forms.pop(key)
                 open_forms[key] = form
@@ -49,7 +55,10 @@ def _forms(entries: Iterable[Logged], container_id: str) -> Iterator[Form]:
 
 
 def _form(entry: Logged, rows: Sequence[LoggedRow], container_id: str) -> Form:
-    columns = {column: "Artifact" if entry.kind is LoggedKind.image else _type_of(entry.rows, column) for column in entry.columns}
+    columns = {
+        column: "Artifact" if entry.kind is LoggedKind.image else _type_of(entry.rows, column)
+        for column in entry.columns
+    }
     return {
         "name": entry.name,
         "columns": columns,
@@ -75,7 +84,15 @@ def _type_of(rows: Sequence[LoggedRow], column: str) -> str:
 def _name_of(value: Value) -> str:
     if value is None:
         return "none"
-    return "bool" if isinstance(value, bool) else "int" if isinstance(value, int) else "double" if isinstance(value, float) else "string"
+    return (
+        "bool"
+        if isinstance(value, bool)
+        else "int"
+        if isinstance(value, int)
+        else "double"
+        if isinstance(value, float)
+        else "string"
+    )
 
 
 def _written(value: Value, kind: str, container_id: str) -> Any:
@@ -85,6 +102,8 @@ def _written(value: Value, kind: str, container_id: str) -> Any:
         return value
     if kind == "string":
         return str(value)
-    if isinstance(value, float) and not math.isfinite(value):  # JSON has no such numbers; protocol buffers' words for them
+    if isinstance(value, float) and not math.isfinite(
+        value
+    ):  # JSON has no such numbers; protocol buffers' words for them
         return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
     return float(value) if kind == "double" else value

@@ -1,4 +1,5 @@
-"""What MLflow does not tell of a run's metrics: tables, lists, texts and images, by the metric service (`metric/v2.0`)."""
+"""What MLflow does not tell of a run's metrics: tables, lists, texts and images, by the metric service
+(`metric/v2.0`)."""
 
 from __future__ import annotations
 
@@ -14,7 +15,16 @@ from himl_cli.workspaces.azure.connection import Connection
 from himl_cli.workspaces.azure.requests.answers import understood
 from himl_cli.workspaces.azure.requests.errors import ServiceNotFound
 from himl_cli.workspaces.azure.requests.threads import MANY_AT_ONCE, ask_all
-from himl_cli.workspaces.azure.runs.metrics import NUMBERS, ROWS_WITHOUT_STEPS, TABLE, TEXTS, as_number, as_step, metric_pages, time_of
+from himl_cli.workspaces.azure.runs.metrics import (
+    NUMBERS,
+    ROWS_WITHOUT_STEPS,
+    TABLE,
+    TEXTS,
+    as_number,
+    as_step,
+    metric_pages,
+    time_of,
+)
 
 ARTIFACTS = {"artifact"}
 ARTIFACT_PLACE = "aml://artifactId/"
@@ -34,7 +44,11 @@ class Listed:
     @property
     def is_scalar(self) -> bool:
         """Whether it is single numbers with a step, which MLflow tells."""
-        return [*self.columns] == [self.name] and self.columns[self.name] in NUMBERS and self.kind not in ROWS_WITHOUT_STEPS
+        return (
+            [*self.columns] == [self.name]
+            and self.columns[self.name] in NUMBERS
+            and self.kind not in ROWS_WITHOUT_STEPS
+        )
 
     @property
     def is_table(self) -> bool:
@@ -55,14 +69,22 @@ class Told:
 
 def list_metrics(connection: Connection, run_ids: Sequence[str]) -> list[Listed]:
     """All metrics of these runs; a request a run."""
-    return [one for found in ask_all(lambda run_id: _listed(connection, run_id), run_ids, at_once=MANY_AT_ONCE) for one in found]
+    return [
+        one
+        for found in ask_all(lambda run_id: _listed(connection, run_id), run_ids, at_once=MANY_AT_ONCE)
+        for one in found
+    ]
 
 
 def read_told(connection: Connection, listed: Iterable[Listed], wanted: Callable[[str], bool]) -> dict[str, Told]:
     """Those of *listed* of which the name (or that of a column) is wanted, by run; a request each."""
-    chosen = [one for one in listed if wanted(one.name) or any(wanted(f"{one.name}/{column}") for column in one.columns)]
+    chosen = [
+        one for one in listed if wanted(one.name) or any(wanted(f"{one.name}/{column}") for column in one.columns)
+    ]
     found: dict[str, Told] = {}
-    for one, rows in zip(chosen, ask_all(lambda one: _rows(connection, one), chosen, at_once=MANY_AT_ONCE), strict=True):
+    for one, rows in zip(
+        chosen, ask_all(lambda one: _rows(connection, one), chosen, at_once=MANY_AT_ONCE), strict=True
+    ):
         with understood(connection.metric(""), f"metric '{one.name}'"):
             _add(found.setdefault(one.run, Told()), one, rows)
     return found
@@ -76,7 +98,15 @@ def _listed(connection: Connection, run_id: str) -> list[Listed]:
                 for told in page.items:
                     key = told["metricKey"]
                     columns = {str(column): str(kind).lower() for column, kind in (told.get("columns") or {}).items()}
-                    found.append(Listed(run_id, str(key["name"]), key.get("namespace"), columns, str((told.get("properties") or {}).get("uxMetricType") or "")))
+                    found.append(
+                        Listed(
+                            run_id,
+                            str(key["name"]),
+                            key.get("namespace"),
+                            columns,
+                            str((told.get("properties") or {}).get("uxMetricType") or ""),
+                        )
+                    )
     except ServiceNotFound:  # the metric service has not heard of the run: nothing was logged
         return []
     return found
@@ -89,7 +119,9 @@ def _rows(connection: Connection, one: Listed) -> list[Mapping[str, Any]]:
 
 def _add(told: Told, one: Listed, rows: Sequence[Mapping[str, Any]]) -> None:
     if one.is_table:
-        told.tables[one.name] = {column: [_value(row, column, kind) for row in rows] for column, kind in one.columns.items()}
+        told.tables[one.name] = {
+            column: [_value(row, column, kind) for row in rows] for column, kind in one.columns.items()
+        }
         for column, values in told.tables[one.name].items():
             last = next((value for value in reversed(values) if value is not None), None)
             if last is not None:
@@ -112,16 +144,26 @@ def _add_values(told: Told, one: Listed, kind: str, rows: Sequence[Mapping[str, 
         told.lists[one.name] = list(values)
         told.last |= {one.name: kept[-1][1]} if kept else {}
     elif kind in TEXTS and kept:
-        points = sorted((TextPoint(str(value), as_step(row.get("step")), time_of(row)) for row, value in kept), key=lambda point: (point.step, point.time))
+        points = sorted(
+            (TextPoint(str(value), as_step(row.get("step")), time_of(row)) for row, value in kept),
+            key=lambda point: (point.step, point.time),
+        )
         told.texts[one.name] = points
         told.last[one.name] = points[-1].value
 
 
 def _series(kept: Sequence[tuple[Mapping[str, Any], Value]], *, is_counted: bool) -> Series:
     """Rows with their values as a series; those that came at once are counted."""
-    points = [(place if is_counted else as_step(row.get("step")), time_of(row).timestamp(), as_number(value)) for place, (row, value) in enumerate(kept)]
+    points = [
+        (place if is_counted else as_step(row.get("step")), time_of(row).timestamp(), as_number(value))
+        for place, (row, value) in enumerate(kept)
+    ]
     points.sort(key=lambda point: point[:2])
-    return Series(array("q", [point[0] for point in points]), array("d", [point[2] for point in points]), array("d", [point[1] for point in points]))
+    return Series(
+        array("q", [point[0] for point in points]),
+        array("d", [point[2] for point in points]),
+        array("d", [point[1] for point in points]),
+    )
 
 
 def _value(row: Mapping[str, Any], column: str, kind: str) -> Value:
@@ -135,7 +177,8 @@ def _value(row: Mapping[str, Any], column: str, kind: str) -> Value:
 
 
 def _file_name(place: str) -> str:
-    """The name among the run's files of what lies at `aml://artifactId/ORIGIN/CONTAINER/NAME`; a place of another form as it is."""
+    """The name among the run's files of what lies at `aml://artifactId/ORIGIN/CONTAINER/NAME`; a place of another form
+    as it is."""
     if not place.startswith(ARTIFACT_PLACE):
         return place
     parts = place.removeprefix(ARTIFACT_PLACE).split("/", 2)

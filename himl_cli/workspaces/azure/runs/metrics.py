@@ -1,8 +1,8 @@
 """Metrics, with every point, by the metric service (`metric/v2.0`): it keeps what azureml-core and MLflow logged alike.
 
-A metric is a table: its columns are named, a row is a point with a step and a time. A scalar has one column. Of tables each
-column is a metric called `NAME/COLUMN`, also where there is only one. Texts are kept in the same way and told apart by the
-column's type; images and documents lie among the run's files and are left out here.
+A metric is a table: its columns are named, a row is a point with a step and a time. A scalar has one column. Of tables
+each column is a metric called `NAME/COLUMN`, also where there is only one. Texts are kept in the same way and told
+apart by the column's type; images and documents lie among the run's files and are left out here.
 """
 
 from __future__ import annotations
@@ -28,20 +28,27 @@ _BEGINNING = datetime.fromtimestamp(0, timezone.utc)
 
 
 def read_metrics(connection: Connection, run_ids: Sequence[str]) -> list[Metric]:
-    """The metrics of these runs, run by run, by name; points by step, then time. A request a run, and one a metric, several at once."""
+    """The metrics of these runs, run by run, by name; points by step, then time. A request a run, and one a metric,
+    several at once."""
     return [one for one in _read(connection, run_ids, NUMBERS) if isinstance(one, Metric)]
 
 
 def read_values(connection: Connection, run_ids: Sequence[str]) -> LoggedValues:
     """As `read_metrics`, and the texts; a request more for each name that has nothing but texts."""
     found = _read(connection, run_ids, NUMBERS | TEXTS)
-    return LoggedValues([one for one in found if isinstance(one, Metric)], [one for one in found if isinstance(one, Texts)])
+    return LoggedValues(
+        [one for one in found if isinstance(one, Metric)], [one for one in found if isinstance(one, Texts)]
+    )
 
 
 def _read(connection: Connection, run_ids: Sequence[str], kinds: Collection[str]) -> list[Metric | Texts]:
     """What has a column of one of *kinds*."""
     named = ask_all(lambda run_id: list(_names(connection, run_id, kinds)), run_ids)
-    wanted = [(run_id, name, namespace) for run_id, names in zip(run_ids, named, strict=True) for name, namespace in sorted(names, key=str)]
+    wanted = [
+        (run_id, name, namespace)
+        for run_id, names in zip(run_ids, named, strict=True)
+        for name, namespace in sorted(names, key=str)
+    ]
     rows = ask_all(lambda one: _series(connection, *one), wanted)
     return [one for columns in rows for one in columns]
 
@@ -63,7 +70,14 @@ def _has(metric: Mapping[str, Any], kinds: Collection[str]) -> bool:
 
 
 def _series(connection: Connection, run_id: str, name: str, namespace: str | None) -> list[Metric | Texts]:
-    found = list(metric_pages(connection, run_id, "full", {"metricName": name, "metricNamespace": namespace, "startTime": None, "endTime": None}))
+    found = list(
+        metric_pages(
+            connection,
+            run_id,
+            "full",
+            {"metricName": name, "metricNamespace": namespace, "startTime": None, "endTime": None},
+        )
+    )
     with understood(connection.metric(""), f"metric '{name}'"):
         return list(_columns(found, run_id, name))
 
@@ -73,15 +87,24 @@ def _columns(found: Sequence[Page], run_id: str, name: str) -> Iterator[Metric |
     columns = {column: str(kind).lower() for one in told for column, kind in (one or {}).items()}
     meant = {(page.answer.get("properties") or {}).get("uxMetricType") for page in found}
     is_counted, is_table = bool(meant & ROWS_WITHOUT_STEPS), len(columns) > 1 or TABLE in meant
-    rows = [(row, place if is_counted else as_step(row.get("step"))) for place, row in enumerate(row for page in found for row in page.items)]
+    rows = [
+        (row, place if is_counted else as_step(row.get("step")))
+        for place, row in enumerate(row for page in found for row in page.items)
+    ]
     for column, kind in columns.items():
         called = f"{name}/{column}" if is_table else name
         if kind in NUMBERS:
-            points = [point for row, step in rows if (point := _point(row, column, step, only=len(columns) == 1)) is not None]
+            points = [
+                point for row, step in rows if (point := _point(row, column, step, only=len(columns) == 1)) is not None
+            ]
             if points:
                 yield Metric(called, sorted(points, key=lambda point: (point.step, point.time)), run_id)
         elif kind in TEXTS:
-            texts = [TextPoint(str(text), step, time_of(row)) for row, step in rows if (text := (row.get("data") or {}).get(column)) is not None]
+            texts = [
+                TextPoint(str(text), step, time_of(row))
+                for row, step in rows
+                if (text := (row.get("data") or {}).get(column)) is not None
+            ]
             if texts:
                 yield Texts(called, sorted(texts, key=lambda point: (point.step, point.time)), run_id)
 
@@ -104,7 +127,8 @@ def time_of(row: Mapping[str, Any]) -> datetime:
 
 
 def as_number(value: Any) -> float:
-    """A number as JSON may hold it: NaN and the infinities come as words or as null. NaN for what is no number that floating point can say."""
+    """A number as JSON may hold it: NaN and the infinities come as words or as null. NaN for what is no number that
+    floating point can say."""
     try:
         return float("nan" if value is None else value)
     except (OverflowError, TypeError, ValueError):

@@ -1,4 +1,5 @@
-"""Runs as Azure ML's MLflow routes tell them: many in one answer, each with its parameters and the last value of every metric; and their histories."""
+"""Runs as Azure ML's MLflow routes tell them: many in one answer, each with its parameters and the last value of every
+metric; and their histories."""
 
 from __future__ import annotations
 
@@ -51,13 +52,18 @@ class MlflowRuns:
         self._has_bulk = True
 
     def search(self, experiment_id: str, condition: str) -> Iterator[MlflowRun]:
-        """The runs of the experiment that fulfil *condition*, archived ones too. Raises ServiceRefused where it is not understood."""
+        """The runs of the experiment that fulfil *condition*, archived ones too. Raises ServiceRefused where it is not
+        understood."""
         url = self._connection.mlflow("/runs/search")
         body = {"experiment_ids": [experiment_id], "filter": condition, "run_view_type": "ALL", "max_results": PAGE}
         token, passed = "", set[str]()
         while True:
             try:
-                answer = object_of(self._connection.rest.post(url, json=body | ({"page_token": token} if token else {})), url, "list of runs")
+                answer = object_of(
+                    self._connection.rest.post(url, json=body | ({"page_token": token} if token else {})),
+                    url,
+                    "list of runs",
+                )
             except ServiceNotFound:  # an experiment that MLflow does not know
                 return
             with understood(url, "its list of runs"):
@@ -71,11 +77,14 @@ class MlflowRuns:
             passed.add(token)
 
     def with_ids(self, experiment_id: str, run_ids: Sequence[str]) -> list[MlflowRun]:
-        """The runs of these ids, as far as MLflow knows them. A request a hundred, and one for each that did not come."""
+        """The runs of these ids, as far as MLflow knows them. A request a hundred, and one for each that did not
+        come."""
         found: dict[str, MlflowRun] = {}
         if len(run_ids) > 2:
             for start in range(0, len(run_ids), IDS_AT_ONCE):
-                ids = ",".join(quoted(run_id) for run_id in run_ids[start : start + IDS_AT_ONCE] if can_be_quoted(run_id))
+                ids = ",".join(
+                    quoted(run_id) for run_id in run_ids[start : start + IDS_AT_ONCE] if can_be_quoted(run_id)
+                )
                 try:
                     found |= {run.id: run for run in self.search(experiment_id, f"attributes.run_id IN ({ids})")}
                 except ServiceRefused as err:
@@ -101,8 +110,13 @@ class MlflowRuns:
             return _as_run(answer["run"])
 
     def histories(self, wanted: Mapping[str, Sequence[str]]) -> Points:
-        """All points of the metrics *wanted*, run ids by name: a request a hundred runs and metric where the service can, else one a run and metric."""
-        chunks = [(name, ids[start : start + IDS_AT_ONCE]) for name, ids in wanted.items() for start in range(0, len(ids), IDS_AT_ONCE)]
+        """All points of the metrics *wanted*, run ids by name: a request a hundred runs and metric where the service
+        can, else one a run and metric."""
+        chunks = [
+            (name, ids[start : start + IDS_AT_ONCE])
+            for name, ids in wanted.items()
+            for start in range(0, len(ids), IDS_AT_ONCE)
+        ]
         found: _Rows = {}
         asked = chunks[:1]  # whether the service can is seen by the first
         while asked and self._has_bulk:
@@ -116,7 +130,8 @@ class MlflowRuns:
         return {key: _series(rows) for key, rows in found.items() if rows}
 
     def _bulk(self, asked: tuple[str, Sequence[str]]) -> _Rows | None:
-        """The points of one metric of several runs; None where the service has no such route, or where they are more than fit into an answer."""
+        """The points of one metric of several runs; None where the service has no such route, or where they are more
+        than fit into an answer."""
         name, run_ids = asked
         query = [("metric_key", name), ("max_results", str(BULK_POINTS)), *(("run_id", run_id) for run_id in run_ids)]
         url = self._connection.mlflow("/metrics/get-history-bulk")
@@ -144,7 +159,9 @@ class MlflowRuns:
         rows: list[tuple[int, float, float]] = []
         token, passed = "", set[str]()
         while True:
-            answer = self._connection.rest.get_object(url, "list of points", params=said | ({"page_token": token} if token else {}))
+            answer = self._connection.rest.get_object(
+                url, "list of points", params=said | ({"page_token": token} if token else {})
+            )
             with understood(url, f"metric '{name}'"):
                 rows += [_row(point) for point in answer.get("metrics") or []]
                 token = str(answer.get("next_page_token") or "")
@@ -166,7 +183,12 @@ def quoted(run_id: str) -> str:
 def _as_run(raw: Mapping[str, Any]) -> MlflowRun:
     data = raw.get("data") or {}
     last = {str(one["key"]): as_number(one.get("value")) for one in data.get("metrics") or []}
-    return MlflowRun(str(raw["info"].get("run_id") or raw["info"]["run_uuid"]), last, _pairs(data.get("params")), _pairs(data.get("tags")))
+    return MlflowRun(
+        str(raw["info"].get("run_id") or raw["info"]["run_uuid"]),
+        last,
+        _pairs(data.get("params")),
+        _pairs(data.get("tags")),
+    )
 
 
 def _pairs(told: Iterable[Mapping[str, Any]] | None) -> dict[str, str]:

@@ -16,16 +16,24 @@ class OutputPlace:
 
 
 def defined_places(definition: Mapping[str, Any], run_id: str) -> dict[str, OutputPlace | None]:
-    """The outputs in *definition* by name, None where it names no place. *run_id* goes where the definition has a mark for it.
+    """The outputs in *definition* by name, None where it names no place. *run_id* goes where the definition has a mark
+    for it.
 
-    Jobs and steps of pipelines have `outputData`; that of a pipeline itself is spelled in another way, and mostly names no place. Batch scoring and
-    steps of the older SDK have `dataReferences`, which does not tell outputs from inputs, but for those that are downloaded.
+    Jobs and steps of pipelines have `outputData`; that of a pipeline itself is spelled in another way, and mostly names
+    no place. Batch scoring and steps of the older SDK have `dataReferences`, which does not tell outputs from inputs,
+    but for those that are downloaded.
     """
     outputs = definition.get("outputData")
     if isinstance(outputs, Mapping) or definition.get("dataReferences"):
         outputs = outputs or {}
-        references = {key: _place_of_reference(one, run_id, key) for key, one in (definition.get("dataReferences") or {}).items() if one}
-        return {key: place for key, place in references.items() if place} | {key: _place_of_job(output or {}, run_id, key) for key, output in outputs.items()}
+        references = {
+            key: _place_of_reference(one, run_id, key)
+            for key, one in (definition.get("dataReferences") or {}).items()
+            if one
+        }
+        return {key: place for key, place in references.items() if place} | {
+            key: _place_of_job(output or {}, run_id, key) for key, output in outputs.items()
+        }
     bound = {**(definition.get("Outputs") or {}), **(definition.get("OutputBindings") or {})}
     return {key: _place_of_pipeline(output or {}, run_id, key) for key, output in bound.items()}
 
@@ -57,12 +65,22 @@ def _in_datastore(datastore: str | None, path: str, run_id: str, key: str) -> Ou
     """*datastore*: its name, or its id, which ends in the name."""
     if not datastore:
         return None
-    return OutputPlace(f"azureml://datastores/{datastore.rpartition('/')[2]}/paths/{_filled(path, run_id, key).lstrip('/')}")
+    return OutputPlace(
+        f"azureml://datastores/{datastore.rpartition('/')[2]}/paths/{_filled(path, run_id, key).lstrip('/')}"
+    )
 
 
 def _filled(template: str, run_id: str, key: str) -> str:
-    """*template* with what stands for the run and the output in it, as jobs (`${{name}}`), steps (`{name}`) and azureml-core (`{run-id}`) write it."""
-    marks = {"${{name}}": run_id, "${{output_name}}": key, "{name}": run_id, "{output_name}": key, "{run-id}": run_id, "{output-name}": key}
+    """*template* with what stands for the run and the output in it, as jobs (`${{name}}`), steps (`{name}`) and
+    azureml-core (`{run-id}`) write it."""
+    marks = {
+        "${{name}}": run_id,
+        "${{output_name}}": key,
+        "{name}": run_id,
+        "{output_name}": key,
+        "{run-id}": run_id,
+        "{output-name}": key,
+    }
     for mark, value in marks.items():
         template = template.replace(mark, value)
     return template

@@ -1,7 +1,7 @@
 """Where the named outputs of a run lie: on a datastore, beside its artifacts' own place.
 
-A run tells its outputs as assets, data or models, whose place the service of that kind knows. Runs of the older SDK, and
-runs that have not ended, tell them in the definition of the job only.
+A run tells its outputs as assets, data or models, whose place the service of that kind knows. Runs of the older SDK,
+and runs that have not ended, tell them in the definition of the job only.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ MODELS = ("custommodel", "mlflowmodel", "tritonmodel")
 
 
 def find_output(connection: Connection, history: RunHistory, data: RunData, key: str) -> OutputPlace:
-    """The place of the run's output *key*; a request for the place of an asset, and one where the run reused another's results.
+    """The place of the run's output *key*; a request for the place of an asset, and one where the run reused another's
+    results.
 
     Raises NotFound naming the keys there are, or where its place is not told.
     """
@@ -34,19 +35,28 @@ def find_output(connection: Connection, history: RunHistory, data: RunData, key:
         assets = {name: {**(asset or {})} for name, asset in (told.run.get("outputs") or {}).items()}
         defined = defined_places(told.definition, told.id)
     if key not in assets and key not in defined:
-        raise NotFound(f"Run '{data.id}' has no output '{key}'; it has: {', '.join(sorted({DEFAULT_OUTPUT, *assets, *defined}))}.")
+        raise NotFound(
+            f"Run '{data.id}' has no output '{key}'; it has: {', '.join(sorted({DEFAULT_OUTPUT, *assets, *defined}))}."
+        )
     asset = assets.get(key) or {}
     meant = defined.get(key)
     place = _place_of_asset(connection, asset, meant) or meant
     if place is not None:
         return place
     if asset.get("assetId"):
-        raise NotFound(f"The asset '{asset['assetId']}' of this output is gone.", hint="It was deleted; its files may still lie on their datastore.")
-    raise NotFound(f"Azure ML does not tell where output '{key}' of run '{data.id}' lies.", hint="It may become known when the run has ended.")
+        raise NotFound(
+            f"The asset '{asset['assetId']}' of this output is gone.",
+            hint="It was deleted; its files may still lie on their datastore.",
+        )
+    raise NotFound(
+        f"Azure ML does not tell where output '{key}' of run '{data.id}' lies.",
+        hint="It may become known when the run has ended.",
+    )
 
 
 def _reused(history: RunHistory, data: RunData) -> RunData:
-    """What the outputs are told by: for a step that reused the results of an earlier one, that one's data, as the vendor's SDK has it.
+    """What the outputs are told by: for a step that reused the results of an earlier one, that one's data, as the
+    vendor's SDK has it.
 
     Where the earlier run is gone its outputs can still lie there: at the same places, with its id in them.
     """
@@ -61,7 +71,8 @@ def _reused(history: RunHistory, data: RunData) -> RunData:
 
 
 def _place_of_asset(connection: Connection, asset: Mapping[str, Any], meant: OutputPlace | None) -> OutputPlace | None:
-    """Where the service has the asset; None where it does not know it (any more). *meant* tells whether a model is one file."""
+    """Where the service has the asset; None where it does not know it (any more). *meant* tells whether a model is one
+    file."""
     asset_id, kind = asset.get("assetId"), str(asset.get("type")).lower()
     if not asset_id:
         return None
@@ -80,7 +91,9 @@ def _place_of_asset(connection: Connection, asset: Mapping[str, Any], meant: Out
         return _place_told(_only(answer), kind, meant, is_model=is_model)
 
 
-def _place_told(found: Mapping[str, Any], kind: str, meant: OutputPlace | None, *, is_model: bool) -> OutputPlace | None:
+def _place_told(
+    found: Mapping[str, Any], kind: str, meant: OutputPlace | None, *, is_model: bool
+) -> OutputPlace | None:
     """None where it is not told. Raises TypeError for what is no place."""
     place = found.get("path" if is_model else "uri")
     if not place:

@@ -1,4 +1,5 @@
-"""Which step of a pipeline a run is, and what that waited for: the definition of the pipeline tells, the record of the run does not."""
+"""Which step of a pipeline a run is, and what that waited for: the definition of the pipeline tells, the record of the
+run does not."""
 
 from __future__ import annotations
 
@@ -37,7 +38,8 @@ class PipelineSteps:
         return replace(run, tags={**run.tags, **self._tags(run.parent).get(run.display_name, {})})
 
     def _tags(self, pipeline: str) -> Mapping[str, Mapping[str, str]]:
-        """The tags of each step of the *pipeline* by the name under which its run is shown. One request, none within a job."""
+        """The tags of each step of the *pipeline* by the name under which its run is shown. One request, none within a
+        job."""
         if pipeline not in self._known:
             try:
                 self._known[pipeline] = {} if self._connection.in_job else self._asked(pipeline)

@@ -35,8 +35,8 @@ RawRun = Mapping[str, Any]
 def as_run(raw: RawRun, *, experiment: str, address: WorkspaceAddress, tenant_id: str = "") -> Run:
     """The record of *raw*.
 
-    The run history's answer has the command of a job in himl's own tag only, and its exit code in the words of its error; a
-    command that completed ended with 0.
+    The run history's answer has the command of a job in himl's own tag only, and its exit code in the words of its
+    error; a command that completed ended with 0.
     """
     status = status_of(raw.get("status") or "")
     reason = _reason(raw) if status in _ENDED_BADLY else ""
@@ -77,7 +77,8 @@ def _is_command(raw: RawRun) -> bool:
 
 
 def user_tags(raw: RawRun) -> dict[str, str]:
-    """The run's tags by name, without the service's own; those of MLflow stay, as in Studio. A sweep and its trials have himl's tags for that as well."""
+    """The run's tags by name, without the service's own; those of MLflow stay, as in Studio. A sweep and its trials
+    have himl's tags for that as well."""
     tags = raw.get("tags") or {}
     own = own_names(raw)
     told = {name: "" if tags[name] is None else str(tags[name]) for name in tags if name not in own}
@@ -93,13 +94,19 @@ def _reason(raw: RawRun) -> str:
     """Why the run ended as it did, in one line and without secrets; "" where the service does not say."""
     body = raw.get("error") or {}
     error = body.get("error") or body
-    message = _innermost(error.get("message") or "") or raw.get("cancelationReason") or error.get("code") or limit_reached(raw)
+    message = (
+        _innermost(error.get("message") or "")
+        or raw.get("cancelationReason")
+        or error.get("code")
+        or limit_reached(raw)
+    )
     line = redact(" ".join(message.split()))
     return line if len(line) <= LONGEST_REASON else line[: LONGEST_REASON - 1] + "…"
 
 
 def _innermost(message: str) -> str:
-    """The message itself, where the service wrapped it in JSON (`{"NonCompliant": "..."}`, `{"error": {"message": "..."}}`)."""
+    """The message itself, where the service wrapped it in JSON (`{"NonCompliant": "..."}`, `{"error": {"message":
+    "..."}}`)."""
     if not message.lstrip().startswith("{"):
         return message
     try:

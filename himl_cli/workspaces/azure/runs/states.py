@@ -16,14 +16,17 @@ _OF_HISTORY = {
 }
 """The states that the run history's own client names; the run history is asked for no others, which it might refuse."""
 _OF_JOBS = {RunStatus.queued: ("Provisioning", "Waiting"), RunStatus.running: ("NotResponding", "Unknown")}
-_STATUSES = {state.lower(): status for states in (_OF_HISTORY, _OF_JOBS) for status, names in states.items() for state in names}
+_STATUSES = {
+    state.lower(): status for states in (_OF_HISTORY, _OF_JOBS) for status, names in states.items() for state in names
+}
 
 LOCAL_TARGET = "local"
 """Where runs are said to be that have no job."""
 
 
 def may_begin(raw: Mapping[str, Any]) -> bool:
-    """Whether *raw*, as the run history gives it, is a run without a job that was made and never began: the moment between was cut short."""
+    """Whether *raw*, as the run history gives it, is a run without a job that was made and never began: the moment
+    between was cut short."""
     return (raw.get("status") or "").lower() == "notstarted" and raw.get("target") == LOCAL_TARGET
 
 
@@ -46,5 +49,9 @@ def history_condition(statuses: Iterable[RunStatus]) -> str:
     if not wanted or wanted == set(RunStatus):
         return ""
     if all(status.is_final for status in wanted):
-        return " or ".join(f"Status eq {state}" for status in RunStatus if status in wanted for state in _OF_HISTORY[status])
-    return " and ".join(f"Status ne {state}" for status in RunStatus if status not in wanted for state in _OF_HISTORY[status])
+        return " or ".join(
+            f"Status eq {state}" for status in RunStatus if status in wanted for state in _OF_HISTORY[status]
+        )
+    return " and ".join(
+        f"Status ne {state}" for status in RunStatus if status not in wanted for state in _OF_HISTORY[status]
+    )

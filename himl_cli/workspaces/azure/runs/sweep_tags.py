@@ -23,10 +23,15 @@ _NUMBER = re.compile(r"_(\d+)")
 def own_names(raw: Mapping[str, Any]) -> set[str]:
     """The names of the tags of *raw* that the service wrote for itself.
 
-    Of a sweep these are thousands of characters: its settings, written twice (with the prefix, and for older SDKs without), and the values of every trial.
+    Of a sweep these are thousands of characters: its settings, written twice (with the prefix, and for older SDKs
+    without), and the values of every trial.
     """
     tags, run_id = raw.get("tags") or {}, str(raw.get("runId") or "")
-    return {name for name in tags if name.startswith(SYSTEM_TAG) or name in STEP_TAGS or _is_twin(name, tags) or _is_of_trial(name, run_id)}
+    return {
+        name
+        for name in tags
+        if name.startswith(SYSTEM_TAG) or name in STEP_TAGS or _is_twin(name, tags) or _is_of_trial(name, run_id)
+    }
 
 
 def _is_twin(name: str, tags: Mapping[str, Any]) -> bool:
@@ -38,7 +43,8 @@ def _is_of_trial(name: str, run_id: str) -> bool:
 
 
 def sweep_tags(raw: Mapping[str, Any]) -> dict[str, str]:
-    """himl's tags for what *raw* says of itself as a sweep, a trial or a pipeline in words of its own; empty for other runs."""
+    """himl's tags for what *raw* says of itself as a sweep, a trial or a pipeline in words of its own; empty for other
+    runs."""
     if str(raw.get("runType") or "").lower() == PIPELINE_TYPE:
         return {MANY: "pipeline"}
     return _of_sweep(raw.get("properties") or {}) | _of_trial(raw)
@@ -51,7 +57,12 @@ def _of_sweep(properties: Mapping[str, Any]) -> dict[str, str]:
         return {}
     if not isinstance(config, dict) or not config.get("name"):
         return {}
-    said = {MANY: "sweep", PRIMARY_METRIC: config["name"], GOAL: config.get("goal"), BEST_TRIAL: properties.get(BEST_CHILD)}
+    said = {
+        MANY: "sweep",
+        PRIMARY_METRIC: config["name"],
+        GOAL: config.get("goal"),
+        BEST_TRIAL: properties.get(BEST_CHILD),
+    }
     return {name: str(value).lower() if name == GOAL else str(value) for name, value in said.items() if value}
 
 

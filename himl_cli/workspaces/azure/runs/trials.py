@@ -24,7 +24,8 @@ class Trials:
         self._others: set[str] = set()  # runs with children that are called like trials, which are no sweeps
 
     def completed(self, page: Sequence[RawRun]) -> list[RawRun]:
-        """The runs of *page*, a trial without values with tags for its values and its number; a request for each sweep that has such ones."""
+        """The runs of *page*, a trial without values with tags for its values and its number; a request for each sweep
+        that has such ones."""
         asked: dict[str, RawRun] = {raw["runId"]: raw for raw in page}
         return [self._with_values(raw, asked) if self._lacks_values(raw) else raw for raw in page]
 

@@ -1,7 +1,7 @@
 """Runs that programs keep themselves, and what they write to any run, as azureml-core tells the services.
 
-A run without a job moves its status by events. Metrics go to the metric service, each row with an id by which it knows a row
-that is sent again; parameters to MLflow's routes, which keep them where Studio and MLflow look.
+A run without a job moves its status by events. Metrics go to the metric service, each row with an id by which it knows
+a row that is sent again; parameters to MLflow's routes, which keep them where Studio and MLflow look.
 """
 
 from __future__ import annotations
@@ -35,7 +35,8 @@ SECONDS_BETWEEN_LOOKS = 1.0
 
 
 class RunWriting:
-    """Sends what is written to runs. The run has to exist for all but `start`: the services would make some of it up."""
+    """Sends what is written to runs. The run has to exist for all but `start`: the services would make some of it
+    up."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
@@ -93,11 +94,17 @@ class RunWriting:
             except ServiceRefused as err:
                 if err.status != 400:
                     raise
-                raise BadUsage(f"Parameters of run '{run_id}' were refused: {err}", hint="A parameter keeps the value that it was logged with first.") from err
+                raise BadUsage(
+                    f"Parameters of run '{run_id}' were refused: {err}",
+                    hint="A parameter keeps the value that it was logged with first.",
+                ) from err
 
     def settle(self, run: RunFacts, seconds: float) -> None:
-        """Wait until the metric service has taken in what it was sent, *seconds* at most: what comes later is only seen later."""
-        url = self._connection.history(f"/experimentids/{quote(run.experiment_id, safe='')}/runs/{quote(run.id, safe='')}/metricsingest/wait")
+        """Wait until the metric service has taken in what it was sent, *seconds* at most: what comes later is only seen
+        later."""
+        url = self._connection.history(
+            f"/experimentids/{quote(run.experiment_id, safe='')}/runs/{quote(run.id, safe='')}/metricsingest/wait"
+        )
         deadline = time.monotonic() + seconds
         try:
             while self._connection.rest.send("GET", url).status == 202 and (left := deadline - time.monotonic()) > 0:
@@ -118,7 +125,9 @@ class RunWriting:
 
     def _tell(self, run_id: str, what: str, data: Mapping[str, Any]) -> None:
         url = self._connection.history(f"/runs/{quote(run_id, safe='')}/events")
-        self._connection.rest.post(url, json={"name": EVENT + what, "timestamp": _now(), "data": {"RunId": run_id, **data}})
+        self._connection.rest.post(
+            url, json={"name": EVENT + what, "timestamp": _now(), "data": {"RunId": run_id, **data}}
+        )
 
 
 def _refused(answer: Any, url: str) -> list[tuple[str, str]]:

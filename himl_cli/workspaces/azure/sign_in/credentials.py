@@ -66,8 +66,16 @@ class Chain:
 
     @property
     def identity(self) -> str:
-        """A digest of what decides who is signed in. Ways that ask a person do not count: what they gave is kept for all of this."""
-        parts = [self._authority, *(f"{source.name}\n{source.identity}" for source in self._sources if source.identity and not source.asks_a_person)]
+        """A digest of what decides who is signed in. Ways that ask a person do not count: what they gave is kept for
+        all of this."""
+        parts = [
+            self._authority,
+            *(
+                f"{source.name}\n{source.identity}"
+                for source in self._sources
+                if source.identity and not source.asks_a_person
+            ),
+        ]
         return hashlib.sha256("\n\n".join(parts).encode()).hexdigest()
 
     def is_for_once(self, credential: str) -> bool:
@@ -75,10 +83,12 @@ class Chain:
         return any(source.asks_a_person and source.name == credential for source in self._sources)
 
     def fetch(self, scope: str, *, anew: bool, claims: str = "") -> Token:
-        """A token for *scope*; *anew* drops what the credentials hold in memory (not those that would ask a person again).
+        """A token for *scope*; *anew* drops what the credentials hold in memory (not those that would ask a person
+        again).
 
-        *claims*, JSON of a service that wants a stronger sign-in, go to the credential; one that cannot give them ends the search.
-        Raises NotAllowed naming all that were tried, ServiceFailed where the place of sign-in cannot be reached.
+        *claims*, JSON of a service that wants a stronger sign-in, go to the credential; one that cannot give them ends
+        the search. Raises NotAllowed naming all that were tried, ServiceFailed where the place of sign-in cannot be
+        reached.
         """
         with self._lock:
             if anew:
@@ -93,7 +103,12 @@ class Chain:
                     break
                 if claims and tried[-1].reason.text == STRONGER:
                     raise self._unmet(tried[-1])
-            raise self._failure(tried, "Nothing here gives the stronger sign-in that the service wants" if claims else "Not signed in to Azure")
+            raise self._failure(
+                tried,
+                "Nothing here gives the stronger sign-in that the service wants"
+                if claims
+                else "Not signed in to Azure",
+            )
 
     def close(self) -> None:
         """Close the credentials' connections."""
@@ -112,12 +127,20 @@ class Chain:
         try:
             credential = self._credential(source)
             given = credential.get_token(scope, claims=claims) if claims else credential.get_token(scope)
-        except (AzureError, ValueError, OSError) as err:  # azure-identity raises ValueError for malformed ids, OSError for files it cannot read
+        except (
+            AzureError,
+            ValueError,
+            OSError,
+        ) as err:  # azure-identity raises ValueError for malformed ids, OSError for files it cannot read
             no_answer = self._no_answer(err, getattr(credential, "failing_status", 0))
             if source.is_explicit and no_answer is not None:
                 raise no_answer from err
             log.debug("%s gave no token: %s", source.name, type(err).__name__)
-            reason = reason_of(err, source.settings, source.file_variable) if no_answer is None else Reason(str(no_answer).rstrip("."))
+            reason = (
+                reason_of(err, source.settings, source.file_variable)
+                if no_answer is None
+                else Reason(str(no_answer).rstrip("."))
+            )
             tried.append(Tried(source.name, reason))
             return None
         return Token(given.token, float(given.expires_on), source.name)
@@ -127,7 +150,10 @@ class Chain:
         from himl_cli.workspaces.azure.requests.unreachable import is_network_error, network_error
 
         if status:
-            return ServiceFailed(f"{urlsplit(self._authority).hostname} failed at the sign-in: it answered {status}.", hint="Try again later.")
+            return ServiceFailed(
+                f"{urlsplit(self._authority).hostname} failed at the sign-in: it answered {status}.",
+                hint="Try again later.",
+            )
         return network_error(err, self._authority) if is_network_error(err) else None
 
     def _credential(self, source: Source) -> Any:
@@ -145,16 +171,22 @@ class Chain:
 
     def _unmet(self, tried: Tried) -> HimlError:
         return NotAllowedNow(
-            f"The service wants a stronger sign-in than that by {tried.name}: a second factor, or a device that the tenant trusts.", hint=tried.reason.hint
+            f"The service wants a stronger sign-in than that by {tried.name}: a second factor, or a device that the "
+            "tenant trusts.",
+            hint=tried.reason.hint,
         )
 
     def _failure(self, tried: Sequence[Tried], what: str) -> HimlError:
-        explicit = next((source for source in self._sources if source.is_explicit and tried and tried[-1].name == source.name), None)
+        explicit = next(
+            (source for source in self._sources if source.is_explicit and tried and tried[-1].name == source.name), None
+        )
         if explicit is not None:
             reason = tried[-1].reason
             return NotAllowedNow(f"Sign-in as {explicit.name} failed: {reason.text}.", hint=reason.hint or self._hint)
         listed = ", ".join(f"{name} ({reason.text})" for name, reason in tried)
-        special = next((reason.hint for name, reason in tried if name == AZURE_CLI), "")  # what most people sign in with
+        special = next(
+            (reason.hint for name, reason in tried if name == AZURE_CLI), ""
+        )  # what most people sign in with
         return NotAllowedNow(f"{what}. Tried: {listed or 'nothing'}.", hint=special or self._hint)
 
 

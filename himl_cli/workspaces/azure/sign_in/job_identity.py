@@ -60,7 +60,8 @@ class JobIdentity:
         return credential == OWN_TOKEN
 
     def fetch(self, scope: str, *, anew: bool, claims: str = "") -> Token:
-        """The run token for the scope `RUN_TOKEN`, else one of the job's identity. Raises NotAllowed where it has none."""
+        """The run token for the scope `RUN_TOKEN`, else one of the job's identity. Raises NotAllowed where it has
+        none."""
         return self._own(anew) if scope == RUN_TOKEN else self._chain.fetch(scope, anew=anew, claims=claims)
 
     def close(self) -> None:
@@ -94,7 +95,9 @@ def job_sources(settings: AzureSettings, cloud: Cloud) -> list[Source]:
     client_id = env.get("DEFAULT_IDENTITY_CLIENT_ID") or (env.get("AZUREML_IDENTITY_CLIENT_ID") if is_managed else None)
     if client_id or is_managed:
         sources.append(managed_identity(client_id))
-    return sources or [Source("the job's identity", OnBehalfOf, unusable="it runs without one; its run token does not open this")]
+    return sources or [
+        Source("the job's identity", OnBehalfOf, unusable="it runs without one; its run token does not open this")
+    ]
 
 
 class OnBehalfOf:
@@ -113,7 +116,9 @@ class OnBehalfOf:
                 given = read_json(answer.read())
             return AccessToken(_text_of(given.get("access_token") or given["token"]), int(_expires_of(given)))
         except (AttributeError, KeyError, OSError, OverflowError, TypeError, ValueError) as err:
-            raise ClientAuthenticationError(message=f"the endpoint for it gave no token ({type(err).__name__})") from err
+            raise ClientAuthenticationError(
+                message=f"the endpoint for it gave no token ({type(err).__name__})"
+            ) from err
 
 
 def _text_of(token: Any) -> str:

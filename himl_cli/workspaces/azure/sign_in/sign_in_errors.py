@@ -22,23 +22,36 @@ class Reason:
     hint: str = ""
 
 
-_RENEW_SECRET = "Make a new secret ('az ad app credential reset --id ID', or the portal), and set it as HIML_SERVICE_PRINCIPAL_PASSWORD."
+_RENEW_SECRET = (
+    "Make a new secret ('az ad app credential reset --id ID', or the portal), and set it as "
+    "HIML_SERVICE_PRINCIPAL_PASSWORD."
+)
 _LOG_IN_AGAIN = "Sign in again: az login."
 _CHECK_IDS = "Check HIML_SERVICE_PRINCIPAL_ID (the application's client id) and HIML_TENANT_ID."
 _MULTI_FACTOR = "Sign in again with 'az login --tenant TENANT', which asks for the second factor."
 _RENEW = "Renew the token that AZURE_FEDERATED_TOKEN_FILE names; with a certificate, set this machine's clock."
 
 AADSTS = {
-    "7000215": Reason("the client secret is wrong", "Set HIML_SERVICE_PRINCIPAL_PASSWORD to the secret's value, not to its id."),
+    "7000215": Reason(
+        "the client secret is wrong", "Set HIML_SERVICE_PRINCIPAL_PASSWORD to the secret's value, not to its id."
+    ),
     "7000222": Reason("the client secret has expired", _RENEW_SECRET),
     "700016": Reason("no such application in this tenant", _CHECK_IDS),
-    "700027": Reason("the certificate is not one of the application's", "Register the certificate with the application, or use another."),
+    "700027": Reason(
+        "the certificate is not one of the application's",
+        "Register the certificate with the application, or use another.",
+    ),
     "700024": Reason("the assertion is not valid at this time", _RENEW),
     "500133": Reason("the assertion is not valid at this time", _RENEW),
     "90002": Reason("no such tenant", "Check HIML_TENANT_ID (or AZURE_TENANT_ID)."),
     "900023": Reason("the tenant is no id and no domain", "Check HIML_TENANT_ID (or AZURE_TENANT_ID)."),
-    "900382": Reason("the application belongs to another cloud", "Set AZUREML_CURRENT_CLOUD (AzureUSGovernment, AzureChinaCloud)."),
-    "500011": Reason("the tenant does not know this service", "Check HIML_TENANT_ID, and AZUREML_CURRENT_CLOUD for a sovereign cloud."),
+    "900382": Reason(
+        "the application belongs to another cloud", "Set AZUREML_CURRENT_CLOUD (AzureUSGovernment, AzureChinaCloud)."
+    ),
+    "500011": Reason(
+        "the tenant does not know this service",
+        "Check HIML_TENANT_ID, and AZUREML_CURRENT_CLOUD for a sovereign cloud.",
+    ),
     "7000112": Reason("the application is disabled", "Ask an administrator of the tenant to enable it."),
     "50020": Reason("the user is not known in this tenant", "Sign in with another account: az login --tenant TENANT."),
     "50034": Reason("the user is not known in this tenant", "Sign in with another account: az login --tenant TENANT."),
@@ -52,26 +65,46 @@ AADSTS = {
     "700082": Reason("the sign-in has expired", _LOG_IN_AGAIN),
     "700084": Reason("the sign-in has expired", _LOG_IN_AGAIN),
     "50132": Reason("the sign-in is no longer valid", _LOG_IN_AGAIN),
-    "53003": Reason("a conditional access rule of the tenant blocks it", "Use a device or a network that the tenant's rules allow."),
+    "53003": Reason(
+        "a conditional access rule of the tenant blocks it", "Use a device or a network that the tenant's rules allow."
+    ),
     "53000": Reason("the tenant wants a managed device", "Use a device or a network that the tenant's rules allow."),
-    "65001": Reason("the tenant has not consented to this application", "Ask an administrator of the tenant for consent."),
+    "65001": Reason(
+        "the tenant has not consented to this application", "Ask an administrator of the tenant for consent."
+    ),
 }
 
 _OR_VENDORS = " (or AZURE_TENANT_ID)"
 _NO_TENANT = Reason("no such tenant", "Check HIML_TENANT_ID (or AZURE_TENANT_ID).")
 
 STRONGER = "the service wants a stronger sign-in"
-_CLAIMS_COMMAND = re.compile(r"(requires (?P<tool>[^)]+ or later)\): *)?(?P<command>(az login --claims-challenge|Connect-AzAccount -ClaimsChallenge) \S.*)")
+_CLAIMS_COMMAND = re.compile(
+    r"(requires (?P<tool>[^)]+ or later)\): *)?(?P<command>(az login --claims-challenge|Connect-AzAccount "
+    r"-ClaimsChallenge) \S.*)"
+)
 
 _PHRASES = (
-    (re.compile(r"Unable to get authority configuration|invalid_tenant", re.IGNORECASE), _NO_TENANT),  # MSAL, for AADSTS90002
-    (re.compile(r"Invalid tenant id provided", re.IGNORECASE), Reason("the tenant is no id and no domain", _NO_TENANT.hint)),  # azure-identity
+    (
+        re.compile(r"Unable to get authority configuration|invalid_tenant", re.IGNORECASE),
+        _NO_TENANT,
+    ),  # MSAL, for AADSTS90002
+    (
+        re.compile(r"Invalid tenant id provided", re.IGNORECASE),
+        Reason("the tenant is no id and no domain", _NO_TENANT.hint),
+    ),  # azure-identity
     (re.compile(r"CLI not found on path|not found on path|not installed", re.IGNORECASE), Reason("not installed")),
     (re.compile(r"Please run 'az login'|azd auth login|Connect-AzAccount", re.IGNORECASE), Reason("not signed in")),
-    (re.compile(r"subscription of .* doesn't exist", re.IGNORECASE), Reason("its account does not see the workspace's subscription")),
+    (
+        re.compile(r"subscription of .* doesn't exist", re.IGNORECASE),
+        Reason("its account does not see the workspace's subscription"),
+    ),
     (re.compile(r"Failed to invoke the Azure|timed out|timeout", re.IGNORECASE), Reason("no answer in time")),
     (
-        re.compile(r"Identity not found|no (managed )?identity|ManagedIdentityCredential authentication unavailable|not available, no response", re.IGNORECASE),
+        re.compile(
+            r"Identity not found|no (managed )?identity|ManagedIdentityCredential authentication unavailable|not "
+            r"available, no response",
+            re.IGNORECASE,
+        ),
         Reason("this machine has none"),
     ),
 )
@@ -108,7 +141,10 @@ def _reason_of(err: BaseException) -> Reason:
         return known or Reason(f"AADSTS{number[1]}: {_first_sentence(message.partition(number[0])[2])}".rstrip(": "))
     command = _CLAIMS_COMMAND.search(message)
     if command:
-        return Reason(STRONGER, f"Run: {command['command'].rstrip('. ')}" + (f" (with {command['tool']})" if command["tool"] else ""))
+        return Reason(
+            STRONGER,
+            f"Run: {command['command'].rstrip('. ')}" + (f" (with {command['tool']})" if command["tool"] else ""),
+        )
     for phrase, reason in _PHRASES:
         if phrase.search(message):
             return reason

@@ -1,8 +1,9 @@
 """Which credentials apply on this machine, and with what.
 
-Nothing here waits for something that may not exist. In particular the metadata endpoint of a virtual machine, which takes
-seconds to be missed on a laptop, is asked only on a machine that says it is Azure's, or where AZURE_TOKEN_CREDENTIALS
-asks for it. Azure PowerShell, which takes seconds to start, is asked only where somebody signed in with it.
+Nothing here waits for something that may not exist. In particular the metadata endpoint of a virtual machine, which
+takes seconds to be missed on a laptop, is asked only on a machine that says it is Azure's, or where
+AZURE_TOKEN_CREDENTIALS asks for it. Azure PowerShell, which takes seconds to start, is asked only where somebody signed
+in with it.
 """
 
 from __future__ import annotations
@@ -32,7 +33,9 @@ ENVIRONMENT_SECRETS = ("AZURE_CLIENT_SECRET", CERTIFICATE)
 PROCESS_SECONDS = 20
 
 
-def user_sources(settings: AzureSettings, cloud: Cloud, subscription_id: str, tell: Callable[[str], None]) -> list[Source]:
+def user_sources(
+    settings: AzureSettings, cloud: Cloud, subscription_id: str, tell: Callable[[str], None]
+) -> list[Source]:
     """All that may sign in outside a job, in the order in which they are tried; *tell* shows a line to a person.
 
     Raises NotAllowed where a service principal is only partly set.
@@ -49,19 +52,33 @@ def from_principal(principal: ServicePrincipal, cloud: Cloud) -> Source:
     """The service principal of himl's settings."""
 
     def make() -> Any:
-        return Credential("ClientSecretCredential", principal.tenant_id, principal.client_id, principal.secret, **place_of_sign_in(cloud))
+        return Credential(
+            "ClientSecretCredential",
+            principal.tenant_id,
+            principal.client_id,
+            principal.secret,
+            **place_of_sign_in(cloud),
+        )
 
     shown = principal.client_id if len(principal.client_id) <= 12 else f"{principal.client_id[:8]}…"
     identity = f"{principal.tenant_id} {principal.client_id} {digest(principal.secret.encode())}"
-    return Source(f"service principal {shown} ({principal.place})", make, identity, is_explicit=True, settings=principal.in_files)
+    return Source(
+        f"service principal {shown} ({principal.place})", make, identity, is_explicit=True, settings=principal.in_files
+    )
 
 
 def managed_identity(client_id: str | None, *, is_explicit: bool = False) -> Source:
     """The machine's identity, or its assigned one with *client_id*."""
     endpoint = os.environ.get("IDENTITY_ENDPOINT") or os.environ.get("MSI_ENDPOINT") or "metadata endpoint"
-    statuses: dict[str, Any] = {"retry_total": 3, "retry_connect": 0, "retry_read": 0}  # a metadata endpoint answers 404 and 410 while it starts
+    statuses: dict[str, Any] = {
+        "retry_total": 3,
+        "retry_connect": 0,
+        "retry_read": 0,
+    }  # a metadata endpoint answers 404 and 410 while it starts
     make = partial(Credential, "ManagedIdentityCredential", client_id=client_id or None, **statuses)
-    return Source("managed identity", make, f"{platform.node()} {endpoint} {client_id}", is_explicit=is_explicit)  # home folders are shared
+    return Source(
+        "managed identity", make, f"{platform.node()} {endpoint} {client_id}", is_explicit=is_explicit
+    )  # home folders are shared
 
 
 def _of_environment(cloud: Cloud) -> Iterator[Source]:
@@ -73,9 +90,21 @@ def _of_environment(cloud: Cloud) -> Iterator[Source]:
     if secret:
         identity = f"{ids} {digest(env[secret].encode())}"
         make = partial(Credential, "EnvironmentCredential", **place_of_sign_in(cloud))
-        names = {"HIML_TENANT_ID": "AZURE_TENANT_ID", "HIML_SERVICE_PRINCIPAL_ID": "AZURE_CLIENT_ID", "HIML_SERVICE_PRINCIPAL_PASSWORD": secret}
+        names = {
+            "HIML_TENANT_ID": "AZURE_TENANT_ID",
+            "HIML_SERVICE_PRINCIPAL_ID": "AZURE_CLIENT_ID",
+            "HIML_SERVICE_PRINCIPAL_PASSWORD": secret,
+        }
         file = CERTIFICATE if secret == CERTIFICATE else ""
-        yield Source(f"service principal of {secret}", make, identity, is_explicit=not missing, unusable=unusable, settings=names, file_variable=file)
+        yield Source(
+            f"service principal of {secret}",
+            make,
+            identity,
+            is_explicit=not missing,
+            unusable=unusable,
+            settings=names,
+            file_variable=file,
+        )
     else:
         yield Source("environment variables", _nothing, unusable="not set")
     if env.get(TOKEN_FILE):
@@ -123,7 +152,8 @@ def _of_people(tenant_id: str, cloud: Cloud, tell: Callable[[str], None]) -> Ite
 
 
 def place_of_sign_in(cloud: Cloud) -> dict[str, Any]:
-    """What azure-identity has to know of it: one that the user named is not looked up in Microsoft's directory, which cannot know it."""
+    """What azure-identity has to know of it: one that the user named is not looked up in Microsoft's directory, which
+    cannot know it."""
     is_own = all(cloud.authority != known.authority for known in CLOUDS.values())
     return {"authority": cloud.authority, "disable_instance_discovery": is_own}
 

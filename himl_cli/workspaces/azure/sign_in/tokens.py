@@ -1,4 +1,5 @@
-"""Access tokens: from memory, else from what himl keeps, else from the credentials; renewed in time, shared by threads."""
+"""Access tokens: from memory, else from what himl keeps, else from the credentials; renewed in time, shared by
+threads."""
 
 from __future__ import annotations
 
@@ -20,12 +21,14 @@ log = logging.getLogger(__name__)
 
 KIND = "tokens"
 RENEW_SECONDS = 300.0
-"""A token is replaced when it has less than this left, as the vendor's clients do (one that never had twice as much: at half of its life)."""
+"""A token is replaced when it has less than this left, as the vendor's clients do (one that never had twice as much: at
+half of its life)."""
 
 
 @dataclass(frozen=True)
 class Token:
-    """`expires` in seconds since 1970 by this machine's clock; `credential` is what messages call the one that gave it."""
+    """`expires` in seconds since 1970 by this machine's clock; `credential` is what messages call the one that gave
+    it."""
 
     text: str = field(repr=False)
     expires: float
@@ -69,10 +72,12 @@ class Issuer(Protocol):
         """Who it would sign in, as a digest: a token kept for another identity is never used."""
 
     def is_for_once(self, credential: str) -> bool:
-        """Whether the credential of this name should not be asked again while its token is good: it asks a person, or is a token itself."""
+        """Whether the credential of this name should not be asked again while its token is good: it asks a person, or
+        is a token itself."""
 
     def fetch(self, scope: str, *, anew: bool, claims: str = "") -> Token:
-        """A token, past all caches in memory with *anew*, with these *claims* (JSON). Raises NotAllowed, or ServiceFailed where nobody answers."""
+        """A token, past all caches in memory with *anew*, with these *claims* (JSON). Raises NotAllowed, or
+        ServiceFailed where nobody answers."""
 
 
 class Tokens:
@@ -97,14 +102,17 @@ class Tokens:
     def get(self, scope: str) -> str:
         """A token for *scope*, good for five minutes at least where the service gives such.
 
-        Raises NotAllowed naming the credentials that were tried, ServiceFailed where the place of sign-in is out of reach.
+        Raises NotAllowed naming the credentials that were tried, ServiceFailed where the place of sign-in is out of
+        reach.
         """
         return self._token(scope).text
 
     def renew(self, scope: str, rejected: str, claims: str = "") -> str:
-        """After a 401: get another token than the *rejected* one (unless another thread just did), with the *claims* that the service asked for.
+        """After a 401: get another token than the *rejected* one (unless another thread just did), with the *claims*
+        that the service asked for.
 
-        The rejected one is forgotten; but where claims are wanted that nobody can give, it stays: it may be good for reading.
+        The rejected one is forgotten; but where claims are wanted that nobody can give, it stays: it may be good for
+        reading.
         """
         with self._lock:
             held = self._held.get(scope)
@@ -122,7 +130,8 @@ class Tokens:
         return held.credential if held is not None else "this sign-in"
 
     def who(self, scope: str) -> SignedIn:
-        """Sign in for *scope* anew, past what is kept (unless that asked a person), and tell who that is. Raises as `get` does."""
+        """Sign in for *scope* anew, past what is kept (unless that asked a person), and tell who that is. Raises as
+        `get` does."""
         with self._lock:
             held = self._held.get(scope) or self._held_before(scope)
             is_for_once = held is not None and self._issuer.is_for_once(held.credential)
@@ -130,7 +139,12 @@ class Tokens:
         claims = token.claims()
         names = (claims.get(name) for name in ("upn", "preferred_username", "unique_name", "appid", "oid"))
         principal = next((name for name in names if isinstance(name, str) and name), "")
-        return SignedIn(token.credential, principal, str(claims.get("tid") or ""), datetime.fromtimestamp(token.expires, tz=timezone.utc))
+        return SignedIn(
+            token.credential,
+            principal,
+            str(claims.get("tid") or ""),
+            datetime.fromtimestamp(token.expires, tz=timezone.utc),
+        )
 
     def _token(self, scope: str) -> Token:
         with self._lock:
@@ -145,7 +159,9 @@ class Tokens:
             except HimlError as err:
                 if held is None or not held.lasts():
                     raise
-                log.warning("the sign-in could not be renewed (%s); it is good for %d s more", err, held.expires - time.time())
+                log.warning(
+                    "the sign-in could not be renewed (%s); it is good for %d s more", err, held.expires - time.time()
+                )
                 return held
 
     def _fetched(self, scope: str, *, anew: bool, claims: str = "") -> Token:
@@ -159,7 +175,11 @@ class Tokens:
     def _held_before(self, scope: str) -> Token | None:
         value = self._kept.get(KIND, self._key(scope))
         try:
-            return Token(str(value["token"]), float(value["expires"]), str(value["credential"])) if value is not None else None
+            return (
+                Token(str(value["token"]), float(value["expires"]), str(value["credential"]))
+                if value is not None
+                else None
+            )
         except (KeyError, OverflowError, TypeError, ValueError):
             return None
 

@@ -49,16 +49,19 @@ def tool(name: str, **options: Any) -> Any:
 class AzureCli:
     """`az account get-access-token`, first for the workspace's subscription: that picks its account and its tenant.
 
-    An account that does not see the subscription (or an old `az`) is asked once more without it, so that the service can
-    say what is wrong in its own words.
+    An account that does not see the subscription (or an old `az`) is asked once more without it, so that the service
+    can say what is wrong in its own words.
     """
 
     def __init__(self, subscription_id: str, tenant_id: str, seconds: int) -> None:
-        self._choices: list[dict[str, Any]] = [{"tenant_id": tenant_id}] if tenant_id else [{"subscription": subscription_id}, {}]
+        self._choices: list[dict[str, Any]] = (
+            [{"tenant_id": tenant_id}] if tenant_id else [{"subscription": subscription_id}, {}]
+        )
         self._seconds = seconds
 
     def get_token(self, scope: str, *, claims: str | None = None) -> Any:
-        """An azure-core AccessToken. Raises azure-core's ClientAuthenticationError; for *claims* with the command that gets them."""
+        """An azure-core AccessToken. Raises azure-core's ClientAuthenticationError; for *claims* with the command that
+        gets them."""
         from azure.core.exceptions import ClientAuthenticationError
         from azure.identity import AzureCliCredential, CredentialUnavailableError
 

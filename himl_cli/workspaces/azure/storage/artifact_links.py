@@ -61,7 +61,9 @@ class LinkAccess(Access):
         elif link[1].is_due:
             link = self._renewed_around(name)
         url, signature = link
-        return Signed(f"{url}?{query}&{signature.query}" if query else f"{url}?{signature.query}", (VERSION_HEADER,), signature)
+        return Signed(
+            f"{url}?{query}&{signature.query}" if query else f"{url}?{signature.query}", (VERSION_HEADER,), signature
+        )
 
     def renewed(self, name: str, refused: Signed, code: str) -> bool:
         known = self._links.get(name)
@@ -75,7 +77,8 @@ class LinkAccess(Access):
     def names(self, folder: str) -> list[str]:
         """The names of all files below *folder* (empty: of all), sorted; their links are kept for later.
 
-        Where the service does not take the empty prefix, which no public client sends, it lists the run's files without links.
+        Where the service does not take the empty prefix, which no public client sends, it lists the run's files without
+        links.
         """
         try:
             return self._told(self._url("prefix/contentinfo", folder), has_links=True)
@@ -120,8 +123,13 @@ class LinkAccess(Access):
         parts = _parts_of(str(item.get("contentUri") or ""))
         if parts.scheme != "https" or not parts.hostname or parts.path.count("/") < 2:
             raise ServiceFailed(f"The artifact service gives no link to '{name}'.")
-        self._place = Place(self._place.label, parts.hostname.split(".")[0], parts.path.split("/")[1], parts.hostname, SIGN_IN)
-        link = self._links[name] = f"https://{parts.netloc}{quote(parts.path, safe=SAFE_IN_PATHS)}", Signature.of_sas(parts.query)
+        self._place = Place(
+            self._place.label, parts.hostname.split(".")[0], parts.path.split("/")[1], parts.hostname, SIGN_IN
+        )
+        link = self._links[name] = (
+            f"https://{parts.netloc}{quote(parts.path, safe=SAFE_IN_PATHS)}",
+            Signature.of_sas(parts.query),
+        )
         return link
 
     def _url(self, what: str, path: str) -> str:
@@ -140,7 +148,13 @@ class ArtifactLinks(BlobReader):
     """The files under a run's data container, read-only. A list costs a HEAD a file: the service tells no sizes."""
 
     def __init__(
-        self, connection: Connection, exchanger: Exchanger, container_id: str, label: str, growing: Sequence[str], retries: Retries | None = None
+        self,
+        connection: Connection,
+        exchanger: Exchanger,
+        container_id: str,
+        label: str,
+        growing: Sequence[str],
+        retries: Retries | None = None,
     ) -> None:
         self._links = LinkAccess(connection, container_id, label)
         super().__init__(self._links, exchanger, retries or Retries(), growing)
@@ -148,7 +162,9 @@ class ArtifactLinks(BlobReader):
     def list(self, prefix: str = "") -> Iterator[Sequence[BlobInfo]]:
         """As `BlobStore.list`. Raises NotAllowed, ServiceFailed."""
         parts = prefix.split("/")[:-1]
-        plain = [*takewhile(lambda part: part not in ("", ".", ".."), parts)]  # the others would mean something else in a URL
+        plain = [
+            *takewhile(lambda part: part not in ("", ".", ".."), parts)
+        ]  # the others would mean something else in a URL
         names = [name for name in self._links.names("/".join(plain)) if name.startswith(prefix)]
         for start in range(0, len(names), PAGE):
             page = self._looked_at(names[start : start + PAGE])
@@ -164,7 +180,9 @@ class ArtifactLinks(BlobReader):
         questions = [self._question(name) for name in names if can_be_asked_for(name)]
         with self._exchanger.lines() as lines:
             Run(lines, Tasks(iter(questions)), ASKED_AT_ONCE).finish()
-        found = [BlobInfo(name, 1) for name in names if not can_be_asked_for(name)]  # of some size, so that it is asked for, which fails and names it
+        found = [
+            BlobInfo(name, 1) for name in names if not can_be_asked_for(name)
+        ]  # of some size, so that it is asked for, which fails and names it
         for question in questions:
             try:
                 properties = question.answer

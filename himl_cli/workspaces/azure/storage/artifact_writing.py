@@ -1,7 +1,8 @@
-"""Storing files among a run's artifacts: the artifact service is told their names, so that Studio lists them, and gives links to write to.
+"""Storing files among a run's artifacts: the artifact service is told their names, so that Studio lists them, and gives
+links to write to.
 
-Links for many files come in one request. A name that the service has already gets its link by another route; its content is
-replaced then.
+Links for many files come in one request. A name that the service has already gets its link by another route; its
+content is replaced then.
 """
 
 from __future__ import annotations
@@ -56,12 +57,21 @@ class WriteAccess(LinkAccess):
         return True
 
     def _ask(self, name: str) -> None:
-        url = self._connection.artifact(f"/artifacts/write/ExperimentRun/{quote(self._container_id, safe='')}/{quote(name)}")
+        url = self._connection.artifact(
+            f"/artifacts/write/ExperimentRun/{quote(self._container_id, safe='')}/{quote(name)}"
+        )
         self._keep(name, self._connection.rest.get_object(url, "link"))
 
 
 def store_artifacts(
-    connection: Connection, exchanger: Exchanger, container_id: str, label: str, requests: Iterable[StoreRequest], sink: StoreSink, *, workers: int
+    connection: Connection,
+    exchanger: Exchanger,
+    container_id: str,
+    label: str,
+    requests: Iterable[StoreRequest],
+    sink: StoreSink,
+    *,
+    workers: int,
 ) -> None:
     """As `BlobStore.store`, for the run whose files lie under *container_id*."""
     access = WriteAccess(connection, container_id, label)

@@ -1,4 +1,5 @@
-"""The artifacts of a run: from the storage account where that may be listed, else by the links of the artifact service."""
+"""The artifacts of a run: from the storage account where that may be listed, else by the links of the artifact
+service."""
 
 from __future__ import annotations
 
@@ -28,12 +29,19 @@ Answer = TypeVar("Answer")
 class RunArtifacts:
     """A run's artifacts as a `BlobStore`.
 
-    Listing the storage account takes one request for 5,000 files, with sizes and MD5s; the service tells neither, but it
-    needs no right to the storage account: a job's own run token is enough. Which of the two works is found out once and kept
-    for an hour.
+    Listing the storage account takes one request for 5,000 files, with sizes and MD5s; the service tells neither, but
+    it needs no right to the storage account: a job's own run token is enough. Which of the two works is found out once
+    and kept for an hour.
     """
 
-    def __init__(self, connection: Connection, exchanger: Exchanger, container_id: str, label: str, make_direct: Callable[[Sequence[str]], AzureBlobs]) -> None:
+    def __init__(
+        self,
+        connection: Connection,
+        exchanger: Exchanger,
+        container_id: str,
+        label: str,
+        make_direct: Callable[[Sequence[str]], AzureBlobs],
+    ) -> None:
         self._connection = connection
         self._exchanger = exchanger
         self._container_id = container_id
@@ -81,7 +89,9 @@ class RunArtifacts:
 
     def store(self, requests: Iterable[StoreRequest], sink: StoreSink, *, workers: int) -> None:
         """As `BlobStore.store`, by links that the artifact service gives to whoever may write to the run."""
-        store_artifacts(self._connection, self._exchanger, self._container_id, self._label, requests, sink, workers=workers)
+        store_artifacts(
+            self._connection, self._exchanger, self._container_id, self._label, requests, sink, workers=workers
+        )
 
     def _tried(self, ask: Callable[[BlobStore], Answer]) -> Answer:
         """What *ask* says of the storage account, or where that is not allowed, of the service's links."""
@@ -108,7 +118,9 @@ class RunArtifacts:
         try:
             return self._make_direct(GROWING)
         except NotAllowed as err:
-            log.debug("the artifact datastore may not be looked at (%s): going on with the artifact service's links", err)
+            log.debug(
+                "the artifact datastore may not be looked at (%s): going on with the artifact service's links", err
+            )
             return self._links()
 
     def _links(self) -> ArtifactLinks:

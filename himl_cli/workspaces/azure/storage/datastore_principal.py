@@ -50,7 +50,8 @@ class PrincipalTokens:
             credential = self._credential(secret)
         except ValueError as err:  # azure-identity's, for malformed ids
             raise NotAllowed(
-                f"The service principal of {self._record.label} cannot sign in: its tenant '{self._record.tenant_id}' is no id and no domain.",
+                f"The service principal of {self._record.label} cannot sign in: its tenant '{self._record.tenant_id}' "
+                "is no id and no domain.",
                 hint="Update the datastore's credentials in the workspace.",
             ) from err
         try:
@@ -61,7 +62,9 @@ class PrincipalTokens:
                 hint="Has its secret expired? Update the datastore's credentials in the workspace.",
             ) from err
         except AzureError as err:
-            raise ServiceFailed(f"The sign-in of {self._record.label}'s service principal failed: {type(err).__name__}.") from err
+            raise ServiceFailed(
+                f"The sign-in of {self._record.label}'s service principal failed: {type(err).__name__}."
+            ) from err
         finally:
             credential.close()
         self._token, self._expires = token.token, float(token.expires_on)
@@ -71,7 +74,13 @@ class PrincipalTokens:
 
         from himl_cli.workspaces.azure.requests.trust import ca_bundle
 
-        return ClientSecretCredential(self._record.tenant_id, self._record.client_id, secret, authority=self._authority, connection_verify=ca_bundle())
+        return ClientSecretCredential(
+            self._record.tenant_id,
+            self._record.client_id,
+            secret,
+            authority=self._authority,
+            connection_verify=ca_bundle(),
+        )
 
 
 def _place_of(authority: str) -> str:

@@ -13,7 +13,13 @@ from himl_cli.core.errors import BadUsage
 from himl_cli.workspaces.azure.places.clouds import Cloud
 
 BLOB, LAKE = "AzureBlob", "AzureDataLakeGen2"
-KINDS = {BLOB: "blob", LAKE: "Azure Data Lake Gen2", "AzureFile": "file share", "AzureDataLakeGen1": "Azure Data Lake Gen1", "OneLake": "OneLake"}
+KINDS = {
+    BLOB: "blob",
+    LAKE: "Azure Data Lake Gen2",
+    "AzureFile": "file share",
+    "AzureDataLakeGen1": "Azure Data Lake Gen1",
+    "OneLake": "OneLake",
+}
 _PART = re.compile(r"[\w.:$-]+", re.ASCII)
 _WAYS_OUT = {
     "AzureFile": "Copy it to a blob datastore with azcopy, or mount it in a job on the cluster.",
@@ -43,14 +49,17 @@ class DatastoreRecord:
 
     @classmethod
     def from_arm(cls, resource: Mapping[str, Any]) -> DatastoreRecord:
-        """Out of the resource that GET and list give. Raises KeyError, AttributeError, TypeError, ValueError where it is none."""
+        """Out of the resource that GET and list give. Raises KeyError, AttributeError, TypeError, ValueError where it
+        is none."""
         properties = resource["properties"]
         signs = properties.get("credentials") or {}
         found = cls(
             name=str(resource["name"]),
             kind=str(properties["datastoreType"]),
             account=str(properties.get("accountName") or ""),
-            container=str(properties.get("containerName") or properties.get("filesystem") or properties.get("fileShareName") or ""),
+            container=str(
+                properties.get("containerName") or properties.get("filesystem") or properties.get("fileShareName") or ""
+            ),
             endpoint=str(properties.get("endpoint") or ""),
             protocol=str(properties.get("protocol") or ""),
             credentials=str(signs.get("credentialsType") or "None"),
@@ -76,11 +85,14 @@ class DatastoreRecord:
         return asdict(self)
 
     def check_place(self) -> None:
-        """Raises TypeError where a field is of another type, ValueError where its container of blobs cannot be part of an address."""
+        """Raises TypeError where a field is of another type, ValueError where its container of blobs cannot be part of
+        an address."""
         for field in fields(self):
             if not isinstance(getattr(self, field.name), bool if field.name == "is_default" else str):
                 raise TypeError(f"{field.name} is none")
-        if self.kind in (BLOB, LAKE) and not (_PART.fullmatch(self.account) and _PART.fullmatch(self.container) and _PART.fullmatch(self.endpoint or "-")):
+        if self.kind in (BLOB, LAKE) and not (
+            _PART.fullmatch(self.account) and _PART.fullmatch(self.container) and _PART.fullmatch(self.endpoint or "-")
+        ):
             raise ValueError("account, container and endpoint make no address")
 
     @property
@@ -92,14 +104,21 @@ class DatastoreRecord:
         """Its container on the blob endpoint. Raises BadUsage for a kind that has none."""
         if self.kind not in (BLOB, LAKE):
             what = "a file share" if self.kind == "AzureFile" else KINDS.get(self.kind, self.kind)
-            raise BadUsage(f"The {self.label} is {what}, which himl does not support.", hint=_WAYS_OUT.get(self.kind, "Register the data as a blob datastore."))
+            raise BadUsage(
+                f"The {self.label} is {what}, which himl does not support.",
+                hint=_WAYS_OUT.get(self.kind, "Register the data as a blob datastore."),
+            )
         host = f"{self.account}.blob.{self.endpoint or cloud.storage_suffix}"
         return f"{'http' if self.protocol == 'http' and _is_here(host) else 'https'}://{host}/{self.container}"
 
     def info(self, cloud: Cloud) -> DatastoreInfo:
         """For lists of datastores, of every kind."""
         service = "blob" if self.kind in (BLOB, LAKE) else "file"
-        location = f"https://{self.account}.{service}.{self.endpoint or cloud.storage_suffix}/{self.container}" if self.account else self.container
+        location = (
+            f"https://{self.account}.{service}.{self.endpoint or cloud.storage_suffix}/{self.container}"
+            if self.account
+            else self.container
+        )
         return DatastoreInfo(self.name, KINDS.get(self.kind, self.kind), location, self.is_default)
 
 

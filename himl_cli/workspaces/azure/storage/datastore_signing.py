@@ -1,6 +1,8 @@
-"""How requests to a datastore are signed: by the secret that the workspace keeps for it, else by the user's own sign-in.
+"""How requests to a datastore are signed: by the secret that the workspace keeps for it, else by the user's own
+sign-in.
 
-The secret of an account (its key) is never kept: a SAS for the one container is made of it, and that is kept until it ends.
+The secret of an account (its key) is never kept: a SAS for the one container is made of it, and that is kept until it
+ends.
 """
 
 from __future__ import annotations
@@ -36,13 +38,18 @@ def signer_for(connection: Connection, record: DatastoreRecord) -> Signer:
     if record.credentials == "ServicePrincipal" and record.client_id and record.tenant_id:
         from himl_cli.workspaces.azure.storage.datastore_principal import PrincipalTokens
 
-        tokens = PrincipalTokens(record, connection.address.cloud.authority, lambda: str(_secret_of(connection, record).get("clientSecret") or ""))
+        tokens = PrincipalTokens(
+            record,
+            connection.address.cloud.authority,
+            lambda: str(_secret_of(connection, record).get("clientSecret") or ""),
+        )
         return BearerSigner(tokens, connection.address.cloud.storage_scope, "the datastore's service principal")
     return BearerSigner(connection.tokens, connection.address.cloud.storage_scope, OWN_SIGN_IN)
 
 
 class _SecretSigner(Signer):
-    """Signs with a SAS, by the datastore's secret; by the user's own sign-in where that may not be read, or keys do not count."""
+    """Signs with a SAS, by the datastore's secret; by the user's own sign-in where that may not be read, or keys do not
+    count."""
 
     def __init__(self, connection: Connection, record: DatastoreRecord) -> None:
         super().__init__()
@@ -56,7 +63,11 @@ class _SecretSigner(Signer):
     def sign_in(self) -> str:  # type: ignore[override]
         if self._own is not None:
             return self._own.sign_in
-        return "a signature by the account's key" if self._record.credentials == "AccountKey" else "the datastore's SAS token"
+        return (
+            "a signature by the account's key"
+            if self._record.credentials == "AccountKey"
+            else "the datastore's SAS token"
+        )
 
     def _make(self, refused: Signature | None, code: str) -> Signature:
         if self._own is not None:
@@ -94,11 +105,14 @@ def _over(record: DatastoreRecord, ended: float) -> NotAllowed:
     when = datetime.fromtimestamp(ended, timezone.utc)
     return NotAllowed(
         f"The SAS of {record.label} ended on {when:%Y-%m-%d at %H:%M} UTC.",
-        hint="Ask its owner to renew it and to update the datastore's credentials in the workspace. (Not over yet? Check this machine's clock.)",
+        hint="Ask its owner to renew it and to update the datastore's credentials in the workspace. (Not over yet? "
+        "Check this machine's clock.)",
     )
 
 
-def readable_secret(connection: Connection, record: DatastoreRecord, *, as_it_is: bool = False) -> Mapping[str, Any] | None:
+def readable_secret(
+    connection: Connection, record: DatastoreRecord, *, as_it_is: bool = False
+) -> Mapping[str, Any] | None:
     """What the workspace gives of the datastore's secret; None where it may not be read. Raises ServiceFailed.
 
     *as_it_is*: the account's key, where others may be given a SAS made of it.
@@ -114,7 +128,11 @@ def readable_secret(connection: Connection, record: DatastoreRecord, *, as_it_is
 
 def _secret_of(connection: Connection, record: DatastoreRecord, *, as_it_is: bool = False) -> Mapping[str, Any]:
     """What the workspace gives of the datastore's secret. Raises NotAllowed, ServiceFailed."""
-    return by_run_token(connection, lambda: job_datastores.secret_of(connection, record.name), lambda: _secret_from_arm(connection, record, as_it_is))
+    return by_run_token(
+        connection,
+        lambda: job_datastores.secret_of(connection, record.name),
+        lambda: _secret_from_arm(connection, record, as_it_is),
+    )
 
 
 def _secret_from_arm(connection: Connection, record: DatastoreRecord, as_it_is: bool) -> Mapping[str, Any]:
@@ -124,7 +142,9 @@ def _secret_from_arm(connection: Connection, record: DatastoreRecord, as_it_is: 
 
     def ask(hours: int) -> Mapping[str, Any]:
         body = {"expirableSecret": True, "expireAfterHours": hours} if hours else {"expirableSecret": False}
-        return connection.rest.post_object(url, "secret", params={"api-version": api_versions.DATASTORE_SECRETS}, json=body)
+        return connection.rest.post_object(
+            url, "secret", params={"api-version": api_versions.DATASTORE_SECRETS}, json=body
+        )
 
     if as_it_is:
         return ask(0)
@@ -143,7 +163,10 @@ def _sas_of(secret: Mapping[str, Any], record: DatastoreRecord) -> str:
         return token
     key = str(secret.get("key") or "")
     if not key:
-        raise ServiceFailed(f"The workspace gives no secret for {record.label} that himl can use.", hint="Update the datastore's credentials in the workspace.")
+        raise ServiceFailed(
+            f"The workspace gives no secret for {record.label} that himl can use.",
+            hint="Update the datastore's credentials in the workspace.",
+        )
     return _made_sas(key, record)
 
 
@@ -154,6 +177,10 @@ def _made_sas(key: str, record: DatastoreRecord) -> str:
     ends = datetime.now(timezone.utc) + timedelta(hours=SAS_HOURS)  # no start: clocks differ
     protocol = "https,http" if record.protocol == "http" else "https"
     try:
-        return generate_container_sas(record.account, record.container, account_key=key, permission=rights, expiry=ends, protocol=protocol)
+        return generate_container_sas(
+            record.account, record.container, account_key=key, permission=rights, expiry=ends, protocol=protocol
+        )
     except ValueError as err:  # AzureSigningError is one of them where the key is no base64
-        raise HimlError(f"The account key of {record.label} is no key.", hint="Update the datastore's credentials in the workspace.") from err
+        raise HimlError(
+            f"The account key of {record.label} is no key.", hint="Update the datastore's credentials in the workspace."
+        ) from err

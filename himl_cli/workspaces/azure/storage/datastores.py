@@ -61,7 +61,8 @@ class Datastores:
         return self.of_record(self.find(name))
 
     def find(self, name: str | None = None) -> DatastoreRecord:
-        """The record of the datastore called *name*, or of the default one; of any kind. Raises NotFound naming those that exist."""
+        """The record of the datastore called *name*, or of the default one; of any kind. Raises NotFound naming those
+        that exist."""
         return self._record(name) if name is not None else self._default()
 
     def of_record(self, record: DatastoreRecord) -> AzureBlobs:
@@ -71,19 +72,28 @@ class Datastores:
     def artifacts(self, container_id: str, label: str, *, run_id: str) -> BlobStore:
         """The artifacts kept under *container_id*, the `dataContainerId` of run *run_id*. Asks nothing yet."""
         root = f"ExperimentRun/{container_id}/"
-        return RunArtifacts(self._connection, self._exchanger, container_id, label, lambda growing: self._artifact_blobs(root, label, growing))
+        return RunArtifacts(
+            self._connection,
+            self._exchanger,
+            container_id,
+            label,
+            lambda growing: self._artifact_blobs(root, label, growing),
+        )
 
     def artifact_link(self, container_id: str, label: str, name: str, *, days: float) -> SignedLink:
         """A link to one of the artifacts kept under *container_id*. Raises NotFound, NotAllowed, ServiceFailed."""
         from himl_cli.workspaces.azure.storage.file_links import link_to_artifact
 
-        return link_to_artifact(self._connection, self._exchanger, container_id, label, name, days, lambda: self._record(ARTIFACT_STORE))
+        return link_to_artifact(
+            self._connection, self._exchanger, container_id, label, name, days, lambda: self._record(ARTIFACT_STORE)
+        )
 
     def _artifact_blobs(self, root: str, label: str, growing: Sequence[str]) -> AzureBlobs:
         return self._blobs(self._record(ARTIFACT_STORE), root, label, growing)
 
     def at_uri(self, uri: str, label: str, *, is_file: bool = False) -> BlobStore:
-        """The folder at *uri* (`azureml://…`, or a URL of an account that a datastore is of); with *is_file*, the one file there.
+        """The folder at *uri* (`azureml://…`, or a URL of an account that a datastore is of); with *is_file*, the one
+        file there.
 
         Raises NotFound, BadUsage for what himl cannot read.
         """
@@ -92,7 +102,9 @@ class Datastores:
         folder, slash, name = place.path.rpartition("/")
         if is_file and name:
             return OneFile(self._blobs(record, folder + slash, label), name)
-        return self._blobs(record, place.path if not place.path or place.path.endswith("/") else place.path + "/", label)
+        return self._blobs(
+            record, place.path if not place.path or place.path.endswith("/") else place.path + "/", label
+        )
 
     def _blobs(self, record: DatastoreRecord, root: str, label: str, growing: Sequence[str] = ()) -> AzureBlobs:
         signer = self._signers.get(record)
@@ -108,7 +120,9 @@ class Datastores:
         if not _NAME.fullmatch(name):  # it would mean something else in a URL
             raise self._unknown(name)
         try:
-            record = by_run_token(self._connection, lambda: job_datastores.record_of(self._connection, name), lambda: self._from_arm(name))
+            record = by_run_token(
+                self._connection, lambda: job_datastores.record_of(self._connection, name), lambda: self._from_arm(name)
+            )
         except ServiceNotFound as err:
             raise self._unknown(name) from err
         if name == ARTIFACT_STORE:
@@ -117,15 +131,21 @@ class Datastores:
 
     def _from_arm(self, name: str) -> DatastoreRecord:
         url = self._connection.arm(f"/datastores/{quote(name, safe='')}")
-        return _record_from(self._connection.rest.get_object(url, "datastore", params={"api-version": api_versions.DATASTORES}), url)
+        return _record_from(
+            self._connection.rest.get_object(url, "datastore", params={"api-version": api_versions.DATASTORES}), url
+        )
 
     def _default(self) -> DatastoreRecord:
-        return by_run_token(self._connection, lambda: job_datastores.default_of(self._connection), self._default_from_arm)
+        return by_run_token(
+            self._connection, lambda: job_datastores.default_of(self._connection), self._default_from_arm
+        )
 
     def _default_from_arm(self) -> DatastoreRecord:
         record = next((one for one in self._pages({"isDefault": "true"}) if one.is_default), None)
         if record is None:
-            raise NotFound(f"The {self._connection.address.label} has no default datastore.", hint="Name one with --datastore.")
+            raise NotFound(
+                f"The {self._connection.address.label} has no default datastore.", hint="Name one with --datastore."
+            )
         return record
 
     def _registered(self, account: str, container: str) -> DatastoreRecord:
@@ -133,7 +153,9 @@ class Datastores:
         found = self.of_container(account, container)
         if found is None:
             raise NotFound(
-                f"No datastore of the {self._connection.address.label} is of container '{container}' of account '{account}'.", hint="Register one for it."
+                f"No datastore of the {self._connection.address.label} is of container '{container}' of account "
+                f"'{account}'.",
+                hint="Register one for it.",
             )
         return found
 
@@ -144,14 +166,24 @@ class Datastores:
 
     def _unknown(self, name: str) -> NotFound:
         names = [info.name for info in self.infos()]
-        return NotFound(f"No datastore '{name}' in {self._connection.address.label}; there are: {', '.join(names)}.", hint=did_you_mean(name, names))
+        return NotFound(
+            f"No datastore '{name}' in {self._connection.address.label}; there are: {', '.join(names)}.",
+            hint=did_you_mean(name, names),
+        )
 
     def _all(self) -> list[DatastoreRecord]:
-        return by_run_token(self._connection, lambda: [*job_datastores.all_of(self._connection)], lambda: [*self._pages({})])
+        return by_run_token(
+            self._connection, lambda: [*job_datastores.all_of(self._connection)], lambda: [*self._pages({})]
+        )
 
     def _pages(self, query: dict[str, str]) -> Iterator[DatastoreRecord]:
         url = self._connection.arm("/datastores")
-        for resource in resources(self._connection.rest.get, url, "datastores", {"api-version": api_versions.DATASTORES, "count": "30", **query}):
+        for resource in resources(
+            self._connection.rest.get,
+            url,
+            "datastores",
+            {"api-version": api_versions.DATASTORES, "count": "30", **query},
+        ):
             yield _record_from(resource, url)
 
     def _kept(self) -> DatastoreRecord | None:

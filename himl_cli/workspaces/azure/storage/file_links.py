@@ -1,9 +1,9 @@
 """Links by which anybody can read one file of a run for some days.
 
-A link that is made here opens that one blob for reading and nothing else. It is signed with the account's key, which is asked for
-then and kept nowhere; where that may not be read or does not count, with a key for the user's own sign-in, which lives for a week
-at most. The SAS of a datastore is never given away: it opens the whole container. What is left then is the link that the artifact
-service makes, if it is for this one file and ends in time.
+A link that is made here opens that one blob for reading and nothing else. It is signed with the account's key, which is
+asked for then and kept nowhere; where that may not be read or does not count, with a key for the user's own sign-in,
+which lives for a week at most. The SAS of a datastore is never given away: it opens the whole container. What is left
+then is the link that the artifact service makes, if it is for this one file and ends in time.
 """
 
 from __future__ import annotations
@@ -31,12 +31,23 @@ from himl_cli.workspaces.azure.storage.user_delegation import LONGEST, delegatio
 log = logging.getLogger(__name__)
 
 SKEW = timedelta(minutes=15)
-"""A link is good from so long ago on, for clocks that are behind the one here; one for less than some hours from a part of its time."""
-ROLE = "Ask for the role 'Storage Blob Data Reader' on the storage account; if you have it on the container alone, for 'Storage Blob Delegator' on the account."
+"""A link is good from so long ago on, for clocks that are behind the one here; one for less than some hours from a part
+of its time."""
+ROLE = (
+    "Ask for the role 'Storage Blob Data Reader' on the storage account; if you have it on the container "
+    "alone, for "
+    "'Storage Blob Delegator' on the account."
+)
 
 
 def link_to_artifact(
-    connection: Connection, exchanger: Exchanger, container_id: str, label: str, name: str, days: float, find_record: Callable[[], DatastoreRecord]
+    connection: Connection,
+    exchanger: Exchanger,
+    container_id: str,
+    label: str,
+    name: str,
+    days: float,
+    find_record: Callable[[], DatastoreRecord],
 ) -> SignedLink:
     """A link to the artifact *name* kept under *container_id*; *find_record* gives the datastore of artifacts.
 
@@ -54,20 +65,26 @@ def link_to_artifact(
         return given
 
 
-def _signed_here(connection: Connection, exchanger: Exchanger, record: DatastoreRecord, root: str, name: str, label: str, days: float) -> SignedLink:
+def _signed_here(
+    connection: Connection, exchanger: Exchanger, record: DatastoreRecord, root: str, name: str, label: str, days: float
+) -> SignedLink:
     """The link, once it was tried: the file is there, and the service takes the signature."""
     url = record.url(connection.address.cloud)
     signer = _FileSigner(connection, record, exchanger, url, f"{root}{name}", days)
     if AzureBlobs(url, signer, root=root, label=label, exchanger=exchanger).stat(name) is None:
         raise NotFound(f"No file '{name}' in {label}.")
     signature = signer.current()
-    return SignedLink(f"{url}/{quoted(root + name)}?{signature.query}", datetime.fromtimestamp(signature.expires, timezone.utc))
+    return SignedLink(
+        f"{url}/{quoted(root + name)}?{signature.query}", datetime.fromtimestamp(signature.expires, timezone.utc)
+    )
 
 
 class _FileSigner(Signer):
     """Signs for the one *blob*, for reading it."""
 
-    def __init__(self, connection: Connection, record: DatastoreRecord, exchanger: Exchanger, url: str, blob: str, days: float) -> None:
+    def __init__(
+        self, connection: Connection, record: DatastoreRecord, exchanger: Exchanger, url: str, blob: str, days: float
+    ) -> None:
         super().__init__()
         self.sign_in = OWN_SIGN_IN
         self._connection = connection
@@ -77,7 +94,8 @@ class _FileSigner(Signer):
         self._blob = blob
         lasts = timedelta(days=days)
         self._starts = datetime.now(timezone.utc) - min(SKEW, lasts / 10)
-        self._ends = self._starts + lasts  # an account may refuse what lasts longer than its policy says, counted from the start
+        # An account may refuse what lasts longer than its policy says, counted from the start
+        self._ends = self._starts + lasts
 
     def _make(self, refused: Signature | None, code: str) -> Signature:
         if refused is not None:
@@ -89,7 +107,10 @@ class _FileSigner(Signer):
         try:
             return self._signed_by(self._ends, account_key=key)
         except ValueError as err:  # no base64
-            raise HimlError(f"The account key of {self._record.label} is no key.", hint="Update the datastore's credentials in the workspace.") from err
+            raise HimlError(
+                f"The account key of {self._record.label} is no key.",
+                hint="Update the datastore's credentials in the workspace.",
+            ) from err
 
     def _account_key(self) -> str:
         """Empty where there is none to be had."""
@@ -108,19 +129,29 @@ class _FileSigner(Signer):
                 err.hint = ROLE
             if self._record.credentials != "Sas":
                 raise
-            raise NotAllowed(f"The SAS of {self._record.label} is not given away: it opens all of its container. {err}", hint=err.hint) from err
+            raise NotAllowed(
+                f"The SAS of {self._record.label} is not given away: it opens all of its container. {err}",
+                hint=err.hint,
+            ) from err
         return self._signed_by(ends, user_delegation_key=key)
 
     def _signed_by(self, ends: datetime, **key: Any) -> Signature:
         from azure.storage.blob import BlobSasPermissions, generate_blob_sas
 
         protocol = "https,http" if self._url.startswith("http:") else "https"
-        terms: dict[str, Any] = {"permission": BlobSasPermissions(read=True), "start": self._starts, "expiry": ends, "protocol": protocol}
+        terms: dict[str, Any] = {
+            "permission": BlobSasPermissions(read=True),
+            "start": self._starts,
+            "expiry": ends,
+            "protocol": protocol,
+        }
         sas = generate_blob_sas(self._record.account, self._record.container, self._blob, **terms, **key)
         return Signature(query=sas, expires=sas_expiry(sas))
 
 
-def _given_by_service(connection: Connection, container_id: str, label: str, name: str, days: float) -> SignedLink | None:
+def _given_by_service(
+    connection: Connection, container_id: str, label: str, name: str, days: float
+) -> SignedLink | None:
     """The artifact service's link, where it is no more than was asked for. Raises NotFound."""
     try:
         url = LinkAccess(connection, container_id, label).signed(name).url

@@ -53,7 +53,8 @@ def default_of(connection: Connection) -> DatastoreRecord:
 
 
 def all_of(connection: Connection) -> Iterator[DatastoreRecord]:
-    """All datastores, page by page; which one is the default is asked apart. Raises ServiceFailed for a list of more than MOST_PAGES pages."""
+    """All datastores, page by page; which one is the default is asked apart. Raises ServiceFailed for a list of more
+    than MOST_PAGES pages."""
     default = default_of(connection).name
     token = ""
     for _ in range(MOST_PAGES):
@@ -69,10 +70,15 @@ def all_of(connection: Connection) -> Iterator[DatastoreRecord]:
 
 
 def secret_of(connection: Connection, name: str) -> Mapping[str, Any]:
-    """The secret of the datastore called *name*, in the fields of resource manager's `listSecrets`; empty where it has none."""
+    """The secret of the datastore called *name*, in the fields of resource manager's `listSecrets`; empty where it has
+    none."""
     section = _section(_one(connection, name))
     client = section.get("clientCredentials") or {}
-    fields = {"key": section.get("accountKey"), "sasToken": section.get("sasToken"), "clientSecret": client.get("clientSecret")}
+    fields = {
+        "key": section.get("accountKey"),
+        "sasToken": section.get("sasToken"),
+        "clientSecret": client.get("clientSecret"),
+    }
     return {field: value for field, value in fields.items() if value}
 
 

@@ -26,14 +26,20 @@ _CONTAINER = re.compile(r"[a-z0-9](?:[a-z0-9]|-(?=[a-z0-9])){2,62}")
 
 
 def ensure_datastore(connection: Connection, datastores: Datastores, spec: ContainerSpec, notify: Notify) -> str:
-    """The name of the datastore that is the container; where there is none, one is registered with the account's key, which goes nowhere else.
+    """The name of the datastore that is the container; where there is none, one is registered with the account's key,
+    which goes nowhere else.
 
-    Raises BadUsage for names that no account, container or datastore has, for a missing or impossible key, and where the service refuses it.
+    Raises BadUsage for names that no account, container or datastore has, for a missing or impossible key, and where
+    the service refuses it.
     """
     if not _ACCOUNT.fullmatch(spec.account):
-        raise BadUsage(f"'{spec.account}' is no storage account.", hint="Its name has 3 to 24 small letters and digits.")
+        raise BadUsage(
+            f"'{spec.account}' is no storage account.", hint="Its name has 3 to 24 small letters and digits."
+        )
     if not _CONTAINER.fullmatch(spec.container):
-        raise BadUsage(f"'{spec.container}' is no container.", hint="Its name has 3 to 63 small letters, digits and '-'.")
+        raise BadUsage(
+            f"'{spec.container}' is no container.", hint="Its name has 3 to 63 small letters, digits and '-'."
+        )
     known = datastores.of_container(spec.account, spec.container)
     if known is not None:
         return known.name
@@ -60,13 +66,17 @@ def _register(connection: Connection, spec: ContainerSpec, name: str) -> None:
         properties["subscriptionId"] = spec.subscription
     url = connection.arm(f"/datastores/{quote(name, safe='')}")
     try:
-        connection.rest.send("PUT", url, params={"api-version": api_versions.DATASTORES}, json={"properties": properties})
+        connection.rest.send(
+            "PUT", url, params={"api-version": api_versions.DATASTORES}, json={"properties": properties}
+        )
     except ServiceRefused as err:
         if err.status != 400:
             raise
         raise BadUsage(
-            f"Azure ML does not take container '{spec.container}' of account '{spec.account}' as datastore '{name}': {_words(err, spec.key)}",
-            hint="Check BLOB_ACCOUNT_NAME, BLOB_CONTAINER_NAME and BLOB_ACCOUNT_KEY, where it is not something else that it names.",
+            f"Azure ML does not take container '{spec.container}' of account '{spec.account}' as datastore '{name}': "
+            f"{_words(err, spec.key)}",
+            hint="Check BLOB_ACCOUNT_NAME, BLOB_CONTAINER_NAME and BLOB_ACCOUNT_KEY, where it is not something else "
+            "that it names.",
         ) from err
 
 
@@ -79,7 +89,8 @@ def _words(err: ServiceRefused, key: str) -> str:
 def _check_key(spec: ContainerSpec) -> None:
     if not spec.key:
         raise BadUsage(
-            f"No datastore of the workspace is of container '{spec.container}' of account '{spec.account}', and there is no key to register it with.",
+            f"No datastore of the workspace is of container '{spec.container}' of account '{spec.account}', and there "
+            "is no key to register it with.",
             hint="Set BLOB_ACCOUNT_KEY, or register it as a datastore in Studio.",
         )
     try:

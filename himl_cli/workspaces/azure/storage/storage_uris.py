@@ -11,7 +11,9 @@ from himl_cli.core.workspace_ids import WORKSPACE_ID, WorkspaceIds
 from himl_cli.workspaces.azure.places.address import WorkspaceAddress
 
 _SHORT = re.compile(r"azureml://datastores/(?P<store>[^/]+)(?:/paths)?(?:/(?P<path>.*))?$", re.IGNORECASE | re.DOTALL)
-_LONG = re.compile(rf"azureml://{WORKSPACE_ID}/datastores/(?P<store>[^/]+)(?:/paths)?(?:/(?P<path>.*))?$", re.IGNORECASE | re.DOTALL)
+_LONG = re.compile(
+    rf"azureml://{WORKSPACE_ID}/datastores/(?P<store>[^/]+)(?:/paths)?(?:/(?P<path>.*))?$", re.IGNORECASE | re.DOTALL
+)
 _STORAGE = re.compile(r"(?P<account>[a-z0-9]+)\.(?:blob|dfs)\.(?P<suffix>.+)", re.IGNORECASE)
 
 
@@ -34,7 +36,9 @@ def data_place(uri: str, address: WorkspaceAddress) -> DataPlace:
     if found is not None:
         there = WorkspaceIds(found["subscription"], found["group"], found["name"])
         if not there.is_same(WorkspaceIds(address.subscription_id, address.resource_group, address.name)):
-            raise BadUsage(f"'{uri}' lies in another workspace: {there.label}.", hint="Name that workspace with --workspace.")
+            raise BadUsage(
+                f"'{uri}' lies in another workspace: {there.label}.", hint="Name that workspace with --workspace."
+            )
         return DataPlace(found["path"] or "", datastore=found["store"])
     return _in_storage(uri)
 
@@ -50,4 +54,7 @@ def _in_storage(uri: str) -> DataPlace:
     if host is not None and parts.scheme == "https":
         container, _, path = parts.path.lstrip("/").partition("/")
         return DataPlace(unquote(path), account=host["account"].lower(), container=container)
-    raise BadUsage(f"'{uri.partition('?')[0]}' lies where himl cannot read.", hint="Data has to lie in a datastore of the workspace.")
+    raise BadUsage(
+        f"'{uri.partition('?')[0]}' lies where himl cannot read.",
+        hint="Data has to lie in a datastore of the workspace.",
+    )

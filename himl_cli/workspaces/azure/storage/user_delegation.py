@@ -28,7 +28,8 @@ _FIELDS = {
 
 
 def delegation_key(url: str, signer: Signer, exchanger: Exchanger, starts: datetime, ends: datetime) -> Any:
-    """The vendor's `UserDelegationKey` of the account whose container is at *url*, for the identity that *signer* signs in.
+    """The vendor's `UserDelegationKey` of the account whose container is at *url*, for the identity that *signer* signs
+    in.
 
     Raises NotAllowed, ServiceFailed.
     """
@@ -53,7 +54,9 @@ def _key_in(line: Line) -> Any:
     try:
         tree = ElementTree.fromstring(line.take())
     except ElementTree.ParseError as err:
-        raise ServiceFailed("Storage sent something else than a key to sign links with.", hint="Is a proxy or a log-in page in between?") from err
+        raise ServiceFailed(
+            "Storage sent something else than a key to sign links with.", hint="Is a proxy or a log-in page in between?"
+        ) from err
     for tag, name in _FIELDS.items():
         value = tree.findtext(tag)
         if not value:

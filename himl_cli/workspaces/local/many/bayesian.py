@@ -13,9 +13,11 @@ from himl_cli.workspaces.local.many.stepping import stepped
 
 
 class BayesianSampler:
-    """Asks Optuna. Trials of *past* that were started by an earlier process (of a sweep that was resumed) are told to it as well.
+    """Asks Optuna. Trials of *past* that were started by an earlier process (of a sweep that was resumed) are told to
+    it as well.
 
-    Each draw has random numbers of its own, from the seed and the trial's number: a process that goes on must not draw the first values again.
+    Each draw has random numbers of its own, from the seed and the trial's number: a process that goes on must not draw
+    the first values again.
     """
 
     def __init__(self, spec: SweepSpec) -> None:
@@ -25,7 +27,9 @@ class BayesianSampler:
         self._spec = spec
         self._optuna = optuna
         self._distributions = {name: _distribution(optuna, found) for name, found in spec.space.items()}
-        self._study = optuna.create_study(sampler=self._sampler(0), direction="minimize" if spec.goal == "minimize" else "maximize")
+        self._study = optuna.create_study(
+            sampler=self._sampler(0), direction="minimize" if spec.goal == "minimize" else "maximize"
+        )
         self._asked: dict[int, Any] = {}
         self._told: set[int] = set()
 
@@ -44,8 +48,11 @@ class BayesianSampler:
     def _sampler(self, index: int) -> Any:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # older versions call the liar an experiment
-            # Trials that are still running count as bad ones, so that concurrent trials do not all look at the same place.
-            return self._optuna.samplers.TPESampler(seed=Random(f"{self._spec.seed or 0}/{index}").getrandbits(32), constant_liar=True)
+            # Trials that are still running count as bad ones, so that concurrent trials do not all look at the same
+            # place.
+            return self._optuna.samplers.TPESampler(
+                seed=Random(f"{self._spec.seed or 0}/{index}").getrandbits(32), constant_liar=True
+            )
 
     def _tell(self, trial: Trial) -> None:
         self._told.add(trial.index)
@@ -60,7 +67,9 @@ class BayesianSampler:
     def _added(self, trial: Trial, state: Any, value: float | None) -> int:
         """Tell of a trial that was not asked for here; its number in the study."""
         inner = {name: _parameter(found, trial.values[name]) for name, found in self._spec.space.items()}
-        self._study.add_trial(self._optuna.trial.create_trial(state=state, params=inner, distributions=self._distributions, value=value))
+        self._study.add_trial(
+            self._optuna.trial.create_trial(state=state, params=inner, distributions=self._distributions, value=value)
+        )
         return len(self._study.get_trials(deepcopy=False)) - 1
 
 

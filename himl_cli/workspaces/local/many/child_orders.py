@@ -34,8 +34,23 @@ def trial_order(plan: Plan, index: int, values: Mapping[str, Scalar]) -> Order:
     job, texts = plan.jobs[0], {name: value_text(value) for name, value in values.items()}
     own = {name: value for name, value in job.spec.tags.items() if name != SWEPT}
     tags = {**own, HYPERPARAMETERS: json.dumps(dict(values)), TRIAL: str(index)}
-    spec = replace(filled(job.spec, texts), tags=tags, display_name=values_text(values), parent=plan.run_id, sweep=None, description="")
-    return _order(plan, job, spec, trial_id(plan, index), outputs=[trial_output(item) for item in spec.outputs], inputs=job.inputs, values=texts)
+    spec = replace(
+        filled(job.spec, texts),
+        tags=tags,
+        display_name=values_text(values),
+        parent=plan.run_id,
+        sweep=None,
+        description="",
+    )
+    return _order(
+        plan,
+        job,
+        spec,
+        trial_id(plan, index),
+        outputs=[trial_output(item) for item in spec.outputs],
+        inputs=job.inputs,
+        values=texts,
+    )
 
 
 def step_order(plan: Plan, job: PlannedJob) -> Order:
@@ -43,8 +58,12 @@ def step_order(plan: Plan, job: PlannedJob) -> Order:
     by_key = {each.key: each for each in plan.jobs}
     taken = {key: step_outputs(plan, by_key[step])[output] for key, (step, output) in job.takes.items()}
     tags = {**plan.tags, **job.spec.tags, STEP: job.key, STEP_AFTER: ",".join(job.after)}
-    spec = replace(job.spec, tags=tags, display_name=job.name or job.key, parent=plan.run_id, experiment=plan.experiment)
-    return _order(plan, job, spec, step_id(plan, job), outputs=list(spec.outputs), inputs={**job.inputs, **taken}, values={})
+    spec = replace(
+        job.spec, tags=tags, display_name=job.name or job.key, parent=plan.run_id, experiment=plan.experiment
+    )
+    return _order(
+        plan, job, spec, step_id(plan, job), outputs=list(spec.outputs), inputs={**job.inputs, **taken}, values={}
+    )
 
 
 def step_outputs(plan: Plan, job: PlannedJob) -> dict[str, str]:
@@ -64,12 +83,32 @@ def filled(spec: JobSpec, values: Mapping[str, str]) -> JobSpec:
     return replace(spec, arguments=[fill(argument) for argument in arguments])
 
 
-def _order(plan: Plan, job: PlannedJob, spec: JobSpec, run_id: str, *, outputs: list[DataSpec], inputs: Mapping[str, str], values: Mapping[str, str]) -> Order:
+def _order(
+    plan: Plan,
+    job: PlannedJob,
+    spec: JobSpec,
+    run_id: str,
+    *,
+    outputs: list[DataSpec],
+    inputs: Mapping[str, str],
+    values: Mapping[str, str],
+) -> Order:
     folder = Path(plan.run_folder).with_name(run_id)
     child = tagged(spec, run_id)
-    return Order(str(folder), plan.workspace, child, shown_command(child), dict(inputs), _outputs(job, outputs, run_id), again=folder.exists(), values=values)
+    return Order(
+        str(folder),
+        plan.workspace,
+        child,
+        shown_command(child),
+        dict(inputs),
+        _outputs(job, outputs, run_id),
+        again=folder.exists(),
+        values=values,
+    )
 
 
 def _outputs(job: PlannedJob, outputs: list[DataSpec], run_id: str) -> dict[str, str]:
     """Whether they may exist already was asked when the whole was submitted."""
-    return {item.key: str(output_folder(replace(item, overwrite=True), Path(job.datastore), run_id)) for item in outputs}
+    return {
+        item.key: str(output_folder(replace(item, overwrite=True), Path(job.datastore), run_id)) for item in outputs
+    }

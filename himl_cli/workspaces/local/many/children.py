@@ -55,7 +55,8 @@ class Children:
         self._ended.put((run_id, trouble))
 
     def ended(self, seconds: float) -> tuple[str, str] | None:
-        """A job that has ended, waited for so long: its run's id, and what kept it from being recorded; None where none has."""
+        """A job that has ended, waited for so long: its run's id, and what kept it from being recorded; None where none
+        has."""
         try:
             run_id, trouble = self._ended.get(timeout=seconds)
         except queue.Empty:
@@ -70,7 +71,8 @@ class Children:
         self._ended.put((run_id, trouble))
 
     def cancel(self, run_id: str, why: str) -> HimlError | None:
-        """Ask the job to stop; why that failed. To be called again and again to its end: a job that is just starting may miss it."""
+        """Ask the job to stop; why that failed. To be called again and again to its end: a job that is just starting
+        may miss it."""
         folder = RunFolder(self._runs / run_id)
         if folder.is_cancel_asked():  # the reason beside it may be just being read
             return None
@@ -86,7 +88,8 @@ class Children:
         return next(filter(None, troubles), None)
 
     def terminate_all(self) -> HimlError | None:
-        """Pass the order to terminate on, as `cancel` does; those that an earlier keeper started are asked to stop, since only their lock is known."""
+        """Pass the order to terminate on, as `cancel` does; those that an earlier keeper started are asked to stop,
+        since only their lock is known."""
         troubles: list[HimlError | None] = []
         for run_id in self._at_work:
             process = self._processes.get(run_id)
@@ -110,7 +113,8 @@ class Children:
         self._ended.put((folder.run_id, trouble))
 
     def _run(self, folder: RunFolder, order: str) -> bool:
-        """Start it and wait for its end. Whether somebody else keeps the run. Raises OSError, HimlError where there is no run."""
+        """Start it and wait for its end. Whether somebody else keeps the run. Raises OSError, HimlError where there is
+        no run."""
         process = spawn(SUPERVISOR, order, folder)
         self._processes[folder.run_id] = process
         try:

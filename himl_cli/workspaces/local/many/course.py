@@ -41,7 +41,8 @@ def told_seconds(seconds: float) -> str:
 
 
 def last_lines(folder: Path, reason: str, count: int) -> list[str]:
-    """The last lines of a run's output that are not empty, as far as they can be read; of several ranks, those of the one that *reason* names."""
+    """The last lines of a run's output that are not empty, as far as they can be read; of several ranks, those of the
+    one that *reason* names."""
     rank = FAILED_RANK.match(reason)
     log = folder / "user_logs" / (f"std_log_process_{rank[1]}.txt" if rank else "std_log.txt")
     try:

@@ -23,7 +23,8 @@ SECONDS_TO_BEAR = 600.0
 
 @dataclass
 class Family:
-    """A plan and its children. `why_stopped` says how the whole ends once it was told to stop, and nothing before that."""
+    """A plan and its children. `why_stopped` says how the whole ends once it was told to stop, and nothing before
+    that."""
 
     plan: Plan
     store: RunStore
@@ -43,14 +44,20 @@ class Family:
         """How the whole ends because it was told to stop; the children have then been asked to."""
         if self._stopping is None and (why := self.why_stopped()):
             self._stopping = why
-            self.course.say(f"stopping, since {'this process was told to terminate' if why.reason == TERMINATED else 'the run was canceled'}")
+            self.course.say(
+                "stopping, since "
+                f"{'this process was told to terminate' if why.reason == TERMINATED else 'the run was canceled'}"
+            )
         if self._stopping:  # again and again: a child that was just starting may have missed it
             is_terminated = self._stopping.reason == TERMINATED
-            self.bear(self.children.terminate_all() if is_terminated else self.children.cancel_all("its parent was canceled"))
+            self.bear(
+                self.children.terminate_all() if is_terminated else self.children.cancel_all("its parent was canceled")
+            )
         return self._stopping
 
     def bear(self, trouble: HimlError | None) -> None:
-        """Say what went wrong, once, and go on: it is tried again at the next look, and must not end the whole while children are at work."""
+        """Say what went wrong, once, and go on: it is tried again at the next look, and must not end the whole while
+        children are at work."""
         if trouble is not None and str(trouble) not in self._borne:
             self._borne.add(str(trouble))
             self.course.say(f"{trouble} It is tried again.")
@@ -64,7 +71,8 @@ class Family:
             self.bear(err)
 
     def next_end(self) -> tuple[Run | None, str, str] | None:
-        """A child that has ended: its run (None where it could not be recorded), its id, and what went wrong then; None where none has yet.
+        """A child that has ended: its run (None where it could not be recorded), its id, and what went wrong then; None
+        where none has yet.
 
         Raises HimlError where runs could not be read for `SECONDS_TO_BEAR`.
         """

@@ -1,7 +1,8 @@
-"""The process that looks after a sweep or a pipeline: starts its children one after another, and records how the whole ended.
+"""The process that looks after a sweep or a pipeline: starts its children one after another, and records how the whole
+ended.
 
-Started as a job's supervisor is, and tells the same. The children have supervisors of their own: when this process is killed, those that run go on to
-their end, and what is missing can be gone on with later.
+Started as a job's supervisor is, and tells the same. The children have supervisors of their own: when this process is
+killed, those that run go on to their end, and what is missing can be gone on with later.
 """
 
 from __future__ import annotations

@@ -38,21 +38,38 @@ def planned_sweep(workspace: Path, spec: JobSpec, datastore: Path, notify: Notif
     tags = {**spec.tags, "run_recovery_id": f"{spec.experiment}:{run_id}"}
     job = PlannedJob(spec, shown_command(whole), str(datastore), folders.inputs, "code")
     folder = str(workspace / "runs" / run_id)
-    return Plan(folder, str(workspace), spec.sweep.kind, spec.experiment, spec.display_name, spec.description, tags, job.command, [job])
+    return Plan(
+        folder,
+        str(workspace),
+        spec.sweep.kind,
+        spec.experiment,
+        spec.display_name,
+        spec.description,
+        tags,
+        job.command,
+        [job],
+    )
 
 
 def check_values(spec: JobSpec, sweep: SweepSpec) -> None:
-    """Raises BadUsage for a name that cannot be a variable's (AZUREML_SWEEP_NAME), and for a value that cannot stand where the command line has it."""
+    """Raises BadUsage for a name that cannot be a variable's (AZUREML_SWEEP_NAME), and for a value that cannot stand
+    where the command line has it."""
     for name, found in sweep.space.items():
         if not HYPERPARAMETER_NAME.fullmatch(name):
-            raise BadUsage(f"'{name}' cannot be the name of a hyperparameter.", hint="It has to be letters, digits, '_', '-' and '.', a letter first.")
+            raise BadUsage(
+                f"'{name}' cannot be the name of a hyperparameter.",
+                hint="It has to be letters, digits, '_', '-' and '.', a letter first.",
+            )
         for value in found.values if found.draw is Draw.choice else ():
             if isinstance(value, str) and spec.entry.kind is EntryKind.command:
                 filled(spec, {name: value})
 
 
-def planned_pipeline(workspace: Path, spec: PipelineSpec, datastore_of: Callable[[str | None], Path], notify: Notify) -> Plan:
-    """The plan of a pipeline; *datastore_of* gives the folder of the default datastore, whose name may be None. Nothing is made.
+def planned_pipeline(
+    workspace: Path, spec: PipelineSpec, datastore_of: Callable[[str | None], Path], notify: Notify
+) -> Plan:
+    """The plan of a pipeline; *datastore_of* gives the folder of the default datastore, whose name may be None. Nothing
+    is made.
 
     Errors begin with the key of the step.
     """
@@ -67,7 +84,18 @@ def planned_pipeline(workspace: Path, spec: PipelineSpec, datastore_of: Callable
     folder, tags = str(workspace / "runs" / run_id), {**spec.tags, "run_recovery_id": f"{spec.experiment}:{run_id}"}
     command = spec.command or f"pipeline of {len(jobs)} steps: {', '.join(job.key for job in jobs)}"
     outputs = {name: (output.step, output.output) for name, output in spec.outputs.items()}
-    plan = Plan(folder, str(workspace), PIPELINE, spec.experiment, spec.display_name, spec.description, tags, command, jobs, outputs=outputs)
+    plan = Plan(
+        folder,
+        str(workspace),
+        PIPELINE,
+        spec.experiment,
+        spec.display_name,
+        spec.description,
+        tags,
+        command,
+        jobs,
+        outputs=outputs,
+    )
     for step, job in zip(spec.steps, jobs, strict=True):
         with _naming(step):
             job_command(step_order(plan, job))  # whether the folders that it takes from others can stand in it
@@ -79,7 +107,9 @@ def launch(plan: Plan) -> None:
     begin(KEEPER_OF_MANY, plan.to_json(), RunFolder(Path(plan.run_folder)))
 
 
-def _planned_step(step: StepSpec, datastore: Path, run_id: str, notify: Notify, places: dict[tuple[Path, tuple[str, ...]], str]) -> PlannedJob:
+def _planned_step(
+    step: StepSpec, datastore: Path, run_id: str, notify: Notify, places: dict[tuple[Path, tuple[str, ...]], str]
+) -> PlannedJob:
     job = step.job
     own = replace(job, inputs=[item for item in job.inputs if item.key not in step.takes])
     check_placeholders(job)
@@ -87,7 +117,9 @@ def _planned_step(step: StepSpec, datastore: Path, run_id: str, notify: Notify, 
     snapshot = (job.snapshot.root, tuple(job.snapshot.files))
     place = places.setdefault(snapshot, f"steps/{len(places)}")
     takes = {key: (output.step, output.output) for key, output in step.takes.items()}
-    return PlannedJob(job, shown_command(job), str(datastore), folders.inputs, place, step.key, step.name, takes, list(step.after))
+    return PlannedJob(
+        job, shown_command(job), str(datastore), folders.inputs, place, step.key, step.name, takes, list(step.after)
+    )
 
 
 @contextmanager

@@ -11,5 +11,9 @@ from himl_cli.workspaces.local.run_store import RunStore
 
 def at_work_below(runs: Path, store: RunStore, run_id: str) -> list[str]:
     """Ids of the children of a run that have a supervisor which lives; *runs* is the folder of all runs."""
-    children = [run.id for run in store.query(RunQuery(parent=run_id)) if not run.status.is_final and store.job_of(run.id) == run.id]
+    children = [
+        run.id
+        for run in store.query(RunQuery(parent=run_id))
+        if not run.status.is_final and store.job_of(run.id) == run.id
+    ]
     return [child for child in children if RunFolder(runs / child).is_supervised()]

@@ -1,4 +1,5 @@
-"""Many runs as their keeper gets them: through a pipe with the jobs' variables, and as a file without them, to go on from."""
+"""Many runs as their keeper gets them: through a pipe with the jobs' variables, and as a file without them, to go on
+from."""
 
 from __future__ import annotations
 
@@ -18,10 +19,11 @@ LONGEST_TITLE = 60
 
 @dataclass(frozen=True)
 class PlannedJob:
-    """The job of a sweep's trials (its `key` is empty), or a step. Its snapshot is laid at `place` in the parent's folder.
+    """The job of a sweep's trials (its `key` is empty), or a step. Its snapshot is laid at `place` in the parent's
+    folder.
 
-    `inputs` are the folders of its inputs by key, less those in `takes`, which are outputs of other steps: key of the step, key of the output.
-    `datastore` is the folder in which its outputs lie unless they say otherwise.
+    `inputs` are the folders of its inputs by key, less those in `takes`, which are outputs of other steps: key of the
+    step, key of the output. `datastore` is the folder in which its outputs lie unless they say otherwise.
     """
 
     spec: JobSpec
@@ -44,7 +46,8 @@ class PlannedJob:
 
 @dataclass(frozen=True)
 class Plan:
-    """A run whose children are jobs of their own. `kind` is `pipeline`, else what sort of sweep it is. `again`: go on with what is there.
+    """A run whose children are jobs of their own. `kind` is `pipeline`, else what sort of sweep it is. `again`: go on
+    with what is there.
 
     `outputs` are those of a pipeline by name: key of the step, key of its output.
     """
@@ -84,12 +87,15 @@ class Plan:
         return {**_shallow(self), "jobs": jobs}
 
     def laid(self) -> Plan:
-        """The plan once its snapshots and what was brought lie in the run's folder: children's files are laid from there."""
+        """The plan once its snapshots and what was brought lie in the run's folder: children's files are laid from
+        there."""
         folder = Path(self.run_folder)
 
         def moved(job: PlannedJob) -> PlannedJob:
             spec = job.spec
-            snapshot = replace(spec.snapshot, root=folder / job.place, files=[*dict.fromkeys((*spec.snapshot.files, *spec.brought))])
+            snapshot = replace(
+                spec.snapshot, root=folder / job.place, files=[*dict.fromkeys((*spec.snapshot.files, *spec.brought))]
+            )
             return replace(job, spec=replace(spec, snapshot=snapshot, brought={}))
 
         return replace(self, jobs=[moved(job) for job in self.jobs])
@@ -101,7 +107,8 @@ def plan_from_json(text: str) -> Plan:
 
 
 def plan_from_kept(form: Mapping[str, Any], run_folder: Path, workspace: Path, env: Mapping[str, str]) -> Plan:
-    """The plan of a file, to go on with: its jobs have the variables of *env* that they had, and those that none of them had."""
+    """The plan of a file, to go on with: its jobs have the variables of *env* that they had, and those that none of
+    them had."""
     new = set(env) - {name for job in form["jobs"] for name in job["spec"]["env_names"]}
 
     def planned(job: Form) -> PlannedJob:
@@ -111,7 +118,9 @@ def plan_from_kept(form: Mapping[str, Any], run_folder: Path, workspace: Path, e
         return PlannedJob(**{**job, "spec": job_from_kept_form(spec, own)})
 
     jobs = [planned(job) for job in form["jobs"]]
-    return Plan(**{**form, "run_folder": str(run_folder), "workspace": str(workspace), "jobs": jobs, "again": True}).laid()
+    return Plan(
+        **{**form, "run_folder": str(run_folder), "workspace": str(workspace), "jobs": jobs, "again": True}
+    ).laid()
 
 
 def _shallow(record: Plan | PlannedJob) -> Form:

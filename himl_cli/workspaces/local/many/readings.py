@@ -23,11 +23,13 @@ class Readings:
         self._next_look = 0.0
 
     def take(self, places: Mapping[str, int]) -> list[Reading]:
-        """Run, place and value, in the order logged, of what each run of *places* logged after the place given there. Raises HimlError."""
+        """Run, place and value, in the order logged, of what each run of *places* logged after the place given there.
+        Raises HimlError."""
         return self._metrics.values_after(self._name, places)
 
     def look(self, places: Mapping[str, int]) -> list[Reading]:
-        """As `take`; nothing where nobody wrote to the database since the last look, which costs nothing then. Raises HimlError."""
+        """As `take`; nothing where nobody wrote to the database since the last look, which costs nothing then. Raises
+        HimlError."""
         version = self._metrics.version()
         if version == self._version:
             return []
@@ -41,5 +43,6 @@ class Readings:
         return time.monotonic() >= self._next_look
 
     def rest_after(self, seconds: float) -> None:
-        """The next look comes so much later that *seconds*, what this one took with all that followed from it, are a tenth of the time."""
+        """The next look comes so much later that *seconds*, what this one took with all that followed from it, are a
+        tenth of the time."""
         self._next_look = time.monotonic() + max(SECONDS_BETWEEN_LOOKS, SHARE_OF_TIME * seconds)

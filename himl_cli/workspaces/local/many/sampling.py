@@ -23,7 +23,8 @@ class Sampler(Protocol):
     """Gives each trial its values."""
 
     def values(self, index: int, past: Sequence[Trial]) -> Mapping[str, Scalar] | None:
-        """The values of trial *index* (0…), by name; None where there are no more trials. *past* are the trials that were started before."""
+        """The values of trial *index* (0…), by name; None where there are no more trials. *past* are the trials that
+        were started before."""
 
 
 def check_sampling(spec: SweepSpec) -> None:
@@ -31,7 +32,10 @@ def check_sampling(spec: SweepSpec) -> None:
     from importlib.util import find_spec
 
     if spec.sampling == BAYESIAN and find_spec("optuna") is None:
-        raise BadUsage("Bayesian sampling here needs Optuna, which is not installed.", hint=f"To install it: {install_command('sweep')}")
+        raise BadUsage(
+            "Bayesian sampling here needs Optuna, which is not installed.",
+            hint=f"To install it: {install_command('sweep')}",
+        )
 
 
 def make_sampler(spec: SweepSpec) -> Sampler:
@@ -63,7 +67,8 @@ class Grid:
 
 @dataclass(frozen=True)
 class RandomDraws:
-    """Each value by itself, from the seed, the trial's number and the hyperparameter's name: what else is searched makes no difference."""
+    """Each value by itself, from the seed, the trial's number and the hyperparameter's name: what else is searched
+    makes no difference."""
 
     spec: SweepSpec
 
@@ -75,7 +80,8 @@ class RandomDraws:
 
 
 def drawn(found: SearchRange, source: Random) -> Scalar:
-    """One value of *found*. Of *source* only `random` is asked, the one method that gives the same numbers in every version of Python."""
+    """One value of *found*. Of *source* only `random` is asked, the one method that gives the same numbers in every
+    version of Python."""
     if found.draw is Draw.choice:
         return found.values[int(source.random() * len(found.values))]
     first, *others = (float(value) for value in found.values)

@@ -25,7 +25,11 @@ def run_steps(family: Family) -> Outcome:
 
 def _run_in_order(family: Family) -> Outcome:
     jobs = family.plan.jobs
-    known = {run.tags[STEP]: (run, is_at_work) for run, is_at_work in family.recorded() if STEP in run.tags} if family.plan.again else {}
+    known = (
+        {run.tags[STEP]: (run, is_at_work) for run, is_at_work in family.recorded() if STEP in run.tags}
+        if family.plan.again
+        else {}
+    )
     left = _left(family, {key for key, (run, _) in known.items() if run.status is RunStatus.completed})
     count = f"{len(jobs)} step{'s' * (len(jobs) != 1)}"
     family.course.say(f"resumed: {len(left)} of {count} are left" if family.plan.again else count)
@@ -46,11 +50,16 @@ def _run_in_order(family: Family) -> Outcome:
 
 
 def _left(family: Family, completed: set[str]) -> set[str]:
-    """The keys of the steps that have to run: those that are not completed, and those whose output one of these reads and which is gone."""
+    """The keys of the steps that have to run: those that are not completed, and those whose output one of these reads
+    and which is gone."""
     left: set[str] = set()
     lost: dict[str, str] = {}
     for job in reversed(family.plan.jobs):
-        gone = [path for path in step_outputs(family.plan, job).values() if not Path(path).is_dir()] if job.key in lost else []
+        gone = (
+            [path for path in step_outputs(family.plan, job).values() if not Path(path).is_dir()]
+            if job.key in lost
+            else []
+        )
         if job.key in completed and not gone:
             continue
         if job.key in completed:

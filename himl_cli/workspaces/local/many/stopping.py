@@ -1,8 +1,9 @@
 """Which running trials are stopped early, by the rules that Azure ML documents.
 
-An interval is one logging of the primary metric. A policy looks at a trial at each multiple of its `evaluation_interval` that is not below
-`delay_evaluation`, and compares it with what all trials had logged up to the same interval. Values that are no finite numbers count as intervals and
-for nothing else: they never win, and never stop a trial.
+An interval is one logging of the primary metric. A policy looks at a trial at each multiple of its
+`evaluation_interval` that is not below `delay_evaluation`, and compares it with what all trials had logged up to the
+same interval. Values that are no finite numbers count as intervals and for nothing else: they never win, and never stop
+a trial.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ Verdicts = dict[int, str]
 
 
 def trials_to_stop(spec: EarlyStop, goal: str, trials: Sequence[Trial]) -> Mapping[int, str]:
-    """The numbers of the running trials that the policy stops now, each with the reason. *trials* are all that were started."""
+    """The numbers of the running trials that the policy stops now, each with the reason. *trials* are all that were
+    started."""
     judge = JUDGES[spec.policy]
     sign = 1.0 if goal == "maximize" else -1.0
     by_interval: dict[int, list[Trial]] = {}
@@ -44,7 +46,11 @@ def _bandit(spec: EarlyStop, sign: float, interval: int, running: Sequence[Trial
         return {}
     best, leader = max(scores, key=lambda found: (found[0], -found[1]))
     worst = _allowed(spec, sign, best)
-    slack = f"slack_factor={spec.slack_factor:g}" if spec.slack_factor is not None else f"slack_amount={spec.slack_amount or 0:g}"
+    slack = (
+        f"slack_factor={spec.slack_factor:g}"
+        if spec.slack_factor is not None
+        else f"slack_amount={spec.slack_amount or 0:g}"
+    )
     because = f"trial {leader} had {sign * best:g}, and {slack} allows {sign * worst:g}"
     return {
         trial.index: f"stopped early by bandit at interval {interval}: {sign * score:g}, where {because}"
@@ -57,7 +63,9 @@ def _allowed(spec: EarlyStop, sign: float, best: float) -> float:
     """The worst score that is let go on. A factor makes room on the worse side whatever the metric's sign is."""
     if spec.slack_factor is None:
         return best - (spec.slack_amount or 0.0)
-    widens = (sign * best >= 0) == (sign < 0)  # the metric grows where it is positive and minimized, or negative and maximized
+    widens = (sign * best >= 0) == (
+        sign < 0
+    )  # the metric grows where it is positive and minimized, or negative and maximized
     return best * (1 + spec.slack_factor) if widens else best / (1 + spec.slack_factor)
 
 
@@ -68,19 +76,30 @@ def _median(spec: EarlyStop, sign: float, interval: int, running: Sequence[Trial
         return {}
     middle = median(averages)
     return {
-        trial.index: f"stopped early by median at interval {interval}: {sign * score:g}, where the median of the averages is {sign * middle:g}"
+        trial.index: f"stopped early by median at interval {interval}: {sign * score:g}, where the median of the "
+        f"averages is {sign * middle:g}"
         for trial in running
         if (score := _best(sign, trial, interval)) is not None and score < middle
     }
 
 
-def _truncation(spec: EarlyStop, sign: float, interval: int, running: Sequence[Trial], trials: Sequence[Trial]) -> Verdicts:
+def _truncation(
+    spec: EarlyStop, sign: float, interval: int, running: Sequence[Trial], trials: Sequence[Trial]
+) -> Verdicts:
     """Stops what is among the worst of the trials that came to this interval."""
     percentage = spec.truncation_percentage or 0
-    reached = [(score, trial.index) for trial in trials if len(trial.metric) >= interval and (score := _best(sign, trial, interval)) is not None]
+    reached = [
+        (score, trial.index)
+        for trial in trials
+        if len(trial.metric) >= interval and (score := _best(sign, trial, interval)) is not None
+    ]
     cut = {index for _, index in sorted(reached)[: len(reached) * percentage // 100]}
     because = f"among the worst {percentage} % of {len(reached)} trials"
-    return {trial.index: f"stopped early by truncation at interval {interval}: {because}" for trial in running if trial.index in cut}
+    return {
+        trial.index: f"stopped early by truncation at interval {interval}: {because}"
+        for trial in running
+        if trial.index in cut
+    }
 
 
 def _scores(sign: float, trial: Trial, interval: int) -> list[float]:

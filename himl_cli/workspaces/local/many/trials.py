@@ -28,7 +28,8 @@ FAILURES_TO_GIVE_UP = 3
 
 @dataclass
 class Started:
-    """A trial that was started: the values of the primary metric in the order logged, how far these were read, how it ended."""
+    """A trial that was started: the values of the primary metric in the order logged, how far these were read, how it
+    ended."""
 
     trial: Trial
     run_id: str
@@ -132,7 +133,9 @@ class Trials:
             started.status, told = RunStatus.failed, f"could not be started: {trouble}"
         else:
             self._note_status(started, run)
-            told = told_end(replace(run, reason="") if started.verdict and started.is_stopped_early else run) + self._told_metric(started)
+            told = told_end(
+                replace(run, reason="") if started.verdict and started.is_stopped_early else run
+            ) + self._told_metric(started)
             if run.status is RunStatus.failed and (lines := self._family.last_lines(run, 1)):
                 told += f"; its last line: {lines[0].strip()}"
         assert started.status is not None
@@ -145,7 +148,9 @@ class Trials:
         started.is_stopped_early = is_stopped_early(run)
         started.trial = replace(started.trial, is_over=True, metric=started.metric)
 
-    def _read_metrics(self, some: Iterable[Started], how: Callable[[Mapping[str, int]], list[Reading]] | None = None) -> bool:
+    def _read_metrics(
+        self, some: Iterable[Started], how: Callable[[Mapping[str, int]], list[Reading]] | None = None
+    ) -> bool:
         """Take what was logged since the last look. Whether anything was."""
         places = {each.run_id: 0 if each.is_again else each.place for each in some}
         found: list[Reading] = []
@@ -154,7 +159,9 @@ class Trials:
         by_run: dict[str, list[Reading]] = {}
         for reading in found:
             by_run.setdefault(reading[0], []).append(reading)
-        news = {run_id: readings for run_id, readings in by_run.items() if readings[-1][1] > self._started[run_id].place}
+        news = {
+            run_id: readings for run_id, readings in by_run.items() if readings[-1][1] > self._started[run_id].place
+        }
         for run_id, readings in news.items():
             started = self._started[run_id]
             if started.is_again:
@@ -194,26 +201,48 @@ class Trials:
         if best is not None:
             with suppress(HimlError):  # a disk that is full now must not hide how the sweep ended
                 self._family.store.tag(self._family.plan.run_id, {BEST_TRIAL: best.run_id})
-            word = "best" if _is_done(best) else f"best (none was completed, this one is {best.status.value.lower() if best.status else 'open'})"
+            word = (
+                "best"
+                if _is_done(best)
+                else f"best (none was completed, this one is {best.status.value.lower() if best.status else 'open'})"
+            )
             self._say(f"{word}: {_title(best)}{self._told_metric(best)}, {best.run_id}")
         elif self._started:
             what = "of which the mean counts" if self._spec.kind in REPEATED else "by which they are compared"
-            self._say(self._told_mean() or f"no trial logged a value of '{self._spec.primary_metric}', {what} (--primary_metric)")
+            self._say(
+                self._told_mean()
+                or f"no trial logged a value of '{self._spec.primary_metric}', {what} (--primary_metric)"
+            )
         outcome = stopping or self._judged(not_started)
         self._say(f"{outcome.status.value.lower()}{f': {outcome.reason}' if outcome.reason else ''}")
         return outcome
 
     def _judged(self, not_started: int) -> Outcome:
         if self._has_given_up and not_started:
-            return Outcome(RunStatus.failed, reason=f"the first {FAILURES_TO_GIVE_UP} trials to end failed; {not_started} of {self.total} were not started")
+            return Outcome(
+                RunStatus.failed,
+                reason=f"the first {FAILURES_TO_GIVE_UP} trials to end failed; {not_started} of {self.total} were not "
+                "started",
+            )
         failed = sum(1 for each in self._started.values() if each.status is RunStatus.failed)
-        canceled = sum(1 for each in self._started.values() if each.status is RunStatus.canceled and not each.is_stopped_early)
-        parts = [f"{count} of {self.total} trials {word}" for count, word in ((failed, "failed"), (canceled, "were canceled")) if count]
+        canceled = sum(
+            1 for each in self._started.values() if each.status is RunStatus.canceled and not each.is_stopped_early
+        )
+        parts = [
+            f"{count} of {self.total} trials {word}"
+            for count, word in ((failed, "failed"), (canceled, "were canceled"))
+            if count
+        ]
         return Outcome(RunStatus.failed, reason=", ".join(parts)) if parts else Outcome(RunStatus.completed)
 
     def _best(self) -> Started | None:
-        """The best of the trials that were completed or stopped early; of the others, where none of those has a value."""
-        scored = [(score, each) for each in self._started.values() if (score := best_of(self._spec.goal, each.metric)) is not None]
+        """The best of the trials that were completed or stopped early; of the others, where none of those has a
+        value."""
+        scored = [
+            (score, each)
+            for each in self._started.values()
+            if (score := best_of(self._spec.goal, each.metric)) is not None
+        ]
         if not scored:
             return None
         scored = [(score, each) for score, each in scored if _is_done(each)] or scored
@@ -221,13 +250,19 @@ class Trials:
         return min((each for score, each in scored if score == wanted), key=lambda each: each.trial.index)
 
     def _told_mean(self) -> str:
-        """Mean and spread of the last values of folds or seeds that were completed; empty where there are none, and of a search."""
+        """Mean and spread of the last values of folds or seeds that were completed; empty where there are none, and of
+        a search."""
         completed = [each for each in self._started.values() if each.status is RunStatus.completed and each.metric]
-        values = [each.metric[-1] for each in completed if isfinite(each.metric[-1])] if self._spec.kind in REPEATED else []
+        values = (
+            [each.metric[-1] for each in completed if isfinite(each.metric[-1])] if self._spec.kind in REPEATED else []
+        )
         if not values:
             return ""
         spread = f", std {stdev(values):.6g}" if len(values) > 1 else ""
-        return f"{self._spec.primary_metric}: mean {fmean(values):.6g}{spread} of {len(values)} run{'s' * (len(values) != 1)}"
+        return (
+            f"{self._spec.primary_metric}: mean {fmean(values):.6g}{spread} of {len(values)} "
+            f"run{'s' * (len(values) != 1)}"
+        )
 
     def _told_metric(self, started: Started) -> str:
         best = best_of(self._spec.goal, started.metric)
@@ -247,5 +282,8 @@ def _is_done(started: Started) -> bool:
 
 
 def _title(started: Started) -> str:
-    values = ", ".join(f"{name}={value:.6g}" if isinstance(value, float) else f"{name}={value}" for name, value in started.trial.values.items())
+    values = ", ".join(
+        f"{name}={value:.6g}" if isinstance(value, float) else f"{name}={value}"
+        for name, value in started.trial.values.items()
+    )
     return f"trial {started.trial.index}, {values}" if values else f"trial {started.trial.index}"

@@ -27,14 +27,18 @@ LARGEST_DRAINED = 1 << 30
 PIECE = 1 << 20
 # Clients retry 429, 500 and 502-504 for minutes; a full disk or a fault of ours is better told at once.
 NOT_RETRIED = HTTPStatus.INSUFFICIENT_STORAGE
-SPOILED = "MLflow sent a user name and password instead of the job's token; they come from ~/.mlflow/credentials, a .netrc file or MLFLOW_TRACKING_USERNAME"
+SPOILED = (
+    "MLflow sent a user name and password instead of the job's token; they come from ~/.mlflow/credentials, a "
+    ".netrc file or MLFLOW_TRACKING_USERNAME"
+)
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Door:
-    """Who is let in, and to what. The secret is taken as a bearer token, as a password, or as the first part of the path."""
+    """Who is let in, and to what. The secret is taken as a bearer token, as a password, or as the first part of the
+    path."""
 
     routes: Routes
     secret: str
@@ -72,7 +76,8 @@ class _Head:
 
 
 class Connection(BaseHTTPRequestHandler):
-    """Serves one connection until the client closes it, or until the time of *strangers* is over for one that shows no token."""
+    """Serves one connection until the client closes it, or until the time of *strangers* is over for one that shows no
+    token."""
 
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True
@@ -102,10 +107,16 @@ class Connection(BaseHTTPRequestHandler):
         except Refused as refusal:
             status, reply = HTTPStatus(refusal.status), _error(refusal.code, str(refusal))
         except HimlError as err:
-            status, reply = NOT_RETRIED, _error("INTERNAL_ERROR", f"himl could not keep what was logged: {err} {err.hint}".strip())
+            status, reply = (
+                NOT_RETRIED,
+                _error("INTERNAL_ERROR", f"himl could not keep what was logged: {err} {err.hint}".strip()),
+            )
         except Exception:  # the edge of a thread: the client must hear something, and the job goes on
             log.exception("The tracking server failed on a request.")
-            status, reply = NOT_RETRIED, _error("INTERNAL_ERROR", "The tracking server of this job failed; its log says why.")
+            status, reply = (
+                NOT_RETRIED,
+                _error("INTERNAL_ERROR", "The tracking server of this job failed; its log says why."),
+            )
         self._send(status, reply)
 
     do_GET = do_POST = do_PATCH = do_DELETE = do_PUT = _answer  # noqa: N815 - the names that the base class calls
@@ -117,7 +128,11 @@ class Connection(BaseHTTPRequestHandler):
             route = self._admitted(path)
             self._come_in()
             if length > LARGEST_BODY:
-                raise Refused(f"The request's body is larger than {LARGEST_BODY >> 20} MiB.", code="REQUEST_LIMIT_EXCEEDED", status=413)
+                raise Refused(
+                    f"The request's body is larger than {LARGEST_BODY >> 20} MiB.",
+                    code="REQUEST_LIMIT_EXCEEDED",
+                    status=413,
+                )
         except Refused:
             self._drain(length)
             raise
@@ -151,7 +166,11 @@ class Connection(BaseHTTPRequestHandler):
         if self.door.is_key(authorization):
             return path
         cause = f": {SPOILED}." if authorization.lower().startswith("basic ") else "."
-        raise Refused(f"This is the tracking server of one himl job, and the request lacks the job's token{cause}", code="UNAUTHENTICATED", status=401)
+        raise Refused(
+            f"This is the tracking server of one himl job, and the request lacks the job's token{cause}",
+            code="UNAUTHENTICATED",
+            status=401,
+        )
 
     def _come_in(self) -> None:
         """The client has shown the token: it may be as slow as it likes, for as long as the job goes on."""
@@ -161,7 +180,8 @@ class Connection(BaseHTTPRequestHandler):
             self.connection.settimeout(None)
 
     def _drain(self, length: int) -> None:
-        """Read what is not wanted: a client that is still sending would see a reset instead of the reason. Of a stranger it is not much."""
+        """Read what is not wanted: a client that is still sending would see a reset instead of the reason. Of a
+        stranger it is not much."""
         if length > (LARGEST_DRAINED if self._is_ours else self._strangers.limits.drained):
             self.close_connection = True
             return
@@ -182,17 +202,26 @@ class Connection(BaseHTTPRequestHandler):
             text = text.replace(self.door.secret, "…")
         body = text.encode()
         closing = "Connection: close\r\n" if self.close_connection else ""
-        head = f"HTTP/1.1 {status.value} {status.phrase}\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n{closing}\r\n"
+        head = (
+            f"HTTP/1.1 {status.value} {status.phrase}\r\nContent-Type: application/json\r\nContent-Length: "
+            f"{len(body)}\r\n{closing}\r\n"
+        )
         self.wfile.write(head.encode("ascii") + (b"" if self.command == "HEAD" else body))
 
     def log_message(self, format: str, *args: Any) -> None:
         """Nothing is said of a connection."""
 
     def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
-        """What the base class refuses (a request line it cannot read, an unknown method), as JSON too; *message* may quote what was sent."""
+        """What the base class refuses (a request line it cannot read, an unknown method), as JSON too; *message* may
+        quote what was sent."""
         self.close_connection = True
         status = HTTPStatus(code)
-        self._send(status, _error("BAD_REQUEST", f"{status.phrase}: {status.description}." if status.description else f"{status.phrase}."))
+        self._send(
+            status,
+            _error(
+                "BAD_REQUEST", f"{status.phrase}: {status.description}." if status.description else f"{status.phrase}."
+            ),
+        )
 
 
 def _error(code: str, message: str) -> dict[str, object]:

@@ -14,7 +14,13 @@ from himl_cli.core.home import home_folder
 LOOPBACK = "127.0.0.1"
 USER = "himl"
 # Each would send other credentials than the job's token, or ask for what the job's server has not.
-DROPPED = ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_AUTH", "MLFLOW_TRACKING_AWS_SIGV4", "MLFLOW_WORKSPACE")
+DROPPED = (
+    "MLFLOW_TRACKING_USERNAME",
+    "MLFLOW_TRACKING_PASSWORD",
+    "MLFLOW_TRACKING_AUTH",
+    "MLFLOW_TRACKING_AWS_SIGV4",
+    "MLFLOW_WORKSPACE",
+)
 
 
 @dataclass(frozen=True)
@@ -30,7 +36,9 @@ def experiment_number(name: str) -> str:
     return str(zlib.crc32(name.encode()) + 1)  # never 0: that is MLflow's default experiment, which clients treat apart
 
 
-def client_environment(base: Mapping[str, str], *, port: int, secret: str, run_id: str, experiment_id: str) -> ClientEnvironment:
+def client_environment(
+    base: Mapping[str, str], *, port: int, secret: str, run_id: str, experiment_id: str
+) -> ClientEnvironment:
     """For a job whose environment is otherwise *base*.
 
     The secret goes as a bearer token. A user's `~/.mlflow/credentials` would win over that, so it goes as a password
@@ -39,7 +47,11 @@ def client_environment(base: Mapping[str, str], *, port: int, secret: str, run_i
     """
     address = f"http://{LOOPBACK}:{port}"
     home = Path(base.get("USERPROFILE" if sys.platform == "win32" else "HOME") or home_folder() or os.sep)
-    password = {"MLFLOW_TRACKING_USERNAME": USER, "MLFLOW_TRACKING_PASSWORD": secret} if (home / ".mlflow" / "credentials").exists() else {}
+    password = (
+        {"MLFLOW_TRACKING_USERNAME": USER, "MLFLOW_TRACKING_PASSWORD": secret}
+        if (home / ".mlflow" / "credentials").exists()
+        else {}
+    )
     return ClientEnvironment(
         {
             "MLFLOW_TRACKING_URI": f"{address}/{secret}" if _netrc_speaks(base, home) else address,

@@ -12,7 +12,8 @@ LAST_MOMENT = 253_370_764_799_999  # end of 9998: a datetime ends with 9999, and
 
 
 class Refused(Exception):
-    """A request that is answered with an error: one line, MLflow's error code, an HTTP status that clients do not retry.
+    """A request that is answered with an error: one line, MLflow's error code, an HTTP status that clients do not
+    retry.
 
     Signs of *message* that are not to be seen stand there as Python writes them.
     """
@@ -30,7 +31,8 @@ def missing(what: str) -> Refused:
 
 @dataclass(frozen=True)
 class Fields:
-    """A JSON object or a query string. Null counts as absent, as in protocol buffers' JSON; every reader raises `Refused`."""
+    """A JSON object or a query string. Null counts as absent, as in protocol buffers' JSON; every reader raises
+    `Refused`."""
 
     values: Mapping[str, object]
 
@@ -42,7 +44,11 @@ class Fields:
         if value is None and default is not None:
             return default
         if not isinstance(value, str):
-            raise Refused(f"Missing value for required parameter '{name}'." if value is None else f"Parameter '{name}' must be a string.")
+            raise Refused(
+                f"Missing value for required parameter '{name}'."
+                if value is None
+                else f"Parameter '{name}' must be a string."
+            )
         if not value.isascii() and any("\ud800" <= letter <= "\udfff" for letter in value):
             raise Refused(f"Parameter '{name}' is not valid Unicode.")
         return value
@@ -61,7 +67,10 @@ class Fields:
             return default
         number = _as_integer(value)
         if number is None or number not in allowed:
-            raise Refused(f"Parameter '{name}' must be an integer from {allowed.start} to {allowed.stop - 1}, got {str(value)[:50]!r}.")
+            raise Refused(
+                f"Parameter '{name}' must be an integer from {allowed.start} to {allowed.stop - 1}, got "
+                f"{str(value)[:50]!r}."
+            )
         return number
 
     def moment(self, name: str, default: int | None = None) -> int:

@@ -1,4 +1,5 @@
-"""The last value of every metric, in memory: clients ask for it at each artifact, and a run may have millions of points."""
+"""The last value of every metric, in memory: clients ask for it at each artifact, and a run may have millions of
+points."""
 
 from __future__ import annotations
 
@@ -12,7 +13,8 @@ Point = tuple[str, float, int, int]  # name, value, step, milliseconds since 197
 
 
 class LatestMetrics:
-    """Safe between threads. What other processes log to the runs it was asked about (`RUN_CONTEXT.log`) is read when there is something new."""
+    """Safe between threads. What other processes log to the runs it was asked about (`RUN_CONTEXT.log`) is read when
+    there is something new."""
 
     def __init__(self, store: MetricStore) -> None:
         self._store = store
@@ -41,7 +43,10 @@ class LatestMetrics:
         self._catch_up()
         if run_id not in self._runs:
             stored = self._store.metrics([run_id])
-            self._runs[run_id] = {metric.name: (metric.name, metric.last.value, metric.last.step, milliseconds(metric.last.time)) for metric in stored}
+            self._runs[run_id] = {
+                metric.name: (metric.name, metric.last.value, metric.last.step, milliseconds(metric.last.time))
+                for metric in stored
+            }
         return self._runs[run_id]
 
     def _catch_up(self) -> None:

@@ -39,13 +39,18 @@ class Lineage:
 
     def add_outputs(self, run_id: str, models: Iterable[Fields]) -> None:
         """Raises `Refused`."""
-        written: dict[str, Json] = {item.key("model_id"): {"model_id": item.key("model_id"), "step": item.integer("step", 0)} for item in models}
+        written: dict[str, Json] = {
+            item.key("model_id"): {"model_id": item.key("model_id"), "step": item.integer("step", 0)} for item in models
+        }
         with self._lock:
             self._written.setdefault(run_id, {}).update(written)
 
     def inputs(self, run_id: str) -> Json:
         with self._lock:
-            datasets = [{"dataset": dataset.described, "tags": json_pairs(dataset.tags)} for dataset in self._datasets.get(run_id, {}).values()]
+            datasets = [
+                {"dataset": dataset.described, "tags": json_pairs(dataset.tags)}
+                for dataset in self._datasets.get(run_id, {}).values()
+            ]
             return {"dataset_inputs": datasets, "model_inputs": list(self._read.get(run_id, {}).values())}
 
     def outputs(self, run_id: str) -> Json:
@@ -55,11 +60,18 @@ class Lineage:
     def searchable(self, run_id: str) -> list[dict[str, object]]:
         """Name, digest and context of the run's data sets."""
         with self._lock:
-            return [{"name": key[0], "digest": key[1], "context": dataset.tags.get(DATASET_CONTEXT)} for key, dataset in self._datasets.get(run_id, {}).items()]
+            return [
+                {"name": key[0], "digest": key[1], "context": dataset.tags.get(DATASET_CONTEXT)}
+                for key, dataset in self._datasets.get(run_id, {}).items()
+            ]
 
 
 def _dataset_input(item: Fields) -> tuple[tuple[str, str], _Dataset]:
     dataset = item.item("dataset")
     name, digest = dataset.key("name"), dataset.key("digest")
-    described: Json = {"name": name, "digest": digest, **{field: dataset.text(field) for field in DATASET_TEXTS if dataset.has(field)}}
+    described: Json = {
+        "name": name,
+        "digest": digest,
+        **{field: dataset.text(field) for field in DATASET_TEXTS if dataset.has(field)},
+    }
     return (name, digest), _Dataset(described, item.pairs("tags"))

@@ -59,7 +59,11 @@ class LoggedModel:
         return {"info": {**self.attributes, "tags": json_pairs(self.tags)}, "data": data}
 
     def as_searchable(self) -> Searchable:
-        times: Json = {"creation_timestamp": self.created, "last_updated_timestamp": self.updated, "model_name": self.name}
+        times: Json = {
+            "creation_timestamp": self.created,
+            "last_updated_timestamp": self.updated,
+            "model_name": self.name,
+        }
         metrics = {str(metric["key"]): float(str(metric["value"])) for metric in self.metrics}
         status = {"status": self.status.removeprefix("LOGGED_MODEL_")}
         return Searchable({**self.attributes, **times, **status}, metrics, self.params, self.tags)
@@ -80,11 +84,21 @@ class LoggedModels:
         model_id = f"m-{os.urandom(16).hex()}"
         name = request.text("name", "") or model_id
         if UNFIT & set(name) or not name.isprintable() or len(name.encode()) > LONGEST_NAME:
-            raise Refused(f"Invalid model name ({name[:LONGEST_NAME]!r}): at most {LONGEST_NAME} bytes, without {' '.join(sorted(UNFIT))}.")
-        tags, params, kind, now = request.pairs("tags"), request.pairs("params"), request.text("model_type", ""), now_ms()
+            raise Refused(
+                f"Invalid model name ({name[:LONGEST_NAME]!r}): at most {LONGEST_NAME} bytes, without "
+                f"{' '.join(sorted(UNFIT))}."
+            )
+        tags, params, kind, now = (
+            request.pairs("tags"),
+            request.pairs("params"),
+            request.text("model_type", ""),
+            now_ms(),
+        )
         with self._lock:
             folder = self._free_folder(self.runs.artifacts_of(run_id), name)
-            model = LoggedModel(model_id, name, folder, source_run, kind, tags, params, self.runs.experiment_id, now, now)
+            model = LoggedModel(
+                model_id, name, folder, source_run, kind, tags, params, self.runs.experiment_id, now, now
+            )
             self._models[model_id] = model
             return {"model": model.as_json()}
 
@@ -157,7 +171,9 @@ class LoggedModels:
         with self._lock:
             newest_first = sorted(self._models.values(), key=lambda model: (-model.created, model.id))
             items = [(model.as_searchable(), model.id) for model in newest_first if wanted and not model.is_deleted]
-            found = order([item for item in items if all(comparison.holds(item[0]) for comparison in comparisons)], clauses)
+            found = order(
+                [item for item in items if all(comparison.holds(item[0]) for comparison in comparisons)], clauses
+            )
             page = [self._models[model_id].as_json() for model_id in found[start : start + size]]
         return {"models": page, **next_page(start, size, len(found))}
 

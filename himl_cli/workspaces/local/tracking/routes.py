@@ -31,7 +31,12 @@ class Routes:
         self.traces = Traces(runs)
         self.experiment = JobExperiment(runs)
         registry = ModelRegistry(runs.store.database, self.models).routes()
-        self._fixed: dict[tuple[str, str], Answer] = {**self._run_routes(), **self._value_routes(), **self._experiment_routes(), **registry}
+        self._fixed: dict[tuple[str, str], Answer] = {
+            **self._run_routes(),
+            **self._value_routes(),
+            **self._experiment_routes(),
+            **registry,
+        }
         self._below = {MODELS: ("model_id", self._model_routes()), TRACES: ("trace_id", self._trace_routes())}
 
     def answer(self, method: str, path: str, query: str, body: bytes) -> Json:
@@ -95,7 +100,10 @@ class Routes:
             ("POST", "experiments/create"): experiment.create,
             ("POST", "experiments/set-experiment-tag"): experiment.set_tag,
             ("POST", "experiments/delete-experiment-tag"): experiment.delete_tag,
-            **dict.fromkeys((("POST", f"experiments/{action}") for action in ("update", "delete", "restore")), experiment.refuse_change),
+            **dict.fromkeys(
+                (("POST", f"experiments/{action}") for action in ("update", "delete", "restore")),
+                experiment.refuse_change,
+            ),
         }
 
     def _model_routes(self) -> dict[tuple[str, str, int], Answer]:
@@ -122,7 +130,9 @@ class Routes:
         }
 
     def _log_inputs(self, request: Fields) -> Json:
-        self.runs.lineage.add_inputs(self.runs.require(run_id_of(request)), request.items("datasets"), request.items("models"))
+        self.runs.lineage.add_inputs(
+            self.runs.require(run_id_of(request)), request.items("datasets"), request.items("models")
+        )
         return {}
 
     def _log_outputs(self, request: Fields) -> Json:

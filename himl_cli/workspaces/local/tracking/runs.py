@@ -30,7 +30,9 @@ def run_id_of(request: Fields) -> str:
 class JobRuns:
     """What one job's clients may see: the job's run and its children. Raises `Refused` for every other run."""
 
-    def __init__(self, database: Database, job: Run, artifacts_of: Callable[[str], Path], new_child_id: Callable[[], str]) -> None:
+    def __init__(
+        self, database: Database, job: Run, artifacts_of: Callable[[str], Path], new_child_id: Callable[[], str]
+    ) -> None:
         self.store = RunStore(database)
         self.metric_store = MetricStore(database)
         self.latest = LatestMetrics(self.metric_store)
@@ -45,7 +47,8 @@ class JobRuns:
         self.experiment_id = experiment_number(job.experiment)
 
     def require(self, run_id: str, *, active: bool = True) -> str:
-        """The id itself where it is this job's. Raises `Refused` where not, or where the run is deleted and *active* is asked for."""
+        """The id itself where it is this job's. Raises `Refused` where not, or where the run is deleted and *active* is
+        asked for."""
         with self._lock:
             is_known, is_deleted = run_id in self._known, run_id in self._deleted
         if not is_known:
@@ -92,7 +95,8 @@ class JobRuns:
         return {"run": self._whole(self.tracked(child.id))}
 
     def update(self, request: Fields) -> Json:
-        """Rename a run, end or resume a child. The state of the job's own run is not a client's to decide: a script that fails says FINISHED too."""
+        """Rename a run, end or resume a child. The state of the job's own run is not a client's to decide: a script
+        that fails says FINISHED too."""
         run_id = self.require(run_id_of(request))
         status = self._status(request)
         ended = request.moment("end_time", now_ms())
@@ -121,7 +125,9 @@ class JobRuns:
         """Hide a child; what is hidden when the job ends is removed for good."""
         run_id = self.require(request.key("run_id"), active=False)
         if run_id == self.job_id:
-            raise Refused("The job's own run cannot be deleted while it runs; afterwards 'himl runs delete' removes it.")
+            raise Refused(
+                "The job's own run cannot be deleted while it runs; afterwards 'himl runs delete' removes it."
+            )
         with self._lock:
             self._deleted.add(run_id)
         return {}
@@ -168,7 +174,9 @@ class JobRuns:
     def _searchable(self, tracked: TrackedRun) -> Searchable:
         run_id = tracked.run.id
         metrics = {name: value for name, value, _, _ in self.latest.of(run_id)}
-        return Searchable(tracked.info, metrics, self.metric_store.parameters(run_id), tracked.tags, self.lineage.searchable(run_id))
+        return Searchable(
+            tracked.info, metrics, self.metric_store.parameters(run_id), tracked.tags, self.lineage.searchable(run_id)
+        )
 
     def _whole(self, tracked: TrackedRun) -> Json:
         run_id = tracked.run.id

@@ -20,15 +20,34 @@ ENTITIES = {
     **dict.fromkeys(("attribute", "attributes", "attr", "run"), "attributes"),
     **dict.fromkeys(("dataset", "datasets"), "datasets"),
 }
-ALIASES = {"created": "start_time", "Created": "start_time", "run name": "run_name", "Run name": "run_name", "Run Name": "run_name"}
+ALIASES = {
+    "created": "start_time",
+    "Created": "start_time",
+    "run name": "run_name",
+    "Run name": "run_name",
+    "Run Name": "run_name",
+}
 NUMERIC_ATTRIBUTES = {"start_time", "end_time", "creation_timestamp", "last_updated_timestamp", "version_number"}
 RUN_ATTRIBUTES = frozenset({"run_id", "run_name", "user_id", "status", "artifact_uri", "start_time", "end_time"})
 MODEL_ATTRIBUTES = frozenset(
-    {"model_id", "name", "model_name", "model_type", "status", "source_run_id", "artifact_uri", "experiment_id", "creation_timestamp", "last_updated_timestamp"}
+    {
+        "model_id",
+        "name",
+        "model_name",
+        "model_type",
+        "status",
+        "source_run_id",
+        "artifact_uri",
+        "experiment_id",
+        "creation_timestamp",
+        "last_updated_timestamp",
+    }
 )
 DATASET_ATTRIBUTES = frozenset({"name", "digest", "context"})
 
-IDENTIFIER = re.compile(r"""\s*(?:(?P<entity>\w+|`\w+`)\.(?P<key>`[^`]+`|"[^"]+"|[\w.\-/:@]+)|(?P<alone>\w+|`[^`]+`|"[^"]+"))""")
+IDENTIFIER = re.compile(
+    r"""\s*(?:(?P<entity>\w+|`\w+`)\.(?P<key>`[^`]+`|"[^"]+"|[\w.\-/:@]+)|(?P<alone>\w+|`[^`]+`|"[^"]+"))"""
+)
 OPERATOR = re.compile(r"\s*(>=|<=|!=|<>|=|<|>|(?:NOT\s+IN|IN|LIKE|ILIKE|IS\s+NOT\s+NULL|IS\s+NULL)\b)", re.IGNORECASE)
 NUMBER = re.compile(r"\s*([+-]?(?:\d+(?:\.\d*)?|\.\d+)(?:e[+-]?\d+)?)(?!\w)", re.IGNORECASE)
 STRING = re.compile(r"""\s*(?:'([^']*)'|"([^"]*)")""")
@@ -62,7 +81,12 @@ class Searchable:
         if entity == "datasets":
             found = [dataset.get(key) for dataset in self.datasets]
         else:
-            holder: Mapping[str, Mapping[str, object]] = {"metrics": self.metrics, "params": self.params, "tags": self.tags, "attributes": self.attributes}
+            holder: Mapping[str, Mapping[str, object]] = {
+                "metrics": self.metrics,
+                "params": self.params,
+                "tags": self.tags,
+                "attributes": self.attributes,
+            }
             found = [holder[entity].get(key)]
         return [value for value in found if value is not None]
 
@@ -111,7 +135,10 @@ class _Scanner:
     def expect(self, pattern: re.Pattern[str], what: str) -> re.Match[str]:
         match = self.take(pattern)
         if match is None:
-            raise Refused(f"Invalid clause: expected {what} at {self.text[self.place : self.place + 40]!r} in {self.text[:200]!r}.")
+            raise Refused(
+                f"Invalid clause: expected {what} at {self.text[self.place : self.place + 40]!r} in "
+                f"{self.text[:200]!r}."
+            )
         return match
 
     @property
@@ -124,12 +151,16 @@ class _Scanner:
         entity = ENTITIES.get((match["entity"] or "attribute").strip("`"))
         key = _unquoted(match["key"] or match["alone"])
         if entity is None:
-            raise Refused(f"Invalid entity type '{match['entity']}'. Valid values are metric, parameter, tag, attribute, dataset.")
+            raise Refused(
+                f"Invalid entity type '{match['entity']}'. Valid values are metric, parameter, tag, attribute, dataset."
+            )
         if entity == "attributes":
             key = ALIASES.get(key, key)
         known = {"attributes": self.attributes, "datasets": DATASET_ATTRIBUTES}.get(entity)
         if known is not None and key not in known:
-            raise Refused(f"Invalid {entity.removesuffix('s')} key {key[:200]!r}. Valid keys are {', '.join(sorted(known))}.")
+            raise Refused(
+                f"Invalid {entity.removesuffix('s')} key {key[:200]!r}. Valid keys are {', '.join(sorted(known))}."
+            )
         return entity, key
 
     def comparison(self) -> Comparison:
@@ -182,7 +213,8 @@ def parse_order(clause: str, attributes: frozenset[str] = RUN_ATTRIBUTES) -> tup
 
 
 def order(items: Sequence[tuple[Searchable, str]], clauses: Sequence[tuple[str, str, bool]]) -> list[str]:
-    """The names of *items* in order: the first clause decides, then the next; items without a value, or with NaN, come last."""
+    """The names of *items* in order: the first clause decides, then the next; items without a value, or with NaN, come
+    last."""
     ordered = list(items)
     for entity, key, ascending in reversed(clauses):
         have: list[tuple[Searchable, str]] = []

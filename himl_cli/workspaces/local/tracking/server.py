@@ -17,7 +17,12 @@ from typing import TYPE_CHECKING
 from himl_cli.core.errors import RunNotFound
 from himl_cli.workspaces.local.database import Database
 from himl_cli.workspaces.local.run_store import RunStore
-from himl_cli.workspaces.local.tracking.environment import LOOPBACK, ClientEnvironment, client_environment, experiment_number
+from himl_cli.workspaces.local.tracking.environment import (
+    LOOPBACK,
+    ClientEnvironment,
+    client_environment,
+    experiment_number,
+)
 from himl_cli.workspaces.local.tracking.strangers import Limits, Strangers
 
 if TYPE_CHECKING:
@@ -32,12 +37,18 @@ class TrackingServer:
     """Serves MLflow's tracking REST for the job *job_id* on a free loopback port, from construction to `close`.
 
     *artifacts_of* names the folder of a run's artifacts (it need not exist), *new_child_id* makes the id of a nested
-    run; *limits* are for whoever has not shown the job's token. Raises RunNotFound where the job is not recorded, OSError
-    where no port is to be had.
+    run; *limits* are for whoever has not shown the job's token. Raises RunNotFound where the job is not recorded,
+    OSError where no port is to be had.
     """
 
     def __init__(
-        self, database: Database, job_id: str, *, artifacts_of: Callable[[str], Path], new_child_id: Callable[[], str], limits: Limits | None = None
+        self,
+        database: Database,
+        job_id: str,
+        *,
+        artifacts_of: Callable[[str], Path],
+        new_child_id: Callable[[], str],
+        limits: Limits | None = None,
     ) -> None:
         job = RunStore(database).get(job_id)
         if job is None:
@@ -65,7 +76,13 @@ class TrackingServer:
 
     def environment(self, base: Mapping[str, str]) -> ClientEnvironment:
         """What to change in *base*, the environment of the job's processes, so that MLflow's clients come here."""
-        return client_environment(base, port=self.port, secret=self._secret, run_id=self._job.id, experiment_id=experiment_number(self._job.experiment))
+        return client_environment(
+            base,
+            port=self.port,
+            secret=self._secret,
+            run_id=self._job.id,
+            experiment_id=experiment_number(self._job.experiment),
+        )
 
     def close(self) -> None:
         """Answer the requests that have arrived, end all connections, and remove the runs that the script deleted."""

@@ -1,4 +1,5 @@
-"""Connections that have not shown the job's token: whoever is on this machine can open them, so there are few, and none for long."""
+"""Connections that have not shown the job's token: whoever is on this machine can open them, so there are few, and none
+for long."""
 
 from __future__ import annotations
 
@@ -11,9 +12,11 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Limits:
-    """`most` strangers at a time: another one waits until the oldest is admitted, or has been here for `grace` seconds and is ended.
+    """`most` strangers at a time: another one waits until the oldest is admitted, or has been here for `grace` seconds
+    and is ended.
 
-    One that neither sends nor takes anything for `silence` seconds is ended as well. Of a body that is refused, `drained` bytes are read.
+    One that neither sends nor takes anything for `silence` seconds is ended as well. Of a body that is refused,
+    `drained` bytes are read.
     """
 
     most: int = 128

@@ -11,7 +11,14 @@ from himl_cli.workspaces.local.run_store import now_ms
 from himl_cli.workspaces.local.tracking.fields import Fields, Refused, missing
 from himl_cli.workspaces.local.tracking.latest import Point
 from himl_cli.workspaces.local.tracking.models import LoggedModels
-from himl_cli.workspaces.local.tracking.records import MODEL_HISTORY, RUN_NAME, Json, json_metric, milliseconds, next_page
+from himl_cli.workspaces.local.tracking.records import (
+    MODEL_HISTORY,
+    RUN_NAME,
+    Json,
+    json_metric,
+    milliseconds,
+    next_page,
+)
 from himl_cli.workspaces.local.tracking.runs import JobRuns, run_id_of
 
 MOST_OF = {"metrics": 1000, "params": 100, "tags": 100, "entities": 1000}  # in one batch, as MLflow's own server allows
@@ -70,7 +77,13 @@ class LoggedValues:
             self.runs.store.tag(run_id, {MODEL_HISTORY: json.dumps(entries)})
         return {}
 
-    def _keep(self, run_id: str, metrics: Sequence[Fields] = (), params: Sequence[tuple[str, str]] = (), tags: Mapping[str, str] | None = None) -> None:
+    def _keep(
+        self,
+        run_id: str,
+        metrics: Sequence[Fields] = (),
+        params: Sequence[tuple[str, str]] = (),
+        tags: Mapping[str, str] | None = None,
+    ) -> None:
         sent = [(metric, _point(metric)) for metric in metrics]
         measured = [(metric, point) for metric, point in sent if metric.text("model_id", "")]
         points = self._unseen(run_id, [point for _, point in sent], {point[0] for _, point in measured})
@@ -89,8 +102,8 @@ class LoggedValues:
             self.models.note_metric(metric, run_id, point)
 
     def _unseen(self, run_id: str, points: list[Point], measured: set[str]) -> list[Point]:
-        """*points* without those kept already: clients repeat a request whose reply was lost, and MLflow 3 sends a run's
-        metrics (named in *measured*) again for each of its models."""
+        """*points* without those kept already: clients repeat a request whose reply was lost, and MLflow 3 sends a
+        run's metrics (named in *measured*) again for each of its models."""
         kept = {repr(point) for name in measured for point in self._points(run_id, name)}
         return [point for point in points if repr(point) not in kept and not self.runs.latest.is_last(run_id, point)]
 
@@ -100,7 +113,8 @@ class LoggedValues:
             before = known.setdefault(name, value)
             if before != value:
                 raise Refused(
-                    f"Changing param values is not allowed. Param with key='{name[:250]}' was already logged with value='{before[:250]}'"
+                    f"Changing param values is not allowed. Param with key='{name[:250]}' was already logged with "
+                    f"value='{before[:250]}'"
                     f" for run ID='{run_id}'. Attempted logging new value '{value[:250]}'."
                 )
 
@@ -114,19 +128,26 @@ class LoggedValues:
         return {"metrics": page, **next_page(start, size, len(found))}
 
     def interval(self, request: Fields) -> Json:
-        """Points of one metric of several runs between two steps, thinned evenly to `max_results` a run; first and last stay."""
+        """Points of one metric of several runs between two steps, thinned evenly to `max_results` a run; first and last
+        stay."""
         name, run_ids = request.key("metric_key"), request.texts("run_ids")
         first, last = request.integer("start_step", INT64.start), request.integer("end_step", INT64.stop - 1)
         most = request.integer("max_results", INTERVAL_POINTS, allowed=range(1, INTERVAL_POINTS + 1))
         found: list[Json] = []
         for run_id in run_ids:
-            points = [point for point in self._points(self.runs.require(run_id, active=False), name) if first <= point[2] <= last]
+            points = [
+                point
+                for point in self._points(self.runs.require(run_id, active=False), name)
+                if first <= point[2] <= last
+            ]
             found += [{**json_metric(*point), "run_id": run_id} for point in _thinned(points, most)]
         return {"metrics": found}
 
     def _points(self, run_id: str, name: str) -> list[Point]:
         series = self.runs.metric_store.metrics([run_id], name=name)
-        return [(name, point.value, point.step, milliseconds(point.time)) for metric in series for point in metric.points]
+        return [
+            (name, point.value, point.step, milliseconds(point.time)) for metric in series for point in metric.points
+        ]
 
 
 def _point(metric: Fields) -> Point:

@@ -31,8 +31,11 @@ from himl_cli.workspaces.azure.requests.unreachable import network_error
 _JOB = re.compile(r"/workspaces/[^/]+/jobs/[^/]+$", re.IGNORECASE)
 
 
-def made_ready(connection: Connection, act: Callable[[MLClient], object], is_secret: Callable[[str, str], bool], notify: Notify) -> Composed:
-    """The request for a job that *act* makes azure-ai-ml compose; it stays here, while all that it asks, uploads and registers before that is sent.
+def made_ready(
+    connection: Connection, act: Callable[[MLClient], object], is_secret: Callable[[str, str], bool], notify: Notify
+) -> Composed:
+    """The request for a job that *act* makes azure-ai-ml compose; it stays here, while all that it asks, uploads and
+    registers before that is sent.
 
     Of folders of code the files that are secrets, by a folder and a path, are left out, and *notify* hears of them.
 
@@ -55,7 +58,8 @@ def made_ready(connection: Connection, act: Callable[[MLClient], object], is_sec
 
 
 def _leave_out_secrets(uploads: Any, is_secret: Callable[[str, str], bool], notify: Notify) -> None:
-    """Make azure-ai-ml pass over secrets: in the hash that it knows code by, and in what it uploads. There is no public way to tell it."""
+    """Make azure-ai-ml pass over secrets: in the hash that it knows code by, and in what it uploads. There is no public
+    way to tell it."""
     upload = uploads.create_or_update
 
     def without_secrets(code: Any) -> Any:
@@ -91,7 +95,11 @@ def _refused(err: HttpResponseError, connection: Connection) -> HimlError:
         body = answer.text()
     headers = {name.lower(): value for name, value in answer.headers.items()}
     url = answer.request.url.partition("?")[0]
-    return refusal(Failure(str(answer.request.method), url, answer.status_code, headers, body), connection.address, "azure-ai-ml's sign-in")
+    return refusal(
+        Failure(str(answer.request.method), url, answer.status_code, headers, body),
+        connection.address,
+        "azure-ai-ml's sign-in",
+    )
 
 
 class _UpToTheJob(HttpTransport[Any, Any]):

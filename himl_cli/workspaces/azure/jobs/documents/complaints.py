@@ -1,6 +1,7 @@
 """What azure-ai-ml finds wrong with a YAML file, in one line with the key.
 
-It reports a tree: JSON within text, a page of advice behind it, and every form that a value could have had. What people need is the first leaf.
+It reports a tree: JSON within text, a page of advice behind it, and every form that a value could have had. What people
+need is the first leaf.
 """
 
 from __future__ import annotations
@@ -15,11 +16,15 @@ from himl_cli.core.redaction import redact
 
 LONGEST = 300
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
-_MISSING_FILE = re.compile(r"(?:No such file or directory: |Can't find directory or file in resolved absolute path: )([^'\"\]\n]+?)\.?(?=['\"\]\n]|$)")
+_MISSING_FILE = re.compile(
+    r"(?:No such file or directory: |Can't find directory or file in resolved absolute path: "
+    r")([^'\"\]\n]+?)\.?(?=['\"\]\n]|$)"
+)
 
 
 def complaint_of(text: str) -> str:
-    """The key and what is wrong there, as far as *text*, azure-ai-ml's own, tells: `resources.instance_count: Not a valid integer.`"""
+    """The key and what is wrong there, as far as *text*, azure-ai-ml's own, tells: `resources.instance_count: Not a
+    valid integer.`"""
     text = _COLOURS.sub("", text)
     path, words = next(_leaves(text, ()), ((), text))
     missing = _MISSING_FILE.search(text if not path else words)
@@ -69,4 +74,8 @@ def _first_line(text: str) -> str:
     if wrong is not None:  # a field, and in the next line what is wrong with it; or all of it in one
         field, after = lines[wrong].removeprefix("(x)").strip(), lines[wrong + 1 : wrong + 2]
         return f"{field} {after[0].removeprefix('-').strip()}" if field.endswith(":") and after else field
-    return " ".join(lines[:4]) if lines and lines[0].startswith("Error while parsing") else (lines or ["it does not say what"])[0]
+    return (
+        " ".join(lines[:4])
+        if lines and lines[0].startswith("Error while parsing")
+        else (lines or ["it does not say what"])[0]
+    )

@@ -20,7 +20,10 @@ from himl_cli.workspaces.azure.jobs.sdk import silenced
 
 EXPERIMENT = "Default"
 """The service's word for the experiment of jobs that name none."""
-_HINT = "Azure ML's schema of jobs: https://aka.ms/ml-cli-v2-job-command-yaml-reference (and its neighbours for sweep and pipeline)."
+_HINT = (
+    "Azure ML's schema of jobs: https://aka.ms/ml-cli-v2-job-command-yaml-reference (and its neighbours for sweep "
+    "and pipeline)."
+)
 
 
 @contextmanager
@@ -46,8 +49,15 @@ def computes_of(job: Any) -> list[str]:
     """The names of all computes that the job names, without those of Azure ML's own choice."""
     named = [getattr(job, "compute", None)]
     if isinstance(job, PipelineJob):
-        named += [job.settings.default_compute if job.settings else None, *(getattr(node, "compute", None) for node in job.jobs.values())]
-    texts = [one.removeprefix("azureml:").rpartition("/computes/")[2] or one.removeprefix("azureml:") for one in named if isinstance(one, str) and one]
+        named += [
+            job.settings.default_compute if job.settings else None,
+            *(getattr(node, "compute", None) for node in job.jobs.values()),
+        ]
+    texts = [
+        one.removeprefix("azureml:").rpartition("/computes/")[2] or one.removeprefix("azureml:")
+        for one in named
+        if isinstance(one, str) and one
+    ]
     return [*dict.fromkeys(text for text in texts if text.lower() != SERVERLESS)]
 
 

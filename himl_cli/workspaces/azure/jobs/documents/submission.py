@@ -1,4 +1,5 @@
-"""Submitting a job of Azure ML's YAML: azure-ai-ml reads it and makes ready what it refers to, himl sends the job itself."""
+"""Submitting a job of Azure ML's YAML: azure-ai-ml reads it and makes ready what it refers to, himl sends the job
+itself."""
 
 from __future__ import annotations
 
@@ -26,10 +27,12 @@ from himl_cli.workspaces.azure.runs.records import studio_url
 
 
 def submit_document(connection: Connection, path: Path, changes: DocumentChanges, notify: Notify) -> Run:
-    """Start the job of the file. Code, environments and data that it names by paths are uploaded and registered by azure-ai-ml.
+    """Start the job of the file. Code, environments and data that it names by paths are uploaded and registered by
+    azure-ai-ml.
 
-    Until the job is created, an interruption leaves nothing that runs; it raises Interrupted. Raises BadUsage for what is wrong with the file,
-    NotFound for a compute that is not there, before anything is uploaded; NotAllowed, ServiceFailed.
+    Until the job is created, an interruption leaves nothing that runs; it raises Interrupted. Raises BadUsage for what
+    is wrong with the file, NotFound for a compute that is not there, before anything is uploaded; NotAllowed,
+    ServiceFailed.
     """
     with before_creation():
         load_sdk()
@@ -54,8 +57,14 @@ def _made_ready(connection: Connection, path: Path, job: Any, changes: DocumentC
     from himl_cli.workspaces.azure.jobs.documents.reading import complaints_of
 
     notify(Notice("azure-ai-ml uploads what the file names."))
-    with complaints_of(path), silenced(), redirect_stderr(StringIO()):  # it prints blank lines there, whatever it is told of progress
-        return made_ready(connection, lambda client: client.jobs.create_or_update(job), changes.is_secret, notify).request
+    with (
+        complaints_of(path),
+        silenced(),
+        redirect_stderr(StringIO()),
+    ):  # it prints blank lines there, whatever it is told of progress
+        return made_ready(
+            connection, lambda client: client.jobs.create_or_update(job), changes.is_secret, notify
+        ).request
 
 
 def _known(connection: Connection, changes: DocumentChanges, job: Any, run_id: str, tenant_id: str) -> Run:

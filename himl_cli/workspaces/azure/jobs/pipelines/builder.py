@@ -1,7 +1,8 @@
 """Pipelines as azure-ai-ml builds them: the requests that it would send.
 
-Each pipeline is built anew, for no two are of one shape; that is a second and more, beside the upload where there is one. A step's component
-(what it runs) and the job (who reads whose output) are built apart, so that a component which is known is not sent again.
+Each pipeline is built anew, for no two are of one shape; that is a second and more, beside the upload where there is
+one. A step's component (what it runs) and the job (who reads whose output) are built apart, so that a component which
+is known is not sent again.
 """
 
 from __future__ import annotations
@@ -10,7 +11,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from azure.ai.ml import Input, Output
-from azure.ai.ml.entities import Command, CommandComponent, CommandJobLimits, JobResourceConfiguration, PipelineJob, PipelineJobSettings
+from azure.ai.ml.entities import (
+    Command,
+    CommandComponent,
+    CommandJobLimits,
+    JobResourceConfiguration,
+    PipelineJob,
+    PipelineJobSettings,
+)
 
 from himl_cli.core.clusters import SERVERLESS
 from himl_cli.core.pipelines import STEP, STEP_AFTER, PipelineSpec
@@ -42,12 +50,20 @@ def build_component(address: WorkspaceAddress, step: StepForm, code: str, enviro
         distribution=distribution_of(job.distribution, job.processes),
         is_deterministic=True,
     )
-    request = composed(address, lambda client: client.components.create_or_update(component, is_anonymous=True, skip_validation=True))
+    request = composed(
+        address, lambda client: client.components.create_or_update(component, is_anonymous=True, skip_validation=True)
+    )
     return built_of(request, address)
 
 
 @silenced()
-def build_pipeline(address: WorkspaceAddress, spec: PipelineSpec, run_id: str, tags: Mapping[str, str], steps: Sequence[tuple[StepForm, str]]) -> Built:
+def build_pipeline(
+    address: WorkspaceAddress,
+    spec: PipelineSpec,
+    run_id: str,
+    tags: Mapping[str, str],
+    steps: Sequence[tuple[StepForm, str]],
+) -> Built:
     """The request that creates the pipeline as job *run_id*; *steps* go with the ids of their components."""
     properties = git_properties(spec.tags)
     job = PipelineJob(
@@ -79,13 +95,17 @@ def _node(step: StepForm, component: str) -> Any:
         display_name=step.shown,
         compute=step.compute or None,
         inputs={key: Input(type=item.type, path=item.path, mode=item.mode) for key, item in step.inputs.items()},
-        outputs={key: Output(type=FOLDER, path=place, mode=step.output_mode(key)) for key, place in step.outputs.items()},
+        outputs={
+            key: Output(type=FOLDER, path=place, mode=step.output_mode(key)) for key, place in step.outputs.items()
+        },
         environment_variables=dict(job.env),
         tags={STEP: step.spec.key, **({STEP_AFTER: ",".join(step.spec.after)} if step.spec.after else {})},
         identity=identity_of(job.identity),
         distribution=distribution_of(job.distribution, job.processes),
     )
-    node.resources = JobResourceConfiguration(instance_count=job.nodes, shm_size=job.shm_size or None, docker_args=" ".join(job.docker_args) or None)
+    node.resources = JobResourceConfiguration(
+        instance_count=job.nodes, shm_size=job.shm_size or None, docker_args=" ".join(job.docker_args) or None
+    )
     if step.seconds is not None:
         node.limits = CommandJobLimits(timeout=step.seconds)
     return node

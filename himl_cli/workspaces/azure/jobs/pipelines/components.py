@@ -30,7 +30,8 @@ class Components:
         self._remembered: dict[str, str] = {}  # ids, by key, of those that nobody was asked for
 
     def of(self, steps: Sequence[Part]) -> list[str]:
-        """The ids of the components of *steps*, in their order: those that are not known are registered, the same contents once.
+        """The ids of the components of *steps*, in their order: those that are not known are registered, the same
+        contents once.
 
         Needs azure-ai-ml, which is loaded. Raises BadUsage where it does not take a step, and as `Rest` does.
         """
@@ -52,7 +53,8 @@ class Components:
         return bool(lost)
 
     def _register(self, key: str, built: Built) -> str:
-        """Register the component, and give the id that the service answers with: it may know these contents under another version."""
+        """Register the component, and give the id that the service answers with: it may know these contents under
+        another version."""
         url = self._connection.arm(quote(built.path))
         answer = self._connection.rest.send("PUT", url, params={"api-version": built.api_version}, json=built.body).body
         with understood(url, "the component"):

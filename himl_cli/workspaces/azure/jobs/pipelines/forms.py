@@ -21,15 +21,17 @@ FOLDER = "uri_folder"
 DIRECT = "direct"
 """The mode of an input of which only the address is told: nothing of it is read."""
 AFTER, DONE = "himl_after_", "himl_done"
-"""What an input is called that a step has only to wait for another one, before the name of that; and the output that it is bound to where there is no other."""
+"""What an input is called that a step has only to wait for another one, before the name of that; and the output that it
+is bound to where there is no other."""
 
 
 @dataclass(frozen=True)
 class StepForm:
-    """One step but for its code and environment. `node` is what the service calls it, `shown` what people read: no two steps of a pipeline are shown alike.
+    """One step but for its code and environment. `node` is what the service calls it, `shown` what people read: no two
+    steps of a pipeline are shown alike.
 
-    `inputs` say what each key is bound to: data, or `${{parent.jobs.NODE.outputs.KEY}}`; `outputs` are places, None where the service chooses. Among them
-    are those that only keep the order: Azure ML knows none but that of data.
+    `inputs` say what each key is bound to: data, or `${{parent.jobs.NODE.outputs.KEY}}`; `outputs` are places, None
+    where the service chooses. Among them are those that only keep the order: Azure ML knows none but that of data.
     """
 
     spec: StepSpec
@@ -54,7 +56,8 @@ class StepForm:
 
 
 def node_names(steps: Sequence[StepSpec]) -> dict[str, str]:
-    """What the service is to call each step, by its key: small letters, digits and `_`, a letter first, no name twice."""
+    """What the service is to call each step, by its key: small letters, digits and `_`, a letter first, no name
+    twice."""
     names: dict[str, str] = {}
     for step in steps:
         plain = re.sub(r"[^a-z0-9_]", "_", step.key.lower())
@@ -86,7 +89,9 @@ def of_step(step: str, act: Callable[[], Answer]) -> Answer:
         raise type(err)(f"{step}: {err}", hint=err.hint) from err
 
 
-def _form(spec: PipelineSpec, step: StepSpec, names: Mapping[str, str], data: Mapping[tuple[str, str], JobInput]) -> StepForm:
+def _form(
+    spec: PipelineSpec, step: StepSpec, names: Mapping[str, str], data: Mapping[tuple[str, str], JobInput]
+) -> StepForm:
     inputs: dict[str, JobInput] = {}
     for item in step.job.inputs:
         taken = step.takes.get(item.key)
@@ -98,7 +103,9 @@ def _form(spec: PipelineSpec, step: StepSpec, names: Mapping[str, str], data: Ma
     outputs = {item.key: _place(spec, step, item) for item in step.job.outputs}
     steps = {other.key: other for other in spec.steps}
     for other in _merely_awaited(step):
-        inputs[f"{AFTER}{names[other]}"] = JobInput(FOLDER, f"${{{{parent.jobs.{names[other]}.outputs.{_first_output(steps[other])}}}}}", DIRECT)
+        inputs[f"{AFTER}{names[other]}"] = JobInput(
+            FOLDER, f"${{{{parent.jobs.{names[other]}.outputs.{_first_output(steps[other])}}}}}", DIRECT
+        )
     if not outputs and any(step.key in _merely_awaited(other) for other in spec.steps):
         outputs[DONE] = None
     return StepForm(step, names[step.key], _shown(spec, step), command_text(step.job), inputs, outputs)
@@ -117,11 +124,16 @@ def _first_output(step: StepSpec) -> str:
 
 def _shown(spec: PipelineSpec, step: StepSpec) -> str:
     name = step.name or step.key
-    return f"{name} ({step.key})" if any(other.key != step.key and (other.name or other.key) == name for other in spec.steps) else name
+    return (
+        f"{name} ({step.key})"
+        if any(other.key != step.key and (other.name or other.key) == name for other in spec.steps)
+        else name
+    )
 
 
 def _place(spec: PipelineSpec, step: StepSpec, item: DataSpec) -> str | None:
-    """Where a step's output goes: anew for each run (`${{name}}` is the step's), below what the service would choose by itself."""
+    """Where a step's output goes: anew for each run (`${{name}}` is the step's), below what the service would choose by
+    itself."""
     datastore = item.datastore or step.job.default_datastore
     if not datastore or datastore == spec.default_datastore:
         return None

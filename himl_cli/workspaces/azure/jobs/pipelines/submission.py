@@ -1,4 +1,5 @@
-"""Submitting a pipeline to Azure ML: everything that its steps refer to is found or made, each thing once, then one job is created."""
+"""Submitting a pipeline to Azure ML: everything that its steps refer to is found or made, each thing once, then one job
+is created."""
 
 from __future__ import annotations
 
@@ -66,14 +67,18 @@ class PipelineSubmission:
         self._run_id = spec.run_id or azure_run_id(spec.experiment)
         self._codes = CodeAssets(connection)
         self._snapshots = _distinct(spec.steps, _snapshot_of)
-        self._environments = {key: JobEnvironment(connection, datastores, one) for key, one in _distinct(spec.steps, environment_of).items()}
+        self._environments = {
+            key: JobEnvironment(connection, datastores, one)
+            for key, one in _distinct(spec.steps, environment_of).items()
+        }
         self._components = Components(connection)
         step_forms(spec, placeholder_inputs(spec))  # raises for placeholders that name nothing
         for key, snapshot in self._snapshots.items():
             of_step(self._first(_snapshot_of, key), partial(folder_for, snapshot))
 
     def run(self) -> Run:
-        """Submit the pipeline. Until its job is created, an interruption leaves nothing that runs; it raises Interrupted.
+        """Submit the pipeline. Until its job is created, an interruption leaves nothing that runs; it raises
+        Interrupted.
 
         Raises NotFound for a compute, an environment or data that is not there, before anything is uploaded; BadUsage,
         NotAllowed, ServiceFailed.
@@ -93,11 +98,16 @@ class PipelineSubmission:
         computes: dict[str, int] = {}  # with the most nodes that a step wants of it
         for job in (step.job for step in self._spec.steps):
             computes[job.cluster] = max(job.nodes, computes.get(job.cluster, 1))
-        checks: list[Callable[[], Any]] = [partial(self._check_compute, name, nodes, heard.append) for name, nodes in computes.items()]
+        checks: list[Callable[[], Any]] = [
+            partial(self._check_compute, name, nodes, heard.append) for name, nodes in computes.items()
+        ]
         checks += [lambda: connection.record().tenant_id, lambda: check_outputs(self._datastores, self._spec)]
-        environments: list[Callable[[], Any]] = [partial(of_step, self._first(environment_of, key), one.find) for key, one in self._environments.items()]
+        environments: list[Callable[[], Any]] = [
+            partial(of_step, self._first(environment_of, key), one.find) for key, one in self._environments.items()
+        ]
         codes: list[Callable[[], Any]] = [
-            partial(of_step, self._first(_snapshot_of, key), partial(self._codes.find, one)) for key, one in self._snapshots.items()
+            partial(of_step, self._first(_snapshot_of, key), partial(self._codes.find, one))
+            for key, one in self._snapshots.items()
         ]
         answers = ask_all(lambda ask: ask(), [*checks, *environments, *codes])
         for event in heard:
@@ -117,7 +127,11 @@ class PipelineSubmission:
             err.hint = f"{err.hint} --create_cluster makes it.".strip()
             raise
         except BadUsage as err:
-            step = next(step.key for step in self._spec.steps if (step.job.cluster, step.job.nodes) == (name, max(step.job.nodes, nodes)))
+            step = next(
+                step.key
+                for step in self._spec.steps
+                if (step.job.cluster, step.job.nodes) == (name, max(step.job.nodes, nodes))
+            )
             raise BadUsage(str(err).replace("--num_nodes", f"{step}: 'node_count'"), hint=err.hint) from err
 
     def _make_cluster(self) -> None:
@@ -132,8 +146,14 @@ class PipelineSubmission:
         if all(one is not None and one.is_kept for one in found.environments):
             say_unchanged(self._notify)
         with nullcontext() if all(found.codes) else loading_sdk():
-            codes = [known or self._uploaded(snapshot) for known, snapshot in zip(found.codes, self._snapshots.values(), strict=True)]
-        environments = [known or one.register(self._notify) for known, one in zip(found.environments, self._environments.values(), strict=True)]
+            codes = [
+                known or self._uploaded(snapshot)
+                for known, snapshot in zip(found.codes, self._snapshots.values(), strict=True)
+            ]
+        environments = [
+            known or one.register(self._notify)
+            for known, one in zip(found.environments, self._environments.values(), strict=True)
+        ]
         return _Made(found, codes, environments)
 
     def _uploaded(self, snapshot: Snapshot) -> CodeAsset:
@@ -148,7 +168,9 @@ class PipelineSubmission:
             forms = step_forms(self._spec, made.found.data)
             tags = {**self._spec.tags, "run_recovery_id": f"{self._spec.experiment}:{self._run_id}"}
             components = self._components.of([(form, *self._parts(form, made)) for form in forms])
-            built = build_pipeline(self._connection.address, self._spec, self._run_id, tags, list(zip(forms, components, strict=True)))
+            built = build_pipeline(
+                self._connection.address, self._spec, self._run_id, tags, list(zip(forms, components, strict=True))
+            )
             headers = user_token(self._connection)  # pipelines of azure-ai-ml always bring one
         return create_job(self._connection, self._run_id, built.api_version, built.body, headers)
 

@@ -12,7 +12,9 @@ from himl_cli.workspaces.azure.connection import Connection
 from himl_cli.workspaces.azure.jobs.submitted import as_answered, waiting_run
 
 
-def submitted_pipeline(answer: Mapping[str, Any], connection: Connection, spec: PipelineSpec, run_id: str, tenant_id: str) -> Run:
+def submitted_pipeline(
+    answer: Mapping[str, Any], connection: Connection, spec: PipelineSpec, run_id: str, tenant_id: str
+) -> Run:
     """The run that *answer*, the service's on the creation of *spec* as job *run_id*, tells of.
 
     Raises ServiceFailed, which names the job, for an answer that is not understood.

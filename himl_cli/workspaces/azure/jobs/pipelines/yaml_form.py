@@ -17,7 +17,17 @@ from himl_cli.workspaces.azure.jobs.pipelines.forms import FOLDER, StepForm, of_
 from himl_cli.workspaces.azure.jobs.yaml_form import job_document, yaml_text
 
 SCHEMA = "https://azuremlschemas.azureedge.net/latest/pipelineJob.schema.json"
-OF_STEP = ("code", "command", "environment", "environment_variables", "compute", "distribution", "resources", "limits", "identity")
+OF_STEP = (
+    "code",
+    "command",
+    "environment",
+    "environment_variables",
+    "compute",
+    "distribution",
+    "resources",
+    "limits",
+    "identity",
+)
 
 
 def pipeline_yaml(spec: PipelineSpec) -> str:
@@ -26,7 +36,11 @@ def pipeline_yaml(spec: PipelineSpec) -> str:
     Raises BadUsage as `submit_pipeline` does before its first request.
     """
     forms = step_forms(spec, placeholder_inputs(spec))
-    settings = {"default_compute": _default_compute(spec), "default_datastore": spec.default_datastore, "continue_on_step_failure": False}
+    settings = {
+        "default_compute": _default_compute(spec),
+        "default_datastore": spec.default_datastore,
+        "continue_on_step_failure": False,
+    }
     document = {
         "$schema": SCHEMA,
         "type": "pipeline",
@@ -38,7 +52,9 @@ def pipeline_yaml(spec: PipelineSpec) -> str:
         "settings": {name: value for name, value in settings.items() if value not in (None, "")},
         "jobs": {form.node: _step(spec, form) for form in forms},
     }
-    return yaml_text({name: value for name, value in document.items() if value not in ("", {})}, [step.job for step in spec.steps])
+    return yaml_text(
+        {name: value for name, value in document.items() if value not in ("", {})}, [step.job for step in spec.steps]
+    )
 
 
 def _default_compute(spec: PipelineSpec) -> str:
@@ -53,9 +69,17 @@ def _step(spec: PipelineSpec, form: StepForm) -> dict[str, Any]:
     named = replace(job, inputs=[_named(item) for item in job.inputs], outputs=[_named(item) for item in job.outputs])
     document = of_step(step.key, lambda: job_document(named))
     inputs = {item.key: _input(spec, form, item, document["inputs"][item.key]) for item in job.inputs}
-    inputs |= {key: {"type": item.type, "path": item.path, "mode": item.mode} for key, item in form.inputs.items() if key not in inputs}
+    inputs |= {
+        key: {"type": item.type, "path": item.path, "mode": item.mode}
+        for key, item in form.inputs.items()
+        if key not in inputs
+    }
     outputs = {key: _output(form, key) for key in form.outputs}
-    found: dict[str, Any] = {"type": "command", "display_name": form.shown, **{name: document[name] for name in OF_STEP if name in document}}
+    found: dict[str, Any] = {
+        "type": "command",
+        "display_name": form.shown,
+        **{name: document[name] for name in OF_STEP if name in document},
+    }
     return found | ({"inputs": inputs} if inputs else {}) | ({"outputs": outputs} if outputs else {})
 
 

@@ -61,19 +61,24 @@ class ContainerAccess(Access):
 
     @property
     def place(self) -> Place:  # type: ignore[override]
-        return replace(self._place, sign_in=self._signer.sign_in, expires=self._signer.expires, is_new=self._signer.is_unproven)
+        return replace(
+            self._place, sign_in=self._signer.sign_in, expires=self._signer.expires, is_new=self._signer.is_unproven
+        )
 
     def signed(self, name: str, query: str = "") -> Signed:
         return self._with(f"{self._url}/{self._quoted_root}{quoted(name)}", query)
 
     def listing(self, prefix: str, marker: str, most: int = 0) -> Signed:
         """One page of the blobs whose names begin with *prefix*, as long as the service likes, or *most* of them."""
-        query = f"restype=container&comp=list&include=metadata&prefix={quote(self.root + prefix, safe='')}{f'&maxresults={most}' if most else ''}"
+        query = f"restype=container&comp=list&include=metadata&prefix={quote(self.root + prefix, safe='')}"
+        query += f"&maxresults={most}" if most else ""
         return self._with(self._url, f"{query}&marker={quote(marker, safe='')}" if marker else query)
 
     def level(self, prefix: str) -> Signed:
         """What begins with *prefix* in that folder, not what lies deeper."""
-        return self._with(self._url, f"restype=container&comp=list&delimiter=%2F&prefix={quote(self.root + prefix, safe='')}")
+        return self._with(
+            self._url, f"restype=container&comp=list&delimiter=%2F&prefix={quote(self.root + prefix, safe='')}"
+        )
 
     def account(self, query: str) -> Signed:
         """The account itself."""

@@ -16,7 +16,8 @@ class Damaged(Exception):
 
 
 class Arriving:
-    """`position` is where in the file the next byte belongs, `end` where the request's bytes end, `stop` where those end that are asked for now."""
+    """`position` is where in the file the next byte belongs, `end` where the request's bytes end, `stop` where those
+    end that are asked for now."""
 
     def __init__(self, request: FetchRequest, sink: FetchSink) -> None:
         self._request = request
@@ -39,7 +40,8 @@ class Arriving:
         return self.position + len(data) <= self.stop
 
     def take(self, data: bytes) -> bool:
-        """Hand *data* on, for which there is room; True where so much has come that earlier failures are to be forgotten."""
+        """Hand *data* on, for which there is room; True where so much has come that earlier failures are to be
+        forgotten."""
         if not data:
             return False
         start, self.position = self.position, self.position + len(data)
@@ -54,7 +56,8 @@ class Arriving:
 
 
 class CheckedArriving(Arriving):
-    """Bytes that come in ranges of up to `checked_each`, each held back until it is all there and has the MD5 that the service told with it.
+    """Bytes that come in ranges of up to `checked_each`, each held back until it is all there and has the MD5 that the
+    service told with it.
 
     A range that breaks off is gone on with; its MD5 is what the first answer told.
     """

@@ -23,7 +23,8 @@ _NAMES = re.compile(rb"<Name>([^<]+)</Name>")
 
 
 def damaged_on_the_way(fault: Fault) -> Fault:
-    """A digest that was made from the very bytes that were sent is right: where the service finds another, they were damaged."""
+    """A digest that was made from the very bytes that were sent is right: where the service finds another, they were
+    damaged."""
     return Fault(fault.error, fault.code, may_pass=True) if fault.code == "Md5Mismatch" else fault
 
 
@@ -32,7 +33,14 @@ class BlockTask(Task):
 
     good = 201
 
-    def __init__(self, name: str, access: Access, health: Health, done: Callable[[Line], None], failed: Callable[[HimlError], None]) -> None:
+    def __init__(
+        self,
+        name: str,
+        access: Access,
+        health: Health,
+        done: Callable[[Line], None],
+        failed: Callable[[HimlError], None],
+    ) -> None:
         super().__init__(name, access, health)
         self._done = done
         self._failed = failed
@@ -66,13 +74,25 @@ class LeftBlocks(BlockTask):
 
 def left_blocks(line: Line) -> frozenset[str]:
     """Their ids, out of the answer."""
-    return frozenset(name.decode("ascii", "replace") for name in _NAMES.findall(line.take())) if line.status == 200 else frozenset()
+    return (
+        frozenset(name.decode("ascii", "replace") for name in _NAMES.findall(line.take()))
+        if line.status == 200
+        else frozenset()
+    )
 
 
 class PutBlock(BlockTask):
     """Sends one block; the service checks its MD5."""
 
-    def __init__(self, block: Block, name: str, access: Access, health: Health, done: Callable[[Line], None], failed: Callable[[HimlError], None]) -> None:
+    def __init__(
+        self,
+        block: Block,
+        name: str,
+        access: Access,
+        health: Health,
+        done: Callable[[Line], None],
+        failed: Callable[[HimlError], None],
+    ) -> None:
         super().__init__(name, access, health, done, failed)
         self._block = block
 
@@ -80,7 +100,12 @@ class PutBlock(BlockTask):
         signed = self.sign(f"comp=block&blockid={quote(self._block.id, safe='')}")
         return Exchange(
             signed.url,
-            [*signed.headers, f"Content-MD5: {md5_text(self._block.md5)}", "Content-Type: application/octet-stream", "Expect:"],
+            [
+                *signed.headers,
+                f"Content-MD5: {md5_text(self._block.md5)}",
+                "Content-Type: application/octet-stream",
+                "Expect:",
+            ],
             "PUT",
             self._block.body,
         )
@@ -90,7 +115,13 @@ class _Making(CommitTask):
     """Makes a large file's blob; *done* hears of its answer, *failed* of its error."""
 
     def __init__(
-        self, request: StoreRequest, md5: bytes, access: Access, health: Health, done: Callable[[Line], None], failed: Callable[[HimlError], None]
+        self,
+        request: StoreRequest,
+        md5: bytes,
+        access: Access,
+        health: Health,
+        done: Callable[[Line], None],
+        failed: Callable[[HimlError], None],
     ) -> None:
         super().__init__(request, access, health)
         self.md5 = md5
@@ -127,7 +158,12 @@ class PutWhole(_Making):
         if state_now(self.request) != self._state:
             raise changed(self.request)
         signed = self.sign()
-        about = ["x-ms-blob-type: BlockBlob", f"Content-Type: {media_type(self.name)}", f"Content-MD5: {md5_text(self.md5)}", "Expect:"]
+        about = [
+            "x-ms-blob-type: BlockBlob",
+            f"Content-Type: {media_type(self.name)}",
+            f"Content-MD5: {md5_text(self.md5)}",
+            "Expect:",
+        ]
         return Exchange(signed.url, [*signed.headers, *self.condition, *about], "PUT", file=self.request.path)
 
 

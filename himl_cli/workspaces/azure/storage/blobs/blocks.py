@@ -42,8 +42,8 @@ def block_id(index: int, md5: bytes) -> str:
 class BlockReader:
     """Reads ahead by a few blocks. `next` gives them in order; then `md5` is that of the whole, as far as it was read.
 
-    It waits for room before it reads a block; whoever gets the block gives the room back. Ctrl-C may strike within `next`: what the thread
-    waits for is never left locked then.
+    It waits for room before it reads a block; whoever gets the block gives the room back. Ctrl-C may strike within
+    `next`: what the thread waits for is never left locked then.
     """
 
     def __init__(self, request: StoreRequest, room: Room) -> None:
@@ -67,7 +67,8 @@ class BlockReader:
     def next(self) -> Block | None:
         """The next block; None when it is not ready yet, or there are no more (then `is_through`).
 
-        Raises HimlError when the file is not what was promised, or cannot be read; whatever else ended the thread as RuntimeError.
+        Raises HimlError when the file is not what was promised, or cannot be read; whatever else ended the thread as
+        RuntimeError.
         """
         try:
             found = self._queue.get_nowait()
@@ -97,7 +98,9 @@ class BlockReader:
         return there_was_room
 
     def _work(self) -> None:
-        end: Exception | None = RuntimeError(f"reading '{self._request.path}' ended before its time")  # should nothing else be known
+        end: Exception | None = RuntimeError(
+            f"reading '{self._request.path}' ended before its time"
+        )  # should nothing else be known
         try:
             for index, piece in enumerate(pieces_of(self._request, block_size(self._request.size), self._may_read)):
                 self._whole.update(piece)

@@ -1,4 +1,5 @@
-"""Why a request got no whole answer, by libcurl's numbers (https://curl.se/libcurl/c/libcurl-errors.html), in himl's own words."""
+"""Why a request got no whole answer, by libcurl's numbers (https://curl.se/libcurl/c/libcurl-errors.html), in himl's
+own words."""
 
 from __future__ import annotations
 
@@ -30,13 +31,15 @@ def broken_fault(broken: Broken, place: Place) -> Fault:
     number, text = broken.number, redact(broken.text)
     log.debug("a request to %s broke: %d %s", place.host, number, text)
     answered = _ANSWERED.search(text)
-    timed_out = number == TIMED_OUT and "too slow" not in text  # a connection; of a request that gets nowhere it says "Operation too slow"
+    # A connection; of a request that gets nowhere it says "Operation too slow"
+    timed_out = number == TIMED_OUT and "too slow" not in text
     if number == NO_PROXY_NAME or answered or ((number == NO_CONNECTION or timed_out) and _proxy(place)):
         return _proxy_failed(place, answered[1] if answered else "", took_long=timed_out)
     if number == NO_HOST:
         error = ServiceFailed(
             f"The name {place.host} of {place.storage} ({place.label}) is not known here (DNS).",
-            hint="Is the account's name right, and this machine online? A private endpoint is found only inside its network.",
+            hint="Is the account's name right, and this machine online? A private endpoint is found only inside its "
+            "network.",
         )
         return Fault(error, may_pass=True, most_tries=FEW)
     if number == NO_CONNECTION or timed_out:
@@ -45,16 +48,28 @@ def broken_fault(broken: Broken, place: Place) -> Fault:
         return Fault(_untrusted(number, place, text))
     if number == TIMED_OUT:
         what = "sent nothing for too long"
-        return Fault(ServiceFailed(f"{place.host} {what}, {FEW} times in a row."), may_pass=True, most_tries=FEW, took_long=True, said=f"{place.host} {what}")
+        return Fault(
+            ServiceFailed(f"{place.host} {what}, {FEW} times in a row."),
+            may_pass=True,
+            most_tries=FEW,
+            took_long=True,
+            said=f"{place.host} {what}",
+        )
     what = f"broke the connection off ({text})"
-    return Fault(ServiceFailed(f"{place.host} {what}, also after several tries."), may_pass=number not in HOPELESS, said=f"{place.host} {what}")
+    return Fault(
+        ServiceFailed(f"{place.host} {what}, also after several tries."),
+        may_pass=number not in HOPELESS,
+        said=f"{place.host} {what}",
+    )
 
 
 def _unconnected(broken: Broken, place: Place, text: str, *, took_long: bool) -> Fault:
     if took_long or broken.system in _TOLD_APART:
         error = not_connected(place.host, 0 if took_long else broken.system)
     else:
-        error = ServiceFailed(f"No connection to {place.host} ({text}).", hint="Check the network, the proxy and the VPN, then try again.")
+        error = ServiceFailed(
+            f"No connection to {place.host} ({text}).", hint="Check the network, the proxy and the VPN, then try again."
+        )
     return Fault(error, may_pass=True, is_unconnected=True, took_long=took_long, said=str(error).removesuffix("."))
 
 
@@ -73,8 +88,10 @@ def _proxy(place: Place) -> str:
 def _untrusted(number: int, place: Place, text: str) -> HimlError:
     if number == BAD_BUNDLE:
         return ServiceFailed(
-            f"The file of certificate authorities cannot be used ({text}).", hint="Check REQUESTS_CA_BUNDLE, CURL_CA_BUNDLE and SSL_CERT_FILE."
+            f"The file of certificate authorities cannot be used ({text}).",
+            hint="Check REQUESTS_CA_BUNDLE, CURL_CA_BUNDLE and SSL_CERT_FILE.",
         )
     return ServiceFailed(
-        f"The certificate of {place.host} is not trusted ({text}).", hint="Behind a proxy that inspects TLS, set REQUESTS_CA_BUNDLE to its CA file."
+        f"The certificate of {place.host} is not trusted ({text}).",
+        hint="Behind a proxy that inspects TLS, set REQUESTS_CA_BUNDLE to its CA file.",
     )

@@ -18,7 +18,8 @@ _TAKEN = {(409, "BlobAlreadyExists"), (412, "ConditionNotMet"), (412, "TargetCon
 class CommitTask(Task):
     """Stores *request* on the condition that its name still has what was there when it was decided to store it.
 
-    Where it has not, the blob is looked at: with our content it is ours, stored by a try whose answer was lost, or as good.
+    Where it has not, the blob is looked at: with our content it is ours, stored by a try whose answer was lost, or as
+    good.
     """
 
     def __init__(self, request: StoreRequest, access: Access, health: Health) -> None:
@@ -73,5 +74,10 @@ class CommitTask(Task):
             self.stored(line)
         else:
             place = self.access.place.label
-            self.fail(BlobChanged(f"'{self.name}' in {place} was changed by somebody else meanwhile; it is left as it is.", hint="Run the command again."))
+            self.fail(
+                BlobChanged(
+                    f"'{self.name}' in {place} was changed by somebody else meanwhile; it is left as it is.",
+                    hint="Run the command again.",
+                )
+            )
         return None

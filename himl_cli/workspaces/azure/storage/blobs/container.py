@@ -43,7 +43,9 @@ class AzureBlobs(BlobReader):
         super().__init__(self._container, exchanger or Exchanger(), retries or Retries(), growing)
 
     @classmethod
-    def of_sas(cls, url: str, sas: str, *, root: str = "", label: str = "", retries: Retries | None = None) -> AzureBlobs:
+    def of_sas(
+        cls, url: str, sas: str, *, root: str = "", label: str = "", retries: Retries | None = None
+    ) -> AzureBlobs:
         """The container at *url*, by a SAS (a query string)."""
         return cls(url, SasSigner.fixed(sas), root=root, label=label, retries=retries)
 
@@ -61,7 +63,8 @@ class AzureBlobs(BlobReader):
             yield page
 
     def has_any(self, prefix: str) -> bool:
-        """Whether a blob's name starts with *prefix*; one request, more only where the service gives empty pages. Raises as `list`."""
+        """Whether a blob's name starts with *prefix*; one request, more only where the service gives empty pages.
+        Raises as `list`."""
         marker = ""
         while True:
             page = self._asked(self._question_for_page(prefix, marker, most=1))
@@ -72,7 +75,11 @@ class AzureBlobs(BlobReader):
     def _has_rivals(self, folder: str) -> bool:
         """Whether some names go on after that of *folder* with a sign that comes before `/`."""
         question = Question(
-            folder, self._container, self._retries, lambda line: listed_level(line.take(), self._container.root), signed=lambda: self._container.level(folder)
+            folder,
+            self._container,
+            self._retries,
+            lambda line: listed_level(line.take(), self._container.root),
+            signed=lambda: self._container.level(folder),
         )
         return any(folder < name < folder + "/" for name in self._asked(question))
 
@@ -86,7 +93,9 @@ class AzureBlobs(BlobReader):
                     yield page
                     return
                 if page.marker == marker:
-                    raise ServiceFailed(f"The list of {self.label} does not end: the service gives the same page again.")
+                    raise ServiceFailed(
+                        f"The list of {self.label} does not end: the service gives the same page again."
+                    )
                 marker = page.marker
                 under_way = self._ask_for_page(prefix, marker)
                 self._under_way.append(under_way)
@@ -110,7 +119,8 @@ class AzureBlobs(BlobReader):
         )
 
     def store(self, requests: Iterable[StoreRequest], sink: StoreSink, *, workers: int) -> None:
-        """As `BlobStore.store`: up to 8 MiB in one request, above in blocks; every request carries the MD5 of its bytes."""
+        """As `BlobStore.store`: up to 8 MiB in one request, above in blocks; every request carries the MD5 of its
+        bytes."""
         tasks = StoreTasks(iter(requests), sink, self._container, Health(self._retries, self._container.pauses))
         try:
             with self._exchanger.lines() as lines:

@@ -34,7 +34,13 @@ def fault_of(line: Line, broken: Broken | None, place: Place, name: str) -> Faul
     body = line.take() if len(line.chunks) < 64 else b""
     code = line.header(b"x-ms-error-code") or error_code(body)
     status = line.status
-    log.debug("storage answered %d %s to a request for '%s' (request id %s)", status, code, redact(name), line.header(b"x-ms-request-id"))
+    log.debug(
+        "storage answered %d %s to a request for '%s' (request id %s)",
+        status,
+        code,
+        redact(name),
+        line.header(b"x-ms-request-id"),
+    )
     if status in (401, 403):
         return Fault(refusal(line, body, place, code), code, is_refusal=True, again=refused_again(line, place, code))
     if status in PASSING:
@@ -45,16 +51,32 @@ def fault_of(line: Line, broken: Broken | None, place: Place, name: str) -> Faul
 
 
 _SAID: dict[str, tuple[type[HimlError], str, str]] = {
-    "BlobArchived": (ServiceFailed, "{blob} lies in the archive tier.", "Set its access tier to Hot or Cool first; that takes hours."),
-    "BlobImmutableDueToPolicy": (NotAllowed, "{blob} is protected by an immutability policy.", "Store it under another name."),
+    "BlobArchived": (
+        ServiceFailed,
+        "{blob} lies in the archive tier.",
+        "Set its access tier to Hot or Cool first; that takes hours.",
+    ),
+    "BlobImmutableDueToPolicy": (
+        NotAllowed,
+        "{blob} is protected by an immutability policy.",
+        "Store it under another name.",
+    ),
     "BlobImmutableDueToLegalHold": (NotAllowed, "{blob} is under a legal hold.", "Store it under another name."),
     "BlobOperationNotSupported": (
         BlocksNotTaken,
         "{blob} was made by a program that uses the lake's own interface (dfs): it cannot be replaced in blocks.",
         "Delete it there first.",
     ),
-    "InvalidBlobOrBlock": (ServiceFailed, "{blob} was left unfinished there by another program.", "Delete it there, or use another name."),
-    "InvalidBlobType": (ServiceFailed, "{blob} is of another kind (an append or page blob).", "Delete it there, or use another name."),
+    "InvalidBlobOrBlock": (
+        ServiceFailed,
+        "{blob} was left unfinished there by another program.",
+        "Delete it there, or use another name.",
+    ),
+    "InvalidBlobType": (
+        ServiceFailed,
+        "{blob} is of another kind (an append or page blob).",
+        "Delete it there, or use another name.",
+    ),
     "InvalidBlockList": (
         ServiceFailed,
         "The parts of {blob} are not all there: another program is writing it too.",
@@ -78,18 +100,28 @@ def _plain(status: int, code: str, place: Place, name: str) -> HimlError:
     if status == 404:
         return BlobNotFound(f"No file {blob}.")
     if status == 412:
-        return BlobChanged(f"'{name}' changed while it was read.", hint="Run the command again when nothing writes to it.")
+        return BlobChanged(
+            f"'{name}' changed while it was read.", hint="Run the command again when nothing writes to it."
+        )
     if status == 416:
         return BlobChanged(f"'{name}' is shorter than it was listed.")
     if 300 <= status < 400:
         return ServiceFailed(
-            f"{place.host} sends requests elsewhere (HTTP {status}); that is not Azure Storage.", hint="Is a proxy or a log-in page in between?"
+            f"{place.host} sends requests elsewhere (HTTP {status}); that is not Azure Storage.",
+            hint="Is a proxy or a log-in page in between?",
         )
-    return ServiceFailed(f"{place.storage.capitalize()} refused the request for '{name}' ({status} {code or 'without a reason'}).")
+    return ServiceFailed(
+        f"{place.storage.capitalize()} refused the request for '{name}' ({status} {code or 'without a reason'})."
+    )
 
 
 def _overloaded(status: int, code: str, place: Place, wait: float | None) -> ServiceFailed:
     if status in (429, 503) or code == "ServerBusy":
         what = f"asks to wait {wait:.0f} s" if wait is not None and wait >= 1 else "is too busy, also after waiting"
-        return ServiceFailed(f"{place.storage.capitalize()} {what} ({status} {code or 'throttled'}).", hint="Try again later, or with fewer --workers.")
-    return ServiceFailed(f"{place.storage.capitalize()} keeps failing ({status} {code or 'without a reason'}).", hint="Try again later.")
+        return ServiceFailed(
+            f"{place.storage.capitalize()} {what} ({status} {code or 'throttled'}).",
+            hint="Try again later, or with fewer --workers.",
+        )
+    return ServiceFailed(
+        f"{place.storage.capitalize()} keeps failing ({status} {code or 'without a reason'}).", hint="Try again later."
+    )

@@ -25,13 +25,15 @@ WITH_MD5 = "x-ms-range-get-content-md5: true"
 class FetchTask(Task):
     """Brings the bytes of *request* to *sink*; never others than were asked for, and only of the ETag that was listed.
 
-    Where the blob is only ever appended to (an append blob, or a name that *may_grow*), having grown since is no harm: the
-    bytes that were listed are still its first.
+    Where the blob is only ever appended to (an append blob, or a name that *may_grow*), having grown since is no harm:
+    the bytes that were listed are still its first.
 
     A request with `checked_each` is asked for in ranges whose MD5 the service tells with them, append blobs included.
     """
 
-    def __init__(self, request: FetchRequest, sink: FetchSink, access: Access, health: Health, *, may_grow: bool) -> None:
+    def __init__(
+        self, request: FetchRequest, sink: FetchSink, access: Access, health: Health, *, may_grow: bool
+    ) -> None:
         super().__init__(request.blob.name, access, health)
         self._request = request
         self._sink = sink
@@ -51,7 +53,9 @@ class FetchTask(Task):
 
     def exchange(self) -> Exchange:
         if reason := reason_not_to_ask(self.name):
-            raise ServiceFailed(f"'{self.name}' cannot be asked for: {reason}.", hint="Let whoever wrote it give it another name.")
+            raise ServiceFailed(
+                f"'{self.name}' cannot be asked for: {reason}.", hint="Let whoever wrote it give it another name."
+            )
         signed = self.sign()
         if self._is_looking:
             return Exchange(signed.url, [*signed.headers], "HEAD")
@@ -90,7 +94,11 @@ class FetchTask(Task):
                 raise WrongAnswer(Fault(BlobChanged(f"'{self.name}' has another size than it was listed with.")))
         elif self._bytes.position != 0:
             raise WrongAnswer(self._other_bytes())
-        if self._checked is not None and not self._bytes.is_complete and not self._checked.expect(md5_from(line.header(b"content-md5"))):
+        if (
+            self._checked is not None
+            and not self._bytes.is_complete
+            and not self._checked.expect(md5_from(line.header(b"content-md5")))
+        ):
             raise WrongAnswer(self._unproven())
         if not self._has_grown:
             self._md5 = whole_md5(line)
@@ -99,17 +107,32 @@ class FetchTask(Task):
     def _is_of_another_size(self, line: Line) -> bool:
         """Whether a part of the very blob that was listed tells another size of the whole."""
         total = line.header(b"content-range").rpartition("/")[2]
-        return bool(self._etag) and not self._has_grown and total.isdecimal() and size_from(total) != self._request.blob.size
+        return (
+            bool(self._etag)
+            and not self._has_grown
+            and total.isdecimal()
+            and size_from(total) != self._request.blob.size
+        )
 
     def _other_bytes(self) -> Fault:
-        return Fault(ServiceFailed(f"{self.access.place.host} sent other bytes of '{self.name}' than were asked for."), may_pass=True)
+        return Fault(
+            ServiceFailed(f"{self.access.place.host} sent other bytes of '{self.name}' than were asked for."),
+            may_pass=True,
+        )
 
     def _unproven(self) -> Fault:
         said = f"{self.access.place.host} told no checksum with the bytes of '{self.name}'."
-        return Fault(ServiceFailed(said, hint="Is there a proxy in between that drops the header Content-MD5?"), may_pass=True, most_tries=FEW)
+        return Fault(
+            ServiceFailed(said, hint="Is there a proxy in between that drops the header Content-MD5?"),
+            may_pass=True,
+            most_tries=FEW,
+        )
 
     def _damaged(self) -> Fault:
-        said = f"'{self.name}' in {self.access.place.label} came damaged time and again: its bytes do not match their checksum."
+        said = (
+            f"'{self.name}' in {self.access.place.label} came damaged time and again: its bytes do not match their "
+            "checksum."
+        )
         hint = "Something on the way changes data: a proxy, say. What came before is complete."
         return Fault(IntegrityFailed(said, hint=hint), may_pass=True, most_tries=FEW)
 
@@ -156,7 +179,11 @@ class FetchTask(Task):
             return self.after(self._refused(line))
         now = properties_of(line, self.name)
         if not self._only_grew(now):
-            self.fail(BlobChanged(f"'{self.name}' changed while it was read.", hint="Run the command again when nothing writes to it."))
+            self.fail(
+                BlobChanged(
+                    f"'{self.name}' changed while it was read.", hint="Run the command again when nothing writes to it."
+                )
+            )
             return None
         self._has_grown, self._etag, self._md5 = True, now.blob.etag, None
         return 0.0

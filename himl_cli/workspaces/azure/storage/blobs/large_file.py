@@ -5,7 +5,13 @@ from __future__ import annotations
 from himl_cli.core.blobs import StoreRequest
 from himl_cli.core.errors import HimlError
 from himl_cli.workspaces.azure.storage.blobs.access import Access
-from himl_cli.workspaces.azure.storage.blobs.block_tasks import LeftBlocks, PutBlock, PutBlockList, PutWhole, left_blocks
+from himl_cli.workspaces.azure.storage.blobs.block_tasks import (
+    LeftBlocks,
+    PutBlock,
+    PutBlockList,
+    PutWhole,
+    left_blocks,
+)
 from himl_cli.workspaces.azure.storage.blobs.blocks import Block, BlockReader
 from himl_cli.workspaces.azure.storage.blobs.faults import BlocksNotTaken
 from himl_cli.workspaces.azure.storage.blobs.lines import Line
@@ -20,7 +26,8 @@ MOST_WHOLE = 5000 << 20  # bytes in one request, says the service
 
 
 class LargeFile:
-    """Blocks that an earlier try left are not sent again. What had the name keeps it until the list of blocks is stored.
+    """Blocks that an earlier try left are not sent again. What had the name keeps it until the list of blocks is
+    stored.
 
     A blob that the service does not let be made of blocks is sent whole instead.
     """
@@ -106,7 +113,14 @@ class LargeFile:
             self._fail(changed(self._request))
             return None
         self._is_committing = True
-        return PutBlockList(self._request, self._ids, reader.md5, *self._common[1:], lambda line: self._stored(line, reader.md5), self._fail)
+        return PutBlockList(
+            self._request,
+            self._ids,
+            reader.md5,
+            *self._common[1:],
+            lambda line: self._stored(line, reader.md5),
+            self._fail,
+        )
 
     def _stored(self, line: Line, md5: bytes) -> None:
         self.is_over = True
@@ -119,7 +133,11 @@ class LargeFile:
     def _fail(self, error: HimlError) -> None:
         if self.is_over:
             return
-        if isinstance(error, BlocksNotTaken) and self._request.size <= MOST_WHOLE and not (self._is_whole and self._is_committing):
+        if (
+            isinstance(error, BlocksNotTaken)
+            and self._request.size <= MOST_WHOLE
+            and not (self._is_whole and self._is_committing)
+        ):
             self._is_whole, self._is_committing = True, False
             self._stop_reading()
             return

@@ -30,7 +30,8 @@ FROM_FILE = "PUT from a file"
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Seconds for a connection to stand, and for a request without progress (under 100 bytes a second) to be given up."""
+    """Seconds for a connection to stand, and for a request without progress (under 100 bytes a second) to be given
+    up."""
 
     connect: float = 10.0
     stall: float = 30.0
@@ -87,7 +88,9 @@ class Line:
         try:
             file = self._file = path.open("rb")
         except OSError as err:
-            raise DiskFailed(f"Cannot read '{path}': {err.strerror or err}.", hint="Check the file and its permissions.") from err
+            raise DiskFailed(
+                f"Cannot read '{path}': {err.strerror or err}.", hint="Check the file and its permissions."
+            ) from err
 
         def seek(offset: int, origin: int) -> int:
             file.seek(offset, origin)
@@ -115,7 +118,9 @@ class Line:
         """The value of header *name* (in lower case) of the answer whose head is there; empty where there is none."""
         if not self._text:
             text = b"\n" + b"".join(self.head)
-            self._text = text[max(text.rfind(b"\nHTTP/"), 0) :]  # what stood before was a proxy's answer, or a `100 Continue`
+            self._text = text[
+                max(text.rfind(b"\nHTTP/"), 0) :
+            ]  # what stood before was a proxy's answer, or a `100 Continue`
             self._lowered = self._text.lower()
         start = self._lowered.find(b"\n" + name + b":")
         if start < 0:
@@ -132,7 +137,8 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class Broken:
-    """A request without a whole answer: libcurl's number for why and its words, and the system's number (`errno`), 0 for none."""
+    """A request without a whole answer: libcurl's number for why and its words, and the system's number (`errno`), 0
+    for none."""
 
     number: int
     text: str
@@ -140,7 +146,8 @@ class Broken:
 
 
 class Lines:
-    """Requests that run at the same time. One owner and one thread at a time; see `Exchanger`. Raises HimlError where libcurl cannot be loaded."""
+    """Requests that run at the same time. One owner and one thread at a time; see `Exchanger`. Raises HimlError where
+    libcurl cannot be loaded."""
 
     def __init__(self, limits: Limits) -> None:
         pycurl = libcurl()
@@ -195,7 +202,9 @@ class Lines:
         due = self._multi.timeout()
         if due >= 0:
             seconds = min(seconds, due / 1000)
-        if seconds > 0 and self._multi.select(seconds) <= 0 and not any(self._multi.fdset()):  # without a socket it does not wait
+        if (
+            seconds > 0 and self._multi.select(seconds) <= 0 and not any(self._multi.fdset())
+        ):  # without a socket it does not wait
             time.sleep(min(seconds, IDLE_NAP))
 
     def _ended(self) -> list[tuple[Line, Broken | None]]:
@@ -204,7 +213,10 @@ class Lines:
         while left:
             left, well, badly = self._multi.info_read()
             ended += [(self._busy[handle], None) for handle in well]
-            ended += [(self._busy[handle], Broken(number, text, int(handle.getinfo(self._codes.OS_ERRNO)))) for handle, number, text in badly]
+            ended += [
+                (self._busy[handle], Broken(number, text, int(handle.getinfo(self._codes.OS_ERRNO))))
+                for handle, number, text in badly
+            ]
         return ended
 
     def release(self, line: Line) -> None:
@@ -257,7 +269,11 @@ class Lines:
         return line
 
     def _set_trust(self, handle: Any) -> None:
-        for place in (self._codes.CAPATH, self._codes.PROXY_CAPATH) if os.path.isdir(self._trust) else (self._codes.CAINFO, self._codes.PROXY_CAINFO):
+        for place in (
+            (self._codes.CAPATH, self._codes.PROXY_CAPATH)
+            if os.path.isdir(self._trust)
+            else (self._codes.CAINFO, self._codes.PROXY_CAINFO)
+        ):
             handle.setopt(place, self._trust)
 
 

@@ -18,7 +18,8 @@ from himl_cli.workspaces.azure.storage.blobs.wire import md5_from, size_from
 class ListedPage:
     """A page: its blobs without directories; `marker` asks for the next one and is empty on the last.
 
-    `is_hierarchical` says that the account's namespace is (only such accounts tell what is a file and what a directory).
+    `is_hierarchical` says that the account's namespace is (only such accounts tell what is a file and what a
+    directory).
     """
 
     blobs: Sequence[BlobInfo]
@@ -34,7 +35,8 @@ def listed_page(xml: bytes, root: str) -> ListedPage:
 
 
 def listed_level(xml: bytes, root: str) -> Sequence[str]:
-    """The names in an answer that was asked for by a delimiter: of blobs, and of folders with a slash at the end; without *root*."""
+    """The names in an answer that was asked for by a delimiter: of blobs, and of folders with a slash at the end;
+    without *root*."""
     return [_name(one)[len(root) :] for one in _entries(xml)[1] if one.tag in ("Blob", "BlobPrefix")]
 
 
@@ -42,11 +44,20 @@ def _entries(xml: bytes) -> tuple[ElementTree.Element, ElementTree.Element]:
     """The answer, and the part of it that lists."""
     try:
         tree = ElementTree.fromstring(xml)
-    except (ElementTree.ParseError, LookupError, ValueError) as err:  # the latter for an encoding that it claims to be in
-        raise ServiceFailed(f"The list of blobs that storage sent cannot be read ({err}).", hint="Is a proxy in between that changes answers?") from err
+    except (
+        ElementTree.ParseError,
+        LookupError,
+        ValueError,
+    ) as err:  # the latter for an encoding that it claims to be in
+        raise ServiceFailed(
+            f"The list of blobs that storage sent cannot be read ({err}).",
+            hint="Is a proxy in between that changes answers?",
+        ) from err
     found = tree.find("Blobs")
     if found is None:
-        raise ServiceFailed("Storage sent something else than a list of blobs.", hint="Is a proxy or a log-in page in between?")
+        raise ServiceFailed(
+            "Storage sent something else than a list of blobs.", hint="Is a proxy or a log-in page in between?"
+        )
     return tree, found
 
 
@@ -56,7 +67,9 @@ def _blob(one: ElementTree.Element, root: str) -> BlobInfo | None:
     for part in one:
         if part.tag == "Properties":
             texts = {text.tag: text.text or "" for text in part}
-        elif part.tag == "Metadata" and any(mark.tag.lower() == "hdi_isfolder" and (mark.text or "").lower() == "true" for mark in part):
+        elif part.tag == "Metadata" and any(
+            mark.tag.lower() == "hdi_isfolder" and (mark.text or "").lower() == "true" for mark in part
+        ):
             return None
     if texts.get("ResourceType") == "directory":
         return None
@@ -65,9 +78,16 @@ def _blob(one: ElementTree.Element, root: str) -> BlobInfo | None:
     if size is None:
         told = f"'{shortened(length, 20)}'" if length else "nothing"
         raise ServiceFailed(
-            f"The list of blobs that storage sent has {told} for the size of '{shortened(name)}'.", hint="Is a proxy in between that changes answers?"
+            f"The list of blobs that storage sent has {told} for the size of '{shortened(name)}'.",
+            hint="Is a proxy in between that changes answers?",
         )
-    return BlobInfo(name, size, texts.get("Etag", "").strip('"'), md5_from(md5) if md5 else None, http_time(texts.get("Last-Modified", "")))
+    return BlobInfo(
+        name,
+        size,
+        texts.get("Etag", "").strip('"'),
+        md5_from(md5) if md5 else None,
+        http_time(texts.get("Last-Modified", "")),
+    )
 
 
 def _name(one: ElementTree.Element) -> str:

@@ -18,11 +18,15 @@ def state_of(status: os.stat_result) -> State:
 
 
 def changed(request: StoreRequest) -> HimlError:
-    return HimlError(f"'{request.path}' changed while it was stored.", hint="Run the command again when nothing writes to it.")
+    return HimlError(
+        f"'{request.path}' changed while it was stored.", hint="Run the command again when nothing writes to it."
+    )
 
 
 def unreadable(request: StoreRequest, err: OSError) -> DiskFailed:
-    return DiskFailed(f"Cannot read '{request.path}': {err.strerror or err}.", hint="Check the file and its permissions.")
+    return DiskFailed(
+        f"Cannot read '{request.path}': {err.strerror or err}.", hint="Check the file and its permissions."
+    )
 
 
 def whole_content(request: StoreRequest) -> tuple[bytes, bytes]:
@@ -39,8 +43,11 @@ def whole_content(request: StoreRequest) -> tuple[bytes, bytes]:
     return body, request.md5 or hashlib.md5(body, usedforsecurity=False).digest()
 
 
-def pieces_of(request: StoreRequest, length: int, may_read: Callable[[int], bool] = lambda amount: True) -> Iterator[bytes]:
-    """The file in pieces of *length* bytes, the last one shorter; *may_read* hears of each before, and ends it all by saying no.
+def pieces_of(
+    request: StoreRequest, length: int, may_read: Callable[[int], bool] = lambda amount: True
+) -> Iterator[bytes]:
+    """The file in pieces of *length* bytes, the last one shorter; *may_read* hears of each before, and ends it all by
+    saying no.
 
     Raises HimlError when it is not, or no longer, what was promised; DiskFailed.
     """
@@ -84,6 +91,8 @@ def whole_md5(request: StoreRequest) -> bytes:
 def _read(source: RawIOBase, length: int) -> bytes:
     """The next *length* bytes, or all there are."""
     piece = source.read(length) or b""
-    while 0 < len(piece) < length and (more := source.read(length - len(piece))):  # a network disk may give less at once
+    while 0 < len(piece) < length and (
+        more := source.read(length - len(piece))
+    ):  # a network disk may give less at once
         piece += more
     return piece

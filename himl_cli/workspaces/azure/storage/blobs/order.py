@@ -1,8 +1,8 @@
 """Names in the order that `BlobStore.list` promises, out of the orders that storage lists them in.
 
-Accounts with a flat namespace list by code units; whether those are UTF-8's or UTF-16's is not documented. Accounts with a
-hierarchical namespace (ADLS Gen2) go through a folder before the names that continue its own, as if `/` came before all
-other signs: `a`, `a/x`, `a-b` (https://github.com/Azure/azure-sdk-for-go/issues/24210).
+Accounts with a flat namespace list by code units; whether those are UTF-8's or UTF-16's is not documented. Accounts
+with a hierarchical namespace (ADLS Gen2) go through a folder before the names that continue its own, as if `/` came
+before all other signs: `a`, `a/x`, `a-b` (https://github.com/Azure/azure-sdk-for-go/issues/24210).
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ _FIRST_APART = "\ud800"  # from here on UTF-16 and plain strings are ordered dif
 def in_plain_order(blobs: Iterable[BlobInfo]) -> Iterator[BlobInfo]:
     """*blobs*, ordered by UTF-16 code units or as plain strings, ordered as plain strings.
 
-    The two differ for names that have a character above U+D7FF where they first differ. Such names are held back until no
-    other can come before them (all of them, where already their first characters are such); all others pass at once.
+    The two differ for names that have a character above U+D7FF where they first differ. Such names are held back until
+    no other can come before them (all of them, where already their first characters are such); all others pass at once.
     """
     held: list[BlobInfo] = []
     stem = ""
@@ -43,15 +43,21 @@ def _before_high(name: str) -> str:
     return name[: next(place for place, sign in enumerate(name) if sign >= _FIRST_APART)]
 
 
-def out_of_folders(blobs: Iterable[BlobInfo], has_rivals: Callable[[str], bool], folder: str = "", held_at_most: int = HELD_AT_MOST) -> Iterator[BlobInfo]:
-    """*blobs*, all of *folder* (empty, or ending in `/`), as a hierarchical account lists them, ordered as plain strings.
+def out_of_folders(
+    blobs: Iterable[BlobInfo], has_rivals: Callable[[str], bool], folder: str = "", held_at_most: int = HELD_AT_MOST
+) -> Iterator[BlobInfo]:
+    """*blobs*, all of *folder* (empty, or ending in `/`), as a hierarchical account lists them, ordered as plain
+    strings.
 
     What lies in a folder is held back until the names are through that may have to come before it (`a-b` before `a/x`).
-    When that gets too much, *has_rivals* is asked whether there are any for a folder; mostly there are not, and then only
-    what lies in the folder's own last folder has to wait.
+    When that gets too much, *has_rivals* is asked whether there are any for a folder; mostly there are not, and then
+    only what lies in the folder's own last folder has to wait.
     """
     held: list[BlobInfo] = []
-    free, base = folder, ""  # all names in hand begin with `free`, a folder without rivals; those held back begin with `base`
+    free, base = (
+        folder,
+        "",
+    )  # all names in hand begin with `free`, a folder without rivals; those held back begin with `base`
     known = None  # the last folder that has rivals
     for blob in blobs:
         if held and not _may_precede(blob.name, base):
@@ -68,7 +74,9 @@ def out_of_folders(blobs: Iterable[BlobInfo], has_rivals: Callable[[str], bool],
                 break
             free = base + "/"
             folders = (_folder_below(one.name, free) for one in held)
-            base = next(below for below in folders if _may_precede(blob.name, below))  # the first that this name may belong before
+            base = next(
+                below for below in folders if _may_precede(blob.name, below)
+            )  # the first that this name may belong before
             waiting = [one for one in held if _may_precede(one.name, base)]
             yield from sorted((one for one in held if not _may_precede(one.name, base)), key=_BY_NAME)
             held = waiting

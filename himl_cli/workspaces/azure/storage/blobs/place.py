@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """A container as messages name it: `label` is what the user asked for, `sign_in` how requests are signed, good until `expires`.
+    """A container as messages name it: `label` is what the user asked for, `sign_in` how requests are signed, good
+    until `expires`.
 
     `is_new`: the signature was made just now in place of one that was refused, and nothing shows yet that it is taken.
     """

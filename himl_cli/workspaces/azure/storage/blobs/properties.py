@@ -26,7 +26,9 @@ def properties_of(line: Line, name: str) -> Properties:
     """Out of the answer to a HEAD for *name*. Raises ServiceFailed for one that does not tell the size."""
     md5, size = line.header(b"content-md5"), size_from(line.header(b"content-length"))
     if size is None:
-        raise ServiceFailed(f"Storage does not tell how large '{name}' is.", hint="Is a proxy in between that changes answers?")
+        raise ServiceFailed(
+            f"Storage does not tell how large '{name}' is.", hint="Is a proxy in between that changes answers?"
+        )
     blob = BlobInfo(
         name,
         size,
@@ -34,8 +36,15 @@ def properties_of(line: Line, name: str) -> Properties:
         md5_from(md5) if md5 else None,
         http_time(line.header(b"last-modified")),
     )
-    is_directory = line.header(b"x-ms-meta-hdi_isfolder").lower() == "true" or line.header(b"x-ms-resource-type") == "directory"
-    return Properties(blob, line.header(b"x-ms-blob-type") == "AppendBlob", is_directory, http_time(line.header(b"x-ms-creation-time")))
+    is_directory = (
+        line.header(b"x-ms-meta-hdi_isfolder").lower() == "true" or line.header(b"x-ms-resource-type") == "directory"
+    )
+    return Properties(
+        blob,
+        line.header(b"x-ms-blob-type") == "AppendBlob",
+        is_directory,
+        http_time(line.header(b"x-ms-creation-time")),
+    )
 
 
 def etag_of(line: Line) -> str:

@@ -12,4 +12,7 @@ from himl_cli.workspaces.base import StoreSink
 def refuse_all(requests: Iterable[StoreRequest], sink: StoreSink, label: str) -> None:
     """Fail each of *requests*."""
     for request in requests:
-        sink.fail(request, HimlError(f"The files of {label} cannot be added to.", hint="Use a datastore: himl datastore upload"))
+        sink.fail(
+            request,
+            HimlError(f"The files of {label} cannot be added to.", hint="Use a datastore: himl datastore upload"),
+        )

@@ -50,11 +50,14 @@ class BlobReader(ABC):
         """As `BlobStore.list`."""
 
     def stat(self, name: str) -> BlobInfo | None:
-        """As `BlobStore.stat`: one request. Raises NotFound for a container that does not exist, NotAllowed, ServiceFailed."""
+        """As `BlobStore.stat`: one request. Raises NotFound for a container that does not exist, NotAllowed,
+        ServiceFailed."""
         if not can_be_asked_for(name):
             return None
         try:
-            found = self._asked(Question(name, self._access, self._retries, lambda line: properties_of(line, name), method="HEAD"))
+            found = self._asked(
+                Question(name, self._access, self._retries, lambda line: properties_of(line, name), method="HEAD")
+            )
         except BlobNotFound:
             return None
         return None if found.is_directory else found.blob
@@ -64,7 +67,8 @@ class BlobReader(ABC):
         return blob.md5
 
     def read(self, name: str, offset: int = 0) -> Iterator[bytes]:
-        """As `BlobStore.read`. Raises NotFound at once; BlobChanged while iterating, when the blob is replaced meanwhile."""
+        """As `BlobStore.read`. Raises NotFound at once; BlobChanged while iterating, when the blob is replaced
+        meanwhile."""
         if not can_be_asked_for(name):
             raise NotFound(f"No file '{name}' in {self.label}.")
         first, etag, size = self._asked(self._reading(name, offset, "", READ_AT_ONCE))
@@ -99,9 +103,13 @@ class BlobReader(ABC):
         return bool(self._growing) and name.startswith(self._growing)
 
     def fetch(self, requests: Iterable[FetchRequest], sink: FetchSink, *, workers: int) -> None:
-        """As `BlobStore.fetch`: *workers* connections, one thread, the caller's; requests are taken as connections get free."""
+        """As `BlobStore.fetch`: *workers* connections, one thread, the caller's; requests are taken as connections get
+        free."""
         health = Health(self._retries, self._access.pauses)
-        tasks = (FetchTask(request, sink, self._access, health, may_grow=self._may_grow(request.blob.name)) for request in requests)
+        tasks = (
+            FetchTask(request, sink, self._access, health, may_grow=self._may_grow(request.blob.name))
+            for request in requests
+        )
         with self._exchanger.lines() as lines:
             Run(lines, Tasks(tasks), workers, self._go_on_beside).finish()
 

@@ -19,10 +19,10 @@ WORTH_SAYING = 2.0  # seconds
 class Fault:
     """Why a request did not do what it should: the error it comes to, and what may help.
 
-    `may_pass`: it may work when tried again, `most_tries` times at most, after `retry_after` seconds where the service said
-    so. `is_refusal`: a new signature may help. `is_unconnected`: no connection came about. `code` is the service's word, `said`
-    what happened, as a sentence's beginning. `took_long`: the try itself was felt. `again` is the error where a signature made
-    just now is refused, too.
+    `may_pass`: it may work when tried again, `most_tries` times at most, after `retry_after` seconds where the service
+    said so. `is_refusal`: a new signature may help. `is_unconnected`: no connection came about. `code` is the service's
+    word, `said` what happened, as a sentence's beginning. `took_long`: the try itself was felt. `again` is the error
+    where a signature made just now is refused, too.
     """
 
     error: HimlError
@@ -39,11 +39,12 @@ class Fault:
 
 @dataclass(frozen=True, slots=True)
 class Retries:
-    """A request is made `tries` times at most; waits double from `first` to `longest` seconds, each shortened by up to half at random.
+    """A request is made `tries` times at most; waits double from `first` to `longest` seconds, each shortened by up to
+    half at random.
 
     With the defaults the waits come to some 20 s; beside them, each try may take up to 10 s to connect and 30 s without
-    progress. A Retry-After counts up to `longest_asked` seconds; where the service asks for more, that ends the tries at
-    once. Bytes that arrived are not asked for again, and begin the count anew.
+    progress. A Retry-After counts up to `longest_asked` seconds; where the service asks for more, that ends the tries
+    at once. Bytes that arrived are not asked for again, and begin the count anew.
     """
 
     tries: int = 8

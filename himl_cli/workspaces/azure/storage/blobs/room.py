@@ -13,7 +13,8 @@ PAUSE = 0.1  # seconds between looks at whether whoever waits should go on waiti
 class Room:
     """So many bytes, shared by threads; what is larger has to be alone.
 
-    Ctrl-C may strike within each of its methods: a lock and a queue of the interpreter itself are never left held then, unlike a `Condition`.
+    Ctrl-C may strike within each of its methods: a lock and a queue of the interpreter itself are never left held then,
+    unlike a `Condition`.
     """
 
     def __init__(self, size: int) -> None:
@@ -21,7 +22,8 @@ class Room:
         self._taken = 0
         self._waiting = 0
         self._lock = threading.Lock()
-        self._freed: SimpleQueue[None] = SimpleQueue()  # something for each thread that waits, whenever bytes are given back
+        # Something for each thread that waits, whenever bytes are given back
+        self._freed: SimpleQueue[None] = SimpleQueue()
 
     def take(self, amount: int) -> bool:
         """Whether there was room for *amount* bytes, which are taken then."""

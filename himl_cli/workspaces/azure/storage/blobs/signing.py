@@ -19,7 +19,8 @@ EARLY = 300.0  # seconds before its end that a signature is replaced
 ASK_AGAIN = 60.0
 _ENDS = re.compile(
     r"(?:^|[?&])se=(?P<year>\d{4})-(?P<month>\d\d)-(?P<day>\d\d)"
-    r"(?:T(?P<hour>\d\d):(?P<minute>\d\d)(?::(?P<second>\d\d)(?:\.\d+)?)?(?:Z|(?P<sign>[-+ ])(?P<zone_hours>\d\d):?(?P<zone_minutes>\d\d))?)?(?:&|$)"
+    r"(?:T(?P<hour>\d\d):(?P<minute>\d\d)(?::(?P<second>\d\d)(?:\.\d+)?)?(?:Z|(?P<sign>[-+ "
+    r"])(?P<zone_hours>\d\d):?(?P<zone_minutes>\d\d))?)?(?:&|$)"
 )
 _PARTS = ("year", "month", "day", "hour", "minute", "second", "zone_hours", "zone_minutes")
 
@@ -38,7 +39,11 @@ class Signature:
         """A SAS's query string; it is replaced before its own end, a short one at half its time."""
         expires = sas_expiry(sas)
         left = expires - time.time()
-        return cls(query=sas.lstrip("?"), expires=expires, renew_at=expires - min(EARLY, max(left, 0.0) / 2) if expires else 0.0)
+        return cls(
+            query=sas.lstrip("?"),
+            expires=expires,
+            renew_at=expires - min(EARLY, max(left, 0.0) / 2) if expires else 0.0,
+        )
 
     @property
     def is_due(self) -> bool:
@@ -46,7 +51,8 @@ class Signature:
 
 
 class Signer(ABC):
-    """Signs for one container. Thread-safe; a signature is made once and renewed when its time is over, or it is refused."""
+    """Signs for one container. Thread-safe; a signature is made once and renewed when its time is over, or it is
+    refused."""
 
     sign_in: str
     """How it signs, for messages: `your own sign-in`, `the datastore's SAS token`."""
@@ -59,7 +65,8 @@ class Signer(ABC):
 
     @abstractmethod
     def _make(self, refused: Signature | None, code: str) -> Signature:
-        """A signature; a new one after *refused*, which the service turned down with *code*, or that itself where none would help. Raises HimlError."""
+        """A signature; a new one after *refused*, which the service turned down with *code*, or that itself where none
+        would help. Raises HimlError."""
 
     def current(self) -> Signature:
         """What to sign with now. Raises NotAllowed, or what else keeps it from being made."""
@@ -101,7 +108,8 @@ class Signer(ABC):
 
 
 class SasSigner(Signer):
-    """Signs with a SAS; *renew* gives another where there can be one, told the refused one's code ('' for the first)."""
+    """Signs with a SAS; *renew* gives another where there can be one, told the refused one's code ('' for the
+    first)."""
 
     def __init__(self, renew: Callable[[str], str], sign_in: str = "the datastore's SAS token") -> None:
         super().__init__()

@@ -57,7 +57,12 @@ class StoreTasks:
             reason = reason_not_to_store(request.name)
             if reason:
                 self._next = None
-                self._sink.fail(request, HimlError(f"'{request.name}' cannot be stored in {self._access.place.label}: {reason}.", hint="Rename it."))
+                self._sink.fail(
+                    request,
+                    HimlError(
+                        f"'{request.name}' cannot be stored in {self._access.place.label}: {reason}.", hint="Rename it."
+                    ),
+                )
                 continue
             if request.size <= SINGLE:
                 return self._small(request)
@@ -97,12 +102,21 @@ class PutTask(CommitTask):
         if self._body is None:
             self._body, self.md5 = whole_content(self.request)
         signed = self.sign()
-        about = ["x-ms-blob-type: BlockBlob", f"Content-Type: {media_type(self.name)}", f"Content-MD5: {md5_text(self.md5)}", "Expect:"]
+        about = [
+            "x-ms-blob-type: BlockBlob",
+            f"Content-Type: {media_type(self.name)}",
+            f"Content-MD5: {md5_text(self.md5)}",
+            "Expect:",
+        ]
         return Exchange(signed.url, [*signed.headers, *self.condition, *about], "PUT", self._body)
 
     def judged(self, fault: Fault) -> Fault:
         """A wrong MD5 is the file's own change since it was digested, or damage on the way."""
-        if fault.code == "Md5Mismatch" and self._body is not None and hashlib.md5(self._body, usedforsecurity=False).digest() != self.md5:
+        if (
+            fault.code == "Md5Mismatch"
+            and self._body is not None
+            and hashlib.md5(self._body, usedforsecurity=False).digest() != self.md5
+        ):
             return Fault(changed(self.request))
         return damaged_on_the_way(fault)
 

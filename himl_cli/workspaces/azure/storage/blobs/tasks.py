@@ -44,7 +44,8 @@ class Task(ABC):
 
     @abstractmethod
     def answered(self, line: Line) -> float | None:
-        """The whole answer is there: None when the task has ended, else seconds until it asks again. Raises WrongAnswer."""
+        """The whole answer is there: None when the task has ended, else seconds until it asks again. Raises
+        WrongAnswer."""
 
     @abstractmethod
     def fail(self, error: HimlError) -> None:
@@ -82,7 +83,12 @@ class Task(ABC):
     def after(self, fault: Fault) -> float | None:
         """What to do about *fault*: as `heard`."""
         try:
-            if fault.is_refusal and not self._was_renewed and self._signed is not None and self.access.renewed(self.name, self._signed, fault.code):
+            if (
+                fault.is_refusal
+                and not self._was_renewed
+                and self._signed is not None
+                and self.access.renewed(self.name, self._signed, fault.code)
+            ):
                 self._was_renewed = True
                 return 0.0
             self._failures += 1
@@ -146,7 +152,9 @@ class Run:
         if self._beside is not None:
             self._beside()
         ended = [(line, broken, self._running.pop(line)) for line, broken in self._lines.turn(self._patience(longest))]
-        if ended:  # the next requests go out before what came is dealt with, which may take as long as the way to the service
+        if (
+            ended
+        ):  # the next requests go out before what came is dealt with, which may take as long as the way to the service
             self._fill()
             self._lines.go_on()
         for line, broken, task in ended:
