@@ -1,0 +1,107 @@
+"""The documents that `--json` prints, and the errors of each exit code, are those on record in `json/`."""
+
+from __future__ import annotations
+
+import json
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.golden.documents import compare
+from tests.recorded_runs import RecordedRuns
+from tests.running import Himl, write_files
+from tests.servers.web import FileServer
+from tests.submitted_here import POSIX
+from tests.three_runs import recorded as recorded
+
+SCRIPT = "import pathlib, sys\nprint('epoch 1')\npathlib.Path('outputs/best.txt').write_text('0.9')\nsys.exit(int((sys.argv[1:] or ['0'])[0]))\n"
+DOCUMENTS: dict[str, list[str]] = {
+    "runs_list": ["runs", "list"],
+    "runs_show": ["runs", "show", "train_3_cc"],
+    "runs_show_several": ["runs", "show", "base_1_aa", "train_2_bb"],
+    "runs_aggregate": ["runs", "aggregate", "train_3_cc"],
+    "runs_aggregate_no_stats": ["runs", "aggregate", "base_1_aa", "train_3_cc", "--no_stats"],
+    "runs_logs": ["runs", "logs", "train_3_cc", "--file", "std_log_process_1.txt"],
+    "runs_cancel": ["runs", "cancel", "train_3_cc"],
+    "runs_tag": ["runs", "tag", "train_3_cc", "stage=final"],
+    "runs_delete": ["runs", "delete", "base_1_aa", "--yes"],
+    "download": ["download", "train_3_cc"],
+    "download_list": ["download", "train_3_cc", "--list"],
+    "datastore_upload": ["datastore", "upload", "data", "digits"],
+    "datastore_list": ["datastore", "list"],
+    "datastore_download": ["datastore", "download", "stored", "copy"],
+    "checkpoint_fetch": ["checkpoint", "fetch", "kept_4_dd"],
+    "checkpoint_push": ["checkpoint", "push", "data/a.txt", "--from", "kept_4_dd"],
+    "tb_sync_only": ["tb", "kept_4_dd", "--sync_only"],
+    "submit": ["submit", "train.py", "--tag", "team=blue"],
+    "submit_no_wait": ["submit", "train.py", "--no_wait"],
+    "submit_sweep": ["submit", "train.py", "--sweep", "lr=0.1,0.2"],
+    "submit_settings": ["submit", "train.py", "--show_settings", "--env_var", "KEY=value"],
+    "workspace_show": ["workspace", "show"],
+    "doctor": ["doctor"],
+    "init": ["init", "--subscription_id", "00000000-0000-0000-0000-000000000000", "--resource_group", "rg", "--workspace_name", "ws"],
+}
+ERRORS: dict[str, tuple[int, list[str]]] = {
+    "job_failed": (1, ["submit", "train.py", "--", "7"]),
+    "transfer_incomplete": (1, ["datastore", "download", "stored", "differing"]),
+    "usage": (2, ["runs", "list", "--experimnt", "x"]),
+    "needs_yes": (2, ["runs", "delete", "base_1_aa"]),
+    "not_found": (3, ["runs", "logs", "train_3_cc", "--file", "std_log_process_9.txt"]),
+    "run_not_found": (3, ["runs", "show", "train_3_cd"]),
+    "workspace_not_found": (3, ["runs", "list", "--workspace", "nowhere"]),
+}
+FETCHED: dict[str, tuple[int, dict[str, Any]]] = {
+    "not_allowed": (4, {"status": 403}),
+    "service_failed": (5, {"status": 501}),
+    "integrity_failed": (6, {"headers": {"Content-MD5": "AAAAAAAAAAAAAAAAAAAAAA=="}}),
+}
+
+
+@pytest.fixture(autouse=True)
+def filled(project: Path, recorded: RecordedRuns) -> None:
+    recorded.add("kept_4_dd", files={"outputs/checkpoints/last.ckpt": "weights", "logs/events.out.tfevents.1": b""})
+    write_files(project, {"train.py": SCRIPT, "data/a.txt": "a", "data/sub/b.txt": "bb", "differing/stored/c.txt": "other"})
+    write_files(project / ".himl" / "datastores" / "local", {"stored/c.txt": "ccc"})
+
+
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_a_document_is_as_on_record(himl: Himl, project: Path, name: str) -> None:
+    outcome = himl(*DOCUMENTS[name], "--json")
+    document = json.loads(outcome.raw_stdout)
+    if name == "doctor":  # what it says depends on the machine
+        document = [{key: entry[key] if key == "name" else "" for key in entry} for entry in document]
+    compare(name, {"exit_code": outcome.code if name != "doctor" else 0, "document": document}, {"PROJECT": project, "HOME": project.parent / "home"})
+
+
+@pytest.mark.parametrize("name", ERRORS)
+def test_an_error_is_as_on_record(himl: Himl, project: Path, name: str) -> None:
+    code, arguments = ERRORS[name]
+    outcome = himl(arguments[0], "--json", *arguments[1:]) if arguments[0] == "submit" else himl(*arguments, "--json")
+    compare(f"error_{name}", {"exit_code": outcome.code, **_last_object(outcome.raw_stderr)}, {"PROJECT": project})
+    assert outcome.code == code
+
+
+@pytest.mark.parametrize("name", FETCHED)
+def test_an_error_of_a_web_address_has_its_code(himl: Himl, web: FileServer, name: str) -> None:
+    code, options = FETCHED[name]
+    web.put("/last.ckpt", b"weights", **options)
+    outcome = himl("checkpoint", "fetch", web("/last.ckpt"), "--json")
+    assert (outcome.code, outcome.error_json()["code"]) == (code, name)
+
+
+@POSIX
+def test_an_interrupted_submit_has_its_code_and_its_run(himl: Himl, project: Path) -> None:
+    write_files(project, {"train.py": "import time\nprint('up', flush=True); time.sleep(600)\n"})
+    process = himl.start("submit", "train.py", "--json")
+    assert process.stderr is not None
+    assert b"up\n" in iter(process.stderr.readline, b"")
+    process.send_signal(signal.SIGINT)
+    printed, said = process.communicate(timeout=100)
+    compare("error_interrupted", {"exit_code": process.returncode, "document": json.loads(printed), **_last_object(said)}, {"PROJECT": project})
+
+
+def _last_object(stderr: bytes) -> dict[str, Any]:
+    """The error that a command ended with, below what its job may have printed."""
+    return dict(json.loads(stderr.splitlines()[-1]))
