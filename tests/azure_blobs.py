@@ -14,17 +14,17 @@ import pytest
 
 from himl_cli.workspaces.azure.storage.blobs.container import AzureBlobs
 from himl_cli.workspaces.azure.storage.blobs.lines import Exchanger, Limits
-from himl_cli.workspaces.azure.storage.blobs.retries import Retries
 from himl_cli.workspaces.azure.storage.blobs.signing import SasSigner
+from himl_cli.workspaces.retry import RetryPolicy
 from tests.servers.azureml.principals import Right
 from tests.servers.azureml.seeding import StagedWorkspace
 
-HASTY = Retries(tries=4, first=0.01, longest=0.02, longest_asked=2.0)
+HASTY = RetryPolicy(attempts=4, first=0.01, longest=0.02, longest_asked=2.0)
 PATIENT = 60.0  # seconds: longer than the double takes for an answer on any machine
 DEFAULT = "workspaceblobstore"
 
 
-def hasty_store(azure: StagedWorkspace, *, root: str = "", retries: Retries = HASTY, stall: float = 120.0) -> AzureBlobs:
+def hasty_store(azure: StagedWorkspace, *, root: str = "", retries: RetryPolicy = HASTY, stall: float = 120.0) -> AzureBlobs:
     """The default datastore's container, by a SAS of the test's own; a request without progress is given up after *stall* seconds."""
     storage, container = azure.state.storage, azure.state.datastores[DEFAULT].container
     signer = SasSigner.fixed(storage.container_sas(container, permissions="rcwl"))

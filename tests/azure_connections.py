@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,11 @@ from himl_cli.workspaces.azure.connection import Connection
 from himl_cli.workspaces.azure.places.address import WorkspaceAddress
 from himl_cli.workspaces.azure.places.clouds import current_cloud
 from himl_cli.workspaces.azure.places.settings import azure_settings
-from himl_cli.workspaces.azure.requests.patience import Patience
+from himl_cli.workspaces.retry import CONTROL_PLANE
 from tests.servers.azureml.seeding import StagedWorkspace
 from tests.servers.azureml.stage import Stage
 
-HASTY = Patience(first=0.01)
+HASTY = replace(CONTROL_PLANE, first=0.01)
 SIGN_IN = ("HIML_TENANT_ID", "HIML_SERVICE_PRINCIPAL_ID", "HIML_SERVICE_PRINCIPAL_PASSWORD", "AZURE_TENANT_ID", "AZURE_CLIENT_ID", "AZURE_CLIENT_SECRET")
 
 
@@ -30,7 +31,7 @@ def address_of(staged: StagedWorkspace, **other: Any) -> WorkspaceAddress:
 @contextmanager
 def connected(staged: StagedWorkspace, folder: Path, **other: Any) -> Iterator[Connection]:
     """A connection as a command in *folder* makes it, from the variables and settings that are in force, but with short waits."""
-    with Connection.open(address_of(staged, **other), settings=azure_settings(folder), patience=HASTY) as connection:
+    with Connection.open(address_of(staged, **other), settings=azure_settings(folder), policy=HASTY) as connection:
         yield connection
 
 

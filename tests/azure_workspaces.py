@@ -11,16 +11,16 @@ from himl_cli.workspaces.azure.places.address import WorkspaceAddress
 from himl_cli.workspaces.azure.places.clouds import PUBLIC
 from himl_cli.workspaces.azure.places.config import address_of_job
 from himl_cli.workspaces.azure.places.settings import azure_settings
-from himl_cli.workspaces.azure.requests.patience import Patience
 from himl_cli.workspaces.azure.workspace import AzureWorkspace
+from himl_cli.workspaces.retry import CONTROL_PLANE, RetryPolicy
 from tests.servers.azureml.seeding import StagedWorkspace
 
 
 @contextmanager
-def opened(staged: StagedWorkspace, folder: Path, patience: Patience | None = None) -> Iterator[AzureWorkspace]:
+def opened(staged: StagedWorkspace, folder: Path, policy: RetryPolicy = CONTROL_PLANE) -> Iterator[AzureWorkspace]:
     """The workspace, as a command in *folder* sees it; the variables of `staged.environment()` have to be set."""
     state = staged.state
-    yield from _open(WorkspaceAddress(state.subscription, state.group, state.name, PUBLIC, "a test"), folder, patience)
+    yield from _open(WorkspaceAddress(state.subscription, state.group, state.name, PUBLIC, "a test"), folder, policy)
 
 
 @contextmanager
@@ -31,8 +31,8 @@ def opened_in_job(folder: Path) -> Iterator[AzureWorkspace]:
     yield from _open(address, folder)
 
 
-def _open(address: WorkspaceAddress, folder: Path, patience: Patience | None = None) -> Iterator[AzureWorkspace]:
-    workspace = AzureWorkspace(Connection.open(address, settings=azure_settings(folder), patience=patience))
+def _open(address: WorkspaceAddress, folder: Path, policy: RetryPolicy = CONTROL_PLANE) -> Iterator[AzureWorkspace]:
+    workspace = AzureWorkspace(Connection.open(address, settings=azure_settings(folder), policy=policy))
     try:
         yield workspace
     finally:

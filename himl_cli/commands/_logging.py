@@ -11,7 +11,7 @@ from himl_cli.core.redaction import redact
 from himl_cli.render.errors import one_line
 
 OWN_LOGGER = "himl_cli"
-RETRYING = ("himl_cli.workspaces.azure.requests.retries", "himl_cli.workspaces.azure.storage.blobs.retries")
+RETRYING = ("himl_cli.workspaces.retry",)
 """Loggers that warn that a request is tried again."""
 
 

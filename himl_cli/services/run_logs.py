@@ -12,9 +12,9 @@ from typing import NamedTuple
 from himl_cli.core.errors import HimlError, Interrupted, JobFailed, NotFound, ServiceFailed
 from himl_cli.core.events import Notice, Notify, ignore
 from himl_cli.core.runs import Run, RunStatus
-from himl_cli.services.patience import Patience
 from himl_cli.workspaces.abilities import AnswersSlowly, JoinsWorkspaces
 from himl_cli.workspaces.base import BlobStore, Workspace
+from himl_cli.workspaces.retry import OutageTolerance
 
 SWEEP_LOG = "azureml-logs/hyperdrive.txt"
 PIPELINE_LOG = "logs/azureml/executionlogs.txt"
@@ -78,14 +78,14 @@ def follow_log(
     """
     at_first, at_most = seconds_between_looks(workspace, run_id)
     log = _GrowingLog(workspace, run_id, name, notify if (at_first, at_most) != LOOKS else ignore, start, attempt)
-    patience, pause = Patience(notify), at_first
+    outage, pause = OutageTolerance(notify), at_first
     while not log.is_over:
         before = log.received
         try:
             yield from log.look()
-            patience.answered()
+            outage.succeeded()
         except ServiceFailed as err:
-            patience.bear(err)
+            outage.failed(err)
         pause = at_first if log.received > before else min(at_most, pause * GROWTH)
         if not log.is_over:
             time.sleep(pause)

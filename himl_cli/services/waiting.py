@@ -15,12 +15,12 @@ from himl_cli.core.jobs import JobSpec
 from himl_cli.core.run_details import SweepView
 from himl_cli.core.runs import FAILED_RANK, Run, RunStatus
 from himl_cli.core.sweeps import MANY
-from himl_cli.services.patience import Patience
 from himl_cli.services.run_logs import GROWTH, USER_LOGS, follow_log, last_lines, seconds_between_looks
 from himl_cli.services.sweeps.progress import SweepProgress
 from himl_cli.workspaces.abilities import JoinsWorkspaces
 from himl_cli.workspaces.base import Workspace
 from himl_cli.workspaces.job_abilities import KnowsPythons, LeavesFiles
+from himl_cli.workspaces.retry import OutageTolerance
 
 SECONDS_BETWEEN_LOOKS = 0.05
 SELDOM = 3
@@ -107,16 +107,16 @@ def wait_for_end(workspace: Workspace, run_id: str, notify: Notify, trials: int 
     A service that does not answer is borne with for ten minutes.
     """
     pause, at_most = seconds_between_looks(workspace, run_id)
-    patience, status = Patience(notify), None
+    outage, status = OutageTolerance(notify), None
     progress = SweepProgress(workspace, run_id, trials, notify)
     while True:
         try:
             run = workspace.run(run_id)
             progress.look()
         except ServiceFailed as err:
-            patience.bear(err)
+            outage.failed(err)
         else:
-            patience.answered()
+            outage.succeeded()
             if run.status.is_final:
                 return run
             if run.status is not status:

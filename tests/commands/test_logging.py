@@ -25,7 +25,7 @@ OWN = """
 import io, logging, sys
 from himl_cli.commands._logging import start_logging
 start_logging(verbose={verbose})
-logging.getLogger("himl_cli.workspaces.azure.requests.retries").warning("%s answered 503;\\ntrying again in %.0f s: sig?sig=HIDDEN", "host", 3)
+logging.getLogger("himl_cli.workspaces.retry").warning("%s answered 503;\\ntrying again in %.0f s: sig?sig=HIDDEN", "host", 3)
 real, sys.stderr = sys.stderr, io.StringIO()  # as a progress bar does
 logging.getLogger("himl_cli").warning("above the bar")
 print(sys.stderr.getvalue().strip(), file=sys.stdout)
@@ -36,7 +36,7 @@ def test_what_himl_warns_of_is_a_plain_line_and_a_record_only_when_verbose() -> 
     plain = subprocess.run([sys.executable, "-c", OWN.format(verbose=False)], capture_output=True, text=True, check=True)
     assert (plain.stderr, plain.stdout) == ("himl: host answered 503; trying again in 3 s: sig?sig=***\n", "himl: above the bar\n")
     verbose = subprocess.run([sys.executable, "-c", OWN.format(verbose=True)], capture_output=True, text=True, check=True)
-    assert " WARNING himl_cli.workspaces.azure.requests.retries: host answered 503" in verbose.stderr
+    assert " WARNING himl_cli.workspaces.retry: host answered 503" in verbose.stderr
 
 
 @pytest.mark.parametrize("verbose", [False, True])

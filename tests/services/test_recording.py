@@ -17,10 +17,10 @@ from himl_cli.services.recording.files import FileTelling
 from himl_cli.services.recording.note import Note, NoteFile, Told, unfinished
 from himl_cli.services.recording.recorder import Timing
 from himl_cli.services.recording.values import tell_values
-from himl_cli.workspaces.azure.requests.patience import Patience
 from himl_cli.workspaces.azure.workspace import AzureWorkspace
 from himl_cli.workspaces.joined import JoinedWorkspace
 from himl_cli.workspaces.local.workspace import LocalWorkspace
+from himl_cli.workspaces.retry import RetryPolicy
 from tests.azure_workspaces import opened
 from tests.recorded_runs import RecordedRuns
 from tests.running import write_files
@@ -216,7 +216,7 @@ def test_a_network_that_is_away_is_borne_with(
     recorded.add(ID, files={"outputs/a.txt": "a"})
     recorded.log(ID, [("loss", 1.0, 0, 0)])
     azure_environment.stage.faults.add(ResetUpload(), "", times=None)
-    with opened(azure_environment, project, Patience(tries=2, first=0.01)) as hasty:
+    with opened(azure_environment, project, RetryPolicy(attempts=2, first=0.01)) as hasty:
         thread = threading.Thread(target=record, args=(here, hasty, file, Timing(look=0.01, longest_pause=0.02)))
         thread.start()
         until(lambda: (note := file.read()) and note.away)

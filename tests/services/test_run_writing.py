@@ -22,8 +22,8 @@ from himl_cli.workspaces.azure.connection import Connection
 from himl_cli.workspaces.azure.places.address import WorkspaceAddress
 from himl_cli.workspaces.azure.places.clouds import PUBLIC
 from himl_cli.workspaces.azure.places.settings import azure_settings
-from himl_cli.workspaces.azure.requests.patience import Patience
 from himl_cli.workspaces.azure.workspace import AzureWorkspace
+from himl_cli.workspaces.retry import RetryPolicy
 from tests.servers.azureml.faults import Reset, Status
 from tests.servers.azureml.seeding import StagedWorkspace
 
@@ -36,7 +36,7 @@ def workspace(azure_environment: StagedWorkspace, project: Path) -> Iterator[Azu
     """A workspace whose requests are tried once only, with a run that a program keeps."""
     state = azure_environment.state
     address = WorkspaceAddress(state.subscription, state.group, state.name, PUBLIC, "a test")
-    with Connection.open(address, settings=azure_settings(project), patience=Patience(tries=1)) as connection:
+    with Connection.open(address, settings=azure_settings(project), policy=RetryPolicy(attempts=1)) as connection:
         opened = AzureWorkspace(connection)
         opened.start_run(NewRun(RUN, "train"))
         yield opened

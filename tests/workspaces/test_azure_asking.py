@@ -7,8 +7,8 @@ import threading
 import pytest
 
 from himl_cli.core.errors import ServiceFailed
-from himl_cli.workspaces.azure.requests.pipeline import CONNECTIONS
 from himl_cli.workspaces.azure.requests.threads import AT_ONCE, MANY_AT_ONCE, ask_all
+from himl_cli.workspaces.azure.transport import CONNECTIONS
 
 
 def test_answers_come_in_the_order_of_the_questions() -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from himl_cli.core.blobs import FetchRequest
 from himl_cli.core.errors import ServiceFailed
-from himl_cli.workspaces.azure.storage.blobs.retries import Retries
+from himl_cli.workspaces.retry import RetryPolicy
 from tests.azure_blobs import DEFAULT, HASTY, hasty_store
 from tests.blob_sinks import Received, listed, named
 from tests.servers.azureml.faults import Stall, Status
@@ -27,7 +27,7 @@ def test_a_service_that_is_down_is_not_asked_to_the_end_for_each_blob(stage: Sta
     stage.faults.add(Status(500), "GET .*/many/", times=None)
     store.fetch([FetchRequest(blob, 0, 1) for blob in blobs], sink, workers=4)
     assert len(sink.errors) == 40
-    assert len(stage.log.find("GET .*/many/")) <= 8 * HASTY.tries + 32 * 2
+    assert len(stage.log.find("GET .*/many/")) <= 8 * HASTY.attempts + 32 * 2
 
 
 def test_retry_after_is_waited_for(stage: Stage, azure: StagedWorkspace) -> None:
@@ -80,7 +80,7 @@ def test_a_service_that_stays_silent_is_given_up_after_three_tries(stage: Stage,
 
 def test_waiting_costs_no_processor_time(stage: Stage, azure: StagedWorkspace) -> None:
     stage.faults.add(Status(503), "comp=list", times=None)
-    store = hasty_store(azure, retries=Retries(tries=3, first=1.0))
+    store = hasty_store(azure, retries=RetryPolicy(attempts=3, first=1.0))
     processor, clock = time.thread_time(), time.monotonic()
     with pytest.raises(ServiceFailed):
         listed(store)

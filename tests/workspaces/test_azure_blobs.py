@@ -16,8 +16,8 @@ from himl_cli.services.transfer.requests import DownloadRequest
 from himl_cli.workspaces.azure.storage.blobs.blocks import BLOCK
 from himl_cli.workspaces.azure.storage.blobs.container import AzureBlobs
 from himl_cli.workspaces.azure.storage.blobs.lines import Exchanger, Limits
-from himl_cli.workspaces.azure.storage.blobs.retries import Retries
 from himl_cli.workspaces.azure.storage.blobs.signing import SasSigner
+from himl_cli.workspaces.retry import RetryPolicy
 from tests.azure_blobs import DEFAULT, hasty_store, storage_that_lists
 from tests.blob_sinks import Received, Stored, listed, named, sending
 from tests.servers.azureml.faults import SmallPages, Status
@@ -45,7 +45,7 @@ ODD_NAMES = [
     'quo"te',
     "x" * 1024,
 ]
-MINUTES = Retries(tries=50)
+MINUTES = RetryPolicy(attempts=50)
 """All of these tries take that long, three of them less than a second."""
 
 

@@ -131,7 +131,7 @@ from himl_cli.workspaces.azure.connection import Connection
 from himl_cli.workspaces.azure.places.settings import azure_settings
 
 logging.basicConfig()
-logging.getLogger("himl_cli.workspaces.azure.requests.retries").setLevel("DEBUG")  # what it says of broken connections has to be nothing
+logging.getLogger("himl_cli.workspaces.retry").setLevel("DEBUG")  # what it says of broken connections has to be nothing
 with Connection.open(address_from_config(find_config(Path.cwd())), settings=azure_settings(Path.cwd())) as connection:
     url = connection.history("/runs/run_1")
     connection.rest.get(url)

@@ -14,8 +14,7 @@ from himl_cli.workspaces.azure.places.clouds import PUBLIC
 from himl_cli.workspaces.azure.requests import clock
 from himl_cli.workspaces.azure.requests.errors import ServiceNotFound, ServiceRefused, refusal
 from himl_cli.workspaces.azure.requests.failure import Failure
-from himl_cli.workspaces.azure.requests.retries import retry_after
-from himl_cli.workspaces.azure.requests.times import as_time
+from himl_cli.workspaces.azure.requests.times import as_time, asked_wait
 from himl_cli.workspaces.azure.sign_in.sign_in_errors import AADSTS, reason_of
 
 ADDRESS = WorkspaceAddress("s", "team", "lab", PUBLIC, "a test")
@@ -125,14 +124,14 @@ def test_the_requests_id_is_read_from_wherever_it_is(headers: dict[str, str], bo
     [({}, None), ({"retry-after": "7"}, 7.0), ({"retry-after-ms": "250"}, 0.25), ({"x-ms-retry-after-ms": "1500"}, 1.5), ({"retry-after": "soon"}, None)],
 )
 def test_a_wait_is_read_from_whichever_header_tells_it(headers: dict[str, str], seconds: float | None) -> None:
-    assert retry_after(headers) == seconds
+    assert asked_wait(headers.get) == seconds
 
 
 def test_a_wait_until_a_date_is_one_from_now() -> None:
-    wait = retry_after({"retry-after": formatdate(time.time() + 3000, usegmt=True)})
+    wait = asked_wait({"retry-after": formatdate(time.time() + 3000, usegmt=True)}.get)
     assert wait is not None
     assert 2000 < wait <= 3000
-    assert retry_after({"retry-after": formatdate(time.time() - 30, usegmt=True)}) == 0
+    assert asked_wait({"retry-after": formatdate(time.time() - 30, usegmt=True)}.get) == 0
 
 
 @pytest.mark.parametrize(

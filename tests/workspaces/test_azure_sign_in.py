@@ -10,11 +10,11 @@ import pytest
 
 from himl_cli.core.errors import BadUsage, NotAllowed, ServiceFailed
 from himl_cli.workspaces.azure.places.settings import azure_settings
-from himl_cli.workspaces.azure.requests.patience import Patience
-from himl_cli.workspaces.azure.requests.pipeline import CONNECT_SECONDS
 from himl_cli.workspaces.azure.sign_in.credentials import Chain, Source
-from himl_cli.workspaces.azure.sign_in.vendor import SIGN_IN as SIGN_IN_PATIENCE
+from himl_cli.workspaces.azure.sign_in.vendor import SIGN_IN as SIGN_IN_POLICY
 from himl_cli.workspaces.azure.sign_in.vendor import Credential
+from himl_cli.workspaces.azure.transport import CONNECT_SECONDS
+from himl_cli.workspaces.retry import RetryPolicy
 from tests.azure_connections import connected, sign_ins, write_settings
 from tests.servers.azureml.faults import Reset, Stall, Status
 from tests.servers.azureml.seeding import StagedWorkspace
@@ -214,12 +214,12 @@ def test_a_place_of_sign_in_out_of_reach_is_a_failure_of_the_network(azure_envir
 
 @pytest.mark.parametrize("where", ["login", "openid-configuration", "POST .*/token"])
 def test_a_place_of_sign_in_that_stalls_is_given_up_in_bounded_time(azure_environment: StagedWorkspace, stage: Stage, where: str) -> None:
-    principal, patience = azure_environment.state.principal, Patience(tries=4, first=0.01, total=0.9, read=0.8)
-    assert 30 <= SIGN_IN_PATIENCE.total + CONNECT_SECONDS + SIGN_IN_PATIENCE.read <= 41, "so long at most, then"
+    principal, policy = azure_environment.state.principal, RetryPolicy(attempts=4, first=0.01, total=0.9, read_timeout=0.8)
+    assert 30 <= SIGN_IN_POLICY.total + CONNECT_SECONDS + SIGN_IN_POLICY.read_timeout <= 41, "so long at most, then"
     stage.faults.add(Stall(60), where, times=None)
 
     def make() -> Credential:
-        return Credential("ClientSecretCredential", principal.tenant, principal.client_id, principal.secret, patience=patience)
+        return Credential("ClientSecretCredential", principal.tenant, principal.client_id, principal.secret, policy=policy)
 
     chain = Chain([Source("service principal", make, "x", is_explicit=True)], authority="https://login.microsoftonline.com")
     began = time.monotonic()

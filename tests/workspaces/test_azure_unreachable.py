@@ -6,15 +6,16 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from azure.core.exceptions import AzureError
 
 from himl_cli.core.errors import BadUsage, HimlError, ServiceFailed
-from himl_cli.workspaces.azure.requests.patience import Patience
-from himl_cli.workspaces.azure.requests.pipeline import Transport, request_for
 from himl_cli.workspaces.azure.requests.unreachable import network_error
+from himl_cli.workspaces.azure.transport import Transport, build_request
+from himl_cli.workspaces.retry import CONTROL_PLANE
 from tests.azure_connections import connected
 from tests.servers.azureml.faults import Stall
 from tests.servers.azureml.seeding import StagedWorkspace
@@ -146,7 +147,7 @@ def test_a_file_of_certificates_that_holds_none_is_told_by_its_variable(
 def test_a_service_that_does_not_answer_is_given_up(azure_environment: StagedWorkspace, stage: Stage) -> None:
     stage.faults.add(Stall(120), "metadata")
     url = "https://management.azure.com/metadata/endpoints?api-version=2015-01-01"
-    transport = Transport(Patience(read=0.2))
+    transport = Transport(replace(CONTROL_PLANE, read_timeout=0.2))
     with transport, pytest.raises(AzureError) as caught:
-        transport.send(request_for("GET", url, None, None), repeatable=False)
+        transport.send(build_request("GET", url, None, None), repeatable=False)
     assert str(network_error(caught.value, url)) == "management.azure.com took too long to answer."

@@ -159,7 +159,7 @@ def test_refusals_name_the_address_without_its_secret(web: FileServer, folder: P
     error = failure(web("/last.ckpt", SECRET), folder)
     assert (type(error).__mro__[1] if kind is NotFound else type(error), words in str(error)) == (kind, True)
     assert "secret" not in f"{error}{error.hint}"
-    assert len(web.seen) == (HASTY.tries if status >= 500 else 1)
+    assert len(web.seen) == (HASTY.attempts if status >= 500 else 1)
 
 
 def test_a_link_whose_time_is_over_says_so(web: FileServer, folder: Path) -> None:

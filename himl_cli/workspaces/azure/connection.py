@@ -19,7 +19,6 @@ from himl_cli.workspaces.azure.places.settings import AzureSettings
 from himl_cli.workspaces.azure.record import WorkspaceRecord
 from himl_cli.workspaces.azure.requests import clock
 from himl_cli.workspaces.azure.requests.kept import Kept
-from himl_cli.workspaces.azure.requests.patience import Patience
 from himl_cli.workspaces.azure.requests.times import as_time
 from himl_cli.workspaces.azure.rest import Rest
 from himl_cli.workspaces.azure.sign_in.credentials import Chain
@@ -27,6 +26,7 @@ from himl_cli.workspaces.azure.sign_in.job_identity import RUN_TOKEN, JobIdentit
 from himl_cli.workspaces.azure.sign_in.people import tell_on_stderr
 from himl_cli.workspaces.azure.sign_in.sources import user_sources
 from himl_cli.workspaces.azure.sign_in.tokens import SignedIn, Tokens
+from himl_cli.workspaces.retry import CONTROL_PLANE, RetryPolicy
 
 RECORD_SECONDS = 24 * 3600.0
 RECORDS = "workspaces"
@@ -38,12 +38,12 @@ class Connection:
     """Made without a request; the first call that needs one signs in."""
 
     def __init__(
-        self, address: WorkspaceAddress, issuer: Chain | JobIdentity, kept: Kept, kept_tokens: Kept, patience: Patience
+        self, address: WorkspaceAddress, issuer: Chain | JobIdentity, kept: Kept, kept_tokens: Kept, policy: RetryPolicy
     ) -> None:
         self.address = address
         self.kept = kept
         self.tokens = Tokens(issuer, kept_tokens)
-        self.rest = Rest(self.tokens, address, self._scope_of, self.forget_record, patience)
+        self.rest = Rest(self.tokens, address, self._scope_of, self.forget_record, policy)
         self._issuer = issuer
         self._record: WorkspaceRecord | None = None
         self._lock = threading.RLock()
@@ -60,23 +60,23 @@ class Connection:
         *,
         settings: AzureSettings,
         tell: Callable[[str], None] = tell_on_stderr,
-        patience: Patience | None = None,
+        policy: RetryPolicy = CONTROL_PLANE,
     ) -> Connection:
-        """Connect to *address*; *tell* shows a line to a person who is asked to sign in, *patience* says how long
-        requests are tried.
+        """Connect to *address*; *tell* shows a line to a person who is asked to sign in, *policy* says when
+        requests are tried again.
 
         Raises NotAllowed where a service principal is only partly set.
         """
-        kept, patience = Kept.of_user(), patience or Patience()
+        kept = Kept.of_user()
         if address.is_job:
             made: list[Connection] = []
             job = JobIdentity(settings, address.cloud, lambda old: made[0]._new_run_token(old))
-            made.append(cls(address, job, kept, Kept(None), patience))
+            made.append(cls(address, job, kept, Kept(None), policy))
             return made[0]
         chain = Chain(
             user_sources(settings, address.cloud, address.subscription_id, tell), authority=address.cloud.authority
         )
-        return cls(address, chain, kept, kept, patience)
+        return cls(address, chain, kept, kept, policy)
 
     @property
     def in_job(self) -> bool:

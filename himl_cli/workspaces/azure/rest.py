@@ -22,8 +22,9 @@ from himl_cli.workspaces.azure.requests.challenge import claims_of
 from himl_cli.workspaces.azure.requests.closed_network import says_closed
 from himl_cli.workspaces.azure.requests.errors import refusal
 from himl_cli.workspaces.azure.requests.failure import Failure
-from himl_cli.workspaces.azure.requests.patience import Patience
+from himl_cli.workspaces.azure.requests.trust import silence_libraries
 from himl_cli.workspaces.azure.sign_in.tokens import Tokens
+from himl_cli.workspaces.retry import RetryPolicy
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +43,7 @@ class Reply:
 class Rest:
     """Sends requests with the right token, from any number of threads.
 
-    Retries and their bounds: `retries.patiently`. A 401 gets one more try with a new token, with the claims that the
+    Requests are tried again by `Transport`. A 401 gets one more try with a new token, with the claims that the
     answer asked for (`challenge.py`). Redirects are not followed, so
     that a token never goes to a host that it was not made for.
 
@@ -56,19 +57,19 @@ class Rest:
         address: WorkspaceAddress,
         scope_of: Callable[[str], str | None],
         lost: Callable[[], None],
-        patience: Patience,
+        policy: RetryPolicy,
     ) -> None:
         """*scope_of* says for which scope a URL's token is, None for no token; it raises for a host that gets none of
         ours.
 
         *lost* is called where the workspace, or a host of its services, is not there any more (a network that is down
-        is no sign of that). *patience* says how long requests are tried.
+        is no sign of that). *policy* says when requests are tried again.
         """
         self._tokens = tokens
         self._address = address
         self._scope_of = scope_of
         self._lost = lost
-        self._patience = patience
+        self._policy = policy
         self._pipeline: Any = None
         self._lock = threading.Lock()
         tell_of_forks(self)
@@ -143,13 +144,15 @@ class Rest:
     ) -> Any:
         from azure.core.exceptions import AzureError
 
-        from himl_cli.workspaces.azure.requests.pipeline import request_for
         from himl_cli.workspaces.azure.requests.unreachable import is_for_good, is_unknown_name, network_error
+        from himl_cli.workspaces.azure.transport import build_request
 
         began = perf_counter()
         try:
             response = (
-                self._opened().run(request_for(method, url, body, token, headers), repeatable=repeatable).http_response
+                self._opened()
+                .run(build_request(method, url, body, token, headers), repeatable=repeatable)
+                .http_response
             )
         except AzureError as err:
             if (
@@ -165,11 +168,10 @@ class Rest:
     def _opened(self) -> Any:
         with self._lock:
             if self._pipeline is None:
-                from himl_cli.workspaces.azure.requests.pipeline import build
-                from himl_cli.workspaces.azure.requests.quiet import quieten
+                from himl_cli.workspaces.azure.transport import build_pipeline
 
-                quieten()
-                self._pipeline = build(self._patience)
+                silence_libraries()
+                self._pipeline = build_pipeline(self._policy)
                 self._closer = weakref.finalize(self, self._pipeline.__exit__)
             return self._pipeline
 

@@ -11,9 +11,9 @@ from himl_cli.core.errors import BlobChanged, HimlError, IntegrityFailed, Servic
 from himl_cli.workspaces.azure.storage.blobs.arriving import ENOUGH, Arriving
 from himl_cli.workspaces.azure.storage.blobs.lines import Broken, Exchange, Line
 from himl_cli.workspaces.azure.storage.blobs.properties import whole_md5
-from himl_cli.workspaces.azure.storage.blobs.retries import Fault, Health
 from himl_cli.workspaces.azure.storage.blobs.tasks import Task, WrongAnswer
 from himl_cli.workspaces.base import FetchSink
+from himl_cli.workspaces.retry import Failure, RetryState
 from himl_cli.workspaces.web.access import WebAccess
 from himl_cli.workspaces.web.answers import if_range, packed_by, start_of, total_of, validator_of
 from himl_cli.workspaces.web.faults import compressed, fault_on
@@ -24,7 +24,7 @@ class Body(Task):
 
     access: WebAccess
 
-    def __init__(self, name: str, access: WebAccess, health: Health) -> None:
+    def __init__(self, name: str, access: WebAccess, health: RetryState) -> None:
         super().__init__(name, access, health)
         self._is_accepted = False
 
@@ -35,28 +35,28 @@ class Body(Task):
         if line.status not in (200, 206):
             raise WrongAnswer(self.fault(line))
         if how := packed_by(line, self.access.address):
-            raise WrongAnswer(Fault(compressed(self.access.place, how)))
+            raise WrongAnswer(Failure(compressed(self.access.place, how)))
         blob, total, validator = request.blob, total_of(line), validator_of(line)
         if (validator and blob.etag and validator != blob.etag) or (total is not None and total != blob.size):
-            raise WrongAnswer(Fault(BlobChanged(f"The file at {self.access.place.label} changed while it was read.")))
+            raise WrongAnswer(Failure(BlobChanged(f"The file at {self.access.place.label} changed while it was read.")))
         if (start_of(line) if line.status == 206 else 0) != start:
             raise WrongAnswer(self.other_bytes())
         self._is_accepted = True
 
-    def other_bytes(self) -> Fault:
-        return Fault(ServiceFailed(f"{self.access.place.host} sent other bytes than were asked for."), may_pass=True)
+    def other_bytes(self) -> Failure:
+        return Failure(ServiceFailed(f"{self.access.place.host} sent other bytes than were asked for."), may_pass=True)
 
     def cut_short(self) -> IntegrityFailed:
         return IntegrityFailed(f"The file at {self.access.place.label} came without its end.")
 
-    def fault(self, line: Line, broken: Broken | None = None) -> Fault:
+    def fault(self, line: Line, broken: Broken | None = None) -> Failure:
         return fault_on(line, broken, self.access.place)
 
 
 class Part(Body):
     """The bytes of one request, resumed from where they got to; only of the state of the file that was listed."""
 
-    def __init__(self, request: FetchRequest, sink: FetchSink, access: WebAccess, health: Health) -> None:
+    def __init__(self, request: FetchRequest, sink: FetchSink, access: WebAccess, health: RetryState) -> None:
         super().__init__(request.blob.name, access, health)
         self._request = request
         self._sink = sink
@@ -122,7 +122,7 @@ class Stream(Body):
     """
 
     def __init__(
-        self, first: FetchRequest, requests: Requests, sink: FetchSink, access: WebAccess, health: Health
+        self, first: FetchRequest, requests: Requests, sink: FetchSink, access: WebAccess, health: RetryState
     ) -> None:
         super().__init__(first.blob.name, access, health)
         self._request: FetchRequest | None = first
@@ -141,7 +141,7 @@ class Stream(Body):
 
     def part(self, line: Line) -> None:
         if self._request is None:
-            raise WrongAnswer(Fault(ServiceFailed("The rest is not wanted.")))
+            raise WrongAnswer(Failure(ServiceFailed("The rest is not wanted.")))
         self.accept(line, self._request, 0)
         data = line.take()
         if self._came + len(data) > self._blob.size:
@@ -150,7 +150,7 @@ class Stream(Body):
         self._again.update(data[:known])
         self._came += len(data)
         if known and self._came >= self._position and self._again.digest() != self._dealt.digest():
-            raise WrongAnswer(Fault(BlobChanged(f"The file at {self.access.place.label} changed while it was read.")))
+            raise WrongAnswer(Failure(BlobChanged(f"The file at {self.access.place.label} changed while it was read.")))
         if self._came >= self._position:
             self._deal(data[known:], whole_md5(line))
 
@@ -190,7 +190,7 @@ class Stream(Body):
             self.fail(self.cut_short())
         return None
 
-    def after(self, fault: Fault) -> float | None:
+    def after(self, fault: Failure) -> float | None:
         return None if self._request is None else super().after(fault)
 
     def fail(self, error: HimlError) -> None:

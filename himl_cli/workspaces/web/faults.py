@@ -13,8 +13,8 @@ from himl_cli.workspaces.azure.storage.blobs.broken import FEW, NO_HOST, broken_
 from himl_cli.workspaces.azure.storage.blobs.faults import PASSING
 from himl_cli.workspaces.azure.storage.blobs.lines import Broken, Line
 from himl_cli.workspaces.azure.storage.blobs.place import Place
-from himl_cli.workspaces.azure.storage.blobs.retries import Fault
 from himl_cli.workspaces.azure.storage.blobs.wire import error_code
+from himl_cli.workspaces.retry import Failure
 
 log = logging.getLogger(__name__)
 
@@ -44,25 +44,25 @@ def compressed(place: WebPlace, how: str) -> ServiceFailed:
     )
 
 
-def fault_on(line: Line, broken: Broken | None, place: WebPlace) -> Fault:
+def fault_on(line: Line, broken: Broken | None, place: WebPlace) -> Failure:
     """The fault of a request to *place* that did not end with what was asked for."""
     if broken is not None:
         if broken.number == NO_HOST:
             unknown = ServiceFailed(
                 f"The host {place.host} is not known here (DNS).", hint="Check the address and the network."
             )
-            return Fault(unknown, may_pass=True, most_tries=FEW)
+            return Failure(unknown, may_pass=True, max_attempts=FEW)
         return broken_fault(broken, place)
     status = line.status
     code = line.header(b"x-ms-error-code") or error_code(line.take() if len(line.chunks) < 64 else b"")
     log.debug("%s answered %d %s", place.host, status, code)
     if status in REFUSED or code == "PublicAccessNotPermitted":
-        return Fault(_refusal(status, code, place), code, is_refusal=True)
+        return Failure(_refusal(status, code, place), code, is_refusal=True)
     if status in MOVED:
-        return Fault(ServiceFailed(f"{place.host} sends requests elsewhere, again and again."), is_refusal=True)
+        return Failure(ServiceFailed(f"{place.host} sends requests elsewhere, again and again."), is_refusal=True)
     if status in PASSING:
         return _passing(line, status, place)
-    return Fault(_plain(status, place), code)
+    return Failure(_plain(status, place), code)
 
 
 def _refusal(status: int, code: str, place: WebPlace) -> NotAllowed:
@@ -78,11 +78,11 @@ def _refusal(status: int, code: str, place: WebPlace) -> NotAllowed:
     )
 
 
-def _passing(line: Line, status: int, place: WebPlace) -> Fault:
+def _passing(line: Line, status: int, place: WebPlace) -> Failure:
     wait = asked_wait(lambda field: line.header(field.encode()))
     what = "is too busy, also after waiting" if status in (429, 503) else "keeps failing"
     error = ServiceFailed(f"{place.host} {what} ({status}).", hint="Try again later.")
-    return Fault(error, may_pass=True, retry_after=wait, said=f"{place.host} answered {status}")
+    return Failure(error, may_pass=True, retry_after=wait, message=f"{place.host} answered {status}")
 
 
 def _plain(status: int, place: WebPlace) -> HimlError:

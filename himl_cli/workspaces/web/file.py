@@ -9,9 +9,9 @@ from himl_cli.core.errors import HimlError, NotFound
 from himl_cli.workspaces.azure.storage.blobs.asking import Pending, Question
 from himl_cli.workspaces.azure.storage.blobs.lines import Exchanger, Line
 from himl_cli.workspaces.azure.storage.blobs.properties import whole_md5
-from himl_cli.workspaces.azure.storage.blobs.retries import Health, Retries
 from himl_cli.workspaces.azure.storage.blobs.tasks import Run, Task, Tasks
 from himl_cli.workspaces.base import FetchSink, StoreSink
+from himl_cli.workspaces.retry import RetryPolicy, RetryState
 from himl_cli.workspaces.web.access import WebAccess
 from himl_cli.workspaces.web.answers import Told, validator_of
 from himl_cli.workspaces.web.bodies import Part, Requests, Stream
@@ -30,9 +30,9 @@ class WebFile:
     change; from servers that say neither, or know nothing of ranges, the file comes in one stream.
     """
 
-    def __init__(self, address: str, *, exchanger: Exchanger | None = None, retries: Retries | None = None) -> None:
+    def __init__(self, address: str, *, exchanger: Exchanger | None = None, retries: RetryPolicy | None = None) -> None:
         self._exchanger = exchanger or Exchanger()
-        self._retries = retries or Retries()
+        self._retries = retries or RetryPolicy()
         self._access = WebAccess(address, self._look)
         self._told: Told | None = None
 
@@ -68,7 +68,7 @@ class WebFile:
         def understand(line: Line) -> bytes | None:
             return whole_md5(line) if validator_of(line) == blob.etag else None
 
-        question = Question(blob.name, self._access, Retries(tries=1), understand, method="HEAD")
+        question = Question(blob.name, self._access, RetryPolicy(attempts=1), understand, method="HEAD")
         try:
             return Pending(question, self._exchanger).wait()
         except HimlError:  # it is told on top; some servers answer no HEAD
@@ -93,14 +93,14 @@ class WebFile:
 
     def fetch(self, requests: Iterable[FetchRequest], sink: FetchSink, *, workers: int) -> None:
         """As `BlobStore.fetch`, by 8 connections at most."""
-        health = Health(self._retries, self._access.pauses)
+        health = RetryState(self._retries, self._access.pauses)
         if self._known().comes_in_parts:
             parts = (Part(request, sink, self._access, health) for request in requests)
             self._run(parts, min(workers, AT_ONCE))
         else:
             self._run(self._streams(Requests(iter(requests)), sink, health), 1)
 
-    def _streams(self, requests: Requests, sink: FetchSink, health: Health) -> Iterator[Task]:
+    def _streams(self, requests: Requests, sink: FetchSink, health: RetryState) -> Iterator[Task]:
         while (first := requests.take()) is not None:
             yield Stream(first, requests, sink, self._access, health)
 

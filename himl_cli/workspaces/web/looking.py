@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from himl_cli.core.errors import HimlError, ServiceFailed
 from himl_cli.workspaces.azure.storage.blobs.lines import Broken, Exchange, Line
-from himl_cli.workspaces.azure.storage.blobs.retries import Fault, Health, Retries
 from himl_cli.workspaces.azure.storage.blobs.tasks import Task, WrongAnswer
+from himl_cli.workspaces.retry import Failure, RetryPolicy, RetryState
 from himl_cli.workspaces.web.access import WebAccess
 from himl_cli.workspaces.web.answers import Told, is_page, packed_by, told_by
 from himl_cli.workspaces.web.faults import MOVED, FileGone, compressed, fault_on
@@ -22,8 +22,8 @@ class Look(Task):
 
     access: WebAccess
 
-    def __init__(self, access: WebAccess, retries: Retries) -> None:
-        super().__init__("", access, Health(retries, access.pauses))
+    def __init__(self, access: WebAccess, retries: RetryPolicy) -> None:
+        super().__init__("", access, RetryState(retries, access.pauses))
         self._told: Told | None = None
         self._error: HimlError | None = None
         self._moves = 0
@@ -44,7 +44,7 @@ class Look(Task):
         """More than the first byte comes: the head says all."""
         if line.status == 200:
             self._understand(line)
-            raise WrongAnswer(Fault(ServiceFailed("The rest is not wanted.")))
+            raise WrongAnswer(Failure(ServiceFailed("The rest is not wanted.")))
         line.chunks.clear()
 
     def answered(self, line: Line) -> float | None:
@@ -86,7 +86,7 @@ class Look(Task):
                 hint="Download it by other means, and name the file.",
             )
 
-    def after(self, fault: Fault) -> float | None:
+    def after(self, fault: Failure) -> float | None:
         if self._told is not None or self._error is not None:  # it was left
             return None
         if fault.is_refusal:  # there is nothing to renew: this was the address itself
@@ -97,5 +97,5 @@ class Look(Task):
     def fail(self, error: HimlError) -> None:
         self._error = error
 
-    def fault(self, line: Line, broken: Broken | None = None) -> Fault:
+    def fault(self, line: Line, broken: Broken | None = None) -> Failure:
         return fault_on(line, broken, self.access.place)

@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
-from himl_cli.workspaces.azure.requests.quiet import quieten
+from himl_cli.workspaces.azure.requests.trust import silence_libraries
 
 TALKERS = ("azure.ai.ml", "azure.ai.ml._utils._experimental")
 
@@ -20,7 +20,7 @@ def silenced() -> Iterator[None]:
 
     Afterwards azure-ai-ml's loggers are as they were: a script that goes on with it hears what it has to say.
     """
-    quieten()
+    silence_libraries()
     loggers = [logging.getLogger(name) for name in TALKERS]
     levels = [logger.level for logger in loggers]
     try:

@@ -13,7 +13,7 @@ from importlib.util import find_spec
 from himl_cli.core.errors import BadUsage
 from himl_cli.core.installing import install_command
 from himl_cli.core.redaction import redact
-from himl_cli.workspaces.azure.requests.quiet import quieten
+from himl_cli.workspaces.azure.requests.trust import silence_libraries
 
 EXTRA = "v1"
 DEPRECATED = (
@@ -50,7 +50,7 @@ def quiet_sdk() -> Iterator[None]:
     It prints to both streams from wherever it is, logs warnings about itself, and refuses more than 300 MB, where himl
     only warns.
     """
-    quieten()
+    silence_libraries()
     said, before = io.StringIO(), {name: os.environ.get(name) for name in VARIABLES}
     os.environ.update(VARIABLES)
     logger = logging.getLogger("azureml")

@@ -157,9 +157,9 @@ class Chain:
         return network_error(err, self._authority) if is_network_error(err) else None
 
     def _credential(self, source: Source) -> Any:
-        from himl_cli.workspaces.azure.requests.quiet import quieten
+        from himl_cli.workspaces.azure.requests.trust import silence_libraries
 
-        quieten()
+        silence_libraries()
         if source.name not in self._made:
             self._made[source.name] = source.make()
         return self._made[source.name]

@@ -4,22 +4,22 @@ from __future__ import annotations
 
 from typing import Any
 
-from himl_cli.workspaces.azure.requests.patience import Patience
+from himl_cli.workspaces.retry import RetryPolicy
 
-SIGN_IN = Patience(tries=4, total=16.0, longest_asked=16.0, read=15.0)
+SIGN_IN = RetryPolicy(attempts=4, first=0.5, total=16.0, longest_asked=16.0, read_timeout=15.0)
 """A place of sign-in that stalls is given up within some 40 s; somebody may be waiting for it."""
 
 
 class Credential:
     """A credential of azure-identity that makes its requests as himl does, and remembers when they are not answered."""
 
-    def __init__(self, name: str, *arguments: str, patience: Patience = SIGN_IN, **options: Any) -> None:
+    def __init__(self, name: str, *arguments: str, policy: RetryPolicy = SIGN_IN, **options: Any) -> None:
         """The class called *name*, with these arguments."""
         import azure.identity
 
-        from himl_cli.workspaces.azure.requests.pipeline import Transport
+        from himl_cli.workspaces.azure.transport import Transport
 
-        self._transport = Transport(patience)
+        self._transport = Transport(policy)
         retries = {"retry_total": 0}  # the transport tries again
         self._inner = getattr(azure.identity, name)(*arguments, transport=self._transport, **retries | options)
 

@@ -23,11 +23,11 @@ from himl_cli.workspaces.azure.storage.blobs.place import Place
 from himl_cli.workspaces.azure.storage.blobs.properties import Properties, properties_of
 from himl_cli.workspaces.azure.storage.blobs.read_only import refuse_all
 from himl_cli.workspaces.azure.storage.blobs.reading import BlobReader
-from himl_cli.workspaces.azure.storage.blobs.retries import Retries
 from himl_cli.workspaces.azure.storage.blobs.signing import Signature
 from himl_cli.workspaces.azure.storage.blobs.tasks import Run, Tasks
 from himl_cli.workspaces.azure.storage.blobs.wire import VERSION_HEADER
 from himl_cli.workspaces.base import StoreSink
+from himl_cli.workspaces.retry import RetryPolicy
 
 PAGE = 500
 ASKED_AT_ONCE = 16
@@ -154,10 +154,10 @@ class ArtifactLinks(BlobReader):
         container_id: str,
         label: str,
         growing: Sequence[str],
-        retries: Retries | None = None,
+        retries: RetryPolicy | None = None,
     ) -> None:
         self._links = LinkAccess(connection, container_id, label)
-        super().__init__(self._links, exchanger, retries or Retries(), growing)
+        super().__init__(self._links, exchanger, retries or RetryPolicy(), growing)
 
     def list(self, prefix: str = "") -> Iterator[Sequence[BlobInfo]]:
         """As `BlobStore.list`. Raises NotAllowed, ServiceFailed."""

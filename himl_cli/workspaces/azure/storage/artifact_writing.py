@@ -21,10 +21,10 @@ from himl_cli.workspaces.azure.storage.artifact_links import LinkAccess
 from himl_cli.workspaces.azure.storage.blobs.access import Signed
 from himl_cli.workspaces.azure.storage.blobs.lines import Exchanger
 from himl_cli.workspaces.azure.storage.blobs.names import reason_not_to_store
-from himl_cli.workspaces.azure.storage.blobs.retries import Health, Retries
 from himl_cli.workspaces.azure.storage.blobs.storing import StoreTasks
 from himl_cli.workspaces.azure.storage.blobs.tasks import Run
 from himl_cli.workspaces.base import StoreSink
+from himl_cli.workspaces.retry import RetryPolicy, RetryState
 
 AT_ONCE = 50
 """Names in one request, as azureml-core has it."""
@@ -75,7 +75,7 @@ def store_artifacts(
 ) -> None:
     """As `BlobStore.store`, for the run whose files lie under *container_id*."""
     access = WriteAccess(connection, container_id, label)
-    tasks = StoreTasks(_announced(iter(requests), access, sink), sink, access, Health(Retries(), access.pauses))
+    tasks = StoreTasks(_announced(iter(requests), access, sink), sink, access, RetryState(RetryPolicy(), access.pauses))
     try:
         with exchanger.lines() as lines:
             Run(lines, tasks, workers).finish()

@@ -10,8 +10,8 @@ from himl_cli.core.errors import ServiceFailed
 from himl_cli.workspaces.azure.storage.blobs.access import ContainerAccess
 from himl_cli.workspaces.azure.storage.blobs.asking import Pending, Question
 from himl_cli.workspaces.azure.storage.blobs.lines import Exchanger, Line
-from himl_cli.workspaces.azure.storage.blobs.retries import Retries
 from himl_cli.workspaces.azure.storage.blobs.signing import Signer
+from himl_cli.workspaces.retry import RetryPolicy
 
 LONGEST = timedelta(days=7)
 """How long the service lets such a key live, and so every link that is signed with it."""
@@ -37,7 +37,7 @@ def delegation_key(url: str, signer: Signer, exchanger: Exchanger, starts: datet
     question = Question(
         NAME,
         access,
-        Retries(),
+        RetryPolicy(),
         _key_in,
         method="POST",
         headers=("Content-Type: application/xml",),

@@ -9,9 +9,9 @@ from urllib.parse import quote
 from himl_cli.core.addresses import parts_of
 from himl_cli.workspaces.azure.storage.blobs.names import quoted
 from himl_cli.workspaces.azure.storage.blobs.place import Place
-from himl_cli.workspaces.azure.storage.blobs.retries import Pauses
 from himl_cli.workspaces.azure.storage.blobs.signing import Signature, Signer
 from himl_cli.workspaces.azure.storage.blobs.wire import VERSION_HEADER
+from himl_cli.workspaces.retry import PauseLog
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +30,7 @@ class Access(ABC):
     origin: str  # as `BlobStore.origin`
 
     def __init__(self) -> None:
-        self.pauses = Pauses()  # of all requests of the store
+        self.pauses = PauseLog()  # of all requests of the store
 
     @abstractmethod
     def signed(self, name: str, query: str = "") -> Signed:

@@ -10,8 +10,8 @@ from typing import Generic, TypeVar
 from himl_cli.core.errors import HimlError
 from himl_cli.workspaces.azure.storage.blobs.access import Access, Signed
 from himl_cli.workspaces.azure.storage.blobs.lines import Exchange, Exchanger, Line
-from himl_cli.workspaces.azure.storage.blobs.retries import Health, Retries
 from himl_cli.workspaces.azure.storage.blobs.tasks import LONGEST_LOOK, Run, Task, Tasks
+from himl_cli.workspaces.retry import RetryPolicy, RetryState
 
 Answer = TypeVar("Answer")
 
@@ -26,7 +26,7 @@ class Question(Task, Generic[Answer]):
         self,
         name: str,
         access: Access,
-        retries: Retries,
+        retries: RetryPolicy,
         understand: Callable[[Line], Answer],
         *,
         method: str = "GET",
@@ -35,7 +35,7 @@ class Question(Task, Generic[Answer]):
         good: tuple[int, ...] = (200,),
         signed: Callable[[], Signed] | None = None,
     ) -> None:
-        super().__init__(name, access, Health(retries, access.pauses))
+        super().__init__(name, access, RetryState(retries, access.pauses))
         self._understand = understand
         self._method = method
         self._headers = headers

@@ -14,18 +14,18 @@ from himl_cli.workspaces.azure.storage.blobs.blocks import Block
 from himl_cli.workspaces.azure.storage.blobs.commit import CommitTask
 from himl_cli.workspaces.azure.storage.blobs.lines import Exchange, Line
 from himl_cli.workspaces.azure.storage.blobs.local_file import State, changed, state_now
-from himl_cli.workspaces.azure.storage.blobs.retries import Fault, Health
 from himl_cli.workspaces.azure.storage.blobs.tasks import Task
 from himl_cli.workspaces.azure.storage.blobs.types import media_type
 from himl_cli.workspaces.azure.storage.blobs.wire import md5_text
+from himl_cli.workspaces.retry import Failure, RetryState
 
 _NAMES = re.compile(rb"<Name>([^<]+)</Name>")
 
 
-def damaged_on_the_way(fault: Fault) -> Fault:
+def damaged_on_the_way(fault: Failure) -> Failure:
     """A digest that was made from the very bytes that were sent is right: where the service finds another, they were
     damaged."""
-    return Fault(fault.error, fault.code, may_pass=True) if fault.code == "Md5Mismatch" else fault
+    return Failure(fault.error, fault.code, may_pass=True) if fault.code == "Md5Mismatch" else fault
 
 
 class BlockTask(Task):
@@ -37,7 +37,7 @@ class BlockTask(Task):
         self,
         name: str,
         access: Access,
-        health: Health,
+        health: RetryState,
         done: Callable[[Line], None],
         failed: Callable[[HimlError], None],
     ) -> None:
@@ -89,7 +89,7 @@ class PutBlock(BlockTask):
         block: Block,
         name: str,
         access: Access,
-        health: Health,
+        health: RetryState,
         done: Callable[[Line], None],
         failed: Callable[[HimlError], None],
     ) -> None:
@@ -119,7 +119,7 @@ class _Making(CommitTask):
         request: StoreRequest,
         md5: bytes,
         access: Access,
-        health: Health,
+        health: RetryState,
         done: Callable[[Line], None],
         failed: Callable[[HimlError], None],
     ) -> None:
@@ -128,7 +128,7 @@ class _Making(CommitTask):
         self._done = done
         self._failed = failed
 
-    def judged(self, fault: Fault) -> Fault:
+    def judged(self, fault: Failure) -> Failure:
         return damaged_on_the_way(fault)
 
     def stored(self, line: Line) -> None:
@@ -147,7 +147,7 @@ class PutWhole(_Making):
         state: State | None,
         md5: bytes,
         access: Access,
-        health: Health,
+        health: RetryState,
         done: Callable[[Line], None],
         failed: Callable[[HimlError], None],
     ) -> None:
@@ -176,7 +176,7 @@ class PutBlockList(_Making):
         ids: Sequence[str],
         md5: bytes,
         access: Access,
-        health: Health,
+        health: RetryState,
         done: Callable[[Line], None],
         failed: Callable[[HimlError], None],
     ) -> None:

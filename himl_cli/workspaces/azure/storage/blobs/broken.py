@@ -14,7 +14,7 @@ from himl_cli.workspaces.azure.requests.unreachable import not_connected, proxy_
 from himl_cli.workspaces.azure.storage.blobs.lines import Broken
 from himl_cli.workspaces.azure.storage.blobs.place import Place
 from himl_cli.workspaces.azure.storage.blobs.proxies import proxy_for
-from himl_cli.workspaces.azure.storage.blobs.retries import Fault
+from himl_cli.workspaces.retry import Failure
 
 log = logging.getLogger(__name__)
 
@@ -26,7 +26,7 @@ _ANSWERED = re.compile(r"CONNECT.*?(?:response|code) (\d{3})")
 _TOLD_APART = (errno.ECONNREFUSED, errno.ENETUNREACH, errno.EHOSTUNREACH)
 
 
-def broken_fault(broken: Broken, place: Place) -> Fault:
+def broken_fault(broken: Broken, place: Place) -> Failure:
     """What it comes to, and whether another try may help."""
     number, text = broken.number, redact(broken.text)
     log.debug("a request to %s broke: %d %s", place.host, number, text)
@@ -41,42 +41,44 @@ def broken_fault(broken: Broken, place: Place) -> Fault:
             hint="Is the account's name right, and this machine online? A private endpoint is found only inside its "
             "network.",
         )
-        return Fault(error, may_pass=True, most_tries=FEW)
+        return Failure(error, may_pass=True, max_attempts=FEW)
     if number == NO_CONNECTION or timed_out:
         return _unconnected(broken, place, text, took_long=timed_out)
     if number in (BAD_BUNDLE, BAD_CERTIFICATE) or (number == TLS_FAILED and "certificate" in text.lower()):
-        return Fault(_untrusted(number, place, text))
+        return Failure(_untrusted(number, place, text))
     if number == TIMED_OUT:
         what = "sent nothing for too long"
-        return Fault(
+        return Failure(
             ServiceFailed(f"{place.host} {what}, {FEW} times in a row."),
             may_pass=True,
-            most_tries=FEW,
-            took_long=True,
-            said=f"{place.host} {what}",
+            max_attempts=FEW,
+            was_slow=True,
+            message=f"{place.host} {what}",
         )
     what = f"broke the connection off ({text})"
-    return Fault(
+    return Failure(
         ServiceFailed(f"{place.host} {what}, also after several tries."),
         may_pass=number not in HOPELESS,
-        said=f"{place.host} {what}",
+        message=f"{place.host} {what}",
     )
 
 
-def _unconnected(broken: Broken, place: Place, text: str, *, took_long: bool) -> Fault:
+def _unconnected(broken: Broken, place: Place, text: str, *, took_long: bool) -> Failure:
     if took_long or broken.system in _TOLD_APART:
         error = not_connected(place.host, 0 if took_long else broken.system)
     else:
         error = ServiceFailed(
             f"No connection to {place.host} ({text}).", hint="Check the network, the proxy and the VPN, then try again."
         )
-    return Fault(error, may_pass=True, is_unconnected=True, took_long=took_long, said=str(error).removesuffix("."))
+    return Failure(error, may_pass=True, is_unconnected=True, was_slow=took_long, message=str(error).removesuffix("."))
 
 
-def _proxy_failed(place: Place, answered: str, *, took_long: bool) -> Fault:
+def _proxy_failed(place: Place, answered: str, *, took_long: bool) -> Failure:
     error = proxy_failed(_proxy(place), place.host, answered)
     may_pass = not answered or answered.startswith("5")
-    return Fault(error, may_pass=may_pass, is_unconnected=True, took_long=took_long, said=str(error).removesuffix("."))
+    return Failure(
+        error, may_pass=may_pass, is_unconnected=True, was_slow=took_long, message=str(error).removesuffix(".")
+    )
 
 
 def _proxy(place: Place) -> str:

@@ -9,8 +9,8 @@ from himl_cli.core.errors import BlobChanged
 from himl_cli.workspaces.azure.storage.blobs.access import Access
 from himl_cli.workspaces.azure.storage.blobs.lines import Exchange, Line
 from himl_cli.workspaces.azure.storage.blobs.properties import properties_of
-from himl_cli.workspaces.azure.storage.blobs.retries import Fault, Health
 from himl_cli.workspaces.azure.storage.blobs.tasks import Task
+from himl_cli.workspaces.retry import Failure, RetryState
 
 _TAKEN = {(409, "BlobAlreadyExists"), (412, "ConditionNotMet"), (412, "TargetConditionNotMet"), (404, "BlobNotFound")}
 
@@ -22,7 +22,7 @@ class CommitTask(Task):
     good.
     """
 
-    def __init__(self, request: StoreRequest, access: Access, health: Health) -> None:
+    def __init__(self, request: StoreRequest, access: Access, health: RetryState) -> None:
         super().__init__(request.name, access, health)
         self.request = request
         self.md5 = b""
@@ -36,7 +36,7 @@ class CommitTask(Task):
     def stored(self, line: Line) -> None:
         """It is stored; *line* has its properties."""
 
-    def judged(self, fault: Fault) -> Fault:
+    def judged(self, fault: Failure) -> Failure:
         """What *fault* really is."""
         return fault
 

@@ -13,11 +13,11 @@ from himl_cli.workspaces.azure.storage.blobs.lines import Exchanger
 from himl_cli.workspaces.azure.storage.blobs.listing import ListedPage, listed_level, listed_page
 from himl_cli.workspaces.azure.storage.blobs.order import in_plain_order, out_of_folders
 from himl_cli.workspaces.azure.storage.blobs.reading import BlobReader
-from himl_cli.workspaces.azure.storage.blobs.retries import Health, Retries
 from himl_cli.workspaces.azure.storage.blobs.signing import SasSigner, Signer
 from himl_cli.workspaces.azure.storage.blobs.storing import StoreTasks
 from himl_cli.workspaces.azure.storage.blobs.tasks import Run
 from himl_cli.workspaces.base import StoreSink
+from himl_cli.workspaces.retry import RetryPolicy, RetryState
 
 PAGE = 1000
 
@@ -36,15 +36,15 @@ class AzureBlobs(BlobReader):
         root: str = "",
         label: str = "",
         exchanger: Exchanger | None = None,
-        retries: Retries | None = None,
+        retries: RetryPolicy | None = None,
         growing: Sequence[str] = (),
     ) -> None:
         self._container = ContainerAccess(url, root, signer, label or url)
-        super().__init__(self._container, exchanger or Exchanger(), retries or Retries(), growing)
+        super().__init__(self._container, exchanger or Exchanger(), retries or RetryPolicy(), growing)
 
     @classmethod
     def of_sas(
-        cls, url: str, sas: str, *, root: str = "", label: str = "", retries: Retries | None = None
+        cls, url: str, sas: str, *, root: str = "", label: str = "", retries: RetryPolicy | None = None
     ) -> AzureBlobs:
         """The container at *url*, by a SAS (a query string)."""
         return cls(url, SasSigner.fixed(sas), root=root, label=label, retries=retries)
@@ -121,7 +121,7 @@ class AzureBlobs(BlobReader):
     def store(self, requests: Iterable[StoreRequest], sink: StoreSink, *, workers: int) -> None:
         """As `BlobStore.store`: up to 8 MiB in one request, above in blocks; every request carries the MD5 of its
         bytes."""
-        tasks = StoreTasks(iter(requests), sink, self._container, Health(self._retries, self._container.pauses))
+        tasks = StoreTasks(iter(requests), sink, self._container, RetryState(self._retries, self._container.pauses))
         try:
             with self._exchanger.lines() as lines:
                 Run(lines, tasks, workers, self._go_on_beside).finish()

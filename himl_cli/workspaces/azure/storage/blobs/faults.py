@@ -11,8 +11,8 @@ from himl_cli.workspaces.azure.storage.blobs.broken import broken_fault
 from himl_cli.workspaces.azure.storage.blobs.lines import Broken, Line
 from himl_cli.workspaces.azure.storage.blobs.place import Place
 from himl_cli.workspaces.azure.storage.blobs.refusals import refusal, refused_again
-from himl_cli.workspaces.azure.storage.blobs.retries import Fault
 from himl_cli.workspaces.azure.storage.blobs.wire import error_code
+from himl_cli.workspaces.retry import Failure
 
 log = logging.getLogger(__name__)
 
@@ -27,7 +27,7 @@ class BlobNotFound(NotFound):
     """The container is there, the blob is not."""
 
 
-def fault_of(line: Line, broken: Broken | None, place: Place, name: str) -> Fault:
+def fault_of(line: Line, broken: Broken | None, place: Place, name: str) -> Failure:
     """The fault of an exchange that did not end with what was asked for."""
     if broken is not None:
         return broken_fault(broken, place)
@@ -42,12 +42,12 @@ def fault_of(line: Line, broken: Broken | None, place: Place, name: str) -> Faul
         line.header(b"x-ms-request-id"),
     )
     if status in (401, 403):
-        return Fault(refusal(line, body, place, code), code, is_refusal=True, again=refused_again(line, place, code))
+        return Failure(refusal(line, body, place, code), code, is_refusal=True, again=refused_again(line, place, code))
     if status in PASSING:
         wait = asked_wait(lambda field: line.header(field.encode()))
         said = f"{place.storage.capitalize()} answered {status}"
-        return Fault(_overloaded(status, code, place, wait), code, may_pass=True, retry_after=wait, said=said)
-    return Fault(_plain(status, code, place, name), code)
+        return Failure(_overloaded(status, code, place, wait), code, may_pass=True, retry_after=wait, message=said)
+    return Failure(_plain(status, code, place, name), code)
 
 
 _SAID: dict[str, tuple[type[HimlError], str, str]] = {

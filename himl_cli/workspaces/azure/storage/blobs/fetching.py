@@ -13,10 +13,10 @@ from himl_cli.workspaces.azure.storage.blobs.faults import BlobNotFound
 from himl_cli.workspaces.azure.storage.blobs.lines import Exchange, Line
 from himl_cli.workspaces.azure.storage.blobs.names import reason_not_to_ask
 from himl_cli.workspaces.azure.storage.blobs.properties import Properties, etag_of, properties_of, whole_md5
-from himl_cli.workspaces.azure.storage.blobs.retries import Fault, Health
 from himl_cli.workspaces.azure.storage.blobs.tasks import Task, WrongAnswer
 from himl_cli.workspaces.azure.storage.blobs.wire import md5_from, size_from
 from himl_cli.workspaces.base import FetchSink
+from himl_cli.workspaces.retry import Failure, RetryState
 
 LOOKS = 5  # at a blob that grows between two requests
 WITH_MD5 = "x-ms-range-get-content-md5: true"
@@ -32,7 +32,7 @@ class FetchTask(Task):
     """
 
     def __init__(
-        self, request: FetchRequest, sink: FetchSink, access: Access, health: Health, *, may_grow: bool
+        self, request: FetchRequest, sink: FetchSink, access: Access, health: RetryState, *, may_grow: bool
     ) -> None:
         super().__init__(request.blob.name, access, health)
         self._request = request
@@ -83,7 +83,7 @@ class FetchTask(Task):
         if status not in (200, 206):
             raise WrongAnswer(self._refused(line))
         if self._etag and etag_of(line) not in ("", self._etag):
-            raise WrongAnswer(Fault(BlobChanged(f"'{self.name}' changed while it was read.")))
+            raise WrongAnswer(Failure(BlobChanged(f"'{self.name}' changed while it was read.")))
         if self._bytes.is_complete:  # a HEAD, for no bytes at all
             pass
         elif status == 206:
@@ -91,7 +91,7 @@ class FetchTask(Task):
             if start != str(self._bytes.position):
                 raise WrongAnswer(self._other_bytes())
             if self._is_of_another_size(line):
-                raise WrongAnswer(Fault(BlobChanged(f"'{self.name}' has another size than it was listed with.")))
+                raise WrongAnswer(Failure(BlobChanged(f"'{self.name}' has another size than it was listed with.")))
         elif self._bytes.position != 0:
             raise WrongAnswer(self._other_bytes())
         if (
@@ -114,27 +114,27 @@ class FetchTask(Task):
             and size_from(total) != self._request.blob.size
         )
 
-    def _other_bytes(self) -> Fault:
-        return Fault(
+    def _other_bytes(self) -> Failure:
+        return Failure(
             ServiceFailed(f"{self.access.place.host} sent other bytes of '{self.name}' than were asked for."),
             may_pass=True,
         )
 
-    def _unproven(self) -> Fault:
+    def _unproven(self) -> Failure:
         said = f"{self.access.place.host} told no checksum with the bytes of '{self.name}'."
-        return Fault(
+        return Failure(
             ServiceFailed(said, hint="Is there a proxy in between that drops the header Content-MD5?"),
             may_pass=True,
-            most_tries=FEW,
+            max_attempts=FEW,
         )
 
-    def _damaged(self) -> Fault:
+    def _damaged(self) -> Failure:
         said = (
             f"'{self.name}' in {self.access.place.label} came damaged time and again: its bytes do not match their "
             "checksum."
         )
         hint = "Something on the way changes data: a proxy, say. What came before is complete."
-        return Fault(IntegrityFailed(said, hint=hint), may_pass=True, most_tries=FEW)
+        return Failure(IntegrityFailed(said, hint=hint), may_pass=True, max_attempts=FEW)
 
     def _deliver(self, line: Line) -> None:
         data = line.take()
@@ -159,17 +159,17 @@ class FetchTask(Task):
             return 0.0
         self.part(line)
         if self._bytes.position != self._bytes.stop:
-            raise WrongAnswer(Fault(BlobChanged(f"'{self.name}' is shorter than it was listed.")))
+            raise WrongAnswer(Failure(BlobChanged(f"'{self.name}' is shorter than it was listed.")))
         self.moved()
         if not self._bytes.is_complete:
             return 0.0
         self._sink.finish(self._request, self._md5)
         return None
 
-    def _refused(self, line: Line) -> Fault:
+    def _refused(self, line: Line) -> Failure:
         fault = self.fault(line)
         if isinstance(fault.error, BlobNotFound):
-            return Fault(BlobChanged(f"'{self.name}' is no longer in {self.access.place.label}."))
+            return Failure(BlobChanged(f"'{self.name}' is no longer in {self.access.place.label}."))
         return fault
 
     def _looked(self, line: Line) -> float | None:

@@ -17,10 +17,10 @@ from himl_cli.workspaces.azure.storage.blobs.faults import BlocksNotTaken
 from himl_cli.workspaces.azure.storage.blobs.lines import Line
 from himl_cli.workspaces.azure.storage.blobs.local_file import changed, state_now, whole_md5
 from himl_cli.workspaces.azure.storage.blobs.properties import stored_blob
-from himl_cli.workspaces.azure.storage.blobs.retries import Health
 from himl_cli.workspaces.azure.storage.blobs.room import Room
 from himl_cli.workspaces.azure.storage.blobs.tasks import Task
 from himl_cli.workspaces.base import StoreSink
+from himl_cli.workspaces.retry import RetryState
 
 MOST_WHOLE = 5000 << 20  # bytes in one request, says the service
 
@@ -32,7 +32,7 @@ class LargeFile:
     A blob that the service does not let be made of blocks is sent whole instead.
     """
 
-    def __init__(self, request: StoreRequest, sink: StoreSink, access: Access, health: Health, room: Room) -> None:
+    def __init__(self, request: StoreRequest, sink: StoreSink, access: Access, health: RetryState, room: Room) -> None:
         self._request = request
         self._sink = sink
         self._common = (request.name, access, health)

@@ -15,9 +15,9 @@ from himl_cli.workspaces.azure.storage.blobs.fetching import FetchTask
 from himl_cli.workspaces.azure.storage.blobs.lines import Exchanger, Line
 from himl_cli.workspaces.azure.storage.blobs.names import can_be_asked_for
 from himl_cli.workspaces.azure.storage.blobs.properties import etag_of, properties_of
-from himl_cli.workspaces.azure.storage.blobs.retries import Health, Retries
 from himl_cli.workspaces.azure.storage.blobs.tasks import Run, Tasks
 from himl_cli.workspaces.base import FetchSink
+from himl_cli.workspaces.retry import RetryPolicy, RetryState
 
 READ_AT_ONCE = 4 << 20
 
@@ -28,7 +28,7 @@ class BlobReader(ABC):
     Names that begin with one of *growing* are of files that are only ever appended to.
     """
 
-    def __init__(self, access: Access, exchanger: Exchanger, retries: Retries, growing: Sequence[str] = ()) -> None:
+    def __init__(self, access: Access, exchanger: Exchanger, retries: RetryPolicy, growing: Sequence[str] = ()) -> None:
         self._access = access
         self._exchanger = exchanger
         self._retries = retries
@@ -105,7 +105,7 @@ class BlobReader(ABC):
     def fetch(self, requests: Iterable[FetchRequest], sink: FetchSink, *, workers: int) -> None:
         """As `BlobStore.fetch`: *workers* connections, one thread, the caller's; requests are taken as connections get
         free."""
-        health = Health(self._retries, self._access.pauses)
+        health = RetryState(self._retries, self._access.pauses)
         tasks = (
             FetchTask(request, sink, self._access, health, may_grow=self._may_grow(request.blob.name))
             for request in requests

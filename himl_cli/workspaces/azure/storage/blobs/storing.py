@@ -15,12 +15,12 @@ from himl_cli.workspaces.azure.storage.blobs.lines import Exchange, Line
 from himl_cli.workspaces.azure.storage.blobs.local_file import changed, whole_content
 from himl_cli.workspaces.azure.storage.blobs.names import reason_not_to_store
 from himl_cli.workspaces.azure.storage.blobs.properties import stored_blob
-from himl_cli.workspaces.azure.storage.blobs.retries import Fault, Health
 from himl_cli.workspaces.azure.storage.blobs.room import Room
 from himl_cli.workspaces.azure.storage.blobs.tasks import Task
 from himl_cli.workspaces.azure.storage.blobs.types import media_type
 from himl_cli.workspaces.azure.storage.blobs.wire import md5_text
 from himl_cli.workspaces.base import StoreSink
+from himl_cli.workspaces.retry import Failure, RetryState
 
 SINGLE = 8 << 20  # bytes; up to here a file goes in one request
 ROOM = 32 << 20  # bytes of files in memory at once
@@ -30,7 +30,7 @@ LARGE_AT_ONCE = 8
 class StoreTasks:
     """The tasks that store *requests*, made as lines and memory get free. Call `close` when done, whatever happened."""
 
-    def __init__(self, requests: Iterator[StoreRequest], sink: StoreSink, access: Access, health: Health) -> None:
+    def __init__(self, requests: Iterator[StoreRequest], sink: StoreSink, access: Access, health: RetryState) -> None:
         self._requests = requests
         self._sink = sink
         self._access = access
@@ -92,7 +92,7 @@ class StoreTasks:
 class PutTask(CommitTask):
     """A whole file as one blob; the service checks its MD5 and keeps it."""
 
-    def __init__(self, request: StoreRequest, sink: StoreSink, access: Access, health: Health, room: Room) -> None:
+    def __init__(self, request: StoreRequest, sink: StoreSink, access: Access, health: RetryState, room: Room) -> None:
         super().__init__(request, access, health)
         self._sink = sink
         self._room = room
@@ -110,14 +110,14 @@ class PutTask(CommitTask):
         ]
         return Exchange(signed.url, [*signed.headers, *self.condition, *about], "PUT", self._body)
 
-    def judged(self, fault: Fault) -> Fault:
+    def judged(self, fault: Failure) -> Failure:
         """A wrong MD5 is the file's own change since it was digested, or damage on the way."""
         if (
             fault.code == "Md5Mismatch"
             and self._body is not None
             and hashlib.md5(self._body, usedforsecurity=False).digest() != self.md5
         ):
-            return Fault(changed(self.request))
+            return Failure(changed(self.request))
         return damaged_on_the_way(fault)
 
     def stored(self, line: Line) -> None:

@@ -13,7 +13,7 @@ from himl_cli.core.errors import HimlError
 from himl_cli.workspaces.azure.storage.blobs.access import Access, Signed
 from himl_cli.workspaces.azure.storage.blobs.faults import fault_of
 from himl_cli.workspaces.azure.storage.blobs.lines import Broken, Exchange, Line, Lines
-from himl_cli.workspaces.azure.storage.blobs.retries import Fault, Health
+from himl_cli.workspaces.retry import Failure, RetryState
 
 LONGEST_LOOK = 1.0  # seconds without a look at what the caller wants, such as Ctrl-C
 SOON = 0.005
@@ -22,7 +22,7 @@ SOON = 0.005
 class WrongAnswer(Exception):
     """The answer so far is not what was asked for; the rest of it is not wanted."""
 
-    def __init__(self, fault: Fault) -> None:
+    def __init__(self, fault: Failure) -> None:
         super().__init__(str(fault.error))
         self.fault = fault
 
@@ -30,7 +30,7 @@ class WrongAnswer(Exception):
 class Task(ABC):
     """One request after the other until `name` is dealt with."""
 
-    def __init__(self, name: str, access: Access, health: Health) -> None:
+    def __init__(self, name: str, access: Access, health: RetryState) -> None:
         self.name = name
         self.access = access
         self._health = health
@@ -80,7 +80,7 @@ class Task(ABC):
         """The connection broke; *line* may still hold good bytes. Raises WrongAnswer."""
         line.chunks.clear()
 
-    def after(self, fault: Fault) -> float | None:
+    def after(self, fault: Failure) -> float | None:
         """What to do about *fault*: as `heard`."""
         try:
             if (
@@ -99,7 +99,7 @@ class Task(ABC):
             self.fail(error)
             return None
 
-    def fault(self, line: Line, broken: Broken | None = None) -> Fault:
+    def fault(self, line: Line, broken: Broken | None = None) -> Failure:
         return fault_of(line, broken, self.access.place, self.name)
 
 

@@ -1,4 +1,4 @@
-"""Bearing with a service that does not answer."""
+"""A service that does not answer for a while."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 
 from himl_cli.core.errors import ServiceFailed
 from himl_cli.core.events import Event, Notice
-from himl_cli.services.patience import Patience
+from himl_cli.workspaces.retry import OutageTolerance
 
 
 class Clock:
@@ -19,27 +19,27 @@ class Clock:
 def test_a_failure_is_said_once_and_counts_after_its_time() -> None:
     said: list[Event] = []
     clock = Clock()
-    patience = Patience(said.append, seconds=600, clock=clock)
-    patience.bear(ServiceFailed("No answer."))
+    outage = OutageTolerance(said.append, seconds=600, clock=clock)
+    outage.failed(ServiceFailed("No answer."))
     clock.now = 600
-    patience.bear(ServiceFailed("No answer."))
+    outage.failed(ServiceFailed("No answer."))
     assert said == [Notice("No answer. Still trying; the run goes on meanwhile.")]
     clock.now = 601
     with pytest.raises(ServiceFailed, match="No answer"):
-        patience.bear(ServiceFailed("No answer."))
+        outage.failed(ServiceFailed("No answer."))
 
 
 def test_an_answer_begins_the_time_anew() -> None:
     said: list[Event] = []
     clock = Clock()
-    patience = Patience(said.append, seconds=600, clock=clock)
-    patience.answered()
-    patience.bear(ServiceFailed("Away."))
-    patience.answered()
+    outage = OutageTolerance(said.append, seconds=600, clock=clock)
+    outage.succeeded()
+    outage.failed(ServiceFailed("Away."))
+    outage.succeeded()
     clock.now = 900
-    patience.bear(ServiceFailed("Away again."))
+    outage.failed(ServiceFailed("Away again."))
     clock.now = 1000
-    patience.bear(ServiceFailed("Away again."))
+    outage.failed(ServiceFailed("Away again."))
     assert [event.text for event in said if isinstance(event, Notice)] == [
         "Away. Still trying; the run goes on meanwhile.",
         "The service answers again.",

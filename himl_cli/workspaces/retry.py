@@ -1,0 +1,148 @@
+"""When a request is tried again: one policy for the control plane, storage and web addresses."""
+
+from __future__ import annotations
+
+import logging
+import math
+import random
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from himl_cli.core.errors import HimlError, ServiceFailed
+from himl_cli.core.events import Notice, Notify
+
+log = logging.getLogger(__name__)
+
+LOGGED_PAUSE = 2.0  # seconds; shorter pauses are not shown to the user
+OUTAGE_SECONDS = 600.0
+
+
+@dataclass(frozen=True, slots=True)
+class RetryPolicy:
+    """Limits of the attempts at one request, in seconds where they are times.
+
+    At most `attempts`, `connect_attempts` of them without a connection; none begins later than `total` after the first.
+    Pauses double from `first` to `longest`, each shortened by up to half at random. A Retry-After of up to
+    `longest_asked` is honoured; a longer one ends the attempts at once. An attempt ends after `read_timeout` without a
+    byte (storage has limits of its own for that).
+    """
+
+    attempts: int = 8
+    connect_attempts: int = 3
+    first: float = 0.2
+    longest: float = 8.0
+    longest_asked: float = 60.0
+    total: float = math.inf
+    read_timeout: float = 60.0
+
+
+CONTROL_PLANE = RetryPolicy(attempts=5, first=0.5, total=180.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why an attempt failed: the error it comes to, and what may help.
+
+    `may_pass`: another attempt may succeed, `max_attempts` at most, after `retry_after` seconds where the service named
+    them. `is_refusal`: a new signature may help; `again` is the error where a signature made just now is refused, too.
+    `is_unconnected`: no connection came about. `code` is the service's error code, `message` what happened, without a
+    full stop. `was_slow`: the user noticed the attempt itself.
+    """
+
+    error: HimlError
+    code: str = ""
+    may_pass: bool = False
+    is_refusal: bool = False
+    retry_after: float | None = None
+    max_attempts: int = 1_000
+    is_unconnected: bool = False
+    message: str = ""
+    was_slow: bool = False
+    again: HimlError | None = None
+
+
+@dataclass(slots=True)
+class PauseLog:
+    """Warns of pauses that the user notices, once for all requests that pause at the same time."""
+
+    until: float = 0.0
+
+    def add(self, failure: Failure, seconds: float) -> None:
+        """A request that failed so waits for *seconds*."""
+        now = time.monotonic()
+        if not failure.message or now < self.until:
+            return
+        is_noticed = seconds >= LOGGED_PAUSE or failure.was_slow
+        if is_noticed:
+            self.until = now + seconds
+        after = f" in {seconds:.0f} s" if seconds >= 1 else ""
+        log.log(logging.WARNING if is_noticed else logging.DEBUG, "%s; trying again%s", failure.message, after)
+
+
+@dataclass(slots=True)
+class RetryState:
+    """What is known of a service from the requests that share this: those of one transfer, or one request.
+
+    Once a request was given up, the others stop after two failures, until one succeeds. The limit for attempts without
+    a connection holds until the first success.
+    """
+
+    policy: RetryPolicy
+    pauses: PauseLog = field(default_factory=PauseLog)
+    is_given_up: bool = False
+    has_worked: bool = False
+    started: float = field(default_factory=time.monotonic)
+
+    def worked(self) -> None:
+        """A request succeeded."""
+        self.is_given_up = False
+        self.has_worked = True
+
+    def pause(self, failures: int, failure: Failure) -> float | None:
+        """Seconds until the next attempt after so many failures in a row; None where there is to be none."""
+        policy, asked = self.policy, failure.retry_after
+        most = min(policy.attempts, failure.max_attempts, 2 if self.is_given_up else policy.attempts)
+        if failure.is_unconnected and not self.has_worked:
+            most = min(most, policy.connect_attempts)
+        seconds = min(policy.longest, policy.first * 2.0 ** (failures - 1)) * random.uniform(0.5, 1.0)
+        seconds = max(seconds, asked or 0.0)
+        is_too_late = time.monotonic() + seconds > self.started + policy.total
+        if not failure.may_pass or failures >= most or is_too_late or (asked or 0.0) > policy.longest_asked:
+            self.is_given_up = self.is_given_up or failure.may_pass
+            return None
+        self.pauses.add(failure, seconds)
+        return seconds
+
+    def wait(self, failures: int, failure: Failure) -> float:
+        """As `pause`; raises the failure's error where it gives None."""
+        seconds = self.pause(failures, failure)
+        if seconds is None:
+            raise failure.error
+        return seconds
+
+
+class OutageTolerance:
+    """For polling: the first failure is reported, and raised only once none has succeeded for ten minutes."""
+
+    def __init__(
+        self, notify: Notify, *, seconds: float = OUTAGE_SECONDS, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._notify = notify
+        self._seconds = seconds
+        self._clock = clock
+        self._failing_since: float | None = None
+
+    def succeeded(self) -> None:
+        """The service answered."""
+        if self._failing_since is not None:
+            self._failing_since = None
+            self._notify(Notice("The service answers again."))
+
+    def failed(self, error: ServiceFailed) -> None:
+        """The service did not answer. Raises *error* once that has lasted too long."""
+        if self._failing_since is None:
+            self._failing_since = self._clock()
+            self._notify(Notice(f"{error} Still trying; the run goes on meanwhile."))
+        elif self._clock() - self._failing_since > self._seconds:
+            raise error
