@@ -46,7 +46,7 @@ def _check_command(spec: Json) -> None:
 
 
 def _id(text: str | None) -> str | None:
-    return text.removeprefix("azureml:") if text and text.startswith(("azureml:/", "azureml:azureml:")) else text
+    return text.removeprefix("azureml:") if text and text.startswith(("azureml:/subscriptions/", "azureml:azureml:")) else text
 
 
 routes = [Route("/components/{name}/versions/{version}", put_component, methods=["PUT"])]

@@ -114,6 +114,8 @@ class Exchange:
                 met.use(FlipUpload)
                 content = flipped(content, flip_at - seen.sent)
             seen.sent += len(content)
+            if seen.method == "PUT" and not self._is_blob:
+                seen.body += content
             if broken and seen.sent > broken.after:
                 break
             check.add(content)

@@ -30,12 +30,15 @@ class Seen:
     seconds: float = 0.0
     unknown: str = ""  # why nobody answers such a request
     faults: list[str] = field(default_factory=list)
+    body: bytes = b""  # of what is put to a service other than storage
 
     def __str__(self) -> str:
         return f"{self.method} {self.host}{self.path}{'?' if self.query else ''}{self.query} -> {self.status}"
 
     def as_json(self) -> dict[str, Any]:
-        return asdict(self)
+        fields = asdict(self)
+        del fields["body"]
+        return fields
 
 
 def masked(query: str) -> str:
