@@ -19,7 +19,7 @@ from himl_cli.core.run_ids import new_run_id
 from himl_cli.core.transfers import named
 from himl_cli.services.naming import friendly_experiment
 from himl_cli.services.run_files import store_files
-from himl_cli.services.snapshot import take_snapshot
+from himl_cli.services.submission.snapshot import take_snapshot
 from himl_cli.workspaces.abilities import RecordsRuns
 
 CODE = "code"

@@ -12,7 +12,7 @@ from himl_cli.core.errors import BadUsage
 
 if TYPE_CHECKING:
     from himl_cli.services.montage.on_cluster import ClusterMontage
-    from himl_cli.services.submission import PreparedJob
+    from himl_cli.services.submission.request import PreparedJob
 
 
 def montage_on_cluster(
@@ -76,7 +76,7 @@ def _submit(
     from himl_cli.render.submission import say_prepared
     from himl_cli.services.montage.on_cluster import check_data
     from himl_cli.services.run_logs import watching
-    from himl_cli.services.submission import submit_job
+    from himl_cli.services.submission.prepare import submit_job
 
     with open_session(where, talk, For.clusters) as session, naming_once_made() as made:
         check_data(asked, session.workspace.datastore)

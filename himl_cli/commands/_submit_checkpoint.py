@@ -13,7 +13,7 @@ from himl_cli.core.errors import BadUsage, NotFound, WorkspaceNotFound
 from himl_cli.render.progress import observing
 
 if TYPE_CHECKING:
-    from himl_cli.services.submission import PreparedJob
+    from himl_cli.services.submission.request import PreparedJob
     from himl_cli.workspaces.base import Workspace
 
 

@@ -12,12 +12,11 @@ from himl_cli.commands._submit_run import naming_once_made, start_here, wait_or_
 from himl_cli.core.errors import HimlError
 from himl_cli.render.progress import observing
 from himl_cli.render.submission import say_all_prepared, say_job_yaml
-from himl_cli.services.datasets import bring_inputs
-from himl_cli.services.job_yaml.prepare import prepare_document
-from himl_cli.services.job_yaml.shown import changed_yaml
-from himl_cli.services.pipelines.data import bring_to_steps
-from himl_cli.services.pipelines.send import noted, submit_pipeline
-from himl_cli.services.submission import PreparedJob, submit_job
+from himl_cli.services.submission.data import bring_inputs
+from himl_cli.services.submission.job_yaml import changed_yaml, prepare_document
+from himl_cli.services.submission.pipelines import bring_to_steps, noted, submit_pipeline
+from himl_cli.services.submission.prepare import submit_job
+from himl_cli.services.submission.request import PreparedJob
 from himl_cli.workspaces.abilities import FindsDatasets
 from himl_cli.workspaces.job_abilities import SubmitsDocuments
 from himl_cli.workspaces.open import azure_for_jobs
@@ -26,8 +25,8 @@ if TYPE_CHECKING:
     from himl_cli.core.jobs import JobSpec
     from himl_cli.core.pipelines import PipelineSpec
     from himl_cli.core.runs import Run
-    from himl_cli.services.job_yaml.prepare import PreparedDocument
-    from himl_cli.services.submission import SubmitRequest
+    from himl_cli.services.submission.job_yaml import PreparedDocument
+    from himl_cli.services.submission.request import SubmitRequest
 
 
 def submit_document_file(

@@ -13,17 +13,23 @@ from himl_cli.commands._submit_run import naming_once_made, start_here, wait_or_
 from himl_cli.core.errors import BadUsage
 from himl_cli.render.progress import observing
 from himl_cli.render.submission import say_all_prepared, say_job_yaml
-from himl_cli.services.pipelines.data import as_named, find_here, find_there
-from himl_cli.services.pipelines.prepare import prepare_pipeline
-from himl_cli.services.pipelines.send import check_cluster, in_words_of_the_file, submit_pipeline
-from himl_cli.services.submission.target import is_pipeline
+from himl_cli.services.submission.pipelines import (
+    as_named,
+    check_cluster,
+    find_here,
+    find_there,
+    in_words_of_the_file,
+    prepare_pipeline,
+    submit_pipeline,
+)
+from himl_cli.services.submission.request import is_pipeline
 from himl_cli.workspaces.abilities import FindsDatasets
 from himl_cli.workspaces.open import azure_for_jobs, check_azure_settings
 
 if TYPE_CHECKING:
     from himl_cli.core.runs import Run
-    from himl_cli.services.pipelines.prepared import PreparedPipeline
-    from himl_cli.services.submission import SubmitRequest
+    from himl_cli.services.submission.pipelines import PreparedPipeline
+    from himl_cli.services.submission.request import SubmitRequest
 
 
 def submit_file(

@@ -12,7 +12,7 @@ from himl_cli.commands._bundles import Bundle
 from himl_cli.core.errors import BadUsage
 
 if TYPE_CHECKING:
-    from himl_cli.services.submission import SubmitRequest
+    from himl_cli.services.submission.request import SubmitRequest
 
 DATA, AFTER = "Data", "After"
 TYPED = "command line"
@@ -151,7 +151,7 @@ def submit_request(
     sources: Mapping[str, str],
 ) -> SubmitRequest:
     """All options as the service takes them; *sources* say where each value came from."""
-    from himl_cli.services.submission import SubmitRequest
+    from himl_cli.services.submission.request import SubmitRequest
 
     typed = frozenset(RENAMED.get(name, name) for name, source in sources.items() if source == TYPED)
     fields: dict[str, Any] = {}

@@ -20,7 +20,7 @@ from himl_cli.services.recording.waiting import wait_until_told
 from himl_cli.workspaces.open import open_azure, recording_place
 
 if TYPE_CHECKING:
-    from himl_cli.services.submission import PreparedJob
+    from himl_cli.services.submission.request import PreparedJob
     from himl_cli.workspaces.azure.places.address import WorkspaceAddress
 
 

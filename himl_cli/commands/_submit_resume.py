@@ -12,9 +12,9 @@ from himl_cli.core.errors import BadUsage
 from himl_cli.core.interruptions import interruptions
 from himl_cli.core.spelling import filled
 from himl_cli.render.submission import say_left_running, say_resumed
-from himl_cli.services.resuming import COUNT, OF_RECORD, resume_run
 from himl_cli.services.run_reference import parse_reference
-from himl_cli.services.submission import SubmitRequest
+from himl_cli.services.submission.request import SubmitRequest
+from himl_cli.services.submission.resume import COUNT, OF_RECORD, resume_run
 
 MEANT = (*COUNT, *OF_RECORD, "resume", "target", "module", "wait", "follow")
 SHARED = ("workspace", "config_file", "format", "json", "quiet", "verbose", "yes")

@@ -29,8 +29,8 @@ from himl_cli.render.submission import (
 )
 from himl_cli.services.run_details import failed_child, sweep_outcome
 from himl_cli.services.run_logs import naming, watching
-from himl_cli.services.submission import submit_job
-from himl_cli.services.waiting import (
+from himl_cli.services.submission.prepare import submit_job
+from himl_cli.services.submission.wait import (
     failure_hint,
     follow_to_end,
     last_lines_of_failed_rank,
@@ -45,7 +45,7 @@ from himl_cli.workspaces.abilities import FindsDatasets
 if TYPE_CHECKING:
     from himl_cli.core.jobs import JobSpec
     from himl_cli.core.runs import Run
-    from himl_cli.services.submission import PreparedJob
+    from himl_cli.services.submission.request import PreparedJob
 
 
 def run_here(where: WorkspaceOptions, talk: OutputOptions, job: PreparedJob, *, waits: bool) -> None:
@@ -87,7 +87,7 @@ def with_inputs(session: Session, job: PreparedJob) -> PreparedJob:
     """The job with the folders of inputs that are not here yet, but in the Azure ML workspace that is configured."""
     if not (job.spec.inputs or job.spec.default_datastore) or not isinstance(session.workspace, FindsDatasets):
         return job
-    from himl_cli.services.datasets import bring_inputs
+    from himl_cli.services.submission.data import bring_inputs
 
     with (
         azure_beside(session.cwd) as azure,

@@ -10,11 +10,11 @@ from himl_cli.commands._options import OutputOptions, WorkspaceOptions
 from himl_cli.commands._submit_options import TYPED, AfterOptions
 from himl_cli.commands._submit_run import run_here, run_on_cluster, say_dry_run
 from himl_cli.core.errors import BadUsage
-from himl_cli.services.submission import prepare_job
+from himl_cli.services.submission.prepare import prepare_job
 from himl_cli.workspaces.open import azure_for_jobs, azure_to_record_in, check_azure_settings, require_sdk_v1
 
 if TYPE_CHECKING:
-    from himl_cli.services.submission import SubmitRequest
+    from himl_cli.services.submission.request import SubmitRequest
 
 
 def submit_script(

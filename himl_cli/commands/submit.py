@@ -86,7 +86,7 @@ def submit(
         return resume(
             where, talk, many.resume, request, waits=after.waits(on_cluster=False, sources=sources), sources=sources
         )
-    from himl_cli.services.submission.target import is_file
+    from himl_cli.services.submission.request import is_file
 
     if is_file(target):
         from himl_cli.commands._submit_file import submit_file

@@ -13,8 +13,7 @@ from himl_cli.core.events import Notice, Notify, ignore
 from himl_cli.core.home import in_home
 from himl_cli.core.near import similar_ids
 from himl_cli.core.runs import Run, RunQuery, RunSelection
-from himl_cli.services.latest_run_file import FILE_NAME
-from himl_cli.services.naming import friendly_experiment, hi_ml_experiment, underscored
+from himl_cli.services.naming import FILE_NAME, friendly_experiment, hi_ml_experiment, underscored
 from himl_cli.services.run_details import children_of
 from himl_cli.services.run_reference import RunReference, parse_reference
 from himl_cli.services.studio_url import workspace_in_url

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import codecs
-from pathlib import Path
+import os
+import sys
+from pathlib import Path, PureWindowsPath
 
 from himl_cli.core.errors import BadUsage
 
@@ -27,3 +29,15 @@ def read_text(path: Path, what: str) -> str:
         return content.decode("utf-16" if content.startswith(UTF16_MARKS) else "utf-8-sig")
     except UnicodeDecodeError as err:
         raise BadUsage(f"'{path}' is not UTF-8 text (byte {err.start}).", hint="Save it as UTF-8.") from err
+
+
+def with_slashes(text: str) -> str:
+    """*text* with `/` for `\\`; as it is where it begins with a drive, a slash or a backslash: it is of one machine
+    then."""
+    return text if PureWindowsPath(text).anchor else text.replace("\\", "/")
+
+
+def as_found(folder: Path, text: str, *, windows: bool = sys.platform == "win32") -> str:
+    """*text*, a path relative to *folder*, with `/` for `\\`, unless a file or folder really has the name as written,
+    which no name on Windows does."""
+    return text if not windows and os.path.lexists(folder / text) else with_slashes(text)

@@ -6,9 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from himl_cli.core.errors import BadUsage
-from himl_cli.services.environments.conda_file import conda_text, read_conda_file
-from himl_cli.services.environments.project_python import python_version
-from himl_cli.services.environments.requirements import requirements_as_conda
+from himl_cli.services.submission.conda import conda_text, python_version, read_conda_file, requirements_as_conda
 from stress.fuzz.file_targets import Row, text_targets, values_target
 from stress.fuzz.target import Target, written
 

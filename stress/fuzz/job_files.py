@@ -9,12 +9,11 @@ from typing import Any
 from hypothesis import strategies as st
 
 from himl_cli.core.errors import BadUsage
-from himl_cli.services.job_yaml.document import read_document
-from himl_cli.services.job_yaml.prepare import prepare_document
-from himl_cli.services.job_yaml.shown import changed_yaml
-from himl_cli.services.pipelines.prepare import prepare_pipeline
-from himl_cli.services.pipelines.schema import read_pipeline
-from himl_cli.services.submission import SubmitRequest
+from himl_cli.services.submission.job_yaml import changed_yaml, prepare_document
+from himl_cli.services.submission.job_yaml_commands import read_document
+from himl_cli.services.submission.pipeline_file import read_pipeline
+from himl_cli.services.submission.pipelines import prepare_pipeline
+from himl_cli.services.submission.request import SubmitRequest
 from himl_cli.services.yaml_files import dump_mapping, parse_mapping
 from himl_cli.workspaces.azure.jobs.documents.complaints import complaint_of
 from stress.fuzz.file_targets import Row, text_targets, values_target

@@ -11,9 +11,9 @@ from himl_cli.app import loaded
 from himl_cli.commands._settings import submit_settings
 from himl_cli.core.errors import BadUsage, HimlError
 from himl_cli.core.settings import SECTIONS, find_settings, section_settings
-from himl_cli.services.pipelines.variables import pipeline_variables
 from himl_cli.services.settings_import.deepseismic import read_deepseismic
 from himl_cli.services.settings_import.innereye import read_innereye
+from himl_cli.services.submission.pipeline_file import pipeline_variables
 from himl_cli.workspaces.azure.places.config import address_from_config, find_config
 from himl_cli.workspaces.azure.places.settings import azure_settings
 from stress.fuzz.file_targets import Row, text_targets, values_target

@@ -12,11 +12,11 @@ from typing import Any
 from himl_cli.api.submitting import brought
 from himl_cli.core.errors import BadUsage, DiskFailed
 from himl_cli.services.checkpoints.whole import is_whole
-from himl_cli.services.environments.remarks import imports_himl
 from himl_cli.services.montage.cache_pins import Pins
 from himl_cli.services.montage.compose.output_folder import OutputFolder
 from himl_cli.services.montage.disk_errors import ASIDE
 from himl_cli.services.recording.note import NoteFile
+from himl_cli.services.submission.environment import imports_himl
 from himl_cli.workspaces.azure.requests.kept import Kept
 from himl_cli.workspaces.azure.storage.datastore_records import DatastoreRecord
 from himl_cli.workspaces.local.job_form import job_from_kept_form

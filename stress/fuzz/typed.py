@@ -16,17 +16,14 @@ from himl_cli.core.errors import BadUsage
 from himl_cli.core.workspace_ids import parse_workspace_id
 from himl_cli.services.checkpoints import names as checkpoint_names
 from himl_cli.services.checkpoints.telling import read_name
-from himl_cli.services.data_specs import parse_inputs, parse_outputs
-from himl_cli.services.environments.pip_lines import parse_pip_line
-from himl_cli.services.ignore_rules import IgnoreRules
 from himl_cli.services.montage.listing.patterns import Pattern
 from himl_cli.services.run_reference import parse_reference, split_recovery_id
 from himl_cli.services.studio_url import is_studio_url, workspace_in_url
-from himl_cli.services.submission.quantities import check_size, parse_duration
-from himl_cli.services.sweeps import SweepRequest, sweep_of, sweep_remarks, sweep_text
-from himl_cli.services.sweeps.calls import parse_call
-from himl_cli.services.sweeps.spaces import parse_space
-from himl_cli.services.sweeps.stops import parse_early_stop, parse_sampling
+from himl_cli.services.submission.conda import parse_pip_line
+from himl_cli.services.submission.data import parse_inputs, parse_outputs
+from himl_cli.services.submission.ignore_rules import IgnoreRules
+from himl_cli.services.submission.request import SweepRequest, check_size, parse_duration
+from himl_cli.services.submission.sweeps import parse_call, parse_early_stop, parse_sampling, parse_space, sweep_of, sweep_remarks, sweep_text
 from himl_cli.services.transfer.filters import Filters
 from himl_cli.services.transfer.names import UnsafeName, folded, part_name, safe_relative
 from himl_cli.workspaces.azure.storage.storage_uris import data_place

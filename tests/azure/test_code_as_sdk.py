@@ -10,7 +10,7 @@ import pytest
 
 from himl_cli.core.events import ignore
 from himl_cli.core.jobs import Snapshot
-from himl_cli.services.snapshot import take_snapshot
+from himl_cli.services.submission.snapshot import take_snapshot
 from himl_cli.workspaces.azure.jobs.code import CodeAssets
 from himl_cli.workspaces.azure.jobs.content_hash import fingerprint
 from tests.azure.lab import Lab

@@ -11,7 +11,7 @@ import pytest
 from himl_cli.core.errors import BadUsage, HimlError, NotFound, ServiceFailed, TransferIncomplete
 from himl_cli.core.events import Event, Finished, Moved, Notice, Planned, ignore
 from himl_cli.core.jobs import DataSpec, Entry, EntryKind, JobSpec, Snapshot
-from himl_cli.services.datasets import bring_dataset, bring_inputs
+from himl_cli.services.submission.data import bring_dataset, bring_inputs
 from himl_cli.workspaces.azure.workspace import AzureWorkspace
 from himl_cli.workspaces.local.workspace import LocalWorkspace
 from tests.api.ranks import local_ranks, run_ranks
@@ -219,7 +219,7 @@ def test_on_a_node_with_several_ranks_one_brings_it(stage: Stage, azure_environm
 from pathlib import Path
 from himl_cli.core.events import ignore
 from himl_cli.core.jobs import DataSpec
-from himl_cli.services.datasets import bring_dataset
+from himl_cli.services.submission.data import bring_dataset
 from himl_cli.workspaces.open import open_workspace
 folder = bring_dataset(open_workspace(None, None, start=Path.cwd()), DataSpec("k", "scans"), None, ignore)
 say([str(folder), sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())])

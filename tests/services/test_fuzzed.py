@@ -16,14 +16,13 @@ from himl_cli.api.submitting import brought
 from himl_cli.commands._options import ALL_RUNS, parse_count
 from himl_cli.core.errors import BadUsage, DiskFailed, ServiceFailed
 from himl_cli.core.runs import RunQuery, RunStatus
-from himl_cli.services.environments.requirements import requirements_as_conda
-from himl_cli.services.job_yaml.prepare import prepare_document
 from himl_cli.services.montage.cache_pins import Pins
 from himl_cli.services.montage.compose.output_folder import OutputFolder
 from himl_cli.services.montage.disk_errors import ASIDE
-from himl_cli.services.pipelines.places import step_files
-from himl_cli.services.pipelines.schema import read_pipeline
-from himl_cli.services.submission import SubmitRequest
+from himl_cli.services.submission.conda import requirements_as_conda
+from himl_cli.services.submission.job_yaml import prepare_document
+from himl_cli.services.submission.pipeline_file import read_pipeline, step_files
+from himl_cli.services.submission.request import SubmitRequest
 from himl_cli.services.tensorboard.answers import serves
 from himl_cli.services.transfer.state import TransferState
 from himl_cli.workspaces.azure.jobs.documents.complaints import complaint_of

@@ -12,8 +12,8 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from himl_cli.services.ignore_rules import IgnoreRules
-from himl_cli.services.snapshot import take_snapshot
+from himl_cli.services.submission.ignore_rules import IgnoreRules
+from himl_cli.services.submission.snapshot import take_snapshot
 from tests.nasty_texts import SECONDS, within
 
 NAMES = ["a", "b", "ab", "data", "x.py", "#c", "!d", "e f", "f[1]", "ä.txt", "b.log"]

@@ -22,27 +22,22 @@ from himl_cli.core.workspace_ids import parse_workspace_id
 from himl_cli.services.checkpoints.names import below_folder, rank_of
 from himl_cli.services.checkpoints.telling import read_name
 from himl_cli.services.checkpoints.whole import is_whole
-from himl_cli.services.data_specs import parse_inputs, parse_outputs
-from himl_cli.services.environments.conda_file import parse_conda_package, read_conda_file
-from himl_cli.services.environments.pip_lines import parse_pip_line
-from himl_cli.services.job_yaml.document import read_document
-from himl_cli.services.job_yaml.prepare import prepare_document
-from himl_cli.services.job_yaml.shown import changed_yaml
 from himl_cli.services.montage.listing.id_lists import read_ids
 from himl_cli.services.montage.listing.patterns import Pattern
 from himl_cli.services.montage.listing.table import read_table
-from himl_cli.services.pipelines.schema import read_pipeline
 from himl_cli.services.recording.note import NoteFile
 from himl_cli.services.run_lookup import read_latest_run_file
 from himl_cli.services.run_reference import parse_reference, split_recovery_id
 from himl_cli.services.settings_import.deepseismic import read_deepseismic
 from himl_cli.services.settings_import.innereye import read_innereye
 from himl_cli.services.studio_url import is_studio_url, workspace_in_url
-from himl_cli.services.submission import SubmitRequest
-from himl_cli.services.submission.quantities import check_size, parse_duration
-from himl_cli.services.sweeps.calls import parse_call
-from himl_cli.services.sweeps.spaces import parse_space
-from himl_cli.services.sweeps.stops import parse_early_stop, parse_sampling
+from himl_cli.services.submission.conda import parse_conda_package, parse_pip_line, read_conda_file
+from himl_cli.services.submission.data import parse_inputs, parse_outputs
+from himl_cli.services.submission.job_yaml import changed_yaml, prepare_document
+from himl_cli.services.submission.job_yaml_commands import read_document
+from himl_cli.services.submission.pipeline_file import read_pipeline
+from himl_cli.services.submission.request import SubmitRequest, check_size, parse_duration
+from himl_cli.services.submission.sweeps import parse_call, parse_early_stop, parse_sampling, parse_space
 from himl_cli.services.transfer.names import UnsafeName, safe_relative
 from himl_cli.services.yaml_files import dump_mapping, parse_mapping
 from himl_cli.workspaces.azure.places.config import address_from_config, names_workspace

@@ -11,10 +11,11 @@ import pytest
 
 from himl_cli.core.errors import BadUsage
 from himl_cli.core.jobs import DataSpec, Entry, EntryKind
-from himl_cli.services.data_specs import parse_inputs, parse_outputs
-from himl_cli.services.interpreter import find_python
 from himl_cli.services.naming import choose_experiment, friendly_experiment
-from himl_cli.services.submission import SubmitRequest, parse_duration, prepare_job
+from himl_cli.services.submission.data import parse_inputs, parse_outputs
+from himl_cli.services.submission.entry import find_python
+from himl_cli.services.submission.prepare import prepare_job
+from himl_cli.services.submission.request import SubmitRequest, parse_duration
 from tests.running import write_files
 
 

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from himl_cli.core.errors import BadUsage
-from himl_cli.services.submission import SubmitRequest, prepare_job
-from himl_cli.services.submission.quantities import check_size
+from himl_cli.services.submission.prepare import prepare_job
+from himl_cli.services.submission.request import SubmitRequest, check_size
 from tests.running import write_files
 
 

@@ -12,7 +12,7 @@ import pytest
 from himl_cli.core.errors import NotFound
 from himl_cli.core.locks import HeldLock
 from himl_cli.core.runs import RunSelection, RunStatus
-from himl_cli.services.latest_run_file import FILE_NAME
+from himl_cli.services.naming import FILE_NAME
 from himl_cli.services.tensorboard.chosen import ChosenRuns
 from himl_cli.services.tensorboard.event_files import WHOLE_EVERY, EventFinder
 from himl_cli.services.tensorboard.lineup import Lineup

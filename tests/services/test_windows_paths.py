@@ -12,15 +12,15 @@ import pytest
 from himl_cli import DatasetConfig, get_workspace
 from himl_cli.core.errors import BadUsage, NotFound
 from himl_cli.services.checkpoints.sources import kind_of
-from himl_cli.services.data_specs import parse_inputs, parse_outputs
-from himl_cli.services.job_yaml.prepare import prepare_document
 from himl_cli.services.montage.listing.patterns import Pattern
-from himl_cli.services.pipelines.prepare import prepare_pipeline
-from himl_cli.services.snapshot import take_snapshot
 from himl_cli.services.studio_url import is_studio_url
-from himl_cli.services.submission import SubmitRequest
+from himl_cli.services.submission.data import parse_inputs, parse_outputs
+from himl_cli.services.submission.job_yaml import prepare_document
+from himl_cli.services.submission.pipelines import prepare_pipeline
+from himl_cli.services.submission.request import SubmitRequest
+from himl_cli.services.submission.snapshot import take_snapshot
 from himl_cli.services.tensorboard.event_files import EventFinder
-from himl_cli.services.written_paths import as_found
+from himl_cli.services.text_files import as_found
 from himl_cli.workspaces.local.mounts import file_system_of
 from himl_cli.workspaces.local.stored_files import safe_parts
 from himl_cli.workspaces.meant import find_workspaces

@@ -8,9 +8,8 @@ from typing import Any
 import pytest
 
 from himl_cli.core.errors import BadUsage
-from himl_cli.services.job_yaml.prepare import prepare_document
-from himl_cli.services.job_yaml.shown import changed_yaml
-from himl_cli.services.submission import SubmitRequest
+from himl_cli.services.submission.job_yaml import changed_yaml, prepare_document
+from himl_cli.services.submission.request import SubmitRequest
 from himl_cli.services.yaml_files import LARGEST, MOST_VALUES, parse_mapping
 from tests.nasty_texts import SECONDS, within
 from tests.running import Himl, write_files

@@ -12,7 +12,7 @@ from himl_cli.core.documents import DocumentChanges
 from himl_cli.core.errors import BadUsage, HimlError, Interrupted, NotFound
 from himl_cli.core.events import Event, Notice, ignore
 from himl_cli.core.runs import RunQuery, RunStatus
-from himl_cli.services.snapshot import secrets_but
+from himl_cli.services.submission.snapshot import secrets_but
 from himl_cli.workspaces.azure.workspace import AzureWorkspace
 from tests.servers.azureml.faults import Reset
 from tests.servers.azureml.seeding import StagedWorkspace

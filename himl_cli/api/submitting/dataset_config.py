@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from himl_cli.core.jobs import DataSpec
-from himl_cli.services.data_specs import KEY
+from himl_cli.services.submission.data import KEY
 
 log = logging.getLogger(__name__)
 

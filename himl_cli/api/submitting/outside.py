@@ -112,7 +112,7 @@ class _Places:
             return place
         from himl_cli.render.output import Output
         from himl_cli.render.progress import observing
-        from himl_cli.services.datasets import bring_dataset
+        from himl_cli.services.submission.data import bring_dataset
 
         try:
             with observing(Output()) as notify:

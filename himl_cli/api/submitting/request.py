@@ -17,10 +17,10 @@ from himl_cli.core.errors import BadUsage
 from himl_cli.core.jobs import HERE
 from himl_cli.core.placeholders import SEARCH_SPACE
 from himl_cli.core.sweeps import SweepSpec
-from himl_cli.services.environments.choose import CONDA_NAMES
 from himl_cli.services.naming import hi_ml_experiment
-from himl_cli.services.submission import SubmitRequest, parse_duration
 from himl_cli.services.submission.entry import check_root
+from himl_cli.services.submission.environment import CONDA_NAMES
+from himl_cli.services.submission.request import SubmitRequest, parse_duration
 
 EXPERIMENT_VARIABLE = "HIML_EXPERIMENT_NAME"
 

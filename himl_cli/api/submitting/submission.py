@@ -21,15 +21,16 @@ from himl_cli.render.progress import observing
 from himl_cli.render.submission import say_ended, say_prepared, say_sent
 from himl_cli.services.run_details import sweep_outcome
 from himl_cli.services.run_logs import watching
-from himl_cli.services.submission import PreparedJob, prepare_job, submit_job
-from himl_cli.services.transfer.launch import local_rank
-from himl_cli.services.waiting import (
+from himl_cli.services.submission.prepare import prepare_job, submit_job
+from himl_cli.services.submission.request import PreparedJob
+from himl_cli.services.submission.wait import (
     follow_to_end,
     last_lines_of_failed_rank,
     last_lines_of_failure,
     raise_unless_completed,
     wait_for_end,
 )
+from himl_cli.services.transfer.launch import local_rank
 from himl_cli.workspaces.abilities import HoldsConnections
 from himl_cli.workspaces.base import Workspace
 from himl_cli.workspaces.job_abilities import SubmitsJobs

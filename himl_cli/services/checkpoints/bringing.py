@@ -15,7 +15,7 @@ from himl_cli.services.checkpoints.chosen_files import ChosenFiles
 from himl_cli.services.checkpoints.here import check_whole
 from himl_cli.services.checkpoints.sources import Checkpoint, find_checkpoint
 from himl_cli.services.checkpoints.whole import is_whole
-from himl_cli.services.submission.cluster_checks import shortened
+from himl_cli.services.submission.prepare import shortened
 from himl_cli.services.transfer.disk import explained
 from himl_cli.services.transfer.download import download
 from himl_cli.services.transfer.requests import DownloadRequest

@@ -15,7 +15,7 @@ from packaging.specifiers import SpecifierSet
 
 from himl_cli.core.checks import Check
 from himl_cli.core.installing import PACKAGE, install_command
-from himl_cli.services.environments.remarks import OLDEST_PYTHON
+from himl_cli.services.submission.environment import OLDEST_PYTHON
 
 EVERYTHING = "all"
 """The extra that only stands for the others."""

@@ -15,11 +15,12 @@ from himl_cli import __version__
 from himl_cli.core.errors import BadUsage, NotFound
 from himl_cli.core.installing import PACKAGE, environment_hint, requirement_elsewhere
 from himl_cli.core.jobs import DataSpec, EnvironmentSpec
-from himl_cli.services.environments.remarks import holds_package
 from himl_cli.services.montage.listing.id_lists import INCLUDE, SHAPE, read_ids
 from himl_cli.services.montage.listing.patterns import Pattern
 from himl_cli.services.montage.stored_place import check_csv
-from himl_cli.services.submission import PreparedJob, SubmitRequest, prepare_job
+from himl_cli.services.submission.environment import holds_package
+from himl_cli.services.submission.prepare import prepare_job
+from himl_cli.services.submission.request import PreparedJob, SubmitRequest
 from himl_cli.services.transfer.disk import explained
 from himl_cli.services.transfer.upload import checked_prefix
 from himl_cli.workspaces.base import BlobStore

@@ -17,9 +17,8 @@ from himl_cli.core.run_ids import new_run_id
 from himl_cli.core.runs import Run, RunQuery
 from himl_cli.services.recording.ends import Source, Target
 from himl_cli.services.recording.note import Note, NoteFile, Told
-from himl_cli.services.submission.cluster_checks import shortened
+from himl_cli.services.submission.prepare import shortened, submit_job
 from himl_cli.services.submission.request import PreparedJob
-from himl_cli.services.submission.send import submit_job
 
 NOTHING_STARTED = "Nothing was started."
 

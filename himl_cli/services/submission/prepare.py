@@ -1,9 +1,10 @@
-"""Checking all that was asked for, and making the job of it."""
+"""From a request to a job that a workspace can run, and handing it over."""
 
 from __future__ import annotations
 
 import logging
 import os
+import re
 import shlex
 import sys
 from collections.abc import Mapping
@@ -11,23 +12,167 @@ from dataclasses import replace
 from pathlib import Path
 
 from himl_cli.core.errors import BadUsage
-from himl_cli.core.events import Event, Notice
-from himl_cli.core.jobs import Entry, EntryKind, EnvironmentSpec, JobSpec, Snapshot, SnapshotReport, check_placeholders
+from himl_cli.core.events import Event, Notice, Notify
+from himl_cli.core.jobs import (
+    DataSpec,
+    Entry,
+    EntryKind,
+    EnvironmentSpec,
+    JobSpec,
+    Snapshot,
+    SnapshotReport,
+    check_placeholders,
+)
 from himl_cli.core.redaction import mask_arguments, mask_line
+from himl_cli.core.runs import Run
 from himl_cli.core.sweeps import SWEPT, with_search_space
-from himl_cli.services.data_specs import parse_inputs, parse_outputs
-from himl_cli.services.git import git_facts
-from himl_cli.services.interpreter import find_python
-from himl_cli.services.naming import automatic_tags, choose_experiment
-from himl_cli.services.snapshot import ignored_remarks, take_snapshot
-from himl_cli.services.submission.cluster_checks import check_for_cluster, check_names, services_of, shortened
-from himl_cli.services.submission.entry import check_root, entry_file, find_entry, find_root, named_by
-from himl_cli.services.submission.many import many_arguments, settled_many, sweep_for
-from himl_cli.services.submission.place import check_place, place_remarks, settled
-from himl_cli.services.submission.quantities import check_size, parse_duration
-from himl_cli.services.submission.ranks import ranks_of
-from himl_cli.services.submission.request import PreparedJob, SubmitRequest
-from himl_cli.services.sweeps import copies_remarks, sweep_remarks, sweep_text
+from himl_cli.services.naming import FILE_NAME, automatic_tags, choose_experiment, git_facts, write_latest_run
+from himl_cli.services.run_logs import watching
+from himl_cli.services.submission.data import parse_inputs, parse_outputs
+from himl_cli.services.submission.entry import check_root, entry_file, find_entry, find_python, find_root, named_by
+from himl_cli.services.submission.request import (
+    PreparedJob,
+    SubmitRequest,
+    check_place,
+    check_size,
+    parse_duration,
+    place_remarks,
+    settled,
+)
+from himl_cli.services.submission.snapshot import ignored_remarks, take_snapshot
+from himl_cli.services.submission.sweeps import (
+    copies_remarks,
+    many_arguments,
+    settled_many,
+    sweep_for,
+    sweep_remarks,
+    sweep_text,
+)
+from himl_cli.workspaces.job_abilities import SubmitsJobs
+
+LONGEST_DISPLAY_NAME = 256
+LONGEST_DESCRIPTION = 5000
+MOST_TAGS = 50
+LONGEST_TAG_KEY = 100
+LONGEST_TAG_VALUE = 1000
+OWN_TAGS = 1
+"""The run's recovery id, which is added when the run has an id."""
+_PUBLIC_KEYS = re.compile(r"((ssh|ecdsa|sk)-\S+[ \t]+[A-Za-z0-9+/]+=*([ \t][^\r\n]*)?[\r\n]*)+")
+_PUBLIC_HINT = "Give the public one, whose file ends in .pub: --ssh_key ~/.ssh/id_ed25519.pub"
+
+
+def check_for_cluster(spec: JobSpec, given_tags: Mapping[str, str]) -> None:
+    """Raises BadUsage where names, tags or data of *spec* are more than the service takes. *given_tags* are the user's
+    own."""
+    check_names(spec, given_tags)
+    for item in spec.inputs:
+        _check_named("input", item)
+    for item in spec.outputs:
+        _check_named("output", item)
+    check_placeholders(spec)
+
+
+def check_names(spec: JobSpec, given_tags: Mapping[str, str]) -> None:
+    """Raises BadUsage where names and tags of *spec* are more than the service takes."""
+    for option, text, most in (
+        ("--display_name", spec.display_name, LONGEST_DISPLAY_NAME),
+        ("--description", spec.description, LONGEST_DESCRIPTION),
+    ):
+        if len(text) > most:
+            raise BadUsage(f"{option} has {len(text):,} characters; Azure ML takes {most:,}.", hint="Shorten it.")
+    _check_tags(given_tags, len(spec.tags) + OWN_TAGS)
+
+
+def services_of(request: SubmitRequest) -> dict[str, str]:
+    """What is to be used in the job while it runs, as JobSpec has it. Raises BadUsage for a key that is no public
+    one."""
+    wanted = {
+        "vscode": request.vscode,
+        "jupyterlab": request.jupyter,
+        "tensorboard": request.tensorboard_logs,
+        "ssh": request.ssh_key,
+    }
+    values = {
+        "tensorboard": request.tensorboard_logs or "",
+        "ssh": _public_keys(request.cwd, request.ssh_key) if request.ssh_key else "",
+    }
+    return {name: values.get(name, "") for name, value in wanted.items() if value}
+
+
+def _public_keys(cwd: Path, given: str) -> str:
+    """The public keys of SSH that *given* is, or that the file *given* holds."""
+    text = given
+    if not _PUBLIC_KEYS.fullmatch(given.strip()):
+        try:
+            text = (cwd / Path(given).expanduser()).read_text(encoding="utf-8")
+        except (OSError, ValueError, RuntimeError) as err:
+            shown = "..." if "PRIVATE KEY" in given else given
+            raise BadUsage(
+                f"--ssh_key '{shown}' is neither a public key nor a file that can be read.", hint=_PUBLIC_HINT
+            ) from err
+    if "PRIVATE KEY" in text:
+        raise BadUsage(
+            f"--ssh_key '{given}' holds a private key, which has to stay on this machine.", hint=_PUBLIC_HINT
+        )
+    if not _PUBLIC_KEYS.fullmatch(text.strip()):
+        raise BadUsage(f"--ssh_key '{given}' holds no public key of SSH.", hint=_PUBLIC_HINT)
+    return text.strip()
+
+
+def shortened(tags: Mapping[str, str]) -> dict[str, str]:
+    """Tags that himl makes by itself, cut to what the service keeps."""
+    return {
+        key: value if len(value) <= LONGEST_TAG_VALUE else f"{value[: LONGEST_TAG_VALUE - 1]}…"
+        for key, value in tags.items()
+    }
+
+
+def _check_tags(given: Mapping[str, str], count: int) -> None:
+    for key, value in given.items():
+        if len(key) > LONGEST_TAG_KEY:
+            raise BadUsage(
+                f"--tag: the key '{key[:30]}…' has {len(key)} characters; Azure ML takes {LONGEST_TAG_KEY}.",
+                hint="Shorten it.",
+            )
+        if len(value) > LONGEST_TAG_VALUE:
+            raise BadUsage(
+                f"--tag {key}: the value has {len(value):,} characters; Azure ML takes {LONGEST_TAG_VALUE:,}.",
+                hint="Shorten it.",
+            )
+    if count > MOST_TAGS:
+        raise BadUsage(
+            f"The run would have {count} tags; Azure ML takes {MOST_TAGS}.",
+            hint=f"Give fewer; {count - len(given)} come by themselves.",
+        )
+
+
+def _check_named(kind: str, item: DataSpec) -> None:
+    if not item.name:
+        raise BadUsage(
+            f"--{kind} {item.key}: local= is a folder of this machine, which a cluster cannot see.",
+            hint=f"Name the data: --{kind} {item.key}=NAME",
+        )
+
+
+def ranks_of(request: SubmitRequest) -> tuple[str, int | None]:
+    """The distribution (`pytorch`, `mpi`, or empty for a plain process) and the processes a node (None: no ranks).
+
+    Here PyTorch's variables are set whenever ranks are asked for. On a cluster, unless `--distribution` says so:
+    PyTorch for several processes whose number a node is given, MPI for several nodes without it, and for one process,
+    as hi-ml does.
+    """
+    processes = request.processes_per_node
+    if not request.on_cluster:
+        return request.distribution or "pytorch", processes
+    chosen = request.distribution or _usual(request.num_nodes, processes, mpi_for_one=not request.no_mpi_single_node)
+    return chosen, (processes or 1) if chosen else None
+
+
+def _usual(nodes: int, processes: int | None, *, mpi_for_one: bool) -> str:
+    if nodes * (processes or 1) == 1:
+        return "mpi" if mpi_for_one else ""
+    return "mpi" if processes is None else "pytorch"
+
 
 log = logging.getLogger(__name__)
 
@@ -140,7 +285,7 @@ def _for_cluster(spec: JobSpec, request: SubmitRequest, start: Path, remarks: li
     )
     check_for_cluster(there, request.tags)
     environment = _environment(request, start, spec.snapshot.root, remarks)
-    from himl_cli.services.environments.remarks import MODULE, environment_remarks
+    from himl_cli.services.submission.environment import MODULE, environment_remarks
 
     file = entry_file(spec.entry, spec.snapshot.root)
     remarks += environment_remarks(environment, file)
@@ -154,7 +299,7 @@ def _for_cluster(spec: JobSpec, request: SubmitRequest, start: Path, remarks: li
 
 
 def _environment(request: SubmitRequest, start: Path, root: Path, remarks: list[str]) -> EnvironmentSpec:
-    from himl_cli.services.environments.choose import EnvironmentRequest, environment_spec
+    from himl_cli.services.submission.environment import EnvironmentRequest, environment_spec
 
     def note(event: Event) -> None:
         if isinstance(event, Notice):
@@ -189,3 +334,22 @@ def _snapshot(request: SubmitRequest, entry: Entry, root: Path) -> SnapshotRepor
             hint=f"{why}, or give another --snapshot_root.",
         )
     return report
+
+
+def submit_job(workspace: SubmitsJobs, job: PreparedJob, cwd: Path, notify: Notify) -> Run:
+    """Start the job and note it in *cwd* as the latest run. Raises what the workspace raises; nothing then runs.
+
+    Raises Interrupted, naming the run, once there is one.
+    """
+    run = workspace.submit(job.spec, notify=notify)
+    with watching(run.id):
+        note_latest(run, cwd, notify)
+    return run
+
+
+def note_latest(run: Run, cwd: Path, notify: Notify) -> None:
+    """Make *run* the latest one of *cwd*; *notify* hears of a folder that cannot be written to."""
+    try:
+        write_latest_run(cwd, run)
+    except OSError as err:
+        notify(Notice(f"Could not write {FILE_NAME} in '{cwd}': {err.strerror}."))

@@ -13,7 +13,7 @@ import yaml
 from himl_cli.core.errors import BadUsage
 from himl_cli.core.events import Event, Notice
 from himl_cli.core.jobs import EnvironmentSpec
-from himl_cli.services.environments.choose import DEFAULT_IMAGE, EnvironmentRequest, environment_spec
+from himl_cli.services.submission.environment import DEFAULT_IMAGE, EnvironmentRequest, environment_spec
 from tests.running import write_files
 
 PLAIN = "channels: [conda-forge]\ndependencies: [python=3.11, pip, pip: [torch]]\n"

@@ -11,8 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from himl_cli.core.errors import BadUsage
-from himl_cli.services.environments.conda_file import conda_text, read_conda_file
-from himl_cli.services.environments.merging import merge
+from himl_cli.services.submission.conda import conda_text, merge, read_conda_file
 
 
 def text_of(folder: Path, *contents: str) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from himl_cli.core.jobs import EnvironmentSpec
-from himl_cli.services.environments.remarks import OLDEST_PYTHON, environment_remarks
+from himl_cli.services.submission.environment import OLDEST_PYTHON, environment_remarks
 
 LACKS = EnvironmentSpec(image="i", conda="dependencies:\n- python=3.11\n- pip:\n  - torch\n")
 

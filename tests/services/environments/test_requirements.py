@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from himl_cli.core.errors import BadUsage
-from himl_cli.services.environments.choose import EnvironmentRequest, environment_spec
+from himl_cli.services.submission.environment import EnvironmentRequest, environment_spec
 from tests.running import write_files
 
 OWN = f"{sys.version_info.major}.{sys.version_info.minor}"

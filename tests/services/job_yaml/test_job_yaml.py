@@ -12,9 +12,8 @@ from himl_cli.core.errors import BadUsage
 from himl_cli.core.jobs import DataSpec, Entry, EntryKind, JobSpec
 from himl_cli.core.pipelines import StepOutput
 from himl_cli.core.sweeps import Draw, EarlyStop, SearchRange, SweepSpec
-from himl_cli.services.job_yaml.prepare import PreparedDocument, prepare_document
-from himl_cli.services.job_yaml.shown import changed_yaml
-from himl_cli.services.submission import SubmitRequest
+from himl_cli.services.submission.job_yaml import PreparedDocument, changed_yaml, prepare_document
+from himl_cli.services.submission.request import SubmitRequest
 from tests.running import write_files
 
 COMMAND: dict[str, Any] = {"type": "command", "command": "python fit.py", "code": "src", "environment": "azureml:lab@latest", "compute": "local"}

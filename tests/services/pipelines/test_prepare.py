@@ -12,10 +12,8 @@ from himl_cli.core.clusters import ClusterSpec
 from himl_cli.core.errors import BadUsage
 from himl_cli.core.jobs import DataSpec, Entry, EntryKind
 from himl_cli.core.pipelines import StepOutput
-from himl_cli.services.pipelines.data import as_named
-from himl_cli.services.pipelines.prepare import prepare_pipeline
-from himl_cli.services.pipelines.prepared import PreparedPipeline
-from himl_cli.services.submission import SubmitRequest
+from himl_cli.services.submission.pipelines import PreparedPipeline, as_named, prepare_pipeline
+from himl_cli.services.submission.request import SubmitRequest
 from tests.running import write_files
 
 ARGUMENTS = ["--splits", "splits", "--train_data_paths", "normalized_data/file.npy", "--label_paths", "label.npy"]

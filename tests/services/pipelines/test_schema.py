@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from himl_cli.core.errors import BadUsage
-from himl_cli.services.pipelines.prepare import prepare_pipeline
-from himl_cli.services.pipelines.schema import read_pipeline
-from himl_cli.services.submission import SubmitRequest
+from himl_cli.services.submission.pipeline_file import read_pipeline
+from himl_cli.services.submission.pipelines import prepare_pipeline
+from himl_cli.services.submission.request import SubmitRequest
 from tests.nasty_texts import SECONDS, within
 from tests.running import write_files
 

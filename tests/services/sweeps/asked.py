@@ -8,7 +8,8 @@ import pytest
 
 from himl_cli.core.errors import BadUsage
 from himl_cli.core.sweeps import SweepSpec
-from himl_cli.services.sweeps import SweepRequest, sweep_of
+from himl_cli.services.submission.request import SweepRequest
+from himl_cli.services.submission.sweeps import sweep_of
 
 
 def sweep(*specs: str, on_cluster: bool = False, **options: Any) -> SweepSpec:

@@ -8,7 +8,7 @@ import pytest
 
 from himl_cli.core.events import Event, Notice
 from himl_cli.core.runs import RunStatus
-from himl_cli.services.sweeps.progress import SweepProgress
+from himl_cli.services.submission.wait import SweepProgress
 from tests.recorded_runs import RecordedRuns
 
 

@@ -8,8 +8,7 @@ import pytest
 
 from himl_cli.core.errors import BadUsage
 from himl_cli.core.sweeps import Draw, EarlyStop, SearchRange, SweepSpec
-from himl_cli.services.sweeps import check_sweep, seeded, sweep_text
-from himl_cli.services.sweeps.seeds import without_seed
+from himl_cli.services.submission.sweeps import check_sweep, seeded, sweep_text, without_seed
 from tests.services.sweeps.asked import refusal, sweep
 
 

@@ -14,7 +14,7 @@ import pytest
 from himl_cli.core.blobs import FetchRequest
 from himl_cli.core.errors import ServiceFailed
 from himl_cli.core.events import Event, Notice
-from himl_cli.services.snapshot import take_snapshot
+from himl_cli.services.submission.snapshot import take_snapshot
 from himl_cli.services.transfer.arrival import LARGE, SMALL
 from himl_cli.services.transfer.download import download
 from himl_cli.services.transfer.ranks import rank_zero_only

@@ -7,7 +7,7 @@ import sys
 from fnmatch import translate
 
 from himl_cli.core.errors import BadUsage
-from himl_cli.services.path_parts import fits, without_repeats
+from himl_cli.services.submission.ignore_rules import fits, without_repeats
 
 
 class Pattern:

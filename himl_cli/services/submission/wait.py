@@ -2,25 +2,72 @@
 
 from __future__ import annotations
 
+import math
+import os
 import re
+import shlex
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from himl_cli.core.errors import HimlError, Interrupted, JobFailed, NotFound, ServiceFailed
 from himl_cli.core.events import Notice, Notify, ignore
-from himl_cli.core.jobs import JobSpec
+from himl_cli.core.home import home_folder
+from himl_cli.core.jobs import EntryKind, JobSpec
 from himl_cli.core.run_details import SweepView
-from himl_cli.core.runs import FAILED_RANK, Run, RunStatus
+from himl_cli.core.runs import FAILED_RANK, Run, RunQuery, RunStatus
 from himl_cli.core.sweeps import MANY
 from himl_cli.services.run_logs import GROWTH, USER_LOGS, follow_log, last_lines, seconds_between_looks
-from himl_cli.services.sweeps.progress import SweepProgress
 from himl_cli.workspaces.abilities import JoinsWorkspaces
 from himl_cli.workspaces.base import Workspace
 from himl_cli.workspaces.job_abilities import KnowsPythons, LeavesFiles
 from himl_cli.workspaces.retry import OutageTolerance
+
+TRIALS_A_SECOND = 50
+WORDS = {RunStatus.failed: "failed", RunStatus.canceled: "canceled"}
+
+
+class SweepProgress:
+    """Tells *notify* how many of *trials* have ended, whenever that has changed; without trials, nothing is asked or
+    told."""
+
+    def __init__(
+        self,
+        workspace: Workspace,
+        run_id: str,
+        trials: int,
+        notify: Notify,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._workspace = workspace
+        self._run_id = run_id
+        self._trials = trials
+        self._notify = notify
+        self._told = ""
+        self._clock = clock
+        self._next_look = -math.inf
+
+    def look(self) -> None:
+        """Ask for the trials there are, unless that was a short time ago: the more there are, the more it costs. Raises
+        what the workspace raises."""
+        now = self._clock()
+        if not self._trials or now < self._next_look:
+            return
+        self._next_look = now + self._trials / TRIALS_A_SECOND
+        states = Counter(run.status for run in self._workspace.runs(RunQuery(parent=self._run_id)))
+        ended = sum(count for status, count in states.items() if status.is_final)
+        parts = [
+            f"{ended} of {self._trials} trial{'s' * (self._trials != 1)} ended",
+            *(f"{states[status]} {word}" for status, word in WORDS.items() if states[status]),
+        ]
+        text = ", ".join(parts)
+        if ended and text != self._told:
+            self._notify(Notice(f"{text}."))
+            self._told = text
+
 
 SECONDS_BETWEEN_LOOKS = 0.05
 SELDOM = 3
@@ -156,8 +203,6 @@ def failure_hint(
     """
     if run.status is not RunStatus.failed:
         return ""
-    from himl_cli.services.submission.missing import hint_for_missing  # imports what reads projects
-
     home = workspace.home_of(run.id) if isinstance(workspace, JoinsWorkspaces) else workspace
     with suppress(HimlError):  # the run's own failure is what is to be told
         failed = workspace.run(failed_child) if failed_child else run
@@ -214,3 +259,71 @@ def _canceling(workspace: Workspace, run_id: str, notify: Notify, interrupted: S
     finally:
         is_over.set()
         watcher.join()
+
+
+_MODULE = re.compile(
+    rb"(?:^ModuleNotFoundError: No module named '|: No module named |\(ModuleNotFoundError: No module named ')([\w.]+)",
+    re.MULTILINE,
+)
+_FILE = re.compile(rb"No such file or directory: '([^'\n]+)'")
+_IN_CODE = re.compile(r".*/runs/[^/]+/code/")
+
+
+def hint_for_missing(spec: JobSpec, log: bytes, cwd: Path) -> str:
+    """How the next submit of the job, from *cwd*, gets the module or the file that the end of its *log* says was not
+    there; empty where nobody knows."""
+    if spec.in_place:
+        return ""
+    if modules := _MODULE.findall(log):
+        return _module(spec, modules[-1].decode(), cwd)
+    files = _FILE.findall(log)
+    return _file(spec, files[-1].decode("utf-8", "replace").replace("\\\\", "/"), cwd) if files else ""
+
+
+def _module(spec: JobSpec, name: str, cwd: Path) -> str:
+    root, is_module = spec.snapshot.root, spec.entry.kind is EntryKind.module
+    folder = next((folder for folder in (root, *root.parents) if _has_module(folder, name)), None)
+    is_found = folder is not None and folder not in (home_folder(), Path(root.anchor))
+    if is_found and folder != root:
+        path = "" if is_module else " --env_var PYTHONPATH=."
+        return f"'{name}' lies in '{folder}', which is not sent: add --snapshot_root {_shown(str(folder), cwd)}{path}"
+    if is_found and "/" in spec.entry.target:
+        return f"'{name}' lies in '{root}', where Python does not look for it: add --env_var PYTHONPATH=."
+    if is_module and spec.entry.target.split(".")[0] == name.split(".")[0]:
+        return (
+            f"-m takes a module that Python finds in '{root}' or is installed; a script is named by its path: himl "
+            "submit PATH.py"
+        )
+    return ""
+
+
+def _has_module(folder: Path, name: str) -> bool:
+    return (folder / f"{name}.py").is_file() or next((folder / name).glob("*.py"), None) is not None
+
+
+def _file(spec: JobSpec, path: str, cwd: Path) -> str:
+    name = os.path.normpath(_IN_CODE.sub("", path)).replace("\\", "/")
+    here = spec.snapshot.root / name
+    if (
+        os.path.isabs(name)
+        or name.startswith("..")
+        or not here.exists()
+        or any(f"{each}/".startswith(f"{name}/") for each in spec.snapshot.files)
+    ):
+        return ""
+    told = f"'{name}' lies in '{spec.snapshot.root}', and is not sent"
+    if not spec.cluster and spec.sweep is None:
+        return f"{told}: --in_place runs the job where it lies"
+    top = name.split("/", 1)[0]
+    shown = _shown(str(spec.snapshot.root / top), cwd)
+    as_data = f"--input {shlex.quote(top)}" if spec.cluster else f"--input {shlex.quote(top)},local={shown}"
+    first = f"himl datastore upload {shown} {shlex.quote(top)}, then " if spec.cluster else ""
+    return (
+        f"{told}: make it data of the job, {first}{as_data}, and read it in the folder that "
+        f"AZURE_ML_INPUT_INPUT_{len(spec.inputs)} names"
+    )
+
+
+def _shown(path: str, cwd: Path) -> str:
+    relative = os.path.relpath(path, cwd) if os.path.splitdrive(path)[0] == os.path.splitdrive(cwd)[0] else path
+    return shlex.quote(min(relative, path, key=len))

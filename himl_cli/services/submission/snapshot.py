@@ -12,12 +12,12 @@ from pathlib import Path
 from himl_cli.core.errors import BadUsage, DiskFailed
 from himl_cli.core.file_tree import WORKSPACE_FOLDER, is_bookkeeping
 from himl_cli.core.jobs import Snapshot, SnapshotReport
-from himl_cli.services.ignore_rules import IgnoreRules, read_rules
-from himl_cli.services.latest_run_file import FILE_NAME
+from himl_cli.services.naming import FILE_NAME
 from himl_cli.services.secret_files import PUBLIC_ENDING, is_private_folder, may_hold_secrets
+from himl_cli.services.submission.ignore_rules import IgnoreRules, read_rules
+from himl_cli.services.text_files import as_found
 from himl_cli.services.transfer.globs import Globs
 from himl_cli.services.transfer.state import has_fetched_files, targets
-from himl_cli.services.written_paths import as_found
 
 ROOT_MARKERS = ("pyproject.toml", "environment.yml", ".git")
 ALWAYS_LEFT_OUT = frozenset({".git", ".hg", ".svn", WORKSPACE_FOLDER, "__pycache__", ".ipynb_checkpoints"})

@@ -13,11 +13,18 @@ from himl_cli.core.runs import Run, RunSelection
 from himl_cli.core.sweeps import MANY, SWEPT
 from himl_cli.services.run_logs import MAIN_LOG
 from himl_cli.services.run_lookup import find_runs
-from himl_cli.services.submission import SubmitRequest, command_line
-from himl_cli.services.submission.many import KINDS, OF_ALL, OF_ONE, OF_SEARCHES, asked_sweep, settled_many
-from himl_cli.services.submission.send import note_latest
-from himl_cli.services.sweeps import sweep_text
-from himl_cli.services.sweeps.seeds import without_seed
+from himl_cli.services.submission.prepare import command_line, note_latest
+from himl_cli.services.submission.request import SubmitRequest
+from himl_cli.services.submission.sweeps import (
+    KINDS,
+    OF_ALL,
+    OF_ONE,
+    OF_SEARCHES,
+    asked_sweep,
+    settled_many,
+    sweep_text,
+    without_seed,
+)
 from himl_cli.workspaces.abilities import JoinsWorkspaces
 from himl_cli.workspaces.base import Workspace
 from himl_cli.workspaces.job_abilities import ResumesRuns

@@ -1,9 +1,12 @@
-"""Which Python environment a job on a cluster gets. Reads files; asks nobody."""
+"""The Python environment of a job on a cluster: which one it is, by options and files. Makes no request."""
 
 from __future__ import annotations
 
+import ast
 import os
 import re
+import warnings
+import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,15 +15,122 @@ from himl_cli.core.addresses import is_address
 from himl_cli.core.errors import BadUsage
 from himl_cli.core.events import Notice, Notify
 from himl_cli.core.home import home_folder
+from himl_cli.core.installing import PACKAGE, environment_hint
 from himl_cli.core.jobs import DOCKERFILE, EnvironmentSpec, secrets_text
 from himl_cli.core.redaction import redact
-from himl_cli.services.environments.conda_file import CondaFile, conda_text, read_conda_file
-from himl_cli.services.environments.merging import merge
-from himl_cli.services.environments.pip_lines import Kind, PipLine
-from himl_cli.services.environments.project_python import folders_up_to
-from himl_cli.services.environments.requirements import python_alone, requirements_as_conda
-from himl_cli.services.environments.wheels import check_wheel
-from himl_cli.services.snapshot import take_snapshot
+from himl_cli.services.submission.conda import (
+    CondaFile,
+    Kind,
+    PipLine,
+    conda_text,
+    folders_up_to,
+    merge,
+    python_alone,
+    read_conda_file,
+    requirements_as_conda,
+)
+from himl_cli.services.submission.snapshot import take_snapshot
+
+MODULE = "himl_cli"
+OLDEST_PYTHON = (3, 10)
+"""As `requires-python` of himl-cli has it."""
+
+_PYTHON = re.compile(r"^\s*-\s*[\"']?python\s*={1,3}\s*(\d+)\.(\d+)", re.MULTILINE)
+
+
+def environment_remarks(spec: EnvironmentSpec, entry_file: Path | None) -> Sequence[str]:
+    """A warning where *entry_file* imports himl_cli and the environment lacks himl-cli, and where that would go into
+    too old a Python.
+
+    Nothing is said of environments that only their image knows: registered ones, and images without a conda file.
+    """
+    if not spec.conda or entry_file is None:
+        return ()
+    if holds_package(spec):
+        return _remarks_on_python(spec.conda)
+    if not imports_himl(entry_file):
+        return ()
+    return (
+        f"warning: '{entry_file.name}' imports {MODULE}, and its environment lacks {PACKAGE}: {environment_hint()}.",
+    )
+
+
+def _remarks_on_python(conda: str) -> Sequence[str]:
+    found = _PYTHON.search(conda)
+    if found is None or (int(found[1]), int(found[2])) >= OLDEST_PYTHON:
+        return ()
+    oldest = ".".join(map(str, OLDEST_PYTHON))
+    return (
+        f"warning: the environment has Python {found[1]}.{found[2]}, and {PACKAGE} needs {oldest} at least: its image "
+        "cannot be built.",
+    )
+
+
+def holds_package(spec: EnvironmentSpec) -> bool:
+    """Whether the conda file, or a private wheel, brings himl-cli."""
+    texts = [*spec.conda.splitlines(), *(wheel.name for wheel in spec.wheels)]
+    return any(re.search(rf"\b{PACKAGE}\b", re.sub(r"[_.]", "-", text.lower())) for text in texts)
+
+
+def imports_himl(path: Path) -> bool:
+    """Whether the Python file imports himl_cli anywhere. False for what cannot be read or parsed: the job will say so
+    itself."""
+    try:
+        content = path.read_bytes()
+        if MODULE.encode() not in content or path.suffix != ".py":
+            return False
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of odd escapes in a script Python tells when it runs
+            tree = ast.parse(content)
+    except (OSError, SyntaxError, ValueError, RecursionError):
+        return False
+    return any(name.split(".")[0] == MODULE for node in ast.walk(tree) for name in _imported(node))
+
+
+def _imported(node: ast.AST) -> list[str]:
+    if isinstance(node, ast.Import):
+        return [alias.name for alias in node.names]
+    if isinstance(node, ast.ImportFrom) and node.level == 0:
+        return [node.module or ""]
+    return []
+
+
+_NAME = re.compile(
+    r"(?P<name>[A-Za-z0-9](?:[\w.]*[A-Za-z0-9])?)-(?P<version>[A-Za-z0-9_.!+]+)(?:-(?P<build>\d[\w.]*))?"
+    r"-(?P<python>[A-Za-z0-9_.]+)-(?P<abi>[A-Za-z0-9_.]+)-(?P<platform>[A-Za-z0-9_.]+)\.whl"
+)
+_RUNS_THERE = ("any", "linux", "manylinux")
+
+
+def check_wheel(path: Path, shown: str) -> Path:
+    """*path*, a wheel that can be installed on Linux. Raises BadUsage, saying *shown* as the user typed it."""
+    if not path.is_file():
+        raise BadUsage(
+            f"--private_wheel: there is no file '{shown}'.",
+            hint="Build one with 'python -m build --wheel', then name the file in dist/.",
+        )
+    if path.suffix != ".whl":
+        raise BadUsage(
+            f"--private_wheel: '{shown}' is no wheel.",
+            hint="Its name ends in .whl; 'python -m build --wheel' makes one.",
+        )
+    named = _NAME.fullmatch(path.name)
+    if named is None:
+        raise BadUsage(
+            f"--private_wheel: '{path.name}' is no name of a wheel, so pip would not install it.",
+            hint="Give it the name it was built with: NAME-VERSION-py3-none-any.whl",
+        )
+    if not any(tag.startswith(_RUNS_THERE) for tag in named["platform"].split(".")):
+        raise BadUsage(
+            f"--private_wheel: '{path.name}' is for another system ({named['platform']}); jobs run on Linux.",
+            hint="Build the wheel on Linux.",
+        )
+    if not zipfile.is_zipfile(path):
+        raise BadUsage(
+            f"--private_wheel: '{shown}' is no wheel: its content is broken.", hint="Build it again, or copy it again."
+        )
+    return path.resolve()
+
 
 DEFAULT_IMAGE = "mcr.microsoft.com/azureml/openmpi5.0-cuda12.4-ubuntu22.04:20260901.v1"
 """Azure ML's own base image with MPI, CUDA and conda; it runs on machines without a GPU too. Pinned, so that an

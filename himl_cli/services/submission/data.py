@@ -1,28 +1,133 @@
-"""Datasets for jobs that run here: their folder, or their files brought from a workspace that knows them."""
+"""The data of a job: the values of `--input` and `--output`, and the datasets that are brought to this machine."""
 
 from __future__ import annotations
 
 import hashlib
 import logging
+import os
 import re
+import shlex
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from difflib import get_close_matches
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from himl_cli.core.errors import NotFound, TransferIncomplete
+from himl_cli.core.errors import BadUsage, NotFound, TransferIncomplete
 from himl_cli.core.events import Notice, Notify
 from himl_cli.core.file_tree import walk_files
 from himl_cli.core.home import in_home
 from himl_cli.core.jobs import DataSpec, JobSpec
 from himl_cli.core.transfers import TransferResult, named
-from himl_cli.services.transfer.download import download
-from himl_cli.services.transfer.ranks import rank_zero_only
-from himl_cli.services.transfer.requests import DownloadRequest
-from himl_cli.services.user_cache import cache_of
 from himl_cli.workspaces.abilities import Dataset, FindsDatasets, KeepsDatasets
 from himl_cli.workspaces.base import BlobStore
+
+if TYPE_CHECKING:
+    from himl_cli.services.transfer.requests import DownloadRequest
+
+KEY = re.compile(r"[A-Za-z_]\w*", re.ASCII)
+PATH = re.compile(r"\.{1,2}(?:[/\\]|$)|[/\\~]|[A-Za-z]:[/\\]")
+"""How a path begins that can be no name of a dataset."""
+INPUT_OPTIONS = {"datastore": (), "mode": ("download", "mount"), "target": (), "local": ()}
+OUTPUT_OPTIONS = {"datastore": (), "mode": ("mount", "upload"), "local": (), "overwrite": ("true", "false")}
+
+
+def parse_inputs(values: Sequence[str | DataSpec]) -> list[DataSpec]:
+    """All `--input` values, those that are specifications already as they are; keys default to INPUT_0, INPUT_1, …
+    Raises BadUsage."""
+    return _all("input", values, INPUT_OPTIONS)
+
+
+def parse_outputs(values: Sequence[str | DataSpec]) -> list[DataSpec]:
+    """All `--output` values, those that are specifications already as they are; keys default to OUTPUT_0, OUTPUT_1, …
+    Raises BadUsage."""
+    return _all("output", values, OUTPUT_OPTIONS)
+
+
+def _all(kind: str, values: Sequence[str | DataSpec], known: dict[str, tuple[str, ...]]) -> list[DataSpec]:
+    specs = [
+        value if isinstance(value, DataSpec) else _parse(kind, value, f"{kind.upper()}_{number}", known)
+        for number, value in enumerate(values)
+    ]
+    return _unique(kind, specs)
+
+
+def _parse(kind: str, text: str, default_key: str, known: dict[str, tuple[str, ...]]) -> DataSpec:
+    head, *rest = text.split(",")
+    key, equals, name = head.partition("=")
+    if not equals:
+        key, name = default_key, head
+    if not KEY.fullmatch(key):
+        raise BadUsage(
+            f"--{kind} '{text}': '{key}' cannot be a key.",
+            hint="A key becomes part of a variable's name: letters, digits and _, no digit first.",
+        )
+    options = _options(kind, text, rest, known)
+    if PATH.match(name) and "local" not in options:
+        raise _is_path(kind, text, name, f"{key}=" if equals else "")
+    name, version = _split_version(name) if kind == "input" else (name, None)
+    if kind == "output" and (wrong := _split_version(name)[1]) is not None and (wrong.isdigit() or wrong == "latest"):
+        raise BadUsage(
+            f"--output '{text}': an output has no version, Azure ML counts them.",
+            hint=f"Write {name.rpartition(':')[0]} without ':{wrong}'.",
+        )
+    if not name and "local" not in options:
+        raise BadUsage(f"--{kind} '{text}': no name.", hint=f"Write --{kind} [KEY=]NAME[,local=PATH]")
+    overwrite = options.pop("overwrite", "true") == "true"
+    return DataSpec(key, name, version, overwrite=overwrite, is_folder=False, **options)
+
+
+def _is_path(kind: str, text: str, path: str, key: str) -> BadUsage:
+    """A path stands where a dataset's name belongs."""
+    name = re.split(r"[/\\]", path.rstrip("/\\."))[-1] or "data"
+    place = os.path.expanduser(path)
+    here, there = shlex.quote(f"{key}{name},local={place}"), shlex.quote(f"{key}{name}")
+    upload = f"himl datastore upload {shlex.quote(place)} {shlex.quote(name)}, then " if kind == "input" else ""
+    return BadUsage(
+        f"--{kind} '{text}': '{path}' is a path, and no dataset's name.",
+        hint=f"Here: --{kind} {here}. On a cluster: {upload}--{kind} {there}",
+    )
+
+
+def _options(kind: str, text: str, pairs: Sequence[str], known: dict[str, tuple[str, ...]]) -> dict[str, str]:
+    options: dict[str, str] = {}
+    for pair in pairs:
+        option, equals, value = pair.partition("=")
+        if option not in known:
+            near = get_close_matches(option, known, n=1)
+            raise BadUsage(
+                f"--{kind} '{text}': unknown '{option}'.",
+                hint=f"Did you mean {near[0]}=…?" if near else f"There are: {', '.join(known)}.",
+            )
+        if not equals or not value:
+            raise BadUsage(f"--{kind} '{text}': '{option}' has no value.", hint=f"Write {option}=VALUE")
+        if known[option] and value not in known[option]:
+            raise BadUsage(
+                f"--{kind} '{text}': {option} cannot be '{value}'.", hint=f"It is one of: {', '.join(known[option])}."
+            )
+        options[option] = value
+    if options.get("target", "").rstrip("/\\") in (".", "./") and "target" in options:
+        raise BadUsage(
+            f"--{kind} '{text}': target=. is refused: the data would cover the script's own folder.",
+            hint="Name another folder.",
+        )
+    return options
+
+
+def _split_version(name: str) -> tuple[str, str | None]:
+    base, colon, version = name.rpartition(":")
+    return (base, version) if colon and base and version else (name, None)
+
+
+def _unique(kind: str, specs: list[DataSpec]) -> list[DataSpec]:
+    keys = [spec.key for spec in specs]
+    twice = next((key for key in keys if keys.count(key) > 1), None)
+    if twice:
+        raise BadUsage(f"Two --{kind} options have the key '{twice}'.", hint=f"Give each its own: --{kind} KEY=NAME")
+    return specs
+
 
 log = logging.getLogger(__name__)
 
@@ -57,6 +162,9 @@ def bring_dataset(workspace: KeepsDatasets, item: DataSpec, default_datastore: s
     On a node with several ranks only rank 0 brings it. Raises NotFound where the workspace has no such dataset or it is
     empty, TransferIncomplete where the target holds other files under its names, and what `download` raises.
     """
+    from himl_cli.services.transfer.ranks import rank_zero_only
+    from himl_cli.services.transfer.requests import DownloadRequest
+
     dataset = workspace.dataset(item, default_datastore)
     folder, under = (in_home(item.target, "folder").absolute(), "") if item.target else (_cache_folder(dataset), FILES)
     if item.mode == "mount":
@@ -90,6 +198,8 @@ def _with_folder(item: DataSpec, folder: Path) -> DataSpec:
 def _cache_folder(dataset: Dataset) -> Path:
     """A folder of the user's cache for this version of the dataset at this place. Raises BadUsage for a user without a
     home, DiskFailed."""
+    from himl_cli.services.user_cache import cache_of
+
     root = cache_of("datasets", "to keep datasets in", "Say where with target=FOLDER.")
     digest = hashlib.sha256(f"{dataset.files.origin} {dataset.name} {dataset.version}".encode()).hexdigest()[:12]
     shown = re.sub(r"[^A-Za-z0-9_.-]+", "_", f"{dataset.name}-{dataset.version}" if dataset.version else dataset.name)[
@@ -99,6 +209,8 @@ def _cache_folder(dataset: Dataset) -> Path:
 
 
 def _download(store: BlobStore, request: DownloadRequest, notify: Notify) -> TransferResult:
+    from himl_cli.services.transfer.download import download
+
     began = time.time()
     result = download(store, request, notify)
     if request.under and not (result.failed or result.refused or result.is_empty):

@@ -1,1 +1,0 @@
-"""A pipeline from a JSON file in DeepSeismic's schema, up to what a workspace can run."""
