@@ -16,7 +16,7 @@ from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from himl_cli.core.whole_file import write_whole
+from himl_cli.core.files import write_atomic
 
 if TYPE_CHECKING:
     from stress.world import World
@@ -120,7 +120,7 @@ class RecordFile:
 
 def write_records(path: Path, meta: Mapping[str, Any], records: Iterable[Record]) -> None:
     """Write a part's file anew, whole or not at all: *meta*, then the cases by their ids."""
-    write_whole(path, "".join([_line(meta), *(record.as_line() for record in sorted(records, key=lambda one: one.id))]))
+    write_atomic(path, "".join([_line(meta), *(record.as_line() for record in sorted(records, key=lambda one: one.id))]))
 
 
 def read_records(path: Path) -> tuple[dict[str, Any], list[Record]]:

@@ -5,8 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from himl_cli.core.jobs import DataSpec, JobSpec
-from himl_cli.core.pipelines import PipelineSpec, StepOutput, StepSpec
+from himl_cli.core.jobs import DataSpec, JobSpec, PipelineSpec, StepOutput, StepSpec
 from himl_cli.core.runs import RunQuery
 from himl_cli.workspaces.azure.workspace import AzureWorkspace
 from tests.azure_jobs import cluster_spec

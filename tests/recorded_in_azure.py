@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from himl_cli.core.locks import is_held
+from himl_cli.core.processes import is_held
 from tests.running import write_files
 from tests.servers.azureml.seeding import StagedWorkspace
 from tests.servers.azureml.state import Run

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import NamedTuple
 
-from himl_cli.core.pipelines import STEP, STEP_AFTER
+from himl_cli.core.jobs import STEP, STEP_AFTER
 from himl_cli.core.runs import RunStatus
 from himl_cli.core.sweeps import GOAL, HYPERPARAMETERS, MANY, PRIMARY_METRIC, SWEPT, TRIAL, values_text
 from tests.recorded_runs import RecordedRuns

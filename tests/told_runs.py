@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from himl_cli.core.logged import NewRun
+from himl_cli.core.results import NewRun
 from himl_cli.services.recording.note import Note, NoteFile, Told
 from himl_cli.services.recording.recorder import Recorder, Timing
 from himl_cli.workspaces.azure.workspace import AzureWorkspace

@@ -15,8 +15,7 @@ from himl_cli.api.offline_run import OfflineRun
 from himl_cli.api.run import Run
 from himl_cli.core.errors import RunNotFound
 from himl_cli.core.installing import install_command
-from himl_cli.core.logged import Value
-from himl_cli.core.results import Aggregation, Child, RunResults
+from himl_cli.core.results import Aggregation, Child, RunResults, Value
 from himl_cli.core.sweeps import MANY, Scalar
 from himl_cli.services.aggregation.chosen_runs import children_chosen
 from himl_cli.services.aggregation.gathering import aggregate

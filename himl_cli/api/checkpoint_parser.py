@@ -12,11 +12,10 @@ from himl_cli.api.checkpoints import FOLDER, bring_checkpoint
 from himl_cli.api.configured import where_runs_are
 from himl_cli.api.errors import naming_arguments
 from himl_cli.api.paths import PathLike
-from himl_cli.core.addresses import is_botched_address, shown
 from himl_cli.core.checkpoints import Choice
 from himl_cli.core.errors import BadUsage, HimlError, TransferIncomplete
-from himl_cli.core.home import in_home
-from himl_cli.core.redaction import redact
+from himl_cli.core.files import expand_home
+from himl_cli.core.redaction import is_botched_address, redact, shown
 from himl_cli.services.checkpoints.choosing import choice_of
 from himl_cli.services.checkpoints.sources import find_meant, kind_of
 
@@ -72,7 +71,7 @@ class CheckpointParser:
         except HimlError as err:
             raise NotACheckpoint(redact(f"{err} {err.hint}".strip())) from None
         if self._kind == "path":
-            self._here = in_home(self._text).absolute()
+            self._here = expand_home(self._text).absolute()
         else:
             self._text = self._text.strip()
 
@@ -110,7 +109,7 @@ class CheckpointParser:
         RunNotFound, BadUsage where several fit, and what went wrong with the download.
         """
         if self.is_local_file:
-            return in_home(self._text)
+            return expand_home(self._text)
         folder = Path(download_dir)
         return self._bring(folder / MODEL_WEIGHTS_DIR_NAME if self.is_url else folder, workspace, workspace_config_path)
 

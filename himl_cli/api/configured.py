@@ -12,7 +12,7 @@ from himl_cli.api.run import Run
 from himl_cli.api.submitting.words import WrongArgument
 from himl_cli.api.workspace import Workspace
 from himl_cli.core.errors import BadUsage, WorkspaceNotFound
-from himl_cli.core.file_tree import WORKSPACE_FOLDER
+from himl_cli.core.files import WORKSPACE_FOLDER
 
 if TYPE_CHECKING:
     from typing import TypeGuard
@@ -37,7 +37,8 @@ def get_workspace(
     FileNotFoundError) for a config file that is not there, BadUsage (also a ValueError) for a config file that cannot
     be used and for HIML_* variables of which some are missing, TypeError for an object that is no workspace.
     """
-    from himl_cli.workspaces.open import open_azure, open_workspace, own_azure
+    from himl_cli.workspaces.meant import own_azure
+    from himl_cli.workspaces.open import open_azure, open_workspace
 
     own = own_azure(Path.cwd())
     if own is not None:

@@ -12,9 +12,9 @@ from himl_cli.api.configured import find_run, get_workspace
 from himl_cli.api.errors import NotThere, raising
 from himl_cli.api.moving import bring, complete, leave_what_is_there, send
 from himl_cli.api.paths import PathLike
+from himl_cli.core.blobs import TransferResult
 from himl_cli.core.errors import NotFound
 from himl_cli.core.events import Notify
-from himl_cli.core.transfers import TransferResult
 from himl_cli.services.transfer.download import download
 from himl_cli.services.transfer.filters import Filters
 from himl_cli.services.transfer.requests import DownloadRequest, UploadRequest

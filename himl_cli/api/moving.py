@@ -10,9 +10,9 @@ from pathlib import Path
 
 from himl_cli.api.errors import NotThere, raising
 from himl_cli.api.ranks import once_per_node
+from himl_cli.core.blobs import TransferResult, named
 from himl_cli.core.errors import BadUsage, NotFound
 from himl_cli.core.events import Event, Notice, Notify
-from himl_cli.core.transfers import TransferResult, named
 from himl_cli.services.transfer.requests import UploadRequest
 from himl_cli.services.transfer.upload import upload
 from himl_cli.workspaces.base import BlobStore

@@ -11,12 +11,12 @@ from pathlib import Path
 from himl_cli.api.configured import get_workspace
 from himl_cli.api.moving import log_notice
 from himl_cli.api.run import Run
+from himl_cli.core.blobs import named
 from himl_cli.core.errors import BadUsage
 from himl_cli.core.events import Notice
-from himl_cli.core.logged import NewRun
 from himl_cli.core.redaction import mask_arguments
-from himl_cli.core.run_ids import new_run_id
-from himl_cli.core.transfers import named
+from himl_cli.core.results import NewRun
+from himl_cli.core.runs import new_run_id
 from himl_cli.services.naming import friendly_experiment
 from himl_cli.services.run_files import store_files
 from himl_cli.services.submission.snapshot import take_snapshot

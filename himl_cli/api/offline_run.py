@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from himl_cli.api.recording import Recording, reason_of
-from himl_cli.core.logged import Logged, LoggedKind
+from himl_cli.core.results import Logged, LoggedKind
 
 log = logging.getLogger(__name__)
 

@@ -10,8 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from himl_cli.core.blobs import TransferResult
 from himl_cli.core.events import Notify, ignore
-from himl_cli.core.transfers import TransferResult
 from himl_cli.services.transfer.launch import LONGEST_VARIABLE, RANKS, local_rank
 from himl_cli.services.transfer.ranks import rank_zero_only, rank_zero_then_barrier
 

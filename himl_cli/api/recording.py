@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from himl_cli.core.errors import BadUsage
-from himl_cli.core.logged import Logged
+from himl_cli.core.results import Logged
 from himl_cli.services import logged_values
 
 if TYPE_CHECKING:
@@ -104,7 +104,7 @@ class Recording(ABC):
 
     def upload_folder(self, name: str, path: str | os.PathLike[str], datastore_name: str | None = None) -> None:
         """Store all files below the folder *path* as `NAME/…`. Raises BadUsage where it is no folder."""
-        from himl_cli.core.file_tree import walk_files
+        from himl_cli.core.files import walk_files
 
         folder = Path(path)
         if not folder.is_dir():

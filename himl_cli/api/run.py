@@ -14,7 +14,7 @@ from himl_cli.api.moving import bring, complete
 from himl_cli.api.recording import Recording, reason_of
 from himl_cli.api.waiting import wait_until_ended
 from himl_cli.core.errors import BadUsage
-from himl_cli.core.logged import RunEnd
+from himl_cli.core.results import RunEnd
 from himl_cli.core.runs import Metric, MetricPoint, RunQuery, RunStatus, TextPoint, Texts
 from himl_cli.services.transfer.download import download
 from himl_cli.services.transfer.filters import Filters
@@ -24,7 +24,7 @@ from himl_cli.workspaces.abilities import RecordsRuns
 if TYPE_CHECKING:
     from himl_cli.api.offline_run import OfflineRun
     from himl_cli.api.workspace import Workspace
-    from himl_cli.core.logged import Logged
+    from himl_cli.core.results import Logged
     from himl_cli.core.runs import Run as Record
     from himl_cli.services.run_writing import RunWriter
     from himl_cli.workspaces.base import BlobStore

@@ -13,7 +13,7 @@ from himl_cli.api.offline_run import OfflineRun
 from himl_cli.api.run import Run
 from himl_cli.api.workspace import Workspace
 from himl_cli.core.errors import BadUsage
-from himl_cli.core.logged import RunEnd
+from himl_cli.core.results import RunEnd
 from himl_cli.core.runs import Run as Record
 
 _lock = threading.Lock()
@@ -66,7 +66,8 @@ def current_run(allow_offline: bool = True) -> Run | OfflineRun:
 
 
 def _found() -> Run | OfflineRun:
-    from himl_cli.workspaces.open import open_azure, own_azure, own_local_run
+    from himl_cli.workspaces.meant import own_azure
+    from himl_cli.workspaces.open import open_azure, own_local_run
 
     experiment = os.environ.get("AZUREML_ARM_PROJECT_NAME", "")
     here = own_local_run()

@@ -10,9 +10,9 @@ from difflib import get_close_matches
 from pathlib import Path
 
 from himl_cli.api.moving import bring, complete
+from himl_cli.core.blobs import TransferResult
 from himl_cli.core.errors import NotFound
 from himl_cli.core.events import Notify
-from himl_cli.core.transfers import TransferResult
 from himl_cli.services.transfer.disk import explained
 from himl_cli.services.transfer.download import download
 from himl_cli.services.transfer.filters import Filters, literal

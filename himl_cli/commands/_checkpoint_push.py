@@ -13,7 +13,7 @@ import typer
 from himl_cli.commands._group import command
 from himl_cli.commands._options import OutputOptions, WorkspaceOptions, parse_pairs
 from himl_cli.commands._session import open_session
-from himl_cli.core.spelling import filled
+from himl_cli.core.text import non_blank
 
 if TYPE_CHECKING:
     from himl_cli.workspaces.base import Workspace
@@ -72,8 +72,8 @@ def push(
     from himl_cli.services.transfer.launch import rank_of_all
 
     for file in files:
-        filled("FILE", file)
-    parse_reference(filled("--from", source) or "")
+        non_blank("FILE", file)
+    parse_reference(non_blank("--from", source) or "")
     request = PushRequest(
         [Path(file) for file in files], source, experiment, display_name, parse_pairs("--tag", tag or ())
     )

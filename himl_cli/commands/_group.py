@@ -17,7 +17,7 @@ from typer.core import TyperCommand, TyperGroup
 
 from himl_cli.commands._bundles import bundled
 from himl_cli.core.errors import BadUsage
-from himl_cli.core.spelling import did_you_mean
+from himl_cli.core.text import did_you_mean
 from himl_cli.render.errors import ReaderGone, tells_of_gone_reader
 
 HIML_OLD_NAMES = {

@@ -13,9 +13,9 @@ from himl_cli.commands._bundles import Bundle
 from himl_cli.commands._options import split_list
 from himl_cli.commands._transfer import MOST_WORKERS, checked_workers
 from himl_cli.core.errors import BadUsage
-from himl_cli.core.home import in_home
+from himl_cli.core.files import expand_home
 from himl_cli.core.montage import Backend, ImageFormat, LayoutStyle, MontageRequest
-from himl_cli.core.spelling import did_you_mean, filled
+from himl_cli.core.text import did_you_mean, non_blank
 
 SLIDES, PICTURE, HOW, CLUSTER = "Which slides", "The picture", "How", "On a cluster"
 MOST_WIDTH = 1_000_000
@@ -77,15 +77,15 @@ class SlideOptions(Bundle):
                 "--include_by_slide_id and --exclude_by_slide_id cannot be used together.",
                 hint="Leave one of them out.",
             )
-        self._dataset = filled("--dataset", dataset)
-        self.image_glob = filled("--image_glob", image_glob)
+        self._dataset = non_blank("--dataset", dataset)
+        self.image_glob = non_blank("--image_glob", image_glob)
         self.include = None if include_by_slide_id is None else path_of("--include_by_slide_id", include_by_slide_id)
         self.exclude = None if exclude_by_slide_id is None else path_of("--exclude_by_slide_id", exclude_by_slide_id)
-        self.datastore = filled("--datastore", datastore)
+        self.datastore = non_blank("--datastore", datastore)
 
     def dataset(self, argument: str | None) -> str:
         """DATASET, be it an argument or an option. Raises BadUsage where it is neither, or both and they differ."""
-        named = {filled("DATASET", argument), self._dataset} - {None}
+        named = {non_blank("DATASET", argument), self._dataset} - {None}
         if len(named) > 1:
             raise BadUsage(
                 f"Two datasets at once: '{argument}' and --dataset '{self._dataset}'.", hint="Give one of them."
@@ -224,13 +224,13 @@ class ClusterOptions(Bundle):
         ] = None,
         wait: Annotated[bool, typer.Option("--wait", help="Wait for the job's end.", rich_help_panel=CLUSTER)] = False,
     ) -> None:
-        cluster = filled("--cluster", cluster)
+        cluster = non_blank("--cluster", cluster)
         self.cluster = None if cluster == "local" else cluster
         self.conda_env = tuple(split_list(conda_env))
-        self.private_wheel = filled("--private_wheel", private_wheel)
-        self.shm_size = filled("--shm_size", shm_size)
-        self.experiment = filled("--experiment", experiment)
-        self.display_name = filled("--display_name", display_name)
+        self.private_wheel = non_blank("--private_wheel", private_wheel)
+        self.shm_size = non_blank("--shm_size", shm_size)
+        self.experiment = non_blank("--experiment", experiment)
+        self.display_name = non_blank("--display_name", display_name)
         self.wait = wait
 
     @property
@@ -281,7 +281,7 @@ def _formats(values: list[str] | None) -> tuple[ImageFormat, ...]:
     if values is None:
         return DEFAULT_FORMATS
     names = split_list(values)
-    filled("--image_format", ",".join(names))
+    non_blank("--image_format", ",".join(names))
     return tuple(dict.fromkeys(_choice("--image_format", name, ImageFormat) for name in names))
 
 
@@ -300,5 +300,5 @@ def _choice(option: str, text: str, kind: type[Kind]) -> Kind:
 def path_of(option: str, text: str) -> Path:
     """The path *text*, the value of *option*. Raises BadUsage where it is blank, NotFound for the home folder of
     nobody."""
-    filled(option, text)
-    return in_home(text)
+    non_blank(option, text)
+    return expand_home(text)

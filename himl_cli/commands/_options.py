@@ -11,8 +11,7 @@ import typer
 
 from himl_cli.commands._bundles import Bundle
 from himl_cli.core.errors import BadUsage
-from himl_cli.core.shortening import shortened
-from himl_cli.core.spelling import filled
+from himl_cli.core.text import non_blank, shorten
 from himl_cli.render.output import Format, Output
 
 if TYPE_CHECKING:
@@ -97,8 +96,8 @@ class WorkspaceOptions(Bundle):
     ) -> None:
         if workspace is not None and config_file is not None:
             raise BadUsage("Two workspaces at once: --workspace and --config_file.", hint="Give one of them.")
-        self.workspace = filled("--workspace", workspace)
-        self.config_file = filled("--config_file", config_file)
+        self.workspace = non_blank("--workspace", workspace)
+        self.config_file = non_blank("--config_file", config_file)
 
 
 ExperimentOpt = Annotated[
@@ -133,7 +132,7 @@ class FilterOptions(Bundle):
         tags: TagsOpt = None,
         status: StatusOpt = None,
     ) -> None:
-        self.experiment = filled("--experiment", experiment)
+        self.experiment = non_blank("--experiment", experiment)
         self.num_runs = None if num_runs is None else parse_count("--num_runs", num_runs)
         self.tags = parse_pairs("--tags", split_list(tags))
         self.statuses = [parse_status(name) for name in split_list(status)]
@@ -169,7 +168,7 @@ class SelectionOptions(Bundle):
     ) -> None:
         self.run = run or []
         self.filters = FilterOptions(experiment, num_runs, tags, status)
-        self.latest_run_file = filled("--latest_run_file", latest_run_file)
+        self.latest_run_file = non_blank("--latest_run_file", latest_run_file)
         self.children = children
 
     @property
@@ -200,8 +199,8 @@ class SelectionOptions(Bundle):
 
         tags = [word for word in plain or () if self.filters.tags and "=" in word and "://" not in word]
         named = [
-            *(filled("RUN", name) or "" for name in plain or () if name not in tags),
-            *(filled("--run", name) or "" for name in self.run),
+            *(non_blank("RUN", name) or "" for name in plain or () if name not in tags),
+            *(non_blank("--run", name) or "" for name in self.run),
         ]
         selection = RunSelection(
             runs=split_list(named),
@@ -246,7 +245,7 @@ def parse_count(option: str, text: str) -> int:
         return ALL_RUNS
     digits = text.strip().lstrip("0")
     if not digits.isdecimal() or not text.strip().isdecimal():
-        raise BadUsage(f"{option} takes a whole number from 1, or 'all', got '{shortened(text)}'.")
+        raise BadUsage(f"{option} takes a whole number from 1, or 'all', got '{shorten(text)}'.")
     return int(digits) if len(digits) < LONGEST_COUNT else ALL_RUNS
 
 

@@ -18,8 +18,8 @@ import typer
 from himl_cli.commands._group import UNEXPECTED, HimlCommand, before_double_dash, normalized
 from himl_cli.commands._options import OutputOptions
 from himl_cli.core.errors import BadUsage
-from himl_cli.core.spelling import NEAR_OPTION, did_you_mean
-from himl_cli.core.submit_variables import VARIABLE_PREFIX, environment_variable
+from himl_cli.core.jobs import VARIABLE_PREFIX, environment_variable
+from himl_cli.core.text import NEAR_OPTION, did_you_mean
 
 OWN_TOKENS, SCRIPT_ARGUMENTS = "himl.own_tokens", "himl.script_arguments"
 TARGET_SUFFIXES = (".py", ".sh", ".yml", ".yaml", ".json")

@@ -59,7 +59,7 @@ def open_session(where: WorkspaceOptions, talk: OutputOptions, need: For = For.r
     """
     from himl_cli.commands._recorder import resume_recordings
     from himl_cli.core.errors import Interrupted
-    from himl_cli.core.interruptions import take_time_to_end
+    from himl_cli.core.processes import take_time_to_end
     from himl_cli.workspaces.abilities import HoldsConnections
 
     cwd = Path.cwd()
@@ -82,7 +82,7 @@ def talking(talk: OutputOptions) -> Iterator[tuple[Output, Notify]]:
     """Where to print and whom to tell of progress, for what needs no workspace; SIGTERM is as Ctrl-C within it."""
     from himl_cli.commands._logging import start_logging
     from himl_cli.core.errors import Interrupted
-    from himl_cli.core.interruptions import take_time_to_end, terminations
+    from himl_cli.core.processes import take_time_to_end, terminations
     from himl_cli.render.progress import observing
 
     start_logging(verbose=talk.verbose)

@@ -11,11 +11,11 @@ from typing import Any
 import typer
 
 from himl_cli.commands._group import normalized
-from himl_cli.core.addresses import may_be_signed
 from himl_cli.core.errors import BadUsage
+from himl_cli.core.jobs import VARIABLE_PREFIX, environment_variable
+from himl_cli.core.redaction import may_be_signed
 from himl_cli.core.settings import PRIVATE_FILE, Setting, find_settings, section_settings
-from himl_cli.core.spelling import NEAR_OPTION, did_you_mean
-from himl_cli.core.submit_variables import VARIABLE_PREFIX, environment_variable
+from himl_cli.core.text import NEAR_OPTION, did_you_mean
 
 
 class SettingsMap(dict[str, Any]):

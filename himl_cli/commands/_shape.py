@@ -12,7 +12,7 @@ from typing import Any
 
 from himl_cli.commands._group import HIML_OLD_NAMES, HimlGroup
 from himl_cli.core.command_shape import ArgumentShape, CommandShape, OptionShape
-from himl_cli.core.submit_variables import environment_variable
+from himl_cli.core.jobs import environment_variable
 
 EXAMPLES = "\b\n"
 """How a paragraph begins whose lines help leaves as they are."""

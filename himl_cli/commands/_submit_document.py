@@ -22,8 +22,7 @@ from himl_cli.workspaces.job_abilities import SubmitsDocuments
 from himl_cli.workspaces.open import azure_for_jobs
 
 if TYPE_CHECKING:
-    from himl_cli.core.jobs import JobSpec
-    from himl_cli.core.pipelines import PipelineSpec
+    from himl_cli.core.jobs import JobSpec, PipelineSpec
     from himl_cli.core.runs import Run
     from himl_cli.services.submission.job_yaml import PreparedDocument
     from himl_cli.services.submission.request import SubmitRequest

@@ -8,7 +8,7 @@ import typer
 
 from himl_cli.commands._bundles import Bundle
 from himl_cli.commands._options import ENV_VAR, parse_pairs, split_list
-from himl_cli.core.spelling import filled
+from himl_cli.core.text import non_blank
 
 WHERE, SENT, ENVIRONMENT = "Where it runs", "What is sent", "Environment (of a cluster, except --env_var)"
 Text = str | None
@@ -155,10 +155,10 @@ class PlaceOptions(Bundle):
             "docker_args": tuple(docker_args or ()),
             "identity": identity,
             "max_run_duration": max_run_duration,
-            "instance_type": filled("--instance_type", instance_type),
+            "instance_type": non_blank("--instance_type", instance_type),
             "vscode": vscode,
             "jupyter": jupyter,
-            "ssh_key": filled("--ssh_key", ssh_key),
+            "ssh_key": non_blank("--ssh_key", ssh_key),
             "python": python,
         }
 
@@ -281,8 +281,8 @@ class EnvironmentOptions(Bundle):
             "requirements": requirements,
             "environment": environment,
             "docker_image": docker_image,
-            "build_context": filled("--build_context", build_context),
-            "dockerfile": filled("--dockerfile", dockerfile),
+            "build_context": non_blank("--build_context", build_context),
+            "dockerfile": non_blank("--dockerfile", dockerfile),
             "pip_extra_index_url": pip_extra_index_url,
             "private_wheel": private_wheel,
             "env_vars": parse_pairs(ENV_VAR, env_var or ()),

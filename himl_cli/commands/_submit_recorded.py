@@ -12,7 +12,7 @@ from himl_cli.commands._session import For, open_session
 from himl_cli.commands._submit_checkpoint import with_checkpoint
 from himl_cli.commands._submit_run import wait_here, with_inputs
 from himl_cli.core.errors import Interrupted, JobFailed
-from himl_cli.core.interruptions import interruptions
+from himl_cli.core.processes import interruptions
 from himl_cli.render.submission import say_prepared, say_recorded, say_sent
 from himl_cli.services.recording.ends import Source, Target
 from himl_cli.services.recording.start import Recording, submit_recorded

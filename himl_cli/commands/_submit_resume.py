@@ -9,8 +9,8 @@ from himl_cli.commands._session import open_session
 from himl_cli.commands._submit_options import RENAMED, TYPED
 from himl_cli.commands._submit_run import wait_here
 from himl_cli.core.errors import BadUsage
-from himl_cli.core.interruptions import interruptions
-from himl_cli.core.spelling import filled
+from himl_cli.core.processes import interruptions
+from himl_cli.core.text import non_blank
 from himl_cli.render.submission import say_left_running, say_resumed
 from himl_cli.services.run_reference import parse_reference
 from himl_cli.services.submission.request import SubmitRequest
@@ -39,7 +39,7 @@ def resume(
             )
     if request.max_concurrent is not None and request.max_concurrent < 1:
         raise BadUsage(f"--max_concurrent {request.max_concurrent}: at least 1 is needed.")
-    parse_reference(filled("--resume", wanted) or "")
+    parse_reference(non_blank("--resume", wanted) or "")
     with open_session(where, talk) as session, interruptions() as interrupted:
         run, seen = resume_run(session.workspace, wanted, request, session.notify)
         say_resumed(session.output, run)

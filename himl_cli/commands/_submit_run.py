@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 from himl_cli.commands._options import OutputOptions, WorkspaceOptions
 from himl_cli.commands._session import For, Session, azure_beside, open_session
 from himl_cli.commands._submit_checkpoint import with_checkpoint, with_checkpoint_there
-from himl_cli.core.addresses import is_address, shown
 from himl_cli.core.errors import BadUsage, JobFailed
-from himl_cli.core.interruptions import interruptions
+from himl_cli.core.processes import interruptions
+from himl_cli.core.redaction import is_address, shown
 from himl_cli.render.errors import ReaderGone
 from himl_cli.render.progress import observing
 from himl_cli.render.submission import (

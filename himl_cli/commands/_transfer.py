@@ -12,7 +12,7 @@ from himl_cli.commands._options import split_list
 from himl_cli.core.errors import BadUsage
 
 if TYPE_CHECKING:
-    from himl_cli.core.transfers import TransferResult
+    from himl_cli.core.blobs import TransferResult
     from himl_cli.render.output import Output
     from himl_cli.services.transfer.filters import Filters
 

@@ -20,8 +20,8 @@ from himl_cli.commands._options import OutputOptions, SelectionOptions, Workspac
 from himl_cli.commands._session import open_session, talking
 from himl_cli.commands._transfer import WHERETO, WORKERS, OverwriteOpt, WorkersOpt, checked_workers
 from himl_cli.core.errors import BadUsage, WorkspaceNotFound
-from himl_cli.core.home import in_home
-from himl_cli.core.spelling import filled
+from himl_cli.core.files import expand_home
+from himl_cli.core.text import non_blank
 
 if TYPE_CHECKING:
     from himl_cli.workspaces.base import Workspace
@@ -61,8 +61,8 @@ class CheckpointTargetOptions(Bundle):
 
 
 def _folder(text: str) -> Path:
-    filled("--output_dir", text)
-    folder = in_home(text, "folder")
+    non_blank("--output_dir", text)
+    folder = expand_home(text, "folder")
     if folder.exists() and not folder.is_dir():
         raise BadUsage(f"--output_dir '{text}' is a file, and no folder.")
     return folder

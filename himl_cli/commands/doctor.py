@@ -29,7 +29,8 @@ def doctor(where: WorkspaceOptions, talk: OutputOptions) -> None:
     from himl_cli.commands._logging import start_logging
     from himl_cli.render.checks import say_checks
     from himl_cli.services.doctor.checkup import checkup, verdict
-    from himl_cli.workspaces.open import open_each, search_remarks
+    from himl_cli.workspaces.meant import search_remarks
+    from himl_cli.workspaces.open import open_each
 
     start_logging(verbose=talk.verbose)
     find = partial(open_each, where.workspace, where.config_file, start=Path.cwd())

@@ -15,8 +15,8 @@ from himl_cli.commands._group import command, group
 from himl_cli.commands._options import OutputOptions, RunArgs, SelectionOptions, WorkspaceOptions
 from himl_cli.commands._session import Session, open_session
 from himl_cli.core.errors import BadUsage
-from himl_cli.core.home import in_home
-from himl_cli.core.spelling import filled
+from himl_cli.core.files import expand_home
+from himl_cli.core.text import non_blank
 
 if TYPE_CHECKING:
     from himl_cli.services.tensorboard.lineup import Lineup
@@ -62,9 +62,9 @@ class EventOptions(Bundle):
             raise BadUsage(
                 f"--log_dir is a folder inside a run, got '{log_dir}'.", hint="Leave out '..': --log_dir outputs/tb"
             )
-        filled("--run_logs_dir", run_logs_dir)
+        non_blank("--run_logs_dir", run_logs_dir)
         self.log_dir = log_dir
-        self.copies = in_home(run_logs_dir, "folder") if run_logs_dir else None
+        self.copies = expand_home(run_logs_dir, "folder") if run_logs_dir else None
         if self.copies is not None and self.copies.is_file():
             raise BadUsage(f"--run_logs_dir takes a folder: '{run_logs_dir}' is a file.")
         self.refresh = refresh
@@ -99,7 +99,7 @@ class BoardOptions(Bundle):
 
         if not 0 <= port <= LAST_PORT:
             raise BadUsage(f"--port takes a number from 0 to {LAST_PORT}, got {port}.")
-        filled("--host", host)
+        non_blank("--host", host)
         self.port = port
         self.host = host
         self.open_browser = open_browser

@@ -30,7 +30,8 @@ def show(where: WorkspaceOptions, talk: OutputOptions) -> None:
     from himl_cli.render.output import Format
     from himl_cli.render.workspace_view import workspace_view
     from himl_cli.services.workspace_facts import facts_of
-    from himl_cli.workspaces.open import open_each, search_remarks
+    from himl_cli.workspaces.meant import search_remarks
+    from himl_cli.workspaces.open import open_each
 
     start_logging(verbose=talk.verbose)
     output = talk.output()

@@ -2,9 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import Any
+
+from himl_cli.core.errors import (
+    BlobChanged,
+    DiskFailed,
+    HimlError,
+    IntegrityFailed,
+    NotAllowed,
+    ServiceFailed,
+    TransferIncomplete,
+)
 
 MOST_CHECKED = 4 << 20
 """Bytes of a range for which Azure Storage computes an MD5."""
@@ -64,3 +76,212 @@ class DatastoreInfo:
     kind: str
     location: str
     is_default: bool = False
+
+
+NAMED = 3
+
+
+@dataclass(frozen=True, slots=True)
+class ListedFile:
+    """A stored file: `size` in bytes, `md5` where it is on record, `run` where it is a run's."""
+
+    name: str
+    size: int
+    modified: datetime | None
+    md5: bytes | None
+    run: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """A file that cannot be kept under its name here, and why."""
+
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A file that did not arrive: the error's message, its stable word and its hint."""
+
+    name: str
+    message: str
+    code: str
+    hint: str = ""
+
+    @property
+    def cause(self) -> str:
+        """The message without the file's name, so that files that failed alike can be told so."""
+        return self.message.replace(f"'{self.name}'", "it")
+
+
+@dataclass(frozen=True, slots=True)
+class TransferResult:
+    """What arrived (`files`, `bytes`, wall `seconds`), what was complete before (`skipped`), and what is not as it was
+    asked for.
+
+    `bytes` are those that were moved for `files`: not what came before and was only resumed, not what had to be thrown
+    away. `unverified` files were complete by size and ETag only: no MD5 was known for them, or it was not to be
+    checked. `differing` files are here with another content and were left as they are. `note` is what whoever asked for
+    the transfer has to say of it to the other ranks of the node.
+    """
+
+    files: int = 0
+    bytes: int = 0
+    seconds: float = 0.0
+    skipped: int = 0
+    unverified: int = 0
+    differing: tuple[str, ...] = ()
+    refused: tuple[Refused, ...] = ()
+    failed: tuple[Failure, ...] = ()
+    note: str = ""
+
+    def __add__(self, other: TransferResult) -> TransferResult:
+        return TransferResult(
+            self.files + other.files,
+            self.bytes + other.bytes,
+            self.seconds + other.seconds,
+            self.skipped + other.skipped,
+            self.unverified + other.unverified,
+            self.differing + other.differing,
+            self.refused + other.refused,
+            self.failed + other.failed,
+            self.note or other.note,
+        )
+
+    def as_record(self) -> dict[str, Any]:
+        """The result as JSON values; `from_record` reads it back."""
+        lists = {
+            "differing": list(self.differing),
+            "refused": [{"name": one.name, "reason": one.reason} for one in self.refused],
+            "failed": [
+                {"name": one.name, "message": one.message, "code": one.code, "hint": one.hint} for one in self.failed
+            ],
+        }
+        numbers = {
+            "files": self.files,
+            "bytes": self.bytes,
+            "seconds": round(self.seconds, 3),
+            "skipped": self.skipped,
+            "unverified": self.unverified,
+        }
+        return {**numbers, **lists, **({"note": self.note} if self.note else {})}
+
+    @classmethod
+    def from_record(cls, record: dict[str, Any]) -> TransferResult:
+        lists = {
+            "differing": tuple(record["differing"]),
+            "refused": tuple(Refused(**one) for one in record["refused"]),
+            "failed": tuple(Failure(**one) for one in record["failed"]),
+        }
+        return cls(**{**record, **lists})
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there was nothing at all to move."""
+        return not (self.files or self.skipped or self.differing or self.refused or self.failed)
+
+    @property
+    def is_told_by_problem(self) -> bool:
+        """Whether the words of `problem` leave nothing out: a few files, or many that failed alike."""
+        if sum(map(bool, (self.failed, self.refused, self.differing))) > 1:
+            return False
+        return len(causes(self.failed)) <= 1 and max(len(self.refused), len(self.differing)) <= NAMED
+
+    def problem(self, *, is_listed: bool = False) -> HimlError | None:
+        """The error to raise once the summary was shown: the gravest of what went wrong, or None.
+
+        With *is_listed* the user has seen which files these are, and why: the error only counts them.
+        """
+        damaged = [one.name for one in self.failed if one.code == IntegrityFailed.code]
+        if damaged:
+            return IntegrityFailed(
+                f"Checksums do not match: {named(damaged)}.",
+                hint="Nothing was written under these names; run the command again.",
+            )
+        if self.failed:
+            said = f"{_counted(self.failed)} failed." if is_listed else _failed(self.failed)
+            return _kind_of(self.failed)(said, hint=_hint(self.failed))
+        if self.refused:
+            said = f"{_counted(self.refused)} left out." if is_listed else f"Left out: {_with_reasons(self.refused)}."
+            return TransferIncomplete(said, hint="The other files are complete.")
+        if self.differing:
+            left, it = (
+                ("Left as it is, because it differs", "it")
+                if len(self.differing) == 1
+                else ("Left as they are, because they differ", "them")
+            )
+            said = (
+                f"{_counted(self.differing)}: {left[0].lower()}{left[1:]}."
+                if is_listed
+                else f"{left}: {named(self.differing)}."
+            )
+            incomplete = TransferIncomplete(said, hint=f"Add --overwrite to replace {it}.")
+            incomplete.differing = self.differing
+            return incomplete
+        return None
+
+
+def causes(failed: Sequence[Failure]) -> dict[str, list[Failure]]:
+    """*failed* by their causes, the first one first."""
+    found: dict[str, list[Failure]] = {}
+    for one in failed:
+        found.setdefault(one.cause, []).append(one)
+    return found
+
+
+def _failed(failed: Sequence[Failure]) -> str:
+    """Which files failed and why, each cause once; of several causes the first."""
+    first = failed[0]
+    if len(failed) == 1:
+        return first.message if f"'{first.name}'" in first.message else f"Failed: '{first.name}'. {first.message}"
+    names = named([one.name for one in failed])
+    alike = causes(failed)
+    return (
+        f"Failed: {names}: {first.cause}"
+        if len(alike) == 1
+        else f"Failed, for {len(alike)} reasons: {names}. First: {first.message}"
+    )
+
+
+def _hint(failed: Sequence[Failure]) -> str:
+    """The hint of what all of *failed* have as their cause, and that the rest need not be done again."""
+    hints = {one.hint for one in failed}
+    common = hints.pop() if len(hints) == 1 else ""
+    if common and {one.code for one in failed} == {NotAllowed.code}:
+        return common
+    if not common or common.startswith("Run the command again"):
+        return "Run the command again: complete files are skipped, partial ones resumed."
+    return f"{common} Complete files are skipped then, partial ones resumed."
+
+
+def _with_reasons(refused: Sequence[Refused]) -> str:
+    """Names of *refused*, with the reason they share, or each with its own."""
+    if len({one.reason for one in refused}) == 1:
+        return f"{named([one.name for one in refused])} ({refused[0].reason})"
+    return listed([f"'{one.name}' ({one.reason})" for one in refused])
+
+
+def _counted(files: Sequence[object]) -> str:
+    return f"{len(files):,} file{'' if len(files) == 1 else 's'}"
+
+
+def _kind_of(failed: Sequence[Failure]) -> type[HimlError]:
+    """The error that stands for *failed*: a narrow one when it fits all of them."""
+    codes = {one.code for one in failed}
+    if all(code.startswith("disk_") for code in codes):
+        return DiskFailed
+    if codes == {BlobChanged.code}:
+        return TransferIncomplete
+    return NotAllowed if codes == {NotAllowed.code} else ServiceFailed
+
+
+def named(names: Sequence[str]) -> str:
+    """A few of *names*, and how many more there are."""
+    return listed([f"'{name}'" for name in names])
+
+
+def listed(texts: Sequence[str]) -> str:
+    """A few of *texts*, and how many more there are."""
+    more = f" and {len(texts) - NAMED:,} more" if len(texts) > NAMED else ""
+    return ", ".join(texts[:NAMED]) + more

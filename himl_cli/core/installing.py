@@ -12,9 +12,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from himl_cli.core.addresses import parts_of, shown
 from himl_cli.core.errors import BadUsage
-from himl_cli.core.json_texts import NotJson, read_json
+from himl_cli.core.redaction import parts_of, shown
+from himl_cli.core.text import NotJson, read_json
 
 PACKAGE = "himl-cli"
 RECORD = "direct_url.json"

@@ -1,17 +1,76 @@
-"""A job as it was asked for: what to run, with which files, variables and names."""
+"""A compute cluster as it is asked for."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
 from typing import Any
 
+from himl_cli.core.blobs import named
 from himl_cli.core.errors import BadUsage
-from himl_cli.core.placeholders import PLACEHOLDER, SEARCH_SPACE
-from himl_cli.core.sweeps import SweepSpec
-from himl_cli.core.transfers import named
+from himl_cli.core.sweeps import PLACEHOLDER, SEARCH_SPACE, SweepSpec
+
+SERVERLESS = "serverless"
+"""Azure ML's word for nodes that it finds itself: a job for them names no compute, and there is none of that name to
+look for."""
+
+
+@dataclass(frozen=True)
+class ClusterSpec:
+    """A cluster called *name* of nodes of the kind *size* (`Standard_NC6s_v3`), that grows and shrinks between so many
+    nodes.
+
+    `low_priority`: cheaper nodes that may be taken away at any time.
+    """
+
+    name: str
+    size: str
+    min_nodes: int = 0
+    max_nodes: int = 1
+    low_priority: bool = False
+
+
+DATASTORE_NAME = re.compile(r"[A-Za-z0-9_]{1,255}")
+
+
+@dataclass(frozen=True)
+class ContainerSpec:
+    """Container *container* of account *account*; `key` is the account's, empty where the workspace knows the container
+    already.
+
+    `subscription` is that of the account, where it is another than the workspace's. `name` is what a new datastore is
+    called; empty: made of the account's and the container's names.
+    """
+
+    account: str
+    container: str
+    key: str = field(default="", repr=False)
+    subscription: str = ""
+    name: str = ""
+
+
+@dataclass(frozen=True)
+class DocumentChanges:
+    """What counts instead of what a file says; empty: what it says. `tags` and `env` are added to its own.
+
+    `cluster` is where the job runs, and every part of it that names no compute of its own. `command` is what the user
+    typed, for the record. `code` has folders of code as this machine finds them, by their keys in the file
+    (`jobs.train.code`). `is_secret` says of a folder of code and a file below it whether that is left out.
+    """
+
+    experiment: str = ""
+    display_name: str = ""
+    description: str = ""
+    tags: Mapping[str, str] = field(default_factory=dict)
+    env: Mapping[str, str] = field(default_factory=dict)
+    cluster: str = ""
+    command: str = ""
+    code: Mapping[str, str] = field(default_factory=dict)
+    is_secret: Callable[[str, str], bool] = field(default=lambda folder, path: False, compare=False)
+
 
 HERE = "local"
 """The cluster's name that means this machine, whatever the settings say."""
@@ -191,3 +250,68 @@ def check_placeholders(spec: JobSpec) -> None:
                 raise BadUsage(
                     f"'{found[0]}' names no {kind}; there are: {', '.join(keys) or 'none'}.", hint=hint.format(found[2])
                 )
+
+
+VARIABLE_PREFIX = "HIML_SUBMIT_"
+
+
+def environment_variable(option: str) -> str:
+    """The variable that sets an option of submit."""
+    return VARIABLE_PREFIX + option.upper()
+
+
+STEP = "himl.step"
+"""The tag of a step's run that holds the step's key."""
+STEP_AFTER = "himl.after"
+"""The tag of a step's run that holds the keys of the steps it waited for, with commas between."""
+
+
+@dataclass(frozen=True)
+class StepOutput:
+    """The output called *output* of the step called *step* (its key)."""
+
+    step: str
+    output: str
+
+
+@dataclass(frozen=True)
+class StepSpec:
+    """One step. `key` names it in the pipeline (`step1`), `name` is for people.
+
+    `job` is all that it needs to run; its `experiment` and `tags` are the pipeline's. Inputs of `job` whose key is in
+    `takes` come from the outputs of other steps, whatever their DataSpec says; the others are datasets or folders as of
+    any job. Beside the steps that it takes from, it `waits_for` those of these keys.
+    """
+
+    key: str
+    name: str
+    job: JobSpec
+    takes: Mapping[str, StepOutput] = field(default_factory=dict)
+    waits_for: Sequence[str] = ()
+
+    @property
+    def after(self) -> Sequence[str]:
+        """The keys of the steps that have to be completed before this one starts."""
+        return [*dict.fromkeys((*(output.step for output in self.takes.values()), *self.waits_for))]
+
+
+@dataclass(frozen=True)
+class PipelineSpec:
+    """Steps in an order in which they can run one after the other. `cluster` empty: they run here.
+
+    `run_id` is empty where the workspace chooses it. `new_cluster` is the one to make, where there is none of its name,
+    once all else is found to be in order. `outputs` are those of steps that are the pipeline's own too, by the name
+    that they have there.
+    """
+
+    experiment: str
+    steps: Sequence[StepSpec]
+    display_name: str = ""
+    description: str = ""
+    tags: Mapping[str, str] = field(default_factory=dict)
+    cluster: str = ""
+    default_datastore: str | None = None
+    command: str = ""
+    run_id: str = ""
+    new_cluster: ClusterSpec | None = None
+    outputs: Mapping[str, StepOutput] = field(default_factory=dict)

@@ -1,17 +1,27 @@
-"""Processes that are started apart from this one."""
+"""Processes: those started apart from this one, forks, locks that one holds, and signals during work."""
 
 from __future__ import annotations
 
 import os
 import signal
-import subprocess
 import sys
-from typing import Any
+import threading
+import time
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    import subprocess
 
 
 def detached() -> dict[str, Any]:
     """Arguments of Popen for a process that a closed terminal and Ctrl-C do not reach."""
     if sys.platform == "win32":
+        import subprocess
+
         return {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP | subprocess.CREATE_NO_WINDOW}
     return {"start_new_session": True}
 
@@ -26,3 +36,203 @@ def end_detached(process: subprocess.Popen[bytes]) -> None:
         except (ProcessLookupError, PermissionError):
             pass  # the group is empty (macOS says so with EPERM)
     process.wait()
+
+
+class Forked(Protocol):
+    """Something that belongs to the process that made it."""
+
+    def after_fork(self) -> None:
+        """In the child: forget, without closing, what belongs to the parent."""
+
+
+_known: weakref.WeakSet[Forked] = weakref.WeakSet()
+
+
+def register_after_fork(thing: Forked) -> None:
+    """Call its `after_fork` in every process that is forked from here on, as long as it lives."""
+    _known.add(thing)
+
+
+def _in_child() -> None:
+    for thing in list(_known):
+        thing.after_fork()
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows, which has no fork
+    os.register_at_fork(after_in_child=_in_child)
+
+
+SECONDS_TO_TAKE = 2.0
+
+
+def is_held(path: Path) -> bool:
+    """Whether a process holds the lock of *path*; False where there is no such file.
+
+    Looking takes no lock that another look could mistake for a holder's, and needs no permission to write (POSIX; on
+    Windows a second look at the same instant may see a holder that is none).
+    """
+    if sys.platform == "win32":
+        return path.exists() and _is_held_by_file_lock(path)
+    import fcntl
+
+    try:
+        handle = os.open(path, os.O_RDONLY)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(handle)
+    return False
+
+
+def _is_held_by_file_lock(path: Path) -> bool:
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        return True
+    lock.release()
+    return False
+
+
+class ProcessLock:
+    """The lock of *path*, held until `release` or the end of this process, however that comes.
+
+    A process that is forked from this one neither holds it nor gives it back (filelock's own would, when the fork
+    exits).
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._held: Any = None
+
+    def take(self) -> bool:
+        """Whether it is ours now. Someone who merely looks at it is waited for. Raises OSError."""
+        deadline = time.monotonic() + SECONDS_TO_TAKE
+        while self._held is None:
+            self._held = _try_to_take(self._path)
+            if self._held is None:
+                if time.monotonic() > deadline:
+                    return False
+                time.sleep(0.02)
+        register_after_fork(self)
+        return True
+
+    def release(self) -> None:
+        """Give it back; nothing happens where it is not held."""
+        held, self._held = self._held, None
+        if held is None:
+            return
+        if sys.platform == "win32":
+            held.release()
+            return
+        import fcntl
+
+        fcntl.flock(held, fcntl.LOCK_UN)  # closing alone would leave it to processes that were forked meanwhile
+        os.close(held)
+
+    def after_fork(self) -> None:
+        """In a forked process: close our end of it, which unlocks nothing."""
+        held, self._held = self._held, None
+        if held is not None and sys.platform != "win32":
+            os.close(held)
+
+
+def _try_to_take(path: Path) -> Any:
+    """What holds the lock; None where somebody else has it."""
+    if sys.platform == "win32":
+        from filelock import FileLock, Timeout
+
+        lock = FileLock(path, thread_local=False)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            return None
+        return lock
+    import fcntl
+
+    handle = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o644)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(handle)
+        return None
+    return handle
+
+
+@contextmanager
+def interruptions(react: Callable[[], None] = lambda: None) -> Iterator[list[int]]:
+    """A list that each SIGINT and SIGTERM is noted in, instead of ending this process; *react* is called for each.
+
+    A second one from somebody who will not wait raises KeyboardInterrupt. Outside the main thread, where Python hears
+    no signals, the list stays empty.
+    """
+    seen: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield seen
+        return
+
+    def note(number: int, frame: object) -> None:
+        seen.append(number)
+        if len(seen) > 1:
+            raise KeyboardInterrupt
+        react()
+
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    before = [signal.signal(number, note) for number in numbers]
+    try:
+        yield seen
+    finally:
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)
+
+
+def take_time_to_end(seconds: float = 2.0) -> None:
+    """From now on Ctrl-C is passed over for so many seconds: the end is near, and one more would only cut it short with
+    a traceback."""
+    if threading.current_thread() is not threading.main_thread():
+        return
+    deadline = time.monotonic() + seconds
+
+    def pass_over(number: int, frame: object) -> None:
+        if time.monotonic() > deadline:
+            raise KeyboardInterrupt
+
+    signal.signal(signal.SIGINT, pass_over)
+
+
+@contextmanager
+def terminations(*, and_hangups: bool = False) -> Iterator[None]:
+    """Within it, SIGTERM ends what is under way as Ctrl-C does: by KeyboardInterrupt, so that what there is can be
+    kept.
+
+    *and_hangups*: so does SIGHUP, the end of the terminal, of which shells and systems may send several: those after
+    the first are passed over. A signal that has a handler, or is ignored as under `nohup`, is left alone.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    hangup = getattr(signal, "SIGHUP", None) if and_hangups else None
+    numbers = [
+        number
+        for number in (signal.SIGTERM, hangup)
+        if number is not None and signal.getsignal(number) is signal.SIG_DFL
+    ]
+
+    def end(number: int, frame: object) -> None:
+        if number == hangup:
+            signal.signal(number, signal.SIG_IGN)
+        raise KeyboardInterrupt
+
+    for number in numbers:
+        signal.signal(number, end)
+    try:
+        yield
+    finally:
+        for number in numbers:
+            signal.signal(number, signal.SIG_DFL)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from himl_cli.core.errors import BadUsage
-from himl_cli.core.nesting import DEEPEST, is_too_deep
+from himl_cli.core.text import DEEPEST, is_too_deep
 
 PRIVATE_FILE, FILE, PYPROJECT = "himl.private.toml", "himl.toml", "pyproject.toml"
 SECTIONS = ("submit", "azure", "montage")

@@ -9,8 +9,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 
-from himl_cli.core.json_texts import read_json
-from himl_cli.core.placeholders import PLACEHOLDER, SEARCH_SPACE
+from himl_cli.core.text import read_json
+
+SEARCH_SPACE = "search_space"
+PLACEHOLDER = re.compile(r"\$\{\{\s*(inputs|outputs|search_space)\.([^\s{}]+)\s*\}\}")
+"""Group 1 is `inputs`, `outputs` or `search_space`, group 2 the key, whatever characters it is of: one that names
+nothing is better refused than sent."""
+
 
 Scalar = str | int | float | bool
 """One value of a hyperparameter."""

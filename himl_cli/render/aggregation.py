@@ -12,8 +12,7 @@ from dataclasses import replace
 from itertools import accumulate
 from typing import Any
 
-from himl_cli.core.logged import Value
-from himl_cli.core.results import STATISTICS, Aggregation, Child, Series
+from himl_cli.core.results import STATISTICS, Aggregation, Child, Series, Value
 from himl_cli.core.runs import RunStatus
 from himl_cli.render.errors import one_line
 from himl_cli.render.json_form import float_form, json_form, run_form

@@ -6,8 +6,8 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
-from himl_cli.core.checks import Check, CheckState
 from himl_cli.core.redaction import redact
+from himl_cli.core.workspaces import Check, CheckState
 from himl_cli.render.errors import one_line
 from himl_cli.render.output import Format, Output
 from himl_cli.render.style import folded, styled, width

@@ -11,8 +11,7 @@ import typer
 
 from himl_cli.core.errors import BadUsage, DiskFailed, HimlError, ServiceFailed
 from himl_cli.core.redaction import redact
-from himl_cli.core.shortening import shortened
-from himl_cli.core.spelling import NEAR_OPTION, did_you_mean
+from himl_cli.core.text import NEAR_OPTION, did_you_mean, shorten
 
 LONGEST_READ, LONGEST_SHOWN = 50_000, 3000
 """Characters of a message that are looked through for secrets, and that are shown: it may have a text in it that
@@ -56,7 +55,7 @@ def say_error(error: HimlError, *, as_json: bool, traceback_of: Exception | None
 
         typer.echo(redact("".join(traceback.format_exception(traceback_of))), err=True, nl=False)
     message, hint = (
-        shortened(redact(one_line(shortened(text, LONGEST_READ))), LONGEST_SHOWN) for text in (str(error), error.hint)
+        shorten(redact(one_line(shorten(text, LONGEST_READ))), LONGEST_SHOWN) for text in (str(error), error.hint)
     )
     if as_json:
         import json

@@ -11,8 +11,7 @@ from pathlib import PurePath
 from typing import Any
 
 from himl_cli.core.errors import HimlError
-from himl_cli.core.run_details import RunDetails
-from himl_cli.core.runs import Metric, Run, Texts
+from himl_cli.core.runs import Metric, Run, RunDetails, Texts
 
 
 def json_form(value: Any) -> Any:

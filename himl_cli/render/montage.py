@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from himl_cli.core.blobs import named
 from himl_cli.core.montage import CellOutcome, MontageResult, WrittenFile
-from himl_cli.core.transfers import named
 from himl_cli.render.durations import duration_text, size_text
 from himl_cli.render.errors import one_line
 from himl_cli.render.output import Format, Output

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from himl_cli.core.blobs import named
 from himl_cli.core.checkpoints import PushedCheckpoints
-from himl_cli.core.transfers import named
 from himl_cli.render.json_form import run_form
 from himl_cli.render.output import Output
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from himl_cli.core.runs import Run, own_name
-from himl_cli.core.tag_names import own_tags
+from himl_cli.core.runs import Run, own_name, own_tags
 from himl_cli.render.durations import duration_text, local_time
 from himl_cli.render.json_form import utc_text
 from himl_cli.render.style import STATUS_STYLES

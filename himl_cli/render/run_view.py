@@ -7,10 +7,21 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 
 from himl_cli.core.checkpoints import FROM_RUN, PUSHED
-from himl_cli.core.pipelines import STEP, STEP_AFTER
-from himl_cli.core.recordings import RECORDED_IN, STOPPED, STUDIO
-from himl_cli.core.run_details import RunDetails
-from himl_cli.core.runs import Metric, Run, RunStatus, Texts, own_name
+from himl_cli.core.jobs import STEP, STEP_AFTER
+from himl_cli.core.runs import (
+    AUTOMATIC_TAGS,
+    RECORDED_IN,
+    STOPPED,
+    STUDIO,
+    TRIES,
+    Metric,
+    Run,
+    RunDetails,
+    RunStatus,
+    Texts,
+    own_name,
+    own_tags,
+)
 from himl_cli.core.sweeps import (
     BEST_TRIAL,
     GOAL,
@@ -24,7 +35,6 @@ from himl_cli.core.sweeps import (
     hyperparameters_of,
     values_text,
 )
-from himl_cli.core.tag_names import AUTOMATIC_TAGS, TRIES, own_tags
 from himl_cli.render.aligned import aligned
 from himl_cli.render.durations import duration_text, local_time
 from himl_cli.render.errors import one_line

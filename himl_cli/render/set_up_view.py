@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from himl_cli.core.setup import PreparedFile, SetUp
+from himl_cli.core.workspaces import PreparedFile, SetUp
 from himl_cli.render.errors import one_line
 from himl_cli.render.output import Output
 from himl_cli.render.style import folded, width

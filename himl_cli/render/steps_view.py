@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from himl_cli.core.pipelines import STEP, STEP_AFTER
+from himl_cli.core.jobs import STEP, STEP_AFTER
 from himl_cli.core.runs import Run
 from himl_cli.core.sweeps import hyperparameters_of
 from himl_cli.render.aligned import aligned

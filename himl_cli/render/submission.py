@@ -8,8 +8,7 @@ from pathlib import Path
 
 from himl_cli.core.jobs import SnapshotReport, secrets_text
 from himl_cli.core.redaction import MASK
-from himl_cli.core.run_details import SweepView
-from himl_cli.core.runs import Run, RunStatus
+from himl_cli.core.runs import Run, RunStatus, SweepView
 from himl_cli.core.sweeps import MANY
 from himl_cli.render.durations import duration_text, size_text
 from himl_cli.render.output import Format, Output

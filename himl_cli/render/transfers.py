@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from himl_cli.core.transfers import TransferResult, causes, named
+from himl_cli.core.blobs import TransferResult, causes, named
 from himl_cli.render.durations import duration_text, local_time, size_text
 from himl_cli.render.json_form import utc_text
 from himl_cli.render.output import Format, Output

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from functools import partial
 
-from himl_cli.core.run_details import SweepView, TrialView
+from himl_cli.core.runs import SweepView, TrialView
 from himl_cli.core.sweeps import TRIAL, value_text
 from himl_cli.render.aligned import aligned
 from himl_cli.render.durations import duration_text

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from himl_cli.core.workspace_facts import WorkspaceFacts
+from himl_cli.core.workspaces import WorkspaceFacts
 from himl_cli.render.errors import one_line
 from himl_cli.render.style import styled
 

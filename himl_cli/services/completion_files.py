@@ -12,9 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from himl_cli.core.errors import DiskFailed, NotFound
-from himl_cli.core.home import home_folder
+from himl_cli.core.files import home_folder, write_atomic
 from himl_cli.core.processes import detached, end_detached
-from himl_cli.core.whole_file import write_whole
 from himl_cli.services.text_files import UTF16_MARKS
 
 PATIENCE = 20.0
@@ -63,7 +62,7 @@ def write_script(place: Place, text: str) -> None:
     """Put *text* where the script goes. Raises DiskFailed."""
     try:
         place.script.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(place.script, text)
+        write_atomic(place.script, text)
     except OSError as err:
         raise DiskFailed(
             f"Cannot write '{place.script}': {err.strerror or err}.", hint="'himl completion SHELL' prints the script."

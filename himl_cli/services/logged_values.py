@@ -13,7 +13,7 @@ from types import GeneratorType
 from typing import Any
 
 from himl_cli.core.errors import BadUsage
-from himl_cli.core.logged import INT64, Logged, LoggedKind, LoggedRow, Value
+from himl_cli.core.results import INT64, Logged, LoggedKind, LoggedRow, Value
 
 log = logging.getLogger(__name__)
 

@@ -10,9 +10,9 @@ from pathlib import Path, PurePath
 from typing import TYPE_CHECKING
 
 from himl_cli.core.errors import BadUsage
+from himl_cli.core.files import write_atomic
 from himl_cli.core.redaction import redact
 from himl_cli.core.runs import Run
-from himl_cli.core.whole_file import write_whole
 
 if TYPE_CHECKING:
     import subprocess
@@ -162,4 +162,4 @@ FILE_NAME = "most_recent_run.txt"
 
 def write_latest_run(folder: Path, run: Run) -> None:
     """Write the file in *folder*: whole or not at all, also when the machine goes down. Raises OSError."""
-    write_whole(folder / FILE_NAME, f"{run.recovery_id}\n")
+    write_atomic(folder / FILE_NAME, f"{run.recovery_id}\n")

@@ -7,7 +7,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 from himl_cli.core.errors import BadUsage, HimlError, RunNotFound
-from himl_cli.core.pipelines import STEP
+from himl_cli.core.jobs import STEP
 from himl_cli.core.runs import Run, RunQuery
 from himl_cli.core.sweeps import HYPERPARAMETERS, MANY
 from himl_cli.workspaces.abilities import DeletesRuns, JoinsWorkspaces

@@ -7,8 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from himl_cli.core.errors import HimlError
-from himl_cli.core.run_details import RunDetails, SweepView, TrialView
-from himl_cli.core.runs import Run, RunQuery, RunStatus
+from himl_cli.core.runs import Run, RunDetails, RunQuery, RunStatus, SweepView, TrialView
 from himl_cli.core.sweeps import BEST_TRIAL, GOAL, MANY, PRIMARY_METRIC, REPEATED, SWEPT, TRIAL, hyperparameters_of
 from himl_cli.workspaces.abilities import ReadsManyRuns
 from himl_cli.workspaces.base import Workspace

@@ -10,9 +10,9 @@ from pathlib import Path
 
 from himl_cli.core.errors import BadUsage, NotFound, RunNotFound
 from himl_cli.core.events import Notice, Notify, ignore
-from himl_cli.core.home import in_home
-from himl_cli.core.near import similar_ids
+from himl_cli.core.files import expand_home
 from himl_cli.core.runs import Run, RunQuery, RunSelection
+from himl_cli.core.text import near_matches
 from himl_cli.services.naming import FILE_NAME, friendly_experiment, hi_ml_experiment, underscored
 from himl_cli.services.run_details import children_of
 from himl_cli.services.run_reference import RunReference, parse_reference
@@ -84,7 +84,7 @@ def _selected(workspace: Workspace, selection: RunSelection, cwd: Path, notify: 
     if selection.experiment is not None:
         return _of_experiment(workspace, selection, selection.experiment, notify)
     if selection.latest_run_file is not None:
-        return [_in_file(workspace, cwd / in_home(selection.latest_run_file))]
+        return [_in_file(workspace, cwd / expand_home(selection.latest_run_file))]
     return [_in_file(workspace, nearest_latest_run_file(cwd))]
 
 
@@ -123,7 +123,7 @@ def _unknown_in_experiment(workspace: Workspace, reference: RunReference, err: R
             else err
         )
     known = [run.id for run in workspace.runs(RunQuery(reference.experiment, limit=LOOKED_THROUGH))]
-    similar = similar_ids(reference.run_id, known)
+    similar = near_matches(reference.run_id, known)
     return RunNotFound(reference.run_id, workspace.label, similar=similar) if similar else err
 
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from urllib.parse import unquote, urlsplit
 
 from himl_cli.core.errors import BadUsage
-from himl_cli.core.run_ids import implied_experiment
+from himl_cli.core.runs import implied_experiment
 
 
 class RunReference(NamedTuple):

@@ -16,8 +16,8 @@ from collections.abc import Sequence
 from itertools import islice
 
 from himl_cli.core.errors import DiskFailed, HimlError, NotAllowed, NotAllowedNow, NotFound, ServiceFailed
-from himl_cli.core.forks import tell_of_forks
-from himl_cli.core.logged import Logged
+from himl_cli.core.processes import register_after_fork
+from himl_cli.core.results import Logged
 from himl_cli.workspaces.abilities import RecordsRuns
 
 log = logging.getLogger(__name__)
@@ -53,7 +53,7 @@ class RunWriter:
         self._dropped = 0
         self._is_fork = False
         self._make_locks()
-        tell_of_forks(self)
+        register_after_fork(self)
 
     def add(self, entry: Logged) -> None:
         """Take *entry*; it is sent soon. Raises only in a forked process, as `flush` does."""

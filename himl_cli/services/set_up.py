@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Protocol
 
 from himl_cli.core.errors import BadUsage
-from himl_cli.core.home import in_home
-from himl_cli.core.setup import PreparedFile, SetUp, TakenSettings
-from himl_cli.core.spelling import filled
+from himl_cli.core.files import expand_home
+from himl_cli.core.text import non_blank
+from himl_cli.core.workspaces import PreparedFile, SetUp, TakenSettings
 from himl_cli.services.settings_import.new_files import NewFile, settings_file, write_all
 from himl_cli.services.settings_import.source import read_settings
 
@@ -51,13 +51,13 @@ class SetUpRequest:
 def set_up(request: SetUpRequest, workspaces: Workspaces) -> SetUp:
     """Write what is missing; a file that says something else is left alone. Raises BadUsage then, with nothing written,
     or DiskFailed."""
-    source = filled("--from", request.source)
+    source = non_blank("--from", request.source)
     for key, value in request.ids.items():
-        filled(f"--{key}", value)
+        non_blank(f"--{key}", value)
     if request.local and (source or request.ids):
         raise BadUsage("--local and the keys of an Azure ML workspace were both given.", hint="Give one of them.")
     if source:
-        taken = read_settings(request.folder / in_home(source), request.folder, workspaces.azure_ids_in)
+        taken = read_settings(request.folder / expand_home(source), request.folder, workspaces.azure_ids_in)
         return _write(request.folder, taken, {**taken.workspace, **request.ids}, f"'{source}'", workspaces)
     ids = {} if request.local else {**workspaces.azure_ids_set(), **request.ids}
     if ids:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from urllib.parse import parse_qs, urlsplit
 
-from himl_cli.core.workspace_ids import WorkspaceIds, parse_workspace_id
+from himl_cli.core.workspaces import WorkspaceIds, parse_workspace_id
 
 _STUDIO = re.compile(r"(?:^|\.)ml\.azure\.[a-z]+(?:\.[a-z]+)?$", re.IGNORECASE)
 

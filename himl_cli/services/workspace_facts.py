@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from himl_cli.core.errors import HimlError, WorkspaceNotFound
-from himl_cli.core.workspace_facts import WorkspaceFacts
+from himl_cli.core.workspaces import WorkspaceFacts
 from himl_cli.workspaces.abilities import DescribesItself
 from himl_cli.workspaces.base import FoundWorkspace
 

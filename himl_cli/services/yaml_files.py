@@ -10,8 +10,7 @@ from typing import Any
 import yaml
 
 from himl_cli.core.errors import BadUsage
-from himl_cli.core.nesting import DEEPEST
-from himl_cli.core.shortening import shortened
+from himl_cli.core.text import DEEPEST, shorten
 
 LARGEST = 512 << 10
 """Characters of a file; the library needs a second for so many."""
@@ -157,11 +156,11 @@ def parse_mapping(text: str, path: Path) -> Mapping[str, Any]:
         mark = err.problem_mark or err.context_mark
         line = f", line {mark.line + 1}" if mark else ""
         raise BadUsage(
-            f"'{path}'{line}: {shortened(err.problem or err.context)}.",
+            f"'{path}'{line}: {shorten(err.problem or err.context)}.",
             hint=TOO_MUCH if isinstance(err, _TooMuch) else NO_YAML,
         ) from err
     except yaml.YAMLError as err:
-        raise BadUsage(f"'{path}' is no valid YAML: {shortened(' '.join(str(err).split()))}.") from err
+        raise BadUsage(f"'{path}' is no valid YAML: {shorten(' '.join(str(err).split()))}.") from err
     if not isinstance(content, dict):
         raise BadUsage(
             f"'{path}' holds no sections, but {'nothing' if content is None else 'a ' + type(content).__name__}."

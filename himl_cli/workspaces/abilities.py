@@ -10,13 +10,11 @@ from typing import Protocol, runtime_checkable
 
 from himl_cli.core.blobs import DatastoreInfo
 from himl_cli.core.checkpoints import SignedLink
-from himl_cli.core.checks import Check
 from himl_cli.core.events import Notify
 from himl_cli.core.jobs import DataSpec
-from himl_cli.core.logged import Logged, NewRun, RunEnd
-from himl_cli.core.results import RunResults
+from himl_cli.core.results import Logged, NewRun, RunEnd, RunResults
 from himl_cli.core.runs import Run
-from himl_cli.core.workspace_facts import WorkspaceFacts
+from himl_cli.core.workspaces import Check, WorkspaceFacts
 from himl_cli.workspaces.base import BlobStore, Workspace
 
 

@@ -6,12 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
-from himl_cli.core.clusters import ClusterSpec
-from himl_cli.core.containers import ContainerSpec
-from himl_cli.core.documents import DocumentChanges
 from himl_cli.core.events import Notify
-from himl_cli.core.jobs import JobSpec
-from himl_cli.core.pipelines import PipelineSpec
+from himl_cli.core.jobs import ClusterSpec, ContainerSpec, DocumentChanges, JobSpec, PipelineSpec
 from himl_cli.core.runs import Run
 
 

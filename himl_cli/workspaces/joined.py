@@ -14,9 +14,8 @@ from typing import TypeVar
 
 from himl_cli.core.blobs import DatastoreInfo
 from himl_cli.core.errors import HimlError, NotAllowed, RunNotFound, ServiceFailed, WorkspaceNotFound
-from himl_cli.core.recordings import RECORDED_FROM
 from himl_cli.core.results import RunResults
-from himl_cli.core.runs import LoggedValues, Metric, Run, RunQuery
+from himl_cli.core.runs import RECORDED_FROM, LoggedValues, Metric, Run, RunQuery
 from himl_cli.workspaces.abilities import DeletesRuns, HoldsConnections, ReadsManyRuns
 from himl_cli.workspaces.base import BlobStore, Workspace
 

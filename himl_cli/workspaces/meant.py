@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from himl_cli.core.errors import BadUsage
-from himl_cli.core.home import in_home
+from himl_cli.core.files import expand_home
 
 if TYPE_CHECKING:
     from himl_cli.workspaces.azure.places.address import WorkspaceAddress
@@ -43,7 +43,7 @@ def find_workspaces(spec: str | None, config_file: str | None, *, start: Path) -
     if spec and config_file:
         raise BadUsage("--workspace and --config_file were both given.", hint="Give one of them.")
     if config_file or (spec and spec.endswith(".json")):
-        return Meant(_named_azure(in_home(config_file or spec or ""), start), None, start, is_named=True)
+        return Meant(_named_azure(expand_home(config_file or spec or ""), start), None, start, is_named=True)
     if spec:
         return Meant(None, nearest_local(start) if spec == "local" else named_folder(spec), start, is_named=True)
     meant = Meant(configured_azure(start), nearest_local(start), start)
@@ -114,7 +114,7 @@ def cloud_setting(start: Path) -> str | None:
 def named_folder(spec: str) -> Path:
     """The local workspace that a path means: itself when it is called `.himl` or holds a record, else the `.himl` in
     it."""
-    path = in_home(spec, "folder").absolute()
+    path = expand_home(spec, "folder").absolute()
     if path.name == LOCAL_FOLDER or (path / "workspace.db").is_file() or path.is_file():
         return path
     return path / LOCAL_FOLDER

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from himl_cli.core.errors import BadUsage, WorkspaceNotFound
-from himl_cli.core.workspace_ids import HOW_TO_CONFIGURE
+from himl_cli.core.workspaces import HOW_TO_CONFIGURE
 from himl_cli.workspaces.meant import LOCAL_FOLDER as LOCAL_FOLDER
 from himl_cli.workspaces.meant import (
     Meant,
@@ -31,8 +31,7 @@ from himl_cli.workspaces.meant import own_azure as own_azure
 from himl_cli.workspaces.meant import search_remarks as search_remarks
 
 if TYPE_CHECKING:
-    from himl_cli.core.jobs import JobSpec
-    from himl_cli.core.pipelines import PipelineSpec
+    from himl_cli.core.jobs import JobSpec, PipelineSpec
     from himl_cli.workspaces.azure.places.address import WorkspaceAddress
     from himl_cli.workspaces.azure.workspace import AzureWorkspace
     from himl_cli.workspaces.base import BlobStore, FoundWorkspace, Workspace

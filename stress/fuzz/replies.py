@@ -14,10 +14,10 @@ from urllib.parse import unquote, urlsplit
 
 from hypothesis import strategies as st
 
-from himl_cli.core.addresses import parts_of
 from himl_cli.core.errors import HimlError, ServiceFailed
-from himl_cli.core.json_texts import NotJson, read_json, read_whole_json
+from himl_cli.core.redaction import parts_of
 from himl_cli.core.runs import RunQuery
+from himl_cli.core.text import NotJson, read_json, read_valid_json
 from himl_cli.workspaces.azure.connection import Connection
 from himl_cli.workspaces.azure.places.settings import azure_settings
 from himl_cli.workspaces.azure.requests.errors import ServiceNotFound
@@ -79,7 +79,7 @@ class Answering:
 
     def _document(self) -> Any:
         try:
-            return read_whole_json(json.dumps(self._other).encode())
+            return read_valid_json(json.dumps(self._other).encode())
         except NotJson as err:
             raise ServiceFailed(f"The answer is no JSON: {err}.") from err
 

@@ -23,7 +23,7 @@ import hypothesis
 from hypothesis import HealthCheck, Phase, given, settings
 
 from himl_cli.core.errors import HimlError
-from himl_cli.core.shortening import shortened
+from himl_cli.core.text import shorten
 from himl_cli.render.errors import say_error
 from stress.fuzz.target import Target
 from stress.fuzz.targets import target_named
@@ -127,12 +127,12 @@ class Trial:
         except TooLong:
             return f"takes more than {SECONDS:.0f} s"
         except Exception as err:  # noqa: BLE001 - whatever it is, it is the finding
-            return f"{type(err).__name__} {_place_of(err)}: {shortened(_printable(str(err)), 120)}"
+            return f"{type(err).__name__} {_place_of(err)}: {shorten(_printable(str(err)), 120)}"
         grown = _resident() - before
         if grown > MEMORY:
             return f"takes {grown >> 20} MiB"
         said = [one for one in warned if issubclass(one.category, _SAID)]
-        return f"warns: {shortened(_printable(str(said[0].message)), 120)}" if said else ""
+        return f"warns: {shorten(_printable(str(said[0].message)), 120)}" if said else ""
 
     def _note(self, example: Any) -> None:
         if self._current is not None:
@@ -144,7 +144,7 @@ class Trial:
 
 def shown(example: Any) -> str:
     """*example* as a case's record has it."""
-    return shortened(ascii(example), SHOWN)
+    return shorten(ascii(example), SHOWN)
 
 
 def _wrong_words(err: Exception) -> str:

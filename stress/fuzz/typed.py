@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 
 from himl_cli.commands import _options
 from himl_cli.commands._settings import check_variables
-from himl_cli.core import addresses, redaction
+from himl_cli.core import redaction
+from himl_cli.core import redaction as addresses
 from himl_cli.core.errors import BadUsage
-from himl_cli.core.workspace_ids import parse_workspace_id
+from himl_cli.core.workspaces import parse_workspace_id
 from himl_cli.services.checkpoints import names as checkpoint_names
 from himl_cli.services.checkpoints.telling import read_name
 from himl_cli.services.montage.listing.patterns import Pattern

@@ -11,8 +11,8 @@ import pycurl
 from hypothesis import strategies as st
 
 from himl_cli.core.errors import HimlError, ServiceFailed
-from himl_cli.core.json_texts import NotJson, read_json
 from himl_cli.core.sweeps import HYPERPARAMETERS, hyperparameters_of
+from himl_cli.core.text import NotJson, read_json
 from himl_cli.workspaces.azure.record import WorkspaceRecord
 from himl_cli.workspaces.azure.requests import clock
 from himl_cli.workspaces.azure.requests.challenge import claims_of

@@ -6,7 +6,7 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from himl_cli.core.file_tree import PART_SUFFIX, RANKS_NAME, STATE_NAME
+from himl_cli.core.files import PART_SUFFIX, RANKS_NAME, STATE_NAME
 
 EVERYWHERE = ("datastore", "download", "tb", "checkpoint")
 FILES = ("datastore", "download", "tb")

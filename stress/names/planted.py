@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from himl_cli.core.file_tree import STATE_NAME
+from himl_cli.core.files import STATE_NAME
 from himl_cli.services.transfer.names import part_name
 from himl_cli.services.transfer.state import MARK_SIGNS, short_hash
 

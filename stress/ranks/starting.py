@@ -17,7 +17,7 @@ import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
-from himl_cli.core.transfers import TransferResult
+from himl_cli.core.blobs import TransferResult
 from himl_cli.services.transfer.ranks import rank_zero_only
 
 RANKS = 8

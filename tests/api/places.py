@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from himl_cli.core.file_tree import is_bookkeeping
+from himl_cli.core.files import is_bookkeeping
 
 
 def arrived(folder: Path) -> dict[str, str]:

@@ -24,7 +24,7 @@ from himl_cli import (
     get_workspace,
 )
 from himl_cli.core.errors import BadUsage, RunNotFound
-from himl_cli.core.logged import Logged, NewRun, RunEnd
+from himl_cli.core.results import Logged, NewRun, RunEnd
 from himl_cli.core.runs import RunStatus
 from himl_cli.core.sweeps import HYPERPARAMETERS, MANY
 from himl_cli.services import logged_values

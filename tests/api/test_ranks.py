@@ -106,7 +106,7 @@ def test_without_pytorch_the_barrier_is_no_wait_and_no_import() -> None:
 AT_BARRIER = """
 from pathlib import Path
 from himl_cli.core.errors import NotFound
-from himl_cli.core.transfers import TransferResult
+from himl_cli.core.blobs import TransferResult
 from himl_cli.services.transfer.ranks import rank_zero_then_barrier
 me, size, place, met = os.environ["ME"], int(os.environ["SIZE"]), Path(os.environ["BARRIER"]), 0
 def barrier():

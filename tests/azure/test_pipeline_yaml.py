@@ -12,8 +12,7 @@ import yaml
 
 from himl_cli.core.errors import BadUsage
 from himl_cli.core.events import ignore
-from himl_cli.core.jobs import DataSpec, EnvironmentSpec
-from himl_cli.core.pipelines import StepSpec
+from himl_cli.core.jobs import DataSpec, EnvironmentSpec, StepSpec
 from himl_cli.workspaces.azure.jobs.sdk import load_sdk, silenced
 from himl_cli.workspaces.azure.workspace import AzureWorkspace
 from himl_cli.workspaces.open import pipeline_yaml

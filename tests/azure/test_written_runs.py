@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from himl_cli import Run, create_aml_run_object, get_workspace
-from himl_cli.core.logged import NewRun
+from himl_cli.core.results import NewRun
 from himl_cli.workspaces.abilities import RecordsRuns
 from tests.azure.conftest import client_python
 from tests.azure.lab import EXPERIMENT, Lab

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from himl_cli.core.logged import Logged, NewRun, RunEnd
+from himl_cli.core.results import Logged, NewRun, RunEnd
 from himl_cli.core.runs import RunStatus
 from himl_cli.core.sweeps import HYPERPARAMETERS, STOPPED_EARLY
 from himl_cli.services import logged_values

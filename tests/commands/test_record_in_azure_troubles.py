@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from himl_cli.core.locks import is_held
+from himl_cli.core.processes import is_held
 from tests.recorded_in_azure import SUBMIT, kill_recorder, log_there, note_of, points, posix, proc, the_run, wait_until_told
 from tests.recorded_in_azure import azure_project as azure_project
 from tests.recorded_in_azure import go as go

@@ -9,8 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from himl_cli.core.logged import Logged, LoggedKind, LoggedRow, NewRun, RunEnd, Value
-from himl_cli.core.results import Aggregation, RunResults, Series
+from himl_cli.core.results import Aggregation, Logged, LoggedKind, LoggedRow, NewRun, RunEnd, RunResults, Series, Value
 from himl_cli.core.runs import Run, RunQuery, RunStatus
 from himl_cli.core.sweeps import HYPERPARAMETERS
 from himl_cli.services import logged_values

@@ -11,7 +11,7 @@ import pytest
 
 from himl_cli.core.blobs import StoreRequest
 from himl_cli.core.errors import BadUsage, RunNotFound
-from himl_cli.core.logged import Logged, LoggedKind, LoggedRow, NewRun, RunEnd
+from himl_cli.core.results import Logged, LoggedKind, LoggedRow, NewRun, RunEnd
 from himl_cli.core.runs import RunQuery, RunStatus
 from himl_cli.services import logged_values
 from himl_cli.workspaces.abilities import RecordsRuns

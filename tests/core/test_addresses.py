@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from himl_cli.core.addresses import identity, is_address, is_botched_address
+from himl_cli.core.redaction import identity, is_address, is_botched_address
 
 PLACE = "https://h.example/model.ckpt"
 SAS = "sv=2024-11-04&st=2026-01-01&se=2099-01-01&sr=b&sp=r&skoid=o&sktid=t&skt=s&ske=e&sks=b&skv=2023-11-03&spr=https&sig=x"

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from himl_cli.core.interruptions import terminations
+from himl_cli.core.processes import terminations
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals are sent")
 

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from himl_cli.core.locks import HeldLock, is_held
+from himl_cli.core.processes import ProcessLock, is_held
 
 HOLD = """
 import sys
 from pathlib import Path
-from himl_cli.core.locks import HeldLock
+from himl_cli.core.files import HeldLock
 assert HeldLock(Path(sys.argv[1])).take()
 print("held", flush=True)
 sys.stdin.read()
@@ -23,7 +23,7 @@ sys.stdin.read()
 
 def test_a_lock_is_held_until_it_is_given_back(tmp_path: Path) -> None:
     path = tmp_path / "lock"
-    lock = HeldLock(path)
+    lock = ProcessLock(path)
     assert not is_held(path)
     assert lock.take()
     assert lock.take()
@@ -39,10 +39,10 @@ def test_one_process_holds_it_and_its_end_frees_it(tmp_path: Path) -> None:
         assert holder.stdout is not None
         assert holder.stdout.readline().strip() == b"held"
         assert is_held(path)
-        assert not HeldLock(path).take()
+        assert not ProcessLock(path).take()
         holder.kill()
     assert not is_held(path)
-    mine = HeldLock(path)
+    mine = ProcessLock(path)
     assert mine.take()
     mine.release()
 
@@ -53,7 +53,7 @@ def test_a_forked_process_does_not_give_it_back(tmp_path: Path) -> None:
     program = """
 import os, sys
 from pathlib import Path
-from himl_cli.core.locks import HeldLock, is_held
+from himl_cli.core.files import HeldLock, is_held
 path = Path(sys.argv[1])
 lock = HeldLock(path)
 lock.take()

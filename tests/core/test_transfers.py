@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from himl_cli.core.blobs import Failure, Refused, TransferResult
 from himl_cli.core.errors import HimlError, NotAllowed, ServiceFailed, TransferIncomplete
-from himl_cli.core.transfers import Failure, Refused, TransferResult
 
 
 def problem(result: TransferResult, *, is_listed: bool = False) -> HimlError:

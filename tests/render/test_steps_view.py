@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from himl_cli.core.pipelines import STEP, STEP_AFTER
+from himl_cli.core.jobs import STEP, STEP_AFTER
 from himl_cli.render.steps_view import steps_view
 from tests.services.aggregation.records import run
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from himl_cli.core.run_details import SweepView, TrialView
+from himl_cli.core.runs import SweepView, TrialView
 from himl_cli.render.trials_view import best_lines, trials_view
 from tests.services.aggregation.records import run
 

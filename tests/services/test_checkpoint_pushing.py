@@ -10,7 +10,7 @@ import pytest
 
 from himl_cli.core.errors import BadUsage, HimlError, NotFound, RunNotFound, ServiceFailed
 from himl_cli.core.events import Notice
-from himl_cli.core.logged import NewRun, RunEnd
+from himl_cli.core.results import NewRun, RunEnd
 from himl_cli.core.runs import Run, RunQuery, RunStatus
 from himl_cli.services.checkpoints.pushing import PushRequest, push_checkpoints
 from himl_cli.services.checkpoints.sources import find_here

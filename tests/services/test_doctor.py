@@ -6,9 +6,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from himl_cli.core.checks import Check, CheckState
 from himl_cli.core.errors import BadUsage, NotAllowed
 from himl_cli.core.installing import install_command
+from himl_cli.core.workspaces import Check, CheckState
 from himl_cli.services.doctor.checkup import checkup, verdict
 from himl_cli.services.doctor.installation import installation_checks, python_check, requirements
 from himl_cli.workspaces.base import FoundWorkspace, Workspace

@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 
 from himl_cli.app import loaded
 from himl_cli.commands._settings import check_variables, submit_settings
-from himl_cli.core import addresses
-from himl_cli.core.json_texts import NotJson, read_json
+from himl_cli.core import redaction
 from himl_cli.core.settings import section_settings
 from himl_cli.core.sweeps import HYPERPARAMETERS, hyperparameters_of
-from himl_cli.core.workspace_ids import parse_workspace_id
+from himl_cli.core.text import NotJson, read_json
+from himl_cli.core.workspaces import parse_workspace_id
 from himl_cli.services.checkpoints.names import below_folder, rank_of
 from himl_cli.services.checkpoints.telling import read_name
 from himl_cli.services.checkpoints.whole import is_whole
@@ -88,9 +88,9 @@ SUBMIT: Any = loaded("submit")
 
 
 def address(text: str) -> None:
-    for ask in (addresses.is_address, addresses.is_botched_address, addresses.parts_of, addresses.shown, addresses.identity, addresses.last_name):
+    for ask in (redaction.is_address, redaction.is_botched_address, redaction.parts_of, redaction.shown, redaction.identity, redaction.last_name):
         ask(text)
-    assert 0 < len(addresses.safe_name(text).encode()) <= 4 * addresses.LONGEST_NAME + 1
+    assert 0 < len(redaction.safe_name(text).encode()) <= 4 * redaction.LONGEST_NAME + 1
 
 
 def json_of(text: str) -> None:

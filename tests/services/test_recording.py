@@ -9,9 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from himl_cli.core.logged import NewRun, RunEnd
-from himl_cli.core.recordings import RECORDED_FROM
-from himl_cli.core.runs import RunQuery, RunStatus
+from himl_cli.core.results import NewRun, RunEnd
+from himl_cli.core.runs import RECORDED_FROM, RunQuery, RunStatus
 from himl_cli.services import logged_values
 from himl_cli.services.recording.files import FileTelling
 from himl_cli.services.recording.note import Note, NoteFile, Told, unfinished

@@ -10,9 +10,8 @@ from types import FrameType
 
 import pytest
 
-from himl_cli.core.logged import NewRun, RunEnd
-from himl_cli.core.recordings import STOPPED
-from himl_cli.core.runs import RunStatus
+from himl_cli.core.results import NewRun, RunEnd
+from himl_cli.core.runs import STOPPED, RunStatus
 from himl_cli.services import logged_values
 from himl_cli.services.recording.note import DamagedNote, Note, NoteFile, Told, unfinished
 from himl_cli.services.recording.recorder import Recorder, Timing

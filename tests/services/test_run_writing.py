@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from himl_cli.core.errors import HimlError, RunNotFound, ServiceFailed
-from himl_cli.core.logged import NewRun
+from himl_cli.core.results import NewRun
 from himl_cli.services import logged_values
 from himl_cli.services.run_writing import RunWriter
 from himl_cli.workspaces.azure.connection import Connection

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from himl_cli.core.errors import NotFound
-from himl_cli.core.locks import HeldLock
+from himl_cli.core.processes import ProcessLock
 from himl_cli.core.runs import RunSelection, RunStatus
 from himl_cli.services.naming import FILE_NAME
 from himl_cli.services.tensorboard.chosen import ChosenRuns
@@ -40,10 +40,10 @@ def workspace(azure_environment: StagedWorkspace, project: Path) -> Iterator[Azu
 @pytest.fixture
 def alive(project: Path) -> Iterator[Callable[[str], str]]:
     """Call it with the id of a run here to let it go on: somebody holds its lock."""
-    locks: list[HeldLock] = []
+    locks: list[ProcessLock] = []
 
     def hold(run_id: str) -> str:
-        locks.append(HeldLock(project / ".himl" / "runs" / run_id / "lock"))
+        locks.append(ProcessLock(project / ".himl" / "runs" / run_id / "lock"))
         assert locks[-1].take()
         return run_id
 
@@ -272,7 +272,7 @@ def test_a_run_that_is_deleted_while_it_is_shown_is_told(project: Path) -> None:
     here = RecordedRuns(project)
     for number in range(3):
         here.add(f"train_{number}", status=RunStatus.running)
-    lock = HeldLock(project / ".himl" / "runs" / "train_1" / "lock")
+    lock = ProcessLock(project / ".himl" / "runs" / "train_1" / "lock")
     assert lock.take()
     seen = Seen(here.workspace, project, experiment="train", num_runs=3)
     assert seen.open() == ["train_1"]

@@ -12,8 +12,7 @@ from typing import Any
 import pytest
 
 from himl_cli.core.events import ignore
-from himl_cli.core.jobs import DataSpec, Entry, EntryKind, EnvironmentSpec
-from himl_cli.core.pipelines import PipelineSpec, StepSpec
+from himl_cli.core.jobs import DataSpec, Entry, EntryKind, EnvironmentSpec, PipelineSpec, StepSpec
 from himl_cli.workspaces.azure.workspace import AzureWorkspace
 from tests.azure_jobs import CONDA, cluster_spec, snapshot_of
 from tests.azure_pipelines import PREPARE, pipeline_of, prepare, step_job, train

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from himl_cli.core.errors import BadUsage, WorkspaceNotFound
-from himl_cli.core.workspace_ids import parse_workspace_id
+from himl_cli.core.workspaces import parse_workspace_id
 from himl_cli.workspaces.azure.places.clouds import CHINA, PUBLIC, US_GOVERNMENT, current_cloud
 from himl_cli.workspaces.azure.places.config import address_from_config, address_from_environment, address_of_job, find_config
 

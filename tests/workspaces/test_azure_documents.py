@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from himl_cli.core.documents import DocumentChanges
 from himl_cli.core.errors import BadUsage, HimlError, Interrupted, NotFound
 from himl_cli.core.events import Event, Notice, ignore
+from himl_cli.core.jobs import DocumentChanges
 from himl_cli.core.runs import RunQuery, RunStatus
 from himl_cli.services.submission.snapshot import secrets_but
 from himl_cli.workspaces.azure.workspace import AzureWorkspace

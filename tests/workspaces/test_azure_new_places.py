@@ -8,10 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from himl_cli.core.clusters import ClusterSpec
-from himl_cli.core.containers import ContainerSpec
 from himl_cli.core.errors import BadUsage, NotAllowed
 from himl_cli.core.events import Event, Notice, ignore
+from himl_cli.core.jobs import ClusterSpec, ContainerSpec
 from himl_cli.workspaces.azure.workspace import AzureWorkspace
 from himl_cli.workspaces.job_abilities import CreatesClusters, RegistersDatastores, RunsPipelines, SubmitsDocuments
 from tests.servers.azureml.faults import Status

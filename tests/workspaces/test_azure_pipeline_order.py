@@ -9,8 +9,7 @@ import pytest
 
 from himl_cli.core.errors import NotFound
 from himl_cli.core.events import Event, Notice, ignore
-from himl_cli.core.jobs import DataSpec
-from himl_cli.core.pipelines import StepSpec
+from himl_cli.core.jobs import DataSpec, StepSpec
 from himl_cli.workspaces.azure.workspace import AzureWorkspace
 from tests.azure_pipelines import pipeline_of, prepare, sent, step_job, steps_of
 from tests.servers.azureml.seeding import StagedWorkspace

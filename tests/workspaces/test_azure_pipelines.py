@@ -10,8 +10,7 @@ import pytest
 
 from himl_cli.core.errors import BadUsage, HimlError, Interrupted, NotFound
 from himl_cli.core.events import Event, Notice, ignore
-from himl_cli.core.jobs import DataSpec, EnvironmentSpec
-from himl_cli.core.pipelines import StepSpec
+from himl_cli.core.jobs import DataSpec, EnvironmentSpec, StepSpec
 from himl_cli.core.runs import RunQuery, RunStatus
 from himl_cli.workspaces.azure.workspace import AzureWorkspace
 from tests.azure_pipelines import FAILING, pipeline_of, prepare, sent, step_job, steps_of, train

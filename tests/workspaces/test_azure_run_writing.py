@@ -10,7 +10,7 @@ import pytest
 
 from himl_cli.core.blobs import StoreRequest
 from himl_cli.core.errors import NotAllowed
-from himl_cli.core.logged import NewRun, RunEnd
+from himl_cli.core.results import NewRun, RunEnd
 from himl_cli.core.runs import RunStatus
 from himl_cli.services import logged_values
 from himl_cli.workspaces.azure.workspace import AzureWorkspace

@@ -9,9 +9,8 @@ import pytest
 
 from himl_cli.core.errors import BadUsage
 from himl_cli.core.events import Event
-from himl_cli.core.jobs import DataSpec, Entry, EntryKind, JobSpec, Snapshot
-from himl_cli.core.locks import HeldLock
-from himl_cli.core.pipelines import PipelineSpec, StepOutput, StepSpec
+from himl_cli.core.jobs import DataSpec, Entry, EntryKind, JobSpec, PipelineSpec, Snapshot, StepOutput, StepSpec
+from himl_cli.core.processes import ProcessLock
 from himl_cli.core.sweeps import Draw, SearchRange, SweepSpec
 from himl_cli.workspaces.local.job_environment import job_command
 from himl_cli.workspaces.local.jobs import resolve_folders, shown_command
@@ -79,7 +78,7 @@ def test_only_what_a_dead_start_left_is_removed(tmp_path: Path) -> None:
         (workspace.folder / "runs" / name).mkdir()
         write_files(workspace.folder, {f"starting/{name}": "", f"runs/{name}/go": ""})
     (workspace.folder / "runs" / "logged" / "user_logs").mkdir()
-    held = HeldLock(workspace.folder / "starting" / "alive")
+    held = ProcessLock(workspace.folder / "starting" / "alive")
     assert held.take()
     workspace.prepare(pass_over)
     assert {path.name for path in (workspace.folder / "runs").iterdir()} == {"alive", "logged"}

@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from himl_cli.core.errors import BadUsage, ServiceFailed
-from himl_cli.core.json_texts import NotJson, read_json
+from himl_cli.core.text import NotJson, read_json
 from himl_cli.workspaces.azure.places.address import WorkspaceAddress
 from himl_cli.workspaces.azure.places.clouds import PUBLIC
 from himl_cli.workspaces.azure.requests.answers import object_of, pages, understood

@@ -10,9 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from himl_cli.core.blobs import FetchRequest
+from himl_cli.core.blobs import FetchRequest, TransferResult
 from himl_cli.core.errors import BadUsage, HimlError, IntegrityFailed, NotAllowed, NotFound, ServiceFailed
-from himl_cli.core.transfers import TransferResult
 from himl_cli.services.transfer.download import download
 from himl_cli.services.transfer.requests import DownloadRequest
 from himl_cli.workspaces.azure.storage.blobs.lines import Exchanger, Limits

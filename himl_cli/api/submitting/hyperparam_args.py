@@ -7,8 +7,8 @@ from typing import Any
 
 from himl_cli.api.submitting.search_spaces import space_of
 from himl_cli.core.errors import BadUsage
-from himl_cli.core.spelling import did_you_mean
 from himl_cli.core.sweeps import Draw, EarlyStop, SweepSpec
+from himl_cli.core.text import did_you_mean
 from himl_cli.services.submission.sweeps import AZURE_WORDS, parse_early_stop, parse_sampling, points_of
 
 PARAM_SAMPLING_ARG = "parameter_sampling"

@@ -15,8 +15,7 @@ from himl_cli.api.submitting.hyperdrive_config import sweep_of_config
 from himl_cli.api.submitting.hyperparam_args import sweep_of_args, trial_seconds_of
 from himl_cli.core.errors import BadUsage
 from himl_cli.core.jobs import HERE
-from himl_cli.core.placeholders import SEARCH_SPACE
-from himl_cli.core.sweeps import SweepSpec
+from himl_cli.core.sweeps import SEARCH_SPACE, SweepSpec
 from himl_cli.services.naming import hi_ml_experiment
 from himl_cli.services.submission.entry import check_root
 from himl_cli.services.submission.environment import CONDA_NAMES

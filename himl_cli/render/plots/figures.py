@@ -16,7 +16,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormat
 
 from himl_cli.core.results import Child
 from himl_cli.core.runs import RunStatus
-from himl_cli.core.shortening import shortened
+from himl_cli.core.text import shorten
 from himl_cli.render.plots.families import Family, is_shown
 from himl_cli.render.plots.looks import Scale, Scheme
 from himl_cli.render.plots.panels import MEAN, draw_panel, looks_named, rows_of
@@ -37,10 +37,10 @@ def figure_of(family: Family, children: Sequence[Child], scheme: Scheme, names: 
         if not any(np.isfinite(c.values).any() for panel in family.panels for c in panel.curves if c.child == place)
     }
     words = [
-        shortened(look.name, LEGEND_LENGTH) + (": no number" if place in numberless else "")
+        shorten(look.name, LEGEND_LENGTH) + (": no number" if place in numberless else "")
         for place, look in named.items()
     ]
-    words += [shortened(name, LEGEND_LENGTH) for name in scheme.categories]
+    words += [shorten(name, LEGEND_LENGTH) for name in scheme.categories]
     width = {1: 8.0, 2: 11.5}.get(columns, 15.0)
     legend_columns = max(1, min(6, int(width // (0.067 * max(map(len, [*words, MEAN])) + 0.6))))
     legend_rows = math.ceil((len(words) + 2) / legend_columns)
@@ -102,7 +102,7 @@ def _title(family: Family, children: Sequence[Child]) -> str:
     of = f" — {experiments.pop()}" if len(experiments) == 1 else ""
     shown, runs = sum(map(is_shown, children)), len(children)
     return (
-        f"{shortened(family.title, 50)}{shortened(of, 40)} ({f'{shown} of ' if shown < runs else ''}{runs} "
+        f"{shorten(family.title, 50)}{shorten(of, 40)} ({f'{shown} of ' if shown < runs else ''}{runs} "
         f"run{'s' if runs != 1 else ''})"
     )
 
@@ -126,7 +126,7 @@ def _foot(children: Sequence[Child], names: Sequence[str]) -> str:
 
 def _add_colour_bar(figure: Figure, panels: Any, scale: Scale) -> None:
     bar = figure.colorbar(ScalarMappable(scale.norm, scale.colours), ax=panels, shrink=0.9, aspect=30, pad=0.01)
-    bar.set_label(plain(shortened(scale.name, 40)) + (" (log scale)" if isinstance(scale.norm, LogNorm) else ""))
+    bar.set_label(plain(shorten(scale.name, 40)) + (" (log scale)" if isinstance(scale.norm, LogNorm) else ""))
     bar.ax.tick_params(labelsize=8)
     if isinstance(scale.norm, LogNorm):
         bar.ax.yaxis.set_major_locator(LogLocator(numticks=8))

@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.collections import LineCollection
 from matplotlib.ticker import MaxNLocator
 
-from himl_cli.core.shortening import shortened
+from himl_cli.core.text import shorten
 from himl_cli.render.plots.families import Panel
 from himl_cli.render.plots.limits import Limits, limits_of
 from himl_cli.render.plots.looks import FEW as NAMED
@@ -28,7 +28,7 @@ def draw_panel(axes: Any, panel: Panel, scheme: Scheme, names: Sequence[str], ru
     """Draw the panel and give the handles of what the legend has to explain, by its words. *runs* is how many could be
     there."""
     handles = _draw_curves(axes, panel, scheme) if panel.has_steps else _draw_values(axes, panel, scheme, names)
-    axes.set_title(plain(shortened(panel.metric, 44)), loc="left", fontsize=10, fontweight="bold")
+    axes.set_title(plain(shorten(panel.metric, 44)), loc="left", fontsize=10, fontweight="bold")
     remarks = _remarks(panel, runs)
     if remarks:
         axes.annotate(
@@ -179,7 +179,7 @@ def _draw_rows(axes: Any, curves: Sequence[Curve], scheme: Scheme, names: Sequen
                 markersize=8 if look.is_best else 6,
                 zorder=4,
             )
-    words = [plain(shortened(names[curve.child], NAME_LENGTH)) for curve in curves]
+    words = [plain(shorten(names[curve.child], NAME_LENGTH)) for curve in curves]
     words += _draw_mean(
         axes, np.array([curve.last for curve in curves if np.isfinite(curve.last)]), len(curves), limits
     )

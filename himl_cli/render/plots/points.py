@@ -8,8 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from himl_cli.core.logged import Value
-from himl_cli.core.results import Series
+from himl_cli.core.results import Series, Value
 
 FEW = (
     10  # from this many runs on, the band is that of the quartiles: a standard deviation says little of what is skewed

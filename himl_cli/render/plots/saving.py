@@ -17,8 +17,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 
 from himl_cli.core.errors import DiskFailed
+from himl_cli.core.files import atomic_replacement
 from himl_cli.core.results import Aggregation
-from himl_cli.core.whole_file import replacing
 from himl_cli.render.plots.families import Family, curves_by_metric, families_of
 from himl_cli.render.plots.figures import figure_of
 from himl_cli.render.plots.looks import scheme_of
@@ -100,7 +100,7 @@ def _save(figure: Any, path: Path) -> None:
     canvas = FigureCanvasSVG(figure) if is_svg else FigureCanvasAgg(figure)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(path) as temporary, open(temporary, "wb") as stream:
+        with atomic_replacement(path) as temporary, open(temporary, "wb") as stream:
             canvas.print_figure(
                 stream,
                 format="svg" if is_svg else "png",

@@ -7,8 +7,8 @@ import re
 from collections.abc import Mapping, Sequence
 
 from himl_cli.core.results import Child
-from himl_cli.core.shortening import shortened
 from himl_cli.core.sweeps import Scalar, value_text
+from himl_cli.core.text import shorten
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
 
@@ -62,5 +62,5 @@ def _values_text(values: Mapping[str, Scalar]) -> str:
 
 def listed(names: Sequence[str], most: int = 3) -> str:
     """Some of *names*, and how many more there are."""
-    shown = "; ".join(shortened(name, 40) for name in names[:most])
+    shown = "; ".join(shorten(name, 40) for name in names[:most])
     return f"{shown} and {len(names) - most} more" if len(names) > most else shown

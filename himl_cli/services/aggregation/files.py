@@ -11,10 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from himl_cli.core.errors import BadUsage, DiskFailed
+from himl_cli.core.files import atomic_replacement, write_atomic
 from himl_cli.core.installing import install_command
-from himl_cli.core.logged import Value
-from himl_cli.core.results import STATISTICS, Aggregation, Child
-from himl_cli.core.whole_file import replacing, write_whole
+from himl_cli.core.results import STATISTICS, Aggregation, Child, Value
 from himl_cli.services.aggregation.statistics import Statistics
 
 POINTS_AT_ONCE = 500_000
@@ -58,7 +57,7 @@ def write_csv(aggregation: Aggregation, statistics: Mapping[str, Statistics] | N
             [name, *map(cell, told), *(cell(child.results.last.get(name)) for child in aggregation.children)]
         )
     try:
-        write_whole(path.absolute(), text.getvalue())
+        write_atomic(path.absolute(), text.getvalue())
     except OSError as err:
         raise DiskFailed(f"Cannot write '{path}': {err.strerror or err}.") from err
 
@@ -79,7 +78,7 @@ def write_parquet(aggregation: Aggregation, path: Path) -> None:
     """
     check_parquet()
     try:
-        with replacing(path.absolute()) as temporary:
+        with atomic_replacement(path.absolute()) as temporary:
             _write_rows(aggregation, temporary)
     except OSError as err:
         raise DiskFailed(f"Cannot write '{path}': {err.strerror or err}.") from err

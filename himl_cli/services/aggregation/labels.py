@@ -7,12 +7,10 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from himl_cli.core.errors import BadUsage
-from himl_cli.core.pipelines import STEP
-from himl_cli.core.placeholders import PLACEHOLDER
+from himl_cli.core.jobs import STEP
 from himl_cli.core.results import RunResults
-from himl_cli.core.runs import Run, own_name
-from himl_cli.core.sweeps import Scalar, hyperparameters_of, value_text, values_text
-from himl_cli.core.tag_names import own_tags
+from himl_cli.core.runs import Run, own_name, own_tags
+from himl_cli.core.sweeps import PLACEHOLDER, Scalar, hyperparameters_of, value_text, values_text
 from himl_cli.services.aggregation.chosen_runs import number_of
 
 MOST_NAMES = 4

@@ -7,8 +7,7 @@ import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from himl_cli.core.logged import Value
-from himl_cli.core.results import Aggregation
+from himl_cli.core.results import Aggregation, Value
 
 
 @dataclass(frozen=True)

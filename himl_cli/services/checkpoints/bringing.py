@@ -6,10 +6,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from himl_cli.core.addresses import shown
 from himl_cli.core.checkpoints import FROM_RUN
 from himl_cli.core.errors import IntegrityFailed
 from himl_cli.core.events import Notice, Notify
+from himl_cli.core.redaction import shown
 from himl_cli.services.checkpoints.cache import cache_folder
 from himl_cli.services.checkpoints.chosen_files import ChosenFiles
 from himl_cli.services.checkpoints.here import check_whole

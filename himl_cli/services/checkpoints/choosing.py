@@ -8,8 +8,8 @@ from typing import Literal, cast
 
 from himl_cli.core.checkpoints import Choice, Goal
 from himl_cli.core.errors import BadUsage, NotFound
-from himl_cli.core.spelling import filled
 from himl_cli.core.sweeps import GOALS
+from himl_cli.core.text import non_blank
 from himl_cli.services.checkpoints.best import best_of_offer
 from himl_cli.services.checkpoints.candidates import newest_of_each_name, newest_try, without_exports
 from himl_cli.services.checkpoints.last import last_of_offer
@@ -22,7 +22,7 @@ def choice_of(select: str | None = None, metric: str | None = None, goal: str | 
     Raises BadUsage."""
     if goal is not None and goal not in GOALS:
         raise BadUsage(f"There is no goal '{goal}'.", hint="Goals are minimize and maximize.")
-    filled("--metric", metric)
+    non_blank("--metric", metric)
     by_value = metric is not None or goal is not None
     kind, equals, number = ("best" if by_value else "last", "", "") if select is None else select.strip().partition("=")
     if kind == "epoch" and equals and number.strip().isdecimal():

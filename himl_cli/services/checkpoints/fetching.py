@@ -9,14 +9,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from himl_cli.core.addresses import shown
+from himl_cli.core.blobs import TransferResult, listed
 from himl_cli.core.checkpoints import Choice, FetchedCheckpoint
 from himl_cli.core.errors import BadUsage, IntegrityFailed, NotFound
 from himl_cli.core.events import Notice, Notify, ignore
-from himl_cli.core.file_tree import walk_files
-from himl_cli.core.home import in_home
+from himl_cli.core.files import expand_home, walk_files
+from himl_cli.core.redaction import shown
 from himl_cli.core.runs import RunSelection
-from himl_cli.core.transfers import TransferResult, listed
 from himl_cli.services.checkpoints.chosen_files import ChosenFiles
 from himl_cli.services.checkpoints.here import path_of
 from himl_cli.services.checkpoints.names import FOLDER
@@ -188,7 +187,7 @@ def _here(source: str, cwd: Path) -> FetchedCheckpoint:
     files = found.names
     if found.is_one or not found.folder:
         _check_whole(path_of(source, cwd), source, "was not written to its end: it would not load.")
-    text = str(in_home(source)) if source.startswith("~") else source
+    text = str(expand_home(source)) if source.startswith("~") else source
     return FetchedCheckpoint(text, "local", files, sum(Path(file).stat().st_size for file in files))
 
 

@@ -8,8 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from himl_cli.core.errors import BadUsage
-from himl_cli.core.file_tree import WORKSPACE_FOLDER, FoundFile, walk_files
-from himl_cli.core.home import in_home
+from himl_cli.core.files import WORKSPACE_FOLDER, FoundFile, expand_home, walk_files
 from himl_cli.services.checkpoints.whole import is_mark, is_whole
 from himl_cli.services.secret_files import may_hold_secrets
 
@@ -22,7 +21,7 @@ OF_CHECKPOINTS = frozenset({".metadata"})
 def path_of(text: str | Path, cwd: Path) -> Path:
     """The path that *text* means in *cwd*, with `~` for a home folder. Raises NotFound for the home folder of
     nobody."""
-    return cwd / in_home(text)
+    return cwd / expand_home(text)
 
 
 def files_in(folder: Path, asked: str | Path) -> Iterator[FoundFile]:

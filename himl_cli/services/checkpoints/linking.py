@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from himl_cli.core.blobs import listed
 from himl_cli.core.checkpoints import Choice, LinkedCheckpoint
 from himl_cli.core.errors import BadUsage
-from himl_cli.core.recordings import RECORDED_IN
-from himl_cli.core.runs import Run
-from himl_cli.core.transfers import listed
+from himl_cli.core.runs import RECORDED_IN, Run
 from himl_cli.services.checkpoints.sources import Checkpoint, find_checkpoint, kind_of
 from himl_cli.workspaces.abilities import JoinsWorkspaces, LinksFiles
 from himl_cli.workspaces.base import Workspace

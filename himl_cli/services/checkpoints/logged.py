@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 from himl_cli.core.checkpoints import Goal
 from himl_cli.core.errors import BadUsage, NotFound
-from himl_cli.core.near import similar_ids
 from himl_cli.core.runs import Metric, MetricPoint, Run
+from himl_cli.core.text import near_matches
 from himl_cli.services.checkpoints.telling import same_metric
 
 EPOCH = "epoch"
@@ -60,7 +60,7 @@ def logged_values(metrics: Sequence[Metric], name: str, run: Run, tries: int = 1
         known = sorted({metric.name for metric in metrics})
         more = ", …" if len(known) > SHOWN else ""
         hint = (
-            f"It logged: {', '.join(similar_ids(name, known) or known[:SHOWN])}{more}."
+            f"It logged: {', '.join(near_matches(name, known) or known[:SHOWN])}{more}."
             if known
             else "It logged no metric at all."
         )

@@ -13,12 +13,11 @@ from himl_cli.core.blobs import BlobInfo
 from himl_cli.core.checkpoints import FROM_RUN, PUSHED, PushedCheckpoints
 from himl_cli.core.errors import BadUsage, HimlError, Interrupted, NotFound
 from himl_cli.core.events import Notice, Notify, ignore
-from himl_cli.core.interruptions import take_time_to_end
-from himl_cli.core.logged import NewRun, RunEnd
+from himl_cli.core.processes import take_time_to_end
 from himl_cli.core.redaction import redact
-from himl_cli.core.run_ids import new_run_id
-from himl_cli.core.runs import Run, RunSelection, RunStatus
-from himl_cli.core.spelling import filled
+from himl_cli.core.results import NewRun, RunEnd
+from himl_cli.core.runs import Run, RunSelection, RunStatus, new_run_id
+from himl_cli.core.text import non_blank
 from himl_cli.services.checkpoints.names import FOLDER, best_first
 from himl_cli.services.checkpoints.places import OUTPUTS, places_of
 from himl_cli.services.naming import experiment_remarks, friendly_experiment
@@ -89,7 +88,7 @@ def _source(
     text: str, workspace: Workspace, elsewhere: Callable[[], Workspace] | None, cwd: Path
 ) -> tuple[Run, Workspace]:
     """The run, and the workspace that it was found in."""
-    filled("--from", text)
+    non_blank("--from", text)
 
     def found(place: Workspace) -> tuple[Run, Workspace]:
         (run,) = find_runs(place, RunSelection(runs=(text,)), cwd=cwd)

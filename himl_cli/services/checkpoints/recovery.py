@@ -11,7 +11,7 @@ from himl_cli.services.checkpoints.names import FOLDER, Kind, Rank, best_first, 
 from himl_cli.services.checkpoints.whole import is_whole
 
 if TYPE_CHECKING:
-    from himl_cli.core.transfers import TransferResult
+    from himl_cli.core.blobs import TransferResult
     from himl_cli.workspaces.base import BlobStore
 
 log = logging.getLogger(__name__)
@@ -34,7 +34,7 @@ def bring_best(files: BlobStore, root: Path, folder: str = FOLDER, *, than: Rank
     One that proves half-written is removed and the next best brought. Raises ServiceFailed, IntegrityFailed and their
     kin.
     """
-    from himl_cli.core.transfers import TransferResult
+    from himl_cli.core.blobs import TransferResult
     from himl_cli.services.transfer.download import download
     from himl_cli.services.transfer.filters import Filters, literal
     from himl_cli.services.transfer.requests import DownloadRequest

@@ -9,10 +9,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import unquote
 
-from himl_cli.core.addresses import parts_of, shown
 from himl_cli.core.errors import BadUsage, IntegrityFailed, NotAllowed, NotFound
 from himl_cli.core.events import Notice, Notify
 from himl_cli.core.jobs import DataSpec, JobSpec
+from himl_cli.core.redaction import parts_of, shown
 from himl_cli.services.checkpoints.bringing import OpenAddress, bring_found, say_why, tags_of
 from himl_cli.services.checkpoints.sources import Checkpoint, find_checkpoint
 from himl_cli.services.transfer.disk import md5_of

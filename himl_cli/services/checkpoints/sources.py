@@ -9,10 +9,10 @@ from itertools import islice
 from pathlib import Path
 from typing import Literal
 
-from himl_cli.core.addresses import is_address, is_botched_address
 from himl_cli.core.blobs import BlobInfo
 from himl_cli.core.checkpoints import Choice
 from himl_cli.core.errors import BadUsage, NotFound, RunNotFound
+from himl_cli.core.redaction import is_address, is_botched_address
 from himl_cli.core.runs import Run, RunSelection
 from himl_cli.services.checkpoints.candidates import candidates_of
 from himl_cli.services.checkpoints.choosing import choose, choose_in_best_trial

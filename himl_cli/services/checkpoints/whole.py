@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from himl_cli.core.json_texts import read_json
+from himl_cli.core.text import read_json
 
 ZIP, SAFETENSORS = b"PK\x03\x04", ".safetensors"
 LONGEST_HEADER = 100_000_000

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
-from himl_cli.core.checks import Check, CheckState, tried
 from himl_cli.core.errors import ChecksFailed, HimlError, NotAllowed
-from himl_cli.core.workspace_ids import HOW_TO_CONFIGURE
+from himl_cli.core.workspaces import HOW_TO_CONFIGURE, Check, CheckState, tried
 from himl_cli.services.doctor.installation import installation_checks
 from himl_cli.workspaces.abilities import ChecksItself
 from himl_cli.workspaces.base import FoundWorkspace

@@ -13,8 +13,8 @@ from typing import NamedTuple
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
-from himl_cli.core.checks import Check
 from himl_cli.core.installing import PACKAGE, install_command
+from himl_cli.core.workspaces import Check
 from himl_cli.services.submission.environment import OLDEST_PYTHON
 
 EVERYTHING = "all"

@@ -7,10 +7,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from himl_cli.core.blobs import Failure, TransferResult
 from himl_cli.core.errors import DiskFailed, HimlError, Interrupted, NotAllowed, ServiceFailed
 from himl_cli.core.events import Event, Finished, Notice, Notify
 from himl_cli.core.montage import SlideUnreadable
-from himl_cli.core.transfers import Failure, TransferResult
 from himl_cli.services.checkpoints.chosen_files import ChosenFiles
 from himl_cli.services.montage.cache_limit import VARIABLE
 from himl_cli.services.montage.slide_cache import SlideCache

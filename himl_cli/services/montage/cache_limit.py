@@ -9,7 +9,7 @@ from pathlib import Path
 
 from himl_cli.core.errors import BadUsage
 from himl_cli.core.settings import Setting, section_settings
-from himl_cli.core.spelling import did_you_mean
+from himl_cli.core.text import did_you_mean
 
 VARIABLE, SECTION, KEY = "HIML_SLIDE_CACHE_GB", "montage", "cache_gb"
 DEFAULT_GB = 20

@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from threading import Lock
 
-from himl_cli.core.locks import HeldLock, is_held
+from himl_cli.core.processes import ProcessLock, is_held
 
 FOLDER = ".in-use"
 _LOCK, _PINS = ".lock", ".pins"
@@ -29,7 +29,7 @@ class Pins:
         self._folder = top / FOLDER
         self._folder.mkdir(mode=0o700, exist_ok=True)
         self._id = uuid.uuid4().hex
-        self._lock = HeldLock(self._path(self._id, _LOCK))
+        self._lock = ProcessLock(self._path(self._id, _LOCK))
         self._lock.take()
         self._notes = self._path(self._id, _PINS)
         self._notes.touch(mode=0o600)  # after the lock: notes without a holder are those of a himl that died

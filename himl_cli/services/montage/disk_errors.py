@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from himl_cli.core.errors import FULL_DISK, DiskFailed
-from himl_cli.core.file_tree import PART_SUFFIX
+from himl_cli.core.files import PART_SUFFIX
 from himl_cli.services.transfer.disk import DiskFull
 
 ASIDE = f".montage{PART_SUFFIX}"

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from himl_cli.core.errors import BadUsage, DiskFailed, NotFound
-from himl_cli.core.file_tree import walk_files
+from himl_cli.core.files import walk_files
 from himl_cli.core.montage import SlideUnreadable
 
 GZIP = b"\x1f\x8b"

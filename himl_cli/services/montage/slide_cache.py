@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from himl_cli.core.errors import DiskFailed
-from himl_cli.core.file_tree import PART_SUFFIX, is_bookkeeping
+from himl_cli.core.files import PART_SUFFIX, is_bookkeeping
 from himl_cli.services.montage.cache_pins import FOLDER as IN_USE
 from himl_cli.services.montage.cache_pins import Pins
 from himl_cli.services.transfer.disk import explained

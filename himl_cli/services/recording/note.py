@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from himl_cli.core.errors import DiskFailed
-from himl_cli.core.json_texts import read_json
-from himl_cli.core.locks import HeldLock, is_held
-from himl_cli.core.whole_file import write_whole
+from himl_cli.core.files import write_atomic
+from himl_cli.core.processes import ProcessLock, is_held
+from himl_cli.core.text import read_json
 
 FOLDER = "recordings"
 SECONDS_BETWEEN_TRIES = 0.1
@@ -108,7 +108,7 @@ class NoteFile:
         self.log = folder / f"{run_id}.log"
         self._kept_log = workspace / "runs" / run_id / "recording.log"
         self._lock_path = folder / f"{run_id}.lock"
-        self._lock = HeldLock(self._lock_path)
+        self._lock = ProcessLock(self._lock_path)
 
     def begin(self, note: Note) -> None:
         """Make the note, its lock held by this process. Raises DiskFailed."""
@@ -157,7 +157,7 @@ class NoteFile:
     def write(self, note: Note) -> None:
         """Raises DiskFailed."""
         try:
-            _patiently(lambda: write_whole(self.path, note.to_json(), is_private=True))
+            _patiently(lambda: write_atomic(self.path, note.to_json(), is_private=True))
         except OSError as err:
             raise DiskFailed(f"Cannot write '{self.path}': {err.strerror}.") from err
 

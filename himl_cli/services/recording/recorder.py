@@ -9,10 +9,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 from himl_cli.core.errors import DiskFailed, HimlError, RunNotFound
-from himl_cli.core.logged import NewRun, RunEnd
-from himl_cli.core.recordings import OF_RECORDING, STOPPED
 from himl_cli.core.redaction import redact
-from himl_cli.core.runs import Run, RunQuery, RunStatus
+from himl_cli.core.results import NewRun, RunEnd
+from himl_cli.core.runs import OF_RECORDING, STOPPED, Run, RunQuery, RunStatus
 from himl_cli.services.recording.ends import Source, Target, is_refusal, may_be_allowed, passes
 from himl_cli.services.recording.files import FileTelling
 from himl_cli.services.recording.note import Note, NoteFile

@@ -10,11 +10,9 @@ from pathlib import Path
 from himl_cli.core.errors import HimlError, Interrupted, NotAllowed, NotFound, ServiceFailed
 from himl_cli.core.events import Notify
 from himl_cli.core.jobs import JobSpec
-from himl_cli.core.logged import NewRun
-from himl_cli.core.recordings import RECORDED_FROM, RECORDED_IN, STUDIO
 from himl_cli.core.redaction import redact
-from himl_cli.core.run_ids import new_run_id
-from himl_cli.core.runs import Run, RunQuery
+from himl_cli.core.results import NewRun
+from himl_cli.core.runs import RECORDED_FROM, RECORDED_IN, STUDIO, Run, RunQuery, new_run_id
 from himl_cli.services.recording.ends import Source, Target
 from himl_cli.services.recording.note import Note, NoteFile, Told
 from himl_cli.services.submission.prepare import shortened, submit_job

@@ -8,9 +8,8 @@ from dataclasses import replace
 from functools import partial
 
 from himl_cli.core.errors import HimlError
-from himl_cli.core.logged import Logged, LoggedRow
-from himl_cli.core.recordings import OF_RECORDING
-from himl_cli.core.runs import Run
+from himl_cli.core.results import Logged, LoggedRow
+from himl_cli.core.runs import OF_RECORDING, Run
 from himl_cli.services.recording.ends import Source, Target, is_refusal, passes
 from himl_cli.services.recording.note import Told
 

@@ -7,8 +7,7 @@ from collections.abc import Sequence
 
 from himl_cli.core.errors import HimlError
 from himl_cli.core.events import Notice, Notify
-from himl_cli.core.recordings import STOPPED
-from himl_cli.core.runs import Run
+from himl_cli.core.runs import STOPPED, Run
 from himl_cli.services.recording.ends import Source
 from himl_cli.services.recording.note import NoteFile
 

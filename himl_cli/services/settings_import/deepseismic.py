@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from himl_cli.core.setup import LeftOut, TakenSettings
+from himl_cli.core.workspaces import LeftOut, TakenSettings
 from himl_cli.services.settings_import.dotenv import parse_dotenv
 from himl_cli.services.text_files import read_text
 

@@ -6,10 +6,9 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from himl_cli.core.addresses import may_be_signed
 from himl_cli.core.errors import BadUsage
-from himl_cli.core.redaction import redact
-from himl_cli.core.setup import LeftOut, TakenSettings
+from himl_cli.core.redaction import may_be_signed, redact
+from himl_cli.core.workspaces import LeftOut, TakenSettings
 from himl_cli.services.submission.request import MOST_NODES, check_size, count_wanted, parse_duration, whole_number
 from himl_cli.services.text_files import read_text
 

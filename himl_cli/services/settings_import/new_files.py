@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from himl_cli.core.errors import BadUsage, DiskFailed, HimlError
+from himl_cli.core.files import write_atomic
 from himl_cli.core.settings import FILE, PRIVATE_FILE, find_settings
-from himl_cli.core.setup import PreparedFile, Section
-from himl_cli.core.whole_file import write_whole
+from himl_cli.core.workspaces import PreparedFile, Section
 
 MOVE = "Move it away and try again."
 
@@ -47,7 +47,7 @@ def write_all(files: Sequence[NewFile]) -> list[PreparedFile]:
     made: list[Path] = []
     try:
         for file in missing:
-            write_whole(file.path, file.text, is_private=file.is_private)
+            write_atomic(file.path, file.text, is_private=file.is_private)
             made.append(file.path)
     except OSError as err:
         for path in made:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from himl_cli.core.errors import BadUsage
-from himl_cli.core.setup import TakenSettings
+from himl_cli.core.workspaces import TakenSettings
 from himl_cli.services.secret_files import YAML_ENDINGS, is_dotenv_name
 from himl_cli.services.settings_import.deepseismic import read_deepseismic
 from himl_cli.services.settings_import.innereye import PRIVATE_FILES, read_innereye

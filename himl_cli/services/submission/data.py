@@ -15,12 +15,15 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from himl_cli.core.blobs import TransferResult, named
 from himl_cli.core.errors import BadUsage, NotFound, TransferIncomplete
 from himl_cli.core.events import Notice, Notify
-from himl_cli.core.file_tree import walk_files
-from himl_cli.core.home import in_home
+from himl_cli.core.files import expand_home, walk_files
 from himl_cli.core.jobs import DataSpec, JobSpec
-from himl_cli.core.transfers import TransferResult, named
+from himl_cli.services.transfer.download import download
+from himl_cli.services.transfer.ranks import rank_zero_only
+from himl_cli.services.transfer.requests import DownloadRequest
+from himl_cli.services.user_cache import cache_of
 from himl_cli.workspaces.abilities import Dataset, FindsDatasets, KeepsDatasets
 from himl_cli.workspaces.base import BlobStore
 
@@ -162,11 +165,12 @@ def bring_dataset(workspace: KeepsDatasets, item: DataSpec, default_datastore: s
     On a node with several ranks only rank 0 brings it. Raises NotFound where the workspace has no such dataset or it is
     empty, TransferIncomplete where the target holds other files under its names, and what `download` raises.
     """
-    from himl_cli.services.transfer.ranks import rank_zero_only
     from himl_cli.services.transfer.requests import DownloadRequest
 
     dataset = workspace.dataset(item, default_datastore)
-    folder, under = (in_home(item.target, "folder").absolute(), "") if item.target else (_cache_folder(dataset), FILES)
+    folder, under = (
+        (expand_home(item.target, "folder").absolute(), "") if item.target else (_cache_folder(dataset), FILES)
+    )
     if item.mode == "mount":
         notify(Notice(f"Input '{item.key}': nothing is mounted here; the dataset is downloaded instead."))
     version = f", version {dataset.version}," if dataset.version else ""
@@ -198,7 +202,6 @@ def _with_folder(item: DataSpec, folder: Path) -> DataSpec:
 def _cache_folder(dataset: Dataset) -> Path:
     """A folder of the user's cache for this version of the dataset at this place. Raises BadUsage for a user without a
     home, DiskFailed."""
-    from himl_cli.services.user_cache import cache_of
 
     root = cache_of("datasets", "to keep datasets in", "Say where with target=FOLDER.")
     digest = hashlib.sha256(f"{dataset.files.origin} {dataset.name} {dataset.version}".encode()).hexdigest()[:12]
@@ -209,7 +212,6 @@ def _cache_folder(dataset: Dataset) -> Path:
 
 
 def _download(store: BlobStore, request: DownloadRequest, notify: Notify) -> TransferResult:
-    from himl_cli.services.transfer.download import download
 
     began = time.time()
     result = download(store, request, notify)

@@ -11,7 +11,7 @@ from difflib import get_close_matches
 from pathlib import Path, PurePath
 
 from himl_cli.core.errors import BadUsage
-from himl_cli.core.home import home_folder
+from himl_cli.core.files import home_folder
 from himl_cli.core.jobs import Entry, EntryKind
 from himl_cli.services.submission.request import SubmitRequest
 from himl_cli.services.submission.snapshot import find_snapshot_root

@@ -11,13 +11,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from himl_cli.core.addresses import is_address
 from himl_cli.core.errors import BadUsage
 from himl_cli.core.events import Notice, Notify
-from himl_cli.core.home import home_folder
+from himl_cli.core.files import home_folder
 from himl_cli.core.installing import PACKAGE, environment_hint
 from himl_cli.core.jobs import DOCKERFILE, EnvironmentSpec, secrets_text
-from himl_cli.core.redaction import redact
+from himl_cli.core.redaction import is_address, redact
 from himl_cli.services.submission.conda import (
     CondaFile,
     Kind,

@@ -10,10 +10,20 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from himl_cli.core.documents import DocumentChanges
 from himl_cli.core.errors import BadUsage
-from himl_cli.core.jobs import HERE, DataSpec, Entry, EntryKind, JobSpec, Snapshot, SnapshotReport
-from himl_cli.core.pipelines import PipelineSpec, StepOutput, StepSpec
+from himl_cli.core.jobs import (
+    HERE,
+    DataSpec,
+    DocumentChanges,
+    Entry,
+    EntryKind,
+    JobSpec,
+    PipelineSpec,
+    Snapshot,
+    SnapshotReport,
+    StepOutput,
+    StepSpec,
+)
 from himl_cli.core.redaction import mask_document
 from himl_cli.core.sweeps import Draw, EarlyStop, Scalar, SearchRange, SweepSpec, argument_names
 from himl_cli.services.naming import automatic_tags, choose_experiment, git_facts

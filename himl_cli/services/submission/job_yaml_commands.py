@@ -23,10 +23,9 @@ from himl_cli.core.jobs import (
     Snapshot,
     SnapshotReport,
 )
-from himl_cli.core.placeholders import PLACEHOLDER
 from himl_cli.core.redaction import redact
-from himl_cli.core.shortening import shortened
-from himl_cli.core.spelling import did_you_mean
+from himl_cli.core.sweeps import PLACEHOLDER
+from himl_cli.core.text import did_you_mean, shorten
 from himl_cli.services.submission.data import KEY
 from himl_cli.services.submission.request import MOST_NODES, MOST_PROCESSES, MOST_SECONDS, count_wanted
 from himl_cli.services.submission.snapshot import take_snapshot
@@ -76,7 +75,7 @@ class Part:
         if value is None:
             value = {}
         if not isinstance(value, Mapping):
-            raise self.wrong(key, f"must hold keys and values, not {shortened(repr(value))}.")
+            raise self.wrong(key, f"must hold keys and values, not {shorten(repr(value))}.")
         return Part(
             self.shown, self.folder, {str(name): entry for name, entry in value.items()}, f"{self.prefix}{key}."
         )
@@ -87,7 +86,7 @@ class Part:
         if value is None:
             return default
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise self.wrong(key, f"must be a whole number from 1 on, not {shortened(repr(value))}.")
+            raise self.wrong(key, f"must be a whole number from 1 on, not {shorten(repr(value))}.")
         if most is not None and value > most:
             raise self.wrong(key, count_wanted(value, most))
         return value
@@ -98,7 +97,7 @@ class Part:
         if value is not None and (
             isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value)
         ):
-            raise self.wrong(key, f"must be a number, not {shortened(repr(value))}.")
+            raise self.wrong(key, f"must be a number, not {shorten(repr(value))}.")
         return value
 
     def seconds(self, key: str) -> float | None:
@@ -309,13 +308,13 @@ def filled(part: Part, key: str, text: str, values: Values, others: Mapping[str,
         named = PLACEHOLDER.fullmatch(found[0])
         known = others.get(named[1], ()) if named and named[1] != "inputs" else (*values.literals, *values.data)
         if named is None or named[2] not in known:
-            names = shortened(", ".join(known)) or "none"
+            names = shorten(", ".join(known)) or "none"
             there = (
                 f"there are: {names}"
                 if named
                 else "placeholders are ${{inputs.KEY}}, ${{outputs.KEY}}, ${{search_space.NAME}}"
             )
-            raise part.wrong(key, f"has '{shortened(found[0])}', which names nothing; {there}.")
+            raise part.wrong(key, f"has '{shorten(found[0])}', which names nothing; {there}.")
     return PLACEHOLDER.sub(
         lambda found: values.literals.get(found[2], found[0]) if found[1] == "inputs" else found[0], text
     )

@@ -14,12 +14,10 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from himl_cli.core.clusters import ClusterSpec
-from himl_cli.core.containers import ContainerSpec
 from himl_cli.core.errors import BadUsage
-from himl_cli.core.json_texts import NotJson, read_json
+from himl_cli.core.jobs import ClusterSpec, ContainerSpec
 from himl_cli.core.redaction import redact
-from himl_cli.core.spelling import did_you_mean
+from himl_cli.core.text import NotJson, did_you_mean, read_json
 from himl_cli.services.settings_import.dotenv import parse_dotenv
 from himl_cli.services.submission.request import LONGEST_SHOWN, MOST, MOST_NODES, count_wanted, whole_number
 from himl_cli.services.text_files import as_found, read_text, with_slashes

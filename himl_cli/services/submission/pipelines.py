@@ -10,24 +10,28 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from himl_cli.core.clusters import SERVERLESS, ClusterSpec
-from himl_cli.core.containers import DATASTORE_NAME, ContainerSpec
 from himl_cli.core.errors import BadUsage, HimlError, NotFound
 from himl_cli.core.events import Event, Notice, Notify
-from himl_cli.core.file_tree import WORKSPACE_FOLDER
+from himl_cli.core.files import WORKSPACE_FOLDER
 from himl_cli.core.jobs import (
+    DATASTORE_NAME,
+    SERVERLESS,
+    ClusterSpec,
+    ContainerSpec,
     DataSpec,
     Entry,
     EntryKind,
     EnvironmentSpec,
     JobSpec,
+    PipelineSpec,
     Snapshot,
     SnapshotReport,
+    StepOutput,
+    StepSpec,
     check_placeholders,
 )
-from himl_cli.core.pipelines import PipelineSpec, StepOutput, StepSpec
 from himl_cli.core.runs import Run
-from himl_cli.core.spelling import did_you_mean
+from himl_cli.core.text import did_you_mean
 from himl_cli.services.naming import FILE_NAME, automatic_tags, choose_experiment, git_facts, write_latest_run
 from himl_cli.services.run_logs import watching
 from himl_cli.services.submission.data import bring_inputs

@@ -12,9 +12,8 @@ from typing import Any
 
 from himl_cli.core.errors import BadUsage
 from himl_cli.core.jobs import DISTRIBUTIONS, HERE, DataSpec, JobSpec, SnapshotReport
-from himl_cli.core.shortening import shortened
-from himl_cli.core.spelling import filled
 from himl_cli.core.sweeps import SweepSpec
+from himl_cli.core.text import non_blank, shorten
 from himl_cli.services.secret_files import YAML_ENDINGS
 
 AZURE = "azure"
@@ -193,7 +192,7 @@ def count_wanted(value: object, most: int) -> str:
     if isinstance(value, int) and value > most:
         return f"can be {most:,} at most{f', not {value:,}' if value < 10**LONGEST_SHOWN else ''}."
     text = json.dumps(value, default=repr)
-    return f"must be a whole number from 1 on, not {shortened(text, LONGEST_SHOWN)}."
+    return f"must be a whole number from 1 on, not {shorten(text, LONGEST_SHOWN)}."
 
 
 CHOICES = {
@@ -233,7 +232,7 @@ WAYS_TO_ENVIRONMENTS = (("environment",), MADE_FROM_FILES, ("build_context", "do
 def check_place(request: SubmitRequest) -> None:
     """Raises BadUsage for values that no job can have, and for what was typed and cannot be done where the job runs."""
     for name in ("command", "cluster", "checkpoint"):
-        filled(f"--{name}", getattr(request, name))
+        non_blank(f"--{name}", getattr(request, name))
     given = [
         what
         for value, what in ((request.target, "A script"), (request.module, "-m MODULE"), (request.command, "--command"))

@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from himl_cli.core.errors import BadUsage, DiskFailed
-from himl_cli.core.file_tree import WORKSPACE_FOLDER, is_bookkeeping
+from himl_cli.core.files import WORKSPACE_FOLDER, is_bookkeeping
 from himl_cli.core.jobs import Snapshot, SnapshotReport
 from himl_cli.services.naming import FILE_NAME
 from himl_cli.services.secret_files import PUBLIC_ENDING, is_private_folder, may_hold_secrets

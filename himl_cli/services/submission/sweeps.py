@@ -11,13 +11,13 @@ from difflib import get_close_matches
 from random import SystemRandom
 
 from himl_cli.core.errors import BadUsage
-from himl_cli.core.placeholders import PLACEHOLDER, SEARCH_SPACE
 from himl_cli.core.redaction import MASK, mask_arguments
-from himl_cli.core.spelling import did_you_mean
 from himl_cli.core.sweeps import (
     GOALS,
     HYPERPARAMETER_NAME,
+    PLACEHOLDER,
     REPEATED,
+    SEARCH_SPACE,
     Draw,
     EarlyStop,
     Scalar,
@@ -25,6 +25,7 @@ from himl_cli.core.sweeps import (
     SweepSpec,
     value_text,
 )
+from himl_cli.core.text import did_you_mean
 from himl_cli.services.submission.request import SubmitRequest, SweepRequest
 
 CALL = re.compile(r"\s*(?P<word>[A-Za-z_]\w*)\s*\((?P<inside>.*)\)\s*", re.DOTALL)

@@ -15,10 +15,9 @@ from pathlib import Path
 
 from himl_cli.core.errors import HimlError, Interrupted, JobFailed, NotFound, ServiceFailed
 from himl_cli.core.events import Notice, Notify, ignore
-from himl_cli.core.home import home_folder
+from himl_cli.core.files import home_folder
 from himl_cli.core.jobs import EntryKind, JobSpec
-from himl_cli.core.run_details import SweepView
-from himl_cli.core.runs import FAILED_RANK, Run, RunQuery, RunStatus
+from himl_cli.core.runs import FAILED_RANK, Run, RunQuery, RunStatus, SweepView
 from himl_cli.core.sweeps import MANY
 from himl_cli.services.run_logs import GROWTH, USER_LOGS, follow_log, last_lines, seconds_between_looks
 from himl_cli.workspaces.abilities import JoinsWorkspaces

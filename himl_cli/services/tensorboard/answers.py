@@ -6,7 +6,7 @@ from http import HTTPStatus
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 
-from himl_cli.core.json_texts import read_json
+from himl_cli.core.text import read_json
 
 SECONDS = 1.0
 PATIENCE = 20.0

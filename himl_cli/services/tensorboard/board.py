@@ -12,10 +12,10 @@ from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 
-from himl_cli.core.addresses import LOCAL_HOSTS
 from himl_cli.core.errors import DiskFailed, HimlError
 from himl_cli.core.events import Notice, Notify, ignore
 from himl_cli.core.processes import detached
+from himl_cli.core.redaction import LOCAL_HOSTS
 from himl_cli.services.tensorboard.answers import has_lost_its_data, serves
 from himl_cli.services.tensorboard.aside import Aside
 from himl_cli.services.tensorboard.ports import free_port, is_free

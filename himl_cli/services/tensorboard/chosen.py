@@ -10,7 +10,7 @@ from pathlib import Path
 
 from himl_cli.core.errors import BadUsage, NotFound
 from himl_cli.core.events import Notify, ignore
-from himl_cli.core.home import in_home
+from himl_cli.core.files import expand_home
 from himl_cli.core.runs import Run, RunQuery, RunSelection
 from himl_cli.core.sweeps import MANY
 from himl_cli.services.aggregation.chosen_runs import PREPARATION
@@ -129,7 +129,7 @@ class ChosenRuns:
         if self._selection.runs:
             return newest_run(self._workspace)
         named = self._selection.latest_run_file
-        path = nearest_latest_run_file(self._cwd) if named is None else self._cwd / in_home(named)
+        path = nearest_latest_run_file(self._cwd) if named is None else self._cwd / expand_home(named)
         if read_latest_run_file(path).run_id in self._known:
             return None
         return find_runs(self._workspace, RunSelection(latest_run_file=str(path)), cwd=self._cwd)[0]

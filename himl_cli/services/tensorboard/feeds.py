@@ -9,7 +9,7 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from pathlib import Path
 
-from himl_cli.core.file_tree import walk_files
+from himl_cli.core.files import walk_files
 from himl_cli.core.runs import Run, RunStatus
 from himl_cli.services.tensorboard.bringing import Tally, bring
 from himl_cli.services.tensorboard.event_files import EventFinder, is_event_file

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from himl_cli.core.events import Notice, Notify
-from himl_cli.core.interruptions import take_time_to_end
+from himl_cli.core.processes import take_time_to_end
 from himl_cli.services.tensorboard.board import SECONDS_TO_END, Board
 from himl_cli.services.tensorboard.lineup import Lineup
 from himl_cli.services.tensorboard.ports import free_port, is_here_only

@@ -9,10 +9,9 @@ from collections.abc import Iterator
 from dataclasses import replace
 from itertools import chain
 
-from himl_cli.core.blobs import BlobInfo, FetchRequest
+from himl_cli.core.blobs import BlobInfo, FetchRequest, TransferResult
 from himl_cli.core.errors import BadUsage, BlobChanged, DiskFailed, HimlError, IntegrityFailed, NotFound, ServiceFailed
 from himl_cli.core.events import Finished, Moved, Notice, Notify, ignore
-from himl_cli.core.transfers import TransferResult
 from himl_cli.services.transfer.arrival import Arrival
 from himl_cli.services.transfer.collector import rare_collections
 from himl_cli.services.transfer.disk import DiskFull, explained, md5_of

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from himl_cli.core.transfers import ListedFile
+from himl_cli.core.blobs import ListedFile
 from himl_cli.services.transfer.filters import Filters, list_blobs
 from himl_cli.workspaces.base import BlobStore
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from himl_cli.core.locks import is_held
+from himl_cli.core.processes import is_held
 from himl_cli.services.transfer.disk import explained
 from himl_cli.services.transfer.launch import LocalRank
 from himl_cli.services.transfer.processes import Process, now

@@ -7,7 +7,7 @@ import re
 import sys
 import unicodedata
 
-from himl_cli.core.file_tree import PART_SUFFIX, is_bookkeeping
+from himl_cli.core.files import PART_SUFFIX, is_bookkeeping
 
 LONGEST = 255
 PLAIN = re.compile(

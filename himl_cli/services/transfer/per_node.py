@@ -6,10 +6,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
+from himl_cli.core.blobs import TransferResult
 from himl_cli.core.errors import BadUsage, NotFound
 from himl_cli.core.events import Notice, Notify, ignore
 from himl_cli.core.runs import Run
-from himl_cli.core.transfers import TransferResult
 from himl_cli.services.transfer.download import download
 from himl_cli.services.transfer.ranks import rank_zero_only
 from himl_cli.services.transfer.requests import DownloadRequest

@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from himl_cli.core.blobs import TransferResult
 from himl_cli.core.errors import (
     BadUsage,
     DiskFailed,
@@ -22,7 +23,6 @@ from himl_cli.core.errors import (
     ServiceFailed,
 )
 from himl_cli.core.events import Notice, Notify, ignore
-from himl_cli.core.transfers import TransferResult
 from himl_cli.services.transfer.launch import LAUNCH_VARIABLES, LocalRank, local_rank
 from himl_cli.services.transfer.meeting import Meeting
 from himl_cli.services.transfer.rank_zero import RankZero

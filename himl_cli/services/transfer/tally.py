@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from himl_cli.core.blobs import Failure, Refused, TransferResult
 from himl_cli.core.errors import HimlError, NotAllowed
-from himl_cli.core.transfers import Failure, Refused, TransferResult
 
 REFUSALS = 64
 """So many files that were refused in the same words, and none that went through, settle that the rest would be refused

@@ -8,7 +8,7 @@ import uuid
 from pathlib import Path
 
 from himl_cli.core.errors import BadUsage
-from himl_cli.core.file_tree import STATE_NAME
+from himl_cli.core.files import STATE_NAME
 from himl_cli.services.transfer.disk import explained
 from himl_cli.services.transfer.names import UnsafeName, safe_relative
 

@@ -9,11 +9,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from himl_cli.core.blobs import BlobInfo, StoreRequest
+from himl_cli.core.blobs import BlobInfo, StoreRequest, TransferResult
 from himl_cli.core.errors import BadUsage, BlobChanged, HimlError, NotFound, ServiceFailed
 from himl_cli.core.events import Finished, Moved, Notify, Planned, ignore
-from himl_cli.core.file_tree import FoundFile, walk_files
-from himl_cli.core.transfers import TransferResult
+from himl_cli.core.files import FoundFile, walk_files
 from himl_cli.services.transfer.disk import explained, md5_of
 from himl_cli.services.transfer.names import UnsafeName, safe_relative
 from himl_cli.services.transfer.requests import UploadRequest

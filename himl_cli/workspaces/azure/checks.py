@@ -8,8 +8,8 @@ from datetime import datetime, timezone
 from functools import partial
 from urllib.parse import quote
 
-from himl_cli.core.checks import Check, tried
 from himl_cli.core.errors import NotAllowed
+from himl_cli.core.workspaces import Check, tried
 from himl_cli.workspaces.azure.connection import Connection
 from himl_cli.workspaces.azure.requests import clock
 from himl_cli.workspaces.azure.storage.blobs.libcurl import libcurl

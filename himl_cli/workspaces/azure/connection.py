@@ -10,9 +10,9 @@ from dataclasses import replace
 from types import TracebackType
 from urllib.parse import quote, urlsplit
 
-from himl_cli.core.addresses import parts_of
 from himl_cli.core.errors import ServiceFailed
-from himl_cli.core.forks import tell_of_forks
+from himl_cli.core.processes import register_after_fork
+from himl_cli.core.redaction import parts_of
 from himl_cli.workspaces.azure.places import api_versions
 from himl_cli.workspaces.azure.places.address import WorkspaceAddress
 from himl_cli.workspaces.azure.places.settings import AzureSettings
@@ -47,7 +47,7 @@ class Connection:
         self._issuer = issuer
         self._record: WorkspaceRecord | None = None
         self._lock = threading.RLock()
-        tell_of_forks(self)
+        register_after_fork(self)
 
     def after_fork(self) -> None:
         """In a forked process: a lock that may be held by a thread of the parent is not waited for."""

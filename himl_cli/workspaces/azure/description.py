@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 from himl_cli.core.blobs import DatastoreInfo
 from himl_cli.core.errors import NotAllowed
-from himl_cli.core.workspace_facts import WorkspaceFacts
+from himl_cli.core.workspaces import WorkspaceFacts
 from himl_cli.workspaces.azure.connection import Connection
 
 

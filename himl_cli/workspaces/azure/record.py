@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from himl_cli.core.addresses import parts_of
 from himl_cli.core.errors import ServiceFailed
+from himl_cli.core.redaction import parts_of
 from himl_cli.workspaces.azure.places.address import WorkspaceAddress
 
 

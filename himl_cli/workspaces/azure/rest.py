@@ -11,11 +11,10 @@ from time import perf_counter
 from typing import Any
 from urllib.parse import quote, urlencode, urlsplit
 
-from himl_cli.core.addresses import parts_of
 from himl_cli.core.errors import HimlError, ServiceFailed, WorkspaceNotFound
-from himl_cli.core.forks import tell_of_forks
-from himl_cli.core.json_texts import NotJson, read_json, read_whole_json
-from himl_cli.core.redaction import redact
+from himl_cli.core.processes import register_after_fork
+from himl_cli.core.redaction import parts_of, redact
+from himl_cli.core.text import NotJson, read_json, read_valid_json
 from himl_cli.workspaces.azure.places.address import WorkspaceAddress
 from himl_cli.workspaces.azure.requests.answers import object_of
 from himl_cli.workspaces.azure.requests.challenge import claims_of
@@ -72,7 +71,7 @@ class Rest:
         self._policy = policy
         self._pipeline: Any = None
         self._lock = threading.Lock()
-        tell_of_forks(self)
+        register_after_fork(self)
 
     def after_fork(self) -> None:
         """In a forked process: the parent's connections are left to the parent."""
@@ -211,7 +210,7 @@ def _decoded(response: Any, url: str) -> Any:
     if not response.content.strip():
         return None
     try:
-        return read_whole_json(response.content)
+        return read_valid_json(response.content)
     except NotJson as err:
         kind = response.headers.get("content-type", "something").partition(";")[0]
         why = "" if err.line else f": {err}"

@@ -9,18 +9,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from himl_cli.core.blobs import DatastoreInfo
 from himl_cli.core.checkpoints import SignedLink
-from himl_cli.core.checks import Check
-from himl_cli.core.clusters import ClusterSpec
-from himl_cli.core.containers import ContainerSpec
-from himl_cli.core.documents import DocumentChanges
 from himl_cli.core.errors import HimlError, RunNotFound
 from himl_cli.core.events import Notify
-from himl_cli.core.jobs import DataSpec, JobSpec
-from himl_cli.core.logged import Logged, NewRun, RunEnd
-from himl_cli.core.pipelines import PipelineSpec
-from himl_cli.core.results import RunResults
+from himl_cli.core.jobs import ClusterSpec, ContainerSpec, DataSpec, DocumentChanges, JobSpec, PipelineSpec
+from himl_cli.core.results import Logged, NewRun, RunEnd, RunResults
 from himl_cli.core.runs import LoggedValues, Metric, Run, RunQuery
-from himl_cli.core.workspace_facts import WorkspaceFacts
+from himl_cli.core.workspaces import Check, WorkspaceFacts
 from himl_cli.workspaces.abilities import Dataset
 from himl_cli.workspaces.azure.connection import Connection
 from himl_cli.workspaces.azure.requests.errors import ServiceNotFound

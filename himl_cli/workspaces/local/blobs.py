@@ -8,7 +8,7 @@ from heapq import merge
 from pathlib import Path
 
 from himl_cli.core.blobs import BlobInfo
-from himl_cli.core.file_tree import FoundFile, walk_files
+from himl_cli.core.files import FoundFile, walk_files
 from himl_cli.workspaces.local.database import Database
 from himl_cli.workspaces.local.folder_store import RECORD_AT_ONCE, FolderStore
 from himl_cli.workspaces.local.stored_files import safe_parts

@@ -7,7 +7,7 @@ import shlex
 from collections.abc import Mapping
 
 from himl_cli.core.errors import BadUsage
-from himl_cli.core.placeholders import PLACEHOLDER
+from himl_cli.core.sweeps import PLACEHOLDER
 from himl_cli.workspaces.local.shell_place import COMMENT, ESCAPED, ShellPlace
 
 SPECIAL_IN_DOUBLE = re.compile(r'([\\"$`])')

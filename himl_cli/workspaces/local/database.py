@@ -13,8 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from himl_cli.core.errors import DiskFailed, HimlError
-from himl_cli.core.forks import tell_of_forks
 from himl_cli.core.installing import update_hint
+from himl_cli.core.processes import register_after_fork
 from himl_cli.workspaces.local.disk_errors import CHECK_PERMISSIONS, FREE_SPACE
 from himl_cli.workspaces.local.mounts import is_network_folder
 
@@ -71,7 +71,7 @@ class Database:
         self._create = create
         self._left_open: list[sqlite3.Connection] = []
         self._closer = weakref.finalize(self, self._connection.close)
-        tell_of_forks(self)
+        register_after_fork(self)
 
     def after_fork(self) -> None:
         """In a forked process: SQLite forbids to use, and even to close, what the parent opened. A connection of our

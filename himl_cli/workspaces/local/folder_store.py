@@ -9,7 +9,7 @@ from itertools import count
 
 from himl_cli.core.blobs import BlobInfo, StoreRequest
 from himl_cli.core.errors import BlobChanged, DiskFailed, HimlError
-from himl_cli.core.file_tree import PART_SUFFIX, FoundFile
+from himl_cli.core.files import PART_SUFFIX, FoundFile
 from himl_cli.workspaces.base import StoreSink
 from himl_cli.workspaces.local.stored_files import CHUNK, StoredFiles, describe
 

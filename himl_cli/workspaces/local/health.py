@@ -6,9 +6,8 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from himl_cli.core.checks import Check
 from himl_cli.core.errors import HimlError
-from himl_cli.core.workspace_facts import WorkspaceFacts
+from himl_cli.core.workspaces import Check, WorkspaceFacts
 from himl_cli.workspaces.local.database import Database
 from himl_cli.workspaces.local.disk_errors import CHECK_PERMISSIONS
 

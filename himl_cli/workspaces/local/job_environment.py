@@ -11,9 +11,8 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from himl_cli.core.jobs import EntryKind
-from himl_cli.core.placeholders import PLACEHOLDER
-from himl_cli.core.submit_variables import VARIABLE_PREFIX
+from himl_cli.core.jobs import VARIABLE_PREFIX, EntryKind
+from himl_cli.core.sweeps import PLACEHOLDER
 from himl_cli.workspaces.local.command_line import fill_command
 from himl_cli.workspaces.local.order import Order
 

@@ -16,7 +16,7 @@ from himl_cli.core.errors import NotFound
 from himl_cli.core.events import Notify
 from himl_cli.core.jobs import EntryKind, JobSpec, check_placeholders
 from himl_cli.core.redaction import mask_arguments, mask_line
-from himl_cli.core.run_ids import new_run_id
+from himl_cli.core.runs import new_run_id
 from himl_cli.workspaces.local.command_line import fill_command
 from himl_cli.workspaces.local.job_data import input_folder, output_folder
 from himl_cli.workspaces.local.job_environment import find_shell, needs_shell

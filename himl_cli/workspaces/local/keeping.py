@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from himl_cli.core.errors import HimlError
-from himl_cli.core.locks import HeldLock
+from himl_cli.core.processes import ProcessLock
 from himl_cli.core.runs import RunStatus
 from himl_cli.workspaces.local.database import Database
 from himl_cli.workspaces.local.disk_errors import explain_disk_error
@@ -65,7 +65,7 @@ class RunKeeper(ABC):
         self.folder = RunFolder(Path(run_folder))
         self._workspace = Path(workspace)
         self._again = again
-        self._lock = HeldLock(self.folder.lock)
+        self._lock = ProcessLock(self.folder.lock)
         self._terminated = False
 
     @abstractmethod

@@ -6,8 +6,8 @@ import os
 from pathlib import Path
 
 from himl_cli.core.errors import BadUsage, RunNotFound
-from himl_cli.core.locks import HeldLock
-from himl_cli.core.logged import NewRun, RunEnd
+from himl_cli.core.processes import ProcessLock
+from himl_cli.core.results import NewRun, RunEnd
 from himl_cli.core.runs import RunStatus
 from himl_cli.workspaces.local import run_store
 from himl_cli.workspaces.local.disk_errors import explain_disk_error
@@ -22,7 +22,7 @@ LOST = (
     "called)"
 )
 
-_locks: dict[Path, HeldLock] = {}  # of the runs that this process keeps; they live as long as it does
+_locks: dict[Path, ProcessLock] = {}  # of the runs that this process keeps; they live as long as it does
 
 
 class KeptRuns:
@@ -112,7 +112,7 @@ class KeptRuns:
     def _keep(self, run_id: str) -> None:
         """Hold the run's lock, unless somebody does."""
         path = self._run_folder(run_id).lock
-        lock = HeldLock(path)
+        lock = ProcessLock(path)
         try:
             if path not in _locks and lock.take():
                 _locks[path] = lock

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
-from himl_cli.core.json_texts import read_json
-from himl_cli.core.logged import LoggedKind, Value
+from himl_cli.core.results import LoggedKind, Value
 from himl_cli.core.runs import TextPoint
+from himl_cli.core.text import read_json
 from himl_cli.workspaces.local.logged_texts import NO_NUMBERS
 
 SUFFIX = ".jsonl"

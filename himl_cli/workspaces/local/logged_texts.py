@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
-from himl_cli.core.json_texts import read_json
-from himl_cli.core.logged import LoggedKind
+from himl_cli.core.results import LoggedKind
 from himl_cli.core.runs import TextPoint, Texts
+from himl_cli.core.text import read_json
 
 NO_NUMBERS = ("NaN", "Infinity", "-Infinity")
 """How numbers that JSON has no word for stand in the files."""

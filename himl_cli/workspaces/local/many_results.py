@@ -9,8 +9,7 @@ from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
 
-from himl_cli.core.logged import Value
-from himl_cli.core.results import RunResults, Series
+from himl_cli.core.results import RunResults, Series, Value
 from himl_cli.core.runs import TextPoint
 from himl_cli.workspaces.local.database import Database, taken_apart
 from himl_cli.workspaces.local.logged_files import LoggedFiles, read_logged_files

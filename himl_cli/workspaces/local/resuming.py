@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from himl_cli.core.errors import BadUsage, DiskFailed
-from himl_cli.core.pipelines import STEP
+from himl_cli.core.jobs import STEP
 from himl_cli.core.redaction import MASK
 from himl_cli.core.runs import Run, RunStatus
 from himl_cli.core.sweeps import TRIAL

@@ -7,7 +7,7 @@ import uuid
 from collections.abc import Sequence
 from datetime import datetime, timezone
 
-from himl_cli.core.logged import Logged, LoggedKind, LoggedRow
+from himl_cli.core.results import Logged, LoggedKind, LoggedRow
 from himl_cli.workspaces.local.database import Database
 
 AT_ONCE = 2000

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from himl_cli.core.errors import DiskFailed
-from himl_cli.core.json_texts import read_json
-from himl_cli.core.locks import is_held
+from himl_cli.core.processes import is_held
+from himl_cli.core.text import read_json
 from himl_cli.workspaces.local.disk_errors import explain_disk_error
 
 RESERVE_BYTES = 128 * 1024

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 
-from himl_cli.core.pipelines import STEP
+from himl_cli.core.jobs import STEP
 from himl_cli.core.runs import Run, RunQuery, RunStatus
 from himl_cli.core.sweeps import MANY, TRIAL
 from himl_cli.workspaces.local.database import Database, taken_apart

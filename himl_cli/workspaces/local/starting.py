@@ -13,9 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from himl_cli.core.errors import BadUsage, DiskFailed, HimlError, Interrupted, JobFailed
-from himl_cli.core.interruptions import interruptions
-from himl_cli.core.locks import HeldLock, is_held
-from himl_cli.core.processes import detached
+from himl_cli.core.processes import ProcessLock, detached, interruptions, is_held
 from himl_cli.workspaces.local.disk_errors import explain_disk_error
 from himl_cli.workspaces.local.keeping import BUSY, DONE
 from himl_cli.workspaces.local.run_folder import RunFolder
@@ -54,7 +52,7 @@ def begin(module: str, order: str, folder: RunFolder, handles: Sequence[int] = (
 def _marked(folder: RunFolder) -> Iterator[None]:
     """Within it the run is being started: `remove_leftovers` is told by a file that is locked meanwhile."""
     mark = folder.path.parents[1] / STARTING / folder.run_id
-    lock = HeldLock(mark)
+    lock = ProcessLock(mark)
     try:
         mark.parent.mkdir(parents=True, exist_ok=True)
         lock.take()
@@ -71,7 +69,7 @@ def _marked(folder: RunFolder) -> Iterator[None]:
 def remove_leftovers(workspace: Path, is_recorded: Callable[[str], bool]) -> None:
     """Remove the folders of runs whose start was killed before they were on record."""
     for mark in (workspace / STARTING).glob("*"):
-        lock, folder = HeldLock(mark), RunFolder(workspace / "runs" / mark.name)
+        lock, folder = ProcessLock(mark), RunFolder(workspace / "runs" / mark.name)
         if is_held(mark) or folder.is_supervised() or not lock.take():
             continue
         with suppress(OSError, DiskFailed):

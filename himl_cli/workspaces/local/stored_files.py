@@ -15,7 +15,7 @@ from pathlib import Path
 
 from himl_cli.core.blobs import BlobInfo, FetchRequest
 from himl_cli.core.errors import BlobChanged, DiskFailed, HimlError, NotFound
-from himl_cli.core.file_tree import FoundFile, is_bookkeeping
+from himl_cli.core.files import FoundFile, is_bookkeeping
 from himl_cli.workspaces.base import FetchSink
 
 PAGE = 1000

@@ -14,8 +14,7 @@ import time
 from pathlib import Path
 
 from himl_cli.core.errors import HimlError
-from himl_cli.core.run_ids import new_run_id
-from himl_cli.core.runs import RunStatus
+from himl_cli.core.runs import RunStatus, new_run_id
 from himl_cli.workspaces.local.job_environment import free_port, job_command, job_environment, rank_environment
 from himl_cli.workspaces.local.keeping import CANCELED, TERMINATED, Outcome, RunKeeper, read_order, tell
 from himl_cli.workspaces.local.laying import JobFiles

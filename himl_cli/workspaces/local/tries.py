@@ -9,8 +9,8 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 
-from himl_cli.core.json_texts import read_json
-from himl_cli.core.tag_names import TRIES
+from himl_cli.core.runs import TRIES
+from himl_cli.core.text import read_json
 from himl_cli.workspaces.local.database import Database
 from himl_cli.workspaces.local.run_store import RUNS_AT_ONCE, RunStore
 

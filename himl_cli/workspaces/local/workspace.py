@@ -9,16 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from himl_cli.core.blobs import DatastoreInfo
-from himl_cli.core.checks import Check
 from himl_cli.core.errors import BadUsage, DiskFailed, NotFound, RunNotFound, WorkspaceNotFound
 from himl_cli.core.events import Notice, Notify
-from himl_cli.core.jobs import DataSpec, JobSpec
-from himl_cli.core.logged import Logged, NewRun, RunEnd
-from himl_cli.core.near import similar_ids
-from himl_cli.core.pipelines import PipelineSpec
-from himl_cli.core.results import RunResults
+from himl_cli.core.jobs import DataSpec, JobSpec, PipelineSpec
+from himl_cli.core.results import Logged, NewRun, RunEnd, RunResults
 from himl_cli.core.runs import LoggedValues, Metric, Run, RunQuery, RunStatus
-from himl_cli.core.workspace_facts import WorkspaceFacts
+from himl_cli.core.text import near_matches
+from himl_cli.core.workspaces import Check, WorkspaceFacts
 from himl_cli.workspaces.base import BlobStore
 from himl_cli.workspaces.local.database import Database
 from himl_cli.workspaces.local.disk_errors import explain_disk_error
@@ -72,7 +69,7 @@ class LocalWorkspace:
     def run(self, run_id: str) -> Run:
         found = self._runs.get(run_id, self._lost_among(run_id))
         if found is None:
-            raise RunNotFound(run_id, self.label, similar=similar_ids(run_id, self._runs.ids()))
+            raise RunNotFound(run_id, self.label, similar=near_matches(run_id, self._runs.ids()))
         return found
 
     def _lost_among(self, run_id: str) -> list[str]:

@@ -14,7 +14,7 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from urllib.parse import quote
 
-from himl_cli.core.logged import Logged, LoggedKind, LoggedRow, Value
+from himl_cli.core.results import Logged, LoggedKind, LoggedRow, Value
 from himl_cli.workspaces.local.disk_errors import explain_disk_error
 from himl_cli.workspaces.local.metric_store import MetricRow, MetricStore
 

@@ -8,8 +8,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from urllib.parse import SplitResult, quote, unquote, urljoin, urlunsplit
 
-from himl_cli.core.addresses import LOCAL_HOSTS, SAFE_IN_PATHS, identity, is_address, parts_of, shown
 from himl_cli.core.errors import BadUsage, ServiceFailed
+from himl_cli.core.redaction import LOCAL_HOSTS, SAFE_IN_PATHS, identity, is_address, parts_of, shown
 from himl_cli.workspaces.azure.storage.blobs.access import Access, Signed
 from himl_cli.workspaces.azure.storage.blobs.signing import Signature, sas_expiry
 from himl_cli.workspaces.azure.storage.blobs.wire import VERSION_HEADER

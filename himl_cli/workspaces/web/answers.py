@@ -6,8 +6,8 @@ import re
 from dataclasses import dataclass
 from email.message import Message
 
-from himl_cli.core.addresses import last_name, safe_name
 from himl_cli.core.blobs import BlobInfo
+from himl_cli.core.redaction import last_name, safe_name
 from himl_cli.workspaces.azure.requests.times import http_time
 from himl_cli.workspaces.azure.storage.blobs.lines import Line
 from himl_cli.workspaces.azure.storage.blobs.properties import whole_md5

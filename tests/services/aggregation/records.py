@@ -6,8 +6,7 @@ import json
 from collections.abc import Mapping
 from datetime import datetime, timezone
 
-from himl_cli.core.logged import Value
-from himl_cli.core.results import Aggregation, Child, RunResults
+from himl_cli.core.results import Aggregation, Child, RunResults, Value
 from himl_cli.core.runs import Run, RunStatus
 from himl_cli.core.sweeps import HYPERPARAMETERS
 

@@ -11,7 +11,7 @@ from types import FrameType
 import pytest
 
 from himl_cli.core.errors import DiskFailed
-from himl_cli.core.locks import HeldLock, is_held
+from himl_cli.core.processes import ProcessLock, is_held
 from himl_cli.services.montage.compose import output_folder
 from himl_cli.services.montage.compose.output_folder import LOCK, OutputFolder
 from himl_cli.services.montage.disk_errors import ASIDE
@@ -119,7 +119,7 @@ def test_what_begins_while_another_one_ends_keeps_its_lock(tmp_path: Path) -> No
     begun, is_locked, may_go_on = OutputFolder(out), Event(), Event()
 
     def pause(frame: FrameType, event: str, called: object) -> None:
-        if event == "return" and frame.f_code is HeldLock.take.__code__:
+        if event == "return" and frame.f_code is ProcessLock.take.__code__:
             is_locked.set()
             may_go_on.wait(60)
 
@@ -128,7 +128,7 @@ def test_what_begins_while_another_one_ends_keeps_its_lock(tmp_path: Path) -> No
             begun.__enter__()
 
     def react(frame: FrameType, event: str, called: object) -> None:
-        if event == "return" and frame.f_code is HeldLock.release.__code__:
+        if event == "return" and frame.f_code is ProcessLock.release.__code__:
             thread.start()
             assert is_locked.wait(60)
 

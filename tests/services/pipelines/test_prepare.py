@@ -8,10 +8,8 @@ from typing import Any
 
 import pytest
 
-from himl_cli.core.clusters import ClusterSpec
 from himl_cli.core.errors import BadUsage
-from himl_cli.core.jobs import DataSpec, Entry, EntryKind
-from himl_cli.core.pipelines import StepOutput
+from himl_cli.core.jobs import ClusterSpec, DataSpec, Entry, EntryKind, StepOutput
 from himl_cli.services.submission.pipelines import PreparedPipeline, as_named, prepare_pipeline
 from himl_cli.services.submission.request import SubmitRequest
 from tests.running import write_files

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from himl_cli.core.transfers import TransferResult
+from himl_cli.core.blobs import TransferResult
 
 
 def files_in(folder: Path) -> dict[str, bytes]:

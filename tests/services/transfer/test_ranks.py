@@ -17,8 +17,8 @@ from typing import Any
 
 import pytest
 
+from himl_cli.core.blobs import Failure, Refused, TransferResult
 from himl_cli.core.errors import HimlError, NotFound
-from himl_cli.core.transfers import Failure, Refused, TransferResult
 from himl_cli.services.transfer.launch import RANKS, local_rank
 from himl_cli.services.transfer.meeting import IDLE_SECONDS
 from himl_cli.services.transfer.ranks import rank_zero_only
@@ -30,7 +30,7 @@ import json, os, sys, time
 from pathlib import Path
 from himl_cli.core.errors import HimlError, NotFound
 from himl_cli.services.transfer.ranks import rank_zero_only
-from himl_cli.core.transfers import TransferResult
+from himl_cli.core.blobs import TransferResult
 folder, plan = Path(sys.argv[1]), json.loads(sys.argv[2])
 folder.mkdir(exist_ok=True)
 if os.environ["LOCAL_RANK"] == "0":

@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 import sys
 
-from himl_cli.core.locks import HeldLock
+from himl_cli.core.processes import ProcessLock
 
 
-class PassingLock(HeldLock):
+class PassingLock(ProcessLock):
     """The lock of a file that its holder removes before giving it back, and nobody else ever.
 
     Who had opened that file before, and gets its lock afterwards, has the lock of nothing: others take that of the next

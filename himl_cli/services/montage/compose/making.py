@@ -8,7 +8,6 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from himl_cli.core.events import Notice, Notify
-from himl_cli.core.interruptions import terminations
 from himl_cli.core.montage import (
     DEFAULT_WIDTH,
     CellOutcome,
@@ -18,6 +17,7 @@ from himl_cli.core.montage import (
     MontageResult,
     SlideEntry,
 )
+from himl_cli.core.processes import terminations
 from himl_cli.services.montage.compose import remarks
 from himl_cli.services.montage.compose.bands import painted_bands
 from himl_cli.services.montage.compose.cells import CellPainter

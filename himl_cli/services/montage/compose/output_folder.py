@@ -10,7 +10,7 @@ from pathlib import Path, PurePath
 from types import TracebackType
 
 from himl_cli.core.errors import BadUsage, DiskFailed, HimlError
-from himl_cli.core.whole_file import write_whole
+from himl_cli.core.files import write_atomic
 from himl_cli.services.montage.compose.folder_lock import PassingLock
 from himl_cli.services.montage.disk_errors import ASIDE, NEW, explained
 
@@ -70,7 +70,7 @@ class OutputFolder:
         """
         order = [*(f"-{name}" for name in stale), *(f"+{name}" for name in names)]
         try:
-            write_whole(self._order, "\n".join(order))
+            write_atomic(self._order, "\n".join(order))
             self._carry_out(order)
         except BaseException as err:
             if self._is_carried_out:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from himl_cli.core.transfers import listed
+from himl_cli.core.blobs import listed
 
 LONGEST = 80
 

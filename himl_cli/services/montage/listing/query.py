@@ -6,10 +6,10 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
+from himl_cli.core.blobs import listed
 from himl_cli.core.errors import BadUsage
 from himl_cli.core.events import Notice, Notify
 from himl_cli.core.montage import SlideEntry
-from himl_cli.core.transfers import listed
 from himl_cli.services.montage.listing.folder import folder_slides
 from himl_cli.services.montage.listing.id_lists import Restriction
 from himl_cli.services.montage.listing.naming import quoted

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath, PureWindowsPath
 from posixpath import dirname
 
+from himl_cli.core.blobs import listed
 from himl_cli.core.errors import BadUsage
 from himl_cli.core.events import Notice, Notify
 from himl_cli.core.montage import SlideEntry
-from himl_cli.core.transfers import listed
 from himl_cli.services.montage.compose import record
 from himl_cli.services.montage.listing.naming import quoted
 from himl_cli.services.montage.places import SlidePlace

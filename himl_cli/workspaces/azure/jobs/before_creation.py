@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from himl_cli.core.errors import BadUsage, HimlError, Interrupted, NotFound
-from himl_cli.core.interruptions import terminations
+from himl_cli.core.processes import terminations
 
 NOTHING_RUNS = "No job was created."
 

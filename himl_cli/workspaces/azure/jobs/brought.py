@@ -7,7 +7,7 @@ import posixpath
 import shlex
 from collections.abc import Mapping
 
-from himl_cli.core.placeholders import PLACEHOLDER
+from himl_cli.core.sweeps import PLACEHOLDER
 
 _RANK = "${LOCAL_RANK:-${OMPI_COMM_WORLD_LOCAL_RANK:-0}}"
 

@@ -9,10 +9,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from himl_cli.core.addresses import parts_of
 from himl_cli.core.errors import BadUsage, HimlError, ServiceFailed
 from himl_cli.core.events import Notify
 from himl_cli.core.jobs import Snapshot
+from himl_cli.core.redaction import parts_of
 from himl_cli.workspaces.azure.connection import Connection
 from himl_cli.workspaces.azure.jobs.code_upload import folder_for, upload_code
 from himl_cli.workspaces.azure.jobs.content_hash import VERSION, Fingerprint, fingerprint

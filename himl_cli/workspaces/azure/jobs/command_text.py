@@ -7,8 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from himl_cli.core.jobs import EntryKind, JobSpec, check_placeholders
-from himl_cli.core.placeholders import PLACEHOLDER, SEARCH_SPACE
-from himl_cli.core.sweeps import with_search_space
+from himl_cli.core.sweeps import PLACEHOLDER, SEARCH_SPACE, with_search_space
 from himl_cli.workspaces.azure.jobs.brought import bringing
 from himl_cli.workspaces.azure.jobs.sweeps import value_word
 from himl_cli.workspaces.azure.jobs.targets import check_targets, laying_out, targets_of

@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from typing import Any
 from urllib.parse import quote
 
-from himl_cli.core.clusters import SERVERLESS
 from himl_cli.core.errors import BadUsage, NotFound
 from himl_cli.core.events import Notice, Notify, ignore
-from himl_cli.core.spelling import did_you_mean
+from himl_cli.core.jobs import SERVERLESS
+from himl_cli.core.text import did_you_mean
 from himl_cli.workspaces.azure.connection import Connection
 from himl_cli.workspaces.azure.jobs.new_clusters import words_of
 from himl_cli.workspaces.azure.places import api_versions

@@ -11,8 +11,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from himl_cli.core.clusters import SERVERLESS
-from himl_cli.core.jobs import JobSpec
+from himl_cli.core.jobs import SERVERLESS, JobSpec
 from himl_cli.core.sweeps import GOAL, MANY, PRIMARY_METRIC, SweepSpec
 from himl_cli.workspaces.azure.jobs.command_text import command_text
 from himl_cli.workspaces.azure.jobs.forms import INPUT_MODES, OUTPUT_MODES, JobInput, JobOutput

@@ -9,10 +9,10 @@ from collections.abc import Mapping
 from typing import Any
 from urllib.parse import quote
 
-from himl_cli.core.clusters import ClusterSpec
 from himl_cli.core.errors import BadUsage, Interrupted, ServiceFailed
 from himl_cli.core.events import Notice, Notify
-from himl_cli.core.interruptions import terminations
+from himl_cli.core.jobs import ClusterSpec
+from himl_cli.core.processes import terminations
 from himl_cli.core.redaction import redact
 from himl_cli.workspaces.azure.connection import Connection
 from himl_cli.workspaces.azure.places import api_versions

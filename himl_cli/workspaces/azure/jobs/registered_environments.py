@@ -7,7 +7,7 @@ from typing import Any
 from urllib.parse import quote
 
 from himl_cli.core.errors import NotFound
-from himl_cli.core.spelling import did_you_mean
+from himl_cli.core.text import did_you_mean
 from himl_cli.workspaces.azure.connection import Connection
 from himl_cli.workspaces.azure.jobs.forms import LATEST
 from himl_cli.workspaces.azure.places import api_versions

@@ -10,7 +10,7 @@ from typing import Any
 from urllib.parse import quote
 
 from himl_cli.core.errors import HimlError, Interrupted, NotAllowed, ServiceFailed
-from himl_cli.core.interruptions import interruptions
+from himl_cli.core.processes import interruptions
 from himl_cli.workspaces.azure.connection import Connection
 from himl_cli.workspaces.azure.jobs.before_creation import say_nothing_runs
 from himl_cli.workspaces.azure.requests.answers import object_of

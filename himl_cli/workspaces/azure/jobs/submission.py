@@ -12,8 +12,7 @@ from typing import Any
 from himl_cli.core.errors import BadUsage
 from himl_cli.core.events import Event, Notice, Notify
 from himl_cli.core.jobs import EnvironmentSpec, JobSpec
-from himl_cli.core.run_ids import new_run_id
-from himl_cli.core.runs import Run
+from himl_cli.core.runs import Run, new_run_id
 from himl_cli.workspaces.azure.connection import Connection
 from himl_cli.workspaces.azure.jobs.before_creation import before_creation
 from himl_cli.workspaces.azure.jobs.code import CodeAssets

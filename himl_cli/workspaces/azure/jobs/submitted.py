@@ -8,8 +8,7 @@ from datetime import datetime, timezone
 from typing import Any
 
 from himl_cli.core.errors import ServiceFailed
-from himl_cli.core.jobs import JobSpec
-from himl_cli.core.pipelines import PipelineSpec
+from himl_cli.core.jobs import JobSpec, PipelineSpec
 from himl_cli.core.redaction import mask_arguments
 from himl_cli.core.runs import Run, RunStatus
 from himl_cli.workspaces.azure.connection import Connection

@@ -10,8 +10,7 @@ from dataclasses import replace
 from himl_cli.core.errors import BadUsage
 from himl_cli.core.events import Notice, Notify, ignore
 from himl_cli.core.jobs import JobSpec
-from himl_cli.core.placeholders import SEARCH_SPACE
-from himl_cli.core.sweeps import Draw, Scalar, SearchRange, SweepSpec, value_text
+from himl_cli.core.sweeps import SEARCH_SPACE, Draw, Scalar, SearchRange, SweepSpec, value_text
 from himl_cli.workspaces.azure.jobs.forms import JobOutput
 
 EACH_TRIAL = "${{name}}/"

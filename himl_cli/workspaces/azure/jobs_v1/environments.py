@@ -9,9 +9,9 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import quote
 
-from himl_cli.core.addresses import parts_of
 from himl_cli.core.errors import BadUsage
 from himl_cli.core.jobs import EnvironmentSpec
+from himl_cli.core.redaction import parts_of
 from himl_cli.workspaces.azure.connection import Connection
 from himl_cli.workspaces.azure.jobs.forms import LATEST
 from himl_cli.workspaces.azure.jobs.registered_environments import environment_id

@@ -10,8 +10,7 @@ from typing import Any
 from himl_cli.core.errors import BadUsage
 from himl_cli.core.installing import install_command
 from himl_cli.core.jobs import EntryKind, JobSpec
-from himl_cli.core.placeholders import PLACEHOLDER, SEARCH_SPACE
-from himl_cli.core.sweeps import Draw, EarlyStop, SearchRange, SweepSpec
+from himl_cli.core.sweeps import PLACEHOLDER, SEARCH_SPACE, Draw, EarlyStop, SearchRange, SweepSpec
 from himl_cli.workspaces.azure.jobs.sweeps import at_once, wire_values
 from himl_cli.workspaces.azure.jobs_v1.sdk import EXTRA
 

@@ -5,10 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from himl_cli.core.clusters import SERVERLESS
 from himl_cli.core.errors import BadUsage
-from himl_cli.core.jobs import EntryKind, JobSpec
-from himl_cli.core.placeholders import PLACEHOLDER
+from himl_cli.core.jobs import SERVERLESS, EntryKind, JobSpec
+from himl_cli.core.sweeps import PLACEHOLDER
 from himl_cli.workspaces.azure.jobs.code_upload import folder_for
 from himl_cli.workspaces.azure.jobs.command_text import command_text
 from himl_cli.workspaces.azure.jobs.registered_environments import ELSEWHERE

@@ -9,8 +9,8 @@ from urllib.parse import quote
 
 from himl_cli.core.errors import HimlError, Interrupted
 from himl_cli.core.events import Notice, Notify
-from himl_cli.core.interruptions import terminations
 from himl_cli.core.jobs import EnvironmentSpec, JobSpec
+from himl_cli.core.processes import terminations
 from himl_cli.core.runs import Run
 from himl_cli.workspaces.azure.connection import Connection
 from himl_cli.workspaces.azure.jobs.before_creation import before_creation

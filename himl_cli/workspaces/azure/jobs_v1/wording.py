@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from himl_cli.core.jobs import EntryKind, JobSpec
-from himl_cli.core.placeholders import PLACEHOLDER
+from himl_cli.core.sweeps import PLACEHOLDER
 from himl_cli.workspaces.azure.jobs.command_text import script_name, shell_line
 from himl_cli.workspaces.azure.jobs_v1.hyperdrive import without_values
 

@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass, replace
 
 from himl_cli.core.errors import BadUsage
-from himl_cli.core.spelling import did_you_mean
+from himl_cli.core.text import did_you_mean
 
 CLOUD_VARIABLE = "AZUREML_CURRENT_CLOUD"  # the vendor's SDKs read it too
 AUTHORITY_VARIABLE = "AZURE_AUTHORITY_HOST"  # azure-identity reads it too

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from himl_cli.core.errors import BadUsage, WorkspaceNotFound
-from himl_cli.core.json_texts import NotJson, read_json
-from himl_cli.core.workspace_ids import HOW_TO_CONFIGURE, parse_workspace_id
+from himl_cli.core.text import NotJson, read_json
+from himl_cli.core.workspaces import HOW_TO_CONFIGURE, parse_workspace_id
 from himl_cli.workspaces.azure.places.address import JOB_SOURCE, WorkspaceAddress
 from himl_cli.workspaces.azure.places.clouds import current_cloud
 

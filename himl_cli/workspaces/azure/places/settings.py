@@ -10,7 +10,7 @@ from pathlib import Path
 from himl_cli.core.errors import NotAllowed
 from himl_cli.core.redaction import MASK
 from himl_cli.core.settings import PRIVATE_FILE, Setting, section_settings
-from himl_cli.core.spelling import did_you_mean
+from himl_cli.core.text import did_you_mean
 from himl_cli.workspaces.azure.places.clouds import CLOUD_VARIABLE, CLOUDS
 
 VARIABLES = {

@@ -10,7 +10,7 @@ import base64
 import re
 from collections.abc import Mapping
 
-from himl_cli.core.json_texts import read_json
+from himl_cli.core.text import read_json
 
 _PARAMETER = re.compile(r'(?P<name>error|claims)="(?P<value>[^"]*)"')
 

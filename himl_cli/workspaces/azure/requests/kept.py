@@ -19,7 +19,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from himl_cli.core.json_texts import read_json
+from himl_cli.core.text import read_json
 
 log = logging.getLogger(__name__)
 

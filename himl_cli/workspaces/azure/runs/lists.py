@@ -5,9 +5,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Sequence
 
-from himl_cli.core.near import similar_ids
-from himl_cli.core.run_ids import implied_experiment
-from himl_cli.core.runs import Run, RunQuery
+from himl_cli.core.runs import Run, RunQuery, implied_experiment
+from himl_cli.core.text import near_matches
 from himl_cli.workspaces.azure.connection import Connection
 from himl_cli.workspaces.azure.requests.answers import understood
 from himl_cli.workspaces.azure.requests.errors import ServiceRefused
@@ -76,10 +75,10 @@ class RunLists:
         experiment = implied_experiment(run_id)
         if experiment is not None:
             page = next(self._history.of_experiment(experiment, filter="", top=LOOKED_THROUGH), [])
-            found = similar_ids(run_id, [raw["runId"] for raw in page])
+            found = near_matches(run_id, [raw["runId"] for raw in page])
             if found:
                 return found
-        return similar_ids(run_id, next(newest_ids(self._connection, RunQuery(), top=LOOKED_THROUGH), []))
+        return near_matches(run_id, next(newest_ids(self._connection, RunQuery(), top=LOOKED_THROUGH), []))
 
     def _pages(self, query: RunQuery) -> Iterator[Sequence[RawRun]]:
         if query.parent is None and query.experiment is None:

@@ -12,8 +12,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping, Sequence
 
-from himl_cli.core.logged import Value
-from himl_cli.core.results import RunResults, Series
+from himl_cli.core.results import RunResults, Series, Value
 from himl_cli.core.runs import Run
 from himl_cli.workspaces.azure.connection import Connection
 from himl_cli.workspaces.azure.requests.errors import ServiceRefused

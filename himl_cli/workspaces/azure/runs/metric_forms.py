@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from himl_cli.core.logged import Logged, LoggedKind, LoggedRow, Value
+from himl_cli.core.results import Logged, LoggedKind, LoggedRow, Value
 
 MOST_METRICS = 50  # in one request, as azureml-core has it
 MOST_ROWS = 250  # of one metric in one request

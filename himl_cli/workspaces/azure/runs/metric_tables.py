@@ -8,8 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from himl_cli.core.logged import Value
-from himl_cli.core.results import Series
+from himl_cli.core.results import Series, Value
 from himl_cli.core.runs import TextPoint
 from himl_cli.workspaces.azure.connection import Connection
 from himl_cli.workspaces.azure.requests.answers import understood

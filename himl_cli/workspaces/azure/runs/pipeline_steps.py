@@ -11,7 +11,7 @@ from typing import Any
 from urllib.parse import quote
 
 from himl_cli.core.errors import HimlError
-from himl_cli.core.pipelines import STEP, STEP_AFTER
+from himl_cli.core.jobs import STEP, STEP_AFTER
 from himl_cli.core.runs import Run
 from himl_cli.workspaces.azure.connection import Connection
 from himl_cli.workspaces.azure.places import api_versions

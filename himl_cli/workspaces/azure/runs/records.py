@@ -8,9 +8,9 @@ from datetime import datetime, timezone
 from typing import Any
 from urllib.parse import quote
 
-from himl_cli.core.json_texts import read_json
 from himl_cli.core.redaction import redact
 from himl_cli.core.runs import Run, RunStatus
+from himl_cli.core.text import read_json
 from himl_cli.workspaces.azure.places.address import WorkspaceAddress
 from himl_cli.workspaces.azure.requests.times import as_time
 from himl_cli.workspaces.azure.runs.limits import limit_reached

@@ -6,8 +6,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from himl_cli.core.json_texts import read_json
 from himl_cli.core.sweeps import BEST_TRIAL, GOAL, HYPERPARAMETERS, MANY, PRIMARY_METRIC, TRIAL
+from himl_cli.core.text import read_json
 
 SYSTEM_TAG = "_aml_system_"
 """How the names of tags begin that the service writes for itself; Studio does not show them either."""

@@ -15,8 +15,8 @@ from typing import Any
 from urllib.parse import quote
 
 from himl_cli.core.errors import BadUsage, HimlError
-from himl_cli.core.logged import Logged, NewRun, RunEnd
 from himl_cli.core.redaction import redact
+from himl_cli.core.results import Logged, NewRun, RunEnd
 from himl_cli.core.runs import RunStatus
 from himl_cli.workspaces.azure.connection import Connection
 from himl_cli.workspaces.azure.requests.answers import understood

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 from himl_cli.core.errors import HimlError, NotAllowedNow, ServiceFailed
-from himl_cli.core.forks import tell_of_forks
+from himl_cli.core.processes import register_after_fork
 from himl_cli.workspaces.azure.sign_in.sign_in_errors import STRONGER, Reason, reason_of
 from himl_cli.workspaces.azure.sign_in.tokens import Token
 
@@ -57,7 +57,7 @@ class Chain:
         self._made: dict[str, Any] = {}
         self._chosen: Source | None = None
         self._lock = threading.RLock()
-        tell_of_forks(self)
+        register_after_fork(self)
 
     def after_fork(self) -> None:
         """In a forked process: the connections of the parent's credentials are left to the parent."""

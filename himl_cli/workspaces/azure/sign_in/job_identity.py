@@ -16,7 +16,7 @@ from collections.abc import Callable
 from typing import Any
 
 from himl_cli.core.errors import HimlError, NotAllowed
-from himl_cli.core.json_texts import read_json
+from himl_cli.core.text import read_json
 from himl_cli.workspaces.azure.places.clouds import Cloud
 from himl_cli.workspaces.azure.places.settings import AzureSettings
 from himl_cli.workspaces.azure.requests.times import as_time

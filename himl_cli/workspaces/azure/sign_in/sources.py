@@ -19,7 +19,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from himl_cli.core.home import home_folder
+from himl_cli.core.files import home_folder
 from himl_cli.workspaces.azure.places.clouds import CLOUDS, Cloud
 from himl_cli.workspaces.azure.places.settings import AzureSettings, ServicePrincipal
 from himl_cli.workspaces.azure.sign_in.credentials import AZURE_CLI, Source

@@ -13,8 +13,8 @@ from datetime import datetime, timezone
 from typing import Any, Protocol
 
 from himl_cli.core.errors import HimlError
-from himl_cli.core.forks import tell_of_forks
-from himl_cli.core.json_texts import read_json
+from himl_cli.core.processes import register_after_fork
+from himl_cli.core.text import read_json
 from himl_cli.workspaces.azure.requests.kept import Kept
 
 log = logging.getLogger(__name__)
@@ -88,7 +88,7 @@ class Tokens:
         self._kept = kept
         self._held: dict[str, Token] = {}
         self._lock = threading.RLock()
-        tell_of_forks(self)
+        register_after_fork(self)
 
     def after_fork(self) -> None:
         """In a forked process: a lock that may be held by a thread of the parent is not waited for."""

@@ -8,9 +8,9 @@ from itertools import takewhile
 from typing import Any
 from urllib.parse import SplitResult, quote, urlsplit
 
-from himl_cli.core.addresses import SAFE_IN_PATHS
 from himl_cli.core.blobs import BlobInfo, StoreRequest
 from himl_cli.core.errors import ServiceFailed
+from himl_cli.core.redaction import SAFE_IN_PATHS
 from himl_cli.workspaces.azure.connection import Connection
 from himl_cli.workspaces.azure.requests.answers import pages, unexpected
 from himl_cli.workspaces.azure.requests.errors import ServiceNotFound

@@ -7,8 +7,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from himl_cli.core.addresses import parts_of
 from himl_cli.core.errors import NotAllowed, ServiceFailed
+from himl_cli.core.redaction import parts_of
 from himl_cli.workspaces.azure.storage.datastore_records import DatastoreRecord
 
 EARLY = 300.0

@@ -10,7 +10,7 @@ from urllib.parse import quote
 from himl_cli.core.blobs import DatastoreInfo
 from himl_cli.core.checkpoints import SignedLink
 from himl_cli.core.errors import NotFound
-from himl_cli.core.spelling import did_you_mean
+from himl_cli.core.text import did_you_mean
 from himl_cli.workspaces.azure.connection import Connection
 from himl_cli.workspaces.azure.places import api_versions
 from himl_cli.workspaces.azure.requests.answers import resources, understood

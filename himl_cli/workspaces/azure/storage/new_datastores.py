@@ -9,9 +9,9 @@ import re
 from typing import Any
 from urllib.parse import quote
 
-from himl_cli.core.containers import DATASTORE_NAME, ContainerSpec
 from himl_cli.core.errors import BadUsage
 from himl_cli.core.events import Notice, Notify
+from himl_cli.core.jobs import DATASTORE_NAME, ContainerSpec
 from himl_cli.core.redaction import redact
 from himl_cli.workspaces.azure.connection import Connection
 from himl_cli.workspaces.azure.places import api_versions

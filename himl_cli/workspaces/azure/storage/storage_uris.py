@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from urllib.parse import unquote, urlsplit
 
 from himl_cli.core.errors import BadUsage
-from himl_cli.core.workspace_ids import WORKSPACE_ID, WorkspaceIds
+from himl_cli.core.workspaces import WORKSPACE_ID, WorkspaceIds
 from himl_cli.workspaces.azure.places.address import WorkspaceAddress
 
 _SHORT = re.compile(r"azureml://datastores/(?P<store>[^/]+)(?:/paths)?(?:/(?P<path>.*))?$", re.IGNORECASE | re.DOTALL)

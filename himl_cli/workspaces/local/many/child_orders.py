@@ -7,10 +7,18 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from himl_cli.core.jobs import DataSpec, EntryKind, JobSpec
-from himl_cli.core.pipelines import STEP, STEP_AFTER
-from himl_cli.core.placeholders import PLACEHOLDER, SEARCH_SPACE
-from himl_cli.core.sweeps import HYPERPARAMETERS, SWEPT, TRIAL, Scalar, value_text, values_text, with_search_space
+from himl_cli.core.jobs import STEP, STEP_AFTER, DataSpec, EntryKind, JobSpec
+from himl_cli.core.sweeps import (
+    HYPERPARAMETERS,
+    PLACEHOLDER,
+    SEARCH_SPACE,
+    SWEPT,
+    TRIAL,
+    Scalar,
+    value_text,
+    values_text,
+    with_search_space,
+)
 from himl_cli.workspaces.local.command_line import fill_command
 from himl_cli.workspaces.local.job_data import output_folder, trial_output
 from himl_cli.workspaces.local.jobs import shown_command, tagged

@@ -9,9 +9,8 @@ from pathlib import Path
 
 from himl_cli.core.errors import BadUsage, HimlError
 from himl_cli.core.events import Notify
-from himl_cli.core.jobs import EntryKind, JobSpec, check_placeholders
-from himl_cli.core.pipelines import PipelineSpec, StepSpec
-from himl_cli.core.run_ids import new_run_id
+from himl_cli.core.jobs import EntryKind, JobSpec, PipelineSpec, StepSpec, check_placeholders
+from himl_cli.core.runs import new_run_id
 from himl_cli.core.sweeps import HYPERPARAMETER_NAME, Draw, SweepSpec, with_search_space
 from himl_cli.workspaces.local.job_environment import job_command
 from himl_cli.workspaces.local.jobs import check_shell, chosen_run_id, resolve_folders, shown_command

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from himl_cli.core.pipelines import STEP
+from himl_cli.core.jobs import STEP
 from himl_cli.core.runs import Run, RunStatus
 from himl_cli.workspaces.local.keeping import Outcome
 from himl_cli.workspaces.local.many.child_orders import step_id, step_order, step_outputs

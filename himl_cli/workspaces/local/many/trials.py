@@ -11,9 +11,8 @@ from math import isfinite, prod
 from statistics import fmean, stdev
 
 from himl_cli.core.errors import HimlError
-from himl_cli.core.runs import Run, RunStatus
+from himl_cli.core.runs import TRIES, Run, RunStatus
 from himl_cli.core.sweeps import BEST_TRIAL, REPEATED, STOPPED_EARLY, EarlyStop, Trial, best_of, hyperparameters_of
-from himl_cli.core.tag_names import TRIES
 from himl_cli.workspaces.local.keeping import Outcome
 from himl_cli.workspaces.local.many.child_orders import trial_id, trial_order
 from himl_cli.workspaces.local.many.course import told_end

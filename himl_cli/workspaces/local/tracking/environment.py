@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from himl_cli.core.home import home_folder
+from himl_cli.core.files import home_folder
 
 LOOPBACK = "127.0.0.1"
 USER = "himl"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from urllib.parse import parse_qs, unquote
 
-from himl_cli.core.json_texts import NotJson, read_json
+from himl_cli.core.text import NotJson, read_json
 from himl_cli.workspaces.local.tracking.experiment import JobExperiment
 from himl_cli.workspaces.local.tracking.fields import Fields, Refused
 from himl_cli.workspaces.local.tracking.models import LoggedModels

@@ -5,8 +5,8 @@ from __future__ import annotations
 import threading
 from collections.abc import Mapping, Sequence
 
-from himl_cli.core.json_texts import NotJson, read_json
-from himl_cli.core.logged import INT64
+from himl_cli.core.results import INT64
+from himl_cli.core.text import NotJson, read_json
 from himl_cli.workspaces.local.run_store import now_ms
 from himl_cli.workspaces.local.tracking.fields import Fields, Refused, missing
 from himl_cli.workspaces.local.tracking.latest import Point

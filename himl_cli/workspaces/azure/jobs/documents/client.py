@@ -18,8 +18,8 @@ from azure.core.pipeline.transport import HttpTransport, RequestsTransport
 from himl_cli.core.errors import HimlError, ServiceFailed
 from himl_cli.core.events import Notice, Notify
 from himl_cli.core.jobs import secrets_text
-from himl_cli.core.json_texts import read_json
 from himl_cli.core.redaction import redact
+from himl_cli.core.text import read_json
 from himl_cli.workspaces.azure.connection import Connection
 from himl_cli.workspaces.azure.jobs.client import Composed, client_for, same_cloud
 from himl_cli.workspaces.azure.jobs.sdk import silenced

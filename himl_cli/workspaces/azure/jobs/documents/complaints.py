@@ -11,8 +11,8 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from himl_cli.core.nesting import is_too_deep
 from himl_cli.core.redaction import redact
+from himl_cli.core.text import is_too_deep
 
 LONGEST = 300
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")

@@ -12,9 +12,8 @@ from azure.ai.ml.entities import Job, PipelineJob, PipelineJobSettings
 from azure.ai.ml.exceptions import MlException
 from marshmallow.exceptions import ValidationError
 
-from himl_cli.core.clusters import SERVERLESS
-from himl_cli.core.documents import DocumentChanges
 from himl_cli.core.errors import BadUsage
+from himl_cli.core.jobs import SERVERLESS, DocumentChanges
 from himl_cli.workspaces.azure.jobs.documents.complaints import complaint_of
 from himl_cli.workspaces.azure.jobs.sdk import silenced
 

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-from himl_cli.core.documents import DocumentChanges
 from himl_cli.core.events import Notice, Notify
+from himl_cli.core.jobs import DocumentChanges
 from himl_cli.core.redaction import redact
 from himl_cli.core.runs import Run, RunStatus
 from himl_cli.workspaces.azure.connection import Connection

@@ -20,8 +20,7 @@ from azure.ai.ml.entities import (
     PipelineJobSettings,
 )
 
-from himl_cli.core.clusters import SERVERLESS
-from himl_cli.core.pipelines import STEP, STEP_AFTER, PipelineSpec
+from himl_cli.core.jobs import SERVERLESS, STEP, STEP_AFTER, PipelineSpec
 from himl_cli.workspaces.azure.jobs.builder import Built, built_of, distribution_of, identity_of
 from himl_cli.workspaces.azure.jobs.client import composed
 from himl_cli.workspaces.azure.jobs.job_form import git_properties

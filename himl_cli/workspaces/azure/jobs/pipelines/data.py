@@ -7,8 +7,7 @@ from dataclasses import replace
 
 from himl_cli.core.errors import NotFound
 from himl_cli.core.events import Notice, Notify
-from himl_cli.core.jobs import DataSpec
-from himl_cli.core.pipelines import PipelineSpec, StepSpec
+from himl_cli.core.jobs import DataSpec, PipelineSpec, StepSpec
 from himl_cli.workspaces.azure.connection import Connection
 from himl_cli.workspaces.azure.jobs.data import resolve_inputs
 from himl_cli.workspaces.azure.jobs.data_folders import DataFolders

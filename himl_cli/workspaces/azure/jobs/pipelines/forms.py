@@ -8,10 +8,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
 
-from himl_cli.core.clusters import SERVERLESS
 from himl_cli.core.errors import BadUsage, NotFound
-from himl_cli.core.jobs import DataSpec
-from himl_cli.core.pipelines import PipelineSpec, StepSpec
+from himl_cli.core.jobs import SERVERLESS, DataSpec, PipelineSpec, StepSpec
 from himl_cli.workspaces.azure.jobs.command_text import command_text
 from himl_cli.workspaces.azure.jobs.forms import INPUT_MODES, OUTPUT_MODES, JobInput
 from himl_cli.workspaces.azure.runs.limits import limit_of

@@ -13,8 +13,7 @@ from typing import Any
 
 from himl_cli.core.errors import BadUsage, NotFound
 from himl_cli.core.events import Event, Notice, Notify
-from himl_cli.core.jobs import JobSpec, Snapshot
-from himl_cli.core.pipelines import PipelineSpec, StepSpec
+from himl_cli.core.jobs import JobSpec, PipelineSpec, Snapshot, StepSpec
 from himl_cli.core.runs import Run
 from himl_cli.workspaces.azure.connection import Connection
 from himl_cli.workspaces.azure.jobs.before_creation import before_creation

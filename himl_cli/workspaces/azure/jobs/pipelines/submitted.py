@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from himl_cli.core.pipelines import PipelineSpec
+from himl_cli.core.jobs import PipelineSpec
 from himl_cli.core.redaction import redact
 from himl_cli.core.runs import Run
 from himl_cli.workspaces.azure.connection import Connection

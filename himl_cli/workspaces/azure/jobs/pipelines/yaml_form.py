@@ -6,9 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from himl_cli.core.clusters import SERVERLESS
-from himl_cli.core.jobs import USUAL_DATASTORE, DataSpec
-from himl_cli.core.pipelines import PipelineSpec
+from himl_cli.core.jobs import SERVERLESS, USUAL_DATASTORE, DataSpec, PipelineSpec
 from himl_cli.workspaces.azure.jobs.code_upload import folder_for
 from himl_cli.workspaces.azure.jobs.forms import INPUT_MODES
 from himl_cli.workspaces.azure.jobs.job_form import git_properties

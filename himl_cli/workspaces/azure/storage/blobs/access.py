@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass, field, replace
 from urllib.parse import quote
 
-from himl_cli.core.addresses import parts_of
+from himl_cli.core.redaction import parts_of
 from himl_cli.workspaces.azure.storage.blobs.names import quoted
 from himl_cli.workspaces.azure.storage.blobs.place import Place
 from himl_cli.workspaces.azure.storage.blobs.signing import Signature, Signer

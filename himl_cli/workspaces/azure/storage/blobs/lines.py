@@ -16,7 +16,7 @@ from typing import Any, BinaryIO
 
 from himl_cli import __version__
 from himl_cli.core.errors import DiskFailed
-from himl_cli.core.forks import tell_of_forks
+from himl_cli.core.processes import register_after_fork
 from himl_cli.workspaces.azure.requests.trust import ca_bundle
 from himl_cli.workspaces.azure.storage.blobs.libcurl import libcurl
 from himl_cli.workspaces.azure.storage.blobs.proxies import proxy_for
@@ -284,7 +284,7 @@ class Exchanger:
         self._limits = limits or Limits()
         self._idle: deque[Lines] = deque()
         self._inherited: list[Lines] = []
-        tell_of_forks(self)
+        register_after_fork(self)
 
     @contextmanager
     def lines(self) -> Iterator[Lines]:

@@ -9,7 +9,7 @@ from xml.etree import ElementTree
 
 from himl_cli.core.blobs import BlobInfo
 from himl_cli.core.errors import ServiceFailed
-from himl_cli.core.shortening import shortened
+from himl_cli.core.text import shorten
 from himl_cli.workspaces.azure.requests.times import http_time
 from himl_cli.workspaces.azure.storage.blobs.wire import md5_from, size_from
 
@@ -76,9 +76,9 @@ def _blob(one: ElementTree.Element, root: str) -> BlobInfo | None:
     name, length, md5 = _name(one)[len(root) :], texts.get("Content-Length", ""), texts.get("Content-MD5")
     size = size_from(length)
     if size is None:
-        told = f"'{shortened(length, 20)}'" if length else "nothing"
+        told = f"'{shorten(length, 20)}'" if length else "nothing"
         raise ServiceFailed(
-            f"The list of blobs that storage sent has {told} for the size of '{shortened(name)}'.",
+            f"The list of blobs that storage sent has {told} for the size of '{shorten(name)}'.",
             hint="Is a proxy in between that changes answers?",
         )
     return BlobInfo(

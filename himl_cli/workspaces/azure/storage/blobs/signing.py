@@ -12,7 +12,7 @@ from datetime import datetime, timedelta, timezone
 from typing import Protocol
 from urllib.parse import unquote
 
-from himl_cli.core.forks import tell_of_forks
+from himl_cli.core.processes import register_after_fork
 from himl_cli.workspaces.azure.storage.blobs.refusals import RIGHT_MISSING
 
 EARLY = 300.0  # seconds before its end that a signature is replaced
@@ -61,7 +61,7 @@ class Signer(ABC):
         self._lock = threading.Lock()
         self._signature: Signature | None = None
         self.is_unproven = False  # the signature was made in place of a refused one, and was not taken yet
-        tell_of_forks(self)
+        register_after_fork(self)
 
     @abstractmethod
     def _make(self, refused: Signature | None, code: str) -> Signature:

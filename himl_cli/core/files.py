@@ -1,10 +1,14 @@
-"""Walking a folder so that the names come out sorted as plain strings, whatever its size."""
+"""Files of this machine: folders listed in the order of names, files written atomically, the home folder."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
+
+from himl_cli.core.errors import NotFound
 
 PART_SUFFIX = ".himl-part"
 STATE_NAME = ".himl-transfer"
@@ -109,3 +113,60 @@ def _kind(entry: os.DirEntry[str]) -> str:
         return FOLDER if entry.is_dir() else FILE if entry.is_file() else OTHER
     except OSError:  # a link that leads to itself
         return OTHER
+
+
+def write_atomic(path: Path, text: str, *, is_private: bool = False) -> None:
+    """Write *text* (UTF-8) to *path*, in place of what is there; a private file can be read by its owner only, from the
+    start. Raises OSError."""
+    with (
+        atomic_replacement(path, is_private=is_private) as temporary,
+        open(temporary, "w", encoding="utf-8", newline="\n") as stream,
+    ):
+        stream.write(text)
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
+@contextmanager
+def atomic_replacement(path: Path, *, is_private: bool = False) -> Iterator[str]:
+    """The name of a new, empty file beside *path*, which takes its place once this ends well, and else is gone. Raises
+    OSError."""
+    import tempfile  # here: it brings twenty modules
+
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:40]}.")  # the name may be long
+    os.close(handle)
+    try:
+        yield temporary
+        if not is_private:
+            os.chmod(temporary, 0o666 & ~_umask())
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+
+
+def _umask() -> int:
+    """The process's mask for new files, which can only be read by setting it."""
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def home_folder() -> Path | None:
+    """The user's home folder; None where this user has none (a container with a user id that nobody knows)."""
+    try:
+        return Path.home()
+    except RuntimeError:
+        return None
+
+
+def expand_home(text: str | Path, what: str = "file") -> Path:
+    """The path *text* with its home folder in place of `~` or `~user`. Raises NotFound for a *what* in the home folder
+    of nobody."""
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:
+        raise NotFound(
+            f"There is no {what} '{text}': no such user has a home folder here.",
+            hint="Write ./~ for a name that begins so.",
+        ) from None

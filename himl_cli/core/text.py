@@ -1,0 +1,108 @@
+"""What may have been meant by a name that does not exist."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterable, Sequence
+from difflib import get_close_matches
+from typing import Any
+
+from himl_cli.core.errors import BadUsage
+
+MOST = 3
+
+
+def near_matches(wanted: str, known: Sequence[str]) -> list[str]:
+    """Up to three of the *known* ids that may have been meant: those that begin so, in the order given, else those
+    spelt alike."""
+    from difflib import get_close_matches
+
+    begins = [name for name in known if wanted and name.startswith(wanted)]
+    return begins[:MOST] or get_close_matches(wanted, known, n=MOST, cutoff=0.5)
+
+
+NEAR_OPTION = 0.75
+"""Options share their dashes, so they must be more alike than other words."""
+
+
+def did_you_mean(word: str, known: Iterable[str], *, cutoff: float = 0.6) -> str:
+    """`Did you mean 'x'?`, or nothing when no known word is near."""
+    near = get_close_matches(word, list(known), n=2, cutoff=cutoff)
+    return f"Did you mean {' or '.join(repr(name) for name in near)}?" if near else ""
+
+
+def non_blank(option: str, value: str | None) -> str | None:
+    """*value*, unless it is blank: an unset shell variable must not silently select something else."""
+    if value is not None and not value.strip():
+        raise BadUsage(f"{option} got an empty value.", hint="Is a shell variable unset?")
+    return value
+
+
+LONGEST_SHOWN = 200
+
+
+def shorten(text: str, most: int = LONGEST_SHOWN) -> str:
+    """*text*, its middle left out where it is longer than *most* characters."""
+    if len(text) <= most:
+        return text
+    tail = (most - 1) // 3
+    return f"{text[: most - 1 - tail]}…{text[-tail:]}"
+
+
+DEEPEST = 100
+"""Levels of lists and mappings in each other. Settings, jobs and answers have ten at most; what walks or prints them
+cannot go down for ever."""
+
+
+def is_too_deep(value: Any) -> bool:
+    """Whether lists and dictionaries lie in each other to more than DEEPEST levels in *value*."""
+    level = [value]
+    for _ in range(DEEPEST + 1):
+        level = [each for each in level if isinstance(each, (dict, list))]
+        if not level:
+            return False
+        level = [child for each in level for child in (each.values() if isinstance(each, dict) else each)]
+    return True
+
+
+_HALF = re.compile(rb"\\u[dD][89a-fA-F]")
+
+
+class NotJson(ValueError):
+    """Why a text is no JSON, without a full stop; `line` and `column` from 1, 0 where the whole text is meant."""
+
+    def __init__(self, complaint: str, line: int = 0, column: int = 0) -> None:
+        super().__init__(complaint)
+        self.line = line
+        self.column = column
+
+
+def read_json(text: str | bytes, *, pairs: Callable[[list[tuple[str, Any]]], Any] | None = None) -> Any:
+    """The value that *text* holds; *pairs* makes an object of its keys and values, in place of a dictionary. Raises
+    NotJson."""
+    try:
+        value = json.loads(text, object_pairs_hook=pairs)
+    except json.JSONDecodeError as err:
+        raise NotJson(err.msg, err.lineno, err.colno) from err
+    except RecursionError as err:
+        raise NotJson("it is nested too deeply") from err
+    except UnicodeDecodeError as err:
+        raise NotJson(f"byte {err.start} is no {err.encoding.upper()}") from err
+    except ValueError as err:  # Python makes no number of thousands of digits
+        raise NotJson("it holds a number that is too long") from err
+    if is_too_deep(value):
+        raise NotJson("it is nested too deeply")
+    return value
+
+
+def read_valid_json(content: bytes) -> Any:
+    """As `read_json`; raises NotJson, too, for texts in it that hold half a character, which no address and no file
+    can."""
+    value = read_json(content)
+    if _HALF.search(content):
+        try:
+            json.dumps(value, ensure_ascii=False).encode()
+        except UnicodeEncodeError as err:
+            raise NotJson("it holds half a character") from err
+    return value
