@@ -9,7 +9,7 @@ def main() -> None:
     without a traceback."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     if sys.argv[1:2] == ["--complete"]:
-        from himl_cli.commands._complete import answer
+        from himl_cli.commands.complete import answer
 
         return answer(sys.argv[2:])
     from himl_cli.app import main as run

@@ -13,9 +13,9 @@ import typer
 import typer.main
 
 from himl_cli import __version__
-from himl_cli.commands._edge import EdgedGroup
-from himl_cli.commands._group import OTHER_WORDS, normalized
-from himl_cli.render.streams import stand_in_for_closed_streams
+from himl_cli.commands.errors import EdgedGroup
+from himl_cli.commands.groups import OTHER_WORDS, normalized
+from himl_cli.render.terminal import stand_in_for_closed_streams
 
 
 class Listed(NamedTuple):
@@ -36,9 +36,15 @@ COMMANDS = {
     ),
     "datastore": Listed("himl_cli.commands.datastore", "Upload, download and list files of a datastore.", "Files"),
     "montage": Listed("himl_cli.commands.montage", "Show any number of slides in one picture.", "Files"),
-    "init": Listed("himl_cli.commands.init", "Set up this folder for an Azure ML workspace, or a local one.", "Set-up"),
-    "workspace": Listed("himl_cli.commands.workspace", "Show which workspace is meant, and what it is.", "Set-up"),
-    "doctor": Listed("himl_cli.commands.doctor", "Check what himl needs, and say what to do about it.", "Set-up"),
+    "init": Listed(
+        "himl_cli.commands.setup:init_app", "Set up this folder for an Azure ML workspace, or a local one.", "Set-up"
+    ),
+    "workspace": Listed(
+        "himl_cli.commands.setup:workspace_app", "Show which workspace is meant, and what it is.", "Set-up"
+    ),
+    "doctor": Listed(
+        "himl_cli.commands.setup:doctor_app", "Check what himl needs, and say what to do about it.", "Set-up"
+    ),
     "completion": Listed(
         "himl_cli.commands.completion", "Tab completion of himl in bash, zsh, fish and PowerShell.", "Set-up"
     ),
@@ -63,7 +69,7 @@ class RootGroup(EdgedGroup):
         return super().parse_args(ctx, ["--version"] if args in (["version"], ["-V"]) else args)
 
     def hint_for_unknown(self, ctx: Any, args: list[str]) -> str:
-        from himl_cli.commands._script_command import ScriptCommand, is_target
+        from himl_cli.commands.scripts import ScriptCommand, is_target
 
         name, *rest = args
         if OTHER_WORDS.get(name) == "submit" or is_target(name):
@@ -82,7 +88,8 @@ class RootGroup(EdgedGroup):
 
 def loaded(name: str) -> Any:
     """The command called *name*, from its module."""
-    made = typer.main.get_command(import_module(COMMANDS[name].module).app)
+    module, _, attribute = COMMANDS[name].module.partition(":")
+    made = typer.main.get_command(getattr(import_module(module), attribute or "app"))
     made.name = name
     return made
 

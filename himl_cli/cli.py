@@ -36,10 +36,9 @@ import typer
 import typer.main
 
 from himl_cli.commands._argparse import add_options, chosen, options_of
-from himl_cli.commands._bundles import bundled
-from himl_cli.commands._edge import OF_USERS, EdgedCommand, EdgedGroup, edge, giving_up, run_at_edge
-from himl_cli.commands._group import HIML_OLD_NAMES
-from himl_cli.commands._options import (
+from himl_cli.commands.errors import OF_USERS, EdgedCommand, EdgedGroup, edge, giving_up, run_at_edge
+from himl_cli.commands.groups import HIML_OLD_NAMES
+from himl_cli.commands.options import (
     ExperimentOpt,
     NumRunsOpt,
     OutputOptions,
@@ -48,9 +47,10 @@ from himl_cli.commands._options import (
     StatusOpt,
     TagsOpt,
     WorkspaceOptions,
+    bundled,
 )
 from himl_cli.render.output import Format
-from himl_cli.render.streams import stand_in_for_closed_streams
+from himl_cli.render.terminal import stand_in_for_closed_streams
 
 if TYPE_CHECKING:
     from himl_cli.api.run import Run
@@ -148,7 +148,7 @@ class Talk(OutputOptions, metaclass=_Taken):
         Values: text, numbers, None, times, paths, and lists and mappings of these. Without any record, *empty* is said
         on stderr.
         """
-        from himl_cli.render.rows import first_value, row_columns
+        from himl_cli.render.tables import first_value, row_columns
 
         self.output().table(records, row_columns, quiet=first_value, empty=empty)
 
@@ -271,7 +271,7 @@ def _manners() -> dict[str, Any]:
 
 def _begin() -> None:
     """Streams to write to, and himl's warnings in plain lines, unless the tool has set up a log of its own."""
-    from himl_cli.commands._logging import start_logging
+    from himl_cli.commands.session import start_logging
 
     stand_in_for_closed_streams()
     if not logging.getLogger().handlers:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from enum import Enum
 from typing import Any, NamedTuple, TypeVar, get_args
 
-from himl_cli.commands._bundles import Bundle
+from himl_cli.commands.options import Bundle
 from himl_cli.render.output import Format
 
 Chosen = TypeVar("Chosen", bound=Bundle)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from himl_cli.commands._montage_options import ClusterOptions, HowOptions, PictureOptions, SlideOptions
-from himl_cli.commands._options import OutputOptions, WorkspaceOptions
+from himl_cli.commands.options import OutputOptions, WorkspaceOptions
 from himl_cli.core.errors import BadUsage
 
 if TYPE_CHECKING:
@@ -70,10 +70,10 @@ def _submit(
 ) -> None:
     """Send *job*; what was decided for the user is said once it is there, so that an error stands alone. Raises
     JobFailed, Interrupted."""
-    from himl_cli.commands._session import For, open_session
-    from himl_cli.commands._submit_run import naming_once_made, wait_or_leave
+    from himl_cli.commands.session import For, open_session
+    from himl_cli.commands.submit_job import naming_once_made, wait_or_leave
+    from himl_cli.render.jobs import say_prepared
     from himl_cli.render.progress import observing
-    from himl_cli.render.submission import say_prepared
     from himl_cli.services.montage.on_cluster import check_data
     from himl_cli.services.run_logs import watching
     from himl_cli.services.submission.prepare import submit_job

@@ -9,9 +9,7 @@ from typing import Annotated, TypeVar
 
 import typer
 
-from himl_cli.commands._bundles import Bundle
-from himl_cli.commands._options import split_list
-from himl_cli.commands._transfer import MOST_WORKERS, checked_workers
+from himl_cli.commands.options import MOST_WORKERS, Bundle, checked_workers, split_list
 from himl_cli.core.errors import BadUsage
 from himl_cli.core.files import expand_home
 from himl_cli.core.montage import Backend, ImageFormat, LayoutStyle, MontageRequest

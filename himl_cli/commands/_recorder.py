@@ -144,7 +144,7 @@ def _say_not_told(folder: Path, run_id: str, why: str) -> None:
 
 
 def _start_log() -> None:
-    from himl_cli.commands._logging import RedactingFilter, RedactingFormatter
+    from himl_cli.commands.session import RedactingFilter, RedactingFormatter
 
     handler = logging.StreamHandler()
     handler.addFilter(RedactingFilter())

@@ -6,14 +6,13 @@ from contextlib import closing
 from dataclasses import replace
 from typing import TYPE_CHECKING, cast
 
-from himl_cli.commands._options import OutputOptions, WorkspaceOptions
 from himl_cli.commands._recorder import start_recorder
-from himl_cli.commands._session import For, open_session
-from himl_cli.commands._submit_checkpoint import with_checkpoint
-from himl_cli.commands._submit_run import wait_here, with_inputs
+from himl_cli.commands.options import OutputOptions, WorkspaceOptions
+from himl_cli.commands.session import For, open_session
+from himl_cli.commands.submit_job import wait_here, with_checkpoint, with_inputs
 from himl_cli.core.errors import Interrupted, JobFailed
 from himl_cli.core.processes import interruptions
-from himl_cli.render.submission import say_prepared, say_recorded, say_sent
+from himl_cli.render.jobs import say_prepared, say_recorded, say_sent
 from himl_cli.services.recording.ends import Source, Target
 from himl_cli.services.recording.start import Recording, submit_recorded
 from himl_cli.services.recording.waiting import wait_until_told

@@ -7,10 +7,17 @@ from typing import Annotated
 
 import typer
 
-from himl_cli.commands._group import command, group
-from himl_cli.commands._options import WHERE, OutputOptions, WorkspaceOptions
-from himl_cli.commands._session import For, open_session
-from himl_cli.commands._transfer import GlobOptions, MovingOptions, StripOpt, conclude
+from himl_cli.commands.groups import command, group
+from himl_cli.commands.options import (
+    WHERE,
+    GlobOptions,
+    MovingOptions,
+    OutputOptions,
+    StripOpt,
+    WorkspaceOptions,
+    conclude,
+)
+from himl_cli.commands.session import For, open_session
 
 app = group(
     "Upload, download and list files of a datastore: of the Azure ML workspace where one is configured, else of the "

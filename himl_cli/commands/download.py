@@ -12,11 +12,20 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from himl_cli.commands._bundles import Bundle
-from himl_cli.commands._group import command, group
-from himl_cli.commands._options import OutputOptions, RunArgs, SelectionOptions, WorkspaceOptions
-from himl_cli.commands._session import open_session
-from himl_cli.commands._transfer import FILES, WHERETO, GlobOptions, MovingOptions, conclude
+from himl_cli.commands.groups import command, group
+from himl_cli.commands.options import (
+    FILES,
+    WHERETO,
+    Bundle,
+    GlobOptions,
+    MovingOptions,
+    OutputOptions,
+    RunArgs,
+    SelectionOptions,
+    WorkspaceOptions,
+    conclude,
+)
+from himl_cli.commands.session import open_session
 from himl_cli.core.errors import RunNotFound
 
 if TYPE_CHECKING:

@@ -9,7 +9,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from himl_cli.commands._group import command, group
 from himl_cli.commands._montage_options import (
     ClusterOptions,
     DatasetArg,
@@ -19,8 +18,9 @@ from himl_cli.commands._montage_options import (
     montage_request,
     path_of,
 )
-from himl_cli.commands._options import OutputOptions, WorkspaceOptions
-from himl_cli.commands._session import For, open_session, talking
+from himl_cli.commands.groups import command, group
+from himl_cli.commands.options import OutputOptions, WorkspaceOptions
+from himl_cli.commands.session import For, open_session, talking
 
 if TYPE_CHECKING:
     from himl_cli.core.events import Notify

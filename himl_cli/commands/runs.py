@@ -5,12 +5,14 @@ Services are imported in the commands that need them, so that help comes at once
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Sequence
+from contextlib import nullcontext
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from himl_cli.commands._group import command, group
-from himl_cli.commands._options import (
+from himl_cli.commands.groups import command, group
+from himl_cli.commands.options import (
     ALL_RUNS,
     FilterOptions,
     OutputOptions,
@@ -20,7 +22,12 @@ from himl_cli.commands._options import (
     parse_pairs,
     split_list,
 )
-from himl_cli.commands._session import open_session
+from himl_cli.commands.session import Session, open_session
+from himl_cli.core.errors import BadUsage
+from himl_cli.render.output import Format
+
+if TYPE_CHECKING:
+    from himl_cli.core.runs import Run
 
 LISTED = 20
 METRICS = "Metrics"
@@ -39,7 +46,7 @@ def list_runs(filters: FilterOptions, where: WorkspaceOptions, talk: OutputOptio
       himl runs list --num_runs all --json
     """
     from himl_cli.core.runs import RunQuery
-    from himl_cli.render.run_tables import run_columns
+    from himl_cli.render.runs import run_columns
 
     limit = None if filters.num_runs == ALL_RUNS else filters.num_runs or LISTED
     matching = " match" if filters.experiment or filters.statuses or filters.tags else ""
@@ -66,7 +73,7 @@ def show(selection: SelectionOptions, where: WorkspaceOptions, talk: OutputOptio
       himl runs show
       himl runs show train_1772366400_0a1b2c3d --json
     """
-    from himl_cli.render.run_view import run_view
+    from himl_cli.render.runs import run_view
     from himl_cli.services.run_details import run_details
     from himl_cli.services.run_lookup import find_runs, means_one_run
 
@@ -129,7 +136,7 @@ def aggregate(
     """
     from pathlib import Path
 
-    from himl_cli.commands._aggregate import Wishes, aggregate_runs
+    from himl_cli.commands.aggregate import Wishes, aggregate_runs
 
     paths = [None if name is None else Path(name) for name in (output_csv, output_parquet, plot)]
     wishes = Wishes(child_arg, split_list(metrics), not no_stats, *paths)
@@ -175,7 +182,6 @@ def logs(
       himl runs logs --follow
       himl runs logs latest --file std_log_process_1.txt
     """
-    from himl_cli.commands._logs import check_form, print_logs
     from himl_cli.services.run_lookup import find_runs
 
     check_form(talk.format, attempt, follow=follow)
@@ -195,7 +201,7 @@ def cancel(selection: SelectionOptions, where: WorkspaceOptions, talk: OutputOpt
       himl runs cancel latest
       himl runs cancel train_1772366400_0a1b2c3d_3
     """
-    from himl_cli.render.run_changes import cancel_text
+    from himl_cli.render.runs import cancel_text
     from himl_cli.services.run_changes import cancel_runs
     from himl_cli.services.run_lookup import find_runs
 
@@ -255,7 +261,7 @@ def delete(selection: SelectionOptions, where: WorkspaceOptions, talk: OutputOpt
       himl runs delete train_1772366400_0a1b2c3d
       himl runs delete --experiment scratch --num_runs all --yes
     """
-    from himl_cli.render.run_changes import deleted_text, deletion_text
+    from himl_cli.render.runs import deleted_text, deletion_text
     from himl_cli.services.run_changes import check_deletable, delete_runs, runs_below
     from himl_cli.services.run_lookup import find_runs
 
@@ -270,3 +276,42 @@ def delete(selection: SelectionOptions, where: WorkspaceOptions, talk: OutputOpt
         session.output.result(
             {"deleted": names}, human="\n".join(deleted_text(run, below[run.id]) for run in doomed), quiet=names
         )
+
+
+def check_form(form: Format, attempt: int | None, *, follow: bool) -> None:
+    """Raises BadUsage for a JSON document that would have no end, and for a try that no job has."""
+    if attempt is not None and attempt < 1:
+        raise BadUsage(f"--try {attempt}: tries count from 1.")
+    if follow and form is Format.json:
+        raise BadUsage(
+            "--follow and --json do not go together: a JSON document has an end.", hint="Leave one of them out."
+        )
+
+
+def print_logs(session: Session, runs: Sequence[Run], name: str | None, attempt: int | None, *, follow: bool) -> None:
+    """Print the log of each of *runs*. Raises NotFound where one has none, Interrupted when *follow* is cut short."""
+    from himl_cli.services.run_logs import follow_log, read_log, watching
+
+    if follow and len(runs) > 1:
+        raise BadUsage(f"--follow takes one run, and {len(runs)} are meant.", hint="Give one run id.")
+    if session.output.format is Format.json:
+        _as_json(session, runs, name, attempt)
+        return
+    for run in runs:
+        if len(runs) > 1:
+            session.output.notice(f"==> {run.id} <==")
+        read = follow_log if follow else read_log
+        with watching(run.id) if follow else nullcontext():
+            for piece in read(session.workspace, run.id, name, session.notify, attempt=attempt):
+                session.output.write(piece)
+                session.output.flush()
+
+
+def _as_json(session: Session, runs: Sequence[Run], name: str | None, attempt: int | None) -> None:
+    """Bytes that are no UTF-8 become the lone surrogates by which Python writes them."""
+    from himl_cli.services.run_logs import read_log
+
+    logs = [b"".join(read_log(session.workspace, run.id, name, session.notify, attempt=attempt)) for run in runs]
+    session.output.json(
+        [{"run": run.id, "log": log.decode("utf-8", "surrogateescape")} for run, log in zip(runs, logs, strict=True)]
+    )

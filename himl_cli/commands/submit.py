@@ -10,13 +10,20 @@ from typing import Annotated
 
 import typer
 
-from himl_cli.commands._group import command, group
-from himl_cli.commands._options import OutputOptions, WorkspaceOptions
-from himl_cli.commands._script_command import ScriptCommand, say_misplaced, script_arguments, value_sources
-from himl_cli.commands._submit_many import ManyOptions
-from himl_cli.commands._submit_naming import BuildOptions, NamingOptions
-from himl_cli.commands._submit_options import AfterOptions, DataOptions, submit_request
-from himl_cli.commands._submit_place import EnvironmentOptions, PlaceOptions, SentOptions
+from himl_cli.commands.groups import command, group
+from himl_cli.commands.options import OutputOptions, WorkspaceOptions
+from himl_cli.commands.scripts import ScriptCommand, say_misplaced, script_arguments, value_sources
+from himl_cli.commands.submit_options import (
+    AfterOptions,
+    BuildOptions,
+    DataOptions,
+    EnvironmentOptions,
+    ManyOptions,
+    NamingOptions,
+    PlaceOptions,
+    SentOptions,
+    submit_request,
+)
 
 app = group()
 
@@ -74,14 +81,14 @@ def submit(
     """
     sources = value_sources(ctx)
     if after.show_settings:
-        from himl_cli.commands._submit_run import say_all_settings
+        from himl_cli.commands.submit_job import say_all_settings
 
         return say_all_settings(talk, where, ctx.params, sources)
     say_misplaced(ctx, talk)
     bundles = (place, sent, environment, naming, build, data, many, after)
     request = submit_request(Path.cwd(), target, module, command, script_arguments(ctx), bundles, sources)
     if many.resume is not None:
-        from himl_cli.commands._submit_resume import resume
+        from himl_cli.commands.submit_job import resume
 
         return resume(
             where, talk, many.resume, request, waits=after.waits(on_cluster=False, sources=sources), sources=sources
@@ -89,9 +96,9 @@ def submit(
     from himl_cli.services.submission.request import is_file
 
     if is_file(target):
-        from himl_cli.commands._submit_file import submit_file
+        from himl_cli.commands.submit_job import submit_file
 
         return submit_file(where, talk, request, after, sources, create_cluster=place.create_cluster)
-    from himl_cli.commands._submit_script import submit_script
+    from himl_cli.commands.submit_job import submit_script
 
     submit_script(where, talk, request, after, sources, create_cluster=place.create_cluster)

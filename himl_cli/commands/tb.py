@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from himl_cli.commands._bundles import Bundle
-from himl_cli.commands._group import command, group
-from himl_cli.commands._options import OutputOptions, RunArgs, SelectionOptions, WorkspaceOptions
-from himl_cli.commands._session import Session, open_session
+from himl_cli.commands.groups import command, group
+from himl_cli.commands.options import Bundle, OutputOptions, RunArgs, SelectionOptions, WorkspaceOptions
+from himl_cli.commands.session import Session, open_session
 from himl_cli.core.errors import BadUsage
 from himl_cli.core.files import expand_home
 from himl_cli.core.text import non_blank
@@ -139,7 +138,7 @@ def tb(
 
 
 def _sync(session: Session, lineup: Lineup) -> None:
-    from himl_cli.render.tensorboard import say_synced
+    from himl_cli.render.jobs import say_synced
     from himl_cli.services.tensorboard.sync import sync_once
 
     lineup.begin()
@@ -151,9 +150,9 @@ def _sync(session: Session, lineup: Lineup) -> None:
 
 
 def _serve(session: Session, lineup: Lineup, refresh: int, board: BoardOptions) -> None:
-    from himl_cli.commands._logging import leave_out_retries
+    from himl_cli.commands.session import leave_out_retries
+    from himl_cli.render.jobs import say_served
     from himl_cli.render.progress import Watcher
-    from himl_cli.render.tensorboard import say_served
     from himl_cli.services.tensorboard.serving import Address, serve
 
     def said(url: str) -> None:

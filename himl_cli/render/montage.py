@@ -7,9 +7,9 @@ from typing import Any
 
 from himl_cli.core.blobs import named
 from himl_cli.core.montage import CellOutcome, MontageResult, WrittenFile
-from himl_cli.render.durations import duration_text, size_text
 from himl_cli.render.errors import one_line
 from himl_cli.render.output import Format, Output
+from himl_cli.render.terminal import duration_text, size_text
 
 LISTED = 20
 """Reasons that are told one by one; montage.csv and --json have them all."""

@@ -106,7 +106,7 @@ class Output:
         """
         import json
 
-        from himl_cli.render.json_form import json_form
+        from himl_cli.render.json import json_form
 
         text = json.dumps(
             data if is_form else json_form(data),

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from io import StringIO
 from typing import TYPE_CHECKING, Any
 
 from himl_cli.render.errors import one_line
-from himl_cli.render.style import has_colour, width
+from himl_cli.render.json import json_form
+from himl_cli.render.terminal import has_colour, styled, width
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
+
 
 GAP = 2
 
@@ -120,3 +123,88 @@ def _rich_table(rows: Sequence[Any], cells: list[list[str]], columns: Sequence[C
         styles = {place: (style(row) if (style := columns[place].style) else "") for place in shown}
         table.add_row(*(Text(line[place], style=styles[place]) for place in shown))
     return table
+
+
+LEAST = 12
+"""Characters that are left of a cell which is cut."""
+
+
+def aligned(
+    rows: Sequence[Sequence[str]],
+    *,
+    right: Sequence[int] = (),
+    indent: str = "  ",
+    ranks: Sequence[int] = (),
+    cut: Sequence[int] = (),
+) -> Iterator[str]:
+    """Rows as lines with their cells below each other; the first row is a header.
+
+    On a terminal without room for all of them columns make room by their *ranks*, as in `tables.fitted`: the cells of
+    those in *cut* are cut, and then whole columns are left out.
+    """
+    widths = [max(len(row[place]) for row in rows) for place in range(len(rows[0]))]
+    if ranks and sys.stdout.isatty():
+        columns = [
+            Column(title, str, rank=rank, least=LEAST if place in cut else size)
+            for place, (title, rank, size) in enumerate(zip(rows[0], ranks, widths, strict=True))
+        ]
+        widths = fitted(widths, columns, width() - len(indent))
+    for number, row in enumerate(rows):
+        cells = [
+            (_shortened(cell, size, place), size, place in right)
+            for place, (cell, size) in enumerate(zip(row, widths, strict=True))
+            if size
+        ]
+        line = (
+            indent
+            + "  ".join(cell.rjust(size) if is_right else cell.ljust(size) for cell, size, is_right in cells).rstrip()
+        )
+        yield styled(line, "dim") if number == 0 else line
+
+
+def _shortened(cell: str, size: int, place: int) -> str:
+    """*cell* in *size* characters: the first of a row is a name, which loses its middle, since names differ at their
+    ends."""
+    if len(cell) <= size:
+        return cell
+    end = (size - 1) // 2 if place == 0 else 0
+    return f"{cell[: size - 1 - end]}…{cell[len(cell) - end :]}"
+
+
+Row = Mapping[str, object]
+
+
+def row_columns(rows: Sequence[Row]) -> list[Column]:
+    """A column a key, in the order in which they first come; later ones make room first where the terminal is
+    narrow."""
+    names = dict.fromkeys(name for row in rows for name in row)
+    return [_column(rank, name, rows) for rank, name in enumerate(names)]
+
+
+def first_value(row: Row) -> str:
+    """The value that stands first in *row*."""
+    return plain_value(next(iter(row.values()), None))
+
+
+def plain_value(value: object) -> str:
+    """*value* for programs: text as it is, nothing for None, all else as JSON. Raises TypeError for what JSON has
+    not."""
+    form = json_form(value)
+    return "" if form is None else form if isinstance(form, str) else json.dumps(form, ensure_ascii=False)
+
+
+def _column(rank: int, name: str, rows: Sequence[Row]) -> Column:
+    are_numbers = all(isinstance(row.get(name), (int, float, type(None))) for row in rows)
+    return Column(
+        name.replace("_", " ").upper(),
+        lambda row: _shown(row.get(name)),
+        lambda row: plain_value(row.get(name)),
+        rank=rank,
+        right=are_numbers,
+    )
+
+
+def _shown(value: object) -> str:
+    """*value* for people: numbers with six digits at most."""
+    form = json_form(value)
+    return f"{form:.6g}" if isinstance(form, float) else plain_value(value)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from datetime import datetime, timedelta, timezone
 from typing import Any
 
 from himl_cli.core.blobs import TransferResult, causes, named
-from himl_cli.render.durations import duration_text, local_time, size_text
-from himl_cli.render.json_form import utc_text
+from himl_cli.core.checkpoints import FetchedCheckpoint, LinkedCheckpoint, PushedCheckpoints
+from himl_cli.render.json import run_form, utc_text
 from himl_cli.render.output import Format, Output
 from himl_cli.render.tables import Column
+from himl_cli.render.terminal import duration_text, local_time, size_text
 
 LISTED = 50
 
@@ -87,3 +89,90 @@ def _left(result: TransferResult) -> Iterable[str]:
 
 def _files(count: int) -> str:
     return f"{count:,} file{'' if count == 1 else 's'}"
+
+
+def say_fetched(output: Output, fetched: FetchedCheckpoint, digest: Callable[[], str | None]) -> None:
+    """The path alone on stdout, where it came from on stderr: `"$(himl checkpoint fetch RUN)"` is the path. *digest*
+    gives the MD5 in hex digits."""
+    if fetched.status != "local":
+        output.notice(_came(fetched))
+    data = _form(fetched, digest()) if output.format is Format.json else None
+    output.result(data, human=fetched.shown, quiet=fetched.shown)
+
+
+def _came(fetched: FetchedCheckpoint) -> str:
+    what = f"'{fetched.names[0]}'" if len(fetched.names) == 1 else f"{len(fetched.names):,} files"
+    where = f"of run '{fetched.run.id}'" if fetched.run is not None else f"from {fetched.address}"
+    if fetched.status == "complete":
+        said = f"{what} {where} {'is' if len(fetched.names) == 1 else 'are'} complete here already."
+    else:
+        said = f"Fetched {what} {where} ({size_text(fetched.size)}) in {duration_text(fetched.seconds)}."
+    if fetched.unverified:
+        said += " No MD5 is on record to check it by."
+    return said
+
+
+def _form(fetched: FetchedCheckpoint, md5: str | None) -> dict[str, Any]:
+    return {
+        "path": fetched.shown,
+        "status": fetched.status,
+        "run": fetched.run.id if fetched.run is not None else None,
+        "address": fetched.address or None,
+        "names": list(fetched.names),
+        "size": fetched.size,
+        "md5": md5,
+        "verified": not fetched.unverified if fetched.status == "fetched" else None,
+        "epoch": fetched.epoch,
+        "metric": fetched.metric or None,
+        "value": fetched.value,
+    }
+
+
+def say_pushed(output: Output, pushed: PushedCheckpoints) -> None:
+    """The new run's id, alone on stdout; where it is, and how jobs start from it."""
+    run, count, same = pushed.run, len(pushed.names), len(pushed.unchanged)
+    if same == count:
+        output.notice(
+            f"warning: {'the file is' if count == 1 else 'all files are'} as run {pushed.source.id} has "
+            f"{'it' if count == 1 else 'them'}."
+        )
+    elif same:
+        output.notice(f"Unchanged, and pushed all the same: {named(pushed.unchanged)}.")
+    data = {
+        **run_form(run),
+        "from": pushed.source.id,
+        "files": list(pushed.names),
+        "unchanged": list(pushed.unchanged),
+        "checkpoint": pushed.start,
+    }
+    output.result(data, human=run.id, quiet=run.id)
+    studio = f" Studio: {run.url}" if run.url else ""
+    output.notice(
+        f"{count:,} file{'s' * (count != 1)} in run {run.id} (experiment {run.experiment}) in {run.workspace}.{studio}"
+    )
+    output.notice(f"Start from it: himl submit SCRIPT --checkpoint {pushed.start}")
+
+
+def say_rank_does_nothing(output: Output, rank: int) -> None:
+    output.notice(f"Rank {rank} pushes nothing: rank 0 does.")
+
+
+NEARLY = timedelta(minutes=16)
+"""Links begin a quarter of an hour before they are made."""
+
+
+def say_linked(output: Output, linked: LinkedCheckpoint, days: float) -> None:
+    """The link, which is nowhere else to be seen; how long it is good, and that it is for fewer than *days* where it
+    is."""
+    link = linked.link
+    data = {"url": link.url, "expires": link.expires, "run": linked.run.id, "name": linked.name}
+    output.result(data, human=link.url, quiet=link.url)
+    output.notice(
+        f"Whoever has this link can read '{linked.name}' of run {linked.run.id} until "
+        f"{link.expires:%Y-%m-%d %H:%M} UTC."
+    )
+    if link.expires < datetime.now(timezone.utc) + timedelta(days=days) - NEARLY:
+        output.notice(
+            f"That is less than the {days:g} day{'s' * (days != 1)} asked for: without the storage account's key no "
+            "link is good for longer."
+        )

@@ -9,8 +9,8 @@ from typing import Any
 import typer
 from hypothesis import strategies as st
 
-from himl_cli.commands import _options
-from himl_cli.commands._settings import check_variables
+from himl_cli.commands import options
+from himl_cli.commands.settings import check_variables
 from himl_cli.core import redaction
 from himl_cli.core import redaction as addresses
 from himl_cli.core.errors import BadUsage
@@ -156,9 +156,9 @@ def targets() -> list[Target]:
         Target("typed/filters", lambda: st.tuples(texts(GLOBS), texts(GLOBS), name), _admit),
         Target("typed/ignore_rules", lambda: st.tuples(contents(IGNORED), name.filter(_can_be_path)), _ignore, ()),
         Target("typed/file_name", lambda: name, _safe_name, (UnsafeName,)),
-        Target("typed/pairs", _texts_of(("A=b", "x", "=y", "a=b=c")), lambda text: _options.parse_pairs("--tag", [text])),
-        Target("typed/count", _texts_of(("all", "3", "0")), lambda text: _options.parse_count("--num_runs", text)),
-        Target("typed/status", _texts_of(("Completed", "failed", "Running")), _options.parse_status),
+        Target("typed/pairs", _texts_of(("A=b", "x", "=y", "a=b=c")), lambda text: options.parse_pairs("--tag", [text])),
+        Target("typed/count", _texts_of(("all", "3", "0")), lambda text: options.parse_count("--num_runs", text)),
+        Target("typed/status", _texts_of(("Completed", "failed", "Running")), options.parse_status),
     ]
 
 

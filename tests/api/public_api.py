@@ -18,7 +18,7 @@ import himl_cli
 import himl_cli.cli
 import himl_cli.job
 from himl_cli.commands._argparse import options_of
-from himl_cli.commands._bundles import Bundle
+from himl_cli.commands.options import Bundle
 from himl_cli.core import errors
 
 KEPT = Path(__file__).with_suffix(".txt")

@@ -6,7 +6,7 @@ from datetime import datetime, timezone
 
 import pytest
 
-from himl_cli.commands._submit_run import naming_once_made
+from himl_cli.commands.submit_job import naming_once_made
 from himl_cli.core.errors import Interrupted
 from himl_cli.core.runs import Run, RunStatus
 from himl_cli.workspaces.azure.jobs.sending import created_job

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from himl_cli.commands._complete import AZURE_OPTIONS
-from himl_cli.commands._group import HIML_OLD_NAMES
+from himl_cli.commands.complete import AZURE_OPTIONS
+from himl_cli.commands.groups import HIML_OLD_NAMES
 from tests.recorded_runs import RecordedRuns
 from tests.running import Himl
 from tests.servers.azureml.seeding import StagedWorkspace

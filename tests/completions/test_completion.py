@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from himl_cli.render.completions.scripts import FILES
+from himl_cli.render.completions import FILES
 from tests.completions.shells import PATIENCE, SCRIPTS, variables
 from tests.running import Himl
 from tests.terminal import Terminal

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from himl_cli.app import COMMANDS
-from himl_cli.render.completions.scripts import powershell_quoted
+from himl_cli.render.completions import powershell_quoted
 from himl_cli.services.completion_files import ASK_POWERSHELL, POWERSHELL_LINE
 from tests.completions.shells import SCRIPTS, variables
 from tests.conftest import lacking

@@ -9,10 +9,9 @@ from dataclasses import replace
 
 import pytest
 
-from himl_cli.commands._completing import program_of
+from himl_cli.commands.completion import program_of
 from himl_cli.core.command_shape import ArgumentShape, OptionShape
-from himl_cli.render.completions.program import Offered
-from himl_cli.render.completions.scripts import FILES, completion_script, fish_quoted, posix_quoted
+from himl_cli.render.completions import FILES, Offered, completion_script, fish_quoted, posix_quoted
 from tests.completions.shells import SCRIPTS
 from tests.completions.written import AGAIN, outdated, program, shape
 

@@ -12,11 +12,10 @@ from functools import cache
 import typer.main
 
 from himl_cli.app import app
-from himl_cli.commands._completing import program_of
-from himl_cli.commands._shape import app_shape
+from himl_cli.commands.completion import program_of
+from himl_cli.commands.reference import app_shape
 from himl_cli.core.command_shape import CommandShape
-from himl_cli.render.completions.program import Program
-from himl_cli.render.completions.scripts import FILES, completion_script
+from himl_cli.render.completions import FILES, Program, completion_script
 from tests.completions.shells import SCRIPTS
 
 AGAIN = "python -m tests.completions.written"

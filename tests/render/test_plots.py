@@ -8,9 +8,8 @@ from pathlib import Path
 import pytest
 
 from himl_cli.core.runs import RunStatus
-from himl_cli.render.plots import save_plots
-from himl_cli.render.plots.families import families_of
-from himl_cli.render.plots.wording import names_of
+from himl_cli.render.aggregate import save_plots
+from himl_cli.render.plot_data import families_of, names_of
 from tests.render.plotted import child, decaying, figures, legend, scheme, sweep, texts, together
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from himl_cli.api.submitting import brought
-from himl_cli.commands._options import ALL_RUNS, parse_count
+from himl_cli.commands.options import ALL_RUNS, parse_count
 from himl_cli.core.errors import BadUsage, DiskFailed, ServiceFailed
 from himl_cli.core.runs import RunQuery, RunStatus
 from himl_cli.services.montage.cache_pins import Pins

@@ -16,9 +16,9 @@ from himl_cli.api.submitting.words import in_words_of_arguments
 from himl_cli.core.errors import BadUsage, Interrupted
 from himl_cli.core.runs import Run
 from himl_cli.core.workspaces import HOW_TO_CONFIGURE
+from himl_cli.render.jobs import say_ended, say_prepared, say_sent
 from himl_cli.render.output import Output
 from himl_cli.render.progress import observing
-from himl_cli.render.submission import say_ended, say_prepared, say_sent
 from himl_cli.services.run_details import sweep_outcome
 from himl_cli.services.run_logs import watching
 from himl_cli.services.submission.prepare import prepare_job, submit_job

@@ -1,0 +1,144 @@
+"""The error edge: the one place where failures become words and an exit code. For `himl` itself, and for tools made
+with `himl_cli.cli`."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import pairwise
+from typing import Any
+
+import typer
+
+from himl_cli.commands.groups import HimlCommand, HimlGroup, before_double_dash
+from himl_cli.core.errors import BadUsage, HimlError, Interrupted
+from himl_cli.render.errors import ReaderGone, as_himl_error, say_error, silence_stdout
+
+READER_GONE_CODE = 141
+"""What a shell reports of a program that a closed pipe ended (128 + SIGPIPE)."""
+
+Kinds = tuple[type[Exception], ...]
+OF_USERS: Kinds = (HimlError, typer.TyperException)
+"""Failures that a user can act on. In a tool all else is a bug of the tool, which its author wants to see with its
+traceback."""
+
+
+class Ending:
+    """How a program ends."""
+
+    code = 0
+
+
+@contextmanager
+def edge(tokens: Sequence[str], explained: Kinds) -> Iterator[Ending]:
+    """Within it a failure of the kinds *explained*, or that nobody reads stdout any more, ends in the exit code of what
+    is yielded; the former is said.
+
+    *tokens* is the command line. Failures of other kinds go on.
+    """
+    ending = Ending()
+    try:
+        yield ending
+        sys.stdout.flush()
+    except (ReaderGone, BrokenPipeError):
+        silence_stdout()
+        ending.code = READER_GONE_CODE
+    except explained as err:
+        ending.code = say(err, before_double_dash(tokens))
+
+
+@contextmanager
+def giving_up() -> Iterator[None]:
+    """Within it, Ctrl-C raises Interrupted, and `typer.Abort` HimlError."""
+    try:
+        yield
+    except KeyboardInterrupt as err:
+        raise Interrupted("Interrupted.") from err
+    except typer.Abort as err:
+        raise HimlError("Aborted.") from err
+    except RuntimeError as err:
+        if isinstance(
+            err.__cause__, KeyboardInterrupt
+        ):  # a class was being made, by Python 3.10 or 3.11: they wrap what comes out of __set_name__
+            raise Interrupted("Interrupted.") from err
+        raise
+
+
+class _Edged:
+    """A command or group that is a whole program: what fails in it is said, and is its exit code."""
+
+    program: str | None = None
+    """What usage lines call it; None: the name it was started by."""
+    explained: Kinds = OF_USERS
+
+    def invoke(self, ctx: Any) -> Any:
+        with giving_up():
+            return super().invoke(ctx)  # type: ignore[misc]  # of the command or group beside it
+
+    def main(
+        self,
+        args: Sequence[str] | None = None,
+        prog_name: str | None = None,
+        complete_var: str | None = None,
+        standalone_mode: bool = True,
+        windows_expand_args: bool = False,  # a pattern such as --include '*.ckpt' is ours to match
+        **extra: Any,
+    ) -> Any:
+        extra |= {"prog_name": prog_name or self.program, "complete_var": complete_var}
+        return run_at_edge(super().main, args, self.explained, standalone_mode, extra)  # type: ignore[misc]
+
+
+class EdgedGroup(_Edged, HimlGroup):
+    """A group that is a whole program."""
+
+
+class EdgedCommand(_Edged, HimlCommand):
+    """A command that is a whole program, or one of an `EdgedGroup`."""
+
+
+def run_at_edge(
+    program: Callable[..., Any],
+    args: Sequence[str] | None,
+    explained: Kinds,
+    standalone_mode: bool,
+    extra: dict[str, Any],
+) -> int:
+    """Call *program*, the method `main` of a command, with *args* (default: those of the process) and *extra*.
+
+    Exits with its code, or gives that where it does not stand alone. Raises failures that are not *explained*.
+    """
+    tokens = list(sys.argv[1:] if args is None else args)
+    extra.setdefault("color", None if colour_is_allowed() else False)
+    with edge(tokens, explained) as ending:
+        told = program(args=tokens, standalone_mode=False, windows_expand_args=False, **extra)
+        ending.code = told if isinstance(told, int) else 0  # else it is what a tool's function returned
+    if standalone_mode:
+        sys.exit(ending.code)
+    return ending.code
+
+
+def say(failure: Exception, tokens: Sequence[str]) -> int:
+    """Print *failure* on stderr in the form that *tokens* ask for, and give the exit code.
+
+    The tokens are read here once more because the parser may have failed before it came to `--json` or `--verbose`.
+    """
+    verbose = is_verbose(tokens)
+    as_json = any(token in ("--json", "--format=json") for token in tokens) or ("--format", "json") in pairwise(tokens)
+    error: HimlError = as_himl_error(failure, verbose=verbose)
+    is_plain = isinstance(error, BadUsage) and (
+        failure.__cause__ is None or isinstance(failure.__cause__, typer.TyperException)
+    )
+    say_error(error, as_json=as_json, traceback_of=failure if verbose and not is_plain else None)
+    return error.exit_code
+
+
+def is_verbose(tokens: Sequence[str]) -> bool:
+    """Whether *tokens* ask for a debug log and tracebacks."""
+    return "-v" in tokens or "--verbose" in tokens
+
+
+def colour_is_allowed() -> bool:
+    """Whether the user's environment lets terminals have colour (https://no-color.org)."""
+    return not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"

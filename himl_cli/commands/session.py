@@ -1,0 +1,192 @@
+"""What a command works with: the workspace, an output, an observer of progress.
+
+Imports nothing but options: `himl submit --help` loads this module too.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, TextIO
+
+from himl_cli.core.redaction import redact
+from himl_cli.render.errors import one_line
+
+if TYPE_CHECKING:
+    from himl_cli.commands.options import OutputOptions, WorkspaceOptions
+    from himl_cli.core.events import Notify
+    from himl_cli.render.output import Output
+    from himl_cli.workspaces.base import Workspace
+    from himl_cli.workspaces.job_abilities import SubmitsJobs
+
+
+class For(Enum):
+    """What a command needs a workspace for; that decides which is meant where several are configured
+    (`workspaces.open`)."""
+
+    runs = "runs"
+    data = "data"
+    jobs = "jobs"
+    clusters = "clusters"
+
+
+class Session:
+    """An opened workspace, where to print, whom to tell of progress, and the folder the command runs in."""
+
+    def __init__(self, workspace: Workspace, output: Output, notify: Notify, cwd: Path) -> None:
+        self.workspace = workspace
+        self.output = output
+        self.notify = notify
+        self.cwd = cwd
+
+    @property
+    def jobs(self) -> SubmitsJobs:
+        """The workspace as one that runs jobs. Raises HimlError where it cannot."""
+        from himl_cli.core.errors import HimlError
+        from himl_cli.workspaces.job_abilities import SubmitsJobs
+
+        if not isinstance(self.workspace, SubmitsJobs):
+            raise HimlError(f"{self.workspace.label} does not run jobs.")
+        return self.workspace
+
+
+@contextmanager
+def open_session(where: WorkspaceOptions, talk: OutputOptions, need: For = For.runs) -> Iterator[Session]:
+    """Open the workspace that is meant for what the command needs, and close it; one for jobs is made where there is
+    none.
+
+    Raises WorkspaceNotFound, or what the workspace raises when it cannot be read.
+    """
+    from himl_cli.commands._recorder import resume_recordings
+    from himl_cli.core.errors import Interrupted
+    from himl_cli.core.processes import take_time_to_end
+    from himl_cli.workspaces.abilities import HoldsConnections
+
+    cwd = Path.cwd()
+    with talking(talk) as (output, notify):
+        workspace = _open(where, need, cwd)
+        if need in (For.runs, For.jobs):
+            resume_recordings(workspace)
+        try:
+            yield Session(workspace, output, notify, cwd)
+        except (KeyboardInterrupt, Interrupted):
+            take_time_to_end()
+            raise
+        finally:
+            if isinstance(workspace, HoldsConnections):
+                workspace.close()
+
+
+@contextmanager
+def talking(talk: OutputOptions) -> Iterator[tuple[Output, Notify]]:
+    """Where to print and whom to tell of progress, for what needs no workspace; SIGTERM is as Ctrl-C within it."""
+    from himl_cli.core.errors import Interrupted
+    from himl_cli.core.processes import take_time_to_end, terminations
+    from himl_cli.render.progress import observing
+
+    start_logging(verbose=talk.verbose)
+    output = talk.output()
+    with terminations(), observing(output) as notify:
+        try:
+            yield output, notify
+        except (KeyboardInterrupt, Interrupted):
+            take_time_to_end()
+            raise
+
+
+def _open(where: WorkspaceOptions, need: For, cwd: Path) -> Workspace:
+    from himl_cli.workspaces.open import open_for_jobs, open_runs, open_workspace
+
+    if need in (For.jobs, For.clusters):
+        return open_for_jobs(where.workspace, where.config_file, start=cwd, on_cluster=need is For.clusters)
+    opener = open_runs if need is For.runs else open_workspace
+    return opener(where.workspace, where.config_file, start=cwd)
+
+
+@contextmanager
+def azure_beside(cwd: Path) -> Iterator[Callable[[], Workspace | None]]:
+    """A function that opens the configured Azure ML workspace (None where there is none), for commands that mostly do
+    without; closed at the end."""
+    from himl_cli.workspaces.abilities import HoldsConnections
+    from himl_cli.workspaces.open import open_configured_azure
+
+    opened: list[Workspace | None] = []
+
+    def workspace() -> Workspace | None:
+        if not opened:
+            opened.append(open_configured_azure(cwd))
+        return opened[0]
+
+    try:
+        yield workspace
+    finally:
+        for each in filter(None, opened):
+            if isinstance(each, HoldsConnections):
+                each.close()
+
+
+OWN_LOGGER = "himl_cli"
+RETRYING = ("himl_cli.workspaces.retry",)
+"""Loggers that warn that a request is tried again."""
+
+
+class RedactingFilter(logging.Filter):
+    """Guards every record of a handler: no secret is logged, whoever logs it."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        record.msg, record.args = redact(record.getMessage()), ()
+        return True
+
+
+class RedactingFormatter(logging.Formatter):
+    """Masks what a filter cannot reach: the traceback of a record."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return redact(super().format(record))
+
+
+class PlainFormatter(RedactingFormatter):
+    """Says what himl itself logs as `himl: …`, on one line."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        if record.name.partition(".")[0] != OWN_LOGGER:
+            return super().format(record)
+        return f"himl: {one_line(redact(record.getMessage()))}"
+
+
+class StderrHandler(logging.StreamHandler):  # type: ignore[type-arg]  # takes one since Python 3.11
+    """Writes to what `sys.stderr` is at that moment: a progress bar puts itself in its place, so that lines come above
+    it."""
+
+    def __init__(self) -> None:
+        logging.Handler.__init__(self)
+
+    @property
+    def stream(self) -> TextIO:
+        return sys.stderr
+
+
+def start_logging(*, verbose: bool) -> None:
+    """Send log records to stderr: warnings of any library, and with *verbose* everything himl logs and its libraries'
+    INFO."""
+    handler = StderrHandler()
+    handler.addFilter(RedactingFilter())
+    handler.setFormatter(
+        (RedactingFormatter if verbose else PlainFormatter)("%(asctime)s %(levelname)s %(name)s: %(message)s")
+    )
+    root = logging.getLogger()
+    root.handlers = [handler]
+    root.setLevel(logging.INFO if verbose else logging.WARNING)
+    logging.getLogger(OWN_LOGGER).setLevel(logging.DEBUG if verbose else logging.WARNING)
+
+
+def leave_out_retries() -> None:
+    """From now on say only in a debug log that requests are tried again: for a command that goes on for hours and tells
+    itself when nobody answers."""
+    if not logging.getLogger().isEnabledFor(logging.INFO):
+        for name in RETRYING:
+            logging.getLogger(name).setLevel(logging.ERROR)

@@ -1,0 +1,270 @@
+"""Many runs side by side: a table for people that fits the terminal, tab-separated lines and a JSON document for
+programs."""
+
+from __future__ import annotations
+
+import math
+import re
+from bisect import bisect_right
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from importlib.util import find_spec
+from itertools import accumulate
+from pathlib import Path
+from typing import Any
+
+from himl_cli.core.errors import BadUsage
+from himl_cli.core.installing import install_command
+from himl_cli.core.results import STATISTICS, Aggregation, Child, Series, Value
+from himl_cli.core.runs import RunStatus
+from himl_cli.render.errors import one_line
+from himl_cli.render.json import float_form, json_form, run_form
+from himl_cli.render.terminal import STATUS_STYLES, styled, width
+
+GAP = 2
+LONGEST_CELL, LEAST_LABEL = 24, 12
+STATUS = "status"
+LONG_NUMBER = re.compile(r"(?<![\w.])-?\d+\.\d{6,}(?:e[-+]?\d+)?(?![\w.])")
+Row = Sequence[str]
+
+
+def table_lines(aggregation: Aggregation, statistics: Mapping[str, Any] | None) -> Iterator[str]:
+    """The table, at most as wide as the terminal: a row a metric; where that is too wide a row a run; else as many runs
+    as there is room for.
+
+    *statistics* are records by metric with a field for each of `STATISTICS`; None leaves them out.
+    """
+    aggregation = replace(aggregation, children=_with_short_labels(aggregation.children))
+    upright = [*_by_metric(aggregation, statistics, _short)]
+    if _width_of(upright) <= width():
+        yield from _drawn(upright)
+        return
+    turned = _with_room([*_by_run(aggregation, statistics)], len(aggregation.children))
+    if _width_of(turned) <= width():
+        yield from _drawn(turned)
+        return
+    fixed = 1 + (len(STATISTICS) if statistics is not None else 0)
+    cut = _with_cut_names([_with_cut_labels(upright[0], fixed), *upright[1:]], fixed)
+    columns = _fitting(_widths(cut))
+    fitting = max(0, columns - fixed)
+    left_out = len(aggregation.children) - fitting
+    shown = [row[:columns] for row in cut]
+    yield from _drawn([row for row in shown if fitting or row[0] != STATUS or any(row[1:])])
+    if left_out:
+        yield ""
+        yield styled(
+            f"{left_out} of {len(aggregation.children)} runs are not shown: no room. --output_csv FILE or --json "
+            "has all.",
+            "dim",
+        )
+
+
+def tab_lines(aggregation: Aggregation, statistics: Mapping[str, Any] | None) -> Iterator[str]:
+    """A header, the runs' statuses, a row a metric; numbers in full, tabs between, control characters as spaces."""
+    for row in _by_metric(aggregation, statistics, full_text, with_status=True, titles=str):
+        yield "\t".join(one_line(text) for text in row)
+
+
+def document(aggregation: Aggregation, statistics: Mapping[str, Any] | None) -> dict[str, Any]:
+    """`metrics`, `statistics` by metric, and `children`: each run with its label, hyperparameters and all that it
+    logged, as JSON has it."""
+    told = None if statistics is None else json_form(dict(statistics))
+    return {
+        "metrics": list(aggregation.metrics),
+        "statistics": told,
+        "children": [_child_form(child) for child in aggregation.children],
+    }
+
+
+def _child_form(child: Child) -> dict[str, Any]:
+    results = child.results
+    return {
+        "label": child.label,
+        **run_form(child.run),
+        "hyperparameters": json_form(dict(child.hyperparameters)),
+        "parameters": dict(results.parameters),
+        "last": json_form(dict(results.last)),
+        "series": {name: _series_form(series) for name, series in results.series.items()},
+        "texts": {
+            name: json_form([{"step": one.step, "time": one.time, "value": one.value} for one in texts])
+            for name, texts in results.texts.items()
+        },
+        "tables": {name: _rows(columns) for name, columns in results.tables.items()},
+        "lists": json_form(dict(results.lists)),
+        "images": json_form(dict(results.images)),
+    }
+
+
+def _series_form(series: Series) -> dict[str, list[Any]]:
+    """Columns; times are seconds since 1970, UTC."""
+    values: list[Any] = list(series.values)
+    return {
+        "steps": list(series.steps),
+        "values": values if all(map(math.isfinite, values)) else [float_form(value) for value in values],
+        "times": list(series.times),
+    }
+
+
+def _rows(columns: Mapping[str, Sequence[Value]]) -> list[dict[str, Any]]:
+    """A table as objects, one a row."""
+    return [
+        dict(zip(columns, row, strict=True))
+        for row in zip(*(json_form(list(values)) for values in columns.values()), strict=True)
+    ]
+
+
+def full_text(value: Value) -> str:
+    """A value for programs."""
+    if value is None:
+        return ""
+    return str(float_form(value)) if isinstance(value, float) else str(value)
+
+
+def _short(value: Value) -> str:
+    """A value for people, five digits of it."""
+    if value is None or isinstance(value, (bool, str)):
+        text = "" if value is None else one_line(str(value))
+        return text if len(text) <= LONGEST_CELL else text[: LONGEST_CELL - 1] + "…"
+    form = float_form(float(value))
+    return form if isinstance(form, str) else f"{form:.5g}"
+
+
+def _by_metric(
+    aggregation: Aggregation,
+    statistics: Mapping[str, Any] | None,
+    text: Any,
+    *,
+    with_status: bool = False,
+    titles: Any = str.upper,
+) -> Iterator[Row]:
+    labels = [one_line(child.label) for child in aggregation.children]
+    told = STATISTICS if statistics is not None else ()
+    yield [titles("metric"), *map(titles, told), *labels]
+    if with_status or not _all_completed(aggregation.children):
+        yield [STATUS, *("" for _ in told), *(child.run.status.value for child in aggregation.children)]
+    for name in aggregation.metrics:
+        numbers = [text(getattr(statistics[name], each)) for each in told] if statistics is not None else []
+        yield [one_line(name), *numbers, *(text(child.results.last.get(name)) for child in aggregation.children)]
+
+
+def _by_run(aggregation: Aggregation, statistics: Mapping[str, Any] | None) -> Iterator[Row]:
+    """A row a run, then the statistics."""
+    shows_status = not _all_completed(aggregation.children)
+    yield ["RUN", *(["STATUS"] if shows_status else []), *map(one_line, aggregation.metrics)]
+    for child in aggregation.children:
+        state = [child.run.status.value] if shows_status else []
+        yield [one_line(child.label), *state, *(_short(child.results.last.get(name)) for name in aggregation.metrics)]
+    if statistics is not None:
+        yield ["" for _ in range(1 + int(shows_status) + len(aggregation.metrics))]
+    for each in STATISTICS if statistics is not None else ():
+        yield [
+            each,
+            *([""] if shows_status else []),
+            *(_short(getattr(statistics[name], each)) for name in aggregation.metrics if statistics is not None),
+        ]
+
+
+def _with_room(rows: Sequence[Row], count: int) -> Sequence[Row]:
+    """*rows* with the labels of the *count* runs in the first column cut at their ends to what the terminal has room
+    for, if they stay different."""
+    room = width() - _width_of([["", *row[1:]] for row in rows])
+    cut = [row if len(row[0]) <= room else [f"{row[0][: room - 1]}…", *row[1:]] for row in rows]
+    return cut if room >= LEAST_LABEL and len({row[0] for row in cut[1 : count + 1]}) == count else rows
+
+
+def _with_short_labels(children: Sequence[Child]) -> Sequence[Child]:
+    """The same with six digits of the numbers in labels, as far as these stay different."""
+    labels = [LONG_NUMBER.sub(lambda found: f"{float(found[0]):.6g}", child.label) for child in children]
+    counts = Counter(labels)
+    return [
+        replace(child, label=label) if counts[label] == 1 else child
+        for child, label in zip(children, labels, strict=True)
+    ]
+
+
+def _all_completed(children: Iterable[Child]) -> bool:
+    return all(child.run.status is RunStatus.completed for child in children)
+
+
+def _width_of(rows: Sequence[Row]) -> int:
+    return sum(_widths(rows)) + GAP * (len(rows[0]) - 1)
+
+
+def _fitting(sizes: Sequence[int]) -> int:
+    """How many columns of *sizes* there is room for, one at least."""
+    ends = accumulate(size + GAP for size in sizes)
+    return max(1, bisect_right(list(ends), width() + GAP))
+
+
+def _widths(rows: Sequence[Row]) -> list[int]:
+    from rich.cells import cell_len
+
+    return [max(cell_len(row[place]) for row in rows) for place in range(len(rows[0]))]
+
+
+def _with_cut_labels(header: Row, fixed: int) -> Row:
+    """*header* with the labels behind its *fixed* first cells cut to the longest that a cell may be, if they stay
+    different."""
+    labels = [label if len(label) <= LONGEST_CELL else f"{label[: LONGEST_CELL - 1]}…" for label in header[fixed:]]
+    return [*header[:fixed], *labels] if len(set(labels)) == len(labels) else header
+
+
+def _with_cut_names(rows: Sequence[Row], fixed: int) -> Sequence[Row]:
+    """*rows* with names that leave the other *fixed* columns their room, and take a third of the terminal at most.
+
+    They lose their beginnings: the end of a metric's name says more.
+    """
+    room = width() - _width_of([["", *row[1:fixed]] for row in rows])
+    most = max(LEAST_LABEL, min(width() // 3, room))
+    return [[name if len(name) <= most else "…" + name[len(name) - most + 1 :], *rest] for name, *rest in rows]
+
+
+def _drawn(rows: Sequence[Row]) -> Iterator[str]:
+    """Cells below each other, names to the left, the rest to the right; the first row is a header."""
+    from rich.cells import cell_len
+
+    sizes = _widths(rows)
+    for number, row in enumerate(rows):
+        cells = []
+        for place, (text, size) in enumerate(zip(row, sizes, strict=True)):
+            pad = " " * (size - cell_len(text))
+            shown = (
+                styled(text, "bold" if number == 0 else STATUS_STYLES.get(text, ""))
+                if number == 0 or text in STATUS_STYLES
+                else text
+            )
+            cells.append(shown + pad if place == 0 else pad + shown)
+        yield (" " * GAP).join(cells).rstrip()
+
+
+SUFFIXES = (".png", ".svg")
+
+
+def check_plots(path: Path) -> None:
+    """Raises BadUsage where no picture can be made at *path*: another ending than .png or .svg, or no matplotlib.
+    Imports nothing of it."""
+    if path.suffix.lower() not in SUFFIXES:
+        raise BadUsage(
+            f"Pictures end in .png or .svg, not '{path.suffix or path.name}'.",
+            hint=f"Say --plot {path.stem or 'metrics'}.png, for example.",
+        )
+    if find_spec("matplotlib") is None:
+        raise BadUsage(
+            "--plot needs matplotlib, which is not installed.", hint=f"Install it: {install_command('plot')}"
+        )
+
+
+def save_plots(
+    aggregation: Aggregation, path: Path, *, primary: str | None = None, goal: str = "minimize"
+) -> Sequence[Path]:
+    """Draw what the runs logged and give the files that were written; none where there are no numbers.
+
+    A family is all metrics whose names end alike: `train/loss` and `val/loss` are two panels of one figure. Where there
+    is one figure it is *path*, else each is `NAME-<family>.png` beside it. *primary* (default: `val/loss`, where a run
+    has it) and *goal* decide which runs are called the best. Raises BadUsage as `check_plots` does; DiskFailed.
+    """
+    check_plots(path)
+    from himl_cli.render.plots import save_figures
+
+    return save_figures(aggregation, path, primary, goal)

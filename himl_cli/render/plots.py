@@ -1,0 +1,689 @@
+"""How each run looks, in all figures alike, and what the legend says of that.
+
+Few runs: a colour and a line style each, all named. Many: coloured by the hyperparameter that tells most, or grey where
+there is none; the best few are named. Colours are told apart with each kind of colour blindness: those of Okabe and
+Ito, and viridis without its lightest end.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import unicodedata
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib import colormaps
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.cm import ScalarMappable
+from matplotlib.collections import LineCollection
+from matplotlib.colors import ListedColormap, LogNorm, Normalize
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+
+from himl_cli.core.errors import DiskFailed
+from himl_cli.core.files import atomic_replacement
+from himl_cli.core.results import Aggregation, Child
+from himl_cli.core.runs import RunStatus
+from himl_cli.core.sweeps import Scalar, value_text
+from himl_cli.core.text import shorten
+from himl_cli.render.plot_data import (
+    Curve,
+    Family,
+    Limits,
+    Panel,
+    band_of,
+    curves_by_metric,
+    families_of,
+    is_shown,
+    limits_of,
+    listed,
+    names_of,
+    number,
+    plain,
+    points_each,
+    spread_of,
+    thinned,
+    varying_hyperparameters,
+)
+
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+STYLES: tuple[Any, ...] = ("-", (0, (5, 2)))
+FEW = len(COLOURS) * len(STYLES)
+GREY = "#8a8a8a"
+DEFAULT_PRIMARY = "val/loss"
+BEST_COLOURS = ("#D55E00", "#CC79A7", "#E69F00")
+
+
+@dataclass(frozen=True)
+class Look:
+    """One run's line or point; `name` is empty where the legend does not name it."""
+
+    colour: Any
+    style: Any = "-"
+    width: float = 1.5
+    alpha: float = 1.0
+    name: str = ""
+    is_best: bool = False
+
+
+@dataclass(frozen=True)
+class Scale:
+    """A colour bar: the hyperparameter, and how its values become colours."""
+
+    name: str
+    norm: Any
+    colours: Any
+
+
+@dataclass(frozen=True)
+class Scheme:
+    """The looks of all runs by their place, and what goes with them: a colour bar, or colours of categories by name."""
+
+    looks: Mapping[int, Look]
+    scale: Scale | None = None
+    categories: Mapping[str, Any] = field(default_factory=dict)
+
+
+def scheme_of(
+    children: Sequence[Child], curves: Mapping[str, Sequence[Curve]], primary: str | None, goal: str
+) -> Scheme:
+    """The looks of the runs that are shown. *curves* are those of all metrics."""
+    shown = [place for place, child in enumerate(children) if is_shown(child)]
+    names = names_of(children)
+    if len(shown) <= FEW:
+        return Scheme({place: _few(count, names[place]) for count, place in enumerate(shown)})
+    primary = primary or DEFAULT_PRIMARY
+    finals = {curve.child: curve.last for curve in curves.get(primary, ()) if np.isfinite(curve.last)}
+    best = sorted(finals, key=lambda place: (finals[place] if goal == "minimize" else -finals[place], place))[
+        : len(BEST_COLOURS)
+    ]
+    telling = _most_telling(children, shown, finals)
+    if telling is None:
+        grey = Scheme({place: Look(GREY, "-", 0.9, _alpha(len(shown))) for place in shown})
+        are_numbered = bool(
+            varying_hyperparameters([children[place] for place in shown])
+        )  # folds or seeds, of which none is the best
+        return grey if are_numbered else _with_best(grey, best, names, primary, finals)
+    values = {
+        place: children[place].hyperparameters[telling] for place in shown if telling in children[place].hyperparameters
+    }
+    coloured = (
+        _by_number(telling, values, shown) if _are_numbers(values.values()) else _by_category(telling, values, shown)
+    )
+    return _with_best(coloured, best, names, primary, finals)
+
+
+def _few(count: int, name: str) -> Look:
+    return Look(COLOURS[count % len(COLOURS)], STYLES[count // len(COLOURS) % len(STYLES)], 1.5, 0.95, name)
+
+
+def _alpha(count: int) -> float:
+    return 0.75 if count <= 40 else 0.5 if count <= 120 else 0.35
+
+
+def _with_best(
+    scheme: Scheme, best: Sequence[int], names: Sequence[str], primary: str, finals: Mapping[int, float]
+) -> Scheme:
+    """The best few thick, in colours that no colour bar has, and named; they come first."""
+    looks = dict(scheme.looks)
+    for rank, place in enumerate(best):
+        colour = looks[place].colour if scheme.categories else BEST_COLOURS[rank]
+        words = f"{'best' if rank == 0 else f'no. {rank + 1}'}: {names[place]} ({primary} {number(finals[place])})"
+        looks[place] = Look(colour, ("-", (0, (5, 2)), (0, (1, 1.3)))[rank], 1.9, 1.0, words, True)
+    return Scheme(
+        {place: looks[place] for place in [*best, *(place for place in looks if place not in best)]},
+        scheme.scale,
+        scheme.categories,
+    )
+
+
+def _most_telling(children: Sequence[Child], shown: Sequence[int], finals: Mapping[int, float]) -> str | None:
+    """The hyperparameter that goes along most with the primary metric, else the one with the most values; None where
+    runs are only numbered."""
+    candidates = []
+    for name in varying_hyperparameters([children[place] for place in shown]):
+        values = {
+            place: children[place].hyperparameters[name] for place in shown if name in children[place].hyperparameters
+        }
+        if not _are_numbers(values.values()) and len({*map(str, values.values())}) > len(COLOURS):
+            continue
+        if _is_numbering([*values.values()], len(shown)):
+            continue
+        candidates.append((_goes_along(values, finals), len({*map(str, values.values())}), name))
+    return max(candidates, key=lambda found: found[:2])[2] if candidates else None
+
+
+def _is_numbering(values: Sequence[Scalar], count: int) -> bool:
+    """Whether the values are 0, 1, 2, …: folds or seeds, which tell nothing."""
+    return (
+        len(values) == count
+        and all(isinstance(value, int) and not isinstance(value, bool) for value in values)
+        and {*values} == {*range(count)}
+    )
+
+
+def _goes_along(values: Mapping[int, Scalar], finals: Mapping[int, float]) -> float:
+    """How far the ranks of the values go along with those of the primary metric, 0 to 1; of categories, what share of
+    the ranks' variance is between them."""
+    places = [place for place in values if place in finals]
+    if len(places) < 3:
+        return 0.0
+    results = _ranks(np.array([finals[place] for place in places]))
+    if results.std() == 0:
+        return 0.0
+    if _are_numbers(values.values()):
+        given = _ranks(np.array([float(values[place]) for place in places]))
+        return 0.0 if given.std() == 0 else round(abs(float(np.corrcoef(given, results)[0, 1])), 2)
+    groups: dict[str, list[float]] = {}
+    for place, rank in zip(places, results, strict=True):
+        groups.setdefault(str(values[place]), []).append(float(rank))
+    between = sum(len(group) * (np.mean(group) - results.mean()) ** 2 for group in groups.values()) / (
+        len(places) * results.var()
+    )
+    return round(float(np.sqrt(between)), 2)
+
+
+def _ranks(values: Any) -> Any:
+    """Ranks, those of equal values being the mean of them."""
+    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
+    ends = np.cumsum(counts)
+    return (ends - (counts - 1) / 2)[inverse]
+
+
+def _are_numbers(values: Any) -> bool:
+    return all(
+        isinstance(value, int | float) and not isinstance(value, bool) and np.isfinite(value) for value in values
+    )
+
+
+def _by_number(name: str, values: Mapping[int, Scalar], shown: Sequence[int]) -> Scheme:
+    numbers = {place: float(value) for place, value in values.items()}
+    low, high = min(numbers.values()), max(numbers.values())
+    norm = LogNorm(low, high) if low > 0 and high / low >= 100 else Normalize(low, high)
+    colours = ListedColormap(colormaps["viridis"](np.linspace(0.0, 0.9, 256)))
+    alpha = _alpha(len(shown))
+    looks = {
+        place: Look(colours(norm(numbers[place])) if place in numbers else GREY, "-", 0.9, alpha) for place in shown
+    }
+    return Scheme(looks, Scale(name, norm, colours))
+
+
+def _by_category(name: str, values: Mapping[int, Scalar], shown: Sequence[int]) -> Scheme:
+    words = [*dict.fromkeys(_word(values[place]) for place in shown if place in values)]
+    colours = dict(zip(sorted(words), COLOURS, strict=False))
+    alpha = _alpha(len(shown))
+    looks = {
+        place: Look(colours[_word(values[place])] if place in values else GREY, "-", 0.9, alpha) for place in shown
+    }
+    return Scheme(looks, None, {f"{name}={word}": colour for word, colour in colours.items()})
+
+
+def _word(value: Scalar) -> str:
+    return value_text(value)
+
+
+INK = "#111111"
+MEAN = "mean of the runs"
+MEAN_OF_REST = "mean where runs are missing (ended, or NaN)"
+MOST_ROWS = 40  # of values that stand in a row of their own, named
+NAME_LENGTH = 34
+
+
+def draw_panel(axes: Any, panel: Panel, scheme: Scheme, names: Sequence[str], runs: int) -> dict[str, Any]:
+    """Draw the panel and give the handles of what the legend has to explain, by its words. *runs* is how many could be
+    there."""
+    handles = _draw_curves(axes, panel, scheme) if panel.has_steps else _draw_values(axes, panel, scheme, names)
+    axes.set_title(plain(shorten(panel.metric, 44)), loc="left", fontsize=10, fontweight="bold")
+    remarks = _remarks(panel, runs)
+    if remarks:
+        axes.annotate(
+            plain("; ".join(remarks)),
+            (1, 0),
+            xytext=(-4, 4),
+            xycoords="axes fraction",
+            textcoords="offset points",
+            ha="right",
+            va="bottom",
+            fontsize=7,
+            color="#555555",
+            zorder=9,
+            bbox={"boxstyle": "round,pad=0.2", "facecolor": "white", "alpha": 0.8, "linewidth": 0},
+        )
+    return handles
+
+
+def _remarks(panel: Panel, runs: int) -> list[str]:
+    lacking, broken = runs - len(panel.curves), sum(curve.is_broken for curve in panel.curves)
+    beyond = limits_of(np.concatenate([curve.values for curve in panel.curves])).beyond
+    remarks = [f"{lacking} of {runs} runs without it"] if lacking else []
+    remarks += [f"NaN or infinite values in {broken} run{'s' if broken > 1 else ''}"] if broken else []
+    return remarks + ([f"{beyond} value{'s' if beyond > 1 else ''} beyond the axis"] if beyond else [])
+
+
+def _draw_curves(axes: Any, panel: Panel, scheme: Scheme) -> dict[str, Any]:
+    limits = limits_of(np.concatenate([curve.values for curve in panel.curves]))
+    _set_limits(axes.set_yscale, axes.set_ylim, limits)
+    curves = [thinned(curve, points_each(len(panel.curves))) for curve in panel.curves]
+    is_many = any(scheme.looks[curve.child].name == "" for curve in curves)
+    if is_many:
+        lines = [
+            (line, look)
+            for curve in curves
+            if not (look := scheme.looks[curve.child]).is_best
+            for line in _lines(curve, limits)
+        ]
+        alpha = lines[0][1].alpha if lines else 1.0
+        axes.add_collection(
+            LineCollection(
+                [line for line, _ in lines],
+                colors=[look.colour for _, look in lines],
+                linewidths=0.9,
+                alpha=alpha,
+                zorder=2,
+            )
+        )
+    for curve in curves:
+        look = scheme.looks[curve.child]
+        if not is_many or look.is_best:
+            _draw_curve(axes, curve, look, limits)
+        elif curve.steps.size == 1:
+            axes.plot(
+                curve.steps,
+                limits.clamped(curve.values),
+                "o",
+                color=look.colour,
+                markersize=2.5,
+                alpha=look.alpha,
+                zorder=2,
+            )
+    steps = np.concatenate([curve.steps for curve in curves])
+    room = 0.02 * max(float(steps.max() - steps.min()), 1.0)
+    axes.set_xlim(float(steps.min()) - room, float(steps.max()) + room)
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True, steps=[1, 2, 5, 10]))
+    axes.set_xlabel("step")
+    return _draw_spread(axes, panel.curves, limits)
+
+
+def _lines(curve: Curve, limits: Limits) -> list[Any]:
+    """Stretches of a curve between its gaps, as the points of lines."""
+    known = np.isfinite(curve.values)
+    pieces = np.split(np.arange(known.size), np.flatnonzero(np.diff(known)) + 1)
+    return [
+        np.column_stack([curve.steps[piece], limits.clamped(curve.values[piece])])
+        for piece in pieces
+        if known[piece[0]]
+    ]
+
+
+def _draw_curve(axes: Any, curve: Curve, look: Look, limits: Limits) -> None:
+    known = np.isfinite(curve.values)
+    values = np.where(known, limits.clamped(np.where(known, curve.values, limits.high)), np.nan)
+    axes.plot(
+        curve.steps,
+        values,
+        linestyle=look.style,
+        color=look.colour,
+        linewidth=look.width,
+        alpha=look.alpha,
+        zorder=4 if look.is_best else 3,
+    )
+    before_gap = known & ~np.append(known[1:], True)
+    if before_gap.any():
+        axes.plot(curve.steps[before_gap], values[before_gap], "x", color=look.colour, markersize=6, zorder=4)
+    neighbours = np.convolve(np.pad(known, 1), [1, 0, 1], "valid") > 0
+    alone = known & ~neighbours
+    if alone.any():
+        axes.plot(curve.steps[alone], values[alone], "o", color=look.colour, markersize=4, alpha=look.alpha, zorder=4)
+
+
+def _draw_spread(axes: Any, curves: Sequence[Curve], limits: Limits) -> dict[str, Any]:
+    spread = spread_of([curve for curve in curves if curve.steps.size > 1])
+    if spread is None or spread.steps.size < 2:
+        return {}
+    low, high = limits.clamped(spread.low), limits.clamped(spread.high)
+    band = axes.fill_between(
+        spread.steps, low, high, color="#000000", alpha=0.13, linewidth=0, zorder=5 if len(curves) >= 10 else 1
+    )
+    mean, is_whole = limits.clamped(spread.mean), spread.count == len(curves)
+    axes.plot(spread.steps, mean, color="white", linewidth=3.2, alpha=0.8, zorder=6)
+    (dashed,) = axes.plot(spread.steps, mean, color=INK, linewidth=1.4, linestyle=(0, (4, 2)), zorder=7)
+    (line,) = axes.plot(spread.steps, np.where(is_whole, mean, np.nan), color=INK, linewidth=1.8, zorder=7)
+    return {MEAN: line} | ({MEAN_OF_REST: dashed} if not is_whole.all() else {}) | {spread.band: band}
+
+
+def _draw_values(axes: Any, panel: Panel, scheme: Scheme, names: Sequence[str]) -> dict[str, Any]:
+    values = np.array([curve.last for curve in panel.curves])
+    known = values[np.isfinite(values)]
+    band = np.array(band_of(known[:, None])[1:3]).ravel() if known.size > 1 else []
+    limits = limits_of(np.concatenate([values, band]))
+    _set_limits(axes.set_xscale, axes.set_xlim, limits)
+    axes.set_xlabel("last value")
+    curves = [curve for curve in panel.curves if np.isfinite(curve.last)]
+    if not curves:
+        axes.set_yticks([])
+        return {}
+    if len(panel.curves) <= MOST_ROWS:
+        _draw_rows(axes, panel.curves, scheme, names, limits)
+    else:
+        _draw_cloud(axes, curves, scheme, limits)
+    return {}
+
+
+def _draw_rows(axes: Any, curves: Sequence[Curve], scheme: Scheme, names: Sequence[str], limits: Limits) -> None:
+    if len(curves) > FEW:
+        curves = sorted(curves, key=lambda curve: (not np.isfinite(curve.last), -curve.last))
+    for row, curve in enumerate(curves):
+        look = scheme.looks[curve.child]
+        axes.axhline(row, color="#dddddd", linewidth=0.6, zorder=1)
+        if np.isfinite(curve.last):
+            axes.plot(
+                [_inside(curve.last, limits)],
+                [row],
+                _marker(curve.last, limits),
+                color=look.colour,
+                markersize=8 if look.is_best else 6,
+                zorder=4,
+            )
+    words = [plain(shorten(names[curve.child], NAME_LENGTH)) for curve in curves]
+    words += _draw_mean(
+        axes, np.array([curve.last for curve in curves if np.isfinite(curve.last)]), len(curves), limits
+    )
+    axes.set_yticks(range(len(words)), words, fontsize=8 if len(words) <= 15 else 7)
+    axes.set_ylim(len(words) - 0.4, -0.6)
+
+
+def _draw_cloud(axes: Any, curves: Sequence[Curve], scheme: Scheme, limits: Limits) -> None:
+    """A point a run, moved up and down so that they do not hide each other, and below them their quartiles."""
+    values = np.array([_inside(curve.last, limits) for curve in curves])
+    heights = np.array([((curve.child * 0.6180339887) % 1.0 - 0.5) * 0.8 for curve in curves])
+    axes.scatter(
+        values,
+        heights,
+        s=16,
+        c=[scheme.looks[curve.child].colour for curve in curves],
+        alpha=0.8,
+        linewidths=0,
+        zorder=3,
+    )
+    for curve, value, height in zip(curves, values, heights, strict=True):
+        if scheme.looks[curve.child].is_best:
+            axes.plot(
+                [value],
+                [height],
+                "o",
+                color=scheme.looks[curve.child].colour,
+                markeredgecolor=INK,
+                markersize=9,
+                zorder=5,
+            )
+    words = _draw_mean(axes, np.array([curve.last for curve in curves]), 0.7, limits)
+    axes.set_yticks([0.7] if words else [], words, fontsize=8)
+    axes.set_ylim(0.95, -0.5)
+
+
+def _draw_mean(axes: Any, values: Any, row: float, limits: Limits) -> list[str]:
+    """Mean and band as a row of their own; gives what it is called, nothing where there is one value only."""
+    if values.size < 2:
+        return []
+    mean, low, high, words = band_of(values[:, None])
+    axes.plot(
+        np.clip([low[0], high[0]], limits.low, limits.high),
+        [row, row],
+        color="#666666",
+        linewidth=5,
+        alpha=0.55,
+        solid_capstyle="butt",
+        zorder=3,
+    )
+    axes.plot(
+        [_inside(float(mean[0]), limits)],
+        [row],
+        _marker(float(mean[0]), limits, "D"),
+        color=INK,
+        markersize=6,
+        zorder=4,
+    )
+    return [f"mean {words}" if words.startswith("±") else f"mean, {words}"]
+
+
+def _inside(value: float, limits: Limits) -> float:
+    return min(max(value, limits.low), limits.high)
+
+
+def _marker(value: float, limits: Limits, usual: str = "o") -> str:
+    """A point, or an arrow at the end of the axis for what lies beyond it."""
+    return ">" if value > limits.high else "<" if value < limits.low else usual
+
+
+def _set_limits(set_scale: Any, set_ends: Any, limits: Limits) -> None:
+    if limits.is_log:
+        set_scale("log")
+    set_ends(limits.low, limits.high)
+
+
+def rows_of(panel: Panel) -> int:
+    """How many named rows the panel needs; 0 for one over steps, or a cloud."""
+    return 0 if panel.has_steps or len(panel.curves) > MOST_ROWS else len(panel.curves)
+
+
+def looks_named(panels: Sequence[Panel], scheme: Scheme) -> Mapping[int, Look]:
+    """The looks that the legend has to name: of runs that are in the figure, and not named at their rows already."""
+    present = {curve.child for panel in panels for curve in panel.curves}
+    are_named = all(rows_of(panel) for panel in panels)
+    return {
+        place: look
+        for place, look in scheme.looks.items()
+        if look.name and place in present and (look.is_best or not are_named)
+    }
+
+
+LEGEND_LENGTH = 70
+COLUMNS = 3
+
+
+def figure_of(family: Family, children: Sequence[Child], scheme: Scheme, names: Sequence[str]) -> Figure:
+    """The whole figure of one family."""
+    columns = min(COLUMNS, len(family.panels))
+    rows = math.ceil(len(family.panels) / columns)
+    named = looks_named(family.panels, scheme)
+    numberless = {
+        place
+        for place in named
+        if not any(np.isfinite(c.values).any() for panel in family.panels for c in panel.curves if c.child == place)
+    }
+    words = [
+        shorten(look.name, LEGEND_LENGTH) + (": no number" if place in numberless else "")
+        for place, look in named.items()
+    ]
+    words += [shorten(name, LEGEND_LENGTH) for name in scheme.categories]
+    width = {1: 8.0, 2: 11.5}.get(columns, 15.0)
+    legend_columns = max(1, min(6, int(width // (0.067 * max(map(len, [*words, MEAN])) + 0.6))))
+    legend_rows = math.ceil((len(words) + 2) / legend_columns)
+    height = rows * _panel_height(family, rows) + 0.9 + 0.2 * legend_rows
+    figure = Figure(figsize=(width, height), layout="constrained")
+    grid = figure.subplots(rows, columns, squeeze=False)
+    explained: dict[str, Any] = {}
+    runs = sum(map(is_shown, children))
+    for place, axes in enumerate(grid.flat):
+        if place >= len(family.panels):
+            axes.remove()
+            continue
+        _dress(axes)
+        explained |= draw_panel(axes, family.panels[place], scheme, names, runs)
+    figure.suptitle(plain(_title(family, children)), x=0.01, ha="left", fontsize=13)
+    if scheme.scale:
+        _add_colour_bar(figure, grid.flat[: len(family.panels)], scheme.scale)
+    handles = [
+        Line2D([], [], color=look.colour, linestyle=look.style, linewidth=max(look.width, 1.5))
+        for look in named.values()
+    ]
+    handles += [Line2D([], [], color=colour, linewidth=2) for colour in scheme.categories.values()]
+    labels = [plain(word) for word in words] + [*explained]
+    foot = _foot(children, names)
+    if foot:
+        labels, handles = labels or [""], handles if labels else [Line2D([], [], linestyle="none")]
+    if labels:
+        figure.legend(
+            [*handles, *explained.values()],
+            labels,
+            loc="outside lower left",
+            ncols=legend_columns,
+            fontsize=8,
+            frameon=False,
+            handlelength=2.8,
+            title=plain(foot) or None,
+            title_fontsize=8,
+            alignment="left",
+        )
+    return figure
+
+
+def _panel_height(family: Family, rows: int) -> float:
+    """Inches."""
+    if all(map(rows_of, family.panels)):
+        return 1.0 + 0.21 * (max(map(rows_of, family.panels)) + 1)
+    return max(3.4 if rows > 1 else 4.0, 1.0 + 0.21 * (max(map(rows_of, family.panels)) + 1))
+
+
+def _dress(axes: Any) -> None:
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(True, color="#e6e6e6", linewidth=0.6)
+    axes.set_axisbelow(True)
+    axes.tick_params(labelsize=8)
+
+
+def _title(family: Family, children: Sequence[Child]) -> str:
+    experiments = {child.run.experiment for child in children}
+    of = f" — {experiments.pop()}" if len(experiments) == 1 else ""
+    shown, runs = sum(map(is_shown, children)), len(children)
+    return (
+        f"{shorten(family.title, 50)}{shorten(of, 40)} ({f'{shown} of ' if shown < runs else ''}{runs} "
+        f"run{'s' if runs != 1 else ''})"
+    )
+
+
+def _foot(children: Sequence[Child], names: Sequence[str]) -> str:
+    """What is not shown, or not whole."""
+    by_status = {
+        status: [name for name, child in zip(names, children, strict=True) if child.run.status is status]
+        for status in RunStatus
+    }
+    failed, going = by_status[RunStatus.failed], [*by_status[RunStatus.running], *by_status[RunStatus.queued]]
+    said = []
+    if failed:
+        said.append(f"{len(failed)} of {len(children)} failed, not shown: {listed(failed)}.")
+    if canceled := by_status[RunStatus.canceled]:
+        said.append(f"{len(canceled)} stopped before the end.")
+    if going:
+        said.append(f"{len(going)} not at the end yet.")
+    return " ".join(said)
+
+
+def _add_colour_bar(figure: Figure, panels: Any, scale: Scale) -> None:
+    bar = figure.colorbar(ScalarMappable(scale.norm, scale.colours), ax=panels, shrink=0.9, aspect=30, pad=0.01)
+    bar.set_label(plain(shorten(scale.name, 40)) + (" (log scale)" if isinstance(scale.norm, LogNorm) else ""))
+    bar.ax.tick_params(labelsize=8)
+    if isinstance(scale.norm, LogNorm):
+        bar.ax.yaxis.set_major_locator(LogLocator(numticks=8))
+    else:
+        bar.ax.yaxis.set_major_locator(MaxNLocator(nbins=6))
+    bar.ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: number(value)))
+    bar.ax.yaxis.set_minor_formatter(NullFormatter())
+
+
+SETTINGS: dict[str, Any] = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "himl",
+    "font.size": 9.0,
+    "figure.dpi": 100.0,
+    "axes.unicode_minus": True,
+}
+OTHER_SCRIPTS = (
+    "Noto Sans CJK JP",
+    "Noto Sans CJK SC",
+    "Source Han Sans SC",
+    "PingFang SC",
+    "Hiragino Sans",
+    "Microsoft YaHei",
+    "Yu Gothic",
+    "Arial Unicode MS",
+)
+DPI = 150
+_UNSAFE = re.compile(r"[^\w.-]+")
+
+
+def save_figures(aggregation: Aggregation, path: Path, primary: str | None, goal: str) -> Sequence[Path]:
+    """As `save_plots`, once it is clear that matplotlib is there."""
+    families = families_of(aggregation)
+    names = names_of(aggregation.children)
+    with _own_settings(), np.errstate(all="ignore"):
+        scheme = scheme_of(aggregation.children, curves_by_metric(families), primary, goal)
+        paths = file_names(path, families)
+        for family, target in zip(families, paths, strict=True):
+            _save(figure_of(family, aggregation.children, scheme, names), target)
+    return paths
+
+
+def file_names(path: Path, families: Sequence[Family]) -> list[Path]:
+    """*path*, or for several families one beside it each; no two alike, whatever the file system makes of case."""
+    if len(families) == 1:
+        return [path]
+    taken: set[str] = set()
+    paths = []
+    for family in families:
+        stem = _UNSAFE.sub("_", unicodedata.normalize("NFC", family.name)).strip("._")[:80] or "metric"
+        name = f"{stem}-{family.part}" if family.part else stem
+        count = 2
+        while name.casefold() in taken:
+            name, count = f"{stem}_{count}", count + 1
+        taken.add(name.casefold())
+        paths.append(path.with_name(f"{path.stem}-{name}{path.suffix}"))
+    return paths
+
+
+@contextmanager
+def _own_settings() -> Iterator[None]:
+    """matplotlib's own defaults and ours; what the user's file or program has set counts afterwards again."""
+    with matplotlib.rc_context(), warnings.catch_warnings():
+        matplotlib.rcdefaults()
+        settings: Any = matplotlib.rcParams
+        settings.update(SETTINGS | {"font.family": ["DejaVu Sans", *_further_fonts()]})
+        warnings.filterwarnings(
+            "ignore", message="Glyph .* missing from (current )?font"
+        )  # a box stands for it; in SVG the viewer has other fonts
+        yield
+
+
+def _further_fonts() -> list[str]:
+    """Installed fonts for scripts that DejaVu has not; naming one that is missing would be a warning."""
+    from matplotlib.font_manager import fontManager
+
+    installed = set(fontManager.get_font_names())
+    return [name for name in OTHER_SCRIPTS if name in installed]
+
+
+def _save(figure: Any, path: Path) -> None:
+    is_svg = path.suffix.lower() == ".svg"
+    canvas = FigureCanvasSVG(figure) if is_svg else FigureCanvasAgg(figure)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_replacement(path) as temporary, open(temporary, "wb") as stream:
+            canvas.print_figure(
+                stream,
+                format="svg" if is_svg else "png",
+                dpi=DPI,
+                metadata={"Date": None} if is_svg else {"Software": None},
+            )
+    except OSError as err:
+        raise DiskFailed(
+            f"Cannot write '{path}': {err.strerror or err}.", hint="Choose another file for --plot."
+        ) from err
