@@ -20,7 +20,7 @@ from himl_cli.core.runs import new_run_id
 from himl_cli.services.naming import friendly_experiment
 from himl_cli.services.run_files import store_files
 from himl_cli.services.submission.snapshot import take_snapshot
-from himl_cli.workspaces.abilities import RecordsRuns
+from himl_cli.workspaces.base import RunRecorder
 
 CODE = "code"
 
@@ -45,7 +45,7 @@ def create_aml_run_object(
     raise.
     """
     place = get_workspace(workspace, workspace_config_path)
-    if not isinstance(place.opened, RecordsRuns):
+    if not isinstance(place.opened, RunRecorder):
         raise BadUsage(f"No run can be started in {place.opened.label}.")
     experiment = friendly_experiment(experiment_name)
     report = take_snapshot(Path(snapshot_directory)) if snapshot_directory is not None else None

@@ -19,7 +19,7 @@ from himl_cli.core.runs import Metric, MetricPoint, RunQuery, RunStatus, TextPoi
 from himl_cli.services.transfer.download import download
 from himl_cli.services.transfer.filters import Filters
 from himl_cli.services.transfer.requests import DownloadRequest
-from himl_cli.workspaces.abilities import RecordsRuns
+from himl_cli.workspaces.base import RunRecorder
 
 if TYPE_CHECKING:
     from himl_cli.api.offline_run import OfflineRun
@@ -265,9 +265,9 @@ class Run(Recording):
         return RunWriter(self._recorder, self.id)
 
     @property
-    def _recorder(self) -> RecordsRuns:
+    def _recorder(self) -> RunRecorder:
         opened = self.workspace.opened
-        if not isinstance(opened, RecordsRuns):
+        if not isinstance(opened, RunRecorder):
             raise BadUsage(f"Nothing can be written to the runs of {opened.label}.")
         return opened
 

@@ -11,7 +11,6 @@ from himl_cli.api.datastore import Datastore
 from himl_cli.api.experiment import Experiment
 from himl_cli.api.run import Run
 from himl_cli.core.runs import RunQuery
-from himl_cli.workspaces.abilities import JoinsWorkspaces
 
 if TYPE_CHECKING:
     from himl_cli.workspaces.azure.places.address import WorkspaceAddress
@@ -90,7 +89,8 @@ class Workspace:
 
     def home_of(self, run_id: str) -> Workspace:
         """The workspace that keeps the run: this one, unless it is several. Raises RunNotFound."""
-        return Workspace.of(self.opened.home_of(run_id)) if isinstance(self.opened, JoinsWorkspaces) else self
+        home = self.opened.home_of(run_id)
+        return self if home is self.opened else Workspace.of(home)
 
     def experiment(self, name: str) -> Experiment:
         """The experiment called *name*, whether it has runs or not."""

@@ -13,7 +13,6 @@ from himl_cli.commands.submit_job import wait_here, with_checkpoint, with_inputs
 from himl_cli.core.errors import Interrupted, JobFailed
 from himl_cli.core.processes import interruptions
 from himl_cli.render.jobs import say_prepared, say_recorded, say_sent
-from himl_cli.services.recording.ends import Source, Target
 from himl_cli.services.recording.start import Recording, submit_recorded
 from himl_cli.services.recording.waiting import wait_until_told
 from himl_cli.workspaces.open import open_azure, recording_place
@@ -21,6 +20,7 @@ from himl_cli.workspaces.open import open_azure, recording_place
 if TYPE_CHECKING:
     from himl_cli.services.submission.request import PreparedJob
     from himl_cli.workspaces.azure.places.address import WorkspaceAddress
+    from himl_cli.workspaces.base import FolderWorkspace
 
 
 def run_recorded(
@@ -31,11 +31,11 @@ def run_recorded(
     with open_session(_local_part(where), talk, For.jobs) as session:
         say_prepared(session.output, job.remarks, job.report)
         job = with_checkpoint(session, where, with_inputs(session, job))
-        here = cast("Source", session.workspace)
+        here = cast("FolderWorkspace", session.workspace)
         recording = Recording(recording_place(address, session.cwd), start_recorder)
         with interruptions() as interrupted:
             with closing(open_azure(address, session.cwd)) as there:
-                run, twin = submit_recorded(here, cast("Target", there), job, session.cwd, recording, session.notify)
+                run, twin = submit_recorded(here, there, job, session.cwd, recording, session.notify)
             say_recorded(session.output, run, twin)
             if not waits:
                 say_sent(session.output, replace(run, url=twin.url), waits=False, follows=False)

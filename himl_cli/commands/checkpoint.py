@@ -107,7 +107,6 @@ def push(
 @contextmanager
 def _all_runs(cwd: Path) -> Iterator[Callable[[], Workspace]]:
     """A function that opens what a command without --workspace would work with; closed at the end."""
-    from himl_cli.workspaces.abilities import HoldsConnections
     from himl_cli.workspaces.open import open_runs
 
     opened: list[Workspace] = []
@@ -120,8 +119,7 @@ def _all_runs(cwd: Path) -> Iterator[Callable[[], Workspace]]:
         yield workspace
     finally:
         for each in opened:
-            if isinstance(each, HoldsConnections):
-                each.close()
+            each.close()
 
 
 def register_url(app: typer.Typer) -> None:

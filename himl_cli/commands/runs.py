@@ -268,10 +268,10 @@ def delete(selection: SelectionOptions, where: WorkspaceOptions, talk: OutputOpt
     wanted = selection.selection(runs, explicit=True)
     with open_session(where, talk) as session:
         doomed = find_runs(session.workspace, wanted, cwd=session.cwd, notify=session.notify)
-        deleter = check_deletable(session.workspace, doomed)
+        check_deletable(session.workspace, doomed)
         below = runs_below(session.workspace, doomed)
         session.output.insist(f"{deletion_text(doomed, below)}?")
-        delete_runs(deleter, doomed)
+        delete_runs(session.workspace, doomed)
         names = [run.id for run in doomed]
         session.output.result(
             {"deleted": names}, human="\n".join(deleted_text(run, below[run.id]) for run in doomed), quiet=names

@@ -20,8 +20,7 @@ if TYPE_CHECKING:
     from himl_cli.commands.options import OutputOptions, WorkspaceOptions
     from himl_cli.core.events import Notify
     from himl_cli.render.output import Output
-    from himl_cli.workspaces.base import Workspace
-    from himl_cli.workspaces.job_abilities import SubmitsJobs
+    from himl_cli.workspaces.base import JobRunner, Workspace
 
 
 class For(Enum):
@@ -44,12 +43,12 @@ class Session:
         self.cwd = cwd
 
     @property
-    def jobs(self) -> SubmitsJobs:
+    def jobs(self) -> JobRunner:
         """The workspace as one that runs jobs. Raises HimlError where it cannot."""
         from himl_cli.core.errors import HimlError
-        from himl_cli.workspaces.job_abilities import SubmitsJobs
+        from himl_cli.workspaces.base import JobRunner
 
-        if not isinstance(self.workspace, SubmitsJobs):
+        if not isinstance(self.workspace, JobRunner):
             raise HimlError(f"{self.workspace.label} does not run jobs.")
         return self.workspace
 
@@ -64,7 +63,6 @@ def open_session(where: WorkspaceOptions, talk: OutputOptions, need: For = For.r
     from himl_cli.commands._recorder import resume_recordings
     from himl_cli.core.errors import Interrupted
     from himl_cli.core.processes import take_time_to_end
-    from himl_cli.workspaces.abilities import HoldsConnections
 
     cwd = Path.cwd()
     with talking(talk) as (output, notify):
@@ -77,8 +75,7 @@ def open_session(where: WorkspaceOptions, talk: OutputOptions, need: For = For.r
             take_time_to_end()
             raise
         finally:
-            if isinstance(workspace, HoldsConnections):
-                workspace.close()
+            workspace.close()
 
 
 @contextmanager
@@ -111,7 +108,6 @@ def _open(where: WorkspaceOptions, need: For, cwd: Path) -> Workspace:
 def azure_beside(cwd: Path) -> Iterator[Callable[[], Workspace | None]]:
     """A function that opens the configured Azure ML workspace (None where there is none), for commands that mostly do
     without; closed at the end."""
-    from himl_cli.workspaces.abilities import HoldsConnections
     from himl_cli.workspaces.open import open_configured_azure
 
     opened: list[Workspace | None] = []
@@ -125,8 +121,7 @@ def azure_beside(cwd: Path) -> Iterator[Callable[[], Workspace | None]]:
         yield workspace
     finally:
         for each in filter(None, opened):
-            if isinstance(each, HoldsConnections):
-                each.close()
+            each.close()
 
 
 OWN_LOGGER = "himl_cli"

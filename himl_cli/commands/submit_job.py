@@ -59,8 +59,7 @@ from himl_cli.services.submission.wait import (
     wait_for_end,
     wait_for_run,
 )
-from himl_cli.workspaces.abilities import FindsDatasets
-from himl_cli.workspaces.job_abilities import SubmitsDocuments
+from himl_cli.workspaces.base import CloudWorkspace, FolderWorkspace
 from himl_cli.workspaces.open import azure_for_jobs, azure_to_record_in, check_azure_settings, require_sdk_v1
 
 if TYPE_CHECKING:
@@ -109,7 +108,6 @@ def with_checkpoint(session: Session, where: WorkspaceOptions, job: PreparedJob)
 @contextmanager
 def _runs(session: Session, where: WorkspaceOptions, source: str) -> Iterator[Workspace]:
     """All runs that may be meant, here and on Azure ML."""
-    from himl_cli.workspaces.abilities import HoldsConnections
     from himl_cli.workspaces.open import open_runs
 
     try:
@@ -126,8 +124,7 @@ def _runs(session: Session, where: WorkspaceOptions, source: str) -> Iterator[Wo
     try:
         yield workspace
     finally:
-        if isinstance(workspace, HoldsConnections):
-            workspace.close()
+        workspace.close()
 
 
 def run_here(where: WorkspaceOptions, talk: OutputOptions, job: PreparedJob, *, waits: bool) -> None:
@@ -167,7 +164,7 @@ def start_here(
 
 def with_inputs(session: Session, job: PreparedJob) -> PreparedJob:
     """The job with the folders of inputs that are not here yet, but in the Azure ML workspace that is configured."""
-    if not (job.spec.inputs or job.spec.default_datastore) or not isinstance(session.workspace, FindsDatasets):
+    if not (job.spec.inputs or job.spec.default_datastore) or not isinstance(session.workspace, FolderWorkspace):
         return job
     from himl_cli.services.submission.data import bring_inputs
 
@@ -372,7 +369,7 @@ def submit_document_file(
         say_all_prepared(session.output, prepared.remarks, prepared.reports)
         with observing(session.output) as notify:
             workspace = session.workspace
-            if not isinstance(workspace, SubmitsDocuments):
+            if not isinstance(workspace, CloudWorkspace):
                 raise HimlError(f"{workspace.label} does not run jobs in YAML.")
             documents = workspace
             made.append(
@@ -401,7 +398,7 @@ def _with_data(
     """The job or the pipeline with the folders of data that is not here yet, but in the Azure ML workspace that is
     configured."""
     here = session.workspace
-    if not isinstance(here, FindsDatasets):
+    if not isinstance(here, FolderWorkspace):
         return job, pipeline
     with azure_beside(session.cwd) as azure, observing(session.output) as notify:
         if job is not None and (job.inputs or job.default_datastore):
@@ -454,7 +451,7 @@ def _check_azure(where: WorkspaceOptions, request: SubmitRequest, prepared: Prep
 def _ready_pipeline(session: Session, prepared: PreparedPipeline) -> Callable[[], Run]:
     say_all_prepared(session.output, prepared.remarks, prepared.reports)
     spec = prepared.spec
-    if isinstance(session.workspace, FindsDatasets):
+    if isinstance(session.workspace, FolderWorkspace):
         with (
             azure_beside(session.cwd) as azure,
             observing(session.output) as notify,

@@ -10,8 +10,7 @@ from himl_cli.core.errors import BadUsage, HimlError, RunNotFound
 from himl_cli.core.jobs import STEP
 from himl_cli.core.runs import Run, RunQuery
 from himl_cli.core.sweeps import HYPERPARAMETERS, MANY
-from himl_cli.workspaces.abilities import DeletesRuns, JoinsWorkspaces
-from himl_cli.workspaces.base import Workspace
+from himl_cli.workspaces.base import FolderWorkspace, Workspace
 
 CHILDREN = {"sweep": "trial", "pipeline": "step", "trial": "nested run", "step": "nested run", "": "nested run"}
 """What the children of a run are called, by what it is itself."""
@@ -71,25 +70,21 @@ def tags_explained() -> Iterator[None]:
         raise
 
 
-def check_deletable(workspace: Workspace, runs: Sequence[Run]) -> DeletesRuns:
-    """The workspace as one that deletes *runs*. Raises BadUsage while one of them runs, HimlError where one cannot be
-    deleted."""
+def check_deletable(workspace: Workspace, runs: Sequence[Run]) -> None:
+    """Raises BadUsage while one of *runs* is running, HimlError where one cannot be deleted."""
     for run in runs:
-        home = workspace.home_of(run.id) if isinstance(workspace, JoinsWorkspaces) else workspace
-        if not isinstance(home, DeletesRuns):
+        home = workspace.home_of(run.id)
+        if not isinstance(home, FolderWorkspace):
             raise HimlError(
                 f"Run '{run.id}' is in {home.label}, whose runs cannot be deleted.",
                 hint="Only runs of a local workspace can; nothing was deleted.",
             )
-    if not isinstance(workspace, DeletesRuns):
-        raise HimlError(f"Runs of {workspace.label} cannot be deleted.", hint="Only runs of a local workspace can.")
     active = [run for run in runs if not run.status.is_final]
     if active:
         raise BadUsage(
             f"Run '{active[0].id}' is {active[0].status.value.lower()}; nothing was deleted.",
             hint=f"Stop it first: himl runs cancel {active[0].id}",
         )
-    return workspace
 
 
 def runs_below(workspace: Workspace, runs: Sequence[Run]) -> dict[str, str]:
@@ -101,8 +96,10 @@ def runs_below(workspace: Workspace, runs: Sequence[Run]) -> dict[str, str]:
     }
 
 
-def delete_runs(deleter: DeletesRuns, runs: Sequence[Run]) -> None:
+def delete_runs(workspace: Workspace, runs: Sequence[Run]) -> None:
     """Delete every one of *runs*; one that went already, as a child goes with its parent, is passed over."""
     for run in runs:
         with suppress(RunNotFound):
-            deleter.delete(run.id)
+            home = workspace.home_of(run.id)
+            if isinstance(home, FolderWorkspace):
+                home.delete(run.id)

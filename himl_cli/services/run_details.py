@@ -9,7 +9,6 @@ from dataclasses import replace
 from himl_cli.core.errors import HimlError
 from himl_cli.core.runs import Run, RunDetails, RunQuery, RunStatus, SweepView, TrialView
 from himl_cli.core.sweeps import BEST_TRIAL, GOAL, MANY, PRIMARY_METRIC, REPEATED, SWEPT, TRIAL, hyperparameters_of
-from himl_cli.workspaces.abilities import ReadsManyRuns
 from himl_cli.workspaces.base import Workspace
 
 log = logging.getLogger(__name__)
@@ -80,7 +79,7 @@ def failed_child(workspace: Workspace, run: Run) -> str:
 
 
 def _last_values(workspace: Workspace, trials: Sequence[Run], metric: str) -> dict[str, float]:
-    if not metric or not isinstance(workspace, ReadsManyRuns):
+    if not metric:
         return {}
     found = workspace.results(trials, wanted=lambda name: name == metric, whole=False)
     values = {run_id: results.last.get(metric) for run_id, results in found.items()}

@@ -12,7 +12,6 @@ from typing import NamedTuple
 from himl_cli.core.errors import HimlError, Interrupted, JobFailed, NotFound, ServiceFailed
 from himl_cli.core.events import Notice, Notify, ignore
 from himl_cli.core.runs import Run, RunStatus
-from himl_cli.workspaces.abilities import AnswersSlowly, JoinsWorkspaces
 from himl_cli.workspaces.base import BlobStore, Workspace
 from himl_cli.workspaces.retry import OutageTolerance
 
@@ -191,8 +190,7 @@ def last_lines(
 def seconds_between_looks(workspace: Workspace, run_id: str) -> tuple[float, float]:
     """How long to wait between two looks at the run: at first, and at most while nothing happens. Raises
     RunNotFound."""
-    home = workspace.home_of(run_id) if isinstance(workspace, JoinsWorkspaces) else workspace
-    return home.seconds_between_looks if isinstance(home, AnswersSlowly) else LOOKS
+    return workspace.home_of(run_id).poll_interval
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from itertools import islice
 from himl_cli.core.errors import DiskFailed, HimlError, NotAllowed, NotAllowedNow, NotFound, ServiceFailed
 from himl_cli.core.processes import register_after_fork
 from himl_cli.core.results import Logged
-from himl_cli.workspaces.abilities import RecordsRuns
+from himl_cli.workspaces.base import RunRecorder
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +43,7 @@ class RunWriter:
     """
 
     def __init__(
-        self, workspace: RecordsRuns, run_id: str, *, pauses: tuple[float, float] = SECONDS_BETWEEN_TRIES
+        self, workspace: RunRecorder, run_id: str, *, pauses: tuple[float, float] = SECONDS_BETWEEN_TRIES
     ) -> None:
         """*pauses*: seconds until what could not be sent is tried again, at first and at most."""
         self._workspace = workspace

@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 
 from himl_cli.core.errors import HimlError, WorkspaceNotFound
 from himl_cli.core.workspaces import WorkspaceFacts
-from himl_cli.workspaces.abilities import DescribesItself
 from himl_cli.workspaces.base import FoundWorkspace
 
 
@@ -38,7 +37,7 @@ def _configured(each: FoundWorkspace) -> WorkspaceFacts:
 def _asked(each: FoundWorkspace) -> AskedWorkspace:
     try:
         workspace = each.open()
-        facts = workspace.describe() if isinstance(workspace, DescribesItself) else _configured(each)
+        facts = workspace.describe()
     except HimlError as error:
         return AskedWorkspace(_configured(each), error)
     return AskedWorkspace(replace(facts, source=each.source))

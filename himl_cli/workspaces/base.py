@@ -8,11 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from pathlib import Path
+from typing import Protocol, runtime_checkable
 
 from himl_cli.core.blobs import BlobInfo, DatastoreInfo, FetchRequest, StoreRequest
+from himl_cli.core.checkpoints import SignedLink
 from himl_cli.core.errors import HimlError
+from himl_cli.core.events import Notify
+from himl_cli.core.jobs import ClusterSpec, ContainerSpec, DataSpec, DocumentChanges, JobSpec, PipelineSpec
+from himl_cli.core.results import Logged, NewRun, RunEnd, RunResults
 from himl_cli.core.runs import LoggedValues, Metric, Run, RunQuery
+from himl_cli.core.workspaces import Check, WorkspaceFacts
 
 
 class FetchSink(Protocol):
@@ -78,8 +84,31 @@ class BlobStore(Protocol):
         """
 
 
+@runtime_checkable
+class LocalStore(Protocol):
+    """A store whose files lie on this machine, where other programs can read them."""
+
+    def path_of(self, name: str) -> Path | None:
+        """Where the file called *name* lies, or would lie; None for a name that cannot be."""
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Files that belong together under a name; `version` is empty for a folder that nobody registered, `is_file` where
+    it is one file."""
+
+    name: str
+    version: str
+    files: BlobStore
+    is_file: bool = False
+
+
+@runtime_checkable
 class Workspace(Protocol):
-    """A place that keeps runs and their files."""
+    """A place that keeps runs and their files. Implementations inherit from it what has a body here."""
+
+    poll_interval: tuple[float, float] = (0.05, 0.05)
+    """Seconds between two looks at a run: at first, and at most once nothing new has come for a while."""
 
     @property
     def label(self) -> str:
@@ -125,6 +154,158 @@ class Workspace(Protocol):
 
     def datastore(self, name: str | None = None) -> BlobStore:
         """The datastore called *name*, or the default one. Raises NotFound, naming those that exist."""
+
+    def results(self, runs: Sequence[Run], *, wanted: Callable[[str], bool], whole: bool) -> Mapping[str, RunResults]:
+        """What each of *runs* logged under names that are *wanted*, by run id; without *whole*, last values only.
+
+        Costs a few requests for any number of runs. A run that logged nothing has an empty record. What programs nested
+        in a run counts as its own only where the run itself has nothing of that name.
+        """
+
+    def home_of(self, run_id: str) -> Workspace:
+        """The workspace that keeps the run: this one, unless it is made of several. Raises RunNotFound there."""
+        return self
+
+    def checks(self) -> Iterator[Check]:
+        """Look at what this workspace needs, one thing after another, and go on after a failure where that makes sense.
+
+        Raises nothing that a user could mend: that is a failed check, with its remedy.
+        """
+        return iter(())
+
+    def describe(self) -> WorkspaceFacts:
+        """What is known of the workspace. Raises what a request to it raises."""
+        return WorkspaceFacts("", self.label, "")
+
+    def close(self) -> None:
+        """Close what is open between calls. Whoever uses the workspace afterwards opens it anew."""
+        return None
+
+
+@runtime_checkable
+class RunRecorder(Workspace, Protocol):
+    """A workspace whose runs programs write to: runs that they keep themselves, and the run of the job that they are
+    part of.
+
+    Files are stored by `run_files(run_id).store`. Every method raises RunNotFound where there is no such run, and may
+    be called again after an error with the same arguments, also where it is not known whether it was carried out.
+    """
+
+    def start_run(self, new: NewRun) -> Run:
+        """Record that the run began and give it as it is then; one of this id that is there already stays as it is.
+
+        It is alive as long as this process, or until `end_run`. Raises RunNotFound for a parent that is not there.
+        """
+
+    def log(self, run_id: str, entries: Sequence[Logged]) -> None:
+        """Keep *entries*, in their order. A row whose id was kept before is not kept again."""
+
+    def log_parameters(self, run_id: str, parameters: Mapping[str, str]) -> None:
+        """Keep *parameters*. Raises BadUsage for one that was logged with another value before."""
+
+    def settle(self, run_id: str, seconds: float = 60.0) -> None:
+        """Wait until what was logged can be read back, as many seconds at most."""
+
+    def end_run(self, run_id: str, end: RunEnd) -> Run:
+        """Record how the run ended, and give it; the first end that is recorded stays. Raises BadUsage where that is
+        not a program's to say."""
+
+
+@runtime_checkable
+class JobRunner(Workspace, Protocol):
+    """A workspace that runs jobs and pipelines."""
+
+    def submit(self, spec: JobSpec, *, notify: Notify) -> Run:
+        """Start the job and return once it is recorded and its files are staged. Raises HimlError; nothing then
+        runs."""
+
+    def submit_pipeline(self, spec: PipelineSpec, *, notify: Notify) -> Run:
+        """Start the pipeline and return its run once that is recorded; its steps are children of it. Raises HimlError;
+        nothing then runs."""
+
+
+@runtime_checkable
+class FolderWorkspace(RunRecorder, JobRunner, Protocol):
+    """A workspace in a folder of this machine, where its jobs run."""
+
+    folder: Path
+
+    def prepare(self, notify: Notify) -> None:
+        """Make it where it is not there yet. Raises DiskFailed."""
+
+    def logged(self, run_id: str, after: int) -> tuple[Sequence[Logged], int]:
+        """Some of what was logged to the run itself after the place *after* (0: from the first on), in order, and the
+        place to go on from.
+
+        Nothing where there is no more. The ids of rows are the same whenever they are asked for.
+        """
+
+    def file_path(self, run_id: str, name: str) -> Path | None:
+        """Where the file of `run_files(run_id)` called *name* lies; None for a name that cannot be."""
+
+    def input_folder(self, item: DataSpec, default_datastore: str | None) -> Path | None:
+        """The folder of the dataset in the datastore that it names (where that is one here), else in
+        *default_datastore* (None: the default one).
+
+        None where there is no such folder. Raises BadUsage for a name that leaves the datastore.
+        """
+
+    def delete(self, run_id: str) -> None:
+        """Remove the run, its children and all their files. Raises RunNotFound; BadUsage while it runs."""
+
+    def resume(self, run_id: str, *, env: Mapping[str, str], max_concurrent: int | None, notify: Notify) -> Run:
+        """Go on with the run, under its own id: of a sweep with the trials that are missing, of a pipeline with the
+        steps that are, of a job with another attempt.
+
+        What each of them wrote stays where it is. *env* are the job's own variables, which no file keeps. Raises
+        RunNotFound; BadUsage for a run that still is at work, that has nothing left to do, or of which variables are
+        missing.
+        """
+
+    def python_of(self, run_id: str) -> str:
+        """The interpreter that runs the job, as a path; empty where none is on record. Raises DiskFailed."""
+
+    def unkept_files(self, run_id: str) -> Sequence[Path]:
+        """What the run's jobs wrote where it is no result of theirs. Raises DiskFailed."""
+
+
+@runtime_checkable
+class CloudWorkspace(RunRecorder, JobRunner, Protocol):
+    """A workspace of a service: its jobs run on clusters, its files lie in storage that others can reach too."""
+
+    def submit_document(self, path: Path, changes: DocumentChanges, *, notify: Notify) -> Run:
+        """Start the job of a file in the service's own format, with what is otherwise by *changes*. Raises BadUsage,
+        with the key, for what is wrong with it; nothing then runs."""
+
+    def has_cluster(self, name: str) -> bool:
+        """Whether there is a compute called *name*."""
+
+    def create_cluster(self, spec: ClusterSpec, *, notify: Notify) -> None:
+        """Make the cluster, and return once it can take jobs. Raises BadUsage for a size or a number that cannot be
+        had."""
+
+    def ensure_datastore(self, spec: ContainerSpec, *, notify: Notify) -> str:
+        """The name of the datastore that is this container; it is registered where there is none. Raises BadUsage where
+        that needs a key."""
+
+    def dataset(self, item: DataSpec, default_datastore: str | None) -> Dataset:
+        """The dataset that an input means: a registered one, else a folder of its datastore, or of *default_datastore*,
+        or of the default one.
+
+        Registers nothing. Raises NotFound, naming the versions or the datastores that exist.
+        """
+
+    def artifact_location(self, run_id: str) -> tuple[str, str]:
+        """The datastore, and the folder in it (without a slash at its end), that the run's files lie in. Raises
+        RunNotFound."""
+
+    def link(self, run_id: str, name: str, *, days: float) -> SignedLink:
+        """A read-only link to the file of `run_files(run_id)` called *name* for so many days, or fewer where the
+        service allows no more.
+
+        Raises RunNotFound, NotFound for a file that is not there, NotAllowed where no link can be signed with what the
+        user may do.
+        """
 
 
 @dataclass(frozen=True)

@@ -13,17 +13,16 @@ from itertools import islice
 from typing import TypeVar
 
 from himl_cli.core.blobs import DatastoreInfo
-from himl_cli.core.errors import HimlError, NotAllowed, RunNotFound, ServiceFailed, WorkspaceNotFound
+from himl_cli.core.errors import NotAllowed, RunNotFound, ServiceFailed, WorkspaceNotFound
 from himl_cli.core.results import RunResults
 from himl_cli.core.runs import RECORDED_FROM, LoggedValues, Metric, Run, RunQuery
-from himl_cli.workspaces.abilities import DeletesRuns, HoldsConnections, ReadsManyRuns
 from himl_cli.workspaces.base import BlobStore, Workspace
 
 SIMILAR = 4
 Answer = TypeVar("Answer")
 
 
-class JoinedWorkspace:
+class JoinedWorkspace(Workspace):
     """The runs of *local* and of the workspace that *open_remote* opens, newest first; datastores are those of the
     latter.
 
@@ -111,16 +110,15 @@ class JoinedWorkspace:
         return self._ask(run_id, lambda keeper: keeper.parameters(run_id))
 
     def results(self, runs: Sequence[Run], *, wanted: Callable[[str], bool], whole: bool) -> Mapping[str, RunResults]:
-        """Each workspace is asked once for the runs that came from it. Raises HimlError where one cannot read many
-        runs."""
+        """Each workspace is asked once for the runs that came from it."""
         here = [run for run in runs if run.workspace == self.local.label]
         there = [run for run in runs if run.workspace != self.local.label]
         found: dict[str, RunResults] = {}
         if here:
-            found |= read_many(self.local, here, wanted=wanted, whole=whole)
+            found |= self.local.results(here, wanted=wanted, whole=whole)
         if there:
             with _way_out():
-                found |= read_many(self._remote, there, wanted=wanted, whole=whole)
+                found |= self._remote.results(there, wanted=wanted, whole=whole)
         return found
 
     def run_files(self, run_id: str) -> BlobStore:
@@ -137,29 +135,8 @@ class JoinedWorkspace:
 
     def close(self) -> None:
         """Close what the service's workspace holds open, if it was opened."""
-        opened = vars(self).get("_remote")
-        if isinstance(opened, HoldsConnections):
-            opened.close()
-
-    def delete(self, run_id: str) -> None:
-        """Delete a run that is kept here. Raises RunNotFound, and HimlError for one of a workspace that deletes
-        none."""
-        keeper = self.home_of(run_id)
-        if not isinstance(keeper, DeletesRuns):
-            raise HimlError(
-                f"Run '{run_id}' is in {keeper.label}, whose runs cannot be deleted.",
-                hint="Only runs of a local workspace can be.",
-            )
-        keeper.delete(run_id)
-
-
-def read_many(
-    workspace: Workspace, runs: Sequence[Run], *, wanted: Callable[[str], bool], whole: bool
-) -> Mapping[str, RunResults]:
-    """What *runs*, all of them kept by *workspace*, logged. Raises HimlError where it cannot read many runs."""
-    if not isinstance(workspace, ReadsManyRuns):
-        raise HimlError(f"What many runs of {workspace.label} logged cannot be read at once.")
-    return workspace.results(runs, wanted=wanted, whole=whole)
+        if "_remote" in vars(self):
+            self._remote.close()
 
 
 @contextmanager

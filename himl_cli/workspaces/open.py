@@ -180,11 +180,11 @@ def open_recording(folder: Path, place: Mapping[str, str]) -> tuple[LocalWorkspa
 
 def local_folder(workspace: Workspace) -> Path | None:
     """The folder of a local workspace, or of the local one of two; None where there is none."""
-    from himl_cli.workspaces.abilities import RetellsRuns
+    from himl_cli.workspaces.base import FolderWorkspace
     from himl_cli.workspaces.joined import JoinedWorkspace
 
     local = workspace.local if isinstance(workspace, JoinedWorkspace) else workspace
-    return local.folder if isinstance(local, RetellsRuns) else None
+    return local.folder if isinstance(local, FolderWorkspace) else None
 
 
 def sdk_view(workspace: object, run_id: str) -> tuple[Any, Any]:

@@ -44,7 +44,7 @@ ASKED: Mapping[str, Ask] = {
     "values": lambda workspace: workspace.values(RUN),
     "parameters": lambda workspace: workspace.parameters(RUN),
     "results": lambda workspace: workspace.results([workspace.run(RUN)], wanted=lambda name: True, whole=True),
-    "run_files": lambda workspace: (workspace.run_files(RUN), workspace.place_of(RUN)),
+    "run_files": lambda workspace: (workspace.run_files(RUN), workspace.artifact_location(RUN)),
     "output_files": lambda workspace: workspace.output_files(RUN, "data"),
     "datastores": lambda workspace: workspace.datastores(),
     "datastore": lambda workspace: workspace.datastore(),

@@ -9,7 +9,7 @@ import pytest
 
 from himl_cli import Run, create_aml_run_object, get_workspace
 from himl_cli.core.results import NewRun
-from himl_cli.workspaces.abilities import RecordsRuns
+from himl_cli.workspaces.base import RunRecorder
 from tests.azure.conftest import client_python
 from tests.azure.lab import EXPERIMENT, Lab
 from tests.clients import AZUREML_CORE, AZUREML_MLFLOW
@@ -52,7 +52,7 @@ def written(azure_environment: StagedWorkspace, project: Path, monkeypatch: pyte
     log_all(run)
     run.log_text("weights", "outputs/model.bin")
     opened = get_workspace().opened
-    assert isinstance(opened, RecordsRuns)
+    assert isinstance(opened, RunRecorder)
     opened.log_parameters(run.id, {"lr": "0.1"})
     opened.start_run(NewRun("nested_1_aa", EXPERIMENT, "nested", parent=run.id))
     run.complete()

@@ -15,7 +15,7 @@ from himl_cli.core.sweeps import HYPERPARAMETERS
 from himl_cli.services import logged_values
 from himl_cli.services.aggregation.chosen_runs import children_chosen
 from himl_cli.services.aggregation.gathering import aggregate
-from himl_cli.workspaces.abilities import ReadsManyRuns
+from himl_cli.workspaces.base import Workspace
 from tests.both_workspaces import COMPLETED, Seed, Seen, azure, local
 
 PARENT = "sweep_1_aa"
@@ -25,7 +25,7 @@ PARENT = "sweep_1_aa"
 def workspace(request: pytest.FixtureRequest, project: Path) -> Iterator[Seen]:
     seed: Seed = request.param
     with seed(request, project) as found:
-        assert isinstance(found, ReadsManyRuns)
+        assert isinstance(found, Workspace)
         yield found
         for run in [*found.runs(RunQuery()), *found.runs(RunQuery(parent=PARENT))]:
             found.end_run(run.id, COMPLETED)  # gives back the locks of those kept here

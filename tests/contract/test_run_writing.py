@@ -14,7 +14,7 @@ from himl_cli.core.errors import BadUsage, RunNotFound
 from himl_cli.core.results import Logged, LoggedKind, LoggedRow, NewRun, RunEnd
 from himl_cli.core.runs import RunQuery, RunStatus
 from himl_cli.services import logged_values
-from himl_cli.workspaces.abilities import RecordsRuns
+from himl_cli.workspaces.base import RunRecorder
 from tests.blob_sinks import Stored
 from tests.both_workspaces import COMPLETED, Seed, Seen, azure, local
 
@@ -23,7 +23,7 @@ from tests.both_workspaces import COMPLETED, Seed, Seen, azure, local
 def workspace(request: pytest.FixtureRequest, project: Path) -> Iterator[Seen]:
     seed: Seed = request.param
     with seed(request, project) as found:
-        assert isinstance(found, RecordsRuns)
+        assert isinstance(found, RunRecorder)
         yield found
         for run in found.runs(RunQuery()):
             found.end_run(run.id, COMPLETED)  # gives back the locks of those kept here

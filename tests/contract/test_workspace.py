@@ -12,9 +12,8 @@ import pytest
 
 from himl_cli.core.errors import BadUsage, HimlError, NotFound, RunNotFound
 from himl_cli.core.runs import RunQuery, RunStatus
-from himl_cli.services.run_changes import check_deletable
-from himl_cli.workspaces.abilities import DeletesRuns, JoinsWorkspaces
-from himl_cli.workspaces.base import Workspace
+from himl_cli.services.run_changes import check_deletable, delete_runs
+from himl_cli.workspaces.base import FolderWorkspace, Workspace
 from himl_cli.workspaces.joined import JoinedWorkspace
 from tests.azure_workspaces import opened
 from tests.recorded_runs import RecordedRuns
@@ -192,19 +191,18 @@ def test_an_unknown_datastore_names_those_that_exist(workspace: Workspace) -> No
 
 
 def test_deleting_takes_children_along_where_runs_can_be_deleted(workspace: Workspace) -> None:
-    home = workspace.home_of("train_1_aa") if isinstance(workspace, JoinsWorkspaces) else workspace
-    if not isinstance(home, DeletesRuns):
+    home = workspace.home_of("train_1_aa")
+    if not isinstance(home, FolderWorkspace):
         with pytest.raises(HimlError, match="cannot be deleted"):
             check_deletable(workspace, [workspace.run("train_1_aa")])
         return
-    assert isinstance(workspace, DeletesRuns)
-    workspace.delete("train_1_aa")
+    delete_runs(workspace, [workspace.run("train_1_aa")])
     assert ids(workspace, RunQuery()) == ["other_3_cc", "train_2_bb"]
     for gone in ("train_1_aa", "child_a"):
         with pytest.raises(RunNotFound):
             workspace.run(gone)
     with pytest.raises(RunNotFound):
-        workspace.delete("train_1_aa")
+        home.delete("train_1_aa")
 
 
 def test_a_run_that_goes_on_is_not_deleted(project: Path) -> None:

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from himl_cli.workspaces import abilities, job_abilities
+from himl_cli.workspaces import base as abilities
+from himl_cli.workspaces import base as job_abilities
 from tests.documents import DOCS, torn_rows
 
 ROOT = DOCS.parent

@@ -12,7 +12,7 @@ from himl_cli.core.errors import BadUsage, NotAllowed
 from himl_cli.core.events import Event, Notice, ignore
 from himl_cli.core.jobs import ClusterSpec, ContainerSpec
 from himl_cli.workspaces.azure.workspace import AzureWorkspace
-from himl_cli.workspaces.job_abilities import CreatesClusters, RegistersDatastores, RunsPipelines, SubmitsDocuments
+from himl_cli.workspaces.base import CloudWorkspace, JobRunner
 from tests.servers.azureml.faults import Status
 from tests.servers.azureml.principals import Right
 from tests.servers.azureml.seeding import StagedWorkspace
@@ -133,5 +133,5 @@ def test_names_that_cannot_be_are_refused_before_any_request(workspace: AzureWor
 
 
 def test_it_has_the_abilities_that_pipelines_need(workspace: AzureWorkspace) -> None:
-    for ability in (RunsPipelines, SubmitsDocuments, CreatesClusters, RegistersDatastores):
+    for ability in (JobRunner, CloudWorkspace, CloudWorkspace, CloudWorkspace):
         assert isinstance(workspace, ability)

@@ -8,7 +8,7 @@ import pytest
 
 from himl_cli.core.errors import NotAllowed, NotFound, RunNotFound, ServiceFailed
 from himl_cli.core.runs import RunQuery, RunStatus
-from himl_cli.workspaces.abilities import DeletesRuns, JoinsWorkspaces
+from himl_cli.services.run_changes import delete_runs
 from himl_cli.workspaces.base import Workspace
 from himl_cli.workspaces.joined import JoinedWorkspace
 from tests.recorded_runs import RecordedRuns
@@ -87,7 +87,7 @@ def test_an_unknown_run_names_similar_ones_of_both(both: JoinedWorkspace, near: 
     assert far.workspace.label in str(caught.value)
 
 
-@pytest.mark.parametrize("act", ["run", "cancel", "metrics", "parameters", "run_files", "home_of", "delete"])
+@pytest.mark.parametrize("act", ["run", "cancel", "metrics", "parameters", "run_files", "home_of"])
 def test_an_unknown_run_is_run_not_found_whatever_is_asked(both: JoinedWorkspace, act: str) -> None:
     with pytest.raises(RunNotFound):
         getattr(both, act)("nothing")
@@ -141,10 +141,8 @@ def test_a_run_that_both_keep_is_that_of_here(both: JoinedWorkspace, near: Recor
 
 
 def test_it_has_the_abilities_of_a_joined_workspace(both: JoinedWorkspace, near: RecordedRuns, far: RecordedRuns) -> None:
-    assert isinstance(both, JoinsWorkspaces)
-    assert isinstance(both, DeletesRuns)
     assert (both.home_of("near_1"), both.home_of("far_1")) == (near.workspace, far.workspace)
-    both.delete("near_1")
+    delete_runs(both, [both.run("near_1")])
     with pytest.raises(RunNotFound):
         both.run("near_1")
 

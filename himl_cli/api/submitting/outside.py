@@ -14,8 +14,7 @@ from himl_cli.api.submitting.run_info import LOGS_FOLDER, OUTPUT_FOLDER, AzureRu
 from himl_cli.api.submitting.words import in_words_of_arguments
 from himl_cli.core.errors import BadUsage, NotFound
 from himl_cli.core.jobs import DataSpec
-from himl_cli.workspaces.abilities import KeepsDatasets
-from himl_cli.workspaces.base import Workspace
+from himl_cli.workspaces.base import CloudWorkspace, Workspace
 
 log = logging.getLogger(__name__)
 
@@ -105,7 +104,7 @@ class _Places:
         for must be there."""
         azure: object = self._azure
         default = self._asked.default_datastore or None
-        if not isinstance(azure, KeepsDatasets):
+        if not isinstance(azure, CloudWorkspace):
             return None
         mark = mark_of(azure.label, spec, default)
         place = inherited(mark)

@@ -31,9 +31,7 @@ from himl_cli.services.submission.wait import (
     wait_for_end,
 )
 from himl_cli.services.transfer.launch import local_rank
-from himl_cli.workspaces.abilities import HoldsConnections
-from himl_cli.workspaces.base import Workspace
-from himl_cli.workspaces.job_abilities import SubmitsJobs
+from himl_cli.workspaces.base import JobRunner, Workspace
 from himl_cli.workspaces.open import require_sdk_v1, sdk_run, sdk_view
 
 
@@ -67,15 +65,13 @@ def submit(
             output.notice(f"{err} {err.hint}".strip())
             sys.exit(err.exit_code)
         finally:
-            if asked.exit_on_completion and isinstance(
-                workspace, HoldsConnections
-            ):  # which a run of azureml-core goes on using
+            if asked.exit_on_completion:  # else a run of azureml-core goes on using it
                 workspace.close()
     sys.exit(0)
 
 
 def _submit(asked: Asked, workspace: Workspace, job: PreparedJob, output: Output) -> Run:
-    if not isinstance(workspace, SubmitsJobs):
+    if not isinstance(workspace, JobRunner):
         raise BadUsage(f"{workspace.label} runs no jobs.")
     say_prepared(output, job.remarks, job.report)
     follows = asked.wait_for_completion and asked.wait_for_completion_show_output

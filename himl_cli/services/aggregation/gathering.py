@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from fnmatch import fnmatchcase
 
-from himl_cli.core.errors import HimlError
 from himl_cli.core.results import Aggregation, Child
 from himl_cli.core.runs import Run
 from himl_cli.core.sweeps import hyperparameters_of
 from himl_cli.services.aggregation.labels import labels_of, value_of
-from himl_cli.workspaces.abilities import ReadsManyRuns
 from himl_cli.workspaces.base import Workspace
 
 
@@ -25,10 +23,8 @@ def aggregate(
     """The metrics of *runs* whose names match one of *globs* (none: all), with all points where *whole*.
 
     Folds come in the order of their numbers, other runs as they are given. Raises BadUsage where no run has
-    *child_arg*, HimlError for a workspace that cannot read many runs.
+    *child_arg*.
     """
-    if not isinstance(workspace, ReadsManyRuns):
-        raise HimlError(f"What many runs of {workspace.label} logged cannot be read at once.")
     results = workspace.results(runs, wanted=matching(globs), whole=whole)
     ordered = (
         _by_fold(runs)

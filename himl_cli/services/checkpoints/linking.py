@@ -9,8 +9,7 @@ from himl_cli.core.checkpoints import Choice, LinkedCheckpoint
 from himl_cli.core.errors import BadUsage
 from himl_cli.core.runs import RECORDED_IN, Run
 from himl_cli.services.checkpoints.sources import Checkpoint, find_checkpoint, kind_of
-from himl_cli.workspaces.abilities import JoinsWorkspaces, LinksFiles
-from himl_cli.workspaces.base import Workspace
+from himl_cli.workspaces.base import CloudWorkspace, Workspace
 
 SHORTEST_DAYS, LONGEST_DAYS = 0.001, 365.0
 """The shortest is a minute and a half: nobody could use a link that is over sooner."""
@@ -53,8 +52,8 @@ def link_checkpoint(
     found = find_checkpoint(source, workspace, cwd, choice or Choice())
     assert found.run is not None
     run, name = found.run, _one_file(found, found.run, source)
-    home = workspace.home_of(run.id) if isinstance(workspace, JoinsWorkspaces) else workspace
-    if not isinstance(home, LinksFiles):
+    home = workspace.home_of(run.id)
+    if not isinstance(home, CloudWorkspace):
         raise _of_this_machine(run, home.label)
     return LinkedCheckpoint(run, name, home.link(run.id, name, days=days))
 

@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol, cast
 
 from himl_cli.core.blobs import BlobInfo
 from himl_cli.core.checkpoints import FROM_RUN, PUSHED, PushedCheckpoints
@@ -24,18 +23,13 @@ from himl_cli.services.naming import experiment_remarks, friendly_experiment
 from himl_cli.services.run_lookup import find_runs
 from himl_cli.services.transfer.disk import md5_of
 from himl_cli.services.transfer.upload import upload_named
-from himl_cli.workspaces.abilities import JoinsWorkspaces, RecordsRuns
-from himl_cli.workspaces.base import BlobStore, Workspace
+from himl_cli.workspaces.base import BlobStore, RunRecorder, Workspace
 
 log = logging.getLogger(__name__)
 
 COMMAND = "himl checkpoint push"
 INTERRUPTED = f"{COMMAND} was interrupted before all files were stored"
 AGAIN = "Push again: that makes another run."
-
-
-class _Target(Workspace, RecordsRuns, Protocol):
-    """A workspace that runs can be made in."""
 
 
 @dataclass(frozen=True)
@@ -67,10 +61,8 @@ def push_checkpoints(
     if not request.files:
         raise BadUsage("Nothing is named to push.", hint="Name files or folders.")
     source, keeper = _source(request.source, workspace, elsewhere, cwd)
-    target = (
-        workspace.home_of(source.id) if keeper is workspace and isinstance(workspace, JoinsWorkspaces) else workspace
-    )
-    if not isinstance(target, RecordsRuns):
+    target = workspace.home_of(source.id) if keeper is workspace else workspace
+    if not isinstance(target, RunRecorder):
         raise HimlError(f"No run can be made in {target.label}.")
     originals = _Originals(keeper.run_files(source.id))
     # Its files may lie as they were fetched from there
@@ -79,8 +71,7 @@ def push_checkpoints(
     unchanged = [name for name, path in files.items() if originals.equal(name, path)]
     for remark in experiment_remarks(request.experiment or source.experiment, _experiment(request, source)):
         notify(Notice(remark))
-    place = cast("_Target", target)
-    run = _filled(place, _started(place, _new_run(request, source)), files, notify)
+    run = _filled(target, _started(target, _new_run(request, source)), files, notify)
     return PushedCheckpoints(run, source, [*files], unchanged, _start(run, [*files]))
 
 
@@ -134,7 +125,7 @@ def _new_run(request: PushRequest, source: Run) -> NewRun:
     return NewRun(run_id, experiment, name, f"Changed checkpoints of run {source.recovery_id}", tags, command=COMMAND)
 
 
-def _started(target: _Target, new: NewRun) -> Run:
+def _started(target: RunRecorder, new: NewRun) -> Run:
     """The run as it began. Whoever interrupts that leaves none that goes on."""
     try:
         return target.start_run(new)
@@ -145,7 +136,7 @@ def _started(target: _Target, new: NewRun) -> Run:
         raise
 
 
-def _filled(target: _Target, run: Run, files: Mapping[str, Path], notify: Notify) -> Run:
+def _filled(target: RunRecorder, run: Run, files: Mapping[str, Path], notify: Notify) -> Run:
     """The run once *files* are stored and it has ended. Raises what kept them from it, after the run was ended for
     that."""
     try:
@@ -165,7 +156,7 @@ def _filled(target: _Target, run: Run, files: Mapping[str, Path], notify: Notify
     raise problem
 
 
-def _completed(target: _Target, run: Run) -> Run:
+def _completed(target: RunRecorder, run: Run) -> Run:
     """The run, ended. An error says that its files are all there."""
     end = RunEnd(RunStatus.completed)
     try:
@@ -191,14 +182,14 @@ def _start(run: Run, names: Sequence[str]) -> str:
     return f"{run.id}:{FOLDER}/" if all(name.startswith(f"{FOLDER}/") for name in names) else f"{run.id}:FILE"
 
 
-def _give_up(target: _Target, run: Run, problem: HimlError) -> None:
+def _give_up(target: RunRecorder, run: Run, problem: HimlError) -> None:
     """End the run as failed for *problem*, and let that say so."""
     told = _ended(target, run, RunEnd(RunStatus.failed, f"Not all files could be stored: {problem}"))
     problem.args = (f"{problem} Run '{run.id}' has not all of the files, and {told}.",)
     problem.hint = f"{problem.hint} {AGAIN}".strip()
 
 
-def _ended(target: _Target, run: Run, end: RunEnd) -> str:
+def _ended(target: RunRecorder, run: Run, end: RunEnd) -> str:
     """What became of the run."""
     try:
         return f"ended as {target.end_run(run.id, end).status.value}"

@@ -17,8 +17,7 @@ from himl_cli.services.checkpoints.bringing import OpenAddress, bring_found, say
 from himl_cli.services.checkpoints.sources import Checkpoint, find_checkpoint
 from himl_cli.services.transfer.disk import md5_of
 from himl_cli.services.transfer.upload import upload_named
-from himl_cli.workspaces.abilities import JoinsWorkspaces, NamesPlaces
-from himl_cli.workspaces.base import BlobStore, Workspace
+from himl_cli.workspaces.base import BlobStore, CloudWorkspace, Workspace
 
 KEY = "himl_checkpoint"
 INPUT = f"${{{{inputs.{KEY}}}}}"
@@ -75,15 +74,15 @@ def _where_it_lies(found: Checkpoint, runs: Workspace, cluster: Workspace) -> Re
         return _of_address(found, cluster)
     if found.run is None:
         return None
-    home = runs.home_of(found.run.id) if isinstance(runs, JoinsWorkspaces) else runs
-    if not isinstance(home, NamesPlaces) or home.label != cluster.label:
+    home = runs.home_of(found.run.id)
+    if not isinstance(home, CloudWorkspace) or home.label != cluster.label:
         return None
     if found.blobs and not any(blob.size for blob in found.blobs):
         raise IntegrityFailed(
             f"'{found.inside}' of run '{found.run.id}' is empty, and no checkpoint.",
             hint="Choose another one, or train on without it.",
         )
-    datastore, folder = home.place_of(found.run.id)
+    datastore, folder = home.artifact_location(found.run.id)
     return _referred(found, datastore, f"{folder}/", found.folder.rstrip("/") or posixpath.dirname(found.names[0]))
 
 

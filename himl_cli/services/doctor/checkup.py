@@ -8,7 +8,6 @@ from functools import partial
 from himl_cli.core.errors import ChecksFailed, HimlError, NotAllowed
 from himl_cli.core.workspaces import HOW_TO_CONFIGURE, Check, CheckState, tried
 from himl_cli.services.doctor.installation import installation_checks
-from himl_cli.workspaces.abilities import ChecksItself
 from himl_cli.workspaces.base import FoundWorkspace
 
 SETTINGS, CONFIGURATION, SIGN_IN = "settings", "configuration", "sign-in"
@@ -59,8 +58,7 @@ def _checks_of(found: FoundWorkspace) -> Iterator[Check]:
     except NotAllowed as err:
         yield Check.failed(SIGN_IN, str(err), err.hint)
         return
-    if isinstance(workspace, ChecksItself):
-        yield from workspace.checks()
+    yield from workspace.checks()
 
 
 def _configuration(found: Sequence[FoundWorkspace]) -> Iterator[Check]:

@@ -23,8 +23,7 @@ from himl_cli.services.transfer.filters import Filters
 from himl_cli.services.transfer.names import folded
 from himl_cli.services.transfer.targets import TargetFolder
 from himl_cli.services.transfer.upload import checked_prefix
-from himl_cli.workspaces.abilities import LiesHere
-from himl_cli.workspaces.base import BlobStore
+from himl_cli.workspaces.base import BlobStore, LocalStore
 
 CSV = ".csv"
 
@@ -45,7 +44,7 @@ def open_stored(
     files = _files(store, folder, csv or "")
     if csv is not None and csv not in files:
         raise _no_csv(store, folder, csv, files)
-    if isinstance(store, LiesHere):
+    if isinstance(store, LocalStore):
         yield PlaceHere(store, store, folder, files), csv
         return
     with StoredPlace(store, folder, files, cache_bytes, notify) as place:
@@ -127,7 +126,7 @@ class PlaceHere(_Listed):
 
     is_read_twice = True
 
-    def __init__(self, store: BlobStore, paths: LiesHere, folder: str, files: Mapping[str, BlobInfo]) -> None:
+    def __init__(self, store: BlobStore, paths: LocalStore, folder: str, files: Mapping[str, BlobInfo]) -> None:
         super().__init__(store, folder, files)
         self._paths = paths
 

@@ -1,21 +1,8 @@
-"""The two workspaces of a recording."""
+"""What a failure of a recording means."""
 
 from __future__ import annotations
 
-from typing import Protocol
-
 from himl_cli.core.errors import DiskFailed, HimlError, NotAllowed, NotAllowedNow, NotFound, ServiceFailed
-from himl_cli.workspaces.abilities import RecordsRuns, RetellsRuns
-from himl_cli.workspaces.base import Workspace
-from himl_cli.workspaces.job_abilities import SubmitsJobs
-
-
-class Source(Workspace, RetellsRuns, SubmitsJobs, Protocol):
-    """Where the run is kept: what it logged is safe there, however long the other one is away."""
-
-
-class Target(Workspace, RecordsRuns, Protocol):
-    """Where the run is told to."""
 
 
 def passes(failure: HimlError) -> bool:

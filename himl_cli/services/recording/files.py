@@ -11,8 +11,9 @@ from pathlib import Path
 
 from himl_cli.core.blobs import BlobInfo, StoreRequest
 from himl_cli.core.errors import DiskFailed, HimlError
-from himl_cli.services.recording.ends import Source, Target, is_refusal, passes
+from himl_cli.services.recording.ends import is_refusal, passes
 from himl_cli.services.recording.note import Told
+from himl_cli.workspaces.base import FolderWorkspace, RunRecorder
 
 log = logging.getLogger(__name__)
 
@@ -59,7 +60,12 @@ class FileTelling:
     """The files of one run."""
 
     def __init__(
-        self, here: Source, there: Target, run_id: str, told: Told, clock: Callable[[], float] = time.monotonic
+        self,
+        here: FolderWorkspace,
+        there: RunRecorder,
+        run_id: str,
+        told: Told,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._here = here
         self._there = there

@@ -12,11 +12,11 @@ from himl_cli.core.errors import DiskFailed, HimlError, RunNotFound
 from himl_cli.core.redaction import redact
 from himl_cli.core.results import NewRun, RunEnd
 from himl_cli.core.runs import OF_RECORDING, STOPPED, Run, RunQuery, RunStatus
-from himl_cli.services.recording.ends import Source, Target, is_refusal, may_be_allowed, passes
+from himl_cli.services.recording.ends import is_refusal, may_be_allowed, passes
 from himl_cli.services.recording.files import FileTelling
 from himl_cli.services.recording.note import Note, NoteFile
 from himl_cli.services.recording.values import tell_values
-from himl_cli.workspaces.base import Workspace
+from himl_cli.workspaces.base import FolderWorkspace, RunRecorder, Workspace
 
 log = logging.getLogger(__name__)
 
@@ -45,7 +45,9 @@ REFUSALS = 3
 class Recorder:
     """One recording; this process holds its lock."""
 
-    def __init__(self, here: Source, there: Target, file: NoteFile, note: Note, timing: Timing | None = None) -> None:
+    def __init__(
+        self, here: FolderWorkspace, there: RunRecorder, file: NoteFile, note: Note, timing: Timing | None = None
+    ) -> None:
         self._here = here
         self._there = there
         self._file = file

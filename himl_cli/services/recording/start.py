@@ -13,10 +13,10 @@ from himl_cli.core.jobs import JobSpec
 from himl_cli.core.redaction import redact
 from himl_cli.core.results import NewRun
 from himl_cli.core.runs import RECORDED_FROM, RECORDED_IN, STUDIO, Run, RunQuery, new_run_id
-from himl_cli.services.recording.ends import Source, Target
 from himl_cli.services.recording.note import Note, NoteFile, Told
 from himl_cli.services.submission.prepare import shortened, submit_job
 from himl_cli.services.submission.request import PreparedJob
+from himl_cli.workspaces.base import FolderWorkspace, RunRecorder
 
 NOTHING_STARTED = "Nothing was started."
 
@@ -31,7 +31,7 @@ class Recording:
 
 
 def submit_recorded(
-    here: Source, there: Target, job: PreparedJob, cwd: Path, recording: Recording, notify: Notify
+    here: FolderWorkspace, there: RunRecorder, job: PreparedJob, cwd: Path, recording: Recording, notify: Notify
 ) -> tuple[Run, Run]:
     """Start the run there, what records it, and the job here; the run here and the one there, which have the same id.
 
@@ -57,7 +57,7 @@ def submit_recorded(
         file.release()
 
 
-def _check_reachable(there: Target, experiment: str) -> None:
+def _check_reachable(there: RunRecorder, experiment: str) -> None:
     """A question before anything is made: most of what can be wrong shows at it."""
     try:
         next(iter(there.runs(RunQuery(experiment, limit=1))), None)
@@ -66,7 +66,7 @@ def _check_reachable(there: Target, experiment: str) -> None:
         raise
 
 
-def _begin_there(there: Target, new: NewRun, file: NoteFile, note: Note, start: Callable[[], None]) -> Run:
+def _begin_there(there: RunRecorder, new: NewRun, file: NoteFile, note: Note, start: Callable[[], None]) -> Run:
     try:
         return there.start_run(new)
     except ServiceFailed as err:  # it may be there all the same: whoever records sees to its end
@@ -89,7 +89,7 @@ def _begin_there(there: Target, new: NewRun, file: NoteFile, note: Note, start: 
         raise
 
 
-def _start_here(here: Source, job: PreparedJob, cwd: Path, notify: Notify, file: NoteFile, note: Note) -> Run:
+def _start_here(here: FolderWorkspace, job: PreparedJob, cwd: Path, notify: Notify, file: NoteFile, note: Note) -> Run:
     try:
         run = submit_job(here, job, cwd, notify)
     except BaseException as err:

@@ -10,8 +10,9 @@ from functools import partial
 from himl_cli.core.errors import HimlError
 from himl_cli.core.results import Logged, LoggedRow
 from himl_cli.core.runs import OF_RECORDING, Run
-from himl_cli.services.recording.ends import Source, Target, is_refusal, passes
+from himl_cli.services.recording.ends import is_refusal, passes
 from himl_cli.services.recording.note import Told
+from himl_cli.workspaces.base import FolderWorkspace, RunRecorder
 
 log = logging.getLogger(__name__)
 
@@ -20,7 +21,7 @@ TRIES_FOR_A_METRIC = 64
 are tried."""
 
 
-def tell_values(here: Source, there: Target, run: Run, told: Told) -> bool:
+def tell_values(here: FolderWorkspace, there: RunRecorder, run: Run, told: Told) -> bool:
     """Tell what came since; whether there was anything. What the other workspace does not take is named in the log and
     passed over.
 
@@ -39,7 +40,7 @@ def tell_values(here: Source, there: Target, run: Run, told: Told) -> bool:
     return before != (told.last_point, len(told.parameters), told.tags)
 
 
-def _tell_points(here: Source, there: Target, run_id: str, told: Told) -> None:
+def _tell_points(here: FolderWorkspace, there: RunRecorder, run_id: str, told: Told) -> None:
     while True:
         entries, last = here.logged(run_id, told.last_point)
         if not entries:

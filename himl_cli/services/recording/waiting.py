@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from himl_cli.core.errors import HimlError
 from himl_cli.core.events import Notice, Notify
 from himl_cli.core.runs import STOPPED, Run
-from himl_cli.services.recording.ends import Source
 from himl_cli.services.recording.note import NoteFile
+from himl_cli.workspaces.base import FolderWorkspace
 
 SECONDS_BETWEEN_LOOKS = 0.1
 SECONDS_TO_TAKE_OVER = 3.0
@@ -17,7 +17,7 @@ SECONDS_TO_TAKE_OVER = 3.0
 WORTH_SAYING = 3.0
 
 
-def wait_until_told(here: Source, run: Run, there: str, notify: Notify, interrupted: Sequence[int]) -> bool:
+def wait_until_told(here: FolderWorkspace, run: Run, there: str, notify: Notify, interrupted: Sequence[int]) -> bool:
     """Whether all of *run* has arrived in *there*; False once *interrupted* holds a signal, or nothing arrives at
     present.
 
@@ -59,7 +59,7 @@ def wait_until_told(here: Source, run: Run, there: str, notify: Notify, interrup
     return not why
 
 
-def _why_stopped(here: Source, run_id: str) -> str:
+def _why_stopped(here: FolderWorkspace, run_id: str) -> str:
     try:
         return here.run(run_id).tags.get(STOPPED, "")
     except HimlError:

@@ -24,8 +24,7 @@ from himl_cli.services.transfer.download import download
 from himl_cli.services.transfer.ranks import rank_zero_only
 from himl_cli.services.transfer.requests import DownloadRequest
 from himl_cli.services.user_cache import cache_of
-from himl_cli.workspaces.abilities import Dataset, FindsDatasets, KeepsDatasets
-from himl_cli.workspaces.base import BlobStore
+from himl_cli.workspaces.base import BlobStore, CloudWorkspace, Dataset, FolderWorkspace
 
 if TYPE_CHECKING:
     from himl_cli.services.transfer.requests import DownloadRequest
@@ -138,7 +137,7 @@ FILES = "files"
 """The part of a cache folder that the dataset is in; what himl notes of its transfers lies beside it."""
 
 
-def bring_inputs(spec: JobSpec, here: FindsDatasets, azure: Callable[[], object | None], notify: Notify) -> JobSpec:
+def bring_inputs(spec: JobSpec, here: FolderWorkspace, azure: Callable[[], object | None], notify: Notify) -> JobSpec:
     """*spec* with a folder of this machine (`local`) for each input that is neither one already nor a folder of a
     datastore of *here*.
 
@@ -151,14 +150,14 @@ def bring_inputs(spec: JobSpec, here: FindsDatasets, azure: Callable[[], object 
     missing = [item for item in spec.inputs if _is_missing(item, here, default if default in names else None)]
     is_foreign = default is not None and default not in names
     workspace = azure() if missing or is_foreign else None
-    if not isinstance(workspace, KeepsDatasets):
+    if not isinstance(workspace, CloudWorkspace):
         return spec
     brought = {item.key: _with_folder(item, bring_dataset(workspace, item, default, notify)) for item in missing}
     inputs = [brought.get(item.key, item) for item in spec.inputs]
     return replace(spec, inputs=inputs, default_datastore=None if is_foreign else default)
 
 
-def bring_dataset(workspace: KeepsDatasets, item: DataSpec, default_datastore: str | None, notify: Notify) -> Path:
+def bring_dataset(workspace: CloudWorkspace, item: DataSpec, default_datastore: str | None, notify: Notify) -> Path:
     """The folder (or file) with the dataset's files: its `target`, else one in himl's cache. What is complete there is
     not brought again.
 
@@ -190,7 +189,7 @@ def bring_dataset(workspace: KeepsDatasets, item: DataSpec, default_datastore: s
     return folder / under / _only_name(dataset.files) if dataset.is_file else folder / under
 
 
-def _is_missing(item: DataSpec, here: FindsDatasets, default: str | None) -> bool:
+def _is_missing(item: DataSpec, here: FolderWorkspace, default: str | None) -> bool:
     return item.local is None and here.input_folder(item, default) is None
 
 

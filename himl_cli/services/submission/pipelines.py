@@ -60,9 +60,7 @@ from himl_cli.services.submission.request import (
 )
 from himl_cli.services.submission.snapshot import ignored_remarks, take_snapshot
 from himl_cli.services.transfer.disk import explained
-from himl_cli.workspaces.abilities import FindsDatasets
-from himl_cli.workspaces.base import Workspace
-from himl_cli.workspaces.job_abilities import CreatesClusters, RegistersDatastores, RunsPipelines
+from himl_cli.workspaces.base import CloudWorkspace, FolderWorkspace, JobRunner, Workspace
 
 INPUT = "input_data"
 """The key of a step's input: with dashes before it the argument that its script gets."""
@@ -516,7 +514,7 @@ def find_there(prepared: PreparedPipeline, workspace: Workspace, notify: Notify)
     if not folders:
         return prepared.spec
     container = prepared.container
-    if container is None or not isinstance(workspace, RegistersDatastores):
+    if container is None or not isinstance(workspace, CloudWorkspace):
         return _with_inputs(prepared.spec, _by_names(prepared.spec, folders, workspace))
     known = {store.name for store in workspace.datastores()}
     named = {key: next((name for name in item.datastores if name in known), "") for key, item in folders.items()}
@@ -540,7 +538,7 @@ def as_named(prepared: PreparedPipeline) -> PipelineSpec:
 
 
 def find_here(
-    prepared: PreparedPipeline, here: FindsDatasets, azure: Callable[[], Workspace | None], notify: Notify
+    prepared: PreparedPipeline, here: FolderWorkspace, azure: Callable[[], Workspace | None], notify: Notify
 ) -> PipelineSpec:
     """The pipeline with a folder of this machine for each input that is data: of a datastore here, else brought from
     the workspace of *azure*.
@@ -561,7 +559,7 @@ def find_here(
 
 
 def bring_to_steps(
-    spec: PipelineSpec, here: FindsDatasets, azure: Callable[[], Workspace | None], notify: Notify
+    spec: PipelineSpec, here: FolderWorkspace, azure: Callable[[], Workspace | None], notify: Notify
 ) -> PipelineSpec:
     """The pipeline with a folder of this machine for each input that is data. Raises what `bring_inputs` raises."""
     steps = []
@@ -583,7 +581,7 @@ def _found_here(
     key: str,
     item: DataInput,
     job: JobSpec,
-    here: FindsDatasets,
+    here: FolderWorkspace,
     known: Mapping[str, str],
     azure: Callable[[], Workspace | None],
     notify: Notify,
@@ -687,7 +685,7 @@ def check_cluster(prepared: PreparedPipeline, workspace: Workspace) -> None:
 
     Raises NotFound, and as the workspace does.
     """
-    if not isinstance(workspace, CreatesClusters):
+    if not isinstance(workspace, CloudWorkspace):
         return
     name = prepared.spec.cluster
     if (
@@ -720,7 +718,7 @@ def in_words_of_the_file(prepared: PreparedPipeline) -> Iterator[None]:
 def submit_pipeline(workspace: Workspace, spec: PipelineSpec, cwd: Path, notify: Notify) -> Run:
     """Start the pipeline and note it in *cwd* as the latest run. Raises what the workspace raises; nothing then
     runs."""
-    if not isinstance(workspace, RunsPipelines):
+    if not isinstance(workspace, JobRunner):
         raise HimlError(f"{workspace.label} does not run pipelines.")
     pipelines = workspace
     return noted(lambda: pipelines.submit_pipeline(spec, notify=notify), cwd, notify)

@@ -48,7 +48,7 @@ from himl_cli.services.submission.sweeps import (
     sweep_remarks,
     sweep_text,
 )
-from himl_cli.workspaces.job_abilities import SubmitsJobs
+from himl_cli.workspaces.base import JobRunner
 
 LONGEST_DISPLAY_NAME = 256
 LONGEST_DESCRIPTION = 5000
@@ -336,7 +336,7 @@ def _snapshot(request: SubmitRequest, entry: Entry, root: Path) -> SnapshotRepor
     return report
 
 
-def submit_job(workspace: SubmitsJobs, job: PreparedJob, cwd: Path, notify: Notify) -> Run:
+def submit_job(workspace: JobRunner, job: PreparedJob, cwd: Path, notify: Notify) -> Run:
     """Start the job and note it in *cwd* as the latest run. Raises what the workspace raises; nothing then runs.
 
     Raises Interrupted, naming the run, once there is one.

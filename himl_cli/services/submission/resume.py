@@ -25,9 +25,7 @@ from himl_cli.services.submission.sweeps import (
     sweep_text,
     without_seed,
 )
-from himl_cli.workspaces.abilities import JoinsWorkspaces
-from himl_cli.workspaces.base import Workspace
-from himl_cli.workspaces.job_abilities import ResumesRuns
+from himl_cli.workspaces.base import FolderWorkspace, Workspace
 
 COUNT = ("max_concurrent", "env_vars")
 OF_RECORD = (*KINDS, *OF_SEARCHES, *OF_ALL, *(name for names in OF_ONE.values() for name in names))
@@ -41,8 +39,8 @@ def resume_run(workspace: Workspace, wanted: str, request: SubmitRequest, notify
     Raises RunNotFound, and BadUsage for a run that cannot go on or that was another job.
     """
     (run,) = find_runs(workspace, RunSelection(runs=(wanted,)), cwd=request.cwd)
-    home = workspace.home_of(run.id) if isinstance(workspace, JoinsWorkspaces) else workspace
-    if not isinstance(home, ResumesRuns):
+    home = workspace.home_of(run.id)
+    if not isinstance(home, FolderWorkspace):
         raise BadUsage(
             f"Run '{run.id}' is in {home.label}, where no run can be resumed.",
             hint="Submit it again; a job that a cluster pre-empts is started again by Azure ML itself.",

@@ -20,9 +20,7 @@ from himl_cli.core.jobs import EntryKind, JobSpec
 from himl_cli.core.runs import FAILED_RANK, Run, RunQuery, RunStatus, SweepView
 from himl_cli.core.sweeps import MANY
 from himl_cli.services.run_logs import GROWTH, USER_LOGS, follow_log, last_lines, seconds_between_looks
-from himl_cli.workspaces.abilities import JoinsWorkspaces
-from himl_cli.workspaces.base import Workspace
-from himl_cli.workspaces.job_abilities import KnowsPythons, LeavesFiles
+from himl_cli.workspaces.base import FolderWorkspace, Workspace
 from himl_cli.workspaces.retry import OutageTolerance
 
 TRIALS_A_SECOND = 50
@@ -202,7 +200,7 @@ def failure_hint(
     """
     if run.status is not RunStatus.failed:
         return ""
-    home = workspace.home_of(run.id) if isinstance(workspace, JoinsWorkspaces) else workspace
+    home = workspace.home_of(run.id)
     with suppress(HimlError):  # the run's own failure is what is to be told
         failed = workspace.run(failed_child) if failed_child else run
         found = last_lines_of_failure(workspace, failed)
@@ -210,7 +208,7 @@ def failure_hint(
             return hint
         python = (
             home.python_of(failed.id)
-            if found and LACKS_MODULE.search(found[1]) and isinstance(home, KnowsPythons)
+            if found and LACKS_MODULE.search(found[1]) and isinstance(home, FolderWorkspace)
             else ""
         )
         return f"it ran with '{python}', --python names another" if python else ""
@@ -219,9 +217,9 @@ def failure_hint(
 
 def unkept_files(workspace: Workspace, run: Run) -> Sequence[Path]:
     """What *run* wrote on this machine, outside of what is kept of it."""
-    home = workspace.home_of(run.id) if isinstance(workspace, JoinsWorkspaces) else workspace
+    home = workspace.home_of(run.id)
     with suppress(HimlError):  # how the run ended is what is to be told
-        return home.unkept_files(run.id) if isinstance(home, LeavesFiles) else ()
+        return home.unkept_files(run.id) if isinstance(home, FolderWorkspace) else ()
     return ()
 
 

@@ -16,8 +16,7 @@ from himl_cli.services.tensorboard.event_files import EventFinder, is_event_file
 from himl_cli.services.tensorboard.growing_copy import GrowingCopy, first_name
 from himl_cli.services.tensorboard.names import CopyNames
 from himl_cli.services.transfer.names import UnsafeName, safe_relative
-from himl_cli.workspaces.abilities import ServesFiles
-from himl_cli.workspaces.base import BlobStore, Workspace
+from himl_cli.workspaces.base import BlobStore, FolderWorkspace, Workspace
 
 LOOKS = 3
 """At files that change while they are read, before the next time is waited for; looks that brought something do not
@@ -85,7 +84,7 @@ class RunFeed(ABC):
 class ServedInPlace(RunFeed):
     """Event files that lie on this machine."""
 
-    def __init__(self, store: BlobStore, places: ServesFiles, run: Run, name: str, log_dir: str) -> None:
+    def __init__(self, store: BlobStore, places: FolderWorkspace, run: Run, name: str, log_dir: str) -> None:
         super().__init__(run, name)
         self._places = places
         self._finder = EventFinder(store, log_dir)

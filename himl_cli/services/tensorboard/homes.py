@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from himl_cli.core.runs import Run
-from himl_cli.workspaces.abilities import JoinsWorkspaces
 from himl_cli.workspaces.base import Workspace
 
 
@@ -18,6 +17,6 @@ class Homes:
         """The workspace that keeps *run*. Raises RunNotFound."""
         home = self._known.get(run.workspace)
         if home is None:
-            home = self._workspace.home_of(run.id) if isinstance(self._workspace, JoinsWorkspaces) else self._workspace
+            home = self._workspace.home_of(run.id)
             self._known[run.workspace] = home
         return home

@@ -14,7 +14,7 @@ from himl_cli.services.tensorboard.chosen import ChosenRuns
 from himl_cli.services.tensorboard.feeds import CopiedHere, RunFeed, ServedInPlace
 from himl_cli.services.tensorboard.names import RunNames, lasting_name
 from himl_cli.services.user_cache import cache_of
-from himl_cli.workspaces.abilities import ServesFiles
+from himl_cli.workspaces.base import FolderWorkspace
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class Lineup:
 
     def _feed_of(self, run: Run) -> RunFeed:
         home, name = self._chosen.homes.of(run), self._names.of(run)
-        if isinstance(home, ServesFiles):
+        if isinstance(home, FolderWorkspace):
             return ServedInPlace(home.run_files(run.id), home, run, name, self._log_dir)
         folder = _cache(run) / lasting_name(run) if self._copies is None else self._copies / name
         return CopiedHere(home, run, name, self._log_dir, folder.absolute())

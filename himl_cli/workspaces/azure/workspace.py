@@ -15,7 +15,6 @@ from himl_cli.core.jobs import ClusterSpec, ContainerSpec, DataSpec, DocumentCha
 from himl_cli.core.results import Logged, NewRun, RunEnd, RunResults
 from himl_cli.core.runs import LoggedValues, Metric, Run, RunQuery
 from himl_cli.core.workspaces import Check, WorkspaceFacts
-from himl_cli.workspaces.abilities import Dataset
 from himl_cli.workspaces.azure.connection import Connection
 from himl_cli.workspaces.azure.requests.errors import ServiceNotFound
 from himl_cli.workspaces.azure.runs.experiments import Experiments
@@ -24,7 +23,7 @@ from himl_cli.workspaces.azure.runs.limits import say_limits
 from himl_cli.workspaces.azure.runs.lists import RunLists
 from himl_cli.workspaces.azure.runs.records import RawRun
 from himl_cli.workspaces.azure.runs.states import may_begin
-from himl_cli.workspaces.base import BlobStore
+from himl_cli.workspaces.base import BlobStore, CloudWorkspace, Dataset
 
 if TYPE_CHECKING:
     from himl_cli.workspaces.azure.runs.writing import RunWriting
@@ -33,11 +32,11 @@ if TYPE_CHECKING:
 Answer = TypeVar("Answer")
 
 
-class AzureWorkspace:
+class AzureWorkspace(CloudWorkspace):
     """Runs, their files and datastores of one workspace. Making one sends nothing; `connection` is the way to its
     services."""
 
-    seconds_between_looks = (1.0, 5.0)
+    poll_interval = (1.0, 5.0)
 
     def __init__(self, connection: Connection) -> None:
         self.connection = connection
@@ -103,7 +102,7 @@ class AzureWorkspace:
         """The artifacts; no request of its own where the run was seen before."""
         return self._datastores.artifacts(self._facts(run_id).container_id, f"run '{run_id}'", run_id=run_id)
 
-    def place_of(self, run_id: str) -> tuple[str, str]:
+    def artifact_location(self, run_id: str) -> tuple[str, str]:
         from himl_cli.workspaces.azure.storage.datastores import ARTIFACT_STORE
 
         return ARTIFACT_STORE, f"ExperimentRun/{self._facts(run_id).container_id}"

@@ -26,7 +26,7 @@ Wanted = Callable[[str], bool]
 def read_results(
     database: Database, runs_folder: Path, run_ids: Sequence[str], *, wanted: Wanted, whole: bool
 ) -> dict[str, RunResults]:
-    """As `ReadsManyRuns.results`; the runs' files lie in folders of *runs_folder*."""
+    """As `Workspace.results`; the runs' files lie in folders of *runs_folder*."""
     nested = dict(RunStore(database).nested_in(run_ids))
     everyone = [*run_ids, *nested]
     last = _last_values(database, everyone, wanted)

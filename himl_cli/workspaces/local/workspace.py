@@ -16,7 +16,7 @@ from himl_cli.core.results import Logged, NewRun, RunEnd, RunResults
 from himl_cli.core.runs import LoggedValues, Metric, Run, RunQuery, RunStatus
 from himl_cli.core.text import near_matches
 from himl_cli.core.workspaces import Check, WorkspaceFacts
-from himl_cli.workspaces.base import BlobStore
+from himl_cli.workspaces.base import BlobStore, FolderWorkspace
 from himl_cli.workspaces.local.database import Database
 from himl_cli.workspaces.local.disk_errors import explain_disk_error
 from himl_cli.workspaces.local.kept_runs import KeptRuns
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 DEFAULT_DATASTORE = "local"
 
 
-class LocalWorkspace:
+class LocalWorkspace(FolderWorkspace):
     """Runs, their files and datastores in one folder; nothing outside it is touched."""
 
     def __init__(self, folder: Path) -> None:
@@ -271,7 +271,7 @@ class LocalWorkspace:
         self._written.keep(run_id, entries, RunFolder(self.folder / "runs" / run_id).artifacts)
 
     def log_parameters(self, run_id: str, parameters: Mapping[str, str]) -> None:
-        """As `RecordsRuns.log_parameters`. Raises BadUsage for one that was logged with another value before,
+        """As `RunRecorder.log_parameters`. Raises BadUsage for one that was logged with another value before,
         RunNotFound."""
         known = self.parameters(run_id)
         for name, value in parameters.items():

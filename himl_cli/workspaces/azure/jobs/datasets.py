@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from himl_cli.core.errors import NotFound
 from himl_cli.core.jobs import DataSpec
-from himl_cli.workspaces.abilities import Dataset
 from himl_cli.workspaces.azure.connection import Connection
 from himl_cli.workspaces.azure.jobs.data import existing_folder
 from himl_cli.workspaces.azure.jobs.data_folders import DataFolders
 from himl_cli.workspaces.azure.jobs.registered_data import FILE, RegisteredData
 from himl_cli.workspaces.azure.storage.datastores import Datastores
+from himl_cli.workspaces.base import Dataset
 
 
 def find_dataset(

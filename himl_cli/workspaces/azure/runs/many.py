@@ -40,7 +40,7 @@ class ManyRuns:
         self._mlflow = MlflowRuns(connection)
 
     def results(self, runs: Sequence[Run], wanted: Wanted, *, whole: bool) -> dict[str, RunResults]:
-        """As `ReadsManyRuns.results`."""
+        """As `Workspace.results`."""
         known = {run.id: run for run in self._known(runs)}
         nested = self._nested(runs, known)
         everyone = [*dict.fromkeys([*(run.id for run in runs), *nested])]
