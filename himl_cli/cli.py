@@ -123,7 +123,7 @@ class Runs(SelectionOptions, metaclass=_Taken):
         from himl_cli.api.workspace import Workspace
         from himl_cli.render.output import Output
         from himl_cli.render.progress import observing
-        from himl_cli.services.run_lookup import find_runs
+        from himl_cli.services.runs.lookup import find_runs
         from himl_cli.workspaces.open import open_runs
 
         wanted, where, start = self.selection(named, explicit=explicit), place or Place(), Path.cwd()

@@ -17,9 +17,7 @@ from himl_cli.core.errors import RunNotFound
 from himl_cli.core.installing import install_command
 from himl_cli.core.results import Aggregation, Child, RunResults, Value
 from himl_cli.core.sweeps import MANY, Scalar
-from himl_cli.services.aggregation.chosen_runs import children_chosen
-from himl_cli.services.aggregation.gathering import aggregate
-from himl_cli.services.aggregation.labels import value_of
+from himl_cli.services.runs.aggregate import aggregate, children_chosen, value_of
 
 if TYPE_CHECKING:
     import pandas as pd

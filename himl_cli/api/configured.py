@@ -80,7 +80,7 @@ def find_run(
     commands do. Raises RunNotFound, BadUsage for what is no reference, and as `get_workspace`.
     """
     from himl_cli.core.runs import RunSelection
-    from himl_cli.services.run_lookup import find_runs
+    from himl_cli.services.runs.lookup import find_runs
 
     place = where_runs_are(workspace, workspace_config_path)
     (record,) = find_runs(place.opened, RunSelection(runs=(reference,)), cwd=Path.cwd())

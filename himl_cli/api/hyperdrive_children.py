@@ -16,7 +16,7 @@ from himl_cli.api.run import Run
 from himl_cli.api.submitting.words import WrongArgument
 from himl_cli.core.runs import RunStatus
 from himl_cli.core.sweeps import Scalar, hyperparameters_of
-from himl_cli.services.aggregation.chosen_runs import children_chosen
+from himl_cli.services.runs.aggregate import children_chosen
 
 log = logging.getLogger(__name__)
 

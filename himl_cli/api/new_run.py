@@ -18,7 +18,7 @@ from himl_cli.core.redaction import mask_arguments
 from himl_cli.core.results import NewRun
 from himl_cli.core.runs import new_run_id
 from himl_cli.services.naming import friendly_experiment
-from himl_cli.services.run_files import store_files
+from himl_cli.services.runs.changes import store_files
 from himl_cli.services.submission.snapshot import take_snapshot
 from himl_cli.workspaces.base import RunRecorder
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from himl_cli.core.errors import BadUsage
 from himl_cli.core.results import Logged
-from himl_cli.services import logged_values
+from himl_cli.services.runs import writing
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -34,22 +34,22 @@ class Recording(ABC):
 
         Raises BadUsage for a list. *description* is accepted and not kept, as in azureml-core.
         """
-        self._keep(logged_values.scalar(name, value, step))
+        self._keep(writing.scalar(name, value, step))
 
     def log_list(self, name: str, value: Iterable[Any], description: str = "") -> None:
         """Log a list of values at once. Raises BadUsage for what is no list."""
-        self._keep(logged_values.values(name, value))
+        self._keep(writing.values(name, value))
 
     def log_row(self, name: str, description: str | None = None, **kwargs: Any) -> None:
         """Add one row to the table *name*; its columns are the other arguments. Raises BadUsage where there are none,
         and where one holds a list."""
         if not kwargs:
             raise BadUsage(f"'{name}': a row has columns.", hint=f"For example log_row('{name}', epoch=1, loss=0.5)")
-        self._keep(logged_values.row(name, kwargs))
+        self._keep(writing.row(name, kwargs))
 
     def log_table(self, name: str, value: Mapping[str, Any], description: str = "") -> None:
         """Log a table: a dictionary of columns of one length. Raises BadUsage for anything else."""
-        self._keep(logged_values.table(name, value))
+        self._keep(writing.table(name, value))
 
     def log_image(
         self, name: str, path: str | os.PathLike[str] | None = None, plot: Any = None, description: str = ""
@@ -68,7 +68,7 @@ class Recording(ABC):
             given = Path(os.fspath(path or ""))
             file = given.name if given.is_absolute() or ".." in given.parts else given.as_posix()
             self.upload_file(file, given)
-        self._keep(logged_values.image(name, file))
+        self._keep(writing.image(name, file))
 
     def log_text(self, text: str, artifact_file: str) -> None:
         """Store *text* as the file *artifact_file* of the run."""

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from himl_cli.api.workspace import Workspace
     from himl_cli.core.results import Logged
     from himl_cli.core.runs import Run as Record
-    from himl_cli.services.run_writing import RunWriter
+    from himl_cli.services.runs.writing import RunWriter
     from himl_cli.workspaces.base import BlobStore
 
 
@@ -254,13 +254,13 @@ class Run(Recording):
         self._writer.add(entry)
 
     def _store_files(self, files: Mapping[str, Path]) -> None:
-        from himl_cli.services.run_files import store_files
+        from himl_cli.services.runs.changes import store_files
 
         store_files(self.workspace.opened.run_files(self.id), files)
 
     @cached_property
     def _writer(self) -> RunWriter:
-        from himl_cli.services.run_writing import RunWriter
+        from himl_cli.services.runs.writing import RunWriter
 
         return RunWriter(self._recorder, self.id)
 

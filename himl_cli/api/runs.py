@@ -10,8 +10,8 @@ from himl_cli.api import configured
 from himl_cli.api.errors import NoRecoveryId, NotThere, raising
 from himl_cli.api.run import Run
 from himl_cli.core.errors import BadUsage
-from himl_cli.services import run_reference
-from himl_cli.services.run_lookup import read_latest_run_file
+from himl_cli.services.runs import lookup
+from himl_cli.services.runs.lookup import read_latest_run_file
 
 
 def fetch_run(workspace: object, run_recovery_id: str) -> Run:
@@ -59,7 +59,7 @@ def split_recovery_id(id_str: str) -> tuple[str, str]:
     text.
     """
     with raising(BadUsage, NoRecoveryId):
-        return run_reference.split_recovery_id(id_str)
+        return lookup.split_recovery_id(id_str)
 
 
 def is_running_in_azure_ml(aml_run: Any = None) -> bool:

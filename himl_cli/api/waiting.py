@@ -8,7 +8,7 @@ from contextlib import suppress
 
 from himl_cli.core.errors import NotFound
 from himl_cli.core.runs import Run
-from himl_cli.services.run_logs import GROWTH, follow_log, seconds_between_looks
+from himl_cli.services.runs.logs import GROWTH, follow_log, seconds_between_looks
 from himl_cli.services.submission.wait import raise_unless_completed
 from himl_cli.workspaces.base import Workspace
 

@@ -75,7 +75,7 @@ def _submit(
     from himl_cli.render.jobs import say_prepared
     from himl_cli.render.progress import observing
     from himl_cli.services.montage.on_cluster import check_data
-    from himl_cli.services.run_logs import watching
+    from himl_cli.services.runs.logs import watching
     from himl_cli.services.submission.prepare import submit_job
 
     with open_session(where, talk, For.clusters) as session, naming_once_made() as made:

@@ -12,10 +12,17 @@ from himl_cli.core.runs import RunStatus
 from himl_cli.core.sweeps import GOAL, PRIMARY_METRIC, STOPPED_EARLY
 from himl_cli.render.aggregate import document, tab_lines, table_lines
 from himl_cli.render.output import Format
-from himl_cli.services.aggregation.chosen_runs import ChosenRuns, choose_runs
-from himl_cli.services.aggregation.files import check_file, check_parquet, write_csv, write_parquet
-from himl_cli.services.aggregation.gathering import aggregate
-from himl_cli.services.aggregation.statistics import Statistics, statistics_of
+from himl_cli.services.runs.aggregate import (
+    ChosenRuns,
+    Statistics,
+    aggregate,
+    check_file,
+    check_parquet,
+    choose_runs,
+    statistics_of,
+    write_csv,
+    write_parquet,
+)
 
 if TYPE_CHECKING:
     from himl_cli.commands.session import Session

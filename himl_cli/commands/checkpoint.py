@@ -83,7 +83,7 @@ def push(
     """
     from himl_cli.render.transfers import say_pushed, say_rank_does_nothing
     from himl_cli.services.checkpoints.pushing import PushRequest, push_checkpoints
-    from himl_cli.services.run_reference import parse_reference
+    from himl_cli.services.runs.lookup import parse_reference
     from himl_cli.services.transfer.launch import rank_of_all
 
     for file in files:

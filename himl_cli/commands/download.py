@@ -135,8 +135,8 @@ def download(
     """
     from himl_cli.core.sweeps import MANY
     from himl_cli.render.transfers import FILE_COLUMNS, FILE_OF_RUN_COLUMNS
-    from himl_cli.services.run_changes import kind_of
-    from himl_cli.services.run_lookup import find_runs
+    from himl_cli.services.runs.changes import kind_of
+    from himl_cli.services.runs.lookup import find_runs
     from himl_cli.services.transfer.listing import list_files
     from himl_cli.services.transfer.per_node import download_runs
     from himl_cli.services.transfer.requests import DownloadRequest

@@ -258,7 +258,7 @@ class SelectionOptions(Bundle):
         `check_selection` does, and for several runs where *single* is an option that takes one.
         """
         from himl_cli.core.runs import RunSelection
-        from himl_cli.services.run_lookup import check_selection
+        from himl_cli.services.runs.lookup import check_selection
 
         tags = [word for word in plain or () if self.filters.tags and "=" in word and "://" not in word]
         named = [

@@ -55,7 +55,7 @@ def list_runs(filters: FilterOptions, where: WorkspaceOptions, talk: OutputOptio
         if filters.experiment is None:
             runs = session.workspace.runs(query)
         else:
-            from himl_cli.services.run_lookup import runs_of_experiment
+            from himl_cli.services.runs.lookup import runs_of_experiment
 
             runs = runs_of_experiment(session.workspace, query, session.notify)
         session.output.table(
@@ -74,8 +74,8 @@ def show(selection: SelectionOptions, where: WorkspaceOptions, talk: OutputOptio
       himl runs show train_1772366400_0a1b2c3d --json
     """
     from himl_cli.render.runs import run_view
-    from himl_cli.services.run_details import run_details
-    from himl_cli.services.run_lookup import find_runs, means_one_run
+    from himl_cli.services.runs.details import run_details
+    from himl_cli.services.runs.lookup import find_runs, means_one_run
 
     wanted = selection.selection(runs)
     with open_session(where, talk) as session:
@@ -182,7 +182,7 @@ def logs(
       himl runs logs --follow
       himl runs logs latest --file std_log_process_1.txt
     """
-    from himl_cli.services.run_lookup import find_runs
+    from himl_cli.services.runs.lookup import find_runs
 
     check_form(talk.format, attempt, follow=follow)
     wanted = selection.selection(runs, single="--follow" if follow else "")
@@ -202,8 +202,8 @@ def cancel(selection: SelectionOptions, where: WorkspaceOptions, talk: OutputOpt
       himl runs cancel train_1772366400_0a1b2c3d_3
     """
     from himl_cli.render.runs import cancel_text
-    from himl_cli.services.run_changes import cancel_runs
-    from himl_cli.services.run_lookup import find_runs
+    from himl_cli.services.runs.changes import cancel_runs
+    from himl_cli.services.runs.lookup import find_runs
 
     wanted = selection.selection(runs, explicit=True)
     with open_session(where, talk) as session:
@@ -232,8 +232,8 @@ def tag(
       himl runs tag train_1772366400_0a1b2c3d team=blue stage=final
       himl runs tag --experiment train --num_runs 5 keep=yes
     """
-    from himl_cli.services.run_changes import check_tags, tag_runs, tags_explained
-    from himl_cli.services.run_lookup import find_runs
+    from himl_cli.services.runs.changes import check_tags, tag_runs, tags_explained
+    from himl_cli.services.runs.lookup import find_runs
 
     plain = [word for word in given or () if "=" not in word or "://" in word]
     tags = parse_pairs("himl runs tag RUN", [word for word in given or () if word not in plain])
@@ -262,8 +262,8 @@ def delete(selection: SelectionOptions, where: WorkspaceOptions, talk: OutputOpt
       himl runs delete --experiment scratch --num_runs all --yes
     """
     from himl_cli.render.runs import deleted_text, deletion_text
-    from himl_cli.services.run_changes import check_deletable, delete_runs, runs_below
-    from himl_cli.services.run_lookup import find_runs
+    from himl_cli.services.runs.changes import check_deletable, delete_runs, runs_below
+    from himl_cli.services.runs.lookup import find_runs
 
     wanted = selection.selection(runs, explicit=True)
     with open_session(where, talk) as session:
@@ -290,7 +290,7 @@ def check_form(form: Format, attempt: int | None, *, follow: bool) -> None:
 
 def print_logs(session: Session, runs: Sequence[Run], name: str | None, attempt: int | None, *, follow: bool) -> None:
     """Print the log of each of *runs*. Raises NotFound where one has none, Interrupted when *follow* is cut short."""
-    from himl_cli.services.run_logs import follow_log, read_log, watching
+    from himl_cli.services.runs.logs import follow_log, read_log, watching
 
     if follow and len(runs) > 1:
         raise BadUsage(f"--follow takes one run, and {len(runs)} are meant.", hint="Give one run id.")
@@ -309,7 +309,7 @@ def print_logs(session: Session, runs: Sequence[Run], name: str | None, attempt:
 
 def _as_json(session: Session, runs: Sequence[Run], name: str | None, attempt: int | None) -> None:
     """Bytes that are no UTF-8 become the lone surrogates by which Python writes them."""
-    from himl_cli.services.run_logs import read_log
+    from himl_cli.services.runs.logs import read_log
 
     logs = [b"".join(read_log(session.workspace, run.id, name, session.notify, attempt=attempt)) for run in runs]
     session.output.json(

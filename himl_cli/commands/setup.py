@@ -52,7 +52,7 @@ def init(
     """
     from himl_cli.commands.session import start_logging
     from himl_cli.render.setup import say_set_up
-    from himl_cli.services.set_up import SetUpRequest, set_up
+    from himl_cli.services.setup import SetUpRequest, set_up
     from himl_cli.workspaces import setting_up as workspaces
 
     start_logging(verbose=talk.verbose)
@@ -84,7 +84,7 @@ def show(where: WorkspaceOptions, talk: OutputOptions) -> None:
     from himl_cli.commands.session import start_logging
     from himl_cli.render.output import Format
     from himl_cli.render.setup import workspace_view
-    from himl_cli.services.workspace_facts import facts_of
+    from himl_cli.services.doctor import facts_of
     from himl_cli.workspaces.meant import search_remarks
     from himl_cli.workspaces.open import open_each
 
@@ -123,7 +123,7 @@ def doctor(where: WorkspaceOptions, talk: OutputOptions) -> None:
     """
     from himl_cli.commands.session import start_logging
     from himl_cli.render.setup import say_checks
-    from himl_cli.services.doctor.checkup import checkup, verdict
+    from himl_cli.services.doctor import checkup, verdict
     from himl_cli.workspaces.meant import search_remarks
     from himl_cli.workspaces.open import open_each
 

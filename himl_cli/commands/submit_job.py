@@ -30,9 +30,9 @@ from himl_cli.render.jobs import (
     say_without_values,
 )
 from himl_cli.render.progress import observing
-from himl_cli.services.run_details import failed_child, sweep_outcome
-from himl_cli.services.run_logs import naming, watching
-from himl_cli.services.run_reference import parse_reference
+from himl_cli.services.runs.details import failed_child, sweep_outcome
+from himl_cli.services.runs.logs import naming, watching
+from himl_cli.services.runs.lookup import parse_reference
 from himl_cli.services.submission.data import bring_inputs
 from himl_cli.services.submission.job_yaml import changed_yaml, prepare_document
 from himl_cli.services.submission.pipelines import (

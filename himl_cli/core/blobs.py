@@ -1,4 +1,4 @@
-"""Stored files as records, whatever keeps them: a folder here or a container in Azure."""
+"""Stored files as records, whatever keeps them, and what a transfer of them came to."""
 
 from __future__ import annotations
 

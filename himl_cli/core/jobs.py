@@ -1,4 +1,4 @@
-"""A compute cluster as it is asked for."""
+"""A job as it was asked for: what to run, with which files, variables, clusters and names; pipelines of jobs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Secrets that must not be seen in logs, errors and settings."""
+"""Secrets that must not be seen in logs, errors and settings, and addresses that may hold some."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a program logs to its run, as records on their way to a workspace."""
+"""What runs logged: records on their way to a workspace, and results of many runs side by side."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Runs as records: what a workspace knows of one, and how a set of them is asked for."""
+"""Runs as records: what a workspace knows of one, its id and tags, and how a set of runs is selected."""
 
 from __future__ import annotations
 

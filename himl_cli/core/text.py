@@ -1,4 +1,4 @@
-"""What may have been meant by a name that does not exist."""
+"""Text and JSON from outside: near matches, blank options, shortened texts, values nested too deeply."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What setting up a workspace read, wrote, and left alone."""
+"""Workspaces as records: their ids, facts, checks, and what setting one up wrote."""
 
 from __future__ import annotations
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from himl_cli.core.errors import BadUsage, NotFound
 from himl_cli.services.montage.listing.id_lists import read_ids
 from himl_cli.services.montage.listing.table import read_table
-from himl_cli.services.run_lookup import read_latest_run_file
+from himl_cli.services.runs.lookup import read_latest_run_file
 from stress.fuzz.file_targets import Row, text_targets
 from stress.fuzz.strategies import texts
 from stress.fuzz.target import Target, written

@@ -11,8 +11,7 @@ from himl_cli.app import loaded
 from himl_cli.commands.settings import submit_settings
 from himl_cli.core.errors import BadUsage, HimlError
 from himl_cli.core.settings import SECTIONS, find_settings, section_settings
-from himl_cli.services.settings_import.deepseismic import read_deepseismic
-from himl_cli.services.settings_import.innereye import read_innereye
+from himl_cli.services.setup import read_deepseismic, read_innereye
 from himl_cli.services.submission.pipeline_file import pipeline_variables
 from himl_cli.workspaces.azure.places.config import address_from_config, find_config
 from himl_cli.workspaces.azure.places.settings import azure_settings

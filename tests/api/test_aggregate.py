@@ -27,7 +27,7 @@ from himl_cli.core.errors import BadUsage, RunNotFound
 from himl_cli.core.results import Logged, NewRun, RunEnd
 from himl_cli.core.runs import RunStatus
 from himl_cli.core.sweeps import HYPERPARAMETERS, MANY
-from himl_cli.services import logged_values
+from himl_cli.services.runs import writing
 from himl_cli.workspaces.local.workspace import LocalWorkspace
 from tests.recorded_runs import RecordedRuns
 from tests.servers.azureml.seeding import StagedWorkspace
@@ -42,7 +42,7 @@ CURVES: tuple[dict[str, list[float]], ...] = (
 
 
 def scalars(name: str, values: Sequence[float]) -> list[Logged]:
-    return [logged_values.scalar(name, value, step) for step, value in enumerate(values)]
+    return [writing.scalar(name, value, step) for step, value in enumerate(values)]
 
 
 @pytest.fixture
@@ -162,10 +162,8 @@ def test_only_the_metrics_to_keep() -> None:
 def test_tables_images_texts_and_what_is_missing(workspace: LocalWorkspace) -> None:
     for fold, accuracies in enumerate(([0.7, 0.9], [0.8, 0.9])):
         run_id = f"{PARENT}_{fold}"
-        workspace.log(
-            run_id, [logged_values.table("accuracy_table", {"epoch": [1, 2], "accuracy": accuracies}), logged_values.image("plot", f"plot_{fold}.png")]
-        )
-    workspace.log(f"{PARENT}_0", [logged_values.scalar("final", 0.5), logged_values.row("row", {"a": 1, "b": "x"}), logged_values.scalar("word", "yes")])
+        workspace.log(run_id, [writing.table("accuracy_table", {"epoch": [1, 2], "accuracy": accuracies}), writing.image("plot", f"plot_{fold}.png")])
+    workspace.log(f"{PARENT}_0", [writing.scalar("final", 0.5), writing.row("row", {"a": 1, "b": "x"}), writing.scalar("word", "yes")])
     found = aggregate_hyperdrive_metrics("child_run_index", run_id=PARENT, keep_metrics=["accuracy_table", "plot", "final", "row", "word"])
     assert rows(found.loc[["accuracy_table", "plot"]]) == {
         "accuracy_table": [{"epoch": [1, 2], "accuracy": [0.7, 0.9]}, {"epoch": [1, 2], "accuracy": [0.8, 0.9]}],

@@ -14,7 +14,7 @@ import pytest
 from himl_cli.core.results import Logged, NewRun, RunEnd
 from himl_cli.core.runs import RunStatus
 from himl_cli.core.sweeps import HYPERPARAMETERS, STOPPED_EARLY
-from himl_cli.services import logged_values
+from himl_cli.services.runs import writing
 from himl_cli.workspaces.local.workspace import LocalWorkspace
 from tests.recorded_runs import RecordedRuns
 from tests.running import Himl
@@ -30,7 +30,7 @@ SWEEP = "sweep_1_aa"
 
 
 def curve(name: str, *values: float) -> list[Logged]:
-    return [logged_values.scalar(name, value, step) for step, value in enumerate(values)]
+    return [writing.scalar(name, value, step) for step, value in enumerate(values)]
 
 
 def record(workspace: LocalWorkspace, run_id: str, entries: Iterable[Logged], end: RunEnd = COMPLETED, **fields: object) -> None:
@@ -56,7 +56,7 @@ def workspace(project: Path) -> LocalWorkspace:
     """A sweep of three trials, one of which failed and lacks a metric."""
     found = RecordedRuns(project).workspace
     found.start_run(NewRun(SWEEP, "sweep"))
-    record_trial(found, 0, {"lr": 0.1}, [*curve("val/loss", 3.0, 1.0), *curve("acc", 0.5), logged_values.scalar("word", "tab\there")])
+    record_trial(found, 0, {"lr": 0.1}, [*curve("val/loss", 3.0, 1.0), *curve("acc", 0.5), writing.scalar("word", "tab\there")])
     record_trial(found, 1, {"lr": 0.01}, curve("val/loss", 2.0), FAILED)
     record_trial(found, 2, {"lr": 0.001}, [*curve("val/loss", 9.0, 3.0), *curve("acc", 0.25)])
     found.end_run(SWEEP, COMPLETED)

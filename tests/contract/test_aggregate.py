@@ -12,9 +12,8 @@ import pytest
 from himl_cli.core.results import Aggregation, Logged, LoggedKind, LoggedRow, NewRun, RunEnd, RunResults, Series, Value
 from himl_cli.core.runs import Run, RunQuery, RunStatus
 from himl_cli.core.sweeps import HYPERPARAMETERS
-from himl_cli.services import logged_values
-from himl_cli.services.aggregation.chosen_runs import children_chosen
-from himl_cli.services.aggregation.gathering import aggregate
+from himl_cli.services.runs import writing
+from himl_cli.services.runs.aggregate import aggregate, children_chosen
 from himl_cli.workspaces.base import Workspace
 from tests.both_workspaces import COMPLETED, Seed, Seen, azure, local
 
@@ -64,7 +63,7 @@ def same(found: object, wanted: object) -> bool:
 def test_children_stand_side_by_side_in_the_order_of_their_numbers(workspace: Seen) -> None:
     parent = start_sweep(workspace, [{"lr": 0.1, "depth": 2}, {"lr": 0.01, "depth": 2}, {"lr": 0.001, "depth": 2}])
     for number in range(3):
-        workspace.log(f"{PARENT}_{number}", [logged_values.scalar("loss", 10 * number + step, step) for step in range(3)])
+        workspace.log(f"{PARENT}_{number}", [writing.scalar("loss", 10 * number + step, step) for step in range(3)])
     found = gathered(workspace, parent)
     assert found.metrics == ["loss"]
     assert [(child.run.id, child.label) for child in found.children] == [(f"{PARENT}_0", "0.1"), (f"{PARENT}_1", "0.01"), (f"{PARENT}_2", "0.001")]
@@ -76,7 +75,7 @@ def test_children_stand_side_by_side_in_the_order_of_their_numbers(workspace: Se
 def test_a_child_that_failed_or_lacks_a_metric_shifts_nothing(workspace: Seen) -> None:
     parent = start_sweep(workspace, [{"fold": number} for number in range(4)])
     for number, names in enumerate((["loss", "dice"], [], ["dice"], ["loss"])):
-        workspace.log(f"{PARENT}_{number}", [logged_values.scalar(name, number) for name in names])
+        workspace.log(f"{PARENT}_{number}", [writing.scalar(name, number) for name in names])
     workspace.end_run(f"{PARENT}_1", RunEnd(RunStatus.failed, "out of memory"))
     found = gathered(workspace, parent)
     assert found.metrics == ["dice", "loss"]
@@ -87,34 +86,34 @@ def test_a_child_that_failed_or_lacks_a_metric_shifts_nothing(workspace: Seen) -
 
 def test_the_last_value_is_that_of_the_highest_step_and_of_those_the_latest(workspace: Seen) -> None:
     logged = [(5, 0.5), (9, 0.9), (1, 0.1), (9, 0.99), (3, 0.3), (3, 0.33)]
-    found = read_one(workspace, [logged_values.scalar("loss", value, step) for step, value in logged])
+    found = read_one(workspace, [writing.scalar("loss", value, step) for step, value in logged])
     assert found.last == {"loss": 0.99}
     assert points(found.series["loss"]) == [(1, 0.1), (3, 0.3), (3, 0.33), (5, 0.5), (9, 0.9), (9, 0.99)]
 
 
 def test_numbers_at_the_edge_come_back(workspace: Seen) -> None:
     values = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf, "large": 1e300, "tiny": 5e-324, "third": 1 / 3}
-    found = read_one(workspace, [logged_values.scalar(name, value) for name, value in values.items()])
+    found = read_one(workspace, [writing.scalar(name, value) for name, value in values.items()])
     assert same(dict(sorted(found.last.items())), dict(sorted(values.items())))
     assert same({name: list(series.values) for name, series in sorted(found.series.items())}, {name: [value] for name, value in sorted(values.items())})
 
 
 def test_names_are_as_they_were_logged(workspace: Seen) -> None:
     names = ["val/loss", "train/a b/c", "größe ∑", "100% 'quoted' \"twice\"", "dots.and-dashes_", "x" * 200, "a,b;c"]
-    found = read_one(workspace, [logged_values.scalar(name, number) for number, name in enumerate(names)])
+    found = read_one(workspace, [writing.scalar(name, number) for number, name in enumerate(names)])
     assert found.last == {name: float(number) for number, name in enumerate(names)}
     assert {*found.series} == {*names}
 
 
 def test_five_hundred_metrics(workspace: Seen) -> None:
-    found = read_one(workspace, [logged_values.scalar(f"metric {number}", number, step) for number in range(500) for step in (0, 1)], whole=False)
+    found = read_one(workspace, [writing.scalar(f"metric {number}", number, step) for number in range(500) for step in (0, 1)], whole=False)
     assert found.last == {f"metric {number}": float(number) for number in range(500)}
 
 
 def test_only_wanted_metrics_are_read(workspace: Seen) -> None:
     parent = start_sweep(workspace, [{"fold": 0}, {"fold": 1}])
     for number in range(2):
-        workspace.log(f"{PARENT}_{number}", [logged_values.scalar(name, number) for name in ("val/loss", "val/dice", "train/loss", "[odd]")])
+        workspace.log(f"{PARENT}_{number}", [writing.scalar(name, number) for name in ("val/loss", "val/dice", "train/loss", "[odd]")])
     for globs, names in ((["val/*"], ["val/dice", "val/loss"]), (["*/loss", "[odd]"], ["[odd]", "train/loss", "val/loss"]), (["VAL/*"], [])):
         found = gathered(workspace, parent, globs=globs, whole=True)
         assert found.metrics == names
@@ -123,16 +122,16 @@ def test_only_wanted_metrics_are_read(workspace: Seen) -> None:
 
 def test_tables_lists_texts_and_images_are_what_they_were(workspace: Seen) -> None:
     entries = [
-        logged_values.table("fruit", {"name": ["lime", "lemon"], "size": [3.5, math.nan]}),
-        logged_values.row("fruit", {"name": "fig", "size": 1.0}),
-        logged_values.row("one", {"x": 1}),
-        logged_values.values("words", ["a", None, "b"]),
-        logged_values.values("sizes", [3, 2, 1]),
-        logged_values.scalar("word", "yes", 2),
-        logged_values.scalar("word", "no", 1),
-        logged_values.image("plot", "plots/größe 1.png"),
-        logged_values.image("plot", "plots/2.png"),
-        logged_values.scalar("loss", 0.5),
+        writing.table("fruit", {"name": ["lime", "lemon"], "size": [3.5, math.nan]}),
+        writing.row("fruit", {"name": "fig", "size": 1.0}),
+        writing.row("one", {"x": 1}),
+        writing.values("words", ["a", None, "b"]),
+        writing.values("sizes", [3, 2, 1]),
+        writing.scalar("word", "yes", 2),
+        writing.scalar("word", "no", 1),
+        writing.image("plot", "plots/größe 1.png"),
+        writing.image("plot", "plots/2.png"),
+        writing.scalar("loss", 0.5),
     ]
     found = read_one(workspace, entries)
     assert same(found.tables, {"fruit": {"name": ["lime", "lemon", "fig"], "size": [3.5, math.nan, 1.0]}, "one": {"x": [1]}})
@@ -145,7 +144,7 @@ def test_tables_lists_texts_and_images_are_what_they_were(workspace: Seen) -> No
 
 
 def test_a_table_shows_them_too(workspace: Seen) -> None:
-    entries = [logged_values.table("fruit", {"name": ["lime", "fig"]}), logged_values.scalar("word", "yes"), logged_values.image("plot", "plot.png")]
+    entries = [writing.table("fruit", {"name": ["lime", "fig"]}), writing.scalar("word", "yes"), writing.image("plot", "plot.png")]
     assert read_one(workspace, entries, whole=False) == RunResults({"fruit/name": "fig", "word": "yes", "plot": "plot.png"})
 
 
@@ -162,8 +161,8 @@ def test_what_a_script_nested_counts_where_the_run_has_nothing_of_that_name(work
     parent = start_sweep(workspace, [{"fold": 0}, {"fold": 1}])
     for number in range(2):
         nested = workspace.start_run(NewRun(f"nested_{number}", "sweep", parent=f"{PARENT}_{number}")).id
-        workspace.log(nested, [logged_values.scalar("loss", 10 + number), logged_values.scalar("below", number)])
-        workspace.log(f"{PARENT}_{number}", [logged_values.scalar("loss", number)])
+        workspace.log(nested, [writing.scalar("loss", 10 + number), writing.scalar("below", number)])
+        workspace.log(f"{PARENT}_{number}", [writing.scalar("loss", number)])
     found = gathered(workspace, parent, whole=True)
     for number in range(2):
         workspace.end_run(f"nested_{number}", COMPLETED)
@@ -173,7 +172,7 @@ def test_what_a_script_nested_counts_where_the_run_has_nothing_of_that_name(work
 
 def test_runs_of_several_experiments_and_without_metrics(workspace: Seen) -> None:
     runs = [workspace.start_run(NewRun(f"run_{number}", f"experiment{number % 2}")) for number in range(5)]
-    workspace.log("run_1", [logged_values.scalar("loss", 0.5)])
+    workspace.log("run_1", [writing.scalar("loss", 0.5)])
     found = workspace.results(runs, wanted=lambda name: True, whole=True)
     assert list(found) == [run.id for run in runs]
     assert {run_id: results.last for run_id, results in found.items()} == {"run_0": {}, "run_1": {"loss": 0.5}, "run_2": {}, "run_3": {}, "run_4": {}}

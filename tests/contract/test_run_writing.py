@@ -13,7 +13,7 @@ from himl_cli.core.blobs import StoreRequest
 from himl_cli.core.errors import BadUsage, RunNotFound
 from himl_cli.core.results import Logged, LoggedKind, LoggedRow, NewRun, RunEnd
 from himl_cli.core.runs import RunQuery, RunStatus
-from himl_cli.services import logged_values
+from himl_cli.services.runs import writing
 from himl_cli.workspaces.base import RunRecorder
 from tests.blob_sinks import Stored
 from tests.both_workspaces import COMPLETED, Seed, Seen, azure, local
@@ -67,7 +67,7 @@ def test_a_failed_run_tells_why_and_the_first_end_stays(workspace: Seen, run_id:
 def test_a_run_below_another_is_its_child(workspace: Seen, run_id: str) -> None:
     child = workspace.start_run(NewRun("train_2_bb", "train", parent=run_id))
     assert (child.parent, child.status) == (run_id, RunStatus.running)
-    workspace.log("train_2_bb", [logged_values.scalar("loss", 0.5)])
+    workspace.log("train_2_bb", [writing.scalar("loss", 0.5)])
     assert [(metric.run, metric.name) for metric in workspace.metrics(run_id)] == [("train_2_bb", "loss")]
     assert [run.id for run in workspace.runs(RunQuery(parent=run_id))] == ["train_2_bb"]
     assert workspace.end_run("train_2_bb", COMPLETED).status is RunStatus.completed
@@ -76,49 +76,49 @@ def test_a_run_below_another_is_its_child(workspace: Seen, run_id: str) -> None:
 
 
 def test_scalars_come_back_with_their_steps(workspace: Seen, run_id: str) -> None:
-    losses = [logged_values.scalar("loss", value, step) for step, value in enumerate([1, 0.5, math.inf])]
-    workspace.log(run_id, [*losses, logged_values.scalar("odd name/ü", True), logged_values.scalar("loss", 0.25, 7)])
+    losses = [writing.scalar("loss", value, step) for step, value in enumerate([1, 0.5, math.inf])]
+    workspace.log(run_id, [*losses, writing.scalar("odd name/ü", True), writing.scalar("loss", 0.25, 7)])
     workspace.settle(run_id)
     assert values(workspace, run_id) == {"loss": [(0, 1.0), (1, 0.5), (2, math.inf), (7, 0.25)], "odd name/ü": [(0, 1.0)]}
 
 
 def test_a_value_that_is_no_number_is_one(workspace: Seen, run_id: str) -> None:
-    workspace.log(run_id, [logged_values.scalar("loss", math.nan)])
+    workspace.log(run_id, [writing.scalar("loss", math.nan)])
     ((_, value),) = values(workspace, run_id)["loss"]
     assert math.isnan(value)
 
 
 def test_values_without_steps_stay_in_order(workspace: Seen, run_id: str) -> None:
     for start in range(0, 600, 200):
-        workspace.log(run_id, [logged_values.scalar("loss", float(number)) for number in range(start, start + 200)])
+        workspace.log(run_id, [writing.scalar("loss", float(number)) for number in range(start, start + 200)])
     assert [value for _, value in values(workspace, run_id)["loss"]] == [float(number) for number in range(600)]
 
 
 def test_lists_are_counted_on(workspace: Seen, run_id: str) -> None:
-    workspace.log(run_id, [logged_values.values("sizes", [3, 2]), logged_values.values("sizes", [1]), logged_values.values("many", range(700))])
-    workspace.log(run_id, [logged_values.values("sizes", [0.5])])
+    workspace.log(run_id, [writing.values("sizes", [3, 2]), writing.values("sizes", [1]), writing.values("many", range(700))])
+    workspace.log(run_id, [writing.values("sizes", [0.5])])
     found = values(workspace, run_id)
     assert found["sizes"] == [(0, 3.0), (1, 2.0), (2, 1.0), (3, 0.5)]
     assert found["many"] == [(number, float(number)) for number in range(700)]
 
 
 def test_columns_of_numbers_of_a_table_are_metrics(workspace: Seen, run_id: str) -> None:
-    workspace.log(run_id, [logged_values.table("fruit", {"name": ["lime", "lemon"], "size": [3, 7.5]}), logged_values.row("fruit", {"name": "fig", "size": 1})])
-    workspace.log(run_id, [logged_values.row("fruit", {"name": "plum", "size": 2})])
+    workspace.log(run_id, [writing.table("fruit", {"name": ["lime", "lemon"], "size": [3, 7.5]}), writing.row("fruit", {"name": "fig", "size": 1})])
+    workspace.log(run_id, [writing.row("fruit", {"name": "plum", "size": 2})])
     assert values(workspace, run_id) == {"fruit/size": [(0, 3.0), (1, 7.5), (2, 1.0), (3, 2.0)]}
 
 
 def test_texts_and_images_are_no_metrics(workspace: Seen, run_id: str) -> None:
-    workspace.log(run_id, [logged_values.scalar("word", "yes"), logged_values.values("words", ["a", "b"]), logged_values.image("plot", "plot.png")])
+    workspace.log(run_id, [writing.scalar("word", "yes"), writing.values("words", ["a", "b"]), writing.image("plot", "plot.png")])
     assert values(workspace, run_id) == {}
 
 
 def test_texts_come_back_beside_the_numbers(workspace: Seen, run_id: str) -> None:
     child = workspace.start_run(NewRun("train_2_bb", "train", parent=run_id)).id
-    workspace.log(child, [logged_values.scalar("kernel/kind", "rbf", 3)])
-    workspace.log(run_id, [logged_values.scalar("word", "yes"), logged_values.scalar("word", "größer\nno"), logged_values.scalar("number", "3.5")])
-    workspace.log(run_id, [logged_values.values("words", ["a", None, "b"]), logged_values.values("mixed", [1, "a"]), logged_values.image("plot", "plot.png")])
-    workspace.log(run_id, [logged_values.table("fruit", {"kind": ["lime", "fig"], "size": [3, math.nan]}), logged_values.row("one", {"kind": "plum"})])
+    workspace.log(child, [writing.scalar("kernel/kind", "rbf", 3)])
+    workspace.log(run_id, [writing.scalar("word", "yes"), writing.scalar("word", "größer\nno"), writing.scalar("number", "3.5")])
+    workspace.log(run_id, [writing.values("words", ["a", None, "b"]), writing.values("mixed", [1, "a"]), writing.image("plot", "plot.png")])
+    workspace.log(run_id, [writing.table("fruit", {"kind": ["lime", "fig"], "size": [3, math.nan]}), writing.row("one", {"kind": "plum"})])
     workspace.settle(run_id)
     workspace.end_run(child, COMPLETED)
     found = workspace.values(run_id)
@@ -135,12 +135,12 @@ def test_texts_come_back_beside_the_numbers(workspace: Seen, run_id: str) -> Non
 
 
 def test_a_table_of_one_column_is_named_as_every_table(workspace: Seen, run_id: str) -> None:
-    workspace.log(run_id, [logged_values.row("rr", {"x": 1}), logged_values.table("t", {"a": [1, 2]}), logged_values.row("same", {"same": 3})])
+    workspace.log(run_id, [writing.row("rr", {"x": 1}), writing.table("t", {"a": [1, 2]}), writing.row("same", {"same": 3})])
     assert values(workspace, run_id) == {"rr/x": [(0, 1.0)], "t/a": [(0, 1.0), (1, 2.0)], "same/same": [(0, 3.0)]}
 
 
 def test_what_is_sent_twice_is_kept_once(workspace: Seen, run_id: str) -> None:
-    entries = [logged_values.scalar("loss", 0.5), logged_values.values("sizes", [1, 2]), logged_values.table("t", {"a": [1, 2], "b": ["x", "y"]})]
+    entries = [writing.scalar("loss", 0.5), writing.values("sizes", [1, 2]), writing.table("t", {"a": [1, 2], "b": ["x", "y"]})]
     workspace.log(run_id, entries)
     workspace.log(run_id, entries)
     assert values(workspace, run_id) == {"loss": [(0, 0.5)], "sizes": [(0, 1.0), (1, 2.0)], "t/a": [(0, 1.0), (1, 2.0)]}
@@ -196,7 +196,7 @@ def test_a_name_that_cannot_be_is_refused(workspace: Seen, run_id: str, tmp_path
 @pytest.mark.parametrize("unknown", ["nope", "..", "a/b"])
 def test_an_unknown_run_is_not_made_up(workspace: Seen, unknown: str) -> None:
     for write in (
-        lambda: workspace.log(unknown, [logged_values.scalar("loss", 1)]),
+        lambda: workspace.log(unknown, [writing.scalar("loss", 1)]),
         lambda: workspace.log_parameters(unknown, {"a": "b"}),
         lambda: workspace.settle(unknown),
         lambda: workspace.end_run(unknown, COMPLETED),

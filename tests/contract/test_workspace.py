@@ -12,7 +12,7 @@ import pytest
 
 from himl_cli.core.errors import BadUsage, HimlError, NotFound, RunNotFound
 from himl_cli.core.runs import RunQuery, RunStatus
-from himl_cli.services.run_changes import check_deletable, delete_runs
+from himl_cli.services.runs.changes import check_deletable, delete_runs
 from himl_cli.workspaces.base import FolderWorkspace, Workspace
 from himl_cli.workspaces.joined import JoinedWorkspace
 from tests.azure_workspaces import opened
@@ -20,7 +20,6 @@ from tests.recorded_runs import RecordedRuns
 from tests.servers.azureml.seeding import StagedWorkspace
 
 BAD_IDS = ["nope", "..", "", "../train_1_aa", "/", "a\0b", "x" * 500]
-
 
 Seed = Callable[[pytest.FixtureRequest, Path], AbstractContextManager[Workspace]]
 

@@ -9,8 +9,7 @@ from pathlib import Path
 from himl_cli.core.errors import BadUsage, NotAllowed
 from himl_cli.core.installing import install_command
 from himl_cli.core.workspaces import Check, CheckState
-from himl_cli.services.doctor.checkup import checkup, verdict
-from himl_cli.services.doctor.installation import installation_checks, python_check, requirements
+from himl_cli.services.doctor import checkup, installation_checks, python_check, requirements, verdict
 from himl_cli.workspaces.base import FoundWorkspace, Workspace
 from himl_cli.workspaces.local.workspace import LocalWorkspace
 from tests.recorded_runs import RecordedRuns

@@ -26,11 +26,8 @@ from himl_cli.services.montage.listing.id_lists import read_ids
 from himl_cli.services.montage.listing.patterns import Pattern
 from himl_cli.services.montage.listing.table import read_table
 from himl_cli.services.recording.note import NoteFile
-from himl_cli.services.run_lookup import read_latest_run_file
-from himl_cli.services.run_reference import parse_reference, split_recovery_id
-from himl_cli.services.settings_import.deepseismic import read_deepseismic
-from himl_cli.services.settings_import.innereye import read_innereye
-from himl_cli.services.studio_url import is_studio_url, workspace_in_url
+from himl_cli.services.runs.lookup import is_studio_url, parse_reference, read_latest_run_file, split_recovery_id, workspace_in_url
+from himl_cli.services.setup import read_deepseismic, read_innereye
 from himl_cli.services.submission.conda import parse_conda_package, parse_pip_line, read_conda_file
 from himl_cli.services.submission.data import parse_inputs, parse_outputs
 from himl_cli.services.submission.job_yaml import changed_yaml, prepare_document

@@ -11,11 +11,11 @@ import pytest
 
 from himl_cli.core.results import NewRun, RunEnd
 from himl_cli.core.runs import RECORDED_FROM, RunQuery, RunStatus
-from himl_cli.services import logged_values
 from himl_cli.services.recording.files import FileTelling
 from himl_cli.services.recording.note import Note, NoteFile, Told, unfinished
 from himl_cli.services.recording.recorder import Timing
 from himl_cli.services.recording.values import tell_values
+from himl_cli.services.runs import writing
 from himl_cli.workspaces.azure.workspace import AzureWorkspace
 from himl_cli.workspaces.joined import JoinedWorkspace
 from himl_cli.workspaces.local.workspace import LocalWorkspace
@@ -249,7 +249,7 @@ def test_metrics_do_not_wait_for_a_large_file(
     with azure_environment.stage.holding("PUT .*std_log.txt"):
         thread.start()
         until(lambda: azure_environment.requests("artifact/v2.0"))
-        here.log(ID, [logged_values.scalar("loss", 0.5)])
+        here.log(ID, [writing.scalar("loss", 0.5)])
         until(lambda: told_of(file).last_point)
         assert told_of(file).files == {}
     here.end_run(ID, RunEnd(RunStatus.completed))

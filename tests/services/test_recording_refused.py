@@ -12,10 +12,10 @@ import pytest
 
 from himl_cli.core.results import NewRun, RunEnd
 from himl_cli.core.runs import STOPPED, RunStatus
-from himl_cli.services import logged_values
 from himl_cli.services.recording.note import DamagedNote, Note, NoteFile, Told, unfinished
 from himl_cli.services.recording.recorder import Recorder, Timing
 from himl_cli.services.recording.values import tell_values
+from himl_cli.services.runs import writing
 from himl_cli.workspaces.azure.workspace import AzureWorkspace
 from himl_cli.workspaces.local.workspace import LocalWorkspace
 from tests.recorded_runs import RecordedRuns
@@ -74,7 +74,7 @@ def test_a_right_that_comes_back_while_the_run_goes_on_needs_no_command(
     here: LocalWorkspace, there: AzureWorkspace, azure_environment: StagedWorkspace, file: NoteFile
 ) -> None:
     here.start_run(NewRun(ID, "train"))
-    here.log(ID, [logged_values.scalar("loss", 0.5)])
+    here.log(ID, [writing.scalar("loss", 0.5)])
     azure_environment.stage.faults.add(REFUSED, "/metric/", times=None)
     thread = threading.Thread(target=record, args=(here, there, file))
     thread.start()
@@ -89,7 +89,7 @@ def test_a_right_that_comes_back_while_the_run_goes_on_needs_no_command(
 
 def test_the_end_of_the_run_ends_a_long_pause(here: LocalWorkspace, there: AzureWorkspace, azure_environment: StagedWorkspace, file: NoteFile) -> None:
     here.start_run(NewRun(ID, "train"))
-    here.log(ID, [logged_values.scalar("loss", 0.5)])
+    here.log(ID, [writing.scalar("loss", 0.5)])
     azure_environment.stage.faults.add(REFUSED, "/metric/", times=None)
     thread = threading.Thread(target=record, args=(here, there, file, Timing(look=0.01, longest_pause=0.02, refused=3600)))
     thread.start()
@@ -134,10 +134,10 @@ def test_a_moment_without_disk_ends_nothing(here: LocalWorkspace, there: AzureWo
     thread.start()
     folder, away = file.path.parent, here.folder / "away"
     folder.rename(away)
-    here.log(ID, [logged_values.scalar("loss", 1.0)])
+    here.log(ID, [writing.scalar("loss", 1.0)])
     until(lambda: values(there))
     azure_environment.stage.faults.add(Status(503, retry_after=300), "/metric/", times=None)
-    here.log(ID, [logged_values.scalar("loss", 0.5)])
+    here.log(ID, [writing.scalar("loss", 0.5)])
     until(lambda: len(azure_environment.requests("/metric/.*-> 503")) > 1)
     azure_environment.stage.faults.clear()
     until(lambda: [len(points) for points in values(there).values()] == [2])

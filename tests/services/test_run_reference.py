@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from himl_cli.core.errors import BadUsage
-from himl_cli.services.run_reference import RunReference, parse_reference, split_recovery_id
+from himl_cli.services.runs.lookup import RunReference, parse_reference, split_recovery_id
 
 names = st.text(string.ascii_letters + string.digits + "_", min_size=1).filter(lambda name: bool(name.strip("_")))
 hexes = st.text("0123456789abcdef", min_size=1)

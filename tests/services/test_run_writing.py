@@ -16,8 +16,8 @@ import pytest
 
 from himl_cli.core.errors import HimlError, RunNotFound, ServiceFailed
 from himl_cli.core.results import NewRun
-from himl_cli.services import logged_values
-from himl_cli.services.run_writing import RunWriter
+from himl_cli.services.runs import writing
+from himl_cli.services.runs.writing import RunWriter
 from himl_cli.workspaces.azure.connection import Connection
 from himl_cli.workspaces.azure.places.address import WorkspaceAddress
 from himl_cli.workspaces.azure.places.clouds import PUBLIC
@@ -50,7 +50,7 @@ def logged(azure: StagedWorkspace, name: str = "loss") -> list[object]:
 def test_what_is_logged_is_sent_by_itself(workspace: AzureWorkspace, azure: StagedWorkspace) -> None:
     writer = RunWriter(workspace, RUN)
     for number in range(3):
-        writer.add(logged_values.scalar("loss", float(number)))
+        writer.add(writing.scalar("loss", float(number)))
     arrived = threading.Event()
     while writer.left:
         arrived.wait(0.02)
@@ -61,8 +61,8 @@ def test_what_is_logged_is_sent_by_itself(workspace: AzureWorkspace, azure: Stag
 def test_many_values_take_few_requests(workspace: AzureWorkspace, azure: StagedWorkspace) -> None:
     writer = RunWriter(workspace, RUN)
     for number in range(2000):
-        writer.add(logged_values.scalar("loss", float(number)))
-        writer.add(logged_values.scalar("accuracy", 0.5))
+        writer.add(writing.scalar("loss", float(number)))
+        writer.add(writing.scalar("accuracy", 0.5))
     writer.flush()
     assert logged(azure) == [float(number) for number in range(2000)]
     assert len(azure.requests(BATCH)) <= 20
@@ -71,10 +71,10 @@ def test_many_values_take_few_requests(workspace: AzureWorkspace, azure: StagedW
 def test_a_service_that_is_down_loses_nothing(workspace: AzureWorkspace, azure: StagedWorkspace) -> None:
     writer = RunWriter(workspace, RUN)
     azure.stage.faults.add(Status(500), BATCH, times=None)
-    writer.add(logged_values.scalar("loss", 1.0))
+    writer.add(writing.scalar("loss", 1.0))
     with pytest.raises(ServiceFailed):
         writer.flush()
-    writer.add(logged_values.scalar("loss", 2.0))
+    writer.add(writing.scalar("loss", 2.0))
     assert logged(azure) == []
     azure.stage.faults.clear()
     writer.flush()
@@ -87,7 +87,7 @@ def test_what_a_service_missed_while_it_was_down_is_sent_by_itself(workspace: Az
     moment = threading.Event()
     with caplog.at_level(logging.WARNING):
         for number in range(600):
-            writer.add(logged_values.scalar("loss", float(number)))
+            writer.add(writing.scalar("loss", float(number)))
         while writer.left:
             moment.wait(0.02)
     assert logged(azure) == [float(number) for number in range(600)]
@@ -98,7 +98,7 @@ def test_what_a_service_missed_while_it_was_down_is_sent_by_itself(workspace: Az
 def test_an_answer_that_is_lost_doubles_nothing(workspace: AzureWorkspace, azure: StagedWorkspace) -> None:
     writer = RunWriter(workspace, RUN)
     azure.stage.faults.add(Reset(), BATCH, times=1)
-    writer.add(logged_values.values("loss", [1.0, 1.0]))
+    writer.add(writing.values("loss", [1.0, 1.0]))
     with pytest.raises(ServiceFailed):
         writer.flush()
     assert logged(azure) == [1.0, 1.0]
@@ -109,10 +109,10 @@ def test_an_answer_that_is_lost_doubles_nothing(workspace: AzureWorkspace, azure
 def test_what_is_refused_is_said_and_does_not_stop_the_rest(workspace: AzureWorkspace, azure: StagedWorkspace) -> None:
     writer = RunWriter(workspace, RUN)
     azure.stage.faults.add(Status(400, code="UserError", message="No such metric."), BATCH, times=1)
-    writer.add(logged_values.scalar("bad", 1.0))
+    writer.add(writing.scalar("bad", 1.0))
     with pytest.raises(HimlError, match="were refused"):
         writer.flush()
-    writer.add(logged_values.scalar("loss", 2.0))
+    writer.add(writing.scalar("loss", 2.0))
     writer.flush()
     assert (logged(azure, "bad"), logged(azure)) == ([], [2.0])
 
@@ -122,7 +122,7 @@ def test_an_entry_that_is_refused_does_not_take_others_with_it(workspace: AzureW
     """Of four entries in one batch: the batch, its first half and that one's first entry are refused; then the second entry; then the other half."""
     writer = RunWriter(workspace, RUN)
     for number in range(4):
-        writer.add(logged_values.scalar(f"m{number}", float(number)))
+        writer.add(writing.scalar(f"m{number}", float(number)))
     azure.stage.faults.add(Status(400, code="UserError", message="No such metric."), BATCH, times=refusals)
     lost = max(0, min(refusals - 2, 2))
     if lost:
@@ -138,11 +138,11 @@ def test_a_metric_that_is_refused_among_others_is_named_in_a_warning(
     workspace: AzureWorkspace, azure: StagedWorkspace, caplog: pytest.LogCaptureFixture
 ) -> None:
     writer = RunWriter(workspace, RUN)
-    writer.add(logged_values.scalar("loss", 2.0))
+    writer.add(writing.scalar("loss", 2.0))
     writer.flush()
-    writer.add(logged_values.scalar("loss", "none yet"))
-    writer.add(logged_values.scalar("accuracy", 1))
-    writer.add(logged_values.scalar("accuracy", 0.5))
+    writer.add(writing.scalar("loss", "none yet"))
+    writer.add(writing.scalar("accuracy", 1))
+    writer.add(writing.scalar("accuracy", 0.5))
     writer.flush()
     assert (logged(azure), logged(azure, "accuracy")) == ([2.0], [1.0, 0.5])
     assert [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING] == [
@@ -152,7 +152,7 @@ def test_a_metric_that_is_refused_among_others_is_named_in_a_warning(
 
 def test_a_run_that_is_gone_is_an_error(workspace: AzureWorkspace) -> None:
     writer = RunWriter(workspace, "nope_1_aa")
-    writer.add(logged_values.scalar("loss", 1.0))
+    writer.add(writing.scalar("loss", 1.0))
     with pytest.raises(RunNotFound):
         writer.flush()
     assert writer.left == 0
@@ -160,12 +160,12 @@ def test_a_run_that_is_gone_is_an_error(workspace: AzureWorkspace) -> None:
 
 def test_what_is_left_at_the_end_is_sent_or_said(workspace: AzureWorkspace, azure: StagedWorkspace, caplog: pytest.LogCaptureFixture) -> None:
     kept, lost = RunWriter(workspace, RUN), RunWriter(workspace, RUN)
-    kept.add(logged_values.scalar("loss", 1.0))
+    kept.add(writing.scalar("loss", 1.0))
     kept.end()
     assert logged(azure) == [1.0]
     azure.stage.faults.add(Status(500), BATCH, times=None)
     with caplog.at_level(logging.WARNING):
-        lost.add(logged_values.scalar("loss", 2.0))
+        lost.add(writing.scalar("loss", 2.0))
         lost.end()
     assert "1 entries that were logged to run 'train_1_aa' are lost" in caplog.text
     azure.stage.faults.clear()
@@ -177,7 +177,7 @@ def test_threads_may_log_at_once(workspace: AzureWorkspace, azure: StagedWorkspa
 
     def work(number: int) -> None:
         for value in range(50):
-            writer.add(logged_values.scalar(f"m{number}", value))
+            writer.add(writing.scalar(f"m{number}", value))
 
     threads = [threading.Thread(target=work, args=(number,)) for number in range(4)]
     for thread in threads:

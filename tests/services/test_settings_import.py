@@ -8,8 +8,7 @@ import pytest
 
 from himl_cli.core.errors import BadUsage
 from himl_cli.core.workspaces import TakenSettings
-from himl_cli.services.settings_import.dotenv import parse_dotenv
-from himl_cli.services.settings_import.source import read_settings
+from himl_cli.services.setup import parse_dotenv, read_settings
 from tests.running import write_files
 
 

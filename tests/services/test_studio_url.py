@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from himl_cli.core.workspaces import WorkspaceIds
-from himl_cli.services.studio_url import workspace_in_url
+from himl_cli.services.runs.lookup import workspace_in_url
 
 RUN = "https://ml.azure.com/runs/abc?wsid="
 

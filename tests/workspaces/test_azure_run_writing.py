@@ -12,7 +12,7 @@ from himl_cli.core.blobs import StoreRequest
 from himl_cli.core.errors import NotAllowed
 from himl_cli.core.results import NewRun, RunEnd
 from himl_cli.core.runs import RunStatus
-from himl_cli.services import logged_values
+from himl_cli.services.runs import writing
 from himl_cli.workspaces.azure.workspace import AzureWorkspace
 from tests.azure_workspaces import opened
 from tests.blob_sinks import Stored
@@ -73,7 +73,7 @@ def test_who_may_only_read_is_told_so(
         monkeypatch.setenv(name, value)
     with opened(azure, project) as reading:
         for write in (
-            lambda: reading.log(RUN, [logged_values.scalar("loss", 1.0)]),
+            lambda: reading.log(RUN, [writing.scalar("loss", 1.0)]),
             lambda: reading.end_run(RUN, RunEnd(RunStatus.completed)),
             lambda: reading.start_run(NewRun("train_2_bb", "train")),
         ):
@@ -114,7 +114,7 @@ def test_secrets_in_a_reason_are_masked(workspace: AzureWorkspace, azure: Staged
 
 def test_a_busy_service_is_asked_again(workspace: AzureWorkspace, azure: StagedWorkspace) -> None:
     azure.stage.faults.add(Status(429, retry_after=0), r"POST .*/metric/.*/batch", times=2)
-    workspace.log(RUN, [logged_values.scalar("loss", 1.0)])
+    workspace.log(RUN, [writing.scalar("loss", 1.0)])
     assert [point.data for point in azure.state.runs[RUN].metrics["loss"].points] == [{"loss": 1.0}]
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from himl_cli.core.errors import NotAllowed, NotFound, RunNotFound, ServiceFailed
 from himl_cli.core.runs import RunQuery, RunStatus
-from himl_cli.services.run_changes import delete_runs
+from himl_cli.services.runs.changes import delete_runs
 from himl_cli.workspaces.base import Workspace
 from himl_cli.workspaces.joined import JoinedWorkspace
 from tests.recorded_runs import RecordedRuns

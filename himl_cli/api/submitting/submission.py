@@ -19,8 +19,8 @@ from himl_cli.core.workspaces import HOW_TO_CONFIGURE
 from himl_cli.render.jobs import say_ended, say_prepared, say_sent
 from himl_cli.render.output import Output
 from himl_cli.render.progress import observing
-from himl_cli.services.run_details import sweep_outcome
-from himl_cli.services.run_logs import watching
+from himl_cli.services.runs.details import sweep_outcome
+from himl_cli.services.runs.logs import watching
 from himl_cli.services.submission.prepare import prepare_job, submit_job
 from himl_cli.services.submission.request import PreparedJob
 from himl_cli.services.submission.wait import (

@@ -29,7 +29,7 @@ from himl_cli.services.checkpoints.sources import (
     meant_by,
 )
 from himl_cli.services.checkpoints.whole import is_whole
-from himl_cli.services.run_lookup import find_runs
+from himl_cli.services.runs.lookup import find_runs
 from himl_cli.services.transfer.disk import explained, md5_of
 from himl_cli.services.transfer.download import download
 from himl_cli.services.transfer.filters import Filters

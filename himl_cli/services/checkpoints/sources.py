@@ -22,8 +22,7 @@ from himl_cli.services.checkpoints.offers import Offer
 from himl_cli.services.checkpoints.refusals import nothing
 from himl_cli.services.checkpoints.swept import best_trial_of, explaining_parents
 from himl_cli.services.naming import underscored
-from himl_cli.services.run_lookup import find_runs
-from himl_cli.services.studio_url import is_studio_url
+from himl_cli.services.runs.lookup import find_runs, is_studio_url
 from himl_cli.services.transfer.disk import explained
 from himl_cli.workspaces.base import BlobStore, Workspace
 

@@ -9,7 +9,7 @@ from himl_cli.core.errors import NotFound
 from himl_cli.core.runs import Run
 from himl_cli.core.sweeps import BEST_TRIAL, MANY, REPEATED
 from himl_cli.services.checkpoints.names import FOLDER
-from himl_cli.services.run_details import children_of, sweep_view
+from himl_cli.services.runs.details import children_of, sweep_view
 from himl_cli.workspaces.base import Workspace
 
 LOOKED_AT = 5

@@ -33,7 +33,7 @@ from himl_cli.core.jobs import (
 from himl_cli.core.runs import Run
 from himl_cli.core.text import did_you_mean
 from himl_cli.services.naming import FILE_NAME, automatic_tags, choose_experiment, git_facts, write_latest_run
-from himl_cli.services.run_logs import watching
+from himl_cli.services.runs.logs import watching
 from himl_cli.services.submission.data import bring_inputs
 from himl_cli.services.submission.entry import find_python
 from himl_cli.services.submission.pipeline_file import (

@@ -27,7 +27,7 @@ from himl_cli.core.redaction import mask_arguments, mask_line
 from himl_cli.core.runs import Run
 from himl_cli.core.sweeps import SWEPT, with_search_space
 from himl_cli.services.naming import FILE_NAME, automatic_tags, choose_experiment, git_facts, write_latest_run
-from himl_cli.services.run_logs import watching
+from himl_cli.services.runs.logs import watching
 from himl_cli.services.submission.data import parse_inputs, parse_outputs
 from himl_cli.services.submission.entry import check_root, entry_file, find_entry, find_python, find_root, named_by
 from himl_cli.services.submission.request import (

@@ -11,8 +11,8 @@ from himl_cli.core.events import Notify
 from himl_cli.core.redaction import mask_arguments
 from himl_cli.core.runs import Run, RunSelection
 from himl_cli.core.sweeps import MANY, SWEPT
-from himl_cli.services.run_logs import MAIN_LOG
-from himl_cli.services.run_lookup import find_runs
+from himl_cli.services.runs.logs import MAIN_LOG
+from himl_cli.services.runs.lookup import find_runs
 from himl_cli.services.submission.prepare import command_line, note_latest
 from himl_cli.services.submission.request import SubmitRequest
 from himl_cli.services.submission.sweeps import (

@@ -19,7 +19,7 @@ from himl_cli.core.files import home_folder
 from himl_cli.core.jobs import EntryKind, JobSpec
 from himl_cli.core.runs import FAILED_RANK, Run, RunQuery, RunStatus, SweepView
 from himl_cli.core.sweeps import MANY
-from himl_cli.services.run_logs import GROWTH, USER_LOGS, follow_log, last_lines, seconds_between_looks
+from himl_cli.services.runs.logs import GROWTH, USER_LOGS, follow_log, last_lines, seconds_between_looks
 from himl_cli.workspaces.base import FolderWorkspace, Workspace
 from himl_cli.workspaces.retry import OutageTolerance
 

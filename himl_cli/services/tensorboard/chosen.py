@@ -13,8 +13,8 @@ from himl_cli.core.events import Notify, ignore
 from himl_cli.core.files import expand_home
 from himl_cli.core.runs import Run, RunQuery, RunSelection
 from himl_cli.core.sweeps import MANY
-from himl_cli.services.aggregation.chosen_runs import PREPARATION
-from himl_cli.services.run_lookup import (
+from himl_cli.services.runs.aggregate import PREPARATION
+from himl_cli.services.runs.lookup import (
     LATEST,
     find_runs,
     nearest_latest_run_file,

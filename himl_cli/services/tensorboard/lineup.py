@@ -9,7 +9,7 @@ from pathlib import Path
 
 from himl_cli.core.errors import RunNotFound
 from himl_cli.core.runs import Run
-from himl_cli.services.studio_url import workspace_in_url
+from himl_cli.services.runs.lookup import workspace_in_url
 from himl_cli.services.tensorboard.chosen import ChosenRuns
 from himl_cli.services.tensorboard.feeds import CopiedHere, RunFeed, ServedInPlace
 from himl_cli.services.tensorboard.names import RunNames, lasting_name

@@ -7,7 +7,7 @@ import pytest
 from himl_cli.core.errors import BadUsage
 from himl_cli.core.results import RunResults
 from himl_cli.core.runs import Run
-from himl_cli.services.aggregation.labels import labels_of, unique, value_of
+from himl_cli.services.runs.aggregate import labels_of, unique, value_of
 from tests.services.aggregation.records import run
 
 NOTHING = RunResults()

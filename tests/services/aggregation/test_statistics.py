@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from himl_cli.core.results import STATISTICS
-from himl_cli.services.aggregation.statistics import Statistics, statistics_of
+from himl_cli.services.runs.aggregate import Statistics, statistics_of
 from tests.services.aggregation.records import aggregation
 
 MODERATE = st.floats(allow_nan=False, allow_infinity=False, min_value=-1e6, max_value=1e6)

@@ -1,23 +1,95 @@
-"""From what the user said about runs to the runs themselves."""
+"""From what the user said about runs (id, recovery id, Studio URL, experiment) to the runs themselves."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from difflib import get_close_matches
-from itertools import chain
+from itertools import chain, pairwise
 from pathlib import Path
+from typing import NamedTuple
+from urllib.parse import parse_qs, unquote, urlsplit
 
 from himl_cli.core.errors import BadUsage, NotFound, RunNotFound
 from himl_cli.core.events import Notice, Notify, ignore
 from himl_cli.core.files import expand_home
-from himl_cli.core.runs import Run, RunQuery, RunSelection
+from himl_cli.core.runs import Run, RunQuery, RunSelection, implied_experiment
 from himl_cli.core.text import near_matches
+from himl_cli.core.workspaces import WorkspaceIds, parse_workspace_id
 from himl_cli.services.naming import FILE_NAME, friendly_experiment, hi_ml_experiment, underscored
-from himl_cli.services.run_details import children_of
-from himl_cli.services.run_reference import RunReference, parse_reference
-from himl_cli.services.studio_url import workspace_in_url
+from himl_cli.services.runs.details import children_of
 from himl_cli.workspaces.base import Workspace
+
+
+class RunReference(NamedTuple):
+    """A run id, and the experiment where the text says so."""
+
+    run_id: str
+    experiment: str | None = None
+
+
+def parse_reference(text: str) -> RunReference:
+    """What *text* refers to: `RUN_ID`, `EXPERIMENT:RUN_ID`, or a Studio URL with `/runs/RUN_ID`. Raises BadUsage."""
+    text = text.strip()
+    if re.match(r"https?://", text, re.IGNORECASE):
+        return RunReference(_run_in_url(text))
+    parts = [part.strip() for part in text.split(":")]
+    if len(parts) > 2 or not all(parts):
+        raise BadUsage(f"'{text}' is no run.", hint="Give a run id, experiment:run_id, a Studio URL, or latest.")
+    return RunReference(parts[-1], parts[0] if len(parts) == 2 else None)
+
+
+def split_recovery_id(text: str) -> tuple[str, str]:
+    """The experiment and the run id in a recovery id, by hi-ml's rule.
+
+    `experiment:run_id` is split at the colon; of a run id such as `EXPERIMENT_<digits>_<hex>` or `EXPERIMENT_<digits>`
+    the experiment is all before the last two parts, or the last. Raises BadUsage for other text.
+    """
+    reference = parse_reference(text)
+    if reference.experiment is not None:
+        return reference.experiment, reference.run_id
+    experiment = implied_experiment(reference.run_id)
+    if experiment is None:
+        raise BadUsage(
+            f"'{text}' is no recovery id.",
+            hint="Recovery ids look like experiment:run_id, or EXPERIMENT_<digits>_<hex>.",
+        )
+    return experiment, reference.run_id
+
+
+def _run_in_url(url: str) -> str:
+    try:
+        parts = [unquote(part) for part in urlsplit(url).path.split("/")]
+    except ValueError:
+        parts = []
+    for before, after in pairwise(parts):
+        if before.lower() == "runs" and after.strip():
+            return after.strip()
+    raise BadUsage(f"'{url}' is no address of a run.", hint="A run's address in Studio has /runs/RUN_ID in it.")
+
+
+_STUDIO = re.compile(r"(?:^|\.)ml\.azure\.[a-z]+(?:\.[a-z]+)?$", re.IGNORECASE)
+
+
+def is_studio_url(url: str) -> bool:
+    """Whether *url* is a page of Azure ML Studio, in any cloud, and no file."""
+    try:
+        host = urlsplit(url.strip()).hostname or ""
+    except ValueError:
+        return False
+    return _STUDIO.search(host) is not None or workspace_in_url(url) is not None
+
+
+def workspace_in_url(url: str) -> WorkspaceIds | None:
+    """What `wsid=/subscriptions/S/resourcegroups/G/workspaces/W` (also with `/providers/…` in it) names; None for other
+    text."""
+    try:
+        ids = parse_qs(urlsplit(url.strip()).query).get("wsid", [])
+    except ValueError:  # brackets that are no IPv6 address
+        return None
+    return parse_workspace_id(f"/{ids[0].strip('/')}") if ids else None
+
 
 LATEST = "latest"
 SAID_OF_LATEST = ("last", "newest", "lastest", "latst", "head")

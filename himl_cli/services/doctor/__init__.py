@@ -1,1 +1,0 @@
-"""Whether everything that himl needs is in order."""

@@ -1,0 +1,1 @@
+"""Runs: found, shown, followed, changed, written to and compared."""

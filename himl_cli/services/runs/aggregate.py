@@ -1,0 +1,486 @@
+"""What many runs logged, side by side: which runs, their labels, statistics, and files for other programs."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+import re
+import shlex
+import statistics
+from array import array
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from himl_cli.core.errors import BadUsage, DiskFailed
+from himl_cli.core.events import Notify, ignore
+from himl_cli.core.files import atomic_replacement, write_atomic
+from himl_cli.core.installing import install_command
+from himl_cli.core.jobs import STEP
+from himl_cli.core.results import STATISTICS, Aggregation, Child, RunResults, Value
+from himl_cli.core.runs import Run, RunSelection, own_name, own_tags
+from himl_cli.core.sweeps import MANY, PLACEHOLDER, Scalar, hyperparameters_of, value_text, values_text
+from himl_cli.services.runs.details import children_of
+from himl_cli.services.runs.lookup import find_runs, means_one_run
+from himl_cli.workspaces.base import Workspace
+
+PREPARATION = "_preparation"
+"""What the id of a child ends with in which older sweeps of Azure ML built their environment; it logs nothing."""
+
+
+@dataclass(frozen=True)
+class ChosenRuns:
+    """The runs in their order; `parent` is the one whose children they are, if they all are one's."""
+
+    runs: Sequence[Run]
+    parent: Run | None = None
+
+
+def choose_runs(workspace: Workspace, selection: RunSelection, *, cwd: Path, notify: Notify = ignore) -> ChosenRuns:
+    """The runs that *selection* puts side by side.
+
+    A single run stands for its children (trials, folds, steps, or runs that its script nested in it), and without
+    children for itself; of several runs the sweeps and pipelines do. No run comes twice. Never empty: raises what
+    `find_runs` does.
+    """
+    found = find_runs(workspace, selection, cwd=cwd, notify=notify)
+    if means_one_run(selection):
+        return children_chosen(workspace, found[0])
+    if selection.children:
+        return ChosenRuns(in_order(found))
+    standing = [each for run in found for each in (children_chosen(workspace, run).runs if MANY in run.tags else [run])]
+    return ChosenRuns([*{run.id: run for run in standing}.values()])
+
+
+def children_chosen(workspace: Workspace, parent: Run) -> ChosenRuns:
+    """The children of *parent*, else itself."""
+    children = [child for child in children_of(workspace, parent) if child.id != f"{parent.id}{PREPARATION}"]
+    return ChosenRuns(in_order(children), parent) if children else ChosenRuns([parent])
+
+
+def in_order(children: Sequence[Run]) -> list[Run]:
+    """Trials by their numbers, parent after parent; runs without a number stay where they are."""
+    numbers = [number_of(run) for run in children]
+    if any(number is None for number in numbers):
+        return list(children)
+    parents = {parent: place for place, parent in enumerate(dict.fromkeys(run.parent for run in children))}
+    return sorted(children, key=lambda run: (parents[run.parent], number_of(run) or 0))
+
+
+def number_of(run: Run) -> int | None:
+    """The number of a trial, which its id ends with: `PARENT_3`."""
+    found = re.fullmatch(r"_(\d+)", run.id.removeprefix(run.parent)) if run.parent else None
+    return int(found[1]) if found else None
+
+
+MOST_NAMES = 4
+"""Tags or arguments that differ in more names than this do not make a label."""
+Values = Mapping[str, Scalar]
+
+
+def labels_of(runs: Sequence[Run], results: Sequence[RunResults], child_arg: str | None) -> list[str]:
+    """A label for each run, no two alike: the value of *child_arg*, else of what differs between the runs.
+
+    Raises BadUsage where none of them has *child_arg*.
+    """
+    if child_arg is not None:
+        values = [value_of(child_arg, run, found) for run, found in zip(runs, results, strict=True)]
+        if all(value is None for value in values):
+            raise _unknown(child_arg, runs)
+        return unique(
+            [_name(run) if value is None else value_text(value) for run, value in zip(runs, values, strict=True)]
+        )
+    if all(STEP in run.tags for run in runs):
+        return unique([_name(run) if own_name(run) else run.tags[STEP] for run in runs])
+    labels = _distinguishing([hyperparameters_of(run.tags) for run in runs])
+    for values_of_all in (
+        [own_tags(run) for run in runs],
+        [_arguments(run) for run in runs],
+        [found.parameters for found in results],
+    ):
+        labels = labels or _distinguishing(values_of_all, most=MOST_NAMES)
+    if labels:
+        return unique([label or _name(run) for label, run in zip(labels, runs, strict=True)])
+    names = [own_name(run) for run in runs]
+    if all(names) and len(set(names)) == len(runs):
+        return names
+    numbers = [number_of(run) for run in runs]
+    if None not in numbers and len(set(numbers)) == len(runs):
+        return [str(number) for number in numbers]
+    return unique([run.id for run in runs])
+
+
+def value_of(name: str, run: Run, results: RunResults) -> Scalar | None:
+    """What the run has under *name*: a hyperparameter, else a tag, else a parameter or an argument of its command;
+    dashes in front do not count."""
+    wanted = _plain(name)
+    for values in (hyperparameters_of(run.tags), run.tags, results.parameters, _arguments(run)):
+        for key, value in values.items():
+            if _plain(key) == wanted:
+                return value
+    return None
+
+
+def unique(labels: Sequence[str]) -> list[str]:
+    """*labels*; of those that are alike each gets its place among all behind it."""
+    counts = Counter(labels)
+    return [label if counts[label] == 1 else f"{label} [{place}]" for place, label in enumerate(labels)]
+
+
+def _unknown(child_arg: str, runs: Sequence[Run]) -> BadUsage:
+    known = dict.fromkeys(
+        name for run in runs for values in (hyperparameters_of(run.tags), own_tags(run)) for name in values
+    )
+    hint = (
+        f"There are: {', '.join([*known][:8])}."
+        if known
+        else "Leave --child_arg out: the runs are told apart by what differs between them."
+    )
+    return BadUsage(f"None of the runs has a hyperparameter, tag, parameter or argument '{child_arg}'.", hint=hint)
+
+
+def _distinguishing(all_values: Sequence[Values], *, most: int | None = None) -> list[str]:
+    """Labels by the names whose values differ between the runs, *most* of them: the value alone where that is one name;
+    none where nothing differs."""
+    if len(all_values) < 2:
+        return [values_text(values) for values in all_values if values and most is None]
+    names = [*dict.fromkeys(name for values in all_values for name in values)]
+    differing = [name for name in names if len({repr(values.get(name)) for values in all_values}) > 1]
+    if not differing or (most is not None and len(differing) > most):
+        return []
+    if len(differing) == 1:
+        return [value_text(value) if (value := values.get(differing[0])) is not None else "" for values in all_values]
+    return [values_text({name: values[name] for name in differing if name in values}) for values in all_values]
+
+
+def _arguments(run: Run) -> dict[str, Scalar]:
+    """The arguments of the run's command that have a name, without its dashes: `--name value`, `--name=value`; a flag
+    is True."""
+    try:
+        words = shlex.split(run.command)
+    except ValueError:  # a quote that is not closed
+        words = run.command.split()
+    found: dict[str, Scalar] = {}
+    for place, word in enumerate(words):
+        if word.startswith("--") and len(word) > 2:
+            name, equals, value = word[2:].partition("=")
+            following = words[place + 1] if place + 1 < len(words) else "--"
+            found[name] = value if equals else True if following.startswith("--") else following
+    return {name: value for name, value in found.items() if not (isinstance(value, str) and PLACEHOLDER.search(value))}
+
+
+def _name(run: Run) -> str:
+    return own_name(run) or run.id
+
+
+def _plain(name: str) -> str:
+    return name.lstrip("-").replace("-", "_")
+
+
+def aggregate(
+    workspace: Workspace,
+    runs: Sequence[Run],
+    *,
+    child_arg: str | None = None,
+    globs: Sequence[str] = (),
+    whole: bool = False,
+) -> Aggregation:
+    """The metrics of *runs* whose names match one of *globs* (none: all), with all points where *whole*.
+
+    Folds come in the order of their numbers, other runs as they are given. Raises BadUsage where no run has
+    *child_arg*, HimlError for a workspace that cannot read many runs.
+    """
+    results = workspace.results(runs, wanted=matching(globs), whole=whole)
+    ordered = (
+        _by_fold(runs)
+        if child_arg is None
+        else sorted(runs, key=_fold_of(runs, lambda run: value_of(child_arg, run, results[run.id])))
+    )
+    labels = labels_of(ordered, [results[run.id] for run in ordered], child_arg)
+    children = [
+        Child(run, label, hyperparameters_of(run.tags), results[run.id])
+        for run, label in zip(ordered, labels, strict=True)
+    ]
+    return Aggregation(metric_names(children), children)
+
+
+def metric_names(children: Iterable[Child]) -> list[str]:
+    """All names that any of them has, sorted."""
+    return sorted({name for child in children for name in child.results.last})
+
+
+def matching(globs: Sequence[str]) -> Callable[[str], bool]:
+    """Whether a name matches one of *globs*, to the letter; every name does where there are none."""
+    if not globs:
+        return lambda name: True
+    return lambda name: any(name == glob or fnmatchcase(name, glob) for glob in globs)
+
+
+def _by_fold(runs: Sequence[Run]) -> list[Run]:
+    """Runs that differ in one hyperparameter that counts them (the fold, the seed) by its number; others stay in their
+    order."""
+    values = [hyperparameters_of(run.tags) for run in runs]
+    names = {name for each in values for name in each}
+    if len(names) != 1:
+        return list(runs)
+    name = names.pop()
+    return sorted(runs, key=_fold_of(runs, lambda run: hyperparameters_of(run.tags).get(name)))
+
+
+def _fold_of(runs: Sequence[Run], read: Callable[[Run], object]) -> Callable[[Run], int]:
+    """A key to sort by: the numbers that *read* gives where they are 0, 1, 2… or 1, 2, 3…, in whatever order; else the
+    present place."""
+    places = {run.id: place for place, run in enumerate(runs)}
+    numbers: dict[str, int] = {}
+    for run in runs:
+        value = read(run)
+        if isinstance(value, (int, str)) and not isinstance(value, bool) and str(value).isdecimal():
+            numbers[run.id] = int(value)
+    counts_them = sorted(numbers.values()) in (list(range(len(runs))), list(range(1, len(runs) + 1)))
+    return lambda run: numbers[run.id] if counts_them else places[run.id]
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """Of the last values of *count* runs. `std` is the sample's (n - 1), None for one value; all but *count* are None
+    where there is no value."""
+
+    mean: float | None
+    std: float | None
+    min: float | None
+    max: float | None
+    median: float | None
+    count: int
+
+
+def statistics_of(aggregation: Aggregation) -> dict[str, Statistics]:
+    """By metric. Runs without a value, with a text or with NaN do not count; infinities do."""
+    return {
+        name: _of(numbers(child.results.last.get(name) for child in aggregation.children))
+        for name in aggregation.metrics
+    }
+
+
+def numbers(values: Iterable[Value]) -> list[float]:
+    """The numbers among *values* that are some."""
+    return [
+        float(value)
+        for value in values
+        if isinstance(value, (int, float)) and not isinstance(value, bool) and not math.isnan(value)
+    ]
+
+
+def _of(values: Sequence[float]) -> Statistics:
+    if not values:
+        return Statistics(None, None, None, None, None, 0)
+    mean = _mean(values)
+    return Statistics(
+        mean, _std(values, mean) if len(values) > 1 else None, min(values), max(values), _median(values), len(values)
+    )
+
+
+def _mean(values: Sequence[float]) -> float:
+    if all(map(math.isfinite, values)):
+        try:
+            return math.fsum(values) / len(values)
+        except OverflowError:
+            return math.fsum(value / len(values) for value in values)
+    return sum(values)  # an infinity, or NaN where there are both
+
+
+def _std(values: Sequence[float], mean: float) -> float:
+    """Scaled, so that squares of large and of small numbers stay numbers; NaN where a value is infinite."""
+    if not math.isfinite(mean):
+        return math.nan
+    scale = max(abs(value - mean) for value in values)
+    if scale == 0 or not math.isfinite(scale):
+        return scale
+    return scale * math.sqrt(math.fsum(((value - mean) / scale) ** 2 for value in values) / (len(values) - 1))
+
+
+def _median(values: Sequence[float]) -> float:
+    """The mean of the two in the middle, without overflow where both are large."""
+    low, high = statistics.median_low(values), statistics.median_high(values)
+    middle = (low + high) / 2
+    return middle if math.isfinite(middle) or not (math.isfinite(low) and math.isfinite(high)) else low / 2 + high / 2
+
+
+POINTS_AT_ONCE = 500_000
+Points = tuple[str, str, Sequence[int], Sequence[float] | None, Sequence[float | None], Sequence[str | None] | None]
+"""Metric, kind, and for each point its step, time, value and text."""
+
+
+def check_file(option: str, path: Path) -> None:
+    """Raises BadUsage where *path*, the value of *option*, cannot become a file: it is looked at before anything is
+    read."""
+    if path.is_dir():
+        raise BadUsage(f"{option} '{path}' is a folder.", hint="Name a file.")
+    if not path.absolute().parent.is_dir():
+        raise BadUsage(
+            f"{option} '{path}': there is no folder '{path.absolute().parent}'.", hint="Make it first, or name another."
+        )
+
+
+def check_parquet() -> None:
+    """Raises BadUsage where pyarrow is not installed. Imports nothing of it."""
+    if find_spec("pyarrow") is None:
+        raise BadUsage(
+            "--output_parquet needs pyarrow, which is not installed.", hint=f"Install it: {install_command('parquet')}"
+        )
+
+
+def write_csv(aggregation: Aggregation, statistics: Mapping[str, Statistics] | None, path: Path) -> None:
+    """A row a metric: the statistics, then the last value of each run, nothing where it has none. In place of what is
+    at *path*, whole or not at all.
+
+    Numbers are written in full; what is no number stands as `NaN`, `Infinity` and `-Infinity`. Raises DiskFailed.
+    """
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(
+        ["metric", *(STATISTICS if statistics is not None else ()), *(child.label for child in aggregation.children)]
+    )
+    for name in aggregation.metrics:
+        told = [getattr(statistics[name], each) for each in STATISTICS] if statistics is not None else []
+        writer.writerow(
+            [name, *map(cell, told), *(cell(child.results.last.get(name)) for child in aggregation.children)]
+        )
+    try:
+        write_atomic(path.absolute(), text.getvalue())
+    except OSError as err:
+        raise DiskFailed(f"Cannot write '{path}': {err.strerror or err}.") from err
+
+
+def cell(value: Value) -> str:
+    """A value as programs read it: numbers in full."""
+    if value is None:
+        return ""
+    if isinstance(value, float):
+        return {"nan": "NaN", "inf": "Infinity", "-inf": "-Infinity"}.get(repr(value), repr(value))
+    return str(value)
+
+
+def write_parquet(aggregation: Aggregation, path: Path) -> None:
+    """A row a point of every series, table, list, text and image: `run, label, metric, kind, step, time, value, text`.
+
+    In place of what is at *path*, whole or not at all. Raises BadUsage where pyarrow is not installed, DiskFailed.
+    """
+    check_parquet()
+    try:
+        with atomic_replacement(path.absolute()) as temporary:
+            _write_rows(aggregation, temporary)
+    except OSError as err:
+        raise DiskFailed(f"Cannot write '{path}': {err.strerror or err}.") from err
+
+
+def _write_rows(aggregation: Aggregation, path: str) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    word = pa.dictionary(pa.int32(), pa.string())
+    times, numbers = pa.timestamp("ms", tz="UTC"), pa.float64()
+    fields = [
+        ("run", word),
+        ("label", word),
+        ("metric", word),
+        ("kind", word),
+        ("step", pa.int64()),
+        ("time", times),
+        ("value", numbers),
+        ("text", pa.string()),
+    ]
+    schema = pa.schema(fields)
+    with pq.ParquetWriter(path, schema) as writer:
+        rows = _Rows(schema)
+        for child in aggregation.children:
+            for points in _points_of(child):
+                rows.add(child, points)
+            if rows.count >= POINTS_AT_ONCE:
+                writer.write_table(rows.table())
+                rows = _Rows(schema)
+        writer.write_table(rows.table())
+
+
+def _points_of(child: Child) -> Iterator[Points]:
+    results = child.results
+    for name, series in results.series.items():
+        yield name, "scalar", series.steps, series.times, series.values, None
+    for name, texts in results.texts.items():
+        yield (
+            name,
+            "text",
+            [one.step for one in texts],
+            [one.time.timestamp() for one in texts],
+            [None] * len(texts),
+            [one.value for one in texts],
+        )
+    for name, columns in results.tables.items():
+        for column, values in columns.items():
+            yield f"{name}/{column}", "table", range(len(values)), None, *_split(values)
+    for kind, of_kind in (("list", results.lists), ("image", results.images)):
+        for name, items in of_kind.items():
+            yield name, kind, range(len(items)), None, *_split(items)
+
+
+def _split(values: Sequence[Value]) -> tuple[Sequence[float | None], Sequence[str | None]]:
+    """Numbers, and texts, each with None where there is the other."""
+    numbers = [float(value) if isinstance(value, (int, float)) else None for value in values]
+    return numbers, [value if isinstance(value, str) else None for value in values]
+
+
+class _Rows:
+    """Columns of the table as they grow; words are kept once, and their numbers."""
+
+    def __init__(self, schema: Any) -> None:
+        self.count = 0
+        self._schema = schema
+        self._words: dict[str, dict[str, int]] = {name: {} for name in ("run", "label", "metric", "kind")}
+        self._numbers = {name: array("i") for name in self._words}
+        self._steps = array("q")
+        self._columns: dict[str, list[Any]] = {"time": [], "value": [], "text": []}
+
+    def add(self, child: Child, points: Points) -> None:
+        import pyarrow as pa
+
+        metric, kind, steps, times, values, texts = points
+        count = len(steps)
+        for name, word in (("run", child.run.id), ("label", child.label), ("metric", metric), ("kind", kind)):
+            number = self._words[name].setdefault(word, len(self._words[name]))
+            self._numbers[name].extend(array("i", [number]) * count)
+        self._steps.extend(steps)
+        types = {name: self._schema.field(name).type for name in self._columns}
+        moments = None if times is None else array("q", [round(time * 1000) for time in times])
+        self._columns["time"].append(
+            pa.nulls(count, types["time"]) if moments is None else _numbers(moments, types["time"])
+        )
+        self._columns["value"].append(
+            _numbers(values, types["value"]) if isinstance(values, array) else pa.array(values, types["value"])
+        )
+        self._columns["text"].append(
+            pa.nulls(count, types["text"]) if texts is None else pa.array(texts, types["text"])
+        )
+        self.count += count
+
+    def table(self) -> Any:
+        import pyarrow as pa
+
+        words = [
+            pa.DictionaryArray.from_arrays(
+                _numbers(self._numbers[name], pa.int32()), pa.array(list(known), pa.string())
+            )
+            for name, known in self._words.items()
+        ]
+        others = [pa.chunked_array(chunks, self._schema.field(name).type) for name, chunks in self._columns.items()]
+        return pa.Table.from_arrays([*words, _numbers(self._steps, pa.int64()), *others], schema=self._schema)
+
+
+def _numbers(values: array[Any], kind: Any) -> Any:
+    """An array of pyarrow over the same memory."""
+    import pyarrow as pa
+
+    return pa.Array.from_buffers(kind, len(values), [None, pa.py_buffer(values)])
