@@ -7,7 +7,7 @@ import sys
 import time
 from pathlib import Path
 
-from himl_cli.services.transfer.disk import md5_of
+from himl_cli.services.transfer.local_files import md5_of
 
 
 def main() -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from benchmarks.blobs.azurite import stored_md5s
 from benchmarks.blobs.sample import Sample
-from himl_cli.services.transfer.disk import md5_of
+from himl_cli.services.transfer.local_files import md5_of
 
 
 def check_download(sample: Sample, part: str, folder: Path, *, is_read: bool) -> None:

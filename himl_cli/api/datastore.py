@@ -13,7 +13,7 @@ from himl_cli.core.errors import NotFound
 from himl_cli.core.events import Notify
 from himl_cli.services.transfer.download import download
 from himl_cli.services.transfer.filters import Filters
-from himl_cli.services.transfer.requests import DownloadRequest, UploadRequest
+from himl_cli.services.transfer.plan import DownloadRequest, UploadRequest
 
 if TYPE_CHECKING:
     from himl_cli.api.workspace import Workspace

@@ -17,7 +17,7 @@ from himl_cli.core.errors import NotFound
 from himl_cli.core.events import Notify
 from himl_cli.services.transfer.download import download
 from himl_cli.services.transfer.filters import Filters
-from himl_cli.services.transfer.requests import DownloadRequest, UploadRequest
+from himl_cli.services.transfer.plan import DownloadRequest, UploadRequest
 from himl_cli.workspaces.base import BlobStore
 
 

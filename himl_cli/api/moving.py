@@ -13,12 +13,11 @@ from himl_cli.api.ranks import once_per_node
 from himl_cli.core.blobs import TransferResult, named
 from himl_cli.core.errors import BadUsage, NotFound
 from himl_cli.core.events import Event, Notice, Notify
-from himl_cli.services.transfer.requests import UploadRequest
+from himl_cli.services.transfer.plan import UploadRequest
 from himl_cli.services.transfer.upload import upload
 from himl_cli.workspaces.base import BlobStore
 
 log = logging.getLogger(__name__)
-
 
 Work = Callable[[Notify], TransferResult]
 

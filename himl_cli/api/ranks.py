@@ -12,8 +12,7 @@ from typing import Any
 
 from himl_cli.core.blobs import TransferResult
 from himl_cli.core.events import Notify, ignore
-from himl_cli.services.transfer.launch import LONGEST_VARIABLE, RANKS, local_rank
-from himl_cli.services.transfer.ranks import rank_zero_only, rank_zero_then_barrier
+from himl_cli.services.transfer.ranks import LONGEST_VARIABLE, RANKS, local_rank, rank_zero_only, rank_zero_then_barrier
 
 DONE_VARIABLE = "HIML_DONE_BEFORE_RANKS"
 ELASTIC = "TORCHELASTIC_RUN_ID"

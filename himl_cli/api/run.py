@@ -18,7 +18,7 @@ from himl_cli.core.results import RunEnd
 from himl_cli.core.runs import Metric, MetricPoint, RunQuery, RunStatus, TextPoint, Texts
 from himl_cli.services.transfer.download import download
 from himl_cli.services.transfer.filters import Filters
-from himl_cli.services.transfer.requests import DownloadRequest
+from himl_cli.services.transfer.plan import DownloadRequest
 from himl_cli.workspaces.base import RunRecorder
 
 if TYPE_CHECKING:

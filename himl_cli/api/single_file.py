@@ -13,10 +13,10 @@ from himl_cli.api.moving import bring, complete
 from himl_cli.core.blobs import TransferResult
 from himl_cli.core.errors import NotFound
 from himl_cli.core.events import Notify
-from himl_cli.services.transfer.disk import explained
 from himl_cli.services.transfer.download import download
 from himl_cli.services.transfer.filters import Filters, literal
-from himl_cli.services.transfer.requests import DownloadRequest
+from himl_cli.services.transfer.local_files import disk_error
+from himl_cli.services.transfer.plan import DownloadRequest
 from himl_cli.workspaces.base import BlobStore
 
 
@@ -63,7 +63,7 @@ def _renamed(files: BlobStore, name: str, target: Path, notify: Notify) -> Trans
             os.replace(folder / name.rpartition("/")[2], target)
         return result
     except OSError as err:
-        raise explained(err, f"Cannot write '{target}'") from err
+        raise disk_error(err, f"Cannot write '{target}'") from err
     finally:
         if folder is not None:
             shutil.rmtree(folder, ignore_errors=True)

@@ -32,7 +32,6 @@ from himl_cli.core.text import non_blank
 if TYPE_CHECKING:
     from himl_cli.workspaces.base import Workspace
 
-
 NEW_RUN = "The new run"
 
 
@@ -84,7 +83,7 @@ def push(
     from himl_cli.render.transfers import say_pushed, say_rank_does_nothing
     from himl_cli.services.checkpoints.pushing import PushRequest, push_checkpoints
     from himl_cli.services.runs.lookup import parse_reference
-    from himl_cli.services.transfer.launch import rank_of_all
+    from himl_cli.services.transfer.ranks import rank_of_all
 
     for file in files:
         non_blank("FILE", file)

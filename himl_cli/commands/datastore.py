@@ -52,7 +52,7 @@ def upload_files(
       himl datastore upload data/digits digits
       himl datastore upload model.ckpt models --datastore shared
     """
-    from himl_cli.services.transfer.requests import UploadRequest
+    from himl_cli.services.transfer.plan import UploadRequest
     from himl_cli.services.transfer.upload import checked_prefix, upload
 
     checked_prefix(remote_prefix)
@@ -87,8 +87,8 @@ def download_files(
       himl datastore download digits data
       himl datastore download models/ . --strip_prefix --include '*.ckpt'
     """
-    from himl_cli.services.transfer.per_node import download_blobs
-    from himl_cli.services.transfer.requests import DownloadRequest
+    from himl_cli.services.transfer.download import download_blobs
+    from himl_cli.services.transfer.plan import DownloadRequest
 
     request = DownloadRequest(
         local_dir, globs.filters(prefix), "", strip_prefix, how.overwrite, how.validate, how.workers
@@ -119,7 +119,7 @@ def list_stored(
       himl datastore list models/ --include '*.ckpt' -q
     """
     from himl_cli.render.transfers import FILE_COLUMNS
-    from himl_cli.services.transfer.listing import list_files
+    from himl_cli.services.transfer.filters import list_files
 
     filters = globs.filters(prefix)
     with open_session(where, talk, For.data) as session:

@@ -29,9 +29,10 @@ from himl_cli.commands.session import open_session
 from himl_cli.core.errors import RunNotFound
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from himl_cli.core.runs import Run
-    from himl_cli.services.transfer.per_node import FilesOf
-    from himl_cli.workspaces.base import Workspace
+    from himl_cli.workspaces.base import BlobStore, Workspace
 
 app = group()
 
@@ -68,7 +69,7 @@ class SourceOptions(Bundle):
         self.output_key = output_key
         self.list_only = list_only
 
-    def files_of(self, workspace: Workspace) -> FilesOf:
+    def files_of(self, workspace: Workspace) -> Callable[[str], BlobStore]:
         return workspace.run_files if self.output_key is None else partial(workspace.output_files, key=self.output_key)
 
 
@@ -137,9 +138,9 @@ def download(
     from himl_cli.render.transfers import FILE_COLUMNS, FILE_OF_RUN_COLUMNS
     from himl_cli.services.runs.changes import kind_of
     from himl_cli.services.runs.lookup import find_runs
-    from himl_cli.services.transfer.listing import list_files
-    from himl_cli.services.transfer.per_node import download_runs
-    from himl_cli.services.transfer.requests import DownloadRequest
+    from himl_cli.services.transfer.download import download_runs
+    from himl_cli.services.transfer.filters import list_files
+    from himl_cli.services.transfer.plan import DownloadRequest
 
     filters = globs.filters(source.prefix)
     wanted = selection.selection(runs, single="--flat" if target.flat and not source.list_only else "")

@@ -18,7 +18,7 @@ from himl_cli.core.files import expand_home
 from himl_cli.core.text import non_blank
 
 if TYPE_CHECKING:
-    from himl_cli.services.tensorboard.lineup import Lineup
+    from himl_cli.services.tensorboard.runs import SelectedRuns
 
 FILES, BOARD = "Event files", "TensorBoard"
 
@@ -94,7 +94,7 @@ class BoardOptions(Bundle):
             bool, typer.Option("--open", help="Open it in the browser.", rich_help_panel=BOARD)
         ] = False,
     ) -> None:
-        from himl_cli.services.tensorboard.ports import LAST_PORT
+        from himl_cli.services.tensorboard.server import LAST_PORT
 
         if not 0 <= port <= LAST_PORT:
             raise BadUsage(f"--port takes a number from 0 to {LAST_PORT}, got {port}.")
@@ -124,52 +124,46 @@ def tb(
       himl tb --experiment train --num_runs 5 --open
       himl tb train_1772366400_0a1b2c3d --sync_only --run_logs_dir logs
     """
-    from himl_cli.services.tensorboard.chosen import ChosenRuns
-    from himl_cli.services.tensorboard.lineup import Lineup
+    from himl_cli.services.tensorboard.runs import SelectedRuns
 
     wanted = selection.selection(runs)
     with suppress(*() if events.sync_only else (KeyboardInterrupt,)), open_session(where, talk) as session:
-        chosen = ChosenRuns(session.workspace, wanted, session.cwd, session.notify)
-        lineup = Lineup(chosen, events.log_dir, events.copies)
+        selected = SelectedRuns(session.workspace, wanted, session.cwd, events.log_dir, events.copies, session.notify)
         if events.sync_only:
-            _sync(session, lineup)
+            _sync(session, selected)
         else:
-            _serve(session, lineup, events.refresh, board)
+            _serve(session, selected, events.refresh, board)
 
 
-def _sync(session: Session, lineup: Lineup) -> None:
+def _sync(session: Session, runs: SelectedRuns) -> None:
     from himl_cli.render.jobs import say_synced
-    from himl_cli.services.tensorboard.sync import sync_once
+    from himl_cli.services.tensorboard.poller import sync_once
 
-    lineup.begin()
-    synced, problem = sync_once(lineup.feeds, session.notify)
+    runs.start()
+    synced, problem = sync_once(runs.sources, session.notify)
     if synced:
         say_synced(session.output, synced)
     if problem is not None:
         raise problem
 
 
-def _serve(session: Session, lineup: Lineup, refresh: int, board: BoardOptions) -> None:
+def _serve(session: Session, runs: SelectedRuns, refresh: int, board: BoardOptions) -> None:
     from himl_cli.commands.session import leave_out_retries
     from himl_cli.render.jobs import say_served
     from himl_cli.render.progress import Watcher
-    from himl_cli.services.tensorboard.serving import Address, serve
+    from himl_cli.services.tensorboard.server import serve
 
-    def said(url: str) -> None:
-        say_served(session.output, url, [feed.run.id for feed in lineup.feeds])
+    def on_url(url: str) -> None:
+        say_served(session.output, url, [source.run.id for source in runs.sources])
         leave_out_retries()
         if board.open_browser:
-            _open(session, url)
+            import webbrowser
+
+            if not webbrowser.open(url):
+                session.output.notice(f"No browser can be opened here: open {url} yourself.")
 
     watcher = Watcher(session.output)
     try:
-        serve(lineup, Address(board.host, board.port), refresh, watcher, said, first_look_over=watcher.close)
+        serve(runs, board.host, board.port, refresh, watcher, on_url, on_first_update=watcher.close)
     finally:
         watcher.close()
-
-
-def _open(session: Session, url: str) -> None:
-    import webbrowser
-
-    if not webbrowser.open(url):
-        session.output.notice(f"No browser can be opened here: open {url} yourself.")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from himl_cli.core.errors import BadUsage
-from himl_cli.services.transfer.disk import explained
+from himl_cli.services.transfer.local_files import disk_error
 
 
 def cache_of(name: str, use: str, hint: str) -> Path:
@@ -20,5 +20,5 @@ def cache_of(name: str, use: str, hint: str) -> Path:
     try:
         root.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as err:
-        raise explained(err, f"Cannot make himl's cache folder '{root}'") from err
+        raise disk_error(err, f"Cannot make himl's cache folder '{root}'") from err
     return root

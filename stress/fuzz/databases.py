@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from himl_cli.core.errors import DiskFailed, RunNotFound
 from himl_cli.core.runs import RunQuery, RunStatus
-from himl_cli.services.transfer.state import Fetched, TransferState
+from himl_cli.services.transfer.state import FetchedFile, TransferState
 from himl_cli.workspaces.local.database import SCHEMA, Database
 from himl_cli.workspaces.local.metric_store import MetricStore
 from himl_cli.workspaces.local.run_store import NewRun, RunStore
@@ -26,7 +26,7 @@ from tests.user_cache import state_of
 @cache
 def _transfer_state() -> bytes:
     with TransferState(Path.cwd(), print) as state:
-        state.record(Fetched("a/b.txt", "r/a/b.txt", "0x8D", 3, 17, b"x" * 16))
+        state.record(FetchedFile("a/b.txt", "r/a/b.txt", "0x8D", 3, 17, b"x" * 16))
         state.begin_part("c", "r/c", "0x8E", 100)
         state.add_range("c", 0, 50)
     return state_of(Path.cwd()).read_bytes()
@@ -41,7 +41,7 @@ def _transfer(content: bytes) -> None:
         state.has_part("c", "r/c", "0x8E", 100)
         for start, stop in state.ranges("c"):  # numbers, or a TypeError
             assert stop - start < 2**64, (start, stop)
-        state.record(Fetched("d", "r/d", "", 1, 2, None))
+        state.record(FetchedFile("d", "r/d", "", 1, 2, None))
         state.flush()
         state.begin_part("e", "r/e", "", 1)
 

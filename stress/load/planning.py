@@ -10,11 +10,8 @@ import sys
 from pathlib import Path
 
 from himl_cli.core.events import ignore
-from himl_cli.services.transfer.plan import DownloadPlan
-from himl_cli.services.transfer.requests import DownloadRequest
+from himl_cli.services.transfer.plan import DownloadPlan, DownloadRequest, TargetFolder, TransferStats
 from himl_cli.services.transfer.state import TransferState
-from himl_cli.services.transfer.tally import Tally
-from himl_cli.services.transfer.targets import TargetFolder
 from himl_cli.workspaces.azure.storage.blobs.container import AzureBlobs
 
 
@@ -24,7 +21,7 @@ def main(url: str, folder: Path) -> None:
     wanted, size, in_order, first, last = 0, 0, True, "", ""
     target = TargetFolder(folder)
     with TransferState(folder, lambda text: print(text, file=sys.stderr)) as state:
-        for one in DownloadPlan(store, request, target, state, Tally()).wanted(request.filters.select(store), ignore):
+        for one in DownloadPlan(store, request, target, state, TransferStats()).files(request.filters.select(store), ignore):
             in_order = in_order and last < one.blob.name
             first, last = first or one.blob.name, one.blob.name
             wanted, size = wanted + 1, size + one.blob.size

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 
 from stress.faults.judge import Verdict, last_line
 from stress.faults.places import FETCH, LISTING, SERVICE
-from stress.ranks.judge import LONGEST, ended_early, judge_launch, moved_otherwise
+from stress.ranks.judge import ended_early, judge_launch, moved_otherwise
 from stress.ranks.launching import Launch, Launcher, Steps
 from stress.ranks.orders import order_cases
 from stress.ranks.source import COMMANDS, Source
@@ -24,8 +24,6 @@ from tests.servers.azureml.faults import Latency, Status
 A_CELL = 16
 """Each place of rank 0 twice."""
 LIMIT = 170.0
-DEAD = 100.0
-"""Seconds within which ranks have to end whose rank 0 died before anybody could see it: himl waits a minute for one that is late."""
 SLOW = 0.4
 """Seconds by which answers with bytes are late where something is to happen while they come."""
 SAID = 160
@@ -96,23 +94,21 @@ def _steps_of(seconds: float, late: tuple[float, float] | None = None) -> Callab
 
 
 def _rank_0_dies(tried: Tried) -> Result:
-    """Rank 0 is killed: shortly after its start, some time after it, or while bytes come. The same launcher then starts all ranks again."""
-    way, seconds = tried.dice.choice(("starting", "running", "moving")), tried.dice.random()
-    after = {"starting": 0.3 * seconds, "running": 4.0 * seconds, "moving": SLOW * seconds}[way]
+    """Rank 0 is killed: some time after it began, or while bytes come. The same launcher then starts all ranks again."""
+    way, seconds = tried.dice.choice(("running", "moving")), tried.dice.random()
+    after = {"running": 4.0 * seconds, "moving": SLOW * seconds}[way]
     tried.world.stage.faults.add(Latency(SLOW), FETCH.match, times=None)
-    blow = _Blow(0, after, tried.source.is_moving if way == "moving" else lambda: True)
+    blow = _Blow(0, after, tried.source.is_moving if way == "moving" else lambda: "0-1" in tried.source.begun())
     launcher = tried.launcher()
     launch = launcher.launch(tried.steps(), LIMIT, blow.look)
     tried.world.stage.faults.clear()
     was_through = any(name.startswith("outcome-") for name in tried.source.begun())
-    had_begun = "0-1" in tried.source.begun()
-    died = "after it" if was_through else "in the middle" if had_begun else "before it"
+    died = "after it" if was_through else "in the middle"
     tried.facts |= {"killed": way, "after": round(after, 2), "died": died, "waited": round(launch.waited, 1)}
     if not blow.struck or launch.ends[0].code != -signal.SIGKILL:
         return _result(tried, launch, _whole(tried, launch), hits=0)
-    longest = DEAD if died == "before it" else LONGEST
     problems = tried.source.problems(is_done=was_through)
-    verdict = judge_launch(launch, problems, documented={0} if was_through else {1}, but={0}, longest=longest)
+    verdict = judge_launch(launch, problems, documented={0} if was_through else {1}, but={0})
     return _and_again(tried, launcher, _result(tried, launch, verdict, hits=1, but=0))
 
 

@@ -17,9 +17,7 @@ AT_ONCE = 0.02
 """Seconds by which the clocks that this compares may differ."""
 
 
-def judge_launch(
-    launch: Launch, problems: Sequence[str], *, documented: AbstractSet[int] = frozenset({0}), but: AbstractSet[int] = frozenset(), longest: float = LONGEST
-) -> Verdict:
+def judge_launch(launch: Launch, problems: Sequence[str], *, documented: AbstractSet[int] = frozenset({0}), but: AbstractSet[int] = frozenset()) -> Verdict:
     """The outcome of a launch whose ranks, *but* those that were killed, all have to end alike: one code, and after 0 one text on stdout.
 
     *problems* are those of what is left.
@@ -37,7 +35,7 @@ def judge_launch(
     if worst.outcome is Outcome.survived and len({end.stdout for end in ends.values()}) > 1:
         texts = "; ".join(f"{rank}: {end.stdout[:120]!r}" for rank, end in ends.items())
         return Verdict(Outcome.lost, f"the ranks say different things: {texts}")
-    if worst.outcome is not Outcome.lost and launch.waited > longest:
+    if worst.outcome is not Outcome.lost and launch.waited > LONGEST:
         return Verdict(Outcome.lost, f"the last rank ended {launch.waited:.0f} s after rank 0, or after it was started")
     if worst.outcome is not Outcome.lost and launch.seconds > SLOWEST:
         return Verdict(Outcome.lost, f"the last rank ended {launch.seconds:.0f} s after it was started")

@@ -66,18 +66,15 @@ class InMemory:
 def plan(folder: Path, size: int) -> Callable[[], object]:
     """All blobs of a store, to be decided on."""
     from himl_cli.core.events import ignore
-    from himl_cli.services.transfer.plan import DownloadPlan
-    from himl_cli.services.transfer.requests import DownloadRequest
+    from himl_cli.services.transfer.plan import DownloadPlan, DownloadRequest, TargetFolder, TransferStats
     from himl_cli.services.transfer.state import TransferState
-    from himl_cli.services.transfer.tally import Tally
-    from himl_cli.services.transfer.targets import TargetFolder
 
     def run() -> int:
         request, store = DownloadRequest(folder / f"plan_{size}"), InMemory(size)
         target = TargetFolder(request.folder)
         with TransferState(request.folder, lambda text: None) as state:
-            found = DownloadPlan(store, request, target, state, Tally())
-            return _expect(sum(1 for _ in found.wanted(request.filters.select(store), ignore)), size)
+            found = DownloadPlan(store, request, target, state, TransferStats())
+            return _expect(sum(1 for _ in found.files(request.filters.select(store), ignore)), size)
 
     return run
 
@@ -85,7 +82,7 @@ def plan(folder: Path, size: int) -> Callable[[], object]:
 def download_small(folder: Path, size: int) -> Callable[[], object]:
     """Small files, written and checked."""
     from himl_cli.services.transfer.download import download
-    from himl_cli.services.transfer.requests import DownloadRequest
+    from himl_cli.services.transfer.plan import DownloadRequest
 
     return lambda: _expect(download(InMemory(size), DownloadRequest(folder / f"download_{size}")).files, size)
 

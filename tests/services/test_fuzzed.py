@@ -23,7 +23,7 @@ from himl_cli.services.submission.conda import requirements_as_conda
 from himl_cli.services.submission.job_yaml import prepare_document
 from himl_cli.services.submission.pipeline_file import read_pipeline, step_files
 from himl_cli.services.submission.request import SubmitRequest
-from himl_cli.services.tensorboard.answers import serves
+from himl_cli.services.tensorboard.server import serves
 from himl_cli.services.transfer.state import TransferState
 from himl_cli.workspaces.azure.jobs.documents.complaints import complaint_of
 from himl_cli.workspaces.azure.requests.answers import understood

@@ -11,10 +11,8 @@ import pytest
 
 from himl_cli.core.blobs import BlobInfo
 from himl_cli.core.runs import Run, RunStatus
-from himl_cli.services.tensorboard.feeds import EventFile
-from himl_cli.services.tensorboard.growing_copy import OVERLAP, GrowingCopy
-from himl_cli.services.tensorboard.names import CopyNames, lasting_name
-from himl_cli.services.tensorboard.shown_folder import ShownFolder
+from himl_cli.services.tensorboard.copies import OVERLAP, EventFile, GrowingCopy, ShownFolder, copy_name
+from himl_cli.services.tensorboard.runs import permanent_name
 from tests.event_files import NAME
 
 THEN = datetime(2026, 3, 1, 12, 0, 0, tzinfo=timezone.utc)
@@ -28,7 +26,7 @@ def bring(copy: GrowingCopy, content: bytes, etag: str, *, modified: datetime | 
     if request is None:
         return None
     assert 0 < request.length <= len(content)
-    copy.take(request.offset, content[request.offset : request.offset + request.length])
+    copy.write(request.offset, content[request.offset : request.offset + request.length])
     copy.complete(blob)
     return request.length
 
@@ -80,9 +78,10 @@ def test_a_file_replaced_by_one_of_its_size_is_noticed(tmp_path: Path, is_anew: 
 
 def test_names_that_differ_in_capitals_only_are_kept_apart_and_the_same_after_a_restart() -> None:
     names = [f"A/{NAME}", f"a/{NAME}", f"b/{NAME}", f"b/{NAME}.himl2", f"b/{NAME}.v2"]
-    first, again = CopyNames(), CopyNames()
-    kept = [first.of(name) for name in names]
-    assert kept == [again.of(name) for name in names] == [first.of(name) for name in names]
+    first: dict[str, str] = {}
+    again: dict[str, str] = {}
+    kept = [copy_name(name, first) for name in names]
+    assert kept == [copy_name(name, again) for name in names] == [copy_name(name, first) for name in names]
     assert [at for at, name in enumerate(names) if kept[at] == name] == [0, 2, 4]
     assert len({name.casefold() for name in kept}) == len(names)
     assert kept[1].startswith("a.himl-")
@@ -90,7 +89,7 @@ def test_names_that_differ_in_capitals_only_are_kept_apart_and_the_same_after_a_
 
 def test_the_folder_in_the_cache_depends_on_the_id_alone() -> None:
     def named(run_id: str, display_name: str = "") -> str:
-        return lasting_name(Run(run_id, "train", RunStatus.running, THEN, display_name=display_name))
+        return permanent_name(Run(run_id, "train", RunStatus.running, THEN, display_name=display_name))
 
     assert named("eq_a") == named("eq_a", "First try") == "eq_a"
     assert named("EQ_A").casefold() != "eq_a"

@@ -10,11 +10,9 @@ import pytest
 from himl_cli.core.errors import IntegrityFailed, ServiceFailed
 from himl_cli.core.events import Event, Notice
 from himl_cli.core.runs import RunSelection
-from himl_cli.services.tensorboard.chosen import ChosenRuns
-from himl_cli.services.tensorboard.feeds import RunFeed
-from himl_cli.services.tensorboard.growing_copy import OVERLAP
-from himl_cli.services.tensorboard.lineup import Lineup
-from himl_cli.services.tensorboard.sync import sync_once
+from himl_cli.services.tensorboard.copies import OVERLAP, EventSource
+from himl_cli.services.tensorboard.poller import sync_once
+from himl_cli.services.tensorboard.runs import SelectedRuns
 from himl_cli.workspaces.azure.workspace import AzureWorkspace
 from tests.azure_workspaces import opened
 from tests.event_files import NAME, event_bytes
@@ -35,15 +33,15 @@ def workspace(azure_environment: StagedWorkspace, project: Path) -> Iterator[Azu
 
 
 @pytest.fixture
-def feed(azure: StagedWorkspace, workspace: AzureWorkspace, tmp_path: Path) -> RunFeed:
+def source(azure: StagedWorkspace, workspace: AzureWorkspace, tmp_path: Path) -> EventSource:
     """A run that is at work, and whose first bytes are here."""
     azure.add_run(RUN, "train", status="Running")
     append(azure, SHORT)
-    lineup = Lineup(ChosenRuns(workspace, RunSelection(runs=[RUN]), Path.cwd()), "logs", tmp_path)
-    lineup.begin()
-    (feed,) = lineup.feeds
-    feed.look()
-    return feed
+    selected = SelectedRuns(workspace, RunSelection(runs=[RUN]), Path.cwd(), "logs", tmp_path)
+    selected.start()
+    (source,) = selected.sources
+    source.update()
+    return source
 
 
 def append(azure: StagedWorkspace, content: bytes) -> None:
@@ -55,36 +53,36 @@ def copies(tmp_path: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("fault", [*DAMAGE, Truncate(after=OVERLAP + 4)], ids=str)
-def test_what_was_damaged_once_is_brought_again_within_the_look(azure: StagedWorkspace, feed: RunFeed, tmp_path: Path, fault: Action) -> None:
+def test_what_was_damaged_once_is_brought_again_within_the_look(azure: StagedWorkspace, source: EventSource, tmp_path: Path, fault: Action) -> None:
     append(azure, LONG[len(SHORT) :])
     azure.stage.faults.add(fault, GET)
-    feed.look()
-    assert (copies(tmp_path), feed.tally.here) == ({NAME: LONG}, len(LONG) - len(SHORT))
+    source.update()
+    assert (copies(tmp_path), source.stats.received) == ({NAME: LONG}, len(LONG) - len(SHORT))
 
 
 @pytest.mark.parametrize("fault", DAMAGE, ids=str)
-def test_what_stays_damaged_is_an_error_and_the_copy_what_it_was(azure: StagedWorkspace, feed: RunFeed, tmp_path: Path, fault: Action) -> None:
+def test_what_stays_damaged_is_an_error_and_the_copy_what_it_was(azure: StagedWorkspace, source: EventSource, tmp_path: Path, fault: Action) -> None:
     append(azure, LONG[len(SHORT) :])
     azure.stage.faults.add(fault, GET, times=None)
-    synced, problem = sync_once([feed], lambda event: None)
+    synced, problem = sync_once([source], lambda event: None)
     assert isinstance(problem, IntegrityFailed)
     assert (copies(tmp_path), [one.new_bytes for one in synced]) == ({NAME: SHORT}, [0])
     azure.stage.faults.clear()
-    assert sync_once([feed], lambda event: None)[1] is None
+    assert sync_once([source], lambda event: None)[1] is None
     assert copies(tmp_path) == {NAME: LONG}
 
 
 def test_a_file_that_never_comes_undamaged_leaves_none(azure: StagedWorkspace, workspace: AzureWorkspace, tmp_path: Path) -> None:
     azure.put_artifact(azure.add_run(RUN, "train"), f"logs/{NAME}", LONG)
     azure.stage.faults.add(FlipByte(50), GET, times=None)
-    lineup = Lineup(ChosenRuns(workspace, RunSelection(runs=[RUN]), Path.cwd()), "logs", tmp_path)
-    lineup.begin()
-    synced, problem = sync_once(lineup.feeds, lambda event: None)
+    selected = SelectedRuns(workspace, RunSelection(runs=[RUN]), Path.cwd(), "logs", tmp_path)
+    selected.start()
+    synced, problem = sync_once(selected.sources, lambda event: None)
     assert (type(problem), synced, [*tmp_path.rglob(f"{NAME}*")]) == (IntegrityFailed, [], [])
 
 
 @pytest.mark.parametrize("is_here", [True, False])
-def test_a_file_that_changes_each_time_it_is_read_is_an_error(azure: StagedWorkspace, feed: RunFeed, tmp_path: Path, is_here: bool) -> None:
+def test_a_file_that_changes_each_time_it_is_read_is_an_error(azure: StagedWorkspace, source: EventSource, tmp_path: Path, is_here: bool) -> None:
     """Whether some of it is here or nothing; a run is not said to be one without event files."""
     if is_here:
         append(azure, LONG[len(SHORT) :])
@@ -92,7 +90,7 @@ def test_a_file_that_changes_each_time_it_is_read_is_an_error(azure: StagedWorks
         azure.put_artifact(azure.state.runs[RUN], "logs/more/" + NAME, LONG)
     azure.stage.faults.add(ChangeEtag(), rf"GET .*{RUN}/logs/.*{NAME}", times=None)
     heard: list[Event] = []
-    synced, problem = sync_once([feed], heard.append)
+    synced, problem = sync_once([source], heard.append)
     assert isinstance(problem, ServiceFailed)
     assert str(problem) == f"Event files of run '{RUN}' changed each time they were read."
     assert (copies(tmp_path) if is_here else [one.files for one in synced], [each for each in heard if isinstance(each, Notice)]) == (
@@ -100,4 +98,4 @@ def test_a_file_that_changes_each_time_it_is_read_is_an_error(azure: StagedWorks
         [],
     )
     azure.stage.faults.clear()
-    assert sync_once([feed], lambda event: None)[1] is None
+    assert sync_once([source], lambda event: None)[1] is None

@@ -13,14 +13,9 @@ from hypothesis import strategies as st
 from himl_cli.core.blobs import BlobInfo
 from himl_cli.core.events import Event, Notice
 from himl_cli.core.runs import Run, RunSelection, RunStatus
-from himl_cli.services.tensorboard.chosen import ChosenRuns
-from himl_cli.services.tensorboard.event_files import EventFinder
-from himl_cli.services.tensorboard.feeds import LOOKS, CopiedHere, RunFeed
-from himl_cli.services.tensorboard.growing_copy import OVERLAP, GrowingCopy
-from himl_cli.services.tensorboard.lineup import Lineup
-from himl_cli.services.tensorboard.names import readable_name
-from himl_cli.services.tensorboard.shown_folder import ShownFolder
-from himl_cli.services.tensorboard.sync import sync_once
+from himl_cli.services.tensorboard.copies import ATTEMPTS, OVERLAP, CopiedSource, EventFinder, EventSource, GrowingCopy, ShownFolder
+from himl_cli.services.tensorboard.poller import sync_once
+from himl_cli.services.tensorboard.runs import SelectedRuns, readable_name
 from himl_cli.workspaces.azure.workspace import AzureWorkspace
 from himl_cli.workspaces.base import Workspace
 from tests.azure_workspaces import opened
@@ -40,16 +35,16 @@ def workspace(azure_environment: StagedWorkspace, project: Path) -> Iterator[Azu
         yield found
 
 
-def feeds_of(workspace: Workspace, runs: Sequence[str], folder: Path, log_dir: str = "logs") -> list[RunFeed]:
-    lineup = Lineup(ChosenRuns(workspace, RunSelection(runs=runs), Path.cwd()), log_dir, folder)
-    lineup.begin()
-    return lineup.feeds
+def sources_of(workspace: Workspace, runs: Sequence[str], folder: Path, log_dir: str = "logs") -> list[EventSource]:
+    selected = SelectedRuns(workspace, RunSelection(runs=runs), Path.cwd(), log_dir, folder)
+    selected.start()
+    return selected.sources
 
 
-def feed_of(workspace: AzureWorkspace, folder: Path, log_dir: str = "logs") -> CopiedHere:
-    (feed,) = feeds_of(workspace, [RUN], folder, log_dir)
-    assert isinstance(feed, CopiedHere)
-    return feed
+def source_of(workspace: AzureWorkspace, folder: Path, log_dir: str = "logs") -> CopiedSource:
+    (source,) = sources_of(workspace, [RUN], folder, log_dir)
+    assert isinstance(source, CopiedSource)
+    return source
 
 
 def put(azure: StagedWorkspace, name: str, content: bytes) -> None:
@@ -70,28 +65,28 @@ def test_only_new_bytes_of_a_log_that_grows_are_asked_for_and_added_in_place(azu
     run = azure.add_run(RUN, "train", status="Running", display_name="First try")
     blob = run.artifact_prefix + f"logs/fold 0/{NAME}"
     azure.state.storage.append("azureml", blob, SHORT)
-    feed = feed_of(workspace, tmp_path / "copies")
-    feed.look()
+    source = source_of(workspace, tmp_path / "copies")
+    source.update()
     path = tmp_path / "copies" / "First_try-train_1_aa" / "fold 0" / NAME
-    assert (path.read_bytes(), [file.path for file in feed.files], feed.tally.here) == (SHORT, [path], len(SHORT))
+    assert (path.read_bytes(), [file.path for file in source.files], source.stats.received) == (SHORT, [path], len(SHORT))
     inode = path.stat().st_ino
     azure.state.storage.append("azureml", blob, LONG[len(SHORT) :])
-    feed.look()
-    assert (path.read_bytes(), path.stat().st_ino, feed.tally.here, feed.is_over) == (LONG, inode, len(LONG) - len(SHORT), False)
+    source.update()
+    assert (path.read_bytes(), path.stat().st_ino, source.stats.received, source.is_done) == (LONG, inode, len(LONG) - len(SHORT), False)
     assert scalars(path.parent) == [(0, 1.0), (1, 0.5), (2, 0.25), (3, 0.125)]
-    feed.look()
-    assert (feed.tally.here, received(azure, len(LONG) + OVERLAP)) == (0, len(LONG) + OVERLAP)
+    source.update()
+    assert (source.stats.received, received(azure, len(LONG) + OVERLAP)) == (0, len(LONG) + OVERLAP)
 
 
 def test_a_blob_that_is_stored_anew_and_longer_is_the_same_file(azure: StagedWorkspace, workspace: AzureWorkspace, tmp_path: Path) -> None:
     """Its folder is not `logs`: then all event files are taken, by their whole names."""
     azure.add_run(RUN, "train", status="Running")
     put(azure, f"outputs/tb/{NAME}", SHORT)
-    feed = feed_of(workspace, tmp_path)
-    feed.look()
+    source = source_of(workspace, tmp_path)
+    source.update()
     put(azure, f"outputs/tb/{NAME}", LONG)
-    feed.look()
-    assert [file.name for file in feed.files] == [f"outputs/tb/{NAME}"]
+    source.update()
+    assert [file.name for file in source.files] == [f"outputs/tb/{NAME}"]
     assert (tmp_path / RUN / "outputs" / "tb" / NAME).read_bytes() == LONG
     assert received(azure, len(LONG) + OVERLAP) == len(LONG) + OVERLAP
 
@@ -100,16 +95,16 @@ def test_a_blob_that_is_stored_anew_and_longer_is_the_same_file(azure: StagedWor
 def test_another_file_of_the_same_name_is_kept_under_a_new_one(azure: StagedWorkspace, workspace: AzureWorkspace, tmp_path: Path, other: bytes) -> None:
     azure.add_run(RUN, "train", status="Running")
     put(azure, f"logs/{NAME}", SHORT)
-    feed = feed_of(workspace, tmp_path)
-    feed.look()
+    source = source_of(workspace, tmp_path)
+    source.update()
     put(azure, f"logs/{NAME}", other)
-    feed.look()
+    source.update()
     second = tmp_path / RUN / f"{NAME}.himl2"
-    assert ([file.path for file in feed.files], second.read_bytes(), (tmp_path / RUN / NAME).read_bytes()) == ([second], other, SHORT)
-    again = feed_of(workspace, tmp_path)
+    assert ([file.path for file in source.files], second.read_bytes(), (tmp_path / RUN / NAME).read_bytes()) == ([second], other, SHORT)
+    again = source_of(workspace, tmp_path)
     assert [(file.name, file.path) for file in again.files] == [(second.name, second)], "what is shown before the first look"
-    again.look()
-    assert again.tally.here == 0
+    again.update()
+    assert again.stats.received == 0
 
 
 def test_another_himl_goes_on_with_what_is_on_the_disk(azure: StagedWorkspace, workspace: AzureWorkspace, tmp_path: Path) -> None:
@@ -117,44 +112,44 @@ def test_another_himl_goes_on_with_what_is_on_the_disk(azure: StagedWorkspace, w
     put(azure, f"logs/{NAME}", LONG)
     (tmp_path / RUN).mkdir()
     (tmp_path / RUN / NAME).write_bytes(LONG[:50])  # in the middle of a record
-    feed = feed_of(workspace, tmp_path)
-    assert [file.name for file in feed.files] == [NAME]
-    feed.look()
-    assert ((tmp_path / RUN / NAME).read_bytes(), feed.tally.here, feed.is_over) == (LONG, len(LONG) - 50, True)
+    source = source_of(workspace, tmp_path)
+    assert [file.name for file in source.files] == [NAME]
+    source.update()
+    assert ((tmp_path / RUN / NAME).read_bytes(), source.stats.received, source.is_done) == (LONG, len(LONG) - 50, True)
 
 
 def test_two_himl_that_copy_the_same_run_do_each_other_no_harm(azure: StagedWorkspace, workspace: AzureWorkspace, tmp_path: Path) -> None:
     azure.add_run(RUN, "train", status="Running")
     put(azure, f"logs/{NAME}", LONG[:50])
-    one, other = feed_of(workspace, tmp_path), feed_of(workspace, tmp_path)
-    one.look()
-    other.look()
+    one, other = source_of(workspace, tmp_path), source_of(workspace, tmp_path)
+    one.update()
+    other.update()
     put(azure, f"logs/{NAME}", LONG)
-    other.look()
-    one.look()
+    other.update()
+    one.update()
     assert {path.name: path.read_bytes() for path in (tmp_path / RUN).iterdir()} == {NAME: LONG}
     put(azure, f"logs/{NAME}", event_bytes([9.0]))
-    for feed in (one, other, one, other):
-        feed.look()
+    for source in (one, other, one, other):
+        source.update()
     assert sorted(path.name for path in (tmp_path / RUN).iterdir()) == [NAME, f"{NAME}.himl2"]
 
 
 def test_a_file_that_changes_at_each_look_is_looked_at_again_in_the_next_round(azure: StagedWorkspace, workspace: AzureWorkspace, tmp_path: Path) -> None:
     azure.add_run(RUN, "train")
     put(azure, f"outputs/{NAME}", LONG)
-    feed = feed_of(workspace, tmp_path)
-    azure.stage.faults.add(ChangeEtag(), rf"GET .*{RUN}/outputs/{NAME}", times=LOOKS)
-    feed.look()
-    assert (feed.is_over, feed.files) == (False, [])
-    feed.look()
-    assert (feed.is_over, [file.path.read_bytes() for file in feed.files]) == (True, [LONG])
+    source = source_of(workspace, tmp_path)
+    azure.stage.faults.add(ChangeEtag(), rf"GET .*{RUN}/outputs/{NAME}", times=ATTEMPTS)
+    source.update()
+    assert (source.is_done, source.files) == (False, [])
+    source.update()
+    assert (source.is_done, [file.path.read_bytes() for file in source.files]) == (True, [LONG])
 
 
 def test_names_that_leave_the_folder_are_left_out(azure: StagedWorkspace, workspace: AzureWorkspace, tmp_path: Path) -> None:
     azure.add_run(RUN, "train")
     azure.put_artifacts(azure.state.runs[RUN], {f"logs/a/..\\..\\..\\{NAME}": SHORT, f"logs/ok/{NAME}": SHORT})
-    feed = feed_of(workspace, tmp_path / "copies")
-    feed.look()
+    source = source_of(workspace, tmp_path / "copies")
+    source.update()
     assert [path.relative_to(tmp_path / "copies").as_posix() for path in (tmp_path / "copies").rglob("*tfevents*")] == [f"{RUN}/ok/{NAME}"]
 
 
@@ -162,8 +157,8 @@ def test_several_runs_are_looked_at_and_one_that_failed_does_not_stop_the_others
     for number in range(12):
         azure.put_artifact(azure.add_run(f"train_{number}", "train", status="Running"), f"logs/{NAME}", SHORT)
     (tmp_path / "train_5").write_text("a file where the folder is to be")
-    feeds = feeds_of(workspace, [f"train_{number}" for number in range(12)], tmp_path)
-    synced, problem = sync_once(feeds, lambda event: None)
+    sources = sources_of(workspace, [f"train_{number}" for number in range(12)], tmp_path)
+    synced, problem = sync_once(sources, lambda event: None)
     assert [one.run for one in synced] == [f"train_{number}" for number in range(12) if number != 5]
     assert problem is not None
     assert "train_5" in str(problem)
@@ -174,9 +169,9 @@ def test_runs_without_event_files_are_named_but_not_all_of_many(project: Path, t
     ids = [here.add(f"train_{number}", files={f"logs/{NAME}": LONG} if number == 0 else {}) for number in range(7)]
     here.add("hunt", tags={"himl.many": "sweep"})
     said: list[Event] = []
-    synced, problem = sync_once(feeds_of(here.workspace, [*ids[:3], "hunt"], tmp_path), said.append)
+    synced, problem = sync_once(sources_of(here.workspace, [*ids[:3], "hunt"], tmp_path), said.append)
     assert ([one.run for one in synced], problem) == (["train_0"], None)
-    sync_once(feeds_of(here.workspace, ids, tmp_path), said.append)
+    sync_once(sources_of(here.workspace, ids, tmp_path), said.append)
     assert said == [
         Notice("Run 'train_1' has no event files."),
         Notice("Run 'train_2' has no event files."),
@@ -188,27 +183,27 @@ def test_runs_of_here_are_served_where_they_lie(project: Path, tmp_path: Path) -
     here = RecordedRuns(project)
     first = here.add("train_1_aa", files={f"logs/a/{NAME}": LONG, "logs/notes.txt": "x", f"outputs/{NAME}": SHORT})
     second = here.add("train_2_bb", status=RunStatus.canceled, files={f"outputs/deep/{NAME}": SHORT})
-    feeds = feeds_of(here.workspace, [first, second], tmp_path)
-    synced, problem = sync_once(feeds, lambda event: None)
+    sources = sources_of(here.workspace, [first, second], tmp_path)
+    synced, problem = sync_once(sources, lambda event: None)
     runs = project / ".himl" / "runs"
     assert problem is None
     assert [(one.folder, one.files, one.new_bytes) for one in synced] == [(runs / first / "code" / "logs", 1, 0), (runs / second / "code", 1, 0)]
     shown = ShownFolder(tmp_path / "shown")
-    for feed in feeds:
-        shown.show(feed.name, feed.files)
+    for source in sources:
+        shown.show(source.name, source.files)
     assert scalars(tmp_path / "shown" / first / "a") == scalars(runs / first / "code" / "logs" / "a")
 
 
 def test_what_is_no_longer_a_run_s_file_is_no_longer_shown(project: Path, tmp_path: Path) -> None:
     here = RecordedRuns(project)
     run = here.add("train_1_aa", files={f"logs/a/{NAME}": LONG, f"logs/b/{NAME}": LONG})
-    (feed,) = feeds_of(here.workspace, [run], tmp_path)
+    (source,) = sources_of(here.workspace, [run], tmp_path)
     shown = ShownFolder(tmp_path / "shown")
-    feed.look()
-    shown.show(feed.name, feed.files)
+    source.update()
+    shown.show(source.name, source.files)
     (project / ".himl" / "runs" / run / "code" / "logs" / "a" / NAME).unlink()
-    feed.look()
-    shown.show(feed.name, feed.files)
+    source.update()
+    shown.show(source.name, source.files)
     assert [path.relative_to(tmp_path / "shown").as_posix() for path in (tmp_path / "shown").rglob("*tfevents*")] == [f"{run}/b/{NAME}"]
     assert (tmp_path / "shown" / run / "b" / NAME).read_bytes() == LONG
 
@@ -243,7 +238,7 @@ def test_a_copy_is_what_its_original_is_however_that_grew(tmp_path_factory: pyte
         asked += request.length
         wanted = original[request.offset : request.offset + request.length]
         for start in range(0, len(wanted), at_once):
-            copy.take(request.offset + start, wanted[start : start + at_once])
+            copy.write(request.offset + start, wanted[start : start + at_once])
         copy.close()
         assert (copy.is_other, copy.path) == (False, path)
     assert (path.read_bytes() if original else b"") == original
@@ -264,13 +259,13 @@ def test_a_planted_link_does_not_lead_out_of_the_folder(workspace: AzureWorkspac
     outside, folder = tmp_path / "outside", tmp_path / "copies"
     outside.mkdir()
     (outside / NAME).write_bytes(b"")
-    feed = feed_of(workspace, folder)
-    link = folder / feed.name / at
+    source = source_of(workspace, folder)
+    link = folder / source.name / at
     link.parent.mkdir(parents=True)
     try:
         link.symlink_to(outside / NAME if NAME in at else outside)
     except OSError:
         pytest.skip("NEEDS the right to make symlinks")
-    feed.look()
+    source.update()
     assert {path.name: path.read_bytes() for path in outside.iterdir()} == {NAME: b""}
-    assert feed.left_out == ({f"sub/{NAME}"} if at else {NAME, f"sub/{NAME}"})
+    assert source.excluded == ({f"sub/{NAME}"} if at else {NAME, f"sub/{NAME}"})

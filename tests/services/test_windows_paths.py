@@ -19,7 +19,7 @@ from himl_cli.services.submission.job_yaml import prepare_document
 from himl_cli.services.submission.pipelines import prepare_pipeline
 from himl_cli.services.submission.request import SubmitRequest
 from himl_cli.services.submission.snapshot import take_snapshot
-from himl_cli.services.tensorboard.event_files import EventFinder
+from himl_cli.services.tensorboard.copies import EventFinder
 from himl_cli.services.text_files import as_found
 from himl_cli.workspaces.local.mounts import file_system_of
 from himl_cli.workspaces.local.stored_files import safe_parts

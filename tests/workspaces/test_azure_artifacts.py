@@ -12,7 +12,7 @@ import pytest
 from himl_cli.core.blobs import FetchRequest
 from himl_cli.core.errors import BlobChanged, NotAllowed, ServiceFailed
 from himl_cli.services.transfer.download import download
-from himl_cli.services.transfer.requests import DownloadRequest
+from himl_cli.services.transfer.plan import DownloadRequest
 from tests.azure_blobs import use
 from tests.azure_workspaces import opened
 from tests.blob_sinks import Received, listed, named

@@ -17,7 +17,7 @@ import pytest
 from himl_cli.core.blobs import FetchRequest
 from himl_cli.core.errors import BlobChanged, NotAllowed, ServiceFailed
 from himl_cli.services.transfer.download import download
-from himl_cli.services.transfer.requests import DownloadRequest
+from himl_cli.services.transfer.plan import DownloadRequest
 from tests.azure_blobs import DEFAULT, HASTY, PATIENT, hasty_store, storage_that_lists
 from tests.blob_sinks import Received, listed, named
 from tests.servers.azureml.faults import Action, ChangeEtag, FlipByte, Meanwhile, Reset, Stall, Status, Truncate, WrongMd5

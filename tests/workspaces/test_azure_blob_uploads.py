@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from himl_cli.core.events import Event, Planned
-from himl_cli.services.transfer.requests import UploadRequest
+from himl_cli.services.transfer.plan import UploadRequest
 from himl_cli.services.transfer.upload import upload
 from himl_cli.workspaces.azure.storage.blobs.blocks import BLOCK, Block, BlockReader
 from himl_cli.workspaces.azure.storage.blobs.room import Room

@@ -12,7 +12,7 @@ import pytest
 from himl_cli.core.blobs import FetchRequest
 from himl_cli.core.errors import BadUsage, ServiceFailed
 from himl_cli.services.transfer.download import download
-from himl_cli.services.transfer.requests import DownloadRequest
+from himl_cli.services.transfer.plan import DownloadRequest
 from himl_cli.workspaces.azure.storage.blobs.blocks import BLOCK
 from himl_cli.workspaces.azure.storage.blobs.container import AzureBlobs
 from himl_cli.workspaces.azure.storage.blobs.lines import Exchanger, Limits

@@ -9,7 +9,7 @@ import pytest
 
 from himl_cli.core.errors import IntegrityFailed
 from himl_cli.services.transfer.download import download
-from himl_cli.services.transfer.requests import DownloadRequest
+from himl_cli.services.transfer.plan import DownloadRequest
 from tests.azure_blobs import DEFAULT, hasty_store
 from tests.servers.azureml.faults import FlipByte
 from tests.servers.azureml.seeding import StagedWorkspace

@@ -13,7 +13,7 @@ import pytest
 from himl_cli.core.blobs import FetchRequest, TransferResult
 from himl_cli.core.errors import BadUsage, HimlError, IntegrityFailed, NotAllowed, NotFound, ServiceFailed
 from himl_cli.services.transfer.download import download
-from himl_cli.services.transfer.requests import DownloadRequest
+from himl_cli.services.transfer.plan import DownloadRequest
 from himl_cli.workspaces.azure.storage.blobs.lines import Exchanger, Limits
 from himl_cli.workspaces.web.file import WebFile
 from tests.azure_blobs import HASTY, PATIENT

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from himl_cli.core.jobs import DataSpec
 from himl_cli.core.text import read_json
-from himl_cli.services.transfer.launch import LONGEST_VARIABLE, local_rank
+from himl_cli.services.transfer.ranks import LONGEST_VARIABLE, local_rank
 
 VARIABLE = "HIML_BROUGHT_DATASETS"
 

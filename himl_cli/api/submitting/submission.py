@@ -30,7 +30,7 @@ from himl_cli.services.submission.wait import (
     raise_unless_completed,
     wait_for_end,
 )
-from himl_cli.services.transfer.launch import local_rank
+from himl_cli.services.transfer.ranks import local_rank
 from himl_cli.workspaces.base import JobRunner, Workspace
 from himl_cli.workspaces.open import require_sdk_v1, sdk_run, sdk_view
 

@@ -16,9 +16,9 @@ from himl_cli.services.checkpoints.here import check_whole
 from himl_cli.services.checkpoints.sources import Checkpoint, find_checkpoint
 from himl_cli.services.checkpoints.whole import is_whole
 from himl_cli.services.submission.prepare import shortened
-from himl_cli.services.transfer.disk import explained
 from himl_cli.services.transfer.download import download
-from himl_cli.services.transfer.requests import DownloadRequest
+from himl_cli.services.transfer.local_files import disk_error
+from himl_cli.services.transfer.plan import DownloadRequest
 from himl_cli.workspaces.base import BlobStore, Workspace
 
 OpenAddress = Callable[[str], BlobStore]
@@ -67,7 +67,7 @@ def bring_found(found: Checkpoint, workspace: Workspace, notify: Notify, open_ad
         for name in found.names:
             check_whole(Path(name), in_folder=bool(found.folder))
     except OSError as err:
-        raise explained(err, f"Cannot read '{err.filename or found.inside}'") from err
+        raise disk_error(err, f"Cannot read '{err.filename or found.inside}'") from err
     return dict(found.by_place)
 
 

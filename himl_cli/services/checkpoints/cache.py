@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from himl_cli.services.transfer.disk import explained
+from himl_cli.services.transfer.local_files import disk_error
 from himl_cli.services.user_cache import cache_of
 
 log = logging.getLogger(__name__)
@@ -35,7 +35,7 @@ def cache_folder(key: str) -> Iterator[Path]:
             (folder / USED).touch()
             gone = _put_aside(top, time.time() - KEPT_DAYS * 24 * 3600)
     except OSError as err:
-        raise explained(err, "Cannot make himl's cache folder") from err
+        raise disk_error(err, "Cannot make himl's cache folder") from err
     for path in gone:
         shutil.rmtree(path, ignore_errors=True)
     try:

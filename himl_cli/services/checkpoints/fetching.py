@@ -30,12 +30,12 @@ from himl_cli.services.checkpoints.sources import (
 )
 from himl_cli.services.checkpoints.whole import is_whole
 from himl_cli.services.runs.lookup import find_runs
-from himl_cli.services.transfer.disk import explained, md5_of
 from himl_cli.services.transfer.download import download
 from himl_cli.services.transfer.filters import Filters
+from himl_cli.services.transfer.local_files import disk_error, md5_of
 from himl_cli.services.transfer.names import safe_relative
+from himl_cli.services.transfer.plan import WORKERS, DownloadRequest
 from himl_cli.services.transfer.ranks import rank_zero_only
-from himl_cli.services.transfer.requests import WORKERS, DownloadRequest
 from himl_cli.workspaces.base import BlobStore, Workspace
 
 PLACE = "checkpoints"
@@ -160,7 +160,7 @@ class _Work:
         try:
             there = [found.name for found in walk_files(str(folder), skip_workspaces=True)]
         except OSError as err:
-            raise explained(err, f"Cannot read '{err.filename or folder}'") from err
+            raise disk_error(err, f"Cannot read '{err.filename or folder}'") from err
         others = [name for name in there if name not in names and name.partition("/")[0] not in OF_OTHER_FOLDERS]
         if others:
             self.notify(Notice(f"'{folder}' also has what the run does not have there (any more): {listed(others)}."))

@@ -10,7 +10,7 @@ from pathlib import Path
 from himl_cli.core.errors import BadUsage, NotFound
 from himl_cli.services.checkpoints.here import check_whole, files_in, path_of
 from himl_cli.services.checkpoints.names import FOLDER
-from himl_cli.services.transfer.disk import explained
+from himl_cli.services.transfer.local_files import disk_error
 
 OUTPUTS = "outputs/"
 
@@ -63,7 +63,7 @@ def _inside(path: Path, asked: Path) -> Iterator[tuple[str, Path]]:
             check_whole(Path(found.path), in_folder=True)
             yield found.name, Path(found.path)
     except OSError as err:
-        raise explained(err, f"Cannot read '{err.filename or path}'") from err
+        raise disk_error(err, f"Cannot read '{err.filename or path}'") from err
     if is_empty:
         raise NotFound(f"There are no files in '{asked}'.")
 

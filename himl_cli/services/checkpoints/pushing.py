@@ -21,7 +21,7 @@ from himl_cli.services.checkpoints.names import FOLDER, best_first
 from himl_cli.services.checkpoints.places import OUTPUTS, places_of
 from himl_cli.services.naming import experiment_remarks, friendly_experiment
 from himl_cli.services.runs.lookup import find_runs
-from himl_cli.services.transfer.disk import md5_of
+from himl_cli.services.transfer.local_files import md5_of
 from himl_cli.services.transfer.upload import upload_named
 from himl_cli.workspaces.base import BlobStore, RunRecorder, Workspace
 

@@ -37,7 +37,7 @@ def bring_best(files: BlobStore, root: Path, folder: str = FOLDER, *, than: Rank
     from himl_cli.core.blobs import TransferResult
     from himl_cli.services.transfer.download import download
     from himl_cli.services.transfer.filters import Filters, literal
-    from himl_cli.services.transfer.requests import DownloadRequest
+    from himl_cli.services.transfer.plan import DownloadRequest
 
     above = folder.rpartition("/")[0]
     sizes = {blob.name: blob.size for page in files.list(f"{above}/" if above else "") for blob in page}

@@ -15,7 +15,7 @@ from himl_cli.core.jobs import DataSpec, JobSpec
 from himl_cli.core.redaction import parts_of, shown
 from himl_cli.services.checkpoints.bringing import OpenAddress, bring_found, say_why, tags_of
 from himl_cli.services.checkpoints.sources import Checkpoint, find_checkpoint
-from himl_cli.services.transfer.disk import md5_of
+from himl_cli.services.transfer.local_files import md5_of
 from himl_cli.services.transfer.upload import upload_named
 from himl_cli.workspaces.base import BlobStore, CloudWorkspace, Workspace
 

@@ -23,7 +23,7 @@ from himl_cli.services.checkpoints.refusals import nothing
 from himl_cli.services.checkpoints.swept import best_trial_of, explaining_parents
 from himl_cli.services.naming import underscored
 from himl_cli.services.runs.lookup import find_runs, is_studio_url
-from himl_cli.services.transfer.disk import explained
+from himl_cli.services.transfer.local_files import disk_error
 from himl_cli.workspaces.base import BlobStore, Workspace
 
 DRIVE = re.compile(r"[A-Za-z]:[\\/]")
@@ -135,7 +135,7 @@ def find_here(text: str, cwd: Path) -> Checkpoint:
     try:
         files = [found.path for found in files_in(here, text)]
     except OSError as err:
-        raise explained(err, f"Cannot read '{err.filename or here}'") from err
+        raise disk_error(err, f"Cannot read '{err.filename or here}'") from err
     if not files:
         raise NotFound(f"The folder '{text}' is empty, and no checkpoint.")
     return Checkpoint(

@@ -15,9 +15,9 @@ from himl_cli.services.checkpoints.chosen_files import ChosenFiles
 from himl_cli.services.montage.cache_limit import VARIABLE
 from himl_cli.services.montage.slide_cache import SlideCache
 from himl_cli.services.montage.upcoming import Coming, State, Upcoming
-from himl_cli.services.tensorboard.aside import Caught
+from himl_cli.services.tensorboard.background import Caught
 from himl_cli.services.transfer.download import download
-from himl_cli.services.transfer.requests import DownloadRequest
+from himl_cli.services.transfer.plan import DownloadRequest
 from himl_cli.workspaces.base import BlobStore
 
 HOPELESS = 16

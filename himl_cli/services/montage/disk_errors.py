@@ -6,7 +6,7 @@ from pathlib import Path
 
 from himl_cli.core.errors import FULL_DISK, DiskFailed
 from himl_cli.core.files import PART_SUFFIX
-from himl_cli.services.transfer.disk import DiskFull
+from himl_cli.services.transfer.local_files import DiskFull
 
 ASIDE = f".montage{PART_SUFFIX}"
 """The folder inside the output folder that everything is made in: on the same disk, so that moving it out takes no

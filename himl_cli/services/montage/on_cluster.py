@@ -21,7 +21,7 @@ from himl_cli.services.montage.stored_place import check_csv
 from himl_cli.services.submission.environment import holds_package
 from himl_cli.services.submission.prepare import prepare_job
 from himl_cli.services.submission.request import PreparedJob, SubmitRequest
-from himl_cli.services.transfer.disk import explained
+from himl_cli.services.transfer.local_files import disk_error
 from himl_cli.services.transfer.upload import checked_prefix
 from himl_cli.workspaces.base import BlobStore
 
@@ -78,7 +78,7 @@ def prepare_montage(asked: ClusterMontage, folder: Path) -> PreparedJob:
         arguments += _sent(asked, folder / SNAPSHOT, arguments)
         conda_env = asked.conda_env or [_conda_file(folder, asked.private_wheel)]
     except OSError as err:
-        raise explained(err, f"Cannot write to '{folder}'") from err
+        raise disk_error(err, f"Cannot write to '{folder}'") from err
     request = SubmitRequest(
         cwd=asked.cwd,
         module="himl_cli",
@@ -191,7 +191,7 @@ def _sent(asked: ClusterMontage, snapshot: Path, arguments: Sequence[str]) -> Se
         try:
             shutil.copyfile(asked.cwd / path, snapshot / name)
         except OSError as err:
-            raise explained(err, f"{option}: cannot read '{path}'") from err
+            raise disk_error(err, f"{option}: cannot read '{path}'") from err
         options.append(f"{option}={name}")
     if not options:
         (snapshot / COMMAND_FILE).write_text(f"himl {shlex.join(arguments)}\n", encoding="utf-8")

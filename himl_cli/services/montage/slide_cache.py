@@ -17,7 +17,7 @@ from himl_cli.core.errors import DiskFailed
 from himl_cli.core.files import PART_SUFFIX, is_bookkeeping
 from himl_cli.services.montage.cache_pins import FOLDER as IN_USE
 from himl_cli.services.montage.cache_pins import Pins
-from himl_cli.services.transfer.disk import explained
+from himl_cli.services.transfer.local_files import disk_error
 from himl_cli.services.transfer.names import part_name
 from himl_cli.services.transfer.state import mark_of
 from himl_cli.services.user_cache import cache_of
@@ -152,7 +152,7 @@ class SlideCache:
             with FileLock(self._top / _LOCK):
                 yield
         except OSError as err:
-            raise explained(err, f"Cannot use himl's cache '{self._top}'") from err
+            raise disk_error(err, f"Cannot use himl's cache '{self._top}'") from err
 
 
 def _evict(top: Path, kept: Sequence[_Kept], pinned: Mapping[str, int], ceiling: int) -> None:

@@ -21,7 +21,7 @@ from himl_cli.services.montage.slide_cache import SlideCache
 from himl_cli.services.montage.upcoming import Coming
 from himl_cli.services.transfer.filters import Filters
 from himl_cli.services.transfer.names import folded
-from himl_cli.services.transfer.targets import TargetFolder
+from himl_cli.services.transfer.plan import TargetFolder
 from himl_cli.services.transfer.upload import checked_prefix
 from himl_cli.workspaces.base import BlobStore, LocalStore
 

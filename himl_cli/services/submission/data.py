@@ -21,13 +21,13 @@ from himl_cli.core.events import Notice, Notify
 from himl_cli.core.files import expand_home, walk_files
 from himl_cli.core.jobs import DataSpec, JobSpec
 from himl_cli.services.transfer.download import download
+from himl_cli.services.transfer.plan import DownloadRequest
 from himl_cli.services.transfer.ranks import rank_zero_only
-from himl_cli.services.transfer.requests import DownloadRequest
 from himl_cli.services.user_cache import cache_of
 from himl_cli.workspaces.base import BlobStore, CloudWorkspace, Dataset, FolderWorkspace
 
 if TYPE_CHECKING:
-    from himl_cli.services.transfer.requests import DownloadRequest
+    from himl_cli.services.transfer.plan import DownloadRequest
 
 KEY = re.compile(r"[A-Za-z_]\w*", re.ASCII)
 PATH = re.compile(r"\.{1,2}(?:[/\\]|$)|[/\\~]|[A-Za-z]:[/\\]")
@@ -164,7 +164,7 @@ def bring_dataset(workspace: CloudWorkspace, item: DataSpec, default_datastore: 
     On a node with several ranks only rank 0 brings it. Raises NotFound where the workspace has no such dataset or it is
     empty, TransferIncomplete where the target holds other files under its names, and what `download` raises.
     """
-    from himl_cli.services.transfer.requests import DownloadRequest
+    from himl_cli.services.transfer.plan import DownloadRequest
 
     dataset = workspace.dataset(item, default_datastore)
     folder, under = (

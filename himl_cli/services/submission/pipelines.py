@@ -59,7 +59,7 @@ from himl_cli.services.submission.request import (
     target_path,
 )
 from himl_cli.services.submission.snapshot import ignored_remarks, take_snapshot
-from himl_cli.services.transfer.disk import explained
+from himl_cli.services.transfer.local_files import disk_error
 from himl_cli.workspaces.base import CloudWorkspace, FolderWorkspace, JobRunner, Workspace
 
 INPUT = "input_data"
@@ -617,7 +617,7 @@ def _to_be_filled(key: str, job: JobSpec, datastore: Path, notify: Notify) -> Jo
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as err:
-        raise explained(err, f"{key}: cannot make the folder '{folder}'") from err
+        raise disk_error(err, f"{key}: cannot make the folder '{folder}'") from err
     notify(
         Notice(f"{key}: there is no folder '{wanted.name}' yet; it is '{folder}', and a step before it has to fill it.")
     )

@@ -16,7 +16,7 @@ from himl_cli.services.naming import FILE_NAME
 from himl_cli.services.secret_files import PUBLIC_ENDING, is_private_folder, may_hold_secrets
 from himl_cli.services.submission.ignore_rules import IgnoreRules, read_rules
 from himl_cli.services.text_files import as_found
-from himl_cli.services.transfer.globs import Globs
+from himl_cli.services.transfer.filters import Globs
 from himl_cli.services.transfer.state import has_fetched_files, targets
 
 ROOT_MARKERS = ("pyproject.toml", "environment.yml", ".git")

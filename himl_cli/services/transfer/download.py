@@ -5,26 +5,77 @@ from __future__ import annotations
 import os
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from itertools import chain
 
 from himl_cli.core.blobs import BlobInfo, FetchRequest, TransferResult
 from himl_cli.core.errors import BadUsage, BlobChanged, DiskFailed, HimlError, IntegrityFailed, NotFound, ServiceFailed
 from himl_cli.core.events import Finished, Moved, Notice, Notify, ignore
-from himl_cli.services.transfer.arrival import Arrival
-from himl_cli.services.transfer.collector import rare_collections
-from himl_cli.services.transfer.disk import DiskFull, explained, md5_of
-from himl_cli.services.transfer.integrity import Hashing
-from himl_cli.services.transfer.plan import DownloadPlan, Wanted
-from himl_cli.services.transfer.requests import DownloadRequest
-from himl_cli.services.transfer.state import Fetched, TransferState
-from himl_cli.services.transfer.tally import Tally
-from himl_cli.services.transfer.targets import TargetFolder
-from himl_cli.services.transfer.whole import IN_MEMORY, WholeArrival
+from himl_cli.core.runs import Run
+from himl_cli.services.transfer.local_files import DigestThread, DiskFull, disk_error, md5_of
+from himl_cli.services.transfer.partial_files import IN_MEMORY, BufferedFile, PartialFile
+from himl_cli.services.transfer.plan import (
+    DownloadPlan,
+    DownloadRequest,
+    PlannedFile,
+    TargetFolder,
+    TransferStats,
+)
+from himl_cli.services.transfer.ranks import rank_zero_only
+from himl_cli.services.transfer.state import FetchedFile, TransferState
 from himl_cli.workspaces.base import BlobStore
 
-TRIES = 3
+ATTEMPTS = 3
+SERVICE_LOGS = ("user_logs/", "system_logs/", "azureml-logs/", "logs/azureml/")
+
+
+def download_runs(
+    files_of: Callable[[str], BlobStore],
+    runs: Sequence[Run],
+    request: DownloadRequest,
+    *,
+    output_key: str | None = None,
+    flat: bool = False,
+    notify: Notify = ignore,
+) -> TransferResult:
+    """Bring the files of *runs* to `request.folder/<run id>`, with *flat* to the folder itself; *files_of* gives a
+    run's store (of the output *output_key* where that is given).
+
+    On a node with several ranks only rank 0 does it. A run without matching files is named, and the others go on;
+    raises NotFound when no run has any, BadUsage for *flat* with several runs, and what `download` raises.
+    """
+    if flat and len(runs) > 1:
+        raise BadUsage(
+            f"--flat takes one run, and {len(runs)} are selected.", hint="Leave out --flat, or select one run."
+        )
+    logs = SERVICE_LOGS if output_key is None else ()
+
+    def download_each() -> TransferResult:
+        total = TransferResult()
+        missing: list[NotFound] = []
+        for run in runs:
+            try:
+                one = download(files_of(run.id), replace(request, under="" if flat else run.id, logs=logs), notify)
+                if one.is_empty and len(runs) > 1:
+                    notify(Notice(f"Run '{run.id}' has no files."))
+                total += one
+            except NotFound as err:
+                if len(runs) > 1:
+                    notify(Notice(str(err)))
+                missing.append(err)
+        if missing and len(missing) == len(runs):
+            raise missing[0]
+        return total
+
+    key = repr(("download", [run.id for run in runs], output_key, flat, request))
+    return rank_zero_only(request.folder, key, download_each, notify=notify)
+
+
+def download_blobs(store: BlobStore, request: DownloadRequest, *, notify: Notify = ignore) -> TransferResult:
+    """As `download`, and on a node with several ranks only by rank 0."""
+    key = repr(("download", store.origin, request))
+    return rank_zero_only(request.folder, key, lambda: download(store, request, notify), notify=notify)
 
 
 def download(store: BlobStore, request: DownloadRequest, notify: Notify = ignore) -> TransferResult:
@@ -45,14 +96,15 @@ def download(store: BlobStore, request: DownloadRequest, notify: Notify = ignore
     if first is None:
         return TransferResult(seconds=time.monotonic() - started)
     folder = TargetFolder(request.folder)
-    tally = Tally()
+    stats = TransferStats()
     with (
-        rare_collections(),
         TransferState(request.folder, lambda text: notify(Notice(text))) as state,
-        Hashing() as hashing,
+        DigestThread() as digests,
     ):
-        _Download(store, request, notify, folder, state, hashing, tally).run(chain([first], blobs))
-    return tally.result(time.monotonic() - started)
+        plan = DownloadPlan(store, request, folder, state, stats)
+        work = _Download(store, request, notify, folder, state, digests, stats, plan)
+        work.run(plan.files(chain([first], blobs), notify))
+    return stats.result(time.monotonic() - started)
 
 
 class _Download:
@@ -65,181 +117,171 @@ class _Download:
         notify: Notify,
         folder: TargetFolder,
         state: TransferState,
-        hashing: Hashing,
-        tally: Tally,
+        digests: DigestThread,
+        stats: TransferStats,
+        plan: DownloadPlan,
     ) -> None:
         self._store = store
         self._request = request
         self._notify = notify
         self._folder = folder
         self._state = state
-        self._hashing = hashing if request.validate else None
-        self._tally = tally
-        self._plan = DownloadPlan(store, request, folder, state, tally)
-        self._active: dict[str, Arrival | WholeArrival] = {}
-        self._digesting: list[Arrival | WholeArrival] = []
-        self._again: deque[Wanted] = deque()
+        self._digests = digests if request.validate else None
+        self._stats = stats
+        self._plan = plan
+        self._active: dict[str, PartialFile | BufferedFile] = {}
+        self._complete: list[PartialFile | BufferedFile] = []  # nothing more of these will come
+        self._again: deque[PlannedFile] = deque()
 
-    def run(self, blobs: Iterator[BlobInfo]) -> None:
-        wanted = self._plan.wanted(blobs, self._notify)
+    def run(self, planned: Iterator[PlannedFile]) -> None:
         try:
             while True:
-                self._store.fetch(self._requests(wanted), self, workers=self._request.workers)
-                for arrival in [*self._active.values()]:
-                    if arrival.outstanding:
-                        arrival.error = arrival.error or ServiceFailed(f"'{arrival.wanted.blob.name}' did not arrive.")
-                        self._give_up(arrival)
+                self._store.fetch(self._requests(planned), self, workers=self._request.workers)
+                for file in [*self._active.values()]:
+                    if file.outstanding:
+                        self._give_up(file)
                 self._settle(wait=True)
                 if not self._again:
                     return
         finally:
-            for arrival in self._active.values():
-                arrival.suspend()
-            self._folder.remove_forsaken()
+            for file in self._active.values():
+                file.suspend()
+            self._folder.remove_empty()
 
-    def _requests(self, wanted: Iterator[Wanted]) -> Iterator[FetchRequest]:
+    def _requests(self, planned: Iterator[PlannedFile]) -> Iterator[FetchRequest]:
         while True:
-            one = self._again.popleft() if self._again else next(wanted, None)
+            one = self._again.popleft() if self._again else next(planned, None)
             if one is None:
                 return
-            self._tally.check_hope()
-            arrival = self._begin(one)
-            if arrival is None:
+            self._stats.check_refusals()
+            file: PartialFile | BufferedFile
+            try:
+                self._folder.make_folder_of(one.path)
+                if one.blob.size <= IN_MEMORY:
+                    part = self._state.part_of(one.path)
+                    file = BufferedFile(one, part, is_hashed=self._digests is not None)
+                else:
+                    file = PartialFile(one, self._plan.source(one.blob), self._state, self._digests)
+            except OSError as err:
+                self._fail(one, _disk_error(err, one))
                 continue
-            if not arrival.requests:
-                self._arrived(arrival)
-            for place, request in enumerate(arrival.requests):
-                if arrival.error is not None:  # what is left of it is not asked for
-                    arrival.outstanding -= len(arrival.requests) - place
-                    if arrival.outstanding == 0:
-                        self._arrived(arrival)
+            self._active[one.blob.name] = file
+            if not file.requests:
+                self._end(file)
+            for number, request in enumerate(file.requests):
+                if file.error is not None:  # what is left of it is not asked for
+                    file.outstanding -= len(file.requests) - number
+                    if file.outstanding == 0:
+                        self._end(file)
                     break
                 yield request
 
-    def _begin(self, wanted: Wanted) -> Arrival | WholeArrival | None:
-        try:
-            self._folder.make_folder_of(wanted.path)
-            arrival = self._arrival(wanted)
-        except OSError as err:
-            self._fail(wanted, _local(err, wanted))
-            return None
-        self._active[wanted.blob.name] = arrival
-        return arrival
-
-    def _arrival(self, wanted: Wanted) -> Arrival | WholeArrival:
-        if wanted.blob.size <= IN_MEMORY:
-            return WholeArrival(wanted, self._state.part_of(wanted.path), is_hashed=self._hashing is not None)
-        return Arrival(wanted, self._plan.source(wanted.blob), self._state, self._hashing)
-
     def write(self, request: FetchRequest, offset: int, data: bytes) -> None:
-        if self._digesting:
+        if self._complete:
             self._settle(wait=False)
-        arrival = self._active[request.blob.name]
-        if arrival.error is not None:
+        file = self._active[request.blob.name]
+        if file.error is not None:
             return
         try:
-            arrival.write(request, offset, data)
+            file.write(request, offset, data)
         except OSError as err:
-            arrival.error = _local(err, arrival.wanted)
+            file.error = _disk_error(err, file.planned)
             return
         self._notify(Moved(request.blob.name, len(data)))
 
     def finish(self, request: FetchRequest, md5: bytes | None) -> None:
-        arrival = self._active[request.blob.name]
-        arrival.finish(request, md5)
-        if arrival.outstanding == 0:
-            self._arrived(arrival)
+        file = self._active[request.blob.name]
+        file.finish(request, md5)
+        if file.outstanding == 0:
+            self._end(file)
 
     def fail(self, request: FetchRequest, error: HimlError) -> None:
-        arrival = self._active[request.blob.name]
-        arrival.fail(error)
-        if arrival.outstanding == 0:
-            self._arrived(arrival)
+        file = self._active[request.blob.name]
+        file.fail(error)
+        if file.outstanding == 0:
+            self._end(file)
 
-    def _arrived(self, arrival: Arrival | WholeArrival) -> None:
-        """Nothing more of it will come."""
-        self._digesting.append(arrival)
+    def _end(self, file: PartialFile | BufferedFile) -> None:
+        self._complete.append(file)
         self._settle(wait=False)
 
     def _settle(self, *, wait: bool) -> None:
-        arrivals, self._digesting = self._digesting, []
-        for arrival in arrivals:
-            if arrival.error is not None:
-                self._give_up(arrival)
-            elif wait or arrival.is_digested:
-                self._complete(arrival)
+        files, self._complete = self._complete, []
+        for file in files:
+            if file.error is None and not wait and not file.is_digested:
+                self._complete.append(file)
+                continue
+            if file.error is None:
+                self._check_and_land(file)
+            if file.error is not None:
+                self._give_up(file)
             else:
-                self._digesting.append(arrival)
+                del self._active[file.planned.blob.name]
 
-    def _complete(self, arrival: Arrival | WholeArrival) -> None:
-        blob = arrival.wanted.blob
+    def _check_and_land(self, file: PartialFile | BufferedFile) -> None:
+        """Sets `file.error` where that fails."""
+        blob = file.planned.blob
         try:
-            md5 = arrival.md5()
-            expected = None if md5 is None else arrival.service_md5 or blob.md5 or self._store.md5(blob)
+            md5 = file.md5()
+            expected = None if md5 is None else file.service_md5 or blob.md5 or self._store.md5(blob)
             if expected is not None and expected != md5:
-                arrival.error = IntegrityFailed(f"'{blob.name}' does not match its MD5 after {TRIES} tries.")
+                file.error = IntegrityFailed(f"'{blob.name}' does not match its MD5 after {ATTEMPTS} tries.")
             else:
-                self._land(arrival, md5, is_verified=expected is not None or blob.size == 0)
+                self._land(file, md5, is_verified=expected is not None or blob.size == 0)
         except OSError as err:
-            arrival.error = _local(err, arrival.wanted)
-        if arrival.error is not None:
-            self._give_up(arrival)
-        else:
-            del self._active[blob.name]
+            file.error = _disk_error(err, file.planned)
 
-    def _land(self, arrival: Arrival | WholeArrival, md5: bytes | None, *, is_verified: bool) -> None:
-        wanted = arrival.wanted
-        if not wanted.may_replace and os.path.lexists(wanted.path):
-            is_same = md5 is not None and os.path.isfile(wanted.path) and md5_of(wanted.path) == md5
-            arrival.discard()
+    def _land(self, file: PartialFile | BufferedFile, md5: bytes | None, *, is_verified: bool) -> None:
+        planned = file.planned
+        if not planned.may_replace and os.path.lexists(planned.path):
+            is_same = md5 is not None and os.path.isfile(planned.path) and md5_of(planned.path) == md5
+            file.discard()
             if not is_same:
-                self._tally.differing.append(wanted.target)
+                self._stats.differing.append(planned.target)
                 return
-            self._tally.skipped += 1
-            status = os.stat(wanted.path)
+            self._stats.skipped += 1
+            status = os.stat(planned.path)
         else:
-            status = arrival.land()
-            self._tally.files += 1
-            self._tally.bytes += arrival.received
-        self._tally.unverified += not is_verified and not wanted.blob.name.startswith(self._request.logs)
-        self._state.record(
-            Fetched(
-                wanted.target, self._plan.source(wanted.blob), wanted.blob.etag, status.st_size, status.st_mtime_ns, md5
-            )
-        )
-        self._notify(Finished(wanted.blob.name))
+            status = file.land()
+            self._stats.files += 1
+            self._stats.bytes += file.received
+        self._stats.unverified += not is_verified and not planned.blob.name.startswith(self._request.logs)
+        source, etag = self._plan.source(planned.blob), planned.blob.etag
+        self._state.record(FetchedFile(planned.target, source, etag, status.st_size, status.st_mtime_ns, md5))
+        self._notify(Finished(planned.blob.name))
 
-    def _give_up(self, arrival: Arrival | WholeArrival) -> None:
+    def _give_up(self, file: PartialFile | BufferedFile) -> None:
         """Try the file again from its beginning where that may help; else it failed."""
-        wanted, error = arrival.wanted, arrival.error or ServiceFailed(f"'{arrival.wanted.blob.name}' did not arrive.")
-        del self._active[wanted.blob.name]
+        planned, name = file.planned, file.planned.blob.name
+        error = file.error or ServiceFailed(f"'{name}' did not arrive.")
+        del self._active[name]
         if not isinstance(error, (IntegrityFailed, BlobChanged)):
-            arrival.suspend()
-            self._fail(wanted, error)
+            file.suspend()
+            self._fail(planned, error)
             return
-        arrival.discard()
-        blob = self._store.stat(wanted.blob.name) if isinstance(error, BlobChanged) else wanted.blob
-        if blob is None:
-            self._fail(wanted, NotFound(f"'{wanted.blob.name}' was removed while it was fetched."))
-        elif wanted.tries + 1 < TRIES:
-            self._again.append(replace(wanted, blob=blob, tries=wanted.tries + 1))
-        elif isinstance(error, BlobChanged):
-            often = ServiceFailed(
-                f"'{blob.name}' changed each of the {TRIES} times it was read.",
+        file.discard()
+        blob: BlobInfo | None = planned.blob
+        if isinstance(error, BlobChanged):
+            blob = self._store.stat(name)
+            error = ServiceFailed(
+                f"'{name}' changed each of the {ATTEMPTS} times it was read.",
                 hint="Run the command again when nothing writes to it.",
             )
-            self._fail(wanted, often)
+        if blob is None:
+            self._fail(planned, NotFound(f"'{name}' was removed while it was fetched."))
+        elif planned.attempts + 1 < ATTEMPTS:
+            self._again.append(replace(planned, blob=blob, attempts=planned.attempts + 1))
         else:
-            self._fail(wanted, error)
+            self._fail(planned, error)
 
-    def _fail(self, wanted: Wanted, error: HimlError) -> None:
-        self._tally.fail(wanted.blob.name, error)
-        self._folder.forsake(wanted.path)
+    def _fail(self, planned: PlannedFile, error: HimlError) -> None:
+        self._stats.fail(planned.blob.name, error)
+        self._folder.note_missing(planned.path)
 
 
-def _local(err: OSError, wanted: Wanted) -> DiskFailed:
+def _disk_error(err: OSError, planned: PlannedFile) -> DiskFailed:
     """*err* for this file alone. Raises DiskFull when no other file would fit either."""
-    error = explained(err, f"Cannot write '{wanted.path}'")
+    error = disk_error(err, f"Cannot write '{planned.path}'")
     if isinstance(error, DiskFull):
         raise error from err
     return error

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from functools import cached_property
 
-from himl_cli.core.blobs import BlobInfo
-from himl_cli.core.errors import NotFound
-from himl_cli.services.transfer.globs import Globs
+from himl_cli.core.blobs import BlobInfo, ListedFile
+from himl_cli.core.errors import BadUsage, NotFound
 from himl_cli.workspaces.base import BlobStore
 
-LOOKED_AT_FOR_HINT = 10_000
+LONGEST_GLOB = 1000
+READ_FOR_HINT = 10_000
 SHOWN = 6
 
 
@@ -20,9 +22,9 @@ class Filters:
     """*prefix* is a string prefix, or the name of one file (then only it, and what lies in a folder of that name, is
     meant).
 
-    Globs: `*` and `?` stay within a folder, `**` crosses folders, `[a-c]` is a set; a glob matches the end of a name
-    from a folder's start on (`*.ckpt`, `checkpoints/*`), a leading `/` ties it to the whole name. With *include*, one
-    of them has to match; whatever matches one of *exclude* is left out.
+    Globs: `*` and `?` stay within a folder, `**` in place of a folder stands for any number of them, `[a-c]` is a set;
+    a glob matches the end of a name from a folder's start on (`*.ckpt`, `checkpoints/*`), a leading `/` ties it to the
+    whole name. With *include*, one of them has to match; whatever matches one of *exclude* is left out.
     """
 
     prefix: str = ""
@@ -30,73 +32,105 @@ class Filters:
     exclude: tuple[str, ...] = ()
 
     @cached_property
-    def _globs(self) -> tuple[Globs | None, Globs | None]:
-        return Globs(self.include) if self.include else None, Globs(self.exclude) if self.exclude else None
+    def _globs(self) -> tuple[Globs, Globs]:
+        return Globs(self.include), Globs(self.exclude)
 
     def admit(self, name: str) -> bool:
         """Whether the globs let *name* through. Raises BadUsage for a glob that cannot be read."""
         include, exclude = self._globs
-        return (include is None or include.matches(name)) and not (exclude is not None and exclude.matches(name))
+        return (not self.include or include.matches(name)) and not exclude.matches(name)
 
     def select(self, store: BlobStore) -> Iterator[BlobInfo]:
-        """The blobs that are meant, sorted by name. Raises NotFound when there are none although something was asked
-        for."""
-        any_met = any_admitted = False
+        """The blobs that are meant, sorted by name, fetched as they are consumed. Raises NotFound when there are none
+        although something was asked for."""
+        any_found = any_admitted = False
         folder = None
         for page in store.list(self.prefix):
             for blob in page:
-                if not any_met and self.prefix and blob.name == self.prefix:
+                if not any_found and self.prefix and blob.name == self.prefix:
                     folder = self.prefix + "/"
                 if folder is not None and blob.name != self.prefix and not blob.name.startswith(folder):
                     continue
-                any_met = True
+                any_found = True
                 if self.admit(blob.name):
                     any_admitted = True
                     yield blob
-        if not any_admitted and (self.prefix or any_met):
-            raise self._nothing(store, any_met)
-
-    def _nothing(self, store: BlobStore, any_met: bool) -> NotFound:
-        below = f" below '{self.prefix}'" if self.prefix else ""
-        if any_met:
-            return NotFound(
+        if any_found and not any_admitted:
+            below = f" below '{self.prefix}'" if self.prefix else ""
+            raise NotFound(
                 f"No file{below} in {store.label} passes --include and --exclude.",
                 hint="Quote globs; '*' stays within a folder, '**' crosses folders.",
             )
-        return NotFound(
-            f"No file in {store.label} starts with '{self.prefix}'.", hint=_what_there_is(store, self.prefix)
-        )
+        if self.prefix and not any_found:
+            hint = _existing_names(store, self.prefix)
+            raise NotFound(f"No file in {store.label} starts with '{self.prefix}'.", hint=hint)
+
+
+class Globs:
+    """Any of *globs*, as `Filters` describes them, over whole names. Raises BadUsage for one that is too long."""
+
+    def __init__(self, globs: Sequence[str]) -> None:
+        self._globs = globs
+        self._parts: list[list[str]] = []
+        for glob in globs:
+            if len(glob) > LONGEST_GLOB:
+                raise BadUsage(f"A glob has {len(glob):,} characters, and {LONGEST_GLOB:,} is the most.")
+            body = glob.removeprefix("/")
+            parts = (f"{body}**" if body.endswith("/") else body).replace("[^", "[!").split("/")
+            if parts[-1] == "**":
+                parts.append("*")
+            self._parts.append(parts if glob.startswith("/") else ["**", *parts])
+
+    def matches(self, name: str) -> bool:
+        """Raises BadUsage for a glob that cannot be read."""
+        parts = name.split("/")
+        try:
+            return any(_matches(glob, parts) for glob in self._parts)
+        except re.error as err:
+            globs = ", ".join(glob for glob in self._globs if "[" in glob)
+            raise BadUsage(f"Not a glob: {globs} ({err.msg}).", hint="A set of characters reads [a-c].") from err
+
+
+def _matches(glob: Sequence[str], name: Sequence[str]) -> bool:
+    """Whether the parts of a name are those of a glob, in a time that grows with the product of their numbers only."""
+    reached = {0}  # numbers of parts of the name that the glob's parts so far can take up
+    for part in glob:
+        if part == "**":
+            reached = set(range(min(reached), len(name) + 1))
+        else:
+            reached = {number + 1 for number in reached if number < len(name) and fnmatchcase(name[number], part)}
+        if not reached:
+            return False
+    return len(name) in reached
 
 
 def literal(name: str) -> str:
-    """The glob that means the one file called *name*, whatever signs that has."""
+    """The glob that means the one file called *name*, whatever characters that has."""
     return "/" + "".join(f"[{sign}]" if sign in "*?[" else sign for sign in name)
 
 
-def list_blobs(store: BlobStore, filters: Filters) -> Iterator[BlobInfo]:
-    """The blobs of *store* that *filters* mean, sorted by name, fetched as they are consumed. Raises NotFound when
-    there are none to match."""
-    return filters.select(store)
+def list_files(store: BlobStore, filters: Filters, *, run: str = "") -> Iterator[ListedFile]:
+    """The files of *store* that *filters* mean, sorted by name. Raises NotFound when nothing matches."""
+    return (ListedFile(blob.name, blob.size, blob.modified, blob.md5, run) for blob in filters.select(store))
 
 
-def _what_there_is(store: BlobStore, prefix: str) -> str:
+def _existing_names(store: BlobStore, prefix: str) -> str:
     """A hint with the nearest existing prefix, or the top-level folders."""
     from difflib import get_close_matches
 
     tops: dict[str, None] = {}
     folders: dict[str, None] = {}
-    looked_at = 0
+    count = 0
     for page in store.list():
         for blob in page:
             top, slash, _ = blob.name.partition("/")
             tops[top + slash] = None
             folders[blob.name.rpartition("/")[0] or blob.name] = None
-        looked_at += len(page)
-        if looked_at >= LOOKED_AT_FOR_HINT:
+        count += len(page)
+        if count >= READ_FOR_HINT:
             break
     if not tops:
         return "It holds no files at all."
     near = get_close_matches(prefix.rstrip("/"), [*folders, *tops], n=1)
-    meant = f"Did you mean '{near[0]}'? " if near else ""
-    more = ", ..." if len(tops) > SHOWN else ""
-    return f"{meant}There is: {', '.join([*tops][:SHOWN])}{more}"
+    suggestion = f"Did you mean '{near[0]}'? " if near else ""
+    return f"{suggestion}There is: {', '.join([*tops][:SHOWN])}{', ...' if len(tops) > SHOWN else ''}"

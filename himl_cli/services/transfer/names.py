@@ -45,45 +45,39 @@ def safe_relative(name: str, *, windows: bool = sys.platform == "win32") -> tupl
     if not windows and PLAIN.fullmatch(name):
         return parts
     for part in parts:
-        _check_path(part)
-        _check_signs(part)
-        if windows:
-            _check_windows(part)
+        reason = _unsafe(part) or (windows and _unsafe_on_windows(part))
+        if reason:
+            raise UnsafeName(reason)
     if DRIVE.fullmatch(parts[0]):
         raise UnsafeName("it names a drive")
     return parts
 
 
-def _check_path(part: str) -> None:
+def _unsafe(part: str) -> str:
     if part == "":
-        raise UnsafeName("it is absolute, or has an empty folder name in it")
-    for piece in part.split("\\"):
-        if piece in (".", ".."):
-            raise UnsafeName("it has '.' or '..' in it")
+        return "it is absolute, or has an empty folder name in it"
+    if any(piece in (".", "..") for piece in part.split("\\")):
+        return "it has '.' or '..' in it"
     if part.startswith("\\") or ("\\" in part and DRIVE.match(part)):
-        raise UnsafeName("it is an absolute path on Windows")
+        return "it is an absolute path on Windows"
     if is_bookkeeping(part):
-        raise UnsafeName("himl keeps this name for its own files")
-
-
-def _check_signs(part: str) -> None:
+        return "himl keeps this name for its own files"
     if any(unicodedata.category(sign) == "Cc" for sign in part):
-        raise UnsafeName("it has control characters in it")
+        return "it has control characters in it"
     try:
         size = len(part.encode("utf-8", "surrogateescape"))
     except UnicodeEncodeError:
-        raise UnsafeName("it is not valid Unicode") from None
-    if size > LONGEST:
-        raise UnsafeName(f"a part of it is longer than {LONGEST} bytes")
+        return "it is not valid Unicode"
+    return f"a part of it is longer than {LONGEST} bytes" if size > LONGEST else ""
 
 
-def _check_windows(part: str) -> None:
+def _unsafe_on_windows(part: str) -> str:
     if WINDOWS_SIGNS & set(part):
-        raise UnsafeName("it has signs in it that Windows does not allow")
+        return "it has signs in it that Windows does not allow"
     if part.endswith((".", " ")):
-        raise UnsafeName("a part of it ends in a dot or a space, which Windows drops")
-    if part.split(".")[0].rstrip(" ").casefold() in WINDOWS_DEVICES:
-        raise UnsafeName("it is the name of a device on Windows")
+        return "a part of it ends in a dot or a space, which Windows drops"
+    is_device = part.split(".")[0].rstrip(" ").casefold() in WINDOWS_DEVICES
+    return "it is the name of a device on Windows" if is_device else ""
 
 
 def part_name(base: str, mark: str) -> str:
@@ -102,3 +96,8 @@ def part_name(base: str, mark: str) -> str:
 def folded(target: str) -> str:
     """One spelling for all names that a file system which folds case and Unicode forms takes for the same."""
     return unicodedata.normalize("NFC", unicodedata.normalize("NFD", target).casefold())
+
+
+def short_hash(text: str) -> str:
+    """A name for *text* that every file system takes."""
+    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:16]

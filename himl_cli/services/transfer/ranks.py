@@ -1,15 +1,18 @@
-"""One rank of a node acts; the others wait and take over how it ended."""
+"""One rank of a node acts; the others wait and take over how it ended. They meet over files in himl's cache."""
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 import platform
+import shutil
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from himl_cli.core.blobs import TransferResult
 from himl_cli.core.errors import (
@@ -23,20 +26,108 @@ from himl_cli.core.errors import (
     ServiceFailed,
 )
 from himl_cli.core.events import Notice, Notify, ignore
-from himl_cli.services.transfer.launch import LAUNCH_VARIABLES, LocalRank, local_rank
-from himl_cli.services.transfer.meeting import Meeting
-from himl_cli.services.transfer.rank_zero import RankZero
-from himl_cli.services.transfer.state import short_hash
+from himl_cli.core.processes import is_held
+from himl_cli.services.transfer.local_files import disk_error
+from himl_cli.services.transfer.names import short_hash
+from himl_cli.services.user_cache import cache_of
 
+RANKS = {
+    "LOCAL_RANK": "LOCAL_WORLD_SIZE",
+    "OMPI_COMM_WORLD_LOCAL_RANK": "OMPI_COMM_WORLD_LOCAL_SIZE",
+    "MPI_LOCALRANKID": "MPI_LOCALNRANKS",
+    "SLURM_LOCALID": "",
+}
+"""Variables that hold a process's rank on its node, the first that is set counts; beside each, the one with their
+number."""
+RANKS_OF_ALL = ("RANK", "OMPI_COMM_WORLD_RANK", "PMI_RANK", "SLURM_PROCID")
+"""Variables that hold a process's rank among those of all nodes, the first that is set counts."""
+LAUNCH_VARIABLES = (
+    "AZUREML_RUN_ID",
+    "TORCHELASTIC_RUN_ID",
+    "TORCHELASTIC_RESTART_COUNT",
+    "MASTER_ADDR",
+    "MASTER_PORT",
+    "PMIX_NAMESPACE",
+    "OMPI_MCA_ess_base_jobid",
+    "SLURM_JOB_ID",
+    "SLURM_STEP_ID",
+    "SLURM_RESTART_COUNT",
+)
+"""What all ranks of one launch have alike. None is unique by itself everywhere, so all of them and the launcher's
+process count together; a shell that starts ranks twice has them alike in both launches."""
+LONGEST_VARIABLE = 27_000  # characters of a variable for other ranks: Windows allows 32,767
 WAIT_SECONDS = 600.0
 SILENT_SECONDS = 3.0
-PATIENCE_SECONDS = 5.0
+LATE_SECONDS = 5.0
 """How long a rank that was started after a call was over waits for another one."""
+IDLE_SECONDS = 3600.0
 FIRST_PAUSE, LONGEST_PAUSE = 0.02, 0.5
-KINDS = {kind.exit_code: kind for kind in (BadUsage, NotFound, NotAllowed, ServiceFailed, IntegrityFailed, Interrupted)}
+PROC = Path("/proc")
+KINDS = (BadUsage, NotFound, NotAllowed, ServiceFailed, IntegrityFailed, Interrupted)
 """What an error of another rank is raised as; its own class may ask for more than its words."""
 
 _calls_with_barrier: Counter[tuple[Path, str]] = Counter()
+
+
+def _now() -> float:
+    """On a clock that all processes of this machine share: Linux's since its start, elsewhere that of the day."""
+    boottime = getattr(time, "CLOCK_BOOTTIME", None)
+    return time.time() if boottime is None else time.clock_gettime(boottime)
+
+
+LOADED = _now()
+
+
+@dataclass(frozen=True)
+class LocalRank:
+    """This process among those that one launcher started on this node; `launch` is the same for all of them.
+
+    `variable` is the one that holds the rank. `began` is the moment at which the rank had been started at the latest,
+    `process` the one that the launcher started as it, `ancestors` this process and those above it that are ranks: these
+    by pid and start; they are unknown where there is no /proc.
+    """
+
+    rank: int
+    variable: str
+    launch: str
+    began: float
+    process: str
+    ancestors: frozenset[str]
+
+
+def local_rank(environment: Mapping[str, str]) -> LocalRank | None:
+    """The rank in the launcher's variables; None outside a launch, and for a process that is alone on its node."""
+    for variable, size in RANKS.items():
+        value = environment.get(variable, "")
+        if not value.isdecimal():
+            continue
+        rank = int(value)
+        if rank == 0 and environment.get(size, "") == "1":
+            return None
+        line: list[_Process] = []
+        first, process = None, _process("self")
+        while process is not None and (not line or _rank_of(process) is not None):
+            line.append(process)
+            first = process if first is None or _rank_of(process) == rank else first
+            process = _process(process.parent)
+        try:
+            node = (PROC / "sys/kernel/random/boot_id").read_text()  # that of containers is the same, not their name
+        except OSError:
+            node = platform.node()
+        launch = _launch_id(node, process.identity if process else "", environment)
+        began, identity = (first.began, first.identity) if first else (LOADED, "")
+        return LocalRank(rank, variable, launch, began, identity, frozenset(one.identity for one in line))
+    return None
+
+
+def rank_of_all(environment: Mapping[str, str]) -> int:
+    """This process's rank among those of all nodes, as far as the launcher says; 0 outside a launch."""
+    for variable in RANKS_OF_ALL:
+        value = environment.get(variable, "")
+        if value.isdecimal():
+            return int(value)
+    me = local_rank(environment)
+    return me.rank if me is not None else 0
 
 
 def rank_zero_only(
@@ -52,215 +143,287 @@ def rank_zero_only(
 
     Outside a launch of several ranks, simply `act()`. Call number n of a rank with *folder* and *key* goes with call
     number n of rank 0; one that was over for all ranks before this one was started is of an earlier launch, and does
-    not count. Waiting ranks get rank 0's result or raise its error; they raise HimlError when rank 0 died, or did not
-    begin within *wait_seconds*. A rank that only finds a call that was over before, and no rank 0 that is yet to come,
-    acts for itself; so do all where himl's cache cannot be written.
+    not count. Waiting ranks get rank 0's result or raise its error; they raise HimlError when rank 0 died while it
+    acted, or did not begin within *wait_seconds*. A rank that only finds a call that was over before, and after
+    LATE_SECONDS no other, acts for itself; so do all where himl's cache cannot be written.
     """
     me = local_rank(environment)
-    meeting = None if me is None else _meeting(folder, key, me, notify)
-    if me is None or meeting is None:
+    barrier = None if me is None else _barrier(folder, key, me, notify)
+    if me is None or barrier is None:
         return act()
     if me.rank == 0:
-        meeting.clean_up()
+        barrier.clean_up()
     while True:
-        number, is_joined = (meeting.next_number(), False) if me.rank == 0 else _found(meeting, wait_seconds, notify)
-        if is_joined:
-            return _take_over(meeting, number, notify)
-        with meeting.begun(number) as is_ours:
+        pauses = _pauses(me, notify)
+        number = barrier.next_number()
+        while me.rank > 0:
+            number, joined = barrier.next_number(), barrier.join()  # in this order: rank 0 may begin in between
+            if joined is not None:
+                pauses = _pauses(me, notify)
+                while (outcome := barrier.outcome(joined)) is None and not barrier.is_over(joined):
+                    next(pauses)
+                outcome = outcome or barrier.outcome(joined)  # it may have been written just before the end
+                barrier.sign(joined)
+                return _as_own(outcome, "died")
+            waited = next(pauses)
+            if waited > min(LATE_SECONDS, wait_seconds) and barrier.has_earlier_call():
+                text = f"Local rank 0 was done before local rank {me.rank} was started, which acts for itself."
+                notify(Notice(text))
+                break
+            if waited > wait_seconds:
+                raise HimlError(
+                    f"Local rank 0 did not begin within {waited:.0f} s, and this process is local rank {me.rank} "
+                    f"({me.variable}).",
+                    hint="One launcher has to start all ranks of a node, and each runs the same himl commands. A "
+                    f"process by itself needs no {me.variable}.",
+                )
+        with barrier.begin(number) as is_ours:
             if is_ours:
-                meeting.sign(number)
-                return _tell_of(meeting, number, act)
+                return _act(barrier, number, act)
 
 
 def rank_zero_then_barrier(
     folder: Path,
     key: str,
     act: Callable[[], TransferResult],
-    barrier: Callable[[], None],
+    wait: Callable[[], None],
     *,
     environment: Mapping[str, str] = os.environ,
     notify: Notify = ignore,
 ) -> TransferResult:
-    """As `rank_zero_only`, for ranks that have a *barrier* of their own, which may span nodes.
+    """As `rank_zero_only`, for ranks that have a barrier of their own to *wait* at, which may span nodes.
 
     Rank 0 of each node acts and then comes to the barrier, also when it failed with a HimlError, so that no other rank
     is left waiting there; then all ranks of the node return its result or raise its error. All ranks must make the same
-    calls. A process that cannot tell its rank on the node acts for itself.
+    calls. A process that does not know its rank on the node acts for itself.
     """
-    place = folder.absolute()
-    _calls_with_barrier[place, key] += 1
-    number, me = _calls_with_barrier[place, key], local_rank(environment)
-    if me is not None and me.rank > 0:
-        barrier()
-        meeting = _meeting(folder, key, _same_for_all(me, environment), notify)
-        return act() if meeting is None else _told(meeting, number)
+    call = (folder.absolute(), key)
+    _calls_with_barrier[call] += 1
+    number, me = _calls_with_barrier[call], local_rank(environment)
+    if me is not None:  # the script that began as rank 0 may itself have started the others: no process counts here
+        me = replace(me, launch=_launch_id("barrier", platform.node(), environment))
     result, error = TransferResult(), None
+    if me is not None and me.rank > 0:
+        wait()
+    barrier = None if me is None else _barrier(folder, key, me, notify)
+    if me is not None and me.rank > 0:
+        return act() if barrier is None else _as_own(barrier.outcome(number), "left no word of how that ended")
     try:
-        meeting = None if me is None else _meeting(folder, key, _same_for_all(me, environment), notify)
-        if meeting is None:
+        if barrier is None:
             result = act()
         else:
-            meeting.clean_up()
-            meeting.forget(number)
-            result = _tell_of(meeting, number, act)
+            barrier.clean_up()
+            barrier.forget(number)  # what an earlier launch of this name may have left
+            result = _act(barrier, number, act)
     except HimlError as err:
         error = err
-    barrier()
+    wait()
     if error is not None:
         raise error
     return result
 
 
-def _meeting(folder: Path, key: str, me: LocalRank, notify: Notify) -> Meeting | None:
+def _barrier(folder: Path, key: str, me: LocalRank, notify: Notify) -> RankBarrier | None:
     """None where himl's cache cannot be written."""
     try:
-        return Meeting(folder, key, me)
+        return RankBarrier(folder, key, me)
     except (BadUsage, DiskFailed) as err:
         notify(Notice(f"Each rank of this node fetches the files itself, since himl's cache cannot be used: {err}"))
         return None
 
 
-def _same_for_all(me: LocalRank, environment: Mapping[str, str]) -> LocalRank:
-    """*me* in a launch named without its processes: the script that began as rank 0 may itself have started the other
-    ranks.
-
-    A name that was used before does no harm here: an outcome is read only after rank 0 has put its own there.
-    """
-    known = [f"{name}={environment[name]}" for name in LAUNCH_VARIABLES if name in environment]
-    return replace(me, launch=short_hash("\n".join(["barrier", platform.node(), *known])))
-
-
-def _found(meeting: Meeting, wait_seconds: float, notify: Notify) -> tuple[int, bool]:
-    """The number of rank 0's call that this one goes with, and True. False for the number of one that this rank may
-    make itself: where only earlier calls are there, and nobody who is to make another.
-
-    Raises HimlError where rank 0 is not there, and will not come.
-    """
-    zero, waiting, patience = RankZero(meeting.me), _Waiting(meeting.me, notify), min(PATIENCE_SECONDS, wait_seconds)
+def _pauses(me: LocalRank, notify: Notify) -> Iterator[float]:
+    """Pauses that grow, each time giving the seconds waited; says once, after SILENT_SECONDS, what *me* waits for."""
+    begun, pause, is_reported = time.monotonic(), FIRST_PAUSE, False
     while True:
-        zero.look()
-        number_of_next, number = meeting.next_number(), meeting.join()
-        if number is not None:
-            return number, True
-        earlier = meeting.last_before()
-        if earlier is not None and waiting.seconds > patience and not zero.has_begun_after(earlier):
-            notify(
-                Notice(f"Local rank 0 was done before local rank {meeting.me.rank} was started, which acts for itself.")
-            )
-            return number_of_next, False
-        if zero.has_died:
-            raise HimlError(
-                "Local rank 0, which was to fetch the files, or its launcher ended before it began with that.",
-                hint="Its own output says why.",
-            )
-        if zero.is_overdue or waiting.seconds > wait_seconds:
-            raise _alone(meeting, waiting.seconds)
-        waiting.pause()
+        time.sleep(pause)
+        waited = time.monotonic() - begun
+        if not is_reported and waited > SILENT_SECONDS:
+            is_reported = True
+            notify(Notice(f"Local rank {me.rank} of this launch waits for local rank 0 to fetch the files."))
+        pause = min(pause * 1.5, LONGEST_PAUSE)
+        yield waited
 
 
-def _take_over(meeting: Meeting, number: int, notify: Notify) -> TransferResult:
-    """What rank 0 says of call *number*, once it is done. Raises its error, and HimlError where it died."""
-    waiting = _Waiting(meeting.me, notify)
-    while (outcome := meeting.outcome(number)) is None:
-        if meeting.is_over(number):
-            outcome = meeting.outcome(number)  # it may have been told just before the lock was let go
-            break
-        waiting.pause()
-    meeting.sign(number)
-    if outcome is None:
-        raise HimlError("Local rank 0, which was to fetch the files, died.", hint="Its own output says why.")
-    return _as_own(outcome)
-
-
-def _tell_of(meeting: Meeting, number: int, act: Callable[[], TransferResult]) -> TransferResult:
-    """Act, and leave word of how that ended."""
+def _act(barrier: RankBarrier, number: int, act: Callable[[], TransferResult]) -> TransferResult:
+    """Act, and write down how that ended."""
     try:
-        result = act()
-    except HimlError as err:
-        _tell(
-            meeting,
-            number,
-            {"error": {"message": str(err), "hint": err.hint, "code": err.code, "exit_code": err.exit_code}},
-        )
+        outcome = {"result": act().as_record()}
+    except (HimlError, KeyboardInterrupt) as err:
+        error = err if isinstance(err, HimlError) else Interrupted("Interrupted.")
+        fields = {"message": str(error), "hint": error.hint, "code": error.code, "exit_code": error.exit_code}
+        barrier.write_outcome(number, {"error": fields})
         raise
-    except KeyboardInterrupt:
-        _tell(
-            meeting,
-            number,
-            {
-                "error": {
-                    "message": "Interrupted.",
-                    "hint": "",
-                    "code": Interrupted.code,
-                    "exit_code": Interrupted.exit_code,
-                }
-            },
-        )
-        raise
-    outcome = {"result": result.as_record()}
-    _tell(meeting, number, outcome)
-    return _as_own(outcome)  # rounded as for the other ranks: all are to say the same
+    barrier.write_outcome(number, outcome)
+    return _as_own(outcome, "")  # rounded as for the other ranks: all are to say the same
 
 
-def _tell(meeting: Meeting, number: int, outcome: dict[str, Any]) -> None:
-    meeting.tell(number, outcome)
-    meeting.sign(number, rank=0)
-
-
-def _told(meeting: Meeting, number: int) -> TransferResult:
-    """How it ended for rank 0, which is known to have left word by now. Raises its error."""
-    outcome = meeting.outcome(number)
+def _as_own(outcome: dict[str, Any] | None, otherwise: str) -> TransferResult:
+    """Rank 0's outcome as this rank's own, result or error."""
     if outcome is None:
-        raise HimlError(
-            "Local rank 0, which was to fetch the files, left no word of how that ended.",
-            hint="Its own output says why.",
-        )
-    return _as_own(outcome)
-
-
-class _Waiting:
-    """Pauses that grow; after SILENT_SECONDS it is said what *me* waits for."""
-
-    def __init__(self, me: LocalRank, notify: Notify) -> None:
-        self._me, self._notify = me, notify
-        self._begun, self._pause, self._is_said = time.monotonic(), FIRST_PAUSE, False
-
-    @property
-    def seconds(self) -> float:
-        return time.monotonic() - self._begun
-
-    def pause(self) -> None:
-        if not self._is_said and self.seconds > SILENT_SECONDS:
-            self._is_said = True
-            self._notify(
-                Notice(f"Local rank {self._me.rank} of this launch waits for local rank 0 to fetch the files.")
-            )
-        time.sleep(self._pause)
-        self._pause = min(self._pause * 1.5, LONGEST_PAUSE)
-
-
-def _alone(meeting: Meeting, waited: float) -> HimlError:
-    """What to say when no rank 0 of this launch came; one that other processes belong to may have fetched the same
-    files."""
-    variable = meeting.me.variable
-    said = (
-        f"Local rank 0 did not begin within {waited:.0f} s, and this process is local rank {meeting.me.rank} "
-        f"({variable})."
-    )
-    if meeting.is_known_elsewhere():
-        said += " Another launch had a local rank 0 that fetched the same files."
-    hint = (
-        "One launcher has to start all ranks of a node, and each runs the same himl commands. A process by itself "
-        f"needs no {variable}."
-    )
-    return HimlError(said, hint=hint)
-
-
-def _as_own(outcome: dict[str, Any]) -> TransferResult:
-    """Rank 0's outcome as this rank's own."""
+        what = f"Local rank 0, which was to fetch the files, {otherwise}."
+        raise HimlError(what, hint="Its own output says why.")
     if "result" in outcome:
         return TransferResult.from_record(outcome["result"])
-    told = outcome["error"]
-    error = KINDS.get(told["exit_code"], HimlError)(told["message"], hint=told["hint"])
-    error.code, error.exit_code = told["code"], told["exit_code"]
+    fields = outcome["error"]
+    kind = next((kind for kind in KINDS if kind.exit_code == fields["exit_code"]), HimlError)
+    error = kind(fields["message"], hint=fields["hint"])
+    error.code, error.exit_code = fields["code"], fields["exit_code"]
     raise error
+
+
+class RankBarrier:
+    """The calls with one key that the ranks of one launch make for a folder, numbered from 1 as rank 0 makes them.
+
+        0-N         rank 0 makes call N: when it was last there, and what process the launcher started as rank 0
+        lock-N      held by rank 0 until it is done
+        outcome-N   how that ended
+        K-N         rank K goes along: the same of it
+
+    Raises BadUsage for a user without a home, DiskFailed where the files cannot be written.
+    """
+
+    def __init__(self, folder: Path, key: str, me: LocalRank) -> None:
+        self._launches = cache_of("ranks", "to meet other ranks in", "")
+        self._launch = self._launches / me.launch
+        self._folder = self._launch / short_hash(f"{os.path.realpath(folder)}\n{key}")
+        self._me = me
+        with self._writing():
+            self._folder.mkdir(parents=True, exist_ok=True)
+
+    def next_number(self) -> int:
+        """That of the call that nobody has begun."""
+        return max(self._numbers(), default=0) + 1
+
+    @contextlib.contextmanager
+    def begin(self, number: int) -> Iterator[bool]:
+        """Make call *number* within it, unless another rank began it (False). A lock that is free after the beginning
+        means the end."""
+        from filelock import FileLock
+
+        with FileLock(self._folder / f"lock-{number}"):
+            yield self._enter(0, number)
+
+    def join(self) -> int | None:
+        """The first call of rank 0 that this rank has not made yet and that somebody was still at when this rank was
+        started: what was over before is of an earlier launch, since one launcher may start ranks twice."""
+        calls = (number for number in self._not_joined() if self._was_going_on(number))
+        return next((number for number in calls if self._enter(self._me.rank, number)), None)
+
+    def has_earlier_call(self) -> bool:
+        return any(not self._was_going_on(number) for number in self._not_joined())
+
+    def is_over(self, number: int) -> bool:
+        return not is_held(self._folder / f"lock-{number}")
+
+    def write_outcome(self, number: int, outcome: dict[str, Any]) -> None:
+        """So that it is there whole or not at all."""
+        part = self._folder / f"outcome-{number}.part"
+        with self._writing("Cannot tell the other ranks of this node how it ended"):
+            self._folder.mkdir(parents=True, exist_ok=True)  # another launch may have cleaned it up
+            part.write_text(json.dumps(outcome))
+            os.replace(part, self._folder / f"outcome-{number}")
+        self.sign(number, rank=0)
+
+    def outcome(self, number: int) -> dict[str, Any] | None:
+        """None as long as none was written (or, on Windows, is just being written)."""
+        try:
+            outcome: dict[str, Any] = json.loads((self._folder / f"outcome-{number}").read_text())
+        except OSError:
+            return None
+        return outcome
+
+    def forget(self, number: int) -> None:
+        (self._folder / f"outcome-{number}").unlink(missing_ok=True)
+
+    def sign(self, number: int, *, rank: int | None = None) -> None:
+        """Say that this process, as *rank* (default: its own), is still there at call *number*."""
+        with self._writing():
+            path = self._folder / f"{self._me.rank if rank is None else rank}-{number}"
+            path.write_text(f"{_now():.3f} {self._me.process}")
+
+    def clean_up(self) -> None:
+        """Remove what launches left that nothing has touched for an hour, unless one of their ranks is still at
+        work."""
+        for launch in self._launches.iterdir():
+            with contextlib.suppress(OSError):  # another node cleans up at the same time
+                touched = max(path.stat().st_mtime for path in (launch, *launch.rglob("*")))
+                is_idle = launch != self._launch and time.time() - touched > IDLE_SECONDS
+                if is_idle and not any(is_held(lock) for lock in launch.glob("*/lock-*")):
+                    shutil.rmtree(launch, ignore_errors=True)
+
+    def _numbers(self) -> list[int]:
+        return sorted(int(path.name[2:]) for path in self._folder.glob("0-*"))
+
+    def _not_joined(self) -> list[int]:
+        return [number for number in self._numbers() if not (self._folder / f"{self._me.rank}-{number}").exists()]
+
+    def _was_going_on(self, number: int) -> bool:
+        """Whether call *number* was not over for all when this rank was started, or the launcher still has to do with
+        one that made it."""
+        if not self.is_over(number):
+            return True
+        for path in self._folder.glob(f"[0-9]*-{number}"):
+            with contextlib.suppress(OSError, ValueError):  # removed, or just being written
+                moment, _, identity = path.read_text().partition(" ")
+                if float(moment) > self._me.began:
+                    return True
+                process = _process(identity.partition("@")[0]) if identity else None
+                if process and process.identity == identity and identity not in self._me.ancestors:
+                    return True
+        return False
+
+    def _enter(self, rank: int, number: int) -> bool:
+        """Whether call *number* was free for *rank*, which makes it from here on."""
+        with self._writing():
+            try:
+                (self._folder / f"{rank}-{number}").open("x").close()
+            except FileExistsError:
+                return False
+        self.sign(number, rank=rank)
+        return True
+
+    @contextlib.contextmanager
+    def _writing(self, what: str = "") -> Iterator[None]:
+        try:
+            yield
+        except OSError as err:
+            raise disk_error(err, what or f"Cannot write to himl's cache '{self._launches}'") from err
+
+
+class _Process(NamedTuple):
+    """A process of this machine: `identity` is its pid and start (a pid alone is used again), `parent` a pid."""
+
+    identity: str
+    parent: str
+    began: float
+
+
+def _process(pid: str) -> _Process | None:
+    """None where there is none (any more, not even one that its parent has not asked how it ended), or no /proc."""
+    try:
+        text = (PROC / pid / "stat").read_text(errors="replace")
+    except OSError:
+        return None
+    fields = text.rpartition(")")[2].split()  # after the name: state, parent, …, start in ticks as the twentieth
+    if len(fields) < 20:
+        return None
+    began = (int(fields[19]) + 1) / os.sysconf("SC_CLK_TCK")
+    return _Process(f"{text.partition(' ')[0]}@{fields[19]}", fields[1], began)
+
+
+def _rank_of(process: _Process) -> int | None:
+    """The local rank that *process* was started as, by any launcher: scripts hand their rank on under another one's
+    name. None for one that is no rank, or somebody else's; -1 where a variable is there without a number."""
+    try:
+        entries = (PROC / process.identity.partition("@")[0] / "environ").read_bytes().split(b"\0")
+    except OSError:
+        return None
+    variables = dict(entry.decode(errors="surrogateescape").partition("=")[::2] for entry in entries)
+    known = [variables[name] for name in RANKS if name in variables]
+    return next((int(value) for value in known if value.isdecimal()), -1 if known else None)
+
+
+def _launch_id(node: str, launcher: str, environment: Mapping[str, str]) -> str:
+    known = [f"{name}={environment[name]}" for name in LAUNCH_VARIABLES if name in environment]
+    return short_hash("\n".join([node, launcher, *known]))

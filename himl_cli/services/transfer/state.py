@@ -7,7 +7,6 @@ those who share the cache.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import platform
 import shutil
@@ -24,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 from himl_cli.core.errors import BadUsage, DiskFailed
 from himl_cli.core.files import RANKS_NAME, STATE_NAME
 from himl_cli.core.processes import is_held
-from himl_cli.services.transfer.names import folded, part_name
+from himl_cli.services.transfer.names import folded, part_name, short_hash
 from himl_cli.services.user_cache import cache_of
 
 if TYPE_CHECKING:
@@ -45,13 +44,12 @@ CREATE TABLE parts (target BLOB PRIMARY KEY, source BLOB, etag TEXT, size INTEGE
 CREATE TABLE ranges (target BLOB, start INTEGER, stop INTEGER, PRIMARY KEY (target, start)) WITHOUT ROWID;
 """
 
-
-_said: set[str] = set()
+_reported: set[str] = set()
 _cleaned: set[Path] = set()
 
 
 @dataclass(frozen=True, slots=True)
-class Fetched:
+class FetchedFile:
     """A file as it was when its fetch ended: `size` and `mtime_ns` of the file here, `source` and `etag` of the blob.
 
     `md5` is None where it was not computed. `clean` says that the command which wrote it came to an end: only then do
@@ -81,7 +79,7 @@ class TransferState:
         self.is_kept = True
         _remove_earlier(folder)
         try:
-            place = _Place.of(folder)
+            place = _CacheEntry.of(folder)
             self.mark = place.mark
             self._lock = _locked(place, folder, say)
             self._connection = _opened(place.state)
@@ -118,16 +116,17 @@ class TransferState:
         folder, base = os.path.split(path)
         return os.path.join(folder, part_name(base, self.mark))
 
-    def find(self, target: str) -> Fetched | None:
+    def find(self, target: str) -> FetchedFile | None:
         for row in self._rows(
             "SELECT source, etag, size, mtime_ns, md5, clean FROM files WHERE target = ?", _key(target)
         ):
-            return Fetched(target, _text(row[0]), row[1], row[2], row[3], row[4], row[5] == 1)
+            return FetchedFile(target, _text(row[0]), row[1], row[2], row[3], row[4], row[5] == 1)
         return None
 
-    def record(self, done: Fetched) -> None:
+    def record(self, file: FetchedFile) -> None:
         """Remember a complete file; written down in batches."""
-        self._pending.append((_key(done.target), _key(done.source), done.etag, done.size, done.mtime_ns, done.md5, OWN))
+        key, source = _key(file.target), _key(file.source)
+        self._pending.append((key, source, file.etag, file.size, file.mtime_ns, file.md5, OWN))
         if len(self._pending) >= FLUSH_ROWS or time.monotonic() - self._flushed > FLUSH_SECONDS:
             self.flush()
 
@@ -203,13 +202,13 @@ class TransferState:
         """Remember nothing from here on."""
         self.is_kept = False
         text = f"What is fetched is not remembered, since himl's cache cannot be used: {err}"
-        if text not in _said:
-            _said.add(text)
+        if text not in _reported:
+            _reported.add(text)
             self._say(text)
 
 
 @dataclass(frozen=True, slots=True)
-class _Place:
+class _CacheEntry:
     """Where the cache *top* has the state of the folder *target*, a real path.
 
     *host* is empty where the target is on the same disk as the cache: whoever shares the one shares the other.
@@ -222,7 +221,7 @@ class _Place:
     host: str
 
     @classmethod
-    def of(cls, folder: Path) -> _Place:
+    def of(cls, folder: Path) -> _CacheEntry:
         """Raises BadUsage for a user without a home, DiskFailed, OSError."""
         top = cache_of("transfers", "to remember in what was fetched", "")
         target = os.path.realpath(folder)
@@ -246,7 +245,7 @@ class _Place:
         return short_hash(f"{self.host}\n{self.top}")[:MARK_SIGNS]
 
     @classmethod
-    def written_in(cls, entry: Path) -> _Place | None:
+    def written_in(cls, entry: Path) -> _CacheEntry | None:
         """What `write` left in *entry*; None where nothing can be read."""
         try:
             host, device, target = (entry / "target").read_bytes().split(b"\n", 2)
@@ -276,21 +275,21 @@ class _Place:
 
 def mark_of(folder: Path) -> str:
     """What the names of partial files in *folder* have in them. Raises BadUsage, DiskFailed, OSError."""
-    return _Place.of(folder).mark
+    return _CacheEntry.of(folder).mark
 
 
 def targets() -> Iterator[Path]:
     """The folders that something is remembered of, as they are called here. Raises BadUsage for a user without a home,
     DiskFailed."""
     for entry in cache_of("transfers", "to remember in what was fetched", "").iterdir():
-        place = _Place.written_in(entry)
+        place = _CacheEntry.written_in(entry)
         if place is not None and place.host in ("", platform.node()):
             yield Path(place.target)
 
 
 def has_fetched_files(folder: Path) -> bool:
     """Whether any file in *folder* is as it was fetched, or is being fetched now."""
-    state = _Place.of(folder).state
+    state = _CacheEntry.of(folder).state
     if not state.exists():
         return False
     with closing(sqlite3.connect(state, timeout=0)) as connection:
@@ -321,7 +320,7 @@ def _remove_earlier(folder: Path) -> None:
     shutil.rmtree(folder / RANKS_NAME, ignore_errors=True)
 
 
-def _locked(place: _Place, folder: Path, say: Callable[[str], None]) -> BaseFileLock:
+def _locked(place: _CacheEntry, folder: Path, say: Callable[[str], None]) -> BaseFileLock:
     """The lock of the place, whose entry is made where there is none. Raises OSError.
 
     An entry is made, taken and removed only by whoever has the whole cache for that moment: so nobody takes the lock of
@@ -353,7 +352,7 @@ def _remove_gone(top: Path) -> None:
     """Remove the states of folders that are no longer there."""
     for entry in top.iterdir():
         with suppress(OSError):
-            place = _Place.written_in(entry)
+            place = _CacheEntry.written_in(entry)
             if place is not None and place.is_gone((entry / "target").stat().st_mtime) and not is_held(entry / "lock"):
                 shutil.rmtree(entry)
 
@@ -396,10 +395,6 @@ def _connect(path: Path | str) -> sqlite3.Connection:
         connection.close()
         raise
     return connection
-
-
-def short_hash(text: str) -> str:
-    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:16]
 
 
 def _key(text: str) -> bytes:

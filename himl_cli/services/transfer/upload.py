@@ -6,20 +6,19 @@ import os
 import time
 from collections import Counter, deque
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from himl_cli.core.blobs import BlobInfo, StoreRequest, TransferResult
 from himl_cli.core.errors import BadUsage, BlobChanged, HimlError, NotFound, ServiceFailed
 from himl_cli.core.events import Finished, Moved, Notify, Planned, ignore
 from himl_cli.core.files import FoundFile, walk_files
-from himl_cli.services.transfer.disk import explained, md5_of
+from himl_cli.services.transfer.local_files import disk_error, md5_of
 from himl_cli.services.transfer.names import UnsafeName, safe_relative
-from himl_cli.services.transfer.requests import UploadRequest
-from himl_cli.services.transfer.tally import Tally
+from himl_cli.services.transfer.plan import TransferStats, UploadRequest
 from himl_cli.workspaces.base import BlobStore
 
-TRIES = 3
+ATTEMPTS = 3
 DIGESTED_BEFORE = 8 << 20  # bytes up to which a file is read for its MD5 first: it is still in memory when it is sent
 
 
@@ -31,19 +30,15 @@ def upload(store: BlobStore, request: UploadRequest, notify: Notify = ignore) ->
     """
     work = _Upload(store, request, checked_prefix(request.prefix), notify)
     result = work.run(work.files())
-    if not work.met:
+    if not work.count:
         raise NotFound(f"There is nothing to upload in '{request.local}'.", hint="Are --include and --exclude right?")
     return result
 
 
 def upload_named(store: BlobStore, files: Mapping[str, Path], notify: Notify = ignore) -> TransferResult:
     """Store *files* by the names that they get, which nothing has in *store* so far; otherwise as `upload`."""
-
-    def found() -> Iterator[tuple[FoundFile, None]]:
-        for name, path in files.items():
-            yield FoundFile(name, str(path), path.stat()), None
-
-    return _Upload(store, UploadRequest(Path()), "", notify).run(found())
+    found = ((FoundFile(name, str(path), path.stat()), None) for name, path in files.items())
+    return _Upload(store, UploadRequest(Path()), "", notify).run(found)
 
 
 def checked_prefix(prefix: str) -> str:
@@ -61,12 +56,21 @@ def checked_prefix(prefix: str) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class _Sending:
-    """A file on its way, as it was when it was asked for."""
+class _Attempt:
+    """A file being sent, as it was when it was asked for; `replaces` as in StoreRequest."""
 
     found: FoundFile
-    tries: int
+    number: int
     replaces: str | None
+
+    def has_changed(self) -> bool:
+        """Whether the file is no longer what was asked for."""
+        try:
+            now = os.stat(self.found.path)
+        except OSError:
+            return True
+        then = self.found.stat
+        return (now.st_size, now.st_mtime_ns, now.st_ino) != (then.st_size, then.st_mtime_ns, then.st_ino)
 
 
 class _Upload:
@@ -77,28 +81,25 @@ class _Upload:
         self._request = request
         self._prefix = prefix + "/" if prefix else ""
         self._notify = notify
-        self._tally = Tally()
-        self._active: dict[str, _Sending] = {}
+        self._stats = TransferStats()
+        self._active: dict[str, _Attempt] = {}
         self._sent: Counter[str] = Counter()
-        self._again: deque[_Sending] = deque()
-        self.met = 0
+        self._again: deque[_Attempt] = deque()
+        self.count = 0
 
     def run(self, files: Iterator[tuple[FoundFile, BlobInfo | None]]) -> TransferResult:
         """Store *files*, each given with what has its name there."""
         started = time.monotonic()
         try:
-            self._store_all(files)
+            while True:
+                self._store.store(self._requests(files), self, workers=self._request.workers)
+                for name in [*self._active]:
+                    self._stats.fail(name, ServiceFailed(f"'{name}' was not stored."))
+                if not self._again:
+                    break
         except OSError as err:
-            raise explained(err, f"Cannot read '{err.filename or self._request.local}'") from err
-        return self._tally.result(time.monotonic() - started)
-
-    def _store_all(self, files: Iterator[tuple[FoundFile, BlobInfo | None]]) -> None:
-        while True:
-            self._store.store(self._requests(files), self, workers=self._request.workers)
-            for name in [*self._active]:
-                self._tally.fail(name, ServiceFailed(f"'{name}' was not stored."))
-            if not self._again:
-                return
+            raise disk_error(err, f"Cannot read '{err.filename or self._request.local}'") from err
+        return self._stats.result(time.monotonic() - started)
 
     def files(self) -> Iterator[tuple[FoundFile, BlobInfo | None]]:
         """The local files that are meant, each with what the store has under its name."""
@@ -122,102 +123,82 @@ class _Upload:
     def _requests(self, files: Iterator[tuple[FoundFile, BlobInfo | None]]) -> Iterator[StoreRequest]:
         while True:
             if self._again:
-                sending = self._again.popleft()
+                attempt = self._again.popleft()
             elif (pair := next(files, None)) is None:
                 return
             else:
                 found, there = pair
-                self.met += 1
-                if not self._can_come_back(self._prefix + found.name) or not self._has_to_move(found, there):
+                self.count += 1
+                if not self._has_to_move(found, there):
                     continue
-                sending = _Sending(found, 0, "" if there is None else there.etag or None)
-                self._tally.check_hope()
+                attempt = _Attempt(found, 0, "" if there is None else there.etag or None)
+                self._stats.check_refusals()
                 self._notify(Planned(1, found.stat.st_size))
-            request = self._begin(sending)
-            if request is not None:
-                yield request
+            path, name = attempt.found.path, self._prefix + attempt.found.name
+            try:  # as the file is now; a large one is digested by whoever reads it for sending
+                now = FoundFile(attempt.found.name, path, os.stat(path))
+                md5 = md5_of(path) if now.stat.st_size <= DIGESTED_BEFORE else None
+            except OSError as err:
+                self._stats.fail(name, disk_error(err, f"Cannot read '{path}'"))
+                continue
+            self._active[name] = _Attempt(now, attempt.number + 1, attempt.replaces)
+            yield StoreRequest(Path(path), name, now.stat.st_size, md5, attempt.replaces)
 
-    def _can_come_back(self, name: str) -> bool:
-        """Whether a download would take the name, also without folders at its beginning: nothing is stored that himl
-        would refuse to bring back."""
+    def _has_to_move(self, found: FoundFile, there: BlobInfo | None) -> bool:
+        """False for what is refused, since a download would refuse the name (also without folders at its beginning),
+        for what is stored already, and for what differs and may not be replaced."""
+        name = self._prefix + found.name
         try:
             for part in name.split("/"):
                 safe_relative(part)
+            is_same = there is not None and self._is_same(found, there)
         except UnsafeName as err:
-            self._tally.refuse(name, str(err))
+            self._stats.refuse(name, str(err))
             return False
-        return True
-
-    def _has_to_move(self, found: FoundFile, there: BlobInfo | None) -> bool:
-        if there is None:
-            return True
-        try:
-            is_same = self._is_same(found, there)
         except OSError as err:
-            self._tally.fail(there.name, explained(err, f"Cannot read '{found.path}'"))
+            self._stats.fail(name, disk_error(err, f"Cannot read '{found.path}'"))
             return False
         if is_same:
-            self._tally.skipped += 1
-        elif not self._request.overwrite:
-            self._tally.differing.append(there.name)
-        return not is_same and self._request.overwrite
+            self._stats.skipped += 1
+        elif there is not None and not self._request.overwrite:
+            self._stats.differing.append(name)
+        return there is None or (not is_same and self._request.overwrite)
 
     def _is_same(self, found: FoundFile, there: BlobInfo) -> bool:
         if there.size != found.stat.st_size:
             return False
         if not self._request.validate:
-            self._tally.unverified += 1
+            self._stats.unverified += 1
             return True
         stored = there.md5 or self._store.md5(there)
         return stored is not None and stored == md5_of(found.path)
-
-    def _begin(self, sending: _Sending) -> StoreRequest | None:
-        """The file as it is now; a large one is digested by whoever reads it for sending."""
-        path, name = sending.found.path, self._prefix + sending.found.name
-        try:
-            now = FoundFile(sending.found.name, path, os.stat(path))
-            md5 = md5_of(path) if now.stat.st_size <= DIGESTED_BEFORE else None
-        except OSError as err:
-            self._tally.fail(name, explained(err, f"Cannot read '{path}'"))
-            return None
-        self._active[name] = _Sending(now, sending.tries + 1, sending.replaces)
-        return StoreRequest(Path(path), name, now.stat.st_size, md5, sending.replaces)
 
     def advance(self, request: StoreRequest, amount: int) -> None:
         self._sent[request.name] += amount
         self._notify(Moved(request.name, amount))
 
     def finish(self, request: StoreRequest, stored: BlobInfo) -> None:
-        sending, sent = replace(self._active.pop(request.name), replaces=stored.etag), self._sent.pop(request.name, 0)
-        if _has_changed(sending):
-            self._try_again(request, sending, HimlError(f"'{request.path}' keeps changing while it is uploaded."))
+        attempt, sent = self._active.pop(request.name), self._sent.pop(request.name, 0)
+        if attempt.has_changed():
+            error = HimlError(f"'{request.path}' keeps changing while it is uploaded.")
+            self._try_again(_Attempt(attempt.found, attempt.number, stored.etag), request.name, error)
             return
-        self._tally.files += 1
-        self._tally.bytes += sent
+        self._stats.files += 1
+        self._stats.bytes += sent
         self._notify(Finished(request.name))
 
     def fail(self, request: StoreRequest, error: HimlError) -> None:
-        sending = self._active.pop(request.name)
+        attempt = self._active.pop(request.name)
         self._sent.pop(request.name, None)
-        if _has_changed(sending):
-            self._try_again(request, sending, error)
+        if attempt.has_changed():
+            self._try_again(attempt, request.name, error)
         elif isinstance(error, BlobChanged) and not self._request.overwrite:
-            self._tally.differing.append(request.name)
+            self._stats.differing.append(request.name)
         else:
-            self._tally.fail(request.name, error)
+            self._stats.fail(request.name, error)
 
-    def _try_again(self, request: StoreRequest, sending: _Sending, error: HimlError) -> None:
-        if sending.tries < TRIES:
-            self._again.append(sending)
+    def _try_again(self, attempt: _Attempt, name: str, error: HimlError) -> None:
+        if attempt.number < ATTEMPTS:
+            self._again.append(attempt)
         else:
-            self._tally.fail(request.name, error)
-
-
-def _has_changed(sending: _Sending) -> bool:
-    """Whether the file is no longer what was asked for."""
-    try:
-        now = os.stat(sending.found.path)
-    except OSError:
-        return True
-    then = sending.found.stat
-    return (now.st_size, now.st_mtime_ns, now.st_ino) != (then.st_size, then.st_mtime_ns, then.st_ino)
+            self._stats.fail(name, error)

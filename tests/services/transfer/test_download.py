@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 from pathlib import Path
 
 import pytest
@@ -10,11 +9,9 @@ import pytest
 from himl_cli.core.blobs import BlobInfo, FetchRequest
 from himl_cli.core.errors import IntegrityFailed, NotAllowed, ServiceFailed
 from himl_cli.core.events import Event, Finished, Moved, Planned
-from himl_cli.services.transfer.arrival import LARGE, LONGEST_PIECE, MOST_PIECES, PIECE, SMALL, Arrival
-from himl_cli.services.transfer.collector import SELDOM
 from himl_cli.services.transfer.download import download
-from himl_cli.services.transfer.plan import Wanted
-from himl_cli.services.transfer.requests import DownloadRequest
+from himl_cli.services.transfer.partial_files import LARGE, LONGEST_PIECE, MOST_PIECES, PIECE, SMALL, PartialFile
+from himl_cli.services.transfer.plan import DownloadRequest, PlannedFile
 from himl_cli.services.transfer.state import TransferState
 from tests.services.transfer.arrived import files_in, numbers
 from tests.services.transfer.stores import MemoryStore, bodies, pattern
@@ -49,7 +46,7 @@ def test_large_blobs_come_in_pieces_that_may_overtake_each_other(tmp_path: Path)
 def test_pieces_are_short_at_both_ends_and_longer_between(tmp_path: Path, size: int, most: int) -> None:
     blob = BlobInfo("big", size, "e1", b"x" * 16)
     with TransferState(tmp_path, print) as state:
-        pieces = Arrival(Wanted(blob, "big", str(tmp_path / "big")), "source", state, None).requests
+        pieces = PartialFile(PlannedFile(blob, "big", str(tmp_path / "big")), "source", state, None).requests
     lengths = [piece.length for piece in pieces]
     ends = [piece.offset + piece.length for piece in pieces]
 
@@ -163,17 +160,3 @@ def test_twenty_thousand_files(tmp_path: Path) -> None:
     assert numbers(download(store, DownloadRequest(tmp_path))) == (20_000, 0, 0)
     assert numbers(download(store, DownloadRequest(tmp_path))) == (0, 20_000, 0)
     assert (tmp_path / "outputs/49/19999").read_bytes() == b"19999"
-
-
-@pytest.mark.parametrize(("threshold", "meanwhile"), [(700, SELDOM), (SELDOM + 1, SELDOM + 1), (0, 0)])
-def test_the_collector_looks_seldom_while_files_move_and_is_as_before_then(tmp_path: Path, threshold: int, meanwhile: int) -> None:
-    seen: list[int] = []
-    store = MemoryStore({"a": b"1", "b": b"2"}, before_piece=lambda request, offset: seen.append(gc.get_threshold()[0]), broken={"b"})
-    before = gc.get_threshold()
-    try:
-        gc.set_threshold(threshold, 10, 10)
-        download(store, DownloadRequest(tmp_path))
-        after = gc.get_threshold()
-    finally:
-        gc.set_threshold(*before)
-    assert (set(seen), after) == ({meanwhile}, (threshold, 10, 10))

@@ -37,7 +37,9 @@ from tests.nasty_texts import SECONDS, within
         ("[a&&b]", "&", True),
         ("[+--]", ",", True),
         ("[a-]", "-", True),
-        ("[!]", "!", True),
+        ("[!]", "[!]", True),
+        ("[^a]", "b", True),
+        ("a**b", "a/b", False),
         ("a.c", "abc", False),
         ("*", "line\nbreak", True),
     ],
@@ -52,9 +54,9 @@ def test_exclude_wins_and_any_include_is_enough() -> None:
     assert [name for name in ("1.a", "1.b", "1.c", "x.a") if filters.admit(name)] == ["1.a", "1.b"]
 
 
-def test_a_glob_that_cannot_be_read_is_a_usage_error() -> None:
-    with pytest.raises(BadUsage, match=r"\[z-a\]"):
-        Filters(include=("[z-a]",)).admit("x")
+def test_a_glob_that_is_too_long_is_a_usage_error() -> None:
+    with pytest.raises(BadUsage, match="1,001 characters"):
+        Filters(include=("*" * 1001,)).admit("x")
 
 
 @given(st.text(alphabet="ab*?[]!^\\-/.(){}+|$", max_size=8), st.text(alphabet="ab/.-]", max_size=6))
@@ -69,10 +71,12 @@ def test_no_glob_breaks_and_a_plain_name_matches_itself(glob: str, name: str) ->
 
 def simply_matches(glob: str, name: str) -> bool:
     """What a glob means, as a regular expression that may take for ever."""
-    meanings = {"**/": "(?:.*/)?", "**": ".*", "*": "[^/]*", "?": "[^/]", "[ab]": "[ab]", "[!a]": "(?!/)[^a]"}
-    body = glob.removeprefix("/") + ("**" if glob.endswith("/") and glob != "/" else "")
-    made = re.sub(r"\*\*/|\*\*|\*|\?|\[!?\w+\]", lambda found: meanings[found[0]], body)
-    return re.fullmatch(made if glob.startswith("/") else f"(?:.*/)?{made}", name, re.DOTALL) is not None
+    meanings = {"**": "[^/]*", "*": "[^/]*", "?": "[^/]", "[ab]": "[ab]", "[!a]": "(?!/)[^a]"}
+    body = glob.removeprefix("/")
+    *folders, last = (body + ("**" if body.endswith("/") else "")).split("/")
+    made = ["(?:.*/)?" if folder == "**" else re.sub(r"\*\*|\*|\?|\[!?\w+\]", lambda found: meanings[found[0]], folder) + "/" for folder in folders]
+    made.append(".*" if last == "**" else re.sub(r"\*\*|\*|\?|\[!?\w+\]", lambda found: meanings[found[0]], last))
+    return re.fullmatch("".join(made) if glob.startswith("/") else f"(?:.*/)?{''.join(made)}", name, re.DOTALL) is not None
 
 
 @given(st.lists(st.sampled_from(["a", "b", "/", "*", "**", "**/", "?", "[ab]", "[!a]"]), max_size=9).map("".join), st.text(alphabet="ab/\n", max_size=9))
@@ -81,9 +85,7 @@ def test_a_glob_means_what_it_reads(glob: str, name: str) -> None:
     assert Filters(include=("b/", glob)).admit(name) is (simply_matches(glob, name) or simply_matches("b/", name))
 
 
-@pytest.mark.parametrize(
-    "glob", ["*a" * 25 + "b", "**a" * 25 + "b", "**/a" * 25 + "b", "*" * 10_000 + "b", "**a**/" * 20 + "b", "?*" * 1000 + "b", "*a" * 50_000]
-)
+@pytest.mark.parametrize("glob", ["*a" * 25 + "b", "**a" * 25 + "b", "**/a" * 25 + "b", "*" * 900 + "b", "**a**/" * 20 + "b", "?*" * 400 + "b", "*a" * 500])
 def test_no_glob_takes_long(glob: str) -> None:
     with within(SECONDS):
         assert not Filters(include=(glob,)).admit("a" * 60)

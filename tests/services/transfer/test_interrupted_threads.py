@@ -12,7 +12,7 @@ from queue import SimpleQueue
 
 import pytest
 
-from himl_cli.services.transfer.integrity import FileDigest
+from himl_cli.services.transfer.local_files import FileDigest
 from himl_cli.workspaces.azure.storage.blobs.blocks import BLOCK, BlockReader
 from himl_cli.workspaces.azure.storage.blobs.room import Room
 from tests.blob_sinks import sending

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from himl_cli.services.transfer.arrival import LARGE, PIECE, SMALL
 from himl_cli.services.transfer.download import download
-from himl_cli.services.transfer.requests import DownloadRequest
+from himl_cli.services.transfer.partial_files import LARGE, PIECE, SMALL
+from himl_cli.services.transfer.plan import DownloadRequest
 from tests.services.transfer.arrived import files_in, rewritten_unnoticeably
 from tests.services.transfer.stores import MemoryStore, bodies, pattern
 from tests.special_folders import SmallDisk
@@ -23,7 +23,7 @@ import json, sys, time
 from pathlib import Path
 from himl_cli.core.errors import HimlError
 from himl_cli.services.transfer.download import download
-from himl_cli.services.transfer.requests import DownloadRequest
+from himl_cli.services.transfer.plan import DownloadRequest
 from tests.services.transfer.stores import MemoryStore, bodies, pattern
 folder = Path(sys.argv[1])
 """

@@ -17,7 +17,7 @@ import json, sys
 from pathlib import Path
 from himl_cli.core.blobs import BlobInfo
 from himl_cli.services.transfer.download import download
-from himl_cli.services.transfer.requests import DownloadRequest
+from himl_cli.services.transfer.plan import DownloadRequest
 
 PIECE = bytes(range(256)) * 4096
 LONG = "x" * 200

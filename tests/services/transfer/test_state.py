@@ -15,10 +15,10 @@ from himl_cli.core.blobs import FetchRequest
 from himl_cli.core.errors import ServiceFailed
 from himl_cli.core.events import Event, Notice
 from himl_cli.services.submission.snapshot import take_snapshot
-from himl_cli.services.transfer.arrival import LARGE, SMALL
 from himl_cli.services.transfer.download import download
+from himl_cli.services.transfer.partial_files import LARGE, SMALL
+from himl_cli.services.transfer.plan import DownloadRequest
 from himl_cli.services.transfer.ranks import rank_zero_only
-from himl_cli.services.transfer.requests import DownloadRequest
 from himl_cli.services.transfer.state import KEPT_DAYS
 from tests.running import write_files
 from tests.services.transfer.arrived import files_in, numbers, rewritten_unnoticeably
@@ -145,7 +145,7 @@ FETCH = """
 import sys
 from pathlib import Path
 from himl_cli.services.transfer.download import download
-from himl_cli.services.transfer.requests import DownloadRequest
+from himl_cli.services.transfer.plan import DownloadRequest
 from tests.services.transfer.stores import MemoryStore
 print(download(MemoryStore({"a": b"1"}), DownloadRequest(Path(sys.argv[1]))).files)
 """

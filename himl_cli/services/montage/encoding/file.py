@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from himl_cli.services.montage.disk_errors import unwritten
-from himl_cli.services.transfer import disk
+from himl_cli.services.transfer import local_files
 
 
 class PictureFile:
@@ -16,7 +16,7 @@ class PictureFile:
         """Raises DiskFailed."""
         self._path = path
         try:
-            self._descriptor: int | None = disk.open_new(str(path))
+            self._descriptor: int | None = local_files.open_new(str(path))
         except OSError as err:
             raise unwritten(err, self._path) from err
 
@@ -25,7 +25,7 @@ class PictureFile:
         if self._descriptor is None:
             raise ValueError(f"'{self._path}' was closed.")
         try:
-            disk.write_all(self._descriptor, data)
+            local_files.write_all(self._descriptor, data)
         except OSError as err:
             raise unwritten(err, self._path) from err
 

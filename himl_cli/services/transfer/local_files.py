@@ -1,13 +1,74 @@
-"""MD5 of files while they arrive, on a thread of its own, whatever order their parts come in."""
+"""Files on this machine: errors and writing, and MD5s of complete files and of those that arrive in any order."""
 
 from __future__ import annotations
 
 import hashlib
+import os
 import threading
+from pathlib import Path
 from queue import SimpleQueue
 from types import TracebackType
 
+from himl_cli.core.errors import FULL_DISK, DiskFailed
+
 CHUNK = 1 << 20
+SMALL_READ = 32 << 10
+OPEN_FLAGS = (
+    os.O_WRONLY | os.O_CREAT | getattr(os, "O_BINARY", 0) | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
+)
+
+
+class DiskFull(DiskFailed):
+    """No room is left: the whole transfer stops, for no other file would fit."""
+
+    code = "disk_full"
+
+
+def disk_error(err: OSError, what: str) -> DiskFailed:
+    """*err* as ours; *what* is the sentence's beginning, such as `Cannot write 'x'`."""
+    if err.errno in FULL_DISK:
+        return DiskFull(
+            f"{what}: no space left on the disk.",
+            hint="Free some space and run the command again: what is complete is kept.",
+        )
+    return DiskFailed(f"{what}: {err.strerror or err}.", hint="Check the path and its permissions.")
+
+
+def open_new(path: str) -> int:
+    """A descriptor for writing a new file at *path*; what has that name, also a link, is removed first. Raises
+    OSError."""
+    try:
+        return os.open(path, OPEN_FLAGS | os.O_EXCL, 0o666)
+    except FileExistsError:
+        os.unlink(path)
+        return os.open(path, OPEN_FLAGS | os.O_EXCL, 0o666)
+
+
+def write_at(descriptor: int, offset: int, data: bytes) -> None:
+    """Write all of *data* at *offset*. Raises OSError."""
+    os.lseek(descriptor, offset, os.SEEK_SET)
+    write_all(descriptor, data)
+
+
+def write_all(descriptor: int, data: bytes) -> None:
+    """Write all of *data* where the descriptor stands. Raises OSError."""
+    written = os.write(descriptor, data)
+    while written < len(data):
+        written += os.write(descriptor, memoryview(data)[written:])
+
+
+def md5_of(path: str | Path) -> bytes:
+    """MD5 of the file. Raises OSError."""
+    digest = hashlib.md5(usedforsecurity=False)
+    with open(path, "rb", buffering=0) as source:
+        piece = source.read(SMALL_READ)
+        digest.update(piece)
+        if len(piece) == SMALL_READ:
+            # One buffer for all: memory that is new each time costs as much as reading into it
+            buffer = memoryview(bytearray(CHUNK))
+            while length := source.readinto(buffer):
+                digest.update(buffer[:length])
+    return digest.digest()
 
 
 class Latch:
@@ -45,7 +106,7 @@ class FileDigest:
         self._queue = queue
         self._front = 0  # where the last part begins that is there without a gap before it
         self._ends: dict[int, int] = {}
-        self._waiting = False
+        self._is_queued = False
         self._md5 = hashlib.md5(usedforsecurity=False)
         self._error: OSError | None = None
         self._reading = threading.Lock()
@@ -55,13 +116,13 @@ class FileDigest:
         if stop > start:
             self._ends[start] = stop
         there = self.available()
-        if not self._waiting and (there >= self.size or there - self.position >= CHUNK):
-            self._waiting = True
+        if not self._is_queued and (there >= self.size or there - self.position >= CHUNK):
+            self._is_queued = True
             self._queue.put(self)
 
     def available(self) -> int:
-        """Up to where the file is there without a gap. Looks on from where it was the last time, so that many parts
-        cost no more than few."""
+        """Up to where the file is there without a gap. Goes on from where it was the last time, so that many parts cost
+        no more than few."""
         front = self._front
         stop = self._ends.get(front, front)
         while stop in self._ends:
@@ -84,28 +145,26 @@ class FileDigest:
 
     def catch_up(self, buffer: memoryview) -> None:
         """Digest what is there, by way of *buffer*; called on the thread."""
-        self._waiting = False
+        self._is_queued = False
         with self._reading:
-            if not self.ready.is_set():
-                try:
-                    self._digest_what_is_there(buffer)
-                except OSError as err:
-                    self._error = err
-                if self._error is not None or self.position >= self.size:
-                    self.ready.set()
-
-    def _digest_what_is_there(self, buffer: memoryview) -> None:
-        with open(self.path, "rb", buffering=0) as source:
-            source.seek(self.position)
-            while not self.cancelled and self.position < (stop := self.available()):
-                length = source.readinto(buffer[: stop - self.position])
-                if not length:
-                    raise OSError(f"'{self.path}' is shorter than what was written to it")
-                self._md5.update(buffer[:length])
-                self.position += length
+            if self.ready.is_set():
+                return
+            try:
+                with open(self.path, "rb", buffering=0) as source:
+                    source.seek(self.position)
+                    while not self.cancelled and self.position < (stop := self.available()):
+                        length = source.readinto(buffer[: stop - self.position])
+                        if not length:
+                            raise OSError(f"'{self.path}' is shorter than what was written to it")
+                        self._md5.update(buffer[:length])
+                        self.position += length
+            except OSError as err:
+                self._error = err
+            if self._error is not None or self.position >= self.size:
+                self.ready.set()
 
 
-class Hashing:
+class DigestThread:
     """The thread, for as long as a transfer runs. Leaving cancels what is not ready."""
 
     def __init__(self) -> None:
@@ -113,7 +172,7 @@ class Hashing:
         self._thread: threading.Thread | None = None
         self._last: set[FileDigest] = set()
 
-    def __enter__(self) -> Hashing:
+    def __enter__(self) -> DigestThread:
         return self
 
     def __exit__(

@@ -13,10 +13,8 @@ from himl_cli.core.errors import NotFound
 from himl_cli.core.processes import ProcessLock
 from himl_cli.core.runs import RunSelection, RunStatus
 from himl_cli.services.naming import FILE_NAME
-from himl_cli.services.tensorboard.chosen import ChosenRuns
-from himl_cli.services.tensorboard.event_files import WHOLE_EVERY, EventFinder
-from himl_cli.services.tensorboard.lineup import Lineup
-from himl_cli.services.tensorboard.names import RunNames, readable_name
+from himl_cli.services.tensorboard.copies import FULL_LISTING_EVERY, EventFinder
+from himl_cli.services.tensorboard.runs import SelectedRuns, readable_name, unique_name
 from himl_cli.workspaces.azure.workspace import AzureWorkspace
 from himl_cli.workspaces.base import Workspace
 from himl_cli.workspaces.joined import JoinedWorkspace
@@ -53,28 +51,28 @@ def alive(project: Path) -> Iterator[Callable[[str], str]]:
 
 
 class Seen:
-    """A lineup as `himl tb` has it: what is shown, and what is still looked at."""
+    """A selected as `himl tb` has it: what is shown, and what is still looked at."""
 
     def __init__(self, workspace: Workspace, folder: Path, **selection: Any) -> None:
-        self.lineup = Lineup(ChosenRuns(workspace, RunSelection(**selection), folder), "logs", folder / "copies")
-        self.lineup.begin()
+        self.selected = SelectedRuns(workspace, RunSelection(**selection), folder, "logs", folder / "copies")
+        self.selected.start()
 
     @property
     def names(self) -> list[str]:
-        return [feed.name for feed in self.lineup.feeds]
+        return [source.name for source in self.selected.sources]
 
     @property
     def ids(self) -> list[str]:
-        return [feed.run.id for feed in self.lineup.feeds]
+        return [source.run.id for source in self.selected.sources]
 
     def renew(self) -> list[str]:
         """The ids of the runs that are gone."""
-        change = self.lineup.change([feed.run.id for feed in self.lineup.feeds if not feed.run.status.is_final])
-        self.lineup.take(change)
+        change = self.selected.fetch_changes([source.run.id for source in self.selected.sources if not source.run.status.is_final])
+        self.selected.apply(change)
         return [*change.gone]
 
     def open(self) -> list[str]:
-        return [feed.run.id for feed in self.lineup.feeds if not feed.run.status.is_final]
+        return [source.run.id for source in self.selected.sources if not source.run.status.is_final]
 
 
 def asked(azure: StagedWorkspace, act: Any) -> list[str]:
@@ -94,7 +92,7 @@ def test_runs_that_an_experiment_gets_later_join_and_none_leaves(azure: StagedWo
     azure.state.runs["train_2"].status = "Completed"
     lines = asked(azure, seen.renew)
     assert (seen.ids, seen.open()) == (["train_2", "train_3", "train_4"], ["train_3", "train_4"])
-    assert (len(lines), seen.lineup.may_grow) == (1, True)
+    assert (len(lines), seen.selected.may_grow) == (1, True)
 
 
 def test_an_older_run_that_comes_to_meet_the_conditions_joins(azure: StagedWorkspace, workspace: AzureWorkspace, tmp_path: Path) -> None:
@@ -126,7 +124,7 @@ def test_three_hundred_runs_cost_one_request_a_look_and_none_once_they_have_ende
     named.renew()
     azure.state.runs["train_100"].status = azure.state.runs["train_0"].status = azure.state.runs["train_200"].status = "Completed"
     lines = asked(azure, named.renew)
-    assert (named.open(), named.lineup.may_grow, len(lines)) == ([], False, 3)
+    assert (named.open(), named.selected.may_grow, len(lines)) == ([], False, 3)
 
 
 def test_a_sweep_is_its_trials_by_their_values_and_new_ones_join(azure: StagedWorkspace, workspace: AzureWorkspace, tmp_path: Path) -> None:
@@ -139,7 +137,7 @@ def test_a_sweep_is_its_trials_by_their_values_and_new_ones_join(azure: StagedWo
     assert len(asked(azure, seen.renew)) == 2, "the sweep, and the list of its trials"
     sweep.status = "Completed"
     seen.renew()
-    assert (seen.lineup.may_grow, seen.open()) == (False, ["hunt_1", "hunt_2"])
+    assert (seen.selected.may_grow, seen.open()) == (False, ["hunt_1", "hunt_2"])
     azure.state.runs["hunt_1"].status = azure.state.runs["hunt_2"].status = "Completed"
     seen.renew()
     assert seen.open() == []
@@ -189,7 +187,7 @@ def test_a_run_that_is_submitted_later_joins(project: Path, alive: Callable[[str
     submit(project, "train_2")
     seen.renew()
     seen.renew()
-    assert (seen.ids, seen.open(), seen.lineup.may_grow) == (["train_1", "train_2"], ["train_2"], True)
+    assert (seen.ids, seen.open(), seen.selected.may_grow) == (["train_1", "train_2"], ["train_2"], True)
 
 
 def test_a_file_that_names_a_run_that_has_ended_costs_no_request(azure: StagedWorkspace, workspace: AzureWorkspace, tmp_path: Path) -> None:
@@ -216,8 +214,8 @@ def test_runs_of_here_cost_no_request_where_a_service_is_configured_too(
 
 
 def names_of(runs: RecordedRuns, *ids: str) -> list[str]:
-    taken = RunNames()
-    return [taken.of(runs.workspace.run(run_id)) for run_id in ids]
+    taken: dict[str, str] = {}
+    return [unique_name(runs.workspace.run(run_id), taken) for run_id in ids]
 
 
 def test_no_two_runs_are_called_alike(project: Path) -> None:
@@ -263,7 +261,7 @@ def test_event_files_elsewhere_keep_their_whole_names(azure: StagedWorkspace, wo
     run = azure.add_run("train_1", "train", status="Running")
     azure.put_artifact(run, f"outputs/tb/a/{NAME}", EVENTS)
     finder = EventFinder(workspace.run_files("train_1"), "logs")
-    assert prefixes(azure, finder, WHOLE_EVERY) == ["logs/", "", *["outputs/tb/a/"] * (WHOLE_EVERY - 2), ""]
+    assert prefixes(azure, finder, FULL_LISTING_EVERY) == ["logs/", "", *["outputs/tb/a/"] * (FULL_LISTING_EVERY - 2), ""]
     azure.put_artifacts(run, {f"logs/{NAME}": EVENTS, f"outputs/tb/b/{NAME}": EVENTS})
     assert [*finder.find(is_last=True)] == [f"logs/{NAME}", f"outputs/tb/a/{NAME}", f"outputs/tb/b/{NAME}"]
 

@@ -13,12 +13,10 @@ import pytest
 from himl_cli.core.errors import NotFound
 from himl_cli.core.events import Event, Notice
 from himl_cli.core.runs import RunSelection
-from himl_cli.services.tensorboard.aside import AT_ONCE, several
-from himl_cli.services.tensorboard.chosen import ChosenRuns
-from himl_cli.services.tensorboard.feeds import CopiedHere
-from himl_cli.services.tensorboard.lineup import Lineup
-from himl_cli.services.tensorboard.shown_folder import ShownFolder
-from himl_cli.services.tensorboard.watch import Watch
+from himl_cli.services.tensorboard.background import AT_ONCE, call_each
+from himl_cli.services.tensorboard.copies import CopiedSource, ShownFolder
+from himl_cli.services.tensorboard.poller import Poller
+from himl_cli.services.tensorboard.runs import SelectedRuns
 from himl_cli.workspaces.azure.workspace import AzureWorkspace
 from himl_cli.workspaces.base import Workspace
 from tests.azure_workspaces import opened
@@ -47,15 +45,15 @@ class Watched:
     def __init__(self, workspace: Workspace, folder: Path, **selection: Any) -> None:
         self.said: list[Event] = []
         self.shown = folder / "shown"
-        self.lineup = Lineup(ChosenRuns(workspace, RunSelection(**selection), folder), "logs", folder / "copies")
-        self.lineup.begin()
-        self._watch = Watch(self.lineup, ShownFolder(self.shown), REFRESH, self.said.append)
+        self.selected = SelectedRuns(workspace, RunSelection(**selection), folder, "logs", folder / "copies")
+        self.selected.start()
+        self._poller = Poller(self.selected, ShownFolder(self.shown), REFRESH, self.said.append)
 
     def until(self, is_so: Callable[[], bool]) -> None:
         deadline = time.monotonic() + 60
         while not is_so():
             assert time.monotonic() < deadline, self.said
-            self._watch.step(0.02)
+            self._poller.step(0.02)
 
     def shows(self, run: str, content: bytes) -> None:
         path = self.shown / run / NAME
@@ -73,25 +71,25 @@ def test_a_run_that_stalls_holds_up_neither_the_others_nor_those_that_join(azure
         watched.shows("train_1", LONG)
         azure.put_artifact(azure.add_run("train_3", "train", status="Running"), f"logs/{NAME}", SHORT)
         watched.shows("train_3", SHORT)
-        (stalled,) = (feed for feed in watched.lineup.feeds if feed.run.id == "train_2")
-        assert not stalled.has_looked
+        (stalled,) = (source for source in watched.selected.sources if source.run.id == "train_2")
+        assert not stalled.is_checked
 
 
 def test_bytes_that_come_after_the_end_of_a_run_are_shown(azure: StagedWorkspace, workspace: AzureWorkspace, tmp_path: Path) -> None:
     run = azure.add_run("train_1", "train", status="Running")
     azure.state.storage.append("azureml", f"{run.artifact_prefix}logs/{NAME}", SHORT)
-    lineup = Lineup(ChosenRuns(workspace, RunSelection(runs=["train_1"]), tmp_path), "logs", tmp_path)
-    lineup.begin()
-    (feed,) = lineup.feeds
-    assert isinstance(feed, CopiedHere)
-    feed.look()
+    selected = SelectedRuns(workspace, RunSelection(runs=["train_1"]), tmp_path, "logs", tmp_path)
+    selected.start()
+    (source,) = selected.sources
+    assert isinstance(source, CopiedSource)
+    source.update()
     run.status = "Canceled"
-    lineup.take(lineup.change(["train_1"]))
-    feed.look()
-    assert not feed.is_over
+    selected.apply(selected.fetch_changes(["train_1"]))
+    source.update()
+    assert not source.is_done
     azure.state.storage.append("azureml", f"{run.artifact_prefix}logs/{NAME}", LONG[len(SHORT) :])
-    feed.look()
-    assert (feed.is_over, feed.files[0].path.read_bytes()) == (True, LONG)
+    source.update()
+    assert (source.is_done, source.files[0].path.read_bytes()) == (True, LONG)
 
 
 def test_an_experiment_whose_newest_run_has_nothing_to_show_is_waited_for(project: Path) -> None:
@@ -134,11 +132,11 @@ def test_a_list_is_read_no_further_than_asking_run_by_run_would_cost(azure: Stag
     for number in range(320):
         azure.add_run(f"train_{number}", "train", status="Running" if number < 3 else "Completed")
     wanted = ["train_0", "train_1", "train_2"]
-    lineup = Lineup(ChosenRuns(workspace, RunSelection(runs=wanted), tmp_path), "logs", tmp_path)
-    lineup.begin()
-    assert sorted(lineup.change(wanted).runs) == wanted
+    selected = SelectedRuns(workspace, RunSelection(runs=wanted), tmp_path, "logs", tmp_path)
+    selected.start()
+    assert sorted(selected.fetch_changes(wanted).runs) == wanted
     before = len(azure.requests())
-    assert sorted(lineup.change(wanted).runs) == wanted
+    assert sorted(selected.fetch_changes(wanted).runs) == wanted
     lines = azure.requests()[before:]
     assert (len(lines), [line for line in lines if "/history/" not in line]) == (3, [])
 
@@ -148,10 +146,11 @@ def test_the_children_of_several_runs_are_asked_for_at_once(azure: StagedWorkspa
     for number in range(12):
         azure.add_run(f"parent_{number}", "train", status="Running" if number % 2 else "Completed")
         azure.add_run(f"child_{number}", "train", parent=f"parent_{number}", status="Completed")
-    chosen = ChosenRuns(workspace, RunSelection(runs=[f"parent_{number}" for number in range(12)], children=True), tmp_path)
-    assert [run.id for run in chosen.first()] == [f"child_{number}" for number in range(12)]
+    selected = SelectedRuns(workspace, RunSelection(runs=[f"parent_{number}" for number in range(12)], children=True), tmp_path, "logs", tmp_path)
+    selected.start()
+    assert [source.run.id for source in selected.sources] == [f"child_{number}" for number in range(12)]
     before = len(azure.requests())
-    chosen.again([])
+    selected.fetch_changes([])
     assert len([line for line in azure.requests()[before:] if "parent_" in line]) == 6
 
 
@@ -162,4 +161,4 @@ def test_as_many_as_may_be_are_asked_at_a_time() -> None:
         all_ask.wait()
         return number * number
 
-    assert several(ask, range(2 * AT_ONCE)) == [number * number for number in range(2 * AT_ONCE)]
+    assert call_each(ask, range(2 * AT_ONCE)) == [number * number for number in range(2 * AT_ONCE)]

@@ -1,0 +1,465 @@
+"""Event files of runs: which they are, and where they lie: as they are on this machine, or as copies that grow."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import posixpath
+import re
+import shutil
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from himl_cli.core.blobs import MOST_CHECKED, BlobInfo, FetchRequest
+from himl_cli.core.errors import BlobChanged, DiskFailed, HimlError
+from himl_cli.core.files import walk_files
+from himl_cli.core.runs import Run, RunStatus
+from himl_cli.services.transfer.local_files import OPEN_FLAGS, disk_error, write_at
+from himl_cli.services.transfer.names import UnsafeName, folded, safe_relative
+from himl_cli.workspaces.base import BlobStore, FolderWorkspace, Workspace
+
+log = logging.getLogger(__name__)
+
+MARK = "tfevents"  # what TensorBoard looks for in the name of a file
+FULL_LISTING_EVERY = 4
+"""Where event files lie outside the folder asked for: of so many listings one is of the whole run, the others of the
+folder that these files have in common."""
+ATTEMPTS = 3
+"""To read files that change meanwhile, before the next update; attempts that brought something do not count."""
+WORKERS = 8
+OVERLAP = 16
+"""Bytes here that are asked for again: the last record's end with its checksum tells whether the file is the same."""
+LATER_VERSION = re.compile(r"\.himl\d+$")
+"""Behind the name of a copy whose original became another file; TensorFlow itself ends names with `.v2`."""
+
+
+@dataclass(frozen=True)
+class EventFile:
+    """`name` below the run's folder in TensorBoard (with `/`), and where the file lies here."""
+
+    name: str
+    path: Path
+
+
+@dataclass
+class CopyStats:
+    """Of one update of a run: new bytes in its files, how many of them are here by now, and how many `files` are
+    complete."""
+
+    expected: int = 0
+    received: int = 0
+    files: int = 0
+
+
+class EventSource(ABC):
+    """The event files of one run, brought up to date until it has ended. One thread at a time.
+
+    `run` is set by whoever asks for its state; `excluded` are names of event files that cannot be kept here;
+    `is_behind` says that files changed each time the last update read them.
+    """
+
+    def __init__(self, run: Run, name: str) -> None:
+        self.run = run
+        self.name = name
+        self.files: list[EventFile] = []
+        self.stats = CopyStats()
+        self.is_done = False
+        self.is_checked = False
+        self.is_behind = False
+        self.excluded: set[str] = set()
+        self._has_begun = False
+        self._was_running = False
+
+    @property
+    @abstractmethod
+    def folder(self) -> Path | None:
+        """Where the run's event files lie; None where there are none."""
+
+    def current_files(self) -> list[EventFile]:
+        """`files`, during an update also those of which a part has come."""
+        return self.files
+
+    @abstractmethod
+    def _update(self, *, is_last: bool) -> bool:
+        """Bring `files` up to date; False where something changed meanwhile, so that another update is needed."""
+
+    def update(self) -> None:
+        """Raises HimlError; a later update goes on. `run.status` was asked for before: no last bytes are missed."""
+        status = self.run.status
+        if self._has_begun:
+            self.stats = CopyStats()
+        self._has_begun = True
+        if self.is_checked and status is RunStatus.queued:
+            return
+        is_complete = self._update(is_last=status.is_final)
+        self.is_behind = not is_complete
+        self.is_checked = True
+        if not status.is_final:
+            self._was_running = True
+        elif is_complete:  # the last bytes of a run that ended just now may take a moment: it is read once more
+            self.is_done, self._was_running = not self._was_running, False
+
+
+class LocalSource(EventSource):
+    """Event files that lie on this machine."""
+
+    def __init__(self, store: BlobStore, workspace: FolderWorkspace, run: Run, name: str, log_dir: str) -> None:
+        super().__init__(run, name)
+        self._workspace = workspace
+        self._finder = EventFinder(store, log_dir)
+
+    @property
+    def folder(self) -> Path | None:
+        roots = {file.path.parents[file.name.count("/")] for file in self.files}
+        return Path(os.path.commonpath(roots)) if roots else None
+
+    def _update(self, *, is_last: bool) -> bool:
+        found = self._finder.find(is_last=is_last).items()
+        paths = {name: self._workspace.file_path(self.run.id, blob.name) for name, blob in found}
+        self.files = [EventFile(name, path.absolute()) for name, path in paths.items() if path is not None]
+        return True
+
+
+class CopiedSource(EventSource):
+    """Event files of a service, copied to *folder*; what an earlier himl copied there is shown from the start."""
+
+    def __init__(self, workspace: Workspace, run: Run, name: str, log_dir: str, folder: Path) -> None:
+        super().__init__(run, name)
+        self._folder = folder
+        self._copies: dict[str, GrowingCopy] = {}
+        self._in_progress: list[GrowingCopy] = []
+        self._store = workspace.run_files(run.id)
+        self._finder = EventFinder(self._store, log_dir)
+        self._taken_names: dict[str, str] = {}
+        self._reported: set[str] = set()
+        try:
+            found = {file.name for file in walk_files(str(folder)) if is_event_file(file.name)}
+        except OSError:  # the first update reports it
+            found = set()
+        for name in sorted(found):
+            original = LATER_VERSION.sub("", name)
+            if original not in found or original == name:
+                self.files.append(self._event_file(GrowingCopy(folder.joinpath(*name.split("/"))).path))
+
+    @property
+    def folder(self) -> Path | None:
+        return self._folder if self.files else None
+
+    def current_files(self) -> list[EventFile]:
+        copies = self._in_progress
+        return [self._event_file(path) for copy in copies if (path := copy.path).exists()] if copies else self.files
+
+    def _event_file(self, path: Path) -> EventFile:
+        """By the copy's own name: one that goes on under another name is another file to TensorBoard too."""
+        return EventFile(path.relative_to(self._folder).as_posix(), path)
+
+    def _update(self, *, is_last: bool) -> bool:
+        failed_attempts = 0
+        while failed_attempts < ATTEMPTS:
+            before = self.stats.received
+            if self._fetch_new_bytes(is_last):
+                return True
+            failed_attempts += self.stats.received == before
+        return False
+
+    def _fetch_new_bytes(self, is_last: bool) -> bool:
+        found = {name: blob for name, blob in self._finder.find(is_last=is_last).items() if blob.size}
+        kept = {name: blob for name, blob in found.items() if self._can_be_kept(name)}
+        excluded = found.keys() - kept.keys()
+        self.excluded |= excluded - self._reported
+        self._reported |= excluded
+        for name, blob in sorted(kept.items()):
+            if blob.name not in self._copies:
+                path = self._folder.joinpath(*safe_relative(copy_name(name, self._taken_names)))
+                self._copies[blob.name] = GrowingCopy(path)
+        copies = {blob.name: self._copies[blob.name] for blob in kept.values()}
+        self._in_progress = [*copies.values()]
+        sink = _CopySink(copies, self.stats)
+        requests = [request for blob in kept.values() if (request := copies[blob.name].request(blob)) is not None]
+        self.stats.expected += sum(copies[request.blob.name].missing(request) for request in requests)
+        try:
+            if requests:
+                self._store.fetch(iter(requests), sink, workers=WORKERS)
+        finally:
+            for copy in copies.values():
+                copy.close()
+        self.files = self.current_files()
+        if sink.error is not None:
+            raise sink.error
+        return not sink.is_behind
+
+    def _can_be_kept(self, name: str) -> bool:
+        """Whether a file below the folder can have the name, and no link leads out of it on the way there."""
+        try:
+            parts = safe_relative(name)
+        except UnsafeName:
+            return False
+        path = self._folder.joinpath(*parts)
+        return not any(os.path.islink(one) for one in (path, *path.parents[: len(parts)]))
+
+
+class _CopySink:
+    """Takes new bytes of several event files to their copies, both by the names in the store.
+
+    The requests are checked ones. An MD5 on record for the whole is passed over: it may be of another version than the
+    bytes here, and a blob that was appended to keeps the MD5 of its beginning.
+    """
+
+    def __init__(self, copies: Mapping[str, GrowingCopy], stats: CopyStats) -> None:
+        self._copies = copies
+        self._stats = stats
+        self.is_behind = False
+        self.error: HimlError | None = None
+
+    def write(self, request: FetchRequest, offset: int, data: bytes) -> None:
+        self._stats.received += self._copies[request.blob.name].write(offset, data)
+
+    def finish(self, request: FetchRequest, md5: bytes | None) -> None:
+        copy = self._copies[request.blob.name]
+        copy.complete(request.blob)
+        self.is_behind = self.is_behind or copy.is_other
+        self._stats.files += not copy.is_other
+
+    def fail(self, request: FetchRequest, error: HimlError) -> None:
+        self._copies[request.blob.name].close()
+        if isinstance(error, BlobChanged):
+            self.is_behind = True
+        else:
+            self.error = self.error or error
+
+
+def is_event_file(name: str) -> bool:
+    """Whether TensorBoard would read a file of this name (`/`-separated)."""
+    return MARK in name.rpartition("/")[2]
+
+
+def copy_name(name: str, taken: dict[str, str]) -> str:
+    """The name of the copy of the event file *name*: as the original's, but unlike those *taken* (by folded name) also
+    where capital and small letters are the same. Adds itself to *taken*."""
+    holder = taken.setdefault(folded(name), name)
+    parts, at = name.split("/"), None
+    if holder != name:
+        at = next(at for at, (one, other) in enumerate(zip(parts, holder.split("/"), strict=True)) if one != other)
+    elif LATER_VERSION.search(name):  # as himl calls a later version of another file
+        at = -1
+    if at is not None:
+        parts[at] = f"{parts[at]}.himl-{hashlib.sha256(name.encode('utf-8', 'surrogatepass')).hexdigest()[:6]}"
+    return "/".join(parts)
+
+
+class EventFinder:
+    """Lists the event files of one run again and again, in as narrow a part of the run as has them.
+
+    Those below *log_dir* are shown by their names there. Where the first that are found lie elsewhere, all of the run's
+    are taken from then on, by their whole names: what is shown keeps its name.
+    """
+
+    def __init__(self, store: BlobStore, log_dir: str) -> None:
+        self._store = store
+        folder = PurePosixPath(log_dir.replace("\\", "/")).as_posix().strip("/")
+        self._log_dir = "" if folder in ("", ".") else f"{folder}/"
+        self._is_in_log_dir = False
+        self._is_anywhere = not self._log_dir
+        self._common = ""
+        self._listings = 0
+
+    def find(self, *, is_last: bool = False) -> Mapping[str, BlobInfo]:
+        """By the names that they are shown by. *is_last*: none may be missed."""
+        self._listings += 1
+        found: list[BlobInfo] = []
+        if self._is_anywhere:
+            if self._common and not is_last and self._listings % FULL_LISTING_EVERY:
+                found = self._listed(self._common)
+            found = found or self._listed_anywhere()
+            return {blob.name: blob for blob in found}
+        if self._is_in_log_dir or self._listings == 1:
+            found = self._listed(self._log_dir)
+        if not found and not self._is_in_log_dir:
+            anywhere = self._listed_anywhere()
+            found = [blob for blob in anywhere if blob.name.startswith(self._log_dir)]
+            if not found:
+                self._is_anywhere = bool(anywhere)
+                return {blob.name: blob for blob in anywhere}
+        self._is_in_log_dir = True
+        return {blob.name[len(self._log_dir) :]: blob for blob in found}
+
+    def _listed(self, prefix: str) -> list[BlobInfo]:
+        return [blob for page in self._store.list(prefix) for blob in page if is_event_file(blob.name)]
+
+    def _listed_anywhere(self) -> list[BlobInfo]:
+        found = self._listed("")
+        common = posixpath.commonpath([posixpath.dirname(blob.name) for blob in found]) if found else ""
+        self._common = f"{common}/" if common else ""
+        return found
+
+
+class GrowingCopy:
+    """The copy at *path* of an event file that another machine still writes: only new bytes come, and are added.
+
+    Never replaced by a rename, which TensorBoard's data server would not notice. Where the original turns out to be
+    another file than the one that was copied, it goes on under a new name beside it. Only bytes that have the service's
+    checksum are asked for: whatever breaks, what is here is a beginning of the original. Writing is by offset, and a
+    copy that is longer than a listing says is no proof of another file: two programs may write the same one.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._first = path
+        self._version = 1
+        while self._named(self._version + 1).exists():
+            self._version += 1
+        self._size = 0
+        self._start = 0
+        self._overlap = b""  # of the copy, from `_start` on
+        self._listed = 0
+        self._etag = ""  # this and the size of the original when the copy was found to be all of it
+        self._descriptor: int | None = None
+        self.is_other = False
+
+    @property
+    def path(self) -> Path:
+        """Where the copy lies now."""
+        return self._named(self._version)
+
+    def _named(self, version: int) -> Path:
+        return self._first if version == 1 else self._first.with_name(f"{self._first.name}.himl{version}")
+
+    def request(self, blob: BlobInfo) -> FetchRequest | None:
+        """What of *blob* is missing here, and the end of what is not, to compare; or None. Raises DiskFailed."""
+        if self.is_other or blob.size < self._listed:
+            self._version += 1
+            self._listed, self._etag = 0, ""
+        self.is_other = False
+        changed = self._measure(blob.size)
+        if blob.size == self._size and (blob.etag == self._etag if self._etag else changed == _stamp(blob)):
+            self._etag, self._listed = blob.etag, blob.size
+            return None
+        return FetchRequest(blob, self._start, blob.size - self._start, checked_each=MOST_CHECKED)
+
+    def missing(self, request: FetchRequest) -> int:
+        """How many of the bytes asked for are not here yet."""
+        return max(0, request.offset + request.length - self._size)
+
+    def _measure(self, listed: int) -> int | None:
+        """Note the size of the copy and its end, or what comes before *listed* where that is less; gives when it was
+        changed, in seconds."""
+        if self.path.is_symlink():
+            raise DiskFailed(
+                f"'{self.path}' is a link, and could lead anywhere.",
+                hint="Remove it: event files are copied to real files only.",
+            )
+        try:
+            with self.path.open("rb") as copy:
+                found = os.fstat(copy.fileno())
+                self._size = found.st_size
+                end = min(self._size, listed)
+                self._start = max(0, end - OVERLAP)
+                copy.seek(self._start)
+                self._overlap = copy.read(end - self._start)
+        except FileNotFoundError:
+            self._size, self._start, self._overlap = 0, 0, b""
+            return None
+        except OSError as err:
+            raise disk_error(err, f"Cannot read '{self.path}'") from err
+        return int(found.st_mtime)
+
+    def write(self, offset: int, data: bytes) -> int:
+        """Write those of the bytes from *offset* on that are new, and give how many; none where the original is another
+        file by now. Raises DiskFailed."""
+        known = max(0, self._size - offset)
+        if known:
+            start = offset - self._start
+            compared = self._overlap[start : start + len(data)]
+            self.is_other = self.is_other or compared != data[: len(compared)]
+        new = data[known:]
+        if self.is_other or not new:
+            return 0
+        try:
+            if self._descriptor is None:
+                self.path.parent.mkdir(parents=True, exist_ok=True)
+                self._descriptor = os.open(self.path, OPEN_FLAGS, 0o666)
+            write_at(self._descriptor, offset + known, new)
+        except OSError as err:
+            raise disk_error(err, f"Cannot write '{self.path}'") from err
+        return len(new)
+
+    def complete(self, blob: BlobInfo) -> None:
+        """All that was asked for of *blob* has come. Its time is noted at the copy, for a himl that is started
+        later."""
+        self.close()
+        if self.is_other:
+            return
+        self._etag, self._listed = blob.etag, blob.size
+        stamp = _stamp(blob)
+        with suppress(OSError):  # then its end is compared once more
+            if stamp is not None and self.path.stat().st_size == blob.size:
+                os.utime(self.path, (stamp, stamp))
+
+    def close(self) -> None:
+        """No more bytes come for now."""
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
+
+
+def _stamp(blob: BlobInfo) -> int | None:
+    """When *blob* was changed, in whole seconds, which each file system keeps."""
+    return int(blob.modified.timestamp()) if blob.modified is not None else None
+
+
+class ShownFolder:
+    """The folder that TensorBoard is given: below *root*, a link for each event file, so that it shows the chosen runs
+    only, wherever their files lie. Raises DiskFailed where none can be made."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._shown: dict[str, dict[str, Path]] = {}
+        self._links: dict[tuple[str, str], Path] = {}
+        self._copied: set[tuple[str, str]] = set()  # where no link can be made: copies that are kept up to date
+
+    def show(self, run: str, files: Sequence[EventFile]) -> None:
+        """Let *run* consist of *files*."""
+        before = self._shown.get(run, {})
+        now = {file.name: file.path for file in files}
+        try:
+            for name in before.keys() - now.keys():
+                self._remove(run, name)
+            for name, path in now.items():
+                if before.get(name) != path:
+                    self._link(run, name, path)
+                elif (run, name) in self._copied:
+                    with path.open("rb") as source, self._links[run, name].open("ab") as target:
+                        source.seek(target.tell())
+                        shutil.copyfileobj(source, target)
+        except OSError as err:
+            raise disk_error(err, f"Cannot show '{err.filename}'") from err
+        self._shown[run] = now
+
+    def _remove(self, run: str, name: str) -> None:
+        self._copied.discard((run, name))
+        link = self._links.pop((run, name), None)
+        if link is not None:
+            with suppress(PermissionError):  # Windows keeps a file that TensorBoard reads
+                link.unlink(missing_ok=True)
+
+    def _link(self, run: str, name: str, path: Path) -> None:
+        """Link to the file at *path*; on Windows, where not everybody may, by another name of it, and on another disk
+        by a copy that is kept up to date."""
+        self._remove(run, name)
+        plain = self.root.joinpath(run, *name.split("/"))
+        names = (plain, *(plain.with_name(f"{plain.name}.himl{number}") for number in range(2, 1000)))
+        link = next((each for each in names if not os.path.lexists(each)), plain)
+        link.parent.mkdir(parents=True, exist_ok=True)
+        self._links[run, name] = link
+        for make in (os.symlink, os.link):
+            with suppress(OSError, NotImplementedError):
+                make(path, link)
+                return
+        log.debug("'%s' is copied: no link to it can be made from '%s'", path, link)
+        # Never what lies there already: it may be another name of somebody's file
+        with path.open("rb") as source, link.open("xb") as target:
+            shutil.copyfileobj(source, target)
+        self._copied.add((run, name))

@@ -1,0 +1,337 @@
+"""The runs that TensorBoard shows: those that the selection means, those that join later, and their names."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import re
+from collections import defaultdict
+from collections.abc import Collection, Container, Iterable
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from pathlib import Path
+
+from himl_cli.core.errors import BadUsage, NotFound, RunNotFound
+from himl_cli.core.events import Notify, ignore
+from himl_cli.core.files import expand_home
+from himl_cli.core.runs import Run, RunQuery, RunSelection
+from himl_cli.core.sweeps import MANY, hyperparameters_of, values_text
+from himl_cli.services.runs.aggregate import PREPARATION
+from himl_cli.services.runs.lookup import (
+    LATEST,
+    find_runs,
+    nearest_latest_run_file,
+    newest_run,
+    no_children,
+    read_latest_run_file,
+    workspace_in_url,
+)
+from himl_cli.services.tensorboard.background import call_each
+from himl_cli.services.tensorboard.copies import CopiedSource, EventSource, LocalSource
+from himl_cli.services.transfer.names import folded
+from himl_cli.services.user_cache import cache_of
+from himl_cli.workspaces.base import FolderWorkspace, Workspace
+
+log = logging.getLogger(__name__)
+
+LIST_FROM = 3  # runs: so many are asked for by a list rather than one by one
+PAGE = 100
+"""Runs in one answer of the slowest service: a list is read no further than so many for each run wanted; what is below
+is asked for one by one."""
+SPARE = 10
+"""Runs asked for beyond those that mattered the last time: new ones then cost no second request."""
+LONGEST_TITLE = 60
+LONGEST_NAME = 150
+"""Characters of a whole name: below the shortest limit of a file system even where each takes several bytes."""
+UNPLAIN = re.compile(r"[^\w.+=-]+")
+
+
+@dataclass
+class Changes:
+    """`runs` as they are now, new ones too, by id; `gone`: the errors of those that are no longer there; `joined`: the
+    sources of new runs."""
+
+    runs: dict[str, Run] = field(default_factory=dict)
+    gone: dict[str, RunNotFound] = field(default_factory=dict)
+    joined: list[EventSource] = field(default_factory=list)
+
+
+class SelectedRuns:
+    """The runs of *selection*, of a sweep or a pipeline with all below it, each with the source of its event files.
+
+    What comes later joins them; none leaves. Files on this machine are shown where they lie, others are copied below
+    *copies*, by readable names, or to himl's cache (None), by ids. `fetch_changes` may be called in another thread than
+    the one that updates the `sources`, which then calls `apply`.
+    """
+
+    def __init__(
+        self,
+        workspace: Workspace,
+        selection: RunSelection,
+        cwd: Path,
+        log_dir: str,
+        copies: Path | None,
+        notify: Notify = ignore,
+    ) -> None:
+        self.sources: list[EventSource] = []
+        self._workspace = workspace
+        self._selection = selection
+        self._cwd = cwd
+        self._log_dir = log_dir
+        self._copies = copies
+        self._notify = notify
+        self._known: dict[str, Run] = {}
+        self._roots: list[str] = []
+        self._parents: set[str] = set()  # whose children may become more
+        self._names: dict[str, str] = {}
+        self._homes: dict[str, Workspace] = {}
+        self._lists: dict[tuple[str, ...], _RunList] = {}
+        self._unlisted: set[str] = set()
+        self._experiment: _RunList | None = None
+
+    @property
+    def may_grow(self) -> bool:
+        """Whether other runs can still join."""
+        return bool(self._parents) or self._may_mean_others
+
+    @property
+    def _may_mean_others(self) -> bool:
+        """Whether what the user gave may mean another run later."""
+        return not self._selection.runs or any(text.lower() == LATEST for text in self._selection.runs)
+
+    def start(self) -> None:
+        """Choose the runs. Raises what `find_runs` does, BadUsage for a user without a cache, DiskFailed."""
+        found = find_runs(self._workspace, replace(self._selection, children=False), cwd=self._cwd, notify=self._notify)
+        self._add_roots(found)
+        self._read_below(found, Changes())
+        self.sources = [self._source(run) for run in self._known.values() if self._is_shown(run)]
+        if not self.sources:
+            raise no_children(found)
+
+    def fetch_changes(self, wanted: Collection[str]) -> Changes:
+        """Which runs are new, and the states of those *wanted*. Raises HimlError; the next time goes on."""
+        changes = Changes()
+        asked = {*wanted, *self._parents}
+        new = self._new_roots(asked, changes)
+        others = [self._known[run_id] for run_id in asked - changes.runs.keys()]
+        self._read_states([run for run in others if run.parent not in self._parents], changes)
+        self._parents -= changes.gone.keys()
+        self._known |= changes.runs
+        self._add_roots(new)
+        self._read_below([self._known[parent] for parent in self._parents], changes, asked)
+        changes.runs |= {run.id: run for run in new}
+        changes.runs = {run_id: run for run_id, run in changes.runs.items() if self._is_shown(run)}
+        shown = {source.run.id for source in self.sources}
+        changes.joined = [self._source(run) for run in changes.runs.values() if run.id not in shown]
+        return changes
+
+    def apply(self, changes: Changes) -> None:
+        for source in self.sources:
+            source.run = changes.runs.get(source.run.id, source.run)
+        self.sources += changes.joined
+
+    def _source(self, run: Run) -> EventSource:
+        home, name = self._home(run), unique_name(run, self._names)
+        if isinstance(home, FolderWorkspace):
+            return LocalSource(home.run_files(run.id), home, run, name, self._log_dir)
+        if self._copies is None:
+            root = cache_of("tensorboard", "to copy event files to", "Say where with --run_logs_dir DIR.")
+            key = repr(workspace_in_url(run.url) or run.workspace)  # labels leave the subscription out
+            folder = root / hashlib.sha256(key.encode()).hexdigest()[:12] / permanent_name(run)
+        else:
+            folder = self._copies / name
+        return CopiedSource(home, run, name, self._log_dir, folder.absolute())
+
+    def _home(self, run: Run) -> Workspace:
+        """The workspace that keeps *run*, where several are joined. Raises RunNotFound."""
+        home = self._homes.get(run.workspace)
+        if home is None:
+            home = self._workspace.home_of(run.id)
+            self._homes[run.workspace] = home
+        return home
+
+    def _is_shown(self, run: Run) -> bool:
+        return not (self._selection.children and run.id in self._roots)
+
+    def _add_roots(self, runs: Iterable[Run]) -> None:
+        for run in runs:
+            self._known[run.id] = run
+            self._roots.append(run.id)
+            if self._selection.children or MANY in run.tags:
+                self._parents.add(run.id)
+
+    def _new_roots(self, asked: Collection[str], changes: Changes) -> list[Run]:
+        """Runs that the selection means by now beside those it meant before, oldest first."""
+        if self._selection.experiment is not None:
+            return self._newer_in_experiment(asked, changes)
+        try:
+            run = self._latest() if self._may_mean_others else None
+        except (NotFound, BadUsage) as err:  # a file that is just being written, a workspace whose runs were deleted
+            log.debug("nothing new: %s", err)
+            return []
+        return [run] if run is not None and run.id not in self._known else []
+
+    def _newer_in_experiment(self, asked: Collection[str], changes: Changes) -> list[Run]:
+        """Those that are newer than the oldest chosen at first."""
+        selection = self._selection
+        roots = [self._known[run_id] for run_id in self._roots]
+        oldest = min(run.created for run in roots)
+        if self._experiment is None:
+            query = RunQuery(roots[0].experiment, selection.statuses, selection.tags)
+            self._experiment = _RunList(self._workspace, query)
+        is_filtered = bool(selection.statuses or selection.tags)  # an older run may come to meet the conditions
+        wanted = [run.id for run in roots if is_filtered or run.id in asked]
+        found = self._experiment.read(wanted, self._known, down_to=oldest)
+        changes.runs |= {run.id: run for run in found if run.id in self._known}
+        return [run for run in reversed(found) if run.id not in self._known and run.created > oldest]
+
+    def _latest(self) -> Run | None:
+        """The run that `latest` or the file means; None where the file names a known one, which costs no request."""
+        if self._selection.runs:
+            return newest_run(self._workspace)
+        named = self._selection.latest_run_file
+        path = nearest_latest_run_file(self._cwd) if named is None else self._cwd / expand_home(named)
+        if read_latest_run_file(path).run_id in self._known:
+            return None
+        return find_runs(self._workspace, RunSelection(latest_run_file=str(path)), cwd=self._cwd)[0]
+
+    def _read_below(self, parents: Iterable[Run], changes: Changes, asked: Collection[str] = ()) -> None:
+        """New children of those of *parents* that may have some, theirs too, and the states of the children *asked*
+        for."""
+        parents = [parent for parent in parents if parent.id in self._parents]
+        wanted: dict[str | None, list[Run]] = defaultdict(list)
+        for run_id in asked:
+            wanted[self._known[run_id].parent].append(self._known[run_id])
+        answers = call_each(lambda parent: self._read_children(parent, wanted.get(parent.id, ())), parents)
+        new: list[Run] = []
+        for parent, (found, states) in zip(parents, answers, strict=True):
+            changes.runs |= states.runs
+            changes.gone |= states.gone
+            new += [run for run in found if not run.id.endswith(PREPARATION) and run.id not in self._known]
+            if parent.status.is_final:  # asked for before its children were
+                self._parents.discard(parent.id)
+        self._known |= {run.id: run for run in new}
+        changes.runs |= {run.id: run for run in new}
+        self._parents |= {run.id for run in new if MANY in run.tags}
+        if new:
+            self._read_below(new, changes)
+
+    def _read_children(self, parent: Run, wanted: Collection[Run]) -> tuple[list[Run], Changes]:
+        """The children of *parent* that are not known, in the order they were made, and the states of those *wanted*.
+        Called in threads."""
+        states = Changes()
+        listed = [run for run in wanted if run.id not in self._unlisted]
+        found = self._read_list(parent, RunQuery(parent=parent.id), listed, states)
+        self._read_each(wanted, states)
+        return [run for run in reversed(found) if run.id not in self._known], states
+
+    def _read_states(self, runs: Iterable[Run], changes: Changes) -> None:
+        """The states of *runs*: from lists where several have one in common, else run by run."""
+        groups: dict[tuple[str, str, str], list[Run]] = defaultdict(list)
+        for run in runs:
+            groups[run.workspace, run.parent or "", run.experiment].append(run)
+        for (_, parent, experiment), alike in groups.items():
+            listed = [run for run in alike if run.id not in self._unlisted]
+            if len(listed) >= LIST_FROM:
+                query = RunQuery(parent=parent) if parent else RunQuery(experiment)
+                self._read_list(listed[0], query, listed, changes, deepest=PAGE * len(listed))
+            self._read_each(alike, changes)
+
+    def _read_list(
+        self, relative: Run, query: RunQuery, wanted: Collection[Run], changes: Changes, deepest: int | None = None
+    ) -> list[Run]:
+        """A list of the workspace that keeps *relative*."""
+        key = (relative.workspace, query.parent or "", query.experiment or "")
+        if key not in self._lists:
+            self._lists[key] = _RunList(self._home(relative), query)
+        ids = {run.id for run in wanted}
+        found = self._lists[key].read(ids, self._known, deepest=deepest)
+        changes.runs |= {run.id: run for run in found if run.id in self._known}
+        self._unlisted |= ids - changes.runs.keys()
+        return found
+
+    def _read_each(self, runs: Iterable[Run], changes: Changes) -> None:
+        """Those that no list had."""
+        for run in runs:
+            if run.id not in changes.runs:
+                try:
+                    changes.runs[run.id] = self._home(run).run(run.id)
+                except RunNotFound as err:
+                    changes.gone[run.id] = err
+
+
+class _RunList:
+    """The runs of *query*, newest first, read again and again as far down as it matters."""
+
+    def __init__(self, workspace: Workspace, query: RunQuery) -> None:
+        self._workspace = workspace
+        self._query = query
+        self._depth: int | None = None
+
+    def read(
+        self,
+        wanted: Collection[str],
+        known: Container[str],
+        *,
+        down_to: datetime | None = None,
+        deepest: int | None = None,
+    ) -> list[Run]:
+        """The runs that are new since those *known*, and on to the last of *wanted*; with *down_to* none that was made
+        before that.
+
+        Not more than *deepest* are read. A run of *wanted* that does not come is not in the list (any more), or deeper
+        in it.
+        """
+        limit = None if self._depth is None else self._depth + SPARE
+        while True:
+            found: list[Run] = []
+            missing, is_enough = set(wanted), False
+            for run in self._workspace.runs(replace(self._query, limit=limit or deepest)):
+                if down_to is not None and run.created < down_to:
+                    is_enough = True
+                    break
+                found.append(run)
+                missing.discard(run.id)
+                if not missing and run.id in known:
+                    is_enough = True
+                    break
+            if is_enough or limit is None or len(found) < limit:
+                self._depth = len(found)
+                return found
+            limit = None
+
+
+def readable_name(run: Run) -> str:
+    """A trial's values, else the display name, and the id, in characters that every file system takes."""
+    title = values_text(hyperparameters_of(run.tags)) or ("" if run.display_name == run.id else run.display_name)
+    title = UNPLAIN.sub("_", title).strip("._")[:LONGEST_TITLE].rstrip("._")
+    plain_id = _plain_id(run)
+    name = f"{title}-{plain_id}" if title else plain_id
+    return name if plain_id == run.id and len(name) <= LONGEST_NAME else _marked(name, run)
+
+
+def unique_name(run: Run, taken: dict[str, str]) -> str:
+    """A readable name unlike those *taken* (ids by folded name), also to a file system that takes capital and small
+    letters for the same. Adds itself to *taken*."""
+    name = readable_name(run)
+    if taken.setdefault(folded(name), run.id) != run.id:
+        name = _marked(name, run)
+        taken[folded(name)] = run.id
+    return name
+
+
+def permanent_name(run: Run) -> str:
+    """A folder's name that depends on the run's id alone, and that no other run's is, also where capital and small
+    letters are the same."""
+    plain_id = _plain_id(run)
+    is_unique = plain_id == run.id == folded(run.id) and len(plain_id) <= LONGEST_NAME
+    return plain_id if is_unique else _marked(plain_id, run)
+
+
+def _plain_id(run: Run) -> str:
+    return UNPLAIN.sub("_", run.id).strip(".") or "run"
+
+
+def _marked(name: str, run: Run) -> str:
+    """*name* with a mark behind it that only this run has."""
+    return f"{name[:LONGEST_NAME]}-{hashlib.sha256(run.id.encode('utf-8', 'surrogatepass')).hexdigest()[:6]}"
