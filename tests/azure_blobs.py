@@ -12,9 +12,9 @@ from xml.sax.saxutils import escape
 
 import pytest
 
-from himl_cli.workspaces.azure.storage.blobs.container import AzureBlobs
-from himl_cli.workspaces.azure.storage.blobs.lines import Exchanger, Limits
-from himl_cli.workspaces.azure.storage.blobs.signing import SasSigner
+from himl_cli.workspaces.azure.storage.container import AzureBlobs
+from himl_cli.workspaces.azure.storage.curl import CurlPool, CurlTimeouts
+from himl_cli.workspaces.azure.storage.signing import SasSigner
 from himl_cli.workspaces.retry import RetryPolicy
 from tests.servers.azureml.principals import Right
 from tests.servers.azureml.seeding import StagedWorkspace
@@ -28,7 +28,7 @@ def hasty_store(azure: StagedWorkspace, *, root: str = "", retries: RetryPolicy 
     """The default datastore's container, by a SAS of the test's own; a request without progress is given up after *stall* seconds."""
     storage, container = azure.state.storage, azure.state.datastores[DEFAULT].container
     signer = SasSigner.fixed(storage.container_sas(container, permissions="rcwl"))
-    return AzureBlobs(f"https://{storage.host}/{container}", signer, root=root, label="the store", exchanger=Exchanger(Limits(PATIENT, stall)), retries=retries)
+    return AzureBlobs(f"https://{storage.host}/{container}", signer, root=root, label="the store", pool=CurlPool(CurlTimeouts(PATIENT, stall)), policy=retries)
 
 
 def use(azure: StagedWorkspace, environment: pytest.MonkeyPatch, rights: set[Right]) -> None:
@@ -78,7 +78,7 @@ def storage_that_lists(
         server.daemon_threads = True
         thread = Thread(target=server.serve_forever)
         thread.start()
-        store = AzureBlobs.of_sas(f"http://127.0.0.1:{server.server_port}/account/container", "sig=x", label="the store", retries=HASTY)
+        store = AzureBlobs.of_sas(f"http://127.0.0.1:{server.server_port}/account/container", "sig=x", label="the store", policy=HASTY)
         try:
             yield store
         finally:

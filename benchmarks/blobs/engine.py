@@ -17,7 +17,7 @@ from himl_cli.services.transfer.download import download
 from himl_cli.services.transfer.filters import Filters
 from himl_cli.services.transfer.plan import DownloadRequest, UploadRequest
 from himl_cli.services.transfer.upload import upload
-from himl_cli.workspaces.azure.storage.blobs.container import AzureBlobs
+from himl_cli.workspaces.azure.storage.container import AzureBlobs
 
 
 def main() -> None:

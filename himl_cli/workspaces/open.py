@@ -70,7 +70,7 @@ def open_runs(spec: str | None, config_file: str | None, *, start: Path) -> Work
 def open_address(address: str) -> BlobStore:
     """The one file at an http or https address, read-only; no request is made yet. Raises BadUsage for plain http, but
     of this machine."""
-    from himl_cli.workspaces.web.file import WebFile
+    from himl_cli.workspaces.web import WebFile
 
     return WebFile(address)
 

@@ -26,7 +26,7 @@ from himl_cli.services.submission.request import SweepRequest, check_size, parse
 from himl_cli.services.submission.sweeps import parse_call, parse_early_stop, parse_sampling, parse_space, sweep_of, sweep_remarks, sweep_text
 from himl_cli.services.transfer.filters import Filters
 from himl_cli.services.transfer.names import UnsafeName, folded, part_name, safe_relative
-from himl_cli.workspaces.azure.storage.storage_uris import data_place
+from himl_cli.workspaces.azure.storage.datastores import parse_data_uri
 from stress.fuzz.strategies import contents, texts
 from stress.fuzz.target import Target
 from stress.fuzz.workspace import ADDRESS
@@ -85,7 +85,12 @@ CALLS: Sequence[tuple[str, Callable[[str], object], Sequence[str], tuple[type[Ex
     ("pattern", lambda text: Pattern(text).matches("a/b/slide_1.tiff"), ("**/*.tiff", "a/**/b*[0-9]?.svs", "./x/**"), (BadUsage,)),
     ("checkpoint_rank", checkpoint_names.rank_of, CHECKPOINTS, ()),
     ("checkpoint_name", read_name, CHECKPOINTS, ()),
-    ("storage_uri", lambda text: data_place(text, ADDRESS), ("azureml://datastores/d/paths/a/b", f"azureml:/{SUB}/datastores/d/paths/x", SIGNED), (BadUsage,)),
+    (
+        "storage_uri",
+        lambda text: parse_data_uri(text, ADDRESS),
+        ("azureml://datastores/d/paths/a/b", f"azureml:/{SUB}/datastores/d/paths/x", SIGNED),
+        (BadUsage,),
+    ),
     ("redaction", lambda text: redaction.mask_line(redaction.redact(text)), MASKED, ()),
 )
 

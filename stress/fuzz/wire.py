@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from himl_cli.core.errors import HimlError, ServiceFailed
 from himl_cli.core.sweeps import HYPERPARAMETERS, hyperparameters_of
 from himl_cli.core.text import NotJson, read_json
+from himl_cli.workspaces import web
 from himl_cli.workspaces.azure.record import WorkspaceRecord
 from himl_cli.workspaces.azure.requests import clock
 from himl_cli.workspaces.azure.requests.challenge import claims_of
@@ -23,12 +24,11 @@ from himl_cli.workspaces.azure.runs.metrics import as_number
 from himl_cli.workspaces.azure.runs.states import status_of
 from himl_cli.workspaces.azure.runs.sweep_tags import own_names, sweep_tags
 from himl_cli.workspaces.azure.sign_in.tokens import Token
-from himl_cli.workspaces.azure.storage.blobs.lines import Line
-from himl_cli.workspaces.azure.storage.blobs.listing import listed_level, listed_page
-from himl_cli.workspaces.azure.storage.blobs.properties import properties_of, whole_md5
-from himl_cli.workspaces.azure.storage.blobs.signing import Signature
-from himl_cli.workspaces.azure.storage.blobs.wire import error_code, error_detail, md5_from, size_from
-from himl_cli.workspaces.web import answers as web
+from himl_cli.workspaces.azure.storage.curl import CurlResponse
+from himl_cli.workspaces.azure.storage.errors import error_code
+from himl_cli.workspaces.azure.storage.listing import listed_level, listed_page
+from himl_cli.workspaces.azure.storage.properties import md5_from, properties_of, size_from, whole_md5
+from himl_cli.workspaces.azure.storage.signing import Signature
 from stress.fuzz.strategies import contents, damaged, documents, json_files, texts, values
 from stress.fuzz.target import Target
 from stress.fuzz.workspace import ADDRESS
@@ -141,11 +141,11 @@ WORKSPACE = {
 } | {"sku": {"name": "Basic"}}
 
 
-class Head(Line):
+class Head(CurlResponse):
     """The head of an answer of this *status*, as libcurl hands it over."""
 
     def __init__(self, status: int, headers: dict[str, str]) -> None:
-        super().__init__(pycurl.Curl(), "GET", pycurl.RESPONSE_CODE)
+        super().__init__(pycurl.Curl(), "GET", pycurl)
         said = [f"{name}: ".encode() + value.encode("utf-8", "surrogatepass") + b"\r\n" for name, value in headers.items()]
         self.head += [f"HTTP/1.1 {status} OK\r\n".encode(), *said, b"\r\n"]
         self._told = status
@@ -158,10 +158,10 @@ class Head(Line):
 def _head(given: tuple[int, dict[str, str], str]) -> None:
     status, headers, address = given
     line = Head(status, headers)
-    for ask in (web.told_by, web.is_page, web.packed_by):
+    for ask in (web.remote_file, web.is_web_page, web.compression_of):
         ask(line, address)
-    assert "/" not in web.name_of(line, address), "a name that leads elsewhere"
-    for read in (web.total_of, web.start_of, web.validator_of, whole_md5):
+    assert "/" not in web.file_name(line, address), "a name that leads elsewhere"
+    for read in (web.total_size, web.range_start, web.validator_of, whole_md5):
         read(line)
     properties_of(line, "a")
 
@@ -255,7 +255,7 @@ def targets() -> list[Target]:
         Target("wire/head", _heads, _head, (ServiceFailed,)),
         Target("wire/listing", lambda: xml, _page, (ServiceFailed,)),
         Target("wire/level", lambda: xml, lambda content: listed_level(content, "r/"), (ServiceFailed,)),
-        Target("wire/storage_error", lambda: damaged([STORAGE_ERROR.encode()]), lambda content: (error_code(content), error_detail(content)), ()),
+        Target("wire/storage_error", lambda: damaged([STORAGE_ERROR.encode()]), error_code, ()),
         Target("wire/failure", _failures, _failure, (HimlError,), takes_some=False),
         Target("wire/token", _tokens, _token, ()),
         Target("wire/json", lambda: json_files([*ERRORS, WORKSPACE, TAGS]), _json, (NotJson,)),

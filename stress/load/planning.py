@@ -12,7 +12,7 @@ from pathlib import Path
 from himl_cli.core.events import ignore
 from himl_cli.services.transfer.plan import DownloadPlan, DownloadRequest, TargetFolder, TransferStats
 from himl_cli.services.transfer.state import TransferState
-from himl_cli.workspaces.azure.storage.blobs.container import AzureBlobs
+from himl_cli.workspaces.azure.storage.container import AzureBlobs
 
 
 def main(url: str, folder: Path) -> None:

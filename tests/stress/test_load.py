@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from himl_cli.core.runs import RunStatus
-from himl_cli.workspaces.azure.storage.blobs.container import AzureBlobs
+from himl_cli.workspaces.azure.storage.container import AzureBlobs
 from himl_cli.workspaces.local.database import Database
 from himl_cli.workspaces.local.metric_store import MetricStore
 from himl_cli.workspaces.local.run_store import NewRun, RunStore

@@ -189,7 +189,7 @@ def test_after_a_fork_the_child_makes_a_connection_of_its_own_and_the_parent_kee
     """As the workers of a data loader do; on a connection that both used each would get the other's answers."""
     program = """if True:
         import os, sys
-        from himl_cli.workspaces.azure.storage.blobs.container import AzureBlobs
+        from himl_cli.workspaces.azure.storage.container import AzureBlobs
         store = AzureBlobs.of_sas(sys.argv[1], "sig=x")
         def look():
             assert [blob.name for page in store.list() for blob in page] == ["a"]

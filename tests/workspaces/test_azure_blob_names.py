@@ -10,10 +10,9 @@ from hypothesis import strategies as st
 
 from himl_cli.core.blobs import BlobInfo
 from himl_cli.core.errors import ServiceFailed
-from himl_cli.workspaces.azure.storage.blobs.blocks import BLOCK, MOST_BLOCKS, block_id, block_size
-from himl_cli.workspaces.azure.storage.blobs.listing import listed_page
-from himl_cli.workspaces.azure.storage.blobs.names import can_be_asked_for, quoted
-from himl_cli.workspaces.azure.storage.blobs.order import in_plain_order, out_of_folders
+from himl_cli.workspaces.azure.storage.blocks import BLOCK, MOST_BLOCKS, block_id, block_size
+from himl_cli.workspaces.azure.storage.listing import in_plain_order, listed_page, out_of_folders
+from himl_cli.workspaces.azure.storage.properties import quoted, reason_not_to_ask
 
 NAMES = st.text(st.sampled_from("ab-./\uff08\U0001f600"), min_size=1, max_size=8)
 PATHS = st.lists(st.lists(st.text(st.sampled_from("ab-.0"), min_size=1, max_size=3), min_size=1, max_size=4).map("/".join), max_size=40)
@@ -83,7 +82,7 @@ def test_what_is_no_listing_is_a_failed_service(body: bytes) -> None:
 
 @pytest.mark.parametrize("name", ["", ".", "..", "../a", "a/..", "a/./b", "/a", "a\0", "\ud800", "x" * 1025, "end.", "dir./x", "a\\b", "/".join("a" * 255)])
 def test_names_that_a_url_cannot_mean_are_not_asked_for(name: str) -> None:
-    assert not can_be_asked_for(name)
+    assert reason_not_to_ask(name)
 
 
 @pytest.mark.parametrize("size", [1, BLOCK, 1 << 30, 190 << 30, 1 << 40, MOST_BLOCKS * (4000 << 20)])

@@ -11,9 +11,8 @@ import pytest
 
 from himl_cli.core.blobs import FetchRequest
 from himl_cli.core.errors import HimlError, NotAllowed, ServiceFailed
-from himl_cli.workspaces.azure.storage.blobs.access import Signed
-from himl_cli.workspaces.azure.storage.blobs.lines import Exchange
-from himl_cli.workspaces.azure.storage.blobs.signing import SasSigner, Signature, sas_expiry
+from himl_cli.workspaces.azure.storage.curl import CurlRequest
+from himl_cli.workspaces.azure.storage.signing import SasSigner, Signature, Signed, sas_expiry
 from tests.azure_blobs import DEFAULT, use
 from tests.azure_workspaces import opened
 from tests.blob_sinks import Received, Stored, listed, sending
@@ -253,7 +252,7 @@ def test_a_busy_resource_manager_is_not_taken_for_a_missing_right(stage: Stage, 
 def test_no_secret_is_in_what_python_shows_of_our_records() -> None:
     signature = Signature(query="sig=hidden", headers=("Authorization: Bearer hidden",))
     signed = Signed("https://host/a?sig=hidden", signature.headers, signature)
-    exchange = Exchange(signed.url, [*signed.headers], "PUT", b"hidden")
+    exchange = CurlRequest(signed.url, [*signed.headers], "PUT", b"hidden")
     assert "hidden" not in f"{signature!r} {signed!r} {exchange!r}"
 
 

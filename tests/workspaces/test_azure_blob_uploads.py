@@ -12,8 +12,7 @@ import pytest
 from himl_cli.core.events import Event, Planned
 from himl_cli.services.transfer.plan import UploadRequest
 from himl_cli.services.transfer.upload import upload
-from himl_cli.workspaces.azure.storage.blobs.blocks import BLOCK, Block, BlockReader
-from himl_cli.workspaces.azure.storage.blobs.room import Room
+from himl_cli.workspaces.azure.storage.blocks import BLOCK, Block, BlockReader, MemoryBudget
 from tests.azure_blobs import DEFAULT, hasty_store
 from tests.blob_sinks import Stored, sending
 from tests.servers.azureml.faults import Status
@@ -75,18 +74,18 @@ def first_of(reader: BlockReader) -> Block:
 
 
 def test_a_file_that_is_not_read_to_its_end_gives_back_the_memory_that_was_set_aside_for_it(tmp_path: Path) -> None:
-    room = Room(3 * BLOCK)
-    reader = BlockReader(sending(tmp_path / "1", "x", bytes(10 * BLOCK)), room)
+    memory = MemoryBudget(3 * BLOCK)
+    reader = BlockReader(sending(tmp_path / "1", "x", bytes(10 * BLOCK)), memory)
     block = first_of(reader)
-    assert not room.take(3 * BLOCK)
+    assert not memory.try_acquire(3 * BLOCK)
     reader.close()
-    room.give_back(len(block.body))
-    assert room.take(3 * BLOCK)
+    memory.release(len(block.body))
+    assert memory.try_acquire(3 * BLOCK)
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_whatever_ends_the_reading_of_a_file_is_heard_of(tmp_path: Path) -> None:
-    reader = BlockReader(replace(sending(tmp_path / "1", "x", b"1"), path=Path("not\0a path")), Room(BLOCK))
+    reader = BlockReader(replace(sending(tmp_path / "1", "x", b"1"), path=Path("not\0a path")), MemoryBudget(BLOCK))
     with pytest.raises(RuntimeError, match="ended before its time"):
         first_of(reader)
     assert reader.is_through

@@ -11,8 +11,7 @@ from himl_cli.core.errors import BadUsage, HimlError, NotFound, ServiceFailed
 from himl_cli.workspaces.azure.places.address import WorkspaceAddress
 from himl_cli.workspaces.azure.places.clouds import PUBLIC, US_GOVERNMENT
 from himl_cli.workspaces.azure.storage.datastore_records import DatastoreRecord
-from himl_cli.workspaces.azure.storage.datastores import Datastores
-from himl_cli.workspaces.azure.storage.storage_uris import DataPlace, data_place
+from himl_cli.workspaces.azure.storage.datastores import DataLocation, Datastores, parse_data_uri
 from tests.azure_blobs import DEFAULT
 from tests.azure_connections import connected
 from tests.blob_sinks import Stored, listed, sending
@@ -111,25 +110,25 @@ def test_an_account_that_is_not_there_is_named(stage: Stage, azure_environment: 
 @pytest.mark.parametrize(
     ("uri", "place"),
     [
-        ("azureml://datastores/d/paths/a/b/", DataPlace("a/b/", datastore="d")),
-        ("azureml://datastores/d/paths/", DataPlace("", datastore="d")),
-        ("azureml://datastores/d", DataPlace("", datastore="d")),
-        ("azureml://datastores/d/ExperimentRun/dcid.x", DataPlace("ExperimentRun/dcid.x", datastore="d")),
-        ("azureml://datastores/d/paths/paths/a b", DataPlace("paths/a b", datastore="d")),
-        (LONG, DataPlace("a/b/", datastore="d")),
-        ("https://acct.blob.core.windows.net/c/a%20b/", DataPlace("a b/", account="acct", container="c")),
-        ("wasbs://c@acct.blob.core.windows.net/a", DataPlace("a", account="acct", container="c")),
-        ("abfss://c@acct.dfs.core.windows.net/a", DataPlace("a", account="acct", container="c")),
+        ("azureml://datastores/d/paths/a/b/", DataLocation("a/b/", datastore="d")),
+        ("azureml://datastores/d/paths/", DataLocation("", datastore="d")),
+        ("azureml://datastores/d", DataLocation("", datastore="d")),
+        ("azureml://datastores/d/ExperimentRun/dcid.x", DataLocation("ExperimentRun/dcid.x", datastore="d")),
+        ("azureml://datastores/d/paths/paths/a b", DataLocation("paths/a b", datastore="d")),
+        (LONG, DataLocation("a/b/", datastore="d")),
+        ("https://acct.blob.core.windows.net/c/a%20b/", DataLocation("a b/", account="acct", container="c")),
+        ("wasbs://c@acct.blob.core.windows.net/a", DataLocation("a", account="acct", container="c")),
+        ("abfss://c@acct.dfs.core.windows.net/a", DataLocation("a", account="acct", container="c")),
     ],
 )
-def test_uris_of_data_are_understood(uri: str, place: DataPlace) -> None:
-    assert data_place(uri, HERE) == place
+def test_uris_of_data_are_understood(uri: str, place: DataLocation) -> None:
+    assert parse_data_uri(uri, HERE) == place
 
 
 @pytest.mark.parametrize("uri", ["s3://x/y", "https://example.org/a?sig=secret", "azureml:data:1", "", LONG.replace("name", "other")])
 def test_other_uris_are_refused_without_their_secrets(uri: str) -> None:
     with pytest.raises(BadUsage) as caught:
-        data_place(uri, HERE)
+        parse_data_uri(uri, HERE)
     assert "secret" not in str(caught.value)
 
 

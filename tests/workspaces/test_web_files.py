@@ -14,8 +14,8 @@ from himl_cli.core.blobs import FetchRequest, TransferResult
 from himl_cli.core.errors import BadUsage, HimlError, IntegrityFailed, NotAllowed, NotFound, ServiceFailed
 from himl_cli.services.transfer.download import download
 from himl_cli.services.transfer.plan import DownloadRequest
-from himl_cli.workspaces.azure.storage.blobs.lines import Exchanger, Limits
-from himl_cli.workspaces.web.file import WebFile
+from himl_cli.workspaces.azure.storage.curl import CurlPool, CurlTimeouts
+from himl_cli.workspaces.web import WebFile
 from tests.azure_blobs import HASTY, PATIENT
 from tests.blob_sinks import Received, listed, named
 from tests.servers.web import Asked, FileServer, serving_files
@@ -32,7 +32,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def opened(address: str) -> WebFile:
-    return WebFile(address, exchanger=Exchanger(Limits(PATIENT, PATIENT)), retries=HASTY)
+    return WebFile(address, pool=CurlPool(CurlTimeouts(PATIENT, PATIENT)), policy=HASTY)
 
 
 def brought(address: str, folder: Path) -> TransferResult:

@@ -12,7 +12,7 @@ from himl_cli.core.errors import NotAllowed
 from himl_cli.core.workspaces import Check, tried
 from himl_cli.workspaces.azure.connection import Connection
 from himl_cli.workspaces.azure.requests import clock
-from himl_cli.workspaces.azure.storage.blobs.libcurl import libcurl
+from himl_cli.workspaces.azure.storage.curl import load_pycurl
 from himl_cli.workspaces.base import BlobStore
 
 PROBE = "himl-doctor/"
@@ -47,7 +47,7 @@ def _is_well(check: Check) -> bool:
 
 
 def _curl() -> Check:
-    name, version = str(libcurl().version).split()[:2]
+    name, version = str(load_pycurl().version).split()[:2]
     return Check.passed(CURL, f"{name}, {version}.")
 
 

@@ -161,7 +161,7 @@ class AzureWorkspace(CloudWorkspace):
         create_cluster(self.connection, spec, notify)
 
     def ensure_datastore(self, spec: ContainerSpec, *, notify: Notify) -> str:
-        from himl_cli.workspaces.azure.storage.new_datastores import ensure_datastore
+        from himl_cli.workspaces.azure.storage.datastores import ensure_datastore
 
         return ensure_datastore(self.connection, self._datastores, spec, notify)
 

@@ -13,8 +13,7 @@ from queue import SimpleQueue
 import pytest
 
 from himl_cli.services.transfer.local_files import FileDigest
-from himl_cli.workspaces.azure.storage.blobs.blocks import BLOCK, BlockReader
-from himl_cli.workspaces.azure.storage.blobs.room import Room
+from himl_cli.workspaces.azure.storage.blocks import BLOCK, BlockReader, MemoryBudget
 from tests.blob_sinks import sending
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="a timer's signals need POSIX")
@@ -48,20 +47,20 @@ def ends(act: Callable[[], object]) -> bool:
     return not thread.is_alive()
 
 
-def test_whoever_is_interrupted_holds_up_nobody_who_wants_room() -> None:
-    room = Room(1 << 30)
+def test_whoever_is_interrupted_holds_up_nobody_who_wants_memory() -> None:
+    memory = MemoryBudget(1 << 30)
 
     def take() -> None:
-        if room.take(1):
-            room.give_back(1)
+        if memory.try_acquire(1):
+            memory.release(1)
 
     struck(take)
-    assert ends(lambda: room.wait_and_take(1, lambda: False))
+    assert ends(lambda: memory.acquire(1, lambda: False))
 
 
 def test_whoever_is_interrupted_can_still_stop_the_reading(tmp_path: Path) -> None:
-    room = Room(1 << 30)
-    reader = BlockReader(sending(tmp_path / "1", "x", bytes(2 * BLOCK)), room)
+    memory = MemoryBudget(1 << 30)
+    reader = BlockReader(sending(tmp_path / "1", "x", bytes(2 * BLOCK)), memory)
     first = reader.next
     struck(lambda: first() and None)
     assert ends(reader.close)

@@ -22,7 +22,7 @@ def folder_for(snapshot: Snapshot) -> str:
 
     Raises BadUsage for a file that Azure Storage would give another name, or none.
     """
-    from himl_cli.workspaces.azure.storage.blobs.names import reason_not_to_store
+    from himl_cli.workspaces.azure.storage.properties import reason_not_to_store
 
     folder = snapshot.root.name if _PLAIN.fullmatch(snapshot.root.name) else OTHER_FOLDER
     for name in snapshot.files:
@@ -45,20 +45,18 @@ def upload_code(signed_url: str, folder: str, snapshot: Snapshot, notify: Notify
 
     Raises the first error that a file met; what was stored by then stays, in a container that nothing refers to.
     """
-    from himl_cli.workspaces.azure.storage.blobs.container import AzureBlobs
-    from himl_cli.workspaces.azure.storage.blobs.lines import Exchanger
-    from himl_cli.workspaces.azure.storage.blobs.signing import SasSigner
+    from himl_cli.workspaces.azure.storage.container import AzureBlobs
+    from himl_cli.workspaces.azure.storage.curl import CurlPool
+    from himl_cli.workspaces.azure.storage.signing import SasSigner
 
-    parts, exchanger, sink = urlsplit(signed_url), Exchanger(), _Progress(notify)
+    parts, pool, sink = urlsplit(signed_url), CurlPool(), _Progress(notify)
     url = f"{parts.scheme}://{parts.netloc}{parts.path}"
-    store = AzureBlobs(
-        url, SasSigner.fixed(parts.query), root=f"{folder}/", label="the storage of code", exchanger=exchanger
-    )
+    store = AzureBlobs(url, SasSigner.fixed(parts.query), root=f"{folder}/", label="the storage of code", pool=pool)
     notify(Planned(len(snapshot.files), snapshot.size))
     try:
         store.store(_requests(snapshot, sink), sink, workers=WORKERS)
     finally:
-        exchanger.close()
+        pool.close()
     if sink.error is not None:
         raise sink.error
 

@@ -13,8 +13,7 @@ from himl_cli.workspaces.azure.jobs.data_folders import DataFolder, DataFolders
 from himl_cli.workspaces.azure.jobs.forms import INPUT_MODES, LATEST, OUTPUT_MODES, JobInput, JobOutput
 from himl_cli.workspaces.azure.jobs.registered_data import FOLDER, DataAsset, RegisteredData, can_be_registered
 from himl_cli.workspaces.azure.requests.threads import ask_all
-from himl_cli.workspaces.azure.storage.datastores import Datastores
-from himl_cli.workspaces.azure.storage.storage_uris import data_place
+from himl_cli.workspaces.azure.storage.datastores import Datastores, parse_data_uri
 
 
 def resolve_inputs(
@@ -133,7 +132,7 @@ def _registered(assets: RegisteredData, item: DataSpec) -> DataAsset | None:
 def _say_where(connection: Connection, item: DataSpec, asset: DataAsset, notify: Notify) -> None:
     """A registered asset counts before any folder; that it lies elsewhere than was said is told."""
     try:
-        place = data_place(asset.uri, connection.address).datastore
+        place = parse_data_uri(asset.uri, connection.address).datastore
     except BadUsage:
         place = ""
     if place.lower() != str(item.datastore).lower():

@@ -2,35 +2,90 @@
 
 from __future__ import annotations
 
+import base64
+import binascii
+import hashlib
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 from himl_cli.core.blobs import DatastoreInfo
 from himl_cli.core.checkpoints import SignedLink
-from himl_cli.core.errors import NotFound
-from himl_cli.core.text import did_you_mean
+from himl_cli.core.errors import BadUsage, NotFound
+from himl_cli.core.events import Notice, Notify
+from himl_cli.core.jobs import DATASTORE_NAME, ContainerSpec
+from himl_cli.core.redaction import parts_of, redact
+from himl_cli.core.text import did_you_mean, shorten
+from himl_cli.core.workspaces import WORKSPACE_ID, WorkspaceIds
 from himl_cli.workspaces.azure.connection import Connection
 from himl_cli.workspaces.azure.places import api_versions
-from himl_cli.workspaces.azure.requests.answers import resources, understood
-from himl_cli.workspaces.azure.requests.errors import ServiceNotFound
-from himl_cli.workspaces.azure.storage import job_datastores
+from himl_cli.workspaces.azure.places.address import WorkspaceAddress
+from himl_cli.workspaces.azure.requests.errors import ServiceNotFound, ServiceRefused
 from himl_cli.workspaces.azure.storage.artifacts import RunArtifacts
-from himl_cli.workspaces.azure.storage.blobs.container import AzureBlobs
-from himl_cli.workspaces.azure.storage.blobs.lines import Exchanger
-from himl_cli.workspaces.azure.storage.blobs.one_file import OneFile
-from himl_cli.workspaces.azure.storage.blobs.signing import Signer
-from himl_cli.workspaces.azure.storage.datastore_records import DatastoreRecord
+from himl_cli.workspaces.azure.storage.container import AzureBlobs, SingleBlob
+from himl_cli.workspaces.azure.storage.curl import CurlPool
+from himl_cli.workspaces.azure.storage.datastore_records import (
+    BLOB,
+    DatastoreRecord,
+    read_all,
+    read_default,
+    read_record,
+)
 from himl_cli.workspaces.azure.storage.datastore_signing import signer_for
-from himl_cli.workspaces.azure.storage.job_datastores import by_run_token
-from himl_cli.workspaces.azure.storage.storage_uris import data_place
+from himl_cli.workspaces.azure.storage.signing import Signer
 from himl_cli.workspaces.base import BlobStore
 
 ARTIFACT_STORE = "workspaceartifactstore"
-RECORDS = "datastores"
-KEPT_SECONDS = 24 * 3600.0
+RECORDS, RECORD_SECONDS = "datastores", 24 * 3600.0
+LONGEST_NAME = 50  # of a datastore that himl names: short enough to be read in lists; the service takes 255
 _NAME = re.compile(r"[\w-]{1,255}")
+_ACCOUNT = re.compile(r"[a-z0-9]{3,24}")
+_CONTAINER = re.compile(r"[a-z0-9](?:[a-z0-9]|-(?=[a-z0-9])){2,62}")
+_SHORT_URI = re.compile(
+    r"azureml://datastores/(?P<store>[^/]+)(?:/paths)?(?:/(?P<path>.*))?$", re.IGNORECASE | re.DOTALL
+)
+_LONG_URI = re.compile(
+    rf"azureml://{WORKSPACE_ID}/datastores/(?P<store>[^/]+)(?:/paths)?(?:/(?P<path>.*))?$", re.IGNORECASE | re.DOTALL
+)
+_STORAGE_HOST = re.compile(r"(?P<account>[a-z0-9]+)\.(?:blob|dfs)\.(?P<suffix>.+)", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class DataLocation:
+    """A path in a datastore, or (`account` set) in a container of an account."""
+
+    path: str
+    datastore: str = ""
+    account: str = ""
+    container: str = ""
+
+
+def parse_data_uri(uri: str, address: WorkspaceAddress) -> DataLocation:
+    """What *uri* means: `azureml://datastores/D/paths/P` and its relatives. Raises BadUsage for one of another
+    workspace, and for what is no storage."""
+    found = _SHORT_URI.match(uri) or _LONG_URI.match(uri)
+    if found is not None:
+        named = found.groupdict()
+        ids = WorkspaceIds(address.subscription_id, address.resource_group, address.name)
+        there = WorkspaceIds(named["subscription"], named["group"], named["name"]) if "group" in named else ids
+        if not there.is_same(ids):
+            raise BadUsage(
+                f"'{uri}' lies in another workspace: {there.label}.", hint="Name that workspace with --workspace."
+            )
+        return DataLocation(found["path"] or "", datastore=found["store"])
+    parts = parts_of(uri)
+    host = _STORAGE_HOST.match(parts.hostname or "")
+    if host is not None and parts.scheme in ("wasbs", "abfss") and parts.username:
+        return DataLocation(unquote(parts.path.lstrip("/")), account=host["account"].lower(), container=parts.username)
+    if host is not None and parts.scheme == "https":
+        container, _, path = parts.path.lstrip("/").partition("/")
+        return DataLocation(unquote(path), account=host["account"].lower(), container=container)
+    raise BadUsage(
+        f"'{uri.partition('?')[0]}' lies where himl cannot read.",
+        hint="Data has to lie in a datastore of the workspace.",
+    )
 
 
 class Datastores:
@@ -41,16 +96,16 @@ class Datastores:
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
-        self._exchanger = Exchanger()
+        self._pool = CurlPool()
         self._signers: dict[DatastoreRecord, Signer] = {}
 
     def close(self) -> None:
         """Close all connections to storage that are not in use; a later request opens new ones."""
-        self._exchanger.close()
+        self._pool.close()
 
     def infos(self) -> Sequence[DatastoreInfo]:
         """All datastores as they are now, the default one first, the others by name."""
-        found = [record.info(self._connection.address.cloud) for record in self._all()]
+        found = [record.info(self._connection.address.cloud) for record in read_all(self._connection)]
         return sorted(found, key=lambda info: (not info.is_default, info.name))
 
     def open(self, name: str | None = None) -> BlobStore:
@@ -63,33 +118,56 @@ class Datastores:
     def find(self, name: str | None = None) -> DatastoreRecord:
         """The record of the datastore called *name*, or of the default one; of any kind. Raises NotFound naming those
         that exist."""
-        return self._record(name) if name is not None else self._default()
+        if name is None:
+            return read_default(self._connection)
+        address, cache = self._connection.address, self._connection.kept
+        key = f"{address.cloud.name} {address.path.lower()} {ARTIFACT_STORE}"
+        known = DatastoreRecord.from_json(cache.get(RECORDS, key)) if name == ARTIFACT_STORE else None
+        if known is not None:
+            return known
+        try:
+            if not _NAME.fullmatch(name):  # it would mean something else in a URL
+                raise ServiceNotFound(name)
+            record = read_record(self._connection, name)
+        except ServiceNotFound as err:
+            names = [info.name for info in self.infos()]
+            raise NotFound(
+                f"No datastore '{name}' in {address.label}; there are: {', '.join(names)}.",
+                hint=did_you_mean(name, names),
+            ) from err
+        if name == ARTIFACT_STORE:
+            cache.put(RECORDS, key, record.as_json(), seconds=RECORD_SECONDS)
+        return record
 
     def of_record(self, record: DatastoreRecord) -> AzureBlobs:
         """What lies in the datastore that `find` gave. Raises BadUsage for a kind that himl does not support."""
         return self._blobs(record, "", record.label)
+
+    def of_container(self, account: str, container: str) -> DatastoreRecord | None:
+        """The datastore of this container of blobs; one with a secret before one without, None where there is none."""
+        there = [
+            one for one in read_all(self._connection) if (one.account.lower(), one.container) == (account, container)
+        ]
+        return min(there, key=lambda one: (one.credentials == "None", one.name), default=None)
 
     def artifacts(self, container_id: str, label: str, *, run_id: str) -> BlobStore:
         """The artifacts kept under *container_id*, the `dataContainerId` of run *run_id*. Asks nothing yet."""
         root = f"ExperimentRun/{container_id}/"
         return RunArtifacts(
             self._connection,
-            self._exchanger,
+            self._pool,
             container_id,
             label,
-            lambda growing: self._artifact_blobs(root, label, growing),
+            lambda growing: self._blobs(self.find(ARTIFACT_STORE), root, label, growing),
         )
 
     def artifact_link(self, container_id: str, label: str, name: str, *, days: float) -> SignedLink:
         """A link to one of the artifacts kept under *container_id*. Raises NotFound, NotAllowed, ServiceFailed."""
-        from himl_cli.workspaces.azure.storage.file_links import link_to_artifact
+        from himl_cli.workspaces.azure.storage.links import link_to_artifact
 
         return link_to_artifact(
-            self._connection, self._exchanger, container_id, label, name, days, lambda: self._record(ARTIFACT_STORE)
+            self._connection, self._pool, container_id, label, name, days, lambda: self.find(ARTIFACT_STORE)
         )
-
-    def _artifact_blobs(self, root: str, label: str, growing: Sequence[str]) -> AzureBlobs:
-        return self._blobs(self._record(ARTIFACT_STORE), root, label, growing)
 
     def at_uri(self, uri: str, label: str, *, is_file: bool = False) -> BlobStore:
         """The folder at *uri* (`azureml://…`, or a URL of an account that a datastore is of); with *is_file*, the one
@@ -97,107 +175,91 @@ class Datastores:
 
         Raises NotFound, BadUsage for what himl cannot read.
         """
-        place = data_place(uri, self._connection.address)
-        record = self._record(place.datastore) if place.datastore else self._registered(place.account, place.container)
+        place = parse_data_uri(uri, self._connection.address)
+        record = self.find(place.datastore) if place.datastore else self.of_container(place.account, place.container)
+        if record is None:
+            raise NotFound(
+                f"No datastore of the {self._connection.address.label} is of container '{place.container}' of account "
+                f"'{place.account}'.",
+                hint="Register one for it.",
+            )
         folder, slash, name = place.path.rpartition("/")
         if is_file and name:
-            return OneFile(self._blobs(record, folder + slash, label), name)
-        return self._blobs(
-            record, place.path if not place.path or place.path.endswith("/") else place.path + "/", label
-        )
+            return SingleBlob(self._blobs(record, folder + slash, label), name)
+        return self._blobs(record, f"{place.path}/" if name else place.path, label)
 
     def _blobs(self, record: DatastoreRecord, root: str, label: str, growing: Sequence[str] = ()) -> AzureBlobs:
         signer = self._signers.get(record)
         if signer is None:
             signer = self._signers[record] = signer_for(self._connection, record)
         url = record.url(self._connection.address.cloud)
-        return AzureBlobs(url, signer, root=root, label=label, exchanger=self._exchanger, growing=growing)
+        return AzureBlobs(url, signer, root=root, label=label, pool=self._pool, growing=growing)
 
-    def _record(self, name: str) -> DatastoreRecord:
-        known = self._kept() if name == ARTIFACT_STORE else None
-        if known is not None:
-            return known
-        if not _NAME.fullmatch(name):  # it would mean something else in a URL
-            raise self._unknown(name)
-        try:
-            record = by_run_token(
-                self._connection, lambda: job_datastores.record_of(self._connection, name), lambda: self._from_arm(name)
-            )
-        except ServiceNotFound as err:
-            raise self._unknown(name) from err
-        if name == ARTIFACT_STORE:
-            self._keep(record)
-        return record
 
-    def _from_arm(self, name: str) -> DatastoreRecord:
-        url = self._connection.arm(f"/datastores/{quote(name, safe='')}")
-        return _record_from(
-            self._connection.rest.get_object(url, "datastore", params={"api-version": api_versions.DATASTORES}), url
+def ensure_datastore(connection: Connection, datastores: Datastores, spec: ContainerSpec, notify: Notify) -> str:
+    """The name of the datastore that is the container; where there is none, one is registered with the account's key,
+    which goes nowhere else.
+
+    Raises BadUsage for names that no account, container or datastore has, for a missing or impossible key, and where
+    the service refuses it.
+    """
+    if not _ACCOUNT.fullmatch(spec.account):
+        raise BadUsage(
+            f"'{spec.account}' is no storage account.", hint="Its name has 3 to 24 small letters and digits."
         )
-
-    def _default(self) -> DatastoreRecord:
-        return by_run_token(
-            self._connection, lambda: job_datastores.default_of(self._connection), self._default_from_arm
+    if not _CONTAINER.fullmatch(spec.container):
+        raise BadUsage(
+            f"'{spec.container}' is no container.", hint="Its name has 3 to 63 small letters, digits and '-'."
         )
+    known = datastores.of_container(spec.account, spec.container)
+    if known is not None:
+        return known.name
+    taken = {info.name.lower() for info in datastores.infos()}
+    name = spec.name
+    if not name or name.lower() in taken:
+        name = re.sub(r"\W", "_", f"{spec.account}_{spec.container}")[:LONGEST_NAME]
+    if name.lower() in taken:
+        digest = hashlib.sha256(f"{spec.account}/{spec.container}".encode()).hexdigest()
+        name = f"{name[: LONGEST_NAME - 9]}_{digest[:8]}"
+    _register(connection, spec, name)
+    notify(Notice(f"Registered container '{spec.container}' of account '{spec.account}' as datastore '{name}'."))
+    return name
 
-    def _default_from_arm(self) -> DatastoreRecord:
-        record = next((one for one in self._pages({"isDefault": "true"}) if one.is_default), None)
-        if record is None:
-            raise NotFound(
-                f"The {self._connection.address.label} has no default datastore.", hint="Name one with --datastore."
-            )
-        return record
 
-    def _registered(self, account: str, container: str) -> DatastoreRecord:
-        """The datastore of this container; one with a secret before one without."""
-        found = self.of_container(account, container)
-        if found is None:
-            raise NotFound(
-                f"No datastore of the {self._connection.address.label} is of container '{container}' of account "
-                f"'{account}'.",
-                hint="Register one for it.",
-            )
-        return found
-
-    def of_container(self, account: str, container: str) -> DatastoreRecord | None:
-        """The datastore of this container of blobs; one with a secret before one without, None where there is none."""
-        there = [one for one in self._all() if (one.account.lower(), one.container) == (account, container)]
-        return min(there, key=lambda one: (one.credentials == "None", one.name), default=None)
-
-    def _unknown(self, name: str) -> NotFound:
-        names = [info.name for info in self.infos()]
-        return NotFound(
-            f"No datastore '{name}' in {self._connection.address.label}; there are: {', '.join(names)}.",
-            hint=did_you_mean(name, names),
+def _register(connection: Connection, spec: ContainerSpec, name: str) -> None:
+    if not DATASTORE_NAME.fullmatch(name):
+        raise BadUsage(f"No datastore can be called '{name}'.", hint="Take letters, digits and '_', 255 at most.")
+    if not spec.key:
+        raise BadUsage(
+            f"No datastore of the workspace is of container '{spec.container}' of account '{spec.account}', and there "
+            "is no key to register it with.",
+            hint="Set BLOB_ACCOUNT_KEY, or register it as a datastore in Studio.",
         )
-
-    def _all(self) -> list[DatastoreRecord]:
-        return by_run_token(
-            self._connection, lambda: [*job_datastores.all_of(self._connection)], lambda: [*self._pages({})]
-        )
-
-    def _pages(self, query: dict[str, str]) -> Iterator[DatastoreRecord]:
-        url = self._connection.arm("/datastores")
-        for resource in resources(
-            self._connection.rest.get,
-            url,
-            "datastores",
-            {"api-version": api_versions.DATASTORES, "count": "30", **query},
-        ):
-            yield _record_from(resource, url)
-
-    def _kept(self) -> DatastoreRecord | None:
-        return DatastoreRecord.from_json(self._connection.kept.get(RECORDS, self._key))
-
-    def _keep(self, record: DatastoreRecord) -> None:
-        self._connection.kept.put(RECORDS, self._key, record.as_json(), seconds=KEPT_SECONDS)
-
-    @property
-    def _key(self) -> str:
-        return f"{self._connection.address.cloud.name} {self._connection.address.path.lower()} {ARTIFACT_STORE}"
-
-
-def _record_from(resource: Mapping[str, Any], url: str) -> DatastoreRecord:
-    """The record in *resource*, an answer of *url*. Raises ServiceFailed where it is none."""
-    with understood(url, "the datastore"):
-        return DatastoreRecord.from_arm(resource)
+    try:
+        base64.b64decode(spec.key, validate=True)
+    except binascii.Error:
+        hint = "Copy BLOB_ACCOUNT_KEY again from the portal's 'Access keys'."
+        raise BadUsage("The key of the storage account is none: it is not base64.", hint=hint) from None
+    properties: dict[str, Any] = {
+        "datastoreType": BLOB,
+        "accountName": spec.account,
+        "containerName": spec.container,
+        "endpoint": connection.address.cloud.storage_suffix,
+        "protocol": "https",
+        "credentials": {"credentialsType": "AccountKey", "secrets": {"secretsType": "AccountKey", "key": spec.key}},
+    }
+    if spec.subscription:
+        properties["subscriptionId"] = spec.subscription
+    url, params = connection.arm(f"/datastores/{quote(name, safe='')}"), {"api-version": api_versions.DATASTORES}
+    try:
+        connection.rest.send("PUT", url, params=params, json={"properties": properties})
+    except ServiceRefused as err:
+        if err.status != 400:
+            raise
+        words = shorten(redact(" ".join(str(err).replace(spec.key, "…").split())), 300)
+        raise BadUsage(
+            f"Azure ML does not take container '{spec.container}' of account '{spec.account}' as datastore '{name}': "
+            f"{words}",
+            hint="Check BLOB_ACCOUNT_NAME, BLOB_CONTAINER_NAME and BLOB_ACCOUNT_KEY, where it is not something else "
+            "that it names.",
+        ) from err

@@ -1,1 +1,0 @@
-"""Blobs of Azure Storage as himl's `BlobStore`: listed and described by its REST interface, moved by libcurl."""

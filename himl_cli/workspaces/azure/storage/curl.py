@@ -1,0 +1,327 @@
+"""HTTP by libcurl: many requests at once from one thread, connections kept between them.
+
+`Curl.perform` would hold Ctrl-C back until a request ends; `CurlMulti` with select gives control back at once.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, BinaryIO
+from urllib.request import getproxies, proxy_bypass
+
+from himl_cli import __version__
+from himl_cli.core.errors import DiskFailed, HimlError
+from himl_cli.core.processes import register_after_fork
+from himl_cli.workspaces.azure.requests.trust import ca_bundle
+
+BUFFER = 128 << 10
+PIECE_CHUNKS = 16  # libcurl hands over 16 KiB at a time: so many are a piece worth handing on
+KEPT_CONNECTIONS = 128
+IDLE_SLEEP = 0.02
+UPLOAD = "PUT from a file"
+
+
+@dataclass(frozen=True, slots=True)
+class CurlTimeouts:
+    """Seconds for a connection to stand, and for a request without progress (under 100 bytes a second) to be given
+    up."""
+
+    connect: float = 10.0
+    stall: float = 30.0
+
+
+@dataclass(slots=True)
+class CurlRequest:
+    """`headers` as lines; `body` is what a PUT or POST sends; a PUT with `file` sends that, read as it goes.
+
+    A response that `is_streamed` is taken piece by piece.
+    """
+
+    url: str = field(repr=False)
+    headers: list[str] = field(repr=False)
+    method: str = "GET"
+    body: bytes | None = field(default=None, repr=False)
+    is_streamed: bool = False
+    file: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CurlFailure:
+    """A request without a whole response: libcurl's number for why and its words, and the system's `errno`, 0 for
+    none."""
+
+    number: int
+    text: str
+    errno: int = 0
+
+
+class CurlResponse:
+    """A request under way and what came back so far: header lines in `head`, body pieces in `chunks`.
+
+    In the end either it `is_complete` or there is a `failure`. Used again for another request once it is released.
+    """
+
+    __slots__ = ("_curl", "_file", "_host", "_lowered", "_text", "chunks", "failure", "handle", "head", "is_complete",
+                 "kind")  # fmt: skip
+
+    def __init__(self, handle: Any, kind: str, curl: Any) -> None:
+        self.handle = handle
+        self.kind = kind
+        self._curl = curl
+        self.head: list[bytes] = []
+        self.chunks: list[bytes] = []
+        self.is_complete = False
+        self.failure: CurlFailure | None = None
+        self._host = ""
+        self._text = self._lowered = b""  # the head as one text, once it was asked for
+        self._file: BinaryIO | None = None
+
+    def start(self, request: CurlRequest, proxies: dict[str, str]) -> None:
+        """Set the handle up for *request*; *proxies* are the known ones by host. Raises DiskFailed."""
+        host = request.url.split("/", 3)[2]
+        if host != self._host:
+            if host not in proxies:
+                proxies[host] = proxy_for(request.url, host)
+            self.handle.setopt(self._curl.PROXY, proxies[host])
+            self._host = host
+        self.head.clear()
+        self._text = self._lowered = b""
+        self.chunks.clear()
+        self.is_complete, self.failure = False, None
+        self.handle.setopt(self._curl.URL, request.url)
+        self.handle.setopt(self._curl.HTTPHEADER, request.headers)
+        if request.body is not None:
+            self.handle.setopt(self._curl.POSTFIELDS, request.body)
+        if request.file is not None:
+            self._send_file(request.file)
+
+    def _send_file(self, path: Path) -> None:
+        try:
+            file = self._file = path.open("rb")
+        except OSError as err:
+            raise DiskFailed(
+                f"Cannot read '{path}': {err.strerror or err}.", hint="Check the file and its permissions."
+            ) from err
+
+        def seek(offset: int, origin: int) -> int:
+            file.seek(offset, origin)
+            return int(self._curl.SEEKFUNC_OK)
+
+        self.handle.setopt(self._curl.READFUNCTION, file.read)
+        self.handle.setopt(self._curl.SEEKFUNCTION, seek)
+        self.handle.setopt(self._curl.INFILESIZE_LARGE, os.fstat(file.fileno()).st_size)
+
+    def clear(self) -> None:
+        """Drop what was sent and what came back."""
+        self.chunks.clear()
+        if self.kind in ("PUT", "POST"):
+            self.handle.setopt(self._curl.POSTFIELDS, b"")
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    @property
+    def status(self) -> int:
+        """HTTP status; 0 before there is one."""
+        return int(self.handle.getinfo(self._curl.RESPONSE_CODE))
+
+    def header(self, name: bytes) -> str:
+        """The value of header *name* (in lower case); empty where there is none."""
+        if not self._text:
+            text = b"\n" + b"".join(self.head)
+            # What stood before the last status line was a proxy's response, or a `100 Continue`
+            self._text = text[max(text.rfind(b"\nHTTP/"), 0) :]
+            self._lowered = self._text.lower()
+        start = self._lowered.find(b"\n" + name + b":")
+        if start < 0:
+            return ""
+        start += len(name) + 2
+        return self._text[start : self._text.find(b"\n", start)].strip().decode("latin-1")
+
+    def take(self) -> bytes:
+        """The body that came since the last time."""
+        data = self.chunks[0] if len(self.chunks) == 1 else b"".join(self.chunks)
+        self.chunks.clear()
+        return data
+
+
+class CurlClient:
+    """Requests that run at the same time. One owner and one thread at a time; see `CurlPool`. Raises HimlError where
+    libcurl cannot be loaded."""
+
+    def __init__(self, timeouts: CurlTimeouts) -> None:
+        self._curl = curl = load_pycurl()
+        self._timeouts = timeouts
+        self._authorities = ca_bundle()
+        self._multi = curl.CurlMulti()
+        self._multi.setopt(curl.M_MAXCONNECTS, KEPT_CONNECTIONS)
+        self._idle: dict[str, list[CurlResponse]] = {"GET": [], "HEAD": [], "PUT": [], "POST": [], UPLOAD: []}
+        self._busy: dict[Any, CurlResponse] = {}
+        self._streams: set[CurlResponse] = set()
+        self._proxies: dict[str, str] = {}
+        self._is_performed = False  # nothing was sent since the last `perform`
+
+    def send(self, request: CurlRequest) -> CurlResponse:
+        """Start a request. Raises DiskFailed for a file that cannot be opened."""
+        kind = request.method if request.file is None else UPLOAD
+        response = self._idle[kind].pop() if self._idle[kind] else self._new(kind)
+        response.start(request, self._proxies)
+        self._is_performed = False
+        self._multi.add_handle(response.handle)
+        self._busy[response.handle] = response
+        if request.is_streamed:
+            self._streams.add(response)
+        return response
+
+    def poll(self, seconds: float) -> Sequence[CurlResponse]:
+        """Go on with all requests and give those that ended; wait up to so long for one of them to move."""
+        if seconds <= 0 or not self._is_performed:
+            self.perform()
+        ended = self._ended()
+        if ended or seconds <= 0 or self.with_pieces():
+            return ended
+        if not self._busy:
+            time.sleep(seconds)
+        else:
+            due = self._multi.timeout()
+            if due >= 0:
+                seconds = min(seconds, due / 1000)
+            # Without a socket select does not wait
+            if seconds > 0 and self._multi.select(seconds) <= 0 and not any(self._multi.fdset()):
+                time.sleep(min(seconds, IDLE_SLEEP))
+        self.perform()
+        return self._ended()
+
+    def perform(self) -> None:
+        """Do what can be done without waiting; what ends is given by the next `poll`."""
+        self._multi.perform()
+        self._is_performed = True
+
+    def with_pieces(self) -> Sequence[CurlResponse]:
+        """The streamed responses of which enough is there to be worth taking."""
+        return [one for one in self._streams if len(one.chunks) >= PIECE_CHUNKS] if self._streams else ()
+
+    def _ended(self) -> list[CurlResponse]:
+        ended: list[CurlResponse] = []
+        left = 1
+        while left:
+            left, succeeded, failed = self._multi.info_read()
+            for handle in succeeded:
+                self._busy[handle].is_complete = True
+                ended.append(self._busy[handle])
+            for handle, number, text in failed:
+                self._busy[handle].failure = CurlFailure(number, text, int(handle.getinfo(self._curl.OS_ERRNO)))
+                ended.append(self._busy[handle])
+        return ended
+
+    def release(self, response: CurlResponse) -> None:
+        """Done with *response*, ended or not: it may be used for another request."""
+        del self._busy[response.handle]
+        self._streams.discard(response)
+        self._multi.remove_handle(response.handle)
+        response.clear()
+        self._idle[response.kind].append(response)
+
+    def release_all(self) -> None:
+        for response in [*self._busy.values()]:
+            self.release(response)
+
+    def close(self) -> None:
+        self.release_all()
+        for responses in self._idle.values():
+            while responses:
+                responses.pop().handle.close()
+        self._multi.close()
+
+    def _new(self, kind: str) -> CurlResponse:
+        curl = self._curl
+        handle = curl.Curl()
+        response = CurlResponse(handle, kind, curl)
+        is_folder = os.path.isdir(self._authorities)
+        options: list[tuple[int, Any]] = [
+            (curl.NOSIGNAL, 1),
+            (curl.PROTOCOLS, curl.PROTO_HTTP | curl.PROTO_HTTPS),
+            (curl.HTTP_VERSION, curl.CURL_HTTP_VERSION_1_1),
+            (curl.USERAGENT, f"himl/{__version__}"),
+            (curl.NOPROXY, ""),  # decided by proxy_for
+            (curl.PROXYAUTH, curl.HTTPAUTH_ANY),
+            (curl.TCP_KEEPALIVE, 1),
+            (curl.CONNECTTIMEOUT_MS, int(self._timeouts.connect * 1000)),
+            (curl.LOW_SPEED_LIMIT, 100),
+            (curl.LOW_SPEED_TIME, max(1, round(self._timeouts.stall))),
+            (curl.BUFFERSIZE, BUFFER),
+            (curl.WRITEFUNCTION, response.chunks.append),  # no Python frame a piece
+            (curl.HEADERFUNCTION, response.head.append),
+            (curl.CAPATH if is_folder else curl.CAINFO, self._authorities),
+            (curl.PROXY_CAPATH if is_folder else curl.PROXY_CAINFO, self._authorities),
+        ]
+        if kind == "HEAD":
+            options.append((curl.NOBODY, 1))
+        if kind == UPLOAD:
+            options += [(curl.UPLOAD, 1), (curl.UPLOAD_BUFFERSIZE, BUFFER)]
+        if kind in ("PUT", "POST"):
+            options += [(curl.UPLOAD_BUFFERSIZE, BUFFER), (curl.POST, 1)]
+        if kind == "PUT":
+            options.append((curl.CUSTOMREQUEST, "PUT"))
+        for option, value in options:
+            handle.setopt(option, value)
+        return response
+
+
+class CurlPool:
+    """Lends out clients, so that connections last from one use to the next, whichever thread or nesting asks."""
+
+    def __init__(self, timeouts: CurlTimeouts | None = None) -> None:
+        self._timeouts = timeouts or CurlTimeouts()
+        self._idle: deque[CurlClient] = deque()
+        self._inherited: list[CurlClient] = []
+        register_after_fork(self)
+
+    @contextmanager
+    def client(self) -> Iterator[CurlClient]:
+        """A client of one's own for a while; requests that have not ended when it is over are given up."""
+        try:
+            client = self._idle.pop()
+        except IndexError:
+            client = CurlClient(self._timeouts)
+        try:
+            yield client
+        finally:
+            client.release_all()
+            self._idle.append(client)
+
+    def after_fork(self) -> None:
+        """The connections are still the parent's: they are neither used nor closed here."""
+        self._inherited.extend(self._idle)  # kept, for dropping them would close them
+        self._idle = deque()
+
+    def close(self) -> None:
+        """Close all connections that are not in use."""
+        while self._idle:
+            self._idle.pop().close()
+
+
+def load_pycurl() -> Any:
+    """The module `pycurl`. Raises HimlError where it cannot be loaded, such as one that was built for another
+    libcurl."""
+    try:
+        import pycurl
+    except ImportError as err:
+        raise HimlError(
+            f"pycurl cannot be loaded: {err}.", hint="Install it again: pip install --force-reinstall pycurl"
+        ) from err
+    return pycurl
+
+
+def proxy_for(url: str, host: str) -> str:
+    """The proxy for *url* (on *host*, maybe with a port): HTTPS_PROXY and the like, less NO_PROXY, by the rules of
+    urllib and requests; empty for none."""
+    proxies = getproxies()
+    proxy = proxies.get(url.split(":", 1)[0]) or proxies.get("all") or ""
+    return "" if not proxy or proxy_bypass(host) else proxy

@@ -1,0 +1,345 @@
+"""Reading blobs whose addresses are known: single ones, and many at once, each checked and resumed."""
+
+from __future__ import annotations
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import timedelta
+from typing import Any
+
+from himl_cli.core.blobs import MOST_CHECKED, BlobInfo, FetchRequest
+from himl_cli.core.errors import BlobChanged, HimlError, IntegrityFailed, NotFound, ServiceFailed
+from himl_cli.workspaces.azure.storage.curl import CurlPool, CurlResponse
+from himl_cli.workspaces.azure.storage.errors import FEW, BlobNotFound
+from himl_cli.workspaces.azure.storage.properties import (
+    Properties,
+    etag_of,
+    md5_from,
+    properties_of,
+    reason_not_to_ask,
+    size_from,
+    whole_md5,
+)
+from himl_cli.workspaces.azure.storage.scheduler import (
+    Attempt,
+    AttemptFailed,
+    PendingQuery,
+    Query,
+    Task,
+    ask,
+    run_tasks,
+)
+from himl_cli.workspaces.azure.storage.signing import Endpoint
+from himl_cli.workspaces.base import FetchSink
+from himl_cli.workspaces.retry import Failure, RetryPolicy, RetryState
+
+ENOUGH = 1 << 20  # bytes after which earlier failures are forgotten
+SMALL = 256 << 10  # bytes that come in one piece
+READ_AT_ONCE = 4 << 20
+MOST_CHANGES = 5  # of a blob that grows between two requests
+WITH_MD5 = "x-ms-range-get-content-md5: true"
+
+
+class Damaged(Exception):
+    """What came is not what its checksum says; none of it was handed on."""
+
+
+class Receiver:
+    """The bytes of one request on their way to a sink: `position` is where in the file the next byte belongs, `end`
+    where the request's bytes end, `stop` where those end that are asked for now.
+
+    With *checked_each* they come in ranges of so many bytes, each held back until it is all there and has the MD5 that
+    the service told with it. A range that breaks off is resumed; its MD5 is what the first response told.
+    """
+
+    def __init__(self, request: FetchRequest, sink: FetchSink, *, checked_each: int = 0) -> None:
+        self._request = request
+        self._sink = sink
+        self._checked_each = min(checked_each, MOST_CHECKED)
+        self._start = request.offset  # of the range in hand
+        self._held: list[bytes] = []
+        self._md5: bytes | None = None
+        self._proven = request.offset  # position at which failures were last forgotten
+        self.position = request.offset
+        self.end = self.stop = request.offset + request.length
+
+    @property
+    def is_complete(self) -> bool:
+        return self.position == self.end
+
+    def headers(self, *, is_as_listed: bool = True) -> list[str]:
+        """What to ask for next: a range, unless that is all of a blob that *is_as_listed*."""
+        if self._checked_each:
+            self.stop = min(self.end, self._start + self._checked_each)
+        elif is_as_listed and self.position == 0 and self.end == self._request.blob.size:
+            return []
+        return [f"Range: bytes={self.position}-{self.stop - 1}", *([WITH_MD5] if self._checked_each else [])]
+
+    def is_provable(self, response: CurlResponse) -> bool:
+        """Whether the bytes of *response* can be checked, where they are to be."""
+        if self._checked_each and not self._held:
+            self._md5 = md5_from(response.header(b"content-md5"))
+        return not self._checked_each or self._md5 is not None
+
+    def is_room_for(self, data: bytes) -> bool:
+        """Whether *data* is no more than was asked for."""
+        return self.position + len(data) <= self.stop
+
+    def take(self, data: bytes) -> bool:
+        """Hand *data* on, for which there is room; True where so much has come that earlier failures are to be
+        forgotten. Raises Damaged: then the range is to be asked for again."""
+        if not data:
+            return False
+        start, self.position = self.position, self.position + len(data)
+        is_much = self.position - self._proven >= ENOUGH
+        if is_much:
+            self._proven = self.position
+        if not self._checked_each:
+            self._sink.write(self._request, start, data)
+        else:
+            self._held.append(data)
+            if self.position == self.stop:
+                self._hand_on()
+        return is_much
+
+    def _hand_on(self) -> None:
+        whole = b"".join(self._held)
+        self._held.clear()
+        if hashlib.md5(whole, usedforsecurity=False).digest() != self._md5:
+            self.position = self._start
+            raise Damaged
+        start, self._start = self._start, self.position
+        self._sink.write(self._request, start, whole)
+
+
+class Download(Task):
+    """Brings the bytes of *request* to *sink*; never others than were asked for, and only of the ETag that was listed.
+
+    Where the blob is only ever appended to (an append blob, or a name that *may_grow*), having grown since is no harm:
+    the bytes that were listed are still its first.
+
+    A request with `checked_each` is asked for in ranges whose MD5 the service tells with them, append blobs included.
+    """
+
+    def __init__(
+        self, request: FetchRequest, sink: FetchSink, endpoint: Endpoint, retries: RetryState, *, may_grow: bool
+    ) -> None:
+        super().__init__(request.blob.name, endpoint, retries)
+        self._request = request
+        self._sink = sink
+        self._may_grow = may_grow
+        self._etag = request.blob.etag
+        self._receiver = Receiver(request, sink, checked_each=request.checked_each)
+        self._has_grown = False
+        self._is_changed = False  # the blob has another ETag now, and was not looked at yet
+        self._changes = 0
+        self._md5: bytes | None = None
+
+    def attempt(self) -> Attempt:
+        if reason := reason_not_to_ask(self.name):
+            raise ServiceFailed(
+                f"'{self.name}' cannot be asked for: {reason}.", hint="Let whoever wrote it give it another name."
+            )
+        receiver = self._receiver
+        while True:
+            if self._is_changed:
+                response = yield self.request(method="HEAD")
+                self._compare(response)
+            headers = [f'If-Match: "{self._etag}"'] if self._etag else []
+            if receiver.is_complete:
+                response = yield self.request(*headers, method="HEAD")
+            else:
+                headers += receiver.headers(is_as_listed=not self._has_grown)
+                is_streamed = receiver.stop - receiver.position > SMALL
+                response = yield self.request(*headers, is_streamed=is_streamed)
+            if self._is_other_etag(response):
+                self._changes += 1
+                self._is_changed = True
+                continue
+            self._accept(response)
+            self._deliver(response)
+            while not response.is_complete:
+                if response.failure is not None:
+                    raise AttemptFailed(self.failure(response))
+                yield None
+                self._deliver(response)
+            if receiver.position != receiver.stop:
+                raise AttemptFailed(Failure(BlobChanged(f"'{self.name}' is shorter than it was listed.")))
+            self.progressed()
+            if receiver.is_complete:
+                self._sink.finish(self._request, self._md5)
+                return
+
+    def _is_other_etag(self, response: CurlResponse) -> bool:
+        return (
+            response.is_complete
+            and response.status == 412
+            and self._changes < MOST_CHANGES
+            and response.header(b"x-ms-error-code") in ("ConditionNotMet", "")
+        )
+
+    def _accept(self, response: CurlResponse) -> None:
+        """Look at the head before any of the bytes count. Raises AttemptFailed."""
+        status, receiver = response.status, self._receiver
+        if status not in (200, 206) or (response.failure is not None and not response.chunks):
+            raise AttemptFailed(self._rejection(response))
+        if self._etag and etag_of(response) not in ("", self._etag):
+            raise AttemptFailed(Failure(BlobChanged(f"'{self.name}' changed while it was read.")))
+        if not receiver.is_complete:
+            start, _, total = response.header(b"content-range").removeprefix("bytes ").partition("/")
+            if (start.partition("-")[0] != str(receiver.position)) if status == 206 else receiver.position != 0:
+                raise AttemptFailed(self._other_bytes())
+            is_listed = bool(self._etag) and not self._has_grown
+            if status == 206 and is_listed and total.isdecimal() and size_from(total) != self._request.blob.size:
+                raise AttemptFailed(Failure(BlobChanged(f"'{self.name}' has another size than it was listed with.")))
+            if not receiver.is_provable(response):
+                error = ServiceFailed(
+                    f"{self.endpoint.host} told no checksum with the bytes of '{self.name}'.",
+                    hint="Is there a proxy in between that drops the header Content-MD5?",
+                )
+                raise AttemptFailed(Failure(error, may_pass=True, max_attempts=FEW))
+        if not self._has_grown:
+            self._md5 = whole_md5(response)
+
+    def _deliver(self, response: CurlResponse) -> None:
+        data = response.take()
+        if not self._receiver.is_room_for(data):
+            raise AttemptFailed(self._other_bytes())
+        try:
+            if self._receiver.take(data):
+                self.progressed()
+        except Damaged:
+            error = IntegrityFailed(
+                f"'{self.name}' in {self.endpoint.label} came damaged time and again: its bytes do not match their "
+                "checksum.",
+                hint="Something on the way changes data: a proxy, say. What came before is complete.",
+            )
+            raise AttemptFailed(Failure(error, may_pass=True, max_attempts=FEW)) from None
+
+    def _other_bytes(self) -> Failure:
+        error = ServiceFailed(f"{self.endpoint.host} sent other bytes of '{self.name}' than were asked for.")
+        return Failure(error, may_pass=True)
+
+    def _rejection(self, response: CurlResponse) -> Failure:
+        failure = self.failure(response)
+        if isinstance(failure.error, BlobNotFound):
+            return Failure(BlobChanged(f"'{self.name}' is no longer in {self.endpoint.label}."))
+        return failure
+
+    def _compare(self, response: CurlResponse) -> None:
+        """Look at the blob that is another than was listed: go on if it has only grown. Raises AttemptFailed."""
+        if response.failure is not None or response.status != 200:
+            raise AttemptFailed(self._rejection(response))
+        self._is_changed = False
+        now = properties_of(response, self.name)
+        if not self._only_grew(now):
+            error = BlobChanged(
+                f"'{self.name}' changed while it was read.", hint="Run the command again when nothing writes to it."
+            )
+            raise AttemptFailed(Failure(error))
+        self._has_grown, self._etag, self._md5 = True, now.blob.etag, None
+
+    def _only_grew(self, now: Properties) -> bool:
+        blob = self._request.blob
+        if now.blob.size < blob.size or blob.md5 is not None:
+            return False
+        if now.is_append_blob and blob.modified is not None and now.created is not None:
+            return now.created <= blob.modified + timedelta(seconds=1)  # else it was deleted and begun anew
+        return self._may_grow
+
+    def fail(self, error: HimlError) -> None:
+        self._sink.fail(self._request, error)
+
+
+class BlobReader(ABC):
+    """The reading part of a `BlobStore` in Azure Storage; the kinds of it differ in how they list.
+
+    Names that begin with one of *growing* are of files that are only ever appended to.
+    """
+
+    def __init__(self, endpoint: Endpoint, pool: CurlPool, policy: RetryPolicy, growing: Sequence[str] = ()) -> None:
+        self._endpoint = endpoint
+        self._pool = pool
+        self._policy = policy
+        self._growing = tuple(growing)
+        self._pending: list[PendingQuery[Any]] = []
+
+    @property
+    def label(self) -> str:
+        """What messages call this place."""
+        return self._endpoint.label
+
+    @property
+    def origin(self) -> str:
+        """As `BlobStore.origin`."""
+        return self._endpoint.origin
+
+    @abstractmethod
+    def list(self, prefix: str = "") -> Iterator[Sequence[BlobInfo]]:
+        """As `BlobStore.list`."""
+
+    def stat(self, name: str) -> BlobInfo | None:
+        """As `BlobStore.stat`: one request. Raises NotFound for a container that does not exist, NotAllowed,
+        ServiceFailed."""
+        if reason_not_to_ask(name):
+            return None
+        try:
+            found = ask(self._head(name), self._pool)
+        except BlobNotFound:
+            return None
+        return None if found.is_directory else found.blob
+
+    def _head(self, name: str) -> Query[Properties]:
+        return Query(name, self._endpoint, self._policy, lambda found: properties_of(found, name), method="HEAD")
+
+    def md5(self, blob: BlobInfo) -> bytes | None:
+        """As `BlobStore.md5`: what the service has on record. A blob is not read for it."""
+        return blob.md5
+
+    def read(self, name: str, offset: int = 0) -> Iterator[bytes]:
+        """As `BlobStore.read`. Raises NotFound at once; BlobChanged while iterating, when the blob is replaced
+        meanwhile."""
+        if reason_not_to_ask(name):
+            raise NotFound(f"No file '{name}' in {self.label}.")
+        piece, etag, size = self._read_range(name, offset, READ_AT_ONCE, "")
+
+        def pieces(piece: bytes, offset: int) -> Iterator[bytes]:
+            while piece:
+                yield piece
+                offset += len(piece)
+                if offset >= size:
+                    return
+                may_grow = name.startswith(self._growing)
+                length = min(READ_AT_ONCE, size - offset)
+                piece, now, _ = self._read_range(name, offset, length, "" if may_grow else etag)
+                if not piece or (now != etag and not may_grow):
+                    raise BlobChanged(f"'{name}' changed while it was read.")
+
+        return pieces(piece, offset)
+
+    def _read_range(self, name: str, offset: int, length: int, etag: str) -> tuple[bytes, str, int]:
+        """Bytes, ETag and size of the blob."""
+
+        def parse(response: CurlResponse) -> tuple[bytes, str, int]:
+            if response.status == 416:  # nothing lies at the offset
+                return b"", "", offset
+            total = response.header(b"content-range").rpartition("/")[2]
+            return response.take(), etag_of(response), int(total) if total.isdecimal() else offset
+
+        headers = (f"Range: bytes={offset}-{offset + length - 1}", *((f'If-Match: "{etag}"',) if etag else ()))
+        return ask(Query(name, self._endpoint, self._policy, parse, *headers, statuses=(206, 416)), self._pool)
+
+    def fetch(self, requests: Iterable[FetchRequest], sink: FetchSink, *, workers: int) -> None:
+        """As `BlobStore.fetch`: *workers* connections, one thread, the caller's; requests are taken as connections get
+        free."""
+        retries = RetryState(self._policy, self._endpoint.pauses)
+        tasks = (
+            Download(request, sink, self._endpoint, retries, may_grow=request.blob.name.startswith(self._growing))
+            for request in requests
+        )
+        run_tasks(self._pool, tasks, workers, on_step=self._poll_pending)
+
+    def _poll_pending(self) -> None:
+        for pending in self._pending:
+            pending.poll()

@@ -1,0 +1,281 @@
+"""What a failed request to storage comes to: libcurl's number, the status and the service's code as a HimlError."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import re
+import time
+from datetime import datetime, timezone
+from urllib.parse import urlsplit
+
+from himl_cli.core.errors import BlobChanged, HimlError, NotAllowed, NotFound, ServiceFailed
+from himl_cli.core.redaction import redact
+from himl_cli.workspaces.azure.requests import clock
+from himl_cli.workspaces.azure.requests.times import asked_wait, http_time
+from himl_cli.workspaces.azure.requests.unreachable import not_connected, proxy_failed
+from himl_cli.workspaces.azure.storage.curl import CurlFailure, CurlResponse, proxy_for
+from himl_cli.workspaces.azure.storage.signing import NO_KEYS, RIGHT_MISSING, Endpoint
+from himl_cli.workspaces.retry import Failure
+
+log = logging.getLogger(__name__)
+
+TRANSIENT = {408, 429, 500, 502, 503, 504, 509}
+FEW = 3  # attempts at what is most likely a wrong name or setting, and at what costs half a minute each
+# libcurl's numbers: https://curl.se/libcurl/c/libcurl-errors.html
+NO_PROXY_NAME, NO_HOST, NO_CONNECTION, TIMED_OUT, TLS_FAILED, BAD_CERTIFICATE, BAD_BUNDLE = 5, 6, 7, 28, 35, 60, 77
+_HOPELESS = {1, 3, 4, 27, 48, 58, 59, 60, 66, 77, 80, 82, 83, 90, 91}
+_UNREACHABLE = (errno.ECONNREFUSED, errno.ENETUNREACH, errno.EHOSTUNREACH)
+_PROXY_STATUS = re.compile(r"CONNECT.*?(?:response|code) (\d{3})")
+_CODE = re.compile(rb"<Code>([^<]*)</Code>")
+_DETAIL = re.compile(rb"<AuthenticationErrorDetail>([^<]*)</AuthenticationErrorDetail>")
+
+_UNKNOWN_SIGN_IN = ("AuthenticationFailed", "InvalidAuthenticationInfo")
+_NETWORK = ("AuthorizationFailure", "AuthorizationSourceIPMismatch", "IpAuthorizationFailed", "NetworkAclDenied")
+_NO_CONTAINER = ("ContainerNotFound", "ContainerBeingDeleted", "FilesystemNotFound", "ResourceNotFound")
+
+ROLES = "Ask for the role 'Storage Blob Data Reader' to read, 'Storage Blob Data Contributor' to write."
+_SAS_RIGHTS = "The SAS token has to allow reading and listing, to upload also creating and writing: make another one."
+_FIREWALL = (
+    "Work from a network that its rules allow, or have this machine's address added; to read, the role "
+    "'Storage Blob Data Reader' is needed."
+)
+_WHO = "Is the right account signed in, and in the tenant of the storage account? 'himl doctor' says which it is."
+_CREDENTIALS = (
+    "Was the account's key changed, or the datastore's SAS token? Update the datastore's credentials in the workspace."
+)
+_OUTDATED_KEY = (
+    "The key that the workspace has of the account is probably out of date: its owner should update the "
+    "datastore's credentials in the workspace."
+)
+_REVOKED_SAS = (
+    "It was probably revoked, or made for another container: its owner should update the datastore's "
+    "credentials in the workspace."
+)
+_CHANGED_KEYS = (
+    "Was the key of the workspace's storage account changed? Its owner should synchronise the workspace's keys."
+)
+
+
+class BlocksUnsupported(ServiceFailed):
+    """This blob is not made of blocks; it can be replaced whole only."""
+
+
+class BlobNotFound(NotFound):
+    """The container is there, the blob is not."""
+
+
+_BY_CODE: dict[str, tuple[type[HimlError], str, str]] = {
+    "BlobArchived": (
+        ServiceFailed,
+        "{blob} lies in the archive tier.",
+        "Set its access tier to Hot or Cool first; that takes hours.",
+    ),
+    "BlobImmutableDueToPolicy": (
+        NotAllowed,
+        "{blob} is protected by an immutability policy.",
+        "Store it under another name.",
+    ),
+    "BlobImmutableDueToLegalHold": (NotAllowed, "{blob} is under a legal hold.", "Store it under another name."),
+    "BlobOperationNotSupported": (
+        BlocksUnsupported,
+        "{blob} was made by a program that uses the lake's own interface (dfs): it cannot be replaced in blocks.",
+        "Delete it there first.",
+    ),
+    "InvalidBlobOrBlock": (
+        ServiceFailed,
+        "{blob} was left unfinished there by another program.",
+        "Delete it there, or use another name.",
+    ),
+    "InvalidBlobType": (
+        ServiceFailed,
+        "{blob} is of another kind (an append or page blob).",
+        "Delete it there, or use another name.",
+    ),
+    "InvalidBlockList": (
+        ServiceFailed,
+        "The parts of {blob} are not all there: another program is writing it too.",
+        "Run the command again when nothing else writes it.",
+    ),
+    "LeaseIdMissing": (ServiceFailed, "{blob} is locked by a lease.", "Whoever holds the lease has to release it."),
+}
+
+
+def failure_of(response: CurlResponse, endpoint: Endpoint, name: str) -> Failure:
+    """The failure of a request for *name* that did not end with what was asked for."""
+    if response.failure is not None:
+        return connection_failure(response.failure, endpoint)
+    status, body = response.status, response.take() if len(response.chunks) < 64 else b""
+    code = response.header(b"x-ms-error-code") or error_code(body)
+    request_id = response.header(b"x-ms-request-id")
+    log.debug("storage answered %d %s to a request for '%s' (request id %s)", status, code, redact(name), request_id)
+    if status in (401, 403):
+        again = _refused_again(response, endpoint, code)
+        return Failure(_refusal(response, body, endpoint, code), code, is_refusal=True, again=again)
+    if status in TRANSIENT:
+        return transient_failure(response, endpoint.storage.capitalize(), code)
+    return Failure(_plain(status, code, endpoint, name), code)
+
+
+def transient_failure(response: CurlResponse, who: str, code: str = "") -> Failure:
+    """The failure for a status that may pass; *who* sent it."""
+    status, wait = response.status, asked_wait(lambda field: response.header(field.encode()))
+    reason = f"{status} {code}".rstrip()
+    if status not in (429, 503) and code != "ServerBusy":
+        error = ServiceFailed(f"{who} keeps failing ({reason}).", hint="Try again later.")
+    else:
+        what = f"asks to wait {wait:.0f} s" if wait is not None and wait >= 1 else "is too busy, also after waiting"
+        error = ServiceFailed(f"{who} {what} ({reason}).", hint="Try again later, or with fewer --workers.")
+    return Failure(error, code, may_pass=True, retry_after=wait, message=f"{who} answered {status}")
+
+
+def error_code(body: bytes) -> str:
+    """The service's word for what is wrong, out of an error's XML."""
+    found = _CODE.search(body)
+    return found[1].decode("ascii", "replace") if found else ""
+
+
+def _plain(status: int, code: str, endpoint: Endpoint, name: str) -> HimlError:
+    blob, storage = f"'{name}' in {endpoint.label}", endpoint.storage.capitalize()
+    if code in _BY_CODE:
+        kind, sentence, hint = _BY_CODE[code]
+        return kind(sentence.format(blob=blob), hint=hint)
+    if status == 404 and code in _NO_CONTAINER:
+        return NotFound(
+            f"{storage} has no container '{endpoint.container}' ({endpoint.label}).",
+            hint="Was it deleted, or the datastore registered with a wrong name?",
+        )
+    if status == 404:
+        return BlobNotFound(f"No file {blob}.")
+    if status == 412:
+        return BlobChanged(
+            f"'{name}' changed while it was read.", hint="Run the command again when nothing writes to it."
+        )
+    if status == 416:
+        return BlobChanged(f"'{name}' is shorter than it was listed.")
+    if 300 <= status < 400:
+        return ServiceFailed(
+            f"{endpoint.host} sends requests elsewhere (HTTP {status}); that is not Azure Storage.",
+            hint="Is a proxy or a log-in page in between?",
+        )
+    return ServiceFailed(f"{storage} refused the request for '{name}' ({status} {code or 'without a reason'}).")
+
+
+def _refusal(response: CurlResponse, body: bytes, endpoint: Endpoint, code: str) -> NotAllowed:
+    """The error for a status of 401 or 403 with the service's *code*."""
+    storage, off = endpoint.storage.capitalize(), _clock_off(response)
+    if off is not None and code in (*_UNKNOWN_SIGN_IN, "AuthorizationFailure", ""):
+        return NotAllowed(
+            f"{storage} refuses the sign-in, and this machine's clock is {clock.said(off)} the service's.",
+            hint="Set the clock (or switch network time on), and run the command again.",
+        )
+    if code in _UNKNOWN_SIGN_IN or (code == "AuthorizationFailure" and _is_over(endpoint)):
+        return _invalid_sign_in(body, endpoint)
+    if code in RIGHT_MISSING:
+        signed = f" with {endpoint.sign_in}" if endpoint.sign_in else ""
+        return NotAllowed(
+            f"Not allowed to do this in container '{endpoint.container}' of {endpoint.storage}{signed}.",
+            hint=_SAS_RIGHTS if endpoint.sign_in.endswith("SAS token") else ROLES,
+        )
+    if code in NO_KEYS:
+        return NotAllowed(f"{storage} takes no account keys, and the sign-in here was not enough.", hint=ROLES)
+    if code in _NETWORK:
+        return NotAllowed(
+            f"The firewall of {endpoint.storage} does not let this machine in, or the right to its data is missing "
+            f"({code}).",
+            hint=_FIREWALL,
+        )
+    return NotAllowed(
+        f"{storage} refuses the request ({response.status} {code or 'without a reason'}).",
+        hint="'himl doctor' checks what is missing.",
+    )
+
+
+def _invalid_sign_in(body: bytes, endpoint: Endpoint) -> NotAllowed:
+    hint = _CREDENTIALS if endpoint.sign_in.endswith("SAS token") or "key" in endpoint.sign_in else _WHO
+    if _is_over(endpoint):
+        ends = datetime.fromtimestamp(endpoint.expires, timezone.utc)
+        return NotAllowed(
+            f"The time of {endpoint.sign_in} for {endpoint.storage} is over since {ends:%Y-%m-%d %H:%M} UTC.", hint=hint
+        )
+    found = _DETAIL.search(body)
+    detail = (found[1] if found else body).decode("utf-8", "replace").lower()
+    why = "expired" if "time frame" in detail or "expired" in detail else "not valid"
+    return NotAllowed(
+        f"{endpoint.storage.capitalize()} says that {endpoint.sign_in or 'the sign-in'} is {why}.", hint=hint
+    )
+
+
+def _refused_again(response: CurlResponse, endpoint: Endpoint, code: str) -> NotAllowed | None:
+    """The error where what *endpoint* signs with was got anew and refused with *code* all the same; None where that
+    says nothing new."""
+    if code not in _UNKNOWN_SIGN_IN or _is_over(endpoint) or _clock_off(response) is not None:
+        return None
+    signed_by = endpoint.sign_in
+    hint = _OUTDATED_KEY if "key" in signed_by else _REVOKED_SAS if signed_by.endswith("SAS token") else _WHO
+    return NotAllowed(
+        f"{endpoint.storage.capitalize()} refuses {signed_by or 'the sign-in'}, also when it was got anew just now "
+        f"({code}).",
+        hint=_CHANGED_KEYS if signed_by.endswith("link") else hint,
+    )
+
+
+def _is_over(endpoint: Endpoint) -> bool:
+    return 0 < endpoint.expires < time.time()
+
+
+def _clock_off(response: CurlResponse) -> float | None:
+    """Seconds that the clock here is ahead of the service's, where that matters."""
+    moment = http_time(response.header(b"date"))
+    off = time.time() - moment.timestamp() if moment is not None else 0.0
+    return off if abs(off) > clock.TOLERABLE_SECONDS else None
+
+
+def connection_failure(failure: CurlFailure, endpoint: Endpoint) -> Failure:
+    """The failure of a request that got no whole response, and whether another attempt may help."""
+    number, text, host = failure.number, redact(failure.text), endpoint.host
+    log.debug("a request to %s broke: %d %s", host, number, text)
+    proxy_status = _PROXY_STATUS.search(text)
+    # No connection in time; of a request that gets nowhere libcurl says "Operation too slow"
+    is_late = number == TIMED_OUT and "too slow" not in text
+    proxy = urlsplit(proxy_for(f"https://{host}", host))
+    if (
+        number == NO_PROXY_NAME
+        or proxy_status
+        or ((number == NO_CONNECTION or is_late) and (proxy.netloc or proxy.path))
+    ):
+        status = proxy_status[1] if proxy_status else ""
+        error = proxy_failed(proxy.netloc.rpartition("@")[2] or proxy.path, host, status)
+        return _unconnected(error, is_late, may_pass=not status or status.startswith("5"))
+    if number == NO_HOST:
+        of = f" of {endpoint.storage} ({endpoint.label})" if endpoint.account else ""
+        error = ServiceFailed(
+            f"The name {host}{of} is not known here (DNS).",
+            hint="Is the name right, and this machine online? A private endpoint is found only inside its network.",
+        )
+        return Failure(error, may_pass=True, max_attempts=FEW)
+    if is_late or (
+        number == NO_CONNECTION and failure.errno in (errno.ECONNREFUSED, errno.ENETUNREACH, errno.EHOSTUNREACH)
+    ):
+        return _unconnected(not_connected(host, 0 if is_late else failure.errno), is_late)
+    if number == NO_CONNECTION:
+        hint = "Check the network, the proxy and the VPN, then try again."
+        return _unconnected(ServiceFailed(f"No connection to {host} ({text}).", hint=hint), is_late)
+    if number == BAD_BUNDLE:
+        hint = "Check REQUESTS_CA_BUNDLE, CURL_CA_BUNDLE and SSL_CERT_FILE."
+        return Failure(ServiceFailed(f"The file of certificate authorities cannot be used ({text}).", hint=hint))
+    if number == BAD_CERTIFICATE or (number == TLS_FAILED and "certificate" in text.lower()):
+        hint = "Behind a proxy that inspects TLS, set REQUESTS_CA_BUNDLE to its CA file."
+        return Failure(ServiceFailed(f"The certificate of {host} is not trusted ({text}).", hint=hint))
+    if number == TIMED_OUT:
+        what = f"{host} sent nothing for too long"
+        error = ServiceFailed(f"{what}, {FEW} times in a row.")
+        return Failure(error, may_pass=True, max_attempts=FEW, message=what, was_slow=True)
+    what = f"{host} broke the connection off ({text})"
+    error = ServiceFailed(f"{what}, also after several tries.")
+    return Failure(error, may_pass=number not in _HOPELESS, message=what)
+
+
+def _unconnected(error: ServiceFailed, is_late: bool, *, may_pass: bool = True) -> Failure:
+    message = str(error).removesuffix(".")
+    return Failure(error, may_pass=may_pass, is_unconnected=True, was_slow=is_late, message=message)

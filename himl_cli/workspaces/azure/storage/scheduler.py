@@ -1,0 +1,296 @@
+"""Requests that are repeated until they did what they should, many of them at once.
+
+A task is written as a generator: it yields a request and gets its response; a task that yields None gets the same
+response again when more of it is there. A failure ends the attempt; the retry policy says whether there is another.
+"""
+
+from __future__ import annotations
+
+import heapq
+import threading
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Generator, Iterator
+from contextlib import ExitStack
+from itertools import count
+from typing import Any, Generic, TypeAlias, TypeVar
+
+from himl_cli.core.errors import HimlError
+from himl_cli.workspaces.azure.storage.curl import CurlClient, CurlPool, CurlRequest, CurlResponse
+from himl_cli.workspaces.azure.storage.errors import failure_of
+from himl_cli.workspaces.azure.storage.signing import Endpoint, Signed
+from himl_cli.workspaces.retry import Failure, RetryPolicy, RetryState
+
+LONGEST_STEP = 1.0  # seconds without a look at what the caller wants, such as Ctrl-C
+SOON = 0.005
+
+Answer = TypeVar("Answer")
+Attempt: TypeAlias = Generator[CurlRequest | None, CurlResponse, None]
+
+
+class AttemptFailed(Exception):
+    """The response so far is not what was asked for; the rest of it is not wanted."""
+
+    def __init__(self, failure: Failure) -> None:
+        super().__init__(str(failure.error))
+        self.failure = failure
+
+
+class Task(ABC):
+    """One request after the other until `name` is dealt with."""
+
+    def __init__(self, name: str, endpoint: Endpoint, retries: RetryState) -> None:
+        self.name = name
+        self.endpoint = endpoint
+        self._retries = retries
+        self._failures = 0
+        self._was_renewed = False
+        self._signed: Signed | None = None
+
+    @abstractmethod
+    def attempt(self) -> Attempt:
+        """Do it; called again after a failure that may pass. Raises AttemptFailed; before its first request HimlError,
+        too."""
+
+    @abstractmethod
+    def fail(self, error: HimlError) -> None:
+        """It will not be done."""
+
+    def sign(self, query: str = "") -> Signed:
+        return self.endpoint.signed(self.name, query)
+
+    def request(self, *headers: str, query: str = "", **options: Any) -> CurlRequest:
+        """A signed request; *options* are CurlRequest's. Raises AttemptFailed where it cannot be signed."""
+        try:
+            self._signed = self.sign(query)
+        except HimlError as error:
+            raise AttemptFailed(Failure(error)) from error
+        return CurlRequest(self._signed.url, [*self._signed.headers, *headers], **options)
+
+    def check(self, response: CurlResponse, *statuses: int) -> None:
+        """Raises AttemptFailed unless *response* is whole and has one of *statuses*."""
+        if response.failure is not None or response.status not in statuses:
+            raise AttemptFailed(self.failure(response))
+
+    def failure(self, response: CurlResponse) -> Failure:
+        return failure_of(response, self.endpoint, self.name)
+
+    def progressed(self) -> None:
+        """What failed before counts no more."""
+        self._failures = 0
+        self._was_renewed = False
+        self._retries.worked()
+        self.endpoint.worked()
+
+    def retry(self, failure: Failure) -> float | None:
+        """Seconds until the next attempt; None where there is none, and the task has failed."""
+        try:
+            if (
+                failure.is_refusal
+                and not self._was_renewed
+                and self._signed is not None
+                and self.endpoint.renewed(self.name, self._signed, failure.code)
+            ):
+                self._was_renewed = True
+                return 0.0
+            self._failures += 1
+            if failure.is_refusal and (self._was_renewed or self.endpoint.is_unproven):
+                raise failure.again or failure.error
+            return self._retries.wait(self._failures, failure)
+        except HimlError as error:
+            self.fail(error)
+            return None
+
+
+class Scheduler:
+    """Carries out tasks, up to *workers* at once, in the caller's thread.
+
+    *next_task* gives the next one, None when there is none; while *is_preparing* says so, none *yet*. *on_step* is
+    called now and then, to go on with what else is under way.
+    """
+
+    def __init__(
+        self,
+        client: CurlClient,
+        next_task: Callable[[], Task | None],
+        workers: int,
+        *,
+        is_preparing: Callable[[], bool] = bool,
+        on_step: Callable[[], object] = bool,
+    ) -> None:
+        self._client = client
+        self._next_task = next_task
+        self._is_preparing = is_preparing
+        self._on_step = on_step
+        self._workers = max(1, workers)
+        self._running: dict[CurlResponse, tuple[Task, Attempt]] = {}
+        self._waiting: list[tuple[float, int, Task, Attempt | None, CurlRequest | None]] = []
+        self._numbers = count()
+
+    def run(self) -> None:
+        """Go on until all tasks have ended."""
+        while self.step(LONGEST_STEP):
+            pass
+
+    def step(self, longest: float) -> bool:
+        """Go on with what can be done, waiting up to so many seconds for something; False once all tasks have ended."""
+        self._fill()
+        if not self._running and not self._waiting and not self._is_preparing():
+            return False
+        self._on_step()
+        if len(self._running) < self._workers and self._is_preparing():
+            longest = min(longest, SOON)
+        if self._waiting:
+            longest = min(longest, max(0.0, self._waiting[0][0] - time.monotonic()))
+        ended = [(response, *self._running.pop(response)) for response in self._client.poll(longest)]
+        if ended:  # the next requests go out before these responses are dealt with, which may take a round trip's time
+            self._fill()
+            self._client.perform()
+        for response, task, attempt in ended:
+            self._resume(task, attempt, response)
+        for response in self._client.with_pieces():
+            if response in self._running:
+                self._resume(*self._running.pop(response), response)
+        return True
+
+    def _fill(self) -> None:
+        while self._waiting and self._waiting[0][0] <= time.monotonic():
+            self._start(*heapq.heappop(self._waiting)[2:])
+        while len(self._running) + len(self._waiting) < self._workers and (task := self._next_task()) is not None:
+            self._start(task, None, None)
+
+    def _start(self, task: Task, attempt: Attempt | None, request: CurlRequest | None) -> None:
+        """Send *request* of *attempt*; without them, the first request of another attempt."""
+        try:
+            if attempt is None or request is None:
+                attempt = task.attempt()
+                request = next(attempt)
+                assert request is not None
+            response = self._client.send(request)
+        except AttemptFailed as failed:
+            self._retry(task, failed.failure)
+        except HimlError as error:
+            task.fail(error)
+        else:
+            self._running[response] = task, attempt
+
+    def _resume(self, task: Task, attempt: Attempt, response: CurlResponse) -> None:
+        try:
+            request = attempt.send(response)
+        except StopIteration:
+            self._client.release(response)
+        except AttemptFailed as failed:
+            self._client.release(response)
+            self._retry(task, failed.failure)
+        else:
+            if request is None:
+                self._running[response] = task, attempt
+            else:
+                self._client.release(response)
+                self._wait(0.0, task, attempt, request)
+
+    def _retry(self, task: Task, failure: Failure) -> None:
+        seconds = task.retry(failure)
+        if seconds is not None:
+            self._wait(seconds, task, None, None)
+
+    def _wait(self, seconds: float, task: Task, attempt: Attempt | None, request: CurlRequest | None) -> None:
+        heapq.heappush(self._waiting, (time.monotonic() + seconds, next(self._numbers), task, attempt, request))
+
+
+def run_tasks(pool: CurlPool, tasks: Iterator[Task], workers: int, *, on_step: Callable[[], object] = bool) -> None:
+    """Carry out *tasks*, each taken when there is a connection free for it."""
+    with pool.client() as client:
+        Scheduler(client, lambda: next(tasks, None), workers, on_step=on_step).run()
+
+
+class Query(Task, Generic[Answer]):
+    """One request for what *parse* makes of the response; *statuses* are those that have it. Of a streamed one the
+    head is enough.
+
+    It is for the blob called *name*, unless *signed* gives another URL; *options* are CurlRequest's.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        endpoint: Endpoint,
+        policy: RetryPolicy,
+        parse: Callable[[CurlResponse], Answer],
+        *headers: str,
+        statuses: tuple[int, ...] = (200,),
+        signed: Callable[[], Signed] | None = None,
+        **options: Any,
+    ) -> None:
+        super().__init__(name, endpoint, RetryState(policy, endpoint.pauses))
+        self._parse = parse
+        self._headers = headers
+        self._statuses = statuses
+        self._sign = signed
+        self._options = options
+        self._answers: list[Answer] = []
+        self._error: HimlError | None = None
+
+    def sign(self, query: str = "") -> Signed:
+        return self._sign() if self._sign is not None else super().sign(query)
+
+    def attempt(self) -> Attempt:
+        response = yield self.request(*self._headers, **self._options)
+        self.check(response, *self._statuses)
+        self.progressed()
+        try:
+            self._answers.append(self._parse(response))
+        except HimlError as error:  # it belongs to whoever asked, not to whoever is waiting for something else
+            self._error = error
+
+    def fail(self, error: HimlError) -> None:
+        self._error = error
+
+    @property
+    def answer(self) -> Answer:
+        """The answer. Raises the error that it came to instead."""
+        if self._error is not None:
+            raise self._error
+        return self._answers[0]
+
+
+class PendingQuery(Generic[Answer]):
+    """A query that is under way while other things move."""
+
+    def __init__(self, query: Query[Answer], pool: CurlPool) -> None:
+        self._query = query
+        self._stack = ExitStack()
+        tasks: Iterator[Task] = iter([query])
+        self._scheduler = Scheduler(self._stack.enter_context(pool.client()), lambda: next(tasks, None), 1)
+        self._thread = threading.get_ident()
+        self._is_over = False
+        try:
+            self.poll()
+        except BaseException:
+            self.close()
+            raise
+
+    def poll(self) -> None:
+        """Do what can be done without waiting; only in the thread that asked."""
+        if not self._is_over and threading.get_ident() == self._thread and not self._scheduler.step(0):
+            self.close()
+
+    def wait(self) -> Answer:
+        """The answer. Raises HimlError."""
+        try:
+            while not self._is_over and self._scheduler.step(LONGEST_STEP):
+                pass
+        finally:
+            self.close()
+        return self._query.answer
+
+    def close(self) -> None:
+        """Nothing more is wanted."""
+        if not self._is_over:
+            self._is_over = True
+            self._stack.close()
+
+
+def ask(query: Query[Answer], pool: CurlPool) -> Answer:
+    """The answer to *query*. Raises HimlError."""
+    return PendingQuery(query, pool).wait()

@@ -1,0 +1,281 @@
+"""Endpoints of storage and how requests to them are signed: a SAS in the URL, or a bearer token."""
+
+from __future__ import annotations
+
+import re
+import threading
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta, timezone
+from typing import Protocol
+from urllib.parse import quote, unquote
+
+from himl_cli.core.processes import register_after_fork
+from himl_cli.core.redaction import parts_of
+from himl_cli.workspaces.azure.places import api_versions
+from himl_cli.workspaces.azure.storage.properties import quoted
+from himl_cli.workspaces.retry import PauseLog
+
+VERSION_HEADER = f"x-ms-version: {api_versions.STORAGE}"
+RIGHT_MISSING = ("AuthorizationPermissionMismatch", "InsufficientAccountPermissions", "UnauthorizedBlobOverwrite")
+NO_KEYS = ("KeyBasedAuthenticationNotPermitted", "PublicAccessNotPermitted")
+EARLY = 300.0  # seconds before its end that a signature is replaced
+TOKEN_SECONDS = 60.0
+_EXPIRY = re.compile(
+    r"(?:^|[?&])se=(?P<year>\d{4})-(?P<month>\d\d)-(?P<day>\d\d)"
+    r"(?:T(?P<hour>\d\d):(?P<minute>\d\d)(?::(?P<second>\d\d)(?:\.\d+)?)?(?:Z|(?P<sign>[-+ "
+    r"])(?P<zone_hours>\d\d):?(?P<zone_minutes>\d\d))?)?(?:&|$)"
+)
+_PARTS = ("year", "month", "day", "hour", "minute", "second", "zone_hours", "zone_minutes")
+
+
+@dataclass(frozen=True)
+class Signature:
+    """`query` goes to the end of a URL, `headers` to the request; `expires` in seconds since 1970, 0 where unknown."""
+
+    query: str = field(default="", repr=False)
+    headers: tuple[str, ...] = field(default=(), repr=False)
+    expires: float = 0.0
+    renew_at: float = 0.0
+
+    @classmethod
+    def of_sas(cls, sas: str) -> Signature:
+        """A SAS's query string; it is replaced before its own end, a short one at half its time."""
+        expires = sas_expiry(sas)
+        left = expires - time.time()
+        renew_at = expires - min(EARLY, max(left, 0.0) / 2) if expires else 0.0
+        return cls(sas.lstrip("?"), expires=expires, renew_at=renew_at)
+
+    @classmethod
+    def of_token(cls, token: str) -> Signature:
+        """An access token; to be asked for again in a minute, for it may be another by then."""
+        return cls(headers=(f"Authorization: Bearer {token}",), renew_at=time.time() + TOKEN_SECONDS)
+
+    @property
+    def is_due(self) -> bool:
+        return bool(self.renew_at) and time.time() >= self.renew_at
+
+
+def sas_expiry(sas: str) -> float:
+    """When a SAS ends, in seconds since 1970; 0 where it does not say, or not understandably.
+
+    The forms: https://learn.microsoft.com/rest/api/storageservices/formatting-datetime-values
+    """
+    found = _EXPIRY.search(unquote(sas))
+    if found is None:
+        return 0.0
+    year, month, day, hour, minute, second, zone_hours, zone_minutes = (int(found[part] or 0) for part in _PARTS)
+    ahead = timedelta(hours=zone_hours, minutes=zone_minutes) * (-1 if found["sign"] == "-" else 1)
+    try:
+        moment = datetime(year, month, day, hour, minute, second, tzinfo=timezone.utc) - ahead
+    except (OverflowError, ValueError):
+        return 0.0
+    return max(0.0, moment.timestamp())
+
+
+class Signer(ABC):
+    """Signs for one container. Thread-safe; a signature is made once, and renewed when its time is over or it is
+    refused."""
+
+    sign_in: str
+    """How it signs, for messages: `your own sign-in`, `the datastore's SAS token`."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._signature: Signature | None = None
+        self.is_unproven = False  # the signature was made in place of a refused one, and was not accepted yet
+        register_after_fork(self)
+
+    @abstractmethod
+    def _make(self, refused: Signature | None, code: str) -> Signature:
+        """A signature; a new one after *refused*, which the service turned down with *code*, or that itself where none
+        would help. Raises HimlError."""
+
+    def current(self) -> Signature:
+        """What to sign with now. Raises NotAllowed, or what else keeps it from being made."""
+        signature = self._signature
+        if signature is not None and not signature.is_due:
+            return signature
+        with self._lock:
+            if self._signature is None or self._signature.is_due:
+                self._signature = self._make(None, "")
+            return self._signature
+
+    def renewed(self, refused: Signature, code: str) -> bool:
+        """Whether `current` gives a later signature than *refused*, so that trying again may help."""
+        if code in RIGHT_MISSING:
+            return False
+        with self._lock:
+            if self._signature is not refused:
+                return True
+            if self.is_unproven:  # this one was new already
+                return False
+            made = self._make(refused, code)
+            if made is refused:
+                return False
+            self._signature, self.is_unproven = made, True
+            return True
+
+    @property
+    def expires(self) -> float:
+        """When the current signature ends, in seconds since 1970; 0 where that is not known."""
+        return self._signature.expires if self._signature is not None else 0.0
+
+    def after_fork(self) -> None:
+        """Another thread of the parent may have held the lock."""
+        self._lock = threading.Lock()
+
+    def worked(self) -> None:
+        """The service accepted the current signature."""
+        self.is_unproven = False
+
+
+class SasSigner(Signer):
+    """Signs with a SAS; *renew* gives another where there can be one, told the refused one's code ('' for the
+    first)."""
+
+    def __init__(self, renew: Callable[[str], str], sign_in: str = "the datastore's SAS token") -> None:
+        super().__init__()
+        self._renew = renew
+        self.sign_in = sign_in
+
+    @classmethod
+    def fixed(cls, sas: str) -> SasSigner:
+        """Signs with *sas* as long as that is valid."""
+        return cls(lambda _: sas, "the SAS token")
+
+    def _make(self, refused: Signature | None, code: str) -> Signature:
+        return Signature.of_sas(self._renew(code))
+
+
+class Tokens(Protocol):
+    """Gives access tokens, kept and refreshed by whoever it is."""
+
+    def get(self, scope: str) -> str: ...
+
+    def renew(self, scope: str, rejected: str) -> str: ...
+
+
+class BearerSigner(Signer):
+    """Signs with access tokens for storage; *tokens* refreshes them, and is asked once a minute."""
+
+    def __init__(self, tokens: Tokens, scope: str, sign_in: str) -> None:
+        super().__init__()
+        self._tokens = tokens
+        self._scope = scope
+        self.sign_in = sign_in
+
+    def _make(self, refused: Signature | None, code: str) -> Signature:
+        if refused is None:
+            return Signature.of_token(self._tokens.get(self._scope))
+        return Signature.of_token(self._tokens.renew(self._scope, refused.headers[0].rpartition(" ")[2]))
+
+
+@dataclass(frozen=True, slots=True)
+class Signed:
+    """A URL that may be requested, and the headers to send with it."""
+
+    url: str = field(repr=False)
+    headers: tuple[str, ...] = field(repr=False)
+    signature: Signature
+
+
+class Endpoint(ABC):
+    """Where blobs lie: turns their names into signed URLs, and says what messages call it.
+
+    `signed` and `renewed` raise HimlError where that cannot be done.
+    """
+
+    label: str
+    """What the user asked for."""
+    origin: str
+    """As `BlobStore.origin`."""
+
+    def __init__(self) -> None:
+        self.account = self.container = self.host = ""
+        self.pauses = PauseLog()  # of all requests of the store
+
+    @property
+    def storage(self) -> str:
+        return f"storage account '{self.account}'"
+
+    @property
+    def sign_in(self) -> str:
+        """As of `Signer`; so are the next two."""
+        return ""
+
+    @property
+    def expires(self) -> float:
+        return 0.0
+
+    @property
+    def is_unproven(self) -> bool:
+        return False
+
+    @abstractmethod
+    def signed(self, name: str, query: str = "") -> Signed:
+        """The blob called *name*; *query* is what to do with it, such as `comp=block`."""
+
+    @abstractmethod
+    def renewed(self, name: str, refused: Signed, code: str) -> bool:
+        """Whether `signed` gives another signature after the service turned *refused* down."""
+
+    def worked(self) -> None:  # noqa: B027  (most have nothing to learn from it)
+        """The service accepted what `signed` gave last."""
+
+
+class ContainerEndpoint(Endpoint):
+    """Blobs below *root* (empty, or ending in `/`) of the container at *url*."""
+
+    def __init__(self, url: str, root: str, signer: Signer, label: str) -> None:
+        super().__init__()
+        parts = parts_of(url)
+        account, _, self.container = parts.path.strip("/").rpartition("/")  # an emulator has the account in the path
+        self.host = parts.hostname or ""
+        self.account = account or self.host.split(".")[0]
+        self.label = label
+        self.root = root
+        self.origin = f"{url.rstrip('/')}/{root}"
+        self._quoted_root = quoted(root)
+        self._url = url.rstrip("/")
+        self._signer = signer
+
+    @property
+    def sign_in(self) -> str:
+        return self._signer.sign_in
+
+    @property
+    def expires(self) -> float:
+        return self._signer.expires
+
+    @property
+    def is_unproven(self) -> bool:
+        return self._signer.is_unproven
+
+    def signed(self, name: str, query: str = "") -> Signed:
+        return self._with(f"{self._url}/{self._quoted_root}{quoted(name)}", query)
+
+    def listing(self, prefix: str, marker: str = "", *, most: int = 0, is_flat: bool = True) -> Signed:
+        """One page of the blobs whose names begin with *prefix*, as long as the service likes, or *most* of them;
+        where it is not flat, what lies in that folder and no deeper."""
+        query = f"restype=container&comp=list&{'include=metadata' if is_flat else 'delimiter=%2F'}"
+        query += f"&prefix={quote(self.root + prefix, safe='')}"
+        query += f"&maxresults={most}" if most else ""
+        return self._with(self._url, f"{query}&marker={quote(marker, safe='')}" if marker else query)
+
+    def signed_account(self, query: str) -> Signed:
+        """The account itself."""
+        return self._with(self._url[: self._url.rfind("/") + 1], query)
+
+    def _with(self, url: str, query: str) -> Signed:
+        signature = self._signer.current()
+        whole = f"{query}&{signature.query}" if query and signature.query else query or signature.query
+        return Signed(f"{url}?{whole}" if whole else url, (*signature.headers, VERSION_HEADER), signature)
+
+    def renewed(self, name: str, refused: Signed, code: str) -> bool:
+        return self._signer.renewed(refused.signature, code)
+
+    def worked(self) -> None:
+        self._signer.worked()
