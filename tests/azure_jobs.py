@@ -8,8 +8,7 @@ from typing import Any
 
 from himl_cli.core.events import Notify, ignore
 from himl_cli.core.jobs import Entry, EntryKind, EnvironmentSpec, JobSpec, Snapshot
-from himl_cli.workspaces.azure.jobs.code import CodeAssets
-from himl_cli.workspaces.azure.jobs.forms import CodeAsset
+from himl_cli.workspaces.azure.jobs.code import CodeAsset, CodeAssets
 
 FILES = {"train.py": "print('trained')\n", "data/list.txt": "a\nb\n"}
 CONDA = "name: training\ndependencies:\n- python=3.11\n- pip:\n  - mlflow-skinny\n"

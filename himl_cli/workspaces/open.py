@@ -200,7 +200,7 @@ def sdk_view(workspace: object, run_id: str) -> tuple[Any, Any]:
 def sdk_run(workspace: object, run_id: str) -> Any:
     """The run of an Azure ML workspace as azureml-core has it. Raises BadUsage without that package, RunNotFound,
     TypeError."""
-    from himl_cli.workspaces.azure.jobs_v1.sdk_run import sdk_run as run_of_sdk
+    from himl_cli.workspaces.azure.jobs.v1_sdk import sdk_run as run_of_sdk
     from himl_cli.workspaces.azure.workspace import AzureWorkspace
 
     if not isinstance(workspace, AzureWorkspace):
@@ -210,21 +210,21 @@ def sdk_run(workspace: object, run_id: str) -> Any:
 
 def job_yaml(spec: JobSpec) -> str:
     """The job as YAML that Azure ML's own command line takes. Makes no request; credentials are masked."""
-    from himl_cli.workspaces.azure.jobs.yaml_form import job_yaml as as_yaml
+    from himl_cli.workspaces.azure.jobs.job_yaml import job_yaml as as_yaml
 
     return as_yaml(spec)
 
 
 def pipeline_yaml(spec: PipelineSpec) -> str:
     """The pipeline as YAML, as `job_yaml` has it for a job."""
-    from himl_cli.workspaces.azure.jobs.pipelines.yaml_form import pipeline_yaml as as_yaml
+    from himl_cli.workspaces.azure.jobs.job_yaml import pipeline_yaml as as_yaml
 
     return as_yaml(spec)
 
 
 def require_sdk_v1() -> None:
     """Raises BadUsage, with the command that installs it, where azureml-core is missing."""
-    from himl_cli.workspaces.azure.jobs_v1.sdk import require_sdk
+    from himl_cli.workspaces.azure.jobs.v1_sdk import require_sdk
 
     require_sdk()
 

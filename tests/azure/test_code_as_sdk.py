@@ -11,8 +11,7 @@ import pytest
 from himl_cli.core.events import ignore
 from himl_cli.core.jobs import Snapshot
 from himl_cli.services.submission.snapshot import take_snapshot
-from himl_cli.workspaces.azure.jobs.code import CodeAssets
-from himl_cli.workspaces.azure.jobs.content_hash import fingerprint
+from himl_cli.workspaces.azure.jobs.code import CodeAssets, fingerprint
 from tests.azure.lab import Lab
 from tests.azure_connections import connected
 from tests.azure_jobs import ensured

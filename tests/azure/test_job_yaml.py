@@ -14,7 +14,7 @@ from himl_cli.core.errors import BadUsage
 from himl_cli.core.events import ignore
 from himl_cli.core.jobs import DataSpec, Entry, EntryKind, EnvironmentSpec, JobSpec
 from himl_cli.services.naming import automatic_tags, git_facts
-from himl_cli.workspaces.azure.jobs.command_text import command_text
+from himl_cli.workspaces.azure.jobs.command_line import command_line
 from himl_cli.workspaces.azure.jobs.sdk import load_sdk, silenced
 from himl_cli.workspaces.azure.workspace import AzureWorkspace
 from himl_cli.workspaces.open import job_yaml
@@ -37,7 +37,7 @@ def by_sdk(workspace: AzureWorkspace, azure: StagedWorkspace, text: str, folder:
     """The job that azure-ai-ml sends for the YAML *text*."""
     from azure.ai.ml import load_job
 
-    from himl_cli.workspaces.azure.jobs.client import client_for
+    from himl_cli.workspaces.azure.jobs.sdk import client_for
 
     path = folder / "job.yml"
     path.write_text(text, encoding="utf-8")
@@ -184,8 +184,8 @@ def test_what_the_schema_cannot_say_stands_in_comments(project: Path) -> None:
 
 def test_where_an_input_is_to_lie_is_in_the_command(project: Path) -> None:
     spec = cluster_spec(project, inputs=[DataSpec("d", "pictures", target="/data/d")])
-    assert yaml.safe_load(job_yaml(spec))["command"] == command_text(spec)
-    assert 'ln -sn "${{inputs.d}}" /data/d' in command_text(spec)
+    assert yaml.safe_load(job_yaml(spec))["command"] == command_line(spec)
+    assert 'ln -sn "${{inputs.d}}" /data/d' in command_line(spec)
 
 
 def test_a_job_that_runs_here_is_told_as_one(project: Path) -> None:

@@ -33,7 +33,7 @@ def by_sdk(workspace: AzureWorkspace, text: str, folder: Path) -> str:
     """The id of the pipeline that azure-ai-ml makes of the YAML *text*."""
     from azure.ai.ml import load_job
 
-    from himl_cli.workspaces.azure.jobs.client import client_for
+    from himl_cli.workspaces.azure.jobs.sdk import client_for
 
     path = folder / "job.yml"
     path.write_text(text, encoding="utf-8")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from himl_cli.workspaces.azure.jobs.brought import bringing
+from himl_cli.workspaces.azure.jobs.command_line import copy_commands
 from tests.running import write_files
 
 PLACE = "outputs/checkpoints/it's a file.ckpt"
@@ -32,7 +32,7 @@ def node_of(tmp_path: Path, bash: str, brought: Mapping[str, str]) -> Callable[.
     work = tmp_path / "work"
     work.mkdir()
     (tmp_path / "input").mkdir()
-    command = bringing(brought).replace("${{inputs.himl_checkpoint}}", (tmp_path / "input").as_posix())
+    command = copy_commands(brought).replace("${{inputs.himl_checkpoint}}", (tmp_path / "input").as_posix())
 
     def start(**variables: str) -> subprocess.Popen[str]:
         env = {name: value for name, value in os.environ.items() if "RANK" not in name} | variables
@@ -96,4 +96,4 @@ def test_a_folder_that_cannot_be_read_or_copied_ends_the_job_with_a_word(folder_
 
 
 def test_a_job_without_such_files_has_nothing_in_front_of_its_command() -> None:
-    assert bringing({}) == ""
+    assert copy_commands({}) == ""

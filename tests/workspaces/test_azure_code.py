@@ -18,8 +18,7 @@ from himl_cli.core.errors import BadUsage, HimlError, NotAllowed, ServiceFailed
 from himl_cli.core.events import Event, Finished, Moved, Planned, ignore
 from himl_cli.core.jobs import Snapshot
 from himl_cli.workspaces.azure.connection import Connection
-from himl_cli.workspaces.azure.jobs.code import CodeAssets
-from himl_cli.workspaces.azure.jobs.content_hash import fingerprint
+from himl_cli.workspaces.azure.jobs.code import CodeAssets, fingerprint
 from tests.azure_connections import connected
 from tests.azure_jobs import ensured
 from tests.running import write_files

@@ -12,8 +12,8 @@ import pytest
 
 from himl_cli.core.errors import BadUsage
 from himl_cli.core.jobs import DataSpec, Entry, EntryKind, JobSpec, Snapshot
-from himl_cli.workspaces.azure.jobs.command_text import command_text
-from himl_cli.workspaces.azure.jobs.submission import azure_run_id
+from himl_cli.workspaces.azure.jobs.command_line import command_line
+from himl_cli.workspaces.azure.jobs.create import azure_run_id
 
 ODD = ["", " ", "a b", "it's", 'say "x"', "$HOME", "`ls`", "$(ls)", "*", "~", "a\nb", "\\", "!x", "é漢🙂", "-x", "--", "#no", "a;b&c|d", "${x}", "{a,b}"]
 
@@ -34,13 +34,13 @@ def seen_by_script(text: str, folder: Path, bash: str) -> list[str]:
 
 
 def test_bash_gives_the_script_each_argument_as_it_was(tmp_path: Path, require_program: Callable[[str], str]) -> None:
-    assert seen_by_script(command_text(spec_of(ODD)), tmp_path, require_program("bash")) == ["train.py", *ODD]
+    assert seen_by_script(command_line(spec_of(ODD)), tmp_path, require_program("bash")) == ["train.py", *ODD]
 
 
 def test_placeholders_are_filled_in_wherever_they_stand(tmp_path: Path, require_program: Callable[[str], str]) -> None:
     arguments = ["${{inputs.one}}", "--in=${{ inputs.one }}/a b", "it's ${{outputs.out}}:${{inputs.one}}", "${{x}}"]
     filled = ["/in/one", "--in=/in/one/a b", "it's /out:/in/one", "${{x}}"]
-    assert seen_by_script(command_text(spec_of(arguments)), tmp_path, require_program("bash")) == ["train.py", *filled]
+    assert seen_by_script(command_line(spec_of(arguments)), tmp_path, require_program("bash")) == ["train.py", *filled]
 
 
 @pytest.mark.parametrize(
@@ -53,7 +53,7 @@ def test_placeholders_are_filled_in_wherever_they_stand(tmp_path: Path, require_
     ],
 )
 def test_each_kind_of_entry_has_its_program(kind: EntryKind, target: str, text: str) -> None:
-    assert command_text(spec_of(["x"], kind=kind, target=target)) == text
+    assert command_line(spec_of(["x"], kind=kind, target=target)) == text
 
 
 @pytest.mark.parametrize(
@@ -62,7 +62,7 @@ def test_each_kind_of_entry_has_its_program(kind: EntryKind, target: str, text: 
 )
 def test_a_placeholder_that_names_nothing_is_refused(argument: str, known: str) -> None:
     with pytest.raises(BadUsage, match=f"there are: {known}"):
-        command_text(spec_of([argument]))
+        command_line(spec_of([argument]))
 
 
 def laid_out(target: str, folder: Path, bash: str, ranks: int = 1) -> list[tuple[int, str]]:
@@ -72,7 +72,7 @@ def laid_out(target: str, folder: Path, bash: str, ranks: int = 1) -> list[tuple
     (given / "a.txt").write_text("A")
     spec = replace(spec_of(["${{inputs.one}}/a.txt"], kind=EntryKind.shell, target="show.sh"), inputs=[DataSpec("one", "pictures", target=target)])
     (folder / "show.sh").write_text('cat "$1" "$AZURE_ML_INPUT_one/a.txt"; echo " $AZURE_ML_INPUT_one"')
-    text = command_text(spec).replace("${{inputs.one}}", str(given))
+    text = command_line(spec).replace("${{inputs.one}}", str(given))
     started = [subprocess.Popen([bash, "-c", text], cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) for _ in range(ranks)]
     ended = [(one.communicate()[0], one.returncode) for one in started]
     assert sorted(path.name for path in given.iterdir()) == ["a.txt"]
@@ -112,7 +112,7 @@ def test_a_file_as_an_input_is_linked_too(tmp_path: Path, require_program: Calla
     spec = replace(spec_of([], kind=EntryKind.shell, target="show.sh"), inputs=[DataSpec("one", "pictures", target="in/list.txt")])
     (tmp_path / "given.txt").write_text("A")
     (tmp_path / "show.sh").write_text("cat in/list.txt")
-    text = command_text(spec).replace("${{inputs.one}}", str(tmp_path / "given.txt"))
+    text = command_line(spec).replace("${{inputs.one}}", str(tmp_path / "given.txt"))
     assert subprocess.run([require_program("bash"), "-c", text], cwd=tmp_path, check=True, capture_output=True).stdout == b"A"
 
 
@@ -129,7 +129,7 @@ def test_a_file_as_an_input_is_linked_too(tmp_path: Path, require_program: Calla
 def test_targets_that_cannot_be_links_are_refused(targets: Sequence[str], why: str) -> None:
     inputs = [DataSpec(f"k{number}", "pictures", target=target) for number, target in enumerate(targets)]
     with pytest.raises(BadUsage, match=why):
-        command_text(replace(spec_of([]), inputs=inputs, snapshot=Snapshot(Path("."), ("train.py", "lib/a.py"), 0)))
+        command_line(replace(spec_of([]), inputs=inputs, snapshot=Snapshot(Path("."), ("train.py", "lib/a.py"), 0)))
 
 
 @pytest.mark.parametrize("experiment", ["train", "_train", "___", "9lives", "x" * 400])

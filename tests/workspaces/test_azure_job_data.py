@@ -9,8 +9,7 @@ import pytest
 from himl_cli.core.errors import NotFound, ServiceFailed
 from himl_cli.core.events import ignore
 from himl_cli.core.jobs import DataSpec
-from himl_cli.workspaces.azure.jobs.data import resolve_inputs
-from himl_cli.workspaces.azure.jobs.forms import JobInput
+from himl_cli.workspaces.azure.jobs.job_data import JobInput, resolve_inputs
 from himl_cli.workspaces.azure.storage.datastores import Datastores
 from tests.azure_blobs import DEFAULT
 from tests.servers.azureml.faults import Page, Reset, Status
@@ -45,10 +44,10 @@ def test_the_kind_of_the_data_is_kept(azure_environment: StagedWorkspace, resolv
     assert resolve.inputs(DataSpec("k", "labels", version))["k"].type == kind
 
 
-def test_mode_and_target_are_told(azure_environment: StagedWorkspace, resolve: Resolver) -> None:
+def test_the_mode_is_told(azure_environment: StagedWorkspace, resolve: Resolver) -> None:
     register(azure_environment, "mnist")
     given = resolve.inputs(DataSpec("a", "mnist", mode="mount", target="/data/mnist"), DataSpec("b", "mnist", mode="download"))
-    assert [(one.mode, one.target) for one in given.values()] == [("ro_mount", "/data/mnist"), ("download", None)]
+    assert [one.mode for one in given.values()] == ["ro_mount", "download"]
 
 
 def test_an_unknown_version_names_those_there_are(azure_environment: StagedWorkspace, resolve: Resolver) -> None:

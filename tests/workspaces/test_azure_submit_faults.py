@@ -75,24 +75,6 @@ def test_what_the_service_lost_meanwhile_is_made_anew(hasty: AzureWorkspace, azu
     assert [len(azure.requests(one)) for one in ("startPendingUpload", "PUT .*/environments/", JOB)] == [1, 1, 2]
 
 
-def test_a_remembered_form_of_the_request_that_is_not_taken_any_more_is_made_anew(hasty: AzureWorkspace, azure: StagedWorkspace, project: Path) -> None:
-    hasty.submit(cluster_spec(project), notify=ignore)
-    (kept,) = (project.parent / "home").rglob("job-templates/*.json")
-    kept.write_text(kept.read_text().replace('"Command"', '"Kommando"'))
-    run = hasty.submit(cluster_spec(project), notify=ignore)
-    assert run.id in azure.state.runs
-    assert len(azure.requests(JOB)) == 3
-
-
-@pytest.mark.parametrize("text", ["", "{", '{"key": "", "expires": 9e9, "value": {"api_version": 1}}'])
-def test_a_remembered_form_that_cannot_be_read_counts_as_none(hasty: AzureWorkspace, azure: StagedWorkspace, project: Path, text: str) -> None:
-    hasty.submit(cluster_spec(project), notify=ignore)
-    (kept,) = (project.parent / "home").rglob("job-templates/*.json")
-    kept.write_text(text)
-    hasty.submit(cluster_spec(project), notify=ignore)
-    assert len(azure.state.runs) == 2
-
-
 def test_a_job_that_is_refused_for_what_it_says_is_sent_once(hasty: AzureWorkspace, azure: StagedWorkspace, project: Path) -> None:
     azure.stage.faults.add(Status(400, code="UserError", message="A tag is too long."), JOB, times=None)
     with pytest.raises(ServiceRefused, match="A tag is too long"):
@@ -182,5 +164,5 @@ def test_no_option_that_may_hold_a_secret_is_remembered(hasty: AzureWorkspace, a
     assert job is not None
     assert job["resources"]["dockerArgs"] == "-e SOME_KEY=hunter2"
     kept = [path for path in (project.parent / "home").rglob("*") if path.is_file()]
-    assert any("job-templates" in str(path) for path in kept)
+    assert kept
     assert [path for path in kept if b"hunter2" in path.read_bytes()] == []

@@ -17,7 +17,7 @@ from himl_cli.core.events import ignore
 from himl_cli.core.jobs import DataSpec, Entry, EntryKind
 from himl_cli.core.runs import Run, RunQuery, RunStatus
 from himl_cli.core.sweeps import Draw, Scalar, SearchRange, SweepSpec, hyperparameters_of, value_text
-from himl_cli.workspaces.azure.jobs.command_text import command_text
+from himl_cli.workspaces.azure.jobs.command_line import command_line
 from himl_cli.workspaces.azure.places.address import WorkspaceAddress
 from himl_cli.workspaces.azure.places.clouds import PUBLIC
 from himl_cli.workspaces.azure.runs.records import as_run
@@ -55,7 +55,7 @@ def given_to_trial(
     folder: Path, bash: str, values: Mapping[str, SearchRange], stands_for: Callable[[str, str], str], *, at: int = 0, **fields: Any
 ) -> list[str]:
     """The arguments that the script of a trial gets: with the values at this place in each list."""
-    text, variables = command_text(cluster_spec(folder / "code", sweep=SweepSpec(values), **fields)), ""
+    text, variables = command_line(cluster_spec(folder / "code", sweep=SweepSpec(values), **fields)), ""
     for name, one in values.items():
         value = value_text(one.values[at])
         text = text.replace(f"${{{{search_space.{name}}}}}", stands_for(name, value))
@@ -97,14 +97,14 @@ def test_odd_words_reach_the_trials_of_a_job(workspace: AzureWorkspace, azure: S
 def test_a_value_may_stand_wherever_an_argument_says(tmp_path: Path, require_program: Callable[[str], str]) -> None:
     arguments = ["--optimizer.lr=${{search_space.lr}}", "${{ search_space.name }}/x"]
     text = {"lr": choice(0.1), "name": choice("a b")}
-    command = command_text(cluster_spec(tmp_path, sweep=SweepSpec(text), arguments=arguments))
+    command = command_line(cluster_spec(tmp_path, sweep=SweepSpec(text), arguments=arguments))
     assert command == 'python train.py --optimizer.lr=${{search_space.lr}} "$AZUREML_SWEEP_name"/x'
 
 
 def test_a_line_for_bash_stays_as_it_is(tmp_path: Path) -> None:
     line = "python train.py --lr '${{search_space.lr}}' --in ${{inputs.d}} && echo done"
     spec = cluster_spec(tmp_path, entry=Entry(EntryKind.command, line), sweep=SweepSpec({"lr": choice("a b")}), inputs=[DataSpec("d", "pictures")])
-    assert command_text(spec) == line
+    assert command_line(spec) == line
 
 
 def test_trials_run_and_write_to_places_of_their_own(workspace: AzureWorkspace, azure: StagedWorkspace, project: Path) -> None:
@@ -190,15 +190,15 @@ def test_azure_ai_ml_reads_the_sweep_and_lists_its_trials(workspace: AzureWorksp
     assert list(client.jobs.list(parent_job_name=run.id)) == []
 
 
-def test_a_second_sweep_of_the_same_shape_needs_no_sdk_and_two_requests(azure_environment: StagedWorkspace, project: Path) -> None:
+def test_a_sweep_needs_no_sdk_and_a_second_one_two_requests(azure_environment: StagedWorkspace, project: Path) -> None:
     azure_environment.write_config(project)
     (project / "train.py").write_text("")
     (project / "environment.yml").write_text("dependencies:\n- python=3.11\n- pip:\n  - himl-cli\n")
     command = [sys.executable, "-c", LOADED, "submit", "train.py", "--cluster", "cpu-cluster", "--sweep", "lr=0.1,0.2", "--", "--fixed"]
-    for attempt, expected in enumerate(["loaded", "not loaded"]):
+    for attempt in range(2):
         azure_environment.stage.log.clear()
         done = subprocess.run([*command, str(attempt)], cwd=project, capture_output=True, text=True, timeout=100, check=False)
-        assert (done.returncode, done.stdout.splitlines()[-1:]) == (0, [expected]), done.stderr
+        assert (done.returncode, done.stdout.splitlines()[-1:]) == (0, ["not loaded"]), done.stderr
     assert [line.partition("/jobs/")[0] for line in asked(azure_environment)] == ["GET /computes/cpu-cluster", "PUT "]
 
 

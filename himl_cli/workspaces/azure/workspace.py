@@ -130,33 +130,33 @@ class AzureWorkspace(CloudWorkspace):
         it)."""
         say_limits([spec.max_seconds], notify)
         if spec.sdk == "v1":
-            from himl_cli.workspaces.azure.jobs_v1.submission import submit_v1
+            from himl_cli.workspaces.azure.jobs.v1 import submit_v1
 
             return submit_v1(self.connection, self._datastores, spec, notify)
-        from himl_cli.workspaces.azure.jobs.submission import Submission
+        from himl_cli.workspaces.azure.jobs.submit_job import submit_job
 
-        return Submission(self.connection, self._datastores, spec, notify).run()
+        return submit_job(self.connection, self._datastores, spec, notify)
 
     def submit_pipeline(self, spec: PipelineSpec, *, notify: Notify) -> Run:
         """Start the pipeline as one job; its steps wait for nodes when this returns, or for each other."""
         say_limits([step.job.max_seconds for step in spec.steps], notify)
-        from himl_cli.workspaces.azure.jobs.pipelines.submission import PipelineSubmission
+        from himl_cli.workspaces.azure.jobs.submit_pipeline import submit_pipeline
 
-        return PipelineSubmission(self.connection, self._datastores, spec, notify).run()
+        return submit_pipeline(self.connection, self._datastores, spec, notify)
 
     def submit_document(self, path: Path, changes: DocumentChanges, *, notify: Notify) -> Run:
         """Start the job of an Azure ML YAML file."""
-        from himl_cli.workspaces.azure.jobs.documents.submission import submit_document
+        from himl_cli.workspaces.azure.jobs.submit_document import submit_document
 
         return submit_document(self.connection, path, changes, notify)
 
     def has_cluster(self, name: str) -> bool:
-        from himl_cli.workspaces.azure.jobs.new_clusters import has_cluster
+        from himl_cli.workspaces.azure.jobs.computes import has_cluster
 
         return has_cluster(self.connection, name)
 
     def create_cluster(self, spec: ClusterSpec, *, notify: Notify) -> None:
-        from himl_cli.workspaces.azure.jobs.new_clusters import create_cluster
+        from himl_cli.workspaces.azure.jobs.computes import create_cluster
 
         create_cluster(self.connection, spec, notify)
 
@@ -168,7 +168,7 @@ class AzureWorkspace(CloudWorkspace):
     def sdk_view(self, run_id: str) -> tuple[Any, Any]:
         """The job as azure-ai-ml has it, and its client, signed in as this workspace is: for scripts that go on with
         both."""
-        from himl_cli.workspaces.azure.jobs.sdk_view import sdk_view
+        from himl_cli.workspaces.azure.jobs.sdk import sdk_view
 
         return sdk_view(self.connection, run_id)
 
@@ -211,7 +211,7 @@ class AzureWorkspace(CloudWorkspace):
         return RunWriting(self.connection)
 
     def dataset(self, item: DataSpec, default_datastore: str | None) -> Dataset:
-        from himl_cli.workspaces.azure.jobs.datasets import find_dataset
+        from himl_cli.workspaces.azure.jobs.job_data import find_dataset
 
         return find_dataset(self.connection, self._datastores, item, default_datastore)
 

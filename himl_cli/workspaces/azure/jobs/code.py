@@ -1,22 +1,30 @@
 """The code of a job: a snapshot as a code version of the workspace, uploaded only where the workspace has none with
-this content."""
+this content.
+
+A snapshot is known by Azure ML's own hash of code, so that files that anybody sent before are not sent again. The same
+bytes go through SHA-256 as in azure-ai-ml (`get_content_hash`, its version 202208): the number of files; then of each
+`#name#` and its size in decimal; then the content of each. Files are in the order of their names in lower case.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import logging
+import os
+import re
 import uuid
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
-from himl_cli.core.errors import BadUsage, HimlError, ServiceFailed
-from himl_cli.core.events import Notify
+from himl_cli.core.blobs import BlobInfo, StoreRequest
+from himl_cli.core.errors import BadUsage, DiskFailed, HimlError, ServiceFailed
+from himl_cli.core.events import Finished, Moved, Notify, Planned
 from himl_cli.core.jobs import Snapshot
 from himl_cli.core.redaction import parts_of
 from himl_cli.workspaces.azure.connection import Connection
-from himl_cli.workspaces.azure.jobs.code_upload import folder_for, upload_code
-from himl_cli.workspaces.azure.jobs.content_hash import VERSION, Fingerprint, fingerprint
-from himl_cli.workspaces.azure.jobs.forms import CodeAsset
 from himl_cli.workspaces.azure.places import api_versions
 from himl_cli.workspaces.azure.requests.answers import pages, understood
 from himl_cli.workspaces.azure.requests.errors import ServiceNotFound, ServiceRefused
@@ -25,15 +33,34 @@ from himl_cli.workspaces.azure.requests.kept import LONGEST_SECONDS
 log = logging.getLogger(__name__)
 
 KIND = "codes"
-NUMBER = "1"  # the version of code that nobody named; its name is new each time
+HASH_VERSION = "202208"
+WORKERS = 32
+_NUMBER = "1"  # the version of code that nobody named; its name is new each time
+_CHUNK = 1 << 20
+_PARAMS = {"api-version": api_versions.CODES}
+FileState = tuple[int, int, int]
 
 
 @dataclass(frozen=True)
-class _Room:
-    """Where code may be uploaded to: a container's address, which goes on record, and a URL that may be written to."""
+class CodeAsset:
+    """A snapshot as a registered code version: `id` is its resource id; `is_new` where it was uploaded just now."""
 
-    uri: str
-    signed: str = field(repr=False)
+    id: str
+    is_new: bool
+
+
+@dataclass(frozen=True)
+class Fingerprint:
+    """`sha256` in hex; `states` are size, time and inode of each file as they were when it was read."""
+
+    sha256: str
+    states: Mapping[str, FileState]
+
+    def check(self, root: Path) -> None:
+        """Raises HimlError where a file is no longer what was digested."""
+        for name, state in self.states.items():
+            if _state(root / name, name) != state:
+                raise _changed(name)
 
 
 class CodeAssets:
@@ -53,13 +80,18 @@ class CodeAssets:
         known = self.known(snapshot)
         if known is not None:
             return known
-        found = self._registered(self._fingerprint(snapshot).sha256)
-        return None if found is None else self._keep(snapshot, found, is_new=False)
+        sha256 = self._fingerprint(snapshot).sha256
+        url = self._url(uuid.uuid4(), "")  # the name in the address does not matter to the service
+        query = {**_PARAMS, "hash": sha256, "hashVersion": HASH_VERSION}
+        first = next(pages(lambda _: self._connection.rest.get(url, params=query), url, "code versions"))
+        with understood(url, "the list of code versions"):
+            id = next((str(item["id"]) for item in first.items if _is_usable(item, sha256)), None)
+        return None if id is None else self._remember(snapshot, id, is_new=False)
 
     def known(self, snapshot: Snapshot) -> CodeAsset | None:
         """The code version with this content that is known here; no request. Raises as `find` does for files."""
-        kept = self._connection.kept.get(KIND, self._key(snapshot))
-        return CodeAsset(kept, is_new=False) if isinstance(kept, str) and kept else None
+        id = self._connection.kept.get(KIND, self._key(snapshot))
+        return CodeAsset(id, is_new=False) if isinstance(id, str) and id else None
 
     def upload(self, snapshot: Snapshot, notify: Notify) -> CodeAsset:
         """Upload the snapshot, telling *notify* of each file, and register it, whatever is known. However it ends
@@ -67,35 +99,32 @@ class CodeAssets:
 
         Raises BadUsage for a name that Azure Storage cannot hold, and as `find` does.
         """
-        digested, folder = self._fingerprint(snapshot), folder_for(snapshot)
-        url = self._connection.arm(f"/codes/{uuid.uuid4()}/versions/{NUMBER}")
-        room = self._room(url)
+        fingerprint, folder = self._fingerprint(snapshot), folder_for(snapshot)
+        url = self._url(uuid.uuid4(), _NUMBER)
+        uri, signed = self._container(url)
         try:
-            upload_code(room.signed, folder, snapshot, notify)
+            _upload(signed, folder, snapshot, notify)
         except HimlError:
-            digested.check(snapshot.root)  # says more than that some upload failed
+            fingerprint.check(snapshot.root)  # says more than that some upload failed
             raise
-        digested.check(snapshot.root)
-        return self._keep(snapshot, self._register(url, f"{room.uri}/{folder}", digested.sha256), is_new=True)
+        fingerprint.check(snapshot.root)
+        return self._remember(snapshot, self._register(url, f"{uri}/{folder}", fingerprint.sha256), is_new=True)
 
     def forget(self, snapshot: Snapshot) -> None:
         """Drop what is known of the snapshot: the workspace has it no more."""
         self._connection.kept.forget(KIND, self._key(snapshot))
 
-    def _registered(self, sha256: str) -> str | None:
-        """The id of a code version with this hash; the name in the address does not matter to the service."""
-        url = self._connection.arm(f"/codes/{uuid.uuid4()}/versions")
-        query = {"api-version": api_versions.CODES, "hash": sha256, "hashVersion": VERSION}
-        first = next(pages(lambda _: self._connection.rest.get(url, params=query), url, "code versions"))
-        with understood(url, "the list of code versions"):
-            return next((str(item["id"]) for item in first.items if _is_usable(item, sha256)), None)
+    def _url(self, name: uuid.UUID, version: str) -> str:
+        return self._connection.arm(f"/codes/{name}/versions{f'/{version}' if version else ''}")
 
-    def _room(self, url: str) -> _Room:
-        """A container of its own for the upload. Asking twice, after an answer that was lost, leaves an empty container
-        behind and nothing else."""
+    def _container(self, url: str) -> tuple[str, str]:
+        """A container of its own for the upload: its address, which goes on record, and a URL that may be written to.
+
+        Asking twice, after an answer that was lost, leaves an empty container behind and nothing else.
+        """
         body = {"pendingUploadType": "TemporaryBlobReference"}
         answer = self._connection.rest.post_object(
-            f"{url}/startPendingUpload", "place for code", params={"api-version": api_versions.CODES}, json=body
+            f"{url}/startPendingUpload", "place for code", params=_PARAMS, json=body
         )
         with understood(url, "the place for code"):
             reference = answer["blobReferenceForConsumption"]
@@ -105,44 +134,35 @@ class CodeAssets:
                 "The workspace gives no signature (SAS) to upload code with.",
                 hint="Its storage account may forbid SAS tokens; ask the workspace's owner.",
             )
-        place = parts_of(signed)
-        if place.scheme != "https" or not place.hostname:
-            raise ServiceFailed(f"The workspace wants code at '{place.hostname or ''}', which is no place behind TLS.")
-        return _Room(uri, signed)
+        parts = parts_of(signed)
+        if parts.scheme != "https" or not parts.hostname:
+            raise ServiceFailed(f"The workspace wants code at '{parts.hostname or ''}', which is no place behind TLS.")
+        return uri, signed
 
     def _register(self, url: str, code_uri: str, sha256: str) -> str:
-        """Make the uploaded files a code version, and give its id."""
-        properties = {
-            "codeUri": code_uri,
-            "isAnonymous": True,
-            "properties": {"hash_sha256": sha256, "hash_version": VERSION},
-        }
+        """Make the uploaded files a code version, and give its id. The service refuses a repetition of the request,
+        whose first answer was lost."""
+        details = {"hash_sha256": sha256, "hash_version": HASH_VERSION}
+        body = {"properties": {"codeUri": code_uri, "isAnonymous": True, "properties": details}}
         try:
-            answer = self._connection.rest.send(
-                "PUT", url, params={"api-version": api_versions.CODES}, json={"properties": properties}
-            ).body
+            answer = self._connection.rest.send("PUT", url, params=_PARAMS, json=body).body
         except ServiceRefused as err:
-            answer = self._carried_out(url) if err.status < 500 else None
-            if answer is None:
+            if err.status >= 500:
                 raise
+            try:
+                answer = self._connection.rest.get(url, params=_PARAMS)
+            except ServiceNotFound:
+                raise err from None
         with understood(url, "the code version"):
             return str(answer["id"])
 
-    def _carried_out(self, url: str) -> Any | None:
-        """What an earlier try registered whose answer was lost (the service refuses a second one); None where it did
-        not."""
-        try:
-            return self._connection.rest.get(url, params={"api-version": api_versions.CODES})
-        except ServiceNotFound:
-            return None
-
-    def _keep(self, snapshot: Snapshot, id: str, *, is_new: bool) -> CodeAsset:
+    def _remember(self, snapshot: Snapshot, id: str, *, is_new: bool) -> CodeAsset:
         log.debug("code %s is %s", self._fingerprint(snapshot).sha256, id)
         self._connection.kept.put(KIND, self._key(snapshot), id, seconds=LONGEST_SECONDS)
         return CodeAsset(id, is_new)
 
     def _key(self, snapshot: Snapshot) -> str:
-        return self._connection.key(f"code {VERSION} {self._fingerprint(snapshot).sha256}")
+        return self._connection.key(f"code {HASH_VERSION} {self._fingerprint(snapshot).sha256}")
 
     def _fingerprint(self, snapshot: Snapshot) -> Fingerprint:
         if not snapshot.files:
@@ -156,9 +176,147 @@ class CodeAssets:
         return known[1]
 
 
+def fingerprint(snapshot: Snapshot) -> Fingerprint:
+    """Read every file of *snapshot* once.
+
+    Raises BadUsage for a name that is no Unicode text, DiskFailed for a file that cannot be read, HimlError for one
+    that changes meanwhile.
+    """
+    for name in snapshot.files:
+        try:
+            name.encode()
+        except UnicodeEncodeError:
+            shown = name.encode("utf-8", "backslashreplace").decode()
+            raise BadUsage(
+                f"The name of '{shown}' is no Unicode text, which Azure ML does not take.",
+                hint="Rename it, or exclude it.",
+            ) from None
+    # by lower case; names that differ in nothing else, which azure-ai-ml takes as the file system gives them, in order
+    names = sorted(snapshot.files, key=lambda name: (name.lower(), name))
+    states = {name: _state(snapshot.root / name, name) for name in names}
+    digest = hashlib.sha256(str(len(names)).encode())
+    for name in names:
+        digest.update(f"#{name}#{states[name][0]}".encode())
+    for name in names:
+        if _digest(snapshot.root / name, name, digest) != states[name]:
+            raise _changed(name)
+    return Fingerprint(digest.hexdigest(), states)
+
+
+def folder_for(snapshot: Snapshot) -> str:
+    """The folder in the container: the snapshot's own name where that needs no quoting in an address.
+
+    Raises BadUsage for a file that Azure Storage would give another name, or none.
+    """
+    from himl_cli.workspaces.azure.storage.properties import reason_not_to_store
+
+    is_plain = re.fullmatch(r"[A-Za-z0-9_-](?:[A-Za-z0-9_.-]{0,98}[A-Za-z0-9_-])?", snapshot.root.name)
+    folder = snapshot.root.name if is_plain else "code"
+    for name in snapshot.files:
+        reason = reason_not_to_store(f"{folder}/{name}")
+        if reason:
+            shown = f"'{name}'" if name.isprintable() else repr(name)
+            raise BadUsage(
+                f"{shown} cannot be sent with the code: {reason}.",
+                hint="Rename it, or exclude it in an ignore file.",
+            )
+    return folder
+
+
+def _upload(signed_url: str, folder: str, snapshot: Snapshot, notify: Notify) -> None:
+    """Store the files of *snapshot* below *folder* of the container that *signed_url* may write to.
+
+    Raises the first error that a file met; what was stored by then stays, in a container that nothing refers to.
+    """
+    from himl_cli.workspaces.azure.storage.container import AzureBlobs
+    from himl_cli.workspaces.azure.storage.curl import CurlPool
+    from himl_cli.workspaces.azure.storage.signing import SasSigner
+
+    parts, pool, sink = urlsplit(signed_url), CurlPool(), _UploadSink(notify)
+    url = f"{parts.scheme}://{parts.netloc}{parts.path}"
+    store = AzureBlobs(url, SasSigner.fixed(parts.query), root=f"{folder}/", label="the storage of code", pool=pool)
+    notify(Planned(len(snapshot.files), snapshot.size))
+    try:
+        store.store(_requests(snapshot, sink), sink, workers=WORKERS)
+    finally:
+        pool.close()
+    if sink.error is not None:
+        raise sink.error
+
+
+def _requests(snapshot: Snapshot, sink: _UploadSink) -> Iterator[StoreRequest]:
+    """One for each file, the large ones first; none after a failure."""
+    sizes: dict[str, int] = {}
+    for name in snapshot.files:
+        try:
+            sizes[name] = (snapshot.root / name).stat().st_size
+        except FileNotFoundError:
+            raise _changed(name) from None
+    for name, size in sorted(sizes.items(), key=lambda one: -one[1]):
+        if sink.error is not None:
+            return
+        yield StoreRequest(snapshot.root / name, name, size, replaces=None)
+
+
+class _UploadSink:
+    """Tells *notify* of the files, and holds the first error."""
+
+    def __init__(self, notify: Notify) -> None:
+        self._notify = notify
+        self.error: HimlError | None = None
+
+    def advance(self, request: StoreRequest, amount: int) -> None:
+        self._notify(Moved(request.name, amount))
+
+    def finish(self, request: StoreRequest, stored: BlobInfo) -> None:
+        self._notify(Finished(request.name))
+
+    def fail(self, request: StoreRequest, error: HimlError) -> None:
+        self.error = self.error or error
+
+
 def _is_usable(item: Mapping[str, Any], sha256: str) -> bool:
     """Whether the code version has this hash (a service that passes over the question would list others) and is
     complete."""
     properties = item["properties"]
-    told = (properties.get("properties") or {}).get("hash_sha256")
-    return told in (None, sha256) and properties.get("provisioningState") in (None, "Succeeded")
+    found = (properties.get("properties") or {}).get("hash_sha256")
+    return found in (None, sha256) and properties.get("provisioningState") in (None, "Succeeded")
+
+
+def _state(path: Path, name: str) -> FileState:
+    try:
+        found = os.stat(path)
+    except OSError as err:
+        raise _file_error(name, err) from err
+    return found.st_size, found.st_mtime_ns, found.st_ino
+
+
+def _digest(path: Path, name: str, digest: hashlib._Hash) -> FileState:
+    """Feed the file to *digest* and give its state, with the number of bytes that were read for its size."""
+    length = 0
+    try:
+        with open(path, "rb", buffering=0) as source:
+            while piece := source.read(_CHUNK):
+                digest.update(piece)
+                length += len(piece)
+            now = os.fstat(source.fileno())
+    except OSError as err:
+        raise _file_error(name, err) from err
+    return length, now.st_mtime_ns, now.st_ino
+
+
+def _changed(name: str) -> HimlError:
+    return HimlError(
+        f"'{name}' changed while the code was being sent; no job was started.",
+        hint="Submit again when nothing writes to it, or exclude it in an ignore file.",
+    )
+
+
+def _file_error(name: str, err: OSError) -> HimlError:
+    """The error for a file that cannot be read, or is gone: then it changed while it was sent."""
+    if isinstance(err, FileNotFoundError):
+        return _changed(name)
+    return DiskFailed(
+        f"Cannot read '{name}' for the snapshot: {err.strerror or err}.",
+        hint="Check its permissions, or exclude it in an ignore file.",
+    )

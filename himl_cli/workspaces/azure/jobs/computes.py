@@ -1,21 +1,24 @@
-"""Whether a job may be sent to a compute: it is there, it is in order, it is large enough."""
+"""Computes: whether a job may be sent to one, and making compute clusters, which are asked for by name only, since they
+cost money."""
 
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Mapping
 from typing import Any
 from urllib.parse import quote
 
-from himl_cli.core.errors import BadUsage, NotFound
+from himl_cli.core.errors import BadUsage, Interrupted, NotFound, ServiceFailed
 from himl_cli.core.events import Notice, Notify, ignore
-from himl_cli.core.jobs import SERVERLESS
+from himl_cli.core.jobs import SERVERLESS, ClusterSpec
+from himl_cli.core.processes import terminations
+from himl_cli.core.redaction import redact
 from himl_cli.core.text import did_you_mean
 from himl_cli.workspaces.azure.connection import Connection
-from himl_cli.workspaces.azure.jobs.new_clusters import words_of
 from himl_cli.workspaces.azure.places import api_versions
 from himl_cli.workspaces.azure.requests.answers import resources, understood
-from himl_cli.workspaces.azure.requests.errors import ServiceNotFound
+from himl_cli.workspaces.azure.requests.errors import ServiceNotFound, ServiceRefused
 
 BROKEN_STATES = ("Deleting", "Canceled")
 NO_JOBS = {
@@ -26,8 +29,13 @@ NO_JOBS = {
     "SynapseSpark": "a Spark pool",
 }
 """Kinds of computes that run no command jobs, as sentences name them."""
-
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
+LONGEST_SECONDS = 20 * 60.0
+"""A cluster without nodes is there within a minute; one with some waits for these."""
+FIRST_PAUSE, LONGEST_PAUSE, GROWTH = 1.0, 5.0, 1.5
+"""Seconds between two looks, at first and at most: the service does not tell how long to wait."""
+IDLE = "PT2M"  # how long a node without a job is kept: the service's own choice
+_PENDING = ("creating", "updating", "inprogress", "running", "accepted")
+_PARAMS = {"api-version": api_versions.COMPUTES}
 
 
 def check_compute(connection: Connection, name: str, nodes: int = 1, notify: Notify = ignore) -> None:
@@ -39,29 +47,63 @@ def check_compute(connection: Connection, name: str, nodes: int = 1, notify: Not
     """
     if name.lower() == SERVERLESS:
         return
-    if not _NAME.fullmatch(name):  # it would mean something else in a URL
-        raise _unknown(connection, name)
-    url = connection.arm(f"/computes/{quote(name, safe='')}")
-    try:
-        found = connection.rest.get_object(url, "compute", params={"api-version": api_versions.COMPUTES})
-    except ServiceNotFound as err:
-        raise _unknown(connection, name) from err
-    with understood(url, "the compute"):
-        _check(name, found["properties"], nodes)
-        if found["properties"].get("provisioningState") == "Failed":
+    is_name = re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", name)  # others would mean something else in a URL
+    found = _find(connection, name) if is_name else None
+    if found is None:
+        computes = resources(connection.rest.get, connection.arm("/computes"), "computes", _PARAMS)
+        names = sorted(str(item.get("name")) for item in computes)
+        others = f"there are: {', '.join(names)}" if names else "it has none"
+        raise NotFound(f"No compute '{name}' in {connection.address.label}; {others}.", hint=did_you_mean(name, names))
+    with understood(_url(connection, name), "the compute"):
+        properties = found["properties"]
+        _check(name, properties, nodes)
+        if properties.get("provisioningState") == "Failed":
+            errors = [one.get("error") or one for one in properties.get("provisioningErrors") or ()]
+            words = next((_one_line(str(error["message"])) for error in errors if error.get("message")), "")
+            reason = f": {words.rstrip('.')}" if words else ""
             notify(
                 Notice(
-                    f"The compute '{name}' is in state Failed{_told(found['properties'])}. The job is sent all the "
-                    "same, and may wait there."
+                    f"The compute '{name}' is in state Failed{reason}. The job is sent all the same, and may wait "
+                    "there."
                 )
             )
 
 
-def _told(properties: Mapping[str, Any]) -> str:
-    """`: ` and the service's own words for what failed, without a full stop; nothing where it says none."""
-    errors = [one.get("error") or one for one in properties.get("provisioningErrors") or ()]
-    words = next((words_of(str(error["message"])) for error in errors if error.get("message")), "")
-    return f": {words.rstrip('.')}" if words else ""
+def has_cluster(connection: Connection, name: str) -> bool:
+    """Whether there is a compute called *name*; one request. Raises as `Rest` does."""
+    return _find(connection, name) is not None
+
+
+def create_cluster(connection: Connection, spec: ClusterSpec, notify: Notify) -> None:
+    """Make the cluster and wait until it can take jobs; where there is one of its name, that is said, and nothing is
+    made.
+
+    Raises BadUsage for a name or numbers that no cluster has, and for a size or nodes that the service refuses (its
+    quota); NotAllowed, ServiceFailed; Interrupted after Ctrl-C, when the cluster may be there.
+    """
+    _check_cluster(spec)
+    if has_cluster(connection, spec.name):
+        notify(Notice(f"Cluster '{spec.name}' is there already: not made again."))
+        return
+    notify(Notice(f"Making cluster '{spec.name}': {spec.min_nodes} to {spec.max_nodes} nodes of {spec.size}."))
+    try:
+        with terminations():
+            operation = _request_cluster(connection, spec)
+            deadline, pause = time.monotonic() + LONGEST_SECONDS, FIRST_PAUSE
+            while not _is_ready(connection, spec, operation):
+                if time.monotonic() > deadline:
+                    raise ServiceFailed(
+                        f"Cluster '{spec.name}' is not ready after {LONGEST_SECONDS / 60:.0f} minutes.",
+                        hint="Studio shows what it waits for.",
+                    )
+                time.sleep(pause)
+                pause = min(LONGEST_PAUSE, pause * GROWTH)
+    except KeyboardInterrupt as err:
+        raise Interrupted(
+            f"Interrupted while cluster '{spec.name}' was being made: it may be there.",
+            hint=f"To remove it: az ml compute delete --name {spec.name}",
+        ) from err
+    notify(Notice(f"Cluster '{spec.name}' is ready."))
 
 
 def _check(name: str, properties: Mapping[str, Any], nodes: int) -> None:
@@ -76,26 +118,101 @@ def _check(name: str, properties: Mapping[str, Any], nodes: int) -> None:
             f"The compute '{name}' cannot be used: its state is {state}.",
             hint="Name another one with --cluster, or ask the workspace's owner.",
         )
-    most = _most_nodes(kind, properties.get("properties") or {})
-    if most is not None and nodes > most:
+    settings = (properties.get("properties") or {}).get("scaleSettings") or {}
+    most = 1 if kind == "ComputeInstance" else settings.get("maxNodeCount")  # None: that is not told
+    if most is not None and nodes > int(most):
         raise BadUsage(
-            f"--num_nodes {nodes}: the compute '{name}' has {most} node{'s' * (most != 1)} at most.",
+            f"--num_nodes {nodes}: the compute '{name}' has {most} node{'s' * (int(most) != 1)} at most.",
             hint="Ask for fewer, or name a larger one with --cluster.",
         )
 
 
-def _most_nodes(kind: str, own: Mapping[str, Any]) -> int | None:
-    """To how many nodes it grows; None where that is not told."""
-    if kind == "ComputeInstance":
-        return 1
-    most = (own.get("scaleSettings") or {}).get("maxNodeCount")
-    return int(most) if most is not None else None
+def _check_cluster(spec: ClusterSpec) -> None:
+    if not re.fullmatch(r"[A-Za-z](?!.*--)[A-Za-z0-9-]{1,22}[A-Za-z0-9]", spec.name):
+        raise BadUsage(
+            f"No cluster can be called '{spec.name}'.", hint="Take 3 to 24 letters, digits and '-', a letter first."
+        )
+    if not re.fullmatch(r"[A-Za-z0-9_]+", spec.size):
+        raise BadUsage(
+            f"'{spec.size}' is no size of a virtual machine.", hint="Write it as Azure does: Standard_NC6s_v3"
+        )
+    if not 0 <= spec.min_nodes <= spec.max_nodes or spec.max_nodes < 1:
+        raise BadUsage(
+            f"A cluster cannot have {spec.min_nodes} to {spec.max_nodes} nodes.",
+            hint="The lower number is 0 at least, the upper one 1.",
+        )
 
 
-def _unknown(connection: Connection, name: str) -> NotFound:
-    found = resources(
-        connection.rest.get, connection.arm("/computes"), "computes", {"api-version": api_versions.COMPUTES}
-    )
-    names = sorted(str(item.get("name")) for item in found)
-    there = f"there are: {', '.join(names)}" if names else "it has none"
-    return NotFound(f"No compute '{name}' in {connection.address.label}; {there}.", hint=did_you_mean(name, names))
+def _request_cluster(connection: Connection, spec: ClusterSpec) -> str:
+    """Ask for the cluster, and give the address of the operation that makes it, empty for none."""
+    nodes = {"minNodeCount": spec.min_nodes, "maxNodeCount": spec.max_nodes, "nodeIdleTimeBeforeScaleDown": IDLE}
+    priority = "LowPriority" if spec.low_priority else "Dedicated"
+    machines = {"vmSize": spec.size, "vmPriority": priority, "scaleSettings": nodes}
+    body = {
+        "location": connection.record().location,
+        "properties": {"computeType": "AmlCompute", "properties": machines},
+    }
+    try:
+        reply = connection.rest.send("PUT", _url(connection, spec.name), params=_PARAMS, json=body)
+    except ServiceRefused as err:
+        if err.status != 400:
+            raise
+        raise _refused(spec, _one_line(str(err)), str(err)) from err
+    return reply.headers.get("azure-asyncoperation", "")
+
+
+def _is_ready(connection: Connection, spec: ClusterSpec, operation: str) -> bool:
+    """Whether the cluster can take jobs. Raises BadUsage where making it failed."""
+    if operation:
+        answer = connection.rest.get_object(operation, "operation")
+        status = str(answer.get("status") or "")
+        if status.lower() in _PENDING:
+            return False
+        _raise_failure(spec, status, answer.get("error"))
+    url = _url(connection, spec.name)
+    found = connection.rest.get_object(url, "compute", params=_PARAMS)
+    with understood(url, "the compute"):
+        properties = found["properties"]
+        state = str(properties.get("provisioningState") or "Succeeded")
+        errors = [
+            *(properties.get("provisioningErrors") or ()),
+            *((properties.get("properties") or {}).get("errors") or ()),
+        ]
+    if state.lower() in _PENDING:
+        return False
+    _raise_failure(spec, state, errors[0].get("error", errors[0]) if errors else None)
+    return True
+
+
+def _raise_failure(spec: ClusterSpec, state: str, error: Mapping[str, Any] | None) -> None:
+    if state.lower() == "succeeded" and not error:
+        return
+    outer = error or {}
+    inner = next((one for one in outer.get("details") or () if isinstance(one, Mapping) and one.get("message")), outer)
+    words = _one_line(str(inner.get("message") or outer.get("message") or f"its state is {state}"))
+    raise _refused(spec, words, f"{inner.get('code')} {words}")
+
+
+def _refused(spec: ClusterSpec, words: str, text: str) -> BadUsage:
+    """The error for a cluster that is not made; *text* is searched for the reason."""
+    hint = "'az ml compute list-sizes' shows the sizes of this region."
+    if "quota" in text.lower():
+        hint = "Ask for fewer nodes or another size, or have the subscription's quota raised in the Azure portal."
+    return BadUsage(f"Azure ML makes no cluster '{spec.name}' of {spec.size}: {words}", hint=hint)
+
+
+def _one_line(text: str) -> str:
+    """One line of the service's own words."""
+    line = redact(" ".join(text.split()))
+    return line if len(line) <= 300 else f"{line[:299]}…"
+
+
+def _find(connection: Connection, name: str) -> Mapping[str, Any] | None:
+    try:
+        return connection.rest.get_object(_url(connection, name), "compute", params=_PARAMS)
+    except ServiceNotFound:
+        return None
+
+
+def _url(connection: Connection, name: str) -> str:
+    return connection.arm(f"/computes/{quote(name, safe='')}")

@@ -1,16 +1,30 @@
-"""Loading azure-ai-ml: a second of work, done beside an upload that is waited for, and without a word of its own."""
+"""azure-ai-ml, for job YAML that users bring and for scripts that go on with it: loaded on demand, quiet, signed in as
+himl is."""
 
 from __future__ import annotations
 
 import logging
-import threading
+import os
+import time
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
-from himl_cli.workspaces.azure.requests.trust import silence_libraries
+from himl_cli.core.errors import RunNotFound
+from himl_cli.workspaces.azure.connection import Connection
+from himl_cli.workspaces.azure.places.clouds import CLOUD_VARIABLE
+from himl_cli.workspaces.azure.requests.errors import ServiceRefused
+from himl_cli.workspaces.azure.requests.trust import ca_bundle, silence_libraries
+from himl_cli.workspaces.azure.requests.unreachable import network_error
 
-TALKERS = ("azure.ai.ml", "azure.ai.ml._utils._experimental")
+if TYPE_CHECKING:
+    from azure.ai.ml import MLClient
+    from azure.core.credentials import AccessToken
+
+LOGGERS = ("azure.ai.ml", "azure.ai.ml._utils._experimental")
+TOKEN_SECONDS = 600
+"""For how long azure-ai-ml may hold a token of ours before it asks again; himl itself knows when it ends."""
 
 
 @contextmanager
@@ -21,7 +35,7 @@ def silenced() -> Iterator[None]:
     Afterwards azure-ai-ml's loggers are as they were: a script that goes on with it hears what it has to say.
     """
     silence_libraries()
-    loggers = [logging.getLogger(name) for name in TALKERS]
+    loggers = [logging.getLogger(name) for name in LOGGERS]
     levels = [logger.level for logger in loggers]
     try:
         with warnings.catch_warnings():
@@ -38,29 +52,76 @@ def load_sdk() -> None:
     """Import azure-ai-ml, if it is not there yet. It lets its own logger speak on stderr when it is imported;
     `silenced` undoes that."""
     with silenced():
-        _import()
+        import azure.ai.ml
+        import azure.ai.ml.entities  # noqa: F401
 
 
-def _import() -> None:
-    import azure.ai.ml
-    import azure.ai.ml.entities  # noqa: F401
+def client_for(connection: Connection, **options: Any) -> MLClient:
+    """A client that acts as who is signed in to *connection*, for scripts that go on with azure-ai-ml itself. Call it
+    after `load_sdk`.
+
+    It leaves the variable of the cloud set, which azure-ai-ml reads again for its later requests.
+    """
+    from azure.ai.ml import MLClient
+
+    address = connection.address
+    return MLClient(
+        SdkCredential(connection),
+        address.subscription_id,
+        address.resource_group,
+        address.name,
+        cloud=address.cloud.name,
+        enable_telemetry=False,
+        show_progress=False,
+        connection_verify=ca_bundle(),
+        **options,
+    )
 
 
 @contextmanager
-def loading_sdk() -> Iterator[None]:
-    """Import azure-ai-ml on a thread while what is within it goes on; it is there when this ends.
+def same_cloud() -> Iterator[None]:
+    """azure-ai-ml sets the variable of the cloud for the whole process; here it is set back, for another workspace may
+    be in another cloud."""
+    before = os.environ.get(CLOUD_VARIABLE)
+    try:
+        yield
+    finally:
+        if before is None:
+            os.environ.pop(CLOUD_VARIABLE, None)
+        else:
+            os.environ[CLOUD_VARIABLE] = before
 
-    However it ends, the thread is waited for: an import that is cut short leaves a package that cannot be used.
-    """
 
-    def load() -> None:
-        with suppress(ImportError):  # it is raised where azure-ai-ml is used
-            _import()
+class SdkCredential:
+    """himl's tokens in azure-core's form."""
 
-    thread = threading.Thread(target=load, name="himl-sdk", daemon=True)
-    with silenced():  # here and not on the thread: filters of warnings are the process's, and must be set back in turn
-        thread.start()
-        try:
-            yield
-        finally:
-            thread.join()
+    def __init__(self, connection: Connection) -> None:
+        self._tokens = connection.tokens
+
+    def get_token(self, *scopes: str, **options: Any) -> AccessToken:
+        """A token for the first of *scopes*, with the claims that a service asked for."""
+        from azure.core.credentials import AccessToken
+
+        text = self._tokens.get(scopes[0])
+        if options.get("claims"):
+            text = self._tokens.renew(scopes[0], text, options["claims"])
+        return AccessToken(text, int(time.time()) + TOKEN_SECONDS)
+
+
+def sdk_view(connection: Connection, run_id: str) -> tuple[Any, Any]:
+    """azure-ai-ml's `Job` and `MLClient`. Raises RunNotFound, ServiceFailed."""
+    load_sdk()
+    from azure.core.exceptions import AzureError, HttpResponseError, ResourceNotFoundError
+
+    try:
+        with silenced():
+            client = client_for(connection)
+            return client.jobs.get(run_id), client
+    except ResourceNotFoundError as err:
+        raise RunNotFound(run_id, connection.address.label) from err
+    except HttpResponseError as err:
+        raise ServiceRefused(
+            f"azure-ai-ml cannot read job '{run_id}': {err.reason} ({err.status_code}).", status=err.status_code or 0
+        ) from err
+    except AzureError as err:
+        raise network_error(err, connection.arm("/jobs")) from err

@@ -1,0 +1,364 @@
+"""Requests that create jobs and what they run on, written out field by field from a JobSpec.
+
+The fields are those that azure-ai-ml 1.35 sends, which the tests compare; each request names the version of the service
+that its fields are of. Command jobs and sweeps have names in camel case. What a pipeline says of its nodes is passed on
+to another service, which has them in snake case.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+from himl_cli.core.jobs import SERVERLESS, STEP, STEP_AFTER, JobSpec, PipelineSpec, StepSpec
+from himl_cli.core.sweeps import GOAL, MANY, PRIMARY_METRIC, Draw, Scalar, SearchRange, SweepSpec, value_text
+from himl_cli.workspaces.azure.jobs.command_line import command_line
+from himl_cli.workspaces.azure.jobs.job_data import FOLDER, OUTPUT_MODES, JobInput, JobOutput
+from himl_cli.workspaces.azure.places.address import WorkspaceAddress
+from himl_cli.workspaces.azure.runs.limits import limit_of, limit_properties
+
+COMMAND_VERSION = "2025-01-01-preview"
+VERSION = "2024-01-01-preview"  # of sweeps, pipelines and components
+ENVIRONMENT_VERSION = "2023-04-01-preview"
+GIT_DIRTY = "azureml.git.dirty"
+GIT_PROPERTIES = {
+    "build_source_repository": "mlflow.source.git.repoURL",
+    "build_branch": "mlflow.source.git.branch",
+    "build_source_id": "mlflow.source.git.commit",
+    "build_source_dirty": GIT_DIRTY,
+}
+"""Tags of git's facts, and the properties under which Studio looks for the same."""
+MODES = {"ro_mount": "ReadOnlyMount", "rw_mount": "ReadWriteMount", "download": "Download", "upload": "Upload"}
+MODES |= {"direct": "Direct"}
+DISTRIBUTIONS = {"pytorch": "PyTorch", "mpi": "Mpi"}
+IDENTITIES = {"user": "UserIdentity", "managed": "Managed"}
+SERVICES = {
+    "vscode": ("VSCode", ""),
+    "jupyterlab": ("JupyterLab", ""),
+    "tensorboard": ("TensorBoard", "logDir"),
+    "ssh": ("SSH", "sshPublicKeys"),
+}
+"""The type of each service, and the property that its value is."""
+POLICIES = {"bandit": "Bandit", "median": "MedianStopping", "truncation": "TruncationSelection"}
+ANONYMOUS_COMPONENT, ANONYMOUS_ENVIRONMENT = "azureml_anonymous", "CliV2AnonymousEnvironment"
+
+
+@dataclass(frozen=True)
+class PutRequest:
+    """A PUT request: its path below the workspace, the version of the service, the JSON body."""
+
+    path: str
+    api_version: str
+    body: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class JobReferences:
+    """What a job refers to, as the workspace has it: resource ids of its code and environment, data by key."""
+
+    code: str
+    environment: str
+    inputs: Mapping[str, JobInput]
+    outputs: Mapping[str, JobOutput]
+
+
+@dataclass(frozen=True)
+class PipelineNode:
+    """One step but for its code and environment. `node` is what the service calls it, `display_name` what people read:
+    no two steps of a pipeline are shown alike.
+
+    `inputs` say what each key is bound to: data, or `${{parent.jobs.NODE.outputs.KEY}}`; `outputs` are folders, None
+    where the service chooses. Among them are those that only keep the order: Azure ML knows none but that of data.
+    """
+
+    spec: StepSpec
+    node: str
+    display_name: str
+    command: str
+    inputs: Mapping[str, JobInput]
+    outputs: Mapping[str, str | None]
+
+    def output_mode(self, key: str) -> str:
+        modes = {item.key: item.mode for item in self.spec.job.outputs}
+        return OUTPUT_MODES[modes.get(key) or "mount"]
+
+
+def job_request(address: WorkspaceAddress, run_id: str, spec: JobSpec, references: JobReferences) -> PutRequest:
+    """The request that creates *spec* as job *run_id*. Raises BadUsage for a placeholder that names nothing."""
+    inputs = {
+        key: {"jobInputType": one.type, "uri": one.path, "mode": MODES[one.mode]}
+        for key, one in references.inputs.items()
+    }
+    outputs = {
+        key: {"jobOutputType": FOLDER, "uri": one.path, "mode": MODES[one.mode]}
+        | ({"assetName": one.asset_name} if one.asset_name is not None else {})
+        for key, one in references.outputs.items()
+    }
+    resources = {
+        "instanceCount": spec.nodes,
+        "instanceType": spec.instance_type,
+        "properties": dict(spec.resource_properties),
+        "shmSize": spec.shm_size,
+        "dockerArgs": " ".join(spec.docker_args),
+    }
+    properties: dict[str, Any] = {
+        "displayName": spec.display_name or run_id,
+        "experimentName": spec.experiment,
+        "isArchived": False,
+        "tags": {**job_tags(spec), "run_recovery_id": f"{spec.experiment}:{run_id}"},
+        "properties": job_properties(spec),
+        "inputs": inputs,
+        "outputs": outputs,
+        "resources": {name: value for name, value in resources.items() if value != ""},
+    }
+    trial: dict[str, Any] = {
+        "command": command_line(spec),
+        "codeId": references.code,
+        "environmentId": references.environment,
+        "environmentVariables": dict(spec.env),
+    }
+    if spec.description:
+        properties["description"] = spec.description
+    if spec.cluster.lower() != SERVERLESS:
+        properties["computeId"] = _compute_id(address, spec.cluster)
+    if spec.identity is not None:
+        properties["identity"] = {"identityType": IDENTITIES[spec.identity]}
+    if spec.distribution:
+        trial["distribution"] = {
+            "distributionType": DISTRIBUTIONS[spec.distribution],
+            "processCountPerInstance": spec.processes or 1,
+        }
+    seconds = None if spec.max_seconds is None else iso_duration(limit_of(spec.max_seconds))
+    if spec.sweep is not None:
+        properties |= _sweep(spec.sweep, seconds)
+        properties["trial"] = trial | {"resources": properties["resources"]}
+        return PutRequest(f"/jobs/{run_id}", VERSION, {"properties": properties})
+    properties |= {"jobType": "Command", **trial}
+    if seconds is not None:
+        properties["limits"] = {"jobLimitsType": "Command", "timeout": seconds}
+    if spec.services:
+        properties["services"] = {name: _service(name, value) for name, value in spec.services.items()}
+    return PutRequest(f"/jobs/{run_id}", COMMAND_VERSION, {"properties": properties})
+
+
+def component_request(step: PipelineNode, code: str, environment: str) -> PutRequest:
+    """The request that registers what *step* runs, under the name and version that azure-ai-ml gives to its contents.
+
+    It takes inputs and outputs by their keys only: steps that run the same on other data are one component.
+    """
+    job = step.spec.job
+    contents: dict[str, Any] = {
+        "type": "command",
+        "command": step.command,
+        "code": _reference(code),
+        "environment": _reference(environment),
+        "is_deterministic": True,
+    }
+    if step.inputs:
+        contents["inputs"] = {key: {"type": one.type} for key, one in step.inputs.items()}
+    if step.outputs:
+        contents["outputs"] = {key: {"type": FOLDER} for key in step.outputs}
+    if job.distribution:
+        contents["distribution"] = {"type": job.distribution, "process_count_per_instance": job.processes or 1}
+    version = UUID(hashlib.sha256(json.dumps(contents, sort_keys=True).encode()).hexdigest()[:32])
+    body = {
+        "componentSpec": contents | {"name": ANONYMOUS_COMPONENT, "version": "1", "_source": "CLASS"},
+        "isAnonymous": True,
+        "isArchived": False,
+        "properties": {},
+        "tags": {},
+    }
+    return PutRequest(f"/components/{ANONYMOUS_COMPONENT}/versions/{version}", VERSION, {"properties": body})
+
+
+def pipeline_request(
+    address: WorkspaceAddress, run_id: str, spec: PipelineSpec, steps: Sequence[tuple[PipelineNode, str]]
+) -> PutRequest:
+    """The request that creates the pipeline as job *run_id*; *steps* go with the ids of their components."""
+    settings: dict[str, Any] = {"continue_on_step_failure": False, "_source": "CLASS"}
+    if spec.cluster:
+        is_serverless = spec.cluster.lower() == SERVERLESS
+        settings["default_compute"] = SERVERLESS if is_serverless else _compute_id(address, spec.cluster)
+    if spec.default_datastore:
+        settings["default_datastore"] = f"{address.path}/datastores/{spec.default_datastore}"
+    properties: dict[str, Any] = {
+        "jobType": "Pipeline",
+        "displayName": spec.display_name or run_id,
+        "experimentName": spec.experiment,
+        "isArchived": False,
+        "tags": {**spec.tags, "run_recovery_id": f"{spec.experiment}:{run_id}"},
+        "properties": git_properties(spec.tags),
+        "inputs": {},
+        "outputs": {},
+        "jobs": {step.node: _node(address, step, component) for step, component in steps},
+        "settings": settings,
+    }
+    if spec.description:
+        properties["description"] = spec.description
+    return PutRequest(f"/jobs/{run_id}", VERSION, {"properties": properties})
+
+
+def image_request(image: str, conda: Mapping[str, Any] | None) -> PutRequest:
+    """The request that registers an environment without a name, under the one that azure-ai-ml gives it: the same for
+    the same contents."""
+    contents, digest = {"image": image}, hashlib.sha256(image.encode()).hexdigest()
+    if conda:
+        import yaml
+
+        contents["condaFile"] = text = yaml.dump(dict(conda), sort_keys=True)
+        digest = digest.join(hashlib.sha256(text.encode()).hexdigest())
+    version = hashlib.sha256(digest.encode()).hexdigest()
+    return _environment_request(ANONYMOUS_ENVIRONMENT, version, contents, is_anonymous=True)
+
+
+def build_request(name: str, version: str, context_url: str, dockerfile: str) -> PutRequest:
+    """The request that registers the environment which the file *dockerfile* at *context_url* makes."""
+    build = {"contextUri": context_url, "dockerfilePath": dockerfile}
+    return _environment_request(name, version, {"build": build}, is_anonymous=False)
+
+
+def job_tags(spec: JobSpec) -> dict[str, str]:
+    """The tags of *spec*; those of a sweep say how its trials are compared."""
+    if spec.sweep is None:
+        return dict(spec.tags)
+    return {**spec.tags, MANY: spec.sweep.kind, PRIMARY_METRIC: spec.sweep.primary_metric, GOAL: spec.sweep.goal}
+
+
+def job_properties(spec: JobSpec) -> dict[str, str]:
+    """The facts of *spec* that go with the job beside its tags: of git, and how long it may run. A sweep as a whole has
+    no limit, its trials do."""
+    return {**git_properties(spec.tags), **limit_properties(spec.max_seconds if spec.sweep is None else None)}
+
+
+def git_properties(tags: Mapping[str, str]) -> dict[str, str]:
+    """The properties that azure-ai-ml makes of the folder it is called in; here of the snapshot's, from its tags."""
+    found = {name: tags[tag] for tag, name in GIT_PROPERTIES.items() if tags.get(tag)}
+    if GIT_DIRTY in found:
+        found[GIT_DIRTY] = str(found[GIT_DIRTY] == "true")
+    return found
+
+
+def wire_values(space: SearchRange) -> list[Scalar]:
+    """The values as they go to the service: numbers are numbers; truth values, which it does not know, are texts as
+    Python writes them."""
+    return [value_text(value) if isinstance(value, bool) else value for value in space.values]
+
+
+def max_concurrent(sweep: SweepSpec) -> int | None:
+    """How many trials may run at a time; None: all of them, which the service takes for more than it would take as a
+    number."""
+    return None if sweep.max_concurrent is None else min(sweep.max_concurrent, sweep.max_trials)
+
+
+def iso_duration(seconds: int) -> str:
+    """*seconds*, at least one, as ISO 8601 has it: `P1DT1H30M`."""
+    minutes, second = divmod(seconds, 60)
+    hours, minute = divmod(minutes, 60)
+    days, hour = divmod(hours, 24)
+    time = "".join(f"{count}{unit}" for count, unit in ((hour, "H"), (minute, "M"), (second, "S")) if count)
+    return f"P{f'{days}D' if days else ''}{f'T{time}' if time else ''}"
+
+
+def _sweep(sweep: SweepSpec, trial_seconds: str | None) -> dict[str, Any]:
+    limits: dict[str, Any] = {"jobLimitsType": "Sweep", "maxTotalTrials": sweep.max_trials}
+    if sweep.max_concurrent is not None:
+        limits["maxConcurrentTrials"] = max_concurrent(sweep)
+    if sweep.max_seconds is not None:
+        limits["timeout"] = iso_duration(limit_of(sweep.max_seconds))
+    if trial_seconds is not None:
+        limits["trialTimeout"] = trial_seconds
+    sampling: dict[str, Any] = {"samplingAlgorithmType": sweep.sampling.capitalize()}
+    if sweep.sampling == "random" and sweep.seed is not None:
+        sampling["seed"] = sweep.seed
+    found = {
+        "jobType": "Sweep",
+        "limits": limits,
+        "objective": {"goal": sweep.goal, "primaryMetric": sweep.primary_metric},
+        "samplingAlgorithm": sampling,
+        "searchSpace": {name: search_space(one) for name, one in sweep.space.items()},
+    }
+    stop = sweep.early_stop
+    if stop is not None:
+        policy: dict[str, Any] = {
+            "policyType": POLICIES[stop.policy],
+            "evaluationInterval": stop.evaluation_interval,
+            "delayEvaluation": stop.delay_evaluation,
+        }
+        if stop.policy == "bandit":
+            policy |= {"slackFactor": stop.slack_factor or 0, "slackAmount": stop.slack_amount or 0}
+        if stop.policy == "truncation":
+            policy["truncationPercentage"] = stop.truncation_percentage or 0
+        found["earlyTermination"] = policy
+    return found
+
+
+def search_space(space: SearchRange) -> list[Any]:
+    """What `azureml`'s `choice`, `uniform`, … give."""
+    values = wire_values(space)
+    return [space.draw.value, [values] if space.draw is Draw.choice else values]
+
+
+def _service(name: str, value: str) -> dict[str, Any]:
+    kind, field = SERVICES[name]
+    return {"jobServiceType": kind} | ({"properties": {field: value}} if value else {})
+
+
+def _node(address: WorkspaceAddress, step: PipelineNode, component: str) -> dict[str, Any]:
+    job, spec = step.spec.job, step.spec
+    resources = {
+        "instance_count": job.nodes,
+        "shm_size": job.shm_size,
+        "docker_args": " ".join(job.docker_args),
+    }
+    fields: dict[str, Any] = {
+        "_source": "REMOTE.WORKSPACE.COMPONENT",
+        "type": "command",
+        "name": step.node,
+        "display_name": step.display_name,
+        "componentId": component,
+        "tags": {STEP: spec.key} | ({STEP_AFTER: ",".join(spec.after)} if spec.after else {}),
+        "resources": {name: value for name, value in resources.items() if value},
+        "inputs": {key: _binding(one) for key, one in step.inputs.items()},
+        "outputs": {
+            key: {"job_output_type": FOLDER, "mode": MODES[step.output_mode(key)]} | ({"uri": uri} if uri else {})
+            for key, uri in step.outputs.items()
+        },
+        "environment_variables": dict(job.env),
+    }
+    if job.cluster and job.cluster.lower() != SERVERLESS:
+        fields["computeId"] = _compute_id(address, job.cluster)
+    if job.identity is not None:
+        fields["identity"] = {"identity_type": IDENTITIES[job.identity]}
+    if job.distribution:
+        fields["distribution"] = {
+            "distribution_type": DISTRIBUTIONS[job.distribution],
+            "process_count_per_instance": job.processes or 1,
+        }
+    if job.max_seconds is not None:
+        fields["limits"] = {"job_limits_type": "Command", "timeout": iso_duration(limit_of(job.max_seconds))}
+    return {name: value for name, value in fields.items() if value != {}}
+
+
+def _binding(given: JobInput) -> dict[str, str]:
+    """An input of a node: another node's output is a literal, whatever it holds."""
+    if given.path.startswith("${{"):
+        return {"job_input_type": "literal", "value": given.path, "mode": MODES[given.mode]}
+    return {"job_input_type": given.type, "uri": given.path, "mode": MODES[given.mode]}
+
+
+def _environment_request(name: str, version: str, contents: Mapping[str, Any], *, is_anonymous: bool) -> PutRequest:
+    body = {"properties": {**contents, "isAnonymous": is_anonymous, "isArchived": False}}
+    return PutRequest(f"/environments/{name}/versions/{version}", ENVIRONMENT_VERSION, body)
+
+
+def _compute_id(address: WorkspaceAddress, name: str) -> str:
+    return f"{address.path}/computes/{name}"
+
+
+def _reference(id: str) -> str:
+    """A resource id as components refer to it; names that the service resolves stay as they are."""
+    return f"azureml:{id}" if id.startswith("/") else id

@@ -1,0 +1,201 @@
+"""The command of a job on a cluster, as bash runs it there: links to inputs, copies of files, then the script."""
+
+from __future__ import annotations
+
+import posixpath
+import re
+import shlex
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
+from itertools import combinations
+
+from himl_cli.core.errors import BadUsage
+from himl_cli.core.jobs import DataSpec, EntryKind, JobSpec, check_placeholders
+from himl_cli.core.sweeps import PLACEHOLDER, SEARCH_SPACE, Draw, SweepSpec, with_search_space
+
+INPUT_VARIABLE, SWEEP_VARIABLE = "AZURE_ML_INPUT_", "AZUREML_SWEEP_"
+"""How the names of the variables begin in which a job finds its inputs, and a trial its values."""
+_STARTS = {EntryKind.script: ("python",), EntryKind.module: ("python", "-m"), EntryKind.shell: ("bash",)}
+_RANK = "${LOCAL_RANK:-${OMPI_COMM_WORLD_LOCAL_RANK:-0}}"
+
+
+def command_line(spec: JobSpec) -> str:
+    """The command as it is sent: links to inputs, copies of files, the script (`script_line`).
+
+    Raises BadUsage for a placeholder that names no input or output of the job, and for links that cannot be.
+    """
+    _check_targets(spec)
+    return link_commands(_targets(spec.inputs)) + copy_commands(spec.brought) + script_line(spec)
+
+
+def script_line(spec: JobSpec) -> str:
+    """`python SCRIPT ARGUMENTS`, each of them one word for bash; `${{inputs.KEY}}`, `${{outputs.KEY}}` and a trial's
+    values stay for the service to fill in.
+
+    An input that has a target is named by that. Raises BadUsage for a placeholder that names no input, output or
+    hyperparameter of the job.
+    """
+    check_placeholders(spec)
+    targets, sweep = _targets(spec.inputs), spec.sweep
+
+    def fill(kind: str, key: str) -> str:
+        if kind == SEARCH_SPACE and sweep is not None:
+            return _value_word(key, sweep)
+        target = targets.get(key) if kind == "inputs" else None
+        return f"${{{{{kind}.{key}}}}}" if target is None else shlex.quote(target)
+
+    if sweep is None or spec.entry.kind is EntryKind.command:
+        return shell_line(spec, fill)
+    return shell_line(replace(spec, arguments=with_search_space(spec.arguments, sweep.space)), fill)
+
+
+def shell_line(spec: JobSpec, fill: Callable[[str, str], str]) -> str:
+    """The command as a line for bash; *fill* gives what is to stand for a placeholder, from its kind (`inputs`, …) and
+    the key, quoted already.
+
+    A line that the user wrote stays as it is, placeholders too: whoever wrote it has put quotes where they belong. So
+    do the words in place of `python`.
+    """
+    words = [_word(argument, fill) for argument in spec.arguments]
+    if spec.entry.kind is EntryKind.command:
+        return " ".join([spec.entry.target, *words])
+    start = [spec.python or "python" if word == "python" else word for word in _STARTS[spec.entry.kind]]
+    return " ".join([*start, shlex.quote(script_name(spec)), *words])
+
+
+def script_name(spec: JobSpec) -> str:
+    """The script or module, so written that no interpreter takes it for an option."""
+    return f"./{spec.entry.target}" if spec.entry.target.startswith("-") else spec.entry.target
+
+
+def link_commands(targets: Mapping[str, str]) -> str:
+    """Commands that make each of *targets*, by key, a link to its input, and what the input's variable says.
+
+    All ranks of a node do it, maybe at once: making a link either works or finds one (`-n`: and does not go into it).
+    What is there and is something else stays as it is, and the job fails with a word in its log.
+    """
+    text = ""
+    for key, target in targets.items():
+        source = f'"${{{{inputs.{key}}}}}"'
+        link, parent = shlex.quote(target), shlex.quote(posixpath.dirname(target) or ".")
+        complaint = shlex.quote(
+            f"himl: the input {key} cannot lie at {target}: something else is there, or nothing may be written there."
+        )
+        text += (
+            f"[ -e {link} ] || {{ mkdir -p {parent} && ln -sn {source} {link}; }} 2>/dev/null || true; "
+            f"[ {link} -ef {source} ] || {{ echo {complaint} >&2; exit 1; }}; "
+            f"export {INPUT_VARIABLE}{key}={link}; "
+        )
+    return text
+
+
+def copy_commands(files: Mapping[str, str]) -> str:
+    """Commands that copy each of *files*, by its place, out of an input: one rank of a node does, the others wait.
+
+    What is there stays, since it is another try's: a job that was pre-empted goes on from what it had reached. A copy
+    takes its name once it is whole. A place that ends with a slash is a folder: all files of its source go there, in
+    one command, however many they are; finding them or copying one may fail.
+    """
+    text = ""
+    for place, source in files.items():
+        target, failing = shlex.quote(place), f"{{ echo {shlex.quote(f'himl: cannot bring {place}.')} >&2; exit 1; }}"
+        if place.endswith("/"):
+            copying = f'mkdir -p "${{t%/*}}" && cp {_source(source)}"$f" "$t.part" && mv "$t.part" "$t" || exit 1'
+            each = _by_one_rank('"$t"', copying)
+            loop = f'while IFS= read -r -d "" f; do f="${{f#./}}"; t={target}"$f"; {each}done'
+            found = f"( cd {_source(source)} && find . -type f -print0 )"
+            text += f"( set -o pipefail; {found} | {loop} ) || {failing}; "
+        else:
+            folder, part = shlex.quote(posixpath.dirname(place) or "."), shlex.quote(f"{place}.part")
+            copying = f"mkdir -p {folder} && cp {_source(source)} {part} && mv {part} {target} || {failing}"
+            text += _by_one_rank(target, copying)
+    return text
+
+
+def _by_one_rank(target: str, copying: str) -> str:
+    waiting = f"until [ -e {target} ]; do sleep 1; done"
+    return f'if [ ! -e {target} ]; then if [ "{_RANK}" = 0 ]; then {copying}; else {waiting}; fi; fi; '
+
+
+def _source(source: str) -> str:
+    """*source* as one word of bash, its placeholder for the service to fill in."""
+    found = PLACEHOLDER.search(source)
+    return shlex.quote(source) if found is None else f'"{found[0]}"{shlex.quote(source[found.end() :])}'
+
+
+def _targets(inputs: Iterable[DataSpec]) -> dict[str, str]:
+    """By key, where the inputs that have a `target=` are to lie: an absolute path, or one from the working folder of
+    the script; none that could be taken for an option."""
+    paths = {item.key: posixpath.normpath(item.target) for item in inputs if item.target}
+    return {key: f"./{path}" if path.startswith("-") else path for key, path in paths.items()}
+
+
+def _check_targets(spec: JobSpec) -> None:
+    """Raises BadUsage for targets that cannot be links of their own: one within another, or where the snapshot has
+    files already."""
+    targets = _targets(spec.inputs)
+    for (one, path), (other, other_path) in combinations(targets.items(), 2):
+        if _is_within(path, other_path) or _is_within(other_path, path):
+            raise BadUsage(
+                f"The inputs '{one}' and '{other}' cannot lie at '{path}' and '{other_path}': one would be inside the "
+                "other."
+            )
+    for key, path in targets.items():
+        if path == ".":
+            reason = "target=. is refused: the data would cover the script's own folder."
+        elif not path.startswith("/") and any(_is_within(name, path) for name in spec.snapshot.files):
+            reason = f"target={path} is refused: the snapshot has files of its own there."
+        else:
+            continue
+        raise BadUsage(f"Input '{key}': {reason}", hint="Name another folder.")
+
+
+def _is_within(path: str, folder: str) -> bool:
+    return path == folder or path.startswith(folder.rstrip("/") + "/")
+
+
+def check_names(sweep: SweepSpec) -> None:
+    """Raises BadUsage for the name of a hyperparameter that Azure ML does not take."""
+    for name in sweep.space:
+        if re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name) is None:
+            other = re.sub(r"[^A-Za-z0-9_]", "_", name)
+            raise BadUsage(
+                f"--sweep {name}: Azure ML takes letters, digits and _ in the names of hyperparameters, and no digit "
+                "in front.",
+                hint=f"Pass it on from one with another name: --sweep {other}=… -- "
+                f"'--{name}=${{{{search_space.{other}}}}}'",
+            )
+
+
+def _value_word(name: str, sweep: SweepSpec) -> str:
+    """What stands for hyperparameter *name* in a command, so that bash takes each of its values as one word.
+
+    Mostly its placeholder. The service is said to put `$AZUREML_SWEEP_NAME` in its place, not the value's text, so that
+    no quotes round a placeholder are right for each value; where a choice needs quotes, the variable itself stands in
+    them, which takes them all.
+    """
+    space = sweep.space[name]
+    choices = [value for value in space.values if isinstance(value, str)] if space.draw is Draw.choice else []
+    if all(text and shlex.quote(text) == text for text in choices):
+        return f"${{{{{SEARCH_SPACE}.{name}}}}}"
+    return f'"${SWEEP_VARIABLE}{name}"'
+
+
+def _word(argument: str, fill: Callable[[str, str], str]) -> str:
+    """*argument* as one word of bash; placeholders stand outside the quotes."""
+    pieces: list[str] = []
+    end, kind = 0, ""
+    for found in PLACEHOLDER.finditer(argument):
+        pieces += [_quoted(argument[end : found.start()], kind), fill(found[1], found[2])]
+        end, kind = found.end(), found[1]
+    return "".join([*pieces, _quoted(argument[end:], kind)]) or "''"
+
+
+def _quoted(text: str, before: str) -> str:
+    """*text* quoted for bash; nothing for nothing, which stands beside something.
+
+    *before* is the kind of the placeholder before it: for a trial's value the service puts the name of a variable,
+    which must not go on with *text*.
+    """
+    continues = before == SEARCH_SPACE and (text[:1] == "_" or text[:1].isalnum())
+    return f"'{text}'" if continues and shlex.quote(text) == text else shlex.quote(text) if text else ""

@@ -1,1 +1,0 @@
-"""Jobs that are written down in Azure ML's own YAML."""

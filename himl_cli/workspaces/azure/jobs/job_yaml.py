@@ -1,0 +1,259 @@
+"""A job, sweep or pipeline as YAML for Azure ML's own command line (`az ml job create`), by its documented schema.
+
+Written here and not by azure-ai-ml: what that dumps of a command job is a step of a pipeline, which it does not load
+again (1.35), and importing it takes a second. That it loads what is written here, and makes the same job of it, is
+tested.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from himl_cli.core.jobs import SERVERLESS, USUAL_DATASTORE, DataSpec, EntryKind, EnvironmentSpec, JobSpec, PipelineSpec
+from himl_cli.core.redaction import MASK, mask_arguments, mask_document, mask_line
+from himl_cli.core.sweeps import Draw, SearchRange, SweepSpec, argument_names
+from himl_cli.workspaces.azure.jobs.body import (
+    PipelineNode,
+    git_properties,
+    job_properties,
+    job_tags,
+    max_concurrent,
+    wire_values,
+)
+from himl_cli.workspaces.azure.jobs.code import folder_for
+from himl_cli.workspaces.azure.jobs.command_line import check_names, command_line
+from himl_cli.workspaces.azure.jobs.environments import ELSEWHERE, conda_contents
+from himl_cli.workspaces.azure.jobs.job_data import (
+    FOLDER,
+    INPUT_MODES,
+    LATEST,
+    OUTPUT_MODES,
+    can_be_registered,
+    folder_path,
+    is_whole_datastore,
+    of_step,
+    trial_path,
+)
+from himl_cli.workspaces.azure.jobs.submit_pipeline import pipeline_nodes, placeholder_inputs
+from himl_cli.workspaces.azure.runs.limits import limit_of
+
+SCHEMA = "https://azuremlschemas.azureedge.net/latest/{}Job.schema.json"
+HERE = "local"  # the schema's word for a job that runs where it is sent from
+ANY_IMAGE = "mcr.microsoft.com/azureml/openmpi5.0-ubuntu24.04"
+"""For a job that runs here, which has no environment of its own: the schema wants one."""
+OF_TRIAL = ("code", "command", "environment", "environment_variables", "distribution", "resources")
+OF_STEP = (*OF_TRIAL[:4], "compute", "distribution", "resources", "limits", "identity")
+SERVICES = {
+    "vscode": ("vs_code", ""),
+    "jupyterlab": ("jupyter_lab", ""),
+    "tensorboard": ("tensor_board", "log_dir"),
+    "ssh": ("ssh", "ssh_public_keys"),
+}
+"""The type of each service, and the key of its value."""
+IDENTITIES = {"user": "user_identity", "managed": "managed"}
+POLICIES = {"bandit": "bandit", "median": "median_stopping", "truncation": "truncation_selection"}
+
+
+def job_yaml(spec: JobSpec) -> str:
+    """The job as it would be sent, as far as that is known without a request: names of data and environments stay
+    references.
+
+    Credentials are masked; what the schema cannot say stands in comments. Raises BadUsage as `submit` does before its
+    first request.
+    """
+    if spec.cluster:
+        folder_for(spec.snapshot)
+        if spec.sweep is not None:
+            check_names(spec.sweep)
+    inputs = {item.key: _input(item, spec.default_datastore) for item in spec.inputs}
+    document = _job(spec, inputs, {item.key: _output(item, spec) for item in spec.outputs})
+    if spec.sweep is not None:
+        is_sequential = spec.sweep.max_concurrent is None and not spec.cluster  # as it would run here
+        document = _sweep(document, replace(spec.sweep, max_concurrent=1) if is_sequential else spec.sweep)
+    return _text(document, [spec])
+
+
+def pipeline_yaml(spec: PipelineSpec) -> str:
+    """The pipeline as it would be sent, as far as that is known without a request. Credentials are masked.
+
+    Raises BadUsage as `submit_pipeline` does before its first request.
+    """
+    nodes = pipeline_nodes(spec, placeholder_inputs(spec))
+    is_serverless = spec.cluster.lower() == SERVERLESS
+    settings = {
+        "default_compute": SERVERLESS if is_serverless else f"azureml:{spec.cluster}" if spec.cluster else "",
+        "default_datastore": spec.default_datastore,
+        "continue_on_step_failure": False,
+    }
+    document = {
+        "$schema": SCHEMA.format("pipeline"),
+        "type": "pipeline",
+        "experiment_name": spec.experiment,
+        "display_name": spec.display_name,
+        "description": spec.description,
+        "tags": dict(spec.tags),
+        "properties": git_properties(spec.tags),
+        "settings": _filled(settings),
+        "jobs": {node.node: _step(spec, node) for node in nodes},
+    }
+    return _text(_filled(document), [step.job for step in spec.steps])
+
+
+def _text(document: Mapping[str, Any], jobs: Sequence[JobSpec]) -> str:
+    """*document* as text, credentials masked, with comments on what it does not say of *jobs*, and 'himl submit'
+    does."""
+    import yaml
+
+    text: str = yaml.safe_dump(mask_document(document), sort_keys=False, allow_unicode=True, width=1000)
+    wheels = {wheel.name for spec in jobs if spec.environment is not None for wheel in spec.environment.wheels}
+    remarks = [f"'{wheel}' is built into the image by himl submit" for wheel in sorted(wheels)]
+    if MASK in text:
+        remarks.append(f"values that are credentials are shown as {MASK}")
+    return "".join(f"# {line}\n" for line in remarks) + text
+
+
+def _job(spec: JobSpec, inputs: Mapping[str, Any], outputs: Mapping[str, Any]) -> dict[str, Any]:
+    """The command job, credentials in it but for those in the command."""
+    compute = "" if spec.cluster.lower() == SERVERLESS else f"azureml:{spec.cluster}" if spec.cluster else HERE
+    entry = spec.entry
+    if entry.kind is EntryKind.command:
+        entry = replace(entry, target=mask_line(entry.target))
+    resources = {
+        "instance_count": spec.nodes,
+        "instance_type": spec.instance_type,
+        "properties": dict(spec.resource_properties),
+        "shm_size": spec.shm_size,
+        "docker_args": " ".join(spec.docker_args),
+    }
+    distribution = {"type": spec.distribution, "process_count_per_instance": spec.processes or 1}
+    return _filled(
+        {
+            "$schema": SCHEMA.format("command"),
+            "type": "command",
+            "experiment_name": spec.experiment,
+            "display_name": spec.display_name,
+            "description": spec.description,
+            "tags": job_tags(spec),
+            "properties": job_properties(spec),
+            "code": str(spec.snapshot.root.absolute()),
+            "command": command_line(replace(spec, arguments=mask_arguments(spec.arguments), entry=entry)),
+            "environment": _environment(spec.environment),
+            "environment_variables": dict(spec.env),
+            "inputs": inputs,
+            "outputs": outputs,
+            "compute": compute,
+            "distribution": distribution if spec.distribution else {},
+            "resources": _filled(resources),
+            "services": {name: _service(name, value) for name, value in spec.services.items()},
+            "limits": {} if spec.max_seconds is None else {"timeout": limit_of(spec.max_seconds)},
+            "identity": {"type": IDENTITIES[spec.identity]} if spec.identity is not None else {},
+        }
+    )
+
+
+def _filled(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """*fields* without those that say nothing."""
+    return {name: value for name, value in fields.items() if value not in (None, "", {})}
+
+
+def _service(name: str, value: str) -> dict[str, str]:
+    kind, key = SERVICES[name]
+    return {"type": kind} | ({key: value} if value else {})
+
+
+def _environment(spec: EnvironmentSpec | None) -> Any:
+    if spec is None:
+        return {"image": ANY_IMAGE}
+    if spec.name.startswith(ELSEWHERE):
+        return spec.name if spec.name.startswith("azureml:") else f"azureml:{spec.name}"
+    if spec.name:
+        return f"azureml:{spec.name}{'@latest' if spec.version in (None, LATEST) else f':{spec.version}'}"
+    if spec.context is not None:
+        path = spec.context if isinstance(spec.context, str) else str(spec.context.root)
+        return {"build": {"path": path, "dockerfile_path": spec.dockerfile}}
+    return _filled({"image": spec.image, "conda_file": dict(conda_contents(spec) or {})})
+
+
+def _input(item: DataSpec, default_datastore: str | None) -> dict[str, str]:
+    folder = _folder(item, default_datastore)
+    if item.version not in (None, LATEST):
+        folder = f"azureml:{item.name}:{item.version}"
+    elif not item.datastore and can_be_registered(item.name):
+        folder = f"azureml:{item.name}@latest"
+    return {"type": FOLDER, "path": folder, "mode": INPUT_MODES[item.mode or "download"]}
+
+
+def _output(item: DataSpec, spec: JobSpec) -> dict[str, str]:
+    path, mode = _folder(item, spec.default_datastore), OUTPUT_MODES[item.mode or "mount"]
+    if spec.sweep is not None:
+        return {"type": FOLDER, "path": trial_path(path), "mode": mode}
+    return {"type": FOLDER, "path": path, "mode": mode} | ({"name": item.name} if can_be_registered(item.name) else {})
+
+
+def _folder(item: DataSpec, default_datastore: str | None) -> str:
+    datastore = item.datastore or default_datastore or USUAL_DATASTORE
+    return f"azureml://datastores/{datastore}/paths/{folder_path(item)}/"
+
+
+def _sweep(trial: Mapping[str, Any], sweep: SweepSpec) -> dict[str, Any]:
+    """The document of a sweep, of that of the command job *trial*: what the trials share moves below `trial`."""
+    limits: dict[str, Any] = {
+        "max_total_trials": sweep.max_trials,
+        "max_concurrent_trials": max_concurrent(sweep),
+        "timeout": None if sweep.max_seconds is None else limit_of(sweep.max_seconds),
+        "trial_timeout": (trial.get("limits") or {}).get("timeout"),
+    }
+    document = {
+        **{name: value for name, value in trial.items() if name not in OF_TRIAL},
+        "$schema": SCHEMA.format("sweep"),
+        "type": "sweep",
+        "trial": {name: trial[name] for name in OF_TRIAL if name in trial},
+        "search_space": {name: _search_space(one) for name, one in sweep.space.items()},
+        "sampling_algorithm": {"type": "random", "seed": sweep.seed}
+        if sweep.sampling == "random" and sweep.seed is not None
+        else sweep.sampling,
+        "objective": {"goal": sweep.goal, "primary_metric": sweep.primary_metric},
+        "limits": _filled(limits),
+    }
+    stop = sweep.early_stop
+    if stop is not None:
+        names = ("evaluation_interval", "delay_evaluation", "slack_factor", "slack_amount", "truncation_percentage")
+        fields = {name: getattr(stop, name) for name in names}
+        document["early_termination"] = {"type": POLICIES[stop.policy]} | _filled(fields)
+    return document
+
+
+def _search_space(space: SearchRange) -> dict[str, Any]:
+    values = wire_values(space)
+    if space.draw is Draw.choice:
+        return {"type": space.draw.value, "values": values}
+    return {"type": space.draw.value, **dict(zip(argument_names(space.draw), values, strict=True))}
+
+
+def _step(spec: PipelineSpec, node: PipelineNode) -> dict[str, Any]:
+    step, job = node.spec, node.spec.job
+    if job.cluster:
+        of_step(step.key, lambda: folder_for(job.snapshot))
+    document = of_step(step.key, lambda: _job(job, {}, {}))
+    inputs: dict[str, Any] = {}
+    for item in job.inputs:
+        path, mode = node.inputs[item.key].path, INPUT_MODES[item.mode or "download"]
+        if is_whole_datastore(item) and item.key not in step.takes:
+            datastore = item.datastore or job.default_datastore or spec.default_datastore or USUAL_DATASTORE
+            path = f"azureml://datastores/{datastore}/paths/"
+        inputs[item.key] = {"type": FOLDER, "path": path, "mode": mode} if path else _input(item, job.default_datastore)
+    inputs |= {
+        key: {"type": one.type, "path": one.path, "mode": one.mode}
+        for key, one in node.inputs.items()
+        if key not in inputs
+    }
+    outputs = {
+        key: {"type": FOLDER} | ({"path": path} if path else {}) | {"mode": node.output_mode(key)}
+        for key, path in node.outputs.items()
+    }
+    fields = {name: document[name] for name in OF_STEP if name in document}
+    return _filled(
+        {"type": "command", "display_name": node.display_name, **fields, "inputs": inputs, "outputs": outputs}
+    )

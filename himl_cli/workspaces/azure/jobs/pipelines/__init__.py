@@ -1,1 +1,0 @@
-"""Pipelines: several jobs as one, each reading what others wrote."""
