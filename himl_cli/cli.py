@@ -12,13 +12,6 @@ With Typer::
 
     cli.main(app)
 
-With argparse::
-
-    parser = argparse.ArgumentParser(parents=[cli.parent_parser()])
-    with cli.errors():
-        for run in cli.chosen_runs(parser.parse_args()):
-            print(run.id)
-
 The page own-tools.md of the documents has all of it.
 """
 
@@ -26,28 +19,23 @@ from __future__ import annotations
 
 import logging
 import sys
-from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar, get_args
 
 import typer
 import typer.main
 
-from himl_cli.commands._argparse import add_options, chosen, options_of
 from himl_cli.commands.errors import OF_USERS, EdgedCommand, EdgedGroup, edge, giving_up, run_at_edge
 from himl_cli.commands.groups import HIML_OLD_NAMES
 from himl_cli.commands.options import (
-    ExperimentOpt,
-    NumRunsOpt,
     OutputOptions,
     RunArgs,
     SelectionOptions,
-    StatusOpt,
-    TagsOpt,
     WorkspaceOptions,
     bundled,
+    parameters_of,
 )
 from himl_cli.render.output import Format
 from himl_cli.render.terminal import stand_in_for_closed_streams
@@ -57,7 +45,7 @@ if TYPE_CHECKING:
     from himl_cli.api.workspace import Workspace
 
 __all__ = [
-    *("Place", "Runs", "Talk", "app", "chosen_runs", "command", "errors", "main", "parent_parser"),
+    *("Place", "Runs", "Talk", "app", "command", "errors", "main"),
     *(
         "ChildrenOption",
         "ExperimentOption",
@@ -85,11 +73,6 @@ class _Taken(type):
 class Place(WorkspaceOptions, metaclass=_Taken):
     """`-w/--workspace SPEC` and `--config_file PATH`: which workspace is meant."""
 
-    @classmethod
-    def of(cls, arguments: Namespace) -> Place:
-        """What argparse read by `parent_parser`. Raises BadUsage for options that contradict each other."""
-        return chosen(cls, arguments)
-
     def open(self) -> Workspace:
         """The workspace that is meant, as `himl_cli.get_workspace` gives it; makes no request.
 
@@ -104,11 +87,6 @@ class Place(WorkspaceOptions, metaclass=_Taken):
 class Runs(SelectionOptions, metaclass=_Taken):
     """`--run`, `--experiment` with `--num_runs`, `--tags` and `--status`, `--latest_run_file`, `--children`: which runs
     are meant."""
-
-    @classmethod
-    def of(cls, arguments: Namespace) -> Runs:
-        """What argparse read by `parent_parser`. Raises BadUsage for values that cannot be."""
-        return chosen(cls, arguments)
 
     def find(
         self, place: Place | None = None, named: Sequence[str] | None = None, *, explicit: bool = False
@@ -136,11 +114,6 @@ class Talk(OutputOptions, metaclass=_Taken):
     """`--format human|json|quiet`, `--json`, `-q/--quiet`, `-v/--verbose`, `--yes`: how a tool talks. stdout is data,
     stderr is talk."""
 
-    @classmethod
-    def of(cls, arguments: Namespace) -> Talk:
-        """What argparse read by `parent_parser`. Raises BadUsage for two formats at once."""
-        return chosen(cls, arguments)
-
     def rows(self, records: Iterable[Mapping[str, object]], *, empty: str = "") -> None:
         """*records* as a table (tabs in a pipe), a column a key; as a JSON array; or, quiet, the first value of each
         alone.
@@ -166,26 +139,30 @@ class Talk(OutputOptions, metaclass=_Taken):
         return self.output().confirm(question)
 
 
-_SELECTION, _WORKSPACE, _OUTPUT = options_of(SelectionOptions), options_of(WorkspaceOptions), options_of(OutputOptions)
+_INFO = {
+    each.name: get_args(each.annotation)[1]
+    for bundle in (SelectionOptions, WorkspaceOptions, OutputOptions)
+    for each in parameters_of(bundle)
+}
 
-RunOption = Annotated[list[str] | None, _SELECTION["run"].info]
-ExperimentOption = ExperimentOpt
-NumRunsOption = NumRunsOpt
-TagsOption = TagsOpt
-StatusOption = StatusOpt
-LatestRunFileOption = Annotated[str | None, _SELECTION["latest_run_file"].info]
-ChildrenOption = Annotated[bool, _SELECTION["children"].info]
-WorkspaceOption = Annotated[str | None, _WORKSPACE["workspace"].info]
-ConfigFileOption = Annotated[str | None, _WORKSPACE["config_file"].info]
-FormatOption = Annotated[Format, _OUTPUT["format"].info]
-JsonOption = Annotated[bool, _OUTPUT["json"].info]
-QuietOption = Annotated[bool, _OUTPUT["quiet"].info]
-VerboseOption = Annotated[bool, _OUTPUT["verbose"].info]
-YesOption = Annotated[bool, _OUTPUT["yes"].info]
+RunOption = Annotated[list[str] | None, _INFO["run"]]
+ExperimentOption = Annotated[str | None, _INFO["experiment"]]
+NumRunsOption = Annotated[str | None, _INFO["num_runs"]]
+TagsOption = Annotated[list[str] | None, _INFO["tags"]]
+StatusOption = Annotated[list[str] | None, _INFO["status"]]
+LatestRunFileOption = Annotated[str | None, _INFO["latest_run_file"]]
+ChildrenOption = Annotated[bool, _INFO["children"]]
+WorkspaceOption = Annotated[str | None, _INFO["workspace"]]
+ConfigFileOption = Annotated[str | None, _INFO["config_file"]]
+FormatOption = Annotated[Format, _INFO["format"]]
+JsonOption = Annotated[bool, _INFO["json"]]
+QuietOption = Annotated[bool, _INFO["quiet"]]
+VerboseOption = Annotated[bool, _INFO["verbose"]]
+YesOption = Annotated[bool, _INFO["yes"]]
 RunArguments = RunArgs
 """Run ids as plain arguments, for `Runs.find(place, named)`."""
 
-_OLD_NAMES = {old: name for old, name in HIML_OLD_NAMES.items() if name in (*_SELECTION, *_WORKSPACE)}
+_OLD_NAMES = {old: name for old, name in HIML_OLD_NAMES.items() if name in _INFO}
 
 
 def _normalized(name: str) -> str:
@@ -234,24 +211,6 @@ def main(app: typer.Typer) -> NoReturn:
     program = typer.main.get_command(app)
     program.help = program.help or (app.info.help if isinstance(app.info.help, str) else None)
     sys.exit(run_at_edge(program.main, None, OF_USERS, standalone_mode=False, extra={}))
-
-
-def parent_parser(*, runs: bool = True, workspace: bool = True, output: bool = True) -> ArgumentParser:
-    """The options of `Runs`, `Place` and `Talk` for argparse: `ArgumentParser(parents=[parent_parser()])`.
-
-    `-` and `_` are alike in their names, and hi-ml's old names are understood.
-    """
-    parser = ArgumentParser(add_help=False)
-    for bundle, is_wanted in ((Runs, runs), (Place, workspace), (Talk, output)):
-        if is_wanted:
-            add_options(parser, bundle, _OLD_NAMES)
-    return parser
-
-
-def chosen_runs(arguments: Namespace) -> list[Run]:
-    """The runs that are meant by what argparse read; raises as `Runs.find` and `Talk.of`."""
-    Talk.of(arguments)  # starts the debug log where --verbose is given
-    return Runs.of(arguments).find(Place.of(arguments))
 
 
 @contextmanager

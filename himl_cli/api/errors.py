@@ -78,9 +78,9 @@ def one_line_if_uncaught() -> Iterator[None]:
             if failure is not error:
                 before(kind, failure, trace)
                 return
-            from himl_cli.render.errors import say_error  # only here: it imports Typer
+            from himl_cli.render.errors import print_error  # only here: it imports Typer
 
-            say_error(error, as_json=False)
+            print_error(error, as_json=False)
             if not (sys.flags.inspect or hasattr(sys, "ps1")):  # Python's prompt goes on
                 sys.exit(error.exit_code)
 

@@ -72,7 +72,7 @@ def _submit(
     JobFailed, Interrupted."""
     from himl_cli.commands.session import For, open_session
     from himl_cli.commands.submit_job import naming_once_made, wait_or_leave
-    from himl_cli.render.jobs import say_prepared
+    from himl_cli.render.jobs import print_prepared
     from himl_cli.render.progress import observing
     from himl_cli.services.montage.on_cluster import check_data
     from himl_cli.services.runs.logs import watching
@@ -83,7 +83,7 @@ def _submit(
         with observing(session.output) as notify:  # its bar is gone before anything else is printed
             made.append(submit_job(session.jobs, job, asked.cwd, notify))
         with watching(made[0].id):
-            say_prepared(session.output, job.remarks, job.report)
+            print_prepared(session.output, job.remarks, job.report)
         wait_or_leave(session, made[0], waits=waits, follows=False)
 
 

@@ -12,7 +12,7 @@ from himl_cli.commands.session import For, open_session
 from himl_cli.commands.submit_job import wait_here, with_checkpoint, with_inputs
 from himl_cli.core.errors import Interrupted, JobFailed
 from himl_cli.core.processes import interruptions
-from himl_cli.render.jobs import say_prepared, say_recorded, say_sent
+from himl_cli.render.jobs import print_prepared, print_recorded, print_sent
 from himl_cli.services.recording.start import Recording, submit_recorded
 from himl_cli.services.recording.waiting import wait_until_told
 from himl_cli.workspaces.open import open_azure, recording_place
@@ -29,16 +29,16 @@ def run_recorded(
     """Run the job on this machine, and tell it to the workspace at *address*. Ctrl-C cancels it while it is waited for.
     Raises JobFailed, Interrupted."""
     with open_session(_local_part(where), talk, For.jobs) as session:
-        say_prepared(session.output, job.remarks, job.report)
+        print_prepared(session.output, job.remarks, job.report)
         job = with_checkpoint(session, where, with_inputs(session, job))
         here = cast("FolderWorkspace", session.workspace)
         recording = Recording(recording_place(address, session.cwd), start_recorder)
         with interruptions() as interrupted:
             with closing(open_azure(address, session.cwd)) as there:
                 run, twin = submit_recorded(here, there, job, session.cwd, recording, session.notify)
-            say_recorded(session.output, run, twin)
+            print_recorded(session.output, run, twin)
             if not waits:
-                say_sent(session.output, replace(run, url=twin.url), waits=False, follows=False)
+                print_sent(session.output, replace(run, url=twin.url), waits=False, follows=False)
                 if interrupted:  # while it was started
                     here.cancel(run.id)
                     raise Interrupted(f"Run '{run.id}' is canceled.", hint=f"See how it ends: himl runs show {run.id}")

@@ -9,13 +9,13 @@ import typer
 
 from himl_cli.commands.groups import command, group
 from himl_cli.commands.options import (
-    WHERE,
+    Bundle,
     GlobOptions,
-    MovingOptions,
     OutputOptions,
-    StripOpt,
+    TransferOptions,
     WorkspaceOptions,
-    conclude,
+    conclude_transfer,
+    option,
 )
 from himl_cli.commands.session import For, open_session
 
@@ -24,12 +24,23 @@ app = group(
     "local one."
 )
 
-DatastoreOpt = Annotated[
-    str | None,
-    typer.Option(
-        "--datastore", metavar="NAME", help="Which one (default: the workspace's default one).", rich_help_panel=WHERE
-    ),
-]
+
+class DatastoreOptions(Bundle, panel="Workspace"):
+    """The datastore to use."""
+
+    datastore: str | None = option("Which one (default: the workspace's default one).", "NAME")
+
+
+class NameOptions(Bundle, panel="Which files"):
+    """The names of files here."""
+
+    strip_prefix: bool = option("Drop the folders of the prefix from the names.", default=False)
+
+
+class ListOptions(Bundle):
+    """The form of a list."""
+
+    null: bool = option("Names alone, each ended by a null character, for xargs -0.", default=False)
 
 
 @command(app, "upload")
@@ -39,10 +50,10 @@ def upload_files(
         str, typer.Argument(metavar="REMOTE_PREFIX", help="The folder in the datastore; '.' is its top.")
     ],
     globs: GlobOptions,
-    how: MovingOptions,
-    where: WorkspaceOptions,
-    talk: OutputOptions,
-    datastore: DatastoreOpt = None,
+    transfer_opts: TransferOptions,
+    workspace_opts: WorkspaceOptions,
+    output_opts: OutputOptions,
+    store_opts: DatastoreOptions,
 ) -> None:
     """Upload a folder's contents, or a file.
 
@@ -55,13 +66,13 @@ def upload_files(
     from himl_cli.services.transfer.plan import UploadRequest
     from himl_cli.services.transfer.upload import checked_prefix, upload
 
-    checked_prefix(remote_prefix)
-    request = UploadRequest(local, remote_prefix, globs.filters(), how.overwrite, how.validate, how.workers)
-    with open_session(where, talk, For.data) as session:
-        store = session.workspace.datastore(datastore)
+    target, how = checked_prefix(remote_prefix) or ".", transfer_opts
+    request = UploadRequest(local, remote_prefix, globs.filters(), how.overwrite, not how.no_validate, how.workers)
+    with open_session(workspace_opts, output_opts, For.data) as session:
+        store = session.workspace.datastore(store_opts.datastore)
         result = upload(store, request, session.notify)
         inside = f"{store.label} of {session.workspace.label}"
-    conclude(session.output, result, "Uploaded", [checked_prefix(remote_prefix) or "."], inside=inside)
+    conclude_transfer(session.output, result, "Uploaded", [target], inside=inside)
 
 
 @command(app, "download")
@@ -72,11 +83,11 @@ def download_files(
         typer.Argument(metavar="LOCAL_DIR", help="The folder to write to; the whole remote path is kept below it."),
     ],
     globs: GlobOptions,
-    how: MovingOptions,
-    where: WorkspaceOptions,
-    talk: OutputOptions,
-    datastore: DatastoreOpt = None,
-    strip_prefix: StripOpt = False,
+    transfer_opts: TransferOptions,
+    workspace_opts: WorkspaceOptions,
+    output_opts: OutputOptions,
+    store_opts: DatastoreOptions,
+    names: NameOptions,
 ) -> None:
     """Download files, checked by MD5.
 
@@ -90,27 +101,27 @@ def download_files(
     from himl_cli.services.transfer.download import download_blobs
     from himl_cli.services.transfer.plan import DownloadRequest
 
+    filters, how = globs.filters(prefix), transfer_opts
     request = DownloadRequest(
-        local_dir, globs.filters(prefix), "", strip_prefix, how.overwrite, how.validate, how.workers
+        local_dir, filters, "", names.strip_prefix, how.overwrite, not how.no_validate, how.workers
     )
-    with open_session(where, talk, For.data) as session:
-        store = session.workspace.datastore(datastore)
+    with open_session(workspace_opts, output_opts, For.data) as session:
+        store = session.workspace.datastore(store_opts.datastore)
         result = download_blobs(store, request, notify=session.notify)
-    conclude(session.output, result, "Downloaded", [str(local_dir)], nothing=f"There are no files in {store.label}.")
+    nothing = f"There are no files in {store.label}."
+    conclude_transfer(session.output, result, "Downloaded", [str(local_dir)], nothing=nothing)
 
 
 @command(app, "list")
 def list_stored(
     globs: GlobOptions,
-    where: WorkspaceOptions,
-    talk: OutputOptions,
+    workspace_opts: WorkspaceOptions,
+    output_opts: OutputOptions,
+    store_opts: DatastoreOptions,
+    list_opts: ListOptions,
     prefix: Annotated[
         str, typer.Argument(metavar="PREFIX", help="Names that start so, or one file.", show_default=False)
     ] = "",
-    datastore: DatastoreOpt = None,
-    null: Annotated[
-        bool, typer.Option("--null", help="Names alone, each ended by a null character, for xargs -0.")
-    ] = False,
 ) -> None:
     """List files with their sizes.
 
@@ -122,12 +133,10 @@ def list_stored(
     from himl_cli.services.transfer.filters import list_files
 
     filters = globs.filters(prefix)
-    with open_session(where, talk, For.data) as session:
-        store = session.workspace.datastore(datastore)
+    with open_session(workspace_opts, output_opts, For.data) as session:
+        store = session.workspace.datastore(store_opts.datastore)
         files = list_files(store, filters)
-        if null:
-            session.output.null_ended(file.name for file in files)
-            return
-        session.output.table(
-            files, FILE_COLUMNS, quiet=lambda file: str(file.name), empty=f"No files in {store.label}."
-        )
+        if list_opts.null:
+            return session.output.null_ended(file.name for file in files)
+        empty = f"No files in {store.label}."
+        session.output.table(files, FILE_COLUMNS, quiet=lambda file: str(file.name), empty=empty)

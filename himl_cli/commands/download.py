@@ -3,114 +3,42 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
-
-import typer
 
 from himl_cli.commands.groups import command, group
 from himl_cli.commands.options import (
-    FILES,
-    WHERETO,
     Bundle,
     GlobOptions,
-    MovingOptions,
     OutputOptions,
     RunArgs,
     SelectionOptions,
+    TransferOptions,
     WorkspaceOptions,
-    conclude,
+    conclude_transfer,
+    option,
 )
 from himl_cli.commands.session import open_session
 from himl_cli.core.errors import RunNotFound
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from himl_cli.core.runs import Run
-    from himl_cli.workspaces.base import BlobStore, Workspace
-
 app = group()
 
 
-class SourceOptions(Bundle):
+class SourceOptions(Bundle, panel="Which files"):
     """Which of a run's files."""
 
-    def __init__(
-        self,
-        prefix: Annotated[
-            str,
-            typer.Option(
-                "--prefix",
-                metavar="P",
-                help="Only names that start so, or one file.",
-                rich_help_panel=FILES,
-                show_default=False,
-            ),
-        ] = "",
-        output_key: Annotated[
-            str | None,
-            typer.Option(
-                "--output_key",
-                metavar="KEY",
-                help="The run's output dataset KEY, not its artifacts.",
-                rich_help_panel=FILES,
-            ),
-        ] = None,
-        list_only: Annotated[
-            bool, typer.Option("--list", help="List the files, download nothing.", rich_help_panel=FILES)
-        ] = False,
-    ) -> None:
-        self.prefix = prefix
-        self.output_key = output_key
-        self.list_only = list_only
-
-    def files_of(self, workspace: Workspace) -> Callable[[str], BlobStore]:
-        return workspace.run_files if self.output_key is None else partial(workspace.output_files, key=self.output_key)
+    prefix: str = option("Only names that start so, or one file.", "P", "", show_default=False)
+    output_key: str | None = option("The run's output dataset KEY, not its artifacts.", "KEY")
+    list_only: bool = option("List the files, download nothing.", default=False, names=("--list",))
 
 
-class TargetOptions(Bundle):
+class TargetOptions(Bundle, panel="Where to"):
     """Where files go."""
 
-    def __init__(
-        self,
-        output_dir: Annotated[
-            Path,
-            typer.Option("--output_dir", metavar="DIR", help="Files go to DIR/RUN_ID/NAME.", rich_help_panel=WHERETO),
-        ] = Path("outputs"),
-        flat: Annotated[
-            bool, typer.Option("--flat", help="Files go to DIR/NAME (one run only).", rich_help_panel=WHERETO)
-        ] = False,
-        strip_prefix: Annotated[
-            bool,
-            typer.Option("--strip_prefix", help="Drop the folders of the prefix from names.", rich_help_panel=WHERETO),
-        ] = False,
-    ) -> None:
-        self.folder = output_dir
-        self.flat = flat
-        self.strip_prefix = strip_prefix
-
-    def places(self, runs: Sequence[Run]) -> list[str]:
-        return [str(self.folder)] if self.flat else [str(self.folder / run.id) for run in runs]
-
-
-@contextmanager
-def _naming_files(words: Sequence[str]) -> Iterator[None]:
-    """Within it, the error that one of *words* is no run says how files and a folder are named."""
-    try:
-        yield
-    except RunNotFound as err:
-        if err.run in words and not err.similar:
-            others = [word for word in words if word != err.run] or ["latest"]
-            files, folder = (
-                shlex.join(["himl", "download", *others, option, err.run]) for option in ("--prefix", "--output_dir")
-            )
-            err.hint = f"For files of that name: {files} - for a folder to write to: {folder}"
-        raise
+    output_dir: Path = option("Files go to DIR/RUN_ID/NAME.", "DIR", Path("outputs"), kind=Path)
+    flat: bool = option("Files go to DIR/NAME (one run only).", default=False)
+    strip_prefix: bool = option("Drop the folders of the prefix from names.", default=False)
 
 
 @command(app, "download")
@@ -119,9 +47,9 @@ def download(
     source: SourceOptions,
     globs: GlobOptions,
     target: TargetOptions,
-    how: MovingOptions,
-    where: WorkspaceOptions,
-    talk: OutputOptions,
+    transfer_opts: TransferOptions,
+    workspace_opts: WorkspaceOptions,
+    output_opts: OutputOptions,
     runs: RunArgs = None,
 ) -> None:
     """Download the files of runs, checked by MD5.
@@ -142,31 +70,34 @@ def download(
     from himl_cli.services.transfer.filters import list_files
     from himl_cli.services.transfer.plan import DownloadRequest
 
-    filters = globs.filters(source.prefix)
-    wanted = selection.selection(runs, single="--flat" if target.flat and not source.list_only else "")
-    with open_session(where, talk) as session:
-        with _naming_files(runs or ()):
-            found = find_runs(session.workspace, wanted, cwd=session.cwd, notify=session.notify)
-        files_of = source.files_of(session.workspace)
+    filters, key, how = globs.filters(source.prefix), source.output_key, transfer_opts
+    selected = selection.selection(runs, single="--flat" if target.flat and not source.list_only else "")
+    with open_session(workspace_opts, output_opts) as session:
+        workspace = session.workspace
+        try:
+            found = find_runs(workspace, selected, cwd=session.cwd, notify=session.notify)
+        except RunNotFound as err:
+            if err.run in (runs or ()) and not err.similar:
+                others = [word for word in runs or () if word != err.run] or ["latest"]
+                files, folder = (
+                    shlex.join(["himl", "download", *others, each, err.run]) for each in ("--prefix", "--output_dir")
+                )
+                err.hint = f"For files of that name: {files} - for a folder to write to: {folder}"
+            raise
+        files_of = workspace.run_files if key is None else partial(workspace.output_files, key=key)
         if source.list_only:
-            files = chain.from_iterable(list_files(files_of(run.id), filters, run=run.id) for run in found)
-            session.output.table(
-                files,
-                FILE_COLUMNS if len(found) == 1 else FILE_OF_RUN_COLUMNS,
-                quiet=lambda file: str(file.name),
-                empty="No files.",
-            )
-            return
+            listed = chain.from_iterable(list_files(files_of(run.id), filters, run=run.id) for run in found)
+            columns = FILE_COLUMNS if len(found) == 1 else FILE_OF_RUN_COLUMNS
+            return session.output.table(listed, columns, quiet=lambda file: str(file.name), empty="No files.")
         request = DownloadRequest(
-            target.folder, filters, "", target.strip_prefix, how.overwrite, how.validate, how.workers
+            target.output_dir, filters, "", target.strip_prefix, how.overwrite, not how.no_validate, how.workers
         )
-        result = download_runs(
-            files_of, found, request, output_key=source.output_key, flat=target.flat, notify=session.notify
-        )
+        result = download_runs(files_of, found, request, output_key=key, flat=target.flat, notify=session.notify)
     nothing = f"Run '{found[0].id}' has no files." if len(found) == 1 else "None of these runs has any files."
-    parents = [run for run in found if MANY in run.tags]
-    if parents and not selection.children:
+    parent = next((run for run in found if MANY in run.tags), None)
+    if parent and not selection.children:
         session.output.notice(
-            f"Run '{parents[0].id}' is a {kind_of(parents[0])}: --children downloads the files of the runs below it."
+            f"Run '{parent.id}' is a {kind_of(parent)}: --children downloads the files of the runs below it."
         )
-    conclude(session.output, result, "Downloaded", target.places(found), nothing=nothing)
+    folders = [target.output_dir] if target.flat else [target.output_dir / run.id for run in found]
+    conclude_transfer(session.output, result, "Downloaded", [str(folder) for folder in folders], nothing=nothing)

@@ -14,7 +14,7 @@ import typer
 
 from himl_cli.commands.groups import HimlCommand, HimlGroup, before_double_dash
 from himl_cli.core.errors import BadUsage, HimlError, Interrupted
-from himl_cli.render.errors import ReaderGone, as_himl_error, say_error, silence_stdout
+from himl_cli.render.errors import ReaderGone, as_himl_error, print_error, silence_stdout
 
 READER_GONE_CODE = 141
 """What a shell reports of a program that a closed pipe ended (128 + SIGPIPE)."""
@@ -130,7 +130,7 @@ def say(failure: Exception, tokens: Sequence[str]) -> int:
     is_plain = isinstance(error, BadUsage) and (
         failure.__cause__ is None or isinstance(failure.__cause__, typer.TyperException)
     )
-    say_error(error, as_json=as_json, traceback_of=failure if verbose and not is_plain else None)
+    print_error(error, as_json=as_json, traceback_of=failure if verbose and not is_plain else None)
     return error.exit_code
 
 

@@ -20,7 +20,7 @@ from himl_cli.commands._montage_options import (
 )
 from himl_cli.commands.groups import command, group
 from himl_cli.commands.options import OutputOptions, WorkspaceOptions
-from himl_cli.commands.session import For, open_session, talking
+from himl_cli.commands.session import For, open_session, output_session
 
 if TYPE_CHECKING:
     from himl_cli.core.events import Notify
@@ -120,7 +120,7 @@ def _place_of(
     if slides.datastore is None:
         from himl_cli.services.montage.listing.dataset import local_dataset
 
-        with talking(talk) as (output, notify):
+        with output_session(talk) as (output, notify):
             yield (*local_dataset(path_of("DATASET", dataset)), output, notify)
     else:
         from himl_cli.services.montage.cache_limit import cache_limit

@@ -37,7 +37,7 @@ def script_arguments(ctx: typer.Context) -> tuple[str, ...]:
     return arguments
 
 
-def say_misplaced(ctx: typer.Context, talk: OutputOptions) -> None:
+def print_misplaced(ctx: typer.Context, talk: OutputOptions) -> None:
     """Say that the script gets an option of himl's that stands behind `--`, where its file knows none of that name."""
     command: Any = ctx.command
     option, meant = command.misplaced(ctx) or ("", "")

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, TextIO, TypeVar
 
 from himl_cli.core.redaction import redact
 from himl_cli.render.errors import one_line
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from himl_cli.core.events import Notify
     from himl_cli.render.output import Output
     from himl_cli.workspaces.base import JobRunner, Workspace
+
+Opened = TypeVar("Opened", bound="Workspace | None")
 
 
 class For(Enum):
@@ -54,73 +56,69 @@ class Session:
 
 
 @contextmanager
-def open_session(where: WorkspaceOptions, talk: OutputOptions, need: For = For.runs) -> Iterator[Session]:
+def open_session(
+    workspace_opts: WorkspaceOptions, output_opts: OutputOptions, need: For = For.runs
+) -> Iterator[Session]:
     """Open the workspace that is meant for what the command needs, and close it; one for jobs is made where there is
     none.
 
     Raises WorkspaceNotFound, or what the workspace raises when it cannot be read.
     """
     from himl_cli.commands._recorder import resume_recordings
+    from himl_cli.workspaces.open import open_for_jobs, open_runs, open_workspace
+
+    cwd, names = Path.cwd(), (workspace_opts.workspace, workspace_opts.config_file)
+    with output_session(output_opts) as (output, notify):
+        if need in (For.jobs, For.clusters):
+            workspace = open_for_jobs(*names, start=cwd, on_cluster=need is For.clusters)
+        else:
+            workspace = (open_runs if need is For.runs else open_workspace)(*names, start=cwd)
+        if need in (For.runs, For.jobs):
+            resume_recordings(workspace)
+        with _close_at_end([workspace]):
+            yield Session(workspace, output, notify, cwd)
+
+
+@contextmanager
+def output_session(output_opts: OutputOptions) -> Iterator[tuple[Output, Notify]]:
+    """Where to print, and an observer of progress, for what needs no workspace; SIGTERM is as Ctrl-C within it."""
+    from himl_cli.core.processes import terminations
+    from himl_cli.render.progress import observing
+
+    start_logging(verbose=output_opts.verbose)
+    output = output_opts.output()
+    with terminations(), observing(output) as notify, _close_at_end([]):
+        yield output, notify
+
+
+@contextmanager
+def lazy_workspace(opener: Callable[[], Opened]) -> Iterator[Callable[[], Opened]]:
+    """A function that opens a workspace when it is first called, for commands that mostly do without; closed at the
+    end."""
+    opened: list[Opened] = []
+
+    def workspace() -> Opened:
+        if not opened:
+            opened.append(opener())
+        return opened[0]
+
+    with _close_at_end(opened):
+        yield workspace
+
+
+@contextmanager
+def _close_at_end(workspaces: Sequence[Workspace | None]) -> Iterator[None]:
+    """Close what is in *workspaces* by then; after Ctrl-C there is time for that."""
     from himl_cli.core.errors import Interrupted
     from himl_cli.core.processes import take_time_to_end
 
-    cwd = Path.cwd()
-    with talking(talk) as (output, notify):
-        workspace = _open(where, need, cwd)
-        if need in (For.runs, For.jobs):
-            resume_recordings(workspace)
-        try:
-            yield Session(workspace, output, notify, cwd)
-        except (KeyboardInterrupt, Interrupted):
-            take_time_to_end()
-            raise
-        finally:
-            workspace.close()
-
-
-@contextmanager
-def talking(talk: OutputOptions) -> Iterator[tuple[Output, Notify]]:
-    """Where to print and whom to tell of progress, for what needs no workspace; SIGTERM is as Ctrl-C within it."""
-    from himl_cli.core.errors import Interrupted
-    from himl_cli.core.processes import take_time_to_end, terminations
-    from himl_cli.render.progress import observing
-
-    start_logging(verbose=talk.verbose)
-    output = talk.output()
-    with terminations(), observing(output) as notify:
-        try:
-            yield output, notify
-        except (KeyboardInterrupt, Interrupted):
-            take_time_to_end()
-            raise
-
-
-def _open(where: WorkspaceOptions, need: For, cwd: Path) -> Workspace:
-    from himl_cli.workspaces.open import open_for_jobs, open_runs, open_workspace
-
-    if need in (For.jobs, For.clusters):
-        return open_for_jobs(where.workspace, where.config_file, start=cwd, on_cluster=need is For.clusters)
-    opener = open_runs if need is For.runs else open_workspace
-    return opener(where.workspace, where.config_file, start=cwd)
-
-
-@contextmanager
-def azure_beside(cwd: Path) -> Iterator[Callable[[], Workspace | None]]:
-    """A function that opens the configured Azure ML workspace (None where there is none), for commands that mostly do
-    without; closed at the end."""
-    from himl_cli.workspaces.open import open_configured_azure
-
-    opened: list[Workspace | None] = []
-
-    def workspace() -> Workspace | None:
-        if not opened:
-            opened.append(open_configured_azure(cwd))
-        return opened[0]
-
     try:
-        yield workspace
+        yield
+    except (KeyboardInterrupt, Interrupted):
+        take_time_to_end()
+        raise
     finally:
-        for each in filter(None, opened):
+        for each in filter(None, workspaces):
             each.close()
 
 

@@ -1,43 +1,35 @@
-"""`himl init`: what a project needs to find its workspace."""
+"""`himl init`, `himl workspace` and `himl doctor`: what a project needs to find its workspace, shown and checked."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Annotated
 
 import typer
 
 from himl_cli.commands.groups import command, group
-from himl_cli.commands.options import OutputOptions, WorkspaceOptions
+from himl_cli.commands.options import Bundle, OutputOptions, WorkspaceOptions, option
+from himl_cli.commands.session import start_logging
+from himl_cli.render.output import Format
 
 init_app = group()
+workspace_app = group("Show which workspace is meant, and where that was read.")
+doctor_app = group()
 
-WORKSPACE = "Azure ML workspace"
+
+class InitOptions(Bundle, panel="Azure ML workspace"):
+    """The workspace to set up for."""
+
+    source: str | None = option("Settings to take over (see above).", "FILE", names=("--from",))
+    subscription_id: str | None = option("Its subscription.", "ID")
+    resource_group: str | None = option("Its resource group.", "NAME")
+    workspace_name: str | None = option("Its name.", "NAME")
+    local: bool = option("Make a local workspace, .himl, in this folder.", default=False, panel="Options")
 
 
 @command(init_app, "init")
-def init(
-    *,
-    source: Annotated[
-        str | None,
-        typer.Option("--from", metavar="FILE", help="Settings to take over (see above).", rich_help_panel=WORKSPACE),
-    ] = None,
-    subscription_id: Annotated[
-        str | None, typer.Option("--subscription_id", metavar="ID", help="Its subscription.", rich_help_panel=WORKSPACE)
-    ] = None,
-    resource_group: Annotated[
-        str | None,
-        typer.Option("--resource_group", metavar="NAME", help="Its resource group.", rich_help_panel=WORKSPACE),
-    ] = None,
-    workspace_name: Annotated[
-        str | None, typer.Option("--workspace_name", metavar="NAME", help="Its name.", rich_help_panel=WORKSPACE)
-    ] = None,
-    local: Annotated[bool, typer.Option("--local", help="Make a local workspace, .himl, in this folder.")] = False,
-    talk: OutputOptions,
-) -> None:
+def init(options: InitOptions, output_opts: OutputOptions) -> None:
     """Set up this folder for an Azure ML workspace, or with a local one.
 
     Writes config.json for the workspace named by the options below, or by HIML_SUBSCRIPTION_ID, HIML_RESOURCE_GROUP and
@@ -51,18 +43,15 @@ def init(
       himl init --subscription_id ID --resource_group RG --workspace_name WS
     """
     from himl_cli.commands.session import start_logging
-    from himl_cli.render.setup import say_set_up
+    from himl_cli.render.setup import print_set_up
     from himl_cli.services.setup import SetUpRequest, set_up
     from himl_cli.workspaces import setting_up as workspaces
 
-    start_logging(verbose=talk.verbose)
-    given = {"subscription_id": subscription_id, "resource_group": resource_group, "workspace_name": workspace_name}
-    ids = {key: value for key, value in given.items() if value is not None}
-    folder = Path.cwd()
-    say_set_up(talk.output(), set_up(SetUpRequest(folder, source, ids, local), workspaces), folder)
-
-
-workspace_app = group("Show which workspace is meant, and where that was read.")
+    start_logging(verbose=output_opts.verbose)
+    ids = {key: getattr(options, key) for key in ("subscription_id", "resource_group", "workspace_name")}
+    ids, folder = {key: value for key, value in ids.items() if value is not None}, Path.cwd()
+    done = set_up(SetUpRequest(folder, options.source, ids, options.local), workspaces)
+    print_set_up(output_opts.output(), done, folder)
 
 
 @workspace_app.callback()
@@ -71,7 +60,7 @@ def workspace() -> None:
 
 
 @command(workspace_app, "show")
-def show(where: WorkspaceOptions, talk: OutputOptions) -> None:
+def show(workspace_opts: WorkspaceOptions, output_opts: OutputOptions) -> None:
     """Show which workspaces are meant, and where that was read.
 
     Runs are looked for in all of them; data goes to the first, and comes from it. If one does not answer, what its
@@ -81,37 +70,32 @@ def show(where: WorkspaceOptions, talk: OutputOptions) -> None:
       himl workspace show
       himl workspace show --json
     """
-    from himl_cli.commands.session import start_logging
-    from himl_cli.render.output import Format
     from himl_cli.render.setup import workspace_view
     from himl_cli.services.doctor import facts_of
     from himl_cli.workspaces.meant import search_remarks
     from himl_cli.workspaces.open import open_each
 
-    start_logging(verbose=talk.verbose)
-    output = talk.output()
-    found = open_each(where.workspace, where.config_file, start=Path.cwd())
-    for remark in search_remarks(where.workspace, where.config_file, start=Path.cwd()):
+    start_logging(verbose=output_opts.verbose)
+    output, names = output_opts.output(), (workspace_opts.workspace, workspace_opts.config_file)
+    found = open_each(*names, start=Path.cwd())
+    for remark in search_remarks(*names, start=Path.cwd()):
         output.notice(remark)
-    told = facts_of(found, ask=output.format is not Format.quiet)
-    facts = [each.facts for each in told]
+    answers = facts_of(found, ask=output.format is not Format.quiet)
+    facts = [each.facts for each in answers]
     output.result(
         facts,
         human=lambda: "\n\n".join("\n".join(workspace_view(each)) for each in facts),
         quiet=[each.label for each in facts],
     )
-    silent = [(each.facts.label, each.error) for each in told if each.error is not None]
-    for label, error in silent[1:]:
+    errors = [(each.facts.label, each.error) for each in answers if each.error is not None]
+    for label, error in errors[1:]:
         output.notice(f"warning: {label}: {error}")
-    if silent:
-        raise silent[0][1]
-
-
-doctor_app = group()
+    if errors:
+        raise errors[0][1]
 
 
 @command(doctor_app, "doctor")
-def doctor(where: WorkspaceOptions, talk: OutputOptions) -> None:
+def doctor(workspace_opts: WorkspaceOptions, output_opts: OutputOptions) -> None:
     """Check what himl needs, a line each with what to do about it.
 
     Python and packages; settings; which workspaces are meant, and why; signing in to Azure, the workspace, its
@@ -122,28 +106,28 @@ def doctor(where: WorkspaceOptions, talk: OutputOptions) -> None:
       himl doctor --config_file other/config.json --json
     """
     from himl_cli.commands.session import start_logging
-    from himl_cli.render.setup import say_checks
+    from himl_cli.render.setup import print_checks
     from himl_cli.services.doctor import checkup, verdict
     from himl_cli.workspaces.meant import search_remarks
     from himl_cli.workspaces.open import open_each
 
-    start_logging(verbose=talk.verbose)
-    find = partial(open_each, where.workspace, where.config_file, start=Path.cwd())
-    remarks = partial(search_remarks, where.workspace, where.config_file, start=Path.cwd())
-    checks = say_checks(talk.output(), checkup(find, remarks, partial(_settings_in_force, Path.cwd())))
+    start_logging(verbose=output_opts.verbose)
+    names, here = (workspace_opts.workspace, workspace_opts.config_file), Path.cwd()
+    find, remarks = partial(open_each, *names, start=here), partial(search_remarks, *names, start=here)
+    checks = print_checks(output_opts.output(), checkup(find, remarks, partial(_settings_in_force, here)))
     problem = verdict(checks)
     if problem is not None:
         raise problem
 
 
-def _settings_in_force(start: Path) -> Sequence[str]:
+def _settings_in_force(start: Path) -> list[str]:
     """Where settings stand that count for *start*. Raises BadUsage for those that a command could not use."""
     from himl_cli.commands.settings import places_of_settings
     from himl_cli.commands.submit import app as submit
     from himl_cli.services.montage.cache_limit import cache_limit
     from himl_cli.workspaces.open import check_azure_settings
 
-    places = places_of_settings(typer.main.get_command(submit), start, os.environ)
+    sources = places_of_settings(typer.main.get_command(submit), start, os.environ)
     check_azure_settings(start)
     cache_limit(start)
-    return places
+    return [*sources]

@@ -12,18 +12,8 @@ import typer
 
 from himl_cli.commands.groups import command, group
 from himl_cli.commands.options import OutputOptions, WorkspaceOptions
-from himl_cli.commands.scripts import ScriptCommand, say_misplaced, script_arguments, value_sources
-from himl_cli.commands.submit_options import (
-    AfterOptions,
-    BuildOptions,
-    DataOptions,
-    EnvironmentOptions,
-    ManyOptions,
-    NamingOptions,
-    PlaceOptions,
-    SentOptions,
-    submit_request,
-)
+from himl_cli.commands.scripts import ScriptCommand, print_misplaced, script_arguments, value_sources
+from himl_cli.commands.submit_options import SubmitOptions
 
 app = group()
 
@@ -31,35 +21,13 @@ app = group()
 @command(app, "submit", cls=ScriptCommand)
 def submit(
     ctx: typer.Context,
-    place: PlaceOptions,
-    sent: SentOptions,
-    environment: EnvironmentOptions,
-    naming: NamingOptions,
-    build: BuildOptions,
-    data: DataOptions,
-    many: ManyOptions,
-    after: AfterOptions,
-    where: WorkspaceOptions,
-    talk: OutputOptions,
+    options: SubmitOptions,
+    workspace_opts: WorkspaceOptions,
+    output_opts: OutputOptions,
     target: Annotated[
         str | None,
         typer.Argument(
             metavar="TARGET", help="A .py or .sh script, a pipeline .json, or an Azure ML job .yml.", show_default=False
-        ),
-    ] = None,
-    module: Annotated[
-        str | None,
-        typer.Option(
-            "-m", metavar="PACKAGE.MODULE", help="A module, as python -m takes it.", rich_help_panel="Arguments"
-        ),
-    ] = None,
-    command: Annotated[
-        str | None,
-        typer.Option(
-            "--command",
-            metavar="LINE",
-            help="A command line, of any program, in place of TARGET.",
-            rich_help_panel="Arguments",
         ),
     ] = None,
 ) -> None:
@@ -80,25 +48,17 @@ def submit(
       himl submit --resume latest
     """
     sources = value_sources(ctx)
-    if after.show_settings:
-        from himl_cli.commands.submit_job import say_all_settings
+    if options.show_settings:
+        from himl_cli.commands.submit_job import show_settings
 
-        return say_all_settings(talk, where, ctx.params, sources)
-    say_misplaced(ctx, talk)
-    bundles = (place, sent, environment, naming, build, data, many, after)
-    request = submit_request(Path.cwd(), target, module, command, script_arguments(ctx), bundles, sources)
-    if many.resume is not None:
-        from himl_cli.commands.submit_job import resume
-
-        return resume(
-            where, talk, many.resume, request, waits=after.waits(on_cluster=False, sources=sources), sources=sources
-        )
+        return show_settings(workspace_opts, output_opts, ctx.params, sources)
+    print_misplaced(ctx, output_opts)
+    request = options.request(Path.cwd(), target, script_arguments(ctx), sources)
+    from himl_cli.commands import submit_job
     from himl_cli.services.submission.request import is_file
 
-    if is_file(target):
-        from himl_cli.commands.submit_job import submit_file
-
-        return submit_file(where, talk, request, after, sources, create_cluster=place.create_cluster)
-    from himl_cli.commands.submit_job import submit_script
-
-    submit_script(where, talk, request, after, sources, create_cluster=place.create_cluster)
+    if options.resume is not None:
+        run = submit_job.resume
+    else:
+        run = submit_job.submit_file if is_file(target) else submit_job.submit_script
+    run(workspace_opts, output_opts, options, request, sources)

@@ -6,13 +6,12 @@ Services are imported in the functions that need them, so that help comes at onc
 from __future__ import annotations
 
 from contextlib import suppress
-from typing import TYPE_CHECKING, Annotated
-
-import typer
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from himl_cli.commands.groups import command, group
-from himl_cli.commands.options import Bundle, OutputOptions, RunArgs, SelectionOptions, WorkspaceOptions
-from himl_cli.commands.session import Session, open_session
+from himl_cli.commands.options import Bundle, OutputOptions, RunArgs, SelectionOptions, WorkspaceOptions, option
+from himl_cli.commands.session import Session, leave_out_retries, open_session
 from himl_cli.core.errors import BadUsage
 from himl_cli.core.files import expand_home
 from himl_cli.core.text import non_blank
@@ -20,97 +19,57 @@ from himl_cli.core.text import non_blank
 if TYPE_CHECKING:
     from himl_cli.services.tensorboard.runs import SelectedRuns
 
-FILES, BOARD = "Event files", "TensorBoard"
-
 app = group()
 
 
-class EventOptions(Bundle):
+def _inside_run(option: str, folder: str) -> str:
+    if ".." in folder.replace("\\", "/").split("/"):
+        hint = f"Leave out '..': {option} outputs/tb"
+        raise BadUsage(f"{option} is a folder inside a run, got '{folder}'.", hint=hint)
+    return folder
+
+
+def _copies(option: str, text: str | None) -> Path | None:
+    folder = expand_home(text, "folder") if text and non_blank(option, text) else None
+    if folder is not None and folder.is_file():
+        raise BadUsage(f"{option} takes a folder: '{text}' is a file.")
+    return folder
+
+
+class EventOptions(Bundle, panel="Event files"):
     """Which event files, and where their copies go."""
 
-    def __init__(
-        self,
-        log_dir: Annotated[
-            str,
-            typer.Option(
-                "--log_dir",
-                metavar="DIR",
-                help="Their folder inside a run; if it has none, all are taken.",
-                rich_help_panel=FILES,
-            ),
-        ] = "logs",
-        run_logs_dir: Annotated[
-            str | None,
-            typer.Option(
-                "--run_logs_dir", metavar="DIR", help="Where copies go.  [default: himl's cache]", rich_help_panel=FILES
-            ),
-        ] = None,
-        refresh: Annotated[
-            int,
-            typer.Option(
-                "--refresh", metavar="SECONDS", help="Time between looks for new runs and files.", rich_help_panel=FILES
-            ),
-        ] = 15,
-        sync_only: Annotated[
-            bool, typer.Option("--sync_only", help="Fetch once, print where they are, and end.", rich_help_panel=FILES)
-        ] = False,
-    ) -> None:
-        if refresh < 1:
-            raise BadUsage(f"--refresh takes a whole number of seconds from 1, got {refresh}.")
-        if ".." in log_dir.replace("\\", "/").split("/"):
-            raise BadUsage(
-                f"--log_dir is a folder inside a run, got '{log_dir}'.", hint="Leave out '..': --log_dir outputs/tb"
-            )
-        non_blank("--run_logs_dir", run_logs_dir)
-        self.log_dir = log_dir
-        self.copies = expand_home(run_logs_dir, "folder") if run_logs_dir else None
-        if self.copies is not None and self.copies.is_file():
-            raise BadUsage(f"--run_logs_dir takes a folder: '{run_logs_dir}' is a file.")
-        self.refresh = refresh
-        self.sync_only = sync_only
+    log_dir: str = option("Their folder inside a run; if it has none, all are taken.", "DIR", "logs", parse=_inside_run)
+    run_logs_dir: Path | None = option("Where copies go.  [default: himl's cache]", "DIR", parse=_copies)
+    refresh: int = option("Time between looks for new runs and files.", "SECONDS", 15)
+    sync_only: bool = option("Fetch once, print where they are, and end.", default=False)
+
+    def validate(self) -> None:
+        if self.refresh < 1:
+            raise BadUsage(f"--refresh takes a whole number of seconds from 1, got {self.refresh}.")
 
 
-class BoardOptions(Bundle):
+class ServerOptions(Bundle, panel="TensorBoard"):
     """Where TensorBoard listens."""
 
-    def __init__(
-        self,
-        port: Annotated[
-            int,
-            typer.Option(
-                "--port", metavar="N", help="Its port; the next free one if that is taken.", rich_help_panel=BOARD
-            ),
-        ] = 6006,
-        host: Annotated[
-            str,
-            typer.Option(
-                "--host",
-                metavar="HOST",
-                help="Its host; any but localhost lets other machines in.",
-                rich_help_panel=BOARD,
-            ),
-        ] = "localhost",
-        open_browser: Annotated[
-            bool, typer.Option("--open", help="Open it in the browser.", rich_help_panel=BOARD)
-        ] = False,
-    ) -> None:
+    port: int = option("Its port; the next free one if that is taken.", "N", 6006)
+    host: str = option("Its host; any but localhost lets other machines in.", "HOST", "localhost", parse=non_blank)
+    open_browser: bool = option("Open it in the browser.", default=False, names=("--open",))
+
+    def validate(self) -> None:
         from himl_cli.services.tensorboard.server import LAST_PORT
 
-        if not 0 <= port <= LAST_PORT:
-            raise BadUsage(f"--port takes a number from 0 to {LAST_PORT}, got {port}.")
-        non_blank("--host", host)
-        self.port = port
-        self.host = host
-        self.open_browser = open_browser
+        if not 0 <= self.port <= LAST_PORT:
+            raise BadUsage(f"--port takes a number from 0 to {LAST_PORT}, got {self.port}.")
 
 
 @command(app, "tb")
 def tb(
     selection: SelectionOptions,
     events: EventOptions,
-    board: BoardOptions,
-    where: WorkspaceOptions,
-    talk: OutputOptions,
+    server: ServerOptions,
+    workspace_opts: WorkspaceOptions,
+    output_opts: OutputOptions,
     runs: RunArgs = None,
 ) -> None:
     """Show runs in TensorBoard, also while they go on.
@@ -126,37 +85,38 @@ def tb(
     """
     from himl_cli.services.tensorboard.runs import SelectedRuns
 
-    wanted = selection.selection(runs)
-    with suppress(*() if events.sync_only else (KeyboardInterrupt,)), open_session(where, talk) as session:
-        selected = SelectedRuns(session.workspace, wanted, session.cwd, events.log_dir, events.copies, session.notify)
+    selected = selection.selection(runs)
+    ended_by = () if events.sync_only else (KeyboardInterrupt,)
+    with suppress(*ended_by), open_session(workspace_opts, output_opts) as session:
+        copies = events.run_logs_dir
+        shown = SelectedRuns(session.workspace, selected, session.cwd, events.log_dir, copies, session.notify)
         if events.sync_only:
-            _sync(session, selected)
+            _sync(session, shown)
         else:
-            _serve(session, selected, events.refresh, board)
+            _serve(session, shown, events.refresh, server)
 
 
 def _sync(session: Session, runs: SelectedRuns) -> None:
-    from himl_cli.render.jobs import say_synced
+    from himl_cli.render.jobs import print_event_folders
     from himl_cli.services.tensorboard.poller import sync_once
 
     runs.start()
     synced, problem = sync_once(runs.sources, session.notify)
     if synced:
-        say_synced(session.output, synced)
+        print_event_folders(session.output, synced)
     if problem is not None:
         raise problem
 
 
-def _serve(session: Session, runs: SelectedRuns, refresh: int, board: BoardOptions) -> None:
-    from himl_cli.commands.session import leave_out_retries
-    from himl_cli.render.jobs import say_served
+def _serve(session: Session, runs: SelectedRuns, refresh: int, server: ServerOptions) -> None:
+    from himl_cli.render.jobs import print_tensorboard_url
     from himl_cli.render.progress import Watcher
     from himl_cli.services.tensorboard.server import serve
 
-    def on_url(url: str) -> None:
-        say_served(session.output, url, [source.run.id for source in runs.sources])
+    def on_start(url: str) -> None:
+        print_tensorboard_url(session.output, url, [source.run.id for source in runs.sources])
         leave_out_retries()
-        if board.open_browser:
+        if server.open_browser:
             import webbrowser
 
             if not webbrowser.open(url):
@@ -164,6 +124,6 @@ def _serve(session: Session, runs: SelectedRuns, refresh: int, board: BoardOptio
 
     watcher = Watcher(session.output)
     try:
-        serve(runs, board.host, board.port, refresh, watcher, on_url, on_first_update=watcher.close)
+        serve(runs, server.host, server.port, refresh, watcher, on_start, on_first_update=watcher.close)
     finally:
         watcher.close()

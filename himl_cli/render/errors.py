@@ -48,7 +48,7 @@ def as_himl_error(failure: Exception, *, verbose: bool = False) -> HimlError:
     return InternalError(f"This is a bug in himl: {type(failure).__name__}: {failure}", hint=hint)
 
 
-def say_error(error: HimlError, *, as_json: bool, traceback_of: Exception | None = None) -> None:
+def print_error(error: HimlError, *, as_json: bool, traceback_of: Exception | None = None) -> None:
     """Print *error* on stderr; with *traceback_of*, what led to it comes first."""
     if traceback_of is not None and not as_json:
         import traceback

@@ -17,24 +17,17 @@ from himl_cli.render.tables import Column
 from himl_cli.render.terminal import duration_text, shown_path, size_text
 
 
-def say_prepared(output: Output, remarks: Sequence[str], report: SnapshotReport | None) -> None:
-    """What was decided for the user, and how much is sent."""
+def print_prepared(output: Output, remarks: Sequence[str], *reports: SnapshotReport | None) -> None:
+    """Remarks on what was decided for the user, and how much each job sends."""
     for remark in remarks:
         output.notice(remark)
-    say_snapshot(output, report)
-
-
-def say_all_prepared(output: Output, remarks: Sequence[str], reports: Sequence[SnapshotReport]) -> None:
-    """As `say_prepared`, of several jobs, which send a snapshot each."""
-    say_prepared(output, remarks, None)
     for report in reports:
-        say_snapshot(output, report)
+        if report is not None:
+            print_snapshot(output, report)
 
 
-def say_snapshot(output: Output, report: SnapshotReport | None) -> None:
+def print_snapshot(output: Output, report: SnapshotReport) -> None:
     """How much is sent; of much, what makes it so large and where to leave it out."""
-    if report is None:
-        return
     count = len(report.snapshot.files)
     output.notice(
         f"Snapshot of '{report.snapshot.root}': {count:,} file{'s' * (count != 1)}, {size_text(report.snapshot.size)}."
@@ -58,15 +51,15 @@ def say_snapshot(output: Output, report: SnapshotReport | None) -> None:
         )
 
 
-def say_submitted(output: Output, run: Run) -> None:
+def print_submitted(output: Output, run: Run) -> None:
     output.notice(f"Run {run.id} (experiment {run.experiment}) in {run.workspace}.")
 
 
-def say_resumed(output: Output, run: Run) -> None:
+def print_resumed(output: Output, run: Run) -> None:
     output.notice(f"Going on with run {run.id} (experiment {run.experiment}) in {run.workspace}.")
 
 
-def say_recorded(output: Output, run: Run, twin: Run) -> None:
+def print_recorded(output: Output, run: Run, twin: Run) -> None:
     """That the job runs here, and where else it is seen."""
     output.notice(
         f"Run {run.id} (experiment {run.experiment}) in {run.workspace}, recorded in "
@@ -74,7 +67,7 @@ def say_recorded(output: Output, run: Run, twin: Run) -> None:
     )
 
 
-def say_sent(output: Output, run: Run, *, waits: bool, follows: bool) -> None:
+def print_sent(output: Output, run: Run, *, waits: bool, follows: bool) -> None:
     """That the job is on its way: run id, experiment and its page in Studio; how to go on where it is not waited for.
 
     That is the result, on stdout, unless a log is to follow there, or the run is printed when it has ended.
@@ -91,7 +84,7 @@ def say_sent(output: Output, run: Run, *, waits: bool, follows: bool) -> None:
         output.lines(lines)
 
 
-def say_job_yaml(output: Output, text: str, wheels: Sequence[str] = ()) -> None:
+def print_job_yaml(output: Output, text: str, wheels: Sequence[str] = ()) -> None:
     """The job's YAML; in JSON as the text of one field. *wheels* are files that an image made of the YAML alone would
     lack."""
     for wheel in wheels:
@@ -103,19 +96,19 @@ def say_job_yaml(output: Output, text: str, wheels: Sequence[str] = ()) -> None:
     output.result({"job_yaml": text}, human=text.rstrip("\n"), quiet=text.rstrip("\n"))
 
 
-def say_left_running(output: Output, run: Run) -> None:
+def print_left_running(output: Output, run: Run) -> None:
     """The result of a submit that does not wait: the run, and how to watch it."""
     output.result(run, human=run.id, quiet=run.id)
     output.notice(f"Watch it with 'himl runs logs --follow {run.id}', stop it with 'himl runs cancel {run.id}'.")
 
 
-def say_unfinished(output: Output, run: Run) -> None:
+def print_unfinished(output: Output, run: Run) -> None:
     """The result of a submit whose waiting broke off: the run as it was sent, for programs alone; what happened is told
     as an error."""
     output.result(run, human="", quiet=run.id)
 
 
-def say_without_values(output: Output, sweep: SweepView | None) -> None:
+def print_without_values(output: Output, sweep: SweepView | None) -> None:
     """That the trials cannot be compared, where none of them logged the metric for that."""
     if sweep is not None and sweep.metric and not any(trial.value is not None for trial in sweep.trials):
         output.notice(
@@ -123,7 +116,7 @@ def say_without_values(output: Output, sweep: SweepView | None) -> None:
         )
 
 
-def say_unkept(output: Output, files: Sequence[Path]) -> None:
+def print_unkept(output: Output, files: Sequence[Path]) -> None:
     """How many *files* of a job are no part of its results, and where they lie."""
     if files:
         count, where = len(files), os.path.commonpath(files)
@@ -131,7 +124,7 @@ def say_unkept(output: Output, files: Sequence[Path]) -> None:
         output.notice(f"{count:,} {words} not kept with the results: '{shown_path(where)}'.")
 
 
-def say_ended(output: Output, run: Run, rest: tuple[str, bytes] | None, sweep: SweepView | None = None) -> None:
+def print_ended(output: Output, run: Run, rest: tuple[str, bytes] | None, sweep: SweepView | None = None) -> None:
     """The result of a submit that waited; *rest* is the name and the end of a log that was not shown yet, *sweep* are
     the trials of a run that has some."""
     if rest is not None and rest[1].strip():
@@ -160,7 +153,7 @@ class ShownSetting(NamedTuple):
     source: str
 
 
-def say_settings(
+def print_settings(
     output: Output, values: Mapping[str, Any], sources: Mapping[str, str], azure: Sequence[tuple[str, str, str]] = ()
 ) -> None:
     """A row an option: name, value, and `command line`, a variable, `FILE:LINE` or `default`; then those of *azure*, as
@@ -218,12 +211,12 @@ COLUMNS = (
 )
 
 
-def say_synced(output: Output, runs: Iterable[Any]) -> None:
+def print_event_folders(output: Output, runs: Iterable[Any]) -> None:
     """Where the event files of *runs* are: a line a run, or the folders alone."""
     output.table(runs, COLUMNS, quiet=lambda synced: str(synced.folder))
 
 
-def say_served(output: Output, url: str, runs: Iterable[str]) -> None:
+def print_tensorboard_url(output: Output, url: str, runs: Iterable[str]) -> None:
     """Where TensorBoard is, in one line that is there at once, also for a program at the other end of a pipe."""
     output.result({"url": url, "runs": list(runs)}, human=f"TensorBoard: {url}", quiet=url)
     output.flush()

@@ -19,7 +19,7 @@ NARROW = 60
 """Columns below which what is said of a check stands below its name."""
 
 
-def say_checks(output: Output, checks: Iterable[Check]) -> Sequence[Check]:
+def print_checks(output: Output, checks: Iterable[Check]) -> Sequence[Check]:
     """Print each check as soon as it was made (JSON: an array at the end; quiet: the names of those that failed), and
     give all."""
     made: list[Check] = []
@@ -50,7 +50,7 @@ def check_lines(check: Check) -> Iterator[str]:
     yield from (" " * indent + line for line in rest)
 
 
-def say_set_up(output: Output, done: SetUp, folder: Path) -> None:
+def print_set_up(output: Output, done: SetUp, folder: Path) -> None:
     """The files that are there now; paths alone when quiet. What to do next goes to stderr."""
     output.result(
         done,

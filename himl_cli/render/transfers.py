@@ -29,7 +29,7 @@ FILE_COLUMNS = (
 FILE_OF_RUN_COLUMNS = (Column("RUN", lambda file: file.run, rank=3, least=20), *FILE_COLUMNS)
 
 
-def say_transferred(
+def print_transfer(
     output: Output, result: TransferResult, verb: str, places: Sequence[str], inside: str = "", nothing: str = ""
 ) -> bool:
     """The summary of a transfer to *places* (in what *inside* says) on stdout, or *nothing* where there was nothing to
@@ -91,7 +91,7 @@ def _files(count: int) -> str:
     return f"{count:,} file{'' if count == 1 else 's'}"
 
 
-def say_fetched(output: Output, fetched: FetchedCheckpoint, digest: Callable[[], str | None]) -> None:
+def print_fetched_checkpoint(output: Output, fetched: FetchedCheckpoint, digest: Callable[[], str | None]) -> None:
     """The path alone on stdout, where it came from on stderr: `"$(himl checkpoint fetch RUN)"` is the path. *digest*
     gives the MD5 in hex digits."""
     if fetched.status != "local":
@@ -128,7 +128,7 @@ def _form(fetched: FetchedCheckpoint, md5: str | None) -> dict[str, Any]:
     }
 
 
-def say_pushed(output: Output, pushed: PushedCheckpoints) -> None:
+def print_pushed_checkpoints(output: Output, pushed: PushedCheckpoints) -> None:
     """The new run's id, alone on stdout; where it is, and how jobs start from it."""
     run, count, same = pushed.run, len(pushed.names), len(pushed.unchanged)
     if same == count:
@@ -153,7 +153,7 @@ def say_pushed(output: Output, pushed: PushedCheckpoints) -> None:
     output.notice(f"Start from it: himl submit SCRIPT --checkpoint {pushed.start}")
 
 
-def say_rank_does_nothing(output: Output, rank: int) -> None:
+def print_rank_does_nothing(output: Output, rank: int) -> None:
     output.notice(f"Rank {rank} pushes nothing: rank 0 does.")
 
 
@@ -161,7 +161,7 @@ NEARLY = timedelta(minutes=16)
 """Links begin a quarter of an hour before they are made."""
 
 
-def say_linked(output: Output, linked: LinkedCheckpoint, days: float) -> None:
+def print_checkpoint_url(output: Output, linked: LinkedCheckpoint, days: float) -> None:
     """The link, which is nowhere else to be seen; how long it is good, and that it is for fewer than *days* where it
     is."""
     link = linked.link

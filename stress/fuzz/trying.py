@@ -24,7 +24,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 
 from himl_cli.core.errors import HimlError
 from himl_cli.core.text import shorten
-from himl_cli.render.errors import say_error
+from himl_cli.render.errors import print_error
 from stress.fuzz.target import Target
 from stress.fuzz.targets import target_named
 from stress.fuzz.tried import Tried
@@ -154,7 +154,7 @@ def _wrong_words(err: Exception) -> str:
         return "" if str(err).isprintable() or not str(err) else f"{kind} with signs that are not to be seen: {_printable(str(err))[:120]}"
     said = io.StringIO()
     with contextlib.redirect_stderr(said):
-        say_error(err, as_json=False)
+        print_error(err, as_json=False)
     lines = said.getvalue().splitlines()
     plain = [line for line in lines if all(each.isprintable() or "\udc80" <= each <= "\udcff" for each in line)]
     if len(plain) != 1 + bool(err.hint) or len(lines) != len(plain) or not lines[0].removeprefix("error:").strip():

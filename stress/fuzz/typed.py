@@ -162,7 +162,7 @@ def targets() -> list[Target]:
         Target("typed/file_name", lambda: name, _safe_name, (UnsafeName,)),
         Target("typed/pairs", _texts_of(("A=b", "x", "=y", "a=b=c")), lambda text: options.parse_pairs("--tag", [text])),
         Target("typed/count", _texts_of(("all", "3", "0")), lambda text: options.parse_count("--num_runs", text)),
-        Target("typed/status", _texts_of(("Completed", "failed", "Running")), options.parse_status),
+        Target("typed/status", _texts_of(("Completed", "failed", "Running")), lambda text: options.parse_statuses("--status", [text])),
     ]
 
 

@@ -17,8 +17,7 @@ from typing import Any, get_args, get_origin
 import himl_cli
 import himl_cli.cli
 import himl_cli.job
-from himl_cli.commands._argparse import options_of
-from himl_cli.commands.options import Bundle
+from himl_cli.commands.options import Bundle, parameters_of
 from himl_cli.core import errors
 
 KEPT = Path(__file__).with_suffix(".txt")
@@ -63,8 +62,9 @@ def _lines(name: str, value: Any) -> Iterator[str]:
     if name.endswith("__version__"):
         yield f"{name}: str"
     elif inspect.isclass(value) and issubclass(value, Bundle):
-        yield f"class {name}({', '.join(options_of(value))})"
-        yield from (f"{name}, parameter {one.name}: {_kind(one.kind)}, {_option_text(one.info)}" for one in options_of(value).values())
+        parameters = {one.name: get_args(one.annotation) for one in parameters_of(value)}
+        yield f"class {name}({', '.join(parameters)})"
+        yield from (f"{name}, parameter {one}: {_kind(kind)}, {_option_text(info)}" for one, (kind, info) in parameters.items())
         yield from _member_lines(name, value)
     elif inspect.isclass(value):
         yield f"class {name}{_signature(value)}"

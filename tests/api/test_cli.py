@@ -24,16 +24,6 @@ def losses(runs: cli.Runs, place: cli.Place, talk: cli.Talk) -> None:
 
 cli.main(app)
 """
-BY_ARGPARSE = """
-import argparse
-from himl_cli import cli
-
-parser = argparse.ArgumentParser(description="The losses of runs.", parents=[cli.parent_parser()])
-with cli.errors():
-    args = parser.parse_args()
-    cli.Talk.of(args).rows({"run": run.id, "loss": run.get_metrics("loss").get("loss")} for run in cli.chosen_runs(args))
-"""
-TOOLS = {"typer": BY_TYPER, "argparse": BY_ARGPARSE}
 FOUND: list[tuple[list[str], list[str]]] = [
     (["--run", "train_1_aa"], ["train_1_aa"]),
     (["--run", "train_1_aa,child_a"], ["train_1_aa", "child_a"]),
@@ -64,12 +54,12 @@ REFUSED: list[tuple[list[str], int, str]] = [
 ]
 
 
-@pytest.fixture(params=TOOLS)
-def tool(request: pytest.FixtureRequest, project: Path, local_runs: RecordedRuns) -> Path:
+@pytest.fixture
+def tool(project: Path, local_runs: RecordedRuns) -> Path:
     """A tool in a folder with recorded runs."""
     (project / "most_recent_run.txt").write_text("train:child_a\n")
     (project / "other.txt").write_text("train_1_aa\n")
-    return written(project, TOOLS[str(request.param)])
+    return written(project, BY_TYPER)
 
 
 def written(folder: Path, text: str) -> Path:
@@ -141,7 +131,7 @@ def test_a_reader_that_leaves_is_no_error(tool: Path) -> None:
 
 AROUND = {
     "typer": "import typer\nfrom himl_cli import cli\napp = cli.app()\n@cli.command(app)\ndef tool() -> None:\n    {body}\ncli.main(app)\n",
-    "argparse": "import typer\nfrom himl_cli import cli\nwith cli.errors():\n    {body}\n",
+    "without_typer": "import typer\nfrom himl_cli import cli\nwith cli.errors():\n    {body}\n",
 }
 INTERRUPTED = """
 class Name:
@@ -228,7 +218,7 @@ def test_talk_asks_says_and_prints(project: Path) -> None:
 @pytest.mark.skipif(sys.platform == "win32", reason="needs a POSIX terminal")
 def test_rows_are_a_table_that_fits_the_terminal(project: Path) -> None:
     rows = [{"run": "train_1_aa", "val/loss": 0.123456789, "tags": ["a", "b"]}, {"run": "train_2_bb", "val/loss": None, "text": "long " * 30}]
-    tool = written(project, AROUND["argparse"].format(body=f"cli.Talk().rows({rows!r})"))
+    tool = written(project, AROUND["without_typer"].format(body=f"cli.Talk().rows({rows!r})"))
     terminal = Terminal([sys.executable, str(tool)], cwd=project, columns=60, env={"NO_COLOR": "1"})
     assert terminal.finish() == 0
     head, first, second = terminal.screen.splitlines()

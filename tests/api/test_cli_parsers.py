@@ -1,8 +1,7 @@
-"""`from himl_cli import cli`: what a tool takes of it into a Typer app or an argparse parser of its own."""
+"""`from himl_cli import cli`: what a tool takes of it into a Typer app of its own."""
 
 from __future__ import annotations
 
-import argparse
 import json
 import re
 import subprocess
@@ -89,44 +88,6 @@ def test_a_plain_typer_takes_single_options(local_runs: RecordedRuns) -> None:
     every = ["--experiment", "train", "--num_runs", "2", "--status", "failed", "--tags", "team=red", "--workspace", "local", "--loud"]
     assert CliRunner().invoke(app, every).stdout == "TRAIN_2_BB\n"
     assert CliRunner().invoke(app, ["--run", "train_1_aa,child_a"]).stdout == "train_1_aa child_a\n"
-
-
-def test_a_parent_parser_may_have_a_part_of_the_options(local_runs: RecordedRuns) -> None:
-    only_runs = argparse.ArgumentParser(parents=[cli.parent_parser(workspace=False, output=False)])
-    only_runs.add_argument("-v", "--version")
-    args = only_runs.parse_args(["--run", "child_a", "-v", "1"])
-    assert (args.version, [run.id for run in cli.chosen_runs(args)]) == ("1", ["child_a"])
-    assert vars(cli.parent_parser(runs=False, output=False).parse_args([])) == {"workspace": None, "config_file": None}
-
-
-@pytest.mark.parametrize(
-    ("typed", "name"),
-    [
-        (["--latest", "--latest_run", "--latest-run", "--latest-run-f"], "latest_run_file"),
-        (["--exp", "--experiment_n", "--experiment-n"], "experiment"),
-        (["--num", "--num-r"], "num_runs"),
-        (["--work", "--w"], "workspace"),
-        (["--conf", "--config-", "--config_p", "--workspace_", "--workspace-config"], "config_file"),
-    ],
-)
-def test_argparse_takes_abbreviations_whatever_other_spellings_there_are(typed: list[str], name: str) -> None:
-    parser = argparse.ArgumentParser(parents=[cli.parent_parser()])
-    assert {each: getattr(parser.parse_args([each, "x"]), name) for each in typed} == dict.fromkeys(typed, "x")
-    assert {each: getattr(parser.parse_args([f"{each}=x"]), name) for each in typed} == dict.fromkeys(typed, "x")
-
-
-def test_argparse_still_asks_where_an_abbreviation_may_be_an_option_of_the_tool(capsys: pytest.CaptureFixture[str]) -> None:
-    parser = argparse.ArgumentParser(parents=[cli.parent_parser()])
-    parser.add_argument("--experience")
-    with pytest.raises(SystemExit):
-        parser.parse_args(["--exp", "x"])
-    assert "ambiguous option: --exp could match --experiment, --experience" in capsys.readouterr().err
-
-
-def test_an_option_that_is_taken_is_refused_when_it_is_added() -> None:
-    parser = argparse.ArgumentParser(parents=[cli.parent_parser()])
-    with pytest.raises(argparse.ArgumentError, match="conflicting option string: --tags"):
-        parser.add_argument("--tags")
 
 
 def test_the_import_is_light() -> None:

@@ -1,4 +1,4 @@
-"""The sample tools of `examples/own_tool`: Typer's and argparse's say the same, here and on Azure ML."""
+"""The sample tool of `examples/own_tool`, here and on Azure ML."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from tests.servers.azureml.seeding import StagedWorkspace
 EXAMPLES = Path(__file__).parents[2] / "examples" / "own_tool"
 
 
-@pytest.fixture(params=["summary_typer.py", "summary_argparse.py"])
-def tool(request: pytest.FixtureRequest, project: Path) -> Path:
-    """A copy of a sample tool in the project's folder."""
-    return Path(shutil.copy(EXAMPLES / str(request.param), project))
+@pytest.fixture
+def tool(project: Path) -> Path:
+    """A copy of the sample tool in the project's folder."""
+    return Path(shutil.copy(EXAMPLES / "summary_typer.py", project))
 
 
 @pytest.fixture

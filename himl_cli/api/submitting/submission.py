@@ -16,7 +16,7 @@ from himl_cli.api.submitting.words import in_words_of_arguments
 from himl_cli.core.errors import BadUsage, Interrupted
 from himl_cli.core.runs import Run
 from himl_cli.core.workspaces import HOW_TO_CONFIGURE
-from himl_cli.render.jobs import say_ended, say_prepared, say_sent
+from himl_cli.render.jobs import print_ended, print_prepared, print_sent
 from himl_cli.render.output import Output
 from himl_cli.render.progress import observing
 from himl_cli.services.runs.details import sweep_outcome
@@ -73,12 +73,12 @@ def submit(
 def _submit(asked: Asked, workspace: Workspace, job: PreparedJob, output: Output) -> Run:
     if not isinstance(workspace, JobRunner):
         raise BadUsage(f"{workspace.label} runs no jobs.")
-    say_prepared(output, job.remarks, job.report)
+    print_prepared(output, job.remarks, job.report)
     follows = asked.wait_for_completion and asked.wait_for_completion_show_output
     with observing(output) as notify:
         run = submit_job(workspace, job, Path.cwd(), notify)
     with watching(run.id):
-        say_sent(output, run, waits=asked.wait_for_completion, follows=follows)
+        print_sent(output, run, waits=asked.wait_for_completion, follows=follows)
         _call_after_submission(asked, workspace, run)
         if asked.wait_for_completion:
             _wait(workspace, run, output, follows=follows, trials=job.spec.sweep.max_trials if job.spec.sweep else 0)
@@ -108,5 +108,5 @@ def _wait(workspace: Workspace, run: Run, output: Output, *, follows: bool, tria
     output.end_line()
     unseen = last_lines_of_failed_rank if follows else last_lines_of_failure
     sweep = sweep_outcome(workspace, ended)
-    say_ended(output, ended, unseen(workspace, ended), sweep)
+    print_ended(output, ended, unseen(workspace, ended), sweep)
     raise_unless_completed(ended, sweep=sweep)
