@@ -10,7 +10,7 @@ from typing import Any
 from tests.running import Himl
 from tests.waiting import until
 
-KEEPER = b"himl_cli.workspaces.local.many.keeper"
+KEEPER = b"himl_cli.workspaces.local.controller"
 SUPERVISOR = b"himl_cli.workspaces.local.supervisor"
 
 # Notes each start in ../notes/starts, waits for ../notes/go-on where ../notes/hold is, and notes its end.

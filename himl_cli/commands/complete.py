@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from himl_cli.core.errors import HimlError
-from himl_cli.workspaces.local.known_names import known_names
+from himl_cli.workspaces.local.completion_names import completion_names
 from himl_cli.workspaces.meant import named_folder, nearest_local
 
 LATEST = "latest"
@@ -37,7 +37,7 @@ def candidates(kind: str, prefix: str, words: Sequence[str]) -> list[str]:
     found: list[str] = []
     folder = workspace_of(words)
     if kind in ("runs", "experiments") and folder is not None:
-        found += known_names(folder, "runs" if kind == "runs" else "experiments", prefix)
+        found += completion_names(folder, "runs" if kind == "runs" else "experiments", prefix)
     if kind == "runs" and LATEST.startswith(prefix):
         found.append(LATEST)
     return [name for name in found if name not in given]

@@ -19,10 +19,8 @@ from himl_cli.services.recording.note import NoteFile
 from himl_cli.services.submission.environment import imports_himl
 from himl_cli.workspaces.azure.requests.kept import Kept
 from himl_cli.workspaces.azure.storage.datastore_records import DatastoreRecord
-from himl_cli.workspaces.local.job_form import job_from_kept_form
-from himl_cli.workspaces.local.logged_files import read_logged_files
-from himl_cli.workspaces.local.logged_texts import read_texts
-from himl_cli.workspaces.local.order import order_from_json
+from himl_cli.workspaces.local.launch_request import job_from_stored_form, request_from_json
+from himl_cli.workspaces.local.logged_files import read_logged_files, read_texts
 from himl_cli.workspaces.local.run_folder import RunFolder
 from stress.fuzz.strategies import contents, damaged, json_files, json_texts
 from stress.fuzz.target import Target, written
@@ -86,14 +84,14 @@ def _records(content: bytes) -> None:
     written("why", content)
     assert folder.why_canceled()
     try:
-        job_from_kept_form(plan["job"], {})
+        job_from_stored_form(plan["job"], {})
     except DAMAGED:
         return
 
 
 def _order(text: str) -> None:
     try:
-        order_from_json(text)
+        request_from_json(text)
     except (*DAMAGED, RecursionError):
         return
 

@@ -14,8 +14,8 @@ from himl_cli.core.errors import HimlError
 from himl_cli.core.runs import Run, RunStatus
 from himl_cli.workspaces.local.database import Database
 from himl_cli.workspaces.local.run_store import NewRun, RunStore
-from himl_cli.workspaces.local.tracking.fields import Refused
-from himl_cli.workspaces.local.tracking.routes import PREFIXES, Routes
+from himl_cli.workspaces.local.tracking.connection import PREFIXES, Routes
+from himl_cli.workspaces.local.tracking.protocol import RequestError
 from himl_cli.workspaces.local.tracking.runs import JobRuns
 from himl_cli.workspaces.local.tracking.search import parse_filter, parse_order
 from stress.fuzz.strategies import json_files, texts
@@ -135,7 +135,7 @@ def _requests() -> st.SearchStrategy[Any]:
 
 def targets() -> list[Target]:
     return [
-        Target("state/search_filter", lambda: texts(FILTERS, (" AND ", "metrics.", "tags.", " LIKE ", "`", "'")), parse_filter, (Refused,)),
-        Target("state/search_order", lambda: texts(CLAUSES), parse_order, (Refused,)),
-        Target("state/request", _requests, _request, (Refused, HimlError)),
+        Target("state/search_filter", lambda: texts(FILTERS, (" AND ", "metrics.", "tags.", " LIKE ", "`", "'")), parse_filter, (RequestError,)),
+        Target("state/search_order", lambda: texts(CLAUSES), parse_order, (RequestError,)),
+        Target("state/request", _requests, _request, (RequestError, HimlError)),
     ]

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from himl_cli.workspaces.local.known_names import EXPERIMENTS, FEW, MOST, NEWEST, known_names
+from himl_cli.workspaces.local.completion_names import EXPERIMENTS, FEW, MOST, NEWEST, completion_names
 from tests.recorded_runs import RecordedRuns
 
 HOSTILE = [
@@ -44,9 +44,9 @@ def recorded(tmp_path: Path) -> RecordedRuns:
 def test_runs_come_newest_first_and_begin_as_asked(recorded: RecordedRuns, tmp_path: Path) -> None:
     for name in ("train_1_aa", "other_1_bb", "train_0_cc", "Train_2_dd"):
         recorded.add(name)
-    assert known_names(tmp_path / ".himl", "runs", "") == ["Train_2_dd", "train_0_cc", "other_1_bb", "train_1_aa"]
-    assert known_names(tmp_path / ".himl", "runs", "train_") == ["train_0_cc", "train_1_aa"]
-    assert known_names(tmp_path / ".himl", "runs", "nothing") == []
+    assert completion_names(tmp_path / ".himl", "runs", "") == ["Train_2_dd", "train_0_cc", "other_1_bb", "train_1_aa"]
+    assert completion_names(tmp_path / ".himl", "runs", "train_") == ["train_0_cc", "train_1_aa"]
+    assert completion_names(tmp_path / ".himl", "runs", "nothing") == []
 
 
 def test_trials_wait_for_the_whole_id_above_them(recorded: RecordedRuns, tmp_path: Path) -> None:
@@ -55,38 +55,38 @@ def test_trials_wait_for_the_whole_id_above_them(recorded: RecordedRuns, tmp_pat
         recorded.add(f"sweep_1_aa_{number}", parent="sweep_1_aa")
     recorded.add("sweep_2_bb")
     folder = tmp_path / ".himl"
-    assert known_names(folder, "runs", "sweep_") == ["sweep_2_bb", "sweep_1_aa"]
-    assert known_names(folder, "runs", "sweep_1_a") == ["sweep_1_aa"]
-    assert known_names(folder, "runs", "sweep_1_aa") == ["sweep_1_aa", "sweep_1_aa_2", "sweep_1_aa_1", "sweep_1_aa_0"]
-    assert known_names(folder, "runs", "sweep_1_aa_") == ["sweep_1_aa_2", "sweep_1_aa_1", "sweep_1_aa_0"]
+    assert completion_names(folder, "runs", "sweep_") == ["sweep_2_bb", "sweep_1_aa"]
+    assert completion_names(folder, "runs", "sweep_1_a") == ["sweep_1_aa"]
+    assert completion_names(folder, "runs", "sweep_1_aa") == ["sweep_1_aa", "sweep_1_aa_2", "sweep_1_aa_1", "sweep_1_aa_0"]
+    assert completion_names(folder, "runs", "sweep_1_aa_") == ["sweep_1_aa_2", "sweep_1_aa_1", "sweep_1_aa_0"]
 
 
 def test_experiments_come_once_each_by_name(recorded: RecordedRuns, tmp_path: Path) -> None:
     for number, experiment in enumerate(["seg", "digits", "seg", "dig"]):
         recorded.add(f"run_{number}_aa", experiment=experiment)
-    assert known_names(tmp_path / ".himl", "experiments", "") == ["dig", "digits", "seg"]
-    assert known_names(tmp_path / ".himl", "experiments", "digi") == ["digits"]
-    assert known_names(tmp_path / ".himl", "experiments", "z") == []
+    assert completion_names(tmp_path / ".himl", "experiments", "") == ["dig", "digits", "seg"]
+    assert completion_names(tmp_path / ".himl", "experiments", "digi") == ["digits"]
+    assert completion_names(tmp_path / ".himl", "experiments", "z") == []
 
 
 def test_names_that_a_shell_might_read_are_left_out(recorded: RecordedRuns, tmp_path: Path) -> None:
     for number, name in enumerate(HOSTILE):
         recorded.add(f"run_{number}_aa", experiment=name)
     recorded.add("fine_1_aa", experiment="val/fine-1.0+x")
-    assert known_names(tmp_path / ".himl", "experiments", "") == ["val/fine-1.0+x"]
-    assert known_names(tmp_path / ".himl", "experiments", "$") == []
+    assert completion_names(tmp_path / ".himl", "experiments", "") == ["val/fine-1.0+x"]
+    assert completion_names(tmp_path / ".himl", "experiments", "$") == []
 
 
 def test_an_answer_has_an_end(recorded: RecordedRuns, tmp_path: Path) -> None:
     recorded.add_many(MOST + 50)
-    assert len(known_names(tmp_path / ".himl", "runs", "many_")) == MOST
+    assert len(completion_names(tmp_path / ".himl", "runs", "many_")) == MOST
 
 
 @pytest.mark.parametrize(("prefix", "count"), [("", MOST), ("many_", MOST), ("nothing", 0), ("many_1772366400_00000000", 1)])
 def test_among_a_hundred_thousand_runs_none_is_missed_for_lack_of_time(recorded: RecordedRuns, tmp_path: Path, prefix: str, count: int) -> None:
     recorded.add_many(100_000)
-    assert len(known_names(tmp_path / ".himl", "runs", prefix)) == count
-    assert known_names(tmp_path / ".himl", "experiments", "m") == ["many"]
+    assert len(completion_names(tmp_path / ".himl", "runs", prefix)) == count
+    assert completion_names(tmp_path / ".himl", "experiments", "m") == ["many"]
 
 
 @pytest.mark.parametrize("query", [FEW, NEWEST, EXPERIMENTS], ids=["few", "newest", "experiments"])
@@ -101,14 +101,14 @@ def test_no_query_reads_or_sorts_all_runs(recorded: RecordedRuns, tmp_path: Path
 
 def test_what_cannot_be_read_has_no_names(tmp_path: Path) -> None:
     folder = tmp_path / ".himl"
-    assert known_names(folder, "runs", "") == []
+    assert completion_names(folder, "runs", "") == []
     folder.mkdir()
-    assert known_names(folder, "runs", "") == []
+    assert completion_names(folder, "runs", "") == []
     (folder / "workspace.db").write_bytes(b"this is no database" * 1000)
-    assert known_names(folder, "runs", "") == []
+    assert completion_names(folder, "runs", "") == []
     assert sorted(path.name for path in folder.iterdir()) == ["workspace.db"]
     (folder / "workspace.db").write_bytes(b"")
-    assert known_names(folder, "experiments", "") == []
+    assert completion_names(folder, "experiments", "") == []
 
 
 def test_looking_leaves_no_files(tmp_path: Path) -> None:
@@ -116,7 +116,7 @@ def test_looking_leaves_no_files(tmp_path: Path) -> None:
     gc.collect()  # closes the record, and takes the files of its journal away
     before = sorted(path.name for path in (tmp_path / ".himl").iterdir())
     assert "workspace.db-wal" not in before
-    assert known_names(tmp_path / ".himl", "runs", "") == ["train_1_aa"]
+    assert completion_names(tmp_path / ".himl", "runs", "") == ["train_1_aa"]
     assert sorted(path.name for path in (tmp_path / ".himl").iterdir()) == before
 
 
@@ -125,17 +125,17 @@ def test_a_record_that_is_being_written_is_not_waited_for(recorded: RecordedRuns
     writer = sqlite3.connect(tmp_path / ".himl" / "workspace.db", isolation_level=None)
     writer.execute("BEGIN IMMEDIATE")
     writer.execute("UPDATE runs SET status = 'Failed'")
-    assert known_names(tmp_path / ".himl", "runs", "") == ["train_1_aa"]
+    assert completion_names(tmp_path / ".himl", "runs", "") == ["train_1_aa"]
     writer.close()
 
 
 def test_a_workspace_that_may_only_be_read_has_names(tmp_path: Path, read_only: Callable[[Path], Path]) -> None:
     RecordedRuns(tmp_path).add("train_1_aa")
     gc.collect()
-    assert known_names(read_only(tmp_path / ".himl"), "runs", "") == ["train_1_aa"]
+    assert completion_names(read_only(tmp_path / ".himl"), "runs", "") == ["train_1_aa"]
 
 
 def test_half_a_character_is_refused(recorded: RecordedRuns, tmp_path: Path) -> None:
     recorded.add("train_1_aa")
     with pytest.raises(UnicodeEncodeError):
-        known_names(tmp_path / ".himl", "runs", "\ud800")
+        completion_names(tmp_path / ".himl", "runs", "\ud800")

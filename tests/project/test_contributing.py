@@ -45,7 +45,7 @@ def test_files_and_folders_that_a_page_names_are_there(page: Path) -> None:
 
 def test_enough_is_looked_at() -> None:
     found = {name for page in (*HOWTOS, *DESIGN) for name in named(page)}
-    assert {"himl_cli/workspaces/base.py", "tests/contract/test_workspace.py", "commands/", "local/many/keeper.py"} <= found
+    assert {"himl_cli/workspaces/base.py", "tests/contract/test_workspace.py", "commands/", "local/controller.py"} <= found
     assert not is_there("workspaces/bases.py")
 
 

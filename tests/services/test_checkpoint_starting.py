@@ -14,7 +14,7 @@ from himl_cli.services.checkpoints.bringing import bring_checkpoint
 from himl_cli.services.checkpoints.referring import INPUT, refer_to_checkpoint
 from himl_cli.workspaces.base import BlobStore
 from himl_cli.workspaces.local.job_environment import job_environment
-from himl_cli.workspaces.local.order import Order
+from himl_cli.workspaces.local.launch_request import LaunchRequest
 from tests.azure_workspaces import opened
 from tests.recorded_runs import RecordedRuns
 from tests.running import write_files
@@ -73,7 +73,7 @@ def test_files_of_a_folder_here_are_uploaded_once_to_one_place(azure_environment
 
 
 def test_a_job_here_does_not_get_the_settings_of_its_submit(tmp_path: Path) -> None:
-    order = Order(str(tmp_path), str(tmp_path), SPEC, "python train.py", {}, {})
+    order = LaunchRequest(str(tmp_path), str(tmp_path), SPEC, "python train.py", {}, {})
     env = job_environment(order, "lab_1_aa", {"HIML_SUBMIT_CHECKPOINT": "https://h/x?sig=hush", "HIML_CACHE": "kept"})
     assert "HIML_SUBMIT_CHECKPOINT" not in env
     assert env["HIML_CACHE"] == "kept"

@@ -32,7 +32,7 @@ from himl_cli.workspaces.azure.storage.datastore_records import DatastoreRecord
 from himl_cli.workspaces.local.database import Database
 from himl_cli.workspaces.local.metric_store import MetricStore
 from himl_cli.workspaces.local.run_store import NewRun, RunStore
-from himl_cli.workspaces.local.tracking.fields import Refused
+from himl_cli.workspaces.local.tracking.protocol import RequestError
 from himl_cli.workspaces.local.tracking.search import parse_filter
 from himl_cli.workspaces.local.workspace import LocalWorkspace
 from tests.user_cache import state_of
@@ -179,7 +179,7 @@ def test_a_report_that_is_nested_without_end_is_told_as_it_is() -> None:
 
 @pytest.mark.parametrize("key", ["\x1b[31m", "a\nb"])
 def test_a_key_with_controls_is_refused_without_them(key: str) -> None:
-    with pytest.raises(Refused) as caught:
+    with pytest.raises(RequestError) as caught:
         parse_filter(f"`{key}` = 'x'")
     assert str(caught.value).isprintable()
 

@@ -12,10 +12,11 @@ from himl_cli.core.events import Event
 from himl_cli.core.jobs import DataSpec, Entry, EntryKind, JobSpec, PipelineSpec, Snapshot, StepOutput, StepSpec
 from himl_cli.core.processes import ProcessLock
 from himl_cli.core.sweeps import Draw, SearchRange, SweepSpec
+from himl_cli.workspaces.local.job_data import resolve_folders
 from himl_cli.workspaces.local.job_environment import job_command
-from himl_cli.workspaces.local.jobs import resolve_folders, shown_command
-from himl_cli.workspaces.local.many.launching import planned_pipeline, planned_sweep
-from himl_cli.workspaces.local.order import Order
+from himl_cli.workspaces.local.launch import shown_command
+from himl_cli.workspaces.local.launch_request import LaunchRequest
+from himl_cli.workspaces.local.plan import plan_pipeline, plan_sweep
 from himl_cli.workspaces.local.workspace import LocalWorkspace
 from tests.running import write_files
 
@@ -31,7 +32,7 @@ def pass_over(event: Event) -> None:
 def test_arguments_stand_behind_the_line_for_bash_as_on_azure_ml(tmp_path: Path) -> None:
     spec = line("python a.py", arguments=["--data", "${{inputs.d}}", "it's", "--api_key", "sesame"])
     assert shown_command(spec) == """python a.py --data '${{inputs.d}}' 'it'"'"'s' --api_key '***'"""
-    order = Order(str(tmp_path), str(tmp_path), spec, "", {"d": "/my data"}, {})
+    order = LaunchRequest(str(tmp_path), str(tmp_path), spec, "", {"d": "/my data"}, {})
     assert job_command(order)[1:] == ["-c", """python a.py --data '/my data' 'it'"'"'s' --api_key sesame"""]
 
 
@@ -39,7 +40,7 @@ def test_a_folder_that_cannot_stand_in_the_line_is_refused_before_anything_is_ma
     spec = line("cat <<EOF\n${{inputs.d}}\nEOF", inputs=[DataSpec("d", "x", local=str(tmp_path))])
     resolve_folders(spec, tmp_path, "run", pass_over)
     (tmp_path / "my data").mkdir()
-    with pytest.raises(BadUsage, match="stands in a here-document"):
+    with pytest.raises(BadUsage, match=r"stands behind .<<., where"):
         resolve_folders(line(spec.entry.target, inputs=[DataSpec("d", "x", local=str(tmp_path / "my data"))]), tmp_path, "run", pass_over)
 
 
@@ -49,16 +50,16 @@ def test_so_is_one_that_a_step_takes_from_another(tmp_path: Path) -> None:
         StepSpec("second", "Second", line("echo `ls ${{inputs.d}}`", inputs=[DataSpec("d", "")]), {"d": StepOutput("first", "o")}),
     ]
     spec = PipelineSpec("exp", steps)
-    assert [job.place for job in planned_pipeline(tmp_path, spec, lambda name: tmp_path / "data", pass_over).jobs] == ["steps/0", "steps/0"]
-    with pytest.raises(BadUsage, match=r"^second: .* stands in a command in `backquotes`"):
-        planned_pipeline(tmp_path, spec, lambda name: tmp_path / "my data", pass_over)
+    assert [job.place for job in plan_pipeline(tmp_path, spec, lambda name: tmp_path / "data", pass_over).jobs] == ["steps/0", "steps/0"]
+    with pytest.raises(BadUsage, match=r"^second: .* stands behind .`., where"):
+        plan_pipeline(tmp_path, spec, lambda name: tmp_path / "my data", pass_over)
 
 
-@pytest.mark.parametrize(("name", "value", "message"), [("a=b", "1", "cannot be the name of a hyperparameter"), ("a", "b c", "in `backquotes`")])
+@pytest.mark.parametrize(("name", "value", "message"), [("a=b", "1", "cannot be the name of a hyperparameter"), ("a", "b c", "stands behind .`., where")])
 def test_hyperparameters_that_cannot_stand_where_they_are_named(tmp_path: Path, name: str, value: str, message: str) -> None:
     sweep = SweepSpec({name: SearchRange(Draw.choice, [1, value])}, "grid", 2)
     with pytest.raises(BadUsage, match=message):
-        planned_sweep(tmp_path, line(f"echo `echo ${{{{search_space.{name}}}}}`", sweep=sweep), tmp_path, pass_over)
+        plan_sweep(tmp_path, line(f"echo `echo ${{{{search_space.{name}}}}}`", sweep=sweep), tmp_path, pass_over)
 
 
 @pytest.mark.parametrize("name", ["..", "../..", "a/b", "/tmp", "C:", "a\\b"])

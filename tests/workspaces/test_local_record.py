@@ -13,9 +13,8 @@ import pytest
 
 from himl_cli.core.errors import DiskFailed
 from himl_cli.core.runs import RunQuery, RunStatus
-from himl_cli.workspaces.local.database import SCHEMA_VERSION, Database
+from himl_cli.workspaces.local.database import SCHEMA_VERSION, Database, file_system_of
 from himl_cli.workspaces.local.metric_store import MetricStore
-from himl_cli.workspaces.local.mounts import file_system_of
 from himl_cli.workspaces.local.run_store import PAGE, NewRun, RunStore
 
 WRITER = """

@@ -14,17 +14,14 @@ import pytest
 
 from himl_cli.core.errors import DiskFailed
 from himl_cli.core.runs import RunStatus
+from himl_cli.workspaces.local.children import Children
 from himl_cli.workspaces.local.database import Database
-from himl_cli.workspaces.local.keeping import Outcome, RunKeeper
-from himl_cli.workspaces.local.many.children import Children
-from himl_cli.workspaces.local.many.course import Course
-from himl_cli.workspaces.local.many.family import Family
-from himl_cli.workspaces.local.many.plan import Plan
-from himl_cli.workspaces.local.many.readings import Readings
+from himl_cli.workspaces.local.launch import events_of
 from himl_cli.workspaces.local.metric_store import MetricStore
+from himl_cli.workspaces.local.plan import Plan
 from himl_cli.workspaces.local.run_folder import RunFolder, once_free
+from himl_cli.workspaces.local.run_process import TERMINATED, Outcome, RunProcess
 from himl_cli.workspaces.local.run_store import NewRun, RunStore
-from himl_cli.workspaces.local.starting import events_of
 
 
 @pytest.fixture
@@ -42,69 +39,68 @@ def test_of_very_many_runs_what_came_after_their_places_is_read_in_the_order_log
     assert metrics.values_after("loss", {**places, "r0": found[1][1], "r39999": found[3][1]}) == [found[2]]
 
 
-def test_nothing_is_read_again_where_nobody_wrote(metrics: MetricStore, tmp_path: Path) -> None:
+def test_only_what_others_write_changes_the_version(metrics: MetricStore, tmp_path: Path) -> None:
     script = MetricStore(Database(tmp_path / "workspace.db"))
-    readings = Readings(metrics, "loss")
+    versions = [metrics.version(), metrics.version()]
     script.log("r", [("loss", 1.0, 0, 0)])
-    assert [value for _, _, value in readings.look({"r": 0})] == [1.0]
-    assert readings.look({"r": 0}) == [], "nobody wrote, so nobody looked"
-    script.log("other", [("loss", 5.0, 0, 0)])
-    assert [value for _, _, value in readings.look({"r": 0})] == [1.0]
+    assert (versions[0] == versions[1], metrics.version() == versions[0]) == (True, False)
 
 
-def test_looking_rests_after_every_look_whether_it_found_something_or_not(metrics: MetricStore) -> None:
-    readings = Readings(metrics, "loss")
-    assert readings.is_due
-    assert readings.look({"r": 0}) == []
-    readings.rest_after(1000.0)
-    assert not readings.is_due
+def children_of_a_sweep(tmp_path: Path, stopping: Outcome | None = None) -> Children:
+    (tmp_path / "r" / "user_logs").mkdir(parents=True)
+    plan = Plan(str(tmp_path / "r"), str(tmp_path), "sweep", "exp", "", "", {}, "", [])
+    return Children(plan, RunStore(Database(tmp_path / "workspace.db", create=True)), lambda: stopping)
+
+
+def logged(tmp_path: Path) -> list[str]:
+    return [line.split(" ", 1)[1] for line in (tmp_path / "r" / "user_logs" / "std_log.txt").read_text().splitlines()]
 
 
 def test_a_child_that_comes_up_after_it_was_asked_to_stop_is_asked_again(tmp_path: Path) -> None:
-    children, folder = Children(tmp_path), RunFolder(tmp_path / "r_0")
+    stopping = Outcome(RunStatus.failed, reason=TERMINATED)
+    children, folder = children_of_a_sweep(tmp_path, stopping), RunFolder(tmp_path / "r_0")
     folder.path.mkdir()
-    folder.let_it_run()
-    children.put_back("r_0", "")
-    assert children.cancel("r_0", "a verdict") is None
+    folder.allow_to_run()
+    children.add_ended("r_0", "")
+    children.cancel("r_0", "a verdict")
     assert (folder.is_cancel_asked(), folder.why_canceled()) == (True, "a verdict")
-    folder.let_it_run()  # as its supervisor does when it takes the run up
-    assert children.terminate_all() is None
+    folder.allow_to_run()  # as its supervisor does when it takes the run up
+    assert children.stopping == stopping
     assert folder.is_cancel_asked()
 
 
 def test_one_that_cannot_be_asked_to_stop_keeps_no_other_from_it(tmp_path: Path) -> None:
-    children = Children(tmp_path)
+    children = children_of_a_sweep(tmp_path, Outcome(RunStatus.canceled, reason="canceled"))
     for number in range(4):
         folder = RunFolder(tmp_path / f"r_{number}")
         folder.path.mkdir()
         if number % 2:
-            folder.let_it_run()
+            folder.allow_to_run()
         else:
             (folder.path / "go").mkdir()
-        children.put_back(folder.run_id, "")
-    assert isinstance(children.cancel_all("why"), DiskFailed)
+        children.add_ended(folder.run_id, "")
+    assert children.stopping is not None
     assert [RunFolder(tmp_path / f"r_{number}").is_cancel_asked() for number in range(4)] == [False, True, False, True]
+    assert sum(line.endswith("It is tried again.") for line in logged(tmp_path)) == 2
 
 
 def test_an_end_is_not_lost_while_runs_cannot_be_read(tmp_path: Path) -> None:
-    store = RunStore(Database(tmp_path / "workspace.db", create=True))
-    store.add(NewRun(id="r_0", job="r_0", experiment="exp"))
-    store.end("r_0", RunStatus.completed)
-    plan = Plan(str(tmp_path / "r"), str(tmp_path), "sweep", "exp", "", "", {}, "", [])
-    family = Family(plan, store, Children(tmp_path), Course(tmp_path / "log.txt"), lambda: None)
-    family.children.put_back("r_0", "")
+    children = children_of_a_sweep(tmp_path)
+    children.store.add(NewRun(id="r_0", job="r_0", experiment="exp"))
+    children.store.end("r_0", RunStatus.completed)
+    children.add_ended("r_0", "")
     with closing(sqlite3.connect(tmp_path / "workspace.db")) as other:
         other.execute("ALTER TABLE runs RENAME TO away")
-        assert [family.next_end(), family.next_end(), len(family.children)] == [None, None, 1]
+        assert [children.next_end(), children.next_end(), len(children)] == [None, None, 1]
         other.execute("ALTER TABLE away RENAME TO runs")
-    found = family.next_end()
+    found = children.next_end()
     assert found is not None
-    assert (found[0] and found[0].status, found[1:]) == (RunStatus.completed, ("r_0", ""))
-    (said,) = (tmp_path / "log.txt").read_text().splitlines()
-    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d Cannot use '.*': no such table: runs\. It is tried again\.", said)
+    assert (found[0] and found[0].status, found[1:], len(children)) == (RunStatus.completed, ("r_0", ""), 0)
+    (line,) = logged(tmp_path)
+    assert re.fullmatch(r"Cannot use '.*': no such table: runs\. It is tried again\.", line)
 
 
-class OnAFullDisk(RunKeeper):
+class OnAFullDisk(RunProcess):
     def new_run(self) -> NewRun:
         return NewRun(id="r", job="r", experiment="exp")
 
@@ -116,22 +112,13 @@ def test_what_the_disk_does_is_no_fault_of_himl(tmp_path: Path, capsys: pytest.C
     (tmp_path / "r").mkdir()
     before = signal.getsignal(signal.SIGTERM)
     try:
-        OnAFullDisk(str(tmp_path / "r"), str(tmp_path), again=False).keep()
+        OnAFullDisk(str(tmp_path / "r"), str(tmp_path), again=False).run()
     finally:
         signal.signal(signal.SIGTERM, before)
     run = RunStore(Database(tmp_path / "workspace.db")).get("r")
     assert run is not None
     assert (run.status, run.reason) == (RunStatus.failed, "No space left to write 'workspace.db'")
     assert capsys.readouterr().err == "", "no traceback"
-
-
-def test_an_end_that_is_put_back_is_told_again(tmp_path: Path) -> None:
-    children = Children(tmp_path)
-    children.refuse("r_0", "why")
-    assert children.ended(1.0) == ("r_0", "why")
-    assert len(children) == 0
-    children.put_back("r_0", "why")
-    assert (len(children), children.ended(1.0)) == (1, ("r_0", "why"))
 
 
 def test_what_else_a_supervisor_prints_is_passed_over() -> None:

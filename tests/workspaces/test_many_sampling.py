@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from himl_cli.core.sweeps import Draw, Scalar, SearchRange, SweepSpec, Trial
-from himl_cli.workspaces.local.many.sampling import make_sampler
+from himl_cli.workspaces.local.sampling import make_sampler
 
 SEEDS = st.integers(min_value=0, max_value=2**31 - 1)
 
@@ -27,30 +27,30 @@ def choice(*values: Scalar) -> SearchRange:
 
 def draws(found: SearchRange, count: int, seed: int = 0) -> list[float]:
     sampler = make_sampler(spec("random", {"x": found}, count, seed))
-    values = [sampler.values(index, ()) for index in range(count)]
+    values = [sampler(index, ()) for index in range(count)]
     return [float(value["x"]) for value in values if value is not None]
 
 
 def test_a_grid_is_every_combination_once_the_last_changing_fastest() -> None:
     sampler = make_sampler(spec("grid", {"lr": choice(0.1, 0.01), "depth": choice(1, 2, 3)}, 6))
-    given_values = [sampler.values(index, ()) for index in range(6)]
+    given_values = [sampler(index, ()) for index in range(6)]
     assert given_values == [{"lr": lr, "depth": depth} for lr, depth in itertools.product((0.1, 0.01), (1, 2, 3))]
-    assert sampler.values(6, ()) is None
+    assert sampler(6, ()) is None
 
 
 def test_a_grid_ends_where_its_points_or_its_trials_do() -> None:
     space = {"a": choice("x", "y"), "b": choice(1, 2)}
-    assert make_sampler(spec("grid", space, 100)).values(4, ()) is None
-    assert make_sampler(spec("grid", space, 3)).values(2, ()) == {"a": "y", "b": 1}
-    assert make_sampler(spec("grid", space, 3)).values(3, ()) is None
+    assert make_sampler(spec("grid", space, 100))(4, ()) is None
+    assert make_sampler(spec("grid", space, 3))(2, ()) == {"a": "y", "b": 1}
+    assert make_sampler(spec("grid", space, 3))(3, ()) is None
 
 
 @given(seed=SEEDS, index=st.integers(min_value=0, max_value=50))
 def test_random_values_depend_on_seed_number_and_name_alone(seed: int, index: int) -> None:
     lr, depth = SearchRange(Draw.uniform, (0.0, 1.0)), SearchRange(Draw.randint, (100,))
-    alone = make_sampler(spec("random", {"lr": lr}, 100, seed)).values(index, ())
+    alone = make_sampler(spec("random", {"lr": lr}, 100, seed))(index, ())
     past = [Trial(number, {"lr": 0.5}, (float(number),), is_over=True) for number in range(index)]
-    together = make_sampler(spec("random", {"depth": depth, "lr": lr}, 51, seed)).values(index, past)
+    together = make_sampler(spec("random", {"depth": depth, "lr": lr}, 51, seed))(index, past)
     assert alone is not None
     assert together is not None
     assert together["lr"] == alone["lr"]
@@ -72,7 +72,7 @@ def test_values_stay_within_what_is_asked_for(low: float, width: float, seed: in
 @given(n=st.integers(1, 50), seed=SEEDS)
 def test_randint_gives_whole_numbers_below_n(n: int, seed: int) -> None:
     sampler = make_sampler(spec("random", {"x": SearchRange(Draw.randint, (n,))}, 20, seed))
-    values = [value["x"] for index in range(20) if (value := sampler.values(index, ())) is not None]
+    values = [value["x"] for index in range(20) if (value := sampler(index, ())) is not None]
     assert all(type(value) is int and 0 <= value < n for value in values)
 
 
@@ -103,7 +103,7 @@ def test_of_log_distributions_the_arguments_are_exponents(draw: Draw) -> None:
 def test_stepped_values_are_multiples_of_the_step_and_whole_where_it_is(draw: Draw, step: float) -> None:
     arguments: Sequence[float] = {Draw.quniform: (1, 99), Draw.qloguniform: (0, 5), Draw.qnormal: (30, 9), Draw.qlognormal: (3, 0.5)}[draw]
     sampler = make_sampler(spec("random", {"x": SearchRange(draw, (*arguments, step))}, 100))
-    values = [value["x"] for index in range(100) if (value := sampler.values(index, ())) is not None]
+    values = [value["x"] for index in range(100) if (value := sampler(index, ())) is not None]
     assert {type(value) for value in values} == {type(step)}
     assert all(float(value) / step == pytest.approx(round(float(value) / step)) for value in values)
     assert all(len(repr(value)) < 8 for value in values), "no 0.30000000000000004"
@@ -117,7 +117,7 @@ def searched(space: dict[str, SearchRange], trials: int, stop_at: int | None = N
     """The trials of a Bayesian search, one after another, up to *stop_at*, going on from *past*."""
     sampler, trial_list = make_sampler(spec("bayesian", space, trials, goal=goal)), past or []
     for index in range(len(trial_list), trials if stop_at is None else stop_at):
-        values = sampler.values(index, trial_list)
+        values = sampler(index, trial_list)
         assert values is not None
         sign = 1 if goal == "minimize" else -1
         trial_list.append(Trial(index, values, (sign * score(dict(values)),), is_over=True))
@@ -146,7 +146,7 @@ def test_a_bayesian_search_that_goes_on_learns_from_the_trials_before() -> None:
     assert fmean(abs(float(trial.values["x"]) - 0.3) for trial in after[28:]) < 2.0
     assert {type(trial.values["n"]) for trial in after} == {int}
     assert all(int(trial.values["batch"]) % 8 == 0 for trial in after)
-    assert make_sampler(spec("bayesian", space, 40)).values(40, after) is None
+    assert make_sampler(spec("bayesian", space, 40))(40, after) is None
 
 
 @pytest.mark.parametrize("stop_at", [1, 4, 15])
@@ -165,22 +165,22 @@ def test_trials_at_work_are_known_to_a_bayesian_search_that_goes_on() -> None:
     one = make_sampler(spec("bayesian", space, 40))
     past: list[Trial] = []
     for index in range(26):
-        values = one.values(index, past)
+        values = one(index, past)
         assert values is not None
         past.append(before[index] if index < 20 else Trial(index, values, (), is_over=False))
-    wanted = one.values(26, past)
+    wanted = one(26, past)
     resumed = make_sampler(spec("bayesian", space, 40))
-    assert resumed.values(26, past) == wanted
-    assert make_sampler(spec("bayesian", space, 40)).values(26, before) != wanted
+    assert resumed(26, past) == wanted
+    assert make_sampler(spec("bayesian", space, 40))(26, before) != wanted
     ended = [*past[:20], *(Trial(trial.index, trial.values, (0.5,), is_over=True) for trial in past[20:])]
-    assert resumed.values(27, ended) is not None
+    assert resumed(27, ended) is not None
 
 
 def test_trials_without_a_value_and_running_ones_do_not_stop_a_bayesian_search() -> None:
     sampler = make_sampler(spec("bayesian", {"x": SearchRange(Draw.uniform, (0, 1))}, 10))
     past: list[Trial] = []
     for index, metric in enumerate([(), (math.nan,), (math.inf, 0.5), (1.0,)]):
-        values = sampler.values(index, past)
+        values = sampler(index, past)
         assert values is not None
         past.append(Trial(index, values, metric, is_over=index != 3))
-    assert sampler.values(4, past) is not None
+    assert sampler(4, past) is not None

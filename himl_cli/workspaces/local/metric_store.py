@@ -1,17 +1,40 @@
-"""Metrics and parameters in the local database."""
+"""Metrics and parameters in the local database.
+
+What a later attempt of a run logs takes the place of what earlier ones logged at that step and beyond, so that a
+script that begins anew and one that goes on from a checkpoint both leave one series. The values of earlier attempts
+stay in the database.
+"""
 
 from __future__ import annotations
 
+import json
 import math
+import sqlite3
+import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
+from typing import TYPE_CHECKING
 
-from himl_cli.core.runs import Metric, MetricPoint
+from himl_cli.core.runs import TRIES, Metric, MetricPoint
+from himl_cli.core.text import read_json
 from himl_cli.workspaces.local.database import Database, taken_apart
-from himl_cli.workspaces.local.tries import counts, cuts_of
+from himl_cli.workspaces.local.run_store import RunStore, chunks
+
+if TYPE_CHECKING:
+    from himl_cli.core.results import Logged, LoggedRow
 
 PAIRS_AT_ONCE = 400  # SQLite before 3.32 takes 999 variables
+LOGGED_AT_ONCE = 2000
+_IDS = uuid.UUID("6f0b6a7e-6a0c-4f0e-9d2c-5a1c3c1b7f10")
+INSERT_METRICS = "INSERT INTO metrics (run, name, value, step, time) VALUES (?,?,?,?,?)"
+
+Point = tuple[str, float, int, int]
+"""Name, value, step, milliseconds since 1970 UTC."""
+Cut = tuple[int, int]
+"""A row's number and a step: of the rows up to that one, those with that step or a higher one do not count."""
+Cuts = Mapping[tuple[str, str], Sequence[Cut]]
+"""By run and name of the metric; only those of which anything may not count."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +51,7 @@ class MetricRow:
 
 
 class MetricStore:
-    """What scripts log. A value that is NaN is kept as NULL (SQLite has no NaN) and read back as NaN."""
+    """What scripts log. A value that is NaN is stored as NULL (SQLite has no NaN) and read back as NaN."""
 
     def __init__(self, database: Database) -> None:
         self.database = database
@@ -36,37 +59,24 @@ class MetricStore:
     def log(
         self,
         run_id: str,
-        points: Iterable[tuple[str, float, int, int]],
+        points: Iterable[Point],
         parameters: Mapping[str, str] | None = None,
         tags: Mapping[str, str] | None = None,
     ) -> None:
-        """Keep *points* (name, value, step, milliseconds since 1970 UTC), *parameters* and *tags* in one
-        transaction."""
+        """Store *points*, *parameters* and *tags* in one transaction."""
+        rows = [(run_id, name, _null_if_nan(value), step, time) for name, value, step, time in points]
         with self.database.writing() as connection:
-            connection.executemany(
-                "INSERT INTO metrics (run, name, value, step, time) VALUES (?,?,?,?,?)",
-                [
-                    (run_id, name, None if math.isnan(value) else value, step, time)
-                    for name, value, step, time in points
-                ],
-            )
+            connection.executemany(INSERT_METRICS, rows)
             for table, pairs in (("parameters", parameters), ("tags", tags)):
-                if pairs:
-                    connection.executemany(
-                        f"INSERT OR REPLACE INTO {table} (run, name, value) VALUES (?,?,?)",
-                        [(run_id, n, v) for n, v in pairs.items()],
-                    )
+                _put_pairs(connection, "REPLACE", table, run_id, pairs or {})
 
     def log_missing_parameters(self, run_id: str, parameters: Mapping[str, str]) -> None:
-        """Keep those of *parameters* of which the run has none."""
+        """Store those of *parameters* of which the run has none."""
         with self.database.writing() as connection:
-            connection.executemany(
-                "INSERT OR IGNORE INTO parameters (run, name, value) VALUES (?,?,?)",
-                [(run_id, n, v) for n, v in parameters.items()],
-            )
+            _put_pairs(connection, "IGNORE", "parameters", run_id, parameters)
 
     def log_rows(self, run_id: str, rows: Sequence[MetricRow], beside: Callable[[], None]) -> None:
-        """Keep *rows* in one transaction, and within it do what *beside* does: where that raises, nothing is kept."""
+        """Store *rows* in one transaction, and within it do what *beside* does: where that raises, store nothing."""
         with self.database.writing() as connection:
             following: dict[tuple[str, ...], int] = {}
             points: list[tuple[str, str, float | None, int, int]] = []
@@ -81,26 +91,22 @@ class MetricStore:
                         following[row.series] = 0 if found[0] is None else found[0] + 1
                     step = following[row.series]
                     following[row.series] += 1
-                points += [
-                    (run_id, name, None if math.isnan(value) else value, step, row.time)
-                    for name, value in row.values.items()
-                ]
-            connection.executemany("INSERT INTO metrics (run, name, value, step, time) VALUES (?,?,?,?,?)", points)
+                points += [(run_id, name, _null_if_nan(value), step, row.time) for name, value in row.values.items()]
+            connection.executemany(INSERT_METRICS, points)
             beside()
 
     def metrics(self, run_ids: Sequence[str], *, name: str | None = None) -> list[Metric]:
-        """The metrics of *run_ids* in that order, by name; points by step, then time. Of several tries, those that
+        """The metrics of *run_ids* in that order, by name; points by step, then time. Of several attempts, those that
         count."""
         marks = ",".join("?" * len(run_ids))
-        only = "" if name is None else " AND name = ?"
-        values: tuple[object, ...] = (*run_ids, *(() if name is None else (name,)))
-        series: dict[tuple[str, str], list[MetricPoint]] = {}
+        only, names = ("", ()) if name is None else (" AND name = ?", (name,))
         statement = (
             f"SELECT run, name, step, time, value, rowid AS number FROM metrics WHERE run IN ({marks}){only} "
             "ORDER BY step, time, rowid"
         )
+        series: dict[tuple[str, str], list[MetricPoint]] = {}
         cuts = cuts_of(self.database, run_ids)
-        rows = self.database.rows(statement, values)
+        rows = self.database.rows(statement, (*run_ids, *names))
         with taken_apart(self.database.path):
             for row in rows:
                 if cuts and not counts(row["number"], row["step"], cuts.get((row["run"], row["name"]), ())):
@@ -116,31 +122,25 @@ class MetricStore:
         found: int = self.database.rows("PRAGMA data_version")[0][0]
         return found
 
-    def since(self, row: int, run_ids: Sequence[str]) -> tuple[int, list[tuple[str, tuple[str, float, int, int]]]]:
-        """The number of the last row of all metrics, and what came after *row* for *run_ids*: run, and (name, value,
-        step, milliseconds)."""
+    def since(self, row: int, run_ids: Sequence[str]) -> tuple[int, list[tuple[str, Point]]]:
+        """The number of the last row of all metrics, and what came after *row* for *run_ids*, with its run."""
         newest = self.database.rows("SELECT COALESCE(MAX(rowid), 0) FROM metrics")[0][0]
-        found = (
-            self.database.rows(
-                "SELECT run, name, value, step, time FROM metrics WHERE rowid > ? AND rowid <= ?", (row, newest)
-            )
-            if run_ids
-            else []
-        )
+        if not run_ids:
+            return newest, []
+        statement = "SELECT run, name, value, step, time FROM metrics WHERE rowid > ? AND rowid <= ?"
         wanted = set(run_ids)
-        points = [
+        return newest, [
             (one["run"], (one["name"], math.nan if one["value"] is None else one["value"], one["step"], one["time"]))
-            for one in found
+            for one in self.database.rows(statement, (row, newest))
             if one["run"] in wanted
         ]
-        return newest, points
 
     def values_after(self, name: str, places: Mapping[str, int]) -> list[tuple[str, int, float]]:
         """What was logged as *name*, in the order logged, to each run of *places* after the place given there (0: all):
         run, place, value.
 
-        Of several tries, what counts now: of those runs the whole has to be read again, since what counted before may
-        not do so any more.
+        Of several attempts, what counts now: of those runs the whole has to be read again, since what counted before
+        may not do so any more.
         """
         pairs = list(places.items())
         found: list[tuple[str, int, float]] = []
@@ -152,19 +152,82 @@ class MetricStore:
                 " SELECT metrics.run, metrics.rowid AS number, metrics.step, metrics.value FROM asked"
                 " JOIN metrics ON metrics.run = asked.run AND metrics.name = ? AND metrics.rowid > asked.place"
             )
-            rows = self.database.rows(statement, (*(part for pair in some for part in pair), name))
-            counting = (
-                [row for row in rows if counts(row["number"], row["step"], cuts.get((row["run"], name), ()))]
-                if cuts
-                else rows
-            )
             found += [
-                (row["run"], row["number"], math.nan if row["value"] is None else row["value"]) for row in counting
+                (row["run"], row["number"], math.nan if row["value"] is None else row["value"])
+                for row in self.database.rows(statement, (*(part for pair in some for part in pair), name))
+                if not cuts or counts(row["number"], row["step"], cuts.get((row["run"], name), ()))
             ]
         return sorted(found, key=lambda one: one[1])
 
     def parameters(self, run_id: str) -> dict[str, str]:
-        return {
-            row["name"]: row["value"]
-            for row in self.database.rows("SELECT name, value FROM parameters WHERE run = ? ORDER BY name", (run_id,))
-        }
+        statement = "SELECT name, value FROM parameters WHERE run = ? ORDER BY name"
+        return {row["name"]: row["value"] for row in self.database.rows(statement, (run_id,))}
+
+    def logged_after(self, run_id: str, last: int) -> tuple[Sequence[Logged], int]:
+        """At most `LOGGED_AT_ONCE` points of the run itself that came after the row *last* (0: from the first one), as
+        another workspace can take them, and the last row of them.
+
+        A run's rows only grow and are never taken away, so that the number of its last one is a place to go on from.
+        The id of a point is made of its run and row: whoever gets it twice knows it again.
+        """
+        from himl_cli.core.results import Logged, LoggedKind, LoggedRow
+
+        only = "+run = ? AND rowid > ?" if last else "run = ? AND rowid > ?"  # by the index that has the fewer rows
+        statement = f"SELECT rowid AS number, name, value, step, time FROM metrics WHERE {only} ORDER BY rowid LIMIT ?"
+        series: dict[str, list[LoggedRow]] = {}
+        for row in self.database.rows(statement, (run_id, last, LOGGED_AT_ONCE)):
+            last = row["number"]
+            value = math.nan if row["value"] is None else row["value"]
+            time = datetime.fromtimestamp(row["time"] / 1000, timezone.utc)
+            point = LoggedRow({row["name"]: value}, row["step"], time, str(uuid.uuid5(_IDS, f"{run_id}/{last}")))
+            series.setdefault(row["name"], []).append(point)
+        return [Logged(name, LoggedKind.scalar, rows) for name, rows in series.items()], last
+
+
+def _null_if_nan(value: float) -> float | None:
+    return None if math.isnan(value) else value
+
+
+def _put_pairs(connection: sqlite3.Connection, rule: str, table: str, run_id: str, pairs: Mapping[str, str]) -> None:
+    connection.executemany(
+        f"INSERT OR {rule} INTO {table} (run, name, value) VALUES (?,?,?)",
+        [(run_id, name, value) for name, value in pairs.items()],
+    )
+
+
+def begin_attempt(database: Database, run_id: str) -> None:
+    """Put on record that what is logged from here on is another attempt's; nothing where none was logged before."""
+    last = database.rows("SELECT MAX(rowid) FROM metrics WHERE run = ?", (run_id,))[0][0]
+    if last is not None:
+        places = sorted({*_places(database, [run_id]).get(run_id, []), last})
+        RunStore(database).tag(run_id, {TRIES: json.dumps(places)})
+
+
+def cuts_of(database: Database, run_ids: Sequence[str]) -> Cuts:
+    """What later attempts of *run_ids* took the place of; empty where each had one attempt."""
+    cuts: dict[tuple[str, str], list[Cut]] = {}
+    statement = "SELECT name, MIN(step) FROM metrics WHERE run = ? AND rowid > ? GROUP BY name"
+    for run_id, places in _places(database, run_ids).items():
+        for place in places:
+            for name, step in database.rows(statement, (run_id, place)):
+                cuts.setdefault((run_id, name), []).append((place, step))
+    return cuts
+
+
+def counts(row: int, step: int, cuts: Iterable[Cut]) -> bool:
+    """Whether the row counts, *cuts* being those of its run and metric."""
+    return not any(row <= place and step >= first for place, first in cuts)
+
+
+def _places(database: Database, run_ids: Sequence[str]) -> dict[str, list[int]]:
+    """The last row of each attempt but the latest, by run: a list in a tag, which anybody may have written over."""
+    places: dict[str, list[int]] = {}
+    for chunk, marks in chunks(run_ids):
+        statement = f"SELECT run, value FROM tags WHERE run IN ({marks}) AND name = ?"
+        for row in database.rows(statement, (*chunk, TRIES)):
+            try:
+                found = read_json(row["value"])
+            except ValueError:
+                continue
+            places[row["run"]] = [each for each in found if isinstance(each, int)] if isinstance(found, list) else []
+    return places

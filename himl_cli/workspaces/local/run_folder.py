@@ -53,34 +53,18 @@ class RunFolder:
         return self.path / "lock"
 
     @property
-    def _go(self) -> Path:
-        return self.path / "go"
-
-    @property
-    def _reserve(self) -> Path:
-        return self.path / "reserve"
-
-    @property
     def _why(self) -> Path:
         return self.path / "why"
-
-    @property
-    def _record(self) -> Path:
-        return self.path / "job.json"
-
-    @property
-    def _plan(self) -> Path:
-        return self.path / "plan.json"
 
     def is_supervised(self) -> bool:
         """Whether a supervisor holds the lock. No process id is trusted: after a reboot it may be another's."""
         return is_held(self.lock)
 
-    def let_it_run(self) -> None:
+    def allow_to_run(self) -> None:
         """Make the file whose absence tells the supervisor to stop: taking it away works on a full disk, making one
         would not."""
         self._why.unlink(missing_ok=True)
-        self._go.touch()
+        (self.path / "go").touch()
 
     def ask_to_cancel(self, why: str = "") -> None:
         """Leave word for the supervisor, which looks for it several times a second, and the reason to record. Raises
@@ -89,12 +73,12 @@ class RunFolder:
             with suppress(OSError):  # on a full disk it is stopped without saying why
                 self._why.write_text(why, encoding="utf-8")
         try:
-            self._go.unlink(missing_ok=True)
+            (self.path / "go").unlink(missing_ok=True)
         except OSError as err:
             raise explain_disk_error(err, f"Cannot ask run '{self.run_id}' to stop", self.path) from err
 
     def is_cancel_asked(self) -> bool:
-        return not self._go.exists()
+        return not (self.path / "go").exists()
 
     def why_canceled(self) -> str:
         """The reason that was left with the word to stop."""
@@ -105,39 +89,30 @@ class RunFolder:
 
     def reserve_space(self) -> None:
         """Take the bytes that recording the end will need, while there are any."""
-        self._reserve.write_bytes(os.urandom(RESERVE_BYTES))
+        (self.path / "reserve").write_bytes(os.urandom(RESERVE_BYTES))
 
     def free_reserve(self) -> None:
-        self._reserve.unlink(missing_ok=True)
+        (self.path / "reserve").unlink(missing_ok=True)
 
     def is_disk_full(self) -> bool:
         return shutil.disk_usage(self.path).free < RESERVE_BYTES
 
     def write_record(self, record: dict[str, Any]) -> None:
-        """Keep facts about the job beside it: where its inputs and outputs lie. No environment: that may hold secrets.
+        """Store facts about the job beside it: where its inputs and outputs lie. No environment: that may hold secrets.
         Raises OSError."""
-        _write(self._record, record)
+        _write(self.path / "job.json", record)
 
     def read_record(self) -> dict[str, Any]:
-        """The facts kept, or {} where the job was not started."""
-        return _read(self._record)
-
-    def written_elsewhere(self) -> list[Path]:
-        """Files that the script wrote outside `outputs/` and `logs/`; none of a job in place, where they lie as it left
-        them."""
-        from himl_cli.workspaces.local.kept_files import written_elsewhere
-
-        if self.read_record().get("in_place", True):
-            return []
-        return [*written_elsewhere(self.code, self._record.stat().st_mtime_ns)]  # it is written once the files are laid
+        """The facts stored, or {} where the job was not started."""
+        return _read(self.path / "job.json")
 
     def write_plan(self, plan: dict[str, Any]) -> None:
-        """Keep what the run is for, so that it can be gone on with. No variables. Raises OSError."""
-        _write(self._plan, plan)
+        """Store what the run is for, so that it can be resumed. No variables. Raises OSError."""
+        _write(self.path / "plan.json", plan)
 
     def read_plan(self) -> dict[str, Any]:
-        """The plan kept, or {} where there is none."""
-        return _read(self._plan)
+        """The plan stored, or {} where there is none."""
+        return _read(self.path / "plan.json")
 
     def remove(self) -> None:
         """Delete the folder with all in it. Raises DiskFailed naming the first file that would not go."""

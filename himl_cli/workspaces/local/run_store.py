@@ -38,6 +38,13 @@ def as_time(milliseconds: int | None) -> datetime | None:
     return None if milliseconds is None else datetime.fromtimestamp(milliseconds / 1000, timezone.utc)
 
 
+def chunks(items: Sequence[str], size: int = RUNS_AT_ONCE) -> Iterator[tuple[tuple[str, ...], str]]:
+    """Some of *items* at a time, and as many question marks."""
+    for start in range(0, len(items), size):
+        chunk = tuple(items[start : start + size])
+        yield chunk, ",".join("?" * len(chunk))
+
+
 @dataclass(frozen=True)
 class NewRun:
     """What is known of a run when it is recorded; `job` is the run whose supervisor keeps it (its own id for a job).
@@ -68,7 +75,7 @@ class RunStore:
         self.label = label
 
     def add(self, run: NewRun) -> None:
-        texts = [
+        known = [
             run.id,
             run.job,
             run.parent,
@@ -78,18 +85,12 @@ class RunStore:
             run.command,
             run.folder,
         ]
-        values = (
-            *(text and storable(text) for text in texts),
-            run.status.value,
-            run.reason_if_lost,
-            now_ms(),
-            run.started,
-        )
+        texts = [text and storable(text) for text in known]
+        values = (*texts, run.status.value, run.reason_if_lost, now_ms(), run.started)
         with self.database.writing(durable=True) as connection:
             connection.execute(
                 "INSERT INTO runs (id, job, parent, experiment, display_name, description, command, folder, status, "
-                "reason, created, started)"
-                " VALUES (?,?,?,?,?,?,?,?,?,?,?,?)",
+                "reason, created, started) VALUES (?,?,?,?,?,?,?,?,?,?,?,?)",
                 values,
             )
             _put_tags(connection, run.id, run.tags)
@@ -115,14 +116,9 @@ class RunStore:
         self._update(run_id, "display_name = ?", (display_name,), open_only=False)
 
     def reopen(self, run_id: str) -> None:
-        """A run that has ended is running again: a job, sweep or pipeline that is gone on with, or a nested run that a
-        client resumed."""
-        self._update(
-            run_id,
-            "status = ?, ended = NULL, exit_code = NULL, reason = ''",
-            (RunStatus.running.value,),
-            open_only=False,
-        )
+        """A run that has ended is running again: one that is resumed, or a nested run that a client resumed."""
+        values = "status = ?, ended = NULL, exit_code = NULL, reason = ''"
+        self._update(run_id, values, (RunStatus.running.value,), open_only=False)
 
     def _update(self, run_id: str, what: str, values: tuple[object, ...], *, open_only: bool = True) -> None:
         guard = " AND ended IS NULL" if open_only else ""
@@ -180,20 +176,16 @@ class RunStore:
         """The runs that scripts nested in these, oldest first, each with the one of *run_ids* that it belongs to;
         trials and steps are jobs of their own."""
         asked = set(run_ids)
-        for start in range(0, len(run_ids), RUNS_AT_ONCE):
-            chunk = run_ids[start : start + RUNS_AT_ONCE]
+        for chunk, marks in chunks(run_ids):
             tree = (
-                "WITH RECURSIVE tree(id, root, created) AS (SELECT id, id, created FROM runs WHERE id IN "
-                f"({','.join('?' * len(chunk))})"
+                f"WITH RECURSIVE tree(id, root, created) AS (SELECT id, id, created FROM runs WHERE id IN ({marks})"
                 " UNION SELECT runs.id, tree.root, runs.created FROM runs JOIN tree ON runs.parent = tree.id"
                 " WHERE NOT EXISTS (SELECT 1 FROM tags WHERE tags.run = runs.id AND tags.name IN (?, ?)))"
                 " SELECT id, root FROM tree WHERE id <> root ORDER BY created, id"
             )
-            yield from (
-                (row["id"], row["root"])
-                for row in self.database.rows(tree, (*chunk, TRIAL, STEP))
-                if row["id"] not in asked and _ids([row["id"]])
-            )
+            for row in self.database.rows(tree, (*chunk, TRIAL, STEP)):
+                if row["id"] not in asked and _ids([row["id"]]):
+                    yield row["id"], row["root"]
 
     def query(self, wanted: RunQuery, lost: Iterable[str] = ()) -> Iterator[Run]:
         """Runs that match, newest first, a page at a time."""

@@ -1,55 +1,67 @@
 """The process that looks after one local job from its record to its end. In a session of its own; started by `himl
-submit`, of a trial or a step by the keeper.
+submit`, of a trial or a step by the controller.
 
-It reads the order from stdin and tells its progress on stdout, a JSON object a line: `recorded`, then `started` or
+It reads its request from stdin and reports its progress on stdout, a JSON object a line: `recorded`, then `started` or
 `refused`; after that nobody needs to listen, so that a closed terminal loses nothing.
 """
 
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import queue
+import signal
+import subprocess
+import sys
+import threading
 import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from himl_cli.core.errors import HimlError
 from himl_cli.core.runs import RunStatus, new_run_id
-from himl_cli.workspaces.local.job_environment import free_port, job_command, job_environment, rank_environment
-from himl_cli.workspaces.local.keeping import CANCELED, TERMINATED, Outcome, RunKeeper, read_order, tell
-from himl_cli.workspaces.local.laying import JobFiles
-from himl_cli.workspaces.local.metric_store import MetricStore
-from himl_cli.workspaces.local.order import Order, order_from_json
-from himl_cli.workspaces.local.rank import Rank, RankEnd, end_adopted
+from himl_cli.workspaces.local.job_environment import (
+    job_command,
+    job_environment,
+    rank_environments,
+)
+from himl_cli.workspaces.local.launch_request import LaunchRequest, request_from_json
+from himl_cli.workspaces.local.metric_store import MetricStore, begin_attempt
 from himl_cli.workspaces.local.run_folder import RunFolder
+from himl_cli.workspaces.local.run_process import CANCELED, TERMINATED, Outcome, RunProcess, read_request, report
 from himl_cli.workspaces.local.run_store import NewRun, RunStore
-from himl_cli.workspaces.local.shim import become_subreaper
+from himl_cli.workspaces.local.shim import become_subreaper, children_of
+from himl_cli.workspaces.local.staging import JobFiles
 from himl_cli.workspaces.local.tracking.server import TrackingServer
-from himl_cli.workspaces.local.tries import begin_try
 
 POLL_SECONDS = 0.1
-SECONDS_TO_TERM = 10.0  # Ctrl-C's rule: SIGINT, after 10 s SIGTERM, after 5 more SIGKILL
-SECONDS_TO_KILL = 15.0
+# What is sent to the ranks, and how many seconds after the decision to stop. Ctrl-C's rule: SIGINT, after 10 s SIGTERM,
+# after 5 more SIGKILL
+CANCEL_SIGNALS = ((0.0, "INT"), (10.0, "TERM"), (15.0, "KILL"))
+STOP_SIGNALS = ((0.0, "TERM"), (5.0, "KILL"))
 RANK_FAILED = "a rank failed"
+SHIM = Path(__file__).with_name("shim.py")
 
 
 def main() -> None:
     become_subreaper()
-    Supervisor(order_from_json(read_order())).keep()
+    Supervisor(request_from_json(read_request())).run()
 
 
-class Supervisor(RunKeeper):
-    """One job: records it, lays its files, starts its ranks, watches them, records how it ended."""
+class Supervisor(RunProcess):
+    """One job: records it, stages its files, starts its ranks, watches them, records how it ended."""
 
-    def __init__(self, order: Order) -> None:
-        super().__init__(order.run_folder, order.workspace, again=order.again)
-        self.order = order
-        self.spec = order.spec
-        self.files = JobFiles(order, self.folder)
+    def __init__(self, request: LaunchRequest) -> None:
+        super().__init__(request.run_folder, request.workspace, again=request.again)
+        self._request = request
+        self._spec = request.spec
+        self._files = JobFiles(request, self.folder)
         self._ends: queue.Queue[RankEnd] = queue.Queue()
 
     def new_run(self) -> NewRun:
-        spec = self.spec
+        spec = self._spec
         return NewRun(
             id=self.folder.run_id,
             job=self.folder.run_id,
@@ -57,68 +69,63 @@ class Supervisor(RunKeeper):
             experiment=spec.experiment,
             display_name=spec.display_name,
             description=spec.description,
-            command=self.order.command,
-            folder=str(self.files.cwd),
+            command=self._request.command,
+            folder=str(self._files.cwd),
             tags=spec.tags,
         )
 
     def work(self, store: RunStore) -> Outcome:
+        run_id, spec = self.folder.run_id, self._spec
         if self._again:
-            begin_try(store.database, self.folder.run_id)
-        self.files.lay(is_stopped=self.is_stopped)
+            begin_attempt(store.database, run_id)
+        self._files.stage(is_stopped=self.is_stopped)
         tracking = TrackingServer(
-            store.database, self.folder.run_id, artifacts_of=self._artifacts_of, new_child_id=self._child_id
+            store.database,
+            run_id,
+            artifacts_of=lambda name: RunFolder(self.folder.path.parent / name).artifacts,
+            new_child_id=lambda: new_run_id(spec.experiment),
         )
         try:
-            env = self._environment(tracking)
-            store.start(self.folder.run_id)
-            ranks = self._start_ranks(env)
-            tell("started")
+            env = job_environment(self._request, run_id, os.environ)
+            if "MLFLOW_TRACKING_URI" not in spec.env:  # a server of the user's own knows nothing of our run
+                env = tracking.environment(env)
+            store.start(run_id)
+            ranks = self._start_ranks({**env, **spec.env})
+            report("started")
             outcome = self._outcome_of_ranks(*self._watch(ranks))
-        finally:
-            trouble = self._finish(tracking)
-        return Outcome(outcome.status, outcome.exit_code, "; ".join(part for part in (outcome.reason, trouble) if part))
-
-    def _finish(self, tracking: TrackingServer) -> str:
-        """What comes after the script and cannot change how it ended; trouble is told, to stand beside its outcome."""
-        trouble = ""
-        try:
-            self.files.keep()
-        except OSError as err:
-            trouble = f"not all of its outputs could be kept: {err.strerror}: '{err.filename or self.folder.code}'"
-        try:
-            tracking.close()
-        except (OSError, HimlError) as err:
-            trouble = trouble or f"what it logged could not be tidied: {err}".rstrip(".")
-        return trouble
+        finally:  # what comes after the script cannot change how it ended: what fails is said beside that
+            problem = ""
+            try:
+                self._files.collect()
+            except OSError as err:
+                where = err.filename or self.folder.code
+                problem = f"not all of its outputs could be kept: {err.strerror}: '{where}'"
+            try:
+                tracking.close()
+            except (OSError, HimlError) as err:
+                problem = problem or f"what it logged could not be tidied: {err}".rstrip(".")
+        reason = "; ".join(part for part in (outcome.reason, problem) if part)
+        return Outcome(outcome.status, outcome.exit_code, reason)
 
     def before_the_end(self, store: RunStore) -> None:
         # Only now: what the script logs under these names may be written otherwise (1 and 1.0), and parameters cannot
         # change.
-        if self.order.values:
-            MetricStore(store.database).log_missing_parameters(self.folder.run_id, self.order.values)
-
-    def _environment(self, tracking: TrackingServer) -> dict[str, str]:
-        base = job_environment(self.order, self.folder.run_id, os.environ)
-        if "MLFLOW_TRACKING_URI" in self.spec.env:  # a server of the user's own knows nothing of our run
-            return {**base, **self.spec.env}
-        changes = tracking.environment(base)
-        env = {name: value for name, value in base.items() if name not in changes.drop}
-        return {**env, **changes.set, **self.spec.env}
+        if self._request.values:
+            MetricStore(store.database).log_missing_parameters(self.folder.run_id, self._request.values)
 
     def _start_ranks(self, env: dict[str, str]) -> list[Rank]:
-        command, port, stdin = job_command(self.order), free_port(), self.order.stdin
+        command, stdin = job_command(self._request), self._request.stdin
         ranks = [
             Rank(
                 number,
                 command,
-                env=env | rank_environment(self.order, number, port),
-                cwd=self.files.cwd,
+                env={**env, **own},
+                cwd=self._files.cwd,
                 log=log,
                 stdin=stdin if number == 0 or not stdin.isdigit() else "",
                 ends=self._ends,
             )
-            for number, log in enumerate(self.files.logs())
+            for number, (log, own) in enumerate(zip(self._files.logs(), rank_environments(self._request), strict=True))
         ]
         if stdin.isdigit():
             os.close(int(stdin))  # whoever writes into the pipe is to see that the script has closed it
@@ -129,7 +136,7 @@ class Supervisor(RunKeeper):
         reason."""
         ends: list[RankEnd] = []
         stopping, stop, sent = 0.0, "", 0
-        deadline = time.monotonic() + self.spec.max_seconds if self.spec.max_seconds else None
+        deadline = time.monotonic() + self._spec.max_seconds if self._spec.max_seconds else None
         try:
             while len(ends) < len(ranks):
                 with contextlib.suppress(queue.Empty):
@@ -137,35 +144,30 @@ class Supervisor(RunKeeper):
                 now = time.monotonic()
                 if not stopping and (stop := self._reason_to_stop(ends, deadline)):
                     stopping = now
-                while stopping and sent < len(words := self._words(stop)) and now - stopping >= words[sent][0]:
+                signals = CANCEL_SIGNALS if stop == CANCELED else STOP_SIGNALS
+                while stopping and sent < len(signals) and now - stopping >= signals[sent][0]:
                     for rank in ranks:
-                        rank.send(words[sent][1])
+                        rank.send(signals[sent][1])
                     sent += 1
         finally:
             for rank in ranks:
                 rank.close()
-            end_adopted()
+            _end_adopted()
         return ends, stop
-
-    def _words(self, stop: str) -> list[tuple[float, str]]:
-        """What is sent to the ranks, and how many seconds after the decision to stop."""
-        if stop == CANCELED:
-            return [(0.0, "INT"), (SECONDS_TO_TERM, "TERM"), (SECONDS_TO_KILL, "KILL")]
-        return [(0.0, "TERM"), (SECONDS_TO_KILL - SECONDS_TO_TERM, "KILL")]
 
     def _reason_to_stop(self, ends: list[RankEnd], deadline: float | None) -> str:
         if self._terminated:
             return TERMINATED
         if self.folder.is_cancel_asked():
             return CANCELED
-        if any(not end.is_success for end in ends):
+        if any(end.code for end in ends):
             return RANK_FAILED
         if deadline is not None and time.monotonic() > deadline:
-            return f"stopped after --max_run_duration ({self.spec.max_seconds:g} s)"
+            return f"stopped after --max_run_duration ({self._spec.max_seconds:g} s)"
         return ""
 
     def _outcome_of_ranks(self, ends: list[RankEnd], stop: str) -> Outcome:
-        failed = next((end for end in ends if not end.is_success), None)
+        failed = next((end for end in ends if end.code), None)
         code = failed.code if failed else 0
         if stop == CANCELED:
             return Outcome(RunStatus.canceled, code, self.folder.why_canceled())
@@ -178,11 +180,101 @@ class Supervisor(RunKeeper):
             reason += f"; no space is left on the disk of '{self.folder.path}'"
         return Outcome(RunStatus.failed, code, reason)
 
-    def _artifacts_of(self, run_id: str) -> Path:
-        return RunFolder(self.folder.path.parent / run_id).artifacts
 
-    def _child_id(self) -> str:
-        return new_run_id(self.spec.experiment)
+@dataclass(frozen=True)
+class RankEnd:
+    """How the process of rank `number` ended. `code` is that of a shell: the exit code, 128 + the signal's number, 127
+    where nothing could be started. `reason` says why the job failed."""
+
+    number: int
+    code: int
+    reason: str = ""
+
+
+class Rank:
+    """One process of the job: starts the command under its shim; its end arrives in *ends*.
+
+    *stdin* is that of the request. The command's output goes straight to *log* (append mode), so a log line is never
+    lost to a dying supervisor.
+    """
+
+    def __init__(
+        self,
+        number: int,
+        command: Sequence[str],
+        *,
+        env: Mapping[str, str],
+        cwd: Path,
+        log: Path,
+        stdin: str,
+        ends: queue.Queue[RankEnd],
+    ) -> None:
+        self._number = number
+        self._ends = ends
+        with log.open("ab") as stream:
+            self._shim = subprocess.Popen(
+                [sys.executable, "-I", "-S", str(SHIM), stdin, *command],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=stream,
+                cwd=cwd,
+                env=dict(env),
+                start_new_session=True,
+                pass_fds=(int(stdin),) if stdin.isdigit() else (),
+            )
+        threading.Thread(target=self._listen, daemon=True).start()
+
+    def send(self, word: str) -> None:
+        """INT, TERM or KILL to every process of the rank."""
+        assert self._shim.stdin is not None
+        try:
+            self._shim.stdin.write(word.encode() + b"\n")
+            self._shim.stdin.flush()
+        except (BrokenPipeError, ValueError):
+            pass  # it ended in the meantime, which is what was wanted
+
+    def close(self) -> None:
+        """Close the pipe to the shim: it ends whatever is left and itself."""
+        assert self._shim.stdin is not None
+        with contextlib.suppress(BrokenPipeError):
+            self._shim.stdin.close()
+        self._shim.wait()
+
+    def _listen(self) -> None:
+        assert self._shim.stdout is not None
+        pid, end = None, None
+        for line in self._shim.stdout:
+            facts = json.loads(line)
+            pid = facts.get("pid", pid)
+            if "error" in facts:
+                end = RankEnd(self._number, 127, facts["error"])
+            elif "signal" in facts:
+                number = facts["signal"]
+                known = number in {each.value for each in signal.Signals}
+                name = signal.Signals(number).name if known else "unknown"
+                end = RankEnd(self._number, 128 + number, f"ended by signal {number} ({name})")
+            elif "exit" in facts:
+                end = RankEnd(self._number, facts["exit"], f"exit code {facts['exit']}")
+        if end is None:
+            code = 128 + int(signal.SIGTERM)
+            end = RankEnd(self._number, code, "the process that watched over it was killed")
+            if pid is not None and sys.platform != "win32":  # the process group, which the shim cannot end any more
+                with contextlib.suppress(ProcessLookupError, PermissionError):
+                    os.killpg(pid, signal.SIGKILL)
+        self._ends.put(end)
+
+
+def _end_adopted(seconds: float = 2.0) -> None:
+    """Kill what became a child of this process because its shim was killed (Linux, after `become_subreaper`). All ranks
+    must be closed."""
+    if sys.platform == "win32":
+        return
+    deadline = time.monotonic() + seconds
+    while (adopted := children_of(os.getpid())) and time.monotonic() < deadline:
+        for pid in adopted:
+            os.kill(pid, signal.SIGKILL)  # its own children are adopted in turn
+        for pid in adopted:
+            os.waitpid(pid, 0)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from himl_cli.core.blobs import DatastoreInfo
-from himl_cli.core.errors import BadUsage, DiskFailed, NotFound, RunNotFound, WorkspaceNotFound
+from himl_cli.core.errors import BadUsage, DiskFailed, HimlError, NotFound, RunNotFound, WorkspaceNotFound
 from himl_cli.core.events import Notice, Notify
 from himl_cli.core.jobs import DataSpec, JobSpec, PipelineSpec
 from himl_cli.core.results import Logged, NewRun, RunEnd, RunResults
@@ -18,18 +18,20 @@ from himl_cli.core.text import near_matches
 from himl_cli.core.workspaces import Check, WorkspaceFacts
 from himl_cli.workspaces.base import BlobStore, FolderWorkspace
 from himl_cli.workspaces.local.database import Database
-from himl_cli.workspaces.local.disk_errors import explain_disk_error
-from himl_cli.workspaces.local.kept_runs import KeptRuns
+from himl_cli.workspaces.local.disk_errors import CHECK_PERMISSIONS, explain_disk_error
+from himl_cli.workspaces.local.logged_files import LoggedWriter, read_texts
 from himl_cli.workspaces.local.metric_store import MetricStore
 from himl_cli.workspaces.local.run_folder import RunFolder
 from himl_cli.workspaces.local.run_store import RunStore
-from himl_cli.workspaces.local.written_values import WrittenValues
+from himl_cli.workspaces.local.unmanaged_runs import UnmanagedRuns
 
 if TYPE_CHECKING:
     from himl_cli.workspaces.local.blobs import RunFiles
-    from himl_cli.workspaces.local.many.plan import Plan
+    from himl_cli.workspaces.local.plan import Plan
 
 DEFAULT_DATASTORE = "local"
+CHECK_NAME = "local workspace"
+JOURNALS = {"wal": "WAL journal (a local disk)", "delete": "rollback journal (a network file system)"}
 
 
 class LocalWorkspace(FolderWorkspace):
@@ -55,29 +57,27 @@ class LocalWorkspace(FolderWorkspace):
         return MetricStore(self._runs.database)
 
     @cached_property
-    def _written(self) -> WrittenValues:
-        return WrittenValues(self._metrics)
+    def _writer(self) -> LoggedWriter:
+        return LoggedWriter(self._metrics)
 
     @property
-    def _kept(self) -> KeptRuns:
-        return KeptRuns(self.folder, self._runs, self.label)
+    def _unmanaged(self) -> UnmanagedRuns:
+        return UnmanagedRuns(self.folder, self._runs, self.label)
 
-    def _lost(self) -> list[str]:
-        """Jobs without an end whose supervisor is gone."""
-        return [job for job in self._runs.open_jobs() if not RunFolder(self.folder / "runs" / job).is_supervised()]
+    def _folder_of(self, run_id: str) -> RunFolder:
+        return RunFolder(self.folder / "runs" / run_id)
 
     def run(self, run_id: str) -> Run:
-        found = self._runs.get(run_id, self._lost_among(run_id))
+        job = self._runs.job_of(run_id)
+        lost = [] if job is None or self._folder_of(job).is_supervised() else [job]
+        found = self._runs.get(run_id, lost)
         if found is None:
             raise RunNotFound(run_id, self.label, similar=near_matches(run_id, self._runs.ids()))
         return found
 
-    def _lost_among(self, run_id: str) -> list[str]:
-        job = self._runs.job_of(run_id)
-        return [] if job is None or RunFolder(self.folder / "runs" / job).is_supervised() else [job]
-
     def runs(self, query: RunQuery) -> Iterator[Run]:
-        return self._runs.query(query, self._lost())
+        lost = [job for job in self._runs.open_jobs() if not self._folder_of(job).is_supervised()]
+        return self._runs.query(query, lost)
 
     def tag(self, run_id: str, tags: Mapping[str, str]) -> Run:
         self.run(run_id)
@@ -85,41 +85,30 @@ class LocalWorkspace(FolderWorkspace):
         return self.run(run_id)
 
     def cancel(self, run_id: str) -> bool:
-        """Ask the run's job to stop: a nested run has no process of its own. A run that a program keeps is canceled on
-        record."""
+        """Ask the run's job to stop: a nested run has no process of its own. A run that a program records is canceled
+        on record; of a run that ended before its children, these are stopped."""
         if self.run(run_id).status.is_final:
-            return self._cancel_orphans(run_id)
+            from himl_cli.workspaces.local.children import children_at_work
+
+            orphans = children_at_work(self.folder / "runs", self._runs, run_id)
+            for orphan in orphans:
+                self._folder_of(orphan).ask_to_cancel("its parent was canceled")
+            return bool(orphans)
         job = self._runs.job_of(run_id) or run_id
-        if self._kept.is_kept(job):
-            self._kept.end(run_id, RunEnd(RunStatus.canceled, "canceled"))
+        if self._unmanaged.is_unmanaged(job):
+            self._unmanaged.end(run_id, RunEnd(RunStatus.canceled, "canceled"))
         else:
-            RunFolder(self.folder / "runs" / job).ask_to_cancel()
+            self._folder_of(job).ask_to_cancel()
         return True
-
-    def _cancel_orphans(self, run_id: str) -> bool:
-        """Stop the children of a run that ended before them; whether there were any."""
-        from himl_cli.workspaces.local.many.orphans import at_work_below
-
-        orphans = at_work_below(self.folder / "runs", self._runs, run_id)
-        for orphan in orphans:
-            RunFolder(self.folder / "runs" / orphan).ask_to_cancel("its parent was canceled")
-        return bool(orphans)
 
     def metrics(self, run_id: str) -> Sequence[Metric]:
         self.run(run_id)
         return self._metrics.metrics(self._runs.nested(run_id))
 
     def values(self, run_id: str) -> LoggedValues:
-        from himl_cli.workspaces.local.logged_texts import read_texts
-
-        metrics = self.metrics(run_id)
+        metrics, nested = self.metrics(run_id), self._runs.nested(run_id)
         return LoggedValues(
-            metrics,
-            [
-                texts
-                for each in self._runs.nested(run_id)
-                for texts in read_texts(RunFolder(self.folder / "runs" / each).artifacts, each)
-            ],
+            metrics, [texts for each in nested for texts in read_texts(self._folder_of(each).artifacts, each)]
         )
 
     def parameters(self, run_id: str) -> Mapping[str, str]:
@@ -127,11 +116,10 @@ class LocalWorkspace(FolderWorkspace):
         return self._metrics.parameters(run_id)
 
     def results(self, runs: Sequence[Run], *, wanted: Callable[[str], bool], whole: bool) -> Mapping[str, RunResults]:
-        from himl_cli.workspaces.local.many_results import read_results
+        from himl_cli.workspaces.local.results import read_results
 
-        return read_results(
-            self._runs.database, self.folder / "runs", [run.id for run in runs], wanted=wanted, whole=whole
-        )
+        ids = [run.id for run in runs]
+        return read_results(self._runs.database, self.folder / "runs", ids, wanted=wanted, whole=whole)
 
     def run_files(self, run_id: str) -> BlobStore:
         self.run(run_id)
@@ -140,14 +128,14 @@ class LocalWorkspace(FolderWorkspace):
     def _files(self, run_id: str) -> RunFiles:
         from himl_cli.workspaces.local.blobs import RunFiles
 
-        folder = RunFolder(self.folder / "runs" / run_id)
+        folder = self._folder_of(run_id)
         return RunFiles(folder.path, folder.code, label=f"run '{run_id}'")
 
     def output_files(self, run_id: str, key: str) -> BlobStore:
         from himl_cli.workspaces.local.blobs import DatastoreFolder
 
         self.run(run_id)
-        outputs: Mapping[str, str] = RunFolder(self.folder / "runs" / run_id).read_record().get("outputs", {})
+        outputs: Mapping[str, str] = self._folder_of(run_id).read_record().get("outputs", {})
         if key not in outputs:
             names = ", ".join(outputs) or "none"
             raise NotFound(f"Run '{run_id}' has no output '{key}'; it has: {names}.")
@@ -156,13 +144,9 @@ class LocalWorkspace(FolderWorkspace):
     def datastores(self) -> Sequence[DatastoreInfo]:
         """The folders in `datastores/`; the default one is there even before anything lies in it."""
         root = self.folder / "datastores"
-        names = (
-            {DEFAULT_DATASTORE, *(path.name for path in root.iterdir() if path.is_dir())}
-            if root.is_dir()
-            else {DEFAULT_DATASTORE}
-        )
-        ordered = sorted(names, key=lambda name: (name != DEFAULT_DATASTORE, name))
-        return [DatastoreInfo(name, "folder", str(root / name), name == DEFAULT_DATASTORE) for name in ordered]
+        found = {path.name for path in root.iterdir() if path.is_dir()} if root.is_dir() else set()
+        names = [DEFAULT_DATASTORE, *sorted(found - {DEFAULT_DATASTORE})]
+        return [DatastoreInfo(name, "folder", str(root / name), name == DEFAULT_DATASTORE) for name in names]
 
     def datastore(self, name: str | None = None) -> BlobStore:
         from himl_cli.workspaces.local.blobs import DatastoreFolder
@@ -181,54 +165,78 @@ class LocalWorkspace(FolderWorkspace):
         return folder if folder.exists() else None
 
     def checks(self) -> Iterator[Check]:
-        from himl_cli.workspaces.local.health import checks
-
-        return checks(self.folder, self.label)
+        """Whether the record can be read and the folder written, and which journal it has."""
+        if not os.path.lexists(self.folder / "workspace.db"):
+            yield Check.passed(CHECK_NAME, f"{self.label}: no run yet.")
+        else:
+            try:
+                count, journal = self._count_and_journal()
+            except HimlError as err:
+                yield Check.failed(CHECK_NAME, str(err), err.hint)
+                return
+            yield Check.passed(CHECK_NAME, f"{self.label}: {count:,} run{'s' * (count != 1)}, {journal}.")
+        if not os.access(self.folder, os.W_OK):
+            text = f"'{self.folder}' may only be read: jobs cannot be recorded there."
+            yield Check.note(CHECK_NAME, text, CHECK_PERMISSIONS)
 
     def describe(self) -> WorkspaceFacts:
-        from himl_cli.workspaces.local.health import describe
+        """The folder, its journal and its default datastore. Raises DiskFailed for a damaged record."""
+        facts = {"folder": str(self.folder), "default_datastore": DEFAULT_DATASTORE}
+        if os.path.lexists(self.folder / "workspace.db"):
+            count, journal = self._count_and_journal()
+            facts |= {"runs": str(count), "journal": journal}
+        return WorkspaceFacts("local", self.label, f"'{self.folder}'", facts)
 
-        return describe(self.folder, self.label, DEFAULT_DATASTORE)
+    def _count_and_journal(self) -> tuple[int, str]:
+        """How many runs there are, and how they are written. Raises DiskFailed."""
+        database = Database(self.folder / "workspace.db")
+        try:
+            count = int(database.rows("SELECT count(*) FROM runs")[0][0])
+            mode = str(database.rows("PRAGMA journal_mode")[0][0])
+        finally:
+            database.close()
+        return count, JOURNALS.get(mode.lower(), f"{mode} journal")
 
     def submit(self, spec: JobSpec, *, notify: Notify) -> Run:
-        from himl_cli.workspaces.local.jobs import chosen_run_id, launch, resolve_folders
+        from himl_cli.workspaces.local.job_data import resolve_folders
+        from himl_cli.workspaces.local.launch import chosen_run_id, launch
 
+        datastore = self._default_folder(spec.default_datastore)
         if spec.sweep is not None:
-            from himl_cli.workspaces.local.many.launching import planned_sweep
+            from himl_cli.workspaces.local.plan import plan_sweep
 
-            return self._launch_many(
-                planned_sweep(self.folder, spec, self._default_folder(spec.default_datastore), notify), notify
-            )
+            return self._launch_plan(plan_sweep(self.folder, spec, datastore, notify), notify)
         run_id = chosen_run_id(spec)
-        folders = resolve_folders(spec, self._default_folder(spec.default_datastore), run_id, notify)
+        inputs, outputs = resolve_folders(spec, datastore, run_id, notify)
         self.prepare(notify)
-        launch(self.folder, spec, folders, run_id)
+        launch(self.folder, spec, inputs, outputs, run_id)
         return self.run(run_id)
 
     def submit_pipeline(self, spec: PipelineSpec, *, notify: Notify) -> Run:
-        from himl_cli.workspaces.local.many.launching import planned_pipeline
+        from himl_cli.workspaces.local.plan import plan_pipeline
 
-        return self._launch_many(planned_pipeline(self.folder, spec, self._default_folder, notify), notify)
+        return self._launch_plan(plan_pipeline(self.folder, spec, self._default_folder, notify), notify)
 
-    def _launch_many(self, plan: Plan, notify: Notify) -> Run:
-        from himl_cli.workspaces.local.many.launching import launch
+    def _launch_plan(self, plan: Plan, notify: Notify) -> Run:
+        from himl_cli.workspaces.local.launch import CONTROLLER, begin
 
         self.prepare(notify)
-        launch(plan)
+        begin(CONTROLLER, plan.to_json(), RunFolder(Path(plan.run_folder)))
         return self.run(plan.run_id)
 
     def resume(self, run_id: str, *, env: Mapping[str, str], max_concurrent: int | None, notify: Notify) -> Run:
-        from himl_cli.workspaces.local.resuming import resume
+        from himl_cli.workspaces.local.resume import resume
 
         resume(self.folder, self.run(run_id), env=env, max_concurrent=max_concurrent)
         return self.run(run_id)
 
     def python_of(self, run_id: str) -> str:
-        return str(RunFolder(self.folder / "runs" / run_id).read_record().get("python") or "")
+        return str(self._folder_of(run_id).read_record().get("python") or "")
 
     def unkept_files(self, run_id: str) -> Sequence[Path]:
-        jobs = [RunFolder(self.folder / "runs" / each) for each in self._runs.descendants(run_id)]
-        return [path for job in jobs for path in job.written_elsewhere()]
+        from himl_cli.workspaces.local.staging import files_elsewhere
+
+        return [path for each in self._runs.descendants(run_id) for path in files_elsewhere(self._folder_of(each))]
 
     def _default_folder(self, datastore: str | None) -> Path:
         """The folder of the datastore that counts where none is named. Raises NotFound."""
@@ -238,7 +246,7 @@ class LocalWorkspace(FolderWorkspace):
 
     def prepare(self, notify: Notify) -> None:
         if self.folder.is_dir():
-            from himl_cli.workspaces.local.starting import remove_leftovers
+            from himl_cli.workspaces.local.launch import remove_leftovers
 
             remove_leftovers(self.folder, lambda run_id: self._runs.job_of(run_id) is not None)
         else:
@@ -256,19 +264,17 @@ class LocalWorkspace(FolderWorkspace):
             if isinstance(err, FileExistsError) and self.folder.is_dir():
                 return  # another submit made it at the same moment
             if self.folder.is_symlink():
-                raise DiskFailed(
-                    f"'{self.folder}' is a link that leads to no folder.",
-                    hint="Remove it, or make the folder that it leads to.",
-                ) from err
+                hint = "Remove it, or make the folder that it leads to."
+                raise DiskFailed(f"'{self.folder}' is a link that leads to no folder.", hint=hint) from err
             raise explain_disk_error(err, "Cannot make a local workspace", self.folder) from err
 
     def start_run(self, new: NewRun) -> Run:
-        self._kept.start(new)
+        self._unmanaged.start(new)
         return self.run(new.id)
 
     def log(self, run_id: str, entries: Sequence[Logged]) -> None:
         self._require(run_id)
-        self._written.keep(run_id, entries, RunFolder(self.folder / "runs" / run_id).artifacts)
+        self._writer.write(run_id, entries, self._folder_of(run_id).artifacts)
 
     def log_parameters(self, run_id: str, parameters: Mapping[str, str]) -> None:
         """As `RunRecorder.log_parameters`. Raises BadUsage for one that was logged with another value before,
@@ -283,18 +289,16 @@ class LocalWorkspace(FolderWorkspace):
         self._metrics.log(run_id, [], parameters)
 
     def settle(self, run_id: str, seconds: float = 60.0) -> None:
-        """Nothing to wait for: what is kept can be read."""
+        """Nothing to wait for: what is stored can be read."""
         self._require(run_id)
 
     def end_run(self, run_id: str, end: RunEnd) -> Run:
         if not self.run(run_id).status.is_final:
-            self._kept.end(run_id, end)
+            self._unmanaged.end(run_id, end)
         return self.run(run_id)
 
     def logged(self, run_id: str, after: int) -> tuple[Sequence[Logged], int]:
-        from himl_cli.workspaces.local.retelling import logged_after
-
-        return logged_after(self._runs.database, run_id, after)
+        return self._metrics.logged_after(run_id, after)
 
     def file_path(self, run_id: str, name: str) -> Path | None:
         return self._files(run_id).path_of(name)
@@ -311,12 +315,10 @@ class LocalWorkspace(FolderWorkspace):
             raise BadUsage(f"Run '{job}' is still at work.", hint=f"Stop it first: himl runs cancel {job}")
         doomed = self._runs.descendants(run_id)
         for busy in (each for each in doomed if each != run_id and not self.run(each).status.is_final):
-            raise BadUsage(
-                f"Run '{busy}', a child of '{run_id}', is still at work.",
-                hint=f"Stop it first: himl runs cancel {run_id}",
-            )
+            hint = f"Stop it first: himl runs cancel {run_id}"
+            raise BadUsage(f"Run '{busy}', a child of '{run_id}', is still at work.", hint=hint)
         for name in doomed:
-            RunFolder(self.folder / "runs" / name).remove()
+            self._folder_of(name).remove()
         self._runs.delete(doomed)
 
 

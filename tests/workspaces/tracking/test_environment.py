@@ -5,14 +5,14 @@ from pathlib import Path
 
 import pytest
 
-from himl_cli.workspaces.local.tracking.environment import client_environment, experiment_number
+from himl_cli.workspaces.local.tracking.server import client_environment, experiment_number
 from tests.workspaces.tracking.tracked_job import JOB, TrackedJob
 
 posix = pytest.mark.skipif(sys.platform == "win32", reason="NO_PROXY and no_proxy are one variable on Windows")
 
 
 def variables(base: dict[str, str], home: Path) -> dict[str, str]:
-    return dict(client_environment({"HOME": str(home), "USERPROFILE": str(home), **base}, port=5, secret="s3", run_id="r", experiment_id="7").set)
+    return dict(client_environment({"HOME": str(home), "USERPROFILE": str(home), **base}, port=5, secret="s3", run_id="r", experiment_id="7"))
 
 
 def test_a_job_is_told_its_server_its_run_and_to_be_silent(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from himl_cli.core.runs import RunQuery
-from himl_cli.workspaces.local.tracking.fields import Refused
+from himl_cli.workspaces.local.tracking.protocol import RequestError
 from himl_cli.workspaces.local.tracking.search import Comparison, Searchable, parse_filter, parse_order
 from tests.workspaces.tracking.tracked_job import API, JOB, TrackedJob
 
@@ -232,7 +232,7 @@ def test_random_filters(parts: list[str]) -> None:
     for parse in (parse_filter, parse_order):
         try:
             parsed = parse(text)
-        except Refused as refusal:
+        except RequestError as refusal:
             outcomes.add(refusal.status)
         else:
             outcomes |= {comparison.holds(item) for comparison in parsed if isinstance(comparison, Comparison)}
@@ -240,4 +240,4 @@ def test_random_filters(parts: list[str]) -> None:
 
 
 def test_a_refusal_shows_signs_that_are_not_to_be_seen() -> None:
-    assert str(Refused("Run 'a\0\x1b[2J\u202eé' does not exist.")) == r"Run 'a\x00\x1b[2J\u202eé' does not exist."
+    assert str(RequestError("Run 'a\0\x1b[2J\u202eé' does not exist.")) == r"Run 'a\x00\x1b[2J\u202eé' does not exist."

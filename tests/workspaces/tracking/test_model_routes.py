@@ -44,7 +44,7 @@ def test_a_models_name_cannot_leave_the_runs_folder(job: TrackedJob, name: objec
 
 
 def test_models_are_searched_by_what_was_logged_of_them(job: TrackedJob) -> None:
-    experiment = job.server.environment({}).set["MLFLOW_EXPERIMENT_ID"]
+    experiment = job.server.environment({})["MLFLOW_EXPERIMENT_ID"]
     ids = [job.post("logged-models", name=name, source_run_id=JOB).body["model"]["info"]["model_id"] for name in ("one", "two")]
     job.post("runs/log-metric", run_id=JOB, key="acc", value=0.9, model_id=ids[1], dataset_name="iris", dataset_digest="d")
     job.post("runs/log-metric", run_id=JOB, key="acc", value="NaN", model_id=ids[0])

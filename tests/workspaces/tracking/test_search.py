@@ -4,8 +4,8 @@ import math
 
 import pytest
 
-from himl_cli.workspaces.local.tracking.fields import Refused
-from himl_cli.workspaces.local.tracking.search import MODEL_ATTRIBUTES, Searchable, order, parse_filter, parse_order
+from himl_cli.workspaces.local.tracking.protocol import RequestError
+from himl_cli.workspaces.local.tracking.search import MODEL_ATTRIBUTES, Searchable, parse_filter, parse_order, sort_items
 
 RUN = Searchable(
     attributes={"run_id": "r1", "run_name": "First try", "status": "FINISHED", "start_time": 1700},
@@ -88,7 +88,7 @@ def test_filters(text: str, expected: bool) -> None:
     ],
 )
 def test_a_bad_filter_is_refused(text: str) -> None:
-    with pytest.raises(Refused) as caught:
+    with pytest.raises(RequestError) as caught:
         parse_filter(text)
     assert (caught.value.code, caught.value.status) == ("INVALID_PARAMETER_VALUE", 400)
 
@@ -112,19 +112,19 @@ def test_orders_put_what_has_no_value_last(clauses: list[str], expected: str) ->
         (Searchable({"start_time": 3}, {"m": -1.0}, {"p": "x"}), "c"),
         (Searchable({"start_time": 10}, {}, {}, {"t": "1"}), "d"),
     ]
-    assert "".join(order(items, [parse_order(clause) for clause in clauses])) == expected
+    assert "".join(sort_items(items, [parse_order(clause) for clause in clauses])) == expected
 
 
 @pytest.mark.parametrize("clause", ["", "metrics.m upwards", "metrics.m ASC DESC", "colour", "dataset.name", "metrics."])
 def test_a_bad_order_is_refused(clause: str) -> None:
-    with pytest.raises(Refused) as caught:
+    with pytest.raises(RequestError) as caught:
         parse_order(clause)
     assert str(caught.value).startswith("Invalid")
 
 
 def test_models_have_attributes_of_their_own() -> None:
     assert parse_filter("creation_timestamp > 5", MODEL_ATTRIBUTES)[0].value == 5.0
-    with pytest.raises(Refused, match="Invalid attribute key 'run_id'"):
+    with pytest.raises(RequestError, match="Invalid attribute key 'run_id'"):
         parse_filter("run_id = 'x'", MODEL_ATTRIBUTES)
 
 

@@ -17,8 +17,7 @@ from himl_cli.core.runs import Run, RunStatus
 from himl_cli.workspaces.local.database import Database
 from himl_cli.workspaces.local.metric_store import MetricStore
 from himl_cli.workspaces.local.run_store import NewRun, RunStore, now_ms
-from himl_cli.workspaces.local.tracking.server import TrackingServer
-from himl_cli.workspaces.local.tracking.strangers import Limits
+from himl_cli.workspaces.local.tracking.server import Limits, TrackingServer
 
 SCRIPTS = Path(__file__).with_name("scripts")
 JOB = "train_1700000000_0badcafe"
@@ -76,13 +75,11 @@ class TrackedJob:
 
     @property
     def secret(self) -> str:
-        return self.server.environment({}).set["MLFLOW_TRACKING_TOKEN"]
+        return self.server.environment({})["MLFLOW_TRACKING_TOKEN"]
 
     def environment(self, extra: Mapping[str, str] | None = None) -> dict[str, str]:
         """What a process of the job sees, with *extra* as the user's own variables."""
-        base = {**os.environ, **(extra or {})}
-        changes = self.server.environment(base)
-        return {**{name: value for name, value in base.items() if name not in changes.drop}, **changes.set}
+        return self.server.environment({**os.environ, **(extra or {})})
 
     def script(self, python: Path, name: str, *arguments: str, env: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
         """Run one of the scripts with a client's interpreter, in the job's folder."""
@@ -119,7 +116,7 @@ class TrackedJob:
 
     def found(self, filter: str = "", order_by: Sequence[str] = (), **fields: object) -> list[str]:
         """Names of the runs that a search finds."""
-        experiment = self.server.environment({}).set["MLFLOW_EXPERIMENT_ID"]
+        experiment = self.server.environment({})["MLFLOW_EXPERIMENT_ID"]
         reply = self.post("runs/search", experiment_ids=[experiment], filter=filter, order_by=list(order_by), **fields)
         assert reply.status == 200, reply
         return [run["info"]["run_name"] for run in reply.body["runs"]]

@@ -1,4 +1,5 @@
-"""One client's connection: HTTP/1.1 in, JSON out. Nothing here is logged: a path may hold the job's secret."""
+"""One client's connection: HTTP/1.1 in, JSON out, and what answers each request. Nothing is logged: a path may hold
+the job's secret."""
 
 from __future__ import annotations
 
@@ -7,27 +8,29 @@ import json
 import logging
 import socket
 from base64 import b64encode
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from hmac import compare_digest
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler
 from io import BufferedIOBase
 from typing import Any
+from urllib.parse import parse_qs, unquote
 
 from himl_cli.core.errors import HimlError
-from himl_cli.workspaces.local.tracking.environment import USER
-from himl_cli.workspaces.local.tracking.fields import Refused
-from himl_cli.workspaces.local.tracking.routes import Routes
-from himl_cli.workspaces.local.tracking.strangers import Strangers
+from himl_cli.workspaces.local.tracking.models import LoggedModels, ModelRegistry, Traces
+from himl_cli.workspaces.local.tracking.protocol import Fields, Json, RequestError, parse_json
+from himl_cli.workspaces.local.tracking.runs import JobRuns, RunValues
+from himl_cli.workspaces.local.tracking.server import USER, UnauthenticatedLimiter
 
+PREFIXES = ("/api/2.0/mlflow/", "/api/3.0/mlflow/", "/ajax-api/2.0/mlflow/", "/api/2.0/preview/mlflow/")
 LARGEST_HEAD = 64 << 10
 LARGEST_BODY = 64 << 20
 LARGEST_DRAINED = 1 << 30
 PIECE = 1 << 20
 # Clients retry 429, 500 and 502-504 for minutes; a full disk or a fault of ours is better told at once.
 NOT_RETRIED = HTTPStatus.INSUFFICIENT_STORAGE
-SPOILED = (
+OTHER_CREDENTIALS = (
     "MLflow sent a user name and password instead of the job's token; they come from ~/.mlflow/credentials, a "
     ".netrc file or MLFLOW_TRACKING_USERNAME"
 )
@@ -35,8 +38,108 @@ SPOILED = (
 log = logging.getLogger(__name__)
 
 
+class Routes:
+    """The tracking REST of one job: `answer` maps a request to a reply, or raises `RequestError`."""
+
+    def __init__(self, runs: JobRuns) -> None:
+        models, traces = LoggedModels(runs), Traces(runs)
+        values, registry = RunValues(runs, models), ModelRegistry(runs.store.database, models)
+        self._below = {"logged-models": "model_id", "traces": "trace_id"}  # routes with an id in them, written as *
+        self._routes: dict[tuple[str, str], Callable[[Fields], Json]] = {
+            ("GET", "runs/get"): runs.get,
+            ("POST", "runs/create"): runs.create,
+            ("POST", "runs/update"): runs.update,
+            ("POST", "runs/delete"): runs.delete,
+            ("POST", "runs/restore"): runs.restore,
+            ("POST", "runs/search"): runs.search,
+            ("POST", "runs/log-inputs"): runs.log_inputs,
+            ("POST", "runs/outputs"): runs.log_outputs,
+            ("POST", "runs/log-metric"): values.log_metric,
+            ("POST", "runs/log-batch"): values.log_batch,
+            ("POST", "runs/log-parameter"): values.log_parameter,
+            ("POST", "runs/set-tag"): values.set_tag,
+            ("POST", "runs/delete-tag"): values.delete_tag,
+            ("POST", "runs/log-model"): values.log_model,
+            ("GET", "metrics/get-history"): values.history,
+            ("GET", "metrics/get-history-bulk-interval"): values.interval,
+            ("GET", "experiments/get"): runs.get_experiment,
+            ("GET", "experiments/get-by-name"): runs.get_experiment,
+            ("GET", "experiments/search"): runs.search_experiments,
+            ("POST", "experiments/search"): runs.search_experiments,
+            ("POST", "experiments/create"): runs.create_experiment,
+            ("POST", "experiments/set-experiment-tag"): runs.set_experiment_tag,
+            ("POST", "experiments/delete-experiment-tag"): runs.delete_experiment_tag,
+            ("POST", "experiments/update"): runs.change_experiment,
+            ("POST", "experiments/delete"): runs.change_experiment,
+            ("POST", "experiments/restore"): runs.change_experiment,
+            ("POST", "logged-models"): models.create,
+            ("POST", "logged-models/search"): models.search,
+            ("GET", "logged-models/*"): models.get,
+            ("PATCH", "logged-models/*"): models.finalize,
+            ("DELETE", "logged-models/*"): models.delete,
+            ("PATCH", "logged-models/*/tags"): models.set_tags,
+            ("DELETE", "logged-models/*/tags/*"): models.delete_tag,
+            ("POST", "logged-models/*/params"): models.log_params,
+            ("POST", "traces"): traces.start,
+            ("GET", "traces/*"): traces.get,
+            ("GET", "traces/*/info"): traces.get_info,
+            ("PATCH", "traces/*"): traces.end,
+            ("PATCH", "traces/*/tags"): traces.set_tag,
+            ("DELETE", "traces/*/tags"): traces.delete_tag,
+            ("POST", "registered-models/create"): registry.create,
+            ("GET", "registered-models/get"): registry.get,
+            ("GET", "registered-models/search"): registry.search,
+            ("POST", "registered-models/rename"): registry.rename,
+            ("PATCH", "registered-models/update"): registry.describe,
+            ("DELETE", "registered-models/delete"): registry.delete,
+            ("POST", "registered-models/set-tag"): registry.set_tag,
+            ("DELETE", "registered-models/delete-tag"): registry.delete_tag,
+            ("GET", "registered-models/get-latest-versions"): registry.latest_versions,
+            ("POST", "registered-models/get-latest-versions"): registry.latest_versions,
+            ("POST", "registered-models/alias"): registry.set_alias,
+            ("GET", "registered-models/alias"): registry.get_alias,
+            ("DELETE", "registered-models/alias"): registry.delete_alias,
+            ("POST", "model-versions/create"): registry.create_version,
+            ("GET", "model-versions/get"): registry.get_version,
+            ("GET", "model-versions/get-download-uri"): registry.download_uri,
+            ("GET", "model-versions/search"): registry.search_versions,
+            ("PATCH", "model-versions/update"): registry.describe,
+            ("DELETE", "model-versions/delete"): registry.delete_version,
+            ("POST", "model-versions/transition-stage"): registry.move,
+            ("POST", "model-versions/set-tag"): registry.set_tag,
+            ("DELETE", "model-versions/delete-tag"): registry.delete_tag,
+        }
+
+    def answer(self, method: str, path: str, query: str, body: bytes) -> Json:
+        """*path* is percent-encoded, without the query."""
+        prefix = next((prefix for prefix in PREFIXES if path.startswith(prefix)), None)
+        route = path.removeprefix(prefix).rstrip("/") if prefix else ""
+        named: dict[str, object] = {}
+        if (method, route) not in self._routes:
+            parts = route.split("/", 3)
+            if parts[0] in self._below and len(parts) > 1:
+                named[self._below[parts[0]]] = unquote(parts[1])
+            if len(parts) == 4:
+                named["tag_key"] = unquote(parts[3])
+            route = "/".join("*" if at in (1, 3) else unquote(part) for at, part in enumerate(parts)) if named else ""
+        if (method, route) not in self._routes:
+            raise RequestError(f"No API found for '{method} {path[:300]}'.", code="ENDPOINT_NOT_FOUND", status=404)
+        fields: object = {}
+        if method in ("GET", "DELETE") and not body:
+            try:
+                found = parse_qs(query, keep_blank_values=True, max_num_fields=1000)
+            except ValueError as err:
+                raise RequestError(f"Invalid query string: {err}.") from err
+            fields = {name: values[0] if len(values) == 1 else values for name, values in found.items()}
+        elif body.strip():
+            fields = parse_json(body, "The request's body is not valid JSON", "BAD_REQUEST")
+        if not isinstance(fields, dict):
+            raise RequestError("The request's body must be a JSON object.", code="BAD_REQUEST")
+        return self._routes[method, route](Fields({**fields, **named}))
+
+
 @dataclass(frozen=True)
-class Door:
+class AuthContext:
     """Who is let in, and to what. The secret is taken as a bearer token, as a password, or as the first part of the
     path."""
 
@@ -44,18 +147,14 @@ class Door:
     secret: str
     port: int
 
-    def is_key(self, authorization: str) -> bool:
+    def is_authorized(self, authorization: str) -> bool:
         """Whether the header's value holds the secret."""
         given = authorization.encode("latin-1", "replace")
         password = b64encode(f"{USER}:{self.secret}".encode())
         return compare_digest(given, f"Bearer {self.secret}".encode()) or compare_digest(given, b"Basic " + password)
 
-    @property
-    def hosts(self) -> tuple[str, str]:
-        return f"127.0.0.1:{self.port}", f"localhost:{self.port}"
 
-
-class _Gone(Exception):
+class _Disconnected(Exception):
     """The client went away in the middle of a request, or fell silent."""
 
 
@@ -76,16 +175,16 @@ class _Head:
 
 
 class Connection(BaseHTTPRequestHandler):
-    """Serves one connection until the client closes it, or until the time of *strangers* is over for one that shows no
+    """Serves one connection until the client closes it, or until the time of *limiter* is over for one that shows no
     token."""
 
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True
 
-    def __init__(self, client: socket.socket, door: Door, strangers: Strangers) -> None:
-        self.door = door
-        self._strangers = strangers
-        self._is_ours = False
+    def __init__(self, client: socket.socket, context: AuthContext, limiter: UnauthenticatedLimiter) -> None:
+        self._context = context
+        self._limiter = limiter
+        self._is_authenticated = False
         server: Any = None  # the base class only hands it on
         super().__init__(client, ("127.0.0.1", 0), server)
 
@@ -101,22 +200,18 @@ class Connection(BaseHTTPRequestHandler):
     def _answer(self) -> None:
         try:
             status, reply = HTTPStatus.OK, self._reply()
-        except _Gone:
+        except _Disconnected:
             self.close_connection = True
             return
-        except Refused as refusal:
-            status, reply = HTTPStatus(refusal.status), _error(refusal.code, str(refusal))
+        except RequestError as err:
+            status, reply = HTTPStatus(err.status), _error(err.code, str(err))
         except HimlError as err:
-            status, reply = (
-                NOT_RETRIED,
-                _error("INTERNAL_ERROR", f"himl could not keep what was logged: {err} {err.hint}".strip()),
-            )
+            message = f"himl could not keep what was logged: {err} {err.hint}".strip()
+            status, reply = NOT_RETRIED, _error("INTERNAL_ERROR", message)
         except Exception:  # the edge of a thread: the client must hear something, and the job goes on
             log.exception("The tracking server failed on a request.")
-            status, reply = (
-                NOT_RETRIED,
-                _error("INTERNAL_ERROR", "The tracking server of this job failed; its log says why."),
-            )
+            message = "The tracking server of this job failed; its log says why."
+            status, reply = NOT_RETRIED, _error("INTERNAL_ERROR", message)
         self._send(status, reply)
 
     do_GET = do_POST = do_PATCH = do_DELETE = do_PUT = _answer  # noqa: N815 - the names that the base class calls
@@ -125,81 +220,72 @@ class Connection(BaseHTTPRequestHandler):
         length = self._length()
         path, _, query = self.path.partition("?")
         try:
-            route = self._admitted(path)
-            self._come_in()
+            route = self._authenticate(path)
             if length > LARGEST_BODY:
-                raise Refused(
-                    f"The request's body is larger than {LARGEST_BODY >> 20} MiB.",
-                    code="REQUEST_LIMIT_EXCEEDED",
-                    status=413,
-                )
-        except Refused:
+                message = f"The request's body is larger than {LARGEST_BODY >> 20} MiB."
+                raise RequestError(message, code="REQUEST_LIMIT_EXCEEDED", status=413)
+        except RequestError:
             self._drain(length)
             raise
         body = self._read(length)
         if len(body) < length:
             self.close_connection = True
-            raise Refused("The request's body ended early.", code="BAD_REQUEST")
-        return self.door.routes.answer(self.command, route, query, body)
+            raise RequestError("The request's body ended early.", code="BAD_REQUEST")
+        return self._context.routes.answer(self.command, route, query, body)
 
     def _length(self) -> int:
-        """Raises `Refused`, and lets the connection end, where the end of the body cannot be told."""
+        """Raises `RequestError`, and lets the connection end, where the end of the body cannot be told."""
         given = {value.strip() for value in self.headers.get_all("Content-Length", ["0"])}
         text = given.pop()
         if "Transfer-Encoding" in self.headers:
             self.close_connection = True
-            raise Refused("Send the body with a Content-Length.", code="BAD_REQUEST", status=411)
+            raise RequestError("Send the body with a Content-Length.", code="BAD_REQUEST", status=411)
         if given or not (text.isascii() and text.isdigit() and len(text) < 20):
             self.close_connection = True
-            raise Refused("The Content-Length is not a number.", code="BAD_REQUEST")
+            raise RequestError("The Content-Length is not a number.", code="BAD_REQUEST")
         return int(text)
 
-    def _admitted(self, path: str) -> str:
+    def _authenticate(self, path: str) -> str:
         """The path without the secret. A foreign Host is a web page whose name was bound to this address."""
         hosts = self.headers.get_all("Host", [])
-        if len(hosts) != 1 or hosts[0].lower() not in self.door.hosts:
-            raise Refused("This server answers on 127.0.0.1 only.", code="PERMISSION_DENIED", status=403)
+        port = self._context.port
+        if len(hosts) != 1 or hosts[0].lower() not in (f"127.0.0.1:{port}", f"localhost:{port}"):
+            raise RequestError("This server answers on 127.0.0.1 only.", code="PERMISSION_DENIED", status=403)
         first, _, rest = path[1:].partition("/")
-        if compare_digest(first.encode("latin-1", "replace"), self.door.secret.encode()):
-            return f"/{rest}"
         authorization = self.headers.get("Authorization", "")
-        if self.door.is_key(authorization):
-            return path
-        cause = f": {SPOILED}." if authorization.lower().startswith("basic ") else "."
-        raise Refused(
-            f"This is the tracking server of one himl job, and the request lacks the job's token{cause}",
-            code="UNAUTHENTICATED",
-            status=401,
-        )
-
-    def _come_in(self) -> None:
-        """The client has shown the token: it may be as slow as it likes, for as long as the job goes on."""
-        if not self._is_ours:
-            self._is_ours = True
-            self._strangers.remove(self.connection)
+        if compare_digest(first.encode("latin-1", "replace"), self._context.secret.encode()):
+            path = f"/{rest}"
+        elif not self._context.is_authorized(authorization):
+            cause = f": {OTHER_CREDENTIALS}." if authorization.lower().startswith("basic ") else "."
+            message = f"This is the tracking server of one himl job, and the request lacks the job's token{cause}"
+            raise RequestError(message, code="UNAUTHENTICATED", status=401)
+        if not self._is_authenticated:  # it may be as slow as it likes from here on, as long as the job runs
+            self._is_authenticated = True
+            self._limiter.remove(self.connection)
             self.connection.settimeout(None)
+        return path
 
     def _drain(self, length: int) -> None:
-        """Read what is not wanted: a client that is still sending would see a reset instead of the reason. Of a
-        stranger it is not much."""
-        if length > (LARGEST_DRAINED if self._is_ours else self._strangers.limits.drained):
+        """Read what is not wanted: a client that is still sending would see a reset instead of the reason. Without the
+        token it is not much."""
+        if length > (LARGEST_DRAINED if self._is_authenticated else self._limiter.limits.drained):
             self.close_connection = True
             return
         while length > 0 and (piece := self._read(min(length, PIECE))):
             length -= len(piece)
 
     def _read(self, length: int) -> bytes:
-        """So much of the body, or what there is of it. Raises _Gone."""
+        """So much of the body, or what there is of it. Raises _Disconnected."""
         try:
             return self.rfile.read(length)
         except OSError as err:
-            raise _Gone from err
+            raise _Disconnected from err
 
     def _send(self, status: HTTPStatus, reply: Mapping[str, object]) -> None:
         """Everything in one write: in two, the second waits for the client's delayed acknowledgement, some 40 ms."""
         text = json.dumps(reply, separators=(",", ":"), allow_nan=False)
         if status != HTTPStatus.OK:  # a reason may quote the path, and clients print reasons
-            text = text.replace(self.door.secret, "…")
+            text = text.replace(self._context.secret, "…")
         body = text.encode()
         closing = "Connection: close\r\n" if self.close_connection else ""
         head = (
@@ -216,12 +302,8 @@ class Connection(BaseHTTPRequestHandler):
         quote what was sent."""
         self.close_connection = True
         status = HTTPStatus(code)
-        self._send(
-            status,
-            _error(
-                "BAD_REQUEST", f"{status.phrase}: {status.description}." if status.description else f"{status.phrase}."
-            ),
-        )
+        text = f"{status.phrase}: {status.description}." if status.description else f"{status.phrase}."
+        self._send(status, _error("BAD_REQUEST", text))
 
 
 def _error(code: str, message: str) -> dict[str, object]:

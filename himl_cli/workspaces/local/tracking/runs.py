@@ -1,25 +1,55 @@
-"""The job's run and the runs nested in it, as MLflow's clients create, end, delete and search them."""
+"""The job's run and the runs nested in it: MLflow's clients create, end, delete and search them, and log values."""
 
 from __future__ import annotations
 
+import json
+import shutil
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from himl_cli.core.results import INT64
 from himl_cli.core.runs import Run, RunStatus
 from himl_cli.workspaces.local.database import Database
 from himl_cli.workspaces.local.metric_store import MetricStore
 from himl_cli.workspaces.local.run_store import NewRun, RunStore, now_ms
-from himl_cli.workspaces.local.tracking.environment import experiment_number
-from himl_cli.workspaces.local.tracking.fields import Fields, Refused, missing
-from himl_cli.workspaces.local.tracking.latest import LatestMetrics
-from himl_cli.workspaces.local.tracking.lineage import Lineage
-from himl_cli.workspaces.local.tracking.records import PARENT_RUN, RUN_NAME, STATUSES, USER, Json, TrackedRun, next_page
-from himl_cli.workspaces.local.tracking.search import Searchable, order, parse_filter, parse_order
+from himl_cli.workspaces.local.tracking.protocol import (
+    RUN_NAME,
+    Fields,
+    Json,
+    Point,
+    RequestError,
+    json_metric,
+    json_pairs,
+    milliseconds,
+    next_page,
+    not_found,
+    parse_json,
+)
+from himl_cli.workspaces.local.tracking.search import Searchable, find_page, parse_order
+from himl_cli.workspaces.local.tracking.server import experiment_number
 
-MOST_RUNS = 50_000
+if TYPE_CHECKING:
+    from himl_cli.workspaces.local.tracking.models import LoggedModels
+
+PARENT_RUN = "mlflow.parentRunId"
+USER = "mlflow.user"
+MODEL_HISTORY = "mlflow.log-model.history"
+DATASET_CONTEXT = "mlflow.data.context"
+STATUS_NAMES = {
+    RunStatus.queued: "SCHEDULED",
+    RunStatus.running: "RUNNING",
+    RunStatus.completed: "FINISHED",
+    RunStatus.failed: "FAILED",
+    RunStatus.canceled: "KILLED",
+}
+STATUSES = {name: status for status, name in STATUS_NAMES.items()}
 VIEWS = {"ACTIVE_ONLY": {False}, "DELETED_ONLY": {True}, "ALL": {False, True}}
+MOST_RUNS = 50_000
+MOST_OF = {"metrics": 1000, "params": 100, "tags": 100, "entities": 1000}  # in one batch, as MLflow's own server allows
+INTERVAL_POINTS = 2500
 
 
 def run_id_of(request: Fields) -> str:
@@ -28,7 +58,11 @@ def run_id_of(request: Fields) -> str:
 
 
 class JobRuns:
-    """What one job's clients may see: the job's run and its children. Raises `Refused` for every other run."""
+    """What one job's clients may see: the job's run and its children. Raises `RequestError` for every other run.
+
+    Data sets and models that runs read and wrote are known as long as the job runs. A script that names another
+    experiment still logs to its job's: clients fail when ids differ.
+    """
 
     def __init__(
         self, database: Database, job: Run, artifacts_of: Callable[[str], Path], new_child_id: Callable[[], str]
@@ -36,116 +70,94 @@ class JobRuns:
         self.store = RunStore(database)
         self.metric_store = MetricStore(database)
         self.latest = LatestMetrics(self.metric_store)
-        self.lineage = Lineage()
         self.job_id = job.id
         self.artifacts_of = artifacts_of
+        self.experiment_id = experiment_number(job.experiment)
+        self._experiment = job.experiment
+        self._experiment_tags: dict[str, str] = {}
         self._new_child_id = new_child_id
         self._lock = threading.Lock()
         self._known: set[str] = set()
         self._deleted: set[str] = set()
-        self.experiment = job.experiment
-        self.experiment_id = experiment_number(job.experiment)
+        self._datasets: dict[str, dict[tuple[str, str], tuple[Json, str | None]]] = {}
+        self._models_read: dict[str, dict[str, Json]] = {}
+        self._models_written: dict[str, dict[str, Json]] = {}
 
     def require(self, run_id: str, *, active: bool = True) -> str:
-        """The id itself where it is this job's. Raises `Refused` where not, or where the run is deleted and *active* is
-        asked for."""
-        with self._lock:
-            is_known, is_deleted = run_id in self._known, run_id in self._deleted
-        if not is_known:
+        """The id itself where it is this job's. Raises `RequestError` where not, or where the run is deleted and
+        *active* is asked for."""
+        if run_id not in self._known:
             if self.store.job_of(run_id) != self.job_id:
-                raise missing(f"Run '{run_id[:300]}'")
-            with self._lock:
-                self._known.add(run_id)
-        if active and is_deleted:
-            raise Refused(f"The run {run_id} must be in the 'active' state. Current state is deleted.")
+                raise not_found(f"Run '{run_id[:300]}'")
+            self._known.add(run_id)
+        if active and run_id in self._deleted:
+            raise RequestError(f"The run {run_id} must be in the 'active' state. Current state is deleted.")
         return run_id
 
-    def tracked(self, run_id: str) -> TrackedRun:
+    def record(self, run_id: str) -> Run:
         run = self.store.get(self.require(run_id, active=False))
         if run is None:
-            raise missing(f"Run '{run_id}'")
-        with self._lock:
-            return TrackedRun(run, self.experiment_id, self.artifacts_of(run_id), run_id in self._deleted)
+            raise not_found(f"Run '{run_id}'")
+        return run
 
     def get(self, request: Fields) -> Json:
-        return {"run": self._whole(self.tracked(run_id_of(request)))}
+        return {"run": self._run_json(self.record(run_id_of(request)))}
 
     def create(self, request: Fields) -> Json:
         """A child of the run that `mlflow.parentRunId` names, else of the job's."""
         tags = request.pairs("tags")
-        name = request.text("run_name", "") or tags.get(RUN_NAME, "")
-        tags.pop(RUN_NAME, None)
-        user = request.text("user_id", "")
-        if user:
+        tag_name = tags.pop(RUN_NAME, "")
+        if user := request.text("user_id", ""):
             tags.setdefault(USER, user)
         parent = tags.get(PARENT_RUN, self.job_id)
-        if self.store.job_of(parent) != self.job_id:
-            parent = self.job_id
         child = NewRun(
             id=self._new_child_id(),
             job=self.job_id,
-            parent=parent,
-            experiment=self.experiment,
-            display_name=name,
+            parent=parent if self.store.job_of(parent) == self.job_id else self.job_id,
+            experiment=self._experiment,
+            display_name=request.text("run_name", "") or tag_name,
             status=RunStatus.running,
             started=request.moment("start_time", now_ms()),
             tags=tags,
         )
         self.store.add(child)
-        return {"run": self._whole(self.tracked(child.id))}
+        return {"run": self._run_json(self.record(child.id))}
 
     def update(self, request: Fields) -> Json:
         """Rename a run, end or resume a child. The state of the job's own run is not a client's to decide: a script
         that fails says FINISHED too."""
         run_id = self.require(run_id_of(request))
-        status = self._status(request)
-        ended = request.moment("end_time", now_ms())
+        name, ended = request.text("status", ""), request.moment("end_time", now_ms())
+        if name and name not in STATUSES:
+            raise RequestError(f"Invalid status '{name[:50]}'. Valid values are {', '.join(STATUSES)}.")
         if request.text("run_name", ""):
             self.store.rename(run_id, request.text("run_name"))
-        if run_id != self.job_id and status is not None:
-            self._move(run_id, status, ended)
-        return {"run_info": self.tracked(run_id).info}
-
-    def _status(self, request: Fields) -> RunStatus | None:
-        name = request.text("status", "")
-        if name and name not in STATUSES:
-            raise Refused(f"Invalid status '{name[:50]}'. Valid values are {', '.join(STATUSES.keys())}.")
-        return STATUSES[name] if name else None
-
-    def _move(self, run_id: str, status: RunStatus, ended: int) -> None:
-        now = self.tracked(run_id).run
-        if now.status == status:
-            return
-        if now.ended is not None:
-            self.store.reopen(run_id)
-        if status.is_final:
-            self.store.end(run_id, status, ended=ended)
+        if run_id != self.job_id and name and (run := self.record(run_id)).status != STATUSES[name]:
+            if run.ended is not None:
+                self.store.reopen(run_id)
+            if STATUSES[name].is_final:
+                self.store.end(run_id, STATUSES[name], ended=ended)
+        return {"run_info": self._info(self.record(run_id))}
 
     def delete(self, request: Fields) -> Json:
         """Hide a child; what is hidden when the job ends is removed for good."""
         run_id = self.require(request.key("run_id"), active=False)
         if run_id == self.job_id:
-            raise Refused(
+            raise RequestError(
                 "The job's own run cannot be deleted while it runs; afterwards 'himl runs delete' removes it."
             )
-        with self._lock:
-            self._deleted.add(run_id)
+        self._deleted.add(run_id)
         return {}
 
     def restore(self, request: Fields) -> Json:
-        run_id = self.require(request.key("run_id"), active=False)
-        with self._lock:
-            self._deleted.discard(run_id)
+        self._deleted.discard(self.require(request.key("run_id"), active=False))
         return {}
 
     def remove_deleted(self) -> None:
         """Forget the children that were deleted and not restored, with the runs below them and all their files."""
         gone = sorted({run_id for deleted in self._deleted for run_id in self.store.descendants(deleted)})
-        if not gone:
-            return
-        import shutil
-
-        self.store.delete(gone)
+        if gone:
+            self.store.delete(gone)
         for run_id in gone:
             folder = self.artifacts_of(run_id)
             shutil.rmtree(folder, ignore_errors=True)
@@ -153,32 +165,283 @@ class JobRuns:
                 folder.parent.rmdir()  # only where nothing else was put beside the artifacts
 
     def search(self, request: Fields) -> Json:
-        """The job's runs that match, newest first unless ordered otherwise, in pages."""
-        comparisons = parse_filter(request.text("filter", ""))
+        """The job's runs that match, newest first unless sorted otherwise, in pages."""
         clauses = [parse_order(clause) for clause in request.texts("order_by")]
         view = request.text("run_view_type", "ACTIVE_ONLY")
-        size = request.integer("max_results", 1000, allowed=range(1, MOST_RUNS + 1))
-        start = request.page_start()
         if view not in VIEWS:
-            raise Refused(f"Invalid run_view_type '{view[:50]}'. Valid values are {', '.join(VIEWS)}.")
-        if self.experiment_id not in request.texts("experiment_ids"):
-            return {"runs": []}
-        runs = [run for run in map(self.tracked, self.store.descendants(self.job_id)) if run.is_deleted in VIEWS[view]]
-        runs.sort(key=lambda tracked: (-(tracked.run.started or tracked.run.created).timestamp(), tracked.run.id))
-        seen = {tracked.run.id: tracked for tracked in runs}
-        items = [(self._searchable(tracked), tracked.run.id) for tracked in runs]
-        found = order([item for item in items if all(comparison.holds(item[0]) for comparison in comparisons)], clauses)
-        page = [self._whole(seen[run_id]) for run_id in found[start : start + size]]
-        return {"runs": page, **next_page(start, size, len(found))}
+            raise RequestError(f"Invalid run_view_type '{view[:50]}'. Valid values are {', '.join(VIEWS)}.")
+        run_ids = self.store.descendants(self.job_id) if self.experiment_id in request.texts("experiment_ids") else []
+        runs = [self.record(run_id) for run_id in run_ids if (run_id in self._deleted) in VIEWS[view]]
+        runs.sort(key=lambda run: (-(run.started or run.created).timestamp(), run.id))
+        items = ((self._searchable(run), run) for run in runs)
+        found, more = find_page(request, items, clauses=clauses, default=1000, most=MOST_RUNS)
+        return {"runs": [self._run_json(run) for run in found], **more}
 
-    def _searchable(self, tracked: TrackedRun) -> Searchable:
-        run_id = tracked.run.id
-        metrics = {name: value for name, value, _, _ in self.latest.of(run_id)}
-        return Searchable(
-            tracked.info, metrics, self.metric_store.parameters(run_id), tracked.tags, self.lineage.searchable(run_id)
-        )
+    def _searchable(self, run: Run) -> Searchable:
+        with self._lock:
+            datasets: list[Json] = [
+                {"name": name, "digest": digest, "context": context}
+                for (name, digest), (_, context) in self._datasets.get(run.id, {}).items()
+            ]
+        metrics = {name: value for name, value, _, _ in self.latest.of(run.id)}
+        return Searchable(self._info(run), metrics, self.metric_store.parameters(run.id), _tags(run), datasets)
 
-    def _whole(self, tracked: TrackedRun) -> Json:
-        run_id = tracked.run.id
-        inputs, outputs = self.lineage.inputs(run_id), self.lineage.outputs(run_id)
-        return tracked.as_json(self.latest.as_json(run_id), self.metric_store.parameters(run_id), inputs, outputs)
+    def log_inputs(self, request: Fields) -> Json:
+        """A data set that the run has by name and digest stays as it was first logged."""
+        run_id = self.require(run_id_of(request))
+        datasets: dict[tuple[str, str], tuple[Json, str | None]] = {}
+        for item in request.items("datasets"):
+            dataset, tags = item.item("dataset"), item.pairs("tags")
+            texts = {name: dataset.key(name) for name in ("name", "digest")}
+            for name in ("source_type", "source", "schema", "profile"):
+                if dataset.has(name):
+                    texts[name] = dataset.text(name)
+            key = (texts["name"], texts["digest"])
+            datasets.setdefault(key, ({"dataset": texts, "tags": json_pairs(tags)}, tags.get(DATASET_CONTEXT)))
+        models = [item.key("model_id") for item in request.items("models")]
+        with self._lock:
+            self._datasets[run_id] = {**datasets, **self._datasets.get(run_id, {})}
+            self._models_read.setdefault(run_id, {}).update({name: {"model_id": name} for name in models})
+        return {}
+
+    def log_outputs(self, request: Fields) -> Json:
+        run_id = self.require(run_id_of(request))
+        written: dict[str, Json] = {
+            item.key("model_id"): {"model_id": item.key("model_id"), "step": item.integer("step", 0)}
+            for item in request.items("models")
+        }
+        with self._lock:
+            self._models_written.setdefault(run_id, {}).update(written)
+        return {}
+
+    def _info(self, run: Run) -> Json:
+        info: Json = {
+            "run_id": run.id,
+            "run_uuid": run.id,
+            "run_name": run.display_name or run.id,
+            "experiment_id": self.experiment_id,
+            "user_id": run.tags.get(USER, ""),
+            "status": STATUS_NAMES[run.status],
+            "start_time": milliseconds(run.started or run.created),
+            "artifact_uri": self.artifacts_of(run.id).as_uri(),
+            "lifecycle_stage": "deleted" if run.id in self._deleted else "active",
+        }
+        return info if run.ended is None else {**info, "end_time": milliseconds(run.ended)}
+
+    def _run_json(self, run: Run) -> Json:
+        """The whole run, with the last values of its metrics."""
+        data: Json = {
+            "metrics": [json_metric(point) for point in self.latest.of(run.id)],
+            "params": json_pairs(self.metric_store.parameters(run.id)),
+            "tags": json_pairs(_tags(run)),
+        }
+        with self._lock:
+            inputs = {
+                "dataset_inputs": [dataset for dataset, _ in self._datasets.get(run.id, {}).values()],
+                "model_inputs": [*self._models_read.get(run.id, {}).values()],
+            }
+            outputs = {"model_outputs": [*self._models_written.get(run.id, {}).values()]}
+        return {"info": self._info(run), "data": data, "inputs": inputs, "outputs": outputs}
+
+    def get_experiment(self, request: Fields) -> Json:
+        return {"experiment": self._experiment_json()}
+
+    def search_experiments(self, request: Fields) -> Json:
+        return {"experiments": [self._experiment_json()]}
+
+    def create_experiment(self, request: Fields) -> Json:
+        request.key("name")
+        return {"experiment_id": self.experiment_id}
+
+    def set_experiment_tag(self, request: Fields) -> Json:
+        self._experiment_tags[request.key("key")] = request.text("value", "")
+        return {}
+
+    def delete_experiment_tag(self, request: Fields) -> Json:
+        self._experiment_tags.pop(request.key("key"), None)
+        return {}
+
+    def change_experiment(self, request: Fields) -> Json:
+        raise RequestError("The experiment of a job cannot be changed or deleted by its script.")
+
+    def _experiment_json(self) -> Json:
+        return {
+            "experiment_id": self.experiment_id,
+            "name": self._experiment,
+            "artifact_location": self.artifacts_of(self.job_id).as_uri(),
+            "lifecycle_stage": "active",
+            "tags": json_pairs(dict(self._experiment_tags)),
+        }
+
+
+def _tags(run: Run) -> dict[str, str]:
+    return {**run.tags, **({RUN_NAME: run.display_name} if run.display_name else {})}
+
+
+class LatestMetrics:
+    """The last value of every metric, in memory: clients ask for it at each artifact, and a run may have millions of
+    points. Safe between threads.
+
+    What other processes log to the runs it was asked about (`RUN_CONTEXT.log`) is read when there is something new.
+    """
+
+    def __init__(self, store: MetricStore) -> None:
+        self._store = store
+        self._lock = threading.Lock()
+        self._runs: dict[str, dict[str, Point]] = {}
+        self._seen = (0, 0)  # of the database: its version, and the last row that was read
+
+    def note(self, run_id: str, points: Iterable[Point]) -> None:
+        """*points* were logged: the one with the highest step, then time, is the last."""
+        with self._lock:
+            _take(self._of(run_id), points)
+
+    def is_last(self, run_id: str, point: Point) -> bool:
+        """Whether the very same point is the last one of its metric; NaN is the same as NaN."""
+        with self._lock:
+            return repr(self._of(run_id).get(point[0])) == repr(point)
+
+    def of(self, run_id: str) -> list[Point]:
+        with self._lock:
+            return list(self._of(run_id).values())
+
+    def _of(self, run_id: str) -> dict[str, Point]:
+        version, (seen_version, seen_row) = self._store.version(), self._seen
+        if version != seen_version:  # another process wrote to the database
+            newest, points = self._store.since(seen_row, [*self._runs])
+            if newest < seen_row:  # runs were deleted, and numbers of rows are used again
+                self._runs.clear()
+            for changed, point in points:
+                _take(self._runs.get(changed, {}), [point])
+            self._seen = (version, newest)
+        if run_id not in self._runs:
+            self._runs[run_id] = {
+                metric.name: (metric.name, metric.last.value, metric.last.step, milliseconds(metric.last.time))
+                for metric in self._store.metrics([run_id])
+            }
+        return self._runs[run_id]
+
+
+def _take(known: dict[str, Point], points: Iterable[Point]) -> None:
+    for point in points:
+        before = known.get(point[0])
+        if before is None or point[2:] >= before[2:]:
+            known[point[0]] = point
+
+
+class RunValues:
+    """Metrics, parameters and tags of the job's runs; each request is kept whole or refused whole."""
+
+    def __init__(self, runs: JobRuns, models: LoggedModels) -> None:
+        self.runs = runs
+        self.models = models
+        self._comparing = threading.Lock()
+
+    def log_metric(self, request: Fields) -> Json:
+        self._store(self.runs.require(run_id_of(request)), [request])
+        return {}
+
+    def log_parameter(self, request: Fields) -> Json:
+        self._store(self.runs.require(run_id_of(request)), params=[(request.key("key"), request.text("value", ""))])
+        return {}
+
+    def set_tag(self, request: Fields) -> Json:
+        self._store(self.runs.require(run_id_of(request)), tags={request.key("key"): request.text("value", "")})
+        return {}
+
+    def log_batch(self, request: Fields) -> Json:
+        metrics, params, tags = request.items("metrics"), request.items("params"), request.items("tags")
+        everything = metrics + params + tags
+        for what, items in (("metrics", metrics), ("params", params), ("tags", tags), ("entities", everything)):
+            if len(items) > MOST_OF[what]:
+                raise RequestError(
+                    f"A batch logging request can contain at most {MOST_OF[what]} {what}. Got {len(items)}."
+                )
+        pairs = [(item.key("key"), item.text("value", "")) for item in params]
+        self._store(self.runs.require(request.key("run_id")), metrics, pairs, request.pairs("tags"))
+        return {}
+
+    def delete_tag(self, request: Fields) -> Json:
+        run_id, name = self.runs.require(request.key("run_id")), request.key("key")
+        if name not in self.runs.record(run_id).tags:
+            raise not_found(f"Tag '{name[:250]}' of run '{run_id}'")
+        self.runs.store.delete_tag(run_id, name)
+        return {}
+
+    def log_model(self, request: Fields) -> Json:
+        """MLflow 2 records a model as one more entry of a tag."""
+        run_id = self.runs.require(request.key("run_id"))
+        model = parse_json(request.key("model_json"))
+        if not isinstance(model, dict):
+            raise RequestError("Parameter 'model_json' must be a JSON object.")
+        with self._comparing:
+            history = parse_json(self.runs.record(run_id).tags.get(MODEL_HISTORY, "[]"))
+            entries = [*(history if isinstance(history, list) else []), model]
+            self.runs.store.tag(run_id, {MODEL_HISTORY: json.dumps(entries)})
+        return {}
+
+    def _store(
+        self,
+        run_id: str,
+        metrics: Sequence[Fields] = (),
+        params: Sequence[tuple[str, str]] = (),
+        tags: Mapping[str, str] | None = None,
+    ) -> None:
+        """What is stored already is left out: clients repeat a request whose reply was lost, and MLflow 3 sends a run's
+        metrics again for each of its models."""
+        sent = [(metric, _point(metric)) for metric in metrics]
+        of_models = [(metric, point) for metric, point in sent if metric.text("model_id", "")]
+        stored = {repr(point) for name in {point[0] for _, point in of_models} for point in self._points(run_id, name)}
+        points = [p for _, p in sent if repr(p) not in stored and not self.runs.latest.is_last(run_id, p)]
+        other_tags = dict(tags or {})
+        name = other_tags.pop(RUN_NAME, "")
+        if params:
+            with self._comparing:  # a parameter is compared with what is stored and then stored: one step
+                known = self.runs.metric_store.parameters(run_id)
+                for key, value in params:
+                    if (before := known.setdefault(key, value)) != value:
+                        raise RequestError(
+                            f"Changing param values is not allowed. Param with key='{key[:250]}' was already logged "
+                            f"with value='{before[:250]}' for run ID='{run_id}'. Attempted logging new value "
+                            f"'{value[:250]}'."
+                        )
+                self.runs.metric_store.log(run_id, points, dict(params), other_tags)
+        elif points or other_tags:
+            self.runs.metric_store.log(run_id, points, None, other_tags)
+        if name:
+            self.runs.store.rename(run_id, name)
+        self.runs.latest.note(run_id, points)
+        for metric, point in of_models:
+            self.models.note_metric(metric, run_id, point)
+
+    def history(self, request: Fields) -> Json:
+        """All points of one metric by step, in pages where `max_results` says so."""
+        run_id, name = self.runs.require(run_id_of(request), active=False), request.key("metric_key")
+        found = self._points(run_id, name)
+        start, size = request.page(max(len(found), 1), 2**31 - 1)
+        page = [json_metric(point) for point in found[start : start + size]]
+        return {"metrics": page, **next_page(start, size, len(found))}
+
+    def interval(self, request: Fields) -> Json:
+        """Points of one metric of several runs between two steps, thinned evenly to `max_results` a run; first and last
+        stay."""
+        name, run_ids = request.key("metric_key"), request.texts("run_ids")
+        first, last = request.integer("start_step", INT64.start), request.integer("end_step", INT64.stop - 1)
+        most = request.integer("max_results", INTERVAL_POINTS, allowed=range(1, INTERVAL_POINTS + 1))
+        found: list[Json] = []
+        for run_id in run_ids:
+            stored = self._points(self.runs.require(run_id, active=False), name)
+            points = [point for point in stored if first <= point[2] <= last]
+            if len(points) > most:
+                places = [number * (len(points) - 1) // (most - 1) for number in range(most)] if most > 1 else [-1]
+                points = [points[place] for place in places]
+            found += [{**json_metric(point), "run_id": run_id} for point in points]
+        return {"metrics": found}
+
+    def _points(self, run_id: str, name: str) -> list[Point]:
+        series = self.runs.metric_store.metrics([run_id], name=name)
+        return [(name, point.value, point.step, milliseconds(point.time)) for one in series for point in one.points]
+
+
+def _point(metric: Fields) -> Point:
+    return metric.key("key"), metric.number("value"), metric.integer("step", 0), metric.moment("timestamp", now_ms())

@@ -7,11 +7,13 @@ quotes; strings in quotes; numbers for metrics and times.
 from __future__ import annotations
 
 import math
+import operator
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TypeVar
 
-from himl_cli.workspaces.local.tracking.fields import Refused
+from himl_cli.workspaces.local.tracking.protocol import Fields, Json, RequestError, next_page
 
 ENTITIES = {
     **dict.fromkeys(("metric", "metrics"), "metrics"),
@@ -56,14 +58,17 @@ END = re.compile(r"\s*\Z")
 DIRECTION = re.compile(r"\s*(ASC|DESC)\b", re.IGNORECASE)
 
 NUMERIC_TESTS: Mapping[str, Callable[[float, float], bool]] = {
-    ">": lambda left, right: left > right,
-    ">=": lambda left, right: left >= right,
-    "=": lambda left, right: left == right,
-    "!=": lambda left, right: left != right,
-    "<=": lambda left, right: left <= right,
-    "<": lambda left, right: left < right,
+    ">": operator.gt,
+    ">=": operator.ge,
+    "=": operator.eq,
+    "!=": operator.ne,
+    "<=": operator.le,
+    "<": operator.lt,
 }
 TEXT_OPERATORS = {"=", "!=", "LIKE", "ILIKE", "IN", "NOT IN"}
+T = TypeVar("T")
+Clause = tuple[str, str, bool]
+"""Entity, key, and whether it ascends."""
 
 
 @dataclass(frozen=True)
@@ -78,16 +83,8 @@ class Searchable:
 
     def values(self, entity: str, key: str) -> list[object]:
         """What the key holds: nothing, one value, or one of each dataset."""
-        if entity == "datasets":
-            found = [dataset.get(key) for dataset in self.datasets]
-        else:
-            holder: Mapping[str, Mapping[str, object]] = {
-                "metrics": self.metrics,
-                "params": self.params,
-                "tags": self.tags,
-                "attributes": self.attributes,
-            }
-            found = [holder[entity].get(key)]
+        holders: Sequence[Mapping[str, object]] = self.datasets if entity == "datasets" else [getattr(self, entity)]
+        found = [holder.get(key) for holder in holders]
         return [value for value in found if value is not None]
 
 
@@ -109,12 +106,13 @@ class Comparison:
     def _compare(self, found: object) -> bool:
         if isinstance(self.value, float):
             return isinstance(found, (int, float)) and NUMERIC_TESTS[self.operator](found, self.value)
-        text = str(found)
-        if isinstance(self.value, list):
-            return (text in self.value) == (self.operator == "IN")
-        wanted = str(self.value)
-        if self.operator in ("LIKE", "ILIKE"):
-            return _is_like(text.lower(), wanted.lower()) if self.operator == "ILIKE" else _is_like(text, wanted)
+        text, wanted = str(found), self.value
+        if isinstance(wanted, list):
+            return (text in wanted) == (self.operator == "IN")
+        if self.operator == "ILIKE":
+            return _is_like(text.lower(), str(wanted).lower())
+        if self.operator == "LIKE":
+            return _is_like(text, str(wanted))
         return (text == wanted) == (self.operator == "=")
 
 
@@ -135,30 +133,27 @@ class _Scanner:
     def expect(self, pattern: re.Pattern[str], what: str) -> re.Match[str]:
         match = self.take(pattern)
         if match is None:
-            raise Refused(
+            raise RequestError(
                 f"Invalid clause: expected {what} at {self.text[self.place : self.place + 40]!r} in "
                 f"{self.text[:200]!r}."
             )
         return match
 
-    @property
-    def at_end(self) -> bool:
-        return END.match(self.text, self.place) is not None
-
     def identifier(self) -> tuple[str, str]:
         """The entity and key; a key that stands alone is an attribute."""
         match = self.expect(IDENTIFIER, "a key such as metrics.loss")
         entity = ENTITIES.get((match["entity"] or "attribute").strip("`"))
-        key = _unquoted(match["key"] or match["alone"])
+        key = match["key"] or match["alone"]
+        key = key[1:-1] if key[0] in "`\"'" else key
         if entity is None:
-            raise Refused(
+            raise RequestError(
                 f"Invalid entity type '{match['entity']}'. Valid values are metric, parameter, tag, attribute, dataset."
             )
         if entity == "attributes":
             key = ALIASES.get(key, key)
         known = {"attributes": self.attributes, "datasets": DATASET_ATTRIBUTES}.get(entity)
         if known is not None and key not in known:
-            raise Refused(
+            raise RequestError(
                 f"Invalid {entity.removesuffix('s')} key {key[:200]!r}. Valid keys are {', '.join(sorted(known))}."
             )
         return entity, key
@@ -168,14 +163,14 @@ class _Scanner:
         operator = re.sub(r"\s+", " ", self.expect(OPERATOR, "a comparison")[1].upper()).replace("<>", "!=")
         if operator.startswith("IS"):
             if entity not in ("tags", "params"):
-                raise Refused(f"{operator} is only supported for tags and params, not for '{entity}.{key}'.")
+                raise RequestError(f"{operator} is only supported for tags and params, not for '{entity}.{key}'.")
             return Comparison(entity, key, operator, None)
         if entity == "metrics" or (entity == "attributes" and key in NUMERIC_ATTRIBUTES):
             if operator not in NUMERIC_TESTS:
-                raise Refused(f"Invalid comparator '{operator}' for the numeric '{entity}.{key}'.")
+                raise RequestError(f"Invalid comparator '{operator}' for the numeric '{entity}.{key}'.")
             return Comparison(entity, key, operator, float(self.expect(NUMBER, "a number")[1]))
         if operator not in TEXT_OPERATORS or (operator.endswith("IN") and entity in ("params", "tags")):
-            raise Refused(f"Invalid comparator '{operator}' for '{entity}.{key}'.")
+            raise RequestError(f"Invalid comparator '{operator}' for '{entity}.{key}'.")
         return Comparison(entity, key, operator, self._strings() if operator.endswith("IN") else self._string())
 
     def _string(self) -> str:
@@ -192,49 +187,64 @@ class _Scanner:
 
 
 def parse_filter(text: str, attributes: frozenset[str] = RUN_ATTRIBUTES) -> list[Comparison]:
-    """The comparisons that must all hold. Raises `Refused` naming what is wrong."""
+    """The comparisons that must all hold. Raises `RequestError` naming what is wrong."""
     scanner = _Scanner(text, attributes)
     found: list[Comparison] = []
-    while not scanner.at_end:
+    while scanner.take(END) is None:
         if found:
             scanner.expect(AND, "AND")
         found.append(scanner.comparison())
     return found
 
 
-def parse_order(clause: str, attributes: frozenset[str] = RUN_ATTRIBUTES) -> tuple[str, str, bool]:
-    """Entity, key, and whether it ascends. Raises `Refused`."""
+def parse_order(clause: str, attributes: frozenset[str] = RUN_ATTRIBUTES) -> Clause:
+    """Raises `RequestError`."""
     scanner = _Scanner(clause, attributes)
     entity, key = scanner.identifier()
     direction = scanner.take(DIRECTION)
-    if not scanner.at_end or entity == "datasets":
-        raise Refused(f"Invalid order_by clause {clause[:200]!r}.")
+    if scanner.take(END) is None or entity == "datasets":
+        raise RequestError(f"Invalid order_by clause {clause[:200]!r}.")
     return entity, key, direction is None or direction[1].upper() == "ASC"
 
 
-def order(items: Sequence[tuple[Searchable, str]], clauses: Sequence[tuple[str, str, bool]]) -> list[str]:
-    """The names of *items* in order: the first clause decides, then the next; items without a value, or with NaN, come
-    last."""
+def sort_items(items: Iterable[tuple[Searchable, T]], clauses: Sequence[Clause]) -> list[T]:
+    """The second part of each item, in order: the first clause decides, then the next; items without a value, or with
+    NaN, come last."""
     ordered = list(items)
     for entity, key, ascending in reversed(clauses):
-        have: list[tuple[Searchable, str]] = []
-        lack: list[tuple[Searchable, str]] = []
+        have: list[tuple[tuple[float, str], tuple[Searchable, T]]] = []
+        lack: list[tuple[Searchable, T]] = []
+        is_numeric = entity == "metrics" or key in NUMERIC_ATTRIBUTES
         for item in ordered:
             value = next(iter(item[0].values(entity, key)), None)
-            is_nan = isinstance(value, float) and math.isnan(value)
-            (lack if value is None or is_nan else have).append(item)
-        numeric = entity == "metrics" or key in NUMERIC_ATTRIBUTES
-        have.sort(key=lambda item: _sort_key(item[0].values(entity, key)[0], numeric), reverse=not ascending)
-        ordered = have + lack
-    return [name for _, name in ordered]
+            if value is None or (isinstance(value, float) and math.isnan(value)):
+                lack.append(item)
+            elif is_numeric and isinstance(value, (int, float)):
+                have.append(((float(value), ""), item))
+            else:
+                have.append(((0.0, str(value)), item))
+        have.sort(key=lambda pair: pair[0], reverse=not ascending)
+        ordered = [item for _, item in have] + lack
+    return [found for _, found in ordered]
 
 
-def _sort_key(value: object, numeric: bool) -> tuple[float, str]:
-    return (float(value), "") if numeric and isinstance(value, (int, float)) else (0.0, str(value))
-
-
-def _unquoted(key: str) -> str:
-    return key[1:-1] if key[0] in "`\"'" else key
+def find_page(
+    request: Fields,
+    items: Iterable[tuple[Searchable, T]],
+    *,
+    attributes: frozenset[str] = RUN_ATTRIBUTES,
+    clauses: Sequence[Clause],
+    default: int,
+    most: int,
+) -> tuple[list[T], Json]:
+    """The page that *request* asks for of those *items* that match its filter, sorted by *clauses*, and what says how
+    to ask for the next one."""
+    comparisons = parse_filter(request.text("filter", ""), attributes)
+    start, size = request.page(default, most)
+    found = sort_items(
+        (item for item in items if all(comparison.holds(item[0]) for comparison in comparisons)), clauses
+    )
+    return found[start : start + size], next_page(start, size, len(found))
 
 
 def _is_like(text: str, pattern: str) -> bool:

@@ -43,7 +43,7 @@ SELECT name FROM found WHERE name IS NOT NULL
 """Leaps from name to name over the index, so that many runs of one experiment cost nothing."""
 
 
-def known_names(folder: Path, kind: Kind, prefix: str) -> Sequence[str]:
+def completion_names(folder: Path, kind: Kind, prefix: str) -> Sequence[str]:
     """The names that begin with *prefix* in the local workspace *folder*, at most MOST: ids of runs, the newest first,
     or experiments by name.
 

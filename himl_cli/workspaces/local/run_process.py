@@ -1,5 +1,5 @@
-"""What every process does that looks after a run from its record to its end: it holds the run's lock, and records the
-end whatever happens."""
+"""A process that looks after one run from its record to its end: it holds the run's lock, and records the end whatever
+happens."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from himl_cli.core.processes import ProcessLock
 from himl_cli.core.runs import RunStatus
 from himl_cli.workspaces.local.database import Database
 from himl_cli.workspaces.local.disk_errors import explain_disk_error
-from himl_cli.workspaces.local.kept_files import Stopped
 from himl_cli.workspaces.local.run_folder import RunFolder
 from himl_cli.workspaces.local.run_store import NewRun, RunStore
+from himl_cli.workspaces.local.staging import Stopped
 
 SECONDS_TO_RECORD = 30.0
 CANCELED = "canceled"
 TERMINATED = "its supervisor was told to terminate (SIGTERM), as when the machine shuts down"
 BUSY, DONE, DISK = "busy", "done", "disk"
-"""Why a run is refused: somebody keeps it, it is completed, it cannot be recorded."""
+"""Why a run is refused: another process runs it, it is completed, it cannot be recorded."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Outcome:
     reason: str = ""
 
 
-def read_order() -> str:
+def read_request() -> str:
     """The document that this process was started with. From here on Ctrl-C and a closed terminal do not reach it."""
     for name in ("SIGINT", "SIGHUP"):
         if hasattr(signal, name):
@@ -48,24 +48,20 @@ def read_order() -> str:
     return text
 
 
-def tell(event: str, **facts: str) -> None:
+def report(event: str, **facts: str) -> None:
     """Say it to the process that waits for the start; that one may be gone."""
-    with contextlib.suppress(OSError, ValueError):
-        sys.stdout.write(
-            "\n" + json.dumps({"event": event, **facts}) + "\n"
-        )  # whatever a sitecustomize printed may have left a line open
+    with contextlib.suppress(OSError, ValueError):  # a sitecustomize may have printed half a line before
+        sys.stdout.write("\n" + json.dumps({"event": event, **facts}) + "\n")
         sys.stdout.flush()
 
 
-class RunKeeper(ABC):
-    """One run that this process looks after. With *again*, a run that is on record and not completed is gone on
-    with."""
+class RunProcess(ABC):
+    """The run of this process. With *again*, a run that is on record and not completed is resumed."""
 
     def __init__(self, run_folder: str, workspace: str, *, again: bool) -> None:
         self.folder = RunFolder(Path(run_folder))
         self._workspace = Path(workspace)
         self._again = again
-        self._lock = ProcessLock(self.folder.lock)
         self._terminated = False
 
     @abstractmethod
@@ -76,21 +72,26 @@ class RunKeeper(ABC):
     def work(self, store: RunStore) -> Outcome:
         """Do what the run is for. Raises Stopped when `is_stopped` says so before anything runs."""
 
-    def keep(self) -> None:
-        """Tells `recorded`, then `started`; or `refused` alone, and nothing was done."""
-        if not self._lock.take():
-            tell(
-                "refused",
-                why=BUSY,
-                message=f"Run '{self.folder.run_id}' is still at work.",
-                hint=f"To stop it: himl runs cancel {self.folder.run_id}",
-            )
+    def before_the_end(self, store: RunStore) -> None:
+        """What is recorded just before the end is. Raises HimlError; it is called again then."""
+        return
+
+    def run(self) -> None:
+        """Reports `recorded`, then `started`; or `refused` alone, and nothing was done."""
+        lock, run_id = ProcessLock(self.folder.lock), self.folder.run_id
+        if not lock.take():
+            message, hint = f"Run '{run_id}' is still at work.", f"To stop it: himl runs cancel {run_id}"
+            report("refused", why=BUSY, message=message, hint=hint)
             return
         if not (store := self._record()):
             return
-        signal.signal(signal.SIGTERM, self._note_termination)
+
+        def note_termination(number: int, frame: object) -> None:
+            self._terminated = True
+
+        signal.signal(signal.SIGTERM, note_termination)
         self._record_end(store, self._outcome(store))
-        tell("started")
+        report("started")
 
     def is_stopped(self) -> bool:
         return self._terminated or self.folder.is_cancel_asked()
@@ -99,11 +100,9 @@ class RunKeeper(ABC):
         try:
             return self.work(store)
         except Stopped:
-            return (
-                Outcome(RunStatus.failed, reason=TERMINATED)
-                if self._terminated
-                else Outcome(RunStatus.canceled, reason=self.folder.why_canceled())
-            )
+            if not self._terminated:
+                return Outcome(RunStatus.canceled, reason=self.folder.why_canceled())
+            reason = TERMINATED
         except OSError as err:
             reason = str(explain_disk_error(err, "cannot lay or keep the job's files", self.folder.path)).rstrip(".")
         except HimlError as err:
@@ -122,55 +121,38 @@ class RunKeeper(ABC):
             known = store.get(run_id) if self._again else None
             if known is not None and known.status is RunStatus.completed:
                 self.folder.free_reserve()
-                tell(
-                    "refused",
-                    why=DONE,
-                    message=f"Run '{run_id}' is completed: nothing is left to do.",
-                    hint=f"See himl runs show {run_id}",
-                )
+                message, hint = f"Run '{run_id}' is completed: nothing is left to do.", f"See himl runs show {run_id}"
+                report("refused", why=DONE, message=message, hint=hint)
                 return None
             if self._again:
-                self.folder.let_it_run()
+                self.folder.allow_to_run()
             if known is None:
                 store.add(self.new_run())
             else:
                 store.reopen(run_id)
         except (OSError, HimlError) as err:
-            error = (
-                err
-                if isinstance(err, HimlError)
-                else explain_disk_error(err, "Cannot record the run", self.folder.path)
-            )
-            tell("refused", why=DISK, message=str(error), hint=error.hint)
+            what = "Cannot record the run"
+            error = err if isinstance(err, HimlError) else explain_disk_error(err, what, self.folder.path)
+            report("refused", why=DISK, message=str(error), hint=error.hint)
             return None
-        tell("recorded")
+        report("recorded")
         return store
 
     def _record_end(self, store: RunStore, outcome: Outcome) -> None:
         """Write the end, using the space set aside for it; where even that fails, the free lock says 'failed' to every
-        reader."""
+        reader. Nested runs that the script left open end as the job did."""
+        run_id = self.folder.run_id
         deadline = time.monotonic() + SECONDS_TO_RECORD
         while True:
             try:
                 self.folder.free_reserve()
-                self._close_nested(store, outcome.status)
+                for nested in store.open_runs_of(run_id):
+                    if nested != run_id:
+                        store.end(nested, outcome.status, reason="the job ended")
                 self.before_the_end(store)
-                store.end(self.folder.run_id, outcome.status, exit_code=outcome.exit_code, reason=outcome.reason)
+                store.end(run_id, outcome.status, exit_code=outcome.exit_code, reason=outcome.reason)
                 return
             except (OSError, HimlError):
                 if time.monotonic() > deadline:
                     raise
                 time.sleep(0.5)
-
-    def before_the_end(self, store: RunStore) -> None:
-        """What is recorded just before the end is. Raises HimlError; it is called again then."""
-        return
-
-    def _close_nested(self, store: RunStore, status: RunStatus) -> None:
-        """Nested runs that the script left open end as the job did."""
-        for run_id in store.open_runs_of(self.folder.run_id):
-            if run_id != self.folder.run_id:
-                store.end(run_id, status, reason="the job ended")
-
-    def _note_termination(self, number: int, frame: object) -> None:
-        self._terminated = True

@@ -13,9 +13,9 @@ from himl_cli.core.results import RunResults, Series, Value
 from himl_cli.core.runs import TextPoint
 from himl_cli.workspaces.local.database import Database, taken_apart
 from himl_cli.workspaces.local.logged_files import LoggedFiles, read_logged_files
+from himl_cli.workspaces.local.metric_store import counts, cuts_of
 from himl_cli.workspaces.local.run_folder import RunFolder
-from himl_cli.workspaces.local.run_store import RUNS_AT_ONCE, RunStore
-from himl_cli.workspaces.local.tries import counts, cuts_of
+from himl_cli.workspaces.local.run_store import RunStore, chunks
 
 RUNS_OF_POINTS = 20
 """How many runs' points are in memory as rows at a time."""
@@ -31,64 +31,44 @@ def read_results(
     everyone = [*run_ids, *nested]
     last = _last_values(database, everyone, wanted)
     points = _series(database, everyone, wanted) if whole else {}
-    parameters = _parameters(database, run_ids)
+    parameters: dict[str, dict[str, str]] = {run_id: {} for run_id in everyone}
+    for chunk, marks in chunks(run_ids):
+        statement = f"SELECT run, name, value FROM parameters WHERE run IN ({marks}) ORDER BY run, name"
+        for run_id, name, value in database.rows(statement, chunk):
+            parameters[run_id][name] = value
     found: dict[str, RunResults] = {}
     for run_id in everyone:
         logged = read_logged_files(RunFolder(runs_folder / run_id).artifacts, wanted)
-        found[run_id] = _result(
-            logged, last.get(run_id, {}), points.get(run_id, {}), parameters.get(run_id, {}), whole=whole
-        )
+        numbers: dict[str, Value] = {**logged.last, **last.get(run_id, {})}
+        if whole:
+            found[run_id] = _whole_result(logged, numbers, points.get(run_id, {}), parameters[run_id])
+        else:
+            found[run_id] = RunResults(numbers, parameters=parameters[run_id])
     for child, root in nested.items():
         found[root] = found[root].filled(found[child])
     return {run_id: found[run_id] for run_id in run_ids}
 
 
-def _result(
-    logged: LoggedFiles,
-    numbers: Mapping[str, float],
-    points: Mapping[str, Series],
-    parameters: Mapping[str, str],
-    *,
-    whole: bool,
+def _whole_result(
+    logged: LoggedFiles, last: Mapping[str, Value], points: Mapping[str, Series], parameters: Mapping[str, str]
 ) -> RunResults:
-    last: dict[str, Value] = {**logged.last, **numbers}
-    if not whole:
-        return RunResults(last, parameters=parameters)
     in_tables = {f"{name}/{column}" for name, columns in logged.tables.items() for column in columns}
     texts: dict[str, Sequence[TextPoint]] = {name: found for name, found in logged.texts.items() if found}
     series = {name: one for name, one in points.items() if name not in in_tables}
     return RunResults(last, series, texts, logged.tables, logged.lists, logged.images, parameters)
 
 
-def _chunks(items: Sequence[str], size: int) -> Iterator[tuple[tuple[str, ...], str]]:
-    """Some of *items* at a time, and as many question marks."""
-    for start in range(0, len(items), size):
-        chunk = tuple(items[start : start + size])
-        yield chunk, ",".join("?" * len(chunk))
-
-
-def _parameters(database: Database, run_ids: Sequence[str]) -> dict[str, dict[str, str]]:
-    found: dict[str, dict[str, str]] = {}
-    for chunk, marks in _chunks(run_ids, RUNS_AT_ONCE):
-        for row in database.rows(
-            f"SELECT run, name, value FROM parameters WHERE run IN ({marks}) ORDER BY run, name", chunk
-        ):
-            found.setdefault(row["run"], {})[row["name"]] = row["value"]
-    return found
-
-
 def _last_values(database: Database, run_ids: Sequence[str], wanted: Wanted) -> dict[str, dict[str, float]]:
-    """Of each metric the value with the highest step; of those the latest, then the one logged last. Of several tries,
-    of what counts."""
+    """Of each metric the value with the highest step; of those the latest, then the one logged last. Of several
+    attempts, of what counts."""
     found: dict[str, dict[str, float]] = {}
-    for chunk, marks in _chunks(run_ids, RUNS_AT_ONCE):
+    for chunk, marks in chunks(run_ids):
         for clause, names in _of_names(database, chunk, marks, wanted):
             statement = (
                 "SELECT m.run, m.name, m.value FROM (SELECT DISTINCT run, name FROM metrics WHERE run IN "
                 f"({marks}){clause}) AS d"
                 " JOIN metrics AS m ON m.rowid = (SELECT l.rowid FROM metrics AS l WHERE l.run = d.run AND l.name = "
-                "d.name"
-                " ORDER BY l.step DESC, l.time DESC, l.rowid DESC LIMIT 1)"
+                "d.name ORDER BY l.step DESC, l.time DESC, l.rowid DESC LIMIT 1)"
             )
             for run_id, name, value in database.rows(statement, (*chunk, *names)):
                 found.setdefault(run_id, {})[name] = math.nan if value is None else value
@@ -106,27 +86,22 @@ def _last_values(database: Database, run_ids: Sequence[str], wanted: Wanted) -> 
 
 def _series(database: Database, run_ids: Sequence[str], wanted: Wanted) -> dict[str, dict[str, Series]]:
     found: dict[str, dict[str, Series]] = {}
-    for chunk, marks in _chunks(run_ids, RUNS_OF_POINTS):
+    for chunk, marks in chunks(run_ids, RUNS_OF_POINTS):
         cuts = cuts_of(database, chunk)
         for clause, names in _of_names(database, chunk, marks, wanted):
             statement = (
                 f"SELECT run, name, step, time, value, rowid FROM metrics WHERE run IN ({marks}){clause} "
-                "ORDER "
-                "BY run, name, step, time, rowid"
+                "ORDER BY run, name, step, time, rowid"
             )
-            points = database.rows(statement, (*chunk, *names))
-            counting = (
-                [row for row in points if counts(row[5], row[2], cuts.get((row[0], row[1]), ()))] if cuts else points
-            )
+            rows = database.rows(statement, (*chunk, *names))
+            if cuts:
+                rows = [row for row in rows if counts(row[5], row[2], cuts.get((row[0], row[1]), ()))]
             with taken_apart(database.path):
-                for (run_id, name), rows in groupby(counting, itemgetter(0, 1)):
-                    _, _, steps, times, values, _ = zip(*rows, strict=True)
-                    numbers = array(
-                        "d", [math.nan if value is None else value for value in values] if None in values else values
-                    )
-                    found.setdefault(run_id, {})[name] = Series(
-                        array("q", steps), numbers, array("d", [time / 1000 for time in times])
-                    )
+                for (run_id, name), points in groupby(rows, itemgetter(0, 1)):
+                    _, _, steps, times, values, _ = zip(*points, strict=True)
+                    numbers = [math.nan if each is None else each for each in values] if None in values else values
+                    seconds = array("d", [time / 1000 for time in times])
+                    found.setdefault(run_id, {})[name] = Series(array("q", steps), array("d", numbers), seconds)
     return found
 
 
@@ -140,5 +115,5 @@ def _of_names(
     if len(chosen) == len(names):
         yield "", ()
         return
-    for some, places in _chunks(chosen, NAMES_AT_ONCE):
+    for some, places in chunks(chosen, NAMES_AT_ONCE):
         yield f" AND name IN ({places})", some

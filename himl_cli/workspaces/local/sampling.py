@@ -1,0 +1,260 @@
+"""Which values a trial gets, and which running trials are stopped early, by the rules that Azure ML documents.
+
+Grid and random values depend on the trial's number alone, so that a sweep that is resumed draws what it would have
+drawn; Bayesian ones, by Optuna's tree of Parzen estimators, on earlier trials.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from random import Random
+from statistics import fmean, median
+from typing import Any
+
+from himl_cli.core.errors import BadUsage
+from himl_cli.core.installing import install_command
+from himl_cli.core.sweeps import Draw, EarlyStop, Scalar, SearchRange, SweepSpec, Trial, best_of
+
+BAYESIAN = "bayesian"
+Values = Mapping[str, Scalar]
+Sampler = Callable[[int, Sequence[Trial]], Values | None]
+"""The values of trial *index* (0…), by name; None where there are no more trials. The others are the trials that were
+started before."""
+Verdicts = dict[int, str]
+
+
+def check_sampling(spec: SweepSpec) -> None:
+    """Raises BadUsage where what the sampling of *spec* needs is not installed."""
+    from importlib.util import find_spec
+
+    if spec.sampling == BAYESIAN and find_spec("optuna") is None:
+        raise BadUsage(
+            "Bayesian sampling here needs Optuna, which is not installed.",
+            hint=f"To install it: {install_command('sweep')}",
+        )
+
+
+def make_sampler(spec: SweepSpec) -> Sampler:
+    """The sampler that *spec* asks for. Raises BadUsage where what it needs is not installed."""
+    check_sampling(spec)
+    draw = _grid_values if spec.sampling == "grid" else _random_values
+    bayesian = BayesianSampler(spec) if spec.sampling == BAYESIAN else None
+
+    def values(index: int, past: Sequence[Trial]) -> Values | None:
+        if not 0 <= index < spec.max_trials:
+            return None
+        return bayesian.values(index, past) if bayesian else draw(spec, index)
+
+    return values
+
+
+def _grid_values(spec: SweepSpec, index: int) -> Values | None:
+    """Every combination of the values, the last hyperparameter changing fastest."""
+    chosen: dict[str, Scalar] = {}
+    for name in reversed(list(spec.space)):
+        index, place = divmod(index, len(spec.space[name].values))
+        chosen[name] = spec.space[name].values[place]
+    return {name: chosen[name] for name in spec.space} if index == 0 else None
+
+
+def _random_values(spec: SweepSpec, index: int) -> Values:
+    """Each value by itself, from the seed, the trial's number and the hyperparameter's name: what else is searched
+    makes no difference."""
+    return {name: _drawn(found, Random(f"{spec.seed or 0}/{index}/{name}")) for name, found in spec.space.items()}
+
+
+def _drawn(found: SearchRange, source: Random) -> Scalar:
+    """One value of *found*. Of *source* only `random` is asked, the one method that gives the same numbers in every
+    version of Python."""
+    if found.draw is Draw.choice:
+        return found.values[int(source.random() * len(found.values))]
+    first, *others = (float(value) for value in found.values)
+    if found.draw is Draw.randint:
+        return int(source.random() * first)
+    word = found.draw.value.removeprefix("q")
+    if word.endswith("uniform"):
+        spread = source.random() * (others[0] - first)
+    else:  # of mean 0 and deviation 1
+        normal = math.sqrt(-2.0 * math.log(1.0 - source.random())) * math.cos(2.0 * math.pi * source.random())
+        spread = normal * others[0]
+    number = math.exp(first + spread) if word.startswith("log") else first + spread
+    return _quantized(number, found.values[2]) if found.draw.value.startswith("q") else number
+
+
+def _quantized(number: float, step: Scalar) -> int | float:
+    """The multiple of *step* that is nearest to *number*, without the dust of binary fractions: 0.3 and not
+    0.30000000000000004."""
+    count = round(number / float(step))
+    return count * step if isinstance(step, int) else float(f"{count * float(step):.12g}")
+
+
+class BayesianSampler:
+    """Asks Optuna. Trials of *past* that were started by an earlier process (of a sweep that was resumed) are told to
+    it as well.
+
+    Each draw has random numbers of its own, from the seed and the trial's number: a process that resumes must not draw
+    the first values again.
+    """
+
+    def __init__(self, spec: SweepSpec) -> None:
+        import optuna
+
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        self._spec = spec
+        self._optuna = optuna
+        self._distributions = {name: self._distribution(found) for name, found in spec.space.items()}
+        self._study = optuna.create_study(
+            sampler=self._seeded(0), direction="minimize" if spec.goal == "minimize" else "maximize"
+        )
+        self._asked: dict[int, Any] = {}
+        self._reported: set[int] = set()
+
+    def values(self, index: int, past: Sequence[Trial]) -> Values:
+        states = self._optuna.trial.TrialState
+        for trial in past:
+            if not trial.is_over:
+                if trial.index not in self._asked:
+                    self._asked[trial.index] = self._add(trial, states.RUNNING, None)
+            elif trial.index not in self._reported:
+                self._reported.add(trial.index)
+                best = best_of(self._spec.goal, trial.metric)
+                state = states.FAIL if best is None else states.COMPLETE
+                if (asked := self._asked.pop(trial.index, None)) is not None:
+                    self._study.tell(asked, best, state)
+                else:
+                    self._add(trial, state, best)
+        self._study.sampler = self._seeded(index)
+        self._asked[index] = asked = self._study.ask(self._distributions)
+        return {
+            name: _quantized(asked.params[name] * float(found.values[2]), found.values[2])
+            if found.draw in (Draw.quniform, Draw.qloguniform)
+            else asked.params[name]
+            for name, found in self._spec.space.items()
+        }
+
+    def _seeded(self, index: int) -> Any:
+        seed = Random(f"{self._spec.seed or 0}/{index}").getrandbits(32)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # older versions call the liar an experiment
+            # Trials that are still running count as bad ones, so that concurrent trials do not all look at the same
+            # place.
+            return self._optuna.samplers.TPESampler(seed=seed, constant_liar=True)
+
+    def _add(self, trial: Trial, state: Any, value: float | None) -> int:
+        """Tell of a trial that was not asked for by this process; its number in the study."""
+        params = {
+            name: round(float(trial.values[name]) / float(found.values[2]))
+            if found.draw in (Draw.quniform, Draw.qloguniform)
+            else trial.values[name]
+            for name, found in self._spec.space.items()
+        }
+        create = self._optuna.trial.create_trial
+        self._study.add_trial(create(state=state, params=params, distributions=self._distributions, value=value))
+        return len(self._study.get_trials(deepcopy=False)) - 1
+
+    def _distribution(self, found: SearchRange) -> Any:
+        """*found* as Optuna has it; of stepped ranges, the number of steps."""
+        kinds = self._optuna.distributions
+        if found.draw is Draw.choice:
+            return kinds.CategoricalDistribution(tuple(found.values))
+        numbers = [float(value) for value in found.values]
+        if found.draw is Draw.randint:
+            return kinds.IntDistribution(0, int(numbers[0]) - 1)
+        is_log = "log" in found.draw.value
+        low, high = (math.exp(number) if is_log else number for number in numbers[:2])
+        if found.draw in (Draw.quniform, Draw.qloguniform):
+            fewest, most = round(low / numbers[2]), round(high / numbers[2])
+            return kinds.IntDistribution(fewest, most, log=is_log and fewest > 0)
+        return kinds.FloatDistribution(low, high, log=is_log)
+
+
+def trials_to_stop(spec: EarlyStop, goal: str, trials: Sequence[Trial]) -> Mapping[int, str]:
+    """The numbers of the running trials that the policy stops now, each with the reason. *trials* are all that were
+    started.
+
+    An interval is one logging of the primary metric. A policy looks at a trial at each multiple of its
+    `evaluation_interval` that is not below `delay_evaluation`, and compares it with what all trials had logged up to
+    the same interval. Values that are no finite numbers count as intervals and for nothing else: they never win, and
+    never stop a trial.
+    """
+    policy = {"bandit": _bandit, "median": _median, "truncation": _truncation}[spec.policy]
+    sign = 1.0 if goal == "maximize" else -1.0
+    by_interval: dict[int, list[Trial]] = {}
+    for trial in trials:
+        if interval := 0 if trial.is_over else last_interval(spec, len(trial.metric)):
+            by_interval.setdefault(interval, []).append(trial)
+    stopped: Verdicts = {}
+    for interval, running in by_interval.items():
+        scores = {trial.index: score for trial in trials if (score := _best(sign, trial, interval)) is not None}
+        candidates = {trial.index: scores[trial.index] for trial in running if trial.index in scores}
+        verdicts = policy(spec, sign, interval, candidates, scores, trials)
+        stopped |= {
+            index: f"stopped early by {spec.policy} at interval {interval}: {why}" for index, why in verdicts.items()
+        }
+    return stopped
+
+
+def last_interval(spec: EarlyStop, logged: int) -> int:
+    """The interval at which the policy looks at a trial that logged so many values; 0 where it does not look yet."""
+    interval = logged - logged % max(1, spec.evaluation_interval)
+    return interval if interval >= spec.delay_evaluation else 0
+
+
+Scores = Mapping[int, float]
+
+
+def _bandit(
+    spec: EarlyStop, sign: float, interval: int, running: Scores, scores: Scores, trials: Sequence[Trial]
+) -> Verdicts:
+    """Stops what is worse than the best trial by more than the slack. A factor widens on the worse side whatever the
+    metric's sign is."""
+    if not scores:
+        return {}
+    leader = max(scores, key=lambda index: (scores[index], -index))
+    best = scores[leader]
+    if spec.slack_factor is None:
+        worst, slack = best - (spec.slack_amount or 0.0), f"slack_amount={spec.slack_amount or 0:g}"
+    else:
+        # the metric grows where it is positive and minimized, or negative and maximized
+        widens = (sign * best >= 0) == (sign < 0)
+        worst = best * (1 + spec.slack_factor) if widens else best / (1 + spec.slack_factor)
+        slack = f"slack_factor={spec.slack_factor:g}"
+    because = f"where trial {leader} had {sign * best:g}, and {slack} allows {sign * worst:g}"
+    return {
+        index: f"{sign * score:g}, {because}" for index, score in running.items() if index != leader and score < worst
+    }
+
+
+def _median(
+    spec: EarlyStop, sign: float, interval: int, running: Scores, scores: Scores, trials: Sequence[Trial]
+) -> Verdicts:
+    """Stops what at its best is worse than the median of the running averages of all trials."""
+    averages = [fmean(found) for trial in trials if (found := _finite(sign, trial, interval))]
+    if not averages:
+        return {}
+    middle = median(averages)
+    because = f"where the median of the averages is {sign * middle:g}"
+    return {index: f"{sign * score:g}, {because}" for index, score in running.items() if score < middle}
+
+
+def _truncation(
+    spec: EarlyStop, sign: float, interval: int, running: Scores, scores: Scores, trials: Sequence[Trial]
+) -> Verdicts:
+    """Stops what is among the worst of the trials that came to this interval."""
+    percentage = spec.truncation_percentage or 0
+    reached = [
+        (scores[each.index], each.index) for each in trials if len(each.metric) >= interval and each.index in scores
+    ]
+    cut = {index for _, index in sorted(reached)[: len(reached) * percentage // 100]}
+    return {index: f"among the worst {percentage} % of {len(reached)} trials" for index in running if index in cut}
+
+
+def _finite(sign: float, trial: Trial, interval: int) -> list[float]:
+    """The finite values up to the interval, the higher the better."""
+    return [sign * value for value in trial.metric[:interval] if math.isfinite(value)]
+
+
+def _best(sign: float, trial: Trial, interval: int) -> float | None:
+    return max(_finite(sign, trial, interval), default=None)
