@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from himl_cli.core.montage import Size
-from himl_cli.services.montage.bicubic import Bicubic, as_pillow
+from himl_cli.services.montage.resampling import Bicubic, as_pillow
 from tests.slides import write_kind
 
 Row = Mapping[str, str]

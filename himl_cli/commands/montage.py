@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from himl_cli.commands._montage_options import (
@@ -21,13 +22,25 @@ from himl_cli.commands._montage_options import (
 from himl_cli.commands.groups import command, group
 from himl_cli.commands.options import OutputOptions, WorkspaceOptions
 from himl_cli.commands.session import For, open_session, output_session
+from himl_cli.core.errors import BadUsage
 
 if TYPE_CHECKING:
     from himl_cli.core.events import Notify
     from himl_cli.render.output import Output
-    from himl_cli.services.montage.places import SlidePlace
+    from himl_cli.services.montage.cluster import ClusterMontage
+    from himl_cli.services.montage.dataset import SlideFolder
 
 app = group()
+
+PACKAGES = {
+    "numpy": "numpy",
+    "PIL": "pillow",
+    "tifffile": "tifffile",
+    "imagecodecs": "imagecodecs",
+    "openslide": "openslide-python",
+    "isal": "isal",
+}
+"""The modules that montages are made with, and the packages that hold them."""
 
 
 @command(app, "montage")
@@ -51,46 +64,60 @@ def montage(
       himl montage slides/dataset.csv --level auto --output_path overview
       himl montage scans --datastore lab --cluster cpu --private_wheel FILE
     """
-    name = slides.dataset(named)
+    dataset = slides.dataset(named)
     if cluster.cluster:
-        from himl_cli.commands._montage_cluster import montage_on_cluster
-
-        montage_on_cluster(where, talk, name, slides, picture, how, cluster)
+        _montage_on_cluster(where, talk, dataset, slides, picture, how, cluster)
     else:
-        _montage_here(where, talk, name, slides, picture, how, passed_over=cluster.given)
+        _montage_here(where, talk, dataset, slides, picture, how, ignored=cluster.given)
 
 
 def _montage_here(
-    where: WorkspaceOptions,
-    talk: OutputOptions,
+    workspace_opts: WorkspaceOptions,
+    output_opts: OutputOptions,
     dataset: str,
     slides: SlideOptions,
     picture: PictureOptions,
     how: HowOptions,
     *,
-    passed_over: Sequence[str],
+    ignored: Sequence[str],
 ) -> None:
-    """Make the montage and tell of it. Raises SlidesFailed, and what listing slides and making a montage raise."""
-    from himl_cli.render.montage import say_montage
-    from himl_cli.services.montage.installation import check_installed
+    """Make the montage and print what it is. Raises SlidesFailed, and what listing slides and making a montage
+    raise."""
+    from himl_cli.render.montage import print_montage
 
-    check_installed()
+    _check_installed()
     request = montage_request(picture, how)
-    with _place_of(dataset, slides, where, talk) as (place, csv, output, notify), _readers_quiet(unless=talk.verbose):
-        from himl_cli.services.montage.compose.making import make_montage
-        from himl_cli.services.montage.listing.query import SlideQuery, list_slides, lists_here
-        from himl_cli.services.montage.written import written_files
+    with (
+        _slide_folder(dataset, slides, workspace_opts, output_opts) as (folder, csv, output, notify),
+        _readers_quiet(unless=output_opts.verbose),
+    ):
+        from himl_cli.services.montage.compose import make_montage
+        from himl_cli.services.montage.files import written_files
+        from himl_cli.services.montage.query import SlideQuery, list_slides, local_lists
 
-        if passed_over:
-            output.notice(
-                f"Passed over, since the montage is made here and not on a cluster: {', '.join(passed_over)}."
-            )
+        if ignored:
+            output.notice(f"Passed over, since the montage is made here and not on a cluster: {', '.join(ignored)}.")
         query = SlideQuery(slides.image_glob, csv, slides.include, slides.exclude)
-        entries = list_slides(place, query, notify)
-        result = make_montage(request, entries, place, notify, lists_here(place, query))
-    say_montage(output, result, written_files(result))
+        entries = list_slides(folder, query, notify)
+        result = make_montage(request, entries, folder, notify, local_lists(folder, query))
+    print_montage(output, result, written_files(result))
     if how.strict and result.problem is not None:
         raise result.problem
+
+
+def _check_installed() -> None:
+    """Raises BadUsage where packages of the extra `montage` are missing, naming them. Imports none of them."""
+    from importlib.util import find_spec
+
+    from himl_cli.core.installing import install_command
+
+    missing = [package for module, package in PACKAGES.items() if find_spec(module) is None]
+    if missing:
+        are, them = ("is", "it") if len(missing) == 1 else ("are", "them")
+        raise BadUsage(
+            f"A montage needs {', '.join(missing)}, which {are} not installed.",
+            hint=f"Install {them}: {install_command('montage')}",
+        )
 
 
 @contextmanager
@@ -109,27 +136,93 @@ def _readers_quiet(*, unless: bool) -> Iterator[None]:
 
 
 @contextmanager
-def _place_of(
-    dataset: str, slides: SlideOptions, where: WorkspaceOptions, talk: OutputOptions
-) -> Iterator[tuple[SlidePlace, str | None, Output, Notify]]:
+def _slide_folder(
+    dataset: str, slides: SlideOptions, workspace_opts: WorkspaceOptions, output_opts: OutputOptions
+) -> Iterator[tuple[SlideFolder, str | None, Output, Notify]]:
     """Where the slides lie, the name of the CSV that was named (None: a folder was), where to print, and whom to tell
-    of progress.
-
-    A workspace is opened for a datastore only.
-    """
+    of progress. A workspace is opened for a datastore only."""
     if slides.datastore is None:
-        from himl_cli.services.montage.listing.dataset import local_dataset
+        from himl_cli.services.montage.query import local_dataset
 
-        with output_session(talk) as (output, notify):
+        with output_session(output_opts) as (output, notify):
             yield (*local_dataset(path_of("DATASET", dataset)), output, notify)
     else:
-        from himl_cli.services.montage.cache_limit import cache_limit
-        from himl_cli.services.montage.stored_place import open_stored
+        from himl_cli.services.montage.cache import cache_limit
+        from himl_cli.services.montage.dataset import open_stored
 
-        with (
-            open_session(where, talk, For.data) as session,
-            open_stored(
-                session.workspace.datastore(slides.datastore), dataset, cache_limit(session.cwd), session.notify
-            ) as (place, csv),
-        ):
-            yield place, csv, session.output, session.notify
+        with open_session(workspace_opts, output_opts, For.data) as session:
+            store, limit = session.workspace.datastore(slides.datastore), cache_limit(session.cwd)
+            with open_stored(store, dataset, limit, session.notify) as (folder, csv):
+                yield folder, csv, session.output, session.notify
+
+
+def _montage_on_cluster(
+    workspace_opts: WorkspaceOptions,
+    output_opts: OutputOptions,
+    dataset: str,
+    slides: SlideOptions,
+    picture: PictureOptions,
+    how: HowOptions,
+    cluster: ClusterOptions,
+) -> None:
+    """Submit the same command as a job; what was decided for the user is said once it is there, so that an error stands
+    alone. Then Ctrl-C ends the waiting only. Raises BadUsage, JobFailed, Interrupted, and what submitting raises."""
+    from tempfile import TemporaryDirectory
+
+    from himl_cli.commands.submit_job import naming_once_made, wait_or_leave
+    from himl_cli.render.jobs import print_prepared
+    from himl_cli.render.progress import observing
+    from himl_cli.services.montage.cluster import OUTPUT, check_data, prepare_montage
+    from himl_cli.services.runs.logs import watching
+    from himl_cli.services.submission.prepare import submit_job
+    from himl_cli.workspaces.open import azure_for_jobs
+
+    cwd = Path.cwd()
+    if picture.output != Path(OUTPUT):
+        raise BadUsage(
+            "--output_path is for a montage that is made here; that of a job is among the outputs of its run.",
+            hint="Leave it out, and fetch it: himl download RUN --output_dir DIR",
+        )
+    request = _cluster_montage(cwd, dataset, slides, picture, how, cluster)
+    azure_for_jobs(workspace_opts.workspace, workspace_opts.config_file, start=cwd)  # before anything is looked at
+    with TemporaryDirectory(prefix="himl-montage-") as folder:
+        job = prepare_montage(request, Path(folder))
+        with open_session(workspace_opts, output_opts, For.clusters) as session, naming_once_made() as made:
+            check_data(request, session.workspace.datastore)
+            with observing(session.output) as notify:  # its bar is gone before anything else is printed
+                made.append(submit_job(session.jobs, job, cwd, notify))
+            with watching(made[0].id):
+                print_prepared(session.output, job.remarks, job.report)
+            wait_or_leave(session, made[0], waits=cluster.wait, follows=False)
+
+
+def _cluster_montage(
+    cwd: Path, dataset: str, slides: SlideOptions, picture: PictureOptions, how: HowOptions, cluster: ClusterOptions
+) -> ClusterMontage:
+    """The options of the picture are passed on all written out: defaults may be others there."""
+    from himl_cli.services.montage.cluster import ClusterMontage
+
+    lists = {"--include_by_slide_id": slides.include, "--exclude_by_slide_id": slides.exclude}
+    values = {
+        "width": picture.width,
+        "level": "auto" if picture.level is None else picture.level,
+        "layout": picture.layout.value,
+        "image_format": ",".join(each.value for each in picture.formats),
+        "backend": how.backend.value,
+        "workers": how.workers,
+    }
+    options = [f"--{name}={value}" for name, value in values.items() if value is not None]
+    return ClusterMontage(
+        cwd=cwd,
+        cluster=str(cluster.cluster),
+        dataset=dataset,
+        image_glob=slides.image_glob,
+        options=[*options, "--strict"] if how.strict else options,
+        lists={option: path for option, path in lists.items() if path is not None},
+        datastore=slides.datastore,
+        conda_env=cluster.conda_env,
+        private_wheel=cluster.private_wheel,
+        shm_size=cluster.shm_size,
+        experiment=cluster.experiment,
+        display_name=cluster.display_name,
+    )

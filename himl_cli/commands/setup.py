@@ -124,7 +124,7 @@ def _settings_in_force(start: Path) -> list[str]:
     """Where settings stand that count for *start*. Raises BadUsage for those that a command could not use."""
     from himl_cli.commands.settings import places_of_settings
     from himl_cli.commands.submit import app as submit
-    from himl_cli.services.montage.cache_limit import cache_limit
+    from himl_cli.services.montage.cache import cache_limit
     from himl_cli.workspaces.open import check_azure_settings
 
     sources = places_of_settings(typer.main.get_command(submit), start, os.environ)

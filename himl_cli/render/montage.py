@@ -18,7 +18,7 @@ OF_MASK = "mask: "
 """How the reason of a mask begins in the record."""
 
 
-def say_montage(output: Output, result: MontageResult, files: Sequence[WrittenFile]) -> None:
+def print_montage(output: Output, result: MontageResult, files: Sequence[WrittenFile]) -> None:
     """The files, what they show and how long it took on stdout; what could not be read on stderr, at the end."""
     data = _document(result, files) if output.format is Format.json else None
     output.result(

@@ -14,7 +14,7 @@ _GROUPS = {
         "component_values conda_values innereye_values config pipeline table complaint"
     ),
     "wire": "time wait sas md5 size status challenge hyperparameters head listing level storage_error failure token json number sweep_tags workspace",
-    "state": "transfer workspace rows run_records order note logged kept montage_order pins checkpoint brought script search_filter search_order request",
+    "state": "transfer workspace rows run_records order note logged kept checkpoint brought script search_filter search_order request",
     "slides": "tiff picture stored_size jpeg_stream webp_stream",
     "replies": (
         "runs runs_of_experiment children run tag cancel metrics values parameters results run_files output_files datastores datastore has_cluster describe"

@@ -7,9 +7,8 @@ from functools import cache
 from pathlib import Path
 
 from himl_cli.core.montage import Backend, SlideUnreadable
-from himl_cli.services.montage.slides import jpeg_streams, webp_streams
-from himl_cli.services.montage.slides.opening import open_slide
-from himl_cli.services.montage.slides.stored_sizes import stored_size
+from himl_cli.services.montage.slides.headers import stored_size
+from himl_cli.services.montage.slides.open import open_slide
 from stress.fuzz.strategies import damaged
 from stress.fuzz.target import Target, written
 from tests.slide_files import write_svs, write_tiff
@@ -74,6 +73,4 @@ def targets() -> list[Target]:
         Target("slides/tiff", lambda: damaged(_tiffs()), lambda content: _read(written("slide.tiff", content)), (SlideUnreadable,)),
         Target("slides/picture", lambda: damaged(_pictures()), lambda content: _read(written("slide.png", content)), (SlideUnreadable,)),
         Target("slides/stored_size", lambda: damaged([*_pictures(), *_tiffs()]), stored_size, ()),
-        Target("slides/jpeg_stream", lambda: damaged([_pictures()[1]]), lambda data: (jpeg_streams.trouble_in(data), jpeg_streams.is_whole(data)), ()),
-        Target("slides/webp_stream", lambda: damaged([_pictures()[2]]), webp_streams.trouble_in, ()),
     ]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import os
-import shutil
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -12,9 +11,6 @@ from typing import Any
 from himl_cli.api.submitting import brought
 from himl_cli.core.errors import BadUsage, DiskFailed
 from himl_cli.services.checkpoints.whole import is_whole
-from himl_cli.services.montage.cache_pins import Pins
-from himl_cli.services.montage.compose.output_folder import OutputFolder
-from himl_cli.services.montage.disk_errors import ASIDE
 from himl_cli.services.recording.note import NoteFile
 from himl_cli.services.submission.environment import imports_himl
 from himl_cli.workspaces.azure.requests.kept import Kept
@@ -59,8 +55,6 @@ LINES = (
         '{"kind": "image", "values": {"name": "a.png"}, "time": "2026-11-20T10:40:57+00:00"}\n'
     ),
 )
-ORDERS = ("-old.png\n+montage.png\n+zoom", "+montage.png", "-../beside\n+../beside")
-PINS = ("+3 a.tiff\n- a.tiff\n+12 b c.svs\n", "+0 a\n")
 HELD = {
     "key": "key",
     "expires": 4e9,
@@ -124,34 +118,6 @@ def _kept(content: bytes) -> None:
         found.url(PUBLIC)
 
 
-def _order_left(content: bytes) -> None:
-    """An order may move what lies in the folder, and nothing beside it."""
-    beside = written("beside", b"1")
-    written(f"montage/{ASIDE}/complete", content)
-    written(f"montage/{ASIDE}/new/montage.png", b"2")
-    before = sorted(path.name for path in Path.cwd().iterdir())
-    try:
-        with OutputFolder(Path("montage")) as folder:
-            assert folder.new.is_dir(), "no place for new files"
-    finally:
-        assert sorted(path.name for path in Path.cwd().iterdir()) == before, "something beside the folder came or went"
-        assert beside.read_bytes() == b"1", "a file beside the folder has changed"
-        shutil.rmtree("montage")
-
-
-def _pins(content: bytes) -> None:
-    ours, other = Pins(Path.cwd()), Pins(Path.cwd())
-    try:
-        ours.add({"a": 3})
-        for path in (Path.cwd() / ".in-use").glob("*.pins"):
-            path.write_bytes(content)
-        for size in other.others().values():
-            assert size >= 0, size
-    finally:
-        ours.close()
-        other.close()
-
-
 def _checkpoints() -> list[bytes]:
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w") as archive:
@@ -184,8 +150,6 @@ def targets() -> list[Target]:
         Target("state/note", lambda: json_files([NOTE, NOTE_PLAIN]), _note, (DiskFailed,)),
         Target("state/logged", lambda: contents(LINES, ('{"kind": "', '"values": ', '"step": ', "\n")), _logged, ()),
         Target("state/kept", lambda: json_files([HELD]), _kept, (BadUsage,)),
-        Target("state/montage_order", lambda: contents(ORDERS, ("+", "-", "../", "\n")), _order_left, (DiskFailed,)),
-        Target("state/pins", lambda: contents(PINS, ("+", "- ", " ", "\n")), _pins, ()),
         Target("state/checkpoint", lambda: damaged(_checkpoints()), _whole, ()),
         Target("state/brought", lambda: json_texts([{"0badcafe0bad": "/x"}]), _word, ()),
         Target("state/script", lambda: contents(SCRIPT, ("import ", "himl", "(", "\\", "'''")), lambda content: imports_himl(written("train.py", content)), ()),

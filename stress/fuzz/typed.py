@@ -17,7 +17,7 @@ from himl_cli.core.errors import BadUsage
 from himl_cli.core.workspaces import parse_workspace_id
 from himl_cli.services.checkpoints import names as checkpoint_names
 from himl_cli.services.checkpoints.telling import read_name
-from himl_cli.services.montage.listing.patterns import Pattern
+from himl_cli.services.montage.query import Pattern
 from himl_cli.services.runs.lookup import is_studio_url, parse_reference, split_recovery_id, workspace_in_url
 from himl_cli.services.submission.conda import parse_pip_line
 from himl_cli.services.submission.data import parse_inputs, parse_outputs

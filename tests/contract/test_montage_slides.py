@@ -12,9 +12,8 @@ import pytest
 from himl_cli.core.errors import BadUsage, NotFound
 from himl_cli.core.events import ignore
 from himl_cli.core.montage import SlideUnreadable
-from himl_cli.services.montage.listing.query import SlideQuery, list_slides
-from himl_cli.services.montage.places import SlidePlace
-from himl_cli.services.montage.stored_place import open_stored
+from himl_cli.services.montage.dataset import SlideFolder, open_stored
+from himl_cli.services.montage.query import SlideQuery, list_slides
 from himl_cli.workspaces.base import Workspace
 from tests import both_workspaces
 from tests.running import write_files
@@ -53,19 +52,19 @@ def workspace(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Worksp
 
 
 @contextmanager
-def opened(workspace: Workspace, dataset: str, expected: Sequence[str] = ()) -> Iterator[SlidePlace]:
+def opened(workspace: Workspace, dataset: str, expected: Sequence[str] = ()) -> Iterator[SlideFolder]:
     with open_stored(workspace.datastore(), dataset, LIMIT, ignore) as (place, _):
         place.expect(expected)
         yield place
 
 
-def read(place: SlidePlace, name: str) -> bytes:
-    with place.at_hand(name) as path:
+def read(place: SlideFolder, name: str) -> bytes:
+    with place.local_path(name) as path:
         return path.read_bytes()
 
 
-def reason(place: SlidePlace, name: str) -> str:
-    with pytest.raises(SlideUnreadable) as caught, place.at_hand(name):
+def reason(place: SlideFolder, name: str) -> str:
+    with pytest.raises(SlideUnreadable) as caught, place.local_path(name):
         pass
     return str(caught.value)
 
@@ -88,10 +87,10 @@ def test_the_whole_datastore(workspace: Workspace) -> None:
 def test_slides_are_at_hand_as_often_as_they_are_asked_for(workspace: Workspace) -> None:
     names = ["a.tif", "deep/b c.tif", "deep/größe.svs", "empty.tif"]
     with opened(workspace, "slides", [*names, "a.tif"]) as place:
-        assert place.is_read_twice
+        assert place.is_rereadable
         for _ in range(3):
             assert [read(place, name) for name in names] == [FILES[f"slides/{name}"] for name in names]
-        with place.at_hand("a.tif") as path:
+        with place.local_path("a.tif") as path:
             assert path.name == "a.tif"
 
 
@@ -101,7 +100,7 @@ def test_several_threads_have_several_slides_at_hand_at_once(workspace: Workspac
     seen: list[tuple[str, bytes]] = []
 
     def hold(name: str) -> None:
-        with place.at_hand(name) as path:
+        with place.local_path(name) as path:
             together.wait()
             seen.append((name, path.read_bytes()))
 
@@ -115,7 +114,7 @@ def test_several_threads_have_several_slides_at_hand_at_once(workspace: Workspac
 
 
 def test_what_is_read_along_with_a_slide_lies_beside_it(workspace: Workspace) -> None:
-    with opened(workspace, "slides", ["many.mrxs"]) as place, place.at_hand("many.mrxs") as path:
+    with opened(workspace, "slides", ["many.mrxs"]) as place, place.local_path("many.mrxs") as path:
         assert {each.name: each.read_bytes() for each in (path.parent / "many").iterdir()} == {"Data0001.dat": b"level", "Slidedat.ini": b"order"}
 
 

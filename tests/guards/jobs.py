@@ -125,8 +125,8 @@ def montage(folder: Path, size: int) -> Callable[[], object]:
     """A montage of as many slides of two levels."""
     from himl_cli.core.events import ignore
     from himl_cli.core.montage import ImageFormat, MontageRequest, SlideEntry
-    from himl_cli.services.montage.compose.making import make_montage
-    from himl_cli.services.montage.local_place import LocalPlace
+    from himl_cli.services.montage.compose import make_montage
+    from himl_cli.services.montage.dataset import LocalFolder
     from tests.slides import slide_picture, write_tiff
 
     slides = folder / f"slides_{size}"
@@ -135,7 +135,7 @@ def montage(folder: Path, size: int) -> Callable[[], object]:
         write_tiff(slides / f"{number}.tiff", slide_picture(number, (600, 400)), levels=2, compression="deflate", tile=128)
     entries = [SlideEntry(f"slide {number}", f"{number}.tiff") for number in range(size)]
     request = MontageRequest(folder / f"montage_{size}", 250 * size, formats=(ImageFormat.png,), workers=1)
-    return lambda: _expect(len(make_montage(request, entries, LocalPlace(slides), ignore).cells), size)
+    return lambda: _expect(len(make_montage(request, entries, LocalFolder(slides), ignore).cells), size)
 
 
 JOBS: Mapping[str, Job] = {

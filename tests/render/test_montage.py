@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from himl_cli.core.montage import Box, CellOutcome, MontageResult, WrittenFile
-from himl_cli.render.montage import LISTED, failed_lines, say_montage
+from himl_cli.render.montage import LISTED, failed_lines, print_montage
 from himl_cli.render.output import Format, Output
 
 
@@ -30,7 +30,7 @@ FILES = [
 
 
 def test_files_with_their_pixels_and_sizes_then_one_line_of_numbers(capfd: pytest.CaptureFixture[str]) -> None:
-    say_montage(Output(), result([cell(f"s{number}") for number in range(200)]), FILES)
+    print_montage(Output(), result([cell(f"s{number}") for number in range(200)]), FILES)
     said = capfd.readouterr()
     assert said.err == ""
     assert said.out.splitlines() == [
@@ -50,7 +50,7 @@ def test_files_with_their_pixels_and_sizes_then_one_line_of_numbers(capfd: pytes
     ],
 )
 def test_what_is_lacking_is_counted(cells: Sequence[CellOutcome], summary: str, capfd: pytest.CaptureFixture[str]) -> None:
-    say_montage(Output(), result(cells), FILES)
+    print_montage(Output(), result(cells), FILES)
     assert capfd.readouterr().out.splitlines()[-1] == summary
 
 
@@ -70,9 +70,9 @@ def test_slides_that_failed_alike_are_told_in_one_line() -> None:
 
 def test_where_none_was_read_the_end_says_so(capfd: pytest.CaptureFixture[str]) -> None:
     last = "None of the slides was read. Paths in a CSV are relative to its folder."
-    say_montage(Output(), result([cell("a", "it does not exist"), cell("b", "it is empty")]), FILES)
+    print_montage(Output(), result([cell("a", "it does not exist"), cell("b", "it is empty")]), FILES)
     assert capfd.readouterr().err.splitlines()[-1] == last
-    say_montage(Output(), result([cell("a", "it does not exist"), cell("b")]), FILES)
+    print_montage(Output(), result([cell("a", "it does not exist"), cell("b")]), FILES)
     assert last not in capfd.readouterr().err
 
 
@@ -86,7 +86,7 @@ def test_programs_get_every_reason_and_remark(capfd: pytest.CaptureFixture[str])
     import json
 
     cells = [cell("a", remark="level 2 instead of 5"), *(cell(f"s{number}", f"byte {number}") for number in range(100)), cell("m", "empty", is_ok=True)]
-    say_montage(Output(Format.json), result(cells), FILES)
+    print_montage(Output(Format.json), result(cells), FILES)
     said = capfd.readouterr()
     assert said.err == ""
     document = json.loads(said.out)
@@ -100,7 +100,7 @@ def test_programs_get_every_reason_and_remark(capfd: pytest.CaptureFixture[str])
 
 
 def test_quiet_prints_paths_alone(capfd: pytest.CaptureFixture[str]) -> None:
-    say_montage(Output(Format.quiet), result([cell("a", "it is empty")]), FILES)
+    print_montage(Output(Format.quiet), result([cell("a", "it is empty")]), FILES)
     said = capfd.readouterr()
     assert (said.out.splitlines(), said.err) == ([str(file.path) for file in FILES], "")
 

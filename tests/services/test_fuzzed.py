@@ -16,9 +16,6 @@ from himl_cli.api.submitting import brought
 from himl_cli.commands.options import ALL_RUNS, parse_count
 from himl_cli.core.errors import BadUsage, DiskFailed, ServiceFailed
 from himl_cli.core.runs import RunQuery, RunStatus
-from himl_cli.services.montage.cache_pins import Pins
-from himl_cli.services.montage.compose.output_folder import OutputFolder
-from himl_cli.services.montage.disk_errors import ASIDE
 from himl_cli.services.submission.conda import requirements_as_conda
 from himl_cli.services.submission.job_yaml import prepare_document
 from himl_cli.services.submission.pipeline_file import read_pipeline, step_files
@@ -131,36 +128,6 @@ def test_a_datastore_without_an_address_is_a_failure_of_the_service(odd: dict[st
     assert DatastoreRecord.from_arm({"name": "d", "properties": properties}).account == "a"
     with pytest.raises(ServiceFailed, match="the datastore has another form"), understood("https://management.azure.com", "the datastore"):
         DatastoreRecord.from_arm({"name": "d", "properties": {**properties, **odd}})
-
-
-@pytest.mark.parametrize("step", ["+../x", "-../x", "+/x", "-..", "+a/b", "x", "+\0"])
-def test_a_montage_takes_no_orders_that_lead_out_of_its_folder(tmp_path: Path, step: str) -> None:
-    target, aside = tmp_path / "a" / "montage", tmp_path / "a" / "montage" / ASIDE
-    aside.mkdir(parents=True)
-    (aside / "complete").write_text(f"{step}\n")
-    for place in (aside / "x", target.parent / "x"):
-        place.write_text(place.parent.name)
-    with pytest.raises(DiskFailed, match="is damaged"), OutputFolder(target):
-        pass
-    assert (target.parent / "x").read_text() == "a"
-    assert (aside / "x").read_text() == aside.name
-
-
-def test_an_order_that_is_no_text_is_damaged(tmp_path: Path) -> None:
-    (tmp_path / ASIDE).mkdir()
-    (tmp_path / ASIDE / "complete").write_bytes(b"\xff\xfe")
-    with pytest.raises(DiskFailed, match="is damaged"), OutputFolder(tmp_path):
-        pass
-
-
-def test_a_size_of_thousands_of_digits_holds_no_slide(tmp_path: Path) -> None:
-    ours, other = Pins(tmp_path), Pins(tmp_path)
-    ours.add({"a": 3})
-    (notes,) = (path for path in (tmp_path / ".in-use").glob("*.pins") if path.stat().st_size)
-    notes.write_bytes(notes.read_bytes() + b"+" + b"9" * 5000 + b" b\n+x c\n")
-    assert other.others() == {"a": 3}
-    for each in (ours, other):
-        each.close()
 
 
 @pytest.mark.parametrize("text", [DEEP, '{"x": ["/a"]}', '{"x": 1}', "[]", "9" * 5000])

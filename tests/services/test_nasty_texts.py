@@ -22,9 +22,8 @@ from himl_cli.core.workspaces import parse_workspace_id
 from himl_cli.services.checkpoints.names import below_folder, rank_of
 from himl_cli.services.checkpoints.telling import read_name
 from himl_cli.services.checkpoints.whole import is_whole
-from himl_cli.services.montage.listing.id_lists import read_ids
-from himl_cli.services.montage.listing.patterns import Pattern
-from himl_cli.services.montage.listing.table import read_table
+from himl_cli.services.montage.query import Pattern, read_ids
+from himl_cli.services.montage.table import read_table
 from himl_cli.services.recording.note import NoteFile
 from himl_cli.services.runs.lookup import is_studio_url, parse_reference, read_latest_run_file, split_recovery_id, workspace_in_url
 from himl_cli.services.setup import read_deepseismic, read_innereye

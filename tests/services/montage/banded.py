@@ -13,12 +13,12 @@ import numpy as np
 import pyvips
 
 from himl_cli.core.montage import Size
-from himl_cli.services.montage.threads import Threads
+from himl_cli.services.montage.threads import Pool
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from himl_cli.services.montage.encoding.base import BandSink
+    from himl_cli.services.montage.encoding import BandSink
 
 
 def shades(size: Size) -> NDArray[np.uint8]:
@@ -50,7 +50,7 @@ def by_vips(path: Path) -> NDArray[np.uint8]:
 
 
 @contextmanager
-def busy_pool(workers: int = 1) -> Iterator[Threads]:
+def busy_pool(workers: int = 1) -> Iterator[Pool]:
     """A pool whose threads have something else to do until the end."""
     begun, may_end = Barrier(workers + 1), Event()
 
@@ -58,7 +58,7 @@ def busy_pool(workers: int = 1) -> Iterator[Threads]:
         begun.wait()
         may_end.wait()
 
-    with Threads(workers) as pool:
+    with Pool(workers) as pool:
         for _ in range(workers):
             pool.submit(wait)
         begun.wait()

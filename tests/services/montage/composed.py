@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from himl_cli.core.montage import Box, CellOutcome, ImageFormat, MontageRequest, MontageResult, SlideEntry
-from himl_cli.services.montage.local_place import LocalPlace
+from himl_cli.services.montage.dataset import LocalFolder
 from tests.slides import slide_picture, write_tiff
 
 Pixels: TypeAlias = NDArray[np.uint8]
@@ -34,8 +34,8 @@ class Slides:
     pictures: list[Pixels] = field(default_factory=list)
 
     @property
-    def place(self) -> LocalPlace:
-        return LocalPlace(self.folder)
+    def place(self) -> LocalFolder:
+        return LocalFolder(self.folder)
 
 
 @pytest.fixture

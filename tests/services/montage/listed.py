@@ -10,8 +10,8 @@ import pytest
 from himl_cli.core.errors import BadUsage, HimlError
 from himl_cli.core.events import Event, Notice
 from himl_cli.core.montage import SlideEntry
-from himl_cli.services.montage.listing.query import SlideQuery, list_slides
-from himl_cli.services.montage.local_place import LocalPlace
+from himl_cli.services.montage.dataset import LocalFolder
+from himl_cli.services.montage.query import SlideQuery, list_slides
 
 
 @dataclass
@@ -37,7 +37,7 @@ class Folder:
             assert isinstance(event, Notice)
             self.said.append(event.text)
 
-        return list_slides(LocalPlace(self.root), SlideQuery(glob, csv, include, exclude), note)
+        return list_slides(LocalFolder(self.root), SlideQuery(glob, csv, include, exclude), note)
 
     def ids(self, **query: str | Path | None) -> list[str]:
         return [slide.slide_id for slide in self.slides(**query)]  # type: ignore[arg-type]

@@ -10,8 +10,7 @@ import pytest
 from PIL import Image
 
 from himl_cli.core.montage import Size
-from himl_cli.services.montage.bicubic import as_pillow, quick
-from himl_cli.services.montage.resampling import Resampler
+from himl_cli.services.montage.resampling import Resampler, as_pillow, quick
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

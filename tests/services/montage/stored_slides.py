@@ -11,8 +11,7 @@ import pytest
 
 from himl_cli.core.events import Event, Finished, ignore
 from himl_cli.services.checkpoints.chosen_files import ChosenFiles
-from himl_cli.services.montage.places import SlidePlace
-from himl_cli.services.montage.stored_place import open_stored
+from himl_cli.services.montage.dataset import SlideFolder, open_stored
 from himl_cli.workspaces.base import BlobStore
 from himl_cli.workspaces.local.blobs import DatastoreFolder
 from himl_cli.workspaces.local.database import Database
@@ -70,15 +69,15 @@ def listed(folder: Path, database: Database) -> BlobStore:
 
 
 @contextmanager
-def opened(store: BlobStore, limit: int = LARGE, expected: Sequence[str] = (), events: list[Event] | None = None) -> Iterator[SlidePlace]:
+def opened(store: BlobStore, limit: int = LARGE, expected: Sequence[str] = (), events: list[Event] | None = None) -> Iterator[SlideFolder]:
     """The place `slides`; *expected* are names in it, all of them by default."""
     with open_stored(store, "slides", limit, ignore if events is None else events.append) as (place, _):
         place.expect(expected or [*place.names()])
         yield place
 
 
-def read(place: SlidePlace, name: str) -> bytes:
-    with place.at_hand(name.removeprefix("slides/")) as path:
+def read(place: SlideFolder, name: str) -> bytes:
+    with place.local_path(name.removeprefix("slides/")) as path:
         return path.read_bytes()
 
 

@@ -18,8 +18,8 @@ import pytest
 from himl_cli.core.errors import DiskFailed, HimlError
 from himl_cli.core.events import Counting, Event, ignore
 from himl_cli.core.montage import ImageFormat, MontageRequest, SlideEntry
-from himl_cli.services.montage.compose.making import make_montage
-from himl_cli.services.montage.local_place import LocalPlace
+from himl_cli.services.montage.compose import make_montage
+from himl_cli.services.montage.dataset import LocalFolder
 from tests.slides import slide_picture, write_tiff
 from tests.special_folders import SmallDisk
 
@@ -29,8 +29,8 @@ import sys
 from pathlib import Path
 from himl_cli.core.events import Counted
 from himl_cli.core.montage import ImageFormat, MontageRequest, SlideEntry
-from himl_cli.services.montage.compose.making import make_montage
-from himl_cli.services.montage.local_place import LocalPlace
+from himl_cli.services.montage.compose import make_montage
+from himl_cli.services.montage.dataset import LocalFolder
 
 def notify(event):
     if isinstance(event, Counted):
@@ -39,18 +39,18 @@ def notify(event):
 out, slides, width = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
 entries = [SlideEntry(str(number), "0.tiff") for number in range(60)]
 try:
-    make_montage(MontageRequest(out, width, level=0, formats=tuple(ImageFormat), workers=2), entries, LocalPlace(slides), notify)
+    make_montage(MontageRequest(out, width, level=0, formats=tuple(ImageFormat), workers=2), entries, LocalFolder(slides), notify)
 except KeyboardInterrupt:
     sys.exit(130)
 """
 
 
 @pytest.fixture
-def slides(tmp_path: Path) -> LocalPlace:
+def slides(tmp_path: Path) -> LocalFolder:
     folder = tmp_path / "slides"
     folder.mkdir()
     write_tiff(folder / "0.tiff", slide_picture(0, (600, 400)), compression="deflate")
-    return LocalPlace(folder)
+    return LocalFolder(folder)
 
 
 def request(out: Path, width: int = 1000) -> MontageRequest:
@@ -58,7 +58,7 @@ def request(out: Path, width: int = 1000) -> MontageRequest:
 
 
 @contextmanager
-def started(out: Path, slides: LocalPlace) -> Iterator[subprocess.Popen[str]]:
+def started(out: Path, slides: LocalFolder) -> Iterator[subprocess.Popen[str]]:
     """A montage that would take a minute, at work; it ends with the `with`."""
     command = [sys.executable, "-c", SCRIPT, str(out), str(slides.folder), "60000"]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
@@ -78,7 +78,7 @@ def at_work() -> list[str]:
 
 @pytest.mark.skipif(os.name == "nt", reason="signals are sent")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP] if os.name == "posix" else [])
-def test_a_signal_ends_it_at_once_and_nothing_is_left(number: signal.Signals, slides: LocalPlace, tmp_path: Path) -> None:
+def test_a_signal_ends_it_at_once_and_nothing_is_left(number: signal.Signals, slides: LocalFolder, tmp_path: Path) -> None:
     with started(tmp_path / "out", slides) as process:
         process.send_signal(number)
         _, errors = process.communicate(timeout=100)
@@ -87,7 +87,7 @@ def test_a_signal_ends_it_at_once_and_nothing_is_left(number: signal.Signals, sl
 
 
 @pytest.mark.skipif(os.name == "nt", reason="signals are sent")
-def test_after_a_kill_the_next_montage_clears_up(slides: LocalPlace, tmp_path: Path) -> None:
+def test_after_a_kill_the_next_montage_clears_up(slides: LocalFolder, tmp_path: Path) -> None:
     with started(tmp_path / "out", slides):
         pass
     assert os.listdir(tmp_path / "out") == [".montage.himl-part"]
@@ -96,14 +96,14 @@ def test_after_a_kill_the_next_montage_clears_up(slides: LocalPlace, tmp_path: P
 
 
 @pytest.mark.skipif(os.name == "nt", reason="signals are sent")
-def test_a_second_montage_into_the_same_folder_is_refused(slides: LocalPlace, tmp_path: Path) -> None:
+def test_a_second_montage_into_the_same_folder_is_refused(slides: LocalFolder, tmp_path: Path) -> None:
     with started(tmp_path / "out", slides) as process:
         with pytest.raises(HimlError, match="Another montage is being written"):
             make_montage(request(tmp_path / "out"), [SlideEntry("a", "0.tiff")], slides, ignore)
         assert process.poll() is None
 
 
-def test_a_full_disk_is_told_and_what_was_there_stays(small_disk: SmallDisk, slides: LocalPlace) -> None:
+def test_a_full_disk_is_told_and_what_was_there_stays(small_disk: SmallDisk, slides: LocalFolder) -> None:
     if not small_disk.is_shared:
         pytest.skip("the disk is seen by commands only")
     out = small_disk.folder / "out"
@@ -119,7 +119,7 @@ def test_a_full_disk_is_told_and_what_was_there_stays(small_disk: SmallDisk, sli
     assert at_work() == []
 
 
-def test_an_error_of_whoever_watches_ends_it_too(slides: LocalPlace, tmp_path: Path) -> None:
+def test_an_error_of_whoever_watches_ends_it_too(slides: LocalFolder, tmp_path: Path) -> None:
     def notify(event: Event) -> None:
         if isinstance(event, Counting):
             raise ValueError("seen enough")

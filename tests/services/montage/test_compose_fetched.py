@@ -13,9 +13,9 @@ import pytest
 from himl_cli.core.errors import DiskFailed
 from himl_cli.core.events import ignore
 from himl_cli.core.montage import SlideUnreadable
-from himl_cli.services.montage.bicubic import quick
-from himl_cli.services.montage.compose.making import make_montage
-from himl_cli.services.montage.local_place import LocalPlace
+from himl_cli.services.montage.compose import make_montage
+from himl_cli.services.montage.dataset import LocalFolder
+from himl_cli.services.montage.resampling import quick
 from tests.montages import resized
 from tests.services.montage.composed import Slides, box_of, cut, pixels, request
 from tests.services.montage.composed import slides as slides
@@ -25,8 +25,8 @@ from tests.services.montage.composed import slides as slides
 class Fetching:
     """A place whose files come at a cost: each may be asked for once, and only if it was expected."""
 
-    local: LocalPlace
-    is_read_twice: bool = False
+    local: LocalFolder
+    is_rereadable: bool = False
     expected: list[str] = field(default_factory=list)
     given: list[str] = field(default_factory=list)
     is_stopped: bool = False
@@ -49,13 +49,13 @@ class Fetching:
         self.expected += names
 
     @contextmanager
-    def at_hand(self, name: str) -> Iterator[Path]:
+    def local_path(self, name: str) -> Iterator[Path]:
         self.given.append(name)
         if name == self.full:
             raise DiskFailed("The cache is full.")
         if name not in self.expected:
             raise SlideUnreadable("it was not expected")
-        with self.local.at_hand(name) as path:
+        with self.local.local_path(name) as path:
             yield path
 
     def stop(self) -> None:

@@ -13,10 +13,10 @@ from PIL import Image
 from himl_cli.core.errors import DiskFailed
 from himl_cli.core.events import ignore
 from himl_cli.core.montage import ImageFormat, MontageRequest, SlideEntry
-from himl_cli.services.montage.bicubic import quick
-from himl_cli.services.montage.compose.making import HELD_BYTES, make_montage
-from himl_cli.services.montage.compose.pictures import LARGE
-from himl_cli.services.montage.local_place import LocalPlace
+from himl_cli.services.montage.compose import HELD_BYTES, make_montage
+from himl_cli.services.montage.dataset import LocalFolder
+from himl_cli.services.montage.pictures import LARGE
+from himl_cli.services.montage.resampling import quick
 from tests.montages import resized
 from tests.slides import slide_picture, write_giant
 
@@ -30,7 +30,7 @@ def test_a_slide_that_is_read_ahead_is_shown_right(tmp_path: Path) -> None:
     whole = np.tile(slide_picture(0, (TILE, TILE)), (8, 11, 1))[: size[1], : size[0]]
     for workers in (1, 2):
         request = MontageRequest(tmp_path / str(workers), 500, level=0, formats=(ImageFormat.png,), workers=workers)
-        (cell,) = make_montage(request, [SlideEntry("giant", "giant.tiff")], LocalPlace(tmp_path), ignore).cells
+        (cell,) = make_montage(request, [SlideEntry("giant", "giant.tiff")], LocalFolder(tmp_path), ignore).cells
         assert (cell.is_ok, cell.level) == (True, 0)
         assert cell.picture is not None
         with Image.open(request.output / "montage.png") as image:
@@ -38,10 +38,10 @@ def test_a_slide_that_is_read_ahead_is_shown_right(tmp_path: Path) -> None:
         assert np.abs(shown.astype(int) - resized(whole, cell.picture.size, quick())).max() <= 1
 
 
-class Counting(LocalPlace):
+class Counting(LocalFolder):
     """A place whose files come at a cost, and that knows which of them are in use; it cannot bring `gone.tiff`, nor anything after that."""
 
-    is_read_twice = False
+    is_rereadable = False
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
@@ -49,7 +49,7 @@ class Counting(LocalPlace):
         self.used: list[str] = []
 
     @contextmanager
-    def at_hand(self, name: str) -> Iterator[Path]:
+    def local_path(self, name: str) -> Iterator[Path]:
         if name == "gone.tiff":
             raise DiskFailed("The cache is full.")
         self.in_use.append(name)

@@ -16,8 +16,8 @@ import sys
 from pathlib import Path
 from himl_cli.core.events import ignore
 from himl_cli.core.montage import ImageFormat, MontageRequest, SlideEntry
-from himl_cli.services.montage.compose.making import make_montage
-from himl_cli.services.montage.local_place import LocalPlace
+from himl_cli.services.montage.compose import make_montage
+from himl_cli.services.montage.dataset import LocalFolder
 
 def most():
     # of this process since it began: what getrusage tells includes that of the one which started it
@@ -25,7 +25,7 @@ def most():
 
 def after(width, count, name):
     request = MontageRequest(Path(sys.argv[1], "out"), width, level=0, formats=(ImageFormat.png,), workers=2)
-    make_montage(request, [SlideEntry(str(number), name) for number in range(count)], LocalPlace(Path(sys.argv[1])), ignore)
+    make_montage(request, [SlideEntry(str(number), name) for number in range(count)], LocalFolder(Path(sys.argv[1])), ignore)
     return most()
 
 print(after(500, 1, "small.tiff"), after(500, 1, "giant.tiff"), after(8_000, 400, "small.tiff"), after(8_000, 800, "small.tiff"))

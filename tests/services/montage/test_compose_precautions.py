@@ -15,10 +15,10 @@ from PIL import Image
 from himl_cli.core.errors import BadUsage
 from himl_cli.core.events import ignore
 from himl_cli.core.montage import ImageFormat, MontageRequest, SlideEntry
-from himl_cli.services.montage.compose.earlier import earlier_files
-from himl_cli.services.montage.compose.making import make_montage
-from himl_cli.services.montage.listing.query import SlideQuery, list_slides, lists_here
-from himl_cli.services.montage.local_place import LocalPlace
+from himl_cli.services.montage.compose import make_montage
+from himl_cli.services.montage.dataset import LocalFolder
+from himl_cli.services.montage.output_folder import earlier_files
+from himl_cli.services.montage.query import SlideQuery, list_slides, local_lists
 from tests.slides import slide_picture
 
 PNG, DZI, ALL = (ImageFormat.png,), (ImageFormat.dzi,), tuple(ImageFormat)
@@ -39,8 +39,8 @@ def slide(folder: Path, name: str) -> Path:
 
 
 def made(out: Path, data: Path, formats: Sequence[ImageFormat] = PNG, **query: str | Path | None) -> None:
-    place, asked = LocalPlace(data), SlideQuery(**query)  # type: ignore[arg-type]
-    make_montage(MontageRequest(out, 60, formats=tuple(formats)), list_slides(place, asked, ignore), place, ignore, lists_here(place, asked))
+    place, asked = LocalFolder(data), SlideQuery(**query)  # type: ignore[arg-type]
+    make_montage(MontageRequest(out, 60, formats=tuple(formats)), list_slides(place, asked, ignore), place, ignore, local_lists(place, asked))
 
 
 def state(folder: Path) -> dict[str, bytes]:
@@ -147,7 +147,7 @@ def test_what_lies_where_the_page_and_the_tiles_go_is_kept_unless_it_is_a_pyrami
 @pytest.mark.skipif(os.name == "nt", reason="no name has a null byte there")
 def test_names_that_no_file_can_have_are_slides_that_fail(folder: Path) -> None:
     made(folder, folder)
-    place = LocalPlace(folder)
+    place = LocalFolder(folder)
     entries = [SlideEntry("a", "a.png"), SlideEntry("b", "b\0.png"), SlideEntry("c", "c" * 5000), SlideEntry("d", "")]
     result = make_montage(MontageRequest(folder, 60, formats=PNG), entries, place, ignore)
     assert [cell.is_ok for cell in result.cells] == [True, False, False, False]

@@ -11,7 +11,7 @@ import pytest
 from numpy.typing import NDArray
 
 from himl_cli.core.montage import SlideUnreadable
-from himl_cli.services.montage.compose.read_ahead import read_ahead
+from himl_cli.services.montage.threads import read_ahead
 
 
 def strips(count: int, *, fails: bool = False) -> Iterator[NDArray[np.uint8]]:

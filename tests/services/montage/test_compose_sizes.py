@@ -9,10 +9,9 @@ import pytest
 from PIL import Image
 
 from himl_cli.core.montage import ImageFormat, Layout, LayoutStyle, Size
-from himl_cli.services.montage.compose.pool import Pool
-from himl_cli.services.montage.compose.remarks import layout_remarks
-from himl_cli.services.montage.compose.sinks import Sinks
-from himl_cli.services.montage.encoding.jpeg import JpegFile
+from himl_cli.services.montage.compose import Sinks, layout_remarks
+from himl_cli.services.montage.encoding import JpegFile
+from himl_cli.services.montage.threads import Pool
 
 
 def test_only_the_jpeg_of_a_wide_montage_is_scaled(tmp_path: Path) -> None:

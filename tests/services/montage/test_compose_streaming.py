@@ -11,15 +11,11 @@ from numpy.typing import NDArray
 
 from himl_cli.core.events import ignore
 from himl_cli.core.montage import Box, CellOutcome, ImageFormat, LayoutStyle, MontageRequest, SlideEntry
-from himl_cli.services.montage.compose.bands import BAND_BYTES, painted_bands
-from himl_cli.services.montage.compose.cells import CellPainter
-from himl_cli.services.montage.compose.pictures import Setting
-from himl_cli.services.montage.compose.pool import Pool
-from himl_cli.services.montage.compose.progress import Progress
-from himl_cli.services.montage.compose.sources import look_into
-from himl_cli.services.montage.layout.fit import fit_layout
-from himl_cli.services.montage.layout.himl import himl_layout
-from himl_cli.services.montage.local_place import LocalPlace
+from himl_cli.services.montage.cells import BAND_BYTES, CellPainter, Progress, painted_bands
+from himl_cli.services.montage.dataset import LocalFolder
+from himl_cli.services.montage.layout import fit_layout, himl_layout
+from himl_cli.services.montage.pictures import Setting, find_sources
+from himl_cli.services.montage.threads import Pool
 from tests.slides import slide_picture, write_mask, write_tiff, zero_tiles
 
 Pixels: TypeAlias = NDArray[np.uint8]
@@ -33,12 +29,12 @@ def painted(
 ) -> tuple[Pixels, list[CellOutcome]]:
     """The montage of level 0, where a picture may hold *held* bytes."""
     request = MontageRequest(folder, width, level=0, layout=style, formats=(ImageFormat.png,))
-    place = LocalPlace(folder)
+    place = LocalFolder(folder)
     has_masks = any(entry.mask for entry in entries)
     with Pool(2) as pool:
-        found = look_into(entries, place, request.backend, pool)
+        found = find_sources(entries, place, request.backend, pool)
         fit = style is LayoutStyle.fit
-        aspects = [each.image.aspect for each in found]
+        aspects = [size[0] / size[1] for each in found for size in each.image.levels[:1]]
         layout = fit_layout(aspects, has_masks=has_masks, width=width) if fit else himl_layout(len(found), has_masks=has_masks, width=width)
         progress = Progress(len(entries), layout.size[1], ignore)
         cells = [CellPainter(cell, found[cell.entry], Setting(request, layout, place, pool, held), progress) for cell in layout.cells]

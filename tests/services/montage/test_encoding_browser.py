@@ -12,9 +12,8 @@ import pytest
 from PIL import Image
 
 from himl_cli.core.montage import Size
-from himl_cli.services.montage.encoding.jpeg import JpegFile
-from himl_cli.services.montage.encoding.png import PngFile
-from himl_cli.services.montage.threads import Threads
+from himl_cli.services.montage.encoding import JpegFile, PngFile
+from himl_cli.services.montage.threads import Pool
 from tests.browser import browser as browser
 from tests.browser import page as page
 from tests.services.montage.banded import put, shades
@@ -50,7 +49,7 @@ def shown(page: Page, content: bytes, kind: str, left: int, width: int) -> tuple
 @pytest.mark.parametrize("size", [(300, 200), (40_000, 90)], ids=str)
 def test_a_png(size: Size, tmp_path: Path, page: Page) -> None:
     pixels, path = shades(size), tmp_path / "x.png"
-    with Threads(2) as pool:
+    with Pool(2) as pool:
         put(PngFile(path, size, pool), pixels, (33,))
     for left in (0, size[0] - 250):
         natural, part = shown(page, path.read_bytes(), "png", left, 250)
@@ -61,7 +60,7 @@ def test_a_png(size: Size, tmp_path: Path, page: Page) -> None:
 @pytest.mark.parametrize("size", [(300, 200), (40_000, 90)], ids=str)
 def test_a_jpeg(size: Size, tmp_path: Path, page: Page) -> None:
     pixels, path = shades(size), tmp_path / "x.jpg"
-    with Threads(2) as pool:
+    with Pool(2) as pool:
         put(JpegFile(path, size, pool), pixels, (33,))
     with Image.open(io.BytesIO(path.read_bytes())) as image:
         expected = np.asarray(image).astype(int)
@@ -74,7 +73,7 @@ def test_a_jpeg(size: Size, tmp_path: Path, page: Page) -> None:
 def test_broken_pictures_are_noticed_here(tmp_path: Path, page: Page) -> None:
     """These tests would see it: half a picture does not decode, or has other pixels."""
     pixels, path = shades((300, 200)), tmp_path / "x.png"
-    with Threads(2) as pool:
+    with Pool(2) as pool:
         put(PngFile(path, (300, 200), pool), pixels, (33,))
     content = path.read_bytes()
     _, part = shown(page, content[: len(content) // 2], "png", 0, 250)

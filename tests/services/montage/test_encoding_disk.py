@@ -13,9 +13,8 @@ import numpy as np
 import pytest
 
 from himl_cli.core.errors import DiskFailed
-from himl_cli.services.montage.encoding.jpeg import JpegFile
-from himl_cli.services.montage.encoding.png import PngFile
-from himl_cli.services.montage.threads import Threads
+from himl_cli.services.montage.encoding import JpegFile, PngFile
+from himl_cli.services.montage.threads import Pool
 from tests.services.montage.banded import busy_pool, put, shades
 from tests.special_folders import SmallDisk
 
@@ -30,12 +29,12 @@ import os, sys, threading
 from pathlib import Path
 import numpy as np
 from himl_cli.core.errors import DiskFailed
-from himl_cli.services.montage.encoding import jpeg, png
-from himl_cli.services.montage.threads import Threads
-kind = {"PngFile": png.PngFile, "JpegFile": jpeg.JpegFile}[sys.argv[1]]
+from himl_cli.services.montage import encoding
+from himl_cli.services.montage.threads import Pool
+kind = getattr(encoding, sys.argv[1])
 noise = np.random.default_rng(0).integers(0, 256, (200, 2000, 3), dtype=np.uint8)
 open_before = os.listdir("/proc/self/fd")
-with Threads(2) as pool:
+with Pool(2) as pool:
     sink = kind(Path(sys.argv[2]), (2000, 20_000), pool)
     try:
         for _ in range(100):
@@ -65,13 +64,13 @@ def test_a_full_disk_is_told_and_everything_ends(kind: Kind, small_disk: SmallDi
 def test_a_folder_that_cannot_be_written_is_told(kind: Kind, tmp_path: Path, read_only: Callable[[Path], Path]) -> None:
     (tmp_path / "fixed").mkdir()
     folder = read_only(tmp_path / "fixed")
-    with Threads(1) as pool, pytest.raises(DiskFailed, match=r"^Cannot write '.*fixed.x': .+\.$"):
+    with Pool(1) as pool, pytest.raises(DiskFailed, match=r"^Cannot write '.*fixed.x': .+\.$"):
         kind(folder / "x", (20, 10), pool)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_missing_folder_is_told(kind: Kind, tmp_path: Path) -> None:
-    with Threads(1) as pool, pytest.raises(DiskFailed, match="No such file or directory"):
+    with Pool(1) as pool, pytest.raises(DiskFailed, match="No such file or directory"):
         kind(tmp_path / "none" / "x", (20, 10), pool)
 
 
@@ -93,7 +92,7 @@ def test_what_is_given_up_is_closed(kind: Kind, tmp_path: Path) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_abort_may_follow_the_end(kind: Kind, tmp_path: Path) -> None:
     pixels, path = shades((200, 150)), tmp_path / "x"
-    with Threads(2) as pool:
+    with Pool(2) as pool:
         sink = kind(path, (200, 150), pool)
         put(sink, pixels, (64,))
         complete = path.read_bytes()
@@ -105,7 +104,7 @@ def test_abort_may_follow_the_end(kind: Kind, tmp_path: Path) -> None:
 @pytest.mark.skipif(sys.platform != "linux", reason="names are bytes on Linux")
 def test_names_may_be_any_bytes(kind: Kind, tmp_path: Path) -> None:
     path = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff\xe9"))
-    with Threads(2) as pool:
+    with Pool(2) as pool:
         put(kind(path, (20, 10), pool), shades((20, 10)), (10,))
     assert path.stat().st_size > 100
 
@@ -116,7 +115,7 @@ def test_what_had_the_name_is_replaced(kind: Kind, tmp_path: Path) -> None:
     path, other = tmp_path / "x", tmp_path / "other"
     other.write_bytes(b"kept" * 10_000)
     os.link(other, path)
-    with Threads(2) as pool:
+    with Pool(2) as pool:
         put(kind(path, (20, 10), pool), white, (10,))
     assert path.stat().st_size < 2000
     assert other.read_bytes() == b"kept" * 10_000

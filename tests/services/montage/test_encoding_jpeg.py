@@ -13,9 +13,9 @@ import pytest
 from PIL import Image
 
 from himl_cli.core.montage import Size
-from himl_cli.services.montage.encoding.jpeg import JpegFile
+from himl_cli.services.montage.encoding import JpegFile
 from himl_cli.services.montage.resampling import Resampler
-from himl_cli.services.montage.threads import Threads
+from himl_cli.services.montage.threads import Pool
 from tests.services.montage.banded import busy_pool, by_vips, put, shades
 
 if TYPE_CHECKING:
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture(scope="module")
-def pool() -> Iterator[Threads]:
-    with Threads(3) as threads:
+def pool() -> Iterator[Pool]:
+    with Pool(3) as threads:
         yield threads
 
 
@@ -41,27 +41,14 @@ def decoded(content: bytes) -> NDArray[np.uint8]:
 
 @pytest.mark.parametrize("size", [(1, 1), (16, 16), (17, 33), (2000, 1500), (1, 65_500), (40, 65_500), (65_500, 100)], ids=str)
 @pytest.mark.parametrize("heights", [(70_000,), (1, 100, 33)], ids=str)
-def test_it_has_the_pixels_of_one_go(size: Size, heights: tuple[int, ...], tmp_path: Path, pool: Threads) -> None:
+def test_it_has_the_pixels_of_one_go(size: Size, heights: tuple[int, ...], tmp_path: Path, pool: Pool) -> None:
     pixels, path = shades(size), tmp_path / "x.jpg"
     put(JpegFile(path, size, pool), pixels, heights)
     assert np.array_equal(decoded(path.read_bytes()), decoded(in_one_go(pixels)))
     assert np.array_equal(by_vips(path), decoded(path.read_bytes()))
 
 
-@pytest.mark.parametrize("quality", [20, 90, 100])
-def test_it_has_the_quality_asked_for(quality: int, tmp_path: Path, pool: Threads) -> None:
-    pixels, path = shades((400, 300)), tmp_path / "x.jpg"
-    put(JpegFile(path, (400, 300), pool, quality), pixels, (300,))
-    expected = in_one_go(pixels, quality)
-    with Image.open(path) as image, Image.open(io.BytesIO(expected)) as other:
-        assert image.quantization == other.quantization
-    with Image.open(path) as image:
-        assert image.size == (400, 300)
-        assert "progressive" not in image.info
-    assert np.array_equal(decoded(path.read_bytes()), decoded(expected))
-
-
-def test_strips_are_joined_by_restart_markers(tmp_path: Path, pool: Threads) -> None:
+def test_strips_are_joined_by_restart_markers(tmp_path: Path, pool: Pool) -> None:
     """Of a whole number of rows of blocks each, numbered 0 to 7 over and over, as the header says."""
     size = (65_500, 32 * 10 + 5)
     path = tmp_path / "x.jpg"
@@ -91,7 +78,7 @@ def test_what_is_too_long_is_scaled_to_fit(size: Size, expected: Size) -> None:
 
 
 @pytest.mark.parametrize("size", [(70_000, 90), (20, 66_000)], ids=str)
-def test_a_scaled_picture_is_the_resized_one(size: Size, tmp_path: Path, pool: Threads) -> None:
+def test_a_scaled_picture_is_the_resized_one(size: Size, tmp_path: Path, pool: Pool) -> None:
     pixels, path = shades(size), tmp_path / "x.jpg"
     jpeg = JpegFile(path, size, pool)
     put(jpeg, pixels, (7, 128))
@@ -109,7 +96,7 @@ def test_the_number_of_threads_changes_nothing(tmp_path: Path) -> None:
     size, made = (70_000, 300), []
     pixels = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
     for workers in (1, 5):
-        with Threads(workers) as pool:
+        with Pool(workers) as pool:
             put(JpegFile(tmp_path / "x.jpg", size, pool), pixels, (128,))
         made.append((tmp_path / "x.jpg").read_bytes())
     assert made[0] == made[1]
@@ -123,7 +110,7 @@ def test_a_pool_that_is_busy_holds_nothing_up(tmp_path: Path) -> None:
         assert by_vips(tmp_path / "x.jpg").shape[:2] == JpegFile.size_for(size)[::-1]
 
 
-def test_what_does_not_fit_is_refused(tmp_path: Path, pool: Threads) -> None:
+def test_what_does_not_fit_is_refused(tmp_path: Path, pool: Pool) -> None:
     jpeg = JpegFile(tmp_path / "x.jpg", (30, 20), pool)
     with pytest.raises(ValueError, match=r"shape \(2, 31, 3\)"):
         jpeg.write(np.zeros((2, 31, 3), np.uint8))

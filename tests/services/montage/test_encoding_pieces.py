@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from himl_cli.services.montage.encoding.pieces import MOST_AHEAD, PiecedFile
-from himl_cli.services.montage.threads import Threads
+from himl_cli.services.montage.encoding import MOST_AHEAD, PiecedFile
+from himl_cli.services.montage.threads import Pool
 from tests.services.montage.banded import busy_pool
 
 
@@ -28,5 +28,5 @@ def test_as_many_pieces_wait_as_the_pools_threads_are_good_for(workers: int, mos
 
 
 def test_a_pool_tells_how_many_threads_it_has() -> None:
-    with Threads(3) as pool:
+    with Pool(3) as pool:
         assert pool.workers == 3

@@ -14,8 +14,8 @@ import pytest
 from PIL import Image
 
 from himl_cli.core.montage import Size
-from himl_cli.services.montage.encoding.png import PngFile, adler32_of_both
-from himl_cli.services.montage.threads import Threads
+from himl_cli.services.montage.encoding import PngFile, combined_adler32
+from himl_cli.services.montage.threads import Pool
 from tests.peaks import peak_of
 from tests.services.montage.banded import busy_pool, by_vips, put, shades
 
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture(scope="module")
-def pool() -> Iterator[Threads]:
-    with Threads(3) as threads:
+def pool() -> Iterator[Pool]:
+    with Pool(3) as threads:
         yield threads
 
 
@@ -49,14 +49,14 @@ def chunks(content: bytes) -> list[tuple[bytes, bytes]]:
 
 @pytest.mark.parametrize("size", [(1, 1), (3, 2), (257, 131), (1, 4000), (2000, 1500), (200_000, 24)], ids=str)
 @pytest.mark.parametrize("heights", [(5000,), (1, 17, 64)], ids=str)
-def test_it_holds_what_was_written(size: Size, heights: tuple[int, ...], tmp_path: Path, pool: Threads) -> None:
+def test_it_holds_what_was_written(size: Size, heights: tuple[int, ...], tmp_path: Path, pool: Pool) -> None:
     pixels, path = shades(size), tmp_path / "x.png"
     put(PngFile(path, size, pool), pixels, heights)
     assert np.array_equal(by_pillow(path), pixels)
     assert np.array_equal(by_vips(path), pixels)
 
 
-def test_its_parts_are_those_of_the_format(tmp_path: Path, pool: Threads) -> None:
+def test_its_parts_are_those_of_the_format(tmp_path: Path, pool: Pool) -> None:
     """Read without a library of pictures: chunks, one zlib stream with its checksum, rows that are less the row above."""
     pixels, path = shades((2000, 1500)), tmp_path / "x.png"
     put(PngFile(path, (2000, 1500), pool), pixels, (128,))
@@ -75,7 +75,7 @@ def test_its_parts_are_those_of_the_format(tmp_path: Path, pool: Threads) -> Non
     assert np.array_equal(rows[:, 1:].cumsum(axis=0, dtype=np.uint8), pixels.reshape(1500, 6000))
 
 
-def test_what_shows_little_is_small(tmp_path: Path, pool: Threads) -> None:
+def test_what_shows_little_is_small(tmp_path: Path, pool: Pool) -> None:
     white: NDArray[np.uint8] = np.full((2000, 3000, 3), 255, np.uint8)
     put(PngFile(tmp_path / "x.png", (3000, 2000), pool), white, (256,))
     assert (tmp_path / "x.png").stat().st_size < white.nbytes / 200
@@ -85,7 +85,7 @@ def test_what_shows_little_is_small(tmp_path: Path, pool: Threads) -> None:
     ("first", "second"), [(b"", b""), (b"", b"abc"), (b"abc", b""), (b"\xff" * 70_000, b"\xff" * 200_003), (b"\x00" * 65_521, b"a" * 65_521)]
 )
 def test_checksums_are_put_together(first: bytes, second: bytes) -> None:
-    assert adler32_of_both(zlib.adler32(first), zlib.adler32(second), len(second)) == zlib.adler32(first + second)
+    assert combined_adler32(zlib.adler32(first), zlib.adler32(second), len(second)) == zlib.adler32(first + second)
 
 
 def test_a_pool_that_is_busy_holds_nothing_up(tmp_path: Path) -> None:
@@ -95,7 +95,7 @@ def test_a_pool_that_is_busy_holds_nothing_up(tmp_path: Path) -> None:
     assert np.array_equal(by_pillow(tmp_path / "x.png"), pixels)
 
 
-def test_what_does_not_fit_is_refused(tmp_path: Path, pool: Threads) -> None:
+def test_what_does_not_fit_is_refused(tmp_path: Path, pool: Pool) -> None:
     png = PngFile(tmp_path / "x.png", (30, 20), pool)
     for shape, kind in (((2, 31, 3), np.uint8), ((2, 30), np.uint8), ((2, 30, 3), np.uint16), ((21, 30, 3), np.uint8)):
         with pytest.raises(ValueError, match="20 rows of 30 are missing"):
@@ -109,14 +109,14 @@ def test_what_does_not_fit_is_refused(tmp_path: Path, pool: Threads) -> None:
 SETUP = """
 from pathlib import Path
 import numpy as np
-from himl_cli.services.montage.encoding.jpeg import JpegFile
-from himl_cli.services.montage.encoding.png import PngFile
-from himl_cli.services.montage.threads import Threads
+from himl_cli.services.montage.encoding import JpegFile
+from himl_cli.services.montage.encoding import PngFile
+from himl_cli.services.montage.threads import Pool
 kind = {"png": PngFile, "jpg": JpegFile}[sys.argv[1]]
 band = np.tile(np.random.default_rng(0).integers(0, 256, (64, 1000, 3), dtype=np.uint8), (1, 60, 1))
 """
 WORK = """
-with Threads(2) as pool:
+with Pool(2) as pool:
     sink = kind(Path(sys.argv[2]), (60_000, 64 * 12), pool)
     for _ in range(12):
         sink.write(band.copy())

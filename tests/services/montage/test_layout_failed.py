@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 
-from himl_cli.core.montage import Box, Cell, LayoutStyle
-from himl_cli.services.montage.layout.failed import GREY, INK, FailedMark, failed_mark
-from himl_cli.services.montage.layout.fit import fit_layout
-from himl_cli.services.montage.layout.himl import himl_layout
+from himl_cli.core.montage import Cell, LayoutStyle
+from himl_cli.services.montage.captions import GREY, REASON_INK, FailureMark
+from himl_cli.services.montage.layout import fit_layout, himl_layout
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -27,20 +27,19 @@ def painted(cell: Cell, style: LayoutStyle, reason: str = REASON, *, of_mask: bo
     rows: NDArray[np.uint8] = np.full((cell.box.height, cell.box.width, 3), 255, np.uint8)
     room = cell.mask if of_mask else cell.image
     assert room is not None
-    mark = failed_mark(room, cell, "not read", reason, style)
+    mark = FailureMark(room, cell, "not read", reason, style)
     for top in range(0, len(rows), step or len(rows)):
         mark.paint(rows[top : top + (step or len(rows))], top)
     return rows
 
 
 def shown(cell: Cell, style: LayoutStyle, reason: str) -> list[str]:
-    mark = failed_mark(cell.image, cell, "not read", reason, style)
-    assert isinstance(mark, FailedMark)
+    mark = FailureMark(cell.image, cell, "not read", reason, style)
     return [] if mark.words is None else [line.text for line in mark.words.lines]
 
 
 def has_ink(rows: NDArray[np.uint8]) -> bool:
-    return bool((rows == INK).all(2).any())
+    return bool((rows == REASON_INK).all(2).any())
 
 
 @pytest.mark.parametrize("style", LayoutStyle)
@@ -64,7 +63,7 @@ def test_it_fills_its_room_alone_however_the_cell_is_cut(style: LayoutStyle, wid
 
 def test_it_is_crossed_and_grey() -> None:
     cell = cell_of(LayoutStyle.fit, 500)
-    mark = FailedMark(Box(0, 0, cell.image.width, cell.image.height), None)
+    mark = FailureMark(cell.image, replace(cell, box=cell.image), "", "", LayoutStyle.fit)
     rows: NDArray[np.uint8] = np.full((cell.image.height, cell.image.width, 3), 255, np.uint8)
     mark.paint(rows, 0)
     height, width = rows.shape[:2]
@@ -101,6 +100,6 @@ def test_a_reason_of_one_endless_word_and_odd_characters_is_broken() -> None:
 def test_words_stay_above_the_caption_that_lies_over_the_slide() -> None:
     cell = cell_of(LayoutStyle.himl, 400)
     assert cell.caption is not None
-    ink = (painted(cell, LayoutStyle.himl, REASON * 9) == INK).all(2).any(1)
+    ink = (painted(cell, LayoutStyle.himl, REASON * 9) == REASON_INK).all(2).any(1)
     assert ink[: cell.caption.y].any()
     assert not ink[cell.caption.y :].any()

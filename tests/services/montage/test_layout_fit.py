@@ -12,8 +12,7 @@ from hypothesis import strategies as st
 
 from himl_cli.core.errors import BadUsage
 from himl_cli.core.montage import DEFAULT_WIDTH, Box, Cell, Layout
-from himl_cli.services.montage.layout.fit import LEAST_LETTERS, WHITE, fit_layout, letters_of
-from himl_cli.services.montage.layout.placing import fitted
+from himl_cli.services.montage.layout import LEAST_LETTERS, WHITE, fit_layout, fitted, letters_of
 
 ASPECTS = st.lists(st.none() | st.floats(0.02, 50), min_size=1, max_size=70)
 

@@ -11,8 +11,8 @@ import tifffile
 
 from himl_cli.core.errors import BadUsage, NotFound
 from himl_cli.core.montage import SlideEntry
-from himl_cli.services.montage.compose import record
-from himl_cli.services.montage.listing.dataset import local_dataset
+from himl_cli.services.montage import files
+from himl_cli.services.montage.query import local_dataset
 from tests.services.montage.listed import Folder, refused
 from tests.services.montage.listed import folder as folder
 
@@ -170,7 +170,7 @@ class TestTables:
         assert folder.slides() == [SlideEntry("a", ""), SlideEntry("b", ""), SlideEntry("c", "2.tiff")]
 
     def test_the_record_of_a_montage_lists_no_slides(self, folder: Folder) -> None:
-        folder.write("montage.csv", ",".join(record.COLUMNS) + "\n" + "a" + "," * (len(record.COLUMNS) - 1) + "\n")
+        folder.write("montage.csv", ",".join(files.COLUMNS) + "\n" + "a" + "," * (len(files.COLUMNS) - 1) + "\n")
         error = refused(folder, csv="montage.csv")
         assert str(error) == "'montage.csv' tells of a montage, and is no list of slides."
         assert error.hint == "Name the folder of the slides, with --include_by_slide_id 'montage.csv'."

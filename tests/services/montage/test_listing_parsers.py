@@ -15,9 +15,8 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from himl_cli.core.errors import BadUsage
-from himl_cli.services.montage.listing.id_lists import HEADERS, parse_ids, read_ids
-from himl_cli.services.montage.listing.patterns import Pattern
-from himl_cli.services.montage.listing.table import read_table
+from himl_cli.services.montage.query import HEADERS, Pattern, parse_ids, read_ids
+from himl_cli.services.montage.table import read_table
 from tests.nasty_texts import SECONDS, within
 
 NAME = "dataset.csv"
@@ -27,7 +26,7 @@ COLUMNS = ("image", "slide_id", "label", "mask")
 
 
 def read(text: str) -> list[tuple[str, ...]]:
-    return [tuple(row.values) for row in read_table(text, NAME)]
+    return [tuple(values) for _, values in read_table(text, NAME)]
 
 
 def refusal(text: str) -> str:

@@ -12,22 +12,21 @@ import pytest
 
 from himl_cli.core.errors import BadUsage, DiskFailed, NotFound
 from himl_cli.core.montage import SlideUnreadable
-from himl_cli.services.montage.local_place import LocalPlace
-from himl_cli.services.montage.places import SlidePlace
+from himl_cli.services.montage.dataset import LocalFolder, SlideFolder
 
 
-def laid(root: Path, *names: str) -> LocalPlace:
+def laid(root: Path, *names: str) -> LocalFolder:
     for name in names:
         path = root / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(b"x")
-    return LocalPlace(root)
+    return LocalFolder(root)
 
 
 def test_it_is_a_place_and_says_where(tmp_path: Path) -> None:
-    place: SlidePlace = LocalPlace(tmp_path)
+    place: SlideFolder = LocalFolder(tmp_path)
     assert place.label == f"folder '{tmp_path}'"
-    assert place.is_read_twice
+    assert place.is_rereadable
 
 
 def test_names_are_sorted_as_text_and_himls_own_folders_are_no_part(tmp_path: Path) -> None:
@@ -37,7 +36,7 @@ def test_names_are_sorted_as_text_and_himls_own_folders_are_no_part(tmp_path: Pa
 
 def test_a_missing_folder_is_not_found(tmp_path: Path) -> None:
     with pytest.raises(NotFound, match=r"There is no folder '.*nowhere'\."):
-        list(LocalPlace(tmp_path / "nowhere").names())
+        list(LocalFolder(tmp_path / "nowhere").names())
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="links need a right there")
@@ -58,10 +57,10 @@ def test_linked_files_and_folders_are_listed_and_so_are_broken_links_while_loops
 def test_names_of_any_bytes_survive(tmp_path: Path) -> None:
     with open(os.path.join(os.fsencode(tmp_path), b"caf\xe9.tiff"), "wb") as slide:
         slide.write(b"pixels")
-    place = LocalPlace(tmp_path)
+    place = LocalFolder(tmp_path)
     assert list(place.names()) == ["caf\udce9.tiff"]
     assert place.has("caf\udce9.tiff")
-    with place.at_hand("caf\udce9.tiff") as path:
+    with place.local_path("caf\udce9.tiff") as path:
         assert path.read_bytes() == b"pixels"
 
 
@@ -69,11 +68,11 @@ AS_SOMEBODY = """
 import os
 from pathlib import Path
 from himl_cli.core.errors import DiskFailed
-from himl_cli.services.montage.local_place import LocalPlace
+from himl_cli.services.montage.dataset import LocalFolder
 if os.geteuid() == 0:
     os.setuid(54321)
 try:
-    print(*LocalPlace(Path()).names())
+    print(*LocalFolder(Path()).names())
 except DiskFailed as err:
     print(err)
 """
@@ -125,10 +124,10 @@ def test_a_path_is_given_for_any_name(tmp_path: Path) -> None:
     place = laid(tmp_path / "data", "sub/1.tiff")
     place.expect(["sub/1.tiff"])
     for name, path in {"sub/1.tiff": tmp_path / "data/sub/1.tiff", "gone.tiff": tmp_path / "data/gone.tiff", str(tmp_path / "x"): tmp_path / "x"}.items():
-        with place.at_hand(name) as given:
+        with place.local_path(name) as given:
             assert given == path
 
 
 def test_an_empty_name_is_an_unreadable_slide(tmp_path: Path) -> None:
-    with pytest.raises(SlideUnreadable, match="no image is named"), LocalPlace(tmp_path).at_hand(""):
+    with pytest.raises(SlideUnreadable, match="no image is named"), LocalFolder(tmp_path).local_path(""):
         pass

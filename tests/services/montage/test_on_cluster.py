@@ -13,7 +13,7 @@ import pytest
 from himl_cli import __version__
 from himl_cli.core.errors import BadUsage, NotFound
 from himl_cli.core.jobs import DataSpec, Entry, EntryKind
-from himl_cli.services.montage.on_cluster import ClusterMontage, check_data, prepare_montage
+from himl_cli.services.montage.cluster import ClusterMontage, check_data, prepare_montage
 from himl_cli.services.submission.request import PreparedJob
 from himl_cli.workspaces.local.blobs import DatastoreFolder
 from himl_cli.workspaces.local.database import Database

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from himl_cli.core.errors import DiskFailed
 from himl_cli.core.montage import Box, CellOutcome
-from himl_cli.services.montage.compose.record import plain, write_record
+from himl_cli.services.montage.files import plain, write_record
 
 READ = CellOutcome(
     slide_id="a",

@@ -12,8 +12,7 @@ from PIL import Image
 
 from himl_cli.core.montage import Size
 from himl_cli.services.montage import resampling
-from himl_cli.services.montage.bicubic import Bicubic, as_pillow, quick
-from himl_cli.services.montage.resampling import Resampler
+from himl_cli.services.montage.resampling import Bicubic, Resampler, as_pillow, quick
 from tests.montages import nearest, resized
 from tests.services.montage.resampled import WAYS, by_pillow, cut, difference, fed, picture
 from tests.slides import slide_picture
@@ -72,7 +71,9 @@ def test_a_part_is_resized_with_what_surrounds_it(way: Bicubic, target: Size) ->
 
 def test_where_the_quick_package_is_missing_pillow_resizes() -> None:
     """There are no builds of it for some systems, such as Linux on ARM."""
-    program = "import sys; sys.modules['cykooz_resizer'] = None; from himl_cli.services.montage import bicubic; print(bicubic.quick() is bicubic.as_pillow)"
+    program = (
+        "import sys; sys.modules['cykooz_resizer'] = None; from himl_cli.services.montage import resampling; print(resampling.quick() is resampling.as_pillow)"
+    )
     assert subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout == "True\n"
 
 

@@ -15,9 +15,8 @@ import numpy as np
 import pytest
 
 from himl_cli.core.montage import Size
-from himl_cli.services.montage import bicubic, resampling, resizing_steps
-from himl_cli.services.montage.bicubic import Bicubic, as_pillow, quick
-from himl_cli.services.montage.resampling import Resampler, Resized
+from himl_cli.services.montage import resampling
+from himl_cli.services.montage.resampling import Bicubic, Resampler, Resized, as_pillow, quick
 from tests.peaks import peak_of
 from tests.services.montage.resampled import WAYS, by_pillow, cut, difference, fed, picture
 
@@ -92,7 +91,7 @@ def traced() -> Iterator[None]:
 
 def held_by_resampling() -> int:
     """Bytes that resizing asked for and has not given back; other threads of this process may be at work."""
-    ours = [tracemalloc.Filter(True, path, all_frames=True) for path in (bicubic.__file__, resampling.__file__, resizing_steps.__file__)]
+    ours = [tracemalloc.Filter(True, resampling.__file__, all_frames=True)]
     return sum(trace.size for trace in tracemalloc.take_snapshot().filter_traces(ours).traces)
 
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from himl_cli.core.errors import BadUsage
 from himl_cli.core.montage import Backend, Size, SlideUnreadable
-from himl_cli.services.montage.slides.opening import check_backend, open_slide
+from himl_cli.services.montage.slides.open import check_backend, open_slide
 from tests.slides import KINDS, SIZE, not_utf8_name, pyramid, slide_picture, write_kind, write_svs, write_tiff
 
 WHITE = (255, 255, 255)
@@ -155,12 +155,6 @@ def test_an_explicit_backend_stands_alone(tmp_path: Path, kind: str, reason: str
 def test_tifffile_reads_tiffs_only(tmp_path: Path) -> None:
     with pytest.raises(SlideUnreadable, match="it is no TIFF"):
         open_slide(write_kind("png", tmp_path), Backend.tifffile)
-
-
-def test_openslide_shows_no_wrong_greys(tmp_path: Path) -> None:
-    path = write_kind("16-bit-grey", tmp_path)
-    with pytest.raises(SlideUnreadable, match="misreads grey of 16 bits"):
-        read(path, 0, Backend.openslide)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="names are UTF-8 there")

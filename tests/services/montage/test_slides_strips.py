@@ -5,17 +5,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tifffile
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from himl_cli.core.montage import Backend, Size
-from himl_cli.services.montage.slides.levels import level_for
-from himl_cli.services.montage.slides.opening import open_slide
-from himl_cli.services.montage.slides.regions import REGION_PIXELS, bands, boxes
-from himl_cli.services.montage.slides.tiff_levels import level_pages, pages_of
-from himl_cli.services.montage.slides.tiff_pixels import pixel_rule
-from himl_cli.services.montage.slides.tiff_segments import Segments
-from himl_cli.services.montage.slides.tiff_strips import STRIP_BYTES, strips_of
+from himl_cli.services.montage.slides.base import level_for
+from himl_cli.services.montage.slides.open import open_slide
+from himl_cli.services.montage.slides.pixels import pixel_rule
+from himl_cli.services.montage.slides.tiff import STRIP_BYTES, Segments, level_pages, strips_of
 from tests.services.montage.test_slides_kinds import difference
 from tests.slides import SIZE, slide_picture, write_tiff
 
@@ -87,20 +82,7 @@ def test_a_row_of_tiles_that_is_too_large_is_made_in_parts(tmp_path: Path) -> No
     path = tmp_path / "slide.tiff"
     write_tiff(path, slide_picture(0), tile=256, compression="deflate")
     with tifffile.TiffFile(path) as file:
-        (page,) = level_pages(pages_of(file))
-        strips = list(strips_of(Segments(page, 0), pixel_rule(page, as_labels=False), SIZE, None, band_bytes=100 * 3 * SIZE[0]))
+        (page,) = level_pages(file)
+        strips = list(strips_of(Segments(page, 0), pixel_rule(page, as_labels=False), None, band_bytes=100 * 3 * SIZE[0]))
     assert [len(strip) for strip in strips] == [100, 100, 56, 100, 74]
     assert difference(np.concatenate(strips), slide_picture(0)) == 0
-
-
-@settings(max_examples=40)
-@given(st.integers(1, 300_000), st.integers(1, 100_000), st.sampled_from([1, 16, 240, 256, 4096]))
-def test_regions_cover_a_level_once_within_bounds(width: int, height: int, tile_rows: int) -> None:
-    tops = list(bands((width, height), tile_rows))
-    assert [top for top, _ in tops] == [sum(rows for _, rows in tops[:number]) for number in range(len(tops))]
-    assert sum(rows for _, rows in tops) == height
-    top, rows = tops[0]
-    parts = list(boxes(width, top, rows))
-    assert [box.x for box in parts] == [sum(box.width for box in parts[:number]) for number in range(len(parts))]
-    assert sum(box.width for box in parts) == width
-    assert all(box.width * box.height <= max(REGION_PIXELS, 4096 * tile_rows) for box in parts)

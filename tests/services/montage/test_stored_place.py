@@ -11,8 +11,8 @@ import pytest
 
 from himl_cli.core.errors import HimlError, Interrupted, NotAllowed, ServiceFailed
 from himl_cli.core.montage import SlideUnreadable
-from himl_cli.services.montage.ahead import HOPELESS
-from himl_cli.services.montage.places import SlidePlace
+from himl_cli.services.montage.cache import HOPELESS
+from himl_cli.services.montage.dataset import SlideFolder
 from himl_cli.workspaces.base import BlobStore
 from tests.azure_blobs import DEFAULT, hasty_store, storage_that_lists
 from tests.servers.azureml.faults import Drip, Stall, Status
@@ -26,7 +26,7 @@ def azure_place(azure: StagedWorkspace, names: Sequence[str] = NAMES) -> BlobSto
     return hasty_store(azure)
 
 
-def unreadable(place: SlidePlace, name: str) -> str:
+def unreadable(place: SlideFolder, name: str) -> str:
     with pytest.raises(SlideUnreadable) as caught:
         read(place, name)
     return str(caught.value)
@@ -82,7 +82,7 @@ def test_a_store_that_gives_nothing_ends_it(azure_environment: StagedWorkspace, 
     assert "\n" not in str(caught.value)
 
 
-def try_all(place: SlidePlace, names: Sequence[str]) -> None:
+def try_all(place: SlideFolder, names: Sequence[str]) -> None:
     """Read each of them, as a montage does."""
     for name in names:
         with suppress(SlideUnreadable):
@@ -162,7 +162,7 @@ def test_the_service_may_be_gone_in_the_middle(azure_environment: StagedWorkspac
     assert all("503" in each or "busy" in each.lower() for each in said if each != "read"), said
 
 
-def outcome(place: SlidePlace, name: str) -> str:
+def outcome(place: SlideFolder, name: str) -> str:
     try:
         assert read(place, name) == BODIES[name]
     except SlideUnreadable as err:

@@ -1,0 +1,206 @@
+"""A montage as a job on a cluster: the same command, on data that is mounted there."""
+
+from __future__ import annotations
+
+import os
+import posixpath
+import re
+import shlex
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path, PureWindowsPath
+
+from himl_cli import __version__
+from himl_cli.core.errors import BadUsage, NotFound
+from himl_cli.core.installing import PACKAGE, environment_hint, requirement_elsewhere
+from himl_cli.core.jobs import DataSpec
+from himl_cli.services.montage.dataset import CSV, check_csv, split_dataset
+from himl_cli.services.montage.query import INCLUDE, Pattern, no_ids, read_ids
+from himl_cli.services.submission.environment import holds_package
+from himl_cli.services.submission.prepare import prepare_job
+from himl_cli.services.submission.request import PreparedJob, SubmitRequest
+from himl_cli.services.transfer.local_files import disk_error
+from himl_cli.services.transfer.upload import checked_prefix
+from himl_cli.workspaces.base import BlobStore
+
+EXPERIMENT, INPUT, OUTPUT = "montage", "slides", "outputs"
+PYTHON = "3.11"
+EXTRA = f"{PACKAGE}[montage]"
+VERSIONED = re.compile(r"([^/:]+):([^/:]+)")
+SNAPSHOT, CONDA_FILE, COMMAND_FILE = "snapshot", "environment.yml", "command.txt"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClusterMontage:
+    """A montage that is to be made on *cluster*.
+
+    `dataset` is the name of a registered dataset, or a folder or CSV of the datastore; `image_glob` chooses files of
+    it; `options` are those of the picture, as the command takes them; `lists` are files of this machine by the option
+    that takes them. Paths are relative to `cwd`.
+    """
+
+    cwd: Path
+    cluster: str
+    dataset: str
+    image_glob: str | None = None
+    options: Sequence[str] = ()
+    lists: Mapping[str, Path] = field(default_factory=dict)
+    datastore: str | None = None
+    conda_env: Sequence[str] = ()
+    private_wheel: str | None = None
+    shm_size: str | None = None
+    experiment: str | None = None
+    display_name: str | None = None
+
+
+def prepare_montage(montage: ClusterMontage, folder: Path) -> PreparedJob:
+    """The job; what is sent with it is put into *folder*, which is empty and has to stay until the job is submitted. No
+    request is made.
+
+    Raises BadUsage for data that a cluster cannot see, for lists that cannot be read or leave no slide, and for a himl
+    that is to be had on this machine alone; NotFound, DiskFailed.
+    """
+    data, csv = _data(montage)
+    _check_query(montage, csv)
+    placeholder = f"${{{{inputs.{INPUT}}}}}"
+    arguments = ["montage", posixpath.join(placeholder, csv) if csv else placeholder]
+    arguments += [] if montage.image_glob is None else [f"--image_glob={montage.image_glob}"]
+    arguments += [*montage.options, f"--output_path={OUTPUT}"]
+    wheel = montage.private_wheel
+    is_own_wheel = wheel is not None and Path(wheel).name.startswith(f"{PACKAGE.replace('-', '_')}-")
+    conda_env = montage.conda_env
+    try:
+        arguments += _snapshot(montage, folder / SNAPSHOT, arguments)
+        if not conda_env:
+            package = EXTRA if is_own_wheel else requirement_elsewhere("montage", __version__)
+            text = f"channels:\n- conda-forge\ndependencies:\n- python={PYTHON}\n- pip\n- pip:\n  - '{package}'\n"
+            (folder / CONDA_FILE).write_text(text, encoding="utf-8")
+            conda_env = [str(folder / CONDA_FILE)]
+    except OSError as err:
+        raise disk_error(err, f"Cannot write to '{folder}'") from err
+    request = SubmitRequest(
+        cwd=montage.cwd,
+        module="himl_cli",
+        arguments=arguments,
+        cluster=montage.cluster,
+        snapshot_root=str(folder / SNAPSHOT),
+        inputs=[data],
+        conda_env=conda_env,
+        private_wheel=wheel,
+        experiment=montage.experiment or EXPERIMENT,
+        display_name=montage.display_name or "",
+    )
+    job = prepare_job(request if montage.shm_size is None else replace(request, shm_size=montage.shm_size))
+    remarks = [*job.remarks]
+    if montage.conda_env:
+        if job.spec.environment is not None and not holds_package(job.spec.environment):
+            lacks = f"warning: the job runs himl, and its environment lacks {PACKAGE}: {environment_hint('montage')}."
+            remarks.append(lacks)
+    elif is_own_wheel:
+        remarks.append(f"Environment of the job: Python {PYTHON} and '{wheel}' with its extra montage.")
+    else:
+        package = requirement_elsewhere("montage", __version__)
+        remarks.append(
+            f"Environment of the job: Python {PYTHON} and {package}, which pip has to find when the image is built. "
+            "If it does not: --private_wheel FILE or --conda_env FILE."
+        )
+    return replace(job, report=None, remarks=remarks)
+
+
+def check_data(montage: ClusterMontage, datastore: Callable[[str], BlobStore]) -> None:
+    """Look for a CSV of a datastore, *datastore* giving it by name, as a job on a mounted folder would look too late.
+    Raises NotFound."""
+    data, csv = _data(montage)
+    if data.is_folder and csv is not None:
+        check_csv(datastore(str(montage.datastore)), montage.dataset)
+
+
+def _data(montage: ClusterMontage) -> tuple[DataSpec, str | None]:
+    """The data as an input of the job, and the name of the CSV in it, where one was named. Raises BadUsage and NotFound
+    for a path of this machine.
+
+    With a datastore a name is a folder of that, and without one a dataset if there is one; `NAME:VERSION` is a dataset
+    in any case.
+    """
+    if montage.datastore is None:
+        _check_is_no_path(montage)
+    name, csv = split_dataset(montage.dataset)
+    if versioned := VERSIONED.fullmatch(name):
+        return DataSpec(INPUT, versioned[1], versioned[2], datastore=montage.datastore, mode="mount"), csv
+    name = checked_prefix(name)
+    if not name:
+        raise BadUsage(
+            f"'{montage.dataset}' is no folder of a datastore: a job's data is a folder below its top.",
+            hint="Put the slides into a folder of it.",
+        )
+    is_folder = montage.datastore is not None
+    return DataSpec(INPUT, name, datastore=montage.datastore, mode="mount", is_folder=is_folder), csv
+
+
+def _check_is_no_path(montage: ClusterMontage) -> None:
+    """Raises for what is a path of this machine, or could be: BadUsage for one that is there, else NotFound."""
+    text, cluster = os.path.expanduser(montage.dataset), montage.cluster
+    if os.path.exists(montage.cwd / text):
+        raise BadUsage(
+            f"'{montage.dataset}' lies on this machine, where cluster '{cluster}' cannot see it.",
+            hint=_upload_hint(montage.cwd, text),
+        )
+    if text.startswith(("~", "./", "../", ".\\", "..\\")) or os.path.isabs(text) or PureWindowsPath(text).drive:
+        raise NotFound(
+            f"There is no '{montage.dataset}' here, and on a cluster DATASET is a folder of a datastore.",
+            hint=f"Name a folder of a datastore: himl montage FOLDER --datastore NAME --cluster {shlex.quote(cluster)}",
+        )
+
+
+def _upload_hint(cwd: Path, text: str) -> str:
+    """How the folder or CSV called *text* comes to a datastore; a folder that also holds *cwd* or the user's home is
+    not named."""
+    path = cwd / text
+    source, csv = (text, "") if path.is_dir() else (os.path.dirname(text), f"/{path.name}")
+    folder = (cwd / source).resolve()
+    is_too_much = any(each.resolve().is_relative_to(folder) for each in (cwd, Path(os.path.expanduser("~"))))
+    if is_too_much or not (path.is_dir() or path.suffix.lower() == CSV):
+        return (
+            "Upload the folder of the slides: himl datastore upload FOLDER slides --datastore NAME; then name "
+            "'slides' and --datastore NAME."
+        )
+    return (
+        f"Upload it: himl datastore upload {shlex.quote(source)} {shlex.quote(folder.name)} --datastore NAME; then "
+        f"name '{folder.name}{csv}' and --datastore NAME."
+    )
+
+
+def _check_query(montage: ClusterMontage, csv: str | None) -> None:
+    """Raises BadUsage for a choice of slides that the job would refuse."""
+    if montage.image_glob is not None:
+        Pattern(montage.image_glob)
+        if csv is not None:
+            raise BadUsage(
+                f"--image_glob chooses files of a folder, and '{montage.dataset}' is a CSV.",
+                hint="Leave --image_glob out, or name the folder.",
+            )
+    for option, path in montage.lists.items():
+        if not (montage.cwd / path).is_file():
+            raise BadUsage(
+                f"{option}: there is no file '{path}'.", hint="Check the path; it is relative to the current folder."
+            )
+        if not read_ids(montage.cwd / path, option) and option == INCLUDE:
+            raise no_ids(f"{option}: '{path}'")
+
+
+def _snapshot(montage: ClusterMontage, snapshot: Path, arguments: Sequence[str]) -> Sequence[str]:
+    """Make the folder that is sent: the lists, else the command, for an empty one is refused. Gives the options that
+    name the lists there."""
+    snapshot.mkdir()
+    options = []
+    for option, path in montage.lists.items():
+        name = f"{option.lstrip('-')}{path.suffix.lower() if re.fullmatch(r'[.][A-Za-z0-9]+', path.suffix) else ''}"
+        try:
+            shutil.copyfile(montage.cwd / path, snapshot / name)
+        except OSError as err:
+            raise disk_error(err, f"{option}: cannot read '{path}'") from err
+        options.append(f"{option}={name}")
+    if not options:
+        (snapshot / COMMAND_FILE).write_text(f"himl {shlex.join(arguments)}\n", encoding="utf-8")
+    return options

@@ -1,0 +1,245 @@
+"""The making of a montage: slides are read, painted into bands of rows, and the bands are handed to the files, from the
+top down, until these are complete."""
+
+from __future__ import annotations
+
+import math
+import statistics
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from himl_cli.core.events import Notice, Notify
+from himl_cli.core.montage import (
+    DEFAULT_WIDTH,
+    CellOutcome,
+    ImageFormat,
+    Layout,
+    LayoutStyle,
+    MontageRequest,
+    MontageResult,
+    Size,
+    SlideEntry,
+)
+from himl_cli.core.processes import terminations
+from himl_cli.services.montage.captions import undrawable
+from himl_cli.services.montage.cells import CellPainter, Progress, painted_bands
+from himl_cli.services.montage.dataset import SlideFolder
+from himl_cli.services.montage.encoding import BandSink, JpegFile, PngFile
+from himl_cli.services.montage.files import DZI, FILES_OF, JPG, PAGE, PNG, RECORD, write_record
+from himl_cli.services.montage.layout import fit_layout, himl_layout, himl_order
+from himl_cli.services.montage.output_folder import OutputFolder, check_inputs, check_names, earlier_files
+from himl_cli.services.montage.page import write_page
+from himl_cli.services.montage.pictures import Setting, Sources, find_sources
+from himl_cli.services.montage.pyramid import DeepZoom
+from himl_cli.services.montage.slides.base import level_for
+from himl_cli.services.montage.slides.open import check_backend
+from himl_cli.services.montage.threads import Pool
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+HELD_BYTES = 192 << 20
+"""Pixels that the slides of one row of cells may hold together, so that all of a slide is read before any of it is
+painted."""
+IMPORTANCE = (PNG, JPG, PAGE, DZI, RECORD)
+TITLE = "Montage"
+MOST_CHARACTERS = 10
+GROWTH = 2
+"""How far slides may be enlarged, in width and height, without a word."""
+
+
+def make_montage(
+    request: MontageRequest,
+    entries: Sequence[SlideEntry],
+    folder: SlideFolder,
+    notify: Notify,
+    lists: Sequence[Path] = (),
+) -> MontageResult:
+    """Write the montage of *entries*, whose files lie in *folder*, into `request.output`, once all of it is complete.
+
+    A slide that cannot be read is a marked cell of it, and named in the result. *notify* hears Counting and Counted,
+    the latter from several threads, and Notices. Raises BadUsage for a backend that is not installed, a width that is
+    too small, and where slides, or the *lists* that named them, or what is no montage's would be replaced; DiskFailed,
+    HimlError where another montage is being written to that folder, and what *folder* raises where no file can be
+    given. Ctrl-C, SIGTERM and SIGHUP raise KeyboardInterrupt; then, as after any error, nothing is left.
+    """
+    began = time.monotonic()
+    check_backend(request.backend)
+    names = [*(name for each in request.formats for name in FILES_OF[each]), RECORD]
+    with (
+        terminations(and_hangups=True),
+        OutputFolder(request.output) as output,
+        ExitStack() as slides,  # left after the pool: nobody reads them any more
+        Pool(request.workers) as pool,
+        _given_up_on_errors(folder, pool),
+    ):
+        removed, left = earlier_files(output.path, names)
+        check_inputs(output.path, entries, folder, lists)
+        check_names(output.path, names, removed)
+        found = _sources(request, entries, folder, pool)
+        layout = _layout(request, found)
+        sinks = Sinks(request.formats, output.new, layout.size, pool)
+        slides.callback(sinks.abort)  # which does nothing to files that are complete
+        _notify_all(notify, layout_remarks(layout, entries, sinks.jpg_size))
+        pictures = layout.columns * (2 if any(each.mask is not None for each in found) else 1)
+        setting = Setting(request, layout, folder, pool, HELD_BYTES // pictures)
+        _notify_all(notify, _growth_remarks(setting, found))
+        progress = Progress(len(layout.cells), layout.size[1], notify)
+        cells = [CellPainter(cell, found[cell.entry], setting, progress) for cell in layout.cells]
+        for cell in cells:
+            slides.callback(cell.close)
+        for band in painted_bands(layout, cells, pool):
+            sinks.write(band)
+            progress.add(rows=len(band))
+        sinks.finish()
+        outcomes = [cell.outcome() for cell in cells]
+        write_record(output.new / RECORD, outcomes)
+        if sinks.zoom is not None:
+            write_page(output.new / PAGE, sinks.zoom.tiling, outcomes, TITLE)
+        output.publish(names, removed)
+    _notify_all(notify, _late_remarks(request, outcomes, removed, left))
+    files = [request.output / name for name in IMPORTANCE if name in names]
+    seconds = time.monotonic() - began
+    return MontageResult(files, layout.size, sinks.jpg_size, layout.columns, layout.rows, outcomes, seconds)
+
+
+class Sinks:
+    """What *formats* are written to below *folder*, for a picture of *size*: a BandSink of several. `abort` is due
+    after any error."""
+
+    def __init__(self, formats: Sequence[ImageFormat], folder: Path, size: Size, pool: Pool) -> None:
+        """Raises DiskFailed."""
+        self._sinks: list[BandSink] = []
+        self.zoom: DeepZoom | None = None
+        self.jpg_size: Size | None = None
+        try:
+            if ImageFormat.png in formats:
+                self._sinks.append(PngFile(folder / PNG, size, pool))
+            if ImageFormat.jpg in formats:
+                self._sinks.append(JpegFile(folder / JPG, size, pool))
+                self.jpg_size = JpegFile.size_for(size)
+            if ImageFormat.dzi in formats:
+                self.zoom = DeepZoom(folder, size, pool)
+                self._sinks.append(self.zoom)
+        except BaseException:
+            self.abort()
+            raise
+
+    def write(self, band: NDArray[np.uint8]) -> None:
+        """See BandSink."""
+        for each in self._sinks:
+            each.write(band)
+
+    def finish(self) -> None:
+        """See BandSink."""
+        for each in self._sinks:
+            each.finish()
+
+    def abort(self) -> None:
+        """See BandSink."""
+        for each in self._sinks:
+            each.abort()
+
+
+@contextmanager
+def _given_up_on_errors(folder: SlideFolder, pool: Pool) -> Iterator[None]:
+    """On an error, threads that wait for files, or are about to read more, end: the pool will wait for them."""
+    try:
+        yield
+    except BaseException:
+        pool.give_up()
+        folder.stop()
+        raise
+
+
+def _sources(request: MontageRequest, entries: Sequence[SlideEntry], folder: SlideFolder, pool: Pool) -> list[Sources]:
+    """What is to be shown, in its order."""
+    if request.layout is LayoutStyle.himl:
+        entries = [entries[number] for number in himl_order(entries)]
+    folder.expect([name for entry in entries for name in (entry.image, entry.mask) if name])
+    return find_sources(entries, folder, request.backend, pool)
+
+
+def _layout(request: MontageRequest, found: Sequence[Sources]) -> Layout:
+    has_masks = any(each.mask is not None for each in found)
+    if request.layout is LayoutStyle.himl:
+        return himl_layout(len(found), has_masks=has_masks, width=request.width or DEFAULT_WIDTH)
+    images = [each.image for each in found]
+    width = request.width
+    if width is None and any(not each.levels and not each.reason for each in images):  # not looked into: they are large
+        width = DEFAULT_WIDTH
+    aspects = [each.levels[0][0] / each.levels[0][1] if each.levels else None for each in images]
+    levels = [each.levels for each in images if each.levels]
+    sizes = [each[level_for(each, request.level, each[0])[0]] for each in levels]
+    return fit_layout(aspects, has_masks=has_masks, width=width, sizes=sizes)
+
+
+def _notify_all(notify: Notify, sentences: Iterable[str]) -> None:
+    for each in sentences:
+        notify(Notice(each))
+
+
+def layout_remarks(layout: Layout, entries: Sequence[SlideEntry], jpg_size: Size | None) -> Iterator[str]:
+    """What is known before anything is painted, a sentence each."""
+    if layout.remark:
+        yield layout.remark
+    lacking = undrawable(entries) if layout.style is LayoutStyle.himl or not layout.remark else ""
+    if lacking:
+        more = " and others" if len(lacking) > MOST_CHARACTERS else ""
+        shown = " ".join(lacking[:MOST_CHARACTERS])
+        yield f"Captions show boxes for characters that their font lacks: {shown}{more}."
+    if jpg_size is not None and jpg_size != layout.size:
+        yield (
+            f"montage.jpg is scaled to {jpg_size[0]:,} x {jpg_size[1]:,} pixels: a JPEG cannot have the montage's "
+            f"{layout.size[0]:,} x {layout.size[1]:,}."
+        )
+
+
+def _growth_remarks(setting: Setting, found: Sequence[Sources]) -> Iterator[str]:
+    """Where the width that was asked for, or that of hi-ml's layout, enlarges the median slide."""
+    if setting.is_fit and setting.request.width is None:
+        return
+    growths, is_finer_there = [], False
+    for cell in setting.layout.cells:
+        if levels := found[cell.entry].image.levels:
+            box = setting.box(cell.image, levels[0])
+            level, _ = level_for(levels, setting.request.level, box.size)
+            growths.append(math.sqrt(math.prod(box.size) / math.prod(levels[level])))
+            is_finer_there |= level > 0
+    growth = statistics.median(growths) if growths else 0
+    if growth > GROWTH:
+        width = math.ceil(setting.layout.size[0] / growth)
+        way = "Without --width none is enlarged." if setting.is_fit else f"--width {width} shows as much."
+        finer = " --level auto reads finer levels." if is_finer_there else ""
+        yield (
+            f"The median slide is enlarged {growth:.1f} times in width and height, which shows nothing more of it. "
+            f"{way}{finer}"
+        )
+
+
+def _late_remarks(
+    request: MontageRequest, cells: Sequence[CellOutcome], removed: Sequence[str], left: Sequence[str]
+) -> Iterator[str]:
+    """Other levels than the one asked for (masks are often files of one level, which is nothing to tell of), and files
+    of the output folder that are not this montage's."""
+    count = sum(cell.level not in (None, request.level) for cell in cells) if request.level is not None else 0
+    if count:
+        slides = "one slide" if count == 1 else f"{count:,} slides"
+        yield (
+            f"Level {request.level} is missing in {slides}: the nearest one was read. The column 'remark' of "
+            "montage.csv tells which."
+        )
+    if removed:
+        were = "was" if len(removed) == 1 else "were"
+        yield f"{_and(removed)} of an earlier montage {were} removed from '{request.output}': this one has none."
+    if left:
+        are = "is" if len(left) == 1 else "are"
+        yield f"{_and(left)} in '{request.output}' {are} older than this montage and no part of it."
+
+
+def _and(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"

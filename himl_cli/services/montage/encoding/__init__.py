@@ -1,1 +1,0 @@
-"""Picture files that are written band by band."""

@@ -1,1 +1,0 @@
-"""Where slides lie in the picture, and what is drawn around them."""
