@@ -79,7 +79,7 @@ class Place(WorkspaceOptions, metaclass=_Taken):
         Raises WorkspaceNotFound where there is none, BadUsage for a configuration that cannot be used.
         """
         from himl_cli.api.workspace import Workspace
-        from himl_cli.workspaces.open import open_workspace
+        from himl_cli.workspaces.resolve import open_workspace
 
         return Workspace.of(open_workspace(self.workspace, self.config_file, start=Path.cwd()))
 
@@ -102,7 +102,7 @@ class Runs(SelectionOptions, metaclass=_Taken):
         from himl_cli.render.output import Output
         from himl_cli.render.progress import observing
         from himl_cli.services.runs.lookup import find_runs
-        from himl_cli.workspaces.open import open_runs
+        from himl_cli.workspaces.resolve import open_runs
 
         wanted, where, start = self.selection(named, explicit=explicit), place or Place(), Path.cwd()
         workspace = Workspace.of(open_runs(where.workspace, where.config_file, start=start))

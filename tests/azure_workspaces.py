@@ -6,11 +6,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from himl_cli.workspaces.azure.address import PUBLIC, WorkspaceAddress
+from himl_cli.workspaces.azure.config import address_of_job, azure_settings
 from himl_cli.workspaces.azure.connection import Connection
-from himl_cli.workspaces.azure.places.address import WorkspaceAddress
-from himl_cli.workspaces.azure.places.clouds import PUBLIC
-from himl_cli.workspaces.azure.places.config import address_of_job
-from himl_cli.workspaces.azure.places.settings import azure_settings
 from himl_cli.workspaces.azure.workspace import AzureWorkspace
 from himl_cli.workspaces.retry import CONTROL_PLANE, RetryPolicy
 from tests.servers.azureml.seeding import StagedWorkspace

@@ -19,7 +19,7 @@ from himl_cli.core.errors import NotFound, TransferIncomplete
 from himl_cli.services.checkpoints import fetching, pushing
 from himl_cli.services.checkpoints.choosing import choice_of
 from himl_cli.services.checkpoints.linking import link_checkpoint
-from himl_cli.workspaces.open import open_address
+from himl_cli.workspaces.resolve import open_address
 
 FOLDER = fetching.PLACE
 log = logging.getLogger(__name__)

@@ -17,7 +17,7 @@ from himl_cli.core.files import WORKSPACE_FOLDER
 if TYPE_CHECKING:
     from typing import TypeGuard
 
-    from himl_cli.workspaces.azure.places.address import WorkspaceAddress
+    from himl_cli.workspaces.azure.address import WorkspaceAddress
 
 
 def get_workspace(
@@ -37,8 +37,7 @@ def get_workspace(
     FileNotFoundError) for a config file that is not there, BadUsage (also a ValueError) for a config file that cannot
     be used and for HIML_* variables of which some are missing, TypeError for an object that is no workspace.
     """
-    from himl_cli.workspaces.meant import own_azure
-    from himl_cli.workspaces.open import open_azure, open_workspace
+    from himl_cli.workspaces.resolve import open_azure, open_workspace, own_azure
 
     own = own_azure(Path.cwd())
     if own is not None:
@@ -97,7 +96,7 @@ def where_runs_are(
 
 
 def _all_runs() -> Workspace:
-    from himl_cli.workspaces.open import open_runs
+    from himl_cli.workspaces.resolve import open_runs
 
     with raising(BadUsage, WrongArgument), raising(WorkspaceNotFound, NoWorkspace):
         return Workspace.of(open_runs(None, None, start=Path.cwd()))
@@ -105,7 +104,7 @@ def _all_runs() -> Workspace:
 
 def _named(path: Path) -> tuple[str | None, str | None]:
     """*path* as a local workspace, or as a config file; a folder may hold the config file."""
-    from himl_cli.workspaces.azure.places.config import CONFIG_NAMES
+    from himl_cli.workspaces.azure.config import CONFIG_NAMES
 
     if path.is_dir() or path.name == WORKSPACE_FOLDER:
         config = next((path / name for name in CONFIG_NAMES if (path / name).is_file()), None)

@@ -50,8 +50,7 @@ def _kept(place: str, than: Rank | None) -> Path | None:
     from himl_cli.api.run import Run
     from himl_cli.api.run_context import current_run
     from himl_cli.services.checkpoints.recovery import bring_best
-    from himl_cli.workspaces.meant import own_azure
-    from himl_cli.workspaces.open import own_local_run
+    from himl_cli.workspaces.resolve import own_azure, own_local_run
 
     if (
         own_local_run() is not None or own_azure(Path.cwd()) is None

@@ -66,8 +66,7 @@ def current_run(allow_offline: bool = True) -> Run | OfflineRun:
 
 
 def _found() -> Run | OfflineRun:
-    from himl_cli.workspaces.meant import own_azure
-    from himl_cli.workspaces.open import open_azure, own_local_run
+    from himl_cli.workspaces.resolve import open_azure, own_azure, own_local_run
 
     experiment = os.environ.get("AZUREML_ARM_PROJECT_NAME", "")
     here = own_local_run()

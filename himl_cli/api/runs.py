@@ -68,8 +68,7 @@ def is_running_in_azure_ml(aml_run: Any = None) -> bool:
     A job that himl runs here is none, whatever workspace is configured. Of azureml-core's objects, only the one that
     stands for no run (`Run.get_context()` outside a job) is not in Azure ML.
     """
-    from himl_cli.workspaces.meant import is_in_azure_job
-    from himl_cli.workspaces.open import own_local_run
+    from himl_cli.workspaces.resolve import is_in_azure_job, own_local_run
 
     if aml_run is None:
         return own_local_run() is None and is_in_azure_job()

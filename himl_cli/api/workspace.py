@@ -13,7 +13,7 @@ from himl_cli.api.run import Run
 from himl_cli.core.runs import RunQuery
 
 if TYPE_CHECKING:
-    from himl_cli.workspaces.azure.places.address import WorkspaceAddress
+    from himl_cli.workspaces.azure.address import WorkspaceAddress
     from himl_cli.workspaces.base import Workspace as Opened
 
 
@@ -27,7 +27,7 @@ class Workspace:
     """
 
     def __init__(self, subscription_id: str, resource_group: str, workspace_name: str, auth: object = None) -> None:
-        from himl_cli.workspaces.open import azure_at, open_azure
+        from himl_cli.workspaces.resolve import azure_at, open_azure
 
         start = Path.cwd()
         self.opened: Opened = open_azure(
@@ -99,7 +99,7 @@ class Workspace:
     @property
     def address(self) -> WorkspaceAddress | None:
         """Where it lies in Azure; None for a local workspace."""
-        from himl_cli.workspaces.open import address_of
+        from himl_cli.workspaces.resolve import address_of
 
         return address_of(self.opened)
 

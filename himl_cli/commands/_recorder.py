@@ -46,7 +46,7 @@ def resume_recordings(workspace: Workspace) -> None:
     empty one."""
     from himl_cli.core.errors import DiskFailed
     from himl_cli.services.recording.note import unfinished
-    from himl_cli.workspaces.open import local_folder
+    from himl_cli.workspaces.resolve import local_folder
 
     folder = local_folder(workspace)
     if folder is None:
@@ -86,7 +86,7 @@ def _record(folder: Path, file: NoteFile, note: Note) -> None:
     from himl_cli.core.errors import HimlError
     from himl_cli.services.recording.note import DamagedNote
     from himl_cli.services.recording.recorder import Recorder
-    from himl_cli.workspaces.open import open_recording
+    from himl_cli.workspaces.resolve import open_recording
 
     try:
         here, there = open_recording(folder, note.place)
@@ -135,7 +135,7 @@ def _put_off(folder: Path, file: NoteFile, note: Note, why: str) -> None:
 def _say_not_told(folder: Path, run_id: str, why: str) -> None:
     from himl_cli.core.errors import HimlError
     from himl_cli.services.recording.recorder import stop_with
-    from himl_cli.workspaces.open import open_workspace
+    from himl_cli.workspaces.resolve import open_workspace
 
     try:
         stop_with(open_workspace(str(folder), None, start=folder), run_id, why)

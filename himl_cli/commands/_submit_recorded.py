@@ -15,11 +15,11 @@ from himl_cli.core.processes import interruptions
 from himl_cli.render.jobs import print_prepared, print_recorded, print_sent
 from himl_cli.services.recording.start import Recording, submit_recorded
 from himl_cli.services.recording.waiting import wait_until_told
-from himl_cli.workspaces.open import open_azure, recording_place
+from himl_cli.workspaces.resolve import open_azure, recording_place
 
 if TYPE_CHECKING:
     from himl_cli.services.submission.request import PreparedJob
-    from himl_cli.workspaces.azure.places.address import WorkspaceAddress
+    from himl_cli.workspaces.azure.address import WorkspaceAddress
     from himl_cli.workspaces.base import FolderWorkspace
 
 

@@ -84,7 +84,7 @@ def fetch(
     from himl_cli.render.transfers import print_fetched_checkpoint
     from himl_cli.services.checkpoints.fetching import CheckpointRequest, digest_of, fetch_checkpoint
     from himl_cli.services.checkpoints.sources import kind_of
-    from himl_cli.workspaces.open import open_address
+    from himl_cli.workspaces.resolve import open_address
 
     if source is not None and selection.is_given:
         raise BadUsage("A SOURCE and options that select a run at once.", hint="Give one of them.")
@@ -155,7 +155,7 @@ def push(
     from himl_cli.services.checkpoints.pushing import PushRequest, push_checkpoints
     from himl_cli.services.runs.lookup import parse_reference
     from himl_cli.services.transfer.ranks import rank_of_all
-    from himl_cli.workspaces.open import open_runs
+    from himl_cli.workspaces.resolve import open_runs
 
     for file in files:
         non_blank("FILE", file)

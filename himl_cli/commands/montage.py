@@ -175,7 +175,7 @@ def _montage_on_cluster(
     from himl_cli.services.montage.cluster import OUTPUT, check_data, prepare_montage
     from himl_cli.services.runs.logs import watching
     from himl_cli.services.submission.prepare import submit_job
-    from himl_cli.workspaces.open import azure_for_jobs
+    from himl_cli.workspaces.resolve import azure_for_jobs
 
     cwd = Path.cwd()
     if picture.output != Path(OUTPUT):

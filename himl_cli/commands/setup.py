@@ -45,7 +45,7 @@ def init(options: InitOptions, output_opts: OutputOptions) -> None:
     from himl_cli.commands.session import start_logging
     from himl_cli.render.setup import print_set_up
     from himl_cli.services.setup import SetUpRequest, set_up
-    from himl_cli.workspaces import setting_up as workspaces
+    from himl_cli.workspaces import resolve as workspaces
 
     start_logging(verbose=output_opts.verbose)
     ids = {key: getattr(options, key) for key in ("subscription_id", "resource_group", "workspace_name")}
@@ -72,8 +72,7 @@ def show(workspace_opts: WorkspaceOptions, output_opts: OutputOptions) -> None:
     """
     from himl_cli.render.setup import workspace_view
     from himl_cli.services.doctor import facts_of
-    from himl_cli.workspaces.meant import search_remarks
-    from himl_cli.workspaces.open import open_each
+    from himl_cli.workspaces.resolve import open_each, search_remarks
 
     start_logging(verbose=output_opts.verbose)
     output, names = output_opts.output(), (workspace_opts.workspace, workspace_opts.config_file)
@@ -108,8 +107,7 @@ def doctor(workspace_opts: WorkspaceOptions, output_opts: OutputOptions) -> None
     from himl_cli.commands.session import start_logging
     from himl_cli.render.setup import print_checks
     from himl_cli.services.doctor import checkup, verdict
-    from himl_cli.workspaces.meant import search_remarks
-    from himl_cli.workspaces.open import open_each
+    from himl_cli.workspaces.resolve import open_each, search_remarks
 
     start_logging(verbose=output_opts.verbose)
     names, here = (workspace_opts.workspace, workspace_opts.config_file), Path.cwd()
@@ -125,7 +123,7 @@ def _settings_in_force(start: Path) -> list[str]:
     from himl_cli.commands.settings import places_of_settings
     from himl_cli.commands.submit import app as submit
     from himl_cli.services.montage.cache import cache_limit
-    from himl_cli.workspaces.open import check_azure_settings
+    from himl_cli.workspaces.resolve import check_azure_settings
 
     sources = places_of_settings(typer.main.get_command(submit), start, os.environ)
     check_azure_settings(start)

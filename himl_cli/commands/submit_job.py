@@ -33,8 +33,23 @@ from himl_cli.render.jobs import (
 from himl_cli.render.progress import observing
 from himl_cli.services.runs.details import failed_child, sweep_outcome
 from himl_cli.services.runs.logs import naming, watching
+from himl_cli.services.runs.lookup import parse_reference
+from himl_cli.services.submission.data import bring_inputs
+from himl_cli.services.submission.job_yaml import changed_yaml, prepare_document
+from himl_cli.services.submission.pipelines import (
+    as_named,
+    bring_to_steps,
+    check_cluster,
+    find_here,
+    find_there,
+    in_words_of_the_file,
+    noted,
+    prepare_pipeline,
+    submit_pipeline,
+)
 from himl_cli.services.submission.prepare import prepare_job, submit_job
 from himl_cli.services.submission.request import PreparedJob, SubmitRequest, is_pipeline
+from himl_cli.services.submission.resume import COUNT, OF_RECORD, resume_run
 from himl_cli.services.submission.wait import (
     failure_hint,
     follow_to_end,
@@ -46,7 +61,7 @@ from himl_cli.services.submission.wait import (
     wait_for_run,
 )
 from himl_cli.workspaces.base import CloudWorkspace, FolderWorkspace
-from himl_cli.workspaces.open import (
+from himl_cli.workspaces.resolve import (
     azure_facts,
     azure_for_jobs,
     azure_to_record_in,
@@ -134,9 +149,7 @@ def _submit_document(
     sources: Mapping[str, str],
 ) -> None:
     """Run a job in Azure ML's YAML: here, or as it is on the compute that it or the user names."""
-    from himl_cli.services.submission.data import bring_inputs
-    from himl_cli.services.submission.job_yaml import changed_yaml, prepare_document
-    from himl_cli.services.submission.pipelines import bring_to_steps, noted, submit_pipeline
+    from himl_cli.services.submission.pipelines import submit_pipeline
 
     prepared = prepare_document(request)
     waits = options.waits(on_cluster=prepared.goes_to_azure, sources=sources)
@@ -185,15 +198,6 @@ def _submit_pipeline(
     sources: Mapping[str, str],
 ) -> None:
     """Run a pipeline's JSON."""
-    from himl_cli.services.submission.pipelines import (
-        as_named,
-        check_cluster,
-        find_here,
-        find_there,
-        in_words_of_the_file,
-        prepare_pipeline,
-        submit_pipeline,
-    )
 
     prepared = prepare_pipeline(request, creates_cluster=options.create_cluster)
     spec = prepared.spec
@@ -240,8 +244,6 @@ def resume(
 ) -> None:
     """Go on with the run of --resume. Ctrl-C cancels it while it is waited for. Raises JobFailed, Interrupted,
     BadUsage, RunNotFound."""
-    from himl_cli.services.runs.lookup import parse_reference
-    from himl_cli.services.submission.resume import COUNT, OF_RECORD, resume_run
 
     waits = options.waits(on_cluster=False, sources=sources)
     taken = (*COUNT, *OF_RECORD, "resume", "target", "module", "wait", "follow", *SHARED)
@@ -308,7 +310,6 @@ def with_inputs(session: Session, job: PreparedJob) -> PreparedJob:
     """The job with the folders of inputs that are not here yet, but in the Azure ML workspace that is configured."""
     if not (job.spec.inputs or job.spec.default_datastore) or not isinstance(session.workspace, FolderWorkspace):
         return job
-    from himl_cli.services.submission.data import bring_inputs
 
     with _data_sources(session) as (azure, notify):
         return replace(job, spec=bring_inputs(job.spec, session.workspace, azure, notify))

@@ -28,7 +28,7 @@ from himl_cli.core.redaction import (
     safe_name,
     shown,
 )
-from himl_cli.workspaces.azure.requests.times import http_time
+from himl_cli.workspaces.azure.responses import http_time
 from himl_cli.workspaces.azure.storage.curl import CurlPool, CurlResponse
 from himl_cli.workspaces.azure.storage.download import ENOUGH, SMALL, Receiver
 from himl_cli.workspaces.azure.storage.errors import (

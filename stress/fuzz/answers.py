@@ -128,7 +128,7 @@ def _recorded(world: World) -> Mapping[str, Any]:
     """What the services answer to all that reads the workspace, by lines of requests."""
     from himl_cli.core.errors import HimlError
     from himl_cli.core.runs import RunQuery
-    from himl_cli.workspaces.azure.rest import Reply
+    from himl_cli.workspaces.azure.http import Response
     from himl_cli.workspaces.azure.workspace import AzureWorkspace
     from tests.azure_connections import connected
 
@@ -137,7 +137,7 @@ def _recorded(world: World) -> Mapping[str, Any]:
     with _seeing(staged.environment()), connected(staged, world.folder) as connection:
         send = connection.rest.send
 
-        def kept(method: str, url: str, **options: Any) -> Reply:
+        def kept(method: str, url: str, **options: Any) -> Response:
             reply = send(method, url, **options)
             found[f"{method} {unquote(urlsplit(url).path)}"] = reply.body
             return reply

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from himl_cli.core.errors import HimlError
-from himl_cli.workspaces.azure.rest import Reply
+from himl_cli.workspaces.azure.http import Response
 from himl_cli.workspaces.azure.workspace import AzureWorkspace
 from stress.fuzz.replies import ASKED, RECORDED, RUN, SWEEP, line_of
 from stress.fuzz.workspace import ADDRESS
@@ -49,7 +49,7 @@ def _answers_to(staged: StagedWorkspace, folder: Path, name: str) -> Mapping[str
     with connected(staged, folder) as connection:
         send = connection.rest.send
 
-        def kept(method: str, url: str, **options: Any) -> Reply:
+        def kept(method: str, url: str, **options: Any) -> Response:
             reply = send(method, url, **options)
             found[line_of(method, url)] = reply.body
             return reply

@@ -18,10 +18,10 @@ from himl_cli.core.errors import HimlError, ServiceFailed
 from himl_cli.core.redaction import parts_of
 from himl_cli.core.runs import RunQuery
 from himl_cli.core.text import NotJson, read_json, read_valid_json
+from himl_cli.workspaces.azure.config import azure_settings
 from himl_cli.workspaces.azure.connection import Connection
-from himl_cli.workspaces.azure.places.settings import azure_settings
-from himl_cli.workspaces.azure.requests.errors import ServiceNotFound
-from himl_cli.workspaces.azure.rest import Reply
+from himl_cli.workspaces.azure.errors import ServiceNotFound
+from himl_cli.workspaces.azure.http import Response
 from himl_cli.workspaces.azure.workspace import AzureWorkspace
 from stress.fuzz.strategies import documents
 from stress.fuzz.target import Target
@@ -65,17 +65,17 @@ class Answering:
         self._other = other
         self._count = 0
 
-    def send(self, method: str, url: str, **options: Any) -> Reply:
+    def send(self, method: str, url: str, **options: Any) -> Response:
         self._count += 1
         assert self._count < MOST_REQUESTS, "it asks for ever"
         if parts_of(url).scheme != "https":
             raise ServiceFailed("It asks a place that is none.")
         line = line_of(method, url)
         if line == self._place:
-            return Reply(200, {}, self._document())
+            return Response(200, {}, self._document())
         if line not in self._recorded:
             raise ServiceNotFound(f"There is nothing at '{urlsplit(url).path}'.")
-        return Reply(200, {}, read_json(json.dumps(self._recorded[line])))
+        return Response(200, {}, read_json(json.dumps(self._recorded[line])))
 
     def _document(self) -> Any:
         try:

@@ -13,8 +13,7 @@ from himl_cli.core.errors import BadUsage, HimlError
 from himl_cli.core.settings import SECTIONS, find_settings, section_settings
 from himl_cli.services.setup import read_deepseismic, read_innereye
 from himl_cli.services.submission.pipeline_file import pipeline_variables
-from himl_cli.workspaces.azure.places.config import address_from_config, find_config
-from himl_cli.workspaces.azure.places.settings import azure_settings
+from himl_cli.workspaces.azure.config import address_from_config, azure_settings, find_config
 from stress.fuzz.file_targets import Row, text_targets, values_target
 from stress.fuzz.strategies import json_files
 from stress.fuzz.target import Target, written

@@ -13,7 +13,7 @@ from himl_cli.core.errors import BadUsage, DiskFailed
 from himl_cli.services.checkpoints.whole import is_whole
 from himl_cli.services.recording.note import NoteFile
 from himl_cli.services.submission.environment import imports_himl
-from himl_cli.workspaces.azure.requests.kept import Kept
+from himl_cli.workspaces.azure.cache import DiskCache
 from himl_cli.workspaces.azure.storage.datastore_records import DatastoreRecord
 from himl_cli.workspaces.local.launch_request import job_from_stored_form, request_from_json
 from himl_cli.workspaces.local.logged_files import read_logged_files, read_texts
@@ -106,13 +106,13 @@ def _logged(content: bytes) -> None:
 
 
 def _kept(content: bytes) -> None:
-    kept = Kept(Path.cwd() / "cache")
+    kept = DiskCache(Path.cwd() / "cache")
     kept.put("datastores", "key", 1, seconds=60)
     (path,) = (Path.cwd() / "cache").rglob("*.json")
     path.write_bytes(content)
     found = DatastoreRecord.from_json(kept.get("datastores", "key"))
     if found is not None:
-        from himl_cli.workspaces.azure.places.clouds import PUBLIC
+        from himl_cli.workspaces.azure.address import PUBLIC
 
         found.info(PUBLIC)
         found.url(PUBLIC)

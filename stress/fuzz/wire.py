@@ -14,21 +14,18 @@ from himl_cli.core.errors import HimlError, ServiceFailed
 from himl_cli.core.sweeps import HYPERPARAMETERS, hyperparameters_of
 from himl_cli.core.text import NotJson, read_json
 from himl_cli.workspaces import web
-from himl_cli.workspaces.azure.record import WorkspaceRecord
-from himl_cli.workspaces.azure.requests import clock
-from himl_cli.workspaces.azure.requests.challenge import claims_of
-from himl_cli.workspaces.azure.requests.errors import refusal
-from himl_cli.workspaces.azure.requests.failure import Failure
-from himl_cli.workspaces.azure.requests.times import as_time, asked_wait, http_time
+from himl_cli.workspaces.azure import responses
+from himl_cli.workspaces.azure.connection import WorkspaceRecord
+from himl_cli.workspaces.azure.errors import ErrorResponse, claims_of, refusal
+from himl_cli.workspaces.azure.responses import as_time, asked_wait, http_time
 from himl_cli.workspaces.azure.runs.metrics import as_number
-from himl_cli.workspaces.azure.runs.states import status_of
-from himl_cli.workspaces.azure.runs.sweep_tags import own_names, sweep_tags
-from himl_cli.workspaces.azure.sign_in.tokens import Token
+from himl_cli.workspaces.azure.runs.records import own_names, status_of, sweep_tags
 from himl_cli.workspaces.azure.storage.curl import CurlResponse
 from himl_cli.workspaces.azure.storage.errors import error_code
 from himl_cli.workspaces.azure.storage.listing import listed_level, listed_page
 from himl_cli.workspaces.azure.storage.properties import md5_from, properties_of, size_from, whole_md5
 from himl_cli.workspaces.azure.storage.signing import Signature
+from himl_cli.workspaces.azure.tokens import Token
 from stress.fuzz.strategies import contents, damaged, documents, json_files, texts, values
 from stress.fuzz.target import Target
 from stress.fuzz.workspace import ADDRESS
@@ -185,7 +182,7 @@ def _wait(text: str) -> None:
     for name in ("retry-after-ms", "x-ms-retry-after-ms", "retry-after"):
         seconds = asked_wait({name: text}.get)
         assert seconds is None or seconds >= 0, seconds
-    clock.ahead_of({"date": text})
+    responses.clock_skew({"date": text})
 
 
 def _sas(text: str) -> None:
@@ -197,7 +194,7 @@ def _sas(text: str) -> None:
 def _failure(given: tuple[int, Any, str]) -> None:
     status, body, challenge = given
     headers = {"www-authenticate": challenge, "retry-after": challenge[:9], "x-ms-request-id": "r"}
-    failure = Failure("GET", f"https://management.azure.com{ADDRESS.path}/jobs/x", status, headers, body)
+    failure = ErrorResponse("GET", f"https://management.azure.com{ADDRESS.path}/jobs/x", status, headers, body)
     for told in (failure.codes, failure.in_brackets, failure.request_id, failure.claims, failure.tenant_wanted, failure.path):
         repr(told)
     raise refusal(failure, ADDRESS, "your sign-in")

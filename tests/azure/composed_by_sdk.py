@@ -33,11 +33,11 @@ from azure.core.pipeline.transport import HttpTransport
 
 from himl_cli.core.jobs import SERVERLESS, STEP, STEP_AFTER, JobSpec, PipelineSpec
 from himl_cli.core.sweeps import Draw, SearchRange, argument_names
+from himl_cli.workspaces.azure.address import WorkspaceAddress
 from himl_cli.workspaces.azure.jobs.body import JobReferences, PipelineNode, PutRequest, git_properties, job_properties, job_tags, wire_values
 from himl_cli.workspaces.azure.jobs.command_line import command_line
 from himl_cli.workspaces.azure.jobs.sdk import same_cloud, silenced
-from himl_cli.workspaces.azure.places.address import WorkspaceAddress
-from himl_cli.workspaces.azure.runs.limits import limit_of
+from himl_cli.workspaces.azure.runs.records import limit_of
 
 IDENTITIES: Mapping[str, Any] = {"user": UserIdentityConfiguration, "managed": ManagedIdentityConfiguration}
 DISTRIBUTIONS: Mapping[str, Any] = {"pytorch": PyTorchDistribution, "mpi": MpiDistribution}

@@ -17,7 +17,7 @@ from himl_cli.services.naming import automatic_tags, git_facts
 from himl_cli.workspaces.azure.jobs.command_line import command_line
 from himl_cli.workspaces.azure.jobs.sdk import load_sdk, silenced
 from himl_cli.workspaces.azure.workspace import AzureWorkspace
-from himl_cli.workspaces.open import job_yaml
+from himl_cli.workspaces.resolve import job_yaml
 from tests.azure_jobs import MADE, cluster_spec, snapshot_of
 from tests.azure_workspaces import opened
 from tests.servers.azureml.seeding import StagedWorkspace

@@ -15,7 +15,7 @@ from himl_cli.core.events import ignore
 from himl_cli.core.jobs import DataSpec, EnvironmentSpec, StepSpec
 from himl_cli.workspaces.azure.jobs.sdk import load_sdk, silenced
 from himl_cli.workspaces.azure.workspace import AzureWorkspace
-from himl_cli.workspaces.open import pipeline_yaml
+from himl_cli.workspaces.resolve import pipeline_yaml
 from tests.azure_pipelines import pipeline_of, prepare, step_job, train
 from tests.azure_workspaces import opened
 from tests.servers.azureml.seeding import StagedWorkspace

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from himl_cli.workspaces.azure.workspace import AzureWorkspace
-from himl_cli.workspaces.open import job_yaml
+from himl_cli.workspaces.resolve import job_yaml
 from tests.azure.test_job_yaml import check_same
 from tests.azure.test_job_yaml import workspace as workspace
 from tests.azure_jobs import cluster_spec

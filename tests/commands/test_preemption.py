@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from himl_cli.workspaces.open import open_runs
+from himl_cli.workspaces.resolve import open_runs
 from tests.many_here import SUPERVISOR, kill, notes_folder, show
 from tests.running import Himl, write_files
 from tests.training import EPOCHS, TRAIN, undisturbed

@@ -35,7 +35,7 @@ HEAVY = {
     "subprocess",
     "importlib.metadata",
     "himl_cli.app",
-    "himl_cli.workspaces.open",
+    "himl_cli.workspaces.resolve",
 }
 
 

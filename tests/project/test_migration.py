@@ -20,7 +20,7 @@ from himl_cli.api.submitting.if_needed import AZUREML_FLAG
 from himl_cli.commands.groups import HIML_OLD_NAMES
 from himl_cli.core.settings import find_settings
 from himl_cli.services.submission.data import parse_inputs, parse_outputs
-from himl_cli.workspaces.azure.places.config import find_config
+from himl_cli.workspaces.azure.config import find_config
 from tests.documents import Row, accepts, blocks, page, rows, shapes, without_blocks
 from tests.hi_ml_wheel import public_names
 from tests.names_before import (

@@ -220,7 +220,7 @@ from pathlib import Path
 from himl_cli.core.events import ignore
 from himl_cli.core.jobs import DataSpec
 from himl_cli.services.submission.data import bring_dataset
-from himl_cli.workspaces.open import open_workspace
+from himl_cli.workspaces.resolve import open_workspace
 folder = bring_dataset(open_workspace(None, None, start=Path.cwd()), DataSpec("k", "scans"), None, ignore)
 say([str(folder), sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())])
 """

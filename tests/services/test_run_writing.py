@@ -18,10 +18,9 @@ from himl_cli.core.errors import HimlError, RunNotFound, ServiceFailed
 from himl_cli.core.results import NewRun
 from himl_cli.services.runs import writing
 from himl_cli.services.runs.writing import RunWriter
+from himl_cli.workspaces.azure.address import PUBLIC, WorkspaceAddress
+from himl_cli.workspaces.azure.config import azure_settings
 from himl_cli.workspaces.azure.connection import Connection
-from himl_cli.workspaces.azure.places.address import WorkspaceAddress
-from himl_cli.workspaces.azure.places.clouds import PUBLIC
-from himl_cli.workspaces.azure.places.settings import azure_settings
 from himl_cli.workspaces.azure.workspace import AzureWorkspace
 from himl_cli.workspaces.retry import RetryPolicy
 from tests.servers.azureml.faults import Reset, Status

@@ -85,9 +85,8 @@ def test_the_services_links_count_where_the_accounts_keys_do_not(
 def test_in_a_job_the_run_token_is_enough_and_resource_manager_is_not_asked(
     stage: Stage, azure_environment: StagedWorkspace, project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    from himl_cli.workspaces.azure.config import address_of_job, azure_settings
     from himl_cli.workspaces.azure.connection import Connection
-    from himl_cli.workspaces.azure.places.config import address_of_job
-    from himl_cli.workspaces.azure.places.settings import azure_settings
     from himl_cli.workspaces.azure.workspace import AzureWorkspace
 
     azure = azure_environment

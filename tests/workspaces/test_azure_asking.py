@@ -7,7 +7,7 @@ import threading
 import pytest
 
 from himl_cli.core.errors import ServiceFailed
-from himl_cli.workspaces.azure.requests.threads import AT_ONCE, MANY_AT_ONCE, ask_all
+from himl_cli.workspaces.azure.http import AT_ONCE, MANY_AT_ONCE, ask_all
 from himl_cli.workspaces.azure.transport import CONNECTIONS
 
 

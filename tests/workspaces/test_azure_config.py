@@ -14,8 +14,8 @@ import pytest
 
 from himl_cli.core.errors import BadUsage, WorkspaceNotFound
 from himl_cli.core.workspaces import parse_workspace_id
-from himl_cli.workspaces.azure.places.clouds import CHINA, PUBLIC, US_GOVERNMENT, current_cloud
-from himl_cli.workspaces.azure.places.config import address_from_config, address_from_environment, address_of_job, find_config
+from himl_cli.workspaces.azure.address import CHINA, PUBLIC, US_GOVERNMENT, current_cloud
+from himl_cli.workspaces.azure.config import address_from_config, address_from_environment, address_of_job, find_config
 
 SUBSCRIPTION = "00000000-1111-2222-3333-444444444444"
 KEYS = {"subscription_id": SUBSCRIPTION, "resource_group": "team", "workspace_name": "lab"}
@@ -172,7 +172,7 @@ def test_text_without_a_workspace_gives_none() -> None:
 def test_finding_a_workspace_imports_nothing_heavy(write: Callable[..., Path]) -> None:
     path = write(KEYS)
     program = (
-        "import sys; from pathlib import Path; from himl_cli.workspaces.azure.places.config import find_config, address_from_config;"
+        "import sys; from pathlib import Path; from himl_cli.workspaces.azure.config import find_config, address_from_config;"
         f"address_from_config(find_config(Path({str(path.parent)!r})));"
         "print(sorted({name.split('.')[0] for name in sys.modules} & {'azure', 'requests', 'msal', 'msgspec', 'pycurl', 'platformdirs', 'urllib3'}))"
     )

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from himl_cli.core.errors import ServiceFailed, WorkspaceNotFound
-from himl_cli.workspaces.azure.record import WorkspaceRecord
+from himl_cli.workspaces.azure.connection import WorkspaceRecord
 from tests.azure_connections import address_of, connected
 from tests.servers.azureml.faults import FlipByte, Page
 from tests.servers.azureml.seeding import StagedWorkspace
@@ -126,9 +126,9 @@ def test_services_whose_name_nobody_knows_are_looked_for_anew(
 FORKED = """
 import logging, os, sys, time
 from pathlib import Path
-from himl_cli.workspaces.azure.places.config import address_from_config, find_config
+from himl_cli.workspaces.azure.config import address_from_config, find_config
 from himl_cli.workspaces.azure.connection import Connection
-from himl_cli.workspaces.azure.places.settings import azure_settings
+from himl_cli.workspaces.azure.config import azure_settings
 
 logging.basicConfig()
 logging.getLogger("himl_cli.workspaces.retry").setLevel("DEBUG")  # what it says of broken connections has to be nothing
@@ -167,9 +167,9 @@ def test_a_garbled_answer_is_not_kept(azure_environment: StagedWorkspace, stage:
 PROGRAM = """
 import sys
 from pathlib import Path
-from himl_cli.workspaces.azure.places.config import address_from_config, find_config
+from himl_cli.workspaces.azure.config import address_from_config, find_config
 from himl_cli.workspaces.azure.connection import Connection
-from himl_cli.workspaces.azure.places.settings import azure_settings
+from himl_cli.workspaces.azure.config import azure_settings
 
 with Connection.open(address_from_config(find_config(Path.cwd())), settings=azure_settings(Path.cwd())) as connection:
     first = "azure.core" in sys.modules or "requests" in sys.modules

@@ -9,13 +9,10 @@ from typing import Any
 import pytest
 
 from himl_cli.core.errors import HimlError, NotAllowed, NotAllowedNow, ServiceFailed, WorkspaceNotFound
-from himl_cli.workspaces.azure.places.address import WorkspaceAddress
-from himl_cli.workspaces.azure.places.clouds import PUBLIC
-from himl_cli.workspaces.azure.requests import clock
-from himl_cli.workspaces.azure.requests.errors import ServiceNotFound, ServiceRefused, refusal
-from himl_cli.workspaces.azure.requests.failure import Failure
-from himl_cli.workspaces.azure.requests.times import as_time, asked_wait
-from himl_cli.workspaces.azure.sign_in.sign_in_errors import AADSTS, reason_of
+from himl_cli.workspaces.azure import responses
+from himl_cli.workspaces.azure.address import PUBLIC, WorkspaceAddress
+from himl_cli.workspaces.azure.errors import AADSTS, ErrorResponse, ServiceNotFound, ServiceRefused, reason_of, refusal
+from himl_cli.workspaces.azure.responses import as_time, asked_wait
 
 ADDRESS = WorkspaceAddress("s", "team", "lab", PUBLIC, "a test")
 DATA_PLANE = {"error": {"code": "UserError", "message": "Gone.", "innerError": {"code": "NotFound", "innerError": {"code": "RunNotFound"}}}}
@@ -28,8 +25,8 @@ ARM = {
 }
 
 
-def failed(body: Any, status: int = 404, headers: dict[str, str] | None = None, path: str = "/runs/r") -> Failure:
-    return Failure("GET", f"https://management.azure.com{ADDRESS.path}{path}", status, headers or {}, body)
+def failed(body: Any, status: int = 404, headers: dict[str, str] | None = None, path: str = "/runs/r") -> ErrorResponse:
+    return ErrorResponse("GET", f"https://management.azure.com{ADDRESS.path}{path}", status, headers or {}, body)
 
 
 def told(body: Any, status: int, headers: dict[str, str] | None = None, path: str = "/runs/r") -> HimlError:
@@ -88,7 +85,7 @@ def test_each_refusal_becomes_its_own_kind_of_error(body: Any, status: int, kind
 
 def test_a_404_to_a_put_is_a_refusal_with_its_reason() -> None:
     body = {"error": {"code": "UserError", "message": "Code version c:1 not found."}}
-    error = refusal(Failure("PUT", f"https://management.azure.com{ADDRESS.path}/jobs/j", 404, {}, body), ADDRESS, "Azure CLI")
+    error = refusal(ErrorResponse("PUT", f"https://management.azure.com{ADDRESS.path}/jobs/j", 404, {}, body), ADDRESS, "Azure CLI")
     assert str(error) == "management.azure.com refused PUT /…/jobs/j: 404 (UserError: Code version c:1 not found)."
     assert error.exit_code == 3
 
@@ -139,13 +136,13 @@ def test_a_wait_until_a_date_is_one_from_now() -> None:
     [(1, "1 second ahead of"), (-90, "2 minutes behind"), (3600, "1 hour ahead of"), (-200_000, "2 days behind"), (0.2, "0 seconds ahead of")],
 )
 def test_how_far_a_clock_is_off_is_said_in_one_unit(seconds: float, words: str) -> None:
-    assert clock.said(seconds) == words
+    assert responses.describe_skew(seconds) == words
 
 
 def test_a_clock_that_is_right_or_unknown_is_no_complaint() -> None:
     now = time.time()
     for headers in ({}, {"Date": "yesterday"}, {"Date": formatdate(now, usegmt=True)}, {"date": formatdate(now + 200, usegmt=True)}):
-        assert clock.complaint(headers) == ""
+        assert responses.clock_complaint(headers) == ""
 
 
 @pytest.mark.parametrize(

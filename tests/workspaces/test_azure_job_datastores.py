@@ -8,9 +8,8 @@ from pathlib import Path
 import pytest
 
 from himl_cli.core.errors import BadUsage, NotAllowed, NotFound, ServiceFailed
+from himl_cli.workspaces.azure.config import address_of_job, azure_settings
 from himl_cli.workspaces.azure.connection import Connection
-from himl_cli.workspaces.azure.places.config import address_of_job
-from himl_cli.workspaces.azure.places.settings import azure_settings
 from himl_cli.workspaces.azure.storage.datastores import Datastores
 from tests.azure_blobs import DEFAULT
 from tests.azure_connections import SIGN_IN

@@ -12,9 +12,8 @@ from pathlib import Path
 import pytest
 
 from himl_cli.core.errors import NotAllowed
+from himl_cli.workspaces.azure.config import address_of_job, azure_settings
 from himl_cli.workspaces.azure.connection import Connection
-from himl_cli.workspaces.azure.places.config import address_of_job
-from himl_cli.workspaces.azure.places.settings import azure_settings
 from tests.azure_connections import SIGN_IN
 from tests.servers.azureml.faults import Latency, Page, Status
 from tests.servers.azureml.principals import Principal, make_token

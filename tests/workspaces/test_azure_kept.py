@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from himl_cli.workspaces.azure.requests.kept import Kept
+from himl_cli.workspaces.azure.cache import DiskCache
 
 POSIX = pytest.mark.skipif(sys.platform == "win32", reason="modes are POSIX's; on Windows the profile's access list counts")
 
@@ -28,17 +28,17 @@ def files_in(folder: Path) -> list[Path]:
 
 
 def test_what_was_put_is_there_in_another_process_until_it_is_forgotten(folder: Path) -> None:
-    Kept(folder).put("tokens", "key", {"a": [1, "é"]}, seconds=60)
-    assert Kept(folder).get("tokens", "key") == {"a": [1, "é"]}
-    assert Kept(folder).get("tokens", "other") is None
-    assert Kept(folder).get("records", "key") is None
-    Kept(folder).forget("tokens", "key")
-    Kept(folder).forget("tokens", "key")
-    assert Kept(folder).get("tokens", "key") is None
+    DiskCache(folder).put("tokens", "key", {"a": [1, "é"]}, seconds=60)
+    assert DiskCache(folder).get("tokens", "key") == {"a": [1, "é"]}
+    assert DiskCache(folder).get("tokens", "other") is None
+    assert DiskCache(folder).get("records", "key") is None
+    DiskCache(folder).forget("tokens", "key")
+    DiskCache(folder).forget("tokens", "key")
+    assert DiskCache(folder).get("tokens", "key") is None
 
 
 def test_what_has_expired_is_gone(folder: Path) -> None:
-    kept = Kept(folder)
+    kept = DiskCache(folder)
     kept.put("tokens", "short", 1, seconds=0.01)
     kept.put("tokens", "never", 1, seconds=-5)
     assert [kept.get("tokens", "never"), len(files_in(folder))] == [None, 1]
@@ -47,19 +47,19 @@ def test_what_has_expired_is_gone(folder: Path) -> None:
 
 
 def test_what_nobody_asks_for_any_more_is_removed(folder: Path) -> None:
-    kept = Kept(folder)
+    kept = DiskCache(folder)
     kept.put("tokens", "old", 1, seconds=1e9)
     [old] = files_in(folder)
     three_days_ago = time.time() - 3 * 24 * 3600
     os.utime(old, (three_days_ago, three_days_ago))
-    Kept(folder).put("tokens", "new", 2, seconds=60)
+    DiskCache(folder).put("tokens", "new", 2, seconds=60)
     assert old not in files_in(folder)
     assert kept.get("tokens", "new") == 2
 
 
 @POSIX
 def test_nobody_else_may_enter_or_read(folder: Path) -> None:
-    Kept(folder).put("tokens", "key", "secret", seconds=60)
+    DiskCache(folder).put("tokens", "key", "secret", seconds=60)
     modes = {stat.S_IMODE(path.stat().st_mode) for path in (folder, *folder.rglob("*")) if path.is_dir()}
     assert modes == {0o700}
     assert [stat.S_IMODE(path.stat().st_mode) for path in files_in(folder)] == [0o600]
@@ -69,25 +69,25 @@ def test_nobody_else_may_enter_or_read(folder: Path) -> None:
 def test_a_folder_that_was_open_is_closed_before_it_is_used(folder: Path) -> None:
     folder.mkdir(parents=True, mode=0o755)
     folder.chmod(0o755)
-    Kept(folder).put("tokens", "key", "secret", seconds=60)
+    DiskCache(folder).put("tokens", "key", "secret", seconds=60)
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
 
 
 @POSIX
 def test_a_link_in_place_of_the_folder_is_not_followed(folder: Path, tmp_path: Path) -> None:
     elsewhere = tmp_path / "elsewhere"
-    Kept(elsewhere).put("tokens", "key", "planted", seconds=60)
+    DiskCache(elsewhere).put("tokens", "key", "planted", seconds=60)
     folder.parent.mkdir(parents=True)
     folder.symlink_to(elsewhere)
-    assert Kept(folder).get("tokens", "key") is None
+    assert DiskCache(folder).get("tokens", "key") is None
     before = [path.read_bytes() for path in files_in(elsewhere)]
-    Kept(folder).put("tokens", "key", "mine", seconds=60)
+    DiskCache(folder).put("tokens", "key", "mine", seconds=60)
     assert [path.read_bytes() for path in files_in(elsewhere)] == before
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"null", b'{"value": 1}', b'{"key": "key", "value": 1, "expires": "soon"}', b"\xff\xfe"])
 def test_a_corrupt_file_counts_as_empty_and_is_replaced(folder: Path, content: bytes) -> None:
-    kept = Kept(folder)
+    kept = DiskCache(folder)
     kept.put("tokens", "key", 1, seconds=60)
     [path] = files_in(folder)
     path.write_bytes(content)
@@ -97,7 +97,7 @@ def test_a_corrupt_file_counts_as_empty_and_is_replaced(folder: Path, content: b
 
 
 def test_a_file_of_another_key_is_not_taken(folder: Path) -> None:
-    kept = Kept(folder)
+    kept = DiskCache(folder)
     kept.put("tokens", "one", 1, seconds=60)
     [one] = files_in(folder)
     kept.put("tokens", "two", 2, seconds=60)
@@ -109,7 +109,7 @@ def test_a_file_of_another_key_is_not_taken(folder: Path) -> None:
 def test_a_folder_that_cannot_be_written_is_no_failure(folder: Path, read_only: Callable[[Path], Path]) -> None:
     folder.parent.mkdir(parents=True)
     read_only(folder.parent)
-    kept = Kept(folder)
+    kept = DiskCache(folder)
     kept.put("tokens", "key", 1, seconds=60)
     kept.forget("tokens", "key")
     assert kept.get("tokens", "key") is None
@@ -118,20 +118,20 @@ def test_a_folder_that_cannot_be_written_is_no_failure(folder: Path, read_only: 
 def test_a_file_in_place_of_the_folder_is_no_failure(folder: Path) -> None:
     folder.parent.mkdir(parents=True)
     folder.write_text("in the way")
-    Kept(folder).put("tokens", "key", 1, seconds=60)
-    assert Kept(folder).get("tokens", "key") is None
+    DiskCache(folder).put("tokens", "key", 1, seconds=60)
+    assert DiskCache(folder).get("tokens", "key") is None
     assert folder.read_text() == "in the way"
 
 
 @pytest.mark.parametrize(("value", "kept"), [("1", False), ("yes", False), ("0", True), ("", True)])
 def test_himl_no_cache_turns_it_off(monkeypatch: pytest.MonkeyPatch, value: str, kept: bool) -> None:
     monkeypatch.setenv("HIML_NO_CACHE", value)
-    Kept.of_user().put("tokens", "key", 1, seconds=60)
-    assert (Kept.of_user().get("tokens", "key") == 1) is kept
+    DiskCache.of_user().put("tokens", "key", 1, seconds=60)
+    assert (DiskCache.of_user().get("tokens", "key") == 1) is kept
 
 
 def test_it_lies_in_the_users_cache_folder(tmp_path: Path) -> None:
-    Kept.of_user().put("tokens", "key", 1, seconds=60)
+    DiskCache.of_user().put("tokens", "key", 1, seconds=60)
     home = tmp_path / "home"
     [found] = [path for path in home.rglob("*.json") if "himl" in path.parts]
     assert "azure" in found.parts
@@ -139,7 +139,7 @@ def test_it_lies_in_the_users_cache_folder(tmp_path: Path) -> None:
 
 def test_many_writers_and_readers_never_see_half_a_value(folder: Path) -> None:
     program = (
-        "import sys; from pathlib import Path; from himl_cli.workspaces.azure.requests.kept import Kept;"
+        "import sys; from pathlib import Path; from himl_cli.workspaces.azure.cache import Kept;"
         "kept = Kept(Path(sys.argv[1])); letter = sys.argv[2];"
         "[kept.put('tokens', 'key', letter * 20000, seconds=60) or kept.get('tokens', 'key') for _ in range(60)]"
     )
@@ -147,8 +147,8 @@ def test_many_writers_and_readers_never_see_half_a_value(folder: Path) -> None:
     seen = set()
     with ThreadPoolExecutor(2) as pool:
         while any(writer.poll() is None for writer in writers):
-            seen |= {value for value in pool.map(lambda _: Kept(folder).get("tokens", "key"), range(20)) if value is not None}
+            seen |= {value for value in pool.map(lambda _: DiskCache(folder).get("tokens", "key"), range(20)) if value is not None}
     assert [writer.returncode for writer in writers] == [0, 0, 0]
     assert seen <= {letter * 20000 for letter in "abc"}
-    assert Kept(folder).get("tokens", "key") in {letter * 20000 for letter in "abc"}
+    assert DiskCache(folder).get("tokens", "key") in {letter * 20000 for letter in "abc"}
     assert len(files_in(folder)) == 1

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from himl_cli.workspaces.azure.connection import Connection
-from himl_cli.workspaces.azure.runs.experiments import Experiments
+from himl_cli.workspaces.azure.runs.history import Experiments
 from tests.azure_connections import connected
 from tests.servers.azureml.faults import Page
 from tests.servers.azureml.seeding import StagedWorkspace

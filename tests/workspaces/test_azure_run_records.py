@@ -9,13 +9,11 @@ from typing import Any
 import pytest
 
 from himl_cli.core.runs import Run, RunQuery, RunStatus
-from himl_cli.workspaces.azure.places.address import WorkspaceAddress
-from himl_cli.workspaces.azure.places.clouds import CHINA, PUBLIC
-from himl_cli.workspaces.azure.requests.times import as_time
-from himl_cli.workspaces.azure.runs.conditions import fulfils, history_filter, index_conditions, is_plain, roots_in_index
+from himl_cli.workspaces.azure.address import CHINA, PUBLIC, WorkspaceAddress
+from himl_cli.workspaces.azure.responses import as_time
 from himl_cli.workspaces.azure.runs.history import can_be_id
-from himl_cli.workspaces.azure.runs.records import as_run, studio_url
-from himl_cli.workspaces.azure.runs.states import history_condition, status_of
+from himl_cli.workspaces.azure.runs.lists import fulfils, history_filter, index_conditions, is_plain, roots_in_index
+from himl_cli.workspaces.azure.runs.records import as_run, history_condition, status_of, studio_url
 
 ADDRESS = WorkspaceAddress("sub", "team", "lab", PUBLIC, "a test")
 

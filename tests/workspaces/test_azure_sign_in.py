@@ -9,10 +9,9 @@ from pathlib import Path
 import pytest
 
 from himl_cli.core.errors import BadUsage, NotAllowed, ServiceFailed
-from himl_cli.workspaces.azure.places.settings import azure_settings
-from himl_cli.workspaces.azure.sign_in.credentials import Chain, Source
-from himl_cli.workspaces.azure.sign_in.vendor import SIGN_IN as SIGN_IN_POLICY
-from himl_cli.workspaces.azure.sign_in.vendor import Credential
+from himl_cli.workspaces.azure.config import azure_settings
+from himl_cli.workspaces.azure.credentials import SIGN_IN as SIGN_IN_POLICY
+from himl_cli.workspaces.azure.credentials import Chain, Credential, Source
 from himl_cli.workspaces.azure.transport import CONNECT_SECONDS
 from himl_cli.workspaces.retry import RetryPolicy
 from tests.azure_connections import connected, sign_ins, write_settings

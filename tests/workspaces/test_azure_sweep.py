@@ -17,9 +17,8 @@ from himl_cli.core.events import ignore
 from himl_cli.core.jobs import DataSpec, Entry, EntryKind
 from himl_cli.core.runs import Run, RunQuery, RunStatus
 from himl_cli.core.sweeps import Draw, Scalar, SearchRange, SweepSpec, hyperparameters_of, value_text
+from himl_cli.workspaces.azure.address import PUBLIC, WorkspaceAddress
 from himl_cli.workspaces.azure.jobs.command_line import command_line
-from himl_cli.workspaces.azure.places.address import WorkspaceAddress
-from himl_cli.workspaces.azure.places.clouds import PUBLIC
 from himl_cli.workspaces.azure.runs.records import as_run
 from himl_cli.workspaces.azure.workspace import AzureWorkspace
 from tests.azure_jobs import cluster_spec

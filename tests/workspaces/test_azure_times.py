@@ -8,7 +8,7 @@ from email.utils import formatdate
 
 import pytest
 
-from himl_cli.workspaces.azure.requests.times import as_time, asked_wait, http_time
+from himl_cli.workspaces.azure.responses import as_time, asked_wait, http_time
 
 MOMENT = datetime(2026, 11, 6, 8, 49, 37, tzinfo=timezone.utc)
 

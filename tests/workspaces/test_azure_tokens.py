@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from himl_cli.core.errors import HimlError, NotAllowed
-from himl_cli.workspaces.azure.sign_in.sources import managed_identity
-from himl_cli.workspaces.azure.sign_in.tokens import Token
+from himl_cli.workspaces.azure.credentials import managed_identity
+from himl_cli.workspaces.azure.tokens import Token
 from tests.azure_connections import connected, sign_ins
 from tests.servers.azureml.faults import Status
 from tests.servers.azureml.seeding import StagedWorkspace
@@ -147,10 +147,10 @@ NOBODY = """
 import os
 from pathlib import Path
 import platformdirs
-from himl_cli.workspaces.azure.places.clouds import PUBLIC
-from himl_cli.workspaces.azure.requests.kept import Kept
-from himl_cli.workspaces.azure.places.settings import azure_settings
-from himl_cli.workspaces.azure.sign_in.sources import user_sources
+from himl_cli.workspaces.azure.address import PUBLIC
+from himl_cli.workspaces.azure.cache import Kept
+from himl_cli.workspaces.azure.config import azure_settings
+from himl_cli.workspaces.azure.credentials import user_sources
 
 settings = azure_settings(Path.cwd())
 Kept.of_user()  # imports what it needs before the user changes

@@ -19,27 +19,21 @@ from hypothesis import strategies as st
 from himl_cli.core.errors import BadUsage, ServiceFailed
 from himl_cli.core.text import NotJson, read_json
 from himl_cli.workspaces import web
-from himl_cli.workspaces.azure.places.address import WorkspaceAddress
-from himl_cli.workspaces.azure.places.clouds import PUBLIC
-from himl_cli.workspaces.azure.requests.answers import object_of, pages, understood
-from himl_cli.workspaces.azure.requests.challenge import claims_of
-from himl_cli.workspaces.azure.requests.errors import refusal
-from himl_cli.workspaces.azure.requests.failure import Failure
-from himl_cli.workspaces.azure.requests.kept import Kept
-from himl_cli.workspaces.azure.requests.times import as_time, asked_wait, http_time
+from himl_cli.workspaces.azure.address import PUBLIC, WorkspaceAddress
+from himl_cli.workspaces.azure.cache import DiskCache
+from himl_cli.workspaces.azure.errors import ErrorResponse, claims_of, refusal
+from himl_cli.workspaces.azure.responses import as_time, asked_wait, http_time, object_of, pages, understood
 from himl_cli.workspaces.azure.runs.history import _check_form, _facts_of
 from himl_cli.workspaces.azure.runs.metrics import _columns, as_number, time_of
-from himl_cli.workspaces.azure.runs.mlflow_runs import _as_run, _row, _series
-from himl_cli.workspaces.azure.runs.records import as_run
-from himl_cli.workspaces.azure.runs.states import status_of
-from himl_cli.workspaces.azure.runs.sweep_tags import is_sweep, number_of, own_names, sweep_tags
-from himl_cli.workspaces.azure.sign_in.tokens import Token
+from himl_cli.workspaces.azure.runs.mlflow import _as_run, _row, _series
+from himl_cli.workspaces.azure.runs.records import as_run, is_sweep, number_of, own_names, status_of, sweep_tags
 from himl_cli.workspaces.azure.storage.curl import CurlResponse
 from himl_cli.workspaces.azure.storage.datastores import parse_data_uri
 from himl_cli.workspaces.azure.storage.errors import error_code
 from himl_cli.workspaces.azure.storage.listing import listed_level, listed_page
 from himl_cli.workspaces.azure.storage.properties import md5_from, properties_of, size_from
 from himl_cli.workspaces.azure.storage.signing import Signature, sas_expiry
+from himl_cli.workspaces.azure.tokens import Token
 from tests.nasty_texts import NASTY, framed, garbage, naming, stands
 
 URL = "https://eastus.api.azureml.ms/history/runs"
@@ -125,7 +119,7 @@ def failed(text: str) -> None:
     except NotJson:
         body = text
     for status, headers in ((400, {}), (401, {"www-authenticate": text}), (403, {"retry-after": text, "x-ms-request-id": text})):
-        failure = Failure("GET", URL, status, headers, body)
+        failure = ErrorResponse("GET", URL, status, headers, body)
         assert str(refusal(failure, HERE, "az login"))
         assert (failure.claims, failure.tenant_wanted, failure.in_brackets, failure.request_id) is not None
 
@@ -228,7 +222,7 @@ def points(value: Any) -> None:
 
 
 def values_of(value: Any) -> None:
-    from himl_cli.workspaces.azure.requests.answers import Page
+    from himl_cli.workspaces.azure.responses import Page
 
     row = {"step": value, "data": {"loss": value}, "createdUtc": value}
     with understood(URL, "a metric"):
@@ -286,7 +280,7 @@ def test_a_list_that_lies_about_a_size_is_told_with_the_name_of_the_blob(length:
 
 
 def test_what_is_kept_and_was_written_by_others_counts_as_nothing(tmp_path: Path) -> None:
-    kept = Kept(tmp_path)
+    kept = DiskCache(tmp_path)
     kept.put("tokens", "a", "x", seconds=60)
     (path,) = (tmp_path / "v1" / "tokens").iterdir()
     forms = ('{"value": @, "expires": 9e9, "key": "a"}', '{"value": "x", "expires": @, "key": "a"}', '{"value": "x", "expires": 9e9, "key": @}')

@@ -11,7 +11,7 @@ import pytest
 from himl_cli.core.errors import BadUsage, WorkspaceNotFound
 from himl_cli.workspaces.joined import JoinedWorkspace
 from himl_cli.workspaces.local.workspace import LocalWorkspace
-from himl_cli.workspaces.open import azure_to_record_in, find_workspaces, open_each, open_for_jobs, open_runs, open_workspace
+from himl_cli.workspaces.resolve import azure_to_record_in, find_workspaces, open_each, open_for_jobs, open_runs, open_workspace
 from tests.running import write_files
 
 SUBSCRIPTION = "00000000-1111-2222-3333-444444444444"

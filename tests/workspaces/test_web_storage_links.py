@@ -11,7 +11,7 @@ import pytest
 from himl_cli.core.errors import NotAllowed, NotFound
 from himl_cli.services.transfer.download import download
 from himl_cli.services.transfer.plan import DownloadRequest
-from himl_cli.workspaces.open import open_address
+from himl_cli.workspaces.resolve import open_address
 from tests.servers.azureml.seeding import StagedWorkspace
 from tests.servers.azureml.stage import Stage
 from tests.servers.azureml.storage import Storage

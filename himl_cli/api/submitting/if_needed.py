@@ -168,8 +168,7 @@ def submit_to_azure_if_needed(
 
 def _in_job(inputs: Sequence[DatasetConfig], outputs: Sequence[DatasetConfig], is_wanted: bool) -> AzureRunInfo:
     """In a job of Azure ML, or in one that himl runs here."""
-    from himl_cli.workspaces.meant import is_in_azure_job
-    from himl_cli.workspaces.open import own_local_run
+    from himl_cli.workspaces.resolve import is_in_azure_job, own_local_run
 
     sys.argv[1:] = [word for word in sys.argv[1:] if word != AZUREML_FLAG]  # the script's own parser does not know it
     is_in_azure = own_local_run() is None and is_in_azure_job()  # a job of Azure ML may run others of himl

@@ -83,8 +83,7 @@ class _Places:
     @cached_property
     def _datastores(self) -> dict[str, Path]:
         """The local workspace's datastores, the default one first; none where there is no such workspace."""
-        from himl_cli.workspaces.meant import nearest_local
-        from himl_cli.workspaces.open import open_workspace
+        from himl_cli.workspaces.resolve import nearest_local, open_workspace
 
         folder = nearest_local(self._cwd)
         return (

@@ -32,7 +32,7 @@ from himl_cli.services.submission.wait import (
 )
 from himl_cli.services.transfer.ranks import local_rank
 from himl_cli.workspaces.base import JobRunner, Workspace
-from himl_cli.workspaces.open import require_sdk_v1, sdk_run, sdk_view
+from himl_cli.workspaces.resolve import require_sdk_v1, sdk_run, sdk_view
 
 
 def submit(

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime, timezone
 from functools import partial
 from urllib.parse import quote
 
+from himl_cli.core.blobs import DatastoreInfo
 from himl_cli.core.errors import NotAllowed
-from himl_cli.core.workspaces import Check, tried
+from himl_cli.core.workspaces import Check, WorkspaceFacts, tried
+from himl_cli.workspaces.azure import responses
 from himl_cli.workspaces.azure.connection import Connection
-from himl_cli.workspaces.azure.requests import clock
 from himl_cli.workspaces.azure.storage.curl import load_pycurl
 from himl_cli.workspaces.base import BlobStore
 
@@ -68,10 +69,10 @@ def _clock(connection: Connection) -> Check:
     ahead = connection.clock_skew()
     if ahead is None:
         return Check.skipped(CLOCK, "The service did not say what time it is.")
-    if abs(ahead) > clock.TOLERABLE_SECONDS:
+    if abs(ahead) > responses.TOLERABLE_SECONDS:
         return Check.failed(
             CLOCK,
-            f"This machine's clock is {clock.said(ahead)} the service's.",
+            f"This machine's clock is {responses.describe_skew(ahead)} the service's.",
             "Set it, best by synchronising it: signatures are refused else.",
         )
     return Check.passed(CLOCK, f"within {max(1, round(abs(ahead)))} s of the service's.")
@@ -99,3 +100,31 @@ def _datastore(connection: Connection, datastore: Callable[[], BlobStore]) -> Ch
             raise
         return Check.note(DATASTORE, str(err), err.hint)
     return Check.passed(DATASTORE, f"{store.label} can be listed.")
+
+
+def describe(connection: Connection, datastores: Callable[[], Sequence[DatastoreInfo]]) -> WorkspaceFacts:
+    """Its ids, place, default datastore and page in Studio; what a job cannot find out is "". Raises what the requests
+    for them raise."""
+    address, record = connection.address, connection.record()
+    facts = {
+        "workspace_name": address.name,
+        "resource_group": address.resource_group,
+        "subscription_id": address.subscription_id,
+        "tenant_id": record.tenant_id,
+        "workspace_id": record.workspace_id,
+        "location": record.location,
+        "cloud": address.cloud.name,
+        "storage_account": record.storage_account.rpartition("/")[2],
+        "default_datastore": _default_datastore(connection, datastores),
+        "studio_url": address.studio_url(tenant_id=record.tenant_id),
+    }
+    return WorkspaceFacts("azure", address.label, address.source, facts)
+
+
+def _default_datastore(connection: Connection, datastores: Callable[[], Sequence[DatastoreInfo]]) -> str:
+    try:
+        return next((store.name for store in datastores() if store.is_default), "")
+    except NotAllowed:
+        if not connection.in_job:
+            raise
+        return ""

@@ -1,32 +1,109 @@
-"""What all parts of one Azure ML workspace share: its address, who is signed in, requests, and what was found out about
-it."""
+"""What himl has to know of a workspace before it can ask anything of it."""
 
 from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
 from types import TracebackType
+from typing import Any
 from urllib.parse import quote, urlsplit
 
 from himl_cli.core.errors import ServiceFailed
 from himl_cli.core.processes import register_after_fork
 from himl_cli.core.redaction import parts_of
-from himl_cli.workspaces.azure.places import api_versions
-from himl_cli.workspaces.azure.places.address import WorkspaceAddress
-from himl_cli.workspaces.azure.places.settings import AzureSettings
-from himl_cli.workspaces.azure.record import WorkspaceRecord
-from himl_cli.workspaces.azure.requests import clock
-from himl_cli.workspaces.azure.requests.kept import Kept
-from himl_cli.workspaces.azure.requests.times import as_time
-from himl_cli.workspaces.azure.rest import Rest
-from himl_cli.workspaces.azure.sign_in.credentials import Chain
-from himl_cli.workspaces.azure.sign_in.job_identity import RUN_TOKEN, JobIdentity, has_run_token, tenant_of_run_token
-from himl_cli.workspaces.azure.sign_in.people import tell_on_stderr
-from himl_cli.workspaces.azure.sign_in.sources import user_sources
-from himl_cli.workspaces.azure.sign_in.tokens import SignedIn, Tokens
+from himl_cli.workspaces.azure import api_versions, responses
+from himl_cli.workspaces.azure.address import WorkspaceAddress
+from himl_cli.workspaces.azure.cache import DiskCache
+from himl_cli.workspaces.azure.config import AzureSettings
+from himl_cli.workspaces.azure.credentials import Chain, tell_on_stderr, user_sources
+from himl_cli.workspaces.azure.http import HttpClient
+from himl_cli.workspaces.azure.job_identity import RUN_TOKEN, JobIdentity, has_run_token, tenant_of_run_token
+from himl_cli.workspaces.azure.responses import as_time
+from himl_cli.workspaces.azure.tokens import SignedIn, Tokens
 from himl_cli.workspaces.retry import CONTROL_PLANE, RetryPolicy
+
+
+@dataclass(frozen=True)
+class WorkspaceRecord:
+    """Of resource manager's answer for the workspace, what himl uses. In a job without an identity for that, what the
+    job is told.
+
+    `data_plane` is where run history and its kin answer, `https://REGION.api.azureml.ms` or a private address, without
+    a slash at the end; `storage_account` is the ARM id of the workspace's own account, "" unknown.
+    """
+
+    workspace_id: str
+    location: str
+    data_plane: str
+    tenant_id: str
+    storage_account: str
+    discovery_url: str
+
+    def as_json(self) -> dict[str, str]:
+        """The form in which it is kept."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, value: Any) -> WorkspaceRecord | None:
+        """The record that `as_json` made; None for anything else."""
+        try:
+            return cls(**{name: str(value[name]) for name in cls.__dataclass_fields__})
+        except (KeyError, TypeError):
+            return None
+
+    @classmethod
+    def from_arm(cls, answer: Any, address: WorkspaceAddress) -> WorkspaceRecord:
+        """From `GET {workspace}`. `data_plane` is empty where the answer does not tell it: discovery has to be asked.
+
+        Raises ServiceFailed for an answer that is no workspace.
+        """
+        properties = answer.get("properties") if isinstance(answer, Mapping) else None
+        if not isinstance(properties, Mapping):
+            raise ServiceFailed(
+                f"The answer for {address.label} holds no workspace.", hint="A proxy of this network may be in between."
+            )
+        host = parts_of(str(properties.get("mlFlowTrackingUri") or "")).netloc
+        discovery_url = str(properties.get("discoveryUrl") or "")
+        if (
+            discovery_url and parts_of(discovery_url).netloc != host
+        ):  # behind a private link, say; the vendor's clients go by discovery
+            host = ""
+        return cls(
+            workspace_id=str(properties.get("workspaceId") or ""),
+            location=str(answer.get("location") or ""),
+            data_plane=f"https://{host}" if host else "",
+            tenant_id=str(properties.get("tenantId") or ""),
+            storage_account=str(properties.get("storageAccount") or ""),
+            discovery_url=discovery_url,
+        )
+
+    @classmethod
+    def from_job(cls, tenant_id: str) -> WorkspaceRecord | None:
+        """From the environment of an Azure ML job; None where that does not tell the services' address."""
+        env = os.environ
+        data_plane = (
+            env.get("AZUREML_SERVICE_ENDPOINT") or env.get("AZUREML_RUN_HISTORY_SERVICE_ENDPOINT") or ""
+        ).rstrip("/")
+        if not data_plane.startswith("https://"):
+            return None
+        return cls(
+            workspace_id=env.get("AZUREML_WORKSPACE_ID", ""),
+            location=_region_of(parts_of(data_plane).hostname or ""),
+            data_plane=data_plane,
+            tenant_id=tenant_id,
+            storage_account="",
+            discovery_url=env.get("AZUREML_DISCOVERY_SERVICE_ENDPOINT", ""),
+        )
+
+
+def _region_of(host: str) -> str:
+    """`eastus` of `eastus.api.azureml.ms`, and of `GUID.workspace.eastus.api.azureml.ms`, the address within a private
+    network."""
+    labels = host.split(".")
+    return labels[labels.index("api") - 1] if "api" in labels[1:] else labels[0]
+
 
 RECORD_SECONDS = 24 * 3600.0
 RECORDS = "workspaces"
@@ -38,12 +115,17 @@ class Connection:
     """Made without a request; the first call that needs one signs in."""
 
     def __init__(
-        self, address: WorkspaceAddress, issuer: Chain | JobIdentity, kept: Kept, kept_tokens: Kept, policy: RetryPolicy
+        self,
+        address: WorkspaceAddress,
+        issuer: Chain | JobIdentity,
+        kept: DiskCache,
+        kept_tokens: DiskCache,
+        policy: RetryPolicy,
     ) -> None:
         self.address = address
         self.kept = kept
         self.tokens = Tokens(issuer, kept_tokens)
-        self.rest = Rest(self.tokens, address, self._scope_of, self.forget_record, policy)
+        self.rest = HttpClient(self.tokens, address, self._scope_of, self.forget_record, policy)
         self._issuer = issuer
         self._record: WorkspaceRecord | None = None
         self._lock = threading.RLock()
@@ -67,11 +149,11 @@ class Connection:
 
         Raises NotAllowed where a service principal is only partly set.
         """
-        kept = Kept.of_user()
+        kept = DiskCache.of_user()
         if address.is_job:
             made: list[Connection] = []
             job = JobIdentity(settings, address.cloud, lambda old: made[0]._new_run_token(old))
-            made.append(cls(address, job, kept, Kept(None), policy))
+            made.append(cls(address, job, kept, DiskCache(None), policy))
             return made[0]
         chain = Chain(
             user_sources(settings, address.cloud, address.subscription_id, tell), authority=address.cloud.authority
@@ -159,7 +241,7 @@ class Connection:
         reply = self.rest.send(
             "GET", f"{self.address.cloud.resource_manager}{OPEN_PAGE}", params={"api-version": api_versions.ENDPOINTS}
         )
-        return clock.ahead_of(reply.headers)
+        return responses.clock_skew(reply.headers)
 
     def close(self) -> None:
         """Close all connections to the services."""

@@ -21,10 +21,9 @@ from azure.core.rest import HttpRequest, HttpResponse
 
 from himl_cli import __version__
 from himl_cli.core.errors import ServiceFailed
-from himl_cli.workspaces.azure.requests.closed_network import says_closed
-from himl_cli.workspaces.azure.requests.times import asked_wait
-from himl_cli.workspaces.azure.requests.trust import ca_bundle, lost_authorities
-from himl_cli.workspaces.azure.requests.unreachable import broke_off, is_for_good
+from himl_cli.workspaces.azure.errors import broke_off, is_for_good, says_closed
+from himl_cli.workspaces.azure.responses import asked_wait
+from himl_cli.workspaces.azure.tls import ca_bundle, lost_authorities
 from himl_cli.workspaces.retry import Failure, RetryPolicy, RetryState
 
 CONNECT_SECONDS = 10.0

@@ -16,13 +16,10 @@ from himl_cli.core.results import Logged, NewRun, RunEnd, RunResults
 from himl_cli.core.runs import LoggedValues, Metric, Run, RunQuery
 from himl_cli.core.workspaces import Check, WorkspaceFacts
 from himl_cli.workspaces.azure.connection import Connection
-from himl_cli.workspaces.azure.requests.errors import ServiceNotFound
-from himl_cli.workspaces.azure.runs.experiments import Experiments
-from himl_cli.workspaces.azure.runs.history import RunFacts, RunHistory, can_be_id
-from himl_cli.workspaces.azure.runs.limits import say_limits
+from himl_cli.workspaces.azure.errors import ServiceNotFound
+from himl_cli.workspaces.azure.runs.history import Experiments, RunFacts, RunHistory, can_be_id
 from himl_cli.workspaces.azure.runs.lists import RunLists
-from himl_cli.workspaces.azure.runs.records import RawRun
-from himl_cli.workspaces.azure.runs.states import may_begin
+from himl_cli.workspaces.azure.runs.records import RawRun, may_begin, say_limits
 from himl_cli.workspaces.base import BlobStore, CloudWorkspace, Dataset
 
 if TYPE_CHECKING:
@@ -70,31 +67,29 @@ class AzureWorkspace(CloudWorkspace):
         return self._lists.record(self._history.tag(run_id, dict(tags)))
 
     def cancel(self, run_id: str) -> bool:
-        from himl_cli.workspaces.azure.runs.cancelation import ask_to_cancel
+        from himl_cli.workspaces.azure.runs.writing import ask_to_cancel
 
         if self._lists.record(self._raw(run_id)).status.is_final:
             return False
         return ask_to_cancel(self.connection, self._history, run_id)
 
     def metrics(self, run_id: str) -> Sequence[Metric]:
-        from himl_cli.workspaces.azure.runs.metrics import read_metrics
-        from himl_cli.workspaces.azure.runs.nested import with_nested
+        from himl_cli.workspaces.azure.runs.metrics import read_metrics, with_nested
 
         return read_metrics(self.connection, with_nested(self._history, self._facts(run_id)))
 
     def values(self, run_id: str) -> LoggedValues:
-        from himl_cli.workspaces.azure.runs.metrics import read_values
-        from himl_cli.workspaces.azure.runs.nested import with_nested
+        from himl_cli.workspaces.azure.runs.metrics import read_values, with_nested
 
         return read_values(self.connection, with_nested(self._history, self._facts(run_id)))
 
     def results(self, runs: Sequence[Run], *, wanted: Callable[[str], bool], whole: bool) -> Mapping[str, RunResults]:
-        from himl_cli.workspaces.azure.runs.many import ManyRuns
+        from himl_cli.workspaces.azure.runs.mlflow import ManyRuns
 
         return ManyRuns(self.connection, self._history).results(runs, wanted, whole=whole) if runs else {}
 
     def parameters(self, run_id: str) -> Mapping[str, str]:
-        from himl_cli.workspaces.azure.runs.parameters import read_parameters
+        from himl_cli.workspaces.azure.runs.mlflow import read_parameters
 
         return read_parameters(self.connection, self._raw(run_id))
 
@@ -221,7 +216,7 @@ class AzureWorkspace(CloudWorkspace):
         return checks(self.connection, self.datastore)
 
     def describe(self) -> WorkspaceFacts:
-        from himl_cli.workspaces.azure.description import describe
+        from himl_cli.workspaces.azure.checks import describe
 
         return describe(self.connection, self.datastores)
 

@@ -16,10 +16,10 @@ from uuid import UUID
 
 from himl_cli.core.jobs import SERVERLESS, STEP, STEP_AFTER, JobSpec, PipelineSpec, StepSpec
 from himl_cli.core.sweeps import GOAL, MANY, PRIMARY_METRIC, Draw, Scalar, SearchRange, SweepSpec, value_text
+from himl_cli.workspaces.azure.address import WorkspaceAddress
 from himl_cli.workspaces.azure.jobs.command_line import command_line
 from himl_cli.workspaces.azure.jobs.job_data import FOLDER, OUTPUT_MODES, JobInput, JobOutput
-from himl_cli.workspaces.azure.places.address import WorkspaceAddress
-from himl_cli.workspaces.azure.runs.limits import limit_of, limit_properties
+from himl_cli.workspaces.azure.runs.records import limit_of, limit_properties
 
 COMMAND_VERSION = "2025-01-01-preview"
 VERSION = "2024-01-01-preview"  # of sweeps, pipelines and components

@@ -24,11 +24,11 @@ from himl_cli.core.errors import BadUsage, DiskFailed, HimlError, ServiceFailed
 from himl_cli.core.events import Finished, Moved, Notify, Planned
 from himl_cli.core.jobs import Snapshot
 from himl_cli.core.redaction import parts_of
+from himl_cli.workspaces.azure import api_versions
+from himl_cli.workspaces.azure.cache import LONGEST_SECONDS
 from himl_cli.workspaces.azure.connection import Connection
-from himl_cli.workspaces.azure.places import api_versions
-from himl_cli.workspaces.azure.requests.answers import pages, understood
-from himl_cli.workspaces.azure.requests.errors import ServiceNotFound, ServiceRefused
-from himl_cli.workspaces.azure.requests.kept import LONGEST_SECONDS
+from himl_cli.workspaces.azure.errors import ServiceNotFound, ServiceRefused
+from himl_cli.workspaces.azure.responses import pages, understood
 
 log = logging.getLogger(__name__)
 

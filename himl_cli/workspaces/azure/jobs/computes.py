@@ -15,10 +15,10 @@ from himl_cli.core.jobs import SERVERLESS, ClusterSpec
 from himl_cli.core.processes import terminations
 from himl_cli.core.redaction import redact
 from himl_cli.core.text import did_you_mean
+from himl_cli.workspaces.azure import api_versions
 from himl_cli.workspaces.azure.connection import Connection
-from himl_cli.workspaces.azure.places import api_versions
-from himl_cli.workspaces.azure.requests.answers import resources, understood
-from himl_cli.workspaces.azure.requests.errors import ServiceNotFound, ServiceRefused
+from himl_cli.workspaces.azure.errors import ServiceNotFound, ServiceRefused
+from himl_cli.workspaces.azure.responses import resources, understood
 
 BROKEN_STATES = ("Deleting", "Canceled")
 NO_JOBS = {

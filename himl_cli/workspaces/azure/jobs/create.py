@@ -14,14 +14,12 @@ from urllib.parse import quote
 from himl_cli.core.errors import BadUsage, HimlError, Interrupted, NotAllowed, NotFound, ServiceFailed
 from himl_cli.core.processes import interruptions, terminations
 from himl_cli.core.runs import Run, new_run_id
+from himl_cli.workspaces.azure import api_versions
 from himl_cli.workspaces.azure.connection import Connection
+from himl_cli.workspaces.azure.errors import ServiceNotFound, ServiceRefused
 from himl_cli.workspaces.azure.jobs.body import PutRequest
-from himl_cli.workspaces.azure.places import api_versions
-from himl_cli.workspaces.azure.requests.answers import object_of, understood
-from himl_cli.workspaces.azure.requests.errors import ServiceNotFound, ServiceRefused
-from himl_cli.workspaces.azure.requests.times import as_time
-from himl_cli.workspaces.azure.runs.records import studio_url, user_tags
-from himl_cli.workspaces.azure.runs.states import status_of
+from himl_cli.workspaces.azure.responses import as_time, object_of, understood
+from himl_cli.workspaces.azure.runs.records import status_of, studio_url, user_tags
 
 log = logging.getLogger(__name__)
 

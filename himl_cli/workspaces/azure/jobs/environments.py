@@ -20,16 +20,15 @@ from himl_cli.core.errors import BadUsage, HimlError, NotFound
 from himl_cli.core.events import Notice, Notify
 from himl_cli.core.jobs import DOCKERFILE, USUAL_DATASTORE, EnvironmentSpec, JobSpec, Snapshot
 from himl_cli.core.text import did_you_mean
+from himl_cli.workspaces.azure import api_versions
+from himl_cli.workspaces.azure.cache import LONGEST_SECONDS
 from himl_cli.workspaces.azure.connection import Connection
+from himl_cli.workspaces.azure.errors import ServiceNotFound
+from himl_cli.workspaces.azure.http import AT_ONCE
 from himl_cli.workspaces.azure.jobs.body import PutRequest, build_request, image_request
 from himl_cli.workspaces.azure.jobs.code import folder_for
 from himl_cli.workspaces.azure.jobs.job_data import LATEST
-from himl_cli.workspaces.azure.places import api_versions
-from himl_cli.workspaces.azure.requests.answers import resources, understood
-from himl_cli.workspaces.azure.requests.errors import ServiceNotFound
-from himl_cli.workspaces.azure.requests.kept import LONGEST_SECONDS
-from himl_cli.workspaces.azure.requests.threads import AT_ONCE
-from himl_cli.workspaces.azure.requests.times import as_time, http_time
+from himl_cli.workspaces.azure.responses import as_time, http_time, resources, understood
 from himl_cli.workspaces.azure.storage.datastore_records import BLOB
 from himl_cli.workspaces.azure.storage.datastores import Datastores
 

@@ -37,7 +37,7 @@ from himl_cli.workspaces.azure.jobs.job_data import (
     trial_path,
 )
 from himl_cli.workspaces.azure.jobs.submit_pipeline import pipeline_nodes, placeholder_inputs
-from himl_cli.workspaces.azure.runs.limits import limit_of
+from himl_cli.workspaces.azure.runs.records import limit_of
 
 SCHEMA = "https://azuremlschemas.azureedge.net/latest/{}Job.schema.json"
 HERE = "local"  # the schema's word for a job that runs where it is sent from

@@ -12,11 +12,10 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from himl_cli.core.errors import RunNotFound
+from himl_cli.workspaces.azure.address import CLOUD_VARIABLE
 from himl_cli.workspaces.azure.connection import Connection
-from himl_cli.workspaces.azure.places.clouds import CLOUD_VARIABLE
-from himl_cli.workspaces.azure.requests.errors import ServiceRefused
-from himl_cli.workspaces.azure.requests.trust import ca_bundle, silence_libraries
-from himl_cli.workspaces.azure.requests.unreachable import network_error
+from himl_cli.workspaces.azure.errors import ServiceRefused, network_error
+from himl_cli.workspaces.azure.tls import ca_bundle, silence_libraries
 
 if TYPE_CHECKING:
     from azure.ai.ml import MLClient

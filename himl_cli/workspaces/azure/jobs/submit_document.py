@@ -19,6 +19,7 @@ from himl_cli.core.redaction import redact
 from himl_cli.core.runs import Run
 from himl_cli.core.text import is_too_deep, read_json
 from himl_cli.workspaces.azure.connection import Connection
+from himl_cli.workspaces.azure.errors import ErrorResponse, network_error, refusal
 from himl_cli.workspaces.azure.jobs.body import PutRequest
 from himl_cli.workspaces.azure.jobs.computes import check_compute
 from himl_cli.workspaces.azure.jobs.create import (
@@ -30,10 +31,7 @@ from himl_cli.workspaces.azure.jobs.create import (
     created_run,
 )
 from himl_cli.workspaces.azure.jobs.sdk import client_for, load_sdk, same_cloud, silenced
-from himl_cli.workspaces.azure.requests.errors import refusal
-from himl_cli.workspaces.azure.requests.failure import Failure
-from himl_cli.workspaces.azure.requests.trust import ca_bundle
-from himl_cli.workspaces.azure.requests.unreachable import network_error
+from himl_cli.workspaces.azure.tls import ca_bundle
 
 if TYPE_CHECKING:
     from azure.core.exceptions import HttpResponseError
@@ -209,7 +207,7 @@ def _refused(err: HttpResponseError, connection: Connection) -> HimlError:
     except ValueError:
         body = answer.text()
     headers = {name.lower(): value for name, value in answer.headers.items()}
-    failure = Failure(
+    failure = ErrorResponse(
         str(answer.request.method), answer.request.url.partition("?")[0], answer.status_code, headers, body
     )
     return refusal(failure, connection.address, "azure-ai-ml's sign-in")

@@ -12,6 +12,7 @@ from himl_cli.core.jobs import JobSpec
 from himl_cli.core.redaction import mask_arguments
 from himl_cli.core.runs import Run
 from himl_cli.workspaces.azure.connection import Connection
+from himl_cli.workspaces.azure.http import ask_all
 from himl_cli.workspaces.azure.jobs.body import JobReferences, job_request
 from himl_cli.workspaces.azure.jobs.code import CodeAssets, folder_for
 from himl_cli.workspaces.azure.jobs.command_line import check_names, command_line, script_line
@@ -28,7 +29,6 @@ from himl_cli.workspaces.azure.jobs.create import (
 )
 from himl_cli.workspaces.azure.jobs.environments import JobEnvironment, environment_of, notify_unchanged
 from himl_cli.workspaces.azure.jobs.job_data import resolve_inputs, resolve_outputs
-from himl_cli.workspaces.azure.requests.threads import ask_all
 from himl_cli.workspaces.azure.storage.datastores import Datastores
 
 UNCHANGED_CODE = "Code unchanged since an earlier submit: not uploaded again."

@@ -16,7 +16,9 @@ from himl_cli.core.events import Event, Notice, Notify
 from himl_cli.core.jobs import DataSpec, EnvironmentSpec, PipelineSpec, Snapshot, StepSpec
 from himl_cli.core.redaction import redact
 from himl_cli.core.runs import Run
+from himl_cli.workspaces.azure.cache import LONGEST_SECONDS
 from himl_cli.workspaces.azure.connection import Connection
+from himl_cli.workspaces.azure.http import ask_all
 from himl_cli.workspaces.azure.jobs.body import PipelineNode, PutRequest, component_request, pipeline_request
 from himl_cli.workspaces.azure.jobs.code import CodeAsset, CodeAssets, folder_for
 from himl_cli.workspaces.azure.jobs.command_line import command_line
@@ -39,9 +41,7 @@ from himl_cli.workspaces.azure.jobs.environments import (
 )
 from himl_cli.workspaces.azure.jobs.job_data import FOLDER, INPUT_MODES, JobInput, of_step, own_inputs, pipeline_inputs
 from himl_cli.workspaces.azure.jobs.submit_job import UNCHANGED_CODE
-from himl_cli.workspaces.azure.requests.answers import understood
-from himl_cli.workspaces.azure.requests.kept import LONGEST_SECONDS
-from himl_cli.workspaces.azure.requests.threads import ask_all
+from himl_cli.workspaces.azure.responses import understood
 from himl_cli.workspaces.azure.storage.datastores import Datastores
 
 COMPONENTS = "components"

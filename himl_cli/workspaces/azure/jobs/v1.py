@@ -23,7 +23,10 @@ from himl_cli.core.processes import terminations
 from himl_cli.core.redaction import mask_arguments, parts_of
 from himl_cli.core.runs import Run, RunStatus
 from himl_cli.core.sweeps import PLACEHOLDER, SEARCH_SPACE, SweepSpec
+from himl_cli.workspaces.azure import api_versions
+from himl_cli.workspaces.azure.cache import LONGEST_SECONDS
 from himl_cli.workspaces.azure.connection import Connection
+from himl_cli.workspaces.azure.errors import ServiceNotFound
 from himl_cli.workspaces.azure.jobs.body import job_tags, max_concurrent, search_space
 from himl_cli.workspaces.azure.jobs.code import folder_for
 from himl_cli.workspaces.azure.jobs.command_line import command_line, script_line, script_name, shell_line
@@ -54,12 +57,8 @@ from himl_cli.workspaces.azure.jobs.v1_sdk import (
     sdk_workspace,
     staged,
 )
-from himl_cli.workspaces.azure.places import api_versions
-from himl_cli.workspaces.azure.requests.errors import ServiceNotFound
-from himl_cli.workspaces.azure.requests.kept import LONGEST_SECONDS
 from himl_cli.workspaces.azure.runs.history import RunHistory
-from himl_cli.workspaces.azure.runs.limits import limit_of, limit_properties
-from himl_cli.workspaces.azure.runs.records import studio_url
+from himl_cli.workspaces.azure.runs.records import limit_of, limit_properties, studio_url
 from himl_cli.workspaces.azure.storage.datastores import Datastores
 
 SNAPSHOTS = "snapshots_v1"

@@ -22,10 +22,8 @@ from himl_cli.core.installing import install_command
 from himl_cli.core.jobs import Snapshot
 from himl_cli.core.redaction import redact
 from himl_cli.workspaces.azure.connection import Connection
-from himl_cli.workspaces.azure.requests.errors import refusal
-from himl_cli.workspaces.azure.requests.failure import Failure
-from himl_cli.workspaces.azure.requests.trust import silence_libraries
-from himl_cli.workspaces.azure.requests.unreachable import is_network_error, network_error
+from himl_cli.workspaces.azure.errors import ErrorResponse, is_network_error, network_error, refusal
+from himl_cli.workspaces.azure.tls import silence_libraries
 
 EXTRA = "v1"
 VARIABLES = {
@@ -179,7 +177,7 @@ def _chain(err: BaseException) -> Iterator[BaseException]:
         inner = nested if isinstance(nested, BaseException) else inner.__cause__ or inner.__context__
 
 
-def _failure_of(err: BaseException) -> Failure | None:
+def _failure_of(err: BaseException) -> ErrorResponse | None:
     """The service's answer: as JSON in the message, or as the response that an exception holds.
 
     The response is that of requests, or of azure-core, whose text is a function and whose address is the request's.
@@ -188,7 +186,7 @@ def _failure_of(err: BaseException) -> Failure | None:
     document = _json(message[message.find("{") :]) if "{" in message else None
     if isinstance(document, Mapping) and isinstance(document.get("status_code"), int):
         url = str(document.get("url") or "").partition("?")[0]
-        return Failure("POST", url, document["status_code"], {}, document.get("error_details"))
+        return ErrorResponse("POST", url, document["status_code"], {}, document.get("error_details"))
     response: Any = getattr(err, "response", None)
     if not isinstance(getattr(response, "status_code", None), int):
         return None
@@ -196,7 +194,7 @@ def _failure_of(err: BaseException) -> Failure | None:
     url = str(getattr(response, "url", "") or getattr(request, "url", "")).partition("?")[0]
     text = response.text() if callable(response.text) else response.text
     headers = {str(name).lower(): str(value) for name, value in dict(response.headers).items()}
-    return Failure(str(getattr(request, "method", "")), url, response.status_code, headers, _json(text))
+    return ErrorResponse(str(getattr(request, "method", "")), url, response.status_code, headers, _json(text))
 
 
 def _json(text: str) -> Any:

@@ -1,21 +1,180 @@
-"""From what the service says of a run to our record of it."""
+"""The service's states of a run, and ours."""
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import datetime, timezone
 from typing import Any
 from urllib.parse import quote
 
+from himl_cli.core.events import Notice, Notify
 from himl_cli.core.redaction import redact
 from himl_cli.core.runs import Run, RunStatus
+from himl_cli.core.sweeps import BEST_TRIAL, GOAL, HYPERPARAMETERS, MANY, PRIMARY_METRIC, TRIAL
 from himl_cli.core.text import read_json
-from himl_cli.workspaces.azure.places.address import WorkspaceAddress
-from himl_cli.workspaces.azure.requests.times import as_time
-from himl_cli.workspaces.azure.runs.limits import limit_reached
-from himl_cli.workspaces.azure.runs.states import LOCAL_TARGET, status_of
-from himl_cli.workspaces.azure.runs.sweep_tags import own_names, sweep_tags
+from himl_cli.workspaces.azure.address import WorkspaceAddress
+from himl_cli.workspaces.azure.responses import as_time
+
+_OF_HISTORY = {
+    RunStatus.queued: ("NotStarted", "Unapproved", "Starting", "Preparing", "Queued", "Paused"),
+    RunStatus.running: ("Running", "Finalizing", "CancelRequested", "Pausing"),
+    RunStatus.completed: ("Completed",),
+    RunStatus.failed: ("Failed",),
+    RunStatus.canceled: ("Canceled",),
+}
+"""The states that the run history's own client names; the run history is asked for no others, which it might refuse."""
+_OF_JOBS = {RunStatus.queued: ("Provisioning", "Waiting"), RunStatus.running: ("NotResponding", "Unknown")}
+_STATUSES = {
+    state.lower(): status for states in (_OF_HISTORY, _OF_JOBS) for status, names in states.items() for state in names
+}
+
+LOCAL_TARGET = "local"
+"""Where runs are said to be that have no job."""
+
+
+def may_begin(raw: Mapping[str, Any]) -> bool:
+    """Whether *raw*, as the run history gives it, is a run without a job that was made and never began: the moment
+    between was cut short."""
+    return (raw.get("status") or "").lower() == "notstarted" and raw.get("target") == LOCAL_TARGET
+
+
+def status_of(state: str) -> RunStatus:
+    """What *state* is to us. One that we do not know counts as running: the ends of a run are all known."""
+    return _STATUSES.get(state.lower(), RunStatus.running)
+
+
+def states_of(statuses: Iterable[RunStatus]) -> list[str]:
+    """All states that are one of *statuses* to us."""
+    return [state for status in statuses for state in (*_OF_HISTORY[status], *_OF_JOBS.get(status, ()))]
+
+
+def history_condition(statuses: Iterable[RunStatus]) -> str:
+    """The condition by which the run history picks runs that are one of *statuses*; "" for all of them.
+
+    Runs that have not ended are picked by what they are not, so that a state without a name here is not missed.
+    """
+    wanted = set(statuses)
+    if not wanted or wanted == set(RunStatus):
+        return ""
+    if all(status.is_final for status in wanted):
+        return " or ".join(
+            f"Status eq {state}" for status in RunStatus if status in wanted for state in _OF_HISTORY[status]
+        )
+    return " and ".join(
+        f"Status ne {state}" for status in RunStatus if status not in wanted for state in _OF_HISTORY[status]
+    )
+
+
+SYSTEM_TAG = "_aml_system_"
+"""How the names of tags begin that the service writes for itself; Studio does not show them either."""
+METRIC_CONFIG, BEST_CHILD = "primary_metric_config", "best_child_run_id"
+"""Properties of a sweep."""
+STEP_TAGS = ("azureml.nodeid", "azureml.pipeline")
+"""Tags that the service gives to each step of a pipeline."""
+PIPELINE_TYPE = "azureml.pipelinerun"
+SWEEP_TYPES = ("hyperdrive", "sweep")
+_NUMBER = re.compile(r"_(\d+)")
+
+
+def own_names(raw: Mapping[str, Any]) -> set[str]:
+    """The names of the tags of *raw* that the service wrote for itself.
+
+    Of a sweep these are thousands of characters: its settings, written twice (with the prefix, and for older SDKs
+    without), and the values of every trial.
+    """
+    tags, run_id = raw.get("tags") or {}, str(raw.get("runId") or "")
+    return {
+        name
+        for name in tags
+        if name.startswith(SYSTEM_TAG) or name in STEP_TAGS or _is_twin(name, tags) or _is_of_trial(name, run_id)
+    }
+
+
+def _is_twin(name: str, tags: Mapping[str, Any]) -> bool:
+    return f"{SYSTEM_TAG}{name}" in tags and name != HYPERPARAMETERS
+
+
+def _is_of_trial(name: str, run_id: str) -> bool:
+    return bool(run_id) and name.startswith(run_id) and _NUMBER.fullmatch(name, len(run_id)) is not None
+
+
+def sweep_tags(raw: Mapping[str, Any]) -> dict[str, str]:
+    """himl's tags for what *raw* says of itself as a sweep, a trial or a pipeline in words of its own; empty for other
+    runs."""
+    if str(raw.get("runType") or "").lower() == PIPELINE_TYPE:
+        return {MANY: "pipeline"}
+    return _of_sweep(raw.get("properties") or {}) | _of_trial(raw)
+
+
+def _of_sweep(properties: Mapping[str, Any]) -> dict[str, str]:
+    try:
+        config = read_json(properties.get(METRIC_CONFIG) or "{}")
+    except (TypeError, ValueError):
+        return {}
+    if not isinstance(config, dict) or not config.get("name"):
+        return {}
+    said = {
+        MANY: "sweep",
+        PRIMARY_METRIC: config["name"],
+        GOAL: config.get("goal"),
+        BEST_TRIAL: properties.get(BEST_CHILD),
+    }
+    return {name: str(value).lower() if name == GOAL else str(value) for name, value in said.items() if value}
+
+
+def is_sweep(raw: Mapping[str, Any]) -> bool:
+    """Whether the run is a sweep, of whichever client."""
+    return str(raw.get("runType") or "").lower() in SWEEP_TYPES or bool(_of_sweep(raw.get("properties") or {}))
+
+
+def number_of(raw: Mapping[str, Any]) -> str:
+    """The number of a trial, which is in its id, `{sweep}_{number}`; empty for other ids."""
+    run_id, parent = str(raw.get("runId") or ""), str(raw.get("parentRunId") or "")
+    found = _NUMBER.fullmatch(run_id, len(parent)) if parent and run_id.startswith(parent) else None
+    return found[1] if found else ""
+
+
+def _of_trial(raw: Mapping[str, Any]) -> dict[str, str]:
+    """The values of a trial, under whichever name the service keeps them, and its number."""
+    tags = raw.get("tags") or {}
+    values = tags.get(HYPERPARAMETERS) or tags.get(SYSTEM_TAG + HYPERPARAMETERS)
+    number = number_of(raw)
+    return ({HYPERPARAMETERS: str(values)} | ({TRIAL: number} if number else {})) if values else {}
+
+
+MAX_SECONDS = "himl.max_run_seconds"
+"""The property with the limit in whole seconds."""
+SHORTEST = 60
+
+
+def limit_properties(max_seconds: float | None) -> dict[str, str]:
+    """The property of a job that may run for so long; none for one without a limit."""
+    return {} if max_seconds is None else {MAX_SECONDS: str(limit_of(max_seconds))}
+
+
+def limit_of(max_seconds: float) -> int:
+    """The limit as the service takes it: whole seconds, a minute at least, for what is less it takes for 60 days."""
+    return max(SHORTEST, math.ceil(max_seconds))
+
+
+def say_limits(limits: Iterable[float | None], notify: Notify) -> None:
+    """Tell where jobs may run for longer than was asked for, once for each limit."""
+    for asked in dict.fromkeys(limits):
+        if asked is not None and asked < SHORTEST:
+            notify(Notice(f"--max_run_duration is a minute at least on a cluster: {SHORTEST} s, not {asked:g} s."))
+
+
+def limit_reached(raw: Mapping[str, Any]) -> str:
+    """That the canceled run *raw*, as the run history has it, ran for as long as it might; "" where it did not, and
+    where no limit is known."""
+    text = str((raw.get("properties") or {}).get(MAX_SECONDS) or "")
+    started, ended = as_time(raw.get("startTimeUtc")), as_time(raw.get("endTimeUtc"))
+    if not text.isdecimal() or started is None or ended is None or (ended - started).total_seconds() < int(text):
+        return ""
+    return f"it ran for as long as --max_run_duration let it ({int(text):,} s)"
+
 
 LONGEST_REASON = 500
 _EXIT_CODE = re.compile(r"\b(?:exit|status|return) ?code:? (-?\d+)", re.IGNORECASE)

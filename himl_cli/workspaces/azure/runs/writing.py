@@ -1,14 +1,12 @@
-"""Runs that programs keep themselves, and what they write to any run, as azureml-core tells the services.
-
-A run without a job moves its status by events. Metrics go to the metric service, each row with an id by which it knows
-a row that is sent again; parameters to MLflow's routes, which keep them where Studio and MLflow look.
-"""
+"""Metrics in the form that the metric service takes them: as azureml-core sends them, so that all clients read them
+alike."""
 
 from __future__ import annotations
 
 import logging
+import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timezone
 from itertools import islice
 from typing import Any
@@ -16,14 +14,114 @@ from urllib.parse import quote
 
 from himl_cli.core.errors import BadUsage, HimlError
 from himl_cli.core.redaction import redact
-from himl_cli.core.results import Logged, NewRun, RunEnd
+from himl_cli.core.results import Logged, LoggedKind, LoggedRow, NewRun, RunEnd, Value
 from himl_cli.core.runs import RunStatus
+from himl_cli.workspaces.azure import api_versions
 from himl_cli.workspaces.azure.connection import Connection
-from himl_cli.workspaces.azure.requests.answers import understood
-from himl_cli.workspaces.azure.requests.errors import ServiceNotFound, ServiceRefused
-from himl_cli.workspaces.azure.runs.history import RunFacts
-from himl_cli.workspaces.azure.runs.metric_forms import batches
-from himl_cli.workspaces.azure.runs.states import LOCAL_TARGET
+from himl_cli.workspaces.azure.errors import ServiceNotFound, ServiceRefused
+from himl_cli.workspaces.azure.responses import understood
+from himl_cli.workspaces.azure.runs.history import RunFacts, RunHistory
+from himl_cli.workspaces.azure.runs.records import LOCAL_TARGET, RawRun, status_of
+
+MOST_METRICS = 50  # in one request, as azureml-core has it
+MOST_ROWS = 250  # of one metric in one request
+_KINDS = {
+    LoggedKind.scalar: "azureml.v1.scalar",
+    LoggedKind.list: "azureml.v1.list",
+    LoggedKind.table: "azureml.v1.table",
+    LoggedKind.image: "azureml.v2.image",
+}
+Form = dict[str, Any]
+
+
+def batches(entries: Iterable[Logged], container_id: str) -> Iterator[list[Form]]:
+    """*entries* as bodies of requests. Scalars of one name that follow each other share a form; *container_id* is where
+    the run's files lie."""
+    batch: list[Form] = []
+    for form in _forms(entries, container_id):
+        batch.append(form)
+        if len(batch) == MOST_METRICS:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
+
+
+def _forms(entries: Iterable[Logged], container_id: str) -> Iterator[Form]:
+    """The forms in the order of their first rows; one metric's rows stay in theirs."""
+    open_forms: dict[tuple[str, str], Form] = {}
+    for entry in entries:
+        for start in range(0, len(entry.rows), MOST_ROWS):
+            form = _form(entry, entry.rows[start : start + MOST_ROWS], container_id)
+            key = (entry.name, form["properties"]["uxMetricType"])
+            known = open_forms.get(key)
+            if (
+                known is None
+                or known["columns"] != form["columns"]
+                or len(known["value"]) + len(form["value"]) > MOST_ROWS
+            ):
+                if known is not None:
+                    yield open_forms.pop(key)
+                open_forms[key] = form
+            else:
+                known["value"] += form["value"]
+    yield from open_forms.values()
+
+
+def _form(entry: Logged, rows: Sequence[LoggedRow], container_id: str) -> Form:
+    columns = {
+        column: "Artifact" if entry.kind is LoggedKind.image else _type_of(entry.rows, column)
+        for column in entry.columns
+    }
+    return {
+        "name": entry.name,
+        "columns": columns,
+        "properties": {"uxMetricType": _KINDS[entry.kind]},
+        "value": [_row(row, columns, container_id) for row in rows],
+    }
+
+
+def _row(row: LoggedRow, columns: Mapping[str, str], container_id: str) -> Form:
+    data = {column: _written(row.values.get(column), kind, container_id) for column, kind in columns.items()}
+    step = {} if row.step is None else {"step": row.step}
+    return {"metricId": row.id, "createdUtc": row.time.isoformat(), **step, "data": data}
+
+
+def _type_of(rows: Sequence[LoggedRow], column: str) -> str:
+    """The column's type: that of its values; numbers of both kinds are doubles, and anything mixed is text."""
+    types = {_name_of(row.values.get(column)) for row in rows} - {"none"}
+    if len(types) == 1:
+        return types.pop()
+    return "none" if not types else "double" if types == {"int", "double"} else "string"
+
+
+def _name_of(value: Value) -> str:
+    if value is None:
+        return "none"
+    return (
+        "bool"
+        if isinstance(value, bool)
+        else "int"
+        if isinstance(value, int)
+        else "double"
+        if isinstance(value, float)
+        else "string"
+    )
+
+
+def _written(value: Value, kind: str, container_id: str) -> Any:
+    if kind == "Artifact":
+        return f"aml://artifactId/ExperimentRun/{container_id}/{value}"
+    if value is None or (kind == "string" and isinstance(value, str)):
+        return value
+    if kind == "string":
+        return str(value)
+    if isinstance(value, float) and not math.isfinite(
+        value
+    ):  # JSON has no such numbers; protocol buffers' words for them
+        return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+    return float(value) if kind == "double" else value
+
 
 log = logging.getLogger(__name__)
 
@@ -142,3 +240,65 @@ def _refused(answer: Any, url: str) -> list[tuple[str, str]]:
 
 def _now() -> str:
     return datetime.now(timezone.utc).isoformat()
+
+
+STOPPING, ENDING = "cancelrequested", "finalizing"
+
+
+def ask_to_cancel(connection: Connection, history: RunHistory, run_id: str) -> bool:
+    """Ask the run, which had not ended a moment ago, to stop; nobody waits for it. False where it has ended meanwhile.
+
+    Resource manager stops jobs of every kind. What it does not know or refuses (a run that was logged from anywhere),
+    and any run inside a job, where there is no resource manager, is left to the run history.
+
+    Raises HimlError for a run whose command has ended and that is being wound up: the service refuses to stop one.
+    """
+    quoted = quote(run_id, safe="")
+    if not connection.in_job:
+        try:
+            reply = connection.rest.send(
+                "POST", connection.arm(f"/jobs/{quoted}/cancel"), params={"api-version": api_versions.JOBS}
+            )
+        except (ServiceNotFound, ServiceRefused) as err:
+            _raise_passing(err)
+        else:
+            return reply.status == 202 or not _ended_otherwise(history.get(run_id))
+    raw = history.get(run_id)
+    if _is_settled(raw):
+        return not _ended_otherwise(raw)
+    try:
+        connection.rest.send(
+            "POST", connection.history(f"/experimentids/{quote(raw['experimentId'], safe='')}/runs/{quoted}/cancel")
+        )
+    except ServiceRefused as err:
+        _raise_passing(err)
+        raw = history.get(run_id)
+        if not _is_settled(raw):
+            raise
+        return not _ended_otherwise(raw)
+    return True
+
+
+def _raise_passing(err: ServiceNotFound | ServiceRefused) -> None:
+    """Raise *err* where it is about the service, not about the run."""
+    if err.status >= 500 or err.status == 429:
+        raise err
+
+
+def _is_settled(raw: RawRun) -> bool:
+    """Whether the run has ended, or was asked to stop, so that there is nothing left to ask for. Raises HimlError where
+    it cannot be stopped."""
+    state = str(raw.get("status") or "")
+    if state.lower() == ENDING:
+        raise HimlError(
+            f"Run '{raw['runId']}' is in its last state, {state}: its command has ended, and Azure ML does not stop it "
+            "any more.",
+            hint=f"It ends by itself; 'himl runs show {raw['runId']}' tells when.",
+        )
+    return state.lower() == STOPPING or status_of(state).is_final
+
+
+def _ended_otherwise(raw: RawRun) -> bool:
+    """Whether the run ended by itself rather than by being stopped."""
+    status = status_of(raw.get("status") or "")
+    return status.is_final and status is not RunStatus.canceled

@@ -17,8 +17,8 @@ from himl_cli.core.blobs import BlobInfo, FetchRequest, StoreRequest
 from himl_cli.core.errors import HimlError, NotAllowed, ServiceFailed
 from himl_cli.core.redaction import SAFE_IN_PATHS, parts_of
 from himl_cli.workspaces.azure.connection import Connection
-from himl_cli.workspaces.azure.requests.answers import object_of, pages, unexpected
-from himl_cli.workspaces.azure.requests.errors import ServiceNotFound, ServiceRefused
+from himl_cli.workspaces.azure.errors import ServiceNotFound, ServiceRefused
+from himl_cli.workspaces.azure.responses import object_of, pages, unexpected
 from himl_cli.workspaces.azure.storage.container import AzureBlobs, refuse_all
 from himl_cli.workspaces.azure.storage.curl import CurlPool
 from himl_cli.workspaces.azure.storage.download import BlobReader

@@ -16,11 +16,11 @@ from urllib.parse import quote
 
 from himl_cli.core.blobs import DatastoreInfo
 from himl_cli.core.errors import BadUsage, NotAllowed, NotFound, ServiceFailed
+from himl_cli.workspaces.azure import api_versions
+from himl_cli.workspaces.azure.address import Cloud
 from himl_cli.workspaces.azure.connection import Connection
-from himl_cli.workspaces.azure.places import api_versions
-from himl_cli.workspaces.azure.places.clouds import Cloud
-from himl_cli.workspaces.azure.requests.answers import resources, understood
-from himl_cli.workspaces.azure.requests.errors import ServiceRefused
+from himl_cli.workspaces.azure.errors import ServiceRefused
+from himl_cli.workspaces.azure.responses import resources, understood
 
 log = logging.getLogger(__name__)
 

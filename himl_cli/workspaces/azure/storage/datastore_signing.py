@@ -17,7 +17,7 @@ from typing import Any
 from himl_cli.core.errors import HimlError, NotAllowed, ServiceFailed
 from himl_cli.core.redaction import parts_of
 from himl_cli.workspaces.azure.connection import Connection
-from himl_cli.workspaces.azure.requests.errors import ServiceNotFound, ServiceRefused
+from himl_cli.workspaces.azure.errors import ServiceNotFound, ServiceRefused
 from himl_cli.workspaces.azure.storage.datastore_records import SAS_HOURS, DatastoreRecord, read_secret
 from himl_cli.workspaces.azure.storage.signing import (
     EARLY,
@@ -167,7 +167,7 @@ class _PrincipalTokens:
         from azure.core.exceptions import AzureError, ClientAuthenticationError
         from azure.identity import ClientSecretCredential
 
-        from himl_cli.workspaces.azure.requests.trust import ca_bundle
+        from himl_cli.workspaces.azure.tls import ca_bundle
 
         record = self._record
         secret = str(read_secret(self._connection, record).get("clientSecret") or "")

@@ -19,10 +19,10 @@ from himl_cli.core.jobs import DATASTORE_NAME, ContainerSpec
 from himl_cli.core.redaction import parts_of, redact
 from himl_cli.core.text import did_you_mean, shorten
 from himl_cli.core.workspaces import WORKSPACE_ID, WorkspaceIds
+from himl_cli.workspaces.azure import api_versions
+from himl_cli.workspaces.azure.address import WorkspaceAddress
 from himl_cli.workspaces.azure.connection import Connection
-from himl_cli.workspaces.azure.places import api_versions
-from himl_cli.workspaces.azure.places.address import WorkspaceAddress
-from himl_cli.workspaces.azure.requests.errors import ServiceNotFound, ServiceRefused
+from himl_cli.workspaces.azure.errors import ServiceNotFound, ServiceRefused
 from himl_cli.workspaces.azure.storage.artifacts import RunArtifacts
 from himl_cli.workspaces.azure.storage.container import AzureBlobs, SingleBlob
 from himl_cli.workspaces.azure.storage.curl import CurlPool

@@ -11,9 +11,9 @@ from urllib.parse import urlsplit
 
 from himl_cli.core.errors import BlobChanged, HimlError, NotAllowed, NotFound, ServiceFailed
 from himl_cli.core.redaction import redact
-from himl_cli.workspaces.azure.requests import clock
-from himl_cli.workspaces.azure.requests.times import asked_wait, http_time
-from himl_cli.workspaces.azure.requests.unreachable import not_connected, proxy_failed
+from himl_cli.workspaces.azure import responses
+from himl_cli.workspaces.azure.errors import not_connected, proxy_failed
+from himl_cli.workspaces.azure.responses import asked_wait, http_time
 from himl_cli.workspaces.azure.storage.curl import CurlFailure, CurlResponse, proxy_for
 from himl_cli.workspaces.azure.storage.signing import NO_KEYS, RIGHT_MISSING, Endpoint
 from himl_cli.workspaces.retry import Failure
@@ -166,7 +166,7 @@ def _refusal(response: CurlResponse, body: bytes, endpoint: Endpoint, code: str)
     storage, off = endpoint.storage.capitalize(), _clock_off(response)
     if off is not None and code in (*_UNKNOWN_SIGN_IN, "AuthorizationFailure", ""):
         return NotAllowed(
-            f"{storage} refuses the sign-in, and this machine's clock is {clock.said(off)} the service's.",
+            f"{storage} refuses the sign-in, and this machine's clock is {responses.describe_skew(off)} the service's.",
             hint="Set the clock (or switch network time on), and run the command again.",
         )
     if code in _UNKNOWN_SIGN_IN or (code == "AuthorizationFailure" and _is_over(endpoint)):
@@ -228,7 +228,7 @@ def _clock_off(response: CurlResponse) -> float | None:
     """Seconds that the clock here is ahead of the service's, where that matters."""
     moment = http_time(response.header(b"date"))
     off = time.time() - moment.timestamp() if moment is not None else 0.0
-    return off if abs(off) > clock.TOLERABLE_SECONDS else None
+    return off if abs(off) > responses.TOLERABLE_SECONDS else None
 
 
 def connection_failure(failure: CurlFailure, endpoint: Endpoint) -> Failure:

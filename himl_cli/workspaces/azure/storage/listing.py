@@ -16,7 +16,7 @@ from xml.etree import ElementTree
 from himl_cli.core.blobs import BlobInfo
 from himl_cli.core.errors import ServiceFailed
 from himl_cli.core.text import shorten
-from himl_cli.workspaces.azure.requests.times import http_time
+from himl_cli.workspaces.azure.responses import http_time
 from himl_cli.workspaces.azure.storage.properties import CHANGING_PROXY, md5_from, size_from
 
 HELD_AT_MOST = 20_000

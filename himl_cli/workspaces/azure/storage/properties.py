@@ -11,7 +11,7 @@ from urllib.parse import quote
 
 from himl_cli.core.blobs import BlobInfo, StoreRequest
 from himl_cli.core.errors import ServiceFailed
-from himl_cli.workspaces.azure.requests.times import http_time
+from himl_cli.workspaces.azure.responses import http_time
 from himl_cli.workspaces.azure.storage.curl import CurlResponse
 
 LONGEST_NAME = 1024  # characters, says the service

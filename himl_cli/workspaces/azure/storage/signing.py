@@ -14,7 +14,7 @@ from urllib.parse import quote, unquote
 
 from himl_cli.core.processes import register_after_fork
 from himl_cli.core.redaction import parts_of
-from himl_cli.workspaces.azure.places import api_versions
+from himl_cli.workspaces.azure import api_versions
 from himl_cli.workspaces.azure.storage.properties import quoted
 from himl_cli.workspaces.retry import PauseLog
 

@@ -1,6 +1,6 @@
 """Where the workspace to use is written: a `config.json`, the HIML_* variables, the environment of an Azure ML job.
 
-Imports nothing heavy and makes no request; the order of these places is decided in `workspaces/open.py`.
+Imports nothing heavy and makes no request; the order of these places is decided in `workspaces/resolve.py`.
 """
 
 from __future__ import annotations
@@ -9,15 +9,17 @@ import json
 import logging
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from himl_cli.core.errors import BadUsage, WorkspaceNotFound
-from himl_cli.core.text import NotJson, read_json
+from himl_cli.core.errors import BadUsage, NotAllowed, WorkspaceNotFound
+from himl_cli.core.redaction import MASK
+from himl_cli.core.settings import PRIVATE_FILE, Setting, section_settings
+from himl_cli.core.text import NotJson, did_you_mean, read_json
 from himl_cli.core.workspaces import HOW_TO_CONFIGURE, parse_workspace_id
-from himl_cli.workspaces.azure.places.address import JOB_SOURCE, WorkspaceAddress
-from himl_cli.workspaces.azure.places.clouds import current_cloud
+from himl_cli.workspaces.azure.address import CLOUD_VARIABLE, CLOUDS, JOB_SOURCE, WorkspaceAddress, current_cloud
 
 log = logging.getLogger(__name__)
 
@@ -194,3 +196,162 @@ def _checked(key: str, value: Any, where: str, hint: str = HOW_TO_CONFIGURE) -> 
 
 def _listed(names: list[str]) -> str:
     return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
+
+
+def search_remarks(start: Path) -> Iterator[str]:
+    """A sentence for each such file that is nearer than the one that is used, and one for a search that PYTHONPATH cut
+    short.
+
+    A `config.json` that has nothing of a workspace in it belongs to another program and is not worth a word.
+    """
+    searched = searched_folders(start.absolute())
+    for path in _files_in(searched):
+        if names_workspace(path):
+            return
+        complaint = _complaint(path)
+        if complaint:
+            yield f"Passed over: {complaint}"
+    beyond = [folder for folder in (start.absolute(), *start.absolute().parents) if folder not in searched]
+    missed = next((path for path in _files_in(beyond) if names_workspace(path)), None)
+    if missed is not None:
+        yield (
+            f"The search for config.json stopped at '{searched[-1]}', which is on PYTHONPATH: '{missed}' was not "
+            "looked at."
+        )
+
+
+def _files_in(folders: list[Path]) -> Iterator[Path]:
+    return (folder / name for folder in folders for name in CONFIG_NAMES if (folder / name).is_file())
+
+
+def _complaint(path: Path) -> str:
+    """What is wrong with a file that may have been meant to name a workspace; nothing for one that plainly is not."""
+    try:
+        content = read_config(path)
+    except (BadUsage, WorkspaceNotFound) as err:
+        return "" if "no JSON object" in str(err) else str(err)
+    missing = [key for key in CONFIG_KEYS if not isinstance(content.get(key), str)]
+    if len(missing) == len(CONFIG_KEYS):
+        return ""
+    return f"'{path}' does not say {' and '.join(missing)}."
+
+
+SIGN_IN_VARIABLES = {
+    "tenant_id": "HIML_TENANT_ID",
+    "service_principal_id": "HIML_SERVICE_PRINCIPAL_ID",
+    "service_principal_password": "HIML_SERVICE_PRINCIPAL_PASSWORD",
+}
+SETTINGS = (*SIGN_IN_VARIABLES, "cloud")
+SECRET = "service_principal_password"
+
+
+@dataclass(frozen=True)
+class ServicePrincipal:
+    """An application that signs in with a secret; `place` says where its id was set, `in_files` as AzureSettings has
+    it."""
+
+    tenant_id: str
+    client_id: str
+    secret: str = field(repr=False)
+    place: str
+    in_files: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class AzureSettings:
+    """What was set, empty where nothing was; `places` maps a key to where it stands (a variable, or FILE:LINE)."""
+
+    tenant_id: str = ""
+    service_principal_id: str = ""
+    service_principal_password: str = field(default="", repr=False)
+    cloud: str = ""
+    places: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def in_files(self) -> dict[str, str]:
+        """What was not set by its variable: the variable's name, and what to name instead (`tenant_id in
+        FILE:LINE`)."""
+        return {
+            name: f"{key} in {self.places[key]}"
+            for key, name in SIGN_IN_VARIABLES.items()
+            if self.places.get(key, name) != name
+        }
+
+    def service_principal(self) -> ServicePrincipal | None:
+        """The service principal, or None where neither its id nor its password is set.
+
+        Raises NotAllowed naming the parts that are missing.
+        """
+        if not (self.service_principal_id or self.service_principal_password):
+            return None
+        parts = {
+            "tenant_id": self.tenant_id,
+            "service_principal_id": self.service_principal_id,
+            SECRET: self.service_principal_password,
+        }
+        missing = [key for key, value in parts.items() if not value]
+        if missing:
+            given = " and ".join(f"{key} ({self.places.get(key, 'given')})" for key, value in parts.items() if value)
+            raise NotAllowed(
+                f"The service principal is only partly set: {given}, but no {' and no '.join(missing)}.",
+                hint=f"Set {' and '.join(SIGN_IN_VARIABLES[key] for key in missing)}, or the keys in [azure] of "
+                f"{PRIVATE_FILE}; or unset the rest.",
+            )
+        place = self.places.get("service_principal_id", "given")
+        return ServicePrincipal(
+            self.tenant_id, self.service_principal_id, self.service_principal_password, place, self.in_files
+        )
+
+
+def azure_settings(start: Path) -> AzureSettings:
+    """The settings that count for *start*: each variable wins over the files, and himl.private.toml over himl.toml.
+
+    Raises BadUsage for a key that is not known, a value that is no text, and a password outside himl.private.toml.
+    """
+    values: dict[str, str] = {}
+    places: dict[str, str] = {}
+    for key, setting in section_settings(start, "azure").items():
+        values[key], places[key] = _checked_setting(setting), setting.place
+    if os.environ.get(CLOUD_VARIABLE):
+        values.pop("cloud", None)  # the variable wins; whoever chooses the cloud reads it
+    for key, name in SIGN_IN_VARIABLES.items():
+        text = os.environ.get(name, "").strip()
+        if text:
+            values[key], places[key] = text, name
+    return AzureSettings(**values, places=places)
+
+
+def settings_facts(start: Path) -> Sequence[tuple[str, str, str]]:
+    """Each key with its value and where that stands (`default` where it is not set); the secret's value is masked.
+
+    Raises what `azure_settings` raises.
+    """
+    settings = azure_settings(start)
+    values = {key: getattr(settings, key) for key in SETTINGS}
+    values[SECRET] = MASK if values[SECRET] else ""
+    variable = os.environ.get(CLOUD_VARIABLE, "").strip()
+    places = {**settings.places, "cloud": CLOUD_VARIABLE} if variable else settings.places
+    return [
+        (key, variable if key == "cloud" and variable else value, places.get(key, "default"))
+        for key, value in values.items()
+    ]
+
+
+def _checked_setting(setting: Setting) -> str:
+    if setting.key not in SETTINGS:
+        raise setting.wrong(
+            "is not known.", hint=did_you_mean(setting.key, SETTINGS) or f"Keys of [azure]: {', '.join(SETTINGS)}."
+        )
+    if not isinstance(setting.value, str):
+        raise setting.wrong("must be text.", hint="Write it in quotes.")
+    if setting.key == SECRET and setting.file.name != PRIVATE_FILE:
+        raise setting.wrong(
+            "is a secret, and this file is sent with every job.",
+            hint=f"Move it to {PRIVATE_FILE}, which is never sent.",
+        )
+    if setting.key == "cloud" and setting.value.lower() not in CLOUDS:
+        raise setting.wrong(
+            f"is no cloud that himl knows: '{setting.value}'.",
+            hint=f"There are {', '.join(cloud.name for cloud in CLOUDS.values())}.",
+        )
+    return setting.value.strip()

@@ -17,12 +17,11 @@ from typing import Any
 
 from himl_cli.core.errors import HimlError, NotAllowed
 from himl_cli.core.text import read_json
-from himl_cli.workspaces.azure.places.clouds import Cloud
-from himl_cli.workspaces.azure.places.settings import AzureSettings
-from himl_cli.workspaces.azure.requests.times import as_time
-from himl_cli.workspaces.azure.sign_in.credentials import Chain, Source
-from himl_cli.workspaces.azure.sign_in.sources import digest, from_principal, managed_identity
-from himl_cli.workspaces.azure.sign_in.tokens import RENEW_SECONDS, Token
+from himl_cli.workspaces.azure.address import Cloud
+from himl_cli.workspaces.azure.config import AzureSettings
+from himl_cli.workspaces.azure.credentials import Chain, Source, digest, from_principal, managed_identity
+from himl_cli.workspaces.azure.responses import as_time
+from himl_cli.workspaces.azure.tokens import RENEW_SECONDS, Token
 
 RUN_TOKEN = "run token"
 """The scope by which `Tokens` is asked for the run's own token."""

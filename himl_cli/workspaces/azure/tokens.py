@@ -15,7 +15,7 @@ from typing import Any, Protocol
 from himl_cli.core.errors import HimlError
 from himl_cli.core.processes import register_after_fork
 from himl_cli.core.text import read_json
-from himl_cli.workspaces.azure.requests.kept import Kept
+from himl_cli.workspaces.azure.cache import DiskCache
 
 log = logging.getLogger(__name__)
 
@@ -83,7 +83,7 @@ class Issuer(Protocol):
 class Tokens:
     """One per connection. Threads share it: a token is fetched once, and the others wait for it."""
 
-    def __init__(self, issuer: Issuer, kept: Kept) -> None:
+    def __init__(self, issuer: Issuer, kept: DiskCache) -> None:
         self._issuer = issuer
         self._kept = kept
         self._held: dict[str, Token] = {}

@@ -1,8 +1,6 @@
-"""The only door to a workspace: decides which one is meant and imports its backend when it is opened.
+"""Which workspaces are meant: by what was named, else by where the command is given.
 
-Runs are looked for in two places, since a job that runs here is recorded here, also where an Azure ML workspace is
-configured: `open_runs` opens both. Everything else belongs to one place: `open_workspace` for data, `open_for_jobs` for
-a job.
+Nothing is opened here, and no request made.
 """
 
 from __future__ import annotations
@@ -10,34 +8,137 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from himl_cli.core.errors import BadUsage, WorkspaceNotFound
+from himl_cli.core.files import expand_home
 from himl_cli.core.workspaces import HOW_TO_CONFIGURE
-from himl_cli.workspaces.meant import LOCAL_FOLDER as LOCAL_FOLDER
-from himl_cli.workspaces.meant import (
-    Meant,
-    cloud_setting,
-    configured_azure,
-    named_folder,
-    nearest_azure_config,
-    project_of,
-)
-from himl_cli.workspaces.meant import find_workspaces as find_workspaces
-from himl_cli.workspaces.meant import is_in_azure_job as is_in_azure_job
-from himl_cli.workspaces.meant import nearest_local as nearest_local
-from himl_cli.workspaces.meant import own_azure as own_azure
-from himl_cli.workspaces.meant import search_remarks as search_remarks
 
 if TYPE_CHECKING:
     from himl_cli.core.jobs import JobSpec, PipelineSpec
-    from himl_cli.workspaces.azure.places.address import WorkspaceAddress
+    from himl_cli.workspaces.azure.address import WorkspaceAddress
     from himl_cli.workspaces.azure.workspace import AzureWorkspace
     from himl_cli.workspaces.base import BlobStore, FoundWorkspace, Workspace
     from himl_cli.workspaces.local.workspace import LocalWorkspace
 
+
 log = logging.getLogger(__name__)
+
+LOCAL_FOLDER = ".himl"  # as in core/file_tree.py, which is not imported here: completion comes by here at each Tab
+
+
+@dataclass(frozen=True)
+class ResolvedWorkspaces:
+    """The workspaces that are meant: an Azure ML one, a local one (its folder), or both; and from where they were
+    looked for."""
+
+    azure: WorkspaceAddress | None
+    local: Path | None
+    start: Path
+    is_named: bool = False
+
+
+def find_workspaces(spec: str | None, config_file: str | None, *, start: Path) -> ResolvedWorkspaces:
+    """The workspaces that *spec* or *config_file* names; else the configured Azure ML one and the nearest local one
+    upward from *start*.
+
+    Raises BadUsage for both arguments at once and for a configuration that cannot be used, NotFound for a config file
+    that is not there. Either workspace may be missing; a local folder that was named need not exist yet.
+    """
+    if spec and config_file:
+        raise BadUsage("--workspace and --config_file were both given.", hint="Give one of them.")
+    if config_file or (spec and spec.endswith(".json")):
+        return ResolvedWorkspaces(
+            _named_azure(expand_home(config_file or spec or ""), start), None, start, is_named=True
+        )
+    if spec:
+        return ResolvedWorkspaces(
+            None, nearest_local(start) if spec == "local" else named_folder(spec), start, is_named=True
+        )
+    meant = ResolvedWorkspaces(configured_azure(start), nearest_local(start), start)
+    log.debug(
+        "workspaces: Azure ML %s; local %s", meant.azure and f"{meant.azure.label} ({meant.azure.source})", meant.local
+    )
+    return meant
+
+
+def configured_azure(start: Path) -> WorkspaceAddress | None:
+    """The job's own workspace inside an Azure ML job; else that of the nearest config.json; else that of the HIML_*
+    variables."""
+    from himl_cli.workspaces.azure.config import address_from_config, address_from_environment
+
+    cloud = cloud_setting(start)
+    config = None if (own := own_azure(start)) else nearest_azure_config(start)
+    return own or (address_from_config(config, cloud=cloud) if config else address_from_environment(cloud=cloud))
+
+
+def nearest_azure_config(start: Path) -> Path | None:
+    """The nearest `config.json` upward that names an Azure ML workspace, by the rules of `azure.config`."""
+    from himl_cli.workspaces.azure.config import find_config
+
+    return find_config(start)
+
+
+def search_remarks(spec: str | None, config_file: str | None, *, start: Path) -> Sequence[str]:
+    """What a person should know of the search for a `config.json`, where that is what was asked for: files passed over,
+    where it stopped."""
+    from himl_cli.workspaces.azure import config as config_remarks
+
+    return () if spec or config_file or own_azure(start) else tuple(config_remarks.search_remarks(start))
+
+
+def _named_azure(path: Path, start: Path) -> WorkspaceAddress:
+    """The workspace of a config file; inside an Azure ML job always the job's own, the only one that its identity is
+    for."""
+    from himl_cli.workspaces.azure.config import address_from_config
+
+    own = own_azure(start)
+    if own is not None:
+        log.warning("'%s' is not used: inside an Azure ML job, the job's own workspace is.", path)
+    return own or address_from_config(path, cloud=cloud_setting(start))
+
+
+def is_in_azure_job() -> bool:
+    """Whether this process is part of an Azure ML job."""
+    from himl_cli.workspaces.azure.config import address_of_job
+
+    return address_of_job() is not None
+
+
+def own_azure(start: Path) -> WorkspaceAddress | None:
+    """The workspace of the Azure ML job that this process is part of; None elsewhere. The settings for *start* may name
+    its cloud."""
+    from himl_cli.workspaces.azure.config import address_of_job
+
+    return address_of_job(cloud=cloud_setting(start))
+
+
+def cloud_setting(start: Path) -> str | None:
+    """The cloud that the settings for *start* name."""
+    from himl_cli.workspaces.azure.config import azure_settings
+
+    return azure_settings(start).cloud or None
+
+
+def named_folder(spec: str) -> Path:
+    """The local workspace that a path means: itself when it is called `.himl` or holds a record, else the `.himl` in
+    it."""
+    path = expand_home(spec, "folder").absolute()
+    if path.name == LOCAL_FOLDER or (path / "workspace.db").is_file() or path.is_file():
+        return path
+    return path / LOCAL_FOLDER
+
+
+def nearest_local(start: Path) -> Path | None:
+    """The nearest `.himl` folder in *start* or a parent."""
+    return next((folder / LOCAL_FOLDER for folder in (start, *start.parents) if (folder / LOCAL_FOLDER).is_dir()), None)
+
+
+def project_of(config: Path) -> Path:
+    """The project's folder that a `config.json` belongs to."""
+    return config.parent.parent if config.parent.name == ".azureml" else config.parent
 
 
 def open_workspace(spec: str | None, config_file: str | None, *, start: Path) -> Workspace:
@@ -99,7 +200,7 @@ def open_each(spec: str | None, config_file: str | None, *, start: Path) -> Sequ
     return found
 
 
-def _why(source: str, meant: Meant) -> str:
+def _why(source: str, meant: ResolvedWorkspaces) -> str:
     """Where a workspace was read, and by which rule."""
     if not Path(source).is_absolute():
         return source
@@ -241,7 +342,7 @@ def azure_facts(spec: str | None, config_file: str | None, *, start: Path) -> Se
 
     The password's value is masked. Raises BadUsage for settings that cannot be used.
     """
-    from himl_cli.workspaces.azure.places.settings import settings_facts
+    from himl_cli.workspaces.azure.config import settings_facts
 
     address = find_workspaces(spec, config_file, start=start).azure
     ids = (address.subscription_id, address.resource_group, address.name) if address else ("", "", "")
@@ -264,7 +365,7 @@ def _not_configured(asked: str, start: Path, else_: str) -> BadUsage:
     return BadUsage(f"{asked} needs an Azure ML workspace, and none is configured.", hint=f"{HOW_TO_CONFIGURE} {else_}")
 
 
-def _existing(meant: Meant) -> Path:
+def _existing(meant: ResolvedWorkspaces) -> Path:
     remarks = () if meant.local or meant.is_named else search_remarks(None, None, start=meant.start)
     if remarks:
         raise WorkspaceNotFound(
@@ -284,8 +385,8 @@ def _existing(meant: Meant) -> Path:
 def open_azure(address: WorkspaceAddress, start: Path) -> AzureWorkspace:
     """The Azure ML workspace at *address*, with the credentials that the settings for *start* name. No request is made
     yet."""
+    from himl_cli.workspaces.azure.config import azure_settings
     from himl_cli.workspaces.azure.connection import Connection
-    from himl_cli.workspaces.azure.places.settings import azure_settings
     from himl_cli.workspaces.azure.workspace import AzureWorkspace
 
     return AzureWorkspace(Connection.open(address, settings=azure_settings(start)))
@@ -305,8 +406,7 @@ def own_local_run() -> tuple[LocalWorkspace, str] | None:
 def azure_at(subscription_id: str, resource_group: str, name: str, source: str, start: Path) -> WorkspaceAddress:
     """The address of a workspace whose ids are known, in the cloud that the settings for *start* name; *source* says
     from where."""
-    from himl_cli.workspaces.azure.places.address import WorkspaceAddress
-    from himl_cli.workspaces.azure.places.clouds import current_cloud
+    from himl_cli.workspaces.azure.address import WorkspaceAddress, current_cloud
 
     return WorkspaceAddress(subscription_id, resource_group, name, current_cloud(cloud_setting(start)), source)
 
@@ -334,3 +434,44 @@ def check_azure_settings(start: Path) -> None:
     """Raises BadUsage where `[azure]` in the settings for *start* holds what cannot be used, also where Azure ML is not
     needed at once."""
     cloud_setting(start)
+
+
+def azure_ids_in(path: Path) -> Mapping[str, str]:
+    """The keys of the Azure ML workspace that a config file names. Raises WorkspaceNotFound or BadUsage."""
+    from himl_cli.workspaces.azure.config import CONFIG_KEYS, address_from_config
+
+    address = address_from_config(path)
+    return dict(zip(CONFIG_KEYS, (address.subscription_id, address.resource_group, address.name), strict=True))
+
+
+def azure_ids_set() -> Mapping[str, str]:
+    """The keys of an Azure ML workspace that HIML_* variables set, some or all."""
+    from himl_cli.workspaces.azure.config import ids_in_environment
+
+    return ids_in_environment()
+
+
+def azure_config_text(ids: Mapping[str, str], where: str) -> str:
+    """A `config.json` for the workspace with these keys. Raises BadUsage, beginning with *where*, for what is missing
+    or wrong."""
+    from himl_cli.workspaces.azure.config import config_text
+
+    return config_text(ids, where)
+
+
+def azure_config_at(folder: Path) -> Path | None:
+    """The `config.json` that those who are in *folder* use: the nearest one that names a workspace."""
+    return nearest_azure_config(folder)
+
+
+def make_local(folder: Path) -> tuple[Path, bool]:
+    """A local workspace in *folder*: its own folder, and whether that is new. Raises BadUsage or DiskFailed."""
+    from himl_cli.workspaces.local.workspace import LocalWorkspace
+
+    made = LocalWorkspace(folder / LOCAL_FOLDER)
+    if made.folder.is_file():
+        raise BadUsage(f"'{made.folder}' is a file, so no workspace can be made there.", hint="Move it away.")
+    is_new = not made.folder.is_dir()
+    if is_new:
+        made.make()
+    return made.folder, is_new

@@ -30,7 +30,7 @@ LONGEST_SECONDS = 2 * 24 * 3600.0
 """No value lives longer, so that files older than this can be removed unread."""
 
 
-class Kept:
+class DiskCache:
     """Values by kind and key. Never raises for what lies, or cannot lie, on the disk."""
 
     def __init__(self, folder: Path | None) -> None:
@@ -39,7 +39,7 @@ class Kept:
         self._swept: set[Path] = set()
 
     @classmethod
-    def of_user(cls) -> Kept:
+    def of_user(cls) -> DiskCache:
         """In the user's cache folder, or nowhere where HIML_NO_CACHE is set (to anything but 0)."""
         return cls(_default_folder())
 

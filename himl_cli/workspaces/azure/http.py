@@ -5,24 +5,23 @@ from __future__ import annotations
 import logging
 import threading
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from queue import Empty, SimpleQueue
 from time import perf_counter
-from typing import Any
+from types import TracebackType
+from typing import Any, Generic, TypeVar
 from urllib.parse import quote, urlencode, urlsplit
 
 from himl_cli.core.errors import HimlError, ServiceFailed, WorkspaceNotFound
 from himl_cli.core.processes import register_after_fork
 from himl_cli.core.redaction import parts_of, redact
 from himl_cli.core.text import NotJson, read_json, read_valid_json
-from himl_cli.workspaces.azure.places.address import WorkspaceAddress
-from himl_cli.workspaces.azure.requests.answers import object_of
-from himl_cli.workspaces.azure.requests.challenge import claims_of
-from himl_cli.workspaces.azure.requests.closed_network import says_closed
-from himl_cli.workspaces.azure.requests.errors import refusal
-from himl_cli.workspaces.azure.requests.failure import Failure
-from himl_cli.workspaces.azure.requests.trust import silence_libraries
-from himl_cli.workspaces.azure.sign_in.tokens import Tokens
+from himl_cli.workspaces.azure.address import WorkspaceAddress
+from himl_cli.workspaces.azure.errors import ErrorResponse, claims_of, refusal, says_closed
+from himl_cli.workspaces.azure.responses import object_of
+from himl_cli.workspaces.azure.tls import silence_libraries
+from himl_cli.workspaces.azure.tokens import Tokens
 from himl_cli.workspaces.retry import RetryPolicy
 
 log = logging.getLogger(__name__)
@@ -31,7 +30,7 @@ OTHER_TENANT = "InvalidAuthenticationTokenTenant"  # a new token of the same ten
 
 
 @dataclass(frozen=True)
-class Reply:
+class Response:
     """An answer below 400; `headers` have lower-case names, `body` is the JSON value or None where there was none."""
 
     status: int
@@ -39,7 +38,7 @@ class Reply:
     body: Any = field(repr=False)  # may be a secret
 
 
-class Rest:
+class HttpClient:
     """Sends requests with the right token, from any number of threads.
 
     Requests are tried again by `Transport`. A 401 gets one more try with a new token, with the claims that the
@@ -118,7 +117,7 @@ class Rest:
         repeatable: bool = True,
         token: str | None = None,
         headers: Mapping[str, str] | None = None,
-    ) -> Reply:
+    ) -> Response:
         """Any request, for callers that need the status or the headers (202 with a `Location`), or send *headers* of
         their own."""
         full = _with_query(url, params)
@@ -143,7 +142,7 @@ class Rest:
     ) -> Any:
         from azure.core.exceptions import AzureError
 
-        from himl_cli.workspaces.azure.requests.unreachable import is_for_good, is_unknown_name, network_error
+        from himl_cli.workspaces.azure.errors import is_for_good, is_unknown_name, network_error
         from himl_cli.workspaces.azure.transport import build_request
 
         began = perf_counter()
@@ -174,18 +173,18 @@ class Rest:
                 self._closer = weakref.finalize(self, self._pipeline.__exit__)
             return self._pipeline
 
-    def _checked(self, method: str, url: str, scope: str | None, response: Any) -> Reply:
+    def _checked(self, method: str, url: str, scope: str | None, response: Any) -> Response:
         status, headers = response.status_code, {name.lower(): value for name, value in response.headers.items()}
         plain = url.partition("?")[0]
         if status >= 400:
-            failure = Failure(method, plain, status, headers, _lenient(response))
+            failure = ErrorResponse(method, plain, status, headers, _lenient(response))
             error = refusal(failure, self._address, self._tokens.credential_for(scope) if scope else "no sign-in")
             if isinstance(error, WorkspaceNotFound):
                 self._lost()
             raise error
         if status >= 300:
             raise _redirected(plain, headers)
-        return Reply(status, headers, _decoded(response, plain))
+        return Response(status, headers, _decoded(response, plain))
 
 
 def _is_worth_a_new_token(response: Any) -> bool:
@@ -226,3 +225,97 @@ def _redirected(url: str, headers: Mapping[str, str]) -> HimlError:
         f"{urlsplit(url).hostname} sends us to {target}, which himl does not follow with its sign-in.",
         hint="A proxy or a sign-in page of this network may be in between.",
     )
+
+
+AT_ONCE = 8
+"""Requests under way at once: enough to hide the way to the service, few enough not to be throttled."""
+MANY_AT_ONCE = 32
+"""Where thousands of small answers are read; as many connections are kept open (`pipeline.CONNECTIONS`)."""
+
+Item = TypeVar("Item")
+Answer = TypeVar("Answer")
+
+
+def ask_all(ask: Callable[[Item], Answer], items: Sequence[Item], *, at_once: int = AT_ONCE) -> list[Answer]:
+    """What *ask* says to each of the *items*, in their order, by *at_once* threads; the first error is raised, and what
+    was not begun is dropped.
+
+    What is under way then is waited for, except by somebody who interrupts: a service that stalls would hold him up for
+    minutes.
+    """
+    if len(items) < 2:
+        return [ask(item) for item in items]
+    questions = [_Question(ask, item) for item in items]
+    waiting: SimpleQueue[_Question[Item, Answer]] = SimpleQueue()
+    for question in questions:
+        waiting.put(question)
+    # daemons, for the interpreter waits for the threads of an executor, however it ends
+    threads = [
+        threading.Thread(target=_work, args=(waiting,), name="himl-ask", daemon=True)
+        for _ in range(min(at_once, len(items)))
+    ]
+    for thread in threads:
+        thread.start()
+    try:
+        answers = [question.wait() for question in questions]
+    except BaseException as err:
+        _drop(waiting)
+        if not isinstance(err, KeyboardInterrupt):
+            _join(threads)
+        raise
+    _join(threads)
+    return answers
+
+
+class _Question(Generic[Item, Answer]):
+    """One item on its way: answered, or failed with `error`."""
+
+    def __init__(self, ask: Callable[[Item], Answer], item: Item) -> None:
+        self._ask = ask
+        self._item = item
+        self._answers: list[Answer] = []
+        self._error: BaseException | None = None
+        self._is_through = threading.Event()
+
+    def answer(self) -> None:
+        """Ask; nothing is raised here, but by `wait`."""
+        with self:
+            self._answers.append(self._ask(self._item))
+
+    def wait(self) -> Answer:
+        self._is_through.wait()
+        if self._error is not None:
+            raise self._error
+        return self._answers[0]
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool:
+        self._error = error
+        self._is_through.set()
+        return True
+
+
+def _work(waiting: SimpleQueue[_Question[Item, Answer]]) -> None:
+    while True:
+        try:
+            question = waiting.get_nowait()
+        except Empty:
+            return
+        question.answer()
+
+
+def _drop(waiting: SimpleQueue[_Question[Item, Answer]]) -> None:
+    while True:
+        try:
+            waiting.get_nowait()
+        except Empty:
+            return
+
+
+def _join(threads: Sequence[threading.Thread]) -> None:
+    for thread in threads:
+        thread.join()

@@ -1,1 +1,0 @@
-"""Where a workspace and its services lie: addresses, clouds, configuration."""
