@@ -27,7 +27,7 @@ DEFAULT = "workspaceblobstore"
 def hasty_store(azure: StagedWorkspace, *, root: str = "", retries: RetryPolicy = HASTY, stall: float = 120.0) -> AzureBlobs:
     """The default datastore's container, by a SAS of the test's own; a request without progress is given up after *stall* seconds."""
     storage, container = azure.state.storage, azure.state.datastores[DEFAULT].container
-    signer = SasSigner.fixed(storage.container_sas(container, permissions="rcwl"))
+    signer = SasSigner(storage.container_sas(container, permissions="rcwl"))
     return AzureBlobs(f"https://{storage.host}/{container}", signer, root=root, label="the store", pool=CurlPool(CurlTimeouts(PATIENT, stall)), policy=retries)
 
 

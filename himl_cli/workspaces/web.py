@@ -180,16 +180,12 @@ class WebEndpoint(Endpoint):
         self._use(self._own)
 
     def _use(self, parts: SplitResult) -> None:
-        self._url, self.host = _request_url(parts), parts.hostname or ""
+        self._url, self.host, self.expires = _request_url(parts), parts.hostname or "", sas_expiry(parts.query)
 
     @property
     def query(self) -> str:
         """That of the URL, which may be a signature."""
         return parts_of(self._url).query
-
-    @property
-    def expires(self) -> float:
-        return sas_expiry(self.query)
 
     def signed(self, name: str, query: str = "") -> Signed:
         parts, own = parts_of(self._url), self._own

@@ -12,7 +12,7 @@ import pytest
 from himl_cli.core.blobs import FetchRequest
 from himl_cli.core.errors import HimlError, NotAllowed, ServiceFailed
 from himl_cli.workspaces.azure.storage.curl import CurlRequest
-from himl_cli.workspaces.azure.storage.signing import SasSigner, Signature, Signed, sas_expiry
+from himl_cli.workspaces.azure.storage.signing import Signature, Signed, Signer, sas_expiry
 from tests.azure_blobs import DEFAULT, use
 from tests.azure_workspaces import opened
 from tests.blob_sinks import Received, Stored, listed, sending
@@ -206,8 +206,14 @@ def test_the_end_of_a_sas_is_read_in_every_form_that_it_has(ends: str, known: bo
 
 
 def test_a_new_signature_that_is_refused_at_once_is_not_renewed_again() -> None:
-    made = iter(["sig=1", "sig=2", "sig=3"])
-    signer = SasSigner(lambda code: next(made))
+    class Counting(Signer):
+        made = 0
+
+        def _make(self, refused: Signature | None, code: str) -> Signature:
+            self.made += 1
+            return Signature.of_sas(f"sig={self.made}")
+
+    signer = Counting()
     first = signer.current()
     assert signer.renewed(first, "AuthenticationFailed")
     assert signer.renewed(first, "AuthenticationFailed")  # somebody else's request: there is a newer one already

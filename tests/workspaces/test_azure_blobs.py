@@ -215,7 +215,7 @@ def test_a_proxy_that_does_not_answer_is_given_up_after_three_tries_of_which_eac
 ) -> None:
     storage = azure_environment.state.storage
     url = f"https://{storage.host}/{azure_environment.state.default_datastore.container}"
-    store = AzureBlobs(url, SasSigner.fixed("sig=x"), pool=CurlPool(CurlTimeouts(connect=0.3)))
+    store = AzureBlobs(url, SasSigner("sig=x"), pool=CurlPool(CurlTimeouts(connect=0.3)))
     with socket.create_server(("127.0.0.1", 0)) as silent:
         for name in ("HTTPS_PROXY", "https_proxy"):
             monkeypatch.setenv(name, f"http://127.0.0.1:{silent.getsockname()[1]}")

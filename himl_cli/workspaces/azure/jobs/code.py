@@ -234,7 +234,7 @@ def _upload(signed_url: str, folder: str, snapshot: Snapshot, notify: Notify) ->
 
     parts, pool, sink = urlsplit(signed_url), CurlPool(), _UploadSink(notify)
     url = f"{parts.scheme}://{parts.netloc}{parts.path}"
-    store = AzureBlobs(url, SasSigner.fixed(parts.query), root=f"{folder}/", label="the storage of code", pool=pool)
+    store = AzureBlobs(url, SasSigner(parts.query), root=f"{folder}/", label="the storage of code", pool=pool)
     notify(Planned(len(snapshot.files), snapshot.size))
     try:
         store.store(_requests(snapshot, sink), sink, workers=WORKERS)

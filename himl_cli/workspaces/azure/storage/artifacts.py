@@ -19,7 +19,7 @@ from himl_cli.core.redaction import SAFE_IN_PATHS, parts_of
 from himl_cli.workspaces.azure.connection import Connection
 from himl_cli.workspaces.azure.errors import ServiceNotFound, ServiceRefused
 from himl_cli.workspaces.azure.responses import object_of, pages, unexpected
-from himl_cli.workspaces.azure.storage.container import AzureBlobs, refuse_all
+from himl_cli.workspaces.azure.storage.container import AzureBlobs
 from himl_cli.workspaces.azure.storage.curl import CurlPool
 from himl_cli.workspaces.azure.storage.download import BlobReader
 from himl_cli.workspaces.azure.storage.errors import BlobNotFound
@@ -27,7 +27,7 @@ from himl_cli.workspaces.azure.storage.properties import reason_not_to_ask, reas
 from himl_cli.workspaces.azure.storage.scheduler import run_tasks
 from himl_cli.workspaces.azure.storage.signing import VERSION_HEADER, Endpoint, Signature, Signed
 from himl_cli.workspaces.azure.storage.upload import store_blobs
-from himl_cli.workspaces.base import BlobStore, FetchSink, StoreSink
+from himl_cli.workspaces.base import FetchSink, StoreSink
 from himl_cli.workspaces.retry import RetryPolicy
 
 log = logging.getLogger(__name__)
@@ -53,10 +53,7 @@ class LinkEndpoint(Endpoint):
         self.label = label
         self.origin = f"{connection.address.cloud.name}{connection.address.path.lower()}/{container_id}"
         self.container = "azureml"
-
-    @property
-    def sign_in(self) -> str:
-        return "the artifact service's link"
+        self.sign_in = "the artifact service's link"
 
     def signed(self, name: str, query: str = "") -> Signed:
         link = self._links.get(name)
@@ -156,8 +153,13 @@ class WriteEndpoint(LinkEndpoint):
     _renewed_link = _link
 
 
-class ArtifactLinks(BlobReader):
-    """The files under a run's data container, read-only. A list costs a HEAD a file: the service tells no sizes."""
+class RunArtifacts(BlobReader):
+    """A run's artifacts as a `BlobStore`: from the storage account as *make_direct* opens it, else by links.
+
+    Listing the storage account takes one request for 5,000 files, with sizes and MD5s; the service tells neither, so
+    that a list by links costs a HEAD a file, but it needs no right to the storage account: a job's own run token is
+    enough. Which of the two works is found out once and kept for an hour.
+    """
 
     def __init__(
         self,
@@ -165,14 +167,29 @@ class ArtifactLinks(BlobReader):
         pool: CurlPool,
         container_id: str,
         label: str,
-        growing: Sequence[str],
-        policy: RetryPolicy | None = None,
+        make_direct: Callable[[Sequence[str]], AzureBlobs],
     ) -> None:
         self._links = LinkEndpoint(connection, container_id, label)
-        super().__init__(self._links, pool, policy or RetryPolicy(), growing)
+        super().__init__(self._links, pool, RetryPolicy(), GROWING)
+        self._connection = connection
+        self._container_id = container_id
+        self._make_direct = make_direct
+        self._direct: AzureBlobs | None = None
+        self._has_chosen = False
 
     def list(self, prefix: str = "") -> Iterator[Sequence[BlobInfo]]:
         """As `BlobStore.list`. Raises NotAllowed, ServiceFailed."""
+
+        def begin(direct: AzureBlobs | None) -> tuple[Iterator[Sequence[BlobInfo]], Sequence[BlobInfo] | None]:
+            pages = direct.list(prefix) if direct is not None else self._list_by_links(prefix)
+            return pages, next(pages, None)
+
+        pages, first = self._tried(begin)
+        if first is not None:
+            yield first
+            yield from pages
+
+    def _list_by_links(self, prefix: str) -> Iterator[Sequence[BlobInfo]]:
         # Parts such as `..` would mean something else in a URL
         folders = [*takewhile(lambda part: part not in ("", ".", ".."), prefix.split("/")[:-1])]
         names = [name for name in self._links.names("/".join(folders)) if name.startswith(prefix)]
@@ -193,63 +210,17 @@ class ArtifactLinks(BlobReader):
                     found.append(query.answer.blob)
         return sorted(found, key=lambda blob: blob.name)
 
-    def store(self, requests: Iterable[StoreRequest], sink: StoreSink, *, workers: int) -> None:
-        """Every request fails: a run's artifacts are not added to."""
-        refuse_all(requests, sink, self.label)
-
-
-class RunArtifacts:
-    """A run's artifacts as a `BlobStore`.
-
-    Listing the storage account takes one request for 5,000 files, with sizes and MD5s; the service tells neither, but
-    it needs no right to the storage account: a job's own run token is enough. Which of the two works is found out once
-    and kept for an hour.
-    """
-
-    def __init__(
-        self,
-        connection: Connection,
-        pool: CurlPool,
-        container_id: str,
-        label: str,
-        make_direct: Callable[[Sequence[str]], AzureBlobs],
-    ) -> None:
-        self._connection = connection
-        self._pool = pool
-        self._container_id = container_id
-        self._make_direct = make_direct
-        self._links = ArtifactLinks(connection, pool, container_id, label, GROWING)
-        self._chosen: BlobStore | None = None
-        self.label = label
-        self.origin = self._links.origin
-
-    def list(self, prefix: str = "") -> Iterator[Sequence[BlobInfo]]:
-        """As `BlobStore.list`."""
-
-        def begin(store: BlobStore) -> tuple[Iterator[Sequence[BlobInfo]], Sequence[BlobInfo] | None]:
-            pages = store.list(prefix)
-            return pages, next(pages, None)
-
-        pages, first = self._tried(begin)
-        if first is not None:
-            yield first
-            yield from pages
-
     def stat(self, name: str) -> BlobInfo | None:
-        """As `BlobStore.stat`."""
-        return self._tried(lambda store: store.stat(name))
-
-    def md5(self, blob: BlobInfo) -> bytes | None:
-        """As `BlobStore.md5`: what is on record."""
-        return blob.md5
+        by_links = super().stat
+        return self._tried(lambda direct: direct.stat(name) if direct is not None else by_links(name))
 
     def read(self, name: str, offset: int = 0) -> Iterator[bytes]:
-        """As `BlobStore.read`."""
-        return self._tried(lambda store: store.read(name, offset))
+        by_links = super().read
+        return self._tried(lambda direct: (direct.read if direct is not None else by_links)(name, offset))
 
     def fetch(self, requests: Iterable[FetchRequest], sink: FetchSink, *, workers: int) -> None:
-        """As `BlobStore.fetch`."""
-        self._store().fetch(requests, sink, workers=workers)
+        direct = self._chosen()
+        (direct.fetch if direct is not None else super().fetch)(requests, sink, workers=workers)
 
     def store(self, requests: Iterable[StoreRequest], sink: StoreSink, *, workers: int) -> None:
         """As `BlobStore.store`, by links that the artifact service gives to whoever may write to the run.
@@ -269,31 +240,28 @@ class RunArtifacts:
                     continue
                 yield from some
 
-        store_blobs(announced(iter(requests)), sink, endpoint, self._pool, RetryPolicy(), workers=workers)
+        store_blobs(announced(iter(requests)), sink, endpoint, self._pool, self._policy, workers=workers)
 
-    def _tried(self, ask: Callable[[BlobStore], Answer]) -> Answer:
-        """What *ask* says of the storage account, or where that is not allowed, of the service's links."""
-        store = self._store()
+    def _tried(self, ask: Callable[[AzureBlobs | None], Answer]) -> Answer:
+        """What *ask* says of the storage account, or where that is not allowed, of the service's links (None)."""
+        direct = self._chosen()
+        if direct is None:
+            return ask(None)
         try:
-            return ask(store)
+            return ask(direct)
         except NotAllowed as err:
-            if store is self._links:
-                raise
             log.debug("the storage account may not be read (%s): going on with the artifact service's links", err)
-        self._chosen = self._links
-        answer = ask(self._links)
+        self._direct = None
+        answer = ask(None)
         self._connection.kept.put(ROUTES, self._connection.key("routes"), BY_LINKS, seconds=ROUTE_SECONDS)
         return answer
 
-    def _store(self) -> BlobStore:
-        if self._chosen is None:
-            self._chosen = self._links
-            if self._connection.kept.get(ROUTES, self._connection.key("routes")) != BY_LINKS:
-                try:
-                    self._chosen = self._make_direct(GROWING)
-                except NotAllowed as err:
-                    text = (
-                        "the artifact datastore may not be looked at (%s): going on with the artifact service's links"
-                    )
-                    log.debug(text, err)
-        return self._chosen
+    def _chosen(self) -> AzureBlobs | None:
+        """The storage account, as far as is known; None where links are the way."""
+        if not self._has_chosen and self._connection.kept.get(ROUTES, self._connection.key("routes")) != BY_LINKS:
+            try:
+                self._direct = self._make_direct(GROWING)
+            except NotAllowed as err:
+                log.debug("the artifact datastore may not be looked at (%s): going on with links", err)
+        self._has_chosen = True
+        return self._direct

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain, islice
 
-from himl_cli.core.blobs import BlobInfo, FetchRequest, StoreRequest
+from himl_cli.core.blobs import BlobInfo, StoreRequest
 from himl_cli.core.errors import HimlError, NotFound, ServiceFailed
 from himl_cli.workspaces.azure.storage.curl import CurlPool
 from himl_cli.workspaces.azure.storage.download import BlobReader
@@ -19,7 +19,7 @@ from himl_cli.workspaces.azure.storage.listing import (
 from himl_cli.workspaces.azure.storage.scheduler import PendingQuery, Query, ask
 from himl_cli.workspaces.azure.storage.signing import ContainerEndpoint, SasSigner, Signer
 from himl_cli.workspaces.azure.storage.upload import store_blobs
-from himl_cli.workspaces.base import BlobStore, FetchSink, StoreSink
+from himl_cli.workspaces.base import StoreSink
 from himl_cli.workspaces.retry import RetryPolicy
 
 PAGE = 1000
@@ -50,7 +50,7 @@ class AzureBlobs(BlobReader):
         cls, url: str, sas: str, *, root: str = "", label: str = "", policy: RetryPolicy | None = None
     ) -> AzureBlobs:
         """The container at *url*, by a SAS (a query string)."""
-        return cls(url, SasSigner.fixed(sas), root=root, label=label, policy=policy)
+        return cls(url, SasSigner(sas), root=root, label=label, policy=policy)
 
     def list(self, prefix: str = "") -> Iterator[Sequence[BlobInfo]]:
         """As `BlobStore.list`. Raises NotFound for a container that does not exist, NotAllowed, ServiceFailed."""
@@ -119,60 +119,34 @@ class AzureBlobs(BlobReader):
         )
 
     def store(self, requests: Iterable[StoreRequest], sink: StoreSink, *, workers: int) -> None:
-        """As `BlobStore.store`."""
         store_blobs(
             requests, sink, self._container, self._pool, self._policy, workers=workers, on_step=self._poll_pending
         )
 
 
-class SingleBlob:
-    """Of the files in *store* only the one called *name*, read-only: an output that is a file, not a folder."""
+class SingleBlob(AzureBlobs):
+    """Of the blobs in the folder *root* only the one called *name*, read-only: an output that is a file, not a
+    folder."""
 
-    def __init__(self, store: BlobStore, name: str) -> None:
-        self._store = store
+    def __init__(self, url: str, signer: Signer, *, root: str, name: str, label: str, pool: CurlPool) -> None:
+        super().__init__(url, signer, root=root, label=label, pool=pool)
         self._name = name
 
-    @property
-    def label(self) -> str:
-        """What messages call this place."""
-        return self._store.label
-
-    @property
-    def origin(self) -> str:
-        """As `BlobStore.origin`."""
-        return self._store.origin
-
     def list(self, prefix: str = "") -> Iterator[Sequence[BlobInfo]]:
-        """As `BlobStore.list`."""
-        found = self._store.stat(self._name) if self._name.startswith(prefix) else None
+        found = self.stat(self._name) if self._name.startswith(prefix) else None
         if found is not None:
             yield [found]
 
     def stat(self, name: str) -> BlobInfo | None:
-        """As `BlobStore.stat`."""
-        return self._store.stat(name) if name == self._name else None
-
-    def md5(self, blob: BlobInfo) -> bytes | None:
-        """As `BlobStore.md5`."""
-        return self._store.md5(blob)
+        return super().stat(name) if name == self._name else None
 
     def read(self, name: str, offset: int = 0) -> Iterator[bytes]:
-        """As `BlobStore.read`."""
         if name != self._name:
             raise NotFound(f"No file '{name}' in {self.label}.")
-        return self._store.read(name, offset)
-
-    def fetch(self, requests: Iterable[FetchRequest], sink: FetchSink, *, workers: int) -> None:
-        """As `BlobStore.fetch`."""
-        self._store.fetch(requests, sink, workers=workers)
+        return super().read(name, offset)
 
     def store(self, requests: Iterable[StoreRequest], sink: StoreSink, *, workers: int) -> None:
         """Every request fails: an output is not added to."""
-        refuse_all(requests, sink, self.label)
-
-
-def refuse_all(requests: Iterable[StoreRequest], sink: StoreSink, label: str) -> None:
-    """Fail each of *requests*: the store called *label* cannot be added to."""
-    for request in requests:
-        hint = "Use a datastore: himl datastore upload"
-        sink.fail(request, HimlError(f"The files of {label} cannot be added to.", hint=hint))
+        for request in requests:
+            hint = "Use a datastore: himl datastore upload"
+            sink.fail(request, HimlError(f"The files of {self.label} cannot be added to.", hint=hint))

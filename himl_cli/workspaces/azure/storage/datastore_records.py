@@ -6,7 +6,6 @@ azureml-core (`azureml/data/datastore_client.py`), which reads datastores in a j
 
 from __future__ import annotations
 
-import ipaddress
 import logging
 import re
 from collections.abc import Callable, Iterator, Mapping
@@ -143,7 +142,9 @@ class DatastoreRecord:
                 hint=_WAYS_OUT.get(self.kind, "Register the data as a blob datastore."),
             )
         host = f"{self.account}.blob.{self.endpoint or cloud.storage_suffix}"
-        return f"{'http' if self.protocol == 'http' and _is_here(host) else 'https'}://{host}/{self.container}"
+        # Only an emulator on this machine is spoken to without TLS
+        is_plain = self.protocol == "http" and host.partition(":")[0].endswith(".localhost")
+        return f"{'http' if is_plain else 'https'}://{host}/{self.container}"
 
     def info(self, cloud: Cloud) -> DatastoreInfo:
         """For lists of datastores, of every kind."""
@@ -151,17 +152,6 @@ class DatastoreRecord:
         host = f"{self.account}.{service}.{self.endpoint or cloud.storage_suffix}"
         location = f"https://{host}/{self.container}" if self.account else self.container
         return DatastoreInfo(self.name, KINDS.get(self.kind, self.kind), location, self.is_default)
-
-
-def _is_here(host: str) -> bool:
-    """Whether *host* is this machine: only an emulator there is spoken to without TLS."""
-    name = host.partition(":")[0]
-    if name == "localhost" or name.endswith(".localhost"):
-        return True
-    try:
-        return ipaddress.ip_address(name).is_loopback
-    except ValueError:
-        return False
 
 
 def read_record(connection: Connection, name: str) -> DatastoreRecord:

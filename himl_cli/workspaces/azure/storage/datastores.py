@@ -185,15 +185,18 @@ class Datastores:
             )
         folder, slash, name = place.path.rpartition("/")
         if is_file and name:
-            return SingleBlob(self._blobs(record, folder + slash, label), name)
+            url, signer = self._container(record)
+            return SingleBlob(url, signer, root=folder + slash, name=name, label=label, pool=self._pool)
         return self._blobs(record, f"{place.path}/" if name else place.path, label)
 
     def _blobs(self, record: DatastoreRecord, root: str, label: str, growing: Sequence[str] = ()) -> AzureBlobs:
-        signer = self._signers.get(record)
-        if signer is None:
-            signer = self._signers[record] = signer_for(self._connection, record)
-        url = record.url(self._connection.address.cloud)
+        url, signer = self._container(record)
         return AzureBlobs(url, signer, root=root, label=label, pool=self._pool, growing=growing)
+
+    def _container(self, record: DatastoreRecord) -> tuple[str, Signer]:
+        if record not in self._signers:
+            self._signers[record] = signer_for(self._connection, record)
+        return record.url(self._connection.address.cloud), self._signers[record]
 
 
 def ensure_datastore(connection: Connection, datastores: Datastores, spec: ContainerSpec, notify: Notify) -> str:

@@ -267,12 +267,10 @@ class BlobReader(ABC):
 
     @property
     def label(self) -> str:
-        """What messages call this place."""
         return self._endpoint.label
 
     @property
     def origin(self) -> str:
-        """As `BlobStore.origin`."""
         return self._endpoint.origin
 
     @abstractmethod

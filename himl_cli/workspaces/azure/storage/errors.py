@@ -31,15 +31,9 @@ _CODE = re.compile(rb"<Code>([^<]*)</Code>")
 _DETAIL = re.compile(rb"<AuthenticationErrorDetail>([^<]*)</AuthenticationErrorDetail>")
 
 _UNKNOWN_SIGN_IN = ("AuthenticationFailed", "InvalidAuthenticationInfo")
-_NETWORK = ("AuthorizationFailure", "AuthorizationSourceIPMismatch", "IpAuthorizationFailed", "NetworkAclDenied")
-_NO_CONTAINER = ("ContainerNotFound", "ContainerBeingDeleted", "FilesystemNotFound", "ResourceNotFound")
 
 ROLES = "Ask for the role 'Storage Blob Data Reader' to read, 'Storage Blob Data Contributor' to write."
 _SAS_RIGHTS = "The SAS token has to allow reading and listing, to upload also creating and writing: make another one."
-_FIREWALL = (
-    "Work from a network that its rules allow, or have this machine's address added; to read, the role "
-    "'Storage Blob Data Reader' is needed."
-)
 _WHO = "Is the right account signed in, and in the tenant of the storage account? 'himl doctor' says which it is."
 _CREDENTIALS = (
     "Was the account's key changed, or the datastore's SAS token? Update the datastore's credentials in the workspace."
@@ -76,16 +70,10 @@ _BY_CODE: dict[str, tuple[type[HimlError], str, str]] = {
         "{blob} is protected by an immutability policy.",
         "Store it under another name.",
     ),
-    "BlobImmutableDueToLegalHold": (NotAllowed, "{blob} is under a legal hold.", "Store it under another name."),
     "BlobOperationNotSupported": (
         BlocksUnsupported,
         "{blob} was made by a program that uses the lake's own interface (dfs): it cannot be replaced in blocks.",
         "Delete it there first.",
-    ),
-    "InvalidBlobOrBlock": (
-        ServiceFailed,
-        "{blob} was left unfinished there by another program.",
-        "Delete it there, or use another name.",
     ),
     "InvalidBlobType": (
         ServiceFailed,
@@ -98,7 +86,46 @@ _BY_CODE: dict[str, tuple[type[HimlError], str, str]] = {
         "Run the command again when nothing else writes it.",
     ),
     "LeaseIdMissing": (ServiceFailed, "{blob} is locked by a lease.", "Whoever holds the lease has to release it."),
+    **dict.fromkeys(
+        ("ContainerNotFound", "ContainerBeingDeleted", "FilesystemNotFound", "ResourceNotFound"),
+        (
+            NotFound,
+            "{Storage} has no container '{container}' ({label}).",
+            "Was it deleted, or the datastore registered with a wrong name?",
+        ),
+    ),
+    **dict.fromkeys(
+        RIGHT_MISSING,
+        (NotAllowed, "Not allowed to do this in container '{container}' of {storage}{with_sign_in}.", ROLES),
+    ),
+    **dict.fromkeys(
+        NO_KEYS, (NotAllowed, "{Storage} takes no account keys, and the sign-in here was not enough.", ROLES)
+    ),
+    **dict.fromkeys(
+        ("AuthorizationFailure", "AuthorizationSourceIPMismatch", "IpAuthorizationFailed", "NetworkAclDenied"),
+        (
+            NotAllowed,
+            "The firewall of {storage} does not let this machine in, or the right to its data is missing ({code}).",
+            "Work from a network that its rules allow, or have this machine's address added; to read, the role "
+            "'Storage Blob Data Reader' is needed.",
+        ),
+    ),
+    "401": (NotAllowed, "{Storage} refuses the request ({reason}).", "'himl doctor' checks what is missing."),
+    "403": (NotAllowed, "{Storage} refuses the request ({reason}).", "'himl doctor' checks what is missing."),
+    "404": (BlobNotFound, "No file {blob}.", ""),
+    "412": (
+        BlobChanged,
+        "'{name}' changed while it was read.",
+        "Run the command again when nothing writes to it.",
+    ),
+    "416": (BlobChanged, "'{name}' is shorter than it was listed.", ""),
+    "3xx": (
+        ServiceFailed,
+        "{host} sends requests elsewhere (HTTP {status}); that is not Azure Storage.",
+        "Is a proxy or a log-in page in between?",
+    ),
 }
+"""Error, message and hint by the service's code, or where it is not here, by the status."""
 
 
 def failure_of(response: CurlResponse, endpoint: Endpoint, name: str) -> Failure:
@@ -111,10 +138,11 @@ def failure_of(response: CurlResponse, endpoint: Endpoint, name: str) -> Failure
     log.debug("storage answered %d %s to a request for '%s' (request id %s)", status, code, redact(name), request_id)
     if status in (401, 403):
         again = _refused_again(response, endpoint, code)
-        return Failure(_refusal(response, body, endpoint, code), code, is_refusal=True, again=again)
+        error = _sign_in_error(response, body, endpoint, code) or _error(status, code, endpoint, name)
+        return Failure(error, code, is_refusal=True, again=again)
     if status in TRANSIENT:
         return transient_failure(response, endpoint.storage.capitalize(), code)
-    return Failure(_plain(status, code, endpoint, name), code)
+    return Failure(_error(status, code, endpoint, name), code)
 
 
 def transient_failure(response: CurlResponse, who: str, code: str = "") -> Failure:
@@ -135,63 +163,37 @@ def error_code(body: bytes) -> str:
     return found[1].decode("ascii", "replace") if found else ""
 
 
-def _plain(status: int, code: str, endpoint: Endpoint, name: str) -> HimlError:
-    blob, storage = f"'{name}' in {endpoint.label}", endpoint.storage.capitalize()
-    if code in _BY_CODE:
-        kind, sentence, hint = _BY_CODE[code]
-        return kind(sentence.format(blob=blob), hint=hint)
-    if status == 404 and code in _NO_CONTAINER:
-        return NotFound(
-            f"{storage} has no container '{endpoint.container}' ({endpoint.label}).",
-            hint="Was it deleted, or the datastore registered with a wrong name?",
-        )
-    if status == 404:
-        return BlobNotFound(f"No file {blob}.")
-    if status == 412:
-        return BlobChanged(
-            f"'{name}' changed while it was read.", hint="Run the command again when nothing writes to it."
-        )
-    if status == 416:
-        return BlobChanged(f"'{name}' is shorter than it was listed.")
-    if 300 <= status < 400:
-        return ServiceFailed(
-            f"{endpoint.host} sends requests elsewhere (HTTP {status}); that is not Azure Storage.",
-            hint="Is a proxy or a log-in page in between?",
-        )
-    return ServiceFailed(f"{storage} refused the request for '{name}' ({status} {code or 'without a reason'}).")
+def _error(status: int, code: str, endpoint: Endpoint, name: str) -> HimlError:
+    fallback = ServiceFailed, "{Storage} refused the request for '{name}' ({reason}).", ""
+    kind, message, hint = _BY_CODE.get(code) or _BY_CODE.get("3xx" if 300 <= status < 400 else f"{status}") or fallback
+    if code in RIGHT_MISSING and endpoint.sign_in.endswith("SAS token"):
+        hint = _SAS_RIGHTS
+    message = message.format(
+        blob=f"'{name}' in {endpoint.label}",
+        name=name,
+        label=endpoint.label,
+        host=endpoint.host,
+        container=endpoint.container,
+        storage=endpoint.storage,
+        Storage=endpoint.storage.capitalize(),
+        with_sign_in=f" with {endpoint.sign_in}" if endpoint.sign_in else "",
+        status=status,
+        code=code,
+        reason=f"{status} {code or 'without a reason'}",
+    )
+    return kind(message, hint=hint)
 
 
-def _refusal(response: CurlResponse, body: bytes, endpoint: Endpoint, code: str) -> NotAllowed:
-    """The error for a status of 401 or 403 with the service's *code*."""
+def _sign_in_error(response: CurlResponse, body: bytes, endpoint: Endpoint, code: str) -> NotAllowed | None:
+    """The error where the signature itself is refused; None where it is not."""
     storage, off = endpoint.storage.capitalize(), _clock_off(response)
     if off is not None and code in (*_UNKNOWN_SIGN_IN, "AuthorizationFailure", ""):
         return NotAllowed(
             f"{storage} refuses the sign-in, and this machine's clock is {responses.describe_skew(off)} the service's.",
             hint="Set the clock (or switch network time on), and run the command again.",
         )
-    if code in _UNKNOWN_SIGN_IN or (code == "AuthorizationFailure" and _is_over(endpoint)):
-        return _invalid_sign_in(body, endpoint)
-    if code in RIGHT_MISSING:
-        signed = f" with {endpoint.sign_in}" if endpoint.sign_in else ""
-        return NotAllowed(
-            f"Not allowed to do this in container '{endpoint.container}' of {endpoint.storage}{signed}.",
-            hint=_SAS_RIGHTS if endpoint.sign_in.endswith("SAS token") else ROLES,
-        )
-    if code in NO_KEYS:
-        return NotAllowed(f"{storage} takes no account keys, and the sign-in here was not enough.", hint=ROLES)
-    if code in _NETWORK:
-        return NotAllowed(
-            f"The firewall of {endpoint.storage} does not let this machine in, or the right to its data is missing "
-            f"({code}).",
-            hint=_FIREWALL,
-        )
-    return NotAllowed(
-        f"{storage} refuses the request ({response.status} {code or 'without a reason'}).",
-        hint="'himl doctor' checks what is missing.",
-    )
-
-
-def _invalid_sign_in(body: bytes, endpoint: Endpoint) -> NotAllowed:
+    if code not in _UNKNOWN_SIGN_IN and not (code == "AuthorizationFailure" and _is_over(endpoint)):
+        return None
     hint = _CREDENTIALS if endpoint.sign_in.endswith("SAS token") or "key" in endpoint.sign_in else _WHO
     if _is_over(endpoint):
         ends = datetime.fromtimestamp(endpoint.expires, timezone.utc)
@@ -201,9 +203,7 @@ def _invalid_sign_in(body: bytes, endpoint: Endpoint) -> NotAllowed:
     found = _DETAIL.search(body)
     detail = (found[1] if found else body).decode("utf-8", "replace").lower()
     why = "expired" if "time frame" in detail or "expired" in detail else "not valid"
-    return NotAllowed(
-        f"{endpoint.storage.capitalize()} says that {endpoint.sign_in or 'the sign-in'} is {why}.", hint=hint
-    )
+    return NotAllowed(f"{storage} says that {endpoint.sign_in or 'the sign-in'} is {why}.", hint=hint)
 
 
 def _refused_again(response: CurlResponse, endpoint: Endpoint, code: str) -> NotAllowed | None:

@@ -6,7 +6,6 @@ import re
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
 from typing import Protocol
@@ -133,21 +132,16 @@ class Signer(ABC):
 
 
 class SasSigner(Signer):
-    """Signs with a SAS; *renew* gives another where there can be one, told the refused one's code ('' for the
-    first)."""
+    """Signs with a SAS that somebody gave, as long as that is valid."""
 
-    def __init__(self, renew: Callable[[str], str], sign_in: str = "the datastore's SAS token") -> None:
+    sign_in = "the SAS token"
+
+    def __init__(self, sas: str) -> None:
         super().__init__()
-        self._renew = renew
-        self.sign_in = sign_in
-
-    @classmethod
-    def fixed(cls, sas: str) -> SasSigner:
-        """Signs with *sas* as long as that is valid."""
-        return cls(lambda _: sas, "the SAS token")
+        self._sas = sas
 
     def _make(self, refused: Signature | None, code: str) -> Signature:
-        return Signature.of_sas(self._renew(code))
+        return refused or Signature.of_sas(self._sas)
 
 
 class Tokens(Protocol):
@@ -195,24 +189,12 @@ class Endpoint(ABC):
 
     def __init__(self) -> None:
         self.account = self.container = self.host = ""
+        self.sign_in, self.expires, self.is_unproven = "", 0.0, False  # of the last signature, as of `Signer`
         self.pauses = PauseLog()  # of all requests of the store
 
     @property
     def storage(self) -> str:
         return f"storage account '{self.account}'"
-
-    @property
-    def sign_in(self) -> str:
-        """As of `Signer`; so are the next two."""
-        return ""
-
-    @property
-    def expires(self) -> float:
-        return 0.0
-
-    @property
-    def is_unproven(self) -> bool:
-        return False
 
     @abstractmethod
     def signed(self, name: str, query: str = "") -> Signed:
@@ -242,18 +224,6 @@ class ContainerEndpoint(Endpoint):
         self._url = url.rstrip("/")
         self._signer = signer
 
-    @property
-    def sign_in(self) -> str:
-        return self._signer.sign_in
-
-    @property
-    def expires(self) -> float:
-        return self._signer.expires
-
-    @property
-    def is_unproven(self) -> bool:
-        return self._signer.is_unproven
-
     def signed(self, name: str, query: str = "") -> Signed:
         return self._with(f"{self._url}/{self._quoted_root}{quoted(name)}", query)
 
@@ -271,11 +241,19 @@ class ContainerEndpoint(Endpoint):
 
     def _with(self, url: str, query: str) -> Signed:
         signature = self._signer.current()
+        self._describe()
         whole = f"{query}&{signature.query}" if query and signature.query else query or signature.query
         return Signed(f"{url}?{whole}" if whole else url, (*signature.headers, VERSION_HEADER), signature)
 
     def renewed(self, name: str, refused: Signed, code: str) -> bool:
-        return self._signer.renewed(refused.signature, code)
+        try:
+            return self._signer.renewed(refused.signature, code)
+        finally:
+            self._describe()
+
+    def _describe(self) -> None:
+        signer = self._signer
+        self.sign_in, self.expires, self.is_unproven = signer.sign_in, signer.expires, signer.is_unproven
 
     def worked(self) -> None:
         self._signer.worked()

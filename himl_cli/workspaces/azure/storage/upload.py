@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import re
-from abc import abstractmethod
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
+from dataclasses import replace
+from functools import partial
+from typing import Any
 from urllib.parse import quote
 
 from himl_cli.core.blobs import BlobInfo, StoreRequest
@@ -19,7 +21,7 @@ from himl_cli.workspaces.azure.storage.blocks import (
     file_md5,
     file_state,
 )
-from himl_cli.workspaces.azure.storage.curl import CurlPool, CurlRequest
+from himl_cli.workspaces.azure.storage.curl import CurlPool, CurlRequest, CurlResponse
 from himl_cli.workspaces.azure.storage.errors import BlocksUnsupported
 from himl_cli.workspaces.azure.storage.properties import (
     md5_text,
@@ -96,7 +98,7 @@ class _Uploads:
                 if not self.memory.try_acquire(request.size):
                     return None
                 self._request = None
-                return _PutFile(request, self)
+                return _SmallFile(request, self).task
             elif len(self._large) >= LARGE_AT_ONCE:
                 return None
             else:
@@ -115,105 +117,107 @@ class _Uploads:
             file.close()
 
 
-class _Commit(Task):
-    """Stores *request* on the condition that its name still has what was there when it was decided to store it.
+class _FileTask(Task):
+    """Some requests for one file: *attempt* and *fail* are the task's own."""
 
-    Where it has not, the blob is looked at: with our content it is ours, stored by an attempt whose response was lost,
-    or as good.
-    """
-
-    def __init__(self, request: StoreRequest, uploads: _Uploads, md5: bytes = b"") -> None:
+    def __init__(
+        self,
+        request: StoreRequest,
+        uploads: _Uploads,
+        attempt: Callable[[_FileTask], Attempt],
+        fail: Callable[[HimlError], None],
+    ) -> None:
         super().__init__(request.name, uploads.endpoint, uploads.retries)
-        self._stored = request
-        self._md5 = md5
-        self._is_taken = False
+        self._request = request
+        self._attempt = attempt
+        self._fail = fail
 
-    @abstractmethod
-    def put(self) -> CurlRequest:
-        """The request that stores it. Raises HimlError."""
+    def attempt(self) -> Attempt:
+        return self._attempt(self)
 
-    @abstractmethod
-    def done(self, blob: BlobInfo) -> None:
-        """It is stored."""
+    def fail(self, error: HimlError) -> None:
+        self._fail(error)
 
-    def put_failure(self, failure: Failure) -> Failure:
-        """What *failure* of the request really is."""
-        return _damaged_on_the_way(failure)
+    def put(self, *headers: str, md5: bytes, query: str = "", **options: Any) -> CurlRequest:
+        """A request that sends bytes with this MD5."""
+        return self.request(f"Content-MD5: {md5_text(md5)}", *headers, "Expect:", query=query, method="PUT", **options)
+
+    def put_blob(self, md5: bytes, **options: Any) -> CurlRequest:
+        """A request that sends a whole blob; the service checks its MD5 and keeps it."""
+        headers = (*self.condition(), "x-ms-blob-type: BlockBlob", f"Content-Type: {media_type(self.name)}")
+        return self.put(*headers, md5=md5, **options)
 
     def condition(self) -> list[str]:
         """The header that makes the service store it only where nothing else was put there meanwhile."""
-        replaces = self._stored.replaces
+        replaces = self._request.replaces
         if replaces is None:
             return []
         return [f'If-Match: "{replaces}"' if replaces else "If-None-Match: *"]
 
-    def blob_headers(self) -> list[str]:
-        """Those of a whole blob."""
-        return [
-            *self.condition(),
-            "x-ms-blob-type: BlockBlob",
-            f"Content-Type: {media_type(self.name)}",
-            f"Content-MD5: {md5_text(self._md5)}",
-            "Expect:",
-        ]
+    def check_stored(self, response: CurlResponse) -> None:
+        """Raises AttemptFailed unless *response* says that what was put is stored.
 
-    def attempt(self) -> Attempt:
-        if not self._is_taken:
-            response = yield self.put()
-            if response.is_complete and response.status == 201:
-                self.progressed()
-                self.done(stored_blob(response, self._stored, self._md5))
-                return
+        A digest that was made from the very bytes that were sent is right: where the service finds another, they were
+        damaged on the way.
+        """
+        if not response.is_complete or response.status != 201:
             failure = self.failure(response)
-            if self._stored.replaces is None or (response.status, failure.code) not in _SOMEBODY_ELSES:
-                raise AttemptFailed(self.put_failure(failure))
-            self._is_taken = True
-        response = yield self.request(method="HEAD")
-        self.check(response, 200, 404)
-        there = properties_of(response, self.name).blob if response.status == 200 else None
-        if there is None or (there.size, there.md5) != (self._stored.size, self._md5):
-            text = (
-                f"'{self.name}' in {self.endpoint.label} was changed by somebody else meanwhile; it is left as it is."
-            )
-            raise AttemptFailed(Failure(BlobChanged(text, hint="Run the command again.")))
-        self.done(stored_blob(response, self._stored, self._md5))
+            raise AttemptFailed(replace(failure, may_pass=True) if failure.code == "Md5Mismatch" else failure)
+        self.progressed()
+
+    def commit(self, request: CurlRequest, md5: bytes) -> Generator[CurlRequest, CurlResponse, BlobInfo]:
+        """Store it by *request*, where its name still has what was there when it was decided to store it.
+
+        Where it has not, the blob is looked at: with our content it is ours, stored by an attempt whose response was
+        lost, or as good.
+        """
+        response = yield request
+        try:
+            self.check_stored(response)
+        except AttemptFailed as failed:
+            if self._request.replaces is None or (response.status, failed.failure.code) not in _SOMEBODY_ELSES:
+                raise
+            response = yield self.request(method="HEAD")
+            self.check(response, 200, 404)
+            there = properties_of(response, self.name).blob if response.status == 200 else None
+            if there is None or (there.size, there.md5) != (self._request.size, md5):
+                where = self.endpoint.label
+                text = f"'{self.name}' in {where} was changed by somebody else meanwhile; it is left as it is."
+                raise AttemptFailed(Failure(BlobChanged(text, hint="Run the command again."))) from None
+        return stored_blob(response, self._request, md5)
 
 
-def _damaged_on_the_way(failure: Failure) -> Failure:
-    """A digest that was made from the very bytes that were sent is right: where the service finds another, they were
-    damaged."""
-    return Failure(failure.error, failure.code, may_pass=True) if failure.code == "Md5Mismatch" else failure
-
-
-class _PutFile(_Commit):
-    """A whole file as one blob; the service checks its MD5 and keeps it."""
+class _SmallFile:
+    """A file that goes in one request; its bytes are kept for another attempt."""
 
     def __init__(self, request: StoreRequest, uploads: _Uploads) -> None:
-        super().__init__(request, uploads)
+        self._request = request
         self._uploads = uploads
         self._body: bytes | None = None
+        self._md5 = b""
+        self.task = _FileTask(request, uploads, self._attempt, self._fail)
 
-    def put(self) -> CurlRequest:
+    def _attempt(self, task: _FileTask) -> Attempt:
         if self._body is None:
-            self._body, self._md5 = file_content(self._stored)
-        return self.request(*self.blob_headers(), method="PUT", body=self._body)
+            self._body, self._md5 = file_content(self._request)
+        try:
+            blob = yield from task.commit(task.put_blob(self._md5, body=self._body), self._md5)
+        except AttemptFailed as failed:
+            if failed.failure.code == "Md5Mismatch" and self._is_changed():
+                raise AttemptFailed(Failure(file_changed(self._request))) from None
+            raise
+        self._uploads.memory.release(self._request.size)
+        self._uploads.sink.advance(self._request, self._request.size)
+        self._uploads.sink.finish(self._request, blob)
 
-    def put_failure(self, failure: Failure) -> Failure:
-        """A wrong MD5 is the file's own change since it was digested, or damage on the way."""
-        body = self._body or b""
-        if failure.code == "Md5Mismatch" and hashlib.md5(body, usedforsecurity=False).digest() != self._md5:
-            return Failure(file_changed(self._stored))
-        return super().put_failure(failure)
+    def _is_changed(self) -> bool:
+        """Whether the file was not any more what had been digested when it was read."""
+        return hashlib.md5(self._body or b"", usedforsecurity=False).digest() != self._md5
 
-    def done(self, blob: BlobInfo) -> None:
-        self._uploads.memory.release(self._stored.size)
-        self._uploads.sink.advance(self._stored, self._stored.size)
-        self._uploads.sink.finish(self._stored, blob)
-
-    def fail(self, error: HimlError) -> None:
+    def _fail(self, error: HimlError) -> None:
         self._body = None
-        self._uploads.memory.release(self._stored.size)
-        self._uploads.sink.fail(self._stored, error)
+        self._uploads.memory.release(self._request.size)
+        self._uploads.sink.fail(self._request, error)
 
 
 class _LargeFile:
@@ -224,89 +228,124 @@ class _LargeFile:
     """
 
     def __init__(self, request: StoreRequest, uploads: _Uploads) -> None:
-        self.request = request
-        self.uploads = uploads
-        self.state = file_state(request)
-        self.left: frozenset[str] | None = None  # ids of blocks that an earlier attempt left, once they are known
-        self.in_flight = 0
-        self.is_over = False
+        self._request = request
+        self._uploads = uploads
+        self._state = file_state(request)
+        self._left: frozenset[str] | None = None  # ids of blocks that an earlier attempt left, once they are known
         self._reader: BlockReader | None = None
         self._ids: list[str] = []
-        self._advanced = 0
+        self._in_flight = self._advanced = 0
         self._is_whole = self._is_whole_sent = False
+        self.is_reading = False  # blocks will come that are not there yet
+        self.is_over = False
         self.tasks = self._tasks()
-
-    @property
-    def is_reading(self) -> bool:
-        """Whether blocks will come that are not there yet."""
-        return self._is_in_blocks() and self._reader is not None and not self._reader.is_through
-
-    def _is_in_blocks(self) -> bool:
-        return not self.is_over and not self._is_whole
 
     def _tasks(self) -> Iterator[Task | None]:
         """The requests there are to make; None only while one is under way, or `is_reading`."""
         try:
-            yield _ListBlocks(self)
-            while self._is_in_blocks() and self.left is None:
+            yield self._task(self._list_blocks)
+            while self._is_in_blocks() and self._left is None:
                 yield None
             if self._is_in_blocks():
-                reader = self._reader = BlockReader(self.request, self.uploads.memory)
-                while self._is_in_blocks() and ((task := self._next_block(reader)) or not reader.is_through):
-                    yield task
-                while self._is_in_blocks() and self.in_flight:
-                    yield None
-                if self._is_in_blocks():
-                    if file_state(self.request) != self.state:  # no longer what was read
-                        raise file_changed(self.request)
-                    yield _PutBlockList(self, self._ids, reader.md5)
-                while self._is_in_blocks():
-                    yield None
-            while not self.is_over and self.in_flight:
+                reader = self._reader = BlockReader(self._request, self._uploads.memory)
+                self.is_reading = True
+                while self._is_in_blocks() and not reader.is_through:
+                    yield self._next_block(reader)  # held by no variable here, nor are its bytes
+                self.is_reading = False
+            while not self.is_over and self._in_flight:
+                yield None
+            if self._is_in_blocks():
+                if file_state(self._request) != self._state:  # no longer what was read
+                    raise file_changed(self._request)
+                yield self._task(partial(self._put_list, reader.md5))
+            while self._is_in_blocks():
                 yield None
             if not self.is_over:
                 self._is_whole_sent = True
-                yield _PutWhole(self, file_md5(self.request))
+                yield self._task(partial(self._put_whole, file_md5(self._request)))
         except HimlError as error:
-            self.fail(error)
+            self._fail(error)
+
+    def _is_in_blocks(self) -> bool:
+        return not self.is_over and not self._is_whole
+
+    def _task(
+        self, attempt: Callable[[_FileTask], Attempt], fail: Callable[[HimlError], None] | None = None
+    ) -> _FileTask:
+        return _FileTask(self._request, self._uploads, attempt, fail or self._fail)
+
+    def _list_blocks(self, task: _FileTask) -> Attempt:
+        """Ask which blocks an earlier attempt left; whoever may not read the list sends them all."""
+        response = yield task.request(query="comp=blocklist&blocklisttype=uncommitted")
+        task.check(response, 200, 403, 404)
+        names = _BLOCK_NAMES.findall(response.take()) if response.status == 200 else []
+        self._left = frozenset(name.decode("ascii", "replace") for name in names)
 
     def _next_block(self, reader: BlockReader) -> Task | None:
         while (block := reader.next()) is not None:
             self._ids.append(block.id)
-            if self.left is None or block.id not in self.left:
-                self.in_flight += 1
-                return _PutBlock(self, block)
-            self.uploads.memory.release(len(block.body))
+            if self._left is None or block.id not in self._left:
+                self._in_flight += 1
+                return self._task(partial(self._put_block, block), partial(self._block_ended, len(block.body)))
+            self._uploads.memory.release(len(block.body))
         return None
 
-    def block_ended(self, size: int, error: HimlError | None = None) -> None:
+    def _put_block(self, block: Block, task: _FileTask) -> Attempt:
+        query = f"comp=block&blockid={quote(block.id, safe='')}"
+        kind = "Content-Type: application/octet-stream"
+        response = yield task.put(kind, md5=block.md5, query=query, body=block.body)
+        task.check_stored(response)
+        self._block_ended(len(block.body))
+
+    def _block_ended(self, size: int, error: HimlError | None = None) -> None:
         """A block of *size* bytes was stored, or failed."""
-        self.uploads.memory.release(size)
-        self.in_flight -= 1
+        self._uploads.memory.release(size)
+        self._in_flight -= 1
         if error is not None:
-            self.fail(error)
+            self._fail(error)
         elif not self.is_over:
             self._advance(size)
 
+    def _put_list(self, md5: bytes, task: _FileTask) -> Attempt:
+        """Make the blob of its blocks, with the whole file's MD5 beside it."""
+        listed = "".join(f"<Latest>{one}</Latest>" for one in self._ids)
+        body = f'<?xml version="1.0" encoding="utf-8"?><BlockList>{listed}</BlockList>'.encode()
+        request = task.put(
+            *task.condition(),
+            f"x-ms-blob-content-md5: {md5_text(md5)}",
+            f"x-ms-blob-content-type: {media_type(task.name)}",
+            "Content-Type: application/xml",
+            md5=hashlib.md5(body, usedforsecurity=False).digest(),
+            query="comp=blocklist",
+            body=body,
+        )
+        self._stored((yield from task.commit(request, md5)))
+
+    def _put_whole(self, md5: bytes, task: _FileTask) -> Attempt:
+        """Send all in one request, read as it goes."""
+        if file_state(self._request) != self._state:
+            raise file_changed(self._request)
+        blob = yield from task.commit(task.put_blob(md5, file=self._request.path), md5)
+        self._advance(self._request.size - self._advanced)
+        self._stored(blob)
+
     def _advance(self, amount: int) -> None:
         self._advanced += amount
-        self.uploads.sink.advance(self.request, amount)
+        self._uploads.sink.advance(self._request, amount)
 
-    def stored(self, blob: BlobInfo) -> None:
-        if self._is_whole:
-            self._advance(self.request.size - self._advanced)
+    def _stored(self, blob: BlobInfo) -> None:
         self.is_over = True
-        self.uploads.sink.finish(self.request, blob)
+        self._uploads.sink.finish(self._request, blob)
 
-    def fail(self, error: HimlError) -> None:
+    def _fail(self, error: HimlError) -> None:
         if self.is_over:
             return
-        if isinstance(error, BlocksUnsupported) and self.request.size <= MOST_WHOLE and not self._is_whole_sent:
+        if isinstance(error, BlocksUnsupported) and self._request.size <= MOST_WHOLE and not self._is_whole_sent:
             self._is_whole = True
             self._stop_reading()
             return
         self.close()
-        self.uploads.sink.fail(self.request, error)
+        self._uploads.sink.fail(self._request, error)
 
     def close(self) -> None:
         """Stop reading the file; nothing more is asked for."""
@@ -314,100 +353,6 @@ class _LargeFile:
         self._stop_reading()
 
     def _stop_reading(self) -> None:
+        self.is_reading = False
         if self._reader is not None:
             self._reader.close()
-
-
-class _ListBlocks(Task):
-    """Asks which blocks an earlier attempt left; whoever may not read the list sends them all."""
-
-    def __init__(self, file: _LargeFile) -> None:
-        super().__init__(file.request.name, file.uploads.endpoint, file.uploads.retries)
-        self._file = file
-
-    def attempt(self) -> Attempt:
-        response = yield self.request(query="comp=blocklist&blocklisttype=uncommitted")
-        self.check(response, 200, 403, 404)
-        names = _BLOCK_NAMES.findall(response.take()) if response.status == 200 else []
-        self._file.left = frozenset(name.decode("ascii", "replace") for name in names)
-
-    def fail(self, error: HimlError) -> None:
-        self._file.fail(error)
-
-
-class _PutBlock(Task):
-    """Sends one block; the service checks its MD5."""
-
-    def __init__(self, file: _LargeFile, block: Block) -> None:
-        super().__init__(file.request.name, file.uploads.endpoint, file.uploads.retries)
-        self._file = file
-        self._block: Block | None = block  # None once it ended, so that nobody keeps its bytes
-        self._size = len(block.body)
-
-    def attempt(self) -> Attempt:
-        response = yield self._put()
-        if not response.is_complete or response.status != 201:
-            raise AttemptFailed(_damaged_on_the_way(self.failure(response)))
-        self.progressed()
-        self._block = None
-        self._file.block_ended(self._size)
-
-    def _put(self) -> CurlRequest:
-        assert self._block is not None
-        return self.request(
-            f"Content-MD5: {md5_text(self._block.md5)}",
-            "Content-Type: application/octet-stream",
-            "Expect:",
-            query=f"comp=block&blockid={quote(self._block.id, safe='')}",
-            method="PUT",
-            body=self._block.body,
-        )
-
-    def fail(self, error: HimlError) -> None:
-        self._block = None
-        self._file.block_ended(self._size, error)
-
-
-class _CommitLarge(_Commit):
-    """Makes a large file's blob."""
-
-    def __init__(self, file: _LargeFile, md5: bytes) -> None:
-        super().__init__(file.request, file.uploads, md5)
-        self._file = file
-
-    def done(self, blob: BlobInfo) -> None:
-        self._file.stored(blob)
-
-    def fail(self, error: HimlError) -> None:
-        self._file.fail(error)
-
-
-class _PutWhole(_CommitLarge):
-    """Sends a large file in one request, read as it goes; the service checks its MD5."""
-
-    def put(self) -> CurlRequest:
-        if file_state(self._stored) != self._file.state:
-            raise file_changed(self._stored)
-        return self.request(*self.blob_headers(), method="PUT", file=self._stored.path)
-
-
-class _PutBlockList(_CommitLarge):
-    """Makes the blob of its blocks, with the whole file's MD5 beside it."""
-
-    def __init__(self, file: _LargeFile, ids: Iterable[str], md5: bytes) -> None:
-        super().__init__(file, md5)
-        listed = "".join(f"<Latest>{one}</Latest>" for one in ids)
-        self._body = f'<?xml version="1.0" encoding="utf-8"?><BlockList>{listed}</BlockList>'.encode()
-
-    def put(self) -> CurlRequest:
-        return self.request(
-            *self.condition(),
-            f"Content-MD5: {md5_text(hashlib.md5(self._body, usedforsecurity=False).digest())}",
-            f"x-ms-blob-content-md5: {md5_text(self._md5)}",
-            f"x-ms-blob-content-type: {media_type(self.name)}",
-            "Content-Type: application/xml",
-            "Expect:",
-            query="comp=blocklist",
-            method="PUT",
-            body=self._body,
-        )
