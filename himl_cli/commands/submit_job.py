@@ -36,18 +36,17 @@ from himl_cli.services.runs.logs import naming, watching
 from himl_cli.services.runs.lookup import parse_reference
 from himl_cli.services.submission.data import bring_inputs
 from himl_cli.services.submission.job_yaml import changed_yaml, prepare_document
-from himl_cli.services.submission.pipelines import (
-    as_named,
+from himl_cli.services.submission.pipeline_data import (
     bring_to_steps,
     check_cluster,
-    find_here,
-    find_there,
-    in_words_of_the_file,
-    noted,
-    prepare_pipeline,
+    naming_pipeline_file,
+    resolve_locally,
+    resolve_on_cluster,
     submit_pipeline,
+    with_named_datastores,
 )
-from himl_cli.services.submission.prepare import prepare_job, submit_job
+from himl_cli.services.submission.pipelines import prepare_pipeline
+from himl_cli.services.submission.prepare import prepare_job, start_and_note, submit_job
 from himl_cli.services.submission.request import PreparedJob, SubmitRequest, is_pipeline
 from himl_cli.services.submission.resume import COUNT, OF_RECORD, resume_run
 from himl_cli.services.submission.wait import (
@@ -149,7 +148,7 @@ def _submit_document(
     sources: Mapping[str, str],
 ) -> None:
     """Run a job in Azure ML's YAML: here, or as it is on the compute that it or the user names."""
-    from himl_cli.services.submission.pipelines import submit_pipeline
+    from himl_cli.services.submission.pipeline_data import submit_pipeline
 
     prepared = prepare_document(request)
     waits = options.waits(on_cluster=prepared.goes_to_azure, sources=sources)
@@ -168,7 +167,7 @@ def _submit_document(
             with observing(session.output) as notify:
                 path, changes = prepared.document.path, prepared.changes
                 send = lambda: documents.submit_document(path, changes, notify=notify)  # noqa: E731
-                made.append(noted(send, session.cwd, notify))
+                made.append(start_and_note(send, session.cwd, notify))
             wait_or_leave(session, made[0], waits=waits, follows=options.follow)
         return
     with open_session(workspace_opts, output_opts, For.jobs) as session:
@@ -209,7 +208,7 @@ def _submit_pipeline(
     waits = options.waits(on_cluster=bool(spec.cluster), sources=sources)
     if options.dry_run:
         check_azure_settings(request.cwd)
-        output, spec = output_opts.output(), as_named(prepared)
+        output, spec = output_opts.output(), with_named_datastores(prepared)
         print_prepared(output, prepared.remarks, *prepared.reports)
         wheels = {wheel.name for step in spec.steps if step.job.environment for wheel in step.job.environment.wheels}
         return print_job_yaml(output, pipeline_yaml(spec), sorted(wheels))
@@ -218,7 +217,7 @@ def _submit_pipeline(
             print_prepared(session.output, prepared.remarks, *prepared.reports)
             if isinstance(session.workspace, FolderWorkspace):
                 with _data_sources(session) as (azure, notify):
-                    spec = find_here(prepared, session.workspace, azure, notify)
+                    spec = resolve_locally(prepared, session.workspace, azure, notify)
             start = lambda: submit_pipeline(session.workspace, spec, session.cwd, session.notify)  # noqa: E731
             _run_here(session, start, waits)
         return
@@ -228,9 +227,9 @@ def _submit_pipeline(
         raise BadUsage(str(err), hint=err.hint if request.cluster is not None else prepared.remarks[0]) from err
     with open_session(workspace_opts, output_opts, For.clusters) as session, naming_once_made() as made:
         print_prepared(session.output, prepared.remarks, *prepared.reports)
-        with observing(session.output) as notify, in_words_of_the_file(prepared):
+        with observing(session.output) as notify, naming_pipeline_file(prepared):
             check_cluster(prepared, session.workspace)
-            spec = replace(find_there(prepared, session.workspace, notify), new_cluster=prepared.cluster)
+            spec = replace(resolve_on_cluster(prepared, session.workspace, notify), new_cluster=prepared.cluster)
             made.append(submit_pipeline(session.workspace, spec, session.cwd, notify))
         wait_or_leave(session, made[0], waits=waits, follows=options.follow)
 

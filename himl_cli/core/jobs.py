@@ -182,18 +182,46 @@ class EnvironmentSpec:
     dockerfile: str = ""
 
 
+def option(default: Any = None, *, only: str = "", files: str = "", choices: Sequence[str] = ()) -> Any:
+    """A field that holds an option of `himl submit`.
+
+    *only* is `cluster` or `local` where it has no meaning elsewhere. *files* are the kinds of job files that it goes
+    with, as words: `pipeline`, `yaml`, or `yaml_local` for a job's YAML that runs here. *choices* are its values.
+    """
+    default_factory = {"default_factory": default} if callable(default) else {"default": default}
+    return field(**default_factory, metadata={"only": only, "files": files, "choices": choices})
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobOptions:
+    """Options of `himl submit` that a job takes over as they are; requests and jobs have them both.
+
+    `in_place` runs in the snapshot's root itself instead of a copy. `identity` is `user`, `managed` or None for the
+    run's own token, `sdk` is `v2`, or `v1` for the deprecated azureml-core.
+    """
+
+    in_place: bool = option(False, only="local")
+    display_name: str = option("", files="pipeline yaml")
+    description: str = option("", files="pipeline yaml")
+    default_datastore: str | None = option(files="pipeline yaml_local")
+    instance_type: str | None = option(only="cluster")
+    resource_properties: Mapping[str, Any] = field(default_factory=dict)
+    shm_size: str = option("", only="cluster", files="pipeline")
+    docker_args: Sequence[str] = option((), only="cluster", files="pipeline")
+    identity: str | None = option(only="cluster", files="pipeline", choices=("user", "managed"))
+    sdk: str = option("v2", only="cluster", choices=("v2", "v1"))
+
+
 @dataclass(frozen=True)
-class JobSpec:
+class JobSpec(JobOptions):
     """Everything a workspace needs to run a job.
 
-    `processes` (a node) is None when ranks were not asked for; `max_seconds` None means no limit; `in_place` runs in
-    `snapshot.root` itself instead of a copy. `distribution` is `pytorch`, `mpi`, or empty for a plain process. `run_id`
-    is empty where the workspace chooses it.
+    `processes` (a node) is None when ranks were not asked for; `max_seconds` None means no limit. `distribution` is
+    `pytorch`, `mpi`, or empty for a plain process. `run_id` is empty where the workspace chooses it.
 
-    What counts on a cluster only: `cluster` (its name; empty: the job runs here), `nodes`, `instance_type`,
-    `resource_properties`, `shm_size`, `docker_args`, `identity` (`user`, `managed` or None for the run's own token),
-    `environment`, `sdk` (`v2`, or `v1` for the deprecated azureml-core), `services`: names of SERVICES, each with what
-    it needs (`ssh` the public keys, `tensorboard` the folder of its logs).
+    What counts on a cluster only, beside options that say so: `cluster` (its name; empty: the job runs here), `nodes`,
+    `environment`, `services`: names of SERVICES, each with what it needs (`ssh` the public keys, `tensorboard` the
+    folder of its logs).
 
     `python` is the interpreter here; on a cluster the words that stand before the script (empty: `python`).
 
@@ -209,27 +237,17 @@ class JobSpec:
     snapshot: Snapshot
     arguments: Sequence[str] = ()
     python: str = ""
-    in_place: bool = False
     processes: int | None = None
     distribution: str = "pytorch"
     max_seconds: float | None = None
     env: Mapping[str, str] = field(default_factory=dict)
     tags: Mapping[str, str] = field(default_factory=dict)
-    display_name: str = ""
-    description: str = ""
     inputs: Sequence[DataSpec] = ()
     outputs: Sequence[DataSpec] = ()
-    default_datastore: str | None = None
     cluster: str = ""
     nodes: int = 1
-    instance_type: str = ""
-    resource_properties: Mapping[str, Any] = field(default_factory=dict)
-    shm_size: str = ""
-    docker_args: Sequence[str] = ()
-    identity: str | None = None
     environment: EnvironmentSpec | None = None
     services: Mapping[str, str] = field(default_factory=dict)
-    sdk: str = "v2"
     run_id: str = ""
     parent: str = ""
     sweep: SweepSpec | None = None

@@ -22,8 +22,9 @@ from himl_cli.services.runs.lookup import is_studio_url, parse_reference, split_
 from himl_cli.services.submission.conda import parse_pip_line
 from himl_cli.services.submission.data import parse_inputs, parse_outputs
 from himl_cli.services.submission.ignore_rules import IgnoreRules
-from himl_cli.services.submission.request import SweepRequest, check_size, parse_duration
-from himl_cli.services.submission.sweeps import parse_call, parse_early_stop, parse_sampling, parse_space, sweep_of, sweep_remarks, sweep_text
+from himl_cli.services.submission.request import SubmitRequest, check_size, parse_duration
+from himl_cli.services.submission.search_space import parse_call, parse_early_stop, parse_sampling, parse_space
+from himl_cli.services.submission.sweeps import requested_sweep, sweep_remarks, sweep_text
 from himl_cli.services.transfer.filters import Filters
 from himl_cli.services.transfer.names import UnsafeName, folded, part_name, safe_relative
 from himl_cli.workspaces.azure.storage.datastores import parse_data_uri
@@ -103,9 +104,12 @@ def _address(text: str) -> None:
 
 def _sweep(given: tuple[list[str], str, str, str, int, bool]) -> None:
     space, sampling, stop, metric, trials, on_cluster = given
-    spec = sweep_of(SweepRequest(space, sampling or None, trials, None, metric, early_stop=stop or None), on_cluster=on_cluster)
-    sweep_text(spec)
-    sweep_remarks(spec, ["--lr", "3"])
+    cluster = "gpu" if on_cluster else None
+    options: dict[str, Any] = {"sampling": sampling or None, "max_trials": trials, "primary_metric": metric, "early_stop": stop or None}
+    spec = requested_sweep(SubmitRequest(cwd=Path(), cluster=cluster, sweep=space, **options))
+    if spec is not None:
+        sweep_text(spec)
+        sweep_remarks(spec, ["--lr", "3"])
 
 
 def _sweeps() -> st.SearchStrategy[Any]:

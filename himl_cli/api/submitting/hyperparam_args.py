@@ -9,7 +9,7 @@ from himl_cli.api.submitting.search_spaces import space_of
 from himl_cli.core.errors import BadUsage
 from himl_cli.core.sweeps import Draw, EarlyStop, SweepSpec
 from himl_cli.core.text import did_you_mean
-from himl_cli.services.submission.sweeps import AZURE_WORDS, parse_early_stop, parse_sampling, points_of
+from himl_cli.services.submission.search_space import AZURE_WORDS, parse_early_stop, parse_sampling, points_of
 
 PARAM_SAMPLING_ARG = "parameter_sampling"
 MAX_TOTAL_TRIALS_ARG = "max_total_trials"

@@ -49,7 +49,7 @@ def request_of(
         cluster=asked.compute_cluster_name,
         python_executable=asked.python_executable,
         instance_type=asked.instance_type,
-        resource_properties=asked.resources_properties,
+        resource_properties=asked.resources_properties or {},
         vscode=asked.vscode
         and sweep is None
         and not asked.strictly_aml_v1,  # wanted where it can be had, since it is the default

@@ -8,7 +8,7 @@ from typing import Any
 
 from himl_cli.core.errors import BadUsage
 from himl_cli.core.sweeps import Draw, Scalar, SearchRange, argument_names
-from himl_cli.services.submission.sweeps import search_range
+from himl_cli.services.submission.search_space import search_range
 
 
 def space_of(given: Mapping[str, Any]) -> dict[str, SearchRange]:

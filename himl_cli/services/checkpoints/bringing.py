@@ -15,7 +15,7 @@ from himl_cli.services.checkpoints.chosen_files import ChosenFiles
 from himl_cli.services.checkpoints.here import check_whole
 from himl_cli.services.checkpoints.sources import Checkpoint, find_checkpoint
 from himl_cli.services.checkpoints.whole import is_whole
-from himl_cli.services.submission.prepare import shortened
+from himl_cli.services.submission.prepare import shorten_tags
 from himl_cli.services.transfer.download import download
 from himl_cli.services.transfer.local_files import disk_error
 from himl_cli.services.transfer.plan import DownloadRequest
@@ -80,7 +80,7 @@ def tags_of(found: Checkpoint) -> dict[str, str]:
         told = shown(found.address)
     else:
         told = f"./{Path(found.folder or found.names[0]).name}{'/' if found.folder else ''}"
-    return shortened({FROM_RUN: told})
+    return shorten_tags({FROM_RUN: told})
 
 
 def say_why(found: Checkpoint, notify: Notify) -> None:

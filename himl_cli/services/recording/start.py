@@ -14,7 +14,7 @@ from himl_cli.core.redaction import redact
 from himl_cli.core.results import NewRun
 from himl_cli.core.runs import RECORDED_FROM, RECORDED_IN, STUDIO, Run, RunQuery, new_run_id
 from himl_cli.services.recording.note import Note, NoteFile, Told
-from himl_cli.services.submission.prepare import shortened, submit_job
+from himl_cli.services.submission.prepare import shorten_tags, submit_job
 from himl_cli.services.submission.request import PreparedJob
 from himl_cli.workspaces.base import FolderWorkspace, RunRecorder
 
@@ -107,7 +107,7 @@ def _give_up(file: NoteFile, note: Note, why: str) -> None:
 
 def _new_run(spec: JobSpec, run_id: str) -> NewRun:
     tags = {
-        **shortened(spec.tags),
+        **shorten_tags(spec.tags),
         "run_recovery_id": f"{spec.experiment}:{run_id}",
         RECORDED_FROM: platform.node() or "another machine",
     }

@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from enum import Enum
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from himl_cli.core.errors import BadUsage
 from himl_cli.core.redaction import redact
 from himl_cli.services.text_files import read_text
 
-INCLUDES = ("-r", "--requirement", "-c", "--constraint")
-EDITABLE = ("-e", "--editable")
-INDEX_OPTIONS = ("-i", "--index-url")
+ENVIRONMENT_NAME = "himl"
+"""Stands in the text for whatever name the file has: the image has one environment, at a place of its own."""
+CHANNEL = "conda-forge"
+"""Where the Python of an environment without a conda file comes from; free for everybody, which conda's own channel is
+not."""
 ONLY_ELSEWHERE = "The environment's image is built elsewhere and sees only what an index or a repository offers."
 
+_CONDA = re.compile(r"(?P<channel>\S+:)?(?P<name>[A-Za-z0-9_][\w.-]*)\s*(?P<spec>[=<>!~*\d\[].*)?")
+_CONDA_VERSION = re.compile(r"={0,2}(\d[\w.]*)")
 _OPTION = re.compile(r"(-[a-z]|--[a-z-]+)(?:\s*=\s*|\s+|(?<=^-[a-z])(?=\S)|$)(.*)", re.IGNORECASE)
 _NAMED = re.compile(
     r"(?P<name>[A-Za-z0-9](?:[\w.-]*[A-Za-z0-9])?)\s*(?P<extras>\[[^\]]*\])?\s*(?P<spec>[^;]*?)\s*"
@@ -27,104 +30,28 @@ _NAMED = re.compile(
 _PATH = re.compile(r"[.~/\\]|[A-Za-z]:[\\/]|file:", re.IGNORECASE)
 _ARCHIVES = (".whl", ".zip", ".tar.gz", ".tgz", ".tar.bz2")
 _VARIABLE = re.compile(r"\$\{([A-Z0-9_]+)\}")
-
-
-class Kind(Enum):
-    option = "option"
-    package = "package"
+_COMMENT = re.compile(r"(^|\s)#.*$")
+_INCLUDE = re.compile(r"(?:-r|--requirement)(?:\s*=\s*|\s*)(\S.*)")
+_CONSTRAINT = re.compile(r"(?:-c|--constraint)\b.*")
+_PYTHON_VERSION = re.compile(r"(\d+\.\d+)(?:\.\d+)?")
+_IN_VENV = re.compile(r"^\s*version(?:_info)?\s*=\s*(\d+\.\d+)", re.MULTILINE)
+_IN_CONDA = re.compile(r"python-(\d+\.\d+)\.\d.*\.json")
 
 
 @dataclass(frozen=True)
-class PipLine:
-    """One line: an option of pip, or a package.
+class Requirement:
+    """One line of a file: a package of conda or pip, or (`is_option`) an option of pip, as written but with single
+    spaces.
 
-    `key` says what it is about: a package with its marker, or an option that may be given once; empty where nothing can
-    contradict it. `spec` is what it says of that. `is_bare`: it says nothing but the package's name.
+    `key` says what it is about: a package, of pip with its marker, or an option that may be given once; empty where
+    nothing can contradict it. `spec` is what it says of that. `is_bare`: it says nothing but the package's name.
     """
 
-    kind: Kind
     text: str
     key: str = ""
     spec: str = ""
     is_bare: bool = False
-
-
-def parse_pip_line(line: str, where: str) -> PipLine:
-    """One line of pip, without comment. Raises BadUsage beginning with *where* for what cannot work where the image is
-    built."""
-    text = " ".join(line.split())
-    unset = _VARIABLE.search(text)
-    if unset:
-        raise BadUsage(
-            f"{where}: ${{{unset[1]}}} is not set where the environment's image is built.",
-            hint="Write the value out, or give an index with --pip_extra_index_url.",
-        )
-    if text.startswith("-"):
-        return _option(text, where)
-    if _is_path(text):
-        hint = (
-            "Give the wheel with --private_wheel."
-            if text.split(";")[0].strip().lower().endswith(".whl")
-            else f"{ONLY_ELSEWHERE} Give a wheel with --private_wheel."
-        )
-        raise BadUsage(f"{where}: '{redact(text)}' is a path on this machine.", hint=hint)
-    found = _NAMED.fullmatch(text)
-    if found is None or "://" in text.split("@")[0]:
-        return PipLine(Kind.package, text)
-    spec = re.sub(r"\s+", "", found["spec"])
-    marker = re.sub(r"\s+", " ", found["marker"] or "").replace('"', "'")
-    key = re.sub(r"[-_.]+", "-", found["name"]).lower() + (f"; {marker}" if marker else "")
-    return PipLine(Kind.package, text, key, spec, is_bare=not spec and not found["extras"])
-
-
-def _option(text: str, where: str) -> PipLine:
-    found = _OPTION.fullmatch(text)
-    name, value = (found[1], found[2].strip()) if found else (text, "")
-    if name in INCLUDES:
-        raise BadUsage(
-            f"{where}: '{redact(text)}' reads another file, which is not there when the image is built.",
-            hint="List the packages themselves.",
-        )
-    if name in EDITABLE and "+" not in value.split("://")[0]:
-        raise BadUsage(
-            f"{where}: '{redact(text)}' is a path on this machine.",
-            hint="The job's own code comes with its snapshot and needs no installing; give other packages as a wheel "
-            "with --private_wheel.",
-        )
-    if name in ("-f", "--find-links") and "://" not in value:
-        raise BadUsage(
-            f"{where}: '{redact(text)}' is a path on this machine.", hint="Give a wheel with --private_wheel."
-        )
-    if name in INDEX_OPTIONS:
-        return PipLine(Kind.option, f"--index-url {value}", "--index-url", value)
-    return PipLine(Kind.option, f"--extra-index-url {value}" if name == "--extra-index-url" else text)
-
-
-def _is_path(text: str) -> bool:
-    target = text.split(" @ ")[-1] if " @ " in text else text
-    if _PATH.match(target):
-        return True
-    bare = re.split(r"[;\[]", target)[0].strip()
-    return "://" not in target and ("/" in bare or "\\" in bare or bare.lower().endswith(_ARCHIVES))
-
-
-ENVIRONMENT_NAME = "himl"
-"""Stands in the text for whatever name the file has: the image has one environment, at a place of its own."""
-
-_PACKAGE = re.compile(r"(?P<channel>\S+:)?(?P<name>[A-Za-z0-9_][\w.-]*)\s*(?P<spec>[=<>!~*\d\[].*)?")
-
-_VERSION = re.compile(r"={0,2}(\d[\w.]*)")
-
-
-@dataclass(frozen=True)
-class CondaPackage:
-    """One conda dependency, as written but with single spaces. `spec` is its version; `is_bare`: it says nothing but
-    the name."""
-
-    text: str
-    name: str
-    spec: str
-    is_bare: bool = False
+    is_option: bool = False
 
 
 @dataclass(frozen=True)
@@ -133,8 +60,8 @@ class CondaFile:
 
     path: str
     channels: Sequence[str] = ()
-    packages: Sequence[CondaPackage] = ()
-    pip: Sequence[PipLine] = ()
+    packages: Sequence[Requirement] = ()
+    pip: Sequence[Requirement] = ()
     variables: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -144,8 +71,8 @@ def read_conda_file(path: Path, option: str = "--conda_env") -> CondaFile:
     from himl_cli.services.yaml_files import parse_mapping
 
     content = parse_mapping(text, path)
-    packages: list[CondaPackage] = []
-    pip: list[PipLine] = []
+    packages: list[Requirement] = []
+    pip: list[Requirement] = []
     dependencies = content.get("dependencies")
     if not isinstance(dependencies, list):
         what = "has no 'dependencies'" if dependencies is None else "has 'dependencies' that are no list"
@@ -159,65 +86,47 @@ def read_conda_file(path: Path, option: str = "--conda_env") -> CondaFile:
         else:
             packages.append(parse_conda_package(entry, path))
     _check_versions(packages, path)
-    return CondaFile(
-        str(path), _channels(content.get("channels"), path), packages, pip, _variables(content.get("variables"), path)
-    )
+    channels, variables = content.get("channels") or [], content.get("variables") or {}
+    channels = [channels] if isinstance(channels, str) else channels
+    if not isinstance(channels, list) or not all(isinstance(entry, str) for entry in channels):
+        raise BadUsage(f"'{path}': 'channels' is no list of names.", hint="Write it as channels: [conda-forge]")
+    if not isinstance(variables, dict) or not all(isinstance(entry, (str, int, float)) for entry in variables.values()):
+        raise BadUsage(f"'{path}': 'variables' does not map names to texts.")
+    names = list(dict.fromkeys(entry.strip() for entry in channels))
+    return CondaFile(str(path), names, packages, pip, {str(key): str(entry) for key, entry in variables.items()})
 
 
-def _check_versions(packages: Sequence[CondaPackage], path: Path) -> None:
+def _check_versions(packages: Sequence[Requirement], path: Path) -> None:
     """Raises BadUsage where one package is asked for in two versions at once; ranges are left to conda."""
     wanted: dict[str, str] = {}
     for package in packages:
-        found = _VERSION.fullmatch(package.spec)
+        found = _CONDA_VERSION.fullmatch(package.spec)
         if found is None:
             continue
-        one, other = sorted((wanted.setdefault(package.name, found[1]), found[1]), key=len)
+        one, other = sorted((wanted.setdefault(package.key, found[1]), found[1]), key=len)
         if other != one and not other.startswith(f"{one}."):
             raise BadUsage(
-                f"'{path}' wants {package.name} {wanted[package.name]} and {package.name} {found[1]}.",
+                f"'{path}' wants {package.key} {wanted[package.key]} and {package.key} {found[1]}.",
                 hint="Ask for one of them.",
             )
 
 
-def parse_conda_package(entry: Any, path: Path) -> CondaPackage:
+def parse_conda_package(entry: Any, path: Path) -> Requirement:
     """One entry of 'dependencies'. Raises BadUsage for what names no package."""
-    if not isinstance(entry, str) or not entry.strip():
-        raise BadUsage(
-            f"'{path}': {entry!r} in 'dependencies' names no package.", hint="Write it as text: - python=3.11"
-        )
-    text = " ".join(entry.split())
+    text = " ".join(entry.split()) if isinstance(entry, str) else ""
     if "://" in text:
-        return CondaPackage(text, text, "")
-    found = _PACKAGE.fullmatch(text)
+        return Requirement(text, text)
+    found = _CONDA.fullmatch(text)
     if found is None:
         raise BadUsage(
-            f"'{path}': '{redact(text)}' in 'dependencies' names no package.",
-            hint="Packages of conda look like numpy=1.26; those of pip stand below '- pip:'.",
+            f"'{path}': {redact(repr(entry))} in 'dependencies' names no package.",
+            hint="Write packages of conda as text, - numpy=1.26; those of pip stand below '- pip:'.",
         )
     spec = re.sub(r"\s+", "", found["spec"] or "")
-    return CondaPackage(text, found["name"].lower(), spec, is_bare=not spec and not found["channel"])
+    return Requirement(text, found["name"].lower(), spec, is_bare=not spec and not found["channel"])
 
 
-def conda_text(file: CondaFile) -> str:
-    """*file* as the text of a conda file: the same meaning is the same text, whatever order and name the file had."""
-    from himl_cli.services.yaml_files import dump_mapping
-
-    packages = {package.text for package in file.packages}
-    options = [line.text for line in file.pip if line.kind is Kind.option]
-    wanted = sorted({line.text for line in file.pip if line.kind is Kind.package}, key=str.lower)
-    if wanted and not any(package.name == "pip" for package in file.packages):
-        packages.add("pip")
-    dependencies: list[Any] = sorted(packages, key=str.lower)
-    if options or wanted:
-        dependencies.append({"pip": [*dict.fromkeys(options), *wanted]})
-    content: dict[str, Any] = {"name": ENVIRONMENT_NAME}
-    content |= {"channels": list(file.channels)} if file.channels else {}
-    content |= {"dependencies": dependencies}
-    content |= {"variables": dict(sorted(file.variables.items()))} if file.variables else {}
-    return dump_mapping(content)
-
-
-def _pip_section(entry: Mapping[Any, Any], path: Path) -> list[PipLine]:
+def _pip_section(entry: Mapping[Any, Any], path: Path) -> list[Requirement]:
     if list(entry) != ["pip"]:
         raise BadUsage(
             f"'{path}': {', '.join(map(repr, entry))} in 'dependencies' is no section that conda knows.",
@@ -229,29 +138,77 @@ def _pip_section(entry: Mapping[Any, Any], path: Path) -> list[PipLine]:
             f"'{path}': 'pip:' is no list of texts.",
             hint="List the packages below it, a line each that begins with '- '.",
         )
-    return [
-        parse_pip_line(line, f"'{path}', pip section")
-        for line in lines
-        if line.strip() and not line.strip().startswith("#")
-    ]
+    given = [line for line in lines if line.strip() and not line.strip().startswith("#")]
+    return [parse_pip_line(line, f"'{path}', pip section") for line in given]
 
 
-def _channels(value: Any, path: Path) -> list[str]:
-    entries = [value] if isinstance(value, str) else value or []
-    if not isinstance(entries, list) or not all(isinstance(entry, str) for entry in entries):
-        raise BadUsage(f"'{path}': 'channels' is no list of names.", hint="Write it as channels: [conda-forge]")
-    return list(dict.fromkeys(entry.strip() for entry in entries))
+def parse_pip_line(line: str, where: str) -> Requirement:
+    """One line of pip, without comment. Raises BadUsage beginning with *where* for what cannot work where the image is
+    built."""
+    text = " ".join(line.split())
+    unset = _VARIABLE.search(text)
+    if unset:
+        raise BadUsage(
+            f"{where}: ${{{unset[1]}}} is not set where the environment's image is built.",
+            hint="Write the value out, or give an index with --pip_extra_index_url.",
+        )
+    if text.startswith("-"):
+        return _pip_option(text, where)
+    target = text.split(" @ ")[-1]
+    bare = re.split(r"[;\[]", target)[0].strip().lower()
+    is_local = "://" not in target and ("/" in bare or "\\" in bare or bare.endswith(_ARCHIVES))
+    if _PATH.match(target) or is_local:
+        is_wheel = text.split(";")[0].strip().lower().endswith(".whl")
+        hint = (
+            "Give the wheel with --private_wheel."
+            if is_wheel
+            else f"{ONLY_ELSEWHERE} Give a wheel with --private_wheel."
+        )
+        raise BadUsage(f"{where}: '{redact(text)}' is a path on this machine.", hint=hint)
+    found = _NAMED.fullmatch(text)
+    if found is None or "://" in text.split("@")[0]:
+        return Requirement(text)
+    spec = re.sub(r"\s+", "", found["spec"])
+    marker = re.sub(r"\s+", " ", found["marker"] or "").replace('"', "'")
+    key = re.sub(r"[-_.]+", "-", found["name"]).lower() + (f"; {marker}" if marker else "")
+    return Requirement(text, key, spec, is_bare=not spec and not found["extras"])
 
 
-def _variables(value: Any, path: Path) -> dict[str, str]:
-    if value is None:
-        return {}
-    if not isinstance(value, dict) or not all(isinstance(entry, (str, int, float)) for entry in value.values()):
-        raise BadUsage(f"'{path}': 'variables' does not map names to texts.")
-    return {str(key): str(entry) for key, entry in value.items()}
+def _pip_option(text: str, where: str) -> Requirement:
+    found = _OPTION.fullmatch(text)
+    name, value = (found[1], found[2].strip()) if found else (text, "")
+    if name in ("-r", "--requirement", "-c", "--constraint"):
+        raise BadUsage(
+            f"{where}: '{redact(text)}' reads another file, which is not there when the image is built.",
+            hint="List the packages themselves.",
+        )
+    is_project = name in ("-e", "--editable") and "+" not in value.split("://")[0]
+    if is_project or (name in ("-f", "--find-links") and "://" not in value):
+        own_code = "The job's own code comes with its snapshot and needs no installing; give other packages as a wheel "
+        hint = f"{own_code}with --private_wheel." if is_project else "Give a wheel with --private_wheel."
+        raise BadUsage(f"{where}: '{redact(text)}' is a path on this machine.", hint=hint)
+    if name in ("-i", "--index-url"):
+        return Requirement(f"--index-url {value}", "--index-url", value, is_option=True)
+    return Requirement(f"--extra-index-url {value}" if name == "--extra-index-url" else text, is_option=True)
 
 
-Line = TypeVar("Line", CondaPackage, PipLine)
+def conda_text(file: CondaFile) -> str:
+    """*file* as the text of a conda file: the same meaning is the same text, whatever order and name the file had."""
+    from himl_cli.services.yaml_files import dump_mapping
+
+    packages = {package.text for package in file.packages}
+    options = [line.text for line in file.pip if line.is_option]
+    wanted = sorted({line.text for line in file.pip if not line.is_option}, key=str.lower)
+    if wanted and not any(package.key == "pip" for package in file.packages):
+        packages.add("pip")
+    dependencies: list[Any] = sorted(packages, key=str.lower)
+    if options or wanted:
+        dependencies.append({"pip": [*dict.fromkeys(options), *wanted]})
+    content: dict[str, Any] = {"name": ENVIRONMENT_NAME}
+    content |= {"channels": list(file.channels)} if file.channels else {}
+    content |= {"dependencies": dependencies}
+    content |= {"variables": dict(sorted(file.variables.items()))} if file.variables else {}
+    return dump_mapping(content)
 
 
 def merge(files: Sequence[CondaFile]) -> CondaFile:
@@ -261,8 +218,6 @@ def merge(files: Sequence[CondaFile]) -> CondaFile:
     package, an index, or a variable; what one file says twice is left to conda and pip.
     """
     channels = dict.fromkeys(channel for file in files for channel in file.channels)
-    packages = _united(files, lambda file: file.packages, lambda package: package.name)
-    pip = _united(files, lambda file: file.pip, lambda line: line.key)
     variables: dict[str, tuple[str, str]] = {}
     for file in files:
         for name, value in file.variables.items():
@@ -275,62 +230,88 @@ def merge(files: Sequence[CondaFile]) -> CondaFile:
     return CondaFile(
         " and ".join(file.path for file in files),
         list(channels),
-        packages,
-        pip,
+        _united([(file.path, file.packages) for file in files]),
+        _united([(file.path, file.pip) for file in files]),
         {name: value for name, (value, _) in variables.items()},
     )
 
 
-def _united(
-    files: Sequence[CondaFile], lines_of: Callable[[CondaFile], Sequence[Line]], key_of: Callable[[Line], str]
-) -> list[Line]:
-    said: dict[str, tuple[set[str], str]] = {}
-    for file in files:
-        for key, specs in _specs(lines_of(file), key_of).items():
-            first, first_file = said.setdefault(key, (specs, file.path))
-            if first != specs:
-                both = f"'{first_file}' wants {key}{_shown(first)}, '{file.path}' wants {key}{_shown(specs)}"
+def _united(files: Sequence[tuple[str, Sequence[Requirement]]]) -> list[Requirement]:
+    first: dict[str, tuple[set[str], str]] = {}
+    for path, lines in files:
+        specs: dict[str, set[str]] = {}
+        for line in lines:
+            if line.key and line.spec:  # bare names say nothing
+                specs.setdefault(line.key, set()).add(line.spec)
+        for key, found in specs.items():
+            known, known_path = first.setdefault(key, (found, path))
+            if known != found:
+                both = [
+                    f"'{at}' wants {' '.join([key, *sorted(each)])}"
+                    for at, each in ((known_path, known), (path, found))
+                ]
                 raise BadUsage(
-                    f"Two conda files do not agree: {redact(both)}.",
+                    f"Two conda files do not agree: {redact(', '.join(both))}.",
                     hint="Ask for the same in both, or for a version in one of them only.",
                 )
-    return [line for file in files for line in lines_of(file) if not (line.is_bare and key_of(line) in said)]
+    return [line for _, lines in files for line in lines if not (line.is_bare and line.key in first)]
 
 
-def _specs(lines: Iterable[Line], key_of: Callable[[Line], str]) -> dict[str, set[str]]:
-    """What the lines of one file say of each key; bare names say nothing."""
-    found: dict[str, set[str]] = {}
-    for line in lines:
-        if key_of(line) and line.spec:
-            found.setdefault(key_of(line), set()).add(line.spec)
-    return found
+# Without a conda file
 
 
-def _shown(specs: set[str]) -> str:
-    return "".join(f" {spec}" for spec in sorted(specs))
+def requirements_as_conda(path: Path, script_folder: Path, root: Path, env: Mapping[str, str]) -> CondaFile:
+    """The file's packages, those of the files that it includes, and the project's Python version. Raises BadUsage
+    naming file and line."""
+    lines = list(_requirements(path, "--requirements", ()))
+    return replace(python_alone(script_folder, root, env), path=str(path), pip=lines)
 
 
-_PYTHON_VERSION = re.compile(r"(\d+\.\d+)(?:\.\d+)?")
-_IN_VENV = re.compile(r"^\s*version(?:_info)?\s*=\s*(\d+\.\d+)", re.MULTILINE)
-_IN_CONDA = re.compile(r"python-(\d+\.\d+)\.\d.*\.json")
+def python_alone(script_folder: Path, root: Path, env: Mapping[str, str]) -> CondaFile:
+    """The project's Python version and pip, and no package."""
+    version = python_version(script_folder, root, env)
+    python = Requirement(f"python={version}", "python", f"={version}")
+    return CondaFile(str(root), [CHANNEL], [python, Requirement("pip", "pip", is_bare=True)])
+
+
+def _requirements(path: Path, option: str, above: tuple[Path, ...]) -> Iterator[Requirement]:
+    text = read_text(path, option)
+    if path.resolve() in above:
+        raise BadUsage(f"'{above[-1]}' includes '{path}', which includes it.", hint="Remove one of the two '-r' lines.")
+    pending, started = "", 0
+    for number, raw in enumerate([*text.splitlines(), ""], start=1):
+        started = started if pending else number
+        if raw.endswith("\\") and not raw.lstrip().startswith("#"):  # the next line goes on with it
+            pending += raw[:-1] + " "
+            continue
+        line, pending = _COMMENT.sub("", pending + raw).strip(), ""
+        where = f"'{path}', line {started}"
+        if included := _INCLUDE.fullmatch(line):
+            yield from _requirements(path.parent / included[1].strip(), where, (*above, path.resolve()))
+        elif _CONSTRAINT.fullmatch(line):
+            raise BadUsage(
+                f"{where}: '{redact(line)}' cannot be sent, since the image's build sees no second file.",
+                hint="Write the versions into the requirements themselves, for example with 'pip freeze' or "
+                "'pip-compile'.",
+            )
+        elif line:
+            yield parse_pip_line(line, where)
 
 
 def python_version(start: Path, root: Path, env: Mapping[str, str]) -> str:
     """`3.11`: by the nearest `.python-version` from *start* up to *root*, else by the active environment, else by
-    himl's own Python."""
-    return next(_found(start, root, env), f"{sys.version_info.major}.{sys.version_info.minor}")
-
-
-def _found(start: Path, root: Path, env: Mapping[str, str]) -> Iterator[str]:
+    himl's own Python; none is started."""
     for folder in folders_up_to(start, root):
         for line in _read(folder / ".python-version").splitlines():
             if named := _PYTHON_VERSION.fullmatch(line.strip()):
-                yield named[1]
-    if env.get("VIRTUAL_ENV") and (said := _IN_VENV.search(_read(Path(env["VIRTUAL_ENV"], "pyvenv.cfg")))):
-        yield said[1]
+                return named[1]
+    if env.get("VIRTUAL_ENV") and (found := _IN_VENV.search(_read(Path(env["VIRTUAL_ENV"], "pyvenv.cfg")))):
+        return found[1]
     if env.get("CONDA_PREFIX"):
         names = sorted(path.name for path in Path(env["CONDA_PREFIX"], "conda-meta").glob("python-3*.json"))
-        yield from (match[1] for name in names if (match := _IN_CONDA.fullmatch(name)))
+        if match := next(filter(None, map(_IN_CONDA.fullmatch, names)), None):
+            return match[1]
+    return f"{sys.version_info.major}.{sys.version_info.minor}"
 
 
 def folders_up_to(start: Path, root: Path) -> list[Path]:
@@ -345,61 +326,3 @@ def _read(path: Path) -> str:
         return path.read_text(encoding="utf-8", errors="replace")
     except OSError:
         return ""
-
-
-CHANNEL = "conda-forge"
-"""Where the Python of such an environment comes from; free for everybody, which conda's own channel is not."""
-
-_COMMENT = re.compile(r"(^|\s)#.*$")
-_INCLUDE = re.compile(r"(?:-r|--requirement)(?:\s*=\s*|\s*)(\S.*)")
-_CONSTRAINT = re.compile(r"(?:-c|--constraint)\b.*")
-
-
-def requirements_as_conda(path: Path, script_folder: Path, root: Path, env: Mapping[str, str]) -> CondaFile:
-    """The file's packages, those of the files that it includes, and the project's Python version. Raises BadUsage
-    naming file and line."""
-    return replace(python_alone(script_folder, root, env), path=str(path), pip=list(_lines(path, "--requirements", ())))
-
-
-def python_alone(script_folder: Path, root: Path, env: Mapping[str, str]) -> CondaFile:
-    """The project's Python version and pip, and no package."""
-    version = python_version(script_folder, root, env)
-    packages = [
-        CondaPackage(f"python={version}", "python", f"={version}"),
-        CondaPackage("pip", "pip", "", is_bare=True),
-    ]
-    return CondaFile(str(root), [CHANNEL], packages, [])
-
-
-def _lines(path: Path, option: str, above: tuple[Path, ...]) -> Iterator[PipLine]:
-    text = read_text(path, option)
-    if path.resolve() in above:
-        raise BadUsage(f"'{above[-1]}' includes '{path}', which includes it.", hint="Remove one of the two '-r' lines.")
-    for number, line in _logical_lines(text):
-        where = f"'{path}', line {number}"
-        if included := _INCLUDE.fullmatch(line):
-            yield from _lines(path.parent / included[1].strip(), where, (*above, path.resolve()))
-        elif _CONSTRAINT.fullmatch(line):
-            raise BadUsage(
-                f"{where}: '{redact(line)}' cannot be sent, since the image's build sees no second file.",
-                hint="Write the versions into the requirements themselves, for example with 'pip freeze' or "
-                "'pip-compile'.",
-            )
-        else:
-            yield parse_pip_line(line, where)
-
-
-def _logical_lines(text: str) -> Iterator[tuple[int, str]]:
-    """Lines without comments, those that a backslash goes on with joined; each with its number from 1."""
-    pending, started = "", 0
-    for number, raw in enumerate(text.splitlines(), start=1):
-        started = started if pending else number
-        if raw.endswith("\\") and not raw.lstrip().startswith("#"):
-            pending += raw[:-1] + " "
-            continue
-        line = _COMMENT.sub("", pending + raw).strip()
-        pending = ""
-        if line:
-            yield started, line
-    if pending.strip():
-        yield started, _COMMENT.sub("", pending).strip()

@@ -16,19 +16,19 @@ from himl_cli.services.runs.lookup import find_runs
 from himl_cli.services.submission.prepare import command_line, note_latest
 from himl_cli.services.submission.request import SubmitRequest
 from himl_cli.services.submission.sweeps import (
+    COMMON_OPTIONS,
+    KIND_OPTIONS,
     KINDS,
-    OF_ALL,
-    OF_ONE,
-    OF_SEARCHES,
-    asked_sweep,
-    settled_many,
+    SEARCH_OPTIONS,
+    requested_sweep,
+    single_sweep_option,
     sweep_text,
     without_seed,
 )
 from himl_cli.workspaces.base import FolderWorkspace, Workspace
 
 COUNT = ("max_concurrent", "env_vars")
-OF_RECORD = (*KINDS, *OF_SEARCHES, *OF_ALL, *(name for names in OF_ONE.values() for name in names))
+OF_RECORD = (*KINDS, *SEARCH_OPTIONS, *COMMON_OPTIONS, *(name for names in KIND_OPTIONS.values() for name in names))
 """Options that may be given again, and then have to say what the run's record says."""
 
 
@@ -72,7 +72,7 @@ def check_agrees(run: Run, request: SubmitRequest) -> None:
     elif request.arguments:
         _check_arguments(run, request)
     if any(map(request.is_typed, OF_RECORD[: len(KINDS)])):
-        again = asked_sweep(settled_many(_typed_alone(request)))
+        again = requested_sweep(single_sweep_option(_typed_alone(request)))
         text, made = sweep_text(again) if again else "a single run", run.tags.get(SWEPT, "")
         if text not in (made, without_seed(made)):
             was = run.tags.get(SWEPT) or ("a pipeline" if run.tags.get(MANY) == "pipeline" else "a single run")

@@ -11,9 +11,9 @@ import pytest
 import yaml
 
 from himl_cli.core.errors import BadUsage
-from himl_cli.core.events import Event, Notice
 from himl_cli.core.jobs import EnvironmentSpec
-from himl_cli.services.submission.environment import DEFAULT_IMAGE, EnvironmentRequest, environment_spec
+from himl_cli.services.submission.environment import DEFAULT_IMAGE, choose_environment
+from himl_cli.services.submission.request import SubmitRequest
 from tests.running import write_files
 
 PLAIN = "channels: [conda-forge]\ndependencies: [python=3.11, pip, pip: [torch]]\n"
@@ -23,11 +23,10 @@ INDEX = "https://me:hunter2@index.example/simple"
 def chosen(
     project: Path, script_folder: Path | None = None, notices: list[str] | None = None, env: dict[str, str] | None = None, **asked: Any
 ) -> EnvironmentSpec:
-    def note(event: Event) -> None:
-        if notices is not None and isinstance(event, Notice):
-            notices.append(event.text)
-
-    return environment_spec(EnvironmentRequest(project, **asked), script_folder or project, project, note, env or {})
+    spec, remarks = choose_environment(SubmitRequest(cwd=project, **asked), script_folder or project, project, env or {})
+    if notices is not None:
+        notices += remarks
+    return spec
 
 
 def conda(spec: EnvironmentSpec) -> Any:
@@ -65,7 +64,7 @@ def test_a_conda_file_nearer_to_the_script_wins(project: Path) -> None:
 def test_what_lies_above_the_snapshot_root_is_not_taken(project: Path) -> None:
     write_files(project, {"environment.yml": PLAIN, "sub/train.py": ""})
     with pytest.raises(BadUsage, match=r"no environment\.yml"):
-        environment_spec(EnvironmentRequest(project / "sub"), project / "sub", project / "sub", lambda event: None, {})
+        choose_environment(SubmitRequest(cwd=project / "sub"), project / "sub", project / "sub", {})
 
 
 def test_nothing_found_names_the_options_and_what_lies_there(project: Path) -> None:
@@ -158,11 +157,11 @@ def test_wheels_that_cannot_be_installed(project: Path) -> None:
     wheel(project, "mine.whl")
     wheel(project, "mine-1.0-cp311-cp311-win_amd64.whl")
     for name, complaint in {
-        "absent-1-py3-none-any.whl": "no file 'absent-1-py3-none-any.whl'",
+        "absent-1-py3-none-any.whl": "there is no file",
         "mine.tar.gz": "no wheel",
-        "mine.whl": "no name of a wheel",
+        "mine.whl": "no wheel",
         "mine-1.0-cp311-cp311-win_amd64.whl": "another system (win_amd64)",
-        "broken-1-py3-none-any.whl": "content is broken",
+        "broken-1-py3-none-any.whl": "no wheel",
     }.items():
         assert complaint in refused(project, private_wheel=name)[0]
 

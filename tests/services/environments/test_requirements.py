@@ -10,14 +10,15 @@ import pytest
 import yaml
 
 from himl_cli.core.errors import BadUsage
-from himl_cli.services.submission.environment import EnvironmentRequest, environment_spec
+from himl_cli.services.submission.environment import choose_environment
+from himl_cli.services.submission.request import SubmitRequest
 from tests.running import write_files
 
 OWN = f"{sys.version_info.major}.{sys.version_info.minor}"
 
 
 def dependencies(project: Path, env: dict[str, str] | None = None, script_folder: Path | None = None) -> Any:
-    spec = environment_spec(EnvironmentRequest(project, requirements="requirements.txt"), script_folder or project, project, lambda event: None, env or {})
+    spec = choose_environment(SubmitRequest(cwd=project, requirements="requirements.txt"), script_folder or project, project, env or {})[0]
     content = yaml.safe_load(spec.conda)
     assert content["channels"] == ["conda-forge"]
     return content["dependencies"]

@@ -10,7 +10,8 @@ import pytest
 
 from himl_cli.core.errors import BadUsage
 from himl_cli.core.jobs import ClusterSpec, DataSpec, Entry, EntryKind, StepOutput
-from himl_cli.services.submission.pipelines import PreparedPipeline, as_named, prepare_pipeline
+from himl_cli.services.submission.pipeline_data import with_named_datastores
+from himl_cli.services.submission.pipelines import PreparedPipeline, prepare_pipeline
 from himl_cli.services.submission.request import SubmitRequest
 from tests.running import write_files
 
@@ -58,7 +59,7 @@ def test_the_example_of_deepseismics_documents(folder: Path) -> None:
     assert sorted(job.snapshot.files) == ["lib/net.py", "requirements.txt", "train.py"]
     assert job.inputs == [DataSpec("input_data", "normalized_data", mode="mount")]
     assert found.data["step1"].datastores == ["normalizeddataconditioned", "normalized_data_conditioned"]
-    assert as_named(found).steps[0].job.inputs[0].datastore == "normalizeddataconditioned"
+    assert with_named_datastores(found).steps[0].job.inputs[0].datastore == "normalizeddataconditioned"
 
 
 def test_steps_are_ordered_by_their_data(folder: Path) -> None:
@@ -152,7 +153,7 @@ def test_a_setting_for_scripts_is_passed_over(folder: Path) -> None:
     ("options", "message"),
     [
         ({"inputs": ["a"]}, "--input does not count for a pipeline file"),
-        ({"num_nodes": 2}, "--num_nodes does not count for a pipeline file, which says that itself."),
+        ({"num_nodes": 2}, "--num_nodes does not count for a pipeline file."),
         ({"crossval": 3}, "--crossval does not count for a pipeline file."),
         ({"sdk": "v1"}, "--sdk does not count for a pipeline file."),
         ({"sweep": ("lr=1,2",)}, "--sweep does not count"),

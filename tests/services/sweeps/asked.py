@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from himl_cli.core.errors import BadUsage
 from himl_cli.core.sweeps import SweepSpec
-from himl_cli.services.submission.request import SweepRequest
-from himl_cli.services.submission.sweeps import sweep_of
+from himl_cli.services.submission.request import SubmitRequest
+from himl_cli.services.submission.sweeps import requested_sweep
 
 
 def sweep(*specs: str, on_cluster: bool = False, **options: Any) -> SweepSpec:
-    return sweep_of(SweepRequest(sweep=specs, **options), on_cluster=on_cluster)
+    found = requested_sweep(SubmitRequest(cwd=Path(), cluster="gpu" if on_cluster else None, sweep=specs, **options))
+    assert found is not None
+    return found
 
 
 def refusal(*specs: str, on_cluster: bool = False, **options: Any) -> str:

@@ -8,7 +8,7 @@ import pytest
 
 from himl_cli.core.errors import BadUsage
 from himl_cli.core.sweeps import Draw, EarlyStop, SearchRange, SweepSpec
-from himl_cli.services.submission.sweeps import check_sweep, seeded, sweep_text, without_seed
+from himl_cli.services.submission.sweeps import check_sweep, sweep_text, with_seed, without_seed
 from tests.services.sweeps.asked import refusal, sweep
 
 
@@ -162,15 +162,15 @@ def test_a_sweep_that_was_made_elsewhere_is_checked_in_the_same_way() -> None:
 
 def test_a_seed_is_drawn_where_whoever_draws_the_values_takes_one() -> None:
     drawing = sweep("x=uniform(0,1)", max_trials=3)
-    assert len({seeded(drawing, on_cluster=False).seed for _ in range(9)} - {None}) > 1
-    assert seeded(drawing, on_cluster=True).seed is not None
-    assert seeded(drawing, on_cluster=True, sdk="v1").seed is None
+    assert len({with_seed(drawing, on_cluster=False).seed for _ in range(9)} - {None}) > 1
+    assert with_seed(drawing, on_cluster=True).seed is not None
+    assert with_seed(drawing, on_cluster=True, sdk="v1").seed is None
     bayesian = sweep("x=uniform(0,1)", sampling="bayesian", max_trials=3)
-    assert (seeded(bayesian, on_cluster=False).seed is None, seeded(bayesian, on_cluster=True).seed) == (False, None)
+    assert (with_seed(bayesian, on_cluster=False).seed is None, with_seed(bayesian, on_cluster=True).seed) == (False, None)
     given = sweep("x=uniform(0,1)", sampling="random(seed=7)", max_trials=3)
-    assert seeded(given, on_cluster=False) == given
+    assert with_seed(given, on_cluster=False) == given
     assert without_seed(sweep_text(given)) == sweep_text(drawing)
-    assert seeded(sweep("x=1,2"), on_cluster=False).seed is None
+    assert with_seed(sweep("x=1,2"), on_cluster=False).seed is None
 
 
 @pytest.mark.parametrize("option", ["crossval", "different_seeds"])
