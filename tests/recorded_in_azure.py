@@ -104,5 +104,5 @@ def pid_of(project: Path, module: str) -> int:
 def kill_recorder(project: Path) -> None:
     path = note_of(project)
     assert path is not None
-    os.kill(pid_of(project, "himl_cli.commands._recorder"), signal.SIGKILL)
+    os.kill(pid_of(project, "himl_cli.commands.recorder"), signal.SIGKILL)
     until(lambda: not is_held(path.with_suffix(".lock")))

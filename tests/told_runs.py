@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from himl_cli.core.results import NewRun
-from himl_cli.services.recording.note import Note, NoteFile, Told
-from himl_cli.services.recording.recorder import Recorder, Timing
+from himl_cli.services.runs.mirror import Mirror, Timing
+from himl_cli.services.runs.mirror_state import MirrorFile, MirrorState, SentRun
 from himl_cli.workspaces.azure.workspace import AzureWorkspace
 from himl_cli.workspaces.local.workspace import LocalWorkspace
 from tests.azure_workspaces import opened
@@ -37,25 +37,25 @@ def there(azure_environment: StagedWorkspace, project: Path) -> Iterator[AzureWo
 
 
 @pytest.fixture
-def file(here: LocalWorkspace, there: AzureWorkspace) -> Iterator[NoteFile]:
+def file(here: LocalWorkspace, there: AzureWorkspace) -> Iterator[MirrorFile]:
     """The note of a recording that has just begun, with the run that it is told to."""
     there.start_run(NewRun(ID, "train"))
-    made = NoteFile(here.folder, ID)
-    made.begin(Note(ID, {}))
+    made = MirrorFile(here.folder, ID)
+    made.begin(MirrorState(ID, {}))
     yield made
     made.release()
 
 
-def record(here: LocalWorkspace, there: AzureWorkspace, file: NoteFile, timing: Timing = QUICK) -> None:
+def record(here: LocalWorkspace, there: AzureWorkspace, file: MirrorFile, timing: Timing = QUICK) -> None:
     note = file.read()
     assert note is not None
-    Recorder(here, there, file, note, timing).run()
+    Mirror(here, there, file, note, timing).run()
 
 
-def told_of(file: NoteFile) -> Told:
+def told_of(file: MirrorFile) -> SentRun:
     note = file.read()
     assert note is not None
-    return note.runs.get(ID, Told())
+    return note.runs.get(ID, SentRun())
 
 
 def values(workspace: AzureWorkspace) -> dict[tuple[str, str], list[tuple[int, float]]]:

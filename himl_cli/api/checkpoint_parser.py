@@ -16,8 +16,8 @@ from himl_cli.core.checkpoints import Choice
 from himl_cli.core.errors import BadUsage, HimlError, TransferIncomplete
 from himl_cli.core.files import expand_home
 from himl_cli.core.redaction import is_botched_address, redact, shown
-from himl_cli.services.checkpoints.choosing import choice_of
-from himl_cli.services.checkpoints.sources import find_meant, kind_of
+from himl_cli.services.checkpoints.select import choice_of
+from himl_cli.services.checkpoints.source import find_source_run, kind_of
 
 MODEL_WEIGHTS_DIR_NAME = "pretrained_models"
 """The folder in the download folder for what comes from an https address, as in hi-ml."""
@@ -149,7 +149,7 @@ class CheckpointParser:
         if ":" not in self._text:
             return self._choice
         runs = where_runs_are(workspace, workspace_config_path).opened
-        return self._choice if find_meant(self._text, runs, Path.cwd(), Choice()).path is None else Choice()
+        return self._choice if find_source_run(self._text, runs, Path.cwd(), Choice()).path is None else Choice()
 
     def __bool__(self) -> bool:
         return self._text != ""

@@ -16,12 +16,12 @@ from himl_cli.api.ranks import once_per_node
 from himl_cli.api.run import Run
 from himl_cli.core.checkpoints import Choice
 from himl_cli.core.errors import NotFound, TransferIncomplete
-from himl_cli.services.checkpoints import fetching, pushing
-from himl_cli.services.checkpoints.choosing import choice_of
-from himl_cli.services.checkpoints.linking import link_checkpoint
+from himl_cli.services.checkpoints import fetch, push
+from himl_cli.services.checkpoints.select import choice_of
+from himl_cli.services.checkpoints.source import link_checkpoint
 from himl_cli.workspaces.resolve import open_address
 
-FOLDER = fetching.PLACE
+FOLDER = fetch.PLACE
 log = logging.getLogger(__name__)
 
 
@@ -86,13 +86,13 @@ def push_checkpoints(
     for an empty or half-written file and for two that would get one name. Raises what went wrong with the upload.
     """
     listed = [files] if isinstance(files, str | os.PathLike) else files
-    request = pushing.PushRequest(
+    request = push.PushRequest(
         [Path(file) for file in listed], from_run, experiment_name, run_name or "", dict(tags or {})
     )
     place = where_runs_are(workspace, workspace_config_path)
     elsewhere = None if workspace is None and workspace_config_path is None else lambda: where_runs_are().opened
     with raising(NotFound, NotThere):
-        pushed = pushing.push_checkpoints(request, place.opened, Path.cwd(), log_notice, elsewhere=elsewhere)
+        pushed = push.push_checkpoints(request, place.opened, Path.cwd(), log_notice, elsewhere=elsewhere)
     return Run(place, pushed.run)
 
 
@@ -144,9 +144,9 @@ def bring_checkpoint(
 ) -> Path:
     """Fetch what *source* and *choice* mean to *folder*, by default `root/RUN_ID`, of an address *root*; see
     `fetch_checkpoint`."""
-    request = fetching.CheckpointRequest(source, choice, folder, overwrite, root=root)
+    request = fetch.CheckpointRequest(source, choice, folder, overwrite, root=root)
     with raising(NotFound, NotThere):
-        fetched = fetching.fetch_checkpoint(
+        fetched = fetch.fetch_checkpoint(
             request,
             lambda: where_runs_are(workspace, workspace_config_path).opened,
             open_address,

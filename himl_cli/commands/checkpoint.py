@@ -82,8 +82,8 @@ def fetch(
       himl checkpoint fetch RUN:best_val_loss.ckpt --output_dir weights
     """
     from himl_cli.render.transfers import print_fetched_checkpoint
-    from himl_cli.services.checkpoints.fetching import CheckpointRequest, digest_of, fetch_checkpoint
-    from himl_cli.services.checkpoints.sources import kind_of
+    from himl_cli.services.checkpoints.fetch import CheckpointRequest, digest_of, fetch_checkpoint
+    from himl_cli.services.checkpoints.source import kind_of
     from himl_cli.workspaces.resolve import open_address
 
     if source is not None and selection.is_given:
@@ -152,7 +152,7 @@ def push(
       himl submit train.py --checkpoint $(himl checkpoint push last.ckpt --from R)
     """
     from himl_cli.render.transfers import print_pushed_checkpoints
-    from himl_cli.services.checkpoints.pushing import PushRequest, push_checkpoints
+    from himl_cli.services.checkpoints.push import PushRequest, push_checkpoints
     from himl_cli.services.runs.lookup import parse_reference
     from himl_cli.services.transfer.ranks import rank_of_all
     from himl_cli.workspaces.resolve import open_runs
@@ -214,7 +214,7 @@ def url(
       himl submit train.py --checkpoint "$(himl checkpoint url RUN -q)"
     """
     from himl_cli.render.transfers import print_checkpoint_url
-    from himl_cli.services.checkpoints.linking import check_days, check_is_of_run, link_checkpoint
+    from himl_cli.services.checkpoints.source import check_days, check_is_of_run, link_checkpoint
 
     days, selected = link.expiry_days, choice.choice()
     check_days(days)

@@ -366,7 +366,7 @@ class ChoiceOptions(Bundle, panel="Which checkpoint"):
     goal: str | None = option("What is best; without it, told by well-known names of metrics.", "minimize|maximize")
 
     def choice(self) -> Choice:
-        from himl_cli.services.checkpoints.choosing import choice_of
+        from himl_cli.services.checkpoints.select import choice_of
 
         return choice_of(self.select, self.metric, self.goal)
 

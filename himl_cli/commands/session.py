@@ -64,7 +64,7 @@ def open_session(
 
     Raises WorkspaceNotFound, or what the workspace raises when it cannot be read.
     """
-    from himl_cli.commands._recorder import resume_recordings
+    from himl_cli.commands.recorder import resume_recordings
     from himl_cli.workspaces.resolve import open_for_jobs, open_runs, open_workspace
 
     cwd, names = Path.cwd(), (workspace_opts.workspace, workspace_opts.config_file)

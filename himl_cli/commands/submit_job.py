@@ -101,7 +101,7 @@ def submit_script(
         check_azure_settings(request.cwd)
         return _print_script(output_opts, prepare_job(request))
     if request.is_told_to_azure:
-        from himl_cli.commands._submit_recorded import run_recorded
+        from himl_cli.commands.recorder import run_recorded
 
         address = azure_to_record_in(workspace_opts.workspace, workspace_opts.config_file, start=request.cwd)
         return run_recorded(workspace_opts, output_opts, prepare_job(request), address, waits=waits)
@@ -323,7 +323,7 @@ def with_checkpoint(session: Session, workspace_opts: WorkspaceOptions, job: Pre
         raise BadUsage(
             "--checkpoint does not go with --in_place: it would write into your project.", hint="Leave one of them out."
         )
-    from himl_cli.services.checkpoints.bringing import bring_checkpoint
+    from himl_cli.services.checkpoints.fetch import bring_checkpoint
 
     with _all_runs(session, workspace_opts, job.checkpoint) as runs, observing(session.output) as notify:
         brought = bring_checkpoint(job.checkpoint, runs, session.cwd, notify, open_address)
@@ -336,7 +336,7 @@ def _with_checkpoint_there(session: Session, workspace_opts: WorkspaceOptions, j
         return job
     if job.spec.sdk == "v1":
         raise BadUsage("--checkpoint does not go with --sdk v1.", hint="Leave one of them out.")
-    from himl_cli.services.checkpoints.referring import refer_to_checkpoint
+    from himl_cli.services.checkpoints.fetch import refer_to_checkpoint
 
     workspace, cwd = session.workspace, session.cwd
     with _all_runs(session, workspace_opts, job.checkpoint) as runs, observing(session.output) as notify:

@@ -10,8 +10,8 @@ from typing import Any
 
 from himl_cli.api.submitting import brought
 from himl_cli.core.errors import BadUsage, DiskFailed
-from himl_cli.services.checkpoints.whole import is_whole
-from himl_cli.services.recording.note import NoteFile
+from himl_cli.services.checkpoints.recovery import is_whole
+from himl_cli.services.runs.mirror_state import MirrorFile
 from himl_cli.services.submission.environment import imports_himl
 from himl_cli.workspaces.azure.cache import DiskCache
 from himl_cli.workspaces.azure.storage.datastore_records import DatastoreRecord
@@ -92,7 +92,7 @@ def _order(text: str) -> None:
 
 def _note(content: bytes) -> None:
     written(f"recordings/{JOB}.json", content)
-    note = NoteFile(Path.cwd(), JOB).read()
+    note = MirrorFile(Path.cwd(), JOB).read()
     if note is not None:
         note.is_due()
         note.put_off()

@@ -16,7 +16,7 @@ from himl_cli.core import redaction as addresses
 from himl_cli.core.errors import BadUsage
 from himl_cli.core.workspaces import parse_workspace_id
 from himl_cli.services.checkpoints import names as checkpoint_names
-from himl_cli.services.checkpoints.telling import read_name
+from himl_cli.services.checkpoints.names import parse_name
 from himl_cli.services.montage.query import Pattern
 from himl_cli.services.runs.lookup import is_studio_url, parse_reference, split_recovery_id, workspace_in_url
 from himl_cli.services.submission.conda import parse_pip_line
@@ -85,7 +85,7 @@ CALLS: Sequence[tuple[str, Callable[[str], object], Sequence[str], tuple[type[Ex
     ("pip_line", lambda text: parse_pip_line(text, "'requirements.txt', line 3"), PIP, (BadUsage,)),
     ("pattern", lambda text: Pattern(text).matches("a/b/slide_1.tiff"), ("**/*.tiff", "a/**/b*[0-9]?.svs", "./x/**"), (BadUsage,)),
     ("checkpoint_rank", checkpoint_names.rank_of, CHECKPOINTS, ()),
-    ("checkpoint_name", read_name, CHECKPOINTS, ()),
+    ("checkpoint_name", parse_name, CHECKPOINTS, ()),
     (
         "storage_uri",
         lambda text: parse_data_uri(text, ADDRESS),

@@ -12,7 +12,7 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 
 from himl_cli.core.errors import BadUsage, HimlError, NotFound, RunNotFound
-from himl_cli.services.checkpoints.linking import link_checkpoint
+from himl_cli.services.checkpoints.source import link_checkpoint
 from tests.azure_workspaces import opened
 from tests.recorded_runs import RecordedRuns
 from tests.running import Himl, write_files

@@ -14,8 +14,8 @@ from himl_cli.core.checkpoints import FetchedCheckpoint
 from himl_cli.core.errors import BadUsage, IntegrityFailed, NotFound, TransferIncomplete
 from himl_cli.core.events import Event, Notice
 from himl_cli.core.sweeps import BEST_TRIAL, MANY
-from himl_cli.services.checkpoints.choosing import choice_of
-from himl_cli.services.checkpoints.fetching import CheckpointRequest, digest_of, fetch_checkpoint
+from himl_cli.services.checkpoints.fetch import CheckpointRequest, digest_of, fetch_checkpoint
+from himl_cli.services.checkpoints.select import choice_of
 from himl_cli.workspaces.base import BlobStore, Workspace
 from tests.azure_workspaces import opened
 from tests.recorded_runs import RecordedRuns

@@ -10,7 +10,7 @@ import platformdirs
 import pytest
 
 from himl_cli.core.errors import DiskFailed
-from himl_cli.services.checkpoints.cache import KEPT_DAYS, USED, cache_folder
+from himl_cli.services.checkpoints.fetch import KEPT_DAYS, USED, cache_folder
 
 DAY = 24 * 3600.0
 

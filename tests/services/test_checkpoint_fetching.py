@@ -11,7 +11,7 @@ from himl_cli.core.blobs import TransferResult
 from himl_cli.core.checkpoints import Choice
 from himl_cli.core.errors import BadUsage
 from himl_cli.core.events import Notify, ignore
-from himl_cli.services.checkpoints.fetching import CheckpointRequest, fetch_checkpoint
+from himl_cli.services.checkpoints.fetch import CheckpointRequest, fetch_checkpoint
 from himl_cli.workspaces.base import BlobStore, Workspace
 from tests.recorded_runs import RecordedRuns
 from tests.running import write_files

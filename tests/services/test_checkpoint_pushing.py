@@ -12,8 +12,8 @@ from himl_cli.core.errors import BadUsage, HimlError, NotFound, RunNotFound, Ser
 from himl_cli.core.events import Notice
 from himl_cli.core.results import NewRun, RunEnd
 from himl_cli.core.runs import Run, RunQuery, RunStatus
-from himl_cli.services.checkpoints.pushing import PushRequest, push_checkpoints
-from himl_cli.services.checkpoints.sources import find_here
+from himl_cli.services.checkpoints.push import PushRequest, push_checkpoints
+from himl_cli.services.checkpoints.source import find_here
 from himl_cli.workspaces.local.workspace import LocalWorkspace
 from tests.both_workspaces import Seed, azure, local
 from tests.recorded_runs import RecordedRuns

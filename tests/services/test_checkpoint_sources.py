@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from himl_cli.core.errors import BadUsage, NotFound
-from himl_cli.services.checkpoints.sources import kind_of
+from himl_cli.services.checkpoints.source import kind_of
 from tests.kept_checkpoints import HERE, RETRY, RUN, add, found
 from tests.recorded_runs import RecordedRuns
 

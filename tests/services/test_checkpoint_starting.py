@@ -10,8 +10,7 @@ from himl_cli.core.errors import BadUsage, IntegrityFailed
 from himl_cli.core.events import Event, Notice, ignore
 from himl_cli.core.jobs import Entry, EntryKind, JobSpec, Snapshot
 from himl_cli.core.runs import RunStatus
-from himl_cli.services.checkpoints.bringing import bring_checkpoint
-from himl_cli.services.checkpoints.referring import INPUT, refer_to_checkpoint
+from himl_cli.services.checkpoints.fetch import INPUT, bring_checkpoint, refer_to_checkpoint
 from himl_cli.workspaces.base import BlobStore
 from himl_cli.workspaces.local.job_environment import job_environment
 from himl_cli.workspaces.local.launch_request import LaunchRequest

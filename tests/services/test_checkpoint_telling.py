@@ -7,8 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from himl_cli.core.errors import BadUsage
-from himl_cli.services.checkpoints.goals import goal_of
-from himl_cli.services.checkpoints.telling import read_name, same_metric
+from himl_cli.services.checkpoints.names import goal_of, parse_name, same_metric
 
 
 @pytest.mark.parametrize(
@@ -35,7 +34,7 @@ from himl_cli.services.checkpoints.telling import read_name, same_metric
     ],
 )
 def test_epoch_step_and_metrics(name: str, epoch: int | None, step: int | None, metrics: dict[str, float]) -> None:
-    told = read_name(name)
+    told = parse_name(name)
     assert (told.epoch, told.step, told.metrics) == (epoch, step, metrics)
 
 
@@ -54,11 +53,11 @@ def test_epoch_step_and_metrics(name: str, epoch: int | None, step: int | None, 
     ],
 )
 def test_names_that_say_best(name: str, of: str | None) -> None:
-    assert read_name(name).best_of == of
+    assert parse_name(name).best_of == of
 
 
 def test_versions_of_one_name_have_one_stem() -> None:
-    assert [(told.stem, told.version) for told in map(read_name, ("epoch=3-a=0.1.ckpt", "epoch=3-a=0.1-v7.ckpt"))] == [
+    assert [(told.stem, told.version) for told in map(parse_name, ("epoch=3-a=0.1.ckpt", "epoch=3-a=0.1-v7.ckpt"))] == [
         ("epoch=3-a=0.1", 0),
         ("epoch=3-a=0.1", 7),
     ]
@@ -66,7 +65,7 @@ def test_versions_of_one_name_have_one_stem() -> None:
 
 @given(st.integers(0, 10**6), st.floats(allow_nan=False, allow_infinity=False, width=32), st.sampled_from(["val_loss", "val/loss", "auc"]))
 def test_what_lightning_writes_is_read_back(epoch: int, value: float, metric: str) -> None:
-    told = read_name(f"epoch={epoch:02d}-{metric}={value}.ckpt")
+    told = parse_name(f"epoch={epoch:02d}-{metric}={value}.ckpt")
     assert (told.epoch, told.metrics) == (epoch, {metric: value})
 
 

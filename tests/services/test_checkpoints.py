@@ -13,8 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from himl_cli.services.checkpoints.names import Kind, best_first, rank_of
-from himl_cli.services.checkpoints.recovery import on_disk
-from himl_cli.services.checkpoints.whole import is_whole
+from himl_cli.services.checkpoints.recovery import is_whole, on_disk
 from tests.running import write_files
 
 HERE = "outputs/checkpoints"

@@ -19,13 +19,12 @@ from himl_cli.core.settings import section_settings
 from himl_cli.core.sweeps import HYPERPARAMETERS, hyperparameters_of
 from himl_cli.core.text import NotJson, read_json
 from himl_cli.core.workspaces import parse_workspace_id
-from himl_cli.services.checkpoints.names import below_folder, rank_of
-from himl_cli.services.checkpoints.telling import read_name
-from himl_cli.services.checkpoints.whole import is_whole
+from himl_cli.services.checkpoints.names import below_folder, parse_name, rank_of
+from himl_cli.services.checkpoints.recovery import is_whole
 from himl_cli.services.montage.query import Pattern, read_ids
 from himl_cli.services.montage.table import read_table
-from himl_cli.services.recording.note import NoteFile
 from himl_cli.services.runs.lookup import is_studio_url, parse_reference, read_latest_run_file, split_recovery_id, workspace_in_url
+from himl_cli.services.runs.mirror_state import MirrorFile
 from himl_cli.services.setup import read_deepseismic, read_innereye
 from himl_cli.services.submission.conda import parse_conda_package, parse_pip_line, read_conda_file
 from himl_cli.services.submission.data import parse_inputs, parse_outputs
@@ -122,7 +121,7 @@ TEXTS: dict[str, Target] = {
         rank_of, ("@", "outputs/checkpoints/@", "retry_@/checkpoints/last.ckpt", "outputs/checkpoints/recovery_@.ckpt"), "recovy_=-v19.ckpt"
     ),
     "places of checkpoints": Target(below_folder, ("@", "outputs/retry_@/checkpoints/a")),
-    "what names of checkpoints tell": Target(read_name, ("@", "epoch=@", "epoch=1-loss=@-v1.ckpt", "a-v@.ckpt", "best_@", "step @"), "epoch=-v19._.ckptbest"),
+    "what names of checkpoints tell": Target(parse_name, ("@", "epoch=@", "epoch=1-loss=@-v1.ckpt", "a-v@.ckpt", "best_@", "step @"), "epoch=-v19._.ckptbest"),
     "a variable that is a number": Target(lambda text: check_variables(SUBMIT, {"HIML_SUBMIT_NUM_NODES": text})),
     "a variable that is a switch": Target(lambda text: check_variables(SUBMIT, {"HIML_SUBMIT_WAIT": text})),
     "names of files": Target(safe_name, ("@", "a/@", "@/a", "C:@")),
@@ -204,7 +203,7 @@ FILES: dict[str, FileTarget] = {
     ),
     "the latest run": FileTarget(lambda folder: read_latest_run_file(folder / "most_recent_run.txt"), "most_recent_run.txt", ("@", "a:@")),
     "notes of recordings": FileTarget(
-        lambda folder: NoteFile(folder, "run").read(),
+        lambda folder: MirrorFile(folder, "run").read(),
         "recordings/run.json",
         ("@", '{"run_id": "a", "place": {}, "refused_since": @, "runs": {}}', '{"runs": @}'),
     ),

@@ -11,11 +11,9 @@ import pytest
 
 from himl_cli.core.results import NewRun, RunEnd
 from himl_cli.core.runs import RECORDED_FROM, RunQuery, RunStatus
-from himl_cli.services.recording.files import FileTelling
-from himl_cli.services.recording.note import Note, NoteFile, Told, unfinished
-from himl_cli.services.recording.recorder import Timing
-from himl_cli.services.recording.values import tell_values
 from himl_cli.services.runs import writing
+from himl_cli.services.runs.mirror import FileMirror, Timing, send_values
+from himl_cli.services.runs.mirror_state import MirrorFile, MirrorState, SentRun, unfinished
 from himl_cli.workspaces.azure.workspace import AzureWorkspace
 from himl_cli.workspaces.joined import JoinedWorkspace
 from himl_cli.workspaces.local.workspace import LocalWorkspace
@@ -33,7 +31,7 @@ from tests.told_runs import there as there
 from tests.waiting import until
 
 
-def test_all_of_a_run_arrives(recorded: RecordedRuns, here: LocalWorkspace, there: AzureWorkspace, file: NoteFile) -> None:
+def test_all_of_a_run_arrives(recorded: RecordedRuns, here: LocalWorkspace, there: AzureWorkspace, file: MirrorFile) -> None:
     recorded.add(
         ID, status=RunStatus.failed, reason="exit code 3", exit_code=3, files={"outputs/a.txt": "a", "user_logs/std_log.txt": "x\n"}, tags={"team": "blue"}
     )
@@ -49,7 +47,7 @@ def test_all_of_a_run_arrives(recorded: RecordedRuns, here: LocalWorkspace, ther
     assert not any((here.folder / "recordings").iterdir())
 
 
-def test_the_time_of_a_point_is_when_it_was_logged(recorded: RecordedRuns, here: LocalWorkspace, there: AzureWorkspace, file: NoteFile) -> None:
+def test_the_time_of_a_point_is_when_it_was_logged(recorded: RecordedRuns, here: LocalWorkspace, there: AzureWorkspace, file: MirrorFile) -> None:
     recorded.add(ID)
     recorded.log(ID, [("loss", 1.0, 0, 1_772_366_400_000)])
     record(here, there, file)
@@ -57,7 +55,7 @@ def test_the_time_of_a_point_is_when_it_was_logged(recorded: RecordedRuns, here:
     assert metric.points == here.metrics(ID)[0].points
 
 
-def test_nested_runs_are_nested_there(recorded: RecordedRuns, here: LocalWorkspace, there: AzureWorkspace, file: NoteFile) -> None:
+def test_nested_runs_are_nested_there(recorded: RecordedRuns, here: LocalWorkspace, there: AzureWorkspace, file: MirrorFile) -> None:
     recorded.add(ID)
     recorded.add("child_1_bb", parent=ID, status=RunStatus.failed, reason="no luck", display_name="fold 1")
     recorded.add("grandchild_1_cc", parent="child_1_bb")
@@ -72,18 +70,18 @@ def test_nested_runs_are_nested_there(recorded: RecordedRuns, here: LocalWorkspa
     assert there.run(ID).status is RunStatus.completed
 
 
-def test_a_nested_run_that_is_deleted_does_not_stay_open_there(recorded: RecordedRuns, here: LocalWorkspace, there: AzureWorkspace, file: NoteFile) -> None:
+def test_a_nested_run_that_is_deleted_does_not_stay_open_there(recorded: RecordedRuns, here: LocalWorkspace, there: AzureWorkspace, file: MirrorFile) -> None:
     recorded.add(ID)
     there.start_run(NewRun("child_1_bb", "train", parent=ID))
-    file.write(Note(ID, {}, runs={"child_1_bb": Told(is_started=True)}))
+    file.write(MirrorState(ID, {}, runs={"child_1_bb": SentRun(is_started=True)}))
     record(here, there, file)
     assert (there.run("child_1_bb").status, there.run(ID).status) == (RunStatus.canceled, RunStatus.completed)
 
 
-def test_a_note_that_is_lost_repeats_nothing(recorded: RecordedRuns, here: LocalWorkspace, there: AzureWorkspace, file: NoteFile) -> None:
+def test_a_note_that_is_lost_repeats_nothing(recorded: RecordedRuns, here: LocalWorkspace, there: AzureWorkspace, file: MirrorFile) -> None:
     recorded.add(ID)
     recorded.log(ID, [("loss", float(number), number, 1_772_366_400_000 + number) for number in range(5000)], {"lr": "0.1"})
-    tell_values(here, there, here.run(ID), Told())
+    send_values(here, there, here.run(ID), SentRun())
     record(here, there, file)
     assert values(there)[ID, "loss"] == [(number, float(number)) for number in range(5000)]
 
@@ -103,7 +101,7 @@ def test_points_of_other_runs_are_left_out_and_nothing_is_missed_when_those_are_
 
 
 def test_what_is_not_taken_keeps_back_nothing_else(
-    recorded: RecordedRuns, here: LocalWorkspace, there: AzureWorkspace, file: NoteFile, caplog: pytest.LogCaptureFixture
+    recorded: RecordedRuns, here: LocalWorkspace, there: AzureWorkspace, file: MirrorFile, caplog: pytest.LogCaptureFixture
 ) -> None:
     recorded.add(ID, files={"outputs/ends.": "x", "outputs/good.txt": "g"})
     recorded.log(ID, parameters={"lr": "0.1", "size": "3"})
@@ -130,70 +128,70 @@ def clock() -> Clock:
 
 
 def test_a_log_is_told_as_it_grows_and_a_large_one_seldom(
-    recorded: RecordedRuns, here: LocalWorkspace, there: AzureWorkspace, file: NoteFile, clock: Clock
+    recorded: RecordedRuns, here: LocalWorkspace, there: AzureWorkspace, file: MirrorFile, clock: Clock
 ) -> None:
     recorded.add(ID, files={"user_logs/std_log.txt": "1\n"})
     path = here.folder / "runs" / ID / "user_logs" / "std_log.txt"
-    telling = FileTelling(here, there, ID, Told(), clock)
+    mirror = FileMirror(here, there, ID, SentRun(), clock)
     told = []
     for second, text in ((0, ""), (1, "2\n"), (3, "3\n"), (4, "x" * (1 << 20)), (6, ""), (9, "4\n"), (14, "")):
         clock.now = second
         with path.open("a") as log:
             log.write(text)
-        told.append((second, telling.tell()))
+        told.append((second, mirror.update()))
     assert told == [(0, True), (1, False), (3, True), (4, False), (6, False), (9, True), (14, False)]
     assert content(there)["user_logs/std_log.txt"] == path.read_bytes()
 
 
 def test_other_files_are_told_once_they_stay_as_they_are(
-    recorded: RecordedRuns, here: LocalWorkspace, there: AzureWorkspace, file: NoteFile, clock: Clock
+    recorded: RecordedRuns, here: LocalWorkspace, there: AzureWorkspace, file: MirrorFile, clock: Clock
 ) -> None:
     recorded.add(ID, files={"outputs/last.ckpt": "half"})
     path = here.folder / "runs" / ID / "code" / "outputs" / "last.ckpt"
-    telling = FileTelling(here, there, ID, Told(), clock)
-    assert not telling.tell()
+    mirror = FileMirror(here, there, ID, SentRun(), clock)
+    assert not mirror.update()
     clock.now = 1.5
     path.write_text("whole it is")
-    assert not telling.tell()
+    assert not mirror.update()
     clock.now = 3
-    assert not telling.tell()
+    assert not mirror.update()
     clock.now = 4
-    assert telling.tell()
+    assert mirror.update()
     assert content(there) == {"outputs/last.ckpt": b"whole it is"}
     clock.now = 100
-    assert not telling.tell()
+    assert not mirror.update()
 
 
 def test_a_file_that_never_stays_as_it_is_is_told_each_minute_and_at_the_end(
-    recorded: RecordedRuns, here: LocalWorkspace, there: AzureWorkspace, file: NoteFile, clock: Clock
+    recorded: RecordedRuns, here: LocalWorkspace, there: AzureWorkspace, file: MirrorFile, clock: Clock
 ) -> None:
     recorded.add(ID, files={"outputs/events": ""})
     path = here.folder / "runs" / ID / "code" / "outputs" / "events"
-    telling, told = FileTelling(here, there, ID, Told(), clock), []
+    mirror, told = FileMirror(here, there, ID, SentRun(), clock), []
     for second in range(130):
         clock.now = second
         path.write_text("x" * second)
-        if telling.tell():
+        if mirror.update():
             told.append(second)
     assert told == [60, 120]
-    assert telling.tell(is_last=True)
+    assert mirror.update(is_last=True)
     assert content(there) == {"outputs/events": b"x" * 129}
 
 
-def test_a_job_that_never_came_has_failed(here: LocalWorkspace, there: AzureWorkspace, file: NoteFile) -> None:
+def test_a_job_that_never_came_has_failed(here: LocalWorkspace, there: AzureWorkspace, file: MirrorFile) -> None:
     record(here, there, file)
     run = there.run(ID)
     assert (run.status, run.reason) == (RunStatus.failed, "himl submit ended before the job began")
 
 
-def test_a_run_that_is_deleted_meanwhile_has_failed(here: LocalWorkspace, there: AzureWorkspace, file: NoteFile) -> None:
-    file.write(Note(ID, {}, runs={ID: Told(is_started=True)}))
+def test_a_run_that_is_deleted_meanwhile_has_failed(here: LocalWorkspace, there: AzureWorkspace, file: MirrorFile) -> None:
+    file.write(MirrorState(ID, {}, runs={ID: SentRun(is_started=True)}))
     record(here, there, file)
     assert there.run(ID).reason == "its record was deleted on the machine where it ran, before all of it was told"
 
 
 def test_a_run_that_has_ended_waits_for_the_next_command_where_nothing_arrives(
-    recorded: RecordedRuns, here: LocalWorkspace, there: AzureWorkspace, azure_environment: StagedWorkspace, file: NoteFile
+    recorded: RecordedRuns, here: LocalWorkspace, there: AzureWorkspace, azure_environment: StagedWorkspace, file: MirrorFile
 ) -> None:
     recorded.add(ID, files={"outputs/a.txt": "a"})
     azure_environment.stage.faults.add(Status(503, retry_after=300), "", times=None)
@@ -210,7 +208,7 @@ def test_a_run_that_has_ended_waits_for_the_next_command_where_nothing_arrives(
 
 
 def test_a_network_that_is_away_is_borne_with(
-    recorded: RecordedRuns, here: LocalWorkspace, there: AzureWorkspace, azure_environment: StagedWorkspace, project: Path, file: NoteFile
+    recorded: RecordedRuns, here: LocalWorkspace, there: AzureWorkspace, azure_environment: StagedWorkspace, project: Path, file: MirrorFile
 ) -> None:
     recorded.add(ID, files={"outputs/a.txt": "a"})
     recorded.log(ID, [("loss", 1.0, 0, 0)])
@@ -225,7 +223,7 @@ def test_a_network_that_is_away_is_borne_with(
 
 
 def test_a_sign_in_that_lapses_is_borne_with(
-    recorded: RecordedRuns, here: LocalWorkspace, there: AzureWorkspace, azure_environment: StagedWorkspace, file: NoteFile
+    recorded: RecordedRuns, here: LocalWorkspace, there: AzureWorkspace, azure_environment: StagedWorkspace, file: MirrorFile
 ) -> None:
     """It takes a person, who may come later; a right that is refused ends the recording."""
     recorded.add(ID)
@@ -240,7 +238,7 @@ def test_a_sign_in_that_lapses_is_borne_with(
 
 
 def test_metrics_do_not_wait_for_a_large_file(
-    recorded: RecordedRuns, here: LocalWorkspace, there: AzureWorkspace, azure_environment: StagedWorkspace, file: NoteFile
+    recorded: RecordedRuns, here: LocalWorkspace, there: AzureWorkspace, azure_environment: StagedWorkspace, file: MirrorFile
 ) -> None:
     """The file is on its way for long; points that come meanwhile arrive before it."""
     here.start_run(NewRun(ID, "train"))
@@ -257,23 +255,23 @@ def test_metrics_do_not_wait_for_a_large_file(
     assert (there.run(ID).status, content(there)) == (RunStatus.completed, {"user_logs/std_log.txt": b"x\n"})
 
 
-def test_only_one_takes_a_note(here: LocalWorkspace, there: AzureWorkspace, file: NoteFile) -> None:
+def test_only_one_takes_a_note(here: LocalWorkspace, there: AzureWorkspace, file: MirrorFile) -> None:
     assert [*unfinished(here.folder)] == []
-    assert NoteFile(here.folder, ID).take(0.2) is None
+    assert MirrorFile(here.folder, ID).take(0.2) is None
     file.release()
     assert [*unfinished(here.folder)] == [ID]
-    other = NoteFile(here.folder, ID)
+    other = MirrorFile(here.folder, ID)
     assert other.take() is not None
     other.remove()
-    assert NoteFile(here.folder, ID).take() is None
+    assert MirrorFile(here.folder, ID).take() is None
 
 
-def test_whoever_starts_the_job_is_waited_for(here: LocalWorkspace, there: AzureWorkspace, file: NoteFile) -> None:
-    file.write(Note(ID, {}, is_starting=True))
-    taken: list[Note | None] = []
+def test_whoever_starts_the_job_is_waited_for(here: LocalWorkspace, there: AzureWorkspace, file: MirrorFile) -> None:
+    file.write(MirrorState(ID, {}, is_starting=True))
+    taken: list[MirrorState | None] = []
 
     def wait_for_it(patience: float) -> threading.Thread:
-        waiting = threading.Thread(target=lambda: taken.append(NoteFile(here.folder, ID).take(patience)))
+        waiting = threading.Thread(target=lambda: taken.append(MirrorFile(here.folder, ID).take(patience)))
         waiting.start()
         return waiting
 
@@ -282,9 +280,9 @@ def test_whoever_starts_the_job_is_waited_for(here: LocalWorkspace, there: Azure
     assert hasty.is_alive()
     file.remove()
     hasty.join()
-    file.begin(Note(ID, {}, is_starting=True))
+    file.begin(MirrorState(ID, {}, is_starting=True))
     patient = wait_for_it(60)
-    file.write(Note(ID, {}, failure="it did not start"))
+    file.write(MirrorState(ID, {}, failure="it did not start"))
     file.release()
     patient.join()
     gone, note = taken
@@ -294,7 +292,7 @@ def test_whoever_starts_the_job_is_waited_for(here: LocalWorkspace, there: Azure
 
 
 @pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="root may read everything")
-def test_somebody_elses_recording_is_left_to_them(here: LocalWorkspace, there: AzureWorkspace, file: NoteFile) -> None:
+def test_somebody_elses_recording_is_left_to_them(here: LocalWorkspace, there: AzureWorkspace, file: MirrorFile) -> None:
     file.release()
     file.path.chmod(0)
     assert [*unfinished(here.folder)] == []

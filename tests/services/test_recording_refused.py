@@ -12,10 +12,9 @@ import pytest
 
 from himl_cli.core.results import NewRun, RunEnd
 from himl_cli.core.runs import STOPPED, RunStatus
-from himl_cli.services.recording.note import DamagedNote, Note, NoteFile, Told, unfinished
-from himl_cli.services.recording.recorder import Recorder, Timing
-from himl_cli.services.recording.values import tell_values
 from himl_cli.services.runs import writing
+from himl_cli.services.runs.mirror import Mirror, Timing, send_values
+from himl_cli.services.runs.mirror_state import DamagedState, MirrorFile, MirrorState, SentRun, unfinished
 from himl_cli.workspaces.azure.workspace import AzureWorkspace
 from himl_cli.workspaces.local.workspace import LocalWorkspace
 from tests.recorded_runs import RecordedRuns
@@ -43,7 +42,7 @@ NO_NOTES = (
 )
 
 
-def forget_the_wait(file: NoteFile) -> None:
+def forget_the_wait(file: MirrorFile) -> None:
     note = file.read()
     assert note is not None
     note.not_before = time.time() - 1
@@ -51,7 +50,7 @@ def forget_the_wait(file: NoteFile) -> None:
 
 
 def test_a_right_that_is_missing_puts_the_rest_off(
-    recorded: RecordedRuns, here: LocalWorkspace, there: AzureWorkspace, azure_environment: StagedWorkspace, file: NoteFile
+    recorded: RecordedRuns, here: LocalWorkspace, there: AzureWorkspace, azure_environment: StagedWorkspace, file: MirrorFile
 ) -> None:
     """The note stays, the run says so, and the next command but some time later goes on with it."""
     recorded.add(ID)
@@ -71,7 +70,7 @@ def test_a_right_that_is_missing_puts_the_rest_off(
 
 
 def test_a_right_that_comes_back_while_the_run_goes_on_needs_no_command(
-    here: LocalWorkspace, there: AzureWorkspace, azure_environment: StagedWorkspace, file: NoteFile
+    here: LocalWorkspace, there: AzureWorkspace, azure_environment: StagedWorkspace, file: MirrorFile
 ) -> None:
     here.start_run(NewRun(ID, "train"))
     here.log(ID, [writing.scalar("loss", 0.5)])
@@ -87,7 +86,7 @@ def test_a_right_that_comes_back_while_the_run_goes_on_needs_no_command(
     assert (there.run(ID).status, [*values(there)]) == (RunStatus.completed, [(ID, "loss")])
 
 
-def test_the_end_of_the_run_ends_a_long_pause(here: LocalWorkspace, there: AzureWorkspace, azure_environment: StagedWorkspace, file: NoteFile) -> None:
+def test_the_end_of_the_run_ends_a_long_pause(here: LocalWorkspace, there: AzureWorkspace, azure_environment: StagedWorkspace, file: MirrorFile) -> None:
     here.start_run(NewRun(ID, "train"))
     here.log(ID, [writing.scalar("loss", 0.5)])
     azure_environment.stage.faults.add(REFUSED, "/metric/", times=None)
@@ -101,7 +100,7 @@ def test_the_end_of_the_run_ends_a_long_pause(here: LocalWorkspace, there: Azure
 
 
 def test_what_is_refused_longer_is_tried_more_seldom_and_given_up_in_the_end() -> None:
-    note, now = Note(ID, {}), time.time()
+    note, now = MirrorState(ID, {}), time.time()
     assert note.is_due()
     assert note.put_off()
     assert 500 < note.not_before - now < 700
@@ -117,20 +116,20 @@ def test_what_is_refused_longer_is_tried_more_seldom_and_given_up_in_the_end() -
 
 
 def test_a_workspace_that_refuses_for_a_month_ends_the_recording(
-    recorded: RecordedRuns, here: LocalWorkspace, there: AzureWorkspace, azure_environment: StagedWorkspace, file: NoteFile
+    recorded: RecordedRuns, here: LocalWorkspace, there: AzureWorkspace, azure_environment: StagedWorkspace, file: MirrorFile
 ) -> None:
     recorded.add(ID, status=RunStatus.completed)
-    file.write(Note(ID, {}, refused_since=time.time() - 31 * DAY))
+    file.write(MirrorState(ID, {}, refused_since=time.time() - 31 * DAY))
     azure_environment.stage.faults.add(REFUSED, "", times=None)
     record(here, there, file)
     assert file.read() is None
     assert "answered 403" in here.run(ID).tags[STOPPED]
 
 
-def test_a_moment_without_disk_ends_nothing(here: LocalWorkspace, there: AzureWorkspace, azure_environment: StagedWorkspace, file: NoteFile) -> None:
+def test_a_moment_without_disk_ends_nothing(here: LocalWorkspace, there: AzureWorkspace, azure_environment: StagedWorkspace, file: MirrorFile) -> None:
     """Neither while all goes well, nor where what is away has to be noted, nor where it is back."""
     here.start_run(NewRun(ID, "train"))
-    thread = threading.Thread(target=Recorder(here, there, file, Note(ID, {}), QUICK).run)
+    thread = threading.Thread(target=Mirror(here, there, file, MirrorState(ID, {}), QUICK).run)
     thread.start()
     folder, away = file.path.parent, here.folder / "away"
     folder.rename(away)
@@ -149,49 +148,49 @@ def test_a_moment_without_disk_ends_nothing(here: LocalWorkspace, there: AzureWo
 
 
 def test_a_metric_that_is_not_taken_keeps_back_no_other(
-    recorded: RecordedRuns, here: LocalWorkspace, there: AzureWorkspace, azure_environment: StagedWorkspace, file: NoteFile, caplog: pytest.LogCaptureFixture
+    recorded: RecordedRuns, here: LocalWorkspace, there: AzureWorkspace, azure_environment: StagedWorkspace, file: MirrorFile, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The batch is refused, all of `bad`, and its halves."""
     recorded.add(ID)
     recorded.log(ID, [("bad", 1.0, 0, 0), ("bad", 2.0, 1, 0), ("good", 3.0, 0, 0)])
     azure_environment.stage.faults.add(Status(400, code="UserError", message="No."), "/metric/", times=4)
-    tell_values(here, there, here.run(ID), Told())
+    send_values(here, there, here.run(ID), SentRun())
     assert values(there) == {(ID, "good"): [(0, 3.0)]}
     assert "Metric 'bad' was not taken (2 points, the first at step 0): " in caplog.text
 
 
 def test_a_point_that_is_not_taken_keeps_back_no_other(
-    recorded: RecordedRuns, here: LocalWorkspace, there: AzureWorkspace, azure_environment: StagedWorkspace, file: NoteFile, caplog: pytest.LogCaptureFixture
+    recorded: RecordedRuns, here: LocalWorkspace, there: AzureWorkspace, azure_environment: StagedWorkspace, file: MirrorFile, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Refused are the batch, the metric, and of its points 0 to 2 those from 1 on, and then 1."""
     recorded.add(ID)
     recorded.log(ID, [("loss", float(step), step, 0) for step in range(3)])
     azure_environment.stage.faults.add(Status(400, code="UserError", message="No."), "/metric/", times=2)
     azure_environment.stage.faults.add(Status(400, code="UserError", message="No."), "/metric/", times=2, skip=3)
-    tell_values(here, there, here.run(ID), Told())
+    send_values(here, there, here.run(ID), SentRun())
     assert values(there) == {(ID, "loss"): [(0, 0.0), (2, 2.0)]}
     assert "Metric 'loss' was not taken (step 1): " in caplog.text
 
 
 def test_a_metric_of_which_nothing_is_taken_is_not_tried_point_by_point(
-    recorded: RecordedRuns, here: LocalWorkspace, there: AzureWorkspace, azure_environment: StagedWorkspace, file: NoteFile, caplog: pytest.LogCaptureFixture
+    recorded: RecordedRuns, here: LocalWorkspace, there: AzureWorkspace, azure_environment: StagedWorkspace, file: MirrorFile, caplog: pytest.LogCaptureFixture
 ) -> None:
     recorded.add(ID)
     recorded.log(ID, [("loss", float(step), step, step) for step in range(2000)])
     azure_environment.stage.faults.add(Status(400, code="UserError", message="No."), "/metric/", times=None)
-    told = Told()
-    tell_values(here, there, here.run(ID), told)
+    told = SentRun()
+    send_values(here, there, here.run(ID), told)
     assert "Metric 'loss' was not taken (2000 points, the first at step 0): " in caplog.text
     assert len(azure_environment.requests("/metric/")) < 200
     assert here.logged(ID, told.last_point)[0] == []
 
 
 @pytest.mark.parametrize("text", NO_NOTES)
-def test_what_is_no_note_is_set_aside(here: LocalWorkspace, there: AzureWorkspace, file: NoteFile, text: str) -> None:
+def test_what_is_no_note_is_set_aside(here: LocalWorkspace, there: AzureWorkspace, file: MirrorFile, text: str) -> None:
     file.release()
     file.path.write_bytes(text.encode(errors="surrogateescape"))
     assert [*unfinished(here.folder)] == [ID]
-    with pytest.raises(DamagedNote, match="is damaged"):
+    with pytest.raises(DamagedState, match="is damaged"):
         file.take()
     aside = file.set_aside()
     assert aside.read_bytes() == text.encode(errors="surrogateescape")
@@ -202,8 +201,8 @@ def test_what_is_no_note_is_set_aside(here: LocalWorkspace, there: AzureWorkspac
 @pytest.mark.skipif(os.name == "nt", reason="a folder cannot be closed there")
 def test_a_note_that_cannot_be_replaced_for_a_moment_is_replaced_after_it(tmp_path: Path) -> None:
     """On Windows that is so while somebody reads it."""
-    file = NoteFile(tmp_path, ID)
-    file.begin(Note(ID, {}))
+    file = MirrorFile(tmp_path, ID)
+    file.begin(MirrorState(ID, {}))
     file.path.parent.chmod(0o500)
     if os.access(file.path.parent, os.W_OK):
         pytest.skip("this user may write everywhere")
@@ -214,7 +213,7 @@ def test_a_note_that_cannot_be_replaced_for_a_moment_is_replaced_after_it(tmp_pa
             file.path.parent.chmod(0o700)
 
     with at_each_step(give_way):
-        file.write(Note(ID, {}, failure="written"))
+        file.write(MirrorState(ID, {}, failure="written"))
     note = file.read()
     assert note is not None
     assert note.failure == "written"

@@ -11,7 +11,7 @@ import pytest
 
 from himl_cli import DatasetConfig, get_workspace
 from himl_cli.core.errors import BadUsage, NotFound
-from himl_cli.services.checkpoints.sources import kind_of
+from himl_cli.services.checkpoints.source import kind_of
 from himl_cli.services.montage.query import Pattern
 from himl_cli.services.runs.lookup import is_studio_url
 from himl_cli.services.submission.data import parse_inputs, parse_outputs

@@ -3,21 +3,33 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property
 
 from himl_cli.core.blobs import BlobInfo
-from himl_cli.services.checkpoints.names import FOLDER, Kind, Rank, below_folder, is_kept, rank_of
-from himl_cli.services.checkpoints.telling import NOT_CHECKPOINTS, Telling, read_name
+from himl_cli.core.errors import BadUsage, NotFound
+from himl_cli.core.runs import Metric, Run
+from himl_cli.services.checkpoints.names import (
+    FOLDER,
+    NOT_CHECKPOINTS,
+    Kind,
+    ParsedName,
+    Rank,
+    below_folder,
+    is_kept,
+    parse_name,
+    rank_of,
+)
 from himl_cli.workspaces.base import BlobStore
 
 _FOLDER_NAME = re.compile(r".+\.ckpt|(?:last|autosave|recovery(?:_(?:epoch=)?\d+)?)(?:-v\d+)?", re.IGNORECASE)
 """Folders that are one checkpoint, as DeepSpeed's and FSDP's are; others only sort files."""
-
 _EXPORT = re.compile(r"\.(onnx|pkl|pickle|joblib|npz|npy|h5|hdf5|keras|tflite|pb|mlmodel|engine|ts)$", re.IGNORECASE)
 _CHECKPOINT = re.compile(r"\.(ckpt|pt|pth|safetensors|bin)$", re.IGNORECASE)
+_MODELS = re.compile(r"\.(ckpt|pt|pth|bin|safetensors|h5|keras|pkl|joblib|npz|onnx)(/|$)")
+SHOWN = 5
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,21 +41,61 @@ class Candidate:
     blobs: Sequence[BlobInfo]
     is_folder: bool
     attempt: int
-    told: Telling = field(repr=False)
+    parsed: ParsedName = field(repr=False)
 
     @cached_property
     def rank(self) -> Rank | None:
         return rank_of(self.name)
 
     @property
+    def is_recovery(self) -> bool:
+        return self.rank is not None and self.rank.kind is not Kind.last
+
+    @property
     def modified(self) -> datetime | None:
         """When the last of its files was written; None where nobody knows."""
         return max((blob.modified for blob in self.blobs if blob.modified is not None), default=None)
 
+
+@dataclass(frozen=True)
+class Candidates:
+    """A run, its checkpoints, the names of files it has in `outputs/`, and its metrics for the asking."""
+
+    run: Run
+    files: BlobStore
+    found: Sequence[Candidate]
+    names: Iterable[str]
+    metrics: Callable[[], Sequence[Metric]]
+
     @property
-    def newness(self) -> tuple[int, int]:
-        """Grows with the tries and Lightning's versions of one name."""
-        return self.attempt, self.told.version
+    def usable(self) -> Sequence[Candidate]:
+        """Without what was exported beside checkpoints (`.onnx`, `.pkl`); where there is nothing else, these are the
+        checkpoints."""
+        beside = any(_CHECKPOINT.search(one.name) for one in self.found)
+        return [one for one in self.found if one.is_folder or not beside or not _EXPORT.search(one.name)]
+
+    def nothing(self, what: str, hint: str = "") -> NotFound:
+        return not_found(self.run, what, self.names, hint)
+
+    def ambiguous(self, what: str, found: Sequence[Candidate], hint: str = "") -> BadUsage:
+        """The run has *what* (`2 checkpoints of epoch 3`), and nothing tells which of *found* is meant."""
+        names = [_reference(self.run.id, one) for one in sorted(found, key=lambda one: one.name)]
+        more = f" and {len(names) - 2 * SHOWN} more" if len(names) > 2 * SHOWN else ""
+        hint = f"{hint} Name one: {', '.join(names[: 2 * SHOWN])}{more}".strip()
+        return BadUsage(f"Run '{self.run.id}' has {what}.", hint=hint)
+
+    def only(self, found: Sequence[Candidate], what: str, hint: str = "") -> Candidate:
+        """The one of *found*, or any of them where all have one content. Raises BadUsage naming them."""
+        if len(found) > 1:
+            is_one = have_one_size(found)
+            digests = {tuple(blob.md5 or self.files.md5(blob) for blob in one.blobs) for one in found if is_one}
+            if len(digests) != 1 or None in digests.pop():
+                raise self.ambiguous(f"{len(found)} checkpoints {what}", found, hint)
+        return found[0]
+
+    def have_md5s(self, found: Sequence[Candidate]) -> bool:
+        """Whether the service has an MD5 of each file of *found* on record."""
+        return all(blob.md5 or self.files.md5(blob) for one in found for blob in one.blobs)
 
 
 def candidates_of(blobs: Iterable[BlobInfo]) -> list[Candidate]:
@@ -62,74 +114,55 @@ def candidates_of(blobs: Iterable[BlobInfo]) -> list[Candidate]:
         files.setdefault(name, []).append(blob)
         facts[name] = (bool(unit), attempt, unit or below)
     return [
-        Candidate(name, files[name], is_folder, attempt, read_name(below))
+        Candidate(name, files[name], is_folder, attempt, parse_name(below))
         for name, (is_folder, attempt, below) in sorted(facts.items())
     ]
 
 
-def reference(run_id: str, candidate: Candidate) -> str:
-    """How to name the checkpoint to himl: `RUN:last.ckpt`, `RUN:outputs/retry_001/checkpoints/last.ckpt`,
-    `RUN:last.ckpt/` for a folder."""
-    short = candidate.name.removeprefix(f"{FOLDER}/")
-    return f"{run_id}:{candidate.name if '/' in short else short}{'/' * candidate.is_folder}"
-
-
-def is_recovery(candidate: Candidate) -> bool:
-    return candidate.rank is not None and candidate.rank.kind is not Kind.last
-
-
-def without_exports(found: Sequence[Candidate]) -> list[Candidate]:
-    """*found* without what was exported beside checkpoints (`.onnx`, `.pkl`); where there is nothing else, these are
-    the checkpoints."""
-    beside = any(_CHECKPOINT.search(one.name) for one in found)
-    return [one for one in found if one.is_folder or not beside or not _EXPORT.search(one.name)]
+def not_found(run: Run, what: str, names: Iterable[str], hint: str = "") -> NotFound:
+    """*run* has *what* (`no 'a.ckpt'`); *names* are those of its files in `outputs/`. *hint* stands before what there
+    is."""
+    existing = list(names)
+    likely = [name for name in existing if rank_of(name) or _MODELS.search(name)] or existing
+    more = f" and {len(likely) - SHOWN} more" if len(likely) > SHOWN else ""
+    listed = f"There are: {', '.join(likely[:SHOWN])}{more}. Name one: {run.id}:PATH"
+    text = listed if likely else "It kept nothing in outputs/."
+    return NotFound(f"Run '{run.id}' has {what}.", hint=f"{hint} {text}".strip())
 
 
 def newest_of_each_name(found: Iterable[Candidate]) -> list[Candidate]:
     """Of those with one name (in several tries, in several versions) the newest."""
     newest: dict[str, Candidate] = {}
     for one in found:
-        known = newest.get(one.told.stem)
-        if known is None or one.newness > known.newness:
-            newest[one.told.stem] = one
+        known = newest.setdefault(one.parsed.stem, one)
+        if (one.attempt, one.parsed.version) > (known.attempt, known.parsed.version):
+            newest[one.parsed.stem] = one
     return list(newest.values())
 
 
-def newest_try(found: Sequence[Candidate]) -> list[Candidate]:
+def newest_attempt(found: Sequence[Candidate]) -> list[Candidate]:
     """Those of *found* that the newest try among them wrote, in their order."""
     newest = max((one.attempt for one in found), default=0)
     return [one for one in found if one.attempt == newest]
 
 
-def have_one_content(found: Sequence[Candidate], files: BlobStore) -> bool:
-    """Whether all of *found* are the same, byte for byte, as their sizes and MD5s say; False where that is not
-    known."""
-    if not have_one_size(found):
-        return False
-    digests = {tuple(blob.md5 or files.md5(blob) for blob in one.blobs) for one in found}
-    return len(digests) == 1 and None not in digests.pop()
-
-
 def have_one_size(found: Sequence[Candidate]) -> bool:
     """Whether all of *found* have files of the same names within them and the same sizes, which does not prove that
     they are the same."""
-    return len({tuple((_inside(one, blob), blob.size) for blob in one.blobs) for one in found}) == 1
+    return len({tuple((blob.name[len(one.name) :], blob.size) for blob in one.blobs) for one in found}) == 1
 
 
-def have_md5s(found: Sequence[Candidate], files: BlobStore) -> bool:
-    """Whether the service has an MD5 of each file of *found* on record."""
-    return all(blob.md5 or files.md5(blob) for one in found for blob in one.blobs)
-
-
-def _inside(candidate: Candidate, blob: BlobInfo) -> str:
-    """What the file is called within the checkpoint; '' for the file that is the whole of it."""
-    return blob.name[len(candidate.name) :]
+def _reference(run_id: str, candidate: Candidate) -> str:
+    """How to name the checkpoint to himl: `RUN:last.ckpt`, `RUN:outputs/retry_001/checkpoints/last.ckpt`,
+    `RUN:last.ckpt/` for a folder."""
+    short = candidate.name.removeprefix(f"{FOLDER}/")
+    return f"{run_id}:{candidate.name if '/' in short else short}{'/' * candidate.is_folder}"
 
 
 def _folder_in(below: str) -> str:
     """The folder on the way to the file *below* that is one checkpoint, '' for none."""
     parts = below.split("/")
-    for place, part in enumerate(parts[:-1]):
-        if _FOLDER_NAME.fullmatch(part) and (place == 0 or part.lower().endswith(".ckpt")):
-            return "/".join(parts[: place + 1])
+    for number, part in enumerate(parts[:-1]):
+        if _FOLDER_NAME.fullmatch(part) and (number == 0 or part.lower().endswith(".ckpt")):
+            return "/".join(parts[: number + 1])
     return ""

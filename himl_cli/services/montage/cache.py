@@ -23,7 +23,7 @@ from himl_cli.core.montage import SlideUnreadable
 from himl_cli.core.processes import ProcessLock, is_held
 from himl_cli.core.settings import section_settings
 from himl_cli.core.text import did_you_mean
-from himl_cli.services.checkpoints.chosen_files import ChosenFiles
+from himl_cli.services.checkpoints.fetch import ChosenFiles
 from himl_cli.services.tensorboard.background import Caught
 from himl_cli.services.transfer.download import download
 from himl_cli.services.transfer.local_files import disk_error

@@ -10,7 +10,7 @@ import platformdirs
 import pytest
 
 from himl_cli.core.events import Event, Finished, ignore
-from himl_cli.services.checkpoints.chosen_files import ChosenFiles
+from himl_cli.services.checkpoints.fetch import ChosenFiles
 from himl_cli.services.montage.dataset import SlideFolder, open_stored
 from himl_cli.workspaces.base import BlobStore
 from himl_cli.workspaces.local.blobs import DatastoreFolder

@@ -1,0 +1,581 @@
+"""A part of a store that was listed already, as a store: so that its files are brought without listing them again."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import posixpath
+import shutil
+import time
+import uuid
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Protocol
+from urllib.parse import unquote
+
+from himl_cli.core.blobs import BlobInfo, FetchRequest, StoreRequest, TransferResult, listed
+from himl_cli.core.checkpoints import FROM_RUN, Choice, FetchedCheckpoint
+from himl_cli.core.errors import BadUsage, IntegrityFailed, NotAllowed, NotFound
+from himl_cli.core.events import Notice, Notify, ignore
+from himl_cli.core.files import expand_home, walk_files
+from himl_cli.core.jobs import DataSpec, JobSpec
+from himl_cli.core.redaction import parts_of, shown
+from himl_cli.core.runs import RunSelection
+from himl_cli.services.checkpoints.names import FOLDER
+from himl_cli.services.checkpoints.recovery import is_whole
+from himl_cli.services.checkpoints.source import (
+    Checkpoint,
+    SourceRun,
+    check_whole,
+    checkpoint_of,
+    find_checkpoint,
+    find_here,
+    find_source_run,
+    kind_of,
+    path_of,
+    run_or_best_trial,
+)
+from himl_cli.services.runs.lookup import find_runs
+from himl_cli.services.submission.prepare import shorten_tags
+from himl_cli.services.transfer.download import download
+from himl_cli.services.transfer.filters import Filters
+from himl_cli.services.transfer.local_files import disk_error, md5_of
+from himl_cli.services.transfer.names import safe_relative
+from himl_cli.services.transfer.plan import WORKERS, DownloadRequest
+from himl_cli.services.transfer.ranks import rank_zero_only
+from himl_cli.services.transfer.upload import upload_named
+from himl_cli.services.user_cache import cache_of
+from himl_cli.workspaces.base import BlobStore, CloudWorkspace, FetchSink, StoreSink, Workspace
+
+
+class ChosenFiles:
+    """The files *blobs* of *store*, as they were when they were listed; their bytes come only while their ETags are
+    still those."""
+
+    def __init__(self, store: BlobStore, blobs: Iterable[BlobInfo]) -> None:
+        self._store = store
+        self._blobs = sorted(blobs, key=lambda blob: blob.name)
+
+    @property
+    def label(self) -> str:
+        return self._store.label
+
+    @property
+    def origin(self) -> str:
+        return self._store.origin
+
+    def list(self, prefix: str = "") -> Iterator[Sequence[BlobInfo]]:
+        yield [blob for blob in self._blobs if blob.name.startswith(prefix)]
+
+    def stat(self, name: str) -> BlobInfo | None:
+        """As it is now: it may have changed since it was listed."""
+        return self._store.stat(name)
+
+    def md5(self, blob: BlobInfo) -> bytes | None:
+        return self._store.md5(blob)
+
+    def read(self, name: str, offset: int = 0) -> Iterator[bytes]:
+        return self._store.read(name, offset)
+
+    def fetch(self, requests: Iterable[FetchRequest], sink: FetchSink, *, workers: int) -> None:
+        self._store.fetch(requests, sink, workers=workers)
+
+    def store(self, requests: Iterable[StoreRequest], sink: StoreSink, *, workers: int) -> None:
+        self._store.store(requests, sink, workers=workers)
+
+
+log = logging.getLogger(__name__)
+
+KEPT_DAYS = 30
+USED = ".himl-used"
+"""The file in each folder whose time says when it was used last."""
+_LOCK, _GONE = ".himl-lock", ".gone-"
+
+
+@contextmanager
+def cache_folder(key: str) -> Iterator[Path]:
+    """The folder for what *key* names, which stays as it is while it is in use here, and for `KEPT_DAYS` after. Raises
+    BadUsage without a home, DiskFailed."""
+    top = cache_of("checkpoints", "to keep checkpoints in", "Download it, and name the file.")
+    folder = top / hashlib.sha256(key.encode()).hexdigest()[:16]
+    try:
+        with _having(top):
+            folder.mkdir(mode=0o700, exist_ok=True)
+            (folder / USED).touch()
+            gone = _put_aside(top, time.time() - KEPT_DAYS * 24 * 3600)
+    except OSError as err:
+        raise disk_error(err, "Cannot make himl's cache folder") from err
+    for path in gone:
+        shutil.rmtree(path, ignore_errors=True)
+    try:
+        yield folder
+    finally:
+        with suppress(OSError):
+            (folder / USED).touch()
+
+
+@contextmanager
+def _having(top: Path) -> Iterator[None]:
+    """The cache for oneself, for the moment that it takes to choose a folder: nobody puts one aside that another himl
+    is about to use."""
+    from filelock import FileLock
+
+    with FileLock(top / _LOCK):
+        yield
+
+
+def _put_aside(top: Path, before: float) -> list[Path]:
+    """Rename the folders that were used last *before* that time, so that nobody takes them up again; gives all that is
+    to be removed.
+
+    One that cannot be renamed, since a program has a file of it open (on Windows), stays.
+    """
+    gone = []
+    for folder in top.iterdir():
+        if folder.name.startswith(_GONE):  # somebody was stopped while removing it
+            gone.append(folder)
+        elif folder.is_dir() and _used_last(folder) < before:
+            with suppress(OSError):
+                gone.append(folder.rename(top / f"{_GONE}{uuid.uuid4().hex}"))
+                log.debug("'%s' was not used for %d days, and is removed", folder, KEPT_DAYS)
+    return gone
+
+
+def _used_last(folder: Path) -> float:
+    """Seconds since 1970; infinity where it cannot be told."""
+    for path in (folder / USED, folder):
+        with suppress(OSError):
+            return path.stat().st_mtime
+    return float("inf")
+
+
+PLACE = "checkpoints"
+OF_OTHER_FOLDERS = ("outputs", "logs", "user_logs", "azureml-logs", "system_logs")
+"""What else of a run may have been fetched or downloaded to the folder of its checkpoints."""
+
+
+class Once(Protocol):
+    """Does something once on each node, and gives its outcome to all ranks, who meet in *folder* over *key*
+    (`services.transfer.ranks`)."""
+
+    def __call__(
+        self, folder: Path, key: str, act: Callable[[], TransferResult], *, notify: Notify = ignore
+    ) -> TransferResult: ...
+
+
+@dataclass(frozen=True)
+class CheckpointRequest:
+    """`source` is a SOURCE; where it is None, `selection` says which run is meant. `folder` None: `root/RUN_ID`, of an
+    address `root` itself."""
+
+    source: str | None = None
+    choice: Choice = field(default_factory=Choice)
+    folder: Path | None = None
+    overwrite: bool = False
+    workers: int = WORKERS
+    selection: RunSelection = field(default_factory=RunSelection)
+    root: Path = Path(PLACE)
+
+
+def fetch_checkpoint(
+    request: CheckpointRequest,
+    open_workspace: Callable[[], Workspace],
+    open_address: Callable[[str], BlobStore],
+    cwd: Path,
+    *,
+    once: Once = rank_zero_only,
+    notify: Notify = ignore,
+) -> FetchedCheckpoint:
+    """The checkpoint that *request* means, below its folder; a path that exists stays where it is. Only for a run is
+    the workspace opened.
+
+    The file or folder it names is complete and checked, or this raises: NotFound, BadUsage (also where several fit),
+    TransferIncomplete for another file of the name here, IntegrityFailed, ServiceFailed and their kin. What is complete
+    here is not fetched again, what is partial is gone on with.
+    """
+    kind = "run" if request.source is None else kind_of(request.source, cwd)
+    if kind != "run" and request.choice != Choice():
+        what = "a path here" if kind == "path" else "an address"
+        raise BadUsage(
+            f"Of the checkpoints of a run one can be selected, and the source is {what}.",
+            hint="Leave out what is to be selected.",
+        )
+    if request.source is not None and kind == "path":
+        return _here(request.source, cwd)
+    if request.source is not None and kind == "address":
+        return _from_address(request, request.source, open_address(request.source), once, notify)
+    workspace = open_workspace()
+    source_run = (
+        find_source_run(request.source, workspace, cwd, request.choice)
+        if request.source is not None
+        else _selected(request, workspace, cwd, notify)
+    )
+    folder = request.folder or request.root / _as_folder(source_run.run.id)
+    files = workspace.run_files(source_run.run.id)
+    work = _Work(request, folder, files, lambda: checkpoint_of(source_run, workspace, request.choice, files), notify)
+    return replace(
+        work.done_by(once, repr(("checkpoint", source_run.run.id, source_run.path, request.choice, request.overwrite))),
+        run=source_run.run,
+    )
+
+
+def digest_of(fetched: FetchedCheckpoint) -> str | None:
+    """The MD5 of a single file in hex digits, as it is on the disk; None for a folder. Raises OSError."""
+    return md5_of(fetched.path).hex() if fetched.path.is_file() else None
+
+
+@dataclass(frozen=True)
+class _Work:
+    """Bringing what *look* finds among *files* to *folder*."""
+
+    request: CheckpointRequest
+    folder: Path
+    files: BlobStore
+    look: Callable[[], Checkpoint]
+    notify: Notify
+
+    def done_by(self, once: Once, key: str) -> FetchedCheckpoint:
+        """What came of it, the same in every rank. One that was not told (what started it had fetched before) looks for
+        itself."""
+        result = once(self.folder, key, self._fetch, notify=self.notify)
+        record: dict[str, Any] = json.loads(result.note) if result.note else self._record(self.look(), TransferResult())
+        return FetchedCheckpoint(**record)
+
+    def _fetch(self) -> TransferResult:
+        found = self.look()
+        if found.why:
+            self.notify(Notice(found.why))
+        filters = Filters(f"{FOLDER}/" if found.is_in_usual_folder else "")
+        asked = DownloadRequest(
+            self.folder, filters, "", found.is_in_usual_folder, self.request.overwrite, workers=self.request.workers
+        )
+        result = download(ChosenFiles(self.files, found.blobs), asked, self.notify)
+        problem = result.problem()
+        if problem is not None:
+            raise problem
+        record = self._record(found, result)
+        if found.is_one or not found.folder:
+            where = f"at {shown(found.address)}" if found.address else "in the run"
+            _check_whole(
+                Path(record["shown"]),
+                record["shown"],
+                f"is as it lies {where}, but was not written to its end: it would not load.",
+            )
+        if found.folder:
+            self._name_others(Path(record["shown"]), {name[len(found.folder) :] for name in found.names})
+        return replace(result, note=json.dumps(record))
+
+    def _name_others(self, folder: Path, names: Collection[str]) -> None:
+        """Tell which files the folder has that are not the run's: it kept fewer since they were fetched, or somebody
+        put them there."""
+        try:
+            there = [found.name for found in walk_files(str(folder), skip_workspaces=True)]
+        except OSError as err:
+            raise disk_error(err, f"Cannot read '{err.filename or folder}'") from err
+        others = [name for name in there if name not in names and name.partition("/")[0] not in OF_OTHER_FOLDERS]
+        if others:
+            self.notify(Notice(f"'{folder}' also has what the run does not have there (any more): {listed(others)}."))
+
+    def _record(self, found: Checkpoint, result: TransferResult) -> dict[str, Any]:
+        """The fields of a FetchedCheckpoint that JSON can hold."""
+        inside = posixpath.relpath(found.inside, FOLDER) if found.is_in_usual_folder else found.inside
+        path = self.folder / inside
+        return {
+            "shown": str(path),
+            "status": "fetched" if result.files else "complete",
+            "names": list(found.names),
+            "size": path.stat().st_size if path.is_file() else sum(blob.size for blob in found.blobs),
+            "epoch": found.epoch,
+            "metric": found.metric,
+            "value": found.value,
+            "unverified": result.unverified,
+            "seconds": round(result.seconds, 3),
+        }
+
+
+def _here(source: str, cwd: Path) -> FetchedCheckpoint:
+    found = find_here(source, cwd)
+    files = found.names
+    if found.is_one or not found.folder:
+        _check_whole(path_of(source, cwd), source, "was not written to its end: it would not load.")
+    text = str(expand_home(source)) if source.startswith("~") else source
+    return FetchedCheckpoint(text, "local", files, sum(Path(file).stat().st_size for file in files))
+
+
+def _check_whole(path: Path, called: str, words: str) -> None:
+    """Raises IntegrityFailed."""
+    if not is_whole(path):
+        raise IntegrityFailed(f"'{called}' {words}", hint="Choose another one: --select, or RUN:FILE.")
+
+
+def _from_address(
+    request: CheckpointRequest, address: str, file: BlobStore, once: Once, notify: Notify
+) -> FetchedCheckpoint:
+    work = _Work(request, request.folder or request.root, file, lambda: _at_address(address, file), notify)
+    return replace(work.done_by(once, repr(("checkpoint", file.origin, request.overwrite))), address=shown(address))
+
+
+def _at_address(address: str, file: BlobStore) -> Checkpoint:
+    blobs = [blob for page in file.list() for blob in page]
+    if not blobs:
+        raise NotFound(f"There is no file at {shown(address)}.")
+    return Checkpoint([blob.name for blob in blobs], address=address, blobs=blobs)
+
+
+def _selected(request: CheckpointRequest, workspace: Workspace, cwd: Path, notify: Notify) -> SourceRun:
+    """The one run that the selection means. Raises BadUsage where these are several."""
+    found = find_runs(workspace, request.selection, cwd=cwd, notify=notify)
+    if len(found) > 1:
+        raise BadUsage(
+            f"{len(found)} runs are selected, and a checkpoint is that of one.",
+            hint=f"Name one: {', '.join(run.id for run in found[:5])}",
+        )
+    return run_or_best_trial(found[0], workspace, request.choice)
+
+
+def _as_folder(run_id: str) -> str:
+    """*run_id* as the name of a folder here. Raises BadUsage."""
+    try:
+        (name,) = safe_relative(run_id)
+    except ValueError:
+        raise BadUsage(f"'{run_id}' cannot be the name of a folder here.", hint="Give --output_dir.") from None
+    return name
+
+
+OpenAddress = Callable[[str], BlobStore]
+
+
+@dataclass(frozen=True)
+class Brought:
+    """`files` are paths here by their place in a new job's working folder; `tags` say on the run what it began with."""
+
+    files: Mapping[str, str]
+    tags: Mapping[str, str]
+
+
+def bring_checkpoint(
+    source: str, workspace: Workspace, cwd: Path, notify: Notify, open_address: OpenAddress
+) -> Brought:
+    """The files that *source* means; those of a run or an address are downloaded to himl's cache, where they are not
+    complete there.
+
+    Raises NotFound naming what there is, and what the download raises.
+    """
+    found = find_checkpoint(source, workspace, cwd)
+    say_why(found, notify)
+    files = bring_found(found, workspace, notify, open_address)
+    if found.run is not None or found.address:
+        whose = f"of run {found.run.id}" if found.run is not None else f"at {shown(found.address)}"
+        what = f"{', '.join(sorted(found.names)[:3])} {whose}" if found.names else whose
+        notify(Notice(f"Checkpoint {what} goes to {', '.join(sorted(files)[:3])}."))
+    return Brought(files, tags_of(found))
+
+
+def bring_found(found: Checkpoint, workspace: Workspace, notify: Notify, open_address: OpenAddress) -> dict[str, str]:
+    """Paths here of the files that were found, by their place in a new job's working folder.
+
+    Raises BadUsage for a file here that no job could start from, IntegrityFailed for such a checkpoint of a run or at
+    an address.
+    """
+    if found.run is not None:
+        files = workspace.run_files(found.run.id)
+        return _downloaded(found, ChosenFiles(files, found.blobs), f"{files.origin} {found.run.id}", notify)
+    if found.address:
+        file = open_address(found.address)
+        (blob,) = (blob for page in file.list() for blob in page)
+        return _downloaded(replace(found, names=[blob.name]), file, file.origin, notify)
+    try:
+        for name in found.names:
+            check_whole(Path(name), in_folder=bool(found.folder))
+    except OSError as err:
+        raise disk_error(err, f"Cannot read '{err.filename or found.inside}'") from err
+    return dict(found.by_place)
+
+
+def tags_of(found: Checkpoint) -> dict[str, str]:
+    """The tag that says what a run began with: RUN:PATH, an address without its query, or `./` and the name of a file
+    or folder that was here."""
+    if found.run is not None:
+        told = f"{found.run.id}:{found.folder or found.names[0]}"
+    elif found.address:
+        told = shown(found.address)
+    else:
+        told = f"./{Path(found.folder or found.names[0]).name}{'/' if found.folder else ''}"
+    return shorten_tags({FROM_RUN: told})
+
+
+def say_why(found: Checkpoint, notify: Notify) -> None:
+    """Tell why it is this one, where that is not plain."""
+    if found.why:
+        notify(Notice(found.why))
+
+
+def _downloaded(found: Checkpoint, files: BlobStore, key: str, notify: Notify) -> dict[str, str]:
+    with cache_folder(key) as root:
+        problem = download(files, DownloadRequest(root, overwrite=True), notify).problem()
+        if problem is not None:
+            raise problem
+        if (found.is_one or not found.folder) and not is_whole(root / found.inside):
+            raise IntegrityFailed(
+                f"'{found.inside}' was not written to its end, and is no checkpoint.",
+                hint="Choose another one, or train on without it.",
+            )
+        return {place: str(root / name) for place, name in found.by_place.items()}
+
+
+KEY = "himl_checkpoint"
+INPUT = f"${{{{inputs.{KEY}}}}}"
+UPLOADED = "himl_checkpoints"
+
+
+@dataclass(frozen=True)
+class Referred:
+    """`brought` names files of the input by their place in the job's working folder; a folder, and its place, end with
+    a slash."""
+
+    item: DataSpec
+    brought: Mapping[str, str]
+
+
+def refer_to_checkpoint(
+    source: str,
+    runs: Workspace,
+    cluster: Workspace,
+    spec: JobSpec,
+    cwd: Path,
+    notify: Notify,
+    open_address: OpenAddress,
+) -> JobSpec:
+    """*spec* with the checkpoint that *source* means, among *runs*, at an address or a file here.
+
+    What lies in the workspace of the cluster is read where it lies; all else is uploaded first to the default
+    datastore, below `himl_checkpoints/`, once. Raises NotFound naming what there is, and what moving the files raises.
+    """
+    if any(item.key == KEY for item in spec.inputs):
+        raise BadUsage(f"An input is called '{KEY}', which is that of --checkpoint.", hint="Choose another key.")
+    found = find_checkpoint(source, runs, cwd)
+    say_why(found, notify)
+    referred = _where_it_lies(found, runs, cluster)
+    if referred is None:
+        referred = _uploaded(found, runs, cluster, spec.default_datastore, notify, open_address)
+    elif found.run is not None and not found.run.status.is_final:
+        notify(
+            Notice(
+                f"Run '{found.run.id}' has not ended: the job begins with '{found.inside}' as that is when the job "
+                "starts."
+            )
+        )
+    told = shown(source) if found.address else source
+    notify(Notice(f"Checkpoint '{told}' is {', '.join(sorted(referred.brought)[:3])} when the job starts."))
+    return replace(
+        spec, inputs=[*spec.inputs, referred.item], brought=referred.brought, tags={**spec.tags, **tags_of(found)}
+    )
+
+
+def _where_it_lies(found: Checkpoint, runs: Workspace, cluster: Workspace) -> Referred | None:
+    """None for what is not in the cluster's workspace."""
+    if found.address:
+        return _of_address(found, cluster)
+    if found.run is None:
+        return None
+    home = runs.home_of(found.run.id)
+    if not isinstance(home, CloudWorkspace) or home.label != cluster.label:
+        return None
+    if found.blobs and not any(blob.size for blob in found.blobs):
+        raise IntegrityFailed(
+            f"'{found.inside}' of run '{found.run.id}' is empty, and no checkpoint.",
+            hint="Choose another one, or train on without it.",
+        )
+    datastore, folder = home.artifact_location(found.run.id)
+    return _referred(found, datastore, f"{folder}/", found.folder.rstrip("/") or posixpath.dirname(found.names[0]))
+
+
+def _of_address(found: Checkpoint, cluster: Workspace) -> Referred | None:
+    """The file at an address in storage that a datastore of the workspace is of; the signature is not needed then.
+    Raises NotFound where it is gone."""
+    parts = parts_of(found.address)
+    host, (container, _, path) = _account_of(parts.hostname or ""), parts.path.lstrip("/").partition("/")
+    if (
+        parts.scheme != "https"
+        or ".blob." not in host
+        or not path
+        or "snapshot=" in parts.query
+        or "versionid=" in parts.query
+    ):
+        return None
+    for store in cluster.datastores():
+        place = parts_of(store.location)
+        if (place.scheme, place.hostname, place.path.strip("/")) == ("https", host, container):
+            name = unquote(path)
+            _check_there(name, store.name, cluster)
+            return _referred(replace(found, names=[name]), store.name, "", posixpath.dirname(name))
+    return None
+
+
+def _account_of(host: str) -> str:
+    """The host of an account's blobs, also where the lake's own interface to it is named."""
+    account, dfs, suffix = host.partition(".dfs.")
+    return f"{account}.blob.{suffix}" if dfs else host
+
+
+def _check_there(name: str, datastore: str, cluster: Workspace) -> None:
+    try:
+        is_there = cluster.datastore(datastore).stat(name) is not None
+    except NotAllowed:  # whoever runs the job may read it all the same
+        return
+    if not is_there:
+        raise NotFound(
+            f"There is no file '{name}' in datastore '{datastore}'.",
+            hint="Was the checkpoint deleted since the link was made?",
+        )
+
+
+def _referred(found: Checkpoint, datastore: str, above: str, inside: str) -> Referred:
+    """The folder *inside*, below *above* in the datastore, as an input."""
+    if found.folder:
+        brought = {f"{found.folder_place}/": f"{INPUT}/"}
+    else:
+        brought = {place: f"{INPUT}/{posixpath.relpath(name, inside or '.')}" for place, name in found.by_place.items()}
+    return Referred(DataSpec(KEY, f"{above}{inside}", datastore=datastore, mode="mount"), brought)
+
+
+def _uploaded(
+    found: Checkpoint,
+    runs: Workspace,
+    cluster: Workspace,
+    default: str | None,
+    notify: Notify,
+    open_address: OpenAddress,
+) -> Referred:
+    """The files in a folder that is named after their content."""
+    files = {place: Path(path) for place, path in bring_found(found, runs, notify, open_address).items()}
+    digests = {place: md5_of(str(path)) for place, path in sorted(files.items())}
+    digest = hashlib.sha256("".join(f"{place}\n{md5.hex()}\n" for place, md5 in digests.items()).encode()).hexdigest()[
+        :16
+    ]
+    store, folder = cluster.datastore(default), f"{UPLOADED}/{digest}"
+    named = {
+        f"{folder}/{place[len(found.folder_place) + 1 :] if found.folder else path.name}": place
+        for place, path in files.items()
+    }
+    there = _complete_in(store, f"{folder}/", {name: digests[place] for name, place in named.items()})
+    problem = upload_named(
+        store, {name: files[place] for name, place in named.items() if name not in there}, notify
+    ).problem()
+    if problem is not None:
+        raise problem
+    brought = (
+        {f"{found.folder_place}/": f"{INPUT}/"}
+        if found.folder
+        else {place: f"{INPUT}{name[len(folder) :]}" for name, place in named.items()}
+    )
+    return Referred(DataSpec(KEY, folder, mode="mount"), brought)
+
+
+def _complete_in(store: BlobStore, prefix: str, md5s: Mapping[str, bytes]) -> set[str]:
+    """Which files below *prefix* are stored already, as their MD5s say."""
+    stored = (blob for page in store.list(prefix) for blob in page if blob.name in md5s)
+    return {blob.name for blob in stored if (blob.md5 or store.md5(blob)) == md5s[blob.name]}

@@ -1,0 +1,441 @@
+"""Checkpoints that are files of this machine: which files a folder stands for, and whether a job could start from
+them."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Literal
+
+from himl_cli.core.blobs import BlobInfo, listed
+from himl_cli.core.checkpoints import Choice, LinkedCheckpoint
+from himl_cli.core.errors import BadUsage, NotFound, RunNotFound
+from himl_cli.core.files import WORKSPACE_FOLDER, FoundFile, expand_home, walk_files
+from himl_cli.core.redaction import is_address, is_botched_address
+from himl_cli.core.runs import RECORDED_IN, Run, RunSelection
+from himl_cli.core.sweeps import BEST_TRIAL, MANY, REPEATED
+from himl_cli.services.checkpoints.candidates import Candidates, candidates_of, not_found
+from himl_cli.services.checkpoints.names import FOLDER, LAST
+from himl_cli.services.checkpoints.recovery import is_mark, is_whole
+from himl_cli.services.checkpoints.select import choose
+from himl_cli.services.naming import underscored
+from himl_cli.services.runs.details import children_of, sweep_view
+from himl_cli.services.runs.lookup import find_runs, is_studio_url
+from himl_cli.services.secret_files import may_hold_secrets
+from himl_cli.services.transfer.local_files import disk_error
+from himl_cli.workspaces.base import BlobStore, CloudWorkspace, Workspace
+
+PROJECT_MARKS = (".git", WORKSPACE_FOLDER, "himl.toml", "himl.private.toml", "pyproject.toml")
+"""What makes a folder one of a project: all of it is never meant."""
+OF_CHECKPOINTS = frozenset({".metadata"})
+"""Hidden files that are part of a checkpoint: torch.distributed.checkpoint writes this one."""
+
+
+def path_of(text: str | Path, cwd: Path) -> Path:
+    """The path that *text* means in *cwd*, with `~` for a home folder. Raises NotFound for the home folder of
+    nobody."""
+    return cwd / expand_home(text)
+
+
+def files_in(folder: Path, asked: str | Path) -> Iterator[FoundFile]:
+    """The files that a folder of checkpoints stands for: without hidden ones, himl's own and those that hold secrets.
+
+    Raises BadUsage, naming the folder as it was *asked* for, for one of a project and for a link that leads out of it;
+    OSError.
+    """
+    if any((folder / mark).exists() for mark in PROJECT_MARKS):
+        raise BadUsage(
+            f"'{asked}' is the folder of a project, and no checkpoint.",
+            hint="Name files, or a folder that has only checkpoints.",
+        )
+    top = os.path.realpath(folder)
+    for found in walk_files(str(folder), skip_workspaces=True):
+        if _is_hidden(found.name) or may_hold_secrets(found.path, found.stat.st_size):
+            continue
+        if not Path(os.path.realpath(found.path)).is_relative_to(top):
+            raise BadUsage(
+                f"'{found.path}' is reached by a link that leads out of '{asked}'.",
+                hint="Name that file by itself, or copy it to the folder.",
+            )
+        yield found
+
+
+def check_whole(path: Path, *, in_folder: bool = False) -> None:
+    """Raises BadUsage for a file that no job could start from, OSError for one that cannot be read. A folder may have
+    empty marks in it."""
+    with path.open("rb") as stream:
+        if not stream.read(1):
+            if in_folder and is_mark(path):
+                return
+            raise BadUsage(f"'{path}' is empty, and no checkpoint.")
+    if not is_whole(path):
+        raise BadUsage(f"'{path}' was not written to its end, and is no checkpoint.")
+
+
+def _is_hidden(name: str) -> bool:
+    *folders, base = name.split("/")
+    return any(folder.startswith(".") for folder in folders) or (base.startswith(".") and base not in OF_CHECKPOINTS)
+
+
+LOOKED_AT = 5
+"""So many children are looked into for one that has a checkpoint."""
+
+
+def _best_trial(run: Run, workspace: Workspace) -> Run | None:
+    """The best trial of a sweep; None for a run that is none. Raises NotFound where there is no best one, or not
+    yet."""
+    if MANY not in run.tags or run.tags[MANY] == "pipeline":
+        return None
+    if run.tags[MANY] in REPEATED:
+        raise NotFound(
+            f"Run '{run.id}' repeats one training, and none of its runs is the best.",
+            hint=_children_hint(run, workspace),
+        )
+    best = run.tags.get(BEST_TRIAL)
+    if not best:
+        view = sweep_view(workspace, run, children_of(workspace, run))
+        best = view.best if view is not None else None
+    if not best:
+        raise NotFound(
+            f"Sweep '{run.id}' has no best trial{'' if run.status.is_final else ' yet'}.",
+            hint=_children_hint(run, workspace),
+        )
+    return workspace.run(best)
+
+
+def _children_hint(run: Run, workspace: Workspace) -> str:
+    children = [child.id for child in children_of(workspace, run)]
+    kept = next((child for child in children[:LOOKED_AT] if any(workspace.run_files(child).list(f"{FOLDER}/"))), "")
+    way = (
+        f"Name one of its runs, as in 'himl checkpoint fetch {kept}'"
+        if kept
+        else f"None of its first {LOOKED_AT} runs kept files in {FOLDER}"
+    )
+    return f"{way}; 'himl runs show {run.id}' lists them."
+
+
+DRIVE = re.compile(r"[A-Za-z]:[\\/]")
+NO_RUN = re.compile(r"[./\\]")
+"""What ids of runs do not have in them."""
+RETRIES = "outputs/retry_"
+NOTED = 10_000
+SHAPES = "A file, an https address, RUN, RUN:FILE, RUN:FOLDER/ and experiment:RUN are understood."
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What was found: `names` are files of `run`, or, where that is None, paths here; nobody knows them yet for an
+    `address`, which is '' for all else.
+
+    `folder` is what is dropped of names; '' for a single file. `is_one` where the folder is one checkpoint, as
+    DeepSpeed's are. `blobs` is what the run's store said of the names. `why` is a sentence to tell the user; `epoch`,
+    `metric` and `value` are what the choice was made by, or the name says.
+    """
+
+    names: Sequence[str]
+    run: Run | None = None
+    folder: str = ""
+    address: str = ""
+    blobs: Sequence[BlobInfo] = ()
+    is_one: bool = False
+    why: str = ""
+    epoch: int | None = None
+    metric: str = ""
+    value: float | None = None
+
+    @property
+    def inside(self) -> str:
+        """The file, or the folder without a slash at its end."""
+        return self.folder.rstrip("/") or self.names[0]
+
+    @property
+    def is_in_usual_folder(self) -> bool:
+        """Whether it is that folder, or lies in it."""
+        return f"{self.inside}/".startswith(f"{FOLDER}/")
+
+    @property
+    def folder_place(self) -> str:
+        """Where the files of a folder go, without a slash at the end."""
+        return f"{FOLDER}/{_last_with_ending(self.folder.rstrip('/'))}" if self.is_one else FOLDER
+
+    @property
+    def by_place(self) -> dict[str, str]:
+        """The names by where the files go: what is one checkpoint is `outputs/checkpoints/last` with its own ending,
+        files of a folder keep their names."""
+        if self.folder:
+            return {f"{self.folder_place}/{name[len(self.folder) :]}": name for name in self.names}
+        (name,) = self.names
+        return {f"{FOLDER}/{_last_with_ending(name)}": name}
+
+
+@dataclass(frozen=True)
+class SourceRun:
+    """A run, and the path in it where one was named."""
+
+    run: Run
+    path: str | None = None
+    why: str = ""
+
+
+def kind_of(text: str, cwd: Path) -> Literal["path", "address", "run"]:
+    """What sort of SOURCE *text* is; a path that exists wins. Looks at the disk only. Raises NotFound for a path where
+    nothing is, BadUsage for no text."""
+    if not text.strip():
+        raise BadUsage("The checkpoint's source is empty.", hint=f"Is a shell variable unset? {SHAPES}")
+    if _exists(text, cwd):
+        return "path"
+    if is_address(text):
+        return "run" if is_studio_url(text) else "address"
+    if is_botched_address(text):  # not shown: it may hold a secret
+        raise BadUsage(
+            "The checkpoint's source is an address that cannot be read: it does not begin with https://.", hint=SHAPES
+        )
+    if DRIVE.match(text) or (":" not in text and NO_RUN.search(text)):
+        raise NotFound(f"There is no file '{text}'.", hint=SHAPES)
+    return "run"
+
+
+def find_checkpoint(text: str, workspace: Workspace, cwd: Path, choice: Choice = Choice()) -> Checkpoint:  # noqa: B008
+    """What *text* means; of a run without a path, the one that *choice* says.
+
+    For a path or an address nothing is asked of *workspace*. Raises NotFound naming what there is, RunNotFound,
+    BadUsage naming what several fit.
+    """
+    kind = kind_of(text, cwd)
+    if kind == "path":
+        return find_here(text, cwd)
+    if kind == "address":
+        return Checkpoint([], address=text.strip())
+    source_run = find_source_run(text, workspace, cwd, choice)
+    return checkpoint_of(source_run, workspace, choice, workspace.run_files(source_run.run.id))
+
+
+def find_here(text: str, cwd: Path) -> Checkpoint:
+    """The file or folder at the path *text*, which exists. Raises NotFound for an empty folder, BadUsage as
+    `here.files_in` does, DiskFailed."""
+    here = path_of(text, cwd)
+    if not here.is_dir():
+        if text.endswith("/") or not here.is_file():
+            raise NotFound(
+                f"'{text}' is {'a file, and no folder' if here.is_file() else 'neither a file nor a folder'}."
+            )
+        return Checkpoint([str(here)])
+    try:
+        files = [found.path for found in files_in(here, text)]
+    except OSError as err:
+        raise disk_error(err, f"Cannot read '{err.filename or here}'") from err
+    if not files:
+        raise NotFound(f"The folder '{text}' is empty, and no checkpoint.")
+    return Checkpoint(
+        [file.replace("\\", "/") for file in files],
+        folder=f"{here}/".replace("\\", "/"),
+        is_one=here.name.lower().endswith(".ckpt"),
+    )
+
+
+def find_source_run(text: str, workspace: Workspace, cwd: Path, choice: Choice) -> SourceRun:
+    """The run that *text* names, of a sweep its best trial where the best is asked for. `experiment:RUN` comes before
+    `RUN:PATH`.
+
+    Raises RunNotFound and NotFound.
+    """
+    run, path = _run_and_path(text.strip(), workspace, cwd)
+    if path is not None and choice != Choice():
+        raise BadUsage(
+            f"'{text}' names a file or folder of the run, and --select chooses one.",
+            hint=f"Leave out --select, or give {run.id} alone.",
+        )
+    return SourceRun(run, path) if path is not None else run_or_best_trial(run, workspace, choice)
+
+
+def run_or_best_trial(run: Run, workspace: Workspace, choice: Choice) -> SourceRun:
+    """*run*, or the best trial of a sweep where the best is asked for. Raises NotFound where it has none."""
+    trial = _best_trial(run, workspace) if choice.kind == "best" else None
+    return (
+        SourceRun(run)
+        if trial is None
+        else SourceRun(trial, why=f"Run '{run.id}' is a sweep; its best trial is '{trial.id}'.")
+    )
+
+
+def checkpoint_of(source_run: SourceRun, workspace: Workspace, choice: Choice, files: BlobStore) -> Checkpoint:
+    """Which of the run's *files* are meant, for one listing of them. Raises NotFound naming what there is, BadUsage
+    naming what several fit."""
+    run = source_run.run
+    if source_run.path is not None:
+        return _at(run, source_run.path, files)
+    found = candidates_of(_where_checkpoints_are(files))
+    candidates = Candidates(run, files, found, _Outputs(files), lambda: workspace.metrics(run.id))
+    try:
+        selection = choose(candidates, choice, of_best_trial=bool(source_run.why))
+    except NotFound as err:  # of a run of many: the hint names the run that has one
+        if MANY not in run.tags:
+            raise
+        best = run.tags.get(BEST_TRIAL)
+        hint = f"Name its best trial, himl checkpoint fetch {best}, or add --select best."
+        hint = hint if best else _children_hint(run, workspace)
+        raise NotFound(f"Run '{run.id}' has no such checkpoint of its own; those below it may.", hint=hint) from err
+    one = selection.candidate
+    return Checkpoint(
+        [blob.name for blob in one.blobs],
+        run,
+        folder=f"{one.name}/" if one.is_folder else "",
+        blobs=one.blobs,
+        is_one=one.is_folder,
+        why=" ".join(filter(None, (source_run.why, selection.why))),
+        epoch=one.parsed.epoch,
+        metric=selection.metric,
+        value=selection.value,
+    )
+
+
+def _exists(text: str, cwd: Path) -> bool:
+    try:
+        return path_of(text, cwd).exists()
+    except (OSError, ValueError, NotFound):  # what no path can be
+        return False
+
+
+def _run_and_path(text: str, workspace: Workspace, cwd: Path) -> tuple[Run, str | None]:
+    if is_address(text):
+        return _run(text, workspace, cwd), None
+    first, colon, rest = text.partition(":")
+    if not colon:
+        return _run(text, workspace, cwd), None
+    second, colon, path = rest.partition(":")
+    if colon:
+        return _run(f"{first}:{second}", workspace, cwd), path or None
+    if rest and not NO_RUN.search(rest):
+        try:
+            run = workspace.run(rest)
+        except RunNotFound:
+            pass
+        else:
+            if underscored(run.experiment) == underscored(first):
+                return run, None
+    return _run(first, workspace, cwd), rest or None
+
+
+def _run(text: str, workspace: Workspace, cwd: Path) -> Run:
+    (run,) = find_runs(workspace, RunSelection(runs=(text,)), cwd=cwd)
+    return run
+
+
+def _where_checkpoints_are(files: BlobStore) -> Iterator[BlobInfo]:
+    """The files in `outputs/` where one page has them all, else those in the folders of checkpoints: a run may have a
+    million others there."""
+    pages = files.list("outputs/")
+    first = next(pages, ())
+    if next(pages, None) is None:
+        yield from first
+        return
+    for prefix in (f"{FOLDER}/", RETRIES):
+        yield from (blob for page in files.list(prefix) for blob in page)
+
+
+@dataclass(frozen=True)
+class _Outputs:
+    """Names of files in `outputs/`, as many as an error may have to tell; they are listed when it does."""
+
+    files: BlobStore
+
+    def __iter__(self) -> Iterator[str]:
+        return islice((blob.name for page in self.files.list("outputs/") for blob in page), NOTED)
+
+
+def _at(run: Run, path: str, files: BlobStore) -> Checkpoint:
+    """The file or folder called *path*: one without a slash is looked for in the folder of checkpoints first, any other
+    as it is."""
+    plain = "/".join(part for part in path.replace("\\", "/").split("/") if part not in ("", "."))
+    if not plain:
+        raise BadUsage(f"'{run.id}:{path}' names no file or folder of the run.", hint=SHAPES)
+    for name in (plain, f"{FOLDER}/{plain}") if "/" in plain else (f"{FOLDER}/{plain}", plain):
+        inside: list[BlobInfo] = []
+        for blob in (blob for page in files.list(name) for blob in page):
+            if blob.name == name and not path.endswith(("/", "\\")):
+                return Checkpoint([name], run, blobs=[blob])
+            if blob.name.startswith(f"{name}/"):
+                inside.append(blob)
+        if inside:
+            return Checkpoint(
+                [blob.name for blob in inside], run, f"{name}/", blobs=inside, is_one=name.lower().endswith(".ckpt")
+            )
+    raise not_found(run, f"no '{path}'", _Outputs(files))
+
+
+def _last_with_ending(name: str) -> str:
+    base = name.replace("\\", "/").rpartition("/")[2]
+    _, dot, ending = base.rpartition(".")
+    return f"last{dot}{ending}" if dot else LAST
+
+
+SHORTEST_DAYS, LONGEST_DAYS = 0.001, 365.0
+"""The shortest is a minute and a half: nobody could use a link that is over sooner."""
+
+
+def check_days(days: float) -> None:
+    """Raises BadUsage for what is no time that a link may live."""
+    if not SHORTEST_DAYS <= days <= LONGEST_DAYS:
+        raise BadUsage(
+            f"--expiry_days takes a number from {SHORTEST_DAYS:g} to {LONGEST_DAYS:g}, got {days:g}.",
+            hint="Parts of a day go, too: 0.5",
+        )
+
+
+def check_is_of_run(source: str, cwd: Path) -> None:
+    """Raises BadUsage for a SOURCE that is a path here or an address, NotFound for a path where nothing is. Opens no
+    workspace."""
+    kind = kind_of(source, cwd)
+    if kind == "address":
+        raise BadUsage(
+            "This is the address of a file already.", hint="Links are made to files of runs: RUN or RUN:PATH"
+        )
+    if kind == "path":
+        raise BadUsage(
+            f"'{source}' is on this machine; links are made to files of runs.",
+            hint="Name RUN or RUN:PATH, or push it to a run first.",
+        )
+
+
+def link_checkpoint(
+    source: str, workspace: Workspace, cwd: Path, *, choice: Choice | None = None, days: float = 10.0
+) -> LinkedCheckpoint:
+    """A read-only link to the one file that *source* means, for so many days or, where storage allows no more, fewer.
+
+    Raises NotFound and its kin, NotAllowed where no link can be signed, BadUsage for anything but one file of a run in
+    a workspace that has links.
+    """
+    check_days(days)
+    check_is_of_run(source, cwd)
+    found = find_checkpoint(source, workspace, cwd, choice or Choice())
+    assert found.run is not None
+    run, name = found.run, _one_file(found, found.run, source)
+    home = workspace.home_of(run.id)
+    if not isinstance(home, CloudWorkspace):
+        raise _of_this_machine(run, home.label)
+    return LinkedCheckpoint(run, name, home.link(run.id, name, days=days))
+
+
+def _of_this_machine(run: Run, label: str) -> BadUsage:
+    hint = (
+        f"Copy the file, or put it on Azure ML and link it there: himl checkpoint push FILE --from {run.id} "
+        "--workspace config.json"
+    )
+    if RECORDED_IN in run.tags:
+        hint = f"It is recorded in {run.tags[RECORDED_IN]} too: name that by --workspace config.json."
+    return BadUsage(f"Run '{run.id}' is in {label}: there are no links to files of this machine.", hint=hint)
+
+
+def _one_file(found: Checkpoint, run: Run, source: str) -> str:
+    if found.folder:
+        raise BadUsage(
+            f"'{source}' is a folder with {len(found.names):,} file{'s' * (len(found.names) != 1)}, and a link is to "
+            "one file.",
+            hint=f"There are: {listed(list(found.names))}. Name one: {run.id}:PATH",
+        )
+    (name,) = found.names
+    return name

@@ -1,1 +1,0 @@
-"""Telling a run that is kept here to another workspace while it goes on."""

@@ -1,0 +1,615 @@
+"""Mirrors a run that goes on here to the same run in another workspace, until both have ended alike."""
+
+from __future__ import annotations
+
+import logging
+import platform
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+
+from himl_cli.core.blobs import BlobInfo, StoreRequest
+from himl_cli.core.errors import (
+    DiskFailed,
+    HimlError,
+    Interrupted,
+    NotAllowed,
+    NotAllowedNow,
+    NotFound,
+    RunNotFound,
+    ServiceFailed,
+)
+from himl_cli.core.events import Notice, Notify
+from himl_cli.core.redaction import redact
+from himl_cli.core.results import Logged, LoggedRow, NewRun, RunEnd
+from himl_cli.core.runs import (
+    OF_RECORDING,
+    RECORDED_FROM,
+    RECORDED_IN,
+    STOPPED,
+    STUDIO,
+    Run,
+    RunQuery,
+    RunStatus,
+    new_run_id,
+)
+from himl_cli.services.runs.mirror_state import MirrorFile, MirrorState, SentRun
+from himl_cli.services.submission.prepare import shorten_tags, submit_job
+from himl_cli.services.submission.request import PreparedJob
+from himl_cli.workspaces.base import FolderWorkspace, RunRecorder, Workspace
+
+log = logging.getLogger(__name__)
+
+NEVER_STARTED = "himl submit ended before the job began"
+DELETED = "its record was deleted on the machine where it ran, before all of it was told"
+REFUSALS = 3  # so many in a row count: a single one may be a right that has just been given, or a glitch
+ATTEMPTS_FOR_A_METRIC = 64
+"""Enough to find the points that are not taken among many; where it is the metric itself that is not, few of its points
+are tried."""
+WORKERS = 8
+LOGS = ("user_logs/", "logs/")
+SETTLED_SECONDS = 2.0  # a file that is so long as it is counts as written
+UNSETTLED_SECONDS = 60.0  # one that never is gets sent so often all the same
+BYTES_A_SECOND = 1 << 18
+"""A log is sent whole each time it grew, and the larger it is the more seldom, so that not more than this goes out on
+average."""
+ATTEMPTS_AT_THE_END = 3
+CHUNK = 1 << 20
+POLL_SECONDS = 0.1
+TAKE_OVER_SECONDS = 3.0  # nobody may be at work: the process that mirrors takes over from the one that submitted
+QUIET_SECONDS = 3.0
+
+
+@dataclass(frozen=True)
+class Timing:
+    """In seconds: between two looks; until a run that has a folder and no record counts as never started; between two
+    tries while nothing arrives, at most; until the rest of a run that has ended is left to the next himl command; and
+    between two tries while a right is missing.
+    """
+
+    look: float = 1.0
+    start: float = 10.0
+    longest_pause: float = 60.0
+    patience: float = 3600.0
+    refused: float = 600.0
+
+
+def submit_mirrored(
+    source: FolderWorkspace,
+    target: RunRecorder,
+    job: PreparedJob,
+    cwd: Path,
+    place: Mapping[str, str],
+    start_mirror: Callable[[Path, str], None],
+    notify: Notify,
+) -> tuple[Run, Run]:
+    """Start the run in *target*, what mirrors it, and the job here; both runs, which have the same id.
+
+    *place* is what opens *target*; *start_mirror* starts the process for a run of the workspace in a folder. Where the
+    first fails, nothing is started. Where the job does not start, the run in *target* ends as failed, in the
+    background: the process is there before the job, and takes over should this one be killed. Raises what both
+    workspaces raise.
+    """
+    spec, run_id = job.spec, new_run_id(job.spec.experiment)
+    try:  # before anything is made: most of what can be wrong shows at it
+        next(iter(target.runs(RunQuery(spec.experiment, limit=1))), None)
+    except (NotAllowed, NotFound, ServiceFailed) as err:
+        hint = "Nothing was started. Without --record_in azure the job is recorded here alone."
+        err.hint = f"{err.hint} {hint}".strip()
+        raise
+    source.prepare(notify)
+    file, state = MirrorFile(source.folder, run_id), MirrorState(run_id, place, is_starting=True)
+    file.begin(state)
+    try:
+        recovery = {"run_recovery_id": f"{spec.experiment}:{run_id}"}
+        machine = {RECORDED_FROM: platform.node() or "another machine"}
+        tags = {**shorten_tags(spec.tags), **recovery, **machine}
+        new = NewRun(run_id, spec.experiment, spec.display_name, spec.description, tags, command=spec.entry.target)
+        state.runs[run_id] = SentRun(tags={**spec.tags, **recovery})
+        twin = _start_twin(target, new, file, state, start_mirror)
+        start_mirror(source.folder, run_id)
+        tags = {**spec.tags, RECORDED_IN: target.label, STUDIO: twin.url}
+        try:
+            run = submit_job(source, replace(job, spec=replace(spec, run_id=run_id, tags=tags)), cwd, notify)
+        except BaseException as err:
+            _give_up(file, state, f"the job did not start{f': {err}' if isinstance(err, HimlError) else ''}")
+            raise
+        state.is_starting = False
+        file.write(state)
+        return run, twin
+    finally:
+        file.release()
+
+
+def _start_twin(
+    target: RunRecorder, new: NewRun, file: MirrorFile, state: MirrorState, start_mirror: Callable[[Path, str], None]
+) -> Run:
+    try:
+        return target.start_run(new)
+    except BaseException as err:
+        if isinstance(err, HimlError) and not (isinstance(err, ServiceFailed) and not err.is_lasting):
+            file.remove()
+            raise
+        # Nobody knows, or will wait for, the answer: the run may be there all the same, and the mirror sees to its end
+        interrupted = "himl submit was interrupted before the job began"
+        _give_up(file, state, str(err) if isinstance(err, HimlError) else interrupted)
+        start_mirror(file.path.parent.parent, new.id)
+        if isinstance(err, KeyboardInterrupt):
+            message = (
+                f"Interrupted before the job began; run '{new.id}' may be in {target.label} and ends there as failed."
+            )
+            raise Interrupted(message) from err
+        raise
+
+
+def _give_up(file: MirrorFile, state: MirrorState, why: str) -> None:
+    state.is_starting, state.failure = False, redact(why)
+    file.write(state)
+
+
+def wait_until_mirrored(
+    source: FolderWorkspace, run: Run, target: str, notify: Notify, interrupted: Sequence[int]
+) -> bool:
+    """Whether all of *run*, which has ended here, has arrived in *target*; False once *interrupted* holds a signal, or
+    nothing arrives at present.
+
+    *notify* hears of what is still to come, and of a mirror that was refused.
+    """
+    file, begun = MirrorFile(source.folder, run.id), time.monotonic()
+    worked_on, is_reported = begun, False
+    while (state := file.read()) is not None:
+        now = time.monotonic()
+        worked_on = now if file.is_worked_on() else worked_on
+        text = ""
+        if state.refused_since:
+            text = (
+                f"warning: not all of the run is in {target}: {state.away} It is kept here, and himl commands in this "
+            )
+            text += "workspace try again later."
+        elif interrupted or state.away or now - worked_on > TAKE_OVER_SECONDS:
+            why = f" ({state.away.rstrip('.')})" if state.away else ""
+            text = f"Not all of the run is in {target} yet{why}; that goes on in the background. See how it goes: himl "
+            text += f"runs show {run.id}"
+        if text:
+            notify(Notice(text))
+            return False
+        if not is_reported and now - begun > QUIET_SECONDS:
+            is_reported = True
+            text = f"The job has ended. The rest of it is on its way to {target}; Ctrl-C leaves that to the background."
+            notify(Notice(text))
+        time.sleep(POLL_SECONDS)
+    try:
+        why = source.run(run.id).tags.get(STOPPED, "")
+    except HimlError:
+        why = ""
+    if why:
+        notify(Notice(f"warning: not all of the run is in {target}: {why}"))
+    return not why
+
+
+class Mirror:
+    """One mirror; this process holds its lock."""
+
+    def __init__(
+        self,
+        source: FolderWorkspace,
+        target: RunRecorder,
+        file: MirrorFile,
+        state: MirrorState,
+        timing: Timing | None = None,
+    ) -> None:
+        self._source = source
+        self._target = target
+        self._file = file
+        self._state = state
+        self._timing = timing or Timing()
+        self._files: dict[str, FileMirror] = {}
+        self._sending: Future[None] | None = None
+        self._has_ended = False
+        self._written = ""
+        self._file_refusals = 0
+
+    def run(self) -> None:
+        """Mirror the run until its end, which is noted there too; or until the other workspace will not have it, which
+        the run here says then.
+
+        Where it is a right that is missing, it is tried seldom as long as the run goes on, and after that left to himl
+        commands some time later.
+        """
+        begun = failing_since = time.monotonic()
+        failures = refusals = 0
+        with ThreadPoolExecutor(1, thread_name_prefix="himl-files") as threads:
+            while True:
+                try:
+                    is_done = self._round(threads, begun)
+                except HimlError as err:
+                    failing_since = failing_since if failures else time.monotonic()
+                    failures, refusals = failures + 1, 0 if _may_pass(err) else refusals + 1
+                    if not self._state.away:
+                        log.warning("Nothing can be told at present; it is kept, and told later: %s", err)
+                        self._state.away = redact(str(err))
+                        self._write()
+                    is_refused = refusals >= REFUSALS
+                    if is_refused and not (isinstance(err, NotAllowed) and self._put_off(err)):
+                        log.warning("The recording ends: %s", err)
+                        note_stopped(self._source, self._state.run_id, str(err))
+                        return self._file.remove()
+                    is_late = time.monotonic() - failing_since > self._timing.patience
+                    if self._has_ended and (is_refused or is_late):
+                        later = " that comes some time later" if is_refused else ""
+                        log.warning("The rest waits for the next himl command in this workspace%s.", later)
+                        return self._file.release()
+                    pause = min(self._timing.longest_pause, self._timing.look * 2.0 ** min(failures - 1, 10))
+                    self._pause(self._timing.refused if is_refused else pause)
+                else:
+                    failures = refusals = 0
+                    self._note_success()
+                    if is_done:
+                        return self._file.remove()
+                    time.sleep(self._timing.look)
+
+    def _pause(self, seconds: float) -> None:
+        """Wait so long; a run that ends here meanwhile is mirrored at once."""
+        deadline = time.monotonic() + seconds
+        while (left := deadline - time.monotonic()) > 0:
+            time.sleep(min(left, self._timing.look))
+            try:
+                if not self._has_ended and self._source.run(self._state.run_id).status.is_final:
+                    return
+            except HimlError:
+                continue
+
+    def _round(self, threads: ThreadPoolExecutor, begun: float) -> bool:
+        """Send what there is now; whether that was all. The run's state is read first, so that what it leaves at its
+        end is seen."""
+        try:
+            run = self._source.run(self._state.run_id)
+        except RunNotFound:
+            return self._end_without_run(begun)
+        self._state.sent(run.id).is_started = True
+        self._has_ended = run.status.is_final
+        try:
+            tree = [*self._tree(run)]
+            for member in tree:
+                self._send_values(member)
+            is_all = self._send_files(threads, tree)
+            if run.status.is_final and is_all:
+                # Children before their parents; also those that were deleted here after they had begun there
+                ids = {member.id for member in tree}
+                for run_id in [run_id for run_id, sent in self._state.runs.items() if sent.is_started]:
+                    if run_id not in ids:
+                        self._end(run_id, RunEnd(RunStatus.canceled, DELETED))
+                for member in reversed(tree):
+                    status = member.status if member.status.is_final else run.status
+                    self._end(member.id, RunEnd(status, member.reason))
+        finally:
+            self._write()
+        return run.status.is_final and is_all
+
+    def _end_without_run(self, begun: float) -> bool:
+        """There is no run here: it did not start (False while it may be about to), or is gone."""
+        was_there = self._state.sent(self._state.run_id).is_started
+        is_early = time.monotonic() - begun < self._timing.start
+        if not was_there and not self._state.failure and self._file.has_run_folder() and is_early:
+            return False
+        self._has_ended = True
+        reason = self._state.failure or (DELETED if was_there else NEVER_STARTED)
+        try:
+            self._target.end_run(self._state.run_id, RunEnd(RunStatus.failed, reason))
+        except RunNotFound:
+            log.warning("There is no run there either.")
+        return True
+
+    def _tree(self, run: Run) -> Iterator[Run]:
+        """The run and those that its script nested in it, parents first."""
+        yield run
+        for child in self._source.runs(RunQuery(parent=run.id)):
+            yield from self._tree(child)
+
+    def _send_values(self, run: Run) -> None:
+        """What the run logged, also after its end. A nested one begins with it, and ends after it where it has ended
+        here."""
+        sent, is_nested = self._state.sent(run.id), run.id != self._state.run_id
+        if is_nested and not sent.is_started:
+            tags = {name: value for name, value in run.tags.items() if name not in OF_RECORDING}
+            description = (run.experiment, run.display_name, run.description)
+            self._target.start_run(NewRun(run.id, *description, tags, run.parent, run.command))
+            sent.is_started, sent.tags = True, tags
+        send_values(self._source, self._target, run, sent)
+        if is_nested and run.status.is_final:
+            self._end(run.id, RunEnd(run.status, run.reason))
+
+    def _send_files(self, threads: ThreadPoolExecutor, tree: list[Run]) -> bool:
+        """In a thread of their own, so that a large file keeps no metrics waiting; at the end of the run in this one.
+        Whether that was all.
+
+        Where files are refused again and again, the run here says so, and the rest of it is sent without them.
+        """
+        if self._file_refusals == REFUSALS:
+            return True
+        for run in tree:
+            if run.id not in self._files:
+                self._files[run.id] = FileMirror(self._source, self._target, run.id, self._state.sent(run.id))
+        mirrors = [self._files[run.id] for run in tree]
+
+        def update(is_last: bool) -> None:
+            for mirror in mirrors:
+                mirror.update(is_last=is_last)
+
+        try:
+            if self._sending is not None and (self._has_ended or self._sending.done()):
+                sending, self._sending = self._sending, None
+                sending.result()  # waits for the round before, and raises what ended it
+                self._file_refusals = 0
+            if self._has_ended:
+                update(True)
+            elif self._sending is None:
+                self._sending = threads.submit(update, False)
+        except HimlError as err:
+            if not _is_refusal(err):
+                raise
+            self._file_refusals += 1
+            if self._file_refusals < REFUSALS:
+                return False
+            log.warning("Files are told no more: %s", err)
+            note_stopped(self._source, self._state.run_id, f"its files: {err}")
+        return True
+
+    def _end(self, run_id: str, end: RunEnd) -> None:
+        sent = self._state.sent(run_id)
+        if not sent.is_ended:
+            self._target.end_run(run_id, end)
+            sent.is_ended = True
+
+    def _write(self) -> None:
+        """Keep how far it went, where that can be: what is sent twice is recognised, and a full disk is no reason to
+        send nothing."""
+        text = self._state.to_json()
+        if text != self._written:
+            try:
+                self._file.write(self._state)
+                self._written = text
+            except DiskFailed as err:
+                log.debug("the state is not renewed: %s", err)
+
+    def _put_off(self, why: HimlError) -> bool:
+        """Let the run here say what is missing, and himl commands leave it alone for a while; False where it has been
+        missing for too long."""
+        if not self._state.refused_since:
+            note_put_off(self._source, self._state.run_id, why)
+        goes_on = self._state.put_off()
+        self._write()
+        return goes_on
+
+    def _note_success(self) -> None:
+        if not self._state.away:
+            return
+        log.warning("It is reached again; what came meanwhile is told now.")
+        if self._state.refused_since and self._file_refusals < REFUSALS:
+            note_stopped(self._source, self._state.run_id, "")
+        self._state.away, self._state.refused_since, self._state.not_before = "", 0.0, 0.0
+        self._write()
+
+
+def note_put_off(source: Workspace, run_id: str, why: object) -> None:
+    note_stopped(source, run_id, f"{why} It is kept, and tried again later.")
+
+
+def note_stopped(source: Workspace, run_id: str, why: str) -> None:
+    """Let the run here say why its mirror has ended, or (nothing) that it goes on."""
+    try:
+        source.tag(run_id, {STOPPED: redact(why)})
+    except HimlError as err:
+        log.warning("That cannot be noted: %s", err)
+
+
+def _may_pass(failure: HimlError) -> bool:
+    """Whether what went wrong may be over some time later, without anybody's doing."""
+    if isinstance(failure, ServiceFailed):
+        return not failure.is_lasting
+    return isinstance(failure, (DiskFailed, NotAllowedNow))
+
+
+def _is_refusal(failure: HimlError) -> bool:
+    """Whether it is not this or that which is not taken, but us: no right, no such run, no such workspace."""
+    return isinstance(failure, (NotAllowed, NotFound)) and not _may_pass(failure)
+
+
+def send_values(source: FolderWorkspace, target: RunRecorder, run: Run, sent: SentRun) -> None:
+    """Send the metrics, parameters and tags that came since. What *target* does not take is named in the log and passed
+    over. Raises what passes, and what concerns all of it."""
+    while True:
+        entries, last = source.logged(run.id, sent.last_point)
+        if not entries:
+            break
+        if _refusal(partial(target.log, run.id, entries)):
+            for metric in entries:
+                _send_metric(target, run.id, metric)
+        sent.last_point = last
+    tags = {name: value for name, value in run.tags.items() if name not in OF_RECORDING}
+    _send_pairs(partial(target.log_parameters, run.id), source.parameters(run.id), sent.parameters, "Parameter")
+    _send_pairs(partial(target.tag, run.id), tags, sent.tags, "Tag")
+
+
+def _send_metric(target: RunRecorder, run_id: str, metric: Logged) -> None:
+    """Send one metric; where it is not taken, its halves, and so on, so that one point does not keep back the
+    others."""
+    waiting, refused, why = [metric], list[LoggedRow](), ""
+    for _ in range(ATTEMPTS_FOR_A_METRIC):
+        if not waiting:
+            break
+        part = waiting.pop()
+        reason = _refusal(partial(target.log, run_id, [part]))
+        if reason and len(part.rows) > 1:
+            middle = len(part.rows) // 2
+            waiting += [replace(part, rows=part.rows[middle:]), replace(part, rows=part.rows[:middle])]
+        elif reason:
+            refused += part.rows
+        why = reason or why
+    refused += [row for part in reversed(waiting) for row in part.rows]
+    if refused:
+        step = refused[0].step
+        points = f"step {step}" if len(refused) == 1 else f"{len(refused)} points, the first at step {step}"
+        log.warning("Metric '%s' was not taken (%s): %s", metric.name, points, why)
+
+
+def _send_pairs(
+    send: Callable[[Mapping[str, str]], object], now: Mapping[str, str], sent: dict[str, str], what: str
+) -> None:
+    """Send what is new of *now* at once; where that is not taken, each by itself, so that one does not keep back the
+    others."""
+    new = {name: value for name, value in now.items() if sent.get(name) != value}
+    if new and _refusal(partial(send, new)):
+        for name, value in new.items():
+            why = _refusal(partial(send, {name: value}))
+            if why:
+                log.warning("%s '%s' was not taken: %s", what, name, why)
+    sent.update(new)
+
+
+def _refusal(send: Callable[[], object]) -> str:
+    """Why what *send* sends is not taken; empty where it is. Raises what passes, and what concerns all of it."""
+    try:
+        send()
+    except HimlError as err:
+        if _may_pass(err) or _is_refusal(err):
+            raise
+        return str(err) or type(err).__name__
+    return ""
+
+
+@dataclass
+class _SeenFile:
+    """A file as it was met last, since when it is so, and when it was sent last (or met first)."""
+
+    etag: str
+    since: float
+    sent: float
+
+
+@dataclass
+class _Round:
+    """A sink that notes which files of one round arrived."""
+
+    arrived: list[StoreRequest] = field(default_factory=list)
+    failed: list[tuple[StoreRequest, HimlError]] = field(default_factory=list)
+
+    def advance(self, request: StoreRequest, amount: int) -> None:
+        """Nobody watches."""
+
+    def finish(self, request: StoreRequest, stored: BlobInfo) -> None:
+        self.arrived.append(request)
+
+    def fail(self, request: StoreRequest, error: HimlError) -> None:
+        self.failed.append((request, error))
+
+
+class FileMirror:
+    """The files of one run: logs as they grow, others once they stay as they are, and all of them at the end."""
+
+    def __init__(
+        self,
+        source: FolderWorkspace,
+        target: RunRecorder,
+        run_id: str,
+        sent: SentRun,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._source = source
+        self._target = target
+        self._run_id = run_id
+        self._sent = sent
+        self._clock = clock
+        self._seen: dict[str, _SeenFile] = {}
+
+    def update(self, *, is_last: bool = False) -> bool:
+        """Send the files that are due; whether there were any. What is not taken is named in the log and passed over.
+
+        With *is_last* all of them, as they are now. Raises what passes, and what concerns all of them; what arrived
+        counts all the same.
+        """
+        for _ in range(ATTEMPTS_AT_THE_END if is_last else 1):
+            due = [*self._due(is_last=is_last)]
+            if not due:
+                return False
+            changed = self._send(due)
+            if not changed:
+                return True
+        if is_last:
+            for name in changed:
+                log.warning("'%s' of run '%s' could not be told: it does not stay as it is.", name, self._run_id)
+        return True
+
+    def _due(self, *, is_last: bool) -> Iterator[BlobInfo]:
+        now = self._clock()
+        for page in self._source.run_files(self._run_id).list():
+            for blob in page:
+                if self._sent.files.get(blob.name) != blob.etag and (is_last or self._is_ready(blob, now)):
+                    yield blob
+
+    def _is_ready(self, blob: BlobInfo, now: float) -> bool:
+        pause = blob.size / BYTES_A_SECOND
+        seen = self._seen.get(blob.name)
+        if blob.name.startswith(LOGS):
+            return seen is None or now - seen.sent >= max(SETTLED_SECONDS, pause)
+        if seen is None:
+            seen = self._seen[blob.name] = _SeenFile(blob.etag, now, now)
+        elif seen.etag != blob.etag:
+            seen.etag, seen.since = blob.etag, now
+        return now - seen.since >= SETTLED_SECONDS or now - seen.sent >= max(UNSETTLED_SECONDS, pause)
+
+    def _send(self, due: list[BlobInfo]) -> list[str]:
+        """Send *due*; the names of those that changed meanwhile."""
+        sink, etags = _Round(), {blob.name: blob.etag for blob in due}
+        with tempfile.TemporaryDirectory(prefix="himl-") as folder:
+            try:
+                requests = self._requests(due, Path(folder))
+                self._target.run_files(self._run_id).store(requests, sink, workers=WORKERS)
+            finally:
+                for request in sink.arrived:
+                    self._note(request.name, etags[request.name])
+        changed, files = [], self._source.run_files(self._run_id)
+        for request, error in sink.failed:
+            if (_may_pass(error) and not isinstance(error, DiskFailed)) or _is_refusal(error):
+                raise error
+            now = files.stat(request.name)
+            if now is not None and now.etag == etags[request.name]:
+                log.warning("'%s' of run '%s' was not taken: %s", request.name, self._run_id, error)
+                self._note(request.name, now.etag)
+            elif now is not None:
+                changed.append(request.name)
+        return changed
+
+    def _requests(self, due: list[BlobInfo], folder: Path) -> Iterator[StoreRequest]:
+        for number, blob in enumerate(due):
+            path = self._source.file_path(self._run_id, blob.name)
+            if path is not None and blob.name.startswith(LOGS):
+                path = _copied(path, folder / str(number), blob.size)
+            if path is not None:
+                yield StoreRequest(path, blob.name, blob.size)
+
+    def _note(self, name: str, etag: str) -> None:
+        now = self._clock()
+        self._sent.files[name] = etag
+        self._seen[name] = _SeenFile(etag, now, now)
+
+
+def _copied(path: Path, copy: Path, size: int) -> Path | None:
+    """The first *size* bytes of a file that may grow; None where it is gone, or shorter by now."""
+    try:
+        with path.open("rb") as source, copy.open("wb") as target:
+            left = size
+            while left and (piece := source.read(min(left, CHUNK))):
+                target.write(piece)
+                left -= len(piece)
+    except FileNotFoundError:
+        return None
+    except OSError as err:
+        raise DiskFailed(
+            f"Cannot copy '{path}': {err.strerror}.", hint="Is there room in the folder for temporary files?"
+        ) from err
+    return None if left else copy
