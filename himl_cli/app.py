@@ -14,7 +14,7 @@ import typer.main
 
 from himl_cli import __version__
 from himl_cli.commands.errors import EdgedGroup
-from himl_cli.commands.groups import OTHER_WORDS, normalized
+from himl_cli.commands.groups import OTHER_WORDS, group, normalized
 from himl_cli.render.terminal import stand_in_for_closed_streams
 
 
@@ -76,7 +76,7 @@ class RootGroup(EdgedGroup):
             if rest[:1] and rest[0] in self.get_command(ctx, "runs").list_commands(ctx):
                 return f"About runs: {ctx.command_path} runs {shlex.join(rest)}"
             submit: ScriptCommand = self.get_command(ctx, "submit")
-            return f"To run a script: {submit.meant(ctx, args if is_target(name) else rest).command(ctx, 'submit')}"
+            return f"To run a script: {submit.suggest(ctx, args if is_target(name) else rest).command(ctx, 'submit')}"
         return super().hint_for_unknown(ctx, args)
 
     def command_sections(self, ctx: Any) -> dict[str, list[tuple[str, str]]]:
@@ -100,15 +100,7 @@ def _show_version(value: bool) -> None:
         raise typer.Exit
 
 
-app = typer.Typer(
-    cls=RootGroup,
-    add_completion=False,
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
-    suggest_commands=False,
-    no_args_is_help=True,
-    context_settings={"token_normalize_func": normalized, "help_option_names": ["-h", "--help"]},
-)
+app = group(cls=RootGroup, context_settings={"token_normalize_func": normalized, "help_option_names": ["-h", "--help"]})
 
 
 @app.callback()

@@ -28,13 +28,13 @@ import typer
 import typer.main
 
 from himl_cli.commands.errors import OF_USERS, EdgedCommand, EdgedGroup, edge, giving_up, run_at_edge
-from himl_cli.commands.groups import HIML_OLD_NAMES
+from himl_cli.commands.groups import HIML_OLD_NAMES, group
+from himl_cli.commands.groups import command as himl_command
 from himl_cli.commands.options import (
     OutputOptions,
     RunArgs,
     SelectionOptions,
     WorkspaceOptions,
-    bundled,
     parameters_of,
 )
 from himl_cli.render.output import Format
@@ -175,16 +175,7 @@ def _normalized(name: str) -> str:
 def app(help: str = "") -> typer.Typer:
     """An empty Typer with himl's manners: *help*, errors as one line and a hint, `-` and `_` alike. `command` fills it,
     `main` runs it."""
-    return typer.Typer(
-        cls=EdgedGroup,
-        help=help,
-        no_args_is_help=True,
-        add_completion=False,
-        rich_markup_mode=None,
-        pretty_exceptions_enable=False,
-        suggest_commands=False,
-        context_settings=_manners(),
-    )
+    return group(help, EdgedGroup, context_settings=_manners())
 
 
 def command(app: typer.Typer, name: str | None = None) -> Callable[[Function], Function]:
@@ -195,8 +186,7 @@ def command(app: typer.Typer, name: str | None = None) -> Callable[[Function], F
     """
 
     def register(function: Function) -> Function:
-        app.command(name or function.__name__, cls=EdgedCommand, context_settings=_manners())(bundled(function))
-        return function
+        return himl_command(app, name or function.__name__, cls=EdgedCommand, context_settings=_manners())(function)
 
     return register
 

@@ -107,7 +107,7 @@ def parameter_sections(command: Any, ctx: Any) -> dict[str, list[tuple[str, str]
     return dict(sorted(sections.items(), key=lambda section: place.get(section[0], 1)))
 
 
-class _NoticesGoneReader:
+class _RaisesReaderGone:
     """A command or group whose help ends as its result does where nobody reads it: Typer makes the exit code 1 of a
     closed pipe."""
 
@@ -120,38 +120,37 @@ class _NoticesGoneReader:
             raise
 
 
-class HimlCommand(_NoticesGoneReader, TyperCommand):
+class HimlCommand(_RaisesReaderGone, TyperCommand):
     """A command whose help stands in groups."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         try:
-            rest: list[str] = super().parse_args(ctx, [*self._with_plain_switches(ctx, args)])
+            return list(super().parse_args(ctx, [*self._with_plain_switches(ctx, args)]))
         except typer.TyperException as err:
-            option = getattr(err, "option_name", None) or ""
-            hint = self._hint_for_other(ctx, args, option) or self._hint_for_extra(ctx, args, err.format_message())
+            option, message = getattr(err, "option_name", None) or "", err.format_message()
+            hint = self._hint_for_other(ctx, args, option) or self._hint_for_extra(ctx, args, message)
             if hint:
-                raise BadUsage(f"No such option '{option}'." if option else err.format_message(), hint=hint) from err
+                raise BadUsage(f"No such option '{option}'." if option else message, hint=hint) from err
             raise
-        return rest
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
         write_sections(formatter, parameter_sections(self, ctx))
 
+    def _by_name(self, ctx: Any) -> dict[str, Any]:
+        """The parameters by each of their names."""
+        return {name: parameter for parameter in self.get_params(ctx) for name in parameter.opts}
+
     def _with_plain_switches(self, ctx: Any, args: Sequence[str]) -> Iterator[str]:
         """*args* with `--wait` for `--wait=True` and `--no_wait` or nothing for `--wait=False`, as hi-ml's programs
         take their switches."""
-        switches = {
-            name: parameter
-            for parameter in self.get_params(ctx)
-            for name in parameter.opts
-            if getattr(parameter, "is_flag", False)
-        }
-        own = before_double_dash(args)
+        parameters, own = self._by_name(ctx), before_double_dash(args)
         for token in own:
             option, equals, value = token.partition("=")
-            switch = switches.get(f"--{normalized(option[2:])}") if equals else None
-            if switch is None or value.lower() in SWITCHED_ON:
-                yield token if switch is None else option
+            switch = parameters.get(f"--{normalized(option[2:])}") if equals else None
+            if switch is None or not getattr(switch, "is_flag", False):
+                yield token
+            elif value.lower() in SWITCHED_ON:
+                yield option
             elif value.lower() in SWITCHED_OFF:
                 yield from switch.secondary_opts[:1]
             else:
@@ -160,60 +159,44 @@ class HimlCommand(_NoticesGoneReader, TyperCommand):
 
     def _hint_for_other(self, ctx: Any, args: Sequence[str], option: str) -> str:
         """The command line with our words for *option*, which other tools have."""
-        from himl_cli.core.redaction import mask_line
-
         words = OTHER_OPTIONS.get(option, ())
-        names = {name: parameter for parameter in self.get_params(ctx) for name in parameter.opts}
-        place = next((place for place, word in enumerate(args) if word.partition("=")[0] == option), -1)
-        if (
-            place < 0
-            or not words
-            or words[0] not in names
-            or "--" in args[:place]
-            or (words[1:] == ("all",) and not self._is_list(ctx))
-        ):
+        index = next((index for index, word in enumerate(args) if word.partition("=")[0] == option), -1)
+        is_known = words and words[0] in self._by_name(ctx) and (words[1:] != ("all",) or self._lists_runs(ctx))
+        if index < 0 or not is_known or "--" in args[:index]:
             return ""
-        _, equals, value = args[place].partition("=")
-        shown = [*args[:place], *words, *([value] if equals else []), *args[place + 1 :]]
-        return mask_line(f"The same here: {ctx.command_path} {shlex.join(shown)}")
+        _, equals, value = args[index].partition("=")
+        line = [*args[:index], *words, *([value] if equals else []), *args[index + 1 :]]
+        return _masked(f"The same here: {ctx.command_path} {shlex.join(line)}")
 
-    def _is_list(self, ctx: Any) -> bool:
-        """Whether the command lists runs: it filters them, and takes no argument."""
-        kinds = {
-            name: parameter.param_type_name
-            for parameter in self.get_params(ctx)
-            for name in (*parameter.opts, parameter.param_type_name)
-        }
-        return "--num_runs" in kinds and "argument" not in kinds
+    def _lists_runs(self, ctx: Any) -> bool:
+        """Whether the command filters runs, and takes no argument."""
+        parameters = self._by_name(ctx)
+        return "--num_runs" in parameters and all(each.param_type_name != "argument" for each in parameters.values())
 
     def _hint_for_extra(self, ctx: Any, args: Sequence[str], message: str) -> str:
         """What to type for one argument too many: it belongs to the list before it, or names an experiment."""
-        from himl_cli.core.redaction import mask_line
-
         found = re.match(rf"{UNEXPECTED}\S* \((\S+?)\)?(\s|$)", message)
         if found is None or found[1] not in args:
             return ""
-        place = args.index(found[1])
-        before = args[max(0, place - 2) : place]
+        index = args.index(found[1])
+        before, rest = args[max(0, index - 2) : index], args[index + 1 :]
         option = before[-1].partition("=")[0] if before and before[-1].startswith("--") else before[0] if before else ""
-        names = {name: parameter for parameter in self.get_params(ctx) for name in parameter.opts}
-        listed = names.get(f"--{normalized(option[2:])}")
+        listed = self._by_name(ctx).get(f"--{normalized(option[2:])}")
         if getattr(listed, "multiple", False):
             if "=" in (getattr(listed, "metavar", "") or "").lstrip("[") and "=" not in before[-1]:
-                return mask_line(
-                    f"Join them: {ctx.command_path} "
-                    f"{shlex.join([*args[: place - 1], f'{before[-1]}={args[place]}', *args[place + 1 :]])}"
-                )
-            more = list(takewhile(lambda word: not word.startswith("-"), args[place:]))
-            words = [*args[:place], *(word for each in more for word in (option, each)), *args[place + len(more) :]]
-            return mask_line(f"Repeat the option: {ctx.command_path} {shlex.join(words)}")
-        if not self._is_list(ctx):
+                line = shlex.join([*args[: index - 1], f"{before[-1]}={args[index]}", *rest])
+                return _masked(f"Join them: {ctx.command_path} {line}")
+            more = list(takewhile(lambda word: not word.startswith("-"), args[index:]))
+            repeated = [word for each in more for word in (option, each)]
+            line = shlex.join([*args[:index], *repeated, *args[index + len(more) :]])
+            return _masked(f"Repeat the option: {ctx.command_path} {line}")
+        if not self._lists_runs(ctx):
             return ""
-        words = [*args[:place], "--num_runs" if args[place].isdecimal() else "--experiment", *args[place:]]
-        return mask_line(f"The newest runs, or those of an experiment: {ctx.command_path} {shlex.join(words)}")
+        line = shlex.join([*args[:index], "--num_runs" if args[index].isdecimal() else "--experiment", *args[index:]])
+        return _masked(f"The newest runs, or those of an experiment: {ctx.command_path} {line}")
 
 
-class HimlGroup(_NoticesGoneReader, TyperGroup):
+class HimlGroup(_RaisesReaderGone, TyperGroup):
     """A noun with verbs below it."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
@@ -223,66 +206,51 @@ class HimlGroup(_NoticesGoneReader, TyperGroup):
             typer.echo(ctx.get_help(), err=True, color=ctx.color)
             raise typer.Exit(BadUsage.exit_code)
         try:
-            rest: list[str] = super().parse_args(ctx, [*args])
+            return list(super().parse_args(ctx, [*args]))
         except typer.TyperException as err:
             option = getattr(err, "option_name", None) or ""
             hint = self._hint_for_early(ctx, args, option)
             if hint:
                 raise BadUsage(f"No such option '{option}'.", hint=hint) from err
             raise
-        return rest
 
     def _hint_for_early(self, ctx: Any, args: Sequence[str], option: str) -> str:
         """The command line with the options that stand before the command's name behind it, for a command that takes
         *option*."""
         own = before_double_dash(args)
-        place = next((place for place, word in enumerate(own) if word in self.list_commands(ctx)), 0)
+        index = next((index for index, word in enumerate(own) if word in self.list_commands(ctx)), 0)
         command: Any = self
-        words = own[place:]
+        words = own[index:]
         while isinstance(command, HimlGroup) and words:
             command, words = command.get_command(ctx, words[0]), words[1:]
-        taken = [
-            normalized(name.lstrip("-"))
-            for parameter in (command.get_params(ctx) if place and command else ())
-            for name in parameter.opts
-        ]
+        parameters = command.get_params(ctx) if index and command else ()
+        taken = [normalized(name.lstrip("-")) for parameter in parameters for name in parameter.opts]
         if normalized(option.lstrip("-")) not in taken:
             return ""
-        from himl_cli.core.redaction import mask_line
-
-        return mask_line(
-            f"Options stand behind the command: {ctx.command_path} "
-            f"{shlex.join([*own[place:], *own[:place], *args[len(own) :]])}"
-        )
+        line = shlex.join([*own[index:], *own[:index], *args[len(own) :]])
+        return _masked(f"Options stand behind the command: {ctx.command_path} {line}")
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         name = args[0]
-        if (
-            self.get_command(ctx, name) is None
-            and self.get_command(ctx, normalized(name)) is None
-            and not name.startswith("-")
-            and not ctx.resilient_parsing
-        ):
-            raise BadUsage(
-                f"No such command '{name}'. {self._meant(ctx, name)}".strip(), hint=self.hint_for_unknown(ctx, args)
-            )
+        is_known = any(self.get_command(ctx, each) is not None for each in (name, normalized(name)))
+        if not is_known and not name.startswith("-") and not ctx.resilient_parsing:
+            near = self._near_command(ctx, name.lower())
+            raise BadUsage(f"No such command '{name}'. {near}".strip(), hint=self.hint_for_unknown(ctx, args))
         return super().resolve_command(ctx, args)
 
     def hint_for_unknown(self, ctx: Any, args: list[str]) -> str:
         """Where to go on from *args*, which name no command."""
         return f"See '{ctx.command_path} --help'."
 
-    def _meant(self, ctx: Any, name: str) -> str:
-        """Which command *name* may have meant: one here that is spelled alike or that others call so, else one of that
+    def _near_command(self, ctx: Any, name: str) -> str:
+        """Which command *name* may stand for: one here that is spelled alike or that others call so, else one of that
         name in a group below."""
-        name = name.lower()
-        verb = OTHER_WORDS.get(name, normalized(name))
+        verb, root = OTHER_WORDS.get(name, normalized(name)), ctx.find_root()
         groups = {group: self.get_command(ctx, group) for group in self.list_commands(ctx)}
         if verb in groups:
             return f"Did you mean '{verb}'?"
-        elsewhere = ctx.find_root()
-        if ctx is not elsewhere and verb in elsewhere.command.list_commands(elsewhere):
-            return f"Did you mean '{elsewhere.command_path} {verb}'?"
+        if ctx is not root and verb in root.command.list_commands(root):
+            return f"Did you mean '{root.command_path} {verb}'?"
         below = [
             f"'{ctx.command_path} {group} {verb}'"
             for group, found in groups.items()
@@ -292,38 +260,36 @@ class HimlGroup(_NoticesGoneReader, TyperGroup):
 
     def command_sections(self, ctx: Any) -> dict[str, list[tuple[str, str]]]:
         """One line a visible command, by help group."""
-        rows: list[tuple[str, str]] = []
-        for name in self.list_commands(ctx):
-            command = self.get_command(ctx, name)
-            if command is not None and not command.hidden:
-                rows.append((name, command.get_short_help_str(limit=64)))
-        return {"Commands": rows}
+        commands = {name: self.get_command(ctx, name) for name in self.list_commands(ctx)}
+        shown = {name: each for name, each in commands.items() if each is not None and not each.hidden}
+        return {"Commands": [(name, each.get_short_help_str(limit=64)) for name, each in shown.items()]}
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
         write_sections(formatter, self.command_sections(ctx) | parameter_sections(self, ctx))
 
 
-def group(help_text: str = "") -> typer.Typer:
+def group(help_text: str = "", cls: type[HimlGroup] = HimlGroup, **settings: Any) -> typer.Typer:
     """An empty Typer with himl's manners: for a noun's verbs, or to hold a single command."""
+    settings |= {"help": help_text} if help_text else {}
     return typer.Typer(
-        cls=HimlGroup,
-        help=help_text,
+        cls=cls,
         no_args_is_help=True,
         add_completion=False,
         rich_markup_mode=None,
         pretty_exceptions_enable=False,
         suggest_commands=False,
+        **settings,
     )
 
 
 def command(
-    app: typer.Typer, name: str, *, cls: type[HimlCommand] = HimlCommand, epilog: str | None = None
+    app: typer.Typer, name: str, *, cls: type[HimlCommand] = HimlCommand, **settings: Any
 ) -> Callable[[Function], Function]:
     """Register a function with *app* as the command *name*; its docstring is the help, its parameters the options (and
     bundles)."""
 
     def register(function: Function) -> Function:
-        app.command(name, cls=cls, epilog=epilog)(bundled(function))
+        app.command(name, cls=cls, **settings)(bundled(function))
         return function
 
     return register
@@ -331,5 +297,10 @@ def command(
 
 def before_double_dash(tokens: Sequence[str]) -> list[str]:
     """The tokens that are himl's own: all before the first `--`."""
-    tokens = list(tokens)
-    return tokens[: tokens.index("--")] if "--" in tokens else tokens
+    return list(takewhile(lambda token: token != "--", tokens))
+
+
+def _masked(line: str) -> str:
+    from himl_cli.core.redaction import mask_line
+
+    return mask_line(line)

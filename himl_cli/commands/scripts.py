@@ -9,7 +9,7 @@ import os
 import re
 import shlex
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,14 +35,6 @@ def script_arguments(ctx: typer.Context) -> tuple[str, ...]:
     """What stood after the first `--`."""
     arguments: tuple[str, ...] = ctx.meta.get(SCRIPT_ARGUMENTS, ())
     return arguments
-
-
-def print_misplaced(ctx: typer.Context, talk: OutputOptions) -> None:
-    """Say that the script gets an option of himl's that stands behind `--`, where its file knows none of that name."""
-    command: Any = ctx.command
-    option, meant = command.misplaced(ctx) or ("", "")
-    if option:
-        talk.output().notice(f"{option} stands behind --, so the script gets it. To give it to himl: {meant}")
 
 
 class ScriptCommand(HimlCommand):
@@ -87,34 +79,12 @@ class ScriptCommand(HimlCommand):
         try:
             return super().invoke(ctx)
         except BadUsage as err:
-            err.args = (_with_places(str(err), value_sources(ctx)), *err.args[1:])
+            err.args = (_with_sources(str(err), value_sources(ctx)), *err.args[1:])
             raise
 
-    def meant(self, ctx: Any, args: Sequence[str]) -> _Meant:
-        """What *args*, which cannot be read, may mean."""
-        return _Meant(dict(self._options(ctx)), args)
-
-    def misplaced(self, ctx: Any) -> tuple[str, str] | None:
-        """The first of himl's options that stands behind `--` and that the script's file has nowhere, and the command
-        that gives it to himl."""
-        path, known = Path(ctx.params.get("target") or ""), dict(self._options(ctx))
-        if path.suffix != ".py" or not path.is_file():
-            return None
-        text = path.read_text("utf-8", "replace").replace("-", "_")
-        names = [normalized_option(word.partition("=")[0]) for word in script_arguments(ctx)]
-        ours = [name for name in names if name.startswith("--") and name in known and name[2:] not in text]
-        if not ours:
-            return None
-        moved: list[str] = []
-        rest: list[str] = []
-        words = deque(script_arguments(ctx))
-        while words:
-            word = words.popleft()
-            name = normalized_option(word.partition("=")[0])
-            (moved if name in ours else rest).append(word)
-            if name in ours and known[name] and "=" not in word and words:
-                moved.append(words.popleft())
-        return ours[0], _Meant(known, [*ctx.meta[OWN_TOKENS], *moved, "--", *rest]).command(ctx)
+    def suggest(self, ctx: Any, args: Sequence[str]) -> Suggestion:
+        """The command line that *args*, which cannot be read, may stand for."""
+        return Suggestion(self.takes_value(ctx), args)
 
     def _hint_for_other(self, ctx: Any, args: Sequence[str], option: str) -> str:
         return ""  # what we do not know may be the script's
@@ -122,20 +92,19 @@ class ScriptCommand(HimlCommand):
     def _misplaced(self, ctx: Any, unknown: str | None, args: Sequence[str], err: Any) -> BadUsage:
         """The parser's complaint about what is no option or target of ours, with the command that may have been
         meant."""
-        meant = self.meant(ctx, args)
-        stand = (
-            f"{'The same here' if meant.is_translated else 'Arguments of the script stand after --'}: "
-            f"{meant.command(ctx)}"
-        )
+        suggestion = self.suggest(ctx, args)
+        is_translated = bool(suggestion.switches)
+        lead = "The same here" if is_translated else "Arguments of the script stand after --"
+        hint = f"{lead}: {suggestion.command(ctx)}"
         if unknown is None:
-            return BadUsage(err.format_message(), hint=stand)
-        near = "" if meant.is_translated else did_you_mean(unknown, err.possibilities or (), cutoff=NEAR_OPTION)
-        return BadUsage(f"No such option '{unknown}'.", hint=f"{near} {stand}".strip())
+            return BadUsage(err.format_message(), hint=hint)
+        near = "" if is_translated else did_you_mean(unknown, err.possibilities or (), cutoff=NEAR_OPTION)
+        return BadUsage(f"No such option '{unknown}'.", hint=f"{near} {hint}".strip())
 
     def _check_form(self, ctx: Any, args: Sequence[str]) -> None:
         """Raises BadUsage, with the command that may have been meant, for a target that none can be by its form."""
-        target, module = ctx.params.get("target"), ctx.params.get("module")
-        behind = script_arguments(ctx)[:1]
+        target, module, after = ctx.params.get("target"), ctx.params.get("module"), script_arguments(ctx)[:1]
+        has_target = any(map(ctx.params.get, ("target", "module", "resume", "command")))
         if module is not None and (module.endswith(".py") or "/" in module):
             wrong = f"-m takes a module, and '{module}' is a file's name."
         elif target == "-":
@@ -144,25 +113,51 @@ class ScriptCommand(HimlCommand):
             wrong = f"'{target}' is no script; himl starts Python and shells itself."
         elif target is not None and _is_command_line(target):
             wrong = f"There is no script '{target}'."
-        elif (
-            behind and is_target(behind[0]) and not any(map(ctx.params.get, ("target", "module", "resume", "command")))
-        ):
+        elif after and is_target(after[0]) and not has_target:
             wrong = "Nothing to run: what stands after -- are arguments of a script."
         else:
             return
-        raise BadUsage(wrong, hint=f"To run a script: {self.meant(ctx, args).command(ctx)}")
+        raise BadUsage(wrong, hint=f"To run a script: {self.suggest(ctx, args).command(ctx)}")
 
-    def _options(self, ctx: Any) -> Iterator[tuple[str, bool]]:
-        parameters: list[Any] = self.get_params(ctx)
-        for parameter in parameters:
-            if parameter.param_type_name == "option":
-                for name in (*parameter.opts, *parameter.secondary_opts):
-                    yield normalized_option(name), not (parameter.is_flag or parameter.count)
+    def takes_value(self, ctx: Any) -> dict[str, bool]:
+        """The options by each of their names: whether a value follows."""
+        options: list[Any] = [each for each in self.get_params(ctx) if each.param_type_name == "option"]
+        return {
+            normalized_option(name): not (each.is_flag or each.count)
+            for each in options
+            for name in (*each.opts, *each.secondary_opts)
+        }
 
 
-class _Meant:
-    """What tokens may mean that cannot be read as they stand: the first target, options of ours with their values, and
-    the rest for the script."""
+def print_misplaced(ctx: typer.Context, output_opts: OutputOptions) -> None:
+    """Tell of the first of himl's options that stands behind `--`, where the script's file knows none of that name, and
+    the command that gives it to himl."""
+    command: Any = ctx.command
+    path, known = Path(ctx.params.get("target") or ""), command.takes_value(ctx)
+    if path.suffix != ".py" or not path.is_file():
+        return
+    text = path.read_text("utf-8", "replace").replace("-", "_")
+    names = map(_name_of, script_arguments(ctx))
+    ours = [name for name in names if name.startswith("--") and name in known and name[2:] not in text]
+    if not ours:
+        return
+    moved: list[str] = []
+    rest: list[str] = []
+    words = deque(script_arguments(ctx))
+    while words:
+        word = words.popleft()
+        name = _name_of(word)
+        (moved if name in ours else rest).append(word)
+        if name in ours and known[name] and "=" not in word and words:
+            moved.append(words.popleft())
+    line = Suggestion(known, [*ctx.meta[OWN_TOKENS], *moved, "--", *rest]).command(ctx)
+    output_opts.output().notice(f"{ours[0]} stands behind --, so the script gets it. To give it to himl: {line}")
+
+
+class Suggestion:
+    """The command line that tokens may stand for which cannot be read as they are: the first target, options of ours
+    with their values, and the rest for the script. `switches` are options of hi-ml or torchrun that himl has others
+    for."""
 
     def __init__(self, takes_value: Mapping[str, bool], args: Sequence[str]) -> None:
         self._takes_value = takes_value
@@ -170,39 +165,31 @@ class _Meant:
         self._options: list[str] = []
         self._inputs: list[str] = []
         self._script: list[str] = []
-        self._switches: set[str] = set()
         self._is_launched = False
+        self.switches: set[str] = set()
         own = before_double_dash(args)
+        rest = deque(args[len(own) + 1 :])
         self._tokens = deque(own)
         while self._tokens:
             self._take(self._tokens.popleft())
-        behind = deque(args[len(own) + 1 :])
-        if behind and not self._target and is_target(behind[0]):
-            self._tokens = behind
+        if rest and is_target(rest[0]):
+            self._tokens = rest
             while self._tokens and not self._target:
                 self._take(self._tokens.popleft())
-        self._script += behind
-        if not self._target and not any(
-            normalized_option(word.partition("=")[0]) in ("--resume", "--command") for word in self._options
-        ):
-            self._target = [_script_here()]
-
-    @property
-    def is_translated(self) -> bool:
-        """Whether there are options of hi-ml or torchrun that himl has others for."""
-        return bool(self._switches)
+        self._script += rest
+        if not self._target and not {"--resume", "--command"} & set(map(_name_of, self._options)):
+            scripts = sorted(path.name for path in Path().glob("*.py"))
+            self._target = ["train.py" if "train.py" in scripts else scripts[0] if len(scripts) == 1 else "SCRIPT.py"]
 
     def command(self, ctx: Any, *names: str) -> str:
         """The whole command line, *names* behind the program and its commands; secrets masked."""
         from himl_cli.core.redaction import mask_line
 
         words = [*ctx.command_path.split(), *names, *self._target, *self._options]
-        is_told = any(normalized_option(word.partition("=")[0]) == "--cluster" for word in self._options)
-        if "--azureml" in self._switches and not (
-            is_told or ctx.lookup_default("cluster") or os.environ.get(environment_variable("cluster"))
-        ):
+        is_set = ctx.lookup_default("cluster") or os.environ.get(environment_variable("cluster"))
+        if "--azureml" in self.switches and not is_set and "--cluster" not in map(_name_of, self._options):
             words += ["--cluster", "NAME"]
-        mounted = ",mode=mount" if HIML_MOUNTS in self._switches else ""
+        mounted = ",mode=mount" if HIML_MOUNTS in self.switches else ""
         for name in self._inputs or ["NAME"] * bool(mounted):
             words += ["--input", name if "mode=" in name else name + mounted]
         return mask_line(shlex.join([*words, *(["--", *self._script] if self._script else [])]))
@@ -211,11 +198,11 @@ class _Meant:
         option, _, value = token.partition("=")
         name = normalized_option(option)
         if name in (*OTHER_FORMS, HIML_INPUTS, HIML_MOUNTS):
-            self._switches.add(name)
+            self.switches.add(name)
             self._options += OTHER_FORMS.get(name, ())
             self._inputs += (value or self._value()).split(",") if name == HIML_INPUTS else ()
         elif name in OF_TORCHRUN and self._is_launched and not self._target:
-            self._switches.add(name)
+            self.switches.add(name)
             self._options += [OF_TORCHRUN[name], value or self._value()]
         elif name in ("-m", "--input", "--command"):
             value = value or self._value()
@@ -253,16 +240,14 @@ def _is_command_line(text: str) -> bool:
     return bool(blank) and is_target(first) and not Path(text).exists()
 
 
-def _script_here() -> str:
-    """The script that is most likely meant where none is named: train.py, or the only one in the current folder."""
-    names = sorted(path.name for path in Path().glob("*.py"))
-    return "train.py" if "train.py" in names else names[0] if len(names) == 1 else "SCRIPT.py"
-
-
 def normalized_option(token: str) -> str:
     """An option as typed, in the parser's spelling: `--num-runs` is `--num_runs`."""
     bare = token.lstrip("-")
     return token[: len(token) - len(bare)] + normalized(bare)
+
+
+def _name_of(word: str) -> str:
+    return normalized_option(word.partition("=")[0])
 
 
 def value_sources(ctx: typer.Context) -> dict[str, str]:
@@ -272,8 +257,11 @@ def value_sources(ctx: typer.Context) -> dict[str, str]:
     sources: dict[str, str] = {}
     for name in ctx.params:
         source = getattr(ctx.get_parameter_source(name), "name", "DEFAULT")
-        if source == "ENVIRONMENT":
-            sources[name] = _variable_of(ctx, name)
+        if source == "ENVIRONMENT":  # the option's own variable where it is set, else ours
+            parameter: Any = next(each for each in ctx.command.params if each.name == name)
+            own = [parameter.envvar] if isinstance(parameter.envvar, str) else list(parameter.envvar or ())
+            variable = next((each for each in own if os.environ.get(each)), environment_variable(name))
+            sources[name] = variable
         elif source == "DEFAULT_MAP":
             sources[name] = str(default_map.source(name))
         else:
@@ -281,23 +269,8 @@ def value_sources(ctx: typer.Context) -> dict[str, str]:
     return sources
 
 
-def _with_places(message: str, sources: Mapping[str, str]) -> str:
+def _with_sources(message: str, sources: Mapping[str, str]) -> str:
     """*message*, and where the options that it names were set, unless that was the command line."""
-    places = {name: sources.get(name, "default") for name in re.findall(r"--(\w+)", message)}
-    return " ".join(
-        [
-            message,
-            *(
-                f"--{name} is set by {place}."
-                for name, place in places.items()
-                if place not in ("default", "command line")
-            ),
-        ]
-    )
-
-
-def _variable_of(ctx: typer.Context, name: str) -> str:
-    """The variable that Typer took the value from: the option's own where it is set, else ours."""
-    parameter: Any = next(parameter for parameter in ctx.command.params if parameter.name == name)
-    own = [parameter.envvar] if isinstance(parameter.envvar, str) else list(parameter.envvar or ())
-    return next((variable for variable in own if os.environ.get(variable)), environment_variable(name))
+    named = {name: sources.get(name, "default") for name in re.findall(r"--(\w+)", message)}
+    settings = {name: source for name, source in named.items() if source not in ("default", "command line")}
+    return " ".join([message, *(f"--{name} is set by {source}." for name, source in settings.items())])

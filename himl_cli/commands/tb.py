@@ -30,8 +30,11 @@ def _inside_run(option: str, folder: str) -> str:
 
 
 def _copies(option: str, text: str | None) -> Path | None:
-    folder = expand_home(text, "folder") if text and non_blank(option, text) else None
-    if folder is not None and folder.is_file():
+    if text is None:
+        return None
+    non_blank(option, text)
+    folder = expand_home(text, "folder")
+    if folder.is_file():
         raise BadUsage(f"{option} takes a folder: '{text}' is a file.")
     return folder
 

@@ -1,29 +1,36 @@
-"""Points of a metric, put in order: what can be drawn of each run, and the mean and the spread over runs."""
+"""What is drawn of runs, and how each run looks in all figures alike: panels and families of metrics, curves by step,
+mean and spread, the ends of axes, names, colours.
+
+Few runs: a colour and a line style each, all named. Many: coloured by the hyperparameter that tells most, or grey where
+there is none; the best few are named. Colours are told apart with each kind of colour blindness: those of Okabe and
+Ito, and viridis without its lightest end.
+"""
 
 from __future__ import annotations
 
 import math
 import re
+import sys
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from matplotlib import colormaps
+from matplotlib.colors import ListedColormap, LogNorm, Normalize
 
-from himl_cli.core.results import Aggregation, Child, Series, Value
+from himl_cli.core.results import Aggregation, Child, Series
 from himl_cli.core.runs import RunStatus
 from himl_cli.core.sweeps import Scalar, value_text
 from himl_cli.core.text import shorten
 
-FEW = (
-    10  # from this many runs on, the band is that of the quartiles: a standard deviation says little of what is skewed
-)
-MOST_STEPS = 1000  # of mean and band
-MOST_POINTS = 4000  # of one curve
-MOST_OF_ALL, FEWEST_POINTS = (
-    200_000,
-    200,
-)  # of all curves of a panel, which has some hundred pixels; of one of very many
+MANY_RUNS = 10
+"""From this many runs on, the band is that of the quartiles: a standard deviation says little of what is skewed."""
+MOST_STEPS = 1000
+"""Of mean and band."""
+MOST_POINTS = 4000
+"""Of one curve."""
 PRESENT = 0.9
 
 
@@ -61,39 +68,23 @@ class Spread:
 def curve_of(child: int, series: Series) -> Curve | None:
     """The points in the order of their steps; of a step that was logged again, the latest counts. None where there is
     none."""
-    steps, values, times = (
-        np.asarray(series.steps, dtype=float),
-        as_floats(series.values),
-        np.asarray(series.times, dtype=float),
-    )
+    steps, times = np.asarray(series.steps, dtype=float), np.asarray(series.times, dtype=float)
     if not steps.size:
         return None
     order = np.lexsort((times, steps))
-    steps, values = steps[order], values[order]
+    steps, values = steps[order], _as_floats(series.values)[order]
     is_latest: Any = np.append(steps[1:] != steps[:-1], True)
     return Curve(child, steps[is_latest], values[is_latest])
 
 
-def single(child: int, value: Value) -> Curve | None:
-    """A value without steps; None for one that is no number."""
-    if isinstance(value, str) or value is None:
-        return None
-    return Curve(child, np.zeros(1), as_floats([value]))
-
-
-def as_floats(values: Sequence[Any]) -> Any:
+def _as_floats(values: Sequence[Any]) -> Any:
     """Numbers as an array; whole numbers that no float holds are infinite."""
     try:
         return np.asarray(values, dtype=float)
     except OverflowError:
-        return np.asarray([_as_float(value) for value in values])
-
-
-def _as_float(value: Any) -> float:
-    try:
-        return float(value)
-    except OverflowError:
-        return float("inf") if value > 0 else float("-inf")
+        largest = sys.float_info.max
+        shown = [max(min(each, largest), -largest) if isinstance(each, int) else each for each in values]
+        return np.asarray([each if abs(each) < largest else each * 10 for each in shown], dtype=float)
 
 
 def thinned(curve: Curve, most: int = MOST_POINTS) -> Curve:
@@ -104,35 +95,18 @@ def thinned(curve: Curve, most: int = MOST_POINTS) -> Curve:
         return curve
     width = -(-size // max(1, most // 2))
     known = np.isfinite(curve.values)
-    lows, highs, gaps = (
-        _in_pieces(values, width, filler)
-        for values, filler in (
-            (np.where(known, curve.values, np.inf), np.inf),
-            (np.where(known, curve.values, -np.inf), -np.inf),
-            (known, True),
-        )
-    )
+
+    def rows(values: Any, filler: float) -> Any:
+        return np.pad(values, (0, -size % width), constant_values=filler).reshape(-1, width)
+
+    lows = rows(np.where(known, curve.values, np.inf), np.inf)
+    highs = rows(np.where(known, curve.values, -np.inf), -np.inf)
+    gaps = rows(known, True)
     begins = np.arange(lows.shape[0]) * width
-    places = np.concatenate(
-        [
-            [0, size - 1],
-            begins + lows.argmin(axis=1),
-            begins + highs.argmax(axis=1),
-            (begins + gaps.argmin(axis=1))[~gaps.all(axis=1)],
-        ]
-    )
-    places = np.unique(places)
+    first_gaps = (begins + gaps.argmin(axis=1))[~gaps.all(axis=1)]
+    kept = [[0, size - 1], begins + lows.argmin(axis=1), begins + highs.argmax(axis=1), first_gaps]
+    places = np.unique(np.concatenate(kept))
     return Curve(curve.child, curve.steps[places], curve.values[places])
-
-
-def points_each(curves: int) -> int:
-    """How many points each of so many curves of a panel is drawn with."""
-    return min(MOST_POINTS, max(FEWEST_POINTS, MOST_OF_ALL // max(1, curves)))
-
-
-def _in_pieces(values: Any, width: int, filler: float) -> Any:
-    """*values* as rows of so many; the last row is filled up."""
-    return np.pad(values, (0, -values.size % width), constant_values=filler).reshape(-1, width)
 
 
 def spread_of(curves: Sequence[Curve]) -> Spread | None:
@@ -151,23 +125,20 @@ def spread_of(curves: Sequence[Curve]) -> Spread | None:
     common = union[(count >= PRESENT * open_then) & (count >= max(2, len(curves) / 2))]
     if common.size > MOST_STEPS:
         common = common[np.unique(np.linspace(0, common.size - 1, MOST_STEPS).astype(int))]
-    return _statistics(common, np.stack([_values_at(curve, common) for curve in curves])) if common.size else None
-
-
-def _values_at(curve: Curve, steps: Any) -> Any:
-    """The values at *steps*, NaN where there is no finite one."""
-    places = np.clip(np.searchsorted(curve.steps, steps), 0, curve.steps.size - 1)
-    return np.where((curve.steps[places] == steps) & np.isfinite(curve.values[places]), curve.values[places], np.nan)
-
-
-def _statistics(steps: Any, table: Any) -> Spread | None:
+    if not common.size:
+        return None
+    rows = []
+    for curve in curves:
+        places = np.clip(np.searchsorted(curve.steps, common), 0, curve.steps.size - 1)
+        values = curve.values[places]
+        rows.append(np.where((curve.steps[places] == common) & np.isfinite(values), values, np.nan))
+    table = np.stack(rows)
     count = np.isfinite(table).sum(axis=0)
     enough = count >= max(2, table.shape[0] / 2)
-    steps, table, count = steps[enough], table[:, enough], count[enough]
-    if not steps.size:
+    if not enough.any():
         return None
-    mean, low, high, band = band_of(table)
-    return Spread(steps, mean, low, high, count, band)
+    mean, low, high, band = band_of(table[:, enough])
+    return Spread(common[enough], mean, low, high, count[enough], band)
 
 
 def band_of(table: Any) -> tuple[Any, Any, Any, str]:
@@ -176,7 +147,7 @@ def band_of(table: Any) -> tuple[Any, Any, Any, str]:
     scale = max(1.0, float(np.nanmax(np.abs(table))))  # 1e300 has no square
     scaled = table / scale
     mean = np.nanmean(scaled, axis=0)
-    if table.shape[0] < FEW:
+    if table.shape[0] < MANY_RUNS:
         deviation = np.sqrt(
             np.nansum((scaled - mean) ** 2, axis=0) / np.maximum(np.isfinite(scaled).sum(axis=0) - 1, 1)
         )
@@ -296,51 +267,42 @@ def is_shown(child: Child) -> bool:
 
 
 def families_of(aggregation: Aggregation) -> list[Family]:
-    """All figures, in the order of their metrics. Metrics without a number are left out."""
+    """All figures, in the order of their metrics. Metrics without a number are left out. A family is named by what
+    stands after the last `/` of its metrics; `class_2` comes before `class_10`."""
     by_name: dict[str, list[Panel]] = {}
     for metric in aggregation.metrics:
-        curves = [
-            curve
-            for place, child in enumerate(aggregation.children)
-            if is_shown(child) and (curve := _curve(place, child, metric)) is not None
-        ]
-        if curves:
-            by_name.setdefault(family_name(metric), []).append(Panel(metric, curves))
-    return [
-        family
-        for name, panels in by_name.items()
-        for family in _parts(name, sorted(panels, key=lambda panel: _natural(panel.metric)))
-    ]
+        curves = []
+        for place, child in enumerate(aggregation.children):
+            series, last = child.results.series.get(metric), child.results.last.get(metric)
+            if not is_shown(child):
+                continue
+            if series is not None:
+                curves.append(curve_of(place, series))
+            elif last is not None and not isinstance(last, str):
+                curves.append(Curve(place, np.zeros(1), _as_floats([last])))
+        drawn = [curve for curve in curves if curve is not None]
+        if drawn:
+            name = metric.rsplit("/", 1)[-1].strip() or metric
+            by_name.setdefault(name, []).append(Panel(metric, drawn))
+    families = []
+    for name, panels in by_name.items():
+        panels.sort(
+            key=lambda panel: [
+                (int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", panel.metric)
+            ]
+        )
+        for begin in range(0, len(panels), MOST_PANELS):
+            part = begin // MOST_PANELS + 1 if len(panels) > MOST_PANELS else 0
+            families.append(Family(name, panels[begin : begin + MOST_PANELS], part))
+    return families
 
 
-def family_name(metric: str) -> str:
-    """What stands after the last `/`, or the whole name where nothing does."""
-    return metric.rsplit("/", 1)[-1].strip() or metric
-
-
-def _natural(text: str) -> list[tuple[int, str]]:
-    """So that `class_2` comes before `class_10`."""
+def _natural_order(text: str) -> list[tuple[int, str]]:
     return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", text)]
 
 
 def curves_by_metric(families: Sequence[Family]) -> Mapping[str, Sequence[Curve]]:
     return {panel.metric: panel.curves for family in families for panel in family.panels}
-
-
-def _curve(place: int, child: Child, metric: str) -> Curve | None:
-    series = child.results.series.get(metric)
-    if series is not None:
-        return curve_of(place, series)
-    return single(place, child.results.last.get(metric))
-
-
-def _parts(name: str, panels: Sequence[Panel]) -> list[Family]:
-    if len(panels) <= MOST_PANELS:
-        return [Family(name, panels)]
-    return [
-        Family(name, panels[begin : begin + MOST_PANELS], begin // MOST_PANELS + 1)
-        for begin in range(0, len(panels), MOST_PANELS)
-    ]
 
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
@@ -361,14 +323,14 @@ def names_of(children: Sequence[Child]) -> list[str]:
     """What each run is called in legends: the hyperparameters in which the runs differ, else its label. Two that would
     be called alike get their ids."""
     varying = varying_hyperparameters(children)
-    names = [
-        _values_text({name: child.hyperparameters[name] for name in varying if name in child.hyperparameters})
-        or child.label
-        for child in children
-    ]
-    counts: dict[str, int] = {}
-    for name in names:
-        counts[name] = counts.get(name, 0) + 1
+    names = []
+    for child in children:
+        values = {name: child.hyperparameters[name] for name in varying if name in child.hyperparameters}
+        texts = [
+            f"{name}={number(each) if isinstance(each, float) else value_text(each)}" for name, each in values.items()
+        ]
+        names.append(", ".join(texts) or child.label)
+    counts = Counter(names)
     return [
         f"{name} ({child.run.id})" if counts[name] > 1 and name != child.run.id else name
         for name, child in zip(names, children, strict=True)
@@ -380,20 +342,152 @@ def varying_hyperparameters(children: Sequence[Child]) -> list[str]:
     names = dict.fromkeys(name for child in children for name in child.hyperparameters)
     if len(children) < 2:
         return [*names]
-    return [name for name in names if len({_key(child.hyperparameters.get(name)) for child in children}) > 1]
-
-
-def _key(value: Scalar | None) -> tuple[str, str]:
-    return type(value).__name__, repr(value)
-
-
-def _values_text(values: Mapping[str, Scalar]) -> str:
-    return ", ".join(
-        f"{name}={number(value) if isinstance(value, float) else value_text(value)}" for name, value in values.items()
-    )
+    values = {name: [child.hyperparameters.get(name) for child in children] for name in names}
+    return [name for name in names if len({(type(each).__name__, repr(each)) for each in values[name]}) > 1]
 
 
 def listed(names: Sequence[str], most: int = 3) -> str:
     """Some of *names*, and how many more there are."""
     shown = "; ".join(shorten(name, 40) for name in names[:most])
     return f"{shown} and {len(names) - most} more" if len(names) > most else shown
+
+
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+STYLES: tuple[Any, ...] = ("-", (0, (5, 2)))
+FEW = len(COLOURS) * len(STYLES)
+GREY = "#8a8a8a"
+DEFAULT_PRIMARY = "val/loss"
+BEST_COLOURS = ("#D55E00", "#CC79A7", "#E69F00")
+
+
+@dataclass(frozen=True)
+class Look:
+    """One run's line or point; `name` is empty where the legend does not name it."""
+
+    colour: Any
+    style: Any = "-"
+    width: float = 1.5
+    alpha: float = 1.0
+    name: str = ""
+    is_best: bool = False
+
+
+@dataclass(frozen=True)
+class Scale:
+    """A colour bar: the hyperparameter, and how its values become colours."""
+
+    name: str
+    norm: Any
+    colours: Any
+
+
+@dataclass(frozen=True)
+class Scheme:
+    """The looks of all runs by their place, and what goes with them: a colour bar, or colours of categories by name."""
+
+    looks: Mapping[int, Look]
+    scale: Scale | None = None
+    categories: Mapping[str, Any] = field(default_factory=dict)
+
+
+def scheme_of(
+    children: Sequence[Child], curves: Mapping[str, Sequence[Curve]], primary: str | None, goal: str
+) -> Scheme:
+    """The looks of the runs that are shown. *curves* are those of all metrics."""
+    shown = [place for place, child in enumerate(children) if is_shown(child)]
+    names = names_of(children)
+    if len(shown) <= FEW:
+        styles = [(colour, style) for style in STYLES for colour in COLOURS]
+        return Scheme(
+            {place: Look(*style, 1.5, 0.95, names[place]) for place, style in zip(shown, styles, strict=False)}
+        )
+    primary = primary or DEFAULT_PRIMARY
+    finals = {curve.child: curve.last for curve in curves.get(primary, ()) if np.isfinite(curve.last)}
+    best = sorted(finals, key=lambda place: (finals[place] if goal == "minimize" else -finals[place], place))
+    alpha = 0.75 if len(shown) <= 40 else 0.5 if len(shown) <= 120 else 0.35
+    name = _most_telling(children, shown, finals)
+    if name is None:
+        scheme = Scheme({place: Look(GREY, "-", 0.9, alpha) for place in shown})
+        if varying_hyperparameters([children[place] for place in shown]):  # folds or seeds, of which none is the best
+            return scheme
+    else:
+        settings = {place: children[place].hyperparameters for place in shown}
+        values = {place: setting[name] for place, setting in settings.items() if name in setting}
+        by_kind = _by_number if _are_numbers(values.values()) else _by_category
+        scheme = by_kind(name, values, shown, alpha)
+    looks = dict(scheme.looks)
+    for rank, place in enumerate(best[: len(BEST_COLOURS)]):  # thick, in colours that no colour bar has, and named
+        colour = looks[place].colour if scheme.categories else BEST_COLOURS[rank]
+        words = f"{'best' if rank == 0 else f'no. {rank + 1}'}: {names[place]} ({primary} {number(finals[place])})"
+        looks[place] = Look(colour, ("-", (0, (5, 2)), (0, (1, 1.3)))[rank], 1.9, 1.0, words, True)
+    order = dict.fromkeys([*best[: len(BEST_COLOURS)], *looks])
+    return Scheme({place: looks[place] for place in order}, scheme.scale, scheme.categories)
+
+
+def _most_telling(children: Sequence[Child], shown: Sequence[int], finals: Mapping[int, float]) -> str | None:
+    """The hyperparameter that goes along most with the primary metric, else the one with the most values; None where
+    runs are only numbered."""
+    candidates = []
+    for name in varying_hyperparameters([children[place] for place in shown]):
+        settings = {place: children[place].hyperparameters for place in shown}
+        values = {place: setting[name] for place, setting in settings.items() if name in setting}
+        distinct = len({*map(str, values.values())})
+        has_category_each = not _are_numbers(values.values()) and distinct > len(COLOURS)
+        # 0, 1, 2, …: folds or seeds, which tell nothing
+        is_numbering = all(type(value) is int for value in values.values()) and len(values) == len(shown)
+        if has_category_each or (is_numbering and {*values.values()} == {*range(len(shown))}):
+            continue
+        candidates.append((_correlation(values, finals), distinct, name))
+    return max(candidates, key=lambda found: found[:2])[2] if candidates else None
+
+
+def _correlation(values: Mapping[int, Scalar], finals: Mapping[int, float]) -> float:
+    """How far the ranks of the values go along with those of the primary metric, 0 to 1; of categories, what share of
+    the ranks' variance is between them."""
+    places = [place for place in values if place in finals]
+    if len(places) < 3:
+        return 0.0
+    results = _ranks(np.array([finals[place] for place in places]))
+    if results.std() == 0:
+        return 0.0
+    if _are_numbers(values.values()):
+        given = _ranks(np.array([float(values[place]) for place in places]))
+        return 0.0 if given.std() == 0 else round(abs(float(np.corrcoef(given, results)[0, 1])), 2)
+    groups: dict[str, list[float]] = {}
+    for place, rank in zip(places, results, strict=True):
+        groups.setdefault(str(values[place]), []).append(float(rank))
+    between = sum(len(group) * (np.mean(group) - results.mean()) ** 2 for group in groups.values()) / (
+        len(places) * results.var()
+    )
+    return round(float(np.sqrt(between)), 2)
+
+
+def _ranks(values: Any) -> Any:
+    """Ranks, those of equal values being the mean of them."""
+    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
+    ends = np.cumsum(counts)
+    return (ends - (counts - 1) / 2)[inverse]
+
+
+def _are_numbers(values: Any) -> bool:
+    return all(
+        isinstance(value, int | float) and not isinstance(value, bool) and np.isfinite(value) for value in values
+    )
+
+
+def _by_number(name: str, values: Mapping[int, Scalar], shown: Sequence[int], alpha: float) -> Scheme:
+    numbers = {place: float(value) for place, value in values.items()}
+    low, high = min(numbers.values()), max(numbers.values())
+    norm = LogNorm(low, high) if low > 0 and high / low >= 100 else Normalize(low, high)
+    colours = ListedColormap(colormaps["viridis"](np.linspace(0.0, 0.9, 256)))
+    shades = {place: colours(norm(each)) for place, each in numbers.items()}
+    return Scheme(
+        {place: Look(shades.get(place, GREY), "-", 0.9, alpha) for place in shown}, Scale(name, norm, colours)
+    )
+
+
+def _by_category(name: str, values: Mapping[int, Scalar], shown: Sequence[int], alpha: float) -> Scheme:
+    words = {place: value_text(values[place]) for place in shown if place in values}
+    colours = dict(zip(sorted({*words.values()}), COLOURS, strict=False))
+    looks = {place: Look(colours[words[place]] if place in words else GREY, "-", 0.9, alpha) for place in shown}
+    return Scheme(looks, None, {f"{name}={word}": colours[word] for word in colours})

@@ -1,9 +1,5 @@
-"""How each run looks, in all figures alike, and what the legend says of that.
-
-Few runs: a colour and a line style each, all named. Many: coloured by the hyperparameter that tells most, or grey where
-there is none; the best few are named. Colours are told apart with each kind of colour blindness: those of Okabe and
-Ito, and viridis without its lightest end.
-"""
+"""Pictures of many runs: one figure for each family of metrics, as PNG or SVG, whole or not at all, the same bytes for
+the same results, and independent of the user's settings of matplotlib."""
 
 from __future__ import annotations
 
@@ -13,19 +9,18 @@ import unicodedata
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import matplotlib
 import numpy as np
-from matplotlib import colormaps
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.cm import ScalarMappable
 from matplotlib.collections import LineCollection
-from matplotlib.colors import ListedColormap, LogNorm, Normalize
+from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
+from matplotlib.font_manager import fontManager
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
@@ -33,13 +28,17 @@ from himl_cli.core.errors import DiskFailed
 from himl_cli.core.files import atomic_replacement
 from himl_cli.core.results import Aggregation, Child
 from himl_cli.core.runs import RunStatus
-from himl_cli.core.sweeps import Scalar, value_text
 from himl_cli.core.text import shorten
 from himl_cli.render.plot_data import (
+    FEW,
+    MOST_POINTS,
     Curve,
     Family,
     Limits,
+    Look,
     Panel,
+    Scale,
+    Scheme,
     band_of,
     curves_by_metric,
     families_of,
@@ -49,187 +48,10 @@ from himl_cli.render.plot_data import (
     names_of,
     number,
     plain,
-    points_each,
+    scheme_of,
     spread_of,
     thinned,
-    varying_hyperparameters,
 )
-
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-STYLES: tuple[Any, ...] = ("-", (0, (5, 2)))
-FEW = len(COLOURS) * len(STYLES)
-GREY = "#8a8a8a"
-DEFAULT_PRIMARY = "val/loss"
-BEST_COLOURS = ("#D55E00", "#CC79A7", "#E69F00")
-
-
-@dataclass(frozen=True)
-class Look:
-    """One run's line or point; `name` is empty where the legend does not name it."""
-
-    colour: Any
-    style: Any = "-"
-    width: float = 1.5
-    alpha: float = 1.0
-    name: str = ""
-    is_best: bool = False
-
-
-@dataclass(frozen=True)
-class Scale:
-    """A colour bar: the hyperparameter, and how its values become colours."""
-
-    name: str
-    norm: Any
-    colours: Any
-
-
-@dataclass(frozen=True)
-class Scheme:
-    """The looks of all runs by their place, and what goes with them: a colour bar, or colours of categories by name."""
-
-    looks: Mapping[int, Look]
-    scale: Scale | None = None
-    categories: Mapping[str, Any] = field(default_factory=dict)
-
-
-def scheme_of(
-    children: Sequence[Child], curves: Mapping[str, Sequence[Curve]], primary: str | None, goal: str
-) -> Scheme:
-    """The looks of the runs that are shown. *curves* are those of all metrics."""
-    shown = [place for place, child in enumerate(children) if is_shown(child)]
-    names = names_of(children)
-    if len(shown) <= FEW:
-        return Scheme({place: _few(count, names[place]) for count, place in enumerate(shown)})
-    primary = primary or DEFAULT_PRIMARY
-    finals = {curve.child: curve.last for curve in curves.get(primary, ()) if np.isfinite(curve.last)}
-    best = sorted(finals, key=lambda place: (finals[place] if goal == "minimize" else -finals[place], place))[
-        : len(BEST_COLOURS)
-    ]
-    telling = _most_telling(children, shown, finals)
-    if telling is None:
-        grey = Scheme({place: Look(GREY, "-", 0.9, _alpha(len(shown))) for place in shown})
-        are_numbered = bool(
-            varying_hyperparameters([children[place] for place in shown])
-        )  # folds or seeds, of which none is the best
-        return grey if are_numbered else _with_best(grey, best, names, primary, finals)
-    values = {
-        place: children[place].hyperparameters[telling] for place in shown if telling in children[place].hyperparameters
-    }
-    coloured = (
-        _by_number(telling, values, shown) if _are_numbers(values.values()) else _by_category(telling, values, shown)
-    )
-    return _with_best(coloured, best, names, primary, finals)
-
-
-def _few(count: int, name: str) -> Look:
-    return Look(COLOURS[count % len(COLOURS)], STYLES[count // len(COLOURS) % len(STYLES)], 1.5, 0.95, name)
-
-
-def _alpha(count: int) -> float:
-    return 0.75 if count <= 40 else 0.5 if count <= 120 else 0.35
-
-
-def _with_best(
-    scheme: Scheme, best: Sequence[int], names: Sequence[str], primary: str, finals: Mapping[int, float]
-) -> Scheme:
-    """The best few thick, in colours that no colour bar has, and named; they come first."""
-    looks = dict(scheme.looks)
-    for rank, place in enumerate(best):
-        colour = looks[place].colour if scheme.categories else BEST_COLOURS[rank]
-        words = f"{'best' if rank == 0 else f'no. {rank + 1}'}: {names[place]} ({primary} {number(finals[place])})"
-        looks[place] = Look(colour, ("-", (0, (5, 2)), (0, (1, 1.3)))[rank], 1.9, 1.0, words, True)
-    return Scheme(
-        {place: looks[place] for place in [*best, *(place for place in looks if place not in best)]},
-        scheme.scale,
-        scheme.categories,
-    )
-
-
-def _most_telling(children: Sequence[Child], shown: Sequence[int], finals: Mapping[int, float]) -> str | None:
-    """The hyperparameter that goes along most with the primary metric, else the one with the most values; None where
-    runs are only numbered."""
-    candidates = []
-    for name in varying_hyperparameters([children[place] for place in shown]):
-        values = {
-            place: children[place].hyperparameters[name] for place in shown if name in children[place].hyperparameters
-        }
-        if not _are_numbers(values.values()) and len({*map(str, values.values())}) > len(COLOURS):
-            continue
-        if _is_numbering([*values.values()], len(shown)):
-            continue
-        candidates.append((_goes_along(values, finals), len({*map(str, values.values())}), name))
-    return max(candidates, key=lambda found: found[:2])[2] if candidates else None
-
-
-def _is_numbering(values: Sequence[Scalar], count: int) -> bool:
-    """Whether the values are 0, 1, 2, …: folds or seeds, which tell nothing."""
-    return (
-        len(values) == count
-        and all(isinstance(value, int) and not isinstance(value, bool) for value in values)
-        and {*values} == {*range(count)}
-    )
-
-
-def _goes_along(values: Mapping[int, Scalar], finals: Mapping[int, float]) -> float:
-    """How far the ranks of the values go along with those of the primary metric, 0 to 1; of categories, what share of
-    the ranks' variance is between them."""
-    places = [place for place in values if place in finals]
-    if len(places) < 3:
-        return 0.0
-    results = _ranks(np.array([finals[place] for place in places]))
-    if results.std() == 0:
-        return 0.0
-    if _are_numbers(values.values()):
-        given = _ranks(np.array([float(values[place]) for place in places]))
-        return 0.0 if given.std() == 0 else round(abs(float(np.corrcoef(given, results)[0, 1])), 2)
-    groups: dict[str, list[float]] = {}
-    for place, rank in zip(places, results, strict=True):
-        groups.setdefault(str(values[place]), []).append(float(rank))
-    between = sum(len(group) * (np.mean(group) - results.mean()) ** 2 for group in groups.values()) / (
-        len(places) * results.var()
-    )
-    return round(float(np.sqrt(between)), 2)
-
-
-def _ranks(values: Any) -> Any:
-    """Ranks, those of equal values being the mean of them."""
-    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
-    ends = np.cumsum(counts)
-    return (ends - (counts - 1) / 2)[inverse]
-
-
-def _are_numbers(values: Any) -> bool:
-    return all(
-        isinstance(value, int | float) and not isinstance(value, bool) and np.isfinite(value) for value in values
-    )
-
-
-def _by_number(name: str, values: Mapping[int, Scalar], shown: Sequence[int]) -> Scheme:
-    numbers = {place: float(value) for place, value in values.items()}
-    low, high = min(numbers.values()), max(numbers.values())
-    norm = LogNorm(low, high) if low > 0 and high / low >= 100 else Normalize(low, high)
-    colours = ListedColormap(colormaps["viridis"](np.linspace(0.0, 0.9, 256)))
-    alpha = _alpha(len(shown))
-    looks = {
-        place: Look(colours(norm(numbers[place])) if place in numbers else GREY, "-", 0.9, alpha) for place in shown
-    }
-    return Scheme(looks, Scale(name, norm, colours))
-
-
-def _by_category(name: str, values: Mapping[int, Scalar], shown: Sequence[int]) -> Scheme:
-    words = [*dict.fromkeys(_word(values[place]) for place in shown if place in values)]
-    colours = dict(zip(sorted(words), COLOURS, strict=False))
-    alpha = _alpha(len(shown))
-    looks = {
-        place: Look(colours[_word(values[place])] if place in values else GREY, "-", 0.9, alpha) for place in shown
-    }
-    return Scheme(looks, None, {f"{name}={word}": colour for word, colour in colours.items()})
-
-
-def _word(value: Scalar) -> str:
-    return value_text(value)
-
 
 INK = "#111111"
 MEAN = "mean of the runs"
@@ -243,7 +65,11 @@ def draw_panel(axes: Any, panel: Panel, scheme: Scheme, names: Sequence[str], ru
     there."""
     handles = _draw_curves(axes, panel, scheme) if panel.has_steps else _draw_values(axes, panel, scheme, names)
     axes.set_title(plain(shorten(panel.metric, 44)), loc="left", fontsize=10, fontweight="bold")
-    remarks = _remarks(panel, runs)
+    lacking, broken = runs - len(panel.curves), sum(curve.is_broken for curve in panel.curves)
+    beyond = limits_of(np.concatenate([curve.values for curve in panel.curves])).beyond
+    remarks = [f"{lacking} of {runs} runs without it"] if lacking else []
+    remarks += [f"NaN or infinite values in {broken} run{'s' if broken > 1 else ''}"] if broken else []
+    remarks += [f"{beyond} value{'s' if beyond > 1 else ''} beyond the axis"] if beyond else []
     if remarks:
         axes.annotate(
             plain("; ".join(remarks)),
@@ -261,18 +87,12 @@ def draw_panel(axes: Any, panel: Panel, scheme: Scheme, names: Sequence[str], ru
     return handles
 
 
-def _remarks(panel: Panel, runs: int) -> list[str]:
-    lacking, broken = runs - len(panel.curves), sum(curve.is_broken for curve in panel.curves)
-    beyond = limits_of(np.concatenate([curve.values for curve in panel.curves])).beyond
-    remarks = [f"{lacking} of {runs} runs without it"] if lacking else []
-    remarks += [f"NaN or infinite values in {broken} run{'s' if broken > 1 else ''}"] if broken else []
-    return remarks + ([f"{beyond} value{'s' if beyond > 1 else ''} beyond the axis"] if beyond else [])
-
-
 def _draw_curves(axes: Any, panel: Panel, scheme: Scheme) -> dict[str, Any]:
     limits = limits_of(np.concatenate([curve.values for curve in panel.curves]))
     _set_limits(axes.set_yscale, axes.set_ylim, limits)
-    curves = [thinned(curve, points_each(len(panel.curves))) for curve in panel.curves]
+    # a panel has some hundred pixels: of very many curves few points each
+    points = min(MOST_POINTS, max(200, 200_000 // len(panel.curves)))
+    curves = [thinned(curve, points) for curve in panel.curves]
     is_many = any(scheme.looks[curve.child].name == "" for curve in curves)
     if is_many:
         lines = [
@@ -282,29 +102,16 @@ def _draw_curves(axes: Any, panel: Panel, scheme: Scheme) -> dict[str, Any]:
             for line in _lines(curve, limits)
         ]
         alpha = lines[0][1].alpha if lines else 1.0
-        axes.add_collection(
-            LineCollection(
-                [line for line, _ in lines],
-                colors=[look.colour for _, look in lines],
-                linewidths=0.9,
-                alpha=alpha,
-                zorder=2,
-            )
-        )
+        colours = [look.colour for _, look in lines]
+        stretches = [line for line, _ in lines]
+        axes.add_collection(LineCollection(stretches, colors=colours, linewidths=0.9, alpha=alpha, zorder=2))
     for curve in curves:
         look = scheme.looks[curve.child]
         if not is_many or look.is_best:
             _draw_curve(axes, curve, look, limits)
         elif curve.steps.size == 1:
-            axes.plot(
-                curve.steps,
-                limits.clamped(curve.values),
-                "o",
-                color=look.colour,
-                markersize=2.5,
-                alpha=look.alpha,
-                zorder=2,
-            )
+            style = {"color": look.colour, "markersize": 2.5, "alpha": look.alpha, "zorder": 2}
+            axes.plot(curve.steps, limits.clamped(curve.values), "o", **style)
     steps = np.concatenate([curve.steps for curve in curves])
     room = 0.02 * max(float(steps.max() - steps.min()), 1.0)
     axes.set_xlim(float(steps.min()) - room, float(steps.max()) + room)
@@ -385,46 +192,23 @@ def _draw_rows(axes: Any, curves: Sequence[Curve], scheme: Scheme, names: Sequen
         look = scheme.looks[curve.child]
         axes.axhline(row, color="#dddddd", linewidth=0.6, zorder=1)
         if np.isfinite(curve.last):
-            axes.plot(
-                [_inside(curve.last, limits)],
-                [row],
-                _marker(curve.last, limits),
-                color=look.colour,
-                markersize=8 if look.is_best else 6,
-                zorder=4,
-            )
+            _draw_point(axes, curve.last, row, limits, color=look.colour, markersize=8 if look.is_best else 6)
     words = [plain(shorten(names[curve.child], NAME_LENGTH)) for curve in curves]
-    words += _draw_mean(
-        axes, np.array([curve.last for curve in curves if np.isfinite(curve.last)]), len(curves), limits
-    )
+    known = np.array([curve.last for curve in curves if np.isfinite(curve.last)])
+    words += _draw_mean(axes, known, len(curves), limits)
     axes.set_yticks(range(len(words)), words, fontsize=8 if len(words) <= 15 else 7)
     axes.set_ylim(len(words) - 0.4, -0.6)
 
 
 def _draw_cloud(axes: Any, curves: Sequence[Curve], scheme: Scheme, limits: Limits) -> None:
     """A point a run, moved up and down so that they do not hide each other, and below them their quartiles."""
-    values = np.array([_inside(curve.last, limits) for curve in curves])
+    values = np.clip([curve.last for curve in curves], limits.low, limits.high)
     heights = np.array([((curve.child * 0.6180339887) % 1.0 - 0.5) * 0.8 for curve in curves])
-    axes.scatter(
-        values,
-        heights,
-        s=16,
-        c=[scheme.looks[curve.child].colour for curve in curves],
-        alpha=0.8,
-        linewidths=0,
-        zorder=3,
-    )
-    for curve, value, height in zip(curves, values, heights, strict=True):
-        if scheme.looks[curve.child].is_best:
-            axes.plot(
-                [value],
-                [height],
-                "o",
-                color=scheme.looks[curve.child].colour,
-                markeredgecolor=INK,
-                markersize=9,
-                zorder=5,
-            )
+    looks = [scheme.looks[curve.child] for curve in curves]
+    axes.scatter(values, heights, s=16, c=[look.colour for look in looks], alpha=0.8, linewidths=0, zorder=3)
+    for look, value, height in zip(looks, values, heights, strict=True):
+        if look.is_best:
+            axes.plot([value], [height], "o", color=look.colour, markeredgecolor=INK, markersize=9, zorder=5)
     words = _draw_mean(axes, np.array([curve.last for curve in curves]), 0.7, limits)
     axes.set_yticks([0.7] if words else [], words, fontsize=8)
     axes.set_ylim(0.95, -0.5)
@@ -435,33 +219,16 @@ def _draw_mean(axes: Any, values: Any, row: float, limits: Limits) -> list[str]:
     if values.size < 2:
         return []
     mean, low, high, words = band_of(values[:, None])
-    axes.plot(
-        np.clip([low[0], high[0]], limits.low, limits.high),
-        [row, row],
-        color="#666666",
-        linewidth=5,
-        alpha=0.55,
-        solid_capstyle="butt",
-        zorder=3,
-    )
-    axes.plot(
-        [_inside(float(mean[0]), limits)],
-        [row],
-        _marker(float(mean[0]), limits, "D"),
-        color=INK,
-        markersize=6,
-        zorder=4,
-    )
+    ends = np.clip([low[0], high[0]], limits.low, limits.high)
+    axes.plot(ends, [row, row], color="#666666", linewidth=5, alpha=0.55, solid_capstyle="butt", zorder=3)
+    _draw_point(axes, float(mean[0]), row, limits, "D", color=INK, markersize=6)
     return [f"mean {words}" if words.startswith("±") else f"mean, {words}"]
 
 
-def _inside(value: float, limits: Limits) -> float:
-    return min(max(value, limits.low), limits.high)
-
-
-def _marker(value: float, limits: Limits, usual: str = "o") -> str:
+def _draw_point(axes: Any, value: float, row: float, limits: Limits, marker: str = "o", **style: Any) -> None:
     """A point, or an arrow at the end of the axis for what lies beyond it."""
-    return ">" if value > limits.high else "<" if value < limits.low else usual
+    marker = ">" if value > limits.high else "<" if value < limits.low else marker
+    axes.plot([min(max(value, limits.low), limits.high)], [row], marker, zorder=4, **style)
 
 
 def _set_limits(set_scale: Any, set_ends: Any, limits: Limits) -> None:
@@ -508,7 +275,9 @@ def figure_of(family: Family, children: Sequence[Child], scheme: Scheme, names: 
     width = {1: 8.0, 2: 11.5}.get(columns, 15.0)
     legend_columns = max(1, min(6, int(width // (0.067 * max(map(len, [*words, MEAN])) + 0.6))))
     legend_rows = math.ceil((len(words) + 2) / legend_columns)
-    height = rows * _panel_height(family, rows) + 0.9 + 0.2 * legend_rows
+    named_rows = [*map(rows_of, family.panels)]
+    least = 0.0 if all(named_rows) else 3.4 if rows > 1 else 4.0
+    height = rows * max(least, 1.0 + 0.21 * (max(named_rows) + 1)) + 0.9 + 0.2 * legend_rows  # inches
     figure = Figure(figsize=(width, height), layout="constrained")
     grid = figure.subplots(rows, columns, squeeze=False)
     explained: dict[str, Any] = {}
@@ -517,7 +286,10 @@ def figure_of(family: Family, children: Sequence[Child], scheme: Scheme, names: 
         if place >= len(family.panels):
             axes.remove()
             continue
-        _dress(axes)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(True, color="#e6e6e6", linewidth=0.6)
+        axes.set_axisbelow(True)
+        axes.tick_params(labelsize=8)
         explained |= draw_panel(axes, family.panels[place], scheme, names, runs)
     figure.suptitle(plain(_title(family, children)), x=0.01, ha="left", fontsize=13)
     if scheme.scale:
@@ -547,20 +319,6 @@ def figure_of(family: Family, children: Sequence[Child], scheme: Scheme, names: 
     return figure
 
 
-def _panel_height(family: Family, rows: int) -> float:
-    """Inches."""
-    if all(map(rows_of, family.panels)):
-        return 1.0 + 0.21 * (max(map(rows_of, family.panels)) + 1)
-    return max(3.4 if rows > 1 else 4.0, 1.0 + 0.21 * (max(map(rows_of, family.panels)) + 1))
-
-
-def _dress(axes: Any) -> None:
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(True, color="#e6e6e6", linewidth=0.6)
-    axes.set_axisbelow(True)
-    axes.tick_params(labelsize=8)
-
-
 def _title(family: Family, children: Sequence[Child]) -> str:
     experiments = {child.run.experiment for child in children}
     of = f" — {experiments.pop()}" if len(experiments) == 1 else ""
@@ -573,29 +331,23 @@ def _title(family: Family, children: Sequence[Child]) -> str:
 
 def _foot(children: Sequence[Child], names: Sequence[str]) -> str:
     """What is not shown, or not whole."""
-    by_status = {
-        status: [name for name, child in zip(names, children, strict=True) if child.run.status is status]
-        for status in RunStatus
+    statuses = [child.run.status for child in children]
+    failed = [name for name, status in zip(names, statuses, strict=True) if status is RunStatus.failed]
+    canceled, running = statuses.count(RunStatus.canceled), sum(not status.is_final for status in statuses)
+    texts = {
+        f"{len(failed)} of {len(children)} failed, not shown: {listed(failed)}.": len(failed),
+        f"{canceled} stopped before the end.": canceled,
+        f"{running} not at the end yet.": running,
     }
-    failed, going = by_status[RunStatus.failed], [*by_status[RunStatus.running], *by_status[RunStatus.queued]]
-    said = []
-    if failed:
-        said.append(f"{len(failed)} of {len(children)} failed, not shown: {listed(failed)}.")
-    if canceled := by_status[RunStatus.canceled]:
-        said.append(f"{len(canceled)} stopped before the end.")
-    if going:
-        said.append(f"{len(going)} not at the end yet.")
-    return " ".join(said)
+    return " ".join(text for text, count in texts.items() if count)
 
 
 def _add_colour_bar(figure: Figure, panels: Any, scale: Scale) -> None:
     bar = figure.colorbar(ScalarMappable(scale.norm, scale.colours), ax=panels, shrink=0.9, aspect=30, pad=0.01)
     bar.set_label(plain(shorten(scale.name, 40)) + (" (log scale)" if isinstance(scale.norm, LogNorm) else ""))
     bar.ax.tick_params(labelsize=8)
-    if isinstance(scale.norm, LogNorm):
-        bar.ax.yaxis.set_major_locator(LogLocator(numticks=8))
-    else:
-        bar.ax.yaxis.set_major_locator(MaxNLocator(nbins=6))
+    is_log = isinstance(scale.norm, LogNorm)
+    bar.ax.yaxis.set_major_locator(LogLocator(numticks=8) if is_log else MaxNLocator(nbins=6))
     bar.ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: number(value)))
     bar.ax.yaxis.set_minor_formatter(NullFormatter())
 
@@ -656,19 +408,13 @@ def _own_settings() -> Iterator[None]:
     with matplotlib.rc_context(), warnings.catch_warnings():
         matplotlib.rcdefaults()
         settings: Any = matplotlib.rcParams
-        settings.update(SETTINGS | {"font.family": ["DejaVu Sans", *_further_fonts()]})
+        installed = set(fontManager.get_font_names())  # naming one that is missing would be a warning
+        further = [name for name in OTHER_SCRIPTS if name in installed]
+        settings.update(SETTINGS | {"font.family": ["DejaVu Sans", *further]})
         warnings.filterwarnings(
             "ignore", message="Glyph .* missing from (current )?font"
         )  # a box stands for it; in SVG the viewer has other fonts
         yield
-
-
-def _further_fonts() -> list[str]:
-    """Installed fonts for scripts that DejaVu has not; naming one that is missing would be a warning."""
-    from matplotlib.font_manager import fontManager
-
-    installed = set(fontManager.get_font_names())
-    return [name for name in OTHER_SCRIPTS if name in installed]
 
 
 def _save(figure: Any, path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The table of runs: its columns, for people and for programs."""
+"""Runs for people: their table, one run in full with its metrics, trials or steps, and what was done to them."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import math
 import statistics
 import sys
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from functools import partial
-from typing import NamedTuple, Protocol
+from typing import Any
 
 from himl_cli.core.checkpoints import FROM_RUN, PUSHED
 from himl_cli.core.jobs import STEP, STEP_AFTER
@@ -20,12 +20,10 @@ from himl_cli.core.runs import (
     STOPPED,
     STUDIO,
     TRIES,
-    Metric,
     Run,
     RunDetails,
     RunStatus,
     SweepView,
-    Texts,
     TrialView,
     own_name,
     own_tags,
@@ -50,12 +48,8 @@ from himl_cli.render.tables import Column, aligned, as_table
 from himl_cli.render.terminal import STATUS_STYLES, duration_text, folded, local_time, shown_path, styled, width
 
 
-def tags_text(tags: dict[str, str]) -> str:
+def _tags_text(tags: Mapping[str, str]) -> str:
     return " ".join(f"{name}={value}" for name, value in tags.items())
-
-
-def _seconds(run: Run) -> str:
-    return "" if run.duration is None else f"{run.duration:.3f}"
 
 
 NAME_RANK, EXPERIMENT_RANK = 4, 5
@@ -73,11 +67,18 @@ RUN_COLUMNS = (
         rank=2,
         least=12,
     ),
-    Column("DURATION", lambda run: duration_text(run.duration), plain=_seconds, rank=3, least=8, right=True),
+    Column(
+        "DURATION",
+        lambda run: duration_text(run.duration),
+        plain=lambda run: "" if run.duration is None else f"{run.duration:.3f}",
+        rank=3,
+        least=8,
+        right=True,
+    ),
     Column(
         "TAGS",
-        lambda run: tags_text(own_tags(run)),
-        plain=lambda run: tags_text(dict(run.tags)),
+        lambda run: _tags_text(own_tags(run)),
+        plain=lambda run: _tags_text(run.tags),
         rank=6,
         least=8,
         style=lambda run: "dim",
@@ -86,7 +87,7 @@ RUN_COLUMNS = (
 
 WORKSPACE_COLUMN = Column(
     "WORKSPACE",
-    lambda run: _short_label(run.workspace),
+    lambda run: "local" if run.workspace.startswith("local workspace") else run.workspace.removeprefix("workspace "),
     plain=lambda run: run.workspace.removeprefix("workspace "),
     rank=3,
     least=9,
@@ -104,28 +105,8 @@ def run_columns(runs: Sequence[Run]) -> Sequence[Column]:
     return (*columns, WORKSPACE_COLUMN) if len({run.workspace for run in runs}) > 1 else columns
 
 
-def _short_label(label: str) -> str:
-    """A workspace in a word or two: `local`, or `GROUP/NAME`."""
-    return "local" if label.startswith("local workspace") else label.removeprefix("workspace ")
-
-
-class Canceled(Protocol):
-    """How the asking of one run to stop went."""
-
-    @property
-    def id(self) -> str: ...
-    @property
-    def asked(self) -> bool: ...
-    @property
-    def status(self) -> str: ...
-    @property
-    def kind(self) -> str: ...
-    @property
-    def parent(self) -> str | None: ...
-
-
-def cancel_text(outcome: Canceled) -> str:
-    """One sentence or two: whether the run was asked to stop, and what that means for its relatives."""
+def cancel_text(outcome: Any) -> str:
+    """Whether a run was asked to stop, and what that means for its relatives; *outcome* is that of `cancel_runs`."""
     if not outcome.asked:
         return f"Run '{outcome.id}' had ended already: {outcome.status}."
     meanings = {
@@ -140,12 +121,8 @@ def cancel_text(outcome: Canceled) -> str:
 def deletion_text(runs: Sequence[Run], below: Mapping[str, str]) -> str:
     """What would be deleted; *below* says by id what goes with a run (`4 trials`; empty: nothing)."""
     if len(runs) == 1:
-        run = runs[0]
-        return (
-            f"Delete run '{run.id}' with its {below[run.id]} and all their files"
-            if below[run.id]
-            else f"Delete run '{run.id}' with all its files"
-        )
+        also = below[runs[0].id]
+        return f"Delete run '{runs[0].id}' with {f'its {also} and all their files' if also else 'all its files'}"
     names = ", ".join(f"{run.id} (with its {below[run.id]})" if below[run.id] else run.id for run in runs)
     return f"Delete {len(runs)} runs with all their files: {names}"
 
@@ -158,82 +135,42 @@ LONGEST_NAME = 40
 """Longer ones would break the lines of all; `runs show STEP-RUN` has them whole."""
 
 
-class _Line(NamedTuple):
-    name: str
-    status: str
-    duration: str
-    run_id: str
-    after: str
-
-
-def is_pipeline(children: Sequence[Run]) -> bool:
-    """Whether *children* are steps."""
-    return any(STEP in child.tags for child in children)
-
-
 def steps_view(children: Sequence[Run], below: Mapping[str, Sequence[Run]]) -> Iterator[str]:
     """A heading and a line a step; a step that waited for several stands below the last of them, and names all."""
-    lines = list(_tree(children, below, ""))
-    has_after = any(line.after for line in lines)
-    yield ""
-    yield styled("Steps", "bold")
-    yield from aligned(
-        [("NAME", "STATUS", "DURATION", "ID", "WAITED FOR" if has_after else ""), *lines],
-        right=(2,),
-        ranks=(1, 1, 3, 2, 4),
-        cut=(0, 4),
-    )
+    rows = list(_tree(children, below, ""))
+    header = ("NAME", "STATUS", "DURATION", "ID", "WAITED FOR" if any(row[-1] for row in rows) else "")
+    yield from _table("Steps", header, rows, right=(2,), ranks=(1, 1, 3, 2, 4), cut=(0, 4))
 
 
-def _tree(children: Sequence[Run], below: Mapping[str, Sequence[Run]], indent: str) -> Iterator[_Line]:
-    keys = {child.tags.get(STEP, child.id): child for child in children}
-    waits = {
-        key: [each for each in child.tags.get(STEP_AFTER, "").split(",") if each in keys] for key, child in keys.items()
-    }
+def _tree(children: Sequence[Run], below: Mapping[str, Sequence[Run]], indent: str) -> Iterator[Sequence[str]]:
+    steps = {child.tags.get(STEP, child.id): child for child in children}
+    tags = {key: child.tags.get(STEP_AFTER, "") for key, child in steps.items()}
+    waits = {key: [each for each in names.split(",") if each in steps] for key, names in tags.items()}
+    names = {key: _shorten_end(one_line(run.display_name or key), LONGEST_NAME) for key, run in steps.items()}
     depths = _depths(waits)
-    over = {key: max(waited, key=lambda each: depths[each]) if waited else "" for key, waited in waits.items()}
-    over = {key: parent if _has_root(key, over) else "" for key, parent in over.items()}
-    yield from _branch("", keys, over, waits, below, indent)
+    parents = {key: max(waited, key=lambda each: depths[each]) if waited else "" for key, waited in waits.items()}
+    parents = {key: parent if _has_root(key, parents) else "" for key, parent in parents.items()}
+
+    def branch(root: str, indent: str) -> Iterator[Sequence[str]]:
+        for key, run in steps.items():
+            if parents[key] != root:
+                continue
+            after = ", ".join(names[each] for each in waits[key]) if len(waits[key]) > 1 else ""
+            yield f"{indent}{names[key]}", run.status.value, duration_text(run.duration), run.id, after
+            inside = below.get(run.id, ())
+            if any(hyperparameters_of(each.tags) for each in inside):
+                yield f"{indent}  {len(inside)} trials", _counts(inside), "", "", ""
+            elif inside:
+                yield from _tree(inside, below, f"{indent}  ")
+            yield from branch(key, f"{indent}  ")
+
+    yield from branch("", indent)
 
 
-def _branch(
-    root: str,
-    keys: Mapping[str, Run],
-    over: Mapping[str, str],
-    waits: Mapping[str, Sequence[str]],
-    below: Mapping[str, Sequence[Run]],
-    indent: str,
-) -> Iterator[_Line]:
-    for key, parent in over.items():
-        if parent != root:
-            continue
-        run = keys[key]
-        after = ", ".join(_step_name(keys[each], each) for each in waits[key]) if len(waits[key]) > 1 else ""
-        yield _Line(f"{indent}{_step_name(run, key)}", run.status.value, duration_text(run.duration), run.id, after)
-        inside = below.get(run.id, ())
-        if any(hyperparameters_of(each.tags) for each in inside):
-            counts = Counter(each.status.value for each in inside)
-            yield _Line(
-                f"{indent}  {len(inside)} trials",
-                ", ".join(f"{count} {status}" for status, count in counts.most_common()),
-                "",
-                "",
-                "",
-            )
-        elif inside:
-            yield from _tree(inside, below, f"{indent}  ")
-        yield from _branch(key, keys, over, waits, below, f"{indent}  ")
-
-
-def _step_name(run: Run, key: str) -> str:
-    name = one_line(run.display_name or key)
-    return name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 1]}…"
-
-
-def _has_root(key: str, over: Mapping[str, str]) -> bool:
+def _has_root(key: str, parents: Mapping[str, str]) -> bool:
     """Whether the way up from *key* ends: tags may say that steps wait for each other in a circle."""
-    for _ in over:
-        key = over[key]
+    for _ in parents:
+        key = parents[key]
         if not key:
             return True
     return False
@@ -264,19 +201,15 @@ BEST_SHOWN = 5
 BEST = "*"
 
 
+def _counts(runs: Iterable[Run]) -> str:
+    """`10 Completed, 2 Failed`."""
+    return ", ".join(f"{count} {status}" for status, count in Counter(run.status.value for run in runs).most_common())
+
+
 def trials_view(sweep: SweepView) -> Iterator[str]:
     """A heading, a row a trial, and what they are compared by."""
-    ranked = sweep.ranked
-    yield ""
-    yield styled(f"Trials: {counts_text(sweep.trials)}", "bold")
-    yield from _for_people(sweep, ranked) if sys.stdout.isatty() else _in_full(sweep, ranked)
-    yield from _below(sweep)
-
-
-def counts_text(trials: Sequence[TrialView]) -> str:
-    """`10 Completed, 2 Failed`."""
-    counts = Counter(trial.run.status.value for trial in trials)
-    return ", ".join(f"{count} {status}" for status, count in counts.most_common())
+    yield from ("", styled(f"Trials: {_counts(trial.run for trial in sweep.trials)}", "bold"))
+    yield from _trial_rows(sweep, sweep.ranked)
 
 
 def best_lines(sweep: SweepView, most: int = BEST_SHOWN) -> Iterator[str]:
@@ -285,40 +218,41 @@ def best_lines(sweep: SweepView, most: int = BEST_SHOWN) -> Iterator[str]:
     shown = with_value if sweep.is_repeated else with_value[:most]
     if not shown:
         return
-    yield ""
     is_part = len(shown) < len(sweep.trials)
     if sweep.is_repeated:
         heading = f"{len(shown)} of {len(sweep.trials)} runs" if is_part else f"All {len(shown)} runs"
     else:
         heading = f"The best of {len(sweep.trials)} trials" if is_part else "Trials, the best one first"
-    yield styled(heading, "bold")
-    yield from _for_people(sweep, shown) if sys.stdout.isatty() else _in_full(sweep, shown)
-    yield from _below(sweep)
+    yield from ("", styled(heading, "bold"))
+    yield from _trial_rows(sweep, shown)
 
 
-def _below(sweep: SweepView) -> Iterator[str]:
-    """Mean and spread of folds and seeds; of a search why the best trial is not the one with the best value of the
-    table."""
+def _trial_rows(sweep: SweepView, ranked: Sequence[TrialView]) -> Iterator[str]:
+    """A row a trial; mean and spread of folds and seeds; of a search why the best trial is not the one with the best
+    value of the table."""
+    yield from _for_people(sweep, ranked) if sys.stdout.isatty() else _in_full(sweep, ranked)
     if sweep.best and sweep.best != sweep.best_at_the_end:
-        best = _trial_name(sweep.best, sweep.trials)
+        trial = next((trial for trial in sweep.trials if trial.run.id == sweep.best), None)
+        has_number = trial is not None and _trial_number(trial) != sweep.best and sys.stdout.isatty()
+        best = f"trial {_trial_number(trial)}" if trial is not None and has_number else sweep.best
         yield styled(f"The best value at any step is that of {best}; the table has last values.", "dim")
     values = [trial.value for trial in sweep.trials if trial.value is not None and math.isfinite(trial.value)]
     if sweep.is_repeated and values:
         spread = f", std {number_text(statistics.stdev(values))}" if len(values) > 1 else ""
-        yield (
-            f"{sweep.metric}: mean {number_text(statistics.fmean(values))}{spread} of {len(values)} "
-            f"run{'s' * (len(values) != 1)}"
-        )
+        mean, runs = number_text(statistics.fmean(values)), f"{len(values)} run{'s' * (len(values) != 1)}"
+        yield f"{sweep.metric}: mean {mean}{spread} of {runs}"
 
 
 def trial_columns(sweep: SweepView) -> Sequence[Column]:
     """Number, values, primary metric, status, duration."""
     names = dict.fromkeys(name for trial in sweep.trials for name in trial.hyperparameters)
+    values = {name: [trial.hyperparameters.get(name, 0) for trial in sweep.trials] for name in names}
+    numeric = [name for name in names if all(isinstance(value, (int, float)) for value in values[name])]
     best = sweep.best
     return (
         Column("TRIAL", lambda trial: _trial_number(trial), plain=lambda trial: trial.run.id, right=True),
         *(
-            Column(name, partial(_value, name), rank=4 + place, least=5, right=_are_numbers(sweep, name))
+            Column(name, partial(_value, name), rank=4 + place, least=5, right=name in numeric)
             for place, name in enumerate(names)
         ),
         Column(sweep.metric or "METRIC", lambda trial: number_text(trial.value), rank=1, least=9, right=True),
@@ -355,7 +289,9 @@ def _for_people(sweep: SweepView, ranked: Sequence[TrialView]) -> Iterator[str]:
     cut = 1 + FIRST if left_out else len(lines)
     yield from lines[:cut]
     if left_out:
-        yield styled(f"… {len(left_out)} more ({counts_text(left_out)}); a pipe gets all of them …", "dim")
+        yield styled(
+            f"… {len(left_out)} more ({_counts(trial.run for trial in left_out)}); a pipe gets all of them …", "dim"
+        )
     yield from lines[cut:]
     number = next((trial for trial in shown if _trial_number(trial) != trial.run.id), None)
     if number is not None:
@@ -369,32 +305,15 @@ def _in_full(sweep: SweepView, ranked: Sequence[TrialView]) -> Iterator[str]:
     yield from aligned([[column.title for column in columns], *rows], right=numbers)
 
 
-def _trial_name(run_id: str, trials: Sequence[TrialView]) -> str:
-    trial = next((trial for trial in trials if trial.run.id == run_id), None)
-    return (
-        f"trial {_trial_number(trial)}"
-        if trial is not None and _trial_number(trial) != run_id and sys.stdout.isatty()
-        else run_id
-    )
-
-
 def _trial_number(trial: TrialView) -> str:
     return trial.run.tags.get(TRIAL) or trial.run.id
 
 
 def _value(name: str, trial: TrialView) -> str:
     value = trial.hyperparameters.get(name)
-    return (
-        ""
-        if value is None
-        else f"{value:.6g}"
-        if isinstance(value, float) and sys.stdout.isatty()
-        else value_text(value)
-    )
-
-
-def _are_numbers(sweep: SweepView, name: str) -> bool:
-    return all(isinstance(trial.hyperparameters.get(name, 0), (int, float)) for trial in sweep.trials)
+    if isinstance(value, float) and sys.stdout.isatty():
+        return f"{value:.6g}"
+    return "" if value is None else value_text(value)
 
 
 LABEL = 12
@@ -411,80 +330,98 @@ def run_view(details: RunDetails) -> Iterator[str]:
     """The lines that show a run: facts, tags, parameters, metrics, texts, children."""
     run = details.run
     yield f"{styled(one_line(run.id), 'bold')}  {styled(run.status.value, STATUS_STYLES[run.status.value])}"
-    yield from _facts(run)
-    yield from _section("Tags", own_tags(run))
-    yield from _section(
-        "Submitted with",
-        {
-            name: value
-            for name, value in run.tags.items()
-            if name.startswith(AUTOMATIC_TAGS) and name not in SHOWN_ELSEWHERE
-        },
-    )
-    yield from _section("Parameters", details.parameters)
-    yield from _metrics(run, details.metrics)
-    yield from _texts(run, details.texts)
+    yield from _pairs({name: value for name, value in _facts(run).items() if value}, label_width=LABEL)
+    submitted = {name: value for name, value in run.tags.items() if name.startswith(AUTOMATIC_TAGS)}
+    submitted = {name: value for name, value in submitted.items() if name not in SHOWN_ELSEWHERE}
+    sections = {"Tags": own_tags(run), "Submitted with": submitted, "Parameters": details.parameters}
+    for title, pairs in sections.items():
+        if pairs:
+            yield from ("", styled(title, "bold"))
+            yield from _pairs(pairs, label_width=min(30, max(len(one_line(name)) for name in pairs)), indent="  ")
+    if details.metrics:
+        rows = [
+            (
+                one_line(each.name),
+                number_text(each.last.value),
+                str(each.last.step),
+                str(len(each.points)),
+                each.run if each.run != run.id else "",
+            )
+            for each in details.metrics
+        ]
+        header = ("NAME", "LAST", "STEP", "VALUES", "NESTED RUN" if any(row[-1] for row in rows) else "")
+        yield from _table("Metrics", header, rows, right=(1, 2, 3), ranks=(1, 2, 3, 4, 5), cut=(0,))
+    if details.texts:
+        texts = [
+            (
+                one_line(each.name),
+                str(each.last.step),
+                str(len(each.points)),
+                _shorten_end(one_line(each.last.value), LONGEST_TEXT),
+                each.run if each.run != run.id else "",
+            )
+            for each in details.texts
+        ]
+        header = ("NAME", "STEP", "VALUES", "LAST", "NESTED RUN" if any(row[-1] for row in texts) else "")
+        yield from _table("Texts", header, texts, right=(1, 2), ranks=(2, 3, 4, 1, 5), cut=(0, 3))
     if details.sweep is not None:
         yield from trials_view(details.sweep)
-    elif is_pipeline(details.children):
+    elif any(STEP in child.tags for child in details.children):
         yield from steps_view(details.children, details.below)
+    elif details.children:
+        children = [
+            (one_line(child.id), one_line(own_name(child)), child.status.value, duration_text(child.duration))
+            for child in details.children
+        ]
+        titles = ("ID", "NAME", "STATUS", "DURATION")
+        yield from _table("Children", titles, children, right=(3,), ranks=(0, 3, 1, 2), cut=(1,))
+
+
+def _table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]], **layout: Any) -> Iterator[str]:
+    yield from ("", styled(title, "bold"))
+    yield from aligned([header, *rows], **layout)
+
+
+def _shorten_end(text: str, most: int) -> str:
+    return text if len(text) <= most else f"{text[: most - 1]}…"
+
+
+def _facts(run: Run) -> dict[str, str]:
+    """Names and values; of what is empty nothing is shown."""
+    values, tags = values_text(hyperparameters_of(run.tags)), run.tags
+    code = "" if run.exit_code is None else f"exit code {run.exit_code}"
+    outcome = run.reason if code and code in run.reason else ", ".join(part for part in (code, run.reason) if part)
+    # a sweep or a pipeline of this machine that stopped before its end
+    can_resume = MANY in tags and run.folder and run.status in (RunStatus.failed, RunStatus.canceled)
+    if run.started is None:
+        started = "" if run.status.is_final else f"not yet; submitted {_time_text(run.created)}"
     else:
-        yield from _children(details.children)
-
-
-def _facts(run: Run) -> Iterator[str]:
-    values = values_text(hyperparameters_of(run.tags))
-    facts = {
+        took = f", {'took' if run.ended else 'running for'} {duration_text(run.duration)}"
+        started = _time_text(run.started) + ("" if run.duration is None else took)
+    return {
         "Name": own_name(run),
         "About": run.description,
         "Experiment": run.experiment,
-        "Outcome": _outcome(run),
-        "To go on": f"himl submit --resume {run.id}" if _can_go_on(run) else "",
-        "Started": _times(run),
+        "Outcome": outcome,
+        "To go on": f"himl submit --resume {run.id}" if can_resume else "",
+        "Started": started,
         "Command": run.command,
-        "Changed from" if PUSHED in run.tags else "Began with": run.tags.get(FROM_RUN, ""),
-        "Sweep": run.tags.get(SWEPT, ""),
-        "Best trial": "" if run.tags.get(MANY) in REPEATED else run.tags.get(BEST_TRIAL, ""),
+        "Changed from" if PUSHED in tags else "Began with": tags.get(FROM_RUN, ""),
+        "Sweep": tags.get(SWEPT, ""),
+        "Best trial": "" if tags.get(MANY) in REPEATED else tags.get(BEST_TRIAL, ""),
         "Values": "" if values == run.display_name else values,
         "Parent": run.parent or "",
-        "Waited for": run.tags.get(STEP_AFTER, "").replace(",", ", "),
+        "Waited for": tags.get(STEP_AFTER, "").replace(",", ", "),
         "Folder": shown_path(run.folder),
         "Workspace": run.workspace,
-        "Recorded in": run.tags.get(RECORDED_IN, ""),
-        "Not told": run.tags.get(STOPPED, ""),
-        "Studio": run.url or run.tags.get(STUDIO, ""),
+        "Recorded in": tags.get(RECORDED_IN, ""),
+        "Not told": tags.get(STOPPED, ""),
+        "Studio": run.url or tags.get(STUDIO, ""),
     }
-    yield from _pairs({name: value for name, value in facts.items() if value}, label_width=LABEL)
-
-
-def _outcome(run: Run) -> str:
-    code = "" if run.exit_code is None else f"exit code {run.exit_code}"
-    return run.reason if code and code in run.reason else ", ".join(part for part in (code, run.reason) if part)
-
-
-def _can_go_on(run: Run) -> bool:
-    """Whether it is a sweep or a pipeline of this machine that stopped before its end."""
-    return bool(MANY in run.tags and run.folder) and run.status in (RunStatus.failed, RunStatus.canceled)
-
-
-def _times(run: Run) -> str:
-    """When and how long; off a terminal in UTC."""
-    if run.started is None:
-        return f"not yet; submitted {_time_text(run.created)}" if not run.status.is_final else ""
-    if run.duration is None:
-        return _time_text(run.started)
-    return f"{_time_text(run.started)}, {'took' if run.ended else 'running for'} {duration_text(run.duration)}"
 
 
 def _time_text(time: datetime) -> str:
     return local_time(time) if sys.stdout.isatty() else utc_text(time)
-
-
-def _section(title: str, pairs: Mapping[str, str]) -> Iterator[str]:
-    if pairs:
-        yield ""
-        yield styled(title, "bold")
-        yield from _pairs(pairs, label_width=min(30, max(len(one_line(name)) for name in pairs)), indent="  ")
 
 
 def _pairs(pairs: Mapping[str, str], *, label_width: int, indent: str = "") -> Iterator[str]:
@@ -496,71 +433,7 @@ def _pairs(pairs: Mapping[str, str], *, label_width: int, indent: str = "") -> I
         if not sys.stdout.isatty() or value.startswith(COPIED):
             yield f"{styled(head, 'dim')}{one_line(value)}".rstrip()
             continue
-        first, *rest = [*([""] if len(head) > begin else []), *folded(one_line(value), max(20, width() - begin))] or [
-            ""
-        ]
+        lines = folded(one_line(value), max(20, width() - begin))
+        first, *rest = [*([""] if len(head) > begin else []), *lines] or [""]
         yield f"{styled(head if first else head.rstrip(), 'dim')}{first}"
         yield from (" " * begin + line for line in rest)
-
-
-def _metrics(run: Run, metrics: Sequence[Metric]) -> Iterator[str]:
-    """A line a metric; those of nested runs carry their run."""
-    if not metrics:
-        return
-    nested = any(metric.run != run.id for metric in metrics)
-    rows = [
-        (
-            one_line(metric.name),
-            _value_text(metric.last.value),
-            str(metric.last.step),
-            str(len(metric.points)),
-            metric.run if metric.run != run.id else "",
-        )
-        for metric in metrics
-    ]
-    header = ("NAME", "LAST", "STEP", "VALUES", "NESTED RUN" if nested else "")
-    yield ""
-    yield styled("Metrics", "bold")
-    yield from aligned([header, *rows], right=(1, 2, 3), ranks=(1, 2, 3, 4, 5), cut=(0,))
-
-
-def _texts(run: Run, texts: Sequence[Texts]) -> Iterator[str]:
-    """The last text of each name, shortened; those of nested runs carry their run."""
-    if not texts:
-        return
-    nested = any(each.run != run.id for each in texts)
-    rows = [
-        (
-            one_line(each.name),
-            str(each.last.step),
-            str(len(each.points)),
-            _short(one_line(each.last.value)),
-            each.run if each.run != run.id else "",
-        )
-        for each in texts
-    ]
-    yield ""
-    yield styled("Texts", "bold")
-    header = ("NAME", "STEP", "VALUES", "LAST", "NESTED RUN" if nested else "")
-    yield from aligned([header, *rows], right=(1, 2), ranks=(2, 3, 4, 1, 5), cut=(0, 3))
-
-
-def _short(text: str) -> str:
-    return text if len(text) <= LONGEST_TEXT else text[: LONGEST_TEXT - 1] + "…"
-
-
-def _value_text(value: float) -> str:
-    form = float_form(value)
-    return form if isinstance(form, str) else f"{form:.6g}"
-
-
-def _children(children: Sequence[Run]) -> Iterator[str]:
-    if not children:
-        return
-    rows = [
-        (one_line(child.id), one_line(own_name(child)), child.status.value, duration_text(child.duration))
-        for child in children
-    ]
-    yield ""
-    yield styled("Children", "bold")
-    yield from aligned([("ID", "NAME", "STATUS", "DURATION"), *rows], right=(3,), ranks=(0, 3, 1, 2), cut=(1,))

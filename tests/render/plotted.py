@@ -12,8 +12,8 @@ from xml.etree import ElementTree
 from himl_cli.core.results import Aggregation, Child, RunResults, Series
 from himl_cli.core.runs import Run, RunStatus
 from himl_cli.core.sweeps import Scalar
-from himl_cli.render.plot_data import curves_by_metric, families_of, names_of
-from himl_cli.render.plots import Scheme, figure_of, scheme_of
+from himl_cli.render.plot_data import Scheme, curves_by_metric, families_of, names_of, scheme_of
+from himl_cli.render.plots import figure_of
 
 Points = Sequence[tuple[int, float]]
 SVG = "{http://www.w3.org/2000/svg}"
