@@ -36,7 +36,7 @@ from himl_cli.services.montage.pictures import Setting, Sources, find_sources
 from himl_cli.services.montage.pyramid import DeepZoom
 from himl_cli.services.montage.slides.base import level_for
 from himl_cli.services.montage.slides.open import check_backend
-from himl_cli.services.montage.threads import Pool
+from himl_cli.services.montage.threads import Pool, reuse_freed_memory
 
 if TYPE_CHECKING:
     import numpy as np
@@ -69,6 +69,7 @@ def make_montage(
     """
     began = time.monotonic()
     check_backend(request.backend)
+    reuse_freed_memory()
     names = [*(name for each in request.formats for name in FILES_OF[each]), RECORD]
     with (
         terminations(and_hangups=True),
