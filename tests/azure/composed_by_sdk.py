@@ -33,10 +33,10 @@ from azure.core.pipeline.transport import HttpTransport
 
 from himl_cli.core.jobs import SERVERLESS, STEP, STEP_AFTER, JobSpec, PipelineSpec
 from himl_cli.core.sweeps import Draw, SearchRange, argument_names
-from himl_cli.workspaces.azure.address import WorkspaceAddress
+from himl_cli.workspaces.azure.address import CLOUD_VARIABLE, WorkspaceAddress
 from himl_cli.workspaces.azure.jobs.body import JobReferences, PipelineNode, PutRequest, git_properties, job_properties, job_tags, wire_values
 from himl_cli.workspaces.azure.jobs.command_line import command_line
-from himl_cli.workspaces.azure.jobs.sdk import same_cloud, silenced
+from himl_cli.workspaces.azure.jobs.sdk import restored_variables, silenced
 from himl_cli.workspaces.azure.runs.records import limit_of
 
 IDENTITIES: Mapping[str, Any] = {"user": UserIdentityConfiguration, "managed": ManagedIdentityConfiguration}
@@ -95,7 +95,7 @@ class Desk(HttpTransport[Any, Any]):
 def composed(address: WorkspaceAddress, act: Callable[[MLClient], object]) -> Any:
     """The request that *act* makes azure-ai-ml send."""
     names = address.subscription_id, address.resource_group, address.name
-    with silenced(), same_cloud():
+    with silenced(), restored_variables(CLOUD_VARIABLE):
         client = MLClient(NobodysToken(), *names, cloud=address.cloud.name, enable_telemetry=False, transport=Desk())
         try:
             act(client)

@@ -128,14 +128,14 @@ class AzureWorkspace(CloudWorkspace):
             from himl_cli.workspaces.azure.jobs.v1 import submit_v1
 
             return submit_v1(self.connection, self._datastores, spec, notify)
-        from himl_cli.workspaces.azure.jobs.submit_job import submit_job
+        from himl_cli.workspaces.azure.jobs.submission import submit_job
 
         return submit_job(self.connection, self._datastores, spec, notify)
 
     def submit_pipeline(self, spec: PipelineSpec, *, notify: Notify) -> Run:
         """Start the pipeline as one job; its steps wait for nodes when this returns, or for each other."""
         say_limits([step.job.max_seconds for step in spec.steps], notify)
-        from himl_cli.workspaces.azure.jobs.submit_pipeline import submit_pipeline
+        from himl_cli.workspaces.azure.jobs.submission import submit_pipeline
 
         return submit_pipeline(self.connection, self._datastores, spec, notify)
 

@@ -15,7 +15,7 @@ from typing import Any
 from uuid import UUID
 
 from himl_cli.core.jobs import SERVERLESS, STEP, STEP_AFTER, JobSpec, PipelineSpec, StepSpec
-from himl_cli.core.sweeps import GOAL, MANY, PRIMARY_METRIC, Draw, Scalar, SearchRange, SweepSpec, value_text
+from himl_cli.core.sweeps import GOAL, MANY, PRIMARY_METRIC, Draw, EarlyStop, Scalar, SearchRange, SweepSpec, value_text
 from himl_cli.workspaces.azure.address import WorkspaceAddress
 from himl_cli.workspaces.azure.jobs.command_line import command_line
 from himl_cli.workspaces.azure.jobs.job_data import FOLDER, OUTPUT_MODES, JobInput, JobOutput
@@ -252,6 +252,11 @@ def max_concurrent(sweep: SweepSpec) -> int | None:
     """How many trials may run at a time; None: all of them, which the service takes for more than it would take as a
     number."""
     return None if sweep.max_concurrent is None else min(sweep.max_concurrent, sweep.max_trials)
+
+
+def early_stop_fields(stop: EarlyStop) -> dict[str, int | float]:
+    """The fields of the policy that are set, by the names that azure-ai-ml, its YAML and azureml-core have for them."""
+    return {name: value for name, value in vars(stop).items() if name != "policy" and value is not None}
 
 
 def iso_duration(seconds: int) -> str:

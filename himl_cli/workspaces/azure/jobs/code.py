@@ -182,15 +182,13 @@ def fingerprint(snapshot: Snapshot) -> Fingerprint:
     Raises BadUsage for a name that is no Unicode text, DiskFailed for a file that cannot be read, HimlError for one
     that changes meanwhile.
     """
-    for name in snapshot.files:
-        try:
-            name.encode()
-        except UnicodeEncodeError:
-            shown = name.encode("utf-8", "backslashreplace").decode()
-            raise BadUsage(
-                f"The name of '{shown}' is no Unicode text, which Azure ML does not take.",
-                hint="Rename it, or exclude it.",
-            ) from None
+    wrong = next((name for name in snapshot.files if re.search("[\ud800-\udfff]", name)), None)
+    if wrong is not None:
+        shown = wrong.encode("utf-8", "backslashreplace").decode()
+        raise BadUsage(
+            f"The name of '{shown}' is no Unicode text, which Azure ML does not take.",
+            hint="Rename it, or exclude it.",
+        )
     # by lower case; names that differ in nothing else, which azure-ai-ml takes as the file system gives them, in order
     names = sorted(snapshot.files, key=lambda name: (name.lower(), name))
     states = {name: _state(snapshot.root / name, name) for name in names}
@@ -232,7 +230,7 @@ def _upload(signed_url: str, folder: str, snapshot: Snapshot, notify: Notify) ->
     from himl_cli.workspaces.azure.storage.curl import CurlPool
     from himl_cli.workspaces.azure.storage.signing import SasSigner
 
-    parts, pool, sink = urlsplit(signed_url), CurlPool(), _UploadSink(notify)
+    parts, pool, sink = urlsplit(signed_url), CurlPool(), UploadSink(notify)
     url = f"{parts.scheme}://{parts.netloc}{parts.path}"
     store = AzureBlobs(url, SasSigner(parts.query), root=f"{folder}/", label="the storage of code", pool=pool)
     notify(Planned(len(snapshot.files), snapshot.size))
@@ -244,7 +242,7 @@ def _upload(signed_url: str, folder: str, snapshot: Snapshot, notify: Notify) ->
         raise sink.error
 
 
-def _requests(snapshot: Snapshot, sink: _UploadSink) -> Iterator[StoreRequest]:
+def _requests(snapshot: Snapshot, sink: UploadSink) -> Iterator[StoreRequest]:
     """One for each file, the large ones first; none after a failure."""
     sizes: dict[str, int] = {}
     for name in snapshot.files:
@@ -258,8 +256,8 @@ def _requests(snapshot: Snapshot, sink: _UploadSink) -> Iterator[StoreRequest]:
         yield StoreRequest(snapshot.root / name, name, size, replaces=None)
 
 
-class _UploadSink:
-    """Tells *notify* of the files, and holds the first error."""
+class UploadSink:
+    """Hears how an upload goes: tells *notify* of the files, and holds the first error."""
 
     def __init__(self, notify: Notify) -> None:
         self._notify = notify

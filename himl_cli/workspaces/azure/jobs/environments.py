@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from himl_cli.core.blobs import BlobInfo, StoreRequest
-from himl_cli.core.errors import BadUsage, HimlError, NotFound
-from himl_cli.core.events import Notice, Notify
+from himl_cli.core.blobs import StoreRequest
+from himl_cli.core.errors import BadUsage, NotFound
+from himl_cli.core.events import Notice, Notify, ignore
 from himl_cli.core.jobs import DOCKERFILE, USUAL_DATASTORE, EnvironmentSpec, JobSpec, Snapshot
 from himl_cli.core.text import did_you_mean
 from himl_cli.workspaces.azure import api_versions
@@ -26,13 +26,14 @@ from himl_cli.workspaces.azure.connection import Connection
 from himl_cli.workspaces.azure.errors import ServiceNotFound
 from himl_cli.workspaces.azure.http import AT_ONCE
 from himl_cli.workspaces.azure.jobs.body import PutRequest, build_request, image_request
-from himl_cli.workspaces.azure.jobs.code import folder_for
+from himl_cli.workspaces.azure.jobs.code import UploadSink, folder_for
 from himl_cli.workspaces.azure.jobs.job_data import LATEST
 from himl_cli.workspaces.azure.responses import as_time, http_time, resources, understood
 from himl_cli.workspaces.azure.storage.datastore_records import BLOB
 from himl_cli.workspaces.azure.storage.datastores import Datastores
 
 KIND = "environments"
+UNCHANGED = "Environment unchanged since an earlier submit: not registered again."
 ELSEWHERE = ("azureml://", "/subscriptions/")
 """How the names of environments begin that lie in a registry or are ids already: the service looks for those itself."""
 CURATED = "AzureML-"
@@ -99,7 +100,7 @@ class JobEnvironment:
         now = http_time(reply.headers.get("date"))
         # the status does not tell whether it was there; the service's own clock does
         if created is not None and now is not None and created < now - timedelta(seconds=seconds + _CLOCK_SECONDS):
-            notify_unchanged(notify)
+            notify(Notice(UNCHANGED))
         self._connection.kept.put(KIND, self._key, id, seconds=LONGEST_SECONDS)
         return EnvironmentAsset(id, is_cached=False)
 
@@ -146,11 +147,6 @@ def environment_of(spec: JobSpec) -> EnvironmentSpec:
             hint="Name a conda file with --conda_env, or a registered environment with --environment.",
         )
     return spec.environment
-
-
-def notify_unchanged(notify: Notify) -> None:
-    """Tell that an environment was there already."""
-    notify(Notice("Environment unchanged since an earlier submit: not registered again."))
 
 
 def conda_contents(spec: EnvironmentSpec) -> Mapping[str, Any] | None:
@@ -248,7 +244,7 @@ def upload_context(
             f"Files for an image go into the datastore '{USUAL_DATASTORE}', {reason}.",
             hint="Register an environment that has what the job needs, and name it with --environment.",
         ) from cause
-    folder, sink = f"{CONTEXTS}/{digest}", _FirstError()
+    folder, sink = f"{CONTEXTS}/{digest}", UploadSink(ignore)
     with tempfile.TemporaryDirectory(prefix="himl-") as staged:
         requests = []
         for name, given in files.items():
@@ -268,22 +264,6 @@ def _content(given: bytes | Path) -> bytes:
         return given if isinstance(given, bytes) else given.read_bytes()
     except OSError as err:
         raise BadUsage(f"Cannot read '{given!s}' for the image: {err.strerror}.") from err
-
-
-@dataclass
-class _FirstError:
-    """Hears of the files of a context, which are few and small: all of them arrive, or the first error is held."""
-
-    error: HimlError | None = None
-
-    def advance(self, request: StoreRequest, amount: int) -> None:
-        pass
-
-    def finish(self, request: StoreRequest, stored: BlobInfo) -> None:
-        pass
-
-    def fail(self, request: StoreRequest, error: HimlError) -> None:
-        self.error = self.error or error
 
 
 def _unknown(connection: Connection, name: str) -> NotFound:

@@ -6,6 +6,7 @@ import re
 import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from itertools import islice
 from typing import Any, TypeVar
 from urllib.parse import quote
@@ -87,6 +88,9 @@ class DataFolder:
         return f"azureml://datastores/{self.datastore.name}/paths/{self.path}/"
 
 
+Find = Callable[[str | None], DatastoreRecord]
+
+
 def resolve_inputs(
     connection: Connection,
     datastores: Datastores,
@@ -102,13 +106,13 @@ def resolve_inputs(
     """
     assets = DataAssets(connection)
     found = ask_all(lambda item: _find_asset(assets, item, with_uri=bool(item.datastore)), specs)
-    folders = DataFolders(datastores, default_datastore)
+    find = cache(datastores.find)  # each is asked for once
     inputs: dict[str, JobInput] = {}
     registered: dict[str, DataAsset] = {}
     for item, asset in zip(specs, found, strict=True):
         kind, path = FOLDER, ""
         if asset is None:
-            folder = _existing_folder(assets, folders, item)
+            folder = _existing_folder(assets, datastores, find, item, default_datastore)
             if not item.is_folder:
                 asset = registered.get(folder.uri)
             if asset is None and not item.is_folder and can_be_registered(item.name):
@@ -144,13 +148,13 @@ def resolve_outputs(
     folder of its own, and registers nothing. Raises NotFound naming the datastores that exist, BadUsage for an output
     that must not exist and does.
     """
-    folders, assets = DataFolders(datastores, default_datastore), DataAssets(connection)
+    find, assets = cache(datastores.find), DataAssets(connection)
     found = ask_all(lambda item: assets.find(item.name, None), specs)
     outputs: dict[str, JobOutput] = {}
     for item, asset in zip(specs, found, strict=True):
-        folder, obstacle = folders.of(item), ""
+        folder, obstacle = _folder(find, item, default_datastore), ""
         if not item.overwrite:
-            _check_new(asset, folders, item, folder)
+            _check_new(asset, datastores, item, folder)
         if not can_be_registered(item.name):
             obstacle = f"no data asset can be called '{item.name}'"
         elif asset is not None and asset.kind != FOLDER:
@@ -189,7 +193,7 @@ def find_dataset(
     if asset is not None:
         is_file = asset.kind == FILE
         return Dataset(item.name, asset.version, datastores.at_uri(asset.uri, label, is_file=is_file), is_file)
-    folder = _existing_folder(assets, DataFolders(datastores, default_datastore), item)
+    folder = _existing_folder(assets, datastores, datastores.find, item, default_datastore)
     return Dataset(item.name, "", datastores.at_uri(folder.uri, label))
 
 
@@ -242,29 +246,6 @@ def of_step(step: str, act: Callable[[], Answer]) -> Answer:
         if type(err) not in (BadUsage, NotFound):
             raise
         raise type(err)(f"{step}: {err}", hint=err.hint) from err
-
-
-class DataFolders:
-    """Folders of the datastores of one workspace; each datastore is asked for once. Not for several threads at once."""
-
-    def __init__(self, datastores: Datastores, default: str | None) -> None:
-        """*default* is the datastore of what names none; None: the workspace's own default."""
-        self._datastores = datastores
-        self._default = default
-        self._known: dict[str | None, DatastoreRecord] = {}
-
-    def of(self, item: DataSpec) -> DataFolder:
-        """The folder that *item* names, whether it is there or not. Raises NotFound naming the datastores that exist,
-        BadUsage for no folder in it."""
-        path = folder_path(item)
-        name = item.datastore or self._default
-        if name not in self._known:
-            self._known[name] = self._datastores.find(name)
-        return DataFolder(self._known[name], path)
-
-    def has_files(self, folder: DataFolder) -> bool:
-        """Whether anything lies there. Raises BadUsage for a kind of datastore that himl cannot look into."""
-        return self._datastores.of_record(folder.datastore).has_any(folder.path + "/")
 
 
 def folder_path(item: DataSpec) -> str:
@@ -391,14 +372,16 @@ def _find_asset(assets: DataAssets, item: DataSpec, *, with_uri: bool) -> DataAs
         raise NotFound(f"Input '{item.key}': {err}", hint=err.hint) from err
 
 
-def _existing_folder(assets: DataAssets, folders: DataFolders, item: DataSpec) -> DataFolder:
+def _existing_folder(
+    assets: DataAssets, datastores: Datastores, find: Find, item: DataSpec, default: str | None
+) -> DataFolder:
     """The folder of the datastore that input *item* means, something being in it. Raises NotFound naming what was
     looked for."""
     no_asset = f"Input '{item.key}': no data asset '{item.name}' in {assets.label}"
     if item.version not in (None, LATEST):
         raise NotFound(f"{no_asset}, in any version.", hint=assets.near(item.name))
-    folder = folders.of(item)
-    if folders.has_files(folder):
+    folder = _folder(find, item, default)
+    if _has_files(datastores, folder):
         return folder
     if item.is_folder:
         raise _no_folder(item, folder)
@@ -411,9 +394,8 @@ def _existing_folder(assets: DataAssets, folders: DataFolders, item: DataSpec) -
 def _step_folder(
     datastores: Datastores, step: StepSpec, item: DataSpec, default: str | None, is_first: bool, notify: Notify
 ) -> JobInput:
-    folders = DataFolders(datastores, default)
-    folder = folders.of(item)
-    if not folders.has_files(folder):
+    folder = _folder(datastores.find, item, default)
+    if not _has_files(datastores, folder):
         if is_first:
             raise _no_folder(item, folder)
         notify(
@@ -423,6 +405,18 @@ def _step_folder(
             )
         )
     return JobInput(FOLDER, folder.uri, "")
+
+
+def _folder(find: Find, item: DataSpec, default: str | None) -> DataFolder:
+    """The folder that *item* names, whether it is there or not; *find* gives a datastore. Raises NotFound naming the
+    datastores that exist, BadUsage for no folder in it."""
+    path = folder_path(item)
+    return DataFolder(find(item.datastore or default), path)
+
+
+def _has_files(datastores: Datastores, folder: DataFolder) -> bool:
+    """Whether anything lies there. Raises BadUsage for a kind of datastore that himl cannot look into."""
+    return datastores.of_record(folder.datastore).has_any(folder.path + "/")
 
 
 def _no_folder(item: DataSpec, folder: DataFolder) -> NotFound:
@@ -451,10 +445,10 @@ def _report_location(connection: Connection, item: DataSpec, asset: DataAsset, n
         )
 
 
-def _check_new(asset: DataAsset | None, folders: DataFolders, item: DataSpec, folder: DataFolder) -> None:
+def _check_new(asset: DataAsset | None, datastores: Datastores, item: DataSpec, folder: DataFolder) -> None:
     if asset is not None:
         reason = f"the data asset '{item.name}' exists (version {asset.version})"
-    elif folders.has_files(folder):
+    elif _has_files(datastores, folder):
         reason = f"the folder '{folder.path}' of {folder.datastore.label} exists"
     else:
         return

@@ -16,6 +16,7 @@ from himl_cli.core.redaction import MASK, mask_arguments, mask_document, mask_li
 from himl_cli.core.sweeps import Draw, SearchRange, SweepSpec, argument_names
 from himl_cli.workspaces.azure.jobs.body import (
     PipelineNode,
+    early_stop_fields,
     git_properties,
     job_properties,
     job_tags,
@@ -36,7 +37,7 @@ from himl_cli.workspaces.azure.jobs.job_data import (
     of_step,
     trial_path,
 )
-from himl_cli.workspaces.azure.jobs.submit_pipeline import pipeline_nodes, placeholder_inputs
+from himl_cli.workspaces.azure.jobs.submission import pipeline_nodes, placeholder_inputs
 from himl_cli.workspaces.azure.runs.records import limit_of
 
 SCHEMA = "https://azuremlschemas.azureedge.net/latest/{}Job.schema.json"
@@ -219,9 +220,7 @@ def _sweep(trial: Mapping[str, Any], sweep: SweepSpec) -> dict[str, Any]:
     }
     stop = sweep.early_stop
     if stop is not None:
-        names = ("evaluation_interval", "delay_evaluation", "slack_factor", "slack_amount", "truncation_percentage")
-        fields = {name: getattr(stop, name) for name in names}
-        document["early_termination"] = {"type": POLICIES[stop.policy]} | _filled(fields)
+        document["early_termination"] = {"type": POLICIES[stop.policy]} | early_stop_fields(stop)
     return document
 
 

@@ -12,7 +12,6 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from himl_cli.core.errors import RunNotFound
-from himl_cli.workspaces.azure.address import CLOUD_VARIABLE
 from himl_cli.workspaces.azure.connection import Connection
 from himl_cli.workspaces.azure.errors import ServiceRefused, network_error
 from himl_cli.workspaces.azure.tls import ca_bundle, silence_libraries
@@ -78,17 +77,18 @@ def client_for(connection: Connection, **options: Any) -> MLClient:
 
 
 @contextmanager
-def same_cloud() -> Iterator[None]:
-    """azure-ai-ml sets the variable of the cloud for the whole process; here it is set back, for another workspace may
-    be in another cloud."""
-    before = os.environ.get(CLOUD_VARIABLE)
+def restored_variables(*names: str) -> Iterator[None]:
+    """Afterwards the environment variables *names* are as they were: azure-ai-ml sets that of the cloud for the whole
+    process, where another workspace may be in another cloud."""
+    before = {name: os.environ.get(name) for name in names}
     try:
         yield
     finally:
-        if before is None:
-            os.environ.pop(CLOUD_VARIABLE, None)
-        else:
-            os.environ[CLOUD_VARIABLE] = before
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
 
 
 class SdkCredential:

@@ -18,6 +18,7 @@ from himl_cli.core.jobs import SERVERLESS, DocumentChanges, secrets_text
 from himl_cli.core.redaction import redact
 from himl_cli.core.runs import Run
 from himl_cli.core.text import is_too_deep, read_json
+from himl_cli.workspaces.azure.address import CLOUD_VARIABLE
 from himl_cli.workspaces.azure.connection import Connection
 from himl_cli.workspaces.azure.errors import ErrorResponse, network_error, refusal
 from himl_cli.workspaces.azure.jobs.body import PutRequest
@@ -30,7 +31,7 @@ from himl_cli.workspaces.azure.jobs.create import (
     created_job,
     created_run,
 )
-from himl_cli.workspaces.azure.jobs.sdk import client_for, load_sdk, same_cloud, silenced
+from himl_cli.workspaces.azure.jobs.sdk import client_for, load_sdk, restored_variables, silenced
 from himl_cli.workspaces.azure.tls import ca_bundle
 
 if TYPE_CHECKING:
@@ -66,7 +67,7 @@ def submit_document(connection: Connection, path: Path, changes: DocumentChanges
         tenant_id = connection.record().tenant_id
         notify(Notice("azure-ai-ml uploads what the file names."))
         # it prints blank lines on stderr, whatever it is told of progress
-        with _complaints(path), silenced(), same_cloud(), redirect_stderr(StringIO()):
+        with _complaints(path), silenced(), restored_variables(CLOUD_VARIABLE), redirect_stderr(StringIO()):
             sent = _compose(connection, job, changes.is_secret, notify)
     parts = urlsplit(sent.url)
     request = PutRequest(parts.path, parse_qs(parts.query)["api-version"][0], json.loads(sent.body))

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime, timezone
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import quote
@@ -27,7 +28,7 @@ from himl_cli.workspaces.azure import api_versions
 from himl_cli.workspaces.azure.cache import LONGEST_SECONDS
 from himl_cli.workspaces.azure.connection import Connection
 from himl_cli.workspaces.azure.errors import ServiceNotFound
-from himl_cli.workspaces.azure.jobs.body import job_tags, max_concurrent, search_space
+from himl_cli.workspaces.azure.jobs.body import early_stop_fields, job_tags, max_concurrent, search_space
 from himl_cli.workspaces.azure.jobs.code import folder_for
 from himl_cli.workspaces.azure.jobs.command_line import command_line, script_line, script_name, shell_line
 from himl_cli.workspaces.azure.jobs.computes import check_compute
@@ -47,7 +48,7 @@ from himl_cli.workspaces.azure.jobs.job_data import (
     resolve_inputs,
     resolve_outputs,
 )
-from himl_cli.workspaces.azure.jobs.submit_job import UNCHANGED_CODE
+from himl_cli.workspaces.azure.jobs.submission import UNCHANGED_CODE
 from himl_cli.workspaces.azure.jobs.v1_sdk import (
     EXTRA,
     is_installed,
@@ -179,33 +180,21 @@ def _check_sweep(spec: JobSpec) -> None:
     if spec.entry.kind is not EntryKind.script:
         raise BadUsage("With --sdk v1 a sweep runs a Python script, and no module or shell script.", hint=_OTHERWISE)
     for text in _without_values(spec.arguments):
+        rule = ""
         if PLACEHOLDER.search(text) and not PLACEHOLDER.fullmatch(text):
-            raise BadUsage(
-                f"'{text}': with --sdk v1 the arguments of a sweep hold folders of data as whole words only.",
-                hint=_OTHERWISE,
-            )
-        if f"{SEARCH_SPACE}." in text:
-            raise BadUsage(
-                f"'{text}': with --sdk v1 a hyperparameter is given to the script as --NAME, and in no other way.",
-                hint=_OTHERWISE,
-            )
+            rule = "the arguments of a sweep hold folders of data as whole words only"
+        elif f"{SEARCH_SPACE}." in text:
+            rule = "a hyperparameter is given to the script as --NAME, and in no other way"
+        if rule:
+            raise BadUsage(f"'{text}': with --sdk v1 {rule}.", hint=_OTHERWISE)
 
 
 def _without_values(arguments: Sequence[str]) -> list[str]:
     """*arguments* without those that say what HyperDrive adds by itself: `--NAME ${{search_space.NAME}}`, as two words
     or with `=`."""
-    left: list[str] = []
-    for text in arguments:
-        option, _, value = text.rpartition("=")
-        found = PLACEHOLDER.fullmatch(value)
-        name = f"--{found[2]}" if found and found[1] == SEARCH_SPACE else ""
-        if name and option == name:
-            continue
-        if name and not option and left[-1:] == [name]:
-            left.pop()
-            continue
-        left.append(text)
-    return left
+    text = "\0".join(["", *arguments])
+    own = rf"\0--(\S+?)[=\0]\$\{{\{{\s*{SEARCH_SPACE}\.\1\s*\}}\}}(?=\0|$)"
+    return re.sub(own, "", text).split("\0")[1:]
 
 
 def _script_run_config(spec: JobSpec, folder: Path, environment: Any) -> Any:
@@ -262,15 +251,12 @@ def _hyperdrive_config(sweep: SweepSpec, trial: Any, run_id: str) -> Any:
         "random": sdk.RandomParameterSampling,
         "bayesian": sdk.BayesianParameterSampling,
     }
-    stop, policy = sweep.early_stop, None
-    if stop is not None:
-        when = {"evaluation_interval": stop.evaluation_interval, "delay_evaluation": stop.delay_evaluation}
-        if stop.policy == "bandit":
-            policy = sdk.BanditPolicy(slack_factor=stop.slack_factor, slack_amount=stop.slack_amount, **when)
-        elif stop.policy == "truncation":
-            policy = sdk.TruncationSelectionPolicy(truncation_percentage=stop.truncation_percentage, **when)
-        else:
-            policy = sdk.MedianStoppingPolicy(**when)
+    policies = {
+        "bandit": sdk.BanditPolicy,
+        "median": sdk.MedianStoppingPolicy,
+        "truncation": sdk.TruncationSelectionPolicy,
+    }
+    policy = policies[sweep.early_stop.policy](**early_stop_fields(sweep.early_stop)) if sweep.early_stop else None
     limit = {} if sweep.max_seconds is None else {"max_duration_minutes": max(1, math.ceil(sweep.max_seconds / 60))}
     return sdk.HyperDriveConfig(
         run_config=trial,
@@ -338,13 +324,10 @@ def _registered_environment(connection: Connection, spec: EnvironmentSpec) -> Ma
 
     Asked by himl itself: azureml-core tries once, and raises what tells nobody why.
     """
+    environment_id(connection, spec.name, spec.version)  # raises
     below = "" if spec.version in (None, LATEST) else f"/versions/{quote(str(spec.version), safe='')}"
     url = connection.environment(f"/environments/{quote(spec.name, safe='')}{below}")
-    try:
-        return connection.rest.get_object(url, "environment")
-    except ServiceNotFound:
-        environment_id(connection, spec.name, spec.version)  # raises, and says what there is
-        raise
+    return connection.rest.get_object(url, "environment")
 
 
 def _environment(
@@ -357,6 +340,7 @@ def _environment(
     """
     from azureml.core import Environment
     from azureml.core.environment import DockerBuildContext
+    from azureml.exceptions import UserErrorException
 
     if definition is not None:
         return Environment._deserialize_and_add_to_object(dict(definition))
@@ -365,7 +349,19 @@ def _environment(
         kind = kinds.Git if parts_of(context).path.endswith(".git") else kinds.StorageAccount
         name = f"himl-{_digest(f'{context} {spec.dockerfile}')}"
         return Environment.from_docker_build_context(name, DockerBuildContext(kind, context, spec.dockerfile))
-    wheels = {path.name: _upload_wheel(workspace, path, notify) for path in spec.wheels}
+    wheels = {}
+    for path in spec.wheels:
+        add = partial(Environment.add_private_pip_wheel, workspace, str(path))
+        try:
+            wheels[path.name] = str(add(exist_ok=False))
+        except UserErrorException:  # it has one file of a name, and does not tell whether that is the same
+            notify(
+                Notice(
+                    f"A private wheel '{path.name}' is in the workspace already, and is used as it is there; a changed "
+                    "one needs a new version."
+                )
+            )
+            wheels[path.name] = str(add(exist_ok=True))
     # the same for the same packages, so that the service finds the image that it built before
     name = f"himl-{_digest(chr(0).join([spec.image, spec.conda, *(path.name for path in spec.wheels)]))}"
     if spec.conda:
@@ -379,23 +375,6 @@ def _environment(
     environment.docker.base_image = spec.image
     environment.environment_variables = {}  # azureml-core begins with an example
     return environment
-
-
-def _upload_wheel(workspace: Any, wheel: Path, notify: Notify) -> str:
-    """Where the workspace has the wheel. It keeps one file of a name, and does not tell whether that is the same."""
-    from azureml.core import Environment
-    from azureml.exceptions import UserErrorException
-
-    try:
-        return str(Environment.add_private_pip_wheel(workspace, str(wheel), exist_ok=False))
-    except UserErrorException:
-        notify(
-            Notice(
-                f"A private wheel '{wheel.name}' is in the workspace already, and is used as it is there; a changed "
-                "one needs a new version."
-            )
-        )
-    return str(Environment.add_private_pip_wheel(workspace, str(wheel), exist_ok=True))
 
 
 def with_wheels(conda: str, wheels: Mapping[str, str]) -> str:

@@ -23,6 +23,7 @@ from himl_cli.core.jobs import Snapshot
 from himl_cli.core.redaction import redact
 from himl_cli.workspaces.azure.connection import Connection
 from himl_cli.workspaces.azure.errors import ErrorResponse, is_network_error, network_error, refusal
+from himl_cli.workspaces.azure.jobs.sdk import restored_variables
 from himl_cli.workspaces.azure.tls import silence_libraries
 
 EXTRA = "v1"
@@ -73,12 +74,17 @@ def quiet_sdk() -> Iterator[None]:
     only warns.
     """
     silence_libraries()
-    printed, before = io.StringIO(), {name: os.environ.get(name) for name in VARIABLES}
-    os.environ.update(VARIABLES)
+    printed = io.StringIO()
     logger = logging.getLogger("azureml")
     level = logger.level
     try:
-        with warnings.catch_warnings(), redirect_stdout(printed), redirect_stderr(printed):
+        with (
+            warnings.catch_warnings(),
+            restored_variables(*VARIABLES),
+            redirect_stdout(printed),
+            redirect_stderr(printed),
+        ):
+            os.environ.update(VARIABLES)
             warnings.simplefilter("ignore")
             logger.setLevel(logging.CRITICAL)
             from azureml._restclient import snapshots_client
@@ -87,11 +93,6 @@ def quiet_sdk() -> Iterator[None]:
             yield
     finally:
         logger.setLevel(level)
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
         if printed.getvalue().strip():
             log.debug("azureml-core said: %s", redact(printed.getvalue().strip()))
 
@@ -168,10 +169,10 @@ def staged(snapshot: Snapshot) -> Iterator[Path]:
 
 
 def _chain(err: BaseException) -> Iterator[BaseException]:
-    seen: set[int] = set()
     inner: BaseException | None = err
-    while inner is not None and id(inner) not in seen:
-        seen.add(id(inner))
+    for _ in range(50):  # one may be its own cause
+        if inner is None:
+            return
         yield inner
         nested = getattr(inner, "inner_exception", None)  # with some it is the service's document, not an exception
         inner = nested if isinstance(nested, BaseException) else inner.__cause__ or inner.__context__

@@ -1,5 +1,5 @@
-"""Pipelines on Azure ML: several jobs as one, each reading what others wrote. Everything that the steps refer to is
-found or made, each thing once, then one job is created."""
+"""Submitting jobs and pipelines to Azure ML: everything that they refer to is found or made, each thing once and in an
+order that wastes nothing, then one job is created."""
 
 from __future__ import annotations
 
@@ -7,21 +7,29 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 from urllib.parse import quote
 
 from himl_cli.core.errors import BadUsage, NotFound
 from himl_cli.core.events import Event, Notice, Notify
-from himl_cli.core.jobs import DataSpec, EnvironmentSpec, PipelineSpec, Snapshot, StepSpec
-from himl_cli.core.redaction import redact
+from himl_cli.core.jobs import DataSpec, EnvironmentSpec, JobSpec, PipelineSpec, Snapshot, StepSpec
+from himl_cli.core.redaction import mask_arguments, redact
 from himl_cli.core.runs import Run
 from himl_cli.workspaces.azure.cache import LONGEST_SECONDS
 from himl_cli.workspaces.azure.connection import Connection
 from himl_cli.workspaces.azure.http import ask_all
-from himl_cli.workspaces.azure.jobs.body import PipelineNode, PutRequest, component_request, pipeline_request
+from himl_cli.workspaces.azure.jobs.body import (
+    JobReferences,
+    PipelineNode,
+    PutRequest,
+    component_request,
+    job_request,
+    pipeline_request,
+)
 from himl_cli.workspaces.azure.jobs.code import CodeAsset, CodeAssets, folder_for
-from himl_cli.workspaces.azure.jobs.command_line import command_line
+from himl_cli.workspaces.azure.jobs.command_line import check_names, command_line, script_line
 from himl_cli.workspaces.azure.jobs.computes import check_compute, create_cluster, has_cluster
 from himl_cli.workspaces.azure.jobs.create import (
     azure_run_id,
@@ -34,20 +42,92 @@ from himl_cli.workspaces.azure.jobs.create import (
     user_token,
 )
 from himl_cli.workspaces.azure.jobs.environments import (
+    UNCHANGED,
     EnvironmentAsset,
     JobEnvironment,
     environment_of,
-    notify_unchanged,
 )
-from himl_cli.workspaces.azure.jobs.job_data import FOLDER, INPUT_MODES, JobInput, of_step, own_inputs, pipeline_inputs
-from himl_cli.workspaces.azure.jobs.submit_job import UNCHANGED_CODE
+from himl_cli.workspaces.azure.jobs.job_data import (
+    FOLDER,
+    INPUT_MODES,
+    JobInput,
+    of_step,
+    own_inputs,
+    pipeline_inputs,
+    resolve_inputs,
+    resolve_outputs,
+)
 from himl_cli.workspaces.azure.responses import understood
 from himl_cli.workspaces.azure.storage.datastores import Datastores
 
+UNCHANGED_CODE = "Code unchanged since an earlier submit: not uploaded again."
 COMPONENTS = "components"
 _AFTER, _DONE = "himl_after_", "himl_done"
 """What an input is called that a step has only to wait for another one, before the name of that; and the output that it
 is bound to where there is no other."""
+
+
+def submit_job(connection: Connection, datastores: Datastores, spec: JobSpec, notify: Notify) -> Run:
+    """Submit the job. Until the job itself is created, an interruption leaves nothing that runs; it raises Interrupted.
+
+    Raises BadUsage for a job that no cluster could run, and for files that Azure Storage cannot hold; NotFound for a
+    compute, an environment or data that is not there, before anything is uploaded; NotAllowed, ServiceFailed.
+    """
+    run_id, codes = azure_run_id(spec.experiment), CodeAssets(connection)
+    registry = JobEnvironment(connection, datastores, environment_of(spec))
+    if spec.sweep is not None:
+        check_names(spec.sweep)
+    command_line(spec)  # raises for placeholders that name nothing
+    folder_for(spec.snapshot)
+    heard: list[Event] = []  # on another thread
+
+    def outputs_of_job() -> Any:
+        default, is_sweep = spec.default_datastore, spec.sweep is not None
+        return resolve_outputs(connection, datastores, spec.outputs, default, heard.append, are_of_trials=is_sweep)
+
+    with before_creation():
+        # everything is asked for at once; nothing is uploaded or registered before all of it is known to be in order
+        questions: list[Callable[[], Any]] = [
+            lambda: check_compute(connection, spec.cluster, spec.nodes, heard.append),
+            lambda: connection.record().tenant_id,
+            registry.find,
+            lambda: codes.find(spec.snapshot),
+            outputs_of_job,
+        ]
+        _, tenant_id, environment, code, outputs = ask_all(lambda ask: ask(), questions)
+        for event in heard:
+            notify(event)
+        inputs = resolve_inputs(connection, datastores, spec.inputs, spec.default_datastore, notify)
+        if code is not None:
+            notify(Notice(UNCHANGED_CODE))
+        if environment is not None and environment.is_cached:
+            notify(Notice(UNCHANGED))
+        code = code or codes.upload(spec.snapshot, notify)
+        environment = environment or registry.register(notify)
+
+    def create() -> Mapping[str, Any]:
+        with before_creation():
+            headers = user_token(connection) if spec.identity == "user" else {}
+            references = JobReferences(code.id, environment.id, inputs, outputs)
+            request = job_request(connection.address, run_id, spec, references)
+        return create_job(connection, run_id, request, headers)
+
+    def renew() -> bool:
+        """Make anew what was remembered and the service has lost since; whether there was anything."""
+        nonlocal code, environment
+        is_lost = False
+        if not code.is_new and is_gone(connection, code.id):
+            codes.forget(spec.snapshot)
+            code, is_lost = codes.upload(spec.snapshot, notify), True
+        if environment.is_cached and is_gone(connection, environment.id):
+            registry.forget()
+            environment, is_lost = registry.register(notify), True
+        return is_lost
+
+    answer = create_or_renew(create, renew)
+    with created_job(run_id):
+        command = script_line(replace(spec, arguments=mask_arguments(spec.arguments)))
+        return created_run(connection, run_id, answer, tenant_id, experiment=spec.experiment, command=command)
 
 
 def submit_pipeline(connection: Connection, datastores: Datastores, spec: PipelineSpec, notify: Notify) -> Run:
@@ -129,7 +209,7 @@ class _Parts:
         if all(self._codes.values()):
             self._notify(Notice(UNCHANGED_CODE))
         if all(one is not None and one.is_cached for one in self._images.values()):
-            notify_unchanged(self._notify)
+            self._notify(Notice(UNCHANGED))
         for key, (_, snapshot) in self._snapshots.items():
             code = self._codes[key] or self._registry.known(snapshot) or self._registry.upload(snapshot, self._notify)
             self._codes[key] = code
