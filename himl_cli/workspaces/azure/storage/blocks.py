@@ -196,7 +196,15 @@ def file_changed(request: StoreRequest) -> HimlError:
 
 def file_content(request: StoreRequest) -> tuple[bytes, bytes]:
     """The file's bytes and their MD5. Raises HimlError when they are not what was promised, DiskFailed."""
-    body = b"".join(file_pieces(request, request.size))
+    try:
+        with open(request.path, "rb", buffering=0) as source:
+            before = _state(os.fstat(source.fileno()))
+            body = _read(source, request.size + 1) if before[0] == request.size else b""
+            after = _state(os.fstat(source.fileno()))
+    except OSError as err:
+        raise _unreadable(request, err) from err
+    if len(body) != request.size or before != after or before[0] != request.size:
+        raise file_changed(request)
     return body, request.md5 or hashlib.md5(body, usedforsecurity=False).digest()
 
 
@@ -232,15 +240,19 @@ def file_pieces(
                 yield piece
             is_same = _state(os.fstat(source.fileno())) == before == _state(os.stat(request.path))
     except OSError as err:
-        raise DiskFailed(
-            f"Cannot read '{request.path}': {err.strerror or err}.", hint="Check the file and its permissions."
-        ) from err
-    if before[0] != request.size or left or not is_same:
+        raise _unreadable(request, err) from err
+    if left or not is_same:
         raise file_changed(request)
 
 
 def _state(status: os.stat_result) -> FileState:
     return status.st_size, status.st_mtime_ns, status.st_ino
+
+
+def _unreadable(request: StoreRequest, err: OSError) -> DiskFailed:
+    return DiskFailed(
+        f"Cannot read '{request.path}': {err.strerror or err}.", hint="Check the file and its permissions."
+    )
 
 
 def _read(source: RawIOBase, length: int) -> bytes:

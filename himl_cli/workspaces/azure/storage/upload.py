@@ -98,7 +98,7 @@ class _Uploads:
                 if not self.memory.try_acquire(request.size):
                     return None
                 self._request = None
-                return _SmallFile(request, self).task
+                return _SmallFile(request, self).task()
             elif len(self._large) >= LARGE_AT_ONCE:
                 return None
             else:
@@ -195,7 +195,10 @@ class _SmallFile:
         self._uploads = uploads
         self._body: bytes | None = None
         self._md5 = b""
-        self.task = _FileTask(request, uploads, self._attempt, self._fail)
+
+    def task(self) -> Task:
+        """What stores it; not kept here, since a cycle of references would keep the bytes."""
+        return _FileTask(self._request, self._uploads, self._attempt, self._fail)
 
     def _attempt(self, task: _FileTask) -> Attempt:
         if self._body is None:
