@@ -41,8 +41,7 @@ from himl_cli.render.output import Format
 from himl_cli.render.terminal import stand_in_for_closed_streams
 
 if TYPE_CHECKING:
-    from himl_cli.api.run import Run
-    from himl_cli.api.workspace import Workspace
+    from himl_cli.api.workspace import Run, Workspace
 
 __all__ = [
     *("Place", "Runs", "Talk", "app", "command", "errors", "main"),
@@ -97,8 +96,7 @@ class Runs(SelectionOptions, metaclass=_Taken):
         submitted from here is meant, unless *explicit* asks for a selection. Raises RunNotFound, NotFound,
         WorkspaceNotFound, BadUsage for options that contradict each other, NotAllowed and ServiceFailed.
         """
-        from himl_cli.api.run import Run
-        from himl_cli.api.workspace import Workspace
+        from himl_cli.api.workspace import Run, Workspace
         from himl_cli.render.output import Output
         from himl_cli.render.progress import observing
         from himl_cli.services.runs.lookup import find_runs

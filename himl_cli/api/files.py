@@ -1,17 +1,13 @@
-"""Downloads and uploads, with hi-ml's names and arguments.
-
-On a node with several ranks only local rank 0 downloads, and only it opens the workspace; all ranks return once it is
-done, over all nodes where torch.distributed is set up.
-"""
+"""Downloads and uploads, with hi-ml's names and arguments."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from himl_cli.api.configured import find_run, get_workspace
 from himl_cli.api.errors import NotThere, raising
-from himl_cli.api.moving import bring, complete, leave_what_is_there, send
-from himl_cli.api.paths import PathLike
+from himl_cli.api.resolve import find_run, get_workspace
+from himl_cli.api.transfer import PathLike, bring, complete, leave_what_is_there, send
 from himl_cli.core.blobs import TransferResult
 from himl_cli.core.errors import NotFound
 from himl_cli.core.events import Notify
@@ -19,6 +15,9 @@ from himl_cli.services.transfer.download import download
 from himl_cli.services.transfer.filters import Filters
 from himl_cli.services.transfer.plan import DownloadRequest, UploadRequest
 from himl_cli.workspaces.base import BlobStore
+
+if TYPE_CHECKING:
+    pass
 
 
 def download_files_from_run_id(

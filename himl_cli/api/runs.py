@@ -2,15 +2,28 @@
 
 from __future__ import annotations
 
+import glob
+import logging
 import os
+import re
+from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from himl_cli.api import configured
-from himl_cli.api.errors import NoRecoveryId, NotThere, raising
-from himl_cli.api.run import Run
-from himl_cli.core.errors import BadUsage
+from himl_cli.api import resolve
+from himl_cli.api.context import OfflineRun
+from himl_cli.api.errors import NoChildren, NoRecoveryId, NotThere, PackageMissing, WrongArgument, raising
+from himl_cli.api.files import download_files_from_run_id
+from himl_cli.api.transfer import PathLike
+from himl_cli.api.workspace import Run
+from himl_cli.core.errors import BadUsage, RunNotFound
+from himl_cli.core.installing import install_command
+from himl_cli.core.results import Aggregation, Child, RunResults, Value
+from himl_cli.core.runs import RunStatus
+from himl_cli.core.sweeps import MANY, Scalar, hyperparameters_of
 from himl_cli.services.runs import lookup
+from himl_cli.services.runs.aggregate import aggregate, children_chosen, value_of
 from himl_cli.services.runs.lookup import read_latest_run_file
 
 
@@ -20,7 +33,7 @@ def fetch_run(workspace: object, run_recovery_id: str) -> Run:
     *workspace* is himl's, or a vendor's object; None means the one configured, and runs kept here as well. Raises
     RunNotFound naming similar ids, BadUsage for text that is no run.
     """
-    return configured.find_run(run_recovery_id, workspace)
+    return resolve.find_run(run_recovery_id, workspace)
 
 
 def get_most_recent_run(run_recovery_file: str | os.PathLike[str], workspace: object = None) -> Run:
@@ -75,3 +88,249 @@ def is_running_in_azure_ml(aml_run: Any = None) -> bool:
     if isinstance(aml_run, Run):
         return aml_run.workspace.is_in_azure
     return hasattr(aml_run, "experiment")
+
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+log = logging.getLogger(__name__)
+
+
+def aggregate_hyperdrive_metrics(
+    child_run_arg_name: str,
+    run_id: str | None = None,
+    run: object = None,
+    keep_metrics: Sequence[str] | None = None,
+    aml_workspace: object = None,
+    workspace_config_path: str | os.PathLike[str] | None = None,
+) -> pd.DataFrame:
+    """The metrics of a run's children: a row a metric, a column a child, called by its value of the argument
+    *child_run_arg_name*.
+
+    A cell is a list in the order of steps, or the value itself where there is one only; of a table a dictionary of
+    columns; of an image the name of the run's file. It is NaN where a child has nothing. The parent is *run* (himl's,
+    or azureml-core's) or the one that *run_id* means, in *aml_workspace* or the one configured as for `get_workspace`,
+    here first where both have been used. *keep_metrics* leaves out other metrics.
+
+    Columns are called as the children's tags have the values (`df[0.1]`); of a cross-validation they are texts, as
+    hi-ml's (`df["0"]`).
+
+    Raises PackageMissing (also an ImportError) where pandas is not installed, NoChildren (also a ValueError) for a run
+    without children, BadUsage where neither run is given or no child has the argument, RunNotFound.
+    """
+    if find_spec("pandas") is None:
+        raise PackageMissing(
+            "aggregate_hyperdrive_metrics gives a DataFrame, and pandas is not installed.",
+            hint=f"Install it: {install_command('frames')}",
+        )
+    if is_offline(run):
+        return _frame(Aggregation((), ()), [])
+    try:
+        parent = meant(run_id, run, aml_workspace, workspace_config_path)
+    except RunNotFound as err:
+        err.hint = (
+            f"The name of the argument comes first: aggregate_hyperdrive_metrics('{run_id}', "
+            f"'{child_run_arg_name}')? {err.hint}"
+        ).rstrip()
+        raise
+    found, is_crossval = gathered(child_run_arg_name, parent, keep_metrics)
+    return _frame(found, column_names(found, child_run_arg_name, is_crossval))
+
+
+def gathered(argument: str, parent: Run, keep_metrics: Sequence[str] | None) -> tuple[Aggregation, bool]:
+    """The children of *parent* and what they logged, and whether they are a cross-validation's. Raises NoChildren, and
+    BadUsage where none has *argument*."""
+    opened = parent.workspace.opened
+    chosen = children_chosen(opened, parent.record)
+    if chosen.parent is None:
+        raise NoChildren(
+            f"Run '{parent.id}' has no children: it is no sweep, cross-validation or pipeline, or has not started "
+            "any yet."
+        )
+    globs = [glob.escape(name) for name in keep_metrics or ()]
+    return aggregate(opened, chosen.runs, child_arg=argument, globs=globs, whole=True), parent.tags.get(
+        MANY
+    ) == "crossval"
+
+
+def is_offline(run: object) -> bool:
+    """Whether *run* is the run context of a process that is part of no job, himl's or azureml-core's; a warning says
+    so."""
+    if not isinstance(run, OfflineRun) and type(run).__name__ != "_OfflineRun":
+        return False
+    log.warning("This process is part of no job: its run has no metrics, children or files.")
+    return True
+
+
+def meant(run_id: str | None, run: object, workspace: object, config: str | os.PathLike[str] | None) -> Run:
+    """The run that one of the two says: himl's, azureml-core's, or an id in the workspace given or configured. Raises
+    NoChildren where neither does."""
+    if isinstance(run, Run):
+        return run
+    if run is not None:
+        given: Any = run
+        return resolve.find_run(str(given.id), given.experiment.workspace)
+    if run_id is None:
+        raise NoChildren("Which run is meant has to be said.", hint="Give run_id or run.")
+    return resolve.find_run(run_id, workspace, config)
+
+
+def column_names(found: Aggregation, argument: str, is_crossval: bool) -> list[Scalar]:
+    """The values themselves where they tell the children apart (1 and 1.0 do not), else the labels."""
+    values = [value_of(argument, child.run, child.results) for child in found.children]
+    known = [str(value) if is_crossval else value for value in values if value is not None]
+    return known if len({*known}) == len(values) else [child.label for child in found.children]
+
+
+def _frame(found: Aggregation, columns: Sequence[Scalar]) -> pd.DataFrame:
+    import pandas as pd
+
+    names = sorted({name for child in found.children for name in names_of(child.results)})
+    cells = {
+        column: pd.Series([cell(child, name) for name in names], index=names, dtype=object)
+        for column, child in zip(columns, found.children, strict=True)
+    }
+    return pd.DataFrame(cells, index=names, columns=list(columns)).infer_objects()
+
+
+def names_of(results: RunResults) -> list[str]:
+    """All that was logged, by name."""
+    return [*results.series, *results.texts, *results.tables, *results.lists, *results.images]
+
+
+def cell(child: Child, name: str) -> object:
+    """What the child logged under *name*, as hi-ml has it; NaN where it is nothing."""
+    results = child.results
+    if name in results.tables:
+        return {column: _one_or_all(values) for column, values in results.tables[name].items()}
+    if name in results.series:
+        return _one_or_all(list(results.series[name].values))
+    if name in results.texts:
+        return _one_or_all([text.value for text in results.texts[name]])
+    if name in results.lists:
+        return list(results.lists[name])
+    return _one_or_all(list(results.images[name])) if name in results.images else float("nan")
+
+
+def _one_or_all(values: Sequence[Value]) -> object:
+    return values[0] if len(values) == 1 else list(values)
+
+
+def get_tags_from_hyperdrive_run(run: Any, arg_name: str) -> Scalar | None:
+    """The value of the hyperparameter *arg_name* that the trial *run* has (himl's run or azureml-core's), as its tag
+    tells it; None for one it has not.
+
+    Raises BadUsage (also a ValueError) for a run that is no trial.
+    """
+    values = hyperparameters_of(run.tags)
+    if not values:
+        raise WrongArgument(f"Run '{run.id}' is no trial of a sweep: its tags tell no hyperparameters.")
+    return values.get(arg_name.lstrip("-"))
+
+
+def get_metrics_for_run(
+    run_id: str | None = None,
+    run: object = None,
+    keep_metrics: Sequence[str] | None = None,
+    aml_workspace: object = None,
+    workspace_config_path: PathLike | None = None,
+) -> dict[str, Any]:
+    """The metrics of one run by name, as `Run.get_metrics`; of *keep_metrics* those that are there, the others are
+    named in the log.
+
+    The run is *run*, or the one that *run_id* means, as for `aggregate_hyperdrive_metrics`. A run that is not completed
+    is told in the log; outside of a job, `RUN_CONTEXT` has no metrics. Raises BadUsage (also a ValueError) where
+    neither is given.
+    """
+    if run is None and not run_id:
+        raise WrongArgument("Which run is meant has to be said.", hint="Give run_id or run.")
+    if is_offline(run):
+        return {}
+    found = meant(run_id, run, aml_workspace, workspace_config_path)
+    if found.status != RunStatus.completed.value:
+        log.warning("Run '%s' is %s: its metrics may be incomplete.", found.id, found.status)
+    return _kept(found.get_metrics(), keep_metrics, found.id)
+
+
+def get_metrics_for_hyperdrive_run(
+    child_run_arg_name: str,
+    run_id: str | None = None,
+    run: object = None,
+    keep_metrics: Sequence[str] | None = None,
+    aml_workspace: object = None,
+    workspace_config_path: PathLike | None = None,
+) -> dict[Scalar, dict[str, Any]]:
+    """The metrics of a run's children: by the child's value of *child_run_arg_name*, then by name, with values as in
+    `aggregate_hyperdrive_metrics`.
+
+    The parent is meant, and errors are raised, as there; pandas is not needed.
+    """
+    if is_offline(run):
+        return {}
+    found, is_crossval = gathered(
+        child_run_arg_name, meant(run_id, run, aml_workspace, workspace_config_path), keep_metrics
+    )
+    metrics = {}
+    for key, child in zip(column_names(found, child_run_arg_name, is_crossval), found.children, strict=True):
+        logged = {name: cell(child, name) for name in names_of(child.results)}
+        metrics[key] = _kept(logged, keep_metrics, child.run.id)
+    return metrics
+
+
+def download_files_from_hyperdrive_children(
+    run: object, remote_file_paths: str, local_download_folder: PathLike, hyperparam_name: str = ""
+) -> list[str]:
+    """Download files of each child of *run* to a folder of its own below *local_download_folder*; the paths of what is
+    there then.
+
+    *remote_file_paths* are names of files or folders of the run, with commas between. The folder is called as the
+    child's value of *hyperparam_name*, letters and digits only, as in hi-ml. A name that a child has no file of is told
+    in the log. Raises BadUsage (also a ValueError) without *hyperparam_name*, for a child that has it not, and for
+    values whose folders would be the same; and what `download_files_from_run_id` does.
+    """
+    if not hyperparam_name:
+        raise WrongArgument(
+            "By which hyperparameter the folders are called has to be said.", hint="Give hyperparam_name."
+        )
+    if is_offline(run):
+        return []
+    parent = meant(None, run, None, None)
+    folders: dict[str, str] = {}
+    for record in children_chosen(parent.workspace.opened, parent.record).runs:
+        value = get_tags_from_hyperdrive_run(record, hyperparam_name)
+        if value is None:
+            raise WrongArgument(
+                f"Run '{record.id}' has no hyperparameter '{hyperparam_name}'.",
+                hint=f"There are: {', '.join(hyperparameters_of(record.tags))}.",
+            )
+        name = re.sub("[^A-Za-z0-9]+", "", str(value))
+        if name in folders:
+            raise WrongArgument(
+                f"The files of runs '{folders[name]}' and '{record.id}' would go to the same folder '{name}'."
+            )
+        folders[name] = record.id
+    return [
+        path
+        for name, id in folders.items()
+        for path in _fetched(parent, id, remote_file_paths.split(","), Path(local_download_folder) / name)
+    ]
+
+
+def _fetched(parent: Run, run_id: str, names: Sequence[str], folder: Path) -> list[str]:
+    """The paths of those of *names* that the run has, in *folder*."""
+    found = []
+    for name in names:
+        try:
+            download_files_from_run_id(run_id, folder, prefix=name, workspace=parent.workspace)
+        except NotThere as err:
+            log.warning("%s", err)
+        if (folder / name).exists():
+            found.append(str(folder / name))
+    return found
+
+
+def _kept(metrics: dict[str, Any], keep: Sequence[str] | None, run_id: str) -> dict[str, Any]:
+    for name in keep or ():
+        if name not in metrics:
+            log.warning("Run '%s' has no metric '%s'.", run_id, name)
+    return {name: metrics[name] for name in keep if name in metrics} if keep else metrics

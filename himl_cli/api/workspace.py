@@ -1,20 +1,341 @@
-"""A workspace as scripts hold it, with the names of azureml-core's `Workspace` that hi-ml's users call."""
+"""Workspaces, experiments and runs as scripts hold them, with the names of azureml-core."""
 
 from __future__ import annotations
 
 import os
+import sys
+import time
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from datetime import datetime
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from himl_cli.api.datastore import Datastore
-from himl_cli.api.experiment import Experiment
-from himl_cli.api.run import Run
-from himl_cli.core.runs import RunQuery
+from himl_cli.api.recording import Recording, reason_of
+from himl_cli.api.transfer import Datastore, bring, complete
+from himl_cli.core.errors import BadUsage, NotFound
+from himl_cli.core.results import RunEnd
+from himl_cli.core.runs import Metric, MetricPoint, RunQuery, RunStatus, TextPoint, Texts
+from himl_cli.core.runs import Run as Record
+from himl_cli.services.runs.logs import GROWTH, follow_log, seconds_between_looks
+from himl_cli.services.submission.wait import raise_unless_completed
+from himl_cli.services.transfer.download import download
+from himl_cli.services.transfer.filters import Filters
+from himl_cli.services.transfer.plan import DownloadRequest
+from himl_cli.workspaces import base
+from himl_cli.workspaces.base import RunRecorder
 
 if TYPE_CHECKING:
+    from himl_cli.api.context import OfflineRun
+    from himl_cli.core.results import Logged
+    from himl_cli.services.runs.writing import RunWriter
     from himl_cli.workspaces.azure.address import WorkspaceAddress
+    from himl_cli.workspaces.base import BlobStore
     from himl_cli.workspaces.base import Workspace as Opened
+
+
+class Experiment:
+    """The runs of one name in *workspace*; that there are any is not looked up before they are asked for."""
+
+    def __init__(self, workspace: Workspace, name: str) -> None:
+        self.workspace = workspace
+        self.name = name
+
+    def get_runs(self, tags: Mapping[str, str] | None = None) -> Iterator[Run]:
+        """The runs that have *tags*, newest first, fetched as they are consumed."""
+        return self.workspace.runs(RunQuery(self.name, tags=dict(tags or {})))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Experiment) and (self.workspace, self.name) == (other.workspace, other.name)
+
+    def __hash__(self) -> int:
+        return hash((self.workspace, self.name))
+
+    def __repr__(self) -> str:
+        return f"Experiment({self.name!r} in {self.workspace.opened.label})"
+
+
+class Run(Recording):
+    """One run, found in *workspace*.
+
+    Its attributes are as they were when it was fetched, those of methods are asked for. All methods raise `himl_cli`'s
+    errors: RunNotFound when it was deleted meanwhile, NotAllowed, ServiceFailed.
+    """
+
+    def __init__(self, workspace: Workspace, record: Record) -> None:
+        self._found_in = workspace
+        self.record = record
+        """What is known of the run, in himl's own words: times in UTC, exit code, reason, command."""
+
+    @property
+    def id(self) -> str:
+        """The run's id, which its workspace knows it by."""
+        return self.record.id
+
+    @cached_property
+    def workspace(self) -> Workspace:
+        """The workspace that keeps the run; where it was found by looking in several, this may ask which one that
+        is."""
+        return self._found_in.home_of(self.id)
+
+    @property
+    def experiment(self) -> Experiment:
+        """The experiment that the run belongs to, in the workspace that keeps it."""
+        return Experiment(self.workspace, self.record.experiment)
+
+    @property
+    def display_name(self) -> str:
+        """What the run is called, when it was fetched; any text, which several runs may share."""
+        return self.record.display_name
+
+    @property
+    def description(self) -> str:
+        """What was written about the run, when it was fetched; empty where nothing was."""
+        return self.record.description
+
+    @property
+    def status(self) -> str:
+        """Queued, Running, Completed, Failed or Canceled, when it was fetched."""
+        return self.record.status.value
+
+    @property
+    def tags(self) -> dict[str, str]:
+        """The tags when it was fetched; a copy."""
+        return dict(self.record.tags)
+
+    @property
+    def parent(self) -> Run | None:
+        """The run that started this one."""
+        return Run(self._found_in, self._found_in.opened.run(self.record.parent)) if self.record.parent else None
+
+    def get_status(self) -> str:
+        """The status now."""
+        return self._now().status.value
+
+    def get_tags(self) -> dict[str, str]:
+        """The tags now."""
+        return dict(self._now().tags)
+
+    def get_details(self) -> dict[str, Any]:
+        """What is known of the run now, under azureml-core's names as far as himl knows them; times are ISO 8601 in
+        UTC."""
+        run = self._now()
+        return {
+            "runId": run.id,
+            "experiment": run.experiment,
+            "displayName": run.display_name,
+            "description": run.description,
+            "status": run.status.value,
+            "createdTimeUtc": _iso(run.created),
+            "startTimeUtc": _iso(run.started),
+            "endTimeUtc": _iso(run.ended),
+            "parentRunId": run.parent,
+            "tags": dict(run.tags),
+            "parameters": dict(self._found_in.opened.parameters(run.id)),
+            "command": run.command,
+            "exitCode": run.exit_code,
+            "error": {"message": run.reason} if run.reason and run.status is RunStatus.failed else None,
+        }
+
+    def get_portal_url(self) -> str:
+        """The run's page in Azure ML Studio; empty for a run of a local workspace."""
+        return self.record.url
+
+    def get_metrics(self, name: str | None = None, recursive: bool = False) -> dict[str, Any]:
+        """What the run logged, by name: a number or a text, or a list in the order of steps where there are several.
+
+        With *recursive*, what it and all runs below it logged: `{run id: {name: ...}}`, for those that logged anything.
+        Of a table, each column is a metric `NAME/COLUMN`; truth values are 1.0 and 0.0; images are files of the run.
+        """
+        if "_writer" in vars(self):
+            self.flush()
+        found: dict[str, dict[str, list[MetricPoint | TextPoint]]] = {}
+        for run in (self, *(self.get_children(recursive=True) if recursive else ())):
+            if run.id in found:  # runs nested in one that was asked for come along with it
+                continue
+            values = self._found_in.opened.values(run.id)
+            logged: list[Metric | Texts] = [*values.metrics, *values.texts]
+            for metric in logged:
+                if name in (None, metric.name):
+                    found.setdefault(metric.run, {}).setdefault(metric.name, []).extend(metric.points)
+        told = {run_id: {metric: _value(points) for metric, points in names.items()} for run_id, names in found.items()}
+        return told if recursive else told.get(self.id, {})
+
+    def get_file_names(self) -> list[str]:
+        """The names of all files of the run, sorted."""
+        return [blob.name for page in self.files().list() for blob in page]
+
+    def get_children(
+        self, recursive: bool = False, tags: Mapping[str, str] | None = None, status: str | None = None
+    ) -> Iterator[Run]:
+        """The runs that this one started, newest first, fetched as they are consumed; with *recursive* also those they
+        started.
+
+        *tags* and *status* select among them. Raises BadUsage for a status that there is not.
+        """
+        wanted = [_status(status)] if status else []
+        for record in self._found_in.opened.runs(RunQuery(parent=self.id)):
+            child = Run(self._found_in, record)
+            if (not wanted or record.status in wanted) and all(
+                record.tags.get(key) == value for key, value in (tags or {}).items()
+            ):
+                yield child
+            if recursive:
+                yield from child.get_children(recursive=True, tags=tags, status=status)
+
+    def download_file(
+        self, name: str, output_file_path: str | os.PathLike[str] | None = None, _validate_checksum: bool = True
+    ) -> None:
+        """Bring one file, checked by MD5, replacing what is there.
+
+        It goes to *output_file_path*, into it where that is a folder or ends with a slash, and without it to its own
+        last name in the current folder. Raises NotThere, and IntegrityFailed and its kin when it did not arrive.
+        """
+        from himl_cli.api.transfer import bring_file
+
+        bring_file(self.files, self.id, name, output_file_path)
+
+    def download_files(
+        self,
+        prefix: str | None = None,
+        output_directory: str | os.PathLike[str] | None = None,
+        append_prefix: bool = True,
+    ) -> None:
+        """Bring the files whose names start with *prefix*, checked by MD5, replacing what is there, to
+        *output_directory*.
+
+        They keep their whole names below it; without *append_prefix*, the folders of *prefix* are dropped. Raises
+        NotThere where there are none, and what went wrong with single files once all were tried.
+        """
+        request = DownloadRequest(
+            Path(output_directory or "."), Filters(prefix or ""), strip_prefix=not append_prefix, overwrite=True
+        )
+        complete(
+            bring(
+                request.folder,
+                repr(("download files", self.id, request)),
+                lambda notify: download(self.files(), request, notify),
+            )
+        )
+
+    def wait_for_completion(
+        self, show_output: bool = False, wait_post_processing: bool = False, raise_on_error: bool = True
+    ) -> dict[str, Any]:
+        """Wait until the run has ended; gives its details then.
+
+        With *show_output* its log is written to stdout as it grows. *wait_post_processing* is accepted and has no
+        effect. Ctrl-C ends the waiting, not the run. Raises JobFailed, unless *raise_on_error* is False, where the run
+        did not complete.
+        """
+        self.record = wait_until_ended(
+            self._found_in.opened, self.id, show_output=show_output, raise_on_error=raise_on_error
+        )
+        return self.get_details()
+
+    def cancel(self) -> bool:
+        """Ask the run to stop; False when it had ended already."""
+        return self._found_in.opened.cancel(self.id)
+
+    def set_tags(self, tags: Mapping[str, str]) -> None:
+        """Set *tags*; others stay as they are."""
+        self.record = self._found_in.opened.tag(self.id, {key: str(value) for key, value in tags.items()})
+
+    @staticmethod
+    def get_context(allow_offline: bool = True) -> Run | OfflineRun:
+        """The run that this process is part of: a job's, on Azure ML or here; else one that only tells the log what it
+        is told.
+
+        Makes no request. Without *allow_offline*, BadUsage is raised outside of a job.
+        """
+        from himl_cli.api.context import current_run
+
+        return current_run(allow_offline)
+
+    def flush(self, timeout_seconds: int = 300) -> None:
+        """Send what was logged, then wait, *timeout_seconds* at most, until it can be read back.
+
+        Raises ServiceFailed, DiskFailed or NotAllowed where it cannot be sent now (it is sent later then), RunNotFound
+        for a run that was deleted, and BadUsage for values that the workspace does not take, once the others are sent.
+        """
+        self._writer.settle(timeout_seconds)
+
+    def complete(self) -> None:
+        """Send what is left, and record that the run completed; of a job's run, its own service or supervisor records
+        that."""
+        self._end(RunEnd(RunStatus.completed))
+
+    def fail(self, error_details: str | BaseException | None = None, error_code: str | None = None) -> None:
+        """Send what is left, and record that the run failed; of a job's run, its own service or supervisor records
+        that."""
+        self._end(RunEnd(RunStatus.failed, reason_of(error_details, error_code)))
+
+    def _end(self, end: RunEnd) -> None:
+        try:
+            self._writer.flush()
+        finally:
+            self.record = self._recorder.end_run(self.id, end)
+
+    def _keep(self, entry: Logged) -> None:
+        self._writer.add(entry)
+
+    def _store_files(self, files: Mapping[str, Path]) -> None:
+        from himl_cli.services.runs.changes import store_files
+
+        store_files(self.workspace.opened.run_files(self.id), files)
+
+    @cached_property
+    def _writer(self) -> RunWriter:
+        from himl_cli.services.runs.writing import RunWriter
+
+        return RunWriter(self._recorder, self.id)
+
+    @property
+    def _recorder(self) -> RunRecorder:
+        opened = self.workspace.opened
+        if not isinstance(opened, RunRecorder):
+            raise BadUsage(f"Nothing can be written to the runs of {opened.label}.")
+        return opened
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Run) and (self.workspace, self.id) == (other.workspace, other.id)
+
+    def __hash__(self) -> int:
+        return hash((self.workspace, self.id))
+
+    def __repr__(self) -> str:
+        return (
+            f"Run({self.id!r}, experiment {self.record.experiment!r}, {self.status}, "
+            f"{self.record.workspace or self._found_in.opened.label})"
+        )
+
+    def _now(self) -> Record:
+        self.record = self._found_in.opened.run(self.id)
+        return self.record
+
+    def files(self) -> BlobStore:
+        """The run's files as himl's services know them."""
+        return self._found_in.opened.run_files(self.id)
+
+
+def _iso(time: datetime | None) -> str | None:
+    return time.isoformat() if time else None
+
+
+def _value(points: list[MetricPoint | TextPoint]) -> float | str | list[float | str]:
+    values = [
+        point.value for point in sorted(points, key=lambda point: (point.step, point.time))
+    ]  # one name may have numbers and texts
+    return values[0] if len(values) == 1 else values
+
+
+def _status(text: str) -> RunStatus:
+    for status in RunStatus:
+        if status.value.lower() == text.lower():
+            return status
+    raise BadUsage(
+        f"'{text}' is no status of a run.", hint=f"There are {', '.join(status.value for status in RunStatus)}."
+    )
 
 
 class Workspace:
@@ -51,7 +372,7 @@ class Workspace:
     def from_config(path: str | os.PathLike[str] | None = None, auth: object = None) -> Workspace:
         """The workspace of the config file *path* (or of the one in that folder), else the configured one; see
         `get_workspace`."""
-        from himl_cli.api.configured import get_workspace
+        from himl_cli.api.resolve import get_workspace
 
         return get_workspace(workspace_config_path=path)
 
@@ -125,3 +446,31 @@ class Workspace:
             return address.cloud.name, address.path.lower()
         folder = getattr(self.opened, "folder", None)
         return (str(folder.resolve()) if isinstance(folder, Path) else self.opened.label,)
+
+
+def wait_until_ended(workspace: base.Workspace, run_id: str, *, show_output: bool, raise_on_error: bool) -> Record:
+    """The run as it ended. Raises RunNotFound, and JobFailed where it did not complete and *raise_on_error* is set."""
+    if show_output:
+        with suppress(NotFound):  # it may end without a log
+            for piece in follow_log(workspace, run_id):
+                _show(piece)
+    pause, at_most = seconds_between_looks(workspace, run_id)
+    run = workspace.run(run_id)
+    while not run.status.is_final:
+        time.sleep(pause)
+        pause = min(at_most, pause * GROWTH)
+        run = workspace.run(run_id)
+    if raise_on_error:
+        raise_unless_completed(run)
+    return run
+
+
+def _show(piece: bytes) -> None:
+    """To stdout, which in a notebook takes text only."""
+    raw = getattr(sys.stdout, "buffer", None)
+    if raw is None:
+        sys.stdout.write(piece.decode("utf-8", "replace"))
+    else:
+        sys.stdout.flush()
+        raw.write(piece)
+    sys.stdout.flush()

@@ -8,7 +8,7 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
-from himl_cli.api.submitting import brought
+from himl_cli.api import datasets
 from himl_cli.core.errors import BadUsage, DiskFailed
 from himl_cli.services.checkpoints.recovery import is_whole
 from himl_cli.services.runs.mirror_state import MirrorFile
@@ -135,12 +135,12 @@ def _word(text: str) -> None:
     if "\0" in text:
         return  # no variable can have it
     try:
-        os.environ[brought.VARIABLE] = text
+        os.environ[datasets.VARIABLE] = text
     except UnicodeEncodeError:
         return
     os.environ["LOCAL_RANK"], os.environ["RANK"] = "1", "1"
-    brought.inherited("0badcafe0bad")
-    brought.leave_word("0badcafe0bad", Path.cwd())
+    datasets.inherited("0badcafe0bad")
+    datasets.leave_word("0badcafe0bad", Path.cwd())
 
 
 def targets() -> list[Target]:

@@ -91,6 +91,6 @@ def test_a_plain_typer_takes_single_options(local_runs: RecordedRuns) -> None:
 
 
 def test_the_import_is_light() -> None:
-    heavy = ["rich", "azure", "msgspec", "yaml", "sqlite3", "asyncio", "mlflow", "pydantic", "himl_cli.app", "himl_cli.api.run"]
+    heavy = ["rich", "azure", "msgspec", "yaml", "sqlite3", "asyncio", "mlflow", "pydantic", "himl_cli.app", "himl_cli.api.workspace"]
     program = f"from himl_cli import cli; import sys; print([name for name in {heavy} if name in sys.modules])"
     assert subprocess.check_output([sys.executable, "-c", program], text=True) == "[]\n"

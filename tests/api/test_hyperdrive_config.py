@@ -16,8 +16,7 @@ from himl_cli import (
     create_grid_hyperdrive_config,
     create_grid_hyperparam_args_v2,
 )
-from himl_cli.api.submitting.hyperdrive_config import sweep_of_config
-from himl_cli.api.submitting.hyperparam_args import sweep_of_args
+from himl_cli.api.hyperdrive import sweep_of_args, sweep_of_config
 from himl_cli.core.errors import BadUsage
 from himl_cli.core.sweeps import Draw, EarlyStop, SearchRange
 from tests.api.scripts import write_script

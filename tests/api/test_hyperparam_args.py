@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from himl_cli.api.submitting.hyperparam_args import EARLY_TERMINATION_ARG, sweep_of_args, trial_seconds_of
+from himl_cli.api.hyperdrive import EARLY_TERMINATION_ARG, sweep_of_args, trial_seconds_of
 from himl_cli.core.errors import BadUsage
 from himl_cli.core.sweeps import Draw, EarlyStop, SearchRange, SweepSpec
 from himl_cli.workspaces.azure.jobs.sdk import load_sdk

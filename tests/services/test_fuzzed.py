@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from himl_cli.api.submitting import brought
+from himl_cli.api import datasets
 from himl_cli.commands.options import ALL_RUNS, parse_count
 from himl_cli.core.errors import BadUsage, DiskFailed, ServiceFailed
 from himl_cli.core.runs import RunQuery, RunStatus
@@ -132,11 +132,11 @@ def test_a_datastore_without_an_address_is_a_failure_of_the_service(odd: dict[st
 
 @pytest.mark.parametrize("text", [DEEP, '{"x": ["/a"]}', '{"x": 1}', "[]", "9" * 5000])
 def test_word_of_datasets_that_is_none_is_passed_over(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, text: str) -> None:
-    for name, value in ((brought.VARIABLE, text), ("LOCAL_RANK", "1"), ("RANK", "1")):
+    for name, value in ((datasets.VARIABLE, text), ("LOCAL_RANK", "1"), ("RANK", "1")):
         monkeypatch.setenv(name, value)
-    assert brought.inherited("x") is None
-    brought.leave_word("x", tmp_path)
-    assert brought.inherited("x") == tmp_path
+    assert datasets.inherited("x") is None
+    datasets.leave_word("x", tmp_path)
+    assert datasets.inherited("x") == tmp_path
 
 
 def test_a_report_that_is_nested_without_end_is_told_as_it_is() -> None:

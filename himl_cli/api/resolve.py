@@ -1,4 +1,4 @@
-"""The workspace that is meant where a script names none, or names it by a config file or a vendor's object."""
+"""Workspaces that a script holds as objects of the vendor's SDKs, recognised without importing these."""
 
 from __future__ import annotations
 
@@ -6,11 +6,8 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from himl_cli.api.errors import ConfigNotFound, NoWorkspace, raising
-from himl_cli.api.foreign import azure_names
-from himl_cli.api.run import Run
-from himl_cli.api.submitting.words import WrongArgument
-from himl_cli.api.workspace import Workspace
+from himl_cli.api.errors import ConfigNotFound, NoWorkspace, WrongArgument, raising
+from himl_cli.api.workspace import Run, Workspace
 from himl_cli.core.errors import BadUsage, WorkspaceNotFound
 from himl_cli.core.files import WORKSPACE_FOLDER
 
@@ -18,6 +15,39 @@ if TYPE_CHECKING:
     from typing import TypeGuard
 
     from himl_cli.workspaces.azure.address import WorkspaceAddress
+
+
+ATTRIBUTES = {
+    ("azureml.", "Workspace"): ("subscription_id", "resource_group", "name"),  # azureml.core
+    ("azure.ai.ml.", "MLClient"): ("subscription_id", "resource_group_name", "workspace_name"),
+}
+"""Where a class comes from and its name; which of its attributes hold subscription, resource group and name of the
+workspace."""
+
+
+def azure_names(given: object) -> tuple[str, str, str] | None:
+    """Subscription, resource group and name of the workspace that *given* stands for; None where it is no such
+    object."""
+    for kind in type(given).__mro__:
+        for (home, name), attributes in ATTRIBUTES.items():
+            if kind.__name__ == name and kind.__module__.startswith(home):
+                return _texts(given, attributes)
+    return None
+
+
+def _texts(given: object, attributes: tuple[str, str, str]) -> tuple[str, str, str] | None:
+    """The values of *attributes*; None where one is not set (an MLClient of a registry has no workspace)."""
+    subscription, group, name = (getattr(given, attribute, None) for attribute in attributes)
+    if (
+        isinstance(subscription, str)
+        and isinstance(group, str)
+        and isinstance(name, str)
+        and subscription
+        and group
+        and name
+    ):
+        return subscription, group, name
+    return None
 
 
 def get_workspace(

@@ -1,4 +1,4 @@
-"""hi-ml's `submit_to_azure_if_needed`: one call that makes a script run here, or sends it to Azure ML."""
+"""hi-ml's `submit_to_azure_if_needed`: one call that runs a script here, or sends it to Azure ML."""
 
 from __future__ import annotations
 
@@ -8,11 +8,18 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from himl_cli.api.multi_node import set_environment_variables_for_multi_node
-from himl_cli.api.paths import PathLike
-from himl_cli.api.submitting.asked import AfterSubmission, Asked, Datasets
-from himl_cli.api.submitting.dataset_config import DatasetConfig, as_configs
-from himl_cli.api.submitting.run_info import AzureRunInfo, info_in_job
+from himl_cli.api.datasets import (
+    AfterSubmission,
+    Asked,
+    AzureRunInfo,
+    DatasetConfig,
+    Datasets,
+    as_configs,
+    info_in_job,
+    info_outside,
+)
+from himl_cli.api.ranks import set_environment_variables_for_multi_node
+from himl_cli.api.transfer import PathLike
 
 log = logging.getLogger(__name__)
 
@@ -157,11 +164,11 @@ def submit_to_azure_if_needed(
         return _in_job(inputs, outputs, is_wanted)
     if is_wanted:
         from himl_cli.api.errors import one_line_if_uncaught
-        from himl_cli.api.submitting.submission import submit
 
         with one_line_if_uncaught():
+            from himl_cli.api.submission import submit
+
             return submit(asked, inputs, outputs, AZUREML_FLAG, DEFAULT_DOCKER_IMAGE)
-    from himl_cli.api.submitting.outside import info_outside
 
     return info_outside(asked, inputs, outputs)
 

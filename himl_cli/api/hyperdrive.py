@@ -1,0 +1,350 @@
+"""What a hyperparameter is drawn from, as scripts say it: in objects of the vendor's SDKs, recognised without importing
+these, in lists and texts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from numbers import Integral
+from typing import Any
+
+from himl_cli.api.errors import WrongArgument
+from himl_cli.core.errors import BadUsage
+from himl_cli.core.sweeps import Draw, EarlyStop, Scalar, SearchRange, SweepSpec, argument_names
+from himl_cli.core.text import did_you_mean
+from himl_cli.services.submission.search_space import (
+    AZURE_WORDS,
+    parse_early_stop,
+    parse_sampling,
+    points_of,
+    search_range,
+)
+
+
+def space_of(given: Mapping[str, Any]) -> dict[str, SearchRange]:
+    """The ranges by name, without the dashes that may stand before a name. Raises BadUsage for what is none, and for a
+    short option."""
+    if not isinstance(given, Mapping):
+        raise BadUsage(f"The hyperparameters are a dictionary by name, not {type(given).__qualname__}.")
+    space: dict[str, SearchRange] = {}
+    for key, value in given.items():
+        name = str(key).removeprefix("--")
+        if name.startswith("-") or not name:
+            raise BadUsage(
+                f"Hyperparameter '{key}': only arguments with two dashes can be given to a trial.",
+                hint="Give the script's argument a long name.",
+            )
+        space[name] = range_of(name, value)
+    return space
+
+
+def range_of(name: str, value: Any) -> SearchRange:
+    """*value* of hyperparameter *name*: himl's text (`uniform(0,1)`), a list of choices, azure-ai-ml's object, or
+    azureml's `["uniform", [0, 1]]`."""
+    if isinstance(value, str):
+        return search_range(name, value)
+    if isinstance(value, Sequence):
+        return _of_expression(name, value) if _is_expression(value) else SearchRange(Draw.choice, _scalars(name, value))
+    kind = str(getattr(value, "type", "")).lower()
+    if kind not in {draw.value for draw in Draw}:
+        raise BadUsage(
+            f"Hyperparameter '{name}': {type(value).__qualname__} is nothing to draw values from.",
+            hint="Give a list, or Choice, Uniform, …",
+        )
+    draw = Draw(kind)
+    values = (
+        value.values if draw is Draw.choice else [getattr(value, argument, None) for argument in argument_names(draw)]
+    )
+    return SearchRange(draw, _scalars(name, values or ()))
+
+
+def _is_expression(value: Sequence[Any]) -> bool:
+    """Whether this is what azureml's `choice`, `uniform`, … give: a word and the list of its arguments."""
+    return len(value) == 2 and value[0] in {draw.value for draw in Draw} and isinstance(value[1], list)
+
+
+def _of_expression(name: str, value: Sequence[Any]) -> SearchRange:
+    draw, arguments = Draw(value[0]), value[1]
+    if draw is Draw.choice and len(arguments) == 1 and isinstance(arguments[0], list):
+        arguments = arguments[0]
+    return SearchRange(draw, _scalars(name, arguments))
+
+
+def _scalars(name: str, values: Sequence[Any]) -> tuple[Scalar, ...]:
+    """*values* as numbers and texts; numpy's become Python's."""
+    plain = [
+        value.item() if hasattr(value, "item") and not isinstance(value, (str, int, float)) else value
+        for value in values
+    ]
+    for value in plain:
+        if not isinstance(value, (str, int, float)):
+            raise BadUsage(
+                f"Hyperparameter '{name}': {value!r} is neither a number nor a text.",
+                hint="Nested search spaces cannot be sent.",
+            )
+    return tuple(plain)
+
+
+PARAM_SAMPLING_ARG = "parameter_sampling"
+MAX_TOTAL_TRIALS_ARG = "max_total_trials"
+PRIMARY_METRIC_ARG = "primary_metric"
+SAMPLING_ALGORITHM_ARG = "sampling_algorithm"
+GOAL_ARG = "goal"
+MAX_CONCURRENT_TRIALS_ARG = "max_concurrent_trials"
+EARLY_TERMINATION_ARG = "early_termination_policy"
+OTHER_EARLY_TERMINATION = "early_termination"
+TIMEOUT, TRIAL_TIMEOUT = "timeout", "trial_timeout"
+NAMES = (
+    *(PARAM_SAMPLING_ARG, MAX_TOTAL_TRIALS_ARG, PRIMARY_METRIC_ARG, SAMPLING_ALGORITHM_ARG, GOAL_ARG),
+    *(MAX_CONCURRENT_TRIALS_ARG, EARLY_TERMINATION_ARG, OTHER_EARLY_TERMINATION, TIMEOUT, TRIAL_TIMEOUT),
+)
+"""What may be given: hi-ml hands all of it but the space to azure-ai-ml's `command.sweep`, so these are its
+arguments."""
+NOT_TAKEN = {
+    "search_space": f"The hyperparameters are '{PARAM_SAMPLING_ARG}'.",
+    "compute": "The cluster is compute_cluster_name.",
+    "identity": "identity_based_auth=True runs the job as you.",
+    "queue_settings": "Leave it out.",
+    "job_tier": "Leave it out.",
+    "priority": "Leave it out.",
+}
+"""Arguments of `command.sweep` that are none here, and what to do instead."""
+
+
+def sweep_of_args(given: Mapping[str, Any]) -> SweepSpec:
+    """The sweep that *given* describes, by the names in NAMES. Raises BadUsage for what it does not say or says
+    wrongly."""
+    check_args(given)
+    for name in given:
+        if name in NOT_TAKEN:
+            raise BadUsage(f"hyperparam_args: '{name}' cannot be given here.", hint=NOT_TAKEN[name])
+        if name not in NAMES:
+            raise BadUsage(
+                f"hyperparam_args: unknown '{name}'.",
+                hint=did_you_mean(str(name), NAMES) or f"There are: {', '.join(NAMES)}.",
+            )
+    if not given.get(PARAM_SAMPLING_ARG):
+        raise BadUsage(
+            f"hyperparam_args: '{PARAM_SAMPLING_ARG}' is missing.",
+            hint="It has what each hyperparameter is drawn from: {'lr': [0.1, 0.01]}.",
+        )
+    space = space_of(given[PARAM_SAMPLING_ARG])
+    is_listed = all(one.draw is Draw.choice for one in space.values())
+    sampling, seed = _sampling(given.get(SAMPLING_ALGORITHM_ARG) or ("grid" if is_listed else "random"))
+    points = points_of(space.values()) if sampling == "grid" and is_listed else None
+    asked = _whole(given, MAX_TOTAL_TRIALS_ARG)
+    trials = points if asked is None else asked
+    if trials is None:
+        raise BadUsage(f"hyperparam_args: '{MAX_TOTAL_TRIALS_ARG}' is missing, the number of trials.")
+    return SweepSpec(
+        space=space,
+        sampling=sampling,
+        max_trials=trials if points is None else min(trials, points),
+        max_concurrent=_whole(given, MAX_CONCURRENT_TRIALS_ARG),
+        primary_metric=str(given.get(PRIMARY_METRIC_ARG) or SweepSpec.primary_metric),
+        goal=str(given.get(GOAL_ARG) or SweepSpec.goal).lower(),
+        early_stop=_early_stop(_policy(given)),
+        seed=seed,
+        max_seconds=_seconds(given, TIMEOUT),
+    )
+
+
+def trial_seconds_of(given: Mapping[str, Any]) -> float | None:
+    """How long each trial may take, in seconds; None where *given* does not say. Raises BadUsage for what is no number
+    of seconds."""
+    check_args(given)
+    return _seconds(given, TRIAL_TIMEOUT)
+
+
+def check_args(given: object) -> None:
+    """Raises BadUsage for what is no dictionary."""
+    if not isinstance(given, Mapping):
+        raise BadUsage(
+            f"hyperparam_args is a dictionary, not {type(given).__qualname__}.",
+            hint=f"{{'{PARAM_SAMPLING_ARG}': {{'lr': [0.1, 0.01]}}}}",
+        )
+
+
+def _policy(given: Mapping[str, Any]) -> Any:
+    both = [name for name in (EARLY_TERMINATION_ARG, OTHER_EARLY_TERMINATION) if given.get(name) is not None]
+    if len(both) > 1:
+        raise BadUsage(f"hyperparam_args: {both[0]} and {both[1]} are the same.", hint="Leave one of them out.")
+    return given[both[0]] if both else None
+
+
+def _sampling(given: Any) -> tuple[str, int | None]:
+    """The word and the seed; *given* is a text, or azure-ai-ml's object."""
+    if isinstance(given, str):
+        return parse_sampling(given.lower())
+    return parse_sampling(str(getattr(given, "type", given)).lower())[0], getattr(given, "seed", None)
+
+
+def _early_stop(given: Any) -> EarlyStop | None:
+    if given is None or isinstance(given, str):
+        return parse_early_stop(given) if given else None
+    kind = str(getattr(given, "type", "")).lower()
+    return EarlyStop(
+        AZURE_WORDS.get(kind, kind),
+        evaluation_interval=getattr(given, "evaluation_interval", None) or 1,
+        delay_evaluation=getattr(given, "delay_evaluation", None) or 0,
+        slack_factor=getattr(given, "slack_factor", None) or None,
+        slack_amount=getattr(given, "slack_amount", None) or None,
+        truncation_percentage=getattr(given, "truncation_percentage", None),
+    )
+
+
+def _whole(given: Mapping[str, Any], name: str) -> int | None:
+    value = given.get(name)
+    if value is None or (isinstance(value, int) and not isinstance(value, bool)):
+        return value
+    raise BadUsage(f"hyperparam_args: '{name}' is a whole number, not {value!r}.")
+
+
+def _seconds(given: Mapping[str, Any], name: str) -> float | None:
+    value = given.get(name)
+    if value is None or (isinstance(value, (int, float)) and not isinstance(value, bool) and value > 0):
+        return value
+    raise BadUsage(f"hyperparam_args: '{name}' is a number of seconds, not {value!r}.")
+
+
+LONGEST_MINUTES = 10080
+"""HyperDrive's own limit, which a HyperDriveConfig has where nobody sets one. A sweep job without one would have 60
+days."""
+SAMPLINGS = {"random": "random", "grid": "grid", "bayesianoptimization": "bayesian"}
+POLICIES = {"bandit": "bandit", "medianstopping": "median", "truncationselection": "truncation"}
+NO_POLICY = "default"
+
+
+@dataclass(frozen=True)
+class Grid:
+    """What `create_grid_hyperdrive_config` and its kin give: one run for each of *values*, which it finds in its
+    argument `--{argument}`."""
+
+    values: Sequence[Scalar]
+    argument: str
+    metric: str
+    kind: str = "sweep"
+
+    @property
+    def sweep(self) -> SweepSpec:
+        """The sweep of one run for each value."""
+        space = {self.argument: SearchRange(Draw.choice, tuple(self.values))}
+        return SweepSpec(space, max_trials=len(self.values), primary_metric=self.metric, kind=self.kind)
+
+
+def create_crossval_hyperdrive_config(
+    num_splits: int, cross_val_index_arg_name: str = "crossval_index", metric_name: str = "val/loss"
+) -> Grid:
+    """What `submit_to_azure_if_needed` takes as *hyperdrive_config* to run a cross-validation: *num_splits* runs of the
+    script.
+
+    Each gets `--{cross_val_index_arg_name} i`, from 0 on, and should log *metric_name*, by which Azure ML shows the
+    best. Unlike hi-ml's it needs no azureml package, and works with both SDKs. Raises BadUsage (also a ValueError) for
+    fewer than one split.
+    """
+    return Grid(_splits(num_splits), cross_val_index_arg_name.lstrip("-"), metric_name, "crossval")
+
+
+def create_grid_hyperdrive_config(values: Sequence[Scalar], argument_name: str, metric_name: str) -> Grid:
+    """What `submit_to_azure_if_needed` takes as *hyperdrive_config* to run the script once for each of *values*, with
+    `--{argument_name} VALUE`.
+
+    Otherwise as `create_crossval_hyperdrive_config`. Raises BadUsage (also a ValueError) where there are no values.
+    """
+    return Grid(_some(values), argument_name.lstrip("-"), metric_name)
+
+
+def create_crossval_hyperparam_args_v2(
+    num_splits: int, cross_val_index_arg_name: str = "crossval_index", metric_name: str = "val/loss"
+) -> dict[str, Any]:
+    """A cross-validation as `create_crossval_hyperdrive_config`, for *hyperparam_args* of `submit_to_azure_if_needed`.
+
+    Raises BadUsage (also a ValueError) where *num_splits* is no whole number, or less than 1.
+    """
+    return create_grid_hyperparam_args_v2(_splits(num_splits), cross_val_index_arg_name, metric_name)
+
+
+def create_grid_hyperparam_args_v2(values: Sequence[Scalar], argument_name: str, metric_name: str) -> dict[str, Any]:
+    """A grid as `create_grid_hyperdrive_config`, for *hyperparam_args* of `submit_to_azure_if_needed`; the values are a
+    list, not azure-ai-ml's Choice.
+
+    Raises BadUsage (also a ValueError) where there are no values, or *values* is a text.
+    """
+    return {
+        MAX_TOTAL_TRIALS_ARG: len(values),
+        PARAM_SAMPLING_ARG: {argument_name: _some(values)},
+        SAMPLING_ALGORITHM_ARG: "grid",
+        PRIMARY_METRIC_ARG: metric_name,
+        GOAL_ARG: "Minimize",
+    }
+
+
+def _splits(number: Any) -> list[str]:
+    """The numbers of the splits, as texts: so they stand in the tags of hi-ml's runs."""
+    if isinstance(number, bool) or not isinstance(number, Integral):
+        raise WrongArgument(f"num_splits is a whole number, not {number!r}.")
+    if number < 1:
+        raise WrongArgument(f"num_splits is at least 1, not {number}.")
+    return [str(index) for index in range(number)]
+
+
+def _some(values: Sequence[Scalar]) -> list[Scalar]:
+    if isinstance(values, str) or not values:
+        raise WrongArgument(f"values is a list with one value at least, not {values!r}.")
+    return list(values)
+
+
+def sweep_of_config(config: Any) -> SweepSpec:
+    """The sweep that *config* describes, a Grid or a HyperDriveConfig of azureml. Raises BadUsage for what cannot be
+    sent."""
+    if isinstance(config, Grid):
+        return config.sweep
+    if not hasattr(config, "_generator_config") or not hasattr(config, "_primary_metric_config"):
+        raise BadUsage(
+            f"hyperdrive_config is no HyperDriveConfig, but of type {type(config).__qualname__}.",
+            hint="azureml.train.hyperdrive has that class; create_crossval_hyperdrive_config gives one too.",
+        )
+    _check_supported(config)
+    generator, metric = config._generator_config, config._primary_metric_config
+    minutes = config._max_duration_minutes
+    return SweepSpec(
+        space=space_of(generator["parameter_space"]),
+        sampling=_known(SAMPLINGS, generator["name"], "sampling"),
+        max_trials=config._max_total_runs,
+        max_concurrent=None
+        if config._max_concurrent_runs == config._max_total_runs
+        else config._max_concurrent_runs,  # the SDK's word for all
+        primary_metric=metric["name"],
+        goal=metric["goal"].lower(),
+        early_stop=_policy_of_config(config._policy_config),
+        max_seconds=(minutes or LONGEST_MINUTES) * 60,
+    )
+
+
+def _check_supported(config: Any) -> None:
+    for name in ("estimator", "pipeline", "resume_from", "resume_child_runs"):
+        if getattr(config, f"_{name}", None):
+            raise BadUsage(
+                f"hyperdrive_config has the argument {name}, which himl cannot send.",
+                hint="Give it run_config=ScriptRunConfig(source_directory='') alone.",
+            )
+
+
+def _policy_of_config(policy: Mapping[str, Any]) -> EarlyStop | None:
+    name, said = str(policy.get("name") or NO_POLICY), policy.get("properties") or {}
+    if name.lower() == NO_POLICY:
+        return None
+    return EarlyStop(
+        _known(POLICIES, name, "policy"),
+        evaluation_interval=said.get("evaluation_interval") or 1,
+        delay_evaluation=said.get("delay_evaluation") or 0,
+        slack_factor=said.get("slack_factor"),
+        slack_amount=said.get("slack_amount"),
+        truncation_percentage=said.get("truncation_percentage"),
+    )
+
+
+def _known(words: Mapping[str, str], name: str, what: str) -> str:
+    if name.lower() not in words:
+        raise BadUsage(f"hyperdrive_config: himl does not know the {what} '{name}'.")
+    return words[name.lower()]
