@@ -344,7 +344,8 @@ class _Places:
     @cached_property
     def _datastores(self) -> dict[str, Path]:
         """The local workspace's datastores, the default one first; none where there is no such workspace."""
-        from himl_cli.workspaces.resolve import nearest_local, open_workspace
+        from himl_cli.core.files import nearest_local
+        from himl_cli.workspaces.resolve import open_workspace
 
         folder = nearest_local(self._cwd)
         return (

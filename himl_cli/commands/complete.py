@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from himl_cli.core.errors import HimlError
+from himl_cli.core.files import named_folder, nearest_local
 from himl_cli.workspaces.local.completion_names import completion_names
-from himl_cli.workspaces.resolve import named_folder, nearest_local
 
 LATEST = "latest"
 AZURE_OPTIONS = ("config_file", "config_path", "workspace_config_path")

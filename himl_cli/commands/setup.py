@@ -123,9 +123,9 @@ def _settings_in_force(start: Path) -> list[str]:
     from himl_cli.commands.settings import places_of_settings
     from himl_cli.commands.submit import app as submit
     from himl_cli.services.montage.cache import cache_limit
-    from himl_cli.workspaces.resolve import check_azure_settings
+    from himl_cli.workspaces.resolve import cloud_setting
 
     sources = places_of_settings(typer.main.get_command(submit), start, os.environ)
-    check_azure_settings(start)
+    cloud_setting(start)
     cache_limit(start)
     return [*sources]

@@ -64,7 +64,7 @@ from himl_cli.workspaces.resolve import (
     azure_facts,
     azure_for_jobs,
     azure_to_record_in,
-    check_azure_settings,
+    cloud_setting,
     job_yaml,
     open_address,
     open_configured_azure,
@@ -98,7 +98,7 @@ def submit_script(
         )
     waits = options.waits(on_cluster=bool(request.on_cluster), sources=sources)
     if options.dry_run:
-        check_azure_settings(request.cwd)
+        cloud_setting(request.cwd)
         return _print_script(output_opts, prepare_job(request))
     if request.is_told_to_azure:
         from himl_cli.commands.recorder import run_recorded
@@ -207,7 +207,7 @@ def _submit_pipeline(
         )
     waits = options.waits(on_cluster=bool(spec.cluster), sources=sources)
     if options.dry_run:
-        check_azure_settings(request.cwd)
+        cloud_setting(request.cwd)
         output, spec = output_opts.output(), with_named_datastores(prepared)
         print_prepared(output, prepared.remarks, *prepared.reports)
         wheels = {wheel.name for step in spec.steps if step.job.environment for wheel in step.job.environment.wheels}

@@ -170,3 +170,19 @@ def expand_home(text: str | Path, what: str = "file") -> Path:
             f"There is no {what} '{text}': no such user has a home folder here.",
             hint="Write ./~ for a name that begins so.",
         ) from None
+
+
+def named_folder(spec: str) -> Path:
+    """The local workspace that a path means: itself when it is called `.himl` or holds a record, else the `.himl` in
+    it."""
+    path = expand_home(spec, "folder").absolute()
+    if path.name == WORKSPACE_FOLDER or (path / "workspace.db").is_file() or path.is_file():
+        return path
+    return path / WORKSPACE_FOLDER
+
+
+def nearest_local(start: Path) -> Path | None:
+    """The nearest `.himl` folder in *start* or a parent."""
+    return next(
+        (folder / WORKSPACE_FOLDER for folder in (start, *start.parents) if (folder / WORKSPACE_FOLDER).is_dir()), None
+    )

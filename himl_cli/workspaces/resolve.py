@@ -1,6 +1,9 @@
-"""Which workspaces are meant: by what was named, else by where the command is given.
+"""Which workspace is meant, by what was named, else by where the command is given; and opening it.
 
-Nothing is opened here, and no request made.
+The only module that imports a backend: its package when one is opened, and of Azure ML's its light configuration.
+Runs are looked for in two places, since a job that runs here is recorded here, also where an Azure ML workspace is
+configured: `open_runs` opens both. Everything else belongs to one: `open_workspace` for data, `open_for_jobs` for a
+job. No request is made here.
 """
 
 from __future__ import annotations
@@ -13,12 +16,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from himl_cli.core.errors import BadUsage, WorkspaceNotFound
-from himl_cli.core.files import expand_home
+from himl_cli.core.files import WORKSPACE_FOLDER, expand_home, named_folder, nearest_local
 from himl_cli.core.workspaces import HOW_TO_CONFIGURE
+from himl_cli.workspaces.azure import config
+from himl_cli.workspaces.azure.address import WorkspaceAddress, current_cloud
 
 if TYPE_CHECKING:
     from himl_cli.core.jobs import JobSpec, PipelineSpec
-    from himl_cli.workspaces.azure.address import WorkspaceAddress
     from himl_cli.workspaces.azure.workspace import AzureWorkspace
     from himl_cli.workspaces.base import BlobStore, FoundWorkspace, Workspace
     from himl_cli.workspaces.local.workspace import LocalWorkspace
@@ -26,7 +30,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-LOCAL_FOLDER = ".himl"  # as in core/file_tree.py, which is not imported here: completion comes by here at each Tab
+azure_config_text = config.config_text
+azure_config_at = config.find_config
+azure_ids_set = config.ids_in_environment
 
 
 @dataclass(frozen=True)
@@ -67,78 +73,43 @@ def find_workspaces(spec: str | None, config_file: str | None, *, start: Path) -
 def configured_azure(start: Path) -> WorkspaceAddress | None:
     """The job's own workspace inside an Azure ML job; else that of the nearest config.json; else that of the HIML_*
     variables."""
-    from himl_cli.workspaces.azure.config import address_from_config, address_from_environment
-
     cloud = cloud_setting(start)
-    config = None if (own := own_azure(start)) else nearest_azure_config(start)
-    return own or (address_from_config(config, cloud=cloud) if config else address_from_environment(cloud=cloud))
-
-
-def nearest_azure_config(start: Path) -> Path | None:
-    """The nearest `config.json` upward that names an Azure ML workspace, by the rules of `azure.config`."""
-    from himl_cli.workspaces.azure.config import find_config
-
-    return find_config(start)
+    if own := own_azure(start):
+        return own
+    file = config.find_config(start)
+    return config.address_from_config(file, cloud=cloud) if file else config.address_from_environment(cloud=cloud)
 
 
 def search_remarks(spec: str | None, config_file: str | None, *, start: Path) -> Sequence[str]:
     """What a person should know of the search for a `config.json`, where that is what was asked for: files passed over,
     where it stopped."""
-    from himl_cli.workspaces.azure import config as config_remarks
-
-    return () if spec or config_file or own_azure(start) else tuple(config_remarks.search_remarks(start))
+    return () if spec or config_file or own_azure(start) else tuple(config.search_remarks(start))
 
 
 def _named_azure(path: Path, start: Path) -> WorkspaceAddress:
     """The workspace of a config file; inside an Azure ML job always the job's own, the only one that its identity is
     for."""
-    from himl_cli.workspaces.azure.config import address_from_config
-
     own = own_azure(start)
     if own is not None:
         log.warning("'%s' is not used: inside an Azure ML job, the job's own workspace is.", path)
-    return own or address_from_config(path, cloud=cloud_setting(start))
+    return own or config.address_from_config(path, cloud=cloud_setting(start))
 
 
 def is_in_azure_job() -> bool:
     """Whether this process is part of an Azure ML job."""
-    from himl_cli.workspaces.azure.config import address_of_job
-
-    return address_of_job() is not None
+    return config.address_of_job() is not None
 
 
 def own_azure(start: Path) -> WorkspaceAddress | None:
     """The workspace of the Azure ML job that this process is part of; None elsewhere. The settings for *start* may name
     its cloud."""
-    from himl_cli.workspaces.azure.config import address_of_job
-
-    return address_of_job(cloud=cloud_setting(start))
+    return config.address_of_job(cloud=cloud_setting(start))
 
 
 def cloud_setting(start: Path) -> str | None:
-    """The cloud that the settings for *start* name."""
-    from himl_cli.workspaces.azure.config import azure_settings
-
-    return azure_settings(start).cloud or None
-
-
-def named_folder(spec: str) -> Path:
-    """The local workspace that a path means: itself when it is called `.himl` or holds a record, else the `.himl` in
-    it."""
-    path = expand_home(spec, "folder").absolute()
-    if path.name == LOCAL_FOLDER or (path / "workspace.db").is_file() or path.is_file():
-        return path
-    return path / LOCAL_FOLDER
-
-
-def nearest_local(start: Path) -> Path | None:
-    """The nearest `.himl` folder in *start* or a parent."""
-    return next((folder / LOCAL_FOLDER for folder in (start, *start.parents) if (folder / LOCAL_FOLDER).is_dir()), None)
-
-
-def project_of(config: Path) -> Path:
-    """The project's folder that a `config.json` belongs to."""
-    return config.parent.parent if config.parent.name == ".azureml" else config.parent
+    """The cloud that the settings for *start* name. Raises BadUsage where `[azure]` in them holds what cannot be
+    used."""
+    return config.azure_settings(start).cloud or None
 
 
 def open_workspace(spec: str | None, config_file: str | None, *, start: Path) -> Workspace:
@@ -217,7 +188,7 @@ def open_for_jobs(spec: str | None, config_file: str | None, *, start: Path, on_
     """
     if on_cluster:
         return open_azure(azure_for_jobs(spec, config_file, start=start), start)
-    check_azure_settings(start)
+    cloud_setting(start)
     if config_file or (spec and spec.endswith(".json")):
         raise BadUsage(
             f"'{config_file or spec}' names an Azure ML workspace, and this job runs and is recorded here.",
@@ -226,8 +197,9 @@ def open_for_jobs(spec: str | None, config_file: str | None, *, start: Path, on_
         )
     folder = named_folder(spec) if spec and spec != "local" else nearest_local(start)
     if folder is None:
-        config = nearest_azure_config(start)
-        folder = (project_of(config) if config else start) / LOCAL_FOLDER
+        file = config.find_config(start)
+        project = file.parent if file else start
+        folder = (project.parent if file and project.name == ".azureml" else project) / WORKSPACE_FOLDER
     log.debug("the job is recorded in %s", folder)
     return _open_local(folder, create=True)
 
@@ -342,8 +314,6 @@ def azure_facts(spec: str | None, config_file: str | None, *, start: Path) -> Se
 
     The password's value is masked. Raises BadUsage for settings that cannot be used.
     """
-    from himl_cli.workspaces.azure.config import settings_facts
-
     address = find_workspaces(spec, config_file, start=start).azure
     ids = (address.subscription_id, address.resource_group, address.name) if address else ("", "", "")
     source = address.source if address else "default"
@@ -351,7 +321,7 @@ def azure_facts(spec: str | None, config_file: str | None, *, start: Path) -> Se
         (key, value, source)
         for key, value in zip(("subscription_id", "resource_group", "workspace_name"), ids, strict=True)
     ]
-    return [*workspace, *settings_facts(start)]
+    return [*workspace, *config.settings_facts(start)]
 
 
 def _not_configured(asked: str, start: Path, else_: str) -> BadUsage:
@@ -369,13 +339,13 @@ def _existing(meant: ResolvedWorkspaces) -> Path:
     remarks = () if meant.local or meant.is_named else search_remarks(None, None, start=meant.start)
     if remarks:
         raise WorkspaceNotFound(
-            f"No workspace: no {LOCAL_FOLDER} folder in '{meant.start}' or above, and no Azure ML config.json that can "
-            "be used.",
+            f"No workspace: no {WORKSPACE_FOLDER} folder in '{meant.start}' or above, and no Azure ML config.json that "
+            "can be used.",
             hint=f"{remarks[0]} See 'himl doctor'.",
         )
     if meant.local is None:
         raise WorkspaceNotFound(
-            f"No workspace: no {LOCAL_FOLDER} folder and no Azure ML config.json in '{meant.start}' or above.",
+            f"No workspace: no {WORKSPACE_FOLDER} folder and no Azure ML config.json in '{meant.start}' or above.",
             hint="'himl submit SCRIPT' makes a local one here, and so does 'himl init --local'; --workspace names "
             "another. For Azure ML, see 'himl doctor'.",
         )
@@ -385,11 +355,10 @@ def _existing(meant: ResolvedWorkspaces) -> Path:
 def open_azure(address: WorkspaceAddress, start: Path) -> AzureWorkspace:
     """The Azure ML workspace at *address*, with the credentials that the settings for *start* name. No request is made
     yet."""
-    from himl_cli.workspaces.azure.config import azure_settings
     from himl_cli.workspaces.azure.connection import Connection
     from himl_cli.workspaces.azure.workspace import AzureWorkspace
 
-    return AzureWorkspace(Connection.open(address, settings=azure_settings(start)))
+    return AzureWorkspace(Connection.open(address, settings=config.azure_settings(start)))
 
 
 def own_local_run() -> tuple[LocalWorkspace, str] | None:
@@ -406,8 +375,6 @@ def own_local_run() -> tuple[LocalWorkspace, str] | None:
 def azure_at(subscription_id: str, resource_group: str, name: str, source: str, start: Path) -> WorkspaceAddress:
     """The address of a workspace whose ids are known, in the cloud that the settings for *start* name; *source* says
     from where."""
-    from himl_cli.workspaces.azure.address import WorkspaceAddress, current_cloud
-
     return WorkspaceAddress(subscription_id, resource_group, name, current_cloud(cloud_setting(start)), source)
 
 
@@ -430,45 +397,17 @@ def _open_local(folder: Path, *, create: bool = False) -> LocalWorkspace:
     return LocalWorkspace(folder)
 
 
-def check_azure_settings(start: Path) -> None:
-    """Raises BadUsage where `[azure]` in the settings for *start* holds what cannot be used, also where Azure ML is not
-    needed at once."""
-    cloud_setting(start)
-
-
 def azure_ids_in(path: Path) -> Mapping[str, str]:
     """The keys of the Azure ML workspace that a config file names. Raises WorkspaceNotFound or BadUsage."""
-    from himl_cli.workspaces.azure.config import CONFIG_KEYS, address_from_config
-
-    address = address_from_config(path)
-    return dict(zip(CONFIG_KEYS, (address.subscription_id, address.resource_group, address.name), strict=True))
-
-
-def azure_ids_set() -> Mapping[str, str]:
-    """The keys of an Azure ML workspace that HIML_* variables set, some or all."""
-    from himl_cli.workspaces.azure.config import ids_in_environment
-
-    return ids_in_environment()
-
-
-def azure_config_text(ids: Mapping[str, str], where: str) -> str:
-    """A `config.json` for the workspace with these keys. Raises BadUsage, beginning with *where*, for what is missing
-    or wrong."""
-    from himl_cli.workspaces.azure.config import config_text
-
-    return config_text(ids, where)
-
-
-def azure_config_at(folder: Path) -> Path | None:
-    """The `config.json` that those who are in *folder* use: the nearest one that names a workspace."""
-    return nearest_azure_config(folder)
+    address = config.address_from_config(path)
+    return dict(zip(config.CONFIG_KEYS, (address.subscription_id, address.resource_group, address.name), strict=True))
 
 
 def make_local(folder: Path) -> tuple[Path, bool]:
     """A local workspace in *folder*: its own folder, and whether that is new. Raises BadUsage or DiskFailed."""
     from himl_cli.workspaces.local.workspace import LocalWorkspace
 
-    made = LocalWorkspace(folder / LOCAL_FOLDER)
+    made = LocalWorkspace(folder / WORKSPACE_FOLDER)
     if made.folder.is_file():
         raise BadUsage(f"'{made.folder}' is a file, so no workspace can be made there.", hint="Move it away.")
     is_new = not made.folder.is_dir()

@@ -38,13 +38,13 @@ _FORMS = {
 }
 
 
-def find_config(start: Path) -> Path | None:
-    """The nearest `config.json` (also in `.azureml/`) that names a workspace, in *start* or a folder above.
+def find_config(folder: Path) -> Path | None:
+    """The nearest `config.json` (also in `.azureml/`) that names a workspace, in *folder* or a folder above.
 
     A file of that name that does not hold the workspace's keys is passed over. The search goes no higher than the last
-    folder above *start* that is on PYTHONPATH; where none is, it goes to the root. hi-ml documents this rule.
+    folder above *folder* that is on PYTHONPATH; where none is, it goes to the root. hi-ml documents this rule.
     """
-    for path in _candidates(start.absolute()):
+    for path in _candidates(folder.absolute()):
         if names_workspace(path):
             return path
         log.debug("passed over: %s names no Azure ML workspace", path)

@@ -1,7 +1,9 @@
-"""How the services say that they let nobody in from here: a firewall, or a private link.
+"""What failures of Azure's services come to: status, code, transport failure and sign-in code as a HimlError.
 
-The status tells nothing: 403 mostly, but the data plane says 401 to whoever comes from outside of a private link
-(Azure/azure-cli-extensions#6294), and resource manager 502 (MicrosoftDocs/azure-docs#90426).
+Codes are those of Azure Resource Manager
+(https://learn.microsoft.com/azure/azure-resource-manager/troubleshooting/common-deployment-errors), of the Azure ML
+services as recorded from the real ones, and of Entra ID. Causes that are not in a table get a general sentence with the
+service's own words. Storage has `storage/errors.py`.
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ import errno
 import re
 import socket
 import ssl
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -29,257 +31,85 @@ from himl_cli.core.errors import (
 )
 from himl_cli.core.redaction import redact
 from himl_cli.core.text import read_json
-from himl_cli.workspaces.azure import responses
 from himl_cli.workspaces.azure.address import WorkspaceAddress
+from himl_cli.workspaces.azure.responses import clock_complaint
 from himl_cli.workspaces.azure.tls import ca_source
 
-_SIGNS = re.compile(
+LONGEST_MESSAGE = 200  # of the service's own words that are shown
+LONGEST_READ = 20_000
+
+_CLOSED = re.compile(
     r"\b(PublicNetworkAccessDisabled|AccessDeniedByNetwork|IpAuthorizationFailed"
     r"|RequestDeniedByNetwork|ForbiddenByFirewall)\b"
     r"|public (network )?access is (disabled|not enabled|not permitted)|private (endpoint|link)|not allowed by (its "
     r")?firewall",
     re.IGNORECASE,
 )
+_CHALLENGE = re.compile(r'(?P<name>error|claims)="(?P<value>[^"]*)"')
+_DENIED_ACTION = re.compile(r"perform action '([^']+)'")
 
-
-def says_closed(text: str) -> bool:
-    """Whether *text*, codes and message of an error or its whole body, speaks of a network that is closed to us."""
-    return _SIGNS.search(text) is not None
-
-
-NOT_YET_VALID, EXPIRED = 9, 10  # OpenSSL's verify codes
-
-NO_CERTIFICATES = {
-    "NO_CERTIFICATE_OR_CRL_FOUND",
-    "NO_START_LINE",
-    "BAD_END_LINE",
-    "BAD_BASE64_DECODE",
-}  # OpenSSL's reasons
-
-
-def network_error(err: BaseException, url: str) -> HimlError:
-    """The error for a request that got no answer."""
-    host = urlsplit(url).hostname or url
-    for inner in _chain(err):
-        found = _explained(inner, host)
-        if found is not None:
-            return found
-    return ServiceFailed(f"{host} cannot be reached: {_first_line(err)}.", hint="Check the network, then try again.")
-
-
-def is_network_error(err: BaseException) -> bool:
-    """Whether *err* (of a sign-in, say) comes from a connection that failed."""
-    plain = (ssl.SSLError, socket.gaierror, ConnectionError, TimeoutError)
-    return any(
-        isinstance(inner, plain) or _kind(inner) in {*_KINDS, *_BROKEN_KINDS, "ProxyError", "NewConnectionError"}
-        for inner in _chain(err)
-    )
-
-
-def is_for_good(err: BaseException) -> bool:
-    """Whether another try at once cannot help: certificates that are not trusted, a proxy that says no, a name that
-    nobody has."""
-    return any(_is_final(inner) for inner in _chain(err))
-
-
-def _is_final(err: BaseException) -> bool:
-    if isinstance(err, socket.gaierror):
-        return err.errno != socket.EAI_AGAIN
-    if isinstance(err, ssl.SSLError) and err.reason in NO_CERTIFICATES:
-        return True
-    return (
-        isinstance(err, ssl.SSLCertVerificationError)
-        or _kind(err) == "InvalidProxyURL"
-        or "Tunnel connection failed: 4" in str(err)
-    )
-
-
-def is_unknown_name(err: BaseException) -> bool:
-    """Whether no machine has the host's name."""
-    return any(isinstance(inner, socket.gaierror) or _kind(inner) == "NameResolutionError" for inner in _chain(err))
-
-
-def broke_off(err: BaseException) -> bool:
-    """Whether a connection broke that had been made: what was sent may have been carried out.
-
-    Behind a proxy urllib3 calls that a ProxyError, as if nothing had been sent yet.
-    """
-    return any(isinstance(inner, BROKEN) or _kind(inner) in _BROKEN_KINDS for inner in _chain(err))
-
-
-def _explained(err: BaseException, host: str) -> HimlError | None:
-    if isinstance(err, ssl.SSLCertVerificationError):
-        return _untrusted(err, host)
-    if isinstance(err, BROKEN) or _kind(err) in _BROKEN_KINDS:
-        return ServiceFailed(
-            f"{host} broke the connection off.", hint="Try again; if it goes on, a firewall or proxy may be in the way."
-        )
-    if _kind(err) == "ProxyError":
-        return _proxy_failed(err, host)
-    make = _KINDS.get(_kind(err))
-    if make is not None:
-        return ServiceFailed(make[0].format(host=host), hint=make[1])
-    if isinstance(err, ssl.SSLError) and err.reason in NO_CERTIFICATES:
-        return BadUsage(
-            f"{ca_source()} names a file that holds no certificates.",
-            hint="It has to be a file in PEM form (-----BEGIN CERTIFICATE-----).",
-        )
-    if isinstance(err, ssl.SSLError):
-        return ServiceFailed(
-            f"No secure connection to {host}: {err.reason or _first_line(err)}.",
-            hint="A proxy or firewall on the way may break TLS.",
-        )
-    if isinstance(err, socket.gaierror):
-        return ServiceFailed(_NO_NAME[0].format(host=host), hint=_NO_NAME[1])
-    if isinstance(err, ConnectionRefusedError):
-        return not_connected(host, errno.ECONNREFUSED)
-    if isinstance(err, OSError) and err.errno in (errno.ENETUNREACH, errno.EHOSTUNREACH):
-        return not_connected(host, err.errno)
-    return None
-
-
-_NO_NAME = (
-    "The name {host} is not known here (DNS).",
-    "Check the network; a private workspace is known inside its own network or VPN only.",
+_Meaning = tuple[type[HimlError], str, str]
+_NO_SUBSCRIPTION: _Meaning = (
+    WorkspaceNotFound,
+    "The account that is signed in sees no subscription '{0.subscription_id}' ({0.source}).",
+    "Check the id, and that the right account and tenant are signed in: 'az account list' shows the subscriptions "
+    "there are.",
 )
-BROKEN = (ConnectionResetError, BrokenPipeError)
-_BROKEN_KINDS = {"RemoteDisconnected", "IncompleteRead", "IncompleteReadError"}
-_KINDS = {
-    "NameResolutionError": _NO_NAME,
-    "InvalidProxyURL": (
-        "The proxy that HTTPS_PROXY names is no URL, so {host} cannot be reached.",
-        "Write it as http://HOST:PORT.",
+_NOT_REGISTERED: _Meaning = (
+    NotAllowed,
+    "The subscription '{0.subscription_id}' is not registered for Azure Machine Learning.",
+    "Its owner can run: az provider register --namespace Microsoft.MachineLearningServices",
+)
+_NO_WORKSPACE: _Meaning = (
+    WorkspaceNotFound,
+    "There is no workspace '{0.name}' in resource group '{0.resource_group}' ({0.source}).",
+    "Check the name: 'az ml workspace list --resource-group {0.resource_group}' shows those there are.",
+)
+_DISABLED: _Meaning = (
+    NotAllowed,
+    "The subscription '{0.subscription_id}' is disabled.",
+    "Its owner can enable it again in the Azure portal.",
+)
+_BY_CODE: dict[str, _Meaning] = {
+    "subscriptionnotfound": _NO_SUBSCRIPTION,
+    "invalidsubscriptionid": _NO_SUBSCRIPTION,
+    "subscriptionnotregistered": _NOT_REGISTERED,
+    "missingsubscriptionregistration": _NOT_REGISTERED,
+    "resourcegroupnotfound": (
+        WorkspaceNotFound,
+        "There is no resource group '{0.resource_group}' in subscription '{0.subscription_id}' ({0.source}).",
+        "Check the name: 'az group list' shows those there are.",
     ),
-    "ConnectTimeout": (
-        "{host} took too long to accept a connection.",
-        "Check the network, the proxy and the VPN, then try again.",
-    ),
-    "ConnectTimeoutError": (
-        "{host} took too long to accept a connection.",
-        "Check the network, the proxy and the VPN, then try again.",
-    ),
-    "ContentDecodingError": (
-        "The answer of {host} came garbled.",
-        "Try again; if it goes on, a proxy may be in the way.",
-    ),
-    "ReadTimeout": ("{host} took too long to answer.", "Try again later."),
-    "ReadTimeoutError": ("{host} took too long to answer.", "Try again later."),
+    "workspacenotfound": _NO_WORKSPACE,
+    "readonlydisabledsubscription": _DISABLED,
+    "disabledsubscription": _DISABLED,
 }
+"""By the service's code in small letters: the error, its sentence and its hint, with the address filled in."""
 
 
-def _proxy_failed(err: BaseException, host: str) -> HimlError:
-    told = " ".join(str(inner) for inner in _chain(err))
-    answered = re.search(r"Tunnel connection failed: (\d{3})", told)
-    return proxy_failed(_proxy(), host, answered[1] if answered else "")
+class ServiceNotFound(NotFound):
+    """The service has no such thing: HTTP 404. `service_code` is its innermost error code."""
+
+    def __init__(self, message: str, *, hint: str = "", service_code: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.status = 404
+        self.service_code = service_code
 
 
-def proxy_failed(proxy: str, host: str, answered: str) -> ServiceFailed:
-    """The error for a *proxy* (HOST:PORT) that did not lead to *host*; *answered* is the status it gave, empty for
-    none."""
-    if answered == "407":
-        return ServiceFailed(
-            f"The proxy {proxy} wants a user and a password.", hint="Set HTTPS_PROXY to http://USER:PASSWORD@HOST:PORT."
-        )
-    return ServiceFailed(
-        f"The proxy {proxy} did not connect to {host}{f' (it answered {answered})' if answered else ''}.",
-        hint="Check HTTPS_PROXY (http://HOST:PORT), or name the host in NO_PROXY.",
-    )
+class ServiceRefused(ServiceFailed):
+    """The service answered with an error status that has no kind of its own."""
 
-
-def not_connected(host: str, number: int) -> ServiceFailed:
-    """The error for *host* where the system says *number* (an `errno`, 0 for a time that ran out) to a connection."""
-    if number in (errno.ENETUNREACH, errno.EHOSTUNREACH):
-        return ServiceFailed(f"There is no network route to {host}.", hint="Check the network, VPN included.")
-    if number == errno.ECONNREFUSED:
-        return ServiceFailed(f"{host} refuses connections.", hint="Check the network and the proxy, then try again.")
-    return ServiceFailed(
-        f"{host} took too long to accept a connection.",
-        hint="Check the network, the proxy and the VPN, then try again.",
-    )
-
-
-def _proxy() -> str:
-    """The proxy for https as HOST:PORT, without its user and password."""
-    found = getproxies()
-    parts = urlsplit(found.get("https") or found.get("all") or "")
-    return f"{parts.hostname}:{parts.port}" if parts.hostname and parts.port else parts.hostname or "of this network"
-
-
-def _untrusted(err: ssl.SSLCertVerificationError, host: str) -> HimlError:
-    if err.verify_code in (NOT_YET_VALID, EXPIRED):
-        return ServiceFailed(
-            f"The certificate of {host} is {'not valid yet' if err.verify_code == NOT_YET_VALID else 'out of date'}.",
-            hint="Check this machine's clock first; else whoever runs the service or the proxy has to renew it.",
-        )
-    return ServiceFailed(
-        f"The certificate of {host} is not trusted ({err.verify_message}; authorities from {ca_source()}).",
-        hint="Where a proxy inspects traffic, set REQUESTS_CA_BUNDLE to a file with your organisation's certificate "
-        "authority.",
-    )
-
-
-def _kind(err: BaseException) -> str:
-    """The name of its class; urllib3 wraps several kinds in `MaxRetryError`, which says nothing itself."""
-    return type(err).__name__
-
-
-def _chain(err: BaseException) -> Iterator[BaseException]:
-    """*err* and all that caused it, the innermost first."""
-    seen: list[BaseException] = []
-    waiting: list[object] = [err]
-    while waiting:
-        one = waiting.pop()
-        if isinstance(one, BaseException) and one not in seen:
-            seen.append(one)
-            waiting += [
-                one.__cause__,
-                one.__context__,
-                getattr(one, "reason", None),
-                getattr(one, "inner_exception", None),
-                *one.args,
-            ]
-    yield from sorted(seen, key=_plainness)
-
-
-def _plainness(err: BaseException) -> int:
-    """What tells most comes first: certificates, then a broken connection, then the proxy (whose own cause would blame
-    the host)."""
-    if isinstance(err, ssl.SSLCertVerificationError):
-        return 0
-    if isinstance(err, BROKEN) or _kind(err) in _BROKEN_KINDS:
-        return 1
-    return 2 if _kind(err) in ("ProxyError", "InvalidProxyURL") else 3
-
-
-def _first_line(err: BaseException) -> str:
-    return redact((str(err).strip().splitlines() or [type(err).__name__])[0]).rstrip(".")[:200]
-
-
-_PARAMETER = re.compile(r'(?P<name>error|claims)="(?P<value>[^"]*)"')
-
-
-def claims_of(headers: Mapping[str, str]) -> str:
-    """The claims that an answer with these headers asks for, as JSON text for `get_token`; nothing where it asks for
-    none."""
-    challenge = next((value for name, value in headers.items() if name.lower() == "www-authenticate"), "")
-    found = {parameter["name"]: parameter["value"] for parameter in _PARAMETER.finditer(challenge)}
-    if found.get("error") != "insufficient_claims":
-        return ""
-    encoded = found.get("claims", "").translate(str.maketrans("-_", "+/"))
-    try:
-        text = base64.b64decode(encoded + "=" * (-len(encoded) % 4), validate=True).decode()
-        return text if isinstance(read_json(text), dict) else ""
-    except ValueError:  # no base64, no UTF-8, no JSON
-        return ""
-
-
-LONGEST_MESSAGE = 200  # of the service's own words that are shown
-LONGEST_READ = 20_000
+    def __init__(self, message: str, *, hint: str = "", status: int, service_code: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.status = status
+        self.service_code = service_code
+        self.is_lasting = 400 <= status < 500 and status not in (408, 409, 429)
 
 
 @dataclass(frozen=True)
 class ErrorResponse:
-    """`url` without its query; `body` as JSON where it was, else as text; `headers` have lower-case names.
+    """A response with an error status: `url` without its query; `body` as JSON where it was, else as text; `headers`
+    have lower-case names.
 
     Bodies: resource manager's `{"error": {code, message, additionalInfo: [{type: InnerError, …}]}}`; the Azure ML
     services' `{"error": {code, message, innerError: {code, innerError}}, "correlation": …}`; MLflow's `{error_code,
@@ -305,11 +135,6 @@ class ErrorResponse:
         """All error codes, the innermost first."""
         return tuple(reversed(list(_codes(self._error))))
 
-    @property
-    def code(self) -> str:
-        """The innermost error code, or nothing."""
-        return self.codes[0] if self.codes else ""
-
     @cached_property
     def message(self) -> str:
         """What the service says, redacted, no more of it than LONGEST_READ; HTML pages count as silence."""
@@ -321,35 +146,24 @@ class ErrorResponse:
         """` (CODE: first line of the message)`, as much of it as there is."""
         line = (self.message.strip().splitlines() or [""])[0].rstrip(". ")
         line = line if len(line) <= LONGEST_MESSAGE else f"{line[:LONGEST_MESSAGE]}…"
-        told = ": ".join(filter(None, [self.code, line]))
-        return f" ({told})" if told else ""
-
-    @property
-    def retry_after(self) -> str:
-        """Seconds, or a date, as the service wrote them."""
-        return self.headers.get("retry-after", "")
+        parts = ": ".join(filter(None, [*self.codes[:1], line]))
+        return f" ({parts})" if parts else ""
 
     @property
     def request_id(self) -> str:
         """The id under which the service logged the request; the Azure ML services tell it in the body only."""
         correlation = self.body.get("correlation") if isinstance(self.body, Mapping) else None
-        told = correlation.get("request") if isinstance(correlation, Mapping) else None
-        in_body = redact(told) if isinstance(told, str) else ""
+        found = correlation.get("request") if isinstance(correlation, Mapping) else None
+        in_body = redact(found) if isinstance(found, str) else ""
         return self.headers.get("x-ms-request-id") or self.headers.get("x-ms-correlation-request-id") or in_body
-
-    @property
-    def claims(self) -> str:
-        """The claims that the service wants a token to have and this one lacks; mostly nothing."""
-        return claims_of(self.headers)
 
     @property
     def tenant_wanted(self) -> str:
         """The tenant that the message (`must match the tenant 'https://sts…/TENANT/'`) or the challenge names, or
         nothing."""
         in_message = re.search(r"match the tenant 'https://[^/']+/([\w.-]+)", self.message)
-        found = in_message or re.search(
-            r'authorization_uri="https://[^/"]+/([\w.-]+)', self.headers.get("www-authenticate", "")
-        )
+        challenge = self.headers.get("www-authenticate", "")
+        found = in_message or re.search(r'authorization_uri="https://[^/"]+/([\w.-]+)', challenge)
         return found[1] if found else ""
 
     @property
@@ -374,119 +188,84 @@ def _codes(error: Any) -> Iterator[str]:
     yield from _codes(error.get("innerError") or error.get("innererror"))
 
 
-DENIED_ACTION = re.compile(r"perform action '(?P<action>[^']+)'")
+def says_closed(text: str) -> bool:
+    """Whether *text*, codes and message of an error or its whole body, speaks of a network that is closed to us: by a
+    firewall, or a private link.
+
+    The status tells nothing: 403 mostly, but the data plane says 401 to whoever comes from outside of a private link
+    (Azure/azure-cli-extensions#6294), and resource manager 502 (MicrosoftDocs/azure-docs#90426).
+    """
+    return _CLOSED.search(text) is not None
 
 
-class ServiceNotFound(NotFound):
-    """The service has no such thing: HTTP 404. `service_code` is its innermost error code."""
+def claims_of(headers: Mapping[str, str]) -> str:
+    """The claims that an answer with these headers asks for, as JSON text for `get_token`; nothing where it asks for
+    none.
 
-    def __init__(self, message: str, *, hint: str = "", service_code: str = "") -> None:
-        super().__init__(message, hint=hint)
-        self.status = 404
-        self.service_code = service_code
+    By a 401 with them a service says that it wants a stronger sign-in: conditional access, continuous access evaluation
+    and the second factor that resource manager enforces for changes
+    (https://learn.microsoft.com/entra/identity-platform/claims-challenge).
+    """
+    challenge = next((value for name, value in headers.items() if name.lower() == "www-authenticate"), "")
+    found = {parameter["name"]: parameter["value"] for parameter in _CHALLENGE.finditer(challenge)}
+    if found.get("error") != "insufficient_claims":
+        return ""
+    encoded = found.get("claims", "").translate(str.maketrans("-_", "+/"))
+    try:
+        text = base64.b64decode(encoded + "=" * (-len(encoded) % 4), validate=True).decode()
+        return text if isinstance(read_json(text), dict) else ""
+    except ValueError:  # no base64, no UTF-8, no JSON
+        return ""
 
 
-class ServiceRefused(ServiceFailed):
-    """The service answered with an error status that has no kind of its own."""
-
-    def __init__(self, message: str, *, hint: str = "", status: int, service_code: str = "") -> None:
-        super().__init__(message, hint=hint)
-        self.status = status
-        self.service_code = service_code
-        self.is_lasting = 400 <= status < 500 and status not in (408, 409, 429)
-
-
-def refusal(failure: ErrorResponse, address: WorkspaceAddress, credential: str) -> HimlError:
+def refusal(response: ErrorResponse, address: WorkspaceAddress, credential: str) -> HimlError:
     """The error for a status of 400 and more; *credential* is what messages call the one that was used."""
-    if says_closed(" ".join([*failure.codes, failure.message])):
-        return _closed(failure, address)
-    special = _by_code(failure, address)
-    if special is not None:
-        return special
-    if failure.status == 401:
-        return _rejected(failure, credential)
-    if failure.status == 403:
-        return _forbidden(failure, address, credential)
-    if failure.status == 404 and failure.method == "PUT":  # not of what was sent, but of what it refers to
-        refused = f"{failure.host} refused PUT {_short(failure, address)}: 404{failure.in_brackets}."
-        return ServiceNotFound(refused, service_code=failure.code)
-    if failure.status == 404:
-        return ServiceNotFound(
-            f"{failure.host} has no {_short(failure, address)}{failure.in_brackets}.", service_code=failure.code
+    status, host, details = response.status, response.host, response.in_brackets
+    if says_closed(" ".join([*response.codes, response.message])):
+        return NotAllowedNow(
+            f"The firewall of {address.label} lets nobody in from this network ({host} answered {status}).",
+            hint="Use a machine or VPN inside the workspace's network, or ask its owner to allow this one.",
         )
-    if failure.status == 407:
+    is_workspace = response.path.lower() == address.path.lower()
+    for code in (code.lower() for code in response.codes):
+        if code == "invalidauthenticationtokentenant":
+            return _wrong_tenant(response.tenant_wanted, address)
+        if code == "resourcenotfound":  # of the workspace, or of something in it
+            is_workspace |= f"workspaces/{address.name}'".lower() in response.message.lower()
+        elif code in _BY_CODE:
+            return _filled(_BY_CODE[code], address)
+    if is_workspace and (status == 404 or "resourcenotfound" in map(str.lower, response.codes)):
+        return _filled(_NO_WORKSPACE, address)
+    if status in (401, 403):
+        return (_rejected if status == 401 else _forbidden)(response, address, credential)
+    path = re.sub(re.escape(address.path), "/…", response.path, flags=re.IGNORECASE)
+    service_code = response.codes[0] if response.codes else ""
+    if status == 404:  # to a PUT not of what was sent, but of what it refers to
+        what = f"refused PUT {path}: 404" if response.method == "PUT" else f"has no {path}"
+        return ServiceNotFound(f"{host} {what}{details}.", service_code=service_code)
+    if status == 407:
         return ServiceFailed(
             "The proxy wants a user and a password.",
             hint="Set HTTPS_PROXY to http://USER:PASSWORD@HOST:PORT, or name the host in NO_PROXY.",
         )
-    if failure.status == 429:
-        wait = f" and asks to wait {failure.retry_after} s" if failure.retry_after else ""
-        return ServiceRefused(
-            f"{failure.host} takes no more requests for now{wait} (429).",
-            hint="Try again later.",
-            status=429,
-            service_code=failure.code,
-        )
-    return _refused(failure, address)
+    if status == 429:
+        seconds = response.headers.get("retry-after", "")
+        wait = f" and asks to wait {seconds} s" if seconds else ""
+        message, hint = f"{host} takes no more requests for now{wait} (429).", "Try again later."
+    else:
+        what, hint = ("failed at", "Try again later. ") if status >= 500 else ("refused", "")
+        message = f"{host} {what} {response.method} {path}: {status}{details}."
+        if response.request_id:
+            hint += f"If it goes on, give the request id {response.request_id} to the service's support."
+    return ServiceRefused(message, hint=hint.strip(), status=status, service_code=service_code)
 
 
-def _by_code(failure: ErrorResponse, address: WorkspaceAddress) -> HimlError | None:
-    for code in failure.codes:
-        make = _MEANINGS.get(code.lower())
-        if make is not None:
-            return make(failure, address)
-    if failure.status == 404 and failure.path.lower() == address.path.lower():
-        return _no_workspace(failure, address)
-    return None
+def _filled(meaning: _Meaning, address: WorkspaceAddress) -> HimlError:
+    kind, message, hint = meaning
+    return kind(message.format(address), hint=hint.format(address))
 
 
-def _no_subscription(failure: ErrorResponse, address: WorkspaceAddress) -> HimlError:
-    return WorkspaceNotFound(
-        f"The account that is signed in sees no subscription '{address.subscription_id}' ({address.source}).",
-        hint="Check the id, and that the right account and tenant are signed in: 'az account list' shows the "
-        "subscriptions there are.",
-    )
-
-
-def _not_registered(failure: ErrorResponse, address: WorkspaceAddress) -> HimlError:
-    return NotAllowed(
-        f"The subscription '{address.subscription_id}' is not registered for Azure Machine Learning.",
-        hint="Its owner can run: az provider register --namespace Microsoft.MachineLearningServices",
-    )
-
-
-def _no_group(failure: ErrorResponse, address: WorkspaceAddress) -> HimlError:
-    return WorkspaceNotFound(
-        f"There is no resource group '{address.resource_group}' in subscription '{address.subscription_id}' "
-        f"({address.source}).",
-        hint="Check the name: 'az group list' shows those there are.",
-    )
-
-
-def _no_workspace(failure: ErrorResponse, address: WorkspaceAddress) -> HimlError:
-    return WorkspaceNotFound(
-        f"There is no workspace '{address.name}' in resource group '{address.resource_group}' ({address.source}).",
-        hint=f"Check the name: 'az ml workspace list --resource-group {address.resource_group}' shows those there are.",
-    )
-
-
-def _resource_missing(failure: ErrorResponse, address: WorkspaceAddress) -> HimlError | None:
-    """ARM's own ResourceNotFound: of the workspace, or of something in it."""
-    is_workspace = (
-        failure.path.lower() == address.path.lower() or f"workspaces/{address.name}'".lower() in failure.message.lower()
-    )
-    return _no_workspace(failure, address) if is_workspace else None
-
-
-def _disabled(failure: ErrorResponse, address: WorkspaceAddress) -> HimlError:
-    return NotAllowed(
-        f"The subscription '{address.subscription_id}' is disabled.",
-        hint="Its owner can enable it again in the Azure portal.",
-    )
-
-
-def _wrong_tenant(failure: ErrorResponse, address: WorkspaceAddress) -> HimlError:
-    tenant = failure.tenant_wanted
+def _wrong_tenant(tenant: str, address: WorkspaceAddress) -> HimlError:
     named = f" '{tenant}'" if tenant else ""
     return NotAllowed(
         f"The token is from another tenant than that of subscription '{address.subscription_id}'{named}.",
@@ -495,86 +274,195 @@ def _wrong_tenant(failure: ErrorResponse, address: WorkspaceAddress) -> HimlErro
     )
 
 
-_MEANINGS: dict[str, Callable[[ErrorResponse, WorkspaceAddress], HimlError | None]] = {
-    "subscriptionnotfound": _no_subscription,
-    "invalidsubscriptionid": _no_subscription,
-    "subscriptionnotregistered": _not_registered,
-    "missingsubscriptionregistration": _not_registered,
-    "resourcegroupnotfound": _no_group,
-    "resourcenotfound": _resource_missing,
-    "workspacenotfound": _no_workspace,
-    "invalidauthenticationtokentenant": _wrong_tenant,
-    "readonlydisabledsubscription": _disabled,
-    "disabledsubscription": _disabled,
-}
-
-
-def _rejected(failure: ErrorResponse, credential: str) -> HimlError:
-    off = responses.clock_complaint(failure.headers)
-    if off:
+def _rejected(response: ErrorResponse, address: WorkspaceAddress, credential: str) -> HimlError:
+    clock = clock_complaint(response.headers)
+    if clock:
         return NotAllowedNow(
-            f"{failure.host} does not accept the sign-in. {off}",
+            f"{response.host} does not accept the sign-in. {clock}",
             hint="Set the clock (switch on its synchronisation), then try again.",
         )
-    if failure.claims:
+    if claims_of(response.headers):
         return NotAllowedNow(
-            f"{failure.host} wants a stronger sign-in than that by {credential}{failure.in_brackets}.",
+            f"{response.host} wants a stronger sign-in than that by {credential}{response.in_brackets}.",
             hint="A conditional access rule wants more: sign in with a second factor, or from a device that the tenant "
             "trusts, or ask its administrator.",
         )
     return NotAllowedNow(
-        f"{failure.host} does not accept the sign-in by {credential}{failure.in_brackets}.",
+        f"{response.host} does not accept the sign-in by {credential}{response.in_brackets}.",
         hint="Sign in again ('az login', or renew the service principal's secret).",
     )
 
 
-def _closed(failure: ErrorResponse, address: WorkspaceAddress) -> HimlError:
-    return NotAllowedNow(
-        f"The firewall of {address.label} lets nobody in from this network ({failure.host} answered {failure.status}).",
-        hint="Use a machine or VPN inside the workspace's network, or ask its owner to allow this one.",
-    )
-
-
-def _forbidden(failure: ErrorResponse, address: WorkspaceAddress, credential: str) -> HimlError:
-    denied = DENIED_ACTION.search(failure.message)
+def _forbidden(response: ErrorResponse, address: WorkspaceAddress, credential: str) -> HimlError:
+    who, denied = credential[:1].upper() + credential[1:], _DENIED_ACTION.search(response.message)
     if denied:
-        return NotAllowed(
-            f"{_capital(credential)} lacks a role that allows '{denied['action']}'.",
-            hint=f"Ask an owner of {address.label} for the role 'AzureML Data Scientist'; a new role counts after a "
-            "few minutes.",
-        )
-    return NotAllowed(
-        f"{_capital(credential)} is not allowed to do this: {failure.host} answered 403{failure.in_brackets}.",
-        hint=f"Ask an owner of {address.label} for the role 'AzureML Data Scientist'.",
-    )
-
-
-def _refused(failure: ErrorResponse, address: WorkspaceAddress) -> HimlError:
-    hint = (
-        f"If it goes on, give the request id {failure.request_id} to the service's support."
-        if failure.request_id
-        else ""
-    )
-    if failure.status >= 500:
-        what, hint = "failed at", f"Try again later. {hint}".strip()
+        what, when = f"lacks a role that allows '{denied[1]}'", "; a new role counts after a few minutes"
     else:
-        what = "refused"
-    return ServiceRefused(
-        f"{failure.host} {what} {failure.method} {_short(failure, address)}: {failure.status}{failure.in_brackets}.",
-        hint=hint,
-        status=failure.status,
-        service_code=failure.code,
+        what, when = f"is not allowed to do this: {response.host} answered 403{response.in_brackets}", ""
+    return NotAllowed(
+        f"{who} {what}.", hint=f"Ask an owner of {address.label} for the role 'AzureML Data Scientist'{when}."
     )
 
 
-def _capital(text: str) -> str:
-    """*text* as the beginning of a sentence."""
-    return text[:1].upper() + text[1:]
+NOT_YET_VALID, EXPIRED = 9, 10  # OpenSSL's verify codes
+NO_CERTIFICATES = {"NO_CERTIFICATE_OR_CRL_FOUND", "NO_START_LINE", "BAD_END_LINE", "BAD_BASE64_DECODE"}  # its reasons
+_BROKEN = {
+    *("ConnectionResetError", "BrokenPipeError"),
+    *("RemoteDisconnected", "IncompleteRead", "IncompleteReadError"),
+}
+_NO_NAME = (
+    "The name {host} is not known here (DNS).",
+    "Check the network; a private workspace is known inside its own network or VPN only.",
+)
+_SLOW_CONNECTION = (
+    "{host} took too long to accept a connection.",
+    "Check the network, the proxy and the VPN, then try again.",
+)
+_SLOW_ANSWER = ("{host} took too long to answer.", "Try again later.")
+_BY_CLASS = {
+    **dict.fromkeys(
+        _BROKEN,
+        ("{host} broke the connection off.", "Try again; if it goes on, a firewall or proxy may be in the way."),
+    ),
+    "NameResolutionError": _NO_NAME,
+    "gaierror": _NO_NAME,
+    "InvalidProxyURL": (
+        "The proxy that HTTPS_PROXY names is no URL, so {host} cannot be reached.",
+        "Write it as http://HOST:PORT.",
+    ),
+    "ConnectTimeout": _SLOW_CONNECTION,
+    "ConnectTimeoutError": _SLOW_CONNECTION,
+    "ContentDecodingError": (
+        "The answer of {host} came garbled.",
+        "Try again; if it goes on, a proxy may be in the way.",
+    ),
+    "ReadTimeout": _SLOW_ANSWER,
+    "ReadTimeoutError": _SLOW_ANSWER,
+}
+"""By the class of an exception of requests, urllib3 or the system (urllib3 wraps several in `MaxRetryError`)."""
 
 
-def _short(failure: ErrorResponse, address: WorkspaceAddress) -> str:
-    """The path without the workspace's long id."""
-    return re.sub(re.escape(address.path), "/…", failure.path, flags=re.IGNORECASE)
+def network_error(err: BaseException, url: str) -> HimlError:
+    """The error for a request that got no answer, from the exceptions of requests, urllib3 and OpenSSL."""
+    host, causes = urlsplit(url).hostname or url, _causes(err)
+    for inner in causes:
+        kind = type(inner).__name__
+        if isinstance(inner, ssl.SSLError):
+            return _tls_error(inner, host)
+        if kind == "ProxyError":
+            answered = re.search(r"Tunnel connection failed: (\d{3})", " ".join(map(str, causes)))
+            found = getproxies()
+            proxy = urlsplit(found.get("https") or found.get("all") or "")
+            shown = f"{proxy.hostname}:{proxy.port}" if proxy.port else proxy.hostname or "of this network"
+            return proxy_failed(shown, host, answered[1] if answered else "")
+        if kind in _BY_CLASS:
+            message, hint = _BY_CLASS[kind]
+            return ServiceFailed(message.format(host=host), hint=hint)
+        if isinstance(inner, OSError) and inner.errno in (errno.ECONNREFUSED, errno.ENETUNREACH, errno.EHOSTUNREACH):
+            return not_connected(host, inner.errno)
+    return ServiceFailed(f"{host} cannot be reached: {_first_line(err)}.", hint="Check the network, then try again.")
+
+
+def _tls_error(err: ssl.SSLError, host: str) -> HimlError:
+    if not isinstance(err, ssl.SSLCertVerificationError):
+        if err.reason in NO_CERTIFICATES:
+            return BadUsage(
+                f"{ca_source()} names a file that holds no certificates.",
+                hint="It has to be a file in PEM form (-----BEGIN CERTIFICATE-----).",
+            )
+        return ServiceFailed(
+            f"No secure connection to {host}: {err.reason or _first_line(err)}.",
+            hint="A proxy or firewall on the way may break TLS.",
+        )
+    if err.verify_code in (NOT_YET_VALID, EXPIRED):
+        return ServiceFailed(
+            f"The certificate of {host} is {'not valid yet' if err.verify_code == NOT_YET_VALID else 'out of date'}.",
+            hint="Check this machine's clock first; else whoever runs the service or the proxy has to renew it.",
+        )
+    return ServiceFailed(
+        f"The certificate of {host} is not trusted ({err.verify_message}; authorities from {ca_source()}).",
+        hint="Where a proxy inspects traffic, set REQUESTS_CA_BUNDLE to a file with your organisation's certificate "
+        "authority.",
+    )
+
+
+def proxy_failed(proxy: str, host: str, answered: str) -> ServiceFailed:
+    """The error for a *proxy* (HOST:PORT) that did not lead to *host*; *answered* is the status it gave, empty for
+    none."""
+    if answered == "407":
+        return ServiceFailed(
+            f"The proxy {proxy} wants a user and a password.", hint="Set HTTPS_PROXY to http://USER:PASSWORD@HOST:PORT."
+        )
+    return ServiceFailed(
+        f"The proxy {proxy} did not connect to {host}{f' (it answered {answered})' if answered else ''}.",
+        hint="Check HTTPS_PROXY (http://HOST:PORT), or name the host in NO_PROXY.",
+    )
+
+
+def not_connected(host: str, number: int) -> ServiceFailed:
+    """The error for *host* where the system says *number* (an `errno`, 0 for a time that ran out) to a connection."""
+    if number in (errno.ENETUNREACH, errno.EHOSTUNREACH):
+        return ServiceFailed(f"There is no network route to {host}.", hint="Check the network, VPN included.")
+    if number == errno.ECONNREFUSED:
+        return ServiceFailed(f"{host} refuses connections.", hint="Check the network and the proxy, then try again.")
+    return ServiceFailed(_SLOW_CONNECTION[0].format(host=host), hint=_SLOW_CONNECTION[1])
+
+
+def is_network_error(err: BaseException) -> bool:
+    """Whether *err* (of a sign-in, say) comes from a connection that failed."""
+    plain, kinds = (ssl.SSLError, ConnectionError, TimeoutError), {*_BY_CLASS, "ProxyError", "NewConnectionError"}
+    return any(isinstance(inner, plain) or type(inner).__name__ in kinds for inner in _causes(err))
+
+
+def is_permanent(err: BaseException) -> bool:
+    """Whether another attempt at once cannot help: certificates that are not trusted, a proxy that says no, a name that
+    nobody has."""
+    return any(
+        (isinstance(inner, socket.gaierror) and inner.errno != socket.EAI_AGAIN)
+        or (isinstance(inner, ssl.SSLError) and inner.reason in NO_CERTIFICATES)
+        or isinstance(inner, ssl.SSLCertVerificationError)
+        or type(inner).__name__ == "InvalidProxyURL"
+        or "Tunnel connection failed: 4" in str(inner)
+        for inner in _causes(err)
+    )
+
+
+def is_unknown_host(err: BaseException) -> bool:
+    """Whether no machine has the host's name."""
+    return any(type(inner).__name__ in ("gaierror", "NameResolutionError") for inner in _causes(err))
+
+
+def is_disconnect(err: BaseException) -> bool:
+    """Whether a connection broke that had been made: what was sent may have been carried out.
+
+    Behind a proxy urllib3 calls that a ProxyError, as if nothing had been sent yet.
+    """
+    return any(type(inner).__name__ in _BROKEN for inner in _causes(err))
+
+
+def _causes(err: BaseException) -> list[BaseException]:
+    """*err* and all that caused it, what tells most first: certificates, then a broken connection, then the proxy
+    (whose own cause would blame the host)."""
+    seen: list[BaseException] = []
+    waiting: list[object] = [err]
+    while waiting:
+        one = waiting.pop()
+        if isinstance(one, BaseException) and one not in seen:
+            seen.append(one)
+            wrapped = (getattr(one, name, None) for name in ("__cause__", "__context__", "reason", "inner_exception"))
+            waiting += [*wrapped, *one.args]
+
+    def rank(one: BaseException) -> int:
+        kind = type(one).__name__
+        if isinstance(one, ssl.SSLCertVerificationError) or kind in _BROKEN:
+            return 1 if kind in _BROKEN else 0
+        return 2 if kind in ("ProxyError", "InvalidProxyURL") else 3
+
+    return sorted(seen, key=rank)
+
+
+def _first_line(err: BaseException) -> str:
+    return redact((str(err).strip().splitlines() or [type(err).__name__])[0]).rstrip(".")[:200]
 
 
 LONGEST_REASON = 160

@@ -6,11 +6,11 @@ import logging
 import threading
 import weakref
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
 from time import perf_counter
-from types import TracebackType
-from typing import Any, Generic, TypeVar
+from typing import Any, TypeVar, cast
 from urllib.parse import quote, urlencode, urlsplit
 
 from himl_cli.core.errors import HimlError, ServiceFailed, WorkspaceNotFound
@@ -142,7 +142,7 @@ class HttpClient:
     ) -> Any:
         from azure.core.exceptions import AzureError
 
-        from himl_cli.workspaces.azure.errors import is_for_good, is_unknown_name, network_error
+        from himl_cli.workspaces.azure.errors import is_permanent, is_unknown_host, network_error
         from himl_cli.workspaces.azure.transport import build_request
 
         began = perf_counter()
@@ -154,8 +154,8 @@ class HttpClient:
             )
         except AzureError as err:
             if (
-                is_unknown_name(err)
-                and is_for_good(err)
+                is_unknown_host(err)
+                and is_permanent(err)
                 and urlsplit(url).hostname != urlsplit(self._address.cloud.resource_manager).hostname
             ):
                 self._lost()
@@ -245,77 +245,40 @@ def ask_all(ask: Callable[[Item], Answer], items: Sequence[Item], *, at_once: in
     """
     if len(items) < 2:
         return [ask(item) for item in items]
-    questions = [_Question(ask, item) for item in items]
-    waiting: SimpleQueue[_Question[Item, Answer]] = SimpleQueue()
-    for question in questions:
-        waiting.put(question)
+    waiting: SimpleQueue[int] = SimpleQueue()
+    outcomes: list[SimpleQueue[tuple[Answer | None, BaseException | None]]] = [SimpleQueue() for _ in items]
+    for number in range(len(items)):
+        waiting.put(number)
+
+    def work() -> None:
+        with suppress(Empty):
+            while True:
+                number = waiting.get_nowait()
+                try:
+                    outcomes[number].put((ask(items[number]), None))
+                except BaseException as err:  # noqa: BLE001  # raised by whoever waits for it
+                    outcomes[number].put((None, err))
+
     # daemons, for the interpreter waits for the threads of an executor, however it ends
-    threads = [
-        threading.Thread(target=_work, args=(waiting,), name="himl-ask", daemon=True)
-        for _ in range(min(at_once, len(items)))
-    ]
+    threads = [threading.Thread(target=work, name="himl-ask", daemon=True) for _ in range(min(at_once, len(items)))]
     for thread in threads:
         thread.start()
+    answers: list[Answer] = []
     try:
-        answers = [question.wait() for question in questions]
+        for outcome in outcomes:
+            answer, error = outcome.get()
+            if error is not None:
+                raise error
+            answers.append(cast("Answer", answer))
     except BaseException as err:
-        _drop(waiting)
-        if not isinstance(err, KeyboardInterrupt):
-            _join(threads)
+        with suppress(Empty):
+            while True:
+                waiting.get_nowait()
+        if isinstance(err, KeyboardInterrupt):
+            raise
+        for thread in threads:
+            thread.join()
         raise
-    _join(threads)
-    return answers
-
-
-class _Question(Generic[Item, Answer]):
-    """One item on its way: answered, or failed with `error`."""
-
-    def __init__(self, ask: Callable[[Item], Answer], item: Item) -> None:
-        self._ask = ask
-        self._item = item
-        self._answers: list[Answer] = []
-        self._error: BaseException | None = None
-        self._is_through = threading.Event()
-
-    def answer(self) -> None:
-        """Ask; nothing is raised here, but by `wait`."""
-        with self:
-            self._answers.append(self._ask(self._item))
-
-    def wait(self) -> Answer:
-        self._is_through.wait()
-        if self._error is not None:
-            raise self._error
-        return self._answers[0]
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> bool:
-        self._error = error
-        self._is_through.set()
-        return True
-
-
-def _work(waiting: SimpleQueue[_Question[Item, Answer]]) -> None:
-    while True:
-        try:
-            question = waiting.get_nowait()
-        except Empty:
-            return
-        question.answer()
-
-
-def _drop(waiting: SimpleQueue[_Question[Item, Answer]]) -> None:
-    while True:
-        try:
-            waiting.get_nowait()
-        except Empty:
-            return
-
-
-def _join(threads: Sequence[threading.Thread]) -> None:
     for thread in threads:
         thread.join()
+    return answers

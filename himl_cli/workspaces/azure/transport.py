@@ -21,7 +21,7 @@ from azure.core.rest import HttpRequest, HttpResponse
 
 from himl_cli import __version__
 from himl_cli.core.errors import ServiceFailed
-from himl_cli.workspaces.azure.errors import broke_off, is_for_good, says_closed
+from himl_cli.workspaces.azure.errors import is_disconnect, is_permanent, says_closed
 from himl_cli.workspaces.azure.responses import asked_wait
 from himl_cli.workspaces.azure.tls import ca_bundle, lost_authorities
 from himl_cli.workspaces.retry import Failure, RetryPolicy, RetryState
@@ -90,10 +90,10 @@ class Transport(RequestsTransport):  # type: ignore[misc]  # azure-core makes th
 def _failure(response: Any, error: AzureError | None, host: str, *, repeatable: bool) -> Failure | None:
     """Why another attempt may help; None where there is no need of one."""
     if error is not None:
-        never_sent = isinstance(error, ServiceRequestError) and not broke_off(error)
+        never_sent = isinstance(error, ServiceRequestError) and not is_disconnect(error)
         return Failure(
             ServiceFailed(str(error)),
-            may_pass=(never_sent or repeatable) and not is_for_good(error),
+            may_pass=(never_sent or repeatable) and not is_permanent(error),
             is_unconnected=never_sent,
             message=f"{host} did not answer",
         )
