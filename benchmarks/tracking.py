@@ -64,7 +64,7 @@ def time_log_metric(calls: int) -> list[float]:
         folder = Path(name)
         with closing(Database(folder / "workspace.db", create=True)) as database:
             RunStore(database).add(NewRun(JOB, JOB, "benchmark", status=RunStatus.running, started=now_ms()))
-            with TrackingServer(database, JOB, artifacts_of=lambda run_id: folder / run_id, new_child_id=lambda: "unused") as server:
+            with closing(TrackingServer(database, JOB, artifacts_of=lambda run_id: folder / run_id, new_child_id=lambda: "unused")) as server:
                 env = server.environment(os.environ)
                 done = subprocess.run([sys.executable, "-c", SCRIPT, str(calls)], env=env, cwd=folder, stdout=subprocess.PIPE, check=True)
             kept = MetricStore(database).metrics([JOB], name="loss")[0]

@@ -1,4 +1,4 @@
-"""Reading files of this machine as blobs: the half that a run's files and a datastore share."""
+"""Files by name on this machine: what a run produced, and the folders that are datastores."""
 
 from __future__ import annotations
 
@@ -22,10 +22,14 @@ from himl_cli.workspaces.local.database import Database
 
 PAGE = 1000
 CHUNK = 1 << 20
+RECORD_AT_ONCE = 200
+GROWING = ("logs/", "user_logs/")
 FORBIDDEN, FORBIDDEN_ON_WINDOWS = "\0", '\0\\:<>"|?*'
+_numbers = count()
 
 
 def etag_of(status: os.stat_result) -> str:
+    """What is another once a file was written to or replaced."""
     return f"{status.st_ino:x}-{status.st_size:x}-{status.st_mtime_ns:x}"
 
 
@@ -34,20 +38,14 @@ def safe_parts(name: str, *, windows: bool = sys.platform == "win32") -> tuple[s
     empty)."""
     parts = tuple(name.split("/"))
     forbidden = FORBIDDEN_ON_WINDOWS if windows else FORBIDDEN
-    if any(
-        part in ("", ".", "..") or is_bookkeeping(part) or any(sign in part for sign in forbidden) for part in parts
-    ):
+    if any(part in ("", ".", "..") or is_bookkeeping(part) or set(forbidden) & set(part) for part in parts):
         return None
     return parts
 
 
-def describe(found: FoundFile, md5: bytes | None = None) -> BlobInfo:
-    modified = datetime.fromtimestamp(found.stat.st_mtime, timezone.utc)
-    return BlobInfo(found.name, found.stat.st_size, etag_of(found.stat), md5, modified)
-
-
-class StoredFiles(ABC):
-    """The reading part of a BlobStore over files. Subclasses say which files there are and where they lie."""
+class FileStore(ABC):
+    """A BlobStore over files. Subclasses say which files there are and where they lie, and may record what was
+    stored."""
 
     label: str
     origin: str
@@ -60,11 +58,6 @@ class StoredFiles(ABC):
     def _path(self, name: str) -> str | None:
         """Where the file called *name* lies; None for a name that cannot be."""
 
-    def path_of(self, name: str) -> Path | None:
-        """Where the file called *name* lies, or would lie; None for a name that cannot be."""
-        path = self._path(name)
-        return None if path is None else Path(path)
-
     def _may_grow(self, name: str) -> bool:
         """Whether the file is only ever appended to, so that its listed bytes stay what they were."""
         return False
@@ -73,12 +66,21 @@ class StoredFiles(ABC):
         """MD5s on record that still hold, by name."""
         return {}
 
+    def _record(self, stored: list[BlobInfo]) -> None:
+        """Take down what was *stored*, and empty the list."""
+        stored.clear()
+
+    def path_of(self, name: str) -> Path | None:
+        """Where the file called *name* lies, or would lie; None for a name that cannot be."""
+        path = self._path(name)
+        return None if path is None else Path(path)
+
     def list(self, prefix: str = "") -> Iterator[Sequence[BlobInfo]]:
         files = self._files(prefix)
         try:
             while page := [*islice(files, PAGE)]:
                 known = self._recorded(page)
-                yield [describe(found, known.get(found.name)) for found in page]
+                yield [_describe(found, known.get(found.name)) for found in page]
         except OSError as err:
             raise DiskFailed(
                 f"Cannot read '{err.filename}' of {self.label}: {err.strerror}.", hint="Check the folder's permissions."
@@ -89,13 +91,10 @@ class StoredFiles(ABC):
         if path is None:
             return None
         try:
-            status = os.stat(path)
+            found = FoundFile(name, path, os.stat(path))
         except (OSError, ValueError):
             return None
-        if not stat.S_ISREG(status.st_mode):
-            return None
-        found = FoundFile(name, path, status)
-        return describe(found, self._recorded([found]).get(name))
+        return _describe(found, self._recorded([found]).get(name)) if stat.S_ISREG(found.stat.st_mode) else None
 
     def md5(self, blob: BlobInfo) -> bytes | None:
         if blob.md5 is not None:
@@ -135,7 +134,7 @@ class StoredFiles(ABC):
                     if piece is None:
                         md5 = source_md5.after(request)
                     else:
-                        source_md5.take(request, offset, piece)
+                        source_md5.take(request.blob, offset, piece)
                 except HimlError as err:
                     sink.fail(request, err)
                     break
@@ -170,10 +169,9 @@ class StoredFiles(ABC):
 
     def _check(self, blob: BlobInfo, status: os.stat_result) -> None:
         now = etag_of(status)
-        grown = (
-            self._may_grow(blob.name) and now.split("-")[0] == blob.etag.split("-")[0] and status.st_size >= blob.size
-        )
-        if blob.etag and now != blob.etag and not grown:
+        is_same_file = now.split("-")[0] == blob.etag.split("-")[0]
+        has_grown = self._may_grow(blob.name) and is_same_file and status.st_size >= blob.size
+        if blob.etag and now != blob.etag and not has_grown:
             raise BlobChanged(
                 f"'{blob.name}' changed while it was read.", hint="Run the command again when nothing writes to it."
             )
@@ -182,50 +180,6 @@ class StoredFiles(ABC):
         return DiskFailed(
             f"Cannot read '{name}' of {self.label}: {err.strerror or err}.", hint="Check the file's permissions."
         )
-
-
-class _SourceMd5:
-    """MD5 of whole source files over requests that come in order, also when those are ranges or begin midway."""
-
-    def __init__(self, store: StoredFiles) -> None:
-        self._store = store
-        self._of: BlobInfo | None = None
-        self._digest = hashlib.md5(usedforsecurity=False)
-        self._position = 0
-
-    def take(self, request: FetchRequest, offset: int, piece: bytes) -> None:
-        self._go_to(request.blob, offset)
-        self._digest.update(piece)
-        self._position += len(piece)
-
-    def after(self, request: FetchRequest) -> bytes | None:
-        """The MD5 on record, else that of the source where *request* was its last part."""
-        if request.blob.md5 is not None or request.offset + request.length < request.blob.size:
-            return request.blob.md5
-        self._go_to(request.blob, request.blob.size)
-        return self._digest.digest()
-
-    def _go_to(self, blob: BlobInfo, offset: int) -> None:
-        if blob != self._of or self._position > offset or offset == 0:
-            self._of, self._position, self._digest = blob, 0, hashlib.md5(usedforsecurity=False)
-        if (
-            self._position < offset
-        ):  # what an earlier fetch brought is read here again, so that a resumed file is really checked
-            for piece in self._store._pieces(FetchRequest(blob, self._position, offset - self._position)):
-                self._digest.update(piece)
-            self._position = offset
-
-
-RECORD_AT_ONCE = 200
-_numbers = count()
-
-
-class FolderStore(StoredFiles):
-    """The storing half of a BlobStore over files. Subclasses may take down what was stored."""
-
-    def _record(self, stored: list[BlobInfo]) -> None:
-        """Take down what was *stored*, and empty the list."""
-        stored.clear()
 
     def store(self, requests: Iterable[StoreRequest], sink: StoreSink, *, workers: int) -> None:
         """One file after the other; each is written beside its place and then renamed."""
@@ -245,6 +199,7 @@ class FolderStore(StoredFiles):
             self._record(unrecorded)
 
     def _store_one(self, request: StoreRequest, sink: StoreSink) -> BlobInfo:
+        """Raises BlobChanged when the name has something else by now than the request is to replace."""
         path = self._path(request.name)
         if path is None:
             raise HimlError(f"'{request.name}' cannot be the name of a file in {self.label}.")
@@ -252,71 +207,84 @@ class FolderStore(StoredFiles):
         try:
             os.makedirs(os.path.dirname(path), exist_ok=True)
             try:
-                md5 = self._copy(request, part, sink)
-                self._check_untaken(request, md5)
+                md5 = _copy(request, part, sink)
+                there = self.stat(request.name) if request.replaces is not None else None
+                is_replaced = request.replaces in (None, there.etag if there is not None else "")
+                if not is_replaced and (there is None or self.md5(there) != md5):
+                    raise BlobChanged(
+                        f"'{request.name}' in {self.label} was changed by somebody else meanwhile; it is left as it "
+                        "is.",
+                        hint="Run the command again.",
+                    )
                 os.replace(part, path)
             except BaseException:
                 if os.path.lexists(part):
                     os.unlink(part)
                 raise
-            return describe(FoundFile(request.name, path, os.stat(path)), md5)
+            return _describe(FoundFile(request.name, path, os.stat(path)), md5)
         except OSError as err:
             raise DiskFailed(
                 f"Cannot store '{request.name}' in {self.label}: {err.strerror or err}.",
                 hint="Check space and permissions there.",
             ) from err
 
-    def _check_untaken(self, request: StoreRequest, md5: bytes) -> None:
-        """Raises BlobChanged when the name has something else by now than the request is to replace."""
-        if request.replaces is None:
-            return
-        there = self.stat(request.name)
-        if (there.etag if there is not None else "") != request.replaces and (there is None or self.md5(there) != md5):
-            raise BlobChanged(
-                f"'{request.name}' in {self.label} was changed by somebody else meanwhile; it is left as it is.",
-                hint="Run the command again.",
-            )
 
-    def _copy(self, request: StoreRequest, part: str, sink: StoreSink) -> bytes:
-        """Write the file to *part*; gives its MD5. Raises HimlError when its bytes are not those that were promised, or
-        change meanwhile."""
-        digest = hashlib.md5(usedforsecurity=False)
-        size = 0
-        with open(request.path, "rb", buffering=0) as source, open(part, "xb", buffering=0) as target:
-            before = os.fstat(source.fileno())
-            while piece := source.read(CHUNK):
-                digest.update(piece)
-                size += len(piece)
-                if size > request.size:
-                    break
-                _write_all(target.fileno(), piece)
-                sink.advance(request, len(piece))
-        is_promised = (
-            _state(os.stat(request.path)) == _state(before) if request.md5 is None else digest.digest() == request.md5
+def _describe(found: FoundFile, md5: bytes | None = None) -> BlobInfo:
+    modified = datetime.fromtimestamp(found.stat.st_mtime, timezone.utc)
+    return BlobInfo(found.name, found.stat.st_size, etag_of(found.stat), md5, modified)
+
+
+def _copy(request: StoreRequest, part: str, sink: StoreSink) -> bytes:
+    """Write the file to *part*; gives its MD5. Raises HimlError when its bytes are not those that were promised, or
+    change meanwhile."""
+    digest, size = hashlib.md5(usedforsecurity=False), 0
+    with open(request.path, "rb", buffering=0) as source, open(part, "xb") as target:
+        before = os.fstat(source.fileno())
+        while piece := source.read(CHUNK):
+            digest.update(piece)
+            size += len(piece)
+            if size > request.size:
+                break
+            target.write(piece)
+            sink.advance(request, len(piece))
+    is_promised = digest.digest() == request.md5
+    if request.md5 is None:
+        is_promised = etag_of(os.stat(request.path)) == etag_of(before)
+    if size != request.size or not is_promised:
+        raise HimlError(
+            f"'{request.path}' changed while it was stored.",
+            hint="Run the command again when nothing writes to it.",
         )
-        if size != request.size or not is_promised:
-            raise HimlError(
-                f"'{request.path}' changed while it was stored.",
-                hint="Run the command again when nothing writes to it.",
-            )
-        return digest.digest()
+    return digest.digest()
 
 
-def _state(status: os.stat_result) -> tuple[int, int, int]:
-    """What is another once a file was written to or replaced."""
-    return status.st_ino, status.st_size, status.st_mtime_ns
+class _SourceMd5:
+    """MD5 of whole source files over requests that come in order, also when those are ranges or begin midway."""
+
+    def __init__(self, store: FileStore) -> None:
+        self._store = store
+        self._of: BlobInfo | None = None
+        self._digest = hashlib.md5(usedforsecurity=False)
+        self._position = 0
+
+    def take(self, blob: BlobInfo, offset: int, piece: bytes = b"") -> None:
+        if blob != self._of or self._position > offset or offset == 0:
+            self._of, self._position, self._digest = blob, 0, hashlib.md5(usedforsecurity=False)
+        if self._position < offset:  # what was fetched earlier is read again, so that a resumed file is really checked
+            for missing in self._store._pieces(FetchRequest(blob, self._position, offset - self._position)):
+                self._digest.update(missing)
+        self._digest.update(piece)
+        self._position = offset + len(piece)
+
+    def after(self, request: FetchRequest) -> bytes | None:
+        """The MD5 on record, else that of the source where *request* was its last part."""
+        if request.blob.md5 is not None or request.offset + request.length < request.blob.size:
+            return request.blob.md5
+        self.take(request.blob, request.blob.size)
+        return self._digest.digest()
 
 
-def _write_all(descriptor: int, data: bytes) -> None:
-    view = memoryview(data)
-    while view:
-        view = view[os.write(descriptor, view) :]
-
-
-GROWING = ("logs/", "user_logs/")
-
-
-class RunFiles(FolderStore):
+class RunFiles(FileStore):
     """A run's artifacts: `outputs/` and `logs/` where the script wrote them, `user_logs/`, and what was logged or
     stored.
 
@@ -336,11 +304,9 @@ class RunFiles(FolderStore):
 
     def _files(self, prefix: str) -> Iterator[FoundFile]:
         own = [self._below(root, folder, prefix) for root, folder in self._roots.items()]
+        logged = ((found.name, 1, found) for found in walk_files(str(self._artifacts), prefix))
         last = None
-        for name, _, found in merge(
-            *(((f.name, 0, f) for f in files) for files in own),
-            ((f.name, 1, f) for f in walk_files(str(self._artifacts), prefix)),
-        ):
+        for name, _, found in merge(*(((found.name, 0, found) for found in files) for files in own), logged):
             if name != last:
                 yield found
             last = name
@@ -365,7 +331,7 @@ class RunFiles(FolderStore):
         return name.startswith(GROWING)
 
 
-class DatastoreFolder(FolderStore):
+class DatastoreFolder(FileStore):
     """A folder as a datastore. The MD5 of what was stored is on record while the file's size and time stay as they
     were."""
 

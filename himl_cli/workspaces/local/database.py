@@ -17,42 +17,9 @@ from pathlib import Path
 from himl_cli.core.errors import DiskFailed, HimlError
 from himl_cli.core.installing import update_hint
 from himl_cli.core.processes import register_after_fork
-from himl_cli.workspaces.local.disk_errors import CHECK_PERMISSIONS, FREE_SPACE
+from himl_cli.workspaces.local.run_folder import CHECK_PERMISSIONS, FREE_SPACE
 
 NETWORK_TYPES = {"nfs", "nfs4", "cifs", "smb3", "smbfs", "afpfs", "9p", "ceph", "lustre", "glusterfs", "beegfs", "gpfs"}
-
-
-def is_network_folder(folder: Path) -> bool:
-    """Whether *folder* lies on a network file system, as far as the platform tells: Linux by its mount table, Windows
-    by UNC paths."""
-    resolved = folder.resolve()
-    if sys.platform == "win32":
-        return str(resolved).startswith("\\\\")
-    return file_system_of(resolved, _mount_table()) in NETWORK_TYPES
-
-
-def file_system_of(folder: Path, mount_table: str) -> str:
-    """The type of the deepest mount in *mount_table* (the format of /proc/mounts) that holds *folder*; '' where none
-    does."""
-    best, kind = "", ""
-    for line in mount_table.splitlines():
-        parts = line.split()
-        if len(parts) < 3:
-            continue
-        mount_point = re.sub(r"\\([0-7]{3})", lambda octal: chr(int(octal[1], 8)), parts[1])
-        holds = folder.as_posix() == mount_point or folder.as_posix().startswith(mount_point.rstrip("/") + "/")
-        if holds and len(mount_point) >= len(best):
-            best, kind = mount_point, parts[2]
-    return kind
-
-
-def _mount_table() -> str:
-    try:
-        return Path("/proc/mounts").read_text(errors="replace")
-    except OSError:
-        return ""
-
-
 SCHEMA_VERSION = 1
 BUSY_SECONDS = 60.0
 LONGEST_LOOK = 0.02
@@ -98,14 +65,13 @@ class Database:
 
     def __init__(self, path: Path, *, create: bool = False, patience: float = BUSY_SECONDS) -> None:
         self.path = path
+        self._create = create
         self._patience = patience
         self._lock = threading.RLock()
         self._is_forked = False
-        with translated(path):
-            self._connection = self._connect(create)
-        self._create = create
         self._left_open: list[sqlite3.Connection] = []
-        self._closer = weakref.finalize(self, self._connection.close)
+        with translated(path):
+            self._connect()
         register_after_fork(self)
 
     def after_fork(self) -> None:
@@ -119,36 +85,33 @@ class Database:
     def _own(self) -> sqlite3.Connection:
         if self._is_forked:
             self._is_forked = False
-            self._connection = self._connect(self._create)
-            self._closer = weakref.finalize(self, self._connection.close)
+            self._connect()
         return self._connection
 
-    def _connect(self, create: bool) -> sqlite3.Connection:
-        connection, version = self._open_somehow(create)
+    def _connect(self) -> None:
+        """As usual; else without the shared memory that a full disk has no room for; else as a file that may only be
+        read."""
+        try:
+            connection, version = self._open("mode=rwc" if self._create else "mode=rw")
+        except sqlite3.OperationalError as err:
+            if not self.path.is_file() or not any(symptom in str(err) for symptom in NO_ROOM_BESIDE):
+                raise
+            try:
+                connection, version = self._open("mode=rw", alone=True)
+            except sqlite3.OperationalError:
+                connection, version = self._open("immutable=1")
         if version > SCHEMA_VERSION:
             connection.close()
             raise DiskFailed(f"'{self.path}' was written by a newer himl.", hint=update_hint())
         if version < SCHEMA_VERSION:
             self._create_schema(connection)
-        return connection
+        self._connection = connection
+        self._closer = weakref.finalize(self, connection.close)
 
-    def _open_somehow(self, create: bool) -> tuple[sqlite3.Connection, int]:
-        """As usual; else without the shared memory that a full disk has no room for; else as a file that may only be
-        read."""
-        try:
-            return self._open("mode=rwc" if create else "mode=rw")
-        except sqlite3.OperationalError as err:
-            if not self.path.is_file() or not any(symptom in str(err) for symptom in NO_ROOM_BESIDE):
-                raise
-        try:
-            return self._open("mode=rw", alone=True)
-        except sqlite3.OperationalError:
-            return self._open("immutable=1")
-
-    def _open(self, how: str, *, alone: bool = False) -> tuple[sqlite3.Connection, int]:
+    def _open(self, mode: str, *, alone: bool = False) -> tuple[sqlite3.Connection, int]:
         """A connection, and the version of the schema that it found. *alone*: nobody else may have the database
         open."""
-        name = f"{self.path.absolute().as_uri()}?{how}"
+        name = f"{self.path.absolute().as_uri()}?{mode}"
         connection = sqlite3.connect(
             name, uri=True, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False
         )
@@ -163,25 +126,15 @@ class Database:
         return connection, version
 
     def _create_schema(self, connection: sqlite3.Connection) -> None:
-        self._choose_journal(connection)
+        """With WAL on local disks; it needs shared memory, which network file systems lack (sqlite.org/wal.html)."""
+        journal = "DELETE" if is_network_folder(self.path.parent) else "WAL"
+        # Changing the journal does not honour the busy timeout
+        _once_unlocked(connection, f"PRAGMA journal_mode={journal}", BUSY_SECONDS)
         connection.execute("BEGIN IMMEDIATE")
         for statement in SCHEMA.split(";"):
             connection.execute(statement)
         connection.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
         connection.execute("COMMIT")
-
-    def _choose_journal(self, connection: sqlite3.Connection) -> None:
-        """WAL on local disks; it needs shared memory, which network file systems lack (sqlite.org/wal.html)."""
-        journal = "DELETE" if is_network_folder(self.path.parent) else "WAL"
-        deadline = time.monotonic() + BUSY_SECONDS
-        while True:
-            try:
-                connection.execute(f"PRAGMA journal_mode={journal}")
-                return
-            except sqlite3.OperationalError as err:  # changing the journal does not honour the busy timeout
-                if "locked" not in str(err) or time.monotonic() > deadline:
-                    raise
-                time.sleep(0.01)
 
     def rows(self, statement: str, values: tuple[object, ...] = ()) -> list[sqlite3.Row]:
         with self._lock, translated(self.path):
@@ -193,7 +146,12 @@ class Database:
         with self._lock, translated(self.path):
             connection = self._own()
             connection.execute(f"PRAGMA synchronous={'FULL' if durable else 'NORMAL'}")
-            self._begin(connection)
+            # SQLite's own waiting looks more and more seldom: under load, some would wait for minutes
+            connection.execute("PRAGMA busy_timeout=0")
+            try:
+                _once_unlocked(connection, "BEGIN IMMEDIATE", self._patience)
+            finally:
+                connection.execute(f"PRAGMA busy_timeout={round(BUSY_SECONDS * 1000)}")
             try:
                 yield connection
                 connection.execute("COMMIT")
@@ -202,26 +160,22 @@ class Database:
                     connection.execute("ROLLBACK")
                 raise
 
-    def _begin(self, connection: sqlite3.Connection) -> None:
-        """Wait for the turn to write. SQLite's own waiting looks more and more seldom: under load, some would wait for
-        minutes."""
-        deadline = time.monotonic() + self._patience
-        connection.execute("PRAGMA busy_timeout=0")
-        try:
-            while True:
-                try:
-                    connection.execute("BEGIN IMMEDIATE")
-                    return
-                except sqlite3.OperationalError as err:
-                    if "locked" not in str(err) or time.monotonic() > deadline:
-                        raise
-                time.sleep(random.uniform(0.0, LONGEST_LOOK))
-        finally:
-            connection.execute(f"PRAGMA busy_timeout={round(BUSY_SECONDS * 1000)}")
-
     def close(self) -> None:
         with self._lock:
             self._connection.close()
+
+
+def _once_unlocked(connection: sqlite3.Connection, statement: str, seconds: float) -> None:
+    """Execute *statement*, again and again for so long where others keep the database locked."""
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            connection.execute(statement)
+            return
+        except sqlite3.OperationalError as err:
+            if "locked" not in str(err) or time.monotonic() > deadline:
+                raise
+        time.sleep(random.uniform(0.0, LONGEST_LOOK))
 
 
 @contextmanager
@@ -252,14 +206,38 @@ def _as_himl_error(path: Path, err: sqlite3.Error) -> HimlError:
     text = str(err)
     if os.path.lexists(path) and not os.path.isfile(path):
         return DiskFailed(f"'{path}' is no file, or a link that leads to none.", hint=_hint_of_damage(path))
-    if "locked" in text:
-        return DiskFailed(
-            f"'{path}' is busy: other processes kept writing to it.", hint="Try again when they are done."
-        )
-    if "not a database" in text or "malformed" in text:
-        return DiskFailed(f"'{path}' is damaged: {text}.", hint=_hint_of_damage(path))
-    if "readonly" in text or "unable to open" in text:
-        return DiskFailed(f"Cannot write '{path}': {text}.", hint=CHECK_PERMISSIONS)
-    if "full" in text:
-        return DiskFailed(f"No space left to write '{path}'.", hint=FREE_SPACE)
-    return DiskFailed(f"Cannot use '{path}': {text}.")
+    table = (
+        (("locked",), f"'{path}' is busy: other processes kept writing to it.", "Try again when they are done."),
+        (("not a database", "malformed"), f"'{path}' is damaged: {text}.", _hint_of_damage(path)),
+        (("readonly", "unable to open"), f"Cannot write '{path}': {text}.", CHECK_PERMISSIONS),
+        (("full",), f"No space left to write '{path}'.", FREE_SPACE),
+        (("",), f"Cannot use '{path}': {text}.", ""),
+    )
+    message, hint = next(row[1:] for row in table if any(word in text for word in row[0]))
+    return DiskFailed(message, hint=hint)
+
+
+def is_network_folder(folder: Path) -> bool:
+    """Whether *folder* lies on a network file system, as far as the platform tells: Linux by its mount table, Windows
+    by UNC paths."""
+    resolved = folder.resolve()
+    if sys.platform == "win32":
+        return str(resolved).startswith("\\\\")
+    try:
+        table = Path("/proc/mounts").read_text(errors="replace")
+    except OSError:
+        return False
+    return file_system_of(resolved, table) in NETWORK_TYPES
+
+
+def file_system_of(folder: Path, mount_table: str) -> str:
+    """The type of the deepest mount in *mount_table* (the format of /proc/mounts) that holds *folder*; '' where none
+    does."""
+    best, kind, path = "", "", folder.as_posix()
+    for parts in map(str.split, mount_table.splitlines()):
+        if len(parts) >= 3:
+            mount_point = re.sub(r"\\([0-7]{3})", lambda octal: chr(int(octal[1], 8)), parts[1])
+            holds = path == mount_point or path.startswith(mount_point.rstrip("/") + "/")
+            if holds and len(mount_point) >= len(best):
+                best, kind = mount_point, parts[2]
+    return kind

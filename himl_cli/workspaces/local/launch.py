@@ -21,10 +21,9 @@ from himl_cli.core.jobs import EntryKind, JobSpec
 from himl_cli.core.processes import ProcessLock, detached, interruptions, is_held
 from himl_cli.core.redaction import mask_arguments, mask_line
 from himl_cli.core.runs import new_run_id
-from himl_cli.workspaces.local.disk_errors import explain_disk_error
 from himl_cli.workspaces.local.job_environment import find_shell, needs_shell
 from himl_cli.workspaces.local.launch_request import LaunchRequest
-from himl_cli.workspaces.local.run_folder import RunFolder
+from himl_cli.workspaces.local.run_folder import RunFolder, explain_disk_error
 from himl_cli.workspaces.local.run_process import BUSY, DONE
 
 log = logging.getLogger(__name__)

@@ -11,18 +11,18 @@ import math
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote
 
-from himl_cli.core.results import Logged, LoggedKind, LoggedRow, Value
+from himl_cli.core.results import Logged, LoggedKind, LoggedRow, RunResults, Value
 from himl_cli.core.runs import TextPoint, Texts
 from himl_cli.core.text import read_json
-from himl_cli.workspaces.local.disk_errors import explain_disk_error
 from himl_cli.workspaces.local.metric_store import MetricRow, MetricStore
+from himl_cli.workspaces.local.run_folder import explain_disk_error
 
 REMEMBERED = 100_000
 SUFFIX = ".jsonl"
@@ -106,18 +106,6 @@ def _finite(value: Value) -> Value:
 
 
 @dataclass(frozen=True)
-class LoggedFiles:
-    """By name: of tables the columns, lists that hold more than numbers, texts by step, images; `last` of all of them,
-    of tables `NAME/COLUMN`."""
-
-    last: dict[str, Value] = field(default_factory=dict)
-    tables: dict[str, dict[str, Sequence[Value]]] = field(default_factory=dict)
-    lists: dict[str, Sequence[Value]] = field(default_factory=dict)
-    texts: dict[str, Sequence[TextPoint]] = field(default_factory=dict)
-    images: dict[str, Sequence[str]] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
 class _Line:
     kind: str
     values: dict[str, Value]
@@ -125,39 +113,38 @@ class _Line:
     time: datetime
 
 
-def read_logged_files(artifacts: Path, wanted: Callable[[str], bool]) -> LoggedFiles:
+def read_logged_files(artifacts: Path, wanted: Callable[[str], bool]) -> RunResults:
     """What the files of the run whose artifacts lie in *artifacts* hold under names that are wanted; of a table its own
-    name or one of a column will do."""
-    found = LoggedFiles()
+    name or one of a column will do. `last` is of all of them, of tables `NAME/COLUMN`."""
+    last: dict[str, Value] = {}
+    tables: dict[str, Mapping[str, Sequence[Value]]] = {}
+    lists: dict[str, Sequence[Value]] = {}
+    texts: dict[str, Sequence[TextPoint]] = {}
+    images: dict[str, Sequence[str]] = {}
     for name, lines in _read_lines(artifacts):
         of_kind = {kind: [line.values for line in lines if line.kind == kind.value] for kind in LoggedKind}
-        tables = of_kind[LoggedKind.table]
-        names = [*dict.fromkeys(column for values in tables for column in values)]
+        rows = of_kind[LoggedKind.table]
+        names = [*dict.fromkeys(column for values in rows for column in values)]
         if not wanted(name) and not any(wanted(f"{name}/{column}") for column in names):
             continue
-        columns = {column: _column([values.get(column) for values in tables]) for column in names}
-        if columns:
-            found.tables[name] = columns
-        for column, cells in columns.items():
+        if names:
+            tables[name] = {column: _column([values.get(column) for values in rows]) for column in names}
+        for column, cells in tables.get(name, {}).items():
             if (value := _last(cells)) is not None:
-                found.last[f"{name}/{column}"] = value
-        at_once = _column([values.get(name) for values in of_kind[LoggedKind.list]])
-        if at_once:
-            found.lists[name] = at_once
-            found.last[name] = _last(at_once)
+                last[f"{name}/{column}"] = value
+        if at_once := _column([values.get(name) for values in of_kind[LoggedKind.list]]):
+            lists[name], last[name] = at_once, _last(at_once)
         points = [
             TextPoint(text, line.step, line.time)
             for line in lines
             if line.kind == LoggedKind.scalar.value and isinstance(text := line.values.get(name), str)
         ]
         if points:
-            found.texts[name] = sorted(points, key=lambda point: (point.step, point.time))
-            found.last[name] = found.texts[name][-1].value
-        images = [image for values in of_kind[LoggedKind.image] if isinstance(image := values.get(name), str)]
-        if images:
-            found.images[name] = images
-            found.last[name] = images[-1]
-    return found
+            texts[name] = sorted(points, key=lambda point: (point.step, point.time))
+            last[name] = texts[name][-1].value
+        if paths := [path for values in of_kind[LoggedKind.image] if isinstance(path := values.get(name), str)]:
+            images[name], last[name] = paths, paths[-1]
+    return RunResults(last, {}, texts, tables, lists, images)
 
 
 def read_texts(artifacts: Path, run_id: str) -> Iterator[Texts]:

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import math
 from array import array
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
 
 from himl_cli.core.results import RunResults, Series, Value
-from himl_cli.core.runs import TextPoint
 from himl_cli.workspaces.local.database import Database, taken_apart
-from himl_cli.workspaces.local.logged_files import LoggedFiles, read_logged_files
+from himl_cli.workspaces.local.logged_files import read_logged_files
 from himl_cli.workspaces.local.metric_store import counts, cuts_of
 from himl_cli.workspaces.local.run_folder import RunFolder
 from himl_cli.workspaces.local.run_store import RunStore, chunks
@@ -41,21 +41,14 @@ def read_results(
         logged = read_logged_files(RunFolder(runs_folder / run_id).artifacts, wanted)
         numbers: dict[str, Value] = {**logged.last, **last.get(run_id, {})}
         if whole:
-            found[run_id] = _whole_result(logged, numbers, points.get(run_id, {}), parameters[run_id])
+            in_tables = {f"{name}/{column}" for name, columns in logged.tables.items() for column in columns}
+            series = {name: one for name, one in points.get(run_id, {}).items() if name not in in_tables}
+            found[run_id] = replace(logged, last=numbers, series=series, parameters=parameters[run_id])
         else:
             found[run_id] = RunResults(numbers, parameters=parameters[run_id])
     for child, root in nested.items():
         found[root] = found[root].filled(found[child])
     return {run_id: found[run_id] for run_id in run_ids}
-
-
-def _whole_result(
-    logged: LoggedFiles, last: Mapping[str, Value], points: Mapping[str, Series], parameters: Mapping[str, str]
-) -> RunResults:
-    in_tables = {f"{name}/{column}" for name, columns in logged.tables.items() for column in columns}
-    texts: dict[str, Sequence[TextPoint]] = {name: found for name, found in logged.texts.items() if found}
-    series = {name: one for name, one in points.items() if name not in in_tables}
-    return RunResults(last, series, texts, logged.tables, logged.lists, logged.images, parameters)
 
 
 def _last_values(database: Database, run_ids: Sequence[str], wanted: Wanted) -> dict[str, dict[str, float]]:

@@ -1,4 +1,5 @@
-"""What lies where in the folder of one local run, and whether its supervisor is alive."""
+"""What lies where in the folder of one local run, whether its supervisor is alive, and what failures of the disk are
+called."""
 
 from __future__ import annotations
 
@@ -13,10 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from himl_cli.core.errors import DiskFailed
+from himl_cli.core.errors import FULL_DISK, DiskFailed
 from himl_cli.core.processes import is_held
 from himl_cli.core.text import read_json
-from himl_cli.workspaces.local.disk_errors import explain_disk_error
+
+FREE_SPACE = "Free some space; 'himl runs delete' removes runs with their files."
+CHECK_PERMISSIONS = "Check the folder's permissions, or name another with --workspace."
+
 
 RESERVE_BYTES = 128 * 1024
 SECONDS_IN_USE = 1.0 if sys.platform == "win32" else 0.0
@@ -171,3 +175,12 @@ def _read(path: Path) -> dict[str, Any]:
     except (OSError, ValueError) as err:
         raise DiskFailed(f"Cannot read '{path}': {err}.") from err
     return found if isinstance(found, dict) else {}
+
+
+def explain_disk_error(err: OSError, what: str, where: Path) -> DiskFailed:
+    """One line about what could not be read or written: the file itself where it is known, else *where*; a full disk is
+    that of *where*."""
+    if err.errno in FULL_DISK:
+        return DiskFailed(f"{what}: {err.strerror}: '{where}'.", hint=FREE_SPACE)
+    named = err.filename if err.filename and os.path.isabs(err.filename) else where
+    return DiskFailed(f"{what}: {err.strerror or err}: '{named}'.", hint=CHECK_PERMISSIONS)

@@ -17,8 +17,7 @@ from himl_cli.core.errors import HimlError
 from himl_cli.core.processes import ProcessLock
 from himl_cli.core.runs import RunStatus
 from himl_cli.workspaces.local.database import Database
-from himl_cli.workspaces.local.disk_errors import explain_disk_error
-from himl_cli.workspaces.local.run_folder import RunFolder
+from himl_cli.workspaces.local.run_folder import RunFolder, explain_disk_error
 from himl_cli.workspaces.local.run_store import NewRun, RunStore
 from himl_cli.workspaces.local.staging import Stopped
 

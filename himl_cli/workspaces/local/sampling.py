@@ -187,7 +187,11 @@ def trials_to_stop(spec: EarlyStop, goal: str, trials: Sequence[Trial]) -> Mappi
             by_interval.setdefault(interval, []).append(trial)
     stopped: Verdicts = {}
     for interval, running in by_interval.items():
-        scores = {trial.index: score for trial in trials if (score := _best(sign, trial, interval)) is not None}
+        scores = {
+            trial.index: score
+            for trial in trials
+            if (score := max(_finite(sign, trial, interval), default=None)) is not None
+        }
         candidates = {trial.index: scores[trial.index] for trial in running if trial.index in scores}
         verdicts = policy(spec, sign, interval, candidates, scores, trials)
         stopped |= {
@@ -254,7 +258,3 @@ def _truncation(
 def _finite(sign: float, trial: Trial, interval: int) -> list[float]:
     """The finite values up to the interval, the higher the better."""
     return [sign * value for value in trial.metric[:interval] if math.isfinite(value)]
-
-
-def _best(sign: float, trial: Trial, interval: int) -> float | None:
-    return max(_finite(sign, trial, interval), default=None)

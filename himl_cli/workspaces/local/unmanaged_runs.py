@@ -10,8 +10,7 @@ from himl_cli.core.processes import ProcessLock
 from himl_cli.core.results import NewRun, RunEnd
 from himl_cli.core.runs import RunStatus
 from himl_cli.workspaces.local import run_store
-from himl_cli.workspaces.local.disk_errors import explain_disk_error
-from himl_cli.workspaces.local.run_folder import RunFolder
+from himl_cli.workspaces.local.run_folder import RunFolder, explain_disk_error
 from himl_cli.workspaces.local.run_store import RunStore, now_ms
 
 KEEPER, PROGRAM = "kept_by", "program"

@@ -18,10 +18,9 @@ from himl_cli.core.text import near_matches
 from himl_cli.core.workspaces import Check, WorkspaceFacts
 from himl_cli.workspaces.base import BlobStore, FolderWorkspace
 from himl_cli.workspaces.local.database import Database
-from himl_cli.workspaces.local.disk_errors import CHECK_PERMISSIONS, explain_disk_error
 from himl_cli.workspaces.local.logged_files import LoggedWriter, read_texts
 from himl_cli.workspaces.local.metric_store import MetricStore
-from himl_cli.workspaces.local.run_folder import RunFolder
+from himl_cli.workspaces.local.run_folder import CHECK_PERMISSIONS, RunFolder, explain_disk_error
 from himl_cli.workspaces.local.run_store import RunStore
 from himl_cli.workspaces.local.unmanaged_runs import UnmanagedRuns
 

@@ -136,5 +136,5 @@ def tracked_job(folder: Path, limits: Limits = Limits()) -> Iterator[TrackedJob]
         new_child_id=lambda: f"train_1700000000_{next(numbers):08x}",
         limits=limits,
     )
-    with closing(database), server:
+    with closing(database), closing(server):
         yield TrackedJob(database, server, folder)

@@ -147,11 +147,10 @@ class AuthContext:
     secret: str
     port: int
 
-    def is_authorized(self, authorization: str) -> bool:
-        """Whether the header's value holds the secret."""
-        given = authorization.encode("latin-1", "replace")
-        password = b64encode(f"{USER}:{self.secret}".encode())
-        return compare_digest(given, f"Bearer {self.secret}".encode()) or compare_digest(given, b"Basic " + password)
+    @property
+    def keys(self) -> tuple[bytes, bytes]:
+        """Values of the Authorization header."""
+        return f"Bearer {self.secret}".encode(), b"Basic " + b64encode(f"{USER}:{self.secret}".encode())
 
 
 class _Disconnected(Exception):
@@ -255,7 +254,7 @@ class Connection(BaseHTTPRequestHandler):
         authorization = self.headers.get("Authorization", "")
         if compare_digest(first.encode("latin-1", "replace"), self._context.secret.encode()):
             path = f"/{rest}"
-        elif not self._context.is_authorized(authorization):
+        elif not any(compare_digest(authorization.encode("latin-1", "replace"), known) for known in self._context.keys):
             cause = f": {OTHER_CREDENTIALS}." if authorization.lower().startswith("basic ") else "."
             message = f"This is the tracking server of one himl job, and the request lacks the job's token{cause}"
             raise RequestError(message, code="UNAUTHENTICATED", status=401)

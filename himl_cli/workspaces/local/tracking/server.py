@@ -90,12 +90,6 @@ class TrackingServer:
         self._accepting = threading.Thread(target=self._serve, name="tracking", daemon=True)
         self._accepting.start()
 
-    def __enter__(self) -> TrackingServer:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
     def environment(self, base: Mapping[str, str]) -> dict[str, str]:
         """*base*, the environment of the job's processes, changed so that MLflow's clients come here."""
         number = experiment_number(self._job.experiment)
