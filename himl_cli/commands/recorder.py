@@ -36,7 +36,8 @@ def run_recorded(
     from himl_cli.core.errors import Interrupted, JobFailed
     from himl_cli.core.processes import interruptions
     from himl_cli.render.jobs import print_prepared, print_recorded, print_sent
-    from himl_cli.services.runs.mirror import submit_mirrored, wait_until_mirrored
+    from himl_cli.services.runs.mirror import submit_mirrored
+    from himl_cli.services.runs.mirror_state import wait_until_mirrored
     from himl_cli.workspaces.resolve import open_azure, recording_place
 
     # An Azure ML workspace that the options name is the one the job is mirrored to, not the one that keeps it

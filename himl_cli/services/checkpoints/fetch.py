@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 import posixpath
 import shutil
 import time
 import uuid
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 from urllib.parse import unquote
 
 from himl_cli.core.blobs import BlobInfo, FetchRequest, StoreRequest, TransferResult, listed
@@ -28,7 +28,6 @@ from himl_cli.services.checkpoints.names import FOLDER
 from himl_cli.services.checkpoints.recovery import is_whole
 from himl_cli.services.checkpoints.source import (
     Checkpoint,
-    SourceRun,
     check_whole,
     checkpoint_of,
     find_checkpoint,
@@ -87,8 +86,6 @@ class ChosenFiles:
         self._store.store(requests, sink, workers=workers)
 
 
-log = logging.getLogger(__name__)
-
 KEPT_DAYS = 30
 USED = ".himl-used"
 """The file in each folder whose time says when it was used last."""
@@ -99,16 +96,24 @@ _LOCK, _GONE = ".himl-lock", ".gone-"
 def cache_folder(key: str) -> Iterator[Path]:
     """The folder for what *key* names, which stays as it is while it is in use here, and for `KEPT_DAYS` after. Raises
     BadUsage without a home, DiskFailed."""
+    from filelock import FileLock
+
     top = cache_of("checkpoints", "to keep checkpoints in", "Download it, and name the file.")
     folder = top / hashlib.sha256(key.encode()).hexdigest()[:16]
+    unused = []
     try:
-        with _having(top):
+        with FileLock(top / _LOCK):  # for a moment: nobody renames a folder that another himl is about to use
             folder.mkdir(mode=0o700, exist_ok=True)
             (folder / USED).touch()
-            gone = _put_aside(top, time.time() - KEPT_DAYS * 24 * 3600)
+            for other in top.iterdir():
+                if other.name.startswith(_GONE):  # somebody was stopped while removing it
+                    unused.append(other)
+                elif other.is_dir() and _is_unused(other):
+                    with suppress(OSError):  # on Windows, a program has a file of it open
+                        unused.append(other.rename(top / f"{_GONE}{uuid.uuid4().hex}"))
     except OSError as err:
         raise disk_error(err, "Cannot make himl's cache folder") from err
-    for path in gone:
+    for path in unused:
         shutil.rmtree(path, ignore_errors=True)
     try:
         yield folder
@@ -117,53 +122,16 @@ def cache_folder(key: str) -> Iterator[Path]:
             (folder / USED).touch()
 
 
-@contextmanager
-def _having(top: Path) -> Iterator[None]:
-    """The cache for oneself, for the moment that it takes to choose a folder: nobody puts one aside that another himl
-    is about to use."""
-    from filelock import FileLock
-
-    with FileLock(top / _LOCK):
-        yield
-
-
-def _put_aside(top: Path, before: float) -> list[Path]:
-    """Rename the folders that were used last *before* that time, so that nobody takes them up again; gives all that is
-    to be removed.
-
-    One that cannot be renamed, since a program has a file of it open (on Windows), stays.
-    """
-    gone = []
-    for folder in top.iterdir():
-        if folder.name.startswith(_GONE):  # somebody was stopped while removing it
-            gone.append(folder)
-        elif folder.is_dir() and _used_last(folder) < before:
-            with suppress(OSError):
-                gone.append(folder.rename(top / f"{_GONE}{uuid.uuid4().hex}"))
-                log.debug("'%s' was not used for %d days, and is removed", folder, KEPT_DAYS)
-    return gone
-
-
-def _used_last(folder: Path) -> float:
-    """Seconds since 1970; infinity where it cannot be told."""
+def _is_unused(folder: Path) -> bool:
     for path in (folder / USED, folder):
         with suppress(OSError):
-            return path.stat().st_mtime
-    return float("inf")
+            return path.stat().st_mtime < time.time() - KEPT_DAYS * 24 * 3600
+    return False
 
 
 PLACE = "checkpoints"
 OF_OTHER_FOLDERS = ("outputs", "logs", "user_logs", "azureml-logs", "system_logs")
 """What else of a run may have been fetched or downloaded to the folder of its checkpoints."""
-
-
-class Once(Protocol):
-    """Does something once on each node, and gives its outcome to all ranks, who meet in *folder* over *key*
-    (`services.transfer.ranks`)."""
-
-    def __call__(
-        self, folder: Path, key: str, act: Callable[[], TransferResult], *, notify: Notify = ignore
-    ) -> TransferResult: ...
 
 
 @dataclass(frozen=True)
@@ -186,40 +154,64 @@ def fetch_checkpoint(
     open_address: Callable[[str], BlobStore],
     cwd: Path,
     *,
-    once: Once = rank_zero_only,
+    once: Callable[..., TransferResult] = rank_zero_only,
     notify: Notify = ignore,
 ) -> FetchedCheckpoint:
     """The checkpoint that *request* means, below its folder; a path that exists stays where it is. Only for a run is
-    the workspace opened.
+    the workspace opened. *once* is called as `rank_zero_only` is.
 
     The file or folder it names is complete and checked, or this raises: NotFound, BadUsage (also where several fit),
     TransferIncomplete for another file of the name here, IntegrityFailed, ServiceFailed and their kin. What is complete
     here is not fetched again, what is partial is gone on with.
     """
-    kind = "run" if request.source is None else kind_of(request.source, cwd)
-    if kind != "run" and request.choice != Choice():
+    source, choice = request.source, request.choice
+    kind = "run" if source is None else kind_of(source, cwd)
+    if kind != "run" and choice != Choice():
         what = "a path here" if kind == "path" else "an address"
         raise BadUsage(
             f"Of the checkpoints of a run one can be selected, and the source is {what}.",
             hint="Leave out what is to be selected.",
         )
-    if request.source is not None and kind == "path":
-        return _here(request.source, cwd)
-    if request.source is not None and kind == "address":
-        return _from_address(request, request.source, open_address(request.source), once, notify)
+    if source is not None and kind == "path":
+        found = find_here(source, cwd)
+        if found.is_one or not found.folder:
+            _check_whole(path_of(source, cwd), source, "was not written to its end: it would not load.")
+        text = str(expand_home(source)) if source.startswith("~") else source
+        return FetchedCheckpoint(text, "local", found.names, sum(Path(file).stat().st_size for file in found.names))
+    if source is not None and kind == "address":
+        address, file = source, open_address(source)
+
+        def find_address() -> Checkpoint:
+            blobs = [blob for page in file.list() for blob in page]
+            if not blobs:
+                raise NotFound(f"There is no file at {shown(address)}.")
+            return Checkpoint([blob.name for blob in blobs], address=address, blobs=blobs)
+
+        key = repr(("checkpoint", file.origin, request.overwrite))
+        fetched = _fetch_once(request, request.folder or request.root, file, find_address, once, key, notify)
+        return replace(fetched, address=shown(address))
     workspace = open_workspace()
-    source_run = (
-        find_source_run(request.source, workspace, cwd, request.choice)
-        if request.source is not None
-        else _selected(request, workspace, cwd, notify)
-    )
-    folder = request.folder or request.root / _as_folder(source_run.run.id)
-    files = workspace.run_files(source_run.run.id)
-    work = _Work(request, folder, files, lambda: checkpoint_of(source_run, workspace, request.choice, files), notify)
-    return replace(
-        work.done_by(once, repr(("checkpoint", source_run.run.id, source_run.path, request.choice, request.overwrite))),
-        run=source_run.run,
-    )
+    if source is not None:
+        source_run = find_source_run(source, workspace, cwd, choice)
+    else:
+        runs = find_runs(workspace, request.selection, cwd=cwd, notify=notify)
+        if len(runs) > 1:
+            raise BadUsage(
+                f"{len(runs)} runs are selected, and a checkpoint is that of one.",
+                hint=f"Name one: {', '.join(run.id for run in runs[:5])}",
+            )
+        source_run = run_or_best_trial(runs[0], workspace, choice)
+    run = source_run.run
+    folder = request.folder
+    if folder is None:
+        try:
+            folder = request.root.joinpath(*safe_relative(run.id))
+        except ValueError:
+            raise BadUsage(f"'{run.id}' cannot be the name of a folder here.", hint="Give --output_dir.") from None
+    files = workspace.run_files(run.id)
+    key = repr(("checkpoint", run.id, source_run.path, choice, request.overwrite))
+    find = partial(checkpoint_of, source_run, workspace, choice, files)
+    return replace(_fetch_once(request, folder, files, find, once, key, notify), run=run)
 
 
 def digest_of(fetched: FetchedCheckpoint) -> str | None:
@@ -227,122 +219,72 @@ def digest_of(fetched: FetchedCheckpoint) -> str | None:
     return md5_of(fetched.path).hex() if fetched.path.is_file() else None
 
 
-@dataclass(frozen=True)
-class _Work:
-    """Bringing what *look* finds among *files* to *folder*."""
+def _fetch_once(
+    request: CheckpointRequest,
+    folder: Path,
+    files: BlobStore,
+    find: Callable[[], Checkpoint],
+    once: Callable[..., TransferResult],
+    key: str,
+    notify: Notify,
+) -> FetchedCheckpoint:
+    """Bring what *find* finds among *files* to *folder*; gives the same in every rank. One that gets no record (what
+    started it had fetched before) looks for itself."""
 
-    request: CheckpointRequest
-    folder: Path
-    files: BlobStore
-    look: Callable[[], Checkpoint]
-    notify: Notify
-
-    def done_by(self, once: Once, key: str) -> FetchedCheckpoint:
-        """What came of it, the same in every rank. One that was not told (what started it had fetched before) looks for
-        itself."""
-        result = once(self.folder, key, self._fetch, notify=self.notify)
-        record: dict[str, Any] = json.loads(result.note) if result.note else self._record(self.look(), TransferResult())
-        return FetchedCheckpoint(**record)
-
-    def _fetch(self) -> TransferResult:
-        found = self.look()
+    def fetch() -> TransferResult:
+        found = find()
         if found.why:
-            self.notify(Notice(found.why))
-        filters = Filters(f"{FOLDER}/" if found.is_in_usual_folder else "")
-        asked = DownloadRequest(
-            self.folder, filters, "", found.is_in_usual_folder, self.request.overwrite, workers=self.request.workers
-        )
-        result = download(ChosenFiles(self.files, found.blobs), asked, self.notify)
+            notify(Notice(found.why))
+        is_usual = found.is_in_usual_folder
+        filters = Filters(f"{FOLDER}/" if is_usual else "")
+        wanted = DownloadRequest(folder, filters, "", is_usual, request.overwrite, workers=request.workers)
+        result = download(ChosenFiles(files, found.blobs), wanted, notify)
         problem = result.problem()
         if problem is not None:
             raise problem
-        record = self._record(found, result)
+        record = _record(found, folder, result)
+        path = Path(record["shown"])
         if found.is_one or not found.folder:
             where = f"at {shown(found.address)}" if found.address else "in the run"
-            _check_whole(
-                Path(record["shown"]),
-                record["shown"],
-                f"is as it lies {where}, but was not written to its end: it would not load.",
-            )
+            text = f"is as it lies {where}, but was not written to its end: it would not load."
+            _check_whole(path, record["shown"], text)
         if found.folder:
-            self._name_others(Path(record["shown"]), {name[len(found.folder) :] for name in found.names})
+            # The run kept fewer since they were fetched, or somebody put them there
+            names = {name[len(found.folder) :] for name in found.names}
+            try:
+                there = [file.name for file in walk_files(str(path), skip_workspaces=True)]
+            except OSError as err:
+                raise disk_error(err, f"Cannot read '{err.filename or path}'") from err
+            others = [name for name in there if name not in names and name.partition("/")[0] not in OF_OTHER_FOLDERS]
+            if others:
+                notify(Notice(f"'{path}' also has what the run does not have there (any more): {listed(others)}."))
         return replace(result, note=json.dumps(record))
 
-    def _name_others(self, folder: Path, names: Collection[str]) -> None:
-        """Tell which files the folder has that are not the run's: it kept fewer since they were fetched, or somebody
-        put them there."""
-        try:
-            there = [found.name for found in walk_files(str(folder), skip_workspaces=True)]
-        except OSError as err:
-            raise disk_error(err, f"Cannot read '{err.filename or folder}'") from err
-        others = [name for name in there if name not in names and name.partition("/")[0] not in OF_OTHER_FOLDERS]
-        if others:
-            self.notify(Notice(f"'{folder}' also has what the run does not have there (any more): {listed(others)}."))
-
-    def _record(self, found: Checkpoint, result: TransferResult) -> dict[str, Any]:
-        """The fields of a FetchedCheckpoint that JSON can hold."""
-        inside = posixpath.relpath(found.inside, FOLDER) if found.is_in_usual_folder else found.inside
-        path = self.folder / inside
-        return {
-            "shown": str(path),
-            "status": "fetched" if result.files else "complete",
-            "names": list(found.names),
-            "size": path.stat().st_size if path.is_file() else sum(blob.size for blob in found.blobs),
-            "epoch": found.epoch,
-            "metric": found.metric,
-            "value": found.value,
-            "unverified": result.unverified,
-            "seconds": round(result.seconds, 3),
-        }
+    result = once(folder, key, fetch, notify=notify)
+    record: dict[str, Any] = json.loads(result.note) if result.note else _record(find(), folder, TransferResult())
+    return FetchedCheckpoint(**record)
 
 
-def _here(source: str, cwd: Path) -> FetchedCheckpoint:
-    found = find_here(source, cwd)
-    files = found.names
-    if found.is_one or not found.folder:
-        _check_whole(path_of(source, cwd), source, "was not written to its end: it would not load.")
-    text = str(expand_home(source)) if source.startswith("~") else source
-    return FetchedCheckpoint(text, "local", files, sum(Path(file).stat().st_size for file in files))
+def _record(found: Checkpoint, folder: Path, result: TransferResult) -> dict[str, Any]:
+    """The fields of a FetchedCheckpoint that JSON can hold."""
+    path = folder / (posixpath.relpath(found.inside, FOLDER) if found.is_in_usual_folder else found.inside)
+    return {
+        "shown": str(path),
+        "status": "fetched" if result.files else "complete",
+        "names": list(found.names),
+        "size": path.stat().st_size if path.is_file() else sum(blob.size for blob in found.blobs),
+        "epoch": found.epoch,
+        "metric": found.metric,
+        "value": found.value,
+        "unverified": result.unverified,
+        "seconds": round(result.seconds, 3),
+    }
 
 
 def _check_whole(path: Path, called: str, words: str) -> None:
     """Raises IntegrityFailed."""
     if not is_whole(path):
         raise IntegrityFailed(f"'{called}' {words}", hint="Choose another one: --select, or RUN:FILE.")
-
-
-def _from_address(
-    request: CheckpointRequest, address: str, file: BlobStore, once: Once, notify: Notify
-) -> FetchedCheckpoint:
-    work = _Work(request, request.folder or request.root, file, lambda: _at_address(address, file), notify)
-    return replace(work.done_by(once, repr(("checkpoint", file.origin, request.overwrite))), address=shown(address))
-
-
-def _at_address(address: str, file: BlobStore) -> Checkpoint:
-    blobs = [blob for page in file.list() for blob in page]
-    if not blobs:
-        raise NotFound(f"There is no file at {shown(address)}.")
-    return Checkpoint([blob.name for blob in blobs], address=address, blobs=blobs)
-
-
-def _selected(request: CheckpointRequest, workspace: Workspace, cwd: Path, notify: Notify) -> SourceRun:
-    """The one run that the selection means. Raises BadUsage where these are several."""
-    found = find_runs(workspace, request.selection, cwd=cwd, notify=notify)
-    if len(found) > 1:
-        raise BadUsage(
-            f"{len(found)} runs are selected, and a checkpoint is that of one.",
-            hint=f"Name one: {', '.join(run.id for run in found[:5])}",
-        )
-    return run_or_best_trial(found[0], workspace, request.choice)
-
-
-def _as_folder(run_id: str) -> str:
-    """*run_id* as the name of a folder here. Raises BadUsage."""
-    try:
-        (name,) = safe_relative(run_id)
-    except ValueError:
-        raise BadUsage(f"'{run_id}' cannot be the name of a folder here.", hint="Give --output_dir.") from None
-    return name
 
 
 OpenAddress = Callable[[str], BlobStore]

@@ -6,9 +6,9 @@ import logging
 import platform
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -23,7 +23,7 @@ from himl_cli.core.errors import (
     RunNotFound,
     ServiceFailed,
 )
-from himl_cli.core.events import Notice, Notify
+from himl_cli.core.events import Notify
 from himl_cli.core.redaction import redact
 from himl_cli.core.results import Logged, LoggedRow, NewRun, RunEnd
 from himl_cli.core.runs import (
@@ -59,9 +59,6 @@ BYTES_A_SECOND = 1 << 18
 average."""
 ATTEMPTS_AT_THE_END = 3
 CHUNK = 1 << 20
-POLL_SECONDS = 0.1
-TAKE_OVER_SECONDS = 3.0  # nobody may be at work: the process that mirrors takes over from the one that submitted
-QUIET_SECONDS = 3.0
 
 
 @dataclass(frozen=True)
@@ -149,46 +146,6 @@ def _start_twin(
 def _give_up(file: MirrorFile, state: MirrorState, why: str) -> None:
     state.is_starting, state.failure = False, redact(why)
     file.write(state)
-
-
-def wait_until_mirrored(
-    source: FolderWorkspace, run: Run, target: str, notify: Notify, interrupted: Sequence[int]
-) -> bool:
-    """Whether all of *run*, which has ended here, has arrived in *target*; False once *interrupted* holds a signal, or
-    nothing arrives at present.
-
-    *notify* hears of what is still to come, and of a mirror that was refused.
-    """
-    file, begun = MirrorFile(source.folder, run.id), time.monotonic()
-    worked_on, is_reported = begun, False
-    while (state := file.read()) is not None:
-        now = time.monotonic()
-        worked_on = now if file.is_worked_on() else worked_on
-        text = ""
-        if state.refused_since:
-            text = (
-                f"warning: not all of the run is in {target}: {state.away} It is kept here, and himl commands in this "
-            )
-            text += "workspace try again later."
-        elif interrupted or state.away or now - worked_on > TAKE_OVER_SECONDS:
-            why = f" ({state.away.rstrip('.')})" if state.away else ""
-            text = f"Not all of the run is in {target} yet{why}; that goes on in the background. See how it goes: himl "
-            text += f"runs show {run.id}"
-        if text:
-            notify(Notice(text))
-            return False
-        if not is_reported and now - begun > QUIET_SECONDS:
-            is_reported = True
-            text = f"The job has ended. The rest of it is on its way to {target}; Ctrl-C leaves that to the background."
-            notify(Notice(text))
-        time.sleep(POLL_SECONDS)
-    try:
-        why = source.run(run.id).tags.get(STOPPED, "")
-    except HimlError:
-        why = ""
-    if why:
-        notify(Notice(f"warning: not all of the run is in {target}: {why}"))
-    return not why
 
 
 class Mirror:
@@ -380,7 +337,7 @@ class Mirror:
         """Let the run here say what is missing, and himl commands leave it alone for a while; False where it has been
         missing for too long."""
         if not self._state.refused_since:
-            note_put_off(self._source, self._state.run_id, why)
+            note_stopped(self._source, self._state.run_id, f"{why} It is kept, and tried again later.")
         goes_on = self._state.put_off()
         self._write()
         return goes_on
@@ -393,10 +350,6 @@ class Mirror:
             note_stopped(self._source, self._state.run_id, "")
         self._state.away, self._state.refused_since, self._state.not_before = "", 0.0, 0.0
         self._write()
-
-
-def note_put_off(source: Workspace, run_id: str, why: object) -> None:
-    note_stopped(source, run_id, f"{why} It is kept, and tried again later.")
 
 
 def note_stopped(source: Workspace, run_id: str, why: str) -> None:
@@ -438,10 +391,9 @@ def send_values(source: FolderWorkspace, target: RunRecorder, run: Run, sent: Se
 def _send_metric(target: RunRecorder, run_id: str, metric: Logged) -> None:
     """Send one metric; where it is not taken, its halves, and so on, so that one point does not keep back the
     others."""
-    waiting, refused, why = [metric], list[LoggedRow](), ""
-    for _ in range(ATTEMPTS_FOR_A_METRIC):
-        if not waiting:
-            break
+    waiting, refused, why, attempts = [metric], list[LoggedRow](), "", 0
+    while waiting and attempts < ATTEMPTS_FOR_A_METRIC:
+        attempts += 1
         part = waiting.pop()
         reason = _refusal(partial(target.log, run_id, [part]))
         if reason and len(part.rows) > 1:
@@ -484,19 +436,19 @@ def _refusal(send: Callable[[], object]) -> str:
 
 @dataclass
 class _SeenFile:
-    """A file as it was met last, since when it is so, and when it was sent last (or met first)."""
+    """A file's last ETag, since when it is that, and when it was sent last (or met first)."""
 
     etag: str
     since: float
     sent: float
 
 
-@dataclass
 class _Round:
     """A sink that notes which files of one round arrived."""
 
-    arrived: list[StoreRequest] = field(default_factory=list)
-    failed: list[tuple[StoreRequest, HimlError]] = field(default_factory=list)
+    def __init__(self) -> None:
+        self.arrived: list[StoreRequest] = []
+        self.failed: list[tuple[StoreRequest, HimlError]] = []
 
     def advance(self, request: StoreRequest, amount: int) -> None:
         """Nobody watches."""

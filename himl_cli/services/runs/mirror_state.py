@@ -10,16 +10,21 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
-from himl_cli.core.errors import DiskFailed
+from himl_cli.core.errors import DiskFailed, HimlError
+from himl_cli.core.events import Notice, Notify
 from himl_cli.core.files import write_atomic
 from himl_cli.core.processes import ProcessLock, is_held
+from himl_cli.core.runs import STOPPED, Run
 from himl_cli.core.text import read_json
+
+if TYPE_CHECKING:
+    from himl_cli.workspaces.base import FolderWorkspace
 
 FOLDER = "recordings"
 POLL_SECONDS = 0.1
@@ -27,6 +32,8 @@ HANDOVER_SECONDS = 3.0  # that a new process waits for another one to end, shoul
 BUSY_SECONDS = 2.0  # that somebody else may have a file open, which Windows then neither replaces nor reads
 RETRY_SECONDS = (600.0, 86400.0)
 """So long a mirror that is refused is left alone, at first and at most: as long as it has been refused already."""
+TAKE_OVER_SECONDS = 3.0  # nobody may be at work: the process that mirrors takes over from the one that submitted
+QUIET_SECONDS = 3.0
 LONGEST_REFUSED = 30 * 86400.0  # seconds; then it is given up
 
 Result = TypeVar("Result")
@@ -214,3 +221,43 @@ def unfinished(workspace: Path) -> Iterator[str]:
                 yield path.stem
             except DiskFailed:
                 pass
+
+
+def wait_until_mirrored(
+    source: FolderWorkspace, run: Run, target: str, notify: Notify, interrupted: Sequence[int]
+) -> bool:
+    """Whether all of *run*, which has ended here, has arrived in *target*; False once *interrupted* holds a signal, or
+    nothing arrives at present.
+
+    *notify* hears of what is still to come, and of a mirror that was refused.
+    """
+    file, begun = MirrorFile(source.folder, run.id), time.monotonic()
+    worked_on, is_reported = begun, False
+    while (state := file.read()) is not None:
+        now = time.monotonic()
+        worked_on = now if file.is_worked_on() else worked_on
+        text = ""
+        if state.refused_since:
+            text = (
+                f"warning: not all of the run is in {target}: {state.away} It is kept here, and himl commands in this "
+            )
+            text += "workspace try again later."
+        elif interrupted or state.away or now - worked_on > TAKE_OVER_SECONDS:
+            why = f" ({state.away.rstrip('.')})" if state.away else ""
+            text = f"Not all of the run is in {target} yet{why}; that goes on in the background. See how it goes: himl "
+            text += f"runs show {run.id}"
+        if text:
+            notify(Notice(text))
+            return False
+        if not is_reported and now - begun > QUIET_SECONDS:
+            is_reported = True
+            text = f"The job has ended. The rest of it is on its way to {target}; Ctrl-C leaves that to the background."
+            notify(Notice(text))
+        time.sleep(POLL_SECONDS)
+    try:
+        why = source.run(run.id).tags.get(STOPPED, "")
+    except HimlError:
+        why = ""
+    if why:
+        notify(Notice(f"warning: not all of the run is in {target}: {why}"))
+    return not why
