@@ -55,7 +55,7 @@ class RootGroup(EdgedGroup):
     """`himl` itself: commands from the table. Whatever fails in them is said in words, bugs too."""
 
     program = "himl"
-    explained = (Exception,)
+    handled = (Exception,)
 
     def list_commands(self, ctx: Any) -> list[str]:
         return list(COMMANDS)

@@ -3,7 +3,6 @@ with `himl_cli.cli`."""
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -15,6 +14,7 @@ import typer
 from himl_cli.commands.groups import HimlCommand, HimlGroup, before_double_dash
 from himl_cli.core.errors import BadUsage, HimlError, Interrupted
 from himl_cli.render.errors import ReaderGone, as_himl_error, print_error, silence_stdout
+from himl_cli.render.terminal import allows_colour
 
 READER_GONE_CODE = 141
 """What a shell reports of a program that a closed pipe ended (128 + SIGPIPE)."""
@@ -32,8 +32,8 @@ class Ending:
 
 
 @contextmanager
-def edge(tokens: Sequence[str], explained: Kinds) -> Iterator[Ending]:
-    """Within it a failure of the kinds *explained*, or that nobody reads stdout any more, ends in the exit code of what
+def edge(tokens: Sequence[str], handled: Kinds) -> Iterator[Ending]:
+    """Within it a failure of the kinds *handled*, or that nobody reads stdout any more, ends in the exit code of what
     is yielded; the former is said.
 
     *tokens* is the command line. Failures of other kinds go on.
@@ -45,8 +45,8 @@ def edge(tokens: Sequence[str], explained: Kinds) -> Iterator[Ending]:
     except (ReaderGone, BrokenPipeError):
         silence_stdout()
         ending.code = READER_GONE_CODE
-    except explained as err:
-        ending.code = say(err, before_double_dash(tokens))
+    except handled as err:
+        ending.code = report_failure(err, before_double_dash(tokens))
 
 
 @contextmanager
@@ -59,9 +59,8 @@ def giving_up() -> Iterator[None]:
     except typer.Abort as err:
         raise HimlError("Aborted.") from err
     except RuntimeError as err:
-        if isinstance(
-            err.__cause__, KeyboardInterrupt
-        ):  # a class was being made, by Python 3.10 or 3.11: they wrap what comes out of __set_name__
+        # a class was being made, by Python 3.10 or 3.11: they wrap what comes out of __set_name__
+        if isinstance(err.__cause__, KeyboardInterrupt):
             raise Interrupted("Interrupted.") from err
         raise
 
@@ -71,7 +70,7 @@ class _Edged:
 
     program: str | None = None
     """What usage lines call it; None: the name it was started by."""
-    explained: Kinds = OF_USERS
+    handled: Kinds = OF_USERS
 
     def invoke(self, ctx: Any) -> Any:
         with giving_up():
@@ -87,7 +86,7 @@ class _Edged:
         **extra: Any,
     ) -> Any:
         extra |= {"prog_name": prog_name or self.program, "complete_var": complete_var}
-        return run_at_edge(super().main, args, self.explained, standalone_mode, extra)  # type: ignore[misc]
+        return run_at_edge(super().main, args, self.handled, standalone_mode, extra)  # type: ignore[misc]
 
 
 class EdgedGroup(_Edged, HimlGroup):
@@ -101,30 +100,30 @@ class EdgedCommand(_Edged, HimlCommand):
 def run_at_edge(
     program: Callable[..., Any],
     args: Sequence[str] | None,
-    explained: Kinds,
+    handled: Kinds,
     standalone_mode: bool,
     extra: dict[str, Any],
 ) -> int:
     """Call *program*, the method `main` of a command, with *args* (default: those of the process) and *extra*.
 
-    Exits with its code, or gives that where it does not stand alone. Raises failures that are not *explained*.
+    Exits with its code, or gives that where it does not stand alone. Raises failures that are not *handled*.
     """
     tokens = list(sys.argv[1:] if args is None else args)
-    extra.setdefault("color", None if colour_is_allowed() else False)
-    with edge(tokens, explained) as ending:
-        told = program(args=tokens, standalone_mode=False, windows_expand_args=False, **extra)
-        ending.code = told if isinstance(told, int) else 0  # else it is what a tool's function returned
+    extra.setdefault("color", None if allows_colour() else False)
+    with edge(tokens, handled) as ending:
+        result = program(args=tokens, standalone_mode=False, windows_expand_args=False, **extra)
+        ending.code = result if isinstance(result, int) else 0  # else it is what a tool's function returned
     if standalone_mode:
         sys.exit(ending.code)
     return ending.code
 
 
-def say(failure: Exception, tokens: Sequence[str]) -> int:
+def report_failure(failure: Exception, tokens: Sequence[str]) -> int:
     """Print *failure* on stderr in the form that *tokens* ask for, and give the exit code.
 
     The tokens are read here once more because the parser may have failed before it came to `--json` or `--verbose`.
     """
-    verbose = is_verbose(tokens)
+    verbose = "-v" in tokens or "--verbose" in tokens
     as_json = any(token in ("--json", "--format=json") for token in tokens) or ("--format", "json") in pairwise(tokens)
     error: HimlError = as_himl_error(failure, verbose=verbose)
     is_plain = isinstance(error, BadUsage) and (
@@ -132,13 +131,3 @@ def say(failure: Exception, tokens: Sequence[str]) -> int:
     )
     print_error(error, as_json=as_json, traceback_of=failure if verbose and not is_plain else None)
     return error.exit_code
-
-
-def is_verbose(tokens: Sequence[str]) -> bool:
-    """Whether *tokens* ask for a debug log and tracebacks."""
-    return "-v" in tokens or "--verbose" in tokens
-
-
-def colour_is_allowed() -> bool:
-    """Whether the user's environment lets terminals have colour (https://no-color.org)."""
-    return not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"

@@ -16,7 +16,7 @@ from typing import Any
 
 from himl_cli.core.errors import BadUsage
 from himl_cli.core.installing import install_command
-from himl_cli.core.results import STATISTICS, Aggregation, Child, Series, Value
+from himl_cli.core.results import STATISTICS, Aggregation, Child, Value
 from himl_cli.core.runs import RunStatus
 from himl_cli.render.errors import one_line
 from himl_cli.render.json import float_form, json_form, run_form
@@ -46,7 +46,8 @@ def table_lines(aggregation: Aggregation, statistics: Mapping[str, Any] | None) 
         return
     fixed = 1 + (len(STATISTICS) if statistics is not None else 0)
     cut = _with_cut_names([_with_cut_labels(upright[0], fixed), *upright[1:]], fixed)
-    columns = _fitting(_widths(cut))
+    ends = [*accumulate(size + GAP for size in _widths(cut))]
+    columns = max(1, bisect_right(ends, width() + GAP))
     fitting = max(0, columns - fixed)
     left_out = len(aggregation.children) - fitting
     shown = [row[:columns] for row in cut]
@@ -69,49 +70,44 @@ def tab_lines(aggregation: Aggregation, statistics: Mapping[str, Any] | None) ->
 def document(aggregation: Aggregation, statistics: Mapping[str, Any] | None) -> dict[str, Any]:
     """`metrics`, `statistics` by metric, and `children`: each run with its label, hyperparameters and all that it
     logged, as JSON has it."""
-    told = None if statistics is None else json_form(dict(statistics))
     return {
         "metrics": list(aggregation.metrics),
-        "statistics": told,
+        "statistics": None if statistics is None else json_form(dict(statistics)),
         "children": [_child_form(child) for child in aggregation.children],
     }
 
 
 def _child_form(child: Child) -> dict[str, Any]:
+    """Series are columns, their times in seconds since 1970, UTC; tables are objects, one a row."""
     results = child.results
+    series = {
+        name: {
+            "steps": list(each.steps),
+            "values": list(each.values) if all(map(math.isfinite, each.values)) else list(map(float_form, each.values)),
+            "times": list(each.times),
+        }
+        for name, each in results.series.items()
+    }
+    texts = {
+        name: json_form([{"step": one.step, "time": one.time, "value": one.value} for one in each])
+        for name, each in results.texts.items()
+    }
+    tables = {}
+    for name, columns in results.tables.items():
+        rows = zip(*(json_form(list(values)) for values in columns.values()), strict=True)
+        tables[name] = [dict(zip(columns, row, strict=True)) for row in rows]
     return {
         "label": child.label,
         **run_form(child.run),
         "hyperparameters": json_form(dict(child.hyperparameters)),
         "parameters": dict(results.parameters),
         "last": json_form(dict(results.last)),
-        "series": {name: _series_form(series) for name, series in results.series.items()},
-        "texts": {
-            name: json_form([{"step": one.step, "time": one.time, "value": one.value} for one in texts])
-            for name, texts in results.texts.items()
-        },
-        "tables": {name: _rows(columns) for name, columns in results.tables.items()},
+        "series": series,
+        "texts": texts,
+        "tables": tables,
         "lists": json_form(dict(results.lists)),
         "images": json_form(dict(results.images)),
     }
-
-
-def _series_form(series: Series) -> dict[str, list[Any]]:
-    """Columns; times are seconds since 1970, UTC."""
-    values: list[Any] = list(series.values)
-    return {
-        "steps": list(series.steps),
-        "values": values if all(map(math.isfinite, values)) else [float_form(value) for value in values],
-        "times": list(series.times),
-    }
-
-
-def _rows(columns: Mapping[str, Sequence[Value]]) -> list[dict[str, Any]]:
-    """A table as objects, one a row."""
-    return [
-        dict(zip(columns, row, strict=True))
-        for row in zip(*(json_form(list(values)) for values in columns.values()), strict=True)
-    ]
 
 
 def full_text(value: Value) -> str:
@@ -189,12 +185,6 @@ def _all_completed(children: Iterable[Child]) -> bool:
 
 def _width_of(rows: Sequence[Row]) -> int:
     return sum(_widths(rows)) + GAP * (len(rows[0]) - 1)
-
-
-def _fitting(sizes: Sequence[int]) -> int:
-    """How many columns of *sizes* there is room for, one at least."""
-    ends = accumulate(size + GAP for size in sizes)
-    return max(1, bisect_right(list(ends), width() + GAP))
 
 
 def _widths(rows: Sequence[Row]) -> list[int]:

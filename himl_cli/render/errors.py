@@ -12,6 +12,7 @@ import typer
 from himl_cli.core.errors import BadUsage, DiskFailed, HimlError, ServiceFailed
 from himl_cli.core.redaction import redact
 from himl_cli.core.text import NEAR_OPTION, did_you_mean, shorten
+from himl_cli.render.terminal import allows_colour
 
 LONGEST_READ, LONGEST_SHOWN = 50_000, 3000
 """Characters of a message that are looked through for secrets, and that are shown: it may have a text in it that
@@ -62,7 +63,7 @@ def print_error(error: HimlError, *, as_json: bool, traceback_of: Exception | No
 
         typer.echo(json.dumps({"error": {"code": error.code, "message": message, "hint": hint}}), err=True)
         return
-    colour = None if not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb" else False
+    colour = None if allows_colour() else False
     typer.echo(f"{typer.style('error:', fg='red', bold=True)} {message}", err=True, color=colour)
     if hint:
         typer.echo(f"{typer.style('hint:', fg='cyan', bold=True)} {hint}", err=True, color=colour)

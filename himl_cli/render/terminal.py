@@ -14,9 +14,14 @@ _CODES = {"bold": 1, "dim": 2, "red": 31, "green": 32, "yellow": 33, "cyan": 36}
 _PIECES = re.compile(r"(?<!\S)\(?'[^']+'\S*|\S+")
 
 
+def allows_colour() -> bool:
+    """Whether the user's environment lets terminals have colour (https://no-color.org)."""
+    return not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+
+
 def has_colour(stream: TextIO) -> bool:
     """Whether *stream* is a terminal that shows colour and whose user wants it (https://no-color.org)."""
-    if not stream.isatty() or os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb":
+    if not stream.isatty() or not allows_colour():
         return False
     return sys.platform != "win32" or bool(
         {"WT_SESSION", "TERM", "ANSICON"} & set(os.environ)
