@@ -68,7 +68,7 @@ def request_of(
         arguments=(*_arguments(asked, flag), *_values(asked, sweep)),
         cluster=asked.compute_cluster_name,
         python_executable=asked.python_executable,
-        instance_type=asked.instance_type,
+        instance_type=asked.instance_type or "",
         resource_properties=asked.resources_properties or {},
         vscode=asked.vscode
         and sweep is None

@@ -204,7 +204,7 @@ class JobOptions:
     display_name: str = option("", files="pipeline yaml")
     description: str = option("", files="pipeline yaml")
     default_datastore: str | None = option(files="pipeline yaml_local")
-    instance_type: str | None = option(only="cluster")
+    instance_type: str = option("", only="cluster")
     resource_properties: Mapping[str, Any] = field(default_factory=dict)
     shm_size: str = option("", only="cluster", files="pipeline")
     docker_args: Sequence[str] = option((), only="cluster", files="pipeline")

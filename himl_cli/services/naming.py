@@ -5,17 +5,14 @@ from __future__ import annotations
 import getpass
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePath
-from typing import TYPE_CHECKING
 
 from himl_cli.core.errors import BadUsage
 from himl_cli.core.files import write_atomic
 from himl_cli.core.redaction import redact
 from himl_cli.core.runs import Run
-
-if TYPE_CHECKING:
-    import subprocess
 
 SECONDS = 5.0
 
@@ -36,14 +33,31 @@ class GitFacts:
 def git_facts(folder: Path) -> GitFacts | None:
     """Facts about the checkout that holds *folder*; None outside one, or without git. Never fails: a job runs without
     them."""
-    asked = {
+    questions = {
         "commit": ("log", "-1", "--format=%H%x00%an%x00%s"),
         "branch": ("symbolic-ref", "--short", "-q", "HEAD"),
         "repository": ("config", "--get", "remote.origin.url"),
         "changes": ("status", "--porcelain", "--untracked-files=no", "--ignore-submodules"),
     }
-    processes = {name: _ask(folder, arguments) for name, arguments in asked.items()}
-    answers = {name: _answer(process) for name, process in processes.items()}
+    import subprocess
+
+    command = ["git", "-C", str(folder), "--no-optional-locks"]
+    pipe, null = subprocess.PIPE, subprocess.DEVNULL
+    answers: dict[str, str | None] = dict.fromkeys(questions)
+    with suppress(OSError):  # no git
+        processes = {
+            name: subprocess.Popen([*command, *words], stdin=null, stdout=pipe, stderr=null)
+            for name, words in questions.items()
+        }
+        for name, process in processes.items():  # side by side, since each costs a process
+            try:
+                output, _ = process.communicate(timeout=SECONDS)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.communicate()
+            else:
+                is_answer = process.returncode == 0
+                answers[name] = output.decode(errors="replace").strip() if is_answer else None
     branch, commit = answers["branch"], answers["commit"]
     if commit is None and branch is None:
         return None
@@ -51,31 +65,6 @@ def git_facts(folder: Path) -> GitFacts | None:
     return GitFacts(
         redact(answers["repository"] or ""), branch or "", number, author, message, bool(answers["changes"])
     )
-
-
-def _ask(folder: Path, arguments: tuple[str, ...]) -> subprocess.Popen[bytes] | None:
-    """Start one question: they run side by side, since each costs a process."""
-    import subprocess
-
-    try:
-        command = ["git", "-C", str(folder), "--no-optional-locks", *arguments]
-        return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
-    except OSError:
-        return None
-
-
-def _answer(process: subprocess.Popen[bytes] | None) -> str | None:
-    if process is None:
-        return None
-    import subprocess
-
-    try:
-        output, _ = process.communicate(timeout=SECONDS)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.communicate()
-        return None
-    return output.decode(errors="replace").strip() if process.returncode == 0 else None
 
 
 LONGEST_EXPERIMENT = 256

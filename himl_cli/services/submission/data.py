@@ -13,22 +13,18 @@ from contextlib import suppress
 from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from himl_cli.core.blobs import TransferResult, named
 from himl_cli.core.errors import BadUsage, NotFound, TransferIncomplete
 from himl_cli.core.events import Notice, Notify
 from himl_cli.core.files import expand_home, walk_files
 from himl_cli.core.jobs import DataSpec, JobSpec
-from himl_cli.services.transfer.download import download
-from himl_cli.services.transfer.plan import DownloadRequest
-from himl_cli.services.transfer.ranks import rank_zero_only
-from himl_cli.services.user_cache import cache_of
 from himl_cli.workspaces.base import BlobStore, CloudWorkspace, Dataset, FolderWorkspace
 
-if TYPE_CHECKING:
-    from himl_cli.services.transfer.plan import DownloadRequest
+log = logging.getLogger(__name__)
 
+FILES = "files"
+"""The part of a cache folder that the dataset is in; what himl notes of its transfers lies beside it."""
 KEY = re.compile(r"[A-Za-z_]\w*", re.ASCII)
 PATH = re.compile(r"\.{1,2}(?:[/\\]|$)|[/\\~]|[A-Za-z]:[/\\]")
 """How a path begins that can be no name of a dataset."""
@@ -53,7 +49,11 @@ def _all(kind: str, values: Sequence[str | DataSpec], known: dict[str, tuple[str
         value if isinstance(value, DataSpec) else _parse(kind, value, f"{kind.upper()}_{number}", known)
         for number, value in enumerate(values)
     ]
-    return _unique(kind, specs)
+    keys = [spec.key for spec in specs]
+    twice = next((key for key in keys if keys.count(key) > 1), None)
+    if twice:
+        raise BadUsage(f"Two --{kind} options have the key '{twice}'.", hint=f"Give each its own: --{kind} KEY=NAME")
+    return specs
 
 
 def _parse(kind: str, text: str, default_key: str, known: dict[str, tuple[str, ...]]) -> DataSpec:
@@ -123,124 +123,60 @@ def _split_version(name: str) -> tuple[str, str | None]:
     return (base, version) if colon and base and version else (name, None)
 
 
-def _unique(kind: str, specs: list[DataSpec]) -> list[DataSpec]:
-    keys = [spec.key for spec in specs]
-    twice = next((key for key in keys if keys.count(key) > 1), None)
-    if twice:
-        raise BadUsage(f"Two --{kind} options have the key '{twice}'.", hint=f"Give each its own: --{kind} KEY=NAME")
-    return specs
-
-
-log = logging.getLogger(__name__)
-
-FILES = "files"
-"""The part of a cache folder that the dataset is in; what himl notes of its transfers lies beside it."""
-
-
-def bring_inputs(spec: JobSpec, here: FolderWorkspace, azure: Callable[[], object | None], notify: Notify) -> JobSpec:
+def bring_inputs(spec: JobSpec, local: FolderWorkspace, azure: Callable[[], object | None], notify: Notify) -> JobSpec:
     """*spec* with a folder of this machine (`local`) for each input that is neither one already nor a folder of a
-    datastore of *here*.
+    datastore of *local*.
 
     Such inputs are downloaded from the workspace that *azure* gives, which is called only where it is needed; where it
     gives None they stay as they are. Raises NotFound for what that workspace does not have, and what the download
     raises.
     """
-    names = {store.name for store in here.datastores()}
+    names = {store.name for store in local.datastores()}
     default = spec.default_datastore
-    missing = [item for item in spec.inputs if _is_missing(item, here, default if default in names else None)]
+    known = default if default in names else None
+    missing = [item for item in spec.inputs if item.local is None and local.input_folder(item, known) is None]
     is_foreign = default is not None and default not in names
     workspace = azure() if missing or is_foreign else None
     if not isinstance(workspace, CloudWorkspace):
         return spec
-    brought = {item.key: _with_folder(item, bring_dataset(workspace, item, default, notify)) for item in missing}
-    inputs = [brought.get(item.key, item) for item in spec.inputs]
+    found = {}
+    for item in missing:
+        folder = bring_dataset(workspace, item, default, notify)
+        found[item.key] = replace(item, local=str(folder), target=None, mode=None, version=None)
+    inputs = [found.get(item.key, item) for item in spec.inputs]
     return replace(spec, inputs=inputs, default_datastore=None if is_foreign else default)
 
 
 def bring_dataset(workspace: CloudWorkspace, item: DataSpec, default_datastore: str | None, notify: Notify) -> Path:
     """The folder (or file) with the dataset's files: its `target`, else one in himl's cache. What is complete there is
-    not brought again.
+    not downloaded again.
 
-    On a node with several ranks only rank 0 brings it. Raises NotFound where the workspace has no such dataset or it is
-    empty, TransferIncomplete where the target holds other files under its names, and what `download` raises.
+    On a node with several ranks only rank 0 downloads it. Raises NotFound where the workspace has no such dataset or it
+    is empty, TransferIncomplete where the target holds other files under its names, and what `download` raises.
     """
+    from himl_cli.services.transfer.download import download
     from himl_cli.services.transfer.plan import DownloadRequest
+    from himl_cli.services.transfer.ranks import rank_zero_only
 
     dataset = workspace.dataset(item, default_datastore)
-    folder, under = (
-        (expand_home(item.target, "folder").absolute(), "") if item.target else (_cache_folder(dataset), FILES)
-    )
+    store = dataset.files
+    folder = expand_home(item.target, "folder").absolute() if item.target else _cache_folder(dataset)
+    under = "" if item.target else FILES
     if item.mode == "mount":
         notify(Notice(f"Input '{item.key}': nothing is mounted here; the dataset is downloaded instead."))
     version = f", version {dataset.version}," if dataset.version else ""
-    notify(
-        Notice(
-            f"Input '{item.key}': dataset '{dataset.name}'{version} of {workspace.label} comes to '{folder / under}'."
-        )
-    )
+    source = f"dataset '{dataset.name}'{version} of {workspace.label}"
+    notify(Notice(f"Input '{item.key}': {source} comes to '{folder / under}'."))
     request = DownloadRequest(folder, under=under, overwrite=item.target is None)
-    result = rank_zero_only(
-        folder,
-        repr(("dataset", dataset.files.origin, request)),
-        lambda: _download(dataset.files, request, notify),
-        notify=notify,
-    )
-    _check(result, dataset, item, folder)
-    return folder / under / _only_name(dataset.files) if dataset.is_file else folder / under
 
+    def fetch() -> TransferResult:
+        began = time.time()
+        result = download(store, request, notify)
+        if under and not (result.failed or result.refused or result.is_empty):
+            _drop_stale(store, folder / under, result.files + result.skipped, began)
+        return result
 
-def _is_missing(item: DataSpec, here: FolderWorkspace, default: str | None) -> bool:
-    return item.local is None and here.input_folder(item, default) is None
-
-
-def _with_folder(item: DataSpec, folder: Path) -> DataSpec:
-    """The input as one that has its folder: nothing of what was asked for is left to do."""
-    return replace(item, local=str(folder), target=None, mode=None, version=None)
-
-
-def _cache_folder(dataset: Dataset) -> Path:
-    """A folder of the user's cache for this version of the dataset at this place. Raises BadUsage for a user without a
-    home, DiskFailed."""
-
-    root = cache_of("datasets", "to keep datasets in", "Say where with target=FOLDER.")
-    digest = hashlib.sha256(f"{dataset.files.origin} {dataset.name} {dataset.version}".encode()).hexdigest()[:12]
-    shown = re.sub(r"[^A-Za-z0-9_.-]+", "_", f"{dataset.name}-{dataset.version}" if dataset.version else dataset.name)[
-        :80
-    ]
-    return root / f"{shown}-{digest}"
-
-
-def _download(store: BlobStore, request: DownloadRequest, notify: Notify) -> TransferResult:
-
-    began = time.time()
-    result = download(store, request, notify)
-    if request.under and not (result.failed or result.refused or result.is_empty):
-        _drop_what_is_gone(store, request.folder / request.under, result.files + result.skipped, began)
-    return result
-
-
-def _drop_what_is_gone(store: BlobStore, folder: Path, count: int, began: float) -> None:
-    """Remove files that the dataset has no more: a cache that is older than its last change. *count* files of it are
-    here."""
-    here = {found.name: found for found in walk_files(str(folder))}
-    if len(here) == count:
-        return
-    for page in store.list():
-        for blob in page:
-            here.pop(blob.name, None)
-    for found in here.values():
-        if found.stat.st_mtime < began:  # else another himl brought it meanwhile
-            log.debug("'%s' is not in the dataset any more", found.path)
-            path = Path(found.path)
-            with suppress(OSError):
-                path.unlink()
-                for above in path.parents:
-                    if above == folder:
-                        break
-                    above.rmdir()  # only an empty one
-
-
-def _check(result: TransferResult, dataset: Dataset, item: DataSpec, folder: Path) -> None:
+    result = rank_zero_only(folder, repr(("dataset", store.origin, request)), fetch, notify=notify)
     if result.is_empty:
         raise NotFound(
             f"Input '{item.key}': dataset '{dataset.name}' has no files.", hint="Is it the right name and version?"
@@ -251,14 +187,43 @@ def _check(result: TransferResult, dataset: Dataset, item: DataSpec, folder: Pat
             f"{named(result.differing)}.",
             hint="Nothing of it was replaced. Name another folder with target=, or leave that out.",
         )
-    problem = result.problem()
-    if problem is not None:
+    if (problem := result.problem()) is not None:
         raise problem
+    if not dataset.is_file:
+        return folder / under
+    only = next((blob.name for page in store.list() for blob in page), None)
+    if only is None:
+        raise NotFound(f"The file of {store.label} is gone.")
+    return folder / under / only
 
 
-def _only_name(store: BlobStore) -> str:
-    """The name of the one file in *store*. Raises NotFound where it is gone meanwhile."""
+def _cache_folder(dataset: Dataset) -> Path:
+    """A folder of the user's cache for this version of the dataset at this place. Raises BadUsage for a user without a
+    home, DiskFailed."""
+    from himl_cli.services.user_cache import cache_of
+
+    root = cache_of("datasets", "to keep datasets in", "Say where with target=FOLDER.")
+    digest = hashlib.sha256(f"{dataset.files.origin} {dataset.name} {dataset.version}".encode()).hexdigest()[:12]
+    name = f"{dataset.name}-{dataset.version}" if dataset.version else dataset.name
+    return root / f"{re.sub(r'[^A-Za-z0-9_.-]+', '_', name)[:80]}-{digest}"
+
+
+def _drop_stale(store: BlobStore, folder: Path, count: int, began: float) -> None:
+    """Remove files that the dataset has no more: a cache that is older than its last change. *count* files of it are
+    in *folder*."""
+    stale = {found.name: found for found in walk_files(str(folder))}
+    if len(stale) == count:
+        return
     for page in store.list():
         for blob in page:
-            return blob.name
-    raise NotFound(f"The file of {store.label} is gone.")
+            stale.pop(blob.name, None)
+    for found in stale.values():
+        if found.stat.st_mtime < began:  # else another himl downloaded it meanwhile
+            log.debug("'%s' is not in the dataset any more", found.path)
+            path = Path(found.path)
+            with suppress(OSError):
+                path.unlink()
+                for above in path.parents:
+                    if above == folder:
+                        break
+                    above.rmdir()  # only an empty one

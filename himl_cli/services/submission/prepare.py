@@ -122,6 +122,7 @@ def job_of_options(
         python = find_python(request.python, env, Path(sys.prefix))
     log.debug("experiment %s, snapshot root %s, interpreter %s, git %s", experiment, folder, python, git)
     options = {each.name: getattr(request, each.name) for each in fields(JobOptions)}
+    options["instance_type"] = request.instance_type or ""  # None where the command line has none
     options["shm_size"] = check_size("--shm_size", request.shm_size) if request.on_cluster else ""
     limit = request.max_run_duration
     spec = JobSpec(

@@ -23,49 +23,6 @@ from himl_cli.services.runs.logs import GROWTH, USER_LOGS, follow_log, last_line
 from himl_cli.workspaces.base import FolderWorkspace, Workspace
 from himl_cli.workspaces.retry import OutageTolerance
 
-TRIALS_A_SECOND = 50
-WORDS = {RunStatus.failed: "failed", RunStatus.canceled: "canceled"}
-
-
-class SweepProgress:
-    """Tells *notify* how many of *trials* have ended, whenever that has changed; without trials, nothing is asked or
-    told."""
-
-    def __init__(
-        self,
-        workspace: Workspace,
-        run_id: str,
-        trials: int,
-        notify: Notify,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
-        self._workspace = workspace
-        self._run_id = run_id
-        self._trials = trials
-        self._notify = notify
-        self._told = ""
-        self._clock = clock
-        self._next_look = -math.inf
-
-    def look(self) -> None:
-        """Ask for the trials there are, unless that was a short time ago: the more there are, the more it costs. Raises
-        what the workspace raises."""
-        now = self._clock()
-        if not self._trials or now < self._next_look:
-            return
-        self._next_look = now + self._trials / TRIALS_A_SECOND
-        states = Counter(run.status for run in self._workspace.runs(RunQuery(parent=self._run_id)))
-        ended = sum(count for status, count in states.items() if status.is_final)
-        parts = [
-            f"{ended} of {self._trials} trial{'s' * (self._trials != 1)} ended",
-            *(f"{states[status]} {word}" for status, word in WORDS.items() if states[status]),
-        ]
-        text = ", ".join(parts)
-        if ended and text != self._told:
-            self._notify(Notice(f"{text}."))
-            self._told = text
-
-
 SECONDS_BETWEEN_LOOKS = 0.05
 SELDOM = 3
 """A run of which nothing but the end is wanted is looked at so many times less often."""
@@ -74,6 +31,14 @@ NAMED_LOG = re.compile(
 )  # how Azure ML goes on, with the log's end after it
 LACKS_MODULE = re.compile(rb"^ModuleNotFoundError: ", re.MULTILINE)
 FIRST_LOG = re.compile(r".*/(std_log|std_log_process_0+)\.txt")
+TRIALS_A_SECOND = 50
+ENDS = {RunStatus.failed: "failed", RunStatus.canceled: "canceled"}
+_MODULE = re.compile(
+    rb"(?:^ModuleNotFoundError: No module named '|: No module named |\(ModuleNotFoundError: No module named ')([\w.]+)",
+    re.MULTILINE,
+)
+_FILE = re.compile(rb"No such file or directory: '([^'\n]+)'")
+_IN_CODE = re.compile(r".*/runs/[^/]+/code/")
 
 
 def wait_for_run(
@@ -127,28 +92,24 @@ def raise_unless_completed(
             look = f"Its output: himl runs logs {run.id}" if run.started else f"See himl runs show {run.id}"
         name = None if failed_child else _log_of_failed_rank(run)
         reason = NAMED_LOG.sub("", run.reason) or "no reason is known"
-        hint = look + (f" --file {name}" if name else "") + (f"; {failure_hint}" if failure_hint else "") + _way_on(run)
+        hint = look + (f" --file {name}" if name else "") + (f"; {failure_hint}" if failure_hint else "")
+        resume = f"; to do what is missing: himl submit --resume {run.id}"
+        if MANY in run.tags and run.folder and resume not in run.reason:
+            hint += resume
         raise JobFailed(f"Run '{run.id}' failed: {reason.rstrip('.')}.", hint=hint)
-    failed = (
-        [trial.run.id for trial in sweep.trials if trial.run.status is RunStatus.failed] if sweep is not None else []
-    )
-    if sweep is not None and failed:
+    trials = sweep.trials if sweep is not None else ()
+    failed = [trial.run.id for trial in trials if trial.run.status is RunStatus.failed]
+    if failed:
         raise JobFailed(
-            f"Run '{run.id}': {len(failed)} of {len(sweep.trials)} trials failed.",
+            f"Run '{run.id}': {len(failed)} of {len(trials)} trials failed.",
             hint=f"What went wrong: himl runs logs {failed[0]}",
         )
-
-
-def _way_on(run: Run) -> str:
-    """How a hint goes on about a sweep or a pipeline of this machine."""
-    words = f"; to do what is missing: himl submit --resume {run.id}"
-    return words if MANY in run.tags and run.folder and words not in run.reason else ""
 
 
 def wait_for_end(workspace: Workspace, run_id: str, notify: Notify, trials: int = 0) -> Run:
     """The run as it ended; *notify* hears of its states, and how many of the *trials* of a sweep have ended.
 
-    A service that does not answer is borne with for ten minutes.
+    An outage of the service is tolerated for ten minutes.
     """
     pause, at_most = seconds_between_looks(workspace, run_id)
     outage, status = OutageTolerance(notify), None
@@ -168,6 +129,45 @@ def wait_for_end(workspace: Workspace, run_id: str, notify: Notify, trials: int 
             status = run.status
         time.sleep(pause)
         pause = min(at_most * SELDOM, pause * GROWTH)
+
+
+class SweepProgress:
+    """Tells *notify* how many of *trials* have ended, whenever that has changed; without trials, nothing is asked or
+    told."""
+
+    def __init__(
+        self,
+        workspace: Workspace,
+        run_id: str,
+        trials: int,
+        notify: Notify,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._workspace = workspace
+        self._run_id = run_id
+        self._trials = trials
+        self._notify = notify
+        self._shown = ""
+        self._clock = clock
+        self._next_look = -math.inf
+
+    def look(self) -> None:
+        """Ask for the trials there are, unless that was a short time ago: the more there are, the more it costs. Raises
+        what the workspace raises."""
+        now = self._clock()
+        if not self._trials or now < self._next_look:
+            return
+        self._next_look = now + self._trials / TRIALS_A_SECOND
+        states = Counter(run.status for run in self._workspace.runs(RunQuery(parent=self._run_id)))
+        ended = sum(count for status, count in states.items() if status.is_final)
+        parts = [
+            f"{ended} of {self._trials} trial{'s' * (self._trials != 1)} ended",
+            *(f"{states[status]} {word}" for status, word in ENDS.items() if states[status]),
+        ]
+        text = ", ".join(parts)
+        if ended and text != self._shown:
+            self._notify(Notice(f"{text}."))
+            self._shown = text
 
 
 def follow_to_end(workspace: Workspace, run_id: str, write: Callable[[bytes], None], notify: Notify) -> Run:
@@ -258,14 +258,6 @@ def _canceling(workspace: Workspace, run_id: str, notify: Notify, interrupted: S
         watcher.join()
 
 
-_MODULE = re.compile(
-    rb"(?:^ModuleNotFoundError: No module named '|: No module named |\(ModuleNotFoundError: No module named ')([\w.]+)",
-    re.MULTILINE,
-)
-_FILE = re.compile(rb"No such file or directory: '([^'\n]+)'")
-_IN_CODE = re.compile(r".*/runs/[^/]+/code/")
-
-
 def hint_for_missing(spec: JobSpec, log: bytes, cwd: Path) -> str:
     """How the next submit of the job, from *cwd*, gets the module or the file that the end of its *log* says was not
     there; empty where nobody knows."""
@@ -279,7 +271,10 @@ def hint_for_missing(spec: JobSpec, log: bytes, cwd: Path) -> str:
 
 def _module(spec: JobSpec, name: str, cwd: Path) -> str:
     root, is_module = spec.snapshot.root, spec.entry.kind is EntryKind.module
-    folder = next((folder for folder in (root, *root.parents) if _has_module(folder, name)), None)
+    folders = (root, *root.parents)
+    folder = next(
+        (each for each in folders if (each / f"{name}.py").is_file() or any((each / name).glob("*.py"))), None
+    )
     is_found = folder is not None and folder not in (home_folder(), Path(root.anchor))
     if is_found and folder != root:
         path = "" if is_module else " --env_var PYTHONPATH=."
@@ -294,10 +289,6 @@ def _module(spec: JobSpec, name: str, cwd: Path) -> str:
     return ""
 
 
-def _has_module(folder: Path, name: str) -> bool:
-    return (folder / f"{name}.py").is_file() or next((folder / name).glob("*.py"), None) is not None
-
-
 def _file(spec: JobSpec, path: str, cwd: Path) -> str:
     name = os.path.normpath(_IN_CODE.sub("", path)).replace("\\", "/")
     here = spec.snapshot.root / name
@@ -308,15 +299,15 @@ def _file(spec: JobSpec, path: str, cwd: Path) -> str:
         or any(f"{each}/".startswith(f"{name}/") for each in spec.snapshot.files)
     ):
         return ""
-    told = f"'{name}' lies in '{spec.snapshot.root}', and is not sent"
+    place = f"'{name}' lies in '{spec.snapshot.root}', and is not sent"
     if not spec.cluster and spec.sweep is None:
-        return f"{told}: --in_place runs the job where it lies"
+        return f"{place}: --in_place runs the job where it lies"
     top = name.split("/", 1)[0]
     shown = _shown(str(spec.snapshot.root / top), cwd)
     as_data = f"--input {shlex.quote(top)}" if spec.cluster else f"--input {shlex.quote(top)},local={shown}"
     first = f"himl datastore upload {shown} {shlex.quote(top)}, then " if spec.cluster else ""
     return (
-        f"{told}: make it data of the job, {first}{as_data}, and read it in the folder that "
+        f"{place}: make it data of the job, {first}{as_data}, and read it in the folder that "
         f"AZURE_ML_INPUT_INPUT_{len(spec.inputs)} names"
     )
 
