@@ -113,7 +113,7 @@ def job_request(address: WorkspaceAddress, run_id: str, spec: JobSpec, reference
         "properties": job_properties(spec),
         "inputs": inputs,
         "outputs": outputs,
-        "resources": {name: value for name, value in resources.items() if value != ""},
+        "resources": {name: value for name, value in resources.items() if value not in (None, "")},
     }
     trial: dict[str, Any] = {
         "command": command_line(spec),
