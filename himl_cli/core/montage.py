@@ -66,11 +66,6 @@ class SlideEntry:
     label: str | None = None
     mask: str | None = None
 
-    @property
-    def title(self) -> str:
-        """What its caption says."""
-        return self.slide_id if self.label is None else f"{self.slide_id}: {self.label}"
-
 
 @dataclass(frozen=True, slots=True)
 class Box:

@@ -66,15 +66,6 @@ def test_slides_of_a_datastore_are_brought_and_make_the_same_montage(himl: Himl,
     assert asked_for(lab) == ["a.tiff", "b.svs", "dataset.csv", "more/d.tiff"]
 
 
-def test_what_was_brought_is_not_brought_again(himl: Himl, lab: StagedWorkspace) -> None:
-    command = ("montage", "scans", "--datastore", DEFAULT, WIDTH, "--image_glob", "**/*.tiff")
-    himl.ok(*command)
-    assert asked_for(lab) == ["a.tiff", "more/d.tiff"]
-    before = len(lab.requests(r"GET .*/scans/"))
-    himl.ok(*command, "--level", "0")
-    assert len(lab.requests(r"GET .*/scans/")) == before
-
-
 def test_a_cache_that_holds_one_slide_makes_the_same_montage(himl: Himl, lab: StagedWorkspace, project: Path, slides: Path) -> None:
     command = ("montage", "scans", "--datastore", DEFAULT, WIDTH, "--layout", "hi-ml")
     himl.ok(*command, "--output_path", "there", env={"HIML_SLIDE_CACHE_GB": "0"})

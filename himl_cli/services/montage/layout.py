@@ -68,7 +68,8 @@ def fit_layout(
     """
     if not aspects:
         raise BadUsage("There are no slides to lay out.")
-    aspect = _middle(aspects)
+    known = [math.log(each) for each in aspects if each is not None]
+    aspect = min(WIDEST, max(NARROWEST, math.exp(statistics.median(known)) if known else USUAL))
     if width is None:
         gap, wide = _one_to_one(sizes, aspect, has_masks)
         columns = _columns(
@@ -159,12 +160,6 @@ def _letters(wide: float, has_masks: bool, width: int) -> int:
         wide // (LETTERS_PER_PAIR if has_masks else LETTERS_PER_CELL), width // LETTERS_PER_PICTURE, LARGEST_LETTERS
     )
     return max(LEAST_LETTERS, int(size))
-
-
-def _middle(aspects: Sequence[float | None]) -> float:
-    known = [math.log(each) for each in aspects if each is not None]
-    aspect = math.exp(statistics.median(known)) if known else USUAL
-    return min(WIDEST, max(NARROWEST, aspect))
 
 
 def _one_to_one(sizes: Sequence[Size], aspect: float, has_masks: bool) -> tuple[int, int]:
