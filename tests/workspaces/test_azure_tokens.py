@@ -148,14 +148,14 @@ import os
 from pathlib import Path
 import platformdirs
 from himl_cli.workspaces.azure.address import PUBLIC
-from himl_cli.workspaces.azure.cache import Kept
+from himl_cli.workspaces.azure.cache import DiskCache
 from himl_cli.workspaces.azure.config import azure_settings
 from himl_cli.workspaces.azure.credentials import user_sources
 
 settings = azure_settings(Path.cwd())
-Kept.of_user()  # imports what it needs before the user changes
+DiskCache.of_user()  # imports what it needs before the user changes
 os.setuid(54321)
-kept = Kept.of_user()
+kept = DiskCache.of_user()
 kept.put("tokens", "k", 1, seconds=60)
 print([source.name for source in user_sources(settings, PUBLIC, "s", print)], kept.get("tokens", "k"), Path("~").exists())
 """

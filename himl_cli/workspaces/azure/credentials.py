@@ -1,6 +1,6 @@
 """Signing in: the credentials that apply here are tried in order, and what each one said is told when none works.
 
-Order (`sources.py` has when each one applies): the service principal of himl's settings; the environment's, by
+Order (`user_sources` has when each one applies): the service principal of himl's settings; the environment's, by
 azure-identity's own variables; workload identity; managed identity; Azure CLI; Azure Developer CLI; Azure PowerShell;
 a browser, or a device code where there is none.
 """
@@ -19,7 +19,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from himl_cli.core.errors import HimlError, NotAllowedNow, ServiceFailed
@@ -27,7 +27,8 @@ from himl_cli.core.files import home_folder
 from himl_cli.core.processes import register_after_fork
 from himl_cli.workspaces.azure.address import CLOUDS, Cloud
 from himl_cli.workspaces.azure.config import AzureSettings, ServicePrincipal
-from himl_cli.workspaces.azure.errors import STRONGER, Reason, reason_of
+from himl_cli.workspaces.azure.errors import STRONGER, Reason, is_network_error, network_error, reason_of
+from himl_cli.workspaces.azure.tls import silence_libraries
 from himl_cli.workspaces.azure.tokens import Token
 from himl_cli.workspaces.retry import RetryPolicy
 
@@ -49,13 +50,6 @@ class Source:
     unusable: str = ""  # why it cannot be tried; then only named
     settings: Mapping[str, str] = field(default_factory=dict)  # what hints name in place of himl's variables
     file_variable: str = ""  # the variable that names the file it reads
-
-
-class Tried(NamedTuple):
-    """A source, and why it gave no token."""
-
-    name: str
-    reason: Reason
 
 
 class Chain:
@@ -103,8 +97,10 @@ class Chain:
         """
         with self._lock:
             if anew:
-                self._drop()
-            tried: list[Tried] = []
+                for source in self._sources:
+                    if not source.asks_a_person and source.name in self._made:
+                        _close(self._made.pop(source.name))
+            tried: list[tuple[str, Reason]] = []
             for source in [self._chosen] if self._chosen else self._sources:
                 token = self._ask(source, scope, claims, tried)
                 if token is not None:
@@ -112,8 +108,12 @@ class Chain:
                     return token
                 if source.is_explicit:
                     break
-                if claims and tried[-1].reason.text == STRONGER:
-                    raise self._unmet(tried[-1])
+                if claims and tried[-1][1].text == STRONGER:
+                    raise NotAllowedNow(
+                        f"The service wants a stronger sign-in than that by {source.name}: a second factor, or a "
+                        "device that the tenant trusts.",
+                        hint=tried[-1][1].hint,
+                    )
             raise self._failure(
                 tried,
                 "Nothing here gives the stronger sign-in that the service wants"
@@ -128,15 +128,18 @@ class Chain:
                 _close(credential)
             self._made.clear()
 
-    def _ask(self, source: Source, scope: str, claims: str, tried: list[Tried]) -> Token | None:
+    def _ask(self, source: Source, scope: str, claims: str, tried: list[tuple[str, Reason]]) -> Token | None:
         from azure.core.exceptions import AzureError
 
         if source.unusable:
-            tried.append(Tried(source.name, Reason(source.unusable)))
+            tried.append((source.name, Reason(source.unusable)))
             return None
+        silence_libraries()
         credential: Any = None
         try:
-            credential = self._credential(source)
+            if source.name not in self._made:
+                self._made[source.name] = source.make()
+            credential = self._made[source.name]
             given = credential.get_token(scope, claims=claims) if claims else credential.get_token(scope)
         except (
             AzureError,
@@ -152,14 +155,12 @@ class Chain:
                 if no_answer is None
                 else Reason(str(no_answer).rstrip("."))
             )
-            tried.append(Tried(source.name, reason))
+            tried.append((source.name, reason))
             return None
         return Token(given.token, float(given.expires_on), source.name)
 
     def _no_answer(self, err: BaseException, status: int) -> HimlError | None:
         """The error where nobody said no: the place of sign-in was out of reach, busy or failing."""
-        from himl_cli.workspaces.azure.errors import is_network_error, network_error
-
         if status:
             return ServiceFailed(
                 f"{urlsplit(self._authority).hostname} failed at the sign-in: it answered {status}.",
@@ -167,33 +168,10 @@ class Chain:
             )
         return network_error(err, self._authority) if is_network_error(err) else None
 
-    def _credential(self, source: Source) -> Any:
-        from himl_cli.workspaces.azure.tls import silence_libraries
-
-        silence_libraries()
-        if source.name not in self._made:
-            self._made[source.name] = source.make()
-        return self._made[source.name]
-
-    def _drop(self) -> None:
-        for source in self._sources:
-            if not source.asks_a_person and source.name in self._made:
-                _close(self._made.pop(source.name))
-
-    def _unmet(self, tried: Tried) -> HimlError:
-        return NotAllowedNow(
-            f"The service wants a stronger sign-in than that by {tried.name}: a second factor, or a device that the "
-            "tenant trusts.",
-            hint=tried.reason.hint,
-        )
-
-    def _failure(self, tried: Sequence[Tried], what: str) -> HimlError:
-        explicit = next(
-            (source for source in self._sources if source.is_explicit and tried and tried[-1].name == source.name), None
-        )
-        if explicit is not None:
-            reason = tried[-1].reason
-            return NotAllowedNow(f"Sign-in as {explicit.name} failed: {reason.text}.", hint=reason.hint or self._hint)
+    def _failure(self, tried: Sequence[tuple[str, Reason]], what: str) -> HimlError:
+        if tried and any(source.is_explicit and source.name == tried[-1][0] for source in self._sources):
+            name, reason = tried[-1]
+            return NotAllowedNow(f"Sign-in as {name} failed: {reason.text}.", hint=reason.hint or self._hint)
         listed = ", ".join(f"{name} ({reason.text})" for name, reason in tried)
         special = next(
             (reason.hint for name, reason in tried if name == AZURE_CLI), ""
@@ -202,9 +180,7 @@ class Chain:
 
 
 def _close(credential: Any) -> None:
-    close = getattr(credential, "close", None)
-    if close is not None:
-        close()
+    getattr(credential, "close", lambda: None)()
 
 
 def whom_to_ask() -> Literal["browser", "device code", "nobody"]:

@@ -60,8 +60,15 @@ def pages(
     answer = ask(None)
     passed: set[str | int] = set()
     while True:
-        token, link = _next(answer, url, what, follow is not None)
-        items = _items(answer, url, what)
+        if not isinstance(answer, Mapping):
+            raise unexpected(url, f"it holds no list of {what}")
+        token = answer.get("continuationToken") or answer.get("nextSkip") or ""
+        link = (answer.get("nextLink") or "") if follow is not None else ""
+        if not isinstance(token, str | int) or not isinstance(link, str):
+            raise unexpected(url, f"its list of {what} does not tell how it goes on")
+        items = [] if answer.get("value", "") is None else answer.get("value")
+        if not isinstance(items, list) or not all(isinstance(item, Mapping) for item in items):
+            raise unexpected(url, f"it holds no list of {what}")
         following = token or link
         if isinstance(token, int) and not items:  # a number may be told behind the last page, too
             following = ""
@@ -92,27 +99,6 @@ def resources(get: Callable[..., Any], url: str, what: str, query: Mapping[str, 
 
     for page in pages(lambda _: get(url, params=query), url, what, follow=follow):
         yield from page.items
-
-
-def _items(answer: Any, url: str, what: str) -> Sequence[Mapping[str, Any]]:
-    """The list in *answer*, which is there even when it is empty."""
-    if not isinstance(answer, Mapping) or "value" not in answer:
-        raise unexpected(url, f"it holds no list of {what}")
-    items = answer["value"] if answer["value"] is not None else []
-    if not isinstance(items, list) or not all(isinstance(item, Mapping) for item in items):
-        raise unexpected(url, f"it holds no list of {what}")
-    return items
-
-
-def _next(answer: Any, url: str, what: str, has_links: bool) -> tuple[str | int, str]:
-    """The token or number, else the link, of the page behind *answer*; empty where there is none."""
-    if not isinstance(answer, Mapping):
-        raise unexpected(url, f"it holds no list of {what}")
-    token = answer.get("continuationToken") or answer.get("nextSkip") or ""
-    link = (answer.get("nextLink") or "") if has_links else ""
-    if not isinstance(token, str | int) or not isinstance(link, str):
-        raise unexpected(url, f"its list of {what} does not tell how it goes on")
-    return token, link
 
 
 _YEARS = range(1970, 9999)

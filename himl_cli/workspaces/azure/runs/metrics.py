@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from array import array
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from itertools import chain, islice
@@ -46,45 +46,18 @@ def read_values(connection: Connection, run_ids: Sequence[str]) -> LoggedValues:
     )
 
 
-def _read(connection: Connection, run_ids: Sequence[str], kinds: Collection[str]) -> list[Metric | Texts]:
+def _read(connection: Connection, run_ids: Sequence[str], kinds: set[str]) -> list[Metric | Texts]:
     """What has a column of one of *kinds*."""
-    named = ask_all(lambda run_id: list(_names(connection, run_id, kinds)), run_ids)
-    wanted = [
-        (run_id, name, namespace)
-        for run_id, names in zip(run_ids, named, strict=True)
-        for name, namespace in sorted(names, key=str)
-    ]
-    rows = ask_all(lambda one: _series(connection, *one), wanted)
-    return [one for columns in rows for one in columns]
+    wanted = [one for one in list_metrics(connection, run_ids) if kinds & set(one.columns.values())]
+    order = {run_id: place for place, run_id in enumerate(run_ids)}
+    wanted.sort(key=lambda one: (order[one.run], str((one.name, one.namespace))))
 
+    def read(one: Listed) -> list[Metric | Texts]:
+        found = list(_full_pages(connection, one))
+        with understood(connection.metric(""), f"metric '{one.name}'"):
+            return list(_columns(found, one.run, one.name))
 
-def _names(connection: Connection, run_id: str, kinds: Collection[str]) -> Iterator[tuple[str, str | None]]:
-    """Name and namespace of each metric of the run that has a column of one of *kinds*."""
-    try:
-        for page in metric_pages(connection, run_id, "list", {"metricNamespace": None}):
-            with understood(connection.metric(""), "a metric in it"):
-                told = [(metric["metricKey"], _has(metric, kinds)) for metric in page.items]
-                names = [(str(key["name"]), key.get("namespace")) for key, is_wanted in told if is_wanted]
-            yield from names
-    except ServiceNotFound:  # the metric service has not heard of the run: nothing was logged
-        return
-
-
-def _has(metric: Mapping[str, Any], kinds: Collection[str]) -> bool:
-    return any(str(kind).lower() in kinds for kind in (metric.get("columns") or {}).values())
-
-
-def _series(connection: Connection, run_id: str, name: str, namespace: str | None) -> list[Metric | Texts]:
-    found = list(
-        metric_pages(
-            connection,
-            run_id,
-            "full",
-            {"metricName": name, "metricNamespace": namespace, "startTime": None, "endTime": None},
-        )
-    )
-    with understood(connection.metric(""), f"metric '{name}'"):
-        return list(_columns(found, run_id, name))
+    return [column for columns in ask_all(read, wanted) for column in columns]
 
 
 def _columns(found: Sequence[Page], run_id: str, name: str) -> Iterator[Metric | Texts]:
@@ -204,11 +177,10 @@ def read_told(connection: Connection, listed: Iterable[Listed], wanted: Callable
         one for one in listed if wanted(one.name) or any(wanted(f"{one.name}/{column}") for column in one.columns)
     ]
     found: dict[str, Told] = {}
-    for one, rows in zip(
-        chosen, ask_all(lambda one: _rows(connection, one), chosen, at_once=MANY_AT_ONCE), strict=True
-    ):
+    read = ask_all(lambda one: list(_full_pages(connection, one)), chosen, at_once=MANY_AT_ONCE)
+    for one, full in zip(chosen, read, strict=True):
         with understood(connection.metric(""), f"metric '{one.name}'"):
-            _add(found.setdefault(one.run, Told()), one, rows)
+            _add(found.setdefault(one.run, Told()), one, [row for page in full for row in page.items])
     return found
 
 
@@ -234,9 +206,9 @@ def _listed(connection: Connection, run_id: str) -> list[Listed]:
     return found
 
 
-def _rows(connection: Connection, one: Listed) -> list[Mapping[str, Any]]:
+def _full_pages(connection: Connection, one: Listed) -> Iterator[Page]:
     asked = {"metricName": one.name, "metricNamespace": one.namespace, "startTime": None, "endTime": None}
-    return [row for page in metric_pages(connection, one.run, "full", asked) for row in page.items]
+    return metric_pages(connection, one.run, "full", asked)
 
 
 def _add(told: Told, one: Listed, rows: Sequence[Mapping[str, Any]]) -> None:

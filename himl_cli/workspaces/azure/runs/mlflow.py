@@ -65,25 +65,17 @@ class MlflowRuns:
             "run_view_type": "ALL",
             "max_results": RUNS_A_PAGE,
         }
-        token, passed = "", set[str]()
-        while True:
-            try:
-                answer = object_of(
-                    self._connection.rest.post(url, json=body | ({"page_token": token} if token else {})),
-                    url,
-                    "list of runs",
-                )
-            except ServiceNotFound:  # an experiment that MLflow does not know
-                return
-            with understood(url, "its list of runs"):
-                found = [_as_run(raw) for raw in answer.get("runs") or []]
-                token = str(answer.get("next_page_token") or "")
-            yield from found
-            if not token:
-                return
-            if token in passed:
-                raise unexpected(url, "its list of runs does not end")
-            passed.add(token)
+
+        def ask(token: Mapping[str, str]) -> Mapping[str, Any]:
+            return object_of(self._connection.rest.post(url, json={**body, **token}), url, "list of runs")
+
+        try:
+            for answer in _pages(ask, url, "its list of runs"):
+                with understood(url, "its list of runs"):
+                    found = [_as_run(raw) for raw in answer.get("runs") or []]
+                yield from found
+        except ServiceNotFound:  # an experiment that MLflow does not know
+            return
 
     def with_ids(self, experiment_id: str, run_ids: Sequence[str]) -> list[MlflowRun]:
         """The runs of these ids, as far as MLflow knows them. A request a hundred, and one for each that did not
@@ -102,9 +94,9 @@ class MlflowRuns:
                     log.debug("MLflow's search does not take lists of ids: %s", err)
                     break
         rest = [run_id for run_id in run_ids if run_id not in found]
-        return [*found.values(), *(run for run in ask_all(self._get, rest, at_once=MANY_AT_ONCE) if run is not None)]
+        return [*found.values(), *(run for run in ask_all(self.get, rest, at_once=MANY_AT_ONCE) if run is not None)]
 
-    def _get(self, run_id: str) -> MlflowRun | None:
+    def get(self, run_id: str) -> MlflowRun | None:
         """One run; None for a kind of run or an id that MLflow does not know."""
         url = self._connection.mlflow("/runs/get")
         try:
@@ -166,19 +158,30 @@ class MlflowRuns:
         url = self._connection.mlflow("/metrics/get-history")
         said = {"run_id": run_id, "run_uuid": run_id, "metric_key": name, "max_results": str(POINTS_AT_ONCE)}
         rows: list[tuple[int, float, float]] = []
-        token, passed = "", set[str]()
-        while True:
-            answer = self._connection.rest.get_object(
-                url, "list of points", params=said | ({"page_token": token} if token else {})
-            )
+
+        def ask(token: Mapping[str, str]) -> Mapping[str, Any]:
+            return self._connection.rest.get_object(url, "list of points", params={**said, **token})
+
+        for answer in _pages(ask, url, "its list of points"):
             with understood(url, f"metric '{name}'"):
                 rows += [_row(point) for point in answer.get("metrics") or []]
-                token = str(answer.get("next_page_token") or "")
-            if not token:
-                return rows
-            if token in passed:
-                raise unexpected(url, "its list of points does not end")
-            passed.add(token)
+        return rows
+
+
+def _pages(ask: Callable[[dict[str, str]], Mapping[str, Any]], url: str, what: str) -> Iterator[Mapping[str, Any]]:
+    """The answers of *ask*, each by the token of the one before. Raises ServiceFailed where a token comes again."""
+    passed: set[str] = set()
+    more: dict[str, str] = {}
+    while True:
+        answer = ask(more)
+        yield answer
+        token = str(answer.get("next_page_token") or "")
+        if not token:
+            return
+        if token in passed:
+            raise unexpected(url, f"{what} does not end")
+        passed.add(token)
+        more = {"page_token": token}
 
 
 def can_be_quoted(run_id: str) -> bool:
@@ -393,26 +396,11 @@ def _result(
 
 
 def read_parameters(connection: Connection, raw: RawRun) -> dict[str, str]:
-    """By name; values that are not text are told as JSON. One request."""
+    """By name, as MLflow and as the run history have them; values that are not text are told as JSON. One request."""
     with understood(connection.history(), "the run's list of parameters"):
         found = {name: _as_text(value) for name, value in (raw.get("parameters") or {}).items()}
-    return dict(sorted((found | _logged(connection, raw["runId"])).items()))
-
-
-def _logged(connection: Connection, run_id: str) -> dict[str, str]:
-    """What MLflow logged; nothing of a run that it does not know."""
-    url = connection.mlflow("/runs/get")
-    try:
-        answer = connection.rest.get_object(url, "run", params={"run_id": run_id, "run_uuid": run_id})
-    except ServiceNotFound:  # MLflow does not know every kind of run
-        return {}
-    except ServiceRefused as err:  # nor take every id
-        if err.status != 400:
-            raise
-        return {}
-    with understood(url, "the run in it"):
-        logged = (answer["run"].get("data") or {}).get("params") or []
-        return {parameter["key"]: _as_text(parameter.get("value")) for parameter in logged}
+    logged = MlflowRuns(connection).get(raw["runId"])
+    return dict(sorted((found | (dict(logged.parameters) if logged else {})).items()))
 
 
 def _as_text(value: Any) -> str:
