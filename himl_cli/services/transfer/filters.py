@@ -67,7 +67,8 @@ class Filters:
 
 
 class Globs:
-    """Any of *globs*, as `Filters` describes them, over whole names. Raises BadUsage for one that is too long."""
+    """Any of *globs*, as `Filters` describes them, over whole names. Raises BadUsage for one that is too long or cannot
+    be read."""
 
     def __init__(self, globs: Sequence[str]) -> None:
         self._globs = globs
@@ -75,6 +76,10 @@ class Globs:
         for glob in globs:
             if len(glob) > LONGEST_GLOB:
                 raise BadUsage(f"A glob has {len(glob):,} characters, and {LONGEST_GLOB:,} is the most.")
+            for characters in re.findall(r"\[(.[^]]*)\]", glob):
+                if any(first > last for first, last in re.findall(r"(.)-(.)", characters)):
+                    message = f"Not a glob: {glob} (bad character range)."
+                    raise BadUsage(message, hint="A set of characters reads [a-c].")
             body = glob.removeprefix("/")
             parts = (f"{body}**" if body.endswith("/") else body).replace("[^", "[!").split("/")
             if parts[-1] == "**":

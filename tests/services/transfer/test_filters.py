@@ -54,6 +54,11 @@ def test_exclude_wins_and_any_include_is_enough() -> None:
     assert [name for name in ("1.a", "1.b", "1.c", "x.a") if filters.admit(name)] == ["1.a", "1.b"]
 
 
+def test_a_glob_that_cannot_be_read_is_a_usage_error() -> None:
+    with pytest.raises(BadUsage, match=r"\[z-a\]"):
+        Filters(include=("[z-a]",)).admit("x")
+
+
 def test_a_glob_that_is_too_long_is_a_usage_error() -> None:
     with pytest.raises(BadUsage, match="1,001 characters"):
         Filters(include=("*" * 1001,)).admit("x")
