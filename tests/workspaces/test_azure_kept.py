@@ -139,8 +139,8 @@ def test_it_lies_in_the_users_cache_folder(tmp_path: Path) -> None:
 
 def test_many_writers_and_readers_never_see_half_a_value(folder: Path) -> None:
     program = (
-        "import sys; from pathlib import Path; from himl_cli.workspaces.azure.cache import Kept;"
-        "kept = Kept(Path(sys.argv[1])); letter = sys.argv[2];"
+        "import sys; from pathlib import Path; from himl_cli.workspaces.azure.cache import DiskCache;"
+        "kept = DiskCache(Path(sys.argv[1])); letter = sys.argv[2];"
         "[kept.put('tokens', 'key', letter * 20000, seconds=60) or kept.get('tokens', 'key') for _ in range(60)]"
     )
     writers = [subprocess.Popen([sys.executable, "-c", program, str(folder), letter]) for letter in "abc"]
