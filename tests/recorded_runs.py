@@ -6,10 +6,11 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from himl_cli.core.results import NewRun
 from himl_cli.core.runs import RunStatus
 from himl_cli.workspaces.local.database import Database
 from himl_cli.workspaces.local.metric_store import MetricStore
-from himl_cli.workspaces.local.run_store import NewRun, RunStore
+from himl_cli.workspaces.local.run_store import RunStore
 from himl_cli.workspaces.local.workspace import LocalWorkspace
 from tests.running import write_files
 
@@ -45,9 +46,8 @@ class RecordedRuns:
         """Record a run; *files* are named as its artifacts are (`outputs/...`, `user_logs/...`)."""
         self._clock += 1000
         folder = self.folder / ".himl" / "runs" / run_id
-        self._store.add(
-            NewRun(run_id, parent or run_id, experiment, display_name, command=command, folder=str(folder / "code"), parent=parent, tags=dict(tags or {}))
-        )
+        new = NewRun(run_id, experiment, display_name, tags=dict(tags or {}), parent=parent, command=command)
+        self._store.add(new, job=parent or run_id, folder=str(folder / "code"))
         times = (self._clock, None if status is RunStatus.queued else self._clock)
         with self._database.writing() as connection:
             connection.execute("UPDATE runs SET created = ?, started = ?, status = ? WHERE id = ?", (*times, status.value, run_id))

@@ -12,10 +12,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 from himl_cli.core.errors import HimlError
+from himl_cli.core.results import NewRun
 from himl_cli.core.runs import RunStatus
 from himl_cli.workspaces.local.database import Database
 from himl_cli.workspaces.local.metric_store import MetricStore
-from himl_cli.workspaces.local.run_store import NewRun, RunStore
+from himl_cli.workspaces.local.run_store import RunStore
 
 
 def main(path: Path, number: int, count: int, go: Path) -> None:
@@ -28,7 +29,7 @@ def main(path: Path, number: int, count: int, go: Path) -> None:
     for turn in range(count):
         run_id = f"w{number:03d}_{turn:04d}"
         steps: list[Callable[[], None]] = [
-            lambda run_id=run_id: store.add(NewRun(run_id, run_id, "writers", status=RunStatus.running)),  # type: ignore[misc]
+            lambda run_id=run_id: store.add(NewRun(run_id, "writers"), status=RunStatus.running),  # type: ignore[misc]
             lambda run_id=run_id, turn=turn: metrics.log(run_id, [("loss", float(turn), 0, 1)]),  # type: ignore[misc]
             lambda run_id=run_id: store.tag(run_id, {"writer": str(number)}),  # type: ignore[misc]
             lambda run_id=run_id: store.end(run_id, RunStatus.completed, exit_code=0),  # type: ignore[misc]

@@ -15,6 +15,7 @@ import pytest
 from himl_cli.api import datasets
 from himl_cli.commands.options import ALL_RUNS, parse_count
 from himl_cli.core.errors import BadUsage, DiskFailed, ServiceFailed
+from himl_cli.core.results import NewRun
 from himl_cli.core.runs import RunQuery, RunStatus
 from himl_cli.services.submission.conda import requirements_as_conda
 from himl_cli.services.submission.job_yaml import prepare_document
@@ -28,7 +29,7 @@ from himl_cli.workspaces.azure.responses import understood
 from himl_cli.workspaces.azure.storage.datastore_records import DatastoreRecord
 from himl_cli.workspaces.local.database import Database
 from himl_cli.workspaces.local.metric_store import MetricStore
-from himl_cli.workspaces.local.run_store import NewRun, RunStore
+from himl_cli.workspaces.local.run_store import RunStore
 from himl_cli.workspaces.local.tracking.protocol import RequestError
 from himl_cli.workspaces.local.tracking.search import parse_filter
 from himl_cli.workspaces.local.workspace import LocalWorkspace
@@ -64,7 +65,7 @@ def workspace(tmp_path: Path) -> LocalWorkspace:
     """One that has a run with a metric."""
     with closing(Database(tmp_path / "workspace.db", create=True)) as database:
         store = RunStore(database)
-        store.add(NewRun(id=RUN, job=RUN, experiment="exp", display_name="n", status=RunStatus.running, started=1700000000000, tags={"a": "b"}))
+        store.add(NewRun(RUN, "exp", display_name="n", tags={"a": "b"}), status=RunStatus.running, started=1700000000000)
         MetricStore(database).log(RUN, [("loss", 0.5, 1, 1700000000000), ("loss", 0.4, 2, 1700000001000)])
         store.end(RUN, RunStatus.completed, exit_code=0)
     return LocalWorkspace(tmp_path)

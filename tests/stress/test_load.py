@@ -10,11 +10,12 @@ from pathlib import Path
 
 import pytest
 
+from himl_cli.core.results import NewRun
 from himl_cli.core.runs import RunStatus
 from himl_cli.workspaces.azure.storage.container import AzureBlobs
 from himl_cli.workspaces.local.database import Database
 from himl_cli.workspaces.local.metric_store import MetricStore
-from himl_cli.workspaces.local.run_store import NewRun, RunStore
+from himl_cli.workspaces.local.run_store import RunStore
 from stress.gauges import slope
 from stress.load.cases import LARGE, load_cases
 from stress.load.listing import wrong_listing
@@ -95,7 +96,7 @@ def test_rows_of_writers_are_all_there_with_their_own_values(tmp_path: Path) -> 
         store, metrics = RunStore(database), MetricStore(database)
         for turn in range(3):
             run_id = f"w000_{turn:04d}"
-            store.add(NewRun(run_id, run_id, "writers", tags={"writer": "0"}))
+            store.add(NewRun(run_id, "writers", tags={"writer": "0"}))
             store.end(run_id, RunStatus.completed, exit_code=0)
             metrics.log(run_id, [("loss", float(turn), 0, 1)])
     assert wrong_rows(path, 1) == [f"runs, tags and values are (3, 3, 3, 3), not {(TURNS,) * 4}"]

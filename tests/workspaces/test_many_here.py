@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from himl_cli.core.errors import DiskFailed
+from himl_cli.core.results import NewRun
 from himl_cli.core.runs import RunStatus
 from himl_cli.workspaces.local.children import Children
 from himl_cli.workspaces.local.database import Database
@@ -21,7 +22,7 @@ from himl_cli.workspaces.local.metric_store import MetricStore
 from himl_cli.workspaces.local.plan import Plan
 from himl_cli.workspaces.local.run_folder import RunFolder, once_free
 from himl_cli.workspaces.local.run_process import TERMINATED, Outcome, RunProcess
-from himl_cli.workspaces.local.run_store import NewRun, RunStore
+from himl_cli.workspaces.local.run_store import RunStore
 
 
 @pytest.fixture
@@ -86,7 +87,7 @@ def test_one_that_cannot_be_asked_to_stop_keeps_no_other_from_it(tmp_path: Path)
 
 def test_an_end_is_not_lost_while_runs_cannot_be_read(tmp_path: Path) -> None:
     children = children_of_a_sweep(tmp_path)
-    children.store.add(NewRun(id="r_0", job="r_0", experiment="exp"))
+    children.store.add(NewRun("r_0", "exp"))
     children.store.end("r_0", RunStatus.completed)
     children.add_ended("r_0", "")
     with closing(sqlite3.connect(tmp_path / "workspace.db")) as other:
@@ -101,8 +102,8 @@ def test_an_end_is_not_lost_while_runs_cannot_be_read(tmp_path: Path) -> None:
 
 
 class OnAFullDisk(RunProcess):
-    def new_run(self) -> NewRun:
-        return NewRun(id="r", job="r", experiment="exp")
+    def add_run(self, store: RunStore) -> None:
+        store.add(NewRun("r", "exp"))
 
     def work(self, store: RunStore) -> Outcome:
         raise DiskFailed("No space left to write 'workspace.db'.")

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from himl_cli.core.jobs import STEP
+from himl_cli.core.results import NewRun
 from himl_cli.core.runs import Run, RunStatus
 from himl_cli.core.sweeps import GOAL, MANY, PRIMARY_METRIC
 from himl_cli.workspaces.local.children import Children, describe_end
@@ -24,7 +25,7 @@ from himl_cli.workspaces.local.plan import (
     step_request,
 )
 from himl_cli.workspaces.local.run_process import CANCELED, TERMINATED, Outcome, RunProcess, read_request, report
-from himl_cli.workspaces.local.run_store import NewRun, RunStore
+from himl_cli.workspaces.local.run_store import RunStore
 from himl_cli.workspaces.local.staging import stage_files
 from himl_cli.workspaces.local.sweep import Sweep
 
@@ -42,20 +43,13 @@ class Controller(RunProcess):
         super().__init__(plan.run_folder, plan.workspace, again=plan.again)
         self._plan = plan
 
-    def new_run(self) -> NewRun:
+    def add_run(self, store: RunStore) -> None:
         plan, facts = self._plan, {MANY: self._plan.kind}
         if plan.kind != PIPELINE:
             facts |= {PRIMARY_METRIC: plan.sweep.primary_metric, GOAL: plan.sweep.goal}
-        return NewRun(
-            id=plan.run_id,
-            job=plan.run_id,
-            experiment=plan.experiment,
-            display_name=plan.display_name,
-            description=plan.description,
-            command=plan.command,
-            folder=str(self.folder.path / plan.jobs[0].place),
-            tags={**plan.tags, **facts},
-        )
+        tags = {**plan.tags, **facts}
+        new = NewRun(plan.run_id, plan.experiment, plan.display_name, plan.description, tags, command=plan.command)
+        store.add(new, folder=str(self.folder.path / plan.jobs[0].place))
 
     def work(self, store: RunStore) -> Outcome:
         plan = self._plan if self._plan.again else self._stage()

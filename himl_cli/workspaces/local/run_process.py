@@ -18,7 +18,7 @@ from himl_cli.core.processes import ProcessLock
 from himl_cli.core.runs import RunStatus
 from himl_cli.workspaces.local.database import Database
 from himl_cli.workspaces.local.run_folder import RunFolder, explain_disk_error
-from himl_cli.workspaces.local.run_store import NewRun, RunStore
+from himl_cli.workspaces.local.run_store import RunStore
 from himl_cli.workspaces.local.staging import Stopped
 
 SECONDS_TO_RECORD = 30.0
@@ -64,8 +64,8 @@ class RunProcess(ABC):
         self._terminated = False
 
     @abstractmethod
-    def new_run(self) -> NewRun:
-        """The run as it is recorded first."""
+    def add_run(self, store: RunStore) -> None:
+        """Record the run for the first time."""
 
     @abstractmethod
     def work(self, store: RunStore) -> Outcome:
@@ -126,7 +126,7 @@ class RunProcess(ABC):
             if self._again:
                 self.folder.allow_to_run()
             if known is None:
-                store.add(self.new_run())
+                self.add_run(store)
             else:
                 store.reopen(run_id)
         except (OSError, HimlError) as err:

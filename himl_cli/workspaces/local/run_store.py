@@ -5,10 +5,10 @@ from __future__ import annotations
 import sqlite3
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from datetime import datetime, timezone
 
 from himl_cli.core.jobs import STEP
+from himl_cli.core.results import NewRun
 from himl_cli.core.runs import Run, RunQuery, RunStatus
 from himl_cli.core.sweeps import MANY, TRIAL
 from himl_cli.workspaces.local.database import Database, taken_apart
@@ -45,27 +45,6 @@ def chunks(items: Sequence[str], size: int = RUNS_AT_ONCE) -> Iterator[tuple[tup
         yield chunk, ",".join("?" * len(chunk))
 
 
-@dataclass(frozen=True)
-class NewRun:
-    """What is known of a run when it is recorded; `job` is the run whose supervisor keeps it (its own id for a job).
-
-    `reason_if_lost` is why it failed should its keeper end without recording an outcome; empty: `LOST`.
-    """
-
-    id: str
-    job: str
-    experiment: str
-    display_name: str = ""
-    description: str = ""
-    command: str = ""
-    folder: str = ""
-    parent: str | None = None
-    status: RunStatus = RunStatus.queued
-    started: int | None = None
-    tags: Mapping[str, str] = field(default_factory=dict)
-    reason_if_lost: str = ""
-
-
 class RunStore:
     """Reads and writes runs. `lost` arguments are ids of jobs whose supervisor is gone: their open runs read as
     failed."""
@@ -74,26 +53,28 @@ class RunStore:
         self.database = database
         self.label = label
 
-    def add(self, run: NewRun) -> None:
-        known = [
-            run.id,
-            run.job,
-            run.parent,
-            run.experiment,
-            run.display_name,
-            run.description,
-            run.command,
-            run.folder,
-        ]
-        texts = [text and storable(text) for text in known]
-        values = (*texts, run.status.value, run.reason_if_lost, now_ms(), run.started)
+    def add(
+        self,
+        new: NewRun,
+        *,
+        job: str = "",
+        folder: str = "",
+        status: RunStatus = RunStatus.queued,
+        started: int | None = None,
+        reason_if_lost: str = "",
+    ) -> None:
+        """Record a run; *job* is the one whose supervisor keeps it, unless it is one itself. *reason_if_lost* is why it
+        failed should its keeper end without recording an outcome; empty: `LOST`."""
+        known = [new.id, job or new.id, new.parent, new.experiment, new.display_name, new.description, new.command]
+        texts = [text and storable(text) for text in (*known, folder)]
+        values = (*texts, status.value, reason_if_lost, now_ms(), started)
         with self.database.writing(durable=True) as connection:
             connection.execute(
                 "INSERT INTO runs (id, job, parent, experiment, display_name, description, command, folder, status, "
                 "reason, created, started) VALUES (?,?,?,?,?,?,?,?,?,?,?,?)",
                 values,
             )
-            _put_tags(connection, run.id, run.tags)
+            _put_tags(connection, new.id, new.tags)
 
     def start(self, run_id: str) -> None:
         """The run's script is about to start."""

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from himl_cli.core.errors import HimlError
+from himl_cli.core.results import NewRun
 from himl_cli.core.runs import RunStatus, new_run_id
 from himl_cli.workspaces.local.job_environment import (
     job_command,
@@ -31,7 +32,7 @@ from himl_cli.workspaces.local.launch_request import LaunchRequest, request_from
 from himl_cli.workspaces.local.metric_store import MetricStore, begin_attempt
 from himl_cli.workspaces.local.run_folder import RunFolder
 from himl_cli.workspaces.local.run_process import CANCELED, TERMINATED, Outcome, RunProcess, read_request, report
-from himl_cli.workspaces.local.run_store import NewRun, RunStore
+from himl_cli.workspaces.local.run_store import RunStore
 from himl_cli.workspaces.local.shim import become_subreaper, children_of
 from himl_cli.workspaces.local.staging import JobFiles
 from himl_cli.workspaces.local.tracking.server import TrackingServer
@@ -60,19 +61,11 @@ class Supervisor(RunProcess):
         self._files = JobFiles(request, self.folder)
         self._ends: queue.Queue[RankEnd] = queue.Queue()
 
-    def new_run(self) -> NewRun:
+    def add_run(self, store: RunStore) -> None:
         spec = self._spec
-        return NewRun(
-            id=self.folder.run_id,
-            job=self.folder.run_id,
-            parent=spec.parent or None,
-            experiment=spec.experiment,
-            display_name=spec.display_name,
-            description=spec.description,
-            command=self._request.command,
-            folder=str(self._files.cwd),
-            tags=spec.tags,
-        )
+        names = (self.folder.run_id, spec.experiment, spec.display_name, spec.description)
+        new = NewRun(*names, spec.tags, spec.parent or None, self._request.command)
+        store.add(new, folder=str(self._files.cwd))
 
     def work(self, store: RunStore) -> Outcome:
         run_id, spec = self.folder.run_id, self._spec

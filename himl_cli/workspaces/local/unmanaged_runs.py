@@ -9,7 +9,6 @@ from himl_cli.core.errors import BadUsage, RunNotFound
 from himl_cli.core.processes import ProcessLock
 from himl_cli.core.results import NewRun, RunEnd
 from himl_cli.core.runs import RunStatus
-from himl_cli.workspaces.local import run_store
 from himl_cli.workspaces.local.run_folder import RunFolder, explain_disk_error
 from himl_cli.workspaces.local.run_store import RunStore, now_ms
 
@@ -54,20 +53,7 @@ class UnmanagedRuns:
         if job == new.id:
             self._hold(new.id, is_new=True)
         self._store.add(
-            run_store.NewRun(
-                id=new.id,
-                job=job,
-                parent=new.parent,
-                experiment=new.experiment,
-                display_name=new.display_name,
-                description=new.description,
-                command=new.command,
-                folder=os.getcwd(),
-                status=RunStatus.running,
-                started=now_ms(),
-                tags=new.tags,
-                reason_if_lost=LOST,
-            )
+            new, job=job, folder=os.getcwd(), status=RunStatus.running, started=now_ms(), reason_if_lost=LOST
         )
 
     def end(self, run_id: str, end: RunEnd) -> None:

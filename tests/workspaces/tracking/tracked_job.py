@@ -13,10 +13,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from himl_cli.core.results import NewRun
 from himl_cli.core.runs import Run, RunStatus
 from himl_cli.workspaces.local.database import Database
 from himl_cli.workspaces.local.metric_store import MetricStore
-from himl_cli.workspaces.local.run_store import NewRun, RunStore, now_ms
+from himl_cli.workspaces.local.run_store import RunStore, now_ms
 from himl_cli.workspaces.local.tracking.server import Limits, TrackingServer
 
 SCRIPTS = Path(__file__).with_name("scripts")
@@ -127,7 +128,7 @@ def tracked_job(folder: Path, limits: Limits = Limits()) -> Iterator[TrackedJob]
     """A running job whose runs lie below *folder*, and its server."""
     folder.mkdir(parents=True, exist_ok=True)
     database = Database(folder / "workspace.db", create=True)
-    RunStore(database).add(NewRun(id=JOB, job=JOB, experiment="train", display_name="the job", status=RunStatus.running, started=now_ms(), tags={"git": "abc"}))
+    RunStore(database).add(NewRun(JOB, "train", display_name="the job", tags={"git": "abc"}), status=RunStatus.running, started=now_ms())
     numbers = itertools.count(1)
     server = TrackingServer(
         database,

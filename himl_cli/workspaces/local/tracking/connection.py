@@ -10,6 +10,7 @@ import socket
 from base64 import b64encode
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from hmac import compare_digest
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler
@@ -62,52 +63,52 @@ class Routes:
             ("POST", "runs/log-model"): values.log_model,
             ("GET", "metrics/get-history"): values.history,
             ("GET", "metrics/get-history-bulk-interval"): values.interval,
-            ("GET", "experiments/get"): runs.get_experiment,
-            ("GET", "experiments/get-by-name"): runs.get_experiment,
-            ("GET", "experiments/search"): runs.search_experiments,
-            ("POST", "experiments/search"): runs.search_experiments,
-            ("POST", "experiments/create"): runs.create_experiment,
-            ("POST", "experiments/set-experiment-tag"): runs.set_experiment_tag,
-            ("POST", "experiments/delete-experiment-tag"): runs.delete_experiment_tag,
-            ("POST", "experiments/update"): runs.change_experiment,
-            ("POST", "experiments/delete"): runs.change_experiment,
-            ("POST", "experiments/restore"): runs.change_experiment,
+            ("GET", "experiments/get"): partial(runs.experiment, "get"),
+            ("GET", "experiments/get-by-name"): partial(runs.experiment, "get"),
+            ("GET", "experiments/search"): partial(runs.experiment, "search"),
+            ("POST", "experiments/search"): partial(runs.experiment, "search"),
+            ("POST", "experiments/create"): partial(runs.experiment, "create"),
+            ("POST", "experiments/set-experiment-tag"): partial(runs.experiment, "set tag"),
+            ("POST", "experiments/delete-experiment-tag"): partial(runs.experiment, "delete tag"),
+            ("POST", "experiments/update"): partial(runs.experiment, "change"),
+            ("POST", "experiments/delete"): partial(runs.experiment, "change"),
+            ("POST", "experiments/restore"): partial(runs.experiment, "change"),
             ("POST", "logged-models"): models.create,
             ("POST", "logged-models/search"): models.search,
             ("GET", "logged-models/*"): models.get,
-            ("PATCH", "logged-models/*"): models.finalize,
-            ("DELETE", "logged-models/*"): models.delete,
-            ("PATCH", "logged-models/*/tags"): models.set_tags,
-            ("DELETE", "logged-models/*/tags/*"): models.delete_tag,
-            ("POST", "logged-models/*/params"): models.log_params,
+            ("PATCH", "logged-models/*"): partial(models.edit, "finalize"),
+            ("DELETE", "logged-models/*"): partial(models.edit, "delete"),
+            ("PATCH", "logged-models/*/tags"): partial(models.edit, "set tags"),
+            ("DELETE", "logged-models/*/tags/*"): partial(models.edit, "delete tag"),
+            ("POST", "logged-models/*/params"): partial(models.edit, "log params"),
             ("POST", "traces"): traces.start,
-            ("GET", "traces/*"): traces.get,
-            ("GET", "traces/*/info"): traces.get_info,
-            ("PATCH", "traces/*"): traces.end,
-            ("PATCH", "traces/*/tags"): traces.set_tag,
-            ("DELETE", "traces/*/tags"): traces.delete_tag,
+            ("GET", "traces/*"): partial(traces.get, "get"),
+            ("GET", "traces/*/info"): partial(traces.get, "get in MLflow 2"),
+            ("PATCH", "traces/*"): partial(traces.get, "end"),
+            ("PATCH", "traces/*/tags"): partial(traces.get, "set tag"),
+            ("DELETE", "traces/*/tags"): partial(traces.get, "delete tag"),
             ("POST", "registered-models/create"): registry.create,
             ("GET", "registered-models/get"): registry.get,
             ("GET", "registered-models/search"): registry.search,
-            ("POST", "registered-models/rename"): registry.rename,
-            ("PATCH", "registered-models/update"): registry.describe,
+            ("POST", "registered-models/rename"): partial(registry.edit, "rename"),
+            ("PATCH", "registered-models/update"): partial(registry.edit, "describe"),
             ("DELETE", "registered-models/delete"): registry.delete,
-            ("POST", "registered-models/set-tag"): registry.set_tag,
-            ("DELETE", "registered-models/delete-tag"): registry.delete_tag,
+            ("POST", "registered-models/set-tag"): partial(registry.edit, "set tag"),
+            ("DELETE", "registered-models/delete-tag"): partial(registry.edit, "delete tag"),
             ("GET", "registered-models/get-latest-versions"): registry.latest_versions,
             ("POST", "registered-models/get-latest-versions"): registry.latest_versions,
-            ("POST", "registered-models/alias"): registry.set_alias,
+            ("POST", "registered-models/alias"): partial(registry.edit, "set alias"),
             ("GET", "registered-models/alias"): registry.get_alias,
-            ("DELETE", "registered-models/alias"): registry.delete_alias,
+            ("DELETE", "registered-models/alias"): partial(registry.edit, "delete alias"),
             ("POST", "model-versions/create"): registry.create_version,
             ("GET", "model-versions/get"): registry.get_version,
             ("GET", "model-versions/get-download-uri"): registry.download_uri,
             ("GET", "model-versions/search"): registry.search_versions,
-            ("PATCH", "model-versions/update"): registry.describe,
-            ("DELETE", "model-versions/delete"): registry.delete_version,
-            ("POST", "model-versions/transition-stage"): registry.move,
-            ("POST", "model-versions/set-tag"): registry.set_tag,
-            ("DELETE", "model-versions/delete-tag"): registry.delete_tag,
+            ("PATCH", "model-versions/update"): partial(registry.edit, "describe"),
+            ("DELETE", "model-versions/delete"): partial(registry.edit, "delete version"),
+            ("POST", "model-versions/transition-stage"): partial(registry.edit, "transition stage"),
+            ("POST", "model-versions/set-tag"): partial(registry.edit, "set tag"),
+            ("DELETE", "model-versions/delete-tag"): partial(registry.edit, "delete tag"),
         }
 
     def answer(self, method: str, path: str, query: str, body: bytes) -> Json:
@@ -224,7 +225,12 @@ class Connection(BaseHTTPRequestHandler):
                 message = f"The request's body is larger than {LARGEST_BODY >> 20} MiB."
                 raise RequestError(message, code="REQUEST_LIMIT_EXCEEDED", status=413)
         except RequestError:
-            self._drain(length)
+            # A client that is still sending would see a reset instead of the reason. Without the token it is not much
+            if length > (LARGEST_DRAINED if self._is_authenticated else self._limiter.limits.drained):
+                self.close_connection = True
+                raise
+            while length > 0 and (piece := self._read(min(length, PIECE))):
+                length -= len(piece)
             raise
         body = self._read(length)
         if len(body) < length:
@@ -263,15 +269,6 @@ class Connection(BaseHTTPRequestHandler):
             self._limiter.remove(self.connection)
             self.connection.settimeout(None)
         return path
-
-    def _drain(self, length: int) -> None:
-        """Read what is not wanted: a client that is still sending would see a reset instead of the reason. Without the
-        token it is not much."""
-        if length > (LARGEST_DRAINED if self._is_authenticated else self._limiter.limits.drained):
-            self.close_connection = True
-            return
-        while length > 0 and (piece := self._read(min(length, PIECE))):
-            length -= len(piece)
 
     def _read(self, length: int) -> bytes:
         """So much of the body, or what there is of it. Raises _Disconnected."""

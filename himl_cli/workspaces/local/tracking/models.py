@@ -49,47 +49,22 @@ TRACE_ID = re.compile(r"[\w-]{1,100}", re.ASCII)  # it names a folder
 class LoggedModel:
     """A model's record; `folder` is where the client puts its files. Times in milliseconds since 1970 UTC."""
 
-    id: str
-    name: str
+    info: Json
     folder: Path
-    source_run: str
-    kind: str
     tags: dict[str, str]
     params: dict[str, str]
-    experiment_id: str
-    created: int
-    updated: int
-    status: str = STATUSES[0]
     metrics: list[Json] = field(default_factory=list)
     is_deleted: bool = False
 
-    @property
-    def attributes(self) -> Json:
-        return {
-            "model_id": self.id,
-            "experiment_id": self.experiment_id,
-            "name": self.name,
-            "creation_timestamp_ms": self.created,
-            "last_updated_timestamp_ms": self.updated,
-            "artifact_uri": self.folder.as_uri(),
-            "status": self.status,
-            "model_type": self.kind,
-            "source_run_id": self.source_run,
-        }
-
     def as_json(self) -> Json:
         data: Json = {"params": json_pairs(self.params), "metrics": self.metrics}
-        return {"model": {"info": {**self.attributes, "tags": json_pairs(self.tags)}, "data": data}}
+        return {"model": {"info": {**self.info, "tags": json_pairs(self.tags)}, "data": data}}
 
     def as_searchable(self) -> Searchable:
-        others: Json = {
-            "creation_timestamp": self.created,
-            "last_updated_timestamp": self.updated,
-            "model_name": self.name,
-            "status": self.status.removeprefix("LOGGED_MODEL_"),
-        }
+        times = {name: self.info[f"{name}_ms"] for name in TIMES}
+        names = {"model_name": self.info["name"], "status": str(self.info["status"]).removeprefix("LOGGED_MODEL_")}
         metrics = {str(metric["key"]): float(str(metric["value"])) for metric in self.metrics}
-        return Searchable({**self.attributes, **others}, metrics, self.params, self.tags)
+        return Searchable({**self.info, **times, **names}, metrics, self.params, self.tags)
 
 
 class LoggedModels:
@@ -103,7 +78,7 @@ class LoggedModels:
     def create(self, request: Fields) -> Json:
         """A model of a run; its files lie in the run's artifacts under the model's name, as with MLflow 2."""
         source_run = request.text("source_run_id", "")
-        run_id = self.runs.require(source_run or self.runs.job_id)
+        artifacts = self.runs.artifacts_of(self.runs.require(source_run or self.runs.job_id))
         model_id = f"m-{os.urandom(16).hex()}"
         name = request.text("name", "") or model_id
         if UNFIT & set(name) or not name.isprintable() or len(name.encode()) > LONGEST_NAME:
@@ -111,67 +86,65 @@ class LoggedModels:
                 f"Invalid model name ({name[:LONGEST_NAME]!r}): at most {LONGEST_NAME} bytes, without "
                 f"{' '.join(sorted(UNFIT))}."
             )
-        tags, params, kind = request.pairs("tags"), request.pairs("params"), request.text("model_type", "")
-        artifacts, now, number = self.runs.artifacts_of(run_id), now_ms(), 1
+        info: Json = {
+            "model_id": model_id,
+            "experiment_id": self.runs.experiment_id,
+            "name": name,
+            **dict.fromkeys((f"{each}_ms" for each in TIMES), now_ms()),
+            "status": STATUSES[0],
+            "model_type": request.text("model_type", ""),
+            "source_run_id": source_run,
+        }
+        model = LoggedModel(info, artifacts / name, request.pairs("tags"), request.pairs("params"))
+        number = 1
         with self._lock:
-            folder, used = artifacts / name, {str(model.folder).casefold() for model in self._models.values()}
-            while str(folder).casefold() in used or folder.exists():
+            used = {str(other.folder).casefold() for other in self._models.values()}
+            while str(model.folder).casefold() in used or model.folder.exists():
                 number += 1
-                folder = artifacts / f"{name}-{number}"
-            self._models[model_id] = model = LoggedModel(
-                model_id, name, folder, source_run, kind, tags, params, self.runs.experiment_id, now, now
-            )
+                model.folder = artifacts / f"{name}-{number}"
+            info["artifact_uri"] = model.folder.as_uri()
+            self._models[model_id] = model
             return model.as_json()
+
+    def find(self, request: Fields) -> LoggedModel:
+        model_id = request.key("model_id")
+        model = self._models.get(model_id)
+        if model is None or (model.is_deleted and request.text("allow_deleted", "") != "true"):
+            raise not_found(f"Logged model '{model_id[:250]}'")
+        return model
 
     def get(self, request: Fields) -> Json:
-        with self._model(request) as model:
-            return model.as_json()
+        with self._lock:
+            return self.find(request).as_json()
 
-    def origin(self, model_id: str) -> tuple[str, str]:
-        """Where the model's files lie, and the run that it is of."""
-        with self._model(Fields({"model_id": model_id})) as model:
-            return model.folder.as_uri(), model.source_run
-
-    def finalize(self, request: Fields) -> Json:
-        status = request.key("status")
-        if status not in STATUSES[1:]:
-            raise RequestError(f"Invalid model status '{status[:50]}'. Valid values are {', '.join(STATUSES[1:])}.")
-        with self._model(request) as model:
-            model.status = status
-            return model.as_json()
-
-    def set_tags(self, request: Fields) -> Json:
-        tags = request.pairs("tags")
-        with self._model(request) as model:
-            model.tags.update(tags)
-            return model.as_json()
-
-    def delete_tag(self, request: Fields) -> Json:
-        name = request.key("tag_key")
-        with self._model(request) as model:
-            if model.tags.pop(name, None) is None:
-                raise not_found(f"Tag '{name[:250]}' of model '{model.id}'")
-            return model.as_json()
-
-    def log_params(self, request: Fields) -> Json:
-        params = request.pairs("params")
-        with self._model(request) as model:
-            model.params.update(params)
-            return model.as_json()
-
-    def delete(self, request: Fields) -> Json:
-        """Hide the model; its files stay."""
-        with self._model(request) as model:
-            model.is_deleted = True
-            return {}
+    def edit(self, action: str, request: Fields) -> Json:
+        """Change the model that the request's path names. The files of one that is deleted stay."""
+        with self._lock:
+            model = self.find(request)
+            if action == "set tags":
+                model.tags.update(request.pairs("tags"))
+            elif action == "delete tag":
+                if model.tags.pop(request.key("tag_key"), None) is None:
+                    raise not_found(f"Tag '{request.key('tag_key')[:250]}' of model '{model.info['model_id']}'")
+            elif action == "log params":
+                model.params.update(request.pairs("params"))
+            elif action == "delete":
+                model.is_deleted = True
+            elif (status := request.key("status")) in STATUSES[1:]:
+                model.info["status"] = status
+            else:
+                raise RequestError(f"Invalid model status '{status[:50]}'. Valid values are {', '.join(STATUSES[1:])}.")
+            model.info["last_updated_timestamp_ms"] = now_ms()
+            return {} if action == "delete" else model.as_json()
 
     def note_metric(self, metric: Fields, run_id: str, point: Point) -> None:
         """A metric was logged that says which model, and perhaps which data set, it measures."""
         texts = {name: metric.text(name) for name in ("dataset_name", "dataset_digest") if metric.has(name)}
+        model_id = metric.text("model_id")
         with self._lock:
-            model = self._models.get(metric.text("model_id"))
-            if model is not None:
-                model.metrics.append({**json_metric(point), "run_id": run_id, "model_id": model.id, **texts})
+            if model_id in self._models:
+                value: Json = {**json_metric(point), "run_id": run_id, "model_id": model_id, **texts}
+                self._models[model_id].metrics.append(value)
 
     def search(self, request: Fields) -> Json:
         """The models that match, newest first unless sorted otherwise, in pages."""
@@ -181,23 +154,12 @@ class LoggedModels:
         ]
         wanted = self.runs.experiment_id in request.texts("experiment_ids")
         with self._lock:
-            newest_first = sorted(self._models.values(), key=lambda model: (-model.created, model.id))
-            items = ((model.as_searchable(), model) for model in newest_first if wanted and not model.is_deleted)
+            models = (each for each in reversed(self._models.values()) if wanted and not each.is_deleted)
+            items = ((model.as_searchable(), model) for model in models)
             found, more = find_page(
                 request, items, attributes=MODEL_ATTRIBUTES, clauses=clauses, default=100, most=MOST_MODELS
             )
             return {"models": [model.as_json()["model"] for model in found], **more}
-
-    @contextmanager
-    def _model(self, request: Fields) -> Iterator[LoggedModel]:
-        """The model that the request's path names, while nobody else changes it."""
-        model_id = request.key("model_id")
-        with self._lock:
-            model = self._models.get(model_id)
-            if model is None or (model.is_deleted and request.text("allow_deleted", "") != "true"):
-                raise not_found(f"Logged model '{model_id[:250]}'")
-            model.updated = now_ms()
-            yield model
 
 
 Document = dict[str, Any]
@@ -238,7 +200,8 @@ class ModelRegistry:
                 found = _target(self._model(Fields(named)), Fields(named))
                 location, run_id = found["location"], found["run_id"]
             else:
-                location, run_id = self._models.origin(name)
+                model_of = self._models.find(Fields({"model_id": name}))
+                location, run_id = model_of.folder.as_uri(), str(model_of.info["source_run_id"])
         texts = {name: request.text(name, "") for name in ("run_link", "description", "model_id")}
         texts["run_id"] = request.text("run_id", "") or run_id
         created: Document = {**texts, **dict.fromkeys(TIMES, now), "current_stage": "None"}
@@ -256,66 +219,46 @@ class ModelRegistry:
         request.key("version")
         return {"artifact_uri": _target(self._model(request), request)["location"]}
 
-    def rename(self, request: Fields) -> Json:
-        new = _new_name(request, "new_name")
+    def edit(self, action: str, request: Fields) -> Json:
+        """Change the model, or the version, that the request names. The files of a version that is deleted are the
+        run's, and stay."""
         with self._changing(request) as model:
-            if new != model["name"] and any(each["name"] == new for each in self._all()):
-                raise _exists(new)
-            model["name"] = new
-            return {"registered_model": _model_json(model)}
-
-    def describe(self, request: Fields) -> Json:
-        with self._changing(request) as model:
-            _target(model, request)["description"] = request.text("description", "")
-            return _reply(model, request)
-
-    def set_tag(self, request: Fields) -> Json:
-        with self._changing(request) as model:
-            _target(model, request)["tags"][request.key("key")] = request.text("value", "")
-        return {}
-
-    def delete_tag(self, request: Fields) -> Json:
-        with self._changing(request) as model:
-            _target(model, request)["tags"].pop(request.key("key"), None)
-        return {}
-
-    def set_alias(self, request: Fields) -> Json:
-        with self._changing(request) as model:
-            _target(model, request)
-            model["aliases"][request.key("alias")] = request.key("version")
-        return {}
+            target = _target(model, request)
+            if action == "rename":
+                new = _new_name(request, "new_name")
+                if new != model["name"] and any(each["name"] == new for each in self._all()):
+                    raise _exists(new)
+                model["name"] = new
+            elif action == "describe":
+                target["description"] = request.text("description", "")
+            elif action == "transition stage":
+                stage = next((each for each in STAGES if each.lower() == request.key("stage").lower()), None)
+                if stage is None:
+                    text = f"Invalid stage '{request.key('stage')[:50]}'. Valid values are {', '.join(STAGES)}."
+                    raise RequestError(text)
+                for each in model["versions"].values():
+                    if request.values.get("archive_existing_versions") is True and each["current_stage"] == stage:
+                        each["current_stage"] = "Archived"
+                target["current_stage"] = stage
+            elif action == "set tag":
+                target["tags"][request.key("key")] = request.text("value", "")
+            elif action == "delete tag":
+                target["tags"].pop(request.key("key"), None)
+            elif action == "set alias":
+                model["aliases"][request.key("alias")] = request.key("version")
+            elif action == "delete alias":
+                model["aliases"].pop(request.key("alias"), None)
+            elif action == "delete version":
+                number = request.key("version")
+                del model["versions"][number]
+                model["aliases"] = {alias: other for alias, other in model["aliases"].items() if other != number}
+            return _reply(model, request) if action in ("rename", "describe", "transition stage") else {}
 
     def get_alias(self, request: Fields) -> Json:
         model, alias = self._model(request), request.key("alias")
         if alias not in model["aliases"]:
             raise not_found(f"Alias '{alias[:250]}' of the registered model '{model['name']}'")
         return {"model_version": _version_json(model, model["aliases"][alias])}
-
-    def delete_alias(self, request: Fields) -> Json:
-        with self._changing(request) as model:
-            model["aliases"].pop(request.key("alias"), None)
-        return {}
-
-    def move(self, request: Fields) -> Json:
-        stage = next((stage for stage in STAGES if stage.lower() == request.key("stage").lower()), None)
-        if stage is None:
-            raise RequestError(f"Invalid stage '{request.key('stage')[:50]}'. Valid values are {', '.join(STAGES)}.")
-        with self._changing(request) as model:
-            chosen = _target(model, request)
-            for each in model["versions"].values():
-                if request.values.get("archive_existing_versions") is True and each["current_stage"] == stage:
-                    each["current_stage"] = "Archived"
-            chosen["current_stage"] = stage
-            return _reply(model, request)
-
-    def delete_version(self, request: Fields) -> Json:
-        """Forget the version; its files are the run's, and stay."""
-        with self._changing(request) as model:
-            _target(model, request)
-            del model["versions"][request.key("version")]
-            aliases = model["aliases"].items()
-            model["aliases"] = {alias: number for alias, number in aliases if number in model["versions"]}
-        return {}
 
     def delete(self, request: Fields) -> Json:
         name = self._model(request)["name"]
@@ -457,42 +400,29 @@ class Traces:
             self._infos[trace_id] = info
         return {"trace": {"trace_info": info}} if is_new else _in_mlflow_2(info)
 
-    def end(self, request: Fields) -> Json:
-        """MLflow 2's."""
-        with self._lock:
-            info = self._find(request)
-            for name in ("request_metadata", "tags"):
-                info[name] = {**Fields(info).pairs(name), **request.pairs(name)}
-            took = request.moment("timestamp_ms", 0) - Fields(info).moment("timestamp_ms", 0)
-            info |= {"status": request.text("status", ""), "execution_time_ms": took}
-            return _in_mlflow_2(info)
-
-    def get(self, request: Fields) -> Json:
-        with self._lock:
-            return {"trace": {"trace_info": self._find(request)}}
-
-    def get_info(self, request: Fields) -> Json:
-        """MLflow 2's."""
-        with self._lock:
-            return _in_mlflow_2(self._find(request))
-
-    def set_tag(self, request: Fields) -> Json:
-        with self._lock:
-            info = self._find(request)
-            info["tags"] = {**Fields(info).pairs("tags"), request.key("key"): request.text("value", "")}
-        return {}
-
-    def delete_tag(self, request: Fields) -> Json:
-        with self._lock:
-            info, name = self._find(request), request.key("key")
-            info["tags"] = {key: value for key, value in Fields(info).pairs("tags").items() if key != name}
-        return {}
-
-    def _find(self, request: Fields) -> Json:
+    def get(self, action: str, request: Fields) -> Json:
+        """The trace that the request names, changed before by *action*: nothing, or how MLflow 2 ends a trace, or a tag
+        that is set or deleted."""
         trace_id = request.key("trace_id")
-        if trace_id not in self._infos:
-            raise not_found(f"Trace '{trace_id[:250]}'")
-        return self._infos[trace_id]
+        with self._lock:
+            if trace_id not in self._infos:
+                raise not_found(f"Trace '{trace_id[:250]}'")
+            info = self._infos[trace_id]
+            tags = Fields(info).pairs("tags")
+            if action == "get":
+                return {"trace": {"trace_info": info}}
+            if action == "set tag":
+                info["tags"] = {**tags, request.key("key"): request.text("value", "")}
+                return {}
+            if action == "delete tag":
+                info["tags"] = {key: value for key, value in tags.items() if key != request.key("key")}
+                return {}
+            if action == "end":
+                for name in ("request_metadata", "tags"):
+                    info[name] = {**Fields(info).pairs(name), **request.pairs(name)}
+                took = request.moment("timestamp_ms", 0) - Fields(info).moment("timestamp_ms", 0)
+                info |= {"status": request.text("status", ""), "execution_time_ms": took}
+            return _in_mlflow_2(info)
 
 
 def _in_mlflow_2(info: Json) -> Json:

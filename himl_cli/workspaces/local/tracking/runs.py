@@ -10,11 +10,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from himl_cli.core.results import INT64
+from himl_cli.core.results import INT64, NewRun
 from himl_cli.core.runs import Run, RunStatus
 from himl_cli.workspaces.local.database import Database
 from himl_cli.workspaces.local.metric_store import MetricStore
-from himl_cli.workspaces.local.run_store import NewRun, RunStore, now_ms
+from himl_cli.workspaces.local.run_store import RunStore, now_ms
 from himl_cli.workspaces.local.tracking.protocol import (
     RUN_NAME,
     Fields,
@@ -111,16 +111,14 @@ class JobRuns:
             tags.setdefault(USER, user)
         parent = tags.get(PARENT_RUN, self.job_id)
         child = NewRun(
-            id=self._new_child_id(),
-            job=self.job_id,
-            parent=parent if self.store.job_of(parent) == self.job_id else self.job_id,
-            experiment=self._experiment,
-            display_name=request.text("run_name", "") or tag_name,
-            status=RunStatus.running,
-            started=request.moment("start_time", now_ms()),
+            self._new_child_id(),
+            self._experiment,
+            request.text("run_name", "") or tag_name,
             tags=tags,
+            parent=parent if self.store.job_of(parent) == self.job_id else self.job_id,
         )
-        self.store.add(child)
+        started = request.moment("start_time", now_ms())
+        self.store.add(child, job=self.job_id, status=RunStatus.running, started=started)
         return {"run": self._run_json(self.record(child.id))}
 
     def update(self, request: Fields) -> Json:
@@ -173,18 +171,18 @@ class JobRuns:
         run_ids = self.store.descendants(self.job_id) if self.experiment_id in request.texts("experiment_ids") else []
         runs = [self.record(run_id) for run_id in run_ids if (run_id in self._deleted) in VIEWS[view]]
         runs.sort(key=lambda run: (-(run.started or run.created).timestamp(), run.id))
-        items = ((self._searchable(run), run) for run in runs)
+        items = []
+        for run in runs:
+            with self._lock:
+                known = dict(self._datasets.get(run.id, {}))
+            datasets: list[Json] = [
+                {"name": name, "digest": digest, "context": context} for (name, digest), (_, context) in known.items()
+            ]
+            metrics = {name: value for name, value, _, _ in self.latest.of(run.id)}
+            parameters = self.metric_store.parameters(run.id)
+            items.append((Searchable(self._info(run), metrics, parameters, _tags(run), datasets), run))
         found, more = find_page(request, items, clauses=clauses, default=1000, most=MOST_RUNS)
         return {"runs": [self._run_json(run) for run in found], **more}
-
-    def _searchable(self, run: Run) -> Searchable:
-        with self._lock:
-            datasets: list[Json] = [
-                {"name": name, "digest": digest, "context": context}
-                for (name, digest), (_, context) in self._datasets.get(run.id, {}).items()
-            ]
-        metrics = {name: value for name, value, _, _ in self.latest.of(run.id)}
-        return Searchable(self._info(run), metrics, self.metric_store.parameters(run.id), _tags(run), datasets)
 
     def log_inputs(self, request: Fields) -> Json:
         """A data set that the run has by name and digest stays as it was first logged."""
@@ -243,35 +241,27 @@ class JobRuns:
             outputs = {"model_outputs": [*self._models_written.get(run.id, {}).values()]}
         return {"info": self._info(run), "data": data, "inputs": inputs, "outputs": outputs}
 
-    def get_experiment(self, request: Fields) -> Json:
-        return {"experiment": self._experiment_json()}
-
-    def search_experiments(self, request: Fields) -> Json:
-        return {"experiments": [self._experiment_json()]}
-
-    def create_experiment(self, request: Fields) -> Json:
-        request.key("name")
-        return {"experiment_id": self.experiment_id}
-
-    def set_experiment_tag(self, request: Fields) -> Json:
-        self._experiment_tags[request.key("key")] = request.text("value", "")
-        return {}
-
-    def delete_experiment_tag(self, request: Fields) -> Json:
-        self._experiment_tags.pop(request.key("key"), None)
-        return {}
-
-    def change_experiment(self, request: Fields) -> Json:
-        raise RequestError("The experiment of a job cannot be changed or deleted by its script.")
-
-    def _experiment_json(self) -> Json:
-        return {
+    def experiment(self, action: str, request: Fields) -> Json:
+        """The job's experiment, which has tags as long as the job runs and cannot be changed otherwise."""
+        if action == "create":
+            request.key("name")
+            return {"experiment_id": self.experiment_id}
+        if action == "set tag":
+            self._experiment_tags[request.key("key")] = request.text("value", "")
+            return {}
+        if action == "delete tag":
+            self._experiment_tags.pop(request.key("key"), None)
+            return {}
+        if action == "change":
+            raise RequestError("The experiment of a job cannot be changed or deleted by its script.")
+        found = {
             "experiment_id": self.experiment_id,
             "name": self._experiment,
             "artifact_location": self.artifacts_of(self.job_id).as_uri(),
             "lifecycle_stage": "active",
             "tags": json_pairs(dict(self._experiment_tags)),
         }
+        return {"experiments": [found]} if action == "search" else {"experiment": found}
 
 
 def _tags(run: Run) -> dict[str, str]:

@@ -6,7 +6,6 @@ quotes; strings in quotes; numbers for metrics and times.
 
 from __future__ import annotations
 
-import math
 import operator
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -171,19 +170,18 @@ class _Scanner:
             return Comparison(entity, key, operator, float(self.expect(NUMBER, "a number")[1]))
         if operator not in TEXT_OPERATORS or (operator.endswith("IN") and entity in ("params", "tags")):
             raise RequestError(f"Invalid comparator '{operator}' for '{entity}.{key}'.")
-        return Comparison(entity, key, operator, self._strings() if operator.endswith("IN") else self._string())
-
-    def _string(self) -> str:
-        match = self.expect(STRING, "a string in quotes")
-        return match[1] if match[1] is not None else match[2]
-
-    def _strings(self) -> list[str]:
+        if not operator.endswith("IN"):
+            return Comparison(entity, key, operator, self._string())
         self.expect(re.compile(r"\s*\("), "'('")
         found = [self._string()]
         while self.take(re.compile(r"\s*,\s*(?!\s*\))")):
             found.append(self._string())
         self.expect(re.compile(r"\s*,?\s*\)"), "')'")
-        return found
+        return Comparison(entity, key, operator, found)
+
+    def _string(self) -> str:
+        match = self.expect(STRING, "a string in quotes")
+        return match[1] if match[1] is not None else match[2]
 
 
 def parse_filter(text: str, attributes: frozenset[str] = RUN_ATTRIBUTES) -> list[Comparison]:
@@ -212,17 +210,15 @@ def sort_items(items: Iterable[tuple[Searchable, T]], clauses: Sequence[Clause])
     NaN, come last."""
     ordered = list(items)
     for entity, key, ascending in reversed(clauses):
-        have: list[tuple[tuple[float, str], tuple[Searchable, T]]] = []
-        lack: list[tuple[Searchable, T]] = []
         is_numeric = entity == "metrics" or key in NUMERIC_ATTRIBUTES
-        for item in ordered:
-            value = next(iter(item[0].values(entity, key)), None)
-            if value is None or (isinstance(value, float) and math.isnan(value)):
-                lack.append(item)
-            elif is_numeric and isinstance(value, (int, float)):
-                have.append(((float(value), ""), item))
-            else:
-                have.append(((0.0, str(value)), item))
+        values = [next(iter(item.values(entity, key)), None) for item, _ in ordered]
+        pairs = list(zip(values, ordered, strict=True))
+        lack = [item for value, item in pairs if value is None or value != value]
+        have = [
+            ((float(value), "") if is_numeric and isinstance(value, (int, float)) else (0.0, str(value)), item)
+            for value, item in pairs
+            if value is not None and value == value
+        ]
         have.sort(key=lambda pair: pair[0], reverse=not ascending)
         ordered = [item for _, item in have] + lack
     return [found for _, found in ordered]
