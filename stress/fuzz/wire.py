@@ -195,7 +195,7 @@ def _failure(given: tuple[int, Any, str]) -> None:
     status, body, challenge = given
     headers = {"www-authenticate": challenge, "retry-after": challenge[:9], "x-ms-request-id": "r"}
     failure = ErrorResponse("GET", f"https://management.azure.com{ADDRESS.path}/jobs/x", status, headers, body)
-    for told in (failure.codes, failure.in_brackets, failure.request_id, claims_of(failure.headers), failure.tenant_wanted, failure.path):
+    for told in (failure.codes, failure.in_brackets, failure.request_id, claims_of(failure.headers), failure.path):
         repr(told)
     raise refusal(failure, ADDRESS, "your sign-in")
 

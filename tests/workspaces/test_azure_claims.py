@@ -37,11 +37,11 @@ def az(tmp_path: Path, azure_environment: StagedWorkspace, monkeypatch: pytest.M
 
 
 def read(connection: Connection) -> str:
-    return str(connection.rest.get(connection.history("/runs/run_1"))["runId"])
+    return str(connection.rest.get(connection.service("history", "/runs/run_1"))["runId"])
 
 
 def write(connection: Connection) -> str:
-    return str(connection.rest.patch(connection.history("/experiments/exp/runs/run_1"), json={"displayName": "new"})["displayName"])
+    return str(connection.rest.patch(connection.service("history", "/experiments/exp/runs/run_1"), json={"displayName": "new"})["displayName"])
 
 
 @pytest.fixture

@@ -35,12 +35,12 @@ def test_urls_are_those_of_the_services(azure_environment: StagedWorkspace, proj
     with connected(azure_environment, project) as connection:
         assert connection.arm("/datastores") == f"https://management.azure.com{path}/datastores"
         base = "https://eastus.api.azureml.ms"
-        assert connection.history("/runs/r") == f"{base}/history/v1.0{path}/runs/r"
-        assert connection.artifact("/x") == f"{base}/artifact/v2.0{path}/x"
-        assert connection.metric("/x") == f"{base}/metric/v2.0{path}/x"
-        assert connection.mlflow("/runs/search") == f"{base}/mlflow/v2.0{path}/api/2.0/mlflow/runs/search"
-        assert connection.index("/entities") == f"{base}/index/v1.0{path}/entities"
-        assert connection.data("/x") == f"{base}/data/v1.0{path}/x"
+        assert connection.service("history", "/runs/r") == f"{base}/history/v1.0{path}/runs/r"
+        assert connection.service("artifact", "/x") == f"{base}/artifact/v2.0{path}/x"
+        assert connection.service("metric", "/x") == f"{base}/metric/v2.0{path}/x"
+        assert connection.service("mlflow", "/runs/search") == f"{base}/mlflow/v2.0{path}/api/2.0/mlflow/runs/search"
+        assert connection.service("index", "/entities") == f"{base}/index/v1.0{path}/entities"
+        assert connection.service("data", "/x") == f"{base}/data/v1.0{path}/x"
 
 
 def test_a_name_that_has_to_be_quoted_is(azure: StagedWorkspace, project: Path) -> None:
@@ -67,7 +67,7 @@ def test_a_record_that_proves_wrong_is_forgotten(azure_environment: StagedWorksp
     stage.azure.workspaces.clear()
     try:
         with connected(azure_environment, project) as connection:
-            url = connection.history("/runs/r")
+            url = connection.service("history", "/runs/r")
             with pytest.raises(WorkspaceNotFound):
                 connection.rest.get(url)
         with connected(azure_environment, project) as connection, pytest.raises(WorkspaceNotFound):
@@ -116,7 +116,7 @@ def test_services_whose_name_nobody_knows_are_looked_for_anew(
     monkeypatch.setenv("NO_PROXY", "nobody.invalid")
     monkeypatch.setenv("no_proxy", "nobody.invalid")
     with connected(azure_environment, project) as connection, pytest.raises(ServiceFailed, match=r"nobody\.invalid is not known here"):
-        connection.rest.get(connection.history("/runs/r"))
+        connection.rest.get(connection.service("history", "/runs/r"))
     azure_environment.state.services_host = ""
     with connected(azure_environment, project) as connection:
         assert connection.record().data_plane == "https://eastus.api.azureml.ms"
@@ -133,7 +133,7 @@ from himl_cli.workspaces.azure.config import azure_settings
 logging.basicConfig()
 logging.getLogger("himl_cli.workspaces.retry").setLevel("DEBUG")  # what it says of broken connections has to be nothing
 with Connection.open(address_from_config(find_config(Path.cwd())), settings=azure_settings(Path.cwd())) as connection:
-    url = connection.history("/runs/run_1")
+    url = connection.service("history", "/runs/run_1")
     connection.rest.get(url)
     child = os.fork()
     began = time.monotonic()
@@ -173,7 +173,7 @@ from himl_cli.workspaces.azure.config import azure_settings
 
 with Connection.open(address_from_config(find_config(Path.cwd())), settings=azure_settings(Path.cwd())) as connection:
     first = "azure.core" in sys.modules or "requests" in sys.modules
-    connection.rest.get(connection.history("/runs/run_1"))
+    connection.rest.get(connection.service("history", "/runs/run_1"))
 heavy = {"azure.identity", "msal", "azure.ai.ml", "azureml", "mlflow", "cryptography", "aiohttp", "opentelemetry"}
 print(first, sorted(name for name in heavy if name in sys.modules))
 """

@@ -52,7 +52,7 @@ def opened(project: Path) -> Connection:
 
 def test_run_history_is_read_with_the_run_token_and_nothing_else_is_asked(connection: Connection, job: StagedWorkspace, stage: Stage) -> None:
     assert connection.in_job
-    assert connection.rest.get(connection.history("/runs/run_1"))["runId"] == "run_1"
+    assert connection.rest.get(connection.service("history", "/runs/run_1"))["runId"] == "run_1"
     assert [seen.host for seen in stage.log.all()] == ["eastus.api.azureml.ms"]
     record = connection.record()
     assert (record.workspace_id, record.location, record.data_plane) == (job.state.workspace_id, "eastus", "https://eastus.api.azureml.ms")
@@ -71,7 +71,7 @@ def test_a_managed_identity_opens_resource_manager_and_storage(job: StagedWorksp
     for name, value in job.identity_environment(identity).items():
         monkeypatch.setenv(name, value)
     with opened(project) as connection:
-        connection.rest.get(connection.history("/runs/run_1"))
+        connection.rest.get(connection.service("history", "/runs/run_1"))
         assert connection.record(fresh=True).tenant_id == job.state.tenant
         assert connection.tokens.get(connection.address.cloud.storage_scope)
         assert connection.sign_in().credential == "the job's run token"
@@ -140,7 +140,7 @@ def test_a_run_token_near_its_end_is_renewed(azure: StagedWorkspace, stage: Stag
     set_job(azure, monkeypatch, seconds=60)
     with opened(project) as connection:
         for _ in range(2):
-            assert connection.rest.get(connection.history("/runs/run_1"))["runId"] == "run_1"
+            assert connection.rest.get(connection.service("history", "/runs/run_1"))["runId"] == "run_1"
             assert len(stage.log.find(r"GET .*/experiments/exp/runs/run_1/token")) == 1
 
 
@@ -151,7 +151,7 @@ def test_an_answer_without_a_new_run_token_is_told(azure: StagedWorkspace, stage
     set_job(azure, monkeypatch, seconds=-60)
     stage.faults.add(Page(text, content_type="application/json"), "/token")
     with opened(project) as connection, pytest.raises(NotAllowed, match=r"run token is no longer accepted, and there is no new one .*holds no"):
-        connection.rest.get(connection.history("/runs/run_1"))
+        connection.rest.get(connection.service("history", "/runs/run_1"))
 
 
 def test_a_run_token_is_renewed_while_another_thread_asks_for_the_workspace(
@@ -162,7 +162,7 @@ def test_a_run_token_is_renewed_while_another_thread_asks_for_the_workspace(
     for name, value in azure.identity_environment(azure.add_principal()).items():
         monkeypatch.setenv(name, value)
     with opened(project) as connection:
-        url = connection.history("/runs/run_1")
+        url = connection.service("history", "/runs/run_1")
         connection.tokens.get(connection.address.cloud.management_scope)
         stage.faults.add(Latency(1.0), "GET management")
         stage.faults.add(Status(401, code="InvalidAuthenticationToken"), "GET management")
@@ -182,11 +182,11 @@ def test_a_run_token_is_renewed_while_another_thread_asks_for_the_workspace(
 def test_a_run_token_past_its_end_is_told(azure: StagedWorkspace, project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     set_job(azure, monkeypatch, seconds=-60)
     with opened(project) as connection, pytest.raises(NotAllowed, match="run token is no longer accepted"):
-        connection.rest.get(connection.history("/runs/run_1"))
+        connection.rest.get(connection.service("history", "/runs/run_1"))
 
 
 def test_nothing_of_a_job_is_kept_on_disk(connection: Connection, tmp_path: Path) -> None:
-    connection.rest.get(connection.history("/runs/run_1"))
+    connection.rest.get(connection.service("history", "/runs/run_1"))
     assert not [path for path in (tmp_path / "home").rglob("*") if path.is_file() and "tokens" in path.parts]
 
 

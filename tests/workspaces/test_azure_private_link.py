@@ -20,7 +20,7 @@ def test_the_data_planes_401_is_no_matter_of_the_sign_in(azure_environment: Stag
     azure_environment.state.is_private = True
     with connected(azure_environment, project) as connection:
         with pytest.raises(NotAllowed, match=FIREWALL.format(r"eastus\.api\.azureml\.ms", 401)) as caught:
-            connection.rest.get(connection.history("/runs/run_1"))
+            connection.rest.get(connection.service("history", "/runs/run_1"))
         assert "VPN" in caught.value.hint
         assert "az login" not in caught.value.hint
         assert (len(stage.log.find("runs/run_1")), sign_ins(stage)) == (1, 1)
@@ -41,5 +41,5 @@ def test_words_and_codes_of_a_closed_network_count_with_any_status(
 ) -> None:
     stage.faults.add(Status(status, code=code, message=message), "/runs/", times=None)
     with connected(azure_environment, project) as connection, pytest.raises(NotAllowed, match=FIREWALL.format(r"eastus\.api\.azureml\.ms", status)):
-        connection.rest.get(connection.history("/runs/run_1"))
+        connection.rest.get(connection.service("history", "/runs/run_1"))
     assert len(stage.log.find("/runs/run_1")) == 1

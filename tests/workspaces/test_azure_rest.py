@@ -31,7 +31,7 @@ def connection(azure_environment: StagedWorkspace, project: Path) -> Iterator[Co
 
 
 def get_run(connection: Connection, run: str = "run_1") -> str:
-    return str(connection.rest.get(connection.history(f"/runs/{run}"))["runId"])
+    return str(connection.rest.get(connection.service("history", f"/runs/{run}"))["runId"])
 
 
 def asked(stage: Stage) -> int:
@@ -67,7 +67,7 @@ def test_the_id_for_the_support_is_read_from_the_body_too(connection: Connection
     """The Azure ML services tell it nowhere else."""
     stage.faults.add(Status(500, code="ServiceError"), RUN, times=None)
     with pytest.raises(ServiceRefused) as caught:
-        connection.rest.send("GET", connection.history("/runs/run_1"), repeatable=False)
+        connection.rest.send("GET", connection.service("history", "/runs/run_1"), repeatable=False)
     assert re.search(r"give the request id [0-9a-f]{16} to the service's support", caught.value.hint)
 
 
@@ -91,7 +91,7 @@ def test_a_wait_that_is_too_long_is_told_and_not_cut_short(connection: Connectio
 
 
 def test_what_would_make_something_twice_is_not_repeated(connection: Connection, stage: Stage) -> None:
-    url = connection.history("/rundata")
+    url = connection.service("history", "/rundata")
     body = {"runId": "run_1", "selectRunMetadata": True}
     stage.faults.add(Status(500), "rundata")
     with pytest.raises(ServiceRefused):
@@ -196,11 +196,11 @@ def test_the_clock_is_compared_with_the_services(connection: Connection, stage: 
 def test_an_answer_of_another_form_is_a_failure(connection: Connection, stage: Stage, text: str) -> None:
     stage.faults.add(Page(text, content_type="application/json"), RUN)
     with pytest.raises(ServiceFailed, match=r"eastus\.api\.azureml\.ms answered with something unexpected: it holds no run\."):
-        connection.rest.get_object(connection.history("/runs/run_1"), "run")
+        connection.rest.get_object(connection.service("history", "/runs/run_1"), "run")
 
 
 def test_no_answer_shows_its_body(connection: Connection) -> None:
-    assert "run_1" not in repr(connection.rest.send("GET", connection.history("/runs/run_1")))
+    assert "run_1" not in repr(connection.rest.send("GET", connection.service("history", "/runs/run_1")))
 
 
 def test_a_page_in_place_of_json_is_a_failure(connection: Connection, stage: Stage) -> None:
@@ -243,6 +243,6 @@ def test_requests_say_who_asks(connection: Connection, stage: Stage) -> None:
 
 
 def test_parameters_are_quoted(connection: Connection, stage: Stage) -> None:
-    connection.rest.get(connection.history("/runs/run_1"), params={"$filter": "a eq 'b&c=d'", "x": "ü /"})
+    connection.rest.get(connection.service("history", "/runs/run_1"), params={"$filter": "a eq 'b&c=d'", "x": "ü /"})
     [seen] = stage.log.find(RUN)
     assert seen.query == "%24filter=a%20eq%20%27b%26c%3Dd%27&x=%C3%BC%20%2F"

@@ -121,7 +121,7 @@ def failed(text: str) -> None:
     for status, headers in ((400, {}), (401, {"www-authenticate": text}), (403, {"retry-after": text, "x-ms-request-id": text})):
         failure = ErrorResponse("GET", URL, status, headers, body)
         assert str(refusal(failure, HERE, "az login"))
-        assert (claims_of(failure.headers), failure.tenant_wanted, failure.in_brackets, failure.request_id) is not None
+        assert (claims_of(failure.headers), failure.in_brackets, failure.request_id) is not None
 
 
 def claims(text: str) -> None:

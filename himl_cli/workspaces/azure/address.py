@@ -13,6 +13,18 @@ CLOUD_VARIABLE = "AZUREML_CURRENT_CLOUD"  # the vendor's SDKs read it too
 AUTHORITY_VARIABLE = "AZURE_AUTHORITY_HOST"  # azure-identity reads it too
 
 
+class ApiVersion:
+    """The versions of routes that himl asks for: resource manager's where nothing else is said, stable ones as in
+    Azure/azure-rest-api-specs."""
+
+    JOBS = WORKSPACES = ENVIRONMENTS = COMPUTES = DATASTORES = "2024-10-01"
+    CODES = DATA = "2023-04-01"  # as azure-ai-ml asks for them
+    DATASTORE_SECRETS = "2025-12-01"  # the one in which the vendor's SDK lets a secret expire
+    ENDPOINTS = "2015-01-01"  # resource manager's page about the cloud
+    STORAGE = "2023-11-03"  # `x-ms-version`: tells names that XML cannot hold, and takes bearer tokens
+    MODELS = "1.0.0"  # the registry of models, as azure-ai-ml asks it
+
+
 @dataclass(frozen=True)
 class Cloud:
     """Addresses of one cloud, without a slash at the end; scopes are what tokens are asked for."""

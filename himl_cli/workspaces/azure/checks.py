@@ -82,7 +82,7 @@ def _workspace(connection: Connection) -> Check:
     """Resource manager is asked, or in a job, whose token it may not take, run history."""
     if connection.in_job:
         run_id = os.environ["AZUREML_RUN_ID"]
-        connection.rest.get(connection.history(f"/runs/{quote(run_id, safe='')}"))
+        connection.rest.get(connection.service("history", f"/runs/{quote(run_id, safe='')}"))
         return Check.passed(WORKSPACE, f"{connection.address.label} answers, and knows this job's run '{run_id}'.")
     record = connection.record(fresh=True)
     return Check.passed(WORKSPACE, f"{connection.address.label} answers, in {record.location}.")

@@ -5,23 +5,23 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, replace
-from types import TracebackType
 from typing import Any
 from urllib.parse import quote, urlsplit
 
 from himl_cli.core.errors import ServiceFailed
 from himl_cli.core.processes import register_after_fork
 from himl_cli.core.redaction import parts_of
-from himl_cli.workspaces.azure import api_versions, responses
-from himl_cli.workspaces.azure.address import WorkspaceAddress
+from himl_cli.workspaces.azure import responses
+from himl_cli.workspaces.azure.address import ApiVersion, WorkspaceAddress
 from himl_cli.workspaces.azure.cache import DiskCache
 from himl_cli.workspaces.azure.config import AzureSettings
 from himl_cli.workspaces.azure.credentials import Chain, tell_on_stderr, user_sources
 from himl_cli.workspaces.azure.http import HttpClient
-from himl_cli.workspaces.azure.job_identity import RUN_TOKEN, JobIdentity, has_run_token, tenant_of_run_token
+from himl_cli.workspaces.azure.job_identity import RUN_TOKEN, JobIdentity
 from himl_cli.workspaces.azure.responses import as_time
-from himl_cli.workspaces.azure.tokens import SignedIn, Tokens
+from himl_cli.workspaces.azure.tokens import SignedIn, Token, Tokens
 from himl_cli.workspaces.retry import CONTROL_PLANE, RetryPolicy
 
 
@@ -41,13 +41,9 @@ class WorkspaceRecord:
     storage_account: str
     discovery_url: str
 
-    def as_json(self) -> dict[str, str]:
-        """The form in which it is kept."""
-        return asdict(self)
-
     @classmethod
     def from_json(cls, value: Any) -> WorkspaceRecord | None:
-        """The record that `as_json` made; None for anything else."""
+        """The record that `asdict` made; None for anything else."""
         try:
             return cls(**{name: str(value[name]) for name in cls.__dataclass_fields__})
         except (KeyError, TypeError):
@@ -80,7 +76,7 @@ class WorkspaceRecord:
         )
 
     @classmethod
-    def from_job(cls, tenant_id: str) -> WorkspaceRecord | None:
+    def from_job(cls) -> WorkspaceRecord | None:
         """From the environment of an Azure ML job; None where that does not tell the services' address."""
         env = os.environ
         data_plane = (
@@ -88,30 +84,35 @@ class WorkspaceRecord:
         ).rstrip("/")
         if not data_plane.startswith("https://"):
             return None
+        labels = (parts_of(data_plane).hostname or "").split(".")  # REGION.api…, or GUID.workspace.REGION.api…
         return cls(
             workspace_id=env.get("AZUREML_WORKSPACE_ID", ""),
-            location=_region_of(parts_of(data_plane).hostname or ""),
+            location=labels[labels.index("api") - 1] if "api" in labels[1:] else labels[0],
             data_plane=data_plane,
-            tenant_id=tenant_id,
+            tenant_id=str(Token(env.get("AZUREML_RUN_TOKEN", ""), 0, "").claims().get("tid") or ""),
             storage_account="",
             discovery_url=env.get("AZUREML_DISCOVERY_SERVICE_ENDPOINT", ""),
         )
-
-
-def _region_of(host: str) -> str:
-    """`eastus` of `eastus.api.azureml.ms`, and of `GUID.workspace.eastus.api.azureml.ms`, the address within a private
-    network."""
-    labels = host.split(".")
-    return labels[labels.index("api") - 1] if "api" in labels[1:] else labels[0]
 
 
 RECORD_SECONDS = 24 * 3600.0
 RECORDS = "workspaces"
 OPEN_PAGE = "/metadata/endpoints"  # of resource manager; needs no token
 DISCOVERY = "/discovery"  # of the workspace's services; needs none either
+SERVICES = {
+    "artifact": "artifact/v2.0{}",
+    "data": "data/v1.0{}",
+    "datastore": "datastore/v1.0{}",  # takes a job's run token
+    "environment": "environment/v1.0{}",  # in the form of the vendor's older SDK
+    "history": "history/v1.0{}",
+    "index": "index/v1.0{}",  # knows the runs of the whole workspace
+    "metric": "metric/v2.0{}",
+    "mlflow": "mlflow/v2.0{}/api/2.0/mlflow",
+    "modelregistry": "modelregistry/v1.0{}",
+}
 
 
-class Connection:
+class Connection(AbstractContextManager["Connection"]):
     """Made without a request; the first call that needs one signs in."""
 
     def __init__(
@@ -168,7 +169,7 @@ class Connection:
     @property
     def has_run_token(self) -> bool:
         """Whether the workspace's services are asked with a job's run token."""
-        return self.in_job and has_run_token()
+        return self.in_job and bool(os.environ.get("AZUREML_RUN_TOKEN"))
 
     def record(self, *, fresh: bool = False) -> WorkspaceRecord:
         """What himl has to know of the workspace: from memory, from what was kept for a day, else from the service.
@@ -185,48 +186,16 @@ class Connection:
         """Drop what was kept of the workspace: it proved wrong (the name of its services is not known any more,
         say)."""
         self._record = None
-        self.kept.forget(RECORDS, self._record_key)
+        self.kept.forget(RECORDS, self.key(""))
 
     def arm(self, path: str = "") -> str:
         """The URL in resource manager of the workspace, or of *path* below it; the caller gives `api-version` as a
         parameter."""
         return f"{self.address.cloud.resource_manager}{quote(self.address.path)}{path}"
 
-    def history(self, path: str = "") -> str:
-        """A URL of run history: *path* below the workspace."""
-        return self._service("history/v1.0", path)
-
-    def artifact(self, path: str) -> str:
-        """A URL of the artifact service."""
-        return self._service("artifact/v2.0", path)
-
-    def metric(self, path: str) -> str:
-        """A URL of the metric service."""
-        return self._service("metric/v2.0", path)
-
-    def mlflow(self, path: str) -> str:
-        """A URL of the workspace's MLflow REST interface: *path* as MLflow writes it (`/runs/search`)."""
-        return self._service("mlflow/v2.0", f"/api/2.0/mlflow{path}")
-
-    def index(self, path: str) -> str:
-        """A URL of the index service, which knows the runs of the whole workspace."""
-        return self._service("index/v1.0", path)
-
-    def datastore(self, path: str) -> str:
-        """A URL of the service of datastores, which takes a job's run token."""
-        return self._service("datastore/v1.0", path)
-
-    def data(self, path: str) -> str:
-        """A URL of the service of registered data."""
-        return self._service("data/v1.0", path)
-
-    def environment(self, path: str) -> str:
-        """A URL of the service of environments, in the form of the vendor's older SDK."""
-        return self._service("environment/v1.0", path)
-
-    def model_registry(self, path: str) -> str:
-        """A URL of the service of registered models."""
-        return self._service("modelregistry/v1.0", path)
+    def service(self, name: str, path: str = "") -> str:
+        """A URL of a service of the workspace, called as in SERVICES: *path* below the workspace."""
+        return f"{self.record().data_plane}/{SERVICES[name].format(quote(self.address.path))}{path}"
 
     def sign_in(self) -> SignedIn:
         """Sign in, and say who that is. Raises NotAllowed, or ServiceFailed where the place of sign-in is out of
@@ -239,7 +208,7 @@ class Connection:
         Asks resource manager for a page that needs no sign-in. Raises ServiceFailed where it cannot be reached.
         """
         reply = self.rest.send(
-            "GET", f"{self.address.cloud.resource_manager}{OPEN_PAGE}", params={"api-version": api_versions.ENDPOINTS}
+            "GET", f"{self.address.cloud.resource_manager}{OPEN_PAGE}", params={"api-version": ApiVersion.ENDPOINTS}
         )
         return responses.clock_skew(reply.headers)
 
@@ -248,20 +217,8 @@ class Connection:
         self.rest.close()
         self._issuer.close()
 
-    def __enter__(self) -> Connection:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
-
-    def _service(self, service: str, path: str) -> str:
-        return f"{self.record().data_plane}/{service}{quote(self.address.path)}{path}"
-
-    @property
-    def _record_key(self) -> str:
-        return self.key("")
 
     def key(self, what: str) -> str:
         """The key under which *what* is kept that only this account may be told of this workspace in this cloud."""
@@ -272,29 +229,23 @@ class Connection:
         return RUN_TOKEN if self.has_run_token else self.address.cloud.management_scope
 
     def _known_record(self) -> WorkspaceRecord | None:
-        kept = WorkspaceRecord.from_json(self.kept.get(RECORDS, self._record_key))
-        if kept is None and self.in_job:
-            kept = WorkspaceRecord.from_job(tenant_of_run_token())
-        return kept
+        kept = WorkspaceRecord.from_json(self.kept.get(RECORDS, self.key("")))
+        return kept or (WorkspaceRecord.from_job() if self.in_job else None)
 
     def _asked_record(self) -> WorkspaceRecord:
-        answer = self.rest.get(self.arm(), params={"api-version": api_versions.WORKSPACES})
+        answer = self.rest.get(self.arm(), params={"api-version": ApiVersion.WORKSPACES})
         record = WorkspaceRecord.from_arm(answer, self.address)
         if not record.data_plane:
-            record = self._discovered(record)
-        self.kept.put(RECORDS, self._record_key, record.as_json(), seconds=RECORD_SECONDS)
+            found = self.rest.get_object(record.discovery_url, "address") if _is_service(record.discovery_url) else {}
+            data_plane = str(found.get("api") or "").rstrip("/")
+            if not _is_service(data_plane):
+                raise ServiceFailed(
+                    f"It is not told where the services of {self.address.label} are.",
+                    hint="Ask its owner whether it is still being created.",
+                )
+            record = replace(record, data_plane=data_plane)
+        self.kept.put(RECORDS, self.key(""), asdict(record), seconds=RECORD_SECONDS)
         return record
-
-    def _discovered(self, record: WorkspaceRecord) -> WorkspaceRecord:
-        """*record* with the address of the services as the discovery endpoint tells it."""
-        found = self.rest.get_object(record.discovery_url, "address") if _is_service(record.discovery_url) else {}
-        data_plane = str(found.get("api") or "").rstrip("/")
-        if not _is_service(data_plane):
-            raise ServiceFailed(
-                f"It is not told where the services of {self.address.label} are.",
-                hint="Ask its owner whether it is still being created.",
-            )
-        return replace(record, data_plane=data_plane)
 
     def _scope_of(self, url: str) -> str | None:
         """For which scope a URL's token is. Raises ServiceFailed for a place that gets none of ours."""

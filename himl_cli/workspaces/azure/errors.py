@@ -49,40 +49,43 @@ _CHALLENGE = re.compile(r'(?P<name>error|claims)="(?P<value>[^"]*)"')
 _DENIED_ACTION = re.compile(r"perform action '([^']+)'")
 
 _Meaning = tuple[type[HimlError], str, str]
-_NO_SUBSCRIPTION: _Meaning = (
-    WorkspaceNotFound,
-    "The account that is signed in sees no subscription '{0.subscription_id}' ({0.source}).",
-    "Check the id, and that the right account and tenant are signed in: 'az account list' shows the subscriptions "
-    "there are.",
-)
-_NOT_REGISTERED: _Meaning = (
-    NotAllowed,
-    "The subscription '{0.subscription_id}' is not registered for Azure Machine Learning.",
-    "Its owner can run: az provider register --namespace Microsoft.MachineLearningServices",
-)
 _NO_WORKSPACE: _Meaning = (
     WorkspaceNotFound,
     "There is no workspace '{0.name}' in resource group '{0.resource_group}' ({0.source}).",
     "Check the name: 'az ml workspace list --resource-group {0.resource_group}' shows those there are.",
 )
-_DISABLED: _Meaning = (
-    NotAllowed,
-    "The subscription '{0.subscription_id}' is disabled.",
-    "Its owner can enable it again in the Azure portal.",
-)
 _BY_CODE: dict[str, _Meaning] = {
-    "subscriptionnotfound": _NO_SUBSCRIPTION,
-    "invalidsubscriptionid": _NO_SUBSCRIPTION,
-    "subscriptionnotregistered": _NOT_REGISTERED,
-    "missingsubscriptionregistration": _NOT_REGISTERED,
+    **dict.fromkeys(
+        ("subscriptionnotfound", "invalidsubscriptionid"),
+        (
+            WorkspaceNotFound,
+            "The account that is signed in sees no subscription '{0.subscription_id}' ({0.source}).",
+            "Check the id, and that the right account and tenant are signed in: 'az account list' shows the "
+            "subscriptions there are.",
+        ),
+    ),
+    **dict.fromkeys(
+        ("subscriptionnotregistered", "missingsubscriptionregistration"),
+        (
+            NotAllowed,
+            "The subscription '{0.subscription_id}' is not registered for Azure Machine Learning.",
+            "Its owner can run: az provider register --namespace Microsoft.MachineLearningServices",
+        ),
+    ),
     "resourcegroupnotfound": (
         WorkspaceNotFound,
         "There is no resource group '{0.resource_group}' in subscription '{0.subscription_id}' ({0.source}).",
         "Check the name: 'az group list' shows those there are.",
     ),
     "workspacenotfound": _NO_WORKSPACE,
-    "readonlydisabledsubscription": _DISABLED,
-    "disabledsubscription": _DISABLED,
+    **dict.fromkeys(
+        ("readonlydisabledsubscription", "disabledsubscription"),
+        (
+            NotAllowed,
+            "The subscription '{0.subscription_id}' is disabled.",
+            "Its owner can enable it again in the Azure portal.",
+        ),
+    ),
 }
 """By the service's code in small letters: the error, its sentence and its hint, with the address filled in."""
 
@@ -158,15 +161,6 @@ class ErrorResponse:
         return self.headers.get("x-ms-request-id") or self.headers.get("x-ms-correlation-request-id") or in_body
 
     @property
-    def tenant_wanted(self) -> str:
-        """The tenant that the message (`must match the tenant 'https://sts…/TENANT/'`) or the challenge names, or
-        nothing."""
-        in_message = re.search(r"match the tenant 'https://[^/']+/([\w.-]+)", self.message)
-        challenge = self.headers.get("www-authenticate", "")
-        found = in_message or re.search(r'authorization_uri="https://[^/"]+/([\w.-]+)', challenge)
-        return found[1] if found else ""
-
-    @property
     def _error(self) -> Mapping[str, Any]:
         if not isinstance(self.body, Mapping):
             return {}
@@ -229,7 +223,7 @@ def refusal(response: ErrorResponse, address: WorkspaceAddress, credential: str)
     is_workspace = response.path.lower() == address.path.lower()
     for code in (code.lower() for code in response.codes):
         if code == "invalidauthenticationtokentenant":
-            return _wrong_tenant(response.tenant_wanted, address)
+            return _wrong_tenant(response, address)
         if code == "resourcenotfound":  # of the workspace, or of something in it
             is_workspace |= f"workspaces/{address.name}'".lower() in response.message.lower()
         elif code in _BY_CODE:
@@ -265,7 +259,13 @@ def _filled(meaning: _Meaning, address: WorkspaceAddress) -> HimlError:
     return kind(message.format(address), hint=hint.format(address))
 
 
-def _wrong_tenant(tenant: str, address: WorkspaceAddress) -> HimlError:
+def _wrong_tenant(response: ErrorResponse, address: WorkspaceAddress) -> HimlError:
+    """The tenant that is wanted stands in the message (`must match the tenant 'https://sts…/TENANT/'`) or the
+    challenge."""
+    found = re.search(r"match the tenant 'https://[^/']+/([\w.-]+)", response.message) or re.search(
+        r'authorization_uri="https://[^/"]+/([\w.-]+)', response.headers.get("www-authenticate", "")
+    )
+    tenant = found[1] if found else ""
     named = f" '{tenant}'" if tenant else ""
     return NotAllowed(
         f"The token is from another tenant than that of subscription '{address.subscription_id}'{named}.",
@@ -276,21 +276,18 @@ def _wrong_tenant(tenant: str, address: WorkspaceAddress) -> HimlError:
 
 def _rejected(response: ErrorResponse, address: WorkspaceAddress, credential: str) -> HimlError:
     clock = clock_complaint(response.headers)
+    what = f"does not accept the sign-in by {credential}{response.in_brackets}."
+    hint = "Sign in again ('az login', or renew the service principal's secret)."
     if clock:
-        return NotAllowedNow(
-            f"{response.host} does not accept the sign-in. {clock}",
-            hint="Set the clock (switch on its synchronisation), then try again.",
+        what = f"does not accept the sign-in. {clock}"
+        hint = "Set the clock (switch on its synchronisation), then try again."
+    elif claims_of(response.headers):
+        what = f"wants a stronger sign-in than that by {credential}{response.in_brackets}."
+        hint = (
+            "A conditional access rule wants more: sign in with a second factor, or from a device that the tenant "
+            "trusts, or ask its administrator."
         )
-    if claims_of(response.headers):
-        return NotAllowedNow(
-            f"{response.host} wants a stronger sign-in than that by {credential}{response.in_brackets}.",
-            hint="A conditional access rule wants more: sign in with a second factor, or from a device that the tenant "
-            "trusts, or ask its administrator.",
-        )
-    return NotAllowedNow(
-        f"{response.host} does not accept the sign-in by {credential}{response.in_brackets}.",
-        hint="Sign in again ('az login', or renew the service principal's secret).",
-    )
+    return NotAllowedNow(f"{response.host} {what}", hint=hint)
 
 
 def _forbidden(response: ErrorResponse, address: WorkspaceAddress, credential: str) -> HimlError:
@@ -414,22 +411,21 @@ def is_network_error(err: BaseException) -> bool:
     return any(isinstance(inner, plain) or type(inner).__name__ in kinds for inner in _causes(err))
 
 
+def is_unknown_host(err: BaseException) -> bool:
+    """Whether no machine has the host's name, which a network that is down does not tell."""
+    return any(isinstance(inner, socket.gaierror) and inner.errno != socket.EAI_AGAIN for inner in _causes(err))
+
+
 def is_permanent(err: BaseException) -> bool:
     """Whether another attempt at once cannot help: certificates that are not trusted, a proxy that says no, a name that
     nobody has."""
-    return any(
-        (isinstance(inner, socket.gaierror) and inner.errno != socket.EAI_AGAIN)
-        or (isinstance(inner, ssl.SSLError) and inner.reason in NO_CERTIFICATES)
+    return is_unknown_host(err) or any(
+        (isinstance(inner, ssl.SSLError) and inner.reason in NO_CERTIFICATES)
         or isinstance(inner, ssl.SSLCertVerificationError)
         or type(inner).__name__ == "InvalidProxyURL"
         or "Tunnel connection failed: 4" in str(inner)
         for inner in _causes(err)
     )
-
-
-def is_unknown_host(err: BaseException) -> bool:
-    """Whether no machine has the host's name."""
-    return any(type(inner).__name__ in ("gaierror", "NameResolutionError") for inner in _causes(err))
 
 
 def is_disconnect(err: BaseException) -> bool:
@@ -476,60 +472,73 @@ class Reason:
     hint: str = ""
 
 
-_RENEW_SECRET = (
-    "Make a new secret ('az ad app credential reset --id ID', or the portal), and set it as "
-    "HIML_SERVICE_PRINCIPAL_PASSWORD."
-)
 _LOG_IN_AGAIN = "Sign in again: az login."
-_CHECK_IDS = "Check HIML_SERVICE_PRINCIPAL_ID (the application's client id) and HIML_TENANT_ID."
 _MULTI_FACTOR = "Sign in again with 'az login --tenant TENANT', which asks for the second factor."
-_RENEW = "Renew the token that AZURE_FEDERATED_TOKEN_FILE names; with a certificate, set this machine's clock."
-
-AADSTS = {
-    "7000215": Reason(
-        "the client secret is wrong", "Set HIML_SERVICE_PRINCIPAL_PASSWORD to the secret's value, not to its id."
-    ),
-    "7000222": Reason("the client secret has expired", _RENEW_SECRET),
-    "700016": Reason("no such application in this tenant", _CHECK_IDS),
-    "700027": Reason(
-        "the certificate is not one of the application's",
-        "Register the certificate with the application, or use another.",
-    ),
-    "700024": Reason("the assertion is not valid at this time", _RENEW),
-    "500133": Reason("the assertion is not valid at this time", _RENEW),
-    "90002": Reason("no such tenant", "Check HIML_TENANT_ID (or AZURE_TENANT_ID)."),
-    "900023": Reason("the tenant is no id and no domain", "Check HIML_TENANT_ID (or AZURE_TENANT_ID)."),
-    "900382": Reason(
-        "the application belongs to another cloud", "Set AZUREML_CURRENT_CLOUD (AzureUSGovernment, AzureChinaCloud)."
-    ),
-    "500011": Reason(
-        "the tenant does not know this service",
-        "Check HIML_TENANT_ID, and AZUREML_CURRENT_CLOUD for a sovereign cloud.",
-    ),
-    "7000112": Reason("the application is disabled", "Ask an administrator of the tenant to enable it."),
-    "50020": Reason("the user is not known in this tenant", "Sign in with another account: az login --tenant TENANT."),
-    "50034": Reason("the user is not known in this tenant", "Sign in with another account: az login --tenant TENANT."),
-    "50057": Reason("the user's account is disabled", "Ask an administrator of the tenant to enable it."),
-    "50126": Reason("user name or password are wrong", _LOG_IN_AGAIN),
-    "50076": Reason("a second factor is required", _MULTI_FACTOR),
-    "50079": Reason("a second factor has to be set up", _MULTI_FACTOR),
-    "50078": Reason("the second factor has expired", _MULTI_FACTOR),
-    "50173": Reason("the sign-in was revoked", _LOG_IN_AGAIN),
-    "70043": Reason("the sign-in has expired", _LOG_IN_AGAIN),
-    "700082": Reason("the sign-in has expired", _LOG_IN_AGAIN),
-    "700084": Reason("the sign-in has expired", _LOG_IN_AGAIN),
-    "50132": Reason("the sign-in is no longer valid", _LOG_IN_AGAIN),
-    "53003": Reason(
-        "a conditional access rule of the tenant blocks it", "Use a device or a network that the tenant's rules allow."
-    ),
-    "53000": Reason("the tenant wants a managed device", "Use a device or a network that the tenant's rules allow."),
-    "65001": Reason(
-        "the tenant has not consented to this application", "Ask an administrator of the tenant for consent."
-    ),
-}
-
 _OR_VENDORS = " (or AZURE_TENANT_ID)"
-_NO_TENANT = Reason("no such tenant", "Check HIML_TENANT_ID (or AZURE_TENANT_ID).")
+_TENANT = f"Check HIML_TENANT_ID{_OR_VENDORS}."
+_ENABLE = "Ask an administrator of the tenant to enable it."
+_OTHER_DEVICE = "Use a device or a network that the tenant's rules allow."
+_SECRET = "HIML_SERVICE_PRINCIPAL_PASSWORD"
+AADSTS = {
+    code: Reason(text, hint)
+    for codes, text, hint in (
+        ("7000215", "the client secret is wrong", f"Set {_SECRET} to the secret's value, not to its id."),
+        (
+            "7000222",
+            "the client secret has expired",
+            f"Make a new secret ('az ad app credential reset --id ID', or the portal), and set it as {_SECRET}.",
+        ),
+        (
+            "700016",
+            "no such application in this tenant",
+            "Check HIML_SERVICE_PRINCIPAL_ID (the application's client id) and HIML_TENANT_ID.",
+        ),
+        (
+            "700027",
+            "the certificate is not one of the application's",
+            "Register the certificate with the application, or use another.",
+        ),
+        (
+            "700024 500133",
+            "the assertion is not valid at this time",
+            "Renew the token that AZURE_FEDERATED_TOKEN_FILE names; with a certificate, set this machine's clock.",
+        ),
+        ("90002", "no such tenant", _TENANT),
+        ("900023", "the tenant is no id and no domain", _TENANT),
+        (
+            "900382",
+            "the application belongs to another cloud",
+            "Set AZUREML_CURRENT_CLOUD (AzureUSGovernment, AzureChinaCloud).",
+        ),
+        (
+            "500011",
+            "the tenant does not know this service",
+            "Check HIML_TENANT_ID, and AZUREML_CURRENT_CLOUD for a sovereign cloud.",
+        ),
+        ("7000112", "the application is disabled", _ENABLE),
+        (
+            "50020 50034",
+            "the user is not known in this tenant",
+            "Sign in with another account: az login --tenant TENANT.",
+        ),
+        ("50057", "the user's account is disabled", _ENABLE),
+        ("50126", "user name or password are wrong", _LOG_IN_AGAIN),
+        ("50076", "a second factor is required", _MULTI_FACTOR),
+        ("50079", "a second factor has to be set up", _MULTI_FACTOR),
+        ("50078", "the second factor has expired", _MULTI_FACTOR),
+        ("50173", "the sign-in was revoked", _LOG_IN_AGAIN),
+        ("70043 700082 700084", "the sign-in has expired", _LOG_IN_AGAIN),
+        ("50132", "the sign-in is no longer valid", _LOG_IN_AGAIN),
+        ("53003", "a conditional access rule of the tenant blocks it", _OTHER_DEVICE),
+        ("53000", "the tenant wants a managed device", _OTHER_DEVICE),
+        (
+            "65001",
+            "the tenant has not consented to this application",
+            "Ask an administrator of the tenant for consent.",
+        ),
+    )
+    for code in codes.split()
+}
 
 STRONGER = "the service wants a stronger sign-in"
 _CLAIMS_COMMAND = re.compile(
@@ -537,31 +546,16 @@ _CLAIMS_COMMAND = re.compile(
     r"-ClaimsChallenge) \S.*)"
 )
 
-_PHRASES = (
-    (
-        re.compile(r"Unable to get authority configuration|invalid_tenant", re.IGNORECASE),
-        _NO_TENANT,
-    ),  # MSAL, for AADSTS90002
-    (
-        re.compile(r"Invalid tenant id provided", re.IGNORECASE),
-        Reason("the tenant is no id and no domain", _NO_TENANT.hint),
-    ),  # azure-identity
-    (re.compile(r"CLI not found on path|not found on path|not installed", re.IGNORECASE), Reason("not installed")),
-    (re.compile(r"Please run 'az login'|azd auth login|Connect-AzAccount", re.IGNORECASE), Reason("not signed in")),
-    (
-        re.compile(r"subscription of .* doesn't exist", re.IGNORECASE),
-        Reason("its account does not see the workspace's subscription"),
-    ),
-    (re.compile(r"Failed to invoke the Azure|timed out|timeout", re.IGNORECASE), Reason("no answer in time")),
-    (
-        re.compile(
-            r"Identity not found|no (managed )?identity|ManagedIdentityCredential authentication unavailable|not "
-            r"available, no response",
-            re.IGNORECASE,
-        ),
-        Reason("this machine has none"),
-    ),
-)
+_PHRASES = {  # of MSAL, of azure-identity and of the programs that it runs
+    "Unable to get authority configuration|invalid_tenant": AADSTS["90002"],
+    "Invalid tenant id provided": AADSTS["900023"],
+    "not found on path|not installed": Reason("not installed"),
+    "Please run 'az login'|azd auth login|Connect-AzAccount": Reason("not signed in"),
+    "subscription of .* doesn't exist": Reason("its account does not see the workspace's subscription"),
+    "Failed to invoke the Azure|timed out|timeout": Reason("no answer in time"),
+    "Identity not found|no (managed )?identity|ManagedIdentityCredential authentication unavailable|"
+    "not available, no response": Reason("this machine has none"),
+}
 
 
 def reason_of(err: BaseException, settings: Mapping[str, str] | None = None, file_variable: str = "") -> Reason:
@@ -570,39 +564,30 @@ def reason_of(err: BaseException, settings: Mapping[str, str] | None = None, fil
     *settings* has what the hint should name in place of a variable, where that was set elsewhere.
     """
     if isinstance(err, OSError) and err.filename and err.strerror:
-        return _unreadable(err, file_variable)
+        named = f", which {file_variable} names" if file_variable else ""
+        hint = f"Let {file_variable} name a file that can be read, or unset it." if file_variable else ""
+        return Reason(f"cannot read '{err.filename}'{named}: {err.strerror}", hint)
     reason = _reason_of(err)
-    return Reason(reason.text, _with_places(reason.hint, settings or {}))
-
-
-def _unreadable(err: OSError, variable: str) -> Reason:
-    named = f", which {variable} names" if variable else ""
-    hint = f"Let {variable} name a file that can be read, or unset it." if variable else ""
-    return Reason(f"cannot read '{err.filename}'{named}: {err.strerror}", hint)
-
-
-def _with_places(hint: str, settings: Mapping[str, str]) -> str:
-    for variable, place in settings.items():
+    hint = reason.hint
+    for variable, place in (settings or {}).items():
         hint = hint.replace(f"{variable}{_OR_VENDORS}", place).replace(variable, place)
-    return hint
+    return Reason(reason.text, hint)
 
 
 def _reason_of(err: BaseException) -> Reason:
     message = redact(str(err))
     number = re.search(r"AADSTS(\d+)", message)
     if number:
-        known = AADSTS.get(number[1])
-        return known or Reason(f"AADSTS{number[1]}: {_first_sentence(message.partition(number[0])[2])}".rstrip(": "))
+        text = f"{number[0]}: {_first_sentence(message.partition(number[0])[2])}"
+        return AADSTS.get(number[1]) or Reason(text.rstrip(": "))
     command = _CLAIMS_COMMAND.search(message)
     if command:
         return Reason(
             STRONGER,
             f"Run: {command['command'].rstrip('. ')}" + (f" (with {command['tool']})" if command["tool"] else ""),
         )
-    for phrase, reason in _PHRASES:
-        if phrase.search(message):
-            return reason
-    return Reason(_first_sentence(message) or type(err).__name__)
+    known = next((reason for phrase, reason in _PHRASES.items() if re.search(phrase, message, re.IGNORECASE)), None)
+    return known or Reason(_first_sentence(message) or type(err).__name__)
 
 
 def _first_sentence(text: str) -> str:

@@ -13,14 +13,13 @@ from time import perf_counter
 from typing import Any, TypeVar, cast
 from urllib.parse import quote, urlencode, urlsplit
 
-from himl_cli.core.errors import HimlError, ServiceFailed, WorkspaceNotFound
+from himl_cli.core.errors import ServiceFailed, WorkspaceNotFound
 from himl_cli.core.processes import register_after_fork
 from himl_cli.core.redaction import parts_of, redact
 from himl_cli.core.text import NotJson, read_json, read_valid_json
 from himl_cli.workspaces.azure.address import WorkspaceAddress
 from himl_cli.workspaces.azure.errors import ErrorResponse, claims_of, refusal, says_closed
 from himl_cli.workspaces.azure.responses import object_of
-from himl_cli.workspaces.azure.tls import silence_libraries
 from himl_cli.workspaces.azure.tokens import Tokens
 from himl_cli.workspaces.retry import RetryPolicy
 
@@ -120,14 +119,15 @@ class HttpClient:
     ) -> Response:
         """Any request, for callers that need the status or the headers (202 with a `Location`), or send *headers* of
         their own."""
-        full = _with_query(url, params)
+        full = f"{url}{'&' if '?' in url else '?'}{urlencode(params, quote_via=quote)}" if params else url
         scope = self._scope_of(full)
         used = token or (self._tokens.get(scope) if scope else None)
         response = self._run(method, full, json, used, repeatable, headers)
-        if response.status_code == 401 and scope and used and not token and _is_worth_a_new_token(response):
-            response = self._run(
-                method, full, json, self._tokens.renew(scope, used, claims_of(response.headers)), repeatable, headers
-            )
+        if response.status_code == 401 and scope and used and not token:
+            text = response.text()
+            if OTHER_TENANT not in text and not says_closed(text):
+                used = self._tokens.renew(scope, used, claims_of(response.headers))
+                response = self._run(method, full, json, used, repeatable, headers)
         return self._checked(method, full, scope, response)
 
     def close(self) -> None:
@@ -142,7 +142,7 @@ class HttpClient:
     ) -> Any:
         from azure.core.exceptions import AzureError
 
-        from himl_cli.workspaces.azure.errors import is_permanent, is_unknown_host, network_error
+        from himl_cli.workspaces.azure.errors import is_unknown_host, network_error
         from himl_cli.workspaces.azure.transport import build_request
 
         began = perf_counter()
@@ -155,7 +155,6 @@ class HttpClient:
         except AzureError as err:
             if (
                 is_unknown_host(err)
-                and is_permanent(err)
                 and urlsplit(url).hostname != urlsplit(self._address.cloud.resource_manager).hostname
             ):
                 self._lost()
@@ -166,65 +165,50 @@ class HttpClient:
     def _opened(self) -> Any:
         with self._lock:
             if self._pipeline is None:
-                from himl_cli.workspaces.azure.transport import build_pipeline
+                from azure.core.pipeline import Pipeline
+
+                from himl_cli.workspaces.azure.transport import Transport
 
                 silence_libraries()
-                self._pipeline = build_pipeline(self._policy)
+                self._pipeline = Pipeline(Transport(self._policy))
                 self._closer = weakref.finalize(self, self._pipeline.__exit__)
             return self._pipeline
 
     def _checked(self, method: str, url: str, scope: str | None, response: Any) -> Response:
         status, headers = response.status_code, {name.lower(): value for name, value in response.headers.items()}
-        plain = url.partition("?")[0]
+        content, plain = response.content, url.partition("?")[0]
         if status >= 400:
-            failure = ErrorResponse(method, plain, status, headers, _lenient(response))
+            try:
+                body = read_json(content)
+            except NotJson:
+                body = content.decode("utf-8", "replace")
+            failure = ErrorResponse(method, plain, status, headers, body)
             error = refusal(failure, self._address, self._tokens.credential_for(scope) if scope else "no sign-in")
             if isinstance(error, WorkspaceNotFound):
                 self._lost()
             raise error
+        host, hint = urlsplit(url).hostname, "A proxy or a sign-in page of this network may be in between."
         if status >= 300:
-            raise _redirected(plain, headers)
-        return Response(status, headers, _decoded(response, plain))
+            target = parts_of(headers.get("location", "")).hostname or "nowhere"
+            raise ServiceFailed(f"{host} sends us to {target}, which himl does not follow with its sign-in.", hint=hint)
+        try:
+            return Response(status, headers, read_valid_json(content) if content.strip() else None)
+        except NotJson as err:
+            kind = headers.get("content-type", "something").partition(";")[0]
+            why = "" if err.line else f": {err}"
+            raise ServiceFailed(f"{host} answered with {kind} that is no JSON{why}.", hint=hint) from err
 
 
-def _is_worth_a_new_token(response: Any) -> bool:
-    text = response.text()
-    return OTHER_TENANT not in text and not says_closed(text)
+def silence_libraries() -> None:
+    """Let the vendor's loggers pass nothing below CRITICAL, unless somebody set a level for them on purpose.
 
-
-def _with_query(url: str, params: Mapping[str, str] | None) -> str:
-    if not params:
-        return url
-    return f"{url}{'&' if '?' in url else '?'}{urlencode(params, quote_via=quote)}"
-
-
-def _lenient(response: Any) -> Any:
-    try:
-        return read_json(response.content)
-    except NotJson:
-        return response.content.decode("utf-8", "replace")
-
-
-def _decoded(response: Any, url: str) -> Any:
-    if not response.content.strip():
-        return None
-    try:
-        return read_valid_json(response.content)
-    except NotJson as err:
-        kind = response.headers.get("content-type", "something").partition(";")[0]
-        why = "" if err.line else f": {err}"
-        raise ServiceFailed(
-            f"{urlsplit(url).hostname} answered with {kind} that is no JSON{why}.",
-            hint="A proxy or a sign-in page of this network may be in between.",
-        ) from err
-
-
-def _redirected(url: str, headers: Mapping[str, str]) -> HimlError:
-    target = parts_of(headers.get("location", "")).hostname or "nowhere"
-    return ServiceFailed(
-        f"{urlsplit(url).hostname} sends us to {target}, which himl does not follow with its sign-in.",
-        hint="A proxy or a sign-in page of this network may be in between.",
-    )
+    azure-identity warns of every credential that does not apply, azure-core logs a line a request, msal its cache: what
+    they would log is told by our own errors.
+    """
+    for name in ("azure.core", "azure.identity", "msal", "urllib3.connectionpool"):
+        logger = logging.getLogger(name)
+        if logger.level == logging.NOTSET:
+            logger.setLevel(logging.CRITICAL)
 
 
 AT_ONCE = 8

@@ -31,16 +31,6 @@ OFF = ("", "false", "0", "no")
 HOW_TO_GET_ONE = "Submit the job with --identity managed or --identity user."
 
 
-def has_run_token() -> bool:
-    """Whether the job was given a token of its own."""
-    return bool(os.environ.get("AZUREML_RUN_TOKEN"))
-
-
-def tenant_of_run_token() -> str:
-    """The tenant that the job's run token names, "" where it names none."""
-    return str(Token(os.environ.get("AZUREML_RUN_TOKEN", ""), 0, "").claims().get("tid") or "")
-
-
 class JobIdentity:
     """Tokens of a job. *renewed* asks the service for a new run token, given the old one: `(text, expires)`."""
 
@@ -113,30 +103,26 @@ class OnBehalfOf:
         try:
             with opener.open(url, timeout=ENDPOINT_SECONDS) as answer:
                 given = read_json(answer.read())
-            return AccessToken(_text_of(given.get("access_token") or given["token"]), int(_expires_of(given)))
+            token = given.get("access_token") or given["token"]
+            if not token.isascii() or not token.isprintable():
+                raise ValueError("the token is no text")
+            if "expires_in" in given and "expires_on" not in given:
+                expires = time.time() + float(given["expires_in"])
+            else:
+                expires = float(given["expires_on"]) if "expires_on" in given else _timestamp(str(given["expiresOn"]))
+            return AccessToken(token, int(expires))
         except (AttributeError, KeyError, OSError, OverflowError, TypeError, ValueError) as err:
             raise ClientAuthenticationError(
                 message=f"the endpoint for it gave no token ({type(err).__name__})"
             ) from err
 
 
-def _text_of(token: Any) -> str:
-    """Raises ValueError for what is no token."""
-    if not isinstance(token, str) or not token.isascii() or not token.isprintable():
-        raise ValueError("the token is no text")
-    return token
-
-
-def _expires_of(given: dict[str, Any]) -> float:
-    """When a token ends, from whichever field tells. Raises ValueError or KeyError where none does."""
-    if "expires_on" in given:
-        return float(given["expires_on"])
-    if "expires_in" in given:
-        return time.time() + float(given["expires_in"])
-    ends = as_time(str(given["expiresOn"]))
-    if ends is None:
+def _timestamp(text: str) -> float:
+    """Raises ValueError for what is no time."""
+    moment = as_time(text)
+    if moment is None:
         raise ValueError("expiresOn is no time")
-    return ends.timestamp()
+    return moment.timestamp()
 
 
 def _expiry(token: str) -> float:

@@ -6,14 +6,12 @@ them. So the file is chosen here, once, and handed to each client.
 
 from __future__ import annotations
 
-import logging
 import os
 from pathlib import Path
 
 from himl_cli.core.errors import BadUsage, ServiceFailed
 
 CA_VARIABLES = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE", "SSL_CERT_DIR")
-SILENCED = ("azure.core", "azure.identity", "msal", "urllib3.connectionpool")
 
 
 def ca_bundle() -> str:
@@ -48,15 +46,3 @@ def lost_authorities(path: str) -> ServiceFailed | None:
 def ca_source() -> str:
     """Where `ca_bundle` took it from: the variable's name, or `certifi`."""
     return next((name for name in CA_VARIABLES if os.environ.get(name, "").strip()), "certifi")
-
-
-def silence_libraries() -> None:
-    """Let the vendor's loggers pass nothing below CRITICAL, unless somebody set a level for them on purpose.
-
-    azure-identity warns of every credential that does not apply, azure-core logs a line a request, msal its cache: what
-    they would log is told by our own errors.
-    """
-    for name in SILENCED:
-        logger = logging.getLogger(name)
-        if logger.level == logging.NOTSET:
-            logger.setLevel(logging.CRITICAL)

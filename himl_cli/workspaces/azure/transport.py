@@ -15,9 +15,8 @@ from urllib.parse import urlsplit
 import requests
 import requests.adapters
 from azure.core.exceptions import AzureError, ServiceRequestError
-from azure.core.pipeline import Pipeline
 from azure.core.pipeline.transport import RequestsTransport
-from azure.core.rest import HttpRequest, HttpResponse
+from azure.core.rest import HttpRequest
 
 from himl_cli import __version__
 from himl_cli.core.errors import ServiceFailed
@@ -109,11 +108,6 @@ def _failure(response: Any, error: AzureError | None, host: str, *, repeatable: 
         retry_after=wait,
         message=f"{host} {'is busy' if status in BUSY else 'failed'} ({status})",
     )
-
-
-def build_pipeline(policy: RetryPolicy) -> Pipeline[HttpRequest, HttpResponse]:
-    """A pipeline for any number of threads. Raises BadUsage where a variable names certificates that do not exist."""
-    return Pipeline(Transport(policy))
 
 
 def build_request(

@@ -24,7 +24,7 @@ from himl_cli.core.errors import BadUsage, DiskFailed, HimlError, ServiceFailed
 from himl_cli.core.events import Finished, Moved, Notify, Planned
 from himl_cli.core.jobs import Snapshot
 from himl_cli.core.redaction import parts_of
-from himl_cli.workspaces.azure import api_versions
+from himl_cli.workspaces.azure.address import ApiVersion
 from himl_cli.workspaces.azure.cache import LONGEST_SECONDS
 from himl_cli.workspaces.azure.connection import Connection
 from himl_cli.workspaces.azure.errors import ServiceNotFound, ServiceRefused
@@ -37,7 +37,7 @@ HASH_VERSION = "202208"
 WORKERS = 32
 _NUMBER = "1"  # the version of code that nobody named; its name is new each time
 _CHUNK = 1 << 20
-_PARAMS = {"api-version": api_versions.CODES}
+_PARAMS = {"api-version": ApiVersion.CODES}
 FileState = tuple[int, int, int]
 
 

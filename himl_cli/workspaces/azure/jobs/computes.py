@@ -15,7 +15,7 @@ from himl_cli.core.jobs import SERVERLESS, ClusterSpec
 from himl_cli.core.processes import terminations
 from himl_cli.core.redaction import redact
 from himl_cli.core.text import did_you_mean
-from himl_cli.workspaces.azure import api_versions
+from himl_cli.workspaces.azure.address import ApiVersion
 from himl_cli.workspaces.azure.connection import Connection
 from himl_cli.workspaces.azure.errors import ServiceNotFound, ServiceRefused
 from himl_cli.workspaces.azure.responses import resources, understood
@@ -35,7 +35,7 @@ FIRST_PAUSE, LONGEST_PAUSE, GROWTH = 1.0, 5.0, 1.5
 """Seconds between two looks, at first and at most: the service does not tell how long to wait."""
 IDLE = "PT2M"  # how long a node without a job is kept: the service's own choice
 _PENDING = ("creating", "updating", "inprogress", "running", "accepted")
-_PARAMS = {"api-version": api_versions.COMPUTES}
+_PARAMS = {"api-version": ApiVersion.COMPUTES}
 
 
 def check_compute(connection: Connection, name: str, nodes: int = 1, notify: Notify = ignore) -> None:

@@ -14,7 +14,7 @@ from urllib.parse import quote
 from himl_cli.core.errors import BadUsage, HimlError, Interrupted, NotAllowed, NotFound, ServiceFailed
 from himl_cli.core.processes import interruptions, terminations
 from himl_cli.core.runs import Run, new_run_id
-from himl_cli.workspaces.azure import api_versions
+from himl_cli.workspaces.azure.address import ApiVersion
 from himl_cli.workspaces.azure.connection import Connection
 from himl_cli.workspaces.azure.errors import ServiceNotFound, ServiceRefused
 from himl_cli.workspaces.azure.jobs.body import PutRequest
@@ -117,7 +117,7 @@ def is_gone(connection: Connection, id: str) -> bool:
     """Whether the service has no code, environment or component of this resource id any more."""
     url = f"{connection.address.cloud.resource_manager}{quote(id)}"
     try:
-        connection.rest.get(url, params={"api-version": api_versions.ENVIRONMENTS})
+        connection.rest.get(url, params={"api-version": ApiVersion.ENVIRONMENTS})
     except ServiceNotFound:
         return True
     return False

@@ -20,7 +20,7 @@ from himl_cli.core.errors import BadUsage, NotFound
 from himl_cli.core.events import Notice, Notify, ignore
 from himl_cli.core.jobs import DOCKERFILE, USUAL_DATASTORE, EnvironmentSpec, JobSpec, Snapshot
 from himl_cli.core.text import did_you_mean
-from himl_cli.workspaces.azure import api_versions
+from himl_cli.workspaces.azure.address import ApiVersion
 from himl_cli.workspaces.azure.cache import LONGEST_SECONDS
 from himl_cli.workspaces.azure.connection import Connection
 from himl_cli.workspaces.azure.errors import ServiceNotFound
@@ -47,7 +47,7 @@ _WITH_WHEELS, _BUILT = "himl-private-wheels", "himl-build-context"
 versions are digests of their contents."""
 _CLOCK_SECONDS = 2.0  # two clocks of the service may differ by that
 _SHOWN_VERSIONS = 10
-_PARAMS = {"api-version": api_versions.ENVIRONMENTS}
+_PARAMS = {"api-version": ApiVersion.ENVIRONMENTS}
 _CONDA_FILE, _CONTEXT, _PREFIX = "conda.yml", "/himl-environment", "/azureml-envs/himl"
 _WITH_CONDA = f"""\
 RUN conda env create --prefix {_PREFIX} --file {_CONTEXT}/{_CONDA_FILE} && conda clean --all --yes

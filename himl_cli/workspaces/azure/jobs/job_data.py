@@ -15,7 +15,7 @@ from himl_cli.core.errors import BadUsage, NotFound
 from himl_cli.core.events import Notice, Notify
 from himl_cli.core.jobs import DataSpec, PipelineSpec, StepSpec
 from himl_cli.core.text import did_you_mean
-from himl_cli.workspaces.azure import api_versions
+from himl_cli.workspaces.azure.address import ApiVersion
 from himl_cli.workspaces.azure.connection import Connection
 from himl_cli.workspaces.azure.errors import ServiceNotFound, ServiceRefused
 from himl_cli.workspaces.azure.http import ask_all
@@ -34,7 +34,7 @@ OUTPUT_MODES = {"mount": "rw_mount", "upload": "upload"}
 EACH_TRIAL = "${{name}}"
 """What the service puts the run's id in for, in the path of an output."""
 _SHOWN, _MOST_NAMES = 10, 1000  # versions that a message names; names that are looked through for a near one
-_PARAMS = {"api-version": api_versions.DATA}
+_PARAMS = {"api-version": ApiVersion.DATA}
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from himl_cli.core.processes import terminations
 from himl_cli.core.redaction import mask_arguments, parts_of
 from himl_cli.core.runs import Run, RunStatus
 from himl_cli.core.sweeps import PLACEHOLDER, SEARCH_SPACE, SweepSpec
-from himl_cli.workspaces.azure import api_versions
+from himl_cli.workspaces.azure.address import ApiVersion
 from himl_cli.workspaces.azure.cache import LONGEST_SECONDS
 from himl_cli.workspaces.azure.connection import Connection
 from himl_cli.workspaces.azure.errors import ServiceNotFound
@@ -288,7 +288,7 @@ def _input(connection: Connection, item: DataSpec, given: JobInput) -> Any:
     else:
         if found is not None:
             url = connection.arm(f"/data/{found[1]}/versions/{found[2]}")
-            record = connection.rest.get_object(url, "data", params={"api-version": api_versions.DATA})
+            record = connection.rest.get_object(url, "data", params={"api-version": ApiVersion.DATA})
             uri = str((record.get("properties") or {}).get("dataUri") or "")
         if not uri:
             raise NotFound(f"Azure ML does not tell where the data '{item.name}' lie.")
@@ -326,7 +326,7 @@ def _registered_environment(connection: Connection, spec: EnvironmentSpec) -> Ma
     """
     environment_id(connection, spec.name, spec.version)  # raises
     below = "" if spec.version in (None, LATEST) else f"/versions/{quote(str(spec.version), safe='')}"
-    url = connection.environment(f"/environments/{quote(spec.name, safe='')}{below}")
+    url = connection.service("environment", f"/environments/{quote(spec.name, safe='')}{below}")
     return connection.rest.get_object(url, "environment")
 
 
@@ -450,7 +450,7 @@ def _describe(connection: Connection, spec: JobSpec, run_id: str, notify: Notify
         "properties": limit_properties(spec.max_seconds if spec.sweep is None else None),
         **{name: text for name, text in names.items() if text},
     }
-    url = connection.history(f"/experiments/{quote(spec.experiment, safe='')}/runs/{quote(run_id, safe='')}")
+    url = connection.service("history", f"/experiments/{quote(spec.experiment, safe='')}/runs/{quote(run_id, safe='')}")
     try:
         connection.rest.patch(url, json=change)
     except KeyboardInterrupt as err:

@@ -99,7 +99,7 @@ class RunHistory:
             "selectRunDefinition": True,
             "selectJobSpecification": True,
         }
-        url = self._connection.history("/rundata")
+        url = self._connection.service("history", "/rundata")
         answer = self._connection.rest.post_object(url, "run", json=wanted)
         if "runMetadata" in answer and not answer["runMetadata"]:
             raise ServiceNotFound(f"The run history has no data of run '{run_id}'.")
@@ -120,7 +120,7 @@ class RunHistory:
         """
         if not can_be_name(experiment):
             return
-        url = self._connection.history(f"/experiments/{quote(experiment, safe='')}/runs:query")
+        url = self._connection.service("history", f"/experiments/{quote(experiment, safe='')}/runs:query")
 
         def ask(filter: str, order: str, token: str | None, top: int) -> Any:
             said = {"filter": filter or None, "orderby": order or None, "top": top, "continuationToken": token}
@@ -194,7 +194,7 @@ class RunHistory:
     def _batch(self, run_ids: Sequence[str]) -> dict[str, RawRun]:
         requests = {run_id: {"runId": run_id, "selectRunMetadata": True} for run_id in run_ids}
         found: dict[str, RawRun] = {}
-        url = self._connection.history("/batchrundata")
+        url = self._connection.service("history", "/batchrundata")
         try:
             answer = self._connection.rest.post_object(url, "runs", json={"requests": requests})
         except ServiceNotFound:  # a service without this route: each run by itself
@@ -220,7 +220,7 @@ class RunHistory:
             return None
 
     def _url(self, run_id: str, below: str = "") -> str:
-        return self._connection.history(f"/runs/{quote(run_id, safe='')}{below}")
+        return self._connection.service("history", f"/runs/{quote(run_id, safe='')}{below}")
 
     def _seen(self, raw: RawRun, url: str) -> RawRun:
         """*raw*, an answer of *url*. Raises ServiceFailed where it does not have what every run has."""
@@ -279,7 +279,7 @@ class Experiments:
         ask_all(self.name, [one for one in dict.fromkeys(experiment_ids) if one not in self._names])
 
     def _ask(self, experiment_id: str) -> str:
-        url = self._connection.history(f"/experimentids/{quote(experiment_id, safe='')}")
+        url = self._connection.service("history", f"/experimentids/{quote(experiment_id, safe='')}")
         try:
             name = self._connection.rest.get_object(url, "experiment").get("name")
         except ServiceNotFound:

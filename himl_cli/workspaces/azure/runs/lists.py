@@ -19,7 +19,7 @@ from himl_cli.core.jobs import STEP, STEP_AFTER
 from himl_cli.core.runs import Run, RunQuery, implied_experiment
 from himl_cli.core.sweeps import HYPERPARAMETERS, TRIAL
 from himl_cli.core.text import near_matches
-from himl_cli.workspaces.azure import api_versions
+from himl_cli.workspaces.azure.address import ApiVersion
 from himl_cli.workspaces.azure.connection import Connection
 from himl_cli.workspaces.azure.errors import ServiceNotFound, ServiceRefused
 from himl_cli.workspaces.azure.responses import pages, understood
@@ -171,7 +171,7 @@ def _of_index(connection: Connection, conditions: Sequence[dict[str, Any]], top:
         "searchBuilder": "AppendPrefix",
         "continuationToken": None,
     }
-    url = connection.index("/entities")
+    url = connection.service("index", "/entities")
 
     def ask(behind: str | int | None) -> Any:
         way = "skip" if isinstance(behind, int) else "continuationToken"
@@ -193,7 +193,7 @@ def _check(runs: Sequence[Entity]) -> None:
 
 def _of_jobs(connection: Connection) -> Iterator[Sequence[str]]:
     url = connection.arm("/jobs")
-    first = {"api-version": api_versions.JOBS, "listViewType": "ActiveOnly"}
+    first = {"api-version": ApiVersion.JOBS, "listViewType": "ActiveOnly"}
     for page in pages(lambda _: connection.rest.get(url, params=first), url, "jobs", follow=connection.rest.get):
         with understood(url, "a job in it"):
             names = [str(job["name"]) for job in page.items]
@@ -230,7 +230,7 @@ class PipelineSteps:
 
     def _asked(self, pipeline: str) -> Mapping[str, Mapping[str, str]]:
         url = self._connection.arm(f"/jobs/{quote(pipeline, safe='')}")
-        answer = self._connection.rest.get_object(url, "job", params={"api-version": api_versions.JOBS})
+        answer = self._connection.rest.get_object(url, "job", params={"api-version": ApiVersion.JOBS})
         with understood(url, "the pipeline"):
             jobs = answer["properties"].get("jobs") or {}
             keys = {node: _own_key(node, given) for node, given in jobs.items()}
@@ -333,7 +333,7 @@ class RunLists:
     def _told(self, raw: RawRun) -> Run:
         name = self._experiments.name(raw["experimentId"])
         tenant_id = self._connection.record().tenant_id
-        with understood(self._connection.history(), f"run '{raw['runId']}'"):
+        with understood(self._connection.service("history"), f"run '{raw['runId']}'"):
             return as_run(raw, experiment=name, address=self._connection.address, tenant_id=tenant_id)
 
     def runs(self, query: RunQuery) -> Iterator[Run]:

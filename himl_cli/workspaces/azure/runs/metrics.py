@@ -54,7 +54,7 @@ def _read(connection: Connection, run_ids: Sequence[str], kinds: set[str]) -> li
 
     def read(one: Listed) -> list[Metric | Texts]:
         found = list(_full_pages(connection, one))
-        with understood(connection.metric(""), f"metric '{one.name}'"):
+        with understood(connection.service("metric"), f"metric '{one.name}'"):
             return list(_columns(found, one.run, one.name))
 
     return [column for columns in ask_all(read, wanted) for column in columns]
@@ -88,7 +88,7 @@ def _columns(found: Sequence[Page], run_id: str, name: str) -> Iterator[Metric |
 
 
 def metric_pages(connection: Connection, run_id: str, what: str, body: Mapping[str, Any]) -> Iterator[Page]:
-    url = connection.metric(f"/runs/{quote(run_id, safe='')}/{what}")
+    url = connection.service("metric", f"/runs/{quote(run_id, safe='')}/{what}")
     return pages(lambda token: connection.rest.post(url, json={**body, "continuationToken": token}), url, "metrics")
 
 
@@ -179,7 +179,7 @@ def read_told(connection: Connection, listed: Iterable[Listed], wanted: Callable
     found: dict[str, Told] = {}
     read = ask_all(lambda one: list(_full_pages(connection, one)), chosen, at_once=MANY_AT_ONCE)
     for one, full in zip(chosen, read, strict=True):
-        with understood(connection.metric(""), f"metric '{one.name}'"):
+        with understood(connection.service("metric"), f"metric '{one.name}'"):
             _add(found.setdefault(one.run, Told()), one, [row for page in full for row in page.items])
     return found
 
@@ -188,7 +188,7 @@ def _listed(connection: Connection, run_id: str) -> list[Listed]:
     found: list[Listed] = []
     try:
         for page in metric_pages(connection, run_id, "list", {"metricNamespace": None}):
-            with understood(connection.metric(""), "a metric in it"):
+            with understood(connection.service("metric"), "a metric in it"):
                 for told in page.items:
                     key = told["metricKey"]
                     columns = {str(column): str(kind).lower() for column, kind in (told.get("columns") or {}).items()}

@@ -58,7 +58,7 @@ class MlflowRuns:
     def search(self, experiment_id: str, condition: str) -> Iterator[MlflowRun]:
         """The runs of the experiment that fulfil *condition*, archived ones too. Raises ServiceRefused where it is not
         understood."""
-        url = self._connection.mlflow("/runs/search")
+        url = self._connection.service("mlflow", "/runs/search")
         body = {
             "experiment_ids": [experiment_id],
             "filter": condition,
@@ -98,7 +98,7 @@ class MlflowRuns:
 
     def get(self, run_id: str) -> MlflowRun | None:
         """One run; None for a kind of run or an id that MLflow does not know."""
-        url = self._connection.mlflow("/runs/get")
+        url = self._connection.service("mlflow", "/runs/get")
         try:
             answer = self._connection.rest.get_object(url, "run", params={"run_id": run_id, "run_uuid": run_id})
         except ServiceNotFound:
@@ -135,7 +135,7 @@ class MlflowRuns:
         than fit into an answer."""
         name, run_ids = asked
         query = [("metric_key", name), ("max_results", str(BULK_POINTS)), *(("run_id", run_id) for run_id in run_ids)]
-        url = self._connection.mlflow("/metrics/get-history-bulk")
+        url = self._connection.service("mlflow", "/metrics/get-history-bulk")
         try:
             answer = object_of(self._connection.rest.get(f"{url}?{urlencode(query)}"), url, "list of points")
         except ServiceNotFound:
@@ -155,7 +155,7 @@ class MlflowRuns:
 
     def _history(self, asked: tuple[str, str]) -> list[tuple[int, float, float]]:
         run_id, name = asked
-        url = self._connection.mlflow("/metrics/get-history")
+        url = self._connection.service("mlflow", "/metrics/get-history")
         said = {"run_id": run_id, "run_uuid": run_id, "metric_key": name, "max_results": str(POINTS_AT_ONCE)}
         rows: list[tuple[int, float, float]] = []
 
@@ -397,7 +397,7 @@ def _result(
 
 def read_parameters(connection: Connection, raw: RawRun) -> dict[str, str]:
     """By name, as MLflow and as the run history have them; values that are not text are told as JSON. One request."""
-    with understood(connection.history(), "the run's list of parameters"):
+    with understood(connection.service("history"), "the run's list of parameters"):
         found = {name: _as_text(value) for name, value in (raw.get("parameters") or {}).items()}
     logged = MlflowRuns(connection).get(raw["runId"])
     return dict(sorted((found | (dict(logged.parameters) if logged else {})).items()))

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from himl_cli.core.errors import NotFound
-from himl_cli.workspaces.azure import api_versions
+from himl_cli.workspaces.azure.address import ApiVersion
 from himl_cli.workspaces.azure.connection import Connection
 from himl_cli.workspaces.azure.errors import ServiceNotFound, ServiceRefused
 from himl_cli.workspaces.azure.responses import understood
@@ -106,7 +106,7 @@ def find_output(connection: Connection, history: RunHistory, data: RunData, key:
     Raises NotFound naming the keys there are, or where its place is not told.
     """
     told = _reused(history, data)
-    with understood(connection.history(), "what it tells of outputs"):
+    with understood(connection.service("history"), "what it tells of outputs"):
         assets = {name: {**(asset or {})} for name, asset in (told.run.get("outputs") or {}).items()}
         defined = defined_places(told.definition, told.id)
     if key not in assets and key not in defined:
@@ -152,8 +152,12 @@ def _place_of_asset(connection: Connection, asset: Mapping[str, Any], meant: Out
     if not asset_id:
         return None
     is_model = kind in MODELS or "/models/" in asset_id
-    url = connection.model_registry(f"/models{RESOLVED}") if is_model else connection.data(f"/dataversion{RESOLVED}")
-    version = {"api-version": api_versions.MODELS} if is_model else None
+    url = (
+        connection.service("modelregistry", f"/models{RESOLVED}")
+        if is_model
+        else connection.service("data", f"/dataversion{RESOLVED}")
+    )
+    version = {"api-version": ApiVersion.MODELS} if is_model else None
     try:
         answer = connection.rest.post_object(url, "asset", params=version, json={"values": [asset_id]})
     except ServiceNotFound:

@@ -16,7 +16,7 @@ from himl_cli.core.errors import BadUsage, HimlError
 from himl_cli.core.redaction import redact
 from himl_cli.core.results import Logged, LoggedKind, LoggedRow, NewRun, RunEnd, Value
 from himl_cli.core.runs import RunStatus
-from himl_cli.workspaces.azure import api_versions
+from himl_cli.workspaces.azure.address import ApiVersion
 from himl_cli.workspaces.azure.connection import Connection
 from himl_cli.workspaces.azure.errors import ServiceNotFound, ServiceRefused
 from himl_cli.workspaces.azure.responses import understood
@@ -142,7 +142,9 @@ class RunWriting:
     def start(self, new: NewRun) -> None:
         """Make the run, with its experiment where that is new, and let it begin."""
         self._ensure_experiment(new.experiment)
-        url = self._connection.history(f"/experiments/{quote(new.experiment, safe='')}/runs/{quote(new.id, safe='')}")
+        url = self._connection.service(
+            "history", f"/experiments/{quote(new.experiment, safe='')}/runs/{quote(new.id, safe='')}"
+        )
         body: dict[str, Any] = {
             "runId": new.id,
             "displayName": new.display_name or new.id,
@@ -172,7 +174,7 @@ class RunWriting:
 
         Raises HimlError where it refuses a whole batch.
         """
-        url = self._connection.metric(f"/runs/{quote(run_id, safe='')}/batch")
+        url = self._connection.service("metric", f"/runs/{quote(run_id, safe='')}/batch")
         for batch in batches(entries, container_id):
             try:
                 answer = self._connection.rest.post(url, json={"values": batch, "reportErrors": True})
@@ -185,7 +187,7 @@ class RunWriting:
 
     def log_parameters(self, run_id: str, parameters: Mapping[str, str]) -> None:
         """Raises BadUsage where one has another value already."""
-        url, pairs = self._connection.mlflow("/runs/log-batch"), iter(parameters.items())
+        url, pairs = self._connection.service("mlflow", "/runs/log-batch"), iter(parameters.items())
         while some := [{"key": key, "value": value} for key, value in islice(pairs, MOST_PARAMETERS)]:
             try:
                 self._connection.rest.post(url, json={"run_id": run_id, "metrics": [], "params": some, "tags": []})
@@ -200,8 +202,9 @@ class RunWriting:
     def settle(self, run: RunFacts, seconds: float) -> None:
         """Wait until the metric service has taken in what it was sent, *seconds* at most: what comes later is only seen
         later."""
-        url = self._connection.history(
-            f"/experimentids/{quote(run.experiment_id, safe='')}/runs/{quote(run.id, safe='')}/metricsingest/wait"
+        url = self._connection.service(
+            "history",
+            f"/experimentids/{quote(run.experiment_id, safe='')}/runs/{quote(run.id, safe='')}/metricsingest/wait",
         )
         deadline = time.monotonic() + seconds
         try:
@@ -211,7 +214,7 @@ class RunWriting:
             return
 
     def _ensure_experiment(self, name: str) -> None:
-        url = self._connection.history(f"/experiments/{quote(name, safe='')}")
+        url = self._connection.service("history", f"/experiments/{quote(name, safe='')}")
         try:
             self._connection.rest.get(url)
         except ServiceNotFound:
@@ -222,7 +225,7 @@ class RunWriting:
                     raise
 
     def _tell(self, run_id: str, what: str, data: Mapping[str, Any]) -> None:
-        url = self._connection.history(f"/runs/{quote(run_id, safe='')}/events")
+        url = self._connection.service("history", f"/runs/{quote(run_id, safe='')}/events")
         self._connection.rest.post(
             url, json={"name": EVENT + what, "timestamp": _now(), "data": {"RunId": run_id, **data}}
         )
@@ -257,7 +260,7 @@ def ask_to_cancel(connection: Connection, history: RunHistory, run_id: str) -> b
     if not connection.in_job:
         try:
             reply = connection.rest.send(
-                "POST", connection.arm(f"/jobs/{quoted}/cancel"), params={"api-version": api_versions.JOBS}
+                "POST", connection.arm(f"/jobs/{quoted}/cancel"), params={"api-version": ApiVersion.JOBS}
             )
         except (ServiceNotFound, ServiceRefused) as err:
             _raise_passing(err)
@@ -268,7 +271,8 @@ def ask_to_cancel(connection: Connection, history: RunHistory, run_id: str) -> b
         return not _ended_otherwise(raw)
     try:
         connection.rest.send(
-            "POST", connection.history(f"/experimentids/{quote(raw['experimentId'], safe='')}/runs/{quoted}/cancel")
+            "POST",
+            connection.service("history", f"/experimentids/{quote(raw['experimentId'], safe='')}/runs/{quoted}/cancel"),
         )
     except ServiceRefused as err:
         _raise_passing(err)

@@ -129,7 +129,7 @@ class LinkEndpoint(Endpoint):
     def _url(self, what: str, path: str | None = None) -> str:
         below = "" if path is None else f"/{quote(path)}"
         run = quote(self._container_id, safe="")
-        return self._connection.artifact(f"/artifacts{what}/ExperimentRun/{run}{below}")
+        return self._connection.service("artifact", f"/artifacts{what}/ExperimentRun/{run}{below}")
 
 
 class WriteEndpoint(LinkEndpoint):

@@ -15,8 +15,7 @@ from urllib.parse import quote
 
 from himl_cli.core.blobs import DatastoreInfo
 from himl_cli.core.errors import BadUsage, NotAllowed, NotFound, ServiceFailed
-from himl_cli.workspaces.azure import api_versions
-from himl_cli.workspaces.azure.address import Cloud
+from himl_cli.workspaces.azure.address import ApiVersion, Cloud
 from himl_cli.workspaces.azure.connection import Connection
 from himl_cli.workspaces.azure.errors import ServiceRefused
 from himl_cli.workspaces.azure.responses import resources, understood
@@ -158,7 +157,7 @@ def read_record(connection: Connection, name: str) -> DatastoreRecord:
     """The datastore called *name*. Raises ServiceNotFound."""
 
     def from_arm() -> DatastoreRecord:
-        url, params = connection.arm(f"/datastores/{quote(name, safe='')}"), {"api-version": api_versions.DATASTORES}
+        url, params = connection.arm(f"/datastores/{quote(name, safe='')}"), {"api-version": ApiVersion.DATASTORES}
         with understood(url, "the datastore"):
             return DatastoreRecord.from_arm(connection.rest.get_object(url, "datastore", params=params))
 
@@ -206,7 +205,7 @@ def read_secret(connection: Connection, record: DatastoreRecord, *, as_it_is: bo
         body = {"expirableSecret": True, "expireAfterHours": hours} if hours else {"expirableSecret": False}
         try:
             return connection.rest.post_object(
-                url, "secret", params={"api-version": api_versions.DATASTORE_SECRETS}, json=body
+                url, "secret", params={"api-version": ApiVersion.DATASTORE_SECRETS}, json=body
             )
         except ServiceRefused as err:
             if err.status != 400 or hours <= 1:
@@ -235,7 +234,7 @@ def _by_run_token(connection: Connection, ask: Callable[[], Answer], otherwise: 
 
 def _arm_records(connection: Connection, **query: str) -> Iterator[DatastoreRecord]:
     url = connection.arm("/datastores")
-    params = {"api-version": api_versions.DATASTORES, "count": "30", **query}
+    params = {"api-version": ApiVersion.DATASTORES, "count": "30", **query}
     for resource in resources(connection.rest.get, url, "datastores", params):
         with understood(url, "the datastore"):
             record = DatastoreRecord.from_arm(resource)
@@ -243,11 +242,13 @@ def _arm_records(connection: Connection, **query: str) -> Iterator[DatastoreReco
 
 
 def _job_resource(connection: Connection, name: str) -> Mapping[str, Any]:
-    return connection.rest.get_object(connection.datastore(f"/datastores/{quote(name, safe='')}"), "datastore")
+    return connection.rest.get_object(
+        connection.service("datastore", f"/datastores/{quote(name, safe='')}"), "datastore"
+    )
 
 
 def _job_default(connection: Connection) -> DatastoreRecord:
-    resource = connection.rest.get_object(connection.datastore("/default"), "datastore")
+    resource = connection.rest.get_object(connection.service("datastore", "/default"), "datastore")
     return replace(DatastoreRecord.from_job_service(resource), is_default=True)
 
 
@@ -257,7 +258,9 @@ def _job_records(connection: Connection) -> Iterator[DatastoreRecord]:
     token = ""
     for _ in range(MOST_PAGES):
         params = {"count": "30", **({"continuationToken": token} if token else {})}
-        answer = connection.rest.get_object(connection.datastore("/datastores"), "list of datastores", params=params)
+        answer = connection.rest.get_object(
+            connection.service("datastore", "/datastores"), "list of datastores", params=params
+        )
         for resource in answer.get("value") or []:
             record = DatastoreRecord.from_job_service(resource)
             yield replace(record, is_default=record.name == default)

@@ -19,8 +19,7 @@ from himl_cli.core.jobs import DATASTORE_NAME, ContainerSpec
 from himl_cli.core.redaction import parts_of, redact
 from himl_cli.core.text import did_you_mean, shorten
 from himl_cli.core.workspaces import WORKSPACE_ID, WorkspaceIds
-from himl_cli.workspaces.azure import api_versions
-from himl_cli.workspaces.azure.address import WorkspaceAddress
+from himl_cli.workspaces.azure.address import ApiVersion, WorkspaceAddress
 from himl_cli.workspaces.azure.connection import Connection
 from himl_cli.workspaces.azure.errors import ServiceNotFound, ServiceRefused
 from himl_cli.workspaces.azure.storage.artifacts import RunArtifacts
@@ -253,7 +252,7 @@ def _register(connection: Connection, spec: ContainerSpec, name: str) -> None:
     }
     if spec.subscription:
         properties["subscriptionId"] = spec.subscription
-    url, params = connection.arm(f"/datastores/{quote(name, safe='')}"), {"api-version": api_versions.DATASTORES}
+    url, params = connection.arm(f"/datastores/{quote(name, safe='')}"), {"api-version": ApiVersion.DATASTORES}
     try:
         connection.rest.send("PUT", url, params=params, json={"properties": properties})
     except ServiceRefused as err:

@@ -13,11 +13,11 @@ from urllib.parse import quote, unquote
 
 from himl_cli.core.processes import register_after_fork
 from himl_cli.core.redaction import parts_of
-from himl_cli.workspaces.azure import api_versions
+from himl_cli.workspaces.azure.address import ApiVersion
 from himl_cli.workspaces.azure.storage.properties import quoted
 from himl_cli.workspaces.retry import PauseLog
 
-VERSION_HEADER = f"x-ms-version: {api_versions.STORAGE}"
+VERSION_HEADER = f"x-ms-version: {ApiVersion.STORAGE}"
 RIGHT_MISSING = ("AuthorizationPermissionMismatch", "InsufficientAccountPermissions", "UnauthorizedBlobOverwrite")
 NO_KEYS = ("KeyBasedAuthenticationNotPermitted", "PublicAccessNotPermitted")
 EARLY = 300.0  # seconds before its end that a signature is replaced
