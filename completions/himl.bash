@@ -25,6 +25,7 @@ _himl_table() {
             --no_mpi_single_node
             --shm_size=
             --instance_type=
+            --job_tier=choice:spot,basic,standard,premium
             +--docker_args=
             --identity=choice:user,managed
             --max_run_duration=

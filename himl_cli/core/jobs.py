@@ -205,6 +205,7 @@ class JobOptions:
     description: str = option("", files="pipeline yaml")
     default_datastore: str | None = option(files="pipeline yaml_local")
     instance_type: str = option("", only="cluster")
+    job_tier: str | None = option(only="cluster", choices=("spot", "basic", "standard", "premium"))
     resource_properties: Mapping[str, Any] = field(default_factory=dict)
     shm_size: str = option("", only="cluster", files="pipeline")
     docker_args: Sequence[str] = option((), only="cluster", files="pipeline")

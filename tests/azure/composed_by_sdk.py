@@ -187,6 +187,7 @@ def _command(run_id: str, spec: JobSpec, references: JobReferences) -> Any:
         docker_args=" ".join(spec.docker_args) or None,
         timeout=None if spec.max_seconds is None else limit_of(spec.max_seconds),
         identity=_identity(spec),
+        job_tier=spec.job_tier,
     )
     if spec.resource_properties:
         job.set_resources(properties=dict(spec.resource_properties))
@@ -194,7 +195,8 @@ def _command(run_id: str, spec: JobSpec, references: JobReferences) -> Any:
 
 
 def _sweep(trial: Any, spec: JobSpec) -> Any:
-    sweep, shared = spec.sweep, ("name", "display_name", "description", "experiment_name", "tags", "compute", "inputs", "outputs", "identity")
+    sweep = spec.sweep
+    shared = ("name", "display_name", "description", "experiment_name", "tags", "compute", "inputs", "outputs", "identity", "queue_settings")
     assert sweep is not None
     sampling: Mapping[str, Any] = {"grid": sweeps.GridSamplingAlgorithm, "bayesian": sweeps.BayesianSamplingAlgorithm}
     stop = sweep.early_stop

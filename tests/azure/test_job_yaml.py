@@ -63,6 +63,7 @@ SPECS: dict[str, dict[str, Any]] = {
     "as the cluster": {"identity": "managed", "display_name": "shown", "tags": {"n": "1", "b": "true", "e": ""}},
     "services": {"services": {"vscode": "", "jupyterlab": "", "tensorboard": "outputs/tb", "ssh": "ssh-ed25519 AAAA ada@lab"}},
     "resources": {"instance_type": "gpu-large", "resource_properties": {"AISuperComputer": {"slaTier": "Premium"}}},
+    "tier": {"cluster": "serverless", "job_tier": "spot"},
     "a command": {"entry": Entry(EntryKind.command, "cd lab && torchrun --nproc_per_node 2 'a b.py'"), "arguments": ["--x", "$HOME"]},
     "another program": {"python": "torchrun --nproc_per_node 2"},
     "image alone": {"environment": EnvironmentSpec(image="docker.io/python:3.11")},

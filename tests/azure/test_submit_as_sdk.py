@@ -68,6 +68,7 @@ def jobs(draw: st.DrawFn) -> JobSpec:
         shm_size=draw(st.sampled_from(["", "100g"])),
         docker_args=draw(st.sampled_from([(), ("--ipc=host", "--env A='b c'")])),
         identity=draw(st.sampled_from([None, "user", "managed"])),
+        job_tier=draw(st.sampled_from([None, "spot", "basic", "standard", "premium"])),
         sweep=draw(st.sampled_from([None, None, *(fields["sweep"] for fields in SWEEPS.values())])),
     )
     assume(not any(REWRITTEN.search(argument) for argument in spec.arguments))

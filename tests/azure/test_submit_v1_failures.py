@@ -32,6 +32,7 @@ def test_an_unknown_cluster_is_refused_before_anything_is_uploaded(lab: StagedWo
     ("options", "words"),
     [
         (("--cluster", "cpu-cluster", "--identity", "user"), ("--identity user", "--sdk v1")),
+        (("--cluster", "cpu-cluster", "--job_tier", "spot"), ("--job_tier spot", "--sdk v1")),
         (("--cluster", "serverless"), ("--cluster serverless", "--sdk v1")),
         (("--cluster", "cpu-cluster", "--environment", f"{ELSEWHERE}/x/versions/1"), (ELSEWHERE, "--sdk v1")),
     ],

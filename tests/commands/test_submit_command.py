@@ -147,6 +147,7 @@ def test_what_is_wrong_with_it_is_said_before_the_service_is_asked(himl: Himl, a
         ("--dockerfile", "image/Dockerfile", "--conda_env", "environment.yml"): "--dockerfile and --conda_env were both given.",
         ("--dockerfile", str(Path.home() / "Dockerfile")): f"The image would be built from all of '{Path.home()}'.",
         ("--instance_type", " "): "--instance_type got an empty value.",
+        ("--job_tier", "cheap"): "--job_tier cannot be 'cheap'.",
     }
     if os.environ.get("GIT_DIR") is None:
         write_files(project, {"image/.gitignore": "Dockerfile.own\n"})
@@ -159,8 +160,10 @@ def test_what_is_wrong_with_it_is_said_before_the_service_is_asked(himl: Himl, a
 
 def test_here_it_is_passed_over_and_said(himl: Himl, project: Path) -> None:
     write_files(project, {"train.py": ""})
-    done = himl.ok("submit", "train.py", "--vscode", "--instance_type", "x", "--ssh_key", "gone.pub", "--build_context", "gone")
-    assert "Passed over, since the job runs here and not on a cluster: --instance_type, --build_context, --vscode, --ssh_key." in " ".join(done.stderr.split())
+    done = himl.ok("submit", "train.py", "--vscode", "--instance_type", "x", "--job_tier", "spot", "--ssh_key", "gone.pub", "--build_context", "gone")
+    assert "Passed over, since the job runs here and not on a cluster: --instance_type, --job_tier, --build_context, --vscode, --ssh_key." in " ".join(
+        done.stderr.split()
+    )
 
 
 def test_settings_of_another_environment_give_way(himl: Himl, azure_project: StagedWorkspace, project: Path) -> None:

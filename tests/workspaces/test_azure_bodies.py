@@ -38,6 +38,7 @@ COMMANDS: dict[str, dict[str, Any]] = {
     "ranks by default": {"distribution": "pytorch"},
     "mpi": {"nodes": 2, "distribution": "mpi", "processes": 2},
     "serverless": {"cluster": "serverless", "instance_type": "Standard_NC6", "nodes": 2},
+    "spot": {"cluster": "serverless", "job_tier": "spot"},
     "names": {"display_name": "shown", "description": "what it is", "tags": {"team": "blue", "empty": "", **GIT}, "env": {"EMPTY": "", "N": "01", "T": "yes"}},
     "clean git": {"tags": {"build_source_dirty": "", "build_branch": "x"}},
     "inputs": {

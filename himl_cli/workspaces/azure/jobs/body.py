@@ -127,6 +127,8 @@ def job_request(address: WorkspaceAddress, run_id: str, spec: JobSpec, reference
         properties["computeId"] = _compute_id(address, spec.cluster)
     if spec.identity is not None:
         properties["identity"] = {"identityType": IDENTITIES[spec.identity]}
+    if spec.job_tier is not None:
+        properties["queueSettings"] = {"jobTier": spec.job_tier.capitalize()}
     if spec.distribution:
         trial["distribution"] = {
             "distributionType": DISTRIBUTIONS[spec.distribution],

@@ -150,6 +150,7 @@ def _job(spec: JobSpec, inputs: Mapping[str, Any], outputs: Mapping[str, Any]) -
             "services": {name: _service(name, value) for name, value in spec.services.items()},
             "limits": {} if spec.max_seconds is None else {"timeout": limit_of(spec.max_seconds)},
             "identity": {"type": IDENTITIES[spec.identity]} if spec.identity is not None else {},
+            "queue_settings": _filled({"job_tier": spec.job_tier}),
         }
     )
 

@@ -155,6 +155,7 @@ def _check_possible(spec: JobSpec) -> None:
         and spec.environment.name.startswith(ELSEWHERE),
         **{f"--{_OPTIONS.get(name, name)}": True for name in spec.services},
         "--instance_type": bool(spec.instance_type),
+        f"--job_tier {spec.job_tier}": spec.job_tier is not None,
         "--resources_properties": bool(spec.resource_properties),
         f"--identity {spec.identity}": spec.identity is not None,
         "--cluster serverless": spec.cluster.lower() == SERVERLESS,
