@@ -113,8 +113,13 @@ def main() -> None:
     for name in ("SIGINT", "SIGHUP"):
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)
+    from contextlib import suppress
+
     from himl_cli.commands.session import RedactingFilter, RedactingFormatter
+    from himl_cli.core.errors import HimlError
+    from himl_cli.services.runs.mirror import note_stopped
     from himl_cli.services.runs.mirror_state import DamagedState, MirrorFile
+    from himl_cli.workspaces.resolve import open_workspace
 
     handler = logging.StreamHandler()
     handler.addFilter(RedactingFilter())
@@ -131,7 +136,9 @@ def main() -> None:
             _mirror(folder, file, state)
     except DamagedState as err:
         log.warning("%s The recording ends.", err)
-        _note_stopped(folder, run_id, f"{err} It is kept as '{file.set_aside().name}'.")
+        why = f"{err} It is kept as '{file.set_aside().name}'."
+        with suppress(HimlError):  # then the run does not say so
+            note_stopped(open_workspace(str(folder), None, start=folder), run_id, why)
     except Exception:
         log.exception("the recording broke off")
 
@@ -162,35 +169,18 @@ def _mirror(folder: Path, file: MirrorFile, state: MirrorState) -> None:
 
 
 def _put_off(folder: Path, file: MirrorFile, state: MirrorState, why: str) -> None:
-    """Leave it to a later himl command: a setting may be mended, or himl itself. The run here says why it is not
-    complete there."""
-    from himl_cli.core.errors import DiskFailed
-    from himl_cli.core.redaction import redact
-
-    if not state.refused_since:
-        log.warning("Nothing can be told at present; it is kept, and tried again later: %s", why)
-        _note_stopped(folder, state.run_id, f"{why} It is kept, and tried again later.")
-    goes_on, state.away = state.put_off(), redact(why)
-    if not goes_on:
-        file.remove()
-        return
-    try:
-        if file.path.exists():  # else it was done
-            file.write(state)
-    except DiskFailed as err:
-        log.debug("the state is not renewed: %s", err)
-    file.release()
-
-
-def _note_stopped(folder: Path, run_id: str, why: str) -> None:
+    """Leave it to a later himl command: a setting may be mended, or himl itself."""
     from himl_cli.core.errors import HimlError
-    from himl_cli.services.runs.mirror import note_stopped
+    from himl_cli.services.runs.mirror import put_off
     from himl_cli.workspaces.resolve import open_workspace
 
     try:
-        note_stopped(open_workspace(str(folder), None, start=folder), run_id, why)
+        put_off(open_workspace(str(folder), None, start=folder), state, why)
+        if file.path.exists():  # else it was done
+            file.write(state)
     except HimlError as err:
-        log.debug("the run does not say so: %s", err)
+        log.debug("the state is not renewed: %s", err)
+    file.release()
 
 
 if __name__ == "__main__":

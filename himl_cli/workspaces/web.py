@@ -6,7 +6,6 @@ Messages name the address without user, password and query.
 from __future__ import annotations
 
 import base64
-import hashlib
 import re
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -30,7 +29,7 @@ from himl_cli.core.redaction import (
 )
 from himl_cli.workspaces.azure.responses import http_time
 from himl_cli.workspaces.azure.storage.curl import CurlPool, CurlResponse
-from himl_cli.workspaces.azure.storage.download import ENOUGH, SMALL, Receiver
+from himl_cli.workspaces.azure.storage.download import SMALL, Receiver
 from himl_cli.workspaces.azure.storage.errors import (
     TRANSIENT,
     BlobNotFound,
@@ -66,28 +65,12 @@ class RemoteFile:
     takes_ranges: bool
 
 
-def remote_file(response: CurlResponse, address: str) -> RemoteFile | None:
-    """What the response to a GET for the first byte of *address* tells; None where it does not tell the size."""
-    size = 0 if response.status == 416 else total_size(response)  # 416: even the first byte does not exist
-    if size is None:
-        return None
-    modified = http_time(response.header(b"last-modified"))
-    blob = BlobInfo(file_name(response, address), size, validator_of(response), whole_md5(response), modified)
-    return RemoteFile(blob, takes_ranges=response.status == 206)
-
-
 def total_size(response: CurlResponse) -> int | None:
     """Bytes of the whole file, as the response to a GET tells them."""
     if response.status == 200:
         return size_from(response.header(b"content-length"))
     found = _RANGE.fullmatch(response.header(b"content-range"))
     return size_from(found["total"]) if found else None
-
-
-def range_start(response: CurlResponse) -> int | None:
-    """Where the part begins that the response has; None where it does not say."""
-    found = _RANGE.fullmatch(response.header(b"content-range"))
-    return size_from(found["start"]) if found and found["start"] else None
 
 
 def validator_of(response: CurlResponse) -> str:
@@ -107,28 +90,13 @@ def validator_of(response: CurlResponse) -> str:
 
 def file_name(response: CurlResponse, address: str) -> str:
     """The end of the address where that has an ending, else what the server calls it, else the end of the address."""
-    last, field = last_name(address), response.header(b"content-disposition")
+    last, disposition = last_name(address), response.header(b"content-disposition")
     called = ""
-    if "." not in last.strip(".") and len(field) <= LONGEST_DISPOSITION:
+    if "." not in last.strip(".") and len(disposition) <= LONGEST_DISPOSITION:
         message = Message()
-        message["Content-Disposition"] = re.sub(r"[^\t -~\xa0-\xff]", "", field)
+        message["Content-Disposition"] = re.sub(r"[^\t -~\xa0-\xff]", "", disposition)
         called = re.split(r"[/\\]", message.get_filename("") or "")[-1]
     return safe_name(called or last)
-
-
-def is_web_page(response: CurlResponse, address: str) -> bool:
-    """Whether the response is a page for people, such as a log-in, where a file was asked for."""
-    kind = response.header(b"content-type").partition(";")[0].strip().lower()
-    is_named_so = last_name(address).lower().endswith((".html", ".htm", ".xhtml"))
-    return kind in ("text/html", "application/xhtml+xml") and not is_named_so
-
-
-def compression_of(response: CurlResponse, address: str) -> str:
-    """How the bytes are compressed that are sent for the file, though it was asked for as it is; empty for not at all,
-    and for files that are archives."""
-    named = {one.strip().lower() for one in response.header(b"content-encoding").split(",")} & _COMPRESSIONS
-    is_archive = last_name(address).lower().endswith((".gz", ".tgz", ".zst", ".br"))
-    return "" if is_archive else ", ".join(sorted(named))
 
 
 def _checked(address: str) -> str:
@@ -150,19 +118,6 @@ def _checked(address: str) -> str:
     return address.strip()
 
 
-def _request_url(parts: SplitResult) -> str:
-    """The URL to ask for: without user, password and fragment, what no URL can hold percent-encoded."""
-    host = parts.hostname or ""
-    if not host.isascii():
-        with suppress(UnicodeError):  # it is no name that anybody could have
-            host = host.encode("idna").decode()
-    netloc = f"[{host}]" if ":" in host else host
-    if parts.port is not None:
-        netloc = f"{netloc}:{parts.port}"
-    path, query = quote(parts.path or "/", safe=SAFE_IN_PATHS), quote(parts.query, safe=f"{SAFE_IN_PATHS}?")
-    return urlunsplit((parts.scheme.lower(), netloc, path, query, ""))
-
-
 class WebEndpoint(Endpoint):
     """The file at *address*, asked for where it was found last.
 
@@ -180,12 +135,18 @@ class WebEndpoint(Endpoint):
         self._use(self._own)
 
     def _use(self, parts: SplitResult) -> None:
-        self._url, self.host, self.expires = _request_url(parts), parts.hostname or "", sas_expiry(parts.query)
-
-    @property
-    def query(self) -> str:
-        """That of the URL, which may be a signature."""
-        return parts_of(self._url).query
+        """Ask there: without user, password and fragment, what no URL can hold percent-encoded."""
+        host = parts.hostname or ""
+        if not host.isascii():
+            with suppress(UnicodeError):  # it is no name that anybody could have
+                host = host.encode("idna").decode()
+        netloc = f"[{host}]" if ":" in host else host
+        if parts.port is not None:
+            netloc = f"{netloc}:{parts.port}"
+        self._query = quote(parts.query, safe=f"{SAFE_IN_PATHS}?")
+        path = quote(parts.path or "/", safe=SAFE_IN_PATHS)
+        self._url = urlunsplit((parts.scheme.lower(), netloc, path, self._query, ""))
+        self.host, self.expires = parts.hostname or "", sas_expiry(parts.query)
 
     def signed(self, name: str, query: str = "") -> Signed:
         parts, own = parts_of(self._url), self._own
@@ -196,6 +157,19 @@ class WebEndpoint(Endpoint):
             user = f"{unquote(own.username)}:{unquote(own.password or '')}"
             headers.append(f"Authorization: Basic {base64.b64encode(user.encode()).decode()}")
         return Signed(self._url, tuple(headers), Signature())
+
+    def refusal(self, why: str) -> NotAllowed:
+        if 0 < self.expires < time.time():
+            ends = datetime.fromtimestamp(self.expires, timezone.utc)
+            return NotAllowed(f"The link to {self.label} has expired ({ends:%Y-%m-%d %H:%M} UTC).", hint=NEW_LINK)
+        if self._query:
+            return NotAllowed(
+                f"The link to {self.label} has expired, or does not allow reading ({why}).", hint=NEW_LINK
+            )
+        return NotAllowed(
+            f"{self.host} does not let {self.label} be read without signing in ({why}).",
+            hint="Use a link that holds a signature.",
+        )
 
     def renewed(self, name: str, refused: Signed, code: str) -> bool:
         """Where the address sends to may be good for some minutes only: it is asked again."""
@@ -211,60 +185,65 @@ class WebEndpoint(Endpoint):
         The first byte is asked for: unlike HEAD that is answered wherever the file can be read, also by links that are
         signed for GET alone. Who knows nothing of ranges begins to send the file, and is left at that.
         """
+        statuses = (200, 206, 416, *REDIRECTS)
         self._use(self._own)
         self._is_looking = True
         try:
             for _ in range(MOST_REDIRECTS + 1):
                 query = _WebQuery(
-                    "",
-                    self,
-                    self._policy,
-                    self._understand,
-                    "Range: bytes=0-0",
-                    statuses=(200, 206, 416, *REDIRECTS),
-                    is_streamed=True,
+                    "", self, self._policy, self.parse, "Range: bytes=0-0", statuses=statuses, is_streamed=True
                 )
                 found = ask(query, self._pool)
                 if isinstance(found, RemoteFile):
                     return found
-                self._follow(found)
+                self._use(found)
         finally:
             self._is_looking = False
-        raise ServiceFailed(f"{self.host} sends requests elsewhere, again and again.")
+        raise self.redirected()
 
-    def _understand(self, response: CurlResponse) -> RemoteFile | str:
-        """The file, or where the response sends to."""
+    def redirected(self) -> ServiceFailed:
+        return ServiceFailed(f"{self.host} sends requests elsewhere, again and again.")
+
+    def parse(self, response: CurlResponse) -> RemoteFile | SplitResult:
+        """The file, or where the response sends to. Raises BlobNotFound, ServiceFailed."""
         if response.status in REDIRECTS:
-            return response.header(b"location")
-        if is_web_page(response, self.address):
+            return self._location(response.header(b"location"))
+        kind = response.header(b"content-type").partition(";")[0].strip().lower()
+        is_page = last_name(self.address).lower().endswith((".html", ".htm", ".xhtml"))
+        if kind in ("text/html", "application/xhtml+xml") and not is_page:  # such as a log-in
             hint = "Give the address that a browser downloads the file from."
             raise BlobNotFound(f"{self.label} shows a web page, and no file.", hint=hint)
         self.check_compression(response)
-        found = remote_file(response, self.address)
-        if found is None:
+        size = 0 if response.status == 416 else total_size(response)  # 416: even the first byte does not exist
+        if size is None:
             raise ServiceFailed(
                 f"{self.host} does not say how large {self.label} is, so nobody could tell whether all of it came.",
                 hint=OTHERWISE,
             )
-        return found
+        modified, name = http_time(response.header(b"last-modified")), file_name(response, self.address)
+        blob = BlobInfo(name, size, validator_of(response), whole_md5(response), modified)
+        return RemoteFile(blob, takes_ranges=response.status == 206)
 
     def check_compression(self, response: CurlResponse) -> None:
-        """Raises ServiceFailed for bytes in another form than the file's: its size and MD5 could not be told."""
-        if how := compression_of(response, self.address):
+        """Raises ServiceFailed for bytes in another form than the file's, archives aside: its size and MD5 could not
+        be told."""
+        named = {one.strip().lower() for one in response.header(b"content-encoding").split(",")} & _COMPRESSIONS
+        if named and not last_name(self.address).lower().endswith((".gz", ".tgz", ".zst", ".br")):
+            how = ", ".join(sorted(named))
             raise ServiceFailed(f"{self.host} sends {self.label} compressed ({how}) only.", hint=OTHERWISE)
 
-    def _follow(self, location: str) -> None:
-        """Ask at *location* from now on. Raises ServiceFailed where that is no place to go to."""
-        before, parts = parts_of(self._url), parts_of(urljoin(self._url, location.strip()))
+    def _location(self, location: str) -> SplitResult:
+        """Raises ServiceFailed where that is nothing to go to."""
+        parts = parts_of(urljoin(self._url, location.strip()))
         if not location or parts.scheme not in ("http", "https") or not parts.hostname:
             raise ServiceFailed(
-                f"{before.hostname} sends to an address that cannot be read.", hint="Is this the address of a file?"
+                f"{self.host} sends to an address that cannot be read.", hint="Is this the address of a file?"
             )
-        if parts.scheme == "http" and (before.scheme == "https" or parts.hostname not in LOCAL_HOSTS):
+        if parts.scheme == "http" and (self._url.startswith("https:") or parts.hostname not in LOCAL_HOSTS):
             raise ServiceFailed(
-                f"{before.hostname} sends to {parts.hostname} by plain http, which anybody on the way could change."
+                f"{self.host} sends to {parts.hostname} by plain http, which anybody on the way could change."
             )
-        self._use(parts)
+        return parts
 
 
 class _WebTask(Task):
@@ -278,10 +257,9 @@ class _WebTask(Task):
             return connection_failure(response.failure, endpoint)
         code = response.header(b"x-ms-error-code") or error_code(response.take() if len(response.chunks) < 64 else b"")
         if status in (401, 403) or code == "PublicAccessNotPermitted":
-            return Failure(self._refusal(f"{status} {code}".rstrip()), code, is_refusal=True)
+            return Failure(endpoint.refusal(f"{status} {code}".rstrip()), code, is_refusal=True)
         if status in REDIRECTS:
-            error = ServiceFailed(f"{endpoint.host} sends requests elsewhere, again and again.")
-            return Failure(error, is_refusal=True)
+            return Failure(endpoint.redirected(), is_refusal=True)
         if status in TRANSIENT:
             return transient_failure(response, endpoint.host)
         if status in (404, 410):
@@ -290,46 +268,23 @@ class _WebTask(Task):
             return Failure(self.changed())
         return Failure(ServiceFailed(f"{endpoint.host} refused the request for {endpoint.label} ({status})."), code)
 
-    def _refusal(self, why: str) -> NotAllowed:
-        label, expires = self.endpoint.label, self.endpoint.expires
-        if 0 < expires < time.time():
-            ends = datetime.fromtimestamp(expires, timezone.utc)
-            return NotAllowed(f"The link to {label} has expired ({ends:%Y-%m-%d %H:%M} UTC).", hint=NEW_LINK)
-        if self.endpoint.query:
-            return NotAllowed(f"The link to {label} has expired, or does not allow reading ({why}).", hint=NEW_LINK)
-        return NotAllowed(
-            f"{self.endpoint.host} does not let {label} be read without signing in ({why}).",
-            hint="Use a link that holds a signature.",
-        )
-
     def changed(self) -> BlobChanged:
         return BlobChanged(f"The file at {self.endpoint.label} changed while it was read.")
 
-
-class _WebQuery(_WebTask, Query[Answer]):
-    """A single request for the file."""
-
-
-class _Body(_WebTask):
-    """Bytes of the file; the head of a response is looked at before any of them count."""
-
-    def __init__(self, blob: BlobInfo, sink: FetchSink, endpoint: WebEndpoint, retries: RetryState) -> None:
-        super().__init__(blob.name, endpoint, retries)
-        self._blob = blob
-        self._sink = sink
-
-    def accept(self, response: CurlResponse, start: int) -> None:
-        """Raises AttemptFailed unless the response has the bytes from *start* on of the file that was listed."""
+    def accept(self, response: CurlResponse, blob: BlobInfo, start: int) -> None:
+        """Look at the head before any of the bytes count. Raises AttemptFailed unless the response has the bytes from
+        *start* on of the file that was listed."""
         if response.status not in (200, 206) or (response.failure is not None and not response.chunks):
             raise AttemptFailed(self.failure(response))
         try:
             self.endpoint.check_compression(response)
         except ServiceFailed as error:
             raise AttemptFailed(Failure(error)) from error
-        blob, total, validator = self._blob, total_size(response), validator_of(response)
+        total, validator = total_size(response), validator_of(response)
         if (validator and blob.etag and validator != blob.etag) or (total is not None and total != blob.size):
             raise AttemptFailed(Failure(self.changed()))
-        if (range_start(response) if response.status == 206 else 0) != start:
+        found = _RANGE.fullmatch(response.header(b"content-range"))
+        if (size_from(found["start"] or "") if found else None) != start if response.status == 206 else start:
             raise self.other_bytes()
 
     def other_bytes(self) -> AttemptFailed:
@@ -340,121 +295,96 @@ class _Body(_WebTask):
         return AttemptFailed(Failure(IntegrityFailed(f"The file at {self.endpoint.label} came without its end.")))
 
 
-class _Part(_Body):
+class _WebQuery(_WebTask, Query[Answer]):
+    """A single request for the file."""
+
+
+class _Part(_WebTask):
     """The bytes of one request, resumed from where they got to; only of the state of the file that was listed."""
 
     def __init__(self, request: FetchRequest, sink: FetchSink, endpoint: WebEndpoint, retries: RetryState) -> None:
-        super().__init__(request.blob, sink, endpoint, retries)
+        super().__init__(request.blob.name, endpoint, retries)
         self._request = request
+        self._sink = sink
         self._receiver = Receiver(request, sink)
 
     def attempt(self) -> Attempt:
-        receiver = self._receiver
+        receiver, blob = self._receiver, self._request.blob
         headers = receiver.headers()
         if headers:
-            headers.append(f"If-Range: {self._blob.etag.removeprefix(BY_TIME)}")
+            headers.append(f"If-Range: {blob.etag.removeprefix(BY_TIME)}")
         response = yield self.request(*headers, is_streamed=receiver.end - receiver.position > SMALL)
-        self.accept(response, receiver.position)
-        self._deliver(response)
-        while not response.is_complete:
+        self.accept(response, blob, receiver.position)
+        while True:
+            data = response.take()
+            if not receiver.is_room_for(data):
+                raise self.other_bytes()
+            if receiver.take(data):
+                self.progressed()
+            if response.is_complete:
+                break
             if response.failure is not None:
                 raise AttemptFailed(self.failure(response))
             yield None
-            self._deliver(response)
         if not receiver.is_complete:
             raise self.cut_short()
         self.progressed()
         self._sink.finish(self._request, whole_md5(response))
 
-    def _deliver(self, response: CurlResponse) -> None:
-        data = response.take()
-        if not self._receiver.is_room_for(data):
-            raise self.other_bytes()
-        if self._receiver.take(data):
-            self.progressed()
-
     def fail(self, error: HimlError) -> None:
         self._sink.fail(self._request, error)
 
 
-class _Stream(_Body):
-    """The whole file, from its first byte on, dealt out to *first* and those of *requests* that follow it.
-
-    Broken off, it begins anew: what was dealt out already has to come again just the same before more is.
-    """
+class _Stream(_WebTask):
+    """The whole file, from its first byte on, dealt out to *first* and the rest of *requests*. It cannot be resumed:
+    once bytes of it are dealt out, a failure is final."""
 
     def __init__(
-        self, first: FetchRequest, requests: _Requests, sink: FetchSink, endpoint: WebEndpoint, retries: RetryState
+        self,
+        first: FetchRequest,
+        requests: Iterator[FetchRequest],
+        sink: FetchSink,
+        endpoint: WebEndpoint,
+        retries: RetryState,
     ) -> None:
-        super().__init__(first.blob, sink, endpoint, retries)
+        super().__init__(first.blob.name, endpoint, retries)
         self._request: FetchRequest | None = first
         self._requests = requests
-        self._position = self._proven = 0
-        self._dealt = hashlib.md5(usedforsecurity=False)
-        self._came = 0  # bytes of the present response, and their digest up to what was dealt out before
-        self._again = hashlib.md5(usedforsecurity=False)
+        self._sink = sink
 
     def attempt(self) -> Attempt:
-        self._came, self._again = 0, hashlib.md5(usedforsecurity=False)
-        response = yield self.request(is_streamed=True)
-        self.accept(response, 0)
-        self._deliver(response)
-        while self._request is not None:
-            if response.is_complete:
-                raise self.cut_short()
-            if response.failure is not None:
-                raise AttemptFailed(self.failure(response))
-            yield None
-            self._deliver(response)
-
-    def _deliver(self, response: CurlResponse) -> None:
-        data = response.take()
-        if self._came + len(data) > self._blob.size:
-            raise self.other_bytes()
-        known = max(0, min(self._position - self._came, len(data)))
-        self._again.update(data[:known])
-        self._came += len(data)
-        if self._came < self._position:
-            return
-        if known and self._again.digest() != self._dealt.digest():
-            raise AttemptFailed(Failure(self.changed()))
-        data = data[known:]
-        start, self._position = self._position, self._came
-        self._dealt.update(data)
-        while (request := self._request) is not None:
-            end = request.offset + request.length
-            piece = data[max(0, request.offset - start) : max(0, end - start)]
-            if piece:
-                self._sink.write(request, max(start, request.offset), piece)
-            if end > self._position:
-                break
-            self._sink.finish(request, whole_md5(response))
-            following = self._requests.peek()
-            is_ahead = following is not None and following.blob == self._blob and following.offset >= end
-            self._request = self._requests.pop() if is_ahead else None
-        if self._position - self._proven >= ENOUGH:
-            self._proven = self._position
-            self.progressed()
+        while self._request is not None:  # again for a request that is not ahead of the one before
+            blob, position, end = self._request.blob, 0, 0
+            response = yield self.request(is_streamed=True)
+            self.accept(response, blob, 0)
+            while True:
+                data = response.take()
+                start, position = position, position + len(data)
+                if position > blob.size:
+                    raise AttemptFailed(Failure(self.changed()))
+                while (request := self._request) is not None and request.offset >= end:
+                    stop = request.offset + request.length
+                    if piece := data[max(0, request.offset - start) : max(0, stop - start)]:
+                        self._sink.write(request, max(start, request.offset), piece)
+                    if stop > position:
+                        break
+                    self._sink.finish(request, whole_md5(response))
+                    self.progressed()
+                    end, self._request = stop, next(self._requests, None)
+                if self._request is None or self._request.offset < end:
+                    break
+                if response.is_complete:
+                    raise self.cut_short()
+                if response.failure is not None:
+                    if not position:
+                        raise AttemptFailed(self.failure(response))
+                    what = f"The connection broke off, and {self.endpoint.label} cannot be had from its middle on."
+                    raise AttemptFailed(Failure(ServiceFailed(what)))
+                yield None
 
     def fail(self, error: HimlError) -> None:
         if self._request is not None:
             self._sink.fail(self._request, error)
-
-
-class _Requests:
-    """Requests of a fetch, in their order, with a look at the next one; None after the last."""
-
-    def __init__(self, requests: Iterable[FetchRequest]) -> None:
-        self._rest = iter(requests)
-        self._next: FetchRequest | None = None
-
-    def peek(self) -> FetchRequest | None:
-        self._next = self._next or next(self._rest, None)
-        return self._next
-
-    def pop(self) -> FetchRequest | None:
-        found, self._next = self.peek(), None
-        return found
 
 
 class WebFile:
@@ -530,8 +460,8 @@ class WebFile:
         if file.takes_ranges and file.blob.etag:
             tasks = (_Part(request, sink, endpoint, retries) for request in requests)
         else:
-            rest, workers = _Requests(requests), 1
-            tasks = (_Stream(first, rest, sink, endpoint, retries) for first in iter(rest.pop, None))
+            rest, workers = iter(requests), 1
+            tasks = (_Stream(first, rest, sink, endpoint, retries) for first in rest)
         run_tasks(self._pool, tasks, min(workers, AT_ONCE))
 
     def store(self, requests: Iterable[StoreRequest], sink: StoreSink, *, workers: int) -> None:

@@ -43,7 +43,7 @@ ORDER = {
     "inputs": {"INPUT_0": "/d"},
     "outputs": {},
 }
-NOTE = {"run_id": JOB, "place": {"folder": "/w"}, "is_starting": False, "failure": "", "away": "", "refused_since": 0.0, "not_before": 1.5} | {
+NOTE = {"run_id": JOB, "place": {"folder": "/w"}, "is_starting": False, "failure": "", "away": "", "not_before": 1.5} | {
     "runs": {JOB: {"there": "x", "row": 3}}
 }
 NOTE_PLAIN = {"run_id": JOB, "place": {}, "runs": {}}
@@ -95,7 +95,6 @@ def _note(content: bytes) -> None:
     note = MirrorFile(Path.cwd(), JOB).read()
     if note is not None:
         note.is_due()
-        note.put_off()
         note.to_json()
 
 

@@ -104,7 +104,7 @@ def test_without_md5s_the_one_with_a_value_goes_before_one_of_its_size(runs: Rec
     sizes = {"best.ckpt": size, "epoch=2-val_loss=0.20.ckpt": 8, "epoch=3-val_loss=0.12.ckpt": 8}
     blobs = [BlobInfo(f"{HERE}/{each}", number, "etag", None, None) for each, number in sizes.items()]
     files = WithoutMd5s(runs.workspace.run_files(RUN), blobs)
-    offer = Candidates(runs.workspace.run(RUN), files, candidates_of(blobs), [], list)
+    offer = Candidates(runs.workspace.run(RUN), files, candidates_of(blobs), list)
     if taken is None:
         with pytest.raises(BadUsage, match="2 checkpoints that are the best") as caught:
             choose(offer, choice_of("best"))

@@ -205,7 +205,7 @@ FILES: dict[str, FileTarget] = {
     "notes of recordings": FileTarget(
         lambda folder: MirrorFile(folder, "run").read(),
         "recordings/run.json",
-        ("@", '{"run_id": "a", "place": {}, "refused_since": @, "runs": {}}', '{"runs": @}'),
+        ("@", '{"run_id": "a", "place": {}, "not_before": @, "runs": {}}', '{"runs": @}'),
     ),
     "records of runs": FileTarget(
         lambda folder: (RunFolder(folder).read_plan(), RunFolder(folder).read_record()), "plan.json", ("@", '{"many": @}'), '[]{}":,1'

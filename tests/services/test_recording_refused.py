@@ -13,7 +13,7 @@ import pytest
 from himl_cli.core.results import NewRun, RunEnd
 from himl_cli.core.runs import STOPPED, RunStatus
 from himl_cli.services.runs import writing
-from himl_cli.services.runs.mirror import Mirror, Timing, send_values
+from himl_cli.services.runs.mirror import Mirror, Timing, put_off, send_values
 from himl_cli.services.runs.mirror_state import DamagedState, MirrorFile, MirrorState, SentRun, unfinished
 from himl_cli.workspaces.azure.workspace import AzureWorkspace
 from himl_cli.workspaces.local.workspace import LocalWorkspace
@@ -29,7 +29,6 @@ from tests.told_runs import there as there
 from tests.waiting import until
 
 REFUSED = Status(403, code="AuthorizationFailed", message="You shall not write.")
-DAY = 86400.0
 NO_NOTES = (
     "",
     "{",
@@ -99,31 +98,13 @@ def test_the_end_of_the_run_ends_a_long_pause(here: LocalWorkspace, there: Azure
     assert there.run(ID).status is RunStatus.completed
 
 
-def test_what_is_refused_longer_is_tried_more_seldom_and_given_up_in_the_end() -> None:
-    note, now = MirrorState(ID, {}), time.time()
-    assert note.is_due()
-    assert note.put_off()
-    assert 500 < note.not_before - now < 700
-    assert not note.is_due()
-    for since, wait in ((6 * 3600, 6 * 3600), (5 * DAY, DAY)):
-        note.refused_since = now - since
-        assert note.put_off()
-        assert abs(note.not_before - now - wait) < 300
-    note.not_before = now + 2 * DAY  # by a clock that was wrong
-    assert note.is_due()
-    note.refused_since = now - 31 * DAY
-    assert not note.put_off()
-
-
-def test_a_workspace_that_refuses_for_a_month_ends_the_recording(
-    recorded: RecordedRuns, here: LocalWorkspace, there: AzureWorkspace, azure_environment: StagedWorkspace, file: MirrorFile
-) -> None:
-    recorded.add(ID, status=RunStatus.completed)
-    file.write(MirrorState(ID, {}, refused_since=time.time() - 31 * DAY))
-    azure_environment.stage.faults.add(REFUSED, "", times=None)
-    record(here, there, file)
-    assert file.read() is None
-    assert "answered 403" in here.run(ID).tags[STOPPED]
+def test_what_is_refused_is_left_alone_for_a_while(here: LocalWorkspace) -> None:
+    state = MirrorState(ID, {})
+    assert state.is_due()
+    put_off(here, state, "No.")
+    assert (state.is_due(), state.away) == (False, "No.")
+    state.not_before += 24 * 3600  # by a clock that was wrong
+    assert state.is_due()
 
 
 def test_a_moment_without_disk_ends_nothing(here: LocalWorkspace, there: AzureWorkspace, azure_environment: StagedWorkspace, file: MirrorFile) -> None:
@@ -150,26 +131,13 @@ def test_a_moment_without_disk_ends_nothing(here: LocalWorkspace, there: AzureWo
 def test_a_metric_that_is_not_taken_keeps_back_no_other(
     recorded: RecordedRuns, here: LocalWorkspace, there: AzureWorkspace, azure_environment: StagedWorkspace, file: MirrorFile, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The batch is refused, all of `bad`, and its halves."""
+    """The batch is refused, and `bad`."""
     recorded.add(ID)
     recorded.log(ID, [("bad", 1.0, 0, 0), ("bad", 2.0, 1, 0), ("good", 3.0, 0, 0)])
-    azure_environment.stage.faults.add(Status(400, code="UserError", message="No."), "/metric/", times=4)
+    azure_environment.stage.faults.add(Status(400, code="UserError", message="No."), "/metric/", times=2)
     send_values(here, there, here.run(ID), SentRun())
     assert values(there) == {(ID, "good"): [(0, 3.0)]}
     assert "Metric 'bad' was not taken (2 points, the first at step 0): " in caplog.text
-
-
-def test_a_point_that_is_not_taken_keeps_back_no_other(
-    recorded: RecordedRuns, here: LocalWorkspace, there: AzureWorkspace, azure_environment: StagedWorkspace, file: MirrorFile, caplog: pytest.LogCaptureFixture
-) -> None:
-    """Refused are the batch, the metric, and of its points 0 to 2 those from 1 on, and then 1."""
-    recorded.add(ID)
-    recorded.log(ID, [("loss", float(step), step, 0) for step in range(3)])
-    azure_environment.stage.faults.add(Status(400, code="UserError", message="No."), "/metric/", times=2)
-    azure_environment.stage.faults.add(Status(400, code="UserError", message="No."), "/metric/", times=2, skip=3)
-    send_values(here, there, here.run(ID), SentRun())
-    assert values(there) == {(ID, "loss"): [(0, 0.0), (2, 2.0)]}
-    assert "Metric 'loss' was not taken (step 1): " in caplog.text
 
 
 def test_a_metric_of_which_nothing_is_taken_is_not_tried_point_by_point(

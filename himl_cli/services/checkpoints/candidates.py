@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property
+from itertools import islice
 
 from himl_cli.core.blobs import BlobInfo
 from himl_cli.core.errors import BadUsage, NotFound
@@ -29,7 +30,7 @@ _FOLDER_NAME = re.compile(r".+\.ckpt|(?:last|autosave|recovery(?:_(?:epoch=)?\d+
 _EXPORT = re.compile(r"\.(onnx|pkl|pickle|joblib|npz|npy|h5|hdf5|keras|tflite|pb|mlmodel|engine|ts)$", re.IGNORECASE)
 _CHECKPOINT = re.compile(r"\.(ckpt|pt|pth|safetensors|bin)$", re.IGNORECASE)
 _MODELS = re.compile(r"\.(ckpt|pt|pth|bin|safetensors|h5|keras|pkl|joblib|npz|onnx)(/|$)")
-SHOWN = 5
+SHOWN, LISTED = 5, 10_000  # names of files in an error, and those they are chosen from
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,12 +60,11 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Candidates:
-    """A run, its checkpoints, the names of files it has in `outputs/`, and its metrics for the asking."""
+    """A run, its files, the checkpoints among them, and its metrics for the asking."""
 
     run: Run
     files: BlobStore
     found: Sequence[Candidate]
-    names: Iterable[str]
     metrics: Callable[[], Sequence[Metric]]
 
     @property
@@ -75,11 +75,14 @@ class Candidates:
         return [one for one in self.found if one.is_folder or not beside or not _EXPORT.search(one.name)]
 
     def nothing(self, what: str, hint: str = "") -> NotFound:
-        return not_found(self.run, what, self.names, hint)
+        return not_found(self.run, what, self.files, hint)
 
     def ambiguous(self, what: str, found: Sequence[Candidate], hint: str = "") -> BadUsage:
         """The run has *what* (`2 checkpoints of epoch 3`), and nothing tells which of *found* is meant."""
-        names = [_reference(self.run.id, one) for one in sorted(found, key=lambda one: one.name)]
+        names = []  # `RUN:last.ckpt`, `RUN:outputs/retry_001/checkpoints/last.ckpt`, `RUN:last.ckpt/` for a folder
+        for one in sorted(found, key=lambda one: one.name):
+            short = one.name.removeprefix(f"{FOLDER}/")
+            names.append(f"{self.run.id}:{one.name if '/' in short else short}{'/' * one.is_folder}")
         more = f" and {len(names) - 2 * SHOWN} more" if len(names) > 2 * SHOWN else ""
         hint = f"{hint} Name one: {', '.join(names[: 2 * SHOWN])}{more}".strip()
         return BadUsage(f"Run '{self.run.id}' has {what}.", hint=hint)
@@ -119,10 +122,9 @@ def candidates_of(blobs: Iterable[BlobInfo]) -> list[Candidate]:
     ]
 
 
-def not_found(run: Run, what: str, names: Iterable[str], hint: str = "") -> NotFound:
-    """*run* has *what* (`no 'a.ckpt'`); *names* are those of its files in `outputs/`. *hint* stands before what there
-    is."""
-    existing = list(names)
+def not_found(run: Run, what: str, files: BlobStore, hint: str = "") -> NotFound:
+    """*run* has *what* (`no 'a.ckpt'`); what it has in `outputs/` is listed. *hint* stands before that."""
+    existing = [*islice((blob.name for page in files.list("outputs/") for blob in page), LISTED)]
     likely = [name for name in existing if rank_of(name) or _MODELS.search(name)] or existing
     more = f" and {len(likely) - SHOWN} more" if len(likely) > SHOWN else ""
     listed = f"There are: {', '.join(likely[:SHOWN])}{more}. Name one: {run.id}:PATH"
@@ -150,13 +152,6 @@ def have_one_size(found: Sequence[Candidate]) -> bool:
     """Whether all of *found* have files of the same names within them and the same sizes, which does not prove that
     they are the same."""
     return len({tuple((blob.name[len(one.name) :], blob.size) for blob in one.blobs) for one in found}) == 1
-
-
-def _reference(run_id: str, candidate: Candidate) -> str:
-    """How to name the checkpoint to himl: `RUN:last.ckpt`, `RUN:outputs/retry_001/checkpoints/last.ckpt`,
-    `RUN:last.ckpt/` for a folder."""
-    short = candidate.name.removeprefix(f"{FOLDER}/")
-    return f"{run_id}:{candidate.name if '/' in short else short}{'/' * candidate.is_folder}"
 
 
 def _folder_in(below: str) -> str:

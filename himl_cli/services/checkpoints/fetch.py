@@ -1,4 +1,4 @@
-"""A part of a store that was listed already, as a store: so that its files are brought without listing them again."""
+"""Brings checkpoints to a folder here, to a job on this machine, or to a job on a cluster."""
 
 from __future__ import annotations
 
@@ -34,7 +34,6 @@ from himl_cli.services.checkpoints.source import (
     find_here,
     find_source_run,
     kind_of,
-    path_of,
     run_or_best_trial,
 )
 from himl_cli.services.runs.lookup import find_runs
@@ -108,9 +107,11 @@ def cache_folder(key: str) -> Iterator[Path]:
             for other in top.iterdir():
                 if other.name.startswith(_GONE):  # somebody was stopped while removing it
                     unused.append(other)
-                elif other.is_dir() and _is_unused(other):
+                elif other.is_dir():
                     with suppress(OSError):  # on Windows, a program has a file of it open
-                        unused.append(other.rename(top / f"{_GONE}{uuid.uuid4().hex}"))
+                        used = other / USED if (other / USED).exists() else other
+                        if used.stat().st_mtime < time.time() - KEPT_DAYS * 24 * 3600:
+                            unused.append(other.rename(top / f"{_GONE}{uuid.uuid4().hex}"))
     except OSError as err:
         raise disk_error(err, "Cannot make himl's cache folder") from err
     for path in unused:
@@ -120,13 +121,6 @@ def cache_folder(key: str) -> Iterator[Path]:
     finally:
         with suppress(OSError):
             (folder / USED).touch()
-
-
-def _is_unused(folder: Path) -> bool:
-    for path in (folder / USED, folder):
-        with suppress(OSError):
-            return path.stat().st_mtime < time.time() - KEPT_DAYS * 24 * 3600
-    return False
 
 
 PLACE = "checkpoints"
@@ -175,7 +169,7 @@ def fetch_checkpoint(
     if source is not None and kind == "path":
         found = find_here(source, cwd)
         if found.is_one or not found.folder:
-            _check_whole(path_of(source, cwd), source, "was not written to its end: it would not load.")
+            _check_whole(cwd / expand_home(source), source, "was not written to its end: it would not load.")
         text = str(expand_home(source)) if source.startswith("~") else source
         return FetchedCheckpoint(text, "local", found.names, sum(Path(file).stat().st_size for file in found.names))
     if source is not None and kind == "address":
@@ -307,7 +301,8 @@ def bring_checkpoint(
     Raises NotFound naming what there is, and what the download raises.
     """
     found = find_checkpoint(source, workspace, cwd)
-    say_why(found, notify)
+    if found.why:
+        notify(Notice(found.why))
     files = bring_found(found, workspace, notify, open_address)
     if found.run is not None or found.address:
         whose = f"of run {found.run.id}" if found.run is not None else f"at {shown(found.address)}"
@@ -349,12 +344,6 @@ def tags_of(found: Checkpoint) -> dict[str, str]:
     return shorten_tags({FROM_RUN: told})
 
 
-def say_why(found: Checkpoint, notify: Notify) -> None:
-    """Tell why it is this one, where that is not plain."""
-    if found.why:
-        notify(Notice(found.why))
-
-
 def _downloaded(found: Checkpoint, files: BlobStore, key: str, notify: Notify) -> dict[str, str]:
     with cache_folder(key) as root:
         problem = download(files, DownloadRequest(root, overwrite=True), notify).problem()
@@ -371,15 +360,6 @@ def _downloaded(found: Checkpoint, files: BlobStore, key: str, notify: Notify) -
 KEY = "himl_checkpoint"
 INPUT = f"${{{{inputs.{KEY}}}}}"
 UPLOADED = "himl_checkpoints"
-
-
-@dataclass(frozen=True)
-class Referred:
-    """`brought` names files of the input by their place in the job's working folder; a folder, and its place, end with
-    a slash."""
-
-    item: DataSpec
-    brought: Mapping[str, str]
 
 
 def refer_to_checkpoint(
@@ -399,125 +379,91 @@ def refer_to_checkpoint(
     if any(item.key == KEY for item in spec.inputs):
         raise BadUsage(f"An input is called '{KEY}', which is that of --checkpoint.", hint="Choose another key.")
     found = find_checkpoint(source, runs, cwd)
-    say_why(found, notify)
-    referred = _where_it_lies(found, runs, cluster)
-    if referred is None:
-        referred = _uploaded(found, runs, cluster, spec.default_datastore, notify, open_address)
-    elif found.run is not None and not found.run.status.is_final:
-        notify(
-            Notice(
-                f"Run '{found.run.id}' has not ended: the job begins with '{found.inside}' as that is when the job "
-                "starts."
-            )
-        )
-    told = shown(source) if found.address else source
-    notify(Notice(f"Checkpoint '{told}' is {', '.join(sorted(referred.brought)[:3])} when the job starts."))
-    return replace(
-        spec, inputs=[*spec.inputs, referred.item], brought=referred.brought, tags={**spec.tags, **tags_of(found)}
-    )
-
-
-def _where_it_lies(found: Checkpoint, runs: Workspace, cluster: Workspace) -> Referred | None:
-    """None for what is not in the cluster's workspace."""
-    if found.address:
-        return _of_address(found, cluster)
-    if found.run is None:
-        return None
-    home = runs.home_of(found.run.id)
-    if not isinstance(home, CloudWorkspace) or home.label != cluster.label:
-        return None
-    if found.blobs and not any(blob.size for blob in found.blobs):
-        raise IntegrityFailed(
-            f"'{found.inside}' of run '{found.run.id}' is empty, and no checkpoint.",
-            hint="Choose another one, or train on without it.",
-        )
-    datastore, folder = home.artifact_location(found.run.id)
-    return _referred(found, datastore, f"{folder}/", found.folder.rstrip("/") or posixpath.dirname(found.names[0]))
-
-
-def _of_address(found: Checkpoint, cluster: Workspace) -> Referred | None:
-    """The file at an address in storage that a datastore of the workspace is of; the signature is not needed then.
-    Raises NotFound where it is gone."""
-    parts = parts_of(found.address)
-    host, (container, _, path) = _account_of(parts.hostname or ""), parts.path.lstrip("/").partition("/")
-    if (
-        parts.scheme != "https"
-        or ".blob." not in host
-        or not path
-        or "snapshot=" in parts.query
-        or "versionid=" in parts.query
-    ):
-        return None
-    for store in cluster.datastores():
-        place = parts_of(store.location)
-        if (place.scheme, place.hostname, place.path.strip("/")) == ("https", host, container):
-            name = unquote(path)
-            _check_there(name, store.name, cluster)
-            return _referred(replace(found, names=[name]), store.name, "", posixpath.dirname(name))
-    return None
-
-
-def _account_of(host: str) -> str:
-    """The host of an account's blobs, also where the lake's own interface to it is named."""
-    account, dfs, suffix = host.partition(".dfs.")
-    return f"{account}.blob.{suffix}" if dfs else host
-
-
-def _check_there(name: str, datastore: str, cluster: Workspace) -> None:
-    try:
-        is_there = cluster.datastore(datastore).stat(name) is not None
-    except NotAllowed:  # whoever runs the job may read it all the same
-        return
-    if not is_there:
-        raise NotFound(
-            f"There is no file '{name}' in datastore '{datastore}'.",
-            hint="Was the checkpoint deleted since the link was made?",
-        )
-
-
-def _referred(found: Checkpoint, datastore: str, above: str, inside: str) -> Referred:
-    """The folder *inside*, below *above* in the datastore, as an input."""
+    if found.why:
+        notify(Notice(found.why))
+    located = _location(found, runs, cluster)
+    if located is not None and found.run is not None and not found.run.status.is_final:
+        text = f"the job begins with '{found.inside}' as that is when the job starts"
+        notify(Notice(f"Run '{found.run.id}' has not ended: {text}."))
+    item, files = located or _upload(found, runs, cluster, spec.default_datastore, notify, open_address)
+    brought = {place: f"{INPUT}/{name}" for place, name in files.items()}
     if found.folder:
         brought = {f"{found.folder_place}/": f"{INPUT}/"}
-    else:
-        brought = {place: f"{INPUT}/{posixpath.relpath(name, inside or '.')}" for place, name in found.by_place.items()}
-    return Referred(DataSpec(KEY, f"{above}{inside}", datastore=datastore, mode="mount"), brought)
+    told = shown(source) if found.address else source
+    notify(Notice(f"Checkpoint '{told}' is {', '.join(sorted(brought)[:3])} when the job starts."))
+    return replace(spec, inputs=[*spec.inputs, item], brought=brought, tags={**spec.tags, **tags_of(found)})
 
 
-def _uploaded(
+def _location(found: Checkpoint, runs: Workspace, cluster: Workspace) -> tuple[DataSpec, Mapping[str, str]] | None:
+    """The input that has the checkpoint where it lies, and the names of the files in it by their place in the job's
+    working folder; None for what is not in the cluster's workspace.
+
+    A file at an address may be in storage that a datastore of the workspace is of; the signature is not needed then.
+    Raises NotFound where it is gone.
+    """
+    datastore = above = ""
+    if found.run is not None:
+        home = runs.home_of(found.run.id)
+        if not isinstance(home, CloudWorkspace) or home.label != cluster.label:
+            return None
+        if found.blobs and not any(blob.size for blob in found.blobs):
+            raise IntegrityFailed(
+                f"'{found.inside}' of run '{found.run.id}' is empty, and no checkpoint.",
+                hint="Choose another one, or train on without it.",
+            )
+        datastore, folder = home.artifact_location(found.run.id)
+        above = f"{folder}/"
+    elif found.address:
+        parts = parts_of(found.address)
+        container, _, path = parts.path.lstrip("/").partition("/")
+        account, dfs, suffix = (parts.hostname or "").partition(".dfs.")
+        host = f"{account}.blob.{suffix}" if dfs else account  # the lake's own interface is to the same blobs
+        is_state = "snapshot=" in parts.query or "versionid=" in parts.query
+        if parts.scheme == "https" and ".blob." in host and path and not is_state:
+            endpoints = {store.name: parts_of(store.location) for store in cluster.datastores()}
+            address = ("https", host, container)
+            datastore = next(
+                (name for name, one in endpoints.items() if (one.scheme, one.hostname, one.path.strip("/")) == address),
+                "",
+            )
+        found = replace(found, names=[unquote(path)])
+        if datastore:
+            is_there = True
+            with suppress(NotAllowed):  # whoever runs the job may read it all the same
+                is_there = cluster.datastore(datastore).stat(found.names[0]) is not None
+            if not is_there:
+                raise NotFound(
+                    f"There is no file '{found.names[0]}' in datastore '{datastore}'.",
+                    hint="Was the checkpoint deleted since the link was made?",
+                )
+    if not datastore:
+        return None
+    inside = found.folder.rstrip("/") or posixpath.dirname(found.names[0])
+    files = {place: posixpath.relpath(name, inside or ".") for place, name in found.by_place.items()}
+    return DataSpec(KEY, f"{above}{inside}", datastore=datastore, mode="mount"), files
+
+
+def _upload(
     found: Checkpoint,
     runs: Workspace,
     cluster: Workspace,
     default: str | None,
     notify: Notify,
     open_address: OpenAddress,
-) -> Referred:
-    """The files in a folder that is named after their content."""
-    files = {place: Path(path) for place, path in bring_found(found, runs, notify, open_address).items()}
-    digests = {place: md5_of(str(path)) for place, path in sorted(files.items())}
-    digest = hashlib.sha256("".join(f"{place}\n{md5.hex()}\n" for place, md5 in digests.items()).encode()).hexdigest()[
-        :16
-    ]
-    store, folder = cluster.datastore(default), f"{UPLOADED}/{digest}"
-    named = {
-        f"{folder}/{place[len(found.folder_place) + 1 :] if found.folder else path.name}": place
-        for place, path in files.items()
-    }
-    there = _complete_in(store, f"{folder}/", {name: digests[place] for name, place in named.items()})
-    problem = upload_named(
-        store, {name: files[place] for name, place in named.items() if name not in there}, notify
-    ).problem()
+) -> tuple[DataSpec, Mapping[str, str]]:
+    """As `_location`, of the files in a folder that is named after their content; what is there already is not sent
+    again."""
+    paths = {place: Path(path) for place, path in bring_found(found, runs, notify, open_address).items()}
+    digests = {place: md5_of(str(path)) for place, path in sorted(paths.items())}
+    content = "".join(f"{place}\n{md5.hex()}\n" for place, md5 in digests.items())
+    store, folder = cluster.datastore(default), f"{UPLOADED}/{hashlib.sha256(content.encode()).hexdigest()[:16]}"
+    cut = len(found.folder_place) + 1
+    files = {place: place[cut:] if found.folder else path.name for place, path in paths.items()}
+    named = {f"{folder}/{name}": place for place, name in files.items()}
+    stored = (blob for page in store.list(f"{folder}/") for blob in page if blob.name in named)
+    complete = {blob.name for blob in stored if (blob.md5 or store.md5(blob)) == digests[named[blob.name]]}
+    missing = {name: paths[place] for name, place in named.items() if name not in complete}
+    problem = upload_named(store, missing, notify).problem()
     if problem is not None:
         raise problem
-    brought = (
-        {f"{found.folder_place}/": f"{INPUT}/"}
-        if found.folder
-        else {place: f"{INPUT}{name[len(folder) :]}" for name, place in named.items()}
-    )
-    return Referred(DataSpec(KEY, folder, mode="mount"), brought)
-
-
-def _complete_in(store: BlobStore, prefix: str, md5s: Mapping[str, bytes]) -> set[str]:
-    """Which files below *prefix* are stored already, as their MD5s say."""
-    stored = (blob for page in store.list(prefix) for blob in page if blob.name in md5s)
-    return {blob.name for blob in stored if (blob.md5 or store.md5(blob)) == md5s[blob.name]}
+    return DataSpec(KEY, folder, mode="mount"), files

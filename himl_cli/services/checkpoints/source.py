@@ -6,8 +6,8 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Literal
 
@@ -35,12 +35,6 @@ OF_CHECKPOINTS = frozenset({".metadata"})
 """Hidden files that are part of a checkpoint: torch.distributed.checkpoint writes this one."""
 
 
-def path_of(text: str | Path, cwd: Path) -> Path:
-    """The path that *text* means in *cwd*, with `~` for a home folder. Raises NotFound for the home folder of
-    nobody."""
-    return cwd / expand_home(text)
-
-
 def files_in(folder: Path, asked: str | Path) -> Iterator[FoundFile]:
     """The files that a folder of checkpoints stands for: without hidden ones, himl's own and those that hold secrets.
 
@@ -54,7 +48,9 @@ def files_in(folder: Path, asked: str | Path) -> Iterator[FoundFile]:
         )
     top = os.path.realpath(folder)
     for found in walk_files(str(folder), skip_workspaces=True):
-        if _is_hidden(found.name) or may_hold_secrets(found.path, found.stat.st_size):
+        *folders, base = found.name.split("/")
+        is_hidden = base.startswith(".") and base not in OF_CHECKPOINTS
+        if is_hidden or any(one.startswith(".") for one in folders) or may_hold_secrets(found.path, found.stat.st_size):
             continue
         if not Path(os.path.realpath(found.path)).is_relative_to(top):
             raise BadUsage(
@@ -76,53 +72,12 @@ def check_whole(path: Path, *, in_folder: bool = False) -> None:
         raise BadUsage(f"'{path}' was not written to its end, and is no checkpoint.")
 
 
-def _is_hidden(name: str) -> bool:
-    *folders, base = name.split("/")
-    return any(folder.startswith(".") for folder in folders) or (base.startswith(".") and base not in OF_CHECKPOINTS)
-
-
-LOOKED_AT = 5
-"""So many children are looked into for one that has a checkpoint."""
-
-
-def _best_trial(run: Run, workspace: Workspace) -> Run | None:
-    """The best trial of a sweep; None for a run that is none. Raises NotFound where there is no best one, or not
-    yet."""
-    if MANY not in run.tags or run.tags[MANY] == "pipeline":
-        return None
-    if run.tags[MANY] in REPEATED:
-        raise NotFound(
-            f"Run '{run.id}' repeats one training, and none of its runs is the best.",
-            hint=_children_hint(run, workspace),
-        )
-    best = run.tags.get(BEST_TRIAL)
-    if not best:
-        view = sweep_view(workspace, run, children_of(workspace, run))
-        best = view.best if view is not None else None
-    if not best:
-        raise NotFound(
-            f"Sweep '{run.id}' has no best trial{'' if run.status.is_final else ' yet'}.",
-            hint=_children_hint(run, workspace),
-        )
-    return workspace.run(best)
-
-
-def _children_hint(run: Run, workspace: Workspace) -> str:
-    children = [child.id for child in children_of(workspace, run)]
-    kept = next((child for child in children[:LOOKED_AT] if any(workspace.run_files(child).list(f"{FOLDER}/"))), "")
-    way = (
-        f"Name one of its runs, as in 'himl checkpoint fetch {kept}'"
-        if kept
-        else f"None of its first {LOOKED_AT} runs kept files in {FOLDER}"
-    )
-    return f"{way}; 'himl runs show {run.id}' lists them."
-
-
 DRIVE = re.compile(r"[A-Za-z]:[\\/]")
 NO_RUN = re.compile(r"[./\\]")
 """What ids of runs do not have in them."""
 RETRIES = "outputs/retry_"
-NOTED = 10_000
+LOOKED_AT = 5
+"""So many children are looked into for one that has a checkpoint."""
 SHAPES = "A file, an https address, RUN, RUN:FILE, RUN:FOLDER/ and experiment:RUN are understood."
 
 
@@ -186,8 +141,9 @@ def kind_of(text: str, cwd: Path) -> Literal["path", "address", "run"]:
     nothing is, BadUsage for no text."""
     if not text.strip():
         raise BadUsage("The checkpoint's source is empty.", hint=f"Is a shell variable unset? {SHAPES}")
-    if _exists(text, cwd):
-        return "path"
+    with suppress(OSError, ValueError, NotFound):  # what no path can be
+        if (cwd / expand_home(text)).exists():
+            return "path"
     if is_address(text):
         return "run" if is_studio_url(text) else "address"
     if is_botched_address(text):  # not shown: it may hold a secret
@@ -217,7 +173,7 @@ def find_checkpoint(text: str, workspace: Workspace, cwd: Path, choice: Choice =
 def find_here(text: str, cwd: Path) -> Checkpoint:
     """The file or folder at the path *text*, which exists. Raises NotFound for an empty folder, BadUsage as
     `here.files_in` does, DiskFailed."""
-    here = path_of(text, cwd)
+    here = cwd / expand_home(text)
     if not here.is_dir():
         if text.endswith("/") or not here.is_file():
             raise NotFound(
@@ -253,13 +209,32 @@ def find_source_run(text: str, workspace: Workspace, cwd: Path, choice: Choice) 
 
 
 def run_or_best_trial(run: Run, workspace: Workspace, choice: Choice) -> SourceRun:
-    """*run*, or the best trial of a sweep where the best is asked for. Raises NotFound where it has none."""
-    trial = _best_trial(run, workspace) if choice.kind == "best" else None
-    return (
-        SourceRun(run)
-        if trial is None
-        else SourceRun(trial, why=f"Run '{run.id}' is a sweep; its best trial is '{trial.id}'.")
-    )
+    """*run*, or the best trial of a sweep where the best is asked for. Raises NotFound where it has none (yet)."""
+    if choice.kind != "best" or MANY not in run.tags or run.tags[MANY] == "pipeline":
+        return SourceRun(run)
+    if run.tags[MANY] in REPEATED:
+        raise NotFound(
+            f"Run '{run.id}' repeats one training, and none of its runs is the best.",
+            hint=_children_hint(run, workspace),
+        )
+    best = run.tags.get(BEST_TRIAL)
+    if not best and (view := sweep_view(workspace, run, children_of(workspace, run))) is not None:
+        best = view.best
+    if not best:
+        raise NotFound(
+            f"Sweep '{run.id}' has no best trial{'' if run.status.is_final else ' yet'}.",
+            hint=_children_hint(run, workspace),
+        )
+    trial = workspace.run(best)
+    return SourceRun(trial, why=f"Run '{run.id}' is a sweep; its best trial is '{trial.id}'.")
+
+
+def _children_hint(run: Run, workspace: Workspace) -> str:
+    children = [child.id for child in children_of(workspace, run)]
+    usable = next((child for child in children[:LOOKED_AT] if any(workspace.run_files(child).list(f"{FOLDER}/"))), "")
+    name_one = f"Name one of its runs, as in 'himl checkpoint fetch {usable}'"
+    first = name_one if usable else f"None of its first {LOOKED_AT} runs kept files in {FOLDER}"
+    return f"{first}; 'himl runs show {run.id}' lists them."
 
 
 def checkpoint_of(source_run: SourceRun, workspace: Workspace, choice: Choice, files: BlobStore) -> Checkpoint:
@@ -268,8 +243,11 @@ def checkpoint_of(source_run: SourceRun, workspace: Workspace, choice: Choice, f
     run = source_run.run
     if source_run.path is not None:
         return _at(run, source_run.path, files)
-    found = candidates_of(_where_checkpoints_are(files))
-    candidates = Candidates(run, files, found, _Outputs(files), lambda: workspace.metrics(run.id))
+    pages = files.list("outputs/")
+    blobs = [*next(pages, ())]
+    if next(pages, None) is not None:  # a run may have a million files outside the folders of checkpoints
+        blobs = [blob for prefix in (f"{FOLDER}/", RETRIES) for page in files.list(prefix) for blob in page]
+    candidates = Candidates(run, files, candidates_of(blobs), lambda: workspace.metrics(run.id))
     try:
         selection = choose(candidates, choice, of_best_trial=bool(source_run.why))
     except NotFound as err:  # of a run of many: the hint names the run that has one
@@ -291,13 +269,6 @@ def checkpoint_of(source_run: SourceRun, workspace: Workspace, choice: Choice, f
         metric=selection.metric,
         value=selection.value,
     )
-
-
-def _exists(text: str, cwd: Path) -> bool:
-    try:
-        return path_of(text, cwd).exists()
-    except (OSError, ValueError, NotFound):  # what no path can be
-        return False
 
 
 def _run_and_path(text: str, workspace: Workspace, cwd: Path) -> tuple[Run, str | None]:
@@ -325,28 +296,6 @@ def _run(text: str, workspace: Workspace, cwd: Path) -> Run:
     return run
 
 
-def _where_checkpoints_are(files: BlobStore) -> Iterator[BlobInfo]:
-    """The files in `outputs/` where one page has them all, else those in the folders of checkpoints: a run may have a
-    million others there."""
-    pages = files.list("outputs/")
-    first = next(pages, ())
-    if next(pages, None) is None:
-        yield from first
-        return
-    for prefix in (f"{FOLDER}/", RETRIES):
-        yield from (blob for page in files.list(prefix) for blob in page)
-
-
-@dataclass(frozen=True)
-class _Outputs:
-    """Names of files in `outputs/`, as many as an error may have to tell; they are listed when it does."""
-
-    files: BlobStore
-
-    def __iter__(self) -> Iterator[str]:
-        return islice((blob.name for page in self.files.list("outputs/") for blob in page), NOTED)
-
-
 def _at(run: Run, path: str, files: BlobStore) -> Checkpoint:
     """The file or folder called *path*: one without a slash is looked for in the folder of checkpoints first, any other
     as it is."""
@@ -364,7 +313,7 @@ def _at(run: Run, path: str, files: BlobStore) -> Checkpoint:
             return Checkpoint(
                 [blob.name for blob in inside], run, f"{name}/", blobs=inside, is_one=name.lower().endswith(".ckpt")
             )
-    raise not_found(run, f"no '{path}'", _Outputs(files))
+    raise not_found(run, f"no '{path}'", files)
 
 
 def _last_with_ending(name: str) -> str:
@@ -413,29 +362,22 @@ def link_checkpoint(
     check_is_of_run(source, cwd)
     found = find_checkpoint(source, workspace, cwd, choice or Choice())
     assert found.run is not None
-    run, name = found.run, _one_file(found, found.run, source)
-    home = workspace.home_of(run.id)
-    if not isinstance(home, CloudWorkspace):
-        raise _of_this_machine(run, home.label)
-    return LinkedCheckpoint(run, name, home.link(run.id, name, days=days))
-
-
-def _of_this_machine(run: Run, label: str) -> BadUsage:
-    hint = (
-        f"Copy the file, or put it on Azure ML and link it there: himl checkpoint push FILE --from {run.id} "
-        "--workspace config.json"
-    )
-    if RECORDED_IN in run.tags:
-        hint = f"It is recorded in {run.tags[RECORDED_IN]} too: name that by --workspace config.json."
-    return BadUsage(f"Run '{run.id}' is in {label}: there are no links to files of this machine.", hint=hint)
-
-
-def _one_file(found: Checkpoint, run: Run, source: str) -> str:
+    run = found.run
     if found.folder:
+        count = f"{len(found.names):,} file{'s' * (len(found.names) != 1)}"
         raise BadUsage(
-            f"'{source}' is a folder with {len(found.names):,} file{'s' * (len(found.names) != 1)}, and a link is to "
-            "one file.",
+            f"'{source}' is a folder with {count}, and a link is to one file.",
             hint=f"There are: {listed(list(found.names))}. Name one: {run.id}:PATH",
         )
     (name,) = found.names
-    return name
+    home = workspace.home_of(run.id)
+    if not isinstance(home, CloudWorkspace):
+        hint = (
+            "Copy the file, or put it on Azure ML and link it there: himl checkpoint push FILE --from "
+            f"{run.id} --workspace config.json"
+        )
+        if RECORDED_IN in run.tags:
+            hint = f"It is recorded in {run.tags[RECORDED_IN]} too: name that by --workspace config.json."
+        label = home.label
+        raise BadUsage(f"Run '{run.id}' is in {label}: there are no links to files of this machine.", hint=hint)
+    return LinkedCheckpoint(run, name, home.link(run.id, name, days=days))

@@ -25,7 +25,7 @@ from himl_cli.core.errors import (
 )
 from himl_cli.core.events import Notify
 from himl_cli.core.redaction import redact
-from himl_cli.core.results import Logged, LoggedRow, NewRun, RunEnd
+from himl_cli.core.results import NewRun, RunEnd
 from himl_cli.core.runs import (
     OF_RECORDING,
     RECORDED_FROM,
@@ -37,7 +37,7 @@ from himl_cli.core.runs import (
     RunStatus,
     new_run_id,
 )
-from himl_cli.services.runs.mirror_state import MirrorFile, MirrorState, SentRun
+from himl_cli.services.runs.mirror_state import RETRY_SECONDS, MirrorFile, MirrorState, SentRun
 from himl_cli.services.submission.prepare import shorten_tags, submit_job
 from himl_cli.services.submission.request import PreparedJob
 from himl_cli.workspaces.base import FolderWorkspace, RunRecorder, Workspace
@@ -47,9 +47,6 @@ log = logging.getLogger(__name__)
 NEVER_STARTED = "himl submit ended before the job began"
 DELETED = "its record was deleted on the machine where it ran, before all of it was told"
 REFUSALS = 3  # so many in a row count: a single one may be a right that has just been given, or a glitch
-ATTEMPTS_FOR_A_METRIC = 64
-"""Enough to find the points that are not taken among many; where it is the metric itself that is not, few of its points
-are tried."""
 WORKERS = 8
 LOGS = ("user_logs/", "logs/")
 SETTLED_SECONDS = 2.0  # a file that is so long as it is counts as written
@@ -113,10 +110,11 @@ def submit_mirrored(
         try:
             run = submit_job(source, replace(job, spec=replace(spec, run_id=run_id, tags=tags)), cwd, notify)
         except BaseException as err:
-            _give_up(file, state, f"the job did not start{f': {err}' if isinstance(err, HimlError) else ''}")
+            state.failure = redact(f"the job did not start{f': {err}' if isinstance(err, HimlError) else ''}")
             raise
-        state.is_starting = False
-        file.write(state)
+        finally:
+            state.is_starting = False
+            file.write(state)
         return run, twin
     finally:
         file.release()
@@ -133,7 +131,8 @@ def _start_twin(
             raise
         # Nobody knows, or will wait for, the answer: the run may be there all the same, and the mirror sees to its end
         interrupted = "himl submit was interrupted before the job began"
-        _give_up(file, state, str(err) if isinstance(err, HimlError) else interrupted)
+        state.is_starting, state.failure = False, redact(str(err)) if isinstance(err, HimlError) else interrupted
+        file.write(state)
         start_mirror(file.path.parent.parent, new.id)
         if isinstance(err, KeyboardInterrupt):
             message = (
@@ -141,11 +140,6 @@ def _start_twin(
             )
             raise Interrupted(message) from err
         raise
-
-
-def _give_up(file: MirrorFile, state: MirrorState, why: str) -> None:
-    state.is_starting, state.failure = False, redact(why)
-    file.write(state)
 
 
 class Mirror:
@@ -191,7 +185,10 @@ class Mirror:
                         self._state.away = redact(str(err))
                         self._write()
                     is_refused = refusals >= REFUSALS
-                    if is_refused and not (isinstance(err, NotAllowed) and self._put_off(err)):
+                    if is_refused and isinstance(err, NotAllowed):
+                        put_off(self._source, self._state, str(err))
+                        self._write()
+                    elif is_refused:
                         log.warning("The recording ends: %s", err)
                         note_stopped(self._source, self._state.run_id, str(err))
                         return self._file.remove()
@@ -204,7 +201,12 @@ class Mirror:
                     self._pause(self._timing.refused if is_refused else pause)
                 else:
                     failures = refusals = 0
-                    self._note_success()
+                    if self._state.away:
+                        log.warning("It is reached again; what came meanwhile is told now.")
+                        if self._state.not_before and self._file_refusals < REFUSALS:
+                            note_stopped(self._source, self._state.run_id, "")
+                        self._state.away, self._state.not_before = "", 0.0
+                        self._write()
                     if is_done:
                         return self._file.remove()
                     time.sleep(self._timing.look)
@@ -333,23 +335,13 @@ class Mirror:
             except DiskFailed as err:
                 log.debug("the state is not renewed: %s", err)
 
-    def _put_off(self, why: HimlError) -> bool:
-        """Let the run here say what is missing, and himl commands leave it alone for a while; False where it has been
-        missing for too long."""
-        if not self._state.refused_since:
-            note_stopped(self._source, self._state.run_id, f"{why} It is kept, and tried again later.")
-        goes_on = self._state.put_off()
-        self._write()
-        return goes_on
 
-    def _note_success(self) -> None:
-        if not self._state.away:
-            return
-        log.warning("It is reached again; what came meanwhile is told now.")
-        if self._state.refused_since and self._file_refusals < REFUSALS:
-            note_stopped(self._source, self._state.run_id, "")
-        self._state.away, self._state.refused_since, self._state.not_before = "", 0.0, 0.0
-        self._write()
+def put_off(source: Workspace, state: MirrorState, why: str) -> None:
+    """Let the run here say what is missing, and himl commands leave it alone for a while."""
+    if not state.not_before:
+        log.warning("Nothing can be told at present; it is kept, and tried again later: %s", why)
+        note_stopped(source, state.run_id, f"{why} It is kept, and tried again later.")
+    state.away, state.not_before = redact(why), time.time() + RETRY_SECONDS
 
 
 def note_stopped(source: Workspace, run_id: str, why: str) -> None:
@@ -381,32 +373,14 @@ def send_values(source: FolderWorkspace, target: RunRecorder, run: Run, sent: Se
             break
         if _refusal(partial(target.log, run.id, entries)):
             for metric in entries:
-                _send_metric(target, run.id, metric)
+                if why := _refusal(partial(target.log, run.id, [metric])):
+                    step, count = metric.rows[0].step, len(metric.rows)
+                    points = f"step {step}" if count == 1 else f"{count} points, the first at step {step}"
+                    log.warning("Metric '%s' was not taken (%s): %s", metric.name, points, why)
         sent.last_point = last
     tags = {name: value for name, value in run.tags.items() if name not in OF_RECORDING}
     _send_pairs(partial(target.log_parameters, run.id), source.parameters(run.id), sent.parameters, "Parameter")
     _send_pairs(partial(target.tag, run.id), tags, sent.tags, "Tag")
-
-
-def _send_metric(target: RunRecorder, run_id: str, metric: Logged) -> None:
-    """Send one metric; where it is not taken, its halves, and so on, so that one point does not keep back the
-    others."""
-    waiting, refused, why, attempts = [metric], list[LoggedRow](), "", 0
-    while waiting and attempts < ATTEMPTS_FOR_A_METRIC:
-        attempts += 1
-        part = waiting.pop()
-        reason = _refusal(partial(target.log, run_id, [part]))
-        if reason and len(part.rows) > 1:
-            middle = len(part.rows) // 2
-            waiting += [replace(part, rows=part.rows[middle:]), replace(part, rows=part.rows[:middle])]
-        elif reason:
-            refused += part.rows
-        why = reason or why
-    refused += [row for part in reversed(waiting) for row in part.rows]
-    if refused:
-        step = refused[0].step
-        points = f"step {step}" if len(refused) == 1 else f"{len(refused)} points, the first at step {step}"
-        log.warning("Metric '%s' was not taken (%s): %s", metric.name, points, why)
 
 
 def _send_pairs(
@@ -545,9 +519,8 @@ class FileMirror:
                 yield StoreRequest(path, blob.name, blob.size)
 
     def _note(self, name: str, etag: str) -> None:
-        now = self._clock()
         self._sent.files[name] = etag
-        self._seen[name] = _SeenFile(etag, now, now)
+        self._seen[name] = _SeenFile(etag, self._clock(), self._clock())
 
 
 def _copied(path: Path, copy: Path, size: int) -> Path | None:

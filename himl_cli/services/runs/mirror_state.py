@@ -30,11 +30,9 @@ FOLDER = "recordings"
 POLL_SECONDS = 0.1
 HANDOVER_SECONDS = 3.0  # that a new process waits for another one to end, should that be about to
 BUSY_SECONDS = 2.0  # that somebody else may have a file open, which Windows then neither replaces nor reads
-RETRY_SECONDS = (600.0, 86400.0)
-"""So long a mirror that is refused is left alone, at first and at most: as long as it has been refused already."""
+RETRY_SECONDS = 3600.0  # that a mirror which is refused is left alone
 TAKE_OVER_SECONDS = 3.0  # nobody may be at work: the process that mirrors takes over from the one that submitted
 QUIET_SECONDS = 3.0
-LONGEST_REFUSED = 30 * 86400.0  # seconds; then it is given up
 
 Result = TypeVar("Result")
 
@@ -61,9 +59,8 @@ class MirrorState:
     """One mirror. `place` is what opens the other workspace; `is_starting` until the job here is started or has failed
     to start (`failure`).
 
-    `away` is why nothing arrives at present; `refused_since` when that was refused first, `not_before` when it is worth
-    another try (both: seconds since 1970, 0 where nothing is refused). `runs` are the run and those nested in it, by
-    id.
+    `away` is why nothing arrives at present; `not_before` when it is worth another try (seconds since 1970; 0 where
+    nothing is refused). `runs` are the run and those nested in it, by id.
     """
 
     run_id: str
@@ -71,25 +68,15 @@ class MirrorState:
     is_starting: bool = False
     failure: str = ""
     away: str = ""
-    refused_since: float = 0.0
     not_before: float = 0.0
     runs: dict[str, SentRun] = field(default_factory=dict)
 
     def sent(self, run_id: str) -> SentRun:
         return self.runs.setdefault(run_id, SentRun())
 
-    def put_off(self) -> bool:
-        """Nobody is to try again for a while, the longer the longer it is refused; False where it has been for too
-        long, and is given up."""
-        now = time.time()
-        self.refused_since = min(self.refused_since or now, now)
-        refused, (shortest, longest) = now - self.refused_since, RETRY_SECONDS
-        self.not_before = now + min(longest, max(shortest, refused))
-        return refused <= LONGEST_REFUSED
-
     def is_due(self) -> bool:
         """Whether it is worth a try now; a time too far off was set by a clock that was wrong."""
-        return not 0 < self.not_before - time.time() <= RETRY_SECONDS[1]
+        return not 0 < self.not_before - time.time() <= RETRY_SECONDS
 
     def to_json(self) -> str:
         runs = {  # copies: another thread may add to them
@@ -237,7 +224,7 @@ def wait_until_mirrored(
         now = time.monotonic()
         worked_on = now if file.is_worked_on() else worked_on
         text = ""
-        if state.refused_since:
+        if state.not_before:
             text = (
                 f"warning: not all of the run is in {target}: {state.away} It is kept here, and himl commands in this "
             )
