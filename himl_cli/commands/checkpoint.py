@@ -32,8 +32,6 @@ from himl_cli.core.text import non_blank
 if TYPE_CHECKING:
     from himl_cli.workspaces.base import Workspace
 
-NEW_RUN = "The new run"
-
 app = group("Fetch checkpoints of runs, push changed ones to a new run, make links to them.")
 
 
@@ -113,9 +111,12 @@ def _no_workspace() -> Workspace:
     raise WorkspaceNotFound("There is no workspace.")
 
 
-class NewRunOptions(Bundle, panel=NEW_RUN):
+class NewRunOptions(Bundle, panel="The new run"):
     """The run that changed checkpoints go to."""
 
+    source: str = option(
+        "The run that they come from.", "RUN", ..., names=("--from",), kind=str, parse=non_blank, show_default=False
+    )
     experiment: str | None = option("Its experiment (default: that of --from).", "NAME")
     display_name: str = option("Its name for people.", "TEXT", "", show_default=False)
     tag: Mapping[str, str] = option("A tag of it.", "K=V", many=True, parse=parse_pairs)
@@ -126,16 +127,6 @@ def push(
     files: Annotated[
         list[str],
         typer.Argument(metavar="FILE...", help="Changed checkpoints; a folder is all files in it.", show_default=False),
-    ],
-    source: Annotated[
-        str,
-        typer.Option(
-            "--from",
-            metavar="RUN",
-            help="The run that they come from.",
-            rich_help_panel=NEW_RUN,
-            show_default=False,
-        ),
     ],
     new_run: NewRunOptions,
     workspace_opts: WorkspaceOptions,
@@ -159,9 +150,9 @@ def push(
 
     for file in files:
         non_blank("FILE", file)
-    parse_reference(non_blank("--from", source) or "")
+    parse_reference(new_run.source)
     paths = [Path(file) for file in files]
-    request = PushRequest(paths, source, new_run.experiment, new_run.display_name, new_run.tag)
+    request = PushRequest(paths, new_run.source, new_run.experiment, new_run.display_name, new_run.tag)
     rank = rank_of_all(os.environ)
     if rank > 0:
         return output_opts.output().notice(f"Rank {rank} pushes nothing: rank 0 does.")

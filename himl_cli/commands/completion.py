@@ -5,17 +5,18 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from dataclasses import replace
 from functools import cache
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from himl_cli.commands.groups import command, group
 from himl_cli.commands.options import OutputOptions
-from himl_cli.core.command_shape import CommandShape, OptionShape
+from himl_cli.core.command_shape import CommandShape
 from himl_cli.core.errors import BadUsage, NeedsYes
-from himl_cli.render.completions import FILES, Offered, Program, Verb
+from himl_cli.render.completions import FILES
 from himl_cli.render.output import Output
 
 app = group()
@@ -24,7 +25,7 @@ app = group()
 @command(app, "completion")
 def completion(
     ctx: typer.Context,
-    talk: OutputOptions,
+    output_opts: OutputOptions,
     shell: Annotated[str, typer.Argument(metavar="SHELL", help="bash, zsh, fish or powershell.", show_default=False)],
     install: Annotated[bool, typer.Option("--install", help="Put the script where the shell finds it.")] = False,
 ) -> None:
@@ -40,14 +41,14 @@ def completion(
     from himl_cli.commands.reference import app_shape
     from himl_cli.render.completions import completion_script
 
-    name = checked_shell(shell)
+    name = {"pwsh": "powershell"}.get(shell.lower(), shell.lower())
+    if name not in FILES:
+        raise BadUsage(f"There is no completion for '{shell}'.", hint=f"Shells: {', '.join(FILES)}.")
     text = completion_script(program_of(app_shape(ctx.find_root().command)), name)
     if install:
-        install_script(talk.output(), name, text)
-    else:
-        talk.output().result(
-            {"shell": name, "script": text}, human=text.removesuffix("\n"), quiet=text.removesuffix("\n")
-        )
+        return install_script(output_opts.output(), name, text)
+    lines = text.removesuffix("\n")
+    output_opts.output().result({"shell": name, "script": text}, human=lines, quiet=lines)
 
 
 LONGEST_HELP = 100
@@ -111,55 +112,35 @@ NAMED: Mapping[str, str] = {
 """What such an option takes, or such a command's."""
 
 
-def program_of(shape: CommandShape) -> Program:
-    """What the completion scripts know of *shape*. Raises KeyError for a metavar that has no kind yet."""
-    old_names = {
-        old: option.long_name for command in shape.walk() for option in command.options for old in option.old_names
-    }
-    return Program(_verb(shape), sorted(old_names.items()))
-
-
-def _verb(shape: CommandShape) -> Verb:
-    return Verb(
-        words=shape.words,
-        help=first_sentence(shape.text if shape.summary.endswith("..") else shape.summary),
-        options=[_offered(option, shape.words) for option in shape.options],
-        kinds=[_argument_kind(argument.metavar) for argument in shape.arguments],
-        repeats=bool(shape.arguments) and shape.arguments[-1].repeats,
-        children=[_verb(child) for child in shape.children],
+def program_of(shape: CommandShape) -> CommandShape:
+    """What completion scripts say of *shape*: with the kinds of options and arguments, and helps of one sentence.
+    Raises KeyError for a metavar that has no kind yet."""
+    named = option_kinds()
+    options = []
+    for each in shape.options:
+        kind = ""
+        if each.takes_value:
+            keys = (f"{shape.words} {each.long_name}", each.long_name)
+            key = next((key for key in keys if key in named), None)
+            kind = METAVARS[each.metavar] if key is None else named[key]
+        options.append(replace(each, kind=kind, help=first_sentence(each.help)))
+    metavars = [
+        (each, each.metavar if each.metavar in METAVARS else each.metavar.strip("[]")) for each in shape.arguments
+    ]
+    return replace(
+        shape,
+        summary=first_sentence(shape.text if shape.summary.endswith("..") else shape.summary),
+        options=options,
+        arguments=[replace(each, kind=METAVARS[metavar]) for each, metavar in metavars],
+        children=[program_of(child) for child in shape.children],
     )
-
-
-def _offered(option: OptionShape, command: str) -> Offered:
-    names = sorted((*option.names, *option.off_names), key=lambda name: not name.startswith("--"))
-    kind = _option_kind(option, command) if option.takes_value else None
-    return Offered(names, kind, option.repeats, first_sentence(option.help))
 
 
 def first_sentence(text: str) -> str:
     """The first sentence of a help text without its stop, at most LONGEST_HELP characters."""
     sentence = re.sub(r"(?<!\.)\.$", "", re.split(r"\.\s+(?=[A-Z])", text, maxsplit=1)[0].strip())
-    return (
-        sentence
-        if len(sentence) <= LONGEST_HELP
-        else f"{sentence[: LONGEST_HELP - 3].rpartition(' ')[0].rstrip(',;:')}..."
-    )
-
-
-def _argument_kind(metavar: str) -> str:
-    return METAVARS[metavar] if metavar in METAVARS else METAVARS[metavar.strip("[]")]
-
-
-def _option_kind(option: OptionShape, command: str) -> str:
-    named = option_kinds()
-    own = f"{command} {option.long_name}"
-    return (
-        named[own]
-        if own in named
-        else named[option.long_name]
-        if option.long_name in named
-        else METAVARS[option.metavar]
-    )
+    cut = sentence[: LONGEST_HELP - 3].rpartition(" ")[0].rstrip(",;:")
+    return sentence if len(sentence) <= LONGEST_HELP else f"{cut}..."
 
 
 @cache
@@ -191,17 +172,6 @@ def _choice(words: Iterable[str]) -> str:
     return f"choice:{','.join(str(getattr(word, 'value', word)) for word in words)}"
 
 
-def checked_shell(name: str) -> str:
-    """The shell called *name*, in any case; `pwsh` is PowerShell. Raises BadUsage."""
-    wanted = {"pwsh": "powershell"}.get(name.lower(), name.lower())
-    if wanted not in FILES:
-        raise BadUsage(f"There is no completion for '{name}'.", hint=f"Shells: {', '.join(FILES)}.")
-    return wanted
-
-
-AGAIN = "It works in shells that are started from here on."
-
-
 def install_script(output: Output, shell: str, text: str) -> None:
     """Put the script where *shell* finds it, and after a yes the line into the shell's own file that loads it. Raises
     DiskFailed, NotFound."""
@@ -210,22 +180,18 @@ def install_script(output: Output, shell: str, text: str) -> None:
     place = place_of(shell, os.environ)
     write_script(place, text)
     files = [place.script]
-    if not place.is_loaded and place.start_file is not None and _may_add(output, place.start_file):
-        add_line(place)
-        files.append(place.start_file)
+    if not place.is_loaded and place.start_file is not None:
+        with suppress(NeedsYes):  # where nobody can be asked, none is added
+            if output.confirm(f"Add a line to '{place.start_file}' that loads it?"):
+                add_line(place)
+                files.append(place.start_file)
     said = [f"Wrote '{each}'." for each in files]
-    said.append(AGAIN if place.is_loaded else f"To load it, add this line to '{place.start_file}':\n{place.line}")
-    left = "" if place.is_loaded else place.line
+    if place.is_loaded:
+        said.append("It works in shells that are started from here on.")
+    else:
+        said.append(f"To load it, add this line to '{place.start_file}':\n{place.line}")
     output.result(
-        {"shell": shell, "files": [str(each) for each in files], "line": left},
+        {"shell": shell, "files": [str(each) for each in files], "line": "" if place.is_loaded else place.line},
         human="\n".join(said),
         quiet=map(str, files),
     )
-
-
-def _may_add(output: Output, path: Path) -> bool:
-    """Whether the user wants a line in the file at *path*; where nobody can be asked, no."""
-    try:
-        return output.confirm(f"Add a line to '{path}' that loads it?")
-    except NeedsYes:
-        return False

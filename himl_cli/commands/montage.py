@@ -5,7 +5,8 @@ Services are imported in the functions that need them, so that help comes at onc
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import logging
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,21 +14,20 @@ from typing import TYPE_CHECKING
 from himl_cli.commands._montage_options import (
     ClusterOptions,
     DatasetArg,
-    HowOptions,
     PictureOptions,
+    ReadingOptions,
     SlideOptions,
     montage_request,
-    path_of,
 )
 from himl_cli.commands.groups import command, group
 from himl_cli.commands.options import OutputOptions, WorkspaceOptions
 from himl_cli.commands.session import For, open_session, output_session
 from himl_cli.core.errors import BadUsage
+from himl_cli.core.files import expand_home
 
 if TYPE_CHECKING:
     from himl_cli.core.events import Notify
     from himl_cli.render.output import Output
-    from himl_cli.services.montage.cluster import ClusterMontage
     from himl_cli.services.montage.dataset import SlideFolder
 
 app = group()
@@ -47,10 +47,10 @@ PACKAGES = {
 def montage(
     slides: SlideOptions,
     picture: PictureOptions,
-    how: HowOptions,
+    reading: ReadingOptions,
     cluster: ClusterOptions,
-    where: WorkspaceOptions,
-    talk: OutputOptions,
+    workspace_opts: WorkspaceOptions,
+    output_opts: OutputOptions,
     named: DatasetArg = None,
 ) -> None:
     """Show any number of slides in one picture: montage.png, montage.jpg, and montage.csv, which tells what lies where.
@@ -64,11 +64,11 @@ def montage(
       himl montage slides/dataset.csv --level auto --output_path overview
       himl montage scans --datastore lab --cluster cpu --private_wheel FILE
     """
-    dataset = slides.dataset(named)
-    if cluster.cluster:
-        _montage_on_cluster(where, talk, dataset, slides, picture, how, cluster)
+    dataset = slides.name(named)
+    if cluster.cluster in (None, "local"):
+        _montage_here(workspace_opts, output_opts, dataset, slides, picture, reading, cluster)
     else:
-        _montage_here(where, talk, dataset, slides, picture, how, ignored=cluster.given)
+        _montage_on_cluster(workspace_opts, output_opts, dataset, slides, picture, reading, cluster)
 
 
 def _montage_here(
@@ -77,62 +77,40 @@ def _montage_here(
     dataset: str,
     slides: SlideOptions,
     picture: PictureOptions,
-    how: HowOptions,
-    *,
-    ignored: Sequence[str],
+    reading: ReadingOptions,
+    cluster: ClusterOptions,
 ) -> None:
-    """Make the montage and print what it is. Raises SlidesFailed, and what listing slides and making a montage
-    raise."""
-    from himl_cli.render.montage import print_montage
-
-    _check_installed()
-    request = montage_request(picture, how)
-    with (
-        _slide_folder(dataset, slides, workspace_opts, output_opts) as (folder, csv, output, notify),
-        _readers_quiet(unless=output_opts.verbose),
-    ):
-        from himl_cli.services.montage.compose import make_montage
-        from himl_cli.services.montage.files import written_files
-        from himl_cli.services.montage.query import SlideQuery, list_slides, local_lists
-
-        if ignored:
-            output.notice(f"Passed over, since the montage is made here and not on a cluster: {', '.join(ignored)}.")
-        query = SlideQuery(slides.image_glob, csv, slides.include, slides.exclude)
-        entries = list_slides(folder, query, notify)
-        result = make_montage(request, entries, folder, notify, local_lists(folder, query))
-    print_montage(output, result, written_files(result))
-    if how.strict and result.problem is not None:
-        raise result.problem
-
-
-def _check_installed() -> None:
-    """Raises BadUsage where packages of the extra `montage` are missing, naming them. Imports none of them."""
+    """Make the montage and print what it is. Raises SlidesFailed, BadUsage where packages of the extra `montage` are
+    missing, and what listing slides and making a montage raise."""
     from importlib.util import find_spec
 
     from himl_cli.core.installing import install_command
+    from himl_cli.render.montage import print_montage
 
-    missing = [package for module, package in PACKAGES.items() if find_spec(module) is None]
+    missing = [package for module, package in PACKAGES.items() if find_spec(module) is None]  # imports none of them
     if missing:
         are, them = ("is", "it") if len(missing) == 1 else ("are", "them")
         raise BadUsage(
             f"A montage needs {', '.join(missing)}, which {are} not installed.",
             hint=f"Install {them}: {install_command('montage')}",
         )
+    request = montage_request(picture, reading)
+    with _slide_folder(dataset, slides, workspace_opts, output_opts) as (folder, csv, output, notify):
+        from himl_cli.services.montage.compose import make_montage
+        from himl_cli.services.montage.files import written_files
+        from himl_cli.services.montage.query import SlideQuery, list_slides, local_lists
 
-
-@contextmanager
-def _readers_quiet(*, unless: bool) -> Iterator[None]:
-    """What tifffile logs names no slide, and is told of the slide in himl's words."""
-    import logging
-
-    log = logging.getLogger("tifffile")
-    before = log.level
-    if not unless:
-        log.setLevel(logging.CRITICAL + 1)
-    try:
-        yield
-    finally:
-        log.setLevel(before)
+        ignored = [f"--{name}" for name, value in vars(cluster).items() if value and name != "cluster"]
+        if ignored:
+            output.notice(f"Passed over, since the montage is made here and not on a cluster: {', '.join(ignored)}.")
+        query = SlideQuery(slides.image_glob, csv, slides.include_by_slide_id, slides.exclude_by_slide_id)
+        if not output_opts.verbose:  # what tifffile logs names no slide, and himl says it of the slide
+            logging.getLogger("tifffile").setLevel(logging.CRITICAL + 1)
+        entries = list_slides(folder, query, notify)
+        result = make_montage(request, entries, folder, notify, local_lists(folder, query))
+    print_montage(output, result, written_files(result))
+    if reading.strict and result.problem is not None:
+        raise result.problem
 
 
 @contextmanager
@@ -145,7 +123,7 @@ def _slide_folder(
         from himl_cli.services.montage.query import local_dataset
 
         with output_session(output_opts) as (output, notify):
-            yield (*local_dataset(path_of("DATASET", dataset)), output, notify)
+            yield (*local_dataset(expand_home(dataset)), output, notify)
     else:
         from himl_cli.services.montage.cache import cache_limit
         from himl_cli.services.montage.dataset import open_stored
@@ -162,7 +140,7 @@ def _montage_on_cluster(
     dataset: str,
     slides: SlideOptions,
     picture: PictureOptions,
-    how: HowOptions,
+    reading: ReadingOptions,
     cluster: ClusterOptions,
 ) -> None:
     """Submit the same command as a job; what was decided for the user is said once it is there, so that an error stands
@@ -172,18 +150,37 @@ def _montage_on_cluster(
     from himl_cli.commands.submit_job import naming_once_made, wait_or_leave
     from himl_cli.render.jobs import print_prepared
     from himl_cli.render.progress import observing
-    from himl_cli.services.montage.cluster import OUTPUT, check_data, prepare_montage
+    from himl_cli.services.montage.cluster import OUTPUT, ClusterMontage, check_data, prepare_montage
     from himl_cli.services.runs.logs import watching
     from himl_cli.services.submission.prepare import submit_job
     from himl_cli.workspaces.resolve import azure_for_jobs
 
     cwd = Path.cwd()
-    if picture.output != Path(OUTPUT):
+    if picture.output_path != Path(OUTPUT):
         raise BadUsage(
             "--output_path is for a montage that is made here; that of a job is among the outputs of its run.",
             hint="Leave it out, and fetch it: himl download RUN --output_dir DIR",
         )
-    request = _cluster_montage(cwd, dataset, slides, picture, how, cluster)
+    values = {  # all written out: defaults may be others there
+        "width": picture.width,
+        "level": "auto" if picture.level is None else picture.level,
+        "layout": picture.layout.value,
+        "image_format": ",".join(each.value for each in picture.image_format),
+        "backend": reading.backend.value,
+        "workers": reading.workers,
+    }
+    options = [f"--{name}={value}" for name, value in values.items() if value is not None]
+    lists = {f"--{name}": getattr(slides, name) for name in ("include_by_slide_id", "exclude_by_slide_id")}
+    passed_on = {name: value for name, value in vars(cluster).items() if name != "wait"}
+    request = ClusterMontage(
+        cwd=cwd,
+        dataset=dataset,
+        image_glob=slides.image_glob,
+        options=[*options, "--strict"] if reading.strict else options,
+        lists={option: path for option, path in lists.items() if path is not None},
+        datastore=slides.datastore,
+        **passed_on,
+    )
     azure_for_jobs(workspace_opts.workspace, workspace_opts.config_file, start=cwd)  # before anything is looked at
     with TemporaryDirectory(prefix="himl-montage-") as folder:
         job = prepare_montage(request, Path(folder))
@@ -194,35 +191,3 @@ def _montage_on_cluster(
             with watching(made[0].id):
                 print_prepared(session.output, job.remarks, job.report)
             wait_or_leave(session, made[0], waits=cluster.wait, follows=False)
-
-
-def _cluster_montage(
-    cwd: Path, dataset: str, slides: SlideOptions, picture: PictureOptions, how: HowOptions, cluster: ClusterOptions
-) -> ClusterMontage:
-    """The options of the picture are passed on all written out: defaults may be others there."""
-    from himl_cli.services.montage.cluster import ClusterMontage
-
-    lists = {"--include_by_slide_id": slides.include, "--exclude_by_slide_id": slides.exclude}
-    values = {
-        "width": picture.width,
-        "level": "auto" if picture.level is None else picture.level,
-        "layout": picture.layout.value,
-        "image_format": ",".join(each.value for each in picture.formats),
-        "backend": how.backend.value,
-        "workers": how.workers,
-    }
-    options = [f"--{name}={value}" for name, value in values.items() if value is not None]
-    return ClusterMontage(
-        cwd=cwd,
-        cluster=str(cluster.cluster),
-        dataset=dataset,
-        image_glob=slides.image_glob,
-        options=[*options, "--strict"] if how.strict else options,
-        lists={option: path for option, path in lists.items() if path is not None},
-        datastore=slides.datastore,
-        conda_env=cluster.conda_env,
-        private_wheel=cluster.private_wheel,
-        shm_size=cluster.shm_size,
-        experiment=cluster.experiment,
-        display_name=cluster.display_name,
-    )

@@ -103,17 +103,13 @@ def options_of(bundle: type[Bundle]) -> dict[str, Option]:
 
 def parameters_of(bundle: type[Bundle]) -> list[inspect.Parameter]:
     """The options of *bundle* as parameters that Typer reads."""
-    if "__init__" in vars(bundle):
-        return [
-            parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY)
-            for parameter in inspect.signature(bundle, eval_str=True).parameters.values()
-        ]
     parameters = []
     for name, each in options_of(bundle).items():
         info = typer.Option(*(each.names or (f"--{name}",)), **{"rich_help_panel": bundle._panel, **each.info})
         annotation: Any = Annotated[each.kind, info]
+        default = inspect.Parameter.empty if each.default is ... else each.default
         parameters.append(
-            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=each.default, annotation=annotation)
+            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
         )
     return parameters
 
@@ -206,10 +202,10 @@ def parse_statuses(_option: str, names: Iterable[str] | None) -> Sequence[RunSta
     return statuses
 
 
-def checked_workers(workers: int) -> int:
+def parse_workers(option: str, workers: int | None) -> int | None:
     """The number, where so many transfers can go on at once. Raises BadUsage."""
-    if not 1 <= workers <= MOST_WORKERS:
-        raise BadUsage(f"--workers takes a whole number from 1 to {MOST_WORKERS}, got {workers}.")
+    if workers is not None and not 1 <= workers <= MOST_WORKERS:
+        raise BadUsage(f"{option} takes a whole number from 1 to {MOST_WORKERS}, got {workers}.")
     return workers
 
 
@@ -219,7 +215,7 @@ WORKERS_OPTION = option(
     "N",
     WORKERS,
     panel="How",
-    parse=lambda _, number: checked_workers(number),
+    parse=parse_workers,
     show_default=False,
 )
 

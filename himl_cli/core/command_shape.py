@@ -13,7 +13,7 @@ class OptionShape:
     `names` are its spellings, long ones first (`--quiet`, `-q`), `off_names` those that say no (`--no_wait`),
     `old_names` those of hi-ml, which are understood and not shown. `metavar` is empty for a flag. `help` is without the
     default, which is `default` as text, or empty. `panel` is its heading in help, `variable` the environment variable
-    that sets it, or empty.
+    that sets it, or empty. `kind` is what shells complete its values with (`render.completions`), where that is known.
     """
 
     names: Sequence[str]
@@ -26,6 +26,7 @@ class OptionShape:
     default: str
     variable: str
     off_names: Sequence[str] = ()
+    kind: str = ""
 
     @property
     def is_flag(self) -> bool:
@@ -46,6 +47,7 @@ class ArgumentShape:
     help: str
     repeats: bool
     required: bool
+    kind: str = ""
 
 
 @dataclass(frozen=True)

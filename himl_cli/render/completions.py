@@ -13,74 +13,27 @@ An empty word is free text: nothing is offered.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 
-
-@dataclass(frozen=True)
-class Offered:
-    """An option. `names` are all its spellings, those that say no included; `kind` is None for a flag; `help` is at
-    most a line."""
-
-    names: Sequence[str]
-    kind: str | None
-    repeats: bool
-    help: str
-
-    @property
-    def row(self) -> str:
-        """As the engines read it: `--json`, `--workspace|-w=folders`, `+--tag=`; a plus for what may be given again."""
-        return f"{'+' if self.repeats else ''}{'|'.join(self.names)}{'' if self.kind is None else f'={self.kind}'}"
-
-
-@dataclass(frozen=True)
-class Verb:
-    """A command, or a group of them. `kinds` are those of its plain arguments; the last one `repeats` or not."""
-
-    words: str
-    help: str
-    options: Sequence[Offered]
-    kinds: Sequence[str]
-    repeats: bool
-    children: Sequence[Verb]
-
-    @property
-    def name(self) -> str:
-        """The last of its words."""
-        return self.words.split()[-1]
-
-    @property
-    def places(self) -> Sequence[str]:
-        """The kinds as the engines read them: `text` for free text, three dots after what repeats."""
-        words = [kind or "text" for kind in self.kinds]
-        return [*words[:-1], f"{words[-1]}..."] if self.repeats else words
-
-    def walk(self) -> Iterator[Verb]:
-        """Itself and all below."""
-        yield self
-        for child in self.children:
-            yield from child.walk()
-
-
-@dataclass(frozen=True)
-class Program:
-    """All of it; `old_names` are hi-ml's names of options with today's, known and not offered."""
-
-    root: Verb
-    old_names: Sequence[tuple[str, str]]
-
+from himl_cli.core.command_shape import CommandShape, OptionShape
 
 TEMPLATES = Path(__file__).with_name("templates")
 FILES: Mapping[str, str] = {"bash": "himl.bash", "zsh": "_himl", "fish": "himl.fish", "powershell": "himl.ps1"}
 """The shells, and what the script of each is called in `completions/`."""
 
 
-def completion_script(program: Program, shell: str) -> str:
-    """The completion script of *program* for *shell*, one of FILES; plain ASCII. Raises KeyError for another."""
+def completion_script(program: CommandShape, shell: str) -> str:
+    """The completion script of *program*, whose options and arguments have their kinds, for *shell*, one of FILES;
+    plain ASCII. Raises KeyError for another."""
     text = (TEMPLATES / FILES[shell]).read_text(encoding="ascii")
-    for name, lines in TABLES[shell](program).items():
+    old_names = sorted(
+        {
+            old: option.long_name for each in program.walk() for option in each.options for old in option.old_names
+        }.items()
+    )
+    for name, lines in TABLES[shell]([*program.walk()], old_names).items():
         text = text.replace(f"@{name}@", "\n".join(lines))
     return text
 
@@ -97,47 +50,64 @@ def powershell_quoted(text: str) -> str:
     return "'" + text.replace("'", "''") + "'"
 
 
-def _bash(program: Program) -> dict[str, list[str]]:
+def option_row(option: OptionShape) -> str:
+    """As the engines read it: `--json`, `--workspace|-w=folders`, `+--tag=`; a plus for what may be given again."""
+    names = sorted((*option.names, *option.off_names), key=lambda name: not name.startswith("--"))
+    return f"{'+' if option.repeats else ''}{'|'.join(names)}{f'={option.kind}' if option.takes_value else ''}"
+
+
+def _kinds(command: CommandShape) -> list[str]:
+    """Those of its arguments as the engines read them: `text` for free text, three dots after what repeats."""
+    return [f"{each.kind or 'text'}{'...' * each.repeats}" for each in command.arguments]
+
+
+def _verb_pairs(command: CommandShape) -> list[tuple[str, str]]:
+    return [(child.name, child.summary) for child in command.children]
+
+
+def _row_pairs(command: CommandShape) -> list[tuple[str, str]]:
+    return [(option_row(option), option.help) for option in command.options]
+
+
+Commands = Sequence[CommandShape]
+OldNames = Sequence[tuple[str, str]]
+Tables = dict[str, list[str]]
+
+
+def _bash(commands: Commands, old_names: OldNames) -> Tables:
     lines: list[str] = []
-    for verb in program.root.walk():
-        lines.append(f"    {posix_quoted(verb.words)})")
-        if verb.children:
-            lines.append(f"        verbs='{' '.join(child.name for child in verb.children)}'")
-        if verb.options:
-            lines += ["        rows='", *(f"            {option.row}" for option in verb.options), "        '"]
-        if verb.kinds:
-            lines.append(f"        kinds='{' '.join(verb.places)}'")
+    for each in commands:
+        lines.append(f"    {posix_quoted(each.words)})")
+        if each.children:
+            lines.append(f"        verbs='{' '.join(child.name for child in each.children)}'")
+        if each.options:
+            lines += ["        rows='", *(f"            {option_row(option)}" for option in each.options), "        '"]
+        if each.arguments:
+            lines.append(f"        kinds='{' '.join(_kinds(each))}'")
         lines.append("        ;;")
-    return {"TABLE": lines, "OLD_NAMES": [f"    {old}) name={today} ;;" for old, today in program.old_names]}
+    return {"TABLE": lines, "OLD_NAMES": [f"    {old}) name={today} ;;" for old, today in old_names]}
 
 
-def _zsh(program: Program) -> dict[str, list[str]]:
+def _zsh(commands: Commands, old_names: OldNames) -> Tables:
     lines: list[str] = []
-    for verb in program.root.walk():
-        lines.append(f"    ({posix_quoted(verb.words)})")
-        for name, pairs in (("verbs", _verb_pairs(verb)), ("rows", _row_pairs(verb))):
-            if pairs:
-                lines += [
-                    f"        {name}=(",
-                    *(f"            {posix_quoted(word)} {posix_quoted(text)}" for word, text in pairs),
-                    "        )",
-                ]
-        if verb.kinds:
-            lines.append(f"        kinds=({' '.join(verb.places)})")
+    for each in commands:
+        lines.append(f"    ({posix_quoted(each.words)})")
+        for name, pairs in (("verbs", _verb_pairs(each)), ("rows", _row_pairs(each))):
+            rows = [f"            {posix_quoted(word)} {posix_quoted(text)}" for word, text in pairs]
+            lines += [f"        {name}=(", *rows, "        )"] if rows else []
+        if each.arguments:
+            lines.append(f"        kinds=({' '.join(_kinds(each))})")
         lines.append("        ;;")
-    return {"TABLE": lines, "OLD_NAMES": [f"    ({old}) name={today} ;;" for old, today in program.old_names]}
+    return {"TABLE": lines, "OLD_NAMES": [f"    ({old}) name={today} ;;" for old, today in old_names]}
 
 
-def _fish(program: Program) -> dict[str, list[str]]:
-    verbs = list(program.root.walk())
-    old_names = chain.from_iterable(
-        (f"        case {old}", f"            echo -- {today}") for old, today in program.old_names
-    )
+def _fish(commands: Commands, old_names: OldNames) -> Tables:
+    old = ((f"        case {old}", f"            echo -- {today}") for old, today in old_names)
     return {
-        "VERBS": _fish_cases((verb.words, _verb_pairs(verb)) for verb in verbs),
-        "ROWS": _fish_cases((verb.words, _row_pairs(verb)) for verb in verbs),
-        "KINDS": _fish_cases((verb.words, [(place,) for place in verb.places]) for verb in verbs),
-        "OLD_NAMES": list(old_names),
+        "VERBS": _fish_cases((each.words, _verb_pairs(each)) for each in commands),
+        "ROWS": _fish_cases((each.words, _row_pairs(each)) for each in commands),
+        "KINDS": _fish_cases((each.words, [(kind,) for kind in _kinds(each)]) for each in commands),
+        "OLD_NAMES": [*chain.from_iterable(old)],
     }
 
 
@@ -152,28 +122,20 @@ def _fish_cases(tables: Iterable[tuple[str, Sequence[tuple[str, ...]]]]) -> list
     return lines
 
 
-def _powershell(program: Program) -> dict[str, list[str]]:
+def _powershell(commands: Commands, old_names: OldNames) -> Tables:
     lines: list[str] = []
-    for verb in program.root.walk():
-        lines.append(f"        {powershell_quoted(verb.words)} = @{{")
-        for name, pairs in (("Verbs", _verb_pairs(verb)), ("Rows", _row_pairs(verb))):
+    for each in commands:
+        lines.append(f"        {powershell_quoted(each.words)} = @{{")
+        for name, pairs in (("Verbs", _verb_pairs(each)), ("Rows", _row_pairs(each))):
             rows = ",\n".join(
                 f"                {powershell_quoted(word)}, {powershell_quoted(text)}" for word, text in pairs
             )
             lines += [f"            {name} = @("] + [rows] * bool(rows) + ["            )"]
-        lines += [f"            Kinds = @({', '.join(map(powershell_quoted, verb.places))})", "        }"]
-    return {"TABLE": lines, "OLD_NAMES": [f"        '{old}' = '{today}'" for old, today in program.old_names]}
+        lines += [f"            Kinds = @({', '.join(map(powershell_quoted, _kinds(each)))})", "        }"]
+    return {"TABLE": lines, "OLD_NAMES": [f"        '{old}' = '{today}'" for old, today in old_names]}
 
 
-def _verb_pairs(verb: Verb) -> list[tuple[str, str]]:
-    return [(child.name, child.help) for child in verb.children]
-
-
-def _row_pairs(verb: Verb) -> list[tuple[str, str]]:
-    return [(option.row, option.help) for option in verb.options]
-
-
-TABLES: Mapping[str, Callable[[Program], dict[str, list[str]]]] = {
+TABLES: Mapping[str, Callable[[Commands, OldNames], Tables]] = {
     "bash": _bash,
     "zsh": _zsh,
     "fish": _fish,

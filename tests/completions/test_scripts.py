@@ -11,7 +11,7 @@ import pytest
 
 from himl_cli.commands.completion import program_of
 from himl_cli.core.command_shape import ArgumentShape, OptionShape
-from himl_cli.render.completions import FILES, Offered, completion_script, fish_quoted, posix_quoted
+from himl_cli.render.completions import FILES, completion_script, fish_quoted, option_row, posix_quoted
 from tests.completions.shells import SCRIPTS
 from tests.completions.written import AGAIN, outdated, program, shape
 
@@ -39,8 +39,8 @@ NEWER_THAN_3_2 = (r"declare -A", r"local -[An]\b", r"mapfile|readarray", r"\$\{\
 """What Bash 3.2, the one of macOS, or a POSIX mode cannot read."""
 
 
-def offered() -> Iterator[tuple[str, Offered]]:
-    for verb in program().root.walk():
+def offered() -> Iterator[tuple[str, OptionShape]]:
+    for verb in program().walk():
         for option in verb.options:
             yield verb.words, option
 
@@ -66,12 +66,12 @@ def test_every_command_and_option_is_in_every_script(shell: str) -> None:
 
 def test_every_kind_and_row_is_one_that_the_engines_read() -> None:
     for words, option in offered():
-        assert KIND.fullmatch(option.kind or ""), (words, option)
-        assert re.fullmatch(r"\+?--?\w+(\|--?\w+)*(=[\w+:,.-]*)?", option.row), option.row
+        assert KIND.fullmatch(option.kind), (words, option)
+        assert re.fullmatch(r"\+?--?\w+(\|--?\w+)*(=[\w+:,.-]*)?", option_row(option)), option_row(option)
         assert len(option.help) <= 100
-    for verb in program().root.walk():
-        assert all(KIND.fullmatch(kind) for kind in verb.kinds), verb
-        assert verb.help or verb.words == "himl"
+    for verb in program().walk():
+        assert all(KIND.fullmatch(argument.kind) for argument in verb.arguments), verb
+        assert verb.summary or verb.words == "himl"
 
 
 def test_choices_of_an_option_stand_in_its_help() -> None:
@@ -80,7 +80,7 @@ def test_choices_of_an_option_stand_in_its_help() -> None:
     helps = {(command.words, option.long_name): option.help + option.metavar for command in shape().walk() for option in command.options}
     checked = 0
     for key, option in kinds.items():
-        for choice in re.findall(r"choice:([^+]*)", option.kind or ""):
+        for choice in re.findall(r"choice:([^+]*)", option.kind):
             assert all(word in helps[key] for word in choice.split(",")), (key, choice)
             checked += 1
     assert checked > 20
@@ -89,7 +89,7 @@ def test_choices_of_an_option_stand_in_its_help() -> None:
 def test_the_options_that_take_runs_and_experiments() -> None:
     by_kind: dict[str, set[str]] = {}
     for _, option in offered():
-        by_kind.setdefault(option.kind or "", set()).add(option.names[0])
+        by_kind.setdefault(option.kind, set()).add(option.names[0])
     assert by_kind["list+runs"] == {"--run"}
     assert by_kind["runs"] == {"--resume", "--from"}
     assert by_kind["runs+files"] == {"--checkpoint"}

@@ -15,7 +15,7 @@ from himl_cli.app import app
 from himl_cli.commands.completion import program_of
 from himl_cli.commands.reference import app_shape
 from himl_cli.core.command_shape import CommandShape
-from himl_cli.render.completions import FILES, Program, completion_script
+from himl_cli.render.completions import FILES, completion_script
 from tests.completions.shells import SCRIPTS
 
 AGAIN = "python -m tests.completions.written"
@@ -27,7 +27,7 @@ def shape() -> CommandShape:
 
 
 @cache
-def program() -> Program:
+def program() -> CommandShape:
     return program_of(shape())
 
 
