@@ -17,7 +17,7 @@ from himl_cli.workspaces.azure.cache import DiskCache
 from himl_cli.workspaces.azure.storage.datastore_records import DatastoreRecord
 from himl_cli.workspaces.local.launch_request import job_from_stored_form, request_from_json
 from himl_cli.workspaces.local.logged_files import read_logged_files, read_texts
-from himl_cli.workspaces.local.run_folder import RunFolder
+from himl_cli.workspaces.local.run_folder import PLAN, RECORD, RunFolder
 from stress.fuzz.strategies import contents, damaged, json_files, json_texts
 from stress.fuzz.target import Target, written
 from stress.fuzz.workspace import JOB
@@ -72,9 +72,9 @@ DAMAGED = (AttributeError, IndexError, KeyError, TypeError, ValueError)
 def _records(content: bytes) -> None:
     written("plan.json", content)
     folder = RunFolder(Path.cwd())
-    plan = folder.read_plan()
+    plan = folder.read(PLAN)
     written("job.json", content)
-    folder.read_record()
+    folder.read(RECORD)
     written("why", content)
     assert folder.why_canceled()
     try:

@@ -37,7 +37,7 @@ from himl_cli.services.transfer.names import UnsafeName, safe_relative
 from himl_cli.services.yaml_files import dump_mapping, parse_mapping
 from himl_cli.workspaces.azure.config import address_from_config, names_workspace
 from himl_cli.workspaces.local.logged_files import read_logged_files, read_texts
-from himl_cli.workspaces.local.run_folder import RunFolder
+from himl_cli.workspaces.local.run_folder import PLAN, RECORD, RunFolder
 from tests.nasty_texts import DAMAGED, framed, garbage, naming, stands
 
 
@@ -207,9 +207,7 @@ FILES: dict[str, FileTarget] = {
         "recordings/run.json",
         ("@", '{"run_id": "a", "place": {}, "not_before": @, "runs": {}}', '{"runs": @}'),
     ),
-    "records of runs": FileTarget(
-        lambda folder: (RunFolder(folder).read_plan(), RunFolder(folder).read_record()), "plan.json", ("@", '{"many": @}'), '[]{}":,1'
-    ),
+    "records of runs": FileTarget(lambda folder: (RunFolder(folder).read(PLAN), RunFolder(folder).read(RECORD)), "plan.json", ("@", '{"many": @}'), '[]{}":,1'),
     "logged tables": FileTarget(
         lambda folder: (read_logged_files(folder, lambda name: True), list(read_texts(folder, "run"))),
         "logged/a.jsonl",

@@ -56,18 +56,18 @@ class Children:
         with suppress(OSError), self._log.open("a", encoding="utf-8", errors="backslashreplace") as stream:
             stream.write(f"{datetime.now():%Y-%m-%dT%H:%M:%S} {line}\n")
 
-    def log_error(self, error: HimlError | None) -> None:
-        if error is not None and str(error) not in self._reported:
-            self._reported.add(str(error))
-            self.log(f"{error} It is tried again.")
-
     @contextmanager
     def logging_errors(self) -> Iterator[None]:
-        """`log_error` the HimlError of what is done within."""
+        """Log a HimlError of what is done within, once."""
         try:
             yield
         except HimlError as err:
-            self.log_error(err)
+            self._log_error(err)
+
+    def _log_error(self, err: HimlError) -> None:
+        if str(err) not in self._reported:
+            self._reported.add(str(err))
+            self.log(f"{err} It is tried again.")
 
     def start(self, request: LaunchRequest) -> None:
         """Start the job; what goes wrong with that is told when it has ended."""
@@ -109,7 +109,7 @@ class Children:
             self._unread_since = self._unread_since or time.monotonic()
             if time.monotonic() - self._unread_since > SECONDS_UNREAD:
                 raise
-            self.log_error(err)
+            self._log_error(err)
             time.sleep(POLL_SECONDS)
             return None
         self._at_work.discard(run_id)
@@ -124,20 +124,17 @@ class Children:
             self._stopping = why
             told = "this process was told to terminate" if why.reason == TERMINATED else "the run was canceled"
             self.log(f"stopping, since {told}")
-        if self._stopping:  # again and again: a child that was just starting may have missed it
-            self._stop_all(is_terminated=self._stopping.reason == TERMINATED)
-        return self._stopping
-
-    def _stop_all(self, *, is_terminated: bool) -> None:
-        """Those that an earlier controller started are asked to stop, since only their lock is known."""
-        for run_id in self._at_work:
+        if self._stopping is None:
+            return None
+        for run_id in self._at_work:  # again and again: a child that was just starting may have missed it
             process = self._processes.get(run_id)
-            if not is_terminated:
+            if self._stopping.reason != TERMINATED:
                 self.cancel(run_id, "its parent was canceled")
-            elif process is None:
+            elif process is None:  # an earlier controller started it: only its lock is known
                 self.cancel(run_id, "the keeper of its parent was told to terminate")
             elif process.poll() is None:
                 process.terminate()
+        return self._stopping
 
     def cancel(self, run_id: str, why: str) -> None:
         """Ask the job to stop. To be called again and again to its end: a job that is just starting may miss it."""

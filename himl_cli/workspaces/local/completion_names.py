@@ -50,9 +50,16 @@ def completion_names(folder: Path, kind: Kind, prefix: str) -> Sequence[str]:
     Runs below others (trials, steps) count once the id above is typed in full, or where nothing else matches. Writes
     nothing and waits for nobody; a record that cannot be read, or is being rewritten, may have no names.
     """
+    path = folder / "workspace.db"
+    # Read as a file that nobody changes where nobody has it open: else SQLite would make files beside it
+    how = "mode=ro" if path.with_name(f"{path.name}-wal").exists() else "immutable=1"
     found: list[str] = []
     try:
-        with closing(_opened(folder / "workspace.db")) as connection:
+        with closing(
+            sqlite3.connect(f"{path.absolute().as_uri()}?{how}", uri=True, timeout=BUSY_SECONDS)
+        ) as connection:
+            deadline = time.monotonic() + PATIENCE
+            connection.set_progress_handler(lambda: time.monotonic() > deadline, STEPS)
             for name in _runs(connection, prefix) if kind == "runs" else _experiments(connection, prefix):
                 if PLAIN.fullmatch(name):
                     found.append(name)
@@ -63,35 +70,17 @@ def completion_names(folder: Path, kind: Kind, prefix: str) -> Sequence[str]:
     return found
 
 
-def _opened(path: Path) -> sqlite3.Connection:
-    """A connection that only reads. Where nobody has the database open it is read as a file that nobody changes: else
-    SQLite would make files beside it."""
-    how = "mode=ro" if path.with_name(f"{path.name}-wal").exists() else "immutable=1"
-    connection = sqlite3.connect(f"{path.absolute().as_uri()}?{how}", uri=True, timeout=BUSY_SECONDS)
-    deadline = time.monotonic() + PATIENCE
-    connection.set_progress_handler(lambda: time.monotonic() > deadline, STEPS)
-    return connection
-
-
 def _runs(connection: sqlite3.Connection, prefix: str) -> Iterator[str]:
-    has_others = is_whole = False
     few = connection.execute(FEW, (prefix, f"{prefix}{LAST_SIGN}", SORTABLE + 1)).fetchall()
     is_few = len(few) <= SORTABLE
-    for (name,) in _newest(few, is_top=True) if is_few else connection.execute(NEWEST, (prefix, True)):
-        yield name
-        has_others = True
-        is_whole = is_whole or name == prefix
-    if is_whole or not has_others:
-        for (name,) in _newest(few, is_top=False) if is_few else connection.execute(NEWEST, (prefix, False)):
-            yield name
-
-
-def _newest(rows: Sequence[tuple[str, int, bool]], *, is_top: bool) -> Iterator[tuple[str]]:
-    """The ids of *rows* of FEW, the newest first: those at the top, or those below others."""
-    for name, _, _ in sorted(
-        (row for row in rows if bool(row[2]) is is_top), key=lambda row: (row[1], row[0]), reverse=True
-    ):
-        yield (name,)
+    few.sort(key=lambda row: (row[1], row[0]), reverse=True)
+    found: set[str] = set()
+    for is_top in (True, False):
+        rows = (row for row in few if bool(row[2]) is is_top)
+        if is_top or not found or prefix in found:
+            for name, *_ in rows if is_few else connection.execute(NEWEST, (prefix, is_top)):
+                found.add(name)
+                yield name
 
 
 def _experiments(connection: sqlite3.Connection, prefix: str) -> Iterator[str]:

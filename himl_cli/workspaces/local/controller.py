@@ -24,6 +24,7 @@ from himl_cli.workspaces.local.plan import (
     step_outputs,
     step_request,
 )
+from himl_cli.workspaces.local.run_folder import PLAN, RECORD
 from himl_cli.workspaces.local.run_process import CANCELED, TERMINATED, Outcome, RunProcess, read_request, report
 from himl_cli.workspaces.local.run_store import RunStore
 from himl_cli.workspaces.local.staging import stage_files
@@ -68,9 +69,9 @@ class Controller(RunProcess):
             target.mkdir(parents=True)
             stage_files(spec, target, is_stopped=self.is_stopped)
         plan = self._plan.staged()
-        self.folder.write_plan({"many": plan.stored()})
+        self.folder.write(PLAN, {"many": plan.stored()})
         made = {job.key: step_outputs(plan, job) for job in plan.jobs} if plan.outputs else {}
-        self.folder.write_record({"outputs": {name: made[step][key] for name, (step, key) in plan.outputs.items()}})
+        self.folder.write(RECORD, {"outputs": {name: made[step][key] for name, (step, key) in plan.outputs.items()}})
         return plan
 
     def _why_stopped(self) -> Outcome | None:

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from himl_cli.core.errors import DiskFailed, HimlError
+from himl_cli.core.errors import DiskFailed
 from himl_cli.core.installing import update_hint
 from himl_cli.core.processes import register_after_fork
 from himl_cli.workspaces.local.run_folder import CHECK_PERMISSIONS, FREE_SPACE
@@ -184,7 +184,18 @@ def translated(path: Path) -> Iterator[None]:
     try:
         yield
     except sqlite3.Error as err:
-        raise _as_himl_error(path, err) from err
+        text = str(err)
+        table = (
+            (("locked",), f"'{path}' is busy: other processes kept writing to it.", "Try again when they are done."),
+            (("not a database", "malformed"), f"'{path}' is damaged: {text}.", _hint_of_damage(path)),
+            (("readonly", "unable to open"), f"Cannot write '{path}': {text}.", CHECK_PERMISSIONS),
+            (("full",), f"No space left to write '{path}'.", FREE_SPACE),
+            (("",), f"Cannot use '{path}': {text}.", ""),
+        )
+        message, hint = next(row[1:] for row in table if any(word in text for word in row[0]))
+        if os.path.lexists(path) and not os.path.isfile(path):
+            message, hint = f"'{path}' is no file, or a link that leads to none.", _hint_of_damage(path)
+        raise DiskFailed(message, hint=hint) from err
 
 
 @contextmanager
@@ -200,21 +211,6 @@ def taken_apart(path: Path) -> Iterator[None]:
 
 def _hint_of_damage(path: Path) -> str:
     return f"The runs' files beside it are unharmed; move '{path.name}' away to start a new record."
-
-
-def _as_himl_error(path: Path, err: sqlite3.Error) -> HimlError:
-    text = str(err)
-    if os.path.lexists(path) and not os.path.isfile(path):
-        return DiskFailed(f"'{path}' is no file, or a link that leads to none.", hint=_hint_of_damage(path))
-    table = (
-        (("locked",), f"'{path}' is busy: other processes kept writing to it.", "Try again when they are done."),
-        (("not a database", "malformed"), f"'{path}' is damaged: {text}.", _hint_of_damage(path)),
-        (("readonly", "unable to open"), f"Cannot write '{path}': {text}.", CHECK_PERMISSIONS),
-        (("full",), f"No space left to write '{path}'.", FREE_SPACE),
-        (("",), f"Cannot use '{path}': {text}.", ""),
-    )
-    message, hint = next(row[1:] for row in table if any(word in text for word in row[0]))
-    return DiskFailed(message, hint=hint)
 
 
 def is_network_folder(folder: Path) -> bool:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import math
-import sqlite3
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ from typing import TYPE_CHECKING
 from himl_cli.core.runs import TRIES, Metric, MetricPoint
 from himl_cli.core.text import read_json
 from himl_cli.workspaces.local.database import Database, taken_apart
-from himl_cli.workspaces.local.run_store import RunStore, chunks
+from himl_cli.workspaces.local.run_store import RunStore, chunks, put_pairs
 
 if TYPE_CHECKING:
     from himl_cli.core.results import Logged, LoggedRow
@@ -68,12 +67,12 @@ class MetricStore:
         with self.database.writing() as connection:
             connection.executemany(INSERT_METRICS, rows)
             for table, pairs in (("parameters", parameters), ("tags", tags)):
-                _put_pairs(connection, "REPLACE", table, run_id, pairs or {})
+                put_pairs(connection, table, run_id, pairs or {})
 
     def log_missing_parameters(self, run_id: str, parameters: Mapping[str, str]) -> None:
         """Store those of *parameters* of which the run has none."""
         with self.database.writing() as connection:
-            _put_pairs(connection, "IGNORE", "parameters", run_id, parameters)
+            put_pairs(connection, "parameters", run_id, parameters, rule="IGNORE")
 
     def log_rows(self, run_id: str, rows: Sequence[MetricRow], beside: Callable[[], None]) -> None:
         """Store *rows* in one transaction, and within it do what *beside* does: where that raises, store nothing."""
@@ -186,13 +185,6 @@ class MetricStore:
 
 def _null_if_nan(value: float) -> float | None:
     return None if math.isnan(value) else value
-
-
-def _put_pairs(connection: sqlite3.Connection, rule: str, table: str, run_id: str, pairs: Mapping[str, str]) -> None:
-    connection.executemany(
-        f"INSERT OR {rule} INTO {table} (run, name, value) VALUES (?,?,?)",
-        [(run_id, name, value) for name, value in pairs.items()],
-    )
 
 
 def begin_attempt(database: Database, run_id: str) -> None:

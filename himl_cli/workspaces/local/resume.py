@@ -22,7 +22,7 @@ from himl_cli.workspaces.local.launch import (
 )
 from himl_cli.workspaces.local.launch_request import LaunchRequest, job_from_stored_form
 from himl_cli.workspaces.local.plan import plan_from_stored
-from himl_cli.workspaces.local.run_folder import RunFolder
+from himl_cli.workspaces.local.run_folder import PLAN, RECORD, RunFolder
 from himl_cli.workspaces.local.staging import STAGED
 
 SUBMIT_AGAIN = "Submit it again as a new run."
@@ -33,7 +33,7 @@ def resume(workspace: Path, run: Run, *, env: Mapping[str, str], max_concurrent:
     Interrupted."""
     _check_state(run)
     folder = RunFolder(workspace / "runs" / run.id)
-    stored, record = folder.read_plan(), folder.read_record()
+    stored, record = folder.read(PLAN), folder.read(RECORD)
     try:
         if "many" in stored:
             _check_stored(run, [job["spec"] for job in stored["many"]["jobs"]], env)

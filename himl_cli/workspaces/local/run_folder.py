@@ -20,8 +20,11 @@ from himl_cli.core.text import read_json
 
 FREE_SPACE = "Free some space; 'himl runs delete' removes runs with their files."
 CHECK_PERMISSIONS = "Check the folder's permissions, or name another with --workspace."
-
-
+RECORD = "job.json"
+"""Facts about the job: where its inputs and outputs lie."""
+WHY = "why"
+PLAN = "plan.json"
+"""What the run is for, so that it can be resumed."""
 RESERVE_BYTES = 128 * 1024
 SECONDS_IN_USE = 1.0 if sys.platform == "win32" else 0.0
 T = TypeVar("T")
@@ -56,10 +59,6 @@ class RunFolder:
         """Held by the supervisor as long as it lives; the operating system frees it, whatever happens."""
         return self.path / "lock"
 
-    @property
-    def _why(self) -> Path:
-        return self.path / "why"
-
     def is_supervised(self) -> bool:
         """Whether a supervisor holds the lock. No process id is trusted: after a reboot it may be another's."""
         return is_held(self.lock)
@@ -67,7 +66,7 @@ class RunFolder:
     def allow_to_run(self) -> None:
         """Make the file whose absence tells the supervisor to stop: taking it away works on a full disk, making one
         would not."""
-        self._why.unlink(missing_ok=True)
+        (self.path / WHY).unlink(missing_ok=True)
         (self.path / "go").touch()
 
     def ask_to_cancel(self, why: str = "") -> None:
@@ -75,7 +74,7 @@ class RunFolder:
         DiskFailed."""
         if why:
             with suppress(OSError):  # on a full disk it is stopped without saying why
-                self._why.write_text(why, encoding="utf-8")
+                (self.path / WHY).write_text(why, encoding="utf-8")
         try:
             (self.path / "go").unlink(missing_ok=True)
         except OSError as err:
@@ -85,9 +84,8 @@ class RunFolder:
         return not (self.path / "go").exists()
 
     def why_canceled(self) -> str:
-        """The reason that was left with the word to stop."""
         try:
-            return self._why.read_text(encoding="utf-8") or "canceled"
+            return (self.path / WHY).read_text(encoding="utf-8") or "canceled"
         except (OSError, ValueError):
             return "canceled"
 
@@ -101,22 +99,24 @@ class RunFolder:
     def is_disk_full(self) -> bool:
         return shutil.disk_usage(self.path).free < RESERVE_BYTES
 
-    def write_record(self, record: dict[str, Any]) -> None:
-        """Store facts about the job beside it: where its inputs and outputs lie. No environment: that may hold secrets.
-        Raises OSError."""
-        _write(self.path / "job.json", record)
+    def write(self, name: str, content: dict[str, Any]) -> None:
+        """Store RECORD or PLAN, whole or not at all: whoever writes may be killed. Without variables, which may hold
+        secrets. Raises OSError."""
+        path = self.path / name
+        part = path.with_name(f"{name}.part")
+        part.write_text(json.dumps(content, indent=1), encoding="utf-8")
+        once_free(lambda: part.replace(path))
 
-    def read_record(self) -> dict[str, Any]:
-        """The facts stored, or {} where the job was not started."""
-        return _read(self.path / "job.json")
-
-    def write_plan(self, plan: dict[str, Any]) -> None:
-        """Store what the run is for, so that it can be resumed. No variables. Raises OSError."""
-        _write(self.path / "plan.json", plan)
-
-    def read_plan(self) -> dict[str, Any]:
-        """The plan stored, or {} where there is none."""
-        return _read(self.path / "plan.json")
+    def read(self, name: str) -> dict[str, Any]:
+        """What was stored, or {} where nothing was."""
+        path = self.path / name
+        try:
+            found = read_json(once_free(lambda: path.read_text(encoding="utf-8")))
+        except FileNotFoundError:
+            return {}
+        except (OSError, ValueError) as err:
+            raise DiskFailed(f"Cannot read '{path}': {err}.") from err
+        return found if isinstance(found, dict) else {}
 
     def remove(self) -> None:
         """Delete the folder with all in it. Raises DiskFailed naming the first file that would not go."""
@@ -158,23 +158,6 @@ def once_free(act: Callable[[], T], seconds: float = SECONDS_IN_USE) -> T:
             if time.monotonic() >= deadline:
                 raise
             time.sleep(0.02)
-
-
-def _write(path: Path, content: dict[str, Any]) -> None:
-    """Whole or not at all: whoever writes may be killed."""
-    part = path.with_name(f"{path.name}.part")
-    part.write_text(json.dumps(content, indent=1), encoding="utf-8")
-    once_free(lambda: part.replace(path))
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        found = read_json(once_free(lambda: path.read_text(encoding="utf-8")))
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError) as err:
-        raise DiskFailed(f"Cannot read '{path}': {err}.") from err
-    return found if isinstance(found, dict) else {}
 
 
 def explain_disk_error(err: OSError, what: str, where: Path) -> DiskFailed:

@@ -74,10 +74,9 @@ class RunStore:
                 "reason, created, started) VALUES (?,?,?,?,?,?,?,?,?,?,?,?)",
                 values,
             )
-            _put_tags(connection, new.id, new.tags)
+            put_pairs(connection, "tags", new.id, new.tags)
 
     def start(self, run_id: str) -> None:
-        """The run's script is about to start."""
         self._update(run_id, "status = ?, started = ?", (RunStatus.running.value, now_ms()))
 
     def end(
@@ -108,7 +107,7 @@ class RunStore:
 
     def tag(self, run_id: str, tags: Mapping[str, str]) -> None:
         with self.database.writing() as connection:
-            _put_tags(connection, run_id, tags)
+            put_pairs(connection, "tags", run_id, tags)
 
     def delete_tag(self, run_id: str, name: str) -> None:
         with self.database.writing() as connection:
@@ -122,7 +121,6 @@ class RunStore:
                 connection.execute("DELETE FROM runs WHERE id = ?", (run_id,))
 
     def open_jobs(self) -> list[str]:
-        """Ids of the jobs that have runs without an end."""
         return _ids(row["job"] for row in self.database.rows("SELECT DISTINCT job FROM runs WHERE ended IS NULL"))
 
     def job_of(self, run_id: str) -> str | None:
@@ -229,10 +227,13 @@ def _ids(found: Iterable[object]) -> list[str]:
     ]
 
 
-def _put_tags(connection: sqlite3.Connection, run_id: str, tags: Mapping[str, str]) -> None:
+def put_pairs(
+    connection: sqlite3.Connection, table: str, run_id: str, pairs: Mapping[str, str], *, rule: str = "REPLACE"
+) -> None:
+    """Store tags or parameters; *rule* is SQLite's for those that are there."""
     connection.executemany(
-        "INSERT OR REPLACE INTO tags (run, name, value) VALUES (?,?,?)",
-        [(run_id, storable(name), storable(value)) for name, value in tags.items()],
+        f"INSERT OR {rule} INTO {table} (run, name, value) VALUES (?,?,?)",
+        [(run_id, storable(name), storable(value)) for name, value in pairs.items()],
     )
 
 

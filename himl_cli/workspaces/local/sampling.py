@@ -22,7 +22,6 @@ Values = Mapping[str, Scalar]
 Sampler = Callable[[int, Sequence[Trial]], Values | None]
 """The values of trial *index* (0…), by name; None where there are no more trials. The others are the trials that were
 started before."""
-Verdicts = dict[int, str]
 
 
 def check_sampling(spec: SweepSpec) -> None:
@@ -39,30 +38,24 @@ def check_sampling(spec: SweepSpec) -> None:
 def make_sampler(spec: SweepSpec) -> Sampler:
     """The sampler that *spec* asks for. Raises BadUsage where what it needs is not installed."""
     check_sampling(spec)
-    draw = _grid_values if spec.sampling == "grid" else _random_values
     bayesian = BayesianSampler(spec) if spec.sampling == BAYESIAN else None
 
     def values(index: int, past: Sequence[Trial]) -> Values | None:
         if not 0 <= index < spec.max_trials:
             return None
-        return bayesian.values(index, past) if bayesian else draw(spec, index)
+        if bayesian:
+            return bayesian.values(index, past)
+        if spec.sampling != "grid":  # from the seed, the number and the name alone, whatever else is searched
+            return {
+                name: _drawn(found, Random(f"{spec.seed or 0}/{index}/{name}")) for name, found in spec.space.items()
+            }
+        chosen: dict[str, Scalar] = {}
+        for name in reversed(list(spec.space)):  # every combination, the last hyperparameter changing fastest
+            index, place = divmod(index, len(spec.space[name].values))
+            chosen[name] = spec.space[name].values[place]
+        return {name: chosen[name] for name in spec.space} if index == 0 else None
 
     return values
-
-
-def _grid_values(spec: SweepSpec, index: int) -> Values | None:
-    """Every combination of the values, the last hyperparameter changing fastest."""
-    chosen: dict[str, Scalar] = {}
-    for name in reversed(list(spec.space)):
-        index, place = divmod(index, len(spec.space[name].values))
-        chosen[name] = spec.space[name].values[place]
-    return {name: chosen[name] for name in spec.space} if index == 0 else None
-
-
-def _random_values(spec: SweepSpec, index: int) -> Values:
-    """Each value by itself, from the seed, the trial's number and the hyperparameter's name: what else is searched
-    makes no difference."""
-    return {name: _drawn(found, Random(f"{spec.seed or 0}/{index}/{name}")) for name, found in spec.space.items()}
 
 
 def _drawn(found: SearchRange, source: Random) -> Scalar:
@@ -179,24 +172,56 @@ def trials_to_stop(spec: EarlyStop, goal: str, trials: Sequence[Trial]) -> Mappi
     the same interval. Values that are no finite numbers count as intervals and for nothing else: they never win, and
     never stop a trial.
     """
-    policy = {"bandit": _bandit, "median": _median, "truncation": _truncation}[spec.policy]
     sign = 1.0 if goal == "maximize" else -1.0
     by_interval: dict[int, list[Trial]] = {}
     for trial in trials:
         if interval := 0 if trial.is_over else last_interval(spec, len(trial.metric)):
             by_interval.setdefault(interval, []).append(trial)
-    stopped: Verdicts = {}
+    stopped: dict[int, str] = {}
     for interval, running in by_interval.items():
-        scores = {
-            trial.index: score
+        finite = {
+            trial.index: found  # the higher the better
             for trial in trials
-            if (score := max(_finite(sign, trial, interval), default=None)) is not None
+            if (found := [sign * value for value in trial.metric[:interval] if math.isfinite(value)])
         }
-        candidates = {trial.index: scores[trial.index] for trial in running if trial.index in scores}
-        verdicts = policy(spec, sign, interval, candidates, scores, trials)
-        stopped |= {
-            index: f"stopped early by {spec.policy} at interval {interval}: {why}" for index, why in verdicts.items()
-        }
+        scores = {index: max(found) for index, found in finite.items()}
+        candidates = [trial.index for trial in running if trial.index in scores]
+        if not candidates:
+            continue
+        if spec.policy == "truncation":  # what is among the worst of the trials that came to this interval
+            percentage = spec.truncation_percentage or 0
+            reached = sorted(
+                (scores[each.index], each.index)
+                for each in trials
+                if len(each.metric) >= interval and each.index in scores
+            )
+            cut = {index for _, index in reached[: len(reached) * percentage // 100]}
+            verdicts = {
+                index: f"among the worst {percentage} % of {len(reached)} trials"
+                for index in candidates
+                if index in cut
+            }
+        else:
+            leader = max(scores, key=lambda index: (scores[index], -index))
+            best = scores[leader]
+            if spec.policy == "median":  # of the running averages of all trials
+                worst = median(fmean(found) for found in finite.values())
+                because = f"the median of the averages is {sign * worst:g}"
+            elif spec.slack_factor is None:
+                worst, slack = best - (spec.slack_amount or 0.0), f"slack_amount={spec.slack_amount or 0:g}"
+                because = f"trial {leader} had {sign * best:g}, and {slack} allows {sign * worst:g}"
+            else:  # a factor widens on the worse side, whatever the metric's sign is
+                widens = (sign * best >= 0) == (sign < 0)
+                worst = best * (1 + spec.slack_factor) if widens else best / (1 + spec.slack_factor)
+                slack = f"slack_factor={spec.slack_factor:g}"
+                because = f"trial {leader} had {sign * best:g}, and {slack} allows {sign * worst:g}"
+            verdicts = {
+                index: f"{sign * scores[index]:g}, where {because}"
+                for index in candidates
+                if scores[index] < worst and (index != leader or spec.policy == "median")
+            }
+        for index, why in verdicts.items():
+            stopped[index] = f"stopped early by {spec.policy} at interval {interval}: {why}"
     return stopped
 
 
@@ -204,57 +229,3 @@ def last_interval(spec: EarlyStop, logged: int) -> int:
     """The interval at which the policy looks at a trial that logged so many values; 0 where it does not look yet."""
     interval = logged - logged % max(1, spec.evaluation_interval)
     return interval if interval >= spec.delay_evaluation else 0
-
-
-Scores = Mapping[int, float]
-
-
-def _bandit(
-    spec: EarlyStop, sign: float, interval: int, running: Scores, scores: Scores, trials: Sequence[Trial]
-) -> Verdicts:
-    """Stops what is worse than the best trial by more than the slack. A factor widens on the worse side whatever the
-    metric's sign is."""
-    if not scores:
-        return {}
-    leader = max(scores, key=lambda index: (scores[index], -index))
-    best = scores[leader]
-    if spec.slack_factor is None:
-        worst, slack = best - (spec.slack_amount or 0.0), f"slack_amount={spec.slack_amount or 0:g}"
-    else:
-        # the metric grows where it is positive and minimized, or negative and maximized
-        widens = (sign * best >= 0) == (sign < 0)
-        worst = best * (1 + spec.slack_factor) if widens else best / (1 + spec.slack_factor)
-        slack = f"slack_factor={spec.slack_factor:g}"
-    because = f"where trial {leader} had {sign * best:g}, and {slack} allows {sign * worst:g}"
-    return {
-        index: f"{sign * score:g}, {because}" for index, score in running.items() if index != leader and score < worst
-    }
-
-
-def _median(
-    spec: EarlyStop, sign: float, interval: int, running: Scores, scores: Scores, trials: Sequence[Trial]
-) -> Verdicts:
-    """Stops what at its best is worse than the median of the running averages of all trials."""
-    averages = [fmean(found) for trial in trials if (found := _finite(sign, trial, interval))]
-    if not averages:
-        return {}
-    middle = median(averages)
-    because = f"where the median of the averages is {sign * middle:g}"
-    return {index: f"{sign * score:g}, {because}" for index, score in running.items() if score < middle}
-
-
-def _truncation(
-    spec: EarlyStop, sign: float, interval: int, running: Scores, scores: Scores, trials: Sequence[Trial]
-) -> Verdicts:
-    """Stops what is among the worst of the trials that came to this interval."""
-    percentage = spec.truncation_percentage or 0
-    reached = [
-        (scores[each.index], each.index) for each in trials if len(each.metric) >= interval and each.index in scores
-    ]
-    cut = {index for _, index in sorted(reached)[: len(reached) * percentage // 100]}
-    return {index: f"among the worst {percentage} % of {len(reached)} trials" for index in running if index in cut}
-
-
-def _finite(sign: float, trial: Trial, interval: int) -> list[float]:
-    """The finite values up to the interval, the higher the better."""
-    return [sign * value for value in trial.metric[:interval] if math.isfinite(value)]

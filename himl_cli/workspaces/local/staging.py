@@ -11,7 +11,7 @@ from pathlib import Path
 
 from himl_cli.core.jobs import JobSpec
 from himl_cli.workspaces.local.launch_request import LaunchRequest, stored_form
-from himl_cli.workspaces.local.run_folder import RunFolder
+from himl_cli.workspaces.local.run_folder import PLAN, RECORD, RunFolder
 
 COLLECTED = ("outputs", "logs")
 BLOCK = 8 << 20
@@ -40,7 +40,7 @@ class JobFiles:
         """Stage the snapshot and make the folders; for another attempt, those of the earlier ones stay. Raises OSError,
         Stopped."""
         folder, spec, again = self._folder, self._spec, self._request.again
-        known = folder.read_record() if again else {}
+        known = folder.read(RECORD) if again else {}
         attempts = known.get(ATTEMPTS, 0)
         if known:
             self._put_logs_away(attempts)
@@ -48,12 +48,12 @@ class JobFiles:
         for log in self.logs():
             log.touch()
         if not spec.parent:
-            folder.write_plan({"job": stored_form(spec)})
+            folder.write(PLAN, {"job": stored_form(spec)})
         for path in self._request.outputs.values():
             Path(path).mkdir(parents=True, exist_ok=True)
         data = {"inputs": dict(self._request.inputs), "outputs": dict(self._request.outputs)}
         facts = {**data, "python": spec.python, "in_place": spec.in_place}
-        folder.write_record({**facts, STAGED: known.get(STAGED, False), ATTEMPTS: attempts})
+        folder.write(RECORD, {**facts, STAGED: known.get(STAGED, False), ATTEMPTS: attempts})
         if spec.in_place:
             folder.code.mkdir(exist_ok=again)
             self._made = _make_collected(self.cwd)
@@ -63,7 +63,7 @@ class JobFiles:
                 shutil.rmtree(folder.code)  # what an earlier attempt was staging when it was killed
             folder.code.mkdir()
             stage_files(spec, folder.code, is_stopped=is_stopped, between=_make_collected)
-        folder.write_record({**facts, STAGED: True, ATTEMPTS: attempts + 1})
+        folder.write(RECORD, {**facts, STAGED: True, ATTEMPTS: attempts + 1})
 
     def logs(self) -> list[Path]:
         """The log of each rank."""
@@ -160,7 +160,7 @@ def _stamps(root: Path) -> dict[str, Stamp]:
 def files_elsewhere(folder: RunFolder) -> Iterator[Path]:
     """Files that the run's script wrote outside `outputs/`, `logs/` and Python's caches; none of a job in place, where
     they lie as it left them."""
-    if folder.read_record().get("in_place", True):
+    if folder.read(RECORD).get("in_place", True):
         return
     since = (folder.path / "job.json").stat().st_mtime_ns  # it is written once the files are staged
     for place, folders, names in os.walk(folder.code):

@@ -9,7 +9,7 @@ from himl_cli.core.errors import BadUsage, RunNotFound
 from himl_cli.core.processes import ProcessLock
 from himl_cli.core.results import NewRun, RunEnd
 from himl_cli.core.runs import RunStatus
-from himl_cli.workspaces.local.run_folder import RunFolder, explain_disk_error
+from himl_cli.workspaces.local.run_folder import RECORD, RunFolder, explain_disk_error
 from himl_cli.workspaces.local.run_store import RunStore, now_ms
 
 KEEPER, PROGRAM = "kept_by", "program"
@@ -75,7 +75,7 @@ class UnmanagedRuns:
 
     def is_unmanaged(self, run_id: str) -> bool:
         """Whether a program records the run, and not a job's supervisor."""
-        return RunFolder(self._runs / run_id).read_record().get(KEEPER) == PROGRAM
+        return RunFolder(self._runs / run_id).read(RECORD).get(KEEPER) == PROGRAM
 
     def _hold(self, run_id: str, *, is_new: bool = False) -> None:
         """Take the run's lock, unless somebody has it."""
@@ -84,7 +84,7 @@ class UnmanagedRuns:
         try:
             if is_new:
                 folder.path.mkdir(parents=True, exist_ok=True)
-                folder.write_record({KEEPER: PROGRAM})
+                folder.write(RECORD, {KEEPER: PROGRAM})
             if folder.lock not in _locks and lock.take():
                 _locks[folder.lock] = lock
         except OSError as err:

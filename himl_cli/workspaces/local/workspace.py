@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,7 +21,7 @@ from himl_cli.workspaces.base import BlobStore, FolderWorkspace
 from himl_cli.workspaces.local.database import Database
 from himl_cli.workspaces.local.logged_files import LoggedWriter, read_texts
 from himl_cli.workspaces.local.metric_store import MetricStore
-from himl_cli.workspaces.local.run_folder import CHECK_PERMISSIONS, RunFolder, explain_disk_error
+from himl_cli.workspaces.local.run_folder import CHECK_PERMISSIONS, RECORD, RunFolder, explain_disk_error
 from himl_cli.workspaces.local.run_store import RunStore
 from himl_cli.workspaces.local.unmanaged_runs import UnmanagedRuns
 
@@ -134,7 +135,7 @@ class LocalWorkspace(FolderWorkspace):
         from himl_cli.workspaces.local.blobs import DatastoreFolder
 
         self.run(run_id)
-        outputs: Mapping[str, str] = self._folder_of(run_id).read_record().get("outputs", {})
+        outputs: Mapping[str, str] = self._folder_of(run_id).read(RECORD).get("outputs", {})
         if key not in outputs:
             names = ", ".join(outputs) or "none"
             raise NotFound(f"Run '{run_id}' has no output '{key}'; it has: {names}.")
@@ -164,37 +165,29 @@ class LocalWorkspace(FolderWorkspace):
         return folder if folder.exists() else None
 
     def checks(self) -> Iterator[Check]:
-        """Whether the record can be read and the folder written, and which journal it has."""
-        if not os.path.lexists(self.folder / "workspace.db"):
-            yield Check.passed(CHECK_NAME, f"{self.label}: no run yet.")
-        else:
-            try:
-                count, journal = self._count_and_journal()
-            except HimlError as err:
-                yield Check.failed(CHECK_NAME, str(err), err.hint)
-                return
-            yield Check.passed(CHECK_NAME, f"{self.label}: {count:,} run{'s' * (count != 1)}, {journal}.")
+        try:
+            facts = self.describe().facts
+        except HimlError as err:
+            yield Check.failed(CHECK_NAME, str(err), err.hint)
+            return
+        text = "no run yet"
+        if "runs" in facts:
+            text = f"{int(facts['runs']):,} run{'s' * (facts['runs'] != '1')}, {facts['journal']}"
+        yield Check.passed(CHECK_NAME, f"{self.label}: {text}.")
         if not os.access(self.folder, os.W_OK):
             text = f"'{self.folder}' may only be read: jobs cannot be recorded there."
             yield Check.note(CHECK_NAME, text, CHECK_PERMISSIONS)
 
     def describe(self) -> WorkspaceFacts:
-        """The folder, its journal and its default datastore. Raises DiskFailed for a damaged record."""
+        """The folder, its default datastore, how many runs there are and how they are written. Raises DiskFailed for a
+        damaged record."""
         facts = {"folder": str(self.folder), "default_datastore": DEFAULT_DATASTORE}
         if os.path.lexists(self.folder / "workspace.db"):
-            count, journal = self._count_and_journal()
-            facts |= {"runs": str(count), "journal": journal}
+            with closing(Database(self.folder / "workspace.db")) as database:
+                mode = str(database.rows("PRAGMA journal_mode")[0][0])
+                facts["runs"] = str(database.rows("SELECT count(*) FROM runs")[0][0])
+            facts["journal"] = JOURNALS.get(mode.lower(), f"{mode} journal")
         return WorkspaceFacts("local", self.label, f"'{self.folder}'", facts)
-
-    def _count_and_journal(self) -> tuple[int, str]:
-        """How many runs there are, and how they are written. Raises DiskFailed."""
-        database = Database(self.folder / "workspace.db")
-        try:
-            count = int(database.rows("SELECT count(*) FROM runs")[0][0])
-            mode = str(database.rows("PRAGMA journal_mode")[0][0])
-        finally:
-            database.close()
-        return count, JOURNALS.get(mode.lower(), f"{mode} journal")
 
     def submit(self, spec: JobSpec, *, notify: Notify) -> Run:
         from himl_cli.workspaces.local.job_data import resolve_folders
@@ -230,7 +223,7 @@ class LocalWorkspace(FolderWorkspace):
         return self.run(run_id)
 
     def python_of(self, run_id: str) -> str:
-        return str(self._folder_of(run_id).read_record().get("python") or "")
+        return str(self._folder_of(run_id).read(RECORD).get("python") or "")
 
     def unkept_files(self, run_id: str) -> Sequence[Path]:
         from himl_cli.workspaces.local.staging import files_elsewhere
