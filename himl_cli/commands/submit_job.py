@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from himl_cli.commands.options import OutputOptions, WorkspaceOptions
 from himl_cli.commands.session import For, Session, lazy_workspace, open_session
-from himl_cli.commands.submit_options import REQUEST_FIELDS, TYPED, SubmitOptions
+from himl_cli.commands.submit_options import TYPED, SubmitOptions
 from himl_cli.core.errors import BadUsage, HimlError, JobFailed, NotFound, WorkspaceNotFound
 from himl_cli.core.processes import interruptions
 from himl_cli.core.redaction import is_address, shown
@@ -47,7 +47,7 @@ from himl_cli.services.submission.pipeline_data import (
 )
 from himl_cli.services.submission.pipelines import prepare_pipeline
 from himl_cli.services.submission.prepare import prepare_job, start_and_note, submit_job
-from himl_cli.services.submission.request import PreparedJob, SubmitRequest, is_pipeline
+from himl_cli.services.submission.request import REQUEST_FIELDS, PreparedJob, SubmitRequest, is_pipeline
 from himl_cli.services.submission.resume import COUNT, OF_RECORD, resume_run
 from himl_cli.services.submission.wait import (
     failure_hint,

@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from himl_cli.services.submission.request import SubmitRequest
 
 TYPED = "command line"
-REQUEST_FIELDS = {"env_var": "env_vars", "tag": "tags", "input": "inputs", "output": "outputs"}
-"""Options that have another name in a request."""
 BUILD = "build_"
 """How options begin that are together a request's `build`; `build_context` is none of them."""
 
@@ -175,7 +173,7 @@ class SubmitOptions(Bundle):
         self, cwd: Path, target: str | None, arguments: Sequence[str], sources: Mapping[str, str]
     ) -> SubmitRequest:
         """All that a request has a field for; *sources* say where each value came from."""
-        from himl_cli.services.submission.request import SubmitRequest
+        from himl_cli.services.submission.request import REQUEST_FIELDS, SubmitRequest
 
         values = {REQUEST_FIELDS.get(name, name): value for name, value in vars(self).items()}
         build = {name: values.pop(name) for name in [*values] if name.startswith(BUILD) and name != "build_context"}

@@ -10,9 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath
 
 from himl_cli.core.errors import BadUsage
-from himl_cli.core.files import write_atomic
 from himl_cli.core.redaction import redact
-from himl_cli.core.runs import Run
 
 SECONDS = 5.0
 
@@ -135,20 +133,11 @@ def automatic_tags(git: GitFacts | None, build: Mapping[str, str], command_line:
             "build_source_message": git.message,
             "build_source_dirty": str(git.is_dirty).lower(),
         }
-    tags = {**facts, "build_user": _user(), "command_line": command_line, **build}
+    user = ""
+    with suppress(OSError, KeyError, ImportError):  # a user id without a name, as in some containers
+        user = getpass.getuser()
+    tags = {**facts, "build_user": user, "command_line": command_line, **build}
     return {name: redact(value) for name, value in tags.items() if value}
 
 
-def _user() -> str:
-    try:
-        return getpass.getuser()
-    except (OSError, KeyError, ImportError):  # a user id without a name, as in some containers
-        return ""
-
-
 FILE_NAME = "most_recent_run.txt"
-
-
-def write_latest_run(folder: Path, run: Run) -> None:
-    """Write the file in *folder*: whole or not at all, also when the machine goes down. Raises OSError."""
-    write_atomic(folder / FILE_NAME, f"{run.recovery_id}\n")

@@ -48,7 +48,7 @@ class _StrictLoader(yaml.SafeLoader):  # type: ignore[misc]  # the library has n
     def get_single_node(self) -> Any:
         root = super().get_single_node()
         if root is not None:
-            _Extent().of(root)
+            _extent(root, {})
         return root
 
     def compose_node(self, parent: Any, index: Any) -> Any:
@@ -86,34 +86,25 @@ class _StrictLoader(yaml.SafeLoader):  # type: ignore[misc]  # the library has n
         return _joined(value, node.start_mark) if isinstance(value, str) else value
 
 
-class _Extent:
-    """How many values nodes stand for, and how deep these are, where each alias is written out. Aliases are of nodes
-    that stand before them."""
-
-    def __init__(self) -> None:
-        self._known: dict[Any, tuple[int, int] | None] = {}
-
-    def of(self, node: Any) -> tuple[int, int]:
-        """Raises yaml.MarkedYAMLError where they are too many or too deep, and where a value is part of itself."""
-        if node in self._known:
-            known = self._known[node]
-            if known is None:
-                raise _TooMuch(problem="the value is part of itself", problem_mark=node.start_mark)
-            return known
-        self._known[node] = None
-        count, depth = 1, 0
-        for child in _children(node):
-            within, below = self.of(child)
-            count, depth = count + within, max(depth, below)
-            _check_extent(count, depth + 1, node.start_mark)
-        self._known[node] = (count, depth + 1)
-        return count, depth + 1
-
-
-def _children(node: Any) -> list[Any]:
+def _extent(node: Any, known: dict[Any, tuple[int, int] | None]) -> tuple[int, int]:
+    """How many values *node* stands for, and how deep these are, where each alias is written out; *known* are nodes
+    that stand before it, None those that it is in. Raises yaml.MarkedYAMLError where they are too many or too deep, and
+    where a value is part of itself."""
+    if node in known:
+        if (extent := known[node]) is None:
+            raise _TooMuch(problem="the value is part of itself", problem_mark=node.start_mark)
+        return extent
+    known[node] = None
+    children = node.value if isinstance(node, yaml.SequenceNode) else []
     if isinstance(node, yaml.MappingNode):
-        return [each for pair in node.value for each in pair]
-    return list(node.value) if isinstance(node, yaml.SequenceNode) else []
+        children = [each for pair in node.value for each in pair]
+    count, depth = 1, 0
+    for child in children:
+        within, below = _extent(child, known)
+        count, depth = count + within, max(depth, below)
+        _check_extent(count, depth + 1, node.start_mark)
+    known[node] = (count, depth + 1)
+    return count, depth + 1
 
 
 def _check_extent(values: int, depth: int, mark: Any) -> None:
@@ -152,8 +143,11 @@ def parse_mapping(text: str, path: Path) -> Mapping[str, Any]:
     try:
         content = yaml.load(text, Loader=_StrictLoader)
     except yaml.MarkedYAMLError as err:
-        _leave_out_content(err)
         mark = err.problem_mark or err.context_mark
+        # the file may hold secrets: *err* is not to quote it, neither in its words nor by the lines shown below them
+        for each in filter(None, (err.problem_mark, err.context_mark)):
+            each.buffer = None
+        err.problem, err.context = (text and _QUOTED.sub(r"\1", text) for text in (err.problem, err.context))
         line = f", line {mark.line + 1}" if mark else ""
         raise BadUsage(
             f"'{path}'{line}: {shorten(err.problem or err.context)}.",
@@ -166,14 +160,6 @@ def parse_mapping(text: str, path: Path) -> Mapping[str, Any]:
             f"'{path}' holds no sections, but {'nothing' if content is None else 'a ' + type(content).__name__}."
         )
     return {str(key): value for key, value in content.items()}
-
-
-def _leave_out_content(err: yaml.MarkedYAMLError) -> None:
-    """Let *err* not quote the file, which may hold secrets: neither in its words nor by the lines that the library
-    shows below them."""
-    for mark in filter(None, (err.problem_mark, err.context_mark)):
-        mark.buffer = None
-    err.problem, err.context = (text and _QUOTED.sub(r"\1", text) for text in (err.problem, err.context))
 
 
 def dump_mapping(content: Mapping[str, Any]) -> str:

@@ -11,7 +11,7 @@ import pytest
 from himl_cli.core.events import ignore
 from himl_cli.core.jobs import Snapshot
 from himl_cli.services.submission.snapshot import take_snapshot
-from himl_cli.workspaces.azure.jobs.code import CodeAssets, fingerprint
+from himl_cli.workspaces.azure.jobs.code import fingerprint
 from tests.azure.lab import Lab
 from tests.azure_connections import connected
 from tests.azure_jobs import ensured
@@ -54,8 +54,8 @@ def test_the_sdk_asks_for_our_hash_and_finds_our_upload(
     stage: Stage, azure_environment: StagedWorkspace, project: Path, tmp_path: Path, code: Snapshot
 ) -> None:
     with connected(azure_environment, project) as connection:
-        ours = ensured(CodeAssets(connection), code, ignore)
-    assert ours.is_new
+        ours = ensured(connection, code, ignore)
+    assert not ours.is_cached
     stage.log.clear()
     theirs = submit_by_sdk(azure_environment, tmp_path)
     (asked,) = stage.log.find(r"GET [^ ]*/codes/[^ ]*hash=")
@@ -69,6 +69,6 @@ def test_we_find_the_upload_of_the_sdk(stage: Stage, azure_environment: StagedWo
     theirs = submit_by_sdk(azure_environment, tmp_path)
     stage.log.clear()
     with connected(azure_environment, project) as connection:
-        ours = ensured(CodeAssets(connection), code, ignore)
-    assert (ours.id.lower(), ours.is_new) == (theirs.lower(), False)
+        ours = ensured(connection, code, ignore)
+    assert (ours.id.lower(), ours.is_cached) == (theirs.lower(), True)
     assert len(stage.log.find(r"management\.azure\.com")) == 1

@@ -18,7 +18,7 @@ from himl_cli.core.errors import BadUsage, HimlError, NotAllowed, ServiceFailed
 from himl_cli.core.events import Event, Finished, Moved, Planned, ignore
 from himl_cli.core.jobs import Snapshot
 from himl_cli.workspaces.azure.connection import Connection
-from himl_cli.workspaces.azure.jobs.code import CodeAssets, fingerprint
+from himl_cli.workspaces.azure.jobs.code import JobCode, fingerprint
 from tests.azure_connections import connected
 from tests.azure_jobs import ensured
 from tests.running import write_files
@@ -65,9 +65,9 @@ def contents(snapshot: Snapshot) -> dict[str, bytes]:
 
 def test_new_code_is_uploaded_and_registered(stage: Stage, azure_environment: StagedWorkspace, connection: Connection, code: Snapshot) -> None:
     events: list[Event] = []
-    asset = ensured(CodeAssets(connection), code, events.append)
+    asset = ensured(connection, code, events.append)
     (properties,) = registered(azure_environment)
-    assert asset.is_new
+    assert not asset.is_cached
     assert asset.id.lower().startswith(f"{azure_environment.state.path}/codes/".lower())
     assert asset.id.endswith("/versions/1")
     assert str(properties["codeUri"]).endswith("/my-code")
@@ -80,33 +80,32 @@ def test_new_code_is_uploaded_and_registered(stage: Stage, azure_environment: St
 
 
 def test_what_was_uploaded_from_here_is_not_asked_for_again(stage: Stage, connection: Connection, code: Snapshot) -> None:
-    first = ensured(CodeAssets(connection), code, ignore)
+    first = ensured(connection, code, ignore)
     stage.log.clear()
-    second = ensured(CodeAssets(connection), code, ignore)
-    assert (second.id, second.is_new) == (first.id, False)
+    second = ensured(connection, code, ignore)
+    assert (second.id, second.is_cached) == (first.id, True)
     assert stage.log.all() == []
 
 
 def test_what_somebody_else_uploaded_is_one_question(stage: Stage, azure_environment: StagedWorkspace, connection: Connection, code: Snapshot) -> None:
-    codes = CodeAssets(connection)
-    first = ensured(codes, code, ignore)
-    codes.forget(code)
+    first = ensured(connection, code, ignore)
+    JobCode(connection, code).forget()
     stage.log.clear()
-    assert CodeAssets(connection).find(code) == ensured(CodeAssets(connection), code, ignore)
-    assert ensured(CodeAssets(connection), code, ignore).id == first.id
+    assert JobCode(connection, code).find() == ensured(connection, code, ignore)
+    assert ensured(connection, code, ignore).id == first.id
     assert [seen.method for seen in stage.log.find(r"management\.azure\.com")] == ["GET"]
     assert len(registered(azure_environment)) == 1
 
 
 def test_find_uploads_nothing(stage: Stage, azure_environment: StagedWorkspace, connection: Connection, code: Snapshot) -> None:
-    assert CodeAssets(connection).find(code) is None
+    assert JobCode(connection, code).find() is None
     assert registered(azure_environment) == []
     assert not stage.log.find("startPendingUpload")
 
 
 @pytest.mark.parametrize("change", ["content", "name", "more"])
 def test_other_code_is_uploaded_anew(azure_environment: StagedWorkspace, connection: Connection, code: Snapshot, tmp_path: Path, change: str) -> None:
-    ensured(CodeAssets(connection), code, ignore)
+    ensured(connection, code, ignore)
     other = {**FILES}
     if change == "content":
         other["train.py"] = "print(2)\n"
@@ -114,26 +113,26 @@ def test_other_code_is_uploaded_anew(azure_environment: StagedWorkspace, connect
         other["Train.py"] = other.pop("train.py")
     else:
         other["more.py"] = ""
-    assert ensured(CodeAssets(connection), write_code(tmp_path / "other", other), ignore).is_new
+    assert not ensured(connection, write_code(tmp_path / "other", other), ignore).is_cached
     assert len(registered(azure_environment)) == 2
 
 
 def test_code_that_another_account_uploaded_is_not_taken_from_this_machine(
     azure_environment: StagedWorkspace, project: Path, connection: Connection, code: Snapshot, stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first = ensured(CodeAssets(connection), code, ignore)
+    first = ensured(connection, code, ignore)
     for name, value in azure_environment.environment(azure_environment.add_principal()).items():
         monkeypatch.setenv(name, value)
     stage.log.clear()
     with connected(azure_environment, project) as other:
-        assert ensured(CodeAssets(other), code, ignore).id == first.id
+        assert ensured(other, code, ignore).id == first.id
     assert len(stage.log.find("GET .*hash=")) == 1
 
 
 def test_a_large_file_goes_in_blocks(azure_environment: StagedWorkspace, connection: Connection, tmp_path: Path) -> None:
     large = hashlib.shake_128(b"seed").digest(LARGE)
     snapshot = write_code(tmp_path / "code", {"weights.bin": large, "train.py": "print(1)\n"})
-    ensured(CodeAssets(connection), snapshot, ignore)
+    ensured(connection, snapshot, ignore)
     assert uploaded(azure_environment) == contents(snapshot)
 
 
@@ -147,7 +146,7 @@ def test_a_moment_of_trouble_is_survived(
     stage: Stage, azure_environment: StagedWorkspace, connection: Connection, code: Snapshot, step: str, fault: Status | Reset | ResetUpload
 ) -> None:
     stage.faults.add(fault, step)
-    assert ensured(CodeAssets(connection), code, ignore).is_new
+    assert not ensured(connection, code, ignore).is_cached
     assert uploaded(azure_environment) == contents(code)
     assert len(stage.log.find(step)) == 2
 
@@ -159,8 +158,8 @@ def test_a_registration_that_was_carried_out_unheard_counts(
     """A service may refuse the second try, since what it wants is there."""
     stage.faults.add(Reset(), "PUT [^ ]*/codes/")
     stage.faults.add(Status(status, code="UserError", message="It exists."), "PUT [^ ]*/codes/", skip=1)
-    asset = ensured(CodeAssets(connection), code, ignore)
-    assert asset.is_new
+    asset = ensured(connection, code, ignore)
+    assert not asset.is_cached
     assert len(registered(azure_environment)) == 1
 
 
@@ -168,23 +167,23 @@ def test_a_registration_that_was_carried_out_unheard_counts(
 def test_a_refusal_registers_nothing(stage: Stage, azure_environment: StagedWorkspace, connection: Connection, code: Snapshot, step: str) -> None:
     stage.faults.add(Status(400, code="Nope", message="Not so."), step, times=None)
     with pytest.raises(ServiceFailed):
-        ensured(CodeAssets(connection), code, ignore)
+        ensured(connection, code, ignore)
     stage.faults.clear()
     assert registered(azure_environment) == []
-    assert ensured(CodeAssets(connection), code, ignore).is_new
+    assert not ensured(connection, code, ignore).is_cached
 
 
 def test_without_the_right_to_write_it_is_said(azure_environment: StagedWorkspace, project: Path, code: Snapshot, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in azure_environment.environment(azure_environment.add_principal({Right.READ})).items():
         monkeypatch.setenv(name, value)
     with connected(azure_environment, project) as other, pytest.raises(NotAllowed, match="startPendingUpload"):
-        ensured(CodeAssets(other), code, ignore)
+        ensured(other, code, ignore)
 
 
 def test_an_answer_that_is_none_is_one_error(stage: Stage, connection: Connection, code: Snapshot) -> None:
     stage.faults.add(Page("<html>sign in</html>"), "POST [^ ]*/startPendingUpload", times=None)
     with pytest.raises(ServiceFailed, match="no JSON"):
-        ensured(CodeAssets(connection), code, ignore)
+        ensured(connection, code, ignore)
 
 
 def test_a_file_that_changes_while_it_is_sent_is_not_registered(azure_environment: StagedWorkspace, connection: Connection, tmp_path: Path) -> None:
@@ -197,7 +196,7 @@ def test_a_file_that_changes_while_it_is_sent_is_not_registered(azure_environmen
             os.utime(snapshot.root / "train.py", (1, 1))
 
     with pytest.raises(HimlError, match=r"'train\.py' changed while the code was being sent"):
-        ensured(CodeAssets(connection), snapshot, write)
+        ensured(connection, snapshot, write)
     assert registered(azure_environment) == []
 
 
@@ -208,20 +207,20 @@ def test_a_file_that_changes_before_its_turn_is_named_as_in_the_snapshot(azure_e
         (snapshot.root / "lab/199.py").write_text("longer")
 
     with pytest.raises(HimlError, match=r"^'lab/199\.py' changed while the code was being sent"):
-        ensured(CodeAssets(connection), snapshot, lambda event: write(event) if isinstance(event, Finished) else None)
+        ensured(connection, snapshot, lambda event: write(event) if isinstance(event, Finished) else None)
     assert registered(azure_environment) == []
 
 
 @pytest.mark.parametrize("how", ["longer", "gone"])
 def test_a_file_that_changes_before_it_is_sent_is_not_registered(azure_environment: StagedWorkspace, connection: Connection, code: Snapshot, how: str) -> None:
-    codes = CodeAssets(connection)
-    assert codes.find(code) is None
+    job_code = JobCode(connection, code)
+    assert job_code.find() is None
     if how == "gone":
         (code.root / "train.py").unlink()
     else:
         (code.root / "train.py").write_text("print('other')\n")
     with pytest.raises(HimlError, match=r"'train\.py' changed while the code was being sent") as caught:
-        ensured(codes, code, ignore)
+        job_code.register(ignore)
     assert "no job was started" in str(caught.value)
     assert registered(azure_environment) == []
 
@@ -233,14 +232,14 @@ def test_ctrl_c_registers_nothing(azure_environment: StagedWorkspace, connection
 
     assert threading.current_thread() is threading.main_thread()
     with pytest.raises(KeyboardInterrupt):
-        ensured(CodeAssets(connection), code, interrupt)
+        ensured(connection, code, interrupt)
     assert registered(azure_environment) == []
-    assert ensured(CodeAssets(connection), code, ignore).is_new
+    assert not ensured(connection, code, ignore).is_cached
 
 
 def test_nothing_to_send_is_said(connection: Connection, tmp_path: Path, stage: Stage) -> None:
     with pytest.raises(BadUsage, match="nothing to send"):
-        ensured(CodeAssets(connection), Snapshot(tmp_path, (), 0), ignore)
+        ensured(connection, Snapshot(tmp_path, (), 0), ignore)
     assert stage.log.all() == []
 
 
@@ -251,7 +250,7 @@ def test_a_name_that_storage_would_change_is_refused_before_anything_is_sent(
 ) -> None:
     snapshot = write_code(tmp_path / "code", {name: "x", "train.py": ""})
     with pytest.raises(BadUsage, match=why):
-        ensured(CodeAssets(connection), snapshot, ignore)
+        ensured(connection, snapshot, ignore)
     assert not stage.log.find("startPendingUpload")
 
 
@@ -260,14 +259,14 @@ def test_a_name_that_is_no_text_is_refused(connection: Connection, tmp_path: Pat
     name = os.fsdecode(b"bad\xff.py")
     snapshot = write_code(tmp_path / "code", {name: "x"})
     with pytest.raises(BadUsage, match="no Unicode text"):
-        ensured(CodeAssets(connection), snapshot, ignore)
+        ensured(connection, snapshot, ignore)
 
 
 @pytest.mark.parametrize("name", ["my code", "größe", "a%b"])
 def test_a_folder_whose_name_would_have_to_be_quoted_is_called_otherwise(
     azure_environment: StagedWorkspace, connection: Connection, tmp_path: Path, name: str
 ) -> None:
-    ensured(CodeAssets(connection), write_code(tmp_path / name, FILES), ignore)
+    ensured(connection, write_code(tmp_path / name, FILES), ignore)
     (properties,) = registered(azure_environment)
     assert str(properties["codeUri"]).endswith("/code")
 
@@ -277,17 +276,16 @@ def test_the_signature_is_never_told(
 ) -> None:
     stage.faults.add(Status(403, code="AuthorizationFailure", message="No."), "PUT [^ ]*blob[^ ]*train.py", times=None)
     with caplog.at_level(logging.DEBUG), pytest.raises(HimlError) as caught:
-        ensured(CodeAssets(connection), code, ignore)
+        ensured(connection, code, ignore)
     assert caplog.text
     assert "sig=" not in f"{caplog.text} {caught.value} {caught.value.hint}".replace("sig=***", "")
 
 
 def test_code_that_is_not_complete_is_not_used(azure_environment: StagedWorkspace, connection: Connection, code: Snapshot) -> None:
-    codes = CodeAssets(connection)
-    ensured(codes, code, ignore)
-    codes.forget(code)
+    ensured(connection, code, ignore)
+    JobCode(connection, code).forget()
     registered(azure_environment)[0]["provisioningState"] = "Failed"
-    assert CodeAssets(connection).find(code) is None
+    assert JobCode(connection, code).find() is None
 
 
 def test_the_hash_is_of_names_sizes_and_contents_in_order_of_lower_case(tmp_path: Path) -> None:

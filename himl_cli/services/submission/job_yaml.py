@@ -373,17 +373,18 @@ class _PipelineReader:
     def _values(self, part: Part) -> tuple[Values, dict[str, StepOutput]]:
         """The inputs of a step: plain values and data, and those that come from other steps."""
         inputs = part.part("inputs")
-        values, taken, takes = Values(), Values(), {}
+        values: Values = {}
+        takes: dict[str, StepOutput] = {}
         for key, value in inputs.content.items():
             path = value.get("path") if isinstance(value, Mapping) else value
             found = self._bound(inputs, key, path) if isinstance(path, str) and "${{" in path else None
             found = read_input(inputs, key) if found is None else found
             if isinstance(found, StepOutput):
                 takes[key] = found
-                taken.add(key, DataSpec(key, found.output))
-            else:
-                values.add(key, "''" if found == "" else found)  # nothing at all would shift what follows
-        values.data |= taken.data
+                values[key] = DataSpec(key, found.output)
+            elif found is not None:
+                # nothing at all would shift what follows
+                values[key] = replace(found, key=key) if isinstance(found, DataSpec) else found or "''"
         return values, takes
 
     def _bound(self, inputs: Part, key: str, text: str) -> StepOutput | DataSpec | str:
@@ -394,11 +395,10 @@ class _PipelineReader:
             raise inputs.wrong(key, f"has '{text}', which names nothing.", hint=hint)
         if found["job"]:
             return StepOutput(found["job"], found["output"])
-        known: dict[str, DataSpec | str] = {**self.inputs.literals, **self.inputs.data}
-        if found["input"] not in known:
-            there = ", ".join(known) or "none"
+        if found["input"] not in self.inputs:
+            there = ", ".join(sorted(self.inputs)) or "none"
             raise inputs.wrong(key, f"has '{text}', and the pipeline has no such input; there are: {there}.")
-        return known[found["input"]]
+        return self.inputs[found["input"]]
 
     def _outputs(self, step: str, part: Part, component: Part) -> dict[str, DataSpec]:
         """The outputs of a step by key: in the folder that it or the pipeline names, else each in one of its own."""

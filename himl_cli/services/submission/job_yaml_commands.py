@@ -7,7 +7,7 @@ import math
 import os
 import re
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -201,30 +201,14 @@ def changed_code(root: Part) -> dict[str, str]:
 # Inputs and outputs
 
 
-@dataclass
-class Values:
-    """What the inputs of a job are: `literals` as the text that stands for them in the command, `data` by key."""
-
-    literals: dict[str, str] = field(default_factory=dict)
-    data: dict[str, DataSpec] = field(default_factory=dict)
-
-    def add(self, key: str, found: DataSpec | str | None) -> None:
-        """Note what `read_input` gave."""
-        if isinstance(found, DataSpec):
-            self.data[key] = replace(found, key=key)
-        elif found is not None:
-            self.literals[key] = found
-
-    def __contains__(self, key: object) -> bool:
-        return key in self.literals or key in self.data
+Values = dict[str, DataSpec | str]
+"""The inputs of a job by key: data, or the text that stands for a plain value in the command."""
 
 
 def read_inputs(part: Part) -> Values:
     """The inputs that are given, those that are declared without a value left out. Raises BadUsage naming the key."""
-    values = Values()
-    for key in part.content:
-        values.add(key, read_input(part, key))
-    return values
+    found = {key: read_input(part, key) for key in part.content}
+    return {key: value for key, value in found.items() if value is not None}
 
 
 def read_input(part: Part, key: str) -> DataSpec | str | None:
@@ -318,13 +302,13 @@ def with_defaults(component: Part, given: Values) -> Values:
     """The values that are *given*, and the defaults of those that are not. Raises BadUsage for an input that has
     neither, unless it is optional."""
     declared = component.part("inputs")
-    values = Values(dict(given.literals), dict(given.data))
+    values = {**given}
     for key in declared.content:
         if key in given:
             continue
         found = read_input(declared, key)
         if isinstance(found, str):
-            values.add(key, found)
+            values[key] = found
         elif not isinstance(declared.given(key), dict) or declared.part(key).given("optional") is not True:
             raise declared.wrong(key, "gets no value.", hint="Give one in the job's inputs.")
     return values
@@ -353,7 +337,8 @@ class CommandReader:
         processes, distribution = self._processes(part)
         self.note_idle(part)
         self.note_idle(outputs_of)
-        variables, literals = part.part("environment_variables"), Values(literals=values.literals)
+        variables = part.part("environment_variables")
+        literals: Values = {key: value for key, value in values.items() if isinstance(value, str)}
         env = {}
         for key, value in variables.content.items():
             shown = str(value).lower() if isinstance(value, bool) else variables.text(key)
@@ -366,7 +351,7 @@ class CommandReader:
             distribution=distribution,
             max_seconds=common.max_seconds or outputs_of.part("limits").seconds("timeout"),
             env={**env, **common.env},
-            inputs=list(values.data.values()),
+            inputs=[value for value in values.values() if isinstance(value, DataSpec)],
             outputs=[read_output(outputs, key) for key in outputs.content],
         )
 
@@ -427,12 +412,11 @@ def _filled(part: Part, key: str, text: str, values: Values, others: Mapping[str
     """*text* with literals in the place of their placeholders. Raises BadUsage for a placeholder that names nothing."""
     for found in _ANY.finditer(text, 0, text.rfind("}}") + 2):
         named = PLACEHOLDER.fullmatch(found[0])
-        known = others.get(named[1], ()) if named and named[1] != "inputs" else (*values.literals, *values.data)
+        known = others.get(named[1], ()) if named and named[1] != "inputs" else values
         if named is None or named[2] not in known:
             hint = f"there are: {shorten(', '.join(known)) or 'none'}"
             if named is None:
                 hint = "placeholders are ${{inputs.KEY}}, ${{outputs.KEY}}, ${{search_space.NAME}}"
             raise part.wrong(key, f"has '{shorten(found[0])}', which names nothing; {hint}.")
-    return PLACEHOLDER.sub(
-        lambda found: values.literals.get(found[2], found[0]) if found[1] == "inputs" else found[0], text
-    )
+    literals = {key: value for key, value in values.items() if isinstance(value, str)}
+    return PLACEHOLDER.sub(lambda found: literals.get(found[2], found[0]) if found[1] == "inputs" else found[0], text)

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from himl_cli.core.errors import BadUsage
 from himl_cli.core.events import Notice, Notify
+from himl_cli.core.files import write_atomic
 from himl_cli.core.jobs import (
     Entry,
     EntryKind,
@@ -25,7 +26,7 @@ from himl_cli.core.jobs import (
 from himl_cli.core.redaction import mask_arguments, mask_line
 from himl_cli.core.runs import Run
 from himl_cli.core.sweeps import SWEPT, with_search_space
-from himl_cli.services.naming import FILE_NAME, automatic_tags, choose_experiment, git_facts, write_latest_run
+from himl_cli.services.naming import FILE_NAME, automatic_tags, choose_experiment, git_facts
 from himl_cli.services.runs.logs import watching
 from himl_cli.services.submission.data import parse_inputs, parse_outputs
 from himl_cli.services.submission.entry import check_root, entry_file, find_entry, find_python, find_root, named_by
@@ -196,22 +197,12 @@ def _for_cluster(spec: JobSpec, request: SubmitRequest, start: Path) -> tuple[Jo
 
 def check_names(spec: JobSpec, given: Mapping[str, str]) -> None:
     """Raises BadUsage where names and tags of *spec*, of which the user *given* some, are more than Azure ML takes."""
-    for name, most in LONGEST_TEXT.items():
-        if len(getattr(spec, name)) > most:
-            raise BadUsage(
-                f"--{name} has {len(getattr(spec, name)):,} characters; Azure ML takes {most:,}.", hint="Shorten it."
-            )
-    for key, value in given.items():
-        if len(key) > LONGEST_TAG_KEY:
-            raise BadUsage(
-                f"--tag: the key '{key[:30]}…' has {len(key)} characters; Azure ML takes {LONGEST_TAG_KEY}.",
-                hint="Shorten it.",
-            )
-        if len(value) > LONGEST_TAG_VALUE:
-            raise BadUsage(
-                f"--tag {key}: the value has {len(value):,} characters; Azure ML takes {LONGEST_TAG_VALUE:,}.",
-                hint="Shorten it.",
-            )
+    texts = [(f"--tag: the key '{key[:30]}…'", key, LONGEST_TAG_KEY) for key in given]
+    texts += [(f"--tag {key}: the value", value, LONGEST_TAG_VALUE) for key, value in given.items()]
+    texts += [(f"--{name}", getattr(spec, name), most) for name, most in LONGEST_TEXT.items()]
+    for shown, text, most in texts:
+        if len(text) > most:
+            raise BadUsage(f"{shown} has {len(text):,} characters; Azure ML takes {most:,}.", hint="Shorten it.")
     count = len(spec.tags) + OWN_TAGS
     if count > MOST_TAGS:
         raise BadUsage(
@@ -290,6 +281,6 @@ def start_and_note(start: Callable[[], Run], cwd: Path, notify: Notify) -> Run:
 def note_latest(run: Run, cwd: Path, notify: Notify) -> None:
     """Make *run* the latest one of *cwd*; *notify* hears of a folder that cannot be written to."""
     try:
-        write_latest_run(cwd, run)
+        write_atomic(cwd / FILE_NAME, f"{run.recovery_id}\n")  # also when the machine goes down
     except OSError as err:
         notify(Notice(f"Could not write {FILE_NAME} in '{cwd}': {err.strerror}."))

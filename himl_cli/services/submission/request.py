@@ -133,8 +133,8 @@ _OPTIONS = {each.name: each for each in fields(SubmitRequest) if each.metadata}
 _DEFAULTS = {each.name: each.default for each in fields(SubmitRequest)}
 CHOICES = {name: each.metadata["choices"] for name, each in _OPTIONS.items() if each.metadata["choices"]}
 """Options of which there is a list of values."""
-OPTION_NAMES = {"env_vars": "env_var", "tags": "tag", "inputs": "input", "outputs": "output"}
-"""Fields of a request that are called otherwise than their options."""
+REQUEST_FIELDS = {"env_var": "env_vars", "tag": "tags", "input": "inputs", "output": "outputs"}
+"""Options that have another name in a request."""
 
 
 @dataclass(frozen=True)
@@ -255,8 +255,9 @@ def beside_file(request: SubmitRequest, kinds: Sequence[str], name: str) -> tupl
     idle = [key for key, each in _OPTIONS.items() if not set(kinds) & set(each.metadata["files"].split())]
     typed = next(filter(request.is_typed, idle), None)
     if typed:
+        shown = next((name for name, each in REQUEST_FIELDS.items() if each == typed), typed)
         raise BadUsage(
-            f"--{OPTION_NAMES.get(typed, typed)} does not count for {name}.",
+            f"--{shown} does not count for {name}.",
             hint=f"Leave it out, or say the same in '{request.target}'.",
         )
     remark = f"Passed over: record_in = azure. {name[0].upper()}{name[1:]} that runs here is recorded here alone."

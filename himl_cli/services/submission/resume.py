@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-from dataclasses import replace
 from pathlib import Path
 
 from himl_cli.core.errors import BadUsage
@@ -16,10 +15,8 @@ from himl_cli.services.runs.lookup import find_runs
 from himl_cli.services.submission.prepare import command_line, note_latest
 from himl_cli.services.submission.request import SubmitRequest
 from himl_cli.services.submission.sweeps import (
-    COMMON_OPTIONS,
-    KIND_OPTIONS,
     KINDS,
-    SEARCH_OPTIONS,
+    KINDS_OF_OPTION,
     requested_sweep,
     single_sweep_option,
     sweep_text,
@@ -28,7 +25,7 @@ from himl_cli.services.submission.sweeps import (
 from himl_cli.workspaces.base import FolderWorkspace, Workspace
 
 COUNT = ("max_concurrent", "env_vars")
-OF_RECORD = (*KINDS, *SEARCH_OPTIONS, *COMMON_OPTIONS, *(name for names in KIND_OPTIONS.values() for name in names))
+OF_RECORD = (*KINDS, *KINDS_OF_OPTION)
 """Options that may be given again, and then have to say what the run's record says."""
 
 
@@ -46,17 +43,11 @@ def resume_run(workspace: Workspace, wanted: str, request: SubmitRequest, notify
             hint="Submit it again; a job that a cluster pre-empts is started again by Azure ML itself.",
         )
     check_agrees(run, request)
-    seen = _log_size(workspace, run)
+    # the log of a sweep or a pipeline goes on; another try of a job has a log of its own
+    log = workspace.run_files(run.id).stat(MAIN_LOG) if MANY in run.tags else None
     resumed = home.resume(run.id, env=request.env_vars, max_concurrent=request.max_concurrent, notify=notify)
     note_latest(resumed, Path(request.cwd), notify)
-    return resumed, seen
-
-
-def _log_size(workspace: Workspace, run: Run) -> int:
-    """How much there is already of a log that goes on: that of a sweep or a pipeline. Another try of a job has a log of
-    its own."""
-    log = workspace.run_files(run.id).stat(MAIN_LOG) if MANY in run.tags else None
-    return log.size if log else 0
+    return resumed, log.size if log else 0
 
 
 def check_agrees(run: Run, request: SubmitRequest) -> None:
@@ -72,7 +63,8 @@ def check_agrees(run: Run, request: SubmitRequest) -> None:
     elif request.arguments:
         _check_arguments(run, request)
     if any(map(request.is_typed, OF_RECORD[: len(KINDS)])):
-        again = requested_sweep(single_sweep_option(_typed_alone(request)))
+        of_settings = [name for name in KINDS if not request.is_typed(name)]
+        again = requested_sweep(single_sweep_option(request.without("max_concurrent", *of_settings)))
         text, made = sweep_text(again) if again else "a single run", run.tags.get(SWEPT, "")
         if text not in (made, without_seed(made)):
             was = run.tags.get(SWEPT) or ("a pipeline" if run.tags.get(MANY) == "pipeline" else "a single run")
@@ -95,10 +87,3 @@ def _check_arguments(run: Run, request: SubmitRequest) -> None:
             f"Run '{run.id}' goes on with the arguments of '{made_by}', not with '{shlex.join(given)}'.",
             hint=f"Leave them out: himl submit --resume {run.id}",
         )
-
-
-def _typed_alone(request: SubmitRequest) -> SubmitRequest:
-    """The request without what settings say of many runs, and without what may differ."""
-    defaults = SubmitRequest(cwd=request.cwd)
-    dropped = ["max_concurrent", *(name for name in KINDS if not request.is_typed(name))]
-    return replace(request, **{name: getattr(defaults, name) for name in dropped})

@@ -57,10 +57,13 @@ def take_snapshot(
         files.append(relative)
         top = relative.split("/", 1)[0]
         by_top[top] = by_top.get(top, 0) + size
+    usual = ALWAYS_LEFT_OUT | RESULTS_OF_EARLIER_RUNS  # left out anyhow, also where they are not there yet
     missed = [
         folder
         for folder, names in ignored.items()
-        if not names & walk.met and not any(_needs_no_word(root, each) for each in names)
+        if not names & walk.met
+        and not any(posixpath.basename(name) in usual for name in names)
+        and not any(os.path.isdir(root / name) for name in names if not name.startswith("./.."))
     ]
     return SnapshotReport(
         Snapshot(root, files, sum(by_top.values())), by_top, name, walk.downloads, missed, walk.secrets
@@ -88,47 +91,31 @@ def secrets_but(include_secret: Sequence[str]) -> Callable[[str, str], bool]:
 def ignored_remarks(reports: Sequence[SnapshotReport]) -> list[str]:
     """Which ignored folders are in none of the snapshots, a sentence: else a slip of the pen would send what was to be
     left out, and nobody would know."""
-    missed = (
-        [folder for folder in reports[0].missed if all(folder in report.missed for report in reports)]
-        if reports
-        else []
-    )
-    names = ", ".join(f"'{folder}'" for folder in missed)
-    return (
-        [f"warning: nothing is left out for --ignored_folders {names}: what is sent has no folder of such a name."]
-        if missed
-        else []
-    )
-
-
-def _needs_no_word(root: Path, name: str) -> bool:
-    """Whether the folder is left out for another reason, also where it is not there yet."""
-    return posixpath.basename(name) in ALWAYS_LEFT_OUT | RESULTS_OF_EARLIER_RUNS or (
-        not name.startswith("./..") and os.path.isdir(root / name)
-    )
+    first = reports[0].missed if reports else ()
+    names = ", ".join(f"'{folder}'" for folder in first if all(folder in report.missed for report in reports))
+    text = f"warning: nothing is left out for --ignored_folders {names}: what is sent has no folder of such a name."
+    return [text] if names else []
 
 
 def _ignored_names(root: Path, folder: str) -> frozenset[str]:
     """What *folder* may mean below *root*, as written, and with `/` for `\\` unless a folder there really has a
     backslash in its name.
 
-    A name stays as it is, a path becomes one from *root* that begins with `./`.
+    A name stays as it is, a path becomes one from *root* that begins with `./`: as it is written, and as links lead
+    there.
     """
-    written = {folder.rstrip("/"), as_found(root, folder).rstrip("/")}
-    return frozenset(
-        name for each in written for name in (_paths_from(root, each) if "/" in each or os.path.isabs(each) else [each])
-    )
-
-
-def _paths_from(root: Path, path: str) -> Iterator[str]:
-    """From *root* to *path*, which may be absolute or have `..` in it: as it is written, and as links lead there."""
-    end = os.path.normpath(root / path)
-    parent, base = os.path.split(end)
-    for first, last in ((root, end), (os.path.realpath(root), os.path.join(os.path.realpath(parent), base))):
-        try:
-            yield f"./{Path(os.path.relpath(last, first)).as_posix()}"
-        except ValueError:  # on another drive of Windows
-            yield f"./../{base}"
+    names: set[str] = set()
+    for path in {folder.rstrip("/"), as_found(root, folder).rstrip("/")}:
+        if "/" not in path and not os.path.isabs(path):
+            names.add(path)
+            continue
+        parent, base = os.path.split(os.path.normpath(root / path))
+        for first, above in ((root, parent), (os.path.realpath(root), os.path.realpath(parent))):
+            try:
+                names.add(f"./{Path(os.path.relpath(os.path.join(above, base), first)).as_posix()}")
+            except ValueError:  # on another drive of Windows
+                names.add(f"./../{base}")
+    return frozenset(names)
 
 
 class _Walk:
@@ -167,7 +154,8 @@ class _Walk:
             (top, read_rules(top / ".git" / "info" / "exclude")),
             *((folder, read_rules(folder / GIT_FILE)) for folder in between),
         ]
-        return [(_path_from(folder, self.root), rules) for folder, rules in found if rules is not None]
+        paths = ((self.root.relative_to(folder).parts, rules) for folder, rules in found)
+        return [("".join(f"{part}/" for part in parts), rules) for parts, rules in paths if rules is not None]
 
     def _folder(
         self,
@@ -186,7 +174,11 @@ class _Walk:
             except OSError:
                 continue  # a dangling link, or gone since it was listed
             is_folder = stat.S_ISDIR(info.st_mode)
-            if self._is_left_out(name, entry.name, is_folder) or _is_ignored(entry.name, rules, is_folder):
+            if self._is_left_out(name, entry.name, is_folder):
+                continue
+            # the nearest rule that speaks of it excludes it, or (a `!` rule) includes it again, as in git
+            verdicts = (each.verdict(path + entry.name, is_folder=is_folder) for path, each in reversed(rules))
+            if next((verdict for verdict in verdicts if verdict is not None), False):
                 continue
             if not is_folder:
                 if stat.S_ISREG(info.st_mode) and self._is_sent(name, entry, info.st_size, is_private):
@@ -255,17 +247,3 @@ def _identity(path: str, info: os.stat_result) -> tuple[int, int]:
     if info.st_ino == 0:
         info = os.stat(path)
     return info.st_dev, info.st_ino
-
-
-def _path_from(folder: Path, root: Path) -> str:
-    """The path from *folder* down to *root*, with a slash at its end; empty where they are the same."""
-    return "" if folder == root else root.relative_to(folder).as_posix() + "/"
-
-
-def _is_ignored(name: str, rules: list[tuple[str, IgnoreRules]], is_folder: bool) -> bool:
-    """Whether the nearest rule that speaks of *name* excludes it (a `!` rule includes it again), as in git."""
-    for path, each in reversed(rules):
-        verdict = each.verdict(path + name, is_folder=is_folder)
-        if verdict is not None:
-            return verdict
-    return False

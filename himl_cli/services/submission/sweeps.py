@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from random import SystemRandom
 
@@ -35,10 +35,14 @@ from himl_cli.services.submission.search_space import (
 )
 
 KINDS = ("sweep", "crossval", "different_seeds")
-SEARCH_OPTIONS = ("sampling", "max_trials", "early_stop")
-"""Folds and seeds are for their mean, which is worth nothing where the poor ones were stopped."""
-COMMON_OPTIONS = ("max_concurrent", "primary_metric", "goal")
-KIND_OPTIONS = {"crossval": ("crossval_arg", "crossval_count_arg"), "different_seeds": ("seed_arg",)}
+KINDS_OF_OPTION: Mapping[str, Sequence[str]] = {
+    **dict.fromkeys(("crossval_arg", "crossval_count_arg"), ("crossval",)),
+    "seed_arg": ("different_seeds",),
+    **dict.fromkeys(("sampling", "max_trials", "early_stop"), ("sweep",)),
+    **dict.fromkeys(("max_concurrent", "primary_metric", "goal"), KINDS),
+}
+"""Which kinds an option goes with. Folds and seeds are for their mean, which is worth nothing where the poor ones were
+stopped."""
 SINGLE_RUN_OPTIONS = ("in_place", "record_in")
 
 LARGEST_OWN_SEED = 1_000_000
@@ -69,13 +73,9 @@ def single_sweep_option(request: SubmitRequest) -> SubmitRequest:
     if len(chosen) > 1:
         raise BadUsage(f"{_options(chosen)} were given at once.", hint=_as_grid(request, chosen))
     request = request.without(*(name for name in KINDS if name not in chosen))
-    strays = [*COMMON_OPTIONS] if not chosen else []
-    strays = [*(SEARCH_OPTIONS if "sweep" not in chosen else ()), *strays]
-    strays = [*(name for kind, names in KIND_OPTIONS.items() if kind not in chosen for name in names), *strays]
-    stray = next(filter(request.is_typed, strays), None)
-    if stray and request.ready_sweep is None:
-        kind = next((kind for kind, names in KIND_OPTIONS.items() if stray in names), "sweep")
-        raise BadUsage(f"--{stray} belongs to --{kind}.", hint=f"Leave it out, or add --{kind}.")
+    for name, kinds in KINDS_OF_OPTION.items():
+        if request.is_typed(name) and not {*kinds} & {*chosen} and request.ready_sweep is None:
+            raise BadUsage(f"--{name} belongs to --{kinds[0]}.", hint=f"Leave it out, or add --{kinds[0]}.")
     if "sweep" not in chosen:
         request = request.without("early_stop")  # of the settings
     if not chosen and request.ready_sweep is None:

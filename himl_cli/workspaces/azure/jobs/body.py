@@ -329,7 +329,12 @@ def _node(address: WorkspaceAddress, step: PipelineNode, component: str) -> dict
         "componentId": component,
         "tags": {STEP: spec.key} | ({STEP_AFTER: ",".join(spec.after)} if spec.after else {}),
         "resources": {name: value for name, value in resources.items() if value},
-        "inputs": {key: _binding(one) for key, one in step.inputs.items()},
+        "inputs": {
+            key: {"job_input_type": "literal", "value": one.path, "mode": MODES[one.mode]}  # another node's output
+            if one.path.startswith("${{")
+            else {"job_input_type": one.type, "uri": one.path, "mode": MODES[one.mode]}
+            for key, one in step.inputs.items()
+        },
         "outputs": {
             key: {"job_output_type": FOLDER, "mode": MODES[step.output_mode(key)]} | ({"uri": uri} if uri else {})
             for key, uri in step.outputs.items()
@@ -348,13 +353,6 @@ def _node(address: WorkspaceAddress, step: PipelineNode, component: str) -> dict
     if job.max_seconds is not None:
         fields["limits"] = {"job_limits_type": "Command", "timeout": iso_duration(limit_of(job.max_seconds))}
     return {name: value for name, value in fields.items() if value != {}}
-
-
-def _binding(given: JobInput) -> dict[str, str]:
-    """An input of a node: another node's output is a literal, whatever it holds."""
-    if given.path.startswith("${{"):
-        return {"job_input_type": "literal", "value": given.path, "mode": MODES[given.mode]}
-    return {"job_input_type": given.type, "uri": given.path, "mode": MODES[given.mode]}
 
 
 def _environment_request(name: str, version: str, contents: Mapping[str, Any], *, is_anonymous: bool) -> PutRequest:

@@ -15,8 +15,8 @@ import re
 import uuid
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit
 
 from himl_cli.core.blobs import BlobInfo, StoreRequest
@@ -42,11 +42,12 @@ FileState = tuple[int, int, int]
 
 
 @dataclass(frozen=True)
-class CodeAsset:
-    """A snapshot as a registered code version: `id` is its resource id; `is_new` where it was uploaded just now."""
+class JobAsset:
+    """Code or an environment as the workspace has it: `id` is its resource id; `is_cached` where it is of an earlier
+    submit, and may be gone since."""
 
     id: str
-    is_new: bool
+    is_cached: bool
 
 
 @dataclass(frozen=True)
@@ -63,56 +64,59 @@ class Fingerprint:
                 raise _changed(name)
 
 
-class CodeAssets:
-    """The code versions of one workspace. Reads a snapshot once, however often it is asked for."""
+class JobCode:
+    """A snapshot as a code version of the workspace. Its files are read once.
 
-    def __init__(self, connection: Connection) -> None:
+    Everything raises BadUsage for an empty snapshot, DiskFailed for a file that cannot be read, HimlError for one that
+    changes, and as `Rest` does.
+    """
+
+    unchanged = "Code unchanged since an earlier submit: not uploaded again."
+
+    def __init__(self, connection: Connection, snapshot: Snapshot) -> None:
         self._connection = connection
-        self._read: dict[int, tuple[Snapshot, Fingerprint]] = {}
+        self._snapshot = snapshot
 
-    def find(self, snapshot: Snapshot) -> CodeAsset | None:
-        """The code version with this content: the one that is known here (no request), else one that the workspace
-        knows (one request).
-
-        Raises BadUsage for an empty snapshot, DiskFailed for a file that cannot be read, HimlError for one that
-        changes, and as `Rest` does.
-        """
-        known = self.known(snapshot)
-        if known is not None:
-            return known
-        sha256 = self._fingerprint(snapshot).sha256
+    def find(self) -> JobAsset | None:
+        """The code version with this content: the one that is cached (no request), else one that the workspace knows
+        (one request)."""
+        cached = self.cached()
+        if cached is not None:
+            return cached
+        sha256 = self._fingerprint.sha256
         url = self._url(uuid.uuid4(), "")  # the name in the address does not matter to the service
         query = {**_PARAMS, "hash": sha256, "hashVersion": HASH_VERSION}
         first = next(pages(lambda _: self._connection.rest.get(url, params=query), url, "code versions"))
         with understood(url, "the list of code versions"):
-            id = next((str(item["id"]) for item in first.items if _is_usable(item, sha256)), None)
-        return None if id is None else self._remember(snapshot, id, is_new=False)
+            for item in first.items:
+                properties = item["properties"]
+                found = (properties.get("properties") or {}).get("hash_sha256")  # who ignores the question lists others
+                if found in (None, sha256) and properties.get("provisioningState") in (None, "Succeeded"):
+                    return self._remember(str(item["id"]), is_cached=True)
+        return None
 
-    def known(self, snapshot: Snapshot) -> CodeAsset | None:
-        """The code version with this content that is known here; no request. Raises as `find` does for files."""
-        id = self._connection.kept.get(KIND, self._key(snapshot))
-        return CodeAsset(id, is_new=False) if isinstance(id, str) and id else None
+    def cached(self) -> JobAsset | None:
+        """The code version with this content that is cached; no request."""
+        id = self._connection.kept.get(KIND, self._key)
+        return JobAsset(id, is_cached=True) if isinstance(id, str) and id else None
 
-    def upload(self, snapshot: Snapshot, notify: Notify) -> CodeAsset:
+    def register(self, notify: Notify) -> JobAsset:
         """Upload the snapshot, telling *notify* of each file, and register it, whatever is known. However it ends
-        early, nothing is registered.
-
-        Raises BadUsage for a name that Azure Storage cannot hold, and as `find` does.
-        """
-        fingerprint, folder = self._fingerprint(snapshot), folder_for(snapshot)
+        early, nothing is registered. Raises BadUsage for a name that Azure Storage cannot hold."""
+        fingerprint, folder, root = self._fingerprint, folder_for(self._snapshot), self._snapshot.root
         url = self._url(uuid.uuid4(), _NUMBER)
         uri, signed = self._container(url)
         try:
-            _upload(signed, folder, snapshot, notify)
+            _upload(signed, folder, self._snapshot, notify)
         except HimlError:
-            fingerprint.check(snapshot.root)  # says more than that some upload failed
+            fingerprint.check(root)  # says more than that some upload failed
             raise
-        fingerprint.check(snapshot.root)
-        return self._remember(snapshot, self._register(url, f"{uri}/{folder}", fingerprint.sha256), is_new=True)
+        fingerprint.check(root)
+        return self._remember(self._create(url, f"{uri}/{folder}"), is_cached=False)
 
-    def forget(self, snapshot: Snapshot) -> None:
-        """Drop what is known of the snapshot: the workspace has it no more."""
-        self._connection.kept.forget(KIND, self._key(snapshot))
+    def forget(self) -> None:
+        """Drop the code version from the cache: the workspace has it no more."""
+        self._connection.kept.forget(KIND, self._key)
 
     def _url(self, name: uuid.UUID, version: str) -> str:
         return self._connection.arm(f"/codes/{name}/versions{f'/{version}' if version else ''}")
@@ -139,10 +143,10 @@ class CodeAssets:
             raise ServiceFailed(f"The workspace wants code at '{parts.hostname or ''}', which is no place behind TLS.")
         return uri, signed
 
-    def _register(self, url: str, code_uri: str, sha256: str) -> str:
+    def _create(self, url: str, code_uri: str) -> str:
         """Make the uploaded files a code version, and give its id. The service refuses a repetition of the request,
         whose first answer was lost."""
-        details = {"hash_sha256": sha256, "hash_version": HASH_VERSION}
+        details = {"hash_sha256": self._fingerprint.sha256, "hash_version": HASH_VERSION}
         body = {"properties": {"codeUri": code_uri, "isAnonymous": True, "properties": details}}
         try:
             answer = self._connection.rest.send("PUT", url, params=_PARAMS, json=body).body
@@ -156,24 +160,23 @@ class CodeAssets:
         with understood(url, "the code version"):
             return str(answer["id"])
 
-    def _remember(self, snapshot: Snapshot, id: str, *, is_new: bool) -> CodeAsset:
-        log.debug("code %s is %s", self._fingerprint(snapshot).sha256, id)
-        self._connection.kept.put(KIND, self._key(snapshot), id, seconds=LONGEST_SECONDS)
-        return CodeAsset(id, is_new)
+    def _remember(self, id: str, *, is_cached: bool) -> JobAsset:
+        log.debug("code %s is %s", self._fingerprint.sha256, id)
+        self._connection.kept.put(KIND, self._key, id, seconds=LONGEST_SECONDS)
+        return JobAsset(id, is_cached)
 
-    def _key(self, snapshot: Snapshot) -> str:
-        return self._connection.key(f"code {HASH_VERSION} {self._fingerprint(snapshot).sha256}")
+    @property
+    def _key(self) -> str:
+        return self._connection.key(f"code {HASH_VERSION} {self._fingerprint.sha256}")
 
-    def _fingerprint(self, snapshot: Snapshot) -> Fingerprint:
-        if not snapshot.files:
+    @cached_property
+    def _fingerprint(self) -> Fingerprint:
+        if not self._snapshot.files:
             raise BadUsage(
-                f"There is nothing to send in '{snapshot.root}'.",
+                f"There is nothing to send in '{self._snapshot.root}'.",
                 hint="Look in its ignore file, or give another --snapshot_root.",
             )
-        known = self._read.get(id(snapshot))
-        if known is None:
-            known = self._read[id(snapshot)] = (snapshot, fingerprint(snapshot))
-        return known[1]
+        return fingerprint(self._snapshot)
 
 
 def fingerprint(snapshot: Snapshot) -> Fingerprint:
@@ -271,14 +274,6 @@ class UploadSink:
 
     def fail(self, request: StoreRequest, error: HimlError) -> None:
         self.error = self.error or error
-
-
-def _is_usable(item: Mapping[str, Any], sha256: str) -> bool:
-    """Whether the code version has this hash (a service that passes over the question would list others) and is
-    complete."""
-    properties = item["properties"]
-    found = (properties.get("properties") or {}).get("hash_sha256")
-    return found in (None, sha256) and properties.get("provisioningState") in (None, "Succeeded")
 
 
 def _state(path: Path, name: str) -> FileState:

@@ -40,7 +40,13 @@ def script_line(spec: JobSpec) -> str:
 
     def fill(kind: str, key: str) -> str:
         if kind == SEARCH_SPACE and sweep is not None:
-            return _value_word(key, sweep)
+            # mostly the placeholder. The service is said to put `$AZUREML_SWEEP_NAME` in its place, not the value's
+            # text, so that no quotes round it are right for each value; where a choice needs them, the variable itself
+            # stands in them, which takes them all
+            space = sweep.space[key]
+            texts = [value for value in space.values if isinstance(value, str)] if space.draw is Draw.choice else []
+            is_plain = all(text and shlex.quote(text) == text for text in texts)
+            return f"${{{{{SEARCH_SPACE}.{key}}}}}" if is_plain else f'"${SWEEP_VARIABLE}{key}"'
         target = targets.get(key) if kind == "inputs" else None
         return f"${{{{{kind}.{key}}}}}" if target is None else shlex.quote(target)
 
@@ -165,20 +171,6 @@ def check_names(sweep: SweepSpec) -> None:
                 hint=f"Pass it on from one with another name: --sweep {other}=… -- "
                 f"'--{name}=${{{{search_space.{other}}}}}'",
             )
-
-
-def _value_word(name: str, sweep: SweepSpec) -> str:
-    """What stands for hyperparameter *name* in a command, so that bash takes each of its values as one word.
-
-    Mostly its placeholder. The service is said to put `$AZUREML_SWEEP_NAME` in its place, not the value's text, so that
-    no quotes round a placeholder are right for each value; where a choice needs quotes, the variable itself stands in
-    them, which takes them all.
-    """
-    space = sweep.space[name]
-    choices = [value for value in space.values if isinstance(value, str)] if space.draw is Draw.choice else []
-    if all(text and shlex.quote(text) == text for text in choices):
-        return f"${{{{{SEARCH_SPACE}.{name}}}}}"
-    return f'"${SWEEP_VARIABLE}{name}"'
 
 
 def _word(argument: str, fill: Callable[[str, str], str]) -> str:

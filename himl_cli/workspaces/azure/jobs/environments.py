@@ -8,7 +8,6 @@ import re
 import tempfile
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import timedelta
 from functools import cached_property
 from pathlib import Path
@@ -26,14 +25,13 @@ from himl_cli.workspaces.azure.connection import Connection
 from himl_cli.workspaces.azure.errors import ServiceNotFound
 from himl_cli.workspaces.azure.http import AT_ONCE
 from himl_cli.workspaces.azure.jobs.body import PutRequest, build_request, image_request
-from himl_cli.workspaces.azure.jobs.code import UploadSink, folder_for
+from himl_cli.workspaces.azure.jobs.code import JobAsset, UploadSink, folder_for
 from himl_cli.workspaces.azure.jobs.job_data import LATEST
 from himl_cli.workspaces.azure.responses import as_time, http_time, resources, understood
 from himl_cli.workspaces.azure.storage.datastore_records import BLOB
 from himl_cli.workspaces.azure.storage.datastores import Datastores
 
 KIND = "environments"
-UNCHANGED = "Environment unchanged since an earlier submit: not registered again."
 ELSEWHERE = ("azureml://", "/subscriptions/")
 """How the names of environments begin that lie in a registry or are ids already: the service looks for those itself."""
 CURATED = "AzureML-"
@@ -58,35 +56,33 @@ ENV LD_LIBRARY_PATH={_PREFIX}/lib:$LD_LIBRARY_PATH
 """
 
 
-@dataclass(frozen=True)
-class EnvironmentAsset:
-    """`id` is what goes into the job; `is_cached`: it was known here and nobody was asked."""
-
-    id: str
-    is_cached: bool
-
-
 class JobEnvironment:
     """The environment of one job, as a workspace has it."""
+
+    unchanged = "Environment unchanged since an earlier submit: not registered again."
 
     def __init__(self, connection: Connection, datastores: Datastores, spec: EnvironmentSpec) -> None:
         self._connection = connection
         self._datastores = datastores
         self._spec = spec
 
-    def find(self) -> EnvironmentAsset | None:
+    def find(self) -> JobAsset | None:
         """The environment if it is there: a named one is asked for, one made from files is known here or has to be
         registered.
 
         Raises NotFound for a name that is not there, BadUsage for files that cannot be used.
         """
         if self._spec.name:
-            return EnvironmentAsset(environment_id(self._connection, self._spec.name, self._spec.version), False)
+            return JobAsset(environment_id(self._connection, self._spec.name, self._spec.version), is_cached=False)
         conda_contents(self._spec)
-        id = self._connection.kept.get(KIND, self._key)
-        return EnvironmentAsset(id, is_cached=True) if isinstance(id, str) and id else None
+        return self.cached()
 
-    def register(self, notify: Notify) -> EnvironmentAsset:
+    def cached(self) -> JobAsset | None:
+        """The environment made from these files that is cached; no request."""
+        id = self._connection.kept.get(KIND, self._key)
+        return JobAsset(id, is_cached=True) if isinstance(id, str) and id else None
+
+    def register(self, notify: Notify) -> JobAsset:
         """Register an environment made from files, as azure-ai-ml does it: the same files give the same version, which
         may be there already; *notify* hears so."""
         request = self._request()
@@ -100,9 +96,9 @@ class JobEnvironment:
         now = http_time(reply.headers.get("date"))
         # the status does not tell whether it was there; the service's own clock does
         if created is not None and now is not None and created < now - timedelta(seconds=seconds + _CLOCK_SECONDS):
-            notify(Notice(UNCHANGED))
+            notify(Notice(self.unchanged))
         self._connection.kept.put(KIND, self._key, id, seconds=LONGEST_SECONDS)
-        return EnvironmentAsset(id, is_cached=False)
+        return JobAsset(id, is_cached=False)
 
     def forget(self) -> None:
         """Drop what is known of an environment made from files: the workspace has it no more."""

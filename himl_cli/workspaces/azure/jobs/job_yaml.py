@@ -13,7 +13,7 @@ from typing import Any
 
 from himl_cli.core.jobs import SERVERLESS, USUAL_DATASTORE, DataSpec, EntryKind, EnvironmentSpec, JobSpec, PipelineSpec
 from himl_cli.core.redaction import MASK, mask_arguments, mask_document, mask_line
-from himl_cli.core.sweeps import Draw, SearchRange, SweepSpec, argument_names
+from himl_cli.core.sweeps import Draw, SweepSpec, argument_names
 from himl_cli.workspaces.azure.jobs.body import (
     PipelineNode,
     early_stop_fields,
@@ -212,7 +212,12 @@ def _sweep(trial: Mapping[str, Any], sweep: SweepSpec) -> dict[str, Any]:
         "$schema": SCHEMA.format("sweep"),
         "type": "sweep",
         "trial": {name: trial[name] for name in OF_TRIAL if name in trial},
-        "search_space": {name: _search_space(one) for name, one in sweep.space.items()},
+        "search_space": {
+            name: {"type": one.draw.value, "values": wire_values(one)}
+            if one.draw is Draw.choice
+            else {"type": one.draw.value, **dict(zip(argument_names(one.draw), wire_values(one), strict=True))}
+            for name, one in sweep.space.items()
+        },
         "sampling_algorithm": {"type": "random", "seed": sweep.seed}
         if sweep.sampling == "random" and sweep.seed is not None
         else sweep.sampling,
@@ -223,13 +228,6 @@ def _sweep(trial: Mapping[str, Any], sweep: SweepSpec) -> dict[str, Any]:
     if stop is not None:
         document["early_termination"] = {"type": POLICIES[stop.policy]} | early_stop_fields(stop)
     return document
-
-
-def _search_space(space: SearchRange) -> dict[str, Any]:
-    values = wire_values(space)
-    if space.draw is Draw.choice:
-        return {"type": space.draw.value, "values": values}
-    return {"type": space.draw.value, **dict(zip(argument_names(space.draw), values, strict=True))}
 
 
 def _step(spec: PipelineSpec, node: PipelineNode) -> dict[str, Any]:

@@ -3,18 +3,16 @@ order that wastes nothing, then one job is created."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 from urllib.parse import quote
 
 from himl_cli.core.errors import BadUsage, NotFound
 from himl_cli.core.events import Event, Notice, Notify
-from himl_cli.core.jobs import DataSpec, EnvironmentSpec, JobSpec, PipelineSpec, Snapshot, StepSpec
+from himl_cli.core.jobs import JobSpec, PipelineSpec, StepSpec
 from himl_cli.core.redaction import mask_arguments, redact
 from himl_cli.core.runs import Run
 from himl_cli.workspaces.azure.cache import LONGEST_SECONDS
@@ -28,7 +26,7 @@ from himl_cli.workspaces.azure.jobs.body import (
     job_request,
     pipeline_request,
 )
-from himl_cli.workspaces.azure.jobs.code import CodeAsset, CodeAssets, folder_for
+from himl_cli.workspaces.azure.jobs.code import JobAsset, JobCode, folder_for
 from himl_cli.workspaces.azure.jobs.command_line import check_names, command_line, script_line
 from himl_cli.workspaces.azure.jobs.computes import check_compute, create_cluster, has_cluster
 from himl_cli.workspaces.azure.jobs.create import (
@@ -41,12 +39,7 @@ from himl_cli.workspaces.azure.jobs.create import (
     is_gone,
     user_token,
 )
-from himl_cli.workspaces.azure.jobs.environments import (
-    UNCHANGED,
-    EnvironmentAsset,
-    JobEnvironment,
-    environment_of,
-)
+from himl_cli.workspaces.azure.jobs.environments import JobEnvironment, environment_of
 from himl_cli.workspaces.azure.jobs.job_data import (
     FOLDER,
     INPUT_MODES,
@@ -60,7 +53,6 @@ from himl_cli.workspaces.azure.jobs.job_data import (
 from himl_cli.workspaces.azure.responses import understood
 from himl_cli.workspaces.azure.storage.datastores import Datastores
 
-UNCHANGED_CODE = "Code unchanged since an earlier submit: not uploaded again."
 COMPONENTS = "components"
 _AFTER, _DONE = "himl_after_", "himl_done"
 """What an input is called that a step has only to wait for another one, before the name of that; and the output that it
@@ -73,37 +65,33 @@ def submit_job(connection: Connection, datastores: Datastores, spec: JobSpec, no
     Raises BadUsage for a job that no cluster could run, and for files that Azure Storage cannot hold; NotFound for a
     compute, an environment or data that is not there, before anything is uploaded; NotAllowed, ServiceFailed.
     """
-    run_id, codes = azure_run_id(spec.experiment), CodeAssets(connection)
-    registry = JobEnvironment(connection, datastores, environment_of(spec))
+    run_id = azure_run_id(spec.experiment)
+    code, environment = parts = (
+        _Part(JobCode(connection, spec.snapshot)),
+        _Part(JobEnvironment(connection, datastores, environment_of(spec))),
+    )
     if spec.sweep is not None:
         check_names(spec.sweep)
     command_line(spec)  # raises for placeholders that name nothing
     folder_for(spec.snapshot)
     heard: list[Event] = []  # on another thread
-
-    def outputs_of_job() -> Any:
-        default, is_sweep = spec.default_datastore, spec.sweep is not None
-        return resolve_outputs(connection, datastores, spec.outputs, default, heard.append, are_of_trials=is_sweep)
-
+    default, is_sweep = spec.default_datastore, spec.sweep is not None
     with before_creation():
         # everything is asked for at once; nothing is uploaded or registered before all of it is known to be in order
         questions: list[Callable[[], Any]] = [
             lambda: check_compute(connection, spec.cluster, spec.nodes, heard.append),
             lambda: connection.record().tenant_id,
-            registry.find,
-            lambda: codes.find(spec.snapshot),
-            outputs_of_job,
+            environment.find,
+            code.find,
+            lambda: resolve_outputs(
+                connection, datastores, spec.outputs, default, heard.append, are_of_trials=is_sweep
+            ),
         ]
-        _, tenant_id, environment, code, outputs = ask_all(lambda ask: ask(), questions)
+        _, tenant_id, _, _, outputs = ask_all(lambda ask: ask(), questions)
         for event in heard:
             notify(event)
-        inputs = resolve_inputs(connection, datastores, spec.inputs, spec.default_datastore, notify)
-        if code is not None:
-            notify(Notice(UNCHANGED_CODE))
-        if environment is not None and environment.is_cached:
-            notify(Notice(UNCHANGED))
-        code = code or codes.upload(spec.snapshot, notify)
-        environment = environment or registry.register(notify)
+        inputs = resolve_inputs(connection, datastores, spec.inputs, default, notify)
+        _make(parts, notify)
 
     def create() -> Mapping[str, Any]:
         with before_creation():
@@ -113,21 +101,55 @@ def submit_job(connection: Connection, datastores: Datastores, spec: JobSpec, no
         return create_job(connection, run_id, request, headers)
 
     def renew() -> bool:
-        """Make anew what was remembered and the service has lost since; whether there was anything."""
-        nonlocal code, environment
-        is_lost = False
-        if not code.is_new and is_gone(connection, code.id):
-            codes.forget(spec.snapshot)
-            code, is_lost = codes.upload(spec.snapshot, notify), True
-        if environment.is_cached and is_gone(connection, environment.id):
-            registry.forget()
-            environment, is_lost = registry.register(notify), True
-        return is_lost
+        """Make anew what was cached and the service has lost since; whether there was anything."""
+        lost = [part.drop_lost(connection) for part in parts]
+        for part in parts:
+            part.make(notify)
+        return any(lost)
 
     answer = create_or_renew(create, renew)
     with created_job(run_id):
         command = script_line(replace(spec, arguments=mask_arguments(spec.arguments)))
         return created_run(connection, run_id, answer, tenant_id, experiment=spec.experiment, command=command)
+
+
+@dataclass
+class _Part:
+    """Code or an environment that a job refers to; in a pipeline `step` is the first one that does."""
+
+    source: JobCode | JobEnvironment
+    step: str = ""
+    asset: JobAsset | None = None
+
+    @property
+    def id(self) -> str:
+        assert self.asset is not None
+        return self.asset.id
+
+    def find(self) -> None:
+        self.asset = of_step(self.step, self.source.find) if self.step else self.source.find()
+
+    def make(self, notify: Notify) -> None:
+        """Upload and register it, unless it was found, or another part with the same contents was made."""
+        self.asset = self.asset or self.source.cached() or self.source.register(notify)
+
+    def drop_lost(self, connection: Connection) -> bool:
+        """Forget what was cached and the service has lost since; whether that was so."""
+        is_lost = self.asset is not None and self.asset.is_cached and is_gone(connection, self.asset.id)
+        if is_lost:
+            self.source.forget()
+            self.asset = None
+        return is_lost
+
+
+def _make(parts: Collection[_Part], notify: Notify) -> None:
+    """Upload and register what was not found; *notify* hears what kinds of parts are all of an earlier submit."""
+    kinds = [[part for part in parts if isinstance(part.source, kind)] for kind in (JobCode, JobEnvironment)]
+    for one in kinds:
+        if all(part.asset is not None and part.asset.is_cached for part in one):
+            notify(Notice(one[0].source.unchanged))
+    for part in (*kinds[0], *kinds[1]):
+        part.make(notify)
 
 
 def submit_pipeline(connection: Connection, datastores: Datastores, spec: PipelineSpec, notify: Notify) -> Run:
@@ -137,12 +159,12 @@ def submit_pipeline(connection: Connection, datastores: Datastores, spec: Pipeli
     compute, an environment or data that is not there, before anything is uploaded; NotAllowed, ServiceFailed.
     """
     run_id = spec.run_id or azure_run_id(spec.experiment)
-    parts = _Parts(connection, datastores, spec, notify)
+    parts = _PipelineParts(connection, datastores, spec, notify)
     with before_creation():
         tenant_id, data = parts.find()
         if spec.new_cluster is not None:  # it may cost money: nothing else may be left to be refused
             create_cluster(connection, spec.new_cluster, notify)
-        parts.make()
+        _make(parts.all.values(), notify)
 
     def create() -> Mapping[str, Any]:
         with before_creation():
@@ -157,26 +179,23 @@ def submit_pipeline(connection: Connection, datastores: Datastores, spec: Pipeli
         return created_run(connection, run_id, answer, tenant_id, experiment=spec.experiment, command=command)
 
 
-class _Parts:
+class _PipelineParts:
     """Codes, environments and components of one pipeline's steps, each once."""
 
     def __init__(self, connection: Connection, datastores: Datastores, spec: PipelineSpec, notify: Notify) -> None:
         """Raises BadUsage for steps that cannot be, without a request."""
         self._connection, self._datastores, self._spec, self._notify = connection, datastores, spec, notify
-        self._registry = CodeAssets(connection)
-        self._snapshots: dict[str, tuple[str, Snapshot]] = {}  # with the first step of each
-        self._environments: dict[str, tuple[str, JobEnvironment]] = {}
-        self._codes: dict[str, CodeAsset | None] = {}
-        self._images: dict[str, EnvironmentAsset | None] = {}
+        self.all: dict[str, _Part] = {}
         self._cached_components: dict[str, str] = {}  # ids, by key, of those that nobody was asked for
         for step in spec.steps:
             environment = environment_of(step.job)
-            asset = JobEnvironment(connection, datastores, environment)
-            self._snapshots.setdefault(_key(step.job.snapshot), (step.key, step.job.snapshot))
-            self._environments.setdefault(_key(environment), (step.key, asset))
+            self.all.setdefault(repr(environment), _Part(JobEnvironment(connection, datastores, environment), step.key))
+        for step in spec.steps:
+            snapshot = step.job.snapshot
+            self.all.setdefault(repr(snapshot), _Part(JobCode(connection, snapshot), step.key))
         pipeline_nodes(spec, placeholder_inputs(spec))  # raises for placeholders that name nothing
-        for key, snapshot in self._snapshots.values():
-            of_step(key, partial(folder_for, snapshot))
+        for step in spec.steps:
+            of_step(step.key, partial(folder_for, step.job.snapshot))
 
     def find(self) -> tuple[str, Mapping[tuple[str, str], JobInput]]:
         """The tenant, and data from outside. Asks for everything at once; nothing is uploaded or registered before all
@@ -189,41 +208,21 @@ class _Parts:
             default = step.job.default_datastore or spec.default_datastore
             stores |= {item.datastore or default for item in step.job.outputs}
         questions: list[Callable[[], Any]] = [lambda: self._connection.record().tenant_id]
-        questions += [partial(of_step, key, one.find) for key, one in self._environments.values()]
-        questions += [
-            partial(of_step, key, partial(self._registry.find, snapshot)) for key, snapshot in self._snapshots.values()
-        ]
+        questions += [part.find for part in self.all.values()]
         questions += [partial(self._check_compute, name, count, heard.append) for name, count in nodes.items()]
         questions += [partial(self._datastores.find, name) for name in sorted(name for name in stores if name)]
-        tenant_id, *answers = ask_all(lambda ask: ask(), questions)
+        tenant_id, *_ = ask_all(lambda ask: ask(), questions)
         for event in heard:
             self._notify(event)
-        data = pipeline_inputs(self._connection, self._datastores, spec, self._notify)
-        count = len(self._environments)
-        self._images = dict(zip(self._environments, answers, strict=False))
-        self._codes = dict(zip(self._snapshots, answers[count:], strict=False))
-        return tenant_id, data
-
-    def make(self) -> None:
-        """Upload and register what is missing; a folder of the same contents as another one once."""
-        if all(self._codes.values()):
-            self._notify(Notice(UNCHANGED_CODE))
-        if all(one is not None and one.is_cached for one in self._images.values()):
-            self._notify(Notice(UNCHANGED))
-        for key, (_, snapshot) in self._snapshots.items():
-            code = self._codes[key] or self._registry.known(snapshot) or self._registry.upload(snapshot, self._notify)
-            self._codes[key] = code
-        for key, (_, environment) in self._environments.items():
-            self._images[key] = self._images[key] or environment.register(self._notify)
+        return tenant_id, pipeline_inputs(self._connection, self._datastores, spec, self._notify)
 
     def components(self, steps: Sequence[PipelineNode]) -> list[tuple[PipelineNode, str]]:
         """*steps* with the ids of their components: those that are not known are registered, the same contents once.
         Raises as `Rest` does."""
         requests: list[PutRequest] = []
         for step in steps:
-            code, image = self._codes[_key(step.spec.job.snapshot)], self._images[_key(environment_of(step.spec.job))]
-            assert code is not None and image is not None
-            requests.append(component_request(step, code.id, image.id))
+            code, environment = self.all[repr(step.spec.job.snapshot)], self.all[repr(environment_of(step.spec.job))]
+            requests.append(component_request(step, code.id, environment.id))
         keys = [self._connection.key(f"component {one.api_version} {one.path}") for one in requests]
         by_key = dict(zip(keys, requests, strict=True))
         cached = {key: self._connection.kept.get(COMPONENTS, key) for key in by_key}
@@ -233,24 +232,14 @@ class _Parts:
         return [(step, self._cached_components.get(key) or made[key]) for step, key in zip(steps, keys, strict=True)]
 
     def renew(self) -> bool:
-        """Make anew what was remembered and what the service has lost since; whether there was anything."""
-        lost = [key for key, id in self._cached_components.items() if is_gone(self._connection, id)]
-        for key in lost:
+        """Make anew what was cached and what the service has lost since; whether there was anything."""
+        gone = [key for key, id in self._cached_components.items() if is_gone(self._connection, id)]
+        for key in gone:
             self._connection.kept.forget(COMPONENTS, key)
-        for key, (_, snapshot) in self._snapshots.items():
-            code = self._codes[key]
-            if code is not None and not code.is_new and is_gone(self._connection, code.id):
-                self._registry.forget(snapshot)
-                lost.append(key)
-        for key, (_, environment) in self._environments.items():
-            image = self._images[key]
-            if image is not None and image.is_cached and is_gone(self._connection, image.id):
-                environment.forget()
-                lost.append(key)
-        if lost:
-            self.find()
-            self.make()
-        return bool(lost)
+        lost = [part.drop_lost(self._connection) for part in self.all.values()]
+        for part in self.all.values():
+            part.make(self._notify)
+        return bool(gone) or any(lost)
 
     def _register(self, key: str, request: PutRequest) -> str:
         """Register the component, and give the id that the service answers with: it may know these contents under
@@ -328,7 +317,13 @@ def _pipeline_node(
             inputs[item.key] = data[step.key, item.key]
         else:
             inputs[item.key] = output_of(source.step, source.output, INPUT_MODES[item.mode or "download"])
-    outputs = {item.key: _output_folder(spec, step, item) for item in step.job.outputs}
+    outputs: dict[str, str | None] = {}
+    for item in step.job.outputs:
+        datastore = item.datastore or step.job.default_datastore
+        is_usual = not datastore or datastore == spec.default_datastore
+        # else anew for each run (`${{name}}` is the step's), below what the service would choose by itself
+        folder = f"azureml://datastores/{datastore}/paths/azureml/${{{{name}}}}/{item.key}/"
+        outputs[item.key] = None if is_usual else folder
     steps = {other.key: other for other in spec.steps}
     for key in _awaited(step):
         # the first output is there once the step is completed, whatever is in it
@@ -346,17 +341,3 @@ def _awaited(step: StepSpec) -> list[str]:
     """The keys of the steps that *step* waits for and takes nothing from."""
     sources = {output.step for output in step.takes.values()}
     return [key for key in step.after if key not in sources]
-
-
-def _output_folder(spec: PipelineSpec, step: StepSpec, item: DataSpec) -> str | None:
-    """Where a step's output goes: anew for each run (`${{name}}` is the step's), below what the service would choose by
-    itself."""
-    datastore = item.datastore or step.job.default_datastore
-    if not datastore or datastore == spec.default_datastore:
-        return None
-    return f"azureml://datastores/{datastore}/paths/azureml/${{{{name}}}}/{item.key}/"
-
-
-def _key(part: Snapshot | EnvironmentSpec) -> str:
-    """What tells a snapshot or an environment from another one."""
-    return hashlib.sha256(json.dumps(repr(part)).encode()).hexdigest()

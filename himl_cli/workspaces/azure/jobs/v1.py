@@ -29,7 +29,7 @@ from himl_cli.workspaces.azure.cache import LONGEST_SECONDS
 from himl_cli.workspaces.azure.connection import Connection
 from himl_cli.workspaces.azure.errors import ServiceNotFound
 from himl_cli.workspaces.azure.jobs.body import early_stop_fields, job_tags, max_concurrent, search_space
-from himl_cli.workspaces.azure.jobs.code import folder_for
+from himl_cli.workspaces.azure.jobs.code import JobCode, folder_for
 from himl_cli.workspaces.azure.jobs.command_line import command_line, script_line, script_name, shell_line
 from himl_cli.workspaces.azure.jobs.computes import check_compute
 from himl_cli.workspaces.azure.jobs.create import azure_run_id, before_creation, lookup_hint, note_nothing_runs
@@ -48,7 +48,6 @@ from himl_cli.workspaces.azure.jobs.job_data import (
     resolve_inputs,
     resolve_outputs,
 )
-from himl_cli.workspaces.azure.jobs.submission import UNCHANGED_CODE
 from himl_cli.workspaces.azure.jobs.v1_sdk import (
     EXTRA,
     is_installed,
@@ -124,7 +123,7 @@ def submit_v1(connection: Connection, datastores: Datastores, spec: JobSpec, not
             # azureml-core sends what differs from the last job's snapshot, and nothing where nothing does
             key = connection.key("snapshot of the last job")
             if snapshot_id and connection.kept.get(SNAPSHOTS, key) == snapshot_id:
-                remarks.append(Notice(UNCHANGED_CODE))
+                remarks.append(Notice(JobCode.unchanged))
             connection.kept.put(SNAPSHOTS, key, snapshot_id, seconds=LONGEST_SECONDS)
             for remark in remarks:
                 notify(remark)
