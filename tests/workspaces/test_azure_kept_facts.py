@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from himl_cli.workspaces.azure.connection import Connection
-from himl_cli.workspaces.azure.runs.history import Experiments
+from himl_cli.workspaces.azure.runs.history import experiment_name
 from tests.azure_connections import connected
 from tests.servers.azureml.faults import Page
 from tests.servers.azureml.seeding import StagedWorkspace
@@ -19,7 +19,7 @@ EXPERIMENT = "44444444-5555-6666-7777-888888888888"
 KINDS: dict[str, Callable[[Connection], str]] = {
     "tokens": lambda connection: connection.tokens.get(connection.address.cloud.storage_scope),
     "records": lambda connection: connection.record().location,
-    "experiments": lambda connection: Experiments(connection).name(EXPERIMENT),
+    "experiments": lambda connection: experiment_name(connection, EXPERIMENT),
 }
 
 

@@ -23,7 +23,7 @@ from himl_cli.workspaces.azure.address import PUBLIC, WorkspaceAddress
 from himl_cli.workspaces.azure.cache import DiskCache
 from himl_cli.workspaces.azure.errors import ErrorResponse, claims_of, refusal
 from himl_cli.workspaces.azure.responses import as_time, asked_wait, http_time, object_of, pages, understood
-from himl_cli.workspaces.azure.runs.history import _check_form, _facts_of
+from himl_cli.workspaces.azure.runs.history import _facts_of
 from himl_cli.workspaces.azure.runs.metrics import _columns, as_number, time_of
 from himl_cli.workspaces.azure.runs.mlflow import _as_run, _row, _series
 from himl_cli.workspaces.azure.runs.records import as_run, is_sweep, number_of, own_names, status_of, sweep_tags
@@ -212,7 +212,7 @@ VALUES += [
 
 def record(raw: Mapping[str, Any]) -> None:
     with understood(URL, "a run"):
-        _check_form(raw, _facts_of(raw))
+        _facts_of(raw)
         as_run(raw, experiment="exp", address=HERE)
         assert (own_names(raw), sweep_tags(raw), is_sweep(raw), number_of(raw)) is not None
 

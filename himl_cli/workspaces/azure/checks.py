@@ -25,7 +25,7 @@ CURL, SIGN_IN, CLOCK, WORKSPACE, DATASTORE = "curl", "sign-in", "clock", "worksp
 def checks(connection: Connection, datastore: Callable[[], BlobStore]) -> Iterator[Check]:
     """The library that moves bytes, signing in, the clock, the workspace, its default datastore, asked anew and not
     from the cache."""
-    moves_bytes = tried(CURL, _curl)
+    moves_bytes = tried(CURL, lambda: Check.passed(CURL, "{}, {}.".format(*str(load_pycurl().version).split()[:2])))
     yield moves_bytes
     signed_in = tried(SIGN_IN, partial(_sign_in, connection))
     yield signed_in
@@ -47,22 +47,14 @@ def _is_well(check: Check) -> bool:
     return check.state is not check.state.failed
 
 
-def _curl() -> Check:
-    name, version = str(load_pycurl().version).split()[:2]
-    return Check.passed(CURL, f"{name}, {version}.")
-
-
 def _sign_in(connection: Connection) -> Check:
     signed_in = connection.sign_in()
     is_named = signed_in.principal[:8] in signed_in.credential
     who = f", as {signed_in.principal}" if signed_in.principal and not is_named else ""
     tenant = f", tenant {signed_in.tenant_id}" if signed_in.tenant_id else ""
-    return Check.passed(SIGN_IN, f"{signed_in.credential}{who}{tenant}; good for {_time_to(signed_in.expires)}.")
-
-
-def _time_to(end: datetime) -> str:
-    minutes = max(0, round((end - datetime.now(timezone.utc)).total_seconds() / 60))
-    return f"{minutes} minutes" if minutes < 120 else f"{round(minutes / 60)} hours"
+    minutes = max(0, round((signed_in.expires - datetime.now(timezone.utc)).total_seconds() / 60))
+    left = f"{minutes} minutes" if minutes < 120 else f"{round(minutes / 60)} hours"
+    return Check.passed(SIGN_IN, f"{signed_in.credential}{who}{tenant}; good for {left}.")
 
 
 def _clock(connection: Connection) -> Check:
@@ -106,6 +98,12 @@ def describe(connection: Connection, datastores: Callable[[], Sequence[Datastore
     """Its ids, place, default datastore and page in Studio; what a job cannot find out is "". Raises what the requests
     for them raise."""
     address, record = connection.address, connection.record()
+    try:
+        default = next((store.name for store in datastores() if store.is_default), "")
+    except NotAllowed:
+        if not connection.in_job:
+            raise
+        default = ""
     facts = {
         "workspace_name": address.name,
         "resource_group": address.resource_group,
@@ -115,16 +113,7 @@ def describe(connection: Connection, datastores: Callable[[], Sequence[Datastore
         "location": record.location,
         "cloud": address.cloud.name,
         "storage_account": record.storage_account.rpartition("/")[2],
-        "default_datastore": _default_datastore(connection, datastores),
+        "default_datastore": default,
         "studio_url": address.studio_url(tenant_id=record.tenant_id),
     }
     return WorkspaceFacts("azure", address.label, address.source, facts)
-
-
-def _default_datastore(connection: Connection, datastores: Callable[[], Sequence[DatastoreInfo]]) -> str:
-    try:
-        return next((store.name for store in datastores() if store.is_default), "")
-    except NotAllowed:
-        if not connection.in_job:
-            raise
-        return ""

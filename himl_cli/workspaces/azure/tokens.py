@@ -173,13 +173,9 @@ class Tokens:
         return token
 
     def _held_before(self, scope: str) -> Token | None:
-        value = self._kept.get(KIND, self._key(scope))
+        value = self._kept.get(KIND, self._key(scope)) or {}
         try:
-            return (
-                Token(str(value["token"]), float(value["expires"]), str(value["credential"]))
-                if value is not None
-                else None
-            )
+            return Token(str(value["token"]), float(value["expires"]), str(value["credential"]))
         except (KeyError, OverflowError, TypeError, ValueError):
             return None
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from himl_cli.core.blobs import DatastoreInfo
 from himl_cli.core.checkpoints import SignedLink
-from himl_cli.core.errors import HimlError, RunNotFound
+from himl_cli.core.errors import RunNotFound
 from himl_cli.core.events import Notify
 from himl_cli.core.jobs import ClusterSpec, ContainerSpec, DataSpec, DocumentChanges, JobSpec, PipelineSpec
 from himl_cli.core.results import Logged, NewRun, RunEnd, RunResults
@@ -17,9 +17,9 @@ from himl_cli.core.runs import LoggedValues, Metric, Run, RunQuery
 from himl_cli.core.workspaces import Check, WorkspaceFacts
 from himl_cli.workspaces.azure.connection import Connection
 from himl_cli.workspaces.azure.errors import ServiceNotFound
-from himl_cli.workspaces.azure.runs.history import Experiments, RunFacts, RunHistory, can_be_id
+from himl_cli.workspaces.azure.runs.history import RunFacts, RunHistory, can_be_id
 from himl_cli.workspaces.azure.runs.lists import RunLists
-from himl_cli.workspaces.azure.runs.records import RawRun, may_begin, say_limits
+from himl_cli.workspaces.azure.runs.records import LOCAL_TARGET, RawRun, say_limits
 from himl_cli.workspaces.base import BlobStore, CloudWorkspace, Dataset
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ class AzureWorkspace(CloudWorkspace):
     def __init__(self, connection: Connection) -> None:
         self.connection = connection
         self._history = RunHistory(connection)
-        self._lists = RunLists(connection, self._history, Experiments(connection))
+        self._lists = RunLists(connection, self._history)
 
     @property
     def label(self) -> str:
@@ -74,9 +74,10 @@ class AzureWorkspace(CloudWorkspace):
         return ask_to_cancel(self.connection, self._history, run_id)
 
     def metrics(self, run_id: str) -> Sequence[Metric]:
-        from himl_cli.workspaces.azure.runs.metrics import read_metrics, with_nested
+        from himl_cli.workspaces.azure.runs.metrics import read_values, with_nested
 
-        return read_metrics(self.connection, with_nested(self._history, self._facts(run_id)))
+        nested = with_nested(self._history, self._facts(run_id))
+        return read_values(self.connection, nested, texts=False).metrics
 
     def values(self, run_id: str) -> LoggedValues:
         from himl_cli.workspaces.azure.runs.metrics import read_values, with_nested
@@ -177,7 +178,8 @@ class AzureWorkspace(CloudWorkspace):
                 self._facts(new.parent)
             self._writing.start(new)
         else:
-            if not may_begin(found):
+            # What was made and never began: the moment between was cut short
+            if (found.get("status") or "").lower() != "notstarted" or found.get("target") != LOCAL_TARGET:
                 return self._lists.record(found)
             self._writing.begin(new.id)
         return self.run(new.id)
@@ -234,12 +236,4 @@ class AzureWorkspace(CloudWorkspace):
         try:
             return ask(run_id)
         except ServiceNotFound as err:
-            raise RunNotFound(run_id, self.label, similar=self._similar(run_id)) from err
-
-    def _similar(self, run_id: str) -> Sequence[str]:
-        """Ids like this one among the newest of the experiment that it names, else of the workspace; two requests,
-        rarely three."""
-        try:
-            return [one for one in self._lists.similar_ids(run_id) if one != run_id]
-        except HimlError:
-            return []  # a hint is not worth another error
+            raise RunNotFound(run_id, self.label, similar=self._lists.similar_ids(run_id)) from err

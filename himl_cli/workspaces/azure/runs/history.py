@@ -189,35 +189,34 @@ class RunHistory:
         found: dict[str, RawRun] = {}
         for start in range(0, len(run_ids), BATCH):
             found |= self._batch(run_ids[start : start + BATCH])
+
+        def single(run_id: str) -> RawRun | None:
+            try:
+                return self.get(run_id)
+            except ServiceNotFound:
+                return None
+
+        missing = [run_id for run_id in run_ids if run_id not in found]
+        found |= {raw["runId"]: raw for raw in ask_all(single, missing) if raw is not None}
         return [found[run_id] for run_id in run_ids if run_id in found]
 
     def _batch(self, run_ids: Sequence[str]) -> dict[str, RawRun]:
+        """Those of the runs that come at once."""
         requests = {run_id: {"runId": run_id, "selectRunMetadata": True} for run_id in run_ids}
-        found: dict[str, RawRun] = {}
         url = self._connection.service("history", "/batchrundata")
         try:
             answer = self._connection.rest.post_object(url, "runs", json={"requests": requests})
-        except ServiceNotFound:  # a service without this route: each run by itself
-            pass
-        except ServiceRefused as err:  # one that takes fewer at once
-            if err.status != 400:
+        except (ServiceNotFound, ServiceRefused) as err:  # a service without this route, or one that takes fewer
+            if err.status not in (400, 404):
                 raise
-        else:
-            with understood(url, "its list of runs"):
-                results = {
-                    run_id: result["runMetadata"]
-                    for run_id, result in (answer["successfulResults"] or {}).items()
-                    if result.get("runMetadata")
-                }
-            found = {run_id: self._seen(raw, url) for run_id, raw in results.items()}
-        rest = [run_id for run_id in run_ids if run_id not in found]
-        return found | {raw["runId"]: raw for raw in ask_all(self._or_none, rest) if raw is not None}
-
-    def _or_none(self, run_id: str) -> RawRun | None:
-        try:
-            return self.get(run_id)
-        except ServiceNotFound:
-            return None
+            return {}
+        with understood(url, "its list of runs"):
+            results = {
+                run_id: result["runMetadata"]
+                for run_id, result in (answer["successfulResults"] or {}).items()
+                if result.get("runMetadata")
+            }
+        return {run_id: self._seen(raw, url) for run_id, raw in results.items()}
 
     def _url(self, run_id: str, below: str = "") -> str:
         return self._connection.service("history", f"/runs/{quote(run_id, safe='')}{below}")
@@ -226,19 +225,11 @@ class RunHistory:
         """*raw*, an answer of *url*. Raises ServiceFailed where it does not have what every run has."""
         with understood(url, "a run in it"):
             facts = _facts_of(raw)
-            _check_form(raw, facts)
         with self._lock:
             self._facts[facts.id] = facts
             while len(self._facts) > REMEMBERED:
                 self._facts.popitem(last=False)
         return raw
-
-
-def _check_form(raw: RawRun, facts: RunFacts) -> None:
-    """Raises TypeError where one of the fields by which runs are told apart is no text, or none of names."""
-    "".join((facts.id, facts.experiment_id, facts.container_id, raw.get("parentRunId") or "", raw.get("status") or ""))
-    for name in ("tags", "properties", "runTypeV2"):
-        {**(raw.get(name) or {})}
 
 
 def _created(raw: RawRun) -> datetime:
@@ -250,44 +241,28 @@ def _sorted(runs: Iterable[RawRun]) -> list[RawRun]:
 
 
 def _facts_of(raw: RawRun) -> RunFacts:
-    return RunFacts(
-        raw["runId"], raw.get("dataContainerId") or f"dcid.{raw['runId']}", raw["experimentId"], starts_jobs(raw)
-    )
+    """Raises KeyError or TypeError where one of the fields by which runs are told apart is missing or no text, or none
+    of names."""
+    container_id = raw.get("dataContainerId") or f"dcid.{raw['runId']}"
+    facts = RunFacts(raw["runId"], container_id, raw["experimentId"], starts_jobs(raw))
+    "".join((facts.id, facts.experiment_id, container_id, raw.get("parentRunId") or "", raw.get("status") or ""))
+    for name in ("tags", "properties", "runTypeV2"):
+        {**(raw.get(name) or {})}
+    return facts
 
 
-KIND = "experiments"
-KEPT_SECONDS = LONGEST_SECONDS
-"""An experiment keeps its name for ever; the bound is there so that the cache does not grow for ever."""
-
-
-class Experiments:
-    """Names by id, remembered between calls."""
-
-    def __init__(self, connection: Connection) -> None:
-        self._connection = connection
-        self._names: dict[str, str] = {}
-
-    def name(self, experiment_id: str) -> str:
-        """The experiment's name; one request where it is not known yet. Its id, where it was deleted since."""
-        if experiment_id not in self._names:
-            kept = self._connection.kept.get(KIND, self._key(experiment_id))
-            self._names[experiment_id] = kept if isinstance(kept, str) else self._ask(experiment_id)
-        return self._names[experiment_id]
-
-    def learn(self, experiment_ids: Iterable[str]) -> None:
-        """Ask for the names of all of these that are not known yet, several at once."""
-        ask_all(self.name, [one for one in dict.fromkeys(experiment_ids) if one not in self._names])
-
-    def _ask(self, experiment_id: str) -> str:
-        url = self._connection.service("history", f"/experimentids/{quote(experiment_id, safe='')}")
-        try:
-            name = self._connection.rest.get_object(url, "experiment").get("name")
-        except ServiceNotFound:
-            return experiment_id  # its runs are there still
-        if not isinstance(name, str) or not name:
-            raise unexpected(url, "it holds no experiment")
-        self._connection.kept.put(KIND, self._key(experiment_id), name, seconds=KEPT_SECONDS)
-        return name
-
-    def _key(self, experiment_id: str) -> str:
-        return self._connection.key(experiment_id.lower())
+def experiment_name(connection: Connection, experiment_id: str) -> str:
+    """The experiment's name; one request where it is not kept on disk. Its id, where it was deleted since."""
+    key = connection.key(experiment_id.lower())
+    kept = connection.kept.get("experiments", key)
+    if isinstance(kept, str):
+        return kept
+    url = connection.service("history", f"/experimentids/{quote(experiment_id, safe='')}")
+    try:
+        name = connection.rest.get_object(url, "experiment").get("name")
+    except ServiceNotFound:
+        return experiment_id  # its runs are there still
+    if not isinstance(name, str) or not name:
+        raise unexpected(url, "it holds no experiment")
+    connection.kept.put("experiments", key, name, seconds=LONGEST_SECONDS)
+    return name

@@ -1,4 +1,4 @@
-"""The conditions of a query in the languages of the service, and checked here.
+"""Lists of runs: the conditions of a query in the languages of the service, and checked here.
 
 The run history takes OData-like text. What is not sure to survive in it (quotes, other scripts, odd names of tags) is
 left out there, and every run that comes is checked here once more: a condition may cost a page, never a wrong run.
@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import chain
-from typing import Any, NamedTuple
+from typing import Any
 from urllib.parse import quote
 
 from himl_cli.core.errors import HimlError
@@ -22,8 +22,9 @@ from himl_cli.core.text import near_matches
 from himl_cli.workspaces.azure.address import ApiVersion
 from himl_cli.workspaces.azure.connection import Connection
 from himl_cli.workspaces.azure.errors import ServiceNotFound, ServiceRefused
-from himl_cli.workspaces.azure.responses import pages, understood
-from himl_cli.workspaces.azure.runs.history import PAGE, Experiments, RunHistory
+from himl_cli.workspaces.azure.http import ask_all
+from himl_cli.workspaces.azure.responses import Page, pages, understood
+from himl_cli.workspaces.azure.runs.history import PAGE, RunHistory, experiment_name
 from himl_cli.workspaces.azure.runs.records import (
     SYSTEM_TAG,
     RawRun,
@@ -34,8 +35,16 @@ from himl_cli.workspaces.azure.runs.records import (
     states_of,
 )
 
+SPARE = 5  # asked for beyond the limit: archived runs among the newest then cost no second page
+SIFTED = 100  # runs on a page where the conditions are checked here
+LOOKED_THROUGH = 100  # how many of the newest runs are looked through for similar ids
+LARGEST_PAGE = 100  # what the index gives at most
+STEP_RUN = "azureml.steprun"
+_BOUND = re.compile(r"\$\{\{\s*parent\.jobs\.([^.\s{}]+)\.")
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9_.-]+")
 _PLAIN_VALUE = re.compile(r"[A-Za-z0-9_.:/@+=, -]*")
+
+log = logging.getLogger(__name__)
 
 
 def fulfils(run: Run, query: RunQuery) -> bool:
@@ -48,67 +57,38 @@ def fulfils(run: Run, query: RunQuery) -> bool:
     )
 
 
-def is_plain(query: RunQuery) -> bool:
-    """Whether the service can check all conditions on tags itself."""
-    return all(_PLAIN_NAME.fullmatch(name) and _PLAIN_VALUE.fullmatch(value) for name, value in query.tags.items())
+def plain_tags(query: RunQuery) -> dict[str, str]:
+    """The conditions on tags that the service can check itself."""
+    return {
+        name: value
+        for name, value in query.tags.items()
+        if _PLAIN_NAME.fullmatch(name) and _PLAIN_VALUE.fullmatch(value)
+    }
 
 
 def history_filter(query: RunQuery) -> str:
     """The conditions for the run history, as far as they can be said; "" for none."""
-    said = [] if query.parent else ["ParentRunId eq null"]
-    said.append(history_condition(query.statuses))
-    said += [f'Tags/{name} eq "{value}"' for name, value in _plain_tags(query)]
-    return " and ".join(f"({condition})" for condition in said if condition)
-
-
-def roots_in_index() -> list[dict[str, Any]]:
-    """The filters of the index that give runs of their own that were not archived."""
-    return [_equals("type", "runs"), _equals("annotations/archived", "false"), _equals("properties/parentRunId", None)]
+    tags = [f'Tags/{name} eq "{value}"' for name, value in plain_tags(query).items()]
+    conditions = ["" if query.parent else "ParentRunId eq null", history_condition(query.statuses), *tags]
+    return " and ".join(f"({condition})" for condition in conditions if condition)
 
 
 def index_conditions(query: RunQuery) -> list[dict[str, Any]]:
     """The conditions for the index of the workspace, as far as they can be said."""
     wanted = [_equals("annotations/status", *states_of(query.statuses))] if query.statuses else []
-    return wanted + [_equals(f"annotations/tags/{name}", value) for name, value in _plain_tags(query)]
-
-
-def is_met_in_index(entity: Mapping[str, Any], query: RunQuery) -> bool:
-    """Whether a run, as the index shows it, meets all that `index_conditions` asks for."""
-    shown: Mapping[str, Any] = entity.get("annotations") or {}
-    tags: Mapping[str, Any] = shown.get("tags") or {}
-    is_wanted = not query.statuses or shown.get("status") in states_of(query.statuses)
-    return is_wanted and all(tags.get(name) == value for name, value in _plain_tags(query))
+    return wanted + [_equals(f"annotations/tags/{name}", value) for name, value in plain_tags(query).items()]
 
 
 def _equals(field: str, *values: str | None) -> dict[str, Any]:
     return {"field": field, "operator": "eq", "values": list(values)}
 
 
-def _plain_tags(query: RunQuery) -> list[tuple[str, str]]:
-    return [
-        (name, value)
-        for name, value in query.tags.items()
-        if _PLAIN_NAME.fullmatch(name) and _PLAIN_VALUE.fullmatch(value)
-    ]
-
-
-log = logging.getLogger(__name__)
-
-LARGEST_PAGE = 100
-"""What the index gives at most."""
-
-Entity = Mapping[str, Any]
-
-
-class IndexPage(NamedTuple):
-    """Runs as the index shows them, and whether there are more behind them."""
-
-    runs: Sequence[Entity]
-    has_more: bool
-
-    @property
-    def ids(self) -> list[str]:
-        return [run["properties"]["runId"] for run in self.runs]
+ROOTS_IN_INDEX = [
+    _equals("type", "runs"),
+    _equals("annotations/archived", "false"),
+    _equals("properties/parentRunId", None),
+]
+"""The filters of the index that give runs of their own that were not archived."""
 
 
 def newest_ids(connection: Connection, query: RunQuery, *, top: int) -> Iterator[Sequence[str]]:
@@ -132,20 +112,26 @@ def _pages(connection: Connection, query: RunQuery, top: int) -> Iterator[Sequen
         log.debug("the index does not answer as expected, listing jobs instead: %s", err)
         yield from _of_jobs(connection)
         return
-    if not newest.runs and not newest.has_more and not connection.in_job:
+    if not newest.items and not newest.has_more and not connection.in_job:
         log.debug("the index shows no runs, listing jobs as well")
         yield from _of_jobs(connection)
         return
-    yield newest.ids
+    yield _ids(newest.items)
     picked = _picked(connection, conditions, newest, query) if conditions and newest.has_more else None
-    yield from (page.ids for page in picked or everything)
+    yield from (_ids(page.items) for page in picked or everything)
 
 
 def _picked(
-    connection: Connection, conditions: Sequence[dict[str, Any]], newest: IndexPage, query: RunQuery
-) -> Iterator[IndexPage] | None:
+    connection: Connection, conditions: Sequence[dict[str, Any]], newest: Page, query: RunQuery
+) -> Iterator[Page] | None:
     """Pages of the runs that the index picks by *conditions*; None where it refuses them, or misses all that it has
     shown to meet them."""
+
+    def is_met(shown: Mapping[str, Any]) -> bool:
+        tags: Mapping[str, Any] = shown.get("tags") or {}
+        is_wanted = not query.statuses or shown.get("status") in states_of(query.statuses)
+        return is_wanted and all(tags.get(name) == value for name, value in plain_tags(query).items())
+
     picked = _of_index(connection, conditions, LARGEST_PAGE)
     try:
         first = next(picked)
@@ -154,16 +140,16 @@ def _picked(
             raise
         log.debug("the index refuses conditions, looking at all runs instead: %s", err)
         return None
-    expected = IndexPage([run for run in newest.runs if is_met_in_index(run, query)], has_more=False).ids
-    if expected and set(expected).isdisjoint(first.ids):
+    expected = _ids(run for run in newest.items if is_met(run.get("annotations") or {}))
+    if expected and set(expected).isdisjoint(_ids(first.items)):
         log.debug("the index does not know conditions, looking at all runs instead")
         return None
     return chain([first], picked)
 
 
-def _of_index(connection: Connection, conditions: Sequence[dict[str, Any]], top: int) -> Iterator[IndexPage]:
+def _of_index(connection: Connection, conditions: Sequence[dict[str, Any]], top: int) -> Iterator[Page]:
     body: dict[str, Any] = {
-        "filters": [*roots_in_index(), *conditions],
+        "filters": [*ROOTS_IN_INDEX, *conditions],
         "order": [{"field": "properties/creationContext/createdTime", "direction": "Desc"}],
         "freeTextSearch": "",
         "pageSize": min(top, LARGEST_PAGE),
@@ -179,16 +165,15 @@ def _of_index(connection: Connection, conditions: Sequence[dict[str, Any]], top:
 
     for page in pages(ask, url, "runs"):
         with understood(url, "a run in it"):
-            _check(page.items)
-        yield IndexPage(page.items, page.has_more)
+            "".join(_ids(page.items))  # raises TypeError for what is no text
+            for run in page.items:
+                ((run.get("annotations") or {}).get("tags") or {}).keys()
+        yield page
 
 
-def _check(runs: Sequence[Entity]) -> None:
-    """Raise where these lack what is used of them."""
-    "".join(run["properties"]["runId"] for run in runs)  # raises TypeError for what is no text
-    for run in runs:
-        shown = run.get("annotations") or {}
-        (shown.get("tags") or {}).keys()
+def _ids(runs: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Of runs as the index shows them."""
+    return [run["properties"]["runId"] for run in runs]
 
 
 def _of_jobs(connection: Connection) -> Iterator[Sequence[str]]:
@@ -200,138 +185,44 @@ def _of_jobs(connection: Connection) -> Iterator[Sequence[str]]:
         yield names
 
 
-STEP_RUN = "azureml.steprun"
-_BOUND = re.compile(r"\$\{\{\s*parent\.jobs\.([^.\s{}]+)\.")
-
-
-class PipelineSteps:
-    """The steps of pipelines, asked for once each: they never change."""
-
-    def __init__(self, connection: Connection) -> None:
-        self._connection = connection
-        self._known: dict[str, Mapping[str, Mapping[str, str]]] = {}
-
-    def labelled(self, raw: RawRun, run: Run) -> Run:
-        """*run*, of *raw*, with the tags that tell its step; as it is where it is none, or where that is not told."""
-        if str(raw.get("runType") or "").lower() != STEP_RUN or not run.parent:
-            return run
-        return replace(run, tags={**run.tags, **self._tags(run.parent).get(run.display_name, {})})
-
-    def _tags(self, pipeline: str) -> Mapping[str, Mapping[str, str]]:
-        """The tags of each step of the *pipeline* by the name under which its run is shown. One request, none within a
-        job."""
-        if pipeline not in self._known:
-            try:
-                self._known[pipeline] = {} if self._connection.in_job else self._asked(pipeline)
-            except HimlError as err:  # a name is not worth an error
-                log.debug("the steps of %s are not known: %s", pipeline, err)
-                self._known[pipeline] = {}
-        return self._known[pipeline]
-
-    def _asked(self, pipeline: str) -> Mapping[str, Mapping[str, str]]:
-        url = self._connection.arm(f"/jobs/{quote(pipeline, safe='')}")
-        answer = self._connection.rest.get_object(url, "job", params={"api-version": ApiVersion.JOBS})
-        with understood(url, "the pipeline"):
-            jobs = answer["properties"].get("jobs") or {}
-            keys = {node: _own_key(node, given) for node, given in jobs.items()}
-            shown = [given.get("display_name") or node for node, given in jobs.items()]
-            tags = {name: _tags_of(keys, node, jobs[node]) for name, node in zip(shown, jobs, strict=True)}
-        return {name: tags[name] for name in tags if shown.count(name) == 1}
-
-
-def _own_key(node: str, given: Mapping[str, Any]) -> str:
-    """The step's key: where himl made the node it stands beside, since not every key may be a node's name."""
-    return str((given.get("tags") or {}).get(STEP) or node)
-
-
-def _tags_of(keys: Mapping[str, str], node: str, given: Mapping[str, Any]) -> dict[str, str]:
-    after = [keys[other] for other in dict.fromkeys(_waited_for(given)) if other in keys]
-    return {STEP: keys[node], **({STEP_AFTER: ",".join(after)} if after else {})}
-
-
-def _waited_for(given: Mapping[str, Any]) -> Iterator[str]:
-    """The nodes whose outputs the node reads."""
-    for one in (given.get("inputs") or {}).values():
-        text = one.get("value") or one.get("uri") if isinstance(one, Mapping) else one
-        yield from _BOUND.findall(str(text or ""))
-
-
-_JSON = re.compile(r"\s*\{")
-
-
-class Trials:
-    """Completes records of trials by what their sweeps tell, which are asked for where that is needed alone."""
-
-    def __init__(self, history: RunHistory) -> None:
-        self._history = history
-        self._values: dict[str, str] = {}
-        self._others: set[str] = set()  # runs with children that are called like trials, which are no sweeps
-
-    def completed(self, page: Sequence[RawRun]) -> list[RawRun]:
-        """The runs of *page*, a trial without values with tags for its values and its number; a request for each sweep
-        that has such ones."""
-        asked: dict[str, RawRun] = {raw["runId"]: raw for raw in page}
-        return [self._with_values(raw, asked) if self._lacks_values(raw) else raw for raw in page]
-
-    def _lacks_values(self, raw: RawRun) -> bool:
-        tags = raw.get("tags") or {}
-        is_told = HYPERPARAMETERS in tags or SYSTEM_TAG + HYPERPARAMETERS in tags
-        return not is_told and bool(number_of(raw)) and raw["parentRunId"] not in self._others
-
-    def _with_values(self, raw: RawRun, asked: dict[str, RawRun]) -> RawRun:
-        run_id, parent = str(raw["runId"]), str(raw["parentRunId"])
-        if run_id not in self._values:
-            sweep = self._sweep(parent, asked)
-            if not is_sweep(sweep):
-                self._others.add(parent)
-                return raw
-            tags = sweep.get("tags") or {}
-            text = str(tags.get(SYSTEM_TAG + run_id) or tags.get(run_id) or "")
-            if not _JSON.match(text):
-                return _with_tags(raw, {TRIAL: number_of(raw)})
-            self._values[run_id] = text
-        return _with_tags(raw, {TRIAL: number_of(raw), HYPERPARAMETERS: self._values[run_id]})
-
-    def _sweep(self, run_id: str, asked: dict[str, RawRun]) -> RawRun:
-        if run_id not in asked:
-            try:
-                asked[run_id] = self._history.get(run_id)
-            except ServiceNotFound:
-                asked[run_id] = {}
-        return asked[run_id]
-
-
-def _with_tags(raw: RawRun, tags: Mapping[str, Any]) -> RawRun:
-    return {**raw, "tags": {**(raw.get("tags") or {}), **tags}}
-
-
-SPARE = 5
-"""Asked for beyond the limit: archived runs among the newest then cost no second page."""
-SIFTED = 100
-"""Runs on a page where the conditions are checked here."""
-
-LOOKED_THROUGH = 100
-"""How many of the newest runs are looked through for similar ids."""
+def step_tags(connection: Connection, pipeline: str) -> dict[str, dict[str, str]]:
+    """The tags of each step of the *pipeline* by the name under which its run is shown. One request."""
+    url = connection.arm(f"/jobs/{quote(pipeline, safe='')}")
+    answer = connection.rest.get_object(url, "job", params={"api-version": ApiVersion.JOBS})
+    tags: dict[str, dict[str, str]] = {}
+    with understood(url, "the pipeline"):
+        jobs = answer["properties"].get("jobs") or {}
+        # The key of a step stands beside a node that himl made, since not every key may be a node's name
+        keys = {node: str((given.get("tags") or {}).get(STEP) or node) for node, given in jobs.items()}
+        shown = [given.get("display_name") or node for node, given in jobs.items()]
+        for name, (node, given) in zip(shown, jobs.items(), strict=True):
+            inputs = (given.get("inputs") or {}).values()
+            texts = [one.get("value") or one.get("uri") if isinstance(one, Mapping) else one for one in inputs]
+            bound = dict.fromkeys(other for text in texts for other in _BOUND.findall(str(text or "")))
+            after = [keys[other] for other in bound if other in keys]
+            tags[name] = {STEP: keys[node], **({STEP_AFTER: ",".join(after)} if after else {})}
+    return {name: tags[name] for name in tags if shown.count(name) == 1}
 
 
 class RunLists:
     """Runs by their conditions, newest first, a page at a time as they are consumed; archived ones are left out, as in
     Studio."""
 
-    def __init__(self, connection: Connection, history: RunHistory, experiments: Experiments) -> None:
+    def __init__(self, connection: Connection, history: RunHistory) -> None:
         self._connection = connection
         self._history = history
-        self._experiments = experiments
-        self._steps = PipelineSteps(connection)
-        self._trials = Trials(history)
+        self._experiments: dict[str, str] = {}  # names by id
+        self._steps: dict[str, dict[str, dict[str, str]]] = {}  # tags by name, by pipeline: they never change
+        self._values: dict[str, str] = {}  # of trials
+        self._others: set[str] = set()  # runs with children that are called like trials, which are no sweeps
 
     def record(self, raw: RawRun) -> Run:
         """The run as we tell it; a request where its experiment's name is not known yet, or a trial's values are
         not."""
-        return self._told(self._trials.completed([raw])[0])
+        return self._record(self._with_values(raw, {raw["runId"]: raw}))
 
-    def _told(self, raw: RawRun) -> Run:
-        name = self._experiments.name(raw["experimentId"])
+    def _record(self, raw: RawRun) -> Run:
+        name = self._experiment(raw["experimentId"])
         tenant_id = self._connection.record().tenant_id
         with understood(self._connection.service("history"), f"run '{raw['runId']}'"):
             return as_run(raw, experiment=name, address=self._connection.address, tenant_id=tenant_id)
@@ -342,51 +233,100 @@ class RunLists:
             return
         passed: set[str] = set()  # a run that is made meanwhile can push another onto the next page
         for page in self._pages(query):
-            shown = [raw for raw in page if not raw.get("hidden") and raw["runId"] not in passed]
-            passed.update(raw["runId"] for raw in shown)
-            self._experiments.learn(raw["experimentId"] for raw in shown)
-            labelled = (self._steps.labelled(raw, self._told(raw)) for raw in self._trials.completed(shown))
-            for run in filter(lambda run: fulfils(run, query), labelled):
+            shown = {raw["runId"]: raw for raw in page if not raw.get("hidden") and raw["runId"] not in passed}
+            passed.update(shown)
+            experiments = dict.fromkeys(raw["experimentId"] for raw in shown.values())
+            ask_all(self._experiment, [one for one in experiments if one not in self._experiments])
+            for raw in [self._with_values(raw, shown) for raw in [*shown.values()]]:
+                run = self._with_step(raw, self._record(raw))
+                if not fulfils(run, query):
+                    continue
                 yield run
                 left = None if left is None else left - 1
                 if left == 0:
                     return
 
     def similar_ids(self, run_id: str) -> list[str]:
-        """Ids like this one among the newest of the experiment that it names, else of the workspace.
+        """Ids like this one among the newest of the experiment that it names, else of the workspace; none where they
+        cannot be had.
 
         Two requests; a third in a workspace whose index does not answer, which is looked through by its jobs.
         """
-        experiment = implied_experiment(run_id)
-        if experiment is not None:
-            page = next(self._history.of_experiment(experiment, filter="", top=LOOKED_THROUGH), [])
-            found = near_matches(run_id, [raw["runId"] for raw in page])
-            if found:
-                return found
-        return near_matches(run_id, next(newest_ids(self._connection, RunQuery(), top=LOOKED_THROUGH), []))
+        experiment, found = implied_experiment(run_id), []
+        try:
+            if experiment is not None:
+                page = next(self._history.of_experiment(experiment, filter="", top=LOOKED_THROUGH), [])
+                found = near_matches(run_id, [raw["runId"] for raw in page])
+            found = found or near_matches(
+                run_id, next(newest_ids(self._connection, RunQuery(), top=LOOKED_THROUGH), [])
+            )
+        except HimlError:
+            return []  # a hint is not worth another error
+        return [one for one in found if one != run_id]
+
+    def _experiment(self, experiment_id: str) -> str:
+        if experiment_id not in self._experiments:
+            self._experiments[experiment_id] = experiment_name(self._connection, experiment_id)
+        return self._experiments[experiment_id]
+
+    def _with_step(self, raw: RawRun, run: Run) -> Run:
+        """*run*, of *raw*, with the tags that tell its step; as it is where it is none, or where that is not told."""
+        if str(raw.get("runType") or "").lower() != STEP_RUN or not run.parent:
+            return run
+        if run.parent not in self._steps:
+            self._steps[run.parent] = {}
+            try:
+                if not self._connection.in_job:
+                    self._steps[run.parent] = step_tags(self._connection, run.parent)
+            except HimlError as err:  # a name is not worth an error
+                log.debug("the steps of %s are not known: %s", run.parent, err)
+        return replace(run, tags={**run.tags, **self._steps[run.parent].get(run.display_name, {})})
+
+    def _with_values(self, raw: RawRun, known: dict[str, RawRun]) -> RawRun:
+        """A trial without values with tags for its values and its number, by what its sweep tells: that is one of
+        *known* or asked for, and added there."""
+        tags, number = raw.get("tags") or {}, number_of(raw)
+        if HYPERPARAMETERS in tags or SYSTEM_TAG + HYPERPARAMETERS in tags or not number:
+            return raw
+        run_id, parent = str(raw["runId"]), str(raw["parentRunId"])
+        if parent in self._others:
+            return raw
+        if run_id not in self._values:
+            if parent not in known:
+                try:
+                    known[parent] = self._history.get(parent)
+                except ServiceNotFound:
+                    known[parent] = {}
+            if not is_sweep(known[parent]):
+                self._others.add(parent)
+                return raw
+            told = known[parent].get("tags") or {}
+            text = str(told.get(SYSTEM_TAG + run_id) or told.get(run_id) or "")
+            if not text.lstrip().startswith("{"):
+                return {**raw, "tags": {**tags, TRIAL: number}}
+            self._values[run_id] = text
+        return {**raw, "tags": {**tags, TRIAL: number, HYPERPARAMETERS: self._values[run_id]}}
 
     def _pages(self, query: RunQuery) -> Iterator[Sequence[RawRun]]:
+        top = PAGE
+        if query.limit is not None:
+            is_plain = len(plain_tags(query)) == len(query.tags)
+            top = min(PAGE, max(query.limit + SPARE, 0 if is_plain else SIFTED))
         if query.parent is None and query.experiment is None:
-            for ids in newest_ids(self._connection, query, top=_page_size(query)):
+            for ids in newest_ids(self._connection, query, top=top):
                 yield self._history.many(ids)
             return
+
+        def filtered(filter: str, top: int) -> Iterator[Sequence[RawRun]]:
+            if query.parent is not None:
+                return self._history.children(query.parent, filter=filter, top=top)
+            return self._history.of_experiment(query.experiment or "", filter=filter, top=top)
+
+        full, simple = history_filter(query), history_filter(RunQuery(parent=query.parent))
         try:
-            yield from self._filtered(query, history_filter(query), _page_size(query))
+            yield from filtered(full, top)
         except ServiceRefused as err:
-            simple = history_filter(RunQuery(parent=query.parent))
-            if err.status != 400 or history_filter(query) == simple:
+            if err.status != 400 or full == simple:
                 raise
             log.debug("the run history does not take a filter, looking at all runs instead: %s", err)
-            yield from self._filtered(query, simple, SIFTED)
-
-    def _filtered(self, query: RunQuery, filter: str, top: int) -> Iterator[Sequence[RawRun]]:
-        if query.parent is not None:
-            return self._history.children(query.parent, filter=filter, top=top)
-        return self._history.of_experiment(query.experiment or "", filter=filter, top=top)
-
-
-def _page_size(query: RunQuery) -> int:
-    if query.limit is None:
-        return PAGE
-    wanted = query.limit + SPARE
-    return min(PAGE, wanted if is_plain(query) else max(SIFTED, wanted))
+            yield from filtered(simple, SIFTED)

@@ -30,42 +30,30 @@ def defined_places(definition: Mapping[str, Any], run_id: str) -> dict[str, Outp
     no place. Batch scoring and steps of the older SDK have `dataReferences`, which does not tell outputs from inputs,
     but for those that are downloaded.
     """
-    outputs = definition.get("outputData")
-    if isinstance(outputs, Mapping) or definition.get("dataReferences"):
-        outputs = outputs or {}
-        references = {
-            key: _place_of_reference(one, run_id, key)
-            for key, one in (definition.get("dataReferences") or {}).items()
-            if one
-        }
-        return {key: place for key, place in references.items() if place} | {
-            key: _place_of_job(output or {}, run_id, key) for key, output in outputs.items()
-        }
-    bound = {**(definition.get("Outputs") or {}), **(definition.get("OutputBindings") or {})}
-    return {key: _place_of_pipeline(output or {}, run_id, key) for key, output in bound.items()}
-
-
-def _place_of_job(output: Mapping[str, Any], run_id: str, key: str) -> OutputPlace | None:
-    location: Mapping[str, Any] = output.get("outputLocation") or {}
-    uri: Mapping[str, Any] = location.get("uri") or {}
-    if uri.get("path"):
-        return OutputPlace(_filled(uri["path"], run_id, key), bool(uri.get("isFile")))
-    path: Mapping[str, Any] = location.get("dataPath") or {}
-    return _in_datastore(path.get("datastoreName"), path.get("relativePath") or f"dataset/{run_id}/{key}", run_id, key)
-
-
-def _place_of_reference(reference: Mapping[str, Any], run_id: str, key: str) -> OutputPlace | None:
-    path = reference.get("pathOnDataStore")
-    is_input = str(reference.get("mode")).lower() == "download"
-    return _in_datastore(reference.get("dataStoreName"), path, run_id, key) if path and not is_input else None
-
-
-def _place_of_pipeline(output: Mapping[str, Any], run_id: str, key: str) -> OutputPlace | None:
-    if output.get("Uri"):
-        return OutputPlace(_filled(output["Uri"], run_id, key))
-    if not output.get("PathOnDatastore"):
-        return None
-    return _in_datastore(output.get("DatastoreId"), output["PathOnDatastore"], run_id, key)
+    outputs, references = definition.get("outputData"), definition.get("dataReferences")
+    places: dict[str, OutputPlace | None] = {}
+    if not isinstance(outputs, Mapping) and not references:
+        for key, output in {**(definition.get("Outputs") or {}), **(definition.get("OutputBindings") or {})}.items():
+            uri, path = (output or {}).get("Uri"), (output or {}).get("PathOnDatastore")
+            if uri:
+                places[key] = OutputPlace(_filled(uri, run_id, key))
+            else:
+                places[key] = _in_datastore(output.get("DatastoreId"), path, run_id, key) if path else None
+        return places
+    for key, reference in (references or {}).items():
+        path = (reference or {}).get("pathOnDataStore")
+        if path and str(reference.get("mode")).lower() != "download":
+            places[key] = _in_datastore(reference.get("dataStoreName"), path, run_id, key)
+    places = {key: place for key, place in places.items() if place}
+    for key, output in (outputs or {}).items():
+        location = (output or {}).get("outputLocation") or {}
+        told, path = location.get("uri") or {}, location.get("dataPath") or {}
+        if told.get("path"):
+            places[key] = OutputPlace(_filled(told["path"], run_id, key), bool(told.get("isFile")))
+        else:
+            relative = path.get("relativePath") or f"dataset/{run_id}/{key}"
+            places[key] = _in_datastore(path.get("datastoreName"), relative, run_id, key)
+    return places
 
 
 def _in_datastore(datastore: str | None, path: str, run_id: str, key: str) -> OutputPlace | None:
@@ -81,12 +69,8 @@ def _filled(template: str, run_id: str, key: str) -> str:
     """*template* with what stands for the run and the output in it, as jobs (`${{name}}`), steps (`{name}`) and
     azureml-core (`{run-id}`) write it."""
     marks = {
-        "${{name}}": run_id,
-        "${{output_name}}": key,
-        "{name}": run_id,
-        "{output_name}": key,
-        "{run-id}": run_id,
-        "{output-name}": key,
+        **dict.fromkeys(("${{name}}", "{name}", "{run-id}"), run_id),
+        **dict.fromkeys(("${{output_name}}", "{output_name}", "{output-name}"), key),
     }
     for mark, value in marks.items():
         template = template.replace(mark, value)
@@ -167,22 +151,12 @@ def _place_of_asset(connection: Connection, asset: Mapping[str, Any], meant: Out
             raise
         return None
     with understood(url, "the asset in it"):
-        return _place_told(_only(answer), kind, meant, is_model=is_model)
-
-
-def _place_told(
-    found: Mapping[str, Any], kind: str, meant: OutputPlace | None, *, is_model: bool
-) -> OutputPlace | None:
-    """None where it is not told. Raises TypeError for what is no place."""
-    place = found.get("path" if is_model else "uri")
-    if not place:
-        return None
-    if not isinstance(place, str):
-        raise TypeError("its place is no text")
-    is_file = meant is not None and meant.is_file if is_model else str(found.get("type") or kind).lower() == "urifile"
-    return OutputPlace(place, is_file)
-
-
-def _only(answer: Mapping[str, Any]) -> Mapping[str, Any]:
-    """What is said of the one asset that was asked for, under whatever spelling of its id."""
-    return next(iter((answer["values"] or {}).values()), None) or {}
+        # The one asset that was asked for, under whatever spelling of its id
+        found = next(iter((answer["values"] or {}).values()), None) or {}
+        place = found.get("path" if is_model else "uri")
+        if not place:
+            return None
+        if not isinstance(place, str):
+            raise TypeError("its place is no text")
+        is_file = str(found.get("type") or kind).lower() == "urifile"
+        return OutputPlace(place, (meant is not None and meant.is_file) if is_model else is_file)

@@ -34,12 +34,6 @@ LOCAL_TARGET = "local"
 """Where runs are said to be that have no job."""
 
 
-def may_begin(raw: Mapping[str, Any]) -> bool:
-    """Whether *raw*, as the run history gives it, is a run without a job that was made and never began: the moment
-    between was cut short."""
-    return (raw.get("status") or "").lower() == "notstarted" and raw.get("target") == LOCAL_TARGET
-
-
 def status_of(state: str) -> RunStatus:
     """What *state* is to us. One that we do not know counts as running: the ends of a run are all known."""
     return _STATUSES.get(state.lower(), RunStatus.running)
@@ -88,16 +82,11 @@ def own_names(raw: Mapping[str, Any]) -> set[str]:
     return {
         name
         for name in tags
-        if name.startswith(SYSTEM_TAG) or name in STEP_TAGS or _is_twin(name, tags) or _is_of_trial(name, run_id)
+        if name.startswith(SYSTEM_TAG)
+        or name in STEP_TAGS
+        or (f"{SYSTEM_TAG}{name}" in tags and name != HYPERPARAMETERS)
+        or (run_id and name.startswith(run_id) and _NUMBER.fullmatch(name, len(run_id)))
     }
-
-
-def _is_twin(name: str, tags: Mapping[str, Any]) -> bool:
-    return f"{SYSTEM_TAG}{name}" in tags and name != HYPERPARAMETERS
-
-
-def _is_of_trial(name: str, run_id: str) -> bool:
-    return bool(run_id) and name.startswith(run_id) and _NUMBER.fullmatch(name, len(run_id)) is not None
 
 
 def sweep_tags(raw: Mapping[str, Any]) -> dict[str, str]:
@@ -105,7 +94,11 @@ def sweep_tags(raw: Mapping[str, Any]) -> dict[str, str]:
     runs."""
     if str(raw.get("runType") or "").lower() == PIPELINE_TYPE:
         return {MANY: "pipeline"}
-    return _of_sweep(raw.get("properties") or {}) | _of_trial(raw)
+    found, tags, number = _of_sweep(raw.get("properties") or {}), raw.get("tags") or {}, number_of(raw)
+    values = tags.get(HYPERPARAMETERS) or tags.get(SYSTEM_TAG + HYPERPARAMETERS)
+    if values:
+        found |= {HYPERPARAMETERS: str(values)} | ({TRIAL: number} if number else {})
+    return found
 
 
 def _of_sweep(properties: Mapping[str, Any]) -> dict[str, str]:
@@ -136,14 +129,6 @@ def number_of(raw: Mapping[str, Any]) -> str:
     return found[1] if found else ""
 
 
-def _of_trial(raw: Mapping[str, Any]) -> dict[str, str]:
-    """The values of a trial, under whichever name the service keeps them, and its number."""
-    tags = raw.get("tags") or {}
-    values = tags.get(HYPERPARAMETERS) or tags.get(SYSTEM_TAG + HYPERPARAMETERS)
-    number = number_of(raw)
-    return ({HYPERPARAMETERS: str(values)} | ({TRIAL: number} if number else {})) if values else {}
-
-
 MAX_SECONDS = "himl.max_run_seconds"
 """The property with the limit in whole seconds."""
 SHORTEST = 60
@@ -164,16 +149,6 @@ def say_limits(limits: Iterable[float | None], notify: Notify) -> None:
     for asked in dict.fromkeys(limits):
         if asked is not None and asked < SHORTEST:
             notify(Notice(f"--max_run_duration is a minute at least on a cluster: {SHORTEST} s, not {asked:g} s."))
-
-
-def limit_reached(raw: Mapping[str, Any]) -> str:
-    """That the canceled run *raw*, as the run history has it, ran for as long as it might; "" where it did not, and
-    where no limit is known."""
-    text = str((raw.get("properties") or {}).get(MAX_SECONDS) or "")
-    started, ended = as_time(raw.get("startTimeUtc")), as_time(raw.get("endTimeUtc"))
-    if not text.isdecimal() or started is None or ended is None or (ended - started).total_seconds() < int(text):
-        return ""
-    return f"it ran for as long as --max_run_duration let it ({int(text):,} s)"
 
 
 LONGEST_REASON = 500
@@ -200,6 +175,9 @@ def as_run(raw: RawRun, *, experiment: str, address: WorkspaceAddress, tenant_id
     status = status_of(raw.get("status") or "")
     reason = _reason(raw) if status in _ENDED_BADLY else ""
     found = _EXIT_CODE.search(reason)
+    traits = [str(trait).lower() for trait in (raw.get("runTypeV2") or {}).get("traits") or ()]
+    is_command = COMMAND in traits and raw.get("target") != LOCAL_TARGET and not starts_jobs(raw)
+    tags = user_tags(raw)
     return Run(
         id=raw["runId"],
         experiment=experiment,
@@ -209,11 +187,11 @@ def as_run(raw: RawRun, *, experiment: str, address: WorkspaceAddress, tenant_id
         description=raw.get("description") or "",
         started=as_time(raw.get("startTimeUtc")),
         ended=as_time(raw.get("endTimeUtc")) if status.is_final else None,
-        tags=user_tags(raw),
+        tags=tags,
         parent=raw.get("parentRunId") or None,
-        exit_code=int(found[1]) if found else 0 if status is RunStatus.completed and _is_command(raw) else None,
+        exit_code=int(found[1]) if found else 0 if status is RunStatus.completed and is_command else None,
         reason=reason,
-        command=user_tags(raw).get(SUBMITTED_WITH) or raw.get("scriptName") or "",
+        command=tags.get(SUBMITTED_WITH) or raw.get("scriptName") or "",
         workspace=address.label,
         url=studio_url(raw["runId"], address, tenant_id),
     )
@@ -227,12 +205,6 @@ def starts_jobs(raw: RawRun) -> bool:
         return False
     kinds = (raw.get("runType"), new_kind.get("orchestrator"), template, properties.get("azureml.runsource"))
     return any(word in (kind or "").lower() for kind in kinds for word in STARTS_JOBS)
-
-
-def _is_command(raw: RawRun) -> bool:
-    """Whether the run is a job that runs a command, which alone has an exit code."""
-    traits = [str(trait).lower() for trait in (raw.get("runTypeV2") or {}).get("traits") or ()]
-    return COMMAND in traits and raw.get("target") != LOCAL_TARGET and not starts_jobs(raw)
 
 
 def user_tags(raw: RawRun) -> dict[str, str]:
@@ -253,13 +225,12 @@ def _reason(raw: RawRun) -> str:
     """Why the run ended as it did, in one line and without secrets; "" where the service does not say."""
     body = raw.get("error") or {}
     error = body.get("error") or body
-    message = (
-        _innermost(error.get("message") or "")
-        or raw.get("cancelationReason")
-        or error.get("code")
-        or limit_reached(raw)
-    )
-    line = redact(" ".join(message.split()))
+    message = _innermost(error.get("message") or "") or raw.get("cancelationReason") or error.get("code")
+    limit = str((raw.get("properties") or {}).get(MAX_SECONDS) or "")
+    started, ended = as_time(raw.get("startTimeUtc")), as_time(raw.get("endTimeUtc"))
+    if not message and limit.isdecimal() and started and ended and (ended - started).total_seconds() >= int(limit):
+        message = f"it ran for as long as --max_run_duration let it ({int(limit):,} s)"
+    line = redact(" ".join((message or "").split()))
     return line if len(line) <= LONGEST_REASON else line[: LONGEST_REASON - 1] + "…"
 
 

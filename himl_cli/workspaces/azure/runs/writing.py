@@ -23,6 +23,8 @@ from himl_cli.workspaces.azure.responses import understood
 from himl_cli.workspaces.azure.runs.history import RunFacts, RunHistory
 from himl_cli.workspaces.azure.runs.records import LOCAL_TARGET, RawRun, status_of
 
+log = logging.getLogger(__name__)
+
 MOST_METRICS = 50  # in one request, as azureml-core has it
 MOST_ROWS = 250  # of one metric in one request
 _KINDS = {
@@ -31,19 +33,15 @@ _KINDS = {
     LoggedKind.table: "azureml.v1.table",
     LoggedKind.image: "azureml.v2.image",
 }
+_TYPES = {bool: "bool", int: "int", float: "double"}
 Form = dict[str, Any]
 
 
 def batches(entries: Iterable[Logged], container_id: str) -> Iterator[list[Form]]:
     """*entries* as bodies of requests. Scalars of one name that follow each other share a form; *container_id* is where
     the run's files lie."""
-    batch: list[Form] = []
-    for form in _forms(entries, container_id):
-        batch.append(form)
-        if len(batch) == MOST_METRICS:
-            yield batch
-            batch = []
-    if batch:
+    forms = _forms(entries, container_id)
+    while batch := list(islice(forms, MOST_METRICS)):
         yield batch
 
 
@@ -89,24 +87,10 @@ def _row(row: LoggedRow, columns: Mapping[str, str], container_id: str) -> Form:
 
 def _type_of(rows: Sequence[LoggedRow], column: str) -> str:
     """The column's type: that of its values; numbers of both kinds are doubles, and anything mixed is text."""
-    types = {_name_of(row.values.get(column)) for row in rows} - {"none"}
-    if len(types) == 1:
-        return types.pop()
-    return "none" if not types else "double" if types == {"int", "double"} else "string"
-
-
-def _name_of(value: Value) -> str:
-    if value is None:
-        return "none"
-    return (
-        "bool"
-        if isinstance(value, bool)
-        else "int"
-        if isinstance(value, int)
-        else "double"
-        if isinstance(value, float)
-        else "string"
-    )
+    values = [value for row in rows if (value := row.values.get(column)) is not None]
+    names = (next((name for kind, name in _TYPES.items() if isinstance(value, kind)), "string") for value in values)
+    types = set(names) or {"none"}
+    return types.pop() if len(types) == 1 else "double" if types == {"int", "double"} else "string"
 
 
 def _written(value: Value, kind: str, container_id: str) -> Any:
@@ -116,14 +100,11 @@ def _written(value: Value, kind: str, container_id: str) -> Any:
         return value
     if kind == "string":
         return str(value)
-    if isinstance(value, float) and not math.isfinite(
-        value
-    ):  # JSON has no such numbers; protocol buffers' words for them
+    # JSON has no such numbers; protocol buffers' words for them
+    if isinstance(value, float) and not math.isfinite(value):
         return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
     return float(value) if kind == "double" else value
 
-
-log = logging.getLogger(__name__)
 
 EVENT = "Microsoft.MachineLearning.Run."
 _ENDS = {RunStatus.completed: "Completed", RunStatus.failed: "Failed", RunStatus.canceled: "Canceled"}
@@ -141,10 +122,15 @@ class RunWriting:
 
     def start(self, new: NewRun) -> None:
         """Make the run, with its experiment where that is new, and let it begin."""
-        self._ensure_experiment(new.experiment)
-        url = self._connection.service(
-            "history", f"/experiments/{quote(new.experiment, safe='')}/runs/{quote(new.id, safe='')}"
-        )
+        experiment = self._connection.service("history", f"/experiments/{quote(new.experiment, safe='')}")
+        try:
+            self._connection.rest.get(experiment)
+        except ServiceNotFound:
+            try:
+                self._connection.rest.post(experiment)
+            except ServiceRefused as err:
+                if err.status != 409:  # made by somebody else meanwhile, or by a try whose answer was lost
+                    raise
         body: dict[str, Any] = {
             "runId": new.id,
             "displayName": new.display_name or new.id,
@@ -155,6 +141,7 @@ class RunWriting:
             "scriptName": new.command or None,
             "runTypeV2": {"orchestrator": "External", "traits": ["unspecified"]},
         }
+        url = f"{experiment}/runs/{quote(new.id, safe='')}"
         self._connection.rest.patch(url, json={name: value for name, value in body.items() if value is not None})
         self.begin(new.id)
 
@@ -182,7 +169,10 @@ class RunWriting:
                 if err.status < 500 and err.status not in (408, 429):
                     raise HimlError(f"Metrics of run '{run_id}' were refused: {err}", hint=err.hint) from err
                 raise
-            for name, why in _refused(answer, url):
+            for error in answer.get("errors") or [] if isinstance(answer, Mapping) else []:
+                with understood(url, "an error in it"):
+                    metric, said = error.get("metric") or {}, (error.get("errorResponse") or {}).get("error") or {}
+                    name, why = metric.get("name") or "?", said.get("message") or "the service does not say why"
                 log.warning("Metric '%s' of run '%s' was refused: %s", name, run_id, why)
 
     def log_parameters(self, run_id: str, parameters: Mapping[str, str]) -> None:
@@ -213,32 +203,11 @@ class RunWriting:
         except ServiceNotFound:  # nothing was logged that it could wait for
             return
 
-    def _ensure_experiment(self, name: str) -> None:
-        url = self._connection.service("history", f"/experiments/{quote(name, safe='')}")
-        try:
-            self._connection.rest.get(url)
-        except ServiceNotFound:
-            try:
-                self._connection.rest.post(url)
-            except ServiceRefused as err:
-                if err.status != 409:  # made by somebody else meanwhile, or by a try whose answer was lost
-                    raise
-
     def _tell(self, run_id: str, what: str, data: Mapping[str, Any]) -> None:
         url = self._connection.service("history", f"/runs/{quote(run_id, safe='')}/events")
         self._connection.rest.post(
             url, json={"name": EVENT + what, "timestamp": _now(), "data": {"RunId": run_id, **data}}
         )
-
-
-def _refused(answer: Any, url: str) -> list[tuple[str, str]]:
-    """Name and reason of each metric that was not kept."""
-    found = []
-    for error in (answer or {}).get("errors") or [] if isinstance(answer, Mapping) else []:
-        with understood(url, "an error in it"):
-            metric, said = error.get("metric") or {}, (error.get("errorResponse") or {}).get("error") or {}
-            found.append((str(metric.get("name") or "?"), str(said.get("message") or "the service does not say why")))
-    return found
 
 
 def _now() -> str:
