@@ -8,9 +8,8 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from himl_cli.core.checkpoints import Goal
 from himl_cli.core.errors import BadUsage, NotFound
-from himl_cli.core.runs import Metric, MetricPoint, Run
+from himl_cli.core.runs import Metric, Run
 from himl_cli.core.text import near_matches
 from himl_cli.services.checkpoints.candidates import Candidate
 from himl_cli.services.checkpoints.names import same_metric
@@ -37,14 +36,6 @@ class LoggedValues:
     metric: str
     points: Sequence[Logged]
     attempts: int
-
-    def better_than(self, value: float | None, goal: Goal) -> float | None:
-        """The best of the values where it is better than *value*."""
-        numbers = [each.value for each in self.points if math.isfinite(each.value)]
-        best = min(numbers, default=None) if goal == "minimize" else max(numbers, default=None)
-        if best is None or value is None:
-            return None
-        return best if (best < value if goal == "minimize" else best > value) else None
 
 
 def logged_values(metrics: Sequence[Metric], name: str, run: Run, attempts: int = 1) -> LoggedValues:
@@ -97,18 +88,13 @@ def _points(found: Metric, epochs: Metric | None, attempts: int) -> list[Logged]
         return [Logged(point.value, None, int(epoch.value)) for point, epoch in pairs if math.isfinite(epoch.value)]
     _check(found, attempts)
     _check(epochs, attempts)
-    steps = sorted(_epochs_by_step(epochs.points).items())
-    return [Logged(point.value, point.step, _epoch_at(steps, point.step)) for point in found.points]
+    steps = sorted({point.step: int(point.value) for point in epochs.points if math.isfinite(point.value)}.items())
 
+    def epoch_at(step: int) -> int | None:
+        """That of the last step that is not after *step*; the first one for a step before them all."""
+        return steps[max(0, bisect_right(steps, (step, math.inf)) - 1)][1] if steps else None
 
-def _epochs_by_step(epochs: Sequence[MetricPoint]) -> dict[int, int]:
-    return {point.step: int(point.value) for point in epochs if math.isfinite(point.value)}
-
-
-def _epoch_at(steps: Sequence[tuple[int, int]], step: int) -> int | None:
-    """The epoch of the last of *steps* (with their epochs) that is not after *step*; the first one for a step before
-    them all."""
-    return steps[max(0, bisect_right(steps, (step, math.inf)) - 1)][1] if steps else None
+    return [Logged(point.value, point.step, epoch_at(point.step)) for point in found.points]
 
 
 def _is_without_steps(metric: Metric, attempts: int) -> bool:

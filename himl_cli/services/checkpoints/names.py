@@ -18,6 +18,36 @@ _VERSION = re.compile(r"-v(\d{1,18})$")
 _NUMBER = re.compile(r"\d{1,18}")
 _TEMPORARY = re.compile(r"(\.(tmp|temp|part|partial|lock|download|incomplete|swp)|~)$", re.IGNORECASE)
 
+NOT_CHECKPOINTS = re.compile(
+    r"\.(json|jsonl|txt|ya?ml|toml|csv|tsv|log|md|html|png|jpe?g|svg|pdf|py|md5|sha256)$", re.IGNORECASE
+)
+LONGEST_NAME, MOST_DIGITS = 1024, 18
+_ENDING = re.compile(r"\.[A-Za-z]\w*$")  # begins with a letter: `val_loss=0.12` has none
+_PAIR = re.compile(
+    r"(?P<name>[^=]+)=(?P<value>[+-]?(?:(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?|nan|inf))(?=$|[-_,;+ /)\]])", re.IGNORECASE
+)
+_AROUND = "-_,;+ /()[]"
+_COMMON_PREFIX = re.compile(
+    r"(?:.*/)?(?:best|model|checkpoint|ckpt|weights)-", re.IGNORECASE
+)  # `filename="best-{val_loss:.2f}"`
+_EPOCH = re.compile(r"(?<![a-z])epochs?[ _-]?(\d{1,18})", re.IGNORECASE)
+_STEP = re.compile(r"(?<![a-z])steps?[ _-]?(\d{1,18})", re.IGNORECASE)
+_RECOVERY = re.compile(r"recovery_?(\d{1,18})")
+_BEST = re.compile(r"best(?:[-_ ](?P<metric>.+))?", re.IGNORECASE)
+_OF_NOTHING = {"checkpoint", "ckpt", "model", "weights", "epoch", "state", "so_far"}
+_COUNTERS = {"epoch": "epoch", "epochs": "epoch", "step": "step", "steps": "step"}
+SMALLER = re.compile(r"loss|errors?|err|mse|rmse|mae|mape|nlll?|perplexity|ppl|[cw]er|fid|ece|brier")
+GREATER = re.compile(
+    r"acc|accuracy|auc|auroc|rocauc|auprc|aucpr|f1|f1score|dice|m?iou|jaccard|map|precision|recall"
+    r"|sensitivity|specificity|r2|bleu|rouge|psnr|ssim|kappa|mcc|reward"
+)
+TURNING = re.compile(
+    r"neg|negative|negated|minus|inv|inverse|inverted|reciprocal|complement"
+    r"|free|reduction|decrease|drop|improvement|gap|scale"
+)
+"""Words beside which those above may mean the opposite, or nothing: `neg_log_loss`, `error_free_rate`, `accuracy_drop`,
+`loss_scale`."""
+
 
 class Kind(IntEnum):
     """What a checkpoint is for, the less telling first: the end of a training, an autosave, a recovery checkpoint whose
@@ -46,14 +76,12 @@ def rank_of(name: str, folder: str = FOLDER) -> Rank | None:
     beside it. Recovery checkpoints begin with `recovery`, and the first number in their name is the epoch, as in hi-ml:
     `recovery_epoch=9.ckpt`, `recovery_9`, `recovery_epoch=9-step=90-v1.ckpt`.
     """
-    attempt = _attempt(name, folder)
-    base = name.rpartition("/")[2]
-    if attempt is None or not is_kept(base):
+    attempt, base = below_folder(name, folder) or (0, "/")
+    if "/" in base or not is_kept(base):
         return None
-    stem = base.rpartition(".")[0] or base
-    plain, version = without_version(stem)
-    number = _NUMBER.search(plain)
+    plain, version = without_version(base.rpartition(".")[0] or base)
     if plain.startswith("recovery"):
+        number = _NUMBER.search(plain)
         return Rank(Kind.recovery, int(number[0]) if number else -1, attempt, version)
     if plain in ("autosave", "last"):
         return Rank(Kind[plain], -1, attempt, version)
@@ -94,32 +122,6 @@ def retry_pattern(folder: str = FOLDER) -> str:
     return f"{above}/retry_*/{last}" if above else f"retry_*/{last}"
 
 
-def _attempt(name: str, folder: str) -> int | None:
-    """Which try wrote the file, 0 for the first; None where it lies elsewhere."""
-    found = below_folder(name, folder)
-    return None if found is None or "/" in found[1] else found[0]
-
-
-NOT_CHECKPOINTS = re.compile(
-    r"\.(json|jsonl|txt|ya?ml|toml|csv|tsv|log|md|html|png|jpe?g|svg|pdf|py|md5|sha256)$", re.IGNORECASE
-)
-LONGEST_NAME, MOST_DIGITS = 1024, 18
-_ENDING = re.compile(r"\.[A-Za-z]\w*$")  # begins with a letter: `val_loss=0.12` has none
-_PAIR = re.compile(
-    r"(?P<name>[^=]+)=(?P<value>[+-]?(?:(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?|nan|inf))(?=$|[-_,;+ /)\]])", re.IGNORECASE
-)
-_AROUND = "-_,;+ /()[]"
-_COMMON_PREFIX = re.compile(
-    r"(?:.*/)?(?:best|model|checkpoint|ckpt|weights)-", re.IGNORECASE
-)  # `filename="best-{val_loss:.2f}"`
-_EPOCH = re.compile(r"(?<![a-z])epochs?[ _-]?(\d{1,18})", re.IGNORECASE)
-_STEP = re.compile(r"(?<![a-z])steps?[ _-]?(\d{1,18})", re.IGNORECASE)
-_RECOVERY = re.compile(r"recovery_?(\d{1,18})")
-_BEST = re.compile(r"best(?:[-_ ](?P<metric>.+))?", re.IGNORECASE)
-_OF_NOTHING = {"checkpoint", "ckpt", "model", "weights", "epoch", "state", "so_far"}
-_COUNTERS = {"epoch": "epoch", "epochs": "epoch", "step": "step", "steps": "step"}
-
-
 @dataclass(frozen=True)
 class ParsedName:
     """`stem` is the name without ending and version (equal in every try); `metrics` may be NaN.
@@ -158,9 +160,11 @@ def parse_name(name: str) -> ParsedName:
         plain = pattern.search(stem)
         if plain is not None:
             counters.setdefault(counter, int(plain[1]))
-    return ParsedName(
-        stem, version, counters.get("epoch"), counters.get("step"), metrics, None if metrics else _best_of(stem)
-    )
+    best_of = None
+    if not metrics and (best := _BEST.fullmatch(stem.rpartition("/")[2])):
+        label = _EPOCH.sub("", re.sub(r"=\d+", "", best["metric"] or "")).strip("-_ ")
+        best_of = "" if label.lower() in _OF_NOTHING else label
+    return ParsedName(stem, version, counters.get("epoch"), counters.get("step"), metrics, best_of)
 
 
 def same_metric(one: str, other: str) -> bool:
@@ -178,34 +182,16 @@ def _plain(metric: str) -> str:
     return re.sub(r"[^a-z0-9]+", "_", metric.lower()).strip("_")
 
 
-def _best_of(stem: str) -> str | None:
-    found = _BEST.fullmatch(stem.rpartition("/")[2])
-    if found is None:
-        return None
-    metric = _EPOCH.sub("", re.sub(r"=\d+", "", found["metric"] or "")).strip("-_ ")
-    return "" if metric.lower() in _OF_NOTHING else metric
-
-
-SMALLER = re.compile(r"loss|errors?|err|mse|rmse|mae|mape|nlll?|perplexity|ppl|[cw]er|fid|ece|brier")
-GREATER = re.compile(
-    r"acc|accuracy|auc|auroc|rocauc|auprc|aucpr|f1|f1score|dice|m?iou|jaccard|map|precision|recall"
-    r"|sensitivity|specificity|r2|bleu|rouge|psnr|ssim|kappa|mcc|reward"
-)
-
-TURNING = re.compile(
-    r"neg|negative|negated|minus|inv|inverse|inverted|reciprocal|complement"
-    r"|free|reduction|decrease|drop|improvement|gap|scale"
-)
-"""Words beside which those above may mean the opposite, or nothing: `neg_log_loss`, `error_free_rate`, `accuracy_drop`,
-`loss_scale`."""
-
-
 def goal_of(metric: str, given: Goal | None) -> Goal:
     """The *given* goal, else what the metric's name says. A word for a loss outweighs others: `dice_loss`. Raises
     BadUsage asking for --goal."""
     if given is not None:
         return given
-    words = _words_of(metric)
+    # The words of the name, apart at capitals (`valLoss`) and not (`mAP`), with the number behind them (`f1`) and
+    # without (`mAP50`)
+    apart = re.sub(r"([a-z\d])([A-Z])", r"\1 \2", metric)
+    found = re.finditer(r"([a-z]+)\d*", f"{metric} {apart}".lower())
+    words = {word for one in found for word in (one[0], one[1])}
     if not any(map(TURNING.fullmatch, words)):
         if any(map(SMALLER.fullmatch, words)):
             return "minimize"
@@ -215,10 +201,3 @@ def goal_of(metric: str, given: Goal | None) -> Goal:
         f"Nobody can tell from its name whether '{metric}' is to be small or great.",
         hint="Add --goal minimize or --goal maximize.",
     )
-
-
-def _words_of(metric: str) -> set[str]:
-    """The words of a name, apart at capitals (`valLoss`) and not (`mAP`), with the number behind them (`f1`) and
-    without (`mAP50`)."""
-    apart = re.sub(r"([a-z\d])([A-Z])", r"\1 \2", metric)
-    return {each for found in re.finditer(r"([a-z]+)\d*", f"{metric} {apart}".lower()) for each in (found[0], found[1])}

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from himl_cli.core.blobs import TransferResult
     from himl_cli.workspaces.base import BlobStore
 
+log = logging.getLogger(__name__)
 
 ZIP, SAFETENSORS = b"PK\x03\x04", ".safetensors"
 LONGEST_HEADER = 100_000_000
@@ -56,22 +57,15 @@ def _is_whole_file(path: Path) -> bool:
             return is_zipfile(stream)
         if path.suffix == SAFETENSORS:
             length = int.from_bytes(start, "little")
-            return length < min(size, LONGEST_HEADER) and _tensors_end(stream.read(length)) + length + 8 == size
+            if length >= min(size, LONGEST_HEADER):
+                return False
+            try:
+                entries = read_json(stream.read(length))
+                ends = [int(one["data_offsets"][1]) for name, one in entries.items() if name != "__metadata__"]
+            except (ValueError, KeyError, TypeError, AttributeError, IndexError, OverflowError):
+                return False
+            return max(ends, default=0) + length + 8 == size
     return True
-
-
-def _tensors_end(header: bytes) -> int:
-    """How many bytes of data the header of a file of safetensors speaks of."""
-    try:
-        entries = read_json(header)
-        return max(
-            (int(entry["data_offsets"][1]) for name, entry in entries.items() if name != "__metadata__"), default=0
-        )
-    except (ValueError, KeyError, TypeError, AttributeError, IndexError, OverflowError):
-        return -1
-
-
-log = logging.getLogger(__name__)
 
 
 def on_disk(root: Path, folder: str = FOLDER, *, least: Kind = Kind.last) -> Path | None:

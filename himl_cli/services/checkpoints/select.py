@@ -109,7 +109,8 @@ def _last(candidates: Candidates) -> Selection:
         fitting, last = lasts, lasts[0]
         is_old = last.modified is not None and last.modified < run.created
         if PUSHED not in run.tags and (FROM_RUN in run.tags or is_old):  # perhaps the run began with it
-            later = [one for one in ranked if one.is_recovery and _is_later(one, last)]
+            recoveries = [one for one in ranked if one.is_recovery]
+            later = [one for one in recoveries if one.modified and last.modified and one.modified > last.modified]
             if later:
                 fitting = newest_attempt(later)
                 why = f"Run '{run.id}' began with its {LAST} and wrote recovery checkpoints later; "
@@ -117,10 +118,6 @@ def _last(candidates: Candidates) -> Selection:
     alike = [one for one in fitting if order[one] == order[fitting[0]]]
     usual = [one for one in alike if one.name.endswith(ENDING)] or alike
     return Selection(candidates.only(usual, "that may be the last"), why)
-
-
-def _is_later(one: Candidate, other: Candidate) -> bool:
-    return one.modified is not None and other.modified is not None and one.modified > other.modified
 
 
 def _best(candidates: Candidates, choice: Choice) -> Selection:
@@ -191,8 +188,10 @@ def _best_logged(candidates: Candidates, usable: Sequence[Candidate], metric: st
     if not values:
         raise candidates.nothing(f"no checkpoint whose name has an epoch or step that '{metric}' was logged for")
     best = _best_of(candidates, values, metric, known)
-    better = logged.better_than(best.value, known)
-    missed = f"{metric} was better, {better:g}, where no checkpoint was kept." if better is not None else ""
+    assert best.value is not None
+    numbers = [best.value, *(point.value for point in logged.points if math.isfinite(point.value))]
+    top = min(numbers) if known == "minimize" else max(numbers)
+    missed = f"{metric} was better, {top:g}, where no checkpoint was kept." if top != best.value else ""
     return replace(best, why=" ".join(filter(None, (text, missed))))
 
 

@@ -417,25 +417,9 @@ class _SeenFile:
     sent: float
 
 
-class _Round:
-    """A sink that notes which files of one round arrived."""
-
-    def __init__(self) -> None:
-        self.arrived: list[StoreRequest] = []
-        self.failed: list[tuple[StoreRequest, HimlError]] = []
-
-    def advance(self, request: StoreRequest, amount: int) -> None:
-        """Nobody watches."""
-
-    def finish(self, request: StoreRequest, stored: BlobInfo) -> None:
-        self.arrived.append(request)
-
-    def fail(self, request: StoreRequest, error: HimlError) -> None:
-        self.failed.append((request, error))
-
-
 class FileMirror:
-    """The files of one run: logs as they grow, others once they stay as they are, and all of them at the end."""
+    """The files of one run: logs as they grow, others once they stay as they are, and all of them at the end. It is the
+    sink of its uploads."""
 
     def __init__(
         self,
@@ -451,6 +435,8 @@ class FileMirror:
         self._sent = sent
         self._clock = clock
         self._seen: dict[str, _SeenFile] = {}
+        self._etags: dict[str, str] = {}  # of the files that are being sent
+        self._failed: list[tuple[StoreRequest, HimlError]] = []
 
     def update(self, *, is_last: bool = False) -> bool:
         """Send the files that are due; whether there were any. What is not taken is named in the log and passed over.
@@ -458,11 +444,25 @@ class FileMirror:
         With *is_last* all of them, as they are now. Raises what passes, and what concerns all of them; what arrived
         counts all the same.
         """
+        files = self._source.run_files(self._run_id)
         for _ in range(ATTEMPTS_AT_THE_END if is_last else 1):
-            due = [*self._due(is_last=is_last)]
+            blobs = (blob for page in files.list() for blob in page if self._sent.files.get(blob.name) != blob.etag)
+            due = [blob for blob in blobs if is_last or self._is_ready(blob)]
             if not due:
                 return False
-            changed = self._send(due)
+            self._etags, self._failed, changed = {blob.name: blob.etag for blob in due}, [], list[str]()
+            with tempfile.TemporaryDirectory(prefix="himl-") as folder:
+                requests = self._requests(due, Path(folder))
+                self._target.run_files(self._run_id).store(requests, self, workers=WORKERS)
+            for request, error in self._failed:
+                if (_may_pass(error) and not isinstance(error, DiskFailed)) or _is_refusal(error):
+                    raise error
+                now = files.stat(request.name)
+                if now is not None and now.etag == self._etags[request.name]:
+                    log.warning("'%s' of run '%s' was not taken: %s", request.name, self._run_id, error)
+                    self._note(request.name)
+                elif now is not None:
+                    changed.append(request.name)
             if not changed:
                 return True
         if is_last:
@@ -470,15 +470,8 @@ class FileMirror:
                 log.warning("'%s' of run '%s' could not be told: it does not stay as it is.", name, self._run_id)
         return True
 
-    def _due(self, *, is_last: bool) -> Iterator[BlobInfo]:
-        now = self._clock()
-        for page in self._source.run_files(self._run_id).list():
-            for blob in page:
-                if self._sent.files.get(blob.name) != blob.etag and (is_last or self._is_ready(blob, now)):
-                    yield blob
-
-    def _is_ready(self, blob: BlobInfo, now: float) -> bool:
-        pause = blob.size / BYTES_A_SECOND
+    def _is_ready(self, blob: BlobInfo) -> bool:
+        now, pause = self._clock(), blob.size / BYTES_A_SECOND
         seen = self._seen.get(blob.name)
         if blob.name.startswith(LOGS):
             return seen is None or now - seen.sent >= max(SETTLED_SECONDS, pause)
@@ -488,28 +481,6 @@ class FileMirror:
             seen.etag, seen.since = blob.etag, now
         return now - seen.since >= SETTLED_SECONDS or now - seen.sent >= max(UNSETTLED_SECONDS, pause)
 
-    def _send(self, due: list[BlobInfo]) -> list[str]:
-        """Send *due*; the names of those that changed meanwhile."""
-        sink, etags = _Round(), {blob.name: blob.etag for blob in due}
-        with tempfile.TemporaryDirectory(prefix="himl-") as folder:
-            try:
-                requests = self._requests(due, Path(folder))
-                self._target.run_files(self._run_id).store(requests, sink, workers=WORKERS)
-            finally:
-                for request in sink.arrived:
-                    self._note(request.name, etags[request.name])
-        changed, files = [], self._source.run_files(self._run_id)
-        for request, error in sink.failed:
-            if (_may_pass(error) and not isinstance(error, DiskFailed)) or _is_refusal(error):
-                raise error
-            now = files.stat(request.name)
-            if now is not None and now.etag == etags[request.name]:
-                log.warning("'%s' of run '%s' was not taken: %s", request.name, self._run_id, error)
-                self._note(request.name, now.etag)
-            elif now is not None:
-                changed.append(request.name)
-        return changed
-
     def _requests(self, due: list[BlobInfo], folder: Path) -> Iterator[StoreRequest]:
         for number, blob in enumerate(due):
             path = self._source.file_path(self._run_id, blob.name)
@@ -518,9 +489,18 @@ class FileMirror:
             if path is not None:
                 yield StoreRequest(path, blob.name, blob.size)
 
-    def _note(self, name: str, etag: str) -> None:
-        self._sent.files[name] = etag
+    def _note(self, name: str) -> None:
+        etag = self._sent.files[name] = self._etags[name]
         self._seen[name] = _SeenFile(etag, self._clock(), self._clock())
+
+    def advance(self, request: StoreRequest, amount: int) -> None:
+        """Nobody watches."""
+
+    def finish(self, request: StoreRequest, stored: BlobInfo) -> None:
+        self._note(request.name)
+
+    def fail(self, request: StoreRequest, error: HimlError) -> None:
+        self._failed.append((request, error))
 
 
 def _copied(path: Path, copy: Path, size: int) -> Path | None:

@@ -225,10 +225,8 @@ def wait_until_mirrored(
         worked_on = now if file.is_worked_on() else worked_on
         text = ""
         if state.not_before:
-            text = (
-                f"warning: not all of the run is in {target}: {state.away} It is kept here, and himl commands in this "
-            )
-            text += "workspace try again later."
+            text = f"warning: not all of the run is in {target}: {state.away} It is kept here, and himl commands in "
+            text += "this workspace try again later."
         elif interrupted or state.away or now - worked_on > TAKE_OVER_SECONDS:
             why = f" ({state.away.rstrip('.')})" if state.away else ""
             text = f"Not all of the run is in {target} yet{why}; that goes on in the background. See how it goes: himl "

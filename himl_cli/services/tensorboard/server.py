@@ -74,7 +74,11 @@ def serve(
             runs.start()
             if port not in (free, 0):
                 notify(Notice(f"Port {port} is taken: TensorBoard takes {free}."))
-            if not _is_loopback(host):
+            try:
+                is_loopback = ipaddress.ip_address(host).is_loopback
+            except ValueError:
+                is_loopback = host.lower() == "localhost"
+            if not is_loopback:
                 text = f"Nobody has to sign in to TensorBoard: whoever reaches {host}:{free} sees these runs."
                 notify(Notice(text))
             poller = Poller(runs, shown, refresh, notify)
@@ -163,9 +167,12 @@ class TensorBoard:
         ending = f"ended with exit code {code}" if code >= 0 else f"was ended by signal {-code}"
         with suppress(ValueError):
             ending = f"was ended by {signal.Signals(-code).name}"
-        raise HimlError(
-            f"TensorBoard {ending}: {self._last_line()}", hint="Does 'python -m tensorboard.main --version' work?"
-        )
+        lines: list[str] = []
+        with suppress(OSError), self._log.open("rb") as output:
+            output.seek(max(0, os.fstat(output.fileno()).st_size - LOG_TAIL))
+            lines = output.read().decode("utf-8", "replace").splitlines()
+        last = next((line.strip() for line in reversed(lines) if line.strip()), "it said nothing")
+        raise HimlError(f"TensorBoard {ending}: {last}", hint="Does 'python -m tensorboard.main --version' work?")
 
     def _check_data_server(self) -> None:
         """Restart TensorBoard where its data server, which has all that was read in memory, is gone: then it answers,
@@ -233,15 +240,6 @@ class TensorBoard:
             process.kill()
             process.wait()
 
-    def _last_line(self) -> str:
-        try:
-            with self._log.open("rb") as output:
-                output.seek(max(0, os.fstat(output.fileno()).st_size - LOG_TAIL))
-                lines = [line.strip() for line in output.read().decode("utf-8", "replace").splitlines() if line.strip()]
-        except OSError:
-            lines = []
-        return lines[-1] if lines else "it said nothing"
-
 
 def _get(host: str, port: int, path: str, seconds: float) -> tuple[int, bytes]:
     """The status and content of an answer from this machine; no proxy is asked. Raises OSError, HTTPException,
@@ -270,14 +268,6 @@ def _has_lost_data(host: str, port: int) -> bool:
         return _get(host, port, "/data/runs", DATA_ANSWER_SECONDS)[0] >= HTTPStatus.INTERNAL_SERVER_ERROR
     except (OSError, HTTPException, ValueError):
         return False
-
-
-def _is_loopback(host: str) -> bool:
-    """Whether nobody on another machine reaches *host*."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host.lower() == "localhost"
 
 
 def free_port(host: str, first: int) -> int:

@@ -148,7 +148,7 @@ def rank_zero_only(
     LATE_SECONDS no other, acts for itself; so do all where himl's cache cannot be written.
     """
     me = local_rank(environment)
-    barrier = None if me is None else _barrier(folder, key, me, notify)
+    barrier = _barrier(folder, key, me, notify)
     if me is None or barrier is None:
         return act()
     if me.rank == 0:
@@ -205,7 +205,7 @@ def rank_zero_then_barrier(
     result, error = TransferResult(), None
     if me is not None and me.rank > 0:
         wait()
-    barrier = None if me is None else _barrier(folder, key, me, notify)
+    barrier = _barrier(folder, key, me, notify)
     if me is not None and me.rank > 0:
         return act() if barrier is None else _as_own(barrier.outcome(number), "left no word of how that ended")
     try:
@@ -223,10 +223,10 @@ def rank_zero_then_barrier(
     return result
 
 
-def _barrier(folder: Path, key: str, me: LocalRank, notify: Notify) -> RankBarrier | None:
-    """None where himl's cache cannot be written."""
+def _barrier(folder: Path, key: str, me: LocalRank | None, notify: Notify) -> RankBarrier | None:
+    """None outside a launch, and where himl's cache cannot be written."""
     try:
-        return RankBarrier(folder, key, me)
+        return None if me is None else RankBarrier(folder, key, me)
     except (BadUsage, DiskFailed) as err:
         notify(Notice(f"Each rank of this node fetches the files itself, since himl's cache cannot be used: {err}"))
         return None
@@ -327,11 +327,10 @@ class RankBarrier:
 
     def outcome(self, number: int) -> dict[str, Any] | None:
         """None as long as none was written (or, on Windows, is just being written)."""
-        try:
+        with contextlib.suppress(OSError):
             outcome: dict[str, Any] = json.loads((self._folder / f"outcome-{number}").read_text())
-        except OSError:
-            return None
-        return outcome
+            return outcome
+        return None
 
     def forget(self, number: int) -> None:
         (self._folder / f"outcome-{number}").unlink(missing_ok=True)

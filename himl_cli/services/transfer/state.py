@@ -34,6 +34,7 @@ OWN = 2  # `clean` of the rows that this transfer writes; 1 once it ended, 0 whe
 FLUSH_ROWS = 500
 FLUSH_SECONDS = 0.5
 MARK_SIGNS = 8
+STATE = "state.db"
 KEPT_DAYS = 30
 """How long the state of a folder is kept that cannot be seen from here: its disk is not there, or it is another
 machine's."""
@@ -77,12 +78,15 @@ class TransferState:
         self._flushed = time.monotonic()
         self._lock: BaseFileLock | None = None
         self.is_kept = True
-        _remove_earlier(folder)
+        for end in (".db", ".db-wal", ".db-shm", ".db-journal", ".lock"):  # what earlier versions left in the folder
+            with suppress(OSError):
+                os.unlink(folder / f"{STATE_NAME}{end}")
+        shutil.rmtree(folder / RANKS_NAME, ignore_errors=True)
         try:
             place = _CacheEntry.of(folder)
             self.mark = place.mark
             self._lock = _locked(place, folder, say)
-            self._connection = _opened(place.state)
+            self._connection = _opened(place.entry / STATE)
         except (BadUsage, DiskFailed, OSError, sqlite3.OperationalError) as err:
             self._release()
             self.mark = uuid.uuid4().hex[:MARK_SIGNS]  # nobody else's partial files
@@ -237,10 +241,6 @@ class _CacheEntry:
         return self.top / short_hash(f"{self.host}\n{one_spelling}")
 
     @property
-    def state(self) -> Path:
-        return self.entry / "state.db"
-
-    @property
     def mark(self) -> str:
         return short_hash(f"{self.host}\n{self.top}")[:MARK_SIGNS]
 
@@ -255,7 +255,7 @@ class _CacheEntry:
 
     def write(self) -> None:
         """Say in the entry whose it is, and that it is used now. Raises OSError."""
-        for path in (self.entry / "target", self.state):
+        for path in (self.entry / "target", self.entry / STATE):
             path.touch(mode=0o600)
         (self.entry / "target").write_bytes(os.fsencode(f"{self.host}\n{self.device}\n{self.target}"))
 
@@ -289,35 +289,21 @@ def targets() -> Iterator[Path]:
 
 def has_fetched_files(folder: Path) -> bool:
     """Whether any file in *folder* is as it was fetched, or is being fetched now."""
-    state = _CacheEntry.of(folder).state
+    state = _CacheEntry.of(folder).entry / STATE
     if not state.exists():
         return False
     with closing(sqlite3.connect(state, timeout=0)) as connection:
         try:
-            return any(
-                _is_as(folder / _text(row[0]), row[1:])
-                for row in connection.execute("SELECT target, size, mtime_ns FROM files")
-            )
+            for target, size, mtime_ns in connection.execute("SELECT target, size, mtime_ns FROM files"):
+                with suppress(OSError, ValueError):
+                    status = os.lstat(folder / _text(target))
+                    if (status.st_size, status.st_mtime_ns) == (size, mtime_ns):
+                        return True
+            return False
         except sqlite3.OperationalError:  # another himl has it
             return True
         except sqlite3.DatabaseError:
             return False
-
-
-def _is_as(path: Path, size_and_time: tuple[int, int]) -> bool:
-    try:
-        status = os.lstat(path)
-    except (OSError, ValueError):
-        return False
-    return (status.st_size, status.st_mtime_ns) == size_and_time
-
-
-def _remove_earlier(folder: Path) -> None:
-    """Remove what earlier versions kept in the folder itself."""
-    for end in (".db", ".db-wal", ".db-shm", ".db-journal", ".lock"):
-        with suppress(OSError):
-            os.unlink(folder / f"{STATE_NAME}{end}")
-    shutil.rmtree(folder / RANKS_NAME, ignore_errors=True)
 
 
 def _locked(place: _CacheEntry, folder: Path, say: Callable[[str], None]) -> BaseFileLock:
@@ -333,7 +319,12 @@ def _locked(place: _CacheEntry, folder: Path, say: Callable[[str], None]) -> Bas
         with FileLock(place.top / ".himl-lock", mode=0o600):
             if place.top not in _cleaned:
                 _cleaned.add(place.top)
-                _remove_gone(place.top)
+                for entry in place.top.iterdir():  # the states of folders that are no longer there
+                    with suppress(OSError):
+                        other = _CacheEntry.written_in(entry)
+                        is_gone = other is not None and other.is_gone((entry / "target").stat().st_mtime)
+                        if is_gone and not is_held(entry / "lock"):
+                            shutil.rmtree(entry)
             place.entry.mkdir(mode=0o700, exist_ok=True)
             lock = FileLock(place.entry / "lock", mode=0o600)
             try:
@@ -348,41 +339,23 @@ def _locked(place: _CacheEntry, folder: Path, say: Callable[[str], None]) -> Bas
         time.sleep(0.1)
 
 
-def _remove_gone(top: Path) -> None:
-    """Remove the states of folders that are no longer there."""
-    for entry in top.iterdir():
-        with suppress(OSError):
-            place = _CacheEntry.written_in(entry)
-            if place is not None and place.is_gone((entry / "target").stat().st_mtime) and not is_held(entry / "lock"):
-                shutil.rmtree(entry)
-
-
 def _opened(path: Path) -> sqlite3.Connection:
     """Raises OSError, sqlite3.OperationalError."""
     try:
         return _connect(path)
-    except (
-        sqlite3.DatabaseError,
-        UnicodeDecodeError,
-    ) as err:  # OperationalError is one, and says nothing about the content
-        if isinstance(err, sqlite3.OperationalError):
-            raise
-    for end in (
-        "",
-        "-wal",
-        "-shm",
-        "-journal",
-    ):  # damaged: begin anew, files that are complete are found so by their MD5
-        path.with_name(path.name + end).unlink(missing_ok=True)
-    return _connect(path)
+    except sqlite3.OperationalError:  # it says nothing about the content
+        raise
+    except (sqlite3.DatabaseError, UnicodeDecodeError):  # damaged: complete files are found so by their MD5
+        for end in ("", "-wal", "-shm", "-journal"):
+            path.with_name(path.name + end).unlink(missing_ok=True)
+        return _connect(path)
 
 
 def _connect(path: Path | str) -> sqlite3.Connection:
     connection = sqlite3.connect(path, isolation_level=None)
     try:
-        connection.execute(
-            "PRAGMA locking_mode=EXCLUSIVE"
-        )  # with it the log needs no shared memory, which network disks lack
+        # With it the log needs no shared memory, which network disks lack
+        connection.execute("PRAGMA locking_mode=EXCLUSIVE")
         connection.execute("PRAGMA journal_mode=WAL")
         connection.execute("PRAGMA synchronous=NORMAL")
         version = connection.execute("PRAGMA user_version").fetchone()[0]
