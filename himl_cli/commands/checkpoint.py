@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -30,7 +31,7 @@ from himl_cli.core.files import expand_home
 from himl_cli.core.text import non_blank
 
 if TYPE_CHECKING:
-    from himl_cli.workspaces.base import Workspace
+    pass
 
 app = group("Fetch checkpoints of runs, push changed ones to a new run, make links to them.")
 
@@ -82,7 +83,7 @@ def fetch(
     from himl_cli.render.transfers import print_fetched_checkpoint
     from himl_cli.services.checkpoints.fetch import CheckpointRequest, digest_of, fetch_checkpoint
     from himl_cli.services.checkpoints.source import kind_of
-    from himl_cli.workspaces.resolve import open_address
+    from himl_cli.workspaces.resolve import open_address, open_workspace
 
     if source is not None and selection.is_given:
         raise BadUsage("A SOURCE and options that select a run at once.", hint="Give one of them.")
@@ -103,12 +104,9 @@ def fetch(
             ) from err
     else:
         with output_session(output_opts) as (_, notify):
-            fetched = fetch_checkpoint(request, _no_workspace, open_address, Path.cwd(), notify=notify)
+            closed = partial(open_workspace, None, None, start=Path.cwd())  # asked for by no path and no address
+            fetched = fetch_checkpoint(request, closed, open_address, Path.cwd(), notify=notify)
     print_fetched_checkpoint(output_opts.output(), fetched, lambda: digest_of(fetched))
-
-
-def _no_workspace() -> Workspace:
-    raise WorkspaceNotFound("There is no workspace.")
 
 
 class NewRunOptions(Bundle, panel="The new run"):

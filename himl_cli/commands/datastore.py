@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -129,6 +130,7 @@ def list_stored(
       himl datastore list
       himl datastore list models/ --include '*.ckpt' -q
     """
+    from himl_cli.render.output import encoded
     from himl_cli.render.transfers import FILE_COLUMNS
     from himl_cli.services.transfer.filters import list_files
 
@@ -137,6 +139,8 @@ def list_stored(
         store = session.workspace.datastore(store_opts.datastore)
         files = list_files(store, filters)
         if list_opts.null:
-            return session.output.null_ended(file.name for file in files)
+            for file in files:
+                session.output.write(encoded(f"{file.name}\0", sys.stdout))
+            return session.output.flush()
         empty = f"No files in {store.label}."
         session.output.table(files, FILE_COLUMNS, quiet=lambda file: str(file.name), empty=empty)

@@ -3,9 +3,10 @@ with `himl_cli.cli`."""
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import pairwise
 from typing import Any
 
@@ -13,7 +14,7 @@ import typer
 
 from himl_cli.commands.groups import HimlCommand, HimlGroup, before_double_dash
 from himl_cli.core.errors import BadUsage, HimlError, Interrupted
-from himl_cli.render.errors import ReaderGone, as_himl_error, print_error, silence_stdout
+from himl_cli.render.errors import ReaderGone, as_himl_error, print_error
 from himl_cli.render.terminal import allows_colour
 
 READER_GONE_CODE = 141
@@ -43,7 +44,9 @@ def edge(tokens: Sequence[str], handled: Kinds) -> Iterator[Ending]:
         yield ending
         sys.stdout.flush()
     except (ReaderGone, BrokenPipeError):
-        silence_stdout()
+        # Python's own flush at exit then has nothing to complain about; a stdout without a file (tests) has none
+        with suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         ending.code = READER_GONE_CODE
     except handled as err:
         ending.code = report_failure(err, before_double_dash(tokens))

@@ -283,10 +283,10 @@ class SelectionOptions(Bundle, panel="Which runs"):
     """The runs to work on."""
 
     run: Sequence[str] = option("Run ids, recovery ids, Studio URLs, or latest.", "ID,...", many=True)
-    experiment: str | None = FilterOptions.experiment
-    num_runs: int | None = FilterOptions.num_runs
-    tags: Mapping[str, str] = FilterOptions.tags
-    status: Sequence[RunStatus] = FilterOptions.status
+    experiment = FilterOptions.experiment
+    num_runs = FilterOptions.num_runs
+    tags = FilterOptions.tags
+    status = FilterOptions.status
     latest_run_file: str | None = option(
         "The run that this file names.  [default: nearest most_recent_run.txt]", "PATH", parse=non_blank
     )

@@ -23,7 +23,12 @@ log = logging.getLogger(__name__)
 
 
 def run_recorded(
-    where: WorkspaceOptions, talk: OutputOptions, job: PreparedJob, address: WorkspaceAddress, *, waits: bool
+    workspace_opts: WorkspaceOptions,
+    output_opts: OutputOptions,
+    job: PreparedJob,
+    address: WorkspaceAddress,
+    *,
+    waits: bool,
 ) -> None:
     """Run the job on this machine, mirrored to the workspace at *address*. Ctrl-C cancels it while it is waited for.
     Raises JobFailed, Interrupted."""
@@ -35,22 +40,23 @@ def run_recorded(
     from himl_cli.commands.submit_job import wait_here, with_checkpoint, with_inputs
     from himl_cli.core.errors import Interrupted, JobFailed
     from himl_cli.core.processes import interruptions
-    from himl_cli.render.jobs import print_prepared, print_recorded, print_sent
+    from himl_cli.render.jobs import print_prepared, print_run, print_sent
     from himl_cli.services.runs.mirror import submit_mirrored
     from himl_cli.services.runs.mirror_state import wait_until_mirrored
     from himl_cli.workspaces.resolve import open_azure, recording_place
 
     # An Azure ML workspace that the options name is the one the job is mirrored to, not the one that keeps it
-    names_azure = where.config_file or (where.workspace or "").endswith(".json")
-    with open_session(WorkspaceOptions(None, None) if names_azure else where, talk, For.jobs) as session:
+    names_azure = workspace_opts.config_file or (workspace_opts.workspace or "").endswith(".json")
+    opened = WorkspaceOptions() if names_azure else workspace_opts
+    with open_session(opened, output_opts, For.jobs) as session:
         print_prepared(session.output, job.remarks, job.report)
-        job = with_checkpoint(session, where, with_inputs(session, job))
+        job = with_checkpoint(session, workspace_opts, with_inputs(session, job))
         source = cast("FolderWorkspace", session.workspace)
         place = recording_place(address, session.cwd)
         with interruptions() as interrupted:
             with closing(open_azure(address, session.cwd)) as target:
                 run, twin = submit_mirrored(source, target, job, session.cwd, place, start_recorder, session.notify)
-            print_recorded(session.output, run, twin)
+            print_run(session.output, run, twin=twin, url=twin.url)
             if not waits:
                 print_sent(session.output, replace(run, url=twin.url), waits=False, follows=False)
                 if interrupted:  # while it was started
@@ -115,14 +121,13 @@ def main() -> None:
             signal.signal(getattr(signal, name), signal.SIG_IGN)
     from contextlib import suppress
 
-    from himl_cli.commands.session import RedactingFilter, RedactingFormatter
+    from himl_cli.commands.session import RedactingFormatter
     from himl_cli.core.errors import HimlError
     from himl_cli.services.runs.mirror import note_stopped
     from himl_cli.services.runs.mirror_state import DamagedState, MirrorFile
     from himl_cli.workspaces.resolve import open_workspace
 
     handler = logging.StreamHandler()
-    handler.addFilter(RedactingFilter())
     handler.setFormatter(RedactingFormatter("%(asctime)s %(message)s"))
     logging.getLogger().handlers = [handler]
     logging.getLogger().setLevel(logging.WARNING)

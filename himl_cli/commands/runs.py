@@ -237,7 +237,8 @@ def delete(
       himl runs delete train_1772366400_0a1b2c3d
       himl runs delete --experiment scratch --num_runs all --yes
     """
-    from himl_cli.render.runs import deleted_text, deletion_text
+    from himl_cli.render.output import Declined
+    from himl_cli.render.runs import deletion_question
     from himl_cli.services.runs.changes import check_deletable, delete_runs, runs_below
 
     selected = selection.selection(runs, explicit=True)
@@ -245,9 +246,11 @@ def delete(
         found = _find(session, selected)
         check_deletable(session.workspace, found)
         below = runs_below(session.workspace, found)
-        session.output.insist(f"{deletion_text(found, below)}?")
+        if not session.output.confirm(deletion_question(found, below)):
+            raise Declined("Nothing was done.")
         delete_runs(session.workspace, found)
-        lines = [deleted_text(run, below[run.id]) for run in found]
+        also = {run.id: f" and its {below[run.id]}" if below[run.id] else "" for run in found}
+        lines = [f"Deleted run '{run.id}'{also[run.id]}." for run in found]
         names = [run.id for run in found]
         session.output.result({"deleted": names}, human="\n".join(lines), quiet=names)
 

@@ -10,6 +10,7 @@ import re
 import shlex
 from collections import deque
 from collections.abc import Mapping, Sequence
+from copy import copy
 from pathlib import Path
 from typing import Any
 
@@ -44,10 +45,14 @@ class ScriptCommand(HimlCommand):
     def make_context(self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any) -> Any:
         own = before_double_dash(args)
         if "default_map" not in extra and not {"-h", "--help"} & set(own):
-            from himl_cli.commands.settings import check_variables, read_lists_by_line, submit_settings
+            from himl_cli.commands.settings import check_variables, submit_settings
 
             check_variables(self, os.environ)
-            read_lists_by_line(self)
+            options: list[Any] = list(self.params)
+            for each in options:
+                if each.param_type_name == "option" and each.multiple:  # in a variable one a line
+                    each.type = copy(each.type)
+                    each.type.split_envvar_value = lambda text: [line for line in text.splitlines() if line.strip()]
             extra["default_map"] = submit_settings(self, Path.cwd())
         extra.setdefault("auto_envvar_prefix", VARIABLE_PREFIX.rstrip("_"))
         return super().make_context(info_name, args, parent, **extra)

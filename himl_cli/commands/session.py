@@ -123,20 +123,10 @@ def _close_at_end(workspaces: Sequence[Workspace | None]) -> Iterator[None]:
 
 
 OWN_LOGGER = "himl_cli"
-RETRYING = ("himl_cli.workspaces.retry",)
-"""Loggers that warn that a request is tried again."""
-
-
-class RedactingFilter(logging.Filter):
-    """Guards every record of a handler: no secret is logged, whoever logs it."""
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        record.msg, record.args = redact(record.getMessage()), ()
-        return True
 
 
 class RedactingFormatter(logging.Formatter):
-    """Masks what a filter cannot reach: the traceback of a record."""
+    """Guards every record of a handler, its traceback too: no secret is logged, whoever logs it."""
 
     def format(self, record: logging.LogRecord) -> str:
         return redact(super().format(record))
@@ -167,7 +157,6 @@ def start_logging(*, verbose: bool) -> None:
     """Send log records to stderr: warnings of any library, and with *verbose* everything himl logs and its libraries'
     INFO."""
     handler = StderrHandler()
-    handler.addFilter(RedactingFilter())
     handler.setFormatter(
         (RedactingFormatter if verbose else PlainFormatter)("%(asctime)s %(levelname)s %(name)s: %(message)s")
     )
@@ -175,11 +164,3 @@ def start_logging(*, verbose: bool) -> None:
     root.handlers = [handler]
     root.setLevel(logging.INFO if verbose else logging.WARNING)
     logging.getLogger(OWN_LOGGER).setLevel(logging.DEBUG if verbose else logging.WARNING)
-
-
-def leave_out_retries() -> None:
-    """From now on say only in a debug log that requests are tried again: for a command that goes on for hours and tells
-    itself when nobody answers."""
-    if not logging.getLogger().isEnabledFor(logging.INFO):
-        for name in RETRYING:
-            logging.getLogger(name).setLevel(logging.ERROR)

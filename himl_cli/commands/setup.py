@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import typer
 
@@ -42,7 +43,6 @@ def init(options: InitOptions, output_opts: OutputOptions) -> None:
       himl init --from InnerEye/settings.yml
       himl init --subscription_id ID --resource_group RG --workspace_name WS
     """
-    from himl_cli.commands.session import start_logging
     from himl_cli.render.setup import print_set_up
     from himl_cli.services.setup import SetUpRequest, set_up
     from himl_cli.workspaces import resolve as workspaces
@@ -104,28 +104,30 @@ def doctor(workspace_opts: WorkspaceOptions, output_opts: OutputOptions) -> None
       himl doctor
       himl doctor --config_file other/config.json --json
     """
-    from himl_cli.commands.session import start_logging
+    from himl_cli.commands.settings import check_variables, submit_settings
+    from himl_cli.commands.submit import app as submit
+    from himl_cli.core.jobs import VARIABLE_PREFIX
+    from himl_cli.core.settings import find_settings
     from himl_cli.render.setup import print_checks
     from himl_cli.services.doctor import checkup, verdict
-    from himl_cli.workspaces.resolve import open_each, search_remarks
+    from himl_cli.services.montage.cache import cache_limit
+    from himl_cli.workspaces.resolve import cloud_setting, open_each, search_remarks
 
     start_logging(verbose=output_opts.verbose)
     names, here = (workspace_opts.workspace, workspace_opts.config_file), Path.cwd()
+
+    def settings() -> list[str]:
+        """Where settings stand that count here. Raises BadUsage for those that a command could not use."""
+        command: Any = typer.main.get_command(submit)
+        check_variables(command, os.environ)
+        submit_settings(command, here)
+        cloud_setting(here)
+        cache_limit(here)
+        names = sorted(name for name in os.environ if name.startswith(VARIABLE_PREFIX) and os.environ[name])
+        return [*(f"'{file.path}'" for file in find_settings(here)), *names]
+
     find, remarks = partial(open_each, *names, start=here), partial(search_remarks, *names, start=here)
-    checks = print_checks(output_opts.output(), checkup(find, remarks, partial(_settings_in_force, here)))
+    checks = print_checks(output_opts.output(), checkup(find, remarks, settings))
     problem = verdict(checks)
     if problem is not None:
         raise problem
-
-
-def _settings_in_force(start: Path) -> list[str]:
-    """Where settings stand that count for *start*. Raises BadUsage for those that a command could not use."""
-    from himl_cli.commands.settings import places_of_settings
-    from himl_cli.commands.submit import app as submit
-    from himl_cli.services.montage.cache import cache_limit
-    from himl_cli.workspaces.resolve import cloud_setting
-
-    sources = places_of_settings(typer.main.get_command(submit), start, os.environ)
-    cloud_setting(start)
-    cache_limit(start)
-    return [*sources]

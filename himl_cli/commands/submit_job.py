@@ -22,11 +22,9 @@ from himl_cli.render.jobs import (
     print_job_yaml,
     print_left_running,
     print_prepared,
-    print_resumed,
+    print_run,
     print_sent,
     print_settings,
-    print_submitted,
-    print_unfinished,
     print_unkept,
     print_without_values,
 )
@@ -115,7 +113,8 @@ def submit_script(
         with open_session(workspace_opts, output_opts, For.jobs) as session:
             print_prepared(session.output, job.remarks, job.report)
             whole = with_checkpoint(session, workspace_opts, with_inputs(session, job))
-            _run_here(session, lambda: submit_job(session.jobs, whole, session.cwd, session.notify), waits, job.spec)
+            start = partial(submit_job, session.jobs, whole, session.cwd, session.notify)
+            _run_here(session, start, waits, job.spec)
         return
     with open_session(workspace_opts, output_opts, For.clusters) as session, naming_once_made() as made:
         print_prepared(session.output, job.remarks, job.report)
@@ -132,24 +131,12 @@ def submit_file(
     request: SubmitRequest,
     sources: Mapping[str, str],
 ) -> None:
-    """Run the pipeline or the job that a file describes. Raises BadUsage, NotFound, JobFailed, Interrupted."""
+    """Run the pipeline or the job that a file describes: here, or as it is on the compute that it or the user names.
+    Raises BadUsage, NotFound, JobFailed, Interrupted."""
     if is_pipeline(str(request.target)):
         return _submit_pipeline(workspace_opts, output_opts, options, request, sources)
     if options.create_cluster and sources["create_cluster"] == TYPED:
         raise BadUsage("--create_cluster is for pipeline files (.json), whose .env says what cluster that is.")
-    _submit_document(workspace_opts, output_opts, options, request, sources)
-
-
-def _submit_document(
-    workspace_opts: WorkspaceOptions,
-    output_opts: OutputOptions,
-    options: SubmitOptions,
-    request: SubmitRequest,
-    sources: Mapping[str, str],
-) -> None:
-    """Run a job in Azure ML's YAML: here, or as it is on the compute that it or the user names."""
-    from himl_cli.services.submission.pipeline_data import submit_pipeline
-
     prepared = prepare_document(request)
     waits = options.waits(on_cluster=prepared.goes_to_azure, sources=sources)
     if options.dry_run:
@@ -166,7 +153,7 @@ def _submit_document(
                 raise HimlError(f"{session.workspace.label} does not run jobs in YAML.")
             with observing(session.output) as notify:
                 path, changes = prepared.document.path, prepared.changes
-                send = lambda: documents.submit_document(path, changes, notify=notify)  # noqa: E731
+                send = partial(documents.submit_document, path, changes, notify=notify)
                 made.append(start_and_note(send, session.cwd, notify))
             wait_or_leave(session, made[0], waits=waits, follows=options.follow)
         return
@@ -179,14 +166,12 @@ def _submit_document(
                     job = bring_inputs(job, session.workspace, azure, notify)
                 if pipeline is not None:
                     pipeline = bring_to_steps(pipeline, session.workspace, azure, notify)
-
-        def start() -> Run:
-            if job is not None:
-                return submit_job(session.jobs, PreparedJob(job, None), session.cwd, session.notify)
-            assert pipeline is not None
-            return submit_pipeline(session.workspace, pipeline, session.cwd, session.notify)
-
-        _run_here(session, start, waits)
+        if pipeline is not None:
+            begin = partial(submit_pipeline, session.workspace, pipeline, session.cwd, session.notify)
+        else:
+            assert job is not None
+            begin = partial(submit_job, session.jobs, PreparedJob(job, None), session.cwd, session.notify)
+        _run_here(session, begin, waits)
 
 
 def _submit_pipeline(
@@ -218,8 +203,7 @@ def _submit_pipeline(
             if isinstance(session.workspace, FolderWorkspace):
                 with _data_sources(session) as (azure, notify):
                     spec = resolve_locally(prepared, session.workspace, azure, notify)
-            start = lambda: submit_pipeline(session.workspace, spec, session.cwd, session.notify)  # noqa: E731
-            _run_here(session, start, waits)
+            _run_here(session, partial(submit_pipeline, session.workspace, spec, session.cwd, session.notify), waits)
         return
     try:  # before anything is looked at; the error says why the pipeline goes there
         azure_for_jobs(workspace_opts.workspace, workspace_opts.config_file, start=request.cwd)
@@ -258,7 +242,7 @@ def resume(
     parse_reference(reference)
     with open_session(workspace_opts, output_opts) as session, interruptions() as interrupted:
         run, seen = resume_run(session.workspace, reference, request, session.notify)
-        print_resumed(session.output, run)
+        print_run(session.output, run, "Going on with run")
         if waits:
             wait_here(session, run, interrupted, start=seen)
         else:
@@ -368,7 +352,7 @@ def _run_here(session: Session, start: Callable[[], Run], waits: bool, spec: Job
     """Start a job on this machine. Ctrl-C cancels it while it is waited for. Raises JobFailed, Interrupted."""
     with interruptions() as interrupted:
         run = start()
-        print_submitted(session.output, run)
+        print_run(session.output, run)
         if waits:
             wait_here(session, run, interrupted, spec=spec)
         else:
@@ -445,7 +429,7 @@ def printing_unfinished(session: Session, run: Run) -> Iterator[None]:
     except (JobFailed, ReaderGone):
         raise
     except Exception:
-        print_unfinished(session.output, run)
+        session.output.result(run, human="", quiet=run.id)
         raise
 
 

@@ -5,13 +5,14 @@ Services are imported in the functions that need them, so that help comes at onc
 
 from __future__ import annotations
 
+import logging
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from himl_cli.commands.groups import command, group
 from himl_cli.commands.options import Bundle, OutputOptions, RunArgs, SelectionOptions, WorkspaceOptions, option
-from himl_cli.commands.session import Session, leave_out_retries, open_session
+from himl_cli.commands.session import Session, open_session
 from himl_cli.core.errors import BadUsage
 from himl_cli.core.files import expand_home
 from himl_cli.core.text import non_blank
@@ -94,31 +95,30 @@ def tb(
         copies = events.run_logs_dir
         shown = SelectedRuns(session.workspace, selected, session.cwd, events.log_dir, copies, session.notify)
         if events.sync_only:
-            _sync(session, shown)
+            from himl_cli.render.jobs import SYNCED_COLUMNS
+            from himl_cli.services.tensorboard.poller import sync_once
+
+            shown.start()
+            synced, problem = sync_once(shown.sources, session.notify)
+            if synced:
+                session.output.table(synced, SYNCED_COLUMNS, quiet=lambda run: str(run.folder))
+            if problem is not None:
+                raise problem
         else:
             _serve(session, shown, events.refresh, server)
 
 
-def _sync(session: Session, runs: SelectedRuns) -> None:
-    from himl_cli.render.jobs import print_event_folders
-    from himl_cli.services.tensorboard.poller import sync_once
-
-    runs.start()
-    synced, problem = sync_once(runs.sources, session.notify)
-    if synced:
-        print_event_folders(session.output, synced)
-    if problem is not None:
-        raise problem
-
-
 def _serve(session: Session, runs: SelectedRuns, refresh: int, server: ServerOptions) -> None:
-    from himl_cli.render.jobs import print_tensorboard_url
     from himl_cli.render.progress import Watcher
     from himl_cli.services.tensorboard.server import serve
 
     def on_start(url: str) -> None:
-        print_tensorboard_url(session.output, url, [source.run.id for source in runs.sources])
-        leave_out_retries()
+        document = {"url": url, "runs": [source.run.id for source in runs.sources]}
+        session.output.result(document, human=f"TensorBoard: {url}", quiet=url)
+        session.output.flush()  # it is there at once, also for a program at the other end of a pipe
+        session.output.notice("Ctrl-C ends it.")
+        if not logging.getLogger().isEnabledFor(logging.INFO):  # this goes on for hours, and says itself who is silent
+            logging.getLogger("himl_cli.workspaces.retry").setLevel(logging.ERROR)
         if server.open_browser:
             import webbrowser
 

@@ -40,12 +40,22 @@ def table_lines(aggregation: Aggregation, statistics: Mapping[str, Any] | None) 
     if _width_of(upright) <= width():
         yield from _drawn(upright)
         return
-    turned = _with_room([*_by_run(aggregation, statistics)], len(aggregation.children))
+    turned, count = [*_by_run(aggregation, statistics)], len(aggregation.children)
+    room = width() - _width_of([["", *row[1:]] for row in turned])
+    short = [_cut_end(row[0], room) for row in turned]
+    if room >= LEAST_LABEL and len({*short[1 : count + 1]}) == count:  # labels stay different
+        turned = [[label, *row[1:]] for label, row in zip(short, turned, strict=True)]
     if _width_of(turned) <= width():
         yield from _drawn(turned)
         return
     fixed = 1 + (len(STATISTICS) if statistics is not None else 0)
-    cut = _with_cut_names([_with_cut_labels(upright[0], fixed), *upright[1:]], fixed)
+    labels = [_cut_end(label, LONGEST_CELL) for label in upright[0][fixed:]]
+    if len(set(labels)) == len(labels):
+        upright[0] = [*upright[0][:fixed], *labels]
+    room = width() - _width_of([["", *row[1:fixed]] for row in upright])
+    most = max(LEAST_LABEL, min(width() // 3, room))
+    # Names lose their beginnings: the end of a metric's name says more
+    cut = [[name if len(name) <= most else f"…{name[len(name) - most + 1 :]}", *row] for name, *row in upright]
     ends = [*accumulate(size + GAP for size in _widths(cut))]
     columns = max(1, bisect_right(ends, width() + GAP))
     fitting = max(0, columns - fixed)
@@ -63,7 +73,13 @@ def table_lines(aggregation: Aggregation, statistics: Mapping[str, Any] | None) 
 
 def tab_lines(aggregation: Aggregation, statistics: Mapping[str, Any] | None) -> Iterator[str]:
     """A header, the runs' statuses, a row a metric; numbers in full, tabs between, control characters as spaces."""
-    for row in _by_metric(aggregation, statistics, full_text, with_status=True, titles=str):
+    for row in _by_metric(
+        aggregation,
+        statistics,
+        lambda value: "" if value is None else str(json_form(value)),
+        with_status=True,
+        titles=str,
+    ):
         yield "\t".join(one_line(text) for text in row)
 
 
@@ -110,18 +126,14 @@ def _child_form(child: Child) -> dict[str, Any]:
     }
 
 
-def full_text(value: Value) -> str:
-    """A value for programs."""
-    if value is None:
-        return ""
-    return str(float_form(value)) if isinstance(value, float) else str(value)
+def _cut_end(text: str, most: int) -> str:
+    return text if len(text) <= most else f"{text[: most - 1]}…"
 
 
 def _short(value: Value) -> str:
     """A value for people, five digits of it."""
     if value is None or isinstance(value, (bool, str)):
-        text = "" if value is None else one_line(str(value))
-        return text if len(text) <= LONGEST_CELL else text[: LONGEST_CELL - 1] + "…"
+        return "" if value is None else _cut_end(one_line(str(value)), LONGEST_CELL)
     form = float_form(float(value))
     return form if isinstance(form, str) else f"{form:.5g}"
 
@@ -161,14 +173,6 @@ def _by_run(aggregation: Aggregation, statistics: Mapping[str, Any] | None) -> I
         ]
 
 
-def _with_room(rows: Sequence[Row], count: int) -> Sequence[Row]:
-    """*rows* with the labels of the *count* runs in the first column cut at their ends to what the terminal has room
-    for, if they stay different."""
-    room = width() - _width_of([["", *row[1:]] for row in rows])
-    cut = [row if len(row[0]) <= room else [f"{row[0][: room - 1]}…", *row[1:]] for row in rows]
-    return cut if room >= LEAST_LABEL and len({row[0] for row in cut[1 : count + 1]}) == count else rows
-
-
 def _with_short_labels(children: Sequence[Child]) -> Sequence[Child]:
     """The same with six digits of the numbers in labels, as far as these stay different."""
     labels = [LONG_NUMBER.sub(lambda found: f"{float(found[0]):.6g}", child.label) for child in children]
@@ -191,23 +195,6 @@ def _widths(rows: Sequence[Row]) -> list[int]:
     from rich.cells import cell_len
 
     return [max(cell_len(row[place]) for row in rows) for place in range(len(rows[0]))]
-
-
-def _with_cut_labels(header: Row, fixed: int) -> Row:
-    """*header* with the labels behind its *fixed* first cells cut to the longest that a cell may be, if they stay
-    different."""
-    labels = [label if len(label) <= LONGEST_CELL else f"{label[: LONGEST_CELL - 1]}…" for label in header[fixed:]]
-    return [*header[:fixed], *labels] if len(set(labels)) == len(labels) else header
-
-
-def _with_cut_names(rows: Sequence[Row], fixed: int) -> Sequence[Row]:
-    """*rows* with names that leave the other *fixed* columns their room, and take a third of the terminal at most.
-
-    They lose their beginnings: the end of a metric's name says more.
-    """
-    room = width() - _width_of([["", *row[1:fixed]] for row in rows])
-    most = max(LEAST_LABEL, min(width() // 3, room))
-    return [[name if len(name) <= most else "…" + name[len(name) - most + 1 :], *rest] for name, *rest in rows]
 
 
 def _drawn(rows: Sequence[Row]) -> Iterator[str]:

@@ -18,6 +18,8 @@ from rich.progress import (
 from rich.text import Text
 from rich.theme import Theme
 
+from himl_cli.core.events import Counting, Event, Finished, Moved, Planned
+
 NARROW = 60
 """Columns below which there is no room for a bar beside its numbers."""
 COLOURS = Theme({"bar.complete": "cyan", "bar.finished": "green", "bar.back": "dim", "progress.data.speed": "none"})
@@ -47,27 +49,22 @@ class Bars:
     def stop(self) -> None:
         self._live.stop()
 
-    def add_bytes(self, count: int) -> None:
-        """So many more will move."""
-        self.files.add(count)
-
-    def move_bytes(self, count: int) -> None:
-        self.files.advance(count)
-
-    def end_file(self) -> None:
-        self.files.ended += 1
-        self.files.name(f"{self.files.ended:,} file{'s' * (self.files.ended != 1)}")
-
-    def add_things(self, unit: str, count: int) -> None:
-        """So many more of *unit* will be done; another unit than before begins anew."""
-        if self._things is None:
-            self._things = self._line(_Amount(), [_Rate(), _Left()])
-        if self._things.unit != unit:
-            self._things.begin(unit)
-        self._things.add(count)
-
-    def end_thing(self) -> None:
-        if self._things is not None:
+    def draw(self, event: Event) -> None:
+        """Bytes and files that move; things that are counted, another unit than before beginning anew."""
+        if isinstance(event, Planned):
+            self.files.add(event.bytes)
+        elif isinstance(event, Moved):
+            self.files.advance(event.bytes)
+        elif isinstance(event, Finished):
+            self.files.ended += 1
+            self.files.name(f"{self.files.ended:,} file{'s' * (self.files.ended != 1)}")
+        elif isinstance(event, Counting):
+            if self._things is None:
+                self._things = self._line(_Amount(), [_Rate(), _Left()])
+            if self._things.unit != event.unit:
+                self._things.begin(event.unit)
+            self._things.add(event.total)
+        elif self._things is not None:
             self._things.advance(1)
 
     @property

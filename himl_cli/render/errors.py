@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import errno
-import os
 import sys
-from typing import Any
 
 import typer
 
@@ -35,7 +33,12 @@ def as_himl_error(failure: Exception, *, verbose: bool = False) -> HimlError:
     if isinstance(failure, HimlError):
         return failure
     if isinstance(failure, typer.TyperException):
-        return _usage_error(failure)
+        context, option = getattr(failure, "ctx", None), getattr(failure, "option_name", None)
+        message, hint = failure.format_message(), f"See '{context.command_path} --help'." if context is not None else ""
+        if option is not None and hasattr(failure, "possibilities"):
+            near = did_you_mean(option, failure.possibilities or (), cutoff=NEAR_OPTION)
+            message = f"No such option '{option}'. {near}".strip()
+        return BadUsage(message, hint=hint)
     if (
         isinstance(failure, FileNotFoundError) and failure.filename is None
     ):  # only asking for the current folder fails without a name
@@ -81,24 +84,3 @@ def one_line(text: str) -> str:
 def tells_of_gone_reader(err: OSError) -> bool:
     """Whether *err* came of a write to a pipe that its reader has closed; Windows calls that an invalid argument."""
     return err.errno == errno.EPIPE or (sys.platform == "win32" and err.errno == errno.EINVAL and err.filename is None)
-
-
-def silence_stdout() -> None:
-    """Point stdout at nothing, so that Python's own flush at exit has nothing to complain about."""
-    try:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except (OSError, ValueError):  # a stdout without a file (tests) has nothing to flush
-        return
-
-
-def _usage_error(failure: Any) -> BadUsage:
-    """The parser's complaint in our form; the option that was meant is named where one is near."""
-    context = getattr(failure, "ctx", None)
-    hint = f"See '{context.command_path} --help'." if context is not None else ""
-    option = getattr(failure, "option_name", None)
-    if option is None or not hasattr(failure, "possibilities"):
-        return BadUsage(failure.format_message(), hint=hint)
-    return BadUsage(
-        f"No such option '{option}'. {did_you_mean(option, failure.possibilities or (), cutoff=NEAR_OPTION)}".strip(),
-        hint=hint,
-    )

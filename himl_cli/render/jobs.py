@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from himl_cli.core.jobs import SnapshotReport, secrets_text
 from himl_cli.core.redaction import MASK, mask_arguments, mask_line, redact
@@ -51,20 +51,11 @@ def print_snapshot(output: Output, report: SnapshotReport) -> None:
         )
 
 
-def print_submitted(output: Output, run: Run) -> None:
-    output.notice(f"Run {run.id} (experiment {run.experiment}) in {run.workspace}.")
-
-
-def print_resumed(output: Output, run: Run) -> None:
-    output.notice(f"Going on with run {run.id} (experiment {run.experiment}) in {run.workspace}.")
-
-
-def print_recorded(output: Output, run: Run, twin: Run) -> None:
-    """That the job runs here, and where else it is seen."""
-    output.notice(
-        f"Run {run.id} (experiment {run.experiment}) in {run.workspace}, recorded in "
-        f"{twin.workspace}.{f' Studio: {twin.url}' if twin.url else ''}"
-    )
+def print_run(output: Output, run: Run, lead: str = "Run", twin: Run | None = None, url: str | None = None) -> None:
+    """The run, its experiment and its workspace; *twin* is the same run where it is recorded, *url* its page."""
+    also = f", recorded in {twin.workspace}" if twin is not None else ""
+    studio = f" Studio: {url}" if url else ""
+    output.notice(f"{lead} {run.id} (experiment {run.experiment}) in {run.workspace}{also}.{studio}")
 
 
 def print_sent(output: Output, run: Run, *, waits: bool, follows: bool) -> None:
@@ -74,12 +65,9 @@ def print_sent(output: Output, run: Run, *, waits: bool, follows: bool) -> None:
     """
     lines = [run.id, f"Experiment  {run.experiment}", *([f"Studio      {run.url}"] if run.url else [])]
     if not waits:
-        output.result(run, human="\n".join(lines), quiet=run.id)
-        output.notice(f"Watch it with 'himl runs logs --follow {run.id}', stop it with 'himl runs cancel {run.id}'.")
+        print_left_running(output, run, "\n".join(lines))
     elif follows or output.format is not Format.human:
-        output.notice(
-            f"Run {run.id} (experiment {run.experiment}) in {run.workspace}.{f' Studio: {run.url}' if run.url else ''}"
-        )
+        print_run(output, run, url=run.url)
     else:
         output.lines(lines)
 
@@ -96,16 +84,10 @@ def print_job_yaml(output: Output, text: str, wheels: Sequence[str] = ()) -> Non
     output.result({"job_yaml": text}, human=text.rstrip("\n"), quiet=text.rstrip("\n"))
 
 
-def print_left_running(output: Output, run: Run) -> None:
-    """The result of a submit that does not wait: the run, and how to watch it."""
-    output.result(run, human=run.id, quiet=run.id)
+def print_left_running(output: Output, run: Run, text: str = "") -> None:
+    """The result of a submit that does not wait: the run (for people *text*, else its id), and how to watch it."""
+    output.result(run, human=text or run.id, quiet=run.id)
     output.notice(f"Watch it with 'himl runs logs --follow {run.id}', stop it with 'himl runs cancel {run.id}'.")
-
-
-def print_unfinished(output: Output, run: Run) -> None:
-    """The result of a submit whose waiting broke off: the run as it was sent, for programs alone; what happened is told
-    as an error."""
-    output.result(run, human="", quiet=run.id)
 
 
 def print_without_values(output: Output, sweep: SweepView | None) -> None:
@@ -145,34 +127,23 @@ PUBLIC = ("ssh_key",)
 """Options that are called like secrets, and take the name of a file."""
 
 
-class ShownSetting(NamedTuple):
-    """One option as it will be used; secrets in `value` are masked."""
-
-    option: str
-    value: str
-    source: str
-
-
 def print_settings(
     output: Output, values: Mapping[str, Any], sources: Mapping[str, str], azure: Sequence[tuple[str, str, str]] = ()
 ) -> None:
     """A row an option: name, value, and `command line`, a variable, `FILE:LINE` or `default`; then those of *azure*, as
     `azure.KEY`."""
     rows = [
-        ShownSetting(name, shown_value(name, value), sources.get(name, "default"))
+        {"option": name, "value": shown_value(name, value), "source": sources.get(name, "default")}
         for name, value in sorted(values.items())
         if name != "target"
     ]
-    rows += [ShownSetting(f"azure.{key}", redact(value), source) for key, value, source in azure]
+    rows += [{"option": f"azure.{key}", "value": redact(value), "source": source} for key, value, source in azure]
     columns = [
-        Column("Option", lambda row: row.option),
-        Column("Value", lambda row: row.value, folds=12),
-        Column("From", lambda row: row.source),
+        Column("Option", lambda row: row["option"]),
+        Column("Value", lambda row: row["value"], folds=12),
+        Column("From", lambda row: row["source"]),
     ]
-    if output.format.value == "json":
-        output.json([row._asdict() for row in rows])
-    else:
-        output.table(rows, columns, quiet=lambda row: f"{row.option}={row.value}")
+    output.table(rows, columns, quiet=lambda row: f"{row['option']}={row['value']}")
 
 
 def shown_value(name: str, value: Any) -> str:
@@ -182,19 +153,15 @@ def shown_value(name: str, value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, (list, tuple)):
-        masked = mask_line if name in COMMAND_LINES else _masked
-        return ", ".join(masked(str(entry)) for entry in value)
+        return ", ".join(
+            mask_line(str(each)) if name in COMMAND_LINES else mask_arguments([str(each)])[0] for each in value
+        )
     if name in (*COMMAND_LINES, *PUBLIC):
         return mask_line(str(value))
-    return _masked(f"{name}={value}").partition("=")[2]
+    return mask_arguments([f"{name}={value}"])[0].partition("=")[2]
 
 
-def _masked(entry: str) -> str:
-    """A KEY=VALUE entry with a secret's value masked."""
-    return mask_arguments([entry])[0]
-
-
-COLUMNS = (
+SYNCED_COLUMNS = (
     Column("RUN", lambda synced: synced.run, rank=1, least=20),
     Column(
         "EVENT FILES", lambda synced: f"{synced.files:,}", plain=lambda synced: str(synced.files), rank=2, right=True
@@ -209,15 +176,3 @@ COLUMNS = (
     ),
     Column("FOLDER", lambda synced: shown_path(str(synced.folder)), plain=lambda synced: str(synced.folder)),
 )
-
-
-def print_event_folders(output: Output, runs: Iterable[Any]) -> None:
-    """Where the event files of *runs* are: a line a run, or the folders alone."""
-    output.table(runs, COLUMNS, quiet=lambda synced: str(synced.folder))
-
-
-def print_tensorboard_url(output: Output, url: str, runs: Iterable[str]) -> None:
-    """Where TensorBoard is, in one line that is there at once, also for a program at the other end of a pipe."""
-    output.result({"url": url, "runs": list(runs)}, human=f"TensorBoard: {url}", quiet=url)
-    output.flush()
-    output.notice("Ctrl-C ends it.")

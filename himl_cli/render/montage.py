@@ -76,11 +76,9 @@ def _document(result: MontageResult, files: Sequence[WrittenFile]) -> dict[str, 
         "columns": result.columns,
         "rows": result.rows,
         "slides": len(result.cells),
-        "failed": [{**_named(cell), "reason": cell.reason} for cell in result.failed],
-        "failed_masks": [
-            {**_named(cell), "mask": cell.mask, "reason": cell.reason} for cell in result.troubled if cell.is_ok
-        ],
-        "remarks": [{**_named(cell), "remark": cell.remark} for cell in result.cells if cell.remark],
+        "failed": [_cell(cell, "reason") for cell in result.failed],
+        "failed_masks": [_cell(cell, "mask", "reason") for cell in result.troubled if cell.is_ok],
+        "remarks": [_cell(cell, "remark") for cell in result.cells if cell.remark],
         "seconds": round(result.seconds, 3),
     }
 
@@ -89,5 +87,5 @@ def _sides(size: tuple[int, int] | None) -> dict[str, int | None]:
     return {"width": size[0] if size else None, "height": size[1] if size else None}
 
 
-def _named(cell: CellOutcome) -> dict[str, str]:
-    return {"slide_id": cell.slide_id, "image": cell.image}
+def _cell(cell: CellOutcome, *names: str) -> dict[str, Any]:
+    return {name: getattr(cell, name) for name in ("slide_id", "image", *names)}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
@@ -50,11 +49,6 @@ class Output:
         """Whether a person reads stdout."""
         return sys.stdout.isatty()
 
-    @property
-    def draws_progress(self) -> bool:
-        """Whether bars may be drawn on stderr."""
-        return self.format is Format.human and sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
-
     def result(self, data: Any, *, human: str | Callable[[], str], quiet: str | Iterable[str] = ()) -> None:
         """One result in three forms: *data* as a JSON document, *human* text, *quiet* lines. Only the form asked for is
         made."""
@@ -90,13 +84,10 @@ class Output:
             shown = columns(rows) if callable(columns) else columns
             if not rows and empty:
                 self.notice(empty)
-            self.lines(
-                [as_table(rows, shown)]
-                if self.is_terminal and rows
-                else []
-                if self.is_terminal
-                else as_tabs(rows, shown)
-            )
+            if not self.is_terminal:
+                self.lines(as_tabs(rows, shown))
+            elif rows:
+                self.lines([as_table(rows, shown)])
 
     def json(self, data: Any, *, is_form: bool = False) -> None:
         """*data* as one strict JSON document in UTF-8, whatever the terminal's encoding; *is_form*: it has the form of
@@ -128,12 +119,6 @@ class Output:
         """Names, a line each: as they are for programs; on a terminal, which would obey control characters in them,
         without those."""
         self.lines(map(one_line, names) if self.is_terminal else names)
-
-    def null_ended(self, names: Iterable[str]) -> None:
-        """Names as they are, each with a null character after it."""
-        for name in names:
-            self.write(encoded(f"{name}\0", sys.stdout))
-        self.flush()
 
     def write(self, data: bytes) -> None:
         """Bytes for stdout, as they are."""
@@ -183,11 +168,6 @@ class Output:
         sys.stderr.write(f"{one_line(question)} [y/N] ")
         sys.stderr.flush()
         return sys.stdin.readline().strip().lower() in ("y", "yes")
-
-    def insist(self, question: str) -> None:
-        """As `confirm`, and anything but yes raises Declined."""
-        if not self.confirm(question):
-            raise Declined("Nothing was done.")
 
     def _to_stdout(self, act: Callable[[IO[bytes]], object]) -> None:
         try:

@@ -47,11 +47,6 @@ class Curve:
     def last(self) -> float:
         return float(self.values[-1])
 
-    @property
-    def is_broken(self) -> bool:
-        """Whether there are values that cannot be drawn."""
-        return not bool(np.isfinite(self.values).all())
-
 
 @dataclass(frozen=True)
 class Spread:
@@ -295,10 +290,6 @@ def families_of(aggregation: Aggregation) -> list[Family]:
             part = begin // MOST_PANELS + 1 if len(panels) > MOST_PANELS else 0
             families.append(Family(name, panels[begin : begin + MOST_PANELS], part))
     return families
-
-
-def _natural_order(text: str) -> list[tuple[int, str]]:
-    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", text)]
 
 
 def curves_by_metric(families: Sequence[Family]) -> Mapping[str, Sequence[Curve]]:

@@ -65,7 +65,7 @@ def draw_panel(axes: Any, panel: Panel, scheme: Scheme, names: Sequence[str], ru
     there."""
     handles = _draw_curves(axes, panel, scheme) if panel.has_steps else _draw_values(axes, panel, scheme, names)
     axes.set_title(plain(shorten(panel.metric, 44)), loc="left", fontsize=10, fontweight="bold")
-    lacking, broken = runs - len(panel.curves), sum(curve.is_broken for curve in panel.curves)
+    lacking, broken = runs - len(panel.curves), sum(not np.isfinite(curve.values).all() for curve in panel.curves)
     beyond = limits_of(np.concatenate([curve.values for curve in panel.curves])).beyond
     remarks = [f"{lacking} of {runs} runs without it"] if lacking else []
     remarks += [f"NaN or infinite values in {broken} run{'s' if broken > 1 else ''}"] if broken else []
@@ -291,7 +291,11 @@ def figure_of(family: Family, children: Sequence[Child], scheme: Scheme, names: 
         axes.set_axisbelow(True)
         axes.tick_params(labelsize=8)
         explained |= draw_panel(axes, family.panels[place], scheme, names, runs)
-    figure.suptitle(plain(_title(family, children)), x=0.01, ha="left", fontsize=13)
+    experiments = {child.run.experiment for child in children}
+    of = f" — {experiments.pop()}" if len(experiments) == 1 else ""
+    total = f"{f'{runs} of ' if runs < len(children) else ''}{len(children)} run{'s' * (len(children) != 1)}"
+    title = f"{shorten(family.title, 50)}{shorten(of, 40)} ({total})"
+    figure.suptitle(plain(title), x=0.01, ha="left", fontsize=13)
     if scheme.scale:
         _add_colour_bar(figure, grid.flat[: len(family.panels)], scheme.scale)
     handles = [
@@ -317,16 +321,6 @@ def figure_of(family: Family, children: Sequence[Child], scheme: Scheme, names: 
             alignment="left",
         )
     return figure
-
-
-def _title(family: Family, children: Sequence[Child]) -> str:
-    experiments = {child.run.experiment for child in children}
-    of = f" — {experiments.pop()}" if len(experiments) == 1 else ""
-    shown, runs = sum(map(is_shown, children)), len(children)
-    return (
-        f"{shorten(family.title, 50)}{shorten(of, 40)} ({f'{shown} of ' if shown < runs else ''}{runs} "
-        f"run{'s' if runs != 1 else ''})"
-    )
 
 
 def _foot(children: Sequence[Child], names: Sequence[str]) -> str:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from threading import Lock
 from typing import TYPE_CHECKING
 
-from himl_cli.core.events import Counting, Event, Finished, Moved, Notice, Notify, Planned
+from himl_cli.core.events import Event, Notice, Notify
 from himl_cli.core.redaction import redact
 from himl_cli.render.errors import one_line
+from himl_cli.render.output import Format
 
 if TYPE_CHECKING:
     from himl_cli.render.bars import Bars
@@ -43,11 +46,22 @@ class Watcher:
     def __call__(self, event: Event) -> None:
         with self._turn:
             if isinstance(event, Notice):
-                self._say(event.text)
-            elif not self._is_closed and (
-                self._bars is not None or self._output.draws_progress
-            ):  # with bars, Rich 13 and 14 have stderr be no terminal
-                self._draw(event)
+                if self._bars is None:
+                    self._output.notice(event.text)
+                else:
+                    self._bars.say(one_line(redact(event.text)))
+            elif self._bars is not None:  # then Rich 13 and 14 have stderr be no terminal
+                self._bars.draw(event)
+            elif (
+                not self._is_closed
+                and self._output.format is Format.human
+                and sys.stderr.isatty()
+                and os.environ.get("TERM") != "dumb"
+            ):
+                from himl_cli.render.bars import Bars
+
+                self._bars = Bars()
+                self._bars.draw(event)
 
     def close(self) -> None:
         with self._turn:
@@ -55,25 +69,3 @@ class Watcher:
             if self._bars is not None:
                 self._bars.stop()
                 self._bars = None
-
-    def _say(self, text: str) -> None:
-        if self._bars is None:
-            self._output.notice(text)
-        else:
-            self._bars.say(one_line(redact(text)))
-
-    def _draw(self, event: Event) -> None:
-        if self._bars is None:
-            from himl_cli.render.bars import Bars
-
-            self._bars = Bars()
-        if isinstance(event, Planned):
-            self._bars.add_bytes(event.bytes)
-        elif isinstance(event, Moved):
-            self._bars.move_bytes(event.bytes)
-        elif isinstance(event, Finished):
-            self._bars.end_file()
-        elif isinstance(event, Counting):
-            self._bars.add_things(event.unit, event.total)
-        else:
-            self._bars.end_thing()

@@ -118,17 +118,13 @@ def cancel_text(outcome: Any) -> str:
     return f"Asked run '{outcome.id}' to stop{meanings.get(outcome.kind, '')}."
 
 
-def deletion_text(runs: Sequence[Run], below: Mapping[str, str]) -> str:
-    """What would be deleted; *below* says by id what goes with a run (`4 trials`; empty: nothing)."""
+def deletion_question(runs: Sequence[Run], below: Mapping[str, str]) -> str:
+    """Whether to delete the runs; *below* says by id what goes with a run (`4 trials`; empty: nothing)."""
     if len(runs) == 1:
         also = below[runs[0].id]
-        return f"Delete run '{runs[0].id}' with {f'its {also} and all their files' if also else 'all its files'}"
+        return f"Delete run '{runs[0].id}' with {f'its {also} and all their files' if also else 'all its files'}?"
     names = ", ".join(f"{run.id} (with its {below[run.id]})" if below[run.id] else run.id for run in runs)
-    return f"Delete {len(runs)} runs with all their files: {names}"
-
-
-def deleted_text(run: Run, below: str) -> str:
-    return f"Deleted run '{run.id}' and its {below}." if below else f"Deleted run '{run.id}'."
+    return f"Delete {len(runs)} runs with all their files: {names}?"
 
 
 LONGEST_NAME = 40

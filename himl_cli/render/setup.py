@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from himl_cli.core.redaction import redact
-from himl_cli.core.workspaces import Check, CheckState, PreparedFile, SetUp, WorkspaceFacts
+from himl_cli.core.workspaces import Check, CheckState, SetUp, WorkspaceFacts
 from himl_cli.render.errors import one_line
 from himl_cli.render.output import Format, Output
 from himl_cli.render.terminal import folded, styled, width
@@ -65,30 +65,24 @@ def print_set_up(output: Output, done: SetUp, folder: Path) -> None:
 
 
 def _lines(done: SetUp, folder: Path) -> Iterator[str]:
+    """On a terminal lines are folded, with the rest below the beginning."""
+
+    def shown(path: Path) -> str:
+        return str(path.relative_to(folder) if path.is_relative_to(folder) else path)
+
+    def item(text: str, indent: str = "") -> str:
+        line = one_line(text)
+        lines = folded(line, width() - len(indent) - 2) if sys.stdout.isatty() else [line]
+        return indent + f"\n{indent}  ".join(lines)
+
     for file in done.files:
-        yield from _item(f"{_verb(file)} {_shown(file.path, folder)}{': ' if file.keys else ''}{', '.join(file.keys)}")
+        verb = "Wrote" if file.is_new else "Already there:"
+        yield item(f"{verb} {shown(file.path)}{': ' if file.keys else ''}{', '.join(file.keys)}")
     if len(done.read) > 1:
-        yield from _item(f"Read {', '.join(_shown(path, folder) for path in done.read)}")
+        yield item(f"Read {', '.join(map(shown, done.read))}")
     if done.left_out:
         yield "Left out:"
-        for left in done.left_out:
-            yield from _item(f"{left.name}: {left.why}", "  ")
-
-
-def _item(text: str, indent: str = "") -> Iterator[str]:
-    """One line; on a terminal folded, with the rest below the beginning."""
-    line = one_line(text)
-    first, *rest = folded(line, width() - len(indent) - 2) if sys.stdout.isatty() else [line]
-    yield f"{indent}{first}"
-    yield from (f"{indent}  {each}" for each in rest)
-
-
-def _verb(file: PreparedFile) -> str:
-    return "Wrote" if file.is_new else "Already there:"
-
-
-def _shown(path: Path, folder: Path) -> str:
-    return str(path.relative_to(folder) if path.is_relative_to(folder) else path)
+        yield from (item(f"{left.name}: {left.why}", "  ") for left in done.left_out)
 
 
 LABEL = 17
@@ -98,10 +92,7 @@ def workspace_view(facts: WorkspaceFacts) -> Iterator[str]:
     """Its name and where that was read, then a line a fact. Values are never folded: they are there to be copied."""
     yield styled(one_line(facts.label), "bold")
     for name, value in {"read from": facts.source, **facts.facts}.items():
+        first, *rest = name.split("_")
+        title = " ".join([first.capitalize(), *(word.upper() if word in ("id", "url") else word for word in rest)])
         if value:
-            yield f"  {styled(_title(name).ljust(LABEL), 'dim')}  {one_line(value)}"
-
-
-def _title(name: str) -> str:
-    words = name.split("_")
-    return " ".join([words[0].capitalize(), *(word.upper() if word in ("id", "url") else word for word in words[1:])])
+            yield f"  {styled(title.ljust(LABEL), 'dim')}  {one_line(value)}"

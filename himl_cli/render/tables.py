@@ -64,33 +64,26 @@ def as_table(rows: Sequence[Any], columns: Sequence[Column]) -> str:
 
 def fitted(natural: Sequence[int], columns: Sequence[Column], width: int) -> list[int]:
     """The width of each column so that all fit into *width*; 0 for a column that is left out."""
+    by_rank = sorted(range(len(columns)), key=lambda place: -columns[place].rank)
+    ranked = [place for place in by_rank if columns[place].rank > 0]
+    titles = [len(column.title) for column in columns]
+    # Columns and to how many characters each goes (0: it is left out), in the order in which that is tried
+    ways = [(place, max(columns[place].least, titles[place])) for place in ranked]
+    ways += [(place, 0) for place in ranked if columns[place].rank > 1]
+    ways += [(place, max(column.folds, titles[place])) for place, column in enumerate(columns) if column.folds]
+    ways += [(place, 0) for place in ranked if columns[place].rank == 1]
     widths = list(natural)
-    for place, least in _ways_to_make_room(columns):
-        excess = sum(widths) + GAP * (sum(1 for size in widths if size) - 1) - width
-        if excess > 0:
-            widths[place] = max(min(least, widths[place]), widths[place] - excess) if least else 0
-    return _given_back(widths, natural, columns, width)
 
+    def room() -> int:
+        return width - sum(widths) - GAP * (sum(1 for size in widths if size) - 1)
 
-def _ways_to_make_room(columns: Sequence[Column]) -> Iterator[tuple[int, int]]:
-    """Columns and to how many characters each goes (0: it is left out), in the order in which that is tried."""
-    by_rank = sorted(
-        (place for place, column in enumerate(columns) if column.rank > 0), key=lambda place: -columns[place].rank
-    )
-    yield from ((place, max(columns[place].least, len(columns[place].title))) for place in by_rank)
-    yield from ((place, 0) for place in by_rank if columns[place].rank > 1)
-    yield from ((place, max(column.folds, len(column.title))) for place, column in enumerate(columns) if column.folds)
-    yield from ((place, 0) for place in by_rank if columns[place].rank == 1)
-
-
-def _given_back(widths: list[int], natural: Sequence[int], columns: Sequence[Column], width: int) -> list[int]:
-    """Room that a left-out column made goes to the columns that had shrunk, the most important first."""
-    room = width - sum(widths) - GAP * (sum(1 for size in widths if size) - 1)
+    for place, least in ways:
+        if room() < 0:
+            widths[place] = max(min(least, widths[place]), widths[place] + room()) if least else 0
+    # Room that a left-out column made goes to the columns that had shrunk, the most important first
     for place in sorted(range(len(columns)), key=lambda place: columns[place].rank):
-        if widths[place] and room > 0:
-            more = min(room, natural[place] - widths[place])
-            widths[place] += more
-            room -= more
+        if widths[place] and room() > 0:
+            widths[place] += min(room(), natural[place] - widths[place])
     return widths
 
 
@@ -177,8 +170,17 @@ Row = Mapping[str, object]
 def row_columns(rows: Sequence[Row]) -> list[Column]:
     """A column a key, in the order in which they first come; later ones make room first where the terminal is
     narrow."""
-    names = dict.fromkeys(name for row in rows for name in row)
-    return [_column(rank, name, rows) for rank, name in enumerate(names)]
+
+    def column(rank: int, name: str) -> Column:
+        return Column(
+            name.replace("_", " ").upper(),
+            lambda row: _shown(row.get(name)),
+            lambda row: plain_value(row.get(name)),
+            rank=rank,
+            right=all(isinstance(row.get(name), (int, float, type(None))) for row in rows),
+        )
+
+    return [column(rank, name) for rank, name in enumerate(dict.fromkeys(name for row in rows for name in row))]
 
 
 def first_value(row: Row) -> str:
@@ -191,17 +193,6 @@ def plain_value(value: object) -> str:
     not."""
     form = json_form(value)
     return "" if form is None else form if isinstance(form, str) else json.dumps(form, ensure_ascii=False)
-
-
-def _column(rank: int, name: str, rows: Sequence[Row]) -> Column:
-    are_numbers = all(isinstance(row.get(name), (int, float, type(None))) for row in rows)
-    return Column(
-        name.replace("_", " ").upper(),
-        lambda row: _shown(row.get(name)),
-        lambda row: plain_value(row.get(name)),
-        rank=rank,
-        right=are_numbers,
-    )
 
 
 def _shown(value: object) -> str:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime, timedelta, timezone
-from typing import Any
 
 from himl_cli.core.blobs import TransferResult, causes, named
 from himl_cli.core.checkpoints import FetchedCheckpoint, LinkedCheckpoint, PushedCheckpoints
+from himl_cli.render.jobs import print_run
 from himl_cli.render.json import run_form, utc_text
 from himl_cli.render.output import Format, Output
 from himl_cli.render.tables import Column
@@ -43,10 +43,9 @@ def print_transfer(
     if is_listed:
         for line in _left(result):
             output.notice(line)
-    data: dict[str, Any] = {**result.as_record(), "places": list(places)}
     is_nothing = result.is_empty and nothing
     output.result(
-        data,
+        {**result.as_record(), "places": list(places)},
         human=lambda: nothing if is_nothing else summary(result, verb, places, inside),
         quiet=() if is_nothing else places,
     )
@@ -57,19 +56,17 @@ def summary(result: TransferResult, verb: str, places: Sequence[str], inside: st
     """One line: `Downloaded 3 files (1.2 MB) to 'outputs/run_1' in 0.4s; 5 were complete already.`"""
     where = f" to '{places[0]}'" if len(places) == 1 else f" to {len(places)} folders"
     where += f" ({inside})" if inside else ""
-    said = [f"{verb} {_files(result.files)} ({size_text(result.bytes)}){where} in {duration_text(result.seconds)}"]
+    files = f"{result.files:,} file{'s' * (result.files != 1)}"
+    said = [f"{verb} {files} ({size_text(result.bytes)}){where} in {duration_text(result.seconds)}"]
     differ = "left because it differs" if len(result.differing) == 1 else "left because they differ"
-    for count, words in (
+    counts = (
         (result.skipped, "complete already"),
         (result.unverified, "not verifiable"),
         (len(result.differing), differ),
-    ):
-        if count:
-            said.append(f"{count:,} {words}")
-    for count, words in ((len(result.refused), "left out"), (len(result.failed), "failed")):
-        if count:
-            said.append(f"{count:,} {words}")
-    return "; ".join(said) + "."
+        (len(result.refused), "left out"),
+        (len(result.failed), "failed"),
+    )
+    return "; ".join([*said, *(f"{count:,} {words}" for count, words in counts if count)]) + "."
 
 
 def _left(result: TransferResult) -> Iterable[str]:
@@ -87,45 +84,31 @@ def _left(result: TransferResult) -> Iterable[str]:
         yield f"... and {len(lines) - LISTED:,} more; --json lists them all."
 
 
-def _files(count: int) -> str:
-    return f"{count:,} file{'' if count == 1 else 's'}"
-
-
 def print_fetched_checkpoint(output: Output, fetched: FetchedCheckpoint, digest: Callable[[], str | None]) -> None:
     """The path alone on stdout, where it came from on stderr: `"$(himl checkpoint fetch RUN)"` is the path. *digest*
     gives the MD5 in hex digits."""
-    if fetched.status != "local":
-        output.notice(_came(fetched))
-    data = _form(fetched, digest()) if output.format is Format.json else None
-    output.result(data, human=fetched.shown, quiet=fetched.shown)
-
-
-def _came(fetched: FetchedCheckpoint) -> str:
     what = f"'{fetched.names[0]}'" if len(fetched.names) == 1 else f"{len(fetched.names):,} files"
     where = f"of run '{fetched.run.id}'" if fetched.run is not None else f"from {fetched.address}"
     if fetched.status == "complete":
         said = f"{what} {where} {'is' if len(fetched.names) == 1 else 'are'} complete here already."
     else:
         said = f"Fetched {what} {where} ({size_text(fetched.size)}) in {duration_text(fetched.seconds)}."
-    if fetched.unverified:
-        said += " No MD5 is on record to check it by."
-    return said
-
-
-def _form(fetched: FetchedCheckpoint, md5: str | None) -> dict[str, Any]:
-    return {
+    if fetched.status != "local":
+        output.notice(f"{said}{' No MD5 is on record to check it by.' if fetched.unverified else ''}")
+    document = {
         "path": fetched.shown,
         "status": fetched.status,
         "run": fetched.run.id if fetched.run is not None else None,
         "address": fetched.address or None,
         "names": list(fetched.names),
         "size": fetched.size,
-        "md5": md5,
+        "md5": digest() if output.format is Format.json else None,
         "verified": not fetched.unverified if fetched.status == "fetched" else None,
         "epoch": fetched.epoch,
         "metric": fetched.metric or None,
         "value": fetched.value,
     }
+    output.result(document, human=fetched.shown, quiet=fetched.shown)
 
 
 def print_pushed_checkpoints(output: Output, pushed: PushedCheckpoints) -> None:
@@ -146,15 +129,8 @@ def print_pushed_checkpoints(output: Output, pushed: PushedCheckpoints) -> None:
         "checkpoint": pushed.start,
     }
     output.result(data, human=run.id, quiet=run.id)
-    studio = f" Studio: {run.url}" if run.url else ""
-    output.notice(
-        f"{count:,} file{'s' * (count != 1)} in run {run.id} (experiment {run.experiment}) in {run.workspace}.{studio}"
-    )
+    print_run(output, run, f"{count:,} file{'s' * (count != 1)} in run", url=run.url)
     output.notice(f"Start from it: himl submit SCRIPT --checkpoint {pushed.start}")
-
-
-def print_rank_does_nothing(output: Output, rank: int) -> None:
-    output.notice(f"Rank {rank} pushes nothing: rank 0 does.")
 
 
 NEARLY = timedelta(minutes=16)

@@ -44,7 +44,7 @@ def installation_checks(lines: Sequence[str] | None = None) -> Iterator[Check]:
     try:
         wanted = requirements(lines if lines is not None else requires(PACKAGE) or ())
     except PackageNotFoundError:
-        said = f"Not looked at: {PACKAGE} is not installed, and runs from '{Path(__file__).parents[2]}'."
+        said = f"Not looked at: {PACKAGE} is not installed, and runs from '{Path(__file__).parents[1]}'."
         yield Check.note("packages", said, f"To install it: {sys.executable} -m {install_command()}")
         return
     yield packages_check([one for one in wanted if not one.extra])

@@ -18,13 +18,14 @@ BYTES = {"KB": 1e3, "MB": 1e6, "": 1.0}
 RUN = "train_1795161581_b15e2215"
 TABLE = "{run}  Completed  09:31    {row}\nepoch 1/5  loss 0.512  0.11 s\nCompleted in {time}. See {run}\nDownloaded 1 file to 'outputs' in 0.4s."
 BARS = """
+from himl_cli.core.events import Counting, Finished, Moved, Planned
 from himl_cli.render.bars import Bars
 print("before", flush=True)
 bars = Bars()
-bars.add_bytes(10)
-bars.add_things("slides", 2)
-bars.move_bytes(10)
-bars.end_file()
+bars.draw(Planned(1, 10))
+bars.draw(Counting("slides", 2))
+bars.draw(Moved("x", 10))
+bars.draw(Finished("x"))
 bars.say("a notice")
 bars.stop()
 print("done")
