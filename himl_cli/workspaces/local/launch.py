@@ -20,7 +20,6 @@ from himl_cli.core.errors import BadUsage, DiskFailed, HimlError, Interrupted, J
 from himl_cli.core.jobs import EntryKind, JobSpec
 from himl_cli.core.processes import ProcessLock, detached, interruptions, is_held
 from himl_cli.core.redaction import mask_arguments, mask_line
-from himl_cli.core.runs import new_run_id
 from himl_cli.workspaces.local.job_environment import find_shell, needs_shell
 from himl_cli.workspaces.local.launch_request import LaunchRequest
 from himl_cli.workspaces.local.run_folder import RunFolder, explain_disk_error
@@ -48,11 +47,6 @@ def launch(workspace: Path, spec: JobSpec, inputs: Mapping[str, str], outputs: M
         tagged, shown = with_recovery_id(spec, run_id), shown_command(spec)
         request = LaunchRequest(str(folder.path), str(workspace), tagged, shown, inputs, outputs, stdin)
         begin(SUPERVISOR, request.to_json(), folder, handles)
-
-
-def chosen_run_id(spec: JobSpec) -> str:
-    """The id that the job asks for, else a new one."""
-    return spec.run_id or new_run_id(spec.experiment)
 
 
 def with_recovery_id(spec: JobSpec, run_id: str) -> JobSpec:

@@ -38,7 +38,7 @@ from himl_cli.core.sweeps import (
 )
 from himl_cli.workspaces.local.job_data import output_folder, resolve_folders, trial_output
 from himl_cli.workspaces.local.job_environment import fill_command, job_command
-from himl_cli.workspaces.local.launch import check_shell, chosen_run_id, shown_command, with_recovery_id
+from himl_cli.workspaces.local.launch import check_shell, shown_command, with_recovery_id
 from himl_cli.workspaces.local.launch_request import (
     Form,
     LaunchRequest,
@@ -172,7 +172,7 @@ def plan_sweep(workspace: Path, spec: JobSpec, datastore: Path, notify: Notify) 
             if isinstance(value, str):
                 _filled(spec, {name: value})
     check_shell(spec)
-    run_id = chosen_run_id(spec)
+    run_id = spec.run_id or new_run_id(spec.experiment)
     inputs, _ = resolve_folders(spec, datastore, run_id, notify)
     shown = spec if is_line else replace(spec, arguments=with_search_space(spec.arguments, spec.sweep.space))
     job = PlannedJob(spec, shown_command(shown), str(datastore), inputs, "code")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from math import isfinite, prod
@@ -12,7 +12,16 @@ from statistics import fmean, stdev
 
 from himl_cli.core.errors import HimlError
 from himl_cli.core.runs import TRIES, Run, RunStatus
-from himl_cli.core.sweeps import BEST_TRIAL, REPEATED, STOPPED_EARLY, EarlyStop, Trial, best_of, hyperparameters_of
+from himl_cli.core.sweeps import (
+    BEST_TRIAL,
+    REPEATED,
+    STOPPED_EARLY,
+    EarlyStop,
+    Scalar,
+    Trial,
+    best_of,
+    hyperparameters_of,
+)
 from himl_cli.workspaces.local.children import Children, describe_end
 from himl_cli.workspaces.local.metric_store import MetricStore
 from himl_cli.workspaces.local.plan import trial_id, trial_request
@@ -29,7 +38,8 @@ class Started:
     """A trial that was started: the values of the primary metric in the order logged, how far these were read, how it
     ended."""
 
-    trial: Trial
+    index: int
+    values: Mapping[str, Scalar]
     run_id: str
     metric: list[float] = field(default_factory=list)
     place: int = 0
@@ -41,6 +51,10 @@ class Started:
     """Why it is to stop early; said to it until it has ended."""
 
     @property
+    def trial(self) -> Trial:
+        return Trial(self.index, self.values, self.metric, is_over=self.status is not None)
+
+    @property
     def is_done(self) -> bool:
         return self.status is RunStatus.completed or self.is_stopped_early
 
@@ -48,9 +62,9 @@ class Started:
     def title(self) -> str:
         values = [
             f"{name}={value:.6g}" if isinstance(value, float) else f"{name}={value}"
-            for name, value in self.trial.values.items()
+            for name, value in self.values.items()
         ]
-        return ", ".join([f"trial {self.trial.index}", *values])
+        return ", ".join([f"trial {self.index}", *values])
 
 
 class Sweep:
@@ -103,15 +117,15 @@ class Sweep:
             if run.id not in numbers:
                 continue
             index = numbers[run.id]
-            started = Started(Trial(index, hyperparameters_of(run.tags)), run.id, is_again=TRIES in run.tags)
+            started = Started(index, hyperparameters_of(run.tags), run.id, is_again=TRIES in run.tags)
             self._started[run.id] = started
             if is_at_work:
                 left.discard(index)
-                self._watch(started)
+                self._at_work[run.id] = started
                 self._children.adopt(run.id)
             elif run.status is RunStatus.completed or _is_stopped_early(run):
                 left.discard(index)
-                self._note_status(started, run)
+                started.status, started.is_stopped_early = run.status, _is_stopped_early(run)
             else:  # another attempt, with the same values
                 started.is_again = True
                 self._children.store.delete_tag(run.id, STOPPED_EARLY)
@@ -126,42 +140,31 @@ class Sweep:
         if started is None:
             values = self._sampler(index, [each.trial for each in self._started.values()])
             assert values is not None, f"trial {index} of {self.total}"
-            started = Started(Trial(index, values), run_id)
-        self._watch(started)
+            started = Started(index, values, run_id)
+        self._started[run_id] = self._at_work[run_id] = started
         self._log(f"{started.title}: started, {run_id}")
         try:
-            request = trial_request(self._plan, index, started.trial.values)
+            request = trial_request(self._plan, index, started.values)
         except HimlError as err:  # a file lies where its output's folder is to be
             self._children.add_ended(run_id, str(err))
         else:
             self._children.start(request)
-
-    def _watch(self, started: Started) -> None:
-        started.trial = replace(started.trial, metric=started.metric)  # the same list: what is read is seen there
-        self._started[started.run_id] = self._at_work[started.run_id] = started
 
     def _note_end(self, run: Run | None, run_id: str, trouble: str) -> None:
         started = self._at_work.pop(run_id)
         with self._children.logging_errors():
             self._read_metrics([started])
         if run is None:
-            status, text = RunStatus.failed, f"could not be started: {trouble}"
-            started.status = status
+            started.status, text = RunStatus.failed, f"could not be started: {trouble}"
         else:
-            status = run.status
-            self._note_status(started, run)
+            started.status, started.is_stopped_early = run.status, _is_stopped_early(run)
             is_judged = started.verdict and started.is_stopped_early
             text = describe_end(replace(run, reason="") if is_judged else run) + self._metric_text(started)
-            if status is RunStatus.failed and (lines := self._children.last_lines(run, 1)):
+            if run.status is RunStatus.failed and (lines := self._children.last_lines(run, 1)):
                 text += f"; its last line: {lines[0].strip()}"
-        self._ends.append(status)
+        self._ends.append(started.status)
         ended = sum(1 for each in self._started.values() if each.status)
         self._log(f"{started.title}: {text} ({ended} of {self.total} ended)")
-
-    def _note_status(self, started: Started, run: Run) -> None:
-        started.status = run.status
-        started.is_stopped_early = _is_stopped_early(run)
-        started.trial = replace(started.trial, is_over=True, metric=started.metric)
 
     def _read_metrics(self, some: Iterable[Started]) -> bool:
         """Take what was logged since the last look. Whether anything was. Raises HimlError."""
@@ -186,25 +189,23 @@ class Sweep:
                 if (version := self._metrics.version()) != self._version:
                     self._is_to_judge |= self._read_metrics(self._at_work.values())
                     self._version = version
+            verdicts: Mapping[int, str] = {}
             if self._is_to_judge:
-                self._judge(policy)
+                trials = [each.trial for each in self._started.values()]
+                verdicts, self._is_to_judge = trials_to_stop(policy, self._spec.goal, trials), False
+            for index, why in verdicts.items():
+                judged = self._at_work.get(trial_id(self._plan, index))
+                if judged is None or judged.verdict:
+                    continue
+                with self._children.logging_errors():
+                    self._children.store.tag(judged.run_id, {STOPPED_EARLY: policy.policy})
+                    judged.verdict, judged.is_stopped_early = why, True
+                    self._log(f"{judged.title}: {why}")
+                self._is_to_judge |= not judged.verdict
             self._next_look = time.monotonic() + max(POLL_SECONDS, SHARE_OF_TIME * (time.monotonic() - begin))
         for started in self._at_work.values():  # again and again, as of a sweep that was canceled
             if started.verdict:
                 self._children.cancel(started.run_id, started.verdict)
-
-    def _judge(self, policy: EarlyStop) -> None:
-        verdicts = trials_to_stop(policy, self._spec.goal, [each.trial for each in self._started.values()])
-        self._is_to_judge = False
-        for index, why in verdicts.items():
-            started = self._at_work.get(trial_id(self._plan, index))
-            if started is None or started.verdict:
-                continue
-            with self._children.logging_errors():
-                self._children.store.tag(started.run_id, {STOPPED_EARLY: policy.policy})
-                started.verdict, started.is_stopped_early = why, True
-                self._log(f"{started.title}: {why}")
-            self._is_to_judge |= not started.verdict
 
     def _log_best(self) -> None:
         """Which trial is the best, and tag it; of folds and seeds, their mean."""
@@ -216,22 +217,23 @@ class Sweep:
             if values:
                 runs = f"{len(values)} run{'s' * (len(values) != 1)}"
                 self._log(f"{name}: mean {fmean(values):.6g}{spread} of {runs}")
+                return
+            what = "of which the mean counts"
         else:
-            values = []
             scored = [(best_of(self._spec.goal, each.metric), each) for each in self._started.values()]
             known = [(score, each) for score, each in scored if score is not None]
             known = [(score, each) for score, each in known if each.is_done] or known
             if known:
                 wanted = best_of(self._spec.goal, (score for score, _ in known))
-                best = min((each for score, each in known if score == wanted), key=lambda each: each.trial.index)
+                best = min((each for score, each in known if score == wanted), key=lambda each: each.index)
                 with suppress(HimlError):  # a disk that is full now must not hide how the sweep ended
                     self._children.store.tag(self._plan.run_id, {BEST_TRIAL: best.run_id})
                 status = best.status.value.lower() if best.status else "open"
                 word = "best" if best.is_done else f"best (none was completed, this one is {status})"
                 self._log(f"{word}: {best.title}{self._metric_text(best)}, {best.run_id}")
                 return
-        if not values and self._started:
-            what = "of which the mean counts" if self._spec.kind in REPEATED else "by which they are compared"
+            what = "by which they are compared"
+        if self._started:
             self._log(f"no trial logged a value of '{name}', {what} (--primary_metric)")
 
     def _outcome(self, not_started: int) -> Outcome:

@@ -14,7 +14,7 @@ from himl_cli.core.errors import BadUsage, DiskFailed, HimlError, NotFound, RunN
 from himl_cli.core.events import Notice, Notify
 from himl_cli.core.jobs import DataSpec, JobSpec, PipelineSpec
 from himl_cli.core.results import Logged, NewRun, RunEnd, RunResults
-from himl_cli.core.runs import LoggedValues, Metric, Run, RunQuery, RunStatus
+from himl_cli.core.runs import LoggedValues, Metric, Run, RunQuery, RunStatus, new_run_id
 from himl_cli.core.text import near_matches
 from himl_cli.core.workspaces import Check, WorkspaceFacts
 from himl_cli.workspaces.base import BlobStore, FolderWorkspace
@@ -191,14 +191,14 @@ class LocalWorkspace(FolderWorkspace):
 
     def submit(self, spec: JobSpec, *, notify: Notify) -> Run:
         from himl_cli.workspaces.local.job_data import resolve_folders
-        from himl_cli.workspaces.local.launch import chosen_run_id, launch
+        from himl_cli.workspaces.local.launch import launch
 
         datastore = self._default_folder(spec.default_datastore)
         if spec.sweep is not None:
             from himl_cli.workspaces.local.plan import plan_sweep
 
             return self._launch_plan(plan_sweep(self.folder, spec, datastore, notify), notify)
-        run_id = chosen_run_id(spec)
+        run_id = spec.run_id or new_run_id(spec.experiment)
         inputs, outputs = resolve_folders(spec, datastore, run_id, notify)
         self.prepare(notify)
         launch(self.folder, spec, inputs, outputs, run_id)

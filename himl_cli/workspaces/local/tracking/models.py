@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from himl_cli.workspaces.local.database import Database
+from himl_cli.workspaces.local.metric_store import Point
 from himl_cli.workspaces.local.run_store import now_ms
 from himl_cli.workspaces.local.tracking.protocol import (
     Fields,
     Json,
-    Point,
     RequestError,
     json_metric,
     json_pairs,

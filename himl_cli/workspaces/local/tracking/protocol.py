@@ -9,10 +9,9 @@ from datetime import datetime
 
 from himl_cli.core.results import INT64
 from himl_cli.core.text import NotJson, read_json
+from himl_cli.workspaces.local.metric_store import Point
 
 Json = dict[str, object]
-Point = tuple[str, float, int, int]
-"""A metric's name, value, step, and time in milliseconds since 1970 UTC."""
 
 RUN_NAME = "mlflow.runName"
 LAST_MOMENT = 253_370_764_799_999  # end of 9998: a datetime ends with 9999, and local time may be ahead

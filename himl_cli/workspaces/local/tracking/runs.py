@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,13 +13,12 @@ from typing import TYPE_CHECKING
 from himl_cli.core.results import INT64, NewRun
 from himl_cli.core.runs import Run, RunStatus
 from himl_cli.workspaces.local.database import Database
-from himl_cli.workspaces.local.metric_store import MetricStore
+from himl_cli.workspaces.local.metric_store import MetricStore, Point
 from himl_cli.workspaces.local.run_store import RunStore, now_ms
 from himl_cli.workspaces.local.tracking.protocol import (
     RUN_NAME,
     Fields,
     Json,
-    Point,
     RequestError,
     json_metric,
     json_pairs,
@@ -327,17 +326,9 @@ class RunValues:
         self.models = models
         self._comparing = threading.Lock()
 
-    def log_metric(self, request: Fields) -> Json:
-        self._store(self.runs.require(run_id_of(request)), [request])
-        return {}
-
-    def log_parameter(self, request: Fields) -> Json:
-        self._store(self.runs.require(run_id_of(request)), params=[(request.key("key"), request.text("value", ""))])
-        return {}
-
-    def set_tag(self, request: Fields) -> Json:
-        self._store(self.runs.require(run_id_of(request)), tags={request.key("key"): request.text("value", "")})
-        return {}
+    def log_one(self, what: str, request: Fields) -> Json:
+        """One of the metrics, params or tags: a batch of one."""
+        return self.log_batch(Fields({"run_id": run_id_of(request), what: [request.values]}))
 
     def log_batch(self, request: Fields) -> Json:
         metrics, params, tags = request.items("metrics"), request.items("params"), request.items("tags")
@@ -347,8 +338,34 @@ class RunValues:
                 raise RequestError(
                     f"A batch logging request can contain at most {MOST_OF[what]} {what}. Got {len(items)}."
                 )
+        # What is stored already is left out: clients repeat a request whose reply was lost, and MLflow 3 sends a run's
+        # metrics again for each of its models.
+        run_id = self.runs.require(request.key("run_id"))
         pairs = [(item.key("key"), item.text("value", "")) for item in params]
-        self._store(self.runs.require(request.key("run_id")), metrics, pairs, request.pairs("tags"))
+        sent = [(metric, _point(metric)) for metric in metrics]
+        of_models = [(metric, point) for metric, point in sent if metric.text("model_id", "")]
+        stored = {repr(point) for name in {point[0] for _, point in of_models} for point in self._points(run_id, name)}
+        points = [p for _, p in sent if repr(p) not in stored and not self.runs.latest.is_last(run_id, p)]
+        other_tags = request.pairs("tags")
+        name = other_tags.pop(RUN_NAME, "")
+        if pairs:
+            with self._comparing:  # a parameter is compared with what is stored and then stored: one step
+                known = self.runs.metric_store.parameters(run_id)
+                for key, value in pairs:
+                    if (before := known.setdefault(key, value)) != value:
+                        raise RequestError(
+                            f"Changing param values is not allowed. Param with key='{key[:250]}' was already logged "
+                            f"with value='{before[:250]}' for run ID='{run_id}'. Attempted logging new value "
+                            f"'{value[:250]}'."
+                        )
+                self.runs.metric_store.log(run_id, points, dict(pairs), other_tags)
+        elif points or other_tags:
+            self.runs.metric_store.log(run_id, points, None, other_tags)
+        if name:
+            self.runs.store.rename(run_id, name)
+        self.runs.latest.note(run_id, points)
+        for metric, point in of_models:
+            self.models.note_metric(metric, run_id, point)
         return {}
 
     def delete_tag(self, request: Fields) -> Json:
@@ -369,40 +386,6 @@ class RunValues:
             entries = [*(history if isinstance(history, list) else []), model]
             self.runs.store.tag(run_id, {MODEL_HISTORY: json.dumps(entries)})
         return {}
-
-    def _store(
-        self,
-        run_id: str,
-        metrics: Sequence[Fields] = (),
-        params: Sequence[tuple[str, str]] = (),
-        tags: Mapping[str, str] | None = None,
-    ) -> None:
-        """What is stored already is left out: clients repeat a request whose reply was lost, and MLflow 3 sends a run's
-        metrics again for each of its models."""
-        sent = [(metric, _point(metric)) for metric in metrics]
-        of_models = [(metric, point) for metric, point in sent if metric.text("model_id", "")]
-        stored = {repr(point) for name in {point[0] for _, point in of_models} for point in self._points(run_id, name)}
-        points = [p for _, p in sent if repr(p) not in stored and not self.runs.latest.is_last(run_id, p)]
-        other_tags = dict(tags or {})
-        name = other_tags.pop(RUN_NAME, "")
-        if params:
-            with self._comparing:  # a parameter is compared with what is stored and then stored: one step
-                known = self.runs.metric_store.parameters(run_id)
-                for key, value in params:
-                    if (before := known.setdefault(key, value)) != value:
-                        raise RequestError(
-                            f"Changing param values is not allowed. Param with key='{key[:250]}' was already logged "
-                            f"with value='{before[:250]}' for run ID='{run_id}'. Attempted logging new value "
-                            f"'{value[:250]}'."
-                        )
-                self.runs.metric_store.log(run_id, points, dict(params), other_tags)
-        elif points or other_tags:
-            self.runs.metric_store.log(run_id, points, None, other_tags)
-        if name:
-            self.runs.store.rename(run_id, name)
-        self.runs.latest.note(run_id, points)
-        for metric, point in of_models:
-            self.models.note_metric(metric, run_id, point)
 
     def history(self, request: Fields) -> Json:
         """All points of one metric by step, in pages where `max_results` says so."""
