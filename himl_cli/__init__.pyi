@@ -8,10 +8,6 @@ from himl_cli.api.context import RUN_CONTEXT as RUN_CONTEXT
 from himl_cli.api.context import create_aml_run_object as create_aml_run_object
 from himl_cli.api.datasets import AzureRunInfo as AzureRunInfo
 from himl_cli.api.datasets import DatasetConfig as DatasetConfig
-from himl_cli.api.files import download_checkpoints_from_run_id as download_checkpoints_from_run_id
-from himl_cli.api.files import download_files_from_run_id as download_files_from_run_id
-from himl_cli.api.files import download_from_datastore as download_from_datastore
-from himl_cli.api.files import upload_to_datastore as upload_to_datastore
 from himl_cli.api.hyperdrive import EARLY_TERMINATION_ARG as EARLY_TERMINATION_ARG
 from himl_cli.api.hyperdrive import GOAL_ARG as GOAL_ARG
 from himl_cli.api.hyperdrive import MAX_CONCURRENT_TRIALS_ARG as MAX_CONCURRENT_TRIALS_ARG
@@ -26,7 +22,6 @@ from himl_cli.api.hyperdrive import create_grid_hyperparam_args_v2 as create_gri
 from himl_cli.api.ranks import is_local_rank_zero as is_local_rank_zero
 from himl_cli.api.ranks import set_environment_variables_for_multi_node as set_environment_variables_for_multi_node
 from himl_cli.api.ranks import torch_barrier as torch_barrier
-from himl_cli.api.resolve import get_workspace as get_workspace
 from himl_cli.api.runs import aggregate_hyperdrive_metrics as aggregate_hyperdrive_metrics
 from himl_cli.api.runs import create_run_recovery_id as create_run_recovery_id
 from himl_cli.api.runs import download_files_from_hyperdrive_children as download_files_from_hyperdrive_children
@@ -39,10 +34,15 @@ from himl_cli.api.runs import get_tags_from_hyperdrive_run as get_tags_from_hype
 from himl_cli.api.runs import is_running_in_azure_ml as is_running_in_azure_ml
 from himl_cli.api.runs import split_recovery_id as split_recovery_id
 from himl_cli.api.submit import submit_to_azure_if_needed as submit_to_azure_if_needed
-from himl_cli.api.transfer import Datastore as Datastore
+from himl_cli.api.transfer import download_checkpoints_from_run_id as download_checkpoints_from_run_id
+from himl_cli.api.transfer import download_files_from_run_id as download_files_from_run_id
+from himl_cli.api.transfer import download_from_datastore as download_from_datastore
+from himl_cli.api.transfer import upload_to_datastore as upload_to_datastore
+from himl_cli.api.workspace import Datastore as Datastore
 from himl_cli.api.workspace import Experiment as Experiment
 from himl_cli.api.workspace import Run as Run
 from himl_cli.api.workspace import Workspace as Workspace
+from himl_cli.api.workspace import get_workspace as get_workspace
 from himl_cli.core.errors import HimlError as HimlError
 
 __version__: str

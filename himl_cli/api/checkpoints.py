@@ -13,9 +13,9 @@ from typing import Any, Literal
 
 from himl_cli.api.errors import NotThere, naming_arguments, raising
 from himl_cli.api.ranks import once_per_node
-from himl_cli.api.resolve import where_runs_are
+from himl_cli.api.resolve import resolve_runs
 from himl_cli.api.transfer import PathLike, log_notice
-from himl_cli.api.workspace import Run
+from himl_cli.api.workspace import Run, Workspace
 from himl_cli.core.checkpoints import Choice
 from himl_cli.core.errors import BadUsage, HimlError, NotFound, TransferIncomplete
 from himl_cli.core.files import expand_home
@@ -53,13 +53,11 @@ def fetch_checkpoint(
     RunNotFound, BadUsage where several fit, and what went wrong with the transfer: TransferIncomplete, IntegrityFailed,
     ServiceFailed and their kin.
     """
-    folder = None if output_dir is None else Path(output_dir)
-    choice = choice_of(select, metric, goal)
     try:
-        return bring_checkpoint(
+        return _download_checkpoint(
             os.fspath(source),
-            choice,
-            folder=folder,
+            choice_of(select, metric, goal),
+            folder=None if output_dir is None else Path(output_dir),
             overwrite=overwrite,
             workspace=workspace,
             workspace_config_path=workspace_config_path,
@@ -93,11 +91,11 @@ def push_checkpoints(
     request = push.PushRequest(
         [Path(file) for file in listed], from_run, experiment_name, run_name or "", dict(tags or {})
     )
-    place = where_runs_are(workspace, workspace_config_path)
-    elsewhere = None if workspace is None and workspace_config_path is None else lambda: where_runs_are().opened
+    opened = resolve_runs(workspace, workspace_config_path)
+    elsewhere = None if workspace is None and workspace_config_path is None else resolve_runs
     with raising(NotFound, NotThere):
-        pushed = push.push_checkpoints(request, place.opened, Path.cwd(), log_notice, elsewhere=elsewhere)
-    return Run(place, pushed.run)
+        pushed = push.push_checkpoints(request, opened, Path.cwd(), log_notice, elsewhere=elsewhere)
+    return Run(Workspace.of(opened), pushed.run)
 
 
 @naming_arguments()
@@ -119,10 +117,10 @@ def checkpoint_url(
     RunNotFound, NotAllowed where no link can be signed, BadUsage for anything but one file of a run in Azure ML and for
     days that are not above 0 and at most 365.
     """
-    place = where_runs_are(workspace, workspace_config_path)
+    opened = resolve_runs(workspace, workspace_config_path)
     with raising(NotFound, NotThere):
         link = link_checkpoint(
-            source, place.opened, Path.cwd(), choice=choice_of(select, metric, goal), days=expiry_days
+            source, opened, Path.cwd(), choice=choice_of(select, metric, goal), days=expiry_days
         ).link
     if link.expires < datetime.now(timezone.utc) + timedelta(days=expiry_days) - timedelta(
         minutes=16
@@ -136,7 +134,7 @@ def checkpoint_url(
 
 
 @naming_arguments()
-def bring_checkpoint(
+def _download_checkpoint(
     source: str,
     choice: Choice,
     *,
@@ -152,7 +150,7 @@ def bring_checkpoint(
     with raising(NotFound, NotThere):
         fetched = fetch.fetch_checkpoint(
             request,
-            lambda: where_runs_are(workspace, workspace_config_path).opened,
+            lambda: resolve_runs(workspace, workspace_config_path),
             open_address,
             Path.cwd(),
             once=once_per_node,
@@ -253,7 +251,9 @@ class CheckpointParser:
         if self.is_local_file:
             return expand_home(self._text)
         folder = Path(download_dir)
-        return self._bring(folder / MODEL_WEIGHTS_DIR_NAME if self.is_url else folder, workspace, workspace_config_path)
+        return self._download(
+            folder / MODEL_WEIGHTS_DIR_NAME if self.is_url else folder, workspace, workspace_config_path
+        )
 
     def get_path(self, checkpoints_folder: PathLike = FOLDER) -> Path:
         """As `get_or_download_checkpoint`, of which this is hi-ml's older name."""
@@ -261,10 +261,10 @@ class CheckpointParser:
 
     def __fspath__(self) -> str:
         if self._here is None:
-            self._here = self._bring(Path(FOLDER), None, None).absolute()
+            self._here = self._download(Path(FOLDER), None, None).absolute()
         return str(self._here)
 
-    def _bring(self, root: Path, workspace: object, workspace_config_path: PathLike | None) -> Path:
+    def _download(self, root: Path, workspace: object, workspace_config_path: PathLike | None) -> Path:
         if self._kind is None:
             raise NotACheckpoint("There is no checkpoint: the text is empty.")
         if not self._is_whole:
@@ -272,8 +272,8 @@ class CheckpointParser:
                 f"'{self}' was pickled before it was fetched, and without its signature: ask for its path before."
             )
         try:
-            choice = self._choice_that_counts(workspace, workspace_config_path)
-            return bring_checkpoint(
+            choice = self._effective_choice(workspace, workspace_config_path)
+            return _download_checkpoint(
                 self._text, choice, root=root, workspace=workspace, workspace_config_path=workspace_config_path
             )
         except TransferIncomplete as err:
@@ -283,14 +283,14 @@ class CheckpointParser:
             err.hint = "Name it by its path, or move it away."
             raise
 
-    def _choice_that_counts(self, workspace: object, workspace_config_path: PathLike | None) -> Choice:
+    def _effective_choice(self, workspace: object, workspace_config_path: PathLike | None) -> Choice:
         """The choice is the script's, the text its user's: what names a file leaves nothing to choose. For `A:B` the
         workspace says whether it does."""
         if self._choice == Choice() or self.is_url:
             return Choice()
         if ":" not in self._text:
             return self._choice
-        runs = where_runs_are(workspace, workspace_config_path).opened
+        runs = resolve_runs(workspace, workspace_config_path)
         return self._choice if find_source_run(self._text, runs, Path.cwd(), Choice()).path is None else Choice()
 
     def __bool__(self) -> bool:

@@ -1,9 +1,4 @@
-"""Word of the datasets that were brought here, for the ranks that a script may yet start itself (as PyTorch Lightning
-does).
-
-The ranks that a launcher starts wait for rank 0; these would wait in vain, since rank 0 has been here before they
-began.
-"""
+"""The datasets of a script, and where it finds them inside and outside of a job."""
 
 from __future__ import annotations
 
@@ -11,17 +6,19 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from himl_cli.api.errors import NoWorkspace, in_words_of_arguments
 from himl_cli.api.job import DataFolders
-from himl_cli.api.resolve import get_workspace
+from himl_cli.api.ranks import set_environment_variables_for_multi_node
+from himl_cli.api.resolve import resolve_workspace
 from himl_cli.api.transfer import PathLike
 from himl_cli.core.errors import BadUsage, DiskFailed, NotFound
+from himl_cli.core.files import nearest_local
 from himl_cli.core.jobs import DataSpec
 from himl_cli.core.text import read_json
 from himl_cli.services.submission.data import KEY
@@ -30,39 +27,6 @@ from himl_cli.workspaces.base import CloudWorkspace, Workspace
 
 if TYPE_CHECKING:
     from himl_cli.api.workspace import Run
-
-
-VARIABLE = "HIML_BROUGHT_DATASETS"
-
-
-def mark_of(workspace: str, spec: DataSpec, default_datastore: str | None) -> str:
-    """What tells one dataset of one workspace from others."""
-    return hashlib.sha256(repr((workspace, spec, default_datastore)).encode("utf-8", "surrogateescape")).hexdigest()[
-        :12
-    ]
-
-
-def inherited(mark: str) -> Path | None:
-    """Where the script that started this rank brought the dataset; None for a first rank, and where it did not."""
-    me = local_rank(os.environ)
-    found = _word().get(mark)
-    return Path(found) if found and me is not None and me.rank > 0 and os.path.exists(found) else None
-
-
-def leave_word(mark: str, place: Path) -> None:
-    """Say where the dataset is to processes that this one starts from now on."""
-    text = json.dumps({**_word(), mark: str(place)})
-    if len(text) <= LONGEST_VARIABLE:
-        os.environ[VARIABLE] = text
-
-
-def _word() -> dict[str, str]:
-    try:
-        word = read_json(os.environ.get(VARIABLE, "{}"))
-    except ValueError:
-        return {}
-    return {mark: place for mark, place in word.items() if isinstance(place, str)} if isinstance(word, dict) else {}
-
 
 log = logging.getLogger(__name__)
 
@@ -92,8 +56,8 @@ class DatasetConfig:
         self.name = self.name.strip()
         if not self.name:
             raise ValueError("The name of the dataset is empty.")
-        self.target_folder = _path(self.target_folder)
-        self.local_folder = _path(self.local_folder)
+        self.target_folder = _path_or_none(self.target_folder)
+        self.local_folder = _path_or_none(self.local_folder)
         if self.target_folder == Path("."):
             raise ValueError(
                 f"Dataset '{self.name}': '.' cannot be the target_folder, the data would cover the script's own folder."
@@ -147,13 +111,12 @@ def as_configs(datasets: Sequence[str | DatasetConfig] | None) -> list[DatasetCo
     return configs
 
 
-def _path(given: str | os.PathLike[str] | None) -> Path | None:
+def _path_or_none(given: str | os.PathLike[str] | None) -> Path | None:
     """An empty text is no path, as in hi-ml."""
     return Path(given) if given is not None and os.fspath(given) else None
 
 
-OUTPUT_FOLDER = "outputs"
-LOGS_FOLDER = "logs"
+Datasets = Sequence[str | DatasetConfig]
 
 
 @dataclass
@@ -175,33 +138,40 @@ class AzureRunInfo:
     logs_folder: Path
 
 
-def info_in_job(inputs: Sequence[DataSpec], outputs: Sequence[DataSpec], *, is_in_azure: bool) -> AzureRunInfo:
-    """What the job that this process is part of says of *inputs* and *outputs*.
+def info_in_job(inputs: list[DatasetConfig], outputs: list[DatasetConfig], is_wanted: bool) -> AzureRunInfo:
+    """What the job that this process is part of, one of Azure ML or one that himl runs here, says of the datasets.
 
     Costs no request and no heavy import. Raises DiskFailed where the folders cannot be made.
     """
     from himl_cli.api.context import RUN_CONTEXT
+    from himl_cli.workspaces.resolve import is_in_azure_job, own_local_run
+
+    is_in_azure = own_local_run() is None and is_in_azure_job()  # a job of Azure ML may run others of himl
+    if is_wanted and not is_in_azure:
+        log.warning(
+            "The script runs in a job of himl already, and is not sent to Azure ML. To send it, start it with python."
+        )
+    set_environment_variables_for_multi_node()
+
+    def folders(kind: str, specs: list[DataSpec]) -> list[Path | None]:
+        found = [DataFolders(kind).get(spec.key) for spec in specs]
+        for spec, folder in zip(specs, found, strict=True):
+            if folder is None:
+                log.warning("The job was submitted without the %s dataset '%s'; its path is None.", kind, spec.name)
+        return found
 
     return AzureRunInfo(
-        input_datasets=_folders("input", inputs),
-        output_datasets=_folders("output", outputs),
+        input_datasets=folders("input", [config.to_input(index) for index, config in enumerate(inputs)]),
+        output_datasets=folders("output", [config.to_output(index) for index, config in enumerate(outputs)]),
         mount_contexts=[],
         run=RUN_CONTEXT,
         is_running_in_azure_ml=is_in_azure,
-        output_folder=made(Path(OUTPUT_FOLDER)),
-        logs_folder=made(Path(LOGS_FOLDER)),
+        output_folder=_make_folder(Path("outputs")),
+        logs_folder=_make_folder(Path("logs")),
     )
 
 
-def _folders(kind: str, specs: Sequence[DataSpec]) -> list[Path | None]:
-    folders = [DataFolders(kind).get(spec.key) for spec in specs]
-    for spec, folder in zip(specs, folders, strict=True):
-        if folder is None:
-            log.warning("The job was submitted without the %s dataset '%s'; its path is None.", kind, spec.name)
-    return folders
-
-
-def made(folder: Path) -> Path:
+def _make_folder(folder: Path) -> Path:
     """*folder*, which exists from now on. Raises DiskFailed."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -210,176 +180,125 @@ def made(folder: Path) -> Path:
     return folder
 
 
-Datasets = Sequence[str | DatasetConfig]
-
-
-AfterSubmission = Callable[..., Any]
-
-
-@dataclass(frozen=True)
-class Asked:
-    """The arguments of `submit_to_azure_if_needed`, by the same names; what they mean stands there."""
-
-    compute_cluster_name: str
-    instance_type: str | None
-    resources_properties: Mapping[str, Any] | None
-    entry_script: PathLike | None
-    aml_workspace: Any | None
-    workspace_config_file: PathLike | None
-    ml_client: Any | None
-    snapshot_root_directory: PathLike | None
-    script_params: Sequence[str] | None
-    conda_environment_file: PathLike | None
-    build_context: Any | None
-    aml_environment_name: str
-    experiment_name: str | None
-    environment_variables: Mapping[str, str] | None
-    pip_extra_index_url: str
-    private_pip_wheel_path: PathLike | None
-    docker_base_image: str
-    docker_shm_size: str
-    ignored_folders: Sequence[PathLike] | None
-    default_datastore: str
-    input_datasets: Datasets | None
-    output_datasets: Datasets | None
-    num_nodes: int
-    wait_for_completion: bool
-    wait_for_completion_show_output: bool
-    max_run_duration: str
-    submit_to_azureml: bool | None
-    tags: Mapping[str, str] | None
-    after_submission: AfterSubmission | None
-    hyperdrive_config: Any | None
-    hyperparam_args: Mapping[str, Any] | None
-    strictly_aml_v1: bool
-    identity_based_auth: bool
-    pytorch_processes_per_node_v2: int | None
-    use_mpi_run_for_single_node_jobs: bool
-    display_name: str | None
-    entry_command: PathLike | None
-    python_executable: str
-    hyperdrive_argument_prefix: str
-    exit_on_completion: bool
-    vscode: bool
-    ssh_key: str | None
-    tensorboard_logs: PathLike | None
-    jupyter: bool
-
-
-def meant_workspace(asked: Asked) -> Workspace | None:
+def azure_workspace(given: object | None, config_file: PathLike | None) -> Workspace | None:
     """The workspace that is given, named or configured, opened without a request; None where there is none in Azure ML.
 
     Raises ConfigNotFound for a config file that is not there, BadUsage for one that cannot be used, TypeError for what
     is no workspace.
     """
-    given = asked.aml_workspace if asked.aml_workspace is not None else asked.ml_client
+    from himl_cli.workspaces.resolve import address_of
+
     try:
-        workspace = get_workspace(given, asked.workspace_config_file)
+        workspace = resolve_workspace(given, config_file)
     except NoWorkspace:
         return None
-    return workspace.opened if workspace.is_in_azure else None
+    return workspace if address_of(workspace) else None
 
 
-def info_outside(asked: Asked, inputs: Sequence[DatasetConfig], outputs: Sequence[DatasetConfig]) -> AzureRunInfo:
+def info_outside(
+    inputs: list[DatasetConfig],
+    outputs: list[DatasetConfig],
+    workspace: object | None,
+    config_file: PathLike | None,
+    default_datastore: str | None,
+) -> AzureRunInfo:
     """Folders below the current one for what the script writes, and for each dataset its folder, None where it has none
     here.
 
     Raises what the Azure ML workspace raises where a dataset is only there, BadUsage for an output that must not exist.
     """
-    places = _Places(asked, Path.cwd())
+    azure = cache(partial(azure_workspace, workspace, config_file))
     with in_words_of_arguments():
         return AzureRunInfo(
-            input_datasets=[places.input(config, index) for index, config in enumerate(inputs)],
-            output_datasets=[places.output(config) for config in outputs],
+            input_datasets=[
+                _input_folder(config, index, azure, default_datastore) for index, config in enumerate(inputs)
+            ],
+            output_datasets=[_output_folder(config, default_datastore) for config in outputs],
             mount_contexts=[],
             run=None,
             is_running_in_azure_ml=False,
-            output_folder=made(Path.cwd() / OUTPUT_FOLDER),
-            logs_folder=made(Path.cwd() / LOGS_FOLDER),
+            output_folder=_make_folder(Path.cwd() / "outputs"),
+            logs_folder=_make_folder(Path.cwd() / "logs"),
         )
 
 
-class _Places:
-    """Where datasets may lie: the nearest local workspace, and the Azure ML one, each opened when it is needed."""
+def _input_folder(
+    config: DatasetConfig, index: int, azure: Callable[[], Workspace | None], default_datastore: str | None
+) -> Path | None:
+    if config.local_folder is not None:
+        folder = Path(config.local_folder)
+        if not folder.exists():
+            log.warning("Dataset '%s': its local_folder '%s' does not exist.", config.name, folder)
+        return folder
+    local = _in_local_datastore(config, default_datastore)
+    if local is not None and local.exists():
+        return local
+    return _download(config.to_input(index), azure(), default_datastore)
 
-    def __init__(self, asked: Asked, cwd: Path) -> None:
-        self._asked = asked
-        self._cwd = cwd
 
-    def input(self, config: DatasetConfig, index: int) -> Path | None:
-        if config.local_folder is not None:
-            folder = Path(config.local_folder)
-            if not folder.exists():
-                log.warning("Dataset '%s': its local_folder '%s' does not exist.", config.name, folder)
-            return folder
-        kept = self._in_datastore(config)
-        if kept is not None and kept.exists():
-            return kept
-        return self._downloaded(config.to_input(index))
-
-    def output(self, config: DatasetConfig) -> Path | None:
-        if config.local_folder is not None:
-            return made(Path(config.local_folder))
-        folder = self._in_datastore(config)
-        if folder is None:
-            return None
-        if not config.overwrite_existing and folder.exists():
-            raise BadUsage(
-                f"Dataset '{config.name}': '{folder}' exists, and overwrite_existing=False was given.",
-                hint="Choose another name.",
-            )
-        return made(folder)
-
-    def _in_datastore(self, config: DatasetConfig) -> Path | None:
-        """The folder in the local datastore of the name that is asked for, else in the default one; None without a
-        local workspace."""
-        name = Path(config.name)
-        if not self._datastores or name.is_absolute() or ".." in name.parts:
-            return None
-        root = self._datastores.get(config.datastore or self._asked.default_datastore) or next(
-            iter(self._datastores.values())
+def _output_folder(config: DatasetConfig, default_datastore: str | None) -> Path | None:
+    if config.local_folder is not None:
+        return _make_folder(Path(config.local_folder))
+    folder = _in_local_datastore(config, default_datastore)
+    if folder is not None and not config.overwrite_existing and folder.exists():
+        raise BadUsage(
+            f"Dataset '{config.name}': '{folder}' exists, and overwrite_existing=False was given.",
+            hint="Choose another name.",
         )
-        return root / name
+    return None if folder is None else _make_folder(folder)
 
-    @cached_property
-    def _datastores(self) -> dict[str, Path]:
-        """The local workspace's datastores, the default one first; none where there is no such workspace."""
-        from himl_cli.core.files import nearest_local
-        from himl_cli.workspaces.resolve import open_workspace
 
-        folder = nearest_local(self._cwd)
-        return (
-            {info.name: Path(info.location) for info in open_workspace(str(folder), None, start=self._cwd).datastores()}
-            if folder
-            else {}
-        )
+def _in_local_datastore(config: DatasetConfig, default_datastore: str | None) -> Path | None:
+    """The folder in the local datastore of the name that is given, else in the default one; None without a local
+    workspace."""
+    from himl_cli.workspaces.resolve import open_workspace
 
-    @cached_property
-    def _azure(self) -> Workspace | None:
-        return meant_workspace(self._asked)
+    name, start = Path(config.name), Path.cwd()
+    local = nearest_local(start)
+    if local is None or name.is_absolute() or ".." in name.parts:
+        return None
+    datastores = {info.name: info.location for info in open_workspace(str(local), None, start=start).datastores()}
+    first = next(iter(datastores.values()))
+    return Path(datastores.get(config.datastore or default_datastore or "", first)) / name
 
-    def _downloaded(self, spec: DataSpec) -> Path | None:
-        """Where the dataset was brought to, once on each node; None where no workspace has it. A version that was asked
-        for must be there."""
-        azure: object = self._azure
-        default = self._asked.default_datastore or None
-        if not isinstance(azure, CloudWorkspace):
-            return None
-        mark = mark_of(azure.label, spec, default)
-        place = inherited(mark)
-        if place is not None:
-            return place
-        from himl_cli.render.output import Output
-        from himl_cli.render.progress import observing
-        from himl_cli.services.submission.data import bring_dataset
 
-        try:
-            with observing(Output()) as notify:
-                place = bring_dataset(azure, spec, default, notify)
-        except NotFound as err:
-            if spec.version is not None:
-                raise
-            log.warning("%s The path of dataset '%s' is None.", err, spec.name)
-            return None
-        leave_word(mark, place)
-        return place
+DOWNLOADED_VARIABLE = "HIML_BROUGHT_DATASETS"
+"""Where datasets were downloaded to, by what identifies them, for the ranks that a script starts itself, as PyTorch
+Lightning does: they need not wait for rank 0, which has been here before they began."""
+
+
+def _download(spec: DataSpec, azure: object | None, default_datastore: str | None) -> Path | None:
+    """Where the dataset was downloaded to, once on each node; None where no workspace has it. A version that was named
+    must be there."""
+    if not isinstance(azure, CloudWorkspace):
+        return None
+    identity = repr((azure.label, spec, default_datastore)).encode("utf-8", "surrogateescape")
+    mark = hashlib.sha256(identity).hexdigest()[:12]
+    me, known = local_rank(os.environ), downloaded().get(mark)
+    if known and me is not None and me.rank > 0 and os.path.exists(known):
+        return Path(known)
+    from himl_cli.render.output import Output
+    from himl_cli.render.progress import observing
+    from himl_cli.services.submission.data import bring_dataset
+
+    try:
+        with observing(Output()) as notify:
+            folder = bring_dataset(azure, spec, default_datastore, notify)
+    except NotFound as err:
+        if spec.version is not None:
+            raise
+        log.warning("%s The path of dataset '%s' is None.", err, spec.name)
+        return None
+    text = json.dumps({**downloaded(), mark: str(folder)})
+    if len(text) <= LONGEST_VARIABLE:
+        os.environ[DOWNLOADED_VARIABLE] = text
+    return folder
+
+
+def downloaded() -> dict[str, str]:
+    """What DOWNLOADED_VARIABLE says; nothing where it was damaged."""
+    try:
+        found = read_json(os.environ.get(DOWNLOADED_VARIABLE, "{}"))
+    except ValueError:
+        return {}
+    return {mark: place for mark, place in found.items() if isinstance(place, str)} if isinstance(found, dict) else {}

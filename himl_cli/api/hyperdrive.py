@@ -41,33 +41,26 @@ def space_of(given: Mapping[str, Any]) -> dict[str, SearchRange]:
 def range_of(name: str, value: Any) -> SearchRange:
     """*value* of hyperparameter *name*: himl's text (`uniform(0,1)`), a list of choices, azure-ai-ml's object, or
     azureml's `["uniform", [0, 1]]`."""
+    words = {draw.value for draw in Draw}
     if isinstance(value, str):
         return search_range(name, value)
     if isinstance(value, Sequence):
-        return _of_expression(name, value) if _is_expression(value) else SearchRange(Draw.choice, _scalars(name, value))
+        draw, arguments = Draw.choice, value
+        if len(value) == 2 and value[0] in words and isinstance(value[1], list):  # azureml's `uniform(0, 1)`
+            draw, arguments = Draw(value[0]), value[1]
+            if draw is Draw.choice and len(arguments) == 1 and isinstance(arguments[0], list):
+                arguments = arguments[0]
+        return SearchRange(draw, _scalars(name, arguments))
     kind = str(getattr(value, "type", "")).lower()
-    if kind not in {draw.value for draw in Draw}:
+    if kind not in words:
         raise BadUsage(
             f"Hyperparameter '{name}': {type(value).__qualname__} is nothing to draw values from.",
             hint="Give a list, or Choice, Uniform, …",
         )
     draw = Draw(kind)
-    values = (
-        value.values if draw is Draw.choice else [getattr(value, argument, None) for argument in argument_names(draw)]
-    )
+    names = argument_names(draw)
+    values = value.values if draw is Draw.choice else [getattr(value, argument, None) for argument in names]
     return SearchRange(draw, _scalars(name, values or ()))
-
-
-def _is_expression(value: Sequence[Any]) -> bool:
-    """Whether this is what azureml's `choice`, `uniform`, … give: a word and the list of its arguments."""
-    return len(value) == 2 and value[0] in {draw.value for draw in Draw} and isinstance(value[1], list)
-
-
-def _of_expression(name: str, value: Sequence[Any]) -> SearchRange:
-    draw, arguments = Draw(value[0]), value[1]
-    if draw is Draw.choice and len(arguments) == 1 and isinstance(arguments[0], list):
-        arguments = arguments[0]
-    return SearchRange(draw, _scalars(name, arguments))
 
 
 def _scalars(name: str, values: Sequence[Any]) -> tuple[Scalar, ...]:
@@ -128,12 +121,15 @@ def sweep_of_args(given: Mapping[str, Any]) -> SweepSpec:
             f"hyperparam_args: '{PARAM_SAMPLING_ARG}' is missing.",
             hint="It has what each hyperparameter is drawn from: {'lr': [0.1, 0.01]}.",
         )
+    policies = [name for name in (EARLY_TERMINATION_ARG, OTHER_EARLY_TERMINATION) if given.get(name) is not None]
+    if len(policies) > 1:
+        raise BadUsage(f"hyperparam_args: {policies[0]} and {policies[1]} are the same.", hint="Leave one of them out.")
     space = space_of(given[PARAM_SAMPLING_ARG])
     is_listed = all(one.draw is Draw.choice for one in space.values())
     sampling, seed = _sampling(given.get(SAMPLING_ALGORITHM_ARG) or ("grid" if is_listed else "random"))
     points = points_of(space.values()) if sampling == "grid" and is_listed else None
-    asked = _whole(given, MAX_TOTAL_TRIALS_ARG)
-    trials = points if asked is None else asked
+    most = _whole(given, MAX_TOTAL_TRIALS_ARG)
+    trials = points if most is None else most
     if trials is None:
         raise BadUsage(f"hyperparam_args: '{MAX_TOTAL_TRIALS_ARG}' is missing, the number of trials.")
     return SweepSpec(
@@ -143,7 +139,7 @@ def sweep_of_args(given: Mapping[str, Any]) -> SweepSpec:
         max_concurrent=_whole(given, MAX_CONCURRENT_TRIALS_ARG),
         primary_metric=str(given.get(PRIMARY_METRIC_ARG) or SweepSpec.primary_metric),
         goal=str(given.get(GOAL_ARG) or SweepSpec.goal).lower(),
-        early_stop=_early_stop(_policy(given)),
+        early_stop=_early_stop(next((given[name] for name in policies), None)),
         seed=seed,
         max_seconds=_seconds(given, TIMEOUT),
     )
@@ -165,13 +161,6 @@ def check_args(given: object) -> None:
         )
 
 
-def _policy(given: Mapping[str, Any]) -> Any:
-    both = [name for name in (EARLY_TERMINATION_ARG, OTHER_EARLY_TERMINATION) if given.get(name) is not None]
-    if len(both) > 1:
-        raise BadUsage(f"hyperparam_args: {both[0]} and {both[1]} are the same.", hint="Leave one of them out.")
-    return given[both[0]] if both else None
-
-
 def _sampling(given: Any) -> tuple[str, int | None]:
     """The word and the seed; *given* is a text, or azure-ai-ml's object."""
     if isinstance(given, str):
@@ -180,16 +169,25 @@ def _sampling(given: Any) -> tuple[str, int | None]:
 
 
 def _early_stop(given: Any) -> EarlyStop | None:
+    """*given* is a text, or azure-ai-ml's object."""
     if given is None or isinstance(given, str):
         return parse_early_stop(given) if given else None
     kind = str(getattr(given, "type", "")).lower()
+    return _policy(AZURE_WORDS.get(kind, kind), {name: getattr(given, name, None) for name in POLICY_FIELDS})
+
+
+POLICY_FIELDS = ("evaluation_interval", "delay_evaluation", "slack_factor", "slack_amount", "truncation_percentage")
+
+
+def _policy(name: str, fields: Mapping[str, Any]) -> EarlyStop:
+    interval, delay, factor, amount, percentage = (fields.get(each) for each in POLICY_FIELDS)
     return EarlyStop(
-        AZURE_WORDS.get(kind, kind),
-        evaluation_interval=getattr(given, "evaluation_interval", None) or 1,
-        delay_evaluation=getattr(given, "delay_evaluation", None) or 0,
-        slack_factor=getattr(given, "slack_factor", None) or None,
-        slack_amount=getattr(given, "slack_amount", None) or None,
-        truncation_percentage=getattr(given, "truncation_percentage", None),
+        name,
+        evaluation_interval=interval or 1,
+        delay_evaluation=delay or 0,
+        slack_factor=factor or None,
+        slack_amount=amount or None,
+        truncation_percentage=percentage,
     )
 
 
@@ -212,7 +210,6 @@ LONGEST_MINUTES = 10080
 days."""
 SAMPLINGS = {"random": "random", "grid": "grid", "bayesianoptimization": "bayesian"}
 POLICIES = {"bandit": "bandit", "medianstopping": "median", "truncationselection": "truncation"}
-NO_POLICY = "default"
 
 
 @dataclass(frozen=True)
@@ -304,7 +301,12 @@ def sweep_of_config(config: Any) -> SweepSpec:
             f"hyperdrive_config is no HyperDriveConfig, but of type {type(config).__qualname__}.",
             hint="azureml.train.hyperdrive has that class; create_crossval_hyperdrive_config gives one too.",
         )
-    _check_supported(config)
+    for name in ("estimator", "pipeline", "resume_from", "resume_child_runs"):
+        if getattr(config, f"_{name}", None):
+            raise BadUsage(
+                f"hyperdrive_config has the argument {name}, which himl cannot send.",
+                hint="Give it run_config=ScriptRunConfig(source_directory='') alone.",
+            )
     generator, metric = config._generator_config, config._primary_metric_config
     minutes = config._max_duration_minutes
     return SweepSpec(
@@ -321,27 +323,11 @@ def sweep_of_config(config: Any) -> SweepSpec:
     )
 
 
-def _check_supported(config: Any) -> None:
-    for name in ("estimator", "pipeline", "resume_from", "resume_child_runs"):
-        if getattr(config, f"_{name}", None):
-            raise BadUsage(
-                f"hyperdrive_config has the argument {name}, which himl cannot send.",
-                hint="Give it run_config=ScriptRunConfig(source_directory='') alone.",
-            )
-
-
 def _policy_of_config(policy: Mapping[str, Any]) -> EarlyStop | None:
-    name, said = str(policy.get("name") or NO_POLICY), policy.get("properties") or {}
-    if name.lower() == NO_POLICY:
+    name, properties = str(policy.get("name") or "default"), policy.get("properties") or {}
+    if name.lower() == "default":
         return None
-    return EarlyStop(
-        _known(POLICIES, name, "policy"),
-        evaluation_interval=said.get("evaluation_interval") or 1,
-        delay_evaluation=said.get("delay_evaluation") or 0,
-        slack_factor=said.get("slack_factor"),
-        slack_amount=said.get("slack_amount"),
-        truncation_percentage=said.get("truncation_percentage"),
-    )
+    return _policy(_known(POLICIES, name, "policy"), properties)
 
 
 def _known(words: Mapping[str, str], name: str, what: str) -> str:

@@ -50,7 +50,7 @@ class DataFolders(Mapping[str, Path]):
         self._prefix = PREFIXES[kind]
 
     def __getitem__(self, key: str) -> Path:
-        folder = self._told(key)
+        folder = self._value(key)
         if not folder:
             raise NoSuchData(
                 f"No {self._kind} '{key}'; there are: {', '.join(self) or 'none'}.",
@@ -59,8 +59,8 @@ class DataFolders(Mapping[str, Path]):
         return Path(folder)
 
     def __iter__(self) -> Iterator[str]:
-        told = [name[len(self._prefix) :] for name in os.environ if name.startswith(self._prefix) and os.environ[name]]
-        keys = {*told, *(key for key in self._listed() if self._told(key))}
+        keys = {name[len(self._prefix) :] for name in os.environ if name.startswith(self._prefix) and os.environ[name]}
+        keys |= {key for key in self._listed() if self._value(key)}
         in_upper_case = {key.upper() for key in keys if key != key.upper()}
         return iter(sorted(key for key in keys - in_upper_case if not key.lower().startswith(OF_ORDER)))
 
@@ -70,20 +70,17 @@ class DataFolders(Mapping[str, Path]):
     def __repr__(self) -> str:
         return f"{self._kind}s({dict(self)})"
 
-    def _told(self, key: str) -> str | None:
+    def _value(self, key: str) -> str | None:
         """What the first variable says that is set: the exact one, in upper case, those of the older SDK."""
         names = [
             f"{self._prefix}{key}",
             f"{self._prefix}{key.upper()}",
             f"{LEGACY_PREFIX}{key}",
-            *([key] if self._may_be_bare(key) else ()),
         ]
+        # a variable of the key's own name is the data's where it is listed, or has the name that himl gives
+        if key in self._listed() or key.startswith(f"{self._kind.upper()}_"):
+            names.append(key)
         return next(filter(None, map(os.environ.get, names)), None)
-
-    def _may_be_bare(self, key: str) -> bool:
-        """Whether the variable of the key's own name is the data's and not any other: it is listed, or has the name
-        that himl gives."""
-        return key in self._listed() or key.startswith(f"{self._kind.upper()}_")
 
     def _listed(self) -> list[str]:
         name, parting, end = LEGACY_LISTS[self._kind]
@@ -116,25 +113,21 @@ def recovery_checkpoint(folder: str | os.PathLike[str] = SAVED_IN) -> Path | Non
     place = Path(folder).as_posix().rstrip("/")
     root = Path.cwd()
     found = on_disk(root, place, least=Kind.autosave)
-    rank = (
-        rank_of(found.relative_to(root).as_posix(), place)
-        if found is not None and not Path(folder).is_absolute()
-        else None
-    )
-    kept = _kept(place, rank) if not Path(folder).is_absolute() else None
-    return kept or found or on_disk(root, place)
+    stored = None
+    if not Path(folder).is_absolute():
+        stored = _stored(place, rank_of(found.relative_to(root).as_posix(), place) if found is not None else None)
+    return stored or found or on_disk(root, place)
 
 
-def _kept(place: str, than: Rank | None) -> Path | None:
+def _stored(place: str, than: Rank | None) -> Path | None:
     """One better *than* that of the files that the run of this job on Azure ML kept.
 
     It is brought to the temporary folder: beside the checkpoints it would be taken for a new one.
     """
     if not os.environ.get("AZUREML_RUN_ID"):
         return None
-    from himl_cli.api.context import current_run
-    from himl_cli.api.transfer import bring
-    from himl_cli.api.workspace import Run
+    from himl_cli.api.transfer import once
+    from himl_cli.api.workspace import Run, current_run
     from himl_cli.services.checkpoints.recovery import bring_best
     from himl_cli.workspaces.resolve import own_azure, own_local_run
 
@@ -146,7 +139,7 @@ def _kept(place: str, than: Rank | None) -> Path | None:
     if not isinstance(run, Run):
         return None
     root = _own_folder(f"himl_recovery_{hashlib.sha256(run.id.encode()).hexdigest()[:16]}")
-    bring(root, repr(("recovery checkpoint", run.id, place)), lambda _: bring_best(run.files(), root, place, than=than))
+    once(root, ("recovery checkpoint", run.id, place), lambda _: bring_best(run.files(), root, place, than=than))
     found = on_disk(root, place)
     return found if found is not None and is_better(rank_of(found.relative_to(root).as_posix(), place), than) else None
 

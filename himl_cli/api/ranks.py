@@ -58,12 +58,15 @@ def once_per_node(
     distributed = _set_up_distributed()
     if distributed is not None:
         return rank_zero_then_barrier(folder, key, act, distributed.barrier, notify=notify)
-    me, mark = local_rank(os.environ), _mark(folder, key)
+    me = local_rank(os.environ)
+    text = f"{os.path.realpath(folder)}\n{key}"
+    mark = hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:12]
     if me is not None and me.rank > 0 and _is_done(mark):
         return TransferResult()
     result = act() if me is None else rank_zero_only(folder, key, act, notify=notify)
-    if me is None or me.rank == 0:
-        _leave_word(mark)
+    done = f"{os.environ.get(DONE_VARIABLE, '')} {mark}".strip()
+    if (me is None or me.rank == 0) and len(done) <= LONGEST_VARIABLE:
+        os.environ[DONE_VARIABLE] = done  # for the processes that this one may yet start
     return result
 
 
@@ -73,18 +76,6 @@ def _set_up_distributed() -> Any:
     return (
         distributed if distributed is not None and distributed.is_available() and distributed.is_initialized() else None
     )
-
-
-def _mark(folder: Path, key: str) -> str:
-    text = f"{os.path.realpath(folder)}\n{key}"
-    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:12]
-
-
-def _leave_word(mark: str) -> None:
-    """For the processes that this one may yet start."""
-    done = f"{os.environ.get(DONE_VARIABLE, '')} {mark}".strip()
-    if len(done) <= LONGEST_VARIABLE:
-        os.environ[DONE_VARIABLE] = done
 
 
 def _is_done(mark: str) -> bool:

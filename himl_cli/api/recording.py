@@ -1,24 +1,27 @@
-"""What a run lets a script log and upload, under azureml-core's names; a run in a workspace and one that is none share
-it."""
+"""What a run lets a script log and upload, under azureml-core's names; and the run of a script that is in no job."""
 
 from __future__ import annotations
 
+import logging
 import os
 import tempfile
 import time
+import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from himl_cli.core.errors import BadUsage
-from himl_cli.core.results import Logged
+from himl_cli.core.results import Logged, LoggedKind
 from himl_cli.services.runs import writing
 
 if TYPE_CHECKING:
     from types import TracebackType
 
     from typing_extensions import Self
+
+log = logging.getLogger(__name__)
 
 
 class Recording(ABC):
@@ -34,22 +37,22 @@ class Recording(ABC):
 
         Raises BadUsage for a list. *description* is accepted and not kept, as in azureml-core.
         """
-        self._keep(writing.scalar(name, value, step))
+        self._add(writing.scalar(name, value, step))
 
     def log_list(self, name: str, value: Iterable[Any], description: str = "") -> None:
         """Log a list of values at once. Raises BadUsage for what is no list."""
-        self._keep(writing.values(name, value))
+        self._add(writing.values(name, value))
 
     def log_row(self, name: str, description: str | None = None, **kwargs: Any) -> None:
         """Add one row to the table *name*; its columns are the other arguments. Raises BadUsage where there are none,
         and where one holds a list."""
         if not kwargs:
             raise BadUsage(f"'{name}': a row has columns.", hint=f"For example log_row('{name}', epoch=1, loss=0.5)")
-        self._keep(writing.row(name, kwargs))
+        self._add(writing.row(name, kwargs))
 
     def log_table(self, name: str, value: Mapping[str, Any], description: str = "") -> None:
         """Log a table: a dictionary of columns of one length. Raises BadUsage for anything else."""
-        self._keep(writing.table(name, value))
+        self._add(writing.table(name, value))
 
     def log_image(
         self, name: str, path: str | os.PathLike[str] | None = None, plot: Any = None, description: str = ""
@@ -63,12 +66,20 @@ class Recording(ABC):
             raise BadUsage(f"'{name}': log_image takes either path or plot.")
         if plot is not None:
             file = f"{name}_{int(time.time())}.png"
-            self._store_plot(file, plot)
+            if not callable(getattr(plot, "savefig", None)):
+                raise BadUsage(
+                    f"'{name}': a plot has a method savefig, and {type(plot).__name__} has none.",
+                    hint="Give a figure of matplotlib, or matplotlib.pyplot.",
+                )
+            with tempfile.TemporaryDirectory(prefix="himl-") as folder:
+                path = Path(folder, "plot.png")
+                plot.savefig(path, format="png")
+                self._store_files({file: path})
         else:
             given = Path(os.fspath(path or ""))
             file = given.name if given.is_absolute() or ".." in given.parts else given.as_posix()
             self.upload_file(file, given)
-        self._keep(writing.image(name, file))
+        self._add(writing.image(name, file))
 
     def log_text(self, text: str, artifact_file: str) -> None:
         """Store *text* as the file *artifact_file* of the run."""
@@ -151,7 +162,7 @@ class Recording(ABC):
             self.fail(error)
 
     @abstractmethod
-    def _keep(self, entry: Logged) -> None: ...
+    def _add(self, entry: Logged) -> None: ...
 
     @abstractmethod
     def _store_files(self, files: Mapping[str, Path]) -> None: ...
@@ -162,20 +173,73 @@ class Recording(ABC):
             path.write_bytes(content)
             self._store_files({name: path})
 
-    def _store_plot(self, name: str, plot: Any) -> None:
-        if not callable(getattr(plot, "savefig", None)):
-            raise BadUsage(
-                f"'{name}': a plot has a method savefig, and {type(plot).__name__} has none.",
-                hint="Give a figure of matplotlib, or matplotlib.pyplot.",
-            )
-        with tempfile.TemporaryDirectory(prefix="himl-") as folder:
-            path = Path(folder, "plot.png")
-            plot.savefig(path, format="png")
-            self._store_files({name: path})
-
 
 def reason_of(error_details: str | BaseException | None, error_code: str | None) -> str:
     """Why a run failed, in words."""
     if isinstance(error_details, BaseException):
         return f"{type(error_details).__name__}: {error_details}"
     return error_details or error_code or "the program said that it failed"
+
+
+class OfflineRun(Recording):
+    """Takes what a run takes and tells it to Python's logging, at level INFO. `get_metrics` gives it back; nothing is
+    sent and nothing written.
+
+    It has no `experiment`, which is how azureml-core's users tell such a run.
+    """
+
+    def __init__(self) -> None:
+        self.id = f"OfflineRun_{uuid.uuid4()}"
+        self.status = "Running"
+        self.tags: dict[str, str] = {}
+        self._logged: dict[str, list[Logged]] = {}
+
+    def get_status(self) -> str:
+        """Running, or Completed or Failed once `complete` or `fail` was called."""
+        return self.status
+
+    def get_tags(self) -> dict[str, str]:
+        """The tags that were set; a copy."""
+        return dict(self.tags)
+
+    def get_metrics(self, name: str | None = None, recursive: bool = False) -> dict[str, Any]:
+        """What was logged, by name: a value, or a list where there are several; a table as a dictionary of columns."""
+        return {metric: _value(entries) for metric, entries in self._logged.items() if name in (None, metric)}
+
+    def set_tags(self, tags: Mapping[str, str]) -> None:
+        """Set *tags*, their values as texts; others stay as they are."""
+        self.tags.update({key: str(value) for key, value in tags.items()})
+        log.info("No run to tag with %s.", dict(tags))
+
+    def flush(self, timeout_seconds: int = 300) -> None:
+        """Nothing is waiting."""
+
+    def complete(self) -> None:
+        """Take the status Completed."""
+        self.status = "Completed"
+
+    def fail(self, error_details: str | BaseException | None = None, error_code: str | None = None) -> None:
+        """Take the status Failed, and tell the log why, as a warning."""
+        self.status = "Failed"
+        log.warning("Failed, and no run to record it: %s", reason_of(error_details, error_code))
+
+    def __repr__(self) -> str:
+        return f"OfflineRun({self.id!r})"
+
+    def _add(self, entry: Logged) -> None:
+        self._logged.setdefault(entry.name, []).append(entry)
+        log.info("No run to log to: %s '%s' %s", entry.kind.value, entry.name, _value([entry]))
+
+    def _store_files(self, files: Mapping[str, Path]) -> None:
+        log.info("No run to upload to: %s", ", ".join(files))
+
+
+def _value(entries: list[Logged]) -> Any:
+    rows = [row.values for entry in entries for row in entry.rows]
+    if entries[0].kind is LoggedKind.table:
+        columns = [*dict.fromkeys(column for row in rows for column in row)]
+        return {
+            column: rows[0].get(column) if len(rows) == 1 else [row.get(column) for row in rows] for column in columns
+        }
+    found = [value for row in rows for value in row.values()]
+    return found[0] if len(found) == 1 else found

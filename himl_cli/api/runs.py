@@ -11,12 +11,11 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from himl_cli.api import resolve
-from himl_cli.api.context import OfflineRun
 from himl_cli.api.errors import NoChildren, NoRecoveryId, NotThere, PackageMissing, WrongArgument, raising
-from himl_cli.api.files import download_files_from_run_id
-from himl_cli.api.transfer import PathLike
-from himl_cli.api.workspace import Run
+from himl_cli.api.recording import OfflineRun
+from himl_cli.api.resolve import resolve_run
+from himl_cli.api.transfer import PathLike, download_files_from_run_id
+from himl_cli.api.workspace import Run, Workspace
 from himl_cli.core.errors import BadUsage, RunNotFound
 from himl_cli.core.installing import install_command
 from himl_cli.core.results import Aggregation, Child, RunResults, Value
@@ -26,6 +25,11 @@ from himl_cli.services.runs import lookup
 from himl_cli.services.runs.aggregate import aggregate, children_chosen, value_of
 from himl_cli.services.runs.lookup import read_latest_run_file
 
+if TYPE_CHECKING:
+    import pandas as pd
+
+log = logging.getLogger(__name__)
+
 
 def fetch_run(workspace: object, run_recovery_id: str) -> Run:
     """The run that *run_recovery_id* means: `experiment:run_id`, a run id, a Studio URL, or `latest`.
@@ -33,7 +37,12 @@ def fetch_run(workspace: object, run_recovery_id: str) -> Run:
     *workspace* is himl's, or a vendor's object; None means the one configured, and runs kept here as well. Raises
     RunNotFound naming similar ids, BadUsage for text that is no run.
     """
-    return resolve.find_run(run_recovery_id, workspace)
+    return _find_run(run_recovery_id, workspace)
+
+
+def _find_run(reference: str, workspace: object, config: PathLike | None = None) -> Run:
+    opened, record = resolve_run(reference, workspace, config)
+    return Run(Workspace.of(opened), record)
 
 
 def get_most_recent_run(run_recovery_file: str | os.PathLike[str], workspace: object = None) -> Run:
@@ -90,12 +99,6 @@ def is_running_in_azure_ml(aml_run: Any = None) -> bool:
     return hasattr(aml_run, "experiment")
 
 
-if TYPE_CHECKING:
-    import pandas as pd
-
-log = logging.getLogger(__name__)
-
-
 def aggregate_hyperdrive_metrics(
     child_run_arg_name: str,
     run_id: str | None = None,
@@ -123,21 +126,21 @@ def aggregate_hyperdrive_metrics(
             "aggregate_hyperdrive_metrics gives a DataFrame, and pandas is not installed.",
             hint=f"Install it: {install_command('frames')}",
         )
-    if is_offline(run):
+    if _is_offline(run):
         return _frame(Aggregation((), ()), [])
     try:
-        parent = meant(run_id, run, aml_workspace, workspace_config_path)
+        parent = _given_run(run_id, run, aml_workspace, workspace_config_path)
     except RunNotFound as err:
         err.hint = (
             f"The name of the argument comes first: aggregate_hyperdrive_metrics('{run_id}', "
             f"'{child_run_arg_name}')? {err.hint}"
         ).rstrip()
         raise
-    found, is_crossval = gathered(child_run_arg_name, parent, keep_metrics)
-    return _frame(found, column_names(found, child_run_arg_name, is_crossval))
+    found, is_crossval = _children(child_run_arg_name, parent, keep_metrics)
+    return _frame(found, _columns(found, child_run_arg_name, is_crossval))
 
 
-def gathered(argument: str, parent: Run, keep_metrics: Sequence[str] | None) -> tuple[Aggregation, bool]:
+def _children(argument: str, parent: Run, keep_metrics: Sequence[str] | None) -> tuple[Aggregation, bool]:
     """The children of *parent* and what they logged, and whether they are a cross-validation's. Raises NoChildren, and
     BadUsage where none has *argument*."""
     opened = parent.workspace.opened
@@ -153,7 +156,7 @@ def gathered(argument: str, parent: Run, keep_metrics: Sequence[str] | None) -> 
     ) == "crossval"
 
 
-def is_offline(run: object) -> bool:
+def _is_offline(run: object) -> bool:
     """Whether *run* is the run context of a process that is part of no job, himl's or azureml-core's; a warning says
     so."""
     if not isinstance(run, OfflineRun) and type(run).__name__ != "_OfflineRun":
@@ -162,20 +165,20 @@ def is_offline(run: object) -> bool:
     return True
 
 
-def meant(run_id: str | None, run: object, workspace: object, config: str | os.PathLike[str] | None) -> Run:
+def _given_run(run_id: str | None, run: object, workspace: object, config: str | os.PathLike[str] | None) -> Run:
     """The run that one of the two says: himl's, azureml-core's, or an id in the workspace given or configured. Raises
     NoChildren where neither does."""
     if isinstance(run, Run):
         return run
     if run is not None:
         given: Any = run
-        return resolve.find_run(str(given.id), given.experiment.workspace)
+        return _find_run(str(given.id), given.experiment.workspace)
     if run_id is None:
         raise NoChildren("Which run is meant has to be said.", hint="Give run_id or run.")
-    return resolve.find_run(run_id, workspace, config)
+    return _find_run(run_id, workspace, config)
 
 
-def column_names(found: Aggregation, argument: str, is_crossval: bool) -> list[Scalar]:
+def _columns(found: Aggregation, argument: str, is_crossval: bool) -> list[Scalar]:
     """The values themselves where they tell the children apart (1 and 1.0 do not), else the labels."""
     values = [value_of(argument, child.run, child.results) for child in found.children]
     known = [str(value) if is_crossval else value for value in values if value is not None]
@@ -185,20 +188,20 @@ def column_names(found: Aggregation, argument: str, is_crossval: bool) -> list[S
 def _frame(found: Aggregation, columns: Sequence[Scalar]) -> pd.DataFrame:
     import pandas as pd
 
-    names = sorted({name for child in found.children for name in names_of(child.results)})
+    names = sorted({name for child in found.children for name in _names(child.results)})
     cells = {
-        column: pd.Series([cell(child, name) for name in names], index=names, dtype=object)
+        column: pd.Series([_cell(child, name) for name in names], index=names, dtype=object)
         for column, child in zip(columns, found.children, strict=True)
     }
     return pd.DataFrame(cells, index=names, columns=list(columns)).infer_objects()
 
 
-def names_of(results: RunResults) -> list[str]:
+def _names(results: RunResults) -> list[str]:
     """All that was logged, by name."""
     return [*results.series, *results.texts, *results.tables, *results.lists, *results.images]
 
 
-def cell(child: Child, name: str) -> object:
+def _cell(child: Child, name: str) -> object:
     """What the child logged under *name*, as hi-ml has it; NaN where it is nothing."""
     results = child.results
     if name in results.tables:
@@ -244,12 +247,12 @@ def get_metrics_for_run(
     """
     if run is None and not run_id:
         raise WrongArgument("Which run is meant has to be said.", hint="Give run_id or run.")
-    if is_offline(run):
+    if _is_offline(run):
         return {}
-    found = meant(run_id, run, aml_workspace, workspace_config_path)
+    found = _given_run(run_id, run, aml_workspace, workspace_config_path)
     if found.status != RunStatus.completed.value:
         log.warning("Run '%s' is %s: its metrics may be incomplete.", found.id, found.status)
-    return _kept(found.get_metrics(), keep_metrics, found.id)
+    return _select(found.get_metrics(), keep_metrics, found.id)
 
 
 def get_metrics_for_hyperdrive_run(
@@ -265,15 +268,15 @@ def get_metrics_for_hyperdrive_run(
 
     The parent is meant, and errors are raised, as there; pandas is not needed.
     """
-    if is_offline(run):
+    if _is_offline(run):
         return {}
-    found, is_crossval = gathered(
-        child_run_arg_name, meant(run_id, run, aml_workspace, workspace_config_path), keep_metrics
+    found, is_crossval = _children(
+        child_run_arg_name, _given_run(run_id, run, aml_workspace, workspace_config_path), keep_metrics
     )
     metrics = {}
-    for key, child in zip(column_names(found, child_run_arg_name, is_crossval), found.children, strict=True):
-        logged = {name: cell(child, name) for name in names_of(child.results)}
-        metrics[key] = _kept(logged, keep_metrics, child.run.id)
+    for key, child in zip(_columns(found, child_run_arg_name, is_crossval), found.children, strict=True):
+        logged = {name: _cell(child, name) for name in _names(child.results)}
+        metrics[key] = _select(logged, keep_metrics, child.run.id)
     return metrics
 
 
@@ -292,9 +295,9 @@ def download_files_from_hyperdrive_children(
         raise WrongArgument(
             "By which hyperparameter the folders are called has to be said.", hint="Give hyperparam_name."
         )
-    if is_offline(run):
+    if _is_offline(run):
         return []
-    parent = meant(None, run, None, None)
+    parent = _given_run(None, run, None, None)
     folders: dict[str, str] = {}
     for record in children_chosen(parent.workspace.opened, parent.record).runs:
         value = get_tags_from_hyperdrive_run(record, hyperparam_name)
@@ -309,27 +312,20 @@ def download_files_from_hyperdrive_children(
                 f"The files of runs '{folders[name]}' and '{record.id}' would go to the same folder '{name}'."
             )
         folders[name] = record.id
-    return [
-        path
-        for name, id in folders.items()
-        for path in _fetched(parent, id, remote_file_paths.split(","), Path(local_download_folder) / name)
-    ]
-
-
-def _fetched(parent: Run, run_id: str, names: Sequence[str], folder: Path) -> list[str]:
-    """The paths of those of *names* that the run has, in *folder*."""
     found = []
-    for name in names:
-        try:
-            download_files_from_run_id(run_id, folder, prefix=name, workspace=parent.workspace)
-        except NotThere as err:
-            log.warning("%s", err)
-        if (folder / name).exists():
-            found.append(str(folder / name))
+    for folder, run_id in folders.items():
+        for name in remote_file_paths.split(","):
+            target = Path(local_download_folder) / folder
+            try:
+                download_files_from_run_id(run_id, target, prefix=name, workspace=parent.workspace)
+            except NotThere as err:
+                log.warning("%s", err)
+            if (target / name).exists():
+                found.append(str(target / name))
     return found
 
 
-def _kept(metrics: dict[str, Any], keep: Sequence[str] | None, run_id: str) -> dict[str, Any]:
+def _select(metrics: dict[str, Any], keep: Sequence[str] | None, run_id: str) -> dict[str, Any]:
     for name in keep or ():
         if name not in metrics:
             log.warning("Run '%s' has no metric '%s'.", run_id, name)

@@ -2,27 +2,25 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from himl_cli.api.datasets import (
-    AfterSubmission,
-    Asked,
     AzureRunInfo,
-    DatasetConfig,
     Datasets,
     as_configs,
+    azure_workspace,
     info_in_job,
     info_outside,
 )
-from himl_cli.api.ranks import set_environment_variables_for_multi_node
+from himl_cli.api.errors import in_words_of_arguments, one_line_if_uncaught
 from himl_cli.api.transfer import PathLike
+from himl_cli.services.naming import hi_ml_experiment
 
-log = logging.getLogger(__name__)
-
+AfterSubmission = Callable[..., Any]
 AZUREML_FLAG = "--azureml"
 DEFAULT_DOCKER_IMAGE = "mcr.microsoft.com/azureml/openmpi4.1.0-cuda11.3-cudnn8-ubuntu20.04:20230509.v1"
 DEFAULT_SHM_SIZE = "100g"
@@ -157,35 +155,73 @@ def submit_to_azure_if_needed(
     catch ends it in one line and a hint, with the exit code of `himl submit`. Raises TypeError for datasets of another
     kind than these, and for a workspace that is none; ValueError for an empty name of a dataset.
     """
-    asked = Asked(**locals())  # by name: the fields are these arguments
     inputs, outputs = as_configs(input_datasets), as_configs(output_datasets)
     is_wanted = AZUREML_FLAG in sys.argv[1:] if submit_to_azureml is None else submit_to_azureml
+    arguments = [word for word in sys.argv[1:] if word != AZUREML_FLAG]
     if os.environ.get("AZUREML_RUN_ID"):
-        return _in_job(inputs, outputs, is_wanted)
-    if is_wanted:
-        from himl_cli.api.errors import one_line_if_uncaught
+        sys.argv[1:] = arguments  # the script's own parser does not know the flag
+        return info_in_job(inputs, outputs, is_wanted)
+    given = aml_workspace if aml_workspace is not None else ml_client
+    if not is_wanted:
+        return info_outside(inputs, outputs, given, workspace_config_file, default_datastore or None)
+    with one_line_if_uncaught(), in_words_of_arguments():
+        from himl_cli.api import submission
+        from himl_cli.services.submission.request import SubmitRequest
 
-        with one_line_if_uncaught():
-            from himl_cli.api.submission import submit
-
-            return submit(asked, inputs, outputs, AZUREML_FLAG, DEFAULT_DOCKER_IMAGE)
-
-    return info_outside(asked, inputs, outputs)
-
-
-def _in_job(inputs: Sequence[DatasetConfig], outputs: Sequence[DatasetConfig], is_wanted: bool) -> AzureRunInfo:
-    """In a job of Azure ML, or in one that himl runs here."""
-    from himl_cli.workspaces.resolve import is_in_azure_job, own_local_run
-
-    sys.argv[1:] = [word for word in sys.argv[1:] if word != AZUREML_FLAG]  # the script's own parser does not know it
-    is_in_azure = own_local_run() is None and is_in_azure_job()  # a job of Azure ML may run others of himl
-    if is_wanted and not is_in_azure:
-        log.warning(
-            "The script runs in a job of himl already, and is not sent to Azure ML. To send it, start it with python."
+        submission.exit_unless_first_rank()
+        cwd = Path.cwd()
+        root = cwd / (snapshot_root_directory or "")
+        sweep = submission.sweep_of(hyperdrive_config, hyperparam_args)
+        is_root_given = snapshot_root_directory is not None
+        name = os.environ.get("HIML_EXPERIMENT_NAME") or experiment_name
+        request = SubmitRequest(
+            cwd=cwd,
+            **submission.entry_of(entry_script, entry_command, root, cwd, is_root_given=is_root_given),
+            **submission.environment_of(
+                aml_environment_name,
+                build_context,
+                conda_environment_file,
+                docker_base_image,
+                has_default_image=docker_base_image == DEFAULT_DOCKER_IMAGE,
+                pip_extra_index_url=pip_extra_index_url or None,
+                private_wheel=str(private_pip_wheel_path) if private_pip_wheel_path else None,
+            ),
+            arguments=[
+                *(arguments if script_params is None else map(str, script_params)),
+                *(submission.trial_arguments(sweep, hyperdrive_argument_prefix) if hyperparam_args else ()),
+            ],
+            cluster=compute_cluster_name,
+            python_executable=python_executable,
+            instance_type=instance_type or "",
+            resource_properties=resources_properties or {},
+            vscode=vscode and sweep is None and not strictly_aml_v1,  # wanted where it can be had: it is the default
+            jupyter=jupyter,
+            ssh_key=ssh_key,
+            tensorboard_logs=None if tensorboard_logs is None else Path(tensorboard_logs).as_posix(),
+            num_nodes=num_nodes,
+            processes_per_node=pytorch_processes_per_node_v2,
+            no_mpi_single_node=not use_mpi_run_for_single_node_jobs,
+            shm_size=docker_shm_size,
+            identity="user" if identity_based_auth else None,
+            max_run_duration=submission.duration_of(max_run_duration, hyperparam_args),
+            snapshot_root=str(root),
+            ignored_folders=[str(folder) for folder in ignored_folders or ()],
+            env_vars={key: str(value) for key, value in (environment_variables or {}).items()},
+            experiment=hi_ml_experiment(name) if name else None,
+            display_name=display_name or "",
+            tags={key: str(value) for key, value in (tags or {}).items()},
+            inputs=[config.to_input(index) for index, config in enumerate(inputs)],
+            outputs=[config.to_output(index) for index, config in enumerate(outputs)],
+            default_datastore=default_datastore or None,
+            sdk="v1" if strictly_aml_v1 else "v2",
+            ready_sweep=sweep,
         )
-    set_environment_variables_for_multi_node()
-    specs = (
-        [config.to_input(index) for index, config in enumerate(inputs)],
-        [config.to_output(index) for index, config in enumerate(outputs)],
-    )
-    return info_in_job(*specs, is_in_azure=is_in_azure)
+        return submission.submit(
+            request,
+            lambda: azure_workspace(given, workspace_config_file),
+            after_submission,
+            ml_client,
+            waits=wait_for_completion,
+            follows=wait_for_completion and wait_for_completion_show_output,
+            exits=exit_on_completion,
+        )

@@ -4,30 +4,31 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from datetime import datetime
-from functools import cached_property
-from pathlib import Path
+from functools import cache, cached_property
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
-from himl_cli.api.recording import Recording, reason_of
-from himl_cli.api.transfer import Datastore, bring, complete
+from himl_cli.api.errors import NotThere, raising
+from himl_cli.api.recording import OfflineRun, Recording, reason_of
+from himl_cli.api.resolve import resolve_workspace
+from himl_cli.api.transfer import download_once, download_one, upload_folder
+from himl_cli.core.blobs import DatastoreInfo
 from himl_cli.core.errors import BadUsage, NotFound
 from himl_cli.core.results import RunEnd
 from himl_cli.core.runs import Metric, MetricPoint, RunQuery, RunStatus, TextPoint, Texts
 from himl_cli.core.runs import Run as Record
-from himl_cli.services.runs.logs import GROWTH, follow_log, seconds_between_looks
+from himl_cli.services.runs.logs import GROWTH, follow_log
 from himl_cli.services.submission.wait import raise_unless_completed
-from himl_cli.services.transfer.download import download
 from himl_cli.services.transfer.filters import Filters
-from himl_cli.services.transfer.plan import DownloadRequest
-from himl_cli.workspaces import base
+from himl_cli.services.transfer.plan import DownloadRequest, UploadRequest
 from himl_cli.workspaces.base import RunRecorder
 
 if TYPE_CHECKING:
-    from himl_cli.api.context import OfflineRun
     from himl_cli.core.results import Logged
     from himl_cli.services.runs.writing import RunWriter
     from himl_cli.workspaces.azure.address import WorkspaceAddress
@@ -35,7 +36,27 @@ if TYPE_CHECKING:
     from himl_cli.workspaces.base import Workspace as Opened
 
 
-class Experiment:
+class _Named:
+    """What a workspace has under a name: equal where both are."""
+
+    workspace: Workspace
+    name: str
+
+    def __eq__(self, other: object) -> bool:
+        return (
+            isinstance(other, _Named)
+            and type(other) is type(self)
+            and (self.workspace, self.name) == (other.workspace, other.name)
+        )
+
+    def __hash__(self) -> int:
+        return hash((self.workspace, self.name))
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.name!r} in {self.workspace.opened.label})"
+
+
+class Experiment(_Named):
     """The runs of one name in *workspace*; that there are any is not looked up before they are asked for."""
 
     def __init__(self, workspace: Workspace, name: str) -> None:
@@ -45,15 +66,6 @@ class Experiment:
     def get_runs(self, tags: Mapping[str, str] | None = None) -> Iterator[Run]:
         """The runs that have *tags*, newest first, fetched as they are consumed."""
         return self.workspace.runs(RunQuery(self.name, tags=dict(tags or {})))
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Experiment) and (self.workspace, self.name) == (other.workspace, other.name)
-
-    def __hash__(self) -> int:
-        return hash((self.workspace, self.name))
-
-    def __repr__(self) -> str:
-        return f"Experiment({self.name!r} in {self.workspace.opened.label})"
 
 
 class Run(Recording):
@@ -159,8 +171,8 @@ class Run(Recording):
             for metric in logged:
                 if name in (None, metric.name):
                     found.setdefault(metric.run, {}).setdefault(metric.name, []).extend(metric.points)
-        told = {run_id: {metric: _value(points) for metric, points in names.items()} for run_id, names in found.items()}
-        return told if recursive else told.get(self.id, {})
+        metrics = {run: {metric: _value(points) for metric, points in names.items()} for run, names in found.items()}
+        return metrics if recursive else metrics.get(self.id, {})
 
     def get_file_names(self) -> list[str]:
         """The names of all files of the run, sorted."""
@@ -174,12 +186,14 @@ class Run(Recording):
 
         *tags* and *status* select among them. Raises BadUsage for a status that there is not.
         """
-        wanted = [_status(status)] if status else []
+        statuses = {each.value.lower(): each for each in RunStatus}
+        if status and status.lower() not in statuses:
+            names = ", ".join(each.value for each in RunStatus)
+            raise BadUsage(f"'{status}' is no status of a run.", hint=f"There are {names}.")
         for record in self._found_in.opened.runs(RunQuery(parent=self.id)):
             child = Run(self._found_in, record)
-            if (not wanted or record.status in wanted) and all(
-                record.tags.get(key) == value for key, value in (tags or {}).items()
-            ):
+            is_wanted = not status or record.status is statuses[status.lower()]
+            if is_wanted and all(record.tags.get(key) == value for key, value in (tags or {}).items()):
                 yield child
             if recursive:
                 yield from child.get_children(recursive=True, tags=tags, status=status)
@@ -192,9 +206,7 @@ class Run(Recording):
         It goes to *output_file_path*, into it where that is a folder or ends with a slash, and without it to its own
         last name in the current folder. Raises NotThere, and IntegrityFailed and its kin when it did not arrive.
         """
-        from himl_cli.api.transfer import bring_file
-
-        bring_file(self.files, self.id, name, output_file_path)
+        download_one(self.files, self.id, name, output_file_path)
 
     def download_files(
         self,
@@ -211,13 +223,7 @@ class Run(Recording):
         request = DownloadRequest(
             Path(output_directory or "."), Filters(prefix or ""), strip_prefix=not append_prefix, overwrite=True
         )
-        complete(
-            bring(
-                request.folder,
-                repr(("download files", self.id, request)),
-                lambda notify: download(self.files(), request, notify),
-            )
-        )
+        download_once(self.files, request, ("download files", self.id, request))
 
     def wait_for_completion(
         self, show_output: bool = False, wait_post_processing: bool = False, raise_on_error: bool = True
@@ -228,9 +234,17 @@ class Run(Recording):
         effect. Ctrl-C ends the waiting, not the run. Raises JobFailed, unless *raise_on_error* is False, where the run
         did not complete.
         """
-        self.record = wait_until_ended(
-            self._found_in.opened, self.id, show_output=show_output, raise_on_error=raise_on_error
-        )
+        opened = self._found_in.opened
+        if show_output:
+            with suppress(NotFound):  # it may end without a log
+                for piece in follow_log(opened, self.id):
+                    _print(piece)
+        pause, at_most = opened.home_of(self.id).poll_interval
+        while not self._now().status.is_final:
+            time.sleep(pause)
+            pause = min(at_most, pause * GROWTH)
+        if raise_on_error:
+            raise_unless_completed(self.record)
         return self.get_details()
 
     def cancel(self) -> bool:
@@ -248,8 +262,6 @@ class Run(Recording):
 
         Makes no request. Without *allow_offline*, BadUsage is raised outside of a job.
         """
-        from himl_cli.api.context import current_run
-
         return current_run(allow_offline)
 
     def flush(self, timeout_seconds: int = 300) -> None:
@@ -276,7 +288,7 @@ class Run(Recording):
         finally:
             self.record = self._recorder.end_run(self.id, end)
 
-    def _keep(self, entry: Logged) -> None:
+    def _add(self, entry: Logged) -> None:
         self._writer.add(entry)
 
     def _store_files(self, files: Mapping[str, Path]) -> None:
@@ -318,24 +330,64 @@ class Run(Recording):
         return self._found_in.opened.run_files(self.id)
 
 
-def _iso(time: datetime | None) -> str | None:
-    return time.isoformat() if time else None
+class JobRun(Run):
+    """The run of the job that this process is part of. What is known of it is asked for when it is wanted; logging
+    needs none of it."""
+
+    def __init__(self, workspace: Workspace, run_id: str, experiment: str) -> None:
+        self._found_in = workspace
+        self._id = run_id
+        self._experiment = experiment
+
+    @property
+    def id(self) -> str:
+        return self._id
+
+    @property
+    def experiment(self) -> Experiment:
+        return Experiment(self.workspace, self._experiment or self.record.experiment)
+
+    @cached_property
+    def record(self) -> Record:  # type: ignore[override]
+        return self._found_in.opened.run(self._id)
+
+    def _end(self, end: RunEnd) -> None:
+        """Only send what is left: how a job ends is recorded when its script does."""
+        self._writer.flush()
 
 
-def _value(points: list[MetricPoint | TextPoint]) -> float | str | list[float | str]:
-    values = [
-        point.value for point in sorted(points, key=lambda point: (point.step, point.time))
-    ]  # one name may have numbers and texts
-    return values[0] if len(values) == 1 else values
+def current_run(allow_offline: bool = True) -> Run | OfflineRun:
+    """The run that this process is part of, always the same object; outside of a job one that keeps nothing. Makes no
+    request.
+
+    A job that himl runs here comes first: it may have been started within one on Azure ML. Raises BadUsage outside of a
+    job where *allow_offline* is False.
+    """
+    with _lock:
+        run = _own_run()
+    if not allow_offline and isinstance(run, OfflineRun):
+        raise BadUsage(
+            "This process is part of no job, so there is no run to write to.",
+            hint="Start it with himl submit, or make a run: create_aml_run_object",
+        )
+    return run
 
 
-def _status(text: str) -> RunStatus:
-    for status in RunStatus:
-        if status.value.lower() == text.lower():
-            return status
-    raise BadUsage(
-        f"'{text}' is no status of a run.", hint=f"There are {', '.join(status.value for status in RunStatus)}."
-    )
+_lock = threading.Lock()
+
+
+@cache
+def _own_run() -> Run | OfflineRun:
+    from himl_cli.workspaces.resolve import open_azure, own_azure, own_local_run
+
+    experiment = os.environ.get("AZUREML_ARM_PROJECT_NAME", "")
+    here = own_local_run()
+    if here is not None:
+        return JobRun(Workspace.of(here[0]), here[1], experiment)
+    address = own_azure(Path.cwd())
+    if address is not None:
+        return JobRun(Workspace.of(open_azure(address, Path.cwd())), os.environ["AZUREML_RUN_ID"], experiment)
+    return OfflineRun()
 
 
 class Workspace:
@@ -372,8 +424,6 @@ class Workspace:
     def from_config(path: str | os.PathLike[str] | None = None, auth: object = None) -> Workspace:
         """The workspace of the config file *path* (or of the one in that folder), else the configured one; see
         `get_workspace`."""
-        from himl_cli.api.resolve import get_workspace
-
         return get_workspace(workspace_config_path=path)
 
     @property
@@ -448,24 +498,99 @@ class Workspace:
         return (str(folder.resolve()) if isinstance(folder, Path) else self.opened.label,)
 
 
-def wait_until_ended(workspace: base.Workspace, run_id: str, *, show_output: bool, raise_on_error: bool) -> Record:
-    """The run as it ended. Raises RunNotFound, and JobFailed where it did not complete and *raise_on_error* is set."""
-    if show_output:
-        with suppress(NotFound):  # it may end without a log
-            for piece in follow_log(workspace, run_id):
-                _show(piece)
-    pause, at_most = seconds_between_looks(workspace, run_id)
-    run = workspace.run(run_id)
-    while not run.status.is_final:
-        time.sleep(pause)
-        pause = min(at_most, pause * GROWTH)
-        run = workspace.run(run_id)
-    if raise_on_error:
-        raise_unless_completed(run)
-    return run
+class Datastore(_Named):
+    """A place for data in *workspace*."""
+
+    def __init__(self, workspace: Workspace, info: DatastoreInfo) -> None:
+        self.workspace = workspace
+        self.name = info.name
+        self.datastore_type = info.kind
+        self.location = info.location
+        self.is_default = info.is_default
+
+    @staticmethod
+    def get(workspace: object, datastore_name: str) -> Datastore:
+        """The datastore of that name; *workspace* may be a vendor's object too. Raises NotThere naming those that
+        exist."""
+        place = get_workspace(workspace)
+        found = place.datastores.get(datastore_name)
+        if found is None:
+            with raising(NotFound, NotThere):
+                place.opened.datastore(datastore_name)  # raises the error that names those there are
+            raise NotThere(f"No datastore '{datastore_name}' in {place.opened.label}.")
+        return found
+
+    def download(
+        self,
+        target_path: str | os.PathLike[str],
+        prefix: str = "",
+        overwrite: bool = False,
+        show_progress: bool = False,
+    ) -> int:
+        """Bring the files whose names start with *prefix* to *target_path*, the whole name below it; returns how many
+        came.
+
+        Files that are here already are left unless *overwrite*; every file is checked by MD5. Raises NotThere, and
+        what went wrong with single files once all were tried.
+        """
+        request = DownloadRequest(Path(target_path), Filters(prefix), overwrite=overwrite)
+        key = ("download from datastore", self.workspace.opened.label, self.name, prefix, overwrite)
+        return download_once(self._open, request, key, show_progress=show_progress).files
+
+    def upload(
+        self,
+        src_dir: str | os.PathLike[str],
+        target_path: str | os.PathLike[str] = "",
+        overwrite: bool = False,
+        show_progress: bool = False,
+    ) -> int:
+        """Store the contents of the folder *src_dir* below *target_path*; returns how many files were sent.
+
+        Files that are there already are left unless *overwrite*. Raises BadUsage where *src_dir* is a file, NotThere
+        where it is not there or empty, and what went wrong with single files once all were tried.
+        """
+        request = UploadRequest(Path(src_dir), PurePath(target_path).as_posix(), overwrite=overwrite)
+        return upload_folder(self._open, request, show_progress=show_progress).files
+
+    def _open(self) -> BlobStore:
+        return self.workspace.opened.datastore(self.name)
 
 
-def _show(piece: bytes) -> None:
+def get_workspace(
+    aml_workspace: object | None = None, workspace_config_path: str | os.PathLike[str] | None = None
+) -> Workspace:
+    """The workspace to use, the first of these that applies:
+
+    1. inside an Azure ML job, the job's own;
+    2. *aml_workspace*: himl's own `Workspace`, or one of azureml-core, or azure-ai-ml's `MLClient` (its address is
+       used, and himl's own sign-in);
+    3. the config file *workspace_config_path*, or a `.himl` folder;
+    4. the nearest `config.json` in the current folder or above;
+    5. HIML_SUBSCRIPTION_ID, HIML_RESOURCE_GROUP and HIML_WORKSPACE_NAME;
+    6. the nearest `.himl` folder in the current folder or above (a local workspace).
+
+    Makes no request. Raises NoWorkspace (also a ValueError) where none of them applies, ConfigNotFound (also a
+    FileNotFoundError) for a config file that is not there, BadUsage (also a ValueError) for a config file that cannot
+    be used and for HIML_* variables of which some are missing, TypeError for an object that is no workspace.
+    """
+    opened = resolve_workspace(aml_workspace, workspace_config_path)
+    if isinstance(aml_workspace, Workspace) and aml_workspace.opened is opened:
+        return aml_workspace
+    return Workspace.of(opened)
+
+
+def _iso(time: datetime | None) -> str | None:
+    return time.isoformat() if time else None
+
+
+def _value(points: list[MetricPoint | TextPoint]) -> float | str | list[float | str]:
+    values = [
+        point.value for point in sorted(points, key=lambda point: (point.step, point.time))
+    ]  # one name may have numbers and texts
+    return values[0] if len(values) == 1 else values
+
+
+def _print(piece: bytes) -> None:
     """To stdout, which in a notebook takes text only."""
     raw = getattr(sys.stdout, "buffer", None)
     if raw is None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -151,21 +151,9 @@ class TransferResult:
 
     def as_record(self) -> dict[str, Any]:
         """The result as JSON values; `from_record` reads it back."""
-        lists = {
-            "differing": list(self.differing),
-            "refused": [{"name": one.name, "reason": one.reason} for one in self.refused],
-            "failed": [
-                {"name": one.name, "message": one.message, "code": one.code, "hint": one.hint} for one in self.failed
-            ],
-        }
-        numbers = {
-            "files": self.files,
-            "bytes": self.bytes,
-            "seconds": round(self.seconds, 3),
-            "skipped": self.skipped,
-            "unverified": self.unverified,
-        }
-        return {**numbers, **lists, **({"note": self.note} if self.note else {})}
+        record = {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
+        record["seconds"] = round(self.seconds, 3)
+        return record if self.note else {key: value for key, value in record.items() if key != "note"}
 
     @classmethod
     def from_record(cls, record: dict[str, Any]) -> TransferResult:

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from himl_cli.core.errors import NotFound
+from himl_cli.core.errors import BadUsage, DiskFailed, NotFound
 
 PART_SUFFIX = ".himl-part"
 STATE_NAME = ".himl-transfer"
@@ -138,18 +138,13 @@ def atomic_replacement(path: Path, *, is_private: bool = False) -> Iterator[str]
     try:
         yield temporary
         if not is_private:
-            os.chmod(temporary, 0o666 & ~_umask())
+            mask = os.umask(0)  # it can only be read by setting it
+            os.umask(mask)
+            os.chmod(temporary, 0o666 & ~mask)
         os.replace(temporary, path)
     except BaseException:
         os.unlink(temporary)
         raise
-
-
-def _umask() -> int:
-    """The process's mask for new files, which can only be read by setting it."""
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def home_folder() -> Path | None:
@@ -186,3 +181,22 @@ def nearest_local(start: Path) -> Path | None:
     return next(
         (folder / WORKSPACE_FOLDER for folder in (start, *start.parents) if (folder / WORKSPACE_FOLDER).is_dir()), None
     )
+
+
+def cache_of(name: str, use: str, hint: str) -> Path:
+    """The folder *name* of himl's cache, made for this user only. Raises BadUsage, saying for what *use* there is none,
+    for a user without a home; DiskFailed."""
+    import platformdirs
+
+    try:
+        root = platformdirs.user_cache_path("himl", appauthor=False) / name
+    except RuntimeError:
+        raise BadUsage(f"There is no folder {use}: this user has no home folder.", hint=hint) from None
+    try:
+        root.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as err:
+        raise DiskFailed(
+            f"Cannot make himl's cache folder '{root}': {err.strerror or err}.",
+            hint="Check the path and its permissions.",
+        ) from err
+    return root

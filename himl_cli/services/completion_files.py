@@ -36,7 +36,10 @@ class Place:
     @property
     def is_loaded(self) -> bool:
         """Whether new shells load the script, once it is there."""
-        return self.start_file is None or self.line in _text_of(_content_of(self.start_file)).splitlines()
+        try:
+            return self.start_file is None or self.line in _text_of(self.start_file.read_bytes()).splitlines()
+        except OSError:
+            return False
 
 
 def place_of(shell: str, variables: Mapping[str, str], *, patience: float = PATIENCE) -> Place:
@@ -78,7 +81,11 @@ def add_line(place: Place) -> None:
         place.start_file.parent.mkdir(parents=True, exist_ok=True)
         with place.start_file.open("a+b") as stream:
             stream.seek(0)
-            stream.write(_as_last_line(stream.read(), place.line))
+            content = stream.read()
+            text = _text_of(content)
+            newline = "\r\n" if "\r\n" in text else "\n" if "\n" in text else os.linesep
+            before = "" if not text or text.endswith("\n") else newline
+            stream.write(f"{before}{place.line}{newline}".encode(*_encoding_of(content)))
     except OSError as err:
         raise DiskFailed(
             f"Cannot write '{place.start_file}': {err.strerror or err}.", hint=f"Add this line to it: {place.line}"
@@ -94,7 +101,7 @@ def _bash_place(home: Path, variables: Mapping[str, str], patience: float) -> Pl
         _folder(variables, "XDG_DATA_HOME", home / ".local" / "share") / "bash-completion",
     )
     script = folder / "completions" / "himl"
-    if _asked(["bash", "-i", "-c", 'echo "<${BASH_COMPLETION_VERSINFO-}>"'], patience).endswith(("<2>", "<3>")):
+    if _last_line_of(["bash", "-i", "-c", 'echo "<${BASH_COMPLETION_VERSINFO-}>"'], patience).endswith(("<2>", "<3>")):
         return Place(script)
     return Place(script, home / ".bashrc", f". {_quoted(script)} {MARK}")
 
@@ -103,10 +110,10 @@ def _zsh_place(home: Path, patience: float) -> Place:
     """A folder of our own; unless zsh has it in its fpath and starts its completion system, `.zshrc` has to load the
     script."""
     script = home / ".zfunc" / "_himl"
-    told = _asked(
+    answer = _last_line_of(
         ["zsh", "-i", "-c", 'print -r -- "<${+functions[compdef]}>${(j.:.)fpath}:<${ZDOTDIR:-$HOME}>"'], patience
     )
-    has_system, _, rest = told.rpartition("\n")[2].removeprefix("<").partition(">")
+    has_system, _, rest = answer.rpartition("\n")[2].removeprefix("<").partition(">")
     folders, _, dot_folder = rest.removesuffix(">").rpartition(":<")
     if has_system == "1" and str(script.parent) in folders.split(":"):
         return Place(script)
@@ -117,7 +124,7 @@ def _zsh_place(home: Path, patience: float) -> Place:
 def _powershell_place(patience: float) -> Place:
     programs = [program for program in ("pwsh", "powershell") if shutil.which(program)]
     for program in programs:
-        profile = _asked([program, "-NoProfile", "-NonInteractive", "-Command", ASK_POWERSHELL], patience)
+        profile = _last_line_of([program, "-NoProfile", "-NonInteractive", "-Command", ASK_POWERSHELL], patience)
         if profile:
             return Place(Path(profile).with_name("himl-completion.ps1"), Path(profile), POWERSHELL_LINE)
     what = "PowerShell does not say where its $PROFILE is." if programs else "There is no PowerShell on PATH."
@@ -128,43 +135,32 @@ def _folder(variables: Mapping[str, str], name: str, default: Path) -> Path:
     return Path(variables[name]) if variables.get(name) else default
 
 
-def _asked(command: Sequence[str], patience: float) -> str:
+def _last_line_of(command: Sequence[str], patience: float) -> str:
     """The last line that a shell prints, without blanks around it; nothing where it is not there or does not answer."""
     program = shutil.which(command[0])
     if program is None:
         return ""
-    with tempfile.TemporaryFile() as told:  # and no pipe, which what its start files leave running would hold open
+    with tempfile.TemporaryFile() as output:  # and no pipe, which what its start files leave running would hold open
         try:
             process = subprocess.Popen(
-                [program, *command[1:]], stdin=subprocess.DEVNULL, stdout=told, stderr=subprocess.DEVNULL, **detached()
+                [program, *command[1:]],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.DEVNULL,
+                **detached(),
             )
         except OSError:
             return ""
         try:
             process.wait(patience)
-            told.seek(0)
-            lines = os.fsdecode(told.read()).strip().splitlines()
+            output.seek(0)
+            lines = os.fsdecode(output.read()).strip().splitlines()
         except (subprocess.TimeoutExpired, UnicodeDecodeError):  # the latter on Windows alone
             return ""
         finally:
             if process.returncode is None:
                 end_detached(process)
     return lines[-1].strip() if lines else ""
-
-
-def _as_last_line(content: bytes, line: str) -> bytes:
-    """What to put after the *content* of a file for *line* to be its last one."""
-    text = _text_of(content)
-    newline = "\r\n" if "\r\n" in text else "\n" if "\n" in text else os.linesep
-    return f"{'' if not text or text.endswith(chr(10)) else newline}{line}{newline}".encode(*_encoding_of(content))
-
-
-def _content_of(path: Path) -> bytes:
-    """The bytes of a file; nothing where there is none."""
-    try:
-        return path.read_bytes()
-    except OSError:
-        return b""
 
 
 def _text_of(content: bytes) -> str:

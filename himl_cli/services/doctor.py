@@ -7,7 +7,6 @@ import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 from typing import NamedTuple
@@ -48,7 +47,11 @@ def installation_checks(lines: Sequence[str] | None = None) -> Iterator[Check]:
         yield Check.note("packages", said, f"To install it: {sys.executable} -m {install_command()}")
         return
     yield packages_check([one for one in wanted if not one.extra])
-    yield from _extras_check([one for one in wanted if one.extra])
+    lacking = sorted({one.extra for one in wanted if one.extra not in ("", EVERYTHING) and not installed(one.name)})
+    if lacking:
+        yield Check.note(
+            "extras", f"Not installed: {', '.join(lacking)}.", f"To install one: {install_command(lacking[0])}"
+        )
 
 
 def python_check(running: tuple[int, ...]) -> Check:
@@ -78,15 +81,6 @@ def packages_check(wanted: Sequence[Wanted]) -> Check:
     return Check.passed(
         "packages", f"himl {installed(PACKAGE) or 'from its sources'}, {versions}." if versions else "All there."
     )
-
-
-def _extras_check(wanted: Sequence[Wanted]) -> Iterator[Check]:
-    """What is not installed, for information: nothing that the other commands need."""
-    lacking = sorted({one.extra for one in wanted if one.extra != EVERYTHING and installed(one.name) is None})
-    if lacking:
-        yield Check.note(
-            "extras", f"Not installed: {', '.join(lacking)}.", f"To install one: {install_command(lacking[0])}"
-        )
 
 
 def requirements(lines: Sequence[str]) -> list[Wanted]:
@@ -127,7 +121,11 @@ def checkup(
     *remarks* gives what is worth knowing of how they were found, *settings* where options are set.
     """
     yield from installation_checks()
-    set_well = tried(SETTINGS, partial(_settings, settings), "'himl submit --help' has the options.")
+    set_well = tried(
+        SETTINGS,
+        lambda: Check.passed(SETTINGS, f"{', '.join(settings()) or 'None are set'}."),
+        "'himl submit --help' has the options.",
+    )
     yield set_well
     try:
         found = find()
@@ -142,22 +140,12 @@ def checkup(
     yield from _configuration(found)
     yield from (Check.note(CONFIGURATION, remark) for remark in remarks())
     for each in found:
-        yield from _checks_of(each)
-
-
-def _settings(places: Callable[[], Sequence[str]]) -> Check:
-    """Where options are set."""
-    return Check.passed(SETTINGS, f"{', '.join(places()) or 'None are set'}.")
-
-
-def _checks_of(found: FoundWorkspace) -> Iterator[Check]:
-    """The workspace's own checks; none of them where what is set for signing in cannot be used."""
-    try:
-        workspace = found.open()
-    except NotAllowed as err:
-        yield Check.failed(SIGN_IN, str(err), err.hint)
-        return
-    yield from workspace.checks()
+        try:
+            workspace = each.open()
+        except NotAllowed as err:  # what is set for signing in cannot be used
+            yield Check.failed(SIGN_IN, str(err), err.hint)
+        else:
+            yield from workspace.checks()
 
 
 def _configuration(found: Sequence[FoundWorkspace]) -> Iterator[Check]:
@@ -184,14 +172,14 @@ def verdict(checks: Sequence[Check]) -> HimlError | None:
 
 
 @dataclass(frozen=True)
-class AskedWorkspace:
+class DescribedWorkspace:
     """What is known of a workspace, and why it is no more: `error` is what the request to it raised."""
 
     facts: WorkspaceFacts
     error: HimlError | None = None
 
 
-def facts_of(found: Sequence[FoundWorkspace], *, ask: bool = True) -> list[AskedWorkspace]:
+def facts_of(found: Sequence[FoundWorkspace], *, ask: bool = True) -> list[DescribedWorkspace]:
     """What is known of each of *found*: without *ask*, and of one that does not answer, what its configuration says.
 
     Raises WorkspaceNotFound where there is none.
@@ -200,17 +188,12 @@ def facts_of(found: Sequence[FoundWorkspace], *, ask: bool = True) -> list[Asked
         raise WorkspaceNotFound(
             "No workspace is configured, and there is none here.", hint="'himl doctor' says where one is looked for."
         )
-    return [_asked(each) if ask else AskedWorkspace(_configured(each)) for each in found]
-
-
-def _configured(each: FoundWorkspace) -> WorkspaceFacts:
-    return WorkspaceFacts(each.kind, each.label, each.source, each.facts)
-
-
-def _asked(each: FoundWorkspace) -> AskedWorkspace:
-    try:
-        workspace = each.open()
-        facts = workspace.describe()
-    except HimlError as error:
-        return AskedWorkspace(_configured(each), error)
-    return AskedWorkspace(replace(facts, source=each.source))
+    described = []
+    for each in found:
+        facts, error = WorkspaceFacts(each.kind, each.label, each.source, each.facts), None
+        try:
+            facts = replace(each.open().describe(), source=each.source) if ask else facts
+        except HimlError as err:
+            error = err
+        described.append(DescribedWorkspace(facts, error))
+    return described

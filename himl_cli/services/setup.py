@@ -48,11 +48,14 @@ DEEPSEISMIC_WORKSPACE = {
     "WORKSPACE_NAME": "workspace_name",
 }
 CLUSTER = "AML_COMPUTE_CLUSTER_NAME"
-STORAGE_OF_PIPELINES = (
-    "pipelines read it from .env; for other jobs register the storage account as a datastore in Azure ML and "
-    "name that with --default_datastore"
-)
-BY_CREATION = "--create_cluster of a pipeline reads it from .env; other jobs take a cluster that exists"
+DEEPSEISMIC_REASONS = {
+    "BLOB_": "pipelines read it from .env; for other jobs register the storage account as a datastore in Azure ML and "
+    "name that with --default_datastore",
+    "AML_COMPUTE_": "--create_cluster of a pipeline reads it from .env; other jobs take a cluster that exists",
+    "HIML_": "himl reads it from the environment",
+    "": "himl has no such setting",
+}
+"""Why a variable is not taken over, by how its name begins."""
 
 
 def read_deepseismic(path: Path) -> TakenSettings:
@@ -62,18 +65,12 @@ def read_deepseismic(path: Path) -> TakenSettings:
         workspace={key: values[name] for name, key in DEEPSEISMIC_WORKSPACE.items() if name in values},
         public={"submit": {"cluster": values[CLUSTER]}} if CLUSTER in values else {},
         left_out=[
-            LeftOut(name, _deepseismic_reason(name)) for name in values if name not in (*DEEPSEISMIC_WORKSPACE, CLUSTER)
+            LeftOut(name, next(why for start, why in DEEPSEISMIC_REASONS.items() if name.startswith(start)))
+            for name in values
+            if name not in (*DEEPSEISMIC_WORKSPACE, CLUSTER)
         ],
         read=[path],
     )
-
-
-def _deepseismic_reason(name: str) -> str:
-    if name.startswith("BLOB_"):
-        return STORAGE_OF_PIPELINES
-    if name.startswith("AML_COMPUTE_"):
-        return BY_CREATION
-    return "himl reads it from the environment" if name.startswith("HIML_") else "himl has no such setting"
 
 
 PRIVATE_FILES = ("InnerEyePrivateSettings.yml", "settings_private.yml", "InnerEyeTestVariables.txt")
@@ -130,10 +127,11 @@ def read_innereye(path: Path, folder: Path) -> TakenSettings:
 
     Raises BadUsage for a file that is not of that form.
     """
-    private = [found for name in PRIVATE_FILES for found in _first(path.parent / name, folder / name) if found != path]
+    beside = [next(filter(Path.is_file, (path.parent / name, folder / name)), path) for name in PRIVATE_FILES]
+    private = [file for file in beside if file != path]
     entries = [entry for file in (path, *private) for entry in _variables(file).items()]
-    values = {name: value for name, value in entries if _is_plain(value)}
-    composite = {name: value for name, value in entries if not _is_plain(value)}
+    values = {name: value for name, value in entries if isinstance(value, (str, bool, int, float))}
+    composite = dict.fromkeys(name for name, value in entries if not isinstance(value, (str, bool, int, float)))
     submit = _submit(values)
     azure = _azure(values)
     secret = {
@@ -156,10 +154,6 @@ def read_innereye(path: Path, folder: Path) -> TakenSettings:
     )
 
 
-def _first(*paths: Path) -> list[Path]:
-    return [path for path in paths if path.is_file()][:1]
-
-
 def _variables(path: Path) -> dict[str, Any]:
     """The filled entries of `variables:`, names in lower case."""
     from himl_cli.services.yaml_files import parse_mapping
@@ -170,22 +164,14 @@ def _variables(path: Path) -> dict[str, Any]:
             f"'{path}' has no 'variables:' with settings below it, as InnerEye's settings have.",
             hint="See 'himl init --help' for the files that it reads.",
         )
-    return {
-        str(name).lower(): value.strip() if isinstance(value, str) else value
-        for name, value in entries.items()
-        if _is_filled(value)
+    stripped = {
+        str(name).lower(): value.strip() if isinstance(value, str) else value for name, value in entries.items()
     }
-
-
-def _is_filled(value: Any) -> bool:
-    """Whether there is a value: not an empty one, nor a place-holder that a build pipeline fills in."""
-    if isinstance(value, str):
-        return bool(value.strip()) and not value.strip().startswith("$(")
-    return value is not None and value not in ([], {})
-
-
-def _is_plain(value: Any) -> bool:
-    return isinstance(value, (str, bool, int, float))
+    return {  # `$(…)` is a place-holder that a build pipeline fills in
+        name: value
+        for name, value in stripped.items()
+        if value is not None and value not in ("", [], {}) and not (isinstance(value, str) and value.startswith("$("))
+    }
 
 
 def _submit(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -355,9 +341,6 @@ def read_settings(path: Path, folder: Path, read_config: Callable[[Path], Mappin
     raise BadUsage(f"--from '{path.name}': himl does not know this kind of file.", hint=f"It takes {KINDS}.")
 
 
-CONFIG = "config.json"
-
-
 class Workspaces(Protocol):
     """What is asked of those who know how workspaces are written down."""
 
@@ -413,7 +396,7 @@ def _write(folder: Path, taken: TakenSettings, ids: Mapping[str, str], where: st
     files: list[NewFile] = []
     if ids:
         text = workspaces.azure_config_text(ids, where)
-        files.append(NewFile(folder / CONFIG, text, json.loads(text), said_by=workspaces.azure_ids_in))
+        files.append(NewFile(folder / "config.json", text, json.loads(text), said_by=workspaces.azure_ids_in))
     if taken.public:
         files.append(settings_file(folder, taken.public, is_private=False))
     if taken.private:

@@ -134,12 +134,10 @@ def _word(text: str) -> None:
     if "\0" in text:
         return  # no variable can have it
     try:
-        os.environ[datasets.VARIABLE] = text
+        os.environ[datasets.DOWNLOADED_VARIABLE] = text
     except UnicodeEncodeError:
         return
-    os.environ["LOCAL_RANK"], os.environ["RANK"] = "1", "1"
-    datasets.inherited("0badcafe0bad")
-    datasets.leave_word("0badcafe0bad", Path.cwd())
+    datasets.downloaded().get("0badcafe0bad")
 
 
 def targets() -> list[Target]:

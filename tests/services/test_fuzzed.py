@@ -132,12 +132,9 @@ def test_a_datastore_without_an_address_is_a_failure_of_the_service(odd: dict[st
 
 
 @pytest.mark.parametrize("text", [DEEP, '{"x": ["/a"]}', '{"x": 1}', "[]", "9" * 5000])
-def test_word_of_datasets_that_is_none_is_passed_over(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, text: str) -> None:
-    for name, value in ((datasets.VARIABLE, text), ("LOCAL_RANK", "1"), ("RANK", "1")):
-        monkeypatch.setenv(name, value)
-    assert datasets.inherited("x") is None
-    datasets.leave_word("x", tmp_path)
-    assert datasets.inherited("x") == tmp_path
+def test_damaged_word_of_downloaded_datasets_is_passed_over(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    monkeypatch.setenv(datasets.DOWNLOADED_VARIABLE, text)
+    assert datasets.downloaded() == {}
 
 
 def test_a_report_that_is_nested_without_end_is_told_as_it_is() -> None:

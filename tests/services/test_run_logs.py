@@ -10,7 +10,7 @@ import pytest
 from himl_cli.core.errors import BadUsage, HimlError, JobFailed, NotFound, ServiceFailed
 from himl_cli.core.events import Event, Notice
 from himl_cli.render.errors import as_himl_error
-from himl_cli.services.runs.logs import follow_log, last_lines, read_log, seconds_between_looks, watching
+from himl_cli.services.runs.logs import follow_log, last_lines, read_log, watching
 from himl_cli.workspaces.joined import JoinedWorkspace
 from himl_cli.workspaces.resolve import open_workspace
 from tests.recorded_runs import RecordedRuns
@@ -24,11 +24,11 @@ def test_a_service_is_asked_seldom_and_a_run_kept_here_often(project: Path) -> N
     runs.add("train_1_aa")
     (project / "config.json").write_text(json.dumps(CONFIG))
     azure = open_workspace(None, None, start=project)
-    at_first, at_most = seconds_between_looks(azure, "any")
+    at_first, at_most = azure.home_of("any").poll_interval
     assert 1.0 <= at_first <= 2.0 <= at_most <= 10.0
-    assert max(seconds_between_looks(runs.workspace, "train_1_aa")) <= 0.1
+    assert max(runs.workspace.home_of("train_1_aa").poll_interval) <= 0.1
     both = JoinedWorkspace(runs.workspace, lambda: azure, azure.label)
-    assert seconds_between_looks(both, "train_1_aa") == seconds_between_looks(runs.workspace, "train_1_aa")
+    assert both.home_of("train_1_aa").poll_interval == runs.workspace.home_of("train_1_aa").poll_interval
 
 
 def test_a_log_is_found_by_the_last_part_of_its_name_unless_several_have_it(project: Path) -> None:

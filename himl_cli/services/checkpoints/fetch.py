@@ -20,7 +20,7 @@ from himl_cli.core.blobs import BlobInfo, FetchRequest, StoreRequest, TransferRe
 from himl_cli.core.checkpoints import FROM_RUN, Choice, FetchedCheckpoint
 from himl_cli.core.errors import BadUsage, IntegrityFailed, NotAllowed, NotFound
 from himl_cli.core.events import Notice, Notify, ignore
-from himl_cli.core.files import expand_home, walk_files
+from himl_cli.core.files import cache_of, expand_home, walk_files
 from himl_cli.core.jobs import DataSpec, JobSpec
 from himl_cli.core.redaction import parts_of, shown
 from himl_cli.core.runs import RunSelection
@@ -45,7 +45,6 @@ from himl_cli.services.transfer.names import safe_relative
 from himl_cli.services.transfer.plan import WORKERS, DownloadRequest
 from himl_cli.services.transfer.ranks import rank_zero_only
 from himl_cli.services.transfer.upload import upload_named
-from himl_cli.services.user_cache import cache_of
 from himl_cli.workspaces.base import BlobStore, CloudWorkspace, FetchSink, StoreSink, Workspace
 
 

@@ -19,6 +19,7 @@ from posixpath import dirname, splitext
 from himl_cli.core.blobs import BlobInfo, Failure, TransferResult
 from himl_cli.core.errors import BadUsage, DiskFailed, HimlError, Interrupted, NotAllowed, ServiceFailed
 from himl_cli.core.events import Event, Finished, Notice, Notify
+from himl_cli.core.files import cache_of
 from himl_cli.core.montage import SlideUnreadable
 from himl_cli.core.processes import ProcessLock, is_held
 from himl_cli.core.settings import section_settings
@@ -28,7 +29,6 @@ from himl_cli.services.tensorboard.background import Caught
 from himl_cli.services.transfer.download import download
 from himl_cli.services.transfer.local_files import disk_error
 from himl_cli.services.transfer.plan import DownloadRequest
-from himl_cli.services.user_cache import cache_of
 from himl_cli.workspaces.base import BlobStore
 
 VARIABLE, SECTION, KEY = "HIML_SLIDE_CACHE_GB", "montage", "cache_gb"

@@ -91,7 +91,14 @@ def labels_of(runs: Sequence[Run], results: Sequence[RunResults], child_arg: str
     if child_arg is not None:
         values = [value_of(child_arg, run, found) for run, found in zip(runs, results, strict=True)]
         if all(value is None for value in values):
-            raise _unknown(child_arg, runs)
+            of_all = (values for run in runs for values in (hyperparameters_of(run.tags), own_tags(run)))
+            known = [*dict.fromkeys(name for each in of_all for name in each)]
+            raise BadUsage(
+                f"None of the runs has a hyperparameter, tag, parameter or argument '{child_arg}'.",
+                hint=f"There are: {', '.join(known[:8])}."
+                if known
+                else "Leave --child_arg out: the runs are told apart by what differs between them.",
+            )
         return unique(
             [_name(run) if value is None else value_text(value) for run, value in zip(runs, values, strict=True)]
         )
@@ -130,18 +137,6 @@ def unique(labels: Sequence[str]) -> list[str]:
     """*labels*; of those that are alike each gets its place among all behind it."""
     counts = Counter(labels)
     return [label if counts[label] == 1 else f"{label} [{place}]" for place, label in enumerate(labels)]
-
-
-def _unknown(child_arg: str, runs: Sequence[Run]) -> BadUsage:
-    known = dict.fromkeys(
-        name for run in runs for values in (hyperparameters_of(run.tags), own_tags(run)) for name in values
-    )
-    hint = (
-        f"There are: {', '.join([*known][:8])}."
-        if known
-        else "Leave --child_arg out: the runs are told apart by what differs between them."
-    )
-    return BadUsage(f"None of the runs has a hyperparameter, tag, parameter or argument '{child_arg}'.", hint=hint)
 
 
 def _distinguishing(all_values: Sequence[Values], *, most: int | None = None) -> list[str]:
@@ -196,22 +191,18 @@ def aggregate(
     *child_arg*, HimlError for a workspace that cannot read many runs.
     """
     results = workspace.results(runs, wanted=matching(globs), whole=whole)
-    ordered = (
-        _by_fold(runs)
-        if child_arg is None
-        else sorted(runs, key=_fold_of(runs, lambda run: value_of(child_arg, run, results[run.id])))
-    )
+    if child_arg is not None:
+        ordered = _by_fold(runs, [value_of(child_arg, run, results[run.id]) for run in runs])
+    else:
+        values = [hyperparameters_of(run.tags) for run in runs]
+        names = {name for each in values for name in each}  # the one that differs may count them: the fold, the seed
+        ordered = _by_fold(runs, [each.get(min(names)) for each in values]) if len(names) == 1 else list(runs)
     labels = labels_of(ordered, [results[run.id] for run in ordered], child_arg)
     children = [
         Child(run, label, hyperparameters_of(run.tags), results[run.id])
         for run, label in zip(ordered, labels, strict=True)
     ]
-    return Aggregation(metric_names(children), children)
-
-
-def metric_names(children: Iterable[Child]) -> list[str]:
-    """All names that any of them has, sorted."""
-    return sorted({name for child in children for name in child.results.last})
+    return Aggregation(sorted({name for child in children for name in child.results.last}), children)
 
 
 def matching(globs: Sequence[str]) -> Callable[[str], bool]:
@@ -221,28 +212,16 @@ def matching(globs: Sequence[str]) -> Callable[[str], bool]:
     return lambda name: any(name == glob or fnmatchcase(name, glob) for glob in globs)
 
 
-def _by_fold(runs: Sequence[Run]) -> list[Run]:
-    """Runs that differ in one hyperparameter that counts them (the fold, the seed) by its number; others stay in their
-    order."""
-    values = [hyperparameters_of(run.tags) for run in runs]
-    names = {name for each in values for name in each}
-    if len(names) != 1:
+def _by_fold(runs: Sequence[Run], values: Sequence[object]) -> list[Run]:
+    """Runs whose *values* are 0, 1, 2… or 1, 2, 3…, in whatever order, by these; others stay in their order."""
+    numbers = [
+        int(value)
+        for value in values
+        if isinstance(value, (int, str)) and not isinstance(value, bool) and str(value).isdecimal()
+    ]
+    if sorted(numbers) not in (list(range(len(runs))), list(range(1, len(runs) + 1))):
         return list(runs)
-    name = names.pop()
-    return sorted(runs, key=_fold_of(runs, lambda run: hyperparameters_of(run.tags).get(name)))
-
-
-def _fold_of(runs: Sequence[Run], read: Callable[[Run], object]) -> Callable[[Run], int]:
-    """A key to sort by: the numbers that *read* gives where they are 0, 1, 2… or 1, 2, 3…, in whatever order; else the
-    present place."""
-    places = {run.id: place for place, run in enumerate(runs)}
-    numbers: dict[str, int] = {}
-    for run in runs:
-        value = read(run)
-        if isinstance(value, (int, str)) and not isinstance(value, bool) and str(value).isdecimal():
-            numbers[run.id] = int(value)
-    counts_them = sorted(numbers.values()) in (list(range(len(runs))), list(range(1, len(runs) + 1)))
-    return lambda run: numbers[run.id] if counts_them else places[run.id]
+    return [run for _, run in sorted(zip(numbers, runs, strict=True), key=lambda pair: pair[0])]
 
 
 @dataclass(frozen=True)
@@ -260,10 +239,16 @@ class Statistics:
 
 def statistics_of(aggregation: Aggregation) -> dict[str, Statistics]:
     """By metric. Runs without a value, with a text or with NaN do not count; infinities do."""
-    return {
-        name: _of(numbers(child.results.last.get(name) for child in aggregation.children))
-        for name in aggregation.metrics
-    }
+    found: dict[str, Statistics] = {}
+    for name in aggregation.metrics:
+        values = numbers(child.results.last.get(name) for child in aggregation.children)
+        if not values:
+            found[name] = Statistics(None, None, None, None, None, 0)
+            continue
+        mean = _mean(values)
+        std = _std(values, mean) if len(values) > 1 else None
+        found[name] = Statistics(mean, std, min(values), max(values), _median(values), len(values))
+    return found
 
 
 def numbers(values: Iterable[Value]) -> list[float]:
@@ -273,15 +258,6 @@ def numbers(values: Iterable[Value]) -> list[float]:
         for value in values
         if isinstance(value, (int, float)) and not isinstance(value, bool) and not math.isnan(value)
     ]
-
-
-def _of(values: Sequence[float]) -> Statistics:
-    if not values:
-        return Statistics(None, None, None, None, None, 0)
-    mean = _mean(values)
-    return Statistics(
-        mean, _std(values, mean) if len(values) > 1 else None, min(values), max(values), _median(values), len(values)
-    )
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -108,9 +108,6 @@ def delete_runs(workspace: Workspace, runs: Sequence[Run]) -> None:
                 home.delete(run.id)
 
 
-WORKERS = 8
-
-
 def store_files(store: BlobStore, files: Mapping[str, Path]) -> None:
     """Store *files* by the names that they get, replacing what has these names.
 
@@ -123,13 +120,12 @@ def store_files(store: BlobStore, files: Mapping[str, Path]) -> None:
             raise BadUsage(f"There is no file '{path}' to upload.")
         requests.append(StoreRequest(path, name, os.path.getsize(path)))
     sink = _Outcome()
-    store.store(iter(requests), sink, workers=WORKERS)
-    if not sink.errors:
-        return
-    first = sink.errors[0]
+    store.store(iter(requests), sink, workers=8)
     if len(sink.errors) > 1:
-        first.args = (f"{first} ({len(sink.errors)} of {len(requests)} files could not be stored)",)
-    raise first
+        text = f"{sink.errors[0]} ({len(sink.errors)} of {len(requests)} files could not be stored)"
+        sink.errors[0].args = (text,)
+    if sink.errors:
+        raise sink.errors[0]
 
 
 class _Outcome:

@@ -75,7 +75,7 @@ def follow_log(
     answer is borne with for ten minutes. *notify* hears of that, of tries, and of a run's state as long as a service
     has no log of it.
     """
-    at_first, at_most = seconds_between_looks(workspace, run_id)
+    at_first, at_most = workspace.home_of(run_id).poll_interval
     log = _GrowingLog(workspace, run_id, name, notify if (at_first, at_most) != LOOKS else ignore, start, attempt)
     outage, pause = OutageTolerance(notify), at_first
     while not log.is_over:
@@ -88,25 +88,22 @@ def follow_log(
         pause = at_first if log.received > before else min(at_most, pause * GROWTH)
         if not log.is_over:
             time.sleep(pause)
-    log.check_found()
+    if log.found is None:
+        raise _no_log(workspace.run_files(run_id), workspace.run(run_id), name, attempt)
 
 
 class _GrowingLog:
     """A log that is read piece by piece: how far that went, and whether more can come."""
 
     def __init__(
-        self, workspace: Workspace, run_id: str, name: str | None, say: Notify, start: int, attempt: int | None
+        self, workspace: Workspace, run_id: str, name: str | None, notify: Notify, start: int, attempt: int | None
     ) -> None:
-        self.workspace = workspace
-        self.run_id = run_id
-        self.name = name
-        self.attempt = attempt
-        self.received = 0
+        self.workspace, self.run_id, self.name, self.attempt = workspace, run_id, name, attempt
+        self.received, self._done = 0, start
         self.is_over = False
-        self._done = start
-        self._say = say
+        self._notify = notify
         self._files: BlobStore | None = None
-        self._found: _Log | None = None
+        self.found: _Log | None = None
         self._is_looked_for = False
         self._status: RunStatus | None = None
         self._was_running = self._is_requeued = False
@@ -116,28 +113,24 @@ class _GrowingLog:
         status = self.workspace.run(self.run_id).status  # asked before reading, so that no last bytes are missed
         if self._files is None:
             self._files = self.workspace.run_files(self.run_id)
-        if self._found is None:
-            self._found = self._first(self._files, status)
-        if self._found is not None:
+        if self.found is None:
+            self.found = _find(self._files, self.name, self.attempt)
+            if self.found is None and self.attempt is None and (status.is_final or not self._is_looked_for):
+                self.found = _called(self._files, self.name)
+            self._is_looked_for = True
+        if self.found is not None:
             before, was_running = self.received, self._was_running
             self._was_running = was_running or status is RunStatus.running
             if not self._is_requeued:
-                yield from self._new(self._files, self._found)
+                yield from self._new(self._files, self.found)
             if self.attempt is None and (self.received == before or status.is_final):
-                yield from self._of_later_tries(self._files, self._found)
+                yield from self._of_later_tries(self._files, self.found)
             if self.received == before and was_running and status is RunStatus.queued:
                 self._is_requeued = True  # and its log is read to the end: what changes it belongs to another try
         elif status is not self._status and not status.is_final:
-            self._say(Notice(f"Run '{self.run_id}' is {status.value.lower()}; it has no log yet."))
+            self._notify(Notice(f"Run '{self.run_id}' is {status.value.lower()}; it has no log yet."))
         self._status = status
         self.is_over = status.is_final
-
-    def _first(self, files: BlobStore, status: RunStatus) -> _Log | None:
-        found = _find(files, self.name, self.attempt)
-        if found is None and self.attempt is None and (status.is_final or not self._is_looked_for):
-            found = _called(files, self.name)
-        self._is_looked_for = True
-        return found
 
     def _new(self, files: BlobStore, log: _Log) -> Iterator[bytes]:
         with suppress(NotFound):  # another try is about to replace it
@@ -160,17 +153,10 @@ class _GrowingLog:
                 yield from self._switched(files, _Log(name, later))
 
     def _switched(self, files: BlobStore, log: _Log) -> Iterator[bytes]:
-        self._say(Notice(f"Another try of run '{self.run_id}' has begun; its log: {log.name}"))
-        self._found, self._done = log, 0
+        self._notify(Notice(f"Another try of run '{self.run_id}' has begun; its log: {log.name}"))
+        self.found, self._done = log, 0
         self._was_running = self._is_requeued = False
         yield from self._new(files, log)
-
-    def check_found(self) -> None:
-        """Raises NotFound, naming the logs there are, where this one never came."""
-        if self._found is None:
-            raise _no_log(
-                self.workspace.run_files(self.run_id), self.workspace.run(self.run_id), self.name, self.attempt
-            )
 
 
 def last_lines(
@@ -185,12 +171,6 @@ def last_lines(
         return None
     tail = b"".join(files.read(found.name, max(0, blob.size - TAIL_BYTES)))
     return found.name, b"".join(tail.splitlines(keepends=True)[-count:])
-
-
-def seconds_between_looks(workspace: Workspace, run_id: str) -> tuple[float, float]:
-    """How long to wait between two looks at the run: at first, and at most while nothing happens. Raises
-    RunNotFound."""
-    return workspace.home_of(run_id).poll_interval
 
 
 @contextmanager
@@ -239,10 +219,8 @@ def _find(files: BlobStore, name: str | None, attempt: int | None = None) -> _Lo
     """The log that *name* says, None the main one. A name with a folder is that very log; any other is looked for in
     the last try first."""
     exact = name is not None and "/" in name and attempt is None
-    if name is not None and exact:
-        found = _there(files, name)
-        if found:
-            return found
+    if name is not None and exact and (found := _existing(files, name)):
+        return found
     tries = _tries(blob.name for page in files.list(USER_LOGS) for blob in page)
     for number in sorted(tries, reverse=True) if attempt is None else [attempt]:
         found_name = _of_try(tries.get(number, {}), name or MAIN_LOG, is_main=name is None)
@@ -250,10 +228,10 @@ def _find(files: BlobStore, name: str | None, attempt: int | None = None) -> _Lo
             return _Log(found_name, number, max((each for each in tries if each < number), default=0))
     if attempt is not None or exact:
         return None
-    return _there(files, name) if name is not None else _other_main(files)
+    return _existing(files, name) if name is not None else _other_main(files)
 
 
-def _there(files: BlobStore, name: str) -> _Log | None:
+def _existing(files: BlobStore, name: str) -> _Log | None:
     return next(
         (_Log(each) for each in (name, *(folder + name for folder in LOG_FOLDERS)) if files.stat(each) is not None),
         None,
@@ -266,7 +244,7 @@ def _other_main(files: BlobStore) -> _Log | None:
     drivers = sorted(name for name in old if OLD_DRIVER.fullmatch(name))
     if drivers or SWEEP_LOG in old:
         return _Log(drivers[-1] if drivers else SWEEP_LOG)
-    return _there(files, "std_log_process_0.txt") or (
+    return _existing(files, "std_log_process_0.txt") or (
         _Log(PIPELINE_LOG) if files.stat(PIPELINE_LOG) is not None else None
     )
 

@@ -110,8 +110,30 @@ def find_runs(
     Never empty: raises RunNotFound or NotFound instead, and BadUsage for selectors that contradict each other.
     """
     check_selection(selection, explicit=explicit)
-    found = _selected(workspace, selection, cwd, notify)
-    return _children(workspace, found) if selection.children else found
+    if selection.runs:
+        found = [*{run.id: run for run in (_named(workspace, text) for text in selection.runs)}.values()]
+    elif selection.experiment is not None:
+        query = RunQuery(selection.experiment, selection.statuses, selection.tags, limit=selection.num_runs or 1)
+        found = [*runs_of_experiment(workspace, query, notify)]
+        if not found:
+            raise _nothing_in_experiment(workspace, selection, selection.experiment)
+    else:
+        named = selection.latest_run_file
+        path = cwd / expand_home(named) if named is not None else nearest_latest_run_file(cwd)
+        reference = read_latest_run_file(path)
+        try:
+            found = [_referenced(workspace, reference)]
+        except RunNotFound as err:
+            raise NotFound(
+                f"No run '{reference.run_id}', which '{path}' names, in {workspace.label}.",
+                hint="It was deleted, or lies in another workspace; see 'himl runs list'.",
+            ) from err
+    if not selection.children:
+        return found
+    children = [child for parent in found for child in children_of(workspace, parent)]
+    if not children:
+        raise no_children(found)
+    return children
 
 
 def check_selection(selection: RunSelection, *, explicit: bool = False) -> None:
@@ -149,54 +171,28 @@ def means_one_run(selection: RunSelection) -> bool:
     return len(selection.runs) <= 1 and selection.num_runs in (None, 1) and not selection.children
 
 
-def _selected(workspace: Workspace, selection: RunSelection, cwd: Path, notify: Notify) -> list[Run]:
-    if selection.runs:
-        runs = [_named(workspace, text) for text in selection.runs]
-        return list({run.id: run for run in runs}.values())
-    if selection.experiment is not None:
-        return _of_experiment(workspace, selection, selection.experiment, notify)
-    if selection.latest_run_file is not None:
-        return [_in_file(workspace, cwd / expand_home(selection.latest_run_file))]
-    return [_in_file(workspace, nearest_latest_run_file(cwd))]
-
-
 def _named(workspace: Workspace, text: str) -> Run:
     if text.lower() == LATEST:
         return newest_run(workspace)
-    reference = parse_reference(text)
+    reference, named = parse_reference(text), workspace_in_url(text)
     try:
         run = _referenced(workspace, reference)
     except RunNotFound as err:
-        raise _elsewhere(workspace, text) or _unknown_in_experiment(workspace, reference, err) from err
-    asked, kept = workspace_in_url(text), workspace_in_url(run.url)
-    if asked and kept and not asked.is_same(kept):
-        raise NotFound(
-            f"The address names a run of workspace {asked.label}, and {run.workspace} is open.", hint=OPEN_ANOTHER
-        )
+        if named and f" {named.label} ".casefold() not in f" {workspace.label} ".casefold():
+            raise _in_another(named, workspace.label) from err
+        similar = [LATEST] if reference.run_id.lower() in SAID_OF_LATEST else []
+        if reference.experiment is not None:
+            known = [run.id for run in workspace.runs(RunQuery(reference.experiment, limit=LOOKED_THROUGH))]
+            similar = near_matches(reference.run_id, known)
+        raise (RunNotFound(reference.run_id, workspace.label, similar=similar) if similar else err) from err
+    home = workspace_in_url(run.url)
+    if named and home and not named.is_same(home):
+        raise _in_another(named, run.workspace)
     return run
 
 
-def _elsewhere(workspace: Workspace, text: str) -> NotFound | None:
-    """What to say of an unknown run whose address names another workspace than the one that is open."""
-    asked = workspace_in_url(text)
-    if asked is None or f" {asked.label} ".casefold() in f" {workspace.label} ".casefold():
-        return None
-    return NotFound(
-        f"The address names a run of workspace {asked.label}, and {workspace.label} is open.", hint=OPEN_ANOTHER
-    )
-
-
-def _unknown_in_experiment(workspace: Workspace, reference: RunReference, err: RunNotFound) -> RunNotFound:
-    """*err*, naming similar runs of the experiment that the reference names."""
-    if reference.experiment is None:
-        return (
-            RunNotFound(reference.run_id, workspace.label, similar=[LATEST])
-            if reference.run_id.lower() in SAID_OF_LATEST
-            else err
-        )
-    known = [run.id for run in workspace.runs(RunQuery(reference.experiment, limit=LOOKED_THROUGH))]
-    similar = near_matches(reference.run_id, known)
-    return RunNotFound(reference.run_id, workspace.label, similar=similar) if similar else err
+def _in_another(named: WorkspaceIds, opened: str) -> NotFound:
+    return NotFound(f"The address names a run of workspace {named.label}, and {opened} is open.", hint=OPEN_ANOTHER)
 
 
 def newest_run(workspace: Workspace) -> Run:
@@ -233,14 +229,6 @@ def runs_of_experiment(workspace: Workspace, query: RunQuery, notify: Notify) ->
         if (query.statuses or query.tags) and any(workspace.runs(RunQuery(name, limit=1))):
             break
     return iter(())
-
-
-def _of_experiment(workspace: Workspace, selection: RunSelection, experiment: str, notify: Notify) -> list[Run]:
-    query = RunQuery(experiment, selection.statuses, selection.tags, limit=selection.num_runs or 1)
-    found = list(runs_of_experiment(workspace, query, notify))
-    if not found:
-        raise _nothing_in_experiment(workspace, selection, experiment)
-    return found
 
 
 def _nothing_in_experiment(workspace: Workspace, selection: RunSelection, experiment: str) -> NotFound:
@@ -302,25 +290,6 @@ def read_latest_run_file(path: Path) -> RunReference:
         return parse_reference(lines[0])
     except BadUsage as err:
         raise BadUsage(f"'{path}': {err}", hint=hint) from err
-
-
-def _in_file(workspace: Workspace, path: Path) -> Run:
-    reference = read_latest_run_file(path)
-    try:
-        return _referenced(workspace, reference)
-    except RunNotFound as err:
-        raise NotFound(
-            f"No run '{reference.run_id}', which '{path}' names, in {workspace.label}.",
-            hint="It was deleted, or lies in another workspace; see 'himl runs list'.",
-        ) from err
-
-
-def _children(workspace: Workspace, parents: Iterable[Run]) -> list[Run]:
-    parents = list(parents)
-    found = [child for parent in parents for child in children_of(workspace, parent)]
-    if not found:
-        raise no_children(parents)
-    return found
 
 
 def no_children(parents: Iterable[Run]) -> NotFound:

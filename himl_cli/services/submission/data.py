@@ -200,7 +200,7 @@ def bring_dataset(workspace: CloudWorkspace, item: DataSpec, default_datastore: 
 def _cache_folder(dataset: Dataset) -> Path:
     """A folder of the user's cache for this version of the dataset at this place. Raises BadUsage for a user without a
     home, DiskFailed."""
-    from himl_cli.services.user_cache import cache_of
+    from himl_cli.core.files import cache_of
 
     root = cache_of("datasets", "to keep datasets in", "Say where with target=FOLDER.")
     digest = hashlib.sha256(f"{dataset.files.origin} {dataset.name} {dataset.version}".encode()).hexdigest()[:12]

@@ -19,7 +19,7 @@ from himl_cli.core.files import home_folder
 from himl_cli.core.jobs import EntryKind, JobSpec
 from himl_cli.core.runs import FAILED_RANK, Run, RunQuery, RunStatus, SweepView
 from himl_cli.core.sweeps import MANY
-from himl_cli.services.runs.logs import GROWTH, USER_LOGS, follow_log, last_lines, seconds_between_looks
+from himl_cli.services.runs.logs import GROWTH, USER_LOGS, follow_log, last_lines
 from himl_cli.workspaces.base import FolderWorkspace, Workspace
 from himl_cli.workspaces.retry import OutageTolerance
 
@@ -111,7 +111,7 @@ def wait_for_end(workspace: Workspace, run_id: str, notify: Notify, trials: int 
 
     An outage of the service is tolerated for ten minutes.
     """
-    pause, at_most = seconds_between_looks(workspace, run_id)
+    pause, at_most = workspace.home_of(run_id).poll_interval
     outage, status = OutageTolerance(notify), None
     progress = SweepProgress(workspace, run_id, trials, notify)
     while True:

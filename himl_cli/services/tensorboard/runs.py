@@ -13,7 +13,7 @@ from pathlib import Path
 
 from himl_cli.core.errors import BadUsage, NotFound, RunNotFound
 from himl_cli.core.events import Notify, ignore
-from himl_cli.core.files import expand_home
+from himl_cli.core.files import cache_of, expand_home
 from himl_cli.core.runs import Run, RunQuery, RunSelection
 from himl_cli.core.sweeps import MANY, hyperparameters_of, values_text
 from himl_cli.services.runs.aggregate import PREPARATION
@@ -29,7 +29,6 @@ from himl_cli.services.runs.lookup import (
 from himl_cli.services.tensorboard.background import call_each
 from himl_cli.services.tensorboard.copies import CopiedSource, EventSource, LocalSource
 from himl_cli.services.transfer.names import folded
-from himl_cli.services.user_cache import cache_of
 from himl_cli.workspaces.base import FolderWorkspace, Workspace
 
 log = logging.getLogger(__name__)

@@ -21,10 +21,9 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from himl_cli.core.errors import BadUsage, DiskFailed
-from himl_cli.core.files import RANKS_NAME, STATE_NAME
+from himl_cli.core.files import RANKS_NAME, STATE_NAME, cache_of
 from himl_cli.core.processes import is_held
 from himl_cli.services.transfer.names import folded, part_name, short_hash
-from himl_cli.services.user_cache import cache_of
 
 if TYPE_CHECKING:
     from filelock import BaseFileLock
