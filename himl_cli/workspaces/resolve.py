@@ -56,13 +56,14 @@ def find_workspaces(spec: str | None, config_file: str | None, *, start: Path) -
     if spec and config_file:
         raise BadUsage("--workspace and --config_file were both given.", hint="Give one of them.")
     if config_file or (spec and spec.endswith(".json")):
-        return ResolvedWorkspaces(
-            _named_azure(expand_home(config_file or spec or ""), start), None, start, is_named=True
-        )
+        path, own = expand_home(config_file or spec or ""), own_azure(start)
+        if own is not None:  # the only one that the job's identity is for
+            log.warning("'%s' is not used: inside an Azure ML job, the job's own workspace is.", path)
+        azure = own or config.address_from_config(path, cloud=cloud_setting(start))
+        return ResolvedWorkspaces(azure, None, start, is_named=True)
     if spec:
-        return ResolvedWorkspaces(
-            None, nearest_local(start) if spec == "local" else named_folder(spec), start, is_named=True
-        )
+        local = nearest_local(start) if spec == "local" else named_folder(spec)
+        return ResolvedWorkspaces(None, local, start, is_named=True)
     meant = ResolvedWorkspaces(configured_azure(start), nearest_local(start), start)
     log.debug(
         "workspaces: Azure ML %s; local %s", meant.azure and f"{meant.azure.label} ({meant.azure.source})", meant.local
@@ -84,15 +85,6 @@ def search_remarks(spec: str | None, config_file: str | None, *, start: Path) ->
     """What a person should know of the search for a `config.json`, where that is what was asked for: files passed over,
     where it stopped."""
     return () if spec or config_file or own_azure(start) else tuple(config.search_remarks(start))
-
-
-def _named_azure(path: Path, start: Path) -> WorkspaceAddress:
-    """The workspace of a config file; inside an Azure ML job always the job's own, the only one that its identity is
-    for."""
-    own = own_azure(start)
-    if own is not None:
-        log.warning("'%s' is not used: inside an Azure ML job, the job's own workspace is.", path)
-    return own or config.address_from_config(path, cloud=cloud_setting(start))
 
 
 def is_in_azure_job() -> bool:
@@ -317,22 +309,17 @@ def azure_facts(spec: str | None, config_file: str | None, *, start: Path) -> Se
     address = find_workspaces(spec, config_file, start=start).azure
     ids = (address.subscription_id, address.resource_group, address.name) if address else ("", "", "")
     source = address.source if address else "default"
-    workspace = [
-        (key, value, source)
-        for key, value in zip(("subscription_id", "resource_group", "workspace_name"), ids, strict=True)
+    return [
+        *((key, one, source) for key, one in zip(config.CONFIG_KEYS, ids, strict=True)),
+        *config.settings_facts(start),
     ]
-    return [*workspace, *config.settings_facts(start)]
 
 
 def _not_configured(asked: str, start: Path, else_: str) -> BadUsage:
     """The error of a command that needs an Azure ML workspace; what was asked for, and what happens where it is not."""
     remarks = search_remarks(None, None, start=start)
-    if remarks:
-        return BadUsage(
-            f"{asked} needs an Azure ML workspace, and no config.json can be used. {remarks[0]}",
-            hint=f"{HOW_TO_CONFIGURE} {else_}",
-        )
-    return BadUsage(f"{asked} needs an Azure ML workspace, and none is configured.", hint=f"{HOW_TO_CONFIGURE} {else_}")
+    why = f"no config.json can be used. {remarks[0]}" if remarks else "none is configured."
+    return BadUsage(f"{asked} needs an Azure ML workspace, and {why}", hint=f"{HOW_TO_CONFIGURE} {else_}")
 
 
 def _existing(meant: ResolvedWorkspaces) -> Path:

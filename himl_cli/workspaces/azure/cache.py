@@ -41,7 +41,15 @@ class DiskCache:
     @classmethod
     def of_user(cls) -> DiskCache:
         """In the user's cache folder, or nowhere where HIML_NO_CACHE is set (to anything but 0)."""
-        return cls(_default_folder())
+        if os.environ.get("HIML_NO_CACHE", "") not in ("", "0"):
+            return cls(None)
+        import platformdirs
+
+        try:
+            folder = platformdirs.user_cache_path("himl", appauthor=False) / "azure"
+        except RuntimeError:  # a user without a home folder; older platformdirs give a relative one
+            return cls(None)
+        return cls(folder if folder.is_absolute() else None)
 
     def get(self, kind: str, key: str) -> Any | None:
         """The value, or None where none is kept or its time is over."""
@@ -64,7 +72,10 @@ class DiskCache:
             {"key": key, "expires": time.time() + min(seconds, LONGEST_SECONDS), "value": value}
         ).encode()
         try:
-            _make_private(path.parent)
+            for level in (path.parent.parent.parent, path.parent.parent, path.parent):
+                level.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if not _is_private(path.parent):
+                raise PermissionError(f"'{path.parent}' is open to others")
             _replace(path, content)
             if path.parent not in self._swept:  # once is enough, with thousands of values
                 self._swept.add(path.parent)
@@ -88,43 +99,19 @@ class DiskCache:
         return self._folder / f"v{VERSION}" / kind / f"{hashlib.sha256(key.encode()).hexdigest()[:40]}.json"
 
 
-def _default_folder() -> Path | None:
-    if os.environ.get("HIML_NO_CACHE", "") not in ("", "0"):
-        return None
-    import platformdirs
-
-    try:
-        folder = platformdirs.user_cache_path("himl", appauthor=False) / "azure"
-    except RuntimeError:  # a user without a home folder; older platformdirs give a relative one
-        return None
-    return folder if folder.is_absolute() else None
-
-
-def _make_private(folder: Path) -> None:
-    """Make *folder* (a kind's) and the two above it, for this user only. Raises OSError where they are not ours."""
-    for level in (folder.parent.parent, folder.parent, folder):
-        level.mkdir(mode=0o700, parents=True, exist_ok=True)
-    if not _is_private(folder):
-        raise PermissionError(f"'{folder}' is open to others")
-
-
 def _is_private(folder: Path) -> bool:
     """Whether *folder* and the two above it are real folders of this user that nobody else can enter; modes are
     mended."""
-    return all(_is_own(level) for level in (folder, folder.parent, folder.parent.parent))
-
-
-def _is_own(folder: Path) -> bool:
     try:
-        found = folder.lstat()
-        if not stat.S_ISDIR(found.st_mode):
-            return False
-        if sys.platform == "win32":
-            return True
-        if found.st_uid != os.geteuid():
-            return False
-        if stat.S_IMODE(found.st_mode) & 0o077:
-            folder.chmod(0o700)
+        for level in (folder, folder.parent, folder.parent.parent):
+            found = level.lstat()
+            if not stat.S_ISDIR(found.st_mode):
+                return False
+            if sys.platform != "win32":
+                if found.st_uid != os.geteuid():
+                    return False
+                if stat.S_IMODE(found.st_mode) & 0o077:
+                    level.chmod(0o700)
     except OSError:
         return False
     return True

@@ -44,7 +44,7 @@ def find_config(folder: Path) -> Path | None:
     A file of that name that does not hold the workspace's keys is passed over. The search goes no higher than the last
     folder above *folder* that is on PYTHONPATH; where none is, it goes to the root. hi-ml documents this rule.
     """
-    for path in _candidates(folder.absolute()):
+    for path in _files_in(searched_folders(folder.absolute())):
         if names_workspace(path):
             return path
         log.debug("passed over: %s names no Azure ML workspace", path)
@@ -73,21 +73,17 @@ def address_from_environment(*, cloud: str | None = None) -> WorkspaceAddress | 
 
     Raises BadUsage where some are missing or wrong.
     """
-    values = {name: os.environ.get(name, "").strip() for name in VARIABLES}
-    missing = [name for name, value in values.items() if not value]
-    if len(missing) == len(VARIABLES):
+    ids = ids_in_environment()
+    if not ids:
         return None
-    if missing:
-        given = [name for name in VARIABLES if name not in missing]
+    names = dict(zip(CONFIG_KEYS, VARIABLES, strict=True))
+    if len(ids) < len(names):
+        given, missing = [names[key] for key in ids], [name for key, name in names.items() if key not in ids]
         raise BadUsage(
             f"{_listed(given)} {'is' if len(given) == 1 else 'are'} set, {_listed(missing)} not.",
             hint="Set all three, or none of them.",
         )
-    return _address(
-        [_checked(key, values[name], name) for key, name in zip(CONFIG_KEYS, VARIABLES, strict=True)],
-        cloud,
-        "HIML_* variables",
-    )
+    return _address([_checked(key, ids[key], name) for key, name in names.items()], cloud, "HIML_* variables")
 
 
 def ids_in_environment() -> dict[str, str]:
@@ -106,16 +102,9 @@ def config_text(ids: Mapping[str, str], where: str) -> str:
             f"{where} does not say {_listed(missing)}.",
             hint=f"Add {' '.join(f'--{key} ...' for key in missing)}, or a config.json of the portal.",
         )
-    return (
-        json.dumps(
-            {
-                key: _checked(key, ids[key], f"{where}: '{key}'", "Studio shows it in the menu at its top right.")
-                for key in CONFIG_KEYS
-            },
-            indent=4,
-        )
-        + "\n"
-    )
+    hint = "Studio shows it in the menu at its top right."
+    checked = {key: _checked(key, ids[key], f"{where}: '{key}'", hint) for key in CONFIG_KEYS}
+    return json.dumps(checked, indent=4) + "\n"
 
 
 def address_of_job(*, cloud: str | None = None) -> WorkspaceAddress | None:
@@ -131,23 +120,16 @@ def _address(values: list[str], cloud: str | None, source: str) -> WorkspaceAddr
     return WorkspaceAddress(subscription, group, name, current_cloud(cloud), source)
 
 
-def _candidates(start: Path) -> Iterator[Path]:
-    for folder in searched_folders(start):
-        yield from (folder / name for name in CONFIG_NAMES if (folder / name).is_file())
-
-
 def searched_folders(start: Path) -> list[Path]:
     """*start* and those above it that are looked at, nearest first."""
+
+    def comparable(path: str) -> str:
+        return os.path.normcase(os.path.realpath(path))
+
     folders = [start, *start.parents]
-    on_path = {_comparable(entry) for entry in os.environ.get("PYTHONPATH", "").split(os.pathsep) if entry}
-    last = max(
-        (place for place, folder in enumerate(folders) if _comparable(str(folder)) in on_path), default=len(folders)
-    )
-    return folders[: last + 1]
-
-
-def _comparable(path: str) -> str:
-    return os.path.normcase(os.path.realpath(path))
+    on_path = {comparable(entry) for entry in os.environ.get("PYTHONPATH", "").split(os.pathsep) if entry}
+    matches = (place for place, folder in enumerate(folders) if comparable(str(folder)) in on_path)
+    return folders[: max(matches, default=len(folders)) + 1]
 
 
 def names_workspace(path: Path) -> bool:
@@ -156,8 +138,8 @@ def names_workspace(path: Path) -> bool:
         content = read_config(path)
     except (BadUsage, WorkspaceNotFound):
         return False
-    has_keys = all(isinstance(content.get(key), str) for key in CONFIG_KEYS)
-    return has_keys or (isinstance(content.get("Scope"), str) and parse_workspace_id(content["Scope"]) is not None)
+    has_keys, scope = all(isinstance(content.get(key), str) for key in CONFIG_KEYS), content.get("Scope")
+    return has_keys or (isinstance(scope, str) and parse_workspace_id(scope) is not None)
 
 
 def read_config(path: Path) -> Mapping[str, Any]:

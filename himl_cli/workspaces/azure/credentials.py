@@ -19,7 +19,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 from urllib.parse import urlsplit
 
 from himl_cli.core.errors import HimlError, NotAllowedNow, ServiceFailed
@@ -141,41 +141,29 @@ class Chain:
                 self._made[source.name] = source.make()
             credential = self._made[source.name]
             given = credential.get_token(scope, claims=claims) if claims else credential.get_token(scope)
-        except (
-            AzureError,
-            ValueError,
-            OSError,
-        ) as err:  # azure-identity raises ValueError for malformed ids, OSError for files it cannot read
-            no_answer = self._no_answer(err, getattr(credential, "failing_status", 0))
+        except (AzureError, ValueError, OSError) as err:  # the latter two for malformed ids and unreadable files
+            no_answer: HimlError | None = None
+            status = getattr(credential, "failing_status", 0)
+            if status:
+                host = urlsplit(self._authority).hostname
+                message = f"{host} failed at the sign-in: it answered {status}."
+                no_answer = ServiceFailed(message, hint="Try again later.")
+            elif is_network_error(err):
+                no_answer = network_error(err, self._authority)
             if source.is_explicit and no_answer is not None:
                 raise no_answer from err
             log.debug("%s gave no token: %s", source.name, type(err).__name__)
-            reason = (
-                reason_of(err, source.settings, source.file_variable)
-                if no_answer is None
-                else Reason(str(no_answer).rstrip("."))
-            )
-            tried.append((source.name, reason))
+            reason = reason_of(err, source.settings, source.file_variable)
+            tried.append((source.name, reason if no_answer is None else Reason(str(no_answer).rstrip("."))))
             return None
         return Token(given.token, float(given.expires_on), source.name)
-
-    def _no_answer(self, err: BaseException, status: int) -> HimlError | None:
-        """The error where nobody said no: the place of sign-in was out of reach, busy or failing."""
-        if status:
-            return ServiceFailed(
-                f"{urlsplit(self._authority).hostname} failed at the sign-in: it answered {status}.",
-                hint="Try again later.",
-            )
-        return network_error(err, self._authority) if is_network_error(err) else None
 
     def _failure(self, tried: Sequence[tuple[str, Reason]], what: str) -> HimlError:
         if tried and any(source.is_explicit and source.name == tried[-1][0] for source in self._sources):
             name, reason = tried[-1]
             return NotAllowedNow(f"Sign-in as {name} failed: {reason.text}.", hint=reason.hint or self._hint)
         listed = ", ".join(f"{name} ({reason.text})" for name, reason in tried)
-        special = next(
-            (reason.hint for name, reason in tried if name == AZURE_CLI), ""
-        )  # what most people sign in with
+        special = dict(tried).get(AZURE_CLI, Reason("")).hint  # what most people sign in with
         return NotAllowedNow(f"{what}. Tried: {listed or 'nothing'}.", hint=special or self._hint)
 
 
@@ -183,30 +171,10 @@ def _close(credential: Any) -> None:
     getattr(credential, "close", lambda: None)()
 
 
-def whom_to_ask() -> Literal["browser", "device code", "nobody"]:
-    """A browser where a person is at a terminal of a desktop, a device code where the terminal is all there is."""
-    if not (_is_terminal(sys.stdin) and _is_terminal(sys.stderr)):
-        return "nobody"
-    return "browser" if _has_browser() else "device code"
-
-
-def device_code(tell: Callable[[str], None], options: dict[str, Any]) -> Any:
-    """A credential that tells a code to type in on another device."""
-
-    def prompt(address: str, code: str, expires: datetime) -> None:
-        tell(f"To sign in, open {address} in any browser and enter the code {code}.")
-
-    return Credential("DeviceCodeCredential", prompt_callback=prompt, timeout=600, **options)
-
-
 def tell_on_stderr(line: str) -> None:
     """Show *line* to the person at the terminal."""
     sys.stderr.write(f"{line}\n")
     sys.stderr.flush()
-
-
-def _is_terminal(stream: Any) -> bool:
-    return stream is not None and not stream.closed and bool(stream.isatty())
 
 
 def _has_browser() -> bool:
@@ -313,23 +281,19 @@ def user_sources(
     principal = settings.service_principal()
     if principal is not None:
         return [from_principal(principal, cloud)]
-    found = [*_of_environment(cloud), *_of_machine()]
-    asked = [*_of_tools(settings.tenant_id, subscription_id), *_of_people(settings.tenant_id, cloud, tell)]
+    env, found = os.environ, [*_of_environment(cloud)]
+    is_wanted = "managedidentitycredential" in env.get("AZURE_TOKEN_CREDENTIALS", "").lower()
+    if is_wanted or env.get("IDENTITY_ENDPOINT") or env.get("MSI_ENDPOINT") or is_azure_machine():
+        found.append(managed_identity(env.get("AZURE_CLIENT_ID"), is_explicit=is_wanted))
+    asked = [*_of_tools(settings.tenant_id, subscription_id), _of_people(settings.tenant_id, cloud, tell)]
     return [*found, *(replace(source, settings=settings.in_files) for source in asked)]
 
 
 def from_principal(principal: ServicePrincipal, cloud: Cloud) -> Source:
     """The service principal of himl's settings."""
 
-    def make() -> Any:
-        return Credential(
-            "ClientSecretCredential",
-            principal.tenant_id,
-            principal.client_id,
-            principal.secret,
-            **place_of_sign_in(cloud),
-        )
-
+    ids = (principal.tenant_id, principal.client_id, principal.secret)
+    make = partial(Credential, "ClientSecretCredential", *ids, **place_of_sign_in(cloud))
     shown = principal.client_id if len(principal.client_id) <= 12 else f"{principal.client_id[:8]}…"
     identity = f"{principal.tenant_id} {principal.client_id} {digest(principal.secret.encode())}"
     return Source(
@@ -358,35 +322,24 @@ def _of_environment(cloud: Cloud) -> Iterator[Source]:
     unusable = f"{' and '.join(missing)} missing" if missing else ""
     ids = f"{env.get('AZURE_TENANT_ID', '')} {env.get('AZURE_CLIENT_ID', '')}"
     if secret:
-        identity = f"{ids} {digest(env[secret].encode())}"
-        make = partial(Credential, "EnvironmentCredential", **place_of_sign_in(cloud))
-        names = {
-            "HIML_TENANT_ID": "AZURE_TENANT_ID",
-            "HIML_SERVICE_PRINCIPAL_ID": "AZURE_CLIENT_ID",
-            "HIML_SERVICE_PRINCIPAL_PASSWORD": secret,
-        }
-        file = CERTIFICATE if secret == CERTIFICATE else ""
         yield Source(
             f"service principal of {secret}",
-            make,
-            identity,
+            partial(Credential, "EnvironmentCredential", **place_of_sign_in(cloud)),
+            f"{ids} {digest(env[secret].encode())}",
             is_explicit=not missing,
             unusable=unusable,
-            settings=names,
-            file_variable=file,
+            settings={
+                "HIML_TENANT_ID": "AZURE_TENANT_ID",
+                "HIML_SERVICE_PRINCIPAL_ID": "AZURE_CLIENT_ID",
+                "HIML_SERVICE_PRINCIPAL_PASSWORD": secret,
+            },
+            file_variable=CERTIFICATE if secret == CERTIFICATE else "",
         )
     else:
         yield Source("environment variables", _nothing, unusable="not set")
     if env.get(TOKEN_FILE):
         make = partial(Credential, "WorkloadIdentityCredential", **place_of_sign_in(cloud))
         yield Source("workload identity", make, f"{ids} {env[TOKEN_FILE]}", unusable=unusable, file_variable=TOKEN_FILE)
-
-
-def _of_machine() -> Iterator[Source]:
-    env = os.environ
-    asked_for = "managedidentitycredential" in env.get("AZURE_TOKEN_CREDENTIALS", "").lower()
-    if asked_for or env.get("IDENTITY_ENDPOINT") or env.get("MSI_ENDPOINT") or is_azure_machine():
-        yield managed_identity(env.get("AZURE_CLIENT_ID"), is_explicit=asked_for)
 
 
 def _of_tools(tenant_id: str, subscription_id: str) -> Iterator[Source]:
@@ -405,20 +358,23 @@ def _of_tools(tenant_id: str, subscription_id: str) -> Iterator[Source]:
         yield Source("Azure PowerShell", make, f"{tenant_id} {_digest_of_file(context)}")
 
 
-def _of_people(tenant_id: str, cloud: Cloud, tell: Callable[[str], None]) -> Iterator[Source]:
-    who = whom_to_ask()
+def _of_people(tenant_id: str, cloud: Cloud, tell: Callable[[str], None]) -> Source:
+    """A browser where a person is at a terminal of a desktop, a device code where the terminal is all there is."""
     options = {**place_of_sign_in(cloud), **({"tenant_id": tenant_id} if tenant_id else {})}
-    if who == "browser":
 
-        def browse() -> Any:
-            tell("Opening a browser to sign in to Azure.")
-            return Credential("InteractiveBrowserCredential", timeout=300, **options)
+    def browse() -> Any:
+        tell("Opening a browser to sign in to Azure.")
+        return Credential("InteractiveBrowserCredential", timeout=300, **options)
 
-        yield Source("browser", browse, asks_a_person=True)
-    elif who == "device code":
-        yield Source("device code", lambda: device_code(tell, options), asks_a_person=True)
-    else:
-        yield Source("browser and device code", _nothing, asks_a_person=True, unusable="no terminal")
+    def prompt(address: str, code: str, expires: datetime) -> None:
+        tell(f"To sign in, open {address} in any browser and enter the code {code}.")
+
+    if not all(stream and not stream.closed and stream.isatty() for stream in (sys.stdin, sys.stderr)):
+        return Source("browser and device code", _nothing, asks_a_person=True, unusable="no terminal")
+    if _has_browser():
+        return Source("browser", browse, asks_a_person=True)
+    make = partial(Credential, "DeviceCodeCredential", prompt_callback=prompt, timeout=600, **options)
+    return Source("device code", make, asks_a_person=True)
 
 
 def place_of_sign_in(cloud: Cloud) -> dict[str, Any]:
