@@ -19,7 +19,7 @@ from himl_cli.core.errors import BadUsage, NotFound, TransferIncomplete
 from himl_cli.core.events import Notice, Notify
 from himl_cli.core.files import expand_home, walk_files
 from himl_cli.core.jobs import DataSpec, JobSpec
-from himl_cli.workspaces.base import BlobStore, CloudWorkspace, Dataset, FolderWorkspace
+from himl_cli.workspaces.base import BlobStore, CloudWorkspace, FolderWorkspace
 
 log = logging.getLogger(__name__)
 
@@ -160,8 +160,15 @@ def bring_dataset(workspace: CloudWorkspace, item: DataSpec, default_datastore: 
 
     dataset = workspace.dataset(item, default_datastore)
     store = dataset.files
-    folder = expand_home(item.target, "folder").absolute() if item.target else _cache_folder(dataset)
-    under = "" if item.target else FILES
+    if item.target:
+        folder, under = expand_home(item.target, "folder").absolute(), ""
+    else:  # a folder of the user's cache for this version of the dataset at this place
+        from himl_cli.core.files import cache_of
+
+        digest = hashlib.sha256(f"{store.origin} {dataset.name} {dataset.version}".encode()).hexdigest()[:12]
+        name = f"{dataset.name}-{dataset.version}" if dataset.version else dataset.name
+        root = cache_of("datasets", "to keep datasets in", "Say where with target=FOLDER.")
+        folder, under = root / f"{re.sub(r'[^A-Za-z0-9_.-]+', '_', name)[:80]}-{digest}", FILES
     if item.mode == "mount":
         notify(Notice(f"Input '{item.key}': nothing is mounted here; the dataset is downloaded instead."))
     version = f", version {dataset.version}," if dataset.version else ""
@@ -195,17 +202,6 @@ def bring_dataset(workspace: CloudWorkspace, item: DataSpec, default_datastore: 
     if only is None:
         raise NotFound(f"The file of {store.label} is gone.")
     return folder / under / only
-
-
-def _cache_folder(dataset: Dataset) -> Path:
-    """A folder of the user's cache for this version of the dataset at this place. Raises BadUsage for a user without a
-    home, DiskFailed."""
-    from himl_cli.core.files import cache_of
-
-    root = cache_of("datasets", "to keep datasets in", "Say where with target=FOLDER.")
-    digest = hashlib.sha256(f"{dataset.files.origin} {dataset.name} {dataset.version}".encode()).hexdigest()[:12]
-    name = f"{dataset.name}-{dataset.version}" if dataset.version else dataset.name
-    return root / f"{re.sub(r'[^A-Za-z0-9_.-]+', '_', name)[:80]}-{digest}"
 
 
 def _drop_stale(store: BlobStore, folder: Path, count: int, began: float) -> None:

@@ -272,11 +272,6 @@ class PipelineVariables:
     def cluster(self) -> str:
         return self.values.get(CLUSTER, "")
 
-    def place_of_cluster(self) -> str:
-        """Where the cluster is named, as a sentence says it."""
-        source = self.sources.get(CLUSTER, "")
-        return f"the variable {CLUSTER}" if source == "variable" else f"{CLUSTER} in '{source}'"
-
     def container(self, name: str) -> ContainerSpec | None:
         """The blob container that holds the data, to be called *name* where it is registered; None where it is not
         named. Raises BadUsage where half of it is named, without its values."""

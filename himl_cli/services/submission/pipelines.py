@@ -25,6 +25,7 @@ from himl_cli.core.jobs import (
     check_placeholders,
 )
 from himl_cli.services.submission.pipeline_file import (
+    CLUSTER,
     MPI_STEP,
     PipelineFile,
     Step,
@@ -92,8 +93,9 @@ def prepare_pipeline(
     if request.cluster is None and variables.cluster:
         request = replace(request, cluster=variables.cluster)
         if request.on_cluster:
-            source = f"Goes to cluster '{variables.cluster}', by {variables.place_of_cluster()}"
-            remarks.append(f"{source}; --cluster local runs it here.")
+            source = variables.sources.get(CLUSTER, "")
+            place = f"the variable {CLUSTER}" if source == "variable" else f"{CLUSTER} in '{source}'"
+            remarks.append(f"Goes to cluster '{variables.cluster}', by {place}; --cluster local runs it here.")
     request, file_remarks = beside_file(request, ["pipeline"], "a pipeline file")
     check_values(request)
     request, idle_remarks = without_idle_options(request)
@@ -103,6 +105,7 @@ def prepare_pipeline(
         check_names(common, request.tags)
     maker = _StepMaker(file, request, common)
     steps = maker.steps()
+    reports = list(maker.snapshots.values())
     largest = max(steps, key=lambda step: step.job.nodes)
     readers = [step for step in file.steps if step.key in maker.data and maker.data[step.key].is_folder]
     names = [step.input_dataset_name for step in (*readers, file.steps[0])]  # DeepSeismic called the datastore so
@@ -119,8 +122,8 @@ def prepare_pipeline(
             default_datastore=request.default_datastore,
             command=command_line(request),
         ),
-        maker.reports,
-        [*remarks, *idle_remarks, *file_remarks, *naming_remarks, *maker.remarks, *ignored_remarks(maker.reports)],
+        reports,
+        [*remarks, *idle_remarks, *file_remarks, *naming_remarks, *maker.remarks, *ignored_remarks(reports)],
         maker.data,
         container=variables.container(named) if request.on_cluster and readers else None,
         cluster=variables.cluster_spec(request.on_cluster, largest.job.nodes, largest.key)
@@ -139,11 +142,7 @@ class _StepMaker:
         self.data: dict[str, DataInput] = {}
         self._remarks: list[str] = []
         self._environment_remarks: dict[str, list[str]] = {}
-        self._snapshots: dict[Path, SnapshotReport] = {}
-
-    @property
-    def reports(self) -> Sequence[SnapshotReport]:
-        return list(self._snapshots.values())
+        self.snapshots: dict[Path, SnapshotReport] = {}
 
     @property
     def remarks(self) -> Sequence[str]:
@@ -215,10 +214,10 @@ class _StepMaker:
         return None
 
     def _snapshot(self, step: Step, files: StepFiles) -> SnapshotReport:
-        report = self._snapshots.get(files.source)
+        report = self.snapshots.get(files.source)
         if report is None:
             report = take_snapshot(files.source, self.request.ignored_folders, self.request.include_secret)
-            self._snapshots[files.source] = report
+            self.snapshots[files.source] = report
         if files.script not in report.snapshot.files:
             hint = f"Look in '{files.source / report.ignore_file}'."
             raise self.file.wrong(step.key, "script", f"'{step.script}' is left out of the snapshot.", hint=hint)

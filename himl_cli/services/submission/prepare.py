@@ -41,11 +41,12 @@ from himl_cli.services.submission.request import (
 from himl_cli.services.submission.snapshot import ignored_remarks, take_snapshot
 from himl_cli.services.submission.sweeps import (
     copies_remarks,
+    requested_sweep,
     single_sweep_option,
     sweep_arguments,
-    sweep_of,
     sweep_remarks,
     sweep_text,
+    with_seed,
 )
 from himl_cli.workspaces.base import JobRunner
 
@@ -66,7 +67,9 @@ def prepare_job(request: SubmitRequest, env: Mapping[str, str] | None = None) ->
     check_values(request)
     request, remarks = without_idle_options(request)
     request = single_sweep_option(request)
-    sweep = sweep_of(request)
+    sweep = requested_sweep(request)
+    if sweep is not None:
+        sweep = with_seed(sweep, on_cluster=bool(request.on_cluster), sdk=request.sdk)
     arguments = sweep_arguments(request)
     if sweep and request.command:  # which may hold values itself
         arguments = with_search_space([request.command, *arguments], sweep.space)[1:]

@@ -90,15 +90,9 @@ def single_sweep_option(request: SubmitRequest) -> SubmitRequest:
     return request.without("in_place")
 
 
-def sweep_of(request: SubmitRequest) -> SweepSpec | None:
-    """The sweep that the options mean, with a seed wherever values are drawn; None where the job is a single run.
-    Raises BadUsage."""
-    spec = requested_sweep(request)
-    return with_seed(spec, on_cluster=bool(request.on_cluster), sdk=request.sdk) if spec else None
-
-
 def requested_sweep(request: SubmitRequest) -> SweepSpec | None:
-    """As `sweep_of`; the seed is the one that the options name, or none."""
+    """The sweep that the options mean, its seed the one that they name, or none; None where the job is a single run.
+    Raises BadUsage."""
     on_cluster = bool(request.on_cluster)
     if request.ready_sweep is not None:
         check_sweep(request.ready_sweep, on_cluster=on_cluster)
@@ -316,7 +310,13 @@ def _check_bayesian(where: str, found: SearchRange) -> None:
 def sweep_text(spec: SweepSpec) -> str:
     """What is searched and how, as it could be typed: `lr=0.1,0.01 depth=randint(5), random(seed=7), 20 trials,
     minimize val/loss`. Of folds and seeds, nothing is searched: `random_seed=0,1,2, 3 runs, mean of val/loss`."""
-    parts = [" ".join(f"{name}={_range_text(found)}" for name, found in spec.space.items())]
+    ranges: list[str] = []
+    for name, found in spec.space.items():
+        values = [f'"{text}"' if "," in text else text for text in map(value_text, found.values)]
+        listed = ",".join(values[:LONGEST_LIST]) + (f",… ({len(values)} values)" if len(values) > LONGEST_LIST else "")
+        drawn = f"{found.draw.value}({','.join(values)})"
+        ranges.append(f"{name}={listed if found.draw is Draw.choice else drawn}")
+    parts = [" ".join(ranges)]
     plural = "s" * (spec.max_trials != 1)
     if spec.kind in REPEATED:
         parts += [f"{spec.max_trials} run{plural}", f"mean of {spec.primary_metric}"]
@@ -329,14 +329,6 @@ def sweep_text(spec: SweepSpec) -> str:
         inside = ",".join(f"{name}={value:g}" for name, value in unusual.items())
         parts.append(f"{stop.policy}({inside})" if inside else stop.policy)
     return ", ".join(parts)
-
-
-def _range_text(found: SearchRange) -> str:
-    """A list with commas between, or the distribution with its arguments."""
-    values = [f'"{text}"' if "," in text else text for text in map(value_text, found.values)]
-    if found.draw is not Draw.choice:
-        return f"{found.draw.value}({','.join(values)})"
-    return ",".join(values[:LONGEST_LIST]) + (f",… ({len(values)} values)" if len(values) > LONGEST_LIST else "")
 
 
 def sweep_remarks(spec: SweepSpec, arguments: Sequence[str]) -> list[str]:

@@ -96,7 +96,12 @@ def submit_v1(connection: Connection, datastores: Datastores, spec: JobSpec, not
         default, is_sweep = spec.default_datastore, spec.sweep is not None
         inputs = resolve_inputs(connection, datastores, spec.inputs, default, notify)
         outputs = resolve_outputs(connection, datastores, spec.outputs, default, notify, are_of_trials=is_sweep)
-        definition = _registered_environment(connection, image) if image.name else None
+        definition: Mapping[str, Any] | None = None
+        if image.name:  # asked by himl itself: azureml-core tries once, and raises what tells nobody why
+            environment_id(connection, image.name, image.version)  # raises
+            below = "" if image.version in (None, LATEST) else f"/versions/{quote(str(image.version), safe='')}"
+            url = connection.service("environment", f"/environments/{quote(image.name, safe='')}{below}")
+            definition = connection.rest.get_object(url, "environment")
         context = image.context if isinstance(image.context, str) else ""
         if isinstance(image.context, Snapshot):
             files = context_files(image)
@@ -206,10 +211,6 @@ def _script_run_config(spec: JobSpec, folder: Path, environment: Any) -> Any:
     from azureml.core import ScriptRunConfig
     from azureml.core.runconfig import DockerConfiguration, MpiConfiguration, PyTorchConfiguration
 
-    def as_argument(text: str) -> str:
-        found = PLACEHOLDER.fullmatch(text)
-        return f"{ARGUMENTS[found[1]]}{found[2]}" if found else text
-
     def as_variable(kind: str, key: str) -> str:
         """The first of the path's variables that is set. Where none is, the job fails and says so."""
         missing = f"the job does not tell where its {kind[:-1]} lies"
@@ -219,7 +220,8 @@ def _script_run_config(spec: JobSpec, folder: Path, environment: Any) -> Any:
     is_within = any(PLACEHOLDER.search(text) and not PLACEHOLDER.fullmatch(text) for text in arguments)
     options: dict[str, Any] = {}
     if spec.entry.kind is EntryKind.script and not is_within and not spec.python:
-        options |= {"script": script_name(spec), "arguments": [as_argument(text) for text in arguments]}
+        words = [PLACEHOLDER.sub(lambda found: f"{ARGUMENTS[found[1]]}{found[2]}", text) for text in arguments]
+        options |= {"script": script_name(spec), "arguments": words}
     else:
         options["command"] = shell_line(spec, as_variable)
     if spec.max_seconds is not None:
@@ -317,17 +319,6 @@ def _output(given: JobOutput, *, overwrite: bool) -> Any:
     )
     location = sdk.DataLocation(data_path=sdk.DataPath(found[1], found[2].rstrip("/")))
     return sdk.OutputData(output_location=location, mechanism=mechanism, additional_options=options)
-
-
-def _registered_environment(connection: Connection, spec: EnvironmentSpec) -> Mapping[str, Any]:
-    """What the workspace has under the name. Raises NotFound naming what is there.
-
-    Asked by himl itself: azureml-core tries once, and raises what tells nobody why.
-    """
-    environment_id(connection, spec.name, spec.version)  # raises
-    below = "" if spec.version in (None, LATEST) else f"/versions/{quote(str(spec.version), safe='')}"
-    url = connection.service("environment", f"/environments/{quote(spec.name, safe='')}{below}")
-    return connection.rest.get_object(url, "environment")
 
 
 def _environment(
