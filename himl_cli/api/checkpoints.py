@@ -11,7 +11,7 @@ from multiprocessing.context import get_spawning_popen
 from pathlib import Path
 from typing import Any, Literal
 
-from himl_cli.api.errors import NotThere, naming_arguments, raising
+from himl_cli.api.errors import NotThere, naming_checkpoint_arguments, raising
 from himl_cli.api.ranks import once_per_node
 from himl_cli.api.resolve import resolve_runs
 from himl_cli.api.transfer import PathLike, log_notice
@@ -29,7 +29,7 @@ FOLDER = fetch.PLACE
 log = logging.getLogger(__name__)
 
 
-@naming_arguments()
+@naming_checkpoint_arguments()
 def fetch_checkpoint(
     source: PathLike,
     output_dir: PathLike | None = None,
@@ -98,7 +98,7 @@ def push_checkpoints(
     return Run(Workspace.of(opened), pushed.run)
 
 
-@naming_arguments()
+@naming_checkpoint_arguments()
 def checkpoint_url(
     source: str,
     expiry_days: float = 10.0,
@@ -133,7 +133,7 @@ def checkpoint_url(
     return link.url
 
 
-@naming_arguments()
+@naming_checkpoint_arguments()
 def _download_checkpoint(
     source: str,
     choice: Choice,
@@ -205,7 +205,7 @@ class CheckpointParser:
         self._is_whole = True  # False for a copy that has lost what is secret of the text
         self._here: Path | None = None
         try:
-            with naming_arguments():
+            with naming_checkpoint_arguments():
                 self._choice = choice_of(select, metric, goal)
                 self._kind = _kind_of(self._text) if self._text else None
         except HimlError as err:

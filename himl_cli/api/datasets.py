@@ -12,7 +12,7 @@ from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from himl_cli.api.errors import NoWorkspace, in_words_of_arguments
+from himl_cli.api.errors import NoWorkspace, naming_submit_arguments
 from himl_cli.api.job import DataFolders
 from himl_cli.api.ranks import set_environment_variables_for_multi_node
 from himl_cli.api.resolve import resolve_workspace
@@ -208,7 +208,7 @@ def info_outside(
     Raises what the Azure ML workspace raises where a dataset is only there, BadUsage for an output that must not exist.
     """
     azure = cache(partial(azure_workspace, workspace, config_file))
-    with in_words_of_arguments():
+    with naming_submit_arguments():
         return AzureRunInfo(
             input_datasets=[
                 _input_folder(config, index, azure, default_datastore) for index, config in enumerate(inputs)

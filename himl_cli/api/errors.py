@@ -40,7 +40,7 @@ _WORDS = re.compile(r"--(select|metric|goal|expiry_days|overwrite)\b")
 
 
 @contextmanager
-def naming_arguments() -> Iterator[None]:
+def naming_checkpoint_arguments() -> Iterator[None]:
     """Within it, or in what it decorates, errors of himl name Python's arguments of checkpoints where they name the
     commands' options."""
     try:
@@ -139,26 +139,25 @@ class NotCompleted(JobFailed, ValueError):
 
 
 @contextmanager
-def in_words_of_arguments() -> Iterator[None]:
+def naming_submit_arguments() -> Iterator[None]:
     """Within it, errors speak of arguments, wrong ones are ValueErrors too, and a traceback shows the hint (from Python
     3.11 on)."""
+
+    def translate(text: str) -> str:
+        return re.sub(r"--(\w+)", lambda found: ARGUMENTS.get(found[1], found[0]), text)
+
     try:
         yield
-    except BadUsage as err:
-        raise _with_hint(WrongArgument(_said(str(err)), hint=_said(err.hint))) from err.__cause__
-    except JobFailed as err:
-        raise _with_hint(NotCompleted(str(err), hint=err.hint)) from err.__cause__
     except HimlError as err:
-        err.hint = _said(err.hint)
-        _with_hint(err)
-        raise
-
-
-def _said(text: str) -> str:
-    return re.sub(r"--(\w+)", lambda found: ARGUMENTS.get(found[1], found[0]), text)
-
-
-def _with_hint(err: HimlError) -> HimlError:
-    if err.hint and hasattr(err, "add_note"):
-        err.add_note(err.hint)
-    return err
+        error, hint = err, translate(err.hint)
+        if isinstance(err, BadUsage):
+            error = WrongArgument(translate(str(err)), hint=hint)
+        elif isinstance(err, JobFailed):
+            error = NotCompleted(str(err), hint=err.hint)
+        else:
+            err.hint = hint
+        if error.hint and hasattr(error, "add_note"):
+            error.add_note(error.hint)
+        if error is err:
+            raise
+        raise error from err.__cause__

@@ -16,7 +16,7 @@ from himl_cli.api.datasets import (
     info_in_job,
     info_outside,
 )
-from himl_cli.api.errors import in_words_of_arguments, one_line_if_uncaught
+from himl_cli.api.errors import naming_submit_arguments, one_line_if_uncaught
 from himl_cli.api.transfer import PathLike
 from himl_cli.services.naming import hi_ml_experiment
 
@@ -164,7 +164,7 @@ def submit_to_azure_if_needed(
     given = aml_workspace if aml_workspace is not None else ml_client
     if not is_wanted:
         return info_outside(inputs, outputs, given, workspace_config_file, default_datastore or None)
-    with one_line_if_uncaught(), in_words_of_arguments():
+    with one_line_if_uncaught(), naming_submit_arguments():
         from himl_cli.api import submission
         from himl_cli.services.submission.request import SubmitRequest
 
