@@ -26,7 +26,7 @@ from himl_cli.core.runs import RunStatus
 from himl_cli.workspaces.local.database import Database
 from himl_cli.workspaces.local.metric_store import MetricStore
 from himl_cli.workspaces.local.run_store import RunStore, now_ms
-from himl_cli.workspaces.local.tracking.server import TrackingServer
+from himl_cli.workspaces.local.tracking.tracking_server import TrackingServer
 
 MEDIAN, SLOWEST = "a call", "the slowest call of a hundred"
 BARE, LOGGED = "bare POST", "mlflow.log_metric"

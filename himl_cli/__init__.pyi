@@ -8,6 +8,11 @@ from himl_cli.api.context import RUN_CONTEXT as RUN_CONTEXT
 from himl_cli.api.context import create_aml_run_object as create_aml_run_object
 from himl_cli.api.datasets import AzureRunInfo as AzureRunInfo
 from himl_cli.api.datasets import DatasetConfig as DatasetConfig
+from himl_cli.api.distributed import is_local_rank_zero as is_local_rank_zero
+from himl_cli.api.distributed import (
+    set_environment_variables_for_multi_node as set_environment_variables_for_multi_node,
+)
+from himl_cli.api.distributed import torch_barrier as torch_barrier
 from himl_cli.api.hyperdrive import EARLY_TERMINATION_ARG as EARLY_TERMINATION_ARG
 from himl_cli.api.hyperdrive import GOAL_ARG as GOAL_ARG
 from himl_cli.api.hyperdrive import MAX_CONCURRENT_TRIALS_ARG as MAX_CONCURRENT_TRIALS_ARG
@@ -19,21 +24,20 @@ from himl_cli.api.hyperdrive import create_crossval_hyperdrive_config as create_
 from himl_cli.api.hyperdrive import create_crossval_hyperparam_args_v2 as create_crossval_hyperparam_args_v2
 from himl_cli.api.hyperdrive import create_grid_hyperdrive_config as create_grid_hyperdrive_config
 from himl_cli.api.hyperdrive import create_grid_hyperparam_args_v2 as create_grid_hyperparam_args_v2
-from himl_cli.api.ranks import is_local_rank_zero as is_local_rank_zero
-from himl_cli.api.ranks import set_environment_variables_for_multi_node as set_environment_variables_for_multi_node
-from himl_cli.api.ranks import torch_barrier as torch_barrier
-from himl_cli.api.runs import aggregate_hyperdrive_metrics as aggregate_hyperdrive_metrics
-from himl_cli.api.runs import create_run_recovery_id as create_run_recovery_id
-from himl_cli.api.runs import download_files_from_hyperdrive_children as download_files_from_hyperdrive_children
-from himl_cli.api.runs import fetch_run as fetch_run
-from himl_cli.api.runs import get_metrics_for_hyperdrive_run as get_metrics_for_hyperdrive_run
-from himl_cli.api.runs import get_metrics_for_run as get_metrics_for_run
-from himl_cli.api.runs import get_most_recent_run as get_most_recent_run
-from himl_cli.api.runs import get_most_recent_run_id as get_most_recent_run_id
-from himl_cli.api.runs import get_tags_from_hyperdrive_run as get_tags_from_hyperdrive_run
-from himl_cli.api.runs import is_running_in_azure_ml as is_running_in_azure_ml
-from himl_cli.api.runs import split_recovery_id as split_recovery_id
-from himl_cli.api.submit import submit_to_azure_if_needed as submit_to_azure_if_needed
+from himl_cli.api.run_functions import aggregate_hyperdrive_metrics as aggregate_hyperdrive_metrics
+from himl_cli.api.run_functions import create_run_recovery_id as create_run_recovery_id
+from himl_cli.api.run_functions import (
+    download_files_from_hyperdrive_children as download_files_from_hyperdrive_children,
+)
+from himl_cli.api.run_functions import fetch_run as fetch_run
+from himl_cli.api.run_functions import get_metrics_for_hyperdrive_run as get_metrics_for_hyperdrive_run
+from himl_cli.api.run_functions import get_metrics_for_run as get_metrics_for_run
+from himl_cli.api.run_functions import get_most_recent_run as get_most_recent_run
+from himl_cli.api.run_functions import get_most_recent_run_id as get_most_recent_run_id
+from himl_cli.api.run_functions import get_tags_from_hyperdrive_run as get_tags_from_hyperdrive_run
+from himl_cli.api.run_functions import is_running_in_azure_ml as is_running_in_azure_ml
+from himl_cli.api.run_functions import split_recovery_id as split_recovery_id
+from himl_cli.api.submit_if_needed import submit_to_azure_if_needed as submit_to_azure_if_needed
 from himl_cli.api.transfer import download_checkpoints_from_run_id as download_checkpoints_from_run_id
 from himl_cli.api.transfer import download_files_from_run_id as download_files_from_run_id
 from himl_cli.api.transfer import download_from_datastore as download_from_datastore

@@ -13,7 +13,7 @@ import typer
 import typer.main
 
 from himl_cli import __version__
-from himl_cli.commands.errors import EdgedGroup
+from himl_cli.commands.error_handler import EdgedGroup
 from himl_cli.commands.groups import OTHER_WORDS, group, normalized
 from himl_cli.render.terminal import stand_in_for_closed_streams
 

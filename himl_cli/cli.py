@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar, get_args
 import typer
 import typer.main
 
-from himl_cli.commands.errors import OF_USERS, EdgedCommand, EdgedGroup, edge, giving_up, run_at_edge
+from himl_cli.commands.error_handler import OF_USERS, EdgedCommand, EdgedGroup, edge, giving_up, run_at_edge
 from himl_cli.commands.groups import HIML_OLD_NAMES, group
 from himl_cli.commands.groups import command as himl_command
 from himl_cli.commands.options import (

@@ -14,6 +14,6 @@ Without keys, `--input NAME` and `--output NAME` are called INPUT_0, INPUT_1, â€
 
 from __future__ import annotations
 
-from himl_cli.api.job import inputs as inputs
-from himl_cli.api.job import outputs as outputs
-from himl_cli.api.job import recovery_checkpoint as recovery_checkpoint
+from himl_cli.api.job_folders import inputs as inputs
+from himl_cli.api.job_folders import outputs as outputs
+from himl_cli.api.job_folders import recovery_checkpoint as recovery_checkpoint

@@ -11,9 +11,9 @@ from multiprocessing.context import get_spawning_popen
 from pathlib import Path
 from typing import Any, Literal
 
-from himl_cli.api.errors import NotThere, naming_checkpoint_arguments, raising
-from himl_cli.api.ranks import once_per_node
-from himl_cli.api.resolve import resolve_runs
+from himl_cli.api.distributed import once_per_node
+from himl_cli.api.exceptions import NotThere, naming_checkpoint_arguments, raising
+from himl_cli.api.open_workspace import resolve_runs
 from himl_cli.api.transfer import PathLike, log_notice
 from himl_cli.api.workspace import Run, Workspace
 from himl_cli.core.checkpoints import Choice

@@ -12,10 +12,10 @@ from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from himl_cli.api.errors import NoWorkspace, naming_submit_arguments
-from himl_cli.api.job import DataFolders
-from himl_cli.api.ranks import set_environment_variables_for_multi_node
-from himl_cli.api.resolve import resolve_workspace
+from himl_cli.api.distributed import set_environment_variables_for_multi_node
+from himl_cli.api.exceptions import NoWorkspace, naming_submit_arguments
+from himl_cli.api.job_folders import DataFolders
+from himl_cli.api.open_workspace import resolve_workspace
 from himl_cli.api.transfer import PathLike
 from himl_cli.core.errors import BadUsage, DiskFailed, NotFound
 from himl_cli.core.files import nearest_local

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from numbers import Integral
 from typing import Any
 
-from himl_cli.api.errors import WrongArgument
+from himl_cli.api.exceptions import WrongArgument
 from himl_cli.core.errors import BadUsage
 from himl_cli.core.sweeps import Draw, EarlyStop, Scalar, SearchRange, SweepSpec, argument_names
 from himl_cli.core.text import did_you_mean

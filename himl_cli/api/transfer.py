@@ -12,9 +12,9 @@ from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
 
-from himl_cli.api.errors import NotThere, raising
-from himl_cli.api.ranks import once_per_node
-from himl_cli.api.resolve import resolve_run, resolve_workspace
+from himl_cli.api.distributed import once_per_node
+from himl_cli.api.exceptions import NotThere, raising
+from himl_cli.api.open_workspace import resolve_run, resolve_workspace
 from himl_cli.core.blobs import TransferResult, named
 from himl_cli.core.errors import BadUsage, NotFound
 from himl_cli.core.events import Event, Notice, Notify

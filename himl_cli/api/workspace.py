@@ -13,9 +13,9 @@ from functools import cache, cached_property
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
-from himl_cli.api.errors import NotThere, raising
+from himl_cli.api.exceptions import NotThere, raising
+from himl_cli.api.open_workspace import resolve_workspace
 from himl_cli.api.recording import OfflineRun, Recording, reason_of
-from himl_cli.api.resolve import resolve_workspace
 from himl_cli.api.transfer import download_once, download_one, upload_folder
 from himl_cli.core.blobs import DatastoreInfo
 from himl_cli.core.errors import BadUsage, NotFound

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from himl_cli.core.errors import BadUsage, NotFound
 from himl_cli.core.runs import RunStatus
 from himl_cli.core.sweeps import GOAL, PRIMARY_METRIC, STOPPED_EARLY
-from himl_cli.render.aggregate import check_plots, document, save_plots, tab_lines, table_lines
+from himl_cli.render.aggregation import check_plots, document, save_plots, tab_lines, table_lines
 from himl_cli.render.output import Format
 from himl_cli.services.runs.aggregate import (
     aggregate,

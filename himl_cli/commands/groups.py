@@ -18,7 +18,7 @@ from typer.core import TyperCommand, TyperGroup
 from himl_cli.commands.options import bundled
 from himl_cli.core.errors import BadUsage
 from himl_cli.core.text import did_you_mean
-from himl_cli.render.errors import ReaderGone, tells_of_gone_reader
+from himl_cli.render.error_output import ReaderGone, tells_of_gone_reader
 
 HIML_OLD_NAMES = {
     "run_ids": "run",

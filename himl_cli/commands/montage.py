@@ -125,8 +125,8 @@ def _slide_folder(
         with output_session(output_opts) as (output, notify):
             yield (*local_dataset(expand_home(dataset)), output, notify)
     else:
-        from himl_cli.services.montage.cache import cache_limit
         from himl_cli.services.montage.dataset import open_stored
+        from himl_cli.services.montage.slide_cache import cache_limit
 
         with open_session(workspace_opts, output_opts, For.data) as session:
             store, limit = session.workspace.datastore(slides.datastore), cache_limit(session.cwd)
@@ -148,7 +148,7 @@ def _montage_on_cluster(
     from tempfile import TemporaryDirectory
 
     from himl_cli.commands.submit_job import naming_once_made, wait_or_leave
-    from himl_cli.render.jobs import print_prepared
+    from himl_cli.render.job_output import print_prepared
     from himl_cli.render.progress import observing
     from himl_cli.services.montage.cluster import OUTPUT, ClusterMontage, check_data, prepare_montage
     from himl_cli.services.runs.logs import watching

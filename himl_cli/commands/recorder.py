@@ -40,7 +40,7 @@ def run_recorded(
     from himl_cli.commands.submit_job import wait_here, with_checkpoint, with_inputs
     from himl_cli.core.errors import Interrupted, JobFailed
     from himl_cli.core.processes import interruptions
-    from himl_cli.render.jobs import print_prepared, print_run, print_sent
+    from himl_cli.render.job_output import print_prepared, print_run, print_sent
     from himl_cli.services.runs.mirror import submit_mirrored
     from himl_cli.services.runs.mirror_state import wait_until_mirrored
     from himl_cli.workspaces.resolve import open_azure, recording_place

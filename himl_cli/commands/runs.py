@@ -47,7 +47,7 @@ def list_runs(filters: FilterOptions, workspace_opts: WorkspaceOptions, output_o
       himl runs list --num_runs all --json
     """
     from himl_cli.core.runs import RunQuery
-    from himl_cli.render.runs import run_columns
+    from himl_cli.render.run_views import run_columns
 
     limit = None if filters.num_runs == ALL_RUNS else filters.num_runs or LISTED
     query = RunQuery(filters.experiment, filters.status, filters.tags, limit=limit)
@@ -75,7 +75,7 @@ def show(
       himl runs show
       himl runs show train_1772366400_0a1b2c3d --json
     """
-    from himl_cli.render.runs import run_view
+    from himl_cli.render.run_views import run_view
     from himl_cli.services.runs.details import run_details
     from himl_cli.services.runs.lookup import means_one_run
 
@@ -181,7 +181,7 @@ def cancel(
       himl runs cancel latest
       himl runs cancel train_1772366400_0a1b2c3d_3
     """
-    from himl_cli.render.runs import cancel_text
+    from himl_cli.render.run_views import cancel_text
     from himl_cli.services.runs.changes import cancel_runs
 
     selected = selection.selection(runs, explicit=True)
@@ -238,7 +238,7 @@ def delete(
       himl runs delete --experiment scratch --num_runs all --yes
     """
     from himl_cli.render.output import Declined
-    from himl_cli.render.runs import deletion_question
+    from himl_cli.render.run_views import deletion_question
     from himl_cli.services.runs.changes import check_deletable, delete_runs, runs_below
 
     selected = selection.selection(runs, explicit=True)

@@ -45,7 +45,7 @@ class ScriptCommand(HimlCommand):
     def make_context(self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any) -> Any:
         own = before_double_dash(args)
         if "default_map" not in extra and not {"-h", "--help"} & set(own):
-            from himl_cli.commands.settings import check_variables, submit_settings
+            from himl_cli.commands.submit_settings import check_variables, submit_settings
 
             check_variables(self, os.environ)
             options: list[Any] = list(self.params)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TextIO, TypeVar
 
 from himl_cli.core.redaction import redact
-from himl_cli.render.errors import one_line
+from himl_cli.render.error_output import one_line
 
 if TYPE_CHECKING:
     from himl_cli.commands.options import OutputOptions, WorkspaceOptions

@@ -43,8 +43,8 @@ def init(options: InitOptions, output_opts: OutputOptions) -> None:
       himl init --from InnerEye/settings.yml
       himl init --subscription_id ID --resource_group RG --workspace_name WS
     """
-    from himl_cli.render.setup import print_set_up
-    from himl_cli.services.setup import SetUpRequest, set_up
+    from himl_cli.render.setup_output import print_set_up
+    from himl_cli.services.project_setup import SetUpRequest, set_up
     from himl_cli.workspaces import resolve as workspaces
 
     start_logging(verbose=output_opts.verbose)
@@ -70,7 +70,7 @@ def show(workspace_opts: WorkspaceOptions, output_opts: OutputOptions) -> None:
       himl workspace show
       himl workspace show --json
     """
-    from himl_cli.render.setup import workspace_view
+    from himl_cli.render.setup_output import workspace_view
     from himl_cli.services.doctor import facts_of
     from himl_cli.workspaces.resolve import open_each, search_remarks
 
@@ -104,13 +104,13 @@ def doctor(workspace_opts: WorkspaceOptions, output_opts: OutputOptions) -> None
       himl doctor
       himl doctor --config_file other/config.json --json
     """
-    from himl_cli.commands.settings import check_variables, submit_settings
     from himl_cli.commands.submit import app as submit
+    from himl_cli.commands.submit_settings import check_variables, submit_settings
     from himl_cli.core.jobs import VARIABLE_PREFIX
     from himl_cli.core.settings import find_settings
-    from himl_cli.render.setup import print_checks
+    from himl_cli.render.setup_output import print_checks
     from himl_cli.services.doctor import checkup, verdict
-    from himl_cli.services.montage.cache import cache_limit
+    from himl_cli.services.montage.slide_cache import cache_limit
     from himl_cli.workspaces.resolve import cloud_setting, open_each, search_remarks
 
     start_logging(verbose=output_opts.verbose)

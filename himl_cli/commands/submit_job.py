@@ -16,8 +16,8 @@ from himl_cli.core.errors import BadUsage, HimlError, JobFailed, NotFound, Works
 from himl_cli.core.processes import interruptions
 from himl_cli.core.redaction import is_address, shown
 from himl_cli.core.text import non_blank
-from himl_cli.render.errors import ReaderGone
-from himl_cli.render.jobs import (
+from himl_cli.render.error_output import ReaderGone
+from himl_cli.render.job_output import (
     print_ended,
     print_job_yaml,
     print_left_running,

@@ -18,7 +18,7 @@ from himl_cli.core.files import expand_home
 from himl_cli.core.text import non_blank
 
 if TYPE_CHECKING:
-    from himl_cli.services.tensorboard.runs import SelectedRuns
+    from himl_cli.services.tensorboard.shown_runs import SelectedRuns
 
 app = group()
 
@@ -87,7 +87,7 @@ def tb(
       himl tb --experiment train --num_runs 5 --open
       himl tb train_1772366400_0a1b2c3d --sync_only --run_logs_dir logs
     """
-    from himl_cli.services.tensorboard.runs import SelectedRuns
+    from himl_cli.services.tensorboard.shown_runs import SelectedRuns
 
     selected = selection.selection(runs)
     ended_by = () if events.sync_only else (KeyboardInterrupt,)
@@ -95,7 +95,7 @@ def tb(
         copies = events.run_logs_dir
         shown = SelectedRuns(session.workspace, selected, session.cwd, events.log_dir, copies, session.notify)
         if events.sync_only:
-            from himl_cli.render.jobs import SYNCED_COLUMNS
+            from himl_cli.render.job_output import SYNCED_COLUMNS
             from himl_cli.services.tensorboard.poller import sync_once
 
             shown.start()

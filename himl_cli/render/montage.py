@@ -7,7 +7,7 @@ from typing import Any
 
 from himl_cli.core.blobs import named
 from himl_cli.core.montage import CellOutcome, MontageResult, WrittenFile
-from himl_cli.render.errors import one_line
+from himl_cli.render.error_output import one_line
 from himl_cli.render.output import Format, Output
 from himl_cli.render.terminal import duration_text, size_text
 

@@ -11,7 +11,7 @@ from typing import IO, TYPE_CHECKING, Any, TextIO, cast
 
 from himl_cli.core.errors import HimlError, NeedsYes
 from himl_cli.core.redaction import redact
-from himl_cli.render.errors import ReaderGone, one_line, tells_of_gone_reader
+from himl_cli.render.error_output import ReaderGone, one_line, tells_of_gone_reader
 
 if TYPE_CHECKING:
     from himl_cli.render.tables import Column

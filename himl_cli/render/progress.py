@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from himl_cli.core.events import Event, Notice, Notify
 from himl_cli.core.redaction import redact
-from himl_cli.render.errors import one_line
+from himl_cli.render.error_output import one_line
 from himl_cli.render.output import Format
 
 if TYPE_CHECKING:

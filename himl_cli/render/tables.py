@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from io import StringIO
 from typing import TYPE_CHECKING, Any
 
-from himl_cli.render.errors import one_line
+from himl_cli.render.error_output import one_line
 from himl_cli.render.json import json_form
 from himl_cli.render.terminal import has_colour, styled, width
 

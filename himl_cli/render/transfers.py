@@ -7,7 +7,7 @@ from datetime import datetime, timedelta, timezone
 
 from himl_cli.core.blobs import TransferResult, causes, named
 from himl_cli.core.checkpoints import FetchedCheckpoint, LinkedCheckpoint, PushedCheckpoints
-from himl_cli.render.jobs import print_run
+from himl_cli.render.job_output import print_run
 from himl_cli.render.json import run_form, utc_text
 from himl_cli.render.output import Format, Output
 from himl_cli.render.tables import Column

@@ -275,14 +275,14 @@ def sdk_run(workspace: object, run_id: str) -> Any:
 
 def job_yaml(spec: JobSpec) -> str:
     """The job as YAML that Azure ML's own command line takes. Makes no request; credentials are masked."""
-    from himl_cli.workspaces.azure.jobs.job_yaml import job_yaml as as_yaml
+    from himl_cli.workspaces.azure.jobs.yaml_form import job_yaml as as_yaml
 
     return as_yaml(spec)
 
 
 def pipeline_yaml(spec: PipelineSpec) -> str:
     """The pipeline as YAML, as `job_yaml` has it for a job."""
-    from himl_cli.workspaces.azure.jobs.job_yaml import pipeline_yaml as as_yaml
+    from himl_cli.workspaces.azure.jobs.yaml_form import pipeline_yaml as as_yaml
 
     return as_yaml(spec)
 

@@ -28,9 +28,9 @@ from himl_cli.core.redaction import (
     shown,
 )
 from himl_cli.workspaces.azure.responses import http_time
+from himl_cli.workspaces.azure.storage.blob_download import SMALL, Receiver
 from himl_cli.workspaces.azure.storage.curl import CurlPool, CurlResponse
-from himl_cli.workspaces.azure.storage.download import SMALL, Receiver
-from himl_cli.workspaces.azure.storage.errors import (
+from himl_cli.workspaces.azure.storage.failures import (
     TRANSIENT,
     BlobNotFound,
     connection_failure,

@@ -7,7 +7,7 @@ import random
 from base64 import b64encode
 from dataclasses import dataclass
 
-from himl_cli.workspaces.local.tracking.connection import LARGEST_BODY
+from himl_cli.workspaces.local.tracking.http_connection import LARGEST_BODY
 from tests.workspaces.tracking.tracked_job import API
 
 INTRUDER = "intruder"

@@ -20,8 +20,8 @@ from himl_cli.core.runs import RunQuery
 from himl_cli.core.text import NotJson, read_json, read_valid_json
 from himl_cli.workspaces.azure.config import azure_settings
 from himl_cli.workspaces.azure.connection import Connection
-from himl_cli.workspaces.azure.errors import ServiceNotFound
 from himl_cli.workspaces.azure.http import Response
+from himl_cli.workspaces.azure.service_errors import ServiceNotFound
 from himl_cli.workspaces.azure.workspace import AzureWorkspace
 from stress.fuzz.strategies import documents
 from stress.fuzz.target import Target

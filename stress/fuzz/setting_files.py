@@ -8,10 +8,10 @@ from pathlib import Path
 from hypothesis import strategies as st
 
 from himl_cli.app import loaded
-from himl_cli.commands.settings import submit_settings
+from himl_cli.commands.submit_settings import submit_settings
 from himl_cli.core.errors import BadUsage, HimlError
 from himl_cli.core.settings import SECTIONS, find_settings, section_settings
-from himl_cli.services.setup import read_deepseismic, read_innereye
+from himl_cli.services.project_setup import read_deepseismic, read_innereye
 from himl_cli.services.submission.pipeline_file import pipeline_variables
 from himl_cli.workspaces.azure.config import address_from_config, azure_settings, find_config
 from stress.fuzz.file_targets import Row, text_targets, values_target

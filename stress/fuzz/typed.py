@@ -10,7 +10,7 @@ import typer
 from hypothesis import strategies as st
 
 from himl_cli.commands import options
-from himl_cli.commands.settings import check_variables
+from himl_cli.commands.submit_settings import check_variables
 from himl_cli.core import redaction
 from himl_cli.core import redaction as addresses
 from himl_cli.core.errors import BadUsage
@@ -24,9 +24,9 @@ from himl_cli.services.submission.data import parse_inputs, parse_outputs
 from himl_cli.services.submission.ignore_rules import IgnoreRules
 from himl_cli.services.submission.request import SubmitRequest, check_size, parse_duration
 from himl_cli.services.submission.search_space import parse_call, parse_early_stop, parse_sampling, parse_space
-from himl_cli.services.submission.sweeps import requested_sweep, sweep_remarks, sweep_text
+from himl_cli.services.submission.sweep_options import requested_sweep, sweep_remarks, sweep_text
+from himl_cli.services.transfer.file_names import UnsafeName, folded, part_name, safe_relative
 from himl_cli.services.transfer.filters import Filters
-from himl_cli.services.transfer.names import UnsafeName, folded, part_name, safe_relative
 from himl_cli.workspaces.azure.storage.datastores import parse_data_uri
 from stress.fuzz.strategies import contents, texts
 from stress.fuzz.target import Target

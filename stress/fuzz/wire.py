@@ -17,12 +17,12 @@ from himl_cli.core.text import NotJson, read_json
 from himl_cli.workspaces import web
 from himl_cli.workspaces.azure import responses
 from himl_cli.workspaces.azure.connection import WorkspaceRecord
-from himl_cli.workspaces.azure.errors import ErrorResponse, claims_of, refusal
 from himl_cli.workspaces.azure.responses import as_time, asked_wait, http_time
 from himl_cli.workspaces.azure.runs.metrics import as_number
 from himl_cli.workspaces.azure.runs.records import own_names, status_of, sweep_tags
+from himl_cli.workspaces.azure.service_errors import ErrorResponse, claims_of, refusal
 from himl_cli.workspaces.azure.storage.curl import CurlPool, CurlResponse
-from himl_cli.workspaces.azure.storage.errors import error_code
+from himl_cli.workspaces.azure.storage.failures import error_code
 from himl_cli.workspaces.azure.storage.listing import listed_level, listed_page
 from himl_cli.workspaces.azure.storage.properties import md5_from, properties_of, size_from, whole_md5
 from himl_cli.workspaces.azure.storage.signing import Signature

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from himl_cli.api.resolve import azure_names
+from himl_cli.api.open_workspace import azure_names
 from tests.clients import HIML_V1, client_python
 from tests.servers.azureml.seeding import StagedWorkspace
 

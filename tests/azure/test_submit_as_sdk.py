@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 from himl_cli.core.jobs import DataSpec, Entry, EntryKind, JobSpec, PipelineSpec, Snapshot, StepOutput, StepSpec
 from himl_cli.workspaces.azure.address import CLOUDS, PUBLIC, Cloud, WorkspaceAddress
 from himl_cli.workspaces.azure.jobs.body import JobReferences, build_request, component_request, image_request, job_request, pipeline_request
-from himl_cli.workspaces.azure.jobs.job_data import JobInput, JobOutput
+from himl_cli.workspaces.azure.jobs.data_assets import JobInput, JobOutput
+from himl_cli.workspaces.azure.jobs.job_submission import pipeline_nodes
 from himl_cli.workspaces.azure.jobs.sdk import load_sdk
-from himl_cli.workspaces.azure.jobs.submission import pipeline_nodes
 from tests.azure_sweeps import SWEEPS
 
 ADDRESS = WorkspaceAddress("11111111-2222-3333-4444-555555555555", "group", "lab", PUBLIC, "a test")

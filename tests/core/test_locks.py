@@ -14,8 +14,8 @@ from himl_cli.core.processes import ProcessLock, is_held
 HOLD = """
 import sys
 from pathlib import Path
-from himl_cli.core.files import HeldLock
-assert HeldLock(Path(sys.argv[1])).take()
+from himl_cli.core.processes import ProcessLock
+assert ProcessLock(Path(sys.argv[1])).take()
 print("held", flush=True)
 sys.stdin.read()
 """
@@ -53,9 +53,9 @@ def test_a_forked_process_does_not_give_it_back(tmp_path: Path) -> None:
     program = """
 import os, sys
 from pathlib import Path
-from himl_cli.core.files import HeldLock, is_held
+from himl_cli.core.processes import ProcessLock, is_held
 path = Path(sys.argv[1])
-lock = HeldLock(path)
+lock = ProcessLock(path)
 lock.take()
 child = os.fork()
 if not child:

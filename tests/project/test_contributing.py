@@ -10,8 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from himl_cli.workspaces import base as abilities
-from himl_cli.workspaces import base as job_abilities
+from himl_cli.workspaces import base
 from tests.documents import DOCS, torn_rows
 
 ROOT = DOCS.parent
@@ -99,16 +98,11 @@ def test_the_levels_are_those_of_the_import_contracts() -> None:
     assert re.findall(r"`([^`]+)`", found[1]) == [re.sub("[()]", "", layer) for layer in re.findall('"([^"]+)"', layers[1])]
 
 
-def test_every_ability_of_a_workspace_is_on_the_page_of_backends() -> None:
-    text = (DOCS / "contributing" / "adding-a-backend.md").read_text(encoding="utf-8").partition("| ability |")[2].partition("\n\n")[0]
+def test_every_capability_of_a_workspace_is_on_the_page_of_backends() -> None:
+    text = (DOCS / "contributing" / "adding-a-backend.md").read_text(encoding="utf-8").partition("| capability |")[2].partition("\n\n")[0]
     listed = [name for row in text.splitlines()[2:] for name in re.findall(r"`(\w+)`", row.split("|")[1])]
-    protocols = [
-        name
-        for module in (abilities, job_abilities)
-        for name, value in vars(module).items()
-        if inspect.isclass(value) and value.__module__ == module.__name__ and getattr(value, "_is_protocol", False)
-    ]
-    assert sorted(listed) == sorted(protocols)
+    own = [value for value in vars(base).values() if inspect.isclass(value) and value.__module__ == base.__name__]
+    assert sorted(listed) == sorted(value.__name__ for value in own if base.Workspace in value.__mro__[1:])
 
 
 def test_every_folder_of_tests_is_on_the_page_of_testing() -> None:

@@ -16,7 +16,7 @@ import pytest
 
 import himl_cli
 import himl_cli.job
-from himl_cli.api.submit import AZUREML_FLAG
+from himl_cli.api.submit_if_needed import AZUREML_FLAG
 from himl_cli.commands.groups import HIML_OLD_NAMES
 from himl_cli.core.settings import find_settings
 from himl_cli.services.submission.data import parse_inputs, parse_outputs

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from himl_cli.render.aggregate import table_lines
+from himl_cli.render.aggregation import table_lines
 from tests.services.aggregation.records import aggregation
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from himl_cli.core.errors import BadUsage, DiskFailed
-from himl_cli.render.aggregate import save_plots
+from himl_cli.render.aggregation import save_plots
 from tests.render.plotted import child, sweep, together
 
 

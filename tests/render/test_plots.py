@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from himl_cli.core.runs import RunStatus
-from himl_cli.render.aggregate import save_plots
+from himl_cli.render.aggregation import save_plots
 from himl_cli.render.plot_data import families_of, names_of
 from tests.render.plotted import child, decaying, figures, legend, scheme, sweep, texts, together
 

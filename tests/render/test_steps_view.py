@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from himl_cli.core.jobs import STEP, STEP_AFTER
-from himl_cli.render.runs import steps_view
+from himl_cli.render.run_views import steps_view
 from tests.services.aggregation.records import run
 
 

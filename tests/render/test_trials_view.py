@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from himl_cli.core.runs import SweepView, TrialView
-from himl_cli.render.runs import best_lines, trials_view
+from himl_cli.render.run_views import best_lines, trials_view
 from tests.services.aggregation.records import run
 
 

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from himl_cli.app import loaded
-from himl_cli.commands.settings import check_variables, submit_settings
+from himl_cli.commands.submit_settings import check_variables, submit_settings
 from himl_cli.core import redaction
 from himl_cli.core.settings import section_settings
 from himl_cli.core.sweeps import HYPERPARAMETERS, hyperparameters_of
@@ -23,9 +23,9 @@ from himl_cli.services.checkpoints.names import below_folder, parse_name, rank_o
 from himl_cli.services.checkpoints.recovery import is_whole
 from himl_cli.services.montage.query import Pattern, read_ids
 from himl_cli.services.montage.table import read_table
+from himl_cli.services.project_setup import read_deepseismic, read_innereye
 from himl_cli.services.runs.lookup import is_studio_url, parse_reference, read_latest_run_file, split_recovery_id, workspace_in_url
 from himl_cli.services.runs.mirror_state import MirrorFile
-from himl_cli.services.setup import read_deepseismic, read_innereye
 from himl_cli.services.submission.conda import parse_conda_package, parse_pip_line, read_conda_file
 from himl_cli.services.submission.data import parse_inputs, parse_outputs
 from himl_cli.services.submission.job_yaml import changed_yaml, prepare_document
@@ -33,7 +33,7 @@ from himl_cli.services.submission.job_yaml_commands import read_document
 from himl_cli.services.submission.pipeline_file import read_pipeline
 from himl_cli.services.submission.request import SubmitRequest, check_size, parse_duration
 from himl_cli.services.submission.search_space import parse_call, parse_early_stop, parse_sampling, parse_space
-from himl_cli.services.transfer.names import UnsafeName, safe_relative
+from himl_cli.services.transfer.file_names import UnsafeName, safe_relative
 from himl_cli.services.yaml_files import dump_mapping, parse_mapping
 from himl_cli.workspaces.azure.config import address_from_config, names_workspace
 from himl_cli.workspaces.local.logged_files import read_logged_files, read_texts

@@ -90,7 +90,7 @@ def test_what_a_service_missed_while_it_was_down_is_sent_by_itself(workspace: Az
         while writer.left:
             moment.wait(0.02)
     assert logged(azure) == [float(number) for number in range(600)]
-    said = [record.getMessage() for record in caplog.records if "run_writing" in record.name]
+    said = [record.getMessage() for record in caplog.records if "runs.writing" in record.name]
     assert len([line for line in said if "cannot be sent now and is kept" in line]) == 1
 
 

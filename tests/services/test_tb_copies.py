@@ -12,7 +12,7 @@ import pytest
 from himl_cli.core.blobs import BlobInfo
 from himl_cli.core.runs import Run, RunStatus
 from himl_cli.services.tensorboard.copies import OVERLAP, EventFile, GrowingCopy, ShownFolder, copy_name
-from himl_cli.services.tensorboard.runs import permanent_name
+from himl_cli.services.tensorboard.shown_runs import permanent_name
 from tests.event_files import NAME
 
 THEN = datetime(2026, 3, 1, 12, 0, 0, tzinfo=timezone.utc)

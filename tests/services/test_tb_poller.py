@@ -16,7 +16,7 @@ from himl_cli.core.runs import RunSelection
 from himl_cli.services.tensorboard.background import AT_ONCE, call_each
 from himl_cli.services.tensorboard.copies import CopiedSource, ShownFolder
 from himl_cli.services.tensorboard.poller import Poller
-from himl_cli.services.tensorboard.runs import SelectedRuns
+from himl_cli.services.tensorboard.shown_runs import SelectedRuns
 from himl_cli.workspaces.azure.workspace import AzureWorkspace
 from himl_cli.workspaces.base import Workspace
 from tests.azure_workspaces import opened

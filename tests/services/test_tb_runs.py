@@ -14,7 +14,7 @@ from himl_cli.core.processes import ProcessLock
 from himl_cli.core.runs import RunSelection, RunStatus
 from himl_cli.services.naming import FILE_NAME
 from himl_cli.services.tensorboard.copies import FULL_LISTING_EVERY, EventFinder
-from himl_cli.services.tensorboard.runs import SelectedRuns, readable_name, unique_name
+from himl_cli.services.tensorboard.shown_runs import SelectedRuns, readable_name, unique_name
 from himl_cli.workspaces.azure.workspace import AzureWorkspace
 from himl_cli.workspaces.base import Workspace
 from himl_cli.workspaces.joined import JoinedWorkspace

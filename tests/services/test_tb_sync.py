@@ -15,7 +15,7 @@ from himl_cli.core.events import Event, Notice
 from himl_cli.core.runs import Run, RunSelection, RunStatus
 from himl_cli.services.tensorboard.copies import ATTEMPTS, OVERLAP, CopiedSource, EventFinder, EventSource, GrowingCopy, ShownFolder
 from himl_cli.services.tensorboard.poller import sync_once
-from himl_cli.services.tensorboard.runs import SelectedRuns, readable_name
+from himl_cli.services.tensorboard.shown_runs import SelectedRuns, readable_name
 from himl_cli.workspaces.azure.workspace import AzureWorkspace
 from himl_cli.workspaces.base import Workspace
 from tests.azure_workspaces import opened

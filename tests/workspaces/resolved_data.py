@@ -11,7 +11,7 @@ import pytest
 from himl_cli.core.events import Event, Notice
 from himl_cli.core.jobs import DataSpec
 from himl_cli.workspaces.azure.connection import Connection
-from himl_cli.workspaces.azure.jobs.job_data import JobInput, JobOutput, resolve_inputs, resolve_outputs
+from himl_cli.workspaces.azure.jobs.data_assets import JobInput, JobOutput, resolve_inputs, resolve_outputs
 from himl_cli.workspaces.azure.storage.datastores import Datastores
 from tests.azure_blobs import DEFAULT
 from tests.azure_connections import connected

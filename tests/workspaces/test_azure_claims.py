@@ -13,7 +13,7 @@ from azure.core.exceptions import ClientAuthenticationError
 
 from himl_cli.core.errors import NotAllowed
 from himl_cli.workspaces.azure.connection import Connection
-from himl_cli.workspaces.azure.errors import STRONGER, claims_of, reason_of
+from himl_cli.workspaces.azure.service_errors import STRONGER, claims_of, reason_of
 from tests.azure_connections import SIGN_IN, connected, sign_ins
 from tests.azure_tools import Az, token_of
 from tests.servers.azureml.faults import Status

@@ -11,8 +11,8 @@ import pytest
 from himl_cli.core.errors import HimlError, NotAllowed, NotAllowedNow, ServiceFailed, WorkspaceNotFound
 from himl_cli.workspaces.azure import responses
 from himl_cli.workspaces.azure.address import PUBLIC, WorkspaceAddress
-from himl_cli.workspaces.azure.errors import AADSTS, ErrorResponse, ServiceNotFound, ServiceRefused, reason_of, refusal
 from himl_cli.workspaces.azure.responses import as_time, asked_wait
+from himl_cli.workspaces.azure.service_errors import AADSTS, ErrorResponse, ServiceNotFound, ServiceRefused, reason_of, refusal
 
 ADDRESS = WorkspaceAddress("s", "team", "lab", PUBLIC, "a test")
 DATA_PLANE = {"error": {"code": "UserError", "message": "Gone.", "innerError": {"code": "NotFound", "innerError": {"code": "RunNotFound"}}}}

@@ -9,7 +9,7 @@ import pytest
 from himl_cli.core.errors import NotFound, ServiceFailed
 from himl_cli.core.events import ignore
 from himl_cli.core.jobs import DataSpec
-from himl_cli.workspaces.azure.jobs.job_data import JobInput, resolve_inputs
+from himl_cli.workspaces.azure.jobs.data_assets import JobInput, resolve_inputs
 from himl_cli.workspaces.azure.storage.datastores import Datastores
 from tests.azure_blobs import DEFAULT
 from tests.servers.azureml.faults import Page, Reset, Status

@@ -6,7 +6,7 @@ import pytest
 
 from himl_cli.core.errors import BadUsage, NotFound
 from himl_cli.core.jobs import DataSpec
-from himl_cli.workspaces.azure.jobs.job_data import JobInput
+from himl_cli.workspaces.azure.jobs.data_assets import JobInput
 from tests.azure_blobs import DEFAULT
 from tests.servers.azureml.faults import Page, Status
 from tests.servers.azureml.seeding import StagedWorkspace

@@ -6,7 +6,7 @@ import pytest
 
 from himl_cli.core.errors import BadUsage
 from himl_cli.core.jobs import DataSpec
-from himl_cli.workspaces.azure.jobs.job_data import JobOutput
+from himl_cli.workspaces.azure.jobs.data_assets import JobOutput
 from tests.azure_blobs import DEFAULT
 from tests.servers.azureml.seeding import StagedWorkspace
 from tests.servers.azureml.stage import Stage

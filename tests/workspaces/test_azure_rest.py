@@ -11,7 +11,7 @@ import pytest
 
 from himl_cli.core.errors import NotAllowed, ServiceFailed, WorkspaceNotFound
 from himl_cli.workspaces.azure.connection import Connection
-from himl_cli.workspaces.azure.errors import ServiceNotFound, ServiceRefused
+from himl_cli.workspaces.azure.service_errors import ServiceNotFound, ServiceRefused
 from tests.azure_connections import connected
 from tests.servers.azureml.faults import Page, Reset, Status, Truncate, WrongDate
 from tests.servers.azureml.principals import Right

@@ -12,7 +12,7 @@ import pytest
 
 from himl_cli.core.errors import Interrupted, NotFound, ServiceFailed
 from himl_cli.core.events import Event, Moved, ignore
-from himl_cli.workspaces.azure.errors import ServiceRefused
+from himl_cli.workspaces.azure.service_errors import ServiceRefused
 from himl_cli.workspaces.azure.workspace import AzureWorkspace
 from tests.azure_connections import connected
 from tests.azure_jobs import CONDA, cluster_spec, snapshot_of

@@ -13,7 +13,7 @@ import pytest
 from azure.core.exceptions import AzureError
 
 from himl_cli.core.errors import BadUsage, HimlError, ServiceFailed
-from himl_cli.workspaces.azure.errors import network_error
+from himl_cli.workspaces.azure.service_errors import network_error
 from himl_cli.workspaces.azure.transport import Transport, build_request
 from himl_cli.workspaces.retry import CONTROL_PLANE
 from tests.azure_connections import connected

@@ -16,7 +16,7 @@ from himl_cli.workspaces.local.job_data import resolve_folders
 from himl_cli.workspaces.local.job_environment import job_command
 from himl_cli.workspaces.local.launch import shown_command
 from himl_cli.workspaces.local.launch_request import LaunchRequest
-from himl_cli.workspaces.local.plan import plan_pipeline, plan_sweep
+from himl_cli.workspaces.local.sweep_plan import plan_pipeline, plan_sweep
 from himl_cli.workspaces.local.workspace import LocalWorkspace
 from tests.running import write_files
 

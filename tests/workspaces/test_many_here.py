@@ -19,10 +19,10 @@ from himl_cli.workspaces.local.children import Children
 from himl_cli.workspaces.local.database import Database
 from himl_cli.workspaces.local.launch import events_of
 from himl_cli.workspaces.local.metric_store import MetricStore
-from himl_cli.workspaces.local.plan import Plan
 from himl_cli.workspaces.local.run_folder import RunFolder, once_free
 from himl_cli.workspaces.local.run_process import TERMINATED, Outcome, RunProcess
 from himl_cli.workspaces.local.run_store import RunStore
+from himl_cli.workspaces.local.sweep_plan import Plan
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from himl_cli.services.checkpoints.candidates import (
     newest_attempt,
     newest_of_each_name,
 )
-from himl_cli.services.checkpoints.metrics import logged_values, match_values
+from himl_cli.services.checkpoints.logged_metrics import logged_values, match_values
 from himl_cli.services.checkpoints.names import FOLDER, LAST, ends_with_metric, goal_of, same_metric
 
 MOST_EPOCHS = 8

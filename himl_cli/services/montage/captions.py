@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Protocol
 from PIL import Image
 
 from himl_cli.core.montage import Box, Cell, LayoutStyle, SlideEntry
-from himl_cli.services.montage import text
+from himl_cli.services.montage import caption_text
 from himl_cli.services.montage.layout import HIML_LETTERS, LEAST_LETTERS, letters_of, relative
-from himl_cli.services.montage.slides.base import Colour
+from himl_cli.services.montage.slides.slide import Colour
 
 if TYPE_CHECKING:
     import numpy as np
@@ -72,7 +72,7 @@ class Inscription:
         if self._stencil is None:
             self._stencil = Image.new("L", self.box.size)
             for line in self.lines:
-                text.draw(self._stencil, (line.x - self.box.x, line.y - self.box.y), line.text, line.size)
+                caption_text.draw(self._stencil, (line.x - self.box.x, line.y - self.box.y), line.text, line.size)
         part = rows[begin - top : end - top, self.box.x : self.box.x + self.box.width]
         picture = Image.fromarray(part)
         mask = self._stencil.crop((0, begin - self.box.y, self.box.width, end - self.box.y))
@@ -104,22 +104,22 @@ def caption_for(entry: SlideEntry, cell: Cell, style: LayoutStyle) -> Inscriptio
         largest, least, ink = letters_of(cell.caption), LEAST_LETTERS, INK
         smallest, margin = max(least, int(largest * SMALLEST)), largest // 2
     limits = max(1, cell.caption.width - margin), cell.caption.height
-    words = text.CaptionText.of(entry)
+    words = caption_text.CaptionText.of(entry)
     found = words.fitted(limits, largest, smallest) or words.fitted(limits, least, least)
     if found is None:
         return None
     room = relative(cell.caption, cell.box)
-    left, top, right, bottom = text.extent(*found)
+    left, top, right, bottom = caption_text.extent(*found)
     x = room.x + (room.width - (right - left)) // 2 - left
-    y = room.y + (room.height - text.line_height(found[1])) // 2
+    y = room.y + (room.height - caption_text.line_height(found[1])) // 2
     y = min(max(y, room.y - top), room.y + room.height - bottom)
     return Inscription([Line(*found, x, y)], Box(x + left, y + top, right - left, bottom - top), ink)
 
 
 def undrawable(entries: Iterable[SlideEntry]) -> str:
     """The characters of their captions that the font has no glyphs for, each once; boxes are drawn for them."""
-    characters = {each for entry in entries for each in text.CaptionText.of(entry).whole()}
-    return "".join(sorted(each for each in characters if not text.has_glyph(each)))
+    characters = {each for entry in entries for each in caption_text.CaptionText.of(entry).whole()}
+    return "".join(sorted(each for each in characters if not caption_text.has_glyph(each)))
 
 
 class FailureMark:
@@ -133,7 +133,7 @@ class FailureMark:
         self._room = free = relative(room, cell.box)
         if style is LayoutStyle.himl and cell.caption is not None and room == cell.image:
             free = Box(free.x, free.y, free.width, max(1, cell.caption.y - room.y))
-        self.words = _inscribed(free, text.readable(title), text.readable(reason))
+        self.words = _inscribed(free, caption_text.readable(title), caption_text.readable(reason))
         self._stroke = max(1, min(room.size) // STROKES_PER_ROOM)
 
     def paint(self, rows: NDArray[np.uint8], top: int) -> None:
@@ -163,13 +163,13 @@ def _inscribed(room: Box, title: str, reason: str) -> Inscription | None:
     """*title* and, below it, *reason* in the middle of *room*, line by line; None where letters would be too small."""
     width, height = int(room.width * WIDTH), int(room.height * HEIGHT)
     most = min(LARGEST_LETTERS, room.width // LETTERS_PER_ROOM, room.height // LETTERS_PER_ROOM * 2)
-    size = text.fitting_size(title, (width, height), max(LEAST_LETTERS, most), LEAST_LETTERS)
+    size = caption_text.fitting_size(title, (width, height), max(LEAST_LETTERS, most), LEAST_LETTERS)
     if not size:
         return None
     small = max(LEAST_LETTERS, int(size * REASON))
-    below = text.wrapped(reason, small, width, int((height - size * LINE) / (small * LINE)))
+    below = caption_text.wrapped(reason, small, width, int((height - size * LINE) / (small * LINE)))
     lines = [(title, size), *((each, small) for each in below)]
-    extents = [text.extent(*line) for line in lines]
+    extents = [caption_text.extent(*line) for line in lines]
     wide = max(right - left for left, _, right, _ in extents)
     high = sum(int(each * LINE) for _, each in lines)
     margin = int(lines[-1][1] * MARGIN)

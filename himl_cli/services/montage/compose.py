@@ -34,8 +34,8 @@ from himl_cli.services.montage.output_folder import OutputFolder, check_inputs, 
 from himl_cli.services.montage.page import write_page
 from himl_cli.services.montage.pictures import Setting, Sources, find_sources
 from himl_cli.services.montage.pyramid import DeepZoom
-from himl_cli.services.montage.slides.base import level_for
 from himl_cli.services.montage.slides.open import check_backend
+from himl_cli.services.montage.slides.slide import level_for
 from himl_cli.services.montage.threads import Pool, reuse_freed_memory
 
 if TYPE_CHECKING:

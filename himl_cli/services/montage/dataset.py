@@ -16,7 +16,7 @@ from himl_cli.core.errors import BadUsage, DiskFailed, NotFound
 from himl_cli.core.events import Notify
 from himl_cli.core.files import walk_files
 from himl_cli.core.montage import SlideUnreadable
-from himl_cli.services.montage.cache import SlideDownloads, companions
+from himl_cli.services.montage.slide_cache import SlideDownloads, companions
 from himl_cli.services.transfer.filters import Filters
 from himl_cli.services.transfer.upload import checked_prefix
 from himl_cli.workspaces.base import BlobStore, LocalStore

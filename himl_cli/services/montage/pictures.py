@@ -16,8 +16,8 @@ from himl_cli.core.montage import Backend, Box, Layout, LayoutStyle, MontageRequ
 from himl_cli.services.montage.dataset import SlideFolder
 from himl_cli.services.montage.layout import fitted, middle
 from himl_cli.services.montage.resampling import Bicubic, Resampler, Resized, as_pillow, quick
-from himl_cli.services.montage.slides.base import Slide, level_for
 from himl_cli.services.montage.slides.open import open_slide
+from himl_cli.services.montage.slides.slide import Slide, level_for
 from himl_cli.services.montage.threads import Pool, read_ahead
 
 if TYPE_CHECKING:

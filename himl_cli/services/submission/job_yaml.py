@@ -46,7 +46,7 @@ from himl_cli.services.submission.prepare import command_line, job_of_options
 from himl_cli.services.submission.request import SubmitRequest, beside_file, check_values, target_path
 from himl_cli.services.submission.search_space import AZURE_WORDS, SAMPLINGS, checked_range, checked_stop, points_of
 from himl_cli.services.submission.snapshot import ignored_remarks, secrets_but
-from himl_cli.services.submission.sweeps import check_sweep, with_seed
+from himl_cli.services.submission.sweep_options import check_sweep, with_seed
 from himl_cli.services.yaml_files import dump_mapping
 
 SEARCH_KEYS = ("trial", "search_space", "sampling_algorithm", "objective", "early_termination")

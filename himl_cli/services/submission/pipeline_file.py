@@ -18,7 +18,7 @@ from himl_cli.core.errors import BadUsage
 from himl_cli.core.jobs import ClusterSpec, ContainerSpec
 from himl_cli.core.redaction import redact
 from himl_cli.core.text import NotJson, did_you_mean, read_json
-from himl_cli.services.setup import parse_dotenv
+from himl_cli.services.project_setup import parse_dotenv
 from himl_cli.services.submission.request import LONGEST_SHOWN, MOST, MOST_NODES, count_wanted, whole_number
 from himl_cli.services.text_files import as_found, read_text, with_slashes
 

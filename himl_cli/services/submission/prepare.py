@@ -39,7 +39,7 @@ from himl_cli.services.submission.request import (
     without_idle_options,
 )
 from himl_cli.services.submission.snapshot import ignored_remarks, take_snapshot
-from himl_cli.services.submission.sweeps import (
+from himl_cli.services.submission.sweep_options import (
     copies_remarks,
     requested_sweep,
     single_sweep_option,

@@ -14,7 +14,7 @@ from himl_cli.services.runs.logs import MAIN_LOG
 from himl_cli.services.runs.lookup import find_runs
 from himl_cli.services.submission.prepare import command_line, note_latest
 from himl_cli.services.submission.request import SubmitRequest
-from himl_cli.services.submission.sweeps import (
+from himl_cli.services.submission.sweep_options import (
     KINDS,
     KINDS_OF_OPTION,
     requested_sweep,

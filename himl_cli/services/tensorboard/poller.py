@@ -13,7 +13,7 @@ from himl_cli.core.events import Finished, Moved, Notice, Notify, Planned
 from himl_cli.core.sweeps import MANY
 from himl_cli.services.tensorboard.background import BackgroundCalls
 from himl_cli.services.tensorboard.copies import EventSource, ShownFolder
-from himl_cli.services.tensorboard.runs import Changes, SelectedRuns
+from himl_cli.services.tensorboard.shown_runs import Changes, SelectedRuns
 
 log = logging.getLogger(__name__)
 

@@ -27,7 +27,7 @@ from himl_cli.core.text import read_json
 from himl_cli.services.tensorboard.background import BackgroundCalls
 from himl_cli.services.tensorboard.copies import ShownFolder
 from himl_cli.services.tensorboard.poller import Poller
-from himl_cli.services.tensorboard.runs import SelectedRuns
+from himl_cli.services.tensorboard.shown_runs import SelectedRuns
 from himl_cli.services.transfer.local_files import disk_error
 
 SECONDS_TO_END = 5.0

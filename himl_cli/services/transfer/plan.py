@@ -14,9 +14,9 @@ from himl_cli.core.blobs import BlobInfo, Failure, Refused, TransferResult
 from himl_cli.core.errors import BadUsage, HimlError, NotAllowed
 from himl_cli.core.events import Notify, Planned
 from himl_cli.core.files import STATE_NAME
+from himl_cli.services.transfer.file_names import UnsafeName, folded, safe_relative
 from himl_cli.services.transfer.filters import Filters
 from himl_cli.services.transfer.local_files import disk_error, md5_of
-from himl_cli.services.transfer.names import UnsafeName, folded, safe_relative
 from himl_cli.services.transfer.state import FetchedFile, TransferState
 from himl_cli.workspaces.base import BlobStore
 

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 from himl_cli.core.errors import BadUsage, DiskFailed
 from himl_cli.core.files import RANKS_NAME, STATE_NAME, cache_of
 from himl_cli.core.processes import is_held
-from himl_cli.services.transfer.names import folded, part_name, short_hash
+from himl_cli.services.transfer.file_names import folded, part_name, short_hash
 
 if TYPE_CHECKING:
     from filelock import BaseFileLock

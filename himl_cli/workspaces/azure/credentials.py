@@ -27,8 +27,8 @@ from himl_cli.core.files import home_folder
 from himl_cli.core.processes import register_after_fork
 from himl_cli.workspaces.azure.address import CLOUDS, Cloud
 from himl_cli.workspaces.azure.config import AzureSettings, ServicePrincipal
-from himl_cli.workspaces.azure.errors import STRONGER, Reason, is_network_error, network_error, reason_of
 from himl_cli.workspaces.azure.http import silence_libraries
+from himl_cli.workspaces.azure.service_errors import STRONGER, Reason, is_network_error, network_error, reason_of
 from himl_cli.workspaces.azure.tokens import Token
 from himl_cli.workspaces.retry import RetryPolicy
 

@@ -18,8 +18,8 @@ from himl_cli.core.processes import register_after_fork
 from himl_cli.core.redaction import parts_of, redact
 from himl_cli.core.text import NotJson, read_json, read_valid_json
 from himl_cli.workspaces.azure.address import WorkspaceAddress
-from himl_cli.workspaces.azure.errors import ErrorResponse, claims_of, refusal, says_closed
 from himl_cli.workspaces.azure.responses import object_of
+from himl_cli.workspaces.azure.service_errors import ErrorResponse, claims_of, refusal, says_closed
 from himl_cli.workspaces.azure.tokens import Tokens
 from himl_cli.workspaces.retry import RetryPolicy
 
@@ -142,7 +142,7 @@ class HttpClient:
     ) -> Any:
         from azure.core.exceptions import AzureError
 
-        from himl_cli.workspaces.azure.errors import is_unknown_host, network_error
+        from himl_cli.workspaces.azure.service_errors import is_unknown_host, network_error
         from himl_cli.workspaces.azure.transport import build_request
 
         began = perf_counter()

@@ -20,8 +20,8 @@ from azure.core.rest import HttpRequest
 
 from himl_cli import __version__
 from himl_cli.core.errors import ServiceFailed
-from himl_cli.workspaces.azure.errors import is_disconnect, is_permanent, says_closed
 from himl_cli.workspaces.azure.responses import asked_wait
+from himl_cli.workspaces.azure.service_errors import is_disconnect, is_permanent, says_closed
 from himl_cli.workspaces.azure.tls import ca_bundle, lost_authorities
 from himl_cli.workspaces.retry import Failure, RetryPolicy, RetryState
 

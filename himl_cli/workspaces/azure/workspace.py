@@ -16,14 +16,14 @@ from himl_cli.core.results import Logged, NewRun, RunEnd, RunResults
 from himl_cli.core.runs import LoggedValues, Metric, Run, RunQuery
 from himl_cli.core.workspaces import Check, WorkspaceFacts
 from himl_cli.workspaces.azure.connection import Connection
-from himl_cli.workspaces.azure.errors import ServiceNotFound
 from himl_cli.workspaces.azure.runs.history import RunFacts, RunHistory, can_be_id
 from himl_cli.workspaces.azure.runs.lists import RunLists
 from himl_cli.workspaces.azure.runs.records import LOCAL_TARGET, RawRun, say_limits
+from himl_cli.workspaces.azure.service_errors import ServiceNotFound
 from himl_cli.workspaces.base import BlobStore, CloudWorkspace, Dataset
 
 if TYPE_CHECKING:
-    from himl_cli.workspaces.azure.runs.writing import RunWriting
+    from himl_cli.workspaces.azure.runs.metric_writing import RunWriting
     from himl_cli.workspaces.azure.storage.datastores import Datastores
 
 Answer = TypeVar("Answer")
@@ -67,7 +67,7 @@ class AzureWorkspace(CloudWorkspace):
         return self._lists.record(self._history.tag(run_id, dict(tags)))
 
     def cancel(self, run_id: str) -> bool:
-        from himl_cli.workspaces.azure.runs.writing import ask_to_cancel
+        from himl_cli.workspaces.azure.runs.metric_writing import ask_to_cancel
 
         if self._lists.record(self._raw(run_id)).status.is_final:
             return False
@@ -129,14 +129,14 @@ class AzureWorkspace(CloudWorkspace):
             from himl_cli.workspaces.azure.jobs.v1 import submit_v1
 
             return submit_v1(self.connection, self._datastores, spec, notify)
-        from himl_cli.workspaces.azure.jobs.submission import submit_job
+        from himl_cli.workspaces.azure.jobs.job_submission import submit_job
 
         return submit_job(self.connection, self._datastores, spec, notify)
 
     def submit_pipeline(self, spec: PipelineSpec, *, notify: Notify) -> Run:
         """Start the pipeline as one job; its steps wait for nodes when this returns, or for each other."""
         say_limits([step.job.max_seconds for step in spec.steps], notify)
-        from himl_cli.workspaces.azure.jobs.submission import submit_pipeline
+        from himl_cli.workspaces.azure.jobs.job_submission import submit_pipeline
 
         return submit_pipeline(self.connection, self._datastores, spec, notify)
 
@@ -203,12 +203,12 @@ class AzureWorkspace(CloudWorkspace):
 
     @cached_property
     def _writing(self) -> RunWriting:
-        from himl_cli.workspaces.azure.runs.writing import RunWriting
+        from himl_cli.workspaces.azure.runs.metric_writing import RunWriting
 
         return RunWriting(self.connection)
 
     def dataset(self, item: DataSpec, default_datastore: str | None) -> Dataset:
-        from himl_cli.workspaces.azure.jobs.job_data import find_dataset
+        from himl_cli.workspaces.azure.jobs.data_assets import find_dataset
 
         return find_dataset(self.connection, self._datastores, item, default_datastore)
 

@@ -16,10 +16,10 @@ from himl_cli.core.errors import HimlError
 from himl_cli.core.runs import FAILED_RANK, Run, RunQuery
 from himl_cli.workspaces.local.launch import SUPERVISOR, events_of, spawn, start_error
 from himl_cli.workspaces.local.launch_request import LaunchRequest
-from himl_cli.workspaces.local.plan import Plan
 from himl_cli.workspaces.local.run_folder import RunFolder, explain_disk_error
 from himl_cli.workspaces.local.run_process import BUSY, TERMINATED, Outcome
 from himl_cli.workspaces.local.run_store import RunStore
+from himl_cli.workspaces.local.sweep_plan import Plan
 
 POLL_SECONDS = 0.1
 SECONDS_UNREAD = 600.0

@@ -15,7 +15,12 @@ from himl_cli.core.results import NewRun
 from himl_cli.core.runs import Run, RunStatus
 from himl_cli.core.sweeps import GOAL, MANY, PRIMARY_METRIC
 from himl_cli.workspaces.local.children import Children, describe_end
-from himl_cli.workspaces.local.plan import (
+from himl_cli.workspaces.local.run_folder import PLAN, RECORD
+from himl_cli.workspaces.local.run_process import CANCELED, TERMINATED, Outcome, RunProcess, read_request, report
+from himl_cli.workspaces.local.run_store import RunStore
+from himl_cli.workspaces.local.staging import stage_files
+from himl_cli.workspaces.local.sweep import Sweep
+from himl_cli.workspaces.local.sweep_plan import (
     PIPELINE,
     Plan,
     PlannedJob,
@@ -24,11 +29,6 @@ from himl_cli.workspaces.local.plan import (
     step_outputs,
     step_request,
 )
-from himl_cli.workspaces.local.run_folder import PLAN, RECORD
-from himl_cli.workspaces.local.run_process import CANCELED, TERMINATED, Outcome, RunProcess, read_request, report
-from himl_cli.workspaces.local.run_store import RunStore
-from himl_cli.workspaces.local.staging import stage_files
-from himl_cli.workspaces.local.sweep import Sweep
 
 LINES_OF_A_FAILURE = 10
 

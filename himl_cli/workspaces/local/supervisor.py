@@ -35,7 +35,7 @@ from himl_cli.workspaces.local.run_process import CANCELED, TERMINATED, Outcome,
 from himl_cli.workspaces.local.run_store import RunStore
 from himl_cli.workspaces.local.shim import become_subreaper, children_of
 from himl_cli.workspaces.local.staging import JobFiles
-from himl_cli.workspaces.local.tracking.server import TrackingServer
+from himl_cli.workspaces.local.tracking.tracking_server import TrackingServer
 
 POLL_SECONDS = 0.1
 # What is sent to the ranks, and how many seconds after the decision to stop. Ctrl-C's rule: SIGINT, after 10 s SIGTERM,

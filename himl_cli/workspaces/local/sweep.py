@@ -24,9 +24,9 @@ from himl_cli.core.sweeps import (
 )
 from himl_cli.workspaces.local.children import Children, describe_end
 from himl_cli.workspaces.local.metric_store import MetricStore
-from himl_cli.workspaces.local.plan import trial_id, trial_request
 from himl_cli.workspaces.local.run_process import Outcome
 from himl_cli.workspaces.local.sampling import make_sampler, trials_to_stop
+from himl_cli.workspaces.local.sweep_plan import trial_id, trial_request
 
 FAILURES_TO_GIVE_UP = 3
 POLL_SECONDS = 0.25

@@ -35,7 +35,7 @@ class UnmanagedRuns:
 
         Raises RunNotFound for a parent that is not there and for what cannot be an id, DiskFailed.
         """
-        from himl_cli.workspaces.local.blobs import safe_parts
+        from himl_cli.workspaces.local.file_blobs import safe_parts
 
         if len(safe_parts(new.id) or ()) != 1:
             raise RunNotFound(new.id, self._label)

@@ -26,8 +26,8 @@ from himl_cli.workspaces.local.run_store import RunStore
 from himl_cli.workspaces.local.unmanaged_runs import UnmanagedRuns
 
 if TYPE_CHECKING:
-    from himl_cli.workspaces.local.blobs import RunFiles
-    from himl_cli.workspaces.local.plan import Plan
+    from himl_cli.workspaces.local.file_blobs import RunFiles
+    from himl_cli.workspaces.local.sweep_plan import Plan
 
 DEFAULT_DATASTORE = "local"
 CHECK_NAME = "local workspace"
@@ -116,7 +116,7 @@ class LocalWorkspace(FolderWorkspace):
         return self._metrics.parameters(run_id)
 
     def results(self, runs: Sequence[Run], *, wanted: Callable[[str], bool], whole: bool) -> Mapping[str, RunResults]:
-        from himl_cli.workspaces.local.results import read_results
+        from himl_cli.workspaces.local.run_results import read_results
 
         ids = [run.id for run in runs]
         return read_results(self._runs.database, self.folder / "runs", ids, wanted=wanted, whole=whole)
@@ -126,13 +126,13 @@ class LocalWorkspace(FolderWorkspace):
         return self._files(run_id)
 
     def _files(self, run_id: str) -> RunFiles:
-        from himl_cli.workspaces.local.blobs import RunFiles
+        from himl_cli.workspaces.local.file_blobs import RunFiles
 
         folder = self._folder_of(run_id)
         return RunFiles(folder.path, folder.code, label=f"run '{run_id}'")
 
     def output_files(self, run_id: str, key: str) -> BlobStore:
-        from himl_cli.workspaces.local.blobs import DatastoreFolder
+        from himl_cli.workspaces.local.file_blobs import DatastoreFolder
 
         self.run(run_id)
         outputs: Mapping[str, str] = self._folder_of(run_id).read(RECORD).get("outputs", {})
@@ -149,7 +149,7 @@ class LocalWorkspace(FolderWorkspace):
         return [DatastoreInfo(name, "folder", str(root / name), name == DEFAULT_DATASTORE) for name in names]
 
     def datastore(self, name: str | None = None) -> BlobStore:
-        from himl_cli.workspaces.local.blobs import DatastoreFolder
+        from himl_cli.workspaces.local.file_blobs import DatastoreFolder
 
         known = {store.name: store for store in self.datastores()}
         wanted = name or DEFAULT_DATASTORE
@@ -195,7 +195,7 @@ class LocalWorkspace(FolderWorkspace):
 
         datastore = self._default_folder(spec.default_datastore)
         if spec.sweep is not None:
-            from himl_cli.workspaces.local.plan import plan_sweep
+            from himl_cli.workspaces.local.sweep_plan import plan_sweep
 
             return self._launch_plan(plan_sweep(self.folder, spec, datastore, notify), notify)
         run_id = spec.run_id or new_run_id(spec.experiment)
@@ -205,7 +205,7 @@ class LocalWorkspace(FolderWorkspace):
         return self.run(run_id)
 
     def submit_pipeline(self, spec: PipelineSpec, *, notify: Notify) -> Run:
-        from himl_cli.workspaces.local.plan import plan_pipeline
+        from himl_cli.workspaces.local.sweep_plan import plan_pipeline
 
         return self._launch_plan(plan_pipeline(self.folder, spec, self._default_folder, notify), notify)
 
@@ -217,7 +217,7 @@ class LocalWorkspace(FolderWorkspace):
         return self.run(plan.run_id)
 
     def resume(self, run_id: str, *, env: Mapping[str, str], max_concurrent: int | None, notify: Notify) -> Run:
-        from himl_cli.workspaces.local.resume import resume
+        from himl_cli.workspaces.local.restart import resume
 
         resume(self.folder, self.run(run_id), env=env, max_concurrent=max_concurrent)
         return self.run(run_id)

@@ -13,8 +13,8 @@ from himl_cli.core.events import Event, Finished, ignore
 from himl_cli.services.checkpoints.fetch import ChosenFiles
 from himl_cli.services.montage.dataset import SlideFolder, open_stored
 from himl_cli.workspaces.base import BlobStore
-from himl_cli.workspaces.local.blobs import DatastoreFolder
 from himl_cli.workspaces.local.database import Database
+from himl_cli.workspaces.local.file_blobs import DatastoreFolder
 from tests.running import write_files
 
 KB = 1000

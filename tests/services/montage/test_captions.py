@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from PIL import features
 
 from himl_cli.core.montage import Box, Cell, LayoutStyle, SlideEntry
-from himl_cli.services.montage import text as text_module
+from himl_cli.services.montage import caption_text as text_module
+from himl_cli.services.montage.caption_text import CaptionText, clusters, readable
 from himl_cli.services.montage.captions import Inscription, caption_for, undrawable
 from himl_cli.services.montage.layout import LEAST_LETTERS
-from himl_cli.services.montage.text import CaptionText, clusters, readable
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

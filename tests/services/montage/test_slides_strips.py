@@ -7,9 +7,9 @@ import pytest
 import tifffile
 
 from himl_cli.core.montage import Backend, Size
-from himl_cli.services.montage.slides.base import level_for
 from himl_cli.services.montage.slides.open import open_slide
 from himl_cli.services.montage.slides.pixels import pixel_rule
+from himl_cli.services.montage.slides.slide import level_for
 from himl_cli.services.montage.slides.tiff import STRIP_BYTES, Segments, level_pages, strips_of
 from tests.services.montage.test_slides_kinds import difference
 from tests.slides import SIZE, slide_picture, write_tiff

@@ -9,7 +9,7 @@ import pytest
 
 from himl_cli.core.errors import BadUsage
 from himl_cli.services.transfer.download import download
-from himl_cli.services.transfer.names import part_name
+from himl_cli.services.transfer.file_names import part_name
 from himl_cli.services.transfer.plan import DownloadRequest
 from himl_cli.services.transfer.state import mark_of
 from tests.running import write_files

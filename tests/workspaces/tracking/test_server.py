@@ -19,8 +19,8 @@ import pytest
 
 from himl_cli.core.errors import RunNotFound
 from himl_cli.workspaces.local.database import Database
-from himl_cli.workspaces.local.tracking.connection import LARGEST_BODY
-from himl_cli.workspaces.local.tracking.server import TrackingServer
+from himl_cli.workspaces.local.tracking.http_connection import LARGEST_BODY
+from himl_cli.workspaces.local.tracking.tracking_server import TrackingServer
 from tests.workspaces.tracking.tracked_job import API, JOB, TrackedJob, tracked_job
 
 GET_RUN = f"{API}runs/get?run_id={JOB}"
@@ -202,6 +202,6 @@ def test_an_unknown_job_is_refused(tmp_path: Path) -> None:
 
 
 def test_importing_the_server_is_cheap() -> None:
-    code = "import sys, himl_cli.workspaces.local.tracking.server; print(*sys.modules)"
+    code = "import sys, himl_cli.workspaces.local.tracking.tracking_server; print(*sys.modules)"
     loaded = set(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split())
     assert loaded & {"http.server", "http.client", "logging", "ssl", "email", "filelock", "msgspec", "rich", "mlflow"} == set()

@@ -11,8 +11,8 @@ import numpy as np
 from cucim import CuImage
 
 from himl_cli.core.montage import Box, Size, SlideUnreadable
-from himl_cli.services.montage.slides.base import Colour, library_errors, strips_of_regions
 from himl_cli.services.montage.slides.pixels import grey_to_rgb, laid_over
+from himl_cli.services.montage.slides.slide import Colour, library_errors, strips_of_regions
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from himl_cli.core.errors import BadUsage
 from himl_cli.core.montage import Backend, SlideUnreadable
-from himl_cli.services.montage.slides.base import GENERIC_TIFF, Slide, message_of
 from himl_cli.services.montage.slides.pillow import PictureSlide
+from himl_cli.services.montage.slides.slide import GENERIC_TIFF, Slide, message_of
 from himl_cli.services.montage.slides.tiff import TiffSlide
 
 _TIFF_BEGINNINGS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")

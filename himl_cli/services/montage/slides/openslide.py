@@ -15,7 +15,7 @@ import openslide
 from PIL import Image
 
 from himl_cli.core.montage import Box, Size, SlideUnreadable
-from himl_cli.services.montage.slides.base import Colour, message_of, strips_of_regions
+from himl_cli.services.montage.slides.slide import Colour, message_of, strips_of_regions
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -16,8 +16,8 @@ from PIL import Image, ImageChops
 from PIL.ImageFile import ImageFile
 
 from himl_cli.core.montage import Size, SlideUnreadable
-from himl_cli.services.montage.slides.base import LIBRARY_ERRORS, Colour, library_errors, message_of
 from himl_cli.services.montage.slides.pixels import clipped_labels, eight_bits, grey_to_rgb
+from himl_cli.services.montage.slides.slide import LIBRARY_ERRORS, Colour, library_errors, message_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

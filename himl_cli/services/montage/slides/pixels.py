@@ -9,7 +9,7 @@ import numpy as np
 from tifffile import TIFF, TiffPage
 
 from himl_cli.core.montage import SlideUnreadable
-from himl_cli.services.montage.slides.base import Colour
+from himl_cli.services.montage.slides.slide import Colour
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

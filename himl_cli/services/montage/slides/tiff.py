@@ -14,9 +14,9 @@ import numpy as np
 from tifffile import TIFF, TiffFile, TiffPage
 
 from himl_cli.core.montage import Size, SlideUnreadable
-from himl_cli.services.montage.slides.base import Colour, library_errors
 from himl_cli.services.montage.slides.headers import stored_size
 from himl_cli.services.montage.slides.pixels import BLACK, JPEG, JPEG_2000, PixelRule, pixel_rule
+from himl_cli.services.montage.slides.slide import Colour, library_errors
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

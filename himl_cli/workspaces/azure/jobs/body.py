@@ -18,7 +18,7 @@ from himl_cli.core.jobs import SERVERLESS, STEP, STEP_AFTER, JobSpec, PipelineSp
 from himl_cli.core.sweeps import GOAL, MANY, PRIMARY_METRIC, Draw, EarlyStop, Scalar, SearchRange, SweepSpec, value_text
 from himl_cli.workspaces.azure.address import WorkspaceAddress
 from himl_cli.workspaces.azure.jobs.command_line import command_line
-from himl_cli.workspaces.azure.jobs.job_data import FOLDER, OUTPUT_MODES, JobInput, JobOutput
+from himl_cli.workspaces.azure.jobs.data_assets import FOLDER, OUTPUT_MODES, JobInput, JobOutput
 from himl_cli.workspaces.azure.runs.records import limit_of, limit_properties
 
 COMMAND_VERSION = "2025-01-01-preview"

@@ -27,8 +27,8 @@ from himl_cli.core.redaction import parts_of
 from himl_cli.workspaces.azure.address import ApiVersion
 from himl_cli.workspaces.azure.cache import LONGEST_SECONDS
 from himl_cli.workspaces.azure.connection import Connection
-from himl_cli.workspaces.azure.errors import ServiceNotFound, ServiceRefused
 from himl_cli.workspaces.azure.responses import pages, understood
+from himl_cli.workspaces.azure.service_errors import ServiceNotFound, ServiceRefused
 
 log = logging.getLogger(__name__)
 

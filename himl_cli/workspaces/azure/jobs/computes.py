@@ -17,8 +17,8 @@ from himl_cli.core.redaction import redact
 from himl_cli.core.text import did_you_mean
 from himl_cli.workspaces.azure.address import ApiVersion
 from himl_cli.workspaces.azure.connection import Connection
-from himl_cli.workspaces.azure.errors import ServiceNotFound, ServiceRefused
 from himl_cli.workspaces.azure.responses import resources, understood
+from himl_cli.workspaces.azure.service_errors import ServiceNotFound, ServiceRefused
 
 BROKEN_STATES = ("Deleting", "Canceled")
 NO_JOBS = {

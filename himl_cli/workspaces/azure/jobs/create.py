@@ -16,10 +16,10 @@ from himl_cli.core.processes import interruptions, terminations
 from himl_cli.core.runs import Run, new_run_id
 from himl_cli.workspaces.azure.address import ApiVersion
 from himl_cli.workspaces.azure.connection import Connection
-from himl_cli.workspaces.azure.errors import ServiceNotFound, ServiceRefused
 from himl_cli.workspaces.azure.jobs.body import PutRequest
 from himl_cli.workspaces.azure.responses import as_time, object_of, understood
 from himl_cli.workspaces.azure.runs.records import status_of, studio_url, user_tags
+from himl_cli.workspaces.azure.service_errors import ServiceNotFound, ServiceRefused
 
 log = logging.getLogger(__name__)
 

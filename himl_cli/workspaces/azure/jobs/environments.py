@@ -22,12 +22,12 @@ from himl_cli.core.text import did_you_mean
 from himl_cli.workspaces.azure.address import ApiVersion
 from himl_cli.workspaces.azure.cache import LONGEST_SECONDS
 from himl_cli.workspaces.azure.connection import Connection
-from himl_cli.workspaces.azure.errors import ServiceNotFound
 from himl_cli.workspaces.azure.http import AT_ONCE
 from himl_cli.workspaces.azure.jobs.body import PutRequest, build_request, image_request
 from himl_cli.workspaces.azure.jobs.code import JobAsset, UploadSink, folder_for
-from himl_cli.workspaces.azure.jobs.job_data import LATEST
+from himl_cli.workspaces.azure.jobs.data_assets import LATEST
 from himl_cli.workspaces.azure.responses import as_time, http_time, resources, understood
+from himl_cli.workspaces.azure.service_errors import ServiceNotFound
 from himl_cli.workspaces.azure.storage.datastore_records import BLOB
 from himl_cli.workspaces.azure.storage.datastores import Datastores
 

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from himl_cli.core.errors import RunNotFound
 from himl_cli.workspaces.azure.connection import Connection
-from himl_cli.workspaces.azure.errors import ServiceRefused, network_error
 from himl_cli.workspaces.azure.http import silence_libraries
+from himl_cli.workspaces.azure.service_errors import ServiceRefused, network_error
 from himl_cli.workspaces.azure.tls import ca_bundle
 
 if TYPE_CHECKING:

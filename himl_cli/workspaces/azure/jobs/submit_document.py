@@ -20,7 +20,6 @@ from himl_cli.core.runs import Run
 from himl_cli.core.text import is_too_deep, read_json
 from himl_cli.workspaces.azure.address import CLOUD_VARIABLE
 from himl_cli.workspaces.azure.connection import Connection
-from himl_cli.workspaces.azure.errors import ErrorResponse, network_error, refusal
 from himl_cli.workspaces.azure.jobs.body import PutRequest
 from himl_cli.workspaces.azure.jobs.computes import check_compute
 from himl_cli.workspaces.azure.jobs.create import (
@@ -32,6 +31,7 @@ from himl_cli.workspaces.azure.jobs.create import (
     created_run,
 )
 from himl_cli.workspaces.azure.jobs.sdk import client_for, load_sdk, restored_variables, silenced
+from himl_cli.workspaces.azure.service_errors import ErrorResponse, network_error, refusal
 from himl_cli.workspaces.azure.tls import ca_bundle
 
 if TYPE_CHECKING:

@@ -27,26 +27,25 @@ from himl_cli.core.sweeps import PLACEHOLDER, SEARCH_SPACE, SweepSpec
 from himl_cli.workspaces.azure.address import ApiVersion
 from himl_cli.workspaces.azure.cache import LONGEST_SECONDS
 from himl_cli.workspaces.azure.connection import Connection
-from himl_cli.workspaces.azure.errors import ServiceNotFound
 from himl_cli.workspaces.azure.jobs.body import early_stop_fields, job_tags, max_concurrent, search_space
 from himl_cli.workspaces.azure.jobs.code import JobCode, folder_for
 from himl_cli.workspaces.azure.jobs.command_line import command_line, script_line, script_name, shell_line
 from himl_cli.workspaces.azure.jobs.computes import check_compute
 from himl_cli.workspaces.azure.jobs.create import azure_run_id, before_creation, lookup_hint, note_nothing_runs
-from himl_cli.workspaces.azure.jobs.environments import (
-    ELSEWHERE,
-    context_digest,
-    context_files,
-    environment_id,
-    upload_context,
-)
-from himl_cli.workspaces.azure.jobs.job_data import (
+from himl_cli.workspaces.azure.jobs.data_assets import (
     FILE,
     LATEST,
     JobInput,
     JobOutput,
     resolve_inputs,
     resolve_outputs,
+)
+from himl_cli.workspaces.azure.jobs.environments import (
+    ELSEWHERE,
+    context_digest,
+    context_files,
+    environment_id,
+    upload_context,
 )
 from himl_cli.workspaces.azure.jobs.v1_sdk import (
     EXTRA,
@@ -59,6 +58,7 @@ from himl_cli.workspaces.azure.jobs.v1_sdk import (
 )
 from himl_cli.workspaces.azure.runs.history import RunHistory
 from himl_cli.workspaces.azure.runs.records import limit_of, limit_properties, studio_url
+from himl_cli.workspaces.azure.service_errors import ServiceNotFound
 from himl_cli.workspaces.azure.storage.datastores import Datastores
 
 SNAPSHOTS = "snapshots_v1"

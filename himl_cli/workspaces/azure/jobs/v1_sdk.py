@@ -22,9 +22,9 @@ from himl_cli.core.installing import install_command
 from himl_cli.core.jobs import Snapshot
 from himl_cli.core.redaction import redact
 from himl_cli.workspaces.azure.connection import Connection
-from himl_cli.workspaces.azure.errors import ErrorResponse, is_network_error, network_error, refusal
 from himl_cli.workspaces.azure.http import silence_libraries
 from himl_cli.workspaces.azure.jobs.sdk import restored_variables
+from himl_cli.workspaces.azure.service_errors import ErrorResponse, is_network_error, network_error, refusal
 
 EXTRA = "v1"
 VARIABLES = {

@@ -14,10 +14,10 @@ from urllib.parse import quote
 
 from himl_cli.workspaces.azure.cache import LONGEST_SECONDS
 from himl_cli.workspaces.azure.connection import Connection
-from himl_cli.workspaces.azure.errors import ServiceNotFound, ServiceRefused
 from himl_cli.workspaces.azure.http import ask_all
 from himl_cli.workspaces.azure.responses import as_time, object_of, pages, understood, unexpected
 from himl_cli.workspaces.azure.runs.records import RawRun, starts_jobs
+from himl_cli.workspaces.azure.service_errors import ServiceNotFound, ServiceRefused
 
 PAGE = 500
 """Runs on a page where all are wanted; what the vendor's SDK asks for."""

@@ -21,7 +21,6 @@ from himl_cli.core.sweeps import HYPERPARAMETERS, TRIAL
 from himl_cli.core.text import near_matches
 from himl_cli.workspaces.azure.address import ApiVersion
 from himl_cli.workspaces.azure.connection import Connection
-from himl_cli.workspaces.azure.errors import ServiceNotFound, ServiceRefused
 from himl_cli.workspaces.azure.http import ask_all
 from himl_cli.workspaces.azure.responses import Page, pages, understood
 from himl_cli.workspaces.azure.runs.history import PAGE, RunHistory, experiment_name
@@ -34,6 +33,7 @@ from himl_cli.workspaces.azure.runs.records import (
     number_of,
     states_of,
 )
+from himl_cli.workspaces.azure.service_errors import ServiceNotFound, ServiceRefused
 
 SPARE = 5  # asked for beyond the limit: archived runs among the newest then cost no second page
 SIFTED = 100  # runs on a page where the conditions are checked here

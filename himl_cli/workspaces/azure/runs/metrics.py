@@ -19,10 +19,10 @@ from urllib.parse import quote
 from himl_cli.core.results import RunResults, Series, Value
 from himl_cli.core.runs import LoggedValues, Metric, MetricPoint, TextPoint, Texts
 from himl_cli.workspaces.azure.connection import Connection
-from himl_cli.workspaces.azure.errors import ServiceNotFound
 from himl_cli.workspaces.azure.http import MANY_AT_ONCE, ask_all
 from himl_cli.workspaces.azure.responses import Page, as_time, pages, understood
 from himl_cli.workspaces.azure.runs.history import RunFacts, RunHistory
+from himl_cli.workspaces.azure.service_errors import ServiceNotFound
 
 log = logging.getLogger(__name__)
 

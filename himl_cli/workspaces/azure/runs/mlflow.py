@@ -14,12 +14,12 @@ from urllib.parse import urlencode
 from himl_cli.core.results import RunResults, Series
 from himl_cli.core.runs import Run
 from himl_cli.workspaces.azure.connection import Connection
-from himl_cli.workspaces.azure.errors import ServiceNotFound, ServiceRefused
 from himl_cli.workspaces.azure.http import MANY_AT_ONCE, ask_all
 from himl_cli.workspaces.azure.responses import object_of, understood, unexpected
 from himl_cli.workspaces.azure.runs.history import PAGE, RunHistory
 from himl_cli.workspaces.azure.runs.metrics import Listed, as_number, as_step, list_metrics, read_results
 from himl_cli.workspaces.azure.runs.records import RawRun
+from himl_cli.workspaces.azure.service_errors import ServiceNotFound, ServiceRefused
 
 log = logging.getLogger(__name__)
 

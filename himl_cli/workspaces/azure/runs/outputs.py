@@ -9,9 +9,9 @@ from typing import Any
 from himl_cli.core.errors import NotFound
 from himl_cli.workspaces.azure.address import ApiVersion
 from himl_cli.workspaces.azure.connection import Connection
-from himl_cli.workspaces.azure.errors import ServiceNotFound, ServiceRefused
 from himl_cli.workspaces.azure.responses import understood
 from himl_cli.workspaces.azure.runs.history import RunData, RunHistory
+from himl_cli.workspaces.azure.service_errors import ServiceNotFound, ServiceRefused
 
 
 @dataclass(frozen=True)

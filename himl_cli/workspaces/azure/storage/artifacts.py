@@ -17,16 +17,16 @@ from himl_cli.core.blobs import BlobInfo, FetchRequest, StoreRequest
 from himl_cli.core.errors import HimlError, NotAllowed, ServiceFailed
 from himl_cli.core.redaction import SAFE_IN_PATHS, parts_of
 from himl_cli.workspaces.azure.connection import Connection
-from himl_cli.workspaces.azure.errors import ServiceNotFound, ServiceRefused
 from himl_cli.workspaces.azure.responses import object_of, pages, unexpected
+from himl_cli.workspaces.azure.service_errors import ServiceNotFound, ServiceRefused
+from himl_cli.workspaces.azure.storage.blob_download import BlobReader
+from himl_cli.workspaces.azure.storage.blob_upload import store_blobs
 from himl_cli.workspaces.azure.storage.container import AzureBlobs
 from himl_cli.workspaces.azure.storage.curl import CurlPool
-from himl_cli.workspaces.azure.storage.download import BlobReader
-from himl_cli.workspaces.azure.storage.errors import BlobNotFound
+from himl_cli.workspaces.azure.storage.failures import BlobNotFound
 from himl_cli.workspaces.azure.storage.properties import reason_not_to_ask, reason_not_to_store
 from himl_cli.workspaces.azure.storage.scheduler import run_tasks
 from himl_cli.workspaces.azure.storage.signing import VERSION_HEADER, Endpoint, Signature, Signed
-from himl_cli.workspaces.azure.storage.upload import store_blobs
 from himl_cli.workspaces.base import FetchSink, StoreSink
 from himl_cli.workspaces.retry import RetryPolicy
 

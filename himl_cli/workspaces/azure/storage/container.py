@@ -7,8 +7,9 @@ from itertools import chain, islice
 
 from himl_cli.core.blobs import BlobInfo, StoreRequest
 from himl_cli.core.errors import HimlError, NotFound, ServiceFailed
+from himl_cli.workspaces.azure.storage.blob_download import BlobReader
+from himl_cli.workspaces.azure.storage.blob_upload import store_blobs
 from himl_cli.workspaces.azure.storage.curl import CurlPool
-from himl_cli.workspaces.azure.storage.download import BlobReader
 from himl_cli.workspaces.azure.storage.listing import (
     ListedPage,
     in_plain_order,
@@ -18,7 +19,6 @@ from himl_cli.workspaces.azure.storage.listing import (
 )
 from himl_cli.workspaces.azure.storage.scheduler import PendingQuery, Query, ask
 from himl_cli.workspaces.azure.storage.signing import ContainerEndpoint, SasSigner, Signer
-from himl_cli.workspaces.azure.storage.upload import store_blobs
 from himl_cli.workspaces.base import StoreSink
 from himl_cli.workspaces.retry import RetryPolicy
 

@@ -17,8 +17,8 @@ from himl_cli.core.blobs import DatastoreInfo
 from himl_cli.core.errors import BadUsage, NotAllowed, NotFound, ServiceFailed
 from himl_cli.workspaces.azure.address import ApiVersion, Cloud
 from himl_cli.workspaces.azure.connection import Connection
-from himl_cli.workspaces.azure.errors import ServiceRefused
 from himl_cli.workspaces.azure.responses import resources, understood
+from himl_cli.workspaces.azure.service_errors import ServiceRefused
 
 log = logging.getLogger(__name__)
 

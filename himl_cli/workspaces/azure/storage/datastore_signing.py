@@ -17,7 +17,7 @@ from typing import Any
 from himl_cli.core.errors import HimlError, NotAllowed, ServiceFailed
 from himl_cli.core.redaction import parts_of
 from himl_cli.workspaces.azure.connection import Connection
-from himl_cli.workspaces.azure.errors import ServiceNotFound, ServiceRefused
+from himl_cli.workspaces.azure.service_errors import ServiceNotFound, ServiceRefused
 from himl_cli.workspaces.azure.storage.datastore_records import SAS_HOURS, DatastoreRecord, read_secret
 from himl_cli.workspaces.azure.storage.signing import (
     EARLY,

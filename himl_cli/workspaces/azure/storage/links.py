@@ -24,7 +24,7 @@ from himl_cli.workspaces.azure.storage.container import AzureBlobs
 from himl_cli.workspaces.azure.storage.curl import CurlPool, CurlResponse
 from himl_cli.workspaces.azure.storage.datastore_records import DatastoreRecord
 from himl_cli.workspaces.azure.storage.datastore_signing import OWN_SIGN_IN, readable_secret
-from himl_cli.workspaces.azure.storage.errors import ROLES
+from himl_cli.workspaces.azure.storage.failures import ROLES
 from himl_cli.workspaces.azure.storage.properties import quoted, reason_not_to_ask
 from himl_cli.workspaces.azure.storage.scheduler import Query, ask
 from himl_cli.workspaces.azure.storage.signing import (

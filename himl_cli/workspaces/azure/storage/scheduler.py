@@ -17,7 +17,7 @@ from typing import Any, Generic, TypeAlias, TypeVar
 
 from himl_cli.core.errors import HimlError
 from himl_cli.workspaces.azure.storage.curl import CurlClient, CurlPool, CurlRequest, CurlResponse
-from himl_cli.workspaces.azure.storage.errors import failure_of
+from himl_cli.workspaces.azure.storage.failures import failure_of
 from himl_cli.workspaces.azure.storage.signing import Endpoint, Signed
 from himl_cli.workspaces.retry import Failure, RetryPolicy, RetryState
 

@@ -25,8 +25,8 @@ from himl_cli.workspaces.local.tracking.protocol import (
     json_pairs,
     not_found,
 )
-from himl_cli.workspaces.local.tracking.runs import JobRuns
 from himl_cli.workspaces.local.tracking.search import MODEL_ATTRIBUTES, Searchable, find_page, parse_order
+from himl_cli.workspaces.local.tracking.tracked_runs import JobRuns
 
 STATUSES = ("LOGGED_MODEL_PENDING", "LOGGED_MODEL_READY", "LOGGED_MODEL_UPLOAD_FAILED")
 UNFIT = set("/\\:.%\"'")  # as MLflow: a name is part of URIs and of paths

@@ -25,8 +25,7 @@ from himl_cli.workspaces.azure.jobs.body import (
 )
 from himl_cli.workspaces.azure.jobs.code import folder_for
 from himl_cli.workspaces.azure.jobs.command_line import check_names, command_line
-from himl_cli.workspaces.azure.jobs.environments import ELSEWHERE, conda_contents
-from himl_cli.workspaces.azure.jobs.job_data import (
+from himl_cli.workspaces.azure.jobs.data_assets import (
     FOLDER,
     INPUT_MODES,
     LATEST,
@@ -37,7 +36,8 @@ from himl_cli.workspaces.azure.jobs.job_data import (
     of_step,
     trial_path,
 )
-from himl_cli.workspaces.azure.jobs.submission import pipeline_nodes, placeholder_inputs
+from himl_cli.workspaces.azure.jobs.environments import ELSEWHERE, conda_contents
+from himl_cli.workspaces.azure.jobs.job_submission import pipeline_nodes, placeholder_inputs
 from himl_cli.workspaces.azure.runs.records import limit_of
 
 SCHEMA = "https://azuremlschemas.azureedge.net/latest/{}Job.schema.json"

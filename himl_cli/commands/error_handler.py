@@ -14,7 +14,7 @@ import typer
 
 from himl_cli.commands.groups import HimlCommand, HimlGroup, before_double_dash
 from himl_cli.core.errors import BadUsage, HimlError, Interrupted
-from himl_cli.render.errors import ReaderGone, as_himl_error, print_error
+from himl_cli.render.error_output import ReaderGone, as_himl_error, print_error
 from himl_cli.render.terminal import allows_colour
 
 READER_GONE_CODE = 141

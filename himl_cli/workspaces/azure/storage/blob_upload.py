@@ -22,7 +22,7 @@ from himl_cli.workspaces.azure.storage.blocks import (
     file_state,
 )
 from himl_cli.workspaces.azure.storage.curl import CurlPool, CurlRequest, CurlResponse
-from himl_cli.workspaces.azure.storage.errors import BlocksUnsupported
+from himl_cli.workspaces.azure.storage.failures import BlocksUnsupported
 from himl_cli.workspaces.azure.storage.properties import (
     md5_text,
     media_type,

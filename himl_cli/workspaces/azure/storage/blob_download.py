@@ -11,7 +11,7 @@ from typing import Any
 from himl_cli.core.blobs import MOST_CHECKED, BlobInfo, FetchRequest
 from himl_cli.core.errors import BlobChanged, HimlError, IntegrityFailed, NotFound, ServiceFailed
 from himl_cli.workspaces.azure.storage.curl import CurlPool, CurlResponse
-from himl_cli.workspaces.azure.storage.errors import FEW, BlobNotFound
+from himl_cli.workspaces.azure.storage.failures import FEW, BlobNotFound
 from himl_cli.workspaces.azure.storage.properties import (
     Properties,
     etag_of,

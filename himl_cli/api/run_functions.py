@@ -11,9 +11,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from himl_cli.api.errors import NoChildren, NoRecoveryId, NotThere, PackageMissing, WrongArgument, raising
+from himl_cli.api.exceptions import NoChildren, NoRecoveryId, NotThere, PackageMissing, WrongArgument, raising
+from himl_cli.api.open_workspace import resolve_run
 from himl_cli.api.recording import OfflineRun
-from himl_cli.api.resolve import resolve_run
 from himl_cli.api.transfer import PathLike, download_files_from_run_id
 from himl_cli.api.workspace import Run, Workspace
 from himl_cli.core.errors import BadUsage, RunNotFound

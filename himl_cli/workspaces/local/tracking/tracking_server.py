@@ -24,8 +24,8 @@ from himl_cli.workspaces.local.database import Database
 from himl_cli.workspaces.local.run_store import RunStore
 
 if TYPE_CHECKING:
-    from himl_cli.workspaces.local.tracking.connection import AuthContext
-    from himl_cli.workspaces.local.tracking.runs import JobRuns
+    from himl_cli.workspaces.local.tracking.http_connection import AuthContext
+    from himl_cli.workspaces.local.tracking.tracked_runs import JobRuns
 
 LOOPBACK = "127.0.0.1"
 USER = "himl"
@@ -117,8 +117,8 @@ class TrackingServer:
             self._runs.remove_deleted()
 
     def _serve(self) -> None:
-        from himl_cli.workspaces.local.tracking.connection import AuthContext, Routes
-        from himl_cli.workspaces.local.tracking.runs import JobRuns
+        from himl_cli.workspaces.local.tracking.http_connection import AuthContext, Routes
+        from himl_cli.workspaces.local.tracking.tracked_runs import JobRuns
 
         with self._listener:  # clients of a server that is gone are refused, they do not wait
             self._runs = JobRuns(self._database, self._job, self._artifacts_of, self._new_child_id)
@@ -145,7 +145,7 @@ class TrackingServer:
             self._forget(client)
 
     def _talk(self, client: socket.socket, context: AuthContext) -> None:
-        from himl_cli.workspaces.local.tracking.connection import Connection
+        from himl_cli.workspaces.local.tracking.http_connection import Connection
 
         with suppress(OSError):  # the client went away
             Connection(client, context, self._limiter)

@@ -16,7 +16,7 @@ from himl_cli.api.datasets import (
     info_in_job,
     info_outside,
 )
-from himl_cli.api.errors import naming_submit_arguments, one_line_if_uncaught
+from himl_cli.api.exceptions import naming_submit_arguments, one_line_if_uncaught
 from himl_cli.api.transfer import PathLike
 from himl_cli.services.naming import hi_ml_experiment
 

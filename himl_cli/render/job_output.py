@@ -12,7 +12,7 @@ from himl_cli.core.redaction import MASK, mask_arguments, mask_line, redact
 from himl_cli.core.runs import Run, RunStatus, SweepView
 from himl_cli.core.sweeps import MANY
 from himl_cli.render.output import Format, Output
-from himl_cli.render.runs import best_lines
+from himl_cli.render.run_views import best_lines
 from himl_cli.render.tables import Column
 from himl_cli.render.terminal import duration_text, shown_path, size_text
 

@@ -18,7 +18,7 @@ from himl_cli.core.errors import BadUsage
 from himl_cli.core.installing import install_command
 from himl_cli.core.results import STATISTICS, Aggregation, Child, Value
 from himl_cli.core.runs import RunStatus
-from himl_cli.render.errors import one_line
+from himl_cli.render.error_output import one_line
 from himl_cli.render.json import float_form, json_form, run_form
 from himl_cli.render.terminal import STATUS_STYLES, styled, width
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from himl_cli.core.redaction import redact
 from himl_cli.core.workspaces import Check, CheckState, SetUp, WorkspaceFacts
-from himl_cli.render.errors import one_line
+from himl_cli.render.error_output import one_line
 from himl_cli.render.output import Format, Output
 from himl_cli.render.terminal import folded, styled, width
 

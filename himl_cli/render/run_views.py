@@ -42,7 +42,7 @@ from himl_cli.core.sweeps import (
     value_text,
     values_text,
 )
-from himl_cli.render.errors import one_line
+from himl_cli.render.error_output import one_line
 from himl_cli.render.json import float_form, utc_text
 from himl_cli.render.tables import Column, aligned, as_table
 from himl_cli.render.terminal import STATUS_STYLES, duration_text, folded, local_time, shown_path, styled, width

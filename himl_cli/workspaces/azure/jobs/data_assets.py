@@ -17,9 +17,9 @@ from himl_cli.core.jobs import DataSpec, PipelineSpec, StepSpec
 from himl_cli.core.text import did_you_mean
 from himl_cli.workspaces.azure.address import ApiVersion
 from himl_cli.workspaces.azure.connection import Connection
-from himl_cli.workspaces.azure.errors import ServiceNotFound, ServiceRefused
 from himl_cli.workspaces.azure.http import ask_all
 from himl_cli.workspaces.azure.responses import resources, understood
+from himl_cli.workspaces.azure.service_errors import ServiceNotFound, ServiceRefused
 from himl_cli.workspaces.azure.storage.datastore_records import DatastoreRecord
 from himl_cli.workspaces.azure.storage.datastores import Datastores, parse_data_uri
 from himl_cli.workspaces.base import Dataset

@@ -28,7 +28,7 @@ from himl_cli.workspaces.local.tracking.protocol import (
     parse_json,
 )
 from himl_cli.workspaces.local.tracking.search import Searchable, find_page, parse_order
-from himl_cli.workspaces.local.tracking.server import experiment_number
+from himl_cli.workspaces.local.tracking.tracking_server import experiment_number
 
 if TYPE_CHECKING:
     from himl_cli.workspaces.local.tracking.models import LoggedModels

@@ -18,10 +18,10 @@ from himl_cli.core.results import Logged, LoggedKind, LoggedRow, NewRun, RunEnd,
 from himl_cli.core.runs import RunStatus
 from himl_cli.workspaces.azure.address import ApiVersion
 from himl_cli.workspaces.azure.connection import Connection
-from himl_cli.workspaces.azure.errors import ServiceNotFound, ServiceRefused
 from himl_cli.workspaces.azure.responses import understood
 from himl_cli.workspaces.azure.runs.history import RunFacts, RunHistory
 from himl_cli.workspaces.azure.runs.records import LOCAL_TARGET, RawRun, status_of
+from himl_cli.workspaces.azure.service_errors import ServiceNotFound, ServiceRefused
 
 log = logging.getLogger(__name__)
 

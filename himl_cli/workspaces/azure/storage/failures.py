@@ -12,8 +12,8 @@ from urllib.parse import urlsplit
 from himl_cli.core.errors import BlobChanged, HimlError, NotAllowed, NotFound, ServiceFailed
 from himl_cli.core.redaction import redact
 from himl_cli.workspaces.azure import responses
-from himl_cli.workspaces.azure.errors import not_connected, proxy_failed
 from himl_cli.workspaces.azure.responses import asked_wait, http_time
+from himl_cli.workspaces.azure.service_errors import not_connected, proxy_failed
 from himl_cli.workspaces.azure.storage.curl import CurlFailure, CurlResponse, proxy_for
 from himl_cli.workspaces.azure.storage.signing import NO_KEYS, RIGHT_MISSING, Endpoint
 from himl_cli.workspaces.retry import Failure

@@ -21,9 +21,9 @@ from himl_cli.workspaces.local.launch import (
     with_recovery_id,
 )
 from himl_cli.workspaces.local.launch_request import LaunchRequest, job_from_stored_form
-from himl_cli.workspaces.local.plan import plan_from_stored
 from himl_cli.workspaces.local.run_folder import PLAN, RECORD, RunFolder
 from himl_cli.workspaces.local.staging import STAGED
+from himl_cli.workspaces.local.sweep_plan import plan_from_stored
 
 SUBMIT_AGAIN = "Submit it again as a new run."
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from himl_cli.api.errors import WrongArgument
+from himl_cli.api.exceptions import WrongArgument
 from himl_cli.core.blobs import TransferResult
 from himl_cli.core.events import Notify, ignore
 from himl_cli.services.transfer.ranks import LONGEST_VARIABLE, RANKS, local_rank, rank_zero_only, rank_zero_then_barrier

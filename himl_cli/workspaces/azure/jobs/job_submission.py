@@ -39,8 +39,7 @@ from himl_cli.workspaces.azure.jobs.create import (
     is_gone,
     user_token,
 )
-from himl_cli.workspaces.azure.jobs.environments import JobEnvironment, environment_of
-from himl_cli.workspaces.azure.jobs.job_data import (
+from himl_cli.workspaces.azure.jobs.data_assets import (
     FOLDER,
     INPUT_MODES,
     JobInput,
@@ -50,6 +49,7 @@ from himl_cli.workspaces.azure.jobs.job_data import (
     resolve_inputs,
     resolve_outputs,
 )
+from himl_cli.workspaces.azure.jobs.environments import JobEnvironment, environment_of
 from himl_cli.workspaces.azure.responses import understood
 from himl_cli.workspaces.azure.storage.datastores import Datastores
 

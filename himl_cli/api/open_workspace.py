@@ -9,7 +9,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from himl_cli.api.errors import ConfigNotFound, NoWorkspace, WrongArgument, raising
+from himl_cli.api.exceptions import ConfigNotFound, NoWorkspace, WrongArgument, raising
 from himl_cli.core.errors import BadUsage, WorkspaceNotFound
 from himl_cli.core.files import WORKSPACE_FOLDER
 from himl_cli.core.runs import Run, RunSelection
