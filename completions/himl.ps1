@@ -41,7 +41,7 @@ Register-ArgumentCompleter -Native -CommandName 'himl', 'himl.exe' -ScriptBlock 
                 '--no_mpi_single_node', 'Send a job of one process as a plain one, not as MPI',
                 '--shm_size=', 'Shared memory on a cluster',
                 '--instance_type=', 'Instance type of a Kubernetes or serverless compute',
-                '--job_tier=choice:spot,basic,standard,premium', 'On a serverless compute: spot (cheaper, may be preempted) or standard',
+                '--job_tier=choice:spot,basic,standard,premium', 'Of a serverless compute: spot (cheaper, may be preempted), basic, standard or premium',
                 '+--docker_args=', 'Arguments of ''docker run'' on a cluster',
                 '--identity=choice:user,managed', 'user or managed: as whom it signs in to Azure',
                 '--max_run_duration=', 'End the job after that time: 30s, 30m, 2h, 1.5d',

@@ -65,7 +65,7 @@ def source_problems(sources: Path, project: Path) -> Iterator[str]:
 
 def package_files(project: Path) -> Mapping[str, bytes | None]:
     """The files of the package by name, as a wheel names them."""
-    paths = [path for path in (project / "himl_cli").rglob("*") if path.is_file() and "__pycache__" not in path.parts]
+    paths = [path for path in (project / "himl_cli").rglob("*") if path.is_file() and not {*LEFT_OUT, "ruff.toml"} & set(path.parts)]
     return {path.relative_to(project).as_posix(): path.read_bytes() for path in paths}
 
 

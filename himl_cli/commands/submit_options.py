@@ -50,7 +50,9 @@ class SubmitOptions(Bundle):
     no_mpi_single_node: bool = _where("Send a job of one process as a plain one, not as MPI.", default=False)
     shm_size: str = _where("Shared memory on a cluster.", "SIZE", "100g")
     instance_type: str | None = _where("Instance type of a Kubernetes or serverless compute.", "NAME", parse=non_blank)
-    job_tier: str | None = _where("On a serverless compute: spot (cheaper, may be preempted) or standard.", "TIER")
+    job_tier: str | None = _where(
+        "Of a serverless compute: spot (cheaper, may be preempted), basic, standard or premium.", "TIER"
+    )
     docker_args: Sequence[str] = _where("Arguments of 'docker run' on a cluster.", "ARGS", many=True)
     identity: str | None = _where("user or managed: as whom it signs in to Azure.", "WHOSE")
     max_run_duration: str | None = _where("End the job after that time: 30s, 30m, 2h, 1.5d.", "TIME")

@@ -105,7 +105,7 @@ def test_a_stream_that_breaks_off_is_an_error_and_begins_anew_the_next_time(web:
     error = failure(web("/last.ckpt"), folder)
     assert (type(error), "broke off" in str(error)) == (ServiceFailed, True)
     other = os.urandom(len(MIDDLE))
-    web.put("/last.ckpt", other, **how)
+    web.put("/last.ckpt", other, **{"etag": '"two"', **how})
     result = brought(web("/last.ckpt"), folder)
     assert (result.problem(), result.bytes) == (None, len(other))
     assert (folder / "last.ckpt").read_bytes() == other
