@@ -1,4 +1,4 @@
-"""Workspaces, experiments and runs as scripts hold them, named as in azureml-core."""
+"""Workspaces, experiments and runs as scripts hold them, with the names of azureml-core."""
 
 from __future__ import annotations
 
@@ -43,9 +43,11 @@ class _Named:
     name: str
 
     def __eq__(self, other: object) -> bool:
-        if not isinstance(other, _Named) or type(other) is not type(self):
-            return False
-        return (self.workspace, self.name) == (other.workspace, other.name)
+        return (
+            isinstance(other, _Named)
+            and type(other) is type(self)
+            and (self.workspace, self.name) == (other.workspace, other.name)
+        )
 
     def __hash__(self) -> int:
         return hash((self.workspace, self.name))

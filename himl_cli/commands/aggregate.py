@@ -22,7 +22,7 @@ from himl_cli.services.runs.aggregate import (
 )
 
 if TYPE_CHECKING:
-    from himl_cli.commands.options import MetricOptions
+    from himl_cli.commands.runs import MetricOptions
     from himl_cli.commands.session import Session
     from himl_cli.core.results import Aggregation
     from himl_cli.core.runs import RunSelection

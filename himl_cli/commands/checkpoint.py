@@ -9,7 +9,7 @@ import os
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -29,6 +29,9 @@ from himl_cli.commands.session import lazy_workspace, open_session, output_sessi
 from himl_cli.core.errors import BadUsage, WorkspaceNotFound
 from himl_cli.core.files import expand_home
 from himl_cli.core.text import non_blank
+
+if TYPE_CHECKING:
+    pass
 
 app = group("Fetch checkpoints of runs, push changed ones to a new run, make links to them.")
 

@@ -23,9 +23,6 @@ from himl_cli.core.text import non_blank, shorten
 from himl_cli.render.output import Format, Output
 
 if TYPE_CHECKING:
-    from himl_cli.core.runs import RunSelection
-
-if TYPE_CHECKING:
     from himl_cli.core.blobs import TransferResult
     from himl_cli.core.checkpoints import Choice
     from himl_cli.core.runs import RunSelection, RunStatus
@@ -241,7 +238,7 @@ class OutputOptions(Bundle, panel="Output"):
                 hint="Give one of --format, --json and --quiet.",
             )
         if self.verbose:
-            from himl_cli.render.error_output import start_logging
+            from himl_cli.commands.session import start_logging
 
             start_logging(verbose=True)
         self.format = formats.pop() if formats else Format.human
@@ -381,16 +378,3 @@ def conclude_transfer(
     problem = result.problem(is_listed=is_listed)
     if problem is not None:
         raise problem
-
-
-class MetricOptions(Bundle, panel="Metrics"):
-    """Which metrics, and the files that they are written to."""
-
-    child_arg: str | None = option(
-        "Name the columns by this tag or argument.  [default: what differs between them]", "NAME"
-    )
-    metrics: Sequence[str] = option("Only metrics of these names.", "GLOB,...", many=True, parse=parse_list)
-    no_stats: bool = option("No mean, std, min, max and median.", default=False)
-    output_csv: str | None = option("The table as CSV.", "FILE")
-    output_parquet: str | None = option("All points as Parquet, a row a point.", "FILE")
-    plot: str | None = option("Curves over all runs, .png or .svg.", "FILE")

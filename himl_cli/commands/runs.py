@@ -16,12 +16,12 @@ from himl_cli.commands.options import (
     ALL_RUNS,
     Bundle,
     FilterOptions,
-    MetricOptions,
     OutputOptions,
     RunArgs,
     SelectionOptions,
     WorkspaceOptions,
     option,
+    parse_list,
     parse_pairs,
 )
 from himl_cli.commands.session import Session, open_session
@@ -87,6 +87,19 @@ def show(
             human=lambda: "\n\n\n".join("\n".join(run_view(each)) for each in details),
             quiet=[each.run.id for each in details],
         )
+
+
+class MetricOptions(Bundle, panel="Metrics"):
+    """Which metrics, and the files that they are written to."""
+
+    child_arg: str | None = option(
+        "Name the columns by this tag or argument.  [default: what differs between them]", "NAME"
+    )
+    metrics: Sequence[str] = option("Only metrics of these names.", "GLOB,...", many=True, parse=parse_list)
+    no_stats: bool = option("No mean, std, min, max and median.", default=False)
+    output_csv: str | None = option("The table as CSV.", "FILE")
+    output_parquet: str | None = option("All points as Parquet, a row a point.", "FILE")
+    plot: str | None = option("Curves over all runs, .png or .svg.", "FILE")
 
 
 @command(app, "aggregate")

@@ -11,9 +11,10 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, TextIO, TypeVar
 
-from himl_cli.render.error_output import start_logging
+from himl_cli.core.redaction import redact
+from himl_cli.render.error_output import one_line
 
 if TYPE_CHECKING:
     from himl_cli.commands.options import OutputOptions, WorkspaceOptions
@@ -24,12 +25,9 @@ if TYPE_CHECKING:
 Opened = TypeVar("Opened", bound="Workspace | None")
 
 
-log = logging.getLogger(__name__)
-
-
 class For(Enum):
     """What a command needs a workspace for; that decides which is meant where several are configured
-    (`workspaces.resolve`)."""
+    (`workspaces.open`)."""
 
     runs = "runs"
     data = "data"
@@ -66,6 +64,7 @@ def open_session(
 
     Raises WorkspaceNotFound, or what the workspace raises when it cannot be read.
     """
+    from himl_cli.commands.recorder import resume_recordings
     from himl_cli.workspaces.resolve import open_for_jobs, open_runs, open_workspace
 
     cwd, names = Path.cwd(), (workspace_opts.workspace, workspace_opts.config_file)
@@ -123,43 +122,45 @@ def _close_at_end(workspaces: Sequence[Workspace | None]) -> Iterator[None]:
             each.close()
 
 
-def start_recorder(folder: Path, run_id: str) -> None:
-    """Start the process for a run of the local workspace in *folder*. Raises DiskFailed where its log cannot be
-    made."""
-    import subprocess
-
-    from himl_cli.core.errors import DiskFailed
-    from himl_cli.core.processes import detached
-    from himl_cli.services.runs.mirror_state import MirrorFile
-
-    path = MirrorFile(folder, run_id).log
-    try:
-        with path.open("ab") as output:
-            process = subprocess.Popen(
-                [sys.executable, "-m", __name__, str(folder.absolute()), run_id],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=output,
-                cwd=folder,
-                **detached(),
-            )
-    except OSError as err:
-        raise DiskFailed(f"Cannot write '{path}': {err.strerror}.") from err
-    process.returncode = 0  # it outlives this process, which Popen would warn of
+OWN_LOGGER = "himl_cli"
 
 
-def resume_recordings(workspace: Workspace) -> None:
-    """Go on with the mirrors of the local part of *workspace* that nobody works on; a look at one folder, mostly an
-    empty one."""
-    from himl_cli.core.errors import DiskFailed
-    from himl_cli.services.runs.mirror_state import unfinished
-    from himl_cli.workspaces.resolve import local_folder
+class RedactingFormatter(logging.Formatter):
+    """Guards every record of a handler, its traceback too: no secret is logged, whoever logs it."""
 
-    folder = local_folder(workspace)
-    if folder is None:
-        return
-    try:
-        for run_id in unfinished(folder):
-            start_recorder(folder, run_id)
-    except DiskFailed as err:
-        log.debug("recordings wait: %s", err)  # whoever may write here goes on with them
+    def format(self, record: logging.LogRecord) -> str:
+        return redact(super().format(record))
+
+
+class PlainFormatter(RedactingFormatter):
+    """Says what himl itself logs as `himl: …`, on one line."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        if record.name.partition(".")[0] != OWN_LOGGER:
+            return super().format(record)
+        return f"himl: {one_line(redact(record.getMessage()))}"
+
+
+class StderrHandler(logging.StreamHandler):  # type: ignore[type-arg]  # takes one since Python 3.11
+    """Writes to what `sys.stderr` is at that moment: a progress bar puts itself in its place, so that lines come above
+    it."""
+
+    def __init__(self) -> None:
+        logging.Handler.__init__(self)
+
+    @property
+    def stream(self) -> TextIO:
+        return sys.stderr
+
+
+def start_logging(*, verbose: bool) -> None:
+    """Send log records to stderr: warnings of any library, and with *verbose* everything himl logs and its libraries'
+    INFO."""
+    handler = StderrHandler()
+    handler.setFormatter(
+        (RedactingFormatter if verbose else PlainFormatter)("%(asctime)s %(levelname)s %(name)s: %(message)s")
+    )
+    root = logging.getLogger()
+    root.handlers = [handler]
+    root.setLevel(logging.INFO if verbose else logging.WARNING)
+    logging.getLogger(OWN_LOGGER).setLevel(logging.DEBUG if verbose else logging.WARNING)

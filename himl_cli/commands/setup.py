@@ -11,7 +11,7 @@ import typer
 
 from himl_cli.commands.groups import command, group
 from himl_cli.commands.options import Bundle, OutputOptions, WorkspaceOptions, option
-from himl_cli.render.error_output import start_logging
+from himl_cli.commands.session import start_logging
 from himl_cli.render.output import Format
 
 init_app = group()

@@ -7,10 +7,10 @@ from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from himl_cli.commands.options import OutputOptions, WorkspaceOptions
-from himl_cli.commands.session import For, Session, lazy_workspace, open_session, start_recorder
+from himl_cli.commands.session import For, Session, lazy_workspace, open_session
 from himl_cli.commands.submit_options import TYPED, SubmitOptions
 from himl_cli.core.errors import BadUsage, HimlError, JobFailed, NotFound, WorkspaceNotFound
 from himl_cli.core.processes import interruptions
@@ -72,12 +72,6 @@ from himl_cli.workspaces.resolve import (
 )
 
 if TYPE_CHECKING:
-    from himl_cli.commands.options import OutputOptions, WorkspaceOptions
-    from himl_cli.services.submission.request import PreparedJob
-    from himl_cli.workspaces.azure.address import WorkspaceAddress
-    from himl_cli.workspaces.base import FolderWorkspace, Workspace
-
-if TYPE_CHECKING:
     from himl_cli.core.events import Notify
     from himl_cli.core.jobs import JobSpec
     from himl_cli.core.runs import Run
@@ -105,6 +99,8 @@ def submit_script(
         cloud_setting(request.cwd)
         return _print_script(output_opts, prepare_job(request))
     if request.is_told_to_azure:
+        from himl_cli.commands.recorder import run_recorded
+
         address = azure_to_record_in(workspace_opts.workspace, workspace_opts.config_file, start=request.cwd)
         return run_recorded(workspace_opts, output_opts, prepare_job(request), address, waits=waits)
     if request.on_cluster:
@@ -449,54 +445,3 @@ def naming_once_made() -> Iterator[list[Run]]:
             raise
         with watching(made[0].id):
             raise
-
-
-def run_recorded(
-    workspace_opts: WorkspaceOptions,
-    output_opts: OutputOptions,
-    job: PreparedJob,
-    address: WorkspaceAddress,
-    *,
-    waits: bool,
-) -> None:
-    """Run the job on this machine, mirrored to the workspace at *address*. Ctrl-C cancels it while it is waited for.
-    Raises JobFailed, Interrupted."""
-    from contextlib import closing
-    from dataclasses import replace
-
-    from himl_cli.commands.options import WorkspaceOptions
-    from himl_cli.commands.session import For, open_session
-    from himl_cli.commands.submit_job import wait_here, with_checkpoint, with_inputs
-    from himl_cli.core.errors import Interrupted, JobFailed
-    from himl_cli.core.processes import interruptions
-    from himl_cli.render.job_output import print_prepared, print_run, print_sent
-    from himl_cli.services.runs.mirror import submit_mirrored
-    from himl_cli.services.runs.mirror_state import wait_until_mirrored
-    from himl_cli.workspaces.resolve import open_azure, recording_place
-
-    # An Azure ML workspace that the options name is the one the job is mirrored to, not the one that keeps it
-    names_azure = workspace_opts.config_file or (workspace_opts.workspace or "").endswith(".json")
-    opened = WorkspaceOptions() if names_azure else workspace_opts
-    with open_session(opened, output_opts, For.jobs) as session:
-        print_prepared(session.output, job.remarks, job.report)
-        job = with_checkpoint(session, workspace_opts, with_inputs(session, job))
-        source = cast("FolderWorkspace", session.workspace)
-        place = recording_place(address, session.cwd)
-        with interruptions() as interrupted:
-            with closing(open_azure(address, session.cwd)) as target:
-                run, twin = submit_mirrored(source, target, job, session.cwd, place, start_recorder, session.notify)
-            print_run(session.output, run, twin=twin, url=twin.url)
-            if not waits:
-                print_sent(session.output, replace(run, url=twin.url), waits=False, follows=False)
-                if interrupted:  # while it was started
-                    source.cancel(run.id)
-                    raise Interrupted(f"Run '{run.id}' is canceled.", hint=f"See how it ends: himl runs show {run.id}")
-                return
-            try:
-                wait_here(session, run, interrupted, spec=job.spec)
-            except JobFailed:
-                wait_until_mirrored(source, run, twin.workspace, session.notify, interrupted)
-                raise
-            is_complete = wait_until_mirrored(source, run, twin.workspace, session.notify, interrupted)
-            if interrupted and not is_complete:
-                raise Interrupted(f"Stopped waiting; run '{run.id}' has ended.", hint=f"See himl runs show {run.id}")

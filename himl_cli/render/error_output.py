@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import errno
-import logging
 import sys
-from typing import TextIO
 
 import typer
 
@@ -86,47 +84,3 @@ def one_line(text: str) -> str:
 def tells_of_gone_reader(err: OSError) -> bool:
     """Whether *err* came of a write to a pipe that its reader has closed; Windows calls that an invalid argument."""
     return err.errno == errno.EPIPE or (sys.platform == "win32" and err.errno == errno.EINVAL and err.filename is None)
-
-
-OWN_LOGGER = "himl_cli"
-
-
-class RedactingFormatter(logging.Formatter):
-    """Guards every record of a handler, its traceback too: no secret is logged, whoever logs it."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        return redact(super().format(record))
-
-
-class PlainFormatter(RedactingFormatter):
-    """Says what himl itself logs as `himl: …`, on one line."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        if record.name.partition(".")[0] != OWN_LOGGER:
-            return super().format(record)
-        return f"himl: {one_line(redact(record.getMessage()))}"
-
-
-class StderrHandler(logging.StreamHandler):  # type: ignore[type-arg]  # takes one since Python 3.11
-    """Writes to what `sys.stderr` is at that moment: a progress bar puts itself in its place, so that lines come above
-    it."""
-
-    def __init__(self) -> None:
-        logging.Handler.__init__(self)
-
-    @property
-    def stream(self) -> TextIO:
-        return sys.stderr
-
-
-def start_logging(*, verbose: bool) -> None:
-    """Send log records to stderr: warnings of any library, and with *verbose* everything himl logs and its libraries'
-    INFO."""
-    handler = StderrHandler()
-    handler.setFormatter(
-        (RedactingFormatter if verbose else PlainFormatter)("%(asctime)s %(levelname)s %(name)s: %(message)s")
-    )
-    root = logging.getLogger()
-    root.handlers = [handler]
-    root.setLevel(logging.INFO if verbose else logging.WARNING)
-    logging.getLogger(OWN_LOGGER).setLevel(logging.DEBUG if verbose else logging.WARNING)

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from himl_cli.workspaces.local.tracking.http_connection import LARGEST_BODY
-from himl_cli.workspaces.local.tracking.protocol import Limits
+from himl_cli.workspaces.local.tracking.tracking_server import Limits
 from stress.endpoint.requests import MALFORMED, Door, Drawn, draw
 from stress.endpoint.talking import exchange, is_told_in_json, status_of
 from stress.endpoint.targets import Target

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from himl_cli.workspaces.local.tracking.protocol import Limits
+from himl_cli.workspaces.local.tracking.tracking_server import Limits
 from stress.endpoint.attacks import ATTACKS, SHOWN, Met
 from stress.endpoint.requests import INTRUDER
 from stress.endpoint.targets import TARGETS, Kept, Target

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from himl_cli.workspaces.local.tracking.protocol import Limits
+from himl_cli.workspaces.local.tracking.tracking_server import Limits
 from tests.waiting import until
 from tests.workspaces.tracking.tracked_job import API, JOB, TrackedJob, tracked_job
 

@@ -18,8 +18,7 @@ from himl_cli.core.runs import Run, RunStatus
 from himl_cli.workspaces.local.database import Database
 from himl_cli.workspaces.local.metric_store import MetricStore
 from himl_cli.workspaces.local.run_store import RunStore, now_ms
-from himl_cli.workspaces.local.tracking.protocol import Limits
-from himl_cli.workspaces.local.tracking.tracking_server import TrackingServer
+from himl_cli.workspaces.local.tracking.tracking_server import Limits, TrackingServer
 
 SCRIPTS = Path(__file__).with_name("scripts")
 JOB = "train_1700000000_0badcafe"

@@ -19,16 +19,10 @@ from typing import Any
 from urllib.parse import parse_qs, unquote
 
 from himl_cli.core.errors import HimlError
-from himl_cli.workspaces.local.tracking.models import LoggedModels, ModelRegistry, RunValues, Traces
-from himl_cli.workspaces.local.tracking.protocol import (
-    USER,
-    Fields,
-    Json,
-    RequestError,
-    UnauthenticatedLimiter,
-    parse_json,
-)
-from himl_cli.workspaces.local.tracking.tracked_runs import JobRuns
+from himl_cli.workspaces.local.tracking.models import LoggedModels, ModelRegistry, Traces
+from himl_cli.workspaces.local.tracking.protocol import Fields, Json, RequestError, parse_json
+from himl_cli.workspaces.local.tracking.tracked_runs import JobRuns, RunValues
+from himl_cli.workspaces.local.tracking.tracking_server import USER, UnauthenticatedLimiter
 
 PREFIXES = ("/api/2.0/mlflow/", "/api/3.0/mlflow/", "/ajax-api/2.0/mlflow/", "/api/2.0/preview/mlflow/")
 LARGEST_HEAD = 64 << 10

@@ -3,12 +3,7 @@
 from __future__ import annotations
 
 import math
-import socket
-import threading
-import time
-import zlib
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -163,73 +158,3 @@ def json_metric(point: Point) -> Json:
 def next_page(start: int, size: int, total: int) -> Json:
     """What a reply says of the page after *size* items from *start*: nothing where there is none."""
     return {"next_page_token": str(start + size)} if start + size < total else {}
-
-
-USER = "himl"
-
-
-class UnauthenticatedLimiter:
-    """Connections that have not shown the job's token: whoever is on this machine can open them, so there are few, and
-    none for long. Safe to share between threads."""
-
-    def __init__(self, limits: Limits) -> None:
-        self.limits = limits
-        self._changed = threading.Condition()
-        self._since: dict[socket.socket, float] = {}
-        self._is_closed = False
-
-    def wait(self) -> None:
-        """Wait until there may be one more."""
-        with self._changed:
-            while len(self._since) >= self.limits.most and not self._is_closed:
-                left = next(iter(self._since.values())) + self.limits.grace - time.monotonic()
-                if left > 0:
-                    self._changed.wait(left)
-                else:
-                    self.end_oldest()
-
-    def end_oldest(self) -> None:
-        """However long it has been open; nothing where there is none."""
-        with self._changed:
-            client = next(iter(self._since), None)
-            if client is not None:
-                del self._since[client]
-                with suppress(OSError):
-                    client.shutdown(socket.SHUT_RDWR)  # its thread wakes and closes it
-
-    def add(self, client: socket.socket) -> None:
-        client.settimeout(self.limits.silence)
-        with self._changed:
-            self._since[client] = time.monotonic()
-
-    def remove(self, client: socket.socket) -> None:
-        """It has shown the token, or it is gone."""
-        with self._changed:
-            self._since.pop(client, None)
-            self._changed.notify_all()
-
-    def close(self) -> None:
-        """Nobody waits any more."""
-        with self._changed:
-            self._is_closed = True
-            self._changed.notify_all()
-
-
-def experiment_number(name: str) -> str:
-    """The id that clients are told for the experiment called *name*: digits, always the same ones."""
-    return str(zlib.crc32(name.encode()) + 1)  # never 0: that is MLflow's default experiment, which clients treat apart
-
-
-@dataclass(frozen=True)
-class Limits:
-    """For connections that have not shown the job's token: `most` at a time; another one waits until the oldest is
-    authenticated, or has been open for `grace` seconds and is ended.
-
-    One that neither sends nor takes anything for `silence` seconds is ended as well. Of a body that is refused,
-    `drained` bytes are read.
-    """
-
-    most: int = 128
-    grace: float = 2.0
-    silence: float = 30.0
-    drained: int = 8 << 20

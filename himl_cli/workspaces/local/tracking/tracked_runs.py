@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import threading
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from himl_cli.core.results import NewRun
+from himl_cli.core.results import INT64, NewRun
 from himl_cli.core.runs import Run, RunStatus
 from himl_cli.workspaces.local.database import Database
 from himl_cli.workspaces.local.metric_store import MetricStore, Point
@@ -18,13 +20,18 @@ from himl_cli.workspaces.local.tracking.protocol import (
     Fields,
     Json,
     RequestError,
-    experiment_number,
     json_metric,
     json_pairs,
     milliseconds,
+    next_page,
     not_found,
+    parse_json,
 )
 from himl_cli.workspaces.local.tracking.search import Searchable, find_page, parse_order
+from himl_cli.workspaces.local.tracking.tracking_server import experiment_number
+
+if TYPE_CHECKING:
+    from himl_cli.workspaces.local.tracking.models import LoggedModels
 
 PARENT_RUN = "mlflow.parentRunId"
 USER = "mlflow.user"
@@ -311,5 +318,103 @@ def _take(known: dict[str, Point], points: Iterable[Point]) -> None:
             known[point[0]] = point
 
 
-def as_point(metric: Fields) -> Point:
+class RunValues:
+    """Metrics, parameters and tags of the job's runs; each request is kept whole or refused whole."""
+
+    def __init__(self, runs: JobRuns, models: LoggedModels) -> None:
+        self.runs = runs
+        self.models = models
+        self._comparing = threading.Lock()
+
+    def log_one(self, what: str, request: Fields) -> Json:
+        """One of the metrics, params or tags: a batch of one."""
+        return self.log_batch(Fields({"run_id": run_id_of(request), what: [request.values]}))
+
+    def log_batch(self, request: Fields) -> Json:
+        metrics, params, tags = request.items("metrics"), request.items("params"), request.items("tags")
+        everything = metrics + params + tags
+        for what, items in (("metrics", metrics), ("params", params), ("tags", tags), ("entities", everything)):
+            if len(items) > MOST_OF[what]:
+                raise RequestError(
+                    f"A batch logging request can contain at most {MOST_OF[what]} {what}. Got {len(items)}."
+                )
+        # What is stored already is left out: clients repeat a request whose reply was lost, and MLflow 3 sends a run's
+        # metrics again for each of its models.
+        run_id = self.runs.require(request.key("run_id"))
+        pairs = [(item.key("key"), item.text("value", "")) for item in params]
+        sent = [(metric, _point(metric)) for metric in metrics]
+        of_models = [(metric, point) for metric, point in sent if metric.text("model_id", "")]
+        stored = {repr(point) for name in {point[0] for _, point in of_models} for point in self._points(run_id, name)}
+        points = [p for _, p in sent if repr(p) not in stored and not self.runs.latest.is_last(run_id, p)]
+        other_tags = request.pairs("tags")
+        name = other_tags.pop(RUN_NAME, "")
+        if pairs:
+            with self._comparing:  # a parameter is compared with what is stored and then stored: one step
+                known = self.runs.metric_store.parameters(run_id)
+                for key, value in pairs:
+                    if (before := known.setdefault(key, value)) != value:
+                        raise RequestError(
+                            f"Changing param values is not allowed. Param with key='{key[:250]}' was already logged "
+                            f"with value='{before[:250]}' for run ID='{run_id}'. Attempted logging new value "
+                            f"'{value[:250]}'."
+                        )
+                self.runs.metric_store.log(run_id, points, dict(pairs), other_tags)
+        elif points or other_tags:
+            self.runs.metric_store.log(run_id, points, None, other_tags)
+        if name:
+            self.runs.store.rename(run_id, name)
+        self.runs.latest.note(run_id, points)
+        for metric, point in of_models:
+            self.models.note_metric(metric, run_id, point)
+        return {}
+
+    def delete_tag(self, request: Fields) -> Json:
+        run_id, name = self.runs.require(request.key("run_id")), request.key("key")
+        if name not in self.runs.record(run_id).tags:
+            raise not_found(f"Tag '{name[:250]}' of run '{run_id}'")
+        self.runs.store.delete_tag(run_id, name)
+        return {}
+
+    def log_model(self, request: Fields) -> Json:
+        """MLflow 2 records a model as one more entry of a tag."""
+        run_id = self.runs.require(request.key("run_id"))
+        model = parse_json(request.key("model_json"))
+        if not isinstance(model, dict):
+            raise RequestError("Parameter 'model_json' must be a JSON object.")
+        with self._comparing:
+            history = parse_json(self.runs.record(run_id).tags.get(MODEL_HISTORY, "[]"))
+            entries = [*(history if isinstance(history, list) else []), model]
+            self.runs.store.tag(run_id, {MODEL_HISTORY: json.dumps(entries)})
+        return {}
+
+    def history(self, request: Fields) -> Json:
+        """All points of one metric by step, in pages where `max_results` says so."""
+        run_id, name = self.runs.require(run_id_of(request), active=False), request.key("metric_key")
+        found = self._points(run_id, name)
+        start, size = request.page(max(len(found), 1), 2**31 - 1)
+        page = [json_metric(point) for point in found[start : start + size]]
+        return {"metrics": page, **next_page(start, size, len(found))}
+
+    def interval(self, request: Fields) -> Json:
+        """Points of one metric of several runs between two steps, thinned evenly to `max_results` a run; first and last
+        stay."""
+        name, run_ids = request.key("metric_key"), request.texts("run_ids")
+        first, last = request.integer("start_step", INT64.start), request.integer("end_step", INT64.stop - 1)
+        most = request.integer("max_results", INTERVAL_POINTS, allowed=range(1, INTERVAL_POINTS + 1))
+        found: list[Json] = []
+        for run_id in run_ids:
+            stored = self._points(self.runs.require(run_id, active=False), name)
+            points = [point for point in stored if first <= point[2] <= last]
+            if len(points) > most:
+                places = [number * (len(points) - 1) // (most - 1) for number in range(most)] if most > 1 else [-1]
+                points = [points[place] for place in places]
+            found += [{**json_metric(point), "run_id": run_id} for point in points]
+        return {"metrics": found}
+
+    def _points(self, run_id: str, name: str) -> list[Point]:
+        series = self.runs.metric_store.metrics([run_id], name=name)
+        return [(name, point.value, point.step, milliseconds(point.time)) for one in series for point in one.points]
+
+
+def _point(metric: Fields) -> Point:
     return metric.key("key"), metric.number("value"), metric.integer("step", 0), metric.moment("timestamp", now_ms())

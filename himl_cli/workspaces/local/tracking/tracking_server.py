@@ -11,8 +11,10 @@ import socket
 import sys
 import threading
 import time
+import zlib
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,13 +22,13 @@ from himl_cli.core.errors import RunNotFound
 from himl_cli.core.files import home_folder
 from himl_cli.workspaces.local.database import Database
 from himl_cli.workspaces.local.run_store import RunStore
-from himl_cli.workspaces.local.tracking.protocol import USER, Limits, UnauthenticatedLimiter, experiment_number
 
 if TYPE_CHECKING:
     from himl_cli.workspaces.local.tracking.http_connection import AuthContext
     from himl_cli.workspaces.local.tracking.tracked_runs import JobRuns
 
 LOOPBACK = "127.0.0.1"
+USER = "himl"
 PENDING = 256  # connections that wait to be accepted: every rank, and its data loaders, may come at once
 CLOSE_SECONDS = 5.0
 # Each would send other credentials than the job's token, or ask for what the job's server has not.
@@ -37,6 +39,21 @@ DROPPED = (
     "MLFLOW_TRACKING_AWS_SIGV4",
     "MLFLOW_WORKSPACE",
 )
+
+
+@dataclass(frozen=True)
+class Limits:
+    """For connections that have not shown the job's token: `most` at a time; another one waits until the oldest is
+    authenticated, or has been open for `grace` seconds and is ended.
+
+    One that neither sends nor takes anything for `silence` seconds is ended as well. Of a body that is refused,
+    `drained` bytes are read.
+    """
+
+    most: int = 128
+    grace: float = 2.0
+    silence: float = 30.0
+    drained: int = 8 << 20
 
 
 class TrackingServer:
@@ -139,6 +156,58 @@ class TrackingServer:
         with self._lock:
             self._threads.pop(client, None)
         client.close()
+
+
+class UnauthenticatedLimiter:
+    """Connections that have not shown the job's token: whoever is on this machine can open them, so there are few, and
+    none for long. Safe to share between threads."""
+
+    def __init__(self, limits: Limits) -> None:
+        self.limits = limits
+        self._changed = threading.Condition()
+        self._since: dict[socket.socket, float] = {}
+        self._is_closed = False
+
+    def wait(self) -> None:
+        """Wait until there may be one more."""
+        with self._changed:
+            while len(self._since) >= self.limits.most and not self._is_closed:
+                left = next(iter(self._since.values())) + self.limits.grace - time.monotonic()
+                if left > 0:
+                    self._changed.wait(left)
+                else:
+                    self.end_oldest()
+
+    def end_oldest(self) -> None:
+        """However long it has been open; nothing where there is none."""
+        with self._changed:
+            client = next(iter(self._since), None)
+            if client is not None:
+                del self._since[client]
+                with suppress(OSError):
+                    client.shutdown(socket.SHUT_RDWR)  # its thread wakes and closes it
+
+    def add(self, client: socket.socket) -> None:
+        client.settimeout(self.limits.silence)
+        with self._changed:
+            self._since[client] = time.monotonic()
+
+    def remove(self, client: socket.socket) -> None:
+        """It has shown the token, or it is gone."""
+        with self._changed:
+            self._since.pop(client, None)
+            self._changed.notify_all()
+
+    def close(self) -> None:
+        """Nobody waits any more."""
+        with self._changed:
+            self._is_closed = True
+            self._changed.notify_all()
+
+
+def experiment_number(name: str) -> str:
+    """The id that clients are told for the experiment called *name*: digits, always the same ones."""
+    return str(zlib.crc32(name.encode()) + 1)  # never 0: that is MLflow's default experiment, which clients treat apart
 
 
 def client_environment(
