@@ -1,5 +1,4 @@
-"""What a hyperparameter is drawn from, as scripts say it: in objects of the vendor's SDKs, recognised without importing
-these, in lists and texts."""
+"""Searches for hyperparameters as scripts describe them: HyperDriveConfig, himl's own, or a dictionary."""
 
 from __future__ import annotations
 

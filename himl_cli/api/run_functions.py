@@ -1,4 +1,4 @@
-"""Finding runs, and the ways to write which one is meant."""
+"""hi-ml's functions that find runs, and those that read the children of a sweep or cross-validation."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from himl_cli.api.recording import OfflineRun
 from himl_cli.api.transfer import PathLike, download_files_from_run_id
 from himl_cli.api.workspace import Run, Workspace
 from himl_cli.core.errors import BadUsage, RunNotFound
-from himl_cli.core.installing import install_command
+from himl_cli.core.installation import install_command
 from himl_cli.core.results import Aggregation, Child, RunResults, Value
 from himl_cli.core.runs import RunStatus
 from himl_cli.core.sweeps import MANY, Scalar, hyperparameters_of

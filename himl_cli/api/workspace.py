@@ -43,11 +43,9 @@ class _Named:
     name: str
 
     def __eq__(self, other: object) -> bool:
-        return (
-            isinstance(other, _Named)
-            and type(other) is type(self)
-            and (self.workspace, self.name) == (other.workspace, other.name)
-        )
+        if not isinstance(other, _Named) or type(other) is not type(self):
+            return False
+        return (self.workspace, self.name) == (other.workspace, other.name)
 
     def __hash__(self) -> int:
         return hash((self.workspace, self.name))

@@ -11,7 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from himl_cli.commands._montage_options import (
+from himl_cli.commands.groups import command, group
+from himl_cli.commands.montage_options import (
     ClusterOptions,
     DatasetArg,
     PictureOptions,
@@ -19,7 +20,6 @@ from himl_cli.commands._montage_options import (
     SlideOptions,
     montage_request,
 )
-from himl_cli.commands.groups import command, group
 from himl_cli.commands.options import OutputOptions, WorkspaceOptions
 from himl_cli.commands.session import For, open_session, output_session
 from himl_cli.core.errors import BadUsage
@@ -84,7 +84,7 @@ def _montage_here(
     missing, and what listing slides and making a montage raise."""
     from importlib.util import find_spec
 
-    from himl_cli.core.installing import install_command
+    from himl_cli.core.installation import install_command
     from himl_cli.render.montage import print_montage
 
     missing = [package for module, package in PACKAGES.items() if find_spec(module) is None]  # imports none of them

@@ -27,7 +27,7 @@ Opened = TypeVar("Opened", bound="Workspace | None")
 
 class For(Enum):
     """What a command needs a workspace for; that decides which is meant where several are configured
-    (`workspaces.open`)."""
+    (`workspaces.resolve`)."""
 
     runs = "runs"
     data = "data"

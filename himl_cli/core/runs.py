@@ -85,7 +85,7 @@ class RunQuery:
 
 @dataclass(frozen=True)
 class RunSelection:
-    """What the user said about the runs meant; `services.run_lookup` turns it into runs."""
+    """What the user said about the runs meant; `services.runs.lookup` turns it into runs."""
 
     runs: Sequence[str] = ()
     experiment: str | None = None

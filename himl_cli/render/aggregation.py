@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from himl_cli.core.errors import BadUsage
-from himl_cli.core.installing import install_command
+from himl_cli.core.installation import install_command
 from himl_cli.core.results import STATISTICS, Aggregation, Child, Value
 from himl_cli.core.runs import RunStatus
 from himl_cli.render.error_output import one_line

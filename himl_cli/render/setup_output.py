@@ -1,4 +1,4 @@
-"""The lines of `himl doctor`."""
+"""What `himl init`, `himl workspace` and `himl doctor` print."""
 
 from __future__ import annotations
 

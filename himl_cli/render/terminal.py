@@ -1,4 +1,4 @@
-"""Colour and width of the terminal, without a library: for the few bold words that need no table."""
+"""Colour and width of the terminal, durations, sizes and paths in text; imports no library."""
 
 from __future__ import annotations
 

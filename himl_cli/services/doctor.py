@@ -15,7 +15,7 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
 from himl_cli.core.errors import ChecksFailed, HimlError, NotAllowed, WorkspaceNotFound
-from himl_cli.core.installing import PACKAGE, install_command
+from himl_cli.core.installation import PACKAGE, install_command
 from himl_cli.core.workspaces import HOW_TO_CONFIGURE, Check, CheckState, WorkspaceFacts, tried
 from himl_cli.services.submission.environment import OLDEST_PYTHON
 from himl_cli.workspaces.base import FoundWorkspace

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from himl_cli.core.installing import install_command
+from himl_cli.core.installation import install_command
 from tests.api.scripts import run_script, write_script
 from tests.azure.conftest import client_python
 from tests.clients import HIML_V1

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from himl_cli.core.installing import install_command
+from himl_cli.core.installation import install_command
 from tests.azure.v1_project import himl as himl
 from tests.azure.v1_project import lab as lab
 from tests.azure.v1_project import refused, submitted

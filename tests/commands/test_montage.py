@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from himl_cli.commands._montage_options import PictureOptions, ReadingOptions, montage_request
+from himl_cli.commands.montage_options import PictureOptions, ReadingOptions, montage_request
 from himl_cli.services.montage.threads import cores
 from tests.montages import SEEDS, difference, four_slides, left_in, picture_box, pixels_of, rows_of
 from tests.running import Himl, write_files

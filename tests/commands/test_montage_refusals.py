@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from himl_cli.core.installing import install_command
+from himl_cli.core.installation import install_command
 from tests.montages import four_slides, left_in
 from tests.running import Himl, write_files
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from himl_cli.core.errors import BadUsage
-from himl_cli.core.installing import environment_hint, find_source, install_command, requirement_elsewhere, update_hint
+from himl_cli.core.installation import environment_hint, find_source, install_command, requirement_elsewhere, update_hint
 from tests.running import Himl
 from tests.wheels import write_record
 

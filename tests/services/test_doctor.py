@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from himl_cli.core.errors import BadUsage, NotAllowed
-from himl_cli.core.installing import install_command
+from himl_cli.core.installation import install_command
 from himl_cli.core.workspaces import Check, CheckState
 from himl_cli.services.doctor import checkup, installation_checks, python_check, requirements, verdict
 from himl_cli.workspaces.base import FoundWorkspace, Workspace

@@ -1,4 +1,4 @@
-"""What a run logged of one metric, and the epochs that were logged beside it."""
+"""What a run logged of one metric, with its epochs, and which checkpoint each value belongs to."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the names of checkpoints say: of which epoch one is, and which one to go on from. Pure text."""
+"""What the names of checkpoints say: epoch, step, metrics, and which one to resume from."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether a checkpoint was written to its end: a process that is killed leaves half of one behind."""
+"""The checkpoint that another attempt of a job resumes from, and whether a file was written to its end."""
 
 from __future__ import annotations
 

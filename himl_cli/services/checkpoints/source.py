@@ -1,5 +1,4 @@
-"""Checkpoints that are files of this machine: which files a folder stands for, and whether a job could start from
-them."""
+"""What a checkpoint SOURCE means: a file of this machine, a file at an address, or files of a run."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ from pathlib import Path, PureWindowsPath
 
 from himl_cli import __version__
 from himl_cli.core.errors import BadUsage, NotFound
-from himl_cli.core.installing import PACKAGE, environment_hint, requirement_elsewhere
+from himl_cli.core.installation import PACKAGE, environment_hint, requirement_elsewhere
 from himl_cli.core.jobs import DataSpec
 from himl_cli.services.montage.dataset import CSV, check_csv, split_dataset
 from himl_cli.services.montage.query import INCLUDE, Pattern, no_ids, read_ids

@@ -20,7 +20,7 @@ from typing import Any
 from himl_cli.core.errors import BadUsage, DiskFailed
 from himl_cli.core.events import Notify, ignore
 from himl_cli.core.files import atomic_replacement, write_atomic
-from himl_cli.core.installing import install_command
+from himl_cli.core.installation import install_command
 from himl_cli.core.jobs import STEP
 from himl_cli.core.results import STATISTICS, Aggregation, Child, RunResults, Value
 from himl_cli.core.runs import Run, RunSelection, own_name, own_tags

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from himl_cli.core.errors import BadUsage
 from himl_cli.core.files import home_folder
-from himl_cli.core.installing import PACKAGE, environment_hint
+from himl_cli.core.installation import PACKAGE, environment_hint
 from himl_cli.core.jobs import DOCKERFILE, EnvironmentSpec, secrets_text
 from himl_cli.core.redaction import is_address, redact
 from himl_cli.services.submission.conda import (

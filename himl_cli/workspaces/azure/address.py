@@ -1,4 +1,4 @@
-"""The clouds of Azure: where each one signs in, manages resources and keeps blobs."""
+"""Addresses of Azure ML workspaces, the clouds that they lie in, and the versions of the services that are asked."""
 
 from __future__ import annotations
 

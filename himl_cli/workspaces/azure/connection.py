@@ -1,4 +1,4 @@
-"""What himl has to know of a workspace before it can ask anything of it."""
+"""The connection to one workspace: its record, its services, and the requests that its parts share."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Signing in inside an Azure ML job: the run's own token, and the identity that the job was given, if any.
 
 The run token opens the workspace's services: run history, metrics, artifacts, and datastores with their secrets
-(`job_datastores.py`). Resource manager, and storage that is opened by identity, want one: the submitter's, through the
+(`datastore_records.py`). Resource manager, and storage that is opened so, want one: the submitter's, through the
 job's endpoint for that (`--identity user`), or the compute's managed one (`--identity managed`).
 """
 

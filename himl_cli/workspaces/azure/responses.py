@@ -1,5 +1,4 @@
-"""Answers of the services that do not have the form they should have: one error for all of them, and pages that come to
-an end."""
+"""Responses of the services: their objects, pages and times, and one error for those of another form."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What kind of file system a folder lies on."""
+"""The SQLite file of a local workspace: opened by any number of processes, written in short transactions."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from himl_cli.core.errors import DiskFailed
-from himl_cli.core.installing import update_hint
+from himl_cli.core.installation import update_hint
 from himl_cli.core.processes import register_after_fork
 from himl_cli.workspaces.local.run_folder import CHECK_PERMISSIONS, FREE_SPACE
 

@@ -14,7 +14,7 @@ from statistics import fmean, median
 from typing import Any
 
 from himl_cli.core.errors import BadUsage
-from himl_cli.core.installing import install_command
+from himl_cli.core.installation import install_command
 from himl_cli.core.sweeps import Draw, EarlyStop, Scalar, SearchRange, SweepSpec, Trial, best_of
 
 BAYESIAN = "bayesian"

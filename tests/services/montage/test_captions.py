@@ -160,7 +160,7 @@ def test_letters_are_not_parted_from_their_marks() -> None:
 
 def test_marks_that_tower_above_the_room_are_dropped() -> None:
     slide = entry("Ä" + "\u0316" * 3, "tumour")
-    assert said(slide, cell_with((200, 16))) == ("A: tumour", LEAST_LETTERS)
+    assert said(slide, cell_with((200, 12))) == ("A: tumour", LEAST_LETTERS)
     assert "\u0316" in said(slide, cell_with((200, 40)))[0]
 
 

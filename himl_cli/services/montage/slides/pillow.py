@@ -119,7 +119,7 @@ def _opened(path: Path) -> ImageFile:
             verdict = accept is None or accept(prefix)
             if verdict and not isinstance(verdict, str):  # words say what is not installed for it
                 try:
-                    return factory(os.fspath(path), os.fspath(path))  # type: ignore[arg-type]  # or a path: see Image.open
+                    return factory(os.fspath(path), os.fspath(path))  # type: ignore[arg-type]
                 except Image.DecompressionBombError as err:
                     raise SlideUnreadable(f"it has more pixels than are read of its format: {message_of(err)}") from err
     raise SlideUnreadable("it is no picture of a known format")

@@ -18,7 +18,7 @@ from urllib.parse import quote
 
 from himl_cli.core.errors import BadUsage, HimlError, Interrupted, NotFound
 from himl_cli.core.events import Event, Notice, Notify
-from himl_cli.core.installing import install_command
+from himl_cli.core.installation import install_command
 from himl_cli.core.jobs import SERVERLESS, DataSpec, EntryKind, EnvironmentSpec, JobSpec, Snapshot
 from himl_cli.core.processes import terminations
 from himl_cli.core.redaction import mask_arguments, parts_of

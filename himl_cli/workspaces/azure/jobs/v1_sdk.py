@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from himl_cli.core.errors import BadUsage, DiskFailed, HimlError, ServiceFailed
-from himl_cli.core.installing import install_command
+from himl_cli.core.installation import install_command
 from himl_cli.core.jobs import Snapshot
 from himl_cli.core.redaction import redact
 from himl_cli.workspaces.azure.connection import Connection

@@ -1,4 +1,4 @@
-"""Lists of runs: the conditions of a query in the languages of the service, and checked here.
+"""Lists of runs: pages of the index and the run history, with the conditions of a query in their languages.
 
 The run history takes OData-like text. What is not sure to survive in it (quotes, other scripts, odd names of tags) is
 left out there, and every run that comes is checked here once more: a condition may cost a page, never a wrong run.

@@ -1,4 +1,4 @@
-"""Where the outputs of a run were meant to lie, by the definition of its job."""
+"""Where the named outputs of a run lie, and where the definition of its job puts them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The service's states of a run, and ours."""
+"""Records of runs: states, tags and limits of the service as those of himl."""
 
 from __future__ import annotations
 

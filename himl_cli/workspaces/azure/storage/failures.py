@@ -25,7 +25,6 @@ FEW = 3  # attempts at what is most likely a wrong name or setting, and at what 
 # libcurl's numbers: https://curl.se/libcurl/c/libcurl-errors.html
 NO_PROXY_NAME, NO_HOST, NO_CONNECTION, TIMED_OUT, TLS_FAILED, BAD_CERTIFICATE, BAD_BUNDLE = 5, 6, 7, 28, 35, 60, 77
 _HOPELESS = {1, 3, 4, 27, 48, 58, 59, 60, 66, 77, 80, 82, 83, 90, 91}
-_UNREACHABLE = (errno.ECONNREFUSED, errno.ENETUNREACH, errno.EHOSTUNREACH)
 _PROXY_STATUS = re.compile(r"CONNECT.*?(?:response|code) (\d{3})")
 _CODE = re.compile(rb"<Code>([^<]*)</Code>")
 _DETAIL = re.compile(rb"<AuthenticationErrorDetail>([^<]*)</AuthenticationErrorDetail>")
