@@ -14,8 +14,7 @@ import numpy as np
 from PIL import Image
 
 from himl_cli.core.montage import Box, CellOutcome
-from himl_cli.services.montage.page import write_page
-from himl_cli.services.montage.pyramid import DeepZoom
+from himl_cli.services.montage.pyramid import DeepZoom, write_page
 from tests.waiting import until
 
 if TYPE_CHECKING:

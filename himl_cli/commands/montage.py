@@ -153,6 +153,7 @@ def _montage_on_cluster(
     from himl_cli.services.montage.cluster import OUTPUT, ClusterMontage, check_data, prepare_montage
     from himl_cli.services.runs.logs import watching
     from himl_cli.services.submission.prepare import submit_job
+    from himl_cli.services.submission.request import SubmitRequest
     from himl_cli.workspaces.resolve import azure_for_jobs
 
     cwd = Path.cwd()
@@ -171,15 +172,14 @@ def _montage_on_cluster(
     }
     options = [f"--{name}={value}" for name, value in values.items() if value is not None]
     lists = {f"--{name}": getattr(slides, name) for name in ("include_by_slide_id", "exclude_by_slide_id")}
-    passed_on = {name: value for name, value in vars(cluster).items() if name != "wait"}
+    job_options = {name: value for name, value in vars(cluster).items() if value and name != "wait"}
     request = ClusterMontage(
-        cwd=cwd,
+        job=SubmitRequest(cwd=cwd, **job_options),
         dataset=dataset,
         image_glob=slides.image_glob,
         options=[*options, "--strict"] if reading.strict else options,
         lists={option: path for option, path in lists.items() if path is not None},
         datastore=slides.datastore,
-        **passed_on,
     )
     azure_for_jobs(workspace_opts.workspace, workspace_opts.config_file, start=cwd)  # before anything is looked at
     with TemporaryDirectory(prefix="himl-montage-") as folder:

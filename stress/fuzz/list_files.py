@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from himl_cli.core.errors import BadUsage, NotFound
-from himl_cli.services.montage.query import read_ids
-from himl_cli.services.montage.table import read_table
+from himl_cli.services.montage.query import read_ids, read_table
 from himl_cli.services.runs.lookup import read_latest_run_file
 from stress.fuzz.file_targets import Row, text_targets
 from stress.fuzz.strategies import texts

@@ -1,48 +1,184 @@
-"""What is drawn into a cell beside its slide: captions, and marks of what could not be read."""
+"""What is drawn into a cell beside its slide: captions, and marks of what could not be read.
+
+DejaVu Sans comes with the package, so that captions look alike on every machine. One thread at a time measures or
+draws: FreeType's faces are not made for several.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+import math
+import threading
+import unicodedata
+from collections.abc import Callable, Iterable, Sequence
+from functools import lru_cache
+from importlib.resources import files
+from io import BytesIO
+from typing import NamedTuple
 
-from PIL import Image
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
 
-from himl_cli.core.montage import Box, Cell, LayoutStyle, SlideEntry
-from himl_cli.services.montage import caption_text
+from himl_cli.core.montage import Box, Cell, LayoutStyle, Size, SlideEntry
+from himl_cli.services.montage.files import escaped
 from himl_cli.services.montage.layout import HIML_LETTERS, LEAST_LETTERS, letters_of, relative
 from himl_cli.services.montage.slides.slide import Colour
 
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
+ELLIPSIS = "…"
+JOINERS = "\u200c\u200d"
 INK, HIML_INK = (32, 32, 32), (27, 77, 40)
-NO_MASK = (119, 161, 120)
-"""What hi-ml fills the place of a mask with that is not there, or cannot be read."""
-SMALLEST, HIML_LEAST = 0.5, 8
-"""How far letters may shrink before a caption is shortened instead: a share, and for hi-ml's layout pixels per em."""
+# How far letters of hi-ml's layout may shrink before a caption is shortened, in pixels per em; others may to half.
+HIML_LEAST = 8
 
 GREY, STROKE, REASON_INK = (236, 236, 236), (176, 176, 176), (72, 72, 72)
 STROKES_PER_ROOM = 250
 LETTERS_PER_ROOM, LARGEST_LETTERS = 14, 192
-REASON = 0.6
-"""The letters of the reason, by those of the title."""
+REASON = 0.6  # the letters of the reason, by those of the title
+# How much of the room the words may take, the height of a line in ems of its letters, and the empty space around them.
 WIDTH, HEIGHT, LINE, MARGIN = 0.86, 0.7, 1.3, 0.5
-"""How much of the room the words may take, the height of a line in ems of its letters, and the empty space around
-them."""
+
+_lock = threading.Lock()
 
 
-class Overlay(Protocol):
-    """Something drawn over the pixels of a cell."""
+@lru_cache(maxsize=4096)
+def extent(text: str, size: int) -> tuple[int, int, int, int]:
+    """What *text*, one line, covers when it is drawn at (0, 0) in letters of *size* pixels per em: left, top, right and
+    bottom."""
+    with _lock:
+        left, top, right, bottom = ImageDraw.Draw(Image.new("L", (1, 1))).textbbox((0, 0), text, _font(size))
+    return math.floor(left), math.floor(top), math.ceil(right), math.ceil(bottom)
 
-    def paint(self, rows: NDArray[np.uint8], top: int) -> None:
-        """Draw, in place, what falls on *rows* (shape (any number, width of the cell's box, 3)), whose first is row
-        *top* of the cell's box. The picture is the same however the cell is cut into rows."""
+
+@lru_cache(maxsize=4096)
+def has_glyph(character: str) -> bool:
+    """Whether the font has a glyph for *character*. What it has none for is drawn as a box."""
+    with _lock:
+        font = _font(48)
+        drawn, box = ((font.getbbox(each), bytes(font.getmask(each))) for each in (character, "\U0010ffff"))
+        return drawn != box
 
 
-@dataclass(frozen=True, slots=True)
-class Line:
+@lru_cache(maxsize=32)
+def _font(size: int) -> ImageFont.FreeTypeFont:
+    return ImageFont.truetype(BytesIO(_font_file()), size)
+
+
+@lru_cache(maxsize=1)
+def _font_file() -> bytes:
+    return (files(__package__) / "fonts" / "DejaVuSans.ttf").read_bytes()
+
+
+def readable(text: str) -> str:
+    r"""*text* as one line: blanks of all kinds become one space, control characters `\x1b`, what only steers other
+    characters is dropped."""
+    made = []
+    for character in unicodedata.normalize("NFC", escaped(" ".join(text.split()))):
+        category = unicodedata.category(character)
+        if category == "Cc":
+            made.append(f"\\x{ord(character):02x}")
+        elif category != "Cf" or character in JOINERS:
+            made.append(character)
+    return "".join(made)
+
+
+def clusters(text: str) -> list[str]:
+    """*text* in pieces that must not be parted: letters with the marks that they carry, and what is joined to them."""
+    pieces: list[str] = []
+    for character in text:
+        is_mark = unicodedata.category(character).startswith("M")
+        if pieces and (is_mark or character in JOINERS or pieces[-1][-1] in JOINERS):
+            pieces[-1] += character
+        else:
+            pieces.append(character)
+    return pieces
+
+
+def caption_parts(entry: SlideEntry) -> list[str]:
+    """Its id and its label, as they can be drawn. Either may be empty."""
+    return [readable(entry.slide_id), readable(entry.label or "")]
+
+
+def _joined(parts: Iterable[str]) -> str:
+    return ": ".join(filter(None, parts))
+
+
+def _shortened(parts: Sequence[str], letters: int) -> str:
+    """With that many *letters* (1 or more) of both: the id loses some in its middle, the label at its end, and only if
+    it has more than half of them."""
+    first, second = map(clusters, parts)
+    of_first = min(len(first), max(letters - len(second), (letters + 1) // 2))
+    of_second = min(len(second), letters - of_first)
+    if of_first < len(first):
+        first = [*first[: (of_first + 1) // 2], ELLIPSIS, *first[len(first) - of_first // 2 :]]
+    if of_second < len(second):
+        second = [*second[:of_second], ELLIPSIS] if of_second else []
+    return _joined(("".join(first), "".join(second)))
+
+
+def _fitted(parts: Sequence[str], room: Size, largest: int, least: int) -> tuple[str, int] | None:
+    """The caption, and the size of letters, with which it fits into *room*: in letters of *largest* or smaller ones, in
+    the *least* with an ellipsis, at last without marks. None where nothing fits."""
+    whole = _joined(parts)
+    if not whole:
+        return None
+    if size := _fitting_size(whole, room, largest, least):
+        return whole, size
+    count = _most(sum(len(clusters(each)) for each in parts), lambda most: _fits(_shortened(parts, most), least, room))
+    if count:
+        return _shortened(parts, count), least
+    bare = [
+        "".join(each for each in unicodedata.normalize("NFD", part) if not unicodedata.category(each).startswith("M"))
+        for part in parts
+    ]
+    return None if bare == parts else _fitted(bare, room, least, least)
+
+
+def _fitting_size(text: str, room: Size, largest: int, least: int) -> int:
+    """The largest of these sizes with which *text* fits into *room*, or 0."""
+    left, top, right, bottom = extent(text, largest)
+    scale = min(1.0, room[0] / max(1, right - left), room[1] / max(1, bottom - top))
+    likely = min(largest, int(largest * scale) + 1)
+    return next((size for size in range(likely, least - 1, -1) if _fits(text, size, room)), 0)
+
+
+def _fits(text: str, size: int, room: Size) -> bool:
+    left, top, right, bottom = extent(text, size)
+    return right - left <= room[0] and bottom - top <= room[1]
+
+
+def _most(end: int, is_fitting: Callable[[int], bool]) -> int:
+    """The largest number below *end* that is fitting, as all smaller ones are; 0 where none is."""
+    low = 0
+    while end - low > 1:
+        middle = (low + end) // 2
+        low, end = (middle, end) if is_fitting(middle) else (low, middle)
+    return low
+
+
+def _wrapped(text: str, size: int, width: int, most: int) -> list[str]:
+    """*text* in at most *most* lines that are no wider than *width*; what is left out is told by an ellipsis."""
+    lines: list[str] = []
+    rest = clusters(text)
+
+    def fitting(end: str = "") -> int:
+        """How many letters of the rest, followed by *end*, fit into a line."""
+        room = width, width + 10 * size
+        return _most(len(rest) + 1, lambda count: _fits("".join(rest[:count]) + end, size, room))
+
+    while rest and len(lines) < most:
+        count = fitting()
+        if not count:
+            return []
+        if count < len(rest) and len(lines) == most - 1:
+            return [*lines, "".join(rest[: fitting(ELLIPSIS)]).rstrip() + ELLIPSIS]
+        if count < len(rest):  # at the last blank before it, if there is one
+            count = next((place + 1 for place in range(count, 0, -1) if rest[place] == " "), count)
+        lines.append("".join(rest[:count]).strip())
+        rest = rest[count:]
+    return lines
+
+
+class Line(NamedTuple):
     """Text, the size of its letters in pixels per em, and where it is put in the cell (the left end, and the top of a
     line without accents)."""
 
@@ -53,8 +189,7 @@ class Line:
 
 
 class Inscription:
-    """An Overlay: *lines* in one *colour*, over what the slide shows. Nothing is drawn outside of *box*, in pixels of
-    the cell.
+    """*lines* in one *colour*, over what a cell shows. Nothing is drawn outside of *box*, in pixels of the cell.
 
     From the first rows that it lies on until its last row was painted it holds a byte for each pixel of *box*.
     """
@@ -66,31 +201,31 @@ class Inscription:
         self._stencil: Image.Image | None = None
 
     def paint(self, rows: NDArray[np.uint8], top: int) -> None:
-        begin, end = max(top, self.box.y), min(top + len(rows), self.box.y + self.box.height)
-        if begin >= end or not self.box.width:
+        """Draw, in place, what falls on *rows* (shape (any number, width of the cell's box, 3)), whose first is row
+        *top* of the cell's box. The picture is the same however the cell is cut into rows."""
+        box = self.box
+        begin, end = max(top, box.y), min(top + len(rows), box.y + box.height)
+        if begin >= end or not box.width:
             return
         if self._stencil is None:
-            self._stencil = Image.new("L", self.box.size)
-            for line in self.lines:
-                caption_text.draw(self._stencil, (line.x - self.box.x, line.y - self.box.y), line.text, line.size)
-        part = rows[begin - top : end - top, self.box.x : self.box.x + self.box.width]
+            self._stencil = Image.new("L", box.size)
+            with _lock:
+                for line in self.lines:
+                    place = line.x - box.x, line.y - box.y
+                    ImageDraw.Draw(self._stencil).text(place, line.text, fill=255, font=_font(line.size))
+        part = rows[begin - top : end - top, box.x : box.x + box.width]
         picture = Image.fromarray(part)
-        mask = self._stencil.crop((0, begin - self.box.y, self.box.width, end - self.box.y))
+        mask = self._stencil.crop((0, begin - box.y, box.width, end - box.y))
         picture.paste(self._colour, (0, 0), mask)
         part[...] = picture
-        if end == self.box.y + self.box.height:
+        if end == box.y + box.height:
             self._stencil = None
 
 
-class Filled:
-    """An Overlay: *room*, of the montage, in one *colour*."""
-
-    def __init__(self, room: Box, cell: Cell, colour: Colour) -> None:
-        self._room, self._colour = relative(room, cell.box), colour
-
-    def paint(self, rows: NDArray[np.uint8], top: int) -> None:
-        begin, end = max(0, self._room.y - top), max(0, self._room.y + self._room.height - top)
-        rows[begin:end, self._room.x : self._room.x + self._room.width] = self._colour
+def fill(rows: NDArray[np.uint8], top: int, box: Box, colour: Colour) -> None:
+    """Give what of *box*, in pixels of the cell, falls on *rows* one *colour*; *rows* and *top* as in
+    `Inscription.paint`."""
+    rows[max(0, box.y - top) : max(0, box.y + box.height - top), box.x : box.x + box.width] = colour
 
 
 def caption_for(entry: SlideEntry, cell: Cell, style: LayoutStyle) -> Inscription | None:
@@ -102,85 +237,78 @@ def caption_for(entry: SlideEntry, cell: Cell, style: LayoutStyle) -> Inscriptio
         largest, smallest, least, margin, ink = HIML_LETTERS, HIML_LEAST, HIML_LEAST, 1, HIML_INK
     else:
         largest, least, ink = letters_of(cell.caption), LEAST_LETTERS, INK
-        smallest, margin = max(least, int(largest * SMALLEST)), largest // 2
+        smallest, margin = max(least, largest // 2), largest // 2
     limits = max(1, cell.caption.width - margin), cell.caption.height
-    words = caption_text.CaptionText.of(entry)
-    found = words.fitted(limits, largest, smallest) or words.fitted(limits, least, least)
+    parts = caption_parts(entry)
+    found = _fitted(parts, limits, largest, smallest) or _fitted(parts, limits, least, least)
     if found is None:
         return None
     room = relative(cell.caption, cell.box)
-    left, top, right, bottom = caption_text.extent(*found)
+    left, top, right, bottom = extent(*found)
+    with _lock:
+        height = sum(_font(found[1]).getmetrics())  # of ordinary letters, from the tallest to the deepest
     x = room.x + (room.width - (right - left)) // 2 - left
-    y = room.y + (room.height - caption_text.line_height(found[1])) // 2
-    y = min(max(y, room.y - top), room.y + room.height - bottom)
+    y = min(max(room.y + (room.height - height) // 2, room.y - top), room.y + room.height - bottom)
     return Inscription([Line(*found, x, y)], Box(x + left, y + top, right - left, bottom - top), ink)
 
 
 def undrawable(entries: Iterable[SlideEntry]) -> str:
     """The characters of their captions that the font has no glyphs for, each once; boxes are drawn for them."""
-    characters = {each for entry in entries for each in caption_text.CaptionText.of(entry).whole()}
-    return "".join(sorted(each for each in characters if not caption_text.has_glyph(each)))
+    characters = {each for entry in entries for each in _joined(caption_parts(entry))}
+    return "".join(sorted(each for each in characters if not has_glyph(each)))
 
 
 class FailureMark:
-    """An Overlay: *room*, the place of *cell*'s image or mask, is grey, with a frame and a cross; in its middle stand
-    *title* (`not read`) and *reason*, as far as there is room for letters.
+    """*room*, the place of *cell*'s image or mask, in grey with a frame and a cross; in its middle stand *title* (`not
+    read`) and *reason*, as far as there is room for letters.
 
-    Paint it before the caption, which may lie over the room.
+    Painted as an `Inscription`, before the caption, which may lie over the room.
     """
 
     def __init__(self, room: Box, cell: Cell, title: str, reason: str, style: LayoutStyle) -> None:
         self._room = free = relative(room, cell.box)
         if style is LayoutStyle.himl and cell.caption is not None and room == cell.image:
             free = Box(free.x, free.y, free.width, max(1, cell.caption.y - room.y))
-        self.words = _inscribed(free, caption_text.readable(title), caption_text.readable(reason))
-        self._stroke = max(1, min(room.size) // STROKES_PER_ROOM)
+        self.words = _inscribed(free, readable(title), readable(reason))
 
     def paint(self, rows: NDArray[np.uint8], top: int) -> None:
-        begin, end = max(top, self._room.y), min(top + len(rows), self._room.y + self._room.height)
-        for row in range(begin, end):
-            self._paint_row(rows[row - top, self._room.x : self._room.x + self._room.width], row - self._room.y)
-        if self.words is not None:
-            box = self.words.box
-            rows[max(0, box.y - top) : max(0, box.y + box.height - top), box.x : box.x + box.width] = GREY
-            self.words.paint(rows, top)
-
-    def _paint_row(self, pixels: NDArray[np.uint8], row: int) -> None:
         width, height = self._room.size
-        if row < self._stroke or row >= height - self._stroke:
-            pixels[:] = STROKE
-            return
-        pixels[:] = GREY
-        half = self._stroke // 2
-        begin, end = max(0, row * width // height - half), -(-(row + 1) * width // height) + half
-        pixels[begin:end] = STROKE
-        pixels[max(0, width - end) : width - begin] = STROKE
-        pixels[: self._stroke] = STROKE
-        pixels[width - self._stroke :] = STROKE
+        stroke = max(1, min(width, height) // STROKES_PER_ROOM)
+        for y in range(max(top, self._room.y), min(top + len(rows), self._room.y + height)):
+            row, pixels = y - self._room.y, rows[y - top, self._room.x : self._room.x + width]
+            if row < stroke or row >= height - stroke:
+                pixels[:] = STROKE
+                continue
+            pixels[:] = GREY
+            begin, end = max(0, row * width // height - stroke // 2), -(-(row + 1) * width // height) + stroke // 2
+            for part in (slice(begin, end), slice(max(0, width - end), width - begin)):
+                pixels[part] = STROKE
+            pixels[:stroke] = pixels[width - stroke :] = STROKE
+        if self.words is not None:
+            fill(rows, top, self.words.box, GREY)
+            self.words.paint(rows, top)
 
 
 def _inscribed(room: Box, title: str, reason: str) -> Inscription | None:
     """*title* and, below it, *reason* in the middle of *room*, line by line; None where letters would be too small."""
     width, height = int(room.width * WIDTH), int(room.height * HEIGHT)
     most = min(LARGEST_LETTERS, room.width // LETTERS_PER_ROOM, room.height // LETTERS_PER_ROOM * 2)
-    size = caption_text.fitting_size(title, (width, height), max(LEAST_LETTERS, most), LEAST_LETTERS)
+    size = _fitting_size(title, (width, height), max(LEAST_LETTERS, most), LEAST_LETTERS)
     if not size:
         return None
     small = max(LEAST_LETTERS, int(size * REASON))
-    below = caption_text.wrapped(reason, small, width, int((height - size * LINE) / (small * LINE)))
+    below = _wrapped(reason, small, width, int((height - size * LINE) / (small * LINE)))
     lines = [(title, size), *((each, small) for each in below)]
-    extents = [caption_text.extent(*line) for line in lines]
-    wide = max(right - left for left, _, right, _ in extents)
-    high = sum(int(each * LINE) for _, each in lines)
     margin = int(lines[-1][1] * MARGIN)
-    begin = y = max(room.y, room.y + (room.height - high) // 2)
+    begin = y = max(room.y, room.y + (room.height - sum(int(each * LINE) for _, each in lines)) // 2)
+    widest = 0
     placed = []
-    for line, (left, _, right, _) in zip(lines, extents, strict=True):
-        placed.append(Line(*line, room.x + (room.width - (right - left)) // 2 - left, y))
-        y += int(line[1] * LINE)
-    x, top = max(room.x, room.x + (room.width - wide) // 2 - margin), max(room.y, begin - margin)
-    end, bottom = (
-        min(room.x + room.width, room.x + (room.width + wide) // 2 + margin),
-        min(room.y + room.height, y + margin),
-    )
+    for text, letters in lines:
+        left, _, right, _ = extent(text, letters)
+        placed.append(Line(text, letters, room.x + (room.width - (right - left)) // 2 - left, y))
+        widest = max(widest, right - left)
+        y += int(letters * LINE)
+    x, top = max(room.x, room.x + (room.width - widest) // 2 - margin), max(room.y, begin - margin)
+    end = min(room.x + room.width, room.x + (room.width + widest) // 2 + margin)
+    bottom = min(room.y + room.height, y + margin)
     return Inscription(placed, Box(x, top, end - x, bottom - top), REASON_INK)

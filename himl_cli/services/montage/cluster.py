@@ -24,34 +24,25 @@ from himl_cli.services.transfer.local_files import disk_error
 from himl_cli.services.transfer.upload import checked_prefix
 from himl_cli.workspaces.base import BlobStore
 
-EXPERIMENT, INPUT, OUTPUT = "montage", "slides", "outputs"
+INPUT, OUTPUT = "slides", "outputs"
 PYTHON = "3.11"
-EXTRA = f"{PACKAGE}[montage]"
-VERSIONED = re.compile(r"([^/:]+):([^/:]+)")
-SNAPSHOT, CONDA_FILE, COMMAND_FILE = "snapshot", "environment.yml", "command.txt"
 
 
 @dataclass(frozen=True, kw_only=True)
 class ClusterMontage:
-    """A montage that is to be made on *cluster*.
+    """A montage that is to be made by a *job*, whose cluster, environment and names are set.
 
     `dataset` is the name of a registered dataset, or a folder or CSV of the datastore; `image_glob` chooses files of
     it; `options` are those of the picture, as the command takes them; `lists` are files of this machine by the option
-    that takes them. Paths are relative to `cwd`.
+    that takes them. Paths are relative to `job.cwd`.
     """
 
-    cwd: Path
-    cluster: str
+    job: SubmitRequest
     dataset: str
     image_glob: str | None = None
     options: Sequence[str] = ()
     lists: Mapping[str, Path] = field(default_factory=dict)
     datastore: str | None = None
-    conda_env: Sequence[str] = ()
-    private_wheel: str | None = None
-    shm_size: str | None = None
-    experiment: str | None = None
-    display_name: str | None = None
 
 
 def prepare_montage(montage: ClusterMontage, folder: Path) -> PreparedJob:
@@ -67,44 +58,38 @@ def prepare_montage(montage: ClusterMontage, folder: Path) -> PreparedJob:
     arguments = ["montage", posixpath.join(placeholder, csv) if csv else placeholder]
     arguments += [] if montage.image_glob is None else [f"--image_glob={montage.image_glob}"]
     arguments += [*montage.options, f"--output_path={OUTPUT}"]
-    wheel = montage.private_wheel
+    wheel, conda_env = montage.job.private_wheel, montage.job.conda_env
     is_own_wheel = wheel is not None and Path(wheel).name.startswith(f"{PACKAGE.replace('-', '_')}-")
-    conda_env = montage.conda_env
     try:
-        arguments += _snapshot(montage, folder / SNAPSHOT, arguments)
-        if not conda_env:
-            package = EXTRA if is_own_wheel else requirement_elsewhere("montage", __version__)
+        arguments += _snapshot(montage, folder / "snapshot", arguments)
+        if not montage.job.conda_env:
+            package = f"{PACKAGE}[montage]" if is_own_wheel else requirement_elsewhere("montage", __version__)
             text = f"channels:\n- conda-forge\ndependencies:\n- python={PYTHON}\n- pip\n- pip:\n  - '{package}'\n"
-            (folder / CONDA_FILE).write_text(text, encoding="utf-8")
-            conda_env = [str(folder / CONDA_FILE)]
+            conda_env = [str(folder / "environment.yml")]
+            Path(conda_env[0]).write_text(text, encoding="utf-8")
     except OSError as err:
         raise disk_error(err, f"Cannot write to '{folder}'") from err
-    request = SubmitRequest(
-        cwd=montage.cwd,
+    request = replace(
+        montage.job,
         module="himl_cli",
         arguments=arguments,
-        cluster=montage.cluster,
-        snapshot_root=str(folder / SNAPSHOT),
+        snapshot_root=str(folder / "snapshot"),
         inputs=[data],
         conda_env=conda_env,
-        private_wheel=wheel,
-        experiment=montage.experiment or EXPERIMENT,
-        display_name=montage.display_name or "",
+        experiment=montage.job.experiment or "montage",
     )
-    job = prepare_job(request if montage.shm_size is None else replace(request, shm_size=montage.shm_size))
+    job = prepare_job(request)
     remarks = [*job.remarks]
-    if montage.conda_env:
-        if job.spec.environment is not None and not holds_package(job.spec.environment):
-            lacks = f"warning: the job runs himl, and its environment lacks {PACKAGE}: {environment_hint('montage')}."
-            remarks.append(lacks)
-    elif is_own_wheel:
+    if not montage.job.conda_env and is_own_wheel:
         remarks.append(f"Environment of the job: Python {PYTHON} and '{wheel}' with its extra montage.")
-    else:
-        package = requirement_elsewhere("montage", __version__)
+    elif not montage.job.conda_env:
         remarks.append(
             f"Environment of the job: Python {PYTHON} and {package}, which pip has to find when the image is built. "
             "If it does not: --private_wheel FILE or --conda_env FILE."
         )
+    elif job.spec.environment is not None and not holds_package(job.spec.environment):
+        lacks = f"warning: the job runs himl, and its environment lacks {PACKAGE}: {environment_hint('montage')}."
+        remarks.append(lacks)
     return replace(job, report=None, remarks=remarks)
 
 
@@ -126,7 +111,7 @@ def _data(montage: ClusterMontage) -> tuple[DataSpec, str | None]:
     if montage.datastore is None:
         _check_is_no_path(montage)
     name, csv = split_dataset(montage.dataset)
-    if versioned := VERSIONED.fullmatch(name):
+    if versioned := re.fullmatch(r"([^/:]+):([^/:]+)", name):
         return DataSpec(INPUT, versioned[1], versioned[2], datastore=montage.datastore, mode="mount"), csv
     name = checked_prefix(name)
     if not name:
@@ -139,36 +124,31 @@ def _data(montage: ClusterMontage) -> tuple[DataSpec, str | None]:
 
 
 def _check_is_no_path(montage: ClusterMontage) -> None:
-    """Raises for what is a path of this machine, or could be: BadUsage for one that is there, else NotFound."""
-    text, cluster = os.path.expanduser(montage.dataset), montage.cluster
-    if os.path.exists(montage.cwd / text):
-        raise BadUsage(
-            f"'{montage.dataset}' lies on this machine, where cluster '{cluster}' cannot see it.",
-            hint=_upload_hint(montage.cwd, text),
+    """Raises for what is a path of this machine, or could be: BadUsage for one that is there, saying how the folder or
+    CSV comes to a datastore, else NotFound. A folder that also holds the current one or the user's home is not
+    named."""
+    cwd, cluster, text = montage.job.cwd, str(montage.job.cluster), os.path.expanduser(montage.dataset)
+    path = cwd / text
+    if os.path.exists(path):
+        source, csv = (text, "") if path.is_dir() else (os.path.dirname(text), f"/{path.name}")
+        folder = (cwd / source).resolve()
+        is_too_much = any(each.resolve().is_relative_to(folder) for each in (cwd, Path(os.path.expanduser("~"))))
+        hint = (
+            f"Upload it: himl datastore upload {shlex.quote(source)} {shlex.quote(folder.name)} --datastore NAME; then "
+            f"name '{folder.name}{csv}' and --datastore NAME."
         )
+        if is_too_much or not (path.is_dir() or path.suffix.lower() == CSV):
+            hint = (
+                "Upload the folder of the slides: himl datastore upload FOLDER slides --datastore NAME; then name "
+                "'slides' and --datastore NAME."
+            )
+        what = f"'{montage.dataset}' lies on this machine, where cluster '{cluster}' cannot see it."
+        raise BadUsage(what, hint=hint)
     if text.startswith(("~", "./", "../", ".\\", "..\\")) or os.path.isabs(text) or PureWindowsPath(text).drive:
         raise NotFound(
             f"There is no '{montage.dataset}' here, and on a cluster DATASET is a folder of a datastore.",
             hint=f"Name a folder of a datastore: himl montage FOLDER --datastore NAME --cluster {shlex.quote(cluster)}",
         )
-
-
-def _upload_hint(cwd: Path, text: str) -> str:
-    """How the folder or CSV called *text* comes to a datastore; a folder that also holds *cwd* or the user's home is
-    not named."""
-    path = cwd / text
-    source, csv = (text, "") if path.is_dir() else (os.path.dirname(text), f"/{path.name}")
-    folder = (cwd / source).resolve()
-    is_too_much = any(each.resolve().is_relative_to(folder) for each in (cwd, Path(os.path.expanduser("~"))))
-    if is_too_much or not (path.is_dir() or path.suffix.lower() == CSV):
-        return (
-            "Upload the folder of the slides: himl datastore upload FOLDER slides --datastore NAME; then name "
-            "'slides' and --datastore NAME."
-        )
-    return (
-        f"Upload it: himl datastore upload {shlex.quote(source)} {shlex.quote(folder.name)} --datastore NAME; then "
-        f"name '{folder.name}{csv}' and --datastore NAME."
-    )
 
 
 def _check_query(montage: ClusterMontage, csv: str | None) -> None:
@@ -181,11 +161,11 @@ def _check_query(montage: ClusterMontage, csv: str | None) -> None:
                 hint="Leave --image_glob out, or name the folder.",
             )
     for option, path in montage.lists.items():
-        if not (montage.cwd / path).is_file():
+        if not (montage.job.cwd / path).is_file():
             raise BadUsage(
                 f"{option}: there is no file '{path}'.", hint="Check the path; it is relative to the current folder."
             )
-        if not read_ids(montage.cwd / path, option) and option == INCLUDE:
+        if not read_ids(montage.job.cwd / path, option) and option == INCLUDE:
             raise no_ids(f"{option}: '{path}'")
 
 
@@ -197,10 +177,10 @@ def _snapshot(montage: ClusterMontage, snapshot: Path, arguments: Sequence[str])
     for option, path in montage.lists.items():
         name = f"{option.lstrip('-')}{path.suffix.lower() if re.fullmatch(r'[.][A-Za-z0-9]+', path.suffix) else ''}"
         try:
-            shutil.copyfile(montage.cwd / path, snapshot / name)
+            shutil.copyfile(montage.job.cwd / path, snapshot / name)
         except OSError as err:
             raise disk_error(err, f"{option}: cannot read '{path}'") from err
         options.append(f"{option}={name}")
     if not options:
-        (snapshot / COMMAND_FILE).write_text(f"himl {shlex.join(arguments)}\n", encoding="utf-8")
+        (snapshot / "command.txt").write_text(f"himl {shlex.join(arguments)}\n", encoding="utf-8")
     return options

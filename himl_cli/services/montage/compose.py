@@ -6,10 +6,9 @@ from __future__ import annotations
 import math
 import statistics
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from himl_cli.core.events import Notice, Notify
 from himl_cli.core.montage import (
@@ -25,31 +24,41 @@ from himl_cli.core.montage import (
 )
 from himl_cli.core.processes import terminations
 from himl_cli.services.montage.captions import undrawable
-from himl_cli.services.montage.cells import CellPainter, Progress, painted_bands
+from himl_cli.services.montage.cells import CellPainter, Progress, Setting, Sources, find_sources, painted_bands
 from himl_cli.services.montage.dataset import SlideFolder
-from himl_cli.services.montage.encoding import BandSink, JpegFile, PngFile
-from himl_cli.services.montage.files import DZI, FILES_OF, JPG, PAGE, PNG, RECORD, write_record
+from himl_cli.services.montage.encoding import JpegFile, PngFile
+from himl_cli.services.montage.files import (
+    DZI,
+    FILES_OF,
+    JPG,
+    PAGE,
+    PNG,
+    RECORD,
+    check_inputs,
+    earlier_files,
+    output_folder,
+    publish,
+    write_record,
+)
 from himl_cli.services.montage.layout import fit_layout, himl_layout, himl_order
-from himl_cli.services.montage.output_folder import OutputFolder, check_inputs, check_names, earlier_files
-from himl_cli.services.montage.page import write_page
-from himl_cli.services.montage.pictures import Setting, Sources, find_sources
-from himl_cli.services.montage.pyramid import DeepZoom
+from himl_cli.services.montage.pyramid import DeepZoom, Tiling, write_page
 from himl_cli.services.montage.slides.open import check_backend
 from himl_cli.services.montage.slides.slide import level_for
 from himl_cli.services.montage.threads import Pool, reuse_freed_memory
 
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
+Sink = PngFile | JpegFile | DeepZoom
+# What writes each format, and where in the folder of new files.
+SINKS: dict[ImageFormat, tuple[type[Sink], str]] = {
+    ImageFormat.png: (PngFile, PNG),
+    ImageFormat.jpg: (JpegFile, JPG),
+    ImageFormat.dzi: (DeepZoom, ""),
+}
+# Pixels that the slides of one row of cells may hold together, so that all of a slide is read before any of it is
+# painted.
 HELD_BYTES = 192 << 20
-"""Pixels that the slides of one row of cells may hold together, so that all of a slide is read before any of it is
-painted."""
 IMPORTANCE = (PNG, JPG, PAGE, DZI, RECORD)
-TITLE = "Montage"
 MOST_CHARACTERS = 10
-GROWTH = 2
-"""How far slides may be enlarged, in width and height, without a word."""
+GROWTH = 2  # how far slides may be enlarged, in width and height, without a word
 
 
 def make_montage(
@@ -71,117 +80,61 @@ def make_montage(
     check_backend(request.backend)
     reuse_freed_memory()
     names = [*(name for each in request.formats for name in FILES_OF[each]), RECORD]
+    if request.layout is LayoutStyle.himl:
+        entries = himl_order(entries)
     with (
         terminations(and_hangups=True),
-        OutputFolder(request.output) as output,
+        output_folder(request.output) as new,
         ExitStack() as slides,  # left after the pool: nobody reads them any more
-        Pool(request.workers) as pool,
-        _given_up_on_errors(folder, pool),
+        Pool(request.workers, folder.stop) as pool,  # threads that wait for files end on an error
     ):
-        removed, left = earlier_files(output.path, names)
-        check_inputs(output.path, entries, folder, lists)
-        check_names(output.path, names, removed)
-        found = _sources(request, entries, folder, pool)
+        removed, left = earlier_files(request.output, names)
+        check_inputs(request.output, entries, folder, lists)
+        folder.expect([name for entry in entries for name in (entry.image, entry.mask) if name])
+        found = find_sources(entries, folder, request.backend, pool)
         layout = _layout(request, found)
-        sinks = Sinks(request.formats, output.new, layout.size, pool)
-        slides.callback(sinks.abort)  # which does nothing to files that are complete
-        _notify_all(notify, layout_remarks(layout, entries, sinks.jpg_size))
-        pictures = layout.columns * (2 if any(each.mask is not None for each in found) else 1)
+        sinks: list[Sink] = []
+        for kind, name in (SINKS[each] for each in request.formats):
+            sinks.append(kind(new / name, layout.size, pool))
+            slides.callback(sinks[-1].abort)  # which does nothing to a file that is complete
+        jpg_size = JpegFile.size_for(layout.size) if ImageFormat.jpg in request.formats else None
+        pictures = layout.columns * (2 if any(mask is not None for _, mask in found) else 1)
         setting = Setting(request, layout, folder, pool, HELD_BYTES // pictures)
-        _notify_all(notify, _growth_remarks(setting, found))
+        for text in (*layout_remarks(layout, entries, jpg_size), *_growth_remarks(setting, found)):
+            notify(Notice(text))
         progress = Progress(len(layout.cells), layout.size[1], notify)
-        cells = [CellPainter(cell, found[cell.entry], setting, progress) for cell in layout.cells]
+        cells = [CellPainter(cell, entries[cell.entry], found[cell.entry], setting, progress) for cell in layout.cells]
         for cell in cells:
             slides.callback(cell.close)
         for band in painted_bands(layout, cells, pool):
-            sinks.write(band)
+            for sink in sinks:
+                sink.write(band)
             progress.add(rows=len(band))
-        sinks.finish()
+        for sink in sinks:
+            sink.finish()
         outcomes = [cell.outcome() for cell in cells]
-        write_record(output.new / RECORD, outcomes)
-        if sinks.zoom is not None:
-            write_page(output.new / PAGE, sinks.zoom.tiling, outcomes, TITLE)
-        output.publish(names, removed)
-    _notify_all(notify, _late_remarks(request, outcomes, removed, left))
+        write_record(new / RECORD, outcomes)
+        if ImageFormat.dzi in request.formats:
+            write_page(new / PAGE, Tiling(layout.size), outcomes, "Montage")
+        publish(request.output, names, removed)
+    for text in _late_remarks(request, outcomes, removed, left):
+        notify(Notice(text))
     files = [request.output / name for name in IMPORTANCE if name in names]
     seconds = time.monotonic() - began
-    return MontageResult(files, layout.size, sinks.jpg_size, layout.columns, layout.rows, outcomes, seconds)
-
-
-class Sinks:
-    """What *formats* are written to below *folder*, for a picture of *size*: a BandSink of several. `abort` is due
-    after any error."""
-
-    def __init__(self, formats: Sequence[ImageFormat], folder: Path, size: Size, pool: Pool) -> None:
-        """Raises DiskFailed."""
-        self._sinks: list[BandSink] = []
-        self.zoom: DeepZoom | None = None
-        self.jpg_size: Size | None = None
-        try:
-            if ImageFormat.png in formats:
-                self._sinks.append(PngFile(folder / PNG, size, pool))
-            if ImageFormat.jpg in formats:
-                self._sinks.append(JpegFile(folder / JPG, size, pool))
-                self.jpg_size = JpegFile.size_for(size)
-            if ImageFormat.dzi in formats:
-                self.zoom = DeepZoom(folder, size, pool)
-                self._sinks.append(self.zoom)
-        except BaseException:
-            self.abort()
-            raise
-
-    def write(self, band: NDArray[np.uint8]) -> None:
-        """See BandSink."""
-        for each in self._sinks:
-            each.write(band)
-
-    def finish(self) -> None:
-        """See BandSink."""
-        for each in self._sinks:
-            each.finish()
-
-    def abort(self) -> None:
-        """See BandSink."""
-        for each in self._sinks:
-            each.abort()
-
-
-@contextmanager
-def _given_up_on_errors(folder: SlideFolder, pool: Pool) -> Iterator[None]:
-    """On an error, threads that wait for files, or are about to read more, end: the pool will wait for them."""
-    try:
-        yield
-    except BaseException:
-        pool.give_up()
-        folder.stop()
-        raise
-
-
-def _sources(request: MontageRequest, entries: Sequence[SlideEntry], folder: SlideFolder, pool: Pool) -> list[Sources]:
-    """What is to be shown, in its order."""
-    if request.layout is LayoutStyle.himl:
-        entries = [entries[number] for number in himl_order(entries)]
-    folder.expect([name for entry in entries for name in (entry.image, entry.mask) if name])
-    return find_sources(entries, folder, request.backend, pool)
+    return MontageResult(files, layout.size, jpg_size, layout.columns, layout.rows, outcomes, seconds)
 
 
 def _layout(request: MontageRequest, found: Sequence[Sources]) -> Layout:
-    has_masks = any(each.mask is not None for each in found)
+    has_masks = any(mask is not None for _, mask in found)
     if request.layout is LayoutStyle.himl:
         return himl_layout(len(found), has_masks=has_masks, width=request.width or DEFAULT_WIDTH)
-    images = [each.image for each in found]
     width = request.width
-    if width is None and any(not each.levels and not each.reason for each in images):  # not looked into: they are large
+    if width is None and any(not image.levels and not image.reason for image, _ in found):  # not looked into: large
         width = DEFAULT_WIDTH
-    aspects = [each.levels[0][0] / each.levels[0][1] if each.levels else None for each in images]
-    levels = [each.levels for each in images if each.levels]
+    aspects = [image.levels[0][0] / image.levels[0][1] if image.levels else None for image, _ in found]
+    levels = [image.levels for image, _ in found if image.levels]
     sizes = [each[level_for(each, request.level, each[0])[0]] for each in levels]
     return fit_layout(aspects, has_masks=has_masks, width=width, sizes=sizes)
-
-
-def _notify_all(notify: Notify, sentences: Iterable[str]) -> None:
-    for each in sentences:
-        notify(Notice(each))
 
 
 def layout_remarks(layout: Layout, entries: Sequence[SlideEntry], jpg_size: Size | None) -> Iterator[str]:
@@ -206,7 +159,7 @@ def _growth_remarks(setting: Setting, found: Sequence[Sources]) -> Iterator[str]
         return
     growths, is_finer_there = [], False
     for cell in setting.layout.cells:
-        if levels := found[cell.entry].image.levels:
+        if levels := found[cell.entry][0].levels:
             box = setting.box(cell.image, levels[0])
             level, _ = level_for(levels, setting.request.level, box.size)
             growths.append(math.sqrt(math.prod(box.size) / math.prod(levels[level])))
@@ -243,4 +196,4 @@ def _late_remarks(
 
 
 def _and(names: Sequence[str]) -> str:
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+    return " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import posixpath
+from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, suppress
 from difflib import get_close_matches
 from pathlib import Path, PureWindowsPath
 from typing import Protocol
@@ -16,14 +17,12 @@ from himl_cli.core.errors import BadUsage, DiskFailed, NotFound
 from himl_cli.core.events import Notify
 from himl_cli.core.files import walk_files
 from himl_cli.core.montage import SlideUnreadable
-from himl_cli.services.montage.slide_cache import SlideDownloads, companions
+from himl_cli.services.montage.slide_cache import SlideDownloads
 from himl_cli.services.transfer.filters import Filters
 from himl_cli.services.transfer.upload import checked_prefix
 from himl_cli.workspaces.base import BlobStore, LocalStore
 
-GZIP = b"\x1f\x8b"
 CSV = ".csv"
-UTF8_HINT = "Save it as UTF-8; Excel calls that 'CSV UTF-8'."
 
 
 class SlideFolder(Protocol):
@@ -97,18 +96,13 @@ class LocalFolder:
         return os.path.isfile(self.folder / name)
 
     def text(self, name: str) -> str:
-        """As `SlideFolder.text`. Raises NotFound, DiskFailed, BadUsage for a file that is packed by gzip or no
-        UTF-8."""
         path = self.folder / name
         try:
-            data = path.read_bytes()
+            return _decoded(path.read_bytes(), f"'{path}'")
         except FileNotFoundError as err:
             raise NotFound(f"There is no file '{path}'.") from err
         except OSError as err:
             raise DiskFailed(f"Cannot read '{path}': {err.strerror}.") from err
-        if data.startswith(GZIP):
-            raise BadUsage(f"'{path}' is packed by gzip.", hint="Unpack it first.")
-        return _decoded(data, f"'{path}'")
 
     def expect(self, names: Sequence[str]) -> None:
         """All files are on this machine."""
@@ -118,7 +112,6 @@ class LocalFolder:
 
     @contextmanager
     def local_path(self, name: str) -> Iterator[Path]:
-        """The file's path. Raises SlideUnreadable for an empty name."""
         if not name:
             raise SlideUnreadable("no image is named")
         yield self.folder / name
@@ -134,14 +127,14 @@ class StoredFolder:
         self, store: BlobStore, folder: str, files: Mapping[str, BlobInfo], cache_bytes: int, notify: Notify
     ) -> None:
         self._store, self._files = store, files
-        self._paths = store if isinstance(store, LocalStore) else None
+        self._is_here = isinstance(store, LocalStore)
         self._cache_bytes, self._notify = cache_bytes, notify
         self._downloads: SlideDownloads | None = None
         self.label = f"folder '{folder}' of {store.label}" if folder else store.label
 
     @property
     def is_rereadable(self) -> bool:
-        return self._paths is not None or (self._downloads is not None and self._downloads.are_kept)
+        return self._is_here or (self._downloads is not None and self._downloads.are_kept)
 
     def names(self) -> Iterator[str]:
         return iter(self._files)
@@ -157,16 +150,12 @@ class StoredFolder:
 
     def expect(self, names: Sequence[str]) -> None:
         """As `SlideFolder.expect`, once. Raises DiskFailed where the cache cannot be used."""
-        if self._paths is not None:
+        if self._is_here:
             return
-        if self._downloads is not None:
-            raise ValueError("files were expected before")
         uses: Counter[str] = Counter()
         for name in names:
-            try:
+            with suppress(SlideUnreadable):  # said when it is asked for
                 uses[self._blob(name).name] += 1
-            except SlideUnreadable:  # said when it is asked for
-                continue
         blobs = {blob.name: blob for blob in self._files.values()}
         stored = [*blobs]
         slides = {name: ([blobs[each] for each in (name, *companions(name, stored))], uses[name]) for name in uses}
@@ -174,17 +163,13 @@ class StoredFolder:
 
     @contextmanager
     def local_path(self, name: str) -> Iterator[Path]:
-        """As `SlideFolder.local_path`, for files that were expected. Raises SlideUnreadable for a file that is not
-        there, or not below the folder."""
         blob = self._blob(name)
-        if self._paths is not None:
-            path = self._paths.path_of(blob.name)
+        if isinstance(self._store, LocalStore):
+            path = self._store.path_of(blob.name)
             if path is None:
                 raise SlideUnreadable(f"there is no such file in {self.label}")
             yield path
-        elif self._downloads is None:
-            raise ValueError(f"'{name}' was not expected")
-        else:
+        elif self._downloads is not None:
             with self._downloads.local_path(blob.name) as path:
                 yield path
 
@@ -200,13 +185,13 @@ class StoredFolder:
     def _blob(self, name: str) -> BlobInfo:
         """The file called *name*. Raises SlideUnreadable for what is not there, and for what cannot be: only files
         below the folder are read."""
+        inside = posixpath.normpath(name)
         if not name:
             raise SlideUnreadable("no image is named")
         if posixpath.isabs(name) or PureWindowsPath(name).is_absolute():
             raise SlideUnreadable(
                 f"an absolute path; here they are relative to the CSV, and mean files of {self.label}"
             )
-        inside = posixpath.normpath(name)
         if inside.split("/")[0] == "..":
             raise SlideUnreadable(f"it leads out of {self.label}")
         if inside not in self._files:
@@ -214,11 +199,37 @@ class StoredFolder:
         return self._files[inside]
 
 
+def companions(name: str, names: Sequence[str]) -> Iterator[str]:
+    """Those of *names*, which are sorted, that OpenSlide reads along with the slide *name*.
+
+    Of a MIRAX slide the folder that is called as it; of a Hamamatsu `.vms` or `.vmu` the files beside it whose names
+    begin with its own; of a DICOM file the others of its folder, for each may hold a level. Slides of other formats are
+    one file.
+    """
+    stem, extension = posixpath.splitext(name)
+    extension = extension.lower()
+    folder = name[: name.rfind("/") + 1]
+    start = {".mrxs": f"{stem}/", ".vms": stem, ".vmu": stem, ".dcm": folder}.get(extension)
+    if start is None:
+        return
+    for index in range(bisect_left(names, start), len(names)):
+        each = names[index]
+        if not each.startswith(start):
+            return
+        is_beside = "/" not in each[len(folder) :] and (extension != ".dcm" or each.lower().endswith(".dcm"))
+        if each != name and (extension == ".mrxs" or is_beside):
+            yield each
+
+
 def _decoded(data: bytes, what: str) -> str:
+    if data.startswith(b"\x1f\x8b"):
+        raise BadUsage(f"{what} is packed by gzip.", hint="Unpack it first.")
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as err:
-        raise BadUsage(f"{what} is not UTF-8 text (byte {err.start}).", hint=UTF8_HINT) from err
+        raise BadUsage(
+            f"{what} is not UTF-8 text (byte {err.start}).", hint="Save it as UTF-8; Excel calls that 'CSV UTF-8'."
+        ) from err
 
 
 @contextmanager
@@ -232,9 +243,7 @@ def open_stored(
     there, BadUsage for a name that leads out of the store, and what listing it raises.
     """
     folder, csv = split_dataset(checked_prefix(dataset))
-    files = _files(store, folder, csv or "")
-    if csv is not None and csv not in files:
-        raise _no_csv(store, folder, csv, files)
+    files = _files(store, folder, csv)
     stored = StoredFolder(store, folder, files, cache_bytes, notify)
     try:
         yield stored, csv
@@ -249,26 +258,23 @@ def split_dataset(name: str) -> tuple[str, str | None]:
 
 def check_csv(store: BlobStore, name: str) -> None:
     """Raises NotFound, naming a near one, where *store* has no CSV called *name*, and what asking for it raises."""
-    folder, csv = posixpath.split(checked_prefix(name))
-    if store.stat(posixpath.join(folder, csv)) is None:
-        raise _no_csv(store, folder, csv, _files(store, folder, csv))
+    if store.stat(checked_prefix(name)) is None:
+        _files(store, *split_dataset(checked_prefix(name)))
 
 
-def _no_csv(store: BlobStore, folder: str, csv: str, files: Iterable[str]) -> NotFound:
-    near = get_close_matches(csv, [each for each in files if each.lower().endswith(CSV)], n=1)
-    hint = f"Did you mean '{posixpath.join(folder, near[0])}'?" if near else ""
-    return NotFound(f"There is no file '{posixpath.join(folder, csv)}' in {store.label}.", hint=hint)
-
-
-def _files(store: BlobStore, folder: str, csv: str) -> Mapping[str, BlobInfo]:
-    """The files below *folder*, by their names from there, sorted. Raises NotFound where there are none, naming what
-    was looked for."""
+def _files(store: BlobStore, folder: str, csv: str | None) -> Mapping[str, BlobInfo]:
+    """The files below *folder*, by their names from there, sorted. Raises NotFound where there are none, or no *csv*
+    among them, naming a near one."""
     start = f"{folder}/" if folder else ""
+    what = f"There is no folder '{folder}' with files" if csv is None else f"There is no file '{start}{csv}'"
     try:
         files = {blob.name[len(start) :]: blob for blob in Filters(start).select(store)}
     except NotFound as err:
-        what = f"There is no file '{start}{csv}'" if csv else f"There is no folder '{folder}' with files"
         raise NotFound(f"{what} in {store.label}.", hint=err.hint) from err
     if not files:
         raise NotFound(f"There are no files in {store.label}.", hint="Upload some: himl datastore upload FOLDER slides")
+    if csv is not None and csv not in files:
+        near = get_close_matches(csv, [name for name in files if name.lower().endswith(CSV)], n=1)
+        hint = f"Did you mean '{start}{near[0]}'?" if near else ""
+        raise NotFound(f"{what} in {store.label}.", hint=hint)
     return files

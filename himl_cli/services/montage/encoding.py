@@ -11,204 +11,149 @@ Pillow encode alike, to the byte; imagecodecs takes two thirds of the time.
 
 from __future__ import annotations
 
-import os
 import struct
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, wait
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
+from typing import Generic, TypeVar
 
 import numpy as np
 from imagecodecs import jpeg8_encode
 from isal import isal_zlib
+from numpy.typing import NDArray
 
-from himl_cli.core.errors import DiskFailed
 from himl_cli.core.montage import Size
 from himl_cli.services.montage.files import write_error
 from himl_cli.services.montage.resampling import Resampler, quick
 from himl_cli.services.montage.threads import Pool
 from himl_cli.services.transfer import local_files
 
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
 Piece = TypeVar("Piece")
 
-MOST_AHEAD = 32
-"""Pieces that may be on their way, for memory's sake, however many threads there are."""
-
-SIGNATURE = b"\x89PNG\r\n\x1a\n"
-RGB_8_BITS = (8, 2, 0, 0, 0)
-"""Depth, colour type, compression, kinds of filters, no interlacing."""
-STREAM_HEADER = b"\x78\x01"
-LAST_BLOCK = b"\x03\x00"
-"""Deflate's empty block that says: the end."""
-UP = 2
-"""The filter: each row less the row above."""
-RAW = -isal_zlib.MAX_WBITS
+MOST_AHEAD = 32  # pieces that may be on their way, for memory's sake, however many threads there are
 PIECE_BYTES = 2 << 20
-ADLER = 65521
-
-LONGEST_SIDE = 65_500
-"""Pixels: what libjpeg writes and reads."""
-QUALITY = 90
-BLOCK = 16
-"""Pixels of a side of the blocks that are encoded together, with colours at half the resolution (4:2:0)."""
+LONGEST_SIDE = 65_500  # pixels: what libjpeg writes and reads
+BLOCK = 16  # pixels of a side of the blocks that are encoded together, with colours at half the resolution (4:2:0)
+# Or one row of blocks, if that has more: 8,192 blocks at most, of the 65,535 that a restart interval may have.
 STRIP_PIXELS = 2 << 20
-"""Or one row of blocks, if that has more: 8,192 blocks at most, of the 65,535 that a restart interval may have."""
-SOI, EOI = b"\xff\xd8", b"\xff\xd9"
-RESTARTS, FRAME, SCAN = 0xD0, 0xC0, 0xDA
-INTERVAL = b"\xff\xdd\x00\x04"
-
-
-class BandSink(Protocol):
-    """A file (or a folder of tiles) in the making. Used by one thread; it spreads its own work over the pool that it
-    was made with."""
-
-    def write(self, band: NDArray[np.uint8]) -> None:
-        """The next rows from the top: shape (any number of rows, width, 3), RGB, C-contiguous; nobody changes it
-        afterwards.
-
-        Waits where too much is on its way: memory holds a few bands at most. Raises DiskFailed; ValueError for another
-        width or kind of pixels, and for more rows than are missing.
-        """
-
-    def finish(self) -> None:
-        """All rows were written: the file is complete and closed. Raises DiskFailed; ValueError where rows are
-        missing."""
-
-    def abort(self) -> None:
-        """Stop, close what is open, wait for what was begun. May follow anything, also `finish`; raises nothing."""
+FRAME, SCAN = 0xC0, 0xDA
 
 
 class PiecedFile(Generic[Piece]):
-    """A new file at *path*. Work is put in, its results are handed to *take*, in the order of the work, by the thread
-    that puts it in.
+    """A new file at *path*. Work is put in, and `take` gets its results, in the order of the work, in the thread that
+    puts it in.
 
     Where the pool has not begun the oldest piece, because it is busy with other things, this thread does it: nothing
-    waits for a place in the queue.
+    waits for a place in the queue. Subclasses are used by one thread, and take a picture from the top: `write` gets
+    bands of it, `finish` is due after the last; `abort` may follow anything. All but that raise DiskFailed.
     """
 
-    def __init__(self, path: Path, pool: Pool, take: Callable[[Piece], None]) -> None:
-        """Raises DiskFailed."""
-        self._path, self._pool, self._take = path, pool, take
+    def __init__(self, path: Path, pool: Pool) -> None:
+        self._path, self._pool = path, pool
         self._most_ahead = min(MOST_AHEAD, 2 * pool.workers + 2)
         self._ahead: deque[tuple[Future[Piece], Callable[[], Piece]]] = deque()
         try:
-            self._descriptor: int | None = local_files.open_new(str(path))
+            self._file = open(local_files.open_new(str(path)), "wb")  # noqa: SIM115
         except OSError as err:
             raise write_error(err, path) from err
 
+    def take(self, piece: Piece) -> None:
+        raise NotImplementedError
+
     def put(self, work: Callable[[], Piece]) -> None:
-        """Have *work* done; take what is done, and wait where too much is ahead. Raises what work and *take* raise."""
+        """Have *work* done; take what is done, and wait where too much is ahead. Raises what work and `take` raise."""
         self._ahead.append((self._pool.submit(work), work))
         while self._ahead and (len(self._ahead) > self._most_ahead or self._ahead[0][0].done()):
             self._take_oldest()
 
-    def write(self, data: bytes) -> None:
-        """Append to the file. Raises DiskFailed, ValueError where it was closed."""
-        if self._descriptor is None:
-            raise ValueError(f"'{self._path}' was closed.")
+    def append(self, data: bytes) -> None:
+        """Write *data* at the end of the file."""
         try:
-            local_files.write_all(self._descriptor, data)
+            self._file.write(data)
         except OSError as err:
             raise write_error(err, self._path) from err
 
     def drain(self) -> None:
-        """Take all that is ahead. Raises what work and *take* raise."""
+        """Take all that is ahead. Raises what work and `take` raise."""
         while self._ahead:
             self._take_oldest()
 
-    def close(self) -> None:
-        """Close the file. Raises DiskFailed: file systems of networks may tell only here of a full disk."""
-        descriptor, self._descriptor = self._descriptor, None
-        if descriptor is not None:
-            try:
-                os.close(descriptor)
-            except OSError as err:
-                raise write_error(err, self._path) from err
+    def end(self, data: bytes) -> None:
+        """Append *data*, and close the file: file systems of networks may tell only then of a full disk."""
+        try:
+            self._file.write(data)
+            self._file.close()
+        except OSError as err:
+            raise write_error(err, self._path) from err
 
     def abort(self) -> None:
         """Drop what has not begun, wait for what has, close the file. Raises nothing."""
         begun = [future for future, _ in self._ahead if not future.cancel()]
         self._ahead.clear()
         wait(begun)
-        with suppress(DiskFailed):
-            self.close()
+        with suppress(OSError):
+            self._file.close()
 
     def _take_oldest(self) -> None:
         future, work = self._ahead.popleft()
-        self._take(work() if future.cancel() else future.result())
+        self.take(work() if future.cancel() else future.result())
 
 
-class PngFile:
-    """The BandSink of a PNG: RGB, 8 bits. Beside the band that it is given it holds a few pieces of 2 MiB."""
+class PngFile(PiecedFile[tuple[bytes, int, int]]):
+    """A PNG: RGB, 8 bits. Beside the band that it is given it holds a few pieces of 2 MiB."""
 
     def __init__(self, path: Path, size: Size, pool: Pool) -> None:
-        """Raises DiskFailed."""
-        self._width, self._missing = size
-        self._above: NDArray[np.uint8] = np.zeros(self._width * 3, np.uint8)
+        super().__init__(path, pool)
+        self._above: NDArray[np.uint8] = np.zeros(size[0] * 3, np.uint8)
         self._adler = 1
-        self._rows = max(1, PIECE_BYTES // (self._width * 3))
-        self._pieces: PiecedFile[tuple[bytes, int, int]] = PiecedFile(path, pool, self._append)
-        header = struct.pack(">II5B", *size, *RGB_8_BITS)
+        self._rows = max(1, PIECE_BYTES // (size[0] * 3))
+        # Depth, colour type, compression, kinds of filters, no interlacing; then what a zlib stream begins with.
+        header = _chunk(b"IHDR", struct.pack(">II5B", *size, 8, 2, 0, 0, 0)) + _chunk(b"IDAT", b"\x78\x01")
         try:
-            self._pieces.write(SIGNATURE + _chunk(b"IHDR", header) + _chunk(b"IDAT", STREAM_HEADER))
+            self.append(b"\x89PNG\r\n\x1a\n" + header)
         except BaseException:
             self.abort()
             raise
 
     def write(self, band: NDArray[np.uint8]) -> None:
-        """See BandSink."""
-        if band.ndim != 3 or band.shape[1:] != (self._width, 3) or band.dtype != np.uint8 or len(band) > self._missing:
-            raise ValueError(
-                f"A band of shape {band.shape} and type {band.dtype} where {self._missing} rows of {self._width} are "
-                "missing."
-            )
-        self._missing -= len(band)
+        """The next rows from the top: shape (any number of rows, width, 3), RGB, C-contiguous; nobody changes it
+        afterwards. Waits where too much is on its way: memory holds a few bands at most."""
         flat = band.reshape(len(band), -1)
         for top in range(0, len(flat), self._rows):
             rows = flat[top : top + self._rows]
-            self._pieces.put(partial(_compressed, rows, self._above))
+            self.put(partial(_compressed, rows, self._above))
             self._above = rows[-1]
         self._above = self._above.copy()  # and not the band that it is a part of
 
-    def finish(self) -> None:
-        """See BandSink."""
-        if self._missing:
-            raise ValueError(f"{self._missing} rows are missing.")
-        self._pieces.drain()
-        self._pieces.write(_chunk(b"IDAT", LAST_BLOCK + struct.pack(">I", self._adler)) + _chunk(b"IEND", b""))
-        self._pieces.close()
-
-    def abort(self) -> None:
-        """See BandSink."""
-        self._pieces.abort()
-
-    def _append(self, piece: tuple[bytes, int, int]) -> None:
+    def take(self, piece: tuple[bytes, int, int]) -> None:
         chunk, adler, length = piece
         self._adler = combined_adler32(self._adler, adler, length)
-        self._pieces.write(chunk)
+        self.append(chunk)
+
+    def finish(self) -> None:
+        self.drain()
+        last_block = b"\x03\x00"
+        self.end(_chunk(b"IDAT", last_block + struct.pack(">I", self._adler)) + _chunk(b"IEND", b""))
 
 
 def combined_adler32(first: int, second: int, length: int) -> int:
     """The Adler-32 of some bytes followed by *length* others, of which the checksums are known."""
     low = (first & 0xFFFF) + (second & 0xFFFF) - 1
     high = (first >> 16) + (second >> 16) + length * ((first & 0xFFFF) - 1)
-    return low % ADLER | high % ADLER << 16
+    return low % 65521 | high % 65521 << 16
 
 
 def _compressed(rows: NDArray[np.uint8], above: NDArray[np.uint8]) -> tuple[bytes, int, int]:
     """*rows*, shape (any number, bytes of a row), below the row *above*: a chunk of the file, and the Adler-32 and the
     length of the bytes that it holds."""
     filtered: NDArray[np.uint8] = np.empty((len(rows), rows.shape[1] + 1), np.uint8)
-    filtered[:, 0] = UP
+    filtered[:, 0] = 2  # the filter `up`: each row less the row above
     np.subtract(rows[0], above, out=filtered[0, 1:])
     np.subtract(rows[1:], rows[:-1], out=filtered[1:, 1:])
-    deflate = isal_zlib.compressobj(1, isal_zlib.DEFLATED, RAW)
+    deflate = isal_zlib.compressobj(1, isal_zlib.DEFLATED, -isal_zlib.MAX_WBITS)
     parts = deflate.compress(filtered), deflate.flush(isal_zlib.Z_SYNC_FLUSH)
     return _chunk(b"IDAT", *parts), isal_zlib.adler32(filtered), filtered.nbytes
 
@@ -220,12 +165,12 @@ def _chunk(kind: bytes, *parts: bytes) -> bytes:
     return b"".join((struct.pack(">I", sum(map(len, parts))), kind, *parts, struct.pack(">I", checksum)))
 
 
-class JpegFile:
-    """The BandSink of a baseline JPEG. What is longer than 65,500 pixels is scaled to fit. Beside the band it holds a
-    few strips of 6 MiB."""
+class JpegFile(PiecedFile[bytes]):
+    """A baseline JPEG. What is longer than 65,500 pixels is scaled to fit. Beside the band it holds a few strips of 6
+    MiB."""
 
     def __init__(self, path: Path, size: Size, pool: Pool) -> None:
-        """Raises DiskFailed."""
+        super().__init__(path, pool)
         self.size = self.size_for(size)
         self._resampler = Resampler(size, self.size, quick(), pool=pool)
         blocks_across = -(-self.size[0] // BLOCK)
@@ -233,7 +178,6 @@ class JpegFile:
         self._interval, self._rows = blocks_across * blocks_down, blocks_down * BLOCK
         self._waiting: list[NDArray[np.uint8]] = []
         self._strips = 0
-        self._pieces: PiecedFile[bytes] = PiecedFile(path, pool, self._append)
 
     @staticmethod
     def size_for(size: Size) -> Size:
@@ -245,7 +189,6 @@ class JpegFile:
         return width, height
 
     def write(self, band: NDArray[np.uint8]) -> None:
-        """See BandSink."""
         for rows in self._resampler.stream(band):
             while len(rows):
                 taken = rows[: self._rows - sum(map(len, self._waiting))]
@@ -255,45 +198,39 @@ class JpegFile:
                     self._encode()
         self._waiting = [rows.copy() for rows in self._waiting]  # and not the band that they are a part of
 
+    def take(self, piece: bytes) -> None:
+        scan = _segment(piece, SCAN)
+        data = scan + 2 + _length(piece, scan)
+        if self._strips:
+            joint = bytes((0xFF, 0xD0 + (self._strips - 1) % 8))
+        else:  # the headers of the first strip, with the height of all, and with the restart interval
+            height = _segment(piece, FRAME) + 5
+            joint = piece[:height] + self.size[1].to_bytes(2, "big") + piece[height + 2 : scan]
+            joint += b"\xff\xdd\x00\x04" + self._interval.to_bytes(2, "big") + piece[scan:data]
+        self.append(joint + piece[data:-2])  # without the mark of its end
+        self._strips += 1
+
     def finish(self) -> None:
-        """See BandSink."""
         self._resampler.finish()
         if self._waiting:
             self._encode()
-        self._pieces.drain()
-        self._pieces.write(EOI)
-        self._pieces.close()
-
-    def abort(self) -> None:
-        """See BandSink."""
-        self._pieces.abort()
-        self._waiting.clear()
+        self.drain()
+        self.end(b"\xff\xd9")
 
     def _encode(self) -> None:
-        self._pieces.put(partial(_encoded, self._waiting))
+        self.put(partial(encode_jpeg, self._waiting))
         self._waiting = []
 
-    def _append(self, strip: bytes) -> None:
-        scan = _segment(strip, SCAN)
-        data = scan + 2 + _length(strip, scan)
-        if self._strips:
-            joint = bytes((0xFF, RESTARTS + (self._strips - 1) % 8))
-        else:  # the headers of the first strip, with the height of all
-            height = _segment(strip, FRAME) + 5
-            joint = strip[:height] + self.size[1].to_bytes(2, "big") + strip[height + 2 : scan]
-            joint += INTERVAL + self._interval.to_bytes(2, "big") + strip[scan:data]
-        self._pieces.write(joint + strip[data : -len(EOI)])
-        self._strips += 1
 
-
-def _encoded(parts: list[NDArray[np.uint8]]) -> bytes:
-    rows = parts[0] if len(parts) == 1 else np.concatenate(parts)
-    return bytes(jpeg8_encode(rows, level=QUALITY, subsampling="420"))
+def encode_jpeg(parts: Sequence[NDArray[np.uint8]]) -> bytes:
+    """A JPEG of the rows of all *parts*."""
+    pixels = parts[0] if len(parts) == 1 else np.concatenate(parts)
+    return bytes(jpeg8_encode(np.ascontiguousarray(pixels), level=90, subsampling="420"))
 
 
 def _segment(jpeg: bytes, kind: int) -> int:
     """Where the first segment of that kind begins."""
-    place = len(SOI)
+    place = 2
     while jpeg[place + 1] != kind:
         place += 2 + _length(jpeg, place)
     return place

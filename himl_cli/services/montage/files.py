@@ -1,4 +1,5 @@
-"""The files of a montage: their names, montage.csv, and what is said where they cannot be written."""
+"""The files of a montage: their names, montage.csv, and the folder that they are written to. Nothing of them is seen
+there before all are complete, and nothing is replaced that is no montage's."""
 
 from __future__ import annotations
 
@@ -6,40 +7,52 @@ import csv
 import io
 import os
 import re
-from collections.abc import Iterable, Sequence
+import shutil
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from himl_cli.core.errors import FULL_DISK, DiskFailed
+from himl_cli.core.errors import FULL_DISK, BadUsage, DiskFailed, HimlError
 from himl_cli.core.files import PART_SUFFIX
-from himl_cli.core.montage import Box, CellOutcome, ImageFormat, MontageResult, WrittenFile
+from himl_cli.core.montage import (
+    Box,
+    CellOutcome,
+    ImageFormat,
+    MontageResult,
+    SlideEntry,
+    SlideUnreadable,
+    WrittenFile,
+)
+from himl_cli.core.processes import ProcessLock
 from himl_cli.services.transfer.local_files import DiskFull
 
+if TYPE_CHECKING:
+    from himl_cli.services.montage.dataset import SlideFolder
+
 PNG, JPG, RECORD, PAGE = "montage.png", "montage.jpg", "montage.csv", "index.html"
+# The description of the pyramid, and the folder of its tiles, whose name Deep Zoom makes of the other.
 DZI, TILES = "montage.dzi", "montage_files"
-"""The description of the pyramid, and the folder of its tiles, whose name Deep Zoom makes of the other."""
 FILES = (PNG, JPG, DZI, RECORD, PAGE)
 FILES_OF = {ImageFormat.png: (PNG,), ImageFormat.jpg: (JPG,), ImageFormat.dzi: (TILES, DZI, PAGE)}
-
-STAGING, NEW = f".montage{PART_SUFFIX}", "new"
-"""The folder inside the output folder that everything is made in (on the same disk, so that moving it out takes no
-time), and the folder of new files in it."""
-HINT = "Choose another folder with --output_path, or check its permissions."
-FULL_HINT = "Free some space, or choose another folder with --output_path, and run the command again."
-
+# The folder inside the output folder that everything is made in (on the same disk, so that moving it out takes no
+# time), and what is in it: folders of new files and of those that they replace, and a lock.
+STAGING, NEW, OLD, LOCK = f".montage{PART_SUFFIX}", "new", "old", "lock"
+HINT = "Choose another folder with --output_path."
 COLUMNS = (
     *("slide_id", "label", "image", "mask", "column", "row", "x", "y", "width", "height"),
     *("picture_x", "picture_y", "picture_width", "picture_height", "level", "backend", "status", "reason", "remark"),
 )
-_SURROGATE = re.compile("[\ud800-\udfff]")
-_FIRST_ODD_BYTE, _LAST_ODD_BYTE = 0xDC80, 0xDCFF
-"""How Python keeps bytes of file names that are no UTF-8."""
 
 
 def disk_error(err: OSError, what: str) -> DiskFailed:
     """*err* as ours; *what* is the sentence's beginning, such as `Cannot write to 'x'`."""
     if err.errno in FULL_DISK:
-        return DiskFull(f"{what}: no space left on the disk.", hint=FULL_HINT)
-    return DiskFailed(f"{what}: {err.strerror or err}.", hint=HINT)
+        hint = "Free some space, or choose another folder with --output_path, and run the command again."
+        return DiskFull(f"{what}: no space left on the disk.", hint=hint)
+    hint = "Choose another folder with --output_path, or check its permissions."
+    return DiskFailed(f"{what}: {err.strerror or err}.", hint=hint)
 
 
 def write_error(err: OSError, path: Path, what: str = "write") -> DiskFailed:
@@ -71,13 +84,14 @@ def write_record(path: Path, cells: Iterable[CellOutcome]) -> None:
     writer.writerow(COLUMNS)
     for cell in cells:
         status = "failed" if not cell.is_ok else "mask failed" if cell.reason else "ok"
-        level = "" if cell.level is None else cell.level
-        texts = [cell.slide_id, cell.label or "", cell.image, cell.mask or ""]
-        boxes = [cell.column, cell.row, *_sides(cell.box), *_sides(cell.picture)]
-        writer.writerow(
-            [plain(str(each)) for each in (*texts, *boxes, level, cell.backend, status, cell.reason, cell.remark)]
-        )
+        texts = [cell.slide_id, cell.label, cell.image, cell.mask, cell.column, cell.row]
+        values = [*texts, *_sides(cell.box), *_sides(cell.picture), cell.level, cell.backend, status]
+        writer.writerow(["" if each is None else plain(str(each)) for each in (*values, cell.reason, cell.remark)])
     write_text(path, text.getvalue())
+
+
+def _sides(box: Box | None) -> Sequence[int | None]:
+    return [None] * 4 if box is None else [box.x, box.y, box.width, box.height]
 
 
 def is_record(path: Path) -> bool:
@@ -93,13 +107,14 @@ def is_record(path: Path) -> bool:
 
 
 def escaped(text: str) -> str:
-    r"""*text* with bytes of file names that are no UTF-8 as `\xff`, and other lone surrogates as `\ud800`."""
-    return _SURROGATE.sub(_escape, text)
+    r"""*text* with bytes of file names that are no UTF-8, which Python keeps as surrogates, as `\xff`, and other lone
+    surrogates as `\ud800`."""
 
+    def escape(character: re.Match[str]) -> str:
+        code = ord(character[0])
+        return f"\\x{code & 0xFF:02x}" if 0xDC80 <= code <= 0xDCFF else f"\\u{code:04x}"
 
-def _escape(character: re.Match[str]) -> str:
-    code = ord(character[0])
-    return f"\\x{code & 0xFF:02x}" if _FIRST_ODD_BYTE <= code <= _LAST_ODD_BYTE else f"\\u{code:04x}"
+    return re.sub("[\ud800-\udfff]", escape, text)
 
 
 def plain(text: str) -> str:
@@ -108,20 +123,141 @@ def plain(text: str) -> str:
     return escaped(text).replace("\0", "\\u0000").replace("\r", "\\r")
 
 
-def _sides(box: Box | None) -> Sequence[object]:
-    return [""] * 4 if box is None else [box.x, box.y, box.width, box.height]
-
-
 def written_files(result: MontageResult) -> Sequence[WrittenFile]:
     """What *result* names, as it is on the disk. A pyramid's tiles lie in a folder beside its `.dzi`, and count as that
     file."""
-    sizes = {RECORD: None, JPG: result.jpg_size}
-    return [WrittenFile(path, _bytes_of(path), sizes.get(path.name, result.size)) for path in result.files]
+    written = []
+    for path in result.files:
+        size = path.stat().st_size
+        if path.name == DZI:
+            for folder, _, names in os.walk(path.with_name(TILES)):
+                size += sum(os.stat(os.path.join(folder, name)).st_size for name in names)
+        written.append(WrittenFile(path, size, {RECORD: None, JPG: result.jpg_size}.get(path.name, result.size)))
+    return written
 
 
-def _bytes_of(path: Path) -> int:
-    size = path.stat().st_size
-    if path.name == DZI:
-        for folder, _, names in os.walk(path.with_name(TILES)):
-            size += sum(os.stat(os.path.join(folder, name)).st_size for name in names)
-    return size
+@contextmanager
+def output_folder(path: Path) -> Iterator[Path]:
+    """Where to write the files of a montage in *path*, which is made, by the names that they have in the end; `publish`
+    moves them. Within the `with`, nobody else writes a montage there.
+
+    What a call left that was killed is removed first. Raises BadUsage where the folder is a link that leads nowhere,
+    DiskFailed where it cannot be made or written, HimlError where another process is at work in it.
+    """
+    staging = path.absolute() / STAGING
+    lock, is_locked = ProcessLock(staging / LOCK), False
+    made: list[Path] = []
+    try:
+        try:
+            missing = path.absolute()
+            if missing.exists() and not missing.is_dir():
+                raise DiskFailed(f"Cannot write to '{path}': it is a file.", hint="Name a folder.")
+            while not missing.exists():
+                if missing.is_symlink():
+                    what = f"'{missing.name}' is a link to '{os.readlink(missing)}', which does not exist"
+                    raise BadUsage(f"Cannot write to '{path}': {what}.", hint="Make that folder, or name another one.")
+                made.append(missing)
+                missing = missing.parent
+            staging.mkdir(parents=True, exist_ok=True)
+            is_locked = lock.take() and (staging / LOCK).exists()  # or its holder just removed it
+            if not is_locked:
+                raise HimlError(
+                    f"Another montage is being written to '{path}'.",
+                    hint="Wait until it is complete, or write to another folder by --output_path.",
+                )
+            _remove_staged(staging)
+            (staging / NEW).mkdir()
+        except OSError as err:
+            raise disk_error(err, f"Cannot write to '{path}'") from err
+        yield staging / NEW
+    finally:
+        if is_locked:
+            with suppress(OSError):  # Windows keeps a file that is open, and filelock removes it there
+                _remove_staged(staging)
+                (staging / LOCK).unlink()  # while it is held: who opens it later makes a new one
+        lock.release()
+        for folder in (staging, *made):  # as far as they were made for nothing
+            with suppress(OSError):
+                folder.rmdir()
+
+
+def _remove_staged(staging: Path) -> None:
+    for name in (OLD, NEW):
+        shutil.rmtree(staging / name, ignore_errors=True)
+
+
+def publish(path: Path, names: Sequence[str], stale: Sequence[str]) -> None:
+    """Move the files and folders *names* of `output_folder` into place, in this order, and take *stale* away. Raises
+    DiskFailed; then old and new files may lie side by side."""
+    staging = path.absolute() / STAGING
+    try:
+        (staging / OLD).mkdir()
+        for name in (*stale, *names):
+            final = path / name
+            if name in stale or (final.is_dir() and not final.is_symlink()):
+                with suppress(FileNotFoundError):
+                    os.rename(final, staging / OLD / name)
+            if name in names:
+                os.replace(staging / NEW / name, final)
+    except OSError as err:
+        raise disk_error(err, f"Cannot put the montage into '{path}'") from err
+
+
+def earlier_files(folder: Path, names: Collection[str]) -> tuple[list[str], list[str]]:
+    """Files of *folder* that are called as those of a montage, and not among *names*, which a new one consists of.
+
+    First those that an earlier montage made, which its montage.csv proves: they would be taken for the new one's, and
+    have to go. Then those that may be anybody's. A page, or tiles, without a `montage.dzi` beside them are none of
+    ours. Raises BadUsage where what would be replaced, or would go, is none of a montage's.
+    """
+    is_zoom = (folder / DZI).is_file()
+    found = [name for name in (PNG, JPG, *((PAGE, DZI, TILES) if is_zoom else ())) if name not in names]
+    found = [name for name in found if os.path.lexists(folder / name)]
+    removed, left = (found, []) if is_record(folder / RECORD) else ([], found)
+    for name in (*names, *removed):
+        path = folder / name
+        if os.path.lexists(path) and path.is_dir() != (name == TILES):
+            kinds = ("folder", "file") if path.is_dir() else ("file", "folder")
+            raise BadUsage(f"'{path}' is a {kinds[0]}, and a montage has a {kinds[1]} of that name.", hint=HINT)
+        if name == TILES and not is_zoom and path.is_dir() and os.listdir(path):
+            what = f"'{path}' has files in it that are no montage's: there is no {DZI} beside it."
+            raise BadUsage(what, hint=HINT)
+        if name == PAGE and not is_zoom and os.path.lexists(path):
+            raise BadUsage(f"'{path}' is no montage's page: there is no {DZI} beside it.", hint=HINT)
+    return removed, left
+
+
+def check_inputs(folder: Path, entries: Sequence[SlideEntry], slides: SlideFolder, lists: Iterable[Path]) -> None:
+    """Raises BadUsage where a slide, a mask or one of the *lists* of slides lies where a montage in *folder* has its
+    files.
+
+    Whatever the montage is to consist of: it would be replaced by this one, or taken for a part of it by the next one.
+    A record of a montage is no such list. Compared are identities of files, and real paths for the folder of tiles.
+    To be called before *slides* expects files; those that are not on this machine lie nowhere in *folder*.
+    """
+    if not any(os.path.lexists(folder / name) for name in (*FILES, TILES)):
+        return
+    real_path = cache(os.path.realpath)
+    tiles = f"{os.path.normcase(real_path(folder / TILES))}{os.sep}"
+    identities = {_identity(folder / name) for name in FILES} - {None}
+    inputs = [(path, "a list of slides") for path in lists if not is_record(path)]
+    names = [name for entry in entries for name in (entry.image, entry.mask) if name and slides.is_rereadable]
+    for name in names:
+        with suppress(SlideUnreadable), slides.local_path(name) as path:  # its cell will say so
+            inputs.append((path, "a slide or a mask"))
+    for path, kind in inputs:
+        if "\0" in str(path):
+            continue
+        found = [os.path.join(real_path(path.parent), path.name), *([real_path(path)] if os.path.islink(path) else [])]
+        if _identity(path) in identities or any(os.path.normcase(each).startswith(tiles) for each in found):
+            raise BadUsage(
+                f"'{path}' is {kind} of this montage, and the montage's own files have that name.", hint=HINT
+            )
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    try:
+        found = os.stat(path)
+    except (OSError, ValueError):
+        return None
+    return found.st_dev, found.st_ino

@@ -4,20 +4,38 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from himl_cli.core.errors import BadUsage
 from himl_cli.core.montage import DEFAULT_WIDTH, Box, Cell, Layout, LayoutStyle, Size, SlideEntry
+
+WHITE, BLACK = (255, 255, 255), (0, 0, 0)
+WANTED = 16 / 9
+# Shapes of the picture whose ratios to 16:9 differ by less than this are as good as each other: the one with the fewest
+# empty cells is taken.
+AS_GOOD = 0.05
+# The aspect (width by height) of cells where no slide's is known, and the bounds that a few odd slides cannot push it
+# over.
+USUAL, NARROWEST, WIDEST = 4 / 3, 1 / 4, 4.0
+LEAST = 4  # pixels that a slide's room has in width at least
+LEAST_CELL = 320  # pixels that a cell has in width at least where the picture's width is free
+GAPS_PER_CELL = 60
+# Sizes of caption letters in pixels per em. Capitals of 11 are 8 pixels high.
+LEAST_LETTERS, LARGEST_LETTERS = 11, 256
+# How many ems go into a cell's width, into that of a cell with a mask, into the picture's, and into the narrowest cell
+# that has a caption.
+LETTERS_PER_CELL, LETTERS_PER_PAIR, LETTERS_PER_PICTURE, LETTERS_AT_LEAST = 16, 24, 40, 8
+LINE = 1.4  # the height of a caption's room in ems
+HIML_LINE = 2  # pixels between hi-ml's cells, and around all of them
+# The largest letters of hi-ml's captions, and where in a cell's height their middle lies.
+HIML_LETTERS, HIML_MIDDLE = 48, 0.9
 
 
 def fitted(room: Box, size: Size) -> Box:
     """The largest box of the proportions of *size* that lies in *room*, in its middle; at least one pixel wide and
     high."""
-    width, height = size
-    scale = min(room.width / width, room.height / height)
-    wide = min(room.width, max(1, round(width * scale)))
-    high = min(room.height, max(1, round(height * scale)))
-    return Box(room.x + (room.width - wide) // 2, room.y + (room.height - high) // 2, wide, high)
+    scale = min(room.width / size[0], room.height / size[1])
+    return middle(room, (max(1, round(size[0] * scale)), max(1, round(size[1] * scale))))
 
 
 def middle(room: Box, size: Size) -> Box:
@@ -29,32 +47,6 @@ def middle(room: Box, size: Size) -> Box:
 def relative(box: Box, to: Box) -> Box:
     """*box* as it lies in *to*."""
     return Box(box.x - to.x, box.y - to.y, box.width, box.height)
-
-
-WHITE, BLACK = (255, 255, 255), (0, 0, 0)
-WANTED = 16 / 9
-AS_GOOD = 0.05
-"""Shapes of the picture whose ratios to 16:9 differ by less than this are as good as each other: the one with the
-fewest empty cells is taken."""
-USUAL, NARROWEST, WIDEST = 4 / 3, 1 / 4, 4.0
-"""The aspect (width by height) of cells where no slide's is known, and the bounds that a few odd slides cannot push it
-over."""
-LEAST = 4
-"""Pixels that a slide's room has in width at least."""
-LEAST_CELL = 320
-"""Pixels that a cell has in width at least where the picture's width is free."""
-GAPS_PER_CELL = 60
-LEAST_LETTERS, LARGEST_LETTERS = 11, 256
-"""Sizes of caption letters in pixels per em. Capitals of 11 are 8 pixels high."""
-LETTERS_PER_CELL, LETTERS_PER_PAIR, LETTERS_PER_PICTURE, LETTERS_AT_LEAST = 16, 24, 40, 8
-"""How many ems go into a cell's width, into that of a cell with a mask, into the picture's, and into the narrowest cell
-that has a caption."""
-LINE = 1.4
-"""The height of a caption's room in ems."""
-HIML_LINE = 2
-"""Pixels between hi-ml's cells, and around all of them."""
-HIML_LETTERS, HIML_MIDDLE = 48, 0.9
-"""The largest letters of hi-ml's captions, and where in a cell's height their middle lies."""
 
 
 def fit_layout(
@@ -70,17 +62,18 @@ def fit_layout(
         raise BadUsage("There are no slides to lay out.")
     known = [math.log(each) for each in aspects if each is not None]
     aspect = min(WIDEST, max(NARROWEST, math.exp(statistics.median(known)) if known else USUAL))
-    if width is None:
-        gap, wide = _one_to_one(sizes, aspect, has_masks)
-        columns = _columns(
-            len(aspects), aspect, has_masks, lambda columns: min(DEFAULT_WIDTH, columns * (wide + gap) + gap)
-        )
-        needed = columns * (wide + gap) + gap
-        width = min(DEFAULT_WIDTH, needed)
+    # Cells in which the median slide is neither shrunk nor enlarged:
+    pictures = 2 if has_masks else 1
+    needed = statistics.median_high(max(size[0], size[1] * aspect) for size in sizes) if sizes else 0
+    room = max(round(needed), LEAST_CELL // pictures)
+    gap = -(-pictures * room // (GAPS_PER_CELL - pictures))
+    wide = pictures * room + (pictures - 1) * gap
+    widths = [columns * (wide + gap) + gap for columns in range(1, len(aspects) + 1)]
+    columns = _columns(aspect, has_masks, [min(DEFAULT_WIDTH, each) if width is None else width for each in widths])
+    if width is None and widths[columns - 1] <= DEFAULT_WIDTH:
+        width = widths[columns - 1]
     else:
-        needed, asked = 0, width
-        columns = _columns(len(aspects), aspect, has_masks, lambda _: asked)
-    if width != needed:
+        width = DEFAULT_WIDTH if width is None else width
         gap = -(-(width // columns) // GAPS_PER_CELL)
         wide = (width - gap) // columns - gap
     least = 2 * LEAST + 1 if has_masks else LEAST
@@ -113,7 +106,7 @@ def himl_layout(count: int, *, has_masks: bool, width: int) -> Layout:
     """Lay out *count* slides as hi-ml did: cells twice as wide as high, slides stretched to them, black lines between;
     the picture is about *width* pixels wide. A single slide has no lines around it. Captions lie over the lower edge.
 
-    A cell's `entry` is its place in the order of `himl_order`. Raises BadUsage where there are no slides, or too little
+    A cell's `entry` is its place in `himl_order`. Raises BadUsage where there are no slides, or too little
     width for them.
     """
     if not count:
@@ -139,9 +132,9 @@ def himl_layout(count: int, *, has_masks: bool, width: int) -> Layout:
     return Layout(LayoutStyle.himl, size, columns, rows, BLACK, cells)
 
 
-def himl_order(entries: Sequence[SlideEntry]) -> list[int]:
-    """The numbers of *entries* in the order in which hi-ml shows them: that of the file names of its thumbnails."""
-    return sorted(range(len(entries)), key=lambda number: f"{entries[number].slide_id}.png")
+def himl_order(entries: Sequence[SlideEntry]) -> list[SlideEntry]:
+    """*entries* in the order in which hi-ml shows them: that of the file names of its thumbnails."""
+    return sorted(entries, key=lambda entry: f"{entry.slide_id}.png")
 
 
 def _too_narrow(width: int, count: int, least: int) -> BadUsage:
@@ -162,30 +155,18 @@ def _letters(wide: float, has_masks: bool, width: int) -> int:
     return max(LEAST_LETTERS, int(size))
 
 
-def _one_to_one(sizes: Sequence[Size], aspect: float, has_masks: bool) -> tuple[int, int]:
-    """The gap and the width of cells in which the median one of *sizes* is neither shrunk nor enlarged."""
-    pictures = 2 if has_masks else 1
-    needed = statistics.median_high(max(width, height * aspect) for width, height in sizes) if sizes else 0
-    room = max(round(needed), LEAST_CELL // pictures)
-    gap = -(-pictures * room // (GAPS_PER_CELL - pictures))
-    return gap, pictures * room + (pictures - 1) * gap
-
-
-def _columns(count: int, aspect: float, has_masks: bool, width: Callable[[int], int]) -> int:
-    """How many cells a row make the picture, of a *width* by that number, as near to 16:9 as can be; as good as that,
-    the fewest empty cells."""
-    offs = {columns: _off(count, columns, aspect, has_masks, width(columns)) for columns in range(1, count + 1)}
+def _columns(aspect: float, has_masks: bool, widths: Sequence[int]) -> int:
+    """How many cells a row make the picture, of the *widths* with 1, 2 ... of them, one for each slide, as near to 16:9
+    as can be; as good as that, the fewest empty cells."""
+    count = len(widths)
+    offs = {}  # how far from 16:9 it is, before pixels are rounded: the logarithm of the ratio
+    for columns, width in enumerate(widths, start=1):
+        pitch = width / columns
+        gap = pitch / GAPS_PER_CELL
+        wide = pitch - gap
+        room = (wide - gap) / 2 if has_masks else wide
+        high = room / aspect + _letters(wide, has_masks, width) * LINE + gap
+        offs[columns] = abs(math.log(width / (-(-count // columns) * high) / WANTED))
     best = min(offs.values())
     good = [columns for columns, off in offs.items() if off < best + AS_GOOD]
     return min(good, key=lambda columns: (-count % columns, offs[columns]))
-
-
-def _off(count: int, columns: int, aspect: float, has_masks: bool, width: int) -> float:
-    """How far from 16:9 the picture is with that many *columns*, before pixels are rounded: the logarithm of the
-    ratio."""
-    pitch = width / columns
-    gap = pitch / GAPS_PER_CELL
-    wide = pitch - gap
-    room = (wide - gap) / 2 if has_masks else wide
-    high = room / aspect + _letters(wide, has_masks, width) * LINE + gap
-    return abs(math.log(width / (-(-count // columns) * high) / WANTED))

@@ -1,24 +1,27 @@
-"""A montage as a Deep Zoom pyramid: how it is cut, and writing all levels in one pass from the top down."""
+"""A montage as a Deep Zoom pyramid: how it is cut, writing all levels in one pass from the top down, and the page that
+shows it, one file that needs no network and no server."""
 
 from __future__ import annotations
 
+import base64
+import hashlib
+import html
+import json
+import re
+from collections.abc import Sequence
 from concurrent.futures import FIRST_EXCEPTION, Executor, Future, wait
 from dataclasses import dataclass
+from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-import imagecodecs
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
-from himl_cli.core.montage import Box, Size
-from himl_cli.services.montage.files import DZI, TILES, write_error, write_text
+from himl_cli.core.montage import Box, CellOutcome, Size
+from himl_cli.services.montage.encoding import encode_jpeg
+from himl_cli.services.montage.files import DZI, TILES, escaped, write_error, write_text
 
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-FORMAT = "jpg"
-QUALITY = 90
 SLAB_BYTES = 4 << 20
 
 
@@ -54,43 +57,26 @@ class Tiling:
     def box_of(self, level: int, column: int, row: int) -> Box:
         """What the tile shows, in pixels of its level."""
         width, height = self.size_of(level)
-        left, right = self._extent(column, width)
-        top, bottom = self._extent(row, height)
-        return Box(left, top, right - left, bottom - top)
-
-    def _extent(self, number: int, end: int) -> tuple[int, int]:
-        return max(0, number * self.tile - self.overlap), min(end, (number + 1) * self.tile + self.overlap)
+        left, top = (max(0, number * self.tile - self.overlap) for number in (column, row))
+        right, bottom = ((number + 1) * self.tile + self.overlap for number in (column, row))
+        return Box(left, top, min(width, right) - left, min(height, bottom) - top)
 
     def name_of(self, level: int, column: int, row: int) -> str:
         """Of the tile's file, beside the description."""
-        return f"{TILES}/{level}/{column}_{row}.{FORMAT}"
-
-    @property
-    def description(self) -> str:
-        """The text of `montage.dzi`."""
-        width, height = self.size
-        return (
-            '<?xml version="1.0" encoding="UTF-8"?>\n'
-            f'<Image xmlns="http://schemas.microsoft.com/deepzoom/2008" Format="{FORMAT}" Overlap="{self.overlap}" '
-            f'TileSize="{self.tile}">\n'
-            f'  <Size Width="{width}" Height="{height}"/>\n'
-            "</Image>\n"
-        )
+        return f"{TILES}/{level}/{column}_{row}.jpg"
 
 
 class DeepZoom:
-    """The BandSink of `montage.dzi` and its tiles, `montage_files/<level>/<column>_<row>.jpg`, below *folder*, which is
-    made.
+    """`montage.dzi` and its tiles, `montage_files/<level>/<column>_<row>.jpg`, below *folder*, which is made.
 
     A level keeps the rows of one row of tiles, (510 + 2) x its width x 3 bytes; all levels together hold about 3 kB for
     each pixel of the picture's width. A row of tiles is encoded in the pool while the next band is made; the rows after
-    it wait for that.
+    it wait for that. Used as a `PiecedFile`.
     """
 
     def __init__(self, folder: Path, size: Size, pool: Executor) -> None:
-        """Raises DiskFailed."""
         self.tiling = Tiling(size)
-        self._description = folder / DZI
+        self._folder = folder
         self._levels: list[_Level] = []
         for number in range(self.tiling.levels):
             tiles = folder / TILES / str(number)
@@ -100,31 +86,29 @@ class DeepZoom:
                 raise write_error(err, tiles, "make the folder") from err
             coarser = self._levels[-1] if self._levels else None
             self._levels.append(_Level(folder, self.tiling, number, pool, coarser))
-        self._finest = self._levels[-1]
 
     def write(self, band: NDArray[np.uint8]) -> None:
-        """See BandSink. Raises ValueError where the band is of another width, or reaches below the picture."""
-        rows, width, _ = band.shape
-        if width != self.tiling.size[0] or rows > self._finest.missing:
-            raise ValueError(
-                f"a band of {width} x {rows} pixels; {self.tiling.size[0]} x {self._finest.missing} at most are missing"
-            )
-        slab = max(1, SLAB_BYTES // (width * 3))
-        for top in range(0, rows, slab):
-            self._finest.add(band[top : top + slab])
+        slab = max(1, SLAB_BYTES // (self.tiling.size[0] * 3))
+        for top in range(0, len(band), slab):
+            self._levels[-1].add(band[top : top + slab])
 
     def finish(self) -> None:
-        """See BandSink. Raises ValueError where rows are missing."""
-        if self._finest.missing:
-            raise ValueError(f"{self._finest.missing} rows of the picture were not written")
         for level in self._levels:
             level.settle()
-        write_text(self._description, self.tiling.description)
+        width, height = self.tiling.size
+        text = (
+            '<?xml version="1.0" encoding="UTF-8"?>\n'
+            '<Image xmlns="http://schemas.microsoft.com/deepzoom/2008" Format="jpg" '
+            f'Overlap="{self.tiling.overlap}" TileSize="{self.tiling.tile}">\n'
+            f'  <Size Width="{width}" Height="{height}"/>\n'
+            "</Image>\n"
+        )
+        write_text(self._folder / DZI, text)
 
     def abort(self) -> None:
-        """See BandSink."""
+        """Make no more tiles; wait for those that were begun."""
         for level in self._levels:
-            level.abandon()
+            wait([each for each in level.encoding if not each.cancel()])
 
 
 class _Level:
@@ -137,42 +121,44 @@ class _Level:
         self._height = height
         self._top = 0  # the row of the level that comes first in _rows
         self._end = 0  # the row of the level that is to come next
+        self._columns, self._tile_rows = tiling.grid_of(number)
         self._tile_row = 0
         self._odd: NDArray[np.uint8] | None = None  # a row whose lower neighbour is still to come
-        self._encoding: list[Future[None]] = []
-
-    @property
-    def missing(self) -> int:
-        return self._height - self._end
-
-    def add(self, rows: NDArray[np.uint8]) -> None:
-        """The next rows from the top. Raises DiskFailed where earlier ones could not be written."""
-        left = rows
-        while len(left):
-            self._begin_tile_row()
-            fitting = left[: self._bottom - self._end]
-            self._rows[self._end - self._top : self._end - self._top + len(fitting)] = fitting
-            self._end += len(fitting)
-            left = left[len(fitting) :]
-            while self._end == self._bottom and self._tile_row < self._tiling.grid_of(self._number)[1]:
-                self._begin_tile_row()
-                self._encode_tile_row()
-        if self._coarser is not None:  # it gets the means of each two rows; the last of an odd number has no neighbour
-            if self._odd is not None:
-                self._coarser.add(_halved(np.concatenate((self._odd, rows[:1]))))
-                self._odd, rows = None, rows[1:]
-            even = len(rows) if not self.missing else len(rows) & ~1
-            if even:
-                self._coarser.add(_halved(rows[:even]))
-            if even < len(rows):
-                self._odd = rows[even:].copy()
+        self.encoding: list[Future[None]] = []
 
     @property
     def _bottom(self) -> int:
         """The row after the last one that the present row of tiles shows."""
         return min(self._height, (self._tile_row + 1) * self._tiling.tile + self._tiling.overlap)
 
-    def _begin_tile_row(self) -> None:
+    def add(self, rows: NDArray[np.uint8]) -> None:
+        """The next rows from the top. Raises DiskFailed where earlier ones could not be written."""
+        left = rows
+        while len(left):
+            self._drop_used()
+            fitting = left[: self._bottom - self._end]
+            self._rows[self._end - self._top : self._end - self._top + len(fitting)] = fitting
+            self._end += len(fitting)
+            left = left[len(fitting) :]
+            while self._end == self._bottom and self._tile_row < self._tile_rows:
+                self._drop_used()
+                for column in range(self._columns):
+                    box = self._tiling.box_of(self._number, column, self._tile_row)
+                    path = self._folder / self._tiling.name_of(self._number, column, self._tile_row)
+                    tile = self._rows[: box.height, box.x : box.x + box.width]
+                    self.encoding.append(self._pool.submit(_write_tile, path, tile))
+                self._tile_row += 1
+        if self._coarser is not None:  # it gets the means of each two rows; the last of an odd number has no neighbour
+            if self._odd is not None:
+                self._coarser.add(_halved(np.concatenate((self._odd, rows[:1]))))
+                self._odd, rows = None, rows[1:]
+            even = len(rows) if self._end == self._height else len(rows) & ~1
+            if even:
+                self._coarser.add(_halved(rows[:even]))
+            if even < len(rows):
+                self._odd = rows[even:].copy()
+
+    def _drop_used(self) -> None:
         """Drop the rows that only earlier tiles show."""
         self.settle()
         top = max(0, self._tile_row * self._tiling.tile - self._tiling.overlap)
@@ -180,24 +166,11 @@ class _Level:
             self._rows[: self._end - top] = self._rows[top - self._top : self._end - self._top].copy()
             self._top = top
 
-    def _encode_tile_row(self) -> None:
-        for column in range(self._tiling.grid_of(self._number)[0]):
-            box = self._tiling.box_of(self._number, column, self._tile_row)
-            path = self._folder / self._tiling.name_of(self._number, column, self._tile_row)
-            self._encoding.append(
-                self._pool.submit(_write_tile, path, self._rows[: box.height, box.x : box.x + box.width])
-            )
-        self._tile_row += 1
-
     def settle(self) -> None:
         """Wait for the tiles that are being made. Raises DiskFailed."""
-        for each in wait(self._encoding, return_when=FIRST_EXCEPTION).done:
+        for each in wait(self.encoding, return_when=FIRST_EXCEPTION).done:
             each.result()
-        self._encoding = []
-
-    def abandon(self) -> None:
-        """Make no more tiles; wait for those that were begun."""
-        wait([each for each in self._encoding if not each.cancel()])
+        self.encoding = []
 
 
 def _halved(rows: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -206,9 +179,61 @@ def _halved(rows: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def _write_tile(path: Path, pixels: NDArray[np.uint8]) -> None:
-    """Raises DiskFailed."""
-    encoded = imagecodecs.jpeg8_encode(np.ascontiguousarray(pixels), level=QUALITY, subsampling="420")
+    encoded = encode_jpeg([pixels])
     try:
         path.write_bytes(encoded)
     except OSError as err:
         raise write_error(err, path) from err
+
+
+def write_page(path: Path, tiling: Tiling, cells: Sequence[CellOutcome], title: str) -> None:
+    """Write the page that shows the pyramid of *tiling*, whose tiles lie beside *path*, and lets *cells* be searched.
+    Raises DiskFailed."""
+    script = "".join(asset(name) for name in ("cells.js", "view.js", "panels.js", "page.js"))
+    viewer = asset("openseadragon.min.js").partition("//# sourceMappingURL=")[0]  # that map is not there
+    library = f"/*\n{asset('openseadragon-LICENSE.txt')}*/\n{viewer}"
+    digests = [base64.b64encode(hashlib.sha256(each.encode()).digest()).decode() for each in (library, script)]
+    hashes = " ".join(f"'sha256-{digest}'" for digest in digests)
+    # It may run these scripts and show pictures that lie beside it; load nothing else, from nowhere.
+    policy = (
+        f"default-src 'none'; script-src {hashes}; style-src 'unsafe-inline'; img-src 'self' file: data: blob:; "
+        "base-uri 'none'; form-action 'none'"
+    )
+    parts = {
+        "title": html.escape(escaped(title)),
+        "policy": html.escape(policy),
+        "style": asset("page.css"),
+        "data": _page_data(tiling, cells, title),
+        "library": library,
+        "script": script,
+    }
+    write_text(path, re.sub(r"\{\{(\w+)\}\}", lambda mark: parts[mark[1]], asset("page.html")))
+
+
+def asset(name: str) -> str:
+    """The text of a file that comes with this package."""
+    return (files(__package__) / "assets" / name).read_text(encoding="utf-8")
+
+
+def _page_data(tiling: Tiling, cells: Sequence[CellOutcome], title: str) -> str:
+    """What the page's script reads, as JSON that nothing in HTML takes for markup: in ASCII, and without `<`, `>` and
+    `&`. A cell is a list, in the order that `cells.js` names."""
+    rows = []
+    for cell in cells:
+        label = None if cell.label is None else escaped(cell.label)
+        box = [cell.box.x, cell.box.y, cell.box.width, cell.box.height]
+        texts = [escaped(text) for text in (cell.image, cell.backend, cell.reason, cell.remark)]
+        rows.append([escaped(cell.slide_id), label, *box, cell.level, int(cell.is_ok), *texts])
+    data = {
+        "title": escaped(title),
+        "width": tiling.size[0],
+        "height": tiling.size[1],
+        "tile": tiling.tile,
+        "overlap": tiling.overlap,
+        "levels": tiling.levels,
+        "folder": TILES,
+        "format": "jpg",
+        "cells": rows,
+    }
+    text = json.dumps(data, ensure_ascii=True, separators=(",", ":"))
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")

@@ -1,4 +1,5 @@
-"""Which slides a montage shows: files of a folder, or lines of a CSV, less those that were left out."""
+"""Which slides a montage shows: files of a folder, or lines of a CSV with the columns `image` and `slide_id`, perhaps
+`label` and `mask`; less those that were left out by a list of ids."""
 
 from __future__ import annotations
 
@@ -8,11 +9,12 @@ import re
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from fnmatch import translate
 from functools import cache
 from glob import escape
-from pathlib import Path
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from posixpath import basename, dirname
 
 from himl_cli.core.blobs import listed
@@ -20,27 +22,27 @@ from himl_cli.core.errors import BadUsage, NotFound
 from himl_cli.core.events import Notice, Notify
 from himl_cli.core.montage import SlideEntry
 from himl_cli.services.montage.dataset import LocalFolder, SlideFolder
-from himl_cli.services.montage.files import DZI, FILES, RECORD, TILES, plain
-from himl_cli.services.montage.table import quoted, quoted_list, table_slides
+from himl_cli.services.montage.files import COLUMNS, DZI, FILES, RECORD, TILES, plain
 from himl_cli.services.submission.ignore_rules import fits, without_repeats
 from himl_cli.services.text_files import read_text
 
 DATASET_CSV = "dataset.csv"
 OPENSLIDE_EXTENSIONS = ("bif", "czi", "dcm", "mrxs", "ndpi", "scn", "svs", "svslide", "tif", "tiff", "vms", "vmu")
 PLAIN_EXTENSIONS = ("jpeg", "jpg", "png")
-ESCAPED_AMPERSAND = "%26"
-"""How `&` in file names looks in some mounted datasets."""
-_TILE = re.compile(rf"(?:(?P<folder>.*)/)?{TILES}/\d+/\d+_\d+\.jpg", re.ASCII | re.DOTALL)
+TILE = re.compile(rf"(?:(?P<folder>.*)/)?{TILES}/\d+/\d+_\d+\.jpg", re.ASCII | re.DOTALL)
+SEPARATORS = ",;\t"
+REQUIRED, OPTIONAL = ("image", "slide_id"), ("label", "mask")
+# A first line by which Excel says what separates columns.
+DECLARED = re.compile(r'"?sep=([^"\w\s]|\t)"?[ ]*(?=[\r\n])', re.IGNORECASE)
+MOST_COLUMNS, LONGEST_NAME = 12, 80
+HEADER_HINT = "Its first line must name the columns image and slide_id; label and mask may be there too."
 
 INCLUDE, EXCLUDE = "--include_by_slide_id", "--exclude_by_slide_id"
 HEADERS = {
     *("slide_id", "slide id", "slideid", "slide", "slides", "image_id", "image", "images"),
     *("filename", "file_name", "file name", "file", "path", "name", "id"),
 }
-IMPOSSIBLE = "\ud800"
-"""Separates the fields of a list that has one column: no decoded text holds it."""
-LONGEST_HEADER = 100_000
-LARGEST = 64 << 20
+LARGEST_LIST = 64 << 20
 SHAPE = "It is a text with one id a line, or a CSV whose first column is called slide_id."
 
 
@@ -101,11 +103,11 @@ def list_slides(folder: SlideFolder, query: SlideQuery, notify: Notify) -> list[
                 "files instead."
             )
         )
-    slides = _folder_slides(folder, pattern, notify) if csv_name is None else table_slides(folder, csv_name, notify)
+    slides = _folder_slides(folder, pattern, notify) if csv_name is None else _table_slides(folder, csv_name, notify)
     if ids is not None:
         slides = _selected(slides, ids, f"{option}: '{path}'", notify, of_folder=csv_name is None)
     counts = Counter(slide.slide_id for slide in slides)
-    repeated = [f"{quoted(slide_id)} ({count:,} times)" for slide_id, count in counts.items() if count > 1]
+    repeated = [f"{_quoted(slide_id)} ({count:,} times)" for slide_id, count in counts.items() if count > 1]
     if len(repeated) == 1:
         notify(Notice(f"One slide id stands for several slides, all are shown: {repeated[0]}."))
     elif repeated:
@@ -127,11 +129,11 @@ class Pattern:
     other wildcards stay within a part.
 
     A leading `/` or `./` is dropped. A `**` at the end means every file below. Names that begin with a dot match too.
-    On Windows `\\` is a separator too, and upper and lower case are the same.
+    On Windows `\\` is a separator too, and upper and lower case are the same. Raises BadUsage for a pattern that is
+    empty or leaves the folder.
     """
 
     def __init__(self, text: str, *, windows: bool = sys.platform == "win32") -> None:
-        """Raises BadUsage for a pattern that is empty or leaves the folder."""
         self.text = text
         parts = [part for part in (text.replace("\\", "/") if windows else text).split("/") if part not in ("", ".")]
         if not parts:
@@ -154,7 +156,6 @@ class Pattern:
 
 @cache
 def _slide_extensions() -> tuple[str, ...]:
-    """Ends of the names of files that may be slides, with their dots, in lower case."""
     import tifffile
 
     return tuple(f".{each}" for each in (*OPENSLIDE_EXTENSIONS, *PLAIN_EXTENSIONS, *tifffile.TIFF.FILE_EXTENSIONS))
@@ -165,23 +166,34 @@ def may_be_slide(name: str) -> bool:
     return name.lower().endswith(_slide_extensions())
 
 
+def _quoted(name: str) -> str:
+    """*name* in quotes, for a message; of a long one its beginning."""
+    return f"'{name}'" if len(name) <= LONGEST_NAME else f"'{name[: LONGEST_NAME - 1]}…'"
+
+
 def _folder_slides(folder: SlideFolder, pattern: Pattern | None, notify: Notify) -> list[SlideEntry]:
     """The files that match *pattern*, hidden ones too; None: those that may be slides and are not hidden. Sorted by
     name; never empty.
 
     Earlier montages in the folder are left out, and that is said. Ids are file names, or all are names with their
-    folders where file names repeat. Raises BadUsage where nothing matches, NotFound where the folder has no slides.
+    folders where file names repeat; `&` looks like `%26` in some mounted datasets. Raises BadUsage where nothing
+    matches, NotFound where the folder has no slides.
     """
     every = list(folder.names())
     if pattern is None:
         wanted = [name for name in every if may_be_slide(name) and not name.startswith(".") and "/." not in name]
     else:
         wanted = list(filter(pattern.matches, every))
-    made = _made_by_himl(every)
-    names = [name for name in wanted if name not in made]
-    if len(names) < len(wanted):
-        left_out = quoted_list([name for name in wanted if name in made])
-        notify(Notice(f"Files of an earlier montage are left out: {left_out}."))
+    records, zooms = ({dirname(name) for name in every if basename(name) == file} for file in (RECORD, DZI))
+    names: list[str] = []
+    made: list[str] = []
+    for name in wanted:
+        tile = TILE.fullmatch(name)
+        is_file = basename(name) in FILES and dirname(name) in records
+        is_made = is_file or (tile is not None and (tile["folder"] or "") in zooms)
+        (made if is_made else names).append(name)
+    if made:
+        notify(Notice(f"Files of an earlier montage are left out: {listed([_quoted(name) for name in made])}."))
     count = f"has {len(every):,} file{'' if len(every) == 1 else 's'}" if every else "has no files"
     if not names and pattern is None:
         raise NotFound(
@@ -196,33 +208,147 @@ def _folder_slides(folder: SlideFolder, pattern: Pattern | None, notify: Notify)
         raise BadUsage(f"--image_glob '{pattern.text}' matches no file in {folder.label}, which {count}.", hint=hint)
     bases = [basename(name) for name in names]
     ids = bases if len(set(bases)) == len(bases) else names
-    return [SlideEntry(each.replace(ESCAPED_AMPERSAND, "&"), name) for each, name in zip(ids, names, strict=True)]
+    return [SlideEntry(each.replace("%26", "&"), name) for each, name in zip(ids, names, strict=True)]
 
 
-def _made_by_himl(names: Sequence[str]) -> set[str]:
-    """Those of *names* that belong to a montage: they are called so, and its record lies beside them; of tiles the
-    description of their pyramid."""
-    folders = {dirname(name) for name in names if basename(name) == RECORD}
-    zoomable = {dirname(name) for name in names if basename(name) == DZI}
-    return {
-        name
-        for name in names
-        if (basename(name) in FILES and dirname(name) in folders)
-        or ((tile := _TILE.fullmatch(name)) is not None and (tile["folder"] or "") in zoomable)
-    }
+def _table_slides(slides: SlideFolder, name: str, notify: Notify) -> list[SlideEntry]:
+    """The slides of the CSV *name*, in its order; never empty. Images and masks are names in the folder, or absolute.
+
+    Values are text as it stands; a line without an id is called by its image, and that is said.
+    Raises BadUsage for a file that is no such CSV, NotFound, DiskFailed.
+    """
+    rows = read_table(slides.text(name), name)
+    unnamed = [f"line {line}" for line, values in rows if not values[1]]
+    if unnamed:
+        notify(Notice(f"'{name}': without a slide_id, called by their images: {listed(unnamed)}."))
+    entries = []
+    for _, (image, slide_id, label, mask) in rows:
+        image_name, mask_name = (_located(slides, dirname(name), each) for each in (image, mask))
+        entries.append(SlideEntry(slide_id or image, image_name, label or None, mask_name or None))
+    return entries
+
+
+def read_table(text: str, name: str) -> list[tuple[int, Sequence[str]]]:
+    """The lines of a CSV that are slides, by their numbers: image, slide_id, label and mask of each, empty where there
+    is none; blank lines are passed over. Raises BadUsage."""
+    if "\0" in text:
+        raise BadUsage(f"'{name}' is no CSV: it has NUL bytes in it.", hint="Save it as 'CSV UTF-8'.")
+
+    def header_of(separator: str) -> Sequence[str]:
+        """The header's fields, were *separator* the one that is used; empty where it would be broken."""
+        with suppress(csv.Error):
+            return next((values for _, values in _rows(text, separator, False)), ())
+        return ()
+
+    def rank(separator: str) -> tuple[int, int]:
+        """The separator with which the header has most of the required columns; of those the one that cuts it into most
+        fields."""
+        fields = [_column_name(field) for field in header_of(separator)]
+        return len({*fields} & {*REQUIRED}), len(fields)
+
+    if declared := DECLARED.match(text):
+        text = text[declared.end() :]
+    separator = declared[1] if declared else max(SEPARATORS, key=rank)
+    # Blanks that follow the separators, as in `image, slide_id`, are not part of the values.
+    is_spaced = any(field.startswith(" ") for field in header_of(separator)[1:])
+    try:
+        rows = list(_rows(text, separator, is_spaced))
+    except csv.Error as err:
+        line, reason = err.args
+        raise BadUsage(
+            f"'{name}', line {line}: {reason}.",
+            hint="Write a field that holds quotes or separators in double quotes, and quotes in it twice.",
+        ) from err
+    if not rows:
+        raise BadUsage(f"'{name}' is empty.", hint=HEADER_HINT)
+    shown, slides = rows[0][1], rows[1:]
+    header = [_column_name(value) for value in shown]
+    if header == [*COLUMNS]:
+        raise BadUsage(
+            f"'{name}' tells of a montage, and is no list of slides.",
+            hint=f"Name the folder of the slides, with --include_by_slide_id '{name}'.",
+        )
+    for column in (*REQUIRED, *OPTIONAL):
+        if column in REQUIRED and column not in header:
+            more = f" and {len(shown) - MOST_COLUMNS:,} more" if len(shown) > MOST_COLUMNS else ""
+            columns = ", ".join(_quoted(each.strip()) for each in shown[:MOST_COLUMNS]) + more
+            raise BadUsage(f"'{name}' has no column '{column}'; it has: {columns}.", hint=HEADER_HINT)
+        if header.count(column) > 1:
+            what = f"'{name}' has {header.count(column)} columns '{column}'."
+            raise BadUsage(what, hint="Rename or remove all but one.")
+    wrong = [f"line {line} has {len(values)}" for line, values in slides if len(values) != len(header)]
+    if wrong:
+        raise BadUsage(
+            f"'{name}': its header has {len(header)} field{'' if len(header) == 1 else 's'}, {listed(wrong)}.",
+            hint="Each line must have as many fields as the header.",
+        )
+    if not slides:
+        raise BadUsage(f"'{name}' has no line below its header.", hint="Give it one line for each slide.")
+    places = [header.index(column) if column in header else None for column in (*REQUIRED, *OPTIONAL)]
+    return [
+        (line, ["" if place is None or not values[place].strip() else values[place] for place in places])
+        for line, values in slides
+    ]
+
+
+def _column_name(field: str) -> str:
+    return field.strip().strip('"').casefold()
+
+
+def _rows(text: str, separator: str, is_spaced: bool) -> Iterator[tuple[int, Sequence[str]]]:
+    """The lines that are not blank, each with the number of its first line. Raises csv.Error with the number of a line
+    and the reason."""
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, skipinitialspace=is_spaced, strict=True)
+    while True:
+        line = reader.line_num + 1
+        try:
+            values = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as err:
+            raise csv.Error(line, str(err)) from err
+        if any(value.strip() for value in values):
+            yield line, values
+
+
+def _located(slides: SlideFolder, folder: str, path: str) -> str:
+    """*path*, relative to the CSV's *folder*, as a name in *slides*; backslashes separate where only that names a
+    file."""
+    if not path or PurePosixPath(path).is_absolute() or PureWindowsPath(path).is_absolute():
+        return path
+    name = _joined(folder, path)
+    if "\\" in path and not slides.has(name) and slides.has(other := _joined(folder, path.replace("\\", "/"))):
+        return other
+    return name
+
+
+def _joined(folder: str, path: str) -> str:
+    above = folder.split("/") if folder else []
+    parts = path.split("/")
+    while parts and (parts[0] == "." or (parts[0] == ".." and above)):
+        if parts.pop(0) == "..":
+            above.pop()
+    return "/".join([*above, *parts])
 
 
 def _selected(
     slides: Sequence[SlideEntry], ids: Sequence[str], source: str, notify: Notify, *, of_folder: bool
 ) -> list[SlideEntry]:
     """The *slides* that are left, in their order, by the *ids* of *source* (an option and its file). Those of a folder
-    also go by file name and by path in it. Raises BadUsage where none is left."""
+    also go by file name and by path in it, and all as the record of a montage writes names that UTF-8 cannot say.
+    Raises BadUsage where none is left."""
     option = source.partition(":")[0]
     wanted = set(ids)
-    keys = [_keys(slide, of_folder) for slide in slides]
-    left = [slide for slide, names in zip(slides, keys, strict=True) if names.isdisjoint(wanted) == (option == EXCLUDE)]
-    known: set[str] = set().union(*keys)
+    known: set[str] = set()
+    left = []
+    for slide in slides:
+        names = {slide.slide_id, slide.image, basename(slide.image)} if of_folder else {slide.slide_id}
+        keys = {each.strip() for name in names for each in (name, plain(name))}
+        known |= keys
+        if keys.isdisjoint(wanted) == (option == EXCLUDE):
+            left.append(slide)
     unknown = [each for each in ids if each not in known]
+    shown = listed([_quoted(each) for each in unknown])
     if not left and option == EXCLUDE:
         raise BadUsage(
             f"{source} excludes every slide, {len(slides):,} in all.", hint="Leave some ids out of the list."
@@ -231,20 +357,14 @@ def _selected(
         raise no_ids(source)
     if not left:
         raise BadUsage(
-            f"{source} has the id of no slide; it has {quoted_list(unknown)}.",
-            hint=f"{SHAPE} An id of a slide is {quoted(slides[0].slide_id)}.",
+            f"{source} has the id of no slide; it has {shown}.",
+            hint=f"{SHAPE} An id of a slide is {_quoted(slides[0].slide_id)}.",
         )
     if len(unknown) == 1:
-        notify(Notice(f"{option}: no slide has the id {quoted(unknown[0])}."))
+        notify(Notice(f"{option}: no slide has the id {shown}."))
     elif unknown:
-        notify(Notice(f"{option}: no slide has one of these {len(unknown):,} ids: {quoted_list(unknown)}."))
+        notify(Notice(f"{option}: no slide has one of these {len(unknown):,} ids: {shown}."))
     return left
-
-
-def _keys(slide: SlideEntry, of_folder: bool) -> set[str]:
-    """What *slide* may be called in a list: also as the record of a montage writes names that UTF-8 cannot say."""
-    names = {slide.slide_id, slide.image, basename(slide.image)} if of_folder else {slide.slide_id}
-    return {each.strip() for name in names for each in (name, plain(name))}
 
 
 def no_ids(source: str) -> BadUsage:
@@ -260,12 +380,10 @@ def read_ids(path: Path, option: str) -> list[str]:
 
     Raises BadUsage for a missing file, one that is no text, or a broken CSV.
     """
-    try:
-        is_large = path.stat().st_size > LARGEST
-    except (OSError, ValueError):
-        is_large = False
-    if is_large:
-        raise BadUsage(f"{option}: '{path}' is no list of ids: it is larger than {LARGEST >> 20} MiB.", hint=SHAPE)
+    with suppress(OSError, ValueError):  # which reading it says better
+        if path.stat().st_size > LARGEST_LIST:
+            what = f"{option}: '{path}' is no list of ids: it is larger than {LARGEST_LIST >> 20} MiB."
+            raise BadUsage(what, hint=SHAPE)
     text = read_text(path, option)
     if "\0" in text:
         raise BadUsage(f"{option}: '{path}' is no text: it has NUL bytes in it.", hint=SHAPE)
@@ -281,21 +399,16 @@ def parse_ids(text: str) -> Iterator[str]:
     start = next((number for number, line in enumerate(lines) if line.strip()), len(lines))
     if start == len(lines):
         return
-    separator = _separator(lines[start])
-    if separator is None:
+    separators = SEPARATORS if len(lines[start]) <= csv.field_size_limit() else ""
+    for separator in separators:
+        header = next(csv.reader([lines[start]], delimiter=separator, skipinitialspace=True), [])
+        if header and header[0].strip().casefold() in HEADERS:
+            break
+    else:
         yield from lines[start:]
         return
+    if len(header) == 1:
+        separator = "\ud800"  # no decoded text holds it
     rest = io.StringIO("\n".join(lines[start + 1 :]), newline="")
     rows = csv.reader(rest, delimiter=separator, skipinitialspace=True, strict=True)
     yield from (row[0] for row in rows if row)
-
-
-def _separator(line: str) -> str | None:
-    """What separates the columns of a CSV with the header *line*; None where its first field is no known header."""
-    if len(line) > LONGEST_HEADER:
-        return None
-    for separator in ",;\t":
-        fields = next(csv.reader([line], delimiter=separator, skipinitialspace=True), [])
-        if fields and fields[0].strip().casefold() in HEADERS:
-            return separator if len(fields) > 1 else IMPOSSIBLE
-    return None

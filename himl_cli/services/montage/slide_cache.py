@@ -7,14 +7,12 @@ import os
 import shutil
 import threading
 import uuid
-from bisect import bisect_left
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from enum import Enum
+from itertools import chain
 from pathlib import Path
-from posixpath import dirname, splitext
 
 from himl_cli.core.blobs import BlobInfo, Failure, TransferResult
 from himl_cli.core.errors import BadUsage, DiskFailed, HimlError, Interrupted, NotAllowed, ServiceFailed
@@ -32,20 +30,16 @@ from himl_cli.services.transfer.plan import DownloadRequest
 from himl_cli.workspaces.base import BlobStore
 
 VARIABLE, SECTION, KEY = "HIML_SLIDE_CACHE_GB", "montage", "cache_gb"
-DEFAULT_GB = 20
 GB = 1_000_000_000
-SPARED = 1_000_000_000
-"""Bytes of the disk that are left to others."""
-AT_ONCE, BYTES_AT_ONCE = 64, 2_000_000_000
-"""Slides that one transfer fetches at most: enough that its end does not count, and few enough that the first are not
-waited for long; and their bytes, so that room which gets free is soon used again."""
-PARTS = 16
-"""Room is used again once this part of the limit got free, so that transfers do not fetch a single slide."""
+DEFAULT_GB = 20
+SPARED = GB  # bytes of the disk that are left to others
+# A transfer fetches so many slides at most, and, unless one slide has more, this part of the limit: what it fetched is
+# deleted as a whole.
+AT_ONCE, PARTS = 64, 16
+# So many slides in a row that failed for a reason that names none of them settle that the others would fail too.
 HOPELESS = 16
-"""So many slides in a row that failed for a reason that names none of them settle that the others would fail too."""
 SECONDS, SECONDS_TO_END = 0.5, 1.0
 LOCK = ".lock"
-MIRAX, HAMAMATSU, DICOM = ".mrxs", (".vms", ".vmu"), ".dcm"
 
 
 def cache_limit(start: Path, environ: Mapping[str, str] | None = None) -> int:
@@ -54,83 +48,55 @@ def cache_limit(start: Path, environ: Mapping[str, str] | None = None) -> int:
 
     Raises BadUsage for a value that is no such number, and for a key of the section that is not known.
     """
-    wanted = "It takes a number of gigabytes from 0, such as 50."
     settings = section_settings(start, SECTION)
     for key, setting in settings.items():
         if key != KEY:
             raise setting.wrong("is not known.", hint=did_you_mean(key, (KEY,)) or f"Keys of [{SECTION}]: {KEY}.")
     text = (os.environ if environ is None else environ).get(VARIABLE, "").strip()
-    if text:
-        size = _bytes_of(text)
-        if size is None:
-            raise BadUsage(f"The variable {VARIABLE} cannot be '{text}'.", hint=wanted)
-        return size
-    if KEY not in settings:
+    if not text and KEY not in settings:
         return DEFAULT_GB * GB
-    value = settings[KEY].value
-    size = _bytes_of(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else None
-    if size is None:
-        raise settings[KEY].wrong(f"cannot be {value!r}.", hint=wanted)
-    return size
-
-
-def _bytes_of(gigabytes: str | float) -> int | None:
-    """None for what is no size, or more than a float holds."""
+    value = text or settings[KEY].value
     try:
-        size = float(gigabytes) * GB
-        return round(size) if math.isfinite(size) and size >= 0 else None
-    except (ValueError, OverflowError):
-        return None
-
-
-def companions(name: str, names: Sequence[str]) -> Iterator[str]:
-    """Those of *names*, which are sorted, that OpenSlide reads along with the slide *name*.
-
-    Of a MIRAX slide the folder that is called as it; of a Hamamatsu `.vms` or `.vmu` the files beside it whose names
-    begin with its own; of a DICOM file the others of its folder, for each may hold a level. Slides of other formats are
-    one file.
-    """
-    stem, extension = splitext(name)
-    extension = extension.lower()
-    folder = f"{dirname(name)}/" if "/" in name else ""
-    if extension == MIRAX:
-        start = f"{stem}/"
-    elif extension in HAMAMATSU or extension == DICOM:
-        start = folder if extension == DICOM else stem
-    else:
-        return
-    for place in range(bisect_left(names, start), len(names)):
-        each = names[place]
-        if not each.startswith(start):
-            return
-        is_beside = "/" not in each[len(folder) :] and (extension != DICOM or each.lower().endswith(DICOM))
-        if each != name and (extension == MIRAX or is_beside):
-            yield each
-
-
-class _State(Enum):
-    waiting = "waiting"  # or used and deleted
-    coming = "coming"
-    ready = "ready"
-    failed = "failed"
+        size = math.nan if isinstance(value, bool) else float(value) * GB
+    except (TypeError, ValueError, OverflowError):
+        size = math.nan
+    if 0 <= size < math.inf:
+        return round(size)
+    hint = "It takes a number of gigabytes from 0, such as 50."
+    if text:
+        raise BadUsage(f"The variable {VARIABLE} cannot be '{text}'.", hint=hint)
+    raise settings[KEY].wrong(f"cannot be {value!r}.", hint=hint)
 
 
 @dataclass(eq=False)
 class _Slide:
     """A slide and its files in the store; how often it will be asked for yet, and by how many readers it is open now.
-    `folder` is that of the transfer that fetched it, together with `beside`."""
+
+    `transfer` is the one that fetches or fetched it; None: it is not here, or no more. `reason` says why it failed.
+    """
 
     name: str
     files: Sequence[BlobInfo]
     uses: int
     readers: int = 0
-    state: _State = _State.waiting
+    transfer: _Transfer | None = None
+    is_ready: bool = False
     reason: str = ""
-    folder: Path = Path()
-    beside: Sequence[_Slide] = ()
 
-    def path(self, name: str) -> Path:
-        return self.folder.joinpath(*name.split("/"))
+    @property
+    def is_due(self) -> bool:
+        """Whether it is to be fetched, by and by."""
+        return self.transfer is None and not self.reason and self.uses > 0
+
+
+@dataclass(eq=False)
+class _Transfer:
+    """*slides* that are fetched at once into a *folder*, and deleted together once it is over."""
+
+    folder: Path
+    slides: Sequence[_Slide]
+    size: int
+    is_over: bool = False
 
 
 class _Stopped(Exception):
@@ -141,8 +107,8 @@ class SlideDownloads:
     """*slides* of *store*, each its files and how often it will be asked for, by name: fetched by a thread of its own,
     those that are waited for first, then the others in their order, as far as *limit* bytes and the disk go.
 
-    They stay to the end where all fit (`are_kept`), which else is said; then each is deleted once it was asked for as
-    often as it was expected. What is waited for is fetched beyond the limit if it must. Nobody else uses *store*
+    They stay to the end where all fit (`are_kept`), which else is said; then they are deleted once they were asked for
+    as often as was expected. What is waited for is fetched beyond the limit if it must. Nobody else uses *store*
     meanwhile. Raises BadUsage for a user without a home, DiskFailed.
     """
 
@@ -152,9 +118,14 @@ class SlideDownloads:
         top = cache_of("slides", "to keep slides in", "Fetch them with 'himl datastore download', and name the folder.")
         self._store, self._notify = store, notify
         try:
-            _remove_abandoned(top)
+            for folder in top.iterdir():  # what killed processes left
+                if folder.is_dir() and not is_held(top / f"{folder.name}{LOCK}"):
+                    shutil.rmtree(folder, ignore_errors=True)
+                    with suppress(OSError):
+                        (top / f"{folder.name}{LOCK}").unlink()
             self._root = top / uuid.uuid4().hex
-            self._lock = ProcessLock(top / f"{self._root.name}{LOCK}")
+            self._lock_file = top / f"{self._root.name}{LOCK}"
+            self._lock = ProcessLock(self._lock_file)
             self._lock.take()
             self._root.mkdir(mode=0o700)  # after the lock: a folder without a holder is that of a himl that died
             free = shutil.disk_usage(top).free - SPARED
@@ -165,12 +136,20 @@ class SlideDownloads:
         size = sum({blob.name: blob.size for slide in self._slides.values() for blob in slide.files}.values())
         self.are_kept = size <= self._limit
         if not self.are_kept:
-            notify(Notice(_excess(size, self._limit, is_set=limit <= free)))
+            place, way_out = f"the disk of himl's cache ({_gigabytes(max(self._limit, 0))} free for them)", ""
+            if limit <= free:
+                place = f"the cache ({_gigabytes(limit)})"
+                way_out = f" {VARIABLE}={-(-size // GB)} changes that, where the disk has room."
+            text = (
+                f"The slides ({_gigabytes(size)}) do not fit {place}: each is read once, and cells of --layout fit are "
+                f"4:3, whatever the slides' shapes.{way_out}"
+            )
+            notify(Notice(text))
         self._queue = deque(self._slides.values())
         self._demanded: list[_Slide] = []
         self._transfers = self._used = self._failures = 0
         self._has_any = self._is_stopped = False
-        self._error: BaseException | None = None
+        self._errors: list[BaseException] = []
         self._notices: set[str] = set()
         self._changed = threading.Condition()
         self._thread = threading.Thread(target=self._work, name="himl-slides", daemon=True)
@@ -183,15 +162,12 @@ class SlideDownloads:
         with self._changed:
             slide.readers += 1
         try:
-            self._wait_for(slide)
-            yield slide.path(name)
+            yield self._wait_for(slide).folder.joinpath(*name.split("/"))
         finally:
             with self._changed:
                 slide.readers -= 1
                 slide.uses -= 1
-                if slide.state is _State.ready and not self.are_kept and slide.readers <= 0 and slide.uses <= 0:
-                    self._delete(slide, _State.waiting)
-                    self._changed.notify_all()
+                self._delete_if_used(slide.transfer)
 
     def stop(self) -> None:
         """Nothing is wanted any more."""
@@ -205,86 +181,75 @@ class SlideDownloads:
         self._thread.join(SECONDS_TO_END)
         shutil.rmtree(self._root, ignore_errors=True)
         with suppress(OSError):
-            self._root.with_name(f"{self._root.name}{LOCK}").unlink()
+            self._lock_file.unlink()
         self._lock.release()
 
-    def _wait_for(self, slide: _Slide) -> None:
+    def _wait_for(self, slide: _Slide) -> _Transfer:
         with self._changed:
-            while slide.state is not _State.ready:
+            while slide.transfer is None or not slide.is_ready:
                 if self._is_stopped:
                     raise Interrupted("Interrupted.")
-                if self._error is not None:
-                    raise self._error
-                if slide.state is _State.failed:
+                if self._errors:
+                    raise self._errors[0]
+                if slide.reason:
                     raise SlideUnreadable(slide.reason)
-                if slide.state is _State.waiting and slide not in self._demanded:
+                if slide.transfer is None and slide not in self._demanded:
                     self._demanded.append(slide)
                     self._changed.notify_all()
                 self._changed.wait(SECONDS)
+            return slide.transfer
 
-    def _delete(self, slide: _Slide, state: _State) -> None:
-        """Remove its files that no other slide of its transfer needs; it is in *state* then."""
-        slide.state = state
-        needed = {
-            blob.name
-            for other in slide.beside
-            if other.folder == slide.folder and other.state in (_State.coming, _State.ready)
-            for blob in other.files
-        }
-        for blob in slide.files:
-            if blob.name not in needed:
-                self._used -= blob.size
-                with suppress(OSError):  # it did not arrive, or a program has it open (on Windows)
-                    slide.path(blob.name).unlink()
+    def _delete_if_used(self, transfer: _Transfer | None) -> None:
+        """Delete what *transfer* fetched, unless one of its slides is open, or will be asked for."""
+        if transfer is None or not transfer.is_over or self.are_kept:
+            return
+        if any(not slide.reason and (slide.readers > 0 or slide.uses > 0) for slide in transfer.slides):
+            return
+        self._used -= transfer.size
+        shutil.rmtree(transfer.folder, ignore_errors=True)  # a program may have a file open (on Windows)
+        for slide in transfer.slides:
+            slide.transfer, slide.is_ready = None, False
+        self._changed.notify_all()
 
     def _work(self) -> None:
-        with Caught(self._end_with):
-            while batch := self._next_batch():
-                self._fetch(batch)
+        with Caught(self._errors.append):  # whoever waits looks for it every SECONDS
+            while not self._is_stopped and not self._errors:
+                with self._changed:
+                    transfer = self._next_transfer()
+                    if transfer is None:
+                        self._changed.wait(SECONDS)
+                if transfer is not None:
+                    self._fetch(transfer)
 
-    def _end_with(self, error: BaseException) -> None:
-        with self._changed:
-            self._error = None if isinstance(error, _Stopped) else error
-            self._changed.notify_all()
-
-    def _next_batch(self) -> Sequence[_Slide]:
-        """What comes next in one transfer, once there is something; nothing when it is stopped."""
-        with self._changed:
-            while not self._is_stopped and self._error is None:
-                if batch := self._batch():
-                    return batch
-                self._changed.wait()
-            return ()
-
-    def _batch(self) -> Sequence[_Slide]:
-        while self._queue and (self._queue[0].state is not _State.waiting or self._queue[0].uses <= 0):
+    def _next_transfer(self) -> _Transfer | None:
+        """Of slides that are waited for, the first of them whether or not there is room, then of the queue."""
+        while self._queue and not self._queue[0].is_due:
             self._queue.popleft()
         room = self._limit - self._used
-        candidates = [*self._demanded]
-        if room >= self._limit / PARTS:
-            candidates += [
-                slide
-                for slide in self._queue
-                if slide.state is _State.waiting and slide.uses > 0 and slide not in self._demanded
-            ]
-        batch: list[_Slide] = []
+        slides: list[_Slide] = []
         files: dict[str, int] = {}
-        for slide in candidates:
+        for slide in chain(self._demanded, self._queue if room > 0 else ()):
+            if slide in slides or not (slide.is_due or slide in self._demanded):
+                continue
             together = files | {blob.name: blob.size for blob in slide.files}
-            is_urgent = not batch and bool(self._demanded)
-            if len(batch) == AT_ONCE or (sum(together.values()) > min(room, BYTES_AT_ONCE) and not is_urgent):
+            size = sum(together.values())
+            is_first = not slides and (bool(self._demanded) or size <= room)
+            if not is_first and (len(slides) == AT_ONCE or size > min(room, self._limit / PARTS)):
                 break
-            batch.append(slide)
+            slides.append(slide)
             files = together
+        if not slides:
+            return None
         self._transfers += 1
-        self._used += sum(files.values())
-        for slide in batch:
-            slide.state, slide.folder, slide.beside = _State.coming, self._root / str(self._transfers), batch
-        self._demanded = [slide for slide in self._demanded if slide not in batch]
-        return batch
+        transfer = _Transfer(self._root / str(self._transfers), slides, sum(files.values()))
+        self._used += transfer.size
+        for slide in slides:
+            slide.transfer = transfer
+        self._demanded = [slide for slide in self._demanded if slide not in slides]
+        return transfer
 
-    def _fetch(self, batch: Sequence[_Slide]) -> None:
-        blobs = {blob.name: blob for slide in batch for blob in slide.files}
+    def _fetch(self, transfer: _Transfer) -> None:
+        blobs = {blob.name: blob for slide in transfer.slides for blob in slide.files}
         missing = set(blobs)
 
         def observe(event: Event) -> None:
@@ -298,13 +263,12 @@ class SlideDownloads:
             if isinstance(event, Finished):
                 with self._changed:
                     missing.discard(event.name)
-                    for slide in batch:
-                        if slide.state is _State.coming and missing.isdisjoint(blob.name for blob in slide.files):
-                            slide.state = _State.ready
+                    for slide in transfer.slides:
+                        slide.is_ready = slide.is_ready or missing.isdisjoint(blob.name for blob in slide.files)
                     self._changed.notify_all()
             self._notify(event)
 
-        request = DownloadRequest(batch[0].folder, overwrite=True)
+        request = DownloadRequest(transfer.folder, overwrite=True)
         try:
             result = download(ChosenFiles(self._store, blobs.values()), request, observe)
         except DiskFailed as err:
@@ -312,77 +276,51 @@ class SlideDownloads:
             raise type(err)(str(err), hint=f"{err.hint} {where}".strip()) from err
         except HimlError as err:
             result = TransferResult(failed=tuple(Failure(name, str(err), err.code, err.hint) for name in blobs))
-        self._settle(batch, result)
+        self._settle(transfer, result)
 
-    def _settle(self, batch: Sequence[_Slide], result: TransferResult) -> None:
+    def _settle(self, transfer: _Transfer, result: TransferResult) -> None:
         """The transfer has ended: what it did not fail to fetch is ready."""
-        label = self._store.label
-        reasons = {
-            one.name: one.message.replace(f"'{one.name}' in {label}", "it").replace(f"'{one.name}'", "it").rstrip(".")
-            for one in result.failed
-        }
+        reasons = {one.name: one.cause.replace(f"it in {self._store.label}", "it").rstrip(".") for one in result.failed}
         reasons |= {one.name: f"it cannot be kept here: {one.reason}" for one in result.refused}
         reasons |= dict.fromkeys(result.differing, "another program put a file in its place here")
+        # What the service, or the way to it, is the reason of, and not the one file.
+        general = [
+            one
+            for one in result.failed
+            if one.code in (ServiceFailed.code, NotAllowed.code) and f"'{one.name}'" not in one.message
+        ]
         with self._changed:
-            failed = 0
-            for slide in batch:
+            transfer.is_over = True
+            for slide in transfer.slides:
                 bad = next((blob.name for blob in slide.files if blob.name in reasons), None)
-                if slide.state is _State.coming and bad is None:
-                    slide.state = _State.ready
-                elif slide.state is _State.coming and bad is not None:
+                if bad is None:
+                    slide.is_ready = True
+                elif not slide.is_ready:
                     belongs = "" if bad == slide.name else f"'{bad}', which belongs to it: "
                     slide.reason = f"{belongs}{reasons[bad]}"
-                    self._delete(slide, _State.failed)
-                    failed += 1
-            if failed < len(batch) or len(result.failed) < len(reasons) or not all(map(_is_general, result.failed)):
+            ready = sum(slide.is_ready for slide in transfer.slides)
+            if ready or len(general) < len(reasons):
                 self._has_any, self._failures = True, 0
-            if general := [failure for failure in result.failed if _is_general(failure)]:
-                self._failures += failed
+            if general:
+                self._failures += len(transfer.slides) - ready
                 self._give_up(general[-1])
+            self._delete_if_used(transfer)
             self._changed.notify_all()
 
     def _give_up(self, failure: Failure) -> None:
         """End, or let the other slides fail, where enough of them failed as this one."""
-        left = [slide for slide in self._slides.values() if slide.state is _State.waiting and slide.uses > 0]
+        left = [slide for slide in self._queue if slide.is_due]
         if left and self._failures < HOPELESS:
             return
         if not self._has_any:  # a picture of failed cells would take the place of a good one
             count = len(self._slides)
             none = "The slide did not come" if count == 1 else f"None of the {count:,} slides came"
             kind = NotAllowed if failure.code == NotAllowed.code else ServiceFailed
-            self._error = kind(f"{none} from {self._store.label}: {failure.message}", hint=failure.hint)
+            self._errors.append(kind(f"{none} from {self._store.label}: {failure.message}", hint=failure.hint))
+        self._demanded.clear()  # who waits for another one names it again
         for slide in left:
-            slide.state = _State.failed
             slide.reason = f"{failure.message} So it was for the slides before it; this one was not tried"
 
 
-def _is_general(failure: Failure) -> bool:
-    """Whether the service, or the way to it, failed, and not this one file."""
-    return failure.code in (ServiceFailed.code, NotAllowed.code) and f"'{failure.name}'" not in failure.message
-
-
-def _remove_abandoned(top: Path) -> None:
-    """Remove what runs of himl left that were killed, or were of a version that kept slides."""
-    for folder in top.iterdir():
-        lock = top / f"{folder.name}{LOCK}"
-        if folder.is_dir() and not is_held(lock):
-            shutil.rmtree(folder, ignore_errors=True)
-            with suppress(OSError):
-                lock.unlink()
-
-
-def _excess(size: int, room: int, *, is_set: bool) -> str:
-    """That *size* bytes of slides are more than the *room* for them, which the user set or the disk has, and what
-    follows from it."""
-    place = (
-        f"the cache ({_in_gb(room)})" if is_set else f"the disk of himl's cache ({_in_gb(max(room, 0))} free for them)"
-    )
-    way_out = f" {VARIABLE}={-(-size // GB)} changes that, where the disk has room." if is_set else ""
-    return (
-        f"The slides ({_in_gb(size)}) do not fit {place}: each is read once, and cells of --layout fit are 4:3, "
-        f"whatever the slides' shapes.{way_out}"
-    )
-
-
-def _in_gb(size: int) -> str:
+def _gigabytes(size: int) -> str:
     return f"{size / GB:,.1f} GB" if size >= GB or not size else f"{size / 1e6:,.1f} MB"

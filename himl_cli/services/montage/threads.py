@@ -13,10 +13,7 @@ from typing import TypeVar
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
-MALLOC_THRESHOLDS, KEPT_BYTES = (-3, -1), 1 << 30
-"""Of memory maps and of trimming, see mallopt(3)."""
-SECONDS = 0.5
-"""How long is waited at a time: on Windows, Ctrl-C is heard in between only."""
+SECONDS = 0.5  # how long is waited at a time: on Windows, Ctrl-C is heard in between only
 
 
 def cores() -> int:
@@ -29,31 +26,27 @@ def reuse_freed_memory() -> None:
     and go, and without it a montage takes 8 % more of the processor's time. Does nothing where there is no glibc."""
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt is not None:
-        for option in MALLOC_THRESHOLDS:
-            mallopt(option, KEPT_BYTES)
+        for threshold in (-3, -1):  # of memory maps and of trimming, see mallopt(3)
+            mallopt(threshold, 1 << 30)
 
 
 class Pool(ThreadPoolExecutor):
     """*workers* threads for everything: reading, painting, encoding. None of their tasks may wait for one that has not
     begun.
 
-    After `give_up` tasks end at their next `check`. Left by an error, those that have not begun are dropped.
+    Left by an error, it calls *stop*; tasks end at their next `check`, and those that have not begun are dropped.
     """
 
-    def __init__(self, workers: int) -> None:
+    def __init__(self, workers: int, stop: Callable[[], None] | None = None) -> None:
         super().__init__(workers, thread_name_prefix="himl-montage")
         self.workers = workers
+        self._stop = stop
         self._ending = Event()
 
     def check(self) -> None:
         """Raises CancelledError where the montage is being given up."""
         if self._ending.is_set():
             raise CancelledError
-
-    def give_up(self) -> None:
-        """From here on `check` raises. Nothing is cancelled yet: who waits for a task that is cancelled in the queue
-        would wait for ever."""
-        self._ending.set()
 
     def results(self, futures: Iterable[Future[Result]]) -> list[Result]:
         """What they return, in their order, once all are done. Raises what the first that failed raised, at once."""
@@ -67,6 +60,10 @@ class Pool(ThreadPoolExecutor):
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if kind is not None:
+            self._ending.set()
+            if self._stop is not None:
+                self._stop()
         self.shutdown(wait=True, cancel_futures=kind is not None)
 
 

@@ -18,7 +18,7 @@ from himl_cli.services.montage.threads import Pool
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from himl_cli.services.montage.encoding import BandSink
+    from himl_cli.services.montage.compose import Sink
 
 
 def shades(size: Size) -> NDArray[np.uint8]:
@@ -32,7 +32,7 @@ def shades(size: Size) -> NDArray[np.uint8]:
     return pixels
 
 
-def put(sink: BandSink, pixels: NDArray[np.uint8], heights: tuple[int, ...]) -> None:
+def put(sink: Sink, pixels: NDArray[np.uint8], heights: tuple[int, ...]) -> None:
     """All of *pixels* in bands of these heights, over and over, and the end."""
     top = 0
     for height in cycle(heights):

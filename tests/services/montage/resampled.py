@@ -43,7 +43,7 @@ def by_pillow(pixels: NDArray[np.uint8], target: Size) -> NDArray[np.uint8]:
 
 
 def fed(resampler: Resampler, strips: Iterator[NDArray[np.uint8]]) -> NDArray[np.uint8]:
-    made = [rows for strip in strips for rows in resampler.feed(strip)]
+    made = [rows for strip in strips for rows in resampler.stream(strip)]
     resampler.finish()
     return np.concatenate(made)
 

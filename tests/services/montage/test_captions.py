@@ -14,9 +14,7 @@ from hypothesis import strategies as st
 from PIL import features
 
 from himl_cli.core.montage import Box, Cell, LayoutStyle, SlideEntry
-from himl_cli.services.montage import caption_text as text_module
-from himl_cli.services.montage.caption_text import CaptionText, clusters, readable
-from himl_cli.services.montage.captions import Inscription, caption_for, undrawable
+from himl_cli.services.montage.captions import Inscription, caption_for, caption_parts, clusters, extent, has_glyph, readable, undrawable
 from himl_cli.services.montage.layout import LEAST_LETTERS
 
 if TYPE_CHECKING:
@@ -84,11 +82,11 @@ def test_nothing_is_cut(slide_id: str, label: str | None, width: int, height: in
     cell = cell_with((width, height))
     made = caption(entry(slide_id, label), cell)
     if made is None:
-        assert not CaptionText.of(entry(slide_id, label)).whole() or width < 80
+        assert not any(caption_parts(entry(slide_id, label))) or width < 80
         return
     (line,) = made.lines
     assert line.size >= LEAST_LETTERS
-    left, top, right, bottom = text_module.extent(line.text, line.size)
+    left, top, right, bottom = extent(line.text, line.size)
     assert line.x + left >= 0
     assert line.x + right <= width
     assert line.y + top >= 40
@@ -194,10 +192,10 @@ def test_a_text_becomes_one_readable_line(text: str, shown: str) -> None:
 
 
 def test_the_font_tells_what_it_cannot_draw() -> None:
-    assert text_module.has_glyph("é")
-    assert text_module.has_glyph("ש")
-    assert text_module.has_glyph(" ")
-    assert not text_module.has_glyph("瘤")
+    assert has_glyph("é")
+    assert has_glyph("ש")
+    assert has_glyph(" ")
+    assert not has_glyph("瘤")
     assert undrawable([entry("切片", "瘤 a"), entry("片1"), entry("\n\u202e\udcff", "tumour…")]) == "切片瘤"
 
 

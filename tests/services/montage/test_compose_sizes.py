@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from himl_cli.core.montage import ImageFormat, Layout, LayoutStyle, Size
-from himl_cli.services.montage.compose import Sinks, layout_remarks
+from himl_cli.services.montage.compose import SINKS, layout_remarks
 from himl_cli.services.montage.encoding import JpegFile
 from himl_cli.services.montage.threads import Pool
 
@@ -17,11 +17,11 @@ from himl_cli.services.montage.threads import Pool
 def test_only_the_jpeg_of_a_wide_montage_is_scaled(tmp_path: Path) -> None:
     size = (70_000, 40)
     with Pool(2) as pool:
-        sinks = Sinks(tuple(ImageFormat), tmp_path, size, pool)
-        for _ in range(2):
-            sinks.write(np.full((20, size[0], 3), 200, np.uint8))
-        sinks.finish()
-    assert sinks.jpg_size == (65_500, 37)
+        for kind, name in SINKS.values():
+            sink = kind(tmp_path / name, size, pool)
+            for _ in range(2):
+                sink.write(np.full((20, size[0], 3), 200, np.uint8))
+            sink.finish()
     for name, expected in {"montage.png": size, "montage.jpg": (65_500, 37)}.items():
         with Image.open(tmp_path / name) as image:
             assert image.size == expected

@@ -11,10 +11,9 @@ from numpy.typing import NDArray
 
 from himl_cli.core.events import ignore
 from himl_cli.core.montage import Box, CellOutcome, ImageFormat, LayoutStyle, MontageRequest, SlideEntry
-from himl_cli.services.montage.cells import BAND_BYTES, CellPainter, Progress, painted_bands
+from himl_cli.services.montage.cells import BAND_BYTES, CellPainter, Progress, Setting, find_sources, painted_bands
 from himl_cli.services.montage.dataset import LocalFolder
 from himl_cli.services.montage.layout import fit_layout, himl_layout
-from himl_cli.services.montage.pictures import Setting, find_sources
 from himl_cli.services.montage.threads import Pool
 from tests.slides import slide_picture, write_mask, write_tiff, zero_tiles
 
@@ -34,10 +33,11 @@ def painted(
     with Pool(2) as pool:
         found = find_sources(entries, place, request.backend, pool)
         fit = style is LayoutStyle.fit
-        aspects = [size[0] / size[1] for each in found for size in each.image.levels[:1]]
+        aspects = [size[0] / size[1] for image, _ in found for size in image.levels[:1]]
         layout = fit_layout(aspects, has_masks=has_masks, width=width) if fit else himl_layout(len(found), has_masks=has_masks, width=width)
         progress = Progress(len(entries), layout.size[1], ignore)
-        cells = [CellPainter(cell, found[cell.entry], Setting(request, layout, place, pool, held), progress) for cell in layout.cells]
+        setting = Setting(request, layout, place, pool, held)
+        cells = [CellPainter(cell, entries[cell.entry], found[cell.entry], setting, progress) for cell in layout.cells]
         bands = list(painted_bands(layout, cells, pool, band_bytes))
     assert len(bands) > 3 or band_bytes > BAND_BYTES
     return np.concatenate(bands), [cell.outcome() for cell in cells]

@@ -83,7 +83,7 @@ def test_a_scaled_picture_is_the_resized_one(size: Size, tmp_path: Path, pool: P
     jpeg = JpegFile(path, size, pool)
     put(jpeg, pixels, (7, 128))
     assert jpeg.size == JpegFile.size_for(size)
-    scaled = np.concatenate(Resampler(size, jpeg.size).feed(pixels))
+    scaled = np.concatenate([*Resampler(size, jpeg.size).stream(pixels)])
     made, expected = (each.astype(int) for each in (decoded(path.read_bytes()), decoded(in_one_go(scaled))))
     assert made.shape == (jpeg.size[1], jpeg.size[0], 3)
     difference = np.abs(made - expected)  # where the resized one is a grey level off, a block of the JPEG differs a little
@@ -112,8 +112,6 @@ def test_a_pool_that_is_busy_holds_nothing_up(tmp_path: Path) -> None:
 
 def test_what_does_not_fit_is_refused(tmp_path: Path, pool: Pool) -> None:
     jpeg = JpegFile(tmp_path / "x.jpg", (30, 20), pool)
-    with pytest.raises(ValueError, match=r"shape \(2, 31, 3\)"):
-        jpeg.write(np.zeros((2, 31, 3), np.uint8))
     with pytest.raises(ValueError, match="21 rows came where 20 are due"):
         jpeg.write(np.zeros((21, 30, 3), np.uint8))
     jpeg.write(np.zeros((19, 30, 3), np.uint8))

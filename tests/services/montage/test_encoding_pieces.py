@@ -15,14 +15,19 @@ from tests.services.montage.banded import busy_pool
 def test_as_many_pieces_wait_as_the_pools_threads_are_good_for(workers: int, most: int, tmp_path: Path) -> None:
     """However many cores there are: memory is that of the workers that were asked for."""
     taken: list[int] = []
+
+    class Numbers(PiecedFile[int]):
+        def take(self, piece: int) -> None:
+            taken.append(piece)
+
     with busy_pool(workers) as pool:
-        pieces: PiecedFile[int] = PiecedFile(tmp_path / "x", pool, taken.append)
+        pieces = Numbers(tmp_path / "x", pool)
         waiting = []
         for number in range(50):
             pieces.put(lambda number=number: number)  # type: ignore[misc]
             waiting.append(number + 1 - len(taken))
         pieces.drain()
-        pieces.close()
+        pieces.end(b"")
     assert max(waiting) == most
     assert taken == list(range(50))
 

@@ -95,17 +95,6 @@ def test_a_pool_that_is_busy_holds_nothing_up(tmp_path: Path) -> None:
     assert np.array_equal(by_pillow(tmp_path / "x.png"), pixels)
 
 
-def test_what_does_not_fit_is_refused(tmp_path: Path, pool: Pool) -> None:
-    png = PngFile(tmp_path / "x.png", (30, 20), pool)
-    for shape, kind in (((2, 31, 3), np.uint8), ((2, 30), np.uint8), ((2, 30, 3), np.uint16), ((21, 30, 3), np.uint8)):
-        with pytest.raises(ValueError, match="20 rows of 30 are missing"):
-            png.write(np.zeros(shape, kind))
-    png.write(np.zeros((19, 30, 3), np.uint8))
-    with pytest.raises(ValueError, match="1 rows are missing"):
-        png.finish()
-    png.abort()
-
-
 SETUP = """
 from pathlib import Path
 import numpy as np

@@ -15,8 +15,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from himl_cli.core.errors import BadUsage
-from himl_cli.services.montage.query import HEADERS, Pattern, parse_ids, read_ids
-from himl_cli.services.montage.table import read_table
+from himl_cli.services.montage.query import HEADERS, Pattern, parse_ids, read_ids, read_table
 from tests.nasty_texts import SECONDS, within
 
 NAME = "dataset.csv"

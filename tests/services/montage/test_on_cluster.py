@@ -14,7 +14,7 @@ from himl_cli import __version__
 from himl_cli.core.errors import BadUsage, NotFound
 from himl_cli.core.jobs import DataSpec, Entry, EntryKind
 from himl_cli.services.montage.cluster import ClusterMontage, check_data, prepare_montage
-from himl_cli.services.submission.request import PreparedJob
+from himl_cli.services.submission.request import PreparedJob, SubmitRequest
 from himl_cli.workspaces.local.database import Database
 from himl_cli.workspaces.local.file_blobs import DatastoreFolder
 from tests.running import write_files
@@ -36,7 +36,8 @@ def from_an_index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def prepared(cwd: Path, sent: Path, dataset: str = "slides", **options: Any) -> PreparedJob:
-    return prepare_montage(ClusterMontage(cwd=cwd, cluster="cpu", dataset=dataset, **options), sent)
+    own = {name: options.pop(name) for name in ("image_glob", "options", "lists", "datastore") if name in options}
+    return prepare_montage(ClusterMontage(job=SubmitRequest(cwd=cwd, cluster="cpu", **options), dataset=dataset, **own), sent)
 
 
 def files(job: PreparedJob) -> dict[str, str]:
@@ -174,7 +175,7 @@ def test_a_csv_is_looked_for_where_its_datastore_is_known(tmp_path: Path) -> Non
     write_files(tmp_path / "data", {"slides/list.csv": "a", "slides/list.csv.old": "a"})
 
     def check(dataset: str, datastore: str | None = "lab") -> None:
-        asked = ClusterMontage(cwd=tmp_path, cluster="cpu", dataset=dataset, datastore=datastore)
+        asked = ClusterMontage(job=SubmitRequest(cwd=tmp_path, cluster="cpu"), dataset=dataset, datastore=datastore)
         check_data(asked, lambda name: DatastoreFolder(tmp_path / "data", name, database))
 
     check("slides/list.csv")

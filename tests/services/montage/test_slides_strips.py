@@ -8,9 +8,8 @@ import tifffile
 
 from himl_cli.core.montage import Backend, Size
 from himl_cli.services.montage.slides.open import open_slide
-from himl_cli.services.montage.slides.pixels import pixel_rule
 from himl_cli.services.montage.slides.slide import level_for
-from himl_cli.services.montage.slides.tiff import STRIP_BYTES, Segments, level_pages, strips_of
+from himl_cli.services.montage.slides.tiff import STRIP_BYTES, Level, level_pages
 from tests.services.montage.test_slides_kinds import difference
 from tests.slides import SIZE, slide_picture, write_tiff
 
@@ -83,6 +82,6 @@ def test_a_row_of_tiles_that_is_too_large_is_made_in_parts(tmp_path: Path) -> No
     write_tiff(path, slide_picture(0), tile=256, compression="deflate")
     with tifffile.TiffFile(path) as file:
         (page,) = level_pages(file)
-        strips = list(strips_of(Segments(page, 0), pixel_rule(page, as_labels=False), None, band_bytes=100 * 3 * SIZE[0]))
+        strips = list(Level(page, 0, as_labels=False).strips(band_bytes=100 * 3 * SIZE[0]))
     assert [len(strip) for strip in strips] == [100, 100, 56, 100, 74]
     assert difference(np.concatenate(strips), slide_picture(0)) == 0

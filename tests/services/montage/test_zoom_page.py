@@ -11,8 +11,7 @@ import pytest
 
 from himl_cli.core.errors import DiskFailed
 from himl_cli.core.montage import Box, CellOutcome
-from himl_cli.services.montage.page import asset, write_page
-from himl_cli.services.montage.pyramid import Tiling
+from himl_cli.services.montage.pyramid import Tiling, asset, write_page
 
 HOSTILE = ["</script><script>alert(1)</script>", "<!--<script>", "\u2028\u2029", "a\"b'c&amp;", "{{data}}", "]]>", "bad\udcffname", "\ud83d", "🔬", "שקופית"]
 

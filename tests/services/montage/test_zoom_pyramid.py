@@ -141,22 +141,10 @@ def test_the_widest_picture(tmp_path: Path, pool: Executor) -> None:
     assert last.shape == (3, 200_000 - 392 * 510 + 1, 3)
 
 
-@pytest.mark.parametrize("rows", [99, 101])
-def test_rows_that_are_missing_or_too_many_are_a_fault_of_the_caller(tmp_path: Path, pool: Executor, rows: int) -> None:
-    with pytest.raises(ValueError, match="rows of the picture were not written" if rows < 100 else "are missing"):
-        write_whole_of(DeepZoom(tmp_path, (80, 100), pool), picture(80, rows))
-    assert not (tmp_path / "montage.dzi").exists()
-
-
 def write_whole_of(sink: DeepZoom, *bands: NDArray[np.uint8]) -> None:
     for band in bands:
         sink.write(band)
     sink.finish()
-
-
-def test_a_band_of_another_width_is_a_fault_of_the_caller(tmp_path: Path, pool: Executor) -> None:
-    with pytest.raises(ValueError, match="a band of 81 x 5 pixels"):
-        DeepZoom(tmp_path, (80, 100), pool).write(picture(81, 5))
 
 
 def test_a_full_disk_is_told_and_nothing_is_left_waiting(small_disk: SmallDisk, pool: Executor) -> None:

@@ -8,30 +8,34 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, ImageChops
 from PIL.ImageFile import ImageFile
 
 from himl_cli.core.montage import Size, SlideUnreadable
-from himl_cli.services.montage.slides.pixels import clipped_labels, eight_bits, grey_to_rgb
-from himl_cli.services.montage.slides.slide import LIBRARY_ERRORS, Colour, library_errors, message_of
+from himl_cli.services.montage.slides.slide import (
+    LIBRARY_ERRORS,
+    Colour,
+    clipped_labels,
+    eight_bits,
+    grey_to_rgb,
+    library_errors,
+    message_of,
+)
 
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
+LARGEST = 400_000_000  # pixels beyond which a picture is refused, since it is decoded whole
 
-LARGEST = 400_000_000
-"""Pixels beyond which a picture is refused, since it is decoded whole."""
-
-_FORMATS = ("PNG", "JPEG", "BMP", "JPEG2000", "WEBP", "GIF", "PPM", "AVIF")
-"""Names of Pillow's plugins. Others are left out: they start programs (EPS), take anything for theirs (TGA), or write
-to the terminal (TIFF)."""
-_JPEGS = {"JPEG", "MPO"}
-_STRIP_PIXELS = 4 << 20
-_ORIENTATION = 0x0112
-_TURNS = {
+# Names of Pillow's plugins. Others are left out: they start programs (EPS), take anything for theirs (TGA), or write to
+# the terminal (TIFF).
+FORMATS = ("PNG", "JPEG", "BMP", "JPEG2000", "WEBP", "GIF", "PPM", "AVIF")
+STRIP_PIXELS = 4 << 20
+ORIENTATION = 0x0112
+# What EXIF's numbers mean; from 5 on the picture lies on its side.
+TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -40,16 +44,15 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-_SIDEWAYS = {5, 6, 7, 8}
 
 
 class PictureSlide:
-    """A Slide. Decoding frees the interpreter's lock."""
+    """A Slide; decoding frees the interpreter's lock. Raises SlideUnreadable for what Pillow does not know, or what is
+    too large."""
 
     backend = "pillow"
 
     def __init__(self, path: Path, *, as_labels: bool = False) -> None:
-        """Raises SlideUnreadable for what Pillow does not know, and for what is too large."""
         self._as_labels = as_labels
         with library_errors("it is no picture of a known format"):
             self._image = _opened(path)
@@ -60,17 +63,21 @@ class PictureSlide:
                 f"it is {width} x {height} pixels in one piece; more than {LARGEST // 1_000_000} million are read from "
                 "tiled TIFFs only"
             )
-        self._orientation = _orientation_of(self._image)
-        self.levels: Sequence[Size] = [(height, width) if self._orientation in _SIDEWAYS else (width, height)]
+        self._orientation = 1
+        # Of a PNG without EXIF, Pillow would decode all to look for it.
+        if self._image.format != "PNG" or "exif" in self._image.info:
+            with suppress(*LIBRARY_ERRORS):
+                self._orientation = int(self._image.getexif().get(ORIENTATION, 1))
+        self.levels: Sequence[Size] = [(height, width) if self._orientation in (5, 6, 7, 8) else (width, height)]
 
     def strips(self, level: int, background: Colour | None) -> Iterator[NDArray[np.uint8]]:
         assert level == 0
         with library_errors("it is damaged"):
             self._image.load()
-            turn = _TURNS.get(self._orientation)
+            turn = TURNS.get(self._orientation)
             image = self._image if turn is None else self._image.transpose(turn)
             width, height = image.size
-            rows = max(1, _STRIP_PIXELS // width)
+            rows = max(1, STRIP_PIXELS // width)
             for top in range(0, height, rows):
                 part = image.crop((0, top, width, min(height, top + rows)))
                 yield np.ascontiguousarray(self._rgb(part, background))
@@ -85,7 +92,7 @@ class PictureSlide:
             return grey_to_rgb(clipped_labels(samples) if self._as_labels else eight_bits(samples, 0, highest))
         if part.mode == "1" and self._as_labels:
             return grey_to_rgb(np.asarray(part).astype(np.uint8))
-        if part.mode == "CMYK" and self._image.format in _JPEGS and "adobe" not in self._image.info:
+        if part.mode == "CMYK" and self._image.format in {"JPEG", "MPO"} and "adobe" not in self._image.info:
             part = ImageChops.invert(part)  # Pillow takes all inks for inverted, which only Adobe's marker says
         if background is None or not part.has_transparency_data:
             return np.asarray(part.convert("RGB"))
@@ -93,16 +100,6 @@ class PictureSlide:
         shown = part.convert("RGBA")
         below.paste(shown, mask=shown)
         return np.asarray(below)
-
-
-def _orientation_of(image: ImageFile) -> int:
-    """What EXIF says; 1 where it says nothing, or cannot be read."""
-    if image.format == "PNG" and "exif" not in image.info:  # for a PNG, Pillow would decode all of it to look for them
-        return 1
-    try:
-        return int(image.getexif().get(_ORIENTATION, 1))
-    except LIBRARY_ERRORS:
-        return 1
 
 
 def _opened(path: Path) -> ImageFile:
@@ -113,7 +110,7 @@ def _opened(path: Path) -> ImageFile:
     Image.init()
     with path.open("rb") as file:
         prefix = file.read(16)
-    for name in _FORMATS:
+    for name in FORMATS:
         if name in Image.OPEN:
             factory, accept = Image.OPEN[name]
             verdict = accept is None or accept(prefix)

@@ -1,47 +1,28 @@
-"""What a slide is to whoever draws it, and what its readers share."""
+"""What a slide is to whoever draws it, and what its readers share: levels, errors, and samples as RGB of 8 bits."""
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 from tifffile import TiffFileError
 
-from himl_cli.core.montage import Box, Size, SlideUnreadable
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
+from himl_cli.core.montage import Size, SlideUnreadable
 
 Colour = tuple[int, int, int]
-GENERIC_TIFF = "generic-tiff"
-"""What OpenSlide calls a TIFF that is of no scanner's format."""
 
+# What libraries raise for damaged files. SyntaxError is Pillow's, for a broken PNG, ImportError imagecodecs', for a
+# codec that it was built without.
 LIBRARY_ERRORS = (
-    TiffFileError,
-    OSError,
-    ImportError,
-    ValueError,
-    RuntimeError,
-    LookupError,
-    ArithmeticError,
-    TypeError,
-    AttributeError,
-    AssertionError,
-    EOFError,
-    SyntaxError,
-    struct.error,
+    *(TiffFileError, OSError, ImportError, ValueError, RuntimeError, LookupError, ArithmeticError, TypeError),
+    *(AttributeError, AssertionError, EOFError, SyntaxError, struct.error),
 )
-"""What libraries raise for damaged files. SyntaxError is Pillow's, for a broken PNG, ImportError imagecodecs', for a
-codec that it was built without."""
-
-_LONGEST_MESSAGE = 200
-_REGION_PIXELS = 8 << 20
-_REGION_COLUMNS = 4096
+LONGEST_MESSAGE = 200
 
 
 class Slide(Protocol):
@@ -59,9 +40,9 @@ class Slide(Protocol):
         """The level from the top down: arrays of shape (rows, width of the level, 3), RGB, C-contiguous, whose rows sum
         up to its height.
 
-        Other kinds of pixels are converted: 16 bits are scaled, grey and CMYK become RGB. What is transparent, or not
-        stored, lies on *background*; None: transparency is dropped, as hi-ml did, and what is not stored is black.
-        Raises SlideUnreadable, also in the middle.
+        Other kinds of pixels are converted: 16 bits are scaled, grey and CMYK become RGB; ICC profiles are left aside.
+        What is transparent, or not stored, lies on *background*; None: transparency is dropped, as hi-ml did, and what
+        is not stored is black. Raises SlideUnreadable, also in the middle.
         """
 
     def close(self) -> None:
@@ -85,17 +66,19 @@ def level_for(levels: Sequence[Size], requested: int | None, target: Size) -> tu
 
 
 @contextmanager
-def library_errors(what: str, path: Path | None = None) -> Iterator[None]:
-    """Raises SlideUnreadable, beginning with *what*, where a library fails; *path* is taken out of the library's
-    words."""
+def library_errors(what: str, path: Path | None = None, *kinds: type[Exception]) -> Iterator[None]:
+    """Raises SlideUnreadable, beginning with *what*, where a library fails, also with its own *kinds* of errors; *path*
+    is taken out of its words."""
     try:
         yield
     except SlideUnreadable:
         raise
     except MemoryError as err:
         raise SlideUnreadable(f"{what}: it does not fit into memory") from err
-    except LIBRARY_ERRORS as err:
-        words = message_of(err) if path is None else message_of(err).replace(str(path), "the file")
+    except LIBRARY_ERRORS + kinds as err:
+        words = message_of(err)
+        if path is not None:
+            words = words.replace(f"{path}: ", "").replace(str(path), "the file")
         raise SlideUnreadable(f"{what}: {words}" if words else what) from err
 
 
@@ -104,25 +87,42 @@ def message_of(error: BaseException) -> str:
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     words = " ".join(str(error).split())
-    return words if len(words) <= _LONGEST_MESSAGE else f"{words[: _LONGEST_MESSAGE - 3]}..."
+    return words if len(words) <= LONGEST_MESSAGE else f"{words[: LONGEST_MESSAGE - 3]}..."
 
 
-def strips_of_regions(
-    size: Size, tile_rows: int, read: Callable[[Box], NDArray[np.uint8]]
-) -> Iterator[NDArray[np.uint8]]:
-    """The strips of a level of *size*, each *read* as rectangles by a library that knows no strips: whole rows of
-    tiles, at most 8 megapixels a rectangle unless one row of tiles has more.
+def eight_bits(samples: NDArray[np.generic], lowest: float, highest: float) -> NDArray[np.uint8]:
+    """*samples* scaled so that *lowest* becomes 0 and *highest* 255, rounded; what lies beyond is cut, what is no
+    number is 0. Same shape."""
+    if samples.dtype == np.uint8 and (lowest, highest) == (0, 255):
+        return samples
+    has_few = samples.dtype in (np.uint8, np.uint16)  # so few values that a table of them is made
+    numbers = np.arange(1 << (8 * samples.dtype.itemsize)) if has_few else samples
+    shares = (np.nan_to_num(numbers.astype(np.float64), nan=lowest) - lowest) / (highest - lowest)
+    scaled = np.rint(np.clip(shares, 0, 1) * 255).astype(np.uint8)
+    return scaled[samples] if has_few else scaled
 
-    OpenSlide reads in pieces of 4,096 columns, and rounds where each begins: ours begin where its own would.
-    """
-    width, height = size
-    most = max(1, _REGION_PIXELS // (width * tile_rows)) * tile_rows
-    for top, bottom in pairwise([*range(0, height, most), height]):
-        rows = bottom - top
-        columns = max(1, _REGION_PIXELS // (rows * _REGION_COLUMNS)) * _REGION_COLUMNS
-        strip: NDArray[np.uint8] = np.empty((rows, width, 3), np.uint8)
-        for left in range(0, width, columns):
-            box = Box(left, top, min(columns, width - left), rows)
-            strip[:, box.x : box.x + box.width] = read(box)
-        yield strip
-        del strip  # or it would be kept while the next one is made
+
+def clipped_labels(samples: NDArray[np.generic]) -> NDArray[np.uint8]:
+    """Labels: numbers keep their value, those over 255 become 255, those below 0 become 0. Same shape."""
+    return samples if samples.dtype == np.uint8 else np.clip(np.nan_to_num(samples), 0, 255).astype(np.uint8)
+
+
+def grey_to_rgb(grey: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Grey, shape (rows, columns), as RGB."""
+    made = np.empty((*grey.shape, 3), np.uint8)
+    made[...] = grey[..., None]
+    return made
+
+
+def laid_over(
+    rgb: NDArray[np.uint8], alpha: NDArray[np.uint8], background: Colour | None, *, premultiplied: bool = False
+) -> NDArray[np.uint8]:
+    """*rgb*, shape (rows, columns, 3), on *background* as opaque as *alpha*, shape (rows, columns), says; on None:
+    without regard to alpha."""
+    if background is None or bool((alpha == 255).all()):
+        return rgb
+    share = alpha[..., None].astype(np.uint16)
+    rest = np.array(background, np.uint16) * (255 - share)
+    if premultiplied:
+        return np.minimum(rgb + (rest + 127) // 255, 255).astype(np.uint8)
+    return ((rgb * share + rest + 127) // 255).astype(np.uint8)

@@ -1,58 +1,65 @@
-"""Plain TIFFs, in tiles or strips, read with tifffile and imagecodecs, from the top down."""
+"""Plain TIFFs, in tiles or strips, read with tifffile and imagecodecs, from the top down: which pages are levels, how
+samples become colours, and what is stored of a page."""
 
 from __future__ import annotations
 
 import logging
 import os
+import re
+import struct
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from threading import Lock
-from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 from tifffile import TIFF, TiffFile, TiffPage
 
 from himl_cli.core.montage import Size, SlideUnreadable
-from himl_cli.services.montage.slides.headers import stored_size
-from himl_cli.services.montage.slides.pixels import BLACK, JPEG, JPEG_2000, PixelRule, pixel_rule
-from himl_cli.services.montage.slides.slide import Colour, library_errors
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
+from himl_cli.services.montage.slides.slide import (
+    Colour,
+    clipped_labels,
+    eight_bits,
+    grey_to_rgb,
+    laid_over,
+    library_errors,
+)
 
 logging.getLogger("tifffile").addHandler(logging.NullHandler())  # its remarks on odd files would go to the terminal
 
-ROWS = 64
-"""Strips of fewer rows are joined."""
-STRIP_BYTES = 16 << 20
-"""How large a strip becomes where its rows can be chosen."""
+ROWS = 64  # strips of fewer rows are joined
+STRIP_BYTES = 16 << 20  # how large a strip becomes where its rows can be chosen
+# A row of tiles that is larger, as RGB, is made in parts, for each of which its tiles are decoded again.
 BAND_BYTES = 160 << 20
-"""A row of tiles that is larger, as RGB, is made in parts, for each of which its tiles are decoded again."""
-LARGEST = 512 << 20
-"""Bytes of a tile or strip, decoded, beyond which it is refused."""
-AT_ONCE = 8 << 20
-"""Bytes of a row of tiles that are read in one go, where they lie one behind the other."""
+LARGEST = 512 << 20  # bytes of a tile or strip, decoded, beyond which it is refused
+AT_ONCE = 8 << 20  # bytes of a row of tiles that are read in one go, where they lie one behind the other
+# Where a row has more tiles than this, so many threads decode them: such slides are few, and nobody else has work then.
+MANY, THREADS = 64, 4
+MOST_PAGES = 1000
+REDUCED, MASK = 1, 4  # bits of the tag NewSubfileType
 
-_MANY, _THREADS = 64, 4
-"""Where a row has more tiles than this, so many threads decode them: such slides are few, and nobody else has work
-then."""
-_REDUCED, _MASK = 1, 4
-_MOST_PAGES = 1000
-_END = b"\xff\xd9"
-_OTHER_WEBP = 34927
+JPEG = frozenset({6, 7, 34892, 33007})  # compressions whose decoder gives RGB for YCbCr
+JPEG_2000 = frozenset({33003, 33004, 33005, 34712})
+APERIO_YCBCR = 33003
+COLOUR_MAP, MAX_SAMPLE, S_MIN_SAMPLE, S_MAX_SAMPLE = 320, 281, 340, 341
+UNSIGNED, FLOAT = 1, 3
+GREYS, WHITE_IS_ZERO, RGB, PALETTE, CMYK, YCBCR = (0, 1), 0, 2, 3, 5, 6
+SAMPLES_OF = {0: 1, 1: 1, RGB: 3, PALETTE: 1, CMYK: 4, YCBCR: 3}
+PREMULTIPLIED, STRAIGHT = 1, 2
+MARKER = re.compile(rb"\xff+([^\x00\xff])")
 
-Mapping = Callable[[Callable[[int], None], Iterable[int]], Iterable[None]]
-"""`map`, or that of a pool of threads."""
+Mapping = Callable[[Callable[[int], None], Iterable[int]], Iterable[None]]  # `map`, or that of a pool of threads
 
 
 class TiffSlide:
-    """A Slide. Decoding frees the interpreter's lock."""
+    """A Slide; decoding frees the interpreter's lock. Raises SlideUnreadable where it is no TIFF, or of a kind that is
+    not read."""
 
     backend = "tifffile"
 
     def __init__(self, path: Path, *, as_labels: bool = False) -> None:
-        """Raises SlideUnreadable where it is no TIFF, or of a kind that is not read."""
         self._as_labels = as_labels
         self._pool: ThreadPoolExecutor | None = None
         with library_errors("it is no TIFF, or a damaged one"):
@@ -61,30 +68,26 @@ class TiffSlide:
             with library_errors("its structure is damaged"):
                 self._pages = level_pages(self._file)
                 self.levels: Sequence[Size] = [(page.imagewidth, page.imagelength) for page in self._pages]
-                pixel_rule(self._pages[0], as_labels=as_labels)
-                Segments(self._pages[0], 0)
+                Level(self._pages[0], 0, as_labels=as_labels)
         except BaseException:
             self._file.close()
             raise
 
     def strips(self, level: int, background: Colour | None) -> Iterator[NDArray[np.uint8]]:
-        page = self._pages[level]
         with library_errors(f"level {level} is damaged"):
-            segments, rule = Segments(page, level), pixel_rule(page, as_labels=self._as_labels)
-            yield from strips_of(segments, rule, background, mapping=self._mapping(segments))
+            source = Level(self._pages[level], level, as_labels=self._as_labels, background=background)
+            mapping: Mapping = map
+            threads = min(THREADS, os.cpu_count() or 1)
+            if source.across > MANY and threads > 1:
+                if self._pool is None:
+                    self._pool = ThreadPoolExecutor(threads, thread_name_prefix="himl-tiles")
+                mapping = self._pool.map
+            yield from source.strips(mapping=mapping)
 
     def close(self) -> None:
         if self._pool is not None:
             self._pool.shutdown(cancel_futures=True)
         self._file.close()
-
-    def _mapping(self, segments: Segments) -> Mapping:
-        threads = min(_THREADS, os.cpu_count() or 1)
-        if segments.across <= _MANY or threads == 1:
-            return map
-        if self._pool is None:
-            self._pool = ThreadPoolExecutor(threads, thread_name_prefix="himl-tiles")
-        return self._pool.map
 
 
 def level_pages(file: TiffFile) -> list[TiffPage]:
@@ -98,7 +101,7 @@ def level_pages(file: TiffFile) -> list[TiffPage]:
     pages: list[TiffPage] = []
     seen: set[int] = set()
     for page in file.pages:
-        if len(seen) >= _MOST_PAGES or page.offset in seen:  # pages may form a ring
+        if len(seen) >= MOST_PAGES or page.offset in seen:  # pages may form a ring
             break
         seen.add(page.offset)
         if isinstance(page, TiffPage):
@@ -116,117 +119,236 @@ def level_pages(file: TiffFile) -> list[TiffPage]:
 
 def _reductions(pages: list[TiffPage], first: TiffPage, *, any_type: bool) -> list[TiffPage]:
     types = [int(page.subfiletype) for page in pages]
-    found = [
-        page for page, kind in zip(pages, types, strict=True) if not kind & _MASK and (any_type or kind & _REDUCED)
-    ]
+    found = [page for page, kind in zip(pages, types, strict=True) if not kind & MASK and (any_type or kind & REDUCED)]
     tiled = [page for page in found if page.is_tiled]
     return tiled if tiled or first.is_tiled else found
 
 
-class Segments:
-    """The tiles or strips of one page, decoded one by one; `rows` and `columns` are the pixels of each, `down` and
-    `across` how many there are, `size` the page's. For several threads at once.
+class PixelRule:
+    """How the samples of a TIFF page become colours: `lowest` and `highest` become 0 and 255, `alpha` is the number of
+    the sample that tells how opaque a pixel is. Raises SlideUnreadable for pixels and compressions that are not
+    read."""
+
+    def __init__(self, page: TiffPage, *, as_labels: bool) -> None:
+        self._as_labels = as_labels
+        compression, self._photometric = int(page.compression), int(page.photometric)
+        if compression != 1 and compression not in TIFF.DECOMPRESSORS:
+            raise SlideUnreadable(f"no decoder for its compression ({_name(page.compression)})")
+        if compression == APERIO_YCBCR:
+            self._photometric = YCBCR
+        elif self._photometric == YCBCR and compression in JPEG | JPEG_2000:
+            self._photometric = RGB  # as the decoder gives it
+        colours = SAMPLES_OF.get(self._photometric)
+        if colours is None or page.samplesperpixel < colours or page.imagedepth != 1 or page.tiledepth > 1:
+            kind = f"{_name(page.photometric)}, {page.samplesperpixel} samples, depth {page.imagedepth}"
+            raise SlideUnreadable(f"its pixels are of a kind that is not read ({kind})")
+        kinds = [int(kind) for kind in page.extrasamples[: page.samplesperpixel - colours]]
+        extra = next((number for number, kind in enumerate(kinds) if kind in (PREMULTIPLIED, STRAIGHT)), None)
+        self._alpha = None if extra is None else colours + extra
+        self._is_premultiplied = extra is not None and kinds[extra] == PREMULTIPLIED
+        self._lowest, self._highest = _sample_range(page, as_labels=as_labels)
+        self._palette: NDArray[np.uint8] | None = None
+        if self._photometric == PALETTE:  # values are of 16 bits; some writers put 8 bits into them
+            table = np.asarray(page.tags.valueof(COLOUR_MAP, ()), np.uint16)
+            if table.size == 0 or table.size % 3:
+                raise SlideUnreadable("its table of colours is missing")
+            entries = table.reshape(3, -1).T
+            scaled = eight_bits(entries, 0, 65535) if entries.max() > 255 else entries.astype(np.uint8)
+            self._palette = np.ascontiguousarray(scaled)
+
+    def rgb(self, samples: NDArray[np.generic], background: Colour | None) -> NDArray[np.uint8]:
+        """*samples*, shape (rows, columns, samples of a pixel), as RGB."""
+        if samples.dtype == np.bool_:
+            samples = samples.view(np.uint8)
+        made = self._colours(samples[..., : SAMPLES_OF[self._photometric]])
+        if self._alpha is None or background is None:
+            return made
+        alpha = eight_bits(samples[..., self._alpha], self._lowest, self._highest)
+        return laid_over(made, alpha, background, premultiplied=self._is_premultiplied)
+
+    def _colours(self, colours: NDArray[np.generic]) -> NDArray[np.uint8]:
+        if self._palette is not None:
+            return self._palette[np.minimum(colours[..., 0], len(self._palette) - 1)]
+        if self._as_labels and self._photometric in GREYS:
+            return grey_to_rgb(clipped_labels(colours[..., 0]))
+        scaled = eight_bits(colours, self._lowest, self._highest)
+        if self._photometric in GREYS:
+            return grey_to_rgb(255 - scaled[..., 0] if self._photometric == WHITE_IS_ZERO else scaled[..., 0])
+        if self._photometric == CMYK:  # the plain formula, without a profile of paper and press
+            light = 255 - scaled.astype(np.uint16)
+            return ((light[..., :3] * light[..., 3:] + 127) // 255).astype(np.uint8)
+        if self._photometric != YCBCR:
+            return scaled
+        # Full range, with the weights of ITU-R BT.601 as in JPEG.
+        y, cb, cr = (scaled[..., number].astype(np.float32) for number in range(3))
+        cb -= 128
+        cr -= 128
+        made = np.stack([y + 1.402 * cr, y - 0.344136 * cb - 0.714136 * cr, y + 1.772 * cb], axis=-1)
+        return np.clip(np.rint(made), 0, 255).astype(np.uint8)
+
+
+def _sample_range(page: TiffPage, *, as_labels: bool) -> tuple[float, float]:
+    """The numbers that are black and white.
+
+    Those of the bits, but 2^n - 1 where MaxSampleValue says that of wider samples n bits are used; 0 to 1 for floats,
+    unless their tags say otherwise. Of 32 bits and more all are hardly ever used: there the file has to say which,
+    unless its numbers are labels. Raises SlideUnreadable.
+    """
+    bits, kind = page.bitspersample, int(page.sampleformat)
+    if page.dtype is None or not isinstance(bits, int):
+        raise SlideUnreadable(f"its samples are of a kind that is not read ({bits} bits)")
+    if kind not in (UNSIGNED, FLOAT):
+        raise SlideUnreadable(f"its samples are of a kind that is not read ({_name(page.sampleformat)})")
+    lowest, highest = _number(page, S_MIN_SAMPLE), _number(page, S_MAX_SAMPLE)
+    if kind == FLOAT:
+        return (lowest, highest) if lowest is not None and highest is not None and lowest < highest else (0, 1)
+    declared = _number(page, MAX_SAMPLE) or 0
+    if bits >= 32 and not as_labels:
+        used = declared or highest or 0.0
+        if used <= 0:
+            raise SlideUnreadable(f"its samples have {bits} bits, and no MaxSampleValue says which numbers are used")
+        return 0, used
+    return 0, declared if declared in {float((1 << width) - 1) for width in range(9, bits)} else float((1 << bits) - 1)
+
+
+def _number(page: TiffPage, tag: int) -> float | None:
+    value = page.tags.valueof(tag)
+    if isinstance(value, tuple):
+        value = min(value) if tag == S_MIN_SAMPLE else max(value)
+    return float(value) if isinstance(value, (int, float)) else None
+
+
+def _name(tag_value: object) -> str:
+    return str(getattr(tag_value, "name", tag_value))
+
+
+class Level:
+    """A page that is *level* of its slide: the tiles or strips that it is stored in, called segments, are decoded one
+    by one. `_rows` and `_columns` are the pixels of each, `down` and `across` how many there are.
 
     Decoders take memory for the size that a tile gives itself, and libjpeg fills what is missing with grey: both are
-    looked at before.
+    looked at before. Raises SlideUnreadable for pixels that are not read, and where the page does not say where its
+    segments are, too few, or none.
     """
 
-    def __init__(self, page: TiffPage, level: int) -> None:
-        """Raises SlideUnreadable where the page does not say where they are, too few, or none."""
+    def __init__(self, page: TiffPage, level: int, *, as_labels: bool, background: Colour | None = None) -> None:
+        self._rule = PixelRule(page, as_labels=as_labels)
         self._lock = Lock()  # the file has one place where it is read
-        self._page, self._level = page, level
+        self._page, self._level, self._background = page, level, background
         self._buffered = (0, b"")  # bytes of the file, and where they begin
-        self.size: Size = page.imagewidth, page.imagelength
-        self.kind = "tile" if page.is_tiled else "strip"
-        self.rows = page.tilelength if page.is_tiled else page.rowsperstrip
-        self.columns = page.tilewidth if page.is_tiled else page.imagewidth
-        if min(*self.size, self.rows, self.columns) < 1:
-            raise SlideUnreadable(f"level {level} has no pixels, or {self.kind}s without any")
-        self.across = -(-page.imagewidth // self.columns)
-        self.down = -(-page.imagelength // self.rows)
-        self.planes = page.samplesperpixel if int(page.planarconfig) == 2 else 1
+        self._size: Size = page.imagewidth, page.imagelength
+        self._kind = "tile" if page.is_tiled else "strip"
+        self._rows = page.tilelength if page.is_tiled else page.rowsperstrip
+        self._columns = page.tilewidth if page.is_tiled else page.imagewidth
+        if min(*self._size, self._rows, self._columns) < 1:
+            raise SlideUnreadable(f"level {level} has no pixels, or {self._kind}s without any")
+        self.across = -(-page.imagewidth // self._columns)
+        self.down = -(-page.imagelength // self._rows)
+        self._planes = page.samplesperpixel if int(page.planarconfig) == 2 else 1
         self._tables = {"jpegtables": page.jpegtables} if int(page.compression) in JPEG and page.jpegtables else {}
-        needed, listed = self.across * self.down * self.planes, min(len(page.dataoffsets), len(page.databytecounts))
+        needed, listed = self.across * self.down * self._planes, min(len(page.dataoffsets), len(page.databytecounts))
         if listed < needed:
             size = f"{page.imagewidth} x {page.imagelength} pixels"
             raise SlideUnreadable(
-                f"level {level} says it is {size}, for which {needed} {self.kind}s are needed; it has {listed}"
+                f"level {level} says it is {size}, for which {needed} {self._kind}s are needed; it has {listed}"
             )
         if not any(page.databytecounts) or not any(page.dataoffsets):
-            raise SlideUnreadable(f"none of the {self.kind}s of level {level} is stored")
+            raise SlideUnreadable(f"none of the {self._kind}s of level {level} is stored")
+        assert page.dtype is not None
+        self._dtype = page.dtype
 
-    @property
-    def sample_bytes(self) -> int:
-        """Of one pixel, decoded."""
-        assert self._page.dtype is not None
-        return self._page.dtype.itemsize * self._page.samplesperpixel
+    def strips(self, *, band_bytes: int = BAND_BYTES, mapping: Mapping = map) -> Iterator[NDArray[np.uint8]]:
+        """As `Slide.strips`; none has more than *band_bytes*, but for one row. The tiles of a row are decoded by
+        *mapping*. Raises SlideUnreadable, also in the middle."""
+        return self._of_tiles(band_bytes, mapping) if self.across > 1 else _joined(self._of_whole_rows())
 
-    @property
-    def is_plain(self) -> bool:
-        """Whether rows lie in the file as they are, so that they can be read without the rest."""
-        page = self._page
+    def _of_tiles(self, band_bytes: int, mapping: Mapping) -> Iterator[NDArray[np.uint8]]:
+        width, height = self._size
+        self._check_size()
+        for down in range(self.down):
+            self._fetch_row(down)
+            rows = min(self._rows, height - down * self._rows)
+            most = max(1, min(rows, band_bytes // (3 * width)))
+            for first in range(0, rows, most):
+                band: NDArray[np.uint8] = np.empty((min(most, rows - first), width, 3), np.uint8)
+                for _ in mapping(partial(self._fill_tile, band, down, first), range(self.across)):
+                    pass
+                yield band
+                del band  # or it would be kept while the next one is made
+
+    def _fill_tile(self, band: NDArray[np.uint8], down: int, first: int, across: int) -> None:
+        """Fill *band* with rows *first* and following of a tile."""
+        part = band[:, across * self._columns : (across + 1) * self._columns]
+        samples = self._samples(down * self.across + across, self._decoded)
+        self._fill(part, None if samples is None else samples[first : first + len(part)])
+
+    def _of_whole_rows(self) -> Iterator[NDArray[np.uint8]]:
+        """From segments that are as wide as the picture: each is decoded once, or read in parts where its rows lie in
+        the file as they are."""
+        page, (width, height) = self._page, self._size
         as_is = (int(page.compression), int(page.predictor), int(page.fillorder)) == (1, 1, 1)
-        return as_is and self.kind == "strip" and page.bitspersample in {8, 16, 32, 64}
+        is_plain = as_is and self._kind == "strip" and page.bitspersample in {8, 16, 32, 64}
+        if not is_plain:
+            self._check_size()
+        most = max(ROWS, STRIP_BYTES // ((self._dtype.itemsize * page.samplesperpixel if is_plain else 3) * width))
+        for down in range(self.down):
+            rows = min(self._rows, height - down * self._rows)
+            samples = None if is_plain else self._samples(down, self._decoded)
+            for first in range(0, rows, most):
+                part: NDArray[np.uint8] = np.empty((min(most, rows - first), width, 3), np.uint8)
+                if is_plain:
+                    self._fill(part, self._samples(down, partial(self._plain_rows, first, len(part))))
+                else:
+                    self._fill(part, None if samples is None else samples[first : first + most])
+                yield part
 
-    def check_size(self) -> None:
-        """Raises SlideUnreadable where one of them is too large to be decoded."""
-        size = self.rows * self.columns * self.sample_bytes
+    def _fill(self, part: NDArray[np.uint8], samples: NDArray[np.generic] | None) -> None:
+        """Write the left upper corner of *samples* into *part*; where nothing is stored, the background."""
+        rows, columns = part.shape[:2]
+        if samples is None:
+            part[...] = self._background or (0, 0, 0)
+        elif samples.shape[0] < rows or samples.shape[1] < columns:
+            size = f"{samples.shape[1]} x {samples.shape[0]}"
+            raise SlideUnreadable(f"a tile of {size} pixels is too small for its place of {columns} x {rows}")
+        else:
+            part[...] = self._rule.rgb(samples[:rows, :columns], self._background)
+
+    def _check_size(self) -> None:
+        """Raises SlideUnreadable where a segment is too large to be decoded."""
+        size = self._rows * self._columns * self._dtype.itemsize * self._page.samplesperpixel
         if size > LARGEST:
             raise SlideUnreadable(
-                f"the {self.kind}s of level {self._level} are {self.columns} x {self.rows} pixels, {size >> 20:,} MB "
-                f"each; they cannot be decoded in parts, and more than {LARGEST >> 20} MB are refused"
+                f"the {self._kind}s of level {self._level} are {self._columns} x {self._rows} pixels, {size >> 20:,} "
+                f"MB each; they cannot be decoded in parts, and more than {LARGEST >> 20} MB are refused"
             )
 
-    def fetch_row(self, down: int) -> None:
+    def _samples(self, number: int, read: Callable[[int], NDArray[np.generic]]) -> NDArray[np.generic] | None:
+        """What *read* gives of a segment, shape (rows, columns, samples of a pixel); None where nothing is stored of
+        it. Raises SlideUnreadable."""
+        indices = [number + plane * self.across * self.down for plane in range(self._planes)]
+        if any(self._is_left_out(index) for index in indices):
+            return None
+        planes = [read(index) for index in indices]
+        return planes[0] if self._planes == 1 else np.concatenate(planes, axis=2)
+
+    def _is_left_out(self, index: int) -> bool:
+        return not self._page.databytecounts[index] or not self._page.dataoffsets[index]
+
+    def _segment(self, index: int) -> str:
+        return f"{self._kind} {index + 1} of {self.across * self.down * self._planes} of level {self._level}"
+
+    def _fetch_row(self, down: int) -> None:
         """Read row *down* of the tiles in one go, where that is worth it: each read would cost a wait for the other
         threads. Raises SlideUnreadable."""
+        offsets, counts = self._page.dataoffsets, self._page.databytecounts
         row = range(down * self.across, (down + 1) * self.across)
-        stored = [
-            (self._page.dataoffsets[index], self._page.databytecounts[index])
-            for index in row
-            if not self._is_left_out(index)
-        ]
-        if self.planes > 1 or not stored:
+        stored = [(offsets[index], counts[index]) for index in row if not self._is_left_out(index)]
+        if self._planes > 1 or not stored:
             return
         begin, end = min(offset for offset, _ in stored), max(offset + count for offset, count in stored)
         most = min(AT_ONCE, 2 * sum(count for _, count in stored))
         if end <= self._page.parent.filehandle.size and end - begin <= most:
             self._buffered = begin, self._read(begin, end - begin, row[0])
-
-    def decoded(self, number: int) -> NDArray[np.generic] | None:
-        """Samples of the segment, shape (rows, columns, samples of a pixel); None where nothing is stored of it. Raises
-        SlideUnreadable."""
-        return self._joined_planes(number, self._decoded)
-
-    def plain_rows(self, number: int, first: int, count: int) -> NDArray[np.generic] | None:
-        """Rows *first* and following of a strip of a page that `is_plain`, shape (count, columns, samples of a pixel);
-        None where none are stored. Raises SlideUnreadable where the strip is too short, or cannot be read."""
-        page = self._page
-        assert page.dtype is not None
-        dtype, stored_type = page.dtype, page.dtype.newbyteorder(page.parent.byteorder)
-        shape = count, self.columns, 1 if self.planes > 1 else page.samplesperpixel
-        length = shape[1] * shape[2] * dtype.itemsize
-
-        def rows(index: int) -> NDArray[np.generic]:
-            if page.databytecounts[index] < (first + count) * length:
-                raise SlideUnreadable(f"{self._name(index)} is too short")
-            data = self._read(page.dataoffsets[index] + first * length, count * length, index)
-            return np.frombuffer(data, stored_type).reshape(shape).astype(dtype, copy=False)
-
-        return self._joined_planes(number, rows)
-
-    def _joined_planes(self, number: int, read: Callable[[int], NDArray[np.generic]]) -> NDArray[np.generic] | None:
-        indices = [number + plane * self.across * self.down for plane in range(self.planes)]
-        if any(self._is_left_out(index) for index in indices):
-            return None
-        planes = [read(index) for index in indices]
-        return planes[0] if self.planes == 1 else np.concatenate(planes, axis=2)
-
-    def _is_left_out(self, index: int) -> bool:
-        return not self._page.databytecounts[index] or not self._page.dataoffsets[index]
-
-    def _name(self, index: int) -> str:
-        return f"{self.kind} {index + 1} of {self.across * self.down * self.planes} of level {self._level}"
 
     def _read(self, offset: int, count: int, index: int) -> bytes:
         begin, buffer = self._buffered
@@ -234,117 +356,42 @@ class Segments:
             return buffer[offset - begin : offset - begin + count]
         file = self._page.parent.filehandle
         if offset + count > file.size:
-            raise SlideUnreadable(
-                f"the file is cut short: it ends at byte {file.size:,}, and {self._name(index)} at {offset + count:,}"
-            )
-        with self._lock, library_errors(f"{self._name(index)} cannot be read"):
+            where = f"{self._segment(index)} at {offset + count:,}"
+            raise SlideUnreadable(f"the file is cut short: it ends at byte {file.size:,}, and {where}")
+        with self._lock, library_errors(f"{self._segment(index)} cannot be read"):
             file.seek(offset)
             return bytes(file.read(count))
 
+    def _plain_rows(self, first: int, count: int, index: int) -> NDArray[np.generic]:
+        """Rows *first* and following of a strip whose rows lie in the file as they are."""
+        page, dtype = self._page, self._dtype
+        shape = count, self._columns, 1 if self._planes > 1 else page.samplesperpixel
+        length = shape[1] * shape[2] * dtype.itemsize
+        if page.databytecounts[index] < (first + count) * length:
+            raise SlideUnreadable(f"{self._segment(index)} is too short")
+        data = self._read(page.dataoffsets[index] + first * length, count * length, index)
+        stored = np.frombuffer(data, dtype.newbyteorder(page.parent.byteorder))
+        return stored.reshape(shape).astype(dtype, copy=False)
+
     def _decoded(self, index: int) -> NDArray[np.generic]:
+        """A segment, but for a hole, JPEG data without an end, and what would be larger than its place."""
         page, compression = self._page, int(self._page.compression)
         data = self._read(page.dataoffsets[index], page.databytecounts[index], index)
         if compression != 1:
-            self._check_compressed(data, compression, index)
-        with library_errors(
-            f"{self._name(index)} cannot be decoded ({getattr(page.compression, 'name', compression)})"
-        ):
+            size = stored_size(data) if compression in JPEG | JPEG_2000 else None
+            damage = ""
+            if not data.strip(b"\0"):
+                damage = f"{len(data):,} bytes of zeros"
+            elif compression in JPEG | JPEG_2000 and b"\xff\xd9" not in data:
+                damage = "the picture in it has no end"
+            elif size is not None and (size[0] > self._columns or size[1] > self._rows):
+                damage = f"it is {size[0]} x {size[1]} pixels, in a place of {self._columns} x {self._rows}"
+            if damage:
+                raise SlideUnreadable(f"{self._segment(index)} is damaged: {damage}")
+        with library_errors(f"{self._segment(index)} cannot be decoded ({_name(page.compression)})"):
             made = page.decode(data, index, **self._tables)[0]
             assert made is not None
             return made[0]
-
-    def _check_compressed(self, data: bytes, compression: int, index: int) -> None:
-        """Raises SlideUnreadable for a hole, for JPEG data without an end, and for what would be larger than its
-        place."""
-        if not data.strip(b"\0"):
-            raise SlideUnreadable(f"{self._name(index)} is damaged: {len(data):,} bytes of zeros")
-        if compression in JPEG | JPEG_2000 and _END not in data:
-            raise SlideUnreadable(f"{self._name(index)} is damaged: the picture in it has no end")
-        size = stored_size(data) if compression in {*TIFF.IMAGE_COMPRESSIONS, _OTHER_WEBP} else None
-        if size is not None and (size[0] > self.columns or size[1] > self.rows):
-            place = f"{self.columns} x {self.rows}"
-            raise SlideUnreadable(
-                f"{self._name(index)} is damaged: it is {size[0]} x {size[1]} pixels, in a place of {place}"
-            )
-
-
-def strips_of(
-    segments: Segments,
-    rule: PixelRule,
-    background: Colour | None,
-    *,
-    band_bytes: int = BAND_BYTES,
-    mapping: Mapping = map,
-) -> Iterator[NDArray[np.uint8]]:
-    """As `Slide.strips`; none has more than *band_bytes*, but for one row. The tiles of a row are decoded by *mapping*.
-    Raises SlideUnreadable, also in the middle."""
-    if segments.across > 1:
-        return _from_tiles(segments, rule, background, band_bytes, mapping)
-    return _joined(_from_whole_rows(segments, rule, background))
-
-
-def _from_tiles(
-    segments: Segments, rule: PixelRule, background: Colour | None, band_bytes: int, mapping: Mapping
-) -> Iterator[NDArray[np.uint8]]:
-    width, height = segments.size
-    segments.check_size()
-    for down in range(segments.down):
-        segments.fetch_row(down)
-        rows = min(segments.rows, height - down * segments.rows)
-        most = max(1, min(rows, band_bytes // (3 * width)))
-        for first in range(0, rows, most):
-            band: NDArray[np.uint8] = np.empty((min(most, rows - first), width, 3), np.uint8)
-            for _ in mapping(_tile_filler(band, segments, down, first, rule, background), range(segments.across)):
-                pass
-            yield band
-            del band  # or it would be kept while the next one is made
-
-
-def _tile_filler(
-    band: NDArray[np.uint8], segments: Segments, down: int, first: int, rule: PixelRule, background: Colour | None
-) -> Callable[[int], None]:
-    """Fills *band* with rows *first* and following of row *down* of tiles, a tile at a time."""
-
-    def fill(across: int) -> None:
-        part = band[:, across * segments.columns : (across + 1) * segments.columns]
-        samples = segments.decoded(down * segments.across + across)
-        _fill(part, None if samples is None else samples[first : first + len(part)], rule, background)
-
-    return fill
-
-
-def _from_whole_rows(segments: Segments, rule: PixelRule, background: Colour | None) -> Iterator[NDArray[np.uint8]]:
-    """From segments that are as wide as the picture: each is decoded once, or read in parts where it is plain."""
-    width, height = segments.size
-    is_plain = segments.is_plain
-    if not is_plain:
-        segments.check_size()
-    most = max(ROWS, STRIP_BYTES // ((segments.sample_bytes if is_plain else 3) * width))
-    for down in range(segments.down):
-        rows = min(segments.rows, height - down * segments.rows)
-        samples = None if is_plain else segments.decoded(down)
-        for first in range(0, rows, most):
-            part: NDArray[np.uint8] = np.empty((min(most, rows - first), width, 3), np.uint8)
-            if is_plain:
-                _fill(part, segments.plain_rows(down, first, len(part)), rule, background)
-            else:
-                _fill(part, None if samples is None else samples[first : first + most], rule, background)
-            yield part
-
-
-def _fill(
-    part: NDArray[np.uint8], samples: NDArray[np.generic] | None, rule: PixelRule, background: Colour | None
-) -> None:
-    """Write the left upper corner of *samples* into *part*; where nothing is stored, the background."""
-    rows, columns = part.shape[:2]
-    if samples is None:
-        part[...] = background or BLACK
-    elif samples.shape[0] < rows or samples.shape[1] < columns:
-        raise SlideUnreadable(
-            f"a tile of {samples.shape[1]} x {samples.shape[0]} pixels is too small for its place of {columns} x {rows}"
-        )
-    else:
-        part[...] = rule.rgb(samples[:rows, :columns], background)
 
 
 def _joined(strips: Iterable[NDArray[np.uint8]]) -> Iterator[NDArray[np.uint8]]:
@@ -356,3 +403,25 @@ def _joined(strips: Iterable[NDArray[np.uint8]]) -> Iterator[NDArray[np.uint8]]:
             waiting = []
     if waiting:
         yield waiting[0] if len(waiting) == 1 else np.concatenate(waiting)
+
+
+def stored_size(data: bytes) -> Size | None:
+    """Width and height that a compressed tile gives itself, in JPEG or JPEG 2000; None for others, and where the header
+    is damaged."""
+    try:
+        if not data.startswith(b"\xff\xd8"):
+            right, bottom, left, top = struct.unpack_from(">IIII", data, data.index(b"\xff\x4f\xff\x51") + 8)
+            return right - left, bottom - top
+        place = 2
+        while found := MARKER.search(data, place):
+            marker, place = found[1][0], found.end()
+            if 0xC0 <= marker < 0xD0 and marker not in (0xC4, 0xC8, 0xCC):
+                height, width = struct.unpack_from(">HH", data, place + 3)
+                return width, height
+            if marker in (0xD9, 0xDA):  # the end, or the picture itself
+                return None
+            if marker != 0x01 and not 0xD0 <= marker < 0xD9:
+                place += max(2, int.from_bytes(data[place : place + 2], "big"))
+    except (struct.error, ValueError):
+        pass
+    return None
